@@ -1,0 +1,128 @@
+"""From raw scores to false-alarm probabilities: split-conformal p-values over groups. Nothing is learned here.
+
+With calibration groups g = 1 … G (patients, lots; an image without a group is its own),
+
+    p(s) = (1 + Σ_g mean_{i∈g} 1[s_i ≥ s]) / (G + 1),
+
+the mean, over all ways of drawing one image per group, of the classical conformal p-value (Vovk et al.
+2005, eq. 2.20). With one image per group it is exact: a new normal image has P(p ≤ α) ≤ α.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anodetect.errors import ConfigError
+
+Doubles = NDArray[np.float64]
+Level = Literal["group", "image", "none"]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Held-out normals: their scores [n], highest map values [n] and group names [n]."""
+
+    scores: Doubles
+    peaks: Doubles
+    groups: tuple[str, ...]
+
+    @cached_property
+    def n_groups(self) -> int:
+        return len(set(self.groups))
+
+    def level(self, far: float) -> Level:
+        """What the rate `far` can be promised over: groups, else images (optimistic if a group's resemble each other)."""
+        _check_rate(far)
+        if (self.n_groups + 1) * far >= 1 - 1e-12:
+            return "group"
+        return "image" if (len(self.scores) + 1) * far >= 1 - 1e-12 else "none"
+
+    def finest_rate(self, far: float) -> float:
+        """The smallest p-value that can occur at the level `far` is promised over."""
+        return 1 / ((self.n_groups if self.level(far) == "group" else len(self.scores)) + 1)
+
+    def p_values(self, scores: Sequence[float] | Doubles, far: float) -> Doubles:
+        """p-values in (0, 1] at the level `far` is promised over; NaN without calibration images or score."""
+        return self._p_values(np.asarray(scores, np.float64), self.scores, self.level(far))
+
+    def threshold(self, far: float) -> float:
+        """The score above which p ≤ far; infinite if no score can be so rare."""
+        return self._threshold(self.scores, far)
+
+    def pixel_threshold(self, far: float) -> float:
+        """The map value exceeded anywhere in at most a share `far` of calibration images (group-wise as above)."""
+        return self._threshold(self.peaks, far)
+
+    def statement(self, far: float) -> str:
+        """What the promise is worth here, in one sentence."""
+        n, groups = len(self.scores), self.n_groups
+        if n == 0:
+            return "There are no calibration images: scores carry no p-values and nothing is flagged."
+        if self.level(far) == "group":
+            realised = np.floor(far * (groups + 1) + 1e-9) / (groups + 1)
+            return (
+                f"At most {far:.2%} of new normal images are expected to be flagged ({realised:.2%} on average), "
+                f"from {n} calibration images in {groups} groups; the smallest possible p-value is {1 / (groups + 1):.4f}."
+            )
+        finest = f"the finest rate {groups} groups can promise is {1 / (groups + 1):.4f}"
+        if self.level(far) == "image":
+            return (
+                f"Optimistic: {groups} calibration groups are too few for {far:.2%} ({finest}), so p-values rank the "
+                f"{n} images as if independent; if images of one group resemble each other, more will be flagged."
+            )
+        return f"Nothing can be flagged at {far:.2%}: {finest}, and {n} images reach {1 / (n + 1):.4f}."
+
+    def pooled(self) -> "Calibration":
+        """One entry per group: its highest score and map value."""
+        names, index = np.unique(np.array(self.groups), return_inverse=True)
+        scores, peaks = np.full(len(names), -np.inf), np.full(len(names), -np.inf)
+        np.maximum.at(scores, index, self.scores)
+        np.maximum.at(peaks, index, self.peaks)
+        return Calibration(scores, peaks, tuple(str(name) for name in names))
+
+    def _weights(self, level: Level) -> tuple[Doubles, int]:
+        """The weight of each calibration image, and how many units (groups or images) they make up."""
+        if level != "group":
+            return np.ones(len(self.scores)), len(self.scores)
+        _, index, sizes = np.unique(np.array(self.groups), return_inverse=True, return_counts=True)
+        return 1 / sizes[index], len(sizes)
+
+    def _p_values(self, values: Doubles, reference: Doubles, level: Level) -> Doubles:
+        if len(reference) == 0:
+            return np.full(len(values), np.nan)
+        weights, units = self._weights(level)
+        order = np.argsort(reference)
+        above = np.append(np.cumsum(weights[order][::-1])[::-1], 0.0)  # weight of the values from each rank up
+        p = (1 + above[np.searchsorted(reference[order], values, side="left")]) / (units + 1)
+        return np.where(np.isnan(values), np.nan, np.minimum(p, 1.0))
+
+    def _threshold(self, reference: Doubles, far: float) -> float:
+        level = self.level(far)
+        if level == "none" or len(reference) == 0:
+            return float("inf")
+        p = self._p_values(reference, reference, level)
+        return float(reference[p > far + 1e-12].max(initial=-np.inf))
+
+
+def benjamini_hochberg(p_values: Doubles, *, dependent: bool = False) -> Doubles:
+    """q-values: the smallest false-discovery rate at which each is rejected (Benjamini & Hochberg 1995);
+    `dependent` allows any dependence (Benjamini & Yekutieli 2001). NaN stays NaN and is not counted."""
+    q = np.full(len(p_values), np.nan)
+    known = np.flatnonzero(~np.isnan(p_values))
+    if len(known) == 0:
+        return q
+    order = known[np.argsort(p_values[known])]
+    ranks = np.arange(1, len(order) + 1)
+    factor = (1 / ranks).sum() if dependent else 1.0
+    raw = p_values[order] * len(order) * factor / ranks
+    q[order] = np.minimum(np.minimum.accumulate(raw[::-1])[::-1], 1.0)
+    return q
+
+
+def _check_rate(far: float) -> None:
+    if not 0 < far < 1:
+        raise ConfigError(f"a false-alarm rate lies between 0 and 1, not {far}")

@@ -1,0 +1,311 @@
+"""The command line: no logic, each command is one call."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from anodetect.errors import AnodetectError, ConfigError, Interrupted
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]},
+    help="Find anomalies in medical and industrial images after seeing only normal ones.",
+)  # fmt: skip
+data_app = typer.Typer(no_args_is_help=True, help="Data cards: what is known of public data sets.")
+app.add_typer(data_app, name="data")
+
+screen = Console(stderr=True)
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout and nothing else.")]
+Out = Annotated[Path, typer.Option("--out", help="Directory to write; it must not exist yet.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps …")]
+Far = Annotated[float, typer.Option(help="False-alarm rate: the share of normal images that may be flagged.")]
+FollowLinks = Annotated[bool, typer.Option("--follow-symlinks", help="Also read links that lead out of the folder.")]
+
+
+class RichReporter:
+    """Bars on a terminal, a plain line now and then otherwise; all on stderr."""
+
+    def __init__(self) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+        self.bars = Progress(*columns, console=screen, transient=True)
+        self.tasks: dict[str, TaskID] = {}
+        self.last = 0.0
+
+    def say(self, text: str) -> None:
+        screen.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def warn(self, text: str) -> None:
+        screen.print(f"warning: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+    def progress(self, task: str, done: int, total: int, note: str = "") -> None:
+        if not screen.is_terminal:
+            if time.monotonic() - self.last > 10:
+                self.last = time.monotonic()
+                self.say(f"{task}: {done}/{total} {note}".rstrip())
+            return
+        if task not in self.tasks:
+            self.bars.start()
+            self.tasks[task] = self.bars.add_task(task, total=total, note=note)
+        self.bars.update(self.tasks[task], completed=done, total=total, note=note)
+        if done >= total:
+            self.close(task)
+
+    def close(self, task: str) -> None:
+        self.bars.remove_task(self.tasks.pop(task))
+        if not self.tasks:
+            self.bars.stop()
+
+    def stop(self) -> None:
+        for task in list(self.tasks):
+            self.close(task)
+
+
+@contextmanager
+def reporting() -> Iterator[RichReporter]:
+    reporter = RichReporter()
+    try:
+        yield reporter
+    finally:
+        reporter.stop()
+
+
+def emit(result: Any, as_json: bool, text: str) -> None:
+    """The result on stdout, as JSON or as text."""
+    from anodetect.records import plain
+
+    print(json.dumps(plain(result), ensure_ascii=False) if as_json else text)
+
+
+def finish(result: dict[str, Any], as_json: bool, text: str) -> None:
+    """Emit, and exit with 1 if some files failed."""
+    emit(result, as_json, text)
+    if result.get("failures") or (isinstance(result.get("failed"), int) and result["failed"]):
+        raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Directory to write.")] = Path("anodetect-demo"),
+    quick: Annotated[bool, typer.Option("--quick", help="Synthetic images and a tiny budget: a check of the installation.")] = False,
+    as_json: Json = False,
+) -> None:
+    """The main job on real images: train three detectors on intact solar cells, score the rest, write a report."""
+    from anodetect import demo as module
+
+    with reporting() as reporter:
+        result = module.run(out, quick=quick, reporter=reporter)
+    emit(result, as_json, f"{table(result['rows'])}\nReport: {result['report']}")
+
+
+@app.command()
+def train(
+    data: Annotated[str, typer.Argument(help="A folder of normal images, a folder in the MVTec layout or with manifest.csv, or a card's name.")],
+    detector: Annotated[str, typer.Option("--detector", "-d", help="See `anodetect detectors`.")],
+    out: Out,
+    config: Annotated[Path | None, typer.Option(help="A TOML file of settings.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="One setting, key=value; may be repeated.")] = None,
+    representation: Annotated[str, typer.Option(help="What the detector sees.")] = "pixels",
+    budget: Annotated[float | None, typer.Option(help="Minutes of training at most.")] = None,
+    seed: int = 0,
+    device: Device = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted training of the same --out.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Learn what normal looks like."""
+    from anodetect import pipeline
+    from anodetect.config import merge, parse_assignments, read_toml
+
+    values = merge(read_toml(config) if config else {}, parse_assignments(set_ or []))
+    with reporting() as reporter:
+        facts = pipeline.train(
+            data, detector, out, values=values, representation=representation, budget=budget, seed=seed, device=device,
+            resume=resume, reporter=reporter,
+        )  # fmt: skip
+    finish(facts, as_json, f"{out}: {detector} trained in {facts['train_seconds']:.1f} s")
+
+
+@app.command()
+def score(
+    run: Annotated[Path, typer.Argument(help="A run directory.")],
+    paths: Annotated[list[str], typer.Argument(help="Files, folders, or a card's name (its test part).")],
+    out: Out,
+    far: Far = 0.05,
+    fdr: Annotated[float | None, typer.Option(help="Instead of --far: the false-discovery rate among flagged images.")] = None,
+    heatmaps: Annotated[str, typer.Option(help="Comma-separated: tiff, png, or none.")] = "tiff,png",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be scored.")] = False,
+    follow_symlinks: FollowLinks = False,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Score images: a table, heatmaps, calibrated p-values and a report."""
+    from anodetect import pipeline, report
+
+    if dry_run:
+        _, items, problems = pipeline.collect(paths, out, follow_symlinks)
+        listed = "\n".join(record.id for record in items)
+        emit({"would_score": len(items), "problems": len(problems), "paths": [r.id for r in items]}, as_json, listed)
+        return
+    kinds = [] if heatmaps == "none" else [kind.strip() for kind in heatmaps.split(",") if kind.strip()]
+    with reporting() as reporter:
+        result = pipeline.score(
+            run, paths, out, far=far, fdr=fdr, heatmaps=kinds, follow_symlinks=follow_symlinks, device=device,
+            command=["anodetect", *sys.argv[1:]], reporter=reporter,
+        )  # fmt: skip
+        report.write(out)
+    text = (
+        f"{result['scored']} scored, {result['flagged']} flagged, {result['failed']} failed, {result['skipped']} skipped "
+        f"({result['images_per_second']:.1f} images/s)\n{result['statement']}\nchain head {result['head']}\nReport: {out / 'report.html'}"
+    )
+    finish(result, as_json, text)
+
+
+@app.command()
+def calibrate(
+    run: Annotated[Path, typer.Argument(help="A run directory.")],
+    data: Annotated[str, typer.Argument(help="New normal images.")],
+    out: Out,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Give frozen weights new calibration normals: a new day, scanner or site."""
+    from anodetect import pipeline
+
+    with reporting() as reporter:
+        facts = pipeline.calibrate(run, data, out, device=device, reporter=reporter)
+    finish(facts, as_json, f"{out}: calibrated on {facts['calibration_images']} images in {facts['calibration_groups']} groups")
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A run directory.")],
+    data: Annotated[str, typer.Argument(help="Labelled images; a train part is ignored.")],
+    far: Far = 0.05,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Measure a run on labelled data."""
+    from anodetect import pipeline
+
+    with reporting() as reporter:
+        result = pipeline.evaluate(run, data, far=far, device=device, reporter=reporter)
+    finish(result, as_json, evaluation_text(result))
+
+
+@app.command()
+def info(run: Annotated[Path, typer.Argument(help="A run directory.")], as_json: Json = False) -> None:
+    """The facts of a run."""
+    from anodetect import runs
+
+    facts = runs.facts(run)
+    emit(facts, as_json, (run / "model_card.md").read_text("utf-8"))
+
+
+@app.command()
+def detectors(as_json: Json = False) -> None:
+    """What there is to train."""
+    from anodetect.detectors import DETECTORS
+
+    entries = [
+        {"name": name, "summary": e.summary, "citation": e.citation, "cost": e.cost, "representations": list(e.representations)}
+        for name, e in DETECTORS.items()
+    ]
+    emit({"detectors": entries}, as_json, "\n".join(f"{e['name']:<12}{e['summary']}\n{'':<12}{e['citation']}. {e['cost']}" for e in entries))
+
+
+@app.command()
+def report(
+    directory: Annotated[Path, typer.Argument(help="A score directory, or a folder of them.")], as_json: Json = False
+) -> None:
+    """Write report.html again."""
+    from anodetect import report as module
+
+    path = module.write(directory)
+    emit({"report": str(path)}, as_json, str(path))
+
+
+@data_app.command("list")
+def data_list(as_json: Json = False) -> None:
+    """The data sets there is a card for."""
+    from anodetect.data import cards
+
+    pages = cards.all_pages().values()
+    text = "\n".join(f"{page.card.name:<16}{page.card.title}" for page in pages)
+    emit({"cards": [page.card.model_dump(mode="json") for page in pages]}, as_json, text)
+
+
+@data_app.command("show")
+def data_show(name: str, as_json: Json = False) -> None:
+    """One data card: purpose, origin, licence, splits, known biases, how to obtain."""
+    from anodetect.data import cards
+
+    page = cards.page(name.partition(":")[0])
+    lines = [f"{key}: {value}" for key, value in page.card.model_dump().items() if value and key not in ("known_biases", "baselines")]
+    lines += [f"known bias: {bias}" for bias in page.card.known_biases]
+    lines += [f"baseline: {baseline.model_dump(exclude_none=True)}" for baseline in page.card.baselines]
+    emit(cards.describe(page), as_json, "\n".join([*lines, "", page.text]))
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Result rows as a text table."""
+    grid = Table(box=None, pad_edge=False)
+    for name in ("detector", "image AUROC (95 % interval)", "image AP", "pixel AP", "train s", "ms/image", "peak MB"):
+        grid.add_column(name, justify="left" if name == "detector" else "right")
+    for row in rows:
+        low, high = row["image_auroc_low"], row["image_auroc_high"]
+        pixel = row["pixel_ap"]
+        grid.add_row(
+            row["detector"], f"{row['image_auroc']:.3f} ({low:.3f}–{high:.3f})", f"{row['image_ap']:.3f}",
+            "–" if pixel is None else f"{pixel:.3f}", f"{row['train_seconds']:.1f}",
+            f"{row['score_ms_per_image']:.1f}", f"{row['peak_memory_mb']:.0f}",
+        )  # fmt: skip
+    console = Console(width=100)
+    with console.capture() as capture:
+        console.print(grid)
+    return capture.get().rstrip()
+
+
+def evaluation_text(result: dict[str, Any]) -> str:
+    """An evaluation for a reader."""
+    point = result["operating_point"]
+    lines = [f"{result['n_normal']} normal and {result['n_anomalous']} anomalous images in {result['n_groups']} groups"]
+    for name, entry in result["image"].items():
+        note = f"  ({entry['note']})" if entry["note"] else ""
+        lines.append(f"image {name:<16}{entry['value']:.3f}  [{entry['low']:.3f}, {entry['high']:.3f}]{note}")
+    for name, value in (result["pixel"] or {}).items():
+        lines.append(f"pixel {name:<16}{value:.3f}")
+    lines.append(f"at far {point['far']:g}: threshold {point['threshold']:.4g}, finds {point['tpr']:.1%}, false alarms {point['fpr']:.1%}")
+    return "\n".join([*lines, result["statement"]])
+
+
+def main() -> None:
+    """Entry point: one-line errors, exit codes 0, 1, 2 and 130."""
+    try:
+        app(standalone_mode=False)
+    except Interrupted as error:
+        _fail(error, error.exit_code)
+    except AnodetectError as error:
+        _fail(error, error.exit_code)
+    except KeyboardInterrupt:
+        _fail(Interrupted("interrupted"), 130)
+    except typer.Exit as leave:
+        sys.exit(leave.exit_code)
+    except ImportError as error:
+        _fail(ConfigError(f"a package is missing: {error}"), 2)
+
+
+def _fail(error: Exception, code: int) -> None:
+    text = " ".join(str(error).split())
+    screen.print(f"anodetect: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""Configuration: frozen pydantic models; TOML and `key=value` in, JSON out; an unknown key is an error."""
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from anodetect.errors import ConfigError, nearest
+
+
+class Config(BaseModel):
+    """Base of every configuration: immutable, and strict about names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Pooling(Config):
+    """How a map becomes an image score: smooth, then the mean of the highest share of foreground pixels.
+
+    `smooth` is a Gaussian's standard deviation in pixels of the detector's grid, `erode` the width in
+    pixels of the rim of the foreground that does not count.
+    """
+
+    smooth: float = 1.0
+    top: float = 0.02
+    erode: int = 1
+
+
+C = TypeVar("C", bound=Config)
+
+
+def build(cls: type[C], values: Mapping[str, Any], where: str) -> C:
+    """Validate `values` as `cls`; the first problem becomes a one-line ConfigError naming the nearest key."""
+    try:
+        return cls.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise ConfigError(f"{where}: unknown key {key!r}; {nearest(key, cls.model_fields)}") from None
+        raise ConfigError(f"{where}: {key}: {first['msg'].lower()} (got {first['input']!r})") from None
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
+    """["a.b=1", "c=text"] → {"a": {"b": 1}, "c": "text"}; a value is TOML where it parses, else a string."""
+    tree: dict[str, Any] = {}
+    for assignment in assignments:
+        key, separator, text = assignment.partition("=")
+        if not separator or not key:
+            raise ConfigError(f"--set {assignment!r}: expected key=value")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        *parents, leaf = key.split(".")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise ConfigError(f"--set {assignment!r}: {parent!r} already has a value")
+        node[leaf] = value
+    return tree
+
+
+def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `changes` written over it, table by table."""
+    merged = dict(base)
+    for key, value in changes.items():
+        old = merged.get(key)
+        merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def canonical(values: Any) -> bytes:
+    """The one JSON spelling of `values`, for hashing."""
+    return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()

@@ -1,0 +1,146 @@
+"""Data cards: what is known of a public data set, and how its name becomes records.
+
+A card is a Markdown file with TOML front matter between +++ lines. A set installed from a package is read
+from there; any other is looked for in the folder named by the environment variable ANODETECT_DATA.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+
+from anodetect.config import Config, build
+from anodetect.data.scan import SUFFIXES, Dataset, Record, scan
+from anodetect.data.split import position
+from anodetect.errors import DataError, nearest
+
+HOME = "ANODETECT_DATA"
+ELPV_TEST_SHARE = 0.2
+
+
+class Baseline(Config):
+    """What a trivial method reaches on the test split; None where it was not measured or has no masks."""
+
+    method: str
+    variant: str = ""
+    image_auroc: float | None = None
+    pixel_auroc: float | None = None
+    pixel_ap: float | None = None
+
+
+class Card(Config):
+    """The front matter of a card. `folder` is the name below $ANODETECT_DATA, "" for a set that comes as a package."""
+
+    name: str
+    title: str
+    purpose: str
+    origin: str
+    citation: str
+    licence: str
+    obtain: str
+    splits: str
+    groups: str
+    images: str
+    known_biases: tuple[str, ...]
+    variants: tuple[str, ...] = ()
+    folder: str = ""
+    package: str = ""
+    baselines: tuple[Baseline, ...] = ()
+
+
+@dataclass(frozen=True)
+class Page:
+    card: Card
+    text: str
+
+
+def cards_folder() -> Path:
+    """data_cards/ beside the package in a checkout, or inside it when installed from a wheel."""
+    package = Path(__file__).parents[1]
+    inside = package / "_data_cards"
+    return inside if inside.is_dir() else package.parent / "data_cards"
+
+
+def read_page(path: Path) -> Page:
+    """Parse one card; ConfigError or DataError says what is wrong with it."""
+    _, front, text = (path.read_text("utf-8").split("+++\n", 2) + ["", ""])[:3]
+    try:
+        values = tomllib.loads(front)
+    except tomllib.TOMLDecodeError as error:
+        raise DataError(f"{path}: front matter: {error}") from None
+    return Page(build(Card, values, path.name), text.strip())
+
+
+def all_pages() -> dict[str, Page]:
+    pages = (read_page(path) for path in sorted(cards_folder().glob("*.md")))
+    return {page.card.name: page for page in pages}
+
+
+def page(name: str) -> Page:
+    pages = all_pages()
+    if name not in pages:
+        raise DataError(f"no data card {name!r}; {nearest(name, pages)}")
+    return pages[name]
+
+
+def open_data(data: str, *, follow_symlinks: bool = False) -> Dataset:
+    """DATA of the command line: a folder, one image file, or a card's name (`elpv:mono`)."""
+    path = Path(data)
+    if path.is_dir():
+        return scan(path, follow_symlinks=follow_symlinks)
+    if path.is_file():
+        if path.suffix.lower() not in SUFFIXES:
+            raise DataError(f"{data}: not an image file ({', '.join(sorted(SUFFIXES))})")
+        return Dataset(path.name, path.parent, (Record(id=path.name, path=path, group=path.name),))
+    name, _, variant = data.partition(":")
+    pages = all_pages()
+    if name not in pages:
+        hint = "" if os.sep in data else f", and no data card of that name; {nearest(name, pages)}"
+        raise DataError(f"{data}: no such file or folder{hint}")
+    card = pages[name].card
+    if card.variants and variant not in card.variants:
+        raise DataError(f"{data}: {card.name} comes as {', '.join(f'{card.name}:{v}' for v in card.variants)}")
+    if variant and not card.variants:
+        raise DataError(f"{data}: {card.name} has no variants")
+    return _elpv(variant) if card.package else _from_home(card, variant, follow_symlinks)
+
+
+def renamed(record: Record, prefix: str) -> Record:
+    """The record under an id (and, where it is its own group, a group) with a prefix."""
+    if not prefix:
+        return record
+    group = prefix + record.group if record.group == record.id else record.group
+    return replace(record, id=prefix + record.id, group=group)
+
+
+def _from_home(card: Card, variant: str, follow_symlinks: bool) -> Dataset:
+    home = os.environ.get(HOME)
+    folder = Path(home or f"${HOME}") / card.folder / variant
+    if not home or not folder.is_dir():
+        raise DataError(f"{card.name} is not here (looked for {folder}): {card.obtain}")
+    return replace(scan(folder, follow_symlinks=follow_symlinks), name=card.name + (f":{variant}" if variant else ""))
+
+
+def _elpv(variant: str) -> Dataset:
+    """Cells of defect probability 0 (normal) and 1 (defective) of one module type; the fixed split of the card."""
+    spec = find_spec("elpv_dataset")
+    if spec is None or spec.origin is None:
+        raise DataError("ELPV is not installed: pip install 'anodetect[demo]'")
+    root = Path(spec.origin).parent / "data"
+    records = []
+    for line in (root / "labels.csv").read_text("utf-8").splitlines():
+        name, probability, kind = line.split()
+        if kind != variant or float(probability) not in (0.0, 1.0):
+            continue
+        label = int(float(probability))
+        split = "test" if label or position(name, "elpv") < ELPV_TEST_SHARE else "train"
+        word = "defective" if label else "good"
+        records.append(Record(id=name, path=root / name, split=split, label=label, kind=word, group=name))
+    return Dataset(f"elpv:{variant}", root, tuple(records))
+
+
+def describe(page: Page) -> Mapping[str, object]:
+    """A card as a JSON object."""
+    return page.card.model_dump(mode="json") | {"text": page.text}

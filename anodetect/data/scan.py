@@ -1,0 +1,190 @@
+"""From a folder, a manifest or a card's name to records: what there is, before any image is read."""
+
+import csv
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from anodetect.errors import DataError
+from anodetect.files import path_text
+from anodetect.types import ANOMALOUS, NORMAL
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".npy"})
+COLUMNS = ("path", "split", "label", "kind", "mask", "group")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image file. `split` is "train", "test" or "" (not said); `label` 0 normal, 1 anomalous, None unknown."""
+
+    id: str
+    path: Path
+    split: str = ""
+    label: int | None = None
+    kind: str = ""
+    group: str = ""
+    mask: Path | None = None
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Records, and paths under the root that could not be looked into, with the reason."""
+
+    name: str
+    root: Path
+    records: tuple[Record, ...]
+    problems: tuple[tuple[str, str], ...] = ()
+
+    def training(self) -> list[Record]:
+        """The normals to learn from."""
+        return [r for r in self.records if r.split in ("train", "") and r.label != ANOMALOUS]
+
+    def labelled(self) -> list[Record]:
+        """What can be evaluated on: everything labelled outside the train part."""
+        return [r for r in self.records if r.split != "train" and r.label is not None]
+
+    def testing(self) -> list[Record]:
+        """What is there to score: the test part where there is one, else everything."""
+        return [r for r in self.records if r.split == "test"] or list(self.records)
+
+
+def scan(folder: Path, *, follow_symlinks: bool = False) -> Dataset:
+    """Read a folder as a manifest, the MVTec layout or plain images, whichever it is (in this order)."""
+    if not folder.is_dir():
+        raise DataError(f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}")
+    if (folder / "manifest.csv").is_file():
+        dataset = _manifest(folder, follow_symlinks)
+    elif _is_mvtec(folder):
+        dataset = _mvtec(folder, follow_symlinks)
+    else:
+        found, problems = walk(folder, follow_symlinks=follow_symlinks)
+        dataset = Dataset(folder.name, folder, tuple(_plain(folder, path) for path in found), tuple(problems))
+    if not dataset.records:
+        raise DataError(f"{folder}: no images here ({', '.join(sorted(SUFFIXES))}, or a manifest.csv)")
+    return dataset
+
+
+def walk(folder: Path, *, follow_symlinks: bool = False) -> tuple[list[Path], list[tuple[str, str]]]:
+    """Image files below `folder` in name order, and what was passed over with the reason.
+
+    Symbolic links that lead out of the folder are passed over unless followed; loops are never followed.
+    """
+    root, found = folder.resolve(), []
+    problems: list[tuple[str, str]] = []
+
+    def report(error: OSError) -> None:
+        where = path_text(os.path.relpath(error.filename, folder))
+        problems.append((where, error.strerror or "unreadable"))
+
+    seen: set[str] = set()
+    for place, folders, names in os.walk(folder, followlinks=follow_symlinks, onerror=report):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            path = Path(place, name)
+            if name.startswith(".") or path.suffix.lower() not in SUFFIXES:
+                continue
+            if path.is_symlink() and not follow_symlinks and not path.resolve().is_relative_to(root):
+                problems.append((path_text(path.relative_to(folder)), "symbolic link out of the folder; see --follow-symlinks"))
+            else:
+                found.append(path)
+    return found, problems
+
+
+def _plain(folder: Path, path: Path, **known: object) -> Record:
+    name = path_text(path.relative_to(folder))
+    return Record(id=name, path=path, **{"group": name, **known})  # type: ignore[arg-type]
+
+
+# -- MVTec layout ---------------------------------------------------------------------------------------
+
+
+def _is_mvtec(folder: Path) -> bool:
+    return (folder / "train" / "good").is_dir() or (folder / "test" / "good").is_dir()
+
+
+def _mvtec(folder: Path, follow_symlinks: bool) -> Dataset:
+    records, problems = [], []
+    for split, kind in [("train", "good"), *(("test", kind) for kind in _subfolders(folder / "test"))]:
+        base = folder / split / kind
+        if not base.is_dir():
+            continue
+        found, trouble = walk(base, follow_symlinks=follow_symlinks)
+        problems += [(f"{split}/{kind}/{name}", reason) for name, reason in trouble]
+        label = NORMAL if kind == "good" else ANOMALOUS
+        for path in found:
+            mask = _mask_of(folder / "ground_truth" / kind, path) if label else None
+            records.append(_plain(folder, path, split=split, label=label, kind=kind, mask=mask))
+    return Dataset(folder.name, folder, tuple(records), tuple(problems))
+
+
+def _subfolders(folder: Path) -> list[str]:
+    return sorted(child.name for child in folder.iterdir() if child.is_dir()) if folder.is_dir() else []
+
+
+def _mask_of(folder: Path, image: Path) -> Path | None:
+    for name in (f"{image.stem}_mask.png", f"{image.stem}.png"):
+        if (folder / name).is_file():
+            return folder / name
+    return None
+
+
+# -- Manifest -------------------------------------------------------------------------------------------
+
+
+def _manifest(folder: Path, follow_symlinks: bool) -> Dataset:
+    file = folder / "manifest.csv"
+    records: list[Record] = []
+    seen: set[str] = set()
+    for where, row in _rows(file):
+        name = row["path"]
+        if name in seen:
+            raise DataError(f"{where}: {name!r} is listed twice")
+        seen.add(name)
+        for column in ("path", "mask"):
+            _check_inside(folder, row[column], where, follow_symlinks)
+        if row["split"] not in ("train", "test", ""):
+            raise DataError(f"{where}: split {row['split']!r} is neither 'train' nor 'test'")
+        if row["label"] not in ("0", "1", ""):
+            raise DataError(f"{where}: label {row['label']!r} is neither 0 (normal) nor 1 (anomalous)")
+        label = int(row["label"]) if row["label"] else None
+        if row["split"] == "train" and label == ANOMALOUS:
+            raise DataError(f"{where}: {name!r} is anomalous but in the train split, which holds normals only")
+        identity = path_text(PurePosixPath(name))
+        records.append(
+            Record(
+                id=identity, path=folder / name, split=row["split"], label=label, kind=row["kind"],
+                group=row["group"] or identity, mask=folder / row["mask"] if row["mask"] else None,
+                extra={key: value for key, value in row.items() if key not in COLUMNS},
+            )
+        )  # fmt: skip
+    return Dataset(folder.name, folder, tuple(records))
+
+
+def _rows(file: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """(place, row) for each line, every standard column present and stripped."""
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream)
+            if "path" not in (reader.fieldnames or ()):
+                raise DataError(f"{file}: no column 'path' (columns: {', '.join(COLUMNS)} and any others)")
+            for number, row in enumerate(reader, start=2):
+                if None in row or None in row.values():
+                    raise DataError(f"{file}, line {number}: not as many fields as the header has")
+                yield f"{file}, line {number}", {c: "" for c in COLUMNS} | {k: v.strip() for k, v in row.items()}
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{file}: {error}") from None
+
+
+def _check_inside(folder: Path, name: str, where: str, follow_symlinks: bool) -> None:
+    parts = PurePosixPath(name)
+    if parts.is_absolute() or ".." in parts.parts:
+        raise DataError(f"{where}: {name!r} leads out of the folder")
+    if not follow_symlinks and not (folder / name).resolve().is_relative_to(folder.resolve()):
+        raise DataError(f"{where}: {name!r} is a symbolic link out of the folder; see --follow-symlinks")

@@ -1,0 +1,89 @@
+"""The uses of normal images: fit, tune, calibrate. Whole groups, by a fixed hash, never overlapping."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+
+from anodetect.data.scan import Record
+from anodetect.errors import DataError
+
+MINIMUM = 20
+TUNE_SHARE, CALIBRATE_SHARE = 0.1, 0.2
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Records by use, and what had to be given up for want of groups ("" where nothing)."""
+
+    fit: list[Record]
+    tune: list[Record]
+    calibrate: list[Record]
+    dropped: str = ""
+
+
+def position(name: str, salt: str = "anodetect") -> float:
+    """A fixed place in [0, 1) for a name; the same on every machine and for every seed."""
+    return int.from_bytes(sha256(f"{salt}\0{name}".encode()).digest()[:8], "big") / 2**64
+
+
+def assign(records: Sequence[Record]) -> Roles:
+    """Split normals about 70/10/20 by images, whole groups in the order of their hash."""
+    if len(records) < MINIMUM:
+        raise DataError(f"{len(records)} normal images are too few; at least {MINIMUM} are needed, some hundreds are good")
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(record.group, []).append(record)
+    order = [groups[name] for name in sorted(groups, key=position)]
+    if len(order) == 1:
+        return Roles(list(records), [], [], dropped=(
+            "all images belong to one group: the calibrate and tune parts are dropped, so scores carry no p-values "
+            "(give them later with `anodetect calibrate`) and standardisation is learned on the images trained on"
+        ))  # fmt: skip
+    if len(order) == 2:
+        small, large = sorted(order, key=len)
+        return Roles(large, [], small, dropped=(
+            "there are only two groups: the tune part is dropped, so standardisation is learned on the images trained on"
+        ))  # fmt: skip
+    tune = _take(order, TUNE_SHARE * len(records), leave=2)
+    calibrate = _take(order, CALIBRATE_SHARE * len(records), leave=1)
+    return Roles([record for group in order for record in group], tune, calibrate)
+
+
+def _take(order: list[list[Record]], wanted: float, leave: int) -> list[Record]:
+    """Move whole groups out of `order` until about `wanted` records are taken, at least one group."""
+    taken = list(order.pop(0))
+    while len(order) > leave and len(taken) + len(order[0]) / 2 <= wanted:
+        taken += order.pop(0)
+    return taken
+
+
+def merge_duplicates(records: Sequence[Record], hashes: Sequence[str]) -> tuple[list[Record], int]:
+    """Put images with the same bytes into one group, so that no copy crosses a split; and how many copies there are."""
+    from dataclasses import replace
+
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    groups = {name: index for index, name in enumerate(dict.fromkeys(record.group for record in records))}
+    contents = {name: index + len(groups) for index, name in enumerate(dict.fromkeys(hashes))}
+    edges = ([groups[r.group] for r in records], [contents[h] for h in hashes])
+    size = len(groups) + len(contents)
+    _, component = connected_components(coo_array(([1] * len(records), edges), shape=(size, size)), directed=False)
+    first: dict[int, str] = {}
+    for name, index in groups.items():
+        first.setdefault(component[index], name)
+    merged = [replace(record, group=first[component[groups[record.group]]]) for record in records]
+    return merged, len(records) - len(contents)
+
+
+def refuse_leaks(train: Sequence[Record], test: Sequence[Record], hashes: dict[str, str]) -> None:
+    """DataError if a group or the same bytes (`hashes`: record id → sha256) stand on both sides."""
+    train_groups = {record.group: record.id for record in train}
+    train_bytes = {hashes[record.id]: record.id for record in train if record.id in hashes}
+    for record in test:
+        if record.group in train_groups:
+            other = train_groups[record.group]
+            raise DataError(f"group {record.group!r} is in train ({other}) and in test ({record.id}); move it to one side")
+        other = train_bytes.get(hashes.get(record.id, ""), "")
+        if other:
+            raise DataError(f"leak: {record.id} in test has the same bytes as {other} in train; remove one of them")

@@ -1,0 +1,48 @@
+"""The detectors by name. Each is one file; its module is imported only when it is asked for."""
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from anodetect.errors import ConfigError, nearest
+
+
+@dataclass(frozen=True)
+class Entry:
+    """`target` is "module:Class"; `cost` is what training takes on two CPU cores at the defaults."""
+
+    target: str
+    summary: str
+    citation: str
+    cost: str
+    representations: tuple[str, ...] = ("pixels",)
+
+
+DETECTORS = {
+    "anoddpm": Entry(
+        "anodetect.detectors.anoddpm:AnoDDPM",
+        "Partial diffusion: add a little noise, remove it with a U-Net that knows only normal images, compare.",
+        "Wyatt et al., AnoDDPM, CVPR Workshops 2022",
+        "minutes to train, tens of milliseconds an image",
+    ),
+    "pca": Entry(
+        "anodetect.detectors.pca:PCA",
+        "Baseline: distance to the linear subspace of normal images.",
+        "Turk & Pentland, Eigenfaces, J. Cognitive Neuroscience 1991",
+        "seconds to train, a millisecond an image",
+    ),
+    "intensity": Entry(
+        "anodetect.detectors.intensity:Intensity",
+        "Baseline: bright is anomalous; nothing is learned.",
+        "Meissen et al., Challenging Current Semi-Supervised Anomaly Segmentation Methods, MIDL 2021",
+        "nothing to train, a millisecond an image",
+    ),
+}
+
+
+def detector_class(name: str) -> Any:
+    """The class behind a name; ConfigError with the nearest name if there is none."""
+    if name not in DETECTORS:
+        raise ConfigError(f"no detector {name!r}; {nearest(name, DETECTORS)}")
+    module, _, attribute = DETECTORS[name].target.partition(":")
+    return getattr(import_module(module), attribute)

@@ -1,0 +1,36 @@
+"""Intensity: the map is the image. A_p = x_p, averaged over channels; the score pools the brightest pixels.
+
+The baseline that beats many published methods on FLAIR (Meissen et al., MIDL 2021), where lesions are
+bright. It learns nothing, and it fails by design on dark, constant and blurred images: a score is high
+only where something is bright.
+"""
+
+from typing import Any, ClassVar
+
+from anodetect.config import Config, Pooling
+from anodetect.heatmaps import finish
+from anodetect.types import Batch, Scores, Seeds, State, TrainContext
+
+
+class IntensityConfig(Config):
+    pooling: Pooling = Pooling()
+
+
+class Intensity:
+    Config = IntensityConfig
+    representation: ClassVar[dict[str, Any]] = {"size": 64}
+
+    def __init__(self, config: IntensityConfig) -> None:
+        self.config = config
+
+    def fit(self, fit: Batch, tune: Batch, *, context: TrainContext) -> None:
+        """There is nothing to learn."""
+
+    def score(self, batch: Batch, *, seeds: Seeds) -> Scores:
+        return Scores(*finish(batch.images.mean(1), batch.foreground, self.config.pooling))
+
+    def state(self) -> State:
+        return {}
+
+    def load_state(self, state: State, *, device: str) -> None:
+        """There is nothing to load."""

@@ -1,0 +1,54 @@
+"""PCA: distance to the subspace normal images span. x̂ = μ + VVᵀ(x − μ), A_p = mean over channels of |x_p − x̂_p|.
+
+The bar any deep detector has to clear on registered images. V holds the leading principal components of
+the fit images (scikit-learn's randomised SVD), at most half as many as there are images, so that the
+subspace cannot simply remember them.
+"""
+
+from typing import Any, ClassVar
+
+import numpy as np
+from sklearn.decomposition import PCA as ScikitPCA
+
+from anodetect.config import Config, Pooling
+from anodetect.heatmaps import finish
+from anodetect.types import Batch, Scores, Seeds, State, TrainContext
+
+
+class PCAConfig(Config):
+    """`max_images` bounds memory: of more fit images, a random subset is used."""
+
+    components: int = 120
+    max_images: int = 5000
+    pooling: Pooling = Pooling()
+
+
+class PCA:
+    Config = PCAConfig
+    representation: ClassVar[dict[str, Any]] = {"size": 64}
+
+    def __init__(self, config: PCAConfig) -> None:
+        self.config = config
+        self.mean = np.zeros(0, np.float32)  # [P], P = C·H·W
+        self.basis = np.zeros((0, 0), np.float32)  # [K, P]
+
+    def fit(self, fit: Batch, tune: Batch, *, context: TrainContext) -> None:
+        rng = np.random.default_rng(context.seed)
+        rows = np.sort(rng.permutation(len(fit))[: self.config.max_images])
+        images = fit.images[rows].reshape(len(rows), -1)
+        count = min(self.config.components, len(images) // 2, images.shape[1])
+        model = ScikitPCA(count, svd_solver="randomized", random_state=context.seed).fit(images)
+        self.mean, self.basis = model.mean_.astype(np.float32), model.components_.astype(np.float32)
+        context.log({"images": len(rows), "components": count, "explained": float(model.explained_variance_ratio_.sum())})
+
+    def score(self, batch: Batch, *, seeds: Seeds) -> Scores:
+        flat = batch.images.reshape(len(batch), -1) - self.mean
+        reconstruction = (flat @ self.basis.T @ self.basis + self.mean).reshape(batch.images.shape)
+        residual = np.abs(batch.images - reconstruction).mean(1)
+        return Scores(*finish(residual, batch.foreground, self.config.pooling), reconstruction)
+
+    def state(self) -> State:
+        return {"mean": self.mean, "basis": self.basis}
+
+    def load_state(self, state: State, *, device: str) -> None:
+        self.mean, self.basis = state["mean"], state["basis"]

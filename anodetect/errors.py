@@ -1,0 +1,40 @@
+"""One small tree of errors. Every message says what happened and what to do next."""
+
+from difflib import get_close_matches
+from typing import Iterable
+
+
+class AnodetectError(Exception):
+    """Anything the user can mend. The command line prints it in one line and exits with `exit_code`."""
+
+    exit_code = 2
+
+
+class ConfigError(AnodetectError):
+    """A configuration key, value or name that does not exist or does not fit."""
+
+
+class DataError(AnodetectError):
+    """Images, manifests or folders that cannot be used as asked."""
+
+
+class ImageError(DataError):
+    """One image cannot be read or scored; a folder run records the reason and goes on."""
+
+
+class RunError(AnodetectError):
+    """A run or score directory that is missing, incomplete, newer than this release, or altered."""
+
+
+class Interrupted(AnodetectError):
+    """Stopped by the user or the system; what was done is kept and can be resumed."""
+
+    exit_code = 130
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return "; did you mean 'x'? Known: …" for an unknown name."""
+    known = sorted(known)
+    close = get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{hint}Known: {', '.join(known)}"

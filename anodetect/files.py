@@ -1,0 +1,60 @@
+"""Files that are never half-written, hashes, and paths as text."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import file_digest
+from pathlib import Path
+from typing import IO
+
+from anodetect.errors import RunError
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[IO[bytes]]:
+    """A file that appears under its name only when it is complete; on any failure the old one survives."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o666 & ~_umask())
+        os.replace(name, path)
+    except BaseException as error:
+        Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise RunError(f"{path}: cannot be written ({error.strerror or error}); what was there is unchanged") from None
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_atomic(path: Path, content: bytes | str) -> None:
+    with atomic(path) as file:
+        file.write(content.encode("utf-8") if isinstance(content, str) else content)
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
+
+
+def path_text(path: str | os.PathLike[str]) -> str:
+    """A path as printable POSIX text: bytes that are not UTF-8, control characters and '%' become %XX."""
+    raw = os.fsencode(Path(path).as_posix())
+    text = raw.decode("utf-8", "surrogateescape").replace("%", "%25")
+    return "".join(_escape(character) for character in text)
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # an undecodable byte, as Python smuggles it
+        return f"%{code - 0xDC00:02X}"
+    return f"%{code:02X}" if code < 32 or code == 127 else character

@@ -1,0 +1,67 @@
+"""Gaussian-process diffusion in a few plain functions (Ho et al., NeurIPS 2020; Salimans & Ho, ICLR 2022).
+
+x_t = √ᾱ_t · x_0 + √(1−ᾱ_t) · ε. The noise ε may be of any kind with unit variance. A `denoise` callable
+takes (x_t [N,C,H,W], t int64 [N]) and returns the predicted x_0; samplers know nothing else of the network.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Denoise = Callable[[Tensor, Tensor], Tensor]
+
+
+def linear_schedule(steps: int = 1000, first: float = 1e-4, last: float = 2e-2) -> Tensor:
+    """ᾱ_t for t = 0 … steps, float32 [steps + 1], with ᾱ_0 = 1 (Ho et al., section 4)."""
+    beta = torch.linspace(first, last, steps, dtype=torch.float64)
+    return torch.cat([torch.ones(1, dtype=torch.float64), torch.cumprod(1 - beta, 0)]).float()
+
+
+def _at(schedule: Tensor, t: Tensor) -> Tensor:
+    return schedule.to(t.device)[t][:, None, None, None]
+
+
+def diffuse(x0: Tensor, noise: Tensor, t: Tensor, schedule: Tensor) -> Tensor:
+    """x_t from x_0 (Ho et al., eq. 4)."""
+    a = _at(schedule, t)
+    return a.sqrt() * x0 + (1 - a).sqrt() * noise
+
+
+def velocity(x0: Tensor, noise: Tensor, t: Tensor, schedule: Tensor) -> Tensor:
+    """v = √ᾱ·ε − √(1−ᾱ)·x_0 (Salimans & Ho, eq. 11)."""
+    a = _at(schedule, t)
+    return a.sqrt() * noise - (1 - a).sqrt() * x0
+
+
+def x0_from_velocity(xt: Tensor, v: Tensor, t: Tensor, schedule: Tensor) -> Tensor:
+    a = _at(schedule, t)
+    return a.sqrt() * xt - (1 - a).sqrt() * v
+
+
+def x0_from_noise(xt: Tensor, noise: Tensor, t: Tensor, schedule: Tensor) -> Tensor:
+    a = _at(schedule, t)
+    return (xt - (1 - a).sqrt() * noise) / a.sqrt()
+
+
+def ddim(denoise: Denoise, xt: Tensor, start: int, steps: int, schedule: Tensor) -> Tensor:
+    """x̂_0 from x_start in `steps` deterministic steps (Song et al., ICLR 2021, eq. 12 with σ = 0)."""
+    times = torch.linspace(start, 0, steps + 1).round().long()
+    for now, then in zip(times[:-1], times[1:], strict=True):
+        t, u = (time.to(xt.device).expand(len(xt)) for time in (now, then))
+        x0 = denoise(xt, t)
+        noise = (xt - _at(schedule, t).sqrt() * x0) / (1 - _at(schedule, t)).sqrt()
+        xt = diffuse(x0, noise, u, schedule)
+    return xt
+
+
+def ancestral(denoise: Denoise, xt: Tensor, start: int, noise: Callable[[int], Tensor], schedule: Tensor) -> Tensor:
+    """x̂_0 from x_start, one step at a time, with fresh `noise(t)` on the way (Ho et al., algorithm 2, eq. 6–7)."""
+    for step in range(start, 0, -1):
+        t = torch.full((len(xt),), step, device=xt.device)
+        a, before = _at(schedule, t), _at(schedule, t - 1)
+        beta = 1 - a / before
+        mean = (before.sqrt() * beta * denoise(xt, t) + (1 - beta).sqrt() * (1 - before) * xt) / (1 - a)
+        deviation = ((1 - before) / (1 - a) * beta).sqrt()
+        xt = mean + deviation * noise(step) if step > 1 else mean
+    return xt

@@ -1,0 +1,202 @@
+"""Noise fields: Gaussian, simplex and coarse, one seed per sample.
+
+Simplex noise follows AnoDDPM (Wyatt et al., CVPRW 2022): a slice of 3-D OpenSimplex noise, summed over
+octaves k as persistence^k · noise(x / (wavelength / 2^k), y / (wavelength / 2^k), z). The lattice noise
+itself is that of the `opensimplex` package (its `noise3`), computed here for whole tensors at once.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from opensimplex.constants import GRADIENTS3, NORM_CONSTANT3, SQUISH_CONSTANT3, STRETCH_CONSTANT3
+from opensimplex.internals import _init as permutation_of
+from torch import Tensor
+
+from anodetect.errors import ConfigError, nearest
+
+KINDS = ("simplex", "gaussian", "coarse")
+CUBE = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (1, 0, 1), (0, 1, 1), (1, 1, 1)]
+CHUNK = 2**14  # points
+WRAP = 2**63
+
+
+def generator(seed: int, device: str | torch.device = "cpu") -> torch.Generator:
+    """A generator of its own for one seed (any non-negative integer)."""
+    return torch.Generator(device).manual_seed(seed % WRAP)
+
+
+# -- OpenSimplex, 3-D -----------------------------------------------------------------------------------
+
+
+def permutations(seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """The package's permutation tables and gradient indices for each seed, both int64 [B, 256]."""
+    tables = [permutation_of(int(seed)) for seed in seeds]
+    return (
+        torch.from_numpy(np.stack([perm for perm, _ in tables])),
+        torch.from_numpy(np.stack([gradient for _, gradient in tables]) // 3),
+    )
+
+
+def opensimplex3(x: Tensor, y: Tensor, z: Tensor, seeds: Sequence[int]) -> Tensor:
+    """OpenSimplex noise at points [B, P], one seed per row, equal to the package's `noise3`.
+
+    Computed a few thousand points at a time, so that the many small steps stay in the processor's cache.
+    """
+    tables = tuple(table.to(x.device) for table in permutations(seeds))
+    points = torch.stack([x, y, z])
+    step = max(1, CHUNK // len(tables[0])) if x.device.type == "cpu" else x.shape[1]
+    return torch.cat([_lattice_sum(part, *tables) for part in points.split(step, dim=2)], dim=1)
+
+
+def _lattice_sum(points: Tensor, perm: Tensor, gradient_index: Tensor) -> Tensor:
+    """Noise at points [3, B, P].
+
+    Each point lies in a tetrahedron or octahedron of a stretched cube. The value is the sum, over the
+    vertices of that cell and two extra ones outside it, of (2 − d²)⁴ · gradient·d where d² < 2.
+    """
+    stretched = points + points.sum(0) * STRETCH_CONSTANT3  # [3, B, P]
+    base = stretched.floor()
+    inside = stretched - base  # in [0, 1)
+    origin = points - (base + base.sum(0) * SQUISH_CONSTANT3)
+    base = base.long()
+    total = inside.sum(0)
+    gradients = torch.tensor(GRADIENTS3, dtype=points.dtype, device=points.device).reshape(-1, 3).T.contiguous()
+
+    def contribution(offset: Tensor) -> Tensor:  # offset: int64, broadcastable to [3, B, P]
+        d = origin - (offset + offset.sum(0).to(points.dtype) * SQUISH_CONSTANT3)
+        reach = (2 - d.square().sum(0)).clamp_(min=0)
+        vertex = (base + offset) & 0xFF
+        index = perm.gather(1, vertex[0])
+        index = perm.gather(1, (index + vertex[1]) & 0xFF)
+        index = gradient_index.gather(1, (index + vertex[2]) & 0xFF)
+        slope = sum(gradients[axis].take(index) * d[axis] for axis in range(3))
+        return reach.square_().square_() * slope
+
+    belongs = (total <= 1, total < 2, total > 1, total >= 2)  # by the number of ones in the vertex
+    value = torch.zeros_like(total)
+    for vertex in CUBE:
+        offset = torch.tensor(vertex, device=points.device).reshape(3, 1, 1)
+        value += contribution(offset) * belongs[sum(vertex)]
+    for offset in extra_vertices(inside, total):
+        value += contribution(offset)
+    return value / NORM_CONSTANT3
+
+
+def extra_vertices(inside: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
+    """The two vertices outside the cell that the package adds, as int64 offsets [3, B, P] from the cube's origin."""
+    low = tetrahedron_extras(inside, total)
+    # The upper tetrahedron is the lower one seen from the opposite corner.
+    high = tuple(1 - offset for offset in tetrahedron_extras(1 - inside, 3 - total))
+    middle = octahedron_extras(inside)
+    first, second = (
+        torch.where(total <= 1, a, torch.where(total >= 2, b, c)) for a, b, c in zip(low, high, middle, strict=True)
+    )
+    return first, second
+
+
+def one_hot(axis: Tensor) -> Tensor:
+    """Axis indices [...] to unit vectors int64 [3, ...]."""
+    return F.one_hot(axis, 3).movedim(-1, 0)
+
+
+def tetrahedron_extras(inside: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
+    order = inside.argsort(dim=0, descending=True, stable=True)
+    nearest, farthest = one_hot(order[0]), one_hot(order[2])
+    second = inside.gather(0, order[1:2])[0]
+    axis = torch.arange(3, device=inside.device).reshape(3, *[1] * total.dim())
+    others = 1 - nearest
+    earlier = others * (axis == others.argmax(0))  # of the two other axes, the one that comes first
+    corner_is_near = 1 - total > second
+    return (
+        torch.where(corner_is_near, nearest - earlier, 1 - farthest),
+        torch.where(corner_is_near, nearest - (others - earlier), 1 - 2 * farthest),
+    )
+
+
+def octahedron_extras(inside: Tensor) -> tuple[Tensor, Tensor]:
+    """Three axes pair opposite vertices (1,1,0)–(0,0,1) …; the two nearest vertices of different pairs decide."""
+    pair_sum = inside.sum(0) - inside  # [3]: pair k leaves axis k out
+    further = pair_sum > 1  # nearer to the vertex with two ones
+    order = (pair_sum - 1).abs().argsort(dim=0, descending=True, stable=True)
+    first, second, third = (one_hot(order[k]) for k in range(3))
+    first_further, second_further = (further.gather(0, order[k : k + 1])[0] for k in range(2))
+    same_side = first_further == second_further
+    both_ones = torch.ones_like(first)
+    # Same side, upper: (1,1,1) and twice the axis both vertices share; lower: the origin and (1,1,1) − 2·(missing axis).
+    same = (
+        torch.where(first_further, both_ones, 0 * both_ones),
+        torch.where(first_further, 2 * third, both_ones - 2 * third),
+    )
+    upper = torch.where(first_further, first, second)  # left-out axis of the vertex with two ones
+    lower = torch.where(first_further, second, first)  # axis of the vertex with one one
+    mixed = (both_ones - 2 * upper, 2 * lower)
+    return torch.where(same_side, same[0], mixed[0]), torch.where(same_side, same[1], mixed[1])
+
+
+# -- Fields ---------------------------------------------------------------------------------------------
+
+
+def simplex(
+    shape: tuple[int, int], seeds: Sequence[int], *, octaves: int = 6, persistence: float = 0.8,
+    wavelength: float | None = None,
+) -> Tensor:
+    """Raw simplex fields float32 [B, H, W], one seed each, standard deviation about .5 (AnoDDPM, section 3.2).
+
+    `wavelength` is that of the first octave in pixels; None is a quarter of the longer side.
+    """
+    height, width = shape
+    wavelength = wavelength or max(shape) / 4
+    depth = torch.tensor([torch.rand((), generator=generator(int(seed))) * 1000 for seed in seeds])
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    fields = torch.zeros(len(seeds), height * width)
+    for octave in range(octaves):
+        scale = 2**octave / wavelength
+        x, y = (axis.flatten().float().mul(scale).expand(len(seeds), -1) for axis in (columns, rows))
+        fields += persistence**octave * opensimplex3(x, y, depth[:, None].expand_as(x), seeds)
+    return fields.reshape(-1, height, width)
+
+
+def unit_variance(fields: Tensor) -> Tensor:
+    """Fields [..., H, W] with mean 0 and standard deviation 1 each."""
+    mean = fields.mean((-2, -1), keepdim=True)
+    return (fields - mean) / fields.std((-2, -1), keepdim=True).clamp(min=1e-6)
+
+
+class NoiseSource:
+    """Noise of one kind and size, [N, C, H, W] from N seeds.
+
+    Simplex fields are cut from a bank made once, at a random place, in one of eight orientations and
+    with a random sign, so that noise costs no more than a copy.
+    """
+
+    def __init__(self, kind: str, size: int, *, unit: bool = True, fields: int = 16, cell: int = 8) -> None:
+        if kind not in KINDS:
+            raise ConfigError(f"noise {kind!r}; {nearest(kind, KINDS)}")
+        self.kind, self.size, self.unit, self.cell = kind, size, unit, cell
+        side = size + size // 4
+        self.bank = simplex((side, side), range(fields), wavelength=size / 4) if kind == "simplex" else None
+
+    def __call__(self, seeds: Sequence[int], channels: int) -> Tensor:
+        return torch.stack([self._one(generator(int(seed)), channels) for seed in seeds])
+
+    def _one(self, rng: torch.Generator, channels: int) -> Tensor:
+        shape = (channels, self.size, self.size)
+        if self.kind == "gaussian":
+            return torch.randn(shape, generator=rng)
+        if self.kind == "coarse":
+            grid = torch.randn((1, channels, self.size // self.cell, self.size // self.cell), generator=rng)
+            return unit_variance(F.interpolate(grid, size=shape[1:], mode="bilinear")[0])
+        fields = torch.stack([self._cut(rng) for _ in range(channels)])
+        return unit_variance(fields) if self.unit else fields
+
+    def _cut(self, rng: torch.Generator) -> Tensor:
+        assert self.bank is not None
+        field, turn, sign = (int(v) for v in torch.randint(0, 2**31, (3,), generator=rng))
+        room = self.bank.shape[-1] - self.size + 1
+        row, column = (int(v) for v in torch.randint(0, room, (2,), generator=rng))
+        cut = self.bank[field % len(self.bank), row : row + self.size, column : column + self.size]
+        cut = torch.rot90(cut, turn % 4)
+        cut = cut.T if turn % 8 >= 4 else cut
+        return cut if sign % 2 else -cut

@@ -1,0 +1,84 @@
+"""A Gaussian model of normal images and the exact denoiser that goes with it.
+
+x ~ N(μ, V diag(λ_k − ρ²) Vᵀ + ρ² I): probabilistic PCA (Tipping & Bishop, JRSS B 1999). For
+x_t = √ᾱ·x + √(1−ᾱ)·ε the posterior mean of x is linear, component by component (Wiener filter),
+
+    E[x | x_t] = μ + Σ_k  √ᾱ λ_k / (ᾱ λ_k + (1−ᾱ) s_k) · v_k v_kᵀ (x_t − √ᾱ μ)  +  the same with ρ² off the basis,
+
+where s_k is the noise's own variance along v_k (1 for white noise). A network that starts from it has only
+the non-Gaussian rest to learn; at most noise levels that is the smaller part (Wang & Vastola, TMLR 2024).
+"""
+
+import numpy as np
+import torch
+from sklearn.decomposition import PCA
+from torch import Tensor, nn
+
+from anodetect.types import Floats
+
+MAX_IMAGES = 2000
+
+
+class GaussianPrior(nn.Module):
+    """Buffers: mean [P], basis [K, P], variance [K], noise [K] and the values off the basis, rest [2]; P = C·H·W."""
+
+    mean: Tensor
+    basis: Tensor
+    variance: Tensor
+    noise: Tensor
+    rest: Tensor
+
+    def __init__(self, components: int, pixels: int) -> None:
+        super().__init__()
+        shapes = {"mean": (pixels,), "basis": (components, pixels), "variance": (components,), "noise": (components,), "rest": (2,)}
+        for name, shape in shapes.items():
+            self.register_buffer(name, torch.zeros(shape))
+
+    @classmethod
+    def learn(cls, fit: Floats, tune: Floats, noise: Tensor, *, components: int, seed: int) -> "GaussianPrior":
+        """Basis from `fit` [N, C, H, W], variances along it from `tune`, on which they are not overfitted."""
+        rows = np.sort(np.random.default_rng(seed).permutation(len(fit))[:MAX_IMAGES])
+        flat = fit[rows].reshape(len(rows), -1)
+        count = min(components, len(flat) // 2, flat.shape[1] // 2)
+        pca = PCA(count, svd_solver="randomized", random_state=seed).fit(flat)
+        basis, mean = torch.from_numpy(pca.components_).float(), torch.from_numpy(pca.mean_).float()
+        held_out = torch.from_numpy(np.ascontiguousarray(tune[:MAX_IMAGES])).flatten(1) - mean
+        prior = cls(count, flat.shape[1])
+        along, off = _variances(held_out, basis)
+        noise_along, noise_off = _variances(noise.flatten(1), basis)
+        # A small tune part makes single variances noisy: take the smoothed, falling sequence below fit's own.
+        falling = np.maximum.accumulate(_running_mean(along.numpy())[::-1])[::-1]
+        prior.mean.copy_(mean)
+        prior.basis.copy_(basis)
+        prior.variance.copy_(torch.from_numpy(np.minimum(pca.explained_variance_, falling)))
+        prior.noise.copy_(noise_along)
+        prior.rest.copy_(torch.tensor([off, noise_off]))
+        return prior
+
+    def denoise(self, xt: Tensor, alpha_bar: Tensor) -> tuple[Tensor, Tensor]:
+        """x_t [N, C, H, W] and ᾱ [N] → posterior mean [N, C, H, W] and root-mean-square posterior deviation [N, 1, 1, 1]."""
+        a = alpha_bar[:, None]
+        centred = xt.flatten(1) - a.sqrt() * self.mean
+        along = self._posterior(a, self.variance, self.noise)  # gain and variance, [N, K]
+        off = self._posterior(a, self.rest[0], self.rest[1])  # [N, 1]
+        mean = self.mean + off[0] * centred + ((along[0] - off[0]) * (centred @ self.basis.T)) @ self.basis
+        pixels, count = self.basis.shape[1], self.basis.shape[0]
+        spread = (along[1].sum(1, keepdim=True) + (pixels - count) * off[1]) / pixels
+        return mean.reshape(xt.shape), spread.clamp(min=1e-8).sqrt()[:, :, None, None]
+
+    @staticmethod
+    def _posterior(a: Tensor, variance: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        total = a * variance + (1 - a) * noise + 1e-12
+        return a.sqrt() * variance / total, variance * (1 - a) * noise / total
+
+
+def _variances(flat: Tensor, basis: Tensor) -> tuple[Tensor, float]:
+    """Mean square of [N, P] along each component [K], and per remaining dimension."""
+    along = flat @ basis.T
+    off = (flat.square().sum() - along.square().sum()) / (len(flat) * max(1, basis.shape[1] - basis.shape[0]))
+    return along.square().mean(0), max(float(off), 1e-8)
+
+
+def _running_mean(values: Floats, width: int = 5) -> Floats:
+    padded = np.pad(values, width // 2, mode="edge")
+    return np.convolve(padded, np.ones(width) / width, mode="valid").astype(np.float32)

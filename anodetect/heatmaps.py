@@ -1,0 +1,42 @@
+"""From a raw anomaly map to a smooth one, and from a map to an image score. NumPy and SciPy only."""
+
+import numpy as np
+from scipy import ndimage
+
+from anodetect.config import Pooling
+from anodetect.types import Bools, Floats
+
+
+def smooth(maps: Floats, foreground: Bools, sigma: float) -> Floats:
+    """Gaussian smoothing of [N, H, W] in which pixels outside the foreground neither give nor receive."""
+    if sigma == 0:
+        return np.where(foreground, maps, 0).astype(np.float32)
+    weight = ndimage.gaussian_filter(foreground.astype(np.float32), (0, sigma, sigma))
+    total = ndimage.gaussian_filter(np.where(foreground, maps, 0).astype(np.float32), (0, sigma, sigma))
+    return np.where(foreground, total / np.maximum(weight, 1e-6), 0).astype(np.float32)
+
+
+def counted(foreground: Bools, erode: int) -> Bools:
+    """The foreground without its rim; the whole foreground where nothing would be left. [N, H, W]"""
+    if erode == 0:
+        return foreground
+    disc = ndimage.iterate_structure(ndimage.generate_binary_structure(2, 1), erode)
+    core = ndimage.binary_erosion(foreground, disc[None], border_value=1)
+    empty = ~core.any((1, 2), keepdims=True)
+    return np.where(empty, foreground, core)
+
+
+def pool(maps: Floats, foreground: Bools, config: Pooling) -> Floats:
+    """Image scores [N]: the mean of the `top` share of counted pixels, at least one."""
+    scores = np.zeros(len(maps), np.float32)
+    for n, (values, inside) in enumerate(zip(maps, counted(foreground, config.erode), strict=True)):
+        kept = values[inside] if inside.any() else values.ravel()
+        count = max(1, round(config.top * kept.size))
+        scores[n] = np.partition(kept, kept.size - count)[-count:].mean(dtype=np.float64)
+    return scores
+
+
+def finish(maps: Floats, foreground: Bools, config: Pooling) -> tuple[Floats, Floats]:
+    """Raw maps → (image scores [N], smoothed heatmaps [N, H, W])."""
+    heatmaps = smooth(maps, foreground, config.smooth)
+    return pool(heatmaps, foreground, config), heatmaps

@@ -1,0 +1,199 @@
+"""Image and pixel metrics with group-bootstrap intervals. Larger score = more anomalous; labels are 0 or 1.
+
+Image metrics are scikit-learn's, on exact scores. Pixel metrics are computed from counts: every map value
+falls into one of 2¹⁸ bins by the leading bits of its float32 (a relative width of 2⁻⁹ or .2 %), so that one
+pass over the images is enough, memory does not grow with their size, and a bootstrap over groups is a
+weighted sum of counts. A metric that is not defined (one class only) is NaN.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.sparse import coo_array, csr_array
+from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
+
+from anodetect.types import Bools, Floats
+
+Doubles = NDArray[np.float64]
+Labels = NDArray[np.int64]
+Metric = Callable[[Labels, Doubles], float]
+
+MIN_GROUPS = 10
+RESAMPLES = 1000
+PRO_LIMIT = 0.3
+_SHIFT, _BINS = 14, 2**18
+EIGHT_NEIGHBOURS = np.ones((3, 3), bool)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with its 95 % bootstrap interval; NaN bounds come with the reason in `note`."""
+
+    value: float
+    low: float = float("nan")
+    high: float = float("nan")
+    note: str = ""
+
+
+# -- Images ---------------------------------------------------------------------------------------------
+
+
+def auroc(labels: Labels, scores: Doubles) -> float:
+    """Area under the ROC curve: P(anomalous score > normal score), ties counting half."""
+    return float(roc_auc_score(labels, scores)) if _both(labels) else float("nan")
+
+
+def average_precision(labels: Labels, scores: Doubles) -> float:
+    """Σ (R_n − R_{n−1}) P_n over the distinct scores, without interpolation."""
+    return float(average_precision_score(labels, scores)) if _both(labels) else float("nan")
+
+
+def fpr_at_95_tpr(labels: Labels, scores: Doubles) -> float:
+    """The smallest false-positive rate at which at least 95 % of the anomalous images are found."""
+    if not _both(labels):
+        return float("nan")
+    fpr, tpr, _ = roc_curve(labels, scores, drop_intermediate=False)
+    return float(fpr[tpr >= 0.95 - 1e-12].min())
+
+
+def _both(labels: Labels) -> bool:
+    return 0 < int(np.sum(labels)) < len(labels)
+
+
+def bootstrap(metric: Metric, labels: Labels, scores: Doubles, groups: Sequence[str], *, seed: int = 0) -> Interval:
+    """`metric` with a percentile interval over resampled groups; resamples with one class are left out and counted."""
+    value = metric(labels, scores)
+    if np.isnan(value):
+        return Interval(value, note="only one class is present")
+    names, index = np.unique(np.array(groups), return_inverse=True)
+    if len(names) < MIN_GROUPS:
+        return Interval(value, note=f"no interval: {len(names)} groups, at least {MIN_GROUPS} are needed")
+    members = np.split(np.argsort(index, kind="stable"), np.cumsum(np.bincount(index))[:-1])
+    rng = np.random.default_rng(seed)
+    values = []
+    for _ in range(RESAMPLES):
+        rows = np.concatenate([members[g] for g in rng.integers(len(names), size=len(names))])
+        values.append(metric(labels[rows], scores[rows]))
+    return _interval(value, np.array(values))
+
+
+def _interval(value: float, resampled: Doubles) -> Interval:
+    kept = resampled[~np.isnan(resampled)]
+    left_out = len(resampled) - len(kept)
+    if len(kept) < len(resampled) / 2:
+        return Interval(value, note=f"no interval: {left_out} of {len(resampled)} resamples had one class only")
+    low, high = np.percentile(kept, (2.5, 97.5))
+    return Interval(value, float(low), float(high), f"{left_out} resamples with one class left out" if left_out else "")
+
+
+# -- Pixels ---------------------------------------------------------------------------------------------
+
+
+@dataclass
+class PixelCounts:
+    """Counts of map values per group, one image at a time: normal pixels, anomalous pixels, and anomalous
+    regions (8-connected, each of total weight 1, for PRO)."""
+
+    groups: dict[str, int] = field(default_factory=dict)
+    parts: list[tuple[NDArray[np.int64], NDArray[np.int64], Doubles]] = field(default_factory=list)
+
+    def add(self, heatmap: Floats, mask: Bools, group: str) -> None:
+        """Count one image: map [H, W] (NaN where not scored) and truth [H, W]."""
+        row = self.groups.setdefault(group, len(self.groups))
+        bins, known = _bin(heatmap), ~np.isnan(heatmap)
+        regions, count = ndimage.label(mask, EIGHT_NEIGHBOURS)
+        sizes = np.bincount(regions[known], minlength=count + 1)
+        for kind, (where, weights) in enumerate([
+            (known & ~mask, None),
+            (known & mask, None),
+            (known & mask, 1 / np.maximum(sizes, 1)[regions]),
+        ]):  # fmt: skip
+            used, position = np.unique(bins[where], return_inverse=True)
+            totals = np.bincount(position, None if weights is None else weights[where], len(used))
+            self.parts.append((np.full(len(used), 3 * row + kind), used, totals.astype(np.float64)))
+        if len(self.parts) > 600:
+            self.parts = [self._merged()]
+
+    def _merged(self) -> tuple[NDArray[np.int64], NDArray[np.int64], Doubles]:
+        rows, bins, totals = (np.concatenate(column) for column in zip(*self.parts, strict=True))
+        table = coo_array((totals, (rows, bins)), shape=(3 * len(self.groups), _BINS))
+        table.sum_duplicates()
+        return table.row.astype(np.int64), table.col.astype(np.int64), table.data
+
+    def curves(self) -> "PixelCurves":
+        """The counts as dense tables over the bins in use."""
+        if not self.parts:
+            return PixelCurves(*(csr_array((0, 0)) for _ in range(3)), np.zeros(0, np.float32))
+        rows, bins, totals = self._merged()
+        used, column = np.unique(bins, return_inverse=True)
+        table = csr_array((totals, (rows, column)), shape=(3 * len(self.groups), len(used)))
+        return PixelCurves(table[0::3], table[1::3], table[2::3], _lower_edge(used))
+
+
+@dataclass(frozen=True)
+class PixelCurves:
+    """Counts by group and bin, bins in rising order, with each bin's lower edge."""
+
+    normal: csr_array
+    anomalous: csr_array
+    regions: csr_array
+    edges: Floats
+
+    def measure(self, weights: Doubles | None = None) -> dict[str, float]:
+        """auroc, ap, aupro (to a false-positive rate of .3) and dice_best, each group counted `weights` [G] times."""
+        weights = np.ones(self.normal.shape[0]) if weights is None else weights
+        negative, positive, region = (  # falling threshold: cumulative from the highest bin down
+            np.cumsum((weights @ table)[::-1]) for table in (self.normal, self.anomalous, self.regions)
+        )
+        if not (len(negative) and negative[-1] > 0 and positive[-1] > 0):
+            return dict.fromkeys(("auroc", "ap", "aupro", "dice_best"), float("nan"))
+        fpr, recall = (np.append(0.0, total / total[-1]) for total in (negative, positive))
+        precision = positive / np.maximum(positive + negative, 1e-12)
+        return {
+            "auroc": float(np.trapezoid(recall, fpr)),
+            "ap": float((np.diff(recall) * precision).sum()),
+            "aupro": _area_to(fpr, np.append(0.0, region / region[-1]), PRO_LIMIT),
+            "dice_best": float((2 * positive / (positive + negative + positive[-1])).max()),
+        }
+
+    def dice_at(self, threshold: float) -> float:
+        """Dice of the pixels above a threshold, over all images together."""
+        above = self.edges > threshold
+        positive, negative = self.anomalous.sum(0), self.normal.sum(0)
+        if positive.sum() == 0:
+            return float("nan")
+        found = positive[above].sum()
+        return float(2 * found / (found + negative[above].sum() + positive.sum()))
+
+    def intervals(self, *, resamples: int = 200, seed: int = 0) -> dict[str, Interval]:
+        """`measure` with percentile intervals over resampled groups."""
+        values, count = self.measure(), self.normal.shape[0]
+        if count < MIN_GROUPS:
+            note = f"no interval: {count} groups, at least {MIN_GROUPS} are needed"
+            return {name: Interval(value, note=note) for name, value in values.items()}
+        rng = np.random.default_rng(seed)
+        draws = [self.measure(rng.multinomial(count, [1 / count] * count).astype(float)) for _ in range(resamples)]
+        return {name: _interval(value, np.array([draw[name] for draw in draws])) for name, value in values.items()}
+
+
+def _area_to(fpr: Doubles, height: Doubles, limit: float) -> float:
+    """Area under (fpr, height) up to `limit`, divided by it (Bergmann et al., IJCV 2021, section 5.1)."""
+    inside = fpr <= limit
+    x = np.append(fpr[inside], limit)
+    y = np.append(height[inside], np.interp(limit, fpr, height))
+    return float(np.trapezoid(y, x) / limit)
+
+
+def _bin(values: Floats) -> NDArray[np.int64]:
+    """Bins in the order of the values: a float's bits, sign made monotone, all but the leading ones dropped."""
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    ordered = np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))
+    return (ordered >> _SHIFT).astype(np.int64)
+
+
+def _lower_edge(bins: NDArray[np.int64]) -> Floats:
+    ordered = bins.astype(np.uint32) << _SHIFT
+    return np.where(ordered >> 31, ordered & np.uint32((1 << 31) - 1), ~ordered).astype(np.uint32).view(np.float32)

@@ -1,0 +1,179 @@
+"""One self-contained HTML file about a score directory, or about several that scored the same images."""
+
+import base64
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from jinja2 import Environment, PackageLoader
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from sklearn.metrics import roc_curve
+
+from anodetect import metrics, records
+from anodetect.errors import RunError
+from anodetect.files import write_atomic
+from anodetect.records import ScoreDirectory
+
+Doubles = NDArray[np.float64]
+NORMAL_COLOUR, ANOMALOUS_COLOUR, REFERENCE_COLOUR = "#3b7dd8", "#d1495b", "#8a8f98"
+LINE_COLOURS = ("#d1495b", "#3b7dd8", "#8a8f98", "#e0a030", "#4d9a6a")
+ROC_GRID = np.linspace(0, 1, 201)
+ROC_RESAMPLES = 300
+FLAGGED_ROWS = 50
+
+
+def write(folder: Path) -> Path:
+    """Write `folder`/report.html. `folder` is a score directory, or holds several in scores/ and a results.json
+    with a table of `rows` and the `commands` that made them; the first that is no baseline is shown in detail."""
+    if (folder / "audit.json").is_file():
+        directories = [records.read(folder)]
+    else:
+        directories = [records.read(path.parent) for path in sorted(folder.glob("scores/*/audit.json"))]
+    if not directories:
+        raise RunError(f"{folder}: neither a score directory nor a folder with score directories in scores/")
+    results = json.loads((folder / "results.json").read_text("utf-8")) if (folder / "results.json").is_file() else {}
+    main = next((d for d in directories if d.audit["detector"] not in ("pca", "intensity")), directories[0])
+    html = _environment().get_template("report.html.j2").render(
+        main=main, audit=main.audit, rows=results.get("rows", []),
+        commands=results.get("commands", [" ".join(main.audit["command"])]), roc=_roc(directories),
+        histogram=_histogram(main), cases={name: _cases(main, name) for name in ("highest", "borderline")},
+        counts=main.audit["counts"], evaluation=main.audit.get("evaluation"), failures=_failures(main),
+        flagged=sorted((r for r in main.scored() if r["flagged"]), key=lambda r: -r["score"])[:FLAGGED_ROWS],
+        n_flagged=sum(bool(r["flagged"]) for r in main.rows), colour_bar=_colour_bar(main),
+    )  # fmt: skip
+    write_atomic(folder / "report.html", html)
+    return folder / "report.html"
+
+
+def _environment() -> Environment:
+    environment = Environment(loader=PackageLoader("anodetect", "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["number"] = lambda value, digits=3: "–" if value is None else f"{value:.{digits}f}"
+    environment.filters["percent"] = lambda value: "–" if value is None else f"{100 * value:.1f} %"
+    return environment
+
+
+def _failures(main: ScoreDirectory) -> list[tuple[str, int, str]]:
+    """(reason, how many, an example) of the rows that are not ok."""
+    reasons: dict[str, list[str]] = {}
+    for row in main.rows:
+        if row["status"] != "ok":
+            reasons.setdefault(row["error"], []).append(row["path"])
+    return [(reason, len(paths), paths[0]) for reason, paths in sorted(reasons.items(), key=lambda item: -len(item[1]))]
+
+
+def _cases(main: ScoreDirectory, name: str) -> list[dict[str, Any]]:
+    """Pictures of cases with their rows, in the order they were chosen."""
+    by_path = {row["path"]: row for row in main.rows}
+    cases = []
+    for number, path in enumerate(main.audit["cases"].get(name, [])):
+        picture = main.path / "cases" / f"{name}-{number:02d}.png"
+        if picture.is_file() and path in by_path:
+            cases.append({"row": by_path[path], "picture": base64.b64encode(picture.read_bytes()).decode()})
+    return cases
+
+
+# -- Figures --------------------------------------------------------------------------------------------
+
+
+def _svg(figure: Figure) -> str:
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "anodetect", "font.family": "sans-serif"}):
+        figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None}, transparent=True)
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def _axes(width: float = 6.2, height: float = 3.6) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(width, height))
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _histogram(main: ScoreDirectory) -> str:
+    """Scores of this batch by label, over the calibration normals, with the threshold."""
+    scored = main.scored()
+    calibration = np.array(main.audit["calibration"]["scores"], float)
+    scores = np.array([row["score"] for row in scored], float)
+    if len(scores) == 0:
+        return ""
+    labels = np.array([-1 if row["label"] is None else row["label"] for row in scored])
+    low = min(scores.min(), calibration.min(initial=np.inf))
+    high = max(np.percentile(scores, 99), calibration.max(initial=-np.inf))  # the few beyond go into the last bin
+    edges = np.linspace(low, high if high > low else low + 1, 41)
+    figure, axes = _axes()
+    for value, name, colour in ((0, "normal", NORMAL_COLOUR), (1, "anomalous", ANOMALOUS_COLOUR), (-1, "scored here", NORMAL_COLOUR)):
+        part = np.minimum(scores[labels == value], edges[-1])
+        if len(part):
+            axes.hist(part, edges, color=colour, alpha=0.6, label=f"{name} ({len(part)})")
+    if len(calibration):
+        heights, _ = np.histogram(calibration, edges)
+        scale = max(1, (labels <= 0).sum()) / len(calibration)
+        axes.stairs(heights * scale, edges, color=REFERENCE_COLOUR, linewidth=1.5, label=f"calibration normals ({len(calibration)}), rescaled")
+    threshold = next((row["threshold"] for row in scored if row["threshold"] is not None), np.inf)
+    if np.isfinite(threshold):
+        axes.axvline(threshold, color="black", linestyle="--", linewidth=1)
+        axes.text(threshold, axes.get_ylim()[1], " threshold", va="top", ha="left", fontsize=9)
+    axes.set_xlabel("score (larger = more anomalous)")
+    axes.set_ylabel("images")
+    axes.legend(frameon=False, fontsize=9, loc="upper right", bbox_to_anchor=(1, 0.92))
+    return _svg(figure)
+
+
+def _roc(directories: Sequence[ScoreDirectory]) -> str:
+    """ROC curves, best first; the first one with its 95 % bootstrap band."""
+    curves = []
+    for directory in directories:
+        known = [row for row in directory.scored() if row["label"] is not None]
+        labels, scores = np.array([row["label"] for row in known]), np.array([row["score"] for row in known], float)
+        if 0 < labels.sum() < len(labels):
+            curves.append((metrics.auroc(labels, scores), directory.audit["detector"], labels, scores, [r["group"] for r in known]))
+    if not curves:
+        return ""
+    figure, axes = _axes(4.2, 3.9)
+    curves.sort(key=lambda curve: -curve[0])
+    for index, (value, name, labels, scores, groups) in enumerate(curves):
+        fpr, tpr, _ = roc_curve(labels, scores)
+        colour = LINE_COLOURS[index % len(LINE_COLOURS)]
+        axes.plot(fpr, tpr, color=colour, label=f"{name}  {value:.3f}")
+        band = _roc_band(labels, scores, groups)
+        if band is not None and len(curves) <= len(LINE_COLOURS):
+            axes.fill_between(ROC_GRID, *band, color=colour, alpha=0.15, linewidth=0)
+    axes.plot([0, 1], [0, 1], color=REFERENCE_COLOUR, linewidth=0.8, linestyle=":")
+    axes.set_xlabel("false alarms among normal images")
+    axes.set_ylabel("anomalous images found")
+    axes.legend(frameon=False, fontsize=9, title="AUROC", loc="lower right")
+    return _svg(figure)
+
+
+def _roc_band(labels: NDArray[np.int64], scores: Doubles, groups: Sequence[str]) -> tuple[Doubles, Doubles] | None:
+    """Pointwise 95 % band of the true-positive rate, over resampled groups."""
+    names, index = np.unique(np.array(groups), return_inverse=True)
+    if len(names) < metrics.MIN_GROUPS:
+        return None
+    members = np.split(np.argsort(index, kind="stable"), np.cumsum(np.bincount(index))[:-1])
+    rng = np.random.default_rng(0)
+    heights = []
+    for _ in range(ROC_RESAMPLES):
+        rows = np.concatenate([members[g] for g in rng.integers(len(names), size=len(names))])
+        if 0 < labels[rows].sum() < len(rows):
+            fpr, tpr, _ = roc_curve(labels[rows], scores[rows])
+            heights.append(np.interp(ROC_GRID, fpr, tpr))
+    low, high = np.percentile(heights, (2.5, 97.5), axis=0)
+    return low, high
+
+
+def _colour_bar(main: ScoreDirectory) -> str:
+    figure = Figure(figsize=(3.2, 0.45))
+    axes = figure.subplots()
+    low, high = main.audit["scale"]
+    axes.imshow(np.linspace(0, 1, 256)[None], aspect="auto", cmap="inferno", extent=(low, high, 0, 1))
+    axes.set_yticks([])
+    axes.set_xlabel("anomaly value, the same scale for every image of this model", fontsize=8)
+    axes.tick_params(labelsize=8)
+    return _svg(figure)

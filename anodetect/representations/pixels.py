@@ -1,0 +1,43 @@
+"""`pixels`: a detector models the image itself, on a square grid."""
+
+import numpy as np
+from PIL import Image
+
+from anodetect.config import Config
+from anodetect.errors import ConfigError
+from anodetect.types import Bools, Floats
+
+MIN_SIZE = 16
+
+
+class PixelsConfig(Config):
+    """`size` is the side of the grid in pixels."""
+
+    size: int = 128
+
+
+class Pixels:
+    """Image → grid, and map → image grid."""
+
+    def __init__(self, config: PixelsConfig) -> None:
+        if config.size < MIN_SIZE:
+            raise ConfigError(f"representation.size: {config.size} is too small; at least {MIN_SIZE}")
+        self.config = config
+
+    def encode(self, image: Floats, foreground: Bools) -> tuple[Floats, Bools]:
+        """Scaled image [C, H, W] and foreground [H, W] → the same on the grid, [C, size, size] and [size, size]."""
+        side = self.config.size
+        inside = resize(foreground[None].astype(np.float32), side, side)[0] >= 0.5
+        return resize(image, side, side), inside
+
+    def decode(self, heatmap: Floats, shape: tuple[int, int]) -> Floats:
+        """A map on the grid [size, size] → on the image's own grid [H, W]."""
+        return resize(heatmap[None], *shape)[0]
+
+
+def resize(image: Floats, height: int, width: int) -> Floats:
+    """Resample float32 [C, H, W], bilinear, averaging where it shrinks."""
+    if image.shape[1:] == (height, width):
+        return image
+    planes = [Image.fromarray(plane).resize((width, height), Image.Resampling.BILINEAR) for plane in image]
+    return np.stack([np.asarray(plane, dtype=np.float32) for plane in planes])

@@ -1,0 +1,176 @@
+"""The run directory: what training leaves behind, and the only thing the other commands need.
+
+    config.json         everything resolved
+    model.safetensors   weights and calibration, with all that is frozen in the header
+    train.jsonl         what was logged during training
+    environment.json    versions and host
+    manifest.csv        every image used, its role and its hash
+    model_card.md       the facts for a reader
+
+The directory is complete or absent: it is written as `<name>.partial` and renamed.
+"""
+
+import csv
+import io
+import json
+import os
+import platform
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anodetect import checkpoint
+from anodetect.calibration import Calibration
+from anodetect.errors import RunError
+from anodetect.files import sha256_of, write_atomic
+from anodetect.types import State
+
+FILES = ("config.json", "model.safetensors", "train.jsonl", "environment.json", "manifest.csv", "model_card.md")
+PACKAGES = ("anodetect", "torch", "monai", "numpy", "scipy", "scikit-learn", "opensimplex", "pillow", "safetensors")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run. `header` is the model file's: detector, representation, config, preprocess, scale, facts."""
+
+    path: Path
+    header: dict[str, Any]
+    state: State
+    calibration: Calibration
+
+    @property
+    def model_sha256(self) -> str:
+        return sha256_of(self.path / "model.safetensors")
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """The map values at the ends of the colour scale, fixed for the model."""
+        low, high = self.header["scale"]
+        return float(low), float(high)
+
+
+def partial(path: Path) -> Path:
+    """Where a run lives while it is being made."""
+    return path.with_name(path.name + ".partial")
+
+
+def begin(path: Path, *, resume: bool) -> Path:
+    """The working directory for a new run, or for one to be continued."""
+    workdir = partial(path)
+    if path.exists():
+        raise RunError(f"{path} already exists; choose another --out or remove it")
+    begun = (workdir / "checkpoint.safetensors").exists()
+    if resume and not begun:
+        raise RunError(f"{workdir} holds no checkpoint to resume from; train without --resume")
+    if begun and not resume:
+        raise RunError(f"{workdir} holds an interrupted training; continue it with --resume or remove it")
+    try:
+        if not resume:
+            shutil.rmtree(workdir, ignore_errors=True)
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{workdir}: cannot be made ({error.strerror})") from None
+    return workdir
+
+
+def write(
+    workdir: Path, path: Path, *, header: Mapping[str, Any], state: State, calibration: Calibration,
+    manifest: Iterable[Mapping[str, Any]], card: str,
+) -> None:
+    """Write all files into `workdir`, then give it its name."""
+    environment = environment_facts()
+    config_text = json.dumps(header["config"], indent=2) + "\n"
+    tensors = {f"detector.{name}": array for name, array in state.items()}
+    tensors |= {"calibration.scores": calibration.scores, "calibration.peaks": calibration.peaks}
+    write_atomic(workdir / "config.json", config_text)
+    write_atomic(workdir / "environment.json", json.dumps(environment, indent=2) + "\n")
+    write_atomic(workdir / "manifest.csv", to_csv(manifest))
+    write_atomic(workdir / "model_card.md", card)
+    (workdir / "train.jsonl").touch()
+    hashes = {name: sha256_of(workdir / name) for name in ("config.json", "manifest.csv")}
+    full = dict(header) | {"calibration_groups": list(calibration.groups), "hashes": hashes}
+    checkpoint.write(workdir / "model.safetensors", tensors, full)
+    (workdir / "checkpoint.safetensors").unlink(missing_ok=True)
+    os.replace(workdir, path)
+
+
+def read(path: Path) -> Run:
+    """Read a run; RunError if it is missing, incomplete, newer than this release, or altered."""
+    _check_complete(path)
+    tensors, header = checkpoint.read(path / "model.safetensors")
+    for name, digest in header.get("hashes", {}).items():
+        if sha256_of(path / name) != digest:
+            raise RunError(f"{path / name}: does not match the hash in the model file; it was altered")
+    try:
+        calibration = Calibration(
+            tensors.pop("calibration.scores"), tensors.pop("calibration.peaks"), tuple(header["calibration_groups"])
+        )
+        state = {name.removeprefix("detector."): array for name, array in tensors.items()}
+        return Run(path, header, state, calibration)
+    except KeyError as error:
+        raise RunError(f"{path}: the model file lacks {error}; it was not written by `anodetect train`") from None
+
+
+def facts(path: Path) -> dict[str, Any]:
+    """What `anodetect info` tells."""
+    run = read(path)
+    header = run.header
+    return {
+        "run": str(path), "detector": header["detector"], "representation": header["representation"],
+        "data": header["data"], **header["facts"], "config": header["config"], "preprocess": header["preprocess"],
+        "scale": list(run.scale), "calibration_images": len(run.calibration.scores),
+        "calibration_groups": run.calibration.n_groups, "model_sha256": run.model_sha256,
+        "model_mb": round((path / "model.safetensors").stat().st_size / 1e6, 3),
+        "environment": json.loads((path / "environment.json").read_text("utf-8")),
+    }  # fmt: skip
+
+
+def read_manifest(path: Path) -> list[dict[str, str]]:
+    """The images a run was made from: path, role, sha256, …"""
+    with (path / "manifest.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The records of train.jsonl."""
+    return [json.loads(line) for line in (path / "train.jsonl").read_text("utf-8").splitlines() if line.strip()]
+
+
+def _check_complete(path: Path) -> None:
+    if not path.is_dir():
+        hint = f"; an unfinished training lies in {partial(path)}" if partial(path).is_dir() else ""
+        raise RunError(f"{path}: no such run directory{hint}")
+    missing = [name for name in FILES if not (path / name).is_file()]
+    if missing:
+        raise RunError(f"{path}: not a complete run directory; missing: {', '.join(missing)}")
+
+
+def to_csv(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Rows with the same keys as CSV text."""
+    rows = list(rows)
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue()
+
+
+def environment_facts() -> dict[str, Any]:
+    """Versions of what takes part in a score, and the host."""
+
+    def installed(name: str) -> str:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            return "not installed"
+
+    return {
+        "packages": {name: installed(name) for name in PACKAGES},
+        "python": platform.python_version(), "system": platform.system(), "machine": platform.machine(),
+        "processors": os.cpu_count(), "byte_order": np.dtype(np.int32).newbyteorder("=").str[0],
+    }  # fmt: skip

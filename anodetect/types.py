@@ -1,0 +1,110 @@
+"""The few types everything else speaks: NumPy arrays in, NumPy arrays out, no torch.
+
+Shapes: N images, C channels, H rows, W columns. Larger score = more anomalous, everywhere.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Bools = NDArray[np.bool_]
+Seeds = NDArray[np.uint64]
+State = dict[str, NDArray[Any]]
+
+NORMAL, ANOMALOUS = 0, 1
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image and what is known about it.
+
+    `image` is float32 [C, H, W] in the file's native units (a 12-bit scan has values up to 4095).
+    `mask` is the truth, bool [H, W], True where anomalous; None where unknown.
+    """
+
+    id: str
+    image: Floats
+    label: int | None = None
+    kind: str = ""
+    group: str = ""
+    mask: Bools | None = None
+    sha256: str = ""
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images as a detector sees them: float32 [N, C, H, W], about [-1, 1], and where they count [N, H, W].
+
+    For training the arrays may be memory maps, so that a detector reads only the rows it indexes.
+    """
+
+    images: Floats
+    foreground: Bools
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, rows: slice | NDArray[np.int64]) -> "Batch":
+        return Batch(self.images[rows], self.foreground[rows])
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Image scores [N], heatmaps [N, H, W] on the detector's grid, and reconstructions [N, C, H, W] or None."""
+
+    image: Floats
+    heatmap: Floats
+    reconstruction: Floats | None = None
+
+
+@dataclass(frozen=True)
+class TrainContext:
+    """What a detector is given beside the data.
+
+    `budget` is in seconds, counted from the call of `fit`, None for no limit. `log` takes one flat
+    record and appends it to train.jsonl. `progress` takes (done, total, loss) and draws the bar.
+    `workdir` holds the checkpoint; with `resume` training continues from it.
+    """
+
+    seed: int
+    device: str
+    workdir: Path
+    budget: float | None = None
+    resume: bool = False
+    log: Callable[[Mapping[str, Any]], None] = lambda record: None
+    progress: Callable[[int, int, float], None] = lambda done, total, loss: None
+
+
+class Detector(Protocol):
+    """A way of learning what normal looks like and of scoring departures from it."""
+
+    config: Any
+
+    def fit(self, fit: Batch, tune: Batch, *, context: TrainContext) -> None:
+        """Learn from normal images; choose and standardise on `tune`; both are frozen afterwards."""
+
+    def score(self, batch: Batch, *, seeds: Seeds) -> Scores:
+        """Score images. All randomness comes from `seeds` [N], one per image."""
+
+    def state(self) -> State:
+        """Everything learned, as named arrays."""
+
+    def load_state(self, state: State, *, device: str) -> None:
+        """Become the detector whose `state` this was."""
+
+
+def image_seeds(images: Sequence[Floats]) -> Seeds:
+    """One seed per image from its decoded content, so that a score never depends on position or company."""
+    from hashlib import sha256
+
+    def seed(image: Floats) -> int:
+        digest = sha256(repr(image.shape).encode() + np.ascontiguousarray(image).tobytes()).digest()
+        return int.from_bytes(digest[:8], "little")
+
+    return np.array([seed(image) for image in images], dtype=np.uint64)
