@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from anodetect.errors import AnodetectError, ConfigError, Interrupted
+from anodetect.errors import AnodetectError, ConfigError
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]},
@@ -288,17 +288,13 @@ def evaluation_text(result: dict[str, Any]) -> str:
 def main() -> None:
     """Entry point: one-line errors, exit codes 0, 1, 2 and 130."""
     try:
-        app(standalone_mode=False)
-    except Interrupted as error:
-        _fail(error, error.exit_code)
+        app()
     except AnodetectError as error:
         _fail(error, error.exit_code)
-    except KeyboardInterrupt:
-        _fail(Interrupted("interrupted"), 130)
-    except typer.Exit as leave:
-        sys.exit(leave.exit_code)
     except ImportError as error:
         _fail(ConfigError(f"a package is missing: {error}"), 2)
+    except BrokenPipeError:
+        sys.exit(0)
 
 
 def _fail(error: Exception, code: int) -> None:

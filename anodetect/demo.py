@@ -11,7 +11,7 @@ from anodetect.data import synthetic
 DATA = "elpv:mono"
 BUDGET_MINUTES = 4.0
 DETECTORS = ("intensity", "pca", "anoddpm")  # the learned one last: peak memory is that of the process so far
-QUICK: dict[str, dict[str, Any]] = {"anoddpm": {"widths": [32, 32], "training": {"steps": 150}, "lambdas": [10], "draws": 1}}
+QUICK: dict[str, dict[str, Any]] = {"anoddpm": {"widths": [32, 32], "training": {"steps": 100}, "lambdas": [10], "draws": 1}}
 
 
 def run(out: Path, *, quick: bool, reporter: pipeline.Reporter) -> dict[str, Any]:

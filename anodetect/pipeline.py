@@ -177,11 +177,11 @@ def score_records(model: Model, items: Sequence[Record], reporter: Reporter, tas
         reporter.progress(task, done, len(items))
 
 
-def _score_chunk(model: Model, chunk: Sequence[Loaded]) -> Iterator[tuple[float, Floats, Floats | None]]:
+def _score_chunk(model: Model, chunk: Sequence[Loaded]) -> list[tuple[float, Floats, Floats | None]]:
     images = [loaded.image for loaded in chunk if loaded.image is not None]
     scores = model.score(images, [loaded.encoded for loaded in chunk if loaded.encoded is not None])
-    for n in range(len(images)):
-        yield float(scores.image[n]), scores.heatmap[n], None if scores.reconstruction is None else scores.reconstruction[n]
+    reconstructions = [None] * len(images) if scores.reconstruction is None else list(scores.reconstruction)
+    return list(zip(scores.image.tolist(), scores.heatmap, reconstructions, strict=True))
 
 
 def _chunks(items: Iterator[Loaded], size: int) -> Iterator[list[Loaded]]:

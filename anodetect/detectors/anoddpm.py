@@ -212,8 +212,7 @@ class AnoDDPM:
 
     def state(self) -> State:
         tensors = {name: value.detach().cpu().numpy() for name, value in self.denoiser.state_dict().items()}
-        bank = {"noise.bank": self.noise.bank.numpy()} if self.noise.bank is not None else {}
-        return tensors | bank | {"error": self.error, "size": np.array([self.noise.size])}
+        return tensors | {"error": self.error, "size": np.array([self.noise.size])}
 
     def load_state(self, state: State, *, device: str) -> None:
         self.device = pick_device(device)

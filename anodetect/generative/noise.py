@@ -6,6 +6,7 @@ itself is that of the `opensimplex` package (its `noise3`), computed here for wh
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -167,16 +168,20 @@ def unit_variance(fields: Tensor) -> Tensor:
 class NoiseSource:
     """Noise of one kind and size, [N, C, H, W] from N seeds.
 
-    Simplex fields are cut from a bank made once, at a random place, in one of eight orientations and
-    with a random sign, so that noise costs no more than a copy.
+    Simplex fields are cut from a bank made once, on first use: at a random place, in one of eight orientations
+    and with a random sign, so that noise costs no more than a copy.
     """
 
     def __init__(self, kind: str, size: int, *, unit: bool = True, fields: int = 16, cell: int = 8) -> None:
         if kind not in KINDS:
             raise ConfigError(f"noise {kind!r}; {nearest(kind, KINDS)}")
-        self.kind, self.size, self.unit, self.cell = kind, size, unit, cell
-        side = size + size // 4
-        self.bank = simplex((side, side), range(fields), wavelength=size / 4) if kind == "simplex" else None
+        self.kind, self.size, self.unit, self.fields, self.cell = kind, size, unit, fields, cell
+
+    @cached_property
+    def bank(self) -> Tensor:
+        """Raw simplex fields [fields, 5/4 size, 5/4 size]."""
+        side = self.size + self.size // 4
+        return simplex((side, side), range(self.fields), wavelength=self.size / 4)
 
     def __call__(self, seeds: Sequence[int], channels: int) -> Tensor:
         return torch.stack([self._one(generator(int(seed)), channels) for seed in seeds])
@@ -192,7 +197,6 @@ class NoiseSource:
         return unit_variance(fields) if self.unit else fields
 
     def _cut(self, rng: torch.Generator) -> Tensor:
-        assert self.bank is not None
         field, turn, sign = (int(v) for v in torch.randint(0, 2**31, (3,), generator=rng))
         room = self.bank.shape[-1] - self.size + 1
         row, column = (int(v) for v in torch.randint(0, room, (2,), generator=rng))

@@ -1,0 +1,171 @@
+import errno
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import save
+
+from anodetect import checkpoint, files, records, runs
+from anodetect.errors import AnodetectError, RunError
+
+ARRAYS = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.array([1], np.int64)}
+HEADER = {"x": [1, 2.5, "é"], "nested": {"y": None}}
+
+
+def test_model_file_round_trip(tmp_path):
+    checkpoint.write(tmp_path / "m", ARRAYS, HEADER)
+    arrays, header = checkpoint.read(tmp_path / "m")
+    assert header == HEADER == checkpoint.read_header(tmp_path / "m")
+    assert all(np.array_equal(arrays[name], ARRAYS[name]) and arrays[name].dtype == ARRAYS[name].dtype for name in ARRAYS)
+
+
+def test_newer_format_is_refused(tmp_path):
+    metadata = {"format": "99", "header": "{}", "sha256": ""}
+    (tmp_path / "m").write_bytes(save(ARRAYS, metadata))
+    with pytest.raises(RunError, match="newer"):
+        checkpoint.read(tmp_path / "m")
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(position=st.floats(0, 1, exclude_max=True), value=st.integers(1, 255), cut=st.booleans())
+def test_any_changed_byte_is_noticed(tmp_path, position, value, cut):
+    path = tmp_path / "m"
+    checkpoint.write(path, ARRAYS, HEADER)
+    content = bytearray(path.read_bytes())
+    at = int(position * len(content))
+    content[at] ^= value
+    path.write_bytes(content[:at] if cut else content)
+    try:
+        arrays, header = checkpoint.read(path)
+    except RunError:
+        return
+    # Spare bytes (padding of the JSON header) may change without changing what is read.
+    assert header == HEADER
+    assert all(np.array_equal(arrays[name], ARRAYS[name]) for name in ARRAYS)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80\x04pickle", b"\xff" * 8 + b"{", save(ARRAYS), save(ARRAYS, {"format": "x"})])
+def test_foreign_files_are_refused(tmp_path, content):
+    (tmp_path / "m").write_bytes(content)
+    with pytest.raises(RunError, match="not a readable"):
+        checkpoint.read(tmp_path / "m")
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "table.csv"
+    files.write_atomic(path, "old")
+
+    def full(fd):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RunError, match="No space left"):
+        files.write_atomic(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_really_full_device():
+    if not os.path.exists("/dev/full"):
+        pytest.skip("no /dev/full here")
+    with pytest.raises(OSError, match="space"), open("/dev/full", "wb", buffering=0) as file:
+        file.write(b"x")
+
+
+# -- Runs -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run_copy(pca_run, tmp_path):
+    return shutil.copytree(pca_run, tmp_path / "copy")
+
+
+def test_run_holds_everything(pca_run):
+    assert sorted(path.name for path in pca_run.iterdir()) == sorted(runs.FILES)
+    run = runs.read(pca_run)
+    assert run.calibration.n_groups == 12
+    roles = [row["role"] for row in runs.read_manifest(pca_run)]
+    assert {role: roles.count(role) for role in set(roles)} == {"fit": 42, "tune": 6, "calibrate": 12}
+    assert run.scale[0] < run.scale[1]
+
+
+@pytest.mark.parametrize("name", runs.FILES)
+def test_incomplete_run_is_refused_by_name(run_copy, name):
+    (run_copy / name).unlink()
+    with pytest.raises(RunError, match=name):
+        runs.read(run_copy)
+
+
+@pytest.mark.parametrize("name", ["config.json", "manifest.csv", "model.safetensors"])
+def test_altered_run_is_refused(run_copy, name):
+    content = bytearray((run_copy / name).read_bytes())
+    content[-2] ^= 1
+    (run_copy / name).write_bytes(content)
+    with pytest.raises(RunError, match="hash"):
+        runs.read(run_copy)
+
+
+def test_missing_run_points_to_the_unfinished_one(tmp_path):
+    (tmp_path / "r.partial").mkdir()
+    with pytest.raises(RunError, match="unfinished"):
+        runs.read(tmp_path / "r")
+
+
+def test_existing_run_is_not_overwritten(pca_run):
+    with pytest.raises(RunError, match="already exists"):
+        runs.begin(pca_run, resume=False)
+    with pytest.raises(RunError, match="no checkpoint"):
+        runs.begin(pca_run.with_name("other"), resume=True)
+
+
+# -- Score directories ----------------------------------------------------------------------------------
+
+
+def row(path, **values):
+    return {"path": path, "group": path, "score": 1.0, "status": "ok", "error": ""} | values
+
+
+def test_formulas_are_neutralised_in_csv_only(tmp_path):
+    records.prepare(tmp_path / "s")
+    records.write(tmp_path / "s", [row("=cmd()"), row('a,"b\n.png')], [], [], {})
+    text = (tmp_path / "s/scores.csv").read_text()
+    assert "\"'=cmd()\"" in text or "'=cmd()" in text
+    assert [r["path"] for r in records.read(tmp_path / "s").rows] == ["=cmd()", 'a,"b\n.png']
+
+
+def test_chain_depends_on_every_value_and_on_order():
+    rows = [row("a"), row("b")]
+    head = records.chain_head(rows)
+    assert records.chain_head([row("a"), row("b")]) == head
+    assert records.chain_head(rows[::-1]) != head
+    assert records.chain_head([row("a", score=1.0000001), row("b")]) != head
+    assert records.chain_head(rows[:1]) != head
+
+
+def test_chain_head_survives_the_round_trip(tmp_path):
+    rows = [row("a", score=0.1, p_value=float("nan"), threshold=float("inf")), row("b", status="failed", score=None)]
+    full = [{name: r.get(name) for name in records.COLUMNS.names} for r in rows]
+    records.prepare(tmp_path / "s")
+    head = records.write(tmp_path / "s", full, [], [], {})
+    assert records.chain_head(records.read(tmp_path / "s").rows) == head
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 99}'])
+def test_bad_score_directories_are_refused(tmp_path, content):
+    (tmp_path / "audit.json").write_text(content)
+    with pytest.raises(AnodetectError):
+        records.read(tmp_path)
+
+
+def test_used_directory_is_not_overwritten(tmp_path):
+    (tmp_path / "x").write_text("x")
+    with pytest.raises(RunError, match="not an empty folder"):
+        records.prepare(tmp_path)
+
+
+def test_plain_turns_nan_into_null():
+    assert json.loads(json.dumps(records.plain({"a": [float("nan"), 1.0], "b": float("inf")}))) == {"a": [None, 1.0], "b": None}

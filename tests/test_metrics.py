@@ -1,0 +1,172 @@
+"""Every metric against a reference written here, from its definition."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from anodetect import metrics
+
+RNG = np.random.default_rng(0)
+LABELS = RNG.integers(0, 2, 60)
+SCORES = np.round(RNG.normal(size=60) + LABELS, 1)  # rounded: there are ties
+
+
+def reference_auroc(labels, scores):
+    pairs = [(a > b) + 0.5 * (a == b) for a in scores[labels == 1] for b in scores[labels == 0]]
+    return np.mean(pairs)
+
+
+def reference_ap(labels, scores):
+    total, last = 0.0, 0.0
+    for threshold in sorted(set(scores), reverse=True):
+        chosen = scores >= threshold
+        recall, precision = labels[chosen].sum() / labels.sum(), labels[chosen].mean()
+        total, last = total + (recall - last) * precision, recall
+    return total
+
+
+def test_image_metrics():
+    assert metrics.auroc(LABELS, SCORES) == pytest.approx(reference_auroc(LABELS, SCORES))
+    assert metrics.average_precision(LABELS, SCORES) == pytest.approx(reference_ap(LABELS, SCORES))
+    rates = [
+        np.mean(SCORES[LABELS == 0] >= t) for t in sorted(set(SCORES)) if np.mean(SCORES[LABELS == 1] >= t) >= 0.95
+    ]
+    assert metrics.fpr_at_95_tpr(LABELS, SCORES) == pytest.approx(min(rates))
+
+
+def test_energies_far_outside_zero_and_one_are_not_squashed():
+    labels, scores = np.array([0, 0, 1, 1]), np.array([1e4, 2e4, 3e4, 4e4])
+    assert metrics.auroc(labels, scores) == 1
+    assert metrics.auroc(labels, -scores) == 0
+
+
+@pytest.mark.parametrize("labels", [np.zeros(20, int), np.ones(20, int)])
+def test_one_class_is_nan_and_says_so(labels):
+    for metric in (metrics.auroc, metrics.average_precision, metrics.fpr_at_95_tpr):
+        interval = metrics.bootstrap(metric, labels, SCORES[:20], [str(n) for n in range(20)])
+        assert math.isnan(interval.value)
+        assert "one class" in interval.note
+
+
+def test_bootstrap_resamples_groups():
+    groups = [str(n // 3) for n in range(60)]
+    by_group = metrics.bootstrap(metrics.auroc, LABELS, SCORES, groups)
+    assert by_group.low < by_group.value < by_group.high
+    copies = metrics.bootstrap(
+        metrics.auroc, np.repeat(LABELS, 10), np.repeat(SCORES, 10), [str(n // 10) for n in range(600)]
+    )
+    alone = metrics.bootstrap(metrics.auroc, LABELS, SCORES, [str(n) for n in range(60)])
+    assert copies.high - copies.low == pytest.approx(alone.high - alone.low, rel=0.15)  # copies are no evidence
+
+
+def test_bootstrap_interval_covers_the_truth():
+    """For two normals one deviation apart the AUROC is Φ(1/√2) = .760; 95 % intervals should mostly hold it."""
+    rng = np.random.default_rng(1)
+    hits = 0
+    for _ in range(60):
+        labels = np.repeat([0, 1], 40)
+        interval = metrics.bootstrap(metrics.auroc, labels, rng.normal(size=80) + labels, [str(n) for n in range(80)])
+        hits += interval.low <= 0.760 <= interval.high
+    assert hits >= 50
+
+
+def test_bootstrap_is_refused_below_ten_groups():
+    interval = metrics.bootstrap(metrics.auroc, LABELS, SCORES, [str(n % 9) for n in range(60)])
+    assert math.isnan(interval.low)
+    assert "9 groups" in interval.note
+
+
+# -- Pixels ---------------------------------------------------------------------------------------------
+
+
+def pictures(count=6, size=24):
+    rng = np.random.default_rng(3)
+    maps, masks = [], []
+    for n in range(count):
+        mask = np.zeros((size, size), bool)
+        if n % 3:
+            mask[4:10, 3 : 6 + n] = True
+            mask[15:17, 15:17] = n % 2
+        maps.append((rng.normal(size=(size, size)) + 1.5 * mask).astype(np.float32))
+        masks.append(mask)
+    return maps, masks
+
+
+def measured(maps, masks):
+    counts = metrics.PixelCounts()
+    for n, (heatmap, mask) in enumerate(zip(maps, masks, strict=True)):
+        counts.add(heatmap, mask, str(n))
+    return counts.curves()
+
+
+def reference_aupro(maps, masks, limit=0.3):
+    regions = []
+    for heatmap, mask in zip(maps, masks, strict=True):
+        labelled, count = ndimage.label(mask, np.ones((3, 3)))
+        regions += [heatmap[labelled == k] for k in range(1, count + 1)]
+    normal = np.concatenate([heatmap[~mask] for heatmap, mask in zip(maps, masks, strict=True)])
+    thresholds = np.sort(np.concatenate([heatmap.ravel() for heatmap in maps]))[::-1]
+    fpr = np.array([0.0] + [np.mean(normal >= t) for t in thresholds])
+    pro = np.array([0.0] + [np.mean([np.mean(region >= t) for region in regions]) for t in thresholds])
+    grid = np.linspace(0, limit, 20001)
+    return np.trapezoid(np.interp(grid, fpr, pro), grid) / limit
+
+
+def test_pixel_metrics_against_references():
+    maps, masks = pictures()
+    values, labels = np.concatenate([m.ravel() for m in maps]), np.concatenate([m.ravel() for m in masks]).astype(int)
+    got = measured(maps, masks).measure()
+    assert got["auroc"] == pytest.approx(reference_auroc(labels, values), abs=5e-4)
+    assert got["ap"] == pytest.approx(reference_ap(labels, values), abs=3e-3)
+    assert got["aupro"] == pytest.approx(reference_aupro(maps, masks), abs=3e-3)
+    dice = [2 * labels[values >= t].sum() / ((values >= t).sum() + labels.sum()) for t in np.unique(values)]
+    assert got["dice_best"] == pytest.approx(max(dice), abs=2e-3)
+
+
+def test_dice_at_threshold():
+    maps, masks = pictures()
+    above = [m > 1.0 for m in maps]
+    both = sum((a & m).sum() for a, m in zip(above, masks, strict=True))
+    expected = 2 * both / (sum(a.sum() for a in above) + sum(m.sum() for m in masks))
+    assert measured(maps, masks).dice_at(1.0) == pytest.approx(expected, abs=3e-3)
+
+
+def test_pixels_that_were_not_scored_do_not_count():
+    maps, masks = pictures()
+    holes = [m.copy() for m in maps]
+    for heatmap in holes:
+        heatmap[:, 20:] = np.nan
+    cut = measured([m[:, :20] for m in maps], [m[:, :20] for m in masks]).measure()
+    assert measured(holes, masks).measure() == pytest.approx(cut)
+
+
+def test_bins_are_in_the_order_of_the_values():
+    values = np.sort(np.concatenate([RNG.normal(size=500) * 10.0**k for k in range(-6, 6)])).astype(np.float32)
+    bins = metrics._bin(values)
+    assert (np.diff(bins) >= 0).all()
+    edges = metrics._lower_edge(bins)
+    assert (edges <= values).all()
+    assert (np.abs(edges - values) <= np.abs(values) * 2.0**-8).all()
+
+
+def test_pixel_metrics_of_one_class_are_nan():
+    curves = measured([np.zeros((8, 8), np.float32)], [np.zeros((8, 8), bool)])
+    assert all(math.isnan(value) for value in curves.measure().values())
+    assert math.isnan(curves.dice_at(0.5))
+
+
+def test_pixel_intervals_hold_the_value():
+    maps, masks = pictures(24)
+    intervals = measured(maps, masks).intervals(resamples=100)
+    assert all(i.low <= i.value <= i.high for name, i in intervals.items())
+
+
+def test_many_images_are_merged_on_the_way():
+    maps, masks = pictures(4, 12)
+    counts = metrics.PixelCounts()
+    for n in range(300):
+        counts.add(maps[n % 4], masks[n % 4], str(n % 4))
+    assert len(counts.parts) <= 601
+    assert counts.curves().measure() == pytest.approx(measured(maps, masks).measure())
