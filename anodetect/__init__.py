@@ -1,19 +1,29 @@
 """anodetect: find anomalies in medical and industrial images after seeing only normal ones."""
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import Any
 
 _NAMES = {
-    "train": "pipeline", "score": "pipeline", "evaluate": "pipeline", "calibrate": "pipeline",
-    "Calibration": "calibration", "Sample": "types", "Batch": "types", "Scores": "types", "Detector": "types",
-    "TrainContext": "types", "DETECTORS": "detectors", "AnodetectError": "errors",
-}  # fmt: skip
+    "train": "pipeline",
+    "score": "pipeline",
+    "evaluate": "pipeline",
+    "calibrate": "pipeline",
+    "Calibration": "calibration",
+    "Sample": "types",
+    "Batch": "types",
+    "Scores": "types",
+    "Detector": "types",
+    "TrainContext": "types",
+    "DETECTORS": "detectors",
+    "AnodetectError": "errors",
+}
 __all__ = [*_NAMES, "__version__"]  # noqa: PLE0604 — the names are resolved on first use, see __getattr__
 
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
+        from importlib.metadata import version
+
         return version("anodetect")
     if name in _NAMES:
         return getattr(import_module(f"anodetect.{_NAMES[name]}"), name)

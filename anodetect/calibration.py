@@ -35,7 +35,7 @@ class Calibration:
         return len(set(self.groups))
 
     def level(self, far: float) -> Level:
-        """What the rate `far` can be promised over: groups, else images (optimistic if a group's resemble each other)."""
+        """What `far` can be promised over: groups, else images (optimistic if those of a group resemble each other)."""
         _check_rate(far)
         if (self.n_groups + 1) * far >= 1 - 1e-12:
             return "group"
@@ -66,13 +66,14 @@ class Calibration:
             realised = np.floor(far * (groups + 1) + 1e-9) / (groups + 1)
             return (
                 f"At most {far:.2%} of new normal images are expected to be flagged ({realised:.2%} on average), "
-                f"from {n} calibration images in {groups} groups; the smallest possible p-value is {1 / (groups + 1):.4f}."
+                f"from {n} calibration images in {groups} groups; "
+                f"the smallest possible p-value is {1 / (groups + 1):.4f}."
             )
         finest = f"the finest rate {groups} groups can promise is {1 / (groups + 1):.4f}"
         if self.level(far) == "image":
             return (
                 f"Optimistic: {groups} calibration groups are too few for {far:.2%} ({finest}), so p-values rank the "
-                f"{n} images as if independent; if images of one group resemble each other, more will be flagged."
+                f"{n} images as if independent; if those of one group resemble each other, more will be flagged."
             )
         return f"Nothing can be flagged at {far:.2%}: {finest}, and {n} images reach {1 / (n + 1):.4f}."
 

@@ -54,9 +54,11 @@ def _open(path: Path, *, arrays: bool) -> tuple[State, dict[str, Any]]:
             metadata = file.metadata() or {}
             version = int(metadata["format"])
             if version > FORMAT:
-                raise RunError(f"{path}: format {version} is newer than this release reads ({FORMAT}); update anodetect")
+                raise RunError(
+                    f"{path}: format {version} is newer than this release reads ({FORMAT}); update anodetect"
+                )
             header = json.loads(metadata["header"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()} if arrays else {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 if arrays else {}
     except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
         raise RunError(f"{path}: not a readable anodetect model file ({error or type(error).__name__})") from None
     if not isinstance(header, dict):

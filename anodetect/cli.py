@@ -16,9 +16,12 @@ from rich.table import Table
 from anodetect.errors import AnodetectError, ConfigError
 
 app = typer.Typer(
-    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]},
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Find anomalies in medical and industrial images after seeing only normal ones.",
-)  # fmt: skip
+)
 data_app = typer.Typer(no_args_is_help=True, help="Data cards: what is known of public data sets.")
 app.add_typer(data_app, name="data")
 
@@ -34,7 +37,13 @@ class RichReporter:
     """Bars on a terminal, a plain line now and then otherwise; all on stderr."""
 
     def __init__(self) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
         self.bars = Progress(*columns, console=screen, transient=True)
         self.tasks: dict[str, TaskID] = {}
         self.last = 0.0
@@ -79,7 +88,7 @@ def reporting() -> Iterator[RichReporter]:
 
 def emit(result: Any, as_json: bool, text: str) -> None:
     """The result on stdout, as JSON or as text."""
-    from anodetect.records import plain
+    from anodetect.config import plain
 
     print(json.dumps(plain(result), ensure_ascii=False) if as_json else text)
 
@@ -94,7 +103,9 @@ def finish(result: dict[str, Any], as_json: bool, text: str) -> None:
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option("--out", help="Directory to write.")] = Path("anodetect-demo"),
-    quick: Annotated[bool, typer.Option("--quick", help="Synthetic images and a tiny budget: a check of the installation.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Synthetic images and a tiny budget: a check of the installation.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """The main job on real images: train three detectors on intact solar cells, score the rest, write a report."""
@@ -107,7 +118,12 @@ def demo(
 
 @app.command()
 def train(
-    data: Annotated[str, typer.Argument(help="A folder of normal images, a folder in the MVTec layout or with manifest.csv, or a card's name.")],
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="A folder of normal images, a folder in the MVTec layout or with manifest.csv, or a card's name."
+        ),
+    ],
     detector: Annotated[str, typer.Option("--detector", "-d", help="See `anodetect detectors`.")],
     out: Out,
     config: Annotated[Path | None, typer.Option(help="A TOML file of settings.")] = None,
@@ -116,7 +132,9 @@ def train(
     budget: Annotated[float | None, typer.Option(help="Minutes of training at most.")] = None,
     seed: int = 0,
     device: Device = "auto",
-    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted training of the same --out.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue an interrupted training of the same --out.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Learn what normal looks like."""
@@ -126,9 +144,17 @@ def train(
     values = merge(read_toml(config) if config else {}, parse_assignments(set_ or []))
     with reporting() as reporter:
         facts = pipeline.train(
-            data, detector, out, values=values, representation=representation, budget=budget, seed=seed, device=device,
-            resume=resume, reporter=reporter,
-        )  # fmt: skip
+            data,
+            detector,
+            out,
+            values=values,
+            representation=representation,
+            budget=budget,
+            seed=seed,
+            device=device,
+            resume=resume,
+            reporter=reporter,
+        )
     finish(facts, as_json, f"{out}: {detector} trained in {facts['train_seconds']:.1f} s")
 
 
@@ -138,7 +164,9 @@ def score(
     paths: Annotated[list[str], typer.Argument(help="Files, folders, or a card's name (its test part).")],
     out: Out,
     far: Far = 0.05,
-    fdr: Annotated[float | None, typer.Option(help="Instead of --far: the false-discovery rate among flagged images.")] = None,
+    fdr: Annotated[
+        float | None, typer.Option(help="Instead of --far: the false-discovery rate among flagged images.")
+    ] = None,
     heatmaps: Annotated[str, typer.Option(help="Comma-separated: tiff, png, or none.")] = "tiff,png",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be scored.")] = False,
     follow_symlinks: FollowLinks = False,
@@ -156,13 +184,22 @@ def score(
     kinds = [] if heatmaps == "none" else [kind.strip() for kind in heatmaps.split(",") if kind.strip()]
     with reporting() as reporter:
         result = pipeline.score(
-            run, paths, out, far=far, fdr=fdr, heatmaps=kinds, follow_symlinks=follow_symlinks, device=device,
-            command=["anodetect", *sys.argv[1:]], reporter=reporter,
-        )  # fmt: skip
+            run,
+            paths,
+            out,
+            far=far,
+            fdr=fdr,
+            heatmaps=kinds,
+            follow_symlinks=follow_symlinks,
+            device=device,
+            command=["anodetect", *sys.argv[1:]],
+            reporter=reporter,
+        )
         report.write(out)
     text = (
-        f"{result['scored']} scored, {result['flagged']} flagged, {result['failed']} failed, {result['skipped']} skipped "
-        f"({result['images_per_second']:.1f} images/s)\n{result['statement']}\nchain head {result['head']}\nReport: {out / 'report.html'}"
+        f"{result['scored']} scored, {result['flagged']} flagged, {result['failed']} failed, "
+        f"{result['skipped']} skipped ({result['images_per_second']:.1f} images/s)\n{result['statement']}\n"
+        f"chain head {result['head']}\nReport: {out / 'report.html'}"
     )
     finish(result, as_json, text)
 
@@ -180,7 +217,11 @@ def calibrate(
 
     with reporting() as reporter:
         facts = pipeline.calibrate(run, data, out, device=device, reporter=reporter)
-    finish(facts, as_json, f"{out}: calibrated on {facts['calibration_images']} images in {facts['calibration_groups']} groups")
+    finish(
+        facts,
+        as_json,
+        f"{out}: calibrated on {facts['calibration_images']} images in {facts['calibration_groups']} groups",
+    )
 
 
 @app.command()
@@ -214,10 +255,20 @@ def detectors(as_json: Json = False) -> None:
     from anodetect.detectors import DETECTORS
 
     entries = [
-        {"name": name, "summary": e.summary, "citation": e.citation, "cost": e.cost, "representations": list(e.representations)}
+        {
+            "name": name,
+            "summary": e.summary,
+            "citation": e.citation,
+            "cost": e.cost,
+            "representations": list(e.representations),
+        }
         for name, e in DETECTORS.items()
     ]
-    emit({"detectors": entries}, as_json, "\n".join(f"{e['name']:<12}{e['summary']}\n{'':<12}{e['citation']}. {e['cost']}" for e in entries))
+    emit(
+        {"detectors": entries},
+        as_json,
+        "\n".join(f"{e['name']:<12}{e['summary']}\n{'':<12}{e['citation']}. {e['cost']}" for e in entries),
+    )
 
 
 @app.command()
@@ -247,7 +298,11 @@ def data_show(name: str, as_json: Json = False) -> None:
     from anodetect.data import cards
 
     page = cards.page(name.partition(":")[0])
-    lines = [f"{key}: {value}" for key, value in page.card.model_dump().items() if value and key not in ("known_biases", "baselines")]
+    lines = [
+        f"{key}: {value}"
+        for key, value in page.card.model_dump().items()
+        if value and key not in ("known_biases", "baselines")
+    ]
     lines += [f"known bias: {bias}" for bias in page.card.known_biases]
     lines += [f"baseline: {baseline.model_dump(exclude_none=True)}" for baseline in page.card.baselines]
     emit(cards.describe(page), as_json, "\n".join([*lines, "", page.text]))
@@ -262,10 +317,14 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         low, high = row["image_auroc_low"], row["image_auroc_high"]
         pixel = row["pixel_ap"]
         grid.add_row(
-            row["detector"], f"{row['image_auroc']:.3f} ({low:.3f}–{high:.3f})", f"{row['image_ap']:.3f}",
-            "–" if pixel is None else f"{pixel:.3f}", f"{row['train_seconds']:.1f}",
-            f"{row['score_ms_per_image']:.1f}", f"{row['peak_memory_mb']:.0f}",
-        )  # fmt: skip
+            row["detector"],
+            f"{row['image_auroc']:.3f} ({low:.3f}–{high:.3f})",
+            f"{row['image_ap']:.3f}",
+            "–" if pixel is None else f"{pixel:.3f}",
+            f"{row['train_seconds']:.1f}",
+            f"{row['score_ms_per_image']:.1f}",
+            f"{row['peak_memory_mb']:.0f}",
+        )
     console = Console(width=100)
     with console.capture() as capture:
         console.print(grid)
@@ -281,7 +340,10 @@ def evaluation_text(result: dict[str, Any]) -> str:
         lines.append(f"image {name:<16}{entry['value']:.3f}  [{entry['low']:.3f}, {entry['high']:.3f}]{note}")
     for name, value in (result["pixel"] or {}).items():
         lines.append(f"pixel {name:<16}{value:.3f}")
-    lines.append(f"at far {point['far']:g}: threshold {point['threshold']:.4g}, finds {point['tpr']:.1%}, false alarms {point['fpr']:.1%}")
+    lines.append(
+        f"at far {point['far']:g}: threshold {point['threshold']:.4g}, "
+        f"finds {point['tpr']:.1%}, false alarms {point['fpr']:.1%}"
+    )
     return "\n".join([*lines, result["statement"]])
 
 

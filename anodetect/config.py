@@ -1,6 +1,7 @@
 """Configuration: frozen pydantic models; TOML and `key=value` in, JSON out; an unknown key is an error."""
 
 import json
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -84,3 +85,12 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
 def canonical(values: Any) -> bytes:
     """The one JSON spelling of `values`, for hashing."""
     return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+
+
+def plain(value: Any) -> Any:
+    """JSON has no NaN and no infinity: both become null, in tables of any depth."""
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -7,14 +7,18 @@ from typing import Any
 
 from anodetect import pipeline, records, report
 from anodetect.data import synthetic
+from anodetect.files import write_atomic
+from anodetect.types import Reporter
 
 DATA = "elpv:mono"
 BUDGET_MINUTES = 4.0
 DETECTORS = ("intensity", "pca", "anoddpm")  # the learned one last: peak memory is that of the process so far
-QUICK: dict[str, dict[str, Any]] = {"anoddpm": {"widths": [32, 32], "training": {"steps": 100}, "lambdas": [10], "draws": 1}}
+QUICK: dict[str, dict[str, Any]] = {
+    "anoddpm": {"widths": [32, 32], "training": {"steps": 100}, "lambdas": [10], "draws": 1}
+}
 
 
-def run(out: Path, *, quick: bool, reporter: pipeline.Reporter) -> dict[str, Any]:
+def run(out: Path, *, quick: bool, reporter: Reporter) -> dict[str, Any]:
     """Write runs/, scores/ and report.html below `out`; returns the table's rows and where the report is."""
     records.prepare(out)
     data, name = DATA, DATA
@@ -28,15 +32,36 @@ def run(out: Path, *, quick: bool, reporter: pipeline.Reporter) -> dict[str, Any
         reporter.say(f"\n{detector}")
         facts = pipeline.train(data, detector, run_path, values=values, budget=BUDGET_MINUTES, reporter=reporter)
         heatmaps = ("tiff", "png") if detector == "anoddpm" else ()
-        command = ["anodetect", "score", str(run_path), data, "--out", str(score_path), "--heatmaps", ",".join(heatmaps) or "none"]
+        command = [
+            "anodetect",
+            "score",
+            str(run_path),
+            data,
+            "--out",
+            str(score_path),
+            "--heatmaps",
+            ",".join(heatmaps) or "none",
+        ]
         result = pipeline.score(run_path, [data], score_path, heatmaps=heatmaps, command=command, reporter=reporter)
         report.write(score_path)
         rows.append(result_row(name, facts, result))
         settings = [f"--set {key}={value}" for key, value in values.items() if not isinstance(value, dict)]
-        settings += [f"--set {key}.{k}={v}" for key, value in values.items() if isinstance(value, dict) for k, v in value.items()]
-        train = ["anodetect train", data, "--detector", detector, "--budget", f"{BUDGET_MINUTES:g}", "--out", str(run_path), *settings]
+        settings += [
+            f"--set {key}.{k}={v}" for key, value in values.items() if isinstance(value, dict) for k, v in value.items()
+        ]
+        train = [
+            "anodetect train",
+            data,
+            "--detector",
+            detector,
+            "--budget",
+            f"{BUDGET_MINUTES:g}",
+            "--out",
+            str(run_path),
+            *settings,
+        ]
         commands += [" ".join(train), " ".join(command)]
-    records.write_atomic(out / "results.json", json.dumps({"rows": rows, "commands": commands}, indent=2) + "\n")
+    write_atomic(out / "results.json", json.dumps({"rows": rows, "commands": commands}, indent=2) + "\n")
     path = report.write(out)
     return {"rows": rows, "report": str(path), "out": str(out)}
 
@@ -45,11 +70,22 @@ def result_row(dataset: str, facts: Mapping[str, Any], result: Mapping[str, Any]
     """One row of a result table, from `train`'s and `score`'s answers."""
     image, pixel = result["evaluation"]["image"], result["evaluation"]["pixel"] or {}
     return {
-        "dataset": dataset, "detector": facts["detector"], "representation": facts["representation"], "seed": facts["seed"],
-        "image_auroc": image["auroc"]["value"], "image_auroc_low": image["auroc"]["low"],
-        "image_auroc_high": image["auroc"]["high"], "image_ap": image["ap"]["value"], "image_ap_low": image["ap"]["low"],
-        "image_ap_high": image["ap"]["high"], "pixel_auroc": pixel.get("auroc"), "pixel_ap": pixel.get("ap"),
-        "pixel_aupro": pixel.get("aupro"), "train_seconds": facts["train_seconds"],
-        "score_ms_per_image": 1000 * result["model_seconds_per_image"], "images_per_second": result["images_per_second"],
-        "peak_memory_mb": pipeline.peak_memory_mb(), "model_mb": facts["model_mb"],
-    }  # fmt: skip
+        "dataset": dataset,
+        "detector": facts["detector"],
+        "representation": facts["representation"],
+        "seed": facts["seed"],
+        "image_auroc": image["auroc"]["value"],
+        "image_auroc_low": image["auroc"]["low"],
+        "image_auroc_high": image["auroc"]["high"],
+        "image_ap": image["ap"]["value"],
+        "image_ap_low": image["ap"]["low"],
+        "image_ap_high": image["ap"]["high"],
+        "pixel_auroc": pixel.get("auroc"),
+        "pixel_ap": pixel.get("ap"),
+        "pixel_aupro": pixel.get("aupro"),
+        "train_seconds": facts["train_seconds"],
+        "score_ms_per_image": 1000 * result["model_seconds_per_image"],
+        "images_per_second": result["images_per_second"],
+        "peak_memory_mb": pipeline.peak_memory_mb(),
+        "model_mb": facts["model_mb"],
+    }

@@ -1,7 +1,7 @@
 """One small tree of errors. Every message says what happened and what to do next."""
 
+from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import Iterable
 
 
 class AnodetectError(Exception):
@@ -26,7 +26,7 @@ class RunError(AnodetectError):
     """A run or score directory that is missing, incomplete, newer than this release, or altered."""
 
 
-class Interrupted(AnodetectError):
+class Interrupted(AnodetectError):  # noqa: N818
     """Stopped by the user or the system; what was done is kept and can be resumed."""
 
     exit_code = 130

@@ -26,7 +26,9 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
     except BaseException as error:
         Path(name).unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise RunError(f"{path}: cannot be written ({error.strerror or error}); what was there is unchanged") from None
+            raise RunError(
+                f"{path}: cannot be written ({error.strerror or error}); what was there is unchanged"
+            ) from None
         raise
 
 

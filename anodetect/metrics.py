@@ -6,7 +6,7 @@ pass over the images is enough, memory does not grow with their size, and a boot
 weighted sum of counts. A metric that is not defined (one class only) is NaN.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,7 +19,6 @@ from anodetect.types import Bools, Floats
 
 Doubles = NDArray[np.float64]
 Labels = NDArray[np.int64]
-Metric = Callable[[Labels, Doubles], float]
 
 MIN_GROUPS = 10
 RESAMPLES = 1000
@@ -63,21 +62,65 @@ def _both(labels: Labels) -> bool:
     return 0 < int(np.sum(labels)) < len(labels)
 
 
-def bootstrap(metric: Metric, labels: Labels, scores: Doubles, groups: Sequence[str], *, seed: int = 0) -> Interval:
-    """`metric` with a percentile interval over resampled groups; resamples with one class are left out and counted."""
-    value = metric(labels, scores)
-    if np.isnan(value):
-        return Interval(value, note="only one class is present")
-    names, index = np.unique(np.array(groups), return_inverse=True)
-    if len(names) < MIN_GROUPS:
-        return Interval(value, note=f"no interval: {len(names)} groups, at least {MIN_GROUPS} are needed")
-    members = np.split(np.argsort(index, kind="stable"), np.cumsum(np.bincount(index))[:-1])
-    rng = np.random.default_rng(seed)
-    values = []
-    for _ in range(RESAMPLES):
-        rows = np.concatenate([members[g] for g in rng.integers(len(names), size=len(names))])
-        values.append(metric(labels[rows], scores[rows]))
-    return _interval(value, np.array(values))
+def image_metrics(labels: Labels, scores: Doubles, groups: Sequence[str], *, seed: int = 0) -> dict[str, Interval]:
+    """auroc, ap and fpr_at_95_tpr with percentile intervals over resampled groups."""
+    values = {
+        "auroc": auroc(labels, scores),
+        "ap": average_precision(labels, scores),
+        "fpr_at_95_tpr": fpr_at_95_tpr(labels, scores),
+    }
+    note = _no_interval(labels, groups)
+    if note:
+        return {name: Interval(value, note=note) for name, value in values.items()}
+    found, alarms = bootstrap_curves(labels, scores, groups, resamples=RESAMPLES, seed=seed)
+    resampled = {
+        "auroc": _area(found, alarms),
+        "ap": _step_area(found, alarms),
+        "fpr_at_95_tpr": _fpr_at(found, alarms),
+    }
+    return {name: _interval(value, resampled[name]) for name, value in values.items()}
+
+
+def _no_interval(labels: Labels, groups: Sequence[str]) -> str:
+    count = len(set(groups))
+    if not _both(labels):
+        return "only one class is present"
+    return f"no interval: {count} groups, at least {MIN_GROUPS} are needed" if count < MIN_GROUPS else ""
+
+
+def bootstrap_curves(
+    labels: Labels, scores: Doubles, groups: Sequence[str], *, resamples: int, seed: int = 0
+) -> tuple[Doubles, Doubles]:
+    """Anomalous and normal images above each distinct score, highest first, in `resamples` draws of groups: both
+    [resamples, distinct scores]. A draw is a set of weights, so the scores are sorted only once."""
+    names, member = np.unique(np.array(groups), return_inverse=True)
+    weights = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), resamples)
+    order = np.argsort(-scores, kind="stable")
+    starts = np.flatnonzero(np.append(True, np.diff(scores[order]) != 0))
+    drawn = weights[:, member[order]].astype(np.float64)  # [resamples, images]
+    positive = np.add.reduceat(drawn * labels[order], starts, axis=1)
+    return np.cumsum(positive, 1), np.cumsum(np.add.reduceat(drawn, starts, axis=1) - positive, 1)
+
+
+def _rate(counts: Doubles) -> Doubles:
+    """Cumulative counts [..., K] as shares of the last one, with a 0 in front; NaN where there are none."""
+    with np.errstate(invalid="ignore"):
+        share = counts / np.where(counts[..., -1:] > 0, counts[..., -1:], np.nan)
+    return np.concatenate([0 * share[..., :1], share], -1)
+
+
+def _area(found: Doubles, alarms: Doubles) -> Doubles:
+    return np.asarray(np.trapezoid(_rate(found), _rate(alarms), axis=-1))
+
+
+def _step_area(found: Doubles, alarms: Doubles) -> Doubles:
+    precision = found / np.maximum(found + alarms, 1e-12)
+    return np.asarray((np.diff(_rate(found), axis=-1) * precision).sum(-1) + 0 * _rate(alarms)[..., -1])
+
+
+def _fpr_at(found: Doubles, alarms: Doubles) -> Doubles:
+    reached = _rate(found) >= 0.95 - 1e-12
+    return np.asarray(np.where(reached, _rate(alarms), np.inf).min(-1) + 0 * _rate(found)[..., -1])
 
 
 def _interval(value: float, resampled: Doubles) -> Interval:
@@ -106,11 +149,13 @@ class PixelCounts:
         bins, known = _bin(heatmap), ~np.isnan(heatmap)
         regions, count = ndimage.label(mask, EIGHT_NEIGHBOURS)
         sizes = np.bincount(regions[known], minlength=count + 1)
-        for kind, (where, weights) in enumerate([
-            (known & ~mask, None),
-            (known & mask, None),
-            (known & mask, 1 / np.maximum(sizes, 1)[regions]),
-        ]):  # fmt: skip
+        for kind, (where, weights) in enumerate(
+            [
+                (known & ~mask, None),
+                (known & mask, None),
+                (known & mask, 1 / np.maximum(sizes, 1)[regions]),
+            ]
+        ):
             used, position = np.unique(bins[where], return_inverse=True)
             totals = np.bincount(position, None if weights is None else weights[where], len(used))
             self.parts.append((np.full(len(used), 3 * row + kind), used, totals.astype(np.float64)))
@@ -126,7 +171,8 @@ class PixelCounts:
     def curves(self) -> "PixelCurves":
         """The counts as dense tables over the bins in use."""
         if not self.parts:
-            return PixelCurves(*(csr_array((0, 0)) for _ in range(3)), np.zeros(0, np.float32))
+            empty = csr_array((0, 0))
+            return PixelCurves(empty, empty, empty, np.zeros(0, np.float32))
         rows, bins, totals = self._merged()
         used, column = np.unique(bins, return_inverse=True)
         table = csr_array((totals, (rows, column)), shape=(3 * len(self.groups), len(used)))
@@ -150,12 +196,10 @@ class PixelCurves:
         )
         if not (len(negative) and negative[-1] > 0 and positive[-1] > 0):
             return dict.fromkeys(("auroc", "ap", "aupro", "dice_best"), float("nan"))
-        fpr, recall = (np.append(0.0, total / total[-1]) for total in (negative, positive))
-        precision = positive / np.maximum(positive + negative, 1e-12)
         return {
-            "auroc": float(np.trapezoid(recall, fpr)),
-            "ap": float((np.diff(recall) * precision).sum()),
-            "aupro": _area_to(fpr, np.append(0.0, region / region[-1]), PRO_LIMIT),
+            "auroc": float(_area(positive, negative)),
+            "ap": float(_step_area(positive, negative)),
+            "aupro": _area_to(_rate(negative), _rate(region), PRO_LIMIT),
             "dice_best": float((2 * positive / (positive + negative + positive[-1])).max()),
         }
 

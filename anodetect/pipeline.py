@@ -1,6 +1,6 @@
-"""Folder in, directory out: the path of an image from file to score.
+"""Folder in, directory out: train, calibrate, score, evaluate.
 
-    scan → split → read → preprocess → representation → detector.fit / detector.score → calibration → files
+scan → split → model → calibration → run directory; scan → model → decision → score directory
 """
 
 import json
@@ -8,206 +8,52 @@ import resource
 import sys
 import tempfile
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from anodetect import metrics, records, runs
+from anodetect import records, runs
 from anodetect.calibration import Calibration, benjamini_hochberg
-from anodetect.config import build, canonical, merge
+from anodetect.config import canonical, plain
 from anodetect.data import cards, readers, split
-from anodetect.data.preprocess import Preprocess, PreprocessConfig
 from anodetect.data.scan import Dataset, Record
-from anodetect.detectors import detector_class
-from anodetect.errors import ConfigError, DataError, ImageError, nearest
-from anodetect.files import sha256_of
-from anodetect.representations import REPRESENTATIONS
-from anodetect.types import Batch, Floats, Scores, TrainContext, image_seeds
+from anodetect.errors import ConfigError, DataError, nearest
+from anodetect.evaluation import Measure
+from anodetect.files import sha256_of, write_atomic
+from anodetect.model import Model, Scored, ahead, load, resolve, score_records
+from anodetect.types import Batch, Reporter, Silent, TrainContext
 from anodetect.writers import images as image_writer
 
-BATCH = 16
-LOOK_AHEAD = 3 * BATCH
 LEARN_IMAGES = 500
 CASES = 12
 DEFAULT_FAR = 0.05
-SECTIONS = ("preprocess", "representation", "detector")
-
-
-class Reporter:
-    """Where a run tells what it does; this one is silent."""
-
-    def say(self, text: str) -> None:
-        """A line worth reading."""
-
-    def warn(self, text: str) -> None:
-        """Something that degrades the result."""
-
-    def progress(self, task: str, done: int, total: int, note: str = "") -> None:
-        """`done` of `total`; the first call of a task opens its bar, done = total closes it."""
-
-
-# -- Configuration --------------------------------------------------------------------------------------
-
-
-def resolve(detector: str, representation: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Configuration of all sections with defaults filled in; keys without a section go where they exist."""
-    if representation not in REPRESENTATIONS:
-        raise ConfigError(f"no representation {representation!r}; {nearest(representation, REPRESENTATIONS)}")
-    cls = detector_class(detector)
-    classes = {"preprocess": PreprocessConfig, "representation": REPRESENTATIONS[representation][1], "detector": cls.Config}
-    sections: dict[str, dict[str, Any]] = {"preprocess": {}, "representation": dict(cls.representation), "detector": {}}
-    for key, value in values.items():
-        if key in SECTIONS:
-            if not isinstance(value, Mapping):
-                raise ConfigError(f"[{key}] is a section, not a value")
-            sections[key] = merge(sections[key], value)
-            continue
-        homes = [name for name in SECTIONS if key in classes[name].model_fields]
-        if not homes:
-            known = [*SECTIONS, *(field for name in SECTIONS for field in classes[name].model_fields)]
-            raise ConfigError(f"unknown key {key!r}; {nearest(key, known)}")
-        sections[homes[-1]] = merge(sections[homes[-1]], {key: value})
-    return {name: build(classes[name], sections[name], name).model_dump(mode="json") for name in SECTIONS}
-
-
-@dataclass
-class Model:
-    """Everything between an image in native units and its score."""
-
-    preprocess: Preprocess
-    representation: Any
-    detector: Any
-
-    @classmethod
-    def create(cls, detector: str, representation: str, config: Mapping[str, Any]) -> "Model":
-        kind, kind_config = REPRESENTATIONS[representation]
-        detector_type = detector_class(detector)
-        return cls(
-            Preprocess(build(PreprocessConfig, config["preprocess"], "preprocess")),
-            kind(build(kind_config, config["representation"], "representation")),
-            detector_type(build(detector_type.Config, config["detector"], "detector")),
-        )
-
-    @classmethod
-    def load(cls, run: runs.Run, device: str) -> "Model":
-        model = cls.create(run.header["detector"], run.header["representation"], run.header["config"])
-        model.preprocess.load_state(run.header["preprocess"])
-        model.detector.load_state(run.state, device=device)
-        return model
-
-    def encode(self, image: Floats) -> tuple[Floats, Floats]:
-        return self.representation.encode(*self.preprocess.apply(image))  # type: ignore[no-any-return]
-
-    def score(self, images: Sequence[Floats], encoded: Sequence[tuple[Floats, Any]]) -> Scores:
-        batch = Batch(np.stack([image for image, _ in encoded]), np.stack([inside for _, inside in encoded]))
-        return self.detector.score(batch, seeds=image_seeds(images))  # type: ignore[no-any-return]
-
-
-# -- Reading --------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A record with its image, or the reason why there is none."""
-
-    record: Record
-    image: Floats | None = None
-    encoded: tuple[Floats, Any] | None = None
-    sha256: str = ""
-    error: str = ""
-
-
-@dataclass(frozen=True)
-class Scored:
-    """A record with its score, heatmap in the image's own grid, and what the detector saw and made of it."""
-
-    loaded: Loaded
-    score: float = float("nan")
-    heatmap: Floats | None = None
-    grid: tuple[Floats, Floats, Floats | None] | None = None  # image, heatmap, reconstruction on the detector's grid
-    seconds: float = 0.0
-
-
-def load(record: Record, model: Model | None = None) -> Loaded:
-    """Read and hash one file, and prepare it for a model."""
-    try:
-        content = readers.read_bytes(record.path)
-        image = readers.decode_image(content, record.path.suffix)
-        encoded = model.encode(image) if model else None
-        return Loaded(record, image, encoded, readers.digest(content))
-    except ImageError as error:
-        return Loaded(record, error=str(error))
-
-
-def ahead(function: Callable[[Record], Loaded], items: Iterable[Record], depth: int = LOOK_AHEAD) -> Iterator[Loaded]:
-    """Map in order on two threads, at most `depth` items ahead of the consumer, so that memory stays flat."""
-    with ThreadPoolExecutor(2) as pool:
-        waiting: deque[Future[Loaded]] = deque()
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) >= depth:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
-
-def score_records(model: Model, items: Sequence[Record], reporter: Reporter, task: str = "score") -> Iterator[Scored]:
-    """Score records in order, a fixed number at a time; failed ones come out as they went in."""
-    done = 0
-    for chunk in _chunks(ahead(lambda record: load(record, model), items), BATCH):
-        good = [loaded for loaded in chunk if loaded.image is not None]
-        begun = time.monotonic()
-        results = iter(_score_chunk(model, good) if good else [])
-        seconds = (time.monotonic() - begun) / max(len(good), 1)
-        for loaded in chunk:
-            if loaded.image is None:
-                yield Scored(loaded)
-            else:
-                score, heatmap, reconstruction = next(results)
-                full = model.representation.decode(heatmap, loaded.image.shape[1:])
-                assert loaded.encoded is not None
-                yield Scored(loaded, score, full, (loaded.encoded[0], heatmap, reconstruction), seconds)
-        done += len(chunk)
-        reporter.progress(task, done, len(items))
-
-
-def _score_chunk(model: Model, chunk: Sequence[Loaded]) -> list[tuple[float, Floats, Floats | None]]:
-    images = [loaded.image for loaded in chunk if loaded.image is not None]
-    scores = model.score(images, [loaded.encoded for loaded in chunk if loaded.encoded is not None])
-    reconstructions = [None] * len(images) if scores.reconstruction is None else list(scores.reconstruction)
-    return list(zip(scores.image.tolist(), scores.heatmap, reconstructions, strict=True))
-
-
-def _chunks(items: Iterator[Loaded], size: int) -> Iterator[list[Loaded]]:
-    chunk: list[Loaded] = []
-    for item in items:
-        chunk.append(item)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
 
 
 # -- Train ----------------------------------------------------------------------------------------------
 
 
 def train(
-    data: str, detector: str, out: Path, *, values: Mapping[str, Any] | None = None, representation: str = "pixels",
-    budget: float | None = None, seed: int = 0, device: str = "auto", resume: bool = False,
+    data: str,
+    detector: str,
+    out: Path,
+    *,
+    values: Mapping[str, Any] | None = None,
+    representation: str = "pixels",
+    budget: float | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    resume: bool = False,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
     """Train on the normals of `data` and write the run `out`; returns `info`'s facts plus the files that failed.
 
     `budget` is in minutes and covers the detector's whole `fit`.
     """
-    reporter = reporter or Reporter()
+    reporter = reporter or Silent()
     config = resolve(detector, representation, values or {})
     if budget is not None and budget <= 0:
         raise ConfigError(f"--budget {budget}: minutes above 0 are expected")
@@ -218,7 +64,9 @@ def train(
         reporter.warn(roles.dropped)
     workdir = runs.begin(out, resume=resume)
     model = Model.create(detector, representation, config)
-    reporter.say(f"{dataset.name}: fit {len(roles.fit)}, tune {len(roles.tune)}, calibrate {len(roles.calibrate)} images")
+    reporter.say(
+        f"{dataset.name}: fit {len(roles.fit)}, tune {len(roles.tune)}, calibrate {len(roles.calibrate)} images"
+    )
     _learn_preprocess(model, roles.fit)
     with tempfile.TemporaryDirectory(dir=workdir) as scratch:
         fit = _encode_all(model, roles.fit, Path(scratch, "fit"))
@@ -229,24 +77,51 @@ def train(
     calibration = calibrate_model(model, roles.calibrate, reporter)
     log = runs.read_log(workdir)
     facts = {
-        "seed": seed, "train_seconds": round(seconds, 3), "stopped_by": _last(log, "stopped_by"), "steps": _last(log, "step"),
-        "budget_minutes": budget, "fit_images": len(roles.fit), "tune_images": len(roles.tune), "dropped": roles.dropped,
-        "trained_at": datetime.now(UTC).isoformat(timespec="seconds"), "failed": len(failed),
+        "seed": seed,
+        "train_seconds": round(seconds, 3),
+        "stopped_by": _last(log, "stopped_by"),
+        "steps": _last(log, "step"),
+        "budget_minutes": budget,
+        "fit_images": len(roles.fit),
+        "tune_images": len(roles.tune),
+        "dropped": roles.dropped,
+        "trained_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "failed": len(failed),
         "config_sha256": readers.digest(canonical(config)),
-    }  # fmt: skip
+    }
     header = {
-        "detector": detector, "representation": representation, "config": config, "data": dataset.name,
-        "preprocess": model.preprocess.state(), "scale": scale, "facts": facts,
-    }  # fmt: skip
+        "detector": detector,
+        "representation": representation,
+        "config": config,
+        "data": dataset.name,
+        "preprocess": model.preprocess.state(),
+        "scale": scale,
+        "facts": facts,
+    }
     manifest = [
-        {"path": record.id, "role": role, "group": record.group, "kind": record.kind, "sha256": hashes[record.id], "error": ""}
+        {
+            "path": record.id,
+            "role": role,
+            "group": record.group,
+            "kind": record.kind,
+            "sha256": hashes[record.id],
+            "error": "",
+        }
         for role, part in (("fit", roles.fit), ("tune", roles.tune), ("calibrate", roles.calibrate))
         for record in part
-    ] + [{"path": name, "role": "failed", "group": "", "kind": "", "sha256": "", "error": reason} for name, reason in failed]
+    ] + [
+        {"path": name, "role": "failed", "group": "", "kind": "", "sha256": "", "error": reason}
+        for name, reason in failed
+    ]
     runs.write(
-        workdir, out, header=header, state=model.detector.state(), calibration=calibration, manifest=manifest,
-        card=_model_card(header, calibration),
-    )  # fmt: skip
+        workdir,
+        out,
+        header=header,
+        state=model.detector.state(),
+        calibration=calibration,
+        manifest=manifest,
+        card=runs.model_card(header, calibration),
+    )
     return runs.facts(out) | {"failures": [f"{name}: {reason}" for name, reason in failed]}
 
 
@@ -298,26 +173,40 @@ def _encode_all(model: Model, items: Sequence[Record], stem: Path) -> Batch:
         image, foreground = loaded.encoded
         if images is None or inside is None:
             images = np.lib.format.open_memmap(f"{stem}-images.npy", "w+", np.float32, (len(items), *image.shape))
-            inside = np.lib.format.open_memmap(f"{stem}-foreground.npy", "w+", np.bool_, (len(items), *foreground.shape))
+            inside = np.lib.format.open_memmap(
+                f"{stem}-foreground.npy", "w+", np.bool_, (len(items), *foreground.shape)
+            )
         images[row], inside[row] = image, foreground
     assert images is not None and inside is not None
     return Batch(images, inside)
 
 
 def _fit(
-    detector: Any, fit: Batch, tune: Batch, workdir: Path, budget: float | None, seed: int, device: str, resume: bool,
+    detector: Any,
+    fit: Batch,
+    tune: Batch,
+    workdir: Path,
+    budget: float | None,
+    seed: int,
+    device: str,
+    resume: bool,
     reporter: Reporter,
-) -> float:  # fmt: skip
+) -> float:
     with (workdir / "train.jsonl").open("a", encoding="utf-8") as file:
 
         def log(record: Mapping[str, Any]) -> None:
-            file.write(json.dumps(records.plain(record)) + "\n")
+            file.write(json.dumps(plain(record)) + "\n")
             file.flush()
 
         context = TrainContext(
-            seed=seed, device=device, workdir=workdir, budget=None if budget is None else 60 * budget, resume=resume,
-            log=log, progress=lambda done, total, loss: reporter.progress("train", done, total, f"loss {loss:.4f}"),
-        )  # fmt: skip
+            seed=seed,
+            device=device,
+            workdir=workdir,
+            budget=None if budget is None else 60 * budget,
+            resume=resume,
+            log=log,
+            progress=lambda done, total, loss: reporter.progress("train", done, total, f"loss {loss:.4f}"),
+        )
         begun = time.monotonic()
         detector.fit(fit, tune, context=context)
         seconds = time.monotonic() - begun
@@ -342,64 +231,67 @@ def calibrate_model(model: Model, items: Sequence[Record], reporter: Reporter) -
     )
 
 
-def calibrate(run_path: Path, data: str, out: Path, *, device: str = "auto", reporter: Reporter | None = None) -> dict[str, Any]:
+def calibrate(
+    run_path: Path, data: str, out: Path, *, device: str = "auto", reporter: Reporter | None = None
+) -> dict[str, Any]:
     """The same frozen weights with new calibration normals, as a new run."""
-    reporter = reporter or Reporter()
+    reporter = reporter or Silent()
     run = runs.read(run_path)
     dataset = cards.open_data(data)
     normals, hashes, failed = _usable_normals(dataset, reporter)
     if len(normals) < split.MINIMUM:
-        raise DataError(f"{len(normals)} normal images are too few to calibrate with; at least {split.MINIMUM} are needed")
+        raise DataError(
+            f"{len(normals)} normal images are too few to calibrate with; at least {split.MINIMUM} are needed"
+        )
     used = {row["sha256"]: row["path"] for row in runs.read_manifest(run_path) if row["role"] in ("fit", "tune")}
     for record in normals:
         if hashes[record.id] in used:
-            raise DataError(f"leak: {record.id} has the same bytes as {used[hashes[record.id]]}, which the model was trained on")
+            raise DataError(
+                f"leak: {record.id} has the same bytes as {used[hashes[record.id]]}, which the model was trained on"
+            )
     workdir = runs.begin(out, resume=False)
     model = Model.load(run, device)
     calibration = calibrate_model(model, normals, reporter)
     facts = dict(run.header["facts"]) | {"calibrated_on": dataset.name, "calibrated_from": run.model_sha256}
-    header = {key: value for key, value in run.header.items() if key not in ("hashes", "calibration_groups")} | {"facts": facts}
+    header = {key: value for key, value in run.header.items() if key not in ("hashes", "calibration_groups")} | {
+        "facts": facts
+    }
     kept = [row for row in runs.read_manifest(run_path) if row["role"] in ("fit", "tune")]
     manifest = kept + [
-        {"path": r.id, "role": "calibrate", "group": r.group, "kind": r.kind, "sha256": hashes[r.id], "error": ""} for r in normals
+        {"path": r.id, "role": "calibrate", "group": r.group, "kind": r.kind, "sha256": hashes[r.id], "error": ""}
+        for r in normals
     ]
     (workdir / "train.jsonl").write_bytes((run_path / "train.jsonl").read_bytes())
     runs.write(
-        workdir, out, header=header, state=run.state, calibration=calibration, manifest=manifest,
-        card=_model_card(header, calibration),
-    )  # fmt: skip
+        workdir,
+        out,
+        header=header,
+        state=run.state,
+        calibration=calibration,
+        manifest=manifest,
+        card=runs.model_card(header, calibration),
+    )
     return runs.facts(out) | {"failures": [f"{name}: {reason}" for name, reason in failed]}
-
-
-def _model_card(header: Mapping[str, Any], calibration: Calibration) -> str:
-    facts, preprocess = header["facts"], header["preprocess"]
-    low, high = preprocess["range"]
-    return f"""# {header["detector"]} on {header["data"]}
-
-An anomaly detector trained on normal images only. A larger score means: less like the normals it has seen.
-It says nothing about why, and it is not a medical device.
-
-- Detector: `{header["detector"]}` on `{header["representation"]}`, seed {facts["seed"]}; trained {facts["trained_at"]}
-- Data: {header["data"]}: {facts["fit_images"]} images to fit, {facts["tune_images"]} to tune, {len(calibration.scores)} to calibrate
-  ({calibration.n_groups} groups); which ones, with their hashes: `manifest.csv`
-- Training: {facts["train_seconds"]:.1f} s{f", {facts['steps']} steps, ended by {facts['stopped_by']}" if facts["steps"] else ""}
-- Given up: {facts["dropped"] or "nothing"}
-- Images: {preprocess["channels"]} channel(s); values {low:g} to {high:g} become -1 to 1; foreground:
-  {"above the flat background" if preprocess["flat_background"] else "every pixel"}
-- False alarms: {calibration.statement(DEFAULT_FAR)}
-"""
 
 
 # -- Score and evaluate ---------------------------------------------------------------------------------
 
 
 def score(
-    run_path: Path, paths: Sequence[str], out: Path, *, far: float = DEFAULT_FAR, fdr: float | None = None,
-    heatmaps: Sequence[str] = ("tiff", "png"), follow_symlinks: bool = False, device: str = "auto",
-    command: Sequence[str] = (), reporter: Reporter | None = None,
+    run_path: Path,
+    paths: Sequence[str],
+    out: Path,
+    *,
+    far: float = DEFAULT_FAR,
+    fdr: float | None = None,
+    heatmaps: Sequence[str] = ("tiff", "png"),
+    follow_symlinks: bool = False,
+    device: str = "auto",
+    command: Sequence[str] = (),
+    reporter: Reporter | None = None,
 ) -> dict[str, Any]:
     """Score files, folders or a card's test part, and write the score directory `out`."""
-    reporter = reporter or Reporter()
+    reporter = reporter or Silent()
     for kind in heatmaps:
         if kind not in image_writer.FORMATS:
             raise ConfigError(f"no heatmap format {kind!r}; {nearest(kind, [*image_writer.FORMATS, 'none'])}")
@@ -433,23 +325,41 @@ def score(
     counts = Counter(row["status"] for row in rows)
     seconds = time.monotonic() - begun
     audit = {
-        "run": run_path.name, "model_sha256": run.model_sha256, "detector": run.header["detector"],
-        "data": run.header["data"], "facts": run.header["facts"], "config": run.header["config"],
-        "far": None if fdr is not None else far, "fdr": fdr, "statement": run.calibration.statement(rate),
-        "pixel_threshold": run.calibration.pixel_threshold(far), "scale": list(run.scale),
+        "run": run_path.name,
+        "model_sha256": run.model_sha256,
+        "detector": run.header["detector"],
+        "data": run.header["data"],
+        "facts": run.header["facts"],
+        "config": run.header["config"],
+        "far": None if fdr is not None else far,
+        "fdr": fdr,
+        "statement": run.calibration.statement(rate),
+        "pixel_threshold": run.calibration.pixel_threshold(far),
+        "scale": list(run.scale),
         "calibration": {"scores": run.calibration.scores.tolist(), "groups": run.calibration.n_groups},
-        "root": str(root), "command": list(command), "started": started.isoformat(timespec="seconds"),
-        "ended": datetime.now(UTC).isoformat(timespec="seconds"), "counts": dict(counts), "cases": shown,
-        "evaluation": measure.result() if measure.labelled() else None, "environment": runs.environment_facts(),
-    }  # fmt: skip
+        "root": str(root),
+        "command": list(command),
+        "started": started.isoformat(timespec="seconds"),
+        "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+        "counts": dict(counts),
+        "cases": shown,
+        "evaluation": measure.result() if measure.labelled() else None,
+        "environment": runs.environment_facts(),
+    }
     head = records.write(out, rows, groups, timings, audit)
     return {
-        "scored": counts["ok"], "failed": counts["failed"], "skipped": counts["skipped"],
-        "flagged": sum(bool(row["flagged"]) for row in rows), "seconds": round(seconds, 3),
-        "images_per_second": round(counts["ok"] / seconds, 3), "head": head, "out": str(out),
-        "statement": audit["statement"], "evaluation": audit["evaluation"],
+        "scored": counts["ok"],
+        "failed": counts["failed"],
+        "skipped": counts["skipped"],
+        "flagged": sum(bool(row.get("flagged")) for row in rows),
+        "seconds": round(seconds, 3),
+        "images_per_second": round(counts["ok"] / seconds, 3),
+        "head": head,
+        "out": str(out),
+        "statement": audit["statement"],
+        "evaluation": audit["evaluation"],
         "model_seconds_per_image": float(np.median([t["seconds"] for t in timings if t["seconds"]] or [0.0])),
-    }  # fmt: skip
+    }
 
 
 def collect(paths: Sequence[str], out: Path, follow_symlinks: bool) -> tuple[Path, list[Record], list[tuple[str, str]]]:
@@ -484,11 +394,19 @@ def _row(scored: Scored, model_sha256: str) -> records.Row:
     loaded = scored.loaded
     height, width = loaded.image.shape[1:] if loaded.image is not None else (None, None)
     return {
-        "path": loaded.record.id, "sha256": loaded.sha256, "group": loaded.record.group, "score": scored.score,
-        "heatmap": "", "width": width, "height": height, "model_sha256": model_sha256,
-        "status": "failed" if loaded.error else "ok", "error": loaded.error, "label": loaded.record.label,
+        "path": loaded.record.id,
+        "sha256": loaded.sha256,
+        "group": loaded.record.group,
+        "score": scored.score,
+        "heatmap": "",
+        "width": width,
+        "height": height,
+        "model_sha256": model_sha256,
+        "status": "failed" if loaded.error else "ok",
+        "error": loaded.error,
+        "label": loaded.record.label,
         "kind": loaded.record.kind,
-    }  # fmt: skip
+    }
 
 
 def _problem_row(name: str, reason: str, model_sha256: str) -> records.Row:
@@ -496,7 +414,9 @@ def _problem_row(name: str, reason: str, model_sha256: str) -> records.Row:
     return {"path": name, "group": name, "heatmap": "", "model_sha256": model_sha256, "status": status, "error": reason}
 
 
-def decide(rows: Sequence[records.Row], calibration: Calibration, *, far: float, fdr: float | None) -> list[records.Row]:
+def decide(
+    rows: Sequence[records.Row], calibration: Calibration, *, far: float, fdr: float | None
+) -> list[records.Row]:
     """Fill in p_value, q_value, flagged and threshold of each row; returns the rows of groups.csv.
 
     q-values are Benjamini–Hochberg where every image is its own group, else Benjamini–Yekutieli. A group's
@@ -519,7 +439,14 @@ def decide(rows: Sequence[records.Row], calibration: Calibration, *, far: float,
     group_q = benjamini_hochberg(group_p)
     group_flags = (group_p if fdr is None else group_q) <= rate + 1e-12
     return [
-        {"group": name, "images": len(group), "score": s, "p_value": float(pv), "q_value": float(qv), "flagged": bool(f)}
+        {
+            "group": name,
+            "images": len(group),
+            "score": s,
+            "p_value": float(pv),
+            "q_value": float(qv),
+            "flagged": bool(f),
+        }
         for (name, group), s, pv, qv, f in zip(members.items(), pooled, group_p, group_q, group_flags, strict=True)
     ]
 
@@ -545,82 +472,22 @@ class Cases:
                 assert scored.grid is not None and scored.loaded.image is not None
                 image, heatmap, reconstruction = scored.grid
                 strip = image_writer.case_strip(image, heatmap, reconstruction, self.scale)
-                records.write_atomic(out / "cases" / f"{name}-{number:02d}.png", strip)
+                write_atomic(out / "cases" / f"{name}-{number:02d}.png", strip)
         return {name: [scored.loaded.record.id for _, scored in pairs] for name, pairs in self.kept.items()}
-
-
-class Measure:
-    """Collects labelled results one at a time and turns them into `evaluate`'s answer."""
-
-    def __init__(self, calibration: Calibration, far: float) -> None:
-        self.calibration, self.far = calibration, far
-        self.labels: list[int] = []
-        self.scores: list[float] = []
-        self.groups: list[str] = []
-        self.pixels = metrics.PixelCounts()
-        self.has_masks = False
-
-    def add(self, scored: Scored) -> None:
-        record = scored.loaded.record
-        if record.label is None or scored.heatmap is None:
-            return
-        self.labels.append(record.label)
-        self.scores.append(scored.score)
-        self.groups.append(record.group)
-        if record.mask is not None:
-            mask = readers.read_mask(record.mask)
-            if mask.shape != scored.heatmap.shape:
-                raise DataError(f"{record.mask}: mask of {mask.shape}, image of {scored.heatmap.shape} (rows, columns)")
-            self.has_masks = True
-            self.pixels.add(scored.heatmap, mask, record.group)
-        elif record.label == 0:
-            self.pixels.add(scored.heatmap, np.zeros(scored.heatmap.shape, bool), record.group)
-
-    def labelled(self) -> bool:
-        return bool(self.labels)
-
-    def result(self) -> dict[str, Any]:
-        labels, scores = np.array(self.labels), np.array(self.scores)
-        image = {
-            name: metrics.bootstrap(function, labels, scores, self.groups)
-            for name, function in (
-                ("auroc", metrics.auroc), ("ap", metrics.average_precision), ("fpr_at_95_tpr", metrics.fpr_at_95_tpr)
-            )
-        }  # fmt: skip
-        threshold = self.calibration.threshold(self.far)
-        above = scores > threshold
-        pixel, intervals = self._pixel_results()
-        return {
-            "image": {name: {"value": i.value, "low": i.low, "high": i.high, "note": i.note} for name, i in image.items()},
-            "pixel": pixel, "pixel_intervals": intervals,
-            "n_normal": int((labels == 0).sum()), "n_anomalous": int((labels == 1).sum()), "n_groups": len(set(self.groups)),
-            "operating_point": {
-                "far": self.far, "threshold": threshold,
-                "tpr": float(above[labels == 1].mean()) if (labels == 1).any() else float("nan"),
-                "fpr": float(above[labels == 0].mean()) if (labels == 0).any() else float("nan"),
-            },
-            "statement": self.calibration.statement(self.far),
-        }  # fmt: skip
-
-    def _pixel_results(self) -> tuple[dict[str, float] | None, dict[str, Any] | None]:
-        if not self.has_masks:
-            return None, None
-        curves = self.pixels.curves()
-        intervals = curves.intervals()
-        values = curves.measure() | {"dice_at_threshold": curves.dice_at(self.calibration.pixel_threshold(self.far))}
-        return values, {name: {"low": i.low, "high": i.high, "note": i.note} for name, i in intervals.items()}
 
 
 def evaluate(
     run_path: Path, data: str, *, far: float = DEFAULT_FAR, device: str = "auto", reporter: Reporter | None = None
 ) -> dict[str, Any]:
     """Metrics on labelled data; images the run was made from are refused by name."""
-    reporter = reporter or Reporter()
+    reporter = reporter or Silent()
     run = runs.read(run_path)
     dataset = cards.open_data(data)
     items = dataset.labelled()
     if not items:
-        raise DataError(f"{data}: no labelled images; label them by folders (test/good, test/<kind>) or in manifest.csv")
+        raise DataError(
+            f"{data}: no labelled images; label them by folders (test/good, test/<kind>) or in manifest.csv"
+        )
     used = {row["sha256"]: row["path"] for row in runs.read_manifest(run_path) if row["sha256"]}
     model = Model.load(run, device)
     measure, failures = Measure(run.calibration, far), list(dataset.problems)
@@ -629,10 +496,14 @@ def evaluate(
         if loaded.error:
             failures.append((loaded.record.id, loaded.error))
         elif loaded.sha256 in used:
-            raise DataError(f"leak: {loaded.record.id} has the same bytes as {used[loaded.sha256]}, which the run was made from")
+            raise DataError(
+                f"leak: {loaded.record.id} has the same bytes as {used[loaded.sha256]}, which the run was made from"
+            )
         measure.add(scored)
     if not measure.labelled():
-        raise DataError(f"{data}: none of {len(items)} labelled images can be read; the first: {failures[0][0]}: {failures[0][1]}")
+        raise DataError(
+            f"{data}: none of {len(items)} labelled images can be read; the first: {failures[0][0]}: {failures[0][1]}"
+        )
     return measure.result() | {"failed": len(failures), "failures": [f"{name}: {reason}" for name, reason in failures]}
 
 

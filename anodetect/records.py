@@ -11,7 +11,6 @@ The chain: h_0 = sha256(""), h_n = sha256(h_{n−1} ‖ canonical JSON of row n)
 """
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -22,7 +21,7 @@ import pyarrow as pa
 from pyarrow import csv as pa_csv
 from pyarrow import parquet
 
-from anodetect.config import canonical
+from anodetect.config import canonical, plain
 from anodetect.errors import RunError
 from anodetect.files import atomic, sha256_of, write_atomic
 
@@ -30,18 +29,34 @@ FORMAT = 1
 Row = dict[str, Any]
 COLUMNS = pa.schema(
     [
-        ("path", pa.string()), ("sha256", pa.string()), ("group", pa.string()), ("score", pa.float64()),
-        ("p_value", pa.float64()), ("q_value", pa.float64()), ("flagged", pa.bool_()), ("threshold", pa.float64()),
-        ("heatmap", pa.string()), ("width", pa.int32()), ("height", pa.int32()), ("model_sha256", pa.string()),
-        ("status", pa.string()), ("error", pa.string()), ("label", pa.int8()), ("kind", pa.string()),
+        ("path", pa.string()),
+        ("sha256", pa.string()),
+        ("group", pa.string()),
+        ("score", pa.float64()),
+        ("p_value", pa.float64()),
+        ("q_value", pa.float64()),
+        ("flagged", pa.bool_()),
+        ("threshold", pa.float64()),
+        ("heatmap", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("model_sha256", pa.string()),
+        ("status", pa.string()),
+        ("error", pa.string()),
+        ("label", pa.int8()),
+        ("kind", pa.string()),
     ]
-)  # fmt: skip
+)
 GROUP_COLUMNS = pa.schema(
     [
-        ("group", pa.string()), ("images", pa.int32()), ("score", pa.float64()), ("p_value", pa.float64()),
-        ("q_value", pa.float64()), ("flagged", pa.bool_()),
+        ("group", pa.string()),
+        ("images", pa.int32()),
+        ("score", pa.float64()),
+        ("p_value", pa.float64()),
+        ("q_value", pa.float64()),
+        ("flagged", pa.bool_()),
     ]
-)  # fmt: skip
+)
 TIMING_COLUMNS = pa.schema([("path", pa.string()), ("seconds", pa.float64())])
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
@@ -64,15 +79,6 @@ def chain_head(rows: Iterable[Row]) -> str:
     return head
 
 
-def plain(value: Any) -> Any:
-    """JSON has no NaN and no infinity: both become null, in tables of any depth."""
-    if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def prepare(path: Path) -> None:
     """Make an empty score directory; RunError if something is there already."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -83,7 +89,9 @@ def prepare(path: Path) -> None:
         raise RunError(f"{path}: cannot be made ({error.strerror})") from None
 
 
-def write(path: Path, rows: Sequence[Row], groups: Sequence[Row], timings: Sequence[Row], audit: Mapping[str, Any]) -> str:
+def write(
+    path: Path, rows: Sequence[Row], groups: Sequence[Row], timings: Sequence[Row], audit: Mapping[str, Any]
+) -> str:
     """Write the tables and audit.json; the chain's head is returned."""
     _write_table(path / "scores", pa.Table.from_pylist(list(rows), COLUMNS))
     _write_table(path / "groups", pa.Table.from_pylist(list(groups), GROUP_COLUMNS), formats=("csv",))
@@ -104,7 +112,9 @@ def read(path: Path) -> ScoreDirectory:
     try:
         audit = json.loads((path / "audit.json").read_text("utf-8"))
         if audit["format"] > FORMAT:
-            raise RunError(f"{path}: format {audit['format']} is newer than this release reads ({FORMAT}); update anodetect")
+            raise RunError(
+                f"{path}: format {audit['format']} is newer than this release reads ({FORMAT}); update anodetect"
+            )
         rows = parquet.read_table(path / "scores.parquet").to_pylist()
     except FileNotFoundError as error:
         raise RunError(f"{path}: not a finished score directory (no {Path(error.filename).name})") from None
@@ -126,6 +136,8 @@ def _without_formulas(table: pa.Table) -> pa.Table:
     """Text that a spreadsheet would run as a formula gets a leading apostrophe."""
     for index, column in enumerate(table.schema):
         if column.type == pa.string():
-            safe = [f"'{text}" if text and text.startswith(FORMULA_STARTS) else text for text in table[index].to_pylist()]
+            safe = [
+                f"'{text}" if text and text.startswith(FORMULA_STARTS) else text for text in table[index].to_pylist()
+            ]
             table = table.set_column(index, column, pa.array(safe, pa.string()))
     return table

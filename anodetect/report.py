@@ -38,20 +38,33 @@ def write(folder: Path) -> Path:
         raise RunError(f"{folder}: neither a score directory nor a folder with score directories in scores/")
     results = json.loads((folder / "results.json").read_text("utf-8")) if (folder / "results.json").is_file() else {}
     main = next((d for d in directories if d.audit["detector"] not in ("pca", "intensity")), directories[0])
-    html = _environment().get_template("report.html.j2").render(
-        main=main, audit=main.audit, rows=results.get("rows", []),
-        commands=results.get("commands", [" ".join(main.audit["command"])]), roc=_roc(directories),
-        histogram=_histogram(main), cases={name: _cases(main, name) for name in ("highest", "borderline")},
-        counts=main.audit["counts"], evaluation=main.audit.get("evaluation"), failures=_failures(main),
-        flagged=sorted((r for r in main.scored() if r["flagged"]), key=lambda r: -r["score"])[:FLAGGED_ROWS],
-        n_flagged=sum(bool(r["flagged"]) for r in main.rows), colour_bar=_colour_bar(main),
-    )  # fmt: skip
+    html = (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            main=main,
+            audit=main.audit,
+            rows=results.get("rows", []),
+            commands=results.get("commands", [" ".join(main.audit["command"])]),
+            roc=_roc(directories),
+            histogram=_histogram(main),
+            cases={name: _cases(main, name) for name in ("highest", "borderline")},
+            counts=main.audit["counts"],
+            evaluation=main.audit.get("evaluation"),
+            failures=_failures(main),
+            flagged=sorted((r for r in main.scored() if r["flagged"]), key=lambda r: -r["score"])[:FLAGGED_ROWS],
+            n_flagged=sum(bool(r["flagged"]) for r in main.rows),
+            colour_bar=_colour_bar(main),
+        )
+    )
     write_atomic(folder / "report.html", html)
     return folder / "report.html"
 
 
 def _environment() -> Environment:
-    environment = Environment(loader=PackageLoader("anodetect", "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=PackageLoader("anodetect", "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters["number"] = lambda value, digits=3: "–" if value is None else f"{value:.{digits}f}"
     environment.filters["percent"] = lambda value: "–" if value is None else f"{100 * value:.1f} %"
     return environment
@@ -107,14 +120,24 @@ def _histogram(main: ScoreDirectory) -> str:
     high = max(np.percentile(scores, 99), calibration.max(initial=-np.inf))  # the few beyond go into the last bin
     edges = np.linspace(low, high if high > low else low + 1, 41)
     figure, axes = _axes()
-    for value, name, colour in ((0, "normal", NORMAL_COLOUR), (1, "anomalous", ANOMALOUS_COLOUR), (-1, "scored here", NORMAL_COLOUR)):
+    for value, name, colour in (
+        (0, "normal", NORMAL_COLOUR),
+        (1, "anomalous", ANOMALOUS_COLOUR),
+        (-1, "scored here", NORMAL_COLOUR),
+    ):
         part = np.minimum(scores[labels == value], edges[-1])
         if len(part):
             axes.hist(part, edges, color=colour, alpha=0.6, label=f"{name} ({len(part)})")
     if len(calibration):
         heights, _ = np.histogram(calibration, edges)
         scale = max(1, (labels <= 0).sum()) / len(calibration)
-        axes.stairs(heights * scale, edges, color=REFERENCE_COLOUR, linewidth=1.5, label=f"calibration normals ({len(calibration)}), rescaled")
+        axes.stairs(
+            heights * scale,
+            edges,
+            color=REFERENCE_COLOUR,
+            linewidth=1.5,
+            label=f"calibration normals ({len(calibration)}), rescaled",
+        )
     threshold = next((row["threshold"] for row in scored if row["threshold"] is not None), np.inf)
     if np.isfinite(threshold):
         axes.axvline(threshold, color="black", linestyle="--", linewidth=1)
@@ -132,7 +155,15 @@ def _roc(directories: Sequence[ScoreDirectory]) -> str:
         known = [row for row in directory.scored() if row["label"] is not None]
         labels, scores = np.array([row["label"] for row in known]), np.array([row["score"] for row in known], float)
         if 0 < labels.sum() < len(labels):
-            curves.append((metrics.auroc(labels, scores), directory.audit["detector"], labels, scores, [r["group"] for r in known]))
+            curves.append(
+                (
+                    metrics.auroc(labels, scores),
+                    directory.audit["detector"],
+                    labels,
+                    scores,
+                    [r["group"] for r in known],
+                )
+            )
     if not curves:
         return ""
     figure, axes = _axes(4.2, 3.9)
@@ -153,17 +184,12 @@ def _roc(directories: Sequence[ScoreDirectory]) -> str:
 
 def _roc_band(labels: NDArray[np.int64], scores: Doubles, groups: Sequence[str]) -> tuple[Doubles, Doubles] | None:
     """Pointwise 95 % band of the true-positive rate, over resampled groups."""
-    names, index = np.unique(np.array(groups), return_inverse=True)
-    if len(names) < metrics.MIN_GROUPS:
+    if len(set(groups)) < metrics.MIN_GROUPS:
         return None
-    members = np.split(np.argsort(index, kind="stable"), np.cumsum(np.bincount(index))[:-1])
-    rng = np.random.default_rng(0)
-    heights = []
-    for _ in range(ROC_RESAMPLES):
-        rows = np.concatenate([members[g] for g in rng.integers(len(names), size=len(names))])
-        if 0 < labels[rows].sum() < len(rows):
-            fpr, tpr, _ = roc_curve(labels[rows], scores[rows])
-            heights.append(np.interp(ROC_GRID, fpr, tpr))
+    found, alarms = metrics.bootstrap_curves(labels, scores, groups, resamples=ROC_RESAMPLES)
+    whole = (found[:, -1] > 0) & (alarms[:, -1] > 0)
+    rates = [(a / a[-1], f / f[-1]) for f, a in zip(found[whole], alarms[whole], strict=True)]
+    heights = [np.interp(ROC_GRID, np.append(0, fpr), np.append(0, tpr)) for fpr, tpr in rates]
     low, high = np.percentile(heights, (2.5, 97.5), axis=0)
     return low, high
 

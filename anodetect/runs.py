@@ -79,8 +79,14 @@ def begin(path: Path, *, resume: bool) -> Path:
 
 
 def write(
-    workdir: Path, path: Path, *, header: Mapping[str, Any], state: State, calibration: Calibration,
-    manifest: Iterable[Mapping[str, Any]], card: str,
+    workdir: Path,
+    path: Path,
+    *,
+    header: Mapping[str, Any],
+    state: State,
+    calibration: Calibration,
+    manifest: Iterable[Mapping[str, Any]],
+    card: str,
 ) -> None:
     """Write all files into `workdir`, then give it its name."""
     environment = environment_facts()
@@ -116,18 +122,45 @@ def read(path: Path) -> Run:
         raise RunError(f"{path}: the model file lacks {error}; it was not written by `anodetect train`") from None
 
 
+def model_card(header: Mapping[str, Any], calibration: Calibration) -> str:
+    facts, preprocess = header["facts"], header["preprocess"]
+    low, high = preprocess["range"]
+    steps = f", {facts['steps']} steps, ended by {facts['stopped_by']}" if facts["steps"] else ""
+    return f"""# {header["detector"]} on {header["data"]}
+
+An anomaly detector trained on normal images only. A larger score means: less like the normals it has seen.
+It says nothing about why, and it is not a medical device.
+
+- Detector: `{header["detector"]}` on `{header["representation"]}`, seed {facts["seed"]}; trained {facts["trained_at"]}
+- Data: {header["data"]}: {facts["fit_images"]} images to fit, {facts["tune_images"]} to tune,
+  {len(calibration.scores)} to calibrate ({calibration.n_groups} groups); which ones, with their hashes: `manifest.csv`
+- Training: {facts["train_seconds"]:.1f} s{steps}
+- Given up: {facts["dropped"] or "nothing"}
+- Images: {preprocess["channels"]} channel(s); values {low:g} to {high:g} become -1 to 1; foreground:
+  {"above the flat background" if preprocess["flat_background"] else "every pixel"}
+- False alarms: {calibration.statement(0.05)}
+"""
+
+
 def facts(path: Path) -> dict[str, Any]:
     """What `anodetect info` tells."""
     run = read(path)
     header = run.header
     return {
-        "run": str(path), "detector": header["detector"], "representation": header["representation"],
-        "data": header["data"], **header["facts"], "config": header["config"], "preprocess": header["preprocess"],
-        "scale": list(run.scale), "calibration_images": len(run.calibration.scores),
-        "calibration_groups": run.calibration.n_groups, "model_sha256": run.model_sha256,
+        "run": str(path),
+        "detector": header["detector"],
+        "representation": header["representation"],
+        "data": header["data"],
+        **header["facts"],
+        "config": header["config"],
+        "preprocess": header["preprocess"],
+        "scale": list(run.scale),
+        "calibration_images": len(run.calibration.scores),
+        "calibration_groups": run.calibration.n_groups,
+        "model_sha256": run.model_sha256,
         "model_mb": round((path / "model.safetensors").stat().st_size / 1e6, 3),
         "environment": json.loads((path / "environment.json").read_text("utf-8")),
-    }  # fmt: skip
+    }
 
 
 def read_manifest(path: Path) -> list[dict[str, str]]:
@@ -171,6 +204,9 @@ def environment_facts() -> dict[str, Any]:
 
     return {
         "packages": {name: installed(name) for name in PACKAGES},
-        "python": platform.python_version(), "system": platform.system(), "machine": platform.machine(),
-        "processors": os.cpu_count(), "byte_order": np.dtype(np.int32).newbyteorder("=").str[0],
-    }  # fmt: skip
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "processors": os.cpu_count(),
+        "byte_order": np.dtype(np.int32).newbyteorder("=").str[0],
+    }

@@ -49,8 +49,14 @@ class Trained:
 
 
 def optimize(
-    net: nn.Module, loss: Loss, images: Floats, config: Training, context: TrainContext, *,
-    device: torch.device, reserve: float = 0.0,
+    net: nn.Module,
+    loss: Loss,
+    images: Floats,
+    config: Training,
+    context: TrainContext,
+    *,
+    device: torch.device,
+    reserve: float = 0.0,
 ) -> Trained:
     """Minimise `loss(net, batch, generator)` over random batches of `images` [N, C, H, W].
 
@@ -95,8 +101,15 @@ def optimize(
             now = time.monotonic()
             if now - logged > 1 or step == config.steps:
                 logged = now
-                context.log({"step": step, "loss": value.item(), "gradient_norm": float(norm), "learning_rate": rate,
-                             "seconds": before + now - begun})  # fmt: skip
+                context.log(
+                    {
+                        "step": step,
+                        "loss": value.item(),
+                        "gradient_norm": float(norm),
+                        "learning_rate": rate,
+                        "seconds": before + now - begun,
+                    }
+                )
                 context.progress(*_progress(step, before + now - begun, limit, config), value.item())
             if now - saved > CHECKPOINT_SECONDS or interrupted:
                 saved = now
@@ -138,7 +151,9 @@ def _signals() -> Iterator[list[int]]:
             signal.signal(kind, handler)
 
 
-def _save(path: os.PathLike[str], net: nn.Module, ema: EMA, optimizer: torch.optim.Optimizer, step: int, spent: float) -> None:
+def _save(
+    path: os.PathLike[str], net: nn.Module, ema: EMA, optimizer: torch.optim.Optimizer, step: int, spent: float
+) -> None:
     tensors = {f"net.{name}": value for name, value in net.state_dict().items()}
     tensors |= {f"ema.{name}": value for name, value in ema.average.state_dict().items()}
     for index, slots in optimizer.state_dict()["state"].items():
@@ -160,4 +175,6 @@ def _restore(path: os.PathLike[str], net: nn.Module, ema: EMA, optimizer: torch.
 
 
 def _part(arrays: State, prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): torch.from_numpy(a.copy()) for name, a in arrays.items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): torch.from_numpy(a.copy()) for name, a in arrays.items() if name.startswith(prefix)
+    }

@@ -16,8 +16,6 @@ Bools = NDArray[np.bool_]
 Seeds = NDArray[np.uint64]
 State = dict[str, NDArray[Any]]
 
-NORMAL, ANOMALOUS = 0, 1
-
 
 @dataclass(frozen=True)
 class Sample:
@@ -79,6 +77,32 @@ class TrainContext:
     resume: bool = False
     log: Callable[[Mapping[str, Any]], None] = lambda record: None
     progress: Callable[[int, int, float], None] = lambda done, total, loss: None
+
+
+class Reporter(Protocol):
+    """Where the pipeline tells what it does; the command line draws bars."""
+
+    def say(self, text: str) -> None:
+        """A line worth reading."""
+
+    def warn(self, text: str) -> None:
+        """Something that degrades the result."""
+
+    def progress(self, task: str, done: int, total: int, note: str = "") -> None:
+        """`done` of `total`; the first call of a task opens its bar, done = total closes it."""
+
+
+class Silent:
+    """A reporter that tells nothing."""
+
+    def say(self, text: str) -> None:
+        pass
+
+    def warn(self, text: str) -> None:
+        pass
+
+    def progress(self, task: str, done: int, total: int, note: str = "") -> None:
+        pass
 
 
 class Detector(Protocol):

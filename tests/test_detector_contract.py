@@ -131,7 +131,9 @@ def test_works_without_gradients_and_leaves_none_behind(detector):
     expected = score(detector, images)
     with torch.no_grad():
         assert np.array_equal(score(detector, images).image, expected.image)
-    parameters = [p for value in vars(detector).values() if isinstance(value, torch.nn.Module) for p in value.parameters()]
+    parameters = [
+        p for value in vars(detector).values() if isinstance(value, torch.nn.Module) for p in value.parameters()
+    ]
     assert all(p.grad is None for p in parameters)
     assert torch.is_grad_enabled()
 
@@ -155,11 +157,17 @@ def test_budget_is_respected_and_recorded(name, tmp_path):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"draws": 2}, {"prediction": "v"}, {"prediction": "epsilon"}, {"noise": "gaussian", "draws": 1}, {"noise": "coarse"},
-        {"mode": "chain", "draws": 1}, {"mode": "chain", "sampler": "ancestral", "draws": 1}, {"pixel_error": "on"},
+        {"draws": 2},
+        {"prediction": "v"},
+        {"prediction": "epsilon"},
+        {"noise": "gaussian", "draws": 1},
+        {"noise": "coarse"},
+        {"mode": "chain", "draws": 1},
+        {"mode": "chain", "sampler": "ancestral", "draws": 1},
+        {"pixel_error": "on"},
         {"unit_variance": False, "pixel_error": "off"},
     ],
-)  # fmt: skip
+)
 def test_every_variant_of_anoddpm_keeps_seeds_and_company(changes, tmp_path):
     detector = make("anoddpm", training={"steps": 4}, **changes)
     detector.fit(batch(40), batch(12, seed=1), context=context(tmp_path))

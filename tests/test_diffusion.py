@@ -58,12 +58,18 @@ def test_prior_is_the_posterior_mean_of_its_gaussian():
     mixing = rng.normal(size=(3, 16)) * [[3], [2], [1]]
     draw = lambda n: (rng.normal(size=(n, 3)) @ mixing + 0.1 * rng.normal(size=(n, 16)) + 1).astype(np.float32)  # noqa: E731
     prior = GaussianPrior.learn(
-        draw(3000).reshape(-1, 1, 4, 4), draw(3000).reshape(-1, 1, 4, 4), torch.randn(3000, 1, 4, 4), components=3, seed=0
+        draw(3000).reshape(-1, 1, 4, 4),
+        draw(3000).reshape(-1, 1, 4, 4),
+        torch.randn(3000, 1, 4, 4),
+        components=3,
+        seed=0,
     )
     xt, a = torch.randn(5, 1, 4, 4), torch.full((5,), 0.6)
     basis, rest = prior.basis.double(), float(prior.rest[0])
     covariance = basis.T @ torch.diag(prior.variance.double() - rest) @ basis + rest * torch.eye(16)
-    noise = basis.T @ torch.diag(prior.noise.double() - float(prior.rest[1])) @ basis + float(prior.rest[1]) * torch.eye(16)
+    noise = basis.T @ torch.diag(prior.noise.double() - float(prior.rest[1])) @ basis + float(
+        prior.rest[1]
+    ) * torch.eye(16)
     gain = 0.6**0.5 * covariance @ torch.linalg.inv(0.6 * covariance + 0.4 * noise)
     mean = prior.mean.double()
     expected = mean + (xt.flatten(1).double() - 0.6**0.5 * mean) @ gain.T

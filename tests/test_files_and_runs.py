@@ -2,6 +2,7 @@ import errno
 import json
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from anodetect import checkpoint, files, records, runs
+from anodetect import checkpoint, config, files, records, runs
 from anodetect.errors import AnodetectError, RunError
 
 ARRAYS = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.array([1], np.int64)}
@@ -20,7 +21,9 @@ def test_model_file_round_trip(tmp_path):
     checkpoint.write(tmp_path / "m", ARRAYS, HEADER)
     arrays, header = checkpoint.read(tmp_path / "m")
     assert header == HEADER == checkpoint.read_header(tmp_path / "m")
-    assert all(np.array_equal(arrays[name], ARRAYS[name]) and arrays[name].dtype == ARRAYS[name].dtype for name in ARRAYS)
+    assert all(
+        np.array_equal(arrays[name], ARRAYS[name]) and arrays[name].dtype == ARRAYS[name].dtype for name in ARRAYS
+    )
 
 
 def test_newer_format_is_refused(tmp_path):
@@ -48,7 +51,9 @@ def test_any_changed_byte_is_noticed(tmp_path, position, value, cut):
     assert all(np.array_equal(arrays[name], ARRAYS[name]) for name in ARRAYS)
 
 
-@pytest.mark.parametrize("content", [b"", b"\x80\x04pickle", b"\xff" * 8 + b"{", save(ARRAYS), save(ARRAYS, {"format": "x"})])
+@pytest.mark.parametrize(
+    "content", [b"", b"\x80\x04pickle", b"\xff" * 8 + b"{", save(ARRAYS), save(ARRAYS, {"format": "x"})]
+)
 def test_foreign_files_are_refused(tmp_path, content):
     (tmp_path / "m").write_bytes(content)
     with pytest.raises(RunError, match="not a readable"):
@@ -70,9 +75,9 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
 
 
 def test_really_full_device():
-    if not os.path.exists("/dev/full"):
+    if not Path("/dev/full").exists():
         pytest.skip("no /dev/full here")
-    with pytest.raises(OSError, match="space"), open("/dev/full", "wb", buffering=0) as file:
+    with pytest.raises(OSError, match="space"), Path("/dev/full").open("wb", buffering=0) as file:
         file.write(b"x")
 
 
@@ -133,7 +138,7 @@ def test_formulas_are_neutralised_in_csv_only(tmp_path):
     records.prepare(tmp_path / "s")
     records.write(tmp_path / "s", [row("=cmd()"), row('a,"b\n.png')], [], [], {})
     text = (tmp_path / "s/scores.csv").read_text()
-    assert "\"'=cmd()\"" in text or "'=cmd()" in text
+    assert '"\'=cmd()"' in text or "'=cmd()" in text
     assert [r["path"] for r in records.read(tmp_path / "s").rows] == ["=cmd()", 'a,"b\n.png']
 
 
@@ -168,4 +173,7 @@ def test_used_directory_is_not_overwritten(tmp_path):
 
 
 def test_plain_turns_nan_into_null():
-    assert json.loads(json.dumps(records.plain({"a": [float("nan"), 1.0], "b": float("inf")}))) == {"a": [None, 1.0], "b": None}
+    assert json.loads(json.dumps(config.plain({"a": [float("nan"), 1.0], "b": float("inf")}))) == {
+        "a": [None, 1.0],
+        "b": None,
+    }

@@ -42,22 +42,39 @@ def test_energies_far_outside_zero_and_one_are_not_squashed():
     assert metrics.auroc(labels, -scores) == 0
 
 
+def auroc_interval(labels, scores, groups):
+    return metrics.image_metrics(labels, scores, [str(group) for group in groups])["auroc"]
+
+
 @pytest.mark.parametrize("labels", [np.zeros(20, int), np.ones(20, int)])
 def test_one_class_is_nan_and_says_so(labels):
-    for metric in (metrics.auroc, metrics.average_precision, metrics.fpr_at_95_tpr):
-        interval = metrics.bootstrap(metric, labels, SCORES[:20], [str(n) for n in range(20)])
+    for interval in metrics.image_metrics(labels, SCORES[:20], [str(n) for n in range(20)]).values():
         assert math.isnan(interval.value)
         assert "one class" in interval.note
 
 
+def test_bootstrap_curves_of_weight_one_are_the_curves_themselves():
+    """A draw with known weights, by repetition of rows, gives what the exact metrics give."""
+    groups = np.arange(60) // 2
+    found, alarms = metrics.bootstrap_curves(LABELS, SCORES, [f"{g:02d}" for g in groups], resamples=5, seed=3)
+    weights = np.random.default_rng(3).multinomial(30, np.full(30, 1 / 30), 5)
+    areas = metrics._area(found, alarms), metrics._step_area(found, alarms), metrics._fpr_at(found, alarms)
+    for n, drawn in enumerate(weights):
+        rows = np.repeat(np.arange(60), drawn[groups])
+        labels, scores = LABELS[rows], SCORES[rows]
+        exact = (
+            metrics.auroc(labels, scores),
+            metrics.average_precision(labels, scores),
+            metrics.fpr_at_95_tpr(labels, scores),
+        )
+        assert [area[n] for area in areas] == pytest.approx(exact)
+
+
 def test_bootstrap_resamples_groups():
-    groups = [str(n // 3) for n in range(60)]
-    by_group = metrics.bootstrap(metrics.auroc, LABELS, SCORES, groups)
+    by_group = auroc_interval(LABELS, SCORES, np.arange(60) // 3)
     assert by_group.low < by_group.value < by_group.high
-    copies = metrics.bootstrap(
-        metrics.auroc, np.repeat(LABELS, 10), np.repeat(SCORES, 10), [str(n // 10) for n in range(600)]
-    )
-    alone = metrics.bootstrap(metrics.auroc, LABELS, SCORES, [str(n) for n in range(60)])
+    copies = auroc_interval(np.repeat(LABELS, 10), np.repeat(SCORES, 10), np.arange(600) // 10)
+    alone = auroc_interval(LABELS, SCORES, range(60))
     assert copies.high - copies.low == pytest.approx(alone.high - alone.low, rel=0.15)  # copies are no evidence
 
 
@@ -65,17 +82,24 @@ def test_bootstrap_interval_covers_the_truth():
     """For two normals one deviation apart the AUROC is Φ(1/√2) = .760; 95 % intervals should mostly hold it."""
     rng = np.random.default_rng(1)
     hits = 0
-    for _ in range(60):
+    for _ in range(100):
         labels = np.repeat([0, 1], 40)
-        interval = metrics.bootstrap(metrics.auroc, labels, rng.normal(size=80) + labels, [str(n) for n in range(80)])
+        interval = auroc_interval(labels, rng.normal(size=80) + labels, range(80))
         hits += interval.low <= 0.760 <= interval.high
-    assert hits >= 50
+    assert hits >= 85
 
 
 def test_bootstrap_is_refused_below_ten_groups():
-    interval = metrics.bootstrap(metrics.auroc, LABELS, SCORES, [str(n % 9) for n in range(60)])
+    interval = auroc_interval(LABELS, SCORES, np.arange(60) % 9)
     assert math.isnan(interval.low)
     assert "9 groups" in interval.note
+
+
+def test_resamples_with_one_class_are_left_out_and_counted():
+    labels = np.array([1] + [0] * 11)
+    interval = auroc_interval(labels, np.arange(12.0)[::-1], range(12))
+    assert "left out" in interval.note
+    assert interval.value == 1
 
 
 # -- Pixels ---------------------------------------------------------------------------------------------

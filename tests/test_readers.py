@@ -123,8 +123,8 @@ BAD = {
     "complex": (npy(np.zeros((9, 9), complex)), ".npy", "numbers"),
     "five channels": (npy(np.zeros((5, 9, 9))), ".npy", "channels"),
     "huge claim": (npy_claiming((10**6, 10**6)), ".npy", "pixels"),
-    "truncated tiff": (tiff(np.zeros((64, 64), np.uint16))[:100], ".tif", ""),
-    "truncated npy": (npy(np.zeros((64, 64)))[:200], ".npy", ""),
+    "truncated tiff": (tiff(np.zeros((64, 64), np.uint16))[:100], ".tif", "damaged"),
+    "truncated npy": (npy(np.zeros((64, 64)))[:200], ".npy", "damaged"),
     "suffix": (whole, ".gif", "format"),
 }
 

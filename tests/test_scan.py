@@ -26,7 +26,13 @@ def test_plain_folder_is_read_recursively_in_order(tmp_path, save_png):
 
 
 def test_mvtec_layout(tmp_path, save_png):
-    for name in ("train/good/0.png", "test/good/1.png", "test/hole/2.png", "test/hole/3.png", "ground_truth/hole/2_mask.png"):
+    for name in (
+        "train/good/0.png",
+        "test/good/1.png",
+        "test/hole/2.png",
+        "test/hole/3.png",
+        "ground_truth/hole/2_mask.png",
+    ):
         save_png(name, PIXELS)
     records = {record.id: record for record in scan(tmp_path).records}
     assert set(records) == {"train/good/0.png", "test/good/1.png", "test/hole/2.png", "test/hole/3.png"}
@@ -39,7 +45,12 @@ def test_mvtec_layout(tmp_path, save_png):
 def test_manifest_wins_over_folder_names(tmp_path, save_png):
     save_png("test/good/0.png", PIXELS)
     save_png("x/1.png", PIXELS)
-    manifest(tmp_path, "path,split,label,kind,group,site", "x/1.png,train,0,good,p1,north", "test/good/0.png,test,1,odd,p2,south")
+    manifest(
+        tmp_path,
+        "path,split,label,kind,group,site",
+        "x/1.png,train,0,good,p1,north",
+        "test/good/0.png,test,1,odd,p2,south",
+    )
     dataset = scan(tmp_path)
     assert [(r.id, r.split, r.label, r.group, dict(r.extra)) for r in dataset.records] == [
         ("x/1.png", "train", 0, "p1", {"site": "north"}),

@@ -28,7 +28,9 @@ def loss(model, batch, rng):
 
 def run(folder, steps=20, **context):
     context = TrainContext(seed=1, device="cpu", workdir=folder, **context)
-    return optimize(net(), loss, IMAGES, Training(steps=20, batch=4) if steps == 20 else Training(steps=steps), context, device=CPU)
+    return optimize(
+        net(), loss, IMAGES, Training(steps=20, batch=4) if steps == 20 else Training(steps=steps), context, device=CPU
+    )
 
 
 def weights(trained):
@@ -72,10 +74,10 @@ def test_budget_ends_training_and_says_so(tmp_path):
 def test_loss_falls(tmp_path):
     model = net()
     batch = torch.from_numpy(IMAGES)
-    before = float(loss(model, batch, torch.Generator().manual_seed(0)))
+    before = loss(model, batch, torch.Generator().manual_seed(0)).item()
     context = TrainContext(seed=0, device="cpu", workdir=tmp_path)
     trained = optimize(model, loss, IMAGES, Training(steps=300, learning_rate=3e-3), context, device=CPU)
-    assert float(loss(trained.net, batch, torch.Generator().manual_seed(0))) < 0.9 * before
+    assert loss(trained.net, batch, torch.Generator().manual_seed(0)).item() < 0.9 * before
 
 
 def test_a_loss_that_is_not_finite_is_an_error(tmp_path):

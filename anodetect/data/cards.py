@@ -65,7 +65,7 @@ def cards_folder() -> Path:
 
 def read_page(path: Path) -> Page:
     """Parse one card; ConfigError or DataError says what is wrong with it."""
-    _, front, text = (path.read_text("utf-8").split("+++\n", 2) + ["", ""])[:3]
+    _, front, text = ([*path.read_text("utf-8").split("+++\n", 2), "", ""])[:3]
     try:
         values = tomllib.loads(front)
     except tomllib.TOMLDecodeError as error:

@@ -46,13 +46,15 @@ def decode_image(content: bytes, suffix: str) -> Floats:
     except MemoryError:
         raise ImageError("does not fit into memory") from None
     except Exception as error:  # decoders raise whatever they like on damaged files; the reason is kept
-        raise ImageError(f"damaged or unreadable ({type(error).__name__}: {str(error)[:200] or 'no details'})") from None
+        raise ImageError(
+            f"damaged or unreadable ({type(error).__name__}: {str(error)[:200] or 'no details'})"
+        ) from None
     return _checked(_channels_first(array))
 
 
 def read_mask(path: Path) -> Bools:
     """A ground-truth mask, bool [H, W]: True where any channel is not zero."""
-    return np.asarray(read_image(path) != 0).any(0)
+    return np.asarray((read_image(path) != 0).any(0))
 
 
 def read_bytes(path: Path) -> bytes:
@@ -72,8 +74,9 @@ def digest(content: bytes) -> str:
 def _decode_pillow(content: bytes) -> Array:
     with Image.open(io.BytesIO(content)) as image:
         _check_size(image.width, image.height)
-        if getattr(image, "n_frames", 1) > 1:
-            raise ImageError(f"animated or multi-page ({image.n_frames} frames); one image per file is expected")
+        frames = getattr(image, "n_frames", 1)
+        if frames > 1:
+            raise ImageError(f"animated or multi-page ({frames} frames); one image per file is expected")
         if image.mode == "CMYK":
             raise ImageError("CMYK colours; convert to RGB or grey")
         if image.mode in ("1", "P", "PA"):
@@ -158,6 +161,11 @@ def _checked(array: Array) -> Floats:
 
 
 _DECODERS: dict[str, Callable[[bytes], Array]] = {
-    ".png": _decode_png, ".jpg": _decode_pillow, ".jpeg": _decode_pillow, ".bmp": _decode_pillow,
-    ".tif": _decode_tiff, ".tiff": _decode_tiff, ".npy": _decode_npy,
-}  # fmt: skip
+    ".png": _decode_png,
+    ".jpg": _decode_pillow,
+    ".jpeg": _decode_pillow,
+    ".bmp": _decode_pillow,
+    ".tif": _decode_tiff,
+    ".tiff": _decode_tiff,
+    ".npy": _decode_npy,
+}

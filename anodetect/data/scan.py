@@ -8,9 +8,9 @@ from pathlib import Path, PurePosixPath
 
 from anodetect.errors import DataError
 from anodetect.files import path_text
-from anodetect.types import ANOMALOUS, NORMAL
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".npy"})
+NORMAL, ANOMALOUS = 0, 1
 COLUMNS = ("path", "split", "label", "kind", "mask", "group")
 
 
@@ -91,7 +91,9 @@ def walk(folder: Path, *, follow_symlinks: bool = False) -> tuple[list[Path], li
             if name.startswith(".") or path.suffix.lower() not in SUFFIXES:
                 continue
             if path.is_symlink() and not follow_symlinks and not path.resolve().is_relative_to(root):
-                problems.append((path_text(path.relative_to(folder)), "symbolic link out of the folder; see --follow-symlinks"))
+                problems.append(
+                    (path_text(path.relative_to(folder)), "symbolic link out of the folder; see --follow-symlinks")
+                )
             else:
                 found.append(path)
     return found, problems
@@ -159,11 +161,16 @@ def _manifest(folder: Path, follow_symlinks: bool) -> Dataset:
         identity = path_text(PurePosixPath(name))
         records.append(
             Record(
-                id=identity, path=folder / name, split=row["split"], label=label, kind=row["kind"],
-                group=row["group"] or identity, mask=folder / row["mask"] if row["mask"] else None,
+                id=identity,
+                path=folder / name,
+                split=row["split"],
+                label=label,
+                kind=row["kind"],
+                group=row["group"] or identity,
+                mask=folder / row["mask"] if row["mask"] else None,
                 extra={key: value for key, value in row.items() if key not in COLUMNS},
             )
-        )  # fmt: skip
+        )
     return Dataset(folder.name, folder, tuple(records))
 
 
@@ -177,7 +184,7 @@ def _rows(file: Path) -> Iterator[tuple[str, dict[str, str]]]:
             for number, row in enumerate(reader, start=2):
                 if None in row or None in row.values():
                     raise DataError(f"{file}, line {number}: not as many fields as the header has")
-                yield f"{file}, line {number}", {c: "" for c in COLUMNS} | {k: v.strip() for k, v in row.items()}
+                yield f"{file}, line {number}", dict.fromkeys(COLUMNS, "") | {k: v.strip() for k, v in row.items()}
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{file}: {error}") from None
 

@@ -29,21 +29,33 @@ def position(name: str, salt: str = "anodetect") -> float:
 def assign(records: Sequence[Record]) -> Roles:
     """Split normals about 70/10/20 by images, whole groups in the order of their hash."""
     if len(records) < MINIMUM:
-        raise DataError(f"{len(records)} normal images are too few; at least {MINIMUM} are needed, some hundreds are good")
+        raise DataError(
+            f"{len(records)} normal images are too few; at least {MINIMUM} are needed, some hundreds are good"
+        )
     groups: dict[str, list[Record]] = {}
     for record in records:
         groups.setdefault(record.group, []).append(record)
     order = [groups[name] for name in sorted(groups, key=position)]
     if len(order) == 1:
-        return Roles(list(records), [], [], dropped=(
-            "all images belong to one group: the calibrate and tune parts are dropped, so scores carry no p-values "
-            "(give them later with `anodetect calibrate`) and standardisation is learned on the images trained on"
-        ))  # fmt: skip
+        return Roles(
+            list(records),
+            [],
+            [],
+            dropped=(
+                "all images belong to one group: the calibrate and tune parts are dropped, so scores carry no p-values "
+                "(give them later with `anodetect calibrate`) and standardisation is learned on the images trained on"
+            ),
+        )
     if len(order) == 2:
         small, large = sorted(order, key=len)
-        return Roles(large, [], small, dropped=(
-            "there are only two groups: the tune part is dropped, so standardisation is learned on the images trained on"
-        ))  # fmt: skip
+        return Roles(
+            large,
+            [],
+            small,
+            dropped=(
+                "only two groups: the tune part is dropped, so standardisation is learned on the images trained on"
+            ),
+        )
     tune = _take(order, TUNE_SHARE * len(records), leave=2)
     calibrate = _take(order, CALIBRATE_SHARE * len(records), leave=1)
     return Roles([record for group in order for record in group], tune, calibrate)
@@ -83,7 +95,9 @@ def refuse_leaks(train: Sequence[Record], test: Sequence[Record], hashes: dict[s
     for record in test:
         if record.group in train_groups:
             other = train_groups[record.group]
-            raise DataError(f"group {record.group!r} is in train ({other}) and in test ({record.id}); move it to one side")
+            raise DataError(
+                f"group {record.group!r} is in train ({other}) and in test ({record.id}); move it to one side"
+            )
         other = train_bytes.get(hashes.get(record.id, ""), "")
         if other:
             raise DataError(f"leak: {record.id} in test has the same bytes as {other} in train; remove one of them")

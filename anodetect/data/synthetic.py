@@ -12,16 +12,16 @@ from anodetect.types import Bools
 Images = NDArray[np.uint8]
 
 
-def images(count: int, *, size: int = 64, channels: int = 1, defects: bool = False, seed: int = 0) -> tuple[Images, Bools]:
+def images(
+    count: int, *, size: int = 64, channels: int = 1, defects: bool = False, seed: int = 0
+) -> tuple[Images, Bools]:
     """`count` images uint8 [N, C, H, W] and their masks bool [N, H, W] (empty without defects)."""
     rng = np.random.default_rng([seed, size, channels, defects])
     made = [_image(rng, size, channels, defects) for _ in range(count)]
     return np.stack([image for image, _ in made]), np.stack([mask for _, mask in made])
 
 
-def write(
-    folder: Path, *, train: int = 120, test: int = 30, size: int = 64, channels: int = 1, seed: int = 0
-) -> None:
+def write(folder: Path, *, train: int = 120, test: int = 30, size: int = 64, channels: int = 1, seed: int = 0) -> None:
     """Write a data set in the MVTec layout: `train` normals, and `test` normals and as many defects with masks."""
     parts = {"train/good": (train, False), "test/good": (test, False), "test/defect": (test, True)}
     for offset, (part, (count, defects)) in enumerate(parts.items()):

@@ -103,7 +103,9 @@ class AnoDDPM:
 
     def __init__(self, config: AnoDDPMConfig) -> None:
         if not config.lambdas or min(config.lambdas) < 1 or max(config.lambdas) > config.trained_to:
-            raise ConfigError(f"detector.lambdas: {list(config.lambdas)} must lie in 1 … trained_to ({config.trained_to})")
+            raise ConfigError(
+                f"detector.lambdas: {list(config.lambdas)} must lie in 1 … trained_to ({config.trained_to})"
+            )
         if not 1 <= config.trained_to <= 1000:
             raise ConfigError(f"detector.trained_to: {config.trained_to} must lie in 1 … 1000")
         self.config = config
@@ -119,9 +121,11 @@ class AnoDDPM:
         self.noise = self._noise_source(size)
         prior = self._learn_prior(fit, tune, channels, context) if self.config.prediction == "gaussian" else None
         torch.manual_seed(context.seed)  # initial weights
-        denoiser = Denoiser(self.config, channels, prior).to(memory_format=torch.channels_last)
+        denoiser = Denoiser(self.config, channels, prior).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         reserve = RESERVE * (context.budget or 0.0)
-        trained = optimize(denoiser, self._loss, fit.images, self.config.training, context, device=self.device, reserve=reserve)
+        trained = optimize(
+            denoiser, self._loss, fit.images, self.config.training, context, device=self.device, reserve=reserve
+        )
         assert isinstance(trained.net, Denoiser)
         self.denoiser = trained.net
         self.error = self._tune_error(tune, context)
@@ -129,7 +133,9 @@ class AnoDDPM:
 
     def _learn_prior(self, fit: Batch, tune: Batch, channels: int, context: TrainContext) -> GaussianPrior:
         fields = self.noise(range(PRIOR_NOISE_FIELDS), channels)
-        return GaussianPrior.learn(fit.images, tune.images, fields, components=self.config.components, seed=context.seed)
+        return GaussianPrior.learn(
+            fit.images, tune.images, fields, components=self.config.components, seed=context.seed
+        )
 
     def _loss(self, net: nn.Module, x0: Tensor, rng: torch.Generator) -> Tensor:
         """Mean square error of x̂_0 in units of the network's output, t uniform in 1 … trained_to."""
@@ -187,9 +193,9 @@ class AnoDDPM:
         seeds = np.random.default_rng(context.seed).integers(2**63, size=len(tune), dtype=np.uint64)
         clean, _ = self._residuals(tune, seeds)
         inside = np.broadcast_to(tune.foreground[:, None], clean.shape)
-        flat = (clean * inside).sum((0, 2, 3), dtype=np.float64) / np.maximum(inside.sum((0, 2, 3)), 1)
-        flat = np.maximum(flat, 1e-6)[:, None, None].astype(np.float32)
-        pixel = ndimage.gaussian_filter(clean.mean(0), (0, 1, 1)) + 0.1 * flat
+        mean = (clean * inside).sum((0, 2, 3), dtype=np.float64) / np.maximum(inside.sum((0, 2, 3)), 1)
+        flat: Floats = np.maximum(mean, 1e-6)[:, None, None].astype(np.float32)
+        pixel: Floats = ndimage.gaussian_filter(clean.mean(0), (0, 1, 1)) + 0.1 * flat
         if self.config.pixel_error != "auto":
             return pixel if self.config.pixel_error == "on" else flat
         auroc = self._planted_auroc({"flat": flat, "pixel": pixel}, tune, clean, seeds)
@@ -202,7 +208,8 @@ class AnoDDPM:
         defective = [self._residuals(copy, seeds)[0] for copy in copies]
 
         def image_scores(residuals: Floats, error: Floats) -> list[float]:
-            return finish((residuals / error).mean(1), tune.foreground, self.config.pooling)[0].tolist()
+            scores: list[float] = finish((residuals / error).mean(1), tune.foreground, self.config.pooling)[0].tolist()
+            return scores
 
         auroc = {}
         for name, error in errors.items():
@@ -225,7 +232,8 @@ class AnoDDPM:
         channels = weights["unet.net.out.2.conv.weight"].shape[0] // self.config.stem**2
         denoiser = Denoiser(self.config, channels, prior)
         denoiser.load_state_dict(weights)
-        self.denoiser = denoiser.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)
+        denoiser.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.denoiser = denoiser.eval().requires_grad_(False)
         self.error = state["error"]
 
     def _noise_source(self, size: int) -> NoiseSource:
@@ -234,4 +242,6 @@ class AnoDDPM:
     def _check_size(self, size: int) -> None:
         stride = self.config.stem * 2 ** (len(self.config.widths) - 1)
         if size % stride:
-            raise ConfigError(f"representation.size: {size} is not a multiple of {stride}, the U-Net's stride (stem × levels)")
+            raise ConfigError(
+                f"representation.size: {size} is not a multiple of {stride}, the U-Net's stride (stem × levels)"
+            )

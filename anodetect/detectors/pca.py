@@ -8,11 +8,11 @@ subspace cannot simply remember them.
 from typing import Any, ClassVar
 
 import numpy as np
-from sklearn.decomposition import PCA as ScikitPCA
+from sklearn import decomposition
 
 from anodetect.config import Config, Pooling
 from anodetect.heatmaps import finish
-from anodetect.types import Batch, Scores, Seeds, State, TrainContext
+from anodetect.types import Batch, Floats, Scores, Seeds, State, TrainContext
 
 
 class PCAConfig(Config):
@@ -37,14 +37,18 @@ class PCA:
         rows = np.sort(rng.permutation(len(fit))[: self.config.max_images])
         images = fit.images[rows].reshape(len(rows), -1)
         count = min(self.config.components, len(images) // 2, images.shape[1])
-        model = ScikitPCA(count, svd_solver="randomized", random_state=context.seed).fit(images)
+        model = decomposition.PCA(count, svd_solver="randomized", random_state=context.seed).fit(images)
         self.mean, self.basis = model.mean_.astype(np.float32), model.components_.astype(np.float32)
-        context.log({"images": len(rows), "components": count, "explained": float(model.explained_variance_ratio_.sum())})
+        context.log(
+            {"images": len(rows), "components": count, "explained": float(model.explained_variance_ratio_.sum())}
+        )
 
     def score(self, batch: Batch, *, seeds: Seeds) -> Scores:
         flat = batch.images.reshape(len(batch), -1) - self.mean
-        reconstruction = (flat @ self.basis.T @ self.basis + self.mean).reshape(batch.images.shape)
-        residual = np.abs(batch.images - reconstruction).mean(1)
+        reconstruction = np.asarray(
+            (flat @ self.basis.T @ self.basis + self.mean).reshape(batch.images.shape), np.float32
+        )
+        residual: Floats = np.asarray(np.abs(batch.images - reconstruction).mean(1), np.float32)
         return Scores(*finish(residual, batch.foreground, self.config.pooling), reconstruction)
 
     def state(self) -> State:

@@ -4,6 +4,7 @@ x_t = √ᾱ_t · x_0 + √(1−ᾱ_t) · ε. The noise ε may be of any kind wi
 takes (x_t [N,C,H,W], t int64 [N]) and returns the predicted x_0; samplers know nothing else of the network.
 """
 
+import itertools
 from collections.abc import Callable
 
 import torch
@@ -47,7 +48,7 @@ def x0_from_noise(xt: Tensor, noise: Tensor, t: Tensor, schedule: Tensor) -> Ten
 def ddim(denoise: Denoise, xt: Tensor, start: int, steps: int, schedule: Tensor) -> Tensor:
     """x̂_0 from x_start in `steps` deterministic steps (Song et al., ICLR 2021, eq. 12 with σ = 0)."""
     times = torch.linspace(start, 0, steps + 1).round().long()
-    for now, then in zip(times[:-1], times[1:], strict=True):
+    for now, then in itertools.pairwise(times):
         t, u = (time.to(xt.device).expand(len(xt)) for time in (now, then))
         x0 = denoise(xt, t)
         noise = (xt - _at(schedule, t).sqrt() * x0) / (1 - _at(schedule, t)).sqrt()

@@ -48,7 +48,7 @@ def opensimplex3(x: Tensor, y: Tensor, z: Tensor, seeds: Sequence[int]) -> Tenso
     tables = tuple(table.to(x.device) for table in permutations(seeds))
     points = torch.stack([x, y, z])
     step = max(1, CHUNK // len(tables[0])) if x.device.type == "cpu" else x.shape[1]
-    return torch.cat([_lattice_sum(part, *tables) for part in points.split(step, dim=2)], dim=1)
+    return torch.cat([_lattice_sum(part, *tables) for part in torch.split(points, step, dim=2)], dim=1)
 
 
 def _lattice_sum(points: Tensor, perm: Tensor, gradient_index: Tensor) -> Tensor:
@@ -72,8 +72,9 @@ def _lattice_sum(points: Tensor, perm: Tensor, gradient_index: Tensor) -> Tensor
         index = perm.gather(1, vertex[0])
         index = perm.gather(1, (index + vertex[1]) & 0xFF)
         index = gradient_index.gather(1, (index + vertex[2]) & 0xFF)
-        slope = sum(gradients[axis].take(index) * d[axis] for axis in range(3))
-        return reach.square_().square_() * slope
+        slope = torch.stack([gradients[axis].take(index) * d[axis] for axis in range(3)]).sum(0)
+        weighted: Tensor = reach.square_().square_() * slope
+        return weighted
 
     belongs = (total <= 1, total < 2, total > 1, total >= 2)  # by the number of ones in the vertex
     value = torch.zeros_like(total)
@@ -82,7 +83,8 @@ def _lattice_sum(points: Tensor, perm: Tensor, gradient_index: Tensor) -> Tensor
         value += contribution(offset) * belongs[sum(vertex)]
     for offset in extra_vertices(inside, total):
         value += contribution(offset)
-    return value / NORM_CONSTANT3
+    noise: Tensor = value / NORM_CONSTANT3
+    return noise
 
 
 def extra_vertices(inside: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
@@ -125,7 +127,7 @@ def octahedron_extras(inside: Tensor) -> tuple[Tensor, Tensor]:
     first_further, second_further = (further.gather(0, order[k : k + 1])[0] for k in range(2))
     same_side = first_further == second_further
     both_ones = torch.ones_like(first)
-    # Same side, upper: (1,1,1) and twice the axis both vertices share; lower: the origin and (1,1,1) − 2·(missing axis).
+    # Same side, upper: (1,1,1) and twice the axis both share; lower: the origin and (1,1,1) − 2·(missing axis).
     same = (
         torch.where(first_further, both_ones, 0 * both_ones),
         torch.where(first_further, 2 * third, both_ones - 2 * third),
@@ -140,7 +142,11 @@ def octahedron_extras(inside: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def simplex(
-    shape: tuple[int, int], seeds: Sequence[int], *, octaves: int = 6, persistence: float = 0.8,
+    shape: tuple[int, int],
+    seeds: Sequence[int],
+    *,
+    octaves: int = 6,
+    persistence: float = 0.8,
     wavelength: float | None = None,
 ) -> Tensor:
     """Raw simplex fields float32 [B, H, W], one seed each, standard deviation about .5 (AnoDDPM, section 3.2).

@@ -30,7 +30,13 @@ class GaussianPrior(nn.Module):
 
     def __init__(self, components: int, pixels: int) -> None:
         super().__init__()
-        shapes = {"mean": (pixels,), "basis": (components, pixels), "variance": (components,), "noise": (components,), "rest": (2,)}
+        shapes = {
+            "mean": (pixels,),
+            "basis": (components, pixels),
+            "variance": (components,),
+            "noise": (components,),
+            "rest": (2,),
+        }
         for name, shape in shapes.items():
             self.register_buffer(name, torch.zeros(shape))
 
@@ -46,17 +52,17 @@ class GaussianPrior(nn.Module):
         prior = cls(count, flat.shape[1])
         along, off = _variances(held_out, basis)
         noise_along, noise_off = _variances(noise.flatten(1), basis)
-        # A small tune part makes single variances noisy: take the smoothed, falling sequence below fit's own.
-        falling = np.maximum.accumulate(_running_mean(along.numpy())[::-1])[::-1]
+        # fit's own variances are too large, tune's are noisy: shrink the first by the smoothed ratio of the two.
+        ratio = _running_mean(along.numpy() / np.maximum(pca.explained_variance_, 1e-12))
         prior.mean.copy_(mean)
         prior.basis.copy_(basis)
-        prior.variance.copy_(torch.from_numpy(np.minimum(pca.explained_variance_, falling)))
+        prior.variance.copy_(torch.from_numpy(pca.explained_variance_ * np.minimum(ratio, 1)))
         prior.noise.copy_(noise_along)
         prior.rest.copy_(torch.tensor([off, noise_off]))
         return prior
 
     def denoise(self, xt: Tensor, alpha_bar: Tensor) -> tuple[Tensor, Tensor]:
-        """x_t [N, C, H, W] and ᾱ [N] → posterior mean [N, C, H, W] and root-mean-square posterior deviation [N, 1, 1, 1]."""
+        """x_t [N, C, H, W] and ᾱ [N] → posterior mean [N, C, H, W] and its rms deviation [N, 1, 1, 1]."""
         a = alpha_bar[:, None]
         centred = xt.flatten(1) - a.sqrt() * self.mean
         along = self._posterior(a, self.variance, self.noise)  # gain and variance, [N, K]
@@ -81,4 +87,4 @@ def _variances(flat: Tensor, basis: Tensor) -> tuple[Tensor, float]:
 
 def _running_mean(values: Floats, width: int = 5) -> Floats:
     padded = np.pad(values, width // 2, mode="edge")
-    return np.convolve(padded, np.ones(width) / width, mode="valid").astype(np.float32)
+    return np.asarray(np.convolve(padded, np.ones(width) / width, mode="valid"), np.float32)

@@ -16,7 +16,7 @@ class EMA:
     @torch.no_grad()
     def update(self, net: nn.Module, step: int) -> None:
         decay = min(self.limit, (1 + step) / (10 + step))
-        ours, theirs = list(self.average.parameters()), [p.detach() for p in net.parameters()]
+        ours, theirs = ([p.detach() for p in each.parameters()] for each in (self.average, net))
         torch._foreach_lerp_(ours, theirs, 1 - decay)
         for mine, other in zip(self.average.buffers(), net.buffers(), strict=True):
             mine.copy_(other)

@@ -24,7 +24,7 @@ def in_micro_batches(function: Callable[..., Arrays], *arrays: NDArray[np.generi
 
 
 def pick_device(name: str) -> torch.device:
-    """"auto" is the first of CUDA, MPS and CPU that is there; ConfigError if a named device is not."""
+    """ "auto" is the first of CUDA, MPS and CPU that is there; ConfigError if a named device is not."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:

@@ -17,9 +17,15 @@ class UNet(nn.Module):
         super().__init__()
         self.fold, self.unfold = nn.PixelUnshuffle(stem), nn.PixelShuffle(stem)
         self.net = DiffusionModelUNet(
-            spatial_dims=2, in_channels=inputs * stem**2, out_channels=outputs * stem**2, num_res_blocks=blocks,
-            channels=tuple(widths), attention_levels=[False] * len(widths), norm_num_groups=16, num_head_channels=16,
-        )  # fmt: skip
+            spatial_dims=2,
+            in_channels=inputs * stem**2,
+            out_channels=outputs * stem**2,
+            num_res_blocks=blocks,
+            channels=tuple(widths),
+            attention_levels=[False] * len(widths),
+            norm_num_groups=16,
+            num_head_channels=16,
+        )
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         out: Tensor = self.unfold(self.net(self.fold(x), t))

@@ -32,7 +32,8 @@ class Pixels:
 
     def decode(self, heatmap: Floats, shape: tuple[int, int]) -> Floats:
         """A map on the grid [size, size] → on the image's own grid [H, W]."""
-        return resize(heatmap[None], *shape)[0]
+        resized: Floats = resize(heatmap[None], *shape)[0]
+        return resized
 
 
 def resize(image: Floats, height: int, width: int) -> Floats:

@@ -30,7 +30,7 @@ def write_heatmap(stem: Path, kind: str, heatmap: Floats, image: Floats, scale: 
 
 
 def grey(image: Floats, span: tuple[float, float] | None = None) -> Picture:
-    """[C, H, W] → RGB bytes [H, W, 3]; `span` are the values shown black and white, by default the 1st and 99.5th percentile."""
+    """[C, H, W] → RGB bytes [H, W, 3]; `span`: the values shown black and white, else percentiles."""
     low, high = span or tuple(np.percentile(image, (1, 99.5)))
     shown = np.clip((image - low) / max(high - low, 1e-9), 0, 1)
     return np.moveaxis((np.broadcast_to(shown, (3, *image.shape[1:])) * 255).astype(np.uint8), 0, -1)
@@ -47,11 +47,13 @@ def overlay(image: Floats, heatmap: Floats, scale: tuple[float, float]) -> Pictu
     """The image with the heatmap over it, the more opaque the higher the value."""
     low, high = scale
     strength = np.clip((np.nan_to_num(heatmap, nan=low) - low) / max(high - low, 1e-9), 0, 1)
-    alpha = (0.8 * np.sqrt(strength))[..., None]
-    return (grey(image) * (1 - alpha) + colour(heatmap, scale) * alpha).astype(np.uint8)
+    alpha = (0.85 * strength)[..., None]
+    return np.asarray(grey(image) * (1 - alpha) + colour(heatmap, scale) * alpha, np.uint8)
 
 
-def case_strip(image: Floats, heatmap: Floats, reconstruction: Floats | None, scale: tuple[float, float], side: int = 240) -> bytes:
+def case_strip(
+    image: Floats, heatmap: Floats, reconstruction: Floats | None, scale: tuple[float, float], side: int = 240
+) -> bytes:
     """image | overlay | reconstruction as one PNG, `side` pixels each; without a reconstruction two panels."""
     span = tuple(np.percentile(image, (1, 99.5)))
     panels = [grey(image, span), overlay(image, heatmap, scale)]
@@ -61,5 +63,5 @@ def case_strip(image: Floats, heatmap: Floats, reconstruction: Floats | None, sc
     gap = np.full((side, 6, 3), 255, np.uint8)
     row = [resized[0]] + [part for panel in resized[1:] for part in (gap, panel)]
     buffer = io.BytesIO()
-    Image.fromarray(np.concatenate(row, axis=1)).save(buffer, "png", optimize=True)
+    Image.fromarray(np.concatenate(row, axis=1)).save(buffer, "png")
     return buffer.getvalue()

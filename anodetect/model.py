@@ -1,0 +1,174 @@
+"""A model brought to life: configuration, and the path of an image from file to score.
+
+read → preprocess → representation → detector.score → heatmap in the image's own grid
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from anodetect import runs
+from anodetect.config import build, merge
+from anodetect.data import readers
+from anodetect.data.preprocess import Preprocess, PreprocessConfig
+from anodetect.data.scan import Record
+from anodetect.detectors import detector_class
+from anodetect.errors import ConfigError, ImageError, nearest
+from anodetect.representations import REPRESENTATIONS
+from anodetect.types import Batch, Floats, Reporter, Scores, image_seeds
+
+BATCH = 16
+LOOK_AHEAD = 3 * BATCH
+SECTIONS = ("preprocess", "representation", "detector")
+
+
+# -- Configuration --------------------------------------------------------------------------------------
+
+
+def resolve(detector: str, representation: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Configuration of all sections with defaults filled in; keys without a section go where they exist."""
+    if representation not in REPRESENTATIONS:
+        raise ConfigError(f"no representation {representation!r}; {nearest(representation, REPRESENTATIONS)}")
+    cls = detector_class(detector)
+    classes = {
+        "preprocess": PreprocessConfig,
+        "representation": REPRESENTATIONS[representation][1],
+        "detector": cls.Config,
+    }
+    sections: dict[str, dict[str, Any]] = {"preprocess": {}, "representation": dict(cls.representation), "detector": {}}
+    for key, value in values.items():
+        if key in SECTIONS:
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"[{key}] is a section, not a value")
+            sections[key] = merge(sections[key], value)
+            continue
+        homes = [name for name in SECTIONS if key in classes[name].model_fields]
+        if not homes:
+            known = [*SECTIONS, *(field for name in SECTIONS for field in classes[name].model_fields)]
+            raise ConfigError(f"unknown key {key!r}; {nearest(key, known)}")
+        sections[homes[-1]] = merge(sections[homes[-1]], {key: value})
+    return {name: build(classes[name], sections[name], name).model_dump(mode="json") for name in SECTIONS}
+
+
+@dataclass
+class Model:
+    """Everything between an image in native units and its score."""
+
+    preprocess: Preprocess
+    representation: Any
+    detector: Any
+
+    @classmethod
+    def create(cls, detector: str, representation: str, config: Mapping[str, Any]) -> "Model":
+        kind, kind_config = REPRESENTATIONS[representation]
+        detector_type = detector_class(detector)
+        return cls(
+            Preprocess(build(PreprocessConfig, config["preprocess"], "preprocess")),
+            kind(build(kind_config, config["representation"], "representation")),
+            detector_type(build(detector_type.Config, config["detector"], "detector")),
+        )
+
+    @classmethod
+    def load(cls, run: runs.Run, device: str) -> "Model":
+        model = cls.create(run.header["detector"], run.header["representation"], run.header["config"])
+        model.preprocess.load_state(run.header["preprocess"])
+        model.detector.load_state(run.state, device=device)
+        return model
+
+    def encode(self, image: Floats) -> tuple[Floats, Floats]:
+        return self.representation.encode(*self.preprocess.apply(image))  # type: ignore[no-any-return]
+
+    def score(self, images: Sequence[Floats], encoded: Sequence[tuple[Floats, Any]]) -> Scores:
+        batch = Batch(np.stack([image for image, _ in encoded]), np.stack([inside for _, inside in encoded]))
+        return self.detector.score(batch, seeds=image_seeds(images))  # type: ignore[no-any-return]
+
+
+# -- Reading --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A record with its image, or the reason why there is none."""
+
+    record: Record
+    image: Floats | None = None
+    encoded: tuple[Floats, Any] | None = None
+    sha256: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A record with its score, heatmap in the image's own grid, and what the detector saw and made of it."""
+
+    loaded: Loaded
+    score: float = float("nan")
+    heatmap: Floats | None = None
+    grid: tuple[Floats, Floats, Floats | None] | None = None  # image, heatmap, reconstruction on the detector's grid
+    seconds: float = 0.0
+
+
+def load(record: Record, model: Model | None = None) -> Loaded:
+    """Read and hash one file, and prepare it for a model."""
+    try:
+        content = readers.read_bytes(record.path)
+        image = readers.decode_image(content, record.path.suffix)
+        encoded = model.encode(image) if model else None
+        return Loaded(record, image, encoded, readers.digest(content))
+    except ImageError as error:
+        return Loaded(record, error=str(error))
+
+
+def ahead(function: Callable[[Record], Loaded], items: Iterable[Record], depth: int = LOOK_AHEAD) -> Iterator[Loaded]:
+    """Map in order on two threads, at most `depth` items ahead of the consumer, so that memory stays flat."""
+    with ThreadPoolExecutor(2) as pool:
+        waiting: deque[Future[Loaded]] = deque()
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) >= depth:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def score_records(model: Model, items: Sequence[Record], reporter: Reporter, task: str = "score") -> Iterator[Scored]:
+    """Score records in order, a fixed number at a time; failed ones come out as they went in."""
+    done = 0
+    for chunk in _chunks(ahead(lambda record: load(record, model), items), BATCH):
+        good = [loaded for loaded in chunk if loaded.image is not None]
+        begun = time.monotonic()
+        results = iter(_score_chunk(model, good) if good else [])
+        seconds = (time.monotonic() - begun) / max(len(good), 1)
+        for loaded in chunk:
+            if loaded.image is None:
+                yield Scored(loaded)
+            else:
+                score, heatmap, reconstruction = next(results)
+                full = model.representation.decode(heatmap, loaded.image.shape[1:])
+                assert loaded.encoded is not None
+                yield Scored(loaded, score, full, (loaded.encoded[0], heatmap, reconstruction), seconds)
+        done += len(chunk)
+        reporter.progress(task, done, len(items))
+
+
+def _score_chunk(model: Model, chunk: Sequence[Loaded]) -> list[tuple[float, Floats, Floats | None]]:
+    images = [loaded.image for loaded in chunk if loaded.image is not None]
+    scores = model.score(images, [loaded.encoded for loaded in chunk if loaded.encoded is not None])
+    reconstructions = [None] * len(images) if scores.reconstruction is None else list(scores.reconstruction)
+    return list(zip(scores.image.tolist(), scores.heatmap, reconstructions, strict=True))
+
+
+def _chunks(items: Iterator[Loaded], size: int) -> Iterator[list[Loaded]]:
+    chunk: list[Loaded] = []
+    for item in items:
+        chunk.append(item)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk

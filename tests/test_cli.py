@@ -1,0 +1,381 @@
+"""The command line as a stranger uses it: exit codes, JSON, one-line errors."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import tifffile
+from PIL import Image
+from typer.testing import CliRunner
+
+from anodetect import cli
+from anodetect.data import synthetic
+
+TINY = ["--set", "widths=[16,32]", "--set", "training.steps=30", "--set", "size=32", "--set", "components=30"]
+
+
+def call(capfd, monkeypatch, *arguments):
+    """Run the command in this process; exit code, stdout, stderr."""
+    monkeypatch.setattr(sys, "argv", ["anodetect", *map(str, arguments)])
+    with pytest.raises(SystemExit) as leave:
+        cli.main()
+    out, err = capfd.readouterr()
+    return leave.value.code or 0, out, err
+
+
+@pytest.fixture
+def anodetect(capfd, monkeypatch):
+    return lambda *arguments: call(capfd, monkeypatch, *arguments)
+
+
+def subprocess_call(*arguments, **options):
+    code = "import sys; from anodetect.cli import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, check=False, **options
+    )
+
+
+def test_train_score_evaluate_report(anodetect, synthetic_folder, tmp_path):
+    run, scores = tmp_path / "run", tmp_path / "scores"
+    code, out, _ = anodetect("train", synthetic_folder, "-d", "anoddpm", "--out", run, *TINY, "--json")
+    assert code == 0
+    facts = json.loads(out)
+    assert facts["detector"] == "anoddpm"
+    assert facts["steps"] == 30
+    assert facts["train_seconds"] > 0
+
+    code, out, _ = anodetect("score", run, synthetic_folder, "--out", scores, "--json")
+    result = json.loads(out)
+    assert code == 0
+    assert (result["scored"], result["failed"], result["skipped"]) == (40, 0, 0)
+    assert len(result["head"]) == 64
+    rows = pq.read_table(scores / "scores.parquet").to_pylist()
+    first = next(row for row in rows if row["label"] == 1)
+    heatmap = tifffile.imread(scores / first["heatmap"])
+    assert heatmap.shape == (first["height"], first["width"]) == (64, 64)
+    assert heatmap.dtype == np.float32
+    assert (scores / first["heatmap"].replace(".tiff", ".png")).is_file()
+    assert sum(row["flagged"] for row in rows) == result["flagged"]
+    assert "<svg" in (scores / "report.html").read_text()
+
+    code, out, _ = anodetect("evaluate", run, synthetic_folder, "--json")
+    evaluation = json.loads(out)
+    assert code == 0
+    assert {"value", "low", "high"} <= set(evaluation["image"]["auroc"])
+    assert set(evaluation["pixel"]) == {"auroc", "ap", "aupro", "dice_best", "dice_at_threshold"}
+    assert set(evaluation["operating_point"]) == {"far", "threshold", "tpr", "fpr"}
+    assert evaluation["n_normal"] == evaluation["n_anomalous"] == 20
+    assert evaluation["image"]["auroc"]["value"] == pytest.approx(result["evaluation"]["image"]["auroc"]["value"])
+
+    assert anodetect("report", scores)[0] == 0
+    code, out, _ = anodetect("info", run, "--json")
+    assert json.loads(out)["model_sha256"] == rows[0]["model_sha256"]
+
+
+def test_another_process_gives_bit_equal_scores(anodetect, synthetic_folder, tmp_path):
+    anodetect("train", synthetic_folder, "-d", "anoddpm", "--out", tmp_path / "run", *TINY)
+    anodetect("score", tmp_path / "run", synthetic_folder, "--out", tmp_path / "here", "--heatmaps", "none")
+    other = subprocess_call(
+        "score", tmp_path / "run", synthetic_folder, "--out", tmp_path / "there", "--heatmaps", "none"
+    )
+    assert other.returncode == 0, other.stderr
+    assert (tmp_path / "here/scores.csv").read_bytes() == (tmp_path / "there/scores.csv").read_bytes()
+
+
+def test_scores_are_rows_in_native_order_with_calibrated_p_values(anodetect, pca_run, synthetic_folder, tmp_path):
+    anodetect("score", pca_run, synthetic_folder, "--out", tmp_path / "s", "--far", "0.1", "--heatmaps", "none")
+    rows = pq.read_table(tmp_path / "s/scores.parquet").to_pylist()
+    assert [row["path"] for row in rows] == sorted(row["path"] for row in rows)
+    for row in rows:
+        assert row["flagged"] == (row["p_value"] <= 0.1) == (row["score"] > row["threshold"])
+        assert row["heatmap"] == ""
+    assert sum(row["flagged"] for row in rows if row["label"]) == 20
+
+
+def test_false_discovery_rate_instead_of_false_alarms(anodetect, pca_run, synthetic_folder, tmp_path):
+    code, _, _ = anodetect(
+        "score", pca_run, synthetic_folder, "--out", tmp_path / "s", "--fdr", "0.2", "--heatmaps", "none"
+    )
+    rows = pq.read_table(tmp_path / "s/scores.parquet").to_pylist()
+    assert code == 0
+    assert all(row["flagged"] == (row["q_value"] <= 0.2) for row in rows)
+    assert any(row["flagged"] for row in rows)
+
+
+def test_bad_files_become_rows_and_exit_one(anodetect, pca_run, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    good, _ = synthetic.images(3, seed=9)
+    for n, image in enumerate(good):
+        Image.fromarray(image[0]).save(folder / f"good{n}.png")
+    whole = (folder / "good0.png").read_bytes()
+    (folder / "empty.png").touch()
+    (folder / "cut.png").write_bytes(whole[:200])
+    (folder / "tiny.png").write_bytes(b"")
+    Image.new("L", (1, 1)).save(folder / "tiny.png")
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(folder / "colour.png")
+    Image.new("CMYK", (64, 64)).save(folder / "cmyk.jpg")
+    Image.fromarray(good[0][0]).resize((300, 20)).save(folder / "wide.png")
+    np.save(folder / "nan.npy", np.full((64, 64), np.nan))
+    (folder / "away.png").symlink_to("/etc/hostname")
+    (folder / "=formula,\n.png").write_bytes(whole)
+    code, out, _ = anodetect("score", pca_run, folder, "--out", tmp_path / "s", "--json")
+    result = json.loads(out)
+    assert code == 1
+    assert (result["scored"], result["failed"], result["skipped"]) == (5, 6, 1)
+    rows = {row["path"]: row for row in pq.read_table(tmp_path / "s/scores.parquet").to_pylist()}
+    assert rows["empty.png"]["error"] == "the file is empty"
+    assert "1×1" in rows["tiny.png"]["error"]
+    assert "colour" in rows["colour.png"]["error"]
+    assert rows["away.png"]["status"] == "skipped"
+    assert rows["wide.png"]["width"] == 300
+    assert tifffile.imread(tmp_path / "s" / rows["wide.png"]["heatmap"]).shape == (20, 300)
+    assert "CMYK" in (tmp_path / "s/report.html").read_text()
+    assert "'=formula" in (tmp_path / "s/scores.csv").read_text()
+
+
+def test_calibrate_keeps_weights_and_refuses_training_images(anodetect, pca_run, synthetic_folder, tmp_path):
+    pictures, _ = synthetic.images(30, seed=77)
+    for n, image in enumerate(pictures):
+        (tmp_path / "new").mkdir(exist_ok=True)
+        Image.fromarray(image[0]).save(tmp_path / f"new/{n}.png")
+    code, out, _ = anodetect("calibrate", pca_run, tmp_path / "new", "--out", tmp_path / "run2", "--json")
+    assert code == 0
+    assert json.loads(out)["calibration_images"] == 30
+    anodetect("score", pca_run, synthetic_folder, "--out", tmp_path / "a", "--heatmaps", "none")
+    anodetect("score", tmp_path / "run2", synthetic_folder, "--out", tmp_path / "b", "--heatmaps", "none")
+    a, b = (pq.read_table(tmp_path / name / "scores.parquet") for name in "ab")
+    assert a["score"].equals(b["score"])
+    assert not a["p_value"].equals(b["p_value"])
+    code, _, err = anodetect("calibrate", pca_run, synthetic_folder, "--out", tmp_path / "run3")
+    assert code == 2
+    assert "leak" in err
+
+
+@pytest.fixture
+def few(tmp_path):
+    folder = tmp_path / "few"
+    folder.mkdir()
+    for n, image in enumerate(synthetic.images(19)[0]):
+        Image.fromarray(image[0]).save(folder / f"{n}.png")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["train", "{data}", "-d", "anodpm", "--out", "{out}"], "did you mean 'anoddpm'"),
+        (["train", "{data}", "-d", "pca", "--out", "{out}", "--set", "component=3"], "did you mean 'components'"),
+        (
+            ["train", "{data}", "-d", "pca", "--out", "{out}", "--set", "detector.component=3"],
+            "did you mean 'components'",
+        ),
+        (["train", "{data}", "-d", "pca", "--out", "{out}", "--set", "components=many"], "integer"),
+        (["train", "{data}", "-d", "pca", "--out", "{out}", "--set", "components"], "key=value"),
+        (["train", "{data}", "-d", "pca", "--out", "{out}", "--representation", "pixel"], "did you mean 'pixels'"),
+        (["train", "{data}", "-d", "pca", "--out", "{out}", "--budget", "0"], "minutes"),
+        (["train", "{data}", "-d", "pca", "--out", "{out}", "--config", "{data}/none.toml"], "none.toml"),
+        (["train", "{data}", "-d", "pca", "--out", "{run}"], "already exists"),
+        (["train", "{data}", "-d", "pca", "--out", "{out}", "--resume"], "no checkpoint"),
+        (["train", "{data}", "-d", "anoddpm", "--out", "{out}", "--set", "lambdas=[900]"], "trained_to"),
+        (["train", "{data}", "-d", "anoddpm", "--out", "{out}", "--set", "size=50"], "multiple of"),
+        (["train", "{data}", "-d", "anoddpm", "--out", "{out}", "--device", "quantum"], "device"),
+        (["train", "{few}", "-d", "pca", "--out", "{out}"], "at least 20"),
+        (["train", "{empty}", "-d", "pca", "--out", "{out}"], "no images"),
+        (["train", "{data}/nowhere", "-d", "pca", "--out", "{out}"], "no such"),
+        (["train", "elvp:mono", "-d", "pca", "--out", "{out}"], "did you mean 'elpv'"),
+        (["train", "elpv", "-d", "pca", "--out", "{out}"], "elpv:mono"),
+        (["train", "mvtec_ad:bottle", "-d", "pca", "--out", "{out}"], "ANODETECT_DATA"),
+        (["score", "{empty}", "{data}", "--out", "{out}"], "not a complete run"),
+        (["score", "{run}", "{data}", "--out", "{run}"], "not an empty folder"),
+        (["score", "{run}", "{data}", "--out", "{out}", "--far", "2"], "between 0 and 1"),
+        (["score", "{run}", "{data}", "--out", "{out}", "--heatmaps", "tif"], "did you mean 'tiff'"),
+        (["score", "{run}", "{empty}", "--out", "{out}"], "no images"),
+        (["score", "{run}", "{data}/manifest.txt", "--out", "{out}"], "no such"),
+        (["evaluate", "{run}", "{few}"], "no labelled images"),
+        (["info", "{data}"], "not a complete run"),
+        (["report", "{data}"], "neither a score directory"),
+        (["data", "show", "elpw"], "did you mean 'elpv'"),
+    ],
+)
+def test_wrong_use_is_one_line_and_exit_two(anodetect, arguments, reason, synthetic_folder, pca_run, few, tmp_path):
+    (tmp_path / "empty").mkdir()
+    places = {
+        "data": synthetic_folder,
+        "run": pca_run,
+        "few": few,
+        "empty": tmp_path / "empty",
+        "out": tmp_path / "out",
+    }
+    code, out, err = anodetect(*(argument.format(**places) for argument in arguments))
+    assert code == 2
+    assert out == ""
+    assert reason in err.splitlines()[-1]
+    assert err.splitlines()[-1].startswith("anodetect: ")
+    assert "Traceback" not in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_unknown_options_exit_two(anodetect):
+    assert anodetect("train", "x", "--nonsense")[0] == 2
+
+
+def test_a_folder_with_nothing_readable(anodetect, tmp_path):
+    for n in range(25):
+        (tmp_path / f"{n}.png").write_bytes(b"junk")
+    code, _, err = anodetect("train", tmp_path, "-d", "pca", "--out", tmp_path / "out")
+    assert code == 2
+    assert "no readable normal image among 25" in err
+
+
+def test_unreadable_training_files_are_left_out_by_name(anodetect, synthetic_folder, tmp_path):
+    folder = shutil.copytree(synthetic_folder, tmp_path / "data")
+    (folder / "train/good/broken.png").write_bytes(b"junk")
+    code, out, _ = anodetect("train", folder, "-d", "pca", "--out", tmp_path / "run", "--json")
+    assert code == 1
+    assert json.loads(out)["failures"] == ["train/good/broken.png: not a readable image"]
+    assert "train/good/broken.png,failed" in (tmp_path / "run/manifest.csv").read_text()
+
+
+def test_the_same_bytes_in_train_and_test_are_a_leak(anodetect, synthetic_folder, pca_run, tmp_path):
+    folder = shutil.copytree(synthetic_folder, tmp_path / "data")
+    shutil.copy(folder / "train/good/0003.png", folder / "test/good/copy.png")
+    code, _, err = anodetect("train", folder, "-d", "pca", "--out", tmp_path / "run")
+    assert code == 2
+    assert "test/good/copy.png" in err
+    assert "train/good/0003.png" in err
+    code, _, err = anodetect("evaluate", pca_run, folder)
+    assert code == 2
+    assert "leak" in err
+
+
+def test_interrupted_training_resumes_to_the_same_model(synthetic_folder, tmp_path):
+    long = ["--set", "widths=[16,32]", "--set", "training.steps=120", "--set", "size=32", "--set", "components=30"]
+    train = ["train", synthetic_folder, "-d", "anoddpm", *long, "--json"]
+    code = "from anodetect.cli import main; main()"
+    whole = subprocess_call(*train, "--out", tmp_path / "whole")
+    assert whole.returncode == 0, whole.stderr
+    command = [sys.executable, "-c", code, *map(str, [*train, "--out", tmp_path / "parts"])]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    log = tmp_path / "parts.partial/train.jsonl"
+    deadline = time.monotonic() + 60
+    while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "--resume" in err
+    again = subprocess_call(*train, "--out", tmp_path / "parts")
+    assert again.returncode == 2
+    assert "--resume" in again.stderr
+    resumed = subprocess_call(*train, "--out", tmp_path / "parts", "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    for name in ("whole", "parts"):
+        scored = subprocess_call("score", tmp_path / name, synthetic_folder, "--out", tmp_path / f"s-{name}", "--json")
+        assert scored.returncode == 0, scored.stderr
+    scores = [pq.read_table(tmp_path / f"s-{name}/scores.parquet")["score"] for name in ("whole", "parts")]
+    assert scores[0].equals(scores[1])
+
+
+def test_lists(anodetect):
+    entries = json.loads(anodetect("detectors", "--json")[1])["detectors"]
+    assert {"anoddpm", "pca", "intensity"} == {entry["name"] for entry in entries}
+    assert all(set(entry) == {"name", "summary", "citation", "cost", "representations"} for entry in entries)
+    assert len(json.loads(anodetect("data", "list", "--json")[1])["cards"]) == 6
+    assert "CC BY-NC-SA" in anodetect("data", "show", "elpv")[1]
+
+
+def test_dry_run_lists_and_writes_nothing(anodetect, pca_run, synthetic_folder, tmp_path):
+    code, out, _ = anodetect("score", pca_run, synthetic_folder, "--out", tmp_path / "s", "--dry-run", "--json")
+    assert code == 0
+    assert json.loads(out)["would_score"] == 40
+    assert not (tmp_path / "s").exists()
+
+
+NO_TORCH = """
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "monai"):
+            raise ImportError("torch is blocked")
+sys.meta_path.insert(0, Block())
+from anodetect.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["detectors"], ["info", "{run}"], ["report", "{scores}"], ["data", "list"], ["data", "show", "elpv"]],
+)
+def test_commands_without_a_model_need_no_torch(arguments, pca_run, synthetic_folder, tmp_path):
+    from anodetect import pipeline
+
+    scores = tmp_path / "scores"
+    if "{scores}" in arguments:
+        pipeline.score(pca_run, [str(synthetic_folder)], scores, heatmaps=())
+    arguments = [argument.format(run=pca_run, scores=scores) for argument in arguments]
+    done = subprocess.run([sys.executable, "-c", NO_TORCH, *arguments], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "metrics",
+        "calibration",
+        "records",
+        "runs",
+        "report",
+        "data.scan",
+        "data.cards",
+        "types",
+        "config",
+        "pipeline",
+        "cli",
+    ],
+)
+def test_modules_without_torch(module):
+    code = f"import sys, anodetect.{module}; assert 'torch' not in sys.modules and 'monai' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_public_names_are_pinned():
+    import anodetect
+
+    assert sorted(anodetect.__all__) == sorted(
+        [
+            "train",
+            "score",
+            "evaluate",
+            "calibrate",
+            "Calibration",
+            "Sample",
+            "Batch",
+            "Scores",
+            "Detector",
+            "TrainContext",
+            "DETECTORS",
+            "AnodetectError",
+            "__version__",
+        ]
+    )
+    for name in anodetect.__all__:
+        assert getattr(anodetect, name) is not None
+    with pytest.raises(AttributeError):
+        anodetect.nonsense  # noqa: B018
+
+
+def test_help_names_every_command():
+    result = CliRunner().invoke(cli.app, ["--help"])
+    for name in ("demo", "train", "score", "calibrate", "evaluate", "info", "detectors", "report", "data"):
+        assert name in result.output
+    assert Path(cli.__file__).is_file() and os.sep
