@@ -38,11 +38,12 @@ def build(cls: type[C], values: Mapping[str, Any], where: str) -> C:
     try:
         return cls.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
+        problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+        first = problems[0]
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             raise ConfigError(f"{where}: unknown key {key!r}; {nearest(key, cls.model_fields)}") from None
-        raise ConfigError(f"{where}: {key}: {first['msg'].lower()} (got {first['input']!r})") from None
+        raise ConfigError(f"{where}: {key}: {first['msg'].lower()} (got {first['input']!r:.80})") from None
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -13,9 +13,7 @@ from anodetect.types import Reporter
 DATA = "elpv:mono"
 BUDGET_MINUTES = 4.0
 DETECTORS = ("intensity", "pca", "anoddpm")  # the learned one last: peak memory is that of the process so far
-QUICK: dict[str, dict[str, Any]] = {
-    "anoddpm": {"widths": [32, 32], "training": {"steps": 100}, "lambdas": [10], "draws": 1}
-}
+QUICK: dict[str, dict[str, Any]] = {"anoddpm": {"widths": [32, 32], "training": {"steps": 100}, "lambdas": [10]}}
 
 
 def run(out: Path, *, quick: bool, reporter: Reporter) -> dict[str, Any]:

@@ -1,0 +1,145 @@
+import numpy as np
+import pytest
+
+from anodetect.config import Pooling, parse_assignments
+from anodetect.data import preprocess, synthetic
+from anodetect.data.preprocess import Preprocess, PreprocessConfig
+from anodetect.errors import ConfigError, ImageError
+from anodetect.generative.defects import plant
+from anodetect.heatmaps import counted, finish, pool, smooth
+from anodetect.representations.pixels import Pixels, PixelsConfig
+
+RNG = np.random.default_rng(0)
+
+
+def disc(size=64, radius=24, background=0.0):
+    rows, columns = np.indices((size, size)) - size / 2
+    inside = rows**2 + columns**2 < radius**2
+    return np.where(inside, 100 + 20 * RNG.normal(size=(size, size)), background).astype(np.float32)[None], inside
+
+
+def test_flat_background_is_found_and_kept_out():
+    image, inside = disc()
+    assert preprocess.has_flat_background(image)
+    assert (preprocess.foreground(image) == inside).mean() > 0.98
+    learned = Preprocess(PreprocessConfig())
+    learned.learn([image])
+    assert learned.flat_background
+    scaled, foreground = learned.apply(image)
+    assert scaled[:, foreground].mean() == pytest.approx(0, abs=0.3)
+
+
+def test_textures_have_no_background():
+    texture = RNG.normal(size=(1, 32, 32)).astype(np.float32)
+    learned = Preprocess(PreprocessConfig())
+    learned.learn([texture])
+    assert not learned.flat_background
+    assert learned.apply(texture)[1].all()
+
+
+def test_range_is_frozen_and_brightness_keeps_its_meaning():
+    learned = Preprocess(PreprocessConfig())
+    learned.learn([RNG.uniform(1000, 3000, (1, 32, 32)).astype(np.float32) for _ in range(4)])
+    dark, bright = (learned.apply(np.full((1, 16, 16), v, np.float32))[0].mean() for v in (1200, 2800))
+    assert dark < -0.5 < 0.5 < bright
+    restored = Preprocess(PreprocessConfig())
+    restored.load_state(learned.state())
+    assert restored.state() == learned.state()
+
+
+def test_per_image_scaling_removes_gain_and_offset():
+    learned = Preprocess(PreprocessConfig(intensity="image"))
+    image = RNG.uniform(0, 1, (1, 32, 32)).astype(np.float32)
+    learned.learn([image])
+    assert np.allclose(learned.apply(image)[0], learned.apply(image * 500 + 77)[0], atol=1e-4)
+
+
+def test_colour_in_a_grey_model_is_refused_but_grey_as_rgb_is_fine():
+    learned = Preprocess(PreprocessConfig())
+    grey = RNG.uniform(0, 1, (1, 16, 16)).astype(np.float32)
+    learned.learn([np.repeat(grey, 3, 0)])
+    assert learned.channels == 1
+    assert learned.apply(np.repeat(grey, 3, 0))[0].shape == (1, 16, 16)
+    with pytest.raises(ImageError, match="colour"):
+        learned.apply(RNG.uniform(0, 1, (3, 16, 16)).astype(np.float32))
+
+
+def test_constant_images_do_not_divide_by_zero():
+    learned = Preprocess(PreprocessConfig())
+    learned.learn([np.full((1, 16, 16), 7, np.float32)])
+    assert np.isfinite(learned.apply(np.full((1, 16, 16), 7, np.float32))[0]).all()
+
+
+def test_grid_and_back_puts_a_spot_where_it_was():
+    pixels = Pixels(PixelsConfig(size=32))
+    image = np.zeros((1, 96, 200), np.float32)
+    image[0, 60:70, 150:160] = 1
+    grid, _ = pixels.encode(image, np.ones((96, 200), bool))
+    back = pixels.decode(grid[0], (96, 200))
+    assert back.shape == (96, 200)
+    row, column = np.unravel_index(back.argmax(), back.shape)
+    assert 58 <= row < 72
+    assert 146 <= column < 164
+    with pytest.raises(ConfigError):
+        Pixels(PixelsConfig(size=4))
+
+
+def test_smoothing_does_not_leak_over_the_foreground():
+    maps, inside = np.zeros((1, 20, 20), np.float32), np.ones((1, 20, 20), bool)
+    inside[:, :, 10:] = False
+    maps[:, :, 10:] = 1000
+    maps[:, :, :10] = 1
+    out = smooth(maps, inside, 2.0)
+    assert np.allclose(out[:, :, :10], 1, atol=1e-4)
+    assert (out[:, :, 10:] == 0).all()
+
+
+def test_pooling_is_the_mean_of_the_highest_share():
+    values = np.arange(100, dtype=np.float32).reshape(1, 10, 10)
+    everywhere = np.ones((1, 10, 10), bool)
+    assert pool(values, everywhere, Pooling(top=0.1, erode=0))[0] == pytest.approx(np.arange(90, 100).mean())
+    assert pool(values, everywhere, Pooling(top=1e-9, erode=0))[0] == 99
+
+
+def test_the_rim_of_the_foreground_does_not_count_but_the_image_border_does():
+    inside = np.zeros((1, 12, 12), bool)
+    inside[0, :6] = True
+    core = counted(inside, 1)
+    assert core[0, 0].all()
+    assert not core[0, 5].any()
+    thin = np.zeros((1, 12, 12), bool)
+    thin[0, 5] = True
+    assert np.array_equal(counted(thin, 2), thin)
+    assert finish(np.ones((1, 12, 12), np.float32), np.zeros((1, 12, 12), bool), Pooling())[0].shape == (1,)
+
+
+def test_planted_defects_stay_in_the_foreground_and_are_reproducible():
+    images = synthetic.images(6, size=32)[0].astype(np.float32) / 127.5 - 1
+    inside = np.zeros((6, 32, 32), bool)
+    inside[:, 8:24, 8:24] = True
+    planted = plant(images, inside, seed=1)
+    assert np.array_equal(planted, plant(images, inside, seed=1))
+    changed = (np.abs(planted - images) > 1e-3).any(1)
+    assert changed.any((1, 2)).all()
+    far = np.ones((32, 32), bool)
+    far[3:29, 3:29] = False
+    assert not changed[:, far].any()
+
+
+def test_synthetic_masks_cover_what_was_planted():
+    clean, empty = synthetic.images(5, defects=False)
+    defective, masks = synthetic.images(5, defects=True)
+    assert not empty.any()
+    assert masks.any((1, 2)).all()
+    inside = np.array([image[0][mask].mean() for image, mask in zip(defective, masks, strict=True)])
+    outside = np.array([image[0][~mask].mean() for image, mask in zip(defective, masks, strict=True)])
+    assert (inside > outside + 30).all()
+    assert clean.dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    ("assignment", "expected"),
+    [("a=1e-4", {"a": 1e-4}), ("a.b=[1, 2]", {"a": {"b": [1, 2]}}), ("a=ddim", {"a": "ddim"}), ("a=true", {"a": True})],
+)
+def test_assignments(assignment, expected):
+    assert parse_assignments([assignment]) == expected
