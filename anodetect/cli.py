@@ -129,7 +129,7 @@ def train(
     config: Annotated[Path | None, typer.Option(help="A TOML file of settings.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="One setting, key=value; may be repeated.")] = None,
     representation: Annotated[str, typer.Option(help="What the detector sees.")] = "pixels",
-    budget: Annotated[float | None, typer.Option(help="Minutes of training at most.")] = None,
+    budget: Annotated[float, typer.Option(help="Minutes of training at most.")] = 5.0,
     seed: int = 0,
     device: Device = "auto",
     resume: Annotated[

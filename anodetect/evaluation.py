@@ -1,5 +1,6 @@
 """Labelled results, one at a time, to metrics with intervals."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,12 +8,17 @@ import numpy as np
 from anodetect import metrics
 from anodetect.calibration import Calibration
 from anodetect.data import readers
-from anodetect.errors import DataError
+from anodetect.data.scan import Record
+from anodetect.errors import ImageError
 from anodetect.model import Scored
+from anodetect.types import Floats
 
 
 class Measure:
-    """Collects labelled results one at a time and turns them into `evaluate`'s answer."""
+    """Collects labelled results one at a time and turns them into `evaluate`'s answer.
+
+    Pixels of an anomalous image count only if its mask can be read; `problems` says which could not.
+    """
 
     def __init__(self, calibration: Calibration, far: float) -> None:
         self.calibration, self.far = calibration, far
@@ -21,6 +27,7 @@ class Measure:
         self.groups: list[str] = []
         self.pixels = metrics.PixelCounts()
         self.has_masks = False
+        self.problems: list[str] = []
 
     def add(self, scored: Scored) -> None:
         record = scored.loaded.record
@@ -30,13 +37,20 @@ class Measure:
         self.scores.append(scored.score)
         self.groups.append(record.group)
         if record.mask is not None:
-            mask = readers.read_mask(record.mask)
-            if mask.shape != scored.heatmap.shape:
-                raise DataError(f"{record.mask}: mask of {mask.shape}, image of {scored.heatmap.shape} (rows, columns)")
-            self.has_masks = True
-            self.pixels.add(scored.heatmap, mask, record.group)
+            self._add_mask(record, record.mask, scored.heatmap)
         elif record.label == 0:
             self.pixels.add(scored.heatmap, np.zeros(scored.heatmap.shape, bool), record.group)
+
+    def _add_mask(self, record: Record, mask_path: Path, heatmap: Floats) -> None:
+        try:
+            mask = readers.read_mask(mask_path)
+            if mask.shape != heatmap.shape:
+                raise ImageError(f"its size {mask.shape} is not the image's {heatmap.shape}")
+        except ImageError as error:
+            self.problems.append(f"mask of {record.id}: {error}")
+            return
+        self.has_masks = True
+        self.pixels.add(heatmap, mask, record.group)
 
     def labelled(self) -> bool:
         return bool(self.labels)

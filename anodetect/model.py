@@ -20,7 +20,7 @@ from anodetect.data.scan import Record
 from anodetect.detectors import detector_class
 from anodetect.errors import ConfigError, ImageError, nearest
 from anodetect.representations import REPRESENTATIONS
-from anodetect.types import Batch, Floats, Reporter, Scores, image_seeds
+from anodetect.types import Batch, Bools, Floats, Reporter, Scores, image_seeds
 
 BATCH = 16
 LOOK_AHEAD = 3 * BATCH
@@ -80,7 +80,7 @@ class Model:
         model.detector.load_state(run.state, device=device)
         return model
 
-    def encode(self, image: Floats) -> tuple[Floats, Floats]:
+    def encode(self, image: Floats) -> tuple[Floats, Bools]:
         return self.representation.encode(*self.preprocess.apply(image))  # type: ignore[no-any-return]
 
     def score(self, images: Sequence[Floats], encoded: Sequence[tuple[Floats, Any]]) -> Scores:

@@ -4,6 +4,7 @@ scan → split → model → calibration → run directory; scan → model → d
 """
 
 import json
+import os
 import resource
 import sys
 import tempfile
@@ -17,19 +18,20 @@ from typing import Any
 import numpy as np
 
 from anodetect import records, runs
-from anodetect.calibration import Calibration, benjamini_hochberg
+from anodetect.calibration import Calibration
+from anodetect.cases import Cases
 from anodetect.config import canonical, plain
 from anodetect.data import cards, readers, split
 from anodetect.data.scan import Dataset, Record
+from anodetect.decision import decide
 from anodetect.errors import ConfigError, DataError, nearest
 from anodetect.evaluation import Measure
-from anodetect.files import sha256_of, write_atomic
+from anodetect.files import sha256_of
 from anodetect.model import Model, Scored, ahead, load, resolve, score_records
 from anodetect.types import Batch, Reporter, Silent, TrainContext
 from anodetect.writers import images as image_writer
 
 LEARN_IMAGES = 500
-CASES = 12
 DEFAULT_FAR = 0.05
 
 
@@ -304,45 +306,30 @@ def score(
     _warn_of_training_images(run_path, items, reporter)
     model = Model.load(run, device)
     started, begun = datetime.now(UTC), time.monotonic()
-    cases = Cases(run.calibration.threshold(rate), run.scale)
-    measure = Measure(run.calibration, far)
+    cases, measure = Cases(run.calibration.threshold(rate), run.scale), Measure(run.calibration, far)
     rows, timings = [], []
     for scored in score_records(model, items, reporter):
         row = _row(scored, run.model_sha256)
-        if scored.heatmap is not None and scored.loaded.image is not None:
-            for kind in heatmaps:
-                stem = out / "heatmaps" / row["path"]
-                written = image_writer.write_heatmap(stem, kind, scored.heatmap, scored.loaded.image, run.scale)
-                row["heatmap"] = row["heatmap"] or written.relative_to(out).as_posix()
+        if scored.heatmap is not None:
+            row["heatmap"] = _write_heatmaps(scored, out, heatmaps, run.scale)
             cases.offer(scored)
             measure.add(scored)
         rows.append(row)
         timings.append({"path": row["path"], "seconds": scored.seconds})
+    for problem in measure.problems:
+        reporter.warn(f"not measured: {problem}")
     rows += [_problem_row(name, reason, run.model_sha256) for name, reason in problems]
     rows.sort(key=lambda row: row["path"])
     groups = decide(rows, run.calibration, far=far, fdr=fdr)
-    shown = cases.write(out)
-    counts = Counter(row["status"] for row in rows)
     seconds = time.monotonic() - begun
-    audit = {
-        "run": run_path.name,
-        "model_sha256": run.model_sha256,
-        "detector": run.header["detector"],
-        "data": run.header["data"],
-        "facts": run.header["facts"],
-        "config": run.header["config"],
-        "far": None if fdr is not None else far,
-        "fdr": fdr,
-        "statement": run.calibration.statement(rate),
-        "pixel_threshold": run.calibration.pixel_threshold(far),
-        "scale": list(run.scale),
-        "calibration": {"scores": run.calibration.scores.tolist(), "groups": run.calibration.n_groups},
+    counts = Counter(row["status"] for row in rows)
+    audit = _audit(run, far, fdr) | {
         "root": str(root),
         "command": list(command),
         "started": started.isoformat(timespec="seconds"),
         "ended": datetime.now(UTC).isoformat(timespec="seconds"),
         "counts": dict(counts),
-        "cases": shown,
+        "cases": cases.write(out),
         "evaluation": measure.result() if measure.labelled() else None,
         "environment": runs.environment_facts(),
     }
@@ -362,22 +349,47 @@ def score(
     }
 
 
+def _write_heatmaps(scored: Scored, out: Path, kinds: Sequence[str], scale: tuple[float, float]) -> str:
+    """Write one image's heatmaps; the first one's path relative to `out`, "" without any."""
+    assert scored.heatmap is not None and scored.loaded.image is not None
+    stem = out / "heatmaps" / scored.loaded.record.id
+    written = [image_writer.write_heatmap(stem, kind, scored.heatmap, scored.loaded.image, scale) for kind in kinds]
+    return written[0].relative_to(out).as_posix() if written else ""
+
+
+def _audit(run: runs.Run, far: float, fdr: float | None) -> dict[str, Any]:
+    """What audit.json says of the model and of how it decides."""
+    return {
+        "run": run.path.name,
+        "model_sha256": run.model_sha256,
+        **{key: run.header[key] for key in ("detector", "data", "facts", "config")},
+        "far": None if fdr is not None else far,
+        "fdr": fdr,
+        "statement": run.calibration.statement(far if fdr is None else fdr),
+        "pixel_threshold": run.calibration.pixel_threshold(far),
+        "scale": list(run.scale),
+        "calibration": {"scores": run.calibration.scores.tolist(), "groups": run.calibration.n_groups},
+    }
+
+
 def collect(paths: Sequence[str], out: Path, follow_symlinks: bool) -> tuple[Path, list[Record], list[tuple[str, str]]]:
-    """What `score` is asked to score: records with ids unique over all paths, and what cannot be looked at."""
+    """What `score` is asked to score: the input root, records, and what cannot be looked at.
+
+    With several paths the root is their common parent folder and ids are relative to it.
+    """
     if not paths:
         raise ConfigError("nothing to score: give files, folders or a data set's name")
-    items: list[Record] = []
-    problems: list[tuple[str, str]] = []
     datasets = [cards.open_data(path, follow_symlinks=follow_symlinks) for path in paths]
-    for number, dataset in enumerate(datasets):
-        prefix = f"{number}/" if len(datasets) > 1 else ""
-        inside = out.resolve()
-        testing = [r for r in dataset.testing() if not r.path.resolve().is_relative_to(inside)]
-        items += [cards.renamed(record, prefix) for record in testing]
-        problems += [(prefix + name, reason) for name, reason in dataset.problems]
-    if not items and not problems:
+    root = datasets[0].root
+    items = [record for dataset in datasets for record in dataset.testing()]
+    problems = [problem for dataset in datasets for problem in dataset.problems]
+    if len(datasets) > 1:
+        root = Path(os.path.commonpath([dataset.root.absolute() for dataset in datasets]))
+        items = [cards.relative_to(record, root) for record in items]
+    unique = {record.id: record for record in items if not record.path.resolve().is_relative_to(out.resolve())}
+    if not unique and not problems:
         raise DataError(f"{', '.join(paths)}: nothing to score")
-    return datasets[0].root, items, problems
+    return root, list(unique.values()), problems
 
 
 def _warn_of_training_images(run_path: Path, items: Sequence[Record], reporter: Reporter) -> None:
@@ -414,68 +426,6 @@ def _problem_row(name: str, reason: str, model_sha256: str) -> records.Row:
     return {"path": name, "group": name, "heatmap": "", "model_sha256": model_sha256, "status": status, "error": reason}
 
 
-def decide(
-    rows: Sequence[records.Row], calibration: Calibration, *, far: float, fdr: float | None
-) -> list[records.Row]:
-    """Fill in p_value, q_value, flagged and threshold of each row; returns the rows of groups.csv.
-
-    q-values are Benjamini–Hochberg where every image is its own group, else Benjamini–Yekutieli. A group's
-    score is its highest image score, compared with the same on the calibration groups.
-    """
-    rate = far if fdr is None else fdr
-    good = [row for row in rows if row["status"] == "ok"]
-    members: dict[str, list[records.Row]] = {}
-    for row in good:
-        members.setdefault(row["group"], []).append(row)
-    p = calibration.p_values([row["score"] for row in good], rate)
-    q = benjamini_hochberg(p, dependent=len(members) < len(good))
-    flags = (p if fdr is None else q) <= rate + 1e-12
-    spared = [row["score"] for row, flag in zip(good, flags, strict=True) if not flag]
-    threshold = calibration.threshold(far) if fdr is None else max(spared, default=-np.inf)
-    for row, p_value, q_value, flag in zip(good, p, q, flags, strict=True):
-        row |= {"p_value": float(p_value), "q_value": float(q_value), "flagged": bool(flag), "threshold": threshold}
-    pooled = [max(row["score"] for row in group) for group in members.values()]
-    group_p = calibration.pooled().p_values(pooled, rate)
-    group_q = benjamini_hochberg(group_p)
-    group_flags = (group_p if fdr is None else group_q) <= rate + 1e-12
-    return [
-        {
-            "group": name,
-            "images": len(group),
-            "score": s,
-            "p_value": float(pv),
-            "q_value": float(qv),
-            "flagged": bool(f),
-        }
-        for (name, group), s, pv, qv, f in zip(members.items(), pooled, group_p, group_q, group_flags, strict=True)
-    ]
-
-
-class Cases:
-    """The most anomalous images and those nearest to the threshold, as pictures; a bounded number is kept."""
-
-    def __init__(self, threshold: float, scale: tuple[float, float]) -> None:
-        self.threshold, self.scale = threshold, scale
-        self.kept: dict[str, list[tuple[float, Scored]]] = {"highest": [], "borderline": []}
-
-    def offer(self, scored: Scored) -> None:
-        distance = abs(scored.score - self.threshold) if np.isfinite(self.threshold) else np.inf
-        for name, rank in (("highest", -scored.score), ("borderline", distance)):
-            if np.isfinite(rank):
-                best = sorted([*self.kept[name], (rank, scored)], key=lambda pair: pair[0])
-                self.kept[name] = best[:CASES]
-
-    def write(self, out: Path) -> dict[str, list[str]]:
-        """Write cases/<kind>-NN.png and return the image paths in their order."""
-        for name, pairs in self.kept.items():
-            for number, (_, scored) in enumerate(pairs):
-                assert scored.grid is not None and scored.loaded.image is not None
-                image, heatmap, reconstruction = scored.grid
-                strip = image_writer.case_strip(image, heatmap, reconstruction, self.scale)
-                write_atomic(out / "cases" / f"{name}-{number:02d}.png", strip)
-        return {name: [scored.loaded.record.id for _, scored in pairs] for name, pairs in self.kept.items()}
-
-
 def evaluate(
     run_path: Path, data: str, *, far: float = DEFAULT_FAR, device: str = "auto", reporter: Reporter | None = None
 ) -> dict[str, Any]:
@@ -490,21 +440,20 @@ def evaluate(
         )
     used = {row["sha256"]: row["path"] for row in runs.read_manifest(run_path) if row["sha256"]}
     model = Model.load(run, device)
-    measure, failures = Measure(run.calibration, far), list(dataset.problems)
+    measure, failures = Measure(run.calibration, far), [f"{name}: {reason}" for name, reason in dataset.problems]
     for scored in score_records(model, items, reporter):
         loaded = scored.loaded
         if loaded.error:
-            failures.append((loaded.record.id, loaded.error))
+            failures.append(f"{loaded.record.id}: {loaded.error}")
         elif loaded.sha256 in used:
             raise DataError(
                 f"leak: {loaded.record.id} has the same bytes as {used[loaded.sha256]}, which the run was made from"
             )
         measure.add(scored)
     if not measure.labelled():
-        raise DataError(
-            f"{data}: none of {len(items)} labelled images can be read; the first: {failures[0][0]}: {failures[0][1]}"
-        )
-    return measure.result() | {"failed": len(failures), "failures": [f"{name}: {reason}" for name, reason in failures]}
+        raise DataError(f"{data}: none of {len(items)} labelled images can be read; the first: {failures[0]}")
+    failures += measure.problems
+    return measure.result() | {"failed": len(failures), "failures": failures}
 
 
 def peak_memory_mb() -> float:

@@ -42,10 +42,7 @@ class Run:
     header: dict[str, Any]
     state: State
     calibration: Calibration
-
-    @property
-    def model_sha256(self) -> str:
-        return sha256_of(self.path / "model.safetensors")
+    model_sha256: str
 
     @property
     def scale(self) -> tuple[float, float]:
@@ -117,7 +114,7 @@ def read(path: Path) -> Run:
             tensors.pop("calibration.scores"), tensors.pop("calibration.peaks"), tuple(header["calibration_groups"])
         )
         state = {name.removeprefix("detector."): array for name, array in tensors.items()}
-        return Run(path, header, state, calibration)
+        return Run(path, header, state, calibration, sha256_of(path / "model.safetensors"))
     except KeyError as error:
         raise RunError(f"{path}: the model file lacks {error}; it was not written by `anodetect train`") from None
 

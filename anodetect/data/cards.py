@@ -15,6 +15,7 @@ from anodetect.config import Config, build
 from anodetect.data.scan import SUFFIXES, Dataset, Record, scan
 from anodetect.data.split import position
 from anodetect.errors import DataError, nearest
+from anodetect.files import path_text
 
 HOME = "ANODETECT_DATA"
 ELPV_TEST_SHARE = 0.2
@@ -107,12 +108,10 @@ def open_data(data: str, *, follow_symlinks: bool = False) -> Dataset:
     return _elpv(variant) if card.package else _from_home(card, variant, follow_symlinks)
 
 
-def renamed(record: Record, prefix: str) -> Record:
-    """The record under an id (and, where it is its own group, a group) with a prefix."""
-    if not prefix:
-        return record
-    group = prefix + record.group if record.group == record.id else record.group
-    return replace(record, id=prefix + record.id, group=group)
+def relative_to(record: Record, root: Path) -> Record:
+    """The record with an id (and, where it is its own group, a group) relative to `root`."""
+    name = path_text(record.path.absolute().relative_to(root))
+    return replace(record, id=name, group=name if record.group == record.id else record.group)
 
 
 def _from_home(card: Card, variant: str, follow_symlinks: bool) -> Dataset:
