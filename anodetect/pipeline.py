@@ -64,8 +64,9 @@ def train(
     roles = split.assign(normals)
     if roles.dropped:
         reporter.warn(roles.dropped)
-    workdir = runs.begin(out, resume=resume)
+    fingerprint = {"config": config, "seed": seed, "fit": [hashes[record.id] for record in roles.fit]}
     model = Model.create(detector, representation, config)
+    workdir = runs.begin(out, resume=resume, fingerprint=fingerprint)
     reporter.say(
         f"{dataset.name}: fit {len(roles.fit)}, tune {len(roles.tune)}, calibrate {len(roles.calibrate)} images"
     )
@@ -73,14 +74,14 @@ def train(
     with tempfile.TemporaryDirectory(dir=workdir) as scratch:
         fit = _encode_all(model, roles.fit, Path(scratch, "fit"))
         tune = _encode_all(model, roles.tune, Path(scratch, "tune")) if roles.tune else fit
-        seconds = _fit(model.detector, fit, tune, workdir, budget, seed, device, resume, reporter)
+        _fit(model.detector, fit, tune, workdir, budget, seed, device, resume, reporter)
     reference = roles.tune or roles.fit
     scale = _colour_scale(model, reference, reporter)
     calibration = calibrate_model(model, roles.calibrate, reporter)
     log = runs.read_log(workdir)
     facts = {
         "seed": seed,
-        "train_seconds": round(seconds, 3),
+        "train_seconds": round(sum(record.get("fit_seconds", 0.0) for record in log), 3),
         "stopped_by": _last(log, "stopped_by"),
         "steps": _last(log, "step"),
         "budget_minutes": budget,
@@ -193,7 +194,7 @@ def _fit(
     device: str,
     resume: bool,
     reporter: Reporter,
-) -> float:
+) -> None:
     with (workdir / "train.jsonl").open("a", encoding="utf-8") as file:
 
         def log(record: Mapping[str, Any]) -> None:
@@ -210,10 +211,10 @@ def _fit(
             progress=lambda done, total, loss: reporter.progress("train", done, total, f"loss {loss:.4f}"),
         )
         begun = time.monotonic()
-        detector.fit(fit, tune, context=context)
-        seconds = time.monotonic() - begun
-        log({"fit_seconds": seconds})
-    return seconds
+        try:
+            detector.fit(fit, tune, context=context)
+        finally:
+            log({"fit_seconds": time.monotonic() - begun})
 
 
 def _colour_scale(model: Model, items: Sequence[Record], reporter: Reporter) -> list[float]:

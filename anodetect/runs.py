@@ -18,6 +18,7 @@ import platform
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,13 @@ import numpy as np
 
 from anodetect import checkpoint
 from anodetect.calibration import Calibration
+from anodetect.config import canonical
 from anodetect.errors import RunError
 from anodetect.files import sha256_of, write_atomic
 from anodetect.types import State
 
 FILES = ("config.json", "model.safetensors", "train.jsonl", "environment.json", "manifest.csv", "model_card.md")
+CHECKPOINT, FINGERPRINT = "checkpoint.safetensors", "fingerprint"  # only while a run is being made
 PACKAGES = ("anodetect", "torch", "monai", "numpy", "scipy", "scikit-learn", "opensimplex", "pillow", "safetensors")
 
 
@@ -56,20 +59,26 @@ def partial(path: Path) -> Path:
     return path.with_name(path.name + ".partial")
 
 
-def begin(path: Path, *, resume: bool) -> Path:
-    """The working directory for a new run, or for one to be continued."""
+def begin(path: Path, *, resume: bool, fingerprint: Mapping[str, Any] | None = None) -> Path:
+    """The working directory for a new run, or for one to be continued with the same `fingerprint`."""
     workdir = partial(path)
     if path.exists():
         raise RunError(f"{path} already exists; choose another --out or remove it")
-    begun = (workdir / "checkpoint.safetensors").exists()
+    begun = (workdir / CHECKPOINT).exists()
     if resume and not begun:
         raise RunError(f"{workdir} holds no checkpoint to resume from; train without --resume")
     if begun and not resume:
         raise RunError(f"{workdir} holds an interrupted training; continue it with --resume or remove it")
+    digest = sha256(canonical(fingerprint or {})).hexdigest()
+    if resume:
+        begun_as = workdir / FINGERPRINT
+        if not begun_as.exists() or begun_as.read_text("utf-8") != digest:
+            raise RunError(f"{workdir} was begun with other settings, seed or images; resume with the same ones")
+        return workdir
     try:
-        if not resume:
-            shutil.rmtree(workdir, ignore_errors=True)
+        shutil.rmtree(workdir, ignore_errors=True)
         workdir.mkdir(parents=True, exist_ok=True)
+        write_atomic(workdir / FINGERPRINT, digest)
     except OSError as error:
         raise RunError(f"{workdir}: cannot be made ({error.strerror})") from None
     return workdir
@@ -98,7 +107,8 @@ def write(
     hashes = {name: sha256_of(workdir / name) for name in ("config.json", "manifest.csv")}
     full = dict(header) | {"calibration_groups": list(calibration.groups), "hashes": hashes}
     checkpoint.write(workdir / "model.safetensors", tensors, full)
-    (workdir / "checkpoint.safetensors").unlink(missing_ok=True)
+    for name in (CHECKPOINT, FINGERPRINT):
+        (workdir / name).unlink(missing_ok=True)
     os.replace(workdir, path)
 
 

@@ -276,6 +276,9 @@ def test_interrupted_training_resumes_to_the_same_model(synthetic_folder, tmp_pa
     again = subprocess_call(*train, "--out", tmp_path / "parts")
     assert again.returncode == 2
     assert "--resume" in again.stderr
+    other = subprocess_call(*train, "--seed", "1", "--out", tmp_path / "parts", "--resume")
+    assert other.returncode == 2
+    assert "other settings" in other.stderr
     resumed = subprocess_call(*train, "--out", tmp_path / "parts", "--resume")
     assert resumed.returncode == 0, resumed.stderr
     for name in ("whole", "parts"):

@@ -58,8 +58,8 @@ class AnoDDPMConfig(Config):
     mode: Literal["single", "chain"] = "single"
     sampler: Literal["ddim", "ancestral"] = "ddim"
     sampler_steps: int = 10
-    lambdas: tuple[int, ...] = (5, 10, 20)
-    trained_to: int = 40
+    lambdas: tuple[int, ...] = (5, 10)
+    trained_to: int = 30
     draws: int = 0
     widths: tuple[int, ...] = (64, 96, 128)
     stem: int = 4
