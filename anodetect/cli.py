@@ -241,6 +241,24 @@ def evaluate(
 
 
 @app.command()
+def benchmark(
+    data: Annotated[list[str], typer.Argument(help="Labelled data sets, each with a train part.")],
+    detectors: Annotated[str, typer.Option(help="Comma-separated names; see `anodetect detectors`.")],
+    out: Annotated[Path, typer.Option("--out", help="Directory; what is finished in it is not repeated.")],
+    seeds: Annotated[int, typer.Option(min=1, help="Runs per detector and data set.")] = 3,
+    budget: Annotated[float, typer.Option(help="Minutes of training at most, each.")] = 5.0,
+    as_json: Json = False,
+) -> None:
+    """Detectors × data sets × seeds, each in a fresh process, to one table."""
+    from anodetect import benchmark as module
+
+    names = [name.strip() for name in detectors.split(",") if name.strip()]
+    with reporting() as reporter:
+        result = module.run(data, names, out, seeds=seeds, budget=budget, reporter=reporter)
+    emit(result, as_json, (out / "results.md").read_text("utf-8"))
+
+
+@app.command()
 def info(run: Annotated[Path, typer.Argument(help="A run directory.")], as_json: Json = False) -> None:
     """The facts of a run."""
     from anodetect import runs

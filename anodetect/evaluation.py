@@ -1,9 +1,11 @@
 """Labelled results, one at a time, to metrics with intervals."""
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from anodetect import metrics
 from anodetect.calibration import Calibration
@@ -56,33 +58,46 @@ class Measure:
         return bool(self.labels)
 
     def result(self) -> dict[str, Any]:
-        labels, scores = np.array(self.labels), np.array(self.scores)
-        image = metrics.image_metrics(labels, scores, self.groups)
-        threshold = self.calibration.threshold(self.far)
-        above = scores > threshold
-        pixel, intervals = self._pixel_results()
+        """`evaluate`'s answer; to be asked for when everything has been added."""
+        labels, above = np.array(self.labels), np.array(self.scores) > self.calibration.threshold(self.far)
         return {
-            "image": {
-                name: {"value": i.value, "low": i.low, "high": i.high, "note": i.note} for name, i in image.items()
-            },
-            "pixel": pixel,
-            "pixel_intervals": intervals,
+            "image": {name: _entry(i) | {"value": i.value} for name, i in self._part("image_")},
+            "pixel": self._pixel_values() if self.has_masks else None,
+            "pixel_intervals": {name: _entry(i) for name, i in self._part("pixel_")} or None,
             "n_normal": int((labels == 0).sum()),
             "n_anomalous": int((labels == 1).sum()),
             "n_groups": len(set(self.groups)),
             "operating_point": {
                 "far": self.far,
-                "threshold": threshold,
+                "threshold": self.calibration.threshold(self.far),
                 "tpr": float(above[labels == 1].mean()) if (labels == 1).any() else float("nan"),
                 "fpr": float(above[labels == 0].mean()) if (labels == 0).any() else float("nan"),
             },
             "statement": self.calibration.statement(self.far),
         }
 
-    def _pixel_results(self) -> tuple[dict[str, float] | None, dict[str, Any] | None]:
-        if not self.has_masks:
-            return None, None
-        curves = self.pixels.curves()
-        intervals = curves.intervals()
-        values = curves.measure() | {"dice_at_threshold": curves.dice_at(self.calibration.pixel_threshold(self.far))}
-        return values, {name: {"low": i.low, "high": i.high, "note": i.note} for name, i in intervals.items()}
+    @cached_property
+    def intervals(self) -> dict[str, metrics.Interval]:
+        """Metrics by name, image_… and pixel_…, with their bootstrap draws."""
+        image = metrics.image_metrics(np.array(self.labels), np.array(self.scores), self.groups)
+        pixel = self.curves.intervals() if self.has_masks else {}
+        return {f"image_{name}": i for name, i in image.items()} | {f"pixel_{name}": i for name, i in pixel.items()}
+
+    def _part(self, prefix: str) -> list[tuple[str, metrics.Interval]]:
+        return [(name.removeprefix(prefix), i) for name, i in self.intervals.items() if name.startswith(prefix)]
+
+    @cached_property
+    def curves(self) -> metrics.PixelCurves:
+        return self.pixels.curves()
+
+    def draws(self) -> dict[str, NDArray[np.float64]]:
+        """Each metric's values over the resampled groups."""
+        return {name: i.draws for name, i in self.intervals.items() if i.draws is not None}
+
+    def _pixel_values(self) -> dict[str, float]:
+        values = {name: i.value for name, i in self._part("pixel_")}
+        return values | {"dice_at_threshold": self.curves.dice_at(self.calibration.pixel_threshold(self.far))}
+
+
+def _entry(interval: metrics.Interval) -> dict[str, Any]:
+    return {"low": interval.low, "high": interval.high, "note": interval.note}

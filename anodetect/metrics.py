@@ -35,6 +35,7 @@ class Interval:
     low: float = float("nan")
     high: float = float("nan")
     note: str = ""
+    draws: NDArray[np.float64] | None = field(default=None, repr=False, compare=False)  # the resampled values
 
 
 # -- Images ---------------------------------------------------------------------------------------------
@@ -129,7 +130,8 @@ def _interval(value: float, resampled: Doubles) -> Interval:
     if len(kept) < len(resampled) / 2:
         return Interval(value, note=f"no interval: {left_out} of {len(resampled)} resamples had one class only")
     low, high = np.percentile(kept, (2.5, 97.5))
-    return Interval(value, float(low), float(high), f"{left_out} resamples with one class left out" if left_out else "")
+    note = f"{left_out} resamples with one class left out" if left_out else ""
+    return Interval(value, float(low), float(high), note, resampled)
 
 
 # -- Pixels ---------------------------------------------------------------------------------------------

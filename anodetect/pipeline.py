@@ -125,7 +125,8 @@ def train(
         manifest=manifest,
         card=runs.model_card(header, calibration),
     )
-    return runs.facts(out) | {"failures": [f"{name}: {reason}" for name, reason in failed]}
+    failures = [f"{name}: {reason}" for name, reason in failed]
+    return runs.facts(out) | {"failures": failures, "peak_memory_mb": peak_memory_mb()}
 
 
 def _last(log: Sequence[Mapping[str, Any]], key: str) -> Any:
@@ -334,6 +335,8 @@ def score(
         "evaluation": measure.result() if measure.labelled() else None,
         "environment": runs.environment_facts(),
     }
+    if measure.labelled():
+        records.write_draws(out, measure.draws())
     head = records.write(out, rows, groups, timings, audit)
     return {
         "scored": counts["ok"],
@@ -346,6 +349,7 @@ def score(
         "out": str(out),
         "statement": audit["statement"],
         "evaluation": audit["evaluation"],
+        "peak_memory_mb": peak_memory_mb(),
         "model_seconds_per_image": float(np.median([t["seconds"] for t in timings if t["seconds"]] or [0.0])),
     }
 

@@ -4,6 +4,7 @@
     groups.csv       one row per patient or lot
     timings.parquet  seconds per image, apart, so that equal inputs give equal tables
     heatmaps/        <path>_heatmap.<ext>, in the image's own grid
+    bootstrap.npz    each metric's value in every resample of the groups, where labels are known
     cases/           pictures of the most anomalous and the most borderline images, for the report
     audit.json       model, calibration, command, counts, the chain's head and the hash of every output
 
@@ -17,7 +18,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from pyarrow import csv as pa_csv
 from pyarrow import parquet
 
@@ -26,6 +29,7 @@ from anodetect.errors import RunError
 from anodetect.files import atomic, sha256_of, write_atomic
 
 FORMAT = 1
+BOOTSTRAP = "bootstrap.npz"  # each metric over resampled groups, where labels are known
 Row = dict[str, Any]
 COLUMNS = pa.schema(
     [
@@ -105,6 +109,12 @@ def write(
     full = {"format": FORMAT, **audit, "rows": len(rows), "head": head, "outputs": outputs}
     write_atomic(path / "audit.json", json.dumps(plain(full), indent=2) + "\n")
     return head
+
+
+def write_draws(path: Path, draws: Mapping[str, NDArray[np.float64]]) -> None:
+    """Write the resampled values of each metric, for paired comparisons."""
+    with atomic(path / BOOTSTRAP) as file:
+        np.savez_compressed(file, allow_pickle=False, **draws)
 
 
 def read(path: Path) -> ScoreDirectory:

@@ -39,7 +39,7 @@ def write(folder: Path) -> Path:
     results = json.loads((folder / "results.json").read_text("utf-8")) if (folder / "results.json").is_file() else {}
     main = next((d for d in directories if d.audit["detector"] not in ("pca", "intensity")), directories[0])
     html = (
-        _environment()
+        environment()
         .get_template("report.html.j2")
         .render(
             main=main,
@@ -61,13 +61,14 @@ def write(folder: Path) -> Path:
     return folder / "report.html"
 
 
-def _environment() -> Environment:
-    environment = Environment(
+def environment() -> Environment:
+    """Where the package's templates live; everything put into them is escaped."""
+    made = Environment(
         loader=PackageLoader("anodetect", "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["number"] = lambda value, digits=3: "–" if value is None else f"{value:.{digits}f}"
-    environment.filters["percent"] = lambda value: "–" if value is None else f"{100 * value:.1f} %"
-    return environment
+    made.filters["number"] = lambda value, digits=3: "–" if value is None else f"{value:.{digits}f}"
+    made.filters["percent"] = lambda value: "–" if value is None else f"{100 * value:.1f} %"
+    return made
 
 
 def _failures(main: ScoreDirectory) -> list[tuple[str, int, str]]:

@@ -16,11 +16,12 @@ from anodetect.types import Batch, TrainContext, image_seeds
 
 TINY = {
     "anoddpm": {"widths": [16, 32], "components": 40, "training": {"steps": 40}, "lambdas": [5, 10]},
+    "dae": {"widths": [16, 32], "training": {"steps": 120}},
     "pca": {"components": 30},
     "intensity": {},
 }
-# Fails by design, and its module says so: dark and blurred images have nothing bright in them.
-BLIND = {"intensity": {"constant", "blurred"}}
+# Fails by design, and its module says so.
+BLIND = {"intensity": {"constant", "blurred"}, "dae": {"blurred"}}
 SIZE = 32
 
 

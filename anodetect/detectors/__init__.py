@@ -25,6 +25,12 @@ DETECTORS = {
         "Wyatt et al., AnoDDPM, CVPR Workshops 2022",
         "minutes to train, tens of milliseconds an image",
     ),
+    "dae": Entry(
+        "anodetect.detectors.dae:DAE",
+        "Denoising autoencoder: take coarse noise away in one pass, compare.",
+        "Kascenas et al., Denoising autoencoders, MIDL 2022",
+        "minutes to train, milliseconds an image",
+    ),
     "pca": Entry(
         "anodetect.detectors.pca:PCA",
         "Baseline: distance to the linear subspace of normal images.",

@@ -35,7 +35,7 @@ from anodetect.generative.noise import NoiseSource
 from anodetect.generative.prior import GaussianPrior
 from anodetect.heatmaps import finish
 from anodetect.nn.inference import autocast, in_micro_batches, pick_device
-from anodetect.nn.unet import UNet
+from anodetect.nn.unet import UNet, check_size
 from anodetect.training import Training, optimize
 from anodetect.types import Batch, Floats, Scores, Seeds, State, TrainContext
 
@@ -116,7 +116,7 @@ class AnoDDPM:
 
     def fit(self, fit: Batch, tune: Batch, *, context: TrainContext) -> None:
         _, channels, size, _ = fit.images.shape
-        self._check_size(size)
+        check_size(size, self.config.widths, self.config.stem)
         self.device = pick_device(context.device)
         self.noise = self._noise_source(size)
         prior = self._learn_prior(fit, tune, channels, context) if self.config.prediction == "gaussian" else None
@@ -238,10 +238,3 @@ class AnoDDPM:
 
     def _noise_source(self, size: int) -> NoiseSource:
         return NoiseSource(self.config.noise, size, unit=self.config.unit_variance)
-
-    def _check_size(self, size: int) -> None:
-        stride = self.config.stem * 2 ** (len(self.config.widths) - 1)
-        if size % stride:
-            raise ConfigError(
-                f"representation.size: {size} is not a multiple of {stride}, the U-Net's stride (stem × levels)"
-            )

@@ -9,6 +9,17 @@ from collections.abc import Sequence
 from monai.networks.nets import DiffusionModelUNet
 from torch import Tensor, nn
 
+from anodetect.errors import ConfigError
+
+
+def check_size(size: int, widths: Sequence[int], stem: int) -> None:
+    """ConfigError if images of `size` do not fit a network of these widths and stem."""
+    stride = stem * 2 ** (len(widths) - 1)
+    if size % stride:
+        raise ConfigError(
+            f"representation.size: {size} is not a multiple of {stride}, the U-Net's stride (stem × levels)"
+        )
+
 
 class UNet(nn.Module):
     """Maps (x [N,inputs,H,W], t int64 [N]) to [N,outputs,H,W]; H and W must be multiples of stem · 2^(levels − 1)."""

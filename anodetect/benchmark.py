@@ -1,0 +1,238 @@
+"""Detectors × data sets × seeds → one table. Every run is a fresh process; what is finished is not repeated."""
+
+import base64
+import io
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image
+
+from anodetect import records, report, runs
+from anodetect.data import cards, readers
+from anodetect.data.scan import Record
+from anodetect.data.split import position
+from anodetect.detectors import detector_class
+from anodetect.errors import AnodetectError, DataError, Interrupted
+from anodetect.files import write_atomic
+from anodetect.types import Reporter
+from anodetect.writers.images import colour, grey
+
+METRICS = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "pixel_aupro")
+COMPARED = ("image_auroc", "pixel_ap")
+COSTS = ("train_seconds", "score_ms_per_image", "peak_memory_mb", "model_mb")
+PICTURES = 4
+SIDE = 160
+Draws = dict[str, NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One detector on one data set with one seed."""
+
+    data: str
+    detector: str
+    seed: int
+    out: Path
+
+    @property
+    def name(self) -> str:
+        return f"{re.sub(r'[^A-Za-z0-9.-]+', '_', Path(self.data).name)}-{self.detector}-{self.seed}"
+
+    @property
+    def run(self) -> Path:
+        return self.out / "runs" / self.name
+
+    @property
+    def scores(self) -> Path:
+        return self.out / "scores" / self.name
+
+
+def run(
+    data: Sequence[str], detectors: Sequence[str], out: Path, *, seeds: int, budget: float, reporter: Reporter
+) -> dict[str, Any]:
+    """Do what is not done yet and write results.csv, results.md and benchmark.html below `out`.
+
+    Returns the rows (one per data set, detector and seed) and the summary (means over seeds with intervals).
+    """
+    for name in detectors:
+        detector_class(name)
+    if len({Path(name).name for name in data}) < len(data):
+        raise DataError("two data sets have the same name; rename one folder")
+    jobs = [Job(name, detector, seed, out) for name in data for detector in detectors for seed in range(seeds)]
+    rows = []
+    for number, job in enumerate(jobs):
+        reporter.say(f"{job.name} ({number + 1} of {len(jobs)})")
+        rows.append(_finished(job, budget))
+    summary = [_summarise(name, detector, rows) for name in data for detector in detectors]
+    for entry in summary:
+        entry["differences"] = _differences(entry, [other for other in summary if other["data"] == entry["data"]])
+    public = [{key: value for key, value in row.items() if key not in ("data", "draws")} for row in rows]
+    write_atomic(out / "results.csv", runs.to_csv(public))
+    write_atomic(out / "results.md", _markdown(data, summary, budget, seeds))
+    pictures = {name: _pictures(name, [job for job in jobs if job.data == name and job.seed == 0]) for name in data}
+    page = report.environment().get_template("benchmark.html.j2")
+    html = page.render(data=data, summary=summary, pictures=pictures, budget=budget, seeds=seeds, detectors=detectors)
+    write_atomic(out / "benchmark.html", html)
+    for entry in summary:
+        del entry["draws"]
+    return {"rows": public, "summary": summary, "out": str(out)}
+
+
+def _finished(job: Job, budget: float) -> dict[str, Any]:
+    """The job's row, after training and scoring as far as that is still to do."""
+    if not job.run.exists():
+        begun = (runs.partial(job.run) / runs.CHECKPOINT).exists()
+        resume = ["--resume"] if begun else []
+        options = ["--detector", job.detector, "--budget", f"{budget:g}", "--seed", str(job.seed)]
+        facts = _call("train", job.data, *options, "--out", str(job.run), *resume)
+        write_atomic(job.run.with_suffix(".json"), json.dumps({"peak": facts["peak_memory_mb"]}))
+    if not (job.scores / "audit.json").exists():
+        heatmaps = "tiff" if job.seed == 0 else "none"
+        result = _call("score", str(job.run), job.data, "--out", str(job.scores), "--heatmaps", heatmaps)
+        keep = {"peak": result["peak_memory_mb"], "ms": 1000 * result["model_seconds_per_image"]}
+        write_atomic(job.scores.with_suffix(".json"), json.dumps(keep))
+    return _row(job)
+
+
+def _call(*arguments: str) -> dict[str, Any]:
+    """An `anodetect` command in a process of its own; its JSON answer."""
+    done = subprocess.run(
+        [sys.executable, "-m", "anodetect.cli", *arguments, "--json"], stdout=subprocess.PIPE, check=False
+    )
+    if done.returncode == Interrupted.exit_code or done.returncode < 0:
+        raise Interrupted("stopped; the same command goes on from here")
+    if done.returncode not in (0, 1):
+        raise AnodetectError(f"anodetect {' '.join(arguments)} failed; its message is above")
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def _row(job: Job) -> dict[str, Any]:
+    facts, audit = runs.facts(job.run), records.read(job.scores).audit
+    trained, scored = (json.loads(p.with_suffix(".json").read_text("utf-8")) for p in (job.run, job.scores))
+    evaluation = audit["evaluation"]
+    if evaluation is None:
+        raise DataError(f"{job.data}: no labelled test images to measure on")
+    image, pixel = evaluation["image"], evaluation["pixel"] or {}
+    return {
+        "data": job.data,
+        "dataset": audit["data"],
+        "detector": job.detector,
+        "representation": facts["representation"],
+        "seed": job.seed,
+        "image_auroc": image["auroc"]["value"],
+        "image_auroc_low": image["auroc"]["low"],
+        "image_auroc_high": image["auroc"]["high"],
+        "image_ap": image["ap"]["value"],
+        **{f"pixel_{name}": pixel.get(name) for name in ("auroc", "ap", "aupro")},
+        "train_seconds": facts["train_seconds"],
+        "score_ms_per_image": scored["ms"],
+        "peak_memory_mb": max(trained["peak"], scored["peak"]),
+        "model_mb": facts["model_mb"],
+        "steps": facts["steps"],
+        "stopped_by": facts["stopped_by"],
+        "draws": _draws(job.scores / records.BOOTSTRAP),
+    }
+
+
+def _draws(path: Path) -> Draws:
+    """Each metric's values over the resampled groups; the resamples are the same for every detector and seed."""
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
+
+
+def _summarise(data: str, detector: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Means over seeds; intervals from the mean, over seeds, of each resample's value."""
+    mine = [row for row in rows if row["data"] == data and row["detector"] == detector]
+    draws = {name: np.mean([row["draws"][name] for row in mine], axis=0) for name in mine[0]["draws"]}
+    entry: dict[str, Any] = {"data": data, "dataset": mine[0]["dataset"], "detector": detector, "seeds": len(mine)}
+    for name in METRICS:
+        values = [row[name] for row in mine]
+        known = name in draws and None not in values
+        low, high = np.nanpercentile(draws[name], (2.5, 97.5)) if known else (None, None)
+        entry[name] = {"value": float(np.mean(values)) if known else None, "low": low, "high": high}
+    return entry | {name: float(np.mean([row[name] for row in mine])) for name in COSTS} | {"draws": draws}
+
+
+def _differences(entry: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """This detector minus each other one, on the same resamples (paired bootstrap)."""
+    differences = []
+    for other in others:
+        if other["detector"] == entry["detector"]:
+            continue
+        line: dict[str, Any] = {"other": other["detector"]}
+        for name in COMPARED:
+            if entry[name]["value"] is not None and other[name]["value"] is not None:
+                low, high = np.nanpercentile(entry["draws"][name] - other["draws"][name], (2.5, 97.5))
+                line[name] = {"value": entry[name]["value"] - other[name]["value"], "low": low, "high": high}
+        differences.append(line)
+    return differences
+
+
+def _markdown(data: Sequence[str], summary: Sequence[Mapping[str, Any]], budget: float, seeds: int) -> str:
+    lines = [f"{seeds} seed(s), at most {budget:g} minutes of training each; 95 % bootstrap intervals over groups.", ""]
+    titles = [*(name.replace("_", " ") for name in METRICS), "train s", "ms/image", "peak MB"]
+    for name in data:
+        entries = [entry for entry in summary if entry["data"] == name]
+        lines += [f"### {entries[0]['dataset']}", "", f"| detector | {' | '.join(titles)} |"]
+        lines += ["|---" * (1 + len(titles)) + "|", *(_markdown_row(entry) for entry in entries), ""]
+        lines += ["Differences on the same resamples:", ""]
+        shown: set[str] = set()
+        for entry in entries:
+            shown.add(entry["detector"])
+            lines += [_markdown_difference(entry, line) for line in entry["differences"] if line["other"] not in shown]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _markdown_row(entry: Mapping[str, Any]) -> str:
+    costs = (f"{entry['train_seconds']:.0f}", f"{entry['score_ms_per_image']:.1f}", f"{entry['peak_memory_mb']:.0f}")
+    return f"| {' | '.join([entry['detector'], *(_cell(entry[name]) for name in METRICS), *costs])} |"
+
+
+def _markdown_difference(entry: Mapping[str, Any], line: Mapping[str, Any]) -> str:
+    parts = [f"{name.replace('_', ' ')} {_signed(line[name])}" for name in COMPARED if name in line]
+    return f"- {entry['detector']} − {line['other']}: {', '.join(parts)}"
+
+
+def _cell(metric: Mapping[str, Any]) -> str:
+    if metric["value"] is None:
+        return "–"
+    return f"{metric['value']:.3f} ({metric['low']:.3f}–{metric['high']:.3f})"
+
+
+def _signed(metric: Mapping[str, Any]) -> str:
+    return f"{metric['value']:+.3f} ({metric['low']:+.3f} to {metric['high']:+.3f})"
+
+
+def _pictures(data: str, jobs: Sequence[Job]) -> list[str]:
+    """For some anomalous images, chosen by a hash of their names: image | truth | each detector's heatmap, as PNG."""
+    anomalous = [record for record in cards.open_data(data).testing() if record.label == 1]
+    with_mask = [record for record in anomalous if record.mask] or anomalous
+    chosen = sorted(with_mask, key=lambda record: position(record.id, "pictures"))[:PICTURES]
+    return [base64.b64encode(_strip(record, jobs)).decode() for record in chosen]
+
+
+def _strip(record: Record, jobs: Sequence[Job]) -> bytes:
+    image = readers.read_image(record.path)
+    panels = [grey(image)]
+    if record.mask:
+        panels.append(np.repeat(readers.read_mask(record.mask)[..., None].astype(np.uint8) * 255, 3, axis=2))
+    for job in jobs:
+        scored = records.read(job.scores)
+        row = next((row for row in scored.rows if row["path"] == record.id), None)
+        if row and row["heatmap"]:
+            panels.append(colour(tifffile.imread(job.scores / row["heatmap"]), tuple(scored.audit["scale"])))
+    small = [np.asarray(Image.fromarray(panel).resize((SIDE, SIDE))) for panel in panels]
+    buffer = io.BytesIO()
+    Image.fromarray(np.concatenate(small, axis=1)).save(buffer, "png")
+    return buffer.getvalue()

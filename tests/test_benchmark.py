@@ -1,0 +1,64 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from anodetect import benchmark
+from anodetect.errors import AnodetectError
+from anodetect.types import Silent
+
+COLUMNS = {
+    "dataset", "detector", "representation", "seed", "image_auroc", "image_auroc_low", "image_auroc_high", "image_ap",
+    "pixel_auroc", "pixel_ap", "pixel_aupro", "train_seconds", "score_ms_per_image", "peak_memory_mb", "model_mb",
+}  # fmt: skip
+
+
+def run(folder, out):
+    return benchmark.run([str(folder)], ["intensity", "pca"], out, seeds=1, budget=1.0, reporter=Silent())
+
+
+def test_benchmark_makes_one_table_and_repeats_nothing(synthetic_folder, tmp_path, monkeypatch):
+    first = run(synthetic_folder, tmp_path / "b")
+    with (tmp_path / "b/results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["detector"] for row in rows] == ["intensity", "pca"]
+    assert set(rows[0]) >= COLUMNS
+    assert json.dumps(first)
+    monkeypatch.setattr(benchmark, "_call", lambda *arguments: pytest.fail("finished work was repeated"))
+    assert run(synthetic_folder, tmp_path / "b") == first
+    text = (tmp_path / "b/results.md").read_text()
+    assert "### tiles" in text
+    assert "intensity − pca" in text
+    html = (tmp_path / "b/benchmark.html").read_text()
+    assert html.count("data:image/png;base64,") == benchmark.PICTURES
+    difference = first["summary"][1]["differences"][0]
+    assert difference["other"] == "intensity"
+    assert difference["pixel_ap"]["low"] <= difference["pixel_ap"]["value"] <= difference["pixel_ap"]["high"]
+
+
+def test_paired_differences_are_narrower_than_unpaired_ones():
+    """Two detectors that err on the same images: their difference is known better than either."""
+    rng = np.random.default_rng(0)
+    shared = rng.normal(size=1000) * 0.1
+    entries = [
+        {
+            "detector": name,
+            "image_auroc": {"value": value},
+            "pixel_ap": {"value": None},
+            "draws": {"image_auroc": draws},
+        }
+        for name, value, draws in (("a", 0.8, 0.8 + shared), ("b", 0.7, 0.7 + shared + rng.normal(size=1000) * 0.01))
+    ]
+    (line,) = benchmark._differences(entries[0], entries)
+    assert line["other"] == "b"
+    assert line["image_auroc"]["value"] == pytest.approx(0.1)
+    assert line["image_auroc"]["high"] - line["image_auroc"]["low"] < 0.06
+    assert "pixel_ap" not in line
+
+
+def test_a_failing_command_stops_the_benchmark(tmp_path, synthetic_folder):
+    with pytest.raises(AnodetectError, match="failed"):
+        benchmark._call("train", str(tmp_path), "--detector", "pca", "--out", str(tmp_path / "x"))
+    with pytest.raises(AnodetectError, match="did you mean 'pca'"):
+        benchmark.run([str(synthetic_folder)], ["pac"], tmp_path, seeds=1, budget=1.0, reporter=Silent())
