@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, ValidationError
 
 from anodetect.errors import ConfigError, nearest
 
@@ -25,9 +25,9 @@ class Pooling(Config):
     pixels of the rim of the foreground that does not count.
     """
 
-    smooth: float = 1.0
-    top: float = 0.02
-    erode: int = 1
+    smooth: NonNegativeFloat = 1.0
+    top: float = Field(default=0.02, gt=0, le=1)
+    erode: NonNegativeInt = 1
 
 
 C = TypeVar("C", bound=Config)

@@ -219,10 +219,10 @@ def _fit(
 
 
 def _colour_scale(model: Model, items: Sequence[Record], reporter: Reporter) -> list[float]:
-    """Map values shown darkest and brightest: the median and thrice the 99.9th percentile above it, on tune normals."""
+    """Map values shown darkest and brightest, from tune normals: a normal image stays dark but for its odd spots."""
     maps = [scored.grid[1] for scored in score_records(model, items, reporter, "scale") if scored.grid is not None]
-    low, high = np.percentile(np.stack(maps), (50, 99.9))
-    return [float(low), float(low + 3 * max(high - low, 1e-9))]
+    middle, low, high = np.percentile(np.stack(maps), (50, 95, 99.9))
+    return [float(low), float(high + 4 * max(high - middle, 1e-9))]
 
 
 def calibrate_model(model: Model, items: Sequence[Record], reporter: Reporter) -> Calibration:

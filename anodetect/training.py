@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from anodetect import checkpoint
@@ -31,13 +32,13 @@ class Training(Config):
     two is further along, so a run that its budget ends has been annealed too.
     """
 
-    steps: int = 3000
-    batch: int = 16
-    learning_rate: float = 1e-3
-    warmup: int = 50
-    weight_decay: float = 1e-2
-    clip: float = 1.0
-    ema: float = 0.999
+    steps: PositiveInt = 3000
+    batch: PositiveInt = 16
+    learning_rate: PositiveFloat = 1e-3
+    warmup: PositiveInt = 50
+    weight_decay: NonNegativeFloat = 1e-2
+    clip: PositiveFloat = 1.0
+    ema: float = Field(default=0.999, ge=0, lt=1)
 
 
 @dataclass(frozen=True)

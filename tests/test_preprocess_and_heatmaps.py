@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from anodetect.config import Pooling, parse_assignments
+from anodetect.config import Pooling, build, parse_assignments
 from anodetect.data import preprocess, synthetic
 from anodetect.data.preprocess import Preprocess, PreprocessConfig
 from anodetect.errors import ConfigError, ImageError
@@ -80,8 +80,8 @@ def test_grid_and_back_puts_a_spot_where_it_was():
     row, column = np.unravel_index(back.argmax(), back.shape)
     assert 58 <= row < 72
     assert 146 <= column < 164
-    with pytest.raises(ConfigError):
-        Pixels(PixelsConfig(size=4))
+    with pytest.raises(ConfigError, match="size"):
+        build(PixelsConfig, {"size": 4}, "representation")
 
 
 def test_smoothing_does_not_leak_over_the_foreground():

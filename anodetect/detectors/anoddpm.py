@@ -23,6 +23,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from pydantic import NonNegativeInt, PositiveInt
 from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
@@ -35,7 +36,7 @@ from anodetect.generative.noise import NoiseSource
 from anodetect.generative.prior import GaussianPrior
 from anodetect.heatmaps import finish
 from anodetect.nn.inference import autocast, in_micro_batches, pick_device
-from anodetect.nn.unet import UNet, check_size
+from anodetect.nn.unet import UNet, Widths, check_size
 from anodetect.training import Training, optimize
 from anodetect.types import Batch, Floats, Scores, Seeds, State, TrainContext
 
@@ -57,14 +58,14 @@ class AnoDDPMConfig(Config):
     prediction: Literal["gaussian", "v", "epsilon"] = "gaussian"
     mode: Literal["single", "chain"] = "single"
     sampler: Literal["ddim", "ancestral"] = "ddim"
-    sampler_steps: int = 10
+    sampler_steps: PositiveInt = 10
     lambdas: tuple[int, ...] = (5, 10)
     trained_to: int = 30
-    draws: int = 0
-    widths: tuple[int, ...] = (64, 96, 128)
-    stem: int = 4
-    blocks: int = 1
-    components: int = 120
+    draws: NonNegativeInt = 0
+    widths: Widths = (64, 96, 128)
+    stem: PositiveInt = 4
+    blocks: PositiveInt = 1
+    components: PositiveInt = 120
     pixel_error: Literal["auto", "on", "off"] = "auto"
     training: Training = Training(steps=800)
     pooling: Pooling = Pooling()

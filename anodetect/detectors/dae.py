@@ -12,13 +12,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from anodetect.config import Config, Pooling
 from anodetect.generative.noise import NoiseSource
 from anodetect.heatmaps import finish
 from anodetect.nn.inference import autocast, in_micro_batches, pick_device
-from anodetect.nn.unet import UNet, check_size
+from anodetect.nn.unet import UNet, Widths, check_size
 from anodetect.training import Training, optimize
 from anodetect.types import Batch, Floats, Scores, Seeds, State, TrainContext
 
@@ -30,10 +31,10 @@ RESERVE = 0.02  # of the budget: nothing is left to do after training
 class DAEConfig(Config):
     """`noise` is the noise's standard deviation on images of [-1, 1] (the paper's .2 on [0, 1])."""
 
-    noise: float = 0.4
-    widths: tuple[int, ...] = (64, 96, 128)
-    stem: int = 4
-    blocks: int = 1
+    noise: PositiveFloat = 0.4
+    widths: Widths = (64, 96, 128)
+    stem: PositiveInt = 4
+    blocks: PositiveInt = 1
     training: Training = Training(steps=800)
     pooling: Pooling = Pooling()
 

@@ -8,6 +8,7 @@ subspace cannot simply remember them.
 from typing import Any, ClassVar
 
 import numpy as np
+from pydantic import Field, PositiveInt
 from sklearn import decomposition
 
 from anodetect.config import Config, Pooling
@@ -18,8 +19,8 @@ from anodetect.types import Batch, Floats, Scores, Seeds, State, TrainContext
 class PCAConfig(Config):
     """`max_images` bounds memory: of more fit images, a random subset is used."""
 
-    components: int = 120
-    max_images: int = 5000
+    components: PositiveInt = 120
+    max_images: int = Field(default=5000, ge=2)
     pooling: Pooling = Pooling()
 
 

@@ -5,11 +5,16 @@ image for r² times less work, at no loss of pixels.
 """
 
 from collections.abc import Sequence
+from typing import Annotated
 
 from monai.networks.nets import DiffusionModelUNet
+from pydantic import Field
 from torch import Tensor, nn
 
 from anodetect.errors import ConfigError
+
+# Channels per level; group norm has groups of 16.
+Widths = Annotated[tuple[Annotated[int, Field(gt=0, multiple_of=16)], ...], Field(min_length=1)]
 
 
 def check_size(size: int, widths: Sequence[int], stem: int) -> None:

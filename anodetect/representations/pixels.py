@@ -2,26 +2,22 @@
 
 import numpy as np
 from PIL import Image
+from pydantic import Field
 
 from anodetect.config import Config
-from anodetect.errors import ConfigError
 from anodetect.types import Bools, Floats
-
-MIN_SIZE = 16
 
 
 class PixelsConfig(Config):
     """`size` is the side of the grid in pixels."""
 
-    size: int = 128
+    size: int = Field(default=128, ge=16, le=4096)
 
 
 class Pixels:
     """Image → grid, and map → image grid."""
 
     def __init__(self, config: PixelsConfig) -> None:
-        if config.size < MIN_SIZE:
-            raise ConfigError(f"representation.size: {config.size} is too small; at least {MIN_SIZE}")
         self.config = config
 
     def encode(self, image: Floats, foreground: Bools) -> tuple[Floats, Bools]:
