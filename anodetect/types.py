@@ -54,7 +54,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class Scores:
-    """Image scores [N], heatmaps [N, H, W] on the detector's grid, and reconstructions [N, C, H, W] or None."""
+    """Image scores [N], heatmaps [N, H, W] on the detector's grid, and reconstructions [N, C, H, W] or None.
+
+    Heatmaps are 0 where there is nothing, as outside the foreground, and positive elsewhere.
+    """
 
     image: Floats
     heatmap: Floats

@@ -95,6 +95,7 @@ def test_shapes_are_right_values_finite_and_the_input_untouched(detector):
     assert scores.reconstruction is None or scores.reconstruction.shape == images.images.shape
     assert np.isfinite(scores.image).all()
     assert np.isfinite(scores.heatmap).all()
+    assert (scores.heatmap >= 0).all()
     assert np.array_equal(images.images, before)
 
 

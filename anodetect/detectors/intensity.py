@@ -1,4 +1,5 @@
-"""Intensity: the map is the image. A_p = x_p, averaged over channels; the score pools the brightest pixels.
+"""Intensity: the map is the image. A_p = max(0, (x_p + 1) / 2), x averaged over channels, x = ±1 at the ends of the
+normal range; the score pools the brightest pixels.
 
 The baseline that beats many published methods on FLAIR (Meissen et al., MIDL 2021), where lesions are
 bright. It learns nothing, and it fails by design on dark, constant and blurred images: a score is high
@@ -6,6 +7,8 @@ only where something is bright.
 """
 
 from typing import Any, ClassVar
+
+import numpy as np
 
 from anodetect.config import Config, Pooling
 from anodetect.heatmaps import finish
@@ -27,7 +30,8 @@ class Intensity:
         """There is nothing to learn."""
 
     def score(self, batch: Batch, *, seeds: Seeds) -> Scores:
-        return Scores(*finish(batch.images.mean(1), batch.foreground, self.config.pooling))
+        brightness = np.maximum(0, (batch.images.mean(1) + 1) / 2).astype(np.float32)
+        return Scores(*finish(brightness, batch.foreground, self.config.pooling))
 
     def state(self) -> State:
         return {}
