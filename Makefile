@@ -5,7 +5,8 @@ PYTHON ?= python3
 .PHONY: demo test check clean
 
 demo: $(VENV)/demo-installed
-	$(BIN)/anodetect demo
+	rm -rf anodetect-demo
+	$(BIN)/anodetect demo --out anodetect-demo
 
 test: check
 	$(BIN)/python -m pytest

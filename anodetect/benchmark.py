@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,7 @@ from anodetect.data import cards, readers
 from anodetect.data.scan import Record
 from anodetect.data.split import position
 from anodetect.detectors import detector_class
-from anodetect.errors import AnodetectError, DataError, Interrupted
+from anodetect.errors import AnodetectError, ConfigError, DataError, ImageError, Interrupted
 from anodetect.files import write_atomic
 from anodetect.types import Reporter
 from anodetect.writers.images import colour, grey
@@ -65,7 +66,7 @@ def run(
     """
     for name in detectors:
         detector_class(name)
-    if len({Path(name).name for name in data}) < len(data):
+    if len({Job(name, "", 0, out).name for name in data}) < len(data):
         raise DataError("two data sets have the same name; rename one folder")
     jobs = [Job(name, detector, seed, out) for name in data for detector in detectors for seed in range(seeds)]
     rows = []
@@ -95,7 +96,11 @@ def _finished(job: Job, budget: float) -> dict[str, Any]:
         options = ["--detector", job.detector, "--budget", f"{budget:g}", "--seed", str(job.seed)]
         facts = _call("train", job.data, *options, "--out", str(job.run), *resume)
         write_atomic(job.run.with_suffix(".json"), json.dumps({"peak": facts["peak_memory_mb"]}))
+    trained_for = runs.facts(job.run)["budget_minutes"]
+    if trained_for != budget:
+        raise ConfigError(f"{job.run} was trained with --budget {trained_for:g}; use that, or another --out")
     if not (job.scores / "audit.json").exists():
+        shutil.rmtree(job.scores, ignore_errors=True)  # what an interrupted scoring left
         heatmaps = "tiff" if job.seed == 0 else "none"
         result = _call("score", str(job.run), job.data, "--out", str(job.scores), "--heatmaps", heatmaps)
         keep = {"peak": result["peak_memory_mb"], "ms": 1000 * result["model_seconds_per_image"]}
@@ -118,7 +123,7 @@ def _call(*arguments: str) -> dict[str, Any]:
 
 def _row(job: Job) -> dict[str, Any]:
     facts, audit = runs.facts(job.run), records.read(job.scores).audit
-    trained, scored = (json.loads(p.with_suffix(".json").read_text("utf-8")) for p in (job.run, job.scores))
+    trained, scored = (_kept(path.with_suffix(".json")) for path in (job.run, job.scores))
     evaluation = audit["evaluation"]
     if evaluation is None:
         raise DataError(f"{job.data}: no labelled test images to measure on")
@@ -144,6 +149,12 @@ def _row(job: Job) -> dict[str, Any]:
     }
 
 
+def _kept(path: Path) -> dict[str, float]:
+    """What a finished process said of itself; NaN if it was stopped before it could."""
+    kept: dict[str, float] = {"peak": float("nan"), "ms": float("nan")}
+    return kept | (json.loads(path.read_text("utf-8")) if path.is_file() else {})
+
+
 def _draws(path: Path) -> Draws:
     """Each metric's values over the resampled groups; the resamples are the same for every detector and seed."""
     with np.load(path, allow_pickle=False) as file:
@@ -157,9 +168,8 @@ def _summarise(data: str, detector: str, rows: Sequence[Mapping[str, Any]]) -> d
     entry: dict[str, Any] = {"data": data, "dataset": mine[0]["dataset"], "detector": detector, "seeds": len(mine)}
     for name in METRICS:
         values = [row[name] for row in mine]
-        known = name in draws and None not in values
-        low, high = np.nanpercentile(draws[name], (2.5, 97.5)) if known else (None, None)
-        entry[name] = {"value": float(np.mean(values)) if known else None, "low": low, "high": high}
+        low, high = np.nanpercentile(draws[name], (2.5, 97.5)) if name in draws else (None, None)
+        entry[name] = {"value": None if None in values else float(np.mean(values)), "low": low, "high": high}
     return entry | {name: float(np.mean([row[name] for row in mine])) for name in COSTS} | {"draws": draws}
 
 
@@ -171,7 +181,7 @@ def _differences(entry: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) 
             continue
         line: dict[str, Any] = {"other": other["detector"]}
         for name in COMPARED:
-            if entry[name]["value"] is not None and other[name]["value"] is not None:
+            if name in entry["draws"] and name in other["draws"]:
                 low, high = np.nanpercentile(entry["draws"][name] - other["draws"][name], (2.5, 97.5))
                 line[name] = {"value": entry[name]["value"] - other[name]["value"], "low": low, "high": high}
         differences.append(line)
@@ -207,7 +217,8 @@ def _markdown_difference(entry: Mapping[str, Any], line: Mapping[str, Any]) -> s
 def _cell(metric: Mapping[str, Any]) -> str:
     if metric["value"] is None:
         return "–"
-    return f"{metric['value']:.3f} ({metric['low']:.3f}–{metric['high']:.3f})"
+    interval = "" if metric["low"] is None else f" ({metric['low']:.3f}–{metric['high']:.3f})"
+    return f"{metric['value']:.3f}{interval}"
 
 
 def _signed(metric: Mapping[str, Any]) -> str:
@@ -219,7 +230,13 @@ def _pictures(data: str, jobs: Sequence[Job]) -> list[str]:
     anomalous = [record for record in cards.open_data(data).testing() if record.label == 1]
     with_mask = [record for record in anomalous if record.mask] or anomalous
     chosen = sorted(with_mask, key=lambda record: position(record.id, "pictures"))[:PICTURES]
-    return [base64.b64encode(_strip(record, jobs)).decode() for record in chosen]
+    strips = []
+    for record in chosen:
+        try:
+            strips.append(base64.b64encode(_strip(record, jobs)).decode())
+        except ImageError:
+            continue  # it is a failed row of the scores too
+    return strips
 
 
 def _strip(record: Record, jobs: Sequence[Job]) -> bytes:

@@ -65,7 +65,8 @@ class Calibration:
         if self.level(far) == "group":
             realised = np.floor(far * (groups + 1) + 1e-9) / (groups + 1)
             return (
-                f"At most {far:.2%} of new normal images are expected to be flagged ({realised:.2%} on average), "
+                f"{'At most' if n == groups else 'About'} {far:.2%} of new normal images are expected to be flagged "
+                f"({realised:.2%} on average), "
                 f"from {n} calibration images in {groups} groups; "
                 f"the smallest possible p-value is {1 / (groups + 1):.4f}."
             )

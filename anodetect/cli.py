@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from anodetect.errors import AnodetectError, ConfigError
+from anodetect.errors import AnodetectError, ConfigError, DataError
 
 app = typer.Typer(
     add_completion=False,
@@ -130,7 +130,7 @@ def train(
     set_: Annotated[list[str] | None, typer.Option("--set", help="One setting, key=value; may be repeated.")] = None,
     representation: Annotated[str, typer.Option(help="What the detector sees.")] = "pixels",
     budget: Annotated[float, typer.Option(help="Minutes of training at most.")] = 5.0,
-    seed: int = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1)] = 0,
     device: Device = "auto",
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue an interrupted training of the same --out.")
@@ -175,6 +175,7 @@ def score(
 ) -> None:
     """Score images: a table, heatmaps, calibrated p-values and a report."""
     from anodetect import pipeline, report
+    from anodetect.files import path_text
 
     if dry_run:
         _, items, problems = pipeline.collect(paths, out, follow_symlinks)
@@ -192,7 +193,7 @@ def score(
             heatmaps=kinds,
             follow_symlinks=follow_symlinks,
             device=device,
-            command=["anodetect", *sys.argv[1:]],
+            command=["anodetect", *map(path_text, sys.argv[1:])],
             reporter=reporter,
         )
         report.write(out)
@@ -375,6 +376,8 @@ def main() -> None:
         _fail(ConfigError(f"a package is missing: {error}"), 2)
     except BrokenPipeError:
         sys.exit(0)
+    except OSError as error:
+        _fail(DataError(f"{error.filename or 'the system'}: {error.strerror or error}"), 2)
 
 
 def _fail(error: Exception, code: int) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from anodetect.errors import ConfigError, nearest
 
@@ -15,7 +15,7 @@ from anodetect.errors import ConfigError, nearest
 class Config(BaseModel):
     """Base of every configuration: immutable, and strict about names."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Pooling(Config):
@@ -25,9 +25,9 @@ class Pooling(Config):
     pixels of the rim of the foreground that does not count.
     """
 
-    smooth: NonNegativeFloat = 1.0
+    smooth: float = Field(default=1.0, ge=0, le=64)
     top: float = Field(default=0.02, gt=0, le=1)
-    erode: NonNegativeInt = 1
+    erode: int = Field(default=1, ge=0, le=64)
 
 
 C = TypeVar("C", bound=Config)
@@ -42,8 +42,18 @@ def build(cls: type[C], values: Mapping[str, Any], where: str) -> C:
         first = problems[0]
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            raise ConfigError(f"{where}: unknown key {key!r}; {nearest(key, cls.model_fields)}") from None
+            raise ConfigError(f"{where}: unknown key {key!r}; {nearest(key, known_keys(cls))}") from None
         raise ConfigError(f"{where}: {key}: {first['msg'].lower()} (got {first['input']!r:.80})") from None
+
+
+def known_keys(cls: type[Config], prefix: str = "") -> list[str]:
+    """All keys of a configuration, nested ones with dots."""
+    keys = []
+    for name, info in cls.model_fields.items():
+        kind: Any = info.annotation
+        nested = isinstance(kind, type) and issubclass(kind, Config)
+        keys += known_keys(kind, f"{prefix}{name}.") if nested else [prefix + name]
+    return keys
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from anodetect.calibration import Calibration, benjamini_hochberg
 from anodetect.records import Row
 
 
-def decide(rows: Sequence[Row], calibration: Calibration, *, far: float, fdr: float | None) -> list[Row]:
-    """Fill in p_value, q_value, flagged and threshold of each row; returns the rows of groups.csv.
+def decide(rows: Sequence[Row], calibration: Calibration, *, far: float, fdr: float | None) -> tuple[list[Row], float]:
+    """Fill in p_value, q_value, flagged and threshold of each row; returns the rows of groups.csv and the threshold.
 
     q-values are Benjamini–Hochberg where every image is its own group, else Benjamini–Yekutieli. A group's
     score is its highest image score, compared with the same on the calibration groups.
@@ -30,7 +30,7 @@ def decide(rows: Sequence[Row], calibration: Calibration, *, far: float, fdr: fl
     group_p = calibration.pooled().p_values(pooled, rate)
     group_q = benjamini_hochberg(group_p)
     group_flags = (group_p if fdr is None else group_q) <= rate + 1e-12
-    return [
+    groups: list[Row] = [
         {
             "group": name,
             "images": len(group),
@@ -41,3 +41,16 @@ def decide(rows: Sequence[Row], calibration: Calibration, *, far: float, fdr: fl
         }
         for (name, group), s, pv, qv, f in zip(members.items(), pooled, group_p, group_q, group_flags, strict=True)
     ]
+    return groups, float(threshold)
+
+
+def fdr_statement(calibration: Calibration, fdr: float, images: int) -> str:
+    """What --fdr promises and what it takes before anything can be flagged, in one sentence."""
+    if len(calibration.scores) == 0:
+        return calibration.statement(fdr)
+    finest = calibration.finest_rate(fdr)
+    needed = int(np.ceil(finest * images / fdr - 1e-9))
+    return (
+        f"Among flagged images at most {fdr:.2%} are expected to be normal. The smallest possible p-value is "
+        f"{finest:.4f}, so at least {needed} of {images} images must reach it before any can be flagged."
+    )

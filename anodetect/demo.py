@@ -1,6 +1,7 @@
 """The main job on real images, end to end: train three detectors, score held-out cells, write a report."""
 
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -43,25 +44,21 @@ def run(out: Path, *, quick: bool, reporter: Reporter) -> dict[str, Any]:
         result = pipeline.score(run_path, [data], score_path, heatmaps=heatmaps, command=command, reporter=reporter)
         report.write(score_path)
         rows.append(result_row(name, facts, result))
-        settings = [f"--set {key}={value}" for key, value in values.items() if not isinstance(value, dict)]
-        settings += [
-            f"--set {key}.{k}={v}" for key, value in values.items() if isinstance(value, dict) for k, v in value.items()
-        ]
-        train = [
-            "anodetect train",
-            data,
-            "--detector",
-            detector,
-            "--budget",
-            f"{BUDGET_MINUTES:g}",
-            "--out",
-            str(run_path),
-            *settings,
-        ]
-        commands += [" ".join(train), " ".join(command)]
+        settings = [f"{key}={json.dumps(value)}" for key, value in _flat(values)]
+        train = ["anodetect", "train", data, "--detector", detector, "--budget", f"{BUDGET_MINUTES:g}"]
+        train += ["--out", str(run_path), *(part for setting in settings for part in ("--set", setting))]
+        commands += [shlex.join(train), shlex.join(command)]
     write_atomic(out / "results.json", json.dumps({"rows": rows, "commands": commands}, indent=2) + "\n")
     path = report.write(out)
     return {"rows": rows, "report": str(path), "out": str(out)}
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """{"a": {"b": 1}} → [("a.b", 1)]"""
+    flat = []
+    for key, value in values.items():
+        flat += _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(prefix + key, value)]
+    return flat
 
 
 def result_row(dataset: str, facts: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,13 +22,12 @@ class Measure:
     Pixels of an anomalous image count only if its mask can be read; `problems` says which could not.
     """
 
-    def __init__(self, calibration: Calibration, far: float) -> None:
-        self.calibration, self.far = calibration, far
+    def __init__(self, calibration: Calibration, far: float, *, masks: bool) -> None:
+        self.calibration, self.far, self.has_masks = calibration, far, masks
         self.labels: list[int] = []
         self.scores: list[float] = []
         self.groups: list[str] = []
         self.pixels = metrics.PixelCounts()
-        self.has_masks = False
         self.problems: list[str] = []
 
     def add(self, scored: Scored) -> None:
@@ -40,7 +39,7 @@ class Measure:
         self.groups.append(record.group)
         if record.mask is not None:
             self._add_mask(record, record.mask, scored.heatmap)
-        elif record.label == 0:
+        elif record.label == 0 and self.has_masks:
             self.pixels.add(scored.heatmap, np.zeros(scored.heatmap.shape, bool), record.group)
 
     def _add_mask(self, record: Record, mask_path: Path, heatmap: Floats) -> None:
@@ -51,15 +50,15 @@ class Measure:
         except ImageError as error:
             self.problems.append(f"mask of {record.id}: {error}")
             return
-        self.has_masks = True
         self.pixels.add(heatmap, mask, record.group)
 
     def labelled(self) -> bool:
         return bool(self.labels)
 
-    def result(self) -> dict[str, Any]:
-        """`evaluate`'s answer; to be asked for when everything has been added."""
-        labels, above = np.array(self.labels), np.array(self.scores) > self.calibration.threshold(self.far)
+    def result(self, threshold: float | None = None) -> dict[str, Any]:
+        """`evaluate`'s answer, when everything has been added; at `threshold`, by default that of the rate."""
+        threshold = self.calibration.threshold(self.far) if threshold is None else threshold
+        labels, above = np.array(self.labels), np.array(self.scores) > threshold
         return {
             "image": {name: _entry(i) | {"value": i.value} for name, i in self._part("image_")},
             "pixel": self._pixel_values() if self.has_masks else None,
@@ -69,7 +68,7 @@ class Measure:
             "n_groups": len(set(self.groups)),
             "operating_point": {
                 "far": self.far,
-                "threshold": self.calibration.threshold(self.far),
+                "threshold": threshold,
                 "tpr": float(above[labels == 1].mean()) if (labels == 1).any() else float("nan"),
                 "fpr": float(above[labels == 0].mean()) if (labels == 0).any() else float("nan"),
             },

@@ -4,7 +4,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from hashlib import file_digest
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import IO
 
@@ -14,8 +14,11 @@ from anodetect.errors import RunError
 @contextmanager
 def atomic(path: Path) -> Iterator[IO[bytes]]:
     """A file that appears under its name only when it is complete; on any failure the old one survives."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing.")
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written ({error.strerror or error})") from None
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
@@ -40,7 +43,7 @@ def _umask() -> int:
 
 def write_atomic(path: Path, content: bytes | str) -> None:
     with atomic(path) as file:
-        file.write(content.encode("utf-8") if isinstance(content, str) else content)
+        file.write(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
 
 
 def sha256_of(path: Path) -> str:
@@ -60,3 +63,12 @@ def _escape(character: str) -> str:
     if 0xDC80 <= code <= 0xDCFF:  # an undecodable byte, as Python smuggles it
         return f"%{code - 0xDC00:02X}"
     return f"%{code:02X}" if code < 32 or code == 127 else character
+
+
+def short_name(path: str) -> str:
+    """A relative path whose parts fit a file system with room for a suffix; long parts end in a hash instead."""
+    return "/".join(part if len(part.encode()) <= 200 else _shortened(part) for part in path.split("/"))
+
+
+def _shortened(part: str) -> str:
+    return part.encode()[:150].decode("utf-8", "ignore") + "." + sha256(part.encode()).hexdigest()[:16]

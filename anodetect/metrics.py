@@ -6,7 +6,7 @@ pass over the images is enough, memory does not grow with their size, and a boot
 weighted sum of counts. A metric that is not defined (one class only) is NaN.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,7 +22,9 @@ Labels = NDArray[np.int64]
 
 MIN_GROUPS = 10
 RESAMPLES = 1000
+BLOCK = 50  # resamples at a time, so that memory stays small
 PRO_LIMIT = 0.3
+MERGE_AT = 500_000
 _SHIFT, _BINS = 14, 2**18
 EIGHT_NEIGHBOURS = np.ones((3, 3), bool)
 
@@ -73,12 +75,11 @@ def image_metrics(labels: Labels, scores: Doubles, groups: Sequence[str], *, see
     note = _no_interval(labels, groups)
     if note:
         return {name: Interval(value, note=note) for name, value in values.items()}
-    found, alarms = bootstrap_curves(labels, scores, groups, resamples=RESAMPLES, seed=seed)
-    resampled = {
-        "auroc": _area(found, alarms),
-        "ap": _step_area(found, alarms),
-        "fpr_at_95_tpr": _fpr_at(found, alarms),
-    }
+    blocks = [
+        (_area(found, alarms), _step_area(found, alarms), _fpr_at(found, alarms))
+        for found, alarms in bootstrap_curves(labels, scores, groups, resamples=RESAMPLES, seed=seed)
+    ]
+    resampled = dict(zip(values, np.concatenate(blocks, axis=1), strict=True))
     return {name: _interval(value, resampled[name]) for name, value in values.items()}
 
 
@@ -91,16 +92,19 @@ def _no_interval(labels: Labels, groups: Sequence[str]) -> str:
 
 def bootstrap_curves(
     labels: Labels, scores: Doubles, groups: Sequence[str], *, resamples: int, seed: int = 0
-) -> tuple[Doubles, Doubles]:
-    """Anomalous and normal images above each distinct score, highest first, in `resamples` draws of groups: both
-    [resamples, distinct scores]. A draw is a set of weights, so the scores are sorted only once."""
+) -> Iterator[tuple[Doubles, Doubles]]:
+    """Anomalous and normal images above each distinct score, highest first, in `resamples` draws of groups: pairs of
+    [up to BLOCK, distinct scores]. A draw is a set of weights, so the scores are sorted only once."""
     names, member = np.unique(np.array(groups), return_inverse=True)
-    weights = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), resamples)
+    rng = np.random.default_rng(seed)
     order = np.argsort(-scores, kind="stable")
     starts = np.flatnonzero(np.append(True, np.diff(scores[order]) != 0))
-    drawn = weights[:, member[order]].astype(np.float64)  # [resamples, images]
-    positive = np.add.reduceat(drawn * labels[order], starts, axis=1)
-    return np.cumsum(positive, 1), np.cumsum(np.add.reduceat(drawn, starts, axis=1) - positive, 1)
+    for begin in range(0, resamples, BLOCK):
+        count = min(BLOCK, resamples - begin)
+        weights = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), count)
+        drawn = weights[:, member[order]].astype(np.float64)  # [count, images]
+        positive = np.add.reduceat(drawn * labels[order], starts, axis=1)
+        yield np.cumsum(positive, 1), np.cumsum(np.add.reduceat(drawn, starts, axis=1) - positive, 1)
 
 
 def _rate(counts: Doubles) -> Doubles:
@@ -161,7 +165,8 @@ class PixelCounts:
             used, position = np.unique(bins[where], return_inverse=True)
             totals = np.bincount(position, None if weights is None else weights[where], len(used))
             self.parts.append((np.full(len(used), 3 * row + kind), used, totals.astype(np.float64)))
-        if len(self.parts) > 600:
+        # Merge when the entries have doubled: linear work in all, and groups of many images stay small.
+        if sum(len(part[0]) for part in self.parts[1:]) > max(MERGE_AT, len(self.parts[0][0])):
             self.parts = [self._merged()]
 
     def _merged(self) -> tuple[NDArray[np.int64], NDArray[np.int64], Doubles]:

@@ -23,15 +23,15 @@ from anodetect.cases import Cases
 from anodetect.config import canonical, plain
 from anodetect.data import cards, readers, split
 from anodetect.data.scan import Dataset, Record
-from anodetect.decision import decide
-from anodetect.errors import ConfigError, DataError, nearest
+from anodetect.decision import decide, fdr_statement
+from anodetect.errors import ConfigError, DataError, RunError, nearest
 from anodetect.evaluation import Measure
-from anodetect.files import sha256_of
+from anodetect.files import path_text, sha256_of, short_name
 from anodetect.model import Model, Scored, ahead, load, resolve, score_records
 from anodetect.types import Batch, Reporter, Silent, TrainContext
 from anodetect.writers import images as image_writer
 
-LEARN_IMAGES = 500
+SCALE_IMAGES = 200
 DEFAULT_FAR = 0.05
 
 
@@ -77,7 +77,8 @@ def train(
         _fit(model.detector, fit, tune, workdir, budget, seed, device, resume, reporter)
     reference = roles.tune or roles.fit
     scale = _colour_scale(model, reference, reporter)
-    calibration = calibrate_model(model, roles.calibrate, reporter)
+    calibration, unscored = calibrate_model(model, roles.calibrate, reporter)
+    failed += unscored
     log = runs.read_log(workdir)
     facts = {
         "seed": seed,
@@ -164,8 +165,7 @@ def _usable_normals(dataset: Dataset, reporter: Reporter) -> tuple[list[Record],
 
 
 def _learn_preprocess(model: Model, fit: Sequence[Record]) -> None:
-    step = max(1, len(fit) // LEARN_IMAGES)
-    model.preprocess.learn(loaded.image for loaded in ahead(load, fit[::step]) if loaded.image is not None)
+    model.preprocess.learn(loaded.image for loaded in ahead(load, fit) if loaded.image is not None)
 
 
 def _encode_all(model: Model, items: Sequence[Record], stem: Path) -> Batch:
@@ -220,19 +220,27 @@ def _fit(
 
 def _colour_scale(model: Model, items: Sequence[Record], reporter: Reporter) -> list[float]:
     """Map values shown darkest and brightest, from tune normals: a normal image stays dark but for its odd spots."""
-    maps = [scored.grid[1] for scored in score_records(model, items, reporter, "scale") if scored.grid is not None]
+    step = max(1, len(items) // SCALE_IMAGES)
+    scored_items = score_records(model, items[::step], reporter, "scale")
+    maps = [scored.grid[1] for scored in scored_items if scored.grid is not None]
     middle, low, high = np.percentile(np.stack(maps), (50, 95, 99.9))
     return [float(low), float(high + 4 * max(high - middle, 1e-9))]
 
 
-def calibrate_model(model: Model, items: Sequence[Record], reporter: Reporter) -> Calibration:
-    """Score held-out normals."""
-    scored = [s for s in score_records(model, items, reporter, "calibrate") if s.heatmap is not None]
-    return Calibration(
-        np.array([s.score for s in scored], np.float64),
-        np.array([np.nanmax(s.heatmap) for s in scored if s.heatmap is not None], np.float64),
-        tuple(s.loaded.record.group for s in scored),
-    )
+def calibrate_model(
+    model: Model, items: Sequence[Record], reporter: Reporter
+) -> tuple[Calibration, list[tuple[str, str]]]:
+    """Score held-out normals; the calibration, and what could not be scored. Only numbers are kept of an image."""
+    scores, peaks, groups, failed = [], [], [], []
+    for scored in score_records(model, items, reporter, "calibrate"):
+        if scored.heatmap is None:
+            failed.append((scored.loaded.record.id, scored.loaded.error))
+            reporter.warn(f"left out: {scored.loaded.record.id}: {scored.loaded.error}")
+        else:
+            scores.append(scored.score)
+            peaks.append(float(np.nanmax(scored.heatmap)))
+            groups.append(scored.loaded.record.group)
+    return Calibration(np.array(scores, np.float64), np.array(peaks, np.float64), tuple(groups)), failed
 
 
 def calibrate(
@@ -253,10 +261,15 @@ def calibrate(
             raise DataError(
                 f"leak: {record.id} has the same bytes as {used[hashes[record.id]]}, which the model was trained on"
             )
-    workdir = runs.begin(out, resume=False)
+    _refuse_known_groups(run_path, normals, ("fit", "tune"))
     model = Model.load(run, device)
-    calibration = calibrate_model(model, normals, reporter)
+    calibration, unscored = calibrate_model(model, normals, reporter)
+    if len(calibration.scores) < split.MINIMUM:
+        raise DataError(f"only {len(calibration.scores)} of {len(normals)} images could be scored; {unscored[0][1]}")
+    failed += unscored
+    workdir = runs.begin(out, resume=False)
     facts = dict(run.header["facts"]) | {"calibrated_on": dataset.name, "calibrated_from": run.model_sha256}
+    facts |= {"failed": len(failed), "dropped": ""}
     header = {key: value for key, value in run.header.items() if key not in ("hashes", "calibration_groups")} | {
         "facts": facts
     }
@@ -301,28 +314,40 @@ def score(
             raise ConfigError(f"no heatmap format {kind!r}; {nearest(kind, [*image_writer.FORMATS, 'none'])}")
     rate = far if fdr is None else fdr
     run = runs.read(run_path)
-    run.calibration.level(rate)  # refuses an impossible rate before any work
+    for checked in (far, rate):
+        run.calibration.level(checked)  # refuses an impossible rate before any work
     root, items, problems = collect(paths, out, follow_symlinks)
     records.prepare(out)
-    reporter.say(run.calibration.statement(rate))
-    _warn_of_training_images(run_path, items, reporter)
+    statement = run.calibration.statement(far) if fdr is None else fdr_statement(run.calibration, fdr, len(items))
+    reporter.say(statement)
+    used = {row["sha256"] for row in runs.read_manifest(run_path) if row["sha256"]}
     model = Model.load(run, device)
     started, begun = datetime.now(UTC), time.monotonic()
-    cases, measure = Cases(run.calibration.threshold(rate), run.scale), Measure(run.calibration, far)
-    rows, timings = [], []
+    masks = any(record.mask for record in items)
+    # With --fdr the threshold is known only when everything has been scored: no image is borderline until then.
+    cases = Cases(run.calibration.threshold(far) if fdr is None else np.inf, run.scale)
+    measure = Measure(run.calibration, far, masks=masks)
+    rows, timings, known, unwritten = [], [], 0, 0
     for scored in score_records(model, items, reporter):
         row = _row(scored, run.model_sha256)
         if scored.heatmap is not None:
-            row["heatmap"] = _write_heatmaps(scored, out, heatmaps, run.scale)
+            try:
+                row["heatmap"] = _write_heatmaps(scored, out, heatmaps, run.scale)
+            except RunError as error:
+                row["error"] = str(error)
+                unwritten += 1
             cases.offer(scored)
             measure.add(scored)
+        known += row["sha256"] in used
         rows.append(row)
         timings.append({"path": row["path"], "seconds": scored.seconds})
+    if known:
+        reporter.warn(f"{known} of these images took part in training or calibration; their p-values are not valid")
     for problem in measure.problems:
         reporter.warn(f"not measured: {problem}")
     rows += [_problem_row(name, reason, run.model_sha256) for name, reason in problems]
     rows.sort(key=lambda row: row["path"])
-    groups = decide(rows, run.calibration, far=far, fdr=fdr)
+    groups, threshold = decide(rows, run.calibration, far=far, fdr=fdr)
     seconds = time.monotonic() - begun
     counts = Counter(row["status"] for row in rows)
     audit = _audit(run, far, fdr) | {
@@ -332,7 +357,8 @@ def score(
         "ended": datetime.now(UTC).isoformat(timespec="seconds"),
         "counts": dict(counts),
         "cases": cases.write(out),
-        "evaluation": measure.result() if measure.labelled() else None,
+        "evaluation": measure.result(threshold) if measure.labelled() else None,
+        "statement": statement,
         "environment": runs.environment_facts(),
     }
     if measure.labelled():
@@ -340,7 +366,7 @@ def score(
     head = records.write(out, rows, groups, timings, audit)
     return {
         "scored": counts["ok"],
-        "failed": counts["failed"],
+        "failed": counts["failed"] + unwritten,
         "skipped": counts["skipped"],
         "flagged": sum(bool(row.get("flagged")) for row in rows),
         "seconds": round(seconds, 3),
@@ -349,6 +375,7 @@ def score(
         "out": str(out),
         "statement": audit["statement"],
         "evaluation": audit["evaluation"],
+        "failures": measure.problems,
         "peak_memory_mb": peak_memory_mb(),
         "model_seconds_per_image": float(np.median([t["seconds"] for t in timings if t["seconds"]] or [0.0])),
     }
@@ -357,7 +384,7 @@ def score(
 def _write_heatmaps(scored: Scored, out: Path, kinds: Sequence[str], scale: tuple[float, float]) -> str:
     """Write one image's heatmaps; the first one's path relative to `out`, "" without any."""
     assert scored.heatmap is not None and scored.loaded.image is not None
-    stem = out / "heatmaps" / scored.loaded.record.id
+    stem = out / "heatmaps" / short_name(scored.loaded.record.id)
     written = [image_writer.write_heatmap(stem, kind, scored.heatmap, scored.loaded.image, scale) for kind in kinds]
     return written[0].relative_to(out).as_posix() if written else ""
 
@@ -370,7 +397,6 @@ def _audit(run: runs.Run, far: float, fdr: float | None) -> dict[str, Any]:
         **{key: run.header[key] for key in ("detector", "data", "facts", "config")},
         "far": None if fdr is not None else far,
         "fdr": fdr,
-        "statement": run.calibration.statement(far if fdr is None else fdr),
         "pixel_threshold": run.calibration.pixel_threshold(far),
         "scale": list(run.scale),
         "calibration": {"scores": run.calibration.scores.tolist(), "groups": run.calibration.n_groups},
@@ -389,22 +415,17 @@ def collect(paths: Sequence[str], out: Path, follow_symlinks: bool) -> tuple[Pat
     items = [record for dataset in datasets for record in dataset.testing()]
     problems = [problem for dataset in datasets for problem in dataset.problems]
     if len(datasets) > 1:
-        root = Path(os.path.commonpath([dataset.root.absolute() for dataset in datasets]))
+        root = Path(os.path.commonpath([os.path.abspath(dataset.root) for dataset in datasets]))  # noqa: PTH100
         items = [cards.relative_to(record, root) for record in items]
+        problems = [
+            (path_text(os.path.relpath(dataset.root / name, root)), reason)
+            for dataset in datasets
+            for name, reason in dataset.problems
+        ]
     unique = {record.id: record for record in items if not record.path.resolve().is_relative_to(out.resolve())}
     if not unique and not problems:
         raise DataError(f"{', '.join(paths)}: nothing to score")
     return root, list(unique.values()), problems
-
-
-def _warn_of_training_images(run_path: Path, items: Sequence[Record], reporter: Reporter) -> None:
-    names = {Path(row["path"]).name for row in runs.read_manifest(run_path)}
-    if not any(record.path.name in names for record in items):
-        return
-    used = {row["sha256"] for row in runs.read_manifest(run_path) if row["sha256"]}
-    count = sum(record.path.is_file() and sha256_of(record.path) in used for record in items)
-    if count:
-        reporter.warn(f"{count} of these images took part in training or calibration; their p-values are not valid")
 
 
 def _row(scored: Scored, model_sha256: str) -> records.Row:
@@ -431,6 +452,15 @@ def _problem_row(name: str, reason: str, model_sha256: str) -> records.Row:
     return {"path": name, "group": name, "heatmap": "", "model_sha256": model_sha256, "status": status, "error": reason}
 
 
+def _refuse_known_groups(run_path: Path, items: Sequence[Record], roles: Sequence[str] = ()) -> None:
+    """DataError if a named group (a patient, a lot) took part in the run, in one of `roles` or in any."""
+    rows = runs.read_manifest(run_path)
+    known = {r["group"]: r["path"] for r in rows if r["group"] != r["path"] and (not roles or r["role"] in roles)}
+    for record in items:
+        if record.group != record.id and record.group in known:
+            raise DataError(f"leak: group {record.group!r} of {record.id} took part in the run ({known[record.group]})")
+
+
 def evaluate(
     run_path: Path, data: str, *, far: float = DEFAULT_FAR, device: str = "auto", reporter: Reporter | None = None
 ) -> dict[str, Any]:
@@ -444,8 +474,14 @@ def evaluate(
             f"{data}: no labelled images; label them by folders (test/good, test/<kind>) or in manifest.csv"
         )
     used = {row["sha256"]: row["path"] for row in runs.read_manifest(run_path) if row["sha256"]}
+    _refuse_known_groups(run_path, items)
     model = Model.load(run, device)
-    measure, failures = Measure(run.calibration, far), [f"{name}: {reason}" for name, reason in dataset.problems]
+    run.calibration.level(far)  # refuses an impossible rate before any work
+    masks = any(record.mask for record in items)
+    measure, failures = (
+        Measure(run.calibration, far, masks=masks),
+        [f"{name}: {reason}" for name, reason in dataset.problems],
+    )
     for scored in score_records(model, items, reporter):
         loaded = scored.loaded
         if loaded.error:

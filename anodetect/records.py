@@ -29,6 +29,10 @@ from anodetect.errors import RunError
 from anodetect.files import atomic, sha256_of, write_atomic
 
 FORMAT = 1
+AUDIT = (
+    "detector", "data", "model_sha256", "facts", "far", "fdr", "statement", "scale", "calibration", "command", "ended",
+    "counts", "cases", "environment", "head",
+)  # fmt: skip
 BOOTSTRAP = "bootstrap.npz"  # each metric over resampled groups, where labels are known
 Row = dict[str, Any]
 COLUMNS = pa.schema(
@@ -97,6 +101,7 @@ def write(
     path: Path, rows: Sequence[Row], groups: Sequence[Row], timings: Sequence[Row], audit: Mapping[str, Any]
 ) -> str:
     """Write the tables and audit.json; the chain's head is returned."""
+    rows = [{name: row.get(name) for name in COLUMNS.names} for row in rows]
     _write_table(path / "scores", pa.Table.from_pylist(list(rows), COLUMNS))
     _write_table(path / "groups", pa.Table.from_pylist(list(groups), GROUP_COLUMNS), formats=("csv",))
     _write_table(path / "timings", pa.Table.from_pylist(list(timings), TIMING_COLUMNS), formats=("parquet",))
@@ -125,6 +130,9 @@ def read(path: Path) -> ScoreDirectory:
             raise RunError(
                 f"{path}: format {audit['format']} is newer than this release reads ({FORMAT}); update anodetect"
             )
+        lacking = [key for key in AUDIT if key not in audit]
+        if lacking:
+            raise RunError(f"{path}: audit.json lacks {', '.join(lacking)}")
         rows = parquet.read_table(path / "scores.parquet").to_pylist()
     except FileNotFoundError as error:
         raise RunError(f"{path}: not a finished score directory (no {Path(error.filename).name})") from None

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ def write(folder: Path) -> Path:
         directories = [records.read(path.parent) for path in sorted(folder.glob("scores/*/audit.json"))]
     if not directories:
         raise RunError(f"{folder}: neither a score directory nor a folder with score directories in scores/")
-    results = json.loads((folder / "results.json").read_text("utf-8")) if (folder / "results.json").is_file() else {}
+    results = _results(folder / "results.json")
     main = next((d for d in directories if d.audit["detector"] not in ("pca", "intensity")), directories[0])
     html = (
         environment()
@@ -45,7 +46,7 @@ def write(folder: Path) -> Path:
             main=main,
             audit=main.audit,
             rows=results.get("rows", []),
-            commands=results.get("commands", [" ".join(main.audit["command"])]),
+            commands=results.get("commands", [shlex.join(main.audit["command"])]),
             roc=_roc(directories),
             histogram=_histogram(main),
             cases={name: _cases(main, name) for name in ("highest", "borderline")},
@@ -59,6 +60,14 @@ def write(folder: Path) -> Path:
     )
     write_atomic(folder / "report.html", html)
     return folder / "report.html"
+
+
+def _results(path: Path) -> dict[str, Any]:
+    try:
+        results: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise RunError(f"{path}: not readable ({error})") from None
+    return results
 
 
 def environment() -> Environment:
@@ -187,10 +196,12 @@ def _roc_band(labels: NDArray[np.int64], scores: Doubles, groups: Sequence[str])
     """Pointwise 95 % band of the true-positive rate, over resampled groups."""
     if len(set(groups)) < metrics.MIN_GROUPS:
         return None
-    found, alarms = metrics.bootstrap_curves(labels, scores, groups, resamples=ROC_RESAMPLES)
-    whole = (found[:, -1] > 0) & (alarms[:, -1] > 0)
-    rates = [(a / a[-1], f / f[-1]) for f, a in zip(found[whole], alarms[whole], strict=True)]
-    heights = [np.interp(ROC_GRID, np.append(0, fpr), np.append(0, tpr)) for fpr, tpr in rates]
+    heights = [
+        np.interp(ROC_GRID, np.append(0, alarms / alarms[-1]), np.append(0, found / found[-1]))
+        for block in metrics.bootstrap_curves(labels, scores, groups, resamples=ROC_RESAMPLES)
+        for found, alarms in zip(*block, strict=True)
+        if found[-1] > 0 and alarms[-1] > 0
+    ]
     low, high = np.percentile(heights, (2.5, 97.5), axis=0)
     return low, high
 

@@ -33,6 +33,17 @@ from anodetect.files import sha256_of, write_atomic
 from anodetect.types import State
 
 FILES = ("config.json", "model.safetensors", "train.jsonl", "environment.json", "manifest.csv", "model_card.md")
+HEADER = (
+    "detector",
+    "representation",
+    "config",
+    "data",
+    "preprocess",
+    "scale",
+    "facts",
+    "hashes",
+    "calibration_groups",
+)
 CHECKPOINT, FINGERPRINT = "checkpoint.safetensors", "fingerprint"  # only while a run is being made
 PACKAGES = ("anodetect", "torch", "monai", "numpy", "scipy", "scikit-learn", "opensimplex", "pillow", "safetensors")
 
@@ -74,6 +85,8 @@ def begin(path: Path, *, resume: bool, fingerprint: Mapping[str, Any] | None = N
         begun_as = workdir / FINGERPRINT
         if not begun_as.exists() or begun_as.read_text("utf-8") != digest:
             raise RunError(f"{workdir} was begun with other settings, seed or images; resume with the same ones")
+        for scratch in (child for child in workdir.iterdir() if child.is_dir()):
+            shutil.rmtree(scratch, ignore_errors=True)  # what a killed process left
         return workdir
     try:
         shutil.rmtree(workdir, ignore_errors=True)
@@ -104,7 +117,7 @@ def write(
     write_atomic(workdir / "manifest.csv", to_csv(manifest))
     write_atomic(workdir / "model_card.md", card)
     (workdir / "train.jsonl").touch()
-    hashes = {name: sha256_of(workdir / name) for name in ("config.json", "manifest.csv")}
+    hashes = {name: sha256_of(workdir / name) for name in FILES if name not in ("model.safetensors", "train.jsonl")}
     full = dict(header) | {"calibration_groups": list(calibration.groups), "hashes": hashes}
     checkpoint.write(workdir / "model.safetensors", tensors, full)
     for name in (CHECKPOINT, FINGERPRINT):
@@ -116,6 +129,9 @@ def read(path: Path) -> Run:
     """Read a run; RunError if it is missing, incomplete, newer than this release, or altered."""
     _check_complete(path)
     tensors, header = checkpoint.read(path / "model.safetensors")
+    lacking = [key for key in HEADER if key not in header]
+    if lacking:
+        raise RunError(f"{path}: the model file lacks {', '.join(lacking)}; it was not written by `anodetect train`")
     for name, digest in header.get("hashes", {}).items():
         if sha256_of(path / name) != digest:
             raise RunError(f"{path / name}: does not match the hash in the model file; it was altered")

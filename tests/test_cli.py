@@ -142,6 +142,32 @@ def test_bad_files_become_rows_and_exit_one(anodetect, pca_run, tmp_path):
     assert "'=formula" in (tmp_path / "s/scores.csv").read_text()
 
 
+def test_several_inputs_share_a_root_and_stay_inside_the_output(anodetect, pca_run, tmp_path, monkeypatch):
+    for n, name in enumerate(("here/a", "there/" + "long" * 60)):
+        path = tmp_path / f"{name}.png"
+        path.parent.mkdir()
+        Image.fromarray(synthetic.images(1, seed=n)[0][0, 0]).save(path)
+    monkeypatch.chdir(tmp_path / "here")
+    code, _, err = anodetect("score", pca_run, "../there", "a.png", "--out", tmp_path / "s")
+    assert code == 0, err
+    rows = pq.read_table(tmp_path / "s/scores.parquet").to_pylist()
+    assert [row["path"] for row in rows] == ["here/a.png", "there/" + "long" * 60 + ".png"]
+    assert all((tmp_path / "s" / row["heatmap"]).is_file() and ".." not in row["heatmap"] for row in rows)
+
+
+def test_calibrate_says_which_images_it_could_not_score(anodetect, pca_run, tmp_path):
+    folder = tmp_path / "new"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for n, image in enumerate(synthetic.images(25, seed=78)[0]):
+        Image.fromarray(image[0]).save(folder / f"{n}.png")
+    Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(folder / "colour.png")
+    code, out, _ = anodetect("calibrate", pca_run, folder, "--out", tmp_path / "run2", "--json")
+    assert code == 1
+    assert json.loads(out)["calibration_images"] == 25
+    assert "colour.png" in json.loads(out)["failures"][0]
+
+
 def test_calibrate_keeps_weights_and_refuses_training_images(anodetect, pca_run, synthetic_folder, tmp_path):
     pictures, _ = synthetic.images(30, seed=77)
     for n, image in enumerate(pictures):
@@ -204,6 +230,12 @@ def few(tmp_path):
         (["score", "{run}", "{empty}", "--out", "{out}"], "no images"),
         (["score", "{run}", "{data}/manifest.txt", "--out", "{out}"], "no such"),
         (["evaluate", "{run}", "{few}"], "no labelled images"),
+        (["evaluate", "{run}", "{data}", "--far", "2"], "between 0 and 1"),
+        (
+            ["train", "{data}", "-d", "pca", "--out", "{out}", "--set", "pooling.smoth=1"],
+            "did you mean 'pooling.smooth'",
+        ),
+        (["train", "{data}", "-d", "pca", "--out", "{out}", "--set", "pooling.smooth=inf"], "finite"),
         (["info", "{data}"], "not a complete run"),
         (["report", "{data}"], "neither a score directory"),
         (["data", "show", "elpw"], "did you mean 'elpv'"),

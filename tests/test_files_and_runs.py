@@ -130,13 +130,16 @@ def test_existing_run_is_not_overwritten(pca_run):
 # -- Score directories ----------------------------------------------------------------------------------
 
 
+AUDIT = dict.fromkeys(records.AUDIT)
+
+
 def row(path, **values):
     return {"path": path, "group": path, "score": 1.0, "status": "ok", "error": ""} | values
 
 
 def test_formulas_are_neutralised_in_csv_only(tmp_path):
     records.prepare(tmp_path / "s")
-    records.write(tmp_path / "s", [row("=cmd()"), row('a,"b\n.png')], [], [], {})
+    records.write(tmp_path / "s", [row("=cmd()"), row('a,"b\n.png')], [], [], AUDIT)
     text = (tmp_path / "s/scores.csv").read_text()
     assert '"\'=cmd()"' in text or "'=cmd()" in text
     assert [r["path"] for r in records.read(tmp_path / "s").rows] == ["=cmd()", 'a,"b\n.png']
@@ -153,13 +156,12 @@ def test_chain_depends_on_every_value_and_on_order():
 
 def test_chain_head_survives_the_round_trip(tmp_path):
     rows = [row("a", score=0.1, p_value=float("nan"), threshold=float("inf")), row("b", status="failed", score=None)]
-    full = [{name: r.get(name) for name in records.COLUMNS.names} for r in rows]
     records.prepare(tmp_path / "s")
-    head = records.write(tmp_path / "s", full, [], [], {})
+    head = records.write(tmp_path / "s", rows, [], [], AUDIT)
     assert records.chain_head(records.read(tmp_path / "s").rows) == head
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 99}'])
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 99}', '{"format": 1}', "\xff"])
 def test_bad_score_directories_are_refused(tmp_path, content):
     (tmp_path / "audit.json").write_text(content)
     with pytest.raises(AnodetectError):

@@ -69,6 +69,8 @@ def test_manifest_wins_over_folder_names(tmp_path, save_png):
         (["path", "../a.png"], "out of the folder"),
         (["path,mask", "a.png,/etc/passwd"], "out of the folder"),
         (["path,split", "a.png"], "fields"),
+        (["path", "a.png", "./a.png"], "listed twice"),
+        (["path,path", "a.png,b.png"], "occurs twice"),
     ],
 )
 def test_manifest_errors_name_the_line(tmp_path, lines, reason):
@@ -104,3 +106,19 @@ def test_names_that_are_not_utf8_become_printable(tmp_path):
     with open(path, "wb") as file:  # noqa: PTH123 — pathlib has no bytes
         file.write(b"x")
     assert [record.id for record in scan(tmp_path).records] == ["caf%E9 %25,%0A.png"]
+
+
+def test_a_link_to_itself_and_a_linked_folder_are_no_tracebacks(tmp_path, save_png):
+    save_png("in/a.png", PIXELS)
+    save_png("elsewhere/b.png", PIXELS)
+    (tmp_path / "in/loop.png").symlink_to(tmp_path / "in/loop.png")
+    (tmp_path / "in/linked").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    found, problems = walk(tmp_path / "in")
+    assert [path.name for path in found] == ["a.png", "loop.png"]
+    assert [name for name, _ in problems] == ["linked"]
+
+
+def test_hidden_folders_are_no_kinds(tmp_path, save_png):
+    for name in ("test/good/1.png", "test/.ipynb_checkpoints/2.png"):
+        save_png(name, PIXELS)
+    assert [record.id for record in scan(tmp_path).records] == ["test/good/1.png"]

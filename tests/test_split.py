@@ -63,3 +63,11 @@ def test_leaks_are_refused_by_name():
         split.refuse_leaks(train, test, hashes | {"t.png": "y"})
     with pytest.raises(DataError, match="group 'a'"):
         split.refuse_leaks(train, [Record(id="t.png", path=Path("t.png"), group="a")], hashes)
+
+
+def test_a_large_group_stays_in_fit_or_is_refused():
+    for naming in range(12):
+        roles = split.assign(records([f"a{naming}"] * 18 + [f"b{naming}", f"c{naming}"]))
+        assert len(roles.fit) == 18
+    with pytest.raises(DataError, match="left to fit"):
+        split.assign(records(["a"] * 10 + ["b"] * 10 + ["c"] * 10))

@@ -94,7 +94,9 @@ def open_data(data: str, *, follow_symlinks: bool = False) -> Dataset:
     if path.is_file():
         if path.suffix.lower() not in SUFFIXES:
             raise DataError(f"{data}: not an image file ({', '.join(sorted(SUFFIXES))})")
-        return Dataset(path.name, path.parent, (Record(id=path.name, path=path, group=path.name),))
+        return Dataset(
+            path_text(path.name), path.parent, (Record(id=path_text(path.name), path=path, group=path_text(path.name)),)
+        )
     name, _, variant = data.partition(":")
     pages = all_pages()
     if name not in pages:
@@ -110,7 +112,7 @@ def open_data(data: str, *, follow_symlinks: bool = False) -> Dataset:
 
 def relative_to(record: Record, root: Path) -> Record:
     """The record with an id (and, where it is its own group, a group) relative to `root`."""
-    name = path_text(record.path.absolute().relative_to(root))
+    name = path_text(os.path.relpath(record.path, root))
     return replace(record, id=name, group=name if record.group == record.id else record.group)
 
 

@@ -12,7 +12,7 @@ from anodetect.types import Bools, Floats
 
 FLAT_SHARE = 0.2  # of pixels make a background flat,
 FLAT_LEVEL = 0.05  # where they lie below this share of the range (measured: LGG FLAIR .38–.66, tiles and cells < .02)
-SAMPLE_PIXELS = 4096  # per image, to learn the intensity range from
+SAMPLE_PIXELS = 512  # per image, to learn the intensity range from
 LOW, HIGH = 1.0, 99.5  # percentiles of the foreground that become -1 and 1
 CLIP = 1.5
 

@@ -60,8 +60,12 @@ def scan(folder: Path, *, follow_symlinks: bool = False) -> Dataset:
         dataset = _mvtec(folder, follow_symlinks)
     else:
         found, problems = walk(folder, follow_symlinks=follow_symlinks)
-        dataset = Dataset(folder.name, folder, tuple(_plain(folder, path) for path in found), tuple(problems))
+        dataset = Dataset(
+            path_text(folder.name), folder, tuple(_plain(folder, path) for path in found), tuple(problems)
+        )
     if not dataset.records:
+        if dataset.problems:
+            raise DataError(f"{folder}: nothing can be read here; {dataset.problems[0][0]}: {dataset.problems[0][1]}")
         raise DataError(f"{folder}: no images here ({', '.join(sorted(SUFFIXES))}, or a manifest.csv)")
     return dataset
 
@@ -71,7 +75,7 @@ def walk(folder: Path, *, follow_symlinks: bool = False) -> tuple[list[Path], li
 
     Symbolic links that lead out of the folder are passed over unless followed; loops are never followed.
     """
-    root, found = folder.resolve(), []
+    root, found = os.path.realpath(folder), []
     problems: list[tuple[str, str]] = []
 
     def report(error: OSError) -> None:
@@ -86,17 +90,26 @@ def walk(folder: Path, *, follow_symlinks: bool = False) -> tuple[list[Path], li
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in folders if not follow_symlinks else ():
+            if Path(place, name).is_symlink():
+                where = path_text(Path(place, name).relative_to(folder))
+                problems.append((where, "symbolic link to a folder; see --follow-symlinks"))
         for name in sorted(names):
             path = Path(place, name)
             if name.startswith(".") or path.suffix.lower() not in SUFFIXES:
                 continue
-            if path.is_symlink() and not follow_symlinks and not path.resolve().is_relative_to(root):
+            if path.is_symlink() and not follow_symlinks and not is_below(path, root):
                 problems.append(
                     (path_text(path.relative_to(folder)), "symbolic link out of the folder; see --follow-symlinks")
                 )
             else:
                 found.append(path)
     return found, problems
+
+
+def is_below(path: Path, folder: str | Path) -> bool:
+    """Whether a path, its links followed, lies in a folder; a loop of links lies nowhere else."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
 def _plain(folder: Path, path: Path, **known: object) -> Record:
@@ -123,11 +136,15 @@ def _mvtec(folder: Path, follow_symlinks: bool) -> Dataset:
         for path in found:
             mask = _mask_of(folder / "ground_truth" / kind, path) if label else None
             records.append(_plain(folder, path, split=split, label=label, kind=kind, mask=mask))
-    return Dataset(folder.name, folder, tuple(records), tuple(problems))
+    return Dataset(path_text(folder.name), folder, tuple(records), tuple(problems))
 
 
 def _subfolders(folder: Path) -> list[str]:
-    return sorted(child.name for child in folder.iterdir() if child.is_dir()) if folder.is_dir() else []
+    try:
+        children = sorted(folder.iterdir()) if folder.is_dir() else []
+    except OSError as error:
+        raise DataError(f"{folder}: {error.strerror or 'unreadable'}") from None
+    return [child.name for child in children if child.is_dir() and not child.name.startswith(".")]
 
 
 def _mask_of(folder: Path, image: Path) -> Path | None:
@@ -146,9 +163,10 @@ def _manifest(folder: Path, follow_symlinks: bool) -> Dataset:
     seen: set[str] = set()
     for where, row in _rows(file):
         name = row["path"]
-        if name in seen:
+        identity = path_text(PurePosixPath(name))
+        if identity in seen:
             raise DataError(f"{where}: {name!r} is listed twice")
-        seen.add(name)
+        seen.add(identity)
         for column in ("path", "mask"):
             _check_inside(folder, row[column], where, follow_symlinks)
         if row["split"] not in ("train", "test", ""):
@@ -158,7 +176,6 @@ def _manifest(folder: Path, follow_symlinks: bool) -> Dataset:
         label = int(row["label"]) if row["label"] else None
         if row["split"] == "train" and label == ANOMALOUS:
             raise DataError(f"{where}: {name!r} is anomalous but in the train split, which holds normals only")
-        identity = path_text(PurePosixPath(name))
         records.append(
             Record(
                 id=identity,
@@ -171,7 +188,7 @@ def _manifest(folder: Path, follow_symlinks: bool) -> Dataset:
                 extra={key: value for key, value in row.items() if key not in COLUMNS},
             )
         )
-    return Dataset(folder.name, folder, tuple(records))
+    return Dataset(path_text(folder.name), folder, tuple(records))
 
 
 def _rows(file: Path) -> Iterator[tuple[str, dict[str, str]]]:
@@ -181,6 +198,8 @@ def _rows(file: Path) -> Iterator[tuple[str, dict[str, str]]]:
             reader = csv.DictReader(stream)
             if "path" not in (reader.fieldnames or ()):
                 raise DataError(f"{file}: no column 'path' (columns: {', '.join(COLUMNS)} and any others)")
+            if len(set(reader.fieldnames or ())) < len(reader.fieldnames or ()):
+                raise DataError(f"{file}: a column name occurs twice")
             for number, row in enumerate(reader, start=2):
                 if None in row or None in row.values():
                     raise DataError(f"{file}, line {number}: not as many fields as the header has")
@@ -193,5 +212,7 @@ def _check_inside(folder: Path, name: str, where: str, follow_symlinks: bool) ->
     parts = PurePosixPath(name)
     if parts.is_absolute() or ".." in parts.parts:
         raise DataError(f"{where}: {name!r} leads out of the folder")
-    if not follow_symlinks and not (folder / name).resolve().is_relative_to(folder.resolve()):
+    if "\0" in name:
+        raise DataError(f"{where}: the path holds a NUL character")
+    if not follow_symlinks and not is_below(folder / name, folder):
         raise DataError(f"{where}: {name!r} is a symbolic link out of the folder; see --follow-symlinks")

@@ -58,14 +58,27 @@ def assign(records: Sequence[Record]) -> Roles:
         )
     tune = _take(order, TUNE_SHARE * len(records), leave=2)
     calibrate = _take(order, CALIBRATE_SHARE * len(records), leave=1)
-    return Roles([record for group in order for record in group], tune, calibrate)
+    fit = [record for group in order for record in group]
+    if len(fit) < len(records) / 2:
+        raise DataError(
+            f"only {len(fit)} of {len(records)} images are left to fit: a few groups hold most of them; "
+            "add groups or take single images as groups"
+        )
+    return Roles(fit, tune, calibrate)
 
 
 def _take(order: list[list[Record]], wanted: float, leave: int) -> list[Record]:
-    """Move whole groups out of `order` until about `wanted` records are taken, at least one group."""
-    taken = list(order.pop(0))
-    while len(order) > leave and len(taken) + len(order[0]) / 2 <= wanted:
-        taken += order.pop(0)
+    """Move whole groups out of `order` until about `wanted` records are taken: at least one group, and none that
+    overshoots by more than half of itself unless there is no smaller one."""
+    taken: list[Record] = []
+    for group in list(order):
+        if len(order) > leave and len(taken) + len(group) / 2 <= wanted:
+            order.remove(group)
+            taken += group
+    if not taken:
+        smallest = min(order, key=len)
+        order.remove(smallest)
+        taken += smallest
     return taken
 
 

@@ -19,6 +19,8 @@ by the error at each pixel where that tells planted defects on tune images bette
 its mean. Everything is learned on fit and tune and then frozen. Larger = more anomalous.
 """
 
+import math
+import time
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -28,6 +30,7 @@ from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
+from anodetect.batching import in_micro_batches
 from anodetect.config import Config, Pooling
 from anodetect.errors import ConfigError
 from anodetect.generative import diffusion
@@ -35,16 +38,15 @@ from anodetect.generative.defects import plant
 from anodetect.generative.noise import NoiseSource
 from anodetect.generative.prior import GaussianPrior
 from anodetect.heatmaps import finish
-from anodetect.nn.inference import autocast, in_micro_batches, pick_device
+from anodetect.nn.inference import autocast, pick_device
 from anodetect.nn.unet import UNet, Widths, check_size
 from anodetect.training import Training, optimize
 from anodetect.types import Batch, Floats, Scores, Seeds, State, TrainContext
 
 MICRO_BATCH = 16
 PLANTINGS = 3
-MAX_TUNE = 200
+MAX_TUNE = 192
 PRIOR_NOISE_FIELDS = 256
-RESERVE = 0.12  # of the budget, for standardisation after training
 
 
 class AnoDDPMConfig(Config):
@@ -90,7 +92,8 @@ class Denoiser(nn.Module):
         weight even over t (for "v" and "epsilon" it gives exactly the usual loss on v and on ε)."""
         a = self.schedule[t][:, None, None, None]
         if self.prior is not None:
-            start, scale = self.prior.denoise(xt, self.schedule[t])
+            with torch.autocast(xt.device.type, enabled=False):  # a matrix product in bfloat16 would cost the residual
+                start, scale = self.prior.denoise(xt, self.schedule[t])
             return start + scale * self.unet(torch.cat([start, xt - start], 1), t), scale
         out = self.unet(xt, t)
         if self.prediction == "v":
@@ -116,6 +119,7 @@ class AnoDDPM:
         self.error: Floats  # [L, H, W] or [L, 1, 1]: what to divide each λ's map by
 
     def fit(self, fit: Batch, tune: Batch, *, context: TrainContext) -> None:
+        begun = time.monotonic()
         _, channels, size, _ = fit.images.shape
         check_size(size, self.config.widths, self.config.stem)
         self.device = pick_device(context.device)
@@ -123,14 +127,33 @@ class AnoDDPM:
         prior = self._learn_prior(fit, tune, channels, context) if self.config.prediction == "gaussian" else None
         torch.manual_seed(context.seed)  # initial weights
         denoiser = Denoiser(self.config, channels, prior).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        reserve = RESERVE * (context.budget or 0.0)
+        self.denoiser = denoiser.to(self.device)
+        tune, reserve = self._plan(tune, context)
+        reserve += time.monotonic() - begun
         trained = optimize(
-            denoiser, self._loss, fit.images, self.config.training, context, device=self.device, reserve=reserve
+            denoiser,
+            self._loss,
+            fit.images,
+            self.config.training,
+            context,
+            device=self.device,
+            reserve=reserve,
         )
         assert isinstance(trained.net, Denoiser)
         self.denoiser = trained.net
         self.error = self._tune_error(tune, context)
         context.log({"step": trained.steps, "stopped_by": trained.stopped_by, "pixel_error": self.error.shape[-1] > 1})
+
+    def _plan(self, tune: Batch, context: TrainContext) -> tuple[Batch, float]:
+        """The tune images that can be scored in a fifth of the budget, and the seconds to keep for it."""
+        first = tune[:MICRO_BATCH]
+        begun = time.monotonic()
+        self._residuals(first, np.zeros(len(first), np.uint64))
+        seconds = (time.monotonic() - begun) * (1 + (PLANTINGS if self.config.pixel_error == "auto" else 0))
+        limit = math.inf if context.budget is None else max(1.0, 0.2 * context.budget / seconds)
+        batches = int(min(math.ceil(MAX_TUNE / MICRO_BATCH), limit))
+        tune = tune[: batches * MICRO_BATCH]
+        return tune, 1.0 + 1.2 * seconds * math.ceil(len(tune) / MICRO_BATCH)
 
     def _learn_prior(self, fit: Batch, tune: Batch, channels: int, context: TrainContext) -> GaussianPrior:
         fields = self.noise(range(PRIOR_NOISE_FIELDS), channels)
@@ -190,7 +213,6 @@ class AnoDDPM:
 
     def _tune_error(self, tune: Batch, context: TrainContext) -> Floats:
         """What normal images' maps are like: per pixel if that helps to find planted defects, else on average."""
-        tune = tune[:MAX_TUNE]
         seeds = np.random.default_rng(context.seed).integers(2**63, size=len(tune), dtype=np.uint64)
         clean, _ = self._residuals(tune, seeds)
         inside = np.broadcast_to(tune.foreground[:, None], clean.shape)

@@ -11,9 +11,12 @@ import numpy as np
 from pydantic import Field, PositiveInt
 from sklearn import decomposition
 
+from anodetect.batching import in_micro_batches
 from anodetect.config import Config, Pooling
 from anodetect.heatmaps import finish
 from anodetect.types import Batch, Floats, Scores, Seeds, State, TrainContext
+
+MICRO_BATCH = 16
 
 
 class PCAConfig(Config):
@@ -37,7 +40,7 @@ class PCA:
         rng = np.random.default_rng(context.seed)
         rows = np.sort(rng.permutation(len(fit))[: self.config.max_images])
         images = fit.images[rows].reshape(len(rows), -1)
-        count = min(self.config.components, len(images) // 2, images.shape[1])
+        count = max(1, min(self.config.components, len(images) // 2, images.shape[1]))
         model = decomposition.PCA(count, svd_solver="randomized", random_state=context.seed).fit(images)
         self.mean, self.basis = model.mean_.astype(np.float32), model.components_.astype(np.float32)
         context.log(
@@ -45,12 +48,14 @@ class PCA:
         )
 
     def score(self, batch: Batch, *, seeds: Seeds) -> Scores:
-        flat = batch.images.reshape(len(batch), -1) - self.mean
-        reconstruction = np.asarray(
-            (flat @ self.basis.T @ self.basis + self.mean).reshape(batch.images.shape), np.float32
-        )
-        residual: Floats = np.asarray(np.abs(batch.images - reconstruction).mean(1), np.float32)
+        (projected,) = in_micro_batches(self._project, batch.images, size=MICRO_BATCH)
+        reconstruction = projected.astype(np.float32)
+        residual: Floats = np.abs(batch.images - reconstruction).mean(1)
         return Scores(*finish(residual, batch.foreground, self.config.pooling), reconstruction)
+
+    def _project(self, images: Floats) -> tuple[Floats]:
+        flat = images.reshape(len(images), -1) - self.mean
+        return (np.asarray((flat @ self.basis.T @ self.basis + self.mean).reshape(images.shape), np.float32),)
 
     def state(self) -> State:
         return {"mean": self.mean, "basis": self.basis}

@@ -45,7 +45,7 @@ class GaussianPrior(nn.Module):
         """Basis from `fit` [N, C, H, W], variances along it from `tune`, on which they are not overfitted."""
         rows = np.sort(np.random.default_rng(seed).permutation(len(fit))[:MAX_IMAGES])
         flat = fit[rows].reshape(len(rows), -1)
-        count = min(components, len(flat) // 2, flat.shape[1] // 2)
+        count = max(1, min(components, len(flat) // 2, flat.shape[1] // 2))
         pca = PCA(count, svd_solver="randomized", random_state=seed).fit(flat)
         basis, mean = torch.from_numpy(pca.components_).float(), torch.from_numpy(pca.mean_).float()
         held_out = torch.from_numpy(np.ascontiguousarray(tune[:MAX_IMAGES])).flatten(1) - mean

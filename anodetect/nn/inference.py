@@ -1,26 +1,8 @@
-"""Where and how networks run: device, precision, and one fixed batch size for scoring."""
+"""Where and how networks run: device and precision."""
 
-from collections.abc import Callable
-
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from anodetect.errors import ConfigError
-
-Arrays = tuple[NDArray[np.generic], ...]
-
-
-def in_micro_batches(function: Callable[..., Arrays], *arrays: NDArray[np.generic], size: int) -> Arrays:
-    """Apply `function` to `size` rows of all arrays at a time, the last part padded by repetition, so that an
-    image's result does not depend on its company."""
-    count = len(arrays[0])
-    parts = []
-    for start in range(0, count, size):
-        rows = np.minimum(np.arange(start, start + size), count - 1)
-        kept = min(size, count - start)
-        parts.append([out[:kept] for out in function(*(array[rows] for array in arrays))])
-    return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
 
 
 def pick_device(name: str) -> torch.device:
@@ -35,5 +17,8 @@ def pick_device(name: str) -> torch.device:
 
 def autocast(device: torch.device) -> torch.autocast:
     """bfloat16 where the hardware multiplies it natively, else plain float32."""
-    native = torch.cpu._is_avx512_bf16_supported() if device.type == "cpu" else device.type == "cuda"
+    if device.type == "cpu":
+        native = torch.cpu._is_avx512_bf16_supported()
+    else:
+        native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.autocast(device.type, torch.bfloat16, enabled=native)

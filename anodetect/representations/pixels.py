@@ -24,7 +24,8 @@ class Pixels:
         """Scaled image [C, H, W] and foreground [H, W] → the same on the grid, [C, size, size] and [size, size]."""
         side = self.config.size
         inside = resize(foreground[None].astype(np.float32), side, side)[0] >= 0.5
-        return resize(image, side, side), inside
+        # A foreground too small for the grid must not make an image look normal: then everything counts.
+        return resize(image, side, side), inside if inside.any() else np.ones_like(inside)
 
     def decode(self, heatmap: Floats, shape: tuple[int, int]) -> Floats:
         """A map on the grid [size, size] → on the image's own grid [H, W]."""
