@@ -22,7 +22,7 @@ from anodetect.calibration import Calibration
 from anodetect.cases import Cases
 from anodetect.config import canonical, plain
 from anodetect.data import cards, readers, split
-from anodetect.data.scan import Dataset, Record
+from anodetect.data.scan import Dataset, Record, is_below
 from anodetect.decision import decide, fdr_statement
 from anodetect.errors import ConfigError, DataError, RunError, nearest
 from anodetect.evaluation import Measure
@@ -255,13 +255,14 @@ def calibrate(
         raise DataError(
             f"{len(normals)} normal images are too few to calibrate with; at least {split.MINIMUM} are needed"
         )
-    used = {row["sha256"]: row["path"] for row in runs.read_manifest(run_path) if row["role"] in ("fit", "tune")}
+    kept = [row for row in runs.read_manifest(run_path) if row["role"] in ("fit", "tune")]
+    used = {row["sha256"]: row["path"] for row in kept}
     for record in normals:
         if hashes[record.id] in used:
             raise DataError(
                 f"leak: {record.id} has the same bytes as {used[hashes[record.id]]}, which the model was trained on"
             )
-    _refuse_known_groups(run_path, normals, ("fit", "tune"))
+    _refuse_known_groups(kept, normals)
     model = Model.load(run, device)
     calibration, unscored = calibrate_model(model, normals, reporter)
     if len(calibration.scores) < split.MINIMUM:
@@ -273,7 +274,6 @@ def calibrate(
     header = {key: value for key, value in run.header.items() if key not in ("hashes", "calibration_groups")} | {
         "facts": facts
     }
-    kept = [row for row in runs.read_manifest(run_path) if row["role"] in ("fit", "tune")]
     manifest = kept + [
         {"path": r.id, "role": "calibrate", "group": r.group, "kind": r.kind, "sha256": hashes[r.id], "error": ""}
         for r in normals
@@ -422,7 +422,7 @@ def collect(paths: Sequence[str], out: Path, follow_symlinks: bool) -> tuple[Pat
             for dataset in datasets
             for name, reason in dataset.problems
         ]
-    unique = {record.id: record for record in items if not record.path.resolve().is_relative_to(out.resolve())}
+    unique = {record.id: record for record in items if not is_below(record.path, out)}
     if not unique and not problems:
         raise DataError(f"{', '.join(paths)}: nothing to score")
     return root, list(unique.values()), problems
@@ -452,10 +452,9 @@ def _problem_row(name: str, reason: str, model_sha256: str) -> records.Row:
     return {"path": name, "group": name, "heatmap": "", "model_sha256": model_sha256, "status": status, "error": reason}
 
 
-def _refuse_known_groups(run_path: Path, items: Sequence[Record], roles: Sequence[str] = ()) -> None:
-    """DataError if a named group (a patient, a lot) took part in the run, in one of `roles` or in any."""
-    rows = runs.read_manifest(run_path)
-    known = {r["group"]: r["path"] for r in rows if r["group"] != r["path"] and (not roles or r["role"] in roles)}
+def _refuse_known_groups(rows: Sequence[Mapping[str, str]], items: Sequence[Record]) -> None:
+    """DataError if a named group (a patient, a lot) is among the `rows` of a run's manifest."""
+    known = {row["group"]: row["path"] for row in rows if row["group"] != row["path"]}
     for record in items:
         if record.group != record.id and record.group in known:
             raise DataError(f"leak: group {record.group!r} of {record.id} took part in the run ({known[record.group]})")
@@ -473,15 +472,14 @@ def evaluate(
         raise DataError(
             f"{data}: no labelled images; label them by folders (test/good, test/<kind>) or in manifest.csv"
         )
-    used = {row["sha256"]: row["path"] for row in runs.read_manifest(run_path) if row["sha256"]}
-    _refuse_known_groups(run_path, items)
+    rows = runs.read_manifest(run_path)
+    used = {row["sha256"]: row["path"] for row in rows if row["sha256"]}
+    _refuse_known_groups(rows, items)
     model = Model.load(run, device)
     run.calibration.level(far)  # refuses an impossible rate before any work
     masks = any(record.mask for record in items)
-    measure, failures = (
-        Measure(run.calibration, far, masks=masks),
-        [f"{name}: {reason}" for name, reason in dataset.problems],
-    )
+    measure = Measure(run.calibration, far, masks=masks)
+    failures = [f"{name}: {reason}" for name, reason in dataset.problems]
     for scored in score_records(model, items, reporter):
         loaded = scored.loaded
         if loaded.error:

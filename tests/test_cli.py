@@ -1,13 +1,11 @@
 """The command line as a stranger uses it: exit codes, JSON, one-line errors."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -126,16 +124,18 @@ def test_bad_files_become_rows_and_exit_one(anodetect, pca_run, tmp_path):
     Image.fromarray(good[0][0]).resize((300, 20)).save(folder / "wide.png")
     np.save(folder / "nan.npy", np.full((64, 64), np.nan))
     (folder / "away.png").symlink_to("/etc/hostname")
+    (folder / "loop.png").symlink_to(folder / "loop.png")
     (folder / "=formula,\n.png").write_bytes(whole)
     code, out, _ = anodetect("score", pca_run, folder, "--out", tmp_path / "s", "--json")
     result = json.loads(out)
     assert code == 1
-    assert (result["scored"], result["failed"], result["skipped"]) == (5, 6, 1)
+    assert (result["scored"], result["failed"], result["skipped"]) == (5, 7, 1)
     rows = {row["path"]: row for row in pq.read_table(tmp_path / "s/scores.parquet").to_pylist()}
     assert rows["empty.png"]["error"] == "the file is empty"
     assert "1×1" in rows["tiny.png"]["error"]
     assert "colour" in rows["colour.png"]["error"]
     assert rows["away.png"]["status"] == "skipped"
+    assert rows["loop.png"]["error"] == "no such file"
     assert rows["wide.png"]["width"] == 300
     assert tifffile.imread(tmp_path / "s" / rows["wide.png"]["heatmap"]).shape == (20, 300)
     assert "CMYK" in (tmp_path / "s/report.html").read_text()
@@ -415,4 +415,3 @@ def test_help_names_every_command():
     result = CliRunner().invoke(cli.app, ["--help"])
     for name in ("demo", "train", "score", "calibrate", "evaluate", "info", "detectors", "report", "data"):
         assert name in result.output
-    assert Path(cli.__file__).is_file() and os.sep

@@ -29,13 +29,8 @@ def diffuse(x0: Tensor, noise: Tensor, t: Tensor, schedule: Tensor) -> Tensor:
     return a.sqrt() * x0 + (1 - a).sqrt() * noise
 
 
-def velocity(x0: Tensor, noise: Tensor, t: Tensor, schedule: Tensor) -> Tensor:
-    """v = √ᾱ·ε − √(1−ᾱ)·x_0 (Salimans & Ho, eq. 11)."""
-    a = _at(schedule, t)
-    return a.sqrt() * noise - (1 - a).sqrt() * x0
-
-
 def x0_from_velocity(xt: Tensor, v: Tensor, t: Tensor, schedule: Tensor) -> Tensor:
+    """x̂_0 from v = √ᾱ·ε − √(1−ᾱ)·x_0 (Salimans & Ho, eq. 11)."""
     a = _at(schedule, t)
     return a.sqrt() * xt - (1 - a).sqrt() * v
 
