@@ -129,6 +129,10 @@ def train(
     config: Annotated[Path | None, typer.Option(help="A TOML file of settings.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="One setting, key=value; may be repeated.")] = None,
     representation: Annotated[str, typer.Option(help="What the detector sees.")] = "pixels",
+    tile: Annotated[
+        int | None, typer.Option(help="Model tiles of this many native pixels instead of the whole image, shrunk.")
+    ] = None,
+    overlap: Annotated[float | None, typer.Option(help="Share of a tile that neighbours have in common.")] = None,
     budget: Annotated[float, typer.Option(help="Minutes of training at most.")] = 5.0,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1)] = 0,
     device: Device = "auto",
@@ -142,6 +146,8 @@ def train(
     from anodetect.config import merge, parse_assignments, read_toml
 
     values = merge(read_toml(config) if config else {}, parse_assignments(set_ or []))
+    options = {"tile": tile, "overlap": overlap}
+    values = merge(values, {"tiling": {name: value for name, value in options.items() if value is not None}})
     with reporting() as reporter:
         facts = pipeline.train(
             data,
@@ -155,7 +161,8 @@ def train(
             resume=resume,
             reporter=reporter,
         )
-    finish(facts, as_json, f"{out}: {detector} trained in {facts['train_seconds']:.1f} s")
+    if facts:  # none from a process that helps another
+        finish(facts, as_json, f"{out}: {detector} trained in {facts['train_seconds']:.1f} s")
 
 
 @app.command()

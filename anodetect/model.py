@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from anodetect import runs
+from anodetect import runs, tiling
 from anodetect.config import build, merge
 from anodetect.data import readers
 from anodetect.data.preprocess import Preprocess, PreprocessConfig
@@ -20,11 +20,12 @@ from anodetect.data.scan import Record
 from anodetect.detectors import detector_class
 from anodetect.errors import ConfigError, ImageError, nearest
 from anodetect.representations import REPRESENTATIONS
+from anodetect.tiling import TilingConfig
 from anodetect.types import Batch, Bools, Floats, Reporter, Scores, image_seeds
 
 BATCH = 16
-LOOK_AHEAD = 3 * BATCH
-SECTIONS = ("preprocess", "representation", "detector")
+LOOK_AHEAD = 3  # batches
+SECTIONS = ("preprocess", "tiling", "representation", "detector")
 
 
 # -- Configuration --------------------------------------------------------------------------------------
@@ -37,10 +38,17 @@ def resolve(detector: str, representation: str, values: Mapping[str, Any]) -> di
     cls = detector_class(detector)
     classes = {
         "preprocess": PreprocessConfig,
+        "tiling": TilingConfig,
         "representation": REPRESENTATIONS[representation][1],
         "detector": cls.Config,
     }
-    sections: dict[str, dict[str, Any]] = {"preprocess": {}, "representation": dict(cls.representation), "detector": {}}
+    sections: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
+    values = dict(values)
+    if preset := values.pop("preset", None):
+        presets = getattr(cls, "presets", {})
+        if preset not in presets:
+            raise ConfigError(f"{detector} has no preset {preset!r}; {nearest(str(preset), presets)}")
+        values = merge(presets[preset], values)
     for key, value in values.items():
         if key in SECTIONS:
             if not isinstance(value, Mapping):
@@ -52,6 +60,8 @@ def resolve(detector: str, representation: str, values: Mapping[str, Any]) -> di
             known = [*SECTIONS, *(field for name in SECTIONS for field in classes[name].model_fields)]
             raise ConfigError(f"unknown key {key!r}; {nearest(key, known)}")
         sections[homes[-1]] = merge(sections[homes[-1]], {key: value})
+    tile = sections["tiling"].get("tile")  # tiles are not shrunk unless a size is asked for
+    sections["representation"] = merge({"size": tile} if tile else cls.representation, sections["representation"])
     return {name: build(classes[name], sections[name], name).model_dump(mode="json") for name in SECTIONS}
 
 
@@ -60,6 +70,7 @@ class Model:
     """Everything between an image in native units and its score."""
 
     preprocess: Preprocess
+    tiling: TilingConfig
     representation: Any
     detector: Any
 
@@ -69,6 +80,7 @@ class Model:
         detector_type = detector_class(detector)
         return cls(
             Preprocess(build(PreprocessConfig, config["preprocess"], "preprocess")),
+            build(TilingConfig, config["tiling"], "tiling"),
             kind(build(kind_config, config["representation"], "representation")),
             detector_type(build(detector_type.Config, config["detector"], "detector")),
         )
@@ -81,11 +93,42 @@ class Model:
         return model
 
     def encode(self, image: Floats) -> tuple[Floats, Bools]:
-        return self.representation.encode(*self.preprocess.apply(image))  # type: ignore[no-any-return]
+        """What the detector sees of an image; with tiling the scaled image, from which tiles are cut."""
+        scaled, inside = self.preprocess.apply(image)
+        return (scaled, inside) if self.tiling.tile else self.representation.encode(scaled, inside)
 
-    def score(self, images: Sequence[Floats], encoded: Sequence[tuple[Floats, Any]]) -> Scores:
-        batch = Batch(np.stack([image for image, _ in encoded]), np.stack([inside for _, inside in encoded]))
-        return self.detector.score(batch, seeds=image_seeds(images))  # type: ignore[no-any-return]
+    def crops(self, encoded: tuple[Floats, Bools], count: int, rng: np.random.Generator) -> list[tuple[Floats, Bools]]:
+        """What to learn from an encoded image: itself, or with tiling `count` random tiles."""
+        if not self.tiling.tile:
+            return [encoded]
+        tiles = tiling.random_crops(*encoded, self.tiling, count, rng)
+        return [self.representation.encode(*tile) for tile in tiles]
+
+    def score(self, images: Sequence[Floats], encoded: Sequence[tuple[Floats, Bools]]) -> Scores:
+        """Scores of `images` in native units; with tiling, of one."""
+        seeds = image_seeds(images)
+        if not self.tiling.tile:
+            batch = Batch(np.stack([image for image, _ in encoded]), np.stack([inside for _, inside in encoded]))
+            return self.detector.score(batch, seeds=seeds)  # type: ignore[no-any-return]
+        ((image, inside),) = encoded
+        return tiling.score(
+            image,
+            inside,
+            self.tiling,
+            seed=int(seeds[0]),
+            encode=self.representation.encode,
+            detect=lambda batch, seeds: self.detector.score(batch, seeds=seeds),
+            decode=self.representation.decode,
+        )
+
+    def decode(self, heatmap: Floats, shape: tuple[int, int]) -> Floats:
+        """A heatmap → the image's own grid [H, W]."""
+        return heatmap if self.tiling.tile else self.representation.decode(heatmap, shape)
+
+    @property
+    def batch(self) -> int:
+        """Images to score at a time: whole large images are scored one by one."""
+        return 1 if self.tiling.tile else BATCH
 
 
 # -- Reading --------------------------------------------------------------------------------------------
@@ -124,7 +167,9 @@ def load(record: Record, model: Model | None = None) -> Loaded:
         return Loaded(record, error=str(error))
 
 
-def ahead(function: Callable[[Record], Loaded], items: Iterable[Record], depth: int = LOOK_AHEAD) -> Iterator[Loaded]:
+def ahead(
+    function: Callable[[Record], Loaded], items: Iterable[Record], depth: int = LOOK_AHEAD * BATCH
+) -> Iterator[Loaded]:
     """Map in order on two threads, at most `depth` items ahead of the consumer, so that memory stays flat."""
     with ThreadPoolExecutor(2) as pool:
         waiting: deque[Future[Loaded]] = deque()
@@ -139,7 +184,7 @@ def ahead(function: Callable[[Record], Loaded], items: Iterable[Record], depth: 
 def score_records(model: Model, items: Sequence[Record], reporter: Reporter, task: str = "score") -> Iterator[Scored]:
     """Score records in order, a fixed number at a time; failed ones come out as they went in."""
     done = 0
-    for chunk in _chunks(ahead(lambda record: load(record, model), items), BATCH):
+    for chunk in _chunks(ahead(lambda record: load(record, model), items, LOOK_AHEAD * model.batch), model.batch):
         good = [loaded for loaded in chunk if loaded.image is not None]
         begun = time.monotonic()
         results = iter(_score_chunk(model, good) if good else [])
@@ -149,7 +194,7 @@ def score_records(model: Model, items: Sequence[Record], reporter: Reporter, tas
                 yield Scored(loaded)
             else:
                 score, heatmap, reconstruction = next(results)
-                full = model.representation.decode(heatmap, loaded.image.shape[1:])
+                full = model.decode(heatmap, loaded.image.shape[1:])
                 assert loaded.encoded is not None
                 yield Scored(loaded, score, full, (loaded.encoded[0], heatmap, reconstruction), seconds)
         done += len(chunk)

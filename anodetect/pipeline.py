@@ -6,6 +6,7 @@ scan → split → model → calibration → run directory; scan → model → d
 import json
 import os
 import resource
+import shutil
 import sys
 import tempfile
 import time
@@ -27,11 +28,12 @@ from anodetect.decision import decide, fdr_statement
 from anodetect.errors import ConfigError, DataError, RunError, nearest
 from anodetect.evaluation import Measure
 from anodetect.files import path_text, sha256_of, short_name
-from anodetect.model import Model, Scored, ahead, load, resolve, score_records
+from anodetect.model import LOOK_AHEAD, Model, Scored, ahead, load, resolve, score_records
 from anodetect.types import Batch, Reporter, Silent, TrainContext
 from anodetect.writers import images as image_writer
 
-SCALE_IMAGES = 200
+SCALE_IMAGES, SCALE_PIXELS = 200, 2**14  # what the colour scale is learned from; pixels of one image
+TILES = 2000  # random tiles to learn from, at least one of each image
 DEFAULT_FAR = 0.05
 
 
@@ -53,9 +55,11 @@ def train(
 ) -> dict[str, Any]:
     """Train on the normals of `data` and write the run `out`; returns `info`'s facts plus the files that failed.
 
-    `budget` is in minutes and covers the detector's whole `fit`.
+    `budget` is in minutes and covers the detector's whole `fit`. Under `torchrun` the processes train together;
+    the first writes the run, the others return {}.
     """
-    reporter = reporter or Silent()
+    helping = os.environ.get("RANK", "0") != "0"
+    reporter = Silent() if helping or reporter is None else reporter
     config = resolve(detector, representation, values or {})
     if budget is not None and budget <= 0:
         raise ConfigError(f"--budget {budget}: minutes above 0 are expected")
@@ -66,20 +70,27 @@ def train(
         reporter.warn(roles.dropped)
     fingerprint = {"config": config, "seed": seed, "fit": [hashes[record.id] for record in roles.fit]}
     model = Model.create(detector, representation, config)
-    workdir = runs.begin(out, resume=resume, fingerprint=fingerprint)
+    workdir = (
+        runs.begin_helping(out, resume=resume) if helping else runs.begin(out, resume=resume, fingerprint=fingerprint)
+    )
     reporter.say(
         f"{dataset.name}: fit {len(roles.fit)}, tune {len(roles.tune)}, calibrate {len(roles.calibrate)} images"
     )
     _learn_preprocess(model, roles.fit)
     with tempfile.TemporaryDirectory(dir=workdir) as scratch:
-        fit = _encode_all(model, roles.fit, Path(scratch, "fit"))
-        tune = _encode_all(model, roles.tune, Path(scratch, "tune")) if roles.tune else fit
+        fit = _encode_all(model, roles.fit, Path(scratch, "fit"), seed)
+        tune = _encode_all(model, roles.tune, Path(scratch, "tune"), seed) if roles.tune else fit
         _fit(model.detector, fit, tune, workdir, budget, seed, device, resume, reporter)
+    if helping:
+        shutil.rmtree(workdir)
+        return {}
     reference = roles.tune or roles.fit
     scale = _colour_scale(model, reference, reporter)
     calibration, unscored = calibrate_model(model, roles.calibrate, reporter)
     failed += unscored
     log = runs.read_log(workdir)
+    if _last(log, "stopped_by") == "divergence":
+        reporter.warn(f"the loss diverged; the weights are those of step {_last(log, 'step')}, the last good ones")
     facts = {
         "seed": seed,
         "train_seconds": round(sum(record.get("fit_seconds", 0.0) for record in log), 3),
@@ -165,22 +176,26 @@ def _usable_normals(dataset: Dataset, reporter: Reporter) -> tuple[list[Record],
 
 
 def _learn_preprocess(model: Model, fit: Sequence[Record]) -> None:
-    model.preprocess.learn(loaded.image for loaded in ahead(load, fit) if loaded.image is not None)
+    depth = LOOK_AHEAD * model.batch
+    model.preprocess.learn(loaded.image for loaded in ahead(load, fit, depth) if loaded.image is not None)
 
 
-def _encode_all(model: Model, items: Sequence[Record], stem: Path) -> Batch:
-    """All images as the detector sees them, in files that are mapped into memory."""
+def _encode_all(model: Model, items: Sequence[Record], stem: Path, seed: int) -> Batch:
+    """All images as the detector sees them, or random tiles of them, in files that are mapped into memory."""
+    count = -(-TILES // len(items)) if model.tiling.tile else 1
     images = inside = None
-    for row, loaded in enumerate(ahead(lambda record: load(record, model), items)):
+    rng = np.random.default_rng(seed)
+    for row, loaded in enumerate(ahead(lambda record: load(record, model), items, LOOK_AHEAD * model.batch)):
         if loaded.encoded is None:
             raise DataError(f"{loaded.record.id}: {loaded.error}")
-        image, foreground = loaded.encoded
-        if images is None or inside is None:
-            images = np.lib.format.open_memmap(f"{stem}-images.npy", "w+", np.float32, (len(items), *image.shape))
-            inside = np.lib.format.open_memmap(
-                f"{stem}-foreground.npy", "w+", np.bool_, (len(items), *foreground.shape)
-            )
-        images[row], inside[row] = image, foreground
+        for place, (image, foreground) in enumerate(model.crops(loaded.encoded, count, rng), start=row * count):
+            if images is None or inside is None:
+                shape = (len(items) * count, *image.shape)
+                images = np.lib.format.open_memmap(f"{stem}-images.npy", "w+", np.float32, shape)
+                inside = np.lib.format.open_memmap(
+                    f"{stem}-foreground.npy", "w+", np.bool_, (shape[0], *foreground.shape)
+                )
+            images[place], inside[place] = image, foreground
     assert images is not None and inside is not None
     return Batch(images, inside)
 
@@ -222,8 +237,9 @@ def _colour_scale(model: Model, items: Sequence[Record], reporter: Reporter) -> 
     """Map values shown darkest and brightest, from tune normals: a normal image stays dark but for its odd spots."""
     step = max(1, len(items) // SCALE_IMAGES)
     scored_items = score_records(model, items[::step], reporter, "scale")
-    maps = [scored.grid[1] for scored in scored_items if scored.grid is not None]
-    middle, low, high = np.percentile(np.stack(maps), (50, 95, 99.9))
+    maps = [scored.grid[1].ravel() for scored in scored_items if scored.grid is not None]
+    values = np.concatenate([values[:: max(1, values.size // SCALE_PIXELS)] for values in maps])
+    middle, low, high = np.percentile(values, (50, 95, 99.9))
     return [float(low), float(high + 4 * max(high - middle, 1e-9))]
 
 

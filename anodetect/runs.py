@@ -16,6 +16,7 @@ import json
 import os
 import platform
 import shutil
+import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -94,6 +95,14 @@ def begin(path: Path, *, resume: bool, fingerprint: Mapping[str, Any] | None = N
         write_atomic(workdir / FINGERPRINT, digest)
     except OSError as error:
         raise RunError(f"{workdir}: cannot be made ({error.strerror})") from None
+    return workdir
+
+
+def begin_helping(path: Path, *, resume: bool) -> Path:
+    """A working directory for a process that trains along with the one that writes the run."""
+    workdir = Path(tempfile.mkdtemp())
+    if resume:
+        shutil.copy(partial(path) / CHECKPOINT, workdir / CHECKPOINT)
     return workdir
 
 

@@ -1,10 +1,14 @@
-"""The only training loop in the project."""
+"""The only training loop in the project.
+
+Under `torchrun` each process takes every n-th image of the same batches and gradients are averaged: the losses
+are those of one process. A loss that diverges ends training with the last good weights.
+"""
 
 import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -13,23 +17,26 @@ from typing import Any
 import numpy as np
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from anodetect import checkpoint
 from anodetect.config import Config
-from anodetect.errors import AnodetectError, Interrupted
+from anodetect.errors import AnodetectError, ConfigError, Interrupted
 from anodetect.nn.ema import EMA
 from anodetect.types import Floats, State, TrainContext
 
-Loss = Callable[[nn.Module, Tensor, torch.Generator], Tensor]
+Loss = Callable[[nn.Module, Tensor, Sequence[torch.Generator]], Tensor]
 CHECKPOINT_SECONDS = 60.0
+LOG_STEPS = 10
+DIVERGED = 4.0  # times the best smoothed loss so far
 
 
 class Training(Config):
     """AdamW with warm-up, cosine decay and an exponential moving average.
 
     Training ends after `steps` or when the budget is spent. The learning rate falls with whichever of the
-    two is further along, so a run that its budget ends has been annealed too.
+    two is further along, so a run that its budget ends has been annealed too. `compile` hands the network to
+    `torch.compile`, which needs a C++ compiler and a minute.
     """
 
     steps: PositiveInt = 3000
@@ -39,6 +46,7 @@ class Training(Config):
     weight_decay: NonNegativeFloat = 1e-2
     clip: PositiveFloat = 1.0
     ema: float = Field(default=0.999, ge=0, lt=1)
+    compile: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,7 +54,7 @@ class Trained:
     net: nn.Module  # the averaged weights
     steps: int
     seconds: float
-    stopped_by: str  # "steps" or "budget"
+    stopped_by: str  # "steps", "budget" or "divergence"
 
 
 def optimize(
@@ -59,65 +67,159 @@ def optimize(
     device: torch.device,
     reserve: float = 0.0,
 ) -> Trained:
-    """Minimise `loss(net, batch, generator)` over random batches of `images` [N, C, H, W].
+    """Minimise `loss(net, batch, generators)` over random batches of `images` [N, C, H, W].
 
-    `reserve` seconds of the budget are left for what the caller still has to do. Step n draws everything
-    from a generator seeded by (seed, n): a resumed run repeats what an uninterrupted one does.
+    Each image of a batch has a generator of its own, seeded by (seed, step, place in the batch), so that a resumed
+    run repeats what an uninterrupted one does, and several processes what one does. `reserve` seconds of the
+    budget are left for what the caller still has to do. The loss has to be positive.
     """
     path = context.workdir / "checkpoint.safetensors"
+    rank, processes = join_processes(device)
+    if config.batch % processes:
+        raise ConfigError(f"training.batch: {config.batch} images cannot be shared evenly by {processes} processes")
     net = net.to(device).train()
     ema = EMA(net, config.ema)
     optimizer = torch.optim.AdamW(
-        net.parameters(), config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay
+        net.parameters(), config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay, fused=True
     )
     first, before = 0, 0.0
     if context.resume and path.exists():
         first, before = _restore(path, net, ema, optimizer)
+    if config.compile:
+        net.compile()
+    watch = Watch(ema, first)
     limit = math.inf if context.budget is None else max(context.budget - reserve, 0.0)
-    begun = saved = logged = time.monotonic()
+    begun = saved = shown = time.monotonic()
     step, stopped_by = first, "steps"
-    with _signals() as interrupted:
+    spent_share = before / limit if limit else 1.0
+    with _signals() as signals:
         while step < config.steps:
-            spent = before + time.monotonic() - begun
-            if spent >= limit:
+            if spent_share >= 1:
                 stopped_by = "budget"
                 break
-            rate = config.learning_rate * _schedule(step, spent / limit, config)
-            rng = torch.Generator().manual_seed((context.seed * 1_000_003 + step) % 2**63)
-            rows = torch.randint(len(images), (config.batch,), generator=rng).numpy()
-            batch = torch.from_numpy(np.ascontiguousarray(images[rows])).to(device)
-
+            rate = config.learning_rate * _schedule(step, spent_share, config)
             for group in optimizer.param_groups:
                 group["lr"] = rate
+            batch, generators = _draw(images, config.batch, context.seed, step, rank, processes)
+
             optimizer.zero_grad(set_to_none=True)
-            value = loss(net, batch, rng)
+            value = loss(net, batch.to(device), generators)
             value.backward()  # type: ignore[no-untyped-call]
+            value = _average(processes, net, value.detach())
             norm = nn.utils.clip_grad_norm_(net.parameters(), config.clip)
-            if not (math.isfinite(value.item()) and math.isfinite(float(norm))):
-                raise AnodetectError(f"the loss is not finite at step {step}; lower training.learning_rate")
+            if watch.diverged(value.item(), float(norm), step):
+                step, stopped_by = watch.restore(), "divergence"
+                break
             optimizer.step()
             ema.update(net, step)
 
             step += 1
             now = time.monotonic()
-            if now - logged > 1 or step == config.steps:
-                logged = now
+            # Processes must agree on when to stop: the slowest clock and any process's signal decide.
+            spent = before + now - begun
+            spent_share, interrupted = _largest(processes, spent / limit if limit else 1.0, len(signals))
+            if step % LOG_STEPS == 0 or step == config.steps:
                 context.log(
                     {
                         "step": step,
                         "loss": value.item(),
                         "gradient_norm": float(norm),
                         "learning_rate": rate,
-                        "seconds": before + now - begun,
+                        "seconds": spent,
                     }
                 )
-                context.progress(*_progress(step, before + now - begun, limit, config), value.item())
-            if now - saved > CHECKPOINT_SECONDS or interrupted:
+            if now - shown > 1 or step == config.steps:
+                shown = now
+                context.progress(*_progress(step, spent, limit, config), value.item())
+            if rank == 0 and (now - saved > CHECKPOINT_SECONDS or interrupted):
                 saved = now
-                _save(path, net, ema, optimizer, step, before + now - begun)
+                _save(path, net, ema, optimizer, step, spent)
             if interrupted:
                 raise Interrupted(f"stopped at step {step}; continue with --resume")
     return Trained(ema.average, step, before + time.monotonic() - begun, stopped_by)
+
+
+def _draw(
+    images: Floats, size: int, seed: int, step: int, rank: int, processes: int
+) -> tuple[Tensor, list[torch.Generator]]:
+    """This process's share of batch `step`, and a generator for each image of it."""
+    rows = np.random.default_rng([seed, step]).integers(len(images), size=size)
+    mine = range(rank, size, processes)
+    states = (np.random.SeedSequence([seed, step, place]).generate_state(2) for place in mine)
+    generators = [torch.Generator().manual_seed(int(state[0]) << 31 ^ int(state[1])) for state in states]
+    return torch.from_numpy(np.ascontiguousarray(images[rows[mine]])), generators
+
+
+# -- Divergence -----------------------------------------------------------------------------------------
+
+
+class Watch:
+    """Notices a loss that is not finite or several times its best, and keeps the last good averaged weights."""
+
+    def __init__(self, ema: EMA, step: int, every: int = 50) -> None:
+        self.ema, self.every, self.first = ema, every, step
+        self.best = self.smoothed = math.inf
+        self.good = (step, self._weights()) if step else None
+
+    def diverged(self, loss: float, norm: float, step: int) -> bool:
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            return True
+        self.smoothed = loss if math.isinf(self.smoothed) else 0.95 * self.smoothed + 0.05 * loss
+        self.best = min(self.best, self.smoothed)
+        if self.smoothed > DIVERGED * self.best:
+            return True
+        if step > self.first and step % self.every == 0 and self.smoothed < math.sqrt(DIVERGED) * self.best:
+            self.good = step, self._weights()
+        return False
+
+    def restore(self) -> int:
+        """Back to the last good weights; the step they are from. AnodetectError if there are none."""
+        if self.good is None:
+            raise AnodetectError("the loss diverged before anything was learned; lower training.learning_rate")
+        step, weights = self.good
+        self.ema.average.load_state_dict(weights)
+        return step
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: value.clone() for name, value in self.ema.average.state_dict().items()}
+
+
+# -- Several processes ----------------------------------------------------------------------------------
+
+
+def join_processes(device: torch.device) -> tuple[int, int]:
+    """(rank, number of processes) under `torchrun`, joining the others on first use; (0, 1) otherwise."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if processes == 1:
+        return 0, 1
+    if not distributed.is_initialized():
+        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return distributed.get_rank(), processes
+
+
+def _largest(processes: int, *values: float) -> list[float]:
+    """Each value's largest over all processes."""
+    if processes == 1:
+        return list(values)
+    gathered: list[tuple[float, ...]] = [()] * processes
+    distributed.all_gather_object(gathered, values)
+    return [max(column) for column in zip(*gathered, strict=True)]
+
+
+def _average(processes: int, net: nn.Module, value: Tensor) -> Tensor:
+    """Average gradients in place, and the loss, over all processes."""
+    if processes == 1:
+        return value
+    gradients = [p.grad for p in net.parameters() if p.grad is not None]
+    flat = torch.cat([value.reshape(1), *(gradient.flatten() for gradient in gradients)])
+    distributed.all_reduce(flat)
+    flat /= processes
+    for gradient, mean in zip(gradients, torch.split(flat[1:], [g.numel() for g in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient))
+    return flat[0]
+
+
+# -- Time and interruption ------------------------------------------------------------------------------
 
 
 def _schedule(step: int, spent_share: float, config: Training) -> float:

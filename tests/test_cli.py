@@ -1,6 +1,7 @@
 """The command line as a stranger uses it: exit codes, JSON, one-line errors."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -415,3 +416,19 @@ def test_help_names_every_command():
     result = CliRunner().invoke(cli.app, ["--help"])
     for name in ("demo", "train", "score", "calibrate", "evaluate", "info", "detectors", "report", "data"):
         assert name in result.output
+
+
+def test_two_processes_train_one_run(synthetic_folder, tmp_path):
+    """`torchrun` gives the loss curve and, within rounding, the scores of one process."""
+    arguments = ["train", str(synthetic_folder), "-d", "anoddpm", *TINY, "--seed", "3"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "anodetect.cli"]
+    curves = []
+    for name, how in {"one": ["-m", "anodetect.cli"], "two": launch}.items():
+        command = [sys.executable, *how, *arguments, "--out", str(tmp_path / name)]
+        subprocess.run(command, check=True, capture_output=True, env=environment)
+        log = [json.loads(line) for line in (tmp_path / name / "train.jsonl").read_text().splitlines()]
+        curves.append([record["loss"] for record in log if "loss" in record])
+    assert len(curves[0]) == 3
+    assert curves[1] == pytest.approx(curves[0], rel=1e-4)
+    assert {path.name for path in tmp_path.iterdir()} == {"one", "two"}

@@ -12,10 +12,13 @@ from sklearn.metrics import roc_auc_score
 from anodetect.config import build
 from anodetect.data import synthetic
 from anodetect.detectors import DETECTORS, detector_class
+from anodetect.errors import ConfigError
+from anodetect.model import resolve
+from anodetect.nn.unet import UNet
 from anodetect.types import Batch, TrainContext, image_seeds
 
 TINY = {
-    "anoddpm": {"widths": [16, 32], "components": 40, "training": {"steps": 40}, "lambdas": [5, 10]},
+    "anoddpm": {"widths": [16, 32], "components": 40, "training": {"steps": 40}, "lambdas": [5, 10], "stem": 4},
     "dae": {"widths": [16, 32], "training": {"steps": 120}},
     "pca": {"components": 30},
     "intensity": {},
@@ -168,6 +171,8 @@ def test_budget_is_respected_and_recorded(name, tmp_path):
         {"mode": "chain", "sampler": "ancestral", "draws": 1},
         {"pixel_error": "on"},
         {"unit_variance": False, "pixel_error": "off"},
+        {"crop": 16, "stem": 4},
+        {"local": 0.0, "residual": "squared", "attention": 1},
     ],
 )
 def test_every_variant_of_anoddpm_keeps_seeds_and_company(changes, tmp_path):
@@ -193,3 +198,16 @@ def test_maps_of_rising_defects_rise():
         images[:, :, 10:14, 10:14] += strength
         values.append(float(score(detector, Batch(images, clean.foreground)).image[0]))
     assert all(low < high for low, high in pairwise(values))
+
+
+def test_the_reference_preset_is_the_papers():
+    config = resolve("anoddpm", "pixels", {"preset": "reference", "training": {"steps": 7}})
+    assert config["representation"]["size"] == 256
+    detector = config["detector"]
+    assert (detector["prediction"], detector["lambdas"], detector["trained_to"]) == ("epsilon", [250], 800)
+    assert detector["training"]["steps"] == 7  # one's own settings win
+    with torch.device("meta"):
+        net = UNet(1, 1, detector["widths"], stem=detector["stem"], blocks=detector["blocks"], attention=3)
+    assert sum(p.numel() for p in net.parameters()) == pytest.approx(131e6, rel=0.1)
+    with pytest.raises(ConfigError, match="no preset 'referense'; did you mean 'reference'"):
+        resolve("anoddpm", "pixels", {"preset": "referense"})

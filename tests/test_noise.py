@@ -7,13 +7,27 @@ from anodetect.errors import ConfigError
 from anodetect.generative import noise
 
 
+def generators(*seeds):
+    return [noise.generator(seed) for seed in seeds]
+
+
 @pytest.mark.parametrize("seed", [0, 1, 1234, 2**40])
 def test_lattice_noise_is_the_packages(seed):
     points = np.random.default_rng(seed).uniform(-40, 40, (1500, 3))
     opensimplex.seed(seed)
     expected = [opensimplex.noise3(*point) for point in points]
-    x, y, z = torch.from_numpy(points.T)[:, None]
-    assert np.abs(noise.opensimplex3(x, y, z, [seed])[0].numpy() - expected).max() < 1e-12
+    assert np.abs(noise.opensimplex3(*torch.from_numpy(points.T), seed).numpy() - expected).max() < 1e-12
+
+
+def test_coordinates_broadcast_and_rows_have_their_own_seeds():
+    x, y, z = torch.rand(5), torch.rand(4, 1), torch.tensor(0.3)
+    one = noise.opensimplex3(x, y, z, 9)
+    assert one.shape == (4, 5)
+    both = noise.opensimplex3(x, y, z.expand(2, 1, 1), [9, 8])
+    assert torch.equal(both[0], one)
+    assert not torch.equal(both[1], one)
+    with pytest.raises(ConfigError, match="one per row"):
+        noise.opensimplex3(x, y, z, [1, 2, 3])
 
 
 def test_float32_and_chunks_agree_with_float64():
@@ -32,6 +46,25 @@ def test_fields_are_octave_sums_of_the_package():
     assert float(field[row, column]) == pytest.approx(expected, abs=2e-4)
 
 
+@pytest.mark.skipif(not noise.COMPILED, reason="numba is not installed")
+def test_fields_are_the_same_without_numba(monkeypatch):
+    compiled = noise.simplex((24, 40), [3, 4])
+    monkeypatch.setattr(noise, "COMPILED", False)
+    assert (noise.simplex((24, 40), [3, 4]) - compiled).abs().max() < 1e-3
+
+
+def test_regions_cover_any_share_of_the_image():
+    masks = noise.regions(generators(*range(200)), 32)
+    assert masks.shape == (200, 1, 32, 32)
+    assert masks.min() >= 0
+    assert masks.max() <= 1
+    shares = masks.mean((1, 2, 3))
+    assert 0.4 < float(shares.mean()) < 0.6
+    assert (shares < 0.2).sum() > 20
+    assert (shares > 0.8).sum() > 20
+    assert torch.equal(noise.regions(generators(7), 32)[0], masks[7])
+
+
 def test_raw_fields_have_the_documented_deviation():
     assert 0.4 < float(noise.simplex((64, 64), range(8)).std()) < 0.55
 
@@ -39,9 +72,9 @@ def test_raw_fields_have_the_documented_deviation():
 @pytest.mark.parametrize("kind", noise.KINDS)
 def test_sources_are_seeded_per_sample(kind):
     source = noise.NoiseSource(kind, 32)
-    fields = source([1, 2, 3], 2)
+    fields = source(generators(1, 2, 3), 2)
     assert fields.shape == (3, 2, 32, 32)
-    assert torch.equal(source([3, 1], 2), fields[[2, 0]])
+    assert torch.equal(source(generators(3, 1), 2), fields[[2, 0]])
     assert not torch.equal(fields[0], fields[1])
     assert not torch.equal(fields[0, 0], fields[0, 1])
     assert float(fields.std((2, 3)).mean()) == pytest.approx(1, abs=0.1)
@@ -50,3 +83,8 @@ def test_sources_are_seeded_per_sample(kind):
 def test_unknown_kind():
     with pytest.raises(ConfigError, match="did you mean 'simplex'"):
         noise.NoiseSource("simplx", 32)
+
+
+def test_noise_larger_than_the_image():
+    with pytest.raises(ConfigError, match="larger than the image"):
+        noise.NoiseSource("simplex", 32, wavelength=33)

@@ -1,7 +1,10 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,8 +24,8 @@ def net():
     return nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.SiLU(), nn.Linear(8, 16))
 
 
-def loss(model, batch, rng):
-    noise = torch.randn(batch.shape, generator=rng)
+def loss(model, batch, generators):
+    noise = torch.stack([torch.randn(batch.shape[1:], generator=rng) for rng in generators])
     return (model(batch + noise) - batch.flatten(1)).square().mean()
 
 
@@ -47,11 +50,11 @@ def test_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path):
     folder.mkdir()
     calls = []
 
-    def stop_after_seven(model, batch, rng):
+    def stop_after_seven(model, batch, generators):
         calls.append(1)
         if len(calls) == 7:
             os.kill(os.getpid(), signal.SIGTERM)
-        return loss(model, batch, rng)
+        return loss(model, batch, generators)
 
     context = TrainContext(seed=1, device="cpu", workdir=folder)
     with pytest.raises(Interrupted, match=r"step 7.*--resume"):
@@ -74,13 +77,61 @@ def test_budget_ends_training_and_says_so(tmp_path):
 def test_loss_falls(tmp_path):
     model = net()
     batch = torch.from_numpy(IMAGES)
-    before = loss(model, batch, torch.Generator().manual_seed(0)).item()
+    generators = lambda: [torch.Generator().manual_seed(n) for n in range(len(batch))]  # noqa: E731
+    before = loss(model, batch, generators()).item()
     context = TrainContext(seed=0, device="cpu", workdir=tmp_path)
     trained = optimize(model, loss, IMAGES, Training(steps=300, learning_rate=3e-3), context, device=CPU)
-    assert loss(trained.net, batch, torch.Generator().manual_seed(0)).item() < 0.9 * before
+    assert loss(trained.net, batch, generators()).item() < 0.9 * before
 
 
-def test_a_loss_that_is_not_finite_is_an_error(tmp_path):
+def test_a_loss_that_diverges_at_once_is_an_error(tmp_path):
     context = TrainContext(seed=0, device="cpu", workdir=tmp_path)
-    with pytest.raises(AnodetectError, match="not finite at step 0"):
+    with pytest.raises(AnodetectError, match="diverged before anything was learned"):
         optimize(net(), lambda m, b, r: loss(m, b, r) * float("nan"), IMAGES, Training(), context, device=CPU)
+
+
+@pytest.mark.parametrize("factor", [float("nan"), 1e4])
+def test_a_loss_that_diverges_later_leaves_the_last_good_weights(tmp_path, factor):
+    calls = []
+
+    def diverging(model, batch, generators):
+        calls.append(1)
+        return loss(model, batch, generators) * (factor if len(calls) > 120 else 1)
+
+    context = TrainContext(seed=1, device="cpu", workdir=tmp_path)
+    trained = optimize(net(), diverging, IMAGES, Training(steps=300, ema=0.9), context, device=CPU)
+    assert trained.stopped_by == "divergence"
+    assert trained.steps == 100
+    generators = [torch.Generator().manual_seed(n) for n in range(len(IMAGES))]
+    batch = torch.from_numpy(IMAGES)
+    assert loss(trained.net, batch, generators) < 0.95 * loss(net(), batch, generators)
+
+
+TWO_PROCESSES = """
+import json, sys
+from pathlib import Path
+import torch
+sys.path.insert(0, sys.argv[1])
+import test_training as t
+records = []
+context = t.TrainContext(seed=1, device="cpu", workdir=Path(sys.argv[2]), log=records.append)
+trained = t.optimize(t.net(), t.loss, t.IMAGES, t.Training(steps=40, batch=8), context, device=t.CPU)
+rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+answer = {"losses": [record["loss"] for record in records], "weights": t.weights(trained).tolist()}
+Path(sys.argv[2], f"{rank}.json").write_text(json.dumps(answer))
+"""
+
+
+def test_two_processes_learn_what_one_does(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(TWO_PROCESSES)
+    arguments = [str(script), str(Path(__file__).parent), str(tmp_path)]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, *arguments], check=True, env=environment)
+    one = json.loads((tmp_path / "0.json").read_text())
+    subprocess.run([sys.executable, *launch, *arguments], check=True, env=environment, capture_output=True)
+    for rank in (0, 1):
+        two = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert two["losses"] == pytest.approx(one["losses"], rel=1e-5)
+        assert two["weights"] == pytest.approx(one["weights"], abs=1e-5)

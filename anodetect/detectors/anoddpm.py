@@ -14,18 +14,25 @@ With `draws=0` (default) the probe is the mean of x_λ, √ᾱ_λ·x, without a 
 noisy images, takes everything for noise that is small and unlike a normal image. The limit of many draws for
 a denoiser linear in the noise; it localises better than a few draws and needs one pass per λ.
 
-Each λ's map is divided by the error it has on tune normals, so that maps of different λ can be averaged:
-by the error at each pixel where that tells planted defects on tune images better from clean ones, else by
-its mean. Everything is learned on fit and tune and then frozen. Larger = more anomalous.
+The difference is compared at several scales, |G_s ∗ (x − x̂)| with Gaussians G_s of growing width, since what is
+coherent over a region weighs more than the same amount of noise. The map of each λ and scale is divided by the error
+it has on tune normals, its mean or that at each pixel, so that maps can be averaged. Which are averaged, and which
+error divides them, is chosen by what tells planted defects on tune images best from clean ones: brains want larger
+λ and scales than solar cells. Everything is learned on fit and tune and then frozen. Larger = more anomalous.
 """
 
+import itertools
 import math
 import time
-from typing import Any, ClassVar, Literal
+from collections.abc import Sequence
+from functools import partial
+from operator import itemgetter
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import NonNegativeInt, PositiveInt
+import torch.nn.functional as F
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
@@ -35,42 +42,80 @@ from anodetect.config import Config, Pooling
 from anodetect.errors import ConfigError
 from anodetect.generative import diffusion
 from anodetect.generative.defects import plant
-from anodetect.generative.noise import NoiseSource
+from anodetect.generative.noise import NoiseSource, generator, regions
 from anodetect.generative.prior import GaussianPrior
-from anodetect.heatmaps import finish
+from anodetect.heatmaps import counted, finish, pool
 from anodetect.nn.inference import autocast, pick_device
 from anodetect.nn.unet import UNet, Widths, check_size
 from anodetect.training import Training, optimize
-from anodetect.types import Batch, Floats, Scores, Seeds, State, TrainContext
+from anodetect.types import Batch, Bools, Floats, Scores, Seeds, State, TrainContext
 
 MICRO_BATCH = 16
 PLANTINGS = 3
-MAX_TUNE = 192
+MAX_TUNE = 128
+WORTH = 0.001  # of planted AUROC: what a further map has to add
+OWN_STATE = ("error", "chosen", "size")  # beside the network's
 PRIOR_NOISE_FIELDS = 256
+# The paper's own settings; its 131 million parameters need a day of GPU and score an image in minutes.
+REFERENCE = {
+    "representation": {"size": 256},
+    "detector": {
+        "unit_variance": False,
+        "local": 0.0,
+        "prediction": "epsilon",
+        "mode": "chain",
+        "sampler": "ancestral",
+        "lambdas": (250,),
+        "trained_to": 800,
+        "draws": 1,
+        "residual": "squared",
+        "scales": (0.0,),
+        "crop": 0,
+        "widths": (128, 128, 256, 256, 512, 512),
+        "stem": 1,
+        "blocks": 2,
+        "attention": 3,
+        "maps": "all",
+        "pixel_error": "off",
+        "training": {"steps": 300_000, "batch": 1, "learning_rate": 1e-4, "ema": 0.9999},
+    },
+}
 
 
 class AnoDDPMConfig(Config):
-    """`lambdas` and `trained_to` are steps of a schedule of 1000; `draws` are noise draws per λ, 0 for
-    none; `widths` are the
-    U-Net's channels per level and `stem` the side of the pixel blocks it works on; `components` the size of
-    the Gaussian model; `pixel_error` the division by each pixel's own error on tune normals."""
+    """Training: `wavelength` is that of the first octave of simplex noise in pixels, None for a quarter of the side;
+    `local` the share of images whose noise is confined to a random region; `trained_to` the largest step, of a
+    schedule of 1000. Network: `widths` are the U-Net's channels per level, `stem` the side of the pixel blocks
+    it works on, `attention` the number of its deepest levels with self-attention, `crop` the side of the random
+    windows it is trained on, 0 for whole images; `components` the size of the Gaussian model. Scoring: `lambdas` are
+    steps; `draws` noise draws per λ, 0 for none; `scales` the widths of the residual's Gaussians as shares of the side;
+    `maps` says whether a choice is made among them; `pixel_error` whether each pixel's own error divides them."""
 
     noise: Literal["simplex", "gaussian", "coarse"] = "simplex"
     unit_variance: bool = True
+    wavelength: PositiveFloat | None = None
+    local: float = Field(default=0.8, ge=0, le=1)
     prediction: Literal["gaussian", "v", "epsilon"] = "gaussian"
     mode: Literal["single", "chain"] = "single"
     sampler: Literal["ddim", "ancestral"] = "ddim"
     sampler_steps: PositiveInt = 10
-    lambdas: tuple[int, ...] = (5, 10)
-    trained_to: int = 30
+    lambdas: tuple[int, ...] = (5, 10, 20, 40)
+    trained_to: int = 250
     draws: NonNegativeInt = 0
+    residual: Literal["absolute", "squared"] = "absolute"
+    scales: tuple[Annotated[float, Field(ge=0, le=0.25)], ...] = Field(
+        default=(0, 1 / 64, 1 / 32, 1 / 16), min_length=1
+    )
+    crop: NonNegativeInt = 0
     widths: Widths = (64, 96, 128)
-    stem: PositiveInt = 4
+    stem: PositiveInt = 8
     blocks: PositiveInt = 1
+    attention: NonNegativeInt = 0
     components: PositiveInt = 120
+    maps: Literal["auto", "all"] = "auto"
     pixel_error: Literal["auto", "on", "off"] = "auto"
-    training: Training = Training(steps=800)
-    pooling: Pooling = Pooling()
+    training: Training = Training(steps=1500, learning_rate=5e-4)
+    pooling: Pooling = Pooling(smooth=2.0)
 
 
 class Denoiser(nn.Module):
@@ -78,34 +123,53 @@ class Denoiser(nn.Module):
 
     def __init__(self, config: AnoDDPMConfig, channels: int, prior: GaussianPrior | None) -> None:
         super().__init__()
-        self.prediction, self.prior = config.prediction, prior
+        self.prediction, self.prior, self.crop = config.prediction, prior, config.crop
         inputs = 2 * channels if prior else channels
-        self.unet = UNet(inputs, channels, config.widths, stem=config.stem, blocks=config.blocks)
+        size = {"stem": config.stem, "blocks": config.blocks, "attention": config.attention}
+        self.unet = UNet(inputs, channels, config.widths, **size)
         self.register_buffer("schedule", diffusion.linear_schedule(), persistent=False)
         self.schedule: Tensor
 
-    def forward(self, xt: Tensor, t: Tensor) -> Tensor:
-        return self.parts(xt, t)[0]
+    def forward(self, xt: Tensor, t: Tensor, corners: Tensor | None = None) -> Tensor:
+        """x̂_0; with `corners` [N, 2] only that of the windows there, from what the prior sees in whole images."""
+        if self.prior is None:
+            xt = self.window(xt, corners)
+            out = self.unet(xt, t)
+            if self.prediction == "v":
+                return diffusion.x0_from_velocity(xt, out, t, self.schedule)
+            return diffusion.x0_from_noise(xt, out, t, self.schedule)
+        with torch.autocast(xt.device.type, enabled=False):  # a matrix product in bfloat16 would cost the residual
+            start = self.prior.denoise(xt, self.schedule[t])
+        start, rest = self.window(start, corners), self.window(xt - start, corners)
+        correction: Tensor = self.unet(torch.cat([start, rest], 1), t)
+        return start + self.scale(t) * correction
 
-    def parts(self, xt: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """x̂_0 and the scale of one unit of network output in it, [N, 1, 1, 1]: dividing by it makes the loss's
-        weight even over t (for "v" and "epsilon" it gives exactly the usual loss on v and on ε)."""
-        a = self.schedule[t][:, None, None, None]
+    def scale(self, t: Tensor) -> Tensor:
+        """What one unit of network output is in x̂_0, [N, 1, 1, 1]: dividing by it makes the loss's weight even
+        over t (for "v" and "epsilon" it gives exactly the usual loss on v and on ε)."""
+        a = self.schedule[t]
         if self.prior is not None:
-            with torch.autocast(xt.device.type, enabled=False):  # a matrix product in bfloat16 would cost the residual
-                start, scale = self.prior.denoise(xt, self.schedule[t])
-            return start + scale * self.unet(torch.cat([start, xt - start], 1), t), scale
-        out = self.unet(xt, t)
-        if self.prediction == "v":
-            return diffusion.x0_from_velocity(xt, out, t, self.schedule), (1 - a).sqrt()
-        return diffusion.x0_from_noise(xt, out, t, self.schedule), ((1 - a) / a).sqrt()
+            scale = self.prior.deviation(a)
+        else:
+            scale = (1 - a).sqrt() if self.prediction == "v" else ((1 - a) / a).sqrt()
+        return scale[:, None, None, None]
+
+    def window(self, x: Tensor, corners: Tensor | None) -> Tensor:
+        if corners is None:
+            return x
+        side = self.crop
+        cut = [each[:, r : r + side, c : c + side] for each, (r, c) in zip(x, corners.tolist(), strict=True)]
+        return torch.stack(cut)
 
 
 class AnoDDPM:
     Config = AnoDDPMConfig
-    representation: ClassVar[dict[str, Any]] = {"size": 64}
+    representation: ClassVar[dict[str, Any]] = {"size": 128}
+    presets: ClassVar[dict[str, Any]] = {"reference": REFERENCE}
 
     def __init__(self, config: AnoDDPMConfig) -> None:
+        if not config.scales:
+            raise ConfigError("detector.scales: at least one is needed; 0 is the residual itself")
         if not config.lambdas or min(config.lambdas) < 1 or max(config.lambdas) > config.trained_to:
             raise ConfigError(
                 f"detector.lambdas: {list(config.lambdas)} must lie in 1 … trained_to ({config.trained_to})"
@@ -116,12 +180,14 @@ class AnoDDPM:
         self.device = torch.device("cpu")
         self.denoiser: Denoiser
         self.noise: NoiseSource
-        self.error: Floats  # [L, H, W] or [L, 1, 1]: what to divide each λ's map by
+        self.chosen = np.ones(len(self._maps()), bool)  # [M], M maps: each λ at each scale
+        self.error: Floats  # [M, H, W] or [M, 1, 1]: what to divide each map by
 
     def fit(self, fit: Batch, tune: Batch, *, context: TrainContext) -> None:
         begun = time.monotonic()
         _, channels, size, _ = fit.images.shape
-        check_size(size, self.config.widths, self.config.stem)
+        for side in {size, min(size, self.config.crop or size)}:
+            check_size(side, self.config.widths, self.config.stem)
         self.device = pick_device(context.device)
         self.noise = self._noise_source(size)
         prior = self._learn_prior(fit, tune, channels, context) if self.config.prediction == "gaussian" else None
@@ -141,63 +207,82 @@ class AnoDDPM:
         )
         assert isinstance(trained.net, Denoiser)
         self.denoiser = trained.net
-        self.error = self._tune_error(tune, context)
-        context.log({"step": trained.steps, "stopped_by": trained.stopped_by, "pixel_error": self.error.shape[-1] > 1})
+        self.settle(tune, context=context)
+        context.log({"step": trained.steps, "stopped_by": trained.stopped_by})
 
     def _plan(self, tune: Batch, context: TrainContext) -> tuple[Batch, float]:
         """The tune images that can be scored in a fifth of the budget, and the seconds to keep for it."""
         first = tune[:MICRO_BATCH]
         begun = time.monotonic()
-        self._residuals(first, np.zeros(len(first), np.uint64))
-        seconds = (time.monotonic() - begun) * (1 + (PLANTINGS if self.config.pixel_error == "auto" else 0))
+        self._residuals(first, np.zeros(len(first), np.uint64), self._maps())
+        seconds = (time.monotonic() - begun) * (1 + PLANTINGS)
         limit = math.inf if context.budget is None else max(1.0, 0.2 * context.budget / seconds)
         batches = int(min(math.ceil(MAX_TUNE / MICRO_BATCH), limit))
         tune = tune[: batches * MICRO_BATCH]
         return tune, 1.0 + 1.2 * seconds * math.ceil(len(tune) / MICRO_BATCH)
 
+    def _maps(self) -> list[tuple[int, float]]:
+        return [(step, scale) for step in self.config.lambdas for scale in self.config.scales]
+
     def _learn_prior(self, fit: Batch, tune: Batch, channels: int, context: TrainContext) -> GaussianPrior:
-        fields = self.noise(range(PRIOR_NOISE_FIELDS), channels)
+        fields = self.noise([generator(seed) for seed in range(PRIOR_NOISE_FIELDS)], channels)
         return GaussianPrior.learn(
             fit.images, tune.images, fields, components=self.config.components, seed=context.seed
         )
 
-    def _loss(self, net: nn.Module, x0: Tensor, rng: torch.Generator) -> Tensor:
+    def _loss(self, net: nn.Module, x0: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """Mean square error of x̂_0 in units of the network's output, t uniform in 1 … trained_to."""
         assert isinstance(net, Denoiser)
-        t = torch.randint(1, self.config.trained_to + 1, (len(x0),), generator=rng).to(x0.device)
-        seeds = torch.randint(2**62, (len(x0),), generator=rng)
-        noise = self.noise(seeds.tolist(), x0.shape[1]).to(x0.device)
+        t = torch.cat([torch.randint(1, self.config.trained_to + 1, (1,), generator=rng) for rng in generators])
+        noise = self.noise(generators, x0.shape[1])
+        local = torch.cat([torch.rand(1, generator=rng) for rng in generators]) < self.config.local
+        if local.any():
+            chosen = [rng for rng, yes in zip(generators, local, strict=True) if yes]
+            noise[local] *= regions(chosen, x0.shape[-1])
+        corners = None
+        if 0 < self.config.crop < x0.shape[-1]:
+            places = (x0.shape[-1] - self.config.crop) // self.config.stem + 1
+            draws = [torch.randint(places, (2,), generator=rng) for rng in generators]
+            corners = torch.stack(draws) * self.config.stem
+        t, noise = t.to(x0.device), noise.to(x0.device)
         with autocast(x0.device):
-            predicted, scale = net.parts(diffusion.diffuse(x0, noise, t, net.schedule), t)
-        return ((predicted - x0) / scale).square().mean()
+            predicted = net(diffusion.diffuse(x0, noise, t, net.schedule), t, corners)
+        error: Tensor = (predicted - net.window(x0, corners)) / net.scale(t)
+        return error.square().mean()
 
     def score(self, batch: Batch, *, seeds: Seeds) -> Scores:
-        """Image score, map and reconstruction: the mean x̂ over draws at the largest λ."""
-        residuals, reconstruction = self._residuals(batch, seeds)
-        maps = (residuals / self.error).mean(1)
+        """Image score, map and reconstruction: the mean x̂ over draws at the largest chosen λ."""
+        chosen = [each for each, yes in zip(self._maps(), self.chosen, strict=True) if yes]
+        residuals, reconstruction = self._residuals(batch, seeds, chosen)
+        maps = (residuals / self.error[self.chosen]).mean(1)
         return Scores(*finish(maps, batch.foreground, self.config.pooling), reconstruction)
 
-    def _residuals(self, batch: Batch, seeds: Seeds) -> tuple[Floats, Floats]:
-        """|x − x̂| for each λ [N, L, H, W], and the reconstruction [N, C, H, W]."""
-        residuals, reconstruction = in_micro_batches(self._residuals_of, batch.images, seeds, size=MICRO_BATCH)
+    def _residuals(self, batch: Batch, seeds: Seeds, maps: Sequence[tuple[int, float]]) -> tuple[Floats, Floats]:
+        """|G ∗ (x − x̂)| for each λ and scale in `maps` [N, M, H, W], and the reconstruction [N, C, H, W]."""
+        of_these = partial(self._residuals_of, maps)
+        residuals, reconstruction = in_micro_batches(of_these, batch.images, seeds, size=MICRO_BATCH)
         return residuals.astype(np.float32), reconstruction.astype(np.float32)
 
     @torch.no_grad()
-    def _residuals_of(self, images: Floats, seeds: Seeds) -> tuple[Floats, Floats]:
+    def _residuals_of(self, maps: Sequence[tuple[int, float]], images: Floats, seeds: Seeds) -> tuple[Floats, Floats]:
         x = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
         residuals = []
-        for step in self.config.lambdas:
+        for step, group in itertools.groupby(maps, key=itemgetter(0)):
             draws = [self._reconstruct(x, step, self._draw(seeds, x, draw)) for draw in range(self.config.draws)]
-            mean = torch.stack(draws or [self._reconstruct(x, step, None)]).mean(0)
-            residuals.append((x - mean).abs().mean(1))
-        return torch.stack(residuals, 1).float().cpu().numpy(), mean.float().cpu().numpy()
+            mean = torch.stack(draws or [self._reconstruct(x, step, None)]).mean(0).float()
+            for _, scale in group:
+                difference = blur(x - mean, scale * x.shape[-1])
+                size = difference.abs() if self.config.residual == "absolute" else difference.square()
+                residuals.append(size.mean(1))
+        return torch.stack(residuals, 1).cpu().numpy(), mean.cpu().numpy()
 
     def _reconstruct(self, x: Tensor, step: int, noise: Tensor | None) -> Tensor:
         net = self.denoiser
         xt = diffusion.diffuse(x, torch.zeros_like(x) if noise is None else noise, self._at(x, step), net.schedule)
         with autocast(x.device):
             if self.config.mode == "single":
-                return net(xt, self._at(x, step))  # type: ignore[no-any-return]
+                predicted: Tensor = net(xt, self._at(x, step))
+                return predicted
             if self.config.sampler == "ddim":
                 return diffusion.ddim(net, xt, step, min(step, self.config.sampler_steps), net.schedule)
             # On the way back the paper adds the field it started from.
@@ -209,45 +294,72 @@ class AnoDDPM:
         return torch.full((len(x),), step, device=x.device)
 
     def _draw(self, seeds: Seeds, x: Tensor, draw: int) -> Tensor:
-        return self.noise([int(seed) ^ draw for seed in seeds], x.shape[1]).to(x.device)
+        return self.noise([generator(int(seed) ^ draw) for seed in seeds], x.shape[1]).to(x.device)
 
-    def _tune_error(self, tune: Batch, context: TrainContext) -> Floats:
-        """What normal images' maps are like: per pixel if that helps to find planted defects, else on average."""
-        seeds = np.random.default_rng(context.seed).integers(2**63, size=len(tune), dtype=np.uint64)
-        clean, _ = self._residuals(tune, seeds)
-        inside = np.broadcast_to(tune.foreground[:, None], clean.shape)
-        mean = (clean * inside).sum((0, 2, 3), dtype=np.float64) / np.maximum(inside.sum((0, 2, 3)), 1)
-        flat: Floats = np.maximum(mean, 1e-6)[:, None, None].astype(np.float32)
-        pixel: Floats = ndimage.gaussian_filter(clean.mean(0), (0, 1, 1)) + 0.1 * flat
-        if self.config.pixel_error != "auto":
-            return pixel if self.config.pixel_error == "on" else flat
-        auroc = self._planted_auroc({"flat": flat, "pixel": pixel}, tune, clean, seeds)
-        context.log({"planted_auroc_flat_error": auroc["flat"], "planted_auroc_pixel_error": auroc["pixel"]})
-        return pixel if auroc["pixel"] > auroc["flat"] else flat
-
-    def _planted_auroc(self, errors: dict[str, Floats], tune: Batch, clean: Floats, seeds: Seeds) -> dict[str, float]:
-        """Image AUROC of PLANTINGS copies of tune with planted defects against tune, for each way to divide."""
+    def settle(self, tune: Batch, *, context: TrainContext) -> None:
+        """Learn normal images' error and choose maps. Apart from training, so that settings of scoring can be compared
+        on the same weights."""
+        side = block_side(tune.images.shape[-1], self.config.pooling)
+        inside = block_means(counted(tune.foreground, self.config.pooling.erode).astype(np.float32), side) >= 0.5
+        mean, clean = self._survey(tune, side)
+        weight = tune.foreground.mean(0)
+        flat = np.maximum((mean * weight).sum((1, 2), keepdims=True) / weight.sum(), 1e-6)
+        pixel = ndimage.gaussian_filter(mean, (0, 1, 1)) + 0.1 * flat
         copies = [Batch(plant(tune.images, tune.foreground, seed=n), tune.foreground) for n in range(PLANTINGS)]
-        defective = [self._residuals(copy, seeds)[0] for copy in copies]
-
-        def image_scores(residuals: Floats, error: Floats) -> list[float]:
-            scores: list[float] = finish((residuals / error).mean(1), tune.foreground, self.config.pooling)[0].tolist()
-            return scores
-
-        auroc = {}
+        planted = np.concatenate([self._survey(copy, side)[1] for copy in copies])
+        best = -1.0
+        errors: dict[str, Floats] = {"off": flat.astype(np.float32), "on": pixel.astype(np.float32)}
         for name, error in errors.items():
-            good, bad = image_scores(clean, error), [s for part in defective for s in image_scores(part, error)]
-            auroc[name] = float(roc_auc_score([0] * len(good) + [1] * len(bad), good + bad))
-        return auroc
+            if self.config.pixel_error in (name, "auto"):
+                coarse: Floats = error if error.shape[-1] == 1 else block_means(error, side)
+                chosen, auroc = self._choose(np.divide(clean, coarse), np.divide(planted, coarse), inside)
+                context.log({"pixel_error": name, "maps": chosen.nonzero()[0].tolist(), "planted_auroc": auroc})
+                if auroc > best:
+                    best, self.chosen, self.error = auroc, chosen, error
+
+    def _survey(self, batch: Batch, side: int) -> tuple[Floats, Floats]:
+        """The mean of all maps over a batch [M, H, W], and each image's maps averaged over blocks [N, M, h, w]."""
+        total, blocks = np.zeros(1), []
+        for start in range(0, len(batch), MICRO_BATCH):
+            part = batch[start : start + MICRO_BATCH]
+            maps, _ = self._residuals(part, np.arange(start, start + len(part), dtype=np.uint64), self._maps())
+            total = total + (maps * part.foreground[:, None]).sum(0, dtype=np.float64)
+            blocks.append(block_means(maps, side))
+        mean: Floats = (total / np.maximum(batch.foreground.sum(0), 1)).astype(np.float32)
+        return mean, np.concatenate(blocks)
+
+    def _choose(self, clean: Floats, planted: Floats, inside: Bools) -> tuple[Bools, float]:
+        """Maps [M] whose mean tells planted [K·N, M, h, w] from clean [N, M, h, w] best, added one by one (greedy
+        ensemble selection, Caruana et al., ICML 2004), and the image AUROC reached."""
+        labels = [0] * len(clean) + [1] * len(planted)
+        counts = np.concatenate([inside] * (1 + PLANTINGS))
+        pooling = self.config.pooling.model_copy(update={"erode": 0})
+        maps = np.concatenate([clean, planted])
+
+        def auroc(rows: list[int]) -> float:
+            return float(roc_auc_score(labels, pool(maps[:, rows].mean(1), counts, pooling)))
+
+        if self.config.maps == "all":
+            everything = list(range(maps.shape[1]))
+            return np.ones(len(everything), bool), auroc(everything)
+        rows: list[int] = []
+        best = 0.0
+        while len(rows) < maps.shape[1]:
+            gains = {row: auroc([*rows, row]) for row in range(maps.shape[1]) if row not in rows}
+            winner = max(gains, key=lambda row: gains[row])
+            if gains[winner] <= best + WORTH:
+                break
+            rows, best = [*rows, winner], gains[winner]
+        return np.isin(np.arange(maps.shape[1]), rows), best
 
     def state(self) -> State:
         tensors = {name: value.detach().cpu().numpy() for name, value in self.denoiser.state_dict().items()}
-        return tensors | {"error": self.error, "size": np.array([self.noise.size])}
+        return tensors | {"error": self.error, "chosen": self.chosen, "size": np.array([self.noise.size])}
 
     def load_state(self, state: State, *, device: str) -> None:
         self.device = pick_device(device)
         size = int(state["size"][0])
-        weights = {name: torch.from_numpy(a.copy()) for name, a in state.items() if name not in ("error", "size")}
+        weights = {name: torch.from_numpy(a.copy()) for name, a in state.items() if name not in OWN_STATE}
         self.noise = self._noise_source(size)
         prior = None
         if self.config.prediction == "gaussian":
@@ -257,7 +369,32 @@ class AnoDDPM:
         denoiser.load_state_dict(weights)
         denoiser.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.denoiser = denoiser.eval().requires_grad_(False)
-        self.error = state["error"]
+        self.error, self.chosen = state["error"], state["chosen"].astype(bool)
 
     def _noise_source(self, size: int) -> NoiseSource:
-        return NoiseSource(self.config.noise, size, unit=self.config.unit_variance)
+        return NoiseSource(self.config.noise, size, unit=self.config.unit_variance, wavelength=self.config.wavelength)
+
+
+def blur(x: Tensor, sigma: float) -> Tensor:
+    """Gaussian smoothing of [N, C, H, W], borders repeated."""
+    if sigma == 0:
+        return x
+    radius = math.ceil(3 * sigma)
+    kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, device=x.device) / sigma) ** 2)
+    kernel = kernel / kernel.sum()
+    planes = x.flatten(0, 1)[:, None]
+    planes = F.conv2d(F.pad(planes, (radius, radius, 0, 0), mode="replicate"), kernel[None, None, None])
+    planes = F.conv2d(F.pad(planes, (0, 0, radius, radius), mode="replicate"), kernel[None, None, :, None])
+    return planes.reshape(x.shape)
+
+
+def block_side(size: int, pooling: Pooling) -> int:
+    """Blocks about as wide as the smoothing, which they stand for where maps are compared: cheap, and small to keep."""
+    return next(side for side in range(max(1, round(2 * pooling.smooth)), 0, -1) if size % side == 0)
+
+
+def block_means(maps: Floats, side: int) -> Floats:
+    """[..., H, W] → means over blocks, [..., H / side, W / side]."""
+    *rest, height, width = maps.shape
+    blocks: Floats = maps.reshape(*rest, height // side, side, width // side, side).mean((-3, -1))
+    return blocks

@@ -8,6 +8,7 @@ what differs from normal at the scale of the noise; finer defects pass through, 
 lack only fine texture, which the network was never asked to restore.
 """
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -55,8 +56,8 @@ class DAE:
         self.device = pick_device(context.device)
         source = NoiseSource("coarse", size, cell=max(1, size // NOISE_GRID))
 
-        def loss(net: nn.Module, x: Tensor, rng: torch.Generator) -> Tensor:
-            noise = source(torch.randint(2**62, (len(x),), generator=rng).tolist(), channels).to(x.device)
+        def loss(net: nn.Module, x: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+            noise = source(generators, channels).to(x.device)
             with autocast(x.device):
                 return (self._reconstruct(net, x + self.config.noise * noise) - x).square().mean()
 

@@ -7,15 +7,16 @@ from anodetect.types import Bools, Floats
 
 
 def plant(images: Floats, foreground: Bools, *, seed: int) -> Floats:
-    """A copy of [N, C, H, W], about [-1, 1], with one soft elliptic defect in each image's foreground.
+    """A copy of [N, C, H, W], about [-1, 1], with one soft irregular blob in each image's foreground.
 
     A third is brighter or darker by .2 to .8, a third is cut from elsewhere in another image (CutPaste, Li et
-    al., CVPR 2021), a third is blurred and shifted in brightness. Long half-axis 4 to 20 % of the side.
+    al., CVPR 2021), a third is blurred and shifted in brightness. Radius 3 to 30 % of the side, small ones as likely
+    as large ones.
     """
     rng = np.random.default_rng(seed)
     planted = np.array(images, dtype=np.float32)
     for n, inside in enumerate(foreground):
-        blend = _ellipse(rng, inside if inside.any() else np.ones_like(inside))
+        blend = _blob(rng, inside if inside.any() else np.ones_like(inside))
         change = rng.integers(3)
         if change == 0:
             new = images[n] + rng.choice([-1, 1]) * rng.uniform(0.2, 0.8)
@@ -29,13 +30,12 @@ def plant(images: Floats, foreground: Bools, *, seed: int) -> Floats:
     return planted
 
 
-def _ellipse(rng: np.random.Generator, inside: Bools) -> Floats:
+def _blob(rng: np.random.Generator, inside: Bools) -> Floats:
+    side = inside.shape[0]
     rows, columns = np.indices(inside.shape)
     y, x = rng.choice(np.argwhere(inside))
-    angle = rng.uniform(0, np.pi)
-    length = inside.shape[0] * np.exp(rng.uniform(np.log(0.04), np.log(0.2)))
-    width = length * np.exp(rng.uniform(np.log(0.15), 0))
-    along = (rows - y) * np.sin(angle) + (columns - x) * np.cos(angle)
-    across = (rows - y) * np.cos(angle) - (columns - x) * np.sin(angle)
-    shape = ((along / length) ** 2 + (across / width) ** 2 < 1) & inside
-    return ndimage.gaussian_filter(shape.astype(np.float32), 1.0)
+    wobble = ndimage.gaussian_filter(rng.standard_normal(inside.shape), side / 24)
+    radius = side * np.exp(rng.uniform(np.log(0.03), np.log(0.3)))
+    shape = (np.hypot(rows - y, columns - x) / radius + 0.35 * wobble / wobble.std() < 1) & inside
+    softness = side / 64 * rng.uniform(0.5, 2)
+    return ndimage.gaussian_filter(shape.astype(np.float32), softness)

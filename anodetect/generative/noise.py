@@ -5,6 +5,7 @@ octaves k as persistence^k · noise(x / (wavelength / 2^k), y / (wavelength / 2^
 itself is that of the `opensimplex` package (its `noise3`), computed here for whole tensors at once.
 """
 
+import math
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -13,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from opensimplex.constants import GRADIENTS3, NORM_CONSTANT3, SQUISH_CONSTANT3, STRETCH_CONSTANT3
 from opensimplex.internals import _init as permutation_of
+from opensimplex.internals import _noise3a, prange
 from torch import Tensor
 
 from anodetect.errors import ConfigError, nearest
@@ -21,6 +23,7 @@ KINDS = ("simplex", "gaussian", "coarse")
 CUBE = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (1, 0, 1), (0, 1, 1), (1, 1, 1)]
 CHUNK = 2**14  # points
 WRAP = 2**63
+COMPILED = prange is not range  # the package's own loops are compiled where numba is installed, and then the fastest
 
 
 def generator(seed: int, device: str | torch.device = "cpu") -> torch.Generator:
@@ -40,15 +43,21 @@ def permutations(seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
     )
 
 
-def opensimplex3(x: Tensor, y: Tensor, z: Tensor, seeds: Sequence[int]) -> Tensor:
-    """OpenSimplex noise at points [B, P], one seed per row, equal to the package's `noise3`.
+def opensimplex3(x: Tensor, y: Tensor, z: Tensor, seed: int | Sequence[int]) -> Tensor:
+    """OpenSimplex noise at points whose coordinates broadcast against each other, equal to the package's `noise3`.
 
+    `seed` is one for all points, or one for each row of the first dimension. Values lie in about [-.87, .87].
     Computed a few thousand points at a time, so that the many small steps stay in the processor's cache.
     """
+    points = torch.stack(torch.broadcast_tensors(x, y, z))  # type: ignore[no-untyped-call]  # [3, ...]
+    shape = points.shape[1:]
+    seeds = [seed] if isinstance(seed, int) else list(seed)
+    if len(seeds) > 1 and (not shape or shape[0] != len(seeds)):
+        raise ConfigError(f"opensimplex3: {len(seeds)} seeds for points of shape {tuple(shape)}; give one per row")
+    points = points.reshape(3, len(seeds), -1)
     tables = tuple(table.to(x.device) for table in permutations(seeds))
-    points = torch.stack([x, y, z])
-    step = max(1, CHUNK // len(tables[0])) if x.device.type == "cpu" else x.shape[1]
-    return torch.cat([_lattice_sum(part, *tables) for part in torch.split(points, step, dim=2)], dim=1)
+    step = max(1, CHUNK // len(seeds)) if x.device.type == "cpu" else max(1, points.shape[2])
+    return torch.cat([_lattice_sum(part, *tables) for part in torch.split(points, step, dim=2)], dim=1).reshape(shape)
 
 
 def _lattice_sum(points: Tensor, perm: Tensor, gradient_index: Tensor) -> Tensor:
@@ -151,18 +160,29 @@ def simplex(
 ) -> Tensor:
     """Raw simplex fields float32 [B, H, W], one seed each, standard deviation about .5 (AnoDDPM, section 3.2).
 
-    `wavelength` is that of the first octave in pixels; None is a quarter of the longer side.
+    `wavelength` is that of the first octave in pixels; None is a quarter of it.
     """
     height, width = shape
     wavelength = wavelength or max(shape) / 4
-    depth = torch.tensor([torch.rand((), generator=generator(int(seed))) * 1000 for seed in seeds])
-    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    fields = torch.zeros(len(seeds), height * width)
+    depth = [float(torch.rand((), generator=generator(int(seed))) * 1000) for seed in seeds]
+    fields = torch.zeros(len(seeds), height, width)
     for octave in range(octaves):
         scale = 2**octave / wavelength
-        x, y = (axis.flatten().float().mul(scale).expand(len(seeds), -1) for axis in (columns, rows))
-        fields += persistence**octave * opensimplex3(x, y, depth[:, None].expand_as(x), seeds)
-    return fields.reshape(-1, height, width)
+        columns, rows = torch.arange(width) * scale, torch.arange(height) * scale
+        fields += persistence**octave * _planes(columns, rows, depth, seeds)
+    return fields
+
+
+def _planes(x: Tensor, y: Tensor, z: Sequence[float], seeds: Sequence[int]) -> Tensor:
+    """Noise on the grids y × x at depth z, one of each seed, float32 [B, H, W]."""
+    if COMPILED:
+        axes = x.double().numpy(), y.double().numpy()
+        planes = [
+            _noise3a(*axes, np.array([depth]), *permutation_of(int(s))) for depth, s in zip(z, seeds, strict=True)
+        ]
+        return torch.from_numpy(np.concatenate(planes)).float()
+    depths = torch.tensor(z)[:, None, None]
+    return opensimplex3(x.expand(len(seeds), 1, -1), y[:, None], depths, seeds)
 
 
 def unit_variance(fields: Tensor) -> Tensor:
@@ -171,26 +191,52 @@ def unit_variance(fields: Tensor) -> Tensor:
     return (fields - mean) / fields.std((-2, -1), keepdim=True).clamp(min=1e-6)
 
 
+def regions(generators: Sequence[torch.Generator], size: int) -> Tensor:
+    """Random blobs [N, 1, size, size] with soft edges, 1 inside; they cover any share of the image, evenly spread.
+
+    Noise multiplied by them is confined to a part of the image, as an anomaly is.
+    """
+    blobs = NoiseSource("coarse", size, cell=max(1, size // 8))
+    masks = []
+    for rng in generators:
+        share, softness = torch.rand(2, generator=rng)
+        level = math.sqrt(2) * torch.erfinv(0.98 * (1 - 2 * share))  # a unit normal is above it with probability share
+        masks.append(torch.sigmoid((blobs([rng], 1)[0] - level) / (0.02 * 20**softness)))
+    return torch.stack(masks)
+
+
 class NoiseSource:
-    """Noise of one kind and size, [N, C, H, W] from N seeds.
+    """Noise of one kind and size, [N, C, H, W] from N generators.
 
     Simplex fields are cut from a bank made once, on first use: at a random place, in one of eight orientations
     and with a random sign, so that noise costs no more than a copy.
     """
 
-    def __init__(self, kind: str, size: int, *, unit: bool = True, fields: int = 16, cell: int = 8) -> None:
+    def __init__(
+        self,
+        kind: str,
+        size: int,
+        *,
+        unit: bool = True,
+        wavelength: float | None = None,
+        fields: int = 16,
+        cell: int = 8,
+    ) -> None:
         if kind not in KINDS:
             raise ConfigError(f"noise {kind!r}; {nearest(kind, KINDS)}")
+        if (cell if kind == "coarse" else wavelength or 0) > size:
+            raise ConfigError(f"{kind} noise of {wavelength or cell:g} pixels is larger than the image, {size} pixels")
         self.kind, self.size, self.unit, self.fields, self.cell = kind, size, unit, fields, cell
+        self.wavelength = wavelength or size / 4
 
     @cached_property
     def bank(self) -> Tensor:
         """Raw simplex fields [fields, 5/4 size, 5/4 size]."""
         side = self.size + self.size // 4
-        return simplex((side, side), range(self.fields), wavelength=self.size / 4)
+        return simplex((side, side), range(self.fields), wavelength=self.wavelength)
 
-    def __call__(self, seeds: Sequence[int], channels: int) -> Tensor:
-        return torch.stack([self._one(generator(int(seed)), channels) for seed in seeds])
+    def __call__(self, generators: Sequence[torch.Generator], channels: int) -> Tensor:
+        return torch.stack([self._one(rng, channels) for rng in generators])
 
     def _one(self, rng: torch.Generator, channels: int) -> Tensor:
         shape = (channels, self.size, self.size)

@@ -61,19 +61,27 @@ class GaussianPrior(nn.Module):
         prior.rest.copy_(torch.tensor([off, noise_off]))
         return prior
 
-    def denoise(self, xt: Tensor, alpha_bar: Tensor) -> tuple[Tensor, Tensor]:
-        """x_t [N, C, H, W] and ᾱ [N] → posterior mean [N, C, H, W] and its rms deviation [N, 1, 1, 1]."""
+    def denoise(self, xt: Tensor, alpha_bar: Tensor) -> Tensor:
+        """x_t [N, C, H, W] and ᾱ [N] → posterior mean [N, C, H, W]."""
         a = alpha_bar[:, None]
         centred = xt.flatten(1) - a.sqrt() * self.mean
-        along = self._posterior(a, self.variance, self.noise)  # gain and variance, [N, K]
-        off = self._posterior(a, self.rest[0], self.rest[1])  # [N, 1]
-        mean = self.mean + off[0] * centred + ((along[0] - off[0]) * (centred @ self.basis.T)) @ self.basis
-        pixels, count = self.basis.shape[1], self.basis.shape[0]
-        spread = (along[1].sum(1, keepdim=True) + (pixels - count) * off[1]) / pixels
-        return mean.reshape(xt.shape), spread.clamp(min=1e-8).sqrt()[:, :, None, None]
+        along, _ = self._posterior(a, self.variance, self.noise)  # [N, K]
+        off, _ = self._posterior(a, self.rest[0], self.rest[1])  # [N, 1]
+        mean = self.mean + off * centred + ((along - off) * (centred @ self.basis.T)) @ self.basis
+        return mean.reshape(xt.shape)
+
+    def deviation(self, alpha_bar: Tensor) -> Tensor:
+        """The posterior's rms deviation per pixel, [N] from ᾱ [N]."""
+        a = alpha_bar[:, None]
+        _, along = self._posterior(a, self.variance, self.noise)
+        _, off = self._posterior(a, self.rest[0], self.rest[1])
+        count, pixels = self.basis.shape
+        total = along.sum(1) + (pixels - count) * off[:, 0]
+        return (total / pixels).clamp(min=1e-8).sqrt()
 
     @staticmethod
     def _posterior(a: Tensor, variance: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Gain and remaining variance of components with this variance and noise."""
         total = a * variance + (1 - a) * noise + 1e-12
         return a.sqrt() * variance / total, variance * (1 - a) * noise / total
 

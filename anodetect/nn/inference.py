@@ -1,14 +1,21 @@
 """Where and how networks run: device and precision."""
 
+import os
+
 import torch
 
 from anodetect.errors import ConfigError
 
 
 def pick_device(name: str) -> torch.device:
-    """ "auto" is the first of CUDA, MPS and CPU that is there; ConfigError if a named device is not."""
+    """ "auto" is the first of CUDA, MPS and CPU that is there; ConfigError if a named device is not.
+
+    Under `torchrun` "cuda" is the process's own device.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name == "cuda" and "LOCAL_RANK" in os.environ:
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         return torch.zeros(1, device=torch.device(name)).device
     except (RuntimeError, AssertionError) as error:

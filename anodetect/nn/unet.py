@@ -27,9 +27,21 @@ def check_size(size: int, widths: Sequence[int], stem: int) -> None:
 
 
 class UNet(nn.Module):
-    """Maps (x [N,inputs,H,W], t int64 [N]) to [N,outputs,H,W]; H and W must be multiples of stem · 2^(levels − 1)."""
+    """Maps (x [N,inputs,H,W], t int64 [N]) to [N,outputs,H,W]; H and W must be multiples of stem · 2^(levels − 1).
 
-    def __init__(self, inputs: int, outputs: int, widths: Sequence[int], *, stem: int = 4, blocks: int = 1) -> None:
+    The `attention` deepest levels have self-attention.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        widths: Sequence[int],
+        *,
+        stem: int = 4,
+        blocks: int = 1,
+        attention: int = 0,
+    ) -> None:
         super().__init__()
         self.fold, self.unfold = nn.PixelUnshuffle(stem), nn.PixelShuffle(stem)
         self.net = DiffusionModelUNet(
@@ -38,7 +50,7 @@ class UNet(nn.Module):
             out_channels=outputs * stem**2,
             num_res_blocks=blocks,
             channels=tuple(widths),
-            attention_levels=[False] * len(widths),
+            attention_levels=[level >= len(widths) - attention for level in range(len(widths))],
             norm_num_groups=16,
             num_head_channels=16,
         )

@@ -1,0 +1,108 @@
+"""High resolution: random crops to learn from, a sliding window to score with.
+
+No detector knows of it. With tiling an image is not shrunk to the detector's grid; the detector sees tiles of
+it, `tile` native pixels wide. Overlapping tiles are blended (MONAI's sliding window) so that a map shows no
+seams: of the overlap a tile's outermost quarter does not count, where networks see the padding. An image's score
+is that of its most anomalous tile, so that a small defect counts as much in a large image as in a small one.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pydantic import Field
+
+from anodetect.config import Config
+from anodetect.types import Batch, Bools, Floats, Scores, Seeds
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+WINDOWS = 16  # scored at a time: one micro-batch of the detectors
+EMPTY = 0.1  # a crop with a smaller share of foreground is drawn again, a few times
+
+Encode = Callable[[Floats, Bools], tuple[Floats, Bools]]
+Decode = Callable[[Floats, tuple[int, int]], Floats]
+
+
+class TilingConfig(Config):
+    """`tile` is the side of a tile in native pixels, 0 for none; neighbours share `overlap` of it."""
+
+    tile: int = Field(default=0, ge=0, le=4096)
+    overlap: float = Field(default=0.25, ge=0, lt=1)
+
+
+def pad(image: Floats, foreground: Bools, tile: int) -> tuple[Floats, Bools]:
+    """[C, H, W] and [H, W], mirrored at the lower right border up to one tile where smaller; that is background."""
+    _, height, width = image.shape
+    more = (0, max(0, tile - height)), (0, max(0, tile - width))
+    if not any(after for _, after in more):
+        return image, foreground
+    return np.pad(image, ((0, 0), *more), mode="symmetric"), np.pad(foreground, more)
+
+
+def random_crops(
+    image: Floats, foreground: Bools, config: TilingConfig, count: int, rng: np.random.Generator
+) -> list[tuple[Floats, Bools]]:
+    """`count` tiles [C, tile, tile] with their foreground, at random places that are not mostly background."""
+    image, foreground = pad(image, foreground, config.tile)
+    room = [side - config.tile + 1 for side in foreground.shape]
+    crops = []
+    for _ in range(count):
+        for _ in range(10):
+            row, column = rng.integers(room)
+            window = np.s_[row : row + config.tile, column : column + config.tile]
+            if foreground[window].mean() >= EMPTY:
+                break
+        crops.append((image[:, *window], foreground[window]))
+    return crops
+
+
+def blending_weights(config: TilingConfig) -> Floats:
+    """[tile, tile]: 1 inside, falling smoothly over the overlap's middle half, next to nothing at the rim."""
+    rim = np.minimum(np.arange(config.tile), np.arange(config.tile)[::-1]) + 0.5
+    overlap = max(1, round(config.tile * config.overlap))
+    position = np.clip((rim - overlap / 4) / (overlap / 2), 0, 1)
+    ramp = np.maximum(position**2 * (3 - 2 * position), 1e-6)
+    return np.minimum(ramp[:, None], ramp).astype(np.float32)
+
+
+def score(
+    image: Floats,
+    foreground: Bools,
+    config: TilingConfig,
+    *,
+    seed: int,
+    encode: Encode,
+    detect: Callable[[Batch, Seeds], Scores],
+    decode: Decode,
+) -> Scores:
+    """Scores of one image [C, H, W]: image [1], heatmap [1, H, W], reconstruction [1, C, H, W] or None.
+
+    Tile k draws its noise from (`seed`, k). Memory: the image, its map and one micro-batch of tiles.
+    """
+    import torch  # here, because most images need no tiles
+    from monai.inferers.utils import sliding_window_inference
+
+    _, height, width = image.shape
+    image, foreground = pad(image, foreground, config.tile)
+    found: list[float] = []
+    shape = (config.tile, config.tile)
+
+    def windows(stack: "Tensor") -> "Tensor":  # [n, C + 1, tile, tile] → [n, 1 or 1 + C, tile, tile]
+        tiles = [encode(tile[:-1], tile[-1] > 0.5) for tile in stack.numpy()]
+        seeds = [np.random.SeedSequence([seed, len(found) + k]).generate_state(1, np.uint64) for k in range(len(tiles))]
+        batch = Batch(np.stack([tile for tile, _ in tiles]), np.stack([inside for _, inside in tiles]))
+        scores = detect(batch, np.concatenate(seeds))
+        found.extend(scores.image.tolist())
+        planes = scores.heatmap[:, None]
+        if scores.reconstruction is not None:
+            planes = np.concatenate([planes, scores.reconstruction], 1)
+        return torch.from_numpy(np.stack([[decode(plane, shape) for plane in each] for each in planes]))
+
+    stack = torch.from_numpy(np.concatenate([image, foreground[None].astype(np.float32)]))[None]
+    weights = torch.from_numpy(blending_weights(config))
+    whole = sliding_window_inference(stack, config.tile, WINDOWS, windows, config.overlap, roi_weight_map=weights)
+    blended = np.asarray(whole)[:, :, :height, :width]
+    heatmap = np.where(foreground[None, :height, :width], blended[:, 0], 0).astype(np.float32)
+    return Scores(np.array([max(found)], np.float32), heatmap, blended[:, 1:] if blended.shape[1] > 1 else None)

@@ -1,0 +1,154 @@
+"""What each choice in AnoDDPM is worth: one seed, two minutes of training per row, two data sets.
+
+    python benchmarks/ablation.py DATA... --out DIR [--budget 2] [--seed 0]
+
+Each row changes one setting of the default. Rows that change only how images are scored use the default's weights, with
+the maps standardised anew on tune; the others train their own. Finished rows are kept in DIR and not repeated.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+from anodetect import pipeline, runs
+from anodetect.cli import reporting
+from anodetect.config import build
+from anodetect.data import cards
+from anodetect.detectors.anoddpm import AnoDDPM, AnoDDPMConfig
+from anodetect.evaluation import Measure
+from anodetect.files import write_atomic
+from anodetect.model import Model, score_records
+from anodetect.types import Batch, Floats, Reporter, TrainContext
+
+TRAINED: dict[str, dict[str, Any]] = {
+    "default": {},
+    "noise: Gaussian": {"noise": "gaussian"},
+    "noise: coarse": {"noise": "coarse"},
+    "noise everywhere in every image": {"local": 0.0},
+    "prediction: v": {"prediction": "v"},
+    "t up to 30": {"trained_to": 30},
+    "random crops of 64 px": {"crop": 64},
+    "stem 4, random crops of 64 px": {"stem": 4, "crop": 64},
+    "64 px, stem 4": {"size": 64, "stem": 4, "pooling": {"smooth": 1.0}},
+}
+SCORED: dict[str, dict[str, Any]] = {
+    "λ = 5": {"lambdas": [5]},
+    "λ = 20": {"lambdas": [20]},
+    "λ = 60": {"lambdas": [60]},
+    "λ = 200": {"lambdas": [200]},
+    "λ = 10, 60, 200": {"lambdas": [10, 60, 200]},
+    "1 noise draw": {"draws": 1},
+    "4 noise draws": {"draws": 4},
+    "DDIM-10, λ = 20, 1 draw": {"mode": "chain", "lambdas": [20], "draws": 1},
+    "single step, λ = 20, 1 draw": {"lambdas": [20], "draws": 1},
+    "full chain, λ = 20, 1 draw": {"mode": "chain", "sampler": "ancestral", "lambdas": [20], "draws": 1},
+    "standardised by each pixel": {"pixel_error": "on"},
+    "standardised by the mean": {"pixel_error": "off"},
+    "squared residual": {"residual": "squared"},
+    "residual at one scale": {"scales": [0.0]},
+    "no erosion": {"pooling": {"erode": 0, "smooth": 2.0}},
+    "erosion 4 px": {"pooling": {"erode": 4, "smooth": 2.0}},
+}
+
+
+STRUCTURAL = "residual: 1 − SSIM"
+
+
+class Structural(AnoDDPM):
+    """AnoDDPM that compares image and reconstruction by 1 − SSIM."""
+
+    def _residuals(self, batch: Batch, seeds: Any) -> tuple[Floats, Floats]:
+        config, maps = self.config, []
+        for step in config.lambdas:
+            self.config = config.model_copy(update={"lambdas": (step,)})
+            _, reconstruction = super()._residuals(batch, seeds)
+            maps.append(dissimilarity(batch.images.mean(1), reconstruction.mean(1)))
+        self.config = config
+        return np.stack(maps, 1).astype(np.float32), reconstruction
+
+
+def dissimilarity(x: Floats, y: Floats, sigma: float = 1.5) -> Floats:
+    """1 − SSIM with a Gaussian window (Wang et al., IEEE TIP 2004), for images in [-1, 1]."""
+    mean = lambda a: ndimage.gaussian_filter(a, (0, sigma, sigma))  # noqa: E731
+    mx, my = mean(x), mean(y)
+    vx, vy, vxy = mean(x * x) - mx**2, mean(y * y) - my**2, mean(x * y) - mx * my
+    c1, c2 = 0.02**2, 0.06**2
+    return 1 - (2 * mx * my + c1) * (2 * vxy + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
+
+
+def row(run: Path, data: str, detector: AnoDDPM | None, reporter: Reporter) -> dict[str, Any]:
+    """Metrics on the test part, with the run's own detector or with another that has its weights."""
+    stored = runs.read(run)
+    model = Model.load(stored, "auto")
+    dataset = cards.open_data(data)
+    if detector is not None:
+        detector.load_state(stored.state, device="auto")
+        by_id = {record.id: record for record in dataset.training()}
+        tune = [by_id[entry["path"]] for entry in runs.read_manifest(run) if entry["role"] == "tune"]
+        encoded = [scored.loaded.encoded for scored in score_records(model, tune, reporter, "tune")]
+        batch = Batch(np.stack([e[0] for e in encoded if e]), np.stack([e[1] for e in encoded if e]))
+        detector.settle(batch, context=TrainContext(0, "auto", run))
+        model.detector = detector
+    items = dataset.labelled()
+    measure = Measure(stored.calibration, 0.05, masks=any(record.mask for record in items))
+    for scored in score_records(model, items, reporter, "test"):
+        measure.add(scored)
+    result = measure.result()
+    pixel = result["pixel"] or {"ap": None, "auroc": None}
+    return {"image_auroc": result["image"]["auroc"]["value"], "pixel_ap": pixel["ap"], "pixel_auroc": pixel["auroc"]}
+
+
+def variant(run: Path, name: str) -> AnoDDPM | None:
+    """The detector of a row that is only scored; None where the run's own is meant."""
+    if name in TRAINED:
+        return None
+    config = dict(runs.read(run).header["config"]["detector"]) | SCORED.get(name, {})
+    made = build(AnoDDPMConfig, config, name)
+    return Structural(made) if name == STRUCTURAL else AnoDDPM(made)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", nargs="+")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--budget", type=float, default=2.0)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    table: dict[str, dict[str, Any]] = {}
+    with reporting() as reporter:
+        for data in arguments.data:
+            for name in [*TRAINED, *SCORED, STRUCTURAL]:
+                slug = "".join(c if c.isalnum() else "-" for c in f"{Path(data).name}-{name}")
+                done = arguments.out / f"{slug}.json"
+                own = name if name in TRAINED else "default"
+                run = arguments.out / "".join(c if c.isalnum() else "-" for c in f"{Path(data).name}-{own}-run")
+                if not done.exists():
+                    reporter.say(f"{data}: {name}")
+                    if not run.exists():
+                        pipeline.train(
+                            data,
+                            "anoddpm",
+                            run,
+                            values=TRAINED[own],
+                            budget=arguments.budget,
+                            seed=arguments.seed,
+                            reporter=reporter,
+                        )
+                    write_atomic(done, json.dumps(row(run, data, variant(run, name), reporter)))
+                table.setdefault(name, {})[data] = json.loads(done.read_text())
+    lines = ["| | " + " | ".join(Path(data).name for data in arguments.data) + " |"]
+    lines.append("|---|" + "---|" * len(arguments.data))
+    for name, columns in table.items():
+        cells = [
+            " / ".join("–" if v is None else f"{v:.3f}" for v in columns[data].values()) for data in arguments.data
+        ]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""Speed of AnoDDPM: scoring against the paper's 250-step chain, training with and without the stem, and a roofline.
+
+    python benchmarks/diffusion.py [--json] [--skip-reference]
+
+Everything is measured in one run on this machine, on the same U-Net and images; medians of several runs. The chain
+draws its noise as the single step does. The reference preset's network is timed for two passes of one image.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from anodetect.data import synthetic
+from anodetect.detectors.anoddpm import REFERENCE, AnoDDPM, AnoDDPMConfig
+from anodetect.model import resolve
+from anodetect.nn.inference import autocast
+from anodetect.nn.unet import UNet
+from anodetect.types import Batch, TrainContext, image_seeds
+
+IMAGES = 16
+CHAIN = 250
+
+
+def median_seconds(function: Callable[[], object], repeats: int = 5) -> float:
+    function()
+    times = []
+    for _ in range(repeats):
+        begun = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - begun)
+    return statistics.median(times)
+
+
+def images(size: int) -> Batch:
+    pixels, _ = synthetic.images(IMAGES, size=size)
+    return Batch(pixels.astype(np.float32) / 127.5 - 1, np.ones((IMAGES, size, size), bool))
+
+
+def detector(batch: Batch, **changes: Any) -> AnoDDPM:
+    """AnoDDPM after two steps of training: its speed does not depend on what it has learned."""
+    made = AnoDDPM(AnoDDPMConfig.model_validate({"training": {"steps": 2}, "pixel_error": "off"} | changes))
+    with tempfile.TemporaryDirectory() as folder:
+        made.fit(batch, batch, context=TrainContext(0, "cpu", Path(folder)))
+    return made
+
+
+def scoring() -> dict[str, Any]:
+    """Seconds an image: the default, one λ with one draw, and the ancestral chain."""
+    batch = images(AnoDDPM.representation["size"])
+    seeds = image_seeds(list(batch.images))
+    variants = {
+        "default": detector(batch),
+        "one_lambda_one_draw": detector(batch, lambdas=[CHAIN], draws=1),
+        "chain": detector(batch, lambdas=[CHAIN], draws=1, mode="chain", sampler="ancestral"),
+    }
+    seconds = {
+        name: median_seconds(lambda made=made: made.score(batch, seeds=seeds), 1 if name == "chain" else 5) / IMAGES
+        for name, made in variants.items()
+    }
+    return {
+        "score_seconds_per_image": seconds,
+        "speedup_default_vs_chain": seconds["chain"] / seconds["default"],
+        "speedup_single_vs_chain": seconds["chain"] / seconds["one_lambda_one_draw"],
+    }
+
+
+def reference(default_seconds: float) -> dict[str, Any]:
+    """The reference preset: λ passes of its network an image, two of them timed."""
+    config = AnoDDPMConfig.model_validate(resolve("anoddpm", "pixels", {"preset": "reference"})["detector"])
+    size = REFERENCE["representation"]["size"]
+    net = UNet(1, 1, config.widths, stem=config.stem, blocks=config.blocks, attention=config.attention).eval()
+    x, t = torch.randn(1, 1, size, size), torch.ones(1, dtype=torch.long)
+    with torch.no_grad():
+        seconds = median_seconds(lambda: net(x, t), 2)
+    per_image = seconds * config.lambdas[0]
+    return {
+        "reference_parameters": sum(p.numel() for p in net.parameters()),
+        "reference_seconds_per_pass": seconds,
+        "reference_seconds_per_image": per_image,
+        "speedup_default_vs_reference": per_image / default_seconds,
+    }
+
+
+def training() -> dict[str, Any]:
+    """Images a second in training: the default, and the same U-Net in float32 on single pixels instead of blocks."""
+    size, rates = AnoDDPM.representation["size"], {}
+    batch = images(size)
+    generators = [torch.Generator().manual_seed(n) for n in range(IMAGES)]
+    x = torch.from_numpy(batch.images)
+    for name, changes in {"default": {}, "float32_without_stem": {"stem": 1}}.items():
+        made = detector(batch, **changes)
+        net = made.denoiser.train().requires_grad_(True)
+
+        def step(made: AnoDDPM = made, net: Any = net) -> None:
+            net.zero_grad()
+            made._loss(net, x, generators).backward()
+
+        rates[name] = IMAGES / median_seconds(step, 3)
+    return {"train_images_per_second": rates, "speedup_stem": rates["default"] / rates["float32_without_stem"]}
+
+
+def roofline() -> dict[str, Any]:
+    """FLOP/s of the U-Net's forward pass as a share of a large matrix product's in the same type."""
+    config, size = AnoDDPMConfig(), AnoDDPM.representation["size"]
+    net = UNet(2, 1, config.widths, stem=config.stem).to(memory_format=torch.channels_last).eval()
+    x = torch.randn(IMAGES, 2, size, size).to(memory_format=torch.channels_last)
+    t = torch.ones(IMAGES, dtype=torch.long)
+    a = torch.randn(2048, 2048)
+    with torch.no_grad(), autocast(x.device):
+        with FlopCounterMode(display=False) as counter:
+            net(x, t)
+        unet = counter.get_total_flops() / median_seconds(lambda: net(x, t), 15)
+        matmul = 2 * 2048**3 / median_seconds(lambda: a @ a, 15)
+    return {"unet_gflops": unet / 1e9, "matmul_gflops": matmul / 1e9, "roofline_share": unet / matmul}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--skip-reference", action="store_true", help="without the 131-million-parameter network")
+    arguments = parser.parse_args()
+    result = scoring() | training() | roofline()
+    if not arguments.skip_reference:
+        result |= reference(result["score_seconds_per_image"]["default"])
+    print(json.dumps(result) if arguments.json else "\n".join(f"{name:>30}  {value}" for name, value in result.items()))
+
+
+if __name__ == "__main__":
+    main()

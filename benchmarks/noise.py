@@ -1,0 +1,114 @@
+"""Simplex noise: this package against the `opensimplex` package, with and without numba, and its share of training.
+
+    python benchmarks/noise.py [--json]
+
+One batch is 16 fields of 256 × 256 pixels and 6 octaves; medians of several runs. Pure Python is timed on fewer
+points, in a process where numba may not compile, and scaled. Needs numba: pip install 'anodetect[numba]'.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+import opensimplex
+import torch
+from opensimplex.internals import _noise3a
+
+from anodetect.generative import noise
+
+FIELDS, SIDE, OCTAVES = 16, 256, 6
+PURE_SIDE = 40
+
+
+def median_seconds(function: Callable[[], object], repeats: int = 5) -> float:
+    function()
+    times = []
+    for _ in range(repeats):
+        begun = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - begun)
+    return statistics.median(times)
+
+
+def package_fields(side: int, fields: int, octaves: int) -> None:
+    """The same sums of octaves, by the package."""
+    for seed in range(fields):
+        tables = noise.permutation_of(seed)
+        for octave in range(octaves):
+            axis = np.arange(side) * 2**octave / 64
+            _noise3a(axis, axis, np.array([seed + 0.5]), *tables)
+
+
+def pure_python_seconds() -> float:
+    """Of one batch, from a smaller one."""
+    code = (
+        f"import sys, time; sys.path.insert(0, {os.path.dirname(__file__)!r}); import noise as b;"  # noqa: PTH120
+        f"t = time.perf_counter(); b.package_fields({PURE_SIDE}, 1, {OCTAVES}); print(time.perf_counter() - t)"
+    )
+    environment = os.environ | {"NUMBA_DISABLE_JIT": "1"}
+    times = [
+        float(subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True).stdout)
+        for _ in range(3)
+    ]
+    return statistics.median(times) * FIELDS * (SIDE / PURE_SIDE) ** 2
+
+
+def max_abs_difference(points: int = 2000) -> float:
+    """Between `opensimplex3` in float64 and the package's `noise3`, over several seeds."""
+    worst = 0.0
+    for seed in (0, 1, 12345):
+        opensimplex.seed(seed)
+        at = np.random.default_rng(seed).uniform(-50, 50, (points, 3))
+        expected = np.array([opensimplex.noise3(*point) for point in at])
+        ours = noise.opensimplex3(*torch.from_numpy(at.T), seed).numpy()
+        worst = max(worst, float(np.abs(ours - expected).max()))
+    return worst
+
+
+def share_of_training_step() -> float:
+    """Drawing the noise of a batch, over a whole training step of the default AnoDDPM."""
+    from anodetect.detectors.anoddpm import AnoDDPM, AnoDDPMConfig, Denoiser
+    from anodetect.generative.prior import GaussianPrior
+
+    config = AnoDDPMConfig()
+    size, batch = AnoDDPM.representation["size"], config.training.batch
+    detector = AnoDDPM(config)
+    detector.noise = noise.NoiseSource("simplex", size)
+    net = Denoiser(config, 1, GaussianPrior(config.components, size * size)).to(memory_format=torch.channels_last)
+    net.prior.variance += 1  # type: ignore[union-attr]
+    images = torch.randn(batch, 1, size, size)
+    generators = [torch.Generator().manual_seed(n) for n in range(batch)]
+
+    def step() -> None:
+        net.zero_grad()
+        detector._loss(net, images, generators).backward()
+
+    return median_seconds(lambda: detector.noise(generators, 1)) / median_seconds(step)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true")
+    as_json = parser.parse_args().json
+    ours = median_seconds(lambda: noise.simplex((SIDE, SIDE), range(FIELDS), octaves=OCTAVES))
+    pure = pure_python_seconds()
+    numba = median_seconds(lambda: package_fields(SIDE, FIELDS, OCTAVES)) if noise.COMPILED else None
+    result = {
+        "seconds": ours,
+        "uses": "numba" if noise.COMPILED else "torch",
+        "max_abs_difference": max_abs_difference(),
+        "speedup_vs_pure_python": pure / ours,
+        "speedup_vs_numba": None if numba is None else numba / ours,
+        "share_of_training_step": share_of_training_step(),
+    }
+    print(json.dumps(result) if as_json else "\n".join(f"{name:>24}  {value}" for name, value in result.items()))
+
+
+if __name__ == "__main__":
+    main()

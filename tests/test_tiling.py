@@ -1,0 +1,144 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+from scipy import ndimage
+
+from anodetect import pipeline, tiling
+from anodetect.tiling import TilingConfig
+from anodetect.types import Batch, Scores
+
+CONFIG = TilingConfig(tile=32)
+
+
+def texture(height, width, seed=0):
+    noise = np.random.default_rng(seed).normal(size=(1, height, width))
+    return ndimage.gaussian_filter(noise, (0, 2, 2)).astype(np.float32)
+
+
+def local_contrast(batch, seeds):
+    """A detector whose map is wrong near a tile's borders, as a padded convolution's is."""
+    maps = ndimage.gaussian_filter(np.abs(batch.images), (0, 0, 2, 2), mode="constant")[:, 0]
+    return Scores(maps.max((1, 2)), maps * batch.foreground, batch.images)
+
+
+def score(image, foreground=None, config=CONFIG, detect=local_contrast):
+    inside = np.ones(image.shape[1:], bool) if foreground is None else foreground
+    return tiling.score(
+        image,
+        inside,
+        config,
+        seed=1,
+        encode=lambda image, inside: (image, inside),
+        detect=detect,
+        decode=lambda heatmap, shape: heatmap,
+    )
+
+
+def test_a_detector_that_looks_at_single_pixels_sees_the_whole_image():
+    image = texture(75, 110)
+    pixelwise = lambda batch, seeds: Scores(batch.images.max((1, 2, 3)), batch.images[:, 0], batch.images)  # noqa: E731
+    scores = score(image, detect=pixelwise)
+    assert np.allclose(scores.heatmap, image, atol=1e-6)
+    assert np.allclose(scores.reconstruction, image[None], atol=1e-6)
+    assert scores.image[0] == pytest.approx(image.max())
+
+
+def test_maps_have_no_seams():
+    heatmap = score(texture(1200, 200)).heatmap[0]
+    steps = np.abs(np.diff(heatmap, axis=1)).mean(0)
+    starts = np.arange(24, 200 - 32, 24)  # where a tile begins, with a quarter of overlap
+    borders = np.unique(np.concatenate([starts - 1, starts + 31]))
+    inside = np.setdiff1d(np.arange(8, len(steps) - 8), np.concatenate([borders - 1, borders, borders + 1]))
+    assert steps[borders].mean() < 1.1 * steps[inside].mean()
+
+
+def test_without_blending_the_same_test_sees_the_seams(monkeypatch):
+    monkeypatch.setattr(tiling, "blending_weights", lambda config: np.ones((config.tile, config.tile), np.float32))
+    with pytest.raises(AssertionError):
+        test_maps_have_no_seams()
+
+
+def test_background_stays_zero_and_small_images_are_mirrored():
+    image, foreground = texture(20, 50), np.ones((20, 50), bool)
+    foreground[:, :10] = False
+    scores = score(image, foreground)
+    assert scores.heatmap.shape == (1, 20, 50)
+    assert (scores.heatmap[0, :, :10] == 0).all()
+    assert (scores.heatmap[0, :, 10:] > 0).any()
+
+
+def test_every_tile_has_a_seed_of_its_own_and_the_same_each_time():
+    seen = []
+
+    def detect(batch: Batch, seeds):
+        seen.extend(seeds.tolist())
+        return local_contrast(batch, seeds)
+
+    image = np.zeros((1, 96, 96), np.float32)
+    score(image, detect=detect)
+    first, count = list(seen), len(seen)
+    score(image, detect=detect)
+    assert len(set(first)) == count > 9
+    assert seen[count:] == first
+
+
+def test_random_crops_lie_inside_and_avoid_background():
+    image = np.arange(64 * 64, dtype=np.float32).reshape(1, 64, 64)
+    foreground = np.zeros((64, 64), bool)
+    foreground[:, 40:] = True
+    crops = tiling.random_crops(image, foreground, CONFIG, 20, np.random.default_rng(0))
+    assert all(tile.shape == (1, 32, 32) and inside.mean() >= tiling.EMPTY for tile, inside in crops)
+    assert len({float(tile[0, 0, 0]) for tile, _ in crops}) > 10
+
+
+FINE = {"components": 200, "pooling": {"top": 0.005}}
+
+
+@pytest.fixture(scope="module")
+def scratched(tmp_path_factory):
+    """Textures of 320² to learn from; in half of the test images a scratch of 6 × 1 pixels."""
+    folder = tmp_path_factory.mktemp("scratched")
+    for number in range(60):
+        pixels = 128 + 60 * texture(320, 320, seed=number)[0] / 0.28
+        part = "train/good" if number < 36 else "test/good" if number < 48 else "test/scratch"
+        if part == "test/scratch":
+            row, column = np.random.default_rng(number).integers(10, 300, 2)
+            pixels[row, column : column + 6] = 255 if pixels[row, column] < 128 else 0
+        path = folder / part / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(path)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tiled_run(scratched, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "tiled"
+    pipeline.train(str(scratched), "pca", out, values={"tile": 64} | FINE)
+    return out
+
+
+def test_a_scratch_that_vanishes_in_the_shrunk_image_is_found_with_tiles(scratched, tiled_run, tmp_path):
+    pipeline.train(str(scratched), "pca", tmp_path / "whole", values={"size": 64} | FINE)
+    tiled = pipeline.evaluate(tiled_run, str(scratched))
+    whole = pipeline.evaluate(tmp_path / "whole", str(scratched))
+    assert tiled["image"]["auroc"]["value"] > 0.95
+    assert whole["image"]["auroc"]["value"] < 0.75
+
+
+def test_a_large_image_is_scored_in_bounded_memory_and_its_own_grid(tiled_run, tmp_path):
+    image = 128 + 60 * np.tile(texture(1024, 1024)[0] / 0.28, (4, 4))
+    Image.fromarray(np.clip(image, 0, 255).astype(np.uint8)).save(tmp_path / "large.png")
+    command = [sys.executable, "-m", "anodetect.cli", "score", str(tiled_run), str(tmp_path / "large.png")]
+    command += ["--out", str(tmp_path / "scores"), "--json"]
+    result = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    assert result["scored"] == 1
+    assert result["peak_memory_mb"] < 2500
+    heatmap = tifffile.imread(next((tmp_path / "scores").rglob("*_heatmap.tiff")))
+    assert heatmap.shape == (4096, 4096)
+    middle = heatmap[512:-512, 512:-512]
+    assert np.allclose(middle[:1024, :1024].mean(), middle[1024:2048, :1024].mean(), rtol=0.02)
