@@ -50,6 +50,7 @@ SCORED: dict[str, dict[str, Any]] = {
     "standardised by the mean": {"pixel_error": "off"},
     "squared residual": {"residual": "squared"},
     "residual at one scale": {"scales": [0.0]},
+    "residual at four scales": {"scales": [0, 1 / 64, 1 / 32, 1 / 16]},
     "no erosion": {"pooling": {"erode": 0, "smooth": 2.0}},
     "erosion 4 px": {"pooling": {"erode": 4, "smooth": 2.0}},
 }

@@ -16,17 +16,14 @@ a denoiser linear in the noise; it localises better than a few draws and needs o
 
 The difference is compared at several scales, |G_s ∗ (x − x̂)| with Gaussians G_s of growing width, since what is
 coherent over a region weighs more than the same amount of noise. The map of each λ and scale is divided by the error
-it has on tune normals, its mean or that at each pixel, so that maps can be averaged. Which are averaged, and which
-error divides them, is chosen by what tells planted defects on tune images best from clean ones: brains want larger
-λ and scales than solar cells. Everything is learned on fit and tune and then frozen. Larger = more anomalous.
+it has on tune normals, so that all can be averaged: by the error at each pixel where that tells planted defects on
+tune images better from clean ones, else by its mean. Everything is learned on fit and tune and then frozen.
+Larger = more anomalous.
 """
 
-import itertools
 import math
 import time
 from collections.abc import Sequence
-from functools import partial
-from operator import itemgetter
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -53,8 +50,8 @@ from anodetect.types import Batch, Bools, Floats, Scores, Seeds, State, TrainCon
 MICRO_BATCH = 16
 PLANTINGS = 3
 MAX_TUNE = 128
-WORTH = 0.001  # of planted AUROC: what a further map has to add
-OWN_STATE = ("error", "chosen", "size")  # beside the network's
+FOLDS = 5
+PIXEL_FLOOR = 0.1  # of the mean error, added to a pixel's own: where normals never err nothing may divide by zero
 PRIOR_NOISE_FIELDS = 256
 # The paper's own settings; its 131 million parameters need a day of GPU and score an image in minutes.
 REFERENCE = {
@@ -75,7 +72,6 @@ REFERENCE = {
         "stem": 1,
         "blocks": 2,
         "attention": 3,
-        "maps": "all",
         "pixel_error": "off",
         "training": {"steps": 300_000, "batch": 1, "learning_rate": 1e-4, "ema": 0.9999},
     },
@@ -89,7 +85,7 @@ class AnoDDPMConfig(Config):
     it works on, `attention` the number of its deepest levels with self-attention, `crop` the side of the random
     windows it is trained on, 0 for whole images; `components` the size of the Gaussian model. Scoring: `lambdas` are
     steps; `draws` noise draws per λ, 0 for none; `scales` the widths of the residual's Gaussians as shares of the side;
-    `maps` says whether a choice is made among them; `pixel_error` whether each pixel's own error divides them."""
+    `pixel_error` the division by each pixel's own error on tune normals."""
 
     noise: Literal["simplex", "gaussian", "coarse"] = "simplex"
     unit_variance: bool = True
@@ -99,20 +95,17 @@ class AnoDDPMConfig(Config):
     mode: Literal["single", "chain"] = "single"
     sampler: Literal["ddim", "ancestral"] = "ddim"
     sampler_steps: PositiveInt = 10
-    lambdas: tuple[int, ...] = (5, 10, 20, 40)
+    lambdas: tuple[int, ...] = (5, 10, 20)
     trained_to: int = 250
     draws: NonNegativeInt = 0
     residual: Literal["absolute", "squared"] = "absolute"
-    scales: tuple[Annotated[float, Field(ge=0, le=0.25)], ...] = Field(
-        default=(0, 1 / 64, 1 / 32, 1 / 16), min_length=1
-    )
+    scales: tuple[Annotated[float, Field(ge=0, le=0.25)], ...] = Field(default=(0, 1 / 64), min_length=1)
     crop: NonNegativeInt = 0
     widths: Widths = (64, 96, 128)
     stem: PositiveInt = 8
     blocks: PositiveInt = 1
     attention: NonNegativeInt = 0
     components: PositiveInt = 120
-    maps: Literal["auto", "all"] = "auto"
     pixel_error: Literal["auto", "on", "off"] = "auto"
     training: Training = Training(steps=1500, learning_rate=5e-4)
     pooling: Pooling = Pooling(smooth=2.0)
@@ -180,8 +173,7 @@ class AnoDDPM:
         self.device = torch.device("cpu")
         self.denoiser: Denoiser
         self.noise: NoiseSource
-        self.chosen = np.ones(len(self._maps()), bool)  # [M], M maps: each λ at each scale
-        self.error: Floats  # [M, H, W] or [M, 1, 1]: what to divide each map by
+        self.error: Floats  # [M, H, W] or [M, 1, 1]: what to divide the map of each λ and scale by
 
     def fit(self, fit: Batch, tune: Batch, *, context: TrainContext) -> None:
         begun = time.monotonic()
@@ -214,15 +206,12 @@ class AnoDDPM:
         """The tune images that can be scored in a fifth of the budget, and the seconds to keep for it."""
         first = tune[:MICRO_BATCH]
         begun = time.monotonic()
-        self._residuals(first, np.zeros(len(first), np.uint64), self._maps())
+        self._residuals(first, np.zeros(len(first), np.uint64))
         seconds = (time.monotonic() - begun) * (1 + PLANTINGS)
         limit = math.inf if context.budget is None else max(1.0, 0.2 * context.budget / seconds)
         batches = int(min(math.ceil(MAX_TUNE / MICRO_BATCH), limit))
         tune = tune[: batches * MICRO_BATCH]
         return tune, 1.0 + 1.2 * seconds * math.ceil(len(tune) / MICRO_BATCH)
-
-    def _maps(self) -> list[tuple[int, float]]:
-        return [(step, scale) for step in self.config.lambdas for scale in self.config.scales]
 
     def _learn_prior(self, fit: Batch, tune: Batch, channels: int, context: TrainContext) -> GaussianPrior:
         fields = self.noise([generator(seed) for seed in range(PRIOR_NOISE_FIELDS)], channels)
@@ -251,26 +240,24 @@ class AnoDDPM:
         return error.square().mean()
 
     def score(self, batch: Batch, *, seeds: Seeds) -> Scores:
-        """Image score, map and reconstruction: the mean x̂ over draws at the largest chosen λ."""
-        chosen = [each for each, yes in zip(self._maps(), self.chosen, strict=True) if yes]
-        residuals, reconstruction = self._residuals(batch, seeds, chosen)
-        maps = (residuals / self.error[self.chosen]).mean(1)
+        """Image score, map and reconstruction: the mean x̂ over draws at the largest λ."""
+        residuals, reconstruction = self._residuals(batch, seeds)
+        maps = (residuals / self.error).mean(1)
         return Scores(*finish(maps, batch.foreground, self.config.pooling), reconstruction)
 
-    def _residuals(self, batch: Batch, seeds: Seeds, maps: Sequence[tuple[int, float]]) -> tuple[Floats, Floats]:
-        """|G ∗ (x − x̂)| for each λ and scale in `maps` [N, M, H, W], and the reconstruction [N, C, H, W]."""
-        of_these = partial(self._residuals_of, maps)
-        residuals, reconstruction = in_micro_batches(of_these, batch.images, seeds, size=MICRO_BATCH)
+    def _residuals(self, batch: Batch, seeds: Seeds) -> tuple[Floats, Floats]:
+        """|G ∗ (x − x̂)| for each λ and scale [N, M, H, W], and the reconstruction [N, C, H, W]."""
+        residuals, reconstruction = in_micro_batches(self._residuals_of, batch.images, seeds, size=MICRO_BATCH)
         return residuals.astype(np.float32), reconstruction.astype(np.float32)
 
     @torch.no_grad()
-    def _residuals_of(self, maps: Sequence[tuple[int, float]], images: Floats, seeds: Seeds) -> tuple[Floats, Floats]:
+    def _residuals_of(self, images: Floats, seeds: Seeds) -> tuple[Floats, Floats]:
         x = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
         residuals = []
-        for step, group in itertools.groupby(maps, key=itemgetter(0)):
+        for step in self.config.lambdas:
             draws = [self._reconstruct(x, step, self._draw(seeds, x, draw)) for draw in range(self.config.draws)]
             mean = torch.stack(draws or [self._reconstruct(x, step, None)]).mean(0).float()
-            for _, scale in group:
+            for scale in self.config.scales:
                 difference = blur(x - mean, scale * x.shape[-1])
                 size = difference.abs() if self.config.residual == "absolute" else difference.square()
                 residuals.append(size.mean(1))
@@ -297,69 +284,56 @@ class AnoDDPM:
         return self.noise([generator(int(seed) ^ draw) for seed in seeds], x.shape[1]).to(x.device)
 
     def settle(self, tune: Batch, *, context: TrainContext) -> None:
-        """Learn normal images' error and choose maps. Apart from training, so that settings of scoring can be compared
-        on the same weights."""
+        """Learn normal images' error. Apart from training, so that settings of scoring can be compared on the same
+        weights."""
         side = block_side(tune.images.shape[-1], self.config.pooling)
-        inside = block_means(counted(tune.foreground, self.config.pooling.erode).astype(np.float32), side) >= 0.5
         mean, clean = self._survey(tune, side)
         weight = tune.foreground.mean(0)
-        flat = np.maximum((mean * weight).sum((1, 2), keepdims=True) / weight.sum(), 1e-6)
-        pixel = ndimage.gaussian_filter(mean, (0, 1, 1)) + 0.1 * flat
-        copies = [Batch(plant(tune.images, tune.foreground, seed=n), tune.foreground) for n in range(PLANTINGS)]
-        planted = np.concatenate([self._survey(copy, side)[1] for copy in copies])
-        best = -1.0
-        errors: dict[str, Floats] = {"off": flat.astype(np.float32), "on": pixel.astype(np.float32)}
-        for name, error in errors.items():
-            if self.config.pixel_error in (name, "auto"):
-                coarse: Floats = error if error.shape[-1] == 1 else block_means(error, side)
-                chosen, auroc = self._choose(np.divide(clean, coarse), np.divide(planted, coarse), inside)
-                context.log({"pixel_error": name, "maps": chosen.nonzero()[0].tolist(), "planted_auroc": auroc})
-                if auroc > best:
-                    best, self.chosen, self.error = auroc, chosen, error
+        flat: Floats = np.maximum((mean * weight).sum((1, 2), keepdims=True) / weight.sum(), 1e-6).astype(np.float32)
+        per_pixel = self.config.pixel_error == "on"
+        if self.config.pixel_error == "auto" and len(tune) >= 2:
+            copies = [Batch(plant(tune.images, tune.foreground, seed=n), tune.foreground) for n in range(PLANTINGS)]
+            planted = [self._survey(copy, side)[1] for copy in copies]
+            inside = block_means(counted(tune.foreground, self.config.pooling.erode).astype(np.float32), side) >= 0.5
+            auroc = self._planted_auroc(clean / flat, [part / flat for part in planted], inside)
+            context.log({f"planted_auroc_{name}_error": value for name, value in auroc.items()})
+            per_pixel = auroc["pixel"] > auroc["flat"]
+        self.error = ndimage.gaussian_filter(mean, (0, 1, 1)) + PIXEL_FLOOR * flat if per_pixel else flat
 
     def _survey(self, batch: Batch, side: int) -> tuple[Floats, Floats]:
         """The mean of all maps over a batch [M, H, W], and each image's maps averaged over blocks [N, M, h, w]."""
         total, blocks = np.zeros(1), []
         for start in range(0, len(batch), MICRO_BATCH):
             part = batch[start : start + MICRO_BATCH]
-            maps, _ = self._residuals(part, np.arange(start, start + len(part), dtype=np.uint64), self._maps())
+            maps, _ = self._residuals(part, np.arange(start, start + len(part), dtype=np.uint64))
             total = total + (maps * part.foreground[:, None]).sum(0, dtype=np.float64)
             blocks.append(block_means(maps, side))
         mean: Floats = (total / np.maximum(batch.foreground.sum(0), 1)).astype(np.float32)
         return mean, np.concatenate(blocks)
 
-    def _choose(self, clean: Floats, planted: Floats, inside: Bools) -> tuple[Bools, float]:
-        """Maps [M] whose mean tells planted [K·N, M, h, w] from clean [N, M, h, w] best, added one by one (greedy
-        ensemble selection, Caruana et al., ICML 2004), and the image AUROC reached."""
-        labels = [0] * len(clean) + [1] * len(planted)
-        counts = np.concatenate([inside] * (1 + PLANTINGS))
+    def _planted_auroc(self, clean: Floats, planted: Sequence[Floats], inside: Bools) -> dict[str, float]:
+        """Image AUROC of copies with planted defects, maps [N, M, h, w] each, against the clean images, without and
+        with division by a pixel's own error: learned on the other folds' images, or it would flatter the very
+        images it was learned from."""
+        own = np.empty_like(clean)
+        for fold in np.array_split(np.arange(len(clean)), min(FOLDS, len(clean))):
+            own[fold] = np.delete(clean, fold, 0).mean(0) + PIXEL_FLOOR
         pooling = self.config.pooling.model_copy(update={"erode": 0})
-        maps = np.concatenate([clean, planted])
-
-        def auroc(rows: list[int]) -> float:
-            return float(roc_auc_score(labels, pool(maps[:, rows].mean(1), counts, pooling)))
-
-        if self.config.maps == "all":
-            everything = list(range(maps.shape[1]))
-            return np.ones(len(everything), bool), auroc(everything)
-        rows: list[int] = []
-        best = 0.0
-        while len(rows) < maps.shape[1]:
-            gains = {row: auroc([*rows, row]) for row in range(maps.shape[1]) if row not in rows}
-            winner = max(gains, key=lambda row: gains[row])
-            if gains[winner] <= best + WORTH:
-                break
-            rows, best = [*rows, winner], gains[winner]
-        return np.isin(np.arange(maps.shape[1]), rows), best
+        labels = [0] * len(clean) + [1] * sum(len(part) for part in planted)
+        auroc = {}
+        for name, error in {"flat": np.ones_like(clean), "pixel": own}.items():
+            parts = [pool((part / error).mean(1), inside, pooling) for part in (clean, *planted)]
+            auroc[name] = float(roc_auc_score(labels, np.concatenate(parts)))
+        return auroc
 
     def state(self) -> State:
         tensors = {name: value.detach().cpu().numpy() for name, value in self.denoiser.state_dict().items()}
-        return tensors | {"error": self.error, "chosen": self.chosen, "size": np.array([self.noise.size])}
+        return tensors | {"error": self.error, "size": np.array([self.noise.size])}
 
     def load_state(self, state: State, *, device: str) -> None:
         self.device = pick_device(device)
         size = int(state["size"][0])
-        weights = {name: torch.from_numpy(a.copy()) for name, a in state.items() if name not in OWN_STATE}
+        weights = {name: torch.from_numpy(a.copy()) for name, a in state.items() if name not in ("error", "size")}
         self.noise = self._noise_source(size)
         prior = None
         if self.config.prediction == "gaussian":
@@ -369,7 +343,7 @@ class AnoDDPM:
         denoiser.load_state_dict(weights)
         denoiser.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.denoiser = denoiser.eval().requires_grad_(False)
-        self.error, self.chosen = state["error"], state["chosen"].astype(bool)
+        self.error = state["error"]
 
     def _noise_source(self, size: int) -> NoiseSource:
         return NoiseSource(self.config.noise, size, unit=self.config.unit_variance, wavelength=self.config.wavelength)
