@@ -42,27 +42,32 @@ def resolve(detector: str, representation: str, values: Mapping[str, Any]) -> di
         "representation": REPRESENTATIONS[representation][1],
         "detector": cls.Config,
     }
-    sections: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
+    given: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
     values = dict(values)
-    if preset := values.pop("preset", None):
-        presets = getattr(cls, "presets", {})
-        if preset not in presets:
-            raise ConfigError(f"{detector} has no preset {preset!r}; {nearest(str(preset), presets)}")
-        values = merge(presets[preset], values)
+    preset = _preset(cls, values.pop("preset", None))
     for key, value in values.items():
         if key in SECTIONS:
             if not isinstance(value, Mapping):
                 raise ConfigError(f"[{key}] is a section, not a value")
-            sections[key] = merge(sections[key], value)
+            given[key] = merge(given[key], value)
             continue
         homes = [name for name in SECTIONS if key in classes[name].model_fields]
         if not homes:
             known = [*SECTIONS, *(field for name in SECTIONS for field in classes[name].model_fields)]
             raise ConfigError(f"unknown key {key!r}; {nearest(key, known)}")
-        sections[homes[-1]] = merge(sections[homes[-1]], {key: value})
-    tile = sections["tiling"].get("tile")  # tiles are not shrunk unless a size is asked for
-    sections["representation"] = merge({"size": tile} if tile else cls.representation, sections["representation"])
+        given[homes[-1]] = merge(given[homes[-1]], {key: value})
+    defaults = merge({"representation": cls.representation}, preset)
+    if tile := given["tiling"].get("tile"):  # tiles are not shrunk unless a size is asked for
+        defaults = merge(defaults, {"representation": {"size": tile}})
+    sections = {name: merge(defaults.get(name, {}), given[name]) for name in SECTIONS}
     return {name: build(classes[name], sections[name], name).model_dump(mode="json") for name in SECTIONS}
+
+
+def _preset(cls: Any, name: str | None) -> Mapping[str, Any]:
+    presets: Mapping[str, Any] = getattr(cls, "presets", {})
+    if name is not None and name not in presets:
+        raise ConfigError(f"{cls.__name__} has no preset {name!r}; {nearest(name, presets)}")
+    return {} if name is None else presets[name]
 
 
 @dataclass

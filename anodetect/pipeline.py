@@ -6,7 +6,6 @@ scan → split → model → calibration → run directory; scan → model → d
 import json
 import os
 import resource
-import shutil
 import sys
 import tempfile
 import time
@@ -29,11 +28,11 @@ from anodetect.errors import ConfigError, DataError, RunError, nearest
 from anodetect.evaluation import Measure
 from anodetect.files import path_text, sha256_of, short_name
 from anodetect.model import LOOK_AHEAD, Model, Scored, ahead, load, resolve, score_records
-from anodetect.types import Batch, Reporter, Silent, TrainContext
+from anodetect.types import Batch, Floats, Reporter, Silent, TrainContext
 from anodetect.writers import images as image_writer
 
 SCALE_IMAGES, SCALE_PIXELS = 200, 2**14  # what the colour scale is learned from; pixels of one image
-TILES = 2000  # random tiles to learn from, at least one of each image
+TILES, TILE_PIXELS = 2000, 2**26  # random tiles to learn from, at most, but at least one of each image
 DEFAULT_FAR = 0.05
 
 
@@ -82,7 +81,6 @@ def train(
         tune = _encode_all(model, roles.tune, Path(scratch, "tune"), seed) if roles.tune else fit
         _fit(model.detector, fit, tune, workdir, budget, seed, device, resume, reporter)
     if helping:
-        shutil.rmtree(workdir)
         return {}
     reference = roles.tune or roles.fit
     scale = _colour_scale(model, reference, reporter)
@@ -182,22 +180,22 @@ def _learn_preprocess(model: Model, fit: Sequence[Record]) -> None:
 
 def _encode_all(model: Model, items: Sequence[Record], stem: Path, seed: int) -> Batch:
     """All images as the detector sees them, or random tiles of them, in files that are mapped into memory."""
-    count = -(-TILES // len(items)) if model.tiling.tile else 1
+    tile = model.tiling.tile
+    count = max(1, min(TILES, TILE_PIXELS // tile**2) // len(items)) if tile else 1
     images = inside = None
-    rng = np.random.default_rng(seed)
-    for row, loaded in enumerate(ahead(lambda record: load(record, model), items, LOOK_AHEAD * model.batch)):
+    rng, place = np.random.default_rng(seed), 0
+    for loaded in ahead(lambda record: load(record, model), items, LOOK_AHEAD * model.batch):
         if loaded.encoded is None:
             raise DataError(f"{loaded.record.id}: {loaded.error}")
-        for place, (image, foreground) in enumerate(model.crops(loaded.encoded, count, rng), start=row * count):
+        for image, foreground in model.crops(loaded.encoded, count, rng):
             if images is None or inside is None:
-                shape = (len(items) * count, *image.shape)
-                images = np.lib.format.open_memmap(f"{stem}-images.npy", "w+", np.float32, shape)
-                inside = np.lib.format.open_memmap(
-                    f"{stem}-foreground.npy", "w+", np.bool_, (shape[0], *foreground.shape)
-                )
+                rows = len(items) * count
+                images = np.lib.format.open_memmap(f"{stem}-images.npy", "w+", np.float32, (rows, *image.shape))
+                inside = np.lib.format.open_memmap(f"{stem}-inside.npy", "w+", np.bool_, (rows, *foreground.shape))
             images[place], inside[place] = image, foreground
+            place += 1
     assert images is not None and inside is not None
-    return Batch(images, inside)
+    return Batch(images[:place], inside[:place])
 
 
 def _fit(
@@ -237,10 +235,14 @@ def _colour_scale(model: Model, items: Sequence[Record], reporter: Reporter) -> 
     """Map values shown darkest and brightest, from tune normals: a normal image stays dark but for its odd spots."""
     step = max(1, len(items) // SCALE_IMAGES)
     scored_items = score_records(model, items[::step], reporter, "scale")
-    maps = [scored.grid[1].ravel() for scored in scored_items if scored.grid is not None]
-    values = np.concatenate([values[:: max(1, values.size // SCALE_PIXELS)] for values in maps])
-    middle, low, high = np.percentile(values, (50, 95, 99.9))
+    values = [some_pixels(scored.grid[1]) for scored in scored_items if scored.grid is not None]
+    middle, low, high = np.percentile(np.concatenate(values), (50, 95, 99.9))
     return [float(low), float(high + 4 * max(high - middle, 1e-9))]
+
+
+def some_pixels(heatmap: Floats) -> Floats:
+    """About SCALE_PIXELS values of a map, evenly spread; a copy, so that the map itself can go."""
+    return heatmap.ravel()[:: max(1, heatmap.size // SCALE_PIXELS)].copy()
 
 
 def calibrate_model(

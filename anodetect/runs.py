@@ -10,6 +10,7 @@
 The directory is complete or absent: it is written as `<name>.partial` and renamed.
 """
 
+import atexit
 import csv
 import io
 import json
@@ -101,6 +102,7 @@ def begin(path: Path, *, resume: bool, fingerprint: Mapping[str, Any] | None = N
 def begin_helping(path: Path, *, resume: bool) -> Path:
     """A working directory for a process that trains along with the one that writes the run."""
     workdir = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, workdir, ignore_errors=True)
     if resume:
         shutil.copy(partial(path) / CHECKPOINT, workdir / CHECKPOINT)
     return workdir

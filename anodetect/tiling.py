@@ -3,9 +3,12 @@
 No detector knows of it. With tiling an image is not shrunk to the detector's grid; the detector sees tiles of
 it, `tile` native pixels wide. Overlapping tiles are blended (MONAI's sliding window) so that a map shows no
 seams: of the overlap a tile's outermost quarter does not count, where networks see the padding. An image's score
-is that of its most anomalous tile, so that a small defect counts as much in a large image as in a small one.
+is that of its most anomalous tile, so that a small defect counts as much in a large image as in a small one; a larger
+image has more tiles, so calibrate with images of the size to be scored.
 """
 
+import itertools
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -44,11 +47,13 @@ def pad(image: Floats, foreground: Bools, tile: int) -> tuple[Floats, Bools]:
 def random_crops(
     image: Floats, foreground: Bools, config: TilingConfig, count: int, rng: np.random.Generator
 ) -> list[tuple[Floats, Bools]]:
-    """`count` tiles [C, tile, tile] with their foreground, at random places that are not mostly background."""
+    """Up to `count` tiles [C, tile, tile] with their foreground, at random places that are not mostly background;
+    no more than half overlapping ones would be, so that a small image is not repeated."""
     image, foreground = pad(image, foreground, config.tile)
     room = [side - config.tile + 1 for side in foreground.shape]
+    enough = math.prod(math.ceil(2 * (side - config.tile) / config.tile) + 1 for side in foreground.shape)
     crops = []
-    for _ in range(count):
+    for _ in range(min(count, enough)):
         for _ in range(10):
             row, column = rng.integers(room)
             window = np.s_[row : row + config.tile, column : column + config.tile]
@@ -86,15 +91,16 @@ def score(
 
     _, height, width = image.shape
     image, foreground = pad(image, foreground, config.tile)
-    found: list[float] = []
+    found: list[float] = []  # scores of tiles with something in them
+    places = itertools.count()
     shape = (config.tile, config.tile)
 
     def windows(stack: "Tensor") -> "Tensor":  # [n, C + 1, tile, tile] → [n, 1 or 1 + C, tile, tile]
         tiles = [encode(tile[:-1], tile[-1] > 0.5) for tile in stack.numpy()]
-        seeds = [np.random.SeedSequence([seed, len(found) + k]).generate_state(1, np.uint64) for k in range(len(tiles))]
+        seeds = [np.random.SeedSequence([seed, next(places)]).generate_state(1, np.uint64) for _ in tiles]
         batch = Batch(np.stack([tile for tile, _ in tiles]), np.stack([inside for _, inside in tiles]))
         scores = detect(batch, np.concatenate(seeds))
-        found.extend(scores.image.tolist())
+        found.extend(float(s) for s, tile in zip(scores.image, stack, strict=True) if tile[-1].any())
         planes = scores.heatmap[:, None]
         if scores.reconstruction is not None:
             planes = np.concatenate([planes, scores.reconstruction], 1)
@@ -105,4 +111,6 @@ def score(
     whole = sliding_window_inference(stack, config.tile, WINDOWS, windows, config.overlap, roi_weight_map=weights)
     blended = np.asarray(whole)[:, :, :height, :width]
     heatmap = np.where(foreground[None, :height, :width], blended[:, 0], 0).astype(np.float32)
-    return Scores(np.array([max(found)], np.float32), heatmap, blended[:, 1:] if blended.shape[1] > 1 else None)
+    return Scores(
+        np.array([max(found, default=0.0)], np.float32), heatmap, blended[:, 1:] if blended.shape[1] > 1 else None
+    )

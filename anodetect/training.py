@@ -10,7 +10,8 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -28,7 +29,10 @@ from anodetect.types import Floats, State, TrainContext
 Loss = Callable[[nn.Module, Tensor, Sequence[torch.Generator]], Tensor]
 CHECKPOINT_SECONDS = 60.0
 LOG_STEPS = 10
+GOOD_STEPS = 50
 DIVERGED = 4.0  # times the best smoothed loss so far
+WATCHED = 400  # images that the loss is smoothed over
+SETTLED = 0.9  # weight of a smoothed loss, of 1, from which on it counts
 
 
 class Training(Config):
@@ -77,66 +81,132 @@ def optimize(
     rank, processes = join_processes(device)
     if config.batch % processes:
         raise ConfigError(f"training.batch: {config.batch} images cannot be shared evenly by {processes} processes")
-    net = net.to(device).train()
-    ema = EMA(net, config.ema)
-    optimizer = torch.optim.AdamW(
-        net.parameters(), config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay, fused=True
-    )
-    first, before = 0, 0.0
-    if context.resume and path.exists():
-        first, before = _restore(path, net, ema, optimizer)
+    learner = Learner(net.to(device).train(), config)
+    before = learner.restore(path) if context.resume and path.exists() else 0.0
     if config.compile:
         net.compile()
-    watch = Watch(ema, first)
-    limit = math.inf if context.budget is None else max(context.budget - reserve, 0.0)
-    begun = saved = shown = time.monotonic()
-    step, stopped_by = first, "steps"
-    spent_share = before / limit if limit else 1.0
+    clock = Clock(before, math.inf if context.budget is None else max(context.budget - reserve, 0.0))
+    stopped_by, first = "steps", learner.step
+    saved = shown = time.monotonic()
     with _signals() as signals:
-        while step < config.steps:
+        # Processes must agree on when to stop: the slowest clock and any process's signal decide.
+        spent_share, interrupted = _largest(processes, device, clock.share(), len(signals))
+        while learner.step < config.steps:
             if spent_share >= 1:
                 stopped_by = "budget"
                 break
-            rate = config.learning_rate * _schedule(step, spent_share, config)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            batch, generators = _draw(images, config.batch, context.seed, step, rank, processes)
-
-            optimizer.zero_grad(set_to_none=True)
-            value = loss(net, batch.to(device), generators)
-            value.backward()  # type: ignore[no-untyped-call]
-            value = _average(processes, net, value.detach())
-            norm = nn.utils.clip_grad_norm_(net.parameters(), config.clip)
-            if watch.diverged(value.item(), float(norm), step):
-                step, stopped_by = watch.restore(), "divergence"
+            batch, generators = _draw(images, config.batch, context.seed, learner.step, rank, processes)
+            learner.backward(loss(net, batch.to(device), generators), processes)
+            if learner.watch.diverged(learner.loss, learner.norm):
+                stopped_by = "divergence"
+                learner.return_to_good()
+                path.unlink(missing_ok=True)  # or --resume would go on from the bad weights
                 break
-            optimizer.step()
-            ema.update(net, step)
+            learner.update(config.learning_rate * _schedule(learner.step, spent_share, config))
 
-            step += 1
+            spent_share, interrupted = _largest(processes, device, clock.share(), len(signals))
+            last = learner.step == config.steps
+            if learner.step % LOG_STEPS == 0 or last:
+                context.log(learner.record() | {"seconds": clock.spent()})
             now = time.monotonic()
-            # Processes must agree on when to stop: the slowest clock and any process's signal decide.
-            spent = before + now - begun
-            spent_share, interrupted = _largest(processes, spent / limit if limit else 1.0, len(signals))
-            if step % LOG_STEPS == 0 or step == config.steps:
-                context.log(
-                    {
-                        "step": step,
-                        "loss": value.item(),
-                        "gradient_norm": float(norm),
-                        "learning_rate": rate,
-                        "seconds": spent,
-                    }
-                )
-            if now - shown > 1 or step == config.steps:
+            if now - shown > 1 or last:
                 shown = now
-                context.progress(*_progress(step, spent, limit, config), value.item())
-            if rank == 0 and (now - saved > CHECKPOINT_SECONDS or interrupted):
+                context.progress(*_progress(learner.step, clock, config), learner.loss)
+            if rank == 0 and (interrupted or (now - saved > CHECKPOINT_SECONDS and learner.watch.calm())):
                 saved = now
-                _save(path, net, ema, optimizer, step, spent)
+                learner.save(path, clock.spent())
             if interrupted:
-                raise Interrupted(f"stopped at step {step}; continue with --resume")
-    return Trained(ema.average, step, before + time.monotonic() - begun, stopped_by)
+                raise Interrupted(f"stopped at step {learner.step}; continue with --resume")
+    if learner.step == first == 0 and stopped_by == "budget":
+        raise AnodetectError("the budget ended before the first step of training; give more minutes")
+    return Trained(learner.ema.average, learner.step, clock.spent(), stopped_by)
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Seconds of training, counting those before a resume, and the limit set to them."""
+
+    before: float
+    limit: float
+    begun: float = field(default_factory=time.monotonic)
+
+    def spent(self) -> float:
+        return self.before + time.monotonic() - self.begun
+
+    def share(self) -> float:
+        return self.spent() / self.limit if self.limit else 1.0
+
+
+class Learner:
+    """A network with its optimiser, its average and the watch over them: all that a checkpoint holds."""
+
+    def __init__(self, net: nn.Module, config: Training) -> None:
+        self.net, self.clip, self.step = net, config.clip, 0
+        self.ema = EMA(net, config.ema)
+        self.optimizer = torch.optim.AdamW(
+            net.parameters(), config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay, fused=True
+        )
+        self.watch = Watch(config.batch)
+        self.loss = self.norm = self.rate = math.nan
+        self.good: tuple[int, dict[str, Tensor]] | None = None
+
+    def backward(self, loss: Tensor, processes: int) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.loss = _average(processes, self.net, loss.detach()).item()
+        self.norm = float(nn.utils.clip_grad_norm_(self.net.parameters(), self.clip))
+
+    def update(self, rate: float) -> None:
+        self.rate = rate
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.ema.update(self.net, self.step)
+        self.step += 1
+        if self.step % GOOD_STEPS == 0 and self.watch.calm():
+            self.keep()
+
+    def keep(self) -> None:
+        """Note the averaged weights as good."""
+        self.good = self.step, {name: value.clone() for name, value in self.ema.average.state_dict().items()}
+
+    def return_to_good(self) -> None:
+        """Back to the last good averaged weights; AnodetectError if there are none."""
+        if self.good is None:
+            raise AnodetectError("the loss diverged before there were good weights; lower training.learning_rate")
+        self.step, weights = self.good
+        self.ema.average.load_state_dict(weights)
+
+    def record(self) -> dict[str, float]:
+        return {"step": self.step, "loss": self.loss, "gradient_norm": self.norm, "learning_rate": self.rate}
+
+    def save(self, path: Path, seconds: float) -> None:
+        tensors = {f"net.{name}": value for name, value in self.net.state_dict().items()}
+        tensors |= {f"ema.{name}": value for name, value in self.ema.average.state_dict().items()}
+        for index, slots in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{slot}": value for slot, value in slots.items()}
+        arrays: State = {name: value.detach().cpu().numpy() for name, value in tensors.items()}
+        checkpoint.write(path, arrays, {"step": self.step, "seconds": seconds, "watch": self.watch.state()})
+
+    def restore(self, path: Path) -> float:
+        """Become what was saved; the seconds it had taken."""
+        arrays, header = checkpoint.read(path)
+        self.net.load_state_dict(_part(arrays, "net."))
+        self.ema.average.load_state_dict(_part(arrays, "ema."))
+        slots: dict[int, dict[str, Any]] = {}
+        for key, value in _part(arrays, "optimizer.").items():
+            index, slot = key.split(".")
+            slots.setdefault(int(index), {})[slot] = value
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": slots})
+        for weight, state in self.optimizer.state.items():  # the fused kernel needs moments laid out as weights are
+            for slot, value in state.items():
+                if value.shape == weight.shape:
+                    state[slot] = torch.empty_like(weight).copy_(value)
+        self.step = int(header["step"])
+        self.watch.load_state(header["watch"])
+        if self.watch.calm():
+            self.keep()
+        return float(header["seconds"])
 
 
 def _draw(
@@ -154,34 +224,36 @@ def _draw(
 
 
 class Watch:
-    """Notices a loss that is not finite or several times its best, and keeps the last good averaged weights."""
+    """Notices a loss that is not finite, or several times the best it was on average over some hundred images."""
 
-    def __init__(self, ema: EMA, step: int, every: int = 50) -> None:
-        self.ema, self.every, self.first = ema, every, step
-        self.best = self.smoothed = math.inf
-        self.good = (step, self._weights()) if step else None
+    def __init__(self, batch: int) -> None:
+        self.decay = max(0.0, 1 - batch / WATCHED)
+        self.seen, self.sum, self.weight, self.best = 0, 0.0, 0.0, math.inf
 
-    def diverged(self, loss: float, norm: float, step: int) -> bool:
+    def diverged(self, loss: float, norm: float) -> bool:
         if not (math.isfinite(loss) and math.isfinite(norm)):
+            self.seen = 0
             return True
-        self.smoothed = loss if math.isinf(self.smoothed) else 0.95 * self.smoothed + 0.05 * loss
-        self.best = min(self.best, self.smoothed)
-        if self.smoothed > DIVERGED * self.best:
-            return True
-        if step > self.first and step % self.every == 0 and self.smoothed < math.sqrt(DIVERGED) * self.best:
-            self.good = step, self._weights()
-        return False
+        self.sum, self.weight = (
+            self.decay * old + (1 - self.decay) * new for old, new in ((self.sum, loss), (self.weight, 1.0))
+        )
+        self.seen += 1
+        if self.weight > SETTLED:
+            self.best = min(self.best, self.sum / self.weight)
+        return self._rise() > DIVERGED
 
-    def restore(self) -> int:
-        """Back to the last good weights; the step they are from. AnodetectError if there are none."""
-        if self.good is None:
-            raise AnodetectError("the loss diverged before anything was learned; lower training.learning_rate")
-        step, weights = self.good
-        self.ema.average.load_state_dict(weights)
-        return step
+    def calm(self) -> bool:
+        """Whether weights may be kept as good ones."""
+        return self.seen > 0 and self._rise() < math.sqrt(DIVERGED)
 
-    def _weights(self) -> dict[str, Tensor]:
-        return {name: value.clone() for name, value in self.ema.average.state_dict().items()}
+    def _rise(self) -> float:
+        return self.sum / self.weight / self.best if math.isfinite(self.best) else 1.0
+
+    def state(self) -> list[float]:
+        return [self.seen, self.sum, self.weight, self.best]
+
+    def load_state(self, state: Sequence[float]) -> None:
+        self.seen, (self.sum, self.weight, self.best) = int(state[0]), state[1:]
 
 
 # -- Several processes ----------------------------------------------------------------------------------
@@ -193,17 +265,19 @@ def join_processes(device: torch.device) -> tuple[int, int]:
     if processes == 1:
         return 0, 1
     if not distributed.is_initialized():
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return distributed.get_rank(), processes
 
 
-def _largest(processes: int, *values: float) -> list[float]:
+def _largest(processes: int, device: torch.device, *values: float) -> list[float]:
     """Each value's largest over all processes."""
     if processes == 1:
         return list(values)
-    gathered: list[tuple[float, ...]] = [()] * processes
-    distributed.all_gather_object(gathered, values)
-    return [max(column) for column in zip(*gathered, strict=True)]
+    largest = torch.tensor(values, dtype=torch.float64, device=device)
+    distributed.all_reduce(largest, distributed.ReduceOp.MAX)
+    return largest.tolist()
 
 
 def _average(processes: int, net: nn.Module, value: Tensor) -> Tensor:
@@ -227,9 +301,9 @@ def _schedule(step: int, spent_share: float, config: Training) -> float:
     return min(1.0, (step + 1) / config.warmup) * (0.5 + 0.5 * math.cos(math.pi * done))
 
 
-def _progress(step: int, spent: float, limit: float, config: Training) -> tuple[int, int]:
+def _progress(step: int, clock: Clock, config: Training) -> tuple[int, int]:
     """(done, total) steps, the total being what the budget will allow at the present pace."""
-    allowed = step / max(spent, 1e-9) * limit if math.isfinite(limit) else config.steps
+    allowed = step / max(clock.spent(), 1e-9) * clock.limit if math.isfinite(clock.limit) else config.steps
     return step, max(step, min(config.steps, round(allowed)))
 
 
@@ -252,29 +326,6 @@ def _signals() -> Iterator[list[int]]:
     finally:
         for kind, handler in zip(kinds, old, strict=True):
             signal.signal(kind, handler)
-
-
-def _save(
-    path: os.PathLike[str], net: nn.Module, ema: EMA, optimizer: torch.optim.Optimizer, step: int, spent: float
-) -> None:
-    tensors = {f"net.{name}": value for name, value in net.state_dict().items()}
-    tensors |= {f"ema.{name}": value for name, value in ema.average.state_dict().items()}
-    for index, slots in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{slot}": value for slot, value in slots.items()}
-    arrays: State = {name: value.detach().cpu().numpy() for name, value in tensors.items()}
-    checkpoint.write(path, arrays, {"step": step, "seconds": spent})  # type: ignore[arg-type]
-
-
-def _restore(path: os.PathLike[str], net: nn.Module, ema: EMA, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
-    arrays, header = checkpoint.read(path)  # type: ignore[arg-type]
-    net.load_state_dict(_part(arrays, "net."))
-    ema.average.load_state_dict(_part(arrays, "ema."))
-    slots: dict[int, dict[str, Any]] = {}
-    for key, value in _part(arrays, "optimizer.").items():
-        index, slot = key.split(".")
-        slots.setdefault(int(index), {})[slot] = value
-    optimizer.load_state_dict(optimizer.state_dict() | {"state": slots})
-    return int(header["step"]), float(header["seconds"])
 
 
 def _part(arrays: State, prefix: str) -> dict[str, Tensor]:

@@ -21,7 +21,7 @@ from anodetect.data import cards
 from anodetect.detectors.anoddpm import AnoDDPM, AnoDDPMConfig
 from anodetect.evaluation import Measure
 from anodetect.files import write_atomic
-from anodetect.model import Model, score_records
+from anodetect.model import Model, load, score_records
 from anodetect.types import Batch, Floats, Reporter, TrainContext
 
 TRAINED: dict[str, dict[str, Any]] = {
@@ -36,6 +36,7 @@ TRAINED: dict[str, dict[str, Any]] = {
     "64 px, stem 4": {"size": 64, "stem": 4, "pooling": {"smooth": 1.0}},
 }
 SCORED: dict[str, dict[str, Any]] = {
+    "default, standardised anew": {},
     "λ = 5": {"lambdas": [5]},
     "λ = 20": {"lambdas": [20]},
     "λ = 60": {"lambdas": [60]},
@@ -90,7 +91,7 @@ def row(run: Path, data: str, detector: AnoDDPM | None, reporter: Reporter) -> d
         detector.load_state(stored.state, device="auto")
         by_id = {record.id: record for record in dataset.training()}
         tune = [by_id[entry["path"]] for entry in runs.read_manifest(run) if entry["role"] == "tune"]
-        encoded = [scored.loaded.encoded for scored in score_records(model, tune, reporter, "tune")]
+        encoded = [load(record, model).encoded for record in tune]
         batch = Batch(np.stack([e[0] for e in encoded if e]), np.stack([e[1] for e in encoded if e]))
         detector.settle(batch, context=TrainContext(0, "auto", run))
         model.detector = detector

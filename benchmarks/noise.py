@@ -12,28 +12,17 @@ import os
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 
 import numpy as np
 import opensimplex
 import torch
 from opensimplex.internals import _noise3a
+from timing import median_seconds
 
 from anodetect.generative import noise
 
 FIELDS, SIDE, OCTAVES = 16, 256, 6
 PURE_SIDE = 40
-
-
-def median_seconds(function: Callable[[], object], repeats: int = 5) -> float:
-    function()
-    times = []
-    for _ in range(repeats):
-        begun = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - begun)
-    return statistics.median(times)
 
 
 def package_fields(side: int, fields: int, octaves: int) -> None:

@@ -432,3 +432,5 @@ def test_two_processes_train_one_run(synthetic_folder, tmp_path):
     assert len(curves[0]) == 3
     assert curves[1] == pytest.approx(curves[0], rel=1e-4)
     assert {path.name for path in tmp_path.iterdir()} == {"one", "two"}
+    one, two = (runs.read(tmp_path / name).calibration.scores for name in ("one", "two"))
+    assert two == pytest.approx(one, rel=1e-3)

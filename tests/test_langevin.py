@@ -65,7 +65,8 @@ def test_mala_is_in_detailed_balance():
     def log_flow(a, b):
         drift = a - step * langevin.gradient(banana, a)[1]
         log_q = torch.distributions.Normal(drift, math.sqrt(2 * step)).log_prob(b).sum(1)
-        return -banana(a) + log_q + langevin.mala_log_ratio(banana, a, b, step).clamp(max=0)
+        ratio = langevin.mala_log_ratio(a, langevin.gradient(banana, a), b, langevin.gradient(banana, b), step)
+        return -banana(a) + log_q + ratio.clamp(max=0)
 
     assert torch.allclose(log_flow(x, y), log_flow(y, x), atol=1e-9)
 

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from anodetect.errors import AnodetectError, Interrupted
-from anodetect.training import Training, optimize
+from anodetect import training
+from anodetect.errors import AnodetectError, ConfigError, Interrupted
+from anodetect.training import Training, Watch, optimize
 from anodetect.types import TrainContext
 
 IMAGES = np.random.default_rng(0).normal(size=(32, 1, 4, 4)).astype(np.float32)
@@ -24,15 +26,22 @@ def net():
     return nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.SiLU(), nn.Linear(8, 16))
 
 
+def conv_net():
+    """With weights that are not contiguous, as the detectors' are."""
+    torch.manual_seed(0)
+    layers = nn.Conv2d(1, 8, 3, padding=1), nn.SiLU(), nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 1, 3, padding=1)
+    return nn.Sequential(*layers, nn.Flatten()).to(memory_format=torch.channels_last)
+
+
 def loss(model, batch, generators):
     noise = torch.stack([torch.randn(batch.shape[1:], generator=rng) for rng in generators])
     return (model(batch + noise) - batch.flatten(1)).square().mean()
 
 
-def run(folder, steps=20, **context):
+def run(folder, steps=20, make=net, **context):
     context = TrainContext(seed=1, device="cpu", workdir=folder, **context)
     return optimize(
-        net(), loss, IMAGES, Training(steps=20, batch=4) if steps == 20 else Training(steps=steps), context, device=CPU
+        make(), loss, IMAGES, Training(steps=20, batch=4) if steps == 20 else Training(steps=steps), context, device=CPU
     )
 
 
@@ -44,8 +53,9 @@ def test_same_seed_and_steps_give_the_same_weights(tmp_path):
     assert torch.equal(weights(run(tmp_path)), weights(run(tmp_path)))
 
 
-def test_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path):
-    whole = run(tmp_path / "whole")
+@pytest.mark.parametrize("make", [net, conv_net])
+def test_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path, make):
+    whole = run(tmp_path / "whole", make=make)
     folder = tmp_path / "parts"
     folder.mkdir()
     calls = []
@@ -58,8 +68,8 @@ def test_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path):
 
     context = TrainContext(seed=1, device="cpu", workdir=folder)
     with pytest.raises(Interrupted, match=r"step 7.*--resume"):
-        optimize(net(), stop_after_seven, IMAGES, Training(steps=20, batch=4), context, device=CPU)
-    resumed = run(folder, resume=True)
+        optimize(make(), stop_after_seven, IMAGES, Training(steps=20, batch=4), context, device=CPU)
+    resumed = run(folder, make=make, resume=True)
     assert resumed.steps == 20
     assert torch.equal(weights(resumed), weights(whole))
 
@@ -86,7 +96,7 @@ def test_loss_falls(tmp_path):
 
 def test_a_loss_that_diverges_at_once_is_an_error(tmp_path):
     context = TrainContext(seed=0, device="cpu", workdir=tmp_path)
-    with pytest.raises(AnodetectError, match="diverged before anything was learned"):
+    with pytest.raises(AnodetectError, match="diverged before there were good weights"):
         optimize(net(), lambda m, b, r: loss(m, b, r) * float("nan"), IMAGES, Training(), context, device=CPU)
 
 
@@ -105,6 +115,44 @@ def test_a_loss_that_diverges_later_leaves_the_last_good_weights(tmp_path, facto
     generators = [torch.Generator().manual_seed(n) for n in range(len(IMAGES))]
     batch = torch.from_numpy(IMAGES)
     assert loss(trained.net, batch, generators) < 0.95 * loss(net(), batch, generators)
+
+
+def test_an_interrupted_diverging_run_still_ends_with_an_earlier_step(tmp_path):
+    """The watch is resumed too: what it saw rising before an interruption it still sees rising after it."""
+    calls = []
+
+    def rising(model, batch, generators):
+        calls.append(1)
+        if len(calls) == 150:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return loss(model, batch, generators) * (1 if len(calls) <= 140 else 3 if len(calls) <= 150 else 9)
+
+    config = Training(steps=400, learning_rate=1e-4)
+    context = TrainContext(seed=1, device="cpu", workdir=tmp_path)
+    with pytest.raises(Interrupted):
+        optimize(net(), rising, IMAGES, config, context, device=CPU)
+    trained = optimize(net(), rising, IMAGES, config, replace(context, resume=True), device=CPU)
+    assert trained.stopped_by == "divergence"
+    assert trained.steps == 150
+    assert not (tmp_path / "checkpoint.safetensors").exists()
+
+
+def test_a_noisy_but_stationary_loss_is_not_taken_for_divergence():
+    """Images alone in their batch, with losses over two decades, as the error of a noise level drawn at random."""
+    rng = np.random.default_rng(0)
+    watch = Watch(batch=1)
+    assert not any(watch.diverged(float(10 ** rng.uniform(-2, 0)), 1.0) for _ in range(20_000))
+
+
+def test_a_budget_too_small_for_one_step_is_an_error(tmp_path):
+    with pytest.raises(AnodetectError, match="before the first step"):
+        optimize(net(), loss, IMAGES, Training(), TrainContext(1, "cpu", tmp_path, budget=1.0), device=CPU, reserve=2.0)
+
+
+def test_a_batch_that_processes_cannot_share_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "join_processes", lambda device: (0, 3))
+    with pytest.raises(ConfigError, match="16 images cannot be shared evenly by 3"):
+        run(tmp_path, steps=5)
 
 
 TWO_PROCESSES = """

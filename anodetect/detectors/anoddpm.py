@@ -53,7 +53,8 @@ MAX_TUNE = 128
 FOLDS = 5
 PIXEL_FLOOR = 0.1  # of the mean error, added to a pixel's own: where normals never err nothing may divide by zero
 PRIOR_NOISE_FIELDS = 256
-# The paper's own settings; its 131 million parameters need a day of GPU and score an image in minutes.
+# The paper's own settings; its 131 million parameters need a day of GPU and score an image in minutes. The paper has no
+# image score: smoothing and pooling are this package's.
 REFERENCE = {
     "representation": {"size": 256},
     "detector": {
@@ -203,15 +204,30 @@ class AnoDDPM:
         context.log({"step": trained.steps, "stopped_by": trained.stopped_by})
 
     def _plan(self, tune: Batch, context: TrainContext) -> tuple[Batch, float]:
-        """The tune images that can be scored in a fifth of the budget, and the seconds to keep for it."""
-        first = tune[:MICRO_BATCH]
-        begun = time.monotonic()
-        self._residuals(first, np.zeros(len(first), np.uint64))
-        seconds = (time.monotonic() - begun) * (1 + PLANTINGS)
+        """The tune images, evenly spread, that can be scored in a fifth of the budget, and the seconds to keep."""
+        times = 1 + (PLANTINGS if self.config.pixel_error == "auto" else 0)
+        seconds = times * self._passes() * self._seconds_of_a_pass(tune[:MICRO_BATCH])
         limit = math.inf if context.budget is None else max(1.0, 0.2 * context.budget / seconds)
-        batches = int(min(math.ceil(MAX_TUNE / MICRO_BATCH), limit))
-        tune = tune[: batches * MICRO_BATCH]
-        return tune, 1.0 + 1.2 * seconds * math.ceil(len(tune) / MICRO_BATCH)
+        count = min(len(tune), MAX_TUNE, int(min(math.ceil(MAX_TUNE / MICRO_BATCH), limit)) * MICRO_BATCH)
+        rows = np.linspace(0, len(tune) - 1, count).astype(np.int64)
+        return tune[rows], 1.0 + 1.2 * seconds * math.ceil(count / MICRO_BATCH)
+
+    def _passes(self) -> int:
+        """Passes through the network that scoring takes."""
+        steps = {"ddim": self.config.sampler_steps, "ancestral": 1000}[self.config.sampler]
+        each = (min(step, steps) if self.config.mode == "chain" else 1 for step in self.config.lambdas)
+        return sum(each) * max(1, self.config.draws)
+
+    @torch.no_grad()
+    def _seconds_of_a_pass(self, batch: Batch) -> float:
+        rows = np.arange(MICRO_BATCH) % len(batch)
+        x = torch.from_numpy(np.ascontiguousarray(batch.images[rows])).to(self.device)
+        begun = time.monotonic()
+        out = self.denoiser(x, self._at(x, self.config.lambdas[0]))
+        for scale in self.config.scales:
+            blur(x - out, scale * x.shape[-1])
+        float(out.sum())  # waits for devices that work on their own
+        return time.monotonic() - begun
 
     def _learn_prior(self, fit: Batch, tune: Batch, channels: int, context: TrainContext) -> GaussianPrior:
         fields = self.noise([generator(seed) for seed in range(PRIOR_NOISE_FIELDS)], channels)
@@ -240,7 +256,7 @@ class AnoDDPM:
         return error.square().mean()
 
     def score(self, batch: Batch, *, seeds: Seeds) -> Scores:
-        """Image score, map and reconstruction: the mean x̂ over draws at the largest λ."""
+        """Image score, map and reconstruction: the mean x̂ over draws at the last λ."""
         residuals, reconstruction = self._residuals(batch, seeds)
         maps = (residuals / self.error).mean(1)
         return Scores(*finish(maps, batch.foreground, self.config.pooling), reconstruction)
@@ -255,7 +271,7 @@ class AnoDDPM:
         x = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
         residuals = []
         for step in self.config.lambdas:
-            draws = [self._reconstruct(x, step, self._draw(seeds, x, draw)) for draw in range(self.config.draws)]
+            draws = [self._reconstruct(x, step, self._generators(seeds, draw)) for draw in range(self.config.draws)]
             mean = torch.stack(draws or [self._reconstruct(x, step, None)]).mean(0).float()
             for scale in self.config.scales:
                 difference = blur(x - mean, scale * x.shape[-1])
@@ -263,25 +279,29 @@ class AnoDDPM:
                 residuals.append(size.mean(1))
         return torch.stack(residuals, 1).cpu().numpy(), mean.cpu().numpy()
 
-    def _reconstruct(self, x: Tensor, step: int, noise: Tensor | None) -> Tensor:
+    def _reconstruct(self, x: Tensor, step: int, generators: Sequence[torch.Generator] | None) -> Tensor:
+        """x̂_0 from x_step; the generators give all noise, of which there is none without them."""
+
+        def fresh(at: int = 0) -> Tensor:
+            return torch.zeros_like(x) if generators is None else self.noise(generators, x.shape[1]).to(x.device)
+
         net = self.denoiser
-        xt = diffusion.diffuse(x, torch.zeros_like(x) if noise is None else noise, self._at(x, step), net.schedule)
+        xt = diffusion.diffuse(x, fresh(), self._at(x, step), net.schedule)
         with autocast(x.device):
             if self.config.mode == "single":
                 predicted: Tensor = net(xt, self._at(x, step))
                 return predicted
             if self.config.sampler == "ddim":
                 return diffusion.ddim(net, xt, step, min(step, self.config.sampler_steps), net.schedule)
-            # On the way back the paper adds the field it started from.
-            back = torch.zeros_like(x) if noise is None else noise
-            return diffusion.ancestral(net, xt, step, lambda at: back, net.schedule)
+            return diffusion.ancestral(net, xt, step, fresh, net.schedule)
 
     @staticmethod
     def _at(x: Tensor, step: int) -> Tensor:
         return torch.full((len(x),), step, device=x.device)
 
-    def _draw(self, seeds: Seeds, x: Tensor, draw: int) -> Tensor:
-        return self.noise([generator(int(seed) ^ draw) for seed in seeds], x.shape[1]).to(x.device)
+    @staticmethod
+    def _generators(seeds: Seeds, draw: int) -> list[torch.Generator]:
+        return [generator(int(seed) ^ draw) for seed in seeds]
 
     def settle(self, tune: Batch, *, context: TrainContext) -> None:
         """Learn normal images' error. Apart from training, so that settings of scoring can be compared on the same
@@ -292,32 +312,40 @@ class AnoDDPM:
         flat: Floats = np.maximum((mean * weight).sum((1, 2), keepdims=True) / weight.sum(), 1e-6).astype(np.float32)
         per_pixel = self.config.pixel_error == "on"
         if self.config.pixel_error == "auto" and len(tune) >= 2:
-            copies = [Batch(plant(tune.images, tune.foreground, seed=n), tune.foreground) for n in range(PLANTINGS)]
-            planted = [self._survey(copy, side)[1] for copy in copies]
-            inside = block_means(counted(tune.foreground, self.config.pooling.erode).astype(np.float32), side) >= 0.5
-            auroc = self._planted_auroc(clean / flat, [part / flat for part in planted], inside)
+            planted = []
+            for n in range(PLANTINGS):
+                copy = Batch(plant(tune.images, tune.foreground, seed=n), tune.foreground)
+                planted.append(self._survey(copy, side)[1] / flat)
+            auroc = self._planted_auroc(clean / flat, planted, tune.foreground, side)
             context.log({f"planted_auroc_{name}_error": value for name, value in auroc.items()})
             per_pixel = auroc["pixel"] > auroc["flat"]
         self.error = ndimage.gaussian_filter(mean, (0, 1, 1)) + PIXEL_FLOOR * flat if per_pixel else flat
 
     def _survey(self, batch: Batch, side: int) -> tuple[Floats, Floats]:
-        """The mean of all maps over a batch [M, H, W], and each image's maps averaged over blocks [N, M, h, w]."""
+        """The mean of all maps over a batch [M, H, W], and each image's maps averaged over blocks [N, M, h, w]; both
+        over the foreground, and 0 outside."""
         total, blocks = np.zeros(1), []
         for start in range(0, len(batch), MICRO_BATCH):
             part = batch[start : start + MICRO_BATCH]
             maps, _ = self._residuals(part, np.arange(start, start + len(part), dtype=np.uint64))
-            total = total + (maps * part.foreground[:, None]).sum(0, dtype=np.float64)
+            maps *= part.foreground[:, None]
+            total = total + maps.sum(0, dtype=np.float64)
             blocks.append(block_means(maps, side))
         mean: Floats = (total / np.maximum(batch.foreground.sum(0), 1)).astype(np.float32)
         return mean, np.concatenate(blocks)
 
-    def _planted_auroc(self, clean: Floats, planted: Sequence[Floats], inside: Bools) -> dict[str, float]:
+    def _planted_auroc(
+        self, clean: Floats, planted: Sequence[Floats], foreground: Bools, side: int
+    ) -> dict[str, float]:
         """Image AUROC of copies with planted defects, maps [N, M, h, w] each, against the clean images, without and
         with division by a pixel's own error: learned on the other folds' images, or it would flatter the very
         images it was learned from."""
+        share = block_means(foreground.astype(np.float32), side)  # of each block
         own = np.empty_like(clean)
         for fold in np.array_split(np.arange(len(clean)), min(FOLDS, len(clean))):
-            own[fold] = np.delete(clean, fold, 0).mean(0) + PIXEL_FLOOR
+            total, weight = (np.delete(values, fold, 0).sum(0) for values in (clean, share))
+            own[fold] = total / np.maximum(weight, 1e-6) + PIXEL_FLOOR
+        inside = block_means(counted(foreground, self.config.pooling.erode).astype(np.float32), side) >= 0.5
         pooling = self.config.pooling.model_copy(update={"erode": 0})
         labels = [0] * len(clean) + [1] * sum(len(part) for part in planted)
         auroc = {}

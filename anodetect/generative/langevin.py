@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 Energy = Callable[[Tensor], Tensor]
+Known = tuple[Tensor, Tensor]  # energies and gradients
 Random = torch.Generator | Sequence[torch.Generator]
 
 
@@ -50,18 +51,17 @@ def mala(energy: Energy, x: Tensor, rng: Random, *, step: float) -> tuple[Tensor
 
     y = x − step · ∂E/∂x + √(2 step) z, accepted with probability min(1, p(y) q(x|y) / p(x) q(y|x)).
     """
-    _, slope = gradient(energy, x)
-    y = x - step * slope + math.sqrt(2 * step) * normal(x, rng)
-    return _accept(x, y, mala_log_ratio(energy, x, y, step), rng)
+    here = gradient(energy, x)
+    y = x - step * here[1] + math.sqrt(2 * step) * normal(x, rng)
+    return _accept(x, y, mala_log_ratio(x, here, y, gradient(energy, y), step), rng)
 
 
-def mala_log_ratio(energy: Energy, x: Tensor, y: Tensor, step: float) -> Tensor:
-    """log p(y) q(x|y) − log p(x) q(y|x), [N]."""
-    at_x, slope_x = gradient(energy, x)
-    at_y, slope_y = gradient(energy, y)
-    there = (y - x + step * slope_x).square().flatten(1).sum(1) / (4 * step)
+def mala_log_ratio(x: Tensor, here: Known, y: Tensor, there: Known, step: float) -> Tensor:
+    """log p(y) q(x|y) − log p(x) q(y|x), [N], from x and y with their energies and gradients."""
+    (at_x, slope_x), (at_y, slope_y) = here, there
+    forth = (y - x + step * slope_x).square().flatten(1).sum(1) / (4 * step)
     back = (x - y + step * slope_y).square().flatten(1).sum(1) / (4 * step)
-    return at_x - at_y + there - back
+    return at_x - at_y + forth - back
 
 
 def hmc(energy: Energy, x: Tensor, rng: Random, *, step: float, leapfrogs: int) -> tuple[Tensor, Tensor]:

@@ -160,7 +160,7 @@ def simplex(
 ) -> Tensor:
     """Raw simplex fields float32 [B, H, W], one seed each, standard deviation about .5 (AnoDDPM, section 3.2).
 
-    `wavelength` is that of the first octave in pixels; None is a quarter of it.
+    `wavelength` is that of the first octave in pixels; None is a quarter of the longer side.
     """
     height, width = shape
     wavelength = wavelength or max(shape) / 4
