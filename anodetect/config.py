@@ -22,12 +22,14 @@ class Pooling(Config):
     """How a map becomes an image score: smooth, then the mean of the highest share of foreground pixels.
 
     `smooth` is a Gaussian's standard deviation in pixels of the detector's grid, `erode` the width in
-    pixels of the rim of the foreground that does not count.
+    pixels of the rim of the foreground that does not count. The score is divided by the map's median to the
+    power `relative`: above 0, an image that is restless everywhere needs a higher peak to stand out.
     """
 
     smooth: float = Field(default=1.0, ge=0, le=64)
     top: float = Field(default=0.02, gt=0, le=1)
     erode: int = Field(default=1, ge=0, le=64)
+    relative: float = Field(default=0.0, ge=0, le=1)
 
 
 C = TypeVar("C", bound=Config)

@@ -27,12 +27,13 @@ def counted(foreground: Bools, erode: int) -> Bools:
 
 
 def pool(maps: Floats, foreground: Bools, config: Pooling) -> Floats:
-    """Image scores [N]: the mean of the `top` share of counted pixels, at least one."""
+    """Image scores [N]: the mean of the `top` share of counted pixels, at least one, over their median^`relative`."""
     scores = np.zeros(len(maps), np.float32)
     for n, (values, inside) in enumerate(zip(maps, counted(foreground, config.erode), strict=True)):
         kept = values[inside] if inside.any() else values.ravel()
         count = max(1, round(config.top * kept.size))
-        scores[n] = np.partition(kept, kept.size - count)[-count:].mean(dtype=np.float64)
+        peak = np.partition(kept, kept.size - count)[-count:].mean(dtype=np.float64)
+        scores[n] = peak / max(float(np.median(kept)), 1e-6) ** config.relative if config.relative else peak
     return scores
 
 
@@ -40,3 +41,10 @@ def finish(maps: Floats, foreground: Bools, config: Pooling) -> tuple[Floats, Fl
     """Raw maps → (image scores [N], smoothed heatmaps [N, H, W])."""
     heatmaps = smooth(maps, foreground, config.smooth)
     return pool(heatmaps, foreground, config), heatmaps
+
+
+def block_means(maps: Floats, side: int) -> Floats:
+    """[..., H, W] → means over blocks, [..., H / side, W / side]."""
+    *rest, height, width = maps.shape
+    blocks: Floats = maps.reshape(*rest, height // side, side, width // side, side).mean((-3, -1))
+    return blocks

@@ -41,7 +41,11 @@ def images(size: int) -> Batch:
 
 def detector(batch: Batch, **changes: Any) -> AnoDDPM:
     """AnoDDPM after two steps of training: its speed does not depend on what it has learned."""
-    made = AnoDDPM(AnoDDPMConfig.model_validate({"training": {"steps": 2}, "pixel_error": "off"} | changes))
+    made = AnoDDPM(
+        AnoDDPMConfig.model_validate(
+            {"training": {"steps": 2}, "prior": "on", "pixel_error": "off", "relative": "off"} | changes
+        )
+    )
     with tempfile.TemporaryDirectory() as folder:
         made.fit(batch, batch, context=TrainContext(0, "cpu", Path(folder)))
     return made
@@ -109,8 +113,8 @@ def training() -> dict[str, Any]:
 def roofline() -> dict[str, Any]:
     """FLOP/s of the U-Net's forward pass as a share of a large matrix product's in the same type."""
     config, size = AnoDDPMConfig(), AnoDDPM.representation["size"]
-    net = UNet(2, 1, config.widths, stem=config.stem).to(memory_format=torch.channels_last).eval()
-    x = torch.randn(IMAGES, 2, size, size).to(memory_format=torch.channels_last)
+    net = UNet(1, 1, config.widths, stem=config.stem).to(memory_format=torch.channels_last).eval()
+    x = torch.randn(IMAGES, 1, size, size).to(memory_format=torch.channels_last)
     t = torch.ones(IMAGES, dtype=torch.long)
     a = torch.randn(2048, 2048)
     with torch.no_grad(), autocast(x.device):

@@ -63,14 +63,12 @@ def max_abs_difference(points: int = 2000) -> float:
 def share_of_training_step() -> float:
     """Drawing the noise of a batch, over a whole training step of the default AnoDDPM."""
     from anodetect.detectors.anoddpm import AnoDDPM, AnoDDPMConfig, Denoiser
-    from anodetect.generative.prior import GaussianPrior
 
     config = AnoDDPMConfig()
     size, batch = AnoDDPM.representation["size"], config.training.batch
     detector = AnoDDPM(config)
     detector.noise = noise.NoiseSource("simplex", size)
-    net = Denoiser(config, 1, GaussianPrior(config.components, size * size)).to(memory_format=torch.channels_last)
-    net.prior.variance += 1  # type: ignore[union-attr]
+    net = Denoiser(config, 1).to(memory_format=torch.channels_last)
     images = torch.randn(batch, 1, size, size)
     generators = [torch.Generator().manual_seed(n) for n in range(batch)]
 

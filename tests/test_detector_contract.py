@@ -163,7 +163,7 @@ def test_budget_is_respected_and_recorded(name, tmp_path):
     "changes",
     [
         {"draws": 2},
-        {"prediction": "v"},
+        {"prior": "on", "relative": "on"},
         {"prediction": "epsilon"},
         {"noise": "gaussian", "draws": 1},
         {"noise": "coarse"},

@@ -1,12 +1,15 @@
 import numpy as np
 import pytest
+import torch
+from scipy import ndimage
 
 from anodetect.config import Pooling, build, parse_assignments
 from anodetect.data import preprocess, synthetic
 from anodetect.data.preprocess import Preprocess, PreprocessConfig
+from anodetect.detectors.anoddpm import blur
 from anodetect.errors import ConfigError, ImageError
 from anodetect.generative.defects import plant
-from anodetect.heatmaps import counted, finish, pool, smooth
+from anodetect.heatmaps import block_means, counted, finish, pool, smooth
 from anodetect.representations.pixels import Pixels, PixelsConfig
 
 RNG = np.random.default_rng(0)
@@ -143,3 +146,26 @@ def test_synthetic_masks_cover_what_was_planted():
 )
 def test_assignments(assignment, expected):
     assert parse_assignments([assignment]) == expected
+
+
+def test_a_relative_score_is_the_peak_over_a_power_of_the_median():
+    maps = np.random.default_rng(0).uniform(1, 2, (3, 20, 20)).astype(np.float32)
+    maps[:, :2, :4] = [[[8]], [[9]], [[10]]]
+    inside = np.ones(maps.shape, bool)
+    peak = pool(maps, inside, Pooling(erode=0))
+    assert peak == pytest.approx([8, 9, 10])
+    relative = pool(maps, inside, Pooling(erode=0, relative=0.5))
+    assert relative == pytest.approx(peak / np.sqrt(np.median(maps.reshape(3, -1), axis=1)))
+    assert np.isfinite(pool(np.zeros_like(maps), inside, Pooling(relative=1.0))).all()
+
+
+@pytest.mark.parametrize("sigma", [0.7, 3.0])
+def test_blur_is_scipys_gaussian(sigma):
+    image = np.random.default_rng(0).normal(size=(2, 1, 30, 40)).astype(np.float32)
+    expected = ndimage.gaussian_filter(image, (0, 0, sigma, sigma), mode="nearest", truncate=3)
+    assert np.allclose(blur(torch.from_numpy(image), sigma).numpy(), expected, atol=1e-5)
+
+
+def test_block_means():
+    maps = np.arange(32, dtype=np.float32).reshape(1, 4, 8)
+    assert np.array_equal(block_means(maps, 4), [[[13.5, 17.5]]])

@@ -6,7 +6,6 @@
 x_λ in one pass for each of several small λ, which loses nothing and is a hundred times faster. What the
 network's output F stands for is `prediction`:
 
-    "gaussian"   x̂_0 = W(x_t) + c(t)·F, W the exact denoiser of a Gaussian model of the normals, c its error
     "v"          x̂_0 = √ᾱ·x_t − √(1−ᾱ)·F          (Salimans & Ho, ICLR 2022)
     "epsilon"    x̂_0 = (x_t − √(1−ᾱ)·F) / √ᾱ      (Ho et al., NeurIPS 2020)
 
@@ -15,16 +14,19 @@ noisy images, takes everything for noise that is small and unlike a normal image
 a denoiser linear in the noise; it localises better than a few draws and needs one pass per λ.
 
 The difference is compared at several scales, |G_s ∗ (x − x̂)| with Gaussians G_s of growing width, since what is
-coherent over a region weighs more than the same amount of noise. The map of each λ and scale is divided by the error
-it has on tune normals, so that all can be averaged: by the error at each pixel where that tells planted defects on
-tune images better from clean ones, else by its mean. Everything is learned on fit and tune and then frozen.
-Larger = more anomalous.
+coherent over a region weighs more than the same amount of noise. Beside the network's x̂ stands that of the exact
+denoiser of a Gaussian model of the normals, hard to beat where images are registered. Each map is divided by the error
+it has on tune normals, so that all can be averaged. Three choices are made by what tells planted defects on tune images
+best from clean ones: whether the Gaussian's maps are averaged in (`prior`), whether a map is divided by its mean error
+or by each pixel's (`pixel_error`), and whether an image's score is the peak of the map or the peak over the root of the
+map's median (`relative`). Everything is learned on fit and tune and then frozen. Larger = more anomalous.
 """
 
+import itertools
 import math
 import time
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -41,7 +43,7 @@ from anodetect.generative import diffusion
 from anodetect.generative.defects import plant
 from anodetect.generative.noise import NoiseSource, generator, regions
 from anodetect.generative.prior import GaussianPrior
-from anodetect.heatmaps import counted, finish, pool
+from anodetect.heatmaps import block_means, counted, finish, pool
 from anodetect.nn.inference import autocast, pick_device
 from anodetect.nn.unet import UNet, Widths, check_size
 from anodetect.training import Training, optimize
@@ -51,6 +53,7 @@ MICRO_BATCH = 16
 PLANTINGS = 3
 MAX_TUNE = 128
 FOLDS = 5
+RELATIVE = 0.5  # the exponent of the map's median, if any
 PIXEL_FLOOR = 0.1  # of the mean error, added to a pixel's own: where normals never err nothing may divide by zero
 PRIOR_NOISE_FIELDS = 256
 # The paper's own settings; its 131 million parameters need a day of GPU and score an image in minutes. The paper has no
@@ -73,7 +76,9 @@ REFERENCE = {
         "stem": 1,
         "blocks": 2,
         "attention": 3,
+        "prior": "off",
         "pixel_error": "off",
+        "relative": "off",
         "training": {"steps": 300_000, "batch": 1, "learning_rate": 1e-4, "ema": 0.9999},
     },
 }
@@ -84,15 +89,15 @@ class AnoDDPMConfig(Config):
     `local` the share of images whose noise is confined to a random region; `trained_to` the largest step, of a
     schedule of 1000. Network: `widths` are the U-Net's channels per level, `stem` the side of the pixel blocks
     it works on, `attention` the number of its deepest levels with self-attention, `crop` the side of the random
-    windows it is trained on, 0 for whole images; `components` the size of the Gaussian model. Scoring: `lambdas` are
-    steps; `draws` noise draws per λ, 0 for none; `scales` the widths of the residual's Gaussians as shares of the side;
-    `pixel_error` the division by each pixel's own error on tune normals."""
+    windows it is trained on, 0 for whole images. Scoring: `lambdas` are steps; `draws` noise draws per λ, 0 for
+    none; `scales` the widths of the residual's Gaussians as shares of the side; `components` the size of the
+    Gaussian model; "auto" leaves a choice to planted defects."""
 
     noise: Literal["simplex", "gaussian", "coarse"] = "simplex"
     unit_variance: bool = True
     wavelength: PositiveFloat | None = None
     local: float = Field(default=0.8, ge=0, le=1)
-    prediction: Literal["gaussian", "v", "epsilon"] = "gaussian"
+    prediction: Literal["v", "epsilon"] = "v"
     mode: Literal["single", "chain"] = "single"
     sampler: Literal["ddim", "ancestral"] = "ddim"
     sampler_steps: PositiveInt = 10
@@ -107,53 +112,34 @@ class AnoDDPMConfig(Config):
     blocks: PositiveInt = 1
     attention: NonNegativeInt = 0
     components: PositiveInt = 120
+    prior: Literal["auto", "on", "off"] = "auto"
     pixel_error: Literal["auto", "on", "off"] = "auto"
+    relative: Literal["auto", "on", "off"] = "auto"
     training: Training = Training(steps=1500, learning_rate=5e-4)
     pooling: Pooling = Pooling(smooth=2.0)
 
 
 class Denoiser(nn.Module):
-    """(x_t [N,C,H,W], t [N]) → x̂_0, by a U-Net and, for prediction "gaussian", a Gaussian prior."""
+    """(x_t [N,C,H,W], t [N]) → x̂_0."""
 
-    def __init__(self, config: AnoDDPMConfig, channels: int, prior: GaussianPrior | None) -> None:
+    def __init__(self, config: AnoDDPMConfig, channels: int) -> None:
         super().__init__()
-        self.prediction, self.prior, self.crop = config.prediction, prior, config.crop
-        inputs = 2 * channels if prior else channels
+        self.prediction = config.prediction
         size = {"stem": config.stem, "blocks": config.blocks, "attention": config.attention}
-        self.unet = UNet(inputs, channels, config.widths, **size)
+        self.unet = UNet(channels, channels, config.widths, **size)
         self.register_buffer("schedule", diffusion.linear_schedule(), persistent=False)
         self.schedule: Tensor
 
-    def forward(self, xt: Tensor, t: Tensor, corners: Tensor | None = None) -> Tensor:
-        """x̂_0; with `corners` [N, 2] only that of the windows there, from what the prior sees in whole images."""
-        if self.prior is None:
-            xt = self.window(xt, corners)
-            out = self.unet(xt, t)
-            if self.prediction == "v":
-                return diffusion.x0_from_velocity(xt, out, t, self.schedule)
-            return diffusion.x0_from_noise(xt, out, t, self.schedule)
-        with torch.autocast(xt.device.type, enabled=False):  # a matrix product in bfloat16 would cost the residual
-            start = self.prior.denoise(xt, self.schedule[t])
-        start, rest = self.window(start, corners), self.window(xt - start, corners)
-        correction: Tensor = self.unet(torch.cat([start, rest], 1), t)
-        return start + self.scale(t) * correction
+    def forward(self, xt: Tensor, t: Tensor) -> Tensor:
+        out = self.unet(xt, t)
+        if self.prediction == "v":
+            return diffusion.x0_from_velocity(xt, out, t, self.schedule)
+        return diffusion.x0_from_noise(xt, out, t, self.schedule)
 
     def scale(self, t: Tensor) -> Tensor:
-        """What one unit of network output is in x̂_0, [N, 1, 1, 1]: dividing by it makes the loss's weight even
-        over t (for "v" and "epsilon" it gives exactly the usual loss on v and on ε)."""
-        a = self.schedule[t]
-        if self.prior is not None:
-            scale = self.prior.deviation(a)
-        else:
-            scale = (1 - a).sqrt() if self.prediction == "v" else ((1 - a) / a).sqrt()
-        return scale[:, None, None, None]
-
-    def window(self, x: Tensor, corners: Tensor | None) -> Tensor:
-        if corners is None:
-            return x
-        side = self.crop
-        cut = [each[:, r : r + side, c : c + side] for each, (r, c) in zip(x, corners.tolist(), strict=True)]
-        return torch.stack(cut)
+        """What one unit of network output is in x̂_0, [N, 1, 1, 1]: an error in these units is one of v or of ε."""
+        a = self.schedule[t][:, None, None, None]
+        return (1 - a).sqrt() if self.prediction == "v" else ((1 - a) / a).sqrt()
 
 
 class AnoDDPM:
@@ -173,8 +159,10 @@ class AnoDDPM:
         self.config = config
         self.device = torch.device("cpu")
         self.denoiser: Denoiser
+        self.prior: GaussianPrior | None = None
         self.noise: NoiseSource
         self.error: Floats  # [M, H, W] or [M, 1, 1]: what to divide the map of each λ and scale by
+        self.pooling = config.pooling
 
     def fit(self, fit: Batch, tune: Batch, *, context: TrainContext) -> None:
         begun = time.monotonic()
@@ -183,9 +171,10 @@ class AnoDDPM:
             check_size(side, self.config.widths, self.config.stem)
         self.device = pick_device(context.device)
         self.noise = self._noise_source(size)
-        prior = self._learn_prior(fit, tune, channels, context) if self.config.prediction == "gaussian" else None
+        if self.config.prior != "off":
+            self.prior = self._learn_prior(fit, tune, channels, context).to(self.device)
         torch.manual_seed(context.seed)  # initial weights
-        denoiser = Denoiser(self.config, channels, prior).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        denoiser = Denoiser(self.config, channels).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.denoiser = denoiser.to(self.device)
         tune, reserve = self._plan(tune, context)
         reserve += time.monotonic() - begun
@@ -205,7 +194,8 @@ class AnoDDPM:
 
     def _plan(self, tune: Batch, context: TrainContext) -> tuple[Batch, float]:
         """The tune images, evenly spread, that can be scored in a fifth of the budget, and the seconds to keep."""
-        times = 1 + (PLANTINGS if self.config.pixel_error == "auto" else 0)
+        open_choices = "auto" in (self.config.prior, self.config.pixel_error, self.config.relative)
+        times = 1 + (PLANTINGS if open_choices else 0)
         seconds = times * self._passes() * self._seconds_of_a_pass(tune[:MICRO_BATCH])
         limit = math.inf if context.budget is None else max(1.0, 0.2 * context.budget / seconds)
         count = min(len(tune), MAX_TUNE, int(min(math.ceil(MAX_TUNE / MICRO_BATCH), limit)) * MICRO_BATCH)
@@ -244,40 +234,44 @@ class AnoDDPM:
         if local.any():
             chosen = [rng for rng, yes in zip(generators, local, strict=True) if yes]
             noise[local] *= regions(chosen, x0.shape[-1])
-        corners = None
-        if 0 < self.config.crop < x0.shape[-1]:
-            places = (x0.shape[-1] - self.config.crop) // self.config.stem + 1
-            draws = [torch.randint(places, (2,), generator=rng) for rng in generators]
-            corners = torch.stack(draws) * self.config.stem
+        side = self.config.crop
+        if 0 < side < x0.shape[-1]:
+            x0, noise = windows(torch.stack([x0, noise.to(x0.device)], 1), side, generators).unbind(1)
         t, noise = t.to(x0.device), noise.to(x0.device)
         with autocast(x0.device):
-            predicted = net(diffusion.diffuse(x0, noise, t, net.schedule), t, corners)
-        error: Tensor = (predicted - net.window(x0, corners)) / net.scale(t)
+            predicted = net(diffusion.diffuse(x0, noise, t, net.schedule), t)
+        error: Tensor = (predicted - x0) / net.scale(t)
         return error.square().mean()
 
     def score(self, batch: Batch, *, seeds: Seeds) -> Scores:
         """Image score, map and reconstruction: the mean x̂ over draws at the last λ."""
         residuals, reconstruction = self._residuals(batch, seeds)
         maps = (residuals / self.error).mean(1)
-        return Scores(*finish(maps, batch.foreground, self.config.pooling), reconstruction)
+        return Scores(*finish(maps, batch.foreground, self.pooling), reconstruction)
 
     def _residuals(self, batch: Batch, seeds: Seeds) -> tuple[Floats, Floats]:
-        """|G ∗ (x − x̂)| for each λ and scale [N, M, H, W], and the reconstruction [N, C, H, W]."""
+        """|G ∗ (x − x̂)| for each λ and scale [N, M, H, W], first the network's, then the prior's if there is one, and
+        the reconstruction [N, C, H, W]."""
         residuals, reconstruction = in_micro_batches(self._residuals_of, batch.images, seeds, size=MICRO_BATCH)
         return residuals.astype(np.float32), reconstruction.astype(np.float32)
 
     @torch.no_grad()
     def _residuals_of(self, images: Floats, seeds: Seeds) -> tuple[Floats, Floats]:
         x = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
-        residuals = []
+        network, linear = [], []
         for step in self.config.lambdas:
             draws = [self._reconstruct(x, step, self._generators(seeds, draw)) for draw in range(self.config.draws)]
             mean = torch.stack(draws or [self._reconstruct(x, step, None)]).mean(0).float()
-            for scale in self.config.scales:
-                difference = blur(x - mean, scale * x.shape[-1])
-                size = difference.abs() if self.config.residual == "absolute" else difference.square()
-                residuals.append(size.mean(1))
-        return torch.stack(residuals, 1).cpu().numpy(), mean.cpu().numpy()
+            network += self._compare(x - mean)
+            if self.prior is not None:
+                a = self.denoiser.schedule[self._at(x, step)]
+                linear += self._compare(x - self.prior.denoise(a.sqrt()[:, None, None, None] * x, a))
+        return torch.stack(network + linear, 1).cpu().numpy(), mean.cpu().numpy()
+
+    def _compare(self, difference: Tensor) -> list[Tensor]:
+        """The size of x − x̂ [N, C, H, W] at each scale, [N, H, W]."""
+        smooth = [blur(difference, scale * difference.shape[-1]) for scale in self.config.scales]
+        return [(s.abs() if self.config.residual == "absolute" else s.square()).mean(1) for s in smooth]
 
     def _reconstruct(self, x: Tensor, step: int, generators: Sequence[torch.Generator] | None) -> Tensor:
         """x̂_0 from x_step; the generators give all noise, of which there is none without them."""
@@ -304,22 +298,33 @@ class AnoDDPM:
         return [generator(int(seed) ^ draw) for seed in seeds]
 
     def settle(self, tune: Batch, *, context: TrainContext) -> None:
-        """Learn normal images' error. Apart from training, so that settings of scoring can be compared on the same
-        weights."""
+        """Learn normal images' error and make the choices. Apart from training, so that settings of scoring can be
+        compared on the same weights."""
         side = block_side(tune.images.shape[-1], self.config.pooling)
         mean, clean = self._survey(tune, side)
         weight = tune.foreground.mean(0)
         flat: Floats = np.maximum((mean * weight).sum((1, 2), keepdims=True) / weight.sum(), 1e-6).astype(np.float32)
-        per_pixel = self.config.pixel_error == "on"
-        if self.config.pixel_error == "auto" and len(tune) >= 2:
+        choice = Choice(self.config.prior, self.config.pixel_error, self.config.relative)
+        if "auto" in choice and len(tune) >= 2:
             planted = []
             for n in range(PLANTINGS):
                 copy = Batch(plant(tune.images, tune.foreground, seed=n), tune.foreground)
                 planted.append(self._survey(copy, side)[1] / flat)
             auroc = self._planted_auroc(clean / flat, planted, tune.foreground, side)
-            context.log({f"planted_auroc_{name}_error": value for name, value in auroc.items()})
-            per_pixel = auroc["pixel"] > auroc["flat"]
-        self.error = ndimage.gaussian_filter(mean, (0, 1, 1)) + PIXEL_FLOOR * flat if per_pixel else flat
+            choice = max(auroc, key=lambda each: auroc[each])
+            context.log({f"planted_auroc {'/'.join(each)}": value for each, value in auroc.items()} | choice._asdict())
+        pixel: Floats = ndimage.gaussian_filter(mean, (0, 1, 1)) + PIXEL_FLOOR * flat
+        self.error = (pixel if choice.pixel_error == "on" else flat)[: self._used(choice)]
+        self.prior = self.prior if choice.prior == "on" else None
+        self.pooling = self._pooling(choice)
+
+    def _used(self, choice: "Choice") -> int:
+        """The number of maps that are averaged: all, or only the network's, which come first."""
+        return len(self.config.lambdas) * len(self.config.scales) * (2 if choice.prior == "on" else 1)
+
+    def _pooling(self, choice: "Choice") -> Pooling:
+        exponent = RELATIVE if choice.relative == "on" else self.config.pooling.relative
+        return self.config.pooling.model_copy(update={"relative": exponent})
 
     def _survey(self, batch: Batch, side: int) -> tuple[Floats, Floats]:
         """The mean of all maps over a batch [M, H, W], and each image's maps averaged over blocks [N, M, h, w]; both
@@ -336,9 +341,9 @@ class AnoDDPM:
 
     def _planted_auroc(
         self, clean: Floats, planted: Sequence[Floats], foreground: Bools, side: int
-    ) -> dict[str, float]:
-        """Image AUROC of copies with planted defects, maps [N, M, h, w] each, against the clean images, without and
-        with division by a pixel's own error: learned on the other folds' images, or it would flatter the very
+    ) -> dict["Choice", float]:
+        """Image AUROC of copies with planted defects, maps [N, M, h, w] each, against the clean images, for every
+        choice left open. A pixel's own error is learned on the other folds' images, or it would flatter the very
         images it was learned from."""
         share = block_means(foreground.astype(np.float32), side)  # of each block
         own = np.empty_like(clean)
@@ -346,42 +351,58 @@ class AnoDDPM:
             total, weight = (np.delete(values, fold, 0).sum(0) for values in (clean, share))
             own[fold] = total / np.maximum(weight, 1e-6) + PIXEL_FLOOR
         inside = block_means(counted(foreground, self.config.pooling.erode).astype(np.float32), side) >= 0.5
-        pooling = self.config.pooling.model_copy(update={"erode": 0})
         labels = [0] * len(clean) + [1] * sum(len(part) for part in planted)
+        errors = {"off": np.ones_like(clean), "on": own}
         auroc = {}
-        for name, error in {"flat": np.ones_like(clean), "pixel": own}.items():
-            parts = [pool((part / error).mean(1), inside, pooling) for part in (clean, *planted)]
-            auroc[name] = float(roc_auc_score(labels, np.concatenate(parts)))
+        for choice in Choice(self.config.prior, self.config.pixel_error, self.config.relative).resolutions():
+            rows, pooling = slice(self._used(choice)), self._pooling(choice).model_copy(update={"erode": 0})
+            maps = [(part / errors[choice.pixel_error])[:, rows].mean(1) for part in (clean, *planted)]
+            scores = np.concatenate([pool(each, inside, pooling) for each in maps])
+            auroc[choice] = float(roc_auc_score(labels, scores))
         return auroc
 
     def state(self) -> State:
-        tensors = {name: value.detach().cpu().numpy() for name, value in self.denoiser.state_dict().items()}
-        return tensors | {"error": self.error, "size": np.array([self.noise.size])}
+        tensors = {f"denoiser.{name}": value for name, value in self.denoiser.state_dict().items()}
+        if self.prior is not None:
+            tensors |= {f"prior.{name}": value for name, value in self.prior.state_dict().items()}
+        own = {"error": self.error, "relative": np.array([self.pooling.relative]), "size": np.array([self.noise.size])}
+        return {name: value.detach().cpu().numpy() for name, value in tensors.items()} | own
 
     def load_state(self, state: State, *, device: str) -> None:
         self.device = pick_device(device)
-        size = int(state["size"][0])
-        weights = {name: torch.from_numpy(a.copy()) for name, a in state.items() if name not in ("error", "size")}
-        self.noise = self._noise_source(size)
-        prior = None
-        if self.config.prediction == "gaussian":
-            prior = GaussianPrior(*weights["prior.basis"].shape)
-        channels = weights["unet.net.out.2.conv.weight"].shape[0] // self.config.stem**2
-        denoiser = Denoiser(self.config, channels, prior)
-        denoiser.load_state_dict(weights)
+        self.noise = self._noise_source(int(state["size"][0]))
+        channels = state["denoiser.unet.net.out.2.conv.weight"].shape[0] // self.config.stem**2
+        denoiser = Denoiser(self.config, channels)
+        denoiser.load_state_dict(tensors_below(state, "denoiser."))
         denoiser.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.denoiser = denoiser.eval().requires_grad_(False)
+        if prior := tensors_below(state, "prior."):
+            self.prior = GaussianPrior(*prior["basis"].shape)
+            self.prior.load_state_dict(prior)
+            self.prior.to(self.device)
         self.error = state["error"]
+        self.pooling = self.config.pooling.model_copy(update={"relative": float(state["relative"][0])})
 
     def _noise_source(self, size: int) -> NoiseSource:
         return NoiseSource(self.config.noise, size, unit=self.config.unit_variance, wavelength=self.config.wavelength)
+
+
+class Choice(NamedTuple):
+    """How maps become a score: each "on", "off", or "auto" where still open."""
+
+    prior: str
+    pixel_error: str
+    relative: str
+
+    def resolutions(self) -> list["Choice"]:
+        return [Choice(*each) for each in itertools.product(*(("off", "on") if s == "auto" else (s,) for s in self))]
 
 
 def blur(x: Tensor, sigma: float) -> Tensor:
     """Gaussian smoothing of [N, C, H, W], borders repeated."""
     if sigma == 0:
         return x
-    radius = math.ceil(3 * sigma)
+    radius = int(3 * sigma + 0.5)
     kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, device=x.device) / sigma) ** 2)
     kernel = kernel / kernel.sum()
     planes = x.flatten(0, 1)[:, None]
@@ -395,8 +416,16 @@ def block_side(size: int, pooling: Pooling) -> int:
     return next(side for side in range(max(1, round(2 * pooling.smooth)), 0, -1) if size % side == 0)
 
 
-def block_means(maps: Floats, side: int) -> Floats:
-    """[..., H, W] → means over blocks, [..., H / side, W / side]."""
-    *rest, height, width = maps.shape
-    blocks: Floats = maps.reshape(*rest, height // side, side, width // side, side).mean((-3, -1))
-    return blocks
+def windows(x: Tensor, side: int, generators: Sequence[torch.Generator]) -> Tensor:
+    """A random window of each of [N, ..., H, W], [N, ..., side, side]."""
+    cut = []
+    for each, rng in zip(x, generators, strict=True):
+        row, column = (int(torch.randint(room - side + 1, (), generator=rng)) for room in each.shape[-2:])
+        cut.append(each[..., row : row + side, column : column + side])
+    return torch.stack(cut)
+
+
+def tensors_below(state: State, prefix: str) -> dict[str, Tensor]:
+    """The arrays below `prefix`, as tensors of their own."""
+    own = {name.removeprefix(prefix): array for name, array in state.items() if name.startswith(prefix)}
+    return {name: torch.from_numpy(array.copy()) for name, array in own.items()}
