@@ -12,7 +12,7 @@ from anodetect.files import write_atomic
 from anodetect.types import Reporter
 
 DATA = "elpv:mono"
-BUDGET_MINUTES = 4.0
+BUDGET_MINUTES = 3.0
 DETECTORS = ("intensity", "pca", "anoddpm")  # the learned one last: peak memory is that of the process so far
 QUICK: dict[str, dict[str, Any]] = {"anoddpm": {"widths": [32, 32], "training": {"steps": 100}, "lambdas": [10]}}
 

@@ -89,19 +89,6 @@ def train(
     log = runs.read_log(workdir)
     if _last(log, "stopped_by") == "divergence":
         reporter.warn(f"the loss diverged; the weights are those of step {_last(log, 'step')}, the last good ones")
-    facts = {
-        "seed": seed,
-        "train_seconds": round(sum(record.get("fit_seconds", 0.0) for record in log), 3),
-        "stopped_by": _last(log, "stopped_by"),
-        "steps": _last(log, "step"),
-        "budget_minutes": budget,
-        "fit_images": len(roles.fit),
-        "tune_images": len(roles.tune),
-        "dropped": roles.dropped,
-        "trained_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "failed": len(failed),
-        "config_sha256": readers.digest(canonical(config)),
-    }
     header = {
         "detector": detector,
         "representation": representation,
@@ -109,34 +96,46 @@ def train(
         "data": dataset.name,
         "preprocess": model.preprocess.state(),
         "scale": scale,
-        "facts": facts,
+        "facts": _facts(log, roles, len(failed))
+        | {"seed": seed, "budget_minutes": budget, "config_sha256": readers.digest(canonical(config))},
     }
-    manifest = [
-        {
-            "path": record.id,
-            "role": role,
-            "group": record.group,
-            "kind": record.kind,
-            "sha256": hashes[record.id],
-            "error": "",
-        }
-        for role, part in (("fit", roles.fit), ("tune", roles.tune), ("calibrate", roles.calibrate))
-        for record in part
-    ] + [
-        {"path": name, "role": "failed", "group": "", "kind": "", "sha256": "", "error": reason}
-        for name, reason in failed
-    ]
     runs.write(
         workdir,
         out,
         header=header,
         state=model.detector.state(),
         calibration=calibration,
-        manifest=manifest,
+        manifest=_manifest(roles, hashes, failed),
         card=runs.model_card(header, calibration),
     )
     failures = [f"{name}: {reason}" for name, reason in failed]
     return runs.facts(out) | {"failures": failures, "peak_memory_mb": peak_memory_mb()}
+
+
+def _facts(log: Sequence[Mapping[str, Any]], roles: split.Roles, failed: int) -> dict[str, Any]:
+    return {
+        "train_seconds": round(sum(record.get("fit_seconds", 0.0) for record in log), 3),
+        "stopped_by": _last(log, "stopped_by"),
+        "steps": _last(log, "step"),
+        "fit_images": len(roles.fit),
+        "tune_images": len(roles.tune),
+        "dropped": roles.dropped,
+        "trained_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "failed": failed,
+    }
+
+
+def _manifest(roles: split.Roles, hashes: Mapping[str, str], failed: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
+    """The rows of the run's manifest.csv: what each image was used for."""
+    used = [
+        {"path": r.id, "role": role, "group": r.group, "kind": r.kind, "sha256": hashes[r.id], "error": ""}
+        for role, part in (("fit", roles.fit), ("tune", roles.tune), ("calibrate", roles.calibrate))
+        for r in part
+    ]
+    return used + [
+        {"path": name, "role": "failed", "group": "", "kind": "", "sha256": "", "error": reason}
+        for name, reason in failed
+    ]
 
 
 def _last(log: Sequence[Mapping[str, Any]], key: str) -> Any:
