@@ -191,10 +191,10 @@ class Learner:
     def restore(self, path: Path) -> float:
         """Become what was saved; the seconds it had taken."""
         arrays, header = checkpoint.read(path)
-        self.net.load_state_dict(_part(arrays, "net."))
-        self.ema.average.load_state_dict(_part(arrays, "ema."))
+        self.net.load_state_dict(tensors_below(arrays, "net."))
+        self.ema.average.load_state_dict(tensors_below(arrays, "ema."))
         slots: dict[int, dict[str, Any]] = {}
-        for key, value in _part(arrays, "optimizer.").items():
+        for key, value in tensors_below(arrays, "optimizer.").items():
             index, slot = key.split(".")
             slots.setdefault(int(index), {})[slot] = value
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": slots})
@@ -228,32 +228,30 @@ class Watch:
 
     def __init__(self, batch: int) -> None:
         self.decay = max(0.0, 1 - batch / WATCHED)
-        self.seen, self.sum, self.weight, self.best = 0, 0.0, 0.0, math.inf
+        self.sum, self.weight, self.best = 0.0, 0.0, math.inf
 
     def diverged(self, loss: float, norm: float) -> bool:
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            self.seen = 0
             return True
         self.sum, self.weight = (
             self.decay * old + (1 - self.decay) * new for old, new in ((self.sum, loss), (self.weight, 1.0))
         )
-        self.seen += 1
         if self.weight > SETTLED:
             self.best = min(self.best, self.sum / self.weight)
         return self._rise() > DIVERGED
 
     def calm(self) -> bool:
         """Whether weights may be kept as good ones."""
-        return self.seen > 0 and self._rise() < math.sqrt(DIVERGED)
+        return self._rise() < math.sqrt(DIVERGED)
 
     def _rise(self) -> float:
         return self.sum / self.weight / self.best if math.isfinite(self.best) else 1.0
 
     def state(self) -> list[float]:
-        return [self.seen, self.sum, self.weight, self.best]
+        return [self.sum, self.weight, self.best]
 
     def load_state(self, state: Sequence[float]) -> None:
-        self.seen, (self.sum, self.weight, self.best) = int(state[0]), state[1:]
+        self.sum, self.weight, self.best = state
 
 
 # -- Several processes ----------------------------------------------------------------------------------
@@ -328,7 +326,7 @@ def _signals() -> Iterator[list[int]]:
             signal.signal(kind, handler)
 
 
-def _part(arrays: State, prefix: str) -> dict[str, Tensor]:
-    return {
-        name.removeprefix(prefix): torch.from_numpy(a.copy()) for name, a in arrays.items() if name.startswith(prefix)
-    }
+def tensors_below(arrays: State, prefix: str) -> dict[str, Tensor]:
+    """The arrays whose names begin with `prefix`, without it, as tensors of their own."""
+    own = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+    return {name: torch.from_numpy(array.copy()) for name, array in own.items()}

@@ -2,7 +2,7 @@
 
     python benchmarks/ablation.py DATA... --out DIR [--budget 2] [--seed 0]
 
-Each row changes one setting of the default. Rows that change only how images are scored use the default's weights, with
+Each row changes one setting of the default. Rows that change only how images are scored use one run's weights, with
 the maps standardised anew on tune; the others train their own. Finished rows are kept in DIR and not repeated.
 """
 
@@ -26,6 +26,7 @@ from anodetect.types import Batch, Floats, Reporter, TrainContext
 
 TRAINED: dict[str, dict[str, Any]] = {
     "default": {},
+    "with the Gaussian model": {"prior": "on"},
     "noise: Gaussian": {"noise": "gaussian"},
     "noise: coarse": {"noise": "coarse"},
     "noise everywhere in every image": {"local": 0.0},
@@ -35,6 +36,7 @@ TRAINED: dict[str, dict[str, Any]] = {
     "stem 4, random crops of 64 px": {"stem": 4, "crop": 64},
     "64 px, stem 4": {"size": 64, "stem": 4, "pooling": {"smooth": 1.0}},
 }
+WEIGHTS = "with the Gaussian model"  # the run whose weights rows are scored with: nothing is left out of it
 SCORED: dict[str, dict[str, Any]] = {
     "default, standardised anew": {},
     "λ = 5": {"lambdas": [5]},
@@ -50,7 +52,6 @@ SCORED: dict[str, dict[str, Any]] = {
     "standardised by each pixel": {"pixel_error": "on"},
     "standardised by the mean": {"pixel_error": "off"},
     "network alone": {"prior": "off"},
-    "with the Gaussian model": {"prior": "on"},
     "peak": {"relative": "off"},
     "peak over the root of the median": {"relative": "on"},
     "squared residual": {"residual": "squared"},
@@ -112,9 +113,13 @@ def variant(run: Path, name: str) -> AnoDDPM | None:
     """The detector of a row that is only scored; None where the run's own is meant."""
     if name in TRAINED:
         return None
-    config = dict(runs.read(run).header["config"]["detector"]) | SCORED.get(name, {})
+    config = dict(runs.read(run).header["config"]["detector"]) | {"prior": "auto"} | SCORED.get(name, {})
     made = build(AnoDDPMConfig, config, name)
     return Structural(made) if name == STRUCTURAL else AnoDDPM(made)
+
+
+def slug(data: str, name: str) -> str:
+    return "".join(c if c.isalnum() else "-" for c in f"{Path(data).name}-{name}")
 
 
 def main() -> None:
@@ -128,10 +133,9 @@ def main() -> None:
     with reporting() as reporter:
         for data in arguments.data:
             for name in [*TRAINED, *SCORED, STRUCTURAL]:
-                slug = "".join(c if c.isalnum() else "-" for c in f"{Path(data).name}-{name}")
-                done = arguments.out / f"{slug}.json"
-                own = name if name in TRAINED else "default"
-                run = arguments.out / "".join(c if c.isalnum() else "-" for c in f"{Path(data).name}-{own}-run")
+                done = arguments.out / f"{slug(data, name)}.json"
+                own = name if name in TRAINED else WEIGHTS
+                run = arguments.out / slug(data, own)
                 if not done.exists():
                     reporter.say(f"{data}: {name}")
                     if not run.exists():

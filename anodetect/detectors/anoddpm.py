@@ -3,7 +3,7 @@
     x_λ = √ᾱ_λ·x + √(1−ᾱ_λ)·ε,   x̂ = denoised x_λ,   A = |x − x̂|            (Wyatt et al., CVPRW 2022)
 
 `mode="chain"` walks back from λ step by step, as the paper does; `mode="single"` (default) predicts x̂_0 from
-x_λ in one pass for each of several small λ, which loses nothing and is a hundred times faster. What the
+x_λ in one pass for each of several small λ, a hundred times faster. What the
 network's output F stands for is `prediction`:
 
     "v"          x̂_0 = √ᾱ·x_t − √(1−ᾱ)·F          (Salimans & Ho, ICLR 2022)
@@ -46,7 +46,7 @@ from anodetect.generative.prior import GaussianPrior
 from anodetect.heatmaps import block_means, counted, finish, pool
 from anodetect.nn.inference import autocast, pick_device
 from anodetect.nn.unet import UNet, Widths, check_size
-from anodetect.training import Training, optimize
+from anodetect.training import Training, optimize, tensors_below
 from anodetect.types import Batch, Bools, Floats, Scores, Seeds, State, TrainContext
 
 MICRO_BATCH = 16
@@ -56,8 +56,8 @@ FOLDS = 5
 RELATIVE = 0.5  # the exponent of the map's median, if any
 PIXEL_FLOOR = 0.1  # of the mean error, added to a pixel's own: where normals never err nothing may divide by zero
 PRIOR_NOISE_FIELDS = 256
-# The paper's own settings; its 131 million parameters need a day of GPU and score an image in minutes. The paper has no
-# image score: smoothing and pooling are this package's.
+# The paper's own settings: a day of training on a GPU, minutes for an image. Its network has 131 million parameters,
+# this one, of MONAI's blocks, 120. The paper has no image score: smoothing and pooling are this package's.
 REFERENCE = {
     "representation": {"size": 256},
     "detector": {
@@ -148,8 +148,6 @@ class AnoDDPM:
     presets: ClassVar[dict[str, Any]] = {"reference": REFERENCE}
 
     def __init__(self, config: AnoDDPMConfig) -> None:
-        if not config.scales:
-            raise ConfigError("detector.scales: at least one is needed; 0 is the residual itself")
         if not config.lambdas or min(config.lambdas) < 1 or max(config.lambdas) > config.trained_to:
             raise ConfigError(
                 f"detector.lambdas: {list(config.lambdas)} must lie in 1 … trained_to ({config.trained_to})"
@@ -423,9 +421,3 @@ def windows(x: Tensor, side: int, generators: Sequence[torch.Generator]) -> Tens
         row, column = (int(torch.randint(room - side + 1, (), generator=rng)) for room in each.shape[-2:])
         cut.append(each[..., row : row + side, column : column + side])
     return torch.stack(cut)
-
-
-def tensors_below(state: State, prefix: str) -> dict[str, Tensor]:
-    """The arrays below `prefix`, as tensors of their own."""
-    own = {name.removeprefix(prefix): array for name, array in state.items() if name.startswith(prefix)}
-    return {name: torch.from_numpy(array.copy()) for name, array in own.items()}
