@@ -19,7 +19,7 @@ from anodetect.errors import RunError
 from anodetect.files import write_atomic
 from anodetect.types import State
 
-FORMAT = 2
+FORMAT = 3
 
 
 def _digest(tensors: State, header: dict[str, Any]) -> str:

@@ -128,7 +128,10 @@ def train(
     out: Out,
     config: Annotated[Path | None, typer.Option(help="A TOML file of settings.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="One setting, key=value; may be repeated.")] = None,
-    representation: Annotated[str, typer.Option(help="What the detector sees.")] = "pixels",
+    representation: Annotated[
+        str,
+        typer.Option(help="What the detector sees: pixels, features, or auto for what suits detector and images."),
+    ] = "auto",
     tile: Annotated[
         int | None, typer.Option(help="Model tiles of this many native pixels instead of the whole image, shrunk.")
     ] = None,

@@ -17,9 +17,9 @@ from anodetect.config import build, merge
 from anodetect.data import readers
 from anodetect.data.preprocess import Preprocess, PreprocessConfig
 from anodetect.data.scan import Record
-from anodetect.detectors import detector_class
+from anodetect.detectors import DETECTORS, detector_class
 from anodetect.errors import ConfigError, ImageError, nearest
-from anodetect.representations import REPRESENTATIONS
+from anodetect.representations import representation_class
 from anodetect.tiling import TilingConfig
 from anodetect.types import Batch, Bools, Floats, Reporter, Scores, image_seeds
 
@@ -32,14 +32,21 @@ SECTIONS = ("preprocess", "tiling", "representation", "detector")
 
 
 def resolve(detector: str, representation: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Configuration of all sections with defaults filled in; keys without a section go where they exist."""
-    if representation not in REPRESENTATIONS:
-        raise ConfigError(f"no representation {representation!r}; {nearest(representation, REPRESENTATIONS)}")
+    """Configuration of all sections with defaults filled in; keys without a section go where they exist.
+
+    `representation` "auto" stands for the detector's first.
+    """
     cls = detector_class(detector)
+    suitable = DETECTORS[detector].representations
+    if representation == "auto":
+        representation = suitable[0]
+    seen = representation_class(representation)
+    if representation not in suitable:
+        raise ConfigError(f"{detector} works on {' and '.join(suitable)} only")
     classes = {
         "preprocess": PreprocessConfig,
         "tiling": TilingConfig,
-        "representation": REPRESENTATIONS[representation][1],
+        "representation": seen.Config,
         "detector": cls.Config,
     }
     given: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
@@ -56,7 +63,7 @@ def resolve(detector: str, representation: str, values: Mapping[str, Any]) -> di
             known = [*SECTIONS, *(field for name in SECTIONS for field in classes[name].model_fields)]
             raise ConfigError(f"unknown key {key!r}; {nearest(key, known)}")
         given[homes[-1]] = merge(given[homes[-1]], {key: value})
-    defaults = merge({"representation": cls.representation}, preset)
+    defaults = merge(cls.defaults.get(representation, {}), preset)
     if tile := given["tiling"].get("tile"):  # tiles are not shrunk unless a size is asked for
         defaults = merge(defaults, {"representation": {"size": tile}})
     sections = {name: merge(defaults.get(name, {}), given[name]) for name in SECTIONS}
@@ -81,12 +88,12 @@ class Model:
 
     @classmethod
     def create(cls, detector: str, representation: str, config: Mapping[str, Any]) -> "Model":
-        kind, kind_config = REPRESENTATIONS[representation]
+        seen = representation_class(representation)
         detector_type = detector_class(detector)
         return cls(
             Preprocess(build(PreprocessConfig, config["preprocess"], "preprocess")),
             build(TilingConfig, config["tiling"], "tiling"),
-            kind(build(kind_config, config["representation"], "representation")),
+            seen(build(seen.Config, config["representation"], "representation")),
             detector_type(build(detector_type.Config, config["detector"], "detector")),
         )
 
@@ -94,6 +101,7 @@ class Model:
     def load(cls, run: runs.Run, device: str) -> "Model":
         model = cls.create(run.header["detector"], run.header["representation"], run.header["config"])
         model.preprocess.load_state(run.header["preprocess"])
+        model.representation.load_state(run.header["representation_state"])
         model.detector.load_state(run.state, device=device)
         return model
 
@@ -126,6 +134,19 @@ class Model:
             decode=self.representation.decode,
         )
 
+    def shown(
+        self, loaded: "Loaded", heatmap: Floats, reconstruction: Floats | None
+    ) -> tuple[Floats, Floats, Floats | None]:
+        """Image, heatmap and reconstruction on one grid, for a person to look at."""
+        assert loaded.image is not None
+        assert loaded.encoded is not None
+        if self.tiling.tile:
+            return loaded.encoded[0], heatmap, reconstruction
+        seen: tuple[Floats, Floats, Floats | None] = self.representation.shown(
+            loaded.image, loaded.encoded[0], heatmap, reconstruction
+        )
+        return seen
+
     def decode(self, heatmap: Floats, shape: tuple[int, int]) -> Floats:
         """A heatmap → the image's own grid [H, W]."""
         return heatmap if self.tiling.tile else self.representation.decode(heatmap, shape)
@@ -157,7 +178,7 @@ class Scored:
     loaded: Loaded
     score: float = float("nan")
     heatmap: Floats | None = None
-    grid: tuple[Floats, Floats, Floats | None] | None = None  # image, heatmap, reconstruction on the detector's grid
+    grid: tuple[Floats, Floats, Floats | None] | None = None  # image, heatmap, reconstruction on one grid, to be shown
     seconds: float = 0.0
 
 
@@ -200,8 +221,7 @@ def score_records(model: Model, items: Sequence[Record], reporter: Reporter, tas
             else:
                 score, heatmap, reconstruction = next(results)
                 full = model.decode(heatmap, loaded.image.shape[1:])
-                assert loaded.encoded is not None
-                yield Scored(loaded, score, full, (loaded.encoded[0], heatmap, reconstruction), seconds)
+                yield Scored(loaded, score, full, model.shown(loaded, heatmap, reconstruction), seconds)
         done += len(chunk)
         reporter.progress(task, done, len(items))
 

@@ -20,17 +20,21 @@ import numpy as np
 from anodetect import records, runs
 from anodetect.calibration import Calibration
 from anodetect.cases import Cases
-from anodetect.config import canonical, plain
+from anodetect.config import build, canonical, plain
 from anodetect.data import cards, readers, split
+from anodetect.data.preprocess import Preprocess, PreprocessConfig
 from anodetect.data.scan import Dataset, Record, is_below
 from anodetect.decision import decide, fdr_statement
+from anodetect.detectors import DETECTORS
 from anodetect.errors import ConfigError, DataError, RunError, nearest
 from anodetect.evaluation import Measure
 from anodetect.files import path_text, sha256_of, short_name
 from anodetect.model import LOOK_AHEAD, Model, Scored, ahead, load, resolve, score_records
+from anodetect.representations import features_installed
 from anodetect.types import Batch, Floats, Reporter, Silent, TrainContext
 from anodetect.writers import images as image_writer
 
+LEARNED_FROM = 64  # images, for a representation that has something to learn
 SCALE_IMAGES, SCALE_PIXELS = 200, 2**14  # what the colour scale is learned from; pixels of one image
 TILES, TILE_PIXELS = 2000, 2**26  # random tiles to learn from, at most, but at least one of each image
 DEFAULT_FAR = 0.05
@@ -45,7 +49,7 @@ def train(
     out: Path,
     *,
     values: Mapping[str, Any] | None = None,
-    representation: str = "pixels",
+    representation: str = "auto",
     budget: float | None = None,
     seed: int = 0,
     device: str = "auto",
@@ -54,12 +58,15 @@ def train(
 ) -> dict[str, Any]:
     """Train on the normals of `data` and write the run `out`; returns `info`'s facts plus the files that failed.
 
+    With `representation` "auto", a detector that works on both gets pixels where images show a shape before a flat
+    background, and features where they fill their frame.
     `budget` is in minutes and covers the detector's whole `fit`. Under `torchrun` the processes train together;
     the first writes the run, the others return {}.
     """
     helping = os.environ.get("RANK", "0") != "0"
     reporter = Silent() if helping or reporter is None else reporter
-    config = resolve(detector, representation, values or {})
+    values = values or {}
+    config = resolve(detector, representation, values)
     if budget is not None and budget <= 0:
         raise ConfigError(f"--budget {budget}: minutes above 0 are expected")
     dataset = cards.open_data(data)
@@ -67,6 +74,10 @@ def train(
     roles = split.assign(normals)
     if roles.dropped:
         reporter.warn(roles.dropped)
+    if representation == "auto":
+        fixed = DETECTORS[detector].representations[0] if "preset" in values else None  # presets are for the first
+        representation = fixed or _suited(detector, config, roles.fit, reporter)
+        config = resolve(detector, representation, values)
     fingerprint = {"config": config, "seed": seed, "fit": [hashes[record.id] for record in roles.fit]}
     model = Model.create(detector, representation, config)
     workdir = (
@@ -75,7 +86,7 @@ def train(
     reporter.say(
         f"{dataset.name}: fit {len(roles.fit)}, tune {len(roles.tune)}, calibrate {len(roles.calibrate)} images"
     )
-    _learn_preprocess(model, roles.fit)
+    _learn_encoding(model, roles.fit)
     with tempfile.TemporaryDirectory(dir=workdir) as scratch:
         fit = _encode_all(model, roles.fit, Path(scratch, "fit"), seed)
         tune = _encode_all(model, roles.tune, Path(scratch, "tune"), seed) if roles.tune else fit
@@ -95,6 +106,7 @@ def train(
         "config": config,
         "data": dataset.name,
         "preprocess": model.preprocess.state(),
+        "representation_state": model.representation.state(),
         "scale": scale,
         "facts": _facts(log, roles, len(failed))
         | {"seed": seed, "budget_minutes": budget, "config_sha256": readers.digest(canonical(config))},
@@ -110,6 +122,27 @@ def train(
     )
     failures = [f"{name}: {reason}" for name, reason in failed]
     return runs.facts(out) | {"failures": failures, "peak_memory_mb": peak_memory_mb()}
+
+
+def _suited(detector: str, config: Mapping[str, Any], fit: Sequence[Record], reporter: Reporter) -> str:
+    """The representation that suits a detector and the images it is to learn from."""
+    *others, full_frame = DETECTORS[detector].representations
+    if not others:
+        return full_frame
+    preprocess = Preprocess(build(PreprocessConfig, config["preprocess"], "preprocess"))
+    preprocess.learn(loaded.image for loaded in ahead(load, _some(fit)) if loaded.image is not None)
+    if preprocess.flat_background:
+        return others[0]
+    if full_frame == "features" and not features_installed():
+        reporter.warn(
+            "images fill their frame: features would find more than pixels; pip install 'anodetect[features]'"
+        )
+        return others[0]
+    return full_frame
+
+
+def _some(items: Sequence[Record]) -> Sequence[Record]:
+    return items[:: max(1, len(items) // LEARNED_FROM)]
 
 
 def _facts(log: Sequence[Mapping[str, Any]], roles: split.Roles, failed: int) -> dict[str, Any]:
@@ -172,9 +205,11 @@ def _usable_normals(dataset: Dataset, reporter: Reporter) -> tuple[list[Record],
     return usable, hashes, failed
 
 
-def _learn_preprocess(model: Model, fit: Sequence[Record]) -> None:
+def _learn_encoding(model: Model, fit: Sequence[Record]) -> None:
     depth = LOOK_AHEAD * model.batch
     model.preprocess.learn(loaded.image for loaded in ahead(load, fit, depth) if loaded.image is not None)
+    images = (loaded.image for loaded in ahead(load, _some(fit), depth) if loaded.image is not None)
+    model.representation.learn(model.preprocess.apply(image) for image in images)
 
 
 def _encode_all(model: Model, items: Sequence[Record], stem: Path, seed: int) -> Batch:

@@ -41,6 +41,7 @@ HEADER = (
     "config",
     "data",
     "preprocess",
+    "representation_state",
     "scale",
     "facts",
     "hashes",

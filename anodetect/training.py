@@ -23,6 +23,7 @@ from torch import Tensor, distributed, nn
 from anodetect import checkpoint
 from anodetect.config import Config
 from anodetect.errors import AnodetectError, ConfigError, Interrupted
+from anodetect.nn.augment import Augment, augmented
 from anodetect.nn.ema import EMA
 from anodetect.types import Floats, State, TrainContext
 
@@ -50,6 +51,7 @@ class Training(Config):
     weight_decay: NonNegativeFloat = 1e-2
     clip: PositiveFloat = 1.0
     ema: float = Field(default=0.999, ge=0, lt=1)
+    augment: Augment = Augment()
     compile: bool = False
 
 
@@ -96,7 +98,8 @@ def optimize(
                 stopped_by = "budget"
                 break
             batch, generators = _draw(images, config.batch, context.seed, learner.step, rank, processes)
-            learner.backward(loss(net, batch.to(device), generators), processes)
+            batch = augmented(batch.to(device), generators, config.augment)
+            learner.backward(loss(net, batch, generators), processes)
             if learner.watch.diverged(learner.loss, learner.norm):
                 stopped_by = "divergence"
                 learner.return_to_good()

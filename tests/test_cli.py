@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 from anodetect import cli, runs
 from anodetect.data import synthetic
 
-TINY = ["--set", "widths=[16,32]", "--set", "training.steps=30", "--set", "size=32", "--set", "components=30"]
+TINY = ["--representation", "pixels", "--set", "widths=[16,32]", "--set", "training.steps=30", "--set", "size=32"]
+TINY += ["--set", "components=30"]
 
 
 def call(capfd, monkeypatch, *arguments):
@@ -294,7 +295,7 @@ def test_the_same_bytes_in_train_and_test_are_a_leak(anodetect, synthetic_folder
 
 
 def test_interrupted_training_resumes_to_the_same_model(synthetic_folder, tmp_path):
-    long = ["--set", "widths=[16,32]", "--set", "training.steps=120", "--set", "size=32", "--set", "components=30"]
+    long = [*TINY, "--set", "training.steps=120"]
     train = ["train", synthetic_folder, "-d", "anoddpm", *long, "--json"]
     code = "from anodetect.cli import main; main()"
     whole = subprocess_call(*train, "--out", tmp_path / "whole")
@@ -325,7 +326,7 @@ def test_interrupted_training_resumes_to_the_same_model(synthetic_folder, tmp_pa
 
 def test_lists(anodetect):
     entries = json.loads(anodetect("detectors", "--json")[1])["detectors"]
-    assert {"anoddpm", "dae", "pca", "intensity"} == {entry["name"] for entry in entries}
+    assert {"anoddpm", "dae", "knn", "pca", "intensity"} == {entry["name"] for entry in entries}
     assert all(set(entry) == {"name", "summary", "citation", "cost", "representations"} for entry in entries)
     assert len(json.loads(anodetect("data", "list", "--json")[1])["cards"]) == 6
     assert "CC BY-NC-SA" in anodetect("data", "show", "elpv")[1]

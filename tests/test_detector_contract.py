@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy import ndimage
 from sklearn.metrics import roc_auc_score
+from torch.nn import functional as F
 
 from anodetect.config import build
 from anodetect.data import synthetic
@@ -21,6 +22,7 @@ TINY = {
     "anoddpm": {"widths": [16, 32], "components": 40, "training": {"steps": 40}, "lambdas": [5, 10], "stem": 4},
     "dae": {"widths": [16, 32], "training": {"steps": 120}},
     "pca": {"components": 30},
+    "knn": {"memory": 2000},
     "intensity": {},
 }
 # Fails by design, and its module says so.
@@ -43,14 +45,27 @@ def make(name, **changes):
     return cls(build(cls.Config, TINY[name] | changes, name))
 
 
+def name_of(detector):
+    return type(detector).__name__.lower()
+
+
 def trained(name, folder, channels=1, size=SIZE, **options):
     detector = make(name)
-    detector.fit(batch(48, channels, size), batch(12, channels, size, seed=1), context=context(folder, **options))
+    fit, tune = (seen(name, images) for images in (batch(48, channels, size), batch(12, channels, size, seed=1)))
+    detector.fit(fit, tune, context=context(folder, **options))
     return detector
 
 
+def seen(name, images):
+    """Images; for detectors of features alone, the pixels around each pixel in place of features."""
+    if "pixels" in DETECTORS[name].representations:
+        return images
+    around = F.unfold(F.pad(torch.from_numpy(images.images), (2, 2, 2, 2), mode="reflect"), 5)
+    return Batch(around.reshape(len(images), -1, *images.images.shape[2:]).numpy(), images.foreground)
+
+
 def score(detector, images):
-    return detector.score(images, seeds=image_seeds(list(images.images)))
+    return detector.score(seen(name_of(detector), images), seeds=image_seeds(list(images.images)))
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +75,6 @@ def detectors(tmp_path_factory):
 
 @pytest.fixture(params=list(DETECTORS))
 def detector(request, detectors):
-    detectors[request.param].name = request.param
     return detectors[request.param]
 
 
@@ -85,7 +99,7 @@ def test_images_unlike_any_normal_score_above_clean_ones(detector, kind):
     }[kind]
     values = [*score(detector, clean).image, *score(detector, Batch(odd, clean.foreground)).image]
     auroc = roc_auc_score([0] * 20 + [1] * 20, values)
-    assert (auroc < 0.9) == (kind in BLIND.get(detector.name, ()))
+    assert (auroc < 0.9) == (kind in BLIND.get(name_of(detector), ()))
 
 
 def test_shapes_are_right_values_finite_and_the_input_untouched(detector):
@@ -118,7 +132,7 @@ def test_scoring_twice_and_after_reloading_is_bit_equal(detector):
     images = batch(9, seed=7)
     first, second = score(detector, images), score(detector, images)
     assert np.array_equal(first.image, second.image)
-    other = make(detector.name)
+    other = make(name_of(detector))
     other.load_state({name: array.copy() for name, array in detector.state().items()}, device="cpu")
     reloaded = score(other, images)
     assert np.array_equal(first.image, reloaded.image)
@@ -126,7 +140,7 @@ def test_scoring_twice_and_after_reloading_is_bit_equal(detector):
 
 
 def test_same_seed_gives_the_same_weights(detector, tmp_path):
-    again = trained(detector.name, tmp_path)
+    again = trained(name_of(detector), tmp_path)
     for name, array in detector.state().items():
         assert np.array_equal(array, again.state()[name]), name
 
@@ -145,7 +159,7 @@ def test_works_without_gradients_and_leaves_none_behind(detector):
 
 @pytest.mark.parametrize(("channels", "size"), [(3, 32), (1, 48)])
 def test_channels_and_sizes(detector, tmp_path, channels, size):
-    other = trained(detector.name, tmp_path, channels, size)
+    other = trained(name_of(detector), tmp_path, channels, size)
     assert score(other, batch(2, channels, size)).heatmap.shape == (2, size, size)
 
 
@@ -173,6 +187,7 @@ def test_budget_is_respected_and_recorded(name, tmp_path):
         {"unit_variance": False, "pixel_error": "off"},
         {"crop": 16, "stem": 4},
         {"local": 0.0, "residual": "squared", "attention": 1},
+        {"network": "mlp", "widths": [16], "blocks": 2, "crop": 16, "prior": "off"},
     ],
 )
 def test_every_variant_of_anoddpm_keeps_seeds_and_company(changes, tmp_path):
@@ -185,6 +200,20 @@ def test_every_variant_of_anoddpm_keeps_seeds_and_company(changes, tmp_path):
     if changes.get("draws"):
         other = detector.score(images, seeds=image_seeds(list(images.images)) + np.uint64(1))
         assert not np.array_equal(other.image, together.image)
+
+
+def test_knn_measures_the_distance_to_the_nearest_location_of_the_memory():
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(3, 4, 6, 6)).astype(np.float32)
+    everywhere = np.ones((3, 6, 6), bool)
+    detector = make("knn", memory=40, pooling={"smooth": 0.0, "top": 0.01, "erode": 0})
+    normal = Batch(images[:2], everywhere[:2])
+    detector.fit(normal, normal, context=TrainContext(0, "cpu", None))
+    assert detector.memory.shape == (40, 4)
+    scores = detector.score(Batch(images, everywhere), seeds=np.arange(3, dtype=np.uint64))
+    distances = np.linalg.norm(images[2].reshape(4, 36).T[:, None] - detector.memory[None], axis=2) / 2
+    assert np.allclose(scores.heatmap[2].ravel(), distances.min(1), atol=1e-4)
+    assert np.isclose(scores.image[2], distances.min(1).max(), atol=1e-4)
 
 
 def test_maps_of_rising_defects_rise():

@@ -154,7 +154,7 @@ def test_networks_score_tiles_of_colour_images_of_any_size(tmp_path, detector):
         (tmp_path / "data").mkdir(exist_ok=True)
         image.save(tmp_path / "data" / f"{number}.png")
     tiny = {"tile": 32, "widths": [16, 32], "stem": 4, "training": {"steps": 5}}
-    pipeline.train(str(tmp_path / "data"), detector, tmp_path / "run", values=tiny)
+    pipeline.train(str(tmp_path / "data"), detector, tmp_path / "run", representation="pixels", values=tiny)
     result = pipeline.score(tmp_path / "run", [str(tmp_path / "data")], tmp_path / "scores")
     assert (result["scored"], result["failed"]) == (24, 0)
     alone = pipeline.score(tmp_path / "run", [str(tmp_path / "data/7.png")], tmp_path / "alone")

@@ -9,7 +9,11 @@ from anodetect.errors import ConfigError, nearest
 
 @dataclass(frozen=True)
 class Entry:
-    """`target` is "module:Class"; `cost` is what training takes on two CPU cores at the defaults."""
+    """`target` is "module:Class"; `cost` is what training takes on two CPU cores at the defaults.
+
+    Of several `representations` the first is for shapes before a flat background, the last for images that fill
+    their frame, unless one is asked for.
+    """
 
     target: str
     summary: str
@@ -24,6 +28,7 @@ DETECTORS = {
         "Partial diffusion: add a little noise, remove it with a U-Net that knows only normal images, compare.",
         "Wyatt et al., AnoDDPM, CVPR Workshops 2022",
         "minutes to train, tens of milliseconds an image",
+        ("pixels", "features"),
     ),
     "dae": Entry(
         "anodetect.detectors.dae:DAE",
@@ -36,6 +41,13 @@ DETECTORS = {
         "Baseline: distance to the linear subspace of normal images.",
         "Turk & Pentland, Eigenfaces, J. Cognitive Neuroscience 1991",
         "seconds to train, a millisecond an image",
+    ),
+    "knn": Entry(
+        "anodetect.detectors.knn:KNN",
+        "Baseline: distance to the nearest of many normal locations.",
+        "Roth et al., Towards Total Recall in Industrial Anomaly Detection, CVPR 2022",
+        "seconds to train, tens of milliseconds an image",
+        ("features",),
     ),
     "intensity": Entry(
         "anodetect.detectors.intensity:Intensity",

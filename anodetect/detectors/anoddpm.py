@@ -44,7 +44,9 @@ from anodetect.generative.defects import plant
 from anodetect.generative.noise import NoiseSource, generator, regions
 from anodetect.generative.prior import GaussianPrior
 from anodetect.heatmaps import block_means, counted, finish, pool
+from anodetect.nn.augment import Augment
 from anodetect.nn.inference import autocast, pick_device
+from anodetect.nn.mlp import LocationMLP
 from anodetect.nn.unet import UNet, Widths, check_size
 from anodetect.training import Training, optimize, tensors_below
 from anodetect.types import Batch, Bools, Floats, Scores, Seeds, State, TrainContext
@@ -82,6 +84,23 @@ REFERENCE = {
         "training": {"steps": 300_000, "batch": 1, "learning_rate": 1e-4, "ema": 0.9999},
     },
 }
+# Features are as different from place to place as from image to image: Gaussian noise up to larger steps, and a
+# network that sees single locations, which learns in a minute what a U-Net does not in five.
+ON_FEATURES = {
+    "noise": "gaussian",
+    "local": 0.0,
+    "lambdas": (60, 100, 150),
+    "trained_to": 350,
+    "residual": "squared",
+    "scales": (0.0,),
+    "crop": 16,
+    "network": "mlp",
+    "widths": (512,),
+    "blocks": 3,
+    "prior": "off",
+    "training": {"steps": 2000, "learning_rate": 1e-3, "augment": {"rotation": 0, "scale": 0, "shift": 0}},
+    "pooling": {"smooth": 1.0},
+}
 
 
 class AnoDDPMConfig(Config):
@@ -107,6 +126,7 @@ class AnoDDPMConfig(Config):
     residual: Literal["absolute", "squared"] = "absolute"
     scales: tuple[Annotated[float, Field(ge=0, le=0.25)], ...] = Field(default=(0, 1 / 64), min_length=1)
     crop: NonNegativeInt = 0
+    network: Literal["unet", "mlp"] = "unet"
     widths: Widths = (64, 96, 128)
     stem: PositiveInt = 8
     blocks: PositiveInt = 1
@@ -115,7 +135,7 @@ class AnoDDPMConfig(Config):
     prior: Literal["auto", "on", "off"] = "auto"
     pixel_error: Literal["auto", "on", "off"] = "auto"
     relative: Literal["auto", "on", "off"] = "auto"
-    training: Training = Training(steps=1500, learning_rate=5e-4)
+    training: Training = Training(steps=4000, learning_rate=5e-4, augment=Augment(rotation=10, scale=0.1, shift=0.05))
     pooling: Pooling = Pooling(smooth=2.0)
 
 
@@ -126,12 +146,16 @@ class Denoiser(nn.Module):
         super().__init__()
         self.prediction = config.prediction
         size = {"stem": config.stem, "blocks": config.blocks, "attention": config.attention}
-        self.unet = UNet(channels, channels, config.widths, **size)
+        self.net: nn.Module
+        if config.network == "unet":
+            self.net = UNet(channels, channels, config.widths, **size)
+        else:
+            self.net = LocationMLP(channels, channels, config.widths[0], blocks=config.blocks)
         self.register_buffer("schedule", diffusion.linear_schedule(), persistent=False)
         self.schedule: Tensor
 
     def forward(self, xt: Tensor, t: Tensor) -> Tensor:
-        out = self.unet(xt, t)
+        out = self.net(xt, t)
         if self.prediction == "v":
             return diffusion.x0_from_velocity(xt, out, t, self.schedule)
         return diffusion.x0_from_noise(xt, out, t, self.schedule)
@@ -144,7 +168,10 @@ class Denoiser(nn.Module):
 
 class AnoDDPM:
     Config = AnoDDPMConfig
-    representation: ClassVar[dict[str, Any]] = {"size": 128}
+    defaults: ClassVar[dict[str, Any]] = {
+        "pixels": {"representation": {"size": 128}},
+        "features": {"detector": ON_FEATURES},
+    }
     presets: ClassVar[dict[str, Any]] = {"reference": REFERENCE}
 
     def __init__(self, config: AnoDDPMConfig) -> None:
@@ -159,14 +186,17 @@ class AnoDDPM:
         self.denoiser: Denoiser
         self.prior: GaussianPrior | None = None
         self.noise: NoiseSource
+        self.channels = 1
         self.error: Floats  # [M, H, W] or [M, 1, 1]: what to divide the map of each λ and scale by
         self.pooling = config.pooling
 
     def fit(self, fit: Batch, tune: Batch, *, context: TrainContext) -> None:
         begun = time.monotonic()
         _, channels, size, _ = fit.images.shape
-        for side in {size, min(size, self.config.crop or size)}:
-            check_size(side, self.config.widths, self.config.stem)
+        self.channels = channels
+        if self.config.network == "unet":
+            for side in {size, min(size, self.config.crop or size)}:
+                check_size(side, self.config.widths, self.config.stem)
         self.device = pick_device(context.device)
         self.noise = self._noise_source(size)
         if self.config.prior != "off":
@@ -364,13 +394,13 @@ class AnoDDPM:
         if self.prior is not None:
             tensors |= {f"prior.{name}": value for name, value in self.prior.state_dict().items()}
         own = {"error": self.error, "relative": np.array([self.pooling.relative]), "size": np.array([self.noise.size])}
+        own["channels"] = np.array([self.channels])
         return {name: value.detach().cpu().numpy() for name, value in tensors.items()} | own
 
     def load_state(self, state: State, *, device: str) -> None:
-        self.device = pick_device(device)
+        self.device, self.channels = pick_device(device), int(state["channels"][0])
         self.noise = self._noise_source(int(state["size"][0]))
-        channels = state["denoiser.unet.net.out.2.conv.weight"].shape[0] // self.config.stem**2
-        denoiser = Denoiser(self.config, channels)
+        denoiser = Denoiser(self.config, self.channels)
         denoiser.load_state_dict(tensors_below(state, "denoiser."))
         denoiser.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.denoiser = denoiser.eval().requires_grad_(False)

@@ -43,7 +43,7 @@ class DAEConfig(Config):
 
 class DAE:
     Config = DAEConfig
-    representation: ClassVar[dict[str, Any]] = {"size": 64}
+    defaults: ClassVar[dict[str, Any]] = {"pixels": {"representation": {"size": 64}}}
 
     def __init__(self, config: DAEConfig) -> None:
         self.config = config

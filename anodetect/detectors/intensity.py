@@ -21,7 +21,7 @@ class IntensityConfig(Config):
 
 class Intensity:
     Config = IntensityConfig
-    representation: ClassVar[dict[str, Any]] = {"size": 64}
+    defaults: ClassVar[dict[str, Any]] = {"pixels": {"representation": {"size": 64}}}
 
     def __init__(self, config: IntensityConfig) -> None:
         self.config = config

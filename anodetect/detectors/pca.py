@@ -29,7 +29,7 @@ class PCAConfig(Config):
 
 class PCA:
     Config = PCAConfig
-    representation: ClassVar[dict[str, Any]] = {"size": 64}
+    defaults: ClassVar[dict[str, Any]] = {"pixels": {"representation": {"size": 64}}}
 
     def __init__(self, config: PCAConfig) -> None:
         self.config = config
@@ -42,7 +42,8 @@ class PCA:
         images = fit.images[rows].reshape(len(rows), -1)
         count = max(1, min(self.config.components, len(images) // 2, images.shape[1]))
         model = decomposition.PCA(count, svd_solver="randomized", random_state=context.seed).fit(images)
-        self.mean, self.basis = model.mean_.astype(np.float32), model.components_.astype(np.float32)
+        # In the order a checkpoint keeps: another one gives other rounding.
+        self.mean, self.basis = model.mean_.astype(np.float32), model.components_.astype(np.float32, order="C")
         context.log(
             {"images": len(rows), "components": count, "explained": float(model.explained_variance_ratio_.sum())}
         )

