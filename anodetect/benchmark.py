@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from anodetect import records, report, runs
 from anodetect.data import cards, readers
@@ -33,6 +33,8 @@ COSTS = ("train_seconds", "score_ms_per_image", "peak_memory_mb", "model_mb")
 PICTURES = 4
 SIDE = 160
 Draws = dict[str, NDArray[np.float64]]
+Pixels = NDArray[np.uint8]  # [H, W, 3]
+BLANK: Pixels = np.full((SIDE, SIDE, 3), 235, np.uint8)  # where there is nothing to show
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Job:
 def run(
     data: Sequence[str], detectors: Sequence[str], out: Path, *, seeds: int, budget: float, reporter: Reporter
 ) -> dict[str, Any]:
-    """Do what is not done yet and write results.csv, results.md and benchmark.html below `out`.
+    """Do what is not done yet and write results.csv, results.md, benchmark.html and benchmark.png below `out`.
 
     Returns the rows (one per data set, detector and seed) and the summary (means over seeds with intervals).
     """
@@ -79,7 +81,10 @@ def run(
     public = [{key: value for key, value in row.items() if key not in ("data", "draws")} for row in rows]
     write_atomic(out / "results.csv", runs.to_csv(public))
     write_atomic(out / "results.md", _markdown(data, summary, budget, seeds))
-    pictures = {name: _pictures(name, [job for job in jobs if job.data == name and job.seed == 0]) for name in data}
+    strips = {name: _strips(name, [job for job in jobs if job.data == name and job.seed == 0]) for name in data}
+    pictures = {name: [base64.b64encode(_png(strip)).decode() for strip in strips[name]] for name in data}
+    titles = ["image", "truth", *detectors]
+    write_atomic(out / "benchmark.png", _png(_sheet(titles, [some[0] for some in strips.values() if some])))
     page = report.environment().get_template("benchmark.html.j2")
     html = page.render(data=data, summary=summary, pictures=pictures, budget=budget, seeds=seeds, detectors=detectors)
     write_atomic(out / "benchmark.html", html)
@@ -165,7 +170,8 @@ def _summarise(data: str, detector: str, rows: Sequence[Mapping[str, Any]]) -> d
     """Means over seeds; intervals from the mean, over seeds, of each resample's value."""
     mine = [row for row in rows if row["data"] == data and row["detector"] == detector]
     draws = {name: np.mean([row["draws"][name] for row in mine], axis=0) for name in mine[0]["draws"]}
-    entry: dict[str, Any] = {"data": data, "dataset": mine[0]["dataset"], "detector": detector, "seeds": len(mine)}
+    entry: dict[str, Any] = {"data": data, "detector": detector, "seeds": len(mine)}
+    entry |= {key: mine[0][key] for key in ("dataset", "representation")}
     for name in METRICS:
         values = [row[name] for row in mine]
         low, high = np.nanpercentile(draws[name], (2.5, 97.5)) if name in draws else (None, None)
@@ -193,8 +199,8 @@ def _markdown(data: Sequence[str], summary: Sequence[Mapping[str, Any]], budget:
     titles = [*(name.replace("_", " ") for name in METRICS), "train s", "ms/image", "peak MB"]
     for name in data:
         entries = [entry for entry in summary if entry["data"] == name]
-        lines += [f"### {entries[0]['dataset']}", "", f"| detector | {' | '.join(titles)} |"]
-        lines += ["|---" * (1 + len(titles)) + "|", *(_markdown_row(entry) for entry in entries), ""]
+        lines += [f"### {entries[0]['dataset']}", "", f"| detector | sees | {' | '.join(titles)} |"]
+        lines += ["|---" * (2 + len(titles)) + "|", *(_markdown_row(entry) for entry in entries), ""]
         lines += ["Differences on the same resamples:", ""]
         shown: set[str] = set()
         for entry in entries:
@@ -206,7 +212,8 @@ def _markdown(data: Sequence[str], summary: Sequence[Mapping[str, Any]], budget:
 
 def _markdown_row(entry: Mapping[str, Any]) -> str:
     costs = (f"{entry['train_seconds']:.0f}", f"{entry['score_ms_per_image']:.1f}", f"{entry['peak_memory_mb']:.0f}")
-    return f"| {' | '.join([entry['detector'], *(_cell(entry[name]) for name in METRICS), *costs])} |"
+    head = entry["detector"], entry["representation"]
+    return f"| {' | '.join([*head, *(_cell(entry[name]) for name in METRICS), *costs])} |"
 
 
 def _markdown_difference(entry: Mapping[str, Any], line: Mapping[str, Any]) -> str:
@@ -225,31 +232,48 @@ def _signed(metric: Mapping[str, Any]) -> str:
     return f"{metric['value']:+.3f} ({metric['low']:+.3f} to {metric['high']:+.3f})"
 
 
-def _pictures(data: str, jobs: Sequence[Job]) -> list[str]:
-    """For some anomalous images, chosen by a hash of their names: image | truth | each detector's heatmap, as PNG."""
+def _strips(data: str, jobs: Sequence[Job]) -> list[Pixels]:
+    """For some anomalous images, chosen by a hash of their names: image | truth | each detector's heatmap."""
     anomalous = [record for record in cards.open_data(data).testing() if record.label == 1]
     with_mask = [record for record in anomalous if record.mask] or anomalous
     chosen = sorted(with_mask, key=lambda record: position(record.id, "pictures"))[:PICTURES]
     strips = []
     for record in chosen:
         try:
-            strips.append(base64.b64encode(_strip(record, jobs)).decode())
+            strips.append(_strip(record, jobs))
         except ImageError:
             continue  # it is a failed row of the scores too
     return strips
 
 
-def _strip(record: Record, jobs: Sequence[Job]) -> bytes:
+def _strip(record: Record, jobs: Sequence[Job]) -> Pixels:
     image = readers.read_image(record.path)
-    panels = [grey(image)]
-    if record.mask:
-        panels.append(np.repeat(readers.read_mask(record.mask)[..., None].astype(np.uint8) * 255, 3, axis=2))
+    panels = [grey(image), _truth(record)]
     for job in jobs:
         scored = records.read(job.scores)
         row = next((row for row in scored.rows if row["path"] == record.id), None)
         if row and row["heatmap"]:
             panels.append(colour(tifffile.imread(job.scores / row["heatmap"]), tuple(scored.audit["scale"])))
-    small = [np.asarray(Image.fromarray(panel).resize((SIDE, SIDE))) for panel in panels]
+        else:
+            panels.append(BLANK)
+    return np.concatenate([np.asarray(Image.fromarray(panel).resize((SIDE, SIDE))) for panel in panels], axis=1)
+
+
+def _truth(record: Record) -> Pixels:
+    if not record.mask:
+        return BLANK
+    return np.repeat(readers.read_mask(record.mask)[..., None].astype(np.uint8) * 255, 3, axis=2)
+
+
+def _sheet(titles: Sequence[str], strips: Sequence[Pixels]) -> Pixels:
+    """Strips below each other, under their columns' titles."""
+    head = Image.new("RGB", (SIDE * len(titles), 24), "white")
+    for column, title in enumerate(titles):
+        ImageDraw.Draw(head).text((SIDE * (column + 0.5), 12), title, "black", anchor="mm", font_size=14)
+    return np.concatenate([np.asarray(head), *strips])
+
+
+def _png(pixels: Pixels) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(np.concatenate(small, axis=1)).save(buffer, "png")
+    Image.fromarray(pixels).save(buffer, "png")
     return buffer.getvalue()

@@ -271,7 +271,7 @@ def _colour_scale(model: Model, items: Sequence[Record], reporter: Reporter) -> 
     scored_items = score_records(model, items[::step], reporter, "scale")
     values = [some_pixels(scored.grid[1]) for scored in scored_items if scored.grid is not None]
     middle, low, high = np.percentile(np.concatenate(values), (50, 95, 99.9))
-    return [float(low), float(high + 4 * max(high - middle, 1e-9))]
+    return [float(low), float(high + max(high - middle, 1e-9))]
 
 
 def some_pixels(heatmap: Floats) -> Floats:

@@ -28,6 +28,7 @@ from anodetect.types import Batch, TrainContext, image_seeds
 
 IMAGES = 16
 CHAIN = 250
+SIZE = AnoDDPM.defaults["pixels"]["representation"]["size"]
 
 
 def no_autocast(device: torch.device) -> torch.autocast:
@@ -53,7 +54,7 @@ def detector(batch: Batch, **changes: Any) -> AnoDDPM:
 
 def scoring() -> dict[str, Any]:
     """Seconds an image: the default, one λ with one draw, and the ancestral chain."""
-    batch = images(AnoDDPM.representation["size"])
+    batch = images(SIZE)
     seeds = image_seeds(list(batch.images))
     variants = {
         "default": detector(batch),
@@ -93,7 +94,7 @@ def training() -> dict[str, Any]:
 
     On a machine without bfloat16 the default computes in float32 too.
     """
-    size, rates = AnoDDPM.representation["size"], {}
+    size, rates = SIZE, {}
     batch = images(size)
     generators = [torch.Generator().manual_seed(n) for n in range(IMAGES)]
     x = torch.from_numpy(batch.images)
@@ -112,7 +113,7 @@ def training() -> dict[str, Any]:
 
 def roofline() -> dict[str, Any]:
     """FLOP/s of the U-Net's forward pass as a share of a large matrix product's in the same type."""
-    config, size = AnoDDPMConfig(), AnoDDPM.representation["size"]
+    config, size = AnoDDPMConfig(), SIZE
     net = UNet(1, 1, config.widths, stem=config.stem).to(memory_format=torch.channels_last).eval()
     x = torch.randn(IMAGES, 1, size, size).to(memory_format=torch.channels_last)
     t = torch.ones(IMAGES, dtype=torch.long)

@@ -98,7 +98,9 @@ ON_FEATURES = {
     "widths": (512,),
     "blocks": 3,
     "prior": "off",
-    "training": {"steps": 2000, "learning_rate": 1e-3, "augment": {"rotation": 0, "scale": 0, "shift": 0}},
+    "pixel_error": "off",
+    "relative": "off",
+    "training": {"steps": 1200, "learning_rate": 1e-3, "augment": {"rotation": 0, "scale": 0, "shift": 0, "flip": 0}},
     "pooling": {"smooth": 1.0},
 }
 
@@ -135,7 +137,9 @@ class AnoDDPMConfig(Config):
     prior: Literal["auto", "on", "off"] = "auto"
     pixel_error: Literal["auto", "on", "off"] = "auto"
     relative: Literal["auto", "on", "off"] = "auto"
-    training: Training = Training(steps=4000, learning_rate=5e-4, augment=Augment(rotation=10, scale=0.1, shift=0.05))
+    training: Training = Training(
+        steps=4000, learning_rate=5e-4, augment=Augment(rotation=10, scale=0.1, shift=0.05, flip=0.5)
+    )
     pooling: Pooling = Pooling(smooth=2.0)
 
 
