@@ -1,14 +1,15 @@
 """The only training loop in the project.
 
 Under `torchrun` each process takes every n-th image of the same batches and gradients are averaged: the losses
-are those of one process. A loss that diverges ends training with the last good weights.
+are those of one process. Where a loss diverges, training goes back to the last good weights and on at a lower rate,
+as often as it may; then it ends with them.
 """
 
 import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, distributed, nn
 
 from anodetect import checkpoint
@@ -27,12 +28,12 @@ from anodetect.nn.augment import Augment, augmented
 from anodetect.nn.ema import EMA
 from anodetect.types import Floats, State, TrainContext
 
-Loss = Callable[[nn.Module, Tensor, Sequence[torch.Generator]], Tensor]
 CHECKPOINT_SECONDS = 60.0
 LOG_STEPS = 10
 GOOD_STEPS = 50
 DIVERGED = 4.0  # times the best smoothed loss so far
 WATCHED = 400  # images that the loss is smoothed over
+SLOWER = 0.3  # times the rate after each return to good weights
 SETTLED = 0.9  # weight of a smoothed loss, of 1, from which on it counts
 
 
@@ -40,7 +41,8 @@ class Training(Config):
     """AdamW with warm-up, cosine decay and an exponential moving average.
 
     Training ends after `steps` or when the budget is spent. The learning rate falls with whichever of the
-    two is further along, so a run that its budget ends has been annealed too. `compile` hands the network to
+    two is further along, so a run that its budget ends has been annealed too. `returns` is how often training may
+    go back to good weights when the loss diverges. `compile` hands the network to
     `torch.compile`, which needs a C++ compiler and a minute.
     """
 
@@ -52,7 +54,29 @@ class Training(Config):
     clip: PositiveFloat = 1.0
     ema: float = Field(default=0.999, ge=0, lt=1)
     augment: Augment = Augment()
+    returns: NonNegativeInt = 0
     compile: bool = False
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What one step learns from: images [N, C, H, W], a generator for each, and the share of training that is over."""
+
+    images: Tensor
+    generators: list[torch.Generator]
+    done: float
+
+
+@dataclass(frozen=True)
+class Losses:
+    """`total` is minimised, `watched` is positive and tells divergence, `facts` go to train.jsonl."""
+
+    total: Tensor
+    watched: Tensor
+    facts: Mapping[str, float] = field(default_factory=dict)
+
+
+Loss = Callable[[nn.Module, Draw], Tensor | Losses]  # a mere tensor is minimised and watched
 
 
 @dataclass(frozen=True)
@@ -73,11 +97,11 @@ def optimize(
     device: torch.device,
     reserve: float = 0.0,
 ) -> Trained:
-    """Minimise `loss(net, batch, generators)` over random batches of `images` [N, C, H, W].
+    """Minimise `loss(net, draw)` over random batches of `images` [N, C, H, W].
 
     Each image of a batch has a generator of its own, seeded by (seed, step, place in the batch), so that a resumed
     run repeats what an uninterrupted one does, and several processes what one does. `reserve` seconds of the
-    budget are left for what the caller still has to do. The loss has to be positive.
+    budget are left for what the caller still has to do.
     """
     path = context.workdir / "checkpoint.safetensors"
     rank, processes = join_processes(device)
@@ -99,13 +123,19 @@ def optimize(
                 break
             batch, generators = _draw(images, config.batch, context.seed, learner.step, rank, processes)
             batch = augmented(batch.to(device), generators, config.augment)
-            learner.backward(loss(net, batch, generators), processes)
+            done = min(1.0, max(learner.step / config.steps, spent_share))
+            losses = loss(net, Draw(batch, generators, done))
+            learner.backward(losses if isinstance(losses, Losses) else Losses(losses, losses), processes)
             if learner.watch.diverged(learner.loss, learner.norm):
-                stopped_by = "divergence"
                 learner.return_to_good()
                 path.unlink(missing_ok=True)  # or --resume would go on from the bad weights
-                break
-            learner.update(config.learning_rate * _schedule(learner.step, spent_share, config))
+                if learner.returns == config.returns:
+                    stopped_by = "divergence"
+                    break
+                learner.go_on_slower()
+                context.log({"returned_to_step": learner.step, "rate_factor": SLOWER**learner.returns})
+            else:
+                learner.update(config.learning_rate * _schedule(learner.step, done, config))
 
             spent_share, interrupted = _largest(processes, device, clock.share(), len(signals))
             last = learner.step == config.steps
@@ -144,25 +174,29 @@ class Learner:
     """A network with its optimiser, its average and the watch over them: all that a checkpoint holds."""
 
     def __init__(self, net: nn.Module, config: Training) -> None:
-        self.net, self.clip, self.step = net, config.clip, 0
+        self.net, self.config, self.step, self.returns = net, config, 0, 0
         self.ema = EMA(net, config.ema)
-        self.optimizer = torch.optim.AdamW(
-            net.parameters(), config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay, fused=True
-        )
+        self.optimizer = self._fresh_optimizer()
         self.watch = Watch(config.batch)
+        self.facts: Mapping[str, float] = {}
         self.loss = self.norm = self.rate = math.nan
         self.good: tuple[int, dict[str, Tensor]] | None = None
 
-    def backward(self, loss: Tensor, processes: int) -> None:
+    def _fresh_optimizer(self) -> torch.optim.AdamW:
+        rate, decay = self.config.learning_rate, self.config.weight_decay
+        return torch.optim.AdamW(self.net.parameters(), rate, betas=(0.9, 0.99), weight_decay=decay, fused=True)
+
+    def backward(self, losses: Losses, processes: int) -> None:
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.loss = _average(processes, self.net, loss.detach()).item()
-        self.norm = float(nn.utils.clip_grad_norm_(self.net.parameters(), self.clip))
+        losses.total.backward()  # type: ignore[no-untyped-call]
+        self.loss = _average(processes, self.net, losses.watched.detach()).item()
+        self.norm = float(nn.utils.clip_grad_norm_(self.net.parameters(), self.config.clip))
+        self.facts = losses.facts
 
     def update(self, rate: float) -> None:
-        self.rate = rate
+        self.rate = rate * SLOWER**self.returns
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = self.rate
         self.optimizer.step()
         self.ema.update(self.net, self.step)
         self.step += 1
@@ -180,8 +214,16 @@ class Learner:
         self.step, weights = self.good
         self.ema.average.load_state_dict(weights)
 
+    def go_on_slower(self) -> None:
+        """Continue from the averaged weights at a lower rate, with the optimiser's and the watch's memory cleared."""
+        self.net.load_state_dict(self.ema.average.state_dict())
+        self.returns += 1
+        self.optimizer = self._fresh_optimizer()
+        self.watch.forget()
+
     def record(self) -> dict[str, float]:
-        return {"step": self.step, "loss": self.loss, "gradient_norm": self.norm, "learning_rate": self.rate}
+        own = {"step": self.step, "loss": self.loss, "gradient_norm": self.norm, "learning_rate": self.rate}
+        return own | dict(self.facts)
 
     def save(self, path: Path, seconds: float) -> None:
         tensors = {f"net.{name}": value for name, value in self.net.state_dict().items()}
@@ -189,7 +231,8 @@ class Learner:
         for index, slots in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{slot}": value for slot, value in slots.items()}
         arrays: State = {name: value.detach().cpu().numpy() for name, value in tensors.items()}
-        checkpoint.write(path, arrays, {"step": self.step, "seconds": seconds, "watch": self.watch.state()})
+        header = {"step": self.step, "seconds": seconds, "watch": self.watch.state(), "returns": self.returns}
+        checkpoint.write(path, arrays, header)
 
     def restore(self, path: Path) -> float:
         """Become what was saved; the seconds it had taken."""
@@ -205,7 +248,7 @@ class Learner:
             for slot, value in state.items():
                 if value.shape == weight.shape:
                     state[slot] = torch.empty_like(weight).copy_(value)
-        self.step = int(header["step"])
+        self.step, self.returns = int(header["step"]), int(header["returns"])
         self.watch.load_state(header["watch"])
         if self.watch.calm():
             self.keep()
@@ -248,7 +291,11 @@ class Watch:
         return self._rise() < math.sqrt(DIVERGED)
 
     def _rise(self) -> float:
-        return self.sum / self.weight / self.best if math.isfinite(self.best) else 1.0
+        return self.sum / self.weight / self.best if math.isfinite(self.best) and self.weight > 0 else 1.0
+
+    def forget(self) -> None:
+        """Begin to smooth anew, but keep the best."""
+        self.sum, self.weight = 0.0, 0.0
 
     def state(self) -> list[float]:
         return [self.sum, self.weight, self.best]
@@ -297,8 +344,7 @@ def _average(processes: int, net: nn.Module, value: Tensor) -> Tensor:
 # -- Time and interruption ------------------------------------------------------------------------------
 
 
-def _schedule(step: int, spent_share: float, config: Training) -> float:
-    done = min(1.0, max(step / config.steps, spent_share))
+def _schedule(step: int, done: float, config: Training) -> float:
     return min(1.0, (step + 1) / config.warmup) * (0.5 + 0.5 * math.cos(math.pi * done))
 
 

@@ -19,11 +19,12 @@ from timing import median_seconds
 from torch.utils.flop_counter import FlopCounterMode
 
 from anodetect.data import synthetic
-from anodetect.detectors import anoddpm
 from anodetect.detectors.anoddpm import REFERENCE, AnoDDPM, AnoDDPMConfig
+from anodetect.generative import denoiser
 from anodetect.model import resolve
 from anodetect.nn.inference import autocast
 from anodetect.nn.unet import UNet
+from anodetect.training import Draw
 from anodetect.types import Batch, TrainContext, image_seeds
 
 IMAGES = 16
@@ -104,8 +105,8 @@ def training() -> dict[str, Any]:
 
         def step(made: AnoDDPM = made, net: Any = net, half: bool = name == "default") -> None:
             net.zero_grad()
-            with mock.patch.object(anoddpm, "autocast", autocast if half else no_autocast):
-                made._loss(net, x, generators).backward()
+            with mock.patch.object(denoiser, "autocast", autocast if half else no_autocast):
+                made._loss(net, Draw(x, generators, 0.0)).backward()
 
         rates[name] = IMAGES / median_seconds(step, 3)
     return {"train_images_per_second": rates, "speedup_stem": rates["default"] / rates["float32_without_stem"]}

@@ -62,21 +62,22 @@ def max_abs_difference(points: int = 2000) -> float:
 
 def share_of_training_step() -> float:
     """Drawing the noise of a batch, over a whole training step of the default AnoDDPM."""
-    from anodetect.detectors.anoddpm import AnoDDPM, AnoDDPMConfig, Denoiser
+    from anodetect.detectors.anoddpm import AnoDDPM
+    from anodetect.generative import denoiser
+    from anodetect.training import Draw
 
-    config = AnoDDPMConfig()
-    size, batch = AnoDDPM.representation["size"], config.training.batch
-    detector = AnoDDPM(config)
-    detector.noise = noise.NoiseSource("simplex", size)
-    net = Denoiser(config, 1).to(memory_format=torch.channels_last)
+    config = AnoDDPM.Config()
+    size, batch = AnoDDPM.defaults["pixels"]["representation"]["size"], config.training.batch
+    source = noise.NoiseSource("simplex", size)
+    net = denoiser.build(config, 1, torch.device("cpu"))
     images = torch.randn(batch, 1, size, size)
     generators = [torch.Generator().manual_seed(n) for n in range(batch)]
 
     def step() -> None:
         net.zero_grad()
-        detector._loss(net, images, generators).backward()
+        denoiser.denoising_loss(net, Draw(images, generators, 0.0), config, source).backward()
 
-    return median_seconds(lambda: detector.noise(generators, 1)) / median_seconds(step)
+    return median_seconds(lambda: source(generators, 1)) / median_seconds(step)
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from torch import nn
 
 from anodetect import training
 from anodetect.errors import AnodetectError, ConfigError, Interrupted
-from anodetect.training import Training, Watch, optimize
+from anodetect.training import Draw, Losses, Training, Watch, optimize
 from anodetect.types import TrainContext
 
 IMAGES = np.random.default_rng(0).normal(size=(32, 1, 4, 4)).astype(np.float32)
@@ -33,9 +33,14 @@ def conv_net():
     return nn.Sequential(*layers, nn.Flatten()).to(memory_format=torch.channels_last)
 
 
-def loss(model, batch, generators):
-    noise = torch.stack([torch.randn(batch.shape[1:], generator=rng) for rng in generators])
-    return (model(batch + noise) - batch.flatten(1)).square().mean()
+def loss(model, draw):
+    noise = torch.stack([torch.randn(draw.images.shape[1:], generator=rng) for rng in draw.generators])
+    return (model(draw.images + noise) - draw.images.flatten(1)).square().mean()
+
+
+def error(model):
+    generators = [torch.Generator().manual_seed(n) for n in range(len(IMAGES))]
+    return loss(model, Draw(torch.from_numpy(IMAGES), generators, 0.0)).item()
 
 
 def run(folder, steps=20, make=net, **context):
@@ -60,11 +65,11 @@ def test_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path, mak
     folder.mkdir()
     calls = []
 
-    def stop_after_seven(model, batch, generators):
+    def stop_after_seven(model, draw):
         calls.append(1)
         if len(calls) == 7:
             os.kill(os.getpid(), signal.SIGTERM)
-        return loss(model, batch, generators)
+        return loss(model, draw)
 
     context = TrainContext(seed=1, device="cpu", workdir=folder)
     with pytest.raises(Interrupted, match=r"step 7.*--resume"):
@@ -86,46 +91,75 @@ def test_budget_ends_training_and_says_so(tmp_path):
 
 def test_loss_falls(tmp_path):
     model = net()
-    batch = torch.from_numpy(IMAGES)
-    generators = lambda: [torch.Generator().manual_seed(n) for n in range(len(batch))]  # noqa: E731
-    before = loss(model, batch, generators()).item()
+    before = error(model)
     context = TrainContext(seed=0, device="cpu", workdir=tmp_path)
     trained = optimize(model, loss, IMAGES, Training(steps=300, learning_rate=3e-3), context, device=CPU)
-    assert loss(trained.net, batch, generators()).item() < 0.9 * before
+    assert error(trained.net) < 0.9 * before
 
 
 def test_a_loss_that_diverges_at_once_is_an_error(tmp_path):
     context = TrainContext(seed=0, device="cpu", workdir=tmp_path)
     with pytest.raises(AnodetectError, match="diverged before there were good weights"):
-        optimize(net(), lambda m, b, r: loss(m, b, r) * float("nan"), IMAGES, Training(), context, device=CPU)
+        optimize(net(), lambda m, draw: loss(m, draw) * float("nan"), IMAGES, Training(), context, device=CPU)
 
 
 @pytest.mark.parametrize("factor", [float("nan"), 1e4])
 def test_a_loss_that_diverges_later_leaves_the_last_good_weights(tmp_path, factor):
     calls = []
 
-    def diverging(model, batch, generators):
+    def diverging(model, draw):
         calls.append(1)
-        return loss(model, batch, generators) * (factor if len(calls) > 120 else 1)
+        return loss(model, draw) * (factor if len(calls) > 120 else 1)
 
     context = TrainContext(seed=1, device="cpu", workdir=tmp_path)
     trained = optimize(net(), diverging, IMAGES, Training(steps=300, ema=0.9), context, device=CPU)
     assert trained.stopped_by == "divergence"
     assert trained.steps == 100
-    generators = [torch.Generator().manual_seed(n) for n in range(len(IMAGES))]
-    batch = torch.from_numpy(IMAGES)
-    assert loss(trained.net, batch, generators) < 0.95 * loss(net(), batch, generators)
+    assert error(trained.net) < 0.95 * error(net())
+
+
+def test_training_goes_on_slower_from_good_weights_as_often_as_it_may(tmp_path):
+    """Three bursts of nonsense are survived, a fourth ends training with the last good weights."""
+    for bursts, stopped_by in ((3, "steps"), (4, "divergence")):
+        calls, records = [], []
+
+        def bursting(model, draw, calls=calls, bursts=bursts):
+            calls.append(1)
+            return loss(model, draw) * (float("nan") if len(calls) in (120, 240, 360, 480)[:bursts] else 1)
+
+        context = TrainContext(seed=1, device="cpu", workdir=tmp_path, log=records.append)
+        trained = optimize(net(), bursting, IMAGES, Training(steps=450, ema=0.9, returns=3), context, device=CPU)
+        assert trained.stopped_by == stopped_by
+        returns = [record for record in records if "returned_to_step" in record]
+        assert [record["rate_factor"] for record in returns] == pytest.approx([0.3, 0.09, 0.027])
+        assert returns[0]["returned_to_step"] == 100
+        assert all(torch.isfinite(weights(trained)))
+        assert error(trained.net) < 0.95 * error(net())
+
+
+def test_what_a_loss_reports_is_logged_and_what_it_watches_tells_divergence(tmp_path):
+    records = []
+
+    def reporting(model, draw):
+        value = loss(model, draw)
+        return Losses(value - 5, value, {"energy_gap": draw.done})
+
+    context = TrainContext(seed=1, device="cpu", workdir=tmp_path, log=records.append)
+    trained = optimize(net(), reporting, IMAGES, Training(steps=20), context, device=CPU)
+    assert trained.stopped_by == "steps"
+    assert [record["energy_gap"] for record in records] == pytest.approx([9 / 20, 19 / 20])
+    assert all(record["loss"] > 0 for record in records)
 
 
 def test_an_interrupted_diverging_run_still_ends_with_an_earlier_step(tmp_path):
     """The watch is resumed too: what it saw rising before an interruption it still sees rising after it."""
     calls = []
 
-    def rising(model, batch, generators):
+    def rising(model, draw):
         calls.append(1)
         if len(calls) == 150:
             os.kill(os.getpid(), signal.SIGTERM)
-        return loss(model, batch, generators) * (1 if len(calls) <= 140 else 3 if len(calls) <= 150 else 9)
+        return loss(model, draw) * (1 if len(calls) <= 140 else 3 if len(calls) <= 150 else 9)
 
     config = Training(steps=400, learning_rate=1e-4)
     context = TrainContext(seed=1, device="cpu", workdir=tmp_path)

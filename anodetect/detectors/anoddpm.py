@@ -31,24 +31,23 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from anodetect.batching import in_micro_batches
-from anodetect.config import Config, Pooling
+from anodetect.config import Pooling
 from anodetect.errors import ConfigError
-from anodetect.generative import diffusion
+from anodetect.generative import denoiser, diffusion
 from anodetect.generative.defects import plant
-from anodetect.generative.noise import NoiseSource, generator, regions
+from anodetect.generative.denoiser import Denoiser, DenoiserConfig
+from anodetect.generative.noise import NoiseSource, generator
 from anodetect.generative.prior import GaussianPrior
 from anodetect.heatmaps import block_means, counted, finish, pool
 from anodetect.nn.augment import Augment
 from anodetect.nn.inference import autocast, pick_device
-from anodetect.nn.mlp import LocationMLP
-from anodetect.nn.unet import UNet, Widths, check_size
-from anodetect.training import Training, optimize, tensors_below
+from anodetect.training import Draw, Training, optimize, tensors_below
 from anodetect.types import Batch, Bools, Floats, Scores, Seeds, State, TrainContext
 
 MICRO_BATCH = 16
@@ -84,19 +83,10 @@ REFERENCE = {
         "training": {"steps": 300_000, "batch": 1, "learning_rate": 1e-4, "ema": 0.9999},
     },
 }
-# Features are as different from place to place as from image to image: Gaussian noise up to larger steps, and a
-# network that sees single locations, which learns in a minute what a U-Net does not in five.
-ON_FEATURES = {
-    "noise": "gaussian",
-    "local": 0.0,
+ON_FEATURES = denoiser.ON_FEATURES | {
     "lambdas": (60, 100, 150),
-    "trained_to": 350,
     "residual": "squared",
     "scales": (0.0,),
-    "crop": 16,
-    "network": "mlp",
-    "widths": (512,),
-    "blocks": 3,
     "prior": "off",
     "pixel_error": "off",
     "relative": "off",
@@ -105,34 +95,18 @@ ON_FEATURES = {
 }
 
 
-class AnoDDPMConfig(Config):
-    """Training: `wavelength` is that of the first octave of simplex noise in pixels, None for a quarter of the side;
-    `local` the share of images whose noise is confined to a random region; `trained_to` the largest step, of a
-    schedule of 1000. Network: `widths` are the U-Net's channels per level, `stem` the side of the pixel blocks
-    it works on, `attention` the number of its deepest levels with self-attention, `crop` the side of the random
-    windows it is trained on, 0 for whole images. Scoring: `lambdas` are steps; `draws` noise draws per λ, 0 for
-    none; `scales` the widths of the residual's Gaussians as shares of the side; `components` the size of the
-    Gaussian model; "auto" leaves a choice to planted defects."""
+class AnoDDPMConfig(DenoiserConfig):
+    """Scoring: `lambdas` are steps; `draws` noise draws per λ, 0 for none; `scales` the widths of the residual's
+    Gaussians as shares of the side; `components` the size of the Gaussian model; "auto" leaves a choice to planted
+    defects."""
 
-    noise: Literal["simplex", "gaussian", "coarse"] = "simplex"
-    unit_variance: bool = True
-    wavelength: PositiveFloat | None = None
-    local: float = Field(default=0.8, ge=0, le=1)
-    prediction: Literal["v", "epsilon"] = "v"
     mode: Literal["single", "chain"] = "single"
     sampler: Literal["ddim", "ancestral"] = "ddim"
     sampler_steps: PositiveInt = 10
     lambdas: tuple[int, ...] = (5, 10, 20)
-    trained_to: int = 250
     draws: NonNegativeInt = 0
     residual: Literal["absolute", "squared"] = "absolute"
     scales: tuple[Annotated[float, Field(ge=0, le=0.25)], ...] = Field(default=(0, 1 / 64), min_length=1)
-    crop: NonNegativeInt = 0
-    network: Literal["unet", "mlp"] = "unet"
-    widths: Widths = (64, 96, 128)
-    stem: PositiveInt = 8
-    blocks: PositiveInt = 1
-    attention: NonNegativeInt = 0
     components: PositiveInt = 120
     prior: Literal["auto", "on", "off"] = "auto"
     pixel_error: Literal["auto", "on", "off"] = "auto"
@@ -141,33 +115,6 @@ class AnoDDPMConfig(Config):
         steps=4000, learning_rate=5e-4, augment=Augment(rotation=10, scale=0.1, shift=0.05, flip=0.5)
     )
     pooling: Pooling = Pooling(smooth=2.0)
-
-
-class Denoiser(nn.Module):
-    """(x_t [N,C,H,W], t [N]) → x̂_0."""
-
-    def __init__(self, config: AnoDDPMConfig, channels: int) -> None:
-        super().__init__()
-        self.prediction = config.prediction
-        size = {"stem": config.stem, "blocks": config.blocks, "attention": config.attention}
-        self.net: nn.Module
-        if config.network == "unet":
-            self.net = UNet(channels, channels, config.widths, **size)
-        else:
-            self.net = LocationMLP(channels, channels, config.widths[0], blocks=config.blocks)
-        self.register_buffer("schedule", diffusion.linear_schedule(), persistent=False)
-        self.schedule: Tensor
-
-    def forward(self, xt: Tensor, t: Tensor) -> Tensor:
-        out = self.net(xt, t)
-        if self.prediction == "v":
-            return diffusion.x0_from_velocity(xt, out, t, self.schedule)
-        return diffusion.x0_from_noise(xt, out, t, self.schedule)
-
-    def scale(self, t: Tensor) -> Tensor:
-        """What one unit of network output is in x̂_0, [N, 1, 1, 1]: an error in these units is one of v or of ε."""
-        a = self.schedule[t][:, None, None, None]
-        return (1 - a).sqrt() if self.prediction == "v" else ((1 - a) / a).sqrt()
 
 
 class AnoDDPM:
@@ -183,8 +130,6 @@ class AnoDDPM:
             raise ConfigError(
                 f"detector.lambdas: {list(config.lambdas)} must lie in 1 … trained_to ({config.trained_to})"
             )
-        if not 1 <= config.trained_to <= 1000:
-            raise ConfigError(f"detector.trained_to: {config.trained_to} must lie in 1 … 1000")
         self.config = config
         self.device = torch.device("cpu")
         self.denoiser: Denoiser
@@ -198,20 +143,17 @@ class AnoDDPM:
         begun = time.monotonic()
         _, channels, size, _ = fit.images.shape
         self.channels = channels
-        if self.config.network == "unet":
-            for side in {size, min(size, self.config.crop or size)}:
-                check_size(side, self.config.widths, self.config.stem)
+        denoiser.check(self.config, size)
         self.device = pick_device(context.device)
-        self.noise = self._noise_source(size)
+        self.noise = denoiser.noise_source(self.config, size)
         if self.config.prior != "off":
             self.prior = self._learn_prior(fit, tune, channels, context).to(self.device)
         torch.manual_seed(context.seed)  # initial weights
-        denoiser = Denoiser(self.config, channels).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.denoiser = denoiser.to(self.device)
+        self.denoiser = denoiser.build(self.config, channels, self.device)
         tune, reserve = self._plan(tune, context)
         reserve += time.monotonic() - begun
         trained = optimize(
-            denoiser,
+            self.denoiser,
             self._loss,
             fit.images,
             self.config.training,
@@ -257,23 +199,9 @@ class AnoDDPM:
             fit.images, tune.images, fields, components=self.config.components, seed=context.seed
         )
 
-    def _loss(self, net: nn.Module, x0: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-        """Mean square error of x̂_0 in units of the network's output, t uniform in 1 … trained_to."""
+    def _loss(self, net: nn.Module, draw: Draw) -> Tensor:
         assert isinstance(net, Denoiser)
-        t = torch.cat([torch.randint(1, self.config.trained_to + 1, (1,), generator=rng) for rng in generators])
-        noise = self.noise(generators, x0.shape[1])
-        local = torch.cat([torch.rand(1, generator=rng) for rng in generators]) < self.config.local
-        if local.any():
-            chosen = [rng for rng, yes in zip(generators, local, strict=True) if yes]
-            noise[local] *= regions(chosen, x0.shape[-1])
-        side = self.config.crop
-        if 0 < side < x0.shape[-1]:
-            x0, noise = windows(torch.stack([x0, noise.to(x0.device)], 1), side, generators).unbind(1)
-        t, noise = t.to(x0.device), noise.to(x0.device)
-        with autocast(x0.device):
-            predicted = net(diffusion.diffuse(x0, noise, t, net.schedule), t)
-        error: Tensor = (predicted - x0) / net.scale(t)
-        return error.square().mean()
+        return denoiser.denoising_loss(net, draw, self.config, self.noise)
 
     def score(self, batch: Batch, *, seeds: Seeds) -> Scores:
         """Image score, map and reconstruction: the mean x̂ over draws at the last λ."""
@@ -394,7 +322,7 @@ class AnoDDPM:
         return auroc
 
     def state(self) -> State:
-        tensors = {f"denoiser.{name}": value for name, value in self.denoiser.state_dict().items()}
+        tensors = denoiser.to_tensors(self.denoiser)
         if self.prior is not None:
             tensors |= {f"prior.{name}": value for name, value in self.prior.state_dict().items()}
         own = {"error": self.error, "relative": np.array([self.pooling.relative]), "size": np.array([self.noise.size])}
@@ -403,20 +331,14 @@ class AnoDDPM:
 
     def load_state(self, state: State, *, device: str) -> None:
         self.device, self.channels = pick_device(device), int(state["channels"][0])
-        self.noise = self._noise_source(int(state["size"][0]))
-        denoiser = Denoiser(self.config, self.channels)
-        denoiser.load_state_dict(tensors_below(state, "denoiser."))
-        denoiser.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.denoiser = denoiser.eval().requires_grad_(False)
+        self.noise = denoiser.noise_source(self.config, int(state["size"][0]))
+        self.denoiser = denoiser.from_state(state, self.config, self.channels, self.device)
         if prior := tensors_below(state, "prior."):
             self.prior = GaussianPrior(*prior["basis"].shape)
             self.prior.load_state_dict(prior)
             self.prior.to(self.device)
         self.error = state["error"]
         self.pooling = self.config.pooling.model_copy(update={"relative": float(state["relative"][0])})
-
-    def _noise_source(self, size: int) -> NoiseSource:
-        return NoiseSource(self.config.noise, size, unit=self.config.unit_variance, wavelength=self.config.wavelength)
 
 
 class Choice(NamedTuple):
@@ -446,12 +368,3 @@ def blur(x: Tensor, sigma: float) -> Tensor:
 def block_side(size: int, pooling: Pooling) -> int:
     """Blocks about as wide as the smoothing, which they stand for where maps are compared: cheap, and small to keep."""
     return next(side for side in range(max(1, round(2 * pooling.smooth)), 0, -1) if size % side == 0)
-
-
-def windows(x: Tensor, side: int, generators: Sequence[torch.Generator]) -> Tensor:
-    """A random window of each of [N, ..., H, W], [N, ..., side, side]."""
-    cut = []
-    for each, rng in zip(x, generators, strict=True):
-        row, column = (int(torch.randint(room - side + 1, (), generator=rng)) for room in each.shape[-2:])
-        cut.append(each[..., row : row + side, column : column + side])
-    return torch.stack(cut)

@@ -8,7 +8,6 @@ what differs from normal at the scale of the noise; finer defects pass through, 
 lack only fine texture, which the network was never asked to restore.
 """
 
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,7 +21,7 @@ from anodetect.generative.noise import NoiseSource
 from anodetect.heatmaps import finish
 from anodetect.nn.inference import autocast, pick_device
 from anodetect.nn.unet import UNet, Widths, check_size
-from anodetect.training import Training, optimize
+from anodetect.training import Draw, Training, optimize
 from anodetect.types import Batch, Floats, Scores, Seeds, State, TrainContext
 
 MICRO_BATCH = 16
@@ -56,8 +55,9 @@ class DAE:
         self.device = pick_device(context.device)
         source = NoiseSource("coarse", size, cell=max(1, size // NOISE_GRID))
 
-        def loss(net: nn.Module, x: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-            noise = source(generators, channels).to(x.device)
+        def loss(net: nn.Module, draw: Draw) -> Tensor:
+            x = draw.images
+            noise = source(draw.generators, channels).to(x.device)
             with autocast(x.device):
                 return (self._reconstruct(net, x + self.config.noise * noise) - x).square().mean()
 
