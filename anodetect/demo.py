@@ -29,7 +29,8 @@ def run(out: Path, *, quick: bool, reporter: Reporter) -> dict[str, Any]:
         run_path, score_path = out / "runs" / detector, out / "scores" / detector
         values = QUICK.get(detector, {}) if quick else {}
         reporter.say(f"\n{detector}")
-        facts = pipeline.train(data, detector, run_path, values=values, budget=BUDGET_MINUTES, reporter=reporter)
+        options: dict[str, Any] = {"representation": "pixels", "values": values, "budget": BUDGET_MINUTES}
+        facts = pipeline.train(data, detector, run_path, **options, reporter=reporter)
         heatmaps = ("tiff", "png") if detector == "anoddpm" else ()
         command = [
             "anodetect",
@@ -45,7 +46,8 @@ def run(out: Path, *, quick: bool, reporter: Reporter) -> dict[str, Any]:
         report.write(score_path)
         rows.append(result_row(name, facts, result))
         settings = [f"{key}={json.dumps(value)}" for key, value in _flat(values)]
-        train = ["anodetect", "train", data, "--detector", detector, "--budget", f"{BUDGET_MINUTES:g}"]
+        train = ["anodetect", "train", data, "--detector", detector, "--representation", "pixels"]
+        train += ["--budget", f"{BUDGET_MINUTES:g}"]
         train += ["--out", str(run_path), *(part for setting in settings for part in ("--set", setting))]
         commands += [shlex.join(train), shlex.join(command)]
     write_atomic(out / "results.json", json.dumps({"rows": rows, "commands": commands}, indent=2) + "\n")
