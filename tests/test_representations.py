@@ -16,7 +16,17 @@ from anodetect.representations.features import Features, FeaturesConfig, read_we
 needs_weights = pytest.mark.skipif(not features_installed(), reason="the extra `features` is not installed")
 
 
-def test_weights_are_read_without_unpickling(monkeypatch):
+class Payload:
+    """Unpickling it would create a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_weights_are_read_without_unpickling(monkeypatch, tmp_path):
     torch.manual_seed(0)
     state = {
         "a.weight": torch.randn(4, 3, 2, 2),
@@ -24,13 +34,14 @@ def test_weights_are_read_without_unpickling(monkeypatch):
         "part": torch.randn(10)[3:6],
         "bn.num_batches_tracked": torch.tensor(7),
         "bias": torch.randn(6),
+        "payload": Payload(tmp_path / "executed"),
     }
     file = io.BytesIO()
     torch.save(state, file, _use_new_zipfile_serialization=False)
     monkeypatch.setattr("pickle.Unpickler", None)
-    monkeypatch.setattr("pickle.loads", None)
     read = read_weights(file.getvalue())
-    assert set(read) == set(state) - {"bn.num_batches_tracked"}
+    assert not (tmp_path / "executed").exists()
+    assert set(read) == set(state) - {"bn.num_batches_tracked", "payload"}
     assert all(torch.equal(read[name], state[name]) for name in read)
 
 

@@ -1,7 +1,7 @@
 """The detectors by name. Each is one file; its module is imported only when it is asked for."""
 
 from dataclasses import dataclass
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import Any
 
 from anodetect.errors import ConfigError, nearest
@@ -62,5 +62,4 @@ def detector_class(name: str) -> Any:
     """The class behind a name; ConfigError with the nearest name if there is none."""
     if name not in DETECTORS:
         raise ConfigError(f"no detector {name!r}; {nearest(name, DETECTORS)}")
-    module, _, attribute = DETECTORS[name].target.partition(":")
-    return getattr(import_module(module), attribute)
+    return resolve_name(DETECTORS[name].target)

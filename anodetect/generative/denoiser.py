@@ -78,11 +78,6 @@ class Denoiser(nn.Module):
         a = self.schedule[t][:, None, None, None]
         return (1 - a).sqrt() if self.prediction == "v" else ((1 - a) / a).sqrt()
 
-    def mean_at(self, x: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """√ᾱ·x, the mean of x_t at t = `step`, and t for each image."""
-        t = torch.full((len(x),), step, device=x.device)
-        return self.schedule[step].sqrt() * x, t
-
 
 def check(config: DenoiserConfig, size: int) -> None:
     """ConfigError if images of this side, or windows of them, do not fit the network."""

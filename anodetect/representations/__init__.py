@@ -1,7 +1,7 @@
 """What a detector sees of an image. A representation has a config, `learn`, `encode`, `decode` and `shown`."""
 
 import importlib.util
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import Any
 
 from anodetect.errors import ConfigError, nearest
@@ -17,8 +17,7 @@ def representation_class(name: str) -> Any:
     """The class behind a name; ConfigError with the nearest name if there is none."""
     if name not in REPRESENTATIONS:
         raise ConfigError(f"no representation {name!r}; {nearest(name, REPRESENTATIONS)}")
-    module, _, attribute = REPRESENTATIONS[name].partition(":")
-    return getattr(import_module(module), attribute)
+    return resolve_name(REPRESENTATIONS[name])
 
 
 def features_installed() -> bool:

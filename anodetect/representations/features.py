@@ -24,7 +24,7 @@ from anodetect.config import Config
 from anodetect.errors import ConfigError
 from anodetect.files import sha256_of
 from anodetect.representations import FEATURE_PACKAGES, features_installed
-from anodetect.representations.pixels import resize
+from anodetect.representations.pixels import on_grid, resize
 from anodetect.types import Bools, Floats
 
 BLOCKS = (4, 10)
@@ -56,10 +56,8 @@ class Features:
 
     def encode(self, image: Floats, foreground: Bools) -> tuple[Floats, Bools]:
         """Scaled image [C, H, W] and foreground [H, W] → [152, size / 8, size / 8] and where it counts."""
-        grid = self.config.size // STRIDE
-        inside = resize(foreground[None].astype(np.float32), grid, grid)[0] >= 0.5
         features = (self._extract(image) - self.mean[:, None, None]) / self.deviation[:, None, None]
-        return features, inside if inside.any() else np.ones_like(inside)
+        return features, on_grid(foreground, self.config.size // STRIDE)
 
     def decode(self, heatmap: Floats, shape: tuple[int, int]) -> Floats:
         """A map on the grid [size / 8, size / 8] → on the image's own grid [H, W]."""

@@ -28,9 +28,7 @@ class Pixels:
     def encode(self, image: Floats, foreground: Bools) -> tuple[Floats, Bools]:
         """Scaled image [C, H, W] and foreground [H, W] → the same on the grid, [C, size, size] and [size, size]."""
         side = self.config.size
-        inside = resize(foreground[None].astype(np.float32), side, side)[0] >= 0.5
-        # A foreground too small for the grid must not make an image look normal: then everything counts.
-        return resize(image, side, side), inside if inside.any() else np.ones_like(inside)
+        return resize(image, side, side), on_grid(foreground, side)
 
     def learn(self, images: Iterable[tuple[Floats, Bools]]) -> None:
         """There is nothing to learn."""
@@ -51,6 +49,13 @@ class Pixels:
         """A map on the grid [size, size] → on the image's own grid [H, W]."""
         resized: Floats = resize(heatmap[None], *shape)[0]
         return resized
+
+
+def on_grid(foreground: Bools, side: int) -> Bools:
+    """A foreground [H, W] on a square grid [side, side]."""
+    inside = resize(foreground[None].astype(np.float32), side, side)[0] >= 0.5
+    # A foreground too small for the grid must not make an image look normal: then everything counts.
+    return inside if inside.any() else np.ones_like(inside)
 
 
 def resize(image: Floats, height: int, width: int) -> Floats:
