@@ -88,8 +88,9 @@ def train(
     )
     _learn_encoding(model, roles.fit)
     with tempfile.TemporaryDirectory(dir=workdir) as scratch:
-        fit = _encode_all(model, roles.fit, Path(scratch, "fit"), seed)
-        tune = _encode_all(model, roles.tune, Path(scratch, "tune"), seed) if roles.tune else fit
+        kinds = sorted({record.kind for record in roles.fit})
+        fit = _encode_all(model, roles.fit, Path(scratch, "fit"), seed, kinds)
+        tune = _encode_all(model, roles.tune, Path(scratch, "tune"), seed, kinds) if roles.tune else fit
         _fit(model.detector, fit, tune, workdir, budget, seed, device, resume, reporter)
     if helping:
         return {}
@@ -212,8 +213,9 @@ def _learn_encoding(model: Model, fit: Sequence[Record]) -> None:
     model.representation.learn(model.preprocess.apply(image) for image in images)
 
 
-def _encode_all(model: Model, items: Sequence[Record], stem: Path, seed: int) -> Batch:
+def _encode_all(model: Model, items: Sequence[Record], stem: Path, seed: int, kinds: Sequence[str]) -> Batch:
     """All images as the detector sees them, or random tiles of them, in files that are mapped into memory."""
+    numbers = []
     tile = model.tiling.tile
     count = max(1, min(TILES, TILE_PIXELS // tile**2) // len(items)) if tile else 1
     images = inside = None
@@ -227,9 +229,10 @@ def _encode_all(model: Model, items: Sequence[Record], stem: Path, seed: int) ->
                 images = np.lib.format.open_memmap(f"{stem}-images.npy", "w+", np.float32, (rows, *image.shape))
                 inside = np.lib.format.open_memmap(f"{stem}-inside.npy", "w+", np.bool_, (rows, *foreground.shape))
             images[place], inside[place] = image, foreground
+            numbers.append(kinds.index(loaded.record.kind) if loaded.record.kind in kinds else -1)
             place += 1
     assert images is not None and inside is not None
-    return Batch(images[:place], inside[:place])
+    return Batch(images[:place], inside[:place], np.array(numbers, np.int64) if len(kinds) > 1 else None)
 
 
 def _fit(
@@ -451,6 +454,7 @@ def _audit(run: runs.Run, far: float, fdr: float | None) -> dict[str, Any]:
         "fdr": fdr,
         "pixel_threshold": run.calibration.pixel_threshold(far),
         "scale": list(run.scale),
+        "training": runs.curves(run.path),
         "calibration": {"scores": run.calibration.scores.tolist(), "groups": run.calibration.n_groups},
     }
 

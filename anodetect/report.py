@@ -26,6 +26,13 @@ LINE_COLOURS = ("#d1495b", "#3b7dd8", "#8a8f98", "#e0a030", "#4d9a6a")
 ROC_GRID = np.linspace(0, 1, 201)
 ROC_RESAMPLES = 300
 FLAGGED_ROWS = 50
+WATCHED = {
+    "loss": "loss",
+    "energy_gap": "E(x⁺) − E(x⁻)",
+    "energy_scale": "size of energies",
+    "langevin_gradient": "Langevin gradient",
+    "saturated": "saturated share",
+}
 
 
 def write(folder: Path) -> Path:
@@ -49,6 +56,7 @@ def write(folder: Path) -> Path:
             commands=results.get("commands", [shlex.join(main.audit["command"])]),
             roc=_roc(directories),
             histogram=_histogram(main),
+            training=_training(main),
             cases={name: _cases(main, name) for name in ("highest", "borderline")},
             counts=main.audit["counts"],
             evaluation=main.audit.get("evaluation"),
@@ -155,6 +163,26 @@ def _histogram(main: ScoreDirectory) -> str:
     axes.set_xlabel("score (larger = more anomalous)")
     axes.set_ylabel("images")
     axes.legend(frameon=False, fontsize=9, loc="upper right", bbox_to_anchor=(1, 0.92))
+    return _svg(figure)
+
+
+def _training(main: ScoreDirectory) -> str:
+    """What was watched in training, a panel each, against the step."""
+    steps: list[dict[str, Any]] = main.audit.get("training", [])
+    watched = [name for name in WATCHED if any(step.get(name) is not None for step in steps)]
+    if len(steps) < 2 or not watched:
+        return ""
+    figure = Figure(figsize=(6.2, 1.2 * len(watched)))
+    panels = figure.subplots(len(watched), sharex=True, squeeze=False)[:, 0]
+    for axes, name in zip(panels, watched, strict=True):
+        points = [(step["step"], step[name]) for step in steps if step.get(name) is not None]
+        axes.plot(*zip(*points, strict=True), color=NORMAL_COLOUR, linewidth=1)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_ylabel(WATCHED[name], rotation=0, ha="right", va="center", fontsize=9)
+        axes.tick_params(labelsize=8)
+        if name == "energy_gap":
+            axes.axhline(0, color=REFERENCE_COLOUR, linewidth=0.8, linestyle=":")
+    panels[-1].set_xlabel("step")
     return _svg(figure)
 
 

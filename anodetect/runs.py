@@ -209,6 +209,13 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (path / "train.jsonl").read_text("utf-8").splitlines() if line.strip()]
 
 
+def curves(path: Path) -> list[dict[str, Any]]:
+    """The steps of train.jsonl as they were logged, at most CURVE_POINTS evenly spread ones; a detector that is not
+    trained in steps has none."""
+    steps = [record for record in read_log(path) if "loss" in record]
+    return steps[:: -(-len(steps) // CURVE_POINTS) or 1]
+
+
 def _check_complete(path: Path) -> None:
     if not path.is_dir():
         hint = f"; an unfinished training lies in {partial(path)}" if partial(path).is_dir() else ""

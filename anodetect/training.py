@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, distributed, nn
 
@@ -60,11 +61,13 @@ class Training(Config):
 
 @dataclass(frozen=True)
 class Draw:
-    """What one step learns from: images [N, C, H, W], a generator for each, and the share of training that is over."""
+    """What one step learns from: images [N, C, H, W], a generator for each, the share of training that is over, and the
+    images' rows among all."""
 
     images: Tensor
     generators: list[torch.Generator]
     done: float
+    rows: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -121,10 +124,11 @@ def optimize(
             if spent_share >= 1:
                 stopped_by = "budget"
                 break
-            batch, generators = _draw(images, config.batch, context.seed, learner.step, rank, processes)
-            batch = augmented(batch.to(device), generators, config.augment)
+            rows, generators = _draw(len(images), config.batch, context.seed, learner.step, rank, processes)
+            batch = torch.from_numpy(np.ascontiguousarray(images[rows])).to(device)
+            batch = augmented(batch, generators, config.augment)
             done = min(1.0, max(learner.step / config.steps, spent_share))
-            losses = loss(net, Draw(batch, generators, done))
+            losses = loss(net, Draw(batch, generators, done, rows))
             learner.backward(losses if isinstance(losses, Losses) else Losses(losses, losses), processes)
             if learner.watch.diverged(learner.loss, learner.norm):
                 learner.return_to_good()
@@ -256,14 +260,14 @@ class Learner:
 
 
 def _draw(
-    images: Floats, size: int, seed: int, step: int, rank: int, processes: int
-) -> tuple[Tensor, list[torch.Generator]]:
-    """This process's share of batch `step`, and a generator for each image of it."""
-    rows = np.random.default_rng([seed, step]).integers(len(images), size=size)
+    count: int, size: int, seed: int, step: int, rank: int, processes: int
+) -> tuple[NDArray[np.int64], list[torch.Generator]]:
+    """This process's share of batch `step` of `count` images, and a generator for each."""
+    rows = np.random.default_rng([seed, step]).integers(count, size=size)
     mine = range(rank, size, processes)
     states = (np.random.SeedSequence([seed, step, place]).generate_state(2) for place in mine)
     generators = [torch.Generator().manual_seed(int(state[0]) << 31 ^ int(state[1])) for state in states]
-    return torch.from_numpy(np.ascontiguousarray(images[rows[mine]])), generators
+    return rows[mine], generators
 
 
 # -- Divergence -----------------------------------------------------------------------------------------

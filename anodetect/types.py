@@ -39,17 +39,20 @@ class Sample:
 class Batch:
     """Images as a detector sees them: float32 [N, C, H, W], about [-1, 1], and where they count [N, H, W].
 
-    For training the arrays may be memory maps, so that a detector reads only the rows it indexes.
+    For training the arrays may be memory maps, so that a detector reads only the rows it indexes, and `kinds` [N] says
+    which of the normal kinds 0 … K−1 an image is of, −1 for none of them; None where there is only one.
     """
 
     images: Floats
     foreground: Bools
+    kinds: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, rows: slice | NDArray[np.int64]) -> "Batch":
-        return Batch(self.images[rows], self.foreground[rows])
+        kinds = None if self.kinds is None else self.kinds[rows]
+        return Batch(self.images[rows], self.foreground[rows], kinds)
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,7 @@ def training() -> dict[str, Any]:
         def step(made: AnoDDPM = made, net: Any = net, half: bool = name == "default") -> None:
             net.zero_grad()
             with mock.patch.object(denoiser, "autocast", autocast if half else no_autocast):
-                made._loss(net, Draw(x, generators, 0.0)).backward()
+                made._loss(net, Draw(x, generators, 0.0, np.arange(len(generators)))).backward()
 
         rates[name] = IMAGES / median_seconds(step, 3)
     return {"train_images_per_second": rates, "speedup_stem": rates["default"] / rates["float32_without_stem"]}

@@ -20,6 +20,8 @@ from anodetect.types import Batch, TrainContext, image_seeds
 
 TINY = {
     "anoddpm": {"widths": [16, 32], "components": 40, "training": {"steps": 40}, "lambdas": [5, 10], "stem": 4},
+    "ebm": {"widths": [16, 32], "stem": 4, "training": {"steps": 40}, "levels": [5, 10]},
+    "jem": {"width": 32, "blocks": 1, "training": {"steps": 40}},
     "dae": {"widths": [16, 32], "training": {"steps": 120}},
     "pca": {"components": 30},
     "knn": {"memory": 2000},
@@ -200,6 +202,30 @@ def test_every_variant_of_anoddpm_keeps_seeds_and_company(changes, tmp_path):
     if changes.get("draws"):
         other = detector.score(images, seeds=image_seeds(list(images.images)) + np.uint64(1))
         assert not np.array_equal(other.image, together.image)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("ebm", {"chain": "replay", "pretraining": 0.0}),
+        ("ebm", {"chain": "short-run", "pretraining": 0.5, "informative": False}),
+        ("ebm", {"score": "reconstruction", "score_steps": 3}),
+        ("ebm", {"score": "inversion", "score_steps": 2, "iterations": 3, "levels": [10]}),
+        ("ebm", {"score": "inpaint", "score_steps": 3}),
+        ("ebm", {"network": "mlp", "widths": [16], "blocks": 2, "crop": 16, "score": "inversion", "iterations": 2}),
+        ("jem", {"chain": "replay", "labels": "position"}),
+        ("jem", {"objective": "contrastive", "score": "class", "labels": "transformation"}),
+        ("jem", {"score": "gradient", "chain": "short-run"}),
+        ("jem", {"score": "class", "labels": "position", "pixel_error": "on"}),
+    ],
+)
+def test_every_variant_of_an_energy_keeps_seeds_and_company(name, changes, tmp_path):
+    detector = make(name, **{"training": {"steps": 4}} | changes)
+    detector.fit(batch(40), batch(12, seed=1), context=context(tmp_path))
+    images = batch(18, seed=3)
+    together = score(detector, images)
+    assert np.isfinite(together.image).all()
+    assert np.allclose(score(detector, images[np.array([17])]).image, together.image[17:], rtol=1e-5, atol=0)
 
 
 def test_knn_measures_the_distance_to_the_nearest_location_of_the_memory():

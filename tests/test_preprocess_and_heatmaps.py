@@ -6,10 +6,10 @@ from scipy import ndimage
 from anodetect.config import Pooling, build, parse_assignments
 from anodetect.data import preprocess, synthetic
 from anodetect.data.preprocess import Preprocess, PreprocessConfig
-from anodetect.detectors.anoddpm import blur
 from anodetect.errors import ConfigError, ImageError
 from anodetect.generative.defects import plant
 from anodetect.heatmaps import block_means, counted, finish, pool, smooth
+from anodetect.nn.filters import blur
 from anodetect.representations.pixels import Pixels, PixelsConfig
 
 RNG = np.random.default_rng(0)

@@ -40,7 +40,7 @@ def loss(model, draw):
 
 def error(model):
     generators = [torch.Generator().manual_seed(n) for n in range(len(IMAGES))]
-    return loss(model, Draw(torch.from_numpy(IMAGES), generators, 0.0)).item()
+    return loss(model, Draw(torch.from_numpy(IMAGES), generators, 0.0, np.arange(len(generators)))).item()
 
 
 def run(folder, steps=20, make=net, **context):

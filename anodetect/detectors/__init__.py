@@ -30,6 +30,21 @@ DETECTORS = {
         "minutes to train, tens of milliseconds an image",
         ("pixels", "features"),
     ),
+    "ebm": Entry(
+        "anodetect.detectors.ebm:EBM",
+        "Energy of a denoiser, trained by denoising, then by contrastive divergence; its local energies are the map.",
+        "Du & Mordatch, Implicit generation and modeling with energy-based models, NeurIPS 2019; "
+        "Yoon et al., Autoencoding under normalization constraints, ICML 2021",
+        "minutes to train, tens of milliseconds an image",
+        ("pixels", "features"),
+    ),
+    "jem": Entry(
+        "anodetect.detectors.jem:JEM",
+        "Joint energy model: a classifier of places whose free energy is low on normal images and high elsewhere.",
+        "Grathwohl et al., Your classifier is secretly an energy based model, ICLR 2020",
+        "minutes to train, milliseconds an image",
+        ("pixels", "features"),
+    ),
     "dae": Entry(
         "anodetect.detectors.dae:DAE",
         "Denoising autoencoder: take coarse noise away in one pass, compare.",

@@ -22,40 +22,27 @@ or by each pixel's (`pixel_error`), and whether an image's score is the peak of 
 map's median (`relative`). Everything is learned on fit and tune and then frozen. Larger = more anomalous.
 """
 
-import itertools
-import math
 import time
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from pydantic import Field, NonNegativeInt, PositiveInt
-from scipy import ndimage
-from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from anodetect.batching import in_micro_batches
-from anodetect.config import Pooling
 from anodetect.errors import ConfigError
 from anodetect.generative import denoiser, diffusion
-from anodetect.generative.defects import plant
 from anodetect.generative.denoiser import Denoiser, DenoiserConfig
 from anodetect.generative.noise import NoiseSource, generator
 from anodetect.generative.prior import GaussianPrior
-from anodetect.heatmaps import block_means, counted, finish, pool
-from anodetect.nn.augment import Augment
+from anodetect.generative.standard import MICRO_BATCH, Standard, StandardConfig
+from anodetect.nn.filters import blur
 from anodetect.nn.inference import autocast, pick_device
 from anodetect.training import Draw, Training, optimize, tensors_below
-from anodetect.types import Batch, Bools, Floats, Scores, Seeds, State, TrainContext
+from anodetect.types import Batch, Floats, Scores, Seeds, State, TrainContext
 
-MICRO_BATCH = 16
-PLANTINGS = 3
-MAX_TUNE = 128
-FOLDS = 5
-RELATIVE = 0.5  # the exponent of the map's median, if any
-PIXEL_FLOOR = 0.1  # of the mean error, added to a pixel's own: where normals never err nothing may divide by zero
 PRIOR_NOISE_FIELDS = 256
 # The paper's own settings: a day of training on a GPU, minutes for an image. Its network has 131 million parameters,
 # this one, of MONAI's blocks, 120. The paper has no image score: smoothing and pooling are this package's.
@@ -86,16 +73,11 @@ REFERENCE = {
 ON_FEATURES = denoiser.ON_FEATURES | {
     "lambdas": (60, 100, 150),
     "residual": "squared",
-    "scales": (0.0,),
     "prior": "off",
-    "pixel_error": "off",
-    "relative": "off",
-    "training": {"steps": 1200, "learning_rate": 1e-3, "augment": {"rotation": 0, "scale": 0, "shift": 0, "flip": 0}},
-    "pooling": {"smooth": 1.0},
 }
 
 
-class AnoDDPMConfig(DenoiserConfig):
+class AnoDDPMConfig(DenoiserConfig, StandardConfig):
     """Scoring: `lambdas` are steps; `draws` noise draws per λ, 0 for none; `scales` the widths of the residual's
     Gaussians as shares of the side; `components` the size of the Gaussian model; "auto" leaves a choice to planted
     defects."""
@@ -109,12 +91,7 @@ class AnoDDPMConfig(DenoiserConfig):
     scales: tuple[Annotated[float, Field(ge=0, le=0.25)], ...] = Field(default=(0, 1 / 64), min_length=1)
     components: PositiveInt = 120
     prior: Literal["auto", "on", "off"] = "auto"
-    pixel_error: Literal["auto", "on", "off"] = "auto"
-    relative: Literal["auto", "on", "off"] = "auto"
-    training: Training = Training(
-        steps=4000, learning_rate=5e-4, augment=Augment(rotation=10, scale=0.1, shift=0.05, flip=0.5)
-    )
-    pooling: Pooling = Pooling(smooth=2.0)
+    training: Training = denoiser.TRAINING
 
 
 class AnoDDPM:
@@ -136,8 +113,8 @@ class AnoDDPM:
         self.prior: GaussianPrior | None = None
         self.noise: NoiseSource
         self.channels = 1
-        self.error: Floats  # [M, H, W] or [M, 1, 1]: what to divide the map of each λ and scale by
-        self.pooling = config.pooling
+        self.own = own = len(config.lambdas) * len(config.scales)  # maps of the network; the prior has as many
+        self.standard = Standard(config, {"off": [own], "on": [2 * own], "auto": [own, 2 * own]}[config.prior])
 
     def fit(self, fit: Batch, tune: Batch, *, context: TrainContext) -> None:
         begun = time.monotonic()
@@ -150,7 +127,8 @@ class AnoDDPM:
             self.prior = self._learn_prior(fit, tune, channels, context).to(self.device)
         torch.manual_seed(context.seed)  # initial weights
         self.denoiser = denoiser.build(self.config, channels, self.device)
-        tune, reserve = self._plan(tune, context)
+        seconds = self._passes() * self._seconds_of_a_pass(tune[:MICRO_BATCH])
+        tune, reserve = self.standard.affordable(tune, context, seconds)
         reserve += time.monotonic() - begun
         trained = optimize(
             self.denoiser,
@@ -165,16 +143,6 @@ class AnoDDPM:
         self.denoiser = trained.net
         self.settle(tune, context=context)
         context.log({"step": trained.steps, "stopped_by": trained.stopped_by})
-
-    def _plan(self, tune: Batch, context: TrainContext) -> tuple[Batch, float]:
-        """The tune images, evenly spread, that can be scored in a fifth of the budget, and the seconds to keep."""
-        open_choices = "auto" in (self.config.prior, self.config.pixel_error, self.config.relative)
-        times = 1 + (PLANTINGS if open_choices else 0)
-        seconds = times * self._passes() * self._seconds_of_a_pass(tune[:MICRO_BATCH])
-        limit = math.inf if context.budget is None else max(1.0, 0.2 * context.budget / seconds)
-        count = min(len(tune), MAX_TUNE, int(min(math.ceil(MAX_TUNE / MICRO_BATCH), limit)) * MICRO_BATCH)
-        rows = np.linspace(0, len(tune) - 1, count).astype(np.int64)
-        return tune[rows], 1.0 + 1.2 * seconds * math.ceil(count / MICRO_BATCH)
 
     def _passes(self) -> int:
         """Passes through the network that scoring takes."""
@@ -206,8 +174,7 @@ class AnoDDPM:
     def score(self, batch: Batch, *, seeds: Seeds) -> Scores:
         """Image score, map and reconstruction: the mean x̂ over draws at the last λ."""
         residuals, reconstruction = self._residuals(batch, seeds)
-        maps = (residuals / self.error).mean(1)
-        return Scores(*finish(maps, batch.foreground, self.pooling), reconstruction)
+        return Scores(*self.standard.combine(residuals, batch.foreground), reconstruction)
 
     def _residuals(self, batch: Batch, seeds: Seeds) -> tuple[Floats, Floats]:
         """|G ∗ (x − x̂)| for each λ and scale [N, M, H, W], first the network's, then the prior's if there is one, and
@@ -260,74 +227,16 @@ class AnoDDPM:
     def settle(self, tune: Batch, *, context: TrainContext) -> None:
         """Learn normal images' error and make the choices. Apart from training, so that settings of scoring can be
         compared on the same weights."""
-        side = block_side(tune.images.shape[-1], self.config.pooling)
-        mean, clean = self._survey(tune, side)
-        weight = tune.foreground.mean(0)
-        flat: Floats = np.maximum((mean * weight).sum((1, 2), keepdims=True) / weight.sum(), 1e-6).astype(np.float32)
-        choice = Choice(self.config.prior, self.config.pixel_error, self.config.relative)
-        if "auto" in choice and len(tune) >= 2:
-            planted = []
-            for n in range(PLANTINGS):
-                copy = Batch(plant(tune.images, tune.foreground, seed=n), tune.foreground)
-                planted.append(self._survey(copy, side)[1] / flat)
-            auroc = self._planted_auroc(clean / flat, planted, tune.foreground, side)
-            choice = max(auroc, key=lambda each: auroc[each])
-            context.log({f"planted_auroc {'/'.join(each)}": value for each, value in auroc.items()} | choice._asdict())
-        pixel: Floats = ndimage.gaussian_filter(mean, (0, 1, 1)) + PIXEL_FLOOR * flat
-        self.error = (pixel if choice.pixel_error == "on" else flat)[: self._used(choice)]
-        self.prior = self.prior if choice.prior == "on" else None
-        self.pooling = self._pooling(choice)
-
-    def _used(self, choice: "Choice") -> int:
-        """The number of maps that are averaged: all, or only the network's, which come first."""
-        return len(self.config.lambdas) * len(self.config.scales) * (2 if choice.prior == "on" else 1)
-
-    def _pooling(self, choice: "Choice") -> Pooling:
-        exponent = RELATIVE if choice.relative == "on" else self.config.pooling.relative
-        return self.config.pooling.model_copy(update={"relative": exponent})
-
-    def _survey(self, batch: Batch, side: int) -> tuple[Floats, Floats]:
-        """The mean of all maps over a batch [M, H, W], and each image's maps averaged over blocks [N, M, h, w]; both
-        over the foreground, and 0 outside."""
-        total, blocks = np.zeros(1), []
-        for start in range(0, len(batch), MICRO_BATCH):
-            part = batch[start : start + MICRO_BATCH]
-            maps, _ = self._residuals(part, np.arange(start, start + len(part), dtype=np.uint64))
-            maps *= part.foreground[:, None]
-            total = total + maps.sum(0, dtype=np.float64)
-            blocks.append(block_means(maps, side))
-        mean: Floats = (total / np.maximum(batch.foreground.sum(0), 1)).astype(np.float32)
-        return mean, np.concatenate(blocks)
-
-    def _planted_auroc(
-        self, clean: Floats, planted: Sequence[Floats], foreground: Bools, side: int
-    ) -> dict["Choice", float]:
-        """Image AUROC of copies with planted defects, maps [N, M, h, w] each, against the clean images, for every
-        choice left open. A pixel's own error is learned on the other folds' images, or it would flatter the very
-        images it was learned from."""
-        share = block_means(foreground.astype(np.float32), side)  # of each block
-        own = np.empty_like(clean)
-        for fold in np.array_split(np.arange(len(clean)), min(FOLDS, len(clean))):
-            total, weight = (np.delete(values, fold, 0).sum(0) for values in (clean, share))
-            own[fold] = total / np.maximum(weight, 1e-6) + PIXEL_FLOOR
-        inside = block_means(counted(foreground, self.config.pooling.erode).astype(np.float32), side) >= 0.5
-        labels = [0] * len(clean) + [1] * sum(len(part) for part in planted)
-        errors = {"off": np.ones_like(clean), "on": own}
-        auroc = {}
-        for choice in Choice(self.config.prior, self.config.pixel_error, self.config.relative).resolutions():
-            rows, pooling = slice(self._used(choice)), self._pooling(choice).model_copy(update={"erode": 0})
-            maps = [(part / errors[choice.pixel_error])[:, rows].mean(1) for part in (clean, *planted)]
-            scores = np.concatenate([pool(each, inside, pooling) for each in maps])
-            auroc[choice] = float(roc_auc_score(labels, scores))
-        return auroc
+        self.standard.learn(lambda batch, seeds: self._residuals(batch, seeds)[0], tune, context)
+        if len(self.standard.error) == self.own:
+            self.prior = None
 
     def state(self) -> State:
         tensors = denoiser.to_tensors(self.denoiser)
         if self.prior is not None:
             tensors |= {f"prior.{name}": value for name, value in self.prior.state_dict().items()}
-        own = {"error": self.error, "relative": np.array([self.pooling.relative]), "size": np.array([self.noise.size])}
-        own["channels"] = np.array([self.channels])
-        return {name: value.detach().cpu().numpy() for name, value in tensors.items()} | own
+        own = {"size": np.array([self.noise.size]), "channels": np.array([self.channels])}
+        return {name: value.detach().cpu().numpy() for name, value in tensors.items()} | self.standard.state() | own
 
     def load_state(self, state: State, *, device: str) -> None:
         self.device, self.channels = pick_device(device), int(state["channels"][0])
@@ -337,34 +246,4 @@ class AnoDDPM:
             self.prior = GaussianPrior(*prior["basis"].shape)
             self.prior.load_state_dict(prior)
             self.prior.to(self.device)
-        self.error = state["error"]
-        self.pooling = self.config.pooling.model_copy(update={"relative": float(state["relative"][0])})
-
-
-class Choice(NamedTuple):
-    """How maps become a score: each "on", "off", or "auto" where still open."""
-
-    prior: str
-    pixel_error: str
-    relative: str
-
-    def resolutions(self) -> list["Choice"]:
-        return [Choice(*each) for each in itertools.product(*(("off", "on") if s == "auto" else (s,) for s in self))]
-
-
-def blur(x: Tensor, sigma: float) -> Tensor:
-    """Gaussian smoothing of [N, C, H, W], borders repeated."""
-    if sigma == 0:
-        return x
-    radius = int(3 * sigma + 0.5)
-    kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, device=x.device) / sigma) ** 2)
-    kernel = kernel / kernel.sum()
-    planes = x.flatten(0, 1)[:, None]
-    planes = F.conv2d(F.pad(planes, (radius, radius, 0, 0), mode="replicate"), kernel[None, None, None])
-    planes = F.conv2d(F.pad(planes, (0, 0, radius, radius), mode="replicate"), kernel[None, None, :, None])
-    return planes.reshape(x.shape)
-
-
-def block_side(size: int, pooling: Pooling) -> int:
-    """Blocks about as wide as the smoothing, which they stand for where maps are compared: cheap, and small to keep."""
-    return next(side for side in range(max(1, round(2 * pooling.smooth)), 0, -1) if size % side == 0)
+        self.standard.load_state(state)

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from anodetect.config import Config
 from anodetect.generative import diffusion
 from anodetect.generative.noise import NoiseSource, regions
+from anodetect.nn.augment import Augment
 from anodetect.nn.inference import autocast
 from anodetect.nn.mlp import LocationMLP
 from anodetect.nn.unet import UNet, Widths, check_size
-from anodetect.training import Draw, tensors_below
+from anodetect.training import Draw, Training, tensors_below
 from anodetect.types import State
 
 
@@ -39,6 +40,7 @@ class DenoiserConfig(Config):
     attention: NonNegativeInt = 0
 
 
+TRAINING = Training(steps=4000, learning_rate=5e-4, augment=Augment(rotation=10, scale=0.1, shift=0.05, flip=0.5))
 # Features are as different from place to place as from image to image: Gaussian noise up to larger steps, and a
 # network that sees single locations, which learns in a minute what a U-Net does not in five.
 ON_FEATURES = {
@@ -49,6 +51,11 @@ ON_FEATURES = {
     "network": "mlp",
     "widths": (512,),
     "blocks": 3,
+    "scales": (0.0,),
+    "pixel_error": "off",
+    "relative": "off",
+    "training": {"steps": 1200, "learning_rate": 1e-3, "augment": {"rotation": 0, "scale": 0, "shift": 0, "flip": 0}},
+    "pooling": {"smooth": 1.0},
 }
 
 
@@ -94,8 +101,8 @@ def build(config: DenoiserConfig, channels: int, device: torch.device) -> Denois
     return Denoiser(config, channels).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
-def denoising_loss(net: Denoiser, draw: Draw, config: DenoiserConfig, source: NoiseSource) -> Tensor:
-    """Mean square error of x̂_0 in units of the network's output, t uniform in 1 … trained_to."""
+def disturbed(draw: Draw, config: DenoiserConfig, source: NoiseSource) -> tuple[Tensor, Tensor, Tensor]:
+    """Images or windows of them, noise to put on, and t uniform in 1 … trained_to."""
     x0, generators = draw.images, draw.generators
     t = torch.cat([torch.randint(1, config.trained_to + 1, (1,), generator=rng) for rng in generators])
     noise = source(generators, x0.shape[1])
@@ -103,9 +110,15 @@ def denoising_loss(net: Denoiser, draw: Draw, config: DenoiserConfig, source: No
     if local.any():
         chosen = [rng for rng, yes in zip(generators, local, strict=True) if yes]
         noise[local] *= regions(chosen, x0.shape[-1])
+    noise = noise.to(x0.device)
     if 0 < config.crop < x0.shape[-1]:
-        x0, noise = windows(torch.stack([x0, noise.to(x0.device)], 1), config.crop, generators).unbind(1)
-    t, noise = t.to(x0.device), noise.to(x0.device)
+        x0, noise = windows(torch.stack([x0, noise], 1), config.crop, generators).unbind(1)
+    return x0, noise, t.to(x0.device)
+
+
+def denoising_loss(net: Denoiser, draw: Draw, config: DenoiserConfig, source: NoiseSource) -> Tensor:
+    """Mean square error of x̂_0 in units of the network's output."""
+    x0, noise, t = disturbed(draw, config, source)
     with autocast(x0.device):
         predicted = net(diffusion.diffuse(x0, noise, t, net.schedule), t)
     error: Tensor = (predicted - x0) / net.scale(t)

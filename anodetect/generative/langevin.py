@@ -40,7 +40,20 @@ def sgld(
     `noise` None is √(2 step), which targets p for small steps; image models use less, a temperature below 1.
     `clip` bounds each component of the gradient, `bounds` each value of the result.
     """
-    _, slope = gradient(energy, x)
+    return move(x, gradient(energy, x)[1], rng, step=step, noise=noise, clip=clip, bounds=bounds)
+
+
+def move(
+    x: Tensor,
+    slope: Tensor,
+    rng: Random,
+    *,
+    step: float,
+    noise: float | None = None,
+    clip: float = math.inf,
+    bounds: tuple[float, float] = (-math.inf, math.inf),
+) -> Tensor:
+    """The step of `sgld` where the gradient is known."""
     deviation = math.sqrt(2 * step) if noise is None else noise
     moved = x - step * slope.clamp(-clip, clip) + deviation * normal(x, rng)
     return moved.clamp(*bounds)

@@ -1,0 +1,124 @@
+"""Langevin chains for training an energy: where they start, how they run, what is learned from their ends.
+
+    loss = E(x⁺) − E(x⁻) + penalty · (E(x⁺)² + E(x⁻)²)         (contrastive divergence, Hinton, Neural Computation 2002)
+
+x⁺ are normal images, x⁻ the ends of chains. Where chains start is called `chain`:
+
+    "data"       at normal images with noise put on (as in recovery likelihood, Gao et al., ICLR 2021)
+    "replay"     at the ends of earlier chains, a share of them anew (Du & Mordatch, NeurIPS 2019)
+    "short-run"  at noise, every time (Nijkamp et al., NeurIPS 2019)
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import Tensor
+
+from anodetect.config import Config
+from anodetect.errors import DataError
+from anodetect.generative import langevin
+from anodetect.generative.langevin import Energy
+from anodetect.types import Floats
+
+BUFFER_BYTES = 2**28
+LEARNED_FROM = 500  # images
+FEWEST = 16  # images
+MARGIN = 0.1  # of the images' range, by which a chain may leave it
+
+
+class ChainConfig(Config):
+    """`langevin_steps` of size `langevin_step` at a `temperature`; `proximal` bounds what a step's gradient changes in
+    a value. A replay buffer has `buffer` places, or as many as 256 MB hold; a share `renewed` of chains begins anew: at
+    the normals' own Gaussian, value by value, where `informative` (Yang & Ji, JEM++, ICCV 2021), else at uniform
+    noise."""
+
+    chain: Literal["data", "replay", "short-run"] = "data"
+    langevin_steps: PositiveInt = 5
+    langevin_step: PositiveFloat = 0.2
+    temperature: NonNegativeFloat = 0.01
+    proximal: PositiveFloat = 1.0
+    buffer: PositiveInt = 10_000
+    renewed: float = Field(default=0.05, ge=0, le=1)
+    informative: bool = True
+
+
+class Chains:
+    """Begins chains, runs them, and keeps their ends for "replay".
+
+    The buffer is this process's own and not part of a checkpoint: after a resume it fills anew.
+    """
+
+    def __init__(self, config: ChainConfig, images: Floats) -> None:
+        """`images` [N, C, H, W] give the range that chains stay in and the Gaussian they may begin at."""
+        if len(images) < FEWEST:
+            raise DataError(f"an energy needs {FEWEST} images to learn from, there are {len(images)}")
+        self.config = config
+        sample = torch.from_numpy(images[:: max(1, len(images) // LEARNED_FROM)].copy())
+        room = MARGIN * float(sample.max() - sample.min())
+        self.bounds = float(sample.min()) - room, float(sample.max()) + room
+        self.mean, self.deviation = sample.mean(0), sample.std(0, correction=0)
+        self.ends: dict[int, Tensor] = {}
+
+    def run(
+        self, energy: Energy, start: Tensor, generators: Sequence[torch.Generator], *, unit: Tensor
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Ends [N, C, H, W] of one chain per generator, and facts about them. `start` is where "data" begins; a step
+        is taken in values divided by `unit` [N, 1, 1, 1]."""
+        places = self._places(start, generators)
+        x = self._begin(start, generators, places)
+        config, norms = self.config, []
+        for _ in range(config.langevin_steps):
+            _, slope = langevin.gradient(lambda y: energy(y * unit), x / unit)
+            norms.append(float(slope.square().mean().sqrt()))
+            moved = langevin.move(
+                x / unit,
+                slope,
+                generators,
+                step=config.langevin_step,
+                noise=math.sqrt(2 * config.langevin_step * config.temperature),
+                clip=config.proximal / config.langevin_step,
+            )
+            x = (moved * unit).clamp(*self.bounds)
+        if config.chain == "replay":
+            self.ends |= dict(zip(places, x.cpu(), strict=True))
+        saturated = ((x <= self.bounds[0]) | (x >= self.bounds[1])).float().mean()
+        return x, {"langevin_gradient": sum(norms) / len(norms), "saturated": float(saturated)}
+
+    def _places(self, like: Tensor, generators: Sequence[torch.Generator]) -> list[int]:
+        room = max(len(like), min(self.config.buffer, BUFFER_BYTES // (4 * like[0].numel())))
+        return [int(torch.randint(room, (), generator=rng)) for rng in generators]
+
+    def _begin(self, start: Tensor, generators: Sequence[torch.Generator], places: Sequence[int]) -> Tensor:
+        if self.config.chain == "data":
+            return start
+        new = torch.stack([self._anew(start[0], rng) for rng in generators])
+        if self.config.chain == "replay":
+            for n, (place, rng) in enumerate(zip(places, generators, strict=True)):
+                renewed = float(torch.rand((), generator=rng)) < self.config.renewed
+                if place in self.ends and not renewed:
+                    new[n] = self.ends[place]
+        return new.to(start.device)
+
+    def _anew(self, like: Tensor, rng: torch.Generator) -> Tensor:
+        if not self.config.informative:
+            low, high = self.bounds
+            return low + (high - low) * torch.rand(like.shape, generator=rng)
+        mean, deviation = self.mean, self.deviation
+        if mean.shape != like.shape:  # of windows nobody knows where in the image they are from
+            mean, deviation = mean.mean((1, 2), keepdim=True), sample_deviation(mean, deviation)
+        return mean + deviation * torch.randn(like.shape, generator=rng)
+
+
+def sample_deviation(mean: Tensor, deviation: Tensor) -> Tensor:
+    """The deviation of values at any place of an image, [C, 1, 1], from the mean and deviation at each [C, H, W]."""
+    return (deviation.square().mean((1, 2), keepdim=True) + mean.var((1, 2), keepdim=True, correction=0)).sqrt()
+
+
+def contrastive_divergence(positive: Tensor, negative: Tensor, penalty: float) -> tuple[Tensor, dict[str, float]]:
+    """The loss from energies [N] of normal images and of chains' ends, and facts about them."""
+    gap = positive.mean() - negative.mean()
+    size = positive.square().mean() + negative.square().mean()
+    return gap + penalty * size, {"energy_gap": gap.item(), "energy_scale": (size / 2).sqrt().item()}

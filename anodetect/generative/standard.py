@@ -1,0 +1,147 @@
+"""From several maps of an image to one map and one score: each divided by what it is on tune normals, then averaged.
+
+Two choices can be left to what tells planted defects on tune images best from clean ones: whether a map is divided by
+its mean or by each pixel's (`pixel_error`), and whether an image's score is the peak of the map or the peak over the
+root of the map's median (`relative`). A third is which maps are averaged. All is learned on tune and then frozen.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+from scipy import ndimage
+from sklearn.metrics import roc_auc_score
+
+from anodetect.config import Config, Pooling
+from anodetect.generative.defects import plant
+from anodetect.heatmaps import block_means, counted, finish, pool
+from anodetect.types import Batch, Bools, Floats, Seeds, State, TrainContext
+
+MICRO_BATCH = 16
+PLANTINGS = 3
+MAX_TUNE = 128
+FOLDS = 5
+RELATIVE = 0.5  # the exponent of the map's median, if any
+PIXEL_FLOOR = 0.1  # of the mean error, added to a pixel's own: where normals never err nothing may divide by zero
+
+Maps = Callable[[Batch, Seeds], Floats]  # non-negative maps of several kinds, [N, M, H, W]
+
+
+class StandardConfig(Config):
+    """ "auto" leaves a choice to planted defects."""
+
+    pixel_error: Literal["auto", "on", "off"] = "auto"
+    relative: Literal["auto", "on", "off"] = "auto"
+    pooling: Pooling = Pooling(smooth=2.0)
+
+
+class Standard:
+    """Learns what maps are on normal images, and makes one map and one score of them."""
+
+    def __init__(self, config: StandardConfig, counts: Sequence[int]) -> None:
+        """Averaged are the first so many maps; of several `counts` the best is chosen."""
+        self.config, self.counts = config, counts
+        self.error: Floats  # [M, H, W] or [M, 1, 1]: what to divide each map by; M is the number of maps averaged
+        self.pooling = config.pooling
+
+    def affordable(self, tune: Batch, context: TrainContext, seconds: float) -> tuple[Batch, float]:
+        """The tune images, evenly spread, that can be scored in a fifth of the budget if MICRO_BATCH of them take
+        `seconds`, and how long that is."""
+        seconds *= 1 if len(self._choices()) == 1 else 1 + PLANTINGS
+        limit = math.inf if context.budget is None else max(1.0, 0.2 * context.budget / seconds)
+        count = min(len(tune), MAX_TUNE, int(min(math.ceil(MAX_TUNE / MICRO_BATCH), limit)) * MICRO_BATCH)
+        rows = np.linspace(0, len(tune) - 1, count).astype(np.int64)
+        return tune[rows], 1.0 + 1.2 * seconds * math.ceil(count / MICRO_BATCH)
+
+    def learn(self, maps: Maps, tune: Batch, context: TrainContext) -> None:
+        """Learn normal images' maps and make the choices."""
+        side = block_side(tune.images.shape[-1], self.config.pooling)
+        mean, clean = survey(maps, tune, side)
+        weight = tune.foreground.mean(0)
+        flat: Floats = np.maximum((mean * weight).sum((1, 2), keepdims=True) / weight.sum(), 1e-6).astype(np.float32)
+        choice, *others = self._choices()
+        if others and len(tune) >= 2:
+            planted = []
+            for n in range(PLANTINGS):
+                copy = Batch(plant(tune.images, tune.foreground, seed=n), tune.foreground)
+                planted.append(survey(maps, copy, side)[1] / flat)
+            auroc = self._planted_auroc(clean / flat, planted, tune.foreground, side)
+            choice = max(auroc, key=lambda each: auroc[each])
+            context.log({f"planted_auroc {each}": value for each, value in auroc.items()} | choice._asdict())
+        pixel: Floats = ndimage.gaussian_filter(mean, (0, 1, 1)) + PIXEL_FLOOR * flat
+        self.error = (pixel if choice.pixel_error == "on" else flat)[: choice.maps]
+        self.pooling = self._pooling(choice)
+
+    def combine(self, maps: Floats, foreground: Bools) -> tuple[Floats, Floats]:
+        """Maps [N, M or more, H, W] → (image scores [N], heatmaps [N, H, W])."""
+        return finish((maps[:, : len(self.error)] / self.error).mean(1), foreground, self.pooling)
+
+    def _choices(self) -> list["Choice"]:
+        """All that are open to planted defects; the first is the one without them."""
+        pixel_error, relative = (
+            ("off", "on") if setting == "auto" else (setting,)
+            for setting in (self.config.pixel_error, self.config.relative)
+        )
+        return [Choice(*each) for each in itertools.product(self.counts, pixel_error, relative)]
+
+    def _pooling(self, choice: "Choice") -> Pooling:
+        exponent = RELATIVE if choice.relative == "on" else self.config.pooling.relative
+        return self.config.pooling.model_copy(update={"relative": exponent})
+
+    def _planted_auroc(
+        self, clean: Floats, planted: Sequence[Floats], foreground: Bools, side: int
+    ) -> dict["Choice", float]:
+        """Image AUROC of copies with planted defects, maps [N, M, h, w] each, against the clean images, for every
+        open choice. A pixel's own error is learned on the other folds' images, or it would flatter the very images it
+        was learned from."""
+        share = block_means(foreground.astype(np.float32), side)  # of each block
+        own = np.empty_like(clean)
+        for fold in np.array_split(np.arange(len(clean)), min(FOLDS, len(clean))):
+            total, weight = (np.delete(values, fold, 0).sum(0) for values in (clean, share))
+            own[fold] = total / np.maximum(weight, 1e-6) + PIXEL_FLOOR
+        inside = block_means(counted(foreground, self.config.pooling.erode).astype(np.float32), side) >= 0.5
+        labels = [0] * len(clean) + [1] * sum(len(part) for part in planted)
+        errors = {"off": np.ones_like(clean), "on": own}
+        auroc = {}
+        for choice in self._choices():
+            rows, pooling = slice(choice.maps), self._pooling(choice).model_copy(update={"erode": 0})
+            maps = [(part / errors[choice.pixel_error])[:, rows].mean(1) for part in (clean, *planted)]
+            scores = np.concatenate([pool(each, inside, pooling) for each in maps])
+            auroc[choice] = float(roc_auc_score(labels, scores))
+        return auroc
+
+    def state(self) -> State:
+        return {"error": self.error, "relative": np.array([self.pooling.relative])}
+
+    def load_state(self, state: State) -> None:
+        self.error = state["error"]
+        self.pooling = self.config.pooling.model_copy(update={"relative": float(state["relative"][0])})
+
+
+class Choice(NamedTuple):
+    """How maps become a score: how many of them, and what is "on" or "off"."""
+
+    maps: int
+    pixel_error: str
+    relative: str
+
+
+def survey(maps: Maps, batch: Batch, side: int) -> tuple[Floats, Floats]:
+    """The mean of each map over a batch [M, H, W], and each image's maps averaged over blocks [N, M, h, w]; both over
+    the foreground, and 0 outside."""
+    total, blocks = np.zeros(1), []
+    for start in range(0, len(batch), MICRO_BATCH):
+        part = batch[start : start + MICRO_BATCH]
+        values = maps(part, np.arange(start, start + len(part), dtype=np.uint64))
+        values = values * part.foreground[:, None]
+        total = total + values.sum(0, dtype=np.float64)
+        blocks.append(block_means(values, side))
+    mean: Floats = (total / np.maximum(batch.foreground.sum(0), 1)).astype(np.float32)
+    return mean, np.concatenate(blocks)
+
+
+def block_side(size: int, pooling: Pooling) -> int:
+    """Blocks about as wide as the smoothing, which they stand for where maps are compared: cheap, and small to keep."""
+    return next(side for side in range(max(1, round(2 * pooling.smooth)), 0, -1) if size % side == 0)

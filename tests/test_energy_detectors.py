@@ -1,0 +1,291 @@
+"""The parts of `ebm` and `jem` against closed forms and brute force."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from anodetect.config import build
+from anodetect.detectors import ebm, jem
+from anodetect.errors import ConfigError, DataError
+from anodetect.generative import diffusion
+from anodetect.generative.chains import BUFFER_BYTES, ChainConfig, Chains, contrastive_divergence
+from anodetect.nn.local import LocalNet, receptive_field
+from anodetect.types import Batch, TrainContext
+
+IMAGES = np.random.default_rng(0).normal(0.2, 0.5, (40, 1, 4, 4)).astype(np.float32)
+
+
+def generators(count, seed=0):
+    return [torch.Generator().manual_seed(seed + n) for n in range(count)]
+
+
+# -- Chains ---------------------------------------------------------------------------------------------
+
+
+def gaussian_energy(x):
+    return ((x - 0.2) ** 2).flatten(1).sum(1) / (2 * 0.25)
+
+
+def chains(**settings):
+    return Chains(ChainConfig(**settings), IMAGES)
+
+
+UNIT = torch.full((400, 1, 1, 1), 0.5)
+
+
+def test_chains_end_at_the_energys_own_distribution():
+    runner = chains(chain="short-run", informative=False, langevin_steps=200, langevin_step=0.05, temperature=1.0)
+    start = torch.zeros(400, 1, 4, 4)
+    ends, facts = runner.run(gaussian_energy, start, generators(400), unit=UNIT)
+    assert float(ends.mean()) == pytest.approx(0.2, abs=0.02)
+    assert float(ends.std()) == pytest.approx(0.5, rel=0.05)
+    assert facts["saturated"] < 0.01
+    assert facts["langevin_gradient"] == pytest.approx(1.0, rel=0.2)  # of N(0, 1), in units of its deviation
+
+
+def test_a_chain_from_data_starts_there_and_a_step_is_bounded():
+    runner = chains(chain="data", langevin_steps=1, temperature=0.0, proximal=0.01)
+    start = torch.full((2, 1, 4, 4), 1.2)
+    ends, _ = runner.run(gaussian_energy, start, generators(2), unit=UNIT[:2])
+    assert torch.allclose(ends, start - 0.01 * 0.5)
+
+
+def test_chains_stay_within_the_images_range():
+    runner = chains(chain="data", langevin_steps=3, langevin_step=1.0, temperature=0.0, proximal=100.0)
+    uphill = lambda x: -100 * x.flatten(1).sum(1)  # noqa: E731
+    ends, facts = runner.run(uphill, torch.zeros(2, 1, 4, 4), generators(2), unit=UNIT[:2])
+    room = 0.1 * (IMAGES.max() - IMAGES.min())
+    assert torch.allclose(ends, torch.full_like(ends, float(IMAGES.max() + room)))
+    assert facts["saturated"] == 1.0
+
+
+def test_replayed_chains_go_on_where_they_ended():
+    runner = chains(chain="replay", buffer=1, renewed=0.0, langevin_steps=1, langevin_step=0.1, temperature=0.0)
+    start = torch.zeros(1, 1, 4, 4)
+    first, _ = runner.run(gaussian_energy, start, generators(1), unit=UNIT[:1])
+    second, _ = runner.run(gaussian_energy, start, generators(1), unit=UNIT[:1])
+    assert torch.allclose(second - 0.2, 0.9 * (first - 0.2), atol=1e-6)
+    renewing = chains(chain="replay", buffer=1, renewed=1.0, langevin_steps=1, temperature=0.0)
+    again = [renewing.run(gaussian_energy, start, generators(1), unit=UNIT[:1])[0] for _ in range(2)]
+    assert torch.equal(*again)
+
+
+def test_the_buffer_is_bounded_in_memory():
+    runner, large = chains(chain="replay"), torch.zeros(16, 64, 256, 256)
+    places = {place for n in range(50) for place in runner._places(large, generators(16, n))}
+    assert max(places) * 4 * large[0].numel() < BUFFER_BYTES
+
+
+def test_an_informative_start_has_the_images_moments():
+    images = np.random.default_rng(0).normal(0, 0.1, (500, 1, 4, 4)).astype(np.float32)
+    images[:, :, 0] += 1
+    runner = Chains(ChainConfig(chain="short-run", langevin_steps=1, langevin_step=1e-9), images)
+    ends, _ = runner.run(gaussian_energy, torch.zeros(400, 1, 4, 4), generators(400), unit=UNIT)
+    assert torch.allclose(ends.mean(0)[0], torch.from_numpy(images.mean(0)[0]), atol=0.03)
+    windows, _ = runner.run(gaussian_energy, torch.zeros(400, 1, 2, 2), generators(400), unit=UNIT)
+    assert float(windows.std()) == pytest.approx(images.std(), rel=0.05)
+
+
+@pytest.mark.parametrize("chain", ["data", "replay", "short-run"])
+def test_a_chain_does_not_depend_on_its_company(chain):
+    start = torch.zeros(4, 1, 4, 4)
+    together, _ = chains(chain=chain).run(gaussian_energy, start, generators(4), unit=UNIT[:4])
+    alone, _ = chains(chain=chain).run(gaussian_energy, start[3:], generators(4)[3:], unit=UNIT[:1])
+    assert torch.allclose(together[3:], alone)
+
+
+def test_contrastive_divergence_teaches_the_mean():
+    """E(x) = (x − m)²/2 with chains on it: m goes to the mean of the images."""
+    m = nn.Parameter(torch.tensor(-0.5))
+    optimizer, rng = torch.optim.SGD([m], 0.1), generators(64)
+    energy = lambda x: (x - m).square().flatten(1).sum(1) / 2  # noqa: E731
+    runner, x = chains(chain="data", langevin_steps=10, temperature=1.0), torch.from_numpy(IMAGES)
+    for _ in range(200):
+        ends, _ = runner.run(energy, x, rng[: len(x)], unit=torch.ones(len(x), 1, 1, 1))
+        loss, facts = contrastive_divergence(energy(x) / 16, energy(ends) / 16, 0.0)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert float(m) == pytest.approx(float(x.mean()), abs=0.1)
+    assert abs(facts["energy_gap"]) < 0.5
+
+
+def test_too_few_images_are_refused():
+    with pytest.raises(DataError, match="16 images"):
+        Chains(ChainConfig(), IMAGES[:15])
+
+
+# -- EBM ------------------------------------------------------------------------------------------------
+
+
+class GaussianDenoiser(nn.Module):
+    """The exact denoiser of x_0 ~ N(m, s²)."""
+
+    def __init__(self, mean=0.3, variance=0.25):
+        super().__init__()
+        self.mean, self.variance, self.schedule = mean, variance, diffusion.linear_schedule()
+
+    def forward(self, x, t):
+        a = self.schedule[t][:, None, None, None]
+        return self.mean + a.sqrt() * self.variance / (a * self.variance + 1 - a) * (x - a.sqrt() * self.mean)
+
+
+def test_local_energy_is_half_the_squared_score_of_noisy_images():
+    net, t = GaussianDenoiser(), torch.tensor([5, 100, 900])
+    x = torch.randn(3, 1, 4, 4)
+    a = net.schedule[t][:, None, None, None]
+    score = -(x - a.sqrt() * 0.3) / (a * 0.25 + 1 - a)
+    assert torch.allclose(ebm.local_energy(net, x, t), (1 - a) * score.square() / 2, rtol=1e-3, atol=1e-5)
+
+
+def test_curvature_is_the_hessian_times_a_direction():
+    energy = lambda x: (x.sin() * x.roll(1, -1).square()).flatten(1).sum(1)  # noqa: E731
+    x, direction = torch.randn(1, 1, 2, 3), torch.randn(1, 1, 2, 3)
+    hessian = torch.autograd.functional.hessian(lambda v: energy(v).sum(), x).reshape(6, 6)
+    assert torch.allclose(ebm.curvature(energy, x, direction).flatten(), hessian @ direction.flatten(), atol=1e-5)
+
+
+def made_ebm(**settings):
+    detector = ebm.EBM(build(ebm.EBMConfig, {"local": 0.0, "noise": "gaussian"} | settings, "ebm"))
+    detector.net, detector.channels = GaussianDenoiser(), 1
+    detector.noise = ebm.denoiser.noise_source(detector.config, 16)
+    return detector
+
+
+def test_inversion_comes_nearer_than_the_chain_from_the_image():
+    x, t = torch.randn(2, 1, 16, 16), torch.tensor([250, 250])
+    detector = made_ebm(score="inversion", score_steps=5, iterations=60)
+    nearest, cheap = detector._inverted(x, t, generators(2)), detector._short_run(x, t, generators(2))
+    assert (nearest - x).square().mean() < 0.2 * (cheap - x).square().mean()
+
+
+def test_a_short_run_goes_down_the_energy():
+    x, t = torch.randn(2, 1, 16, 16), torch.tensor([100, 100])
+    detector = made_ebm(score="reconstruction")
+    path = detector._path(x, t)
+    energies = [float(ebm.total_energy(detector.net, t)(y).sum()) for y in path]
+    assert all(later < earlier for earlier, later in itertools.pairwise(energies))
+
+
+def test_inpainting_never_sees_what_it_hides():
+    torch.manual_seed(0)
+    detector = made_ebm(score="inpaint", hidden=4, widths=(16,), stem=1, score_steps=3)
+    net = ebm.denoiser.build(detector.config, 1, torch.device("cpu"))
+    for p in net.parameters():
+        nn.init.normal_(p, std=0.1)
+    detector.net = net.eval().requires_grad_(False)
+    x, t = torch.randn(1, 1, 16, 16), torch.tensor([10])
+    other = x.clone()
+    other[..., 4:8, 8:12] += 3
+    made, changed = (detector._inpainted(each, t, generators(1)) for each in (x, other))
+    assert torch.allclose(made[..., 4:8, 8:12], changed[..., 4:8, 8:12], atol=1e-5)
+    assert not torch.allclose(made, changed, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"levels": []}, "levels"),
+        ({"levels": [300]}, "1 … trained_to"),
+        ({"score": "inpaint", "network": "mlp"}, "neighbours"),
+    ],
+)
+def test_ebm_settings_that_cannot_be(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        made_ebm(**settings)
+
+
+# -- JEM ------------------------------------------------------------------------------------------------
+
+
+def test_a_place_sees_its_receptive_field_and_no_more():
+    torch.manual_seed(0)
+    net, x = LocalNet(1, 3, 16, blocks=2, stem=2), torch.randn(1, 1, 32, 32)
+    slopes = torch.autograd.functional.jacobian(lambda v: net(v)[0, 0, 8, 8], x)[0, 0].abs()
+    seen = slopes.nonzero()
+    sides = seen.max(0).values - seen.min(0).values + 1
+    assert sides.tolist() == [receptive_field(2, 2)] * 2
+
+
+def test_free_energy_is_minus_the_log_of_the_sum_over_classes():
+    net, x = LocalNet(1, 3, 16, blocks=1, stem=2), torch.randn(2, 1, 8, 8)
+    expected = -net(x).double().exp().sum(1).log()
+    assert torch.allclose(jem.free_energy(net, x).double(), expected, atol=2e-2)  # bfloat16 where there is
+
+
+@pytest.mark.parametrize("number", range(jem.TRANSFORMATIONS))
+def test_transformations_are_eight_and_come_back(number):
+    x = torch.arange(9.0).reshape(1, 3, 3)
+    assert torch.equal(jem.transformed_back(jem.transformed(x, number), number), x)
+    others = [jem.transformed(x, other) for other in range(jem.TRANSFORMATIONS) if other != number]
+    assert not any(torch.equal(jem.transformed(x, number), other) for other in others)
+
+
+def test_positions_are_the_parts_of_the_image():
+    expected = np.arange(16).reshape(4, 4).repeat(2, 0).repeat(2, 1)
+    assert np.array_equal(jem.positions(torch.zeros(1, 1, 32, 32), 4)[0].numpy(), expected)
+
+
+def test_contrast_of_places_is_a_share_among_places():
+    logits, y = torch.randn(2, 3, 4, 4), torch.randint(3, (2, 4, 4))
+    rows, own = logits.movedim(1, -1).reshape(-1, 3), y.flatten()
+    shares = [math.log(rows[:, own[n]].exp().sum() / rows[n, own[n]].exp()) for n in range(32)]
+    assert float(jem.contrast_of_places(logits, y, generators(1)[0])) == pytest.approx(
+        np.mean(shares) - math.log(32), abs=1e-4
+    )
+
+
+def jem_of(**settings):
+    small = {"width": 16, "blocks": 1, "stem": 2, "training": {"steps": 6}}
+    return jem.JEM(build(jem.JEMConfig, small | settings, "jem"))
+
+
+def batch(images, kinds=None):
+    return Batch(images.astype(np.float32), np.ones((len(images), *images.shape[2:]), bool), kinds)
+
+
+def fitted(tmp_path, images, kinds=None, **settings):
+    detector = jem_of(**settings)
+    half = len(images) // 2
+    parts = (batch(images[rows], None if kinds is None else kinds[rows]) for rows in (slice(half), slice(half, None)))
+    detector.fit(*parts, context=TrainContext(0, "cpu", tmp_path))
+    return detector
+
+
+def pictures(kind, count=48, size=16):
+    rng = np.random.default_rng(1)
+    images = 0.1 * rng.normal(size=(count, 1, size, size))
+    if kind == "ramp":  # has a direction, and the same at every place
+        images = 0.02 * images + np.linspace(-1, 1, size)[:, None] + rng.uniform(-1, 1, (count, 1, 1, 1))
+    if kind == "cross":  # looks the same from every side, and different at every place
+        far = np.abs(np.linspace(-1, 1, size))
+        images = 0.02 * images + far[:, None] + far
+    return images
+
+
+@pytest.mark.parametrize(("kind", "labels"), [("ramp", "transformation"), ("cross", "position")])
+def test_labels_are_those_that_can_be_told(tmp_path, kind, labels):
+    assert fitted(tmp_path, pictures(kind)).labels == labels
+
+
+def test_several_kinds_are_the_classes(tmp_path):
+    detector = fitted(tmp_path, pictures("noise"), np.arange(48) % 3)
+    assert detector.labels == "kind"
+    assert detector.net.last.out_channels == 3
+
+
+def test_one_class_is_refused_where_nothing_can_be_told(tmp_path):
+    flat = np.random.default_rng(0).normal(size=(48, 1, 1, 1)) * np.ones((1, 1, 16, 16))
+    with pytest.raises(DataError, match=r"one class.*use ebm"):
+        fitted(tmp_path, flat)
+    with pytest.raises(DataError, match=r"one class.*use ebm"):
+        fitted(tmp_path, flat, labels="kind")
+
+
+def test_images_smaller_than_the_receptive_field_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="receptive field of 36"):
+        fitted(tmp_path, pictures("ramp"), blocks=3, stem=4)
