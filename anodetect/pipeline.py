@@ -29,8 +29,8 @@ from anodetect.detectors import DETECTORS
 from anodetect.errors import ConfigError, DataError, RunError, nearest
 from anodetect.evaluation import Measure
 from anodetect.files import path_text, sha256_of, short_name
-from anodetect.model import LOOK_AHEAD, Model, Scored, ahead, load, resolve, score_records
-from anodetect.representations import features_installed
+from anodetect.model import BATCH, LOOK_AHEAD, Model, Scored, ahead, load, resolve, score_records
+from anodetect.representations import FEATURE_MULTIPLE, features_installed
 from anodetect.types import Batch, Floats, Reporter, Silent, TrainContext
 from anodetect.writers import images as image_writer
 
@@ -74,19 +74,26 @@ def train(
     roles = split.assign(normals)
     if roles.dropped:
         reporter.warn(roles.dropped)
+    tile = config["tiling"]["tile"]
+    depth = LOOK_AHEAD * (1 if tile else BATCH)
+    preprocess = Preprocess(build(PreprocessConfig, config["preprocess"], "preprocess"))
+    preprocess.learn(loaded.image for loaded in ahead(load, roles.fit, depth) if loaded.image is not None)
     if representation == "auto":
         fixed = DETECTORS[detector].representations[0] if "preset" in values else None  # presets are for the first
-        representation = fixed or _suited(detector, config, roles.fit, reporter)
+        representation = fixed or _suited(detector, preprocess.flat_background, tile, reporter)
         config = resolve(detector, representation, values)
     fingerprint = {"config": config, "seed": seed, "fit": [hashes[record.id] for record in roles.fit]}
     model = Model.create(detector, representation, config)
+    model.preprocess = preprocess
     workdir = (
         runs.begin_helping(out, resume=resume) if helping else runs.begin(out, resume=resume, fingerprint=fingerprint)
     )
     reporter.say(
         f"{dataset.name}: fit {len(roles.fit)}, tune {len(roles.tune)}, calibrate {len(roles.calibrate)} images"
     )
-    _learn_encoding(model, roles.fit)
+    some = roles.fit[:: max(1, len(roles.fit) // LEARNED_FROM)]
+    images = (loaded.image for loaded in ahead(load, some, depth) if loaded.image is not None)
+    model.representation.learn(preprocess.apply(image) for image in images)
     with tempfile.TemporaryDirectory(dir=workdir) as scratch:
         kinds = sorted({record.kind for record in roles.fit})
         fit = _encode_all(model, roles.fit, Path(scratch, "fit"), seed, kinds)
@@ -125,25 +132,21 @@ def train(
     return runs.facts(out) | {"failures": failures, "peak_memory_mb": peak_memory_mb()}
 
 
-def _suited(detector: str, config: Mapping[str, Any], fit: Sequence[Record], reporter: Reporter) -> str:
+def _suited(detector: str, flat_background: bool, tile: int, reporter: Reporter) -> str:
     """The representation that suits a detector and the images it is to learn from."""
     *others, full_frame = DETECTORS[detector].representations
     if not others:
         return full_frame
-    preprocess = Preprocess(build(PreprocessConfig, config["preprocess"], "preprocess"))
-    preprocess.learn(loaded.image for loaded in ahead(load, _some(fit)) if loaded.image is not None)
-    if preprocess.flat_background:
+    if flat_background:
         return others[0]
-    if full_frame == "features" and not features_installed():
-        reporter.warn(
-            "images fill their frame: features would find more than pixels; pip install 'anodetect[features]'"
-        )
-        return others[0]
-    return full_frame
-
-
-def _some(items: Sequence[Record]) -> Sequence[Record]:
-    return items[:: max(1, len(items) // LEARNED_FROM)]
+    if not features_installed():
+        hindrance = "pip install 'anodetect[features]'"
+    elif tile % FEATURE_MULTIPLE:
+        hindrance = f"choose a --tile that is a multiple of {FEATURE_MULTIPLE}"
+    else:
+        return full_frame
+    reporter.warn(f"images fill their frame: features would find more than pixels; {hindrance}")
+    return others[0]
 
 
 def _facts(log: Sequence[Mapping[str, Any]], roles: split.Roles, failed: int) -> dict[str, Any]:
@@ -204,13 +207,6 @@ def _usable_normals(dataset: Dataset, reporter: Reporter) -> tuple[list[Record],
     for name, reason in failed:
         reporter.warn(f"left out: {name}: {reason}")
     return usable, hashes, failed
-
-
-def _learn_encoding(model: Model, fit: Sequence[Record]) -> None:
-    depth = LOOK_AHEAD * model.batch
-    model.preprocess.learn(loaded.image for loaded in ahead(load, fit, depth) if loaded.image is not None)
-    images = (loaded.image for loaded in ahead(load, _some(fit), depth) if loaded.image is not None)
-    model.representation.learn(model.preprocess.apply(image) for image in images)
 
 
 def _encode_all(model: Model, items: Sequence[Record], stem: Path, seed: int, kinds: Sequence[str]) -> Batch:

@@ -47,6 +47,7 @@ HEADER = (
     "hashes",
     "calibration_groups",
 )
+CURVE_POINTS = 200
 CHECKPOINT, FINGERPRINT = "checkpoint.safetensors", "fingerprint"  # only while a run is being made
 PACKAGES = ("anodetect", "torch", "monai", "numpy", "scipy", "scikit-learn", "opensimplex", "pillow", "safetensors")
 

@@ -75,7 +75,8 @@ def share_of_training_step() -> float:
 
     def step() -> None:
         net.zero_grad()
-        denoiser.denoising_loss(net, Draw(images, generators, 0.0, np.arange(len(generators))), config, source).backward()
+        draw = Draw(images, generators, 0.0, np.arange(len(generators)))
+        denoiser.denoising_loss(net, draw, config, source).backward()
 
     return median_seconds(lambda: source(generators, 1)) / median_seconds(step)
 

@@ -1,19 +1,21 @@
 """From several maps of an image to one map and one score: each divided by what it is on tune normals, then averaged.
 
-Two choices can be left to what tells planted defects on tune images best from clean ones: whether a map is divided by
+Two choices can be left to how well planted defects on tune images are told from clean ones: whether a map is divided by
 its mean or by each pixel's (`pixel_error`), and whether an image's score is the peak of the map or the peak over the
-root of the map's median (`relative`). A third is which maps are averaged. All is learned on tune and then frozen.
+root of the map's median (`relative`). A third is which maps are averaged. The simplest choice is taken that is within a
+standard error of the best (Breiman et al., CART, 1984, section 3.4.3): a few dozen images cannot tell more. All is
+learned on tune and then frozen.
 """
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
 from scipy import ndimage
-from sklearn.metrics import roc_auc_score
 
+from anodetect import metrics
 from anodetect.config import Config, Pooling
 from anodetect.generative.defects import plant
 from anodetect.heatmaps import block_means, counted, finish, pool
@@ -23,6 +25,7 @@ MICRO_BATCH = 16
 PLANTINGS = 3
 MAX_TUNE = 128
 FOLDS = 5
+RESAMPLES = 200
 RELATIVE = 0.5  # the exponent of the map's median, if any
 PIXEL_FLOOR = 0.1  # of the mean error, added to a pixel's own: where normals never err nothing may divide by zero
 
@@ -67,9 +70,9 @@ class Standard:
             for n in range(PLANTINGS):
                 copy = Batch(plant(tune.images, tune.foreground, seed=n), tune.foreground)
                 planted.append(survey(maps, copy, side)[1] / flat)
-            auroc = self._planted_auroc(clean / flat, planted, tune.foreground, side)
-            choice = max(auroc, key=lambda each: auroc[each])
-            context.log({f"planted_auroc {each}": value for each, value in auroc.items()} | choice._asdict())
+            scores = self._planted_scores(clean / flat, planted, tune.foreground, side)
+            choice, auroc = simplest_of_the_best(scores, context.seed)
+            context.log({f"planted_auroc {name_of(each)}": auroc[each] for each in auroc} | choice._asdict())
         pixel: Floats = ndimage.gaussian_filter(mean, (0, 1, 1)) + PIXEL_FLOOR * flat
         self.error = (pixel if choice.pixel_error == "on" else flat)[: choice.maps]
         self.pooling = self._pooling(choice)
@@ -79,38 +82,37 @@ class Standard:
         return finish((maps[:, : len(self.error)] / self.error).mean(1), foreground, self.pooling)
 
     def _choices(self) -> list["Choice"]:
-        """All that are open to planted defects; the first is the one without them."""
+        """All that are open to planted defects, the simplest first."""
         pixel_error, relative = (
             ("off", "on") if setting == "auto" else (setting,)
             for setting in (self.config.pixel_error, self.config.relative)
         )
-        return [Choice(*each) for each in itertools.product(self.counts, pixel_error, relative)]
+        every = [Choice(*each) for each in itertools.product(self.counts, pixel_error, relative)]
+        return sorted(every, key=lambda each: self.counts.index(each.maps) + each.count("on"))
 
     def _pooling(self, choice: "Choice") -> Pooling:
         exponent = RELATIVE if choice.relative == "on" else self.config.pooling.relative
         return self.config.pooling.model_copy(update={"relative": exponent})
 
-    def _planted_auroc(
+    def _planted_scores(
         self, clean: Floats, planted: Sequence[Floats], foreground: Bools, side: int
-    ) -> dict["Choice", float]:
-        """Image AUROC of copies with planted defects, maps [N, M, h, w] each, against the clean images, for every
-        open choice. A pixel's own error is learned on the other folds' images, or it would flatter the very images it
-        was learned from."""
+    ) -> dict["Choice", Floats]:
+        """Image scores [1 + PLANTINGS, N] of the clean images and of each copy with planted defects, for every open
+        choice; maps are [N, M, h, w] each. A pixel's own error is learned on the other folds' images, or it would
+        flatter the very images it was learned from."""
         share = block_means(foreground.astype(np.float32), side)  # of each block
         own = np.empty_like(clean)
         for fold in np.array_split(np.arange(len(clean)), min(FOLDS, len(clean))):
             total, weight = (np.delete(values, fold, 0).sum(0) for values in (clean, share))
             own[fold] = total / np.maximum(weight, 1e-6) + PIXEL_FLOOR
         inside = block_means(counted(foreground, self.config.pooling.erode).astype(np.float32), side) >= 0.5
-        labels = [0] * len(clean) + [1] * sum(len(part) for part in planted)
         errors = {"off": np.ones_like(clean), "on": own}
-        auroc = {}
+        scores = {}
         for choice in self._choices():
             rows, pooling = slice(choice.maps), self._pooling(choice).model_copy(update={"erode": 0})
             maps = [(part / errors[choice.pixel_error])[:, rows].mean(1) for part in (clean, *planted)]
-            scores = np.concatenate([pool(each, inside, pooling) for each in maps])
-            auroc[choice] = float(roc_auc_score(labels, scores))
-        return auroc
+            scores[choice] = np.stack([pool(each, inside, pooling) for each in maps])
+        return scores
 
     def state(self) -> State:
         return {"error": self.error, "relative": np.array([self.pooling.relative])}
@@ -126,6 +128,32 @@ class Choice(NamedTuple):
     maps: int
     pixel_error: str
     relative: str
+
+
+def name_of(choice: Choice) -> str:
+    return "/".join(map(str, choice))
+
+
+def simplest_of_the_best(scores: Mapping[Choice, Floats], seed: int) -> tuple[Choice, dict[Choice, float]]:
+    """The first choice whose planted AUROC is within a standard error of the best one's, and all AUROCs. The error is
+    that of the difference, over resampled images; `scores` are [1 + PLANTINGS, N], clean first, the simplest choice
+    first."""
+    auroc = {choice: planted_auroc(values) for choice, values in scores.items()}
+    best = max(auroc, key=lambda each: auroc[each])
+    count = scores[best].shape[1]
+    resamples = np.random.default_rng(seed).integers(count, size=(RESAMPLES, count))
+    at_best = np.array([planted_auroc(scores[best][:, rows]) for rows in resamples])
+    for choice, values in scores.items():
+        lead = at_best - [planted_auroc(values[:, rows]) for rows in resamples]
+        if auroc[best] - auroc[choice] <= lead.std():
+            return choice, auroc
+    return best, auroc
+
+
+def planted_auroc(scores: Floats) -> float:
+    """AUROC of the rows after the first against the first."""
+    labels = np.repeat([0] + [1] * (len(scores) - 1), scores.shape[1])
+    return metrics.auroc(labels, scores.ravel())
 
 
 def survey(maps: Maps, batch: Batch, side: int) -> tuple[Floats, Floats]:

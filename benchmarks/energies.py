@@ -1,0 +1,87 @@
+"""Speed of the energy detectors, side by side in one run on this machine.
+
+    python benchmarks/energies.py [--json]
+
+Images/s of `jem` and `ebm` at their defaults against `anoddpm`, each on pixels; and a training step with K Langevin
+steps against K + 2 forward and backward passes of the same network. Medians of several runs.
+"""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from timing import median_seconds
+
+from anodetect.data import synthetic
+from anodetect.detectors import detector_class
+from anodetect.detectors.ebm import EBM
+from anodetect.detectors.jem import JEM, free_energy
+from anodetect.generative.chains import Chains
+from anodetect.training import Draw
+from anodetect.types import Batch, TrainContext, image_seeds
+
+IMAGES = 32
+SIZE = 128
+TRAINING_BATCH = 16
+
+
+def images() -> Batch:
+    pixels, _ = synthetic.images(IMAGES, size=SIZE)
+    return Batch(pixels.astype(np.float32) / 127.5 - 1, np.ones((IMAGES, SIZE, SIZE), bool))
+
+
+def made(name: str, batch: Batch) -> Any:
+    """A detector after two steps of training: its speed does not depend on what it has learned."""
+    cls = detector_class(name)
+    detector = cls(cls.Config.model_validate({"training": {"steps": 2}}))
+    with tempfile.TemporaryDirectory() as folder:
+        detector.fit(batch, batch, context=TrainContext(0, "cpu", Path(folder)))
+    return detector
+
+
+def step_ratio(detector: JEM | EBM, batch: Batch) -> float:
+    """A training step with chains, in units of (K + 2) forward and backward passes."""
+    net = detector.net.requires_grad_(True)
+    x = torch.from_numpy(batch.images[:TRAINING_BATCH])
+    chains = Chains(detector.config, batch.images)
+
+    def step() -> None:
+        generators = [torch.Generator().manual_seed(n) for n in range(len(x))]
+        draw = Draw(x, generators, 1.0, np.arange(len(x)))
+        detector._loss(net, draw, *extra).total.backward()
+        net.zero_grad()
+
+    def one_pass() -> None:
+        if isinstance(detector, JEM):
+            free_energy(net, x).mean().backward()
+        else:
+            net(x, torch.full((len(x),), 10)).square().mean().backward()
+        net.zero_grad()
+
+    extra = (batch, chains) if isinstance(detector, JEM) else (chains,)
+    return median_seconds(step) / median_seconds(one_pass) / (detector.config.langevin_steps + 2)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    batch, facts = images(), {}
+    seeds = image_seeds(list(batch.images))
+    detectors = {name: made(name, batch) for name in ("anoddpm", "ebm", "jem")}
+    for name, detector in detectors.items():
+        seconds = median_seconds(lambda detector=detector: detector.score(batch, seeds=seeds))
+        facts[f"images_per_second {name}"] = round(IMAGES / seconds, 1)
+    for name in ("ebm", "jem"):
+        faster = facts[f"images_per_second {name}"] / facts["images_per_second anoddpm"]
+        facts[f"faster_than_anoddpm {name}"] = round(faster, 2)
+        facts[f"step_over_passes {name}"] = round(step_ratio(detectors[name], batch), 2)
+    print(json.dumps(facts) if arguments.json else "\n".join(f"{name}: {value}" for name, value in facts.items()))
+
+
+if __name__ == "__main__":
+    main()
