@@ -110,7 +110,7 @@ def test_contrastive_divergence_teaches_the_mean():
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert float(m) == pytest.approx(float(x.mean()), abs=0.1)
+    assert m.item() == pytest.approx(float(x.mean()), abs=0.1)
     assert abs(facts["energy_gap"]) < 0.5
 
 

@@ -20,6 +20,7 @@ their energy is raised. With `contrast=0` there is no second part, and `score="e
 Larger = more anomalous.
 """
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
@@ -32,7 +33,7 @@ from torch import Tensor, nn
 from anodetect.batching import in_micro_batches
 from anodetect.errors import ConfigError
 from anodetect.generative import denoiser, diffusion, langevin
-from anodetect.generative.chains import ChainConfig, Chains, contrastive_divergence
+from anodetect.generative.chains import CHAINED, ChainConfig, Chains, beyond, contrastive_divergence, some_of
 from anodetect.generative.denoiser import Denoiser, DenoiserConfig
 from anodetect.generative.langevin import Energy
 from anodetect.generative.noise import NoiseSource, generator
@@ -55,7 +56,7 @@ class EBMConfig(DenoiserConfig, ChainConfig, StandardConfig):
     levels: tuple[int, ...] = (5, 10, 20)
     scales: tuple[Annotated[float, Field(ge=0, le=0.25)], ...] = Field(default=(0, 1 / 64), min_length=1)
     pretraining: float = Field(default=0.6, ge=0, le=1)
-    contrast: NonNegativeFloat = 0.1
+    contrast: NonNegativeFloat = 0.01
     penalty: NonNegativeFloat = 0.1
     score: Literal["energy", "reconstruction", "inversion", "inpaint"] = "energy"
     score_steps: int = Field(default=10, ge=1, le=100)
@@ -125,6 +126,21 @@ class EBM:
         denoising = denoiser.denoising_loss(net, draw, config, self.noise)
         if draw.done < config.pretraining or config.contrast == 0:
             return Losses(denoising, denoising)
+        chosen = some_of(draw)
+        if not chosen:
+            return Losses(denoising, denoising)
+        contrast, facts = self._contrast(
+            net,
+            Draw(draw.images[chosen], [draw.generators[n] for n in chosen], draw.done, draw.rows[chosen]),
+            chains,
+        )
+        weight = config.contrast * len(chosen) / (CHAINED * len(draw.images))
+        # The denoising error stays comparable from the first step to the last.
+        return Losses(denoising + weight * contrast, denoising.detach() + beyond(facts), facts)
+
+    def _contrast(self, net: Denoiser, draw: Draw, chains: Chains) -> tuple[Tensor, dict[str, float]]:
+        """Contrastive divergence at random levels."""
+        config = self.config
         x0, noise, more = denoiser.disturbed(draw, config, self.noise)
         levels = [int(torch.randint(len(config.levels), (), generator=rng)) for rng in draw.generators]
         t = torch.tensor([config.levels[level] for level in levels], device=x0.device)
@@ -132,19 +148,17 @@ class EBM:
         normal = a.sqrt() * x0
         # Chains start where there is more noise than a level has; normal images get twice the noise of a chain's step
         # (Grathwohl et al.: what chains cannot do without must not tell them from images).
-        start = diffusion.diffuse(x0, noise, torch.maximum(t, more), net.schedule)
-        start = start * (a / net.schedule[torch.maximum(t, more)][:, None, None, None]).sqrt()
-        shaken = normal + 2 * (2 * config.langevin_step * config.temperature) ** 0.5 * unit * langevin.normal(
-            normal, draw.generators
-        )
+        more = torch.maximum(t, more)
+        start = diffusion.diffuse(x0, noise, more, net.schedule)
+        start = start * (a / net.schedule[more][:, None, None, None]).sqrt()
+        shake = 2 * math.sqrt(2 * config.langevin_step * config.temperature) * unit
+        shaken = normal + shake * langevin.normal(normal, draw.generators)
         ends, facts = chains.run(total_energy(net, t), start, draw.generators, unit=unit)
         places = (1, 2, 3)
         contrast, more_facts = contrastive_divergence(
             local_energy(net, shaken, t).mean(places), local_energy(net, ends, t).mean(places), config.penalty
         )
-        # Energies and the denoising error have the same unit, so that a gap as large as several errors is divergence.
-        watched = denoising.detach() + abs(more_facts["energy_gap"])
-        return Losses(denoising + config.contrast * contrast, watched, facts | more_facts)
+        return contrast, facts | more_facts
 
     # -- Scoring ----------------------------------------------------------------------------------------
 

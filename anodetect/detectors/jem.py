@@ -28,14 +28,16 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field, NonNegativeFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from anodetect.batching import in_micro_batches
 from anodetect.errors import ConfigError, DataError
-from anodetect.generative import langevin
-from anodetect.generative.chains import ChainConfig, Chains, contrastive_divergence
+from anodetect.generative import denoiser, diffusion, langevin
+from anodetect.generative.chains import CHAINED, ChainConfig, Chains, beyond, contrastive_divergence, some_of
+from anodetect.generative.denoiser import NoiseConfig
 from anodetect.generative.langevin import Energy
+from anodetect.generative.noise import NoiseSource
 from anodetect.generative.standard import MICRO_BATCH, Standard, StandardConfig
 from anodetect.nn.inference import autocast, pick_device
 from anodetect.nn.local import LocalNet, receptive_field
@@ -46,10 +48,11 @@ TRANSFORMATIONS = 8
 PARTS = 4  # of the image, along each side
 TRIAL = Training(steps=100, learning_rate=1e-3)
 LEARNABLE = 0.1  # of the way from chance to certainty, the least a label must be told by on tune
+SURE = 0.2
 CONTRASTED = 2048  # places of a batch
 
 
-class JEMConfig(ChainConfig, StandardConfig):
+class JEMConfig(NoiseConfig, ChainConfig, StandardConfig):
     """`weight` is that of the generative term, which comes in after the share `pretraining` of training; `penalty` that
     of squared energies in it; `data_noise` is put on training images. The network has `blocks` of `width` channels on
     pixel squares of side `stem`."""
@@ -61,23 +64,32 @@ class JEMConfig(ChainConfig, StandardConfig):
     penalty: NonNegativeFloat = 0.1
     pretraining: float = Field(default=0.2, ge=0, le=1)
     data_noise: NonNegativeFloat = 0.03
-    width: PositiveInt = 128
+    langevin_step: PositiveFloat = 0.05
+    temperature: NonNegativeFloat = 0.001
+    width: PositiveInt = 64
     blocks: PositiveInt = 3
     stem: PositiveInt = 4
     training: Training = Training(steps=2000, learning_rate=5e-4, returns=3)
+
+
+ON_FEATURES = {"noise": "gaussian", "stem": 1, "width": 128, "blocks": 1, "pooling": {"smooth": 1.0}}
 
 
 class JEM:
     Config = JEMConfig
     defaults: ClassVar[dict[str, Any]] = {
         "pixels": {"representation": {"size": 128}},
-        "features": {"detector": {"stem": 1, "width": 256, "pooling": {"smooth": 1.0}}},
+        "features": {
+            "detector": {"noise": "gaussian", "stem": 1, "width": 128, "blocks": 1, "pooling": {"smooth": 1.0}}
+        },
     }
 
     def __init__(self, config: JEMConfig) -> None:
         self.config = config
         self.device = torch.device("cpu")
         self.net: LocalNet
+        self.noise: NoiseSource
+        self.schedule: Tensor
         self.labels = config.labels
         self.middle, self.spread = 0.0, 1.0  # of the free energy of tune normals' places
         self.standard = Standard(config, [1])
@@ -87,6 +99,8 @@ class JEM:
         channels, size = fit.images.shape[1], fit.images.shape[-1]
         self._check(size)
         self.device = pick_device(context.device)
+        self.noise = denoiser.noise_source(self.config, size)
+        self.schedule = diffusion.linear_schedule().to(self.device)
         chains = Chains(self.config, fit.images)
         self.labels = self._choose_labels(fit, tune, context)
         torch.manual_seed(context.seed)  # initial weights
@@ -179,18 +193,24 @@ class JEM:
         with autocast(x.device):
             logits = net(x).float()
         told = F.cross_entropy(logits, y)
-        known = told.detach() / math.log(logits.shape[1])
+        # 1 is chance. A label learned to perfection must not make every hiccup look like a divergence.
+        known = SURE + told.detach() / math.log(logits.shape[1])
         if draw.done < config.pretraining or config.weight == 0:
             return Losses(told, known)
         if config.objective == "contrastive":
             return Losses(told + config.weight * contrast_of_places(logits, y, generators[0]), known)
-        unit = torch.ones(len(x), 1, 1, 1, device=x.device)
-        ends, facts = chains.run(total_energy(net), x, generators, unit=unit)
-        gap, more_facts = contrastive_divergence(
-            -logits.logsumexp(1).mean((1, 2)), free_energy(net, ends).mean((1, 2)), config.penalty
+        chosen = some_of(draw)
+        if not chosen:
+            return Losses(told, known)
+        mine = [generators[n] for n in chosen]
+        x0, noise, t = denoiser.disturbed(Draw(clean[chosen], mine, draw.done, draw.rows[chosen]), config, self.noise)
+        start = diffusion.diffuse(x0, noise, t, self.schedule) / self.schedule[t][:, None, None, None].sqrt()
+        ends, facts = chains.run(total_energy(net), start, mine, unit=torch.ones(len(x0), 1, 1, 1, device=x.device))
+        contrast, more_facts = contrastive_divergence(
+            -logits[chosen].logsumexp(1).mean((1, 2)), free_energy(net, ends).mean((1, 2)), config.penalty
         )
-        watched = known + abs(more_facts["energy_gap"])
-        return Losses(told + config.weight * gap, watched, facts | more_facts)
+        weight = config.weight * len(chosen) / (CHAINED * len(x))
+        return Losses(told + weight * contrast, known + beyond(more_facts), facts | more_facts)
 
     # -- Scoring ----------------------------------------------------------------------------------------
 

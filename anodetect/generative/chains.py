@@ -10,7 +10,7 @@ x⁺ are normal images, x⁻ the ends of chains. Where chains start is called `c
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -21,11 +21,14 @@ from anodetect.config import Config
 from anodetect.errors import DataError
 from anodetect.generative import langevin
 from anodetect.generative.langevin import Energy
+from anodetect.training import Draw
 from anodetect.types import Floats
 
 BUFFER_BYTES = 2**28
 LEARNED_FROM = 500  # images
 FEWEST = 16  # images
+CHAINED = 0.25  # of a batch: chains cost several passes each, and the rest of training goes on beside them
+HEALTHY_GAP = 2.0  # of energies per value or place
 MARGIN = 0.1  # of the images' range, by which a chain may leave it
 
 
@@ -117,8 +120,18 @@ def sample_deviation(mean: Tensor, deviation: Tensor) -> Tensor:
     return (deviation.square().mean((1, 2), keepdim=True) + mean.var((1, 2), keepdim=True, correction=0)).sqrt()
 
 
+def some_of(draw: Draw) -> list[int]:
+    """Which images of a batch get a chain: each with the chance CHAINED, by its own generator."""
+    return [n for n, rng in enumerate(draw.generators) if float(torch.rand((), generator=rng)) < CHAINED]
+
+
+def beyond(facts: Mapping[str, float]) -> float:
+    """By how much E(x⁺) − E(x⁻) has left the range that trainings come back from: what to watch for divergence."""
+    return max(0.0, abs(facts["energy_gap"]) - HEALTHY_GAP)
+
+
 def contrastive_divergence(positive: Tensor, negative: Tensor, penalty: float) -> tuple[Tensor, dict[str, float]]:
-    """The loss from energies [N] of normal images and of chains' ends, and facts about them."""
+    """The loss from mean energies [N] of normal images and of chains' ends, and facts about them."""
     gap = positive.mean() - negative.mean()
     size = positive.square().mean() + negative.square().mean()
     return gap + penalty * size, {"energy_gap": gap.item(), "energy_scale": (size / 2).sqrt().item()}

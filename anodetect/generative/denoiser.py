@@ -19,20 +19,24 @@ from anodetect.training import Draw, Training, tensors_below
 from anodetect.types import State
 
 
-class DenoiserConfig(Config):
-    """Training: `wavelength` is that of the first octave of simplex noise in pixels, None for a quarter of the side;
-    `local` the share of images whose noise is confined to a random region; `trained_to` the largest step, of a
-    schedule of 1000; `crop` the side of the random windows to train on, 0 for whole images. Network: `widths` are
-    the U-Net's channels per level, `stem` the side of the pixel blocks it works on, `attention` the number of its
-    deepest levels with self-attention; of an MLP, `widths` has one entry."""
+class NoiseConfig(Config):
+    """`wavelength` is that of the first octave of simplex noise in pixels, None for a quarter of the side; `local` the
+    share of images whose noise is confined to a random region; `trained_to` the largest step, of a schedule of 1000;
+    `crop` the side of the random windows to train on, 0 for whole images."""
 
     noise: Literal["simplex", "gaussian", "coarse"] = "simplex"
     unit_variance: bool = True
     wavelength: PositiveFloat | None = None
     local: float = Field(default=0.8, ge=0, le=1)
-    prediction: Literal["v", "epsilon"] = "v"
     trained_to: int = Field(default=250, ge=1, le=1000)
     crop: NonNegativeInt = 0
+
+
+class DenoiserConfig(NoiseConfig):
+    """`widths` are the U-Net's channels per level, `stem` the side of the pixel blocks it works on, `attention` the
+    number of its deepest levels with self-attention; of an MLP, `widths` has one entry."""
+
+    prediction: Literal["v", "epsilon"] = "v"
     network: Literal["unet", "mlp"] = "unet"
     widths: Widths = (64, 96, 128)
     stem: PositiveInt = 8
@@ -93,7 +97,7 @@ def check(config: DenoiserConfig, size: int) -> None:
             check_size(side, config.widths, config.stem)
 
 
-def noise_source(config: DenoiserConfig, size: int) -> NoiseSource:
+def noise_source(config: NoiseConfig, size: int) -> NoiseSource:
     return NoiseSource(config.noise, size, unit=config.unit_variance, wavelength=config.wavelength)
 
 
@@ -101,7 +105,7 @@ def build(config: DenoiserConfig, channels: int, device: torch.device) -> Denois
     return Denoiser(config, channels).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
-def disturbed(draw: Draw, config: DenoiserConfig, source: NoiseSource) -> tuple[Tensor, Tensor, Tensor]:
+def disturbed(draw: Draw, config: NoiseConfig, source: NoiseSource) -> tuple[Tensor, Tensor, Tensor]:
     """Images or windows of them, noise to put on, and t uniform in 1 … trained_to."""
     x0, generators = draw.images, draw.generators
     t = torch.cat([torch.randint(1, config.trained_to + 1, (1,), generator=rng) for rng in generators])
