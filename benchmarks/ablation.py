@@ -2,8 +2,9 @@
 
     python benchmarks/ablation.py DATA... --out DIR [--budget 2] [--seed 0]
 
-Each row changes one setting of the default. Rows that change only how images are scored use one run's weights, with
-the maps standardised anew on tune; the others train their own. Finished rows are kept in DIR and not repeated.
+Each row changes one setting of the default. Rows that change only how images are scored use one run's weights; the
+others train their own. Maps are standardised and choices made on tune for every row. Finished rows are kept in DIR and
+not repeated.
 """
 
 import argparse
@@ -40,7 +41,7 @@ TRAINED: dict[str, dict[str, Any]] = {
 }
 WEIGHTS = "with the Gaussian model"  # the run whose weights rows are scored with: nothing is left out of it
 SCORED: dict[str, dict[str, Any]] = {
-    "default, standardised anew": {},
+    "all weights of one run": {},
     "λ = 5": {"lambdas": [5]},
     "λ = 20": {"lambdas": [20]},
     "λ = 60": {"lambdas": [60]},
@@ -89,19 +90,18 @@ def dissimilarity(x: Floats, y: Floats, sigma: float = 1.5) -> Floats:
     return 1 - (2 * mx * my + c1) * (2 * vxy + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
 
 
-def row(run: Path, data: str, detector: AnoDDPM | None, reporter: Reporter) -> dict[str, Any]:
-    """Metrics on the test part, with the run's own detector or with another that has its weights."""
+def row(run: Path, data: str, detector: AnoDDPM, reporter: Reporter) -> dict[str, Any]:
+    """Metrics on the test part, with a detector that takes the run's weights."""
     stored = runs.read(run)
     model = Model.load(stored, "auto")
     dataset = cards.open_data(data)
-    if detector is not None:
-        detector.load_state(stored.state, device="auto")
-        by_id = {record.id: record for record in dataset.training()}
-        tune = [by_id[entry["path"]] for entry in runs.read_manifest(run) if entry["role"] == "tune"]
-        encoded = [load(record, model).encoded for record in tune]
-        batch = Batch(np.stack([e[0] for e in encoded if e]), np.stack([e[1] for e in encoded if e]))
-        detector.settle(batch, context=TrainContext(0, "auto", run))
-        model.detector = detector
+    detector.load_state(stored.state, device="auto")
+    by_id = {record.id: record for record in dataset.training()}
+    tune = [by_id[entry["path"]] for entry in runs.read_manifest(run) if entry["role"] == "tune"]
+    encoded = [load(record, model).encoded for record in tune]
+    batch = Batch(np.stack([e[0] for e in encoded if e]), np.stack([e[1] for e in encoded if e]))
+    detector.settle(batch, context=TrainContext(0, "auto", run))
+    model.detector = detector
     items = dataset.labelled()
     measure = Measure(stored.calibration, 0.05, masks=any(record.mask for record in items))
     for scored in score_records(model, items, reporter, "test"):
@@ -111,12 +111,11 @@ def row(run: Path, data: str, detector: AnoDDPM | None, reporter: Reporter) -> d
     return {"image_auroc": result["image"]["auroc"]["value"], "pixel_ap": pixel["ap"], "pixel_auroc": pixel["auroc"]}
 
 
-def variant(run: Path, name: str) -> AnoDDPM | None:
-    """The detector of a row that is only scored; None where the run's own is meant."""
-    if name in TRAINED:
-        return None
-    config = dict(runs.read(run).header["config"]["detector"]) | {"prior": "auto"} | SCORED.get(name, {})
-    made = build(AnoDDPMConfig, config, name)
+def variant(run: Path, name: str) -> AnoDDPM:
+    """The detector of a row."""
+    trained_with = dict(runs.read(run).header["config"]["detector"])
+    changes = {} if name in TRAINED else {"prior": "auto"} | SCORED.get(name, {})
+    made = build(AnoDDPMConfig, trained_with | changes, name)
     return Structural(made) if name == STRUCTURAL else AnoDDPM(made)
 
 

@@ -43,7 +43,6 @@ DETECTORS = {
         "Joint energy model: a classifier of places whose free energy is low on normal images and high elsewhere.",
         "Grathwohl et al., Your classifier is secretly an energy based model, ICLR 2020",
         "minutes to train, milliseconds an image",
-        ("pixels", "features"),
     ),
     "dae": Entry(
         "anodetect.detectors.dae:DAE",

@@ -72,9 +72,6 @@ class JEMConfig(NoiseConfig, ChainConfig, StandardConfig):
     training: Training = Training(steps=2000, learning_rate=5e-4, returns=3)
 
 
-ON_FEATURES = {"noise": "gaussian", "stem": 1, "width": 128, "blocks": 1, "pooling": {"smooth": 1.0}}
-
-
 class JEM:
     Config = JEMConfig
     defaults: ClassVar[dict[str, Any]] = {

@@ -28,7 +28,7 @@ BUFFER_BYTES = 2**28
 LEARNED_FROM = 500  # images
 FEWEST = 16  # images
 CHAINED = 0.25  # of a batch: chains cost several passes each, and the rest of training goes on beside them
-HEALTHY_GAP = 2.0  # of energies per value or place
+HEALTHY_GAP = 5.0  # of energies per value or place
 MARGIN = 0.1  # of the images' range, by which a chain may leave it
 
 
