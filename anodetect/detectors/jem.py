@@ -87,7 +87,7 @@ class JEM:
         self.net: LocalNet
         self.noise: NoiseSource
         self.schedule: Tensor
-        self.labels = config.labels
+        self.labels: str = config.labels
         self.middle, self.spread = 0.0, 1.0  # of the free energy of tune normals' places
         self.standard = Standard(config, [1])
 
@@ -172,13 +172,13 @@ class JEM:
                 return F.cross_entropy(net(x).float(), y)
 
         quiet = replace(context, budget=None, resume=False, log=lambda record: None, progress=lambda *values: None)
-        net = optimize(net, loss, fit.images, TRIAL, quiet, device=self.device).net
+        trained = optimize(net, loss, fit.images, TRIAL, quiet, device=self.device).net
         rows = np.linspace(0, len(tune) - 1, min(len(tune), 64)).astype(np.int64)
         generators = [torch.Generator().manual_seed(int(row)) for row in rows]
         images = torch.from_numpy(np.ascontiguousarray(tune.images[rows])).to(self.device)
         x, y = label(labels, images, generators, tune, rows, self.config.stem)
         with torch.no_grad(), autocast(x.device):
-            accuracy = float((net(x).argmax(1) == y).float().mean())
+            accuracy = float((trained(x).argmax(1) == y).float().mean())
         return (accuracy - 1 / count) / (1 - 1 / count)
 
     # -- Training ---------------------------------------------------------------------------------------
@@ -250,7 +250,7 @@ class JEM:
 
         def minus_log_p(x: Tensor) -> Tensor:
             with autocast(x.device):
-                logits = self.net(x)
+                logits: Tensor = self.net(x)
             return -logits.float().log_softmax(1)
 
         if self.labels == "kind":

@@ -3,13 +3,16 @@
 Two choices can be left to how well planted defects on tune images are told from clean ones: whether a map is divided by
 its mean or by each pixel's (`pixel_error`), and whether an image's score is the peak of the map or the peak over the
 root of the map's median (`relative`). A third is which maps are averaged. The simplest choice is taken that is within a
-standard error of the best (Breiman et al., CART, 1984, section 3.4.3): a few dozen images cannot tell more. All is
-learned on tune and then frozen.
+standard error of the best (Breiman et al., CART, 1984, section 3.4.3): a few dozen images cannot tell more.
+
+A map that is quieter than any normal image's is as odd as one with a peak: a lens cap is likely, and easy to
+reconstruct (Nalisnick et al., "Detecting out-of-distribution inputs using typicality", 2019). Such an image scores above
+most normal ones, the more so the quieter it is, and its whole map is raised. All is learned on tune and then frozen.
 """
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -26,6 +29,9 @@ PLANTINGS = 3
 MAX_TUNE = 128
 FOLDS = 5
 RESAMPLES = 200
+HIGH = 95  # percentile of tune scores, from which an image that is too quiet starts
+LEAST_SPREAD = 0.02  # of the logarithm of a map's level: two per cent
+TINY = 1e-12
 RELATIVE = 0.5  # the exponent of the map's median, if any
 PIXEL_FLOOR = 0.1  # of the mean error, added to a pixel's own: where normals never err nothing may divide by zero
 
@@ -48,11 +54,12 @@ class Standard:
         self.config, self.counts = config, counts
         self.error: Floats  # [M, H, W] or [M, 1, 1]: what to divide each map by; M is the number of maps averaged
         self.pooling = config.pooling
+        self.quiet: Floats  # [3]: the lowest level of a normal map, the spread of levels, and a high normal score
 
     def affordable(self, tune: Batch, context: TrainContext, seconds: float) -> tuple[Batch, float]:
         """The tune images, evenly spread, that can be scored in a fifth of the budget if MICRO_BATCH of them take
         `seconds`, and how long that is."""
-        seconds *= 1 if len(self._choices()) == 1 else 1 + PLANTINGS
+        seconds *= 2 if len(self._choices()) == 1 else 2 + PLANTINGS
         limit = math.inf if context.budget is None else max(1.0, 0.2 * context.budget / seconds)
         count = min(len(tune), MAX_TUNE, int(min(math.ceil(MAX_TUNE / MICRO_BATCH), limit)) * MICRO_BATCH)
         rows = np.linspace(0, len(tune) - 1, count).astype(np.int64)
@@ -76,9 +83,23 @@ class Standard:
         pixel: Floats = ndimage.gaussian_filter(mean, (0, 1, 1)) + PIXEL_FLOOR * flat
         self.error = (pixel if choice.pixel_error == "on" else flat)[: choice.maps]
         self.pooling = self._pooling(choice)
+        parts = []
+        for part, values in in_parts(maps, tune):
+            scores, heatmaps = self._finish(values, part.foreground)
+            parts.append((levels(heatmaps, part.foreground), scores))
+        level, score = (np.concatenate(each) for each in zip(*parts, strict=True))
+        spread = max(float(level.std()), LEAST_SPREAD)
+        self.quiet = np.array([level.min() - spread, spread, np.percentile(score, HIGH)], np.float32)
 
     def combine(self, maps: Floats, foreground: Bools) -> tuple[Floats, Floats]:
         """Maps [N, M or more, H, W] → (image scores [N], heatmaps [N, H, W])."""
+        scores, heatmaps = self._finish(maps, foreground)
+        lowest, spread, high = self.quiet
+        below = (lowest - levels(heatmaps, foreground)) / spread
+        raised = np.where(below > 0, np.maximum(scores, high * (1 + below)), scores).astype(np.float32)
+        return raised, heatmaps * (raised / np.maximum(scores, TINY))[:, None, None]
+
+    def _finish(self, maps: Floats, foreground: Bools) -> tuple[Floats, Floats]:
         return finish((maps[:, : len(self.error)] / self.error).mean(1), foreground, self.pooling)
 
     def _choices(self) -> list["Choice"]:
@@ -115,10 +136,10 @@ class Standard:
         return scores
 
     def state(self) -> State:
-        return {"error": self.error, "relative": np.array([self.pooling.relative])}
+        return {"error": self.error, "relative": np.array([self.pooling.relative]), "quiet": self.quiet}
 
     def load_state(self, state: State) -> None:
-        self.error = state["error"]
+        self.error, self.quiet = state["error"], state["quiet"]
         self.pooling = self.config.pooling.model_copy(update={"relative": float(state["relative"][0])})
 
 
@@ -153,21 +174,32 @@ def simplest_of_the_best(scores: Mapping[Choice, Floats], seed: int) -> tuple[Ch
 def planted_auroc(scores: Floats) -> float:
     """AUROC of the rows after the first against the first."""
     labels = np.repeat([0] + [1] * (len(scores) - 1), scores.shape[1])
-    return metrics.auroc(labels, scores.ravel())
+    return metrics.auroc(labels, scores.ravel().astype(np.float64))
+
+
+def in_parts(maps: Maps, batch: Batch) -> Iterator[tuple[Batch, Floats]]:
+    """MICRO_BATCH images at a time, with their maps."""
+    for start in range(0, len(batch), MICRO_BATCH):
+        part = batch[start : start + MICRO_BATCH]
+        yield part, maps(part, np.arange(start, start + len(part), dtype=np.uint64))
 
 
 def survey(maps: Maps, batch: Batch, side: int) -> tuple[Floats, Floats]:
     """The mean of each map over a batch [M, H, W], and each image's maps averaged over blocks [N, M, h, w]; both over
     the foreground, and 0 outside."""
     total, blocks = np.zeros(1), []
-    for start in range(0, len(batch), MICRO_BATCH):
-        part = batch[start : start + MICRO_BATCH]
-        values = maps(part, np.arange(start, start + len(part), dtype=np.uint64))
-        values = values * part.foreground[:, None]
-        total = total + values.sum(0, dtype=np.float64)
-        blocks.append(block_means(values, side))
+    for part, values in in_parts(maps, batch):
+        inside = values * part.foreground[:, None]
+        total = total + inside.sum(0, dtype=np.float64)
+        blocks.append(block_means(inside, side))
     mean: Floats = (total / np.maximum(batch.foreground.sum(0), 1)).astype(np.float32)
     return mean, np.concatenate(blocks)
+
+
+def levels(heatmaps: Floats, foreground: Bools) -> Floats:
+    """The logarithm of each map's mean over the foreground, [N]."""
+    total = heatmaps.sum((1, 2), dtype=np.float64) / np.maximum(foreground.sum((1, 2)), 1)
+    return np.log(np.maximum(total, TINY)).astype(np.float32)
 
 
 def block_side(size: int, pooling: Pooling) -> int:
