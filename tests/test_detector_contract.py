@@ -20,8 +20,8 @@ from anodetect.types import Batch, TrainContext, image_seeds
 
 TINY = {
     "anoddpm": {"widths": [16, 32], "components": 40, "training": {"steps": 40}, "lambdas": [5, 10], "stem": 4},
-    "ebm": {"widths": [16, 32], "stem": 4, "training": {"steps": 40}, "levels": [5, 10]},
-    "jem": {"width": 32, "blocks": 1, "training": {"steps": 40}},
+    "ebm": {"widths": [16, 32], "stem": 4, "training": {"steps": 150}, "levels": [5, 10]},
+    "jem": {"width": 32, "blocks": 1, "stem": 2, "training": {"steps": 150}},
     "dae": {"widths": [16, 32], "training": {"steps": 120}},
     "pca": {"components": 30},
     "knn": {"memory": 2000},

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from anodetect import pipeline, report, runs
 from anodetect.config import build
 from anodetect.detectors import ebm, jem
 from anodetect.errors import ConfigError, DataError
@@ -289,3 +290,22 @@ def test_one_class_is_refused_where_nothing_can_be_told(tmp_path):
 def test_images_smaller_than_the_receptive_field_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="receptive field of 36"):
         fitted(tmp_path, pictures("ramp"), blocks=3, stem=4)
+
+
+def test_kinds_in_a_manifest_are_the_classes_and_training_is_in_the_report(tmp_path, save_png):
+    rows = ["path,split,label,kind"]
+    for n in range(60):
+        picture = np.random.default_rng(n).integers(60, 200, (32, 32)).astype(np.uint8)
+        picture[:, :: 2 + n % 2] = 30  # two kinds, striped differently
+        save_png(f"data/{n:02d}.png", picture)
+        rows.append(f"{n:02d}.png,{'train' if n < 50 else 'test'},0,{'wide' if n % 2 else 'narrow'}")
+    (tmp_path / "data/manifest.csv").write_text("\n".join(rows))
+    small = {"size": 32, "width": 16, "blocks": 1, "stem": 2, "pretraining": 0.2, "training": {"steps": 60}}
+    pipeline.train(str(tmp_path / "data"), "jem", tmp_path / "run", values=small)
+    log = runs.read_log(tmp_path / "run")
+    assert log[-2]["labels"] == "kind"
+    assert any("energy_gap" in record for record in log)
+    pipeline.score(tmp_path / "run", [str(tmp_path / "data")], tmp_path / "scores", heatmaps=())
+    html = report.write(tmp_path / "scores").read_text()
+    assert "Langevin gradient" in html
+    assert "saturated share" in html

@@ -12,6 +12,7 @@ from anodetect.data import synthetic
 from anodetect.errors import ConfigError
 from anodetect.representations import features, features_installed
 from anodetect.representations.features import Features, FeaturesConfig, read_weights
+from anodetect.types import Silent
 
 needs_weights = pytest.mark.skipif(not features_installed(), reason="the extra `features` is not installed")
 
@@ -160,6 +161,18 @@ def test_without_the_extra_pixels_are_used_and_that_is_said(synthetic_folder, tm
     assert stop.value.code in (0, None)
     assert "features would find more than pixels" in capsys.readouterr().err
     assert runs.facts(tmp_path / "run")["representation"] == "pixels"
+
+
+@needs_weights
+def test_where_tiles_do_not_fit_features_pixels_are_used_and_that_is_said(tmp_path):
+    synthetic.write(tmp_path / "tiles", train=24, test=2, size=80)
+    values = {"tiling": {"tile": 48}, "widths": [16], "stem": 4, "training": {"steps": 2}, "components": 5}
+    said = []
+    reporter = Silent()
+    reporter.warn = said.append
+    facts = pipeline.train(str(tmp_path / "tiles"), "anoddpm", tmp_path / "run", values=values, reporter=reporter)
+    assert facts["representation"] == "pixels"
+    assert any("a multiple of 32" in text for text in said)
 
 
 @pytest.mark.parametrize(("detector", "representation"), [("intensity", "features"), ("knn", "pixels")])

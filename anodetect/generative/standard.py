@@ -6,8 +6,9 @@ root of the map's median (`relative`). A third is which maps are averaged. The s
 standard error of the best (Breiman et al., CART, 1984, section 3.4.3): a few dozen images cannot tell more.
 
 A map that is quieter than any normal image's is as odd as one with a peak: a lens cap is likely, and easy to
-reconstruct (Nalisnick et al., "Detecting out-of-distribution inputs using typicality", 2019). Such an image scores above
-most normal ones, the more so the quieter it is, and its whole map is raised. All is learned on tune and then frozen.
+reconstruct (Nalisnick et al., "Detecting out-of-distribution inputs using typicality", 2019). Such an image scores
+above most normal ones, the more so the quieter it is, and its whole map is raised. All is learned on tune and then
+frozen.
 """
 
 import itertools

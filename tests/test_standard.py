@@ -1,0 +1,86 @@
+import numpy as np
+import pytest
+
+from anodetect.config import Pooling, build
+from anodetect.generative.standard import MICRO_BATCH, Choice, Standard, StandardConfig, levels, simplest_of_the_best
+from anodetect.types import Batch, TrainContext
+
+SIMPLE, MIDDLE, FULL = Choice(1, "off", "off"), Choice(1, "on", "off"), Choice(1, "on", "on")
+CONTEXT = TrainContext(0, "cpu", None)
+
+
+def scores_of(shift, count=40, noise=1.0):
+    """Clean and planted scores whose distributions are `shift` apart; the images' own share is the same for all."""
+    common = np.random.default_rng(0).normal(size=(4, count))
+    values = common + noise * np.random.default_rng(int(100 * shift)).normal(size=(4, count)) / 4
+    values[1:] += shift
+    return values.astype(np.float32)
+
+
+def test_a_clearly_better_choice_is_taken():
+    choice, auroc = simplest_of_the_best({SIMPLE: scores_of(0.2), MIDDLE: scores_of(3.0), FULL: scores_of(0.5)}, 0)
+    assert choice == MIDDLE
+    assert auroc[MIDDLE] > 0.95
+
+
+def test_of_equals_the_simplest_is_taken_even_if_it_is_not_the_best():
+    scores = {SIMPLE: scores_of(1.0), MIDDLE: scores_of(1.02), FULL: scores_of(1.01)}
+    choice, auroc = simplest_of_the_best(scores, 0)
+    assert choice == SIMPLE
+    assert max(auroc, key=auroc.get) != SIMPLE  # or the test would show nothing
+
+
+def batch(count, seed=0):
+    images = np.random.default_rng(seed).normal(size=(count, 1, 16, 16)).astype(np.float32)
+    return Batch(images, np.ones((count, 16, 16), bool))
+
+
+def squares(part, seeds):
+    return np.stack([part.images[:, 0] ** 2, 9 * part.images[:, 0] ** 2], 1).astype(np.float32)
+
+
+def learned(**settings):
+    standard = Standard(build(StandardConfig, {"pixel_error": "off", "relative": "off"} | settings, "standard"), [2])
+    standard.learn(squares, batch(40), CONTEXT)
+    return standard
+
+
+def test_maps_of_any_scale_count_alike():
+    standard, part = learned(pooling={"smooth": 0.0}), batch(3, seed=1)
+    _, heatmaps = standard.combine(squares(part, None), part.foreground)
+    assert np.allclose(heatmaps, part.images[:, 0] ** 2 / np.mean(batch(40).images ** 2), rtol=1e-4)
+
+
+def test_an_image_quieter_than_all_normal_ones_scores_above_most_of_them():
+    standard, clean = learned(), batch(200, seed=1)
+    normal, _ = standard.combine(squares(clean, None), clean.foreground)
+    quiet = [Batch(batch(2, seed=2).images * factor, clean.foreground[:2]) for factor in (0.5, 0.1)]
+    (some, maps), (more, _) = (standard.combine(squares(part, None), part.foreground) for part in quiet)
+    assert some.min() > np.percentile(normal, 90)
+    assert more.min() > some.max()
+    assert maps[0].mean() > np.percentile(standard.combine(squares(clean, None), clean.foreground)[1].mean((1, 2)), 90)
+
+
+def test_normal_images_are_hardly_ever_too_quiet():
+    standard, clean = learned(), batch(400, seed=3)
+    heatmaps = standard._finish(squares(clean, None), clean.foreground)[1]
+    assert np.mean(levels(heatmaps, clean.foreground) < standard.quiet[0]) < 0.01
+
+
+@pytest.mark.parametrize("settings", [{}, {"pixel_error": "on", "relative": "on", "pooling": {"top": 0.1}}])
+def test_a_stored_standard_is_the_same(settings):
+    standard, part = learned(**settings), batch(5, seed=4)
+    other = Standard(standard.config, standard.counts)
+    other.load_state({name: array.copy() for name, array in standard.state().items()})
+    before, after = (each.combine(squares(part, None), part.foreground) for each in (standard, other))
+    assert np.array_equal(before[0], after[0])
+    assert np.array_equal(before[1], after[1])
+    assert other.pooling == standard.pooling
+
+
+def test_only_what_the_budget_affords_is_looked_at():
+    standard = Standard(StandardConfig(pooling=Pooling()), [1])
+    part, seconds = standard.affordable(batch(100), TrainContext(0, "cpu", None, budget=100.0), 1.0)
+    assert len(part) == 4 * MICRO_BATCH  # a fifth of 100 s, a surveying, three plantings and the last look for each 16
+    assert seconds < 0.3 * 100
+    assert len(standard.affordable(batch(100), CONTEXT, 1.0)[0]) == 100
