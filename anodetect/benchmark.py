@@ -74,7 +74,7 @@ def run(
     rows = []
     for number, job in enumerate(jobs):
         reporter.say(f"{job.name} ({number + 1} of {len(jobs)})")
-        rows.append(_finished(job, budget))
+        rows.append(finished(job, budget))
     summary = [_summarise(name, detector, rows) for name in data for detector in detectors]
     for entry in summary:
         entry["differences"] = _differences(entry, [other for other in summary if other["data"] == entry["data"]])
@@ -93,7 +93,7 @@ def run(
     return {"rows": public, "summary": summary, "out": str(out)}
 
 
-def _finished(job: Job, budget: float) -> dict[str, Any]:
+def finished(job: Job, budget: float) -> dict[str, Any]:
     """The job's row, after training and scoring as far as that is still to do."""
     if not job.run.exists():
         begun = (runs.partial(job.run) / runs.CHECKPOINT).exists()

@@ -1,6 +1,6 @@
 """The model file: safetensors with a JSON header. No pickle is read or written, and no torch is needed.
 
-Format 1. Every value in the safetensors metadata is a string. `format` is the version, `header` a JSON
+Every value in the safetensors metadata is a string. `format` is the version, `header` a JSON
 object, `sha256` the hash of the header and of all arrays (name, type, shape, bytes, in name order), so
 that a changed byte is noticed.
 """
@@ -19,7 +19,7 @@ from anodetect.errors import RunError
 from anodetect.files import write_atomic
 from anodetect.types import State
 
-FORMAT = 3
+FORMAT = 4
 
 
 def _digest(tensors: State, header: dict[str, Any]) -> str:

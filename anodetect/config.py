@@ -36,9 +36,12 @@ C = TypeVar("C", bound=Config)
 
 
 def build(cls: type[C], values: Mapping[str, Any], where: str) -> C:
-    """Validate `values` as `cls`; the first problem becomes a one-line ConfigError naming the nearest key."""
+    """Validate `values` as `cls`; the first problem becomes a one-line ConfigError naming the nearest key. A table of
+    `values` changes the keys it names: the others keep what they are by default in `cls`."""
+    defaults = {name: cls.model_fields[name].default for name in values if name in cls.model_fields}
+    tables = {name: default.model_dump() for name, default in defaults.items() if isinstance(default, Config)}
     try:
-        return cls.model_validate(values)
+        return cls.model_validate(merge(tables, values))
     except ValidationError as error:
         problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
         first = problems[0]

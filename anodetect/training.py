@@ -1,8 +1,8 @@
 """The only training loop in the project.
 
 Under `torchrun` each process takes every n-th image of the same batches and gradients are averaged: the losses
-are those of one process. Where a loss diverges, training goes back to the last good weights and on at a lower rate,
-as often as it may; then it ends with them.
+are those of one process, as far as a loss takes each image by itself. Where a loss diverges, training goes back to the
+last good weights and on at a lower rate, as often as it may; then it ends with them.
 """
 
 import math
@@ -298,8 +298,9 @@ class Watch:
         return self.sum / self.weight / self.best if math.isfinite(self.best) and self.weight > 0 else 1.0
 
     def forget(self) -> None:
-        """Begin to smooth anew, but keep the best."""
-        self.sum, self.weight = 0.0, 0.0
+        """Take it that the loss is at its best again."""
+        if math.isfinite(self.best):
+            self.sum, self.weight = self.best, 1.0
 
     def state(self) -> list[float]:
         return [self.sum, self.weight, self.best]

@@ -8,9 +8,11 @@ steps against K + 2 forward and backward passes of the same network. Medians of 
 
 import argparse
 import json
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -19,8 +21,9 @@ from timing import median_seconds
 from anodetect.data import synthetic
 from anodetect.detectors import detector_class
 from anodetect.detectors.ebm import EBM
-from anodetect.detectors.jem import JEM, free_energy
+from anodetect.detectors.jem import JEM
 from anodetect.generative.chains import Chains
+from anodetect.nn.inference import autocast
 from anodetect.training import Draw
 from anodetect.types import Batch, TrainContext, image_seeds
 
@@ -44,7 +47,8 @@ def made(name: str, batch: Batch) -> Any:
 
 
 def step_ratio(detector: JEM | EBM, batch: Batch) -> float:
-    """A training step with chains, in units of (K + 2) forward and backward passes."""
+    """A training step in which every image has a chain, in units of (K + 2) forward and backward passes."""
+    module = sys.modules[type(detector).__module__]
     net = detector.net.requires_grad_(True)
     x = torch.from_numpy(batch.images[:TRAINING_BATCH])
     chains = Chains(detector.config, batch.images)
@@ -52,14 +56,14 @@ def step_ratio(detector: JEM | EBM, batch: Batch) -> float:
     def step() -> None:
         generators = [torch.Generator().manual_seed(n) for n in range(len(x))]
         draw = Draw(x, generators, 1.0, np.arange(len(x)))
-        detector._loss(net, draw, *extra).total.backward()
+        with mock.patch.object(module, "some_of", lambda draw: list(range(len(draw.images)))):
+            detector._loss(net, draw, *extra).total.backward()
         net.zero_grad()
 
     def one_pass() -> None:
-        if isinstance(detector, JEM):
-            free_energy(net, x).mean().backward()
-        else:
-            net(x, torch.full((len(x),), 10)).square().mean().backward()
+        with autocast(x.device):
+            out = net(x) if isinstance(detector, JEM) else net(x, torch.full((len(x),), 10))
+        out.square().mean().backward()
         net.zero_grad()
 
     extra = (batch, chains) if isinstance(detector, JEM) else (chains,)

@@ -2,10 +2,10 @@
 
     python benchmarks/sanity.py BENCH
 
-BENCH is the directory of an `anodetect benchmark`; its runs of seed 0 are looked at. The first four columns are the
-share of test normals that, made constant, blurred, inverted or replaced by noise, score above the 95th percentile of
-the run's tune normals. The last two are AUROCs of test normals against those of the other data sets, the mean of one
-AUROC each, and against the means of two test normals each.
+BENCH is the directory of an `anodetect benchmark` of data cards; its runs of seed 0 are looked at. The first four
+columns are the share of test normals that, made constant, blurred, inverted or replaced by noise, score above the 95th
+percentile of the run's tune normals. The last two are AUROCs of test normals against those of the other data sets, the
+mean of one AUROC each, and against the means of two test normals each.
 """
 
 import argparse

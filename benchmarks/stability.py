@@ -12,6 +12,7 @@ from pathlib import Path
 
 from anodetect import benchmark, runs
 from anodetect.cli import reporting
+from anodetect.errors import AnodetectError, Interrupted
 
 
 def main() -> None:
@@ -22,29 +23,27 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--budget", type=float, default=1.0)
     arguments = parser.parse_args()
-    detectors = arguments.detectors.split(",")
-    with reporting() as reporter:
-        result = benchmark.run(
-            arguments.data,
-            detectors,
-            arguments.out,
-            seeds=arguments.seeds,
-            budget=arguments.budget,
-            reporter=reporter,
-        )
-    rows = iter(result["rows"])  # in this order
     print("| data set | detector | image AUROC, lowest | highest | returns | ended by |\n|---|---|---|---|---|---|")
-    for data in arguments.data:
-        for detector in detectors:
-            jobs = [benchmark.Job(data, detector, seed, arguments.out) for seed in range(arguments.seeds)]
-            logs = [runs.read_log(job.run) for job in jobs]
-            returns = sum("returned_to_step" in record for log in logs for record in log)
-            ended = Counter(runs.facts(job.run)["stopped_by"] for job in jobs)
-            values = [next(rows)["image_auroc"] for _ in jobs]
-            endings = ", ".join(f"{reason} {count}" for reason, count in ended.items())
-            print(
-                f"| {Path(data).name} | `{detector}` | {min(values):.3f} | {max(values):.3f} | {returns} | {endings} |"
-            )
+    with reporting() as reporter:
+        for data in arguments.data:
+            for detector in arguments.detectors.split(","):
+                jobs = [benchmark.Job(data, detector, seed, arguments.out) for seed in range(arguments.seeds)]
+                values, returns, ended = [], 0, Counter()
+                for job in jobs:
+                    reporter.say(job.name)
+                    try:
+                        row = benchmark.finished(job, arguments.budget)
+                    except Interrupted:
+                        raise
+                    except AnodetectError as error:
+                        ended[f"failure: {error}"] += 1
+                        continue
+                    values.append(row["image_auroc"])
+                    ended[row["stopped_by"]] += 1
+                    returns += sum("returned_to_step" in record for record in runs.read_log(job.run))
+                endings = ", ".join(f"{reason} {count}" for reason, count in ended.items())
+                low, high = (f"{value:.3f}" for value in (min(values), max(values))) if values else ("–", "–")
+                print(f"| {Path(data).name} | `{detector}` | {low} | {high} | {returns} | {endings} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -150,12 +150,15 @@ def test_same_seed_gives_the_same_weights(detector, tmp_path):
 def test_works_without_gradients_and_leaves_none_behind(detector):
     images = batch(3)
     expected = score(detector, images)
+    networks = [value for value in vars(detector).values() if isinstance(value, torch.nn.Module)]
     with torch.no_grad():
         assert np.array_equal(score(detector, images).image, expected.image)
-    parameters = [
-        p for value in vars(detector).values() if isinstance(value, torch.nn.Module) for p in value.parameters()
-    ]
-    assert all(p.grad is None for p in parameters)
+    for network in networks:
+        network.requires_grad_(True)  # or it could not be left with a gradient
+    score(detector, images)
+    assert all(p.grad is None for network in networks for p in network.parameters())
+    for network in networks:
+        network.requires_grad_(False)
     assert torch.is_grad_enabled()
 
 
@@ -207,13 +210,13 @@ def test_every_variant_of_anoddpm_keeps_seeds_and_company(changes, tmp_path):
 @pytest.mark.parametrize(
     ("name", "changes"),
     [
-        ("ebm", {"chain": "replay", "pretraining": 0.0}),
+        ("ebm", {"chain": "replay", "pretraining": 0.0, "buffer": 4}),
         ("ebm", {"chain": "short-run", "pretraining": 0.5, "informative": False}),
         ("ebm", {"score": "reconstruction", "score_steps": 3}),
         ("ebm", {"score": "inversion", "score_steps": 2, "iterations": 3, "levels": [10]}),
         ("ebm", {"score": "inpaint", "score_steps": 3}),
         ("ebm", {"network": "mlp", "widths": [16], "blocks": 2, "crop": 16, "score": "inversion", "iterations": 2}),
-        ("jem", {"chain": "replay", "labels": "position"}),
+        ("jem", {"chain": "replay", "labels": "position", "pretraining": 0.0, "buffer": 2}),
         ("jem", {"objective": "contrastive", "score": "class", "labels": "transformation"}),
         ("jem", {"score": "gradient", "chain": "short-run"}),
         ("jem", {"score": "class", "labels": "position", "pixel_error": "on"}),
@@ -226,6 +229,8 @@ def test_every_variant_of_an_energy_keeps_seeds_and_company(name, changes, tmp_p
     together = score(detector, images)
     assert np.isfinite(together.image).all()
     assert np.allclose(score(detector, images[np.array([17])]).image, together.image[17:], rtol=1e-5, atol=0)
+    other = detector.score(images, seeds=image_seeds(list(images.images)) + np.uint64(1))
+    assert np.array_equal(other.image, together.image) == (changes.get("score") not in ("reconstruction", "inversion"))
 
 
 def test_knn_measures_the_distance_to_the_nearest_location_of_the_memory():

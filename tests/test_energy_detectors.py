@@ -2,6 +2,9 @@
 
 import itertools
 import math
+import os
+import signal
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ from torch import nn
 from anodetect import pipeline, report, runs
 from anodetect.config import build
 from anodetect.detectors import ebm, jem
-from anodetect.errors import ConfigError, DataError
+from anodetect.errors import ConfigError, DataError, Interrupted
 from anodetect.generative import diffusion
 from anodetect.generative.chains import BUFFER_BYTES, ChainConfig, Chains, contrastive_divergence
 from anodetect.nn.local import LocalNet, receptive_field
@@ -73,6 +76,23 @@ def test_replayed_chains_go_on_where_they_ended():
     renewing = chains(chain="replay", buffer=1, renewed=1.0, langevin_steps=1, temperature=0.0)
     again = [renewing.run(gaussian_energy, start, generators(1), unit=UNIT[:1])[0] for _ in range(2)]
     assert torch.equal(*again)
+
+
+def test_chains_of_one_shelf_are_not_replayed_on_another():
+    config = ChainConfig(chain="replay", buffer=2, renewed=0.0, langevin_steps=1, temperature=0.0)
+    runner = Chains(config, IMAGES, shelves=2)
+    start, anew = torch.zeros(1, 1, 4, 4), []
+    for shelf in (0, 1):
+        ends, _ = runner.run(gaussian_energy, start, generators(1), unit=UNIT[:1], shelves=[shelf])
+        anew.append(ends)
+    assert torch.equal(*anew)  # both began anew, from the same generator
+    assert set(runner.ends) == {(0, 0), (1, 0)}
+
+
+def test_what_is_not_finite_is_not_replayed():
+    runner = chains(chain="replay", buffer=1)
+    runner.run(lambda x: (x * math.nan).flatten(1).sum(1), torch.zeros(1, 1, 4, 4), generators(1), unit=UNIT[:1])
+    assert not runner.ends
 
 
 def test_the_buffer_is_bounded_in_memory():
@@ -266,6 +286,22 @@ def pictures(kind, count=48, size=16):
         far = np.abs(np.linspace(-1, 1, size))
         images = 0.02 * images + far[:, None] + far
     return images
+
+
+def test_stopping_a_trial_leaves_no_checkpoint(tmp_path):
+    label = jem.label
+
+    def stop_and_label(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return label(*arguments)
+
+    detector, images = jem_of(), pictures("cross").astype(np.float32)
+    everywhere = np.ones((48, 16, 16), bool)
+    both = Batch(images, everywhere), Batch(images, everywhere)
+    stopping = mock.patch.object(jem, "label", side_effect=stop_and_label)
+    with stopping, pytest.raises(Interrupted, match="labels were tried"):
+        detector.fit(*both, context=TrainContext(0, "cpu", tmp_path))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("kind", "labels"), [("ramp", "transformation"), ("cross", "position")])

@@ -6,6 +6,7 @@ from scipy import ndimage
 from anodetect.config import Pooling, build, parse_assignments
 from anodetect.data import preprocess, synthetic
 from anodetect.data.preprocess import Preprocess, PreprocessConfig
+from anodetect.detectors.ebm import EBMConfig
 from anodetect.errors import ConfigError, ImageError
 from anodetect.generative.defects import plant
 from anodetect.heatmaps import block_means, counted, finish, pool, smooth
@@ -114,6 +115,14 @@ def test_the_rim_of_the_foreground_does_not_count_but_the_image_border_does():
     thin[0, 5] = True
     assert np.array_equal(counted(thin, 2), thin)
     assert finish(np.ones((1, 12, 12), np.float32), np.zeros((1, 12, 12), bool), Pooling())[0].shape == (1,)
+
+
+def test_a_table_changes_only_the_keys_it_names():
+    config = build(EBMConfig, {"training": {"steps": 7, "augment": {"flip": 0.0}}, "pooling": {"top": 0.1}}, "ebm")
+    default = EBMConfig()
+    augment = default.training.augment.model_copy(update={"flip": 0.0})
+    assert config.training == default.training.model_copy(update={"steps": 7, "augment": augment})
+    assert config.pooling == default.pooling.model_copy(update={"top": 0.1})
 
 
 def test_planted_defects_stay_in_the_foreground_and_are_reproducible():

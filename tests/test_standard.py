@@ -1,8 +1,18 @@
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from anodetect.config import Pooling, build
-from anodetect.generative.standard import MICRO_BATCH, Choice, Standard, StandardConfig, levels, simplest_of_the_best
+from anodetect.errors import ConfigError
+from anodetect.generative.standard import (
+    MICRO_BATCH,
+    Choice,
+    Standard,
+    StandardConfig,
+    levels,
+    planted_auroc,
+    simplest_of_the_best,
+)
 from anodetect.types import Batch, TrainContext
 
 SIMPLE, MIDDLE, FULL = Choice(1, "off", "off"), Choice(1, "on", "off"), Choice(1, "on", "on")
@@ -28,6 +38,13 @@ def test_of_equals_the_simplest_is_taken_even_if_it_is_not_the_best():
     choice, auroc = simplest_of_the_best(scores, 0)
     assert choice == SIMPLE
     assert max(auroc, key=auroc.get) != SIMPLE  # or the test would show nothing
+
+
+def test_ranks_give_the_auroc():
+    scores = np.random.default_rng(0).integers(0, 5, (4, 3, 20)).astype(np.float32)  # with ties
+    labels = [0] * 20 + [1] * 60
+    expected = [roc_auc_score(labels, scores[:, n].ravel()) for n in range(3)]
+    assert np.allclose(planted_auroc(scores), expected)
 
 
 def batch(count, seed=0):
@@ -67,6 +84,24 @@ def test_normal_images_are_hardly_ever_too_quiet():
     assert np.mean(levels(heatmaps, clean.foreground) < standard.quiet[0]) < 0.01
 
 
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_a_few_normal_images_cannot_tell_what_is_too_quiet(count):
+    standard = Standard(StandardConfig(pixel_error="off", relative="off"), [2])
+    standard.learn(squares, batch(count), CONTEXT)
+    normal = batch(100, seed=1)
+    scores, heatmaps = standard.combine(squares(normal, None), normal.foreground)
+    plain, _ = standard._finish(squares(normal, None), normal.foreground)
+    assert np.array_equal(scores, plain)
+    assert np.isfinite(heatmaps).all()
+
+
+def test_what_is_mostly_background_is_not_called_quiet():
+    standard, rim = learned(), batch(4, seed=2)
+    faint = Batch(rim.images * 0.1, np.broadcast_to(np.arange(16) < 2, (4, 16, 16)))
+    scores, _ = standard.combine(squares(faint, None), faint.foreground)
+    assert np.array_equal(scores, standard._finish(squares(faint, None), faint.foreground)[0])
+
+
 @pytest.mark.parametrize("settings", [{}, {"pixel_error": "on", "relative": "on", "pooling": {"top": 0.1}}])
 def test_a_stored_standard_is_the_same(settings):
     standard, part = learned(**settings), batch(5, seed=4)
@@ -83,4 +118,6 @@ def test_only_what_the_budget_affords_is_looked_at():
     part, seconds = standard.affordable(batch(100), TrainContext(0, "cpu", None, budget=100.0), 1.0)
     assert len(part) == 4 * MICRO_BATCH  # a fifth of 100 s, a surveying, three plantings and the last look for each 16
     assert seconds < 0.3 * 100
+    with pytest.raises(ConfigError, match="give more minutes"):
+        standard.affordable(batch(100), TrainContext(0, "cpu", None, budget=10.0), 5.0)
     assert len(standard.affordable(batch(100), CONTEXT, 1.0)[0]) == 100

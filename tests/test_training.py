@@ -176,6 +176,9 @@ def test_a_noisy_but_stationary_loss_is_not_taken_for_divergence():
     rng = np.random.default_rng(0)
     watch = Watch(batch=1)
     assert not any(watch.diverged(float(10 ** rng.uniform(-2, 0)), 1.0) for _ in range(20_000))
+    for _ in range(20):
+        watch.forget()
+        assert not any(watch.diverged(float(10 ** rng.uniform(-2, 0)), 1.0) for _ in range(200))
 
 
 def test_a_budget_too_small_for_one_step_is_an_error(tmp_path):

@@ -38,6 +38,7 @@ from anodetect.generative.denoiser import Denoiser, DenoiserConfig
 from anodetect.generative.noise import NoiseSource, generator
 from anodetect.generative.prior import GaussianPrior
 from anodetect.generative.standard import MICRO_BATCH, Standard, StandardConfig
+from anodetect.nn.augment import Augment
 from anodetect.nn.filters import blur
 from anodetect.nn.inference import autocast, pick_device
 from anodetect.training import Draw, Training, optimize, tensors_below
@@ -67,7 +68,14 @@ REFERENCE = {
         "prior": "off",
         "pixel_error": "off",
         "relative": "off",
-        "training": {"steps": 300_000, "batch": 1, "learning_rate": 1e-4, "ema": 0.9999},
+        "training": {
+            "steps": 300_000,
+            "batch": 1,
+            "learning_rate": 1e-4,
+            "ema": 0.9999,
+            "augment": Augment().model_dump(),
+        },
+        "pooling": {"smooth": 1.0},
     },
 }
 ON_FEATURES = denoiser.ON_FEATURES | {

@@ -59,7 +59,7 @@ class EBMConfig(DenoiserConfig, ChainConfig, StandardConfig):
     contrast: NonNegativeFloat = 0.01
     penalty: NonNegativeFloat = 0.1
     score: Literal["energy", "reconstruction", "inversion", "inpaint"] = "energy"
-    score_steps: int = Field(default=10, ge=1, le=100)
+    score_steps: int = Field(default=10, ge=2, le=100)
     iterations: PositiveInt = 20
     hidden: PositiveInt = 8
     training: Training = denoiser.TRAINING.model_copy(update={"returns": 3})
@@ -92,14 +92,11 @@ class EBM:
         denoiser.check(self.config, size)
         self.device = pick_device(context.device)
         self.noise = denoiser.noise_source(self.config, size)
-        chains = Chains(self.config, fit.images)
+        chains = Chains(self.config, fit.images, shelves=len(self.config.levels))
         torch.manual_seed(context.seed)  # initial weights
         net = denoiser.build(self.config, self.channels, self.device)
         self.net = net.eval().requires_grad_(False)
-        first = tune[:MICRO_BATCH]
-        scored = time.monotonic()
-        self._maps(first, np.zeros(len(first), np.uint64))
-        tune, reserve = self.standard.affordable(tune, context, time.monotonic() - scored)
+        tune, reserve = self.standard.affordable(tune, context, self._seconds_of(tune[:MICRO_BATCH]))
 
         def loss(net: nn.Module, draw: Draw) -> Losses:
             assert isinstance(net, Denoiser)
@@ -118,6 +115,16 @@ class EBM:
         self.net = trained.net
         self.standard.learn(lambda batch, seeds: self._maps(batch, seeds)[0], tune, context)
         context.log({"step": trained.steps, "stopped_by": trained.stopped_by})
+
+    def _seconds_of(self, batch: Batch) -> float:
+        """What scoring a micro-batch takes, from one level and one iteration."""
+        config = self.config
+        self.config = config.model_copy(update={"levels": config.levels[:1], "iterations": 1})
+        begun = time.monotonic()
+        self._maps(batch, np.zeros(len(batch), np.uint64))
+        self.config = config
+        times = config.iterations if config.score == "inversion" else 1
+        return (time.monotonic() - begun) * len(config.levels) * times
 
     # -- Training ---------------------------------------------------------------------------------------
 
@@ -141,7 +148,7 @@ class EBM:
     def _contrast(self, net: Denoiser, draw: Draw, chains: Chains) -> tuple[Tensor, dict[str, float]]:
         """Contrastive divergence at random levels."""
         config = self.config
-        x0, noise, more = denoiser.disturbed(draw, config, self.noise)
+        x0, noise, more = denoiser.disturbed(draw, config, self.noise, config.crop)
         levels = [int(torch.randint(len(config.levels), (), generator=rng)) for rng in draw.generators]
         t = torch.tensor([config.levels[level] for level in levels], device=x0.device)
         a, unit = net.schedule[t][:, None, None, None], deviation(net, t)
@@ -153,7 +160,7 @@ class EBM:
         start = start * (a / net.schedule[more][:, None, None, None]).sqrt()
         shake = 2 * math.sqrt(2 * config.langevin_step * config.temperature) * unit
         shaken = normal + shake * langevin.normal(normal, draw.generators)
-        ends, facts = chains.run(total_energy(net, t), start, draw.generators, unit=unit)
+        ends, facts = chains.run(total_energy(net, t), start, draw.generators, unit=unit, shelves=levels)
         places = (1, 2, 3)
         contrast, more_facts = contrastive_divergence(
             local_energy(net, shaken, t).mean(places), local_energy(net, ends, t).mean(places), config.penalty

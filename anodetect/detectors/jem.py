@@ -21,8 +21,10 @@ Larger = more anomalous.
 """
 
 import math
+import tempfile
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -32,7 +34,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from anodetect.batching import in_micro_batches
-from anodetect.errors import ConfigError, DataError
+from anodetect.errors import ConfigError, DataError, Interrupted
 from anodetect.generative import denoiser, diffusion, langevin
 from anodetect.generative.chains import CHAINED, ChainConfig, Chains, beyond, contrastive_divergence, some_of
 from anodetect.generative.denoiser import NoiseConfig
@@ -47,6 +49,7 @@ from anodetect.types import Batch, Floats, Scores, Seeds, State, TrainContext
 TRANSFORMATIONS = 8
 PARTS = 4  # of the image, along each side
 TRIAL = Training(steps=100, learning_rate=1e-3)
+TRIAL_SHARE = 0.1  # of the budget, at most, for each
 LEARNABLE = 0.1  # of the way from chance to certainty, the least a label must be told by on tune
 SURE = 0.2
 CONTRASTED = 2048  # places of a batch
@@ -74,12 +77,7 @@ class JEMConfig(NoiseConfig, ChainConfig, StandardConfig):
 
 class JEM:
     Config = JEMConfig
-    defaults: ClassVar[dict[str, Any]] = {
-        "pixels": {"representation": {"size": 128}},
-        "features": {
-            "detector": {"noise": "gaussian", "stem": 1, "width": 128, "blocks": 1, "pooling": {"smooth": 1.0}}
-        },
-    }
+    defaults: ClassVar[dict[str, Any]] = {"pixels": {"representation": {"size": 128}}}
 
     def __init__(self, config: JEMConfig) -> None:
         self.config = config
@@ -171,8 +169,19 @@ class JEM:
             with autocast(x.device):
                 return F.cross_entropy(net(x).float(), y)
 
-        quiet = replace(context, budget=None, resume=False, log=lambda record: None, progress=lambda *values: None)
-        trained = optimize(net, loss, fit.images, TRIAL, quiet, device=self.device).net
+        with tempfile.TemporaryDirectory() as scratch:  # the checkpoint of a trial must not be taken for the training's
+            aside = replace(
+                context,
+                workdir=Path(scratch),
+                budget=None if context.budget is None else TRIAL_SHARE * context.budget,
+                resume=False,
+                log=lambda record: None,
+                progress=lambda *values: None,
+            )
+            try:
+                trained = optimize(net, loss, fit.images, TRIAL, aside, device=self.device).net
+            except Interrupted:
+                raise Interrupted("stopped while labels were tried; begin again, or go on with --resume") from None
         rows = np.linspace(0, len(tune) - 1, min(len(tune), 64)).astype(np.int64)
         generators = [torch.Generator().manual_seed(int(row)) for row in rows]
         images = torch.from_numpy(np.ascontiguousarray(tune.images[rows])).to(self.device)

@@ -25,18 +25,21 @@ from anodetect.training import Draw
 from anodetect.types import Floats
 
 BUFFER_BYTES = 2**28
-LEARNED_FROM = 500  # images
+LEARNED_FROM = 100  # images, or up to twice as many
 FEWEST = 16  # images
 CHAINED = 0.25  # of a batch: chains cost several passes each, and the rest of training goes on beside them
 HEALTHY_GAP = 5.0  # of energies per value or place
 MARGIN = 0.1  # of the images' range, by which a chain may leave it
 
 
+Place = tuple[int, int]  # shelf and number
+
+
 class ChainConfig(Config):
     """`langevin_steps` of size `langevin_step` at a `temperature`; `proximal` bounds what a step's gradient changes in
     a value. A replay buffer has `buffer` places, or as many as 256 MB hold; a share `renewed` of chains begins anew: at
     the normals' own Gaussian, value by value, where `informative` (Yang & Ji, JEM++, ICCV 2021), else at uniform
-    noise."""
+    noise. In a short training a large buffer is hardly ever revisited: a few hundred places are enough for minutes."""
 
     chain: Literal["data", "replay", "short-run"] = "data"
     langevin_steps: PositiveInt = 5
@@ -54,23 +57,29 @@ class Chains:
     The buffer is this process's own and not part of a checkpoint: after a resume it fills anew.
     """
 
-    def __init__(self, config: ChainConfig, images: Floats) -> None:
+    def __init__(self, config: ChainConfig, images: Floats, *, shelves: int = 1) -> None:
         """`images` [N, C, H, W] give the range that chains stay in and the Gaussian they may begin at."""
         if len(images) < FEWEST:
             raise DataError(f"an energy needs {FEWEST} images to learn from, there are {len(images)}")
-        self.config = config
+        self.config, self.shelves = config, shelves
         sample = torch.from_numpy(images[:: max(1, len(images) // LEARNED_FROM)].copy())
         room = MARGIN * float(sample.max() - sample.min())
         self.bounds = float(sample.min()) - room, float(sample.max()) + room
         self.mean, self.deviation = sample.mean(0), sample.std(0, correction=0)
-        self.ends: dict[int, Tensor] = {}
+        self.ends: dict[Place, Tensor] = {}
 
     def run(
-        self, energy: Energy, start: Tensor, generators: Sequence[torch.Generator], *, unit: Tensor
+        self,
+        energy: Energy,
+        start: Tensor,
+        generators: Sequence[torch.Generator],
+        *,
+        unit: Tensor,
+        shelves: Sequence[int] | None = None,
     ) -> tuple[Tensor, dict[str, float]]:
         """Ends [N, C, H, W] of one chain per generator, and facts about them. `start` is where "data" begins; a step
-        is taken in values divided by `unit` [N, 1, 1, 1]."""
-        places = self._places(start, generators)
+        is taken in values divided by `unit` [N, 1, 1, 1]. A chain is replayed only with others of its shelf."""
+        places = list(zip(shelves or [0] * len(generators), self._places(start, generators), strict=True))
         x = self._begin(start, generators, places)
         config, norms = self.config, []
         for _ in range(config.langevin_steps):
@@ -86,15 +95,16 @@ class Chains:
             )
             x = (moved * unit).clamp(*self.bounds)
         if config.chain == "replay":
-            self.ends |= dict(zip(places, x.cpu(), strict=True))
+            ends = zip(places, x.cpu(), strict=True)
+            self.ends |= {place: end.clone() for place, end in ends if end.isfinite().all()}
         saturated = ((x <= self.bounds[0]) | (x >= self.bounds[1])).float().mean()
         return x, {"langevin_gradient": sum(norms) / len(norms), "saturated": float(saturated)}
 
     def _places(self, like: Tensor, generators: Sequence[torch.Generator]) -> list[int]:
-        room = max(len(like), min(self.config.buffer, BUFFER_BYTES // (4 * like[0].numel())))
+        room = max(1, min(self.config.buffer, BUFFER_BYTES // (4 * like[0].numel())) // self.shelves)
         return [int(torch.randint(room, (), generator=rng)) for rng in generators]
 
-    def _begin(self, start: Tensor, generators: Sequence[torch.Generator], places: Sequence[int]) -> Tensor:
+    def _begin(self, start: Tensor, generators: Sequence[torch.Generator], places: Sequence[Place]) -> Tensor:
         if self.config.chain == "data":
             return start
         new = torch.stack([self._anew(start[0], rng) for rng in generators])
@@ -127,7 +137,7 @@ def some_of(draw: Draw) -> list[int]:
 
 def beyond(facts: Mapping[str, float]) -> float:
     """By how much E(x⁺) − E(x⁻) has left the range that trainings come back from: what to watch for divergence."""
-    return max(0.0, abs(facts["energy_gap"]) - HEALTHY_GAP)
+    return max(abs(facts["energy_gap"]) - HEALTHY_GAP, 0.0)  # in this order NaN stays NaN
 
 
 def contrastive_divergence(positive: Tensor, negative: Tensor, penalty: float) -> tuple[Tensor, dict[str, float]]:

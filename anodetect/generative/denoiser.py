@@ -21,21 +21,22 @@ from anodetect.types import State
 
 class NoiseConfig(Config):
     """`wavelength` is that of the first octave of simplex noise in pixels, None for a quarter of the side; `local` the
-    share of images whose noise is confined to a random region; `trained_to` the largest step, of a schedule of 1000;
-    `crop` the side of the random windows to train on, 0 for whole images."""
+    share of images whose noise is confined to a random region; `trained_to` the largest step, of a schedule of
+    1000."""
 
     noise: Literal["simplex", "gaussian", "coarse"] = "simplex"
     unit_variance: bool = True
     wavelength: PositiveFloat | None = None
     local: float = Field(default=0.8, ge=0, le=1)
     trained_to: int = Field(default=250, ge=1, le=1000)
-    crop: NonNegativeInt = 0
 
 
 class DenoiserConfig(NoiseConfig):
-    """`widths` are the U-Net's channels per level, `stem` the side of the pixel blocks it works on, `attention` the
-    number of its deepest levels with self-attention; of an MLP, `widths` has one entry."""
+    """`crop` is the side of the random windows to train on, 0 for whole images; `widths` are the U-Net's channels per
+    level, `stem` the side of the pixel blocks it works on, `attention` the number of its deepest levels with
+    self-attention; of an MLP, `widths` has one entry."""
 
+    crop: NonNegativeInt = 0
     prediction: Literal["v", "epsilon"] = "v"
     network: Literal["unet", "mlp"] = "unet"
     widths: Widths = (64, 96, 128)
@@ -105,8 +106,8 @@ def build(config: DenoiserConfig, channels: int, device: torch.device) -> Denois
     return Denoiser(config, channels).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
-def disturbed(draw: Draw, config: NoiseConfig, source: NoiseSource) -> tuple[Tensor, Tensor, Tensor]:
-    """Images or windows of them, noise to put on, and t uniform in 1 … trained_to."""
+def disturbed(draw: Draw, config: NoiseConfig, source: NoiseSource, crop: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Images, or windows of them of side `crop`, noise to put on, and t uniform in 1 … trained_to."""
     x0, generators = draw.images, draw.generators
     t = torch.cat([torch.randint(1, config.trained_to + 1, (1,), generator=rng) for rng in generators])
     noise = source(generators, x0.shape[1])
@@ -115,14 +116,14 @@ def disturbed(draw: Draw, config: NoiseConfig, source: NoiseSource) -> tuple[Ten
         chosen = [rng for rng, yes in zip(generators, local, strict=True) if yes]
         noise[local] *= regions(chosen, x0.shape[-1])
     noise = noise.to(x0.device)
-    if 0 < config.crop < x0.shape[-1]:
-        x0, noise = windows(torch.stack([x0, noise], 1), config.crop, generators).unbind(1)
+    if 0 < crop < x0.shape[-1]:
+        x0, noise = windows(torch.stack([x0, noise], 1), crop, generators).unbind(1)
     return x0, noise, t.to(x0.device)
 
 
 def denoising_loss(net: Denoiser, draw: Draw, config: DenoiserConfig, source: NoiseSource) -> Tensor:
     """Mean square error of x̂_0 in units of the network's output."""
-    x0, noise, t = disturbed(draw, config, source)
+    x0, noise, t = disturbed(draw, config, source, config.crop)
     with autocast(x0.device):
         predicted = net(diffusion.diffuse(x0, noise, t, net.schedule), t)
     error: Tensor = (predicted - x0) / net.scale(t)

@@ -17,10 +17,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.stats import rankdata
 
-from anodetect import metrics
 from anodetect.config import Config, Pooling
+from anodetect.errors import ConfigError
 from anodetect.generative.defects import plant
 from anodetect.heatmaps import block_means, counted, finish, pool
 from anodetect.types import Batch, Bools, Floats, Seeds, State, TrainContext
@@ -30,6 +32,7 @@ PLANTINGS = 3
 MAX_TUNE = 128
 FOLDS = 5
 RESAMPLES = 200
+FEWEST_LEVELS = 10  # tune images that can tell how quiet a normal one may be
 HIGH = 95  # percentile of tune scores, from which an image that is too quiet starts
 LEAST_SPREAD = 0.02  # of the logarithm of a map's level: two per cent
 TINY = 1e-12
@@ -55,7 +58,8 @@ class Standard:
         self.config, self.counts = config, counts
         self.error: Floats  # [M, H, W] or [M, 1, 1]: what to divide each map by; M is the number of maps averaged
         self.pooling = config.pooling
-        self.quiet: Floats  # [3]: the lowest level of a normal map, the spread of levels, and a high normal score
+        # [4]: the lowest level of a normal map, the spread of levels, a high normal score, the least foreground
+        self.quiet: Floats
 
     def affordable(self, tune: Batch, context: TrainContext, seconds: float) -> tuple[Batch, float]:
         """The tune images, evenly spread, that can be scored in a fifth of the budget if MICRO_BATCH of them take
@@ -64,7 +68,13 @@ class Standard:
         limit = math.inf if context.budget is None else max(1.0, 0.2 * context.budget / seconds)
         count = min(len(tune), MAX_TUNE, int(min(math.ceil(MAX_TUNE / MICRO_BATCH), limit)) * MICRO_BATCH)
         rows = np.linspace(0, len(tune) - 1, count).astype(np.int64)
-        return tune[rows], 1.0 + 1.2 * seconds * math.ceil(count / MICRO_BATCH)
+        reserve = 2.0 + 1.2 * seconds * math.ceil(count / MICRO_BATCH)
+        if context.budget is not None and reserve > 0.9 * context.budget:
+            raise ConfigError(
+                f"looking at {count} normal images takes {reserve:.0f} of the budget's {context.budget:.0f} seconds, "
+                "too many to train in the rest: give more minutes, or settings that score faster"
+            )
+        return tune[rows], reserve
 
     def learn(self, maps: Maps, tune: Batch, context: TrainContext) -> None:
         """Learn normal images' maps and make the choices."""
@@ -90,14 +100,17 @@ class Standard:
             parts.append((levels(heatmaps, part.foreground), scores))
         level, score = (np.concatenate(each) for each in zip(*parts, strict=True))
         spread = max(float(level.std()), LEAST_SPREAD)
-        self.quiet = np.array([level.min() - spread, spread, np.percentile(score, HIGH)], np.float32)
+        lowest = level.min() - spread if len(level) >= FEWEST_LEVELS else -np.inf
+        share = tune.foreground.mean((1, 2)).min()
+        self.quiet = np.array([lowest, spread, np.percentile(score, HIGH), share], np.float32)
 
     def combine(self, maps: Floats, foreground: Bools) -> tuple[Floats, Floats]:
         """Maps [N, M or more, H, W] → (image scores [N], heatmaps [N, H, W])."""
         scores, heatmaps = self._finish(maps, foreground)
-        lowest, spread, high = self.quiet
+        lowest, spread, high, share = self.quiet
         below = (lowest - levels(heatmaps, foreground)) / spread
-        raised = np.where(below > 0, np.maximum(scores, high * (1 + below)), scores).astype(np.float32)
+        whole = foreground.mean((1, 2)) >= share  # of a tile at an image's rim there is too little to tell
+        raised = np.where((below > 0) & whole, np.maximum(scores, high * (1 + below)), scores).astype(np.float32)
         return raised, heatmaps * (raised / np.maximum(scores, TINY))[:, None, None]
 
     def _finish(self, maps: Floats, foreground: Bools) -> tuple[Floats, Floats]:
@@ -160,22 +173,23 @@ def simplest_of_the_best(scores: Mapping[Choice, Floats], seed: int) -> tuple[Ch
     """The first choice whose planted AUROC is within a standard error of the best one's, and all AUROCs. The error is
     that of the difference, over resampled images; `scores` are [1 + PLANTINGS, N], clean first, the simplest choice
     first."""
-    auroc = {choice: planted_auroc(values) for choice, values in scores.items()}
+    auroc = {choice: float(planted_auroc(values)) for choice, values in scores.items()}
     best = max(auroc, key=lambda each: auroc[each])
     count = scores[best].shape[1]
     resamples = np.random.default_rng(seed).integers(count, size=(RESAMPLES, count))
-    at_best = np.array([planted_auroc(scores[best][:, rows]) for rows in resamples])
-    for choice, values in scores.items():
-        lead = at_best - [planted_auroc(values[:, rows]) for rows in resamples]
-        if auroc[best] - auroc[choice] <= lead.std():
-            return choice, auroc
-    return best, auroc
+    again = {choice: planted_auroc(values[:, resamples]) for choice, values in scores.items()}
+    error = {choice: (again[best] - values).std() for choice, values in again.items()}
+    return next(each for each in scores if auroc[best] - auroc[each] <= error[each]), auroc
 
 
-def planted_auroc(scores: Floats) -> float:
-    """AUROC of the rows after the first against the first."""
-    labels = np.repeat([0] + [1] * (len(scores) - 1), scores.shape[1])
-    return metrics.auroc(labels, scores.ravel().astype(np.float64))
+def planted_auroc(scores: Floats) -> NDArray[np.float64]:
+    """AUROC of the rows after the first against the first, by ranks, of scores [1 + PLANTINGS, ..., N]: [...]."""
+    rows, *_, count = scores.shape
+    ranks = rankdata(np.moveaxis(scores, 0, -1).swapaxes(-1, -2).reshape(*scores.shape[1:-1], -1), axis=-1)
+    odd = (rows - 1) * count
+    total = ranks[..., count:].sum(-1) - odd * (odd + 1) / 2
+    value: NDArray[np.float64] = total / (odd * count)
+    return value
 
 
 def in_parts(maps: Maps, batch: Batch) -> Iterator[tuple[Batch, Floats]]:
