@@ -18,10 +18,11 @@ from anodetect.model import resolve
 from anodetect.nn.unet import UNet
 from anodetect.types import Batch, TrainContext, image_seeds
 
+QUICK = {"learning_rate": 1e-3, "augment": {"rotation": 0, "scale": 0, "shift": 0, "flip": 0}}
 TINY = {
-    "anoddpm": {"widths": [16, 32], "components": 40, "training": {"steps": 40}, "lambdas": [5, 10], "stem": 4},
-    "ebm": {"widths": [16, 32], "stem": 4, "training": {"steps": 150}, "levels": [5, 10]},
-    "jem": {"width": 32, "blocks": 1, "stem": 2, "training": {"steps": 150}},
+    "anoddpm": {"widths": [16, 32], "components": 40, "training": {"steps": 40} | QUICK, "lambdas": [5, 10], "stem": 4},
+    "ebm": {"widths": [16, 32], "stem": 4, "training": {"steps": 150} | QUICK, "levels": [5, 10]},
+    "jem": {"width": 32, "blocks": 1, "stem": 2, "training": {"steps": 150} | QUICK},
     "dae": {"widths": [16, 32], "training": {"steps": 120}},
     "pca": {"components": 30},
     "knn": {"memory": 2000},
