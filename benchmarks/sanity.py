@@ -10,7 +10,8 @@ mean of one AUROC each, and against the means of two test normals each.
 
 import argparse
 from collections.abc import Sequence
-from itertools import pairwise
+from contextlib import suppress
+from itertools import islice, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -49,13 +50,16 @@ def degraded(image: Floats, kind: str, rng: np.random.Generator) -> Floats:
 
 def scores(model: Model, images: Sequence[Floats]) -> list[float]:
     """Image scores; an image that is refused as no image of this kind at all scores highest."""
-    values = []
-    for image in images:
-        try:
-            values.append(float(model.score([image], [model.encode(image)]).image[0]))
-        except ImageError:
-            values.append(float("inf"))
-    return values
+    values = np.full(len(images), np.inf)
+    encoded = {}
+    for row, image in enumerate(images):
+        with suppress(ImageError):
+            encoded[row] = model.encode(image)
+    rows = iter(encoded)
+    while some_rows := list(islice(rows, model.batch)):
+        scored = model.score([images[row] for row in some_rows], [encoded[row] for row in some_rows])
+        values[some_rows] = scored.image
+    return values.tolist()
 
 
 def auroc(plain: Sequence[float], odd: Sequence[float]) -> float:

@@ -21,8 +21,9 @@ from anodetect.types import Batch, TrainContext, image_seeds
 QUICK = {"learning_rate": 1e-3, "augment": {"rotation": 0, "scale": 0, "shift": 0, "flip": 0}}
 TINY = {
     "anoddpm": {"widths": [16, 32], "components": 40, "training": {"steps": 40} | QUICK, "lambdas": [5, 10], "stem": 4},
-    "ebm": {"widths": [16, 32], "stem": 4, "training": {"steps": 150} | QUICK, "levels": [5, 10]},
-    "jem": {"width": 32, "blocks": 1, "stem": 2, "training": {"steps": 150} | QUICK},
+    "ebm": {"widths": [16, 32], "stem": 4, "training": QUICK | {"steps": 100, "learning_rate": 2e-3}}
+    | {"levels": [120, 200], "pretraining": 0.9},
+    "jem": {"width": 32, "blocks": 1, "stem": 2, "labels": "position", "training": {"steps": 300} | QUICK},
     "dae": {"widths": [16, 32], "training": {"steps": 120}},
     "pca": {"components": 30},
     "knn": {"memory": 2000},
@@ -216,7 +217,11 @@ def test_every_variant_of_anoddpm_keeps_seeds_and_company(changes, tmp_path):
         ("ebm", {"score": "reconstruction", "score_steps": 3}),
         ("ebm", {"score": "inversion", "score_steps": 2, "iterations": 3, "levels": [10]}),
         ("ebm", {"score": "inpaint", "score_steps": 3}),
-        ("ebm", {"network": "mlp", "widths": [16], "blocks": 2, "crop": 16, "score": "inversion", "iterations": 2}),
+        (
+            "ebm",
+            {"network": "mlp", "widths": [16], "blocks": 2, "crop": 16, "score": "inversion", "iterations": 2}
+            | {"score_steps": 2, "levels": [10]},
+        ),
         ("jem", {"chain": "replay", "labels": "position", "pretraining": 0.0, "buffer": 2}),
         ("jem", {"objective": "contrastive", "score": "class", "labels": "transformation"}),
         ("jem", {"score": "gradient", "chain": "short-run"}),

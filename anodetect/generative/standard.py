@@ -88,8 +88,8 @@ class Standard:
             for n in range(PLANTINGS):
                 copy = Batch(plant(tune.images, tune.foreground, seed=n), tune.foreground)
                 planted.append(survey(maps, copy, side)[1] / flat)
-            scores = self._planted_scores(clean / flat, planted, tune.foreground, side)
-            choice, auroc = simplest_of_the_best(scores, context.seed)
+            told = self._planted_scores(clean / flat, planted, tune.foreground, side)
+            choice, auroc = simplest_of_the_best(told, context.seed)
             context.log({f"planted_auroc {name_of(each)}": auroc[each] for each in auroc} | choice._asdict())
         pixel: Floats = ndimage.gaussian_filter(mean, (0, 1, 1)) + PIXEL_FLOOR * flat
         self.error = (pixel if choice.pixel_error == "on" else flat)[: choice.maps]
@@ -111,7 +111,8 @@ class Standard:
         below = (lowest - levels(heatmaps, foreground)) / spread
         whole = foreground.mean((1, 2)) >= share  # of a tile at an image's rim there is too little to tell
         raised = np.where((below > 0) & whole, np.maximum(scores, high * (1 + below)), scores).astype(np.float32)
-        return raised, heatmaps * (raised / np.maximum(scores, TINY))[:, None, None]
+        factor: Floats = (raised / np.maximum(scores, TINY)).astype(np.float32)
+        return raised, heatmaps * factor[:, None, None]
 
     def _finish(self, maps: Floats, foreground: Bools) -> tuple[Floats, Floats]:
         return finish((maps[:, : len(self.error)] / self.error).mean(1), foreground, self.pooling)
@@ -213,8 +214,9 @@ def survey(maps: Maps, batch: Batch, side: int) -> tuple[Floats, Floats]:
 
 def levels(heatmaps: Floats, foreground: Bools) -> Floats:
     """The logarithm of each map's mean over the foreground, [N]."""
-    total = heatmaps.sum((1, 2), dtype=np.float64) / np.maximum(foreground.sum((1, 2)), 1)
-    return np.log(np.maximum(total, TINY)).astype(np.float32)
+    mean = heatmaps.sum((1, 2), dtype=np.float64) / np.maximum(foreground.sum((1, 2)), 1)
+    level: Floats = np.log(np.maximum(mean, TINY)).astype(np.float32)
+    return level
 
 
 def block_side(size: int, pooling: Pooling) -> int:
