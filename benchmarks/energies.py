@@ -56,7 +56,7 @@ def step_ratio(detector: JEM | EBM, batch: Batch) -> float:
     def step() -> None:
         generators = [torch.Generator().manual_seed(n) for n in range(len(x))]
         draw = Draw(x, generators, 1.0, np.arange(len(x)))
-        with mock.patch.object(module, "some_of", lambda draw: list(range(len(draw.images)))):
+        with mock.patch.object(module, "some_of", lambda draw: (list(range(len(draw.images))), draw, 1.0)):
             detector._loss(net, draw, *extra).total.backward()
         net.zero_grad()
 

@@ -15,11 +15,9 @@ a denoiser linear in the noise; it localises better than a few draws and needs o
 
 The difference is compared at several scales, |G_s ∗ (x − x̂)| with Gaussians G_s of growing width, since what is
 coherent over a region weighs more than the same amount of noise. Beside the network's x̂ stands that of the exact
-denoiser of a Gaussian model of the normals, hard to beat where images are registered. Each map is divided by the error
-it has on tune normals, so that all can be averaged. Three choices are made by what tells planted defects on tune images
-best from clean ones: whether the Gaussian's maps are averaged in (`prior`), whether a map is divided by its mean error
-or by each pixel's (`pixel_error`), and whether an image's score is the peak of the map or the peak over the root of the
-map's median (`relative`). Everything is learned on fit and tune and then frozen. Larger = more anomalous.
+denoiser of a Gaussian model of the normals, hard to beat where images are registered. How these maps become one map and
+one score is `generative/standard.py`'s business; whether the Gaussian's are among them (`prior`) is left to planted
+defects there. Everything is learned on fit and tune and then frozen. Larger = more anomalous.
 """
 
 import time
@@ -32,7 +30,6 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from anodetect.batching import in_micro_batches
-from anodetect.errors import ConfigError
 from anodetect.generative import denoiser, diffusion
 from anodetect.generative.denoiser import Denoiser, DenoiserConfig
 from anodetect.generative.noise import NoiseSource, generator
@@ -111,10 +108,7 @@ class AnoDDPM:
     presets: ClassVar[dict[str, Any]] = {"reference": REFERENCE}
 
     def __init__(self, config: AnoDDPMConfig) -> None:
-        if not config.lambdas or min(config.lambdas) < 1 or max(config.lambdas) > config.trained_to:
-            raise ConfigError(
-                f"detector.lambdas: {list(config.lambdas)} must lie in 1 … trained_to ({config.trained_to})"
-            )
+        denoiser.check_steps(config, "lambdas", config.lambdas)
         self.config = config
         self.device = torch.device("cpu")
         self.denoiser: Denoiser

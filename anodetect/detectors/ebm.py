@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from anodetect.batching import in_micro_batches
 from anodetect.errors import ConfigError
 from anodetect.generative import denoiser, diffusion, langevin
-from anodetect.generative.chains import CHAINED, ChainConfig, Chains, beyond, contrastive_divergence, some_of
+from anodetect.generative.chains import ChainConfig, Chains, beyond, contrastive_divergence, some_of
 from anodetect.generative.denoiser import Denoiser, DenoiserConfig
 from anodetect.generative.langevin import Energy
 from anodetect.generative.noise import NoiseSource, generator
@@ -73,10 +73,7 @@ class EBM:
     }
 
     def __init__(self, config: EBMConfig) -> None:
-        if not config.levels or min(config.levels) < 1 or max(config.levels) > config.trained_to:
-            raise ConfigError(
-                f"detector.levels: {list(config.levels)} must lie in 1 … trained_to ({config.trained_to})"
-            )
+        denoiser.check_steps(config, "levels", config.levels)
         if config.score == "inpaint" and config.network == "mlp":
             raise ConfigError("detector.score: inpaint needs a network that sees a place's neighbours, not an mlp")
         self.config = config
@@ -133,17 +130,13 @@ class EBM:
         denoising = denoiser.denoising_loss(net, draw, config, self.noise)
         if draw.done < config.pretraining or config.contrast == 0:
             return Losses(denoising, denoising)
-        chosen = some_of(draw)
-        if not chosen:
+        places, part, weight = some_of(draw)
+        if not places:
             return Losses(denoising, denoising)
-        contrast, facts = self._contrast(
-            net,
-            Draw(draw.images[chosen], [draw.generators[n] for n in chosen], draw.done, draw.rows[chosen]),
-            chains,
-        )
-        weight = config.contrast * len(chosen) / (CHAINED * len(draw.images))
+        contrast, facts = self._contrast(net, part, chains)
         # The denoising error stays comparable from the first step to the last.
-        return Losses(denoising + weight * contrast, denoising.detach() + beyond(facts), facts)
+        total = denoising + config.contrast * weight * contrast
+        return Losses(total, denoising.detach() + beyond(facts), facts)
 
     def _contrast(self, net: Denoiser, draw: Draw, chains: Chains) -> tuple[Tensor, dict[str, float]]:
         """Contrastive divergence at random levels."""
@@ -151,13 +144,13 @@ class EBM:
         x0, noise, more = denoiser.disturbed(draw, config, self.noise, config.crop)
         levels = [int(torch.randint(len(config.levels), (), generator=rng)) for rng in draw.generators]
         t = torch.tensor([config.levels[level] for level in levels], device=x0.device)
-        a, unit = net.schedule[t][:, None, None, None], deviation(net, t)
+        a, unit = diffusion.alpha_bar(net.schedule, t), deviation(net, t)
         normal = a.sqrt() * x0
         # Chains start where there is more noise than a level has; normal images get twice the noise of a chain's step
         # (Grathwohl et al.: what chains cannot do without must not tell them from images).
         more = torch.maximum(t, more)
         start = diffusion.diffuse(x0, noise, more, net.schedule)
-        start = start * (a / net.schedule[more][:, None, None, None]).sqrt()
+        start = start * (a / diffusion.alpha_bar(net.schedule, more)).sqrt()
         shake = 2 * math.sqrt(2 * config.langevin_step * config.temperature) * unit
         shaken = normal + shake * langevin.normal(normal, draw.generators)
         ends, facts = chains.run(total_energy(net, t), start, draw.generators, unit=unit, shelves=levels)
@@ -248,7 +241,7 @@ class EBM:
         return y - self.config.langevin_step * deviation(self.net, t) ** 2 * slope
 
     def _amplitude(self, t: Tensor) -> Tensor:
-        return self.net.schedule[t][:, None, None, None].sqrt()
+        return diffusion.alpha_bar(self.net.schedule, t).sqrt()
 
     def state(self) -> State:
         own = {"size": np.array([self.noise.size]), "channels": np.array([self.channels])}
@@ -267,14 +260,14 @@ class EBM:
 
 def deviation(net: Denoiser, t: Tensor) -> Tensor:
     """√(1−ᾱ_t), the noise's deviation at level t and the unit of a chain's steps, [N, 1, 1, 1]."""
-    return (1 - net.schedule[t])[:, None, None, None].sqrt()
+    return (1 - diffusion.alpha_bar(net.schedule, t)).sqrt()
 
 
 def local_energy(net: Denoiser, x: Tensor, t: Tensor) -> Tensor:
     """½ ε̂² at every value of x [N, C, H, W]."""
     with autocast(x.device):
         clean = net(x, t)
-    noise: Tensor = (x - net.schedule[t][:, None, None, None].sqrt() * clean) / deviation(net, t)
+    noise: Tensor = (x - diffusion.alpha_bar(net.schedule, t).sqrt() * clean) / deviation(net, t)
     return noise.square() / 2
 
 

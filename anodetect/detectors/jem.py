@@ -30,13 +30,14 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from anodetect.batching import in_micro_batches
 from anodetect.errors import ConfigError, DataError, Interrupted
 from anodetect.generative import denoiser, diffusion, langevin
-from anodetect.generative.chains import CHAINED, ChainConfig, Chains, beyond, contrastive_divergence, some_of
+from anodetect.generative.chains import ChainConfig, Chains, beyond, contrastive_divergence, some_of
 from anodetect.generative.denoiser import NoiseConfig
 from anodetect.generative.langevin import Energy
 from anodetect.generative.noise import NoiseSource
@@ -205,18 +206,16 @@ class JEM:
             return Losses(told, known)
         if config.objective == "contrastive":
             return Losses(told + config.weight * contrast_of_places(logits, y, generators[0]), known)
-        chosen = some_of(draw)
-        if not chosen:
+        places, part, weight = some_of(replace(draw, images=clean))
+        if not places:
             return Losses(told, known)
-        mine = [generators[n] for n in chosen]
-        x0, noise, t = denoiser.disturbed(Draw(clean[chosen], mine, draw.done, draw.rows[chosen]), config, self.noise)
-        start = diffusion.diffuse(x0, noise, t, self.schedule) / self.schedule[t][:, None, None, None].sqrt()
-        ends, facts = chains.run(total_energy(net), start, mine, unit=torch.ones(len(x0), 1, 1, 1, device=x.device))
+        x0, noise, t = denoiser.disturbed(part, config, self.noise)
+        start = diffusion.diffuse(x0, noise, t, self.schedule) / diffusion.alpha_bar(self.schedule, t).sqrt()
+        ends, facts = chains.run(total_energy(net), start, part.generators)
         contrast, more_facts = contrastive_divergence(
-            -logits[chosen].logsumexp(1).mean((1, 2)), free_energy(net, ends).mean((1, 2)), config.penalty
+            -logits[places].logsumexp(1).mean((1, 2)), free_energy(net, ends).mean((1, 2)), config.penalty
         )
-        weight = config.weight * len(chosen) / (CHAINED * len(x))
-        return Losses(told + weight * contrast, known + beyond(more_facts), facts | more_facts)
+        return Losses(told + config.weight * weight * contrast, known + beyond(more_facts), facts | more_facts)
 
     # -- Scoring ----------------------------------------------------------------------------------------
 
@@ -327,7 +326,7 @@ def classes(labels: str, fit: Batch) -> int:
 
 
 def label(
-    labels: str, x: Tensor, generators: list[torch.Generator], batch: Batch, rows: Any, stem: int
+    labels: str, x: Tensor, generators: list[torch.Generator], batch: Batch, rows: NDArray[np.int64], stem: int
 ) -> tuple[Tensor, Tensor]:
     """Images as they are to be told apart [N, C, H, W], and each place's class [N, h, w]."""
     side = x.shape[-1] // stem

@@ -74,11 +74,12 @@ class Chains:
         start: Tensor,
         generators: Sequence[torch.Generator],
         *,
-        unit: Tensor,
+        unit: Tensor | float = 1.0,
         shelves: Sequence[int] | None = None,
     ) -> tuple[Tensor, dict[str, float]]:
         """Ends [N, C, H, W] of one chain per generator, and facts about them. `start` is where "data" begins; a step
-        is taken in values divided by `unit` [N, 1, 1, 1]. A chain is replayed only with others of its shelf."""
+        is taken in values divided by `unit`, [N, 1, 1, 1] where chains differ. A chain is replayed only with others of
+        its shelf."""
         places = list(zip(shelves or [0] * len(generators), self._places(start, generators), strict=True))
         x = self._begin(start, generators, places)
         config, norms = self.config, []
@@ -130,9 +131,12 @@ def sample_deviation(mean: Tensor, deviation: Tensor) -> Tensor:
     return (deviation.square().mean((1, 2), keepdim=True) + mean.var((1, 2), keepdim=True, correction=0)).sqrt()
 
 
-def some_of(draw: Draw) -> list[int]:
-    """Which images of a batch get a chain: each with the chance CHAINED, by its own generator."""
-    return [n for n, rng in enumerate(draw.generators) if float(torch.rand((), generator=rng)) < CHAINED]
+def some_of(draw: Draw) -> tuple[list[int], Draw, float]:
+    """The images of a batch that get a chain, each with the chance CHAINED by its own generator: their places, a draw
+    of them alone, and the weight of their mean, 1 on average."""
+    places = [n for n, rng in enumerate(draw.generators) if float(torch.rand((), generator=rng)) < CHAINED]
+    part = Draw(draw.images[places], [draw.generators[n] for n in places], draw.done, draw.rows[places])
+    return places, part, len(places) / (CHAINED * len(draw.images))
 
 
 def beyond(facts: Mapping[str, float]) -> float:

@@ -9,6 +9,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from anodetect.config import Config
+from anodetect.errors import ConfigError
 from anodetect.generative import diffusion
 from anodetect.generative.noise import NoiseSource, regions
 from anodetect.nn.augment import Augment
@@ -87,7 +88,7 @@ class Denoiser(nn.Module):
 
     def scale(self, t: Tensor) -> Tensor:
         """What one unit of network output is in x̂_0, [N, 1, 1, 1]: an error in these units is one of v or of ε."""
-        a = self.schedule[t][:, None, None, None]
+        a = diffusion.alpha_bar(self.schedule, t)
         return (1 - a).sqrt() if self.prediction == "v" else ((1 - a) / a).sqrt()
 
 
@@ -96,6 +97,12 @@ def check(config: DenoiserConfig, size: int) -> None:
     if config.network == "unet":
         for side in {size, min(size, config.crop or size)}:
             check_size(side, config.widths, config.stem)
+
+
+def check_steps(config: NoiseConfig, name: str, steps: Sequence[int]) -> None:
+    """ConfigError if the setting `name` has no steps, or some outside those that are trained."""
+    if not steps or min(steps) < 1 or max(steps) > config.trained_to:
+        raise ConfigError(f"detector.{name}: {list(steps)} must lie in 1 … trained_to ({config.trained_to})")
 
 
 def noise_source(config: NoiseConfig, size: int) -> NoiseSource:

@@ -19,24 +19,25 @@ def linear_schedule(steps: int = 1000, first: float = 1e-4, last: float = 2e-2) 
     return torch.cat([torch.ones(1, dtype=torch.float64), torch.cumprod(1 - beta, 0)]).float()
 
 
-def _at(schedule: Tensor, t: Tensor) -> Tensor:
+def alpha_bar(schedule: Tensor, t: Tensor) -> Tensor:
+    """ᾱ_t beside images, [N, 1, 1, 1]."""
     return schedule.to(t.device)[t][:, None, None, None]
 
 
 def diffuse(x0: Tensor, noise: Tensor, t: Tensor, schedule: Tensor) -> Tensor:
     """x_t from x_0 (Ho et al., eq. 4)."""
-    a = _at(schedule, t)
+    a = alpha_bar(schedule, t)
     return a.sqrt() * x0 + (1 - a).sqrt() * noise
 
 
 def x0_from_velocity(xt: Tensor, v: Tensor, t: Tensor, schedule: Tensor) -> Tensor:
     """x̂_0 from v = √ᾱ·ε − √(1−ᾱ)·x_0 (Salimans & Ho, eq. 11)."""
-    a = _at(schedule, t)
+    a = alpha_bar(schedule, t)
     return a.sqrt() * xt - (1 - a).sqrt() * v
 
 
 def x0_from_noise(xt: Tensor, noise: Tensor, t: Tensor, schedule: Tensor) -> Tensor:
-    a = _at(schedule, t)
+    a = alpha_bar(schedule, t)
     return (xt - (1 - a).sqrt() * noise) / a.sqrt()
 
 
@@ -46,7 +47,7 @@ def ddim(denoise: Denoise, xt: Tensor, start: int, steps: int, schedule: Tensor)
     for now, then in itertools.pairwise(times):
         t, u = (time.to(xt.device).expand(len(xt)) for time in (now, then))
         x0 = denoise(xt, t)
-        noise = (xt - _at(schedule, t).sqrt() * x0) / (1 - _at(schedule, t)).sqrt()
+        noise = (xt - alpha_bar(schedule, t).sqrt() * x0) / (1 - alpha_bar(schedule, t)).sqrt()
         xt = diffuse(x0, noise, u, schedule)
     return xt
 
@@ -55,7 +56,7 @@ def ancestral(denoise: Denoise, xt: Tensor, start: int, noise: Callable[[int], T
     """x̂_0 from x_start, one step at a time, with fresh `noise(t)` on the way (Ho et al., algorithm 2, eq. 6–7)."""
     for step in range(start, 0, -1):
         t = torch.full((len(xt),), step, device=xt.device)
-        a, before = _at(schedule, t), _at(schedule, t - 1)
+        a, before = alpha_bar(schedule, t), alpha_bar(schedule, t - 1)
         beta = 1 - a / before
         mean = (before.sqrt() * beta * denoise(xt, t) + (1 - beta).sqrt() * (1 - before) * xt) / (1 - a)
         deviation = ((1 - before) / (1 - a) * beta).sqrt()
