@@ -5,7 +5,7 @@ from typing import Any
 
 _NAMES = {
     "train": "pipeline",
-    "score": "pipeline",
+    "score": "scoring",
     "evaluate": "pipeline",
     "calibrate": "pipeline",
     "Calibration": "calibration",

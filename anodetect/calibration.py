@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from anodetect.errors import ConfigError
 
 Doubles = NDArray[np.float64]
+DEFAULT_FAR = 0.05
 Level = Literal["group", "image", "none"]
 
 

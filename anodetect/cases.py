@@ -1,4 +1,4 @@
-"""Pictures of the images worth looking at, chosen while a batch is scored; a bounded number is kept."""
+"""Pictures of the images worth looking at, chosen while a batch is scored; a bounded number is kept, on the disk."""
 
 from pathlib import Path
 
@@ -6,32 +6,47 @@ import numpy as np
 
 from anodetect.files import write_atomic
 from anodetect.model import Scored
+from anodetect.records import picture_of
 from anodetect.writers.images import case_strip
 
-KEPT = 12
+KEPT = {"highest": 50, "borderline": 12}
 
 
 class Cases:
-    """The most anomalous images, and those nearest to the threshold, as PNG strips."""
+    """The most anomalous images, and those nearest to the threshold, as strips of pictures in `out`/cases."""
 
-    def __init__(self, threshold: float, scale: tuple[float, float]) -> None:
-        self.threshold, self.scale = threshold, scale
-        self.kept: dict[str, list[tuple[float, str, bytes]]] = {"highest": [], "borderline": []}
+    def __init__(self, out: Path, threshold: float, scale: tuple[float, float]) -> None:
+        self.out, self.threshold, self.scale = out, threshold, scale
+        self.kept: dict[str, list[tuple[float, str]]] = {name: [] for name in KEPT}
 
     def offer(self, scored: Scored) -> None:
-        """Keep the image if it ranks among the first by score or by nearness to the threshold."""
+        """Keep the image's picture if it ranks among the first by score or by nearness to the threshold."""
         assert scored.grid is not None
-        ranks = {"highest": -scored.score, "borderline": abs(scored.score - self.threshold)}
-        for name, rank in ranks.items():
-            kept = self.kept[name]
-            if np.isfinite(rank) and (len(kept) < KEPT or rank < kept[-1][0]):
-                image, heatmap, reconstruction = scored.grid
-                strip = case_strip(image, heatmap, reconstruction, self.scale)
-                self.kept[name] = sorted([*kept, (rank, scored.loaded.record.id, strip)])[:KEPT]
+        identity = scored.loaded.record.id
+        if self._admit(identity, scored.score):
+            image, heatmap, reconstruction = scored.grid
+            write_atomic(
+                picture_of(self.out, identity), case_strip(image, heatmap, reconstruction, self.scale), durable=False
+            )
 
-    def write(self, out: Path) -> dict[str, list[str]]:
-        """Write cases/<name>-NN.png and return the images' ids in that order."""
-        for name, kept in self.kept.items():
-            for number, (_, _, strip) in enumerate(kept):
-                write_atomic(out / "cases" / f"{name}-{number:02d}.png", strip)
-        return {name: [identity for _, identity, _ in kept] for name, kept in self.kept.items()}
+    def recall(self, identity: str, score: float) -> None:
+        """Rank an image that was scored before; its picture is there if it was worth one."""
+        if picture_of(self.out, identity).is_file():
+            self._admit(identity, score)
+
+    def _admit(self, identity: str, score: float) -> bool:
+        before = self._names()
+        for name, rank in (("highest", -score), ("borderline", abs(score - self.threshold))):
+            if np.isfinite(rank):
+                self.kept[name] = sorted([*self.kept[name], (rank, identity)])[: KEPT[name]]
+        now = self._names()
+        for dropped in before - now:
+            picture_of(self.out, dropped).unlink(missing_ok=True)
+        return identity in now
+
+    def _names(self) -> set[str]:
+        return {identity for kept in self.kept.values() for _, identity in kept}
+
+    def names(self) -> dict[str, list[str]]:
+        """The images' ids, the first ones first."""
+        return {name: [identity for _, identity in kept] for name, kept in self.kept.items()}

@@ -41,6 +41,7 @@ class RichReporter:
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
         )
@@ -62,8 +63,10 @@ class RichReporter:
             return
         if task not in self.tasks:
             self.bars.start()
-            self.tasks[task] = self.bars.add_task(task, total=total, note=note)
-        self.bars.update(self.tasks[task], completed=done, total=total, note=note)
+            self.tasks[task] = self.bars.add_task(task, total=total, note=note, rate="")
+        speed = self.bars.tasks[self.bars.task_ids.index(self.tasks[task])].speed
+        rate = f"{speed:.1f}/s" if speed else ""
+        self.bars.update(self.tasks[task], completed=done, total=total, note=note, rate=rate)
         if done >= total:
             self.close(task)
 
@@ -177,24 +180,30 @@ def score(
     fdr: Annotated[
         float | None, typer.Option(help="Instead of --far: the false-discovery rate among flagged images.")
     ] = None,
-    heatmaps: Annotated[str, typer.Option(help="Comma-separated: tiff, png, or none.")] = "tiff,png",
+    heatmaps: Annotated[
+        str, typer.Option(help="Comma-separated: tiff, png (overlay), mask, regions (outlines), or none.")
+    ] = "tiff,png,mask,regions",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where an interrupted scoring of the same --out stopped.")
+    ] = False,
+    shard: Annotated[str, typer.Option(help="i/n: score the i-th of n parts; `anodetect merge` joins them.")] = "1/1",
+    sign: Annotated[Path | None, typer.Option(help="Sign the record with this Ed25519 private key (PEM).")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be scored.")] = False,
     follow_symlinks: FollowLinks = False,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Score images: a table, heatmaps, calibrated p-values and a report."""
-    from anodetect import pipeline, report
-    from anodetect.files import path_text
+    """Score images: a table, heatmaps, calibrated p-values, a report, and a record that can be verified."""
+    from anodetect import report, scoring
 
     if dry_run:
-        _, items, problems = pipeline.collect(paths, out, follow_symlinks)
+        _, items, problems = scoring.collect(paths, out, follow_symlinks)
         listed = "\n".join(record.id for record in items)
         emit({"would_score": len(items), "problems": len(problems), "paths": [r.id for r in items]}, as_json, listed)
         return
     kinds = [] if heatmaps == "none" else [kind.strip() for kind in heatmaps.split(",") if kind.strip()]
     with reporting() as reporter:
-        result = pipeline.score(
+        result = scoring.score(
             run,
             paths,
             out,
@@ -202,17 +211,67 @@ def score(
             fdr=fdr,
             heatmaps=kinds,
             follow_symlinks=follow_symlinks,
+            resume=resume,
+            shard=shard,
+            sign=sign,
             device=device,
-            command=["anodetect", *map(path_text, sys.argv[1:])],
+            command=_command(),
             reporter=reporter,
         )
         report.write(out)
-    text = (
-        f"{result['scored']} scored, {result['flagged']} flagged, {result['failed']} failed, "
-        f"{result['skipped']} skipped ({result['images_per_second']:.1f} images/s)\n{result['statement']}\n"
-        f"chain head {result['head']}\nReport: {out / 'report.html'}"
-    )
-    finish(result, as_json, text)
+    finish(result, as_json, scores_text(result, out))
+
+
+@app.command()
+def merge(
+    parts: Annotated[list[Path], typer.Argument(help="The score directories of all shards.")],
+    out: Out,
+    as_json: Json = False,
+) -> None:
+    """Join the score directories of all shards; p-values, q-values and flags become those of the whole."""
+    from anodetect import report, scoring
+
+    with reporting() as reporter:
+        result = scoring.merge(parts, out, command=_command(), reporter=reporter)
+        report.write(out)
+    finish(result, as_json, scores_text(result, out))
+
+
+@app.command()
+def verify(
+    directory: Annotated[Path, typer.Argument(help="A score directory.")],
+    head: Annotated[str | None, typer.Option(help="The chain's head as it was kept elsewhere.")] = None,
+    key: Annotated[Path | None, typer.Option(help="The Ed25519 public key (PEM) that must have signed it.")] = None,
+    rescore: Annotated[int, typer.Option(min=0, help="Score this many random files again.")] = 0,
+    run: Annotated[Path | None, typer.Option(help="Where the run is now, if it was moved.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Where the images are now, if they were moved.")] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Check that a score directory is what it was when it was written: exit 0 if it holds, 1 if not."""
+    from anodetect import verification
+
+    verdict = verification.verify(directory, head=head, key=key, run=run)
+    problems = list(verdict.problems)
+    if rescore and verdict.rows:
+        from anodetect import scoring
+
+        problems += scoring.rescore(directory, rescore, run_path=run, root=data, device=device)
+    level = "authenticated" if verdict.authenticated else "internally consistent, not authenticated"
+    state = "broken" if problems else level
+    lines = [f"{directory}: {state} ({verdict.rows} records, head {verdict.head})"]
+    lines += [f"broken: {problem}" for problem in problems] + [f"note: {note}" for note in verdict.notes]
+    result = {
+        "intact": not problems,
+        "authenticated": verdict.authenticated and not problems,
+        "problems": problems,
+        "notes": verdict.notes,
+        "rows": verdict.rows,
+        "head": verdict.head,
+    }
+    emit(result, as_json, "\n".join(lines))
+    if problems:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -240,6 +299,7 @@ def evaluate(
     run: Annotated[Path, typer.Argument(help="A run directory.")],
     data: Annotated[str, typer.Argument(help="Labelled images; a train part is ignored.")],
     far: Far = 0.05,
+    by: Annotated[str, typer.Option(help="Also for each value of these comma-separated manifest columns.")] = "",
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -247,7 +307,8 @@ def evaluate(
     from anodetect import pipeline
 
     with reporting() as reporter:
-        result = pipeline.evaluate(run, data, far=far, device=device, reporter=reporter)
+        columns = [column.strip() for column in by.split(",") if column.strip()]
+        result = pipeline.evaluate(run, data, far=far, by=columns, device=device, reporter=reporter)
     finish(result, as_json, evaluation_text(result))
 
 
@@ -360,6 +421,18 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     return capture.get().rstrip()
 
 
+def scores_text(result: dict[str, Any], out: Path) -> str:
+    """A scoring for a reader."""
+    speed = f" ({result['images_per_second']:.1f} images/s)" if "images_per_second" in result else ""
+    lines = [
+        f"{result['scored']} scored, {result['flagged']} flagged, {result['failed']} failed, "
+        f"{result['skipped']} skipped{speed}"
+    ]
+    lines += [f"  {count} × {reason}" for reason, count in result["reasons"].items()]
+    lines += [result["statement"], *(check["text"] for check in result["drift"].values() if check)]
+    return "\n".join([*lines, f"chain head {result['head']}", f"Report: {out / 'report.html'}"])
+
+
 def evaluation_text(result: dict[str, Any]) -> str:
     """An evaluation for a reader."""
     point = result["operating_point"]
@@ -373,7 +446,23 @@ def evaluation_text(result: dict[str, Any]) -> str:
         f"at far {point['far']:g}: threshold {point['threshold']:.4g}, "
         f"finds {point['tpr']:.1%}, false alarms {point['fpr']:.1%}"
     )
+    for column, parts in result.get("by", {}).items():
+        lines.append(f"by {column}:")
+        for value, part in parts.items():
+            alarms, auroc = part["false_alarms"], part["image"]["auroc"]
+            interval = "" if auroc["low"] is None else f" [{auroc['low']:.3f}, {auroc['high']:.3f}]"
+            lines.append(
+                f"  {value or 'not given':<18}{part['n_normal']} normal, {part['n_anomalous']} anomalous; "
+                f"image AUROC {auroc['value']:.3f}{interval}; "
+                f"false alarms {alarms['rate']:.1%} [{alarms['low']:.1%}, {alarms['high']:.1%}]"
+            )
     return "\n".join([*lines, result["statement"]])
+
+
+def _command() -> list[str]:
+    from anodetect.files import path_text
+
+    return ["anodetect", *map(path_text, sys.argv[1:])]
 
 
 def main() -> None:

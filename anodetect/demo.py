@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from anodetect import pipeline, records, report
+from anodetect import pipeline, records, report, runs, scoring
 from anodetect.data import synthetic
 from anodetect.files import write_atomic
 from anodetect.types import Reporter
@@ -42,7 +42,7 @@ def run(out: Path, *, quick: bool, reporter: Reporter) -> dict[str, Any]:
             "--heatmaps",
             ",".join(heatmaps) or "none",
         ]
-        result = pipeline.score(run_path, [data], score_path, heatmaps=heatmaps, command=command, reporter=reporter)
+        result = scoring.score(run_path, [data], score_path, heatmaps=heatmaps, command=command, reporter=reporter)
         report.write(score_path)
         rows.append(result_row(name, facts, result))
         settings = [f"{key}={json.dumps(value)}" for key, value in _flat(values)]
@@ -83,6 +83,6 @@ def result_row(dataset: str, facts: Mapping[str, Any], result: Mapping[str, Any]
         "train_seconds": facts["train_seconds"],
         "score_ms_per_image": 1000 * result["model_seconds_per_image"],
         "images_per_second": result["images_per_second"],
-        "peak_memory_mb": pipeline.peak_memory_mb(),
+        "peak_memory_mb": runs.peak_memory_mb(),
         "model_mb": facts["model_mb"],
     }

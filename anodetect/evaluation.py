@@ -1,18 +1,19 @@
 """Labelled results, one at a time, to metrics with intervals."""
 
-from functools import cached_property
+from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import beta
 
 from anodetect import metrics
 from anodetect.calibration import Calibration
 from anodetect.data import readers
 from anodetect.data.scan import Record
-from anodetect.errors import ImageError
-from anodetect.model import Scored
+from anodetect.errors import ConfigError, ImageError, nearest
 from anodetect.types import Floats
 
 
@@ -30,17 +31,19 @@ class Measure:
         self.pixels = metrics.PixelCounts()
         self.problems: list[str] = []
 
-    def add(self, scored: Scored) -> None:
-        record = scored.loaded.record
-        if record.label is None or scored.heatmap is None:
+    def add(self, record: Record, score: float, heatmap: Floats | None) -> None:
+        """Add a scored image; without its heatmap its pixels are not measured, and that is a problem if others' are."""
+        if record.label is None:
             return
         self.labels.append(record.label)
-        self.scores.append(scored.score)
+        self.scores.append(score)
         self.groups.append(record.group)
-        if record.mask is not None:
-            self._add_mask(record, record.mask, scored.heatmap)
-        elif record.label == 0 and self.has_masks:
-            self.pixels.add(scored.heatmap, np.zeros(scored.heatmap.shape, bool), record.group)
+        if self.has_masks and heatmap is None:
+            self.problems.append(f"pixels of {record.id}: its heatmap was not kept as TIFF")
+        elif record.mask is not None and heatmap is not None:
+            self._add_mask(record, record.mask, heatmap)
+        elif record.label == 0 and self.has_masks and heatmap is not None:
+            self.pixels.add(heatmap, np.zeros(heatmap.shape, bool), record.group)
 
     def _add_mask(self, record: Record, mask_path: Path, heatmap: Floats) -> None:
         try:
@@ -96,6 +99,70 @@ class Measure:
     def _pixel_values(self) -> dict[str, float]:
         values = {name: i.value for name, i in self._part("pixel_")}
         return values | {"dice_at_threshold": self.curves.dice_at(self.calibration.pixel_threshold(self.far))}
+
+
+class Breakdown:
+    """A `Measure` of all, and one for each value of each column of the manifest asked for."""
+
+    def __init__(self, calibration: Calibration, far: float, items: Sequence[Record], columns: Sequence[str]) -> None:
+        known = {"kind", "group", *(column for record in items for column in record.extra)}
+        for column in columns:
+            if column not in known:
+                raise ConfigError(f"no column {column!r} in the manifest; {nearest(column, known)}")
+        self.columns, self.far = columns, far
+        self._new = partial(Measure, calibration, far, masks=any(record.mask for record in items))
+        self.whole = self._new()
+        self.parts: dict[str, dict[str, Measure]] = {column: {} for column in columns}
+
+    def add(self, record: Record, score: float, heatmap: Floats | None) -> None:
+        self.whole.add(record, score, heatmap)
+        for column in self.columns:
+            value = {"kind": record.kind, "group": record.group}.get(column, record.extra.get(column, ""))
+            self.parts[column].setdefault(value, self._new()).add(record, score, heatmap)
+
+    def result(self) -> dict[str, Any]:
+        """The whole's answer; `by`: column → value → its answer and false alarms; `warnings` of values that depart."""
+        whole = self.whole.result()
+        if not self.columns:
+            return whole
+        by: dict[str, dict[str, Any]] = {}
+        warnings = []
+        for column, parts in self.parts.items():
+            by[column] = {}
+            for value, part in sorted(parts.items()):
+                alarms = false_alarms(part, len(parts))
+                by[column][value] = part.result() | {"false_alarms": alarms}
+                warnings += _departures(f"{column} {value or 'not given'}", by[column][value], whole, self.far)
+        return whole | {"by": by, "warnings": warnings}
+
+
+def false_alarms(part: Measure, comparisons: int) -> dict[str, float]:
+    """The share of normal images flagged, each group counted once, with an exact 95 % interval (Clopper & Pearson
+    1934) that holds for `comparisons` such parts together. Its units are groups: with few of them it is wide."""
+    threshold = part.calibration.threshold(part.far)
+    flags: dict[str, list[bool]] = {}
+    for label, score, group in zip(part.labels, part.scores, part.groups, strict=True):
+        if label == 0:
+            flags.setdefault(group, []).append(score > threshold)
+    n, tail = len(flags), 0.025 / comparisons
+    count = float(sum(np.mean(each) for each in flags.values()))
+    low = float(beta.ppf(tail, count, n - count + 1)) if count > 0 else 0.0
+    high = float(beta.ppf(1 - tail, count + 1, n - count)) if count < n else 1.0
+    return {"rate": count / n if n else float("nan"), "low": low, "high": high}
+
+
+def _departures(name: str, part: Mapping[str, Any], whole: Mapping[str, Any], far: float) -> list[str]:
+    found = []
+    alarms = part["false_alarms"]
+    if part["n_normal"] and not alarms["low"] <= far <= alarms["high"]:
+        found.append(
+            f"{name}: {alarms['rate']:.1%} of normal images are flagged ({alarms['low']:.1%} to {alarms['high']:.1%}), "
+            f"not the promised {far:.1%}; calibrate for it"
+        )
+    mine, all_ = part["image"]["auroc"], whole["image"]["auroc"]
+    if None not in (mine["low"], all_["low"]) and (mine["high"] < all_["low"] or mine["low"] > all_["high"]):
+        found.append(f"{name}: image AUROC {mine['value']:.3f} is not that of all images ({all_['value']:.3f})")
+    return found
 
 
 def _entry(interval: metrics.Interval) -> dict[str, Any]:

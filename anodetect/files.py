@@ -12,8 +12,11 @@ from anodetect.errors import RunError
 
 
 @contextmanager
-def atomic(path: Path) -> Iterator[IO[bytes]]:
-    """A file that appears under its name only when it is complete; on any failure the old one survives."""
+def atomic(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
+    """A file that appears under its name only when it is complete; on any failure the old one survives.
+
+    Without `durable` a power failure, though no crash of the process, may still leave it empty.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing.")
@@ -23,7 +26,8 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
         with os.fdopen(handle, "wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         os.chmod(name, 0o666 & ~_umask())
         os.replace(name, path)
     except BaseException as error:
@@ -41,8 +45,8 @@ def _umask() -> int:
     return mask
 
 
-def write_atomic(path: Path, content: bytes | str) -> None:
-    with atomic(path) as file:
+def write_atomic(path: Path, content: bytes | str, *, durable: bool = True) -> None:
+    with atomic(path, durable=durable) as file:
         file.write(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
 
 

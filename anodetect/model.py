@@ -3,6 +3,7 @@
 read → preprocess → representation → detector.score → heatmap in the image's own grid
 """
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ from anodetect.types import Batch, Bools, Floats, Reporter, Scores, image_seeds
 
 BATCH = 16
 LOOK_AHEAD = 3  # batches
+PIXELS_AHEAD = 2**26  # 256 MB of float32; a single image may be larger
 SECTIONS = ("preprocess", "tiling", "representation", "detector")
 
 
@@ -169,6 +171,7 @@ class Loaded:
     encoded: tuple[Floats, Any] | None = None
     sha256: str = ""
     error: str = ""
+    elsewhere: bool = False  # another shard's; it was not decoded
 
 
 @dataclass(frozen=True)
@@ -182,48 +185,112 @@ class Scored:
     seconds: float = 0.0
 
 
-def load(record: Record, model: Model | None = None) -> Loaded:
-    """Read and hash one file, and prepare it for a model."""
+def load(record: Record, model: Model | None = None, mine: Callable[[str], bool] | None = None) -> Loaded:
+    """Read and hash one file, and prepare it for a model; only hash it if its hash is not `mine`."""
     try:
         content = readers.read_bytes(record.path)
+        sha256 = readers.digest(content)
+        if mine and not mine(sha256):
+            return Loaded(record, sha256=sha256, elsewhere=True)
         image = readers.decode_image(content, record.path.suffix)
         encoded = model.encode(image) if model else None
-        return Loaded(record, image, encoded, readers.digest(content))
+        return Loaded(record, image, encoded, sha256)
     except ImageError as error:
+        if mine and not mine(readers.digest(record.id.encode())):
+            return Loaded(record, elsewhere=True)
         return Loaded(record, error=str(error))
+
+
+class _Gate:
+    """Lets finished images wait for their turn as long as they are not too many pixels together."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.held, self.turn = limit, 0, 0
+        self.changed = threading.Condition()
+
+    def enter(self, number: int, pixels: int) -> None:
+        """Wait until there is room, or until it is this one's turn."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.held + pixels <= self.limit or number <= self.turn)
+            self.held += pixels
+
+    def call(self, number: int) -> None:
+        """From now on it is this one's turn."""
+        with self.changed:
+            self.turn = number
+            self.changed.notify_all()
+
+    def leave(self, pixels: int) -> None:
+        with self.changed:
+            self.held -= pixels
+            self.changed.notify_all()
 
 
 def ahead(
     function: Callable[[Record], Loaded], items: Iterable[Record], depth: int = LOOK_AHEAD * BATCH
 ) -> Iterator[Loaded]:
-    """Map in order on two threads, at most `depth` items ahead of the consumer, so that memory stays flat."""
+    """Map in order on two threads, at most `depth` items and about PIXELS_AHEAD ahead of the consumer, so that memory
+    stays flat however large the images are."""
+    gate = _Gate(PIXELS_AHEAD)
+
+    def work(number: int, item: Record) -> Loaded:
+        loaded = function(item)
+        gate.enter(number, pixels(loaded))
+        return loaded
+
     with ThreadPoolExecutor(2) as pool:
-        waiting: deque[Future[Loaded]] = deque()
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) >= depth:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        waiting: deque[tuple[int, Future[Loaded]]] = deque()
+        try:
+            for number, item in enumerate(items):
+                waiting.append((number, pool.submit(work, number, item)))
+                if len(waiting) >= depth:
+                    yield _next(waiting, gate)
+            while waiting:
+                yield _next(waiting, gate)
+        finally:
+            for _, future in waiting:
+                future.cancel()
+            gate.call(2**62)  # whoever still waits at the gate may go home
 
 
-def score_records(model: Model, items: Sequence[Record], reporter: Reporter, task: str = "score") -> Iterator[Scored]:
-    """Score records in order, a fixed number at a time; failed ones come out as they went in."""
+def _next(waiting: "deque[tuple[int, Future[Loaded]]]", gate: _Gate) -> Loaded:
+    number, future = waiting.popleft()
+    gate.call(number)
+    loaded = future.result()
+    gate.leave(pixels(loaded))
+    return loaded
+
+
+def pixels(loaded: Loaded) -> int:
+    return loaded.image.size if loaded.image is not None else 0
+
+
+def score_records(
+    model: Model,
+    items: Sequence[Record],
+    reporter: Reporter,
+    task: str = "score",
+    *,
+    mine: Callable[[str], bool] | None = None,
+    note: Callable[[], str] = lambda: "",
+) -> Iterator[Scored]:
+    """Score records in order, a fixed number at a time; failed ones come out as they went in, those of other shards
+    not at all. `note` is shown beside the progress."""
     done = 0
-    for chunk in _chunks(ahead(lambda record: load(record, model), items, LOOK_AHEAD * model.batch), model.batch):
+    for chunk in _chunks(ahead(lambda r: load(r, model, mine), items, LOOK_AHEAD * model.batch), model.batch):
         good = [loaded for loaded in chunk if loaded.image is not None]
         begun = time.monotonic()
         results = iter(_score_chunk(model, good) if good else [])
         seconds = (time.monotonic() - begun) / max(len(good), 1)
         for loaded in chunk:
-            if loaded.image is None:
-                yield Scored(loaded)
-            else:
+            if loaded.image is not None:
                 score, heatmap, reconstruction = next(results)
                 full = model.decode(heatmap, loaded.image.shape[1:])
                 yield Scored(loaded, score, full, model.shown(loaded, heatmap, reconstruction), seconds)
+            elif not loaded.elsewhere:
+                yield Scored(loaded)
         done += len(chunk)
-        reporter.progress(task, done, len(items))
+        reporter.progress(task, done, len(items), note())
 
 
 def _score_chunk(model: Model, chunk: Sequence[Loaded]) -> list[tuple[float, Floats, Floats | None]]:
@@ -234,10 +301,11 @@ def _score_chunk(model: Model, chunk: Sequence[Loaded]) -> list[tuple[float, Flo
 
 
 def _chunks(items: Iterator[Loaded], size: int) -> Iterator[list[Loaded]]:
+    """Up to `size` items at a time, fewer where they are large."""
     chunk: list[Loaded] = []
     for item in items:
         chunk.append(item)
-        if len(chunk) == size:
+        if len(chunk) == size or sum(map(pixels, chunk)) > PIXELS_AHEAD:
             yield chunk
             chunk = []
     if chunk:

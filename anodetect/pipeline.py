@@ -1,15 +1,12 @@
-"""Folder in, directory out: train, calibrate, score, evaluate.
+"""Folder in, run directory out: train, calibrate; and evaluate. (Scoring folders: scoring.py.)
 
-scan → split → model → calibration → run directory; scan → model → decision → score directory
+scan → split → model → calibration → run directory
 """
 
 import json
 import os
-import resource
-import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,27 +14,23 @@ from typing import Any
 
 import numpy as np
 
-from anodetect import records, runs
-from anodetect.calibration import Calibration
-from anodetect.cases import Cases
+from anodetect import runs
+from anodetect.calibration import DEFAULT_FAR, Calibration
 from anodetect.config import build, canonical, plain
 from anodetect.data import cards, readers, split
 from anodetect.data.preprocess import Preprocess, PreprocessConfig
-from anodetect.data.scan import Dataset, Record, is_below
-from anodetect.decision import decide, fdr_statement
+from anodetect.data.scan import Dataset, Record
 from anodetect.detectors import DETECTORS
-from anodetect.errors import ConfigError, DataError, RunError, nearest
-from anodetect.evaluation import Measure
-from anodetect.files import path_text, sha256_of, short_name
-from anodetect.model import BATCH, LOOK_AHEAD, Model, Scored, ahead, load, resolve, score_records
+from anodetect.errors import ConfigError, DataError
+from anodetect.evaluation import Breakdown
+from anodetect.files import sha256_of
+from anodetect.model import BATCH, LOOK_AHEAD, Model, ahead, load, resolve, score_records
 from anodetect.representations import FEATURE_MULTIPLE, features_installed
 from anodetect.types import Batch, Floats, Reporter, Silent, TrainContext
-from anodetect.writers import images as image_writer
 
 LEARNED_FROM = 64  # images, for a representation that has something to learn
 SCALE_IMAGES, SCALE_PIXELS = 200, 2**14  # what the colour scale is learned from; pixels of one image
 TILES, TILE_PIXELS = 2000, 2**26  # random tiles to learn from, at most, but at least one of each image
-DEFAULT_FAR = 0.05
 
 
 # -- Train ----------------------------------------------------------------------------------------------
@@ -129,7 +122,7 @@ def train(
         card=runs.model_card(header, calibration),
     )
     failures = [f"{name}: {reason}" for name, reason in failed]
-    return runs.facts(out) | {"failures": failures, "peak_memory_mb": peak_memory_mb()}
+    return runs.facts(out) | {"failures": failures, "peak_memory_mb": runs.peak_memory_mb()}
 
 
 def _suited(detector: str, flat_background: bool, tile: int, reporter: Reporter) -> str:
@@ -313,7 +306,7 @@ def calibrate(
             raise DataError(
                 f"leak: {record.id} has the same bytes as {used[hashes[record.id]]}, which the model was trained on"
             )
-    _refuse_known_groups(kept, normals)
+    refuse_known_groups(kept, normals)
     model = Model.load(run, device)
     calibration, unscored = calibrate_model(model, normals, reporter)
     if len(calibration.scores) < split.MINIMUM:
@@ -342,169 +335,10 @@ def calibrate(
     return runs.facts(out) | {"failures": [f"{name}: {reason}" for name, reason in failed]}
 
 
-# -- Score and evaluate ---------------------------------------------------------------------------------
+# -- Evaluate ---------------------------------------------------------------------------------
 
 
-def score(
-    run_path: Path,
-    paths: Sequence[str],
-    out: Path,
-    *,
-    far: float = DEFAULT_FAR,
-    fdr: float | None = None,
-    heatmaps: Sequence[str] = ("tiff", "png"),
-    follow_symlinks: bool = False,
-    device: str = "auto",
-    command: Sequence[str] = (),
-    reporter: Reporter | None = None,
-) -> dict[str, Any]:
-    """Score files, folders or a card's test part, and write the score directory `out`."""
-    reporter = reporter or Silent()
-    for kind in heatmaps:
-        if kind not in image_writer.FORMATS:
-            raise ConfigError(f"no heatmap format {kind!r}; {nearest(kind, [*image_writer.FORMATS, 'none'])}")
-    rate = far if fdr is None else fdr
-    run = runs.read(run_path)
-    for checked in (far, rate):
-        run.calibration.level(checked)  # refuses an impossible rate before any work
-    root, items, problems = collect(paths, out, follow_symlinks)
-    records.prepare(out)
-    statement = run.calibration.statement(far) if fdr is None else fdr_statement(run.calibration, fdr, len(items))
-    reporter.say(statement)
-    used = {row["sha256"] for row in runs.read_manifest(run_path) if row["sha256"]}
-    model = Model.load(run, device)
-    started, begun = datetime.now(UTC), time.monotonic()
-    masks = any(record.mask for record in items)
-    # With --fdr the threshold is known only when everything has been scored: no image is borderline until then.
-    cases = Cases(run.calibration.threshold(far) if fdr is None else np.inf, run.scale)
-    measure = Measure(run.calibration, far, masks=masks)
-    rows, timings, known, unwritten = [], [], 0, 0
-    for scored in score_records(model, items, reporter):
-        row = _row(scored, run.model_sha256)
-        if scored.heatmap is not None:
-            try:
-                row["heatmap"] = _write_heatmaps(scored, out, heatmaps, run.scale)
-            except RunError as error:
-                row["error"] = str(error)
-                unwritten += 1
-            cases.offer(scored)
-            measure.add(scored)
-        known += row["sha256"] in used
-        rows.append(row)
-        timings.append({"path": row["path"], "seconds": scored.seconds})
-    if known:
-        reporter.warn(f"{known} of these images took part in training or calibration; their p-values are not valid")
-    for problem in measure.problems:
-        reporter.warn(f"not measured: {problem}")
-    rows += [_problem_row(name, reason, run.model_sha256) for name, reason in problems]
-    rows.sort(key=lambda row: row["path"])
-    groups, threshold = decide(rows, run.calibration, far=far, fdr=fdr)
-    seconds = time.monotonic() - begun
-    counts = Counter(row["status"] for row in rows)
-    audit = _audit(run, far, fdr) | {
-        "root": str(root),
-        "command": list(command),
-        "started": started.isoformat(timespec="seconds"),
-        "ended": datetime.now(UTC).isoformat(timespec="seconds"),
-        "counts": dict(counts),
-        "cases": cases.write(out),
-        "evaluation": measure.result(threshold) if measure.labelled() else None,
-        "statement": statement,
-        "environment": runs.environment_facts(),
-    }
-    if measure.labelled():
-        records.write_draws(out, measure.draws())
-    head = records.write(out, rows, groups, timings, audit)
-    return {
-        "scored": counts["ok"],
-        "failed": counts["failed"] + unwritten,
-        "skipped": counts["skipped"],
-        "flagged": sum(bool(row.get("flagged")) for row in rows),
-        "seconds": round(seconds, 3),
-        "images_per_second": round(counts["ok"] / seconds, 3),
-        "head": head,
-        "out": str(out),
-        "statement": audit["statement"],
-        "evaluation": audit["evaluation"],
-        "failures": measure.problems,
-        "peak_memory_mb": peak_memory_mb(),
-        "model_seconds_per_image": float(np.median([t["seconds"] for t in timings if t["seconds"]] or [0.0])),
-    }
-
-
-def _write_heatmaps(scored: Scored, out: Path, kinds: Sequence[str], scale: tuple[float, float]) -> str:
-    """Write one image's heatmaps; the first one's path relative to `out`, "" without any."""
-    assert scored.heatmap is not None and scored.loaded.image is not None
-    stem = out / "heatmaps" / short_name(scored.loaded.record.id)
-    written = [image_writer.write_heatmap(stem, kind, scored.heatmap, scored.loaded.image, scale) for kind in kinds]
-    return written[0].relative_to(out).as_posix() if written else ""
-
-
-def _audit(run: runs.Run, far: float, fdr: float | None) -> dict[str, Any]:
-    """What audit.json says of the model and of how it decides."""
-    return {
-        "run": run.path.name,
-        "model_sha256": run.model_sha256,
-        **{key: run.header[key] for key in ("detector", "data", "facts", "config")},
-        "far": None if fdr is not None else far,
-        "fdr": fdr,
-        "pixel_threshold": run.calibration.pixel_threshold(far),
-        "scale": list(run.scale),
-        "training": runs.curves(run.path),
-        "calibration": {"scores": run.calibration.scores.tolist(), "groups": run.calibration.n_groups},
-    }
-
-
-def collect(paths: Sequence[str], out: Path, follow_symlinks: bool) -> tuple[Path, list[Record], list[tuple[str, str]]]:
-    """What `score` is asked to score: the input root, records, and what cannot be looked at.
-
-    With several paths the root is their common parent folder and ids are relative to it.
-    """
-    if not paths:
-        raise ConfigError("nothing to score: give files, folders or a data set's name")
-    datasets = [cards.open_data(path, follow_symlinks=follow_symlinks) for path in paths]
-    root = datasets[0].root
-    items = [record for dataset in datasets for record in dataset.testing()]
-    problems = [problem for dataset in datasets for problem in dataset.problems]
-    if len(datasets) > 1:
-        root = Path(os.path.commonpath([os.path.abspath(dataset.root) for dataset in datasets]))  # noqa: PTH100
-        items = [cards.relative_to(record, root) for record in items]
-        problems = [
-            (path_text(os.path.relpath(dataset.root / name, root)), reason)
-            for dataset in datasets
-            for name, reason in dataset.problems
-        ]
-    unique = {record.id: record for record in items if not is_below(record.path, out)}
-    if not unique and not problems:
-        raise DataError(f"{', '.join(paths)}: nothing to score")
-    return root, list(unique.values()), problems
-
-
-def _row(scored: Scored, model_sha256: str) -> records.Row:
-    loaded = scored.loaded
-    height, width = loaded.image.shape[1:] if loaded.image is not None else (None, None)
-    return {
-        "path": loaded.record.id,
-        "sha256": loaded.sha256,
-        "group": loaded.record.group,
-        "score": scored.score,
-        "heatmap": "",
-        "width": width,
-        "height": height,
-        "model_sha256": model_sha256,
-        "status": "failed" if loaded.error else "ok",
-        "error": loaded.error,
-        "label": loaded.record.label,
-        "kind": loaded.record.kind,
-    }
-
-
-def _problem_row(name: str, reason: str, model_sha256: str) -> records.Row:
-    status = "skipped" if "symbolic link" in reason else "failed"
-    return {"path": name, "group": name, "heatmap": "", "model_sha256": model_sha256, "status": status, "error": reason}
-
-
-def _refuse_known_groups(rows: Sequence[Mapping[str, str]], items: Sequence[Record]) -> None:
+def refuse_known_groups(rows: Sequence[Mapping[str, str]], items: Sequence[Record]) -> None:
     """DataError if a named group (a patient, a lot) is among the `rows` of a run's manifest."""
     known = {row["group"]: row["path"] for row in rows if row["group"] != row["path"]}
     for record in items:
@@ -513,9 +347,16 @@ def _refuse_known_groups(rows: Sequence[Mapping[str, str]], items: Sequence[Reco
 
 
 def evaluate(
-    run_path: Path, data: str, *, far: float = DEFAULT_FAR, device: str = "auto", reporter: Reporter | None = None
+    run_path: Path,
+    data: str,
+    *,
+    far: float = DEFAULT_FAR,
+    by: Sequence[str] = (),
+    device: str = "auto",
+    reporter: Reporter | None = None,
 ) -> dict[str, Any]:
-    """Metrics on labelled data; images the run was made from are refused by name."""
+    """Metrics on labelled data, also for each value of the columns `by` of its manifest; images the run was made
+    from are refused by name."""
     reporter = reporter or Silent()
     run = runs.read(run_path)
     dataset = cards.open_data(data)
@@ -526,11 +367,10 @@ def evaluate(
         )
     rows = runs.read_manifest(run_path)
     used = {row["sha256"]: row["path"] for row in rows if row["sha256"]}
-    _refuse_known_groups(rows, items)
+    refuse_known_groups(rows, items)
     model = Model.load(run, device)
     run.calibration.level(far)  # refuses an impossible rate before any work
-    masks = any(record.mask for record in items)
-    measure = Measure(run.calibration, far, masks=masks)
+    measure = Breakdown(run.calibration, far, items, by)
     failures = [f"{name}: {reason}" for name, reason in dataset.problems]
     for scored in score_records(model, items, reporter):
         loaded = scored.loaded
@@ -540,14 +380,12 @@ def evaluate(
             raise DataError(
                 f"leak: {loaded.record.id} has the same bytes as {used[loaded.sha256]}, which the run was made from"
             )
-        measure.add(scored)
-    if not measure.labelled():
+        if scored.heatmap is not None:
+            measure.add(loaded.record, scored.score, scored.heatmap)
+    if not measure.whole.labelled():
         raise DataError(f"{data}: none of {len(items)} labelled images can be read; the first: {failures[0]}")
-    failures += measure.problems
-    return measure.result() | {"failed": len(failures), "failures": failures}
-
-
-def peak_memory_mb() -> float:
-    """The most memory this process has held so far, in MB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1e6 if sys.platform == "darwin" else peak / 1e3
+    failures += measure.whole.problems
+    result = measure.result()
+    for warning in result.get("warnings", ()):
+        reporter.warn(warning)
+    return result | {"failed": len(failures), "failures": failures}

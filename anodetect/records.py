@@ -3,16 +3,20 @@
     scores.parquet   authoritative, one row per image (columns: COLUMNS); scores.csv has the same rows
     groups.csv       one row per patient or lot
     timings.parquet  seconds per image, apart, so that equal inputs give equal tables
-    heatmaps/        <path>_heatmap.<ext>, in the image's own grid
+    regions.json     outlines of what exceeds the pixel threshold, in COCO's format
+    chain.parquet    each row's hash and the chain's value after it
+    heatmaps/        <path>_heatmap.<ext> and <path>_mask.png, in the image's own grid
     bootstrap.npz    each metric's value in every resample of the groups, where labels are known
     cases/           pictures of the most anomalous and the most borderline images, for the report
-    audit.json       model, calibration, command, counts, the chain's head and the hash of every output
+    audit.json       model, calibration, command, counts, the head and the hash of every output
 
-The chain: h_0 = sha256(""), h_n = sha256(h_{n−1} ‖ canonical JSON of row n); the last one is the head.
+The chain: h_0 = sha256(""), h_n = sha256(h_{n−1} ‖ r_n) with r_n = sha256(canonical JSON of row n). Rows in order of
+their paths give equal chains for equal results. The head, sha256(h_N ‖ canonical JSON of audit.json without it), stands
+for everything; report.html, signature.json and reviews stand outside it.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -28,10 +32,12 @@ from anodetect.config import canonical, plain
 from anodetect.errors import RunError
 from anodetect.files import atomic, sha256_of, write_atomic
 
-FORMAT = 1
+FORMAT = 2
+AUDIT_FILE = "audit.json"
+OUTSIDE = (AUDIT_FILE, "report.html", "signature.json", "journal.jsonl", ".lock")  # not among the hashed outputs
 AUDIT = (
     "detector", "data", "model_sha256", "facts", "far", "fdr", "statement", "scale", "calibration", "command", "ended",
-    "counts", "cases", "environment", "head",
+    "counts", "cases", "environment", "outputs", "rows", "chain", "head",
 )  # fmt: skip
 BOOTSTRAP = "bootstrap.npz"  # each metric over resampled groups, where labels are known
 Row = dict[str, Any]
@@ -53,6 +59,7 @@ COLUMNS = pa.schema(
         ("error", pa.string()),
         ("label", pa.int8()),
         ("kind", pa.string()),
+        ("acquired", pa.string()),
     ]
 )
 GROUP_COLUMNS = pa.schema(
@@ -66,6 +73,7 @@ GROUP_COLUMNS = pa.schema(
     ]
 )
 TIMING_COLUMNS = pa.schema([("path", pa.string()), ("seconds", pa.float64())])
+CHAIN_COLUMNS = pa.schema([("path", pa.string()), ("row", pa.string()), ("chain", pa.string())])
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -79,18 +87,34 @@ class ScoreDirectory:
         return [row for row in self.rows if row["status"] == "ok"]
 
 
-def chain_head(rows: Iterable[Row]) -> str:
-    """The hash that stands for all rows in their order."""
-    head = sha256(b"").hexdigest()
-    for row in rows:
-        head = sha256(head.encode() + canonical(plain(row))).hexdigest()
-    return head
+def row_hash(row: Row) -> str:
+    """The hash of one row, whatever the order of its columns."""
+    return sha256(canonical(plain(row))).hexdigest()
 
 
-def prepare(path: Path) -> None:
-    """Make an empty score directory; RunError if something is there already."""
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise RunError(f"{path} already exists and is not an empty folder; choose another --out")
+def chain(hashes: Iterable[str]) -> Iterator[str]:
+    """The chain's value after each of these rows."""
+    value = sha256(b"").hexdigest()
+    for each in hashes:
+        value = sha256(f"{value}{each}".encode()).hexdigest()
+        yield value
+
+
+def head_of(audit: Mapping[str, Any]) -> str:
+    """The hash that stands for the rows, through their chain, and for all else audit.json says."""
+    rest = {key: value for key, value in audit.items() if key != "head"}
+    return sha256(audit["chain"].encode() + canonical(plain(rest))).hexdigest()
+
+
+def prepare(path: Path, allowed: Sequence[str] = ()) -> None:
+    """Make an empty score directory; RunError if something is there already, other than files `allowed`."""
+    if path.exists() and (not path.is_dir() or any(child.name not in allowed for child in path.iterdir())):
+        begun = (
+            " and holds an interrupted scoring: continue it with --resume, or"
+            if (path / "journal.jsonl").exists()
+            else ""
+        )
+        raise RunError(f"{path} already exists{begun or ' and is not an empty folder;'} choose another --out")
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -100,20 +124,27 @@ def prepare(path: Path) -> None:
 def write(
     path: Path, rows: Sequence[Row], groups: Sequence[Row], timings: Sequence[Row], audit: Mapping[str, Any]
 ) -> str:
-    """Write the tables and audit.json; the chain's head is returned."""
+    """Write the tables and, last of all, audit.json; the head is returned."""
     rows = [{name: row.get(name) for name in COLUMNS.names} for row in rows]
+    hashes = [row_hash(row) for row in rows]
+    links = list(chain(hashes))
+    table = {"path": [row["path"] for row in rows], "row": hashes, "chain": links}
     _write_table(path / "scores", pa.Table.from_pylist(list(rows), COLUMNS))
     _write_table(path / "groups", pa.Table.from_pylist(list(groups), GROUP_COLUMNS), formats=("csv",))
     _write_table(path / "timings", pa.Table.from_pylist(list(timings), TIMING_COLUMNS), formats=("parquet",))
-    outputs = {
-        file.relative_to(path).as_posix(): sha256_of(file)
-        for file in sorted(path.rglob("*"))
-        if file.is_file() and file.name != "timings.parquet"
-    }
-    head = chain_head(rows)
-    full = {"format": FORMAT, **audit, "rows": len(rows), "head": head, "outputs": outputs}
-    write_atomic(path / "audit.json", json.dumps(plain(full), indent=2) + "\n")
+    _write_table(path / "chain", pa.Table.from_pydict(table, CHAIN_COLUMNS), formats=("parquet",))
+    outputs = {name: sha256_of(path / name) for name in files(path)}
+    last = links[-1] if links else sha256(b"").hexdigest()
+    full: dict[str, Any] = plain({"format": FORMAT, **audit, "rows": len(rows), "outputs": outputs, "chain": last})
+    head = head_of(full)
+    write_atomic(path / AUDIT_FILE, json.dumps(full | {"head": head}, indent=2) + "\n")
     return head
+
+
+def files(path: Path) -> list[str]:
+    """The outputs the head stands for, relative to `path`; not what an interrupted write has left."""
+    found = (file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
+    return sorted(n for n in found if n not in OUTSIDE and not n.startswith("reviews.") and "/.writing." not in f"/{n}")
 
 
 def write_draws(path: Path, draws: Mapping[str, NDArray[np.float64]]) -> None:
@@ -125,20 +156,45 @@ def write_draws(path: Path, draws: Mapping[str, NDArray[np.float64]]) -> None:
 def read(path: Path) -> ScoreDirectory:
     """Read a score directory; RunError if it is none, unfinished or of a newer release."""
     try:
-        audit = json.loads((path / "audit.json").read_text("utf-8"))
+        audit = json.loads((path / AUDIT_FILE).read_text("utf-8"))
         if audit["format"] > FORMAT:
             raise RunError(
                 f"{path}: format {audit['format']} is newer than this release reads ({FORMAT}); update anodetect"
+            )
+        if audit["format"] < FORMAT:
+            raise RunError(
+                f"{path}: format {audit['format']} is that of a version before the first release; score anew"
             )
         lacking = [key for key in AUDIT if key not in audit]
         if lacking:
             raise RunError(f"{path}: audit.json lacks {', '.join(lacking)}")
         rows = parquet.read_table(path / "scores.parquet").to_pylist()
     except FileNotFoundError as error:
-        raise RunError(f"{path}: not a finished score directory (no {Path(error.filename).name})") from None
+        state = "; it was interrupted, or is being written" if (path / "journal.jsonl").exists() else ""
+        raise RunError(f"{path}: not a finished score directory (no {Path(error.filename).name}){state}") from None
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowInvalid) as error:
         raise RunError(f"{path}: not a readable score directory ({error})") from None
     return ScoreDirectory(path, audit, rows)
+
+
+def read_chain(path: Path) -> list[dict[str, str]]:
+    """For each row as it was written its path, its hash and the chain's value after it."""
+    try:
+        links: list[dict[str, str]] = parquet.read_table(path / "chain.parquet", schema=CHAIN_COLUMNS).to_pylist()
+    except (OSError, ValueError, pa.ArrowInvalid) as error:
+        raise RunError(f"{path}: chain.parquet cannot be read ({error})") from None
+    return links
+
+
+def picture_of(path: Path, identity: str) -> Path:
+    """Where a score directory keeps the picture of an image, if it was worth one."""
+    return path / "cases" / f"{sha256(identity.encode()).hexdigest()[:20]}.jpg"
+
+
+def read_timings(path: Path) -> list[Row]:
+    """Seconds for each path."""
+    timings: list[Row] = parquet.read_table(path / "timings.parquet").to_pylist()
+    return timings
 
 
 def _write_table(stem: Path, table: pa.Table, formats: Sequence[str] = ("parquet", "csv")) -> None:

@@ -18,14 +18,14 @@ from sklearn.metrics import roc_curve
 from anodetect import metrics, records
 from anodetect.errors import RunError
 from anodetect.files import write_atomic
-from anodetect.records import ScoreDirectory
+from anodetect.records import ScoreDirectory, picture_of
 
 Doubles = NDArray[np.float64]
 NORMAL_COLOUR, ANOMALOUS_COLOUR, REFERENCE_COLOUR = "#3b7dd8", "#d1495b", "#8a8f98"
 LINE_COLOURS = ("#d1495b", "#3b7dd8", "#8a8f98", "#e0a030", "#4d9a6a")
 ROC_GRID = np.linspace(0, 1, 201)
 ROC_RESAMPLES = 300
-FLAGGED_ROWS = 50
+FLAGGED_ROWS, CASES = 50, 12
 WATCHED = {
     "loss": "loss",
     "energy_gap": "E(x⁺) − E(x⁻)",
@@ -57,11 +57,12 @@ def write(folder: Path) -> Path:
             roc=_roc(directories),
             histogram=_histogram(main),
             training=_training(main),
-            cases={name: _cases(main, name) for name in ("highest", "borderline")},
+            cases=_cases(main),
+            drift=[check for check in main.audit.get("drift", {}).values() if check],
             counts=main.audit["counts"],
             evaluation=main.audit.get("evaluation"),
             failures=_failures(main),
-            flagged=sorted((r for r in main.scored() if r["flagged"]), key=lambda r: -r["score"])[:FLAGGED_ROWS],
+            flagged=_flagged(main),
             n_flagged=sum(bool(r["flagged"]) for r in main.rows),
             colour_bar=_colour_bar(main),
         )
@@ -97,15 +98,25 @@ def _failures(main: ScoreDirectory) -> list[tuple[str, int, str]]:
     return [(reason, len(paths), paths[0]) for reason, paths in sorted(reasons.items(), key=lambda item: -len(item[1]))]
 
 
-def _cases(main: ScoreDirectory, name: str) -> list[dict[str, Any]]:
-    """Pictures of cases with their rows, in the order they were chosen."""
+def _cases(main: ScoreDirectory) -> dict[str, list[dict[str, Any]]]:
+    """Rows of the cases that have a picture, in the order they were chosen."""
     by_path = {row["path"]: row for row in main.rows}
-    cases = []
-    for number, path in enumerate(main.audit["cases"].get(name, [])):
-        picture = main.path / "cases" / f"{name}-{number:02d}.png"
-        if picture.is_file() and path in by_path:
-            cases.append({"row": by_path[path], "picture": base64.b64encode(picture.read_bytes()).decode()})
-    return cases
+    chosen: dict[str, list[str]] = main.audit["cases"]
+    return {
+        name: [{"row": by_path[path], "picture": _picture(main, path)} for path in paths[:CASES] if path in by_path]
+        for name, paths in chosen.items()
+    }
+
+
+def _flagged(main: ScoreDirectory) -> list[dict[str, Any]]:
+    """The flagged rows with the highest scores, with their pictures where they were kept."""
+    rows = sorted((row for row in main.scored() if row["flagged"]), key=lambda row: -row["score"])[:FLAGGED_ROWS]
+    return [row | {"picture": _picture(main, row["path"])} for row in rows]
+
+
+def _picture(main: ScoreDirectory, path: str) -> str:
+    file = picture_of(main.path, path)
+    return base64.b64encode(file.read_bytes()).decode() if file.is_file() else ""
 
 
 # -- Figures --------------------------------------------------------------------------------------------

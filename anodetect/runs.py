@@ -16,7 +16,9 @@ import io
 import json
 import os
 import platform
+import resource
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -236,6 +238,15 @@ def to_csv(rows: Iterable[Mapping[str, Any]]) -> str:
     return stream.getvalue()
 
 
+def _processor() -> str:
+    """The processor's name, on which the last bits of a score depend."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+
+
 def environment_facts() -> dict[str, Any]:
     """Versions of what takes part in a score, and the host."""
 
@@ -250,6 +261,14 @@ def environment_facts() -> dict[str, Any]:
         "python": platform.python_version(),
         "system": platform.system(),
         "machine": platform.machine(),
+        "processor": _processor(),
         "processors": os.cpu_count(),
+        "threads": os.environ.get("OMP_NUM_THREADS", ""),
         "byte_order": np.dtype(np.int32).newbyteorder("=").str[0],
     }
+
+
+def peak_memory_mb() -> float:
+    """The most memory this process has held so far, in MB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak / 1e3

@@ -105,7 +105,8 @@ def row(run: Path, data: str, detector: AnoDDPM, reporter: Reporter) -> dict[str
     items = dataset.labelled()
     measure = Measure(stored.calibration, 0.05, masks=any(record.mask for record in items))
     for scored in score_records(model, items, reporter, "test"):
-        measure.add(scored)
+        if scored.heatmap is not None:
+            measure.add(scored.loaded.record, scored.score, scored.heatmap)
     result = measure.result()
     pixel = result["pixel"] or {"ap": None, "auroc": None}
     return {"image_auroc": result["image"]["auroc"]["value"], "pixel_ap": pixel["ap"], "pixel_auroc": pixel["auroc"]}

@@ -356,11 +356,11 @@ main()
     [["--help"], ["detectors"], ["info", "{run}"], ["report", "{scores}"], ["data", "list"], ["data", "show", "elpv"]],
 )
 def test_commands_without_a_model_need_no_torch(arguments, pca_run, synthetic_folder, tmp_path):
-    from anodetect import pipeline
+    from anodetect import scoring
 
     scores = tmp_path / "scores"
     if "{scores}" in arguments:
-        pipeline.score(pca_run, [str(synthetic_folder)], scores, heatmaps=())
+        scoring.score(pca_run, [str(synthetic_folder)], scores, heatmaps=())
     arguments = [argument.format(run=pca_run, scores=scores) for argument in arguments]
     done = subprocess.run([sys.executable, "-c", NO_TORCH, *arguments], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -43,7 +43,7 @@ def test_report_is_self_contained_and_shows_everything(quick):
     ):
         assert text in html
     assert html.count("<svg") == 4
-    assert html.count("data:image/png;base64,") >= 12
+    assert html.count("data:image/jpeg;base64,") >= 12
     assert not re.findall(r'(?:src|href)="(?!data:|#)', html)
     assert report.write(out) == out / "report.html"
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from anodetect import pipeline, report, runs
+from anodetect import pipeline, report, runs, scoring
 from anodetect.config import build
 from anodetect.detectors import ebm, jem
 from anodetect.errors import ConfigError, DataError, Interrupted
@@ -341,7 +341,7 @@ def test_kinds_in_a_manifest_are_the_classes_and_training_is_in_the_report(tmp_p
     log = runs.read_log(tmp_path / "run")
     assert log[-2]["labels"] == "kind"
     assert any("energy_gap" in record for record in log)
-    pipeline.score(tmp_path / "run", [str(tmp_path / "data")], tmp_path / "scores", heatmaps=())
+    scoring.score(tmp_path / "run", [str(tmp_path / "data")], tmp_path / "scores", heatmaps=())
     html = report.write(tmp_path / "scores").read_text()
     assert "Langevin gradient" in html
     assert "saturated share" in html

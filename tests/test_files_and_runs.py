@@ -145,20 +145,26 @@ def test_formulas_are_neutralised_in_csv_only(tmp_path):
     assert [r["path"] for r in records.read(tmp_path / "s").rows] == ["=cmd()", 'a,"b\n.png']
 
 
+def chain_end(rows):
+    return list(records.chain(map(records.row_hash, rows)))[-1]
+
+
 def test_chain_depends_on_every_value_and_on_order():
     rows = [row("a"), row("b")]
-    head = records.chain_head(rows)
-    assert records.chain_head([row("a"), row("b")]) == head
-    assert records.chain_head(rows[::-1]) != head
-    assert records.chain_head([row("a", score=1.0000001), row("b")]) != head
-    assert records.chain_head(rows[:1]) != head
+    end = chain_end(rows)
+    assert chain_end([row("a"), row("b")]) == end
+    assert chain_end(rows[::-1]) != end
+    assert chain_end([row("a", score=1.0000001), row("b")]) != end
+    assert chain_end(rows[:1]) != end
 
 
-def test_chain_head_survives_the_round_trip(tmp_path):
+def test_chain_and_head_survive_the_round_trip(tmp_path):
     rows = [row("a", score=0.1, p_value=float("nan"), threshold=float("inf")), row("b", status="failed", score=None)]
     records.prepare(tmp_path / "s")
     head = records.write(tmp_path / "s", rows, [], [], AUDIT)
-    assert records.chain_head(records.read(tmp_path / "s").rows) == head
+    stored = records.read(tmp_path / "s")
+    assert chain_end(stored.rows) == stored.audit["chain"]
+    assert records.head_of(stored.audit) == head == stored.audit["head"]
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 99}', '{"format": 1}', "\xff"])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from anodetect import cli, pipeline, runs
+from anodetect import cli, pipeline, runs, scoring
 from anodetect.data import synthetic
 from anodetect.errors import ConfigError
 from anodetect.representations import features, features_installed
@@ -124,9 +124,9 @@ def test_a_run_on_features_scores_as_its_report_says(detector, tmp_path):
     facts = pipeline.train(str(tmp_path / "tiles"), detector, tmp_path / "run", values=values)
     assert facts["representation"] == "features"  # chosen: the tiles fill their frame
     assert runs.read(tmp_path / "run").header["representation_state"]["mean"]
-    result = pipeline.score(tmp_path / "run", [str(tmp_path / "tiles")], tmp_path / "scores", heatmaps=("tiff", "png"))
+    result = scoring.score(tmp_path / "run", [str(tmp_path / "tiles")], tmp_path / "scores", heatmaps=("tiff", "png"))
     assert result["evaluation"]["image"]["auroc"]["value"] > 0.8
-    again = pipeline.score(tmp_path / "run", [str(tmp_path / "tiles")], tmp_path / "again", heatmaps=())
+    again = scoring.score(tmp_path / "run", [str(tmp_path / "tiles")], tmp_path / "again", heatmaps=())
     assert result["evaluation"] == again["evaluation"]
 
 
@@ -135,7 +135,7 @@ def test_tiles_may_be_seen_as_features(tmp_path):
     synthetic.write(tmp_path / "tiles", train=24, test=4, size=160)
     values = {"tiling": {"tile": 96}, "memory": 500}
     pipeline.train(str(tmp_path / "tiles"), "knn", tmp_path / "run", values=values)
-    result = pipeline.score(tmp_path / "run", [str(tmp_path / "tiles")], tmp_path / "scores", heatmaps=("tiff",))
+    result = scoring.score(tmp_path / "run", [str(tmp_path / "tiles")], tmp_path / "scores", heatmaps=("tiff",))
     assert result["failed"] == 0
 
 

@@ -8,7 +8,7 @@ import tifffile
 from PIL import Image
 from scipy import ndimage
 
-from anodetect import pipeline, records, tiling
+from anodetect import pipeline, records, scoring, tiling
 from anodetect.tiling import TilingConfig
 from anodetect.types import Batch, Scores
 
@@ -155,9 +155,9 @@ def test_networks_score_tiles_of_colour_images_of_any_size(tmp_path, detector):
         image.save(tmp_path / "data" / f"{number}.png")
     tiny = {"tile": 32, "widths": [16, 32], "stem": 4, "training": {"steps": 5}}
     pipeline.train(str(tmp_path / "data"), detector, tmp_path / "run", representation="pixels", values=tiny)
-    result = pipeline.score(tmp_path / "run", [str(tmp_path / "data")], tmp_path / "scores")
+    result = scoring.score(tmp_path / "run", [str(tmp_path / "data")], tmp_path / "scores")
     assert (result["scored"], result["failed"]) == (24, 0)
-    alone = pipeline.score(tmp_path / "run", [str(tmp_path / "data/7.png")], tmp_path / "alone")
+    alone = scoring.score(tmp_path / "run", [str(tmp_path / "data/7.png")], tmp_path / "alone")
     assert alone["scored"] == 1
     scores = {row["path"]: row["score"] for row in records.read(tmp_path / "scores").rows}
     assert records.read(tmp_path / "alone").rows[0]["score"] == pytest.approx(scores["7.png"], rel=1e-5)

@@ -1,32 +1,73 @@
-"""Heatmaps as files: float32 TIFF in the image's own grid, and an 8-bit overlay PNG on the model's fixed scale."""
+"""Heatmaps as files: float32 TIFF in the image's own grid, an 8-bit overlay PNG on the model's fixed scale, a mask."""
 
 import io
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tifffile
+from contourpy import LineType, contour_generator
 from matplotlib import colormaps
 from numpy.typing import NDArray
 from PIL import Image
+from scipy import ndimage
 
 from anodetect.files import write_atomic
 from anodetect.types import Floats
 
-FORMATS = ("tiff", "png")
+FORMATS = ("tiff", "png", "mask", "regions")  # regions are not a file of their own: they go to regions.json
 COLOURS = "inferno"
+MOST_REGIONS = 100  # of one image
+BAND = 2**22  # pixels coloured at a time
 Picture = NDArray[np.uint8]
 
 
-def write_heatmap(stem: Path, kind: str, heatmap: Floats, image: Floats, scale: tuple[float, float]) -> Path:
-    """Write one heatmap [H, W] beside the name `stem`; `image` [C, H, W] lies under the overlay."""
-    path = stem.with_name(f"{stem.name}_heatmap.{kind}")
+def write_heatmap(
+    stem: Path, kind: str, heatmap: Floats, image: Floats, scale: tuple[float, float], threshold: float
+) -> Path:
+    """Write one heatmap [H, W] beside the name `stem`: "tiff" its values, "png" an overlay of the image [C, H, W],
+    "mask" where it exceeds `threshold`, as black and white."""
     buffer = io.BytesIO()
     if kind == "tiff":
-        tifffile.imwrite(buffer, heatmap, compression="zlib", metadata=None)
+        path = stem.with_name(f"{stem.name}_heatmap.tiff")
+        tifffile.imwrite(buffer, heatmap, compression="zlib", compressionargs={"level": 1}, metadata=None)
+    elif kind == "png":
+        path = stem.with_name(f"{stem.name}_heatmap.png")
+        Image.fromarray(overlay(image, heatmap, scale)).save(buffer, "png", compress_level=1)
     else:
-        Image.fromarray(overlay(image, heatmap, scale)).save(buffer, "png")
-    write_atomic(path, buffer.getvalue())
+        path = stem.with_name(f"{stem.name}_mask.png")
+        Image.fromarray(np.nan_to_num(heatmap, nan=-np.inf) > threshold).save(buffer, "png")
+    write_atomic(path, buffer.getvalue(), durable=False)
     return path
+
+
+def regions(heatmap: Floats, threshold: float) -> list[dict[str, Any]]:
+    """What of a heatmap [H, W] exceeds `threshold`, the highest peaks first, in COCO's terms.
+
+    `segmentation` is a list of one outline x, y, x, y, … in pixels, (0, 0) the corner of the upper left one; holes are
+    not cut out. `area` counts pixels; `bbox` is x, y, width, height; `score` the peak.
+    """
+    values = np.nan_to_num(heatmap, nan=-np.inf)
+    above = values > threshold
+    if not above.any():
+        return []
+    labels, _ = ndimage.label(above, np.ones((3, 3)))
+    found: list[dict[str, Any]] = []
+    for number, place in enumerate(ndimage.find_objects(labels), start=1):
+        inside = np.pad(labels[place] == number, 1)
+        rows, columns = place
+        outlines = contour_generator(z=inside.astype(np.float32), line_type=LineType.Separate).lines(0.5)
+        outer = max(map(np.asarray, outlines), key=len) + np.array([columns.start - 0.5, rows.start - 0.5])
+        found.append(
+            {
+                "segmentation": [outer.round(1).ravel().tolist()],
+                "area": int(inside.sum()),
+                "bbox": [columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start],
+                "score": float(values[place][inside[1:-1, 1:-1]].max()),
+            }
+        )
+    return sorted(found, key=lambda region: region["score"], reverse=True)[:MOST_REGIONS]
 
 
 def grey(image: Floats, span: tuple[float, float] | None = None) -> Picture:
@@ -38,23 +79,45 @@ def grey(image: Floats, span: tuple[float, float] | None = None) -> Picture:
 
 def colour(heatmap: Floats, scale: tuple[float, float]) -> Picture:
     """A heatmap [H, W] on the model's fixed scale → RGB bytes [H, W, 3]."""
-    low, high = scale
-    position = np.clip((np.nan_to_num(heatmap, nan=low) - low) / max(high - low, 1e-9), 0, 1)
-    return np.asarray(colormaps[COLOURS](position, bytes=True)[..., :3])
+    return _palette()[_position(heatmap, scale)]
 
 
 def overlay(image: Floats, heatmap: Floats, scale: tuple[float, float]) -> Picture:
     """The image with the heatmap over it, the more opaque the higher the value."""
+    low, high = np.percentile(image[..., :: _step(image), :: _step(image)], (1, 99.5))
+    picture = np.empty((*heatmap.shape, 3), np.uint8)
+    rows = max(1, BAND // heatmap.shape[1])
+    for start in range(0, len(heatmap), rows):  # in bands, so that a huge image needs no huge intermediates
+        band = np.s_[start : start + rows]
+        position = _position(heatmap[band], scale)
+        alpha = np.float32(0.85 / 255) * position[..., None]
+        under = grey(image[:, band], (float(low), float(high)))
+        picture[band] = under + alpha * (_palette()[position] - under.astype(np.float32))
+    return picture
+
+
+def _step(image: Floats) -> int:
+    """Every how manieth row and column is enough to see an image's range by."""
+    shortest: int = min(image.shape[1:])
+    return max(1, shortest // 512)
+
+
+def _position(heatmap: Floats, scale: tuple[float, float]) -> Picture:
+    """Where values lie on the scale, 0 to 255; 0 where there is none."""
     low, high = scale
-    strength = np.clip((np.nan_to_num(heatmap, nan=low) - low) / max(high - low, 1e-9), 0, 1)
-    alpha = (0.85 * strength)[..., None]
-    return np.asarray(grey(image) * (1 - alpha) + colour(heatmap, scale) * alpha, np.uint8)
+    shown = (np.nan_to_num(heatmap, nan=low) - np.float32(low)) * np.float32(255 / max(high - low, 1e-9))
+    return np.asarray(np.clip(shown, 0, 255), np.uint8)
+
+
+@cache
+def _palette() -> Picture:
+    return np.asarray(colormaps[COLOURS](np.arange(256), bytes=True)[:, :3])
 
 
 def case_strip(
-    image: Floats, heatmap: Floats, reconstruction: Floats | None, scale: tuple[float, float], side: int = 240
+    image: Floats, heatmap: Floats, reconstruction: Floats | None, scale: tuple[float, float], side: int = 200
 ) -> bytes:
-    """image | overlay | reconstruction as one PNG, `side` pixels each; without a reconstruction two panels."""
+    """image | overlay | reconstruction as one JPEG, `side` pixels each; without a reconstruction two panels."""
     span = tuple(np.percentile(image, (1, 99.5)))
     panels = [grey(image, span), overlay(image, heatmap, scale)]
     if reconstruction is not None:
@@ -63,5 +126,5 @@ def case_strip(
     gap = np.full((side, 6, 3), 255, np.uint8)
     row = [resized[0]] + [part for panel in resized[1:] for part in (gap, panel)]
     buffer = io.BytesIO()
-    Image.fromarray(np.concatenate(row, axis=1)).save(buffer, "png")
+    Image.fromarray(np.concatenate(row, axis=1)).save(buffer, "jpeg", quality=80)
     return buffer.getvalue()

@@ -1,0 +1,524 @@
+"""Folders in, score directory out: score, merge the parts of several machines, score some files again.
+
+scan → (model → files, journal)* → decision → score directory
+"""
+
+import json
+import os
+import re
+import shutil
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+
+from anodetect import drift, records, runs, verification
+from anodetect.calibration import DEFAULT_FAR, Calibration
+from anodetect.cases import Cases
+from anodetect.config import plain
+from anodetect.data import cards
+from anodetect.data.scan import Record, is_below
+from anodetect.decision import decide, fdr_statement
+from anodetect.errors import ConfigError, DataError, Interrupted, RunError, nearest
+from anodetect.evaluation import Measure
+from anodetect.files import atomic, path_text, short_name
+from anodetect.journal import Entry, Journal
+from anodetect.model import BATCH, PIXELS_AHEAD, Model, Scored, load, pixels, score_records
+from anodetect.types import Floats, Reporter, Silent
+from anodetect.writers import images as image_writer
+
+CLOSE = 1e-4  # relative: what scores may differ by between machines
+PROMPT = 1.0  # seconds after which finished files go to the journal
+
+
+def score(
+    run_path: Path,
+    paths: Sequence[str],
+    out: Path,
+    *,
+    far: float = DEFAULT_FAR,
+    fdr: float | None = None,
+    heatmaps: Sequence[str] = image_writer.FORMATS,
+    follow_symlinks: bool = False,
+    resume: bool = False,
+    shard: str = "1/1",
+    sign: Path | None = None,
+    device: str = "auto",
+    command: Sequence[str] = (),
+    reporter: Reporter | None = None,
+) -> dict[str, Any]:
+    """Score files, folders or a card's test part, and write the score directory `out`.
+
+    With `resume` an interrupted scoring of the same `out` goes on, and what is finished is not scored again. `shard`
+    "i/n" scores the i-th of n parts, told apart by the files' contents. `sign` is a file with an Ed25519 private key.
+    """
+    reporter = reporter or Silent()
+    begun = time.monotonic()
+    started = datetime.now(UTC)
+    _check_formats(heatmaps)
+    mine = _shard(shard)
+    key = verification.private_key(sign) if sign else None
+    run = runs.read(run_path)
+    for checked in (far, far if fdr is None else fdr):
+        run.calibration.level(checked)  # refuses an impossible rate before any work
+    root, items, problems = collect(paths, out, follow_symlinks)
+    problems = [entry for entry in problems if mine(_hash(entry[0]))]
+    facts = _facts(run, far, fdr) | {"shard": shard, "heatmaps": list(heatmaps), "root": str(root.absolute())}
+    begun_with = {key: facts[key] for key in ("model_sha256", "far", "fdr", "shard", "heatmaps", "root")}
+    # With --fdr the threshold is known only when everything has been scored: no image is borderline until then.
+    threshold = run.calibration.threshold(far) if fdr is None else np.inf
+    with Journal(out, begun_with, resume=resume) as journal:
+        facts["statement"] = (
+            run.calibration.statement(far) if fdr is None else fdr_statement(run.calibration, fdr, len(items))
+        )
+        reporter.say(facts["statement"])
+        cases = Cases(out, threshold, run.scale)
+        measure = Measure(run.calibration, far, masks=any(record.mask for record in items))
+        by_id = {record.id: record for record in items}
+        for entry in journal.resumed:
+            _recall(entry["row"], out, by_id, cases, measure)
+        entries = [_lean(entry) for entry in journal.resumed]
+        done = {entry["row"]["path"] for entry in entries}
+        if done:
+            reporter.say(f"{len(done)} of {len(items)} files were finished before; going on")
+        todo = [record for record in items if record.id not in done]
+        model = Model.load(run, device) if todo else None
+        first = time.monotonic()
+        tally = Counter(_outcome(entry["row"], threshold) for entry in entries)
+        try:
+            scoring = score_records(model, todo, reporter, mine=mine, note=lambda: _note(tally)) if model else iter(())
+            pixel_threshold = run.calibration.pixel_threshold(far)
+            for scored, entry in _journaled(_written(scoring, out, heatmaps, run, pixel_threshold), journal):
+                tally[_outcome(entry["row"], threshold)] += 1
+                entries.append(_lean(entry))
+                if scored.heatmap is not None:
+                    cases.offer(scored)
+                    measure.add(scored.loaded.record, scored.score, scored.heatmap)
+        except KeyboardInterrupt:
+            raise Interrupted(
+                f"stopped after {len(entries)} of {len(items)} files; the same command with --resume goes on"
+            ) from None
+        seconds = time.monotonic() - first
+        rows = [entry["row"] for entry in entries] + [_problem_row(*entry, run.model_sha256) for entry in problems]
+        _warn_of_known(rows, run_path, reporter)
+        facts |= {
+            "command": list(command),
+            "started": started.isoformat(timespec="seconds"),
+            "environment": runs.environment_facts(),
+            "cases": cases.names(),
+        }
+        timings = [{"path": entry["row"]["path"], "seconds": entry["seconds"]} for entry in entries]
+        result = _conclude(out, rows, timings, journal.entries(), run.calibration, facts, measure, reporter)
+        if key:
+            verification.sign(out, result["head"], key)
+        journal.remove()
+    fresh = len(entries) - len(done)
+    used = [entry["seconds"] for entry in entries if entry["seconds"]]
+    return result | {
+        "failures": measure.problems,
+        "seconds": round(time.monotonic() - begun, 3),
+        "seconds_to_first": round(first - begun, 3),
+        "images_per_second": round(fresh / seconds, 3) if seconds else 0.0,
+        "peak_memory_mb": runs.peak_memory_mb(),
+        "model_seconds_per_image": float(np.median(used or [0.0])),
+    }
+
+
+def _warn_of_known(rows: Sequence[records.Row], run_path: Path, reporter: Reporter) -> None:
+    used = {row["sha256"] for row in runs.read_manifest(run_path) if row["sha256"]}
+    if known := sum(row.get("sha256") in used for row in rows):
+        reporter.warn(f"{known} of these images took part in training or calibration; their p-values are not valid")
+
+
+def _check_formats(heatmaps: Sequence[str]) -> None:
+    for kind in heatmaps:
+        if kind not in image_writer.FORMATS:
+            raise ConfigError(f"no heatmap format {kind!r}; {nearest(kind, [*image_writer.FORMATS, 'none'])}")
+
+
+def _shard(shard: str) -> Callable[[str], bool]:
+    """Whether a file of this SHA-256 belongs to the shard."""
+    match = re.fullmatch(r"(\d+)/(\d+)", shard)
+    index, count = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not 1 <= index <= count:
+        raise ConfigError(f"--shard {shard}: i/n with i from 1 to n is expected, for example 2/4")
+    return lambda digest: int(digest[:16], 16) % count == index - 1
+
+
+def _hash(text: str) -> str:
+    return sha256(text.encode()).hexdigest()
+
+
+def _facts(run: runs.Run, far: float, fdr: float | None) -> dict[str, Any]:
+    """What audit.json says of the model and of how it decides."""
+    return {
+        "run": run.path.name,
+        "run_path": str(run.path.absolute()),
+        "model_sha256": run.model_sha256,
+        **{key: run.header[key] for key in ("detector", "data", "facts", "config")},
+        "far": None if fdr is not None else far,
+        "fdr": fdr,
+        "pixel_threshold": run.calibration.pixel_threshold(far),
+        "scale": list(run.scale),
+        "training": runs.curves(run.path),
+        "calibration": {
+            "scores": run.calibration.scores.tolist(),
+            "peaks": run.calibration.peaks.tolist(),
+            "groups": list(run.calibration.groups),
+            "n_groups": run.calibration.n_groups,
+        },
+    }
+
+
+# -- One file -------------------------------------------------------------------------------------------
+
+
+def _written(
+    scoring: Iterable[Scored], out: Path, heatmaps: Sequence[str], run: runs.Run, threshold: float
+) -> Iterator[tuple[Scored, Entry]]:
+    """Write each image's files on two threads beside the model, a bounded number behind it."""
+    with ThreadPoolExecutor(2) as pool:
+        waiting: deque[tuple[Scored, Future[Entry]]] = deque()
+        for scored in scoring:
+            waiting.append((scored, pool.submit(_entry, scored, out, heatmaps, run, threshold)))
+            while len(waiting) > BATCH or sum(pixels(each.loaded) for each, _ in waiting) > PIXELS_AHEAD:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        yield from ((first, future.result()) for first, future in waiting)
+
+
+def _entry(scored: Scored, out: Path, heatmaps: Sequence[str], run: runs.Run, threshold: float) -> Entry:
+    """Write one image's files; its line in the journal."""
+    row = _row(scored, run.model_sha256)
+    found: list[dict[str, Any]] = []
+    if scored.heatmap is not None:
+        assert scored.loaded.image is not None
+        stem = out / "heatmaps" / short_name(row["path"])
+        kinds = [kind for kind in heatmaps if kind != "regions"]
+        try:
+            written = [
+                image_writer.write_heatmap(stem, kind, scored.heatmap, scored.loaded.image, run.scale, threshold)
+                for kind in kinds
+            ]
+            row["heatmap"] = written[0].relative_to(out).as_posix() if written else ""
+        except RunError as error:
+            row["error"] = str(error)
+        if "regions" in heatmaps:
+            found = image_writer.regions(scored.heatmap, threshold)
+    return {"row": row, "seconds": scored.seconds, "regions": found}
+
+
+def _row(scored: Scored, model_sha256: str) -> records.Row:
+    loaded = scored.loaded
+    height, width = loaded.image.shape[1:] if loaded.image is not None else (None, None)
+    return {
+        "path": loaded.record.id,
+        "sha256": loaded.sha256,
+        "group": loaded.record.group,
+        "score": scored.score,
+        "heatmap": "",
+        "width": width,
+        "height": height,
+        "model_sha256": model_sha256,
+        "status": "failed" if loaded.error else "ok",
+        "error": loaded.error,
+        "label": loaded.record.label,
+        "kind": loaded.record.kind,
+        "acquired": loaded.record.extra.get("acquired", ""),
+    }
+
+
+def _problem_row(name: str, reason: str, model_sha256: str) -> records.Row:
+    status = "skipped" if "symbolic link" in reason else "failed"
+    return {"path": name, "group": name, "heatmap": "", "model_sha256": model_sha256, "status": status, "error": reason}
+
+
+def _lean(entry: Entry) -> Entry:
+    """Without its regions, which stay on the disk."""
+    return {"row": entry["row"], "seconds": entry["seconds"]}
+
+
+def _recall(row: records.Row, out: Path, by_id: Mapping[str, Record], cases: Cases, measure: Measure) -> None:
+    """Count an image that was scored before the scoring was interrupted."""
+    if row["status"] != "ok" or row["path"] not in by_id:
+        return
+    cases.recall(row["path"], row["score"])
+    heatmap: Floats | None = None
+    if measure.has_masks and row["label"] is not None and row["heatmap"].endswith(".tiff"):
+        heatmap = tifffile.imread(out / row["heatmap"])
+    measure.add(by_id[row["path"]], row["score"], heatmap)
+
+
+def _journaled(items: Iterable[tuple[Scored, Entry]], journal: Journal) -> Iterator[tuple[Scored, Entry]]:
+    """Add to the journal, as many at a time as is worth a flush to the disk, and pass on."""
+    batch: list[tuple[Scored, Entry]] = []
+    last = time.monotonic()
+    for item in items:
+        batch.append(item)
+        if len(batch) >= BATCH or time.monotonic() - last > PROMPT:
+            journal.append([entry for _, entry in batch])
+            yield from batch
+            batch, last = [], time.monotonic()
+    journal.append([entry for _, entry in batch])
+    yield from batch
+
+
+def _outcome(row: records.Row, threshold: float) -> str:
+    if row["status"] != "ok":
+        return "failed"
+    return "flagged" if row["score"] > threshold else "spared"
+
+
+def _note(tally: Mapping[str, int]) -> str:
+    return f"{tally.get('flagged', 0)} flagged, {tally.get('failed', 0)} failed"
+
+
+# -- All files ------------------------------------------------------------------------------------------
+
+
+def collect(paths: Sequence[str], out: Path, follow_symlinks: bool) -> tuple[Path, list[Record], list[tuple[str, str]]]:
+    """What `score` is asked to score: the input root, records, and what cannot be looked at.
+
+    With several paths the root is their common parent folder and ids are relative to it.
+    """
+    if not paths:
+        raise ConfigError("nothing to score: give files, folders or a data set's name")
+    datasets = [cards.open_data(path, follow_symlinks=follow_symlinks) for path in paths]
+    root = datasets[0].root
+    items = [record for dataset in datasets for record in dataset.testing()]
+    problems = [problem for dataset in datasets for problem in dataset.problems]
+    if len(datasets) > 1:
+        root = Path(os.path.commonpath([os.path.abspath(dataset.root) for dataset in datasets]))  # noqa: PTH100
+        items = [cards.relative_to(record, root) for record in items]
+        problems = [
+            (path_text(os.path.relpath(dataset.root / name, root)), reason)
+            for dataset in datasets
+            for name, reason in dataset.problems
+        ]
+    inside = is_below(out, root)  # only then can outputs be among the inputs
+    unique = {record.id: record for record in items if not (inside and is_below(record.path, out))}
+    if not unique and not problems:
+        raise DataError(f"{', '.join(paths)}: nothing to score")
+    return root, list(unique.values()), problems
+
+
+def _conclude(
+    out: Path,
+    rows: list[records.Row],
+    timings: list[records.Row],
+    entries: Iterable[Entry],
+    calibration: Calibration,
+    facts: Mapping[str, Any],
+    measure: Measure,
+    reporter: Reporter,
+) -> dict[str, Any]:
+    """Decide over all rows, compare with the calibration, and write the directory; what `score` answers."""
+    rows.sort(key=lambda row: row["path"])
+    timings.sort(key=lambda row: row["path"])
+    far = facts["far"] if facts["fdr"] is None else facts["fdr"]
+    groups, threshold = decide(rows, calibration, far=far, fdr=facts["fdr"])
+    for problem in measure.problems:
+        reporter.warn(f"not measured: {problem}")
+    checks = _drift(rows, calibration)
+    for check in checks.values():
+        if check and check["fires"]:
+            reporter.warn(check["text"])
+    if "regions" in facts["heatmaps"]:
+        _write_regions(out, rows, entries, facts)
+    if measure.labelled():
+        records.write_draws(out, measure.draws())
+    counts = Counter(row["status"] for row in rows)
+    unwritten = sum(row["status"] == "ok" and bool(row["error"]) for row in rows)
+    reasons = Counter(row["error"] for row in rows if row["error"])
+    audit = dict(facts) | {
+        "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+        "counts": dict(counts),
+        "reasons": dict(reasons.most_common()),
+        "drift": checks,
+        "evaluation": measure.result(threshold) if measure.labelled() else None,
+    }
+    head = records.write(out, rows, groups, timings, audit)
+    return {
+        "scored": counts["ok"],
+        "failed": counts["failed"] + unwritten,
+        "skipped": counts["skipped"],
+        "flagged": sum(bool(row.get("flagged")) for row in rows),
+        "reasons": audit["reasons"],
+        "drift": checks,
+        "head": head,
+        "out": str(out),
+        "statement": audit["statement"],
+        "evaluation": audit["evaluation"],
+    }
+
+
+def _drift(rows: Sequence[records.Row], calibration: Calibration) -> dict[str, dict[str, Any] | None]:
+    """The batch against the calibration images; over time where every image says when it was taken."""
+    good = [row for row in rows if row["status"] == "ok"]
+    scores, groups = [row["score"] for row in good], [row["group"] for row in good]
+    found = drift.compare(calibration.scores, calibration.groups, scores, groups)
+    checks: dict[str, dict[str, Any] | None] = {"batch": plain(asdict(found)) if found else None, "time": None}
+    if good and all(row.get("acquired") for row in good):
+        timed = [(row["acquired"], row["group"], row["score"]) for row in good]
+        followed = drift.martingale(calibration.scores.tolist(), calibration.groups, timed)
+        checks["time"] = plain(asdict(followed)) if followed else None
+    return checks
+
+
+def _write_regions(out: Path, rows: Sequence[records.Row], entries: Iterable[Entry], facts: Mapping[str, Any]) -> None:
+    """regions.json, a file in COCO's format, an annotation at a time."""
+    good = [row for row in rows if row["status"] == "ok"]
+    numbers = {row["path"]: number for number, row in enumerate(good, start=1)}
+    head = {
+        "info": {"description": "what exceeds the pixel threshold", "threshold": facts["pixel_threshold"]},
+        "categories": [{"id": 1, "name": "anomaly"}],
+        "images": [
+            {"id": numbers[row["path"]], "file_name": row["path"], "width": row["width"], "height": row["height"]}
+            for row in good
+        ],
+    }
+    number = 0
+    with atomic(out / "regions.json") as file:
+        file.write(json.dumps(plain(head)).removesuffix("}").encode() + b', "annotations": [')
+        for entry in entries:
+            for region in entry["regions"]:
+                number += 1
+                marks = {"id": number, "image_id": numbers[entry["row"]["path"]], "category_id": 1, "iscrowd": 0}
+                file.write((b",\n" if number > 1 else b"\n") + json.dumps(marks | region).encode())
+        file.write(b"\n]}\n")
+
+
+# -- More than one machine ------------------------------------------------------------------------------
+
+
+def merge(
+    parts: Sequence[Path], out: Path, *, command: Sequence[str] = (), reporter: Reporter | None = None
+) -> dict[str, Any]:
+    """Join the score directories of all shards: tables as one machine would have written them; p-values, q-values and
+    flags are those of the whole. Pixel metrics are not joined."""
+    reporter = reporter or Silent()
+    directories = [records.read(part) for part in parts]
+    audits = [directory.audit for directory in directories]
+    _refuse_misfits(parts, audits)
+    records.prepare(out)
+    calibration = _calibration(audits[0])
+    rows = [row for directory in directories for row in directory.rows]
+    twice = [path for path, count in Counter(row["path"] for row in rows).items() if count > 1]
+    if twice:
+        raise RunError(f"{twice[0]} and {len(twice) - 1} more paths are in more than one part; nothing was merged")
+    for directory in directories:
+        for name in directory.audit["outputs"]:
+            if name.startswith("heatmaps/"):
+                _copy(directory.path / name, out / name)
+    far = audits[0]["far"]
+    threshold = np.inf if far is None else calibration.threshold(far)
+    low, high = audits[0]["scale"]
+    cases = Cases(out, threshold, (low, high))
+    for directory in directories:
+        shown = {path for names in directory.audit["cases"].values() for path in names}
+        for row in directory.rows:
+            if row["path"] in shown:
+                _copy(records.picture_of(directory.path, row["path"]), records.picture_of(out, row["path"]))
+                cases.recall(row["path"], row["score"])
+    measure = Measure(calibration, far or DEFAULT_FAR, masks=False)
+    for row in rows:
+        if row["status"] == "ok":
+            measure.add(Record(row["path"], Path(), label=row["label"], group=row["group"]), row["score"], None)
+    timings = [timing for directory in directories for timing in records.read_timings(directory.path)]
+    entries = (entry for directory in directories for entry in _regions_of(directory.path))
+    facts = {
+        key: value for key, value in audits[0].items() if key not in ("outputs", "rows", "chain", "head", "format")
+    }
+    facts |= {
+        "shard": "1/1",
+        "merged_from": [audit["head"] for audit in audits],
+        "started": min(audit["started"] for audit in audits),
+        "command": list(command),
+        "environment": runs.environment_facts(),
+        "cases": cases.names(),
+    }
+    if audits[0]["fdr"] is not None:
+        facts["statement"] = fdr_statement(calibration, audits[0]["fdr"], len(rows))
+    return _conclude(out, rows, timings, entries, calibration, facts, measure, reporter)
+
+
+def _refuse_misfits(parts: Sequence[Path], audits: Sequence[Mapping[str, Any]]) -> None:
+    """RunError if parts were not made alike, or one is missing."""
+    for part, audit in zip(parts, audits, strict=True):
+        for key in ("model_sha256", "far", "fdr", "heatmaps", "calibration"):
+            if audit[key] != audits[0][key]:
+                raise RunError(f"{part} and {parts[0]} differ in {key}; parts of one scoring are expected")
+    shards = [audit["shard"] for audit in audits]
+    count = int(shards[0].partition("/")[2])
+    if count > 1:
+        missing = {f"{index}/{count}" for index in range(1, count + 1)} - set(shards)
+        if missing or len(shards) != count:
+            raise RunError(f"shards {', '.join(sorted(shards))} are not 1 to {count}, each once")
+
+
+def _calibration(audit: Mapping[str, Any]) -> Calibration:
+    known = audit["calibration"]
+    return Calibration(np.array(known["scores"]), np.array(known["peaks"]), tuple(known["groups"]))
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_file():
+        shutil.copyfile(source, target)
+
+
+def _regions_of(path: Path) -> Iterator[Entry]:
+    """The regions of a score directory, an image at a time."""
+    if not (path / "regions.json").is_file():
+        return
+    content = json.loads((path / "regions.json").read_text("utf-8"))
+    names = {image["id"]: image["file_name"] for image in content["images"]}
+    for marks in content["annotations"]:
+        region = {key: marks[key] for key in ("segmentation", "area", "bbox", "score")}
+        yield {"row": {"path": names[marks["image_id"]]}, "regions": [region]}
+
+
+# -- Again ----------------------------------------------------------------------------------------------
+
+
+def rescore(
+    path: Path, count: int, *, run_path: Path | None = None, root: Path | None = None, device: str = "auto"
+) -> list[str]:
+    """Score `count` random files of a score directory again; what does not come out as recorded.
+
+    Bit for bit where versions and machine are those of the record, else within CLOSE.
+    """
+    scored = records.read(path)
+    run = runs.read(run_path or Path(scored.audit["run_path"]))
+    if run.model_sha256 != scored.audit["model_sha256"]:
+        return [f"the model at {run.path} is not the one that scored"]
+    same_host = runs.environment_facts() == scored.audit["environment"]
+    model = Model.load(run, device)
+    rows = scored.scored()
+    chosen = np.random.default_rng().choice(len(rows), min(count, len(rows)), replace=False)
+    problems = []
+    for row in (rows[place] for place in sorted(chosen)):
+        source = (root or Path(scored.audit["root"])) / source_path(row["path"])
+        loaded = load(Record(row["path"], source), model)
+        if loaded.image is None or loaded.encoded is None:
+            problems.append(f"{row['path']}: cannot be scored again: {loaded.error}")
+        elif loaded.sha256 != row["sha256"]:
+            problems.append(f"{row['path']}: the file is not the one that was scored")
+        else:
+            again = float(model.score([loaded.image], [loaded.encoded]).image[0])
+            if not (again == row["score"] if same_host else np.isclose(again, row["score"], rtol=CLOSE, atol=0)):
+                problems.append(f"{row['path']}: scores {again!r} now, {row['score']!r} in the record")
+    return problems
+
+
+def source_path(identity: str) -> str:
+    """The file behind a row's `path`: the reverse of `path_text`."""
+    return os.fsdecode(re.sub(rb"%([0-9A-F]{2})", lambda match: bytes([int(match[1], 16)]), identity.encode()))

@@ -1,0 +1,501 @@
+"""The audit engine: nothing lost, nothing done twice, nothing changed unnoticed."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import tifffile
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from PIL import Image
+
+from anodetect import checkpoint, journal, pipeline, records, runs, scoring, verification
+from anodetect.data import synthetic
+from anodetect.errors import AnodetectError, ConfigError, Interrupted, RunError
+
+FORKED = multiprocessing.get_context("forkserver")
+FORKED.set_forkserver_preload(["anodetect.scoring", "anodetect.detectors.pca", "anodetect.representations.pixels"])
+
+
+FAR = 0.2  # the small run has twelve calibration images
+
+
+@pytest.fixture(scope="module")
+def scored(pca_run, synthetic_folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("audit") / "scores"
+    scoring.score(pca_run, [str(synthetic_folder)], out, far=FAR)
+    return out
+
+
+@pytest.fixture
+def copy(scored, tmp_path):
+    return shutil.copytree(scored, tmp_path / "copy")
+
+
+def tables(path):
+    return {name: (path / name).read_bytes() for name in ("scores.parquet", "scores.csv", "groups.csv")}
+
+
+def change(path, **values):
+    """Rewrite scores.parquet with another value in the second row."""
+    rows = pq.read_table(path / "scores.parquet").to_pylist()
+    rows[1] |= values
+    pq.write_table(pa.Table.from_pylist(rows, records.COLUMNS), path / "scores.parquet")
+    return rows[1]["path"]
+
+
+# -- Proof ----------------------------------------------------------------------------------------------
+
+
+def test_an_untouched_directory_is_consistent_and_with_its_head_authentic(scored):
+    verdict = verification.verify(scored)
+    assert verdict.intact
+    assert not verdict.authenticated
+    assert verification.verify(scored, head=verdict.head).authenticated
+    assert not verification.verify(scored, head="0" * 64).intact
+
+
+def test_an_edited_score_is_named(copy):
+    name = change(copy, score=0.0)
+    assert f"record 2 ({name}) was changed" in verification.verify(copy).problems
+
+
+def test_a_dropped_row_is_named(copy):
+    rows = pq.read_table(copy / "scores.parquet").to_pylist()
+    pq.write_table(pa.Table.from_pylist(rows[:4] + rows[5:], records.COLUMNS), copy / "scores.parquet")
+    assert f"record 5 ({rows[4]['path']}) is missing from scores.parquet" in verification.verify(copy).problems
+
+
+def test_a_swapped_heatmap_is_named(copy):
+    first, second = sorted((copy / "heatmaps/test/good").glob("*.tiff"))[:2]
+    shutil.copy(second, first)
+    assert f"{first.relative_to(copy).as_posix()} was changed" in verification.verify(copy).problems
+
+
+def test_a_changed_model_is_named(pca_run, synthetic_folder, tmp_path):
+    run = shutil.copytree(pca_run, tmp_path / "run")
+    scoring.score(run, [str(synthetic_folder)], tmp_path / "s", heatmaps=())
+    assert verification.verify(tmp_path / "s").intact
+    with (run / "model.safetensors").open("ab") as file:
+        file.write(b"x")
+    assert "the model was changed" in verification.verify(tmp_path / "s").problems[0]
+    shutil.rmtree(run)
+    verdict = verification.verify(tmp_path / "s")
+    assert verdict.intact
+    assert "the model was not checked" in verdict.notes[0]
+    assert not verification.verify(tmp_path / "s", run=pca_run).notes
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("far", 0.1), ("command", ["anodetect", "score", "else"]), ("statement", "all is well")]
+)
+def test_a_changed_audit_is_noticed(copy, key, value):
+    audit = json.loads((copy / "audit.json").read_text())
+    (copy / "audit.json").write_text(json.dumps(audit | {key: value}))
+    assert "audit.json was changed: its contents do not give its head" in verification.verify(copy).problems
+
+
+def test_a_record_rewritten_with_care_is_only_caught_by_its_head(copy):
+    old = verification.verify(copy).head
+    directory = records.read(copy)
+    rows = [dict(row) for row in directory.rows]
+    rows[0]["comment"] = None
+    del rows[0]["comment"]
+    rows[0]["kind"] = "else"
+    audit = {k: v for k, v in directory.audit.items() if k not in ("head", "chain", "rows", "outputs", "format")}
+    groups = pq.read_table(copy / "scores.parquet").to_pylist()[:0]
+    timings = records.read_timings(copy)
+    records.write(copy, rows, groups, timings, audit)
+    assert verification.verify(copy).intact
+    assert not verification.verify(copy, head=old).intact
+
+
+def test_signatures(pca_run, synthetic_folder, tmp_path):
+    keys = {}
+    for name in ("ours", "theirs"):
+        key = Ed25519PrivateKey.generate()
+        pem = key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        public = key.public_key().public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+        (tmp_path / f"{name}.pem").write_bytes(pem)
+        (tmp_path / f"{name}.pub").write_bytes(public)
+        keys[name] = key
+    out = tmp_path / "s"
+    scoring.score(pca_run, [str(synthetic_folder / "test/good")], out, heatmaps=(), sign=tmp_path / "ours.pem")
+    assert verification.verify(out, key=tmp_path / "ours.pub").authenticated
+    assert "not checked against" in verification.verify(out).notes[0]
+    assert "not that of the key" in verification.verify(out, key=tmp_path / "theirs.pub").problems[0]
+    verification.sign(out, "0" * 64, keys["ours"])
+    assert "does not fit the head" in verification.verify(out).problems[0]
+    (out / "signature.json").unlink()
+    assert "no signature" in verification.verify(out, key=tmp_path / "ours.pub").problems[0]
+    with pytest.raises(ConfigError, match="private key"):
+        scoring.score(pca_run, [str(synthetic_folder)], tmp_path / "t", sign=tmp_path / "ours.pub")
+
+
+def test_rescoring_gives_what_is_recorded(pca_run, synthetic_folder, scored, tmp_path):
+    assert scoring.rescore(scored, 10) == []
+    assert scoring.rescore(scored, 40) == []
+    copied = shutil.copytree(synthetic_folder, tmp_path / "data")
+    assert scoring.rescore(scored, 5, run_path=pca_run, root=copied) == []
+    for path in copied.glob("test/*/*.png"):
+        Image.fromarray(synthetic.images(1, seed=99)[0][0, 0]).save(path)
+    assert "not the one that was scored" in scoring.rescore(scored, 1, root=copied)[0]
+
+
+def test_a_record_of_other_scores_does_not_survive_rescoring(copy):
+    directory = records.read(copy)
+    rows = [dict(row) | {"score": row["score"] * 1.001} for row in directory.rows]
+    audit = {k: v for k, v in directory.audit.items() if k not in ("head", "chain", "rows", "outputs", "format")}
+    records.write(copy, rows, [], [], audit)
+    assert len(scoring.rescore(copy, 3)) == 3
+
+
+# -- Never lose work ------------------------------------------------------------------------------------
+
+
+def _score(run, data, out, resume):
+    scoring.score(run, [str(data)], out, heatmaps=("tiff",), resume=resume)
+
+
+def test_killed_at_any_moment_and_resumed_nothing_is_lost_or_done_twice(pca_run, tmp_path):
+    data = tmp_path / "data"
+    synthetic.write(data, train=0, test=40, size=32)
+    whole = tmp_path / "whole"
+    begun = time.monotonic()
+    _score(pca_run, data, whole, False)
+    span = time.monotonic() - begun
+    rng = np.random.default_rng(0)
+    kills, seen = 0, set()
+    for attempt in range(25):
+        out = tmp_path / f"parts{attempt}"
+        for _ in range(1 + attempt % 2):
+            process = FORKED.Process(target=_score, args=(pca_run, data, out, True))
+            process.start()
+            process.join(rng.uniform(0.1, 1.1) * span)
+            if process.is_alive():
+                os.kill(process.pid, signal.SIGKILL)
+                kills += 1
+            process.join()
+            if (out / "journal.jsonl").exists():
+                seen.add(len((out / "journal.jsonl").read_bytes().splitlines()))
+        if not (out / "audit.json").exists():
+            before = [entry["row"]["path"] for entry in _entries(out)]
+            _score(pca_run, data, out, True)
+            timings = {timing["path"]: timing["seconds"] for timing in records.read_timings(out)}
+            assert len(timings) == 80
+            assert set(before) <= set(timings)
+        assert tables(out) == tables(whole)
+        assert verification.verify(out).intact
+        assert not {"journal.jsonl", ".lock"} & {path.name for path in out.iterdir()}
+        shutil.rmtree(out)
+    assert kills >= 15
+    assert len(seen) >= 3  # it was killed at different places
+
+
+def _entries(out):
+    lines = (out / "journal.jsonl").read_bytes().splitlines() if (out / "journal.jsonl").exists() else []
+    entries = []
+    for line in lines:
+        try:
+            entries.append(json.loads(line))
+        except ValueError:
+            break
+    return [entry for entry in entries if "row" in entry]
+
+
+def test_what_is_finished_is_not_scored_again(pca_run, synthetic_folder, scored, tmp_path, monkeypatch):
+    out = tmp_path / "s"
+    real, calls = scoring.score_records, []
+
+    def stops(model, items, reporter, **options):
+        for number, one in enumerate(real(model, items, reporter, **options)):
+            if number == 38:
+                raise KeyboardInterrupt
+            yield one
+
+    monkeypatch.setattr(scoring, "score_records", stops)
+    with pytest.raises(Interrupted, match="--resume"):
+        scoring.score(pca_run, [str(synthetic_folder)], out, far=FAR)
+
+    def counts(model, items, reporter, **options):
+        calls.append(len(items))
+        return real(model, items, reporter, **options)
+
+    monkeypatch.setattr(scoring, "score_records", counts)
+    finished = len(_entries(out))
+    assert finished
+    with (out / "journal.jsonl").open("ab") as file:
+        file.write(b'{"row": {"path": "half')  # a line cut in two by a power failure
+    with pytest.raises(RunError, match="--resume"):
+        scoring.score(pca_run, [str(synthetic_folder)], out, far=FAR)
+    with pytest.raises(RunError, match="another far"):
+        scoring.score(pca_run, [str(synthetic_folder)], out, resume=True)
+    result = scoring.score(pca_run, [str(synthetic_folder)], out, far=FAR, resume=True)
+    assert calls == [40 - finished]
+    assert tables(out) == tables(scored)
+    assert result["evaluation"] == records.read(scored).audit["evaluation"]  # pixels of the first part too
+    assert json.loads((out / "regions.json").read_text())["annotations"]
+    kept, expected = (records.read(path).audit["cases"] for path in (out, scored))
+    assert kept == expected
+    with pytest.raises(RunError, match="finished"):
+        scoring.score(pca_run, [str(synthetic_folder)], out, far=FAR, resume=True)
+
+
+def test_a_heatmap_lost_in_a_power_failure_is_made_again(tmp_path):
+    with journal.Journal(tmp_path / "s", {"a": 1}, resume=False) as begun:
+        begun.append([{"row": {"path": "x", "heatmap": "heatmaps/x.tiff"}, "seconds": 0.0, "regions": []}])
+        begun.append([{"row": {"path": "y", "heatmap": ""}, "seconds": 0.0, "regions": []}])
+    with journal.Journal(tmp_path / "s", {"a": 1}, resume=True) as again:
+        assert [entry["row"]["path"] for entry in again.resumed] == ["y"]
+        again.append([{"row": {"path": "x", "heatmap": ""}, "seconds": 1.0, "regions": []}])
+        assert {entry["row"]["path"]: entry["seconds"] for entry in again.entries()} == {"x": 1.0, "y": 0.0}
+
+
+def test_two_processes_do_not_write_one_directory(tmp_path):
+    code = (
+        "import sys, pathlib; from anodetect.journal import Journal\n"
+        "from anodetect.errors import RunError\n"
+        "try:\n    Journal(pathlib.Path(sys.argv[1]), {}, resume=True).__enter__()\n"
+        "except RunError as error:\n    sys.exit(str(error))\n"
+    )
+    with journal.Journal(tmp_path / "s", {}, resume=False):
+        done = subprocess.run([sys.executable, "-c", code, tmp_path / "s"], capture_output=True, text=True, check=False)
+        assert "another process is writing here" in done.stderr
+    assert subprocess.run([sys.executable, "-c", code, tmp_path / "s"], check=False).returncode == 0
+
+
+# -- More than one machine ------------------------------------------------------------------------------
+
+
+def test_shards_merge_to_byte_identical_tables(pca_run, synthetic_folder, scored, tmp_path):
+    parts = [tmp_path / f"part{index}" for index in (1, 2, 3)]
+    counts = []
+    for index, part in enumerate(parts, start=1):
+        counts.append(scoring.score(pca_run, [str(synthetic_folder)], part, far=FAR, shard=f"{index}/3")["scored"])
+    assert sum(counts) == 40
+    assert min(counts) > 0
+    result = scoring.merge(parts[::-1], tmp_path / "merged")
+    assert tables(tmp_path / "merged") == tables(scored)
+    assert verification.verify(tmp_path / "merged").intact
+    assert result["evaluation"]["image"] == records.read(scored).audit["evaluation"]["image"]
+    assert result["evaluation"]["pixel"] is None
+    both = [json.loads((path / "regions.json").read_text()) for path in (scored, tmp_path / "merged")]
+    names = [{image["id"]: image["file_name"] for image in content["images"]} for content in both]
+    first, second = (
+        sorted((name[a["image_id"]], a["score"], a["area"]) for a in content["annotations"])
+        for name, content in zip(names, both, strict=True)
+    )
+    assert first == second
+    assert {p.name for p in (scored / "heatmaps/test/good").iterdir()} == {
+        p.name for p in (tmp_path / "merged/heatmaps/test/good").iterdir()
+    }
+    with pytest.raises(RunError, match="not 1 to 3"):
+        scoring.merge(parts[:2], tmp_path / "two")
+    with pytest.raises(RunError, match="not 1 to 3"):
+        scoring.merge([parts[0], *parts], tmp_path / "twice")
+    other = tmp_path / "other"
+    scoring.score(pca_run, [str(synthetic_folder)], other, shard="1/3", far=0.1)
+    with pytest.raises(RunError, match="differ in far"):
+        scoring.merge([other, *parts[1:]], tmp_path / "mixed")
+
+
+@pytest.mark.parametrize("shard", ["0/3", "4/3", "1", "a/b", "1/0"])
+def test_bad_shards_are_refused(pca_run, synthetic_folder, tmp_path, shard):
+    with pytest.raises(ConfigError, match="--shard"):
+        scoring.score(pca_run, [str(synthetic_folder)], tmp_path / "s", shard=shard)
+
+
+# -- Outputs --------------------------------------------------------------------------------------------
+
+
+def test_masks_and_regions_are_where_the_map_exceeds_the_threshold(scored):
+    audit = records.read(scored).audit
+    content = json.loads((scored / "regions.json").read_text())
+    names = {image["id"]: image["file_name"] for image in content["images"]}
+    area = dict.fromkeys(names.values(), 0)
+    for marks in content["annotations"]:
+        area[names[marks["image_id"]]] += marks["area"]
+        outline = np.array(marks["segmentation"][0]).reshape(-1, 2)
+        x, y, width, height = marks["bbox"]
+        assert outline.min(0) == pytest.approx([x, y], abs=0.51)
+        assert outline.max(0) == pytest.approx([x + width, y + height], abs=0.51)
+        assert marks["score"] > audit["pixel_threshold"]
+    for row in records.read(scored).scored():
+        heatmap = tifffile.imread(scored / row["heatmap"])
+        mask = np.asarray(Image.open(scored / row["heatmap"].replace("_heatmap.tiff", "_mask.png")))
+        assert np.array_equal(mask, heatmap > audit["pixel_threshold"])
+        assert area[row["path"]] == mask.sum()
+
+
+def test_the_report_of_twenty_thousand_images_is_small(tmp_path, scored):
+    audit = records.read(scored).audit
+    audit = {k: v for k, v in audit.items() if k not in ("head", "chain", "rows", "outputs", "format")}
+    template = records.read(scored).rows[0]
+    rng = np.random.default_rng(0)
+    rows = [
+        template | {"path": f"{n:06}.png", "group": f"{n:06}.png", "score": float(score), "flagged": bool(score > 2)}
+        for n, score in enumerate(rng.normal(size=20_000))
+    ]
+    paths = [row["path"] for row in sorted(rows, key=lambda row: -row["score"])[:50]]
+    for path in paths:
+        records.picture_of(tmp_path / "s", path).parent.mkdir(parents=True, exist_ok=True)
+        noise = rng.integers(0, 255, (200, 612, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(records.picture_of(tmp_path / "s", path), quality=80)
+    records.write(tmp_path / "s", rows, [], [], audit | {"cases": {"highest": paths, "borderline": []}})
+    from anodetect import report
+
+    assert report.write(tmp_path / "s").stat().st_size < 10e6
+
+
+# -- Hostile folders ------------------------------------------------------------------------------------
+
+
+def test_hostile_names_and_contents_become_rows(pca_run, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    good = synthetic.images(1, seed=9)[0][0, 0]
+    Image.fromarray(good).save(folder / "good.png")
+    whole = (folder / "good.png").read_bytes()
+    for name in ("new\nline.png", 'comma,"quote.png', "@formula.png", "=1+1.png", "\t-tab.png"):
+        (folder / name).write_bytes(whole)
+    (folder / "archive.png").write_bytes(b"PK\x03\x04" + bytes(100))
+    (folder / "program.png").write_bytes(b"\x7fELF" + bytes(100))
+    (folder / "gone.png").symlink_to(folder / "nowhere.png")
+    (folder / "fifo.png").write_bytes(b"")
+    (folder / "fifo.png").unlink()
+    os.mkfifo(folder / "fifo.png")
+    result = scoring.score(pca_run, [str(folder)], folder / "out")  # the output inside the input
+    assert result["scored"] == 6
+    assert result["failed"] + result["skipped"] == 4
+    again = scoring.score(pca_run, [str(folder)], folder / "again", heatmaps=())
+    assert again["scored"] == 6 + 12  # of another scoring's pictures, its overlays and masks are images too
+    text = (folder / "out/scores.csv").read_text()
+    assert "\n=" not in text
+    assert "\n@" not in text
+    assert verification.verify(folder / "out").intact
+
+
+def test_huge_images_do_not_pile_up(pca_run, tmp_path, monkeypatch):
+    from anodetect import model
+
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for n in range(12):
+        Image.new("L", (400, 400), n).save(folder / f"{n}.png")
+    held, most, real = [], [0], model.load
+
+    def load(*arguments):
+        loaded = real(*arguments)
+        held.append(loaded)
+        most[0] = max(most[0], len(held))
+        return loaded
+
+    monkeypatch.setattr(model, "PIXELS_AHEAD", 2 * 400 * 400)
+    items = scoring.collect([str(folder)], tmp_path / "out", False)[1]
+    for _ in model.ahead(load, items):
+        time.sleep(0.02)
+        held.pop(0)
+    assert most[0] <= 2 + 2 + 1  # the limit, one in each thread, one with the consumer
+
+
+def test_a_folder_of_very_many_empty_files_is_scanned_in_seconds(tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for n in range(50_000):
+        os.close(os.open(folder / f"{n}.png", os.O_CREAT | os.O_WRONLY))
+    begun = time.process_time()
+    assert len(scoring.collect([str(folder)], tmp_path / "out", False)[1]) == 50_000
+    assert time.process_time() - begun < 15
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_damaged_model_files_are_refused(pca_run, tmp_path, seed):
+    """Byte by byte: cut, flip, overwrite, insert; never a crash, never another model."""
+    content = bytearray((pca_run / "model.safetensors").read_bytes())
+    rng = np.random.default_rng(seed)
+    header = int.from_bytes(content[:8], "little")
+    for _ in range(rng.integers(1, 4)):
+        place = int(rng.integers(0, 8 + header)) if rng.random() < 0.7 else int(rng.integers(0, len(content)))
+        kind = rng.integers(4)
+        if kind == 0:
+            content[place] ^= int(rng.integers(1, 256))
+        elif kind == 1:
+            del content[place : place + int(rng.integers(1, 200))]
+        elif kind == 2:
+            content[place:place] = rng.bytes(int(rng.integers(1, 50)))
+        else:
+            content[place : place + 8] = rng.bytes(8)
+    if bytes(content) == (pca_run / "model.safetensors").read_bytes():
+        pytest.skip("nothing was changed")
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(AnodetectError):
+        checkpoint.read(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"{}",
+        b"[" * 100_000,
+        b'{"a": {"dtype": "F32", "shape": [4611686018427387904, 4], "data_offsets": [0, 16]}}',
+        b'{"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, 999999999999]}}',
+        b'{"a": {"dtype": "F32", "shape": [4], "data_offsets": [16, 0]}}',
+        b'{"__metadata__": {"format": "4", "header": "[]", "sha256": ""}}',
+        b'{"__metadata__": {"format": "1e9", "header": "{}"}}',
+        b"\x80\x04\x95cos\nsystem\n",
+    ],
+)
+def test_crafted_model_headers_are_refused(tmp_path, header):
+    (tmp_path / "m.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(16))
+    with pytest.raises(AnodetectError):
+        checkpoint.read(tmp_path / "m.safetensors")
+
+
+# -- By subgroup ----------------------------------------------------------------------------------------
+
+
+def test_evaluation_by_site_warns_where_a_site_departs(pca_run, tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    lines = ["path,split,label,site"]
+    for site, seed in (("north", 31), ("south", 32)):
+        pictures, _ = synthetic.images(40, seed=seed)
+        defects, _ = synthetic.images(15, seed=seed, defects=True)
+        for label, part in ((0, pictures), (1, defects)):
+            for n, image in enumerate(part):
+                name = f"{site}{label}{n}.png"
+                picture = 255 - image[0] if site == "south" else image[0]
+                Image.fromarray(picture).save(folder / name)
+                lines.append(f"{name},test,{label},{site}")
+    (folder / "manifest.csv").write_text("\n".join(lines))
+    result = pipeline.evaluate(pca_run, str(folder), far=FAR, by=["site"])
+    assert {value: part["n_normal"] for value, part in result["by"]["site"].items()} == {"north": 40, "south": 40}
+    assert result["by"]["site"]["north"]["false_alarms"]["low"] <= FAR
+    assert result["by"]["site"]["south"]["false_alarms"]["rate"] > 0.5
+    assert [warning.split(":")[0] for warning in result["warnings"] if "flagged" in warning] == ["site south"]
+    with pytest.raises(ConfigError, match="did you mean 'site'"):
+        pipeline.evaluate(pca_run, str(folder), by=["sight"])
+
+
+def test_runs_are_read_without_opening_a_pickle(pca_run, monkeypatch):
+    import pickle
+
+    def refuse(*arguments, **options):
+        raise AssertionError("a pickle was opened")
+
+    monkeypatch.setattr(pickle, "load", refuse)
+    monkeypatch.setattr(pickle, "loads", refuse)
+    assert runs.read(pca_run).state
