@@ -172,7 +172,7 @@ def _score(run, data, out, resume):
 
 def test_killed_at_any_moment_and_resumed_nothing_is_lost_or_done_twice(pca_run, tmp_path):
     data = tmp_path / "data"
-    synthetic.write(data, train=0, test=40, size=32)
+    synthetic.write(data, train=1, test=40, size=32)
     whole = tmp_path / "whole"
     begun = time.monotonic()
     _score(pca_run, data, whole, False)
