@@ -100,6 +100,39 @@ def test_scores_are_rows_in_native_order_with_calibrated_p_values(anodetect, pca
     assert sum(row["flagged"] for row in rows if row["label"]) == 20
 
 
+def test_an_audit_from_the_command_line(anodetect, pca_run, synthetic_folder, tmp_path):
+    for index in (1, 2):
+        code, _, err = anodetect(
+            "score", pca_run, synthetic_folder, "--out", tmp_path / f"{index}", "--shard", f"{index}/2", "--resume"
+        )
+        assert code == 0, err
+    code, out, _ = anodetect("merge", tmp_path / "1", tmp_path / "2", "--out", tmp_path / "all", "--json")
+    assert code == 0
+    head = json.loads(out)["head"]
+    assert json.loads(out)["scored"] == 40
+    assert (tmp_path / "all/report.html").is_file()
+    code, out, _ = anodetect("verify", tmp_path / "all")
+    assert code == 0
+    assert "internally consistent, not authenticated" in out
+    code, out, _ = anodetect("verify", tmp_path / "all", "--head", head, "--rescore", "3", "--json")
+    assert code == 0
+    assert json.loads(out)["authenticated"]
+    (tmp_path / "all/groups.csv").write_text("group\n")
+    code, out, _ = anodetect("verify", tmp_path / "all", "--head", head)
+    assert code == 1
+    assert "groups.csv was changed" in out
+    code, _, err = anodetect("verify", synthetic_folder)
+    assert code == 2
+    assert "not a finished score directory" in err
+
+
+def test_evaluation_by_columns(anodetect, pca_run, synthetic_folder):
+    code, out, _ = anodetect("evaluate", pca_run, synthetic_folder, "--by", "kind", "--far", "0.2")
+    assert code == 0
+    assert "by kind:" in out
+    assert "20 normal, 0 anomalous" in out
+
+
 def test_false_discovery_rate_instead_of_false_alarms(anodetect, pca_run, synthetic_folder, tmp_path):
     code, _, _ = anodetect(
         "score", pca_run, synthetic_folder, "--out", tmp_path / "s", "--fdr", "0.2", "--heatmaps", "none"
@@ -353,7 +386,15 @@ main()
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["detectors"], ["info", "{run}"], ["report", "{scores}"], ["data", "list"], ["data", "show", "elpv"]],
+    [
+        ["--help"],
+        ["detectors"],
+        ["info", "{run}"],
+        ["report", "{scores}"],
+        ["verify", "{scores}"],
+        ["data", "list"],
+        ["data", "show", "elpv"],
+    ],
 )
 def test_commands_without_a_model_need_no_torch(arguments, pca_run, synthetic_folder, tmp_path):
     from anodetect import scoring
@@ -379,6 +420,8 @@ def test_commands_without_a_model_need_no_torch(arguments, pca_run, synthetic_fo
         "types",
         "config",
         "pipeline",
+        "scoring",
+        "verification",
         "cli",
     ],
 )
@@ -415,7 +458,19 @@ def test_public_names_are_pinned():
 
 def test_help_names_every_command():
     result = CliRunner().invoke(cli.app, ["--help"])
-    for name in ("demo", "train", "score", "calibrate", "evaluate", "info", "detectors", "report", "data"):
+    for name in (
+        "demo",
+        "train",
+        "score",
+        "merge",
+        "verify",
+        "calibrate",
+        "evaluate",
+        "info",
+        "detectors",
+        "report",
+        "data",
+    ):
         assert name in result.output
 
 

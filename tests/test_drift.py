@@ -1,0 +1,121 @@
+"""Simulations of the promises: false alarms, false discoveries, drift."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+
+from anodetect import drift
+from anodetect.calibration import Calibration
+from anodetect.decision import decide
+
+REPETITIONS = 500
+
+
+@cache
+def names(side, groups, each):
+    return tuple(f"{side}{group}" for group in range(groups) for _ in range(each))
+
+
+def draw(rng, groups, each=1, alike=0.5, shift=0.0, side="new"):
+    """Scores of `groups` × `each` normal images, those of a group correlated by `alike`, and their groups."""
+    own = rng.normal(size=(groups, 1)) * np.sqrt(alike) + rng.normal(size=(groups, each)) * np.sqrt(1 - alike)
+    return own.ravel() + shift, names(side, groups, each)
+
+
+def standard_error(values):
+    return np.std(values, ddof=1) / np.sqrt(len(values))
+
+
+@pytest.mark.parametrize("each", [1, 6])
+def test_realised_false_alarms_keep_the_promise(each):
+    rates = []
+    for seed in range(REPETITIONS):
+        rng = np.random.default_rng([seed, each])
+        scores, groups = draw(rng, 60, each, side="old")
+        calibration = Calibration(scores, scores, groups)
+        new, _ = draw(rng, 40, each)
+        rates.append((calibration.p_values(new, 0.1) <= 0.1).mean())
+    assert np.mean(rates) <= 0.1 + 3 * standard_error(rates)
+    assert np.mean(rates) > 0.05  # and is not kept by flagging nothing
+
+
+@pytest.mark.parametrize("each", [1, 4])
+def test_realised_false_discoveries_keep_the_promise(each):
+    shares, found = [], []
+    for seed in range(REPETITIONS):
+        rng = np.random.default_rng([seed, each, 1])
+        scores, groups = draw(rng, 200, each, side="old")
+        calibration = Calibration(scores, scores, groups)
+        new, new_groups = draw(rng, 60, each)
+        anomalous = np.repeat(rng.random(60) < 0.3, each)
+        rows = [
+            {"path": str(n), "group": group, "score": float(score + 5 * odd), "status": "ok"}
+            for n, (score, group, odd) in enumerate(zip(new, new_groups, anomalous, strict=True))
+        ]
+        decide(rows, calibration, far=0.2, fdr=0.2)
+        flags = np.array([row["flagged"] for row in rows])
+        shares.append((flags & ~anomalous).sum() / max(flags.sum(), 1))
+        found.append((flags & anomalous).sum() / max(anomalous.sum(), 1))
+    assert np.mean(shares) <= 0.2 + 3 * standard_error(shares)
+    assert np.mean(found) > 0.8
+
+
+def fired(calibration_groups, batch_groups, *, shift=0.0, each=1, contaminated=0.0, repetitions=REPETITIONS):
+    """The share of simulated batches the check fires on."""
+    count = 0
+    for seed in range(repetitions):
+        rng = np.random.default_rng([seed, calibration_groups, batch_groups, each])
+        scores, groups = draw(rng, calibration_groups, each, side="old")
+        batch, batch_names = draw(rng, batch_groups, each, shift=shift)
+        batch = np.where(rng.random(len(batch)) < contaminated, batch + 6, batch)
+        found = drift.compare(scores, groups, batch, batch_names, seed=seed)
+        count += found.fires
+    return count / repetitions
+
+
+@pytest.mark.parametrize(
+    ("calibration", "batch", "each", "repetitions"),
+    [(60, 50, 1, REPETITIONS), (100, 1000, 1, REPETITIONS), (200, 20_000, 1, 40), (40, 20, 5, REPETITIONS)],
+)
+def test_drift_is_found_and_not_cried(calibration, batch, each, repetitions):
+    slack = 0 if repetitions == REPETITIONS else 0.05  # two standard errors and more
+    assert fired(calibration, batch, each=each, repetitions=repetitions) <= 0.06 + slack
+    assert fired(calibration, batch, each=each, shift=1.0, repetitions=min(60, repetitions)) >= 0.9
+    assert fired(calibration, batch, each=each, shift=-1.0, repetitions=min(60, repetitions)) >= 0.9
+
+
+def test_anomalies_in_a_batch_are_not_a_drift():
+    assert fired(100, 200, contaminated=0.3, repetitions=200) <= 0.08
+
+
+def test_a_batch_that_is_odd_through_and_through_is_reported():
+    rng = np.random.default_rng(0)
+    scores, groups = draw(rng, 50, side="old")
+    far_away = drift.compare(scores, groups, *draw(rng, 50, shift=8))
+    assert far_away.fires
+    assert far_away.beyond == 1
+    assert "calibrate anew" in far_away.text
+
+
+def test_too_little_to_compare():
+    assert drift.compare([1.0], ["a"], [1.0, 2.0], ["b", "c"]) is None
+    assert drift.compare([1.0, 2.0], ["a", "b"], [1.0, 2.0], ["c", "c"]) is None
+    assert drift.martingale([], [], [("2026", "a", 1.0)]) is None
+
+
+def followed(seed, change):
+    rng = np.random.default_rng([seed, int(10 * change)])
+    scores, groups = draw(rng, 100, side="old")
+    batch, batch_names = draw(rng, 300)
+    batch[150:] += change
+    timed = [(f"{when:04}", name, score) for when, (name, score) in enumerate(zip(batch_names, batch, strict=True))]
+    order = rng.permutation(len(timed))  # the order of the rows says nothing
+    return drift.martingale(scores.tolist(), groups, [timed[place] for place in order], seed=seed)
+
+
+def test_a_change_in_time_is_found_where_it_happened_and_seldom_where_there_is_none():
+    assert np.mean([followed(seed, 0.0).fires for seed in range(200)]) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 200)
+    changed = [followed(seed, 1.5) for seed in range(50)]
+    assert np.mean([each.fires for each in changed]) >= 0.9
+    assert 150 <= np.median([int(each.alarm) for each in changed if each.fires]) < 230
