@@ -315,6 +315,12 @@ def test_several_kinds_are_the_classes(tmp_path):
     assert detector.net.last.out_channels == 3
 
 
+def test_too_little_time_to_tell_is_not_taken_for_one_class(tmp_path):
+    images = batch(pictures("noise"))
+    with pytest.raises(ConfigError, match="too little time"):
+        jem_of().fit(images, images, context=TrainContext(0, "cpu", tmp_path, budget=0.01))
+
+
 def test_one_class_is_refused_where_nothing_can_be_told(tmp_path):
     flat = np.random.default_rng(0).normal(size=(48, 1, 1, 1)) * np.ones((1, 1, 16, 16))
     with pytest.raises(DataError, match=r"one class.*use ebm"):

@@ -149,9 +149,14 @@ class JEM:
             return wanted
         if fit.kinds is not None:
             return "kind"
-        above = {labels: self._trial(labels, fit, tune, context) for labels in ("transformation", "position")}
+        trials = {labels: self._trial(labels, fit, tune, context) for labels in ("transformation", "position")}
+        above = {labels: accuracy for labels, (accuracy, _) in trials.items()}
         context.log({f"learnable {labels}": value for labels, value in above.items()})
         best = max(above, key=lambda labels: above[labels])
+        if above[best] < LEARNABLE and any(by == "budget" for _, by in trials.values()):
+            raise ConfigError(
+                "--budget leaves too little time to see which labels can be learned; give more, or labels=…"
+            )
         if above[best] < LEARNABLE:
             raise DataError(
                 "one class: neither an image's orientation nor the position in it can be told from these images, and "
@@ -159,8 +164,8 @@ class JEM:
             )
         return best
 
-    def _trial(self, labels: str, fit: Batch, tune: Batch, context: TrainContext) -> float:
-        """Held-out accuracy of a briefly trained classifier, 0 at chance and 1 at certainty."""
+    def _trial(self, labels: str, fit: Batch, tune: Batch, context: TrainContext) -> tuple[float, str]:
+        """Held-out accuracy of a briefly trained classifier, 0 at chance and 1 at certainty, and what ended it."""
         torch.manual_seed(context.seed)
         count = classes(labels, fit)
         net = self._build(fit.images.shape[1], count)
@@ -180,7 +185,7 @@ class JEM:
                 progress=lambda *values: None,
             )
             try:
-                trained = optimize(net, loss, fit.images, TRIAL, aside, device=self.device).net
+                trained = optimize(net, loss, fit.images, TRIAL, aside, device=self.device)
             except Interrupted:
                 raise Interrupted("stopped while labels were tried; begin again, or go on with --resume") from None
         rows = np.linspace(0, len(tune) - 1, min(len(tune), 64)).astype(np.int64)
@@ -188,8 +193,8 @@ class JEM:
         images = torch.from_numpy(np.ascontiguousarray(tune.images[rows])).to(self.device)
         x, y = label(labels, images, generators, tune, rows, self.config.stem)
         with torch.no_grad(), autocast(x.device):
-            accuracy = float((trained(x).argmax(1) == y).float().mean())
-        return (accuracy - 1 / count) / (1 - 1 / count)
+            accuracy = float((trained.net(x).argmax(1) == y).float().mean())
+        return (accuracy - 1 / count) / (1 - 1 / count), trained.stopped_by
 
     # -- Training ---------------------------------------------------------------------------------------
 

@@ -31,7 +31,7 @@ def write_heatmap(
     buffer = io.BytesIO()
     if kind == "tiff":
         path = stem.with_name(f"{stem.name}_heatmap.tiff")
-        tifffile.imwrite(buffer, heatmap, compression="zlib", compressionargs={"level": 1}, metadata=None)
+        tifffile.imwrite(buffer, heatmap, metadata=None)  # floats hardly compress, and any reader can read this
     elif kind == "png":
         path = stem.with_name(f"{stem.name}_heatmap.png")
         Image.fromarray(overlay(image, heatmap, scale)).save(buffer, "png", compress_level=1)
@@ -84,22 +84,23 @@ def colour(heatmap: Floats, scale: tuple[float, float]) -> Picture:
 
 def overlay(image: Floats, heatmap: Floats, scale: tuple[float, float]) -> Picture:
     """The image with the heatmap over it, the more opaque the higher the value."""
-    low, high = np.percentile(image[..., :: _step(image), :: _step(image)], (1, 99.5))
+    low, high = np.percentile(image[:, :: _step(image), :: _step(image)], (1, 99.5))
+    colours, left = _glaze()
     picture = np.empty((*heatmap.shape, 3), np.uint8)
     rows = max(1, BAND // heatmap.shape[1])
     for start in range(0, len(heatmap), rows):  # in bands, so that a huge image needs no huge intermediates
         band = np.s_[start : start + rows]
         position = _position(heatmap[band], scale)
-        alpha = np.float32(0.85 / 255) * position[..., None]
-        under = grey(image[:, band], (float(low), float(high)))
-        picture[band] = under + alpha * (_palette()[position] - under.astype(np.float32))
+        brightness = np.clip((image[:, band] - low) * np.float32(255 / max(high - low, 1e-9)), 0, 255)
+        under = np.moveaxis(brightness * left[position], 0, -1)
+        picture[band] = under + colours[position]
     return picture
 
 
 def _step(image: Floats) -> int:
     """Every how manieth row and column is enough to see an image's range by."""
     shortest: int = min(image.shape[1:])
-    return max(1, shortest // 512)
+    return max(1, shortest // 128)
 
 
 def _position(heatmap: Floats, scale: tuple[float, float]) -> Picture:
@@ -107,6 +108,13 @@ def _position(heatmap: Floats, scale: tuple[float, float]) -> Picture:
     low, high = scale
     shown = (np.nan_to_num(heatmap, nan=low) - np.float32(low)) * np.float32(255 / max(high - low, 1e-9))
     return np.asarray(np.clip(shown, 0, 255), np.uint8)
+
+
+@cache
+def _glaze() -> tuple[Floats, Floats]:
+    """What each place on the scale adds to a picture [256, 3], and what share of the picture it leaves [256]."""
+    alpha = np.linspace(0, 0.85, 256, dtype=np.float32)
+    return alpha[:, None] * _palette(), 1 - alpha
 
 
 @cache
