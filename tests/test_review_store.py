@@ -47,7 +47,7 @@ def test_a_verdict_says_what_was_known_when_it_was_given(opened):
 
 
 def test_the_chain_starts_at_the_head_and_each_record_holds_the_last_ones_hash(opened):
-    first, second = opened.add(ROW, "Ada", "normal"), opened.add(ROW, "Ben", "unsure", threshold=0.5)
+    first, second = opened.add(ROW, "Ada", "normal"), opened.add(ROW | {"threshold": 0.5}, "Ben", "unsure")
     assert (second.number, second.previous, second.threshold) == (2, first.hash, 0.5)
     assert opened.verify() == []
     assert opened.read(after=1) == [second]
@@ -137,6 +137,7 @@ def write_many(folder, url, head, reviewer, count):
     kept = Store(folder, head, url)
     for number in range(count):
         kept.add(ROW | {"path": f"{number}.png"}, reviewer, "anomalous", comment=str(number))
+    kept.close()
 
 
 @pytest.mark.parametrize("url", ["", pytest.param(URL, marks=pytest.mark.skipif(not URL, reason="no database given"))])
@@ -150,8 +151,9 @@ def test_two_processes_lose_nothing(tmp_path, url):
         writer.join(60)
     assert [writer.exitcode for writer in writers] == [0, 0]
     kept = Store(tmp_path, head, url)
-    everything = kept.read()
-    assert kept.verify() == []
+    everything, problems = kept.read(), kept.verify()
+    kept.close()
+    assert problems == []
     for name in ("Ada", "Ben"):
         assert [review.comment for review in everything if review.reviewer == name] == [str(n) for n in range(200)]
     turns = sum(a.reviewer != b.reviewer for a, b in pairwise(everything))

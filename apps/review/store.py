@@ -95,18 +95,17 @@ class Store:
         comment: str = "",
         region: str = "",
         blind: bool = False,
-        threshold: float | None = None,
     ) -> Review:
-        """Add a verdict on a row of scores.parquet. `threshold`: the score beyond which images were being flagged."""
+        """Add a verdict on a row of scores.parquet."""
         if verdict not in JUDGEMENTS:
             raise ConfigError(f"no verdict {verdict!r}; one of {', '.join(JUDGEMENTS)} is expected")
-        return self._append(row, reviewer, verdict, comment[:LONGEST], region, blind, threshold, None)
+        return self._append(row, reviewer, verdict, comment[:LONGEST], region, blind, None)
 
     def withdraw(self, row: Mapping[str, Any], taken_back: Review, reviewer: str) -> Review:
         """Take back one's own verdict by adding a record that says so."""
         if taken_back.reviewer != reviewer or taken_back.path != row["path"]:
             raise ConfigError(f"only {taken_back.reviewer} can take back this verdict")
-        return self._append(row, reviewer, WITHDRAWN, "", "", taken_back.blind, taken_back.threshold, taken_back.number)
+        return self._append(row, reviewer, WITHDRAWN, "", "", taken_back.blind, taken_back.number)
 
     def read(self, after: int = 0) -> list[Review]:
         """The records with numbers beyond `after`, in order."""
@@ -129,7 +128,6 @@ class Store:
         comment: str,
         region: str,
         blind: bool,
-        threshold: float | None,
         withdraws: int | None,
     ) -> Review:
         if not reviewer.strip():
@@ -152,7 +150,7 @@ class Store:
                 model_sha256=row["model_sha256"] or "",
                 score=_finite(row["score"]),
                 p_value=_finite(row["p_value"]),
-                threshold=_finite(row["threshold"] if threshold is None else threshold),
+                threshold=_finite(row["threshold"]),
                 previous=last.hash if last else self.head,
             )
             review = replace(review, hash=reviews.hash_of(review))
