@@ -4,27 +4,32 @@
 
 The chain starts at the head of the score directory: with h_0 the head, record n holds `previous` = h_{n−1} and
 `hash` = h_n = sha256(canonical JSON of all its other columns). A verdict taken back is one more record, WITHDRAWN,
-that names the number of the one it takes back. Nothing here writes; the review app does. Standard library only.
+that names the number of the one it takes back. Nothing here writes; the review app does.
+
+`serve` starts the app, which is no part of the package's imports.
 
 A chain cut off at its end is as whole as before: keep the hash of the last record elsewhere to notice that.
 """
 
 import os
 import sqlite3
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, fields
 from hashlib import sha256
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from anodetect.config import canonical
-from anodetect.errors import RunError
+from anodetect.errors import ConfigError, RunError
 
 FILE = "reviews.sqlite"
 Judgement = Literal["normal", "anomalous", "unsure", "bad image"]
 JUDGEMENTS: tuple[Judgement, ...] = get_args(Judgement)
 WITHDRAWN = "withdrawn"
+DATABASE = "ANODETECT_REVIEWS"  # a database's URL; not an argument, which everybody on the machine could read
 
 
 @dataclass(frozen=True)
@@ -155,3 +160,42 @@ def read(file: Path) -> list[Review]:
             f"{file}: the reviews cannot be read ({error}); put back a copy from a backup, or close the program that "
             "holds the file"
         ) from None
+
+
+# -- The app --------------------------------------------------------------------------------------------
+
+
+def app_file() -> Path:
+    """The app beside the package in a checkout, or inside it when installed from a wheel."""
+    package = Path(__file__).parent
+    inside = package / "_review"
+    return (inside if inside.is_dir() else package.parent / "apps" / "review") / "app.py"
+
+
+def app_command(folders: Sequence[Path], port: int) -> list[str]:
+    """What starts the app for this machine only; a list of arguments, which no shell reads."""
+    options = {
+        "server.address": "127.0.0.1",
+        "server.port": str(port),
+        "server.headless": "true",
+        "server.enableXsrfProtection": "true",
+        "server.enableCORS": "true",
+        "server.fileWatcherType": "none",
+        "browser.gatherUsageStats": "false",
+        "client.showErrorDetails": "none",
+        "client.toolbarMode": "minimal",
+    }
+    given = [f"--{name}={value}" for name, value in options.items()]
+    # -P: what lies in the folder it is started from is not imported.
+    streamlit = [sys.executable, "-P", "-m", "streamlit", "run", str(app_file()), *given]
+    return [*streamlit, "--", *(str(folder.absolute()) for folder in folders)]
+
+
+def serve(folders: Sequence[Path], *, port: int) -> None:
+    """Become the review app; does not return. ConfigError without the extra `app`."""
+    missing = [name for name in ("streamlit", "plotly", "sqlalchemy") if find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"the review app needs {', '.join(missing)}: pip install 'anodetect[app]'")
+    command = app_command(folders, port)
+    # This process becomes the app, so that whatever stops the one stops the other.
+    os.execv(command[0], command)

@@ -72,12 +72,12 @@ def test_undo_is_one_more_record(opened):
     kept = opened.add(ROW, "Ada", "normal")
     other = opened.add(ROW, "Ben", "anomalous")
     mistake = opened.add(ROW, "Ada", "anomalous")
-    undone = opened.withdraw(ROW, mistake, "Ada")
+    undone = opened.withdraw(mistake, "Ada")
     assert (undone.verdict, undone.withdraws) == (reviews.WITHDRAWN, mistake.number)
     assert len(opened.read()) == 4
     assert reviews.in_force(opened.read()) == {"a.png": {"Ada": kept, "Ben": other}}
     with pytest.raises(ConfigError, match="only Ben"):
-        opened.withdraw(ROW, other, "Ada")
+        opened.withdraw(other, "Ada")
 
 
 def test_a_verdict_needs_a_reviewer_and_a_known_judgement(opened):
@@ -210,7 +210,7 @@ def test_network_drives_are_told_apart():
 
 def test_a_network_drive_is_refused_unless_there_is_a_database(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "network_drive", lambda _: "nfs")
-    with pytest.raises(RunError, match="--database"):
+    with pytest.raises(RunError, match="ANODETECT_REVIEWS"):
         Store(tmp_path, HEAD)
     Store(tmp_path, HEAD, f"sqlite:///{tmp_path / 'elsewhere.db'}")
 
@@ -226,7 +226,7 @@ def reviewed(pca_run, synthetic_folder, tmp_path):
     rows = verification.records.read(out).rows
     kept = Store(out, head)
     kept.add(rows[0], "Ada", "normal")
-    kept.withdraw(rows[0], kept.read()[0], "Ada")
+    kept.withdraw(kept.read()[0], "Ada")
     return out, rows
 
 

@@ -77,7 +77,7 @@ class Store:
         if not url and (kind := network_drive(folder)):
             raise RunError(
                 f"{folder} is on a network drive ({kind}), where SQLite can lose what two reviewers write at once; "
-                "copy the directory to a local disk, or give a database with --database postgresql+psycopg://…"
+                "copy the directory to a local disk, or name a database in ANODETECT_REVIEWS (postgresql+psycopg://…)"
             )
         try:
             self.engine = _engine(url or f"sqlite:///{folder.absolute() / reviews.FILE}")
@@ -99,13 +99,27 @@ class Store:
         """Add a verdict on a row of scores.parquet."""
         if verdict not in JUDGEMENTS:
             raise ConfigError(f"no verdict {verdict!r}; one of {', '.join(JUDGEMENTS)} is expected")
-        return self._append(row, reviewer, verdict, comment[:LONGEST], region, blind, None)
+        facts = {
+            "verdict": verdict,
+            "comment": comment[:LONGEST],
+            "region": region,
+            "blind": blind,
+            "withdraws": None,
+            "path": row["path"],
+            "image_sha256": row["sha256"] or "",
+            "model_sha256": row["model_sha256"] or "",
+            **{name: _finite(row[name]) for name in ("score", "p_value", "threshold")},
+        }
+        return self._append(reviewer, facts)
 
-    def withdraw(self, row: Mapping[str, Any], taken_back: Review, reviewer: str) -> Review:
+    def withdraw(self, taken_back: Review, reviewer: str) -> Review:
         """Take back one's own verdict by adding a record that says so."""
-        if taken_back.reviewer != reviewer or taken_back.path != row["path"]:
+        if taken_back.reviewer != reviewer:
             raise ConfigError(f"only {taken_back.reviewer} can take back this verdict")
-        return self._append(row, reviewer, WITHDRAWN, "", "", taken_back.blind, taken_back.number)
+        said = ("blind", "path", "image_sha256", "model_sha256", "score", "p_value", "threshold")
+        facts = {name: getattr(taken_back, name) for name in said}
+        withdrawal = {"verdict": WITHDRAWN, "comment": "", "region": "", "withdraws": taken_back.number}
+        return self._append(reviewer, facts | withdrawal)
 
     def read(self, after: int = 0) -> list[Review]:
         """The records with numbers beyond `after`, in order."""
@@ -120,16 +134,7 @@ class Store:
     def close(self) -> None:
         self.engine.dispose()
 
-    def _append(
-        self,
-        row: Mapping[str, Any],
-        reviewer: str,
-        verdict: str,
-        comment: str,
-        region: str,
-        blind: bool,
-        withdraws: int | None,
-    ) -> Review:
+    def _append(self, reviewer: str, facts: Mapping[str, Any]) -> Review:
         if not reviewer.strip():
             raise ConfigError("a verdict needs the reviewer's name")
         with self._writing() as connection:  # the end of the chain is read under the lock that the insertion needs
@@ -140,18 +145,8 @@ class Store:
                 number=last.number + 1 if last else 1,
                 time=datetime.now(UTC).isoformat(timespec="milliseconds"),
                 reviewer=reviewer.strip(),
-                verdict=verdict,
-                comment=comment,
-                region=region,
-                blind=blind,
-                withdraws=withdraws,
-                path=row["path"],
-                image_sha256=row["sha256"] or "",
-                model_sha256=row["model_sha256"] or "",
-                score=_finite(row["score"]),
-                p_value=_finite(row["p_value"]),
-                threshold=_finite(row["threshold"]),
                 previous=last.hash if last else self.head,
+                **facts,
             )
             review = replace(review, hash=reviews.hash_of(review))
             connection.execute(insert(TABLE).values(asdict(review)))

@@ -17,7 +17,7 @@ from scipy import stats
 from anodetect.calibration import Calibration
 from anodetect.errors import DataError
 from anodetect.records import Row
-from anodetect.reviews import COLUMNS, Review
+from anodetect.reviews import COLUMNS, WITHDRAWN, Review
 
 Judgements = Mapping[str, Mapping[str, Review]]
 Order = Literal["p-value", "score", "disagreement", "nearness to threshold", "name"]
@@ -173,6 +173,13 @@ def beside(paths: Sequence[str], path: str, step: int) -> str:
     if path not in paths:
         return paths[0] if paths else ""
     return paths[min(max(paths.index(path) + step, 0), len(paths) - 1)]
+
+
+def last_of(reviews: Sequence[Review], reviewer: str) -> Review | None:
+    """This reviewer's last verdict that was not taken back."""
+    withdrawn = {review.withdraws for review in reviews}
+    mine = (r for r in reversed(reviews) if r.reviewer == reviewer and r.verdict != WITHDRAWN)
+    return next((review for review in mine if review.number not in withdrawn), None)
 
 
 def next_to_judge(paths: Sequence[str], path: str, judgements: Judgements, reviewer: str) -> str:
