@@ -275,6 +275,19 @@ def verify(
 
 
 @app.command()
+def review(
+    directories: Annotated[list[Path], typer.Argument(help="Score directories.")],
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 8501,
+) -> None:
+    """Look at ranked cases in a browser and record verdicts. Verdicts are kept in each directory's reviews.sqlite, or
+    in the database whose SQLAlchemy URL is in ANODETECT_REVIEWS."""
+    from anodetect import reviews
+
+    screen.print(f"http://127.0.0.1:{port} (Ctrl-C stops it)", highlight=False)
+    reviews.serve(directories, port=port)
+
+
+@app.command()
 def calibrate(
     run: Annotated[Path, typer.Argument(help="A run directory.")],
     data: Annotated[str, typer.Argument(help="New normal images.")],

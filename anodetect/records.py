@@ -203,10 +203,10 @@ def _write_table(stem: Path, table: pa.Table, formats: Sequence[str] = ("parquet
             parquet.write_table(table, file)
     if "csv" in formats:
         with atomic(stem.with_suffix(".csv")) as file:
-            pa_csv.write_csv(_without_formulas(table), file)
+            pa_csv.write_csv(without_formulas(table), file)
 
 
-def _without_formulas(table: pa.Table) -> pa.Table:
+def without_formulas(table: pa.Table) -> pa.Table:
     """Text that a spreadsheet would run as a formula gets a leading apostrophe."""
     for index, column in enumerate(table.schema):
         if column.type == pa.string():

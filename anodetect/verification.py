@@ -1,4 +1,4 @@
-"""Is a score directory what it was when it was written? Hashes, chain, decisions, model, signature. No torch.
+"""Is a score directory what it was when it was written? Hashes, chain, decisions, model, signature, reviews. No torch.
 
 Whoever can write a directory can also write a new chain: without a copy of the head kept elsewhere (`head`) or a
 signature by a key that is trusted (`key`), a directory is at best internally consistent, not authenticated.
@@ -17,7 +17,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 
-from anodetect import records
+from anodetect import records, reviews
 from anodetect.calibration import Calibration
 from anodetect.decision import decide
 from anodetect.errors import ConfigError, RunError
@@ -63,6 +63,9 @@ def verify(path: Path, *, head: str | None = None, key: Path | None = None, run:
         problems.append(f"the head is {audit['head']}, not the one that was kept: the record was replaced")
     trusted = _public_key(key) if key else None
     problems += _signature(path, audit["head"], trusted, notes)
+    wrong, known = reviews.verify(path, audit["head"], scored.rows)
+    problems += wrong
+    notes += known
     authenticated = not problems and (head is not None or trusted is not None)
     return Verdict(tuple(problems), tuple(notes), authenticated, len(scored.rows), audit["head"])
 

@@ -1,0 +1,19 @@
+"""What `anodetect review` has Streamlit run; arguments: score directories.
+
+Streamlit runs a file, not a module, so this finds the package it stands in: anodetect._review when installed,
+apps.review in a checkout.
+"""
+
+import sys
+from importlib import import_module
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+if HERE.name == "_review":
+    NAME = "anodetect._review"
+else:
+    NAME = "apps.review"
+    if str(HERE.parents[1]) not in sys.path:
+        sys.path.append(str(HERE.parents[1]))
+
+import_module(f"{NAME}.screens").main([Path(argument) for argument in sys.argv[1:]])

@@ -1,0 +1,268 @@
+"""A case as arrays to look at: image, map over it, reconstruction or difference, contours. Nothing is written.
+
+Read are the files of a score directory and, of the images themselves, those below the root it recorded: a path that
+leads elsewhere, also through a symbolic link, is refused. An image counts as the one that was scored only if its bytes
+have the hash that was recorded.
+"""
+
+import io
+import re
+from base64 import b64encode
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+import numpy as np
+import tifffile
+from contourpy import LineType, contour_generator
+from matplotlib import colormaps
+from numpy.typing import NDArray
+from PIL import Image
+
+from anodetect.data import readers
+from anodetect.errors import ImageError, RunError
+from anodetect.files import sha256_of
+from anodetect.records import Row, ScoreDirectory, picture_of
+from anodetect.types import Bools, Floats
+
+T = TypeVar("T")
+Picture = NDArray[np.uint8]
+Colours = Literal["inferno", "viridis", "cividis"]  # perceptually uniform, and told apart by the colour-blind
+COLOURS: tuple[Colours, ...] = get_args(Colours)
+SIDE = 768  # pixels of the longer side that go to the browser
+LARGEST = 512 * 2**20  # bytes of a file that are read for display
+STRIP, GAP = 200, 6  # of the pictures a score directory keeps: pixels of a panel and between panels
+CT_WINDOWS = {  # level and width in Hounsfield units
+    "brain": (40, 80),
+    "soft tissue": (40, 400),
+    "lung": (-600, 1500),
+    "bone": (300, 2000),
+}
+AIR = -500  # an image with values below is in Hounsfield units, as far as one can tell
+
+
+@dataclass(frozen=True)
+class Case:
+    """What there is to see of an image.
+
+    `image` [C, H, W] in native units and `heatmap` [H, W], NaN where not scored, are in the image's own grid;
+    `reconstruction` and `shown` are small grey pictures [200, 200], as the report shows them. `notes` say what is
+    missing, and why.
+    """
+
+    image: Floats | None
+    heatmap: Floats | None
+    mask: Bools | None
+    reconstruction: Picture | None
+    shown: Picture | None
+    notes: tuple[str, ...]
+
+
+# -- Files ----------------------------------------------------------------------------------------------
+
+
+def inside(root: Path, name: str) -> Path:
+    """The file `name` below `root`; RunError if it is not below, whatever `name` and symbolic links say."""
+    try:
+        path = (root / name).resolve()
+    except (OSError, RuntimeError, ValueError):  # a loop of links, a null byte
+        raise RunError(f"{name!r} is not a usable path") from None
+    if not path.is_relative_to(root.resolve()) or path == root.resolve():
+        raise RunError(f"{name!r} leads out of {root}; it is not shown")
+    return path
+
+
+def original(directory: ScoreDirectory, row: Row) -> Path:
+    """Where the image of a row was when it was scored; RunError if that is not below the recorded root."""
+    root = directory.audit.get("root")
+    if not root:
+        raise RunError("the record does not say where the images were")
+    return inside(Path(root), unescaped(row["path"]))
+
+
+def unescaped(text: str) -> str:
+    """The path that `anodetect.files.path_text` made this text of; bytes that are not UTF-8 as Python smuggles them."""
+    raw = re.sub(rb"%([0-9A-F]{2})", lambda match: bytes([int(match[1], 16)]), text.encode("utf-8", "surrogateescape"))
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def load(directory: ScoreDirectory, row: Row) -> Case:
+    """Everything there is to see of a row; what cannot be had is a note, never an error."""
+    notes: list[str] = []
+    image = _noting(notes, "image", lambda: _image(directory, row))
+    heatmap = _noting(notes, "heatmap", lambda: _heatmap(directory, row)) if row["status"] == "ok" else None
+    if image is not None and heatmap is not None and image.shape[1:] != heatmap.shape:
+        notes.append("The heatmap does not have the image's size; it is not shown over it.")
+        heatmap = None
+    mask = _noting(notes, "ground-truth mask", lambda: _mask(directory, row))
+    if mask is not None and image is not None and mask.shape != image.shape[1:]:
+        mask = None
+    strip = _noting(notes, "kept picture", lambda: _strip(directory, row))
+    return Case(image, heatmap, mask, *(strip or (None, None)), tuple(notes))
+
+
+def _noting(notes: list[str], what: str, read: Callable[[], T]) -> T | None:
+    try:
+        return read()
+    except (ImageError, RunError, OSError, ValueError, MemoryError) as error:
+        reason = (error.strerror or "unreadable") if isinstance(error, OSError) else str(error) or "too large"
+        notes.append(f"No {what}: {reason}")
+        return None
+
+
+def _image(directory: ScoreDirectory, row: Row) -> Floats:
+    path = original(directory, row)
+    if not path.is_file():
+        raise ImageError(f"{path} is no longer there; put the images back where they were scored")
+    if path.stat().st_size > LARGEST:
+        raise ImageError(f"the file has more than {LARGEST // 2**20} MB; open it with a viewer for large images")
+    content = readers.read_bytes(path)
+    if row["sha256"] and readers.digest(content) != row["sha256"]:
+        raise ImageError(f"{path} was changed since it was scored; it is not shown")
+    return readers.decode_image(content, path.suffix)
+
+
+def _heatmap(directory: ScoreDirectory, row: Row) -> Floats:
+    if not (row["heatmap"] or "").endswith(".tiff"):
+        raise RunError("none was written; score with --heatmaps tiff")
+    path = inside(directory.path, row["heatmap"])
+    if not path.is_file():
+        raise RunError(f"{row['heatmap']} is missing; anodetect verify tells what else is")
+    if sha256_of(path) != directory.audit["outputs"].get(row["heatmap"]):
+        raise RunError(f"{row['heatmap']} was changed since it was written; it is not shown")
+    try:
+        values: Floats = np.asarray(tifffile.imread(path), np.float32)
+    except Exception as error:  # tifffile raises whatever it likes on damaged files
+        raise RunError(f"{row['heatmap']} is damaged ({type(error).__name__})") from None
+    if values.ndim != 2:
+        raise RunError(f"{row['heatmap']} is damaged: not a map of one value per pixel")
+    return values
+
+
+def _mask(directory: ScoreDirectory, row: Row) -> Bools | None:
+    """The truth of an image in the MVTec layout: ground_truth/<kind>/<name>_mask.png for test/<kind>/<name>."""
+    parts = Path(unescaped(row["path"])).parts
+    if len(parts) != 3 or parts[0] != "test" or not directory.audit.get("root"):
+        return None
+    path = inside(Path(directory.audit["root"]), f"ground_truth/{parts[1]}/{Path(parts[2]).stem}_mask.png")
+    return readers.read_mask(path) if path.is_file() else None
+
+
+def _strip(directory: ScoreDirectory, row: Row) -> tuple[Picture, Picture] | None:
+    """Reconstruction and image, small and grey, where the score directory kept a picture with both."""
+    path = inside(directory.path, str(picture_of(Path(), row["path"])))
+    if not path.is_file():
+        return None
+    with Image.open(path) as picture:
+        grey = np.asarray(picture.convert("L"))
+    if grey.shape != (STRIP, 3 * STRIP + 2 * GAP):  # two panels: the detector makes no reconstruction
+        return None
+    return grey[:, -STRIP:], grey[:, :STRIP]
+
+
+# -- Windows --------------------------------------------------------------------------------------------
+
+
+def windows(image: Floats) -> dict[str, tuple[float, float]]:
+    """What to show black and white: "auto" (percentiles 1 and 99.5), "full range", for CT its windows."""
+    values = image[..., :: _stride(image), :: _stride(image)]
+    low, high = (float(value) for value in np.percentile(values, (1, 99.5)))
+    found = {"auto": (low, high), "full range": (float(image.min()), float(image.max()))}
+    if found["full range"][0] < AIR:
+        found |= {name: (level - width / 2, level + width / 2) for name, (level, width) in CT_WINDOWS.items()}
+    return found
+
+
+def _stride(image: Floats) -> int:
+    """Every how manieth row and column is enough to see an image's range by."""
+    return max(1, min(image.shape[1:]) // 512)
+
+
+# -- Pictures -------------------------------------------------------------------------------------------
+
+
+def factor(shape: tuple[int, ...], side: int = SIDE) -> int:
+    """Into one displayed pixel go this many by this many, so that the longer side has at most `side`."""
+    return -(-max(shape[-2:]) // side)
+
+
+def reduced(values: Floats, block: int, how: Literal["mean", "max"]) -> Floats:
+    """[..., H, W] → [..., ⌈H / block⌉, ⌈W / block⌉]: of every block the mean (images) or the maximum, so that no small
+    anomaly disappears (maps; NaN only where nothing was scored)."""
+    if block == 1:
+        return values
+    rows, columns = (-size % block for size in values.shape[-2:])
+    edges = [(0, 0)] * (values.ndim - 2) + [(0, rows), (0, columns)]
+    *rest, height, width = np.pad(values, edges, mode="edge").shape
+    blocks = np.pad(values, edges, mode="edge").reshape(*rest, height // block, block, width // block, block)
+    if how == "mean":
+        return np.asarray(blocks.mean((-3, -1)), np.float32)
+    highest = np.where(np.isnan(blocks), -np.inf, blocks).max((-3, -1))
+    return np.where(np.isinf(highest), np.nan, highest).astype(np.float32)
+
+
+def grey(image: Floats, window: tuple[float, float]) -> Picture:
+    """[C, H, W] in native units → RGB bytes [H, W, 3], black and white at the ends of the window."""
+    low, high = window
+    shown = np.clip((image - low) / max(high - low, 1e-9), 0, 1)
+    return np.moveaxis((np.broadcast_to(shown, (3, *image.shape[1:])) * 255).round().astype(np.uint8), 0, -1)
+
+
+def coloured(heatmap: Floats, scale: tuple[float, float], colours: Colours) -> Picture:
+    """A map [H, W] on the model's fixed scale → RGB bytes [H, W, 3]; the lowest colour where there is no value."""
+    return _palette(colours)[(_position(heatmap, scale) * 255).astype(np.uint8)]
+
+
+def overlay(picture: Picture, heatmap: Floats, scale: tuple[float, float], colours: Colours, opacity: float) -> Picture:
+    """A picture [H, W, 3] under a map [H, W], the more opaque the higher its value, at most `opacity`, 0 to 1."""
+    alpha = (opacity * _position(heatmap, scale))[..., None]
+    return ((1 - alpha) * picture + alpha * coloured(heatmap, scale, colours)).round().astype(np.uint8)
+
+
+def difference(case: Case) -> Picture | None:
+    """|image − reconstruction| of the small pictures, RGB bytes [200, 200, 3] stretched to 255; None without them."""
+    if case.reconstruction is None or case.shown is None:
+        return None
+    far = np.abs(case.shown.astype(np.int16) - case.reconstruction)
+    return np.repeat((far * 255 // max(int(far.max()), 1)).astype(np.uint8)[..., None], 3, -1)
+
+
+def outlines(values: Floats, threshold: float) -> list[NDArray[np.float64]]:
+    """Closed lines [N, 2] of x, y in pixels around what exceeds `threshold` in a map [H, W]; none if infinite."""
+    known = np.nan_to_num(values, nan=-np.inf)
+    if not np.isfinite(threshold) or not (known > threshold).any():
+        return []
+    padded = np.pad(np.asarray(known > threshold, np.float32), 1)
+    lines = contour_generator(z=padded, line_type=LineType.Separate).lines(0.5)
+    return [np.asarray(line) - 1 for line in lines]
+
+
+def data_uri(picture: Picture) -> str:
+    """A picture as PNG in a data URI."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "png", compress_level=1)
+    return f"data:image/png;base64,{b64encode(buffer.getvalue()).decode()}"
+
+
+def colour_scale(colours: Colours) -> list[tuple[float, str]]:
+    """The colours as stops between 0 and 1."""
+    return [(n / 16, "#{:02x}{:02x}{:02x}".format(*_palette(colours)[min(16 * n, 255)])) for n in range(17)]
+
+
+def scale_of(audit: Mapping[str, Any]) -> tuple[float, float]:
+    """The model's fixed colour scale."""
+    low, high = audit["scale"]
+    return float(low), float(high)
+
+
+def _position(heatmap: Floats, scale: tuple[float, float]) -> Floats:
+    low, high = scale
+    shown = np.clip((np.nan_to_num(heatmap, nan=low) - low) / max(high - low, 1e-9), 0, 1)
+    return np.asarray(shown, np.float32)
+
+
+@cache
+def _palette(colours: Colours) -> Picture:
+    return np.asarray(colormaps[colours](np.arange(256), bytes=True)[:, :3])

@@ -1,0 +1,289 @@
+"""The review app as its pages show it, and how it is started."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("streamlit", reason="the extra `app` is not installed")
+
+from streamlit.testing.v1 import AppTest
+
+from anodetect import cli, records, reviews, scoring, verification
+from apps.review import screens
+
+pytestmark = pytest.mark.filterwarnings("default")  # Streamlit's own
+HOSTILE = "<script>alert(1)</script> ![x](http://evil.example/x.png) **bold** :red[x] $x$"
+
+
+@pytest.fixture(scope="module")
+def made(pca_run, synthetic_folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("app") / "scores"
+    scoring.score(pca_run, [str(synthetic_folder)], out, far=0.2)
+    return out
+
+
+@pytest.fixture
+def scores(made, tmp_path):
+    return shutil.copytree(made, tmp_path / "scores")
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """Opens the app on score directories."""
+
+    def open_app(*folders, reviewer="Ada"):
+        monkeypatch.setattr(sys, "argv", ["app.py", *map(str, folders)])
+        app = AppTest.from_file(str(reviews.app_file()), default_timeout=20).run()
+        if reviewer and app.text_input:
+            app.text_input(key="reviewer").set_value(reviewer).run()
+        return app
+
+    return open_app
+
+
+def texts(app):
+    return [element.value for element in app.text]
+
+
+def test_five_cases_are_judged_reloaded_and_verified(opened, scores):
+    app = opened(scores)
+    seen = [app.session_state["open"]]
+    for verdict in ("anomalous", "normal", "unsure", "bad_image", "anomalous"):
+        app.button(key=f"verdict_{verdict}").click().run()
+        assert not app.exception
+        seen.append(app.session_state["open"])
+    by_p_value = sorted(records.read(scores).rows, key=lambda row: (row["p_value"], -row["score"], row["path"]))
+    assert seen == [row["path"] for row in by_p_value[:6]]
+    kept = reviews.read(scores / reviews.FILE)
+    assert [review.path for review in kept] == seen[:5]
+    assert [review.verdict for review in kept] == ["anomalous", "normal", "unsure", "bad image", "anomalous"]
+    assert {review.reviewer for review in kept} == {"Ada"}
+    assert kept[0].threshold == by_p_value[0]["threshold"] and kept[0].image_sha256 == by_p_value[0]["sha256"]
+    assert verification.verify(scores).intact
+
+    again = opened(scores)
+    again.selectbox(key="reviewed").set_value("by me").run()
+    assert again.session_state["open"] == seen[0]
+    again.radio(key="page").set_value("Summary").run()
+    assert ("reviewed", "5 of 40") in [(metric.label, metric.value) for metric in again.metric]
+    assert any("5 records, unbroken" in text for text in texts(again))
+
+
+def test_undo_takes_the_last_verdict_back_and_returns_to_it(opened, scores):
+    app = opened(scores)
+    first = app.session_state["open"]
+    app.button(key="verdict_normal").click().run()
+    app.button(key="undo").click().run()
+    assert app.session_state["open"] == first
+    assert [review.verdict for review in reviews.read(scores / reviews.FILE)] == ["normal", reviews.WITHDRAWN]
+    app.button(key="undo").click().run()
+    assert len(reviews.read(scores / reviews.FILE)) == 2 and not app.exception
+
+
+def test_next_previous_filter_and_search(opened, scores):
+    app = opened(scores)
+    first = app.session_state["open"]
+    app.button(key="next").click().run()
+    assert app.session_state["open"] != first
+    app.button(key="previous").click().run()
+    assert app.session_state["open"] == first
+    app.text_input(key="search").set_value("no such name").run()
+    assert "No image passes the filters" in app.info[0].value
+    app.text_input(key="search").set_value("good/").run()
+    assert "no longer in the list" in texts(app)[0]
+
+
+def test_nobody_judges_without_a_name(opened, scores):
+    app = opened(scores, reviewer="")
+    assert app.button(key="verdict_normal").disabled and app.button(key="undo").disabled
+    assert any("Enter your name" in info.value for info in app.info)
+
+
+def test_blind_hides_everything_until_a_verdict(opened, scores):
+    app = opened(scores)
+    app.toggle(key="blind").set_value(True).run()
+    path = app.session_state["open"]
+    assert not app.metric and path not in " ".join(texts(app))
+    assert "order" not in app.session_state and not any(each.label == "Kind" for each in app.multiselect)
+    figure = json.loads(app.get("plotly_chart")[0].proto.spec)
+    assert [trace["type"] for trace in figure["data"]] == ["image", "heatmap"]
+    assert "anomaly" not in figure["data"][1]["hovertemplate"]
+    app.button(key="verdict_normal").click().run()
+    assert app.session_state["open"] == path and path in " ".join(texts(app))
+    assert {metric.label for metric in app.metric} >= {"p-value", "flagged"}
+    app.button(key="verdict_anomalous").click().run()
+    assert [review.blind for review in reviews.read(scores / reviews.FILE)] == [True, False]
+
+
+def test_a_second_reader_sees_the_first_ones_verdict_only_after_judging(opened, scores):
+    one = opened(scores, reviewer="Ben")
+    path = one.session_state["open"]
+    one.text_input(key=f"comment-{path}").set_value("my secret opinion").run()
+    one.button(key="verdict_anomalous").click().run()
+    two = opened(scores)
+    assert two.session_state["open"] == path and "secret" not in " ".join(texts(two))
+    two.button(key="verdict_normal").click().run()
+    two.button(key="previous").click().run()
+    assert any("Ben: anomalous" in text and "my secret opinion" in text for text in texts(two))
+    two.radio(key="page").set_value("Summary").run()
+    assert ("disagreements", "1") in [(metric.label, metric.value) for metric in two.metric]
+
+
+def test_the_picture_has_panels_contours_and_truth(opened, scores):
+    app = opened(scores)
+    app.checkbox(key="contours").check().run()
+    app.checkbox(key="truth").check().run()
+    figure = json.loads(app.get("plotly_chart")[0].proto.spec)
+    kinds = [trace["type"] for trace in figure["data"]]
+    assert (kinds.count("image"), kinds.count("heatmap"), kinds.count("scatter")) == (3, 3, 7)
+    for third in ("reconstruction", "difference"):
+        app.selectbox(key="third").set_value(third).run()
+        assert not app.exception
+    for key, opacity in (("less", 60), ("more", 70)):
+        app.button(key=key).click().run()
+        assert app.session_state["opacity"] == opacity
+    app.button(key="toggle").click().run()
+    assert app.session_state["overlay"] is False
+    app.selectbox(key="window").set_value("by hand").run()
+    app.button(key="help").click().run()
+    assert not app.exception
+
+
+def test_the_threshold_moves_what_is_flagged_and_nothing_on_record(opened, scores):
+    before = (scores / "scores.parquet").read_bytes()
+    app = opened(scores)
+    app.radio(key="page").set_value("Threshold").run()
+
+    def flagged():
+        return int(next(metric.value for metric in app.metric if metric.label == "flagged").split()[0])
+
+    recorded = sum(bool(row["flagged"]) for row in records.read(scores).rows)
+    assert flagged() == recorded
+    app.radio(key="truth_from").set_value("labels").run()
+    app.slider(key="far").set_value(50.0).run()
+    assert flagged() > recorded and not app.exception
+    assert (scores / "scores.parquet").read_bytes() == before
+
+
+# -- Bad input ------------------------------------------------------------------------------------------
+
+
+def nothing(scores):
+    shutil.rmtree(scores)
+
+
+def unfinished(scores):
+    (scores / "audit.json").unlink()
+    (scores / "journal.jsonl").write_text("{}")
+
+
+def newer(scores):
+    audit = json.loads((scores / "audit.json").read_text())
+    (scores / "audit.json").write_text(json.dumps(audit | {"format": 99}))
+
+
+def no_json(scores):
+    (scores / "audit.json").write_text("{")
+
+
+def no_database(scores):
+    (scores / reviews.FILE).write_bytes(b"x" * 5000)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (nothing, "not a finished score directory"),
+        (unfinished, "being written"),
+        (newer, "update anodetect"),
+        (no_json, "not a readable score directory"),
+        (no_database, "backup"),
+    ],
+)
+def test_a_directory_that_cannot_be_used_is_a_message(opened, scores, spoil, message):
+    spoil(scores)
+    app = opened(scores)
+    assert not app.exception and app.error
+    assert message in texts(app)[0]
+
+
+def test_a_bad_directory_does_not_hide_a_good_one(opened, scores, tmp_path):
+    app = opened(tmp_path / "nowhere", scores)
+    assert app.error and not app.exception
+    app.selectbox[0].set_value(1).run()
+    assert not app.error and not app.exception
+
+
+def test_without_a_directory(opened):
+    assert "anodetect review DIR" in texts(opened())[0]
+
+
+def test_missing_heatmaps_and_moved_images_are_said(opened, scores):
+    shutil.rmtree(scores / "heatmaps")
+    audit = json.loads((scores / "audit.json").read_text())
+    app = opened(scores)
+    assert any("is missing" in text for text in texts(app)) and not app.exception
+    audit["root"] = "/nowhere"
+    (scores / "audit.json").write_text(json.dumps(audit))
+    app = opened(scores)
+    assert any("No image:" in text for text in texts(app)) and not app.exception
+
+
+def test_names_comments_and_reviewers_are_only_ever_text(opened, made, pca_run, synthetic_folder, tmp_path):
+    name = HOSTILE.replace("/", "_") + ".png"
+    (tmp_path / "in").mkdir()
+    shutil.copy(synthetic_folder / "test/defect/0000.png", tmp_path / "in" / name)
+    (tmp_path / "in/broken<b>.png").write_text("x")
+    scoring.score(pca_run, [str(tmp_path / "in")], tmp_path / "out", far=0.2)
+    app = opened(tmp_path / "out", reviewer=HOSTILE)
+    app.text_input(key=f"comment-{name}").set_value(HOSTILE).run()
+    app.button(key="verdict_anomalous").click().run()
+    app.button(key="previous").click().run()
+    assert any(f"{HOSTILE}: anomalous" in text and text.endswith(HOSTILE) for text in texts(app))
+    for page in ("Cases", "Threshold", "Summary"):
+        app.radio(key="page").set_value(page).run()
+        drawn = [*app.markdown, *app.error, *app.info, *app.warning, *app.caption, *app.subheader]
+        assert not any("evil" in element.value or "<b>" in element.value for element in drawn)
+        assert not any("evil" in chart.proto.spec for chart in app.get("plotly_chart"))
+        assert not app.exception
+    assert verification.verify(tmp_path / "out").intact
+
+
+def test_a_region_outside_the_image_is_refused_and_nothing_recorded(opened, scores):
+    app = opened(scores)
+    path = app.session_state["open"]
+    app.text_input(key=f"region-{path}").set_value("60,60,10,10").run()
+    app.button(key="verdict_anomalous").click().run()
+    assert any("does not lie within the image" in text for text in texts(app))
+    assert reviews.read(scores / reviews.FILE) == []
+
+
+# -- Starting -------------------------------------------------------------------------------------------
+
+
+def test_review_starts_for_this_machine_only_and_without_a_shell(monkeypatch, tmp_path):
+    started = []
+    monkeypatch.setattr(reviews.os, "execv", lambda program, command: started.append((program, command)))
+    monkeypatch.setattr(sys, "argv", ["anodetect", "review", "--port", "8765", "--", str(tmp_path), "-x; rm -rf y"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    ((program, command),) = started
+    assert program == sys.executable and command[:5] == [sys.executable, "-P", "-m", "streamlit", "run"]
+    assert Path(command[5]).is_file()
+    assert {"--server.address=127.0.0.1", "--server.port=8765", "--server.enableXsrfProtection=true"} <= set(command)
+    assert command[-3:] == ["--", str(tmp_path), str(Path.cwd() / "-x; rm -rf y")]
+
+
+def test_without_the_extra_review_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setattr(reviews, "find_spec", lambda name: None if name == "plotly" else name)
+    with pytest.raises(reviews.ConfigError, match=r"needs plotly: pip install 'anodetect\[app\]'"):
+        reviews.serve([tmp_path], port=8501)
+
+
+def test_the_app_imports_no_torch():
+    code = "import sys, apps.review.screens, anodetect.cli; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(screens.__file__).parents[2])

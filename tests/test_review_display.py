@@ -1,0 +1,234 @@
+"""Pictures of a case: right values, right places, and nothing from outside."""
+
+import base64
+import io
+import json
+import shutil
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+pytest.importorskip("sqlalchemy", reason="the extra `app` is not installed")
+
+from anodetect import records, scoring
+from anodetect.errors import RunError
+from anodetect.files import path_text
+from anodetect.writers import images as writer
+from apps.review import display
+
+
+@pytest.fixture(scope="module")
+def made(pca_run, synthetic_folder, tmp_path_factory):
+    """A data set and its scores, which each test may copy and spoil."""
+    base = tmp_path_factory.mktemp("display")
+    shutil.copytree(synthetic_folder / "test", base / "data/test")
+    shutil.copytree(synthetic_folder / "ground_truth", base / "data/ground_truth")
+    scoring.score(pca_run, [str(base / "data")], base / "scores", far=0.2)
+    return base
+
+
+@pytest.fixture
+def scored(made, tmp_path):
+    """(score directory, a row with a defect), with images and scores of its own."""
+    copy = shutil.copytree(made, tmp_path / "copy")
+    directory = records.read(copy / "scores")
+    directory.audit["root"] = str(copy / "data")
+    return directory, next(row for row in directory.rows if row["label"] == 1)
+
+
+def test_a_case_is_the_image_its_map_and_its_truth(scored):
+    directory, row = scored
+    case = display.load(directory, row)
+    file = Path(directory.audit["root"]) / row["path"]
+    assert (case.image[0] == np.asarray(Image.open(file))).all()
+    assert (case.heatmap == tifffile.imread(directory.path / row["heatmap"])).all()
+    assert case.mask.shape == case.heatmap.shape and 0 < case.mask.mean() < 0.2
+    assert case.notes == ()
+    assert display.difference(case).shape == (200, 200, 3)
+
+
+def test_sixteen_bits_stay_sixteen_bits(scored):
+    directory, row = scored
+    file = Path(directory.audit["root"]) / row["path"]
+    Image.fromarray(np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) * 16).save(file)
+    case = display.load(directory, row | {"sha256": sha256(file.read_bytes()).hexdigest()})
+    assert case.image.max() == 4095 * 16 and len(np.unique(case.image)) == 4096
+
+
+# -- Nothing from outside -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["../secret.png", "a/../../secret.png", "/etc/passwd", "..", ".", "", "link.png", "loop", "\0"]
+)
+def test_paths_that_lead_out_are_refused(tmp_path, name):
+    root = tmp_path / "root"
+    root.mkdir()
+    (tmp_path / "secret.png").write_text("secret")
+    (root / "link.png").symlink_to(tmp_path / "secret.png")
+    (root / "loop").symlink_to(root / "loop")
+    with pytest.raises(RunError):
+        display.inside(root, name)
+
+
+def test_a_folder_with_a_longer_name_is_outside(tmp_path):
+    for name in ("root", "root-secret"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(RunError, match="leads out"):
+        display.inside(tmp_path / "root", "../root-secret/a.png")
+    assert display.inside(tmp_path / "root", "a/../b.png") == (tmp_path / "root/b.png").resolve()
+
+
+@pytest.mark.parametrize("path", ["../outside.png", "%2E%2E/outside.png", "test/../../outside.png"])
+def test_a_row_cannot_name_an_image_outside_the_root(scored, path):
+    directory, row = scored
+    outside = Path(directory.audit["root"]).parent / "outside.png"
+    shutil.copy(Path(directory.audit["root"]) / row["path"], outside)
+    case = display.load(directory, row | {"path": path})
+    assert case.image is None
+    assert "leads out" in case.notes[0]
+
+
+def test_a_row_cannot_name_a_heatmap_outside_the_directory(scored):
+    directory, row = scored
+    shutil.copy(directory.path / row["heatmap"], directory.path.parent / "outside.tiff")
+    case = display.load(directory, row | {"heatmap": "../outside.tiff"})
+    assert case.heatmap is None and "leads out" in case.notes[0]
+
+
+@pytest.mark.parametrize(
+    "name", ["a b.png", "100%.png", "ü.png", "a\nb.png", "%41.png", "\udcff.png", "\udc80\udc81/x"]
+)
+def test_escaped_names_are_undone(name):
+    assert display.unescaped(path_text(name)) == name
+
+
+# -- What is missing ------------------------------------------------------------------------------------
+
+
+def spoiled(scored, what):
+    directory, row = scored
+    file, heatmap = Path(directory.audit["root"]) / row["path"], directory.path / row["heatmap"]
+    if what == "moved image":
+        file.rename(file.with_name("elsewhere.png"))
+    elif what == "changed image":
+        shutil.copy(next(file.parent.glob("*9.png")), file)
+    elif what == "large image":
+        with file.open("r+b") as opened:
+            opened.truncate(display.LARGEST + 1)
+    elif what == "missing heatmap":
+        heatmap.unlink()
+    elif what == "changed heatmap":
+        tifffile.imwrite(heatmap, np.zeros((64, 64), np.float32))
+    elif what == "no heatmaps":
+        row = row | {"heatmap": ""}
+    elif what == "damaged heatmap":
+        heatmap.write_bytes(b"II*\0" + b"x" * 50)
+        directory.audit["outputs"][row["heatmap"]] = sha256(heatmap.read_bytes()).hexdigest()
+    else:
+        tifffile.imwrite(heatmap, np.zeros((9, 9), np.float32))
+        directory.audit["outputs"][row["heatmap"]] = sha256(heatmap.read_bytes()).hexdigest()
+    return display.load(directory, row)
+
+
+@pytest.mark.parametrize(
+    ("what", "note"),
+    [
+        ("moved image", "no longer there"),
+        ("changed image", "was changed since it was scored"),
+        ("large image", "viewer"),
+        ("missing heatmap", "is missing"),
+        ("changed heatmap", "was changed since it was written"),
+        ("no heatmaps", "--heatmaps tiff"),
+        ("damaged heatmap", "is damaged"),
+        ("other size", "does not have the image's size"),
+    ],
+)
+def test_what_cannot_be_shown_is_said(scored, what, note):
+    case = spoiled(scored, what)
+    assert (case.image is None) == what.endswith("image")
+    assert (case.heatmap is None) != what.endswith("image")
+    assert any(note in each for each in case.notes)
+
+
+def test_a_failed_row_shows_its_image_if_there_is_one(scored):
+    directory, row = scored
+    case = display.load(directory, row | {"status": "failed", "heatmap": "", "sha256": None})
+    assert case.image is not None and case.notes == ()
+
+
+# -- Arrays ---------------------------------------------------------------------------------------------
+
+
+def test_the_window_is_black_and_white_at_its_ends():
+    image = np.array([[[-2.0, 0, 50, 100, 300]]], np.float32)
+    assert display.grey(image, (0, 100))[0, :, 0].tolist() == [0, 0, 128, 255, 255]
+    assert display.grey(np.broadcast_to(image, (3, 1, 5)), (0, 100)).shape == (1, 5, 3)
+
+
+def test_ct_windows_are_offered_only_for_what_looks_like_ct():
+    scan = np.linspace(-1000, 2000, 64 * 64, dtype=np.float32).reshape(1, 64, 64)
+    assert display.windows(scan)["brain"] == (0, 80)
+    assert display.windows(scan)["lung"] == (-1350, 150)
+    photo = np.linspace(0, 255, 64 * 64, dtype=np.float32).reshape(1, 64, 64)
+    assert set(display.windows(photo)) == {"auto", "full range"}
+    assert display.windows(photo)["full range"] == (0, 255)
+
+
+def test_colours_are_those_of_the_model_whatever_the_image():
+    scale = (1.0, 3.0)
+    calm, odd = np.full((2, 2), 1.2, np.float32), np.array([[1.2, 9.0]], np.float32)
+    assert (display.coloured(calm, scale, "inferno")[0, 0] == display.coloured(odd, scale, "inferno")[0, 0]).all()
+    values = np.array([[0.0, 1.0, 2.0, 3.0, 9.0, np.nan]], np.float32)
+    assert (display.coloured(values, scale, "inferno") == writer.colour(values, scale)).all()
+
+
+def test_an_overlay_hides_only_what_is_anomalous():
+    picture = np.full((1, 3, 3), 100, np.uint8)
+    values = np.array([[0.0, 1.0, np.nan]], np.float32)
+    shown = display.overlay(picture, values, (0, 1), "viridis", 1.0)
+    assert (shown[0, 0] == 100).all() and (shown[0, 2] == 100).all()
+    assert (shown[0, 1] == display.coloured(values, (0, 1), "viridis")[0, 1]).all()
+    assert (display.overlay(picture, values, (0, 1), "viridis", 0.0) == picture).all()
+
+
+def test_a_small_anomaly_survives_being_reduced():
+    values = np.zeros((1000, 700), np.float32)
+    values[501, 333] = 7
+    values[:100] = np.nan
+    block = display.factor(values.shape, 250)
+    small = display.reduced(values, block, "max")
+    assert (block, small.shape) == (4, (250, 175))
+    assert small.max(initial=0, where=~np.isnan(small)) == small[125, 83] == 7
+    assert np.isnan(small[:25]).all() and not np.isnan(small[25:]).any()
+    assert display.reduced(np.arange(10, dtype=np.float32)[None, None], 5, "mean").tolist() == [[[2, 7]]]
+    assert display.reduced(values, display.factor((10, 10)), "max") is values
+
+
+def test_outlines_run_between_the_pixels_on_both_sides_of_the_threshold():
+    values = np.zeros((8, 8), np.float32)
+    values[2:4, 5:8] = 1
+    (line,) = display.outlines(values, 0.5)
+    assert (line[0] == line[-1]).all()
+    assert (line.min(0).tolist(), line.max(0).tolist()) == ([4.5, 1.5], [7.5, 3.5])
+    assert display.outlines(values, 2) == display.outlines(values, np.inf) == display.outlines(values * np.nan, 0) == []
+
+
+def test_difference_is_bright_where_the_reconstruction_differs():
+    shown, reconstruction = np.zeros((200, 200), np.uint8), np.zeros((200, 200), np.uint8)
+    shown[10, 20], reconstruction[30, 40] = 50, 100
+    found = display.difference(display.Case(None, None, None, reconstruction, shown, ()))
+    assert (found[10, 20, 0], found[30, 40, 0], found.max(), (found > 0).sum()) == (127, 255, 255, 6)
+    assert display.difference(display.Case(None, None, None, None, None, ())) is None
+
+
+def test_pictures_travel_unchanged():
+    picture = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+    text = display.data_uri(picture).removeprefix("data:image/png;base64,")
+    assert (np.asarray(Image.open(io.BytesIO(base64.b64decode(text)))) == picture).all()
+    assert display.colour_scale("cividis")[0][0] == 0 and display.colour_scale("cividis")[-1][0] == 1
+    assert display.scale_of(json.loads('{"scale": [0, 2]}')) == (0.0, 2.0)

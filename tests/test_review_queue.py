@@ -1,0 +1,212 @@
+"""Order, filters, agreement and what-if, against closed forms and libraries."""
+
+from hashlib import sha256
+from math import isnan, nan
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn.metrics import cohen_kappa_score, roc_curve
+
+pytest.importorskip("sqlalchemy", reason="the extra `app` is not installed")
+
+from anodetect.calibration import Calibration
+from anodetect.decision import decide
+from anodetect.errors import DataError
+from anodetect.reviews import Review
+from apps.review import worklist
+from apps.review.worklist import Filter, Rate
+
+
+def row(path, score=None, p_value=None, **more):
+    base = {"path": path, "score": score, "p_value": p_value, "flagged": False, "threshold": 0.5, "group": path}
+    return base | {"status": "failed" if score is None else "ok", "kind": "", "label": None} | more
+
+
+def review(path, reviewer, verdict, number=1):
+    return Review("h", number, "", reviewer, verdict, "", "", False, None, path, "", "", None, None, None, "")
+
+
+def judged(**verdicts):
+    """judged(a="Ada:normal Ben:unsure") → judgements on "a"."""
+    return {
+        path: {name: review(path, name, verdict) for name, verdict in (each.split(":") for each in given.split())}
+        for path, given in verdicts.items()
+    }
+
+
+ROWS = [
+    row("a", 0.9, 0.1, flagged=True, group="P1", kind="crack"),
+    row("b", 0.95, 0.1, flagged=True, group="P1", kind="blob"),
+    row("c", 0.52, 0.3, group="P2", kind="good"),
+    row("d", 0.1, 0.8, group="P2", kind="good"),
+    row("e"),
+]
+
+
+def paths(order="p-value", judgements=None, reviewer="Ada", blind=False, **keep):
+    found = worklist.worklist(ROWS, judgements or {}, order=order, keep=Filter(**keep), reviewer=reviewer, blind=blind)
+    return "".join(each["path"] for each in found)
+
+
+def test_orders():
+    assert paths("p-value") == "bacde"  # equal p-values by score, no p-value last
+    assert paths("score") == "bacde"
+    assert paths("nearness to threshold") == "cadbe"
+    assert paths("name") == "abcde"
+    both = judged(d="Ada:normal Ben:anomalous", c="Ada:normal Ben:normal")
+    assert paths("disagreement", both) == "dbace"
+
+
+def test_values_that_are_no_numbers_come_last():
+    rows = [row("x", 0.1, nan), row("y", 0.2, nan), row("z", 0.3, 0.9)]
+    found = worklist.worklist(rows, {}, order="p-value", keep=Filter(), reviewer="")
+    assert [each["path"] for each in found] == ["z", "y", "x"]
+
+
+@pytest.mark.parametrize(
+    ("keep", "expected"),
+    [
+        ({"status": frozenset(["failed"])}, "e"),
+        ({"groups": frozenset(["P2"])}, "cd"),
+        ({"kinds": frozenset(["crack", "blob"])}, "ba"),
+        ({"flagged": True}, "ba"),
+        ({"flagged": False}, "cde"),
+        ({"search": " CRA "}, "a"),
+        ({"search": "p2"}, "cd"),
+        ({"reviewed": "by me"}, "ad"),
+        ({"reviewed": "not by me"}, "bce"),
+        ({"reviewed": "by nobody"}, "ce"),
+        ({"verdicts": frozenset(["normal"])}, "d"),
+        ({"flagged": True, "kinds": frozenset(["blob"])}, "b"),
+    ],
+)
+def test_filters(keep, expected):
+    assert paths(judgements=judged(a="Ada:anomalous", d="Ada:normal", b="Ben:normal"), **keep) == expected
+
+
+def test_a_blind_list_gives_nothing_away():
+    order = "".join(sorted("abcde", key=lambda path: sha256(path.encode()).digest()))
+    assert order not in ("bacde", "abcde")
+    for orders in worklist.ORDERS:
+        assert paths(orders, judged(a="Ben:normal Cyd:anomalous"), blind=True) == order
+    assert paths(blind=True, flagged=True, kinds=frozenset(["crack"])) == order
+    assert set(paths(blind=True, groups=frozenset(["P1"]))) == set("ab")
+
+
+def test_stepping_stays_within_the_list():
+    assert worklist.beside(["a", "b", "c"], "b", 1) == "c"
+    assert worklist.beside(["a", "b", "c"], "c", 1) == "c"
+    assert worklist.beside(["a", "b", "c"], "a", -1) == "a"
+    assert worklist.beside(["a", "b", "c"], "gone", 1) == "a"
+    assert worklist.beside([], "a", 1) == ""
+
+
+def test_after_a_verdict_comes_the_next_image_without_one():
+    given = judged(b="Ada:normal", c="Ben:normal")
+    assert worklist.next_to_judge("abcd", "a", given, "Ada") == "c"
+    assert worklist.next_to_judge("abcd", "d", given, "Ada") == "a"
+    assert worklist.next_to_judge("abcd", "a", given, "Ben") == "b"
+    assert worklist.next_to_judge("ab", "a", judged(a="Ada:normal", b="Ada:normal"), "Ada") == "a"
+
+
+def test_disagreement_is_the_share_of_differing_pairs():
+    assert worklist.disagreement({}) == worklist.disagreement(judged(a="A:normal")["a"]) == 0
+    assert worklist.disagreement(judged(a="A:normal B:normal")["a"]) == 0
+    assert worklist.disagreement(judged(a="A:normal B:unsure")["a"]) == 1
+    assert worklist.disagreement(judged(a="A:normal B:normal C:unsure")["a"]) == pytest.approx(2 / 3)
+
+
+def test_kappa_is_that_of_the_library_and_of_the_textbook():
+    pairs = [("yes", "yes")] * 20 + [("yes", "no")] * 5 + [("no", "yes")] * 10 + [("no", "no")] * 15
+    assert worklist.cohens_kappa(pairs) == pytest.approx(0.4)
+    rng = np.random.default_rng(0)
+    first, second = rng.choice(["normal", "anomalous", "unsure"], (2, 200))
+    assert worklist.cohens_kappa(list(zip(first, second, strict=True))) == pytest.approx(
+        cohen_kappa_score(first, second)
+    )
+    assert isnan(worklist.cohens_kappa([])) and isnan(worklist.cohens_kappa([("a", "a")] * 3))
+
+
+def test_agreement_counts_only_images_both_judged():
+    (found,) = worklist.agreements(judged(a="Ada:normal Ben:normal", b="Ada:normal Ben:unsure", c="Ada:normal"))
+    assert (found.readers, found.images, found.agreed) == (("Ada", "Ben"), 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("A:normal", 0),
+        ("A:anomalous B:anomalous C:normal", 1),
+        ("A:anomalous B:normal", None),
+        ("A:unsure", None),
+        ("A:unsure B:anomalous", 1),
+    ],
+)
+def test_consensus_is_the_majority_of_those_who_say(given, expected):
+    assert worklist.consensus(judged(a=given)["a"]) == expected
+
+
+def test_summary():
+    given = judged(a="Ada:anomalous Ben:anomalous", b="Ada:normal", c="Ada:normal Ben:unsure", gone="Ada:normal")
+    found = worklist.summary(ROWS, given)
+    assert (found.images, found.reviewed) == (5, 3)
+    assert found.by_reviewer == {"Ada": 3, "Ben": 2}
+    assert found.verdicts == {"anomalous": 2, "normal": 2, "unsure": 1}
+    assert found.disagreements == ("c",)
+    assert found.precision == Rate(1, 2)
+
+
+@pytest.mark.parametrize(("hits", "total"), [(0, 10), (3, 10), (10, 10), (37, 412)])
+def test_intervals_are_clopper_and_pearsons(hits, total):
+    known = stats.binomtest(hits, total).proportion_ci(method="exact")
+    assert Rate(hits, total).interval == pytest.approx((known.low, known.high))
+    assert Rate(0, 0).interval == (0, 1) and isnan(Rate(0, 0).value)
+
+
+@pytest.mark.parametrize("far", [0.05, 0.1, 0.25])
+def test_a_moved_threshold_flags_what_scoring_at_it_would(far):
+    rng = np.random.default_rng(1)
+    calibration = Calibration(rng.normal(size=60), np.zeros(60), tuple(str(n % 30) for n in range(60)))
+    rows = [row(str(n), float(s), label=int(n % 3 == 0)) for n, s in enumerate(rng.normal(0.7, 1, 200))]
+    rows.append(row("failed"))
+    again = [dict(each) for each in rows]
+    _, threshold = decide(again, calibration, far=far, fdr=None)
+    found = worklist.bench(rows, worklist.truths(rows, {}, "labels"), calibration, far)
+    assert (found.flagged, found.scored, found.threshold) == (sum(bool(r["flagged"]) for r in again), 200, threshold)
+    for truth, flag in found.confusion:
+        expected = sum(r["label"] == truth and bool(r["flagged"]) == flag for r in again[:-1])
+        assert found.confusion[truth, flag] == expected > 0
+    assert found.sensitivity == Rate(found.confusion[1, True], 67)
+    assert found.false_alarms == Rate(found.confusion[0, True], 133)
+    assert found.precision == Rate(found.confusion[1, True], found.flagged)
+
+
+def test_without_calibration_images_nothing_is_flagged():
+    none = Calibration(np.array([]), np.array([]), ())
+    found = worklist.bench(ROWS, worklist.truths(ROWS, {}, "verdicts"), none, 0.05)
+    assert (found.flagged, found.precision) == (0, Rate(0, 0))
+
+
+def test_the_roc_is_that_of_the_library():
+    rng = np.random.default_rng(2)
+    labels, scores = rng.integers(0, 2, 100), rng.normal(size=100).round(1)
+    rows = [row(str(n), float(s)) for n, s in enumerate(scores)]
+    alarms, found = worklist.roc(rows, labels.tolist())
+    fpr, tpr, _ = roc_curve(labels, scores, drop_intermediate=False)
+    assert alarms == pytest.approx(fpr) and found == pytest.approx(tpr)
+    assert worklist.roc(rows, [1] * 100) is None and worklist.roc(rows, [None] * 100) is None
+
+
+def test_a_table_of_all_records_also_of_none():
+    found = worklist.table([review("a", "Ada", "normal"), review("b", "Ben", "unsure", 2)])
+    assert found.column("number").to_pylist() == [1, 2] and found.column("reviewer").to_pylist() == ["Ada", "Ben"]
+    assert worklist.table([]).schema == found.schema
+
+
+def test_regions_lie_within_the_image():
+    assert worklist.region(" 1, 2,3,4 ", 10, 10) == "1,2,3,4"
+    assert worklist.region("  ", 10, 10) == ""
+    for text in ("1,2,3", "a,b,c,d", "1,2,3,4,5", "1.5,2,3,4", "-1,2,3,4", "1,2,0,4", "8,2,3,4", "1,8,3,4"):
+        with pytest.raises(DataError):
+            worklist.region(text, 10, 10)

@@ -1,0 +1,270 @@
+"""Verdicts: nothing lost, nothing changed unnoticed, whoever writes at the same time."""
+
+import multiprocessing
+import os
+import sqlite3
+from contextlib import closing
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+
+pytest.importorskip("sqlalchemy", reason="the extra `app` is not installed")
+
+from anodetect import reviews, scoring, verification
+from anodetect.errors import ConfigError, RunError
+from apps.review import store as module
+from apps.review.store import Store
+
+HEAD = "a" * 64
+ROW = {"path": "a.png", "sha256": "1" * 64, "model_sha256": "2" * 64, "score": 0.1 + 0.2, "p_value": 0.05}
+ROW |= {"threshold": 0.25}
+URL = os.environ.get("ANODETECT_TEST_DATABASE", "")  # of an empty database: the tests of two writers run there, too
+
+
+@pytest.fixture
+def opened(tmp_path):
+    return Store(tmp_path, HEAD)
+
+
+def edit(folder, statement, *values):
+    """Change the file as somebody with the rights to it could."""
+    with closing(sqlite3.connect(folder / reviews.FILE)) as connection, connection:
+        for action in ("update", "delete"):
+            connection.execute(f"DROP TRIGGER IF EXISTS reviews_no_{action}")
+        connection.execute(statement, values)
+
+
+def test_a_verdict_says_what_was_known_when_it_was_given(opened):
+    added = opened.add(ROW, " Ada ", "anomalous", comment="scratch", region="1,2,3,4", blind=True)
+    (kept,) = opened.read()
+    assert kept == added
+    assert (kept.number, kept.reviewer, kept.verdict, kept.comment) == (1, "Ada", "anomalous", "scratch")
+    assert (kept.score, kept.p_value, kept.threshold, kept.blind) == (0.1 + 0.2, 0.05, 0.25, True)
+    assert (kept.image_sha256, kept.model_sha256, kept.region) == ("1" * 64, "2" * 64, "1,2,3,4")
+    assert kept.time.endswith("+00:00")
+    assert kept.previous == HEAD
+
+
+def test_the_chain_starts_at_the_head_and_each_record_holds_the_last_ones_hash(opened):
+    first, second = opened.add(ROW, "Ada", "normal"), opened.add(ROW | {"threshold": 0.5}, "Ben", "unsure")
+    assert (second.number, second.previous, second.threshold) == (2, first.hash, 0.5)
+    assert opened.verify() == []
+    assert opened.read(after=1) == [second]
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), float("inf"), -float("inf")])
+def test_what_is_no_number_is_kept_as_none(opened, value):
+    kept = opened.add(ROW | {"score": value, "p_value": value, "threshold": value, "sha256": None}, "Ada", "bad image")
+    assert (kept.score, kept.p_value, kept.threshold, kept.image_sha256) == (None, None, None, "")
+    assert opened.read() == [kept]
+
+
+def test_text_stays_what_it_was(opened):
+    comment = "<script>alert(1)</script> ' ; DROP TABLE reviews; -- \u202e ü\n日本"
+    opened.add(ROW | {"path": comment}, comment, "unsure", comment=comment)
+    (kept,) = opened.read()
+    assert kept.comment == kept.path == kept.reviewer == comment
+    assert opened.verify() == []
+
+
+def test_undo_is_one_more_record(opened):
+    kept = opened.add(ROW, "Ada", "normal")
+    other = opened.add(ROW, "Ben", "anomalous")
+    mistake = opened.add(ROW, "Ada", "anomalous")
+    undone = opened.withdraw(mistake, "Ada")
+    assert (undone.verdict, undone.withdraws) == (reviews.WITHDRAWN, mistake.number)
+    assert len(opened.read()) == 4
+    assert reviews.in_force(opened.read()) == {"a.png": {"Ada": kept, "Ben": other}}
+    with pytest.raises(ConfigError, match="only Ben"):
+        opened.withdraw(other, "Ada")
+
+
+def test_a_verdict_needs_a_reviewer_and_a_known_judgement(opened):
+    with pytest.raises(ConfigError, match="name"):
+        opened.add(ROW, "  ", "normal")
+    with pytest.raises(ConfigError, match="no verdict 'good'"):
+        opened.add(ROW, "Ada", "good")
+    assert opened.read() == []
+
+
+@pytest.mark.parametrize("statement", ["UPDATE reviews SET verdict = 'normal'", "DELETE FROM reviews"])
+def test_the_database_refuses_changes(opened, tmp_path, statement):
+    opened.add(ROW, "Ada", "anomalous")
+    refused = pytest.raises(sqlite3.DatabaseError, match="only ever added")
+    with closing(sqlite3.connect(tmp_path / reviews.FILE)) as connection, refused:
+        connection.execute(statement)
+    assert [kept.verdict for kept in opened.read()] == ["anomalous"]
+
+
+@pytest.mark.parametrize("column", [name for name in reviews.COLUMNS if name not in ("head", "number")])
+def test_a_change_of_any_column_is_named(opened, tmp_path, column):
+    for _ in range(3):
+        opened.add(ROW, "Ada", "anomalous")
+    edit(tmp_path, f"UPDATE reviews SET {column} = '7' WHERE number = 2")
+    (problem,) = opened.verify()
+    assert problem.startswith("review 2 (")
+
+
+def test_a_missing_record_is_named(opened, tmp_path):
+    for _ in range(3):
+        opened.add(ROW, "Ada", "anomalous")
+    edit(tmp_path, "DELETE FROM reviews WHERE number = 2")
+    assert opened.verify() == ["review 2 is missing"]
+
+
+def test_a_record_that_was_rewritten_with_its_hash_breaks_the_next(opened, tmp_path):
+    first, _ = opened.add(ROW, "Ada", "anomalous"), opened.add(ROW, "Ada", "anomalous")
+    forged = replace(first, verdict="normal")
+    edit(tmp_path, "UPDATE reviews SET verdict = 'normal', hash = ? WHERE number = 1", reviews.hash_of(forged))
+    (problem,) = opened.verify()
+    assert problem.startswith("review 2 (") and "does not follow" in problem
+
+
+def test_records_of_several_directories_keep_apart(tmp_path):
+    url = f"sqlite:///{tmp_path / 'all.db'}"
+    one, two = Store(tmp_path, HEAD, url), Store(tmp_path, "b" * 64, url)
+    one.add(ROW, "Ada", "normal")
+    two.add(ROW, "Ada", "anomalous")
+    assert [kept.number for kept in one.read() + two.read()] == [1, 1]
+    assert one.verify() == two.verify() == []
+
+
+# -- Two at once ----------------------------------------------------------------------------------------
+
+
+def write_many(folder, url, head, reviewer, count):
+    kept = Store(folder, head, url)
+    for number in range(count):
+        kept.add(ROW | {"path": f"{number}.png"}, reviewer, "anomalous", comment=str(number))
+    kept.close()
+
+
+@pytest.mark.parametrize("url", ["", pytest.param(URL, marks=pytest.mark.skipif(not URL, reason="no database given"))])
+def test_two_processes_lose_nothing(tmp_path, url):
+    head = os.urandom(32).hex()
+    spawn = multiprocessing.get_context("spawn")
+    writers = [spawn.Process(target=write_many, args=(tmp_path, url, head, name, 200)) for name in ("Ada", "Ben")]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(60)
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    kept = Store(tmp_path, head, url)
+    everything, problems = kept.read(), kept.verify()
+    kept.close()
+    assert problems == []
+    for name in ("Ada", "Ben"):
+        assert [review.comment for review in everything if review.reviewer == name] == [str(n) for n in range(200)]
+    turns = sum(a.reviewer != b.reviewer for a, b in pairwise(everything))
+    assert turns > 1, "the two did not write at the same time, so this showed nothing"
+
+
+# -- Bad databases --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "content", [b"this is no database, whatever it is called" * 100, b"SQLite format 3\0" + b"x" * 5000]
+)
+def test_a_damaged_file_is_reported(tmp_path, content):
+    (tmp_path / reviews.FILE).write_bytes(content)
+    with pytest.raises(RunError, match="backup"):
+        Store(tmp_path, HEAD)
+    with pytest.raises(RunError, match="backup"):
+        reviews.read(tmp_path / reviews.FILE)
+
+
+def test_a_table_of_another_program_is_reported(tmp_path):
+    with closing(sqlite3.connect(tmp_path / reviews.FILE)) as connection, connection:
+        connection.execute("CREATE TABLE reviews (stars INTEGER)")
+    with pytest.raises(RunError, match="another program"):
+        Store(tmp_path, HEAD).read()
+
+
+def test_a_locked_file_is_reported_and_nothing_recorded(opened, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "PATIENCE", 0.05)
+    impatient = Store(tmp_path, HEAD)
+    with closing(sqlite3.connect(tmp_path / reviews.FILE, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(RunError, match="another program holds the reviews"):
+            impatient.add(ROW, "Ada", "normal")
+        assert impatient.read() == []
+    impatient.add(ROW, "Ada", "normal")
+
+
+def test_a_folder_that_is_not_there_and_an_url_that_is_none(tmp_path):
+    with pytest.raises(RunError, match="writable"):
+        Store(tmp_path / "nowhere", HEAD)
+    for url in ("secret-password", "nosuch://x:secret-password@host/y"):
+        with pytest.raises(ConfigError) as failure:
+            Store(tmp_path, HEAD, url)
+        assert "secret-password" not in str(failure.value)
+
+
+def test_network_drives_are_told_apart():
+    mounts = ["/dev/sda1 / ext4 rw 0 0", "nas:/x /data nfs4 rw 0 0", "tmpfs /data/local\\040disk tmpfs rw 0 0"]
+    assert module._network_mount(module.Path("/data/scores"), mounts) == "nfs4"
+    assert module._network_mount(module.Path("/data/local disk/scores"), mounts) == ""
+    assert module._network_mount(module.Path("/database"), mounts) == ""
+
+
+def test_a_network_drive_is_refused_unless_there_is_a_database(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "network_drive", lambda _: "nfs")
+    with pytest.raises(RunError, match="ANODETECT_REVIEWS"):
+        Store(tmp_path, HEAD)
+    Store(tmp_path, HEAD, f"sqlite:///{tmp_path / 'elsewhere.db'}")
+
+
+# -- anodetect verify -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def reviewed(pca_run, synthetic_folder, tmp_path):
+    """A score directory with two verdicts, and its rows."""
+    out = tmp_path / "scores"
+    head = scoring.score(pca_run, [str(synthetic_folder)], out, far=0.2, heatmaps=())["head"]
+    rows = verification.records.read(out).rows
+    kept = Store(out, head)
+    kept.add(rows[0], "Ada", "normal")
+    kept.withdraw(kept.read()[0], "Ada")
+    return out, rows
+
+
+def test_verify_covers_reviews_and_tells_where_their_chain_ends(reviewed):
+    out, _ = reviewed
+    verdict = verification.verify(out)
+    assert verdict.intact
+    end = reviews.read(out / reviews.FILE)[-1].hash
+    assert f"2 reviews; their chain ends with {end}" in verdict.notes
+
+
+def test_verify_names_a_changed_review(reviewed):
+    out, rows = reviewed
+    edit(out, "UPDATE reviews SET verdict = 'anomalous' WHERE number = 1")
+    assert verification.verify(out).problems == (f"review 1 (Ada on {rows[0]['path']}) was changed",)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"path": "no/such.png"}, "not in scores.parquet"),
+        ({"sha256": "0" * 64}, "other contents"),
+        ({"model_sha256": "0" * 64}, "another model"),
+    ],
+)
+def test_verify_compares_reviews_with_what_was_scored(reviewed, change, problem):
+    out, rows = reviewed
+    Store(out, verification.verify(out).head).add(rows[0] | change, "Ada", "normal")
+    assert problem in verification.verify(out).problems[0]
+
+
+def test_reviews_of_another_record_are_noticed(reviewed):
+    out, rows = reviewed
+    Store(out, HEAD).add(rows[0], "Ada", "normal")
+    assert "1 reviews in reviews.sqlite are of another record" in verification.verify(out).problems[0]
+
+
+def test_a_damaged_file_of_reviews_is_a_problem(reviewed):
+    out, _ = reviewed
+    (out / reviews.FILE).write_bytes(b"x" * 5000)
+    assert "cannot be read" in verification.verify(out).problems[0]
