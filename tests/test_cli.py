@@ -19,6 +19,7 @@ from anodetect import cli, runs
 from anodetect.data import synthetic
 
 TINY = ["--representation", "pixels", "--set", "widths=[16,32]", "--set", "training.steps=30", "--set", "size=32"]
+SMALL = list(TINY)  # what every trained detector has
 TINY += ["--set", "components=30"]
 
 
@@ -327,12 +328,11 @@ def test_the_same_bytes_in_train_and_test_are_a_leak(anodetect, synthetic_folder
     assert "leak" in err
 
 
-def test_interrupted_training_resumes_to_the_same_model(synthetic_folder, tmp_path):
-    long = [*TINY, "--set", "training.steps=120"]
-    train = ["train", synthetic_folder, "-d", "anoddpm", *long, "--json"]
+def test_interrupted_training_resumes_to_the_same_model(anodetect, synthetic_folder, tmp_path):
+    long = [*SMALL, "--set", "training.steps=120"]
+    train = ["train", synthetic_folder, "-d", "dae", *long, "--json"]
     code = "from anodetect.cli import main; main()"
-    whole = subprocess_call(*train, "--out", tmp_path / "whole")
-    assert whole.returncode == 0, whole.stderr
+    assert anodetect(*train, "--out", tmp_path / "whole")[0] == 0
     command = [sys.executable, "-c", code, *map(str, [*train, "--out", tmp_path / "parts"])]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     log = tmp_path / "parts.partial/train.jsonl"
@@ -343,14 +343,13 @@ def test_interrupted_training_resumes_to_the_same_model(synthetic_folder, tmp_pa
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "--resume" in err
-    again = subprocess_call(*train, "--out", tmp_path / "parts")
-    assert again.returncode == 2
-    assert "--resume" in again.stderr
-    other = subprocess_call(*train, "--seed", "1", "--out", tmp_path / "parts", "--resume")
-    assert other.returncode == 2
-    assert "other settings" in other.stderr
-    resumed = subprocess_call(*train, "--out", tmp_path / "parts", "--resume")
-    assert resumed.returncode == 0, resumed.stderr
+    again, _, err = anodetect(*train, "--out", tmp_path / "parts")
+    assert again == 2
+    assert "--resume" in err
+    other, _, err = anodetect(*train, "--seed", "1", "--out", tmp_path / "parts", "--resume")
+    assert other == 2
+    assert "other settings" in err
+    assert anodetect(*train, "--out", tmp_path / "parts", "--resume")[0] == 0
     ends = [runs.read(tmp_path / name) for name in ("whole", "parts")]
     assert all(np.array_equal(array, ends[1].state[name]) for name, array in ends[0].state.items())
     assert np.array_equal(ends[0].calibration.scores, ends[1].calibration.scores)
@@ -476,7 +475,7 @@ def test_help_names_every_command():
 
 def test_two_processes_train_one_run(synthetic_folder, tmp_path):
     """`torchrun` gives the loss curve and, within rounding, the scores of one process."""
-    arguments = ["train", str(synthetic_folder), "-d", "anoddpm", *TINY, "--seed", "3"]
+    arguments = ["train", str(synthetic_folder), "-d", "dae", *SMALL, "--seed", "3"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "anodetect.cli"]
     curves = []
