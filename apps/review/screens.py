@@ -173,6 +173,7 @@ def _cases(
         _head(row, paths, hidden)
         _verdicts(store, row, paths, judgements, everything, reviewer, hidden)
         _picture(directory, row, hidden)
+        _remarks(row)
         _known(row, judged, reviewer, hidden)
     _keyboard()()
 
@@ -253,11 +254,10 @@ def _head(row: Row, paths: Sequence[str], hidden: bool) -> None:
         st.warning(f"This file was {row['status']}:")
         st.text(row["error"] or "")
         return
-    columns = st.columns(4)
-    columns[0].metric("p-value", _number(row["p_value"]))
-    columns[1].metric("score (larger = more anomalous)", _number(row["score"]))
-    columns[2].metric("threshold", _number(row["threshold"]))
-    columns[3].metric("flagged", "yes" if row["flagged"] else "no")
+    st.text(
+        f"p {_number(row['p_value'])} · score {_number(row['score'])} (threshold {_number(row['threshold'])}; "
+        f"larger is more anomalous) · {'flagged' if row['flagged'] else 'not flagged'}"
+    )
 
 
 def _verdicts(
@@ -283,34 +283,35 @@ def _verdicts(
             store.withdraw(last, reviewer)
             _go(last.path)
 
-    buttons = st.columns(7)
-    for column, name, by, key in ((buttons[0], "Previous", -1, "P"), (buttons[1], "Next", 1, "N")):
+    buttons = st.container(horizontal=True, gap="small")  # wraps where the window is narrow; no label is cut
+    for name, by, key in (("Previous", -1, "P"), ("Next", 1, "N")):
         other = worklist.beside(paths, path, by)
-        column.button(name, key=name.lower(), shortcut=key, on_click=_go, args=(other,), width="stretch")
-    for column, verdict in zip(buttons[2:6], JUDGEMENTS, strict=True):
-        column.button(
+        buttons.button(name, key=name.lower(), shortcut=key, on_click=_go, args=(other,))
+    for verdict in JUDGEMENTS:
+        buttons.button(
             "Anomalous · R" if verdict == "anomalous" else verdict.capitalize(),
             key=f"verdict_{verdict.replace(' ', '_')}",
             shortcut=SHORTCUTS[verdict],
             on_click=_careful(judge, verdict),
             disabled=not reviewer,
             type="primary",
-            width="stretch",
         )
-    buttons[6].button(
+    buttons.button(
         "Undo",
         key="undo",
         shortcut="Z",
         on_click=_careful(undo),
         disabled=not reviewer,
-        width="stretch",
         help="Takes your last verdict back by adding a record that says so.",
     )
     if not reviewer:
         st.info("Enter your name in the sidebar to judge.")
-    comment, region = st.columns([3, 1])
-    comment.text_input("Comment, kept with the next verdict", key=comment_key, max_chars=4000)
-    region.text_input("Region: x, y, width, height", key=region_key, placeholder="pixels", max_chars=60)
+
+
+def _remarks(row: Row) -> None:
+    comment, region = st.columns([2, 1])
+    comment.text_input("Comment, kept with the next verdict", key=f"comment-{row['path']}", max_chars=4000)
+    region.text_input("Region: x, y, width, height, pixels", key=f"region-{row['path']}", max_chars=60)
 
 
 def _careful(action: Callable[..., None], *arguments: Any) -> Callable[[], None]:
@@ -354,10 +355,11 @@ def _picture(directory: ScoreDirectory, row: Row, hidden: bool) -> None:
             "There is no image to show." if not hidden else "The image cannot be shown; see it with blind mode off."
         )
         return
+    place = st.container()  # above the controls it depends on
     window, colours, third, contours, truth = _controls(case, hidden)
     figure = _figure(directory, case, window, colours, third, contours, truth, hidden)
     names = "Image" if hidden else f"Image, heatmap over it, {third}"
-    st.plotly_chart(
+    place.plotly_chart(
         figure,
         key="picture",
         config={"scrollZoom": True, "displaylogo": False},
@@ -393,11 +395,11 @@ def _controls(case: display.Case, hidden: bool) -> tuple[tuple[float, float], di
     def toggle() -> None:
         state.overlay = not state.overlay
 
-    shortcuts = st.columns(4)
-    shortcuts[0].button("Overlay on/off", key="toggle", shortcut="O", on_click=toggle)
-    shortcuts[1].button("Less opaque · −", key="less", on_click=more, args=(-10,))
-    shortcuts[2].button("More opaque · +", key="more", on_click=more, args=(10,))
-    if shortcuts[3].button("Keys · ?", key="help"):
+    shortcuts = st.container(horizontal=True, gap="small")
+    shortcuts.button("Overlay on/off", key="toggle", shortcut="O", on_click=toggle)
+    shortcuts.button("Less opaque · −", key="less", on_click=more, args=(-10,))
+    shortcuts.button("More opaque · +", key="more", on_click=more, args=(10,))
+    if shortcuts.button("Keys · ?", key="help"):
         _help()
     return window, colours, third, contours, truth
 
@@ -459,7 +461,7 @@ def _figure(
     figure.update_xaxes(matches="x", range=[-0.5, width - 0.5], showgrid=False, constrain="domain")
     figure.update_yaxes(matches="y", range=[height - 0.5, -0.5], showgrid=False, constrain="domain")
     figure.update_yaxes(scaleanchor="x", scaleratio=1, col=1)
-    figure.update_layout(height=520, margin={"l": 10, "r": 10, "t": 30, "b": 10}, showlegend=False, dragmode="zoom")
+    figure.update_layout(height=380, margin={"l": 10, "r": 10, "t": 30, "b": 10}, showlegend=False, dragmode="zoom")
     figure.update_layout(uirevision=st.session_state.turn)  # the zoom stays while the case does
     return figure
 
