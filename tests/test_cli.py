@@ -412,6 +412,8 @@ def test_commands_without_a_model_need_no_torch(arguments, pca_run, synthetic_fo
         "metrics",
         "calibration",
         "records",
+        "reviews",
+        "verification",
         "runs",
         "report",
         "data.scan",
