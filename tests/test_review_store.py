@@ -3,9 +3,11 @@
 import multiprocessing
 import os
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from itertools import pairwise
+from threading import Barrier
 
 import pytest
 
@@ -158,6 +160,22 @@ def test_two_processes_lose_nothing(tmp_path, url):
         assert [review.comment for review in everything if review.reviewer == name] == [str(n) for n in range(200)]
     turns = sum(a.reviewer != b.reviewer for a, b in pairwise(everything))
     assert turns > 1, "the two did not write at the same time, so this showed nothing"
+
+
+def test_reviewers_who_open_a_new_record_at_the_same_moment_both_can(tmp_path):
+    def open_and_add(folder, start):
+        start.wait()
+        kept = Store(folder, HEAD)
+        kept.add(ROW, "Ada", "normal")
+        kept.close()
+
+    with ThreadPoolExecutor(4) as pool:
+        for number in range(12):
+            folder, start = tmp_path / str(number), Barrier(4)
+            folder.mkdir()
+            for opening in [pool.submit(open_and_add, folder, start) for _ in range(4)]:
+                opening.result()
+            assert len(reviews.read(folder / reviews.FILE)) == 4
 
 
 # -- Bad databases --------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ holds the chains of many score directories, told apart by their heads. The forma
 """
 
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -33,7 +34,7 @@ from sqlalchemy import (
     select,
     text,
 )
-from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from anodetect import reviews
@@ -83,6 +84,8 @@ class Store:
             self.engine = _engine(url or f"sqlite:///{folder.absolute() / reviews.FILE}")
         except (ArgumentError, NoSuchModuleError, ImportError) as error:
             raise ConfigError(f"the database cannot be used ({error}); a SQLAlchemy URL is expected") from None
+        with self._failing_clearly():
+            _let_others_read(self.engine)
         with self._writing() as connection:
             _make_table(connection)
 
@@ -206,10 +209,25 @@ def _engine(url: str) -> Engine:
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _: Any) -> None:
         connection.isolation_level = None  # transactions begin where this module says so
-        connection.execute("PRAGMA journal_mode = WAL")  # who reads does not wait for who writes
         connection.execute("PRAGMA synchronous = FULL")  # a verdict that was shown as recorded survives a power failure
 
     return engine
+
+
+def _let_others_read(engine: Engine) -> None:
+    """Have an SQLite file keep a write-ahead log: who reads does not wait for who writes. The file remembers it."""
+    if engine.dialect.name != "sqlite":
+        return
+    begun = time.monotonic()
+    while True:
+        try:
+            with engine.connect() as connection:
+                connection.exec_driver_sql("PRAGMA journal_mode = WAL")
+            return
+        except OperationalError as error:  # for this one lock SQLite does not wait, so two that start at once collide
+            if "locked" not in str(error.orig) or time.monotonic() - begun > PATIENCE:
+                raise
+            time.sleep(0.02)
 
 
 def _make_table(connection: Connection) -> None:
