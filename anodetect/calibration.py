@@ -8,13 +8,14 @@ the mean, over all ways of drawing one image per group, of the classical conform
 2005, eq. 2.20). With one image per group it is exact: a new normal image has P(p ≤ α) ≤ α.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import beta
 
 from anodetect.errors import ConfigError
 
@@ -30,6 +31,17 @@ class Calibration:
     scores: Doubles
     peaks: Doubles
     groups: tuple[str, ...]
+
+    @classmethod
+    def restore(cls, snapshot: Mapping[str, Any]) -> "Calibration":
+        """The calibration a `snapshot` was taken of."""
+        scores, peaks = (np.array(snapshot[name], np.float64) for name in ("scores", "peaks"))
+        return cls(scores, peaks, tuple(snapshot["groups"]))
+
+    def snapshot(self) -> dict[str, Any]:
+        """All of it as JSON values, for the record."""
+        lists = {"scores": self.scores.tolist(), "peaks": self.peaks.tolist(), "groups": list(self.groups)}
+        return lists | {"n_groups": self.n_groups}
 
     @cached_property
     def n_groups(self) -> int:
@@ -124,6 +136,13 @@ def benjamini_hochberg(p_values: Doubles, *, dependent: bool = False) -> Doubles
     raw = p_values[order] * len(order) * factor / ranks
     q[order] = np.minimum(np.minimum.accumulate(raw[::-1])[::-1], 1.0)
     return q
+
+
+def clopper_pearson(hits: float, total: int, alpha: float = 0.05) -> tuple[float, float]:
+    """The exact 1 − `alpha` interval of `hits` of `total` (Clopper & Pearson 1934); all of [0, 1] of nothing."""
+    low = beta.ppf(alpha / 2, hits, total - hits + 1) if hits > 0 else 0.0
+    high = beta.ppf(1 - alpha / 2, hits + 1, total - hits) if hits < total else 1.0
+    return float(low), float(high)
 
 
 def _check_rate(far: float) -> None:

@@ -78,12 +78,10 @@ def compare(
     n_groups = group.max(initial=-1) + 1
     if n_reference < FEWEST or n_groups - n_reference < FEWEST:
         return None
-    ranks = _mid_ranks(pooled)
-    mean_rank = _group_mean(ranks, group)  # reference groups come first
+    mean_rank = _group_mean(_rank_among(pooled, pooled), group)  # reference groups come first
     observed = abs(mean_rank[n_reference:].mean() - mean_rank[:n_reference].mean())
     drawn = _drawn_means(mean_rank, n_reference, rng)
-    everything = mean_rank.sum()
-    rest = (everything - drawn * n_reference) / (n_groups - n_reference)
+    rest = (mean_rank.sum() - drawn * n_reference) / (n_groups - n_reference)
     p_value = float((1 + (np.abs(rest - drawn) >= observed - 1e-12).sum()) / (PERMUTATIONS + 1))
     rank = float(_group_mean(_rank_among(values[keep], below), value_group[keep]).mean())
     return Drift(p_value <= ALPHA, p_value, rank, beyond, _in_words(p_value, rank))
@@ -107,14 +105,6 @@ def _group_mean(values: NDArray[np.generic], group: NDArray[np.intp]) -> Doubles
     counts = np.bincount(group)
     means = np.bincount(group, values.astype(np.float64)) / np.maximum(counts, 1)
     return np.asarray(means[counts > 0])
-
-
-def _mid_ranks(values: Doubles) -> Doubles:
-    """Ranks in (0, 1), equal for equal values."""
-    ordered = np.sort(values)
-    return np.asarray(
-        (np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")) / (2 * len(values))
-    )
 
 
 def _rank_among(values: Doubles, reference: Doubles) -> Doubles:

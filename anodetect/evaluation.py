@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import beta
 
 from anodetect import metrics
-from anodetect.calibration import Calibration
+from anodetect.calibration import Calibration, clopper_pearson
 from anodetect.data import readers
 from anodetect.data.scan import Record
 from anodetect.errors import ConfigError, ImageError, nearest
@@ -144,10 +143,9 @@ def false_alarms(part: Measure, comparisons: int) -> dict[str, float]:
     for label, score, group in zip(part.labels, part.scores, part.groups, strict=True):
         if label == 0:
             flags.setdefault(group, []).append(score > threshold)
-    n, tail = len(flags), 0.025 / comparisons
+    n = len(flags)
     count = float(sum(np.mean(each) for each in flags.values()))
-    low = float(beta.ppf(tail, count, n - count + 1)) if count > 0 else 0.0
-    high = float(beta.ppf(1 - tail, count + 1, n - count)) if count < n else 1.0
+    low, high = clopper_pearson(count, n, 0.05 / comparisons)
     return {"rate": count / n if n else float("nan"), "low": low, "high": high}
 
 

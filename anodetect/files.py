@@ -1,6 +1,7 @@
 """Files that are never half-written, hashes, and paths as text."""
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,6 +61,12 @@ def path_text(path: str | os.PathLike[str]) -> str:
     raw = os.fsencode(Path(path).as_posix())
     text = raw.decode("utf-8", "surrogateescape").replace("%", "%25")
     return "".join(_escape(character) for character in text)
+
+
+def path_of(text: str) -> str:
+    """The path that `path_text` made this text of; bytes that are not UTF-8 as Python smuggles them."""
+    raw = re.sub(rb"%([0-9A-F]{2})", lambda match: bytes([int(match[1], 16)]), text.encode("utf-8", "surrogateescape"))
+    return raw.decode("utf-8", "surrogateescape")
 
 
 def _escape(character: str) -> str:

@@ -18,7 +18,6 @@ from anodetect import records
 from anodetect.config import canonical, plain
 from anodetect.errors import RunError
 
-NAME, LOCK = "journal.jsonl", ".lock"
 Entry = dict[str, Any]  # row, seconds, regions
 
 
@@ -31,12 +30,12 @@ class Journal:
 
     def __init__(self, path: Path, begun_with: Mapping[str, Any], *, resume: bool) -> None:
         self.path, self.begun_with, self.resume = path, plain(begun_with), resume
-        self.file = path / NAME
-        self.lock = FileLock(path / LOCK, timeout=0)
+        self.file = path / records.JOURNAL
+        self.lock = FileLock(path / records.LOCK, timeout=0)
         self.resumed: list[Entry] = []
 
     def __enter__(self) -> "Journal":
-        begun = (self.path / LOCK).exists()
+        begun = (self.path / records.LOCK).exists()
         if not begun:
             records.prepare(self.path)
         try:
@@ -47,7 +46,7 @@ class Journal:
             raise RunError(f"{self.path}: cannot be locked ({error.strerror})") from None
         try:
             if begun and not self.resume:
-                records.prepare(self.path, allowed=(LOCK,))
+                records.prepare(self.path, allowed=(records.LOCK,))
             self._open()
         except BaseException:
             self.lock.release()
@@ -105,7 +104,7 @@ class Journal:
     def remove(self) -> None:
         """Take the journal and the lock away: the directory is complete."""
         self.file.unlink()
-        (self.path / LOCK).unlink(missing_ok=True)
+        (self.path / records.LOCK).unlink(missing_ok=True)
 
     def _write(self, entries: Sequence[Mapping[str, Any]]) -> None:
         try:

@@ -34,7 +34,8 @@ from anodetect.files import atomic, sha256_of, write_atomic
 
 FORMAT = 2
 AUDIT_FILE = "audit.json"
-OUTSIDE = (AUDIT_FILE, "report.html", "signature.json", "journal.jsonl", ".lock")  # not among the hashed outputs
+JOURNAL, LOCK = "journal.jsonl", ".lock"  # only while a scoring is under way
+OUTSIDE = (AUDIT_FILE, "report.html", "signature.json", JOURNAL, LOCK)  # not among the hashed outputs
 AUDIT = (
     "detector", "data", "model_sha256", "facts", "far", "fdr", "statement", "scale", "calibration", "command", "ended",
     "counts", "cases", "environment", "outputs", "rows", "chain", "head",
@@ -109,11 +110,7 @@ def head_of(audit: Mapping[str, Any]) -> str:
 def prepare(path: Path, allowed: Sequence[str] = ()) -> None:
     """Make an empty score directory; RunError if something is there already, other than files `allowed`."""
     if path.exists() and (not path.is_dir() or any(child.name not in allowed for child in path.iterdir())):
-        begun = (
-            " and holds an interrupted scoring: continue it with --resume, or"
-            if (path / "journal.jsonl").exists()
-            else ""
-        )
+        begun = " and holds an interrupted scoring: continue it with --resume, or" if (path / JOURNAL).exists() else ""
         raise RunError(f"{path} already exists{begun or ' and is not an empty folder;'} choose another --out")
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -135,7 +132,7 @@ def write(
     _write_table(path / "chain", pa.Table.from_pydict(table, CHAIN_COLUMNS), formats=("parquet",))
     outputs = {name: sha256_of(path / name) for name in files(path)}
     last = links[-1] if links else sha256(b"").hexdigest()
-    full: dict[str, Any] = plain({"format": FORMAT, **audit, "rows": len(rows), "outputs": outputs, "chain": last})
+    full: dict[str, Any] = plain({**audit, "format": FORMAT, "rows": len(rows), "outputs": outputs, "chain": last})
     head = head_of(full)
     write_atomic(path / AUDIT_FILE, json.dumps(full | {"head": head}, indent=2) + "\n")
     return head
@@ -170,7 +167,7 @@ def read(path: Path) -> ScoreDirectory:
             raise RunError(f"{path}: audit.json lacks {', '.join(lacking)}")
         rows = parquet.read_table(path / "scores.parquet").to_pylist()
     except FileNotFoundError as error:
-        state = "; it was interrupted, or is being written" if (path / "journal.jsonl").exists() else ""
+        state = "; it was interrupted, or is being written" if (path / JOURNAL).exists() else ""
         raise RunError(f"{path}: not a finished score directory (no {Path(error.filename).name}){state}") from None
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowInvalid) as error:
         raise RunError(f"{path}: not a readable score directory ({error})") from None

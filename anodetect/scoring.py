@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import UTC, datetime
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,12 @@ from anodetect import drift, records, runs, verification
 from anodetect.calibration import DEFAULT_FAR, Calibration
 from anodetect.cases import Cases
 from anodetect.config import plain
-from anodetect.data import cards
+from anodetect.data import cards, readers
 from anodetect.data.scan import Record, is_below
 from anodetect.decision import decide, fdr_statement
 from anodetect.errors import ConfigError, DataError, Interrupted, RunError, nearest
 from anodetect.evaluation import Measure
-from anodetect.files import atomic, path_text, short_name
+from anodetect.files import atomic, path_of, path_text, short_name
 from anodetect.journal import Entry, Journal
 from anodetect.model import BATCH, PIXELS_AHEAD, Model, Scored, load, pixels, score_records
 from anodetect.types import Floats, Reporter, Silent
@@ -70,7 +69,7 @@ def score(
     for checked in (far, far if fdr is None else fdr):
         run.calibration.level(checked)  # refuses an impossible rate before any work
     root, items, problems = collect(paths, out, follow_symlinks)
-    problems = [entry for entry in problems if mine(_hash(entry[0]))]
+    problems = [entry for entry in problems if mine(readers.digest(entry[0].encode()))]
     facts = _facts(run, far, fdr) | {"shard": shard, "heatmaps": list(heatmaps), "root": str(root.absolute())}
     begun_with = {key: facts[key] for key in ("model_sha256", "far", "fdr", "shard", "heatmaps", "root")}
     # With --fdr the threshold is known only when everything has been scored: no image is borderline until then.
@@ -153,10 +152,6 @@ def _shard(shard: str) -> Callable[[str], bool]:
     return lambda digest: int(digest[:16], 16) % count == index - 1
 
 
-def _hash(text: str) -> str:
-    return sha256(text.encode()).hexdigest()
-
-
 def _facts(run: runs.Run, far: float, fdr: float | None) -> dict[str, Any]:
     """What audit.json says of the model and of how it decides."""
     return {
@@ -169,12 +164,7 @@ def _facts(run: runs.Run, far: float, fdr: float | None) -> dict[str, Any]:
         "pixel_threshold": run.calibration.pixel_threshold(far),
         "scale": list(run.scale),
         "training": runs.curves(run.path),
-        "calibration": {
-            "scores": run.calibration.scores.tolist(),
-            "peaks": run.calibration.peaks.tolist(),
-            "groups": list(run.calibration.groups),
-            "n_groups": run.calibration.n_groups,
-        },
+        "calibration": run.calibration.snapshot(),
     }
 
 
@@ -409,7 +399,7 @@ def merge(
     audits = [directory.audit for directory in directories]
     _refuse_misfits(parts, audits)
     records.prepare(out)
-    calibration = _calibration(audits[0])
+    calibration = Calibration.restore(audits[0]["calibration"])
     rows = [row for directory in directories for row in directory.rows]
     twice = [path for path, count in Counter(row["path"] for row in rows).items() if count > 1]
     if twice:
@@ -434,10 +424,7 @@ def merge(
             measure.add(Record(row["path"], Path(), label=row["label"], group=row["group"]), row["score"], None)
     timings = [timing for directory in directories for timing in records.read_timings(directory.path)]
     entries = (entry for directory in directories for entry in _regions_of(directory.path))
-    facts = {
-        key: value for key, value in audits[0].items() if key not in ("outputs", "rows", "chain", "head", "format")
-    }
-    facts |= {
+    facts = audits[0] | {
         "shard": "1/1",
         "merged_from": [audit["head"] for audit in audits],
         "started": min(audit["started"] for audit in audits),
@@ -462,11 +449,6 @@ def _refuse_misfits(parts: Sequence[Path], audits: Sequence[Mapping[str, Any]]) 
         missing = {f"{index}/{count}" for index in range(1, count + 1)} - set(shards)
         if missing or len(shards) != count:
             raise RunError(f"shards {', '.join(sorted(shards))} are not 1 to {count}, each once")
-
-
-def _calibration(audit: Mapping[str, Any]) -> Calibration:
-    known = audit["calibration"]
-    return Calibration(np.array(known["scores"]), np.array(known["peaks"]), tuple(known["groups"]))
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -506,7 +488,7 @@ def rescore(
     chosen = np.random.default_rng().choice(len(rows), min(count, len(rows)), replace=False)
     problems = []
     for row in (rows[place] for place in sorted(chosen)):
-        source = (root or Path(scored.audit["root"])) / source_path(row["path"])
+        source = (root or Path(scored.audit["root"])) / path_of(row["path"])
         loaded = load(Record(row["path"], source), model)
         if loaded.image is None or loaded.encoded is None:
             problems.append(f"{row['path']}: cannot be scored again: {loaded.error}")
@@ -517,8 +499,3 @@ def rescore(
             if not (again == row["score"] if same_host else np.isclose(again, row["score"], rtol=CLOSE, atol=0)):
                 problems.append(f"{row['path']}: scores {again!r} now, {row['score']!r} in the record")
     return problems
-
-
-def source_path(identity: str) -> str:
-    """The file behind a row's `path`: the reverse of `path_text`."""
-    return os.fsdecode(re.sub(rb"%([0-9A-F]{2})", lambda match: bytes([int(match[1], 16)]), identity.encode()))

@@ -106,8 +106,8 @@ def _rows(scored: records.ScoreDirectory) -> Iterator[str]:
 
 def _decisions(scored: records.ScoreDirectory) -> Iterator[str]:
     """p-values, q-values and flags against those that scores and calibration give."""
-    audit, known = scored.audit, scored.audit["calibration"]
-    calibration = Calibration(np.array(known["scores"]), np.array(known["peaks"]), tuple(known["groups"]))
+    audit = scored.audit
+    calibration = Calibration.restore(audit["calibration"])
     again = [dict(row) for row in scored.rows]
     decide(again, calibration, far=audit["far"] or audit["fdr"], fdr=audit["fdr"])
     for number, (row, decided) in enumerate(zip(scored.rows, again, strict=True), start=1):

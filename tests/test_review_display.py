@@ -16,7 +16,7 @@ pytest.importorskip("sqlalchemy", reason="the extra `app` is not installed")
 
 from anodetect import records, scoring
 from anodetect.errors import RunError
-from anodetect.files import path_text
+from anodetect.files import path_of, path_text
 from anodetect.writers import images as writer
 from apps.review import display
 
@@ -104,7 +104,7 @@ def test_a_row_cannot_name_a_heatmap_outside_the_directory(scored):
     "name", ["a b.png", "100%.png", "ü.png", "a\nb.png", "%41.png", "\udcff.png", "\udc80\udc81/x"]
 )
 def test_escaped_names_are_undone(name):
-    assert display.unescaped(path_text(name)) == name
+    assert path_of(path_text(name)) == name
 
 
 # -- What is missing ------------------------------------------------------------------------------------

@@ -77,9 +77,9 @@ def grey(image: Floats, span: tuple[float, float] | None = None) -> Picture:
     return np.moveaxis((np.broadcast_to(shown, (3, *image.shape[1:])) * 255).astype(np.uint8), 0, -1)
 
 
-def colour(heatmap: Floats, scale: tuple[float, float]) -> Picture:
-    """A heatmap [H, W] on the model's fixed scale → RGB bytes [H, W, 3]."""
-    return _palette()[_position(heatmap, scale)]
+def colour(heatmap: Floats, scale: tuple[float, float], colours: str = COLOURS) -> Picture:
+    """A heatmap [H, W] on the model's fixed scale → RGB bytes [H, W, 3]; `colours` is a map of matplotlib's."""
+    return palette(colours)[_position(heatmap, scale)]
 
 
 def overlay(image: Floats, heatmap: Floats, scale: tuple[float, float]) -> Picture:
@@ -114,12 +114,13 @@ def _position(heatmap: Floats, scale: tuple[float, float]) -> Picture:
 def _glaze() -> tuple[Floats, Floats]:
     """What each place on the scale adds to a picture [256, 3], and what share of the picture it leaves [256]."""
     alpha = np.linspace(0, 0.85, 256, dtype=np.float32)
-    return alpha[:, None] * _palette(), 1 - alpha
+    return alpha[:, None] * palette(COLOURS), 1 - alpha
 
 
 @cache
-def _palette() -> Picture:
-    return np.asarray(colormaps[COLOURS](np.arange(256), bytes=True)[:, :3])
+def palette(colours: str) -> Picture:
+    """A colour map's 256 colours as RGB bytes [256, 3]."""
+    return np.asarray(colormaps[colours](np.arange(256), bytes=True)[:, :3])
 
 
 def case_strip(

@@ -6,26 +6,24 @@ have the hash that was recorded.
 """
 
 import io
-import re
 from base64 import b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import tifffile
 from contourpy import LineType, contour_generator
-from matplotlib import colormaps
 from numpy.typing import NDArray
 from PIL import Image
 
 from anodetect.data import readers
 from anodetect.errors import ImageError, RunError
-from anodetect.files import sha256_of
+from anodetect.files import path_of, sha256_of
 from anodetect.records import Row, ScoreDirectory, picture_of
 from anodetect.types import Bools, Floats
+from anodetect.writers import images as writer
 
 T = TypeVar("T")
 Picture = NDArray[np.uint8]
@@ -79,13 +77,7 @@ def original(directory: ScoreDirectory, row: Row) -> Path:
     root = directory.audit.get("root")
     if not root:
         raise RunError("the record does not say where the images were")
-    return inside(Path(root), unescaped(row["path"]))
-
-
-def unescaped(text: str) -> str:
-    """The path that `anodetect.files.path_text` made this text of; bytes that are not UTF-8 as Python smuggles them."""
-    raw = re.sub(rb"%([0-9A-F]{2})", lambda match: bytes([int(match[1], 16)]), text.encode("utf-8", "surrogateescape"))
-    return raw.decode("utf-8", "surrogateescape")
+    return inside(Path(root), path_of(row["path"]))
 
 
 def load(directory: ScoreDirectory, row: Row) -> Case:
@@ -143,7 +135,7 @@ def _heatmap(directory: ScoreDirectory, row: Row) -> Floats:
 
 def _mask(directory: ScoreDirectory, row: Row) -> Bools | None:
     """The truth of an image in the MVTec layout: ground_truth/<kind>/<name>_mask.png for test/<kind>/<name>."""
-    parts = Path(unescaped(row["path"])).parts
+    parts = Path(path_of(row["path"])).parts
     if len(parts) != 3 or parts[0] != "test" or not directory.audit.get("root"):
         return None
     path = inside(Path(directory.audit["root"]), f"ground_truth/{parts[1]}/{Path(parts[2]).stem}_mask.png")
@@ -212,7 +204,7 @@ def grey(image: Floats, window: tuple[float, float]) -> Picture:
 
 def coloured(heatmap: Floats, scale: tuple[float, float], colours: Colours) -> Picture:
     """A map [H, W] on the model's fixed scale → RGB bytes [H, W, 3]; the lowest colour where there is no value."""
-    return _palette(colours)[(_position(heatmap, scale) * 255).astype(np.uint8)]
+    return writer.colour(heatmap, scale, colours)
 
 
 def overlay(picture: Picture, heatmap: Floats, scale: tuple[float, float], colours: Colours, opacity: float) -> Picture:
@@ -248,7 +240,7 @@ def data_uri(picture: Picture) -> str:
 
 def colour_scale(colours: Colours) -> list[tuple[float, str]]:
     """The colours as stops between 0 and 1."""
-    return [(n / 16, "#{:02x}{:02x}{:02x}".format(*_palette(colours)[min(16 * n, 255)])) for n in range(17)]
+    return [(n / 16, "#{:02x}{:02x}{:02x}".format(*writer.palette(colours)[min(16 * n, 255)])) for n in range(17)]
 
 
 def scale_of(audit: Mapping[str, Any]) -> tuple[float, float]:
@@ -261,8 +253,3 @@ def _position(heatmap: Floats, scale: tuple[float, float]) -> Floats:
     low, high = scale
     shown = np.clip((np.nan_to_num(heatmap, nan=low) - low) / max(high - low, 1e-9), 0, 1)
     return np.asarray(shown, np.float32)
-
-
-@cache
-def _palette(colours: Colours) -> Picture:
-    return np.asarray(colormaps[colours](np.arange(256), bytes=True)[:, :3])

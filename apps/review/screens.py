@@ -16,6 +16,7 @@ from plotly.subplots import make_subplots
 from pyarrow import csv, parquet
 
 from anodetect import records
+from anodetect.calibration import Calibration
 from anodetect.errors import AnodetectError, RunError
 from anodetect.records import Row, ScoreDirectory
 from anodetect.reviews import DATABASE, JUDGEMENTS, Judgement, Review, in_force
@@ -496,7 +497,7 @@ def _threshold(directory: ScoreDirectory, judgements: Judgements) -> None:
     st.subheader("What another false-alarm rate would flag")
     st.caption("Only to look at: flags and p-values on record stay as they are.")
     rows, audit = directory.rows, directory.audit
-    calibration = worklist.calibration_of(audit)
+    calibration = Calibration.restore(audit["calibration"])
     start = round(100 * (audit["far"] or audit["fdr"]), 1)
     left, right = st.columns(2)
     rate = left.slider("False-alarm rate, %", 0.1, 50.0, min(max(start, 0.1), 50.0), 0.1, key="far")

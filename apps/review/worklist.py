@@ -12,9 +12,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from scipy import stats
 
-from anodetect.calibration import Calibration
+from anodetect.calibration import Calibration, clopper_pearson
 from anodetect.errors import DataError
 from anodetect.records import Row
 from anodetect.reviews import COLUMNS, WITHDRAWN, Review
@@ -55,11 +54,7 @@ class Rate:
 
     @property
     def interval(self) -> tuple[float, float]:
-        if not self.total:
-            return 0.0, 1.0
-        low = stats.beta.ppf(0.025, self.hits, self.total - self.hits + 1) if self.hits else 0.0
-        high = stats.beta.ppf(0.975, self.hits + 1, self.total - self.hits) if self.hits < self.total else 1.0
-        return float(low), float(high)
+        return clopper_pearson(self.hits, self.total)
 
 
 @dataclass(frozen=True)
@@ -257,12 +252,6 @@ def region(text: str, width: int | None, height: int | None) -> str:
 
 
 # -- Another threshold ----------------------------------------------------------------------------------
-
-
-def calibration_of(audit: Mapping[str, Any]) -> Calibration:
-    """The calibration images' scores as audit.json keeps them."""
-    known = audit["calibration"]
-    return Calibration(np.array(known["scores"], float), np.array(known["peaks"], float), tuple(known["groups"]))
 
 
 def truths(rows: Sequence[Row], judgements: Judgements, source: Literal["labels", "verdicts"]) -> list[int | None]:
