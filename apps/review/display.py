@@ -239,8 +239,8 @@ def data_uri(picture: Picture) -> str:
 
 
 def colour_scale(colours: Colours) -> list[tuple[float, str]]:
-    """The colours as stops between 0 and 1."""
-    return [(n / 16, "#{:02x}{:02x}{:02x}".format(*writer.palette(colours)[min(16 * n, 255)])) for n in range(17)]
+    """The colours as stops between 0 and 1; not as #000004, in place of which Streamlit puts its theme's red."""
+    return [(n / 16, "rgb({}, {}, {})".format(*writer.palette(colours)[min(16 * n, 255)])) for n in range(17)]
 
 
 def scale_of(audit: Mapping[str, Any]) -> tuple[float, float]:

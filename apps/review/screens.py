@@ -385,8 +385,8 @@ def _controls(case: display.Case, hidden: bool) -> tuple[tuple[float, float], di
     panels = ["heatmap", *(["reconstruction", "difference"] if case.reconstruction is not None else [])]
     third = columns[2].selectbox("Third panel", panels, key="third")
     with columns[3]:
-        contours = st.checkbox("Contours at the pixel threshold", key="contours")
-        truth = case.mask is not None and st.checkbox("Ground truth", key="truth")
+        contours = st.checkbox("Contours", key="contours", help="Around what exceeds the pixel threshold.")
+        truth = case.mask is not None and st.checkbox("Truth", key="truth", help="The mask that came with the image.")
     with columns[4]:
         st.slider("Heatmap's opacity, %", 0, 100, key="opacity", step=10)
 
@@ -512,7 +512,7 @@ def _threshold(directory: ScoreDirectory, judgements: Judgements) -> None:
     for column, name, value in (
         (columns[2], "anomalous found", found.sensitivity),
         (columns[3], "normal flagged", found.false_alarms),
-        (columns[4], "flagged that are anomalous", found.precision),
+        (columns[4], "flags that are right", found.precision),
     ):
         _rate(column, name, value)
     st.text(found.statement)
