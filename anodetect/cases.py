@@ -7,6 +7,7 @@ import numpy as np
 from anodetect.files import write_atomic
 from anodetect.model import Scored
 from anodetect.records import picture_of
+from anodetect.writers import volumes
 from anodetect.writers.images import case_strip
 
 KEPT = {"highest": 50, "borderline": 12}
@@ -21,13 +22,16 @@ class Cases:
 
     def offer(self, scored: Scored) -> None:
         """Keep the image's picture if it ranks among the first by score or by nearness to the threshold."""
-        assert scored.grid is not None
         identity = scored.loaded.record.id
         if self._admit(identity, scored.score):
-            image, heatmap, reconstruction = scored.grid
-            write_atomic(
-                picture_of(self.out, identity), case_strip(image, heatmap, reconstruction, self.scale), durable=False
-            )
+            write_atomic(picture_of(self.out, identity), self._picture(scored), durable=False)
+
+    def _picture(self, scored: Scored) -> bytes:
+        if scored.loaded.volume is not None and scored.heatmap is not None:
+            return volumes.picture(scored.heatmap, scored.loaded.volume, self.scale)
+        assert scored.grid is not None
+        image, heatmap, reconstruction = scored.grid
+        return case_strip(image, heatmap, reconstruction, self.scale)
 
     def recall(self, identity: str, score: float) -> None:
         """Rank an image that was scored before; its picture is there if it was worth one."""
