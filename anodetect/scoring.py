@@ -24,7 +24,7 @@ from anodetect.calibration import DEFAULT_FAR, Calibration
 from anodetect.cases import Cases
 from anodetect.config import plain
 from anodetect.data import cards, readers
-from anodetect.data.scan import MANIFEST, Record, is_below, scan
+from anodetect.data.scan import MANIFEST, Record, identified, is_below, scan, series_of
 from anodetect.decision import decide, decide_slices, fdr_statement
 from anodetect.errors import ConfigError, DataError, Interrupted, RunError
 from anodetect.evaluation import Measure
@@ -50,6 +50,7 @@ def score(
     fdr: float | None = None,
     heatmaps: Sequence[str] = FORMATS,
     follow_symlinks: bool = False,
+    keep_identifiers: bool = False,
     resume: bool = False,
     shard: str = "1/1",
     sign: Path | None = None,
@@ -71,7 +72,7 @@ def score(
     run = runs.read(run_path)
     for checked in (far, far if fdr is None else fdr):
         run.calibration.level(checked)  # refuses an impossible rate before any work
-    root, items, problems = collect(paths, out, follow_symlinks)
+    root, items, problems = collect(paths, out, follow_symlinks, keep_identifiers)
     problems = [entry for entry in problems if mine(readers.digest(entry[0].encode()))]
     facts = _facts(run, far, fdr) | {"shard": shard, "heatmaps": list(heatmaps), "root": str(root.absolute())}
     begun_with = {key: facts[key] for key in ("model_sha256", "far", "fdr", "shard", "heatmaps", "root")}
@@ -98,7 +99,9 @@ def score(
         try:
             scoring = score_records(model, todo, reporter, mine=mine, note=lambda: _note(tally)) if model else iter(())
             pixel_threshold = run.calibration.pixel_threshold(far)
-            for scored, entry in _journaled(_written(scoring, out, heatmaps, run, pixel_threshold), journal):
+            for scored, entry in _journaled(
+                _written(scoring, out, heatmaps, run, pixel_threshold, keep_identifiers), journal
+            ):
                 tally[_outcome(entry["row"], threshold)] += 1
                 entries.append(_lean(entry))
                 if scored.heatmap is not None:
@@ -179,20 +182,27 @@ def _facts(run: runs.Run, far: float, fdr: float | None) -> dict[str, Any]:
 
 
 def _written(
-    scoring: Iterable[Scored], out: Path, heatmaps: Sequence[str], run: runs.Run, threshold: float
+    scoring: Iterable[Scored],
+    out: Path,
+    heatmaps: Sequence[str],
+    run: runs.Run,
+    threshold: float,
+    keep_identifiers: bool,
 ) -> Iterator[tuple[Scored, Entry]]:
     """Write each image's files on two threads beside the model, a bounded number behind it."""
     with ThreadPoolExecutor(2) as pool:
         waiting: deque[tuple[Scored, Future[Entry]]] = deque()
         for scored in scoring:
-            waiting.append((scored, pool.submit(_entry, scored, out, heatmaps, run, threshold)))
+            waiting.append((scored, pool.submit(_entry, scored, out, heatmaps, run, threshold, keep_identifiers)))
             while len(waiting) > BATCH or sum(pixels(each.loaded) for each, _ in waiting) > PIXELS_AHEAD:
                 first, future = waiting.popleft()
                 yield first, future.result()
         yield from ((first, future.result()) for first, future in waiting)
 
 
-def _entry(scored: Scored, out: Path, heatmaps: Sequence[str], run: runs.Run, threshold: float) -> Entry:
+def _entry(
+    scored: Scored, out: Path, heatmaps: Sequence[str], run: runs.Run, threshold: float, keep_identifiers: bool
+) -> Entry:
     """Write one image's files; its line in the journal."""
     loaded, heatmap = scored.loaded, scored.heatmap
     row = _row(scored, run.model_sha256)
@@ -202,7 +212,16 @@ def _entry(scored: Scored, out: Path, heatmaps: Sequence[str], run: runs.Run, th
     stem = out / "heatmaps" / short_name(row["path"])
     try:
         if loaded.volume is not None:
-            written = volume_writer.write(stem, heatmaps, heatmap, loaded.volume, run.scale, threshold)
+            written = volume_writer.write(
+                stem,
+                heatmaps,
+                heatmap,
+                loaded.volume,
+                run.scale,
+                threshold,
+                patient=row["group"],
+                keep_identifiers=keep_identifiers,
+            )
         else:
             written = image_writer.write(stem, heatmaps, heatmap, loaded.image, run.scale, threshold)
             if "regions" in heatmaps:
@@ -313,7 +332,9 @@ def _note(tally: Mapping[str, int]) -> str:
 # -- All files ------------------------------------------------------------------------------------------
 
 
-def collect(paths: Sequence[str], out: Path, follow_symlinks: bool) -> tuple[Path, list[Record], list[tuple[str, str]]]:
+def collect(
+    paths: Sequence[str], out: Path, follow_symlinks: bool, keep_identifiers: bool = False
+) -> tuple[Path, list[Record], list[tuple[str, str]]]:
     """What `score` is asked to score: the input root, records, and what cannot be looked at.
 
     With several paths the root is their common parent folder and ids are relative to it.
@@ -334,6 +355,8 @@ def collect(paths: Sequence[str], out: Path, follow_symlinks: bool) -> tuple[Pat
         ]
     inside = is_below(out, root)  # only then can outputs be among the inputs
     unique = {record.id: record for record in items if not (inside and is_below(record.path, out))}
+    if keep_identifiers:
+        unique = {name: identified(record) for name, record in unique.items()}
     if not unique and not problems:
         raise DataError(f"{', '.join(paths)}: nothing to score")
     return root, list(unique.values()), problems
@@ -364,6 +387,9 @@ def _conclude(
     for check in checks.values():
         if check and check["fires"]:
             reporter.warn(check["text"])
+    unshown = sum(row["status"] == "ok" and not row["heatmap"] and not row["error"] for row in rows)
+    if unshown and facts["heatmaps"]:
+        reporter.warn(f"{unshown} have no heatmap: images come as tiff or png, volumes as nifti or dicom")
     if "regions" in facts["heatmaps"]:
         _write_regions(out, rows, entries, facts)
     if measure.labelled():
@@ -573,4 +599,5 @@ def _record_of(row: records.Row, root: Path) -> Record:
         listed = {record.id: record for record in scan(root).records}
         if row["path"] in listed:
             return listed[row["path"]]
-    return Record(row["path"], root / path_of(row["path"]))
+    path = root / path_of(row["path"])
+    return Record(row["path"], path, files=series_of(path) if path.is_file() else ())

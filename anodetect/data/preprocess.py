@@ -23,6 +23,7 @@ FLAT_LEVEL = 0.05  # where they lie below this share of the range (measured: LGG
 SAMPLE_PIXELS = 512  # per image, to learn the intensity range from
 LOW, HIGH = 1.0, 99.5  # percentiles of the foreground that become -1 and 1
 CLIP = 1.5
+MIN_SIDE = 8  # pixels
 COARSE = 128  # pixels: a volume's foreground is found on slices reduced to about this side
 FIXED_UNITS = ("CT",)  # modalities whose values mean the same in every volume
 
@@ -119,6 +120,11 @@ class Preprocess:
         """Slice a volume, and find its foreground (unless `supplied` [I, J, K]) and its range of intensities."""
         geometry = along(volume.voxels.shape[1:], volume.affine, self.axis)
         slices = geometry.to_slices(volume.voxels)
+        if min(geometry.sides[1:]) < MIN_SIDE:
+            _, height, width = geometry.sides
+            raise ImageError(
+                f"{geometry.plane} slices of {width} × {height} pixels; {MIN_SIDE} × {MIN_SIDE} are needed"
+            )
         if slices.min() == slices.max():
             raise ImageError(f"all voxels have the same value, {float(slices.flat[0]):g}")
         if supplied is not None:

@@ -28,8 +28,7 @@ class Volume:
     """Voxels float32 [C, I, J, K] in native units, in the source's own order.
 
     `affine` takes an index (i, j, k, 1) to LPS+ millimetres. `modality` is DICOM's: "CT" values are Hounsfield units.
-    `origin` is what a map in the same geometry is written from: a NIfTI header, a tuple of DICOM data sets without
-    their pixels, or None.
+    `origin` is what a map in the same geometry is written from: a NIfTI header, a DICOM `Series`, or None.
     """
 
     voxels: Floats
