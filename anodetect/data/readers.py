@@ -110,7 +110,7 @@ def _tried(decode: Callable[[], T]) -> T:
         raise ImageError("does not fit into memory") from None
     except Exception as error:  # decoders raise whatever they like on damaged files; the reason is kept
         raise ImageError(
-            f"damaged or unreadable ({type(error).__name__}: {str(error)[:200] or 'no details'})"
+            f"damaged or unreadable ({type(error).__name__}: {' '.join(str(error).split())[:200] or 'no details'})"
         ) from None
 
 
