@@ -21,6 +21,7 @@ from pydicom import config as pydicom_config
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
+from pydicom.pixels.utils import get_expected_length
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, SegmentationStorage
 
 from anodetect.data import dicom_codecs
@@ -327,12 +328,15 @@ def _check_even(places: Sequence[Frame]) -> None:
 
 def _native(dataset: Dataset) -> Floats:
     """All frames in native units, float32 [C, N, R, C]."""
-    syntax = dataset.file_meta.get("TransferSyntaxUID")
+    syntax: UID | None = dataset.file_meta.get("TransferSyntaxUID")
     if syntax is None:
         raise ImageError("no transfer syntax: how its pixels are stored is not said")
     if not any(name in dataset for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
         raise ImageError(f"no pixels ({UID(str(dataset.get('SOPClassUID', ''))).name})")
-    stored = pixel_array(dataset, decoding_plugin=dicom_codecs.plugin(syntax))
+    decoder = dicom_codecs.plugin(syntax)
+    if not syntax.is_encapsulated and "PixelData" in dataset:
+        _check_length(dataset)
+    stored = pixel_array(dataset, decoding_plugin=decoder)
     interpretation = dataset.get("PhotometricInterpretation")
     if interpretation == "PALETTE COLOR":
         stored = apply_color_lut(stored, dataset)
@@ -346,6 +350,12 @@ def _native(dataset: Dataset) -> Floats:
     if not coloured:
         values = _rescaled(values, dataset)
     return np.moveaxis(np.asarray(values, np.float32), -1, 0)
+
+
+def _check_length(dataset: Dataset) -> None:
+    expected = get_expected_length(dataset)
+    if len(dataset.PixelData) not in (expected, expected + expected % 2):
+        raise ImageError(f"{len(dataset.PixelData)} bytes of pixels, {expected} are expected")
 
 
 def _inverted(values: NDArray[Any], dataset: Dataset) -> NDArray[Any]:

@@ -56,6 +56,7 @@ def write_map(path: Path, heatmap: Floats, volume: Prepared, name: str, *, keep_
     source, order = _source(volume, name, keep_identifiers)
     values = np.nan_to_num(volume.geometry.to_source(heatmap), nan=UNSCORED)[order]
     high = max(float(values.max()), 1e-6)
+    window = hd.VOILUTTransformation(window_center=high / 2, window_width=high, voi_lut_function="LINEAR_EXACT")
     mapping = hd.pm.RealWorldValueMapping(
         lut_label="anomaly",
         lut_explanation="Anomaly value, higher is less like normal",
@@ -68,7 +69,7 @@ def write_map(path: Path, heatmap: Floats, volume: Prepared, name: str, *, keep_
         source_images=source,
         pixel_array=np.ascontiguousarray(values, np.float32),
         real_world_value_mappings=[mapping],
-        voi_lut_transformations=[hd.VOILUTTransformation(window_center=high / 2, window_width=high)],
+        voi_lut_transformations=[window],
         contains_recognizable_visual_features=False,
         content_label="ANOMALY",
         content_description=RESEARCH,
