@@ -95,11 +95,10 @@ def score(
         try:
             scoring = score_records(model, todo, reporter, mine=mine, note=lambda: _note(tally)) if model else iter(())
             pixel_threshold = run.calibration.pixel_threshold(far)
-            for scored, entry in _journaled(_written(scoring, out, heatmaps, run, pixel_threshold), journal):
+            for scored, entry in _journaled(_written(scoring, out, heatmaps, run, pixel_threshold, cases), journal):
                 tally[_outcome(entry["row"], threshold)] += 1
                 entries.append(_lean(entry))
                 if scored.heatmap is not None:
-                    cases.offer(scored)
                     measure.add(scored.loaded.record, scored.score, scored.heatmap)
         except KeyboardInterrupt:
             raise Interrupted(
@@ -112,7 +111,7 @@ def score(
             "command": list(command),
             "started": started.isoformat(timespec="seconds"),
             "environment": runs.environment_facts(),
-            "cases": cases.names(),
+            "cases": cases.settle(),
         }
         timings = [{"path": entry["row"]["path"], "seconds": entry["seconds"]} for entry in entries]
         result = _conclude(out, rows, timings, journal.entries(), run.calibration, facts, measure, reporter)
@@ -172,22 +171,28 @@ def _facts(run: runs.Run, far: float, fdr: float | None) -> dict[str, Any]:
 
 
 def _written(
-    scoring: Iterable[Scored], out: Path, heatmaps: Sequence[str], run: runs.Run, threshold: float
+    scoring: Iterable[Scored], out: Path, heatmaps: Sequence[str], run: runs.Run, threshold: float, cases: Cases
 ) -> Iterator[tuple[Scored, Entry]]:
     """Write each image's files on two threads beside the model, a bounded number behind it."""
     with ThreadPoolExecutor(2) as pool:
         waiting: deque[tuple[Scored, Future[Entry]]] = deque()
         for scored in scoring:
-            waiting.append((scored, pool.submit(_entry, scored, out, heatmaps, run, threshold)))
+            shown = scored.grid is not None and cases.admits(scored.loaded.record.id, scored.score)
+            task = pool.submit(_entry, scored, out, heatmaps, run, threshold, cases if shown else None)
+            waiting.append((scored, task))
             while len(waiting) > BATCH or sum(pixels(each.loaded) for each, _ in waiting) > PIXELS_AHEAD:
                 first, future = waiting.popleft()
                 yield first, future.result()
         yield from ((first, future.result()) for first, future in waiting)
 
 
-def _entry(scored: Scored, out: Path, heatmaps: Sequence[str], run: runs.Run, threshold: float) -> Entry:
-    """Write one image's files; its line in the journal."""
+def _entry(
+    scored: Scored, out: Path, heatmaps: Sequence[str], run: runs.Run, threshold: float, cases: Cases | None
+) -> Entry:
+    """Write one image's files, its picture among `cases` too; its line in the journal."""
     row = _row(scored, run.model_sha256)
+    if cases:
+        cases.draw(scored)
     found: list[dict[str, Any]] = []
     if scored.heatmap is not None:
         assert scored.loaded.image is not None
@@ -430,7 +435,7 @@ def merge(
         "started": min(audit["started"] for audit in audits),
         "command": list(command),
         "environment": runs.environment_facts(),
-        "cases": cases.names(),
+        "cases": cases.settle(),
     }
     if audits[0]["fdr"] is not None:
         facts["statement"] = fdr_statement(calibration, audits[0]["fdr"], len(rows))
