@@ -7,6 +7,7 @@ import numpy as np
 from anodetect.files import write_atomic
 from anodetect.model import Scored
 from anodetect.records import picture_of
+from anodetect.writers import volumes
 from anodetect.writers.images import case_strip
 
 KEPT = {"highest": 50, "borderline": 12}
@@ -28,10 +29,14 @@ class Cases:
 
     def draw(self, scored: Scored) -> None:
         """Write the picture of an image that was admitted."""
+        write_atomic(picture_of(self.out, scored.loaded.record.id), self._picture(scored), durable=False)
+
+    def _picture(self, scored: Scored) -> bytes:
+        if scored.loaded.volume is not None and scored.heatmap is not None:
+            return volumes.picture(scored.heatmap, scored.loaded.volume, self.scale)
         assert scored.grid is not None
         image, heatmap, reconstruction = scored.grid
-        strip = case_strip(image, heatmap, reconstruction, self.scale)
-        write_atomic(picture_of(self.out, scored.loaded.record.id), strip, durable=False)
+        return case_strip(image, heatmap, reconstruction, self.scale)
 
     def recall(self, identity: str, score: float) -> None:
         """Rank an image that was scored before; its picture is there if it was worth one."""

@@ -139,6 +139,9 @@ def train(
         int | None, typer.Option(help="Model tiles of this many native pixels instead of the whole image, shrunk.")
     ] = None,
     overlap: Annotated[float | None, typer.Option(help="Share of a tile that neighbours have in common.")] = None,
+    axis: Annotated[
+        str | None, typer.Option(help="Slices of volumes: axial, coronal, sagittal, or auto for the finest pixels.")
+    ] = None,
     budget: Annotated[float, typer.Option(help="Minutes of training at most.")] = 5.0,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1)] = 0,
     device: Device = "auto",
@@ -154,6 +157,7 @@ def train(
     values = merge(read_toml(config) if config else {}, parse_assignments(set_ or []))
     options = {"tile": tile, "overlap": overlap}
     values = merge(values, {"tiling": {name: value for name, value in options.items() if value is not None}})
+    values = merge(values, {"preprocess": {"axis": axis}} if axis else {})
     with reporting() as reporter:
         facts = pipeline.train(
             data,
@@ -181,8 +185,8 @@ def score(
         float | None, typer.Option(help="Instead of --far: the false-discovery rate among flagged images.")
     ] = None,
     heatmaps: Annotated[
-        str, typer.Option(help="Comma-separated: tiff, png (overlay), mask, regions (outlines), or none.")
-    ] = "tiff,png,mask,regions",
+        str, typer.Option(help="Comma-separated: tiff, png (overlay), mask, regions (outlines), nifti, dicom, or none.")
+    ] = "tiff,nifti,png,mask,regions",
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where an interrupted scoring of the same --out stopped.")
     ] = False,

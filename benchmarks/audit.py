@@ -67,7 +67,7 @@ def main() -> None:
         first = []
         for turn in range(REPEATS):
             speeds["bare model"].append(bare(arguments.run, folders["all"]))
-            for name, heatmaps in (("score", scoring.image_writer.FORMATS), ("score, no heatmaps", ())):
+            for name, heatmaps in (("score", scoring.FORMATS), ("score, no heatmaps", ())):
                 out = Path(scratch, f"{name}{turn}")
                 result = scoring.score(arguments.run, [str(folders["all"])], out, heatmaps=heatmaps)
                 speeds[name].append(result["images_per_second"])

@@ -1,6 +1,7 @@
 """Heatmaps as files: float32 TIFF in the image's own grid, an 8-bit overlay PNG on the model's fixed scale, a mask."""
 
 import io
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ from scipy import ndimage
 
 from anodetect.files import write_atomic
 from anodetect.types import Floats
+from anodetect.writers import IMAGE_FILES
 
-FORMATS = ("tiff", "png", "mask", "regions")  # regions are not a file of their own: they go to regions.json
 COLOURS = "inferno"
 MOST_REGIONS = 100  # of one image
 BAND = 2**22  # pixels coloured at a time
@@ -26,9 +27,14 @@ HUFFMAN_ONLY, UP = PNG.STRATEGY.HUFFMAN_ONLY, PNG.FILTER.UP
 Picture = NDArray[np.uint8]
 
 
-def write_heatmap(
-    stem: Path, kind: str, heatmap: Floats, image: Floats, scale: tuple[float, float], threshold: float
-) -> Path:
+def write(
+    stem: Path, formats: Sequence[str], heatmap: Floats, image: Floats, scale: tuple[float, float], threshold: float
+) -> list[Path]:
+    """Write an image's heatmap in each of the formats that images have files of."""
+    return [_write(stem, each, heatmap, image, scale, threshold) for each in formats if each in IMAGE_FILES]
+
+
+def _write(stem: Path, kind: str, heatmap: Floats, image: Floats, scale: tuple[float, float], threshold: float) -> Path:
     """Write one heatmap [H, W] beside the name `stem`: "tiff" its values, "png" an overlay of the image [C, H, W],
     "mask" where it exceeds `threshold`, as black and white."""
     buffer = io.BytesIO()
