@@ -1,6 +1,6 @@
 """What scoring a folder costs beside the model: throughput, start-up, memory.
 
-    python benchmarks/audit.py RUN [--images 400] [--side 256] [--json]
+    python benchmarks/audit.py RUN [--images 1000] [--side 256] [--json]
 
 Synthetic images in a temporary folder are scored three times by the bare model (reading and preparing done before the
 clock starts, nothing written) and three times by `anodetect score`, in turns; medians. Memory is that of fresh
@@ -45,24 +45,26 @@ def peak(run: Path, folder: Path, out: Path) -> float:
     return float(json.loads(done.stdout)["peak_memory_mb"])
 
 
+def write_images(folder: Path, run: Path, count: int, side: int) -> None:
+    """Synthetic images of as many channels as the run's."""
+    channels = runs.read(run).header["preprocess"]["channels"]
+    folder.mkdir()
+    for n in range(count):
+        image = synthetic.images(1, size=side, channels=channels, seed=n)[0][0]
+        Image.fromarray(image[0] if channels == 1 else np.moveaxis(image, 0, -1)).save(folder / f"{n:06}.png")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
-    parser.add_argument("--images", type=int, default=400)
+    parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--side", type=int, default=256)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    channels = runs.read(arguments.run).header["preprocess"]["channels"]
     with tempfile.TemporaryDirectory() as scratch:
         folders = {name: Path(scratch, name) for name in ("all", "some")}
-        for folder in folders.values():
-            folder.mkdir()
-        for n in range(arguments.images):
-            image = synthetic.images(1, size=arguments.side, channels=channels, seed=n)[0][0]
-            picture = Image.fromarray(image[0] if channels == 1 else np.moveaxis(image, 0, -1))
-            picture.save(folders["all"] / f"{n:06}.png")
-            if n % 20 == 0:
-                picture.save(folders["some"] / f"{n:06}.png")
+        write_images(folders["all"], arguments.run, arguments.images, arguments.side)
+        write_images(folders["some"], arguments.run, arguments.images // 20, arguments.side)
         speeds: dict[str, list[float]] = {"bare model": [], "score": [], "score, no heatmaps": []}
         first = []
         for turn in range(REPEATS):
