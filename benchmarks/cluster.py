@@ -2,7 +2,7 @@
 
     python benchmarks/cluster.py RUN [--images 300] [--workers 1,2] [--json]
 
-Synthetic images in a temporary folder, scored whole and by a third; what the difference takes is the images a second, the
+Synthetic images in a temporary folder, all of them and a third; what the difference takes gives images a second, the
 rest is what it takes to start.
 """
 
