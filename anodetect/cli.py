@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from anodetect.errors import AnodetectError, ConfigError, DataError
+from anodetect.errors import AnodetectError, ConfigError, DataError, nearest
 
 app = typer.Typer(
     add_completion=False,
@@ -192,6 +192,10 @@ def score(
     ] = False,
     shard: Annotated[str, typer.Option(help="i/n: score the i-th of n parts; `anodetect merge` joins them.")] = "1/1",
     sign: Annotated[Path | None, typer.Option(help="Sign the record with this Ed25519 private key (PEM).")] = None,
+    engine: Annotated[
+        str, typer.Option(help="local, or ray: on the cluster of RAY_ADDRESS, else this machine.")
+    ] = "local",
+    workers: Annotated[int | None, typer.Option(help="With ray: how many; one for each GPU, else each node.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be scored.")] = False,
     follow_symlinks: FollowLinks = False,
     keep_identifiers: Annotated[
@@ -201,13 +205,17 @@ def score(
     as_json: Json = False,
 ) -> None:
     """Score images: a table, heatmaps, calibrated p-values, a report, and a record that can be verified."""
-    from anodetect import report, scoring
+    from anodetect import cluster, report, scoring
 
     if dry_run:
         _, items, problems = scoring.collect(paths, out, follow_symlinks)
         listed = "\n".join(record.id for record in items)
         emit({"would_score": len(items), "problems": len(problems), "paths": [r.id for r in items]}, as_json, listed)
         return
+    if engine not in ("local", "ray"):
+        raise ConfigError(f"no engine {engine!r}; {nearest(engine, ['local', 'ray'])}")
+    if engine == "local" and workers is not None:
+        raise ConfigError("--workers is for --engine ray")
     kinds = [] if heatmaps == "none" else [kind.strip() for kind in heatmaps.split(",") if kind.strip()]
     with reporting() as reporter:
         result = scoring.score(
@@ -223,6 +231,7 @@ def score(
             shard=shard,
             sign=sign,
             device=device,
+            engine=cluster.engine(workers) if engine == "ray" else None,
             command=_command(),
             reporter=reporter,
         )

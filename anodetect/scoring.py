@@ -11,7 +11,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,7 @@ def score(
     shard: str = "1/1",
     sign: Path | None = None,
     device: str = "auto",
+    engine: "Engine | None" = None,
     command: Sequence[str] = (),
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
@@ -62,6 +63,7 @@ def score(
 
     With `resume` an interrupted scoring of the same `out` goes on, and what is finished is not scored again. `shard`
     "i/n" scores the i-th of n parts, told apart by the files' contents. `sign` is a file with an Ed25519 private key.
+    `engine` does the work; without one it is done here.
     """
     reporter = reporter or Silent()
     begun = time.monotonic()
@@ -76,8 +78,8 @@ def score(
     problems = [entry for entry in problems if mine(readers.digest(entry[0].encode()))]
     facts = _facts(run, far, fdr) | {"shard": shard, "heatmaps": list(heatmaps), "root": str(root.absolute())}
     begun_with = {key: facts[key] for key in ("model_sha256", "far", "fdr", "shard", "heatmaps", "root")}
-    # With --fdr the threshold is known only when everything has been scored: no image is borderline until then.
-    threshold = run.calibration.threshold(far) if fdr is None else np.inf
+    task = Task(run_path.absolute(), out.absolute(), tuple(heatmaps), far, fdr, shard, device, keep_identifiers)
+    threshold = task.threshold(run.calibration)
     with Journal(out, begun_with, resume=resume) as journal:
         facts["statement"] = (
             run.calibration.statement(far) if fdr is None else fdr_statement(run.calibration, fdr, len(items))
@@ -87,26 +89,20 @@ def score(
         measure = Measure(run.calibration, far, masks=any(record.mask for record in items))
         by_id = {record.id: record for record in items}
         for entry in journal.resumed:
-            _recall(entry["row"], out, by_id, cases, measure)
+            _count(entry["row"], out, by_id, cases, measure)
         entries = [_lean(entry) for entry in journal.resumed]
         done = {entry["row"]["path"] for entry in entries}
         if done:
             reporter.say(f"{len(done)} of {len(items)} files were finished before; going on")
         todo = [record for record in items if record.id not in done]
-        model = Model.load(run, device) if todo else None
-        first = time.monotonic()
         tally = Counter(_outcome(entry["row"], threshold) for entry in entries)
+        made = (engine or here)(task, todo, reporter, lambda: _note(tally)) if todo else iter(())
+        first = time.monotonic()
         try:
-            scoring = score_records(model, todo, reporter, mine=mine, note=lambda: _note(tally)) if model else iter(())
-            pixel_threshold = run.calibration.pixel_threshold(far)
-            for scored, entry in _journaled(
-                _written(scoring, out, heatmaps, run, pixel_threshold, keep_identifiers), journal
-            ):
+            for scored, entry in _journaled(made, journal):
                 tally[_outcome(entry["row"], threshold)] += 1
                 entries.append(_lean(entry))
-                if scored.heatmap is not None:
-                    cases.offer(scored)
-                    measure.add(scored.loaded.record, scored.score, scored.heatmap, scored.loaded.volume)
+                _count(entry["row"], out, by_id, cases, measure, scored)
         except KeyboardInterrupt:
             raise Interrupted(
                 f"stopped after {len(entries)} of {len(items)} files; the same command with --resume goes on"
@@ -118,7 +114,7 @@ def score(
             "command": list(command),
             "started": started.isoformat(timespec="seconds"),
             "environment": runs.environment_facts(),
-            "cases": cases.names(),
+            "cases": cases.settle(),
         }
         timings = [{"path": entry["row"]["path"], "seconds": entry["seconds"]} for entry in entries]
         result = _conclude(
@@ -181,52 +177,79 @@ def _facts(run: runs.Run, far: float, fdr: float | None) -> dict[str, Any]:
 # -- One file -------------------------------------------------------------------------------------------
 
 
-def _written(
-    scoring: Iterable[Scored],
-    out: Path,
-    heatmaps: Sequence[str],
-    run: runs.Run,
-    threshold: float,
-    keep_identifiers: bool,
-) -> Iterator[tuple[Scored, Entry]]:
-    """Write each image's files on two threads beside the model, a bounded number behind it."""
-    with ThreadPoolExecutor(2) as pool:
-        waiting: deque[tuple[Scored, Future[Entry]]] = deque()
-        for scored in scoring:
-            waiting.append((scored, pool.submit(_entry, scored, out, heatmaps, run, threshold, keep_identifiers)))
-            while len(waiting) > BATCH or sum(pixels(each.loaded) for each, _ in waiting) > PIXELS_AHEAD:
-                first, future = waiting.popleft()
-                yield first, future.result()
-        yield from ((first, future.result()) for first, future in waiting)
+@dataclass(frozen=True)
+class Task:
+    """What it takes to score a file on any machine: the run, and which files to write where."""
+
+    run: Path
+    out: Path
+    heatmaps: tuple[str, ...]
+    far: float
+    fdr: float | None
+    shard: str
+    device: str
+    keep_identifiers: bool
+
+    def threshold(self, calibration: Calibration) -> float:
+        """The score above which an image is flagged; with --fdr known only when everything has been scored."""
+        return calibration.threshold(self.far) if self.fdr is None else np.inf
 
 
-def _entry(
-    scored: Scored, out: Path, heatmaps: Sequence[str], run: runs.Run, threshold: float, keep_identifiers: bool
-) -> Entry:
+Made = Iterator[tuple[Scored | None, Entry]]  # in any order; without the former where it was made on another machine
+Engine = Callable[[Task, Sequence[Record], Reporter, Callable[[], str]], Made]
+
+
+def here(task: Task, items: Sequence[Record], reporter: Reporter, note: Callable[[], str]) -> Made:
+    """Score on this machine; `note` is shown beside the progress."""
+    return Worker(task).work(items, reporter, note)
+
+
+class Worker:
+    """A model that scores files and writes what there is to write of each."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.run = runs.read(task.run)
+        self.model = Model.load(self.run, task.device)
+        self.cases = Cases(task.out, task.threshold(self.run.calibration), self.run.scale)
+        self.pixel_threshold = self.run.calibration.pixel_threshold(task.far)
+
+    def work(self, items: Sequence[Record], reporter: Reporter, note: Callable[[], str] = str) -> Made:
+        """Score, and write files on two threads beside the model, a bounded number behind it."""
+        with ThreadPoolExecutor(2) as pool:
+            waiting: deque[tuple[Scored, Future[Entry]]] = deque()
+            for scored in score_records(self.model, items, reporter, mine=_shard(self.task.shard), note=note):
+                shown = scored.heatmap is not None and self.cases.admits(scored.loaded.record.id, scored.score)
+                waiting.append((scored, pool.submit(self._entry, scored, shown)))
+                while len(waiting) > BATCH or sum(pixels(each.loaded) for each, _ in waiting) > PIXELS_AHEAD:
+                    first, future = waiting.popleft()
+                    yield first, future.result()
+            yield from ((first, future.result()) for first, future in waiting)
+
+    def _entry(self, scored: Scored, shown: bool) -> Entry:
+        """Write one image's files, its picture too where it is to be shown; its line in the journal."""
+        if shown:
+            self.cases.draw(scored)
+        return _entry(scored, self.task, self.run, self.pixel_threshold)
+
+
+def _entry(scored: Scored, task: Task, run: runs.Run, threshold: float) -> Entry:
     """Write one image's files; its line in the journal."""
     loaded, heatmap = scored.loaded, scored.heatmap
     row = _row(scored, run.model_sha256)
     entry: Entry = {"row": row, "seconds": scored.seconds, "regions": [], "slices": _slice_rows(scored)}
     if heatmap is None or loaded.image is None:
         return entry
-    stem = out / "heatmaps" / short_name(row["path"])
+    stem = task.out / "heatmaps" / short_name(row["path"])
     try:
         if loaded.volume is not None:
-            written = volume_writer.write(
-                stem,
-                heatmaps,
-                heatmap,
-                loaded.volume,
-                run.scale,
-                threshold,
-                patient=row["group"],
-                keep_identifiers=keep_identifiers,
-            )
+            patient = "" if task.keep_identifiers else row["group"]
+            written = volume_writer.write(stem, task.heatmaps, heatmap, loaded.volume, run.scale, threshold, patient)
         else:
-            written = image_writer.write(stem, heatmaps, heatmap, loaded.image, run.scale, threshold)
-            if "regions" in heatmaps:
+            written = image_writer.write(stem, task.heatmaps, heatmap, loaded.image, run.scale, threshold)
+            if "regions" in task.heatmaps:
                 entry["regions"] = image_writer.regions(heatmap, threshold)
-        row["heatmap"] = written[0].relative_to(out).as_posix() if written else ""
+        row["heatmap"] = written[0].relative_to(task.out).as_posix() if written else ""
     except RunError as error:
         row["error"] = str(error)
     return entry
@@ -294,24 +317,35 @@ def _lean(entry: Entry) -> Entry:
     return {"row": entry["row"], "seconds": entry["seconds"]}
 
 
-def _recall(row: records.Row, out: Path, by_id: Mapping[str, Record], cases: Cases, measure: Measure) -> None:
-    """Count an image that was scored before the scoring was interrupted."""
+def _count(
+    row: records.Row,
+    out: Path,
+    by_id: Mapping[str, Record],
+    cases: Cases,
+    measure: Measure,
+    scored: Scored | None = None,
+) -> None:
+    """Count an image that was scored: now and here, or before an interruption, or elsewhere."""
     if row["status"] != "ok" or row["path"] not in by_id:
         return
     cases.recall(row["path"], row["score"])
+    if scored is not None and scored.heatmap is not None:
+        measure.add(scored.loaded.record, scored.score, scored.heatmap, scored.loaded.volume)
+        return
     heatmap: Floats | None = None
     if measure.has_masks and row["label"] is not None and row["heatmap"].endswith(".tiff"):
         heatmap = tifffile.imread(out / row["heatmap"])
     measure.add(by_id[row["path"]], row["score"], heatmap)
 
 
-def _journaled(items: Iterable[tuple[Scored, Entry]], journal: Journal) -> Iterator[tuple[Scored, Entry]]:
+def _journaled(items: Made, journal: Journal) -> Made:
     """Add to the journal, as many at a time as is worth a flush to the disk, and pass on."""
-    batch: list[tuple[Scored, Entry]] = []
+    batch: list[tuple[Scored | None, Entry]] = []
     last = time.monotonic()
     for item in items:
         batch.append(item)
-        if len(batch) >= BATCH or time.monotonic() - last > PROMPT:
+        volume = item[0] is not None and item[0].loaded.is_volume  # is not to wait in memory
+        if volume or len(batch) >= BATCH or time.monotonic() - last > PROMPT:
             journal.append([entry for _, entry in batch])
             yield from batch
             batch, last = [], time.monotonic()
@@ -523,7 +557,7 @@ def merge(
         "started": min(audit["started"] for audit in audits),
         "command": list(command),
         "environment": runs.environment_facts(),
-        "cases": cases.names(),
+        "cases": cases.settle(),
     }
     if audits[0]["fdr"] is not None:
         facts["statement"] = fdr_statement(calibration, audits[0]["fdr"], len(rows))

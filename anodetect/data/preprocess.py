@@ -184,14 +184,17 @@ def foreground(image: Floats) -> Bools:
 
 
 def volume_foreground(slices: Floats) -> Bools:
-    """What lies above Otsu's threshold: specks off, the largest connected part, holes of its slices filled.
+    """What lies above a threshold: specks off, the largest connected part, holes of its slices filled.
 
-    [C, D, H, W] → bool [D, H, W]. It is found on slices reduced to about COARSE pixels.
+    [C, D, H, W] → bool [D, H, W]. It is found on slices reduced to about COARSE pixels. The threshold is halfway between
+    the background (the median of what lies below Otsu's threshold) and Otsu's, which alone takes dark tissue for
+    background (on the 47 patients of lgg_flair's train part Dice .82 with the foreground of single slices; halfway .95).
     """
     step = -(-max(slices.shape[2:]) // COARSE)
     coarse = slices[:, :, ::step, ::step].max(0)
     top = np.percentile(coarse, HIGH)  # the few brightest would stretch the histogram
-    above = coarse > otsu(np.minimum(coarse, top))
+    upper = otsu(np.minimum(coarse, top))
+    above = coarse > (np.median(coarse[coarse <= upper]) + upper) / 2
     in_plane = np.zeros((3, 3, 3), bool)
     in_plane[1] = ndimage.generate_binary_structure(2, 1)
     opened = ndimage.binary_opening(above, in_plane)

@@ -1,8 +1,8 @@
 """Maps of DICOM series as DICOM: a Parametric Map of floats and a Segmentation of what exceeds the threshold.
 
-Both lie in the source's frame of reference, have its planes, reference its instances, and name the algorithm. Without
-`keep_identifiers` they carry the patient's pseudonym and none of the source's text, dates or names; its UIDs remain,
-without which no viewer could place a map on the scan.
+Both lie in the source's frame of reference, have its planes, reference its instances, and name the algorithm. With a
+pseudonym they carry it and none of the source's text, dates or names; its UIDs remain, without which no viewer could
+place a map on the scan.
 """
 
 from importlib.metadata import version
@@ -34,26 +34,24 @@ PATIENT = (
 )  # fmt: skip
 
 
-def write(
-    stem: Path, heatmap: Floats, above: NDArray[np.bool_], volume: Prepared, name: str, *, keep_identifiers: bool
-) -> list[Path]:
+def write(stem: Path, heatmap: Floats, above: NDArray[np.bool_], volume: Prepared, pseudonym: str) -> list[Path]:
     """Both files of a volume; RunError if it did not come from DICOM."""
     if not isinstance(volume.volume.origin, Series):
         raise RunError("no DICOM map: the source is not DICOM; ask for nifti")
     paths = [stem.with_name(f"{stem.name}_heatmap.dcm"), stem.with_name(f"{stem.name}_segmentation.dcm")]
     try:
-        write_map(paths[0], heatmap, volume, name, keep_identifiers=keep_identifiers)
-        write_segmentation(paths[1], above, volume, name, keep_identifiers=keep_identifiers)
+        write_map(paths[0], heatmap, volume, pseudonym)
+        write_segmentation(paths[1], above, volume, pseudonym)
     except (AttributeError, KeyError, TypeError, ValueError) as error:  # attributes that the source should have
         raise RunError(f"no DICOM map: {error}") from None
     return paths
 
 
-def write_map(path: Path, heatmap: Floats, volume: Prepared, name: str, *, keep_identifiers: bool) -> None:
-    """A heatmap [D, H, W] as a Parametric Map of floats; `name` is the patient's without `keep_identifiers`."""
+def write_map(path: Path, heatmap: Floats, volume: Prepared, pseudonym: str) -> None:
+    """A heatmap [D, H, W] as a Parametric Map of floats."""
     import highdicom as hd
 
-    source, order = _source(volume, name, keep_identifiers)
+    source, order = _source(volume, pseudonym)
     values = np.nan_to_num(volume.geometry.to_source(heatmap), nan=UNSCORED)[order]
     high = max(float(values.max()), 1e-6)
     window = hd.VOILUTTransformation(window_center=high / 2, window_width=high, voi_lut_function="LINEAR_EXACT")
@@ -81,13 +79,11 @@ def write_map(path: Path, heatmap: Floats, volume: Prepared, name: str, *, keep_
     _save(path, made)
 
 
-def write_segmentation(
-    path: Path, above: NDArray[np.bool_], volume: Prepared, name: str, *, keep_identifiers: bool
-) -> None:
+def write_segmentation(path: Path, above: NDArray[np.bool_], volume: Prepared, pseudonym: str) -> None:
     """What exceeds the threshold, bool [D, H, W], as a binary Segmentation."""
     import highdicom as hd
 
-    source, order = _source(volume, name, keep_identifiers)
+    source, order = _source(volume, pseudonym)
     algorithm = hd.AlgorithmIdentificationSequence(
         name="anodetect",
         family=hd.sr.CodedConcept("123110", "DCM", "Artificial Intelligence"),
@@ -128,24 +124,24 @@ def _common() -> dict[str, Any]:
     }
 
 
-def _source(volume: Prepared, name: str, keep_identifiers: bool) -> tuple[list[Dataset], list[int]]:
+def _source(volume: Prepared, pseudonym: str) -> tuple[list[Dataset], list[int]]:
     """The source's headers as far as highdicom needs them, and the volume's slices in the order of their frames."""
     series: Series = volume.volume.origin
     order = [0] * len(series.numbers)
     for place, number in enumerate(series.numbers):
         order[number] = place
-    return [_named(header, name, keep_identifiers) for header in series.headers], order
+    return [_named(header, pseudonym) for header in series.headers], order
 
 
-def _named(header: Dataset, name: str, keep_identifiers: bool) -> Dataset:
+def _named(header: Dataset, pseudonym: str) -> Dataset:
     """A source's header as it is, or only its places and UIDs, with the pseudonym for a name."""
     kept = Dataset()
-    for tag in header.keys() if keep_identifiers else PLACES:
+    for tag in PLACES if pseudonym else header.keys():
         if tag in header:
             kept.add(header[tag])
     for tag in PATIENT:
         if tag not in kept:
-            setattr(kept, tag, {"PatientName": f"{name}^", "PatientID": name}.get(tag, ""))
+            setattr(kept, tag, {"PatientName": f"{pseudonym}^", "PatientID": pseudonym}.get(tag, ""))
     kept.file_meta = FileMetaDataset()
     kept.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     return kept

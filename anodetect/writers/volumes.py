@@ -26,13 +26,11 @@ def write(
     volume: Prepared,
     scale: tuple[float, float],
     threshold: float,
-    *,
-    patient: str,
-    keep_identifiers: bool,
+    pseudonym: str,
 ) -> list[Path]:
     """Write a heatmap [D, H, W] in each of the formats that volumes have files of: "nifti" its values, "mask" where it
     exceeds `threshold`, both in the source's grid, "png" a picture, "dicom" values and mask of a DICOM series.
-    `patient` is what DICOM files are to call the patient without `keep_identifiers`."""
+    `pseudonym` is what DICOM files call the patient; "" leaves what identifies the patient in them."""
     above = np.nan_to_num(heatmap, nan=-np.inf) > threshold
     writers: dict[str, Callable[[], list[Path]]] = {
         "nifti": lambda: [_nifti(stem.with_name(f"{stem.name}_heatmap.nii"), heatmap, volume, "anomaly heatmap")],
@@ -42,7 +40,7 @@ def write(
             )
         ],
         "png": lambda: [_png(stem, heatmap, volume, scale)],
-        "dicom": lambda: dicom.write(stem, heatmap, above, volume, patient, keep_identifiers=keep_identifiers),
+        "dicom": lambda: dicom.write(stem, heatmap, above, volume, pseudonym),
     }
     return [path for each in formats if each in VOLUME_FILES for path in writers[each]()]
 
