@@ -24,6 +24,7 @@ from anodetect.data.volumes import Volume
 from anodetect.detectors import DETECTORS, detector_class
 from anodetect.errors import ConfigError, ImageError, nearest
 from anodetect.representations import representation_class
+from anodetect.representations.pixels import resize
 from anodetect.tiling import TilingConfig
 from anodetect.types import Batch, Bools, Floats, Reporter, Scores, image_seeds
 
@@ -160,7 +161,11 @@ class Model:
 
     def decode(self, heatmap: Floats, shape: tuple[int, int]) -> Floats:
         """A heatmap → the image's own grid [H, W]."""
-        return heatmap if self.tiling.tile else self.representation.decode(heatmap, shape)
+        if self.tiling.tile:  # of the image's size, unless that was resampled
+            decoded: Floats = resize(heatmap[None], *shape)[0]
+        else:
+            decoded = self.representation.decode(heatmap, shape)
+        return decoded
 
     @property
     def batch(self) -> int:

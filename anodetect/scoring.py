@@ -414,7 +414,7 @@ def _conclude(
     far = facts["far"] if facts["fdr"] is None else facts["fdr"]
     groups, threshold = decide(rows, calibration, far=far, fdr=facts["fdr"])
     decide_slices(slices, calibration, far=far, fdr=facts["fdr"])
-    _say_of_volumes(rows, slices, calibration, reporter)
+    _say_of_volumes(rows, slices, calibration, far, reporter)
     for problem in measure.problems:
         reporter.warn(f"not measured: {problem}")
     checks = _drift(rows, slices, calibration)
@@ -454,7 +454,11 @@ def _conclude(
 
 
 def _say_of_volumes(
-    rows: Sequence[records.Row], slices: Sequence[records.Row], calibration: Calibration, reporter: Reporter
+    rows: Sequence[records.Row],
+    slices: Sequence[records.Row],
+    calibration: Calibration,
+    rate: float,
+    reporter: Reporter,
 ) -> None:
     """Slices that were not scored, and volumes whose pooled scores are not comparable with the calibration's."""
     scored = Counter(row["path"] for row in slices if row["score"] is not None)
@@ -463,6 +467,11 @@ def _say_of_volumes(
     volumes = [row for row in rows if row.get("depth") and row["status"] == "ok"]
     if not volumes or not calibration.n_groups:
         return
+    if calibration.level(rate) != "group":
+        reporter.warn(
+            f"no volume or patient can be flagged: {calibration.n_groups} calibration groups reach p-values of "
+            f"{1 / (calibration.n_groups + 1):.3f}, {rate:g} was asked for; slices are flagged one by one"
+        )
     usual = float(np.median(list(Counter(calibration.groups).values())))
     count = float(np.median([scored[row["path"]] for row in volumes]))
     if not usual / SLICES_APART <= count <= usual * SLICES_APART:

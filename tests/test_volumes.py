@@ -17,7 +17,7 @@ from PIL import Image
 from anodetect import pipeline, records, scoring, verification
 from anodetect.calibration import Calibration
 from anodetect.data import geometry, readers, scan
-from anodetect.data.preprocess import Preprocess, PreprocessConfig, otsu, volume_foreground
+from anodetect.data.preprocess import Preprocess, PreprocessConfig, evened, otsu, volume_foreground
 from anodetect.data.scan import Record
 from anodetect.data.volumes import MAX_VOXELS, decode_nifti
 from anodetect.errors import ConfigError, DataError
@@ -307,6 +307,17 @@ def test_intensity_of_a_volume_is_its_own_but_hounsfield_units_are_everyones(tmp
     assert window.prepare(one.volume).span == (-160, 240)
 
 
+def test_slow_changes_of_brightness_are_evened_out():
+    volume, inside = head((6, 60, 64))
+    ramp = np.linspace(0.5, 1.5, 64, dtype=np.float32)
+    found = evened((volume * ramp)[None], inside, 8.0, (4.0, 1.0, 1.0))[0]
+    left, right = (
+        found[inside & np.pad(np.ones((6, 60, 20), bool), ((0, 0), (0, 0), at))] for at in ((8, 36), (36, 8))
+    )
+    assert (volume * ramp)[inside & (ramp > 1.2)].mean() > 1.6 * (volume * ramp)[inside & (ramp < 0.8)].mean()
+    assert abs(left.mean() / right.mean() - 1) < 0.15
+
+
 # -- The whole way --------------------------------------------------------------------------------------
 
 DEPTH = 6
@@ -465,6 +476,24 @@ def test_slices_as_images_and_volumes_fit_together(tmp_path):
     folder = write_patients(tmp_path / "new", 1, lesion=LESION, seed=6)
     scoring.score(tmp_path / "run", [str(folder)], tmp_path / "s", far=0.2)
     assert max(records.read_slices(tmp_path / "s"), key=lambda row: row["score"])["slice"] == 3
+
+
+@pytest.mark.parametrize("tile", [0, 32])
+def test_maps_of_resampled_slices_come_back_in_the_source_grid(tmp_path, tile):
+    folder = write_patients(tmp_path / "normal", 8)
+    values = {"spacing": 0.8, "bias": 30.0, "size": 32, "tile": tile} | ({"size": 16} if tile else {})
+    pipeline.train(str(folder), "pca", tmp_path / "run", values=values)
+    ill = write_patients(tmp_path / "ill", 1, lesion=LESION, seed=9)
+    scoring.score(tmp_path / "run", [str(ill)], tmp_path / "s", far=0.2)
+    values = np.asarray(nib.load(tmp_path / "s/heatmaps/p00.nii.gz_heatmap.nii").dataobj)
+    assert values.shape == (44, 40, DEPTH)
+    assert np.isfinite(values[:, :, 3]).all()
+    if tile:  # trained on too little to be good at it
+        return
+    i, j, k = np.unravel_index(np.nanargmax(values), values.shape)
+    assert k == 3
+    assert 14 <= i <= 21
+    assert 16 <= j <= 23
 
 
 def test_volumes_of_different_planes_are_not_mixed(tmp_path):
