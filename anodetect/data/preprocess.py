@@ -206,17 +206,17 @@ def volume_foreground(slices: Floats) -> Bools:
     """
     step = -(-max(slices.shape[2:]) // COARSE)
     coarse = slices[:, :, ::step, ::step].max(0)
-    top = np.percentile(coarse, HIGH)  # the few brightest would stretch the histogram
-    upper = otsu(np.minimum(coarse, top))
-    above = coarse > (np.median(coarse[coarse <= upper]) + upper) / 2
+    some = coarse[::2, ::2, ::2] if min(coarse.shape) > 8 else coarse  # enough for a histogram
+    upper = otsu(np.minimum(some, np.percentile(some, HIGH)))  # the few brightest would stretch it
+    above = coarse > (np.median(some[some <= upper]) + upper) / 2
     in_plane = np.zeros((3, 3, 3), bool)
     in_plane[1] = ndimage.generate_binary_structure(2, 1)
     opened = ndimage.binary_opening(above, in_plane)
     parts, count = ndimage.label(opened if opened.any() else above)
     largest = parts == 1 + np.bincount(parts.ravel())[1:].argmax() if count else above
     outside, _ = ndimage.label(np.pad(~largest, ((0, 0), (1, 1), (1, 1)), constant_values=True), in_plane)
-    holes = ~np.isin(outside, outside[:, 0, 0])[:, 1:-1, 1:-1]
-    full: Bools = holes.repeat(step, 1).repeat(step, 2)[:, : slices.shape[2], : slices.shape[3]]
+    filled = (outside != outside[:, :1, :1])[:, 1:-1, 1:-1]  # a corner of each slice is outside
+    full: Bools = filled.repeat(step, 1).repeat(step, 2)[:, : slices.shape[2], : slices.shape[3]]
     return full
 
 
