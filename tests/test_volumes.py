@@ -2,6 +2,7 @@
 
 import gzip
 import math
+from importlib.util import find_spec
 from pathlib import Path
 
 import nibabel as nib
@@ -262,6 +263,19 @@ def test_nibabels_own_odd_files_load_or_are_refused():
     assert all((each.image is None) == bool(each.error) for each in outcomes.values())
     assert not any("\n" in each.error for each in outcomes.values())
     assert sum(each.image is not None for each in outcomes.values()) >= 4
+
+
+def test_a_healthy_brain_of_one_millimetre_comes_back_voxel_for_voxel(tmp_path):
+    folder = Path(find_spec("nilearn").submodule_search_locations[0]) / "datasets/data"
+    path = folder / "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
+    volume = load(Record(path.name, path)).volume
+    assert volume.geometry.plane == "axial"
+    assert volume.geometry.spacing == (1, 1, 1)
+    assert 0.15 < volume.foreground.mean() < 0.3  # a brain without its skull
+    nifti.write(tmp_path / "a.nii", volume.slices[0], volume, "copy")
+    source, back = nib.load(path), nib.load(tmp_path / "a.nii")
+    assert np.array_equal(source.affine, back.affine)
+    assert np.array_equal(source.get_fdata(dtype=np.float32), np.asarray(back.dataobj))
 
 
 # -- Preprocessing --------------------------------------------------------------------------------------
