@@ -76,8 +76,9 @@ def score(
         run.calibration.level(checked)  # refuses an impossible rate before any work
     root, items, problems = collect(paths, out, follow_symlinks, keep_identifiers)
     problems = [entry for entry in problems if mine(readers.digest(entry[0].encode()))]
-    facts = _facts(run, far, fdr) | {"shard": shard, "heatmaps": list(heatmaps), "root": str(root.absolute())}
-    begun_with = {key: facts[key] for key in ("model_sha256", "far", "fdr", "shard", "heatmaps", "root")}
+    asked = {"shard": shard, "heatmaps": list(heatmaps), "root": str(root.absolute()), "identifiers": keep_identifiers}
+    facts = _facts(run, far, fdr) | asked
+    begun_with = asked | {key: facts[key] for key in ("model_sha256", "far", "fdr")}
     task = Task(run_path.absolute(), out.absolute(), tuple(heatmaps), far, fdr, shard, device, keep_identifiers)
     threshold = task.threshold(run.calibration)
     with Journal(out, begun_with, resume=resume) as journal:
@@ -335,7 +336,7 @@ def _count(
     heatmap: Floats | None = None
     if measure.has_masks and row["label"] is not None and row["heatmap"].endswith(".tiff"):
         heatmap = tifffile.imread(out / row["heatmap"])
-    measure.add(by_id[row["path"]], row["score"], heatmap)
+    measure.add(by_id[row["path"]], row["score"], heatmap, is_volume=bool(row.get("depth")))
 
 
 def _journaled(items: Made, journal: Journal) -> Made:
@@ -436,7 +437,7 @@ def _conclude(
         "counts": dict(counts),
         "reasons": dict(reasons.most_common()),
         "drift": checks,
-        "evaluation": measure.result(threshold) if measure.labelled() else None,
+        "evaluation": measure.result(None if facts["fdr"] is None else threshold) if measure.labelled() else None,
     }
     head = records.write(out, rows, groups, timings, audit, slices)
     return {
@@ -556,7 +557,8 @@ def merge(
     measure = Measure(calibration, far or DEFAULT_FAR, masks=False)
     for row in rows:
         if row["status"] == "ok":
-            measure.add(Record(row["path"], Path(), label=row["label"], group=row["group"]), row["score"], None)
+            record = Record(row["path"], Path(), label=row["label"], group=row["group"])
+            measure.add(record, row["score"], None, is_volume=bool(row.get("depth")))
     timings = [timing for directory in directories for timing in records.read_timings(directory.path)]
     entries = (entry for directory in directories for entry in _regions_of(directory.path))
     slices = [row for directory in directories for row in records.read_slices(directory.path)]

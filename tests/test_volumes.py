@@ -2,12 +2,14 @@
 
 import gzip
 import math
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
 import nibabel as nib
 import nrrd
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -21,7 +23,7 @@ from anodetect.data import geometry, readers, scan
 from anodetect.data.preprocess import Preprocess, PreprocessConfig, evened, otsu, volume_foreground
 from anodetect.data.scan import Record
 from anodetect.data.volumes import MAX_VOXELS, decode_nifti
-from anodetect.errors import ConfigError, DataError
+from anodetect.errors import ConfigError, DataError, Interrupted, RunError
 from anodetect.model import Model, load
 from anodetect.runs import read as read_run
 from anodetect.types import Silent
@@ -441,6 +443,37 @@ def test_directories_of_volumes_verify_merge_and_score_again(run, scored, tmp_pa
         assert (tmp_path / "m" / name).read_bytes() == (out / name).read_bytes(), name
 
 
+def test_an_interrupted_scoring_of_volumes_goes_on_to_the_same_tables(run, scored, tmp_path, monkeypatch):
+    folder, out = scored
+    real = scoring.score_records
+
+    def stops(*arguments, **options):
+        for number, each in enumerate(real(*arguments, **options)):
+            if number == 2:
+                raise KeyboardInterrupt
+            yield each
+
+    monkeypatch.setattr(scoring, "score_records", stops)
+    with pytest.raises(Interrupted):
+        scoring.score(run, [str(folder)], tmp_path / "s", far=0.2)
+    monkeypatch.setattr(scoring, "score_records", real)
+    with pytest.raises(RunError, match="another identifiers"):
+        scoring.score(run, [str(folder)], tmp_path / "s", far=0.2, resume=True, keep_identifiers=True)
+    scoring.score(run, [str(folder)], tmp_path / "s", far=0.2, resume=True)
+    for name in ("scores.parquet", "slices.parquet", "groups.csv"):
+        assert (tmp_path / "s" / name).read_bytes() == (out / name).read_bytes(), name
+
+
+def test_an_edited_slice_is_noticed(scored, tmp_path):
+    copy = shutil.copytree(scored[1], tmp_path / "copy")
+    slices = records.read_slices(copy)
+    slices[3]["flagged"] = not slices[3]["flagged"]
+    pq.write_table(pa.Table.from_pylist(slices, records.SLICE_COLUMNS), copy / "slices.parquet")
+    problems = verification.verify(copy).problems
+    assert "slices.parquet was changed" in problems
+    assert any(text.startswith(f"slice {slices[3]['slice']} of {slices[3]['path']}") for text in problems)
+
+
 def test_slices_without_enough_foreground_are_not_scored_and_said_so(run, tmp_path):
     volume, _ = head()
     volume[:2] = 1
@@ -474,6 +507,8 @@ def test_truth_and_foreground_from_a_manifest(run, tmp_path):
     lines = ["path,label,mask,foreground", "p00.nii.gz,1,t.nii.gz,f.nii.gz", "p01.nii.gz,1,t.nii.gz,"]
     (tmp_path / "manifest.csv").write_text("\n".join(lines))
     result = pipeline.evaluate(run, str(tmp_path), far=0.2)
+    assert result["operating_point"]["threshold"] == read_run(run).calibration.pooled().threshold(0.2)
+    assert result["operating_point"]["tpr"] == 1
     assert result["pixel"]["ap"] > 0.15
     assert load(scan.scan(tmp_path).records[0]).volume.foreground.sum() == inside.sum()
     (tmp_path / "manifest.csv").write_text("path,foreground\np00.nii.gz,wrong.nii.gz")
