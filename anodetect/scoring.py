@@ -25,7 +25,7 @@ from anodetect.cases import Cases
 from anodetect.config import plain
 from anodetect.data import cards, readers
 from anodetect.data.scan import MANIFEST, Record, identified, is_below, scan, series_of
-from anodetect.decision import decide, decide_slices, fdr_statement
+from anodetect.decision import decide, decide_slices, fdr_statement, volume_caveats
 from anodetect.errors import ConfigError, DataError, Interrupted, RunError
 from anodetect.evaluation import Measure
 from anodetect.files import atomic, path_of, path_text, short_name
@@ -37,7 +37,6 @@ from anodetect.writers import images as image_writer
 from anodetect.writers import volumes as volume_writer
 
 CLOSE = 1e-4  # relative: what scores may differ by between machines
-SLICES_APART = 1.5  # times as many, or as few, slices as a calibration group has: pooled scores no longer compare
 PROMPT = 1.0  # seconds after which finished files go to the journal
 
 
@@ -415,7 +414,9 @@ def _conclude(
     far = facts["far"] if facts["fdr"] is None else facts["fdr"]
     groups, threshold = decide(rows, calibration, far=far, fdr=facts["fdr"])
     decide_slices(slices, calibration, far=far, fdr=facts["fdr"])
-    _say_of_volumes(rows, slices, calibration, far, reporter)
+    caveats = volume_caveats(rows, slices, calibration, far)
+    for caveat in caveats:
+        reporter.warn(caveat)
     for problem in measure.problems:
         reporter.warn(f"not measured: {problem}")
     checks = _drift(rows, slices, calibration)
@@ -437,6 +438,7 @@ def _conclude(
         "counts": dict(counts),
         "reasons": dict(reasons.most_common()),
         "drift": checks,
+        "caveats": caveats,
         "evaluation": measure.result(None if facts["fdr"] is None else threshold) if measure.labelled() else None,
     }
     head = records.write(out, rows, groups, timings, audit, slices)
@@ -452,34 +454,6 @@ def _conclude(
         "statement": audit["statement"],
         "evaluation": audit["evaluation"],
     }
-
-
-def _say_of_volumes(
-    rows: Sequence[records.Row],
-    slices: Sequence[records.Row],
-    calibration: Calibration,
-    rate: float,
-    reporter: Reporter,
-) -> None:
-    """Slices that were not scored, and volumes whose pooled scores are not comparable with the calibration's."""
-    scored = Counter(row["path"] for row in slices if row["score"] is not None)
-    if unscored := len(slices) - scored.total():
-        reporter.say(f"{unscored} of {len(slices)} slices have too little foreground and were not scored (NaN)")
-    volumes = [row for row in rows if row.get("depth") and row["status"] == "ok"]
-    if not volumes or not calibration.n_groups:
-        return
-    if calibration.level(rate) != "group":
-        reporter.warn(
-            f"no volume or patient can be flagged: {calibration.n_groups} calibration groups reach p-values of "
-            f"{1 / (calibration.n_groups + 1):.3f}, {rate:g} was asked for; slices are flagged one by one"
-        )
-    usual = float(np.median(list(Counter(calibration.groups).values())))
-    count = float(np.median([scored[row["path"]] for row in volumes]))
-    if not usual / SLICES_APART <= count <= usual * SLICES_APART:
-        reporter.warn(
-            f"volumes have {count:g} scored slices, calibration groups {usual:g} images: a volume's highest score is "
-            "compared with that of a group of another size; calibrate on volumes like these"
-        )
 
 
 def _drift(

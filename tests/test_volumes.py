@@ -483,7 +483,7 @@ def test_slices_without_enough_foreground_are_not_scored_and_said_so(run, tmp_pa
     notes = []
 
     class Notes(Silent):
-        def say(self, text):
+        def warn(self, text):
             notes.append(text)
 
     scoring.score(run, [str(path)], tmp_path / "s", far=0.2, reporter=Notes())
