@@ -545,6 +545,27 @@ def test_maps_of_resampled_slices_come_back_in_the_source_grid(tmp_path, tile):
     assert 16 <= j <= 23
 
 
+def test_volumes_are_scaled_as_the_images_were_that_a_model_learned_from(tmp_path):
+    rng = np.random.default_rng(7)
+    for number in range(20):
+        volume, _ = head(rng=rng)
+        top = np.percentile(volume, 99)
+        Image.fromarray((volume[3] * 200 / top).clip(0, 200).astype(np.uint8)).save(tmp_path / f"{number}.png")
+    pipeline.train(str(tmp_path), "pca", tmp_path / "run", values={"size": 32, "exported": [99, 200]})
+    model = Model.load(read_run(tmp_path / "run"), "cpu")
+    new, _ = head(rng=rng)
+    path = save_nifti(tmp_path / "new.nii", 7 * new.transpose(2, 1, 0), np.diag([-1.0, -1, 4, 1]))
+    as_image = (new[3] * 200 / np.percentile(new, 99)).clip(0, 200)[None]
+    expected, inside = model.preprocess.apply(as_image)
+    volume = load(Record("x", path), model).volume
+    found, also = model.preprocess.apply(volume.slices[:, 3], volume, 3)
+    assert np.allclose(found, expected, atol=1e-4)
+    assert np.array_equal(inside, also)
+    write_patients(tmp_path / "v", 20)
+    with pytest.raises(ConfigError, match="leave it out"):
+        pipeline.train(str(tmp_path / "v"), "pca", tmp_path / "r", values={"exported": [99, 200]})
+
+
 def test_volumes_of_different_planes_are_not_mixed(tmp_path):
     for number, affine in enumerate([np.diag([1.0, 1, 4, 1])] * 20 + [np.diag([4.0, 1, 1, 1])]):
         save_nifti(tmp_path / f"{number}.nii", head(shape=(9, 10, 11))[0], affine)
