@@ -39,8 +39,8 @@ class PreprocessConfig(Config):
     Of volumes only: `axis`, the plane of their slices, "auto" the one with the finest pixels; `component` of a 4-D
     file; a slice is scored if it has `least_foreground` of the foreground of the fullest one; `bias` above 0 evens out
     brightness that varies over more than as many millimetres; `spacing` above 0 brings slices to as many millimetres
-    per pixel, and maps back. `exported`: the images the model learns from were made of volumes by scaling that percentile
-    of all voxels to that value and clipping there; volumes are then treated alike, in place of `intensity`.
+    per pixel, and maps back. `exported`: the images the model learns from were made of volumes by scaling that
+    percentile of all voxels to that value and clipping there; volumes are treated alike, in place of `intensity`.
     """
 
     intensity: Literal["auto", "dataset", "image"] = "auto"
