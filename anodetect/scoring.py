@@ -89,25 +89,28 @@ def score(
         by_id = {record.id: record for record in items}
         for entry in journal.resumed:
             _count(entry["row"], out, by_id, cases, measure)
-        entries = [_lean(entry) for entry in journal.resumed]
-        done = {entry["row"]["path"] for entry in entries}
+        rows = [entry["row"] for entry in journal.resumed]
+        timings = [_timing(entry) for entry in journal.resumed]
+        done = {row["path"] for row in rows}
         if done:
             reporter.say(f"{len(done)} of {len(items)} files were finished before; going on")
         todo = [record for record in items if record.id not in done]
-        tally = Counter(_outcome(entry["row"], threshold) for entry in entries)
+        tally = Counter(_outcome(row, threshold) for row in rows)
         made = (engine or here)(task, todo, reporter, lambda: _note(tally)) if todo else iter(())
         first = time.monotonic()
         try:
             for scored, entry in _journaled(made, journal):
                 tally[_outcome(entry["row"], threshold)] += 1
-                entries.append(_lean(entry))
+                rows.append(entry["row"])
+                timings.append(_timing(entry))
                 _count(entry["row"], out, by_id, cases, measure, scored)
         except KeyboardInterrupt:
             raise Interrupted(
-                f"stopped after {len(entries)} of {len(items)} files; the same command with --resume goes on"
+                f"stopped after {len(rows)} of {len(items)} files; the same command with --resume goes on"
             ) from None
         seconds = time.monotonic() - first
-        rows = [entry["row"] for entry in entries] + [_problem_row(*entry, run.model_sha256) for entry in problems]
+        fresh = len(rows) - len(done)
+        rows += [_problem_row(*entry, run.model_sha256) for entry in problems]
         _warn_of_known(rows, run_path, reporter)
         facts |= {
             "command": list(command),
@@ -115,7 +118,6 @@ def score(
             "environment": runs.environment_facts(),
             "cases": cases.settle(),
         }
-        timings = [{"path": entry["row"]["path"], "seconds": entry["seconds"]} for entry in entries]
         result = _conclude(
             out,
             rows,
@@ -130,8 +132,7 @@ def score(
         if key:
             verification.sign(out, result["head"], key)
         journal.remove()
-    fresh = len(entries) - len(done)
-    used = [entry["seconds"] for entry in entries if entry["seconds"]]
+    used = [timing["seconds"] for timing in timings if timing["seconds"]]
     return result | {
         "failures": measure.problems,
         "seconds": round(time.monotonic() - begun, 3),
@@ -309,9 +310,8 @@ def _slices_of(entries: Iterable[Entry]) -> list[records.Row]:
     return [row for entry in entries for row in entry["slices"]]
 
 
-def _lean(entry: Entry) -> Entry:
-    """Without its regions and slices, which stay on the disk."""
-    return {"row": entry["row"], "seconds": entry["seconds"]}
+def _timing(entry: Entry) -> records.Row:
+    return {"path": entry["row"]["path"], "seconds": entry["seconds"]}
 
 
 def _count(
