@@ -91,7 +91,8 @@ def load(directory: ScoreDirectory, row: Row) -> Case:
     mask = _noting(notes, "ground-truth mask", lambda: _mask(directory, row))
     if mask is not None and image is not None and mask.shape != image.shape[1:]:
         mask = None
-    strip = _noting(notes, "kept picture", lambda: _strip(directory, row))
+    # The picture kept of a volume shows three planes, not an image beside its reconstruction.
+    strip = None if row.get("depth") else _noting(notes, "kept picture", lambda: _strip(directory, row))
     return Case(image, heatmap, mask, *(strip or (None, None)), tuple(notes))
 
 
