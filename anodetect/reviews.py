@@ -38,8 +38,8 @@ class Review:
 
     `verdict` is one of JUDGEMENTS or WITHDRAWN, and `withdraws` the number of the record taken back, else None.
     `score`, `p_value` and `threshold` are those the reviewer was deciding at, None where there were none or they were
-    not finite; `blind`: they and the map were hidden. `region` is x, y, width, height in pixels as "x,y,w,h", or "".
-    `time` is UTC in ISO 8601.
+    not finite; `blind`: they and the map were hidden. `region` is a box "x,y,width,height" or an outline "x,y x,y x,y …" in
+    pixels of the image, (0, 0) the corner of the upper left one, or "". `time` is UTC in ISO 8601.
     """
 
     head: str

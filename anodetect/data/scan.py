@@ -134,7 +134,7 @@ def _mvtec(folder: Path, follow_symlinks: bool) -> Dataset:
         problems += [(f"{split}/{kind}/{name}", reason) for name, reason in trouble]
         label = NORMAL if kind == "good" else ANOMALOUS
         for path in found:
-            mask = _mask_of(folder / "ground_truth" / kind, path) if label else None
+            mask = mvtec_mask(folder, kind, path.name) if label else None
             records.append(_plain(folder, path, split=split, label=label, kind=kind, mask=mask))
     return Dataset(path_text(folder.name), folder, tuple(records), tuple(problems))
 
@@ -147,11 +147,11 @@ def _subfolders(folder: Path) -> list[str]:
     return [child.name for child in children if child.is_dir() and not child.name.startswith(".")]
 
 
-def _mask_of(folder: Path, image: Path) -> Path | None:
-    for name in (f"{image.stem}_mask.png", f"{image.stem}.png"):
-        if (folder / name).is_file():
-            return folder / name
-    return None
+def mvtec_mask(folder: Path, kind: str, name: str) -> Path | None:
+    """The truth of test/`kind`/`name`, if there is one."""
+    stem = Path(name).stem
+    candidates = (folder / "ground_truth" / kind / mask for mask in (f"{stem}_mask.png", f"{stem}.png"))
+    return next((path for path in candidates if path.is_file()), None)
 
 
 # -- Manifest -------------------------------------------------------------------------------------------
@@ -189,6 +189,11 @@ def _manifest(folder: Path, follow_symlinks: bool) -> Dataset:
             )
         )
     return Dataset(path_text(folder.name), folder, tuple(records))
+
+
+def manifest_masks(file: Path) -> dict[str, str]:
+    """For each image's id its mask in a manifest.csv, as it stands there."""
+    return {path_text(PurePosixPath(row["path"])): row["mask"] for _, row in _rows(file) if row["mask"]}
 
 
 def _rows(file: Path) -> Iterator[tuple[str, dict[str, str]]]:

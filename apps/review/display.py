@@ -9,16 +9,16 @@ import io
 from base64 import b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import tifffile
-from contourpy import LineType, contour_generator
 from numpy.typing import NDArray
 from PIL import Image
 
-from anodetect.data import readers
+from anodetect.data import readers, scan
 from anodetect.errors import ImageError, RunError
 from anodetect.files import path_of, sha256_of
 from anodetect.records import Row, ScoreDirectory, picture_of
@@ -30,6 +30,8 @@ Picture = NDArray[np.uint8]
 Colours = Literal["inferno", "viridis", "cividis"]  # perceptually uniform, and told apart by the colour-blind
 COLOURS: tuple[Colours, ...] = get_args(Colours)
 SIDE = 768  # pixels of the longer side that go to the browser
+THUMBNAIL = 64
+THUMBNAIL_PIXELS = 2**22  # of an image that is still read for a thumbnail
 LARGEST = 512 * 2**20  # bytes of a file that are read for display
 STRIP, GAP = 200, 6  # of the pictures a score directory keeps: pixels of a panel and between panels
 CT_WINDOWS = {  # level and width in Hounsfield units
@@ -104,6 +106,17 @@ def _noting(notes: list[str], what: str, read: Callable[[], T]) -> T | None:
         return None
 
 
+def thumbnail(directory: ScoreDirectory, row: Row) -> str:
+    """A small picture of the image as a JPEG in a data URI; "" where it cannot be had or would take long."""
+    if (row["width"] or 0) * (row["height"] or 0) > THUMBNAIL_PIXELS or row["status"] != "ok":
+        return ""
+    image = _noting([], "image", lambda: _image(directory, row))
+    if image is None:
+        return ""
+    small = reduced(image, factor(image.shape, THUMBNAIL), "mean")
+    return data_uri(writer.grey(small, writer.contrast(small)), "jpeg")
+
+
 def _image(directory: ScoreDirectory, row: Row) -> Floats:
     path = original(directory, row)
     if not path.is_file():
@@ -134,12 +147,23 @@ def _heatmap(directory: ScoreDirectory, row: Row) -> Floats:
 
 
 def _mask(directory: ScoreDirectory, row: Row) -> Bools | None:
-    """The truth of an image in the MVTec layout: ground_truth/<kind>/<name>_mask.png for test/<kind>/<name>."""
-    parts = Path(path_of(row["path"])).parts
-    if len(parts) != 3 or parts[0] != "test" or not directory.audit.get("root"):
+    """The truth of an image, as the manifest or the MVTec layout of the folder that was scored has it."""
+    if not directory.audit.get("root"):
         return None
-    path = inside(Path(directory.audit["root"]), f"ground_truth/{parts[1]}/{Path(parts[2]).stem}_mask.png")
-    return readers.read_mask(path) if path.is_file() else None
+    root = Path(directory.audit["root"])
+    manifest, parts = root / "manifest.csv", Path(path_of(row["path"])).parts
+    if manifest.is_file():
+        name = _manifest_masks(manifest, manifest.stat().st_mtime_ns).get(row["path"])
+        return readers.read_mask(inside(root, name)) if name else None
+    if len(parts) != 3 or parts[0] != "test" or ".." in parts:
+        return None
+    path = scan.mvtec_mask(root, *parts[1:])
+    return readers.read_mask(inside(root, str(path.relative_to(root)))) if path else None
+
+
+@lru_cache(4)
+def _manifest_masks(file: Path, stamp: int) -> dict[str, str]:  # `stamp`: a manifest written anew is read anew
+    return scan.manifest_masks(file)
 
 
 def _strip(directory: ScoreDirectory, row: Row) -> tuple[Picture, Picture] | None:
@@ -158,18 +182,11 @@ def _strip(directory: ScoreDirectory, row: Row) -> tuple[Picture, Picture] | Non
 
 
 def windows(image: Floats) -> dict[str, tuple[float, float]]:
-    """What to show black and white: "auto" (percentiles 1 and 99.5), "full range", for CT its windows."""
-    values = image[..., :: _stride(image), :: _stride(image)]
-    low, high = (float(value) for value in np.percentile(values, (1, 99.5)))
-    found = {"auto": (low, high), "full range": (float(image.min()), float(image.max()))}
+    """What to show black and white: "auto", "full range", for CT its windows."""
+    found = {"auto": writer.contrast(image), "full range": (float(image.min()), float(image.max()))}
     if found["full range"][0] < AIR:
         found |= {name: (level - width / 2, level + width / 2) for name, (level, width) in CT_WINDOWS.items()}
     return found
-
-
-def _stride(image: Floats) -> int:
-    """Every how manieth row and column is enough to see an image's range by."""
-    return max(1, min(image.shape[1:]) // 512)
 
 
 # -- Pictures -------------------------------------------------------------------------------------------
@@ -195,22 +212,11 @@ def reduced(values: Floats, block: int, how: Literal["mean", "max"]) -> Floats:
     return np.where(np.isinf(highest), np.nan, highest).astype(np.float32)
 
 
-def grey(image: Floats, window: tuple[float, float]) -> Picture:
-    """[C, H, W] in native units → RGB bytes [H, W, 3], black and white at the ends of the window."""
-    low, high = window
-    shown = np.clip((image - low) / max(high - low, 1e-9), 0, 1)
-    return np.moveaxis((np.broadcast_to(shown, (3, *image.shape[1:])) * 255).round().astype(np.uint8), 0, -1)
-
-
-def coloured(heatmap: Floats, scale: tuple[float, float], colours: Colours) -> Picture:
-    """A map [H, W] on the model's fixed scale → RGB bytes [H, W, 3]; the lowest colour where there is no value."""
-    return writer.colour(heatmap, scale, colours)
-
-
 def overlay(picture: Picture, heatmap: Floats, scale: tuple[float, float], colours: Colours, opacity: float) -> Picture:
     """A picture [H, W, 3] under a map [H, W], the more opaque the higher its value, at most `opacity`, 0 to 1."""
-    alpha = (opacity * _position(heatmap, scale))[..., None]
-    return ((1 - alpha) * picture + alpha * coloured(heatmap, scale, colours)).round().astype(np.uint8)
+    place = writer.position(heatmap, scale)
+    alpha = (opacity / 255 * place)[..., None]
+    return ((1 - alpha) * picture + alpha * writer.palette(colours)[place]).round().astype(np.uint8)
 
 
 def difference(case: Case) -> Picture | None:
@@ -226,16 +232,14 @@ def outlines(values: Floats, threshold: float) -> list[NDArray[np.float64]]:
     known = np.nan_to_num(values, nan=-np.inf)
     if not np.isfinite(threshold) or not (known > threshold).any():
         return []
-    padded = np.pad(np.asarray(known > threshold, np.float32), 1)
-    lines = contour_generator(z=padded, line_type=LineType.Separate).lines(0.5)
-    return [np.asarray(line) - 1 for line in lines]
+    return writer.outlines(np.asarray(known > threshold))
 
 
-def data_uri(picture: Picture) -> str:
-    """A picture as PNG in a data URI."""
+def data_uri(picture: Picture, kind: Literal["png", "jpeg"] = "png") -> str:
+    """A picture as a file in a data URI."""
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "png", compress_level=1)
-    return f"data:image/png;base64,{b64encode(buffer.getvalue()).decode()}"
+    Image.fromarray(picture).save(buffer, kind, **({"compress_level": 1} if kind == "png" else {"quality": 70}))
+    return f"data:image/{kind};base64,{b64encode(buffer.getvalue()).decode()}"
 
 
 def colour_scale(colours: Colours) -> list[tuple[float, str]]:
@@ -247,9 +251,3 @@ def scale_of(audit: Mapping[str, Any]) -> tuple[float, float]:
     """The model's fixed colour scale."""
     low, high = audit["scale"]
     return float(low), float(high)
-
-
-def _position(heatmap: Floats, scale: tuple[float, float]) -> Floats:
-    low, high = scale
-    shown = np.clip((np.nan_to_num(heatmap, nan=low) - low) / max(high - low, 1e-9), 0, 1)
-    return np.asarray(shown, np.float32)
