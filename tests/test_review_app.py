@@ -13,7 +13,7 @@ pytest.importorskip("streamlit", reason="the extra `app` is not installed")
 from streamlit.testing.v1 import AppTest
 
 from anodetect import cli, records, reviews, scoring, verification
-from apps.review import screens
+from apps.review import page
 
 pytestmark = pytest.mark.filterwarnings("default")  # Streamlit's own
 HOSTILE = "<script>alert(1)</script> ![x](http://evil.example/x.png) **bold** :red[x] $x$"
@@ -68,7 +68,7 @@ def test_five_cases_are_judged_reloaded_and_verified(opened, scores):
     again = opened(scores)
     again.selectbox(key="reviewed").set_value("by me").run()
     assert again.session_state["open"] == seen[0]
-    again.radio(key="page").set_value("Summary").run()
+    again.segmented_control(key="page").set_value("Summary").run()
     assert ("reviewed", "5 of 40") in [(metric.label, metric.value) for metric in again.metric]
     assert any("5 records, unbroken" in text for text in texts(again))
 
@@ -108,7 +108,9 @@ def test_blind_hides_everything_until_a_verdict(opened, scores):
     app.toggle(key="blind").set_value(True).run()
     path = app.session_state["open"]
     assert "score" not in " ".join(texts(app)) and path not in " ".join(texts(app))
-    assert "order" not in app.session_state and not any(each.label == "Kind" for each in app.multiselect)
+    assert not any(each.label == "Sort by" for each in app.selectbox) and not any(
+        each.label == "Kind" for each in app.multiselect
+    )
     figure = json.loads(app.get("plotly_chart")[0].proto.spec)
     assert [trace["type"] for trace in figure["data"]] == ["image", "heatmap"]
     assert "anomaly" not in figure["data"][1]["hovertemplate"]
@@ -129,7 +131,7 @@ def test_a_second_reader_sees_the_first_ones_verdict_only_after_judging(opened, 
     two.button(key="verdict_normal").click().run()
     two.button(key="previous").click().run()
     assert any("Ben: anomalous" in text and "my secret opinion" in text for text in texts(two))
-    two.radio(key="page").set_value("Summary").run()
+    two.segmented_control(key="page").set_value("Summary").run()
     assert ("disagreements", "1") in [(metric.label, metric.value) for metric in two.metric]
 
 
@@ -156,7 +158,7 @@ def test_the_picture_has_panels_contours_and_truth(opened, scores):
 def test_the_threshold_moves_what_is_flagged_and_nothing_on_record(opened, scores):
     before = (scores / "scores.parquet").read_bytes()
     app = opened(scores)
-    app.radio(key="page").set_value("Threshold").run()
+    app.segmented_control(key="page").set_value("Threshold").run()
 
     def flagged():
         return int(next(metric.value for metric in app.metric if metric.label == "flagged").split()[0])
@@ -245,7 +247,7 @@ def test_names_comments_and_reviewers_are_only_ever_text(opened, made, pca_run, 
     app.button(key="previous").click().run()
     assert any(f"{HOSTILE}: anomalous" in text and text.endswith(HOSTILE) for text in texts(app))
     for page in ("Cases", "Threshold", "Summary"):
-        app.radio(key="page").set_value(page).run()
+        app.segmented_control(key="page").set_value(page).run()
         drawn = [*app.markdown, *app.error, *app.info, *app.warning, *app.caption, *app.subheader]
         assert not any("evil" in element.value or "<b>" in element.value for element in drawn)
         assert not any("evil" in chart.proto.spec for chart in app.get("plotly_chart"))
@@ -285,5 +287,5 @@ def test_without_the_extra_review_says_what_to_install(monkeypatch, tmp_path):
 
 
 def test_the_app_imports_no_torch():
-    code = "import sys, apps.review.screens, anodetect.cli; sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(screens.__file__).parents[2])
+    code = "import sys, apps.review.page, anodetect.cli; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(page.__file__).parents[2])

@@ -30,6 +30,7 @@ Picture = NDArray[np.uint8]
 Colours = Literal["inferno", "viridis", "cividis"]  # perceptually uniform, and told apart by the colour-blind
 COLOURS: tuple[Colours, ...] = get_args(Colours)
 SIDE = 768  # pixels of the longer side that go to the browser
+HOVER = 256  # … whose values are told under the pointer
 THUMBNAIL = 64
 THUMBNAIL_PIXELS = 2**22  # of an image that is still read for a thumbnail
 LARGEST = 512 * 2**20  # bytes of a file that are read for display
@@ -45,7 +46,7 @@ AIR = -500  # an image with values below is in Hounsfield units, as far as one c
 
 @dataclass(frozen=True)
 class Case:
-    """What there is to see of an image.
+    """What there is to see of an image, whole.
 
     `image` [C, H, W] in native units and `heatmap` [H, W], NaN where not scored, are in the image's own grid;
     `reconstruction` and `shown` are small grey pictures [200, 200], as the report shows them. `notes` say what is
@@ -57,6 +58,29 @@ class Case:
     mask: Bools | None
     reconstruction: Picture | None
     shown: Picture | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class View:
+    """What of a case goes to a screen, small enough to be kept for many cases.
+
+    `size` is the image's height and width. Each pixel of `image` [C, h, w] (native units), `heatmap` [h, w] and `mask`
+    [h, w] stands for `block` × `block` of the image's, each of `intensity` and `anomaly` [h', w'], which are told under
+    the pointer, for `told` × `told`.
+    """
+
+    size: tuple[int, int]
+    block: int
+    image: Floats
+    heatmap: Floats | None
+    mask: Bools | None
+    told: int
+    intensity: NDArray[Any]
+    anomaly: Floats | None
+    windows: Mapping[str, tuple[float, float]]
+    reconstruction: Picture | None
+    difference: Picture | None
     notes: tuple[str, ...]
 
 
@@ -212,6 +236,36 @@ def reduced(values: Floats, block: int, how: Literal["mean", "max"]) -> Floats:
     return np.where(np.isinf(highest), np.nan, highest).astype(np.float32)
 
 
+def view(case: Case) -> View | None:
+    """A case made small; None without an image."""
+    if case.image is None:
+        return None
+    block, told = (factor(case.image.shape, side) for side in (SIDE, HOVER))
+    mask = case.mask
+    return View(
+        size=(case.image.shape[1], case.image.shape[2]),
+        block=block,
+        image=reduced(case.image, block, "mean"),
+        heatmap=None if case.heatmap is None else reduced(case.heatmap, block, "max"),
+        mask=None if mask is None else reduced(mask.astype(np.float32), block, "max") > 0,
+        told=told,
+        intensity=_short(reduced(case.image.mean(0), told, "mean")),
+        anomaly=None if case.heatmap is None else reduced(case.heatmap, told, "max"),
+        windows=windows(case.image),
+        reconstruction=None if case.reconstruction is None else np.repeat(case.reconstruction[..., None], 3, -1),
+        difference=difference(case),
+        notes=case.notes,
+    )
+
+
+def _short(values: Floats) -> NDArray[Any]:
+    """Values in fewer bytes where they are the whole numbers of an 8- or 16-bit image."""
+    for kind in (np.uint8, np.uint16):
+        if values.min() >= 0 and values.max() <= np.iinfo(kind).max and (values == np.rint(values)).all():
+            return values.astype(kind)
+    return values
+
+
 def overlay(picture: Picture, heatmap: Floats, scale: tuple[float, float], colours: Colours, opacity: float) -> Picture:
     """A picture [H, W, 3] under a map [H, W], the more opaque the higher its value, at most `opacity`, 0 to 1."""
     place = writer.position(heatmap, scale)
@@ -227,12 +281,13 @@ def difference(case: Case) -> Picture | None:
     return np.repeat((far * 255 // max(int(far.max()), 1)).astype(np.uint8)[..., None], 3, -1)
 
 
-def outlines(values: Floats, threshold: float) -> list[NDArray[np.float64]]:
-    """Closed lines [N, 2] of x, y in pixels around what exceeds `threshold` in a map [H, W]; none if infinite."""
-    known = np.nan_to_num(values, nan=-np.inf)
-    if not np.isfinite(threshold) or not (known > threshold).any():
-        return []
-    return writer.outlines(np.asarray(known > threshold))
+def outlines(inside: Bools, block: int = 1) -> NDArray[np.float64]:
+    """Closed lines [N, 2] of x, y in pixels of the image around what is True in [h, w], whose pixels are blocks of
+    `block` × `block`; NaN between two lines, and alone where nothing is True."""
+    gap = np.full((1, 2), np.nan)
+    lines = writer.outlines(inside) if inside.any() else []
+    points = np.concatenate([part for line in lines for part in (line, gap)] or [gap])
+    return points * block + (block - 1) / 2
 
 
 def data_uri(picture: Picture, kind: Literal["png", "jpeg"] = "png") -> str:

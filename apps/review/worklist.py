@@ -86,7 +86,13 @@ def filtered(rows: Iterable[Row], judgements: Judgements, keep: Filter, reviewer
             and (not keep.kinds or (row["kind"] or "") in keep.kinds)
             and (not keep.verdicts or (mine and judged[reviewer].verdict in keep.verdicts))
             and (keep.flagged is None or bool(row["flagged"]) == keep.flagged)
-            and {"all": True, "not by me": not mine, "by me": mine, "by others only": bool(judged) and not mine, "by nobody": not judged}[keep.reviewed]
+            and {
+                "all": True,
+                "not by me": not mine,
+                "by me": mine,
+                "by others only": bool(judged) and not mine,
+                "by nobody": not judged,
+            }[keep.reviewed]
             and any(sought in (row[name] or "").casefold() for name in ("path", "group", "kind"))
         )
 

@@ -1,0 +1,105 @@
+"""The case itself: image, heatmap over it, third panel, and what can be changed about them."""
+
+from typing import Any
+
+import streamlit as st
+
+from anodetect.records import Row
+
+from . import display, figures, opened, worklist
+from .opened import Opened
+
+KEYS = """
+| key | |
+|---|---|
+| N, P | next, previous |
+| A | verdict *normal* (accept) |
+| R | verdict *anomalous* (reject) |
+| U, B | verdict *unsure*, *bad image* |
+| Z | take my last verdict back |
+| O | heatmap over the image on, off |
+| +, − | heatmap more, less opaque |
+| ? | this list |
+"""
+
+
+def draw(now: Opened, row: Row, hidden: bool) -> None:
+    view, notes = opened.view(now.directory, row)
+    for note in notes if not hidden else ():
+        st.text(note)
+    if view is None:
+        st.info(
+            "There is no image to show." if not hidden else "The image cannot be shown; see it with blind mode off."
+        )
+        return
+    # Above the controls it depends on; page.STYLE gives it its height.
+    place = st.container(key="picture" if not hidden and view.heatmap is not None else "blind_picture")
+    look = _look(now, view, hidden)
+    key = f"chart-{st.session_state.turn}"
+
+    def mark() -> None:
+        height, width = view.size
+        st.session_state[f"region-{row['path']}"] = worklist.drawn(st.session_state[key].selection, width, height)
+
+    names = "Image" if hidden or view.heatmap is None else f"Image, heatmap over it, {look.third}"
+    place.plotly_chart(
+        figures.case(view, look, hidden=hidden),
+        height="stretch",
+        key=key,
+        on_select=mark,
+        selection_mode=("box", "lasso"),
+        config={"scrollZoom": True, "displaylogo": False, "modeBarButtonsToAdd": ["select2d", "lasso2d"]},
+        alt=f"{names}; drag to zoom, double-click to see all; box and lasso mark a region",
+    )
+
+
+def _look(now: Opened, view: display.View, hidden: bool) -> figures.Look:
+    """What the reader chose, and the controls to choose with."""
+    state, mapped = st.session_state, not hidden and view.heatmap is not None
+    columns = st.columns([2, 2, 2, 2, 3] if mapped else [2, 6])
+    window = _window(columns[0], view)
+    scale = display.scale_of(now.directory.audit)
+    if not mapped:
+        return figures.Look(window, scale)
+    colours = columns[1].selectbox("Colours", display.COLOURS, key="colours", persist_state="session")
+    panels = ["heatmap", *(["reconstruction", "difference"] if view.reconstruction is not None else [])]
+    third = columns[2].selectbox("Third panel", panels, key="third", persist_state="session")
+    with columns[3]:
+        kept: dict[str, Any] = {"persist_state": "session"}
+        contours = st.checkbox("Contours", key="contours", help="Around what exceeds the pixel threshold.", **kept)
+        known = view.mask is not None
+        truth = known and st.checkbox("Truth", key="truth", help="The mask that came with the image.", **kept)
+    columns[4].slider("Heatmap's opacity, %", 0, 100, key="opacity", step=10, persist_state="session")
+
+    def more(by: int) -> None:
+        state.opacity = min(max(state.opacity + by, 0), 100)
+
+    def toggle() -> None:
+        state.overlay = not state.overlay
+
+    shortcuts = st.container(horizontal=True, gap="small")
+    shortcuts.button("Overlay on/off", key="toggle", shortcut="O", on_click=toggle)
+    shortcuts.button("Less opaque · −", key="less", on_click=more, args=(-10,))
+    shortcuts.button("More opaque · +", key="more", on_click=more, args=(10,))
+    if shortcuts.button("Keys · ?", key="help"):
+        _help()
+    threshold = now.directory.audit.get("pixel_threshold") if contours else None
+    return figures.Look(
+        window, scale, colours, state.opacity / 100 if state.overlay else 0, third, threshold, bool(truth)
+    )
+
+
+def _window(column: Any, view: display.View) -> tuple[float, float]:
+    """The values to show black and white."""
+    preset = column.selectbox("Window", [*view.windows, "by hand"], key="window", persist_state="session")
+    auto = view.windows["auto"]
+    if preset != "by hand":
+        return view.windows.get(preset, auto)  # an image that is no CT has none of its windows
+    low, high = view.windows["full range"]
+    chosen: tuple[float, float] = st.slider("Black and white at", low, max(high, low + 1e-6), auto, key="levels")
+    return chosen
+
+
+@st.dialog("Keys")
+def _help() -> None:
+    st.markdown(KEYS)
