@@ -187,7 +187,7 @@ def app_command(folders: Sequence[Path], port: int) -> list[str]:
     }
     given = [f"--{name}={value}" for name, value in options.items()]
     # -P: what lies in the folder it is started from is not imported.
-    streamlit = [sys.executable, "-P", "-m", "streamlit", "run", str(app_file()), *given]
+    streamlit = [sys.executable, "-P", str(app_file().with_name("serve.py")), "run", str(app_file()), *given]
     return [*streamlit, "--", *(str(folder.absolute()) for folder in folders)]
 
 

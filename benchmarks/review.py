@@ -22,17 +22,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 from anodetect import pipeline, records, scoring
 from anodetect.data import synthetic
 
 IMAGES = 60  # distinct ones
 FIRST_PAINT = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
-IMAGE = ".js-plotly-plot image"
+IMAGE = ".js-plotly-plot .imagelayer image"
 # Milliseconds from a key to the next image on the screen: another picture in the first panel, and a frame drawn since.
 WATCH = """() => { window.step = new Promise((resolve, reject) => {
-  const shown = () => document.querySelector('.js-plotly-plot image')?.href.baseVal;
+  const shown = () => document.querySelector('.js-plotly-plot .imagelayer image')?.href.baseVal;
   const before = shown();
   window.addEventListener('keydown', () => {
     const begun = performance.now();
@@ -66,12 +66,12 @@ def served(folders: Sequence[Path], *options: str) -> Iterator[str]:
 
 
 @contextmanager
-def browser() -> Iterator[Page]:
-    """A page of the distribution's Chromium."""
+def browser() -> Iterator[Browser]:
+    """The distribution's Chromium."""
     with sync_playwright() as playwright:
         # A sandbox of its own cannot be had as root, as in most containers.
         chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        yield chromium.new_page(viewport={"width": 1280, "height": 900})
+        yield chromium
         chromium.close()
 
 
@@ -118,7 +118,8 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         scores = large_directory(Path(scratch), arguments.rows, arguments.side)
-        with served([scores]) as address, browser() as page:
+        with served([scores]) as address, browser() as chromium:
+            page = chromium.new_page(viewport={"width": 1280, "height": 900})
             cold, first = opened(page, address)
             warm, again = opened(page, address)
             steps = {}

@@ -16,4 +16,7 @@ else:
     if str(HERE.parents[1]) not in sys.path:
         sys.path.append(str(HERE.parents[1]))
 
-import_module(f"{NAME}.page").main([Path(argument) for argument in sys.argv[1:]])
+page = import_module(f"{NAME}.page")
+
+if __name__ == "__main__":
+    page.main([Path(argument) for argument in sys.argv[1:]])

@@ -90,8 +90,13 @@ def _listed(now: Opened, blind: bool) -> list[Row]:
     for label, name, options in choices:
         if len(options) > 1:
             keep[name] = frozenset(bar.multiselect(label, options, key=name, persist_state="session"))
-    rows, judgements = now.directory.rows, now.judgements
-    return worklist.worklist(rows, judgements, order=order, keep=Filter(**keep), reviewer=now.reviewer, blind=blind)
+    choice: dict[str, Any] = {"order": order, "keep": Filter(**keep), "reviewer": now.reviewer, "blind": blind}
+    asked = (now.store.head, len(now.everything), *choice.values())
+    if st.session_state.get("listed_for") != asked:  # from case to case nothing changes, and sorting takes its time
+        st.session_state.listed_for = asked
+        st.session_state.listed = worklist.worklist(now.directory.rows, now.judgements, **choice)
+    listed: list[Row] = st.session_state.listed
+    return listed
 
 
 def _progress(now: Opened) -> None:

@@ -93,6 +93,7 @@ def _told(view: View, with_anomaly: bool) -> dict[str, Any]:
     values = view.anomaly if with_anomaly else view.intensity
     place = {"x0": (block - 1) / 2, "y0": (block - 1) / 2, "dx": block, "dy": block}
     layer = {"type": "heatmap", "z": values, "customdata": view.intensity, "colorscale": CLEAR, "showscale": False}
+    layer["zsmooth"] = "fast"  # drawn as one picture, not cell by cell
     return layer | place | {"hovertemplate": f"{text}{about}<extra></extra>"}
 
 

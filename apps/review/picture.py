@@ -35,7 +35,7 @@ def draw(now: Opened, row: Row, hidden: bool) -> None:
     # Above the controls it depends on; page.STYLE gives it its height.
     place = st.container(key="picture" if not hidden and view.heatmap is not None else "blind_picture")
     look = _look(now, view, hidden)
-    key = f"chart-{st.session_state.turn}"
+    key = "chart"
 
     def mark() -> None:
         height, width = view.size
