@@ -16,13 +16,16 @@ from .worklist import Filter
 SHORTCUTS: dict[Judgement, str | None] = {"normal": "A", "anomalous": None, "unsure": "U", "bad image": "B"}
 AROUND = 12  # rows of the list on either side of the open case
 ROW_HEIGHT = 44
-# Streamlit's own shortcuts know no signs, and R is its key to run again: these press the buttons of those names.
+# Streamlit's own shortcuts know no signs, and R is its key to run again: these press the buttons of those names. Enter
+# leaves a field of text, so that the next key is a shortcut again.
 PRESS = """
 const keys = {r: "verdict_anomalous", "+": "more", "-": "less", "?": "help"};
 export default function () {
   const press = (event) => {
     const target = event.composedPath()[0];
     const typing = target.closest && target.closest("input, textarea, select, [contenteditable=true]");
+    if (event.key === "Enter" && target.matches && target.matches("input[type=text]:not([role=combobox])"))
+      setTimeout(() => target.blur(), 50);
     if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
     const button = document.querySelector(`.st-key-${keys[event.key.toLowerCase()]} button`);
     if (!button) return;
