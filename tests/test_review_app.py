@@ -2,8 +2,10 @@
 
 import json
 import shutil
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ pytest.importorskip("streamlit", reason="the extra `app` is not installed")
 from streamlit.testing.v1 import AppTest
 
 from anodetect import cli, records, reviews, scoring, verification
-from apps.review import page
+from apps.review import display, jobs, page, store
 
 pytestmark = pytest.mark.filterwarnings("default")  # Streamlit's own
 HOSTILE = "<script>alert(1)</script> ![x](http://evil.example/x.png) **bold** :red[x] $x$"
@@ -35,10 +37,10 @@ def scores(made, tmp_path):
 def opened(monkeypatch):
     """Opens the app on score directories."""
 
-    def open_app(*folders, reviewer="Ada"):
-        monkeypatch.setattr(sys, "argv", ["app.py", *map(str, folders)])
+    def open_app(*folders, reviewer="Ada", options=()):
+        monkeypatch.setattr(sys, "argv", ["app.py", *options, *map(str, folders)])
         app = AppTest.from_file(str(reviews.app_file()), default_timeout=20).run()
-        if reviewer and app.text_input:
+        if reviewer and any(field.key == "reviewer" for field in app.text_input):
             app.text_input(key="reviewer").set_value(reviewer).run()
         return app
 
@@ -196,9 +198,19 @@ def no_database(scores):
     (scores / reviews.FILE).write_bytes(b"x" * 5000)
 
 
+def vanished_rows(scores):
+    (scores / "scores.parquet").write_bytes(b"PAR1 and nothing else")
+
+
+def bad_groups(scores):
+    (scores / "groups.csv").write_bytes(b"\xff\xfe,")
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
+        (vanished_rows, "not a readable score directory"),
+        (bad_groups, "groups.csv cannot be read"),
         (nothing, "not a finished score directory"),
         (unfinished, "being written"),
         (newer, "update anodetect"),
@@ -213,10 +225,43 @@ def test_a_directory_that_cannot_be_used_is_a_message(opened, scores, spoil, mes
     assert message in texts(app)[0]
 
 
+def test_a_network_drive_is_a_message_with_advice(opened, scores, monkeypatch):
+    page.st.cache_resource.clear()
+    monkeypatch.setattr(store, "network_drive", lambda _: "nfs4")
+    app = opened(scores)
+    assert "network drive (nfs4)" in texts(app)[0] and "ANODETECT_REVIEWS" in texts(app)[0] and not app.exception
+
+
+def test_a_database_that_is_locked_while_judging_is_a_message(opened, scores, monkeypatch):
+    page.st.cache_resource.clear()
+    monkeypatch.setattr(store, "PATIENCE", 0.1)
+    app = opened(scores)
+    with closing(sqlite3.connect(scores / reviews.FILE, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        app.button(key="verdict_normal").click().run()
+    assert "another program holds the reviews" in texts(app)[0] and not app.exception
+    assert reviews.read(scores / reviews.FILE) == []
+    app.button(key="verdict_normal").click().run()
+    assert len(reviews.read(scores / reviews.FILE)) == 1 and not app.error
+
+
+def test_a_directory_that_goes_while_it_is_open_is_a_message(opened, scores):
+    app = opened(scores)
+    shutil.rmtree(scores)
+    app.button(key="next").click().run()
+    assert "not a finished score directory" in texts(app)[0] and not app.exception
+
+
+def test_a_huge_image_is_a_note(opened, scores, monkeypatch):
+    monkeypatch.setattr(display, "LARGEST", 100)
+    app = opened(scores)
+    assert any("viewer for large images" in text for text in texts(app)) and not app.exception
+
+
 def test_a_bad_directory_does_not_hide_a_good_one(opened, scores, tmp_path):
     app = opened(tmp_path / "nowhere", scores)
     assert app.error and not app.exception
-    app.selectbox[0].set_value(1).run()
+    app.selectbox(key="directory").set_value(scores).run()
     assert not app.error and not app.exception
 
 
@@ -246,8 +291,8 @@ def test_names_comments_and_reviewers_are_only_ever_text(opened, made, pca_run, 
     app.button(key="verdict_anomalous").click().run()
     app.button(key="previous").click().run()
     assert any(f"{HOSTILE}: anomalous" in text and text.endswith(HOSTILE) for text in texts(app))
-    for page in ("Cases", "Threshold", "Summary"):
-        app.segmented_control(key="page").set_value(page).run()
+    for name in ("Cases", "Threshold", "Summary"):
+        app.segmented_control(key="page").set_value(name).run()
         drawn = [*app.markdown, *app.error, *app.info, *app.warning, *app.caption, *app.subheader]
         assert not any("evil" in element.value or "<b>" in element.value for element in drawn)
         assert not any("evil" in chart.proto.spec for chart in app.get("plotly_chart"))
@@ -264,6 +309,87 @@ def test_a_region_outside_the_image_is_refused_and_nothing_recorded(opened, scor
     assert reviews.read(scores / reviews.FILE) == []
 
 
+# -- Patients, regions, second readers -------------------------------------------------------------------
+
+
+def test_images_of_a_patient_stand_together(opened, made, pca_run, synthetic_folder, tmp_path):
+    shutil.copytree(synthetic_folder / "test", tmp_path / "in/test")
+    names = [f"test/{kind}/{n:04}.png" for n in range(4) for kind in ("good", "defect")]
+    lines = [f"{name},=P{n % 4}" for n, name in enumerate(names)]
+    (tmp_path / "in/manifest.csv").write_text("path,group\n" + "\n".join(lines))
+    scoring.score(pca_run, [str(tmp_path / "in")], tmp_path / "out", far=0.2)
+    app = opened(tmp_path / "out")
+    app.toggle(key="by_group").set_value(True).run()
+    groups, images = (frame.value for frame in app.dataframe)
+    assert sorted(groups["patient or lot"]) == [f"=P{n}" for n in range(4)]
+    assert groups["p"].notna().all() and list(groups["judged"]) == ["0 of 2"] * 4
+    assert len(images) == 2 and app.session_state["open"].endswith(images["image"][0])
+    app.button(key="verdict_normal").click().run()
+    app.button(key="verdict_normal").click().run()
+    judged = [review.path for review in reviews.read(tmp_path / "out" / reviews.FILE)]
+    by_path = {row["path"]: row["group"] for row in records.read(tmp_path / "out").rows}
+    assert by_path[judged[0]] == by_path[judged[1]] and judged[0] != judged[1]
+    assert list(app.dataframe[0].value["judged"]) == ["2 of 2", "0 of 2", "0 of 2", "0 of 2"]
+
+
+def test_a_second_reader_gets_what_others_judged_and_sees_the_agreement(opened, scores):
+    one = opened(scores, reviewer="Ben")
+    for verdict in ("anomalous", "normal", "anomalous"):
+        one.button(key=f"verdict_{verdict}").click().run()
+    two = opened(scores)
+    two.selectbox(key="reviewed").set_value("by others only").run()
+    assert any(caption.value == "3 images listed" for caption in two.caption)
+    for verdict in ("anomalous", "normal", "normal"):
+        two.button(key=f"verdict_{verdict}").click().run()
+    assert any("2 of 3 as Ben judged; Cohen's κ 0.4" in text for text in texts(two))
+
+
+def test_the_name_comes_from_the_login_where_there_is_one(opened, scores, monkeypatch):
+    monkeypatch.setattr(page.st, "user", {"is_logged_in": True, "email": "ada@example.org"})
+    app = opened(scores, reviewer="")
+    assert not any(field.key == "reviewer" for field in app.text_input)
+    app.button(key="verdict_normal").click().run()
+    assert [review.reviewer for review in reviews.read(scores / reviews.FILE)] == ["ada@example.org"]
+    monkeypatch.setattr(page.st, "user", {"is_logged_in": False})
+    app = opened(scores, reviewer="")
+    assert any(button.label == "Log in" for button in app.button) and app.button(key="verdict_normal").disabled
+
+
+# -- Train and score ------------------------------------------------------------------------------------
+
+
+def test_train_and_score_needs_roots(opened, scores):
+    app = opened(scores)
+    app.segmented_control(key="page").set_value("Train & score").run()
+    assert "--root" in app.code[0].value and not app.exception
+
+
+def test_the_page_lists_runs_and_starts_commands(opened, scores, pca_run, tmp_path, monkeypatch):
+    root = tmp_path / "work"
+    shutil.copytree(pca_run, root / "runs/pca")
+    shutil.copytree(scores, root / "scores")
+    (root / "images").mkdir()
+    shutil.copy(next((scores / "heatmaps").rglob("*.png")), root / "images/a.png")
+    started = []
+    monkeypatch.setattr(jobs, "_start", lambda folder, command, out: started.append((folder, command, out)))
+    app = opened(options=["--root", str(root)])
+    app.segmented_control(key="page").set_value("Train & score").run()
+    table = app.dataframe[0].value
+    assert list(table["detector"]) == ["pca"] and table["image AUROC"][0].endswith("on scores")
+    app.selectbox(key="card").set_value(str(root / "runs/pca")).run()
+    assert "# pca on" in app.code[0].value
+    next(button for button in app.button if button.label == "Train").click().run()
+    ((folder, command, out),) = started
+    assert out == root / "run-1" and folder.is_relative_to(root) and not app.exception
+    assert command[4:8] == ["train", str(root / "images"), "--out", str(root / "run-1")]
+    app.selectbox(key="train_data").set_value("/etc").run()
+    next(button for button in app.button if button.label == "Train").click().run()
+    print(texts(app), len(started), app.selectbox(key="train_data").value)
+    assert any("/etc is in none of the folders" in text for text in texts(app)) and len(started) == 1
+    app.segmented_control(key="page").set_value("Cases").run()
+    assert app.selectbox(key="directory").value == root / "scores"
+
+
 # -- Starting -------------------------------------------------------------------------------------------
 
 
@@ -274,8 +400,8 @@ def test_review_starts_for_this_machine_only_and_without_a_shell(monkeypatch, tm
     with pytest.raises(SystemExit):
         cli.main()
     ((program, command),) = started
-    assert program == sys.executable and command[:5] == [sys.executable, "-P", "-m", "streamlit", "run"]
-    assert Path(command[5]).is_file()
+    assert program == sys.executable and command[:2] == [sys.executable, "-P"]
+    assert Path(command[2]).name == "serve.py" and command[3] == "run" and Path(command[4]).is_file()
     assert {"--server.address=127.0.0.1", "--server.port=8765", "--server.enableXsrfProtection=true"} <= set(command)
     assert command[-3:] == ["--", str(tmp_path), str(Path.cwd() / "-x; rm -rf y")]
 

@@ -118,7 +118,8 @@ def load(directory: ScoreDirectory, row: Row) -> Case:
     if mask is not None and image is not None and mask.shape != image.shape[1:]:
         mask = None
     strip = _noting(notes, "kept picture", lambda: _strip(directory, row))
-    return Case(image, heatmap, mask, *(strip or (None, None)), tuple(notes))
+    reconstruction, shown = strip or (None, None)
+    return Case(image, heatmap, mask, reconstruction, shown, tuple(notes))
 
 
 def _noting(notes: list[str], what: str, read: Callable[[], T]) -> T | None:

@@ -23,8 +23,8 @@ GAP = 0.02  # between panels, of the figure's width
 
 @dataclass(frozen=True)
 class Look:
-    """How a case is shown: values in black and white, the map's colours, scale, opacity (0 to 1) and threshold, what the
-    third panel has ("heatmap", "reconstruction" or "difference"), and whether contours and truth are drawn."""
+    """How a case is shown: values in black and white; the map's scale, colours and opacity, 0 to 1; the third panel
+    ("heatmap", "reconstruction" or "difference"); where contours are drawn, and whether the truth is."""
 
     window: tuple[float, float]
     scale: tuple[float, float]

@@ -4,7 +4,7 @@ Which case is open, and what is hidden, stands in the session; verdicts stand in
 name, comment or message is ever drawn as Markdown or HTML: `st.text` and tables show text.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,7 +100,7 @@ def _view(
     return display.view(case), case.notes
 
 
-def thumbnails(directory: ScoreDirectory, rows: list[Row]) -> list[str]:
+def thumbnails(directory: ScoreDirectory, rows: Sequence[Row]) -> list[str]:
     """For each row its image, small, as a data URI, or ""."""
     audit = directory.audit
     key = (directory.path, audit["head"], audit.get("root", ""))
@@ -121,7 +121,7 @@ def problem(text: str) -> None:
     st.text(text)
 
 
-def careful(action: Callable[..., None], *arguments: Any) -> Callable[[], None]:
+def careful(action: Callable[..., object], *arguments: Any) -> Callable[[], None]:
     """The action as a callback whose failure becomes a message in the page."""
 
     def run() -> None:

@@ -9,7 +9,7 @@ import streamlit as st
 from anodetect.errors import AnodetectError, RunError
 from anodetect.reviews import DATABASE
 
-from . import cases, summary, threshold
+from . import cases, jobs, summary, threshold, training
 from .opened import open_directory, problem
 
 # Less white around, and a picture as high as the window is wide enough for.
@@ -21,33 +21,38 @@ STYLE = """<style>
 </style>"""
 SIDEBAR = 340  # pixels
 PAGES = {"Cases": cases.draw, "Threshold": threshold.draw, "Summary": summary.draw}
+TRAIN = "Train & score"
 
 
-def main(folders: Sequence[Path]) -> None:
-    """Draw the app; whatever the user can mend is a message in the page."""
+def main(folders: Sequence[Path], roots: Sequence[Path]) -> None:
+    """Draw the app on score directories, and on those in `roots`, the folders it may train and score in; whatever the
+    user can mend is a message in the page."""
     st.set_page_config(page_title="anodetect review", layout="wide", initial_sidebar_state=SIDEBAR)
     st.html(STYLE)
     state = st.session_state
     for name, value in {"open": "", "overlay": True, "opacity": 70, "problem": "", "turn": 0}.items():
         state.setdefault(name, value)
     try:
-        _draw(folders)
+        _draw(folders, roots)
     except AnodetectError as error:
         problem(str(error))
 
 
-def _draw(folders: Sequence[Path]) -> None:
-    if not folders:
-        raise RunError("no score directory was given; start the app with: anodetect review DIR")
+def _draw(folders: Sequence[Path], roots: Sequence[Path]) -> None:
     bar = st.sidebar
-    names = list(PAGES)
+    names = [*PAGES, TRAIN]
     page = bar.segmented_control("Page", names, default=names[0], required=True, key="page", bind="query-params")
-    numbers = range(len(folders))
-    number = bar.selectbox("Score directory", numbers, format_func=lambda n: str(folders[n]), key="directory")
-    opened = open_directory(folders[number], os.environ.get(DATABASE, ""), _reviewer())
     if st.session_state.problem:
         problem(st.session_state.problem)
         st.session_state.problem = ""
+    if page == TRAIN:
+        training.draw(roots)
+        return
+    choices = list(dict.fromkeys([*folders, *(jobs.look(roots).scores if roots else ())]))
+    if not choices:
+        raise RunError("no score directory was given; start the app with: anodetect review DIR")
+    folder = bar.selectbox("Score directory", choices, format_func=str, key="directory", persist_state="session")
+    opened = open_directory(folder, os.environ.get(DATABASE, ""), _reviewer())
     if opened.directory.rows:
         PAGES[page](opened)
     else:

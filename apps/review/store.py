@@ -139,7 +139,7 @@ class Store:
         """The records with numbers beyond `after`, in order."""
         query = select(TABLE).where(TABLE.c.head == self.head, TABLE.c.number > after).order_by(TABLE.c.number)
         with self._failing_clearly(), self.engine.connect() as connection:
-            return [reviews.from_row(row) for row in connection.execute(query).mappings()]
+            return [reviews.from_row(dict(row)) for row in connection.execute(query).mappings()]
 
     def verify(self) -> list[str]:
         """What is wrong with the chain; empty if nothing is."""
