@@ -124,7 +124,14 @@ def _colour_bar(look: Look) -> dict[str, Any]:
 
 def histogram(rows: Sequence[Row], calibration: NDArray[np.float64], threshold: float) -> go.Figure:
     """Scores of this batch over those of the calibration normals, with the threshold."""
-    figure = go.Figure(layout={"barmode": "overlay", "height": 360, "legend": {"orientation": "h", "y": 1.12}})
+    figure = go.Figure(
+        layout={
+            "barmode": "overlay",
+            "height": 360,
+            "legend": {"orientation": "h", "y": 1.0, "yanchor": "bottom"},
+            "margin": {"t": 40},
+        }
+    )
     scores = np.array([row["score"] for row in rows if row["status"] == "ok"])
     edges = np.histogram_bin_edges(np.concatenate([scores, calibration]), 50)
     centres, width = (edges[1:] + edges[:-1]) / 2, edges[1] - edges[0]

@@ -120,15 +120,15 @@ def facts(run: Path, evaluations: Sequence[records.ScoreDirectory]) -> dict[str,
             interval = "" if value["low"] is None else f" ({value['low']:.3f}–{value['high']:.3f})"
             auroc = f"{value['value']:.3f}{interval} on {scored.path.name}"
     return {
-        "run": known["run"],
+        "run": run.name,
         "detector": known["detector"],
+        "image AUROC": auroc,
         "sees": known["representation"],
         "data": known["data"],
         "trained": known["trained_at"][:16].replace("T", " "),
         "seconds": known["train_seconds"],
         "ended by": known["stopped_by"] or "",
         "calibration": f"{known['calibration_images']} images, {known['calibration_groups']} groups",
-        "image AUROC": auroc,
     }
 
 

@@ -14,14 +14,18 @@ from .opened import open_directory, problem
 
 # Less white around, and a picture as high as the window is wide enough for.
 STYLE = """<style>
-.stMainBlockContainer { padding: 3rem 1.5rem 2rem; }
-[data-testid="stSidebarUserContent"] { padding-bottom: 1rem; }
-.st-key-picture { height: clamp(18rem, calc((100vw - 25rem) / 3 + 4rem), 72vh); }
-.st-key-blind_picture { height: clamp(18rem, calc(100vw - 25rem), 72vh); }
+.stMainBlockContainer { padding: 3.75rem 1.5rem 2rem; }
+[data-testid="stSidebarUserContent"] { padding: 0 1rem 1rem; }
+.st-key-picture { height: clamp(12rem, calc((100vw - 26rem) / 3 + 4rem), 72vh); }
+.st-key-blind_picture { height: clamp(12rem, calc(100vw - 26rem), 72vh); }
+@media (max-width: 768px) { /* the sidebar is folded away */
+  .st-key-picture { height: calc(100vw / 3 + 3.5rem); }
+  .st-key-blind_picture { height: min(100vw, 80vh); }
+}
 </style>"""
-SIDEBAR = 340  # pixels
+SIDEBAR = 360  # pixels
 PAGES = {"Cases": cases.draw, "Threshold": threshold.draw, "Summary": summary.draw}
-TRAIN = "Train & score"
+TRAIN = "Train"
 
 
 def main(folders: Sequence[Path], roots: Sequence[Path]) -> None:

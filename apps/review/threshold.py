@@ -21,7 +21,7 @@ def draw(now: Opened) -> None:
     state.setdefault("far", min(max(start, 0.1), 50.0))
     far = left.slider("False-alarm rate, %", 0.1, 50.0, step=0.1, key="far", persist_state="session")
     labelled = any(row["label"] is not None for row in rows)
-    sources: list[Literal["verdicts", "labels"]] = ["verdicts", "labels"] if labelled else ["verdicts"]
+    sources: list[Literal["labels", "verdicts"]] = ["labels", "verdicts"] if labelled else ["verdicts"]
     source = right.radio("Truth from", sources, horizontal=True, key="truth_from", persist_state="session")
     truth = worklist.truths(rows, now.judgements, source)
     found = worklist.bench(rows, truth, calibration, far / 100)

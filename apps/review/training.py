@@ -131,8 +131,8 @@ def _train(roots: Sequence[Path], found: jobs.Found) -> None:
     st.subheader("Train")
     with st.form("train", border=False):
         data = _folder("Folder of normal images", found.images, "train_data")
-        names = list(DETECTORS)
-        detector = st.selectbox("Detector", names, format_func=lambda name: f"{name}: {DETECTORS[name].summary}")
+        summaries = "\n".join(f"- {name}: {entry.summary}" for name, entry in DETECTORS.items())
+        detector = st.selectbox("Detector", list(DETECTORS), help=summaries)
         budget = st.number_input("Minutes at most", 0.1, 1440.0, 5.0, 1.0)
         root = st.selectbox("Write into", roots, format_func=str, key="train_root", disabled=len(roots) < 2)
         name = st.text_input("Name of the run", "run-1", max_chars=100)
