@@ -47,6 +47,12 @@ def opened(monkeypatch):
     return open_app
 
 
+def told(app):
+    """What the line under the pictures tells: its layers."""
+    component = next(part for part in app.get("bidi_component") if part.proto.component_name == "anodetect_read")
+    return json.loads(component.proto.json)["layers"]
+
+
 def texts(app):
     return [element.value for element in app.text]
 
@@ -114,8 +120,8 @@ def test_blind_hides_everything_until_a_verdict(opened, scores):
         each.label == "Kind" for each in app.multiselect
     )
     figure = json.loads(app.get("plotly_chart")[0].proto.spec)
-    assert [trace["type"] for trace in figure["data"]] == ["image", "heatmap"]
-    assert "anomaly" not in figure["data"][1]["hovertemplate"]
+    assert [trace["type"] for trace in figure["data"]] == ["image"]
+    assert "anomaly" not in figure["layout"] and len(told(app)) == 1
     app.button(key="verdict_normal").click().run()
     assert app.session_state["open"] == path and path in " ".join(texts(app))
     assert any(text.startswith("p 0.") and "score" in text and "flagged" in text for text in texts(app))
@@ -143,7 +149,8 @@ def test_the_picture_has_panels_contours_and_truth(opened, scores):
     app.checkbox(key="truth").check().run()
     figure = json.loads(app.get("plotly_chart")[0].proto.spec)
     kinds = [trace["type"] for trace in figure["data"]]
-    assert (kinds.count("image"), kinds.count("heatmap"), kinds.count("scatter")) == (3, 3, 7)
+    assert (kinds.count("image"), kinds.count("scatter")) == (3, 7)
+    assert [layer["name"] for layer in told(app)] == ["intensity", "anomaly"]
     for third in ("reconstruction", "difference"):
         app.selectbox(key="third").set_value(third).run()
         assert not app.exception

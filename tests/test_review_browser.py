@@ -11,6 +11,7 @@ pytest.importorskip("playwright", reason="playwright is not installed")
 from playwright.sync_api import expect
 
 from anodetect import records, reviews, scoring, verification
+from apps.review import display
 from benchmarks.review import browser, served
 
 PANEL = ".js-plotly-plot .imagelayer image"
@@ -96,6 +97,18 @@ def test_from_opening_to_a_verified_export(chromium, address, scores, tmp_path):
     assert exported == ["normal", "anomalous", "unsure", "bad image", "anomalous"]
     assert "anomalous" in (tmp_path / "HTML report").read_text("utf-8")
     assert verification.verify(scores).intact
+
+
+def test_the_pointer_tells_the_value_of_its_pixel_in_every_panel(chromium, address, scores):
+    page = visit(chromium, address, "Dora")
+    directory = records.read(scores)
+    first = min(directory.rows, key=lambda row: (row["p_value"], -row["score"], row["path"]))
+    case = display.load(directory, first)
+    for panel in ("xy", "x2y2", "x3y3"):
+        box = page.locator(f".nsewdrag[data-subplot={panel}]").bounding_box()
+        page.mouse.move(box["x"] + 41.5 / 64 * box["width"], box["y"] + 12.5 / 64 * box["height"])
+        values = f"intensity {case.image[0, 12, 41]:g} · anomaly {float(f'{case.heatmap[12, 41]:.4g}'):g}"
+        expect(page.locator("output")).to_have_text(f"x 41, y 12 · {values}")
 
 
 def test_two_at_once_lose_nothing(chromium, pca_run, synthetic_folder, tmp_path):

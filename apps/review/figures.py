@@ -16,7 +16,6 @@ from anodetect.writers import images as writer
 from . import display
 from .display import Picture, View
 
-CLEAR = [(0, "rgba(0,0,0,0)"), (1, "rgba(0,0,0,0)")]
 CONTOUR, TRUTH = "#00e5ff", "#7CFC00"
 GAP = 0.02  # between panels, of the figure's width
 
@@ -46,7 +45,6 @@ def case(view: View, look: Look, *, hidden: bool) -> dict[str, Any]:
     rows, columns = view.size
     data, layout = list[dict[str, Any]](), dict[str, Any]()
     lines = [] if hidden else _lines(view, look)
-    told = _told(view, heatmap is not None)
     for n, (title, picture) in enumerate(panels):
         axis = "" if n == 0 else str(n + 1)
         on = {"xaxis": f"x{axis}", "yaxis": f"y{axis}"}
@@ -54,7 +52,7 @@ def case(view: View, look: Look, *, hidden: bool) -> dict[str, Any]:
         if picture.shape[:2] == view.image.shape[1:]:
             dx = dy = view.block  # the last block may reach beyond the image
         place = {"x0": dx / 2 - 0.5, "y0": dy / 2 - 0.5, "dx": dx, "dy": dy}
-        data += [{"type": "image", "source": display.data_uri(picture), "hoverinfo": "skip"} | place | on, told | on]
+        data += [{"type": "image", "source": display.data_uri(picture), "hoverinfo": "skip"} | place | on]
         data += [line | on for line in lines]
         left = n * (share + GAP)
         x = {"range": [-0.5, columns - 0.5], "domain": [left, left + share], "anchor": f"y{axis}"}
@@ -67,7 +65,7 @@ def case(view: View, look: Look, *, hidden: bool) -> dict[str, Any]:
     if heatmap is not None:
         data.append(_colour_bar(look) | {"xaxis": f"x{len(panels)}", "yaxis": f"y{len(panels)}"})
     layout |= {"margin": {"l": 34, "r": 6, "t": 26, "b": 22}, "showlegend": False}
-    return {"data": data, "layout": layout | {"dragmode": "zoom", "hovermode": "closest"}}
+    return {"data": data, "layout": layout | {"dragmode": "zoom", "hovermode": False}}
 
 
 def _panels(view: View, look: Look, alone: bool) -> list[tuple[str, Picture]]:
@@ -83,18 +81,6 @@ def _panels(view: View, look: Look, alone: bool) -> list[tuple[str, Picture]]:
 def _title(text: str, x: float) -> dict[str, Any]:
     place = {"x": x, "y": 1, "xref": "paper", "yref": "paper", "xanchor": "center", "yanchor": "bottom"}
     return {"text": text, "showarrow": False} | place
-
-
-def _told(view: View, with_anomaly: bool) -> dict[str, Any]:
-    """An invisible layer that tells intensity and anomaly value; of large images those of blocks of pixels."""
-    block = view.told
-    text = "x %{x:.0f}, y %{y:.0f}<br>intensity %{customdata:.4~g}" + ("<br>anomaly %{z:.4~g}" if with_anomaly else "")
-    about = "" if block == 1 else f"<br>({block} × {block} pixels)"
-    values = view.anomaly if with_anomaly else view.intensity
-    place = {"x0": (block - 1) / 2, "y0": (block - 1) / 2, "dx": block, "dy": block}
-    layer = {"type": "heatmap", "z": values, "customdata": view.intensity, "colorscale": CLEAR, "showscale": False}
-    layer["zsmooth"] = "fast"  # drawn as one picture, not cell by cell
-    return layer | place | {"hovertemplate": f"{text}{about}<extra></extra>"}
 
 
 def _lines(view: View, look: Look) -> list[dict[str, Any]]:

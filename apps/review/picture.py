@@ -1,5 +1,6 @@
 """The case itself: image, heatmap over it, third panel, and what can be changed about them."""
 
+from base64 import b64encode
 from typing import Any
 
 import streamlit as st
@@ -21,6 +22,35 @@ KEYS = """
 | +, − | heatmap more, less opaque |
 | ? | this list |
 """
+# What lies under the pointer, in whichever panel. Plotly can tell that only of layers of its own, three of which would
+# take as long to draw as all the rest.
+READ = """
+const kinds = {"|u1": Uint8Array, "<u2": Uint16Array, "<f4": Float32Array};
+const number = (value) => Number.isNaN(value) ? "not scored" : String(Number(value.toPrecision(4)));
+export default function ({data, parentElement}) {
+  const line = parentElement.querySelector("output");
+  const bytes = (text) => Uint8Array.from(atob(text), (character) => character.charCodeAt(0)).buffer;
+  const layers = data.layers.map((layer) => ({name: layer.name, values: new kinds[layer.kind](bytes(layer.values))}));
+  const tell = (event) => {
+    const panel = event.target.dataset && event.target.dataset.subplot;
+    const plot = panel && event.target.closest(".js-plotly-plot");
+    const axes = plot && plot._fullLayout._plots[panel];
+    if (!axes) return;
+    const corner = event.target.getBoundingClientRect();
+    const x = Math.round(axes.xaxis.p2d(event.clientX - corner.left));
+    const y = Math.round(axes.yaxis.p2d(event.clientY - corner.top));
+    if (x < 0 || y < 0 || x >= data.width || y >= data.height) return;
+    const place = Math.floor(y / data.block) * data.columns + Math.floor(x / data.block);
+    const about = data.block > 1 ? ` (of ${data.block} × ${data.block} pixels)` : "";
+    const values = layers.map((layer) => `${layer.name} ${number(layer.values[place])}`);
+    line.textContent = [`x ${x}, y ${y}`, ...values].join(" · ") + about;
+  };
+  window.addEventListener("mousemove", tell, true);
+  return () => window.removeEventListener("mousemove", tell, true);
+}
+"""
+READ_HTML = "<output>Intensity and anomaly value are told here, under the pointer.</output>"
+READ_CSS = "output { font-size: 0.875rem; opacity: 0.7; }"
 
 
 def draw(now: Opened, row: Row, hidden: bool) -> None:
@@ -34,6 +64,7 @@ def draw(now: Opened, row: Row, hidden: bool) -> None:
         return
     # Above the controls it depends on; page.STYLE gives it its height.
     place = st.container(key="picture" if not hidden and view.heatmap is not None else "blind_picture")
+    under = st.container()
     look = _look(now, view, hidden)
     key = "chart"
 
@@ -51,6 +82,22 @@ def draw(now: Opened, row: Row, hidden: bool) -> None:
         config={"scrollZoom": True, "displaylogo": False, "modeBarButtonsToAdd": ["select2d", "lasso2d"]},
         alt=f"{names}; drag to zoom, double-click to see all; box and lasso mark a region",
     )
+    with under:
+        _read_out(view, hidden)
+
+
+def _read_out(view: display.View, hidden: bool) -> None:
+    """The line that tells intensity and anomaly value under the pointer."""
+    layers = [("intensity", view.intensity)]
+    if view.anomaly is not None and not hidden:
+        layers.append(("anomaly", view.anomaly))
+    height, width = view.size
+    data: dict[str, Any] = {"height": height, "width": width, "block": view.told, "columns": view.intensity.shape[1]}
+    data["layers"] = [
+        {"name": name, "kind": values.dtype.str, "values": b64encode(values.tobytes()).decode()}
+        for name, values in layers
+    ]
+    st.components.v2.component("anodetect_read", html=READ_HTML, css=READ_CSS, js=READ)(data=data, key="read")
 
 
 def _look(now: Opened, view: display.View, hidden: bool) -> figures.Look:
