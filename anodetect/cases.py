@@ -7,6 +7,7 @@ import numpy as np
 from anodetect.files import write_atomic
 from anodetect.model import Scored
 from anodetect.records import picture_of
+from anodetect.writers import volumes
 from anodetect.writers.images import case_strip
 
 KEPT = {"highest": 50, "borderline": 12}
@@ -19,34 +20,36 @@ class Cases:
         self.out, self.threshold, self.scale = out, threshold, scale
         self.kept: dict[str, list[tuple[float, str]]] = {name: [] for name in KEPT}
 
-    def offer(self, scored: Scored) -> None:
-        """Keep the image's picture if it ranks among the first by score or by nearness to the threshold."""
+    def admits(self, identity: str, score: float) -> bool:
+        """Whether the image ranks among the first by score or by nearness to the threshold, of all until now."""
+        for name, rank in (("highest", -score), ("borderline", abs(score - self.threshold))):
+            if np.isfinite(rank):
+                self.kept[name] = sorted([*self.kept[name], (rank, identity)])[: KEPT[name]]
+        return identity in self._names()
+
+    def draw(self, scored: Scored) -> None:
+        """Write the picture of an image that was admitted."""
+        write_atomic(picture_of(self.out, scored.loaded.record.id), self._picture(scored), durable=False)
+
+    def _picture(self, scored: Scored) -> bytes:
+        if scored.loaded.volume is not None and scored.heatmap is not None:
+            return volumes.picture(scored.heatmap, scored.loaded.volume, self.scale)
         assert scored.grid is not None
-        identity = scored.loaded.record.id
-        if self._admit(identity, scored.score):
-            image, heatmap, reconstruction = scored.grid
-            write_atomic(
-                picture_of(self.out, identity), case_strip(image, heatmap, reconstruction, self.scale), durable=False
-            )
+        image, heatmap, reconstruction = scored.grid
+        return case_strip(image, heatmap, reconstruction, self.scale)
 
     def recall(self, identity: str, score: float) -> None:
         """Rank an image that was scored before; its picture is there if it was worth one."""
         if picture_of(self.out, identity).is_file():
-            self._admit(identity, score)
+            self.admits(identity, score)
 
-    def _admit(self, identity: str, score: float) -> bool:
-        before = self._names()
-        for name, rank in (("highest", -score), ("borderline", abs(score - self.threshold))):
-            if np.isfinite(rank):
-                self.kept[name] = sorted([*self.kept[name], (rank, identity)])[: KEPT[name]]
-        now = self._names()
-        for dropped in before - now:
-            picture_of(self.out, dropped).unlink(missing_ok=True)
-        return identity in now
+    def settle(self) -> dict[str, list[str]]:
+        """The ids of the images in the end, the first ones first; pictures of others are removed."""
+        wanted = {picture_of(self.out, identity) for identity in self._names()}
+        for picture in picture_of(self.out, "").parent.glob("*"):
+            if picture not in wanted:
+                picture.unlink()
+        return {name: [identity for _, identity in kept] for name, kept in self.kept.items()}
 
     def _names(self) -> set[str]:
         return {identity for kept in self.kept.values() for _, identity in kept}
-
-    def names(self) -> dict[str, list[str]]:
-        """The images' ids, the first ones first."""
-        return {name: [identity for _, identity in kept] for name, kept in self.kept.items()}

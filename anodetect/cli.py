@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from anodetect.errors import AnodetectError, ConfigError, DataError
+from anodetect.errors import AnodetectError, ConfigError, DataError, nearest
 
 app = typer.Typer(
     add_completion=False,
@@ -139,6 +139,9 @@ def train(
         int | None, typer.Option(help="Model tiles of this many native pixels instead of the whole image, shrunk.")
     ] = None,
     overlap: Annotated[float | None, typer.Option(help="Share of a tile that neighbours have in common.")] = None,
+    axis: Annotated[
+        str | None, typer.Option(help="Slices of volumes: axial, coronal, sagittal, or auto for the finest pixels.")
+    ] = None,
     budget: Annotated[float, typer.Option(help="Minutes of training at most.")] = 5.0,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1)] = 0,
     device: Device = "auto",
@@ -154,6 +157,7 @@ def train(
     values = merge(read_toml(config) if config else {}, parse_assignments(set_ or []))
     options = {"tile": tile, "overlap": overlap}
     values = merge(values, {"tiling": {name: value for name, value in options.items() if value is not None}})
+    values = merge(values, {"preprocess": {"axis": axis}} if axis else {})
     with reporting() as reporter:
         facts = pipeline.train(
             data,
@@ -181,26 +185,34 @@ def score(
         float | None, typer.Option(help="Instead of --far: the false-discovery rate among flagged images.")
     ] = None,
     heatmaps: Annotated[
-        str, typer.Option(help="Comma-separated: tiff, png (overlay), mask, regions (outlines), or none.")
-    ] = "tiff,png,mask,regions",
+        str, typer.Option(help="Comma-separated: tiff, png (overlay), mask, regions (outlines), nifti, dicom, or none.")
+    ] = "tiff,nifti,png,mask,regions",
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where an interrupted scoring of the same --out stopped.")
     ] = False,
     shard: Annotated[str, typer.Option(help="i/n: score the i-th of n parts; `anodetect merge` joins them.")] = "1/1",
     sign: Annotated[Path | None, typer.Option(help="Sign the record with this Ed25519 private key (PEM).")] = None,
+    engine: Annotated[
+        str, typer.Option(help="local, or ray: on the cluster of RAY_ADDRESS, else this machine.")
+    ] = "local",
+    workers: Annotated[int | None, typer.Option(help="With ray: how many; one for each GPU, else each node.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be scored.")] = False,
     follow_symlinks: FollowLinks = False,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Score images: a table, heatmaps, calibrated p-values, a report, and a record that can be verified."""
-    from anodetect import report, scoring
+    from anodetect import cluster, report, scoring
 
     if dry_run:
         _, items, problems = scoring.collect(paths, out, follow_symlinks)
         listed = "\n".join(record.id for record in items)
         emit({"would_score": len(items), "problems": len(problems), "paths": [r.id for r in items]}, as_json, listed)
         return
+    if engine not in ("local", "ray"):
+        raise ConfigError(f"no engine {engine!r}; {nearest(engine, ['local', 'ray'])}")
+    if engine == "local" and workers is not None:
+        raise ConfigError("--workers is for --engine ray")
     kinds = [] if heatmaps == "none" else [kind.strip() for kind in heatmaps.split(",") if kind.strip()]
     with reporting() as reporter:
         result = scoring.score(
@@ -215,6 +227,7 @@ def score(
             shard=shard,
             sign=sign,
             device=device,
+            engine=cluster.engine(workers) if engine == "ray" else None,
             command=_command(),
             reporter=reporter,
         )

@@ -11,23 +11,29 @@ from anodetect.records import Row
 def decide(rows: Sequence[Row], calibration: Calibration, *, far: float, fdr: float | None) -> tuple[list[Row], float]:
     """Fill in p_value, q_value, flagged and threshold of each row; returns the rows of groups.csv and the threshold.
 
-    q-values are Benjamini–Hochberg where every image is its own group, else Benjamini–Yekutieli. A group's
-    score is its highest image score, compared with the same on the calibration groups.
+    A volume's score is the highest of its slices', so it is compared with the same of each calibration group, and an
+    image's with the calibration images. A group's score is its highest, compared with the same again. q-values are
+    Benjamini–Hochberg where every image is its own group, else Benjamini–Yekutieli.
     """
     rate = far if fdr is None else fdr
     good = [row for row in rows if row["status"] == "ok"]
     members: dict[str, list[Row]] = {}
     for row in good:
         members.setdefault(row["group"], []).append(row)
+    pooled_calibration = calibration.pooled()
     p = calibration.p_values([row["score"] for row in good], rate)
+    volumes = np.array([bool(row.get("depth")) for row in good], bool)
+    p[volumes] = pooled_calibration.p_values([row["score"] for row in good if row.get("depth")], rate)
     q = benjamini_hochberg(p, dependent=len(members) < len(good))
     flags = (p if fdr is None else q) <= rate + 1e-12
     spared = [row["score"] for row, flag in zip(good, flags, strict=True) if not flag]
     threshold = calibration.threshold(far) if fdr is None else max(spared, default=-np.inf)
-    for row, p_value, q_value, flag in zip(good, p, q, flags, strict=True):
-        row |= {"p_value": float(p_value), "q_value": float(q_value), "flagged": bool(flag), "threshold": threshold}
+    volume_threshold = pooled_calibration.threshold(far) if fdr is None else threshold
+    for row, is_volume, p_value, q_value, flag in zip(good, volumes, p, q, flags, strict=True):
+        row |= {"p_value": float(p_value), "q_value": float(q_value), "flagged": bool(flag)}
+        row["threshold"] = volume_threshold if is_volume else threshold
     pooled = [max(row["score"] for row in group) for group in members.values()]
-    group_p = calibration.pooled().p_values(pooled, rate)
+    group_p = pooled_calibration.p_values(pooled, rate)
     group_q = benjamini_hochberg(group_p)
     group_flags = (group_p if fdr is None else group_q) <= rate + 1e-12
     groups: list[Row] = [
@@ -42,6 +48,16 @@ def decide(rows: Sequence[Row], calibration: Calibration, *, far: float, fdr: fl
         for (name, group), s, pv, qv, f in zip(members.items(), pooled, group_p, group_q, group_flags, strict=True)
     ]
     return groups, float(threshold)
+
+
+def decide_slices(slices: Sequence[Row], calibration: Calibration, *, far: float, fdr: float | None) -> None:
+    """Fill in p_value and flagged of the slices that were scored: a slice counts as an image."""
+    rate = far if fdr is None else fdr
+    scored = [row for row in slices if row["score"] is not None]
+    p = calibration.p_values([row["score"] for row in scored], rate)
+    decisive = p if fdr is None else benjamini_hochberg(p, dependent=True)
+    for row, p_value, flag in zip(scored, p, decisive <= rate + 1e-12, strict=True):
+        row |= {"p_value": float(p_value), "flagged": bool(flag)}
 
 
 def fdr_statement(calibration: Calibration, fdr: float, images: int) -> str:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from anodetect import metrics
 from anodetect.calibration import Calibration, clopper_pearson
 from anodetect.data import readers
+from anodetect.data.preprocess import Prepared
 from anodetect.data.scan import Record
 from anodetect.errors import ConfigError, ImageError, nearest
 from anodetect.types import Floats
@@ -30,8 +31,9 @@ class Measure:
         self.pixels = metrics.PixelCounts()
         self.problems: list[str] = []
 
-    def add(self, record: Record, score: float, heatmap: Floats | None) -> None:
-        """Add a scored image; without its heatmap its pixels are not measured, and that is a problem if others' are."""
+    def add(self, record: Record, score: float, heatmap: Floats | None, volume: Prepared | None = None) -> None:
+        """Add a scored image or volume; without its heatmap its pixels are not measured, and that is a problem if
+        others' are. Voxels that were not scored count as of the lowest value."""
         if record.label is None:
             return
         self.labels.append(record.label)
@@ -40,19 +42,23 @@ class Measure:
         if self.has_masks and heatmap is None:
             self.problems.append(f"pixels of {record.id}: its heatmap was not kept as TIFF")
         elif record.mask is not None and heatmap is not None:
-            self._add_mask(record, record.mask, heatmap)
+            self._add_mask(record, record.mask, heatmap, volume)
         elif record.label == 0 and self.has_masks and heatmap is not None:
             self.pixels.add(heatmap, np.zeros(heatmap.shape, bool), record.group)
 
-    def _add_mask(self, record: Record, mask_path: Path, heatmap: Floats) -> None:
+    def _add_mask(self, record: Record, mask_path: Path, heatmap: Floats, volume: Prepared | None) -> None:
         try:
-            mask = readers.read_mask(mask_path)
+            mask = (
+                readers.volume_mask(mask_path, volume.volume, volume.geometry)
+                if volume
+                else readers.read_mask(mask_path)
+            )
             if mask.shape != heatmap.shape:
                 raise ImageError(f"its size {mask.shape} is not the image's {heatmap.shape}")
         except ImageError as error:
             self.problems.append(f"mask of {record.id}: {error}")
             return
-        self.pixels.add(heatmap, mask, record.group)
+        self.pixels.add(heatmap if volume is None else np.nan_to_num(heatmap), mask, record.group)
 
     def labelled(self) -> bool:
         return bool(self.labels)
@@ -113,11 +119,11 @@ class Breakdown:
         self.whole = self._new()
         self.parts: dict[str, dict[str, Measure]] = {column: {} for column in columns}
 
-    def add(self, record: Record, score: float, heatmap: Floats | None) -> None:
-        self.whole.add(record, score, heatmap)
+    def add(self, record: Record, score: float, heatmap: Floats | None, volume: Prepared | None = None) -> None:
+        self.whole.add(record, score, heatmap, volume)
         for column in self.columns:
             value = {"kind": record.kind, "group": record.group}.get(column, record.extra.get(column, ""))
-            self.parts[column].setdefault(value, self._new()).add(record, score, heatmap)
+            self.parts[column].setdefault(value, self._new()).add(record, score, heatmap, volume)
 
     def result(self) -> dict[str, Any]:
         """The whole's answer; `by`: column → value → its answer and false alarms; `warnings` of values that depart."""

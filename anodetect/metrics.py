@@ -26,7 +26,6 @@ BLOCK = 50  # resamples at a time, so that memory stays small
 PRO_LIMIT = 0.3
 MERGE_AT = 500_000
 _SHIFT, _BINS = 14, 2**18
-EIGHT_NEIGHBOURS = np.ones((3, 3), bool)
 
 
 @dataclass(frozen=True)
@@ -144,16 +143,16 @@ def _interval(value: float, resampled: Doubles) -> Interval:
 @dataclass
 class PixelCounts:
     """Counts of map values per group, one image at a time: normal pixels, anomalous pixels, and anomalous
-    regions (8-connected, each of total weight 1, for PRO)."""
+    regions (8-connected, in volumes 26-connected; each of total weight 1, for PRO)."""
 
     groups: dict[str, int] = field(default_factory=dict)
     parts: list[tuple[NDArray[np.int64], NDArray[np.int64], Doubles]] = field(default_factory=list)
 
     def add(self, heatmap: Floats, mask: Bools, group: str) -> None:
-        """Count one image: map [H, W] (NaN where not scored) and truth [H, W]."""
+        """Count one image or volume: map [(D,) H, W] (NaN where not scored) and truth of the same shape."""
         row = self.groups.setdefault(group, len(self.groups))
         bins, known = _bin(heatmap), ~np.isnan(heatmap)
-        regions, count = ndimage.label(mask, EIGHT_NEIGHBOURS)
+        regions, count = ndimage.label(mask, np.ones((3,) * mask.ndim))
         sizes = np.bincount(regions[known], minlength=count + 1)
         for kind, (where, weights) in enumerate(
             [

@@ -3,21 +3,24 @@
 read → preprocess → representation → detector.score → heatmap in the image's own grid
 """
 
+import itertools
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from anodetect import runs, tiling
 from anodetect.config import build, merge
 from anodetect.data import readers
-from anodetect.data.preprocess import Preprocess, PreprocessConfig
+from anodetect.data.preprocess import Prepared, Preprocess, PreprocessConfig
 from anodetect.data.scan import Record
+from anodetect.data.volumes import Volume
 from anodetect.detectors import DETECTORS, detector_class
 from anodetect.errors import ConfigError, ImageError, nearest
 from anodetect.representations import representation_class
@@ -107,9 +110,10 @@ class Model:
         model.detector.load_state(run.state, device=device)
         return model
 
-    def encode(self, image: Floats) -> tuple[Floats, Bools]:
-        """What the detector sees of an image; with tiling the scaled image, from which tiles are cut."""
-        scaled, inside = self.preprocess.apply(image)
+    def encode(self, image: Floats, of: Prepared | None = None, number: int = 0) -> tuple[Floats, Bools]:
+        """What the detector sees of an image, or `of` a volume of the slice `number`; with tiling the scaled image,
+        from which tiles are cut."""
+        scaled, inside = self.preprocess.apply(image, of, number)
         return (scaled, inside) if self.tiling.tile else self.representation.encode(scaled, inside)
 
     def crops(self, encoded: tuple[Floats, Bools], count: int, rng: np.random.Generator) -> list[tuple[Floats, Bools]]:
@@ -119,9 +123,14 @@ class Model:
         tiles = tiling.random_crops(*encoded, self.tiling, count, rng)
         return [self.representation.encode(*tile) for tile in tiles]
 
-    def score(self, images: Sequence[Floats], encoded: Sequence[tuple[Floats, Bools]]) -> Scores:
-        """Scores of `images` in native units; with tiling, of one."""
-        seeds = image_seeds(images)
+    def score(
+        self,
+        images: Sequence[Floats],
+        encoded: Sequence[tuple[Floats, Bools]],
+        numbers: Iterable[int | None] = itertools.repeat(None),
+    ) -> Scores:
+        """Scores of `images` in native units, of which some are slices with `numbers`; with tiling, of one."""
+        seeds = image_seeds(images, numbers)
         if not self.tiling.tile:
             batch = Batch(np.stack([image for image, _ in encoded]), np.stack([inside for _, inside in encoded]))
             return self.detector.score(batch, seeds=seeds)  # type: ignore[no-any-return]
@@ -164,41 +173,101 @@ class Model:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A record with its image, or the reason why there is none."""
+    """A record with its image [C, H, W], or a volume's slices [C, D, H, W], or the reason why there is none."""
 
     record: Record
     image: Floats | None = None
-    encoded: tuple[Floats, Any] | None = None
+    encoded: tuple[Floats, Any] | None = None  # of an image
+    volume: Prepared | None = None  # of a volume, and of a slice the one it is of
     sha256: str = ""
     error: str = ""
     elsewhere: bool = False  # another shard's; it was not decoded
 
+    @property
+    def is_volume(self) -> bool:
+        return self.volume is not None and self.record.slice is None
+
+
+@dataclass(frozen=True)
+class SliceScores:
+    """Of a volume's slices that were scored: their numbers [n], scores [n] and highest map values [n]."""
+
+    numbers: NDArray[np.int64]
+    scores: NDArray[np.float64]
+    peaks: NDArray[np.float64]
+
 
 @dataclass(frozen=True)
 class Scored:
-    """A record with its score, heatmap in the image's own grid, and what the detector saw and made of it."""
+    """A record with its score, heatmap in the image's own grid, and what the detector saw and made of it.
+
+    A volume's heatmap is [D, H, W], NaN in slices that were not scored; its score is that of its most anomalous slice.
+    """
 
     loaded: Loaded
     score: float = float("nan")
     heatmap: Floats | None = None
     grid: tuple[Floats, Floats, Floats | None] | None = None  # image, heatmap, reconstruction on one grid, to be shown
     seconds: float = 0.0
+    slices: SliceScores | None = None
 
 
-def load(record: Record, model: Model | None = None, mine: Callable[[str], bool] | None = None) -> Loaded:
-    """Read and hash one file, and prepare it for a model; only hash it if its hash is not `mine`."""
+def load(
+    record: Record,
+    model: Model | None = None,
+    mine: Callable[[str], bool] | None = None,
+    preprocess: Preprocess | None = None,
+) -> Loaded:
+    """Read and hash one file, and prepare it for a model; only hash it if its hash is not `mine`.
+
+    What is known of volumes before there is a model is in `preprocess`.
+    """
+    preprocess = model.preprocess if model else preprocess or Preprocess(PreprocessConfig())
     try:
-        content = readers.read_bytes(record.path)
-        sha256 = readers.digest(content)
-        if mine and not mine(sha256):
-            return Loaded(record, sha256=sha256, elsewhere=True)
-        image = readers.decode_image(content, record.path.suffix)
-        encoded = model.encode(image) if model else None
-        return Loaded(record, image, encoded, sha256)
+        if record.slice is not None:
+            return _slice(_volume_of(record, preprocess), record.slice, model, record)
+        content = readers.read_source(record)
+        if mine and not mine(content.sha256):
+            return Loaded(record, sha256=content.sha256, elsewhere=True)
+        decoded = content.decode(preprocess.config.component)
+        if isinstance(decoded, Volume):
+            prepared = preprocess.prepare(decoded, readers.supplied_foreground(record, decoded))
+            return Loaded(record, prepared.slices, None, prepared, content.sha256)
+        return Loaded(record, decoded, model.encode(decoded) if model else None, sha256=content.sha256)
     except ImageError as error:
         if mine and not mine(readers.digest(record.id.encode())):
             return Loaded(record, elsewhere=True)
         return Loaded(record, error=str(error))
+
+
+def slice_records(loaded: Loaded) -> list[Record]:
+    """The records of what there is to learn from: of a volume its slices with enough foreground, else the image."""
+    if not loaded.is_volume or loaded.volume is None:
+        return [loaded.record]
+    return [replace(loaded.record, slice=int(number)) for number in loaded.volume.numbers]
+
+
+def _slice(loaded: Loaded, number: int, model: Model | None, record: Record) -> Loaded:
+    """One slice of a volume as an image."""
+    if loaded.volume is None:
+        return replace(loaded, record=record)
+    image = np.ascontiguousarray(loaded.volume.slices[:, number])
+    encoded = model.encode(image, loaded.volume, number) if model else None
+    return Loaded(record, image, encoded, loaded.volume, loaded.sha256)
+
+
+_last: dict[str, Loaded] = {}  # the volume whose slice was read last: slices of a volume are read one after another
+_reading = threading.Lock()
+
+
+def _volume_of(record: Record, preprocess: Preprocess) -> Loaded:
+    """The volume of a slice, read once for slices that are asked for in a row."""
+    key = f"{record.path} {record.component} {record.foreground} {preprocess.config} {preprocess.axis}"
+    with _reading:
+        if key not in _last:
+            _last.clear()
+            _last[key] = load(replace(record, slice=None), preprocess=preprocess)
+        return _last[key]
 
 
 class _Gate:
@@ -262,7 +331,10 @@ def _next(waiting: "deque[tuple[int, Future[Loaded]]]", gate: _Gate) -> Loaded:
 
 
 def pixels(loaded: Loaded) -> int:
-    return loaded.image.size if loaded.image is not None else 0
+    """What an image counts for in memory; a volume fills it, so that volumes are there one at a time."""
+    if loaded.image is None:
+        return 0
+    return max(loaded.image.size, PIXELS_AHEAD) if loaded.is_volume else loaded.image.size
 
 
 def score_records(
@@ -278,12 +350,14 @@ def score_records(
     not at all. `note` is shown beside the progress."""
     done = 0
     for chunk in _chunks(ahead(lambda r: load(r, model, mine), items, LOOK_AHEAD * model.batch), model.batch):
-        good = [loaded for loaded in chunk if loaded.image is not None]
+        good = [loaded for loaded in chunk if loaded.image is not None and not loaded.is_volume]
         begun = time.monotonic()
         results = iter(_score_chunk(model, good) if good else [])
         seconds = (time.monotonic() - begun) / max(len(good), 1)
         for loaded in chunk:
-            if loaded.image is not None:
+            if loaded.is_volume:
+                yield _score_volume(model, loaded)
+            elif loaded.image is not None:
                 score, heatmap, reconstruction = next(results)
                 full = model.decode(heatmap, loaded.image.shape[1:])
                 yield Scored(loaded, score, full, model.shown(loaded, heatmap, reconstruction), seconds)
@@ -293,19 +367,39 @@ def score_records(
         reporter.progress(task, done, len(items), note())
 
 
+def _score_volume(model: Model, loaded: Loaded) -> Scored:
+    """Score a volume slice by slice, in the batches images are scored in."""
+    assert loaded.volume is not None
+    numbers = loaded.volume.numbers
+    depth, height, width = loaded.volume.geometry.sides
+    heatmap = np.full((depth, height, width), np.nan, np.float32)
+    scores = np.zeros(len(numbers))
+    begun = time.monotonic()
+    for start in range(0, len(numbers), model.batch):
+        some = numbers[start : start + model.batch]
+        slices = [_slice(loaded, n, model, replace(loaded.record, slice=int(n))) for n in some]
+        for place, (score, found, _) in enumerate(_score_chunk(model, slices)):
+            scores[start + place] = score
+            heatmap[some[place]] = model.decode(found, (height, width))
+    peaks = np.array([heatmap[number].max() for number in numbers], np.float64)
+    seconds = time.monotonic() - begun
+    return Scored(loaded, float(scores.max()), heatmap, None, seconds, SliceScores(numbers, scores, peaks))
+
+
 def _score_chunk(model: Model, chunk: Sequence[Loaded]) -> list[tuple[float, Floats, Floats | None]]:
     images = [loaded.image for loaded in chunk if loaded.image is not None]
-    scores = model.score(images, [loaded.encoded for loaded in chunk if loaded.encoded is not None])
+    encoded = [loaded.encoded for loaded in chunk if loaded.encoded is not None]
+    scores = model.score(images, encoded, [loaded.record.slice for loaded in chunk])
     reconstructions = [None] * len(images) if scores.reconstruction is None else list(scores.reconstruction)
     return list(zip(scores.image.tolist(), scores.heatmap, reconstructions, strict=True))
 
 
 def _chunks(items: Iterator[Loaded], size: int) -> Iterator[list[Loaded]]:
-    """Up to `size` items at a time, fewer where they are large."""
+    """Up to `size` items at a time, fewer where they are large; a volume ends them."""
     chunk: list[Loaded] = []
     for item in items:
         chunk.append(item)
-        if len(chunk) == size or sum(map(pixels, chunk)) > PIXELS_AHEAD:
+        if len(chunk) == size or sum(map(pixels, chunk)) >= PIXELS_AHEAD:
             yield chunk
             chunk = []
     if chunk:

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,9 @@ from anodetect.data import cards, readers, split
 from anodetect.data.preprocess import Preprocess, PreprocessConfig
 from anodetect.data.scan import Dataset, Record
 from anodetect.detectors import DETECTORS
-from anodetect.errors import ConfigError, DataError
+from anodetect.errors import ConfigError, DataError, ImageError
 from anodetect.evaluation import Breakdown
-from anodetect.files import sha256_of
-from anodetect.model import BATCH, LOOK_AHEAD, Model, ahead, load, resolve, score_records
+from anodetect.model import BATCH, LOOK_AHEAD, Model, ahead, load, resolve, score_records, slice_records
 from anodetect.representations import FEATURE_MULTIPLE, features_installed
 from anodetect.types import Batch, Floats, Reporter, Silent, TrainContext
 
@@ -63,14 +63,15 @@ def train(
     if budget is not None and budget <= 0:
         raise ConfigError(f"--budget {budget}: minutes above 0 are expected")
     dataset = cards.open_data(data)
-    normals, hashes, failed = _usable_normals(dataset, reporter)
+    preprocess = Preprocess(build(PreprocessConfig, config["preprocess"], "preprocess"))
+    normals, hashes, failed = _usable_normals(dataset, preprocess, reporter)
     roles = split.assign(normals)
     if roles.dropped:
         reporter.warn(roles.dropped)
     tile = config["tiling"]["tile"]
     depth = LOOK_AHEAD * (1 if tile else BATCH)
-    preprocess = Preprocess(build(PreprocessConfig, config["preprocess"], "preprocess"))
-    preprocess.learn(loaded.image for loaded in ahead(load, roles.fit, depth) if loaded.image is not None)
+    read = partial(load, preprocess=preprocess)
+    preprocess.learn(loaded.image for loaded in ahead(read, roles.fit, depth) if loaded.image is not None)
     if representation == "auto":
         fixed = DETECTORS[detector].representations[0] if "preset" in values else None  # presets are for the first
         representation = fixed or _suited(detector, preprocess.flat_background, tile, reporter)
@@ -85,8 +86,11 @@ def train(
         f"{dataset.name}: fit {len(roles.fit)}, tune {len(roles.tune)}, calibrate {len(roles.calibrate)} images"
     )
     some = roles.fit[:: max(1, len(roles.fit) // LEARNED_FROM)]
-    images = (loaded.image for loaded in ahead(load, some, depth) if loaded.image is not None)
-    model.representation.learn(preprocess.apply(image) for image in images)
+    model.representation.learn(
+        preprocess.apply(loaded.image, loaded.volume, loaded.record.slice or 0)
+        for loaded in ahead(read, some, depth)
+        if loaded.image is not None
+    )
     with tempfile.TemporaryDirectory(dir=workdir) as scratch:
         kinds = sorted({record.kind for record in roles.fit})
         fit = _encode_all(model, roles.fit, Path(scratch, "fit"), seed, kinds)
@@ -157,14 +161,18 @@ def _facts(log: Sequence[Mapping[str, Any]], roles: split.Roles, failed: int) ->
 
 def _manifest(roles: split.Roles, hashes: Mapping[str, str], failed: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
     """The rows of the run's manifest.csv: what each image was used for."""
-    used = [
-        {"path": r.id, "role": role, "group": r.group, "kind": r.kind, "sha256": hashes[r.id], "error": ""}
-        for role, part in (("fit", roles.fit), ("tune", roles.tune), ("calibrate", roles.calibrate))
-        for r in part
-    ]
-    return used + [
+    parts = {"fit": roles.fit, "tune": roles.tune, "calibrate": roles.calibrate}
+    return [row for role, part in parts.items() for row in _used(part, role, hashes)] + [
         {"path": name, "role": "failed", "group": "", "kind": "", "sha256": "", "error": reason}
         for name, reason in failed
+    ]
+
+
+def _used(items: Sequence[Record], role: str, hashes: Mapping[str, str]) -> list[dict[str, str]]:
+    """A row for each file, however many slices of it were used."""
+    return [
+        {"path": r.id, "role": role, "group": r.group, "kind": r.kind, "sha256": hashes[r.id], "error": ""}
+        for r in {record.id: record for record in items}.values()
     ]
 
 
@@ -172,23 +180,33 @@ def _last(log: Sequence[Mapping[str, Any]], key: str) -> Any:
     return next((record[key] for record in reversed(log) if key in record), None)
 
 
-def _usable_normals(dataset: Dataset, reporter: Reporter) -> tuple[list[Record], dict[str, str], list[tuple[str, str]]]:
-    """The readable normals with copies merged into one group, all hashes, and what failed. Refuses leaks."""
+def _usable_normals(
+    dataset: Dataset, preprocess: Preprocess, reporter: Reporter
+) -> tuple[list[Record], dict[str, str], list[tuple[str, str]]]:
+    """The readable normals, of volumes their slices, with copies merged into one group, all hashes, and what failed.
+    Refuses leaks. The plane that volumes are sliced along becomes that of `preprocess`."""
     normals, testing = dataset.training(), [r for r in dataset.records if r.split == "test"]
     failed = list(dataset.problems)
     hashes: dict[str, str] = {}
     usable = []
-    for done, loaded in enumerate(ahead(load, normals), start=1):
+    axes: dict[str, str] = {}
+    for done, loaded in enumerate(ahead(partial(load, preprocess=preprocess), normals), start=1):
         if loaded.image is None:
             failed.append((loaded.record.id, loaded.error))
         else:
-            usable.append(loaded.record)
+            usable += slice_records(loaded)
             hashes[loaded.record.id] = loaded.sha256
+        if loaded.volume is not None:
+            axes.setdefault(loaded.volume.geometry.plane, loaded.record.id)
         reporter.progress("read", done, len(normals))
+    if len(axes) > 1:
+        found = ", ".join(f"{axis} ({name})" for axis, name in axes.items())
+        raise DataError(f"volumes have their finest pixels in different planes: {found}; choose one with --axis")
+    preprocess.axis = next(iter(axes), preprocess.axis)
     for record in testing:
         try:
-            hashes[record.id] = sha256_of(record.path)
-        except OSError:
+            hashes[record.id] = readers.read_source(record).sha256
+        except ImageError:
             continue  # an unreadable test file cannot leak; scoring it will say why
     split.refuse_leaks(usable, testing, hashes)
     if not usable:
@@ -294,7 +312,8 @@ def calibrate(
     reporter = reporter or Silent()
     run = runs.read(run_path)
     dataset = cards.open_data(data)
-    normals, hashes, failed = _usable_normals(dataset, reporter)
+    model = Model.load(run, device)
+    normals, hashes, failed = _usable_normals(dataset, model.preprocess, reporter)
     if len(normals) < split.MINIMUM:
         raise DataError(
             f"{len(normals)} normal images are too few to calibrate with; at least {split.MINIMUM} are needed"
@@ -307,7 +326,6 @@ def calibrate(
                 f"leak: {record.id} has the same bytes as {used[hashes[record.id]]}, which the model was trained on"
             )
     refuse_known_groups(kept, normals)
-    model = Model.load(run, device)
     calibration, unscored = calibrate_model(model, normals, reporter)
     if len(calibration.scores) < split.MINIMUM:
         raise DataError(f"only {len(calibration.scores)} of {len(normals)} images could be scored; {unscored[0][1]}")
@@ -318,10 +336,7 @@ def calibrate(
     header = {key: value for key, value in run.header.items() if key not in ("hashes", "calibration_groups")} | {
         "facts": facts
     }
-    manifest = kept + [
-        {"path": r.id, "role": "calibrate", "group": r.group, "kind": r.kind, "sha256": hashes[r.id], "error": ""}
-        for r in normals
-    ]
+    manifest = kept + _used(normals, "calibrate", hashes)
     (workdir / "train.jsonl").write_bytes((run_path / "train.jsonl").read_bytes())
     runs.write(
         workdir,
@@ -381,7 +396,7 @@ def evaluate(
                 f"leak: {loaded.record.id} has the same bytes as {used[loaded.sha256]}, which the run was made from"
             )
         if scored.heatmap is not None:
-            measure.add(loaded.record, scored.score, scored.heatmap)
+            measure.add(loaded.record, scored.score, scored.heatmap, loaded.volume)
     if not measure.whole.labelled():
         raise DataError(f"{data}: none of {len(items)} labelled images can be read; the first: {failures[0]}")
     failures += measure.whole.problems

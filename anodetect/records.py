@@ -1,6 +1,7 @@
 """The score directory: what was scored, how it was decided, and a hash chain over the rows.
 
     scores.parquet   authoritative, one row per image (columns: COLUMNS); scores.csv has the same rows
+    slices.parquet   one row per slice, where there are volumes: its place in the patient, and its score
     groups.csv       one row per patient or lot
     timings.parquet  seconds per image, apart, so that equal inputs give equal tables
     regions.json     outlines of what exceeds the pixel threshold, in COCO's format
@@ -55,6 +56,7 @@ COLUMNS = pa.schema(
         ("heatmap", pa.string()),
         ("width", pa.int32()),
         ("height", pa.int32()),
+        ("depth", pa.int32()),
         ("model_sha256", pa.string()),
         ("status", pa.string()),
         ("error", pa.string()),
@@ -70,6 +72,21 @@ GROUP_COLUMNS = pa.schema(
         ("score", pa.float64()),
         ("p_value", pa.float64()),
         ("q_value", pa.float64()),
+        ("flagged", pa.bool_()),
+    ]
+)
+SLICE_COLUMNS = pa.schema(
+    [
+        ("path", pa.string()),
+        ("group", pa.string()),
+        ("axis", pa.string()),
+        ("slice", pa.int32()),  # its index in the source, from 0, along the axis the volume is sliced along
+        ("left_mm", pa.float64()),  # the middle of the slice, in the patient
+        ("posterior_mm", pa.float64()),
+        ("superior_mm", pa.float64()),
+        ("foreground", pa.float32()),
+        ("score", pa.float64()),
+        ("p_value", pa.float64()),
         ("flagged", pa.bool_()),
     ]
 )
@@ -119,7 +136,12 @@ def prepare(path: Path, allowed: Sequence[str] = ()) -> None:
 
 
 def write(
-    path: Path, rows: Sequence[Row], groups: Sequence[Row], timings: Sequence[Row], audit: Mapping[str, Any]
+    path: Path,
+    rows: Sequence[Row],
+    groups: Sequence[Row],
+    timings: Sequence[Row],
+    audit: Mapping[str, Any],
+    slices: Sequence[Row] = (),
 ) -> str:
     """Write the tables and, last of all, audit.json; the head is returned."""
     rows = [{name: row.get(name) for name in COLUMNS.names} for row in rows]
@@ -129,6 +151,8 @@ def write(
     _write_table(path / "scores", pa.Table.from_pylist(list(rows), COLUMNS))
     _write_table(path / "groups", pa.Table.from_pylist(list(groups), GROUP_COLUMNS), formats=("csv",))
     _write_table(path / "timings", pa.Table.from_pylist(list(timings), TIMING_COLUMNS), formats=("parquet",))
+    if slices:
+        _write_table(path / "slices", pa.Table.from_pylist(list(slices), SLICE_COLUMNS), formats=("parquet",))
     _write_table(path / "chain", pa.Table.from_pydict(table, CHAIN_COLUMNS), formats=("parquet",))
     outputs = {name: sha256_of(path / name) for name in files(path)}
     last = links[-1] if links else sha256(b"").hexdigest()
@@ -202,6 +226,13 @@ def read_timings(path: Path) -> list[Row]:
     """Seconds for each path."""
     timings: list[Row] = parquet.read_table(path / "timings.parquet").to_pylist()
     return timings
+
+
+def read_slices(path: Path) -> list[Row]:
+    """The slices of all volumes; none where there are only images."""
+    file = path / "slices.parquet"
+    slices: list[Row] = parquet.read_table(file).to_pylist() if file.is_file() else []
+    return slices
 
 
 def _write_table(stem: Path, table: pa.Table, formats: Sequence[str] = ("parquet", "csv")) -> None:

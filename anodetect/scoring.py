@@ -11,7 +11,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,17 +24,20 @@ from anodetect.calibration import DEFAULT_FAR, Calibration
 from anodetect.cases import Cases
 from anodetect.config import plain
 from anodetect.data import cards, readers
-from anodetect.data.scan import Record, is_below
-from anodetect.decision import decide, fdr_statement
-from anodetect.errors import ConfigError, DataError, Interrupted, RunError, nearest
+from anodetect.data.scan import MANIFEST, Record, is_below, scan
+from anodetect.decision import decide, decide_slices, fdr_statement
+from anodetect.errors import ConfigError, DataError, Interrupted, RunError
 from anodetect.evaluation import Measure
 from anodetect.files import atomic, path_of, path_text, short_name
 from anodetect.journal import Entry, Journal
-from anodetect.model import BATCH, PIXELS_AHEAD, Model, Scored, load, pixels, score_records
+from anodetect.model import BATCH, PIXELS_AHEAD, Model, Scored, pixels, score_records
 from anodetect.types import Floats, Reporter, Silent
+from anodetect.writers import FORMATS, check_formats
 from anodetect.writers import images as image_writer
+from anodetect.writers import volumes as volume_writer
 
 CLOSE = 1e-4  # relative: what scores may differ by between machines
+SLICES_APART = 1.5  # times as many, or as few, slices as a calibration group has: pooled scores no longer compare
 PROMPT = 1.0  # seconds after which finished files go to the journal
 
 
@@ -45,12 +48,13 @@ def score(
     *,
     far: float = DEFAULT_FAR,
     fdr: float | None = None,
-    heatmaps: Sequence[str] = image_writer.FORMATS,
+    heatmaps: Sequence[str] = FORMATS,
     follow_symlinks: bool = False,
     resume: bool = False,
     shard: str = "1/1",
     sign: Path | None = None,
     device: str = "auto",
+    engine: "Engine | None" = None,
     command: Sequence[str] = (),
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
@@ -58,11 +62,12 @@ def score(
 
     With `resume` an interrupted scoring of the same `out` goes on, and what is finished is not scored again. `shard`
     "i/n" scores the i-th of n parts, told apart by the files' contents. `sign` is a file with an Ed25519 private key.
+    `engine` does the work; without one it is done here.
     """
     reporter = reporter or Silent()
     begun = time.monotonic()
     started = datetime.now(UTC)
-    _check_formats(heatmaps)
+    check_formats(heatmaps)
     mine = _shard(shard)
     key = verification.private_key(sign) if sign else None
     run = runs.read(run_path)
@@ -72,8 +77,8 @@ def score(
     problems = [entry for entry in problems if mine(readers.digest(entry[0].encode()))]
     facts = _facts(run, far, fdr) | {"shard": shard, "heatmaps": list(heatmaps), "root": str(root.absolute())}
     begun_with = {key: facts[key] for key in ("model_sha256", "far", "fdr", "shard", "heatmaps", "root")}
-    # With --fdr the threshold is known only when everything has been scored: no image is borderline until then.
-    threshold = run.calibration.threshold(far) if fdr is None else np.inf
+    task = Task(run_path.absolute(), out.absolute(), tuple(heatmaps), far, fdr, shard, device)
+    threshold = task.threshold(run.calibration)
     with Journal(out, begun_with, resume=resume) as journal:
         facts["statement"] = (
             run.calibration.statement(far) if fdr is None else fdr_statement(run.calibration, fdr, len(items))
@@ -83,24 +88,20 @@ def score(
         measure = Measure(run.calibration, far, masks=any(record.mask for record in items))
         by_id = {record.id: record for record in items}
         for entry in journal.resumed:
-            _recall(entry["row"], out, by_id, cases, measure)
+            _count(entry["row"], out, by_id, cases, measure)
         entries = [_lean(entry) for entry in journal.resumed]
         done = {entry["row"]["path"] for entry in entries}
         if done:
             reporter.say(f"{len(done)} of {len(items)} files were finished before; going on")
         todo = [record for record in items if record.id not in done]
-        model = Model.load(run, device) if todo else None
-        first = time.monotonic()
         tally = Counter(_outcome(entry["row"], threshold) for entry in entries)
+        made = (engine or here)(task, todo, reporter, lambda: _note(tally)) if todo else iter(())
+        first = time.monotonic()
         try:
-            scoring = score_records(model, todo, reporter, mine=mine, note=lambda: _note(tally)) if model else iter(())
-            pixel_threshold = run.calibration.pixel_threshold(far)
-            for scored, entry in _journaled(_written(scoring, out, heatmaps, run, pixel_threshold), journal):
+            for scored, entry in _journaled(made, journal):
                 tally[_outcome(entry["row"], threshold)] += 1
                 entries.append(_lean(entry))
-                if scored.heatmap is not None:
-                    cases.offer(scored)
-                    measure.add(scored.loaded.record, scored.score, scored.heatmap)
+                _count(entry["row"], out, by_id, cases, measure, scored)
         except KeyboardInterrupt:
             raise Interrupted(
                 f"stopped after {len(entries)} of {len(items)} files; the same command with --resume goes on"
@@ -112,10 +113,20 @@ def score(
             "command": list(command),
             "started": started.isoformat(timespec="seconds"),
             "environment": runs.environment_facts(),
-            "cases": cases.names(),
+            "cases": cases.settle(),
         }
         timings = [{"path": entry["row"]["path"], "seconds": entry["seconds"]} for entry in entries]
-        result = _conclude(out, rows, timings, journal.entries(), run.calibration, facts, measure, reporter)
+        result = _conclude(
+            out,
+            rows,
+            _slices_of(journal.entries()),
+            timings,
+            journal.entries(),
+            run.calibration,
+            facts,
+            measure,
+            reporter,
+        )
         if key:
             verification.sign(out, result["head"], key)
         journal.remove()
@@ -135,12 +146,6 @@ def _warn_of_known(rows: Sequence[records.Row], run_path: Path, reporter: Report
     used = {row["sha256"] for row in runs.read_manifest(run_path) if row["sha256"]}
     if known := sum(row.get("sha256") in used for row in rows):
         reporter.warn(f"{known} of these images took part in training or calibration; their p-values are not valid")
-
-
-def _check_formats(heatmaps: Sequence[str]) -> None:
-    for kind in heatmaps:
-        if kind not in image_writer.FORMATS:
-            raise ConfigError(f"no heatmap format {kind!r}; {nearest(kind, [*image_writer.FORMATS, 'none'])}")
 
 
 def _shard(shard: str) -> Callable[[str], bool]:
@@ -171,44 +176,112 @@ def _facts(run: runs.Run, far: float, fdr: float | None) -> dict[str, Any]:
 # -- One file -------------------------------------------------------------------------------------------
 
 
-def _written(
-    scoring: Iterable[Scored], out: Path, heatmaps: Sequence[str], run: runs.Run, threshold: float
-) -> Iterator[tuple[Scored, Entry]]:
-    """Write each image's files on two threads beside the model, a bounded number behind it."""
-    with ThreadPoolExecutor(2) as pool:
-        waiting: deque[tuple[Scored, Future[Entry]]] = deque()
-        for scored in scoring:
-            waiting.append((scored, pool.submit(_entry, scored, out, heatmaps, run, threshold)))
-            while len(waiting) > BATCH or sum(pixels(each.loaded) for each, _ in waiting) > PIXELS_AHEAD:
-                first, future = waiting.popleft()
-                yield first, future.result()
-        yield from ((first, future.result()) for first, future in waiting)
+@dataclass(frozen=True)
+class Task:
+    """What it takes to score a file on any machine: the run, and which files to write where."""
+
+    run: Path
+    out: Path
+    heatmaps: tuple[str, ...]
+    far: float
+    fdr: float | None
+    shard: str
+    device: str
+
+    def threshold(self, calibration: Calibration) -> float:
+        """The score above which an image is flagged; with --fdr known only when everything has been scored."""
+        return calibration.threshold(self.far) if self.fdr is None else np.inf
+
+
+Made = Iterator[tuple[Scored | None, Entry]]  # in any order; without the former where it was made on another machine
+Engine = Callable[[Task, Sequence[Record], Reporter, Callable[[], str]], Made]
+
+
+def here(task: Task, items: Sequence[Record], reporter: Reporter, note: Callable[[], str]) -> Made:
+    """Score on this machine; `note` is shown beside the progress."""
+    return Worker(task).work(items, reporter, note)
+
+
+class Worker:
+    """A model that scores files and writes what there is to write of each."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.run = runs.read(task.run)
+        self.model = Model.load(self.run, task.device)
+        self.cases = Cases(task.out, task.threshold(self.run.calibration), self.run.scale)
+        self.pixel_threshold = self.run.calibration.pixel_threshold(task.far)
+
+    def work(self, items: Sequence[Record], reporter: Reporter, note: Callable[[], str] = str) -> Made:
+        """Score, and write files on two threads beside the model, a bounded number behind it."""
+        with ThreadPoolExecutor(2) as pool:
+            waiting: deque[tuple[Scored, Future[Entry]]] = deque()
+            for scored in score_records(self.model, items, reporter, mine=_shard(self.task.shard), note=note):
+                shown = scored.heatmap is not None and self.cases.admits(scored.loaded.record.id, scored.score)
+                waiting.append((scored, pool.submit(self._entry, scored, shown)))
+                while len(waiting) > BATCH or sum(pixels(each.loaded) for each, _ in waiting) > PIXELS_AHEAD:
+                    first, future = waiting.popleft()
+                    yield first, future.result()
+            yield from ((first, future.result()) for first, future in waiting)
+
+    def _entry(self, scored: Scored, shown: bool) -> Entry:
+        """Write one image's files, its picture too where it is to be shown; its line in the journal."""
+        if shown:
+            self.cases.draw(scored)
+        return _entry(scored, self.task.out, self.task.heatmaps, self.run, self.pixel_threshold)
 
 
 def _entry(scored: Scored, out: Path, heatmaps: Sequence[str], run: runs.Run, threshold: float) -> Entry:
     """Write one image's files; its line in the journal."""
+    loaded, heatmap = scored.loaded, scored.heatmap
     row = _row(scored, run.model_sha256)
-    found: list[dict[str, Any]] = []
-    if scored.heatmap is not None:
-        assert scored.loaded.image is not None
-        stem = out / "heatmaps" / short_name(row["path"])
-        kinds = [kind for kind in heatmaps if kind != "regions"]
-        try:
-            written = [
-                image_writer.write_heatmap(stem, kind, scored.heatmap, scored.loaded.image, run.scale, threshold)
-                for kind in kinds
-            ]
-            row["heatmap"] = written[0].relative_to(out).as_posix() if written else ""
-        except RunError as error:
-            row["error"] = str(error)
-        if "regions" in heatmaps:
-            found = image_writer.regions(scored.heatmap, threshold)
-    return {"row": row, "seconds": scored.seconds, "regions": found}
+    entry: Entry = {"row": row, "seconds": scored.seconds, "regions": [], "slices": _slice_rows(scored)}
+    if heatmap is None or loaded.image is None:
+        return entry
+    stem = out / "heatmaps" / short_name(row["path"])
+    try:
+        if loaded.volume is not None:
+            written = volume_writer.write(stem, heatmaps, heatmap, loaded.volume, run.scale, threshold)
+        else:
+            written = image_writer.write(stem, heatmaps, heatmap, loaded.image, run.scale, threshold)
+            if "regions" in heatmaps:
+                entry["regions"] = image_writer.regions(heatmap, threshold)
+        row["heatmap"] = written[0].relative_to(out).as_posix() if written else ""
+    except RunError as error:
+        row["error"] = str(error)
+    return entry
+
+
+def _slice_rows(scored: Scored) -> list[records.Row]:
+    """The profile of a volume: a row for every slice, in the order of the detector's slices."""
+    if scored.slices is None or scored.loaded.volume is None:
+        return []
+    volume, record = scored.loaded.volume, scored.loaded.record
+    found = dict(zip(scored.slices.numbers.tolist(), scored.slices.scores.tolist(), strict=True))
+    share = volume.share.tolist()
+    along = volume.geometry.axes[0]
+    rows = []
+    for number in range(len(share)):
+        x, y, z = volume.geometry.centre(number)
+        rows.append(
+            {
+                "path": record.id,
+                "group": record.group,
+                "axis": volume.geometry.plane,
+                "slice": int(volume.geometry.source_index((number, 0, 0))[along]),
+                "left_mm": x,
+                "posterior_mm": y,
+                "superior_mm": z,
+                "foreground": share[number],
+                "score": found.get(number),
+            }
+        )
+    return rows
 
 
 def _row(scored: Scored, model_sha256: str) -> records.Row:
     loaded = scored.loaded
-    height, width = loaded.image.shape[1:] if loaded.image is not None else (None, None)
+    depth, height, width = (None, None, None, *(loaded.image.shape[1:] if loaded.image is not None else ()))[-3:]
     return {
         "path": loaded.record.id,
         "sha256": loaded.sha256,
@@ -217,6 +290,7 @@ def _row(scored: Scored, model_sha256: str) -> records.Row:
         "heatmap": "",
         "width": width,
         "height": height,
+        "depth": depth,
         "model_sha256": model_sha256,
         "status": "failed" if loaded.error else "ok",
         "error": loaded.error,
@@ -231,25 +305,39 @@ def _problem_row(name: str, reason: str, model_sha256: str) -> records.Row:
     return {"path": name, "group": name, "heatmap": "", "model_sha256": model_sha256, "status": status, "error": reason}
 
 
+def _slices_of(entries: Iterable[Entry]) -> list[records.Row]:
+    return [row for entry in entries for row in entry["slices"]]
+
+
 def _lean(entry: Entry) -> Entry:
-    """Without its regions, which stay on the disk."""
+    """Without its regions and slices, which stay on the disk."""
     return {"row": entry["row"], "seconds": entry["seconds"]}
 
 
-def _recall(row: records.Row, out: Path, by_id: Mapping[str, Record], cases: Cases, measure: Measure) -> None:
-    """Count an image that was scored before the scoring was interrupted."""
+def _count(
+    row: records.Row,
+    out: Path,
+    by_id: Mapping[str, Record],
+    cases: Cases,
+    measure: Measure,
+    scored: Scored | None = None,
+) -> None:
+    """Count an image that was scored: now and here, or before an interruption, or elsewhere."""
     if row["status"] != "ok" or row["path"] not in by_id:
         return
     cases.recall(row["path"], row["score"])
+    if scored is not None and scored.heatmap is not None:
+        measure.add(scored.loaded.record, scored.score, scored.heatmap, scored.loaded.volume)
+        return
     heatmap: Floats | None = None
     if measure.has_masks and row["label"] is not None and row["heatmap"].endswith(".tiff"):
         heatmap = tifffile.imread(out / row["heatmap"])
     measure.add(by_id[row["path"]], row["score"], heatmap)
 
 
-def _journaled(items: Iterable[tuple[Scored, Entry]], journal: Journal) -> Iterator[tuple[Scored, Entry]]:
+def _journaled(items: Made, journal: Journal) -> Made:
     """Add to the journal, as many at a time as is worth a flush to the disk, and pass on."""
-    batch: list[tuple[Scored, Entry]] = []
+    batch: list[tuple[Scored | None, Entry]] = []
     last = time.monotonic()
     for item in items:
         batch.append(item)
@@ -303,6 +391,7 @@ def collect(paths: Sequence[str], out: Path, follow_symlinks: bool) -> tuple[Pat
 def _conclude(
     out: Path,
     rows: list[records.Row],
+    slices: list[records.Row],
     timings: list[records.Row],
     entries: Iterable[Entry],
     calibration: Calibration,
@@ -312,12 +401,15 @@ def _conclude(
 ) -> dict[str, Any]:
     """Decide over all rows, compare with the calibration, and write the directory; what `score` answers."""
     rows.sort(key=lambda row: row["path"])
+    slices.sort(key=lambda row: row["path"])
     timings.sort(key=lambda row: row["path"])
     far = facts["far"] if facts["fdr"] is None else facts["fdr"]
     groups, threshold = decide(rows, calibration, far=far, fdr=facts["fdr"])
+    decide_slices(slices, calibration, far=far, fdr=facts["fdr"])
+    _say_of_volumes(rows, slices, calibration, reporter)
     for problem in measure.problems:
         reporter.warn(f"not measured: {problem}")
-    checks = _drift(rows, calibration)
+    checks = _drift(rows, slices, calibration)
     for check in checks.values():
         if check and check["fires"]:
             reporter.warn(check["text"])
@@ -335,7 +427,7 @@ def _conclude(
         "drift": checks,
         "evaluation": measure.result(threshold) if measure.labelled() else None,
     }
-    head = records.write(out, rows, groups, timings, audit)
+    head = records.write(out, rows, groups, timings, audit, slices)
     return {
         "scored": counts["ok"],
         "failed": counts["failed"] + unwritten,
@@ -350,9 +442,32 @@ def _conclude(
     }
 
 
-def _drift(rows: Sequence[records.Row], calibration: Calibration) -> dict[str, dict[str, Any] | None]:
-    """The batch against the calibration images; over time where every image says when it was taken."""
-    good = [row for row in rows if row["status"] == "ok"]
+def _say_of_volumes(
+    rows: Sequence[records.Row], slices: Sequence[records.Row], calibration: Calibration, reporter: Reporter
+) -> None:
+    """Slices that were not scored, and volumes whose pooled scores are not comparable with the calibration's."""
+    scored = Counter(row["path"] for row in slices if row["score"] is not None)
+    if unscored := len(slices) - scored.total():
+        reporter.say(f"{unscored} of {len(slices)} slices have too little foreground and were not scored (NaN)")
+    volumes = [row for row in rows if row.get("depth") and row["status"] == "ok"]
+    if not volumes or not calibration.n_groups:
+        return
+    usual = float(np.median(list(Counter(calibration.groups).values())))
+    count = float(np.median([scored[row["path"]] for row in volumes]))
+    if not usual / SLICES_APART <= count <= usual * SLICES_APART:
+        reporter.warn(
+            f"volumes have {count:g} scored slices, calibration groups {usual:g} images: a volume's highest score is "
+            "compared with that of a group of another size; calibrate on volumes like these"
+        )
+
+
+def _drift(
+    rows: Sequence[records.Row], slices: Sequence[records.Row], calibration: Calibration
+) -> dict[str, dict[str, Any] | None]:
+    """The batch, of volumes their slices, against the calibration images; over time where every image says when it
+    was taken."""
+    good = [row for row in rows if row["status"] == "ok" and not row.get("depth")]
+    good += [row for row in slices if row["score"] is not None]
     scores, groups = [row["score"] for row in good], [row["group"] for row in good]
     found = drift.compare(calibration.scores, calibration.groups, scores, groups)
     checks: dict[str, dict[str, Any] | None] = {"batch": plain(asdict(found)) if found else None, "time": None}
@@ -424,17 +539,18 @@ def merge(
             measure.add(Record(row["path"], Path(), label=row["label"], group=row["group"]), row["score"], None)
     timings = [timing for directory in directories for timing in records.read_timings(directory.path)]
     entries = (entry for directory in directories for entry in _regions_of(directory.path))
+    slices = [row for directory in directories for row in records.read_slices(directory.path)]
     facts = audits[0] | {
         "shard": "1/1",
         "merged_from": [audit["head"] for audit in audits],
         "started": min(audit["started"] for audit in audits),
         "command": list(command),
         "environment": runs.environment_facts(),
-        "cases": cases.names(),
+        "cases": cases.settle(),
     }
     if audits[0]["fdr"] is not None:
         facts["statement"] = fdr_statement(calibration, audits[0]["fdr"], len(rows))
-    return _conclude(out, rows, timings, entries, calibration, facts, measure, reporter)
+    return _conclude(out, rows, slices, timings, entries, calibration, facts, measure, reporter)
 
 
 def _refuse_misfits(parts: Sequence[Path], audits: Sequence[Mapping[str, Any]]) -> None:
@@ -488,14 +604,22 @@ def rescore(
     chosen = np.random.default_rng().choice(len(rows), min(count, len(rows)), replace=False)
     problems = []
     for row in (rows[place] for place in sorted(chosen)):
-        source = (root or Path(scored.audit["root"])) / path_of(row["path"])
-        loaded = load(Record(row["path"], source), model)
-        if loaded.image is None or loaded.encoded is None:
-            problems.append(f"{row['path']}: cannot be scored again: {loaded.error}")
-        elif loaded.sha256 != row["sha256"]:
+        again = next(iter(score_records(model, [_record_of(row, root or Path(scored.audit["root"]))], Silent())))
+        if again.heatmap is None:
+            problems.append(f"{row['path']}: cannot be scored again: {again.loaded.error}")
+        elif again.loaded.sha256 != row["sha256"]:
             problems.append(f"{row['path']}: the file is not the one that was scored")
         else:
-            again = float(model.score([loaded.image], [loaded.encoded]).image[0])
-            if not (again == row["score"] if same_host else np.isclose(again, row["score"], rtol=CLOSE, atol=0)):
-                problems.append(f"{row['path']}: scores {again!r} now, {row['score']!r} in the record")
+            value = again.score
+            if not (value == row["score"] if same_host else np.isclose(value, row["score"], rtol=CLOSE, atol=0)):
+                problems.append(f"{row['path']}: scores {value!r} now, {row['score']!r} in the record")
     return problems
+
+
+def _record_of(row: records.Row, root: Path) -> Record:
+    """Where a row's image is now, with what a manifest says of how it is to be read."""
+    if (root / MANIFEST).is_file():
+        listed = {record.id: record for record in scan(root).records}
+        if row["path"] in listed:
+            return listed[row["path"]]
+    return Record(row["path"], root / path_of(row["path"]))

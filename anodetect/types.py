@@ -3,8 +3,9 @@
 Shapes: N images, C channels, H rows, W columns. Larger score = more anomalous, everywhere.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -129,12 +130,14 @@ class Detector(Protocol):
         """Become the detector whose `state` this was."""
 
 
-def image_seeds(images: Sequence[Floats]) -> Seeds:
-    """One seed per image from its decoded content, so that a score never depends on position or company."""
+def image_seeds(images: Sequence[Floats], numbers: Iterable[int | None] = repeat(None)) -> Seeds:
+    """One seed per image from its decoded content and, of a volume's slice, its number, so that a score never depends
+    on position in a batch or on company."""
     from hashlib import sha256
 
-    def seed(image: Floats) -> int:
-        digest = sha256(repr(image.shape).encode() + np.ascontiguousarray(image).tobytes()).digest()
+    def seed(image: Floats, number: int | None) -> int:
+        what = repr(image.shape if number is None else (image.shape, number))
+        digest = sha256(what.encode() + np.ascontiguousarray(image).tobytes()).digest()
         return int.from_bytes(digest[:8], "little")
 
-    return np.array([seed(image) for image in images], dtype=np.uint64)
+    return np.array([seed(*each) for each in zip(images, numbers, strict=False)], dtype=np.uint64)

@@ -166,7 +166,7 @@ def test_a_failed_row_shows_its_image_if_there_is_one(scored):
 
 def test_the_window_is_black_and_white_at_its_ends():
     image = np.array([[[-2.0, 0, 50, 100, 300]]], np.float32)
-    assert writer.grey(image, (0, 100))[0, :, 0].tolist() == [0, 0, 128, 255, 255]
+    assert writer.grey(image, (0, 100))[0, :, 0].tolist() == [0, 0, 127, 255, 255]
     assert writer.grey(np.broadcast_to(image, (3, 1, 5)), (0, 100)).shape == (1, 5, 3)
 
 

@@ -1,12 +1,20 @@
-"""Foreground and intensity scaling, before any detector sees an image. NumPy and SciPy only."""
+"""Foreground and intensity scaling, before any detector sees an image. NumPy and SciPy only.
+
+Of a volume both are found once, over all of its slices, and every slice is treated alike.
+"""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
 from scipy import ndimage
 
 from anodetect.config import Config
+from anodetect.data.geometry import Geometry, along
+from anodetect.data.volumes import Volume
 from anodetect.errors import ImageError
 from anodetect.types import Bools, Floats
 
@@ -15,15 +23,55 @@ FLAT_LEVEL = 0.05  # where they lie below this share of the range (measured: LGG
 SAMPLE_PIXELS = 512  # per image, to learn the intensity range from
 LOW, HIGH = 1.0, 99.5  # percentiles of the foreground that become -1 and 1
 CLIP = 1.5
+COARSE = 128  # pixels: a volume's foreground is found on slices reduced to about this side
+FIXED_UNITS = ("CT",)  # modalities whose values mean the same in every volume
 
 
 class PreprocessConfig(Config):
     """`intensity`: "dataset" scales by percentiles over all fit images, so that brightness keeps its meaning;
-    "image" by each image's own foreground, for scanners without fixed units. `foreground`: "flat" takes what
-    lies above a flat background, "all" every pixel, "auto" decides between them on the fit images."""
+    "image" by each image's or volume's own foreground, for scanners without fixed units; "auto" takes "image" for
+    volumes other than CT, and "dataset" for the rest. `window`, level and width in native units (for CT Hounsfield),
+    takes their place. `foreground`: "flat" takes what lies above a flat background, "all" every pixel, "auto" decides
+    between them on the fit images.
 
-    intensity: Literal["dataset", "image"] = "dataset"
+    Of volumes only: `axis`, the plane of their slices, "auto" the one with the finest pixels; `component` of a 4-D
+    file; a slice is scored if it has `least_foreground` of the foreground of the fullest one; `bias` above 0 evens out
+    brightness that varies over more than as many millimetres; `spacing` above 0 brings slices to as many millimetres
+    per pixel, and maps back.
+    """
+
+    intensity: Literal["auto", "dataset", "image"] = "auto"
+    window: tuple[float, float] | None = None
     foreground: Literal["auto", "flat", "all"] = "auto"
+    axis: Literal["auto", "axial", "coronal", "sagittal"] = "auto"
+    component: int | None = Field(default=None, ge=0)
+    least_foreground: float = Field(default=0.25, ge=0, le=1)
+    bias: float = Field(default=0.0, ge=0)
+    spacing: float = Field(default=0.0, ge=0)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A volume as its slices are scored: `slices` [C, D, H, W] in native units, a view of the volume's voxels,
+    `foreground` [D, H, W], `span` the values that become -1 and 1 (None: the model's), and `scored` [D], which slices
+    have enough foreground."""
+
+    volume: Volume
+    geometry: Geometry
+    slices: Floats
+    foreground: Bools
+    span: tuple[float, float] | None
+    scored: Bools
+
+    @property
+    def numbers(self) -> NDArray[np.int64]:
+        """The slices to score."""
+        return np.flatnonzero(self.scored)
+
+    @property
+    def share(self) -> Floats:
+        """The share of each slice's pixels that is foreground [D]."""
+        return np.asarray(self.foreground.mean((1, 2)), np.float32)
 
 
 class Preprocess:
@@ -34,6 +82,7 @@ class Preprocess:
         self.channels = 1
         self.flat_background = False
         self.range = (0.0, 1.0)
+        self.axis: str = config.axis
 
     def learn(self, images: Iterable[Floats]) -> None:
         """Learn channels, kind of background and intensity range from fit images [C, H, W], in one pass."""
@@ -49,22 +98,64 @@ class Preprocess:
         pool = np.concatenate(inner_values if self.flat_background else values)
         self.range = _span(pool)
 
-    def apply(self, image: Floats) -> tuple[Floats, Bools]:
-        """[C, H, W] in native units → (scaled [channels, H, W], foreground [H, W])."""
+    def apply(self, image: Floats, of: Prepared | None = None, number: int = 0) -> tuple[Floats, Bools]:
+        """[C, H, W] in native units → (scaled [channels, H, W], foreground [H, W]). With `of` the image is the slice
+        `number` of that volume."""
         same = to_channels(image, self.channels)
         if same is None:
             raise ImageError("a colour image, but the model was trained on grey ones")
-        inside = foreground(same) if self.flat_background else np.ones(same.shape[1:], bool)
-        low, high = self.range if self.config.intensity == "dataset" else _span(same[:, inside])
+        if not self.flat_background:
+            inside = np.ones(same.shape[1:], bool)
+        else:
+            inside = foreground(same) if of is None else of.foreground[number]
+        if of is not None:
+            low, high = of.span or self.range
+        else:
+            low, high = self._window() or (_span(same[:, inside]) if self.config.intensity == "image" else self.range)
         scaled = (same - low) * (2 / (high - low)) - 1
         return np.clip(scaled, -CLIP, CLIP).astype(np.float32), inside
 
+    def prepare(self, volume: Volume, supplied: Bools | None = None) -> Prepared:
+        """Slice a volume, and find its foreground (unless `supplied` [I, J, K]) and its range of intensities."""
+        geometry = along(volume.voxels.shape[1:], volume.affine, self.axis)
+        slices = geometry.to_slices(volume.voxels)
+        if slices.min() == slices.max():
+            raise ImageError(f"all voxels have the same value, {float(slices.flat[0]):g}")
+        if supplied is not None:
+            inside = np.ascontiguousarray(geometry.to_slices(supplied))
+        elif self.config.foreground == "all":
+            inside = np.ones(slices.shape[1:], bool)
+        else:
+            inside = volume_foreground(slices)
+        filled = inside.sum((1, 2))
+        if not filled.any():
+            raise ImageError("no foreground")
+        span = self._window()
+        if span is None and self.config.intensity != "dataset":
+            own = self.config.intensity == "image" or volume.modality not in FIXED_UNITS
+            span = _span(_some(slices, inside)) if own else None
+        return Prepared(
+            volume, geometry, slices, inside, span, filled >= max(1, self.config.least_foreground * filled.max())
+        )
+
+    def _window(self) -> tuple[float, float] | None:
+        if self.config.window is None:
+            return None
+        level, width = self.config.window
+        return level - width / 2, level + width / 2
+
     def state(self) -> dict[str, Any]:
-        return {"channels": self.channels, "flat_background": self.flat_background, "range": list(self.range)}
+        return {
+            "channels": self.channels,
+            "flat_background": self.flat_background,
+            "range": list(self.range),
+            "axis": self.axis,
+        }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         self.channels, self.flat_background = int(state["channels"]), bool(state["flat_background"])
         self.range = (float(state["range"][0]), float(state["range"][1]))
+        self.axis = str(state["axis"])
 
 
 def has_flat_background(image: Floats) -> bool:
@@ -86,6 +177,37 @@ def foreground(image: Floats) -> Bools:
     return np.asarray(ndimage.binary_fill_holes(largest))
 
 
+def volume_foreground(slices: Floats) -> Bools:
+    """What lies above Otsu's threshold: specks off, the largest connected part, holes of its slices filled.
+
+    [C, D, H, W] → bool [D, H, W]. It is found on slices reduced to about COARSE pixels.
+    """
+    step = -(-max(slices.shape[2:]) // COARSE)
+    coarse = slices[:, :, ::step, ::step].max(0)
+    top = np.percentile(coarse, HIGH)  # the few brightest would stretch the histogram
+    above = coarse > otsu(np.minimum(coarse, top))
+    in_plane = np.zeros((3, 3, 3), bool)
+    in_plane[1] = ndimage.generate_binary_structure(2, 1)
+    opened = ndimage.binary_opening(above, in_plane)
+    parts, count = ndimage.label(opened if opened.any() else above)
+    largest = parts == 1 + np.bincount(parts.ravel())[1:].argmax() if count else above
+    outside, _ = ndimage.label(np.pad(~largest, ((0, 0), (1, 1), (1, 1)), constant_values=True), in_plane)
+    holes = ~np.isin(outside, outside[:, 0, 0])[:, 1:-1, 1:-1]
+    full: Bools = holes.repeat(step, 1).repeat(step, 2)[:, : slices.shape[2], : slices.shape[3]]
+    return full
+
+
+def otsu(values: Floats) -> float:
+    """The threshold that parts values into two classes with the largest variance between them (Otsu 1979)."""
+    counts, bounds = np.histogram(values, 256)
+    middles = (bounds[:-1] + bounds[1:]) / 2
+    below, total = np.cumsum(counts), np.cumsum(counts * middles)
+    above = below[-1] - below
+    with np.errstate(divide="ignore", invalid="ignore"):
+        between = below * above * (total / below - (total[-1] - total) / above) ** 2
+    return float(bounds[1 + np.nanargmax(between)])
+
+
 def _background_level(image: Floats) -> float:
     low, high = float(image.min()), float(np.percentile(image, HIGH))
     return low + FLAT_LEVEL * (high - low)
@@ -103,6 +225,12 @@ def to_channels(image: Floats, channels: int) -> Floats | None:
 def _sample(image: Floats, inside: Bools) -> Floats:
     values = image[:, inside].ravel()
     return values[:: max(1, values.size // SAMPLE_PIXELS)]
+
+
+def _some(slices: Floats, inside: Bools) -> Floats:
+    """Foreground values of a volume's every other slice, row and column, where that leaves any."""
+    some = slices[:, ::2, ::2, ::2][:, inside[::2, ::2, ::2]]
+    return some if some.size else slices[:, inside]
 
 
 def _span(values: Floats) -> tuple[float, float]:

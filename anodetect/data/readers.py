@@ -1,9 +1,14 @@
-"""One image file → float32 [C, H, W] in native units, C 1 or 3. The file's own bit depth is kept."""
+"""One image file → float32 [C, H, W] in native units, C 1 or 3; a volume → [C, I, J, K] and where it lies.
+
+The file's own bit depth is kept.
+"""
 
 import io
 from collections.abc import Callable
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import tifffile
@@ -11,12 +16,60 @@ from imagecodecs import png_decode
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from anodetect.data.geometry import Geometry
+from anodetect.data.scan import Record, suffix_of
+from anodetect.data.volumes import Volume, decode_nifti, decode_nrrd, same_grid
 from anodetect.errors import ImageError
 from anodetect.types import Bools, Floats
 
 MIN_SIDE = 8
 MAX_PIXELS = 2**27
 Array = NDArray[np.generic]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A record's bytes and their hash, not decoded yet."""
+
+    record: Record
+    content: bytes
+    sha256: str
+
+    def decode(self, component: int | None = None) -> Floats | Volume:
+        """An image or a volume; ImageError with the reason if it cannot be used. Of a 4-D file the component that the
+        record names, else `component`."""
+        component = component if self.record.component is None else self.record.component
+        suffix = suffix_of(self.record.path)
+        if suffix in _VOLUME_DECODERS:
+            return _tried(lambda: _VOLUME_DECODERS[suffix](self.content, component))
+        return decode_image(self.content, suffix)
+
+
+def read_source(record: Record) -> Source:
+    """A record's bytes; ImageError with the reason if there are none to be had."""
+    content = read_bytes(record.path)
+    return Source(record, content, digest(content))
+
+
+def supplied_foreground(record: Record, volume: Volume) -> Bools | None:
+    """The foreground [I, J, K] the manifest names for a volume, if any; ImageError if it does not lie on its grid."""
+    return None if record.foreground is None else _mask_on(record.foreground, volume, "foreground")
+
+
+def volume_mask(path: Path, volume: Volume, geometry: Geometry) -> Bools:
+    """A volume's ground truth [D, H, W]; ImageError if it does not lie on its grid."""
+    return np.asarray(geometry.to_slices(_mask_on(path, volume, "mask")))
+
+
+def _mask_on(path: Path, volume: Volume, what: str) -> Bools:
+    source = read_source(Record(path.name, path))
+    if not source.content:
+        raise ImageError(f"its {what} {path.name} is empty")
+    decoded = source.decode()
+    if not isinstance(decoded, Volume) or not same_grid(decoded, volume):
+        raise ImageError(f"its {what} {path.name} does not lie on the same grid")
+    return np.asarray((decoded.voxels != 0).any(0))
 
 
 def read_image(path: Path) -> Floats:
@@ -35,8 +88,13 @@ def decode_image(content: bytes, suffix: str) -> Floats:
     decode = _DECODERS.get(suffix.lower())
     if decode is None:
         raise ImageError(f"unknown image format {suffix!r}")
+    return _checked(_channels_first(_tried(lambda: decode(content))))
+
+
+def _tried(decode: Callable[[], T]) -> T:
+    """What decoding gives; ImageError with the reason if it fails."""
     try:
-        array = decode(content)
+        return decode()
     except ImageError:
         raise
     except Image.DecompressionBombError:
@@ -49,7 +107,6 @@ def decode_image(content: bytes, suffix: str) -> Floats:
         raise ImageError(
             f"damaged or unreadable ({type(error).__name__}: {str(error)[:200] or 'no details'})"
         ) from None
-    return _checked(_channels_first(array))
 
 
 def read_mask(path: Path) -> Bools:
@@ -168,4 +225,9 @@ _DECODERS: dict[str, Callable[[bytes], Array]] = {
     ".tif": _decode_tiff,
     ".tiff": _decode_tiff,
     ".npy": _decode_npy,
+}
+_VOLUME_DECODERS: dict[str, Callable[[bytes, int | None], Volume]] = {
+    ".nii": decode_nifti,
+    ".nii.gz": decode_nifti,
+    ".nrrd": decode_nrrd,
 }

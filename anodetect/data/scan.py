@@ -9,14 +9,20 @@ from pathlib import Path, PurePosixPath
 from anodetect.errors import DataError
 from anodetect.files import path_text
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".npy"})
+IMAGES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".npy"})
+VOLUMES = frozenset({".nii", ".nii.gz", ".nrrd"})
+SUFFIXES = IMAGES | VOLUMES
 NORMAL, ANOMALOUS = 0, 1
-COLUMNS = ("path", "split", "label", "kind", "mask", "group")
+MANIFEST = "manifest.csv"
+COLUMNS = ("path", "split", "label", "kind", "mask", "group", "foreground", "component")
 
 
 @dataclass(frozen=True)
 class Record:
-    """One image file. `split` is "train", "test" or "" (not said); `label` 0 normal, 1 anomalous, None unknown."""
+    """One image or volume. `split` is "train", "test" or "" (not said); `label` 0 normal, 1 anomalous, None unknown.
+
+    `component` is the one to take of a 4-D file. With `slice` the record is that slice of the volume alone.
+    """
 
     id: str
     path: Path
@@ -26,6 +32,9 @@ class Record:
     group: str = ""
     mask: Path | None = None
     extra: Mapping[str, str] = field(default_factory=dict)
+    foreground: Path | None = None
+    component: int | None = None
+    slice: int | None = None
 
 
 @dataclass(frozen=True)
@@ -54,7 +63,7 @@ def scan(folder: Path, *, follow_symlinks: bool = False) -> Dataset:
     """Read a folder as a manifest, the MVTec layout or plain images, whichever it is (in this order)."""
     if not folder.is_dir():
         raise DataError(f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}")
-    if (folder / "manifest.csv").is_file():
+    if (folder / MANIFEST).is_file():
         dataset = _manifest(folder, follow_symlinks)
     elif _is_mvtec(folder):
         dataset = _mvtec(folder, follow_symlinks)
@@ -96,7 +105,7 @@ def walk(folder: Path, *, follow_symlinks: bool = False) -> tuple[list[Path], li
                 problems.append((where, "symbolic link to a folder; see --follow-symlinks"))
         for name in sorted(names):
             path = Path(place, name)
-            if name.startswith(".") or path.suffix.lower() not in SUFFIXES:
+            if name.startswith(".") or suffix_of(path) not in SUFFIXES:
                 continue
             if path.is_symlink() and not follow_symlinks and not is_below(path, root):
                 problems.append(
@@ -105,6 +114,12 @@ def walk(folder: Path, *, follow_symlinks: bool = False) -> tuple[list[Path], li
             else:
                 found.append(path)
     return found, problems
+
+
+def suffix_of(path: Path) -> str:
+    """A path's suffix in lower case; ".nii.gz" is one."""
+    suffix = path.suffix.lower()
+    return f".nii{suffix}" if suffix == ".gz" and path.stem.lower().endswith(".nii") else suffix
 
 
 def is_below(path: Path, folder: str | Path) -> bool:
@@ -158,7 +173,7 @@ def mvtec_mask(folder: Path, kind: str, name: str) -> Path | None:
 
 
 def _manifest(folder: Path, follow_symlinks: bool) -> Dataset:
-    file = folder / "manifest.csv"
+    file = folder / MANIFEST
     records: list[Record] = []
     seen: set[str] = set()
     for where, row in _rows(file):
@@ -167,12 +182,14 @@ def _manifest(folder: Path, follow_symlinks: bool) -> Dataset:
         if identity in seen:
             raise DataError(f"{where}: {name!r} is listed twice")
         seen.add(identity)
-        for column in ("path", "mask"):
+        for column in ("path", "mask", "foreground"):
             _check_inside(folder, row[column], where, follow_symlinks)
         if row["split"] not in ("train", "test", ""):
             raise DataError(f"{where}: split {row['split']!r} is neither 'train' nor 'test'")
         if row["label"] not in ("0", "1", ""):
             raise DataError(f"{where}: label {row['label']!r} is neither 0 (normal) nor 1 (anomalous)")
+        if row["component"] and not row["component"].isdecimal():
+            raise DataError(f"{where}: component {row['component']!r} is not a number from 0 on")
         label = int(row["label"]) if row["label"] else None
         if row["split"] == "train" and label == ANOMALOUS:
             raise DataError(f"{where}: {name!r} is anomalous but in the train split, which holds normals only")
@@ -185,6 +202,8 @@ def _manifest(folder: Path, follow_symlinks: bool) -> Dataset:
                 kind=row["kind"],
                 group=row["group"] or identity,
                 mask=folder / row["mask"] if row["mask"] else None,
+                foreground=folder / row["foreground"] if row["foreground"] else None,
+                component=int(row["component"]) if row["component"] else None,
                 extra={key: value for key, value in row.items() if key not in COLUMNS},
             )
         )

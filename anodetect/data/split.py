@@ -98,7 +98,7 @@ def merge_duplicates(records: Sequence[Record], hashes: Sequence[str]) -> tuple[
     for name, index in groups.items():
         first.setdefault(component[index], name)
     merged = [replace(record, group=first[component[groups[record.group]]]) for record in records]
-    return merged, len(records) - len(contents)
+    return merged, len({record.id for record in records}) - len(contents)
 
 
 def refuse_leaks(train: Sequence[Record], test: Sequence[Record], hashes: dict[str, str]) -> None:

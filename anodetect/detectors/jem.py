@@ -64,7 +64,7 @@ class JEMConfig(NoiseConfig, ChainConfig, StandardConfig):
     labels: Literal["auto", "kind", "transformation", "position"] = "auto"
     objective: Literal["sgld", "contrastive"] = "sgld"
     score: Literal["free-energy", "gradient", "class"] = "free-energy"
-    weight: NonNegativeFloat = 1.0
+    weight: NonNegativeFloat = 0.1
     penalty: NonNegativeFloat = 0.1
     pretraining: float = Field(default=0.2, ge=0, le=1)
     data_noise: NonNegativeFloat = 0.03

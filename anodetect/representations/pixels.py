@@ -53,6 +53,8 @@ class Pixels:
 
 def on_grid(foreground: Bools, side: int) -> Bools:
     """A foreground [H, W] on a square grid [side, side]."""
+    if foreground.all():
+        return np.ones((side, side), bool)
     inside = resize(foreground[None].astype(np.float32), side, side)[0] >= 0.5
     # A foreground too small for the grid must not make an image look normal: then everything counts.
     return inside if inside.any() else np.ones_like(inside)

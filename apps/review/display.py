@@ -269,7 +269,7 @@ def _short(values: Floats) -> NDArray[Any]:
 
 def overlay(picture: Picture, heatmap: Floats, scale: tuple[float, float], colours: Colours, opacity: float) -> Picture:
     """A picture [H, W, 3] under a map [H, W], the more opaque the higher its value, at most `opacity`, 0 to 1."""
-    place = writer.position(heatmap, scale)
+    place = writer.stretched(heatmap, scale)
     alpha = (opacity / 255 * place)[..., None]
     return ((1 - alpha) * picture + alpha * writer.palette(colours)[place]).round().astype(np.uint8)
 

@@ -1,0 +1,104 @@
+"""A volume's heatmap as files, and a picture of it in three planes."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from anodetect.data.geometry import OPPOSITE, PLANES, along, edges
+from anodetect.data.preprocess import Prepared
+from anodetect.files import write_atomic
+from anodetect.types import Floats
+from anodetect.writers import VOLUME_FILES, nifti
+from anodetect.writers.images import Picture, overlay
+
+PANEL, GAP, LINE = 280, 6, 18  # pixels: a plane's side, between planes, a line of text
+
+
+def write(
+    stem: Path, formats: Sequence[str], heatmap: Floats, volume: Prepared, scale: tuple[float, float], threshold: float
+) -> list[Path]:
+    """Write a heatmap [D, H, W] in each of the formats that volumes have files of: "nifti" its values, "mask" where it
+    exceeds `threshold`."""
+    return [
+        path
+        for each in formats
+        if each in VOLUME_FILES
+        for path in _WRITERS[each](stem, heatmap, volume, scale, threshold)
+    ]
+
+
+def _nifti(stem: Path, heatmap: Floats, volume: Prepared, scale: tuple[float, float], threshold: float) -> list[Path]:
+    path = stem.with_name(f"{stem.name}_heatmap.nii")
+    nifti.write(path, heatmap, volume, "anomaly heatmap by anodetect; research use only")
+    return [path]
+
+
+def _mask(stem: Path, heatmap: Floats, volume: Prepared, scale: tuple[float, float], threshold: float) -> list[Path]:
+    path = stem.with_name(f"{stem.name}_mask.nii")
+    above = (np.nan_to_num(heatmap, nan=-np.inf) > threshold).astype(np.uint8)
+    nifti.write(path, above, volume, "above the anomaly threshold; anodetect; research use only")
+    return [path]
+
+
+def _png(stem: Path, heatmap: Floats, volume: Prepared, scale: tuple[float, float], threshold: float) -> list[Path]:
+    path = stem.with_name(f"{stem.name}_heatmap.png")
+    write_atomic(path, picture(heatmap, volume, scale, "png"), durable=False)
+    return [path]
+
+
+_WRITERS = {"nifti": _nifti, "mask": _mask, "png": _png}
+
+
+# -- Picture --------------------------------------------------------------------------------------------
+
+
+def picture(heatmap: Floats, volume: Prepared, scale: tuple[float, float], kind: str = "jpeg") -> bytes:
+    """Axial, coronal and sagittal slices through the highest value of a heatmap [D, H, W], the heatmap over the image,
+    with the patient's directions at the edges and the slice's place in millimetres, as a PNG or JPEG."""
+    peak = np.unravel_index(int(np.nanargmax(heatmap)), heatmap.shape)
+    found = volume.geometry.source_index((float(peak[0]), float(peak[1]), float(peak[2])))
+    panels = [_panel(plane, heatmap, volume, scale, found) for plane in PLANES]
+    gap = np.full((PANEL + LINE, GAP, 3), 255, np.uint8)
+    buffer = io.BytesIO()
+    whole = np.concatenate([panels[0], gap, panels[1], gap, panels[2]], axis=1)
+    Image.fromarray(whole).save(buffer, kind, **({"quality": 85} if kind == "jpeg" else {}))
+    return buffer.getvalue()
+
+
+def _panel(
+    plane: str, heatmap: Floats, volume: Prepared, scale: tuple[float, float], found: tuple[float, float, float]
+) -> Picture:
+    """One plane through the source's voxel `found` on a black square, a line of text below it."""
+    geometry = along(volume.geometry.shape, volume.geometry.affine, plane)
+    number = round(geometry.inside((found[0], found[1], found[2]))[0])
+    image = geometry.to_slices(volume.volume.voxels)[:, number]
+    values = geometry.to_slices(volume.geometry.to_source(heatmap))[number]
+    _, row, column = geometry.spacing
+    height, width = values.shape[0] * row, values.shape[1] * column
+    zoom = PANEL / max(height, width)
+    size = (max(1, round(width * zoom)), max(1, round(height * zoom)))
+    shown = Image.fromarray(overlay(image, values, scale)).resize(size, Image.Resampling.BILINEAR)
+    canvas = Image.new("RGB", (PANEL, PANEL + LINE), "black")
+    canvas.paste(shown, ((PANEL - size[0]) // 2, (PANEL - size[1]) // 2))
+    draw, letters, font = ImageDraw.Draw(canvas), edges(plane), ImageFont.load_default(13)
+    places = {
+        "left": (3.0, PANEL / 2, "lm"),
+        "right": (PANEL - 3.0, PANEL / 2, "rm"),
+        "top": (PANEL / 2, 2.0, "mt"),
+        "bottom": (PANEL / 2, PANEL - 2.0, "mb"),
+    }
+    for edge, (x, y, anchor) in places.items():
+        draw.text((x, y), letters[edge], "white", font, anchor, stroke_width=1, stroke_fill="black")
+    draw.rectangle((0, PANEL, PANEL, PANEL + LINE), "white")
+    draw.text((PANEL / 2, PANEL + 2), f"{plane}, {place_text(geometry.centre(number), plane)}", "black", font, "mt")
+    return np.asarray(canvas)
+
+
+def place_text(centre: tuple[float, float, float], plane: str) -> str:
+    """Where a slice lies in the patient along its plane's axis, such as "12 mm S"."""
+    letter = PLANES[plane][0]
+    value = centre["LPS".index(letter)]
+    return f"{abs(value):.0f} mm {letter if value >= 0 else OPPOSITE[letter]}"

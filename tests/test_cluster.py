@@ -1,0 +1,92 @@
+"""Scoring on a Ray cluster: two workers on this machine give what one process gives."""
+
+import json
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from anodetect import cluster, pipeline, records, scoring, verification
+from anodetect.data import synthetic
+from anodetect.errors import ConfigError
+
+WORKERS = 2
+pytestmark = [  # Ray warns about itself
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*"),
+    pytest.mark.filterwarnings("ignore::FutureWarning:ray.*"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+DEEP = "deep.png"  # an image whose content is in the lower eight of its sixteen bits
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cluster") / "images"
+    folder.mkdir()
+    pictures, _ = synthetic.images(18, size=64, seed=7)
+    for number, picture in enumerate(pictures):
+        Image.fromarray(picture[0]).save(folder / f"{number}.png")
+    Image.fromarray((25600 + pictures[0][0].astype(np.uint16)).astype(np.uint16)).save(folder / DEEP)
+    (folder / "broken.png").write_bytes(b"not an image")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(synthetic_folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("cluster") / "run"
+    values = {"size": 32, "training": {"steps": 2}, "intensity": "image"}
+    pipeline.train(str(synthetic_folder), "anoddpm", out, values=values, representation="pixels")
+    return out
+
+
+@pytest.fixture(scope="module")
+def both(folder, run, tmp_path_factory):
+    """The folder scored here, and by two workers."""
+    pytest.importorskip("ray")
+    here, there = (tmp_path_factory.mktemp("cluster") / name for name in ("here", "there"))
+    scoring.score(run, [str(folder)], here, far=0.2)
+    scoring.score(run, [str(folder)], there, far=0.2, engine=cluster.engine(WORKERS))
+    return records.read(here), records.read(there)
+
+
+def test_two_workers_give_the_same_scores_row_for_row(both):
+    here, there = both
+    assert [row["path"] for row in there.rows] == [row["path"] for row in here.rows]
+    for one, other in zip(here.rows, there.rows, strict=True):
+        assert other["score"] == pytest.approx(one["score"], rel=scoring.CLOSE, nan_ok=True)
+        for key in ("sha256", "status", "error", "flagged", "p_value", "heatmap", "width", "label"):
+            assert other[key] == one[key]
+
+
+def test_sixteen_bits_stay_sixteen_bits(both):
+    scores = {row["path"]: row["score"] for row in both[1].scored()}
+    assert scores[DEEP] == pytest.approx(scores["0.png"], rel=0.05)  # but for the offset the same image
+
+
+def test_workers_write_the_same_files(both):
+    here, there = both
+    assert set(there.audit["outputs"]) == set(here.audit["outputs"])
+    assert there.audit["cases"]["highest"][0] == here.audit["cases"]["highest"][0]
+    for row in here.scored():
+        one, other = (tifffile.imread(directory.path / row["heatmap"]) for directory in both)
+        np.testing.assert_allclose(other, one, rtol=1e-3, atol=1e-4)
+    regions = [json.loads((directory.path / "regions.json").read_text()) for directory in both]
+    assert len(regions[1]["annotations"]) == len(regions[0]["annotations"])
+    assert verification.verify(there.path).intact
+
+
+def test_workers_share_out_the_cpus_of_the_smallest_node():
+    nodes = [{"Alive": True, "Resources": {"CPU": cpus}} for cpus in (8.0, 4.0)]
+    dead = {"Alive": False, "Resources": {"CPU": 1.0}}
+    assert cluster._share([*nodes, dead], None) == {"concurrency": 2, "num_cpus": 3, "num_gpus": 0}
+    assert cluster._share(nodes, 4) == {"concurrency": 4, "num_cpus": 1, "num_gpus": 0}
+    assert cluster._share([{"Alive": True, "Resources": {"CPU": 2.0}}], 2)["num_cpus"] == 0.75
+    with_gpus = [{"Alive": True, "Resources": {"CPU": 16.0, "GPU": 4.0}}]
+    assert cluster._share(with_gpus, None) == {"concurrency": 4, "num_cpus": 3, "num_gpus": 1}
+
+
+def test_no_workers_are_refused():
+    with pytest.raises(ConfigError, match="at least one"):
+        cluster.engine(0)
