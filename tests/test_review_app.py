@@ -8,6 +8,8 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
 
 pytest.importorskip("streamlit", reason="the extra `app` is not installed")
@@ -15,6 +17,7 @@ pytest.importorskip("streamlit", reason="the extra `app` is not installed")
 from streamlit.testing.v1 import AppTest
 
 from anodetect import cli, records, reviews, scoring, verification
+from anodetect.data import synthetic
 from apps.review import display, jobs, page, store
 
 pytestmark = pytest.mark.filterwarnings("default")  # Streamlit's own
@@ -360,6 +363,57 @@ def test_the_name_comes_from_the_login_where_there_is_one(opened, scores, monkey
     monkeypatch.setattr(page.st, "user", {"is_logged_in": False})
     app = opened(scores, reviewer="")
     assert any(button.label == "Log in" for button in app.button) and app.button(key="verdict_normal").disabled
+
+
+# -- Volumes --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def scored_volume(pca_run, tmp_path_factory):
+    """A volume of 9 axial slices on their heads, a defect in one of them, scored."""
+    base = tmp_path_factory.mktemp("volume")
+    pictures, masks = (np.concatenate([part[:, 0] if part.ndim == 4 else part for part in parts]) for parts in zip(
+        synthetic.images(8, seed=3), synthetic.images(1, defects=True, seed=4), strict=True
+    ))  # fmt: skip
+    for name, array in (("in/head.nii.gz", pictures), ("in/truth.nii.gz", masks.astype(np.uint8))):
+        (base / name).parent.mkdir(exist_ok=True)
+        nibabel.save(nibabel.Nifti1Image(array.transpose(2, 1, 0), np.diag([-1.0, -1.0, -4.0, 1.0])), base / name)
+    (base / "in/manifest.csv").write_text("path,mask\nhead.nii.gz,truth.nii.gz\n")
+    scoring.score(pca_run, [str(base / "in")], base / "scores", far=0.2)
+    return base / "scores", pictures, masks
+
+
+def test_slices_of_a_volume_are_scrolled_from_the_highest_score(opened, scored_volume):
+    scores, pictures, masks = scored_volume
+    app = opened(scores)
+    assert not app.exception
+    # The source's slices run toward the feet, those on the screen toward the head: the last one comes first.
+    slider = app.slider(key="slice-head.nii.gz")
+    assert (slider.min, slider.max, slider.value) == (1, 9, 1)
+    (row,) = records.read(scores).rows
+    directory = records.read(scores)
+    case = display.load_volume(directory, row, "axial")
+    assert (case.slices[0, 0] == pictures[-1]).all() and (case.mask[0] == masks[-1]).all()
+    assert case.heatmap.shape == (9, 64, 64) and case.heatmap[0].max() > case.heatmap[1:].max()
+    profile = json.loads(app.get("plotly_chart")[0].proto.spec)
+    slices = sorted(records.read_slices(scores), key=lambda each: -each["slice"])
+    assert profile["data"][0]["y"] == pytest.approx([each["score"] for each in slices])
+    slider.set_value(5).run()
+    assert not app.exception
+    app.toggle(key="blind").set_value(True).run()
+    assert len(app.get("plotly_chart")) == 1 and len(told(app)) == 1
+    app.button(key="verdict_anomalous").click().run()
+    assert verification.verify(scores).intact
+
+
+def test_a_volume_that_was_changed_is_not_shown(opened, scored_volume, tmp_path):
+    scores = shutil.copytree(scored_volume[0], tmp_path / "scores")
+    audit = json.loads((scores / "audit.json").read_text())
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/head.nii.gz").write_bytes(b"else")
+    (scores / "audit.json").write_text(json.dumps(audit | {"root": str(tmp_path / "in")}))
+    app = opened(scores)
+    assert any("was changed since it was scored" in text for text in texts(app)) and not app.exception
 
 
 # -- Train and score ------------------------------------------------------------------------------------

@@ -70,7 +70,9 @@ def draw(now: Opened) -> None:
             rows = _groups(groups, row, blind)
         _list(now, rows, row["path"], blind)
     st.components.v2.component("anodetect_keys", js=PRESS)()
-    opened.view(now.directory, now.scored.by_path[worklist.beside(paths, row["path"], 1)])  # so that the next is ready
+    following = now.scored.by_path[worklist.beside(paths, row["path"], 1)]
+    if not following.get("depth"):
+        opened.view(now.directory, following)  # so that it is ready
 
 
 def _listed(now: Opened, blind: bool) -> list[Row]:

@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from anodetect.data import readers, scan
+from anodetect.data.geometry import Geometry, along
+from anodetect.data.volumes import Volume, decode_nifti
 from anodetect.errors import ImageError, RunError
 from anodetect.files import path_of, sha256_of
 from anodetect.records import Row, ScoreDirectory, picture_of
@@ -62,15 +64,28 @@ class Case:
 
 
 @dataclass(frozen=True)
+class VolumeCase:
+    """What there is to see of a volume, as its slices were scored: `slices` [C, D, H, W] in native units, `heatmap` and
+    `mask` [D, H, W]; all None, with a note, where it cannot be read."""
+
+    geometry: Geometry | None
+    slices: Floats | None
+    heatmap: Floats | None
+    mask: Bools | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class View:
     """What of a case goes to a screen, small enough to be kept for many cases.
 
     `size` is the image's height and width. Each pixel of `image` [C, h, w] (native units), `heatmap` [h, w] and `mask`
     [h, w] stands for `block` × `block` of the image's, each of `intensity` and `anomaly` [h', w'], which are told under
-    the pointer, for `told` × `told`.
+    the pointer, for `told` × `told`. `aspect` is the height of a pixel over its width.
     """
 
     size: tuple[int, int]
+    aspect: float
     block: int
     image: Floats
     heatmap: Floats | None
@@ -122,6 +137,49 @@ def load(directory: ScoreDirectory, row: Row) -> Case:
     return Case(image, heatmap, mask, reconstruction, shown, tuple(notes))
 
 
+def load_volume(directory: ScoreDirectory, row: Row, plane: str) -> VolumeCase:
+    """Everything there is to see of a volume scored along a plane ("axial" …); what cannot be had is a note."""
+    notes: list[str] = []
+    volume = _noting(notes, "image", lambda: _volume(directory, row))
+    if volume is None:
+        return VolumeCase(None, None, None, None, tuple(notes))
+    shape = volume.voxels.shape
+    geometry = along((shape[1], shape[2], shape[3]), volume.affine, plane)
+
+    def heatmap() -> Floats:
+        content = _written(directory, row, ".nii", "nifti").read_bytes()
+        found = decode_nifti(content)
+        if found.voxels.shape[1:] != shape[1:]:
+            raise RunError("it does not have the volume's size")
+        return np.asarray(geometry.to_slices(found.voxels[0]))
+
+    def mask() -> Bools | None:
+        path = _mask_file(directory, row)
+        return None if path is None else readers.volume_mask(path, volume, geometry)
+
+    found = _noting(notes, "heatmap", heatmap) if row["status"] == "ok" else None
+    truth = _noting(notes, "ground-truth mask", mask)
+    return VolumeCase(geometry, geometry.to_slices(volume.voxels), found, truth, tuple(notes))
+
+
+def slice_view(volume: VolumeCase, number: int) -> View | None:
+    """Slice `number` of a volume, from 0; None without the volume."""
+    if volume.slices is None or volume.geometry is None:
+        return None
+    heatmap = None if volume.heatmap is None else volume.heatmap[number]
+    mask = None if volume.mask is None else volume.mask[number]
+    _, row, column = volume.geometry.spacing
+    return view(Case(volume.slices[:, number], heatmap, mask, None, None, volume.notes), aspect=row / column)
+
+
+def _volume(directory: ScoreDirectory, row: Row) -> Volume:
+    path, content = _content(directory, row)
+    decoded = readers.Source(scan.Record(row["path"], path), content, row["sha256"] or "").decode()
+    if not isinstance(decoded, Volume):
+        raise ImageError(f"{path} is no volume")
+    return decoded
+
+
 def _noting(notes: list[str], what: str, read: Callable[[], T]) -> T | None:
     try:
         return read()
@@ -133,7 +191,7 @@ def _noting(notes: list[str], what: str, read: Callable[[], T]) -> T | None:
 
 def thumbnail(directory: ScoreDirectory, row: Row) -> str:
     """A small picture of the image as a JPEG in a data URI; "" where it cannot be had or would take long."""
-    if (row["width"] or 0) * (row["height"] or 0) > THUMBNAIL_PIXELS or row["status"] != "ok":
+    if (row["width"] or 0) * (row["height"] or 0) > THUMBNAIL_PIXELS or row.get("depth") or row["status"] != "ok":
         return ""
     image = _noting([], "image", lambda: _image(directory, row))
     if image is None:
@@ -143,6 +201,12 @@ def thumbnail(directory: ScoreDirectory, row: Row) -> str:
 
 
 def _image(directory: ScoreDirectory, row: Row) -> Floats:
+    path, content = _content(directory, row)
+    return readers.decode_image(content, path.suffix)
+
+
+def _content(directory: ScoreDirectory, row: Row) -> tuple[Path, bytes]:
+    """The file of a row and its bytes, those that were scored."""
     path = original(directory, row)
     if not path.is_file():
         raise ImageError(f"{path} is no longer there; put the images back where they were scored")
@@ -151,17 +215,23 @@ def _image(directory: ScoreDirectory, row: Row) -> Floats:
     content = readers.read_bytes(path)
     if row["sha256"] and readers.digest(content) != row["sha256"]:
         raise ImageError(f"{path} was changed since it was scored; it is not shown")
-    return readers.decode_image(content, path.suffix)
+    return path, content
 
 
-def _heatmap(directory: ScoreDirectory, row: Row) -> Floats:
-    if not (row["heatmap"] or "").endswith(".tiff"):
-        raise RunError("none was written; score with --heatmaps tiff")
+def _written(directory: ScoreDirectory, row: Row, suffix: str, name: str) -> Path:
+    """A row's heatmap in a format, as it was written."""
+    if not (row["heatmap"] or "").endswith(suffix):
+        raise RunError(f"none was written; score with --heatmaps {name}")
     path = inside(directory.path, row["heatmap"])
     if not path.is_file():
         raise RunError(f"{row['heatmap']} is missing; anodetect verify tells what else is")
     if sha256_of(path) != directory.audit["outputs"].get(row["heatmap"]):
         raise RunError(f"{row['heatmap']} was changed since it was written; it is not shown")
+    return path
+
+
+def _heatmap(directory: ScoreDirectory, row: Row) -> Floats:
+    path = _written(directory, row, ".tiff", "tiff")
     try:
         values: Floats = np.asarray(tifffile.imread(path), np.float32)
     except Exception as error:  # tifffile raises whatever it likes on damaged files
@@ -172,18 +242,23 @@ def _heatmap(directory: ScoreDirectory, row: Row) -> Floats:
 
 
 def _mask(directory: ScoreDirectory, row: Row) -> Bools | None:
+    path = _mask_file(directory, row)
+    return None if path is None else readers.read_mask(path)
+
+
+def _mask_file(directory: ScoreDirectory, row: Row) -> Path | None:
     """The truth of an image, as the manifest or the MVTec layout of the folder that was scored has it."""
     if not directory.audit.get("root"):
         return None
     root = Path(directory.audit["root"])
-    manifest, parts = root / "manifest.csv", Path(path_of(row["path"])).parts
+    manifest, parts = root / scan.MANIFEST, Path(path_of(row["path"])).parts
     if manifest.is_file():
         name = _manifest_masks(manifest, manifest.stat().st_mtime_ns).get(row["path"])
-        return readers.read_mask(inside(root, name)) if name else None
+        return inside(root, name) if name else None
     if len(parts) != 3 or parts[0] != "test" or ".." in parts:
         return None
     path = scan.mvtec_mask(root, *parts[1:])
-    return readers.read_mask(inside(root, str(path.relative_to(root)))) if path else None
+    return inside(root, str(path.relative_to(root))) if path else None
 
 
 @lru_cache(4)
@@ -237,14 +312,15 @@ def reduced(values: Floats, block: int, how: Literal["mean", "max"]) -> Floats:
     return np.where(np.isinf(highest), np.nan, highest).astype(np.float32)
 
 
-def view(case: Case) -> View | None:
-    """A case made small; None without an image."""
+def view(case: Case, aspect: float = 1.0) -> View | None:
+    """A case made small; None without an image. `aspect`: the height of its pixels over their width."""
     if case.image is None:
         return None
     block, told = (factor(case.image.shape, side) for side in (SIDE, HOVER))
     mask = case.mask
     return View(
         size=(case.image.shape[1], case.image.shape[2]),
+        aspect=aspect,
         block=block,
         image=reduced(case.image, block, "mean"),
         heatmap=None if case.heatmap is None else reduced(case.heatmap, block, "max"),

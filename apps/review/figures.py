@@ -57,7 +57,7 @@ def case(view: View, look: Look, *, hidden: bool) -> dict[str, Any]:
         left = n * (share + GAP)
         x = {"range": [-0.5, columns - 0.5], "domain": [left, left + share], "anchor": f"y{axis}"}
         y = {"range": [rows - 0.5, -0.5], "anchor": f"x{axis}", "showticklabels": n == 0}
-        y |= {"scaleanchor": "x", "scaleratio": 1} if n == 0 else {"matches": "y"}
+        y |= {"scaleanchor": "x", "scaleratio": view.aspect} if n == 0 else {"matches": "y"}
         layout |= {f"xaxis{axis}": x | ({"matches": "x"} if n else {}), f"yaxis{axis}": y}
         layout.setdefault("annotations", []).append(_title(title, left + share / 2))
     for name in [name for name in layout if "axis" in name]:
@@ -103,6 +103,19 @@ def _colour_bar(look: Look) -> dict[str, Any]:
     bar = {"colorscale": display.colour_scale(look.colours), "cmin": low, "cmax": high, "color": [low]}
     bar |= {"showscale": True, "colorbar": {"title": {"text": "anomaly", "side": "right"}, "thickness": 12}}
     return {"type": "scatter", "x": [None], "y": [None], "mode": "markers", "marker": bar, "hoverinfo": "skip"}
+
+
+def profile(slices: Sequence[Row], number: int, threshold: float) -> go.Figure:
+    """The score of each slice of a volume, in order, and where slice `number` and the threshold stand."""
+    figure = go.Figure(layout={"height": 150, "showlegend": False, "margin": {"t": 10, "b": 10, "l": 10, "r": 10}})
+    scores = [row["score"] for row in slices]  # None where a slice was not scored: a gap in the line
+    figure.add_trace(go.Scatter(x=list(range(1, len(scores) + 1)), y=scores, mode="lines+markers"))
+    figure.add_vline(number + 1, line_width=2)
+    if np.isfinite(threshold):
+        figure.add_hline(threshold, line_dash="dash", annotation_text="threshold")
+    figure.update_xaxes(title="slice")
+    figure.update_yaxes(title="score")
+    return figure
 
 
 # -- Threshold ------------------------------------------------------------------------------------------

@@ -24,11 +24,13 @@ from .store import Store
 
 @dataclass(frozen=True)
 class Scored:
-    """A score directory as it was read: its rows by path, the rows of groups.csv by name, what can be filtered by."""
+    """A score directory as it was read: its rows by path, the rows of groups.csv by name, those of slices.parquet by
+    path, and what can be filtered by."""
 
     directory: ScoreDirectory
     by_path: Mapping[str, Row]
     groups: Mapping[str, Row]
+    slices: Mapping[str, Sequence[Row]]
     statuses: tuple[str, ...]
     kinds: tuple[str, ...]
     group_names: tuple[str, ...]  # none where every image is its own
@@ -71,10 +73,14 @@ def _read(path: Path, stamp: int) -> Scored:  # `stamp` is part of the key: a di
     directory = records.read(path)
     rows = directory.rows
     names = sorted({row["group"] or "" for row in rows})
+    slices: dict[str, list[Row]] = {}
+    for each in records.read_slices(path):
+        slices.setdefault(each["path"], []).append(each)
     return Scored(
         directory=directory,
         by_path={row["path"]: row for row in rows},
         groups={group["group"]: group for group in records.read_groups(path)},
+        slices=slices,
         statuses=tuple(sorted({row["status"] for row in rows})),
         kinds=tuple(sorted({row["kind"] or "" for row in rows})),
         group_names=tuple(names) if len(names) < len(rows) else (),
@@ -98,6 +104,19 @@ def _view(
 ) -> tuple[display.View | None, tuple[str, ...]]:
     case = display.load(_directory, _row)
     return display.view(case), case.notes
+
+
+def volume(directory: ScoreDirectory, row: Row, plane: str) -> display.VolumeCase:
+    """What there is to see of a volume."""
+    audit = directory.audit
+    return _volume(directory.path, audit["head"], audit.get("root", ""), row["path"], plane, directory, row)
+
+
+@st.cache_resource(max_entries=2, ttl=600, show_spinner="Reading the volume …")
+def _volume(
+    path: Path, head: str, root: str, image: str, plane: str, _directory: ScoreDirectory, _row: Row
+) -> display.VolumeCase:
+    return display.load_volume(_directory, _row, plane)
 
 
 def thumbnails(directory: ScoreDirectory, rows: Sequence[Row]) -> list[str]:

@@ -5,7 +5,9 @@ from typing import Any
 
 import streamlit as st
 
+from anodetect.data import geometry
 from anodetect.records import Row
+from anodetect.writers.volumes import place_text
 
 from . import display, figures, opened, worklist
 from .opened import Opened
@@ -54,7 +56,7 @@ READ_CSS = "output { font-size: 0.875rem; opacity: 0.7; }"
 
 
 def draw(now: Opened, row: Row, hidden: bool) -> None:
-    view, notes = opened.view(now.directory, row)
+    view, notes = _slice(now, row, hidden) if row.get("depth") else opened.view(now.directory, row)
     for note in notes if not hidden else ():
         st.text(note)
     if view is None:
@@ -84,6 +86,32 @@ def draw(now: Opened, row: Row, hidden: bool) -> None:
     )
     with under:
         _read_out(view, hidden)
+
+
+def _slice(now: Opened, row: Row, hidden: bool) -> tuple[display.View | None, tuple[str, ...]]:
+    """The slice of a volume that the reader scrolled to, at first the one with the highest score."""
+    slices = now.scored.slices.get(row["path"], [])
+    if not slices:
+        return None, ("No image: the volume's slices were not recorded; score it again",)
+    plane = slices[0]["axis"]
+    volume = opened.volume(now.directory, row, plane)
+    if volume.geometry is None:
+        return None, volume.notes
+    flipped = volume.geometry.flipped[0]
+    slices = sorted(slices, key=lambda each: -each["slice"] if flipped else each["slice"])
+    key, depth = f"slice-{row['path']}", len(slices)
+    scored = [n for n in range(depth) if slices[n]["score"] is not None]
+    highest = max(scored, key=lambda n: slices[n]["score"], default=depth // 2)
+    st.session_state.setdefault(key, (depth // 2 if hidden else highest) + 1)  # where it is highest would tell
+    number = st.slider("Slice", 1, max(depth, 2), key=key, persist_state="session") - 1
+    number = min(number, depth - 1)
+    if not hidden:
+        chart = figures.profile(slices, number, row["threshold"] or float("nan"))
+        st.plotly_chart(chart, key="profile", alt="Score of each slice", config={"displayModeBar": False})
+    edges = geometry.edges(plane)
+    place = place_text(volume.geometry.centre(number), plane)
+    st.caption(f"{plane}, {place}; left {edges['left']}, right {edges['right']}, top {edges['top']} of the patient")
+    return display.slice_view(volume, number), volume.notes
 
 
 def _read_out(view: display.View, hidden: bool) -> None:
