@@ -1,6 +1,7 @@
 """The page to judge on: worklist, one case, verdict."""
 
 from collections.abc import Mapping, Sequence
+from math import isnan
 from typing import Any
 
 import streamlit as st
@@ -14,6 +15,7 @@ from .opened import Opened, careful, number
 from .worklist import Filter
 
 SHORTCUTS: dict[Judgement, str | None] = {"normal": "A", "anomalous": None, "unsure": "U", "bad image": "B"}
+SIGNS = {"normal": "✓", "anomalous": "✗", "unsure": "?", "bad image": "⊘"}  # of verdicts, in the list
 AROUND = 12  # rows of the list on either side of the open case
 ROW_HEIGHT = 44
 # Streamlit's own shortcuts know no signs, and R is its key to run again: these press the buttons of those names. Enter
@@ -112,7 +114,8 @@ def _progress(now: Opened) -> None:
     for pair in agreements(now.judgements):
         if now.reviewer in pair.readers:
             other = next(name for name in pair.readers if name != now.reviewer)
-            told = f"{pair.agreed} of {pair.images} as {other} judged; Cohen's κ {number(pair.kappa)}"
+            kappa = "–" if isnan(pair.kappa) else f"{pair.kappa:.2f}"
+            told = f"{pair.agreed} of {pair.images} as {other} judged; Cohen's κ {kappa}"
             st.sidebar.text(told)
 
 
@@ -142,7 +145,7 @@ def _list(now: Opened, rows: Sequence[Row], path: str, blind: bool) -> None:
     shown: dict[str, Sequence[Any]] = {
         "": ["▶" if row["path"] == path else "" for row in part],
         "seen": opened.thumbnails(now.directory, part),
-        "verdict": [review.verdict if review else "" for review in mine],
+        "mine": [SIGNS.get(review.verdict, "") if review else "" for review in mine],
     }
     if not blind:
         shown |= {"p": [row["p_value"] for row in part], "flag": ["⚑" if row["flagged"] else "" for row in part]}
@@ -165,6 +168,7 @@ def _choose(shown: Mapping[str, Sequence[Any]], paths: Sequence[str], *, key: st
     columns = {
         "": st.column_config.TextColumn("", width=20),
         "seen": st.column_config.ImageColumn("", width=50),
+        "mine": st.column_config.TextColumn("", width=24, help=", ".join(f"{sign} {v}" for v, sign in SIGNS.items())),
         "p": st.column_config.NumberColumn("p", format="%.3f", width=56),
         "flag": st.column_config.TextColumn("", width=20, help="flagged"),
     }

@@ -146,7 +146,7 @@ def histogram(rows: Sequence[Row], calibration: NDArray[np.float64], threshold: 
 
 def roc(curve: tuple[NDArray[np.float64], NDArray[np.float64]], alarms: Rate, found: Rate) -> go.Figure:
     """The curve, and where on it the threshold stands."""
-    figure = go.Figure(layout={"height": 360, "showlegend": False})
+    figure = go.Figure(layout={"height": 360, "showlegend": False, "margin": {"t": 40}})
     figure.add_trace(go.Scatter(x=curve[0], y=curve[1], mode="lines", name="ROC"))
     marker = {"size": 12, "symbol": "x", "color": "#d1495b"}
     figure.add_trace(go.Scatter(x=[alarms.value], y=[found.value], mode="markers", marker=marker, name="this rate"))
