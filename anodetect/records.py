@@ -218,6 +218,16 @@ def picture_of(path: Path, identity: str) -> Path:
     return path / "cases" / f"{sha256(identity.encode()).hexdigest()[:20]}.jpg"
 
 
+def read_groups(path: Path) -> list[Row]:
+    """The rows of groups.csv, their names as they are in scores.parquet."""
+    try:
+        types = pa_csv.ConvertOptions(column_types=GROUP_COLUMNS, strings_can_be_null=False)
+        groups: list[Row] = pa_csv.read_csv(path / "groups.csv", convert_options=types).to_pylist()
+    except (OSError, pa.ArrowInvalid) as error:
+        raise RunError(f"{path}: groups.csv cannot be read ({error})") from None
+    return [group | {"group": with_formulas(group["group"])} for group in groups]
+
+
 def read_timings(path: Path) -> list[Row]:
     """Seconds for each path."""
     timings: list[Row] = parquet.read_table(path / "timings.parquet").to_pylist()
@@ -245,6 +255,11 @@ def _write_table(
             part = pa.Table.from_pylist(rows[start : start + PART], columns)
             for name, writer in zip(formats, writers, strict=True):
                 writer.write_table(without_formulas(part) if name == "csv" else part)
+
+
+def with_formulas(text: str) -> str:
+    """What `without_formulas` made this text of."""
+    return text[1:] if text.startswith("'") and text[1:].startswith(FORMULA_STARTS) else text
 
 
 def without_formulas(table: pa.Table) -> pa.Table:
