@@ -622,9 +622,12 @@ def rescore(
     model = Model.load(run, device)
     rows = scored.scored()
     chosen = np.random.default_rng().choice(len(rows), min(count, len(rows)), replace=False)
+    root = root or Path(scored.audit["root"])
+    listed = {record.id: record for record in scan(root).records} if (root / MANIFEST).is_file() else {}
     problems = []
     for row in (rows[place] for place in sorted(chosen)):
-        again = next(iter(score_records(model, [_record_of(row, root or Path(scored.audit["root"]))], Silent())))
+        record = listed.get(row["path"]) or _record_of(row["path"], root)
+        again = next(score_records(model, [record], Silent()))
         if again.heatmap is None:
             problems.append(f"{row['path']}: cannot be scored again: {again.loaded.error}")
         elif again.loaded.sha256 != row["sha256"]:
@@ -636,11 +639,7 @@ def rescore(
     return problems
 
 
-def _record_of(row: records.Row, root: Path) -> Record:
-    """Where a row's image is now, with what a manifest says of how it is to be read."""
-    if (root / MANIFEST).is_file():
-        listed = {record.id: record for record in scan(root).records}
-        if row["path"] in listed:
-            return listed[row["path"]]
-    path = root / path_of(row["path"])
-    return Record(row["path"], path, files=series_of(path) if path.is_file() else ())
+def _record_of(identity: str, root: Path) -> Record:
+    """A file, or a DICOM series, as it was scored if no manifest said more of it."""
+    path = root / path_of(identity)
+    return Record(identity, path, files=series_of(path) if path.is_file() else ())
