@@ -175,7 +175,7 @@ class Preprocess:
     def load_state(self, state: Mapping[str, Any]) -> None:
         self.channels, self.flat_background = int(state["channels"]), bool(state["flat_background"])
         self.range = (float(state["range"][0]), float(state["range"][1]))
-        self.axis = str(state["axis"])
+        self.axis = str(state.get("axis", "auto"))
 
 
 def has_flat_background(image: Floats) -> bool:
