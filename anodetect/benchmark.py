@@ -25,7 +25,7 @@ from anodetect.detectors import detector_class
 from anodetect.errors import AnodetectError, ConfigError, DataError, ImageError, Interrupted
 from anodetect.files import write_atomic
 from anodetect.types import Reporter
-from anodetect.writers.images import colour, grey
+from anodetect.writers.images import colour, contrast, grey
 
 METRICS = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "pixel_aupro")
 COMPARED = ("image_auroc", "pixel_ap")
@@ -248,7 +248,7 @@ def _strips(data: str, jobs: Sequence[Job]) -> list[Pixels]:
 
 def _strip(record: Record, jobs: Sequence[Job]) -> Pixels:
     image = readers.read_image(record.path)
-    panels = [grey(image), _truth(record)]
+    panels = [grey(image, contrast(image)), _truth(record)]
     for job in jobs:
         scored = records.read(job.scores)
         row = next((row for row in scored.rows if row["path"] == record.id), None)

@@ -293,7 +293,10 @@ def verify(
 
 @app.command()
 def review(
-    directories: Annotated[list[Path], typer.Argument(help="Score directories.")],
+    directories: Annotated[list[Path] | None, typer.Argument(help="Score directories.")] = None,
+    root: Annotated[
+        list[Path] | None, typer.Option(help="A folder the app may train and score in; may be repeated.")
+    ] = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 8501,
 ) -> None:
     """Look at ranked cases in a browser and record verdicts. Verdicts are kept in each directory's reviews.sqlite, or
@@ -301,7 +304,7 @@ def review(
     from anodetect import reviews
 
     screen.print(f"http://127.0.0.1:{port} (Ctrl-C stops it)", highlight=False)
-    reviews.serve(directories, port=port)
+    reviews.serve(directories or [], port=port, roots=root or [])
 
 
 @app.command()

@@ -15,11 +15,13 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.metrics import roc_curve
 
-from anodetect import metrics, records
+from anodetect import metrics, records, reviews
+from anodetect.agreement import summary
 from anodetect.calibration import Calibration
 from anodetect.errors import RunError
 from anodetect.files import write_atomic
 from anodetect.records import ScoreDirectory, picture_of
+from anodetect.reviews import Review, in_force
 
 Doubles = NDArray[np.float64]
 NORMAL_COLOUR, ANOMALOUS_COLOUR, REFERENCE_COLOUR = "#3b7dd8", "#d1495b", "#8a8f98"
@@ -38,8 +40,16 @@ WATCHED = {
 
 
 def write(folder: Path) -> Path:
-    """Write `folder`/report.html. `folder` is a score directory, or holds several in scores/ and a results.json
-    with a table of `rows` and the `commands` that made them; the first that is no baseline is shown in detail."""
+    """Write `folder`/report.html, with the verdicts in its reviews.sqlite; see `html`."""
+    file = folder / reviews.FILE
+    write_atomic(folder / "report.html", html(folder, reviews.read(file) if file.is_file() else ()))
+    return folder / "report.html"
+
+
+def html(folder: Path, reviewed: Sequence[Review]) -> str:
+    """The report. `folder` is a score directory, or holds several in scores/ and a results.json with a table of `rows`
+    and the `commands` that made them; the first that is no baseline is shown in detail. Of the reviews those of its
+    record are shown."""
     if (folder / "audit.json").is_file():
         directories = [records.read(folder)]
     else:
@@ -48,7 +58,8 @@ def write(folder: Path) -> Path:
         raise RunError(f"{folder}: neither a score directory nor a folder with score directories in scores/")
     results = _results(folder / "results.json")
     main = next((d for d in directories if d.audit["detector"] not in ("pca", "intensity")), directories[0])
-    html = (
+    mine = [review for review in reviewed if review.head == main.audit["head"]]
+    text: str = (
         environment()
         .get_template("report.html.j2")
         .render(
@@ -68,10 +79,13 @@ def write(folder: Path) -> Path:
             flagged=_flagged(main),
             n_flagged=sum(bool(r["flagged"]) for r in main.rows),
             colour_bar=_colour_bar(main),
+            review=summary(main.rows, in_force(mine)) if mine else None,
+            verdicts=_verdicts(main, mine),
+            broken=next(reviews.broken(mine, main.audit["head"]), ""),
+            chain_end=mine[-1].hash if mine else "",
         )
     )
-    write_atomic(folder / "report.html", html)
-    return folder / "report.html"
+    return text
 
 
 def _results(path: Path) -> dict[str, Any]:
@@ -115,6 +129,21 @@ def _flagged(main: ScoreDirectory) -> list[dict[str, Any]]:
     """The flagged rows with the highest scores, with their pictures where they were kept."""
     rows = sorted((row for row in main.scored() if row["flagged"]), key=lambda row: -row["score"])[:FLAGGED_ROWS]
     return [row | {"picture": _picture(main, row["path"])} for row in rows]
+
+
+def _verdicts(main: ScoreDirectory, mine: Sequence[Review]) -> list[dict[str, Any]]:
+    """Every record in the order of the chain, beside what was scored and the picture, where one was kept."""
+    by_path = {row["path"]: row for row in main.rows}
+    taken_back = {review.withdraws for review in mine}
+    return [
+        {
+            "review": review,
+            "taken_back": review.number in taken_back,
+            "flagged": bool(by_path.get(review.path, {}).get("flagged")),
+            "picture": _picture(main, review.path),
+        }
+        for review in mine
+    ]
 
 
 def _picture(main: ScoreDirectory, path: str) -> str:

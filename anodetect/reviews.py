@@ -38,8 +38,8 @@ class Review:
 
     `verdict` is one of JUDGEMENTS or WITHDRAWN, and `withdraws` the number of the record taken back, else None.
     `score`, `p_value` and `threshold` are those the reviewer was deciding at, None where there were none or they were
-    not finite; `blind`: they and the map were hidden. `region` is x, y, width, height in pixels as "x,y,w,h", or "".
-    `time` is UTC in ISO 8601.
+    not finite; `blind`: they and the map were hidden. `region` is a box "x,y,width,height", an outline "x,y x,y
+    x,y …", in pixels of the image, (0, 0) the corner of the upper left one, or "". `time` is UTC in ISO 8601.
     """
 
     head: str
@@ -172,7 +172,7 @@ def app_file() -> Path:
     return (inside if inside.is_dir() else package.parent / "apps" / "review") / "app.py"
 
 
-def app_command(folders: Sequence[Path], port: int) -> list[str]:
+def app_command(folders: Sequence[Path], port: int, roots: Sequence[Path] = ()) -> list[str]:
     """What starts the app for this machine only; a list of arguments, which no shell reads."""
     options = {
         "server.address": "127.0.0.1",
@@ -187,15 +187,22 @@ def app_command(folders: Sequence[Path], port: int) -> list[str]:
     }
     given = [f"--{name}={value}" for name, value in options.items()]
     # -P: what lies in the folder it is started from is not imported.
-    streamlit = [sys.executable, "-P", "-m", "streamlit", "run", str(app_file()), *given]
-    return [*streamlit, "--", *(str(folder.absolute()) for folder in folders)]
+    streamlit = [sys.executable, "-P", str(app_file().with_name("serve.py")), "run", str(app_file()), *given]
+    workplaces = [f"--root={root.absolute()}" for root in roots]
+    return [*streamlit, "--", *workplaces, *(str(folder.absolute()) for folder in folders)]
 
 
-def serve(folders: Sequence[Path], *, port: int) -> None:
-    """Become the review app; does not return. ConfigError without the extra `app`."""
-    missing = [name for name in ("streamlit", "plotly", "sqlalchemy") if find_spec(name) is None]
+def serve(folders: Sequence[Path], *, port: int, roots: Sequence[Path] = ()) -> None:
+    """Become the review app on score directories; does not return. `roots`: the folders it may train and score in.
+    ConfigError without the extra `app`, or where a root is no folder."""
+    missing = [name for name in ("streamlit", "plotly", "sqlalchemy", "psutil") if find_spec(name) is None]
     if missing:
         raise ConfigError(f"the review app needs {', '.join(missing)}: pip install 'anodetect[app]'")
-    command = app_command(folders, port)
+    if not folders and not roots:
+        raise ConfigError("name a score directory, or with --root a folder to train and score in")
+    for root in roots:
+        if not root.is_dir():
+            raise ConfigError(f"--root {root}: not a folder")
+    command = app_command(folders, port, roots)
     # This process becomes the app, so that whatever stops the one stops the other.
     os.execv(command[0], command)

@@ -208,8 +208,9 @@ def read_manifest(path: Path) -> list[dict[str, str]]:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The records of train.jsonl."""
-    return [json.loads(line) for line in (path / "train.jsonl").read_text("utf-8").splitlines() if line.strip()]
+    """The records of train.jsonl; a line that is being written at this moment is not yet one."""
+    lines = (path / "train.jsonl").read_text("utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.strip() and line.endswith("\n")]
 
 
 def curves(path: Path) -> list[dict[str, Any]]:

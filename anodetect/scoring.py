@@ -90,25 +90,28 @@ def score(
         by_id = {record.id: record for record in items}
         for entry in journal.resumed:
             _count(entry["row"], out, by_id, cases, measure)
-        entries = [_lean(entry) for entry in journal.resumed]
-        done = {entry["row"]["path"] for entry in entries}
+        rows = [entry["row"] for entry in journal.resumed]
+        timings = [_timing(entry) for entry in journal.resumed]
+        done = {row["path"] for row in rows}
         if done:
             reporter.say(f"{len(done)} of {len(items)} files were finished before; going on")
         todo = [record for record in items if record.id not in done]
-        tally = Counter(_outcome(entry["row"], threshold) for entry in entries)
+        tally = Counter(_outcome(row, threshold) for row in rows)
         made = (engine or here)(task, todo, reporter, lambda: _note(tally)) if todo else iter(())
         first = time.monotonic()
         try:
             for scored, entry in _journaled(made, journal):
                 tally[_outcome(entry["row"], threshold)] += 1
-                entries.append(_lean(entry))
+                rows.append(entry["row"])
+                timings.append(_timing(entry))
                 _count(entry["row"], out, by_id, cases, measure, scored)
         except KeyboardInterrupt:
             raise Interrupted(
-                f"stopped after {len(entries)} of {len(items)} files; the same command with --resume goes on"
+                f"stopped after {len(rows)} of {len(items)} files; the same command with --resume goes on"
             ) from None
         seconds = time.monotonic() - first
-        rows = [entry["row"] for entry in entries] + [_problem_row(*entry, run.model_sha256) for entry in problems]
+        fresh = len(rows) - len(done)
+        rows += [_problem_row(*entry, run.model_sha256) for entry in problems]
         _warn_of_known(rows, run_path, reporter)
         facts |= {
             "command": list(command),
@@ -116,7 +119,6 @@ def score(
             "environment": runs.environment_facts(),
             "cases": cases.settle(),
         }
-        timings = [{"path": entry["row"]["path"], "seconds": entry["seconds"]} for entry in entries]
         result = _conclude(
             out,
             rows,
@@ -131,8 +133,7 @@ def score(
         if key:
             verification.sign(out, result["head"], key)
         journal.remove()
-    fresh = len(entries) - len(done)
-    used = [entry["seconds"] for entry in entries if entry["seconds"]]
+    used = [timing["seconds"] for timing in timings if timing["seconds"]]
     return result | {
         "failures": measure.problems,
         "seconds": round(time.monotonic() - begun, 3),
@@ -312,9 +313,8 @@ def _slices_of(entries: Iterable[Entry]) -> list[records.Row]:
     return [row for entry in entries for row in entry["slices"]]
 
 
-def _lean(entry: Entry) -> Entry:
-    """Without its regions and slices, which stay on the disk."""
-    return {"row": entry["row"], "seconds": entry["seconds"]}
+def _timing(entry: Entry) -> records.Row:
+    return {"path": entry["row"]["path"], "seconds": entry["seconds"]}
 
 
 def _count(
@@ -598,9 +598,12 @@ def rescore(
     model = Model.load(run, device)
     rows = scored.scored()
     chosen = np.random.default_rng().choice(len(rows), min(count, len(rows)), replace=False)
+    root = root or Path(scored.audit["root"])
+    listed = {record.id: record for record in scan(root).records} if (root / MANIFEST).is_file() else {}
     problems = []
     for row in (rows[place] for place in sorted(chosen)):
-        again = next(iter(score_records(model, [_record_of(row, root or Path(scored.audit["root"]))], Silent())))
+        record = listed.get(row["path"]) or _record_of(row["path"], root)
+        again = next(score_records(model, [record], Silent()))
         if again.heatmap is None:
             problems.append(f"{row['path']}: cannot be scored again: {again.loaded.error}")
         elif again.loaded.sha256 != row["sha256"]:
@@ -612,11 +615,7 @@ def rescore(
     return problems
 
 
-def _record_of(row: records.Row, root: Path) -> Record:
-    """Where a row's image is now, with what a manifest says of how it is to be read."""
-    if (root / MANIFEST).is_file():
-        listed = {record.id: record for record in scan(root).records}
-        if row["path"] in listed:
-            return listed[row["path"]]
-    path = root / path_of(row["path"])
-    return Record(row["path"], path, files=series_of(path) if path.is_file() else ())
+def _record_of(identity: str, root: Path) -> Record:
+    """A file, or a DICOM series, as it was scored if no manifest said more of it."""
+    path = root / path_of(identity)
+    return Record(identity, path, files=series_of(path) if path.is_file() else ())

@@ -2,10 +2,14 @@
 
 import json
 import shutil
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
 
 pytest.importorskip("streamlit", reason="the extra `app` is not installed")
@@ -13,7 +17,8 @@ pytest.importorskip("streamlit", reason="the extra `app` is not installed")
 from streamlit.testing.v1 import AppTest
 
 from anodetect import cli, records, reviews, scoring, verification
-from apps.review import screens
+from anodetect.data import synthetic
+from apps.review import display, jobs, page, store
 
 pytestmark = pytest.mark.filterwarnings("default")  # Streamlit's own
 HOSTILE = "<script>alert(1)</script> ![x](http://evil.example/x.png) **bold** :red[x] $x$"
@@ -35,14 +40,20 @@ def scores(made, tmp_path):
 def opened(monkeypatch):
     """Opens the app on score directories."""
 
-    def open_app(*folders, reviewer="Ada"):
-        monkeypatch.setattr(sys, "argv", ["app.py", *map(str, folders)])
+    def open_app(*folders, reviewer="Ada", options=()):
+        monkeypatch.setattr(sys, "argv", ["app.py", *options, *map(str, folders)])
         app = AppTest.from_file(str(reviews.app_file()), default_timeout=20).run()
-        if reviewer and app.text_input:
+        if reviewer and any(field.key == "reviewer" for field in app.text_input):
             app.text_input(key="reviewer").set_value(reviewer).run()
         return app
 
     return open_app
+
+
+def told(app):
+    """What the line under the pictures tells: its layers."""
+    component = next(part for part in app.get("bidi_component") if part.proto.component_name == "anodetect_read")
+    return json.loads(component.proto.json)["layers"]
 
 
 def texts(app):
@@ -68,7 +79,7 @@ def test_five_cases_are_judged_reloaded_and_verified(opened, scores):
     again = opened(scores)
     again.selectbox(key="reviewed").set_value("by me").run()
     assert again.session_state["open"] == seen[0]
-    again.radio(key="page").set_value("Summary").run()
+    again.segmented_control(key="page").set_value("Summary").run()
     assert ("reviewed", "5 of 40") in [(metric.label, metric.value) for metric in again.metric]
     assert any("5 records, unbroken" in text for text in texts(again))
 
@@ -108,10 +119,12 @@ def test_blind_hides_everything_until_a_verdict(opened, scores):
     app.toggle(key="blind").set_value(True).run()
     path = app.session_state["open"]
     assert "score" not in " ".join(texts(app)) and path not in " ".join(texts(app))
-    assert "order" not in app.session_state and not any(each.label == "Kind" for each in app.multiselect)
+    assert not any(each.label == "Sort by" for each in app.selectbox) and not any(
+        each.label == "Kind" for each in app.multiselect
+    )
     figure = json.loads(app.get("plotly_chart")[0].proto.spec)
-    assert [trace["type"] for trace in figure["data"]] == ["image", "heatmap"]
-    assert "anomaly" not in figure["data"][1]["hovertemplate"]
+    assert [trace["type"] for trace in figure["data"]] == ["image"]
+    assert "anomaly" not in figure["layout"] and len(told(app)) == 1
     app.button(key="verdict_normal").click().run()
     assert app.session_state["open"] == path and path in " ".join(texts(app))
     assert any(text.startswith("p 0.") and "score" in text and "flagged" in text for text in texts(app))
@@ -129,7 +142,7 @@ def test_a_second_reader_sees_the_first_ones_verdict_only_after_judging(opened, 
     two.button(key="verdict_normal").click().run()
     two.button(key="previous").click().run()
     assert any("Ben: anomalous" in text and "my secret opinion" in text for text in texts(two))
-    two.radio(key="page").set_value("Summary").run()
+    two.segmented_control(key="page").set_value("Summary").run()
     assert ("disagreements", "1") in [(metric.label, metric.value) for metric in two.metric]
 
 
@@ -139,7 +152,8 @@ def test_the_picture_has_panels_contours_and_truth(opened, scores):
     app.checkbox(key="truth").check().run()
     figure = json.loads(app.get("plotly_chart")[0].proto.spec)
     kinds = [trace["type"] for trace in figure["data"]]
-    assert (kinds.count("image"), kinds.count("heatmap"), kinds.count("scatter")) == (3, 3, 7)
+    assert (kinds.count("image"), kinds.count("scatter")) == (3, 7)
+    assert [layer["name"] for layer in told(app)] == ["intensity", "anomaly"]
     for third in ("reconstruction", "difference"):
         app.selectbox(key="third").set_value(third).run()
         assert not app.exception
@@ -156,7 +170,7 @@ def test_the_picture_has_panels_contours_and_truth(opened, scores):
 def test_the_threshold_moves_what_is_flagged_and_nothing_on_record(opened, scores):
     before = (scores / "scores.parquet").read_bytes()
     app = opened(scores)
-    app.radio(key="page").set_value("Threshold").run()
+    app.segmented_control(key="page").set_value("Threshold").run()
 
     def flagged():
         return int(next(metric.value for metric in app.metric if metric.label == "flagged").split()[0])
@@ -194,9 +208,19 @@ def no_database(scores):
     (scores / reviews.FILE).write_bytes(b"x" * 5000)
 
 
+def vanished_rows(scores):
+    (scores / "scores.parquet").write_bytes(b"PAR1 and nothing else")
+
+
+def bad_groups(scores):
+    (scores / "groups.csv").write_bytes(b"\xff\xfe,")
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
+        (vanished_rows, "not a readable score directory"),
+        (bad_groups, "groups.csv cannot be read"),
         (nothing, "not a finished score directory"),
         (unfinished, "being written"),
         (newer, "update anodetect"),
@@ -211,10 +235,43 @@ def test_a_directory_that_cannot_be_used_is_a_message(opened, scores, spoil, mes
     assert message in texts(app)[0]
 
 
+def test_a_network_drive_is_a_message_with_advice(opened, scores, monkeypatch):
+    page.st.cache_resource.clear()
+    monkeypatch.setattr(store, "network_drive", lambda _: "nfs4")
+    app = opened(scores)
+    assert "network drive (nfs4)" in texts(app)[0] and "ANODETECT_REVIEWS" in texts(app)[0] and not app.exception
+
+
+def test_a_database_that_is_locked_while_judging_is_a_message(opened, scores, monkeypatch):
+    page.st.cache_resource.clear()
+    monkeypatch.setattr(store, "PATIENCE", 0.1)
+    app = opened(scores)
+    with closing(sqlite3.connect(scores / reviews.FILE, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        app.button(key="verdict_normal").click().run()
+    assert "another program holds the reviews" in texts(app)[0] and not app.exception
+    assert reviews.read(scores / reviews.FILE) == []
+    app.button(key="verdict_normal").click().run()
+    assert len(reviews.read(scores / reviews.FILE)) == 1 and not app.error
+
+
+def test_a_directory_that_goes_while_it_is_open_is_a_message(opened, scores):
+    app = opened(scores)
+    shutil.rmtree(scores)
+    app.button(key="next").click().run()
+    assert "not a finished score directory" in texts(app)[0] and not app.exception
+
+
+def test_a_huge_image_is_a_note(opened, scores, monkeypatch):
+    monkeypatch.setattr(display, "LARGEST", 100)
+    app = opened(scores)
+    assert any("viewer for large images" in text for text in texts(app)) and not app.exception
+
+
 def test_a_bad_directory_does_not_hide_a_good_one(opened, scores, tmp_path):
     app = opened(tmp_path / "nowhere", scores)
     assert app.error and not app.exception
-    app.selectbox[0].set_value(1).run()
+    app.selectbox(key="directory").set_value(scores).run()
     assert not app.error and not app.exception
 
 
@@ -244,8 +301,8 @@ def test_names_comments_and_reviewers_are_only_ever_text(opened, made, pca_run, 
     app.button(key="verdict_anomalous").click().run()
     app.button(key="previous").click().run()
     assert any(f"{HOSTILE}: anomalous" in text and text.endswith(HOSTILE) for text in texts(app))
-    for page in ("Cases", "Threshold", "Summary"):
-        app.radio(key="page").set_value(page).run()
+    for name in ("Cases", "Threshold", "Summary"):
+        app.segmented_control(key="page").set_value(name).run()
         drawn = [*app.markdown, *app.error, *app.info, *app.warning, *app.caption, *app.subheader]
         assert not any("evil" in element.value or "<b>" in element.value for element in drawn)
         assert not any("evil" in chart.proto.spec for chart in app.get("plotly_chart"))
@@ -262,6 +319,137 @@ def test_a_region_outside_the_image_is_refused_and_nothing_recorded(opened, scor
     assert reviews.read(scores / reviews.FILE) == []
 
 
+# -- Patients, regions, second readers -------------------------------------------------------------------
+
+
+def test_images_of_a_patient_stand_together(opened, made, pca_run, synthetic_folder, tmp_path):
+    shutil.copytree(synthetic_folder / "test", tmp_path / "in/test")
+    names = [f"test/{kind}/{n:04}.png" for n in range(4) for kind in ("good", "defect")]
+    lines = [f"{name},=P{n % 4}" for n, name in enumerate(names)]
+    (tmp_path / "in/manifest.csv").write_text("path,group\n" + "\n".join(lines))
+    scoring.score(pca_run, [str(tmp_path / "in")], tmp_path / "out", far=0.2)
+    app = opened(tmp_path / "out")
+    app.toggle(key="by_group").set_value(True).run()
+    groups, images = (frame.value for frame in app.dataframe)
+    assert sorted(groups["patient or lot"]) == [f"=P{n}" for n in range(4)]
+    assert groups["p"].notna().all() and list(groups["judged"]) == ["0 of 2"] * 4
+    assert len(images) == 2 and app.session_state["open"].endswith(images["image"][0])
+    app.button(key="verdict_normal").click().run()
+    app.button(key="verdict_normal").click().run()
+    judged = [review.path for review in reviews.read(tmp_path / "out" / reviews.FILE)]
+    by_path = {row["path"]: row["group"] for row in records.read(tmp_path / "out").rows}
+    assert by_path[judged[0]] == by_path[judged[1]] and judged[0] != judged[1]
+    assert list(app.dataframe[0].value["judged"]) == ["2 of 2", "0 of 2", "0 of 2", "0 of 2"]
+
+
+def test_a_second_reader_gets_what_others_judged_and_sees_the_agreement(opened, scores):
+    one = opened(scores, reviewer="Ben")
+    for verdict in ("anomalous", "normal", "anomalous"):
+        one.button(key=f"verdict_{verdict}").click().run()
+    two = opened(scores)
+    two.selectbox(key="reviewed").set_value("by others only").run()
+    assert any(caption.value == "3 images listed" for caption in two.caption)
+    for verdict in ("anomalous", "normal", "normal"):
+        two.button(key=f"verdict_{verdict}").click().run()
+    assert any("2 of 3 as Ben judged; Cohen's κ 0.4" in text for text in texts(two))
+
+
+def test_the_name_comes_from_the_login_where_there_is_one(opened, scores, monkeypatch):
+    monkeypatch.setattr(page.st, "user", {"is_logged_in": True, "email": "ada@example.org"})
+    app = opened(scores, reviewer="")
+    assert not any(field.key == "reviewer" for field in app.text_input)
+    app.button(key="verdict_normal").click().run()
+    assert [review.reviewer for review in reviews.read(scores / reviews.FILE)] == ["ada@example.org"]
+    monkeypatch.setattr(page.st, "user", {"is_logged_in": False})
+    app = opened(scores, reviewer="")
+    assert any(button.label == "Log in" for button in app.button) and app.button(key="verdict_normal").disabled
+
+
+# -- Volumes --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def scored_volume(pca_run, tmp_path_factory):
+    """A volume of 9 axial slices on their heads, a defect in one of them, scored."""
+    base = tmp_path_factory.mktemp("volume")
+    pictures, masks = (np.concatenate([part[:, 0] if part.ndim == 4 else part for part in parts]) for parts in zip(
+        synthetic.images(8, seed=3), synthetic.images(1, defects=True, seed=4), strict=True
+    ))  # fmt: skip
+    for name, array in (("in/head.nii.gz", pictures), ("in/truth.nii.gz", masks.astype(np.uint8))):
+        (base / name).parent.mkdir(exist_ok=True)
+        nibabel.save(nibabel.Nifti1Image(array.transpose(2, 1, 0), np.diag([-1.0, -1.0, -4.0, 1.0])), base / name)
+    (base / "in/manifest.csv").write_text("path,mask\nhead.nii.gz,truth.nii.gz\n")
+    scoring.score(pca_run, [str(base / "in")], base / "scores", far=0.2)
+    return base / "scores", pictures, masks
+
+
+def test_slices_of_a_volume_are_scrolled_from_the_highest_score(opened, scored_volume):
+    scores, pictures, masks = scored_volume
+    app = opened(scores)
+    assert not app.exception
+    # The source's slices run toward the feet, those on the screen toward the head: the last one comes first.
+    slider = app.slider(key="slice-head.nii.gz")
+    assert (slider.min, slider.max, slider.value) == (1, 9, 1)
+    (row,) = records.read(scores).rows
+    directory = records.read(scores)
+    case = display.load_volume(directory, row, "axial")
+    assert (case.slices[0, 0] == pictures[-1]).all() and (case.mask[0] == masks[-1]).all()
+    assert case.heatmap.shape == (9, 64, 64) and case.heatmap[0].max() > case.heatmap[1:].max()
+    profile = json.loads(app.get("plotly_chart")[0].proto.spec)
+    slices = sorted(records.read_slices(scores), key=lambda each: -each["slice"])
+    assert profile["data"][0]["y"] == pytest.approx([each["score"] for each in slices])
+    slider.set_value(5).run()
+    assert not app.exception
+    app.toggle(key="blind").set_value(True).run()
+    assert len(app.get("plotly_chart")) == 1 and len(told(app)) == 1
+    app.button(key="verdict_anomalous").click().run()
+    assert verification.verify(scores).intact
+
+
+def test_a_volume_that_was_changed_is_not_shown(opened, scored_volume, tmp_path):
+    scores = shutil.copytree(scored_volume[0], tmp_path / "scores")
+    audit = json.loads((scores / "audit.json").read_text())
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/head.nii.gz").write_bytes(b"else")
+    (scores / "audit.json").write_text(json.dumps(audit | {"root": str(tmp_path / "in")}))
+    app = opened(scores)
+    assert any("was changed since it was scored" in text for text in texts(app)) and not app.exception
+
+
+# -- Train and score ------------------------------------------------------------------------------------
+
+
+def test_train_and_score_needs_roots(opened, scores):
+    app = opened(scores)
+    app.segmented_control(key="page").set_value("Train").run()
+    assert "--root" in app.code[0].value and not app.exception
+
+
+def test_the_page_lists_runs_and_starts_commands(opened, scores, pca_run, tmp_path, monkeypatch):
+    root = tmp_path / "work"
+    shutil.copytree(pca_run, root / "runs/pca")
+    shutil.copytree(scores, root / "scores")
+    (root / "images").mkdir()
+    shutil.copy(next((scores / "heatmaps").rglob("*.png")), root / "images/a.png")
+    started = []
+    monkeypatch.setattr(jobs, "_start", lambda folder, command, out: started.append((folder, command, out)))
+    app = opened(options=["--root", str(root)])
+    app.segmented_control(key="page").set_value("Train").run()
+    table = app.dataframe[0].value
+    assert list(table["detector"]) == ["pca"] and table["image AUROC"][0].endswith("on scores")
+    app.selectbox(key="card").set_value(str(root / "runs/pca")).run()
+    assert "# pca on" in app.code[0].value
+    next(button for button in app.button if button.label == "Train").click().run()
+    ((folder, command, out),) = started
+    assert out == root / "run-1" and folder.is_relative_to(root) and not app.exception
+    assert command[4:8] == ["train", str(root / "images"), "--out", str(root / "run-1")]
+    next(field for field in app.text_input if field.label == "Name of the run").set_value("../outside")
+    next(button for button in app.button if button.label == "Train").click().run()
+    assert any("outside is in none of the folders" in text for text in texts(app)) and len(started) == 1
+    app.segmented_control(key="page").set_value("Cases").run()
+    assert app.selectbox(key="directory").value == root / "scores"
+
+
 # -- Starting -------------------------------------------------------------------------------------------
 
 
@@ -272,8 +460,8 @@ def test_review_starts_for_this_machine_only_and_without_a_shell(monkeypatch, tm
     with pytest.raises(SystemExit):
         cli.main()
     ((program, command),) = started
-    assert program == sys.executable and command[:5] == [sys.executable, "-P", "-m", "streamlit", "run"]
-    assert Path(command[5]).is_file()
+    assert program == sys.executable and command[:2] == [sys.executable, "-P"]
+    assert Path(command[2]).name == "serve.py" and command[3] == "run" and Path(command[4]).is_file()
     assert {"--server.address=127.0.0.1", "--server.port=8765", "--server.enableXsrfProtection=true"} <= set(command)
     assert command[-3:] == ["--", str(tmp_path), str(Path.cwd() / "-x; rm -rf y")]
 
@@ -285,5 +473,5 @@ def test_without_the_extra_review_says_what_to_install(monkeypatch, tmp_path):
 
 
 def test_the_app_imports_no_torch():
-    code = "import sys, apps.review.screens, anodetect.cli; sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(screens.__file__).parents[2])
+    code = "import sys, apps.review.page, anodetect.cli; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(page.__file__).parents[2])

@@ -166,8 +166,8 @@ def test_a_failed_row_shows_its_image_if_there_is_one(scored):
 
 def test_the_window_is_black_and_white_at_its_ends():
     image = np.array([[[-2.0, 0, 50, 100, 300]]], np.float32)
-    assert display.grey(image, (0, 100))[0, :, 0].tolist() == [0, 0, 128, 255, 255]
-    assert display.grey(np.broadcast_to(image, (3, 1, 5)), (0, 100)).shape == (1, 5, 3)
+    assert writer.grey(image, (0, 100))[0, :, 0].tolist() == [0, 0, 127, 255, 255]
+    assert writer.grey(np.broadcast_to(image, (3, 1, 5)), (0, 100)).shape == (1, 5, 3)
 
 
 def test_ct_windows_are_offered_only_for_what_looks_like_ct():
@@ -182,9 +182,7 @@ def test_ct_windows_are_offered_only_for_what_looks_like_ct():
 def test_colours_are_those_of_the_model_whatever_the_image():
     scale = (1.0, 3.0)
     calm, odd = np.full((2, 2), 1.2, np.float32), np.array([[1.2, 9.0]], np.float32)
-    assert (display.coloured(calm, scale, "inferno")[0, 0] == display.coloured(odd, scale, "inferno")[0, 0]).all()
-    values = np.array([[0.0, 1.0, 2.0, 3.0, 9.0, np.nan]], np.float32)
-    assert (display.coloured(values, scale, "inferno") == writer.colour(values, scale)).all()
+    assert (writer.colour(calm, scale)[0, 0] == writer.colour(odd, scale)[0, 0]).all()
 
 
 def test_an_overlay_hides_only_what_is_anomalous():
@@ -192,7 +190,7 @@ def test_an_overlay_hides_only_what_is_anomalous():
     values = np.array([[0.0, 1.0, np.nan]], np.float32)
     shown = display.overlay(picture, values, (0, 1), "viridis", 1.0)
     assert (shown[0, 0] == 100).all() and (shown[0, 2] == 100).all()
-    assert (shown[0, 1] == display.coloured(values, (0, 1), "viridis")[0, 1]).all()
+    assert (shown[0, 1] == writer.colour(values, (0, 1), "viridis")[0, 1]).all()
     assert (display.overlay(picture, values, (0, 1), "viridis", 0.0) == picture).all()
 
 
@@ -210,12 +208,57 @@ def test_a_small_anomaly_survives_being_reduced():
 
 
 def test_outlines_run_between_the_pixels_on_both_sides_of_the_threshold():
-    values = np.zeros((8, 8), np.float32)
-    values[2:4, 5:8] = 1
-    (line,) = display.outlines(values, 0.5)
-    assert (line[0] == line[-1]).all()
-    assert (line.min(0).tolist(), line.max(0).tolist()) == ([4.5, 1.5], [7.5, 3.5])
-    assert display.outlines(values, 2) == display.outlines(values, np.inf) == display.outlines(values * np.nan, 0) == []
+    inside = np.zeros((8, 8), bool)
+    inside[2:4, 5:8] = True
+    *line, gap = display.outlines(inside)
+    assert (line[0] == line[-1]).all() and np.isnan(gap).all()
+    assert (np.min(line, 0).tolist(), np.max(line, 0).tolist()) == ([4.5, 1.5], [7.5, 3.5])
+    line = display.outlines(inside, 3)[:-1]  # pixels 15 to 23 and 6 to 11 of the image
+    assert (np.min(line, 0).tolist(), np.max(line, 0).tolist()) == ([14.5, 5.5], [23.5, 11.5])
+    assert np.isnan(display.outlines(np.zeros((8, 8), bool))).all()
+
+
+def test_a_view_is_small_and_keeps_the_grid():
+    image = np.arange(1, dtype=np.float32) + np.zeros((3, 900, 1600), np.float32)
+    image[:, 450:, :] = 4095
+    heatmap, mask = np.zeros((900, 1600), np.float32), np.zeros((900, 1600), bool)
+    heatmap[451, 1001], mask[451, 1001] = 7, True
+    view = display.view(display.Case(image, heatmap, mask, None, None, ("a note",)))
+    assert (view.size, view.block, view.image.shape, view.told) == ((900, 1600), 3, (3, 300, 534), 7)
+    assert view.heatmap[150, 333] == 7 and view.heatmap.sum() == 7
+    assert view.mask[150, 333] and view.mask.sum() == 1
+    assert view.intensity.shape == view.anomaly.shape == (129, 229)
+    assert view.windows["full range"] == (0, 4095) and view.notes == ("a note",)
+    assert display.view(display.Case(None, heatmap, None, None, None, ())) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"), [([0, 255], "uint8"), ([0, 256], "uint16"), ([-1, 5], "float32"), ([0.5], "float32")]
+)
+def test_told_intensities_stay_what_they_are(values, kind):
+    image = np.broadcast_to(np.array(values, np.float32), (1, 1, len(values)))
+    told = display.view(display.Case(image, None, None, None, None, ())).intensity
+    assert told.dtype == kind and (told == image[0]).all()
+
+
+def test_thumbnails_are_small_and_only_of_the_image_that_was_scored(scored):
+    directory, row = scored
+    picture = display.thumbnail(directory, row)
+    content = base64.b64decode(picture.removeprefix("data:image/jpeg;base64,"))
+    assert max(Image.open(io.BytesIO(content)).size) <= display.THUMBNAIL and len(content) < 4000
+    for change in ({"sha256": "0" * 64}, {"status": "failed"}, {"width": 90000}, {"path": "../x.png"}):
+        assert display.thumbnail(directory, row | change) == ""
+
+
+def test_masks_come_from_the_manifest_where_there_is_one(scored):
+    directory, row = scored
+    root = Path(directory.audit["root"])
+    Image.fromarray(np.eye(64, dtype=np.uint8)).save(root / "eye.png")
+    (root / "manifest.csv").write_text(f"path,mask\n{row['path']},eye.png\n")
+    assert (display.load(directory, row).mask == np.eye(64, dtype=bool)).all()
+    (root / "manifest.csv").write_text(f"path,mask\n{row['path']},../eye.png\n")
+    case = display.load(directory, row)
+    assert case.mask is None and "leads out" in case.notes[0]
 
 
 def test_difference_is_bright_where_the_reconstruction_differs():

@@ -10,12 +10,14 @@ from sklearn.metrics import cohen_kappa_score, roc_curve
 
 pytest.importorskip("sqlalchemy", reason="the extra `app` is not installed")
 
+from anodetect import agreement
+from anodetect.agreement import Rate
 from anodetect.calibration import Calibration
 from anodetect.decision import decide
 from anodetect.errors import DataError
 from anodetect.reviews import Review
 from apps.review import worklist
-from apps.review.worklist import Filter, Rate
+from apps.review.worklist import Filter
 
 
 def row(path, score=None, p_value=None, **more):
@@ -77,6 +79,7 @@ def test_values_that_are_no_numbers_come_last():
         ({"reviewed": "by me"}, "ad"),
         ({"reviewed": "not by me"}, "bce"),
         ({"reviewed": "by nobody"}, "ce"),
+        ({"reviewed": "by others only"}, "b"),
         ({"verdicts": frozenset(["normal"])}, "d"),
         ({"flagged": True, "kinds": frozenset(["blob"])}, "b"),
     ],
@@ -91,6 +94,7 @@ def test_a_blind_list_gives_nothing_away():
     for orders in worklist.ORDERS:
         assert paths(orders, judged(a="Ben:normal Cyd:anomalous"), blind=True) == order
     assert paths(blind=True, flagged=True, kinds=frozenset(["crack"])) == order
+    assert paths(blind=True, search="crack") == order
     assert set(paths(blind=True, groups=frozenset(["P1"]))) == set("ab")
 
 
@@ -111,25 +115,25 @@ def test_after_a_verdict_comes_the_next_image_without_one():
 
 
 def test_disagreement_is_the_share_of_differing_pairs():
-    assert worklist.disagreement({}) == worklist.disagreement(judged(a="A:normal")["a"]) == 0
-    assert worklist.disagreement(judged(a="A:normal B:normal")["a"]) == 0
-    assert worklist.disagreement(judged(a="A:normal B:unsure")["a"]) == 1
-    assert worklist.disagreement(judged(a="A:normal B:normal C:unsure")["a"]) == pytest.approx(2 / 3)
+    assert agreement.disagreement({}) == agreement.disagreement(judged(a="A:normal")["a"]) == 0
+    assert agreement.disagreement(judged(a="A:normal B:normal")["a"]) == 0
+    assert agreement.disagreement(judged(a="A:normal B:unsure")["a"]) == 1
+    assert agreement.disagreement(judged(a="A:normal B:normal C:unsure")["a"]) == pytest.approx(2 / 3)
 
 
 def test_kappa_is_that_of_the_library_and_of_the_textbook():
     pairs = [("yes", "yes")] * 20 + [("yes", "no")] * 5 + [("no", "yes")] * 10 + [("no", "no")] * 15
-    assert worklist.cohens_kappa(pairs) == pytest.approx(0.4)
+    assert agreement.cohens_kappa(pairs) == pytest.approx(0.4)
     rng = np.random.default_rng(0)
     first, second = rng.choice(["normal", "anomalous", "unsure"], (2, 200))
-    assert worklist.cohens_kappa(list(zip(first, second, strict=True))) == pytest.approx(
+    assert agreement.cohens_kappa(list(zip(first, second, strict=True))) == pytest.approx(
         cohen_kappa_score(first, second)
     )
-    assert isnan(worklist.cohens_kappa([])) and isnan(worklist.cohens_kappa([("a", "a")] * 3))
+    assert isnan(agreement.cohens_kappa([])) and isnan(agreement.cohens_kappa([("a", "a")] * 3))
 
 
 def test_agreement_counts_only_images_both_judged():
-    (found,) = worklist.agreements(judged(a="Ada:normal Ben:normal", b="Ada:normal Ben:unsure", c="Ada:normal"))
+    (found,) = agreement.agreements(judged(a="Ada:normal Ben:normal", b="Ada:normal Ben:unsure", c="Ada:normal"))
     assert (found.readers, found.images, found.agreed) == (("Ada", "Ben"), 2, 1)
 
 
@@ -144,12 +148,12 @@ def test_agreement_counts_only_images_both_judged():
     ],
 )
 def test_consensus_is_the_majority_of_those_who_say(given, expected):
-    assert worklist.consensus(judged(a=given)["a"]) == expected
+    assert agreement.consensus(judged(a=given)["a"]) == expected
 
 
 def test_summary():
     given = judged(a="Ada:anomalous Ben:anomalous", b="Ada:normal", c="Ada:normal Ben:unsure", gone="Ada:normal")
-    found = worklist.summary(ROWS, given)
+    found = agreement.summary(ROWS, given)
     assert (found.images, found.reviewed) == (5, 3)
     assert found.by_reviewer == {"Ada": 3, "Ben": 2}
     assert found.verdicts == {"anomalous": 2, "normal": 2, "unsure": 1}
@@ -207,6 +211,32 @@ def test_a_table_of_all_records_also_of_none():
 def test_regions_lie_within_the_image():
     assert worklist.region(" 1, 2,3,4 ", 10, 10) == "1,2,3,4"
     assert worklist.region("  ", 10, 10) == ""
-    for text in ("1,2,3", "a,b,c,d", "1,2,3,4,5", "1.5,2,3,4", "-1,2,3,4", "1,2,0,4", "8,2,3,4", "1,8,3,4"):
+    assert worklist.region("0,0 10,0  10,10", 10, 10) == "0,0 10,0 10,10"
+    wrong = ["1,2,3", "a,b,c,d", "1,2,3,4,5", "1.5,2,3,4", "-1,2,3,4", "1,2,0,4", "8,2,3,4", "1,8,3,4", "1,2 3,4"]
+    for text in [*wrong, "0,0 11,0 1,1", "0,0 1,-1 1,1", "0,0 1 1,1"]:
         with pytest.raises(DataError):
             worklist.region(text, 10, 10)
+
+
+def test_a_drawn_box_holds_every_pixel_it_touches():
+    # A chart has pixel centres at whole numbers: pixel 2 reaches from 1.5 to 2.5.
+    assert worklist.drawn({"box": [{"x": [1.6, 4.4], "y": [2.4, 0.6]}]}, 10, 8) == "2,1,3,2"
+    assert worklist.drawn({"box": [{"x": [-9, 99], "y": [-9, 99]}]}, 10, 8) == "0,0,10,8"
+    assert worklist.drawn({"box": [{"x": [99, 99], "y": [99, 99]}]}, 10, 8) == "9,7,1,1"
+    lasso = {"lasso": [{"x": [-0.6, 9.7, 9.6, 0.2], "y": [0.5, 0.4, 20, 7]}]}
+    assert worklist.drawn(lasso, 10, 8) == "0,1 10,1 10,8 1,8"
+    assert worklist.drawn({"box": [], "lasso": []}, 10, 8) == ""
+    for found in (worklist.drawn(lasso, 10, 8), "9,7,1,1"):
+        assert worklist.region(found, 10, 8) == found
+
+
+def test_groups_stand_where_their_first_image_does():
+    recorded = {"P1": {"p_value": 0.2, "flagged": True}}
+    listed = worklist.worklist(ROWS, {}, order="nearness to threshold", keep=Filter(), reviewer="Ada")
+    found = worklist.grouped(listed, recorded, judged(b="Ada:normal", c="Ben:normal"), "Ada")
+    assert [(group.name, "".join(row["path"] for row in group.rows)) for group in found] == [
+        ("P2", "cd"), ("P1", "ab"), ("e", "e")
+    ]  # fmt: skip
+    assert [(group.p_value, group.flagged, group.judged) for group in found] == [
+        (None, False, 0), (0.2, True, 1), (None, False, 0)
+    ]  # fmt: skip

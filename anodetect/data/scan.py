@@ -192,7 +192,7 @@ def _mvtec(folder: Path, follow_symlinks: bool) -> Dataset:
         problems += [(f"{split}/{kind}/{name}", reason) for name, reason in trouble]
         label = NORMAL if kind == "good" else ANOMALOUS
         for record in _records(folder, found, split=split, label=label, kind=kind):
-            mask = _mask_of(folder / "ground_truth" / kind, record.path) if label else None
+            mask = mvtec_mask(folder, kind, record.path.name) if label else None
             records.append(replace(record, mask=mask))
     return Dataset(path_text(folder.name), folder, tuple(records), tuple(problems))
 
@@ -205,13 +205,12 @@ def _subfolders(folder: Path) -> list[str]:
     return [child.name for child in children if child.is_dir() and not child.name.startswith(".")]
 
 
-def _mask_of(folder: Path, image: Path) -> Path | None:
-    stem = image.name.removesuffix(suffix_of(image))
-    for suffix in (".png", ".nii.gz", ".nii"):
-        for name in (f"{stem}_mask{suffix}", f"{stem}{suffix}"):
-            if (folder / name).is_file():
-                return folder / name
-    return None
+def mvtec_mask(folder: Path, kind: str, name: str) -> Path | None:
+    """The truth of test/`kind`/`name`, if there is one."""
+    stem = name.removesuffix(suffix_of(Path(name)))
+    masks = (f"{stem}{mark}{suffix}" for suffix in (".png", ".nii.gz", ".nii") for mark in ("_mask", ""))
+    candidates = (folder / "ground_truth" / kind / mask for mask in masks)
+    return next((path for path in candidates if path.is_file()), None)
 
 
 # -- Manifest -------------------------------------------------------------------------------------------
@@ -267,6 +266,11 @@ def _listed(path: Path, where: str) -> tuple[Path, tuple[Path, ...]]:
     if first is None:
         raise DataError(f"{where}: the folder {path.name!r} holds no DICOM series")
     return first, series_of(first)
+
+
+def manifest_masks(file: Path) -> dict[str, str]:
+    """For each image's id its mask in a manifest.csv, as it stands there."""
+    return {path_text(PurePosixPath(row["path"])): row["mask"] for _, row in _rows(file) if row["mask"]}
 
 
 def _rows(file: Path) -> Iterator[tuple[str, dict[str, str]]]:

@@ -16,7 +16,7 @@ from PIL import Image
 from scipy import ndimage
 
 from anodetect.files import write_atomic
-from anodetect.types import Floats
+from anodetect.types import Bools, Floats
 from anodetect.writers import IMAGE_FILES
 
 COLOURS = "inferno"
@@ -65,41 +65,52 @@ def regions(heatmap: Floats, threshold: float) -> list[dict[str, Any]]:
     labels, _ = ndimage.label(above, np.ones((3, 3)))
     found: list[dict[str, Any]] = []
     for number, place in enumerate(ndimage.find_objects(labels), start=1):
-        inside = np.pad(labels[place] == number, 1)
+        inside = labels[place] == number
         rows, columns = place
-        outlines = contour_generator(z=inside.astype(np.float32), line_type=LineType.Separate).lines(0.5)
-        outer = max(map(np.asarray, outlines), key=len) + np.array([columns.start - 0.5, rows.start - 0.5])
+        outer = max(outlines(inside), key=len) + np.array([columns.start + 0.5, rows.start + 0.5])
         found.append(
             {
                 "segmentation": [outer.round(1).ravel().tolist()],
                 "area": int(inside.sum()),
                 "bbox": [columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start],
-                "score": float(values[place][inside[1:-1, 1:-1]].max()),
+                "score": float(values[place][inside].max()),
             }
         )
     return sorted(found, key=lambda region: region["score"], reverse=True)[:MOST_REGIONS]
 
 
-def grey(image: Floats, span: tuple[float, float] | None = None) -> Picture:
-    """[C, H, W] → RGB bytes [H, W, 3]; `span`: the values shown black and white, else percentiles."""
-    low, high = span or tuple(np.percentile(image, (1, 99.5)))
-    shown = np.clip((image - low) / max(high - low, 1e-9), 0, 1)
-    return np.moveaxis((np.broadcast_to(shown, (3, *image.shape[1:])) * 255).astype(np.uint8), 0, -1)
+def outlines(inside: Bools) -> list[NDArray[np.float64]]:
+    """Closed lines [N, 2] of x, y around what is True in [H, W], holes too; pixel centres lie at whole numbers."""
+    padded = np.pad(inside, 1).astype(np.float32)
+    lines = contour_generator(z=padded, line_type=LineType.Separate).lines(0.5)
+    return [np.asarray(line) - 1 for line in lines]
+
+
+def contrast(image: Floats) -> tuple[float, float]:
+    """The values of an image [C, H, W] to show black and white: percentiles 1 and 99.5."""
+    step = max(1, min(image.shape[1:]) // 128)  # every so manieth row and column is enough to see the range by
+    low, high = np.percentile(image[:, ::step, ::step], (1, 99.5))
+    return float(low), float(high)
+
+
+def grey(image: Floats, window: tuple[float, float]) -> Picture:
+    """[C, H, W] in native units → RGB bytes [H, W, 3], black and white at the ends of the window."""
+    return np.moveaxis(np.broadcast_to(stretched(image, window), (3, *image.shape[1:])), 0, -1)
 
 
 def colour(heatmap: Floats, scale: tuple[float, float], colours: str = COLOURS) -> Picture:
     """A heatmap [H, W] on the model's fixed scale → RGB bytes [H, W, 3]; `colours` is a map of matplotlib's."""
-    return palette(colours)[_stretched(heatmap, scale)]
+    return palette(colours)[stretched(heatmap, scale)]
 
 
 def overlay(image: Floats, heatmap: Floats, scale: tuple[float, float]) -> Picture:
     """The image with the heatmap over it, the more opaque the higher the value."""
-    low, high = np.percentile(image[:, :: _step(image), :: _step(image)], (1, 99.5))
+    window = contrast(image)
     picture = np.empty((*heatmap.shape, 3), np.uint8)
     rows = max(1, BAND // heatmap.shape[1])
     for start in range(0, len(heatmap), rows):  # in bands, so that a huge image needs no huge intermediates
         band = np.s_[start : start + rows]
-        picture[band] = _glazed(_stretched(image[:, band], (low, high)), _stretched(heatmap[band], scale))
+        picture[band] = _glazed(stretched(image[:, band], window), stretched(heatmap[band], scale))
     return picture
 
 
@@ -112,13 +123,7 @@ def _glazed(planes: Picture, position: Picture) -> Picture:
     return np.asarray(Image.composite(colours.convert("RGB"), under, opacity))
 
 
-def _step(image: Floats) -> int:
-    """Every how manieth row and column is enough to see an image's range by."""
-    shortest: int = min(image.shape[1:])
-    return max(1, shortest // 128)
-
-
-def _stretched(values: Floats, span: tuple[float, float]) -> Picture:
+def stretched(values: Floats, span: tuple[float, float]) -> Picture:
     """Where values lie between the ends of a span, 0 to 255; 0 where there is none."""
     low, high = span
     shown = (np.nan_to_num(values, nan=low) - np.float32(low)) * np.float32(255 / max(high - low, 1e-9))
@@ -135,10 +140,10 @@ def case_strip(
     image: Floats, heatmap: Floats, reconstruction: Floats | None, scale: tuple[float, float], side: int = 200
 ) -> bytes:
     """image | overlay | reconstruction as one JPEG, `side` pixels each; without a reconstruction two panels."""
-    span = tuple(np.percentile(image, (1, 99.5)))
-    panels = [grey(image, span), overlay(image, heatmap, scale)]
+    window = contrast(image)
+    panels = [grey(image, window), overlay(image, heatmap, scale)]
     if reconstruction is not None:
-        panels.append(grey(reconstruction, span))
+        panels.append(grey(reconstruction, window))
     resized = [np.asarray(Image.fromarray(panel).resize((side, side), Image.Resampling.BILINEAR)) for panel in panels]
     gap = np.full((side, 6, 3), 255, np.uint8)
     row = [resized[0]] + [part for panel in resized[1:] for part in (gap, panel)]

@@ -1,10 +1,11 @@
-"""What `anodetect review` has Streamlit run; arguments: score directories.
+"""What `anodetect review` has Streamlit run; arguments: score directories, and --root for each folder to work in.
 
 Streamlit runs a file, not a module, so this finds the package it stands in: anodetect._review when installed,
 apps.review in a checkout.
 """
 
 import sys
+from argparse import ArgumentParser
 from importlib import import_module
 from pathlib import Path
 
@@ -16,4 +17,11 @@ else:
     if str(HERE.parents[1]) not in sys.path:
         sys.path.append(str(HERE.parents[1]))
 
-import_module(f"{NAME}.screens").main([Path(argument) for argument in sys.argv[1:]])
+page = import_module(f"{NAME}.page")
+
+if __name__ == "__main__":
+    parser = ArgumentParser()
+    parser.add_argument("--root", type=Path, action="append", default=[])
+    parser.add_argument("folders", type=Path, nargs="*")
+    arguments = parser.parse_args()
+    page.main(arguments.folders, arguments.root)

@@ -9,16 +9,18 @@ import io
 from base64 import b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import tifffile
-from contourpy import LineType, contour_generator
 from numpy.typing import NDArray
 from PIL import Image
 
-from anodetect.data import readers
+from anodetect.data import readers, scan
+from anodetect.data.geometry import Geometry, along
+from anodetect.data.volumes import Volume, decode_nifti
 from anodetect.errors import ImageError, RunError
 from anodetect.files import path_of, sha256_of
 from anodetect.records import Row, ScoreDirectory, picture_of
@@ -30,6 +32,9 @@ Picture = NDArray[np.uint8]
 Colours = Literal["inferno", "viridis", "cividis"]  # perceptually uniform, and told apart by the colour-blind
 COLOURS: tuple[Colours, ...] = get_args(Colours)
 SIDE = 768  # pixels of the longer side that go to the browser
+HOVER = 256  # … whose values are told under the pointer
+THUMBNAIL = 64
+THUMBNAIL_PIXELS = 2**22  # of an image that is still read for a thumbnail
 LARGEST = 512 * 2**20  # bytes of a file that are read for display
 STRIP, GAP = 200, 6  # of the pictures a score directory keeps: pixels of a panel and between panels
 CT_WINDOWS = {  # level and width in Hounsfield units
@@ -43,7 +48,7 @@ AIR = -500  # an image with values below is in Hounsfield units, as far as one c
 
 @dataclass(frozen=True)
 class Case:
-    """What there is to see of an image.
+    """What there is to see of an image, whole.
 
     `image` [C, H, W] in native units and `heatmap` [H, W], NaN where not scored, are in the image's own grid;
     `reconstruction` and `shown` are small grey pictures [200, 200], as the report shows them. `notes` say what is
@@ -55,6 +60,42 @@ class Case:
     mask: Bools | None
     reconstruction: Picture | None
     shown: Picture | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class VolumeCase:
+    """What there is to see of a volume, as its slices were scored: `slices` [C, D, H, W] in native units, `heatmap` and
+    `mask` [D, H, W]; all None, with a note, where it cannot be read."""
+
+    geometry: Geometry | None
+    slices: Floats | None
+    heatmap: Floats | None
+    mask: Bools | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class View:
+    """What of a case goes to a screen, small enough to be kept for many cases.
+
+    `size` is the image's height and width. Each pixel of `image` [C, h, w] (native units), `heatmap` [h, w] and `mask`
+    [h, w] stands for `block` × `block` of the image's, each of `intensity` and `anomaly` [h', w'], which are told under
+    the pointer, for `told` × `told`. `aspect` is the height of a pixel over its width.
+    """
+
+    size: tuple[int, int]
+    aspect: float
+    block: int
+    image: Floats
+    heatmap: Floats | None
+    mask: Bools | None
+    told: int
+    intensity: NDArray[Any]
+    anomaly: Floats | None
+    windows: Mapping[str, tuple[float, float]]
+    reconstruction: Picture | None
+    difference: Picture | None
     notes: tuple[str, ...]
 
 
@@ -93,7 +134,50 @@ def load(directory: ScoreDirectory, row: Row) -> Case:
         mask = None
     # The picture kept of a volume shows three planes, not an image beside its reconstruction.
     strip = None if row.get("depth") else _noting(notes, "kept picture", lambda: _strip(directory, row))
-    return Case(image, heatmap, mask, *(strip or (None, None)), tuple(notes))
+    reconstruction, shown = strip or (None, None)
+    return Case(image, heatmap, mask, reconstruction, shown, tuple(notes))
+
+
+def load_volume(directory: ScoreDirectory, row: Row, plane: str) -> VolumeCase:
+    """Everything there is to see of a volume scored along a plane ("axial" …); what cannot be had is a note."""
+    notes: list[str] = []
+    volume = _noting(notes, "image", lambda: _volume(directory, row))
+    if volume is None:
+        return VolumeCase(None, None, None, None, tuple(notes))
+    shape = volume.voxels.shape
+    geometry = along((shape[1], shape[2], shape[3]), volume.affine, plane)
+
+    def heatmap() -> Floats:
+        content = _written(directory, row, ".nii", "nifti").read_bytes()
+        found = decode_nifti(content)
+        if found.voxels.shape[1:] != shape[1:]:
+            raise RunError("it does not have the volume's size")
+        return np.asarray(geometry.to_slices(found.voxels[0]))
+
+    def mask() -> Bools | None:
+        path = _mask_file(directory, row)
+        return None if path is None else readers.volume_mask(path, volume, geometry)
+
+    found = _noting(notes, "heatmap", heatmap) if row["status"] == "ok" else None
+    truth = _noting(notes, "ground-truth mask", mask)
+    return VolumeCase(geometry, geometry.to_slices(volume.voxels), found, truth, tuple(notes))
+
+
+def slice_view(volume: VolumeCase, number: int) -> View | None:
+    """Slice `number` of a volume, from 0; None without the volume."""
+    if volume.slices is None or volume.geometry is None:
+        return None
+    heatmap = None if volume.heatmap is None else volume.heatmap[number]
+    mask = None if volume.mask is None else volume.mask[number]
+    _, row, column = volume.geometry.spacing
+    return view(Case(volume.slices[:, number], heatmap, mask, None, None, volume.notes), aspect=row / column)
+
+
+def _volume(directory: ScoreDirectory, row: Row) -> Volume:
+    decoded = _source(directory, row).decode()
+    if not isinstance(decoded, Volume):
+        raise ImageError(f"{row['path']} is no volume")
+    return decoded
 
 
 def _noting(notes: list[str], what: str, read: Callable[[], T]) -> T | None:
@@ -105,26 +189,52 @@ def _noting(notes: list[str], what: str, read: Callable[[], T]) -> T | None:
         return None
 
 
+def thumbnail(directory: ScoreDirectory, row: Row) -> str:
+    """A small picture of the image as a JPEG in a data URI; "" where it cannot be had or would take long."""
+    if (row["width"] or 0) * (row["height"] or 0) > THUMBNAIL_PIXELS or row.get("depth") or row["status"] != "ok":
+        return ""
+    image = _noting([], "image", lambda: _image(directory, row))
+    if image is None:
+        return ""
+    small = reduced(image, factor(image.shape, THUMBNAIL), "mean")
+    return data_uri(writer.grey(small, writer.contrast(small)), "jpeg")
+
+
 def _image(directory: ScoreDirectory, row: Row) -> Floats:
+    decoded = _source(directory, row).decode()
+    if isinstance(decoded, Volume):
+        raise ImageError(f"{row['path']} is a volume")
+    return decoded
+
+
+def _source(directory: ScoreDirectory, row: Row) -> readers.Source:
+    """The bytes of a row's file, or of its DICOM series, those that were scored."""
     path = original(directory, row)
     if not path.is_file():
         raise ImageError(f"{path} is no longer there; put the images back where they were scored")
-    if path.stat().st_size > LARGEST:
+    record = scan.Record(row["path"], path, files=scan.series_of(path))
+    if sum(file.stat().st_size for file in record.files or (path,)) > LARGEST:
         raise ImageError(f"the file has more than {LARGEST // 2**20} MB; open it with a viewer for large images")
-    content = readers.read_bytes(path)
-    if row["sha256"] and readers.digest(content) != row["sha256"]:
+    source = readers.read_source(record)
+    if row["sha256"] and source.sha256 != row["sha256"]:
         raise ImageError(f"{path} was changed since it was scored; it is not shown")
-    return readers.decode_image(content, path.suffix)
+    return source
 
 
-def _heatmap(directory: ScoreDirectory, row: Row) -> Floats:
-    if not (row["heatmap"] or "").endswith(".tiff"):
-        raise RunError("none was written; score with --heatmaps tiff")
+def _written(directory: ScoreDirectory, row: Row, suffix: str, name: str) -> Path:
+    """A row's heatmap in a format, as it was written."""
+    if not (row["heatmap"] or "").endswith(suffix):
+        raise RunError(f"none was written; score with --heatmaps {name}")
     path = inside(directory.path, row["heatmap"])
     if not path.is_file():
         raise RunError(f"{row['heatmap']} is missing; anodetect verify tells what else is")
     if sha256_of(path) != directory.audit["outputs"].get(row["heatmap"]):
         raise RunError(f"{row['heatmap']} was changed since it was written; it is not shown")
+    return path
+
+
+def _heatmap(directory: ScoreDirectory, row: Row) -> Floats:
+    path = _written(directory, row, ".tiff", "tiff")
     try:
         values: Floats = np.asarray(tifffile.imread(path), np.float32)
     except Exception as error:  # tifffile raises whatever it likes on damaged files
@@ -135,12 +245,28 @@ def _heatmap(directory: ScoreDirectory, row: Row) -> Floats:
 
 
 def _mask(directory: ScoreDirectory, row: Row) -> Bools | None:
-    """The truth of an image in the MVTec layout: ground_truth/<kind>/<name>_mask.png for test/<kind>/<name>."""
-    parts = Path(path_of(row["path"])).parts
-    if len(parts) != 3 or parts[0] != "test" or not directory.audit.get("root"):
+    path = _mask_file(directory, row)
+    return None if path is None else readers.read_mask(path)
+
+
+def _mask_file(directory: ScoreDirectory, row: Row) -> Path | None:
+    """The truth of an image, as the manifest or the MVTec layout of the folder that was scored has it."""
+    if not directory.audit.get("root"):
         return None
-    path = inside(Path(directory.audit["root"]), f"ground_truth/{parts[1]}/{Path(parts[2]).stem}_mask.png")
-    return readers.read_mask(path) if path.is_file() else None
+    root = Path(directory.audit["root"])
+    manifest, parts = root / scan.MANIFEST, Path(path_of(row["path"])).parts
+    if manifest.is_file():
+        name = _manifest_masks(manifest, manifest.stat().st_mtime_ns).get(row["path"])
+        return inside(root, name) if name else None
+    if len(parts) != 3 or parts[0] != "test" or ".." in parts:
+        return None
+    path = scan.mvtec_mask(root, *parts[1:])
+    return inside(root, str(path.relative_to(root))) if path else None
+
+
+@lru_cache(4)
+def _manifest_masks(file: Path, stamp: int) -> dict[str, str]:  # `stamp`: a manifest written anew is read anew
+    return scan.manifest_masks(file)
 
 
 def _strip(directory: ScoreDirectory, row: Row) -> tuple[Picture, Picture] | None:
@@ -159,18 +285,11 @@ def _strip(directory: ScoreDirectory, row: Row) -> tuple[Picture, Picture] | Non
 
 
 def windows(image: Floats) -> dict[str, tuple[float, float]]:
-    """What to show black and white: "auto" (percentiles 1 and 99.5), "full range", for CT its windows."""
-    values = image[..., :: _stride(image), :: _stride(image)]
-    low, high = (float(value) for value in np.percentile(values, (1, 99.5)))
-    found = {"auto": (low, high), "full range": (float(image.min()), float(image.max()))}
+    """What to show black and white: "auto", "full range", for CT its windows."""
+    found = {"auto": writer.contrast(image), "full range": (float(image.min()), float(image.max()))}
     if found["full range"][0] < AIR:
         found |= {name: (level - width / 2, level + width / 2) for name, (level, width) in CT_WINDOWS.items()}
     return found
-
-
-def _stride(image: Floats) -> int:
-    """Every how manieth row and column is enough to see an image's range by."""
-    return max(1, min(image.shape[1:]) // 512)
 
 
 # -- Pictures -------------------------------------------------------------------------------------------
@@ -196,22 +315,42 @@ def reduced(values: Floats, block: int, how: Literal["mean", "max"]) -> Floats:
     return np.where(np.isinf(highest), np.nan, highest).astype(np.float32)
 
 
-def grey(image: Floats, window: tuple[float, float]) -> Picture:
-    """[C, H, W] in native units → RGB bytes [H, W, 3], black and white at the ends of the window."""
-    low, high = window
-    shown = np.clip((image - low) / max(high - low, 1e-9), 0, 1)
-    return np.moveaxis((np.broadcast_to(shown, (3, *image.shape[1:])) * 255).round().astype(np.uint8), 0, -1)
+def view(case: Case, aspect: float = 1.0) -> View | None:
+    """A case made small; None without an image. `aspect`: the height of its pixels over their width."""
+    if case.image is None:
+        return None
+    block, told = (factor(case.image.shape, side) for side in (SIDE, HOVER))
+    mask = case.mask
+    return View(
+        size=(case.image.shape[1], case.image.shape[2]),
+        aspect=aspect,
+        block=block,
+        image=reduced(case.image, block, "mean"),
+        heatmap=None if case.heatmap is None else reduced(case.heatmap, block, "max"),
+        mask=None if mask is None else reduced(mask.astype(np.float32), block, "max") > 0,
+        told=told,
+        intensity=_short(reduced(case.image.mean(0), told, "mean")),
+        anomaly=None if case.heatmap is None else reduced(case.heatmap, told, "max"),
+        windows=windows(case.image),
+        reconstruction=None if case.reconstruction is None else np.repeat(case.reconstruction[..., None], 3, -1),
+        difference=difference(case),
+        notes=case.notes,
+    )
 
 
-def coloured(heatmap: Floats, scale: tuple[float, float], colours: Colours) -> Picture:
-    """A map [H, W] on the model's fixed scale → RGB bytes [H, W, 3]; the lowest colour where there is no value."""
-    return writer.colour(heatmap, scale, colours)
+def _short(values: Floats) -> NDArray[Any]:
+    """Values in fewer bytes where they are the whole numbers of an 8- or 16-bit image."""
+    for kind in (np.uint8, np.uint16):
+        if values.min() >= 0 and values.max() <= np.iinfo(kind).max and (values == np.rint(values)).all():
+            return values.astype(kind)
+    return values
 
 
 def overlay(picture: Picture, heatmap: Floats, scale: tuple[float, float], colours: Colours, opacity: float) -> Picture:
     """A picture [H, W, 3] under a map [H, W], the more opaque the higher its value, at most `opacity`, 0 to 1."""
-    alpha = (opacity * _position(heatmap, scale))[..., None]
-    return ((1 - alpha) * picture + alpha * coloured(heatmap, scale, colours)).round().astype(np.uint8)
+    place = writer.stretched(heatmap, scale)
+    alpha = (opacity / 255 * place)[..., None]
+    return ((1 - alpha) * picture + alpha * writer.palette(colours)[place]).round().astype(np.uint8)
 
 
 def difference(case: Case) -> Picture | None:
@@ -222,21 +361,20 @@ def difference(case: Case) -> Picture | None:
     return np.repeat((far * 255 // max(int(far.max()), 1)).astype(np.uint8)[..., None], 3, -1)
 
 
-def outlines(values: Floats, threshold: float) -> list[NDArray[np.float64]]:
-    """Closed lines [N, 2] of x, y in pixels around what exceeds `threshold` in a map [H, W]; none if infinite."""
-    known = np.nan_to_num(values, nan=-np.inf)
-    if not np.isfinite(threshold) or not (known > threshold).any():
-        return []
-    padded = np.pad(np.asarray(known > threshold, np.float32), 1)
-    lines = contour_generator(z=padded, line_type=LineType.Separate).lines(0.5)
-    return [np.asarray(line) - 1 for line in lines]
+def outlines(inside: Bools, block: int = 1) -> NDArray[np.float64]:
+    """Closed lines [N, 2] of x, y in pixels of the image around what is True in [h, w], whose pixels are blocks of
+    `block` × `block`; NaN between two lines, and alone where nothing is True."""
+    gap = np.full((1, 2), np.nan)
+    lines = writer.outlines(inside) if inside.any() else []
+    points = np.concatenate([part for line in lines for part in (line, gap)] or [gap])
+    return points * block + (block - 1) / 2
 
 
-def data_uri(picture: Picture) -> str:
-    """A picture as PNG in a data URI."""
+def data_uri(picture: Picture, kind: Literal["png", "jpeg"] = "png") -> str:
+    """A picture as a file in a data URI."""
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "png", compress_level=1)
-    return f"data:image/png;base64,{b64encode(buffer.getvalue()).decode()}"
+    Image.fromarray(picture).save(buffer, kind, **({"compress_level": 1} if kind == "png" else {"quality": 70}))
+    return f"data:image/{kind};base64,{b64encode(buffer.getvalue()).decode()}"
 
 
 def colour_scale(colours: Colours) -> list[tuple[float, str]]:
@@ -248,9 +386,3 @@ def scale_of(audit: Mapping[str, Any]) -> tuple[float, float]:
     """The model's fixed colour scale."""
     low, high = audit["scale"]
     return float(low), float(high)
-
-
-def _position(heatmap: Floats, scale: tuple[float, float]) -> Floats:
-    low, high = scale
-    shown = np.clip((np.nan_to_num(heatmap, nan=low) - low) / max(high - low, 1e-9), 0, 1)
-    return np.asarray(shown, np.float32)

@@ -62,8 +62,19 @@ TABLE = Table(
         for name in reviews.COLUMNS[2:]
     ),
 )
-_SQLITE_GUARD = """CREATE TRIGGER IF NOT EXISTS reviews_no_{0} BEFORE {0} ON reviews
-    BEGIN SELECT RAISE(ABORT, 'reviews are only ever added'); END"""
+_GUARDS = {  # rows stay as they are, as far as that can be said in SQL
+    "sqlite": [
+        f"""CREATE TRIGGER IF NOT EXISTS reviews_no_{action} BEFORE {action} ON reviews
+            BEGIN SELECT RAISE(ABORT, 'reviews are only ever added'); END"""
+        for action in ("UPDATE", "DELETE")
+    ],
+    "postgresql": [
+        """CREATE OR REPLACE FUNCTION reviews_refuse() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN RAISE EXCEPTION 'reviews are only ever added'; END $$""",
+        """CREATE TRIGGER reviews_refuse BEFORE UPDATE OR DELETE OR TRUNCATE ON reviews
+            FOR EACH STATEMENT EXECUTE FUNCTION reviews_refuse()""",
+    ],
+}
 
 
 class Store:
@@ -128,7 +139,7 @@ class Store:
         """The records with numbers beyond `after`, in order."""
         query = select(TABLE).where(TABLE.c.head == self.head, TABLE.c.number > after).order_by(TABLE.c.number)
         with self._failing_clearly(), self.engine.connect() as connection:
-            return [reviews.from_row(row) for row in connection.execute(query).mappings()]
+            return [reviews.from_row(dict(row)) for row in connection.execute(query).mappings()]
 
     def verify(self) -> list[str]:
         """What is wrong with the chain; empty if nothing is."""
@@ -231,12 +242,11 @@ def _let_others_read(engine: Engine) -> None:
 
 
 def _make_table(connection: Connection) -> None:
-    """The table, if it is not there, and where it can be said in SQL that its rows stay as they are."""
+    """The table, and what keeps its rows as they are, if it is not there."""
     if not inspect(connection).has_table(TABLE.name):
         TABLE.create(connection)
-    if connection.dialect.name == "sqlite":
-        for action in ("UPDATE", "DELETE"):
-            connection.execute(text(_SQLITE_GUARD.format(action)))
+        for statement in _GUARDS.get(connection.dialect.name, ()):
+            connection.execute(text(statement))
 
 
 def _finite(value: float | None) -> float | None:

@@ -1,8 +1,9 @@
-"""The worklist as plain data: order, filters, progress, agreement of readers, and what another threshold would do.
+"""The worklist as plain data: order, filters, progress, patients and lots, and what another threshold would do.
 
-Rows are those of scores.parquet, judgements those in force (`anodetect.reviews.in_force`): path → reviewer → Review.
+Rows are those of scores.parquet, judgements those in force: path → reviewer → Review.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,19 +14,18 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from anodetect.calibration import Calibration, clopper_pearson
+from anodetect.agreement import Judgements, Rate, consensus, disagreement
+from anodetect.calibration import Calibration
 from anodetect.errors import DataError
 from anodetect.records import Row
 from anodetect.reviews import COLUMNS, WITHDRAWN, Review
 
-Judgements = Mapping[str, Mapping[str, Review]]
 Order = Literal["p-value", "score", "disagreement", "nearness to threshold", "name"]
 ORDERS: tuple[Order, ...] = get_args(Order)
-Progress = Literal["all", "not by me", "by me", "by nobody"]
+Progress = Literal["all", "not by me", "by me", "by others only", "by nobody"]
 PROGRESS: tuple[Progress, ...] = get_args(Progress)
 _TYPES = {"number": pa.int64(), "withdraws": pa.int64(), "blind": pa.bool_()}
 _TYPES |= dict.fromkeys(("score", "p_value", "threshold"), pa.float64())
-LABELS = {"normal": 0, "anomalous": 1}  # what verdicts say of an image; the others say nothing
 
 
 @dataclass(frozen=True)
@@ -39,32 +39,6 @@ class Filter:
     flagged: bool | None = None
     reviewed: Progress = "all"
     search: str = ""
-
-
-@dataclass(frozen=True)
-class Rate:
-    """`hits` of `total` and the 95 % Clopper–Pearson interval (images taken as independent); NaN of nothing."""
-
-    hits: int
-    total: int
-
-    @property
-    def value(self) -> float:
-        return self.hits / self.total if self.total else float("nan")
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        return clopper_pearson(self.hits, self.total)
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """Two readers on the images both judged: how many, on how many they agree, and Cohen's κ (NaN where undefined)."""
-
-    readers: tuple[str, str]
-    images: int
-    agreed: int
-    kappa: float
 
 
 @dataclass(frozen=True)
@@ -82,19 +56,6 @@ class Bench:
     confusion: Mapping[tuple[int, bool], int]  # (truth, flagged) → images
 
 
-@dataclass(frozen=True)
-class Summary:
-    """Where a review stands. `precision`: of the flagged images judged normal or anomalous, the anomalous ones."""
-
-    images: int
-    reviewed: int
-    by_reviewer: Mapping[str, int]
-    verdicts: Mapping[str, int]
-    disagreements: tuple[str, ...]
-    precision: Rate
-    agreements: tuple[Agreement, ...]
-
-
 # -- The list -------------------------------------------------------------------------------------------
 
 
@@ -103,11 +64,11 @@ def worklist(
 ) -> list[Row]:
     """The rows to go through, in order; ties, and images without a score, by their paths.
 
-    A blind list gives nothing away: its order is that of a hash of the paths, the same for everyone, and what was
-    flagged, scored, known or decided by others neither orders nor filters.
+    A blind list gives nothing away: its order is that of a hash of the paths, the same for everyone, and names and what
+    was flagged, scored, known or decided by others neither order nor filter.
     """
     if blind:
-        keep = Filter(keep.status, keep.groups, reviewed=keep.reviewed, search=keep.search)
+        keep = Filter(keep.status, keep.groups, reviewed=keep.reviewed)
         return sorted(filtered(rows, judgements, keep, reviewer), key=lambda row: sha256(row["path"].encode()).digest())
     return sorted(filtered(rows, judgements, keep, reviewer), key=_keys(judgements)[order])
 
@@ -125,7 +86,13 @@ def filtered(rows: Iterable[Row], judgements: Judgements, keep: Filter, reviewer
             and (not keep.kinds or (row["kind"] or "") in keep.kinds)
             and (not keep.verdicts or (mine and judged[reviewer].verdict in keep.verdicts))
             and (keep.flagged is None or bool(row["flagged"]) == keep.flagged)
-            and {"all": True, "not by me": not mine, "by me": mine, "by nobody": not judged}[keep.reviewed]
+            and {
+                "all": True,
+                "not by me": not mine,
+                "by me": mine,
+                "by others only": bool(judged) and not mine,
+                "by nobody": not judged,
+            }[keep.reviewed]
             and any(sought in (row[name] or "").casefold() for name in ("path", "group", "kind"))
         )
 
@@ -154,15 +121,6 @@ def _keys(judgements: Judgements) -> dict[Order, Callable[[Row], tuple[Any, ...]
     }
 
 
-def disagreement(judged: Mapping[str, Review]) -> float:
-    """The share of pairs of reviewers whose verdicts on an image differ, 0 to 1; 0 with fewer than two."""
-    n = len(judged)
-    if n < 2:
-        return 0.0
-    alike = sum(count * (count - 1) for count in Counter(review.verdict for review in judged.values()).values())
-    return 1 - alike / (n * (n - 1))
-
-
 def beside(paths: Sequence[str], path: str, step: int) -> str:
     """The path `step` places on in the list, as far as it goes; the first where `path` is no longer listed."""
     if path not in paths:
@@ -184,71 +142,88 @@ def next_to_judge(paths: Sequence[str], path: str, judgements: Judgements, revie
     return next((other for other in ahead if other != path and reviewer not in judgements.get(other, {})), path)
 
 
-# -- Agreement and summary ------------------------------------------------------------------------------
-
-
-def cohens_kappa(pairs: Sequence[tuple[str, str]]) -> float:
-    """κ = (p_o − p_e) / (1 − p_e) (Cohen 1960) of two readers' verdicts on the same images; NaN where p_e = 1."""
-    if not pairs:
-        return float("nan")
-    n = len(pairs)
-    first, second = Counter(a for a, _ in pairs), Counter(b for _, b in pairs)
-    observed = sum(a == b for a, b in pairs) / n
-    expected = sum(first[verdict] * second[verdict] for verdict in first) / n**2
-    return float("nan") if expected == 1 else (observed - expected) / (1 - expected)
-
-
-def agreements(judgements: Judgements) -> list[Agreement]:
-    """Every two readers with images in common."""
-    names = sorted({name for judged in judgements.values() for name in judged})
-    found = []
-    for index, one in enumerate(names):
-        for other in names[index + 1 :]:
-            both = [(j[one].verdict, j[other].verdict) for j in judgements.values() if one in j and other in j]
-            if both:
-                found.append(Agreement((one, other), len(both), sum(a == b for a, b in both), cohens_kappa(both)))
-    return found
-
-
-def consensus(judged: Mapping[str, Review]) -> int | None:
-    """0 normal, 1 anomalous: what most of those say who say either; None without them or where they are even."""
-    said = [LABELS[review.verdict] for review in judged.values() if review.verdict in LABELS]
-    return None if 2 * sum(said) == len(said) else int(2 * sum(said) > len(said))
-
-
-def summary(rows: Sequence[Row], judgements: Judgements) -> Summary:
-    """Counts over the listed images only, so that a review of part of a directory can be summed up."""
-    listed = {row["path"]: judgements[row["path"]] for row in rows if judgements.get(row["path"])}
-    flags = [truth for row in rows if row["flagged"] and (truth := consensus(listed.get(row["path"], {}))) is not None]
-    every = [review for judged in listed.values() for review in judged.values()]
-    return Summary(
-        images=len(rows),
-        reviewed=len(listed),
-        by_reviewer=dict(Counter(review.reviewer for review in every).most_common()),
-        verdicts=dict(Counter(review.verdict for review in every).most_common()),
-        disagreements=tuple(path for path, judged in listed.items() if disagreement(judged) > 0),
-        precision=Rate(sum(flags), len(flags)),
-        agreements=tuple(agreements(listed)),
-    )
-
-
 def table(reviews: Sequence[Review]) -> pa.Table:
     """Every record, also those taken back, as a table to export."""
     schema = pa.schema([(name, _TYPES.get(name, pa.string())) for name in COLUMNS])
     return pa.Table.from_pylist([asdict(review) for review in reviews], schema)
 
 
+# -- Regions --------------------------------------------------------------------------------------------
+
+
 def region(text: str, width: int | None, height: int | None) -> str:
-    """A box "x,y,width,height" in pixels as it is kept; "" for none. DataError if it is not one inside the image."""
-    if not text.strip():
-        return ""
+    """A region in pixels of the image as it is kept: a box "x,y,width,height", or an outline "x,y x,y x,y …"; "" for
+    none. DataError if it is neither, or not inside the image."""
+    points = [part.split(",") for part in text.replace(", ", ",").split()]
     try:
-        x, y, w, h = (int(part) for part in text.split(","))
+        numbers = [[int(part) for part in point] for point in points]
     except ValueError:
-        raise DataError("a region is four whole numbers: x, y, width, height") from None
-    if x < 0 or y < 0 or w < 1 or h < 1 or (width and x + w > width) or (height and y + h > height):
-        raise DataError(f"the region does not lie within the image ({width} × {height} pixels)")
-    return f"{x},{y},{w},{h}"
+        numbers = [[]]
+    if not numbers:
+        return ""
+    if len(numbers) == 1 and len(numbers[0]) == 4:
+        x, y, w, h = numbers[0]
+        whole = x >= 0 and y >= 0 and w >= 1 and h >= 1 and x + w <= (width or x + w) and y + h <= (height or y + h)
+    elif len(numbers) >= 3 and all(len(point) == 2 for point in numbers):
+        whole = all(0 <= x <= (width or x) and 0 <= y <= (height or y) for x, y in numbers)
+    else:
+        raise DataError("a region is x,y,width,height or an outline x,y x,y x,y … in whole pixels; draw it or mend it")
+    if not whole:
+        raise DataError(f"the region does not lie within the image ({width} × {height} pixels); draw it again")
+    return " ".join(",".join(map(str, point)) for point in numbers)
+
+
+def drawn(selection: Mapping[str, Any], width: int, height: int) -> str:
+    """The last box or outline of a chart's selection as a region, cut to the image; "" if there is none.
+
+    The chart has pixel centres at whole numbers, a region has their upper left corners there.
+    """
+
+    def corner(values: Sequence[float], size: int, to: Callable[[float], int]) -> list[int]:
+        return [min(max(to(value + 0.5), 0), size) for value in values]
+
+    if boxes := selection.get("box"):
+        left, right = sorted(boxes[-1]["x"])
+        top, bottom = sorted(boxes[-1]["y"])
+        (x,), (y,) = corner([left], width - 1, math.floor), corner([top], height - 1, math.floor)
+        (right,), (bottom,) = corner([right], width, math.ceil), corner([bottom], height, math.ceil)
+        return f"{x},{y},{max(right - x, 1)},{max(bottom - y, 1)}"
+    if outlines := selection.get("lasso"):
+        xs, ys = corner(outlines[-1]["x"], width, round), corner(outlines[-1]["y"], height, round)
+        points = list(dict.fromkeys(zip(xs, ys, strict=True)))  # neighbours that fall on the same pixel, once
+        return " ".join(f"{x},{y}" for x, y in points) if len(points) >= 3 else ""
+    return ""
+
+
+# -- Patients and lots ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Group:
+    """A patient or lot: its listed rows, its own p-value and decision where recorded, how many `reviewer` judged."""
+
+    name: str
+    rows: tuple[Row, ...]
+    p_value: float | None
+    flagged: bool
+    judged: int
+
+
+def grouped(rows: Sequence[Row], recorded: Mapping[str, Row], judgements: Judgements, reviewer: str) -> list[Group]:
+    """The rows by patient or lot, each group where its first row stands; `recorded`: the rows of groups.csv by name."""
+    members: dict[str, list[Row]] = {}
+    for row in rows:
+        members.setdefault(row["group"] or row["path"], []).append(row)
+    return [
+        Group(
+            name=name,
+            rows=tuple(group),
+            p_value=recorded[name]["p_value"] if name in recorded else None,
+            flagged=name in recorded and bool(recorded[name]["flagged"]),
+            judged=sum(reviewer in judgements.get(row["path"], {}) for row in group),
+        )
+        for name, group in members.items()
+    ]
 
 
 # -- Another threshold ----------------------------------------------------------------------------------

@@ -1,0 +1,150 @@
+"""The review app as a person uses it: a real server, the distribution's Chromium, mouse and keyboard."""
+
+import shutil
+
+import pyarrow.csv
+import pytest
+
+pytest.importorskip("streamlit", reason="the extra `app` is not installed")
+pytest.importorskip("playwright", reason="playwright is not installed")
+
+from playwright.sync_api import expect
+
+from anodetect import records, reviews, scoring, verification
+from apps.review import display
+from benchmarks.review import browser, served
+
+PANEL = ".js-plotly-plot .imagelayer image"
+expect.set_options(timeout=20_000)  # on a busy machine
+pytestmark = [
+    pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium here: apt-get install chromium"),
+    pytest.mark.timeout(120),
+]
+
+
+@pytest.fixture(scope="module")
+def scores(pca_run, synthetic_folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("browser") / "scores"
+    scoring.score(pca_run, [str(synthetic_folder)], out, far=0.2)
+    return out
+
+
+@pytest.fixture(scope="module")
+def address(scores):
+    with served([scores]) as found:
+        yield found
+
+
+@pytest.fixture
+def chromium():
+    with browser() as found:
+        yield found
+
+
+def visit(chromium, address, reviewer):
+    """A new session with a browser profile of its own, its name given."""
+    page = chromium.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True).new_page()
+    page.goto(address)
+    expect(page.locator(PANEL)).to_have_count(3)
+    name = page.get_by_label("Your name, for the record")
+    name.fill(reviewer)
+    name.press("Enter")
+    expect(page.get_by_role("button", name="Normal")).to_be_enabled()
+    return page
+
+
+def reviewed(page, count):
+    expect(page.get_by_text(f"{count} of 40 reviewed by you")).to_be_visible()
+
+
+def test_from_opening_to_a_verified_export(chromium, address, scores, tmp_path):
+    page = visit(chromium, address, "Ada")
+
+    page.get_by_role("button", name="Sort and filter").click()
+    page.get_by_label("Search names").fill("defect")
+    page.get_by_label("Search names").press("Enter")
+    expect(page.get_by_text("20 images listed")).to_be_visible()
+    page.keyboard.press("Escape")
+
+    page.get_by_text("Threshold", exact=True).click()
+    flagged = page.get_by_test_id("stMetric").filter(has_text="flagged").first
+    expect(flagged).to_contain_text("of 40")
+    before = flagged.inner_text()
+    page.get_by_role("slider", name="False-alarm rate, %").press("End")
+    expect(flagged).not_to_have_text(before)
+    assert not (scores / "scores.parquet").stat().st_mtime > (scores / "audit.json").stat().st_mtime
+
+    page.get_by_text("Cases", exact=True).click()
+    expect(page.get_by_text("20 images listed")).to_be_visible()  # the filter is still that of before
+    expect(page.locator(PANEL)).to_have_count(3)
+    for done, key in enumerate("arubr", start=1):
+        page.keyboard.press(key)
+        reviewed(page, done)
+    page.keyboard.press("n")
+    expect(page.get_by_text("(7 of 20)")).to_be_visible()
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog")).to_contain_text("take my last verdict back")
+
+    page.reload()
+    reviewed(page, 5)  # the address kept the name, the directory the verdicts
+    page.get_by_text("Summary", exact=True).click()
+    expect(page.get_by_text("5 records, unbroken")).to_be_visible()
+    for kind in ("CSV", "Parquet", "HTML report"):
+        with page.expect_download() as download:
+            page.get_by_role("button", name=f"Export {kind}").click()
+        download.value.save_as(tmp_path / kind)
+    exported = pyarrow.csv.read_csv(tmp_path / "CSV").column("verdict").to_pylist()
+    assert exported == ["normal", "anomalous", "unsure", "bad image", "anomalous"]
+    assert "anomalous" in (tmp_path / "HTML report").read_text("utf-8")
+    assert verification.verify(scores).intact
+
+
+def test_the_pointer_tells_the_value_of_its_pixel_in_every_panel(chromium, address, scores):
+    page = visit(chromium, address, "Dora")
+    directory = records.read(scores)
+    first = min(directory.rows, key=lambda row: (row["p_value"], -row["score"], row["path"]))
+    case = display.load(directory, first)
+    for panel in ("xy", "x2y2", "x3y3"):
+        box = page.locator(f".nsewdrag[data-subplot={panel}]").bounding_box()
+        page.mouse.move(box["x"] + 41.5 / 64 * box["width"], box["y"] + 12.5 / 64 * box["height"])
+        values = f"intensity {case.image[0, 12, 41]:g} · anomaly {float(f'{case.heatmap[12, 41]:.4g}'):g}"
+        expect(page.locator("output")).to_have_text(f"x 41, y 12 · {values}")
+
+
+def test_two_at_once_lose_nothing(chromium, pca_run, synthetic_folder, tmp_path):
+    out = tmp_path / "scores"
+    scoring.score(pca_run, [str(synthetic_folder)], out, far=0.2)
+    with served([out]) as address:
+        pages = {name: visit(chromium, address, name) for name in ("Ada", "Ben")}
+        for done in range(1, 11):
+            for page in pages.values():
+                page.keyboard.press("a" if done % 2 else "r")
+            for page in pages.values():
+                reviewed(page, done)
+    kept = reviews.read(out / reviews.FILE)
+    first = [row["path"] for row in sorted(records.read(out).rows, key=lambda row: (row["p_value"], -row["score"]))]
+    for name in pages:
+        mine = [review for review in kept if review.reviewer == name]
+        assert [review.path for review in mine] == first[:10]
+        assert [review.verdict for review in mine] == ["normal", "anomalous"] * 5
+    assert len(kept) == 20 and verification.verify(out).intact
+
+
+def test_a_box_drawn_on_the_image_goes_with_the_verdict(chromium, address, scores):
+    page = visit(chromium, address, "Cyd")
+    plot = page.locator(".js-plotly-plot .nsewdrag").first
+    page.locator(".js-plotly-plot .modebar-btn[data-title='Box Select']").first.click()
+    box = plot.bounding_box()
+    page.mouse.move(box["x"] + 20, box["y"] + 20)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, steps=5)
+    page.mouse.up()
+    region = page.get_by_role("textbox", name="Region, kept with the next verdict")
+    expect(region).not_to_have_value("")
+    drawn = region.input_value()
+    page.get_by_role("button", name="Unsure").click()
+    reviewed(page, 1)
+    assert next(review for review in reviews.read(scores / reviews.FILE) if review.reviewer == "Cyd").region == drawn
+    x, y, w, h = map(int, drawn.split(","))
+    assert 0 <= x < 32 and 0 <= y < 32 and 10 < w < 40 and 10 < h < 40
+    expect(region).to_have_value("")  # the next image has none
