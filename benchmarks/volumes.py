@@ -3,10 +3,10 @@
     python benchmarks/volumes.py RUN --data FOLDER [--listed FOLDER] [--json]
     python benchmarks/volumes.py RUN --speed [--json]
 
-Quality, on <name>_flair.nii.gz beside <name>_mask.nii.gz: AUROC of slices (anomalous: any lesion voxel), average precision and Dice of voxels over all volumes together,
-at the run's calibrated pixel threshold, and lesions found at one false positive per volume on average. Slices that are
-not scored count as the most normal ones. Nothing is chosen on these volumes. `--listed`: also on those slices alone that a
-folder has as images <name>_<slice>.png.
+Quality, on <name>_flair.nii.gz beside <name>_mask.nii.gz: AUROC of slices (anomalous: any lesion voxel), average
+precision and Dice of voxels over all volumes together, at the run's calibrated pixel threshold, and lesions found at one
+false positive per volume on average. Slices that are not scored count as the most normal ones. Nothing is chosen on
+these volumes. `--listed`: also on those slices alone that a folder has as images <name>_<slice>.png.
 
 Speed: a synthetic volume of 256 × 256 × 150 in 16 bits, from the disk to the score directory with all default outputs,
 against the bare model on the same slices (read and prepared before the clock starts, nothing written), three times in
