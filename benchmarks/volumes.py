@@ -4,7 +4,7 @@
     python benchmarks/volumes.py RUN --speed [--json]
 
 Quality, on <name>_flair.nii.gz beside <name>_mask.nii.gz: AUROC of slices (anomalous: any lesion voxel), average
-precision and Dice of voxels over all volumes together, at the run's calibrated pixel threshold, and lesions found at one
+precision and Dice of voxels over all volumes together, at the calibrated pixel threshold, and lesions found at one
 false positive per volume on average. Slices that are not scored count as the most normal ones. Nothing is chosen on
 these volumes. `--listed`: also on those slices alone that a folder has as images <name>_<slice>.png.
 
