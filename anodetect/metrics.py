@@ -233,7 +233,7 @@ class PixelCurves:
 
 
 def lesion_sensitivity(
-    heatmaps: Sequence[Floats], masks: Sequence[Bools], false_positives: float = 1.0, thresholds: int = 200
+    heatmaps: Sequence[Floats], masks: Sequence[Bools], false_positives: float = 1.0, thresholds: int = 100
 ) -> tuple[int, int, float]:
     """Lesions found, lesions there are, and the threshold, at the best of `thresholds` with at most `false_positives`
     per volume on average (a point of the FROC curve).
