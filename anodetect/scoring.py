@@ -25,7 +25,7 @@ from anodetect.cases import Cases
 from anodetect.config import plain
 from anodetect.data import cards, readers
 from anodetect.data.scan import MANIFEST, Record, identified, is_below, scan, series_of
-from anodetect.decision import decide, decide_slices, fdr_statement
+from anodetect.decision import decide, decide_slices, fdr_statement, volume_caveats
 from anodetect.errors import ConfigError, DataError, Interrupted, RunError
 from anodetect.evaluation import Measure
 from anodetect.files import atomic, path_of, path_text, short_name
@@ -37,7 +37,6 @@ from anodetect.writers import images as image_writer
 from anodetect.writers import volumes as volume_writer
 
 CLOSE = 1e-4  # relative: what scores may differ by between machines
-SLICES_APART = 1.5  # times as many, or as few, slices as a calibration group has: pooled scores no longer compare
 PROMPT = 1.0  # seconds after which finished files go to the journal
 
 
@@ -76,8 +75,9 @@ def score(
         run.calibration.level(checked)  # refuses an impossible rate before any work
     root, items, problems = collect(paths, out, follow_symlinks, keep_identifiers)
     problems = [entry for entry in problems if mine(readers.digest(entry[0].encode()))]
-    facts = _facts(run, far, fdr) | {"shard": shard, "heatmaps": list(heatmaps), "root": str(root.absolute())}
-    begun_with = {key: facts[key] for key in ("model_sha256", "far", "fdr", "shard", "heatmaps", "root")}
+    asked = {"shard": shard, "heatmaps": list(heatmaps), "root": str(root.absolute()), "identifiers": keep_identifiers}
+    facts = _facts(run, far, fdr) | asked
+    begun_with = asked | {key: facts[key] for key in ("model_sha256", "far", "fdr")}
     task = Task(run_path.absolute(), out.absolute(), tuple(heatmaps), far, fdr, shard, device, keep_identifiers)
     threshold = task.threshold(run.calibration)
     with Journal(out, begun_with, resume=resume) as journal:
@@ -335,7 +335,7 @@ def _count(
     heatmap: Floats | None = None
     if measure.has_masks and row["label"] is not None and row["heatmap"].endswith(".tiff"):
         heatmap = tifffile.imread(out / row["heatmap"])
-    measure.add(by_id[row["path"]], row["score"], heatmap)
+    measure.add(by_id[row["path"]], row["score"], heatmap, is_volume=bool(row.get("depth")))
 
 
 def _journaled(items: Made, journal: Journal) -> Made:
@@ -414,7 +414,9 @@ def _conclude(
     far = facts["far"] if facts["fdr"] is None else facts["fdr"]
     groups, threshold = decide(rows, calibration, far=far, fdr=facts["fdr"])
     decide_slices(slices, calibration, far=far, fdr=facts["fdr"])
-    _say_of_volumes(rows, slices, calibration, far, reporter)
+    caveats = volume_caveats(rows, slices, calibration, far)
+    for caveat in caveats:
+        reporter.warn(caveat)
     for problem in measure.problems:
         reporter.warn(f"not measured: {problem}")
     checks = _drift(rows, slices, calibration)
@@ -436,7 +438,8 @@ def _conclude(
         "counts": dict(counts),
         "reasons": dict(reasons.most_common()),
         "drift": checks,
-        "evaluation": measure.result(threshold) if measure.labelled() else None,
+        "caveats": caveats,
+        "evaluation": measure.result(None if facts["fdr"] is None else threshold) if measure.labelled() else None,
     }
     head = records.write(out, rows, groups, timings, audit, slices)
     return {
@@ -451,34 +454,6 @@ def _conclude(
         "statement": audit["statement"],
         "evaluation": audit["evaluation"],
     }
-
-
-def _say_of_volumes(
-    rows: Sequence[records.Row],
-    slices: Sequence[records.Row],
-    calibration: Calibration,
-    rate: float,
-    reporter: Reporter,
-) -> None:
-    """Slices that were not scored, and volumes whose pooled scores are not comparable with the calibration's."""
-    scored = Counter(row["path"] for row in slices if row["score"] is not None)
-    if unscored := len(slices) - scored.total():
-        reporter.say(f"{unscored} of {len(slices)} slices have too little foreground and were not scored (NaN)")
-    volumes = [row for row in rows if row.get("depth") and row["status"] == "ok"]
-    if not volumes or not calibration.n_groups:
-        return
-    if calibration.level(rate) != "group":
-        reporter.warn(
-            f"no volume or patient can be flagged: {calibration.n_groups} calibration groups reach p-values of "
-            f"{1 / (calibration.n_groups + 1):.3f}, {rate:g} was asked for; slices are flagged one by one"
-        )
-    usual = float(np.median(list(Counter(calibration.groups).values())))
-    count = float(np.median([scored[row["path"]] for row in volumes]))
-    if not usual / SLICES_APART <= count <= usual * SLICES_APART:
-        reporter.warn(
-            f"volumes have {count:g} scored slices, calibration groups {usual:g} images: a volume's highest score is "
-            "compared with that of a group of another size; calibrate on volumes like these"
-        )
 
 
 def _drift(
@@ -556,7 +531,8 @@ def merge(
     measure = Measure(calibration, far or DEFAULT_FAR, masks=False)
     for row in rows:
         if row["status"] == "ok":
-            measure.add(Record(row["path"], Path(), label=row["label"], group=row["group"]), row["score"], None)
+            record = Record(row["path"], Path(), label=row["label"], group=row["group"])
+            measure.add(record, row["score"], None, is_volume=bool(row.get("depth")))
     timings = [timing for directory in directories for timing in records.read_timings(directory.path)]
     entries = (entry for directory in directories for entry in _regions_of(directory.path))
     slices = [row for directory in directories for row in records.read_slices(directory.path)]
