@@ -15,8 +15,6 @@ from . import jobs
 from .jobs import Job
 from .opened import careful, problem
 
-SIGNS = {"running": "⏳", "done": "✓", "cancelled": "✕", "failed": "⚠"}
-
 
 def draw(roots: Sequence[Path]) -> None:
     if not roots:
@@ -67,21 +65,17 @@ def _job(job: Job, state: jobs.State, roots: Sequence[Path]) -> None:
     what, action = st.columns([5, 1], vertical_alignment="center")
     now = jobs.progress(job)
     begun = job.started[:16].replace("T", " ")
-    what.text(f"{SIGNS[state]} {job.command[4]} → {job.out.name}: {state}, begun {begun} UTC")
+    what.text(f"{job.command[4]} → {job.out.name}: {state}, begun {begun} UTC")
     root = next((root for root in roots if job.folder.is_relative_to(root)), roots[0])
     key = job.folder.name
     if state == "running":
-        if now.total:
-            what.progress(min(now.done / now.total, 1.0) if now.done else 0.0, f"{now.task}: {now.done} of {now.total}")
-        else:
-            what.progress(0.0, "starting")
+        what.progress(min((now.done or 0) / (now.total or 1), 1.0), now.line if now.total else "starting")
         action.button("Cancel", key=f"cancel-{key}", on_click=careful(jobs.cancel, job))
         if len(now.losses) > 1:
             steps, losses = zip(*now.losses, strict=True)
             what.line_chart({"step": steps, "loss": losses}, x="step", y="loss", height=160, alt="Loss by step")
     elif state != "done":
         action.button("Go on", key=f"resume-{key}", on_click=careful(jobs.resume, root, job))
-    if now.line and state != "done":
         what.text(now.line)
 
 
