@@ -19,7 +19,8 @@ from anodetect.errors import RunError
 from anodetect.files import write_atomic
 from anodetect.types import State
 
-FORMAT = 4
+FORMAT = 5
+OLDEST = 4  # which is read: it knows nothing of volumes, and needs nothing of them
 
 
 def _digest(tensors: State, header: dict[str, Any]) -> str:
@@ -57,7 +58,7 @@ def _open(path: Path, *, arrays: bool) -> tuple[State, dict[str, Any]]:
                 raise RunError(
                     f"{path}: format {version} is newer than this release reads ({FORMAT}); update anodetect"
                 )
-            if version < FORMAT:
+            if version < OLDEST:
                 raise RunError(f"{path}: format {version} is that of a version before the first release; train anew")
             header = json.loads(metadata["header"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 if arrays else {}

@@ -198,6 +198,9 @@ def score(
     workers: Annotated[int | None, typer.Option(help="With ray: how many; one for each GPU, else each node.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be scored.")] = False,
     follow_symlinks: FollowLinks = False,
+    keep_identifiers: Annotated[
+        bool, typer.Option("--keep-identifiers", help="Name DICOM patients as their files do, not by a pseudonym.")
+    ] = False,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -223,6 +226,7 @@ def score(
             fdr=fdr,
             heatmaps=kinds,
             follow_symlinks=follow_symlinks,
+            keep_identifiers=keep_identifiers,
             resume=resume,
             shard=shard,
             sign=sign,

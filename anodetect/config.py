@@ -3,7 +3,7 @@
 import json
 import math
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -101,6 +101,12 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
 def canonical(values: Any) -> bytes:
     """The one JSON spelling of `values`, for hashing."""
     return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+
+
+def canonical_parts(values: Any) -> Iterator[bytes]:
+    """`canonical` in small parts, for values too many to spell at once."""
+    encoder = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return (part.encode() for part in encoder.iterencode(values))
 
 
 def plain(value: Any) -> Any:

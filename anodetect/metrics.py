@@ -229,6 +229,37 @@ class PixelCurves:
         return {name: _interval(value, np.array([draw[name] for draw in draws])) for name, value in values.items()}
 
 
+# -- Lesions --------------------------------------------------------------------------------------------
+
+
+def lesion_sensitivity(
+    heatmaps: Sequence[Floats], masks: Sequence[Bools], false_positives: float = 1.0, thresholds: int = 200
+) -> tuple[int, int, float]:
+    """Lesions found, lesions there are, and the threshold, at the best of `thresholds` with at most `false_positives`
+    per volume on average (a point of the FROC curve).
+
+    Heatmaps and masks are [D, H, W]; NaN counts as lowest. A lesion is a connected part of the truth, and found where a
+    connected part above the threshold overlaps it; a part that overlaps none is a false positive.
+    """
+    around = np.ones((3, 3, 3))
+    values = [np.nan_to_num(heatmap, nan=-np.inf) for heatmap in heatmaps]
+    lesions = [ndimage.label(mask, around) for mask in masks]
+    there = sum(count for _, count in lesions)
+    everything = np.concatenate([value[np.isfinite(value)] for value in values])
+    tails = 1 - np.geomspace(1e-7, 0.5, thresholds)  # densely where few voxels lie above
+    best = (0, there, float("inf"))
+    for threshold in np.unique(np.quantile(everything, tails))[::-1]:
+        found = wrong = 0
+        for value, (truth, _) in zip(values, lesions, strict=True):
+            parts, count = ndimage.label(value > threshold, around)
+            overlap = (parts > 0) & (truth > 0)
+            found += len(np.unique(truth[overlap]))
+            wrong += count - len(np.unique(parts[overlap]))
+        if found > best[0] and wrong <= false_positives * len(values):
+            best = (found, there, float(threshold))
+    return best
+
+
 def _area_to(fpr: Doubles, height: Doubles, limit: float) -> float:
     """Area under (fpr, height) up to `limit`, divided by it (Bergmann et al., IJCV 2021, section 5.1)."""
     inside = fpr <= limit

@@ -24,6 +24,7 @@ from anodetect.data.volumes import Volume
 from anodetect.detectors import DETECTORS, detector_class
 from anodetect.errors import ConfigError, ImageError, nearest
 from anodetect.representations import representation_class
+from anodetect.representations.pixels import resize
 from anodetect.tiling import TilingConfig
 from anodetect.types import Batch, Bools, Floats, Reporter, Scores, image_seeds
 
@@ -160,7 +161,11 @@ class Model:
 
     def decode(self, heatmap: Floats, shape: tuple[int, int]) -> Floats:
         """A heatmap → the image's own grid [H, W]."""
-        return heatmap if self.tiling.tile else self.representation.decode(heatmap, shape)
+        if self.tiling.tile:  # of the image's size, unless that was resampled
+            decoded: Floats = resize(heatmap[None], *shape)[0]
+        else:
+            decoded = self.representation.decode(heatmap, shape)
+        return decoded
 
     @property
     def batch(self) -> int:
@@ -225,7 +230,7 @@ def load(
     preprocess = model.preprocess if model else preprocess or Preprocess(PreprocessConfig())
     try:
         if record.slice is not None:
-            return _slice(_volume_of(record, preprocess), record.slice, model, record)
+            return _slice(_volume_of(record, preprocess), model, record)
         content = readers.read_source(record)
         if mine and not mine(content.sha256):
             return Loaded(record, sha256=content.sha256, elsewhere=True)
@@ -247,12 +252,12 @@ def slice_records(loaded: Loaded) -> list[Record]:
     return [replace(loaded.record, slice=int(number)) for number in loaded.volume.numbers]
 
 
-def _slice(loaded: Loaded, number: int, model: Model | None, record: Record) -> Loaded:
+def _slice(loaded: Loaded, model: Model | None, record: Record) -> Loaded:
     """One slice of a volume as an image."""
-    if loaded.volume is None:
+    if loaded.volume is None or record.slice is None:
         return replace(loaded, record=record)
-    image = np.ascontiguousarray(loaded.volume.slices[:, number])
-    encoded = model.encode(image, loaded.volume, number) if model else None
+    image = np.ascontiguousarray(loaded.volume.slices[:, record.slice])
+    encoded = model.encode(image, loaded.volume, record.slice) if model else None
     return Loaded(record, image, encoded, loaded.volume, loaded.sha256)
 
 
@@ -370,20 +375,19 @@ def score_records(
 def _score_volume(model: Model, loaded: Loaded) -> Scored:
     """Score a volume slice by slice, in the batches images are scored in."""
     assert loaded.volume is not None
-    numbers = loaded.volume.numbers
-    depth, height, width = loaded.volume.geometry.sides
+    volume, numbers = loaded.volume, loaded.volume.numbers
+    depth, height, width = volume.geometry.sides
     heatmap = np.full((depth, height, width), np.nan, np.float32)
-    scores = np.zeros(len(numbers))
+    scores: list[float] = []
     begun = time.monotonic()
-    for start in range(0, len(numbers), model.batch):
-        some = numbers[start : start + model.batch]
-        slices = [_slice(loaded, n, model, replace(loaded.record, slice=int(n))) for n in some]
-        for place, (score, found, _) in enumerate(_score_chunk(model, slices)):
-            scores[start + place] = score
-            heatmap[some[place]] = model.decode(found, (height, width))
+    slices = ahead(lambda record: _slice(loaded, model, record), slice_records(loaded), LOOK_AHEAD * model.batch)
+    for chunk in _chunks(slices, model.batch):
+        for each, (score, found, _) in zip(chunk, _score_chunk(model, chunk), strict=True):
+            scores.append(score)
+            heatmap[each.record.slice] = model.decode(found, (height, width))
     peaks = np.array([heatmap[number].max() for number in numbers], np.float64)
     seconds = time.monotonic() - begun
-    return Scored(loaded, float(scores.max()), heatmap, None, seconds, SliceScores(numbers, scores, peaks))
+    return Scored(loaded, max(scores), heatmap, None, seconds, SliceScores(numbers, np.array(scores), peaks))
 
 
 def _score_chunk(model: Model, chunk: Sequence[Loaded]) -> list[tuple[float, Floats, Floats | None]]:

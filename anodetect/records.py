@@ -18,6 +18,7 @@ for everything; report.html, signature.json and reviews stand outside it.
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -29,9 +30,9 @@ from numpy.typing import NDArray
 from pyarrow import csv as pa_csv
 from pyarrow import parquet
 
-from anodetect.config import canonical, plain
+from anodetect.config import canonical, canonical_parts, plain
 from anodetect.errors import RunError
-from anodetect.files import atomic, sha256_of, write_atomic
+from anodetect.files import atomic, sha256_of
 
 FORMAT = 2
 AUDIT_FILE = "audit.json"
@@ -92,6 +93,7 @@ SLICE_COLUMNS = pa.schema(
 )
 TIMING_COLUMNS = pa.schema([("path", pa.string()), ("seconds", pa.float64())])
 CHAIN_COLUMNS = pa.schema([("path", pa.string()), ("row", pa.string()), ("chain", pa.string())])
+PART = 4096  # rows of a table that are written at a time
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -119,9 +121,11 @@ def chain(hashes: Iterable[str]) -> Iterator[str]:
 
 
 def head_of(audit: Mapping[str, Any]) -> str:
-    """The hash that stands for the rows, through their chain, and for all else audit.json says."""
-    rest = {key: value for key, value in audit.items() if key != "head"}
-    return sha256(audit["chain"].encode() + canonical(plain(rest))).hexdigest()
+    """The hash that stands for the rows, through their chain, and for all else `audit`, which is JSON, says."""
+    digest = sha256(audit["chain"].encode())
+    for part in canonical_parts({key: value for key, value in audit.items() if key != "head"}):
+        digest.update(part)
+    return digest.hexdigest()
 
 
 def prepare(path: Path, allowed: Sequence[str] = ()) -> None:
@@ -144,21 +148,23 @@ def write(
     slices: Sequence[Row] = (),
 ) -> str:
     """Write the tables and, last of all, audit.json; the head is returned."""
-    rows = [{name: row.get(name) for name in COLUMNS.names} for row in rows]
-    hashes = [row_hash(row) for row in rows]
+    hashes = [row_hash({name: row.get(name) for name in COLUMNS.names}) for row in rows]
     links = list(chain(hashes))
-    table = {"path": [row["path"] for row in rows], "row": hashes, "chain": links}
-    _write_table(path / "scores", pa.Table.from_pylist(list(rows), COLUMNS))
-    _write_table(path / "groups", pa.Table.from_pylist(list(groups), GROUP_COLUMNS), formats=("csv",))
-    _write_table(path / "timings", pa.Table.from_pylist(list(timings), TIMING_COLUMNS), formats=("parquet",))
+    chained = [{"path": r["path"], "row": h, "chain": link} for r, h, link in zip(rows, hashes, links, strict=True)]
+    _write_table(path / "scores", rows, COLUMNS)
+    _write_table(path / "groups", groups, GROUP_COLUMNS, formats=("csv",))
+    _write_table(path / "timings", timings, TIMING_COLUMNS, formats=("parquet",))
     if slices:
-        _write_table(path / "slices", pa.Table.from_pylist(list(slices), SLICE_COLUMNS), formats=("parquet",))
-    _write_table(path / "chain", pa.Table.from_pydict(table, CHAIN_COLUMNS), formats=("parquet",))
+        _write_table(path / "slices", slices, SLICE_COLUMNS, formats=("parquet",))
+    _write_table(path / "chain", chained, CHAIN_COLUMNS, formats=("parquet",))
     outputs = {name: sha256_of(path / name) for name in files(path)}
     last = links[-1] if links else sha256(b"").hexdigest()
     full: dict[str, Any] = plain({**audit, "format": FORMAT, "rows": len(rows), "outputs": outputs, "chain": last})
     head = head_of(full)
-    write_atomic(path / AUDIT_FILE, json.dumps(full | {"head": head}, indent=2) + "\n")
+    with atomic(path / AUDIT_FILE) as file:  # in parts: with many outputs it is long
+        for part in json.JSONEncoder(indent=2).iterencode(full | {"head": head}):
+            file.write(part.encode())
+        file.write(b"\n")
     return head
 
 
@@ -235,13 +241,20 @@ def read_slices(path: Path) -> list[Row]:
     return slices
 
 
-def _write_table(stem: Path, table: pa.Table, formats: Sequence[str] = ("parquet", "csv")) -> None:
-    if "parquet" in formats:
-        with atomic(stem.with_suffix(".parquet")) as file:
-            parquet.write_table(table, file)
-    if "csv" in formats:
-        with atomic(stem.with_suffix(".csv")) as file:
-            pa_csv.write_csv(without_formulas(table), file)
+def _write_table(
+    stem: Path, rows: Sequence[Row], columns: pa.Schema, formats: Sequence[str] = ("parquet", "csv")
+) -> None:
+    """A table in parts, so that a long one needs no more memory than a short one."""
+    with ExitStack() as stack:
+        writers: list[Any] = []
+        for name in formats:
+            file = stack.enter_context(atomic(stem.with_suffix(f".{name}")))
+            writer = parquet.ParquetWriter(file, columns) if name == "parquet" else pa_csv.CSVWriter(file, columns)
+            writers.append(stack.enter_context(writer))
+        for start in range(0, len(rows), PART) or [0]:
+            part = pa.Table.from_pylist(rows[start : start + PART], columns)
+            for name, writer in zip(formats, writers, strict=True):
+                writer.write_table(without_formulas(part) if name == "csv" else part)
 
 
 def with_formulas(text: str) -> str:

@@ -17,6 +17,7 @@ from sklearn.metrics import roc_curve
 
 from anodetect import metrics, records, reviews
 from anodetect.agreement import summary
+from anodetect.calibration import Calibration
 from anodetect.errors import RunError
 from anodetect.files import write_atomic
 from anodetect.records import ScoreDirectory, picture_of
@@ -27,7 +28,8 @@ NORMAL_COLOUR, ANOMALOUS_COLOUR, REFERENCE_COLOUR = "#3b7dd8", "#d1495b", "#8a8f
 LINE_COLOURS = ("#d1495b", "#3b7dd8", "#8a8f98", "#e0a030", "#4d9a6a")
 ROC_GRID = np.linspace(0, 1, 201)
 ROC_RESAMPLES = 300
-FLAGGED_ROWS, CASES = 50, 12
+FLAGGED_ROWS, CASES, PROFILES = 50, 12, 4
+SLICED = {"axial": "superior_mm", "coronal": "posterior_mm", "sagittal": "left_mm"}  # the column slices run along
 WATCHED = {
     "loss": "loss",
     "energy_gap": "E(x⁺) − E(x⁻)",
@@ -69,6 +71,7 @@ def html(folder: Path, reviewed: Sequence[Review]) -> str:
             histogram=_histogram(main),
             training=_training(main),
             cases=_cases(main),
+            profiles=_profiles(main),
             drift=[check for check in main.audit.get("drift", {}).values() if check],
             counts=main.audit["counts"],
             evaluation=main.audit.get("evaluation"),
@@ -223,6 +226,32 @@ def _training(main: ScoreDirectory) -> str:
         if name == "energy_gap":
             axes.axhline(0, color=REFERENCE_COLOUR, linewidth=0.8, linestyle=":")
     panels[-1].set_xlabel("step")
+    return _svg(figure)
+
+
+def _profiles(main: ScoreDirectory) -> str:
+    """Scores along the volumes with the highest ones, a panel each, with the threshold of slices."""
+    slices = records.read_slices(main.path)
+    volumes = sorted((row for row in main.scored() if row.get("depth")), key=lambda row: -row["score"])[:PROFILES]
+    if not slices or not volumes:
+        return ""
+    figure = Figure(figsize=(6.2, 1.5 * len(volumes)))
+    panels = figure.subplots(len(volumes), sharey=True, squeeze=False)[:, 0]
+    threshold = Calibration.restore(main.audit["calibration"]).threshold(main.audit["far"] or main.audit["fdr"])
+    for axes, volume in zip(panels, volumes, strict=True):
+        rows = [row for row in slices if row["path"] == volume["path"]]
+        direction = SLICED[rows[0]["axis"]]
+        scores = [np.nan if row["score"] is None else row["score"] for row in rows]
+        axes.plot(
+            [row[direction] for row in rows], scores, color=ANOMALOUS_COLOUR, linewidth=1, marker=".", markersize=3
+        )
+        if np.isfinite(threshold):
+            axes.axhline(threshold, color="black", linestyle="--", linewidth=0.8)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_title(volume["path"], fontsize=8, loc="left")
+        axes.tick_params(labelsize=8)
+        axes.set_xlabel(f"mm toward {direction.removesuffix('_mm')}", fontsize=8)
+    figure.tight_layout()
     return _svg(figure)
 
 

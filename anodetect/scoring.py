@@ -24,7 +24,7 @@ from anodetect.calibration import DEFAULT_FAR, Calibration
 from anodetect.cases import Cases
 from anodetect.config import plain
 from anodetect.data import cards, readers
-from anodetect.data.scan import MANIFEST, Record, is_below, scan
+from anodetect.data.scan import MANIFEST, Record, identified, is_below, scan, series_of
 from anodetect.decision import decide, decide_slices, fdr_statement
 from anodetect.errors import ConfigError, DataError, Interrupted, RunError
 from anodetect.evaluation import Measure
@@ -50,6 +50,7 @@ def score(
     fdr: float | None = None,
     heatmaps: Sequence[str] = FORMATS,
     follow_symlinks: bool = False,
+    keep_identifiers: bool = False,
     resume: bool = False,
     shard: str = "1/1",
     sign: Path | None = None,
@@ -73,11 +74,11 @@ def score(
     run = runs.read(run_path)
     for checked in (far, far if fdr is None else fdr):
         run.calibration.level(checked)  # refuses an impossible rate before any work
-    root, items, problems = collect(paths, out, follow_symlinks)
+    root, items, problems = collect(paths, out, follow_symlinks, keep_identifiers)
     problems = [entry for entry in problems if mine(readers.digest(entry[0].encode()))]
     facts = _facts(run, far, fdr) | {"shard": shard, "heatmaps": list(heatmaps), "root": str(root.absolute())}
     begun_with = {key: facts[key] for key in ("model_sha256", "far", "fdr", "shard", "heatmaps", "root")}
-    task = Task(run_path.absolute(), out.absolute(), tuple(heatmaps), far, fdr, shard, device)
+    task = Task(run_path.absolute(), out.absolute(), tuple(heatmaps), far, fdr, shard, device, keep_identifiers)
     threshold = task.threshold(run.calibration)
     with Journal(out, begun_with, resume=resume) as journal:
         facts["statement"] = (
@@ -89,25 +90,28 @@ def score(
         by_id = {record.id: record for record in items}
         for entry in journal.resumed:
             _count(entry["row"], out, by_id, cases, measure)
-        entries = [_lean(entry) for entry in journal.resumed]
-        done = {entry["row"]["path"] for entry in entries}
+        rows = [entry["row"] for entry in journal.resumed]
+        timings = [_timing(entry) for entry in journal.resumed]
+        done = {row["path"] for row in rows}
         if done:
             reporter.say(f"{len(done)} of {len(items)} files were finished before; going on")
         todo = [record for record in items if record.id not in done]
-        tally = Counter(_outcome(entry["row"], threshold) for entry in entries)
+        tally = Counter(_outcome(row, threshold) for row in rows)
         made = (engine or here)(task, todo, reporter, lambda: _note(tally)) if todo else iter(())
         first = time.monotonic()
         try:
             for scored, entry in _journaled(made, journal):
                 tally[_outcome(entry["row"], threshold)] += 1
-                entries.append(_lean(entry))
+                rows.append(entry["row"])
+                timings.append(_timing(entry))
                 _count(entry["row"], out, by_id, cases, measure, scored)
         except KeyboardInterrupt:
             raise Interrupted(
-                f"stopped after {len(entries)} of {len(items)} files; the same command with --resume goes on"
+                f"stopped after {len(rows)} of {len(items)} files; the same command with --resume goes on"
             ) from None
         seconds = time.monotonic() - first
-        rows = [entry["row"] for entry in entries] + [_problem_row(*entry, run.model_sha256) for entry in problems]
+        fresh = len(rows) - len(done)
+        rows += [_problem_row(*entry, run.model_sha256) for entry in problems]
         _warn_of_known(rows, run_path, reporter)
         facts |= {
             "command": list(command),
@@ -115,7 +119,6 @@ def score(
             "environment": runs.environment_facts(),
             "cases": cases.settle(),
         }
-        timings = [{"path": entry["row"]["path"], "seconds": entry["seconds"]} for entry in entries]
         result = _conclude(
             out,
             rows,
@@ -130,8 +133,7 @@ def score(
         if key:
             verification.sign(out, result["head"], key)
         journal.remove()
-    fresh = len(entries) - len(done)
-    used = [entry["seconds"] for entry in entries if entry["seconds"]]
+    used = [timing["seconds"] for timing in timings if timing["seconds"]]
     return result | {
         "failures": measure.problems,
         "seconds": round(time.monotonic() - begun, 3),
@@ -187,6 +189,7 @@ class Task:
     fdr: float | None
     shard: str
     device: str
+    keep_identifiers: bool
 
     def threshold(self, calibration: Calibration) -> float:
         """The score above which an image is flagged; with --fdr known only when everything has been scored."""
@@ -228,25 +231,26 @@ class Worker:
         """Write one image's files, its picture too where it is to be shown; its line in the journal."""
         if shown:
             self.cases.draw(scored)
-        return _entry(scored, self.task.out, self.task.heatmaps, self.run, self.pixel_threshold)
+        return _entry(scored, self.task, self.run, self.pixel_threshold)
 
 
-def _entry(scored: Scored, out: Path, heatmaps: Sequence[str], run: runs.Run, threshold: float) -> Entry:
+def _entry(scored: Scored, task: Task, run: runs.Run, threshold: float) -> Entry:
     """Write one image's files; its line in the journal."""
     loaded, heatmap = scored.loaded, scored.heatmap
     row = _row(scored, run.model_sha256)
     entry: Entry = {"row": row, "seconds": scored.seconds, "regions": [], "slices": _slice_rows(scored)}
     if heatmap is None or loaded.image is None:
         return entry
-    stem = out / "heatmaps" / short_name(row["path"])
+    stem = task.out / "heatmaps" / short_name(row["path"])
     try:
         if loaded.volume is not None:
-            written = volume_writer.write(stem, heatmaps, heatmap, loaded.volume, run.scale, threshold)
+            patient = "" if task.keep_identifiers else row["group"]
+            written = volume_writer.write(stem, task.heatmaps, heatmap, loaded.volume, run.scale, threshold, patient)
         else:
-            written = image_writer.write(stem, heatmaps, heatmap, loaded.image, run.scale, threshold)
-            if "regions" in heatmaps:
+            written = image_writer.write(stem, task.heatmaps, heatmap, loaded.image, run.scale, threshold)
+            if "regions" in task.heatmaps:
                 entry["regions"] = image_writer.regions(heatmap, threshold)
-        row["heatmap"] = written[0].relative_to(out).as_posix() if written else ""
+        row["heatmap"] = written[0].relative_to(task.out).as_posix() if written else ""
     except RunError as error:
         row["error"] = str(error)
     return entry
@@ -309,9 +313,8 @@ def _slices_of(entries: Iterable[Entry]) -> list[records.Row]:
     return [row for entry in entries for row in entry["slices"]]
 
 
-def _lean(entry: Entry) -> Entry:
-    """Without its regions and slices, which stay on the disk."""
-    return {"row": entry["row"], "seconds": entry["seconds"]}
+def _timing(entry: Entry) -> records.Row:
+    return {"path": entry["row"]["path"], "seconds": entry["seconds"]}
 
 
 def _count(
@@ -341,7 +344,8 @@ def _journaled(items: Made, journal: Journal) -> Made:
     last = time.monotonic()
     for item in items:
         batch.append(item)
-        if len(batch) >= BATCH or time.monotonic() - last > PROMPT:
+        volume = item[0] is not None and item[0].loaded.is_volume  # is not to wait in memory
+        if volume or len(batch) >= BATCH or time.monotonic() - last > PROMPT:
             journal.append([entry for _, entry in batch])
             yield from batch
             batch, last = [], time.monotonic()
@@ -362,7 +366,9 @@ def _note(tally: Mapping[str, int]) -> str:
 # -- All files ------------------------------------------------------------------------------------------
 
 
-def collect(paths: Sequence[str], out: Path, follow_symlinks: bool) -> tuple[Path, list[Record], list[tuple[str, str]]]:
+def collect(
+    paths: Sequence[str], out: Path, follow_symlinks: bool, keep_identifiers: bool = False
+) -> tuple[Path, list[Record], list[tuple[str, str]]]:
     """What `score` is asked to score: the input root, records, and what cannot be looked at.
 
     With several paths the root is their common parent folder and ids are relative to it.
@@ -383,6 +389,8 @@ def collect(paths: Sequence[str], out: Path, follow_symlinks: bool) -> tuple[Pat
         ]
     inside = is_below(out, root)  # only then can outputs be among the inputs
     unique = {record.id: record for record in items if not (inside and is_below(record.path, out))}
+    if keep_identifiers:
+        unique = {name: identified(record) for name, record in unique.items()}
     if not unique and not problems:
         raise DataError(f"{', '.join(paths)}: nothing to score")
     return root, list(unique.values()), problems
@@ -406,13 +414,16 @@ def _conclude(
     far = facts["far"] if facts["fdr"] is None else facts["fdr"]
     groups, threshold = decide(rows, calibration, far=far, fdr=facts["fdr"])
     decide_slices(slices, calibration, far=far, fdr=facts["fdr"])
-    _say_of_volumes(rows, slices, calibration, reporter)
+    _say_of_volumes(rows, slices, calibration, far, reporter)
     for problem in measure.problems:
         reporter.warn(f"not measured: {problem}")
     checks = _drift(rows, slices, calibration)
     for check in checks.values():
         if check and check["fires"]:
             reporter.warn(check["text"])
+    unshown = sum(row["status"] == "ok" and not row["heatmap"] and not row["error"] for row in rows)
+    if unshown and facts["heatmaps"]:
+        reporter.warn(f"{unshown} have no heatmap: images come as tiff or png, volumes as nifti or dicom")
     if "regions" in facts["heatmaps"]:
         _write_regions(out, rows, entries, facts)
     if measure.labelled():
@@ -443,7 +454,11 @@ def _conclude(
 
 
 def _say_of_volumes(
-    rows: Sequence[records.Row], slices: Sequence[records.Row], calibration: Calibration, reporter: Reporter
+    rows: Sequence[records.Row],
+    slices: Sequence[records.Row],
+    calibration: Calibration,
+    rate: float,
+    reporter: Reporter,
 ) -> None:
     """Slices that were not scored, and volumes whose pooled scores are not comparable with the calibration's."""
     scored = Counter(row["path"] for row in slices if row["score"] is not None)
@@ -452,6 +467,11 @@ def _say_of_volumes(
     volumes = [row for row in rows if row.get("depth") and row["status"] == "ok"]
     if not volumes or not calibration.n_groups:
         return
+    if calibration.level(rate) != "group":
+        reporter.warn(
+            f"no volume or patient can be flagged: {calibration.n_groups} calibration groups reach p-values of "
+            f"{1 / (calibration.n_groups + 1):.3f}, {rate:g} was asked for; slices are flagged one by one"
+        )
     usual = float(np.median(list(Counter(calibration.groups).values())))
     count = float(np.median([scored[row["path"]] for row in volumes]))
     if not usual / SLICES_APART <= count <= usual * SLICES_APART:
@@ -602,9 +622,12 @@ def rescore(
     model = Model.load(run, device)
     rows = scored.scored()
     chosen = np.random.default_rng().choice(len(rows), min(count, len(rows)), replace=False)
+    root = root or Path(scored.audit["root"])
+    listed = {record.id: record for record in scan(root).records} if (root / MANIFEST).is_file() else {}
     problems = []
     for row in (rows[place] for place in sorted(chosen)):
-        again = next(iter(score_records(model, [_record_of(row, root or Path(scored.audit["root"]))], Silent())))
+        record = listed.get(row["path"]) or _record_of(row["path"], root)
+        again = next(score_records(model, [record], Silent()))
         if again.heatmap is None:
             problems.append(f"{row['path']}: cannot be scored again: {again.loaded.error}")
         elif again.loaded.sha256 != row["sha256"]:
@@ -616,10 +639,7 @@ def rescore(
     return problems
 
 
-def _record_of(row: records.Row, root: Path) -> Record:
-    """Where a row's image is now, with what a manifest says of how it is to be read."""
-    if (root / MANIFEST).is_file():
-        listed = {record.id: record for record in scan(root).records}
-        if row["path"] in listed:
-            return listed[row["path"]]
-    return Record(row["path"], root / path_of(row["path"]))
+def _record_of(identity: str, root: Path) -> Record:
+    """A file, or a DICOM series, as it was scored if no manifest said more of it."""
+    path = root / path_of(identity)
+    return Record(identity, path, files=series_of(path) if path.is_file() else ())

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key, l
 
 from anodetect import records, reviews
 from anodetect.calibration import Calibration
-from anodetect.decision import decide
+from anodetect.decision import decide, decide_slices
 from anodetect.errors import ConfigError, RunError
 from anodetect.files import sha256_of, write_atomic
 
@@ -113,6 +113,13 @@ def _decisions(scored: records.ScoreDirectory) -> Iterator[str]:
     for number, (row, decided) in enumerate(zip(scored.rows, again, strict=True), start=1):
         if any(not _same(row[name], decided[name]) for name in DECIDED):
             yield f"record {number} ({row['path']}): its decision does not follow from its score"
+            break
+    slices = records.read_slices(scored.path)
+    slices_again = [dict(row) for row in slices]
+    decide_slices(slices_again, calibration, far=audit["far"] or audit["fdr"], fdr=audit["fdr"])
+    for row, decided in zip(slices, slices_again, strict=True):
+        if any(not _same(row[name], decided[name]) for name in ("p_value", "flagged")):
+            yield f"slice {row['slice']} of {row['path']}: its decision does not follow from its score"
             break
     if dict(Counter(row["status"] for row in scored.rows)) != audit["counts"]:
         yield "the counts in audit.json are not those of the rows"

@@ -172,9 +172,8 @@ def test_killed_at_any_moment_and_resumed_nothing_is_lost_or_done_twice(pca_run,
     data = tmp_path / "data"
     synthetic.write(data, train=1, test=40, size=32)
     whole = tmp_path / "whole"
-    begun = time.monotonic()
     _score(pca_run, data, whole, False)
-    span = time.monotonic() - begun
+    files = len(list(whole.rglob("*")))
     rng = np.random.default_rng(0)
     kills, seen = 0, set()
     for attempt in range(25):
@@ -182,7 +181,9 @@ def test_killed_at_any_moment_and_resumed_nothing_is_lost_or_done_twice(pca_run,
         for _ in range(1 + attempt % 2):
             process = FORKED.Process(target=_score, args=(pca_run, data, out, True))
             process.start()
-            process.join(rng.uniform(0.1, 1.1) * span)
+            moment = rng.uniform(0, 1.1) * files  # in files written, not in seconds, which depend on what else runs
+            while process.is_alive() and len(list(out.rglob("*"))) < moment:
+                time.sleep(0.005)
             if process.is_alive():
                 os.kill(process.pid, signal.SIGKILL)
                 kills += 1
@@ -442,8 +443,13 @@ def test_damaged_model_files_are_refused(pca_run, tmp_path, edits, in_header):
             content[place : place + len(what)] = what
     assume(content != whole)
     (tmp_path / "model.safetensors").write_bytes(content)
-    with pytest.raises(AnodetectError):
-        checkpoint.read(tmp_path / "model.safetensors")
+    try:
+        state, header = checkpoint.read(tmp_path / "model.safetensors")
+    except AnodetectError:
+        return
+    whole_state, whole_header = checkpoint.read(pca_run / "model.safetensors")  # as where white space became another
+    assert header == whole_header
+    assert all(np.array_equal(state[name], array) for name, array in whole_state.items())
 
 
 JSON = st.recursive(

@@ -235,9 +235,9 @@ def few(tmp_path):
     ("arguments", "reason"),
     [
         (["train", "{data}", "-d", "anodpm", "--out", "{out}"], "did you mean 'anoddpm'"),
-        (["train", "{data}", "-d", "pca", "--out", "{out}", "--set", "component=3"], "did you mean 'components'"),
+        (["train", "{data}", "-d", "pca", "--out", "{out}", "--set", "componnets=3"], "did you mean 'components'"),
         (
-            ["train", "{data}", "-d", "pca", "--out", "{out}", "--set", "detector.component=3"],
+            ["train", "{data}", "-d", "pca", "--out", "{out}", "--set", "detector.componnets=3"],
             "did you mean 'components'",
         ),
         (["train", "{data}", "-d", "pca", "--out", "{out}", "--set", "components=many"], "integer"),

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from anodetect import checkpoint, config, files, records, runs
+from anodetect import checkpoint, config, files, records, runs, scoring
 from anodetect.errors import AnodetectError, RunError
 
 ARRAYS = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.array([1], np.int64)}
@@ -185,3 +185,17 @@ def test_plain_turns_nan_into_null():
         "a": [None, 1.0],
         "b": None,
     }
+
+
+def test_a_run_of_the_format_before_volumes_scores_the_same(pca_run, synthetic_folder, tmp_path, monkeypatch):
+    old = shutil.copytree(pca_run, tmp_path / "old")
+    state, header = checkpoint.read(old / "model.safetensors")
+    del header["preprocess"]["axis"]
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "FORMAT", checkpoint.OLDEST)
+        checkpoint.write(old / "model.safetensors", state, header)
+    images = [str(synthetic_folder / "test/good")]
+    for run, out in ((pca_run, "new"), (old, "old")):
+        scoring.score(run, images, tmp_path / f"{out}-scores", far=0.2, heatmaps=())
+    new, old = (records.read(tmp_path / f"{name}-scores").rows for name in ("new", "old"))
+    assert [row["score"] for row in new] == [row["score"] for row in old]

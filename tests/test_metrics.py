@@ -195,3 +195,17 @@ def test_many_images_are_merged_on_the_way(monkeypatch):
         counts.add(maps[n % 4], masks[n % 4], str(n % 4))
     assert sum(len(part[0]) for part in counts.parts) < 4000  # 43,200 values were added
     assert counts.curves().measure() == pytest.approx(measured(maps, masks).measure())
+
+
+def test_lesions_found_at_one_false_positive_per_volume():
+    """Three lesions of falling height and two false spots: what a low enough threshold finds, and no lower one may."""
+    mask, heatmap = np.zeros((4, 20, 20), bool), np.zeros((4, 20, 20), np.float32)
+    for number, (place, height) in enumerate([((1, 2), 5.0), ((1, 8), 3.0), ((3, 14), 1.0)]):
+        where = np.s_[place[0], place[1] : place[1] + 3, 3 * number : 3 * number + 2]
+        mask[where], heatmap[where] = True, height
+    heatmap[0, 15, 15], heatmap[2, 2, 18] = 4.0, 2.0
+    heatmap[0, 0, 0] = np.nan
+    assert metrics.lesion_sensitivity([heatmap], [mask])[:2] == (2, 3)
+    assert metrics.lesion_sensitivity([heatmap], [mask], 0.0)[:2] == (1, 3)
+    assert metrics.lesion_sensitivity([heatmap], [mask], 2.0)[:2] == (3, 3)
+    assert metrics.lesion_sensitivity([heatmap] * 2, [mask, ~mask & False], 1.0)[:2] == (1, 3)

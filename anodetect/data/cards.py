@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from anodetect.config import Config, build
-from anodetect.data.scan import SUFFIXES, Dataset, Record, scan, suffix_of
+from anodetect.data.scan import SUFFIXES, Dataset, Record, is_readable, record_of, scan, series_of
 from anodetect.data.split import position
 from anodetect.errors import DataError, nearest
 from anodetect.files import path_text
@@ -92,11 +92,10 @@ def open_data(data: str, *, follow_symlinks: bool = False) -> Dataset:
     if path.is_dir():
         return scan(path, follow_symlinks=follow_symlinks)
     if path.is_file():
-        if suffix_of(path) not in SUFFIXES:
-            raise DataError(f"{data}: not an image file ({', '.join(sorted(SUFFIXES))})")
-        return Dataset(
-            path_text(path.name), path.parent, (Record(id=path_text(path.name), path=path, group=path_text(path.name)),)
-        )
+        if not is_readable(path):
+            raise DataError(f"{data}: not an image file ({', '.join(sorted(SUFFIXES))}, or DICOM)")
+        files = series_of(path)  # a DICOM file stands for its series
+        return Dataset(path_text(path.name), path.parent, (record_of(path.parent, files[0] if files else path, files),))
     name, _, variant = data.partition(":")
     pages = all_pages()
     if name not in pages:

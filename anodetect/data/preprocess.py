@@ -16,6 +16,7 @@ from anodetect.config import Config
 from anodetect.data.geometry import Geometry, along
 from anodetect.data.volumes import Volume
 from anodetect.errors import ImageError
+from anodetect.representations.pixels import resize
 from anodetect.types import Bools, Floats
 
 FLAT_SHARE = 0.2  # of pixels make a background flat,
@@ -23,6 +24,7 @@ FLAT_LEVEL = 0.05  # where they lie below this share of the range (measured: LGG
 SAMPLE_PIXELS = 512  # per image, to learn the intensity range from
 LOW, HIGH = 1.0, 99.5  # percentiles of the foreground that become -1 and 1
 CLIP = 1.5
+MIN_SIDE = 8  # pixels
 COARSE = 128  # pixels: a volume's foreground is found on slices reduced to about this side
 FIXED_UNITS = ("CT",)  # modalities whose values mean the same in every volume
 
@@ -52,7 +54,7 @@ class PreprocessConfig(Config):
 
 @dataclass(frozen=True)
 class Prepared:
-    """A volume as its slices are scored: `slices` [C, D, H, W] in native units, a view of the volume's voxels,
+    """A volume as its slices are scored: `slices` [C, D, H, W] in native units,
     `foreground` [D, H, W], `span` the values that become -1 and 1 (None: the model's), and `scored` [D], which slices
     have enough foreground."""
 
@@ -112,13 +114,18 @@ class Preprocess:
             low, high = of.span or self.range
         else:
             low, high = self._window() or (_span(same[:, inside]) if self.config.intensity == "image" else self.range)
-        scaled = (same - low) * (2 / (high - low)) - 1
-        return np.clip(scaled, -CLIP, CLIP).astype(np.float32), inside
+        scaled = np.clip((same - low) * (2 / (high - low)) - 1, -CLIP, CLIP).astype(np.float32)
+        return (scaled, inside) if of is None else self._resampled(scaled, inside, of.geometry)
 
     def prepare(self, volume: Volume, supplied: Bools | None = None) -> Prepared:
         """Slice a volume, and find its foreground (unless `supplied` [I, J, K]) and its range of intensities."""
         geometry = along(volume.voxels.shape[1:], volume.affine, self.axis)
         slices = geometry.to_slices(volume.voxels)
+        if min(geometry.sides[1:]) < MIN_SIDE:
+            _, height, width = geometry.sides
+            raise ImageError(
+                f"{geometry.plane} slices of {width} × {height} pixels; {MIN_SIDE} × {MIN_SIDE} are needed"
+            )
         if slices.min() == slices.max():
             raise ImageError(f"all voxels have the same value, {float(slices.flat[0]):g}")
         if supplied is not None:
@@ -127,6 +134,8 @@ class Preprocess:
             inside = np.ones(slices.shape[1:], bool)
         else:
             inside = volume_foreground(slices)
+        if self.config.bias:
+            slices = evened(slices, inside, self.config.bias, geometry.spacing)
         filled = inside.sum((1, 2))
         if not filled.any():
             raise ImageError("no foreground")
@@ -137,6 +146,17 @@ class Preprocess:
         return Prepared(
             volume, geometry, slices, inside, span, filled >= max(1, self.config.least_foreground * filled.max())
         )
+
+    def _resampled(self, scaled: Floats, inside: Bools, geometry: Geometry) -> tuple[Floats, Bools]:
+        """A slice in the spacing asked for, if one is; maps are brought back by the representation."""
+        if not self.config.spacing:
+            return scaled, inside
+        _, rows, columns = geometry.spacing
+        height, width = (
+            max(MIN_SIDE, round(side * length / self.config.spacing))
+            for side, length in zip(inside.shape, (rows, columns), strict=True)
+        )
+        return resize(scaled, height, width), resize(inside[None].astype(np.float32), height, width)[0] >= 0.5
 
     def _window(self) -> tuple[float, float] | None:
         if self.config.window is None:
@@ -155,7 +175,7 @@ class Preprocess:
     def load_state(self, state: Mapping[str, Any]) -> None:
         self.channels, self.flat_background = int(state["channels"]), bool(state["flat_background"])
         self.range = (float(state["range"][0]), float(state["range"][1]))
-        self.axis = str(state["axis"])
+        self.axis = str(state.get("axis", "auto"))
 
 
 def has_flat_background(image: Floats) -> bool:
@@ -178,23 +198,43 @@ def foreground(image: Floats) -> Bools:
 
 
 def volume_foreground(slices: Floats) -> Bools:
-    """What lies above Otsu's threshold: specks off, the largest connected part, holes of its slices filled.
+    """What lies above a threshold: specks off, the largest connected part, holes of its slices filled.
 
-    [C, D, H, W] → bool [D, H, W]. It is found on slices reduced to about COARSE pixels.
+    [C, D, H, W] → bool [D, H, W]. It is found on slices reduced to about COARSE pixels. The threshold is halfway
+    between the background (the median of what lies below Otsu's threshold) and Otsu's, which alone takes dark tissue
+    for background (in the train part of lgg_flair Dice .82 with the foreground of single slices; halfway .95).
     """
     step = -(-max(slices.shape[2:]) // COARSE)
     coarse = slices[:, :, ::step, ::step].max(0)
-    top = np.percentile(coarse, HIGH)  # the few brightest would stretch the histogram
-    above = coarse > otsu(np.minimum(coarse, top))
+    some = coarse[::2, ::2, ::2] if min(coarse.shape) > 8 else coarse  # enough for a histogram
+    upper = otsu(np.minimum(some, np.percentile(some, HIGH)))  # the few brightest would stretch it
+    above = coarse > (np.median(some[some <= upper]) + upper) / 2
     in_plane = np.zeros((3, 3, 3), bool)
     in_plane[1] = ndimage.generate_binary_structure(2, 1)
     opened = ndimage.binary_opening(above, in_plane)
     parts, count = ndimage.label(opened if opened.any() else above)
     largest = parts == 1 + np.bincount(parts.ravel())[1:].argmax() if count else above
     outside, _ = ndimage.label(np.pad(~largest, ((0, 0), (1, 1), (1, 1)), constant_values=True), in_plane)
-    holes = ~np.isin(outside, outside[:, 0, 0])[:, 1:-1, 1:-1]
-    full: Bools = holes.repeat(step, 1).repeat(step, 2)[:, : slices.shape[2], : slices.shape[3]]
+    filled = (outside != outside[:, :1, :1])[:, 1:-1, 1:-1]  # a corner of each slice is outside
+    full: Bools = filled.repeat(step, 1).repeat(step, 2)[:, : slices.shape[2], : slices.shape[3]]
     return full
+
+
+def evened(slices: Floats, inside: Bools, width: float, spacing: tuple[float, float, float]) -> Floats:
+    """[C, D, H, W] divided by its local mean over the foreground, a Gaussian of `width` millimetres, and multiplied by
+    the mean over all of it: without the slow changes of brightness that coils make."""
+    step = max(1, -(-max(inside.shape[1:]) // COARSE))
+    thin = np.s_[:, ::step, ::step]
+    sigma = (width / spacing[0], width / spacing[1] / step, width / spacing[2] / step)
+    weight = ndimage.gaussian_filter(inside[thin].astype(np.float32), sigma)
+    channels = []
+    for channel in slices:
+        total = ndimage.gaussian_filter(np.where(inside[thin], channel[thin], 0).astype(np.float32), sigma)
+        mean = float(channel[inside].mean())
+        field = np.where(weight > 0.01, total / np.maximum(weight, 0.01), mean) / (mean or 1.0)
+        full = np.stack([resize(plane[None].astype(np.float32), *inside.shape[1:])[0] for plane in field])
+        channels.append(np.where(full > 0.05, channel / np.maximum(full, 0.05), channel))
+    return np.stack(channels)
 
 
 def otsu(values: Floats) -> float:

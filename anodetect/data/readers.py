@@ -16,13 +16,14 @@ from imagecodecs import png_decode
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from anodetect.data import dicom
 from anodetect.data.geometry import Geometry
+from anodetect.data.preprocess import MIN_SIDE
 from anodetect.data.scan import Record, suffix_of
 from anodetect.data.volumes import Volume, decode_nifti, decode_nrrd, same_grid
 from anodetect.errors import ImageError
 from anodetect.types import Bools, Floats
 
-MIN_SIDE = 8
 MAX_PIXELS = 2**27
 Array = NDArray[np.generic]
 T = TypeVar("T")
@@ -33,23 +34,30 @@ class Source:
     """A record's bytes and their hash, not decoded yet."""
 
     record: Record
-    content: bytes
+    contents: tuple[bytes, ...]  # one file, or those of a DICOM series in the order of its slices
     sha256: str
 
     def decode(self, component: int | None = None) -> Floats | Volume:
         """An image or a volume; ImageError with the reason if it cannot be used. Of a 4-D file the component that the
         record names, else `component`."""
         component = component if self.record.component is None else self.record.component
-        suffix = suffix_of(self.record.path)
+        if dicom.is_dicom(self.record.path):
+            decoded = _tried(lambda: dicom.decode(self.contents))
+            return decoded if isinstance(decoded, Volume) else _checked(decoded)
+        suffix, content = suffix_of(self.record.path), self.contents[0]
+        if not content:
+            raise ImageError("the file is empty")
         if suffix in _VOLUME_DECODERS:
-            return _tried(lambda: _VOLUME_DECODERS[suffix](self.content, component))
-        return decode_image(self.content, suffix)
+            return _tried(lambda: _VOLUME_DECODERS[suffix](content, component))
+        return decode_image(content, suffix)
 
 
 def read_source(record: Record) -> Source:
     """A record's bytes; ImageError with the reason if there are none to be had."""
-    content = read_bytes(record.path)
-    return Source(record, content, digest(content))
+    contents = [read_bytes(path) for path in record.files or (record.path,)]
+    if len(contents) > 1:
+        contents = _tried(lambda: dicom.in_order(contents))
+    return Source(record, tuple(contents), digest(*contents))
 
 
 def supplied_foreground(record: Record, volume: Volume) -> Bools | None:
@@ -63,10 +71,7 @@ def volume_mask(path: Path, volume: Volume, geometry: Geometry) -> Bools:
 
 
 def _mask_on(path: Path, volume: Volume, what: str) -> Bools:
-    source = read_source(Record(path.name, path))
-    if not source.content:
-        raise ImageError(f"its {what} {path.name} is empty")
-    decoded = source.decode()
+    decoded = read_source(Record(path.name, path)).decode()
     if not isinstance(decoded, Volume) or not same_grid(decoded, volume):
         raise ImageError(f"its {what} {path.name} does not lie on the same grid")
     return np.asarray((decoded.voxels != 0).any(0))
@@ -105,7 +110,7 @@ def _tried(decode: Callable[[], T]) -> T:
         raise ImageError("does not fit into memory") from None
     except Exception as error:  # decoders raise whatever they like on damaged files; the reason is kept
         raise ImageError(
-            f"damaged or unreadable ({type(error).__name__}: {str(error)[:200] or 'no details'})"
+            f"damaged or unreadable ({type(error).__name__}: {' '.join(str(error).split())[:200] or 'no details'})"
         ) from None
 
 
@@ -124,8 +129,12 @@ def read_bytes(path: Path) -> bytes:
         raise ImageError(error.strerror or "unreadable") from None
 
 
-def digest(content: bytes) -> str:
-    return sha256(content).hexdigest()
+def digest(*contents: bytes) -> str:
+    """SHA-256 of bytes, one after the other."""
+    state = sha256()
+    for content in contents:
+        state.update(content)
+    return state.hexdigest()
 
 
 def _decode_pillow(content: bytes) -> Array:

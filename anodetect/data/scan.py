@@ -2,10 +2,11 @@
 
 import csv
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
+from anodetect.data import dicom
 from anodetect.errors import DataError
 from anodetect.files import path_text
 
@@ -21,7 +22,8 @@ COLUMNS = ("path", "split", "label", "kind", "mask", "group", "foreground", "com
 class Record:
     """One image or volume. `split` is "train", "test" or "" (not said); `label` 0 normal, 1 anomalous, None unknown.
 
-    `component` is the one to take of a 4-D file. With `slice` the record is that slice of the volume alone.
+    `component` is the one to take of a 4-D file. With `slice` the record is that slice of the volume alone. `files`
+    are those of a DICOM series, whose `path` is the first of them by name.
     """
 
     id: str
@@ -35,6 +37,7 @@ class Record:
     foreground: Path | None = None
     component: int | None = None
     slice: int | None = None
+    files: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,9 +72,7 @@ def scan(folder: Path, *, follow_symlinks: bool = False) -> Dataset:
         dataset = _mvtec(folder, follow_symlinks)
     else:
         found, problems = walk(folder, follow_symlinks=follow_symlinks)
-        dataset = Dataset(
-            path_text(folder.name), folder, tuple(_plain(folder, path) for path in found), tuple(problems)
-        )
+        dataset = Dataset(path_text(folder.name), folder, tuple(_records(folder, found)), tuple(problems))
     if not dataset.records:
         if dataset.problems:
             raise DataError(f"{folder}: nothing can be read here; {dataset.problems[0][0]}: {dataset.problems[0][1]}")
@@ -105,7 +106,7 @@ def walk(folder: Path, *, follow_symlinks: bool = False) -> tuple[list[Path], li
                 problems.append((where, "symbolic link to a folder; see --follow-symlinks"))
         for name in sorted(names):
             path = Path(place, name)
-            if name.startswith(".") or suffix_of(path) not in SUFFIXES:
+            if name.startswith(".") or not is_readable(path):
                 continue
             if path.is_symlink() and not follow_symlinks and not is_below(path, root):
                 problems.append(
@@ -114,6 +115,11 @@ def walk(folder: Path, *, follow_symlinks: bool = False) -> tuple[list[Path], li
             else:
                 found.append(path)
     return found, problems
+
+
+def is_readable(path: Path) -> bool:
+    """Whether a file is of a kind that can be read, by its name or, of DICOM without one, its beginning."""
+    return suffix_of(path) in SUFFIXES or dicom.is_dicom(path)
 
 
 def suffix_of(path: Path) -> str:
@@ -127,9 +133,46 @@ def is_below(path: Path, folder: str | Path) -> bool:
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
-def _plain(folder: Path, path: Path, **known: object) -> Record:
+def _records(folder: Path, paths: Iterable[Path], **known: object) -> Iterator[Record]:
+    """A record for each file, and one for all files of a DICOM series in the same folder."""
+    series: dict[tuple[Path, str], list[Path]] = {}
+    for path in paths:
+        name = dicom.headline(path).series if dicom.is_dicom(path) else ""
+        series.setdefault((path.parent, name or path.name), []).append(path)
+    for first, *rest in series.values():
+        yield record_of(folder, first, (first, *rest), **known)
+
+
+def record_of(folder: Path, path: Path, files: tuple[Path, ...], **known: object) -> Record:
+    """The record of a file or of a series' `files`, its id relative to `folder`. A DICOM file's group is its patient's
+    pseudonym, any other's its own id."""
     name = path_text(path.relative_to(folder))
-    return Record(id=name, path=path, **{"group": name, **known})  # type: ignore[arg-type]
+    if not dicom.is_dicom(path):
+        return Record(id=name, path=path, **{"group": name, **known})  # type: ignore[arg-type]
+    group = dicom.group_of(dicom.headline(path), keep_identifiers=False) or name
+    return Record(id=name, path=path, files=files, **{"group": group, **known})  # type: ignore[arg-type]
+
+
+def series_of(path: Path) -> tuple[Path, ...]:
+    """The files of the DICOM series a file belongs to, in its folder; () of other files. ImageError does not occur:
+    what cannot be read stands alone."""
+    if not dicom.is_dicom(path):
+        return ()
+    name = dicom.headline(path).series
+    if not name:
+        return (path,)
+    files = (file for file in sorted(path.parent.iterdir()) if file.is_file() and dicom.is_dicom(file))
+    return tuple(file for file in files if dicom.headline(file).series == name)
+
+
+def identified(record: Record) -> Record:
+    """The record with what identifies the patient in place of the pseudonym."""
+    if not record.files:
+        return record
+    found = dicom.headline(record.path)
+    if record.group != dicom.group_of(found, keep_identifiers=False):
+        return record  # named by a manifest
+    return replace(record, group=dicom.group_of(found, keep_identifiers=True))
 
 
 # -- MVTec layout ---------------------------------------------------------------------------------------
@@ -148,9 +191,9 @@ def _mvtec(folder: Path, follow_symlinks: bool) -> Dataset:
         found, trouble = walk(base, follow_symlinks=follow_symlinks)
         problems += [(f"{split}/{kind}/{name}", reason) for name, reason in trouble]
         label = NORMAL if kind == "good" else ANOMALOUS
-        for path in found:
-            mask = mvtec_mask(folder, kind, path.name) if label else None
-            records.append(_plain(folder, path, split=split, label=label, kind=kind, mask=mask))
+        for record in _records(folder, found, split=split, label=label, kind=kind):
+            mask = mvtec_mask(folder, kind, record.path.name) if label else None
+            records.append(replace(record, mask=mask))
     return Dataset(path_text(folder.name), folder, tuple(records), tuple(problems))
 
 
@@ -164,8 +207,9 @@ def _subfolders(folder: Path) -> list[str]:
 
 def mvtec_mask(folder: Path, kind: str, name: str) -> Path | None:
     """The truth of test/`kind`/`name`, if there is one."""
-    stem = Path(name).stem
-    candidates = (folder / "ground_truth" / kind / mask for mask in (f"{stem}_mask.png", f"{stem}.png"))
+    stem = name.removesuffix(suffix_of(Path(name)))
+    masks = (f"{stem}{mark}{suffix}" for suffix in (".png", ".nii.gz", ".nii") for mark in ("_mask", ""))
+    candidates = (folder / "ground_truth" / kind / mask for mask in masks)
     return next((path for path in candidates if path.is_file()), None)
 
 
@@ -193,21 +237,35 @@ def _manifest(folder: Path, follow_symlinks: bool) -> Dataset:
         label = int(row["label"]) if row["label"] else None
         if row["split"] == "train" and label == ANOMALOUS:
             raise DataError(f"{where}: {name!r} is anomalous but in the train split, which holds normals only")
+        path, files = _listed(folder / name, where)
+        pseudonym = dicom.group_of(dicom.headline(path), keep_identifiers=False) if files else ""
         records.append(
             Record(
                 id=identity,
-                path=folder / name,
+                path=path,
                 split=row["split"],
                 label=label,
                 kind=row["kind"],
-                group=row["group"] or identity,
+                group=row["group"] or pseudonym or identity,
                 mask=folder / row["mask"] if row["mask"] else None,
                 foreground=folder / row["foreground"] if row["foreground"] else None,
                 component=int(row["component"]) if row["component"] else None,
+                files=files,
                 extra={key: value for key, value in row.items() if key not in COLUMNS},
             )
         )
     return Dataset(path_text(folder.name), folder, tuple(records))
+
+
+def _listed(path: Path, where: str) -> tuple[Path, tuple[Path, ...]]:
+    """The file that stands for what a manifest lists, and the files of its DICOM series: a listed folder's, or those
+    that belong with a listed file."""
+    if not path.is_dir():
+        return path, series_of(path) if path.is_file() else ()
+    first = next((file for file in sorted(path.iterdir()) if file.is_file() and dicom.is_dicom(file)), None)
+    if first is None:
+        raise DataError(f"{where}: the folder {path.name!r} holds no DICOM series")
+    return first, series_of(first)
 
 
 def manifest_masks(file: Path) -> dict[str, str]:

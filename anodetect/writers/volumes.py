@@ -1,55 +1,59 @@
 """A volume's heatmap as files, and a picture of it in three planes."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from anodetect.data.geometry import OPPOSITE, PLANES, along, edges
 from anodetect.data.preprocess import Prepared
 from anodetect.files import write_atomic
 from anodetect.types import Floats
-from anodetect.writers import VOLUME_FILES, nifti
+from anodetect.writers import VOLUME_FILES, dicom, nifti
 from anodetect.writers.images import Picture, overlay
 
 PANEL, GAP, LINE = 280, 6, 18  # pixels: a plane's side, between planes, a line of text
 
 
 def write(
-    stem: Path, formats: Sequence[str], heatmap: Floats, volume: Prepared, scale: tuple[float, float], threshold: float
+    stem: Path,
+    formats: Sequence[str],
+    heatmap: Floats,
+    volume: Prepared,
+    scale: tuple[float, float],
+    threshold: float,
+    pseudonym: str,
 ) -> list[Path]:
     """Write a heatmap [D, H, W] in each of the formats that volumes have files of: "nifti" its values, "mask" where it
-    exceeds `threshold`."""
-    return [
-        path
-        for each in formats
-        if each in VOLUME_FILES
-        for path in _WRITERS[each](stem, heatmap, volume, scale, threshold)
-    ]
+    exceeds `threshold`, both in the source's grid, "png" a picture, "dicom" values and mask of a DICOM series.
+    `pseudonym` is what DICOM files call the patient; "" leaves what identifies the patient in them."""
+    above = np.nan_to_num(heatmap, nan=-np.inf) > threshold
+    writers: dict[str, Callable[[], list[Path]]] = {
+        "nifti": lambda: [_nifti(stem.with_name(f"{stem.name}_heatmap.nii"), heatmap, volume, "anomaly heatmap")],
+        "mask": lambda: [
+            _nifti(
+                stem.with_name(f"{stem.name}_mask.nii"), above.astype(np.uint8), volume, "above the anomaly threshold"
+            )
+        ],
+        "png": lambda: [_png(stem, heatmap, volume, scale)],
+        "dicom": lambda: dicom.write(stem, heatmap, above, volume, pseudonym),
+    }
+    return [path for each in formats if each in VOLUME_FILES for path in writers[each]()]
 
 
-def _nifti(stem: Path, heatmap: Floats, volume: Prepared, scale: tuple[float, float], threshold: float) -> list[Path]:
-    path = stem.with_name(f"{stem.name}_heatmap.nii")
-    nifti.write(path, heatmap, volume, "anomaly heatmap by anodetect; research use only")
-    return [path]
+def _nifti(path: Path, values: NDArray[Any], volume: Prepared, what: str) -> Path:
+    nifti.write(path, values, volume, f"{what} by anodetect; research use only")
+    return path
 
 
-def _mask(stem: Path, heatmap: Floats, volume: Prepared, scale: tuple[float, float], threshold: float) -> list[Path]:
-    path = stem.with_name(f"{stem.name}_mask.nii")
-    above = (np.nan_to_num(heatmap, nan=-np.inf) > threshold).astype(np.uint8)
-    nifti.write(path, above, volume, "above the anomaly threshold; anodetect; research use only")
-    return [path]
-
-
-def _png(stem: Path, heatmap: Floats, volume: Prepared, scale: tuple[float, float], threshold: float) -> list[Path]:
+def _png(stem: Path, heatmap: Floats, volume: Prepared, scale: tuple[float, float]) -> Path:
     path = stem.with_name(f"{stem.name}_heatmap.png")
     write_atomic(path, picture(heatmap, volume, scale, "png"), durable=False)
-    return [path]
-
-
-_WRITERS = {"nifti": _nifti, "mask": _mask, "png": _png}
+    return path
 
 
 # -- Picture --------------------------------------------------------------------------------------------

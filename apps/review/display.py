@@ -132,7 +132,8 @@ def load(directory: ScoreDirectory, row: Row) -> Case:
     mask = _noting(notes, "ground-truth mask", lambda: _mask(directory, row))
     if mask is not None and image is not None and mask.shape != image.shape[1:]:
         mask = None
-    strip = _noting(notes, "kept picture", lambda: _strip(directory, row))
+    # The picture kept of a volume shows three planes, not an image beside its reconstruction.
+    strip = None if row.get("depth") else _noting(notes, "kept picture", lambda: _strip(directory, row))
     reconstruction, shown = strip or (None, None)
     return Case(image, heatmap, mask, reconstruction, shown, tuple(notes))
 
@@ -173,10 +174,9 @@ def slice_view(volume: VolumeCase, number: int) -> View | None:
 
 
 def _volume(directory: ScoreDirectory, row: Row) -> Volume:
-    path, content = _content(directory, row)
-    decoded = readers.Source(scan.Record(row["path"], path), content, row["sha256"] or "").decode()
+    decoded = _source(directory, row).decode()
     if not isinstance(decoded, Volume):
-        raise ImageError(f"{path} is no volume")
+        raise ImageError(f"{row['path']} is no volume")
     return decoded
 
 
@@ -201,21 +201,24 @@ def thumbnail(directory: ScoreDirectory, row: Row) -> str:
 
 
 def _image(directory: ScoreDirectory, row: Row) -> Floats:
-    path, content = _content(directory, row)
-    return readers.decode_image(content, path.suffix)
+    decoded = _source(directory, row).decode()
+    if isinstance(decoded, Volume):
+        raise ImageError(f"{row['path']} is a volume")
+    return decoded
 
 
-def _content(directory: ScoreDirectory, row: Row) -> tuple[Path, bytes]:
-    """The file of a row and its bytes, those that were scored."""
+def _source(directory: ScoreDirectory, row: Row) -> readers.Source:
+    """The bytes of a row's file, or of its DICOM series, those that were scored."""
     path = original(directory, row)
     if not path.is_file():
         raise ImageError(f"{path} is no longer there; put the images back where they were scored")
-    if path.stat().st_size > LARGEST:
+    record = scan.Record(row["path"], path, files=scan.series_of(path))
+    if sum(file.stat().st_size for file in record.files or (path,)) > LARGEST:
         raise ImageError(f"the file has more than {LARGEST // 2**20} MB; open it with a viewer for large images")
-    content = readers.read_bytes(path)
-    if row["sha256"] and readers.digest(content) != row["sha256"]:
+    source = readers.read_source(record)
+    if row["sha256"] and source.sha256 != row["sha256"]:
         raise ImageError(f"{path} was changed since it was scored; it is not shown")
-    return path, content
+    return source
 
 
 def _written(directory: ScoreDirectory, row: Row, suffix: str, name: str) -> Path:

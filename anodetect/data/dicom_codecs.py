@@ -1,0 +1,82 @@
+"""Compressed DICOM pixels through imagecodecs, as a plugin of pydicom's.
+
+pydicom itself decodes RLE, Pillow 8-bit JPEG. The rest (JPEG lossless and 12-bit, JPEG-LS, JPEG 2000, HTJ2K) has one
+decoder here whatever else is installed, so that a score does not depend on that.
+"""
+
+import imagecodecs
+import numpy as np
+from pydicom import uid
+from pydicom.pixels import get_decoder
+from pydicom.pixels.decoders.base import DecodeRunner
+
+from anodetect.errors import ImageError
+
+NAME = "imagecodecs"
+DECODERS = {
+    uid.JPEGExtended12Bit: imagecodecs.jpeg8_decode,
+    uid.JPEGLossless: imagecodecs.jpeg8_decode,
+    uid.JPEGLosslessSV1: imagecodecs.jpeg8_decode,
+    uid.JPEGLSLossless: imagecodecs.jpegls_decode,
+    uid.JPEGLSNearLossless: imagecodecs.jpegls_decode,
+    uid.JPEG2000Lossless: imagecodecs.jpeg2k_decode,
+    uid.JPEG2000: imagecodecs.jpeg2k_decode,
+    uid.HTJ2KLossless: imagecodecs.htj2k_decode,
+    uid.HTJ2KLosslessRPCL: imagecodecs.htj2k_decode,
+    uid.HTJ2K: imagecodecs.htj2k_decode,
+}
+DECODER_DEPENDENCIES = dict.fromkeys(DECODERS, ("imagecodecs",))  # pydicom asks for it
+
+
+def is_available(syntax: str) -> bool:
+    """Part of pydicom's interface for plugins."""
+    return syntax in DECODERS
+
+
+def plugin(syntax: uid.UID) -> str:
+    """The plugin that decodes a transfer syntax, "" for any; ImageError if there is none."""
+    if syntax in DECODERS:
+        decoder = get_decoder(syntax)
+        if NAME not in decoder.available_plugins:
+            decoder.add_plugin(NAME, (__name__, "decode_frame"))
+        return NAME
+    try:
+        known = get_decoder(syntax).is_available
+    except NotImplementedError:
+        known = False
+    if not known:
+        raise ImageError(f"pixels in a transfer syntax that cannot be decoded ({syntax.name}); convert it")
+    return {uid.JPEGBaseline8Bit: "pillow", uid.RLELossless: "pydicom"}.get(syntax, "")
+
+
+def decode_frame(content: bytes, runner: DecodeRunner) -> bytearray:
+    """One frame; ImageError if the compressed image has another size than the header says."""
+    sides = codestream_sides(content)
+    if sides != (runner.rows, runner.columns):
+        raise ImageError(
+            f"compressed pixels of {sides} in an image of {(runner.rows, runner.columns)} rows and columns"
+        )
+    pixels = np.ascontiguousarray(DECODERS[runner.transfer_syntax](content))
+    runner.set_option("bits_allocated", 8 * pixels.itemsize)
+    if pixels.ndim == 3:
+        runner.set_option("planar_configuration", 0)
+        if runner.photometric_interpretation in ("YBR_ICT", "YBR_RCT"):
+            runner.set_option("photometric_interpretation", "RGB")
+    return bytearray(pixels.tobytes())
+
+
+def codestream_sides(content: bytes) -> tuple[int, int]:
+    """Rows and columns that a JPEG, JPEG-LS or JPEG 2000 stream says it has, before anything is allocated for them."""
+    start = content.find(b"\xff\x4f\xff\x51")  # JPEG 2000: SOC, SIZ, then length, capabilities, right, lower, left, top
+    if start >= 0 and not content.startswith(b"\xff\xd8"):
+        right, lower, left, top = (
+            int.from_bytes(content[start + at : start + at + 4], "big") for at in (8, 12, 16, 20)
+        )
+        return lower - top, right - left
+    at = 2
+    while at + 9 <= len(content) and content[at] == 0xFF:
+        marker, length = content[at + 1], int.from_bytes(content[at + 2 : at + 4], "big")
+        if marker in (0xC0, 0xC1, 0xC2, 0xC3, 0xF7):  # start of frame: length, precision, rows, columns
+            return int.from_bytes(content[at + 5 : at + 7], "big"), int.from_bytes(content[at + 7 : at + 9], "big")
+        at += 2 + length
+    raise ImageError("compressed pixels that do not say their size")

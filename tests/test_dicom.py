@@ -1,0 +1,503 @@
+"""DICOM in and out: order, geometry, values, privacy, and bad input; written with pydicom, checked by others."""
+
+import shutil
+import subprocess
+import zlib
+from io import BytesIO
+from pathlib import Path
+
+import imagecodecs
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
+from pydicom.sequence import Sequence
+from pydicom.uid import (
+    CTImageStorage,
+    DeflatedExplicitVRLittleEndian,
+    EncapsulatedPDFStorage,
+    EnhancedMRImageStorage,
+    ExplicitVRLittleEndian,
+    HTJ2KLossless,
+    JPEG2000Lossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    MRImageStorage,
+    RLELossless,
+    generate_uid,
+)
+from test_volumes import LESION, head, rotation
+
+from anodetect import pipeline, records, scoring
+from anodetect.data import dicom, dicom_codecs, pseudonyms, scan
+from anodetect.data.preprocess import Preprocess, PreprocessConfig
+from anodetect.errors import ConfigError
+from anodetect.model import load
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom.*", "ignore::UserWarning:highdicom.*")
+RNG = np.random.default_rng(0)
+SECRETS = {
+    "PatientName": "Tagged^Jane",
+    "PatientID": "TAGGED-4711",
+    "PatientBirthDate": "19610203",
+    "PatientAddress": "Tagged Street 1",
+    "OtherPatientIDs": "TAGGED-0815",
+    "AccessionNumber": "TAGGEDACC",
+    "ReferringPhysicianName": "Tagged^Doctor",
+    "InstitutionName": "Tagged Hospital",
+    "OperatorsName": "Tagged^Operator",
+    "StudyDate": "20190807",
+    "StudyTime": "112233",
+    "StudyID": "TAGGEDSTUDY",
+    "StudyDescription": "Tagged study",
+    "SeriesDescription": "Tagged series",
+    "PatientComments": "Tagged comment",
+    "DeviceSerialNumber": "TAGGED-77",
+}
+AFFINE = np.eye(4)
+AFFINE[:3, :3] = rotation([0.2, -0.1, 0.15]) @ np.array([[0, 0, 0.8], [0, 0.9, 0], [3.0, 0, 0]])
+AFFINE[:3, 3] = [-20, -17, 30]
+
+
+@pytest.fixture(autouse=True)
+def own_key(tmp_path_factory, monkeypatch):
+    """A key for pseudonyms of the tests' own."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "config"))
+
+
+def instance(stored, affine=AFFINE, number=0, *, uids=None, syntax=ExplicitVRLittleEndian, **tags):
+    """One slice [R, C] of a series whose index (slice, row, column) goes to LPS+ by `affine`."""
+    made = Dataset()
+    made.file_meta = FileMetaDataset()
+    made.file_meta.TransferSyntaxUID = syntax
+    made.SOPClassUID = CTImageStorage if tags.get("Modality") == "CT" else MRImageStorage
+    made.SOPInstanceUID = made.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    made.file_meta.MediaStorageSOPClassUID = made.SOPClassUID
+    made.StudyInstanceUID, made.SeriesInstanceUID, made.FrameOfReferenceUID = uids or ("1.2.3", "1.2.3.4", "1.2.3.5")
+    made.Modality, made.PatientSex, made.ImageType = "MR", "F", ["ORIGINAL", "PRIMARY"]
+    made.Rows, made.Columns = stored.shape
+    made.SamplesPerPixel, made.PhotometricInterpretation = 1, "MONOCHROME2"
+    made.BitsAllocated = made.BitsStored = 8 * stored.itemsize
+    made.HighBit, made.PixelRepresentation = 8 * stored.itemsize - 1, int(stored.dtype.kind == "i")
+    rows, columns = affine[:3, 1], affine[:3, 2]
+    made.PixelSpacing = [f"{np.linalg.norm(rows):.8f}", f"{np.linalg.norm(columns):.8f}"]
+    directions = [*(columns / np.linalg.norm(columns)), *(rows / np.linalg.norm(rows))]
+    made.ImageOrientationPatient = [f"{value:.10f}" for value in directions]
+    made.ImagePositionPatient = [f"{value:.8f}" for value in affine[:3, 3] + number * affine[:3, 0]]
+    made.SliceThickness, made.InstanceNumber = 3, number + 1
+    made.PixelData = stored.astype(stored.dtype.newbyteorder("<")).tobytes()
+    for name, value in (SECRETS | tags).items():
+        if value is None:
+            delattr(made, name)
+        else:
+            setattr(made, name, value)
+    return made
+
+
+def write_series(folder, voxels, order=None, change=lambda number, made: None, **tags):
+    """A series [K, R, C], its files named in the order given."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, number in enumerate(range(len(voxels)) if order is None else order):
+        made = instance(voxels[number], number=int(number), **tags)
+        change(number, made)
+        made.save_as(folder / f"IM{name:03}", enforce_file_format=True)
+    return folder
+
+
+def series(folder):
+    (record,) = scan.scan(folder).records
+    return record
+
+
+def read(folder, **config):
+    loaded = load(series(folder), preprocess=Preprocess(PreprocessConfig(least_foreground=0, **config)))
+    return loaded
+
+
+def voxels(shape=(9, 12, 14), dtype=np.int16):
+    low = -900 if np.dtype(dtype).kind == "i" else 0
+    return RNG.integers(low, 250 if np.dtype(dtype).itemsize == 1 else 3000, shape).astype(dtype)
+
+
+# -- Order and place ------------------------------------------------------------------------------------
+
+
+def test_slices_are_ordered_by_position_whatever_their_names_and_lie_where_they_say(tmp_path):
+    array = voxels()
+    straight = read(write_series(tmp_path / "a", array)).volume
+    shuffled = read(write_series(tmp_path / "b", array, order=RNG.permutation(len(array)))).volume
+    for volume in (straight, shuffled):
+        assert np.array_equal(volume.volume.voxels[0], array)
+        assert np.allclose(volume.geometry.affine, AFFINE, atol=1e-6)
+        assert np.allclose(volume.geometry.position(volume.geometry.inside((4, 5, 6))), (AFFINE @ (4, 5, 6, 1))[:3])
+
+
+def test_a_series_that_runs_the_other_way_is_the_same_volume(tmp_path):
+    array = voxels()
+    back = AFFINE.copy()
+    back[:3, 0], back[:3, 3] = -AFFINE[:3, 0], (AFFINE @ (len(array) - 1, 0, 0, 1))[:3]
+    (tmp_path / "a").mkdir()
+    for number, stored in enumerate(array[::-1]):
+        instance(stored, back, number).save_as(tmp_path / "a" / f"{number}.dcm", enforce_file_format=True)
+    assert np.array_equal(read(tmp_path / "a").volume.volume.voxels[0], array)
+
+
+def test_series_in_one_folder_are_told_apart_and_patients_are_groups(tmp_path):
+    write_series(tmp_path / "a", voxels())
+    for number, made in enumerate(voxels()):
+        other = instance(made, number=number, uids=("1.2.4", "1.2.4.4", "1.2.4.5"), PatientID="B")
+        other.save_as(tmp_path / "a" / f"X{number}", enforce_file_format=True)
+    one, other = scan.scan(tmp_path).records
+    assert (one.id, len(one.files), other.id, len(other.files)) == ("a/IM000", 9, "a/X0", 9)
+    assert one.group != other.group
+    assert one.group.startswith("patient-")
+    assert scan.identified(other).group == "B"
+
+
+def multiframe(array, order):
+    """An enhanced MR image whose frames stand in another order than their places."""
+    made = instance(array[0])
+    made.SOPClassUID = made.file_meta.MediaStorageSOPClassUID = EnhancedMRImageStorage
+    made.NumberOfFrames = len(array)
+    shared, measures, orientation = Dataset(), Dataset(), Dataset()
+    measures.PixelSpacing, measures.SliceThickness = made.PixelSpacing, 3
+    orientation.ImageOrientationPatient = made.ImageOrientationPatient
+    shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = Sequence([measures]), Sequence([orientation])
+    made.SharedFunctionalGroupsSequence = Sequence([shared])
+    groups = []
+    for number in order:
+        own, position, value = Dataset(), Dataset(), Dataset()
+        position.ImagePositionPatient = instance(array[0], number=int(number)).ImagePositionPatient
+        value.RescaleSlope, value.RescaleIntercept, value.RescaleType = int(number) + 1, 0, "US"
+        own.PlanePositionSequence, own.PixelValueTransformationSequence = Sequence([position]), Sequence([value])
+        groups.append(own)
+    made.PerFrameFunctionalGroupsSequence = Sequence(groups)
+    for name in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
+        delattr(made, name)
+    made.PixelData = array[order].astype("<i2").tobytes()
+    return made
+
+
+def test_frames_of_a_multiframe_image_are_ordered_and_scaled_one_by_one(tmp_path):
+    array = voxels()
+    multiframe(array, RNG.permutation(len(array))).save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    volume = read(tmp_path).volume
+    assert np.array_equal(volume.volume.voxels[0], array * (1 + np.arange(len(array)))[:, None, None])
+    assert np.allclose(volume.geometry.affine, AFFINE, atol=1e-6)
+
+
+# -- Values ---------------------------------------------------------------------------------------------
+
+
+def test_hounsfield_units_signs_and_monochrome1(tmp_path):
+    array = voxels()
+    ct = read(write_series(tmp_path / "ct", array, Modality="CT", RescaleSlope=2, RescaleIntercept=-1024))
+    assert np.array_equal(ct.volume.volume.voxels[0], 2 * array - 1024)
+    assert ct.volume.span is None  # every CT on the same scale
+    white = voxels(dtype=np.uint16)
+    inverted = read(write_series(tmp_path / "w", white, PhotometricInterpretation="MONOCHROME1", BitsStored=12))
+    assert np.array_equal(inverted.volume.volume.voxels[0], 4095 - white.astype(int))
+
+
+ENCODERS = {
+    JPEGLosslessSV1: lambda a: imagecodecs.ljpeg_encode(a, bitspersample=16),
+    JPEGLSLossless: imagecodecs.jpegls_encode,
+    JPEG2000Lossless: lambda a: imagecodecs.jpeg2k_encode(a, codecformat="j2k", level=0),
+    HTJ2KLossless: imagecodecs.htj2k_encode,
+}
+
+
+@pytest.mark.parametrize("syntax", ENCODERS)
+def test_compressed_pixels_are_what_was_compressed(tmp_path, syntax):
+    array = voxels(dtype=np.uint16)
+
+    def compress(number, made):
+        made.file_meta.TransferSyntaxUID = syntax
+        made.PixelData = encapsulate([ENCODERS[syntax](array[number])])
+        made["PixelData"].is_undefined_length = True
+
+    assert np.array_equal(read(write_series(tmp_path, array, change=compress)).volume.volume.voxels[0], array)
+
+
+def test_rle_is_what_was_compressed(tmp_path):
+    array = voxels(dtype=np.uint16)
+    write_series(tmp_path, array, change=lambda number, made: made.compress(RLELossless))
+    assert np.array_equal(read(tmp_path).volume.volume.voxels[0], array)
+
+
+def test_a_radiograph_is_an_image(tmp_path):
+    stored = voxels((20, 30), np.uint16)
+    lacking = dict.fromkeys(("ImagePositionPatient", "ImageOrientationPatient"))
+    instance(stored, Modality="DX", **lacking).save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    loaded = read(tmp_path)
+    assert loaded.volume is None
+    assert np.array_equal(loaded.image[0], stored)
+
+
+# -- Bad input ------------------------------------------------------------------------------------------
+
+
+def remove(*numbers):
+    def after(folder):
+        for number in numbers:
+            (folder / f"IM{number:03}").unlink()
+
+    return after
+
+
+def bomb(folder):
+    """A deflated data set of many zeros."""
+    path = folder / "IM000"
+    buffer = BytesIO()
+    made = instance(voxels()[0], syntax=DeflatedExplicitVRLittleEndian)
+    made.save_as(buffer, enforce_file_format=True)
+    content = buffer.getvalue()
+    start = 144 + int.from_bytes(content[140:144], "little")
+    pack = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    packed = b"".join(pack.compress(bytes(2**24)) for _ in range(2)) + pack.flush()
+    remove(*range(1, 9))(folder)
+    path.write_bytes(content[:start] + packed)
+
+
+def cut(folder):
+    for path in folder.iterdir():
+        path.write_bytes(path.read_bytes()[:-60])
+
+
+def place(number):
+    return [f"{value:.8f}" for value in AFFINE[:3, 3] + number * AFFINE[:3, 0]]
+
+
+BAD = {
+    "gap": ({}, remove(4), "1 slices are missing between"),
+    "uneven": ({3: {"ImagePositionPatient": place(3.2)}}, None, "slices are unevenly spaced"),
+    "double": ({3: {"ImagePositionPatient": place(2)}}, None, "lie at the place of another"),
+    "turned": ({3: {"ImageOrientationPatient": [1, 0, 0, 0, 1, 0]}}, None, "different orientations"),
+    "sizes": ({3: {"Rows": 6, "Columns": 28}}, None, "different sizes in one series (Rows: 12, 6)"),
+    "spacings": ({3: {"PixelSpacing": [1, 1]}}, None, "different pixel spacings"),
+    "zero": ({n: {"PixelSpacing": [0, 1]} for n in range(9)}, None, "pixel spacing 0 × 1 mm"),
+    "negative": ({n: {"PixelSpacing": [-1, 1]} for n in range(9)}, None, "pixel spacing -1 × 1 mm"),
+    "skewed": ({n: {"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]} for n in range(9)}, None, "perpendicular"),
+    "length": ({}, cut, "276 bytes of pixels, 336 are expected"),
+    "long": ({n: {"PixelData": bytes(600)} for n in range(9)}, None, "600 bytes of pixels, 336 are expected"),
+    "bomb": ({}, bomb, "it inflates to more than"),
+    "constant": ({n: {"PixelData": bytes(336)} for n in range(9)}, None, "the same value"),
+    "many": ({0: {"Rows": 65535, "Columns": 65535}}, remove(*range(1, 9)), "voxels"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_series_are_refused_with_the_reason(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(dicom, "MAX_VOXELS", 2**22)
+    changes, after, reason = BAD[name]
+
+    def change(number, made):
+        for tag, value in changes.get(number, {}).items():
+            setattr(made, tag, value)
+
+    write_series(tmp_path / "s", voxels(), change=change)
+    if after:
+        after(tmp_path / "s")
+    assert reason in read(tmp_path).error
+    assert "\n" not in read(tmp_path).error
+
+
+def test_what_is_no_image_is_refused_with_the_reason(tmp_path):
+    pdf = instance(voxels()[0], Rows=None, Columns=None, PixelData=None)
+    pdf.SOPClassUID = pdf.file_meta.MediaStorageSOPClassUID = EncapsulatedPDFStorage
+    unknown = instance(voxels()[0], syntax="1.2.3.4.5.6")
+    empty = instance(voxels()[0], PixelData=None)
+    nowhere = instance(voxels()[0], ImagePositionPatient=None)
+    for name, (made, reason) in {
+        "pdf": (pdf, "no pixels (Encapsulated PDF Storage)"),
+        "syntax": (unknown, "a transfer syntax that cannot be decoded (1.2.3.4.5.6)"),
+        "empty": (empty, "no pixels (MR Image Storage)"),
+        "nowhere": (nowhere, "no place in the patient"),
+    }.items():
+        (tmp_path / name).mkdir()
+        made.save_as(tmp_path / name / "a.dcm", enforce_file_format=True, implicit_vr=False, little_endian=True)
+        assert reason in read(tmp_path / name).error
+    (tmp_path / "text.dcm").write_text("not DICOM " * 30)
+    (record,) = (r for r in scan.scan(tmp_path).records if r.id == "text.dcm")
+    assert load(record).error == "not a DICOM file (no DICM prefix)"
+
+
+def test_a_compressed_image_that_claims_another_size_is_not_decoded(tmp_path):
+    big = imagecodecs.jpegls_encode(np.zeros((200, 200), np.uint16))
+
+    def swap(number, made):
+        made.file_meta.TransferSyntaxUID = JPEGLSLossless
+        made.PixelData = encapsulate([big])
+        made["PixelData"].is_undefined_length = True
+
+    assert "(200, 200)" in read(write_series(tmp_path, voxels(dtype=np.uint16), change=swap)).error
+    for encode in (ENCODERS[JPEGLosslessSV1], ENCODERS[JPEG2000Lossless], ENCODERS[HTJ2KLossless]):
+        assert dicom_codecs.codestream_sides(encode(np.zeros((21, 34), np.uint16))) == (21, 34)
+
+
+def test_pydicoms_own_odd_files_load_or_are_refused():
+    found, _ = scan.walk(Path(pydicom.__file__).parent / "data/test_files")
+    outcomes = [load(scan.record_of(path.parent, path, (path,))) for path in found if "TINY_ALPHA" not in str(path)]
+    assert len(outcomes) > 80
+    assert all((each.image is None) == bool(each.error) for each in outcomes)
+    assert not any("\n" in each.error for each in outcomes)
+    assert sum(each.image is not None for each in outcomes) > 50
+
+
+# -- Pseudonyms -----------------------------------------------------------------------------------------
+
+
+def test_a_pseudonym_stays_with_its_key_and_goes_with_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    first = pseudonyms.pseudonym("", "4711")
+    assert first == pseudonyms.pseudonym("", "4711") != pseudonyms.pseudonym("", "4712")
+    assert pseudonyms.pseudonym("a", "b") != pseudonyms.pseudonym("ab", "")
+    key = pseudonyms.key_file()
+    assert key.stat().st_mode & 0o777 == 0o600
+    old = key.read_text()
+    key.unlink()
+    pseudonyms._key.cache_clear()
+    assert pseudonyms.pseudonym("", "4711") != first
+    key.write_text(old)
+    pseudonyms._key.cache_clear()
+    assert pseudonyms.pseudonym("", "4711") == first
+    key.write_text("short")
+    pseudonyms._key.cache_clear()
+    with pytest.raises(ConfigError, match="restore or remove it"):
+        pseudonyms.pseudonym("", "4711")
+    pseudonyms._key.cache_clear()
+
+
+# -- The whole way --------------------------------------------------------------------------------------
+
+SHAPE = (6, 40, 44)
+
+
+def write_patient(folder, patient, rng, lesion=None, order=None):
+    volume, _ = head(SHAPE, rng=rng, lesion=lesion)
+    uids = (generate_uid(), generate_uid(), generate_uid())
+    return write_series(folder, volume.round().astype(np.int16), order, uids=uids, PatientID=patient)
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "config"))
+        base, rng = tmp_path_factory.mktemp("dicom"), np.random.default_rng(1)
+        for number in range(24):
+            write_patient(base / "normal" / f"s{number:02}", f"TAGGED-N{number}", rng)
+        pipeline.train(str(base / "normal"), "pca", base / "run", values={"size": 32})
+        write_patient(base / "new" / "s", "TAGGED-4711", rng, LESION, rng.permutation(SHAPE[0]))
+        scoring.score(
+            base / "run", [str(base / "new")], base / "out", far=0.2, heatmaps=["nifti", "dicom", "png", "mask"]
+        )
+        scoring.score(
+            base / "run", [str(base / "new")], base / "kept", far=0.2, heatmaps=["dicom"], keep_identifiers=True
+        )
+    return base
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_no_output_names_the_patient(scored):
+    from anodetect import report
+
+    report.write(scored / "out")
+    tagged = [b"TAGGED", b"Tagged", *(str(value).encode() for value in SECRETS.values())]
+    for folder in ("out", "run"):
+        for path, content in contents(scored / folder).items():
+            assert not any(secret in content for secret in tagged), path
+            assert "tagged" not in path.name.lower()
+    (row,) = records.read(scored / "out").rows
+    assert row["group"].startswith("patient-")
+    assert {r["group"][:8] for r in pipeline.runs.read_manifest(scored / "run")} == {"patient-"}
+
+
+def test_identifiers_are_kept_on_demand(scored):
+    (row,) = records.read(scored / "kept").rows
+    assert row["group"] == "TAGGED-4711"
+    found = pydicom.dcmread(scored / "kept" / row["heatmap"])
+    assert str(found.PatientName) == "Tagged^Jane"
+
+
+def places(found):
+    return [
+        np.array(group.PlanePositionSequence[0].ImagePositionPatient, float)
+        for group in found.PerFrameFunctionalGroupsSequence
+    ]
+
+
+def test_dicom_maps_lie_on_the_source_and_hold_the_values_of_the_nifti_map(scored):
+    (row,) = records.read(scored / "out").rows
+    values = np.asarray(nib.load(scored / "out" / row["heatmap"]).dataobj)  # [K, R, C], in the order of positions
+    sources = [pydicom.dcmread(path) for path in (scored / "new/s").iterdir()]
+    stem = scored / "out/heatmaps" / f"{row['path']}"
+    for name, expected in (
+        ("heatmap", values),
+        ("segmentation", np.asarray(nib.load(f"{stem}_mask.nii").dataobj)),
+    ):
+        found = pydicom.dcmread(f"{stem}_{name}.dcm")
+        assert found.FrameOfReferenceUID == sources[0].FrameOfReferenceUID
+        assert found.StudyInstanceUID == sources[0].StudyInstanceUID
+        assert "esearch use only" in found.ContentDescription
+        assert found.Manufacturer == "anodetect"
+        referenced = {i.ReferencedSOPInstanceUID for i in found.ReferencedSeriesSequence[0].ReferencedInstanceSequence}
+        assert referenced == {source.SOPInstanceUID for source in sources}
+        along = AFFINE[:3, 0] / np.linalg.norm(AFFINE[:3, 0]) ** 2
+        seen = np.zeros(len(expected), bool)
+        for frame, place in zip(found.pixel_array.reshape(-1, *expected.shape[1:]), places(found), strict=True):
+            number = round(float((place - AFFINE[:3, 3]) @ along))
+            assert np.allclose(place, AFFINE[:3, 3] + number * AFFINE[:3, 0], atol=1e-3)
+            assert np.array_equal(frame, np.nan_to_num(expected[number], nan=-1))
+            seen[number] = True
+        assert not expected[~seen].any()  # empty planes of a segmentation may be left out
+    assert found.SegmentSequence[0].SegmentationAlgorithmIdentificationSequence[0].AlgorithmName == "anodetect"
+    assert LESION[0] in [round(float((p - AFFINE[:3, 3]) @ along)) for p in places(found)]
+
+
+def test_a_multiframe_source_gets_its_map_by_position_too(scored, tmp_path):
+    volume, _ = head(SHAPE, lesion=LESION)
+    order = np.array([2, 0, 1, 4, 5, 3])  # not its own inverse
+    made = multiframe(volume.round().astype(np.int16), order)
+    for group in made.PerFrameFunctionalGroupsSequence:
+        group.PixelValueTransformationSequence[0].RescaleSlope = 1
+    made.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    scoring.score(scored / "run", [str(tmp_path / "a.dcm")], tmp_path / "s", far=0.2, heatmaps=["nifti", "dicom"])
+    (row,) = records.read(tmp_path / "s").rows
+    assert row["error"] == ""
+    values = np.asarray(nib.load(tmp_path / "s" / row["heatmap"]).dataobj)
+    found = pydicom.dcmread(tmp_path / "s/heatmaps/a.dcm_heatmap.dcm")
+    along = AFFINE[:3, 0] / np.linalg.norm(AFFINE[:3, 0]) ** 2
+    for frame, place in zip(found.pixel_array, places(found), strict=True):
+        assert np.array_equal(frame, np.nan_to_num(values[round(float((place - AFFINE[:3, 3]) @ along))], nan=-1))
+
+
+@pytest.mark.parametrize("kind", ["heatmap", "segmentation"])
+def test_dicom_maps_pass_independent_checkers(scored, kind):
+    path = next((scored / "out/heatmaps").rglob(f"*_{kind}.dcm"))
+    if not (shutil.which("dciodvfy") and shutil.which("dcmdump")):
+        pytest.skip("no dciodvfy (dicom3tools) and dcmdump (dcmtk) on this machine")
+    checked = subprocess.run(["dciodvfy", str(path)], capture_output=True, text=True, check=False)
+    assert not [line for line in checked.stderr.splitlines() if line.startswith("Error")]
+    assert ("ParametricMap" if kind == "heatmap" else "Segmentation") in checked.stderr
+    dumped = subprocess.run(["dcmdump", "+P", "SOPClassUID", str(path)], capture_output=True, text=True, check=True)
+    assert "Storage" in dumped.stdout
+
+
+def test_a_map_that_cannot_be_written_as_dicom_is_said_in_its_row(scored, tmp_path):
+    volume, _ = head(SHAPE)
+    nib.save(nib.Nifti1Image(volume.transpose(2, 1, 0), np.diag([-1.0, -1, 4, 1])), tmp_path / "a.nii")
+    result = scoring.score(scored / "run", [str(tmp_path / "a.nii")], tmp_path / "s", far=0.2, heatmaps=["dicom"])
+    assert result["failed"] == 1
+    assert records.read(tmp_path / "s").rows[0]["error"] == "no DICOM map: the source is not DICOM; ask for nifti"
+
+
+def test_rescoring_finds_a_series_by_its_first_file(scored):
+    assert scoring.rescore(scored / "out", 1) == []
+    row = records.read(scored / "out").rows[0]
+    assert row["path"] == "s/IM000"
+    assert dicom.headline(scored / "new/s/IM000").series

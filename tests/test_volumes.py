@@ -1,0 +1,524 @@
+"""Volumes: every voxel finds its way back, whatever the source's geometry, and bad ones are refused with a reason."""
+
+import gzip
+import math
+from importlib.util import find_spec
+from pathlib import Path
+
+import nibabel as nib
+import nrrd
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nibabel.orientations import aff2axcodes
+from PIL import Image
+
+from anodetect import pipeline, records, scoring, verification
+from anodetect.calibration import Calibration
+from anodetect.data import geometry, readers, scan
+from anodetect.data.preprocess import Preprocess, PreprocessConfig, evened, otsu, volume_foreground
+from anodetect.data.scan import Record
+from anodetect.data.volumes import MAX_VOXELS, decode_nifti
+from anodetect.errors import ConfigError, DataError
+from anodetect.model import Model, load
+from anodetect.runs import read as read_run
+from anodetect.types import Silent
+from anodetect.writers import nifti
+
+RNG = np.random.default_rng(0)
+RAS_TO_LPS = np.diag([-1, -1, 1, 1])
+
+
+def rotation(angles):
+    a, b, c = angles
+    x = np.array([[1, 0, 0], [0, math.cos(a), -math.sin(a)], [0, math.sin(a), math.cos(a)]])
+    y = np.array([[math.cos(b), 0, math.sin(b)], [0, 1, 0], [-math.sin(b), 0, math.cos(b)]])
+    z = np.array([[math.cos(c), -math.sin(c), 0], [math.sin(c), math.cos(c), 0], [0, 0, 1]])
+    return x @ y @ z
+
+
+@st.composite
+def affines(draw):
+    """Rotated, sheared, mirrored and permuted, of any spacing."""
+    angle = st.floats(-math.pi, math.pi)
+    spacing = np.array([draw(st.floats(0.3, 6)) for _ in range(3)])
+    shear = np.eye(3) + np.triu(np.full((3, 3), draw(st.floats(-0.3, 0.3))), 1)
+    mirrors = np.diag([draw(st.sampled_from([-1, 1])) for _ in range(3)])
+    affine = np.eye(4)
+    affine[:3, :3] = rotation([draw(angle) for _ in range(3)]) @ shear @ mirrors @ np.diag(spacing)
+    affine[:3, 3] = [draw(st.floats(-200, 200)) for _ in range(3)]
+    return affine[:, [*draw(st.permutations([0, 1, 2])), 3]]
+
+
+shapes = st.tuples(*[st.integers(8, 12)] * 3)
+
+
+def save_nifti(path, array, affine, **header):
+    """`affine` is NIfTI's own, RAS+."""
+    image = nib.Nifti1Image(array, affine)
+    for name, value in header.items():
+        image.header[name] = value
+    nib.save(image, path)
+    return path
+
+
+def prepared(path, **config):
+    loaded = load(Record(path.name, path), preprocess=Preprocess(PreprocessConfig(least_foreground=0, **config)))
+    assert not loaded.error, loaded.error
+    return loaded.volume
+
+
+def error_of(path, **record):
+    return load(Record(path.name, path, **record)).error
+
+
+# -- Geometry -------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(affines(), shapes, st.sampled_from([*geometry.PLANES, "auto"]), st.data())
+def test_every_voxel_finds_its_way_back(affine, shape, plane, data):
+    space = geometry.along(shape, affine, plane)
+    source = np.arange(np.prod(shape)).reshape(shape)
+    slices = space.to_slices(source)
+    assert slices.shape == space.sides
+    assert np.array_equal(space.to_source(slices), source)
+    place = tuple(data.draw(st.integers(0, side - 1)) for side in space.sides)
+    index = space.source_index(place)
+    assert slices[place] == source[index]
+    assert space.inside(index) == place
+    assert np.allclose(space.position(place), (affine @ (*index, 1))[:3])
+
+
+@settings(max_examples=60, deadline=None)
+@given(affines(), st.sampled_from([*geometry.PLANES]))
+def test_slices_rows_and_columns_run_where_the_plane_says(affine, plane):
+    space = geometry.along((9, 10, 11), affine, plane)
+    toward = "".join(
+        # nibabel's own letters, of the axes as they come out; its codes are of RAS+ affines
+        aff2axcodes(RAS_TO_LPS @ affine)[axis]
+        if not flipped
+        else geometry.OPPOSITE[aff2axcodes(RAS_TO_LPS @ affine)[axis]]
+        for axis, flipped in zip(space.axes, space.flipped, strict=True)
+    )
+    assert toward == geometry.PLANES[plane]
+
+
+@settings(max_examples=15, deadline=None)
+@given(affine=affines(), shape=shapes, data=st.data())
+def test_a_marked_voxel_comes_back_in_the_same_voxel_of_the_file(tmp_path_factory, affine, shape, data):
+    folder = tmp_path_factory.mktemp("marked")
+    array = RNG.integers(50, 100, shape).astype(np.int16)
+    place = tuple(data.draw(st.integers(0, side - 1)) for side in shape)
+    array[place] = 2000
+    volume = prepared(save_nifti(folder / "a.nii.gz", array, affine))
+    nifti.write(folder / "b.nii", volume.slices[0].copy(), volume, "copy")
+    back = nib.load(folder / "b.nii")
+    assert np.array_equal(np.asarray(back.dataobj), array)
+    assert np.argwhere(np.asarray(back.dataobj) == 2000).tolist() == [list(place)]
+    assert np.array_equal(back.affine, nib.load(folder / "a.nii.gz").affine)
+
+
+@pytest.mark.parametrize("endian", ["<", ">"])
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+def test_what_places_voxels_is_copied_bit_by_bit_and_nothing_else(tmp_path, kind, endian):
+    header = kind.header_class(endianness=endian)
+    image = kind(RNG.integers(0, 99, (10, 11, 12)).astype(np.int16), None, header)
+    image.set_sform(np.diag([-2, 1.5, 3, 1]) + 0.1 * np.eye(4)[[1, 0, 2, 3]], 3)
+    image.set_qform(np.diag([-2, 1.5, 3, 1.0]), 1)
+    image.header.set_xyzt_units("mm", "msec")
+    image.header["descrip"], image.header["aux_file"] = b"Jane Doe", b"doe.txt"
+    image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"Jane Doe"))
+    nib.save(image, tmp_path / "a.nii")
+    volume = prepared(tmp_path / "a.nii")
+    nifti.write(tmp_path / "b.nii", np.zeros(volume.geometry.sides, np.float32), volume, "map")
+    before, after = nib.load(tmp_path / "a.nii").header, nib.load(tmp_path / "b.nii").header
+    for name in nifti.PLACED:
+        assert before[name].tobytes() == after[name].tobytes(), name
+    assert after.get_data_dtype().newbyteorder("=") == np.float32
+    assert not after.extensions
+    assert b"doe" not in (tmp_path / "b.nii").read_bytes().lower()
+
+
+def test_auto_takes_the_plane_with_the_finest_pixels_and_axial_where_equal():
+    assert geometry.along((9, 9, 9), np.diag([1.0, 1, 5, 1])).plane == "axial"
+    assert geometry.along((9, 9, 9), np.diag([1.0, 4, 1, 1])).plane == "coronal"
+    assert geometry.along((9, 9, 9), np.diag([3.0, 1, 1, 1])).plane == "sagittal"
+    assert geometry.along((9, 9, 9), np.eye(4)).plane == "axial"
+    assert geometry.edges("axial") == {"left": "R", "right": "L", "top": "A", "bottom": "P"}
+
+
+def test_slices_of_the_volumes_are_the_slices_of_the_set(shared_data):
+    source = shared_data / "lgg_volumes/lgg053_flair.nii.gz"
+    volume = prepared(source)
+    for png in sorted((shared_data / "lgg_flair/test").glob("*/lgg053_*.png"))[:6]:
+        number = int(png.stem.split("_")[1])
+        image = readers.read_image(png)[0]
+        likeness = [np.corrcoef(image.ravel(), each.ravel())[0, 1] for each in volume.slices[0]]
+        assert np.nanargmax(likeness) == number
+        assert likeness[number] > 0.999
+
+
+# -- Reading --------------------------------------------------------------------------------------------
+
+
+def test_nrrd_and_nifti_of_the_same_volume_are_the_same(tmp_path):
+    array = RNG.integers(-500, 500, (10, 11, 12)).astype(np.int16)
+    affine = rotation([0.2, -0.1, 0.4]) @ np.diag([1, 2, 3])
+    whole = np.eye(4)
+    whole[:3, :3], whole[:3, 3] = affine, [5, 6, 7]
+    save_nifti(tmp_path / "a.nii", array, RAS_TO_LPS @ whole)
+    space = {"space": "left-posterior-superior", "space directions": affine.T, "space origin": [5, 6, 7]}
+    for encoding in ("raw", "gzip"):
+        nrrd.write(str(tmp_path / "a.nrrd"), array, space | {"encoding": encoding})
+        one, other = prepared(tmp_path / "a.nii"), prepared(tmp_path / "a.nrrd")
+        assert np.array_equal(one.slices, other.slices)
+        assert np.allclose(one.geometry.affine, other.geometry.affine, atol=1e-4)
+
+
+def test_one_component_of_a_4d_file(tmp_path):
+    array = RNG.integers(0, 99, (10, 11, 12, 3)).astype(np.int16)
+    path = save_nifti(tmp_path / "a.nii.gz", array, np.eye(4))
+    assert "3 volumes in one file; choose one" in error_of(path)
+    assert "no component 3" in error_of(path, component=3)
+    one = load(Record("a", path, component=2)).volume.volume.voxels
+    assert np.array_equal(one[0], array[..., 2])
+    assert np.array_equal(prepared(path, component=2).volume.voxels, one)
+
+
+def test_scaled_and_signed_values_are_native_ones(tmp_path):
+    array = RNG.integers(-1000, 3000, (10, 11, 12)).astype(np.int16)
+    image = nib.Nifti1Image(array, np.eye(4))
+    image.header.set_slope_inter(0.5, -10)
+    nib.save(image, tmp_path / "a.nii")
+    expected = nib.load(tmp_path / "a.nii").get_fdata()
+    assert np.allclose(prepared(tmp_path / "a.nii").volume.voxels[0], expected)
+    assert expected.min() < -400
+
+
+def flat(shape=(10, 11, 12)):
+    return RNG.integers(0, 99, shape).astype(np.float32)
+
+
+def header_with(content, offset, values):
+    """A NIfTI-1 file with other bytes in its header."""
+    return content[:offset] + values.tobytes() + content[offset + values.nbytes :]
+
+
+def bad_volumes(folder):
+    array = flat()
+    plain = save_nifti(folder / "plain.nii", array, np.eye(4)).read_bytes()
+    packed = gzip.compress(plain)
+    holes = array.copy()
+    holes[3, 3, 3] = np.nan
+    srow = np.zeros((3, 4), np.float32)
+    srow[:2, 0] = srow[2, 2] = srow[0, 1] = srow[1, 1] = 1
+    huge = np.array([3, 30000, 30000, 30000], np.int16)
+    return {
+        "nan.nii": (save_nifti(folder / "x.nii", holes, np.eye(4)).read_bytes(), "1 voxels are NaN or infinite"),
+        "constant.nii": (save_nifti(folder / "x.nii", array * 0 + 3, np.eye(4)).read_bytes(), "the same value, 3"),
+        "truncated.nii.gz": (packed[: len(packed) // 2], "damaged or unreadable"),
+        "cut.nii": (plain[:-100], "damaged or unreadable"),
+        "empty.nii.gz": (b"", "the file is empty"),
+        "text.nii": (b"no volume at all" * 40, "not a NIfTI file"),
+        "spacing.nii": (header_with(plain, 80, np.zeros(1, np.float32)), "voxel spacing 0 × 1 × 1 mm"),
+        "negative.nii": (header_with(plain, 84, -np.ones(1, np.float32)), "voxel spacing 1 × -1 × 1 mm"),
+        "affine.nii": (header_with(plain, 280, srow), "the affine cannot be inverted"),
+        "zero.nii": (header_with(plain, 280, np.zeros((3, 4), np.float32)), "a voxel spacing of zero"),
+        "nowhere.nii": (header_with(plain, 252, np.zeros(2, np.int16)), "neither qform nor sform"),
+        "bomb.nii.gz": (gzip.compress(header_with(plain, 40, huge)), f"is more than {MAX_VOXELS} voxels"),
+        "flat.nii": (save_nifti(folder / "x.nii", flat((10, 11)), np.eye(4)).read_bytes(), "2-D data"),
+        "small.nii": (save_nifti(folder / "x.nii", flat((9, 5, 9)), np.eye(4)).read_bytes(), "slices of 9 × 5 pixels"),
+        "text.nrrd": (b"NRRD0004\nno header", "damaged or unreadable"),
+    }
+
+
+def test_bad_volumes_are_refused_with_the_reason(tmp_path):
+    for name, (content, reason) in bad_volumes(tmp_path).items():
+        (tmp_path / name).write_bytes(content)
+        found = error_of(tmp_path / name)
+        assert reason in found, (name, found)
+        assert "\n" not in found
+
+
+def test_a_gzip_bomb_is_not_inflated(tmp_path):
+    content = save_nifti(tmp_path / "a.nii", flat(), np.eye(4)).read_bytes()
+    bomb = gzip.compress(content + bytes(2**26))
+    (tmp_path / "a.nii.gz").write_bytes(bomb)
+    assert np.array_equal(decode_nifti(bomb).voxels, decode_nifti(content).voxels)
+    nrrd.write(
+        str(tmp_path / "a.nrrd"), flat(), {"space": "LPS", "space directions": np.eye(3), "space origin": [0] * 3}
+    )
+    text, body = (tmp_path / "a.nrrd").read_bytes().split(b"\n\n", 1)
+    (tmp_path / "a.nrrd").write_bytes(text + b"\n\n" + gzip.compress(gzip.decompress(body) + bytes(2**24)))
+    assert "inflates to more than its header has voxels for" in error_of(tmp_path / "a.nrrd")
+
+
+def test_nibabels_own_odd_files_load_or_are_refused():
+    found, _ = scan.walk(Path(nib.__file__).parent)
+    outcomes = {path.name: load(Record(path.name, path, files=scan.series_of(path))) for path in found}
+    assert len(outcomes) > 8
+    assert all((each.image is None) == bool(each.error) for each in outcomes.values())
+    assert not any("\n" in each.error for each in outcomes.values())
+    assert sum(each.image is not None for each in outcomes.values()) >= 4
+
+
+def test_a_healthy_brain_of_one_millimetre_comes_back_voxel_for_voxel(tmp_path):
+    folder = Path(find_spec("nilearn").submodule_search_locations[0]) / "datasets/data"
+    path = folder / "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
+    volume = load(Record(path.name, path)).volume
+    assert volume.geometry.plane == "axial"
+    assert volume.geometry.spacing == (1, 1, 1)
+    assert 0.15 < volume.foreground.mean() < 0.3  # a brain without its skull
+    nifti.write(tmp_path / "a.nii", volume.slices[0], volume, "copy")
+    source, back = nib.load(path), nib.load(tmp_path / "a.nii")
+    assert np.array_equal(source.affine, back.affine)
+    assert np.array_equal(source.get_fdata(dtype=np.float32), np.asarray(back.dataobj))
+
+
+# -- Preprocessing --------------------------------------------------------------------------------------
+
+
+def head(shape=(6, 40, 44), lesion=None, rng=RNG, bright=100):
+    """[D, H, W]: an ellipsoid with texture before a dark background."""
+    axes = np.meshgrid(*(np.linspace(-1, 1, side) for side in shape), indexing="ij")
+    inside = (axes[0] * 0.7) ** 2 + (axes[1] / 0.8) ** 2 + (axes[2] / 0.7) ** 2 < 1
+    volume = np.where(inside, bright + 8 * rng.normal(size=shape), 3 * np.abs(rng.normal(size=shape)))
+    if lesion is not None:
+        volume[lesion] += 0.9 * bright
+    return volume.clip(0).astype(np.float32), inside
+
+
+def test_otsus_threshold_parts_two_classes():
+    values = np.concatenate([RNG.normal(10, 2, 5000), RNG.normal(60, 5, 1000)]).astype(np.float32)
+    assert 14 < otsu(values) < 45
+
+
+@pytest.mark.parametrize("shape", [(6, 40, 44), (5, 300, 280)])
+def test_the_foreground_is_the_head_with_its_holes(shape):
+    volume, inside = head(shape)
+    cavity = np.s_[2:4, shape[1] // 2 - 3 : shape[1] // 2 + 3, shape[2] // 2 - 3 : shape[2] // 2 + 3]
+    volume[cavity] = 0
+    found = volume_foreground(volume[None])
+    overlap = 2 * (found & inside).sum() / (found.sum() + inside.sum())
+    assert overlap > 0.95
+    assert found[cavity].all()
+
+
+def test_intensity_of_a_volume_is_its_own_but_hounsfield_units_are_everyones(tmp_path):
+    from dataclasses import replace
+
+    volume, _ = head()
+    one = prepared(save_nifti(tmp_path / "a.nii", volume.transpose(2, 1, 0), np.eye(4)), axis="axial")
+    ten = prepared(save_nifti(tmp_path / "b.nii", 10 * volume.transpose(2, 1, 0), np.eye(4)), axis="axial")
+    preprocess = Preprocess(PreprocessConfig(axis="axial"))
+    scaled, _ = preprocess.apply(one.slices[:, 2], one, 2)
+    assert np.allclose(scaled, preprocess.apply(ten.slices[:, 2], ten, 2)[0], atol=1e-4)
+    assert preprocess.prepare(replace(one.volume, modality="CT")).span is None
+    window = Preprocess(PreprocessConfig(axis="axial", window=(40, 400)))
+    assert window.prepare(one.volume).span == (-160, 240)
+
+
+def test_slow_changes_of_brightness_are_evened_out():
+    volume, inside = head((6, 60, 64))
+    ramp = np.linspace(0.5, 1.5, 64, dtype=np.float32)
+    found = evened((volume * ramp)[None], inside, 8.0, (4.0, 1.0, 1.0))[0]
+    left, right = (
+        found[inside & np.pad(np.ones((6, 60, 20), bool), ((0, 0), (0, 0), at))] for at in ((8, 36), (36, 8))
+    )
+    assert (volume * ramp)[inside & (ramp > 1.2)].mean() > 1.6 * (volume * ramp)[inside & (ramp < 0.8)].mean()
+    assert abs(left.mean() / right.mean() - 1) < 0.15
+
+
+# -- The whole way --------------------------------------------------------------------------------------
+
+DEPTH = 6
+
+
+def write_patients(folder, count, *, lesion=None, seed=0):
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        volume, _ = head(rng=rng, lesion=lesion, bright=50 * (1 + number % 3))
+        affine = np.diag([-1.0, -1.0, 4.0, 1.0])
+        affine[:3, 3] = [22, 20, -12]
+        save_nifti(folder / f"p{number:02}.nii.gz", volume.transpose(2, 1, 0), affine)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = write_patients(tmp_path_factory.mktemp("volumes") / "normal", 30)
+    out = tmp_path_factory.mktemp("runs") / "volumes"
+    pipeline.train(str(folder), "pca", out, values={"size": 32})
+    return out
+
+
+LESION = np.s_[3, 18:22, 16:20]
+
+
+@pytest.fixture(scope="module")
+def scored(run, tmp_path_factory):
+    folder = write_patients(tmp_path_factory.mktemp("new") / "new", 3, seed=1)
+    write_patients(folder / "ill", 2, lesion=LESION, seed=2)
+    out = tmp_path_factory.mktemp("scores") / "s"
+    scoring.score(run, [str(folder)], out, far=0.2)
+    return folder, out
+
+
+def test_each_slice_of_a_normal_volume_is_an_image_and_its_patient_a_group(run):
+    calibration = read_run(run).calibration
+    assert len(calibration.scores) == DEPTH * calibration.n_groups
+    assert pipeline.runs.facts(run)["fit_images"] % DEPTH == 0
+    assert read_run(run).header["preprocess"]["axis"] == "axial"
+    rows = pipeline.runs.read_manifest(run)
+    assert len(rows) == len({row["path"] for row in rows}) == 30
+
+
+def test_lesions_are_found_where_they_are(scored):
+    folder, out = scored
+    rows = {row["path"]: row for row in records.read(out).rows}
+    assert {row["depth"] for row in rows.values()} == {DEPTH}
+    ill = [row for path, row in rows.items() if path.startswith("ill/")]
+    well = [row for path, row in rows.items() if not path.startswith("ill/")]
+    assert min(row["score"] for row in ill) > max(row["score"] for row in well)
+    assert all(row["flagged"] for row in ill)
+    heatmap = nib.load(out / ill[0]["heatmap"])
+    assert np.array_equal(heatmap.affine, nib.load(folder / ill[0]["path"]).affine)
+    values = np.asarray(heatmap.dataobj)
+    i, j, k = np.unravel_index(np.nanargmax(values), values.shape)
+    assert k == 3
+    assert 16 <= j <= 23
+    assert 14 <= i <= 21
+
+
+def test_the_profile_says_where_each_slice_lies(scored):
+    _, out = scored
+    slices = pq.read_table(out / "slices.parquet").to_pylist()
+    mine = [row for row in slices if row["path"] == "ill/p00.nii.gz"]
+    assert [row["slice"] for row in mine] == list(range(DEPTH))
+    assert [row["superior_mm"] for row in mine] == pytest.approx([-12 + 4 * k for k in range(DEPTH)])
+    assert mine[0]["left_mm"] == pytest.approx(-22 + 43 / 2)  # x runs to the left from -22 mm
+    assert max(mine, key=lambda row: row["score"])["slice"] == 3
+    row = next(row for row in records.read(out).rows if row["path"] == "ill/p00.nii.gz")
+    assert row["score"] == max(each["score"] for each in mine)
+
+
+def test_a_volume_is_compared_with_pooled_calibration_groups(run, scored):
+    calibration = read_run(run).calibration
+    peaks = [
+        max(s for s, g in zip(calibration.scores, calibration.groups, strict=True) if g == name)
+        for name in sorted(set(calibration.groups))
+    ]
+    for row in records.read(scored[1]).rows:
+        expected = (1 + sum(peak >= row["score"] for peak in peaks)) / (len(peaks) + 1)
+        assert row["p_value"] == pytest.approx(expected)
+    slices = [row for row in pq.read_table(scored[1] / "slices.parquet").to_pylist() if row["score"] is not None]
+    assert [row["p_value"] for row in slices] == pytest.approx(calibration.p_values([r["score"] for r in slices], 0.2))
+
+
+def test_a_slice_scores_alike_whatever_else_is_scored(run, scored):
+    folder, out = scored
+    model = Model.load(read_run(run), "cpu")
+    loaded = load(Record("x", folder / "p01.nii.gz"), model)
+    rows = [row for row in records.read_slices(out) if row["path"] == "p01.nii.gz"]
+    alone = load(Record("x", folder / "p01.nii.gz", slice=2), model)
+    found = model.score([alone.image], [alone.encoded], [2])
+    assert np.isclose(found.image[0], rows[2]["score"], rtol=1e-5)
+    assert loaded.volume.geometry.sides == (DEPTH, 40, 44)
+
+
+def test_directories_of_volumes_verify_merge_and_score_again(run, scored, tmp_path):
+    folder, out = scored
+    assert verification.verify(out).intact
+    assert scoring.rescore(out, 3) == []
+    for part in ("1/2", "2/2"):
+        scoring.score(run, [str(folder)], tmp_path / part[0], far=0.2, shard=part)
+    scoring.merge([tmp_path / "1", tmp_path / "2"], tmp_path / "m")
+    for name in ("scores.parquet", "slices.parquet", "groups.csv"):
+        assert (tmp_path / "m" / name).read_bytes() == (out / name).read_bytes(), name
+
+
+def test_slices_without_enough_foreground_are_not_scored_and_said_so(run, tmp_path):
+    volume, _ = head()
+    volume[:2] = 1
+    volume[:2, 0, 0] = 0
+    path = save_nifti(tmp_path / "a.nii", volume.transpose(2, 1, 0), np.diag([-1.0, -1, 4, 1]))
+
+    notes = []
+
+    class Notes(Silent):
+        def say(self, text):
+            notes.append(text)
+
+    scoring.score(run, [str(path)], tmp_path / "s", far=0.2, reporter=Notes())
+    assert "2 of 6 slices have too little foreground and were not scored (NaN)" in notes
+    values = np.asarray(nib.load(tmp_path / "s/heatmaps/a.nii_heatmap.nii").dataobj)
+    assert np.isnan(values[:, :, :2]).all()
+    assert np.isfinite(values[:, :, 2:]).all()
+    assert [row["score"] is None for row in records.read_slices(tmp_path / "s")] == [True] * 2 + [False] * 4
+
+
+def test_truth_and_foreground_from_a_manifest(run, tmp_path):
+    write_patients(tmp_path, 2, lesion=LESION, seed=3)
+    truth = np.zeros((DEPTH, 40, 44), np.uint8)
+    truth[LESION] = 1
+    reference = nib.load(tmp_path / "p00.nii.gz")
+    save_nifti(tmp_path / "t.nii.gz", truth.transpose(2, 1, 0), reference.affine)
+    inside = np.zeros((44, 40, DEPTH), np.uint8)
+    inside[8:36, 8:32] = 1
+    save_nifti(tmp_path / "f.nii.gz", inside, reference.affine)
+    save_nifti(tmp_path / "wrong.nii.gz", inside[:-1], reference.affine)
+    lines = ["path,label,mask,foreground", "p00.nii.gz,1,t.nii.gz,f.nii.gz", "p01.nii.gz,1,t.nii.gz,"]
+    (tmp_path / "manifest.csv").write_text("\n".join(lines))
+    result = pipeline.evaluate(run, str(tmp_path), far=0.2)
+    assert result["pixel"]["ap"] > 0.15
+    assert load(scan.scan(tmp_path).records[0]).volume.foreground.sum() == inside.sum()
+    (tmp_path / "manifest.csv").write_text("path,foreground\np00.nii.gz,wrong.nii.gz")
+    assert "does not lie on the same grid" in load(scan.scan(tmp_path).records[0]).error
+
+
+def test_slices_as_images_and_volumes_fit_together(tmp_path):
+    """A model of PNG slices scores volumes."""
+    rng = np.random.default_rng(5)
+    for number in range(30):
+        volume, _ = head(rng=rng)
+        Image.fromarray(volume[3].clip(0, 255).astype(np.uint8)).save(tmp_path / f"{number}.png")
+    pipeline.train(str(tmp_path), "pca", tmp_path / "run", values={"size": 32})
+    folder = write_patients(tmp_path / "new", 1, lesion=LESION, seed=6)
+    scoring.score(tmp_path / "run", [str(folder)], tmp_path / "s", far=0.2)
+    assert max(records.read_slices(tmp_path / "s"), key=lambda row: row["score"])["slice"] == 3
+
+
+@pytest.mark.parametrize("tile", [0, 32])
+def test_maps_of_resampled_slices_come_back_in_the_source_grid(tmp_path, tile):
+    folder = write_patients(tmp_path / "normal", 8)
+    values = {"spacing": 0.8, "bias": 30.0, "size": 32, "tile": tile} | ({"size": 16} if tile else {})
+    pipeline.train(str(folder), "pca", tmp_path / "run", values=values)
+    ill = write_patients(tmp_path / "ill", 1, lesion=LESION, seed=9)
+    scoring.score(tmp_path / "run", [str(ill)], tmp_path / "s", far=0.2)
+    values = np.asarray(nib.load(tmp_path / "s/heatmaps/p00.nii.gz_heatmap.nii").dataobj)
+    assert values.shape == (44, 40, DEPTH)
+    assert np.isfinite(values[:, :, 3]).all()
+    if tile:  # trained on too little to be good at it
+        return
+    i, j, k = np.unravel_index(np.nanargmax(values), values.shape)
+    assert k == 3
+    assert 14 <= i <= 21
+    assert 16 <= j <= 23
+
+
+def test_volumes_of_different_planes_are_not_mixed(tmp_path):
+    for number, affine in enumerate([np.diag([1.0, 1, 4, 1])] * 20 + [np.diag([4.0, 1, 1, 1])]):
+        save_nifti(tmp_path / f"{number}.nii", head(shape=(9, 10, 11))[0], affine)
+    with pytest.raises(DataError, match="choose one with --axis"):
+        pipeline.train(str(tmp_path), "pca", tmp_path / "run")
+    with pytest.raises(ConfigError, match="axis"):
+        pipeline.train(str(tmp_path), "pca", tmp_path / "run", values={"axis": "oblique"})
+
+
+def test_pooled_calibration_is_exact_for_one_volume_per_group():
+    calibration = Calibration(np.arange(12.0), np.arange(12.0), tuple("aaabbbcccddd"))
+    assert calibration.pooled().p_values([5.5], 0.2) == pytest.approx([3 / 5])
