@@ -6,7 +6,6 @@ from typing import Any
 
 import streamlit as st
 
-from anodetect import records
 from anodetect.calibration import DEFAULT_FAR
 from anodetect.detectors import DETECTORS
 from anodetect.errors import AnodetectError
@@ -21,7 +20,7 @@ def draw(roots: Sequence[Path]) -> None:
         st.info("To train and to score from here, start the app with the folders it may use:")
         st.code("anodetect review DIR --root FOLDER", language=None)
         return
-    found = _look(tuple(roots))
+    found = look(tuple(roots))
     with st.container(key="jobs"):
         _jobs(roots)
     _runs(found)
@@ -33,7 +32,7 @@ def draw(roots: Sequence[Path]) -> None:
 
 
 @st.cache_data(ttl=5, show_spinner="Looking through the folders …")
-def _look(roots: tuple[Path, ...]) -> jobs.Found:
+def look(roots: tuple[Path, ...]) -> jobs.Found:
     return jobs.look(roots)
 
 
@@ -57,7 +56,7 @@ def _jobs(roots: Sequence[Path]) -> None:
     before = st.session_state.get("job_states", states)
     st.session_state.job_states = states
     if any(before.get(folder) == "running" and state != "running" for folder, state in states.items()):
-        _look.clear()
+        look.clear()
         st.rerun()  # the whole page: there may be a new run or score directory to choose
 
 
@@ -105,17 +104,12 @@ def _runs(found: jobs.Found) -> None:
 
 @st.cache_data(ttl=600, show_spinner="Reading the runs …")
 def _facts(run: Path, stamp: int, scores: tuple[Path, ...]) -> dict[str, Any]:
-    return jobs.facts(run, _evaluations(scores))
+    return jobs.facts(run, _measured(scores))
 
 
-def _evaluations(scores: Sequence[Path]) -> list[records.ScoreDirectory]:
-    found = []
-    for path in scores:
-        try:
-            found.append(records.read(path))
-        except AnodetectError:  # opening it says what is wrong with it
-            continue
-    return found
+@st.cache_data(ttl=60, show_spinner=False)
+def _measured(scores: tuple[Path, ...]) -> dict[str, str]:
+    return jobs.measured(scores)
 
 
 # -- Forms ----------------------------------------------------------------------------------------------
