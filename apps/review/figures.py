@@ -44,7 +44,7 @@ def case(view: View, look: Look, *, hidden: bool) -> dict[str, Any]:
     share = (1 - GAP * (len(panels) - 1)) / len(panels)
     rows, columns = view.size
     data, layout = list[dict[str, Any]](), dict[str, Any]()
-    lines = [] if hidden else _lines(view, look)
+    lines = _lines(view, look)
     for n, (title, picture) in enumerate(panels):
         axis = "" if n == 0 else str(n + 1)
         on = {"xaxis": f"x{axis}", "yaxis": f"y{axis}"}
