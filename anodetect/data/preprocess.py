@@ -188,7 +188,7 @@ class Preprocess:
     def load_state(self, state: Mapping[str, Any]) -> None:
         self.channels, self.flat_background = int(state["channels"]), bool(state["flat_background"])
         self.range = (float(state["range"][0]), float(state["range"][1]))
-        self.axis = str(state.get("axis", "auto"))
+        self.axis = str(state.get("axis", "auto"))  # runs of the format before volumes have neither
         self.of_volumes = bool(state.get("of_volumes", False))
 
 
