@@ -112,7 +112,11 @@ def profile(slices: Sequence[Row], number: int, threshold: float) -> go.Figure:
     figure.add_trace(go.Scatter(x=list(range(1, len(scores) + 1)), y=scores, mode="lines+markers"))
     figure.add_vline(number + 1, line_width=2)
     if np.isfinite(threshold):
-        figure.add_hline(threshold, line_dash="dash", annotation_text="threshold")
+        figure.add_hline(
+            threshold,
+            line_dash="dash",
+            annotation={"text": "threshold", "yanchor": "bottom", "x": 0, "xanchor": "left"},
+        )
     figure.update_xaxes(title="slice")
     figure.update_yaxes(title="score")
     return figure
