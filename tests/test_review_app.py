@@ -15,6 +15,7 @@ import pytest
 pytest.importorskip("streamlit", reason="the extra `app` is not installed")
 
 from streamlit.testing.v1 import AppTest
+from test_dicom import write_series
 
 from anodetect import cli, records, reviews, scoring, verification
 from anodetect.data import synthetic
@@ -404,6 +405,19 @@ def test_slices_of_a_volume_are_scrolled_from_the_highest_score(opened, scored_v
     assert len(app.get("plotly_chart")) == 1 and len(told(app)) == 1
     app.button(key="verdict_anomalous").click().run()
     assert verification.verify(scores).intact
+
+
+def test_a_dicom_series_is_shown_as_the_volume_it_is(pca_run, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    voxels = synthetic.images(5, seed=6)[0][:, 0].astype(np.int16)
+    write_series(tmp_path / "in", voxels, order=[3, 0, 4, 1, 2])
+    scoring.score(pca_run, [str(tmp_path / "in")], tmp_path / "out", far=0.2)
+    directory = records.read(tmp_path / "out")
+    (row,) = directory.rows
+    plane = records.read_slices(directory.path)[0]["axis"]
+    case = display.load_volume(directory, row, plane)
+    assert case.notes == () and case.heatmap.shape == case.slices.shape[1:]
+    assert (case.geometry.to_source(case.slices[0]) == voxels).all()
 
 
 def test_a_volume_that_was_changed_is_not_shown(opened, scored_volume, tmp_path):

@@ -50,6 +50,7 @@ def visit(chromium, address, reviewer):
     name.fill(reviewer)
     name.press("Enter")
     expect(page.get_by_role("button", name="Normal")).to_be_enabled()
+    expect(page.locator("[data-test-script-state=notRunning]")).to_be_attached()
     return page
 
 

@@ -1,6 +1,7 @@
 """Background commands: only in their folders, known again, and gone when they are cancelled."""
 
 import json
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -58,8 +59,6 @@ def test_train_and_score_from_the_folder_to_the_table(root, synthetic_folder):
     with pytest.raises(ConfigError, match="in none of the folders"):  # a link that leads out is outside
         jobs.train_command([root], root / "data", "pca", root / "run", budget=1)
     (root / "data").unlink()
-    import shutil
-
     shutil.copytree(synthetic_folder / "train/good", root / "data")
     job = jobs.start(root, jobs.train_command([root], root / "data", "pca", root / "run", budget=1), root / "run")
     assert jobs.state(job) == "running"
@@ -72,7 +71,7 @@ def test_train_and_score_from_the_folder_to_the_table(root, synthetic_folder):
     until(lambda: jobs.state(scored) != "running")
     assert [jobs.state(each) for each in jobs.listed([root])] == ["done", "done"]
     assert jobs.look([root]).scores == (root / "scores",)
-    facts = jobs.facts(root / "run", [])
+    facts = jobs.facts(root / "run", {})
     assert (facts["detector"], facts["data"], facts["image AUROC"]) == ("pca", "data", "")
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from nibabel.orientations import aff2axcodes
 from PIL import Image
 
-from anodetect import pipeline, records, scoring, verification
+from anodetect import pipeline, records, scoring, verification, worker
 from anodetect.calibration import Calibration
 from anodetect.data import geometry, readers, scan
 from anodetect.data.preprocess import Preprocess, PreprocessConfig, evened, otsu, volume_foreground
@@ -445,7 +445,7 @@ def test_directories_of_volumes_verify_merge_and_score_again(run, scored, tmp_pa
 
 def test_an_interrupted_scoring_of_volumes_goes_on_to_the_same_tables(run, scored, tmp_path, monkeypatch):
     folder, out = scored
-    real = scoring.score_records
+    real = worker.score_records
 
     def stops(*arguments, **options):
         for number, each in enumerate(real(*arguments, **options)):
@@ -453,10 +453,10 @@ def test_an_interrupted_scoring_of_volumes_goes_on_to_the_same_tables(run, score
                 raise KeyboardInterrupt
             yield each
 
-    monkeypatch.setattr(scoring, "score_records", stops)
+    monkeypatch.setattr(worker, "score_records", stops)
     with pytest.raises(Interrupted):
         scoring.score(run, [str(folder)], tmp_path / "s", far=0.2)
-    monkeypatch.setattr(scoring, "score_records", real)
+    monkeypatch.setattr(worker, "score_records", real)
     with pytest.raises(RunError, match="another identifiers"):
         scoring.score(run, [str(folder)], tmp_path / "s", far=0.2, resume=True, keep_identifiers=True)
     scoring.score(run, [str(folder)], tmp_path / "s", far=0.2, resume=True)

@@ -273,9 +273,9 @@ def _listed(path: Path, where: str) -> tuple[Path, tuple[Path, ...]]:
     return first, series_of(first)
 
 
-def manifest_masks(file: Path) -> dict[str, str]:
-    """For each image's id its mask in a manifest.csv, as it stands there."""
-    return {path_text(PurePosixPath(row["path"])): row["mask"] for _, row in _rows(file) if row["mask"]}
+def manifest_rows(file: Path) -> dict[str, dict[str, str]]:
+    """The rows of a manifest.csv by their images' ids, as they stand there."""
+    return {path_text(PurePosixPath(row["path"])): row for _, row in _rows(file)}
 
 
 def _rows(file: Path) -> Iterator[tuple[str, dict[str, str]]]:

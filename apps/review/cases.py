@@ -17,7 +17,7 @@ from .worklist import Filter
 SHORTCUTS: dict[Judgement, str | None] = {"normal": "A", "anomalous": None, "unsure": "U", "bad image": "B"}
 SIGNS = {"normal": "✓", "anomalous": "✗", "unsure": "?", "bad image": "⊘"}  # of verdicts, in the list
 AROUND = 12  # rows of the list on either side of the open case
-ROW_HEIGHT = 44
+ROW_HEIGHT, LIST_HEIGHT = 44, 600  # pixels
 # Streamlit's own shortcuts know no signs, and R is its key to run again: these press the buttons of those names. Enter
 # leaves a field of text, so that the next key is a shortcut again.
 PRESS = """
@@ -122,8 +122,8 @@ def _progress(now: Opened) -> None:
 def _groups(groups: Sequence[worklist.Group], row: Row, blind: bool) -> list[Row]:
     """The part of the patients or lots around the open case's; a click opens the first image; returns its images."""
     place = next((n for n, group in enumerate(groups) if row in group.rows), 0)
-    start = max(0, min(place - AROUND // 2, len(groups) - AROUND))
-    part = groups[start : start + AROUND]
+    start = max(0, min(place - AROUND // 4, len(groups) - AROUND // 2))
+    part = groups[start : start + AROUND // 2]
     shown: dict[str, Sequence[Any]] = {
         "": ["▶" if group is groups[place] else "" for group in part],
         "patient or lot": [group.name for group in part],
@@ -132,7 +132,7 @@ def _groups(groups: Sequence[worklist.Group], row: Row, blind: bool) -> list[Row
     if not blind:
         shown |= {"p": [group.p_value for group in part], "flag": ["⚑" if group.flagged else "" for group in part]}
     st.caption(f"{len(groups)} patients or lots listed")
-    _choose(shown, [group.rows[0]["path"] for group in part], key="groups", height=240, alt="Patients or lots")
+    _choose(shown, [group.rows[0]["path"] for group in part], key="groups", alt="Patients or lots")
     return list(groups[place].rows)
 
 
@@ -153,11 +153,13 @@ def _list(now: Opened, rows: Sequence[Row], path: str, blind: bool) -> None:
         f"{start + n + 1}" if blind and not review else row["path"].rpartition("/")[2]  # names can give away the truth
         for n, (row, review) in enumerate(zip(part, mine, strict=True))
     ]
-    st.caption(f"{len(rows)} images listed")
-    _choose(shown, [row["path"] for row in part], key="list", height=600, alt="Images", row_height=ROW_HEIGHT)
+    st.caption(f"{len(rows)} {'image' if len(rows) == 1 else 'images'} listed")
+    _choose(shown, [row["path"] for row in part], key="list", alt="Images", row_height=ROW_HEIGHT)
 
 
-def _choose(shown: Mapping[str, Sequence[Any]], paths: Sequence[str], *, key: str, **look: Any) -> None:
+def _choose(
+    shown: Mapping[str, Sequence[Any]], paths: Sequence[str], *, key: str, alt: str, row_height: int = 36
+) -> None:
     """A table of whose lines each opens a case."""
     key = f"{key}-{st.session_state.turn}"  # a table of another turn has nothing selected
 
@@ -173,7 +175,15 @@ def _choose(shown: Mapping[str, Sequence[Any]], paths: Sequence[str], *, key: st
         "flag": st.column_config.TextColumn("", width=20, help="flagged"),
     }
     st.dataframe(
-        shown, hide_index=True, key=key, on_select=choose, selection_mode="single-cell", column_config=columns, **look
+        shown,
+        height=min(LIST_HEIGHT, (len(paths) + 1) * row_height + 4),
+        row_height=row_height,
+        hide_index=True,
+        key=key,
+        on_select=choose,
+        selection_mode="single-cell",
+        column_config=columns,
+        alt=alt,
     )
 
 

@@ -21,7 +21,7 @@ from PIL import Image
 from anodetect.data import readers, scan
 from anodetect.data.geometry import Geometry, along
 from anodetect.data.volumes import Volume, decode_nifti
-from anodetect.errors import ImageError, RunError
+from anodetect.errors import DataError, ImageError, RunError
 from anodetect.files import path_of, sha256_of
 from anodetect.records import Row, ScoreDirectory, picture_of
 from anodetect.types import Bools, Floats
@@ -174,16 +174,17 @@ def slice_view(volume: VolumeCase, number: int) -> View | None:
 
 
 def _volume(directory: ScoreDirectory, row: Row) -> Volume:
-    decoded = _source(directory, row).decode()
+    component = _listed(directory, row).get("component", "")
+    decoded = _source(directory, row).decode(int(component) if component.isdecimal() else None)
     if not isinstance(decoded, Volume):
-        raise ImageError(f"{row['path']} is no volume")
+        raise ImageError("it is no volume; score it again")
     return decoded
 
 
 def _noting(notes: list[str], what: str, read: Callable[[], T]) -> T | None:
     try:
         return read()
-    except (ImageError, RunError, OSError, ValueError, MemoryError) as error:
+    except (DataError, RunError, OSError, ValueError, MemoryError) as error:
         reason = (error.strerror or "unreadable") if isinstance(error, OSError) else str(error) or "too large"
         notes.append(f"No {what}: {reason}")
         return None
@@ -203,19 +204,19 @@ def thumbnail(directory: ScoreDirectory, row: Row) -> str:
 def _image(directory: ScoreDirectory, row: Row) -> Floats:
     decoded = _source(directory, row).decode()
     if isinstance(decoded, Volume):
-        raise ImageError(f"{row['path']} is a volume")
+        raise ImageError("it is a volume; score it again")
     return decoded
 
 
 def _source(directory: ScoreDirectory, row: Row) -> readers.Source:
-    """The bytes of a row's file, or of its DICOM series, those that were scored."""
+    """The file of a row, or those of its DICOM series: the bytes that were scored."""
     path = original(directory, row)
     if not path.is_file():
         raise ImageError(f"{path} is no longer there; put the images back where they were scored")
-    record = scan.Record(row["path"], path, files=scan.series_of(path))
-    if sum(file.stat().st_size for file in record.files or (path,)) > LARGEST:
+    files = [inside(path.parent, file.name) for file in scan.series_of(path)]
+    if sum(file.stat().st_size for file in files or [path]) > LARGEST:
         raise ImageError(f"the file has more than {LARGEST // 2**20} MB; open it with a viewer for large images")
-    source = readers.read_source(record)
+    source = readers.read_source(scan.Record(row["path"], path, files=tuple(files)))
     if row["sha256"] and source.sha256 != row["sha256"]:
         raise ImageError(f"{path} was changed since it was scored; it is not shown")
     return source
@@ -253,10 +254,9 @@ def _mask_file(directory: ScoreDirectory, row: Row) -> Path | None:
     """The truth of an image, as the manifest or the MVTec layout of the folder that was scored has it."""
     if not directory.audit.get("root"):
         return None
-    root = Path(directory.audit["root"])
-    manifest, parts = root / scan.MANIFEST, Path(path_of(row["path"])).parts
-    if manifest.is_file():
-        name = _manifest_masks(manifest, manifest.stat().st_mtime_ns).get(row["path"])
+    root, parts = Path(directory.audit["root"]), Path(path_of(row["path"])).parts
+    if (root / scan.MANIFEST).is_file():
+        name = _listed(directory, row).get("mask", "")
         return inside(root, name) if name else None
     if len(parts) != 3 or parts[0] != "test" or ".." in parts:
         return None
@@ -264,9 +264,15 @@ def _mask_file(directory: ScoreDirectory, row: Row) -> Path | None:
     return inside(root, str(path.relative_to(root))) if path else None
 
 
+def _listed(directory: ScoreDirectory, row: Row) -> dict[str, str]:
+    """What the manifest of the folder that was scored says of an image; {} without one."""
+    file = Path(directory.audit.get("root", "")) / scan.MANIFEST
+    return _manifest(file, file.stat().st_mtime_ns).get(row["path"], {}) if file.is_file() else {}
+
+
 @lru_cache(4)
-def _manifest_masks(file: Path, stamp: int) -> dict[str, str]:  # `stamp`: a manifest written anew is read anew
-    return scan.manifest_masks(file)
+def _manifest(file: Path, stamp: int) -> dict[str, dict[str, str]]:  # `stamp`: a manifest written anew is read anew
+    return scan.manifest_rows(file)
 
 
 def _strip(directory: ScoreDirectory, row: Row) -> tuple[Picture, Picture] | None:

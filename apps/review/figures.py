@@ -44,7 +44,7 @@ def case(view: View, look: Look, *, hidden: bool) -> dict[str, Any]:
     share = (1 - GAP * (len(panels) - 1)) / len(panels)
     rows, columns = view.size
     data, layout = list[dict[str, Any]](), dict[str, Any]()
-    lines = [] if hidden else _lines(view, look)
+    lines = _lines(view, look)
     for n, (title, picture) in enumerate(panels):
         axis = "" if n == 0 else str(n + 1)
         on = {"xaxis": f"x{axis}", "yaxis": f"y{axis}"}
@@ -112,7 +112,11 @@ def profile(slices: Sequence[Row], number: int, threshold: float) -> go.Figure:
     figure.add_trace(go.Scatter(x=list(range(1, len(scores) + 1)), y=scores, mode="lines+markers"))
     figure.add_vline(number + 1, line_width=2)
     if np.isfinite(threshold):
-        figure.add_hline(threshold, line_dash="dash", annotation_text="threshold")
+        figure.add_hline(
+            threshold,
+            line_dash="dash",
+            annotation={"text": "threshold", "yanchor": "bottom", "x": 0, "xanchor": "left"},
+        )
     figure.update_xaxes(title="slice")
     figure.update_yaxes(title="score")
     return figure

@@ -13,7 +13,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -110,19 +110,27 @@ def _inside(folder: Path) -> tuple[list[Path], set[str]]:
     return sorted(folder / name for name, is_folder in there if is_folder and name in names), names
 
 
-def facts(run: Path, evaluations: Sequence[records.ScoreDirectory]) -> dict[str, Any]:
-    """What a table says of a run: how it was made, and the image AUROC where it scored labelled images."""
+def measured(scores: Sequence[Path]) -> dict[str, str]:
+    """For each model, by its hash, its image AUROC on the labelled images of one of these score directories."""
+    found = {}
+    for path in scores:
+        try:
+            audit = json.loads((path / records.AUDIT_FILE).read_text("utf-8"))
+            auroc = audit["evaluation"]["image"]["auroc"]
+            interval = "" if auroc["low"] is None else f" ({auroc['low']:.3f}–{auroc['high']:.3f})"
+            found[audit["model_sha256"]] = f"{auroc['value']:.3f}{interval} on {path.name}"
+        except (OSError, ValueError, KeyError, TypeError):  # no labels; or damaged, which opening it will say
+            continue
+    return found
+
+
+def facts(run: Path, measures: Mapping[str, str]) -> dict[str, Any]:
+    """What a table says of a run: how it was made, and what was `measured`."""
     known = runs.facts(run)
-    auroc = ""
-    for scored in evaluations:
-        if scored.audit["model_sha256"] == known["model_sha256"] and scored.audit.get("evaluation"):
-            value = scored.audit["evaluation"]["image"]["auroc"]
-            interval = "" if value["low"] is None else f" ({value['low']:.3f}–{value['high']:.3f})"
-            auroc = f"{value['value']:.3f}{interval} on {scored.path.name}"
     return {
         "run": run.name,
         "detector": known["detector"],
-        "image AUROC": auroc,
+        "image AUROC": measures.get(known["model_sha256"], ""),
         "sees": known["representation"],
         "data": known["data"],
         "trained": known["trained_at"][:16].replace("T", " "),

@@ -9,7 +9,7 @@ import streamlit as st
 from anodetect.errors import AnodetectError, RunError
 from anodetect.reviews import DATABASE
 
-from . import cases, jobs, summary, threshold, training
+from . import cases, summary, threshold, training
 from .opened import open_directory, problem
 
 # Less white around, and a picture as high as the window is wide enough for.
@@ -55,7 +55,7 @@ def _draw(folders: Sequence[Path], roots: Sequence[Path]) -> None:
     if page == TRAIN:
         training.draw(roots)
         return
-    choices = list(dict.fromkeys([*folders, *(jobs.look(roots).scores if roots else ())]))
+    choices = list(dict.fromkeys([*folders, *(training.look(tuple(roots)).scores if roots else ())]))
     if not choices:
         raise RunError("no score directory was given; start the app with: anodetect review DIR")
     folder = bar.selectbox("Score directory", choices, format_func=str, key="directory", persist_state="session")

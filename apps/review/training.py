@@ -6,7 +6,6 @@ from typing import Any
 
 import streamlit as st
 
-from anodetect import records
 from anodetect.calibration import DEFAULT_FAR
 from anodetect.detectors import DETECTORS
 from anodetect.errors import AnodetectError
@@ -15,15 +14,13 @@ from . import jobs
 from .jobs import Job
 from .opened import careful, problem
 
-SIGNS = {"running": "⏳", "done": "✓", "cancelled": "✕", "failed": "⚠"}
-
 
 def draw(roots: Sequence[Path]) -> None:
     if not roots:
         st.info("To train and to score from here, start the app with the folders it may use:")
         st.code("anodetect review DIR --root FOLDER", language=None)
         return
-    found = _look(tuple(roots))
+    found = look(tuple(roots))
     with st.container(key="jobs"):
         _jobs(roots)
     _runs(found)
@@ -35,7 +32,7 @@ def draw(roots: Sequence[Path]) -> None:
 
 
 @st.cache_data(ttl=5, show_spinner="Looking through the folders …")
-def _look(roots: tuple[Path, ...]) -> jobs.Found:
+def look(roots: tuple[Path, ...]) -> jobs.Found:
     return jobs.look(roots)
 
 
@@ -59,7 +56,7 @@ def _jobs(roots: Sequence[Path]) -> None:
     before = st.session_state.get("job_states", states)
     st.session_state.job_states = states
     if any(before.get(folder) == "running" and state != "running" for folder, state in states.items()):
-        _look.clear()
+        look.clear()
         st.rerun()  # the whole page: there may be a new run or score directory to choose
 
 
@@ -67,21 +64,17 @@ def _job(job: Job, state: jobs.State, roots: Sequence[Path]) -> None:
     what, action = st.columns([5, 1], vertical_alignment="center")
     now = jobs.progress(job)
     begun = job.started[:16].replace("T", " ")
-    what.text(f"{SIGNS[state]} {job.command[4]} → {job.out.name}: {state}, begun {begun} UTC")
+    what.text(f"{job.command[4]} → {job.out.name}: {state}, begun {begun} UTC")
     root = next((root for root in roots if job.folder.is_relative_to(root)), roots[0])
     key = job.folder.name
     if state == "running":
-        if now.total:
-            what.progress(min(now.done / now.total, 1.0) if now.done else 0.0, f"{now.task}: {now.done} of {now.total}")
-        else:
-            what.progress(0.0, "starting")
+        what.progress(min((now.done or 0) / (now.total or 1), 1.0), now.line if now.total else "starting")
         action.button("Cancel", key=f"cancel-{key}", on_click=careful(jobs.cancel, job))
         if len(now.losses) > 1:
             steps, losses = zip(*now.losses, strict=True)
             what.line_chart({"step": steps, "loss": losses}, x="step", y="loss", height=160, alt="Loss by step")
     elif state != "done":
         action.button("Go on", key=f"resume-{key}", on_click=careful(jobs.resume, root, job))
-    if now.line and state != "done":
         what.text(now.line)
 
 
@@ -111,17 +104,12 @@ def _runs(found: jobs.Found) -> None:
 
 @st.cache_data(ttl=600, show_spinner="Reading the runs …")
 def _facts(run: Path, stamp: int, scores: tuple[Path, ...]) -> dict[str, Any]:
-    return jobs.facts(run, _evaluations(scores))
+    return jobs.facts(run, _measured(scores))
 
 
-def _evaluations(scores: Sequence[Path]) -> list[records.ScoreDirectory]:
-    found = []
-    for path in scores:
-        try:
-            found.append(records.read(path))
-        except AnodetectError:  # opening it says what is wrong with it
-            continue
-    return found
+@st.cache_data(ttl=60, show_spinner=False)
+def _measured(scores: tuple[Path, ...]) -> dict[str, str]:
+    return jobs.measured(scores)
 
 
 # -- Forms ----------------------------------------------------------------------------------------------
