@@ -235,8 +235,8 @@ class PixelCurves:
 def lesion_sensitivity(
     heatmaps: Sequence[Floats], masks: Sequence[Bools], false_positives: float = 1.0, thresholds: int = 200
 ) -> tuple[int, int, float]:
-    """Lesions found, lesions there are, and the threshold: the last of `thresholds`, from the highest values down, before
-    there are more than `false_positives` per volume on average (a point of the FROC curve).
+    """Lesions found, lesions there are, and the threshold: the last of `thresholds`, from the highest values down,
+    before there are more than `false_positives` per volume on average (a point of the FROC curve).
 
     Heatmaps and masks are [D, H, W]; NaN counts as lowest. A lesion is a connected part of the truth, and found where a
     connected part above the threshold overlaps it; a part that overlaps none is a false positive. Lower thresholds, at
