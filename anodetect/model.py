@@ -231,14 +231,16 @@ def load(
     try:
         if record.slice is not None:
             return _slice(_volume_of(record, preprocess), model, record)
-        content = readers.read_source(record)
-        if mine and not mine(content.sha256):
-            return Loaded(record, sha256=content.sha256, elsewhere=True)
-        decoded = content.decode(preprocess.config.component)
+        source = readers.read_source(record)
+        sha256 = source.sha256
+        if mine and not mine(sha256):
+            return Loaded(record, sha256=sha256, elsewhere=True)
+        decoded = source.decode(preprocess.config.component)
+        del source  # a file's bytes are not needed beside its voxels
         if isinstance(decoded, Volume):
             prepared = preprocess.prepare(decoded, readers.supplied_foreground(record, decoded))
-            return Loaded(record, prepared.slices, None, prepared, content.sha256)
-        return Loaded(record, decoded, model.encode(decoded) if model else None, sha256=content.sha256)
+            return Loaded(record, prepared.slices, None, prepared, sha256)
+        return Loaded(record, decoded, model.encode(decoded) if model else None, sha256=sha256)
     except ImageError as error:
         if mine and not mine(readers.digest(record.id.encode())):
             return Loaded(record, elsewhere=True)

@@ -67,7 +67,7 @@ class Worker:
                 shown = scored.heatmap is not None and self.cases.admits(scored.loaded.record.id, scored.score)
                 waiting.append((scored, pool.submit(self._entry, scored, shown)))
                 del scored  # a volume is not to stay until the next one has been scored
-                while len(waiting) > BATCH or sum(pixels(each.loaded) for each, _ in waiting) > PIXELS_AHEAD:
+                while len(waiting) > BATCH or sum(pixels(each.loaded) for each, _ in waiting) >= PIXELS_AHEAD:
                     yield _finished(*waiting.popleft())
             while waiting:
                 yield _finished(*waiting.popleft())

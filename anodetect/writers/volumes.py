@@ -31,7 +31,7 @@ def write(
     """Write a heatmap [D, H, W] in each of the formats that volumes have files of: "nifti" its values, "mask" where it
     exceeds `threshold`, both in the source's grid, "png" a picture, "dicom" values and mask of a DICOM series.
     `pseudonym` is what DICOM files call the patient; "" leaves what identifies the patient in them."""
-    above = np.nan_to_num(heatmap, nan=-np.inf) > threshold
+    above = heatmap > threshold  # never where it is NaN
     writers: dict[str, Callable[[], list[Path]]] = {
         "nifti": lambda: [_nifti(stem.with_name(f"{stem.name}_heatmap.nii"), heatmap, volume, "anomaly heatmap")],
         "mask": lambda: [
@@ -62,8 +62,9 @@ def _png(stem: Path, heatmap: Floats, volume: Prepared, scale: tuple[float, floa
 def picture(heatmap: Floats, volume: Prepared, scale: tuple[float, float], kind: str = "jpeg") -> bytes:
     """Axial, coronal and sagittal slices through the highest value of a heatmap [D, H, W], the heatmap over the image,
     with the patient's directions at the edges and the slice's place in millimetres, as a PNG or JPEG."""
-    peak = np.unravel_index(int(np.nanargmax(heatmap)), heatmap.shape)
-    found = volume.geometry.source_index((float(peak[0]), float(peak[1]), float(peak[2])))
+    number = int(max(volume.numbers, key=lambda each: heatmap[each].max()))
+    row, column = divmod(int(heatmap[number].argmax()), heatmap.shape[2])
+    found = volume.geometry.source_index((number, row, column))
     panels = [_panel(plane, heatmap, volume, scale, found) for plane in PLANES]
     gap = np.full((PANEL + LINE, GAP, 3), 255, np.uint8)
     buffer = io.BytesIO()
