@@ -387,7 +387,7 @@ def _score_volume(model: Model, loaded: Loaded) -> Scored:
     heatmap = np.full((depth, height, width), np.nan, np.float32)
     scores: list[float] = []
     begun = time.monotonic()
-    slices = ahead(lambda record: _slice(loaded, model, record), slice_records(loaded), LOOK_AHEAD * model.batch)
+    slices = ahead(lambda record: _slice(loaded, model, record), slice_records(loaded), 2 * model.batch)
     for chunk in _chunks(slices, model.batch):
         for each, (score, found, _) in zip(chunk, _score_chunk(model, chunk), strict=True):
             scores.append(score)
