@@ -19,7 +19,7 @@ from anodetect import runs, tiling
 from anodetect.config import build, merge
 from anodetect.data import readers
 from anodetect.data.preprocess import Prepared, Preprocess, PreprocessConfig
-from anodetect.data.scan import Record
+from anodetect.data.scan import Record, is_volume
 from anodetect.data.volumes import Volume
 from anodetect.detectors import DETECTORS, detector_class
 from anodetect.errors import ConfigError, ImageError, nearest
@@ -304,12 +304,17 @@ def ahead(
     function: Callable[[Record], Loaded], items: Iterable[Record], depth: int = LOOK_AHEAD * BATCH
 ) -> Iterator[Loaded]:
     """Map in order on two threads, at most `depth` items and about PIXELS_AHEAD ahead of the consumer, so that memory
-    stays flat however large the images are."""
+    stays flat however large the images are. A volume is not even read before there is room for it."""
     gate = _Gate(PIXELS_AHEAD)
 
     def work(number: int, item: Record) -> Loaded:
+        if not is_volume(item):
+            loaded = function(item)
+            gate.enter(number, pixels(loaded))
+            return loaded
+        gate.enter(number, PIXELS_AHEAD)
         loaded = function(item)
-        gate.enter(number, pixels(loaded))
+        gate.leave(PIXELS_AHEAD - pixels(loaded))  # it is not there if it could not be read
         return loaded
 
     with ThreadPoolExecutor(2) as pool:

@@ -66,10 +66,11 @@ class Worker:
             for scored in score_records(self.model, items, reporter, mine=shard_of(self.task.shard), note=note):
                 shown = scored.heatmap is not None and self.cases.admits(scored.loaded.record.id, scored.score)
                 waiting.append((scored, pool.submit(self._entry, scored, shown)))
+                del scored  # a volume is not to stay until the next one has been scored
                 while len(waiting) > BATCH or sum(pixels(each.loaded) for each, _ in waiting) > PIXELS_AHEAD:
-                    first, future = waiting.popleft()
-                    yield first, future.result()
-            yield from ((first, future.result()) for first, future in waiting)
+                    yield _finished(*waiting.popleft())
+            while waiting:
+                yield _finished(*waiting.popleft())
 
     def _entry(self, scored: Scored, shown: bool) -> Entry:
         """Write one image's files, its picture too where it is to be shown; its line in the journal."""
@@ -94,6 +95,13 @@ class Worker:
         except RunError as error:
             row["error"] = str(error)
         return entry
+
+
+def _finished(scored: Scored, future: Future[Entry]) -> tuple[Scored | None, Entry]:
+    """What was scored, when its files are written; of a volume only if it is to be compared with a truth."""
+    entry = future.result()
+    needed = not scored.loaded.is_volume or scored.loaded.record.label is not None
+    return scored if needed else None, entry
 
 
 def _slice_rows(scored: Scored) -> list[records.Row]:

@@ -122,6 +122,11 @@ def is_readable(path: Path) -> bool:
     return suffix_of(path) in SUFFIXES or dicom.is_dicom(path)
 
 
+def is_volume(record: Record) -> bool:
+    """Whether a record is known to be a volume before it is read; of a single DICOM file only reading tells."""
+    return record.slice is None and (suffix_of(record.path) in VOLUMES or len(record.files) > 1)
+
+
 def suffix_of(path: Path) -> str:
     """A path's suffix in lower case; ".nii.gz" is one."""
     suffix = path.suffix.lower()
