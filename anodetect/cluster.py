@@ -17,8 +17,8 @@ from anodetect.data.scan import Record
 from anodetect.errors import ConfigError, RunError
 from anodetect.journal import Entry
 from anodetect.model import BATCH
-from anodetect.scoring import Made, Task, Worker
 from anodetect.types import Reporter, Silent
+from anodetect.worker import Made, Task, Worker
 
 BLOCK = 4 * BATCH  # files handed out at a time
 RESERVED = 0.5  # of a CPU on each node, for Ray's own work
@@ -99,7 +99,15 @@ def _results(task: Task, items: Sequence[Record], share: dict[str, Any]) -> Iter
 
 
 def _absolute(record: Record) -> Record:
-    return replace(record, path=Path(os.path.abspath(record.path)))  # noqa: PTH100
+    """The record for a process that runs in another folder."""
+
+    def whole(path: Path) -> Path:
+        return Path(os.path.abspath(path))  # noqa: PTH100
+
+    foreground = whole(record.foreground) if record.foreground else None
+    return replace(
+        record, path=whole(record.path), files=tuple(whole(file) for file in record.files), foreground=foreground
+    )
 
 
 class RemoteWorker:

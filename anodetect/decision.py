@@ -1,11 +1,14 @@
 """From scores and a calibration to decisions: p-values, q-values, flags, per image and per group. No torch."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
 from anodetect.calibration import Calibration, benjamini_hochberg
 from anodetect.records import Row
+
+SLICES_APART = 1.5  # times as many, or as few, slices as a calibration group has: highest scores no longer compare
 
 
 def decide(rows: Sequence[Row], calibration: Calibration, *, far: float, fdr: float | None) -> tuple[list[Row], float]:
@@ -58,6 +61,32 @@ def decide_slices(slices: Sequence[Row], calibration: Calibration, *, far: float
     decisive = p if fdr is None else benjamini_hochberg(p, dependent=True)
     for row, p_value, flag in zip(scored, p, decisive <= rate + 1e-12, strict=True):
         row |= {"p_value": float(p_value), "flagged": bool(flag)}
+
+
+def volume_caveats(rows: Sequence[Row], slices: Sequence[Row], calibration: Calibration, rate: float) -> list[str]:
+    """What is to be known of the volumes among the rows: slices that were not scored, and decisions that cannot be
+    made or are worth less than they seem."""
+    found = []
+    scored = Counter(row["path"] for row in slices if row["score"] is not None)
+    if unscored := len(slices) - scored.total():
+        found.append(f"{unscored} of {len(slices)} slices have too little foreground and were not scored (NaN)")
+    volumes = [row for row in rows if row.get("depth") and row["status"] == "ok"]
+    groups = calibration.n_groups
+    if not volumes or not groups:
+        return found
+    if calibration.level(rate) != "group":
+        found.append(
+            f"no volume or patient can be flagged at {rate:g}: {groups} calibration groups reach p-values of "
+            f"{1 / (groups + 1):.3f}; slices are flagged one by one"
+        )
+    usual = float(np.median(list(Counter(calibration.groups).values())))
+    count = float(np.median([scored[row["path"]] for row in volumes]))
+    if not usual / SLICES_APART <= count <= usual * SLICES_APART:
+        found.append(
+            f"volumes have {count:g} scored slices, calibration groups {usual:g} images: a volume's highest score is "
+            "compared with that of a group of another size; calibrate on volumes like these"
+        )
+    return found
 
 
 def fdr_statement(calibration: Calibration, fdr: float, images: int) -> str:

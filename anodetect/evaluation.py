@@ -28,10 +28,19 @@ class Measure:
         self.labels: list[int] = []
         self.scores: list[float] = []
         self.groups: list[str] = []
+        self.volumes: list[bool] = []
         self.pixels = metrics.PixelCounts()
         self.problems: list[str] = []
 
-    def add(self, record: Record, score: float, heatmap: Floats | None, volume: Prepared | None = None) -> None:
+    def add(
+        self,
+        record: Record,
+        score: float,
+        heatmap: Floats | None,
+        volume: Prepared | None = None,
+        *,
+        is_volume: bool = False,
+    ) -> None:
         """Add a scored image or volume; without its heatmap its pixels are not measured, and that is a problem if
         others' are. Voxels that were not scored count as of the lowest value."""
         if record.label is None:
@@ -39,8 +48,10 @@ class Measure:
         self.labels.append(record.label)
         self.scores.append(score)
         self.groups.append(record.group)
+        self.volumes.append(is_volume or volume is not None)
         if self.has_masks and heatmap is None:
-            self.problems.append(f"pixels of {record.id}: its heatmap was not kept as TIFF")
+            kept = "a volume scored before or elsewhere is not read again" if is_volume else "its heatmap is no TIFF"
+            self.problems.append(f"pixels of {record.id}: {kept}")
         elif record.mask is not None and heatmap is not None:
             self._add_mask(record, record.mask, heatmap, volume)
         elif record.label == 0 and self.has_masks and heatmap is not None:
@@ -63,10 +74,20 @@ class Measure:
     def labelled(self) -> bool:
         return bool(self.labels)
 
+    def flags(self, threshold: float | None = None) -> NDArray[np.bool_]:
+        """Which are above `threshold`, by default those of the rate: an image's, and a volume's, that of pooled
+        groups."""
+        if threshold is None:
+            alone, pooled = self.calibration.threshold(self.far), self.calibration.pooled().threshold(self.far)
+            return np.array(self.scores) > np.where(self.volumes, pooled, alone)
+        return np.array(self.scores) > threshold
+
     def result(self, threshold: float | None = None) -> dict[str, Any]:
-        """`evaluate`'s answer, when everything has been added; at `threshold`, by default that of the rate."""
-        threshold = self.calibration.threshold(self.far) if threshold is None else threshold
-        labels, above = np.array(self.labels), np.array(self.scores) > threshold
+        """`evaluate`'s answer, when everything has been added; at `threshold`, by default those of the rate."""
+        labels, above = np.array(self.labels), self.flags(threshold)
+        if threshold is None:
+            calibration = self.calibration.pooled() if all(self.volumes) else self.calibration
+            threshold = calibration.threshold(self.far)
         return {
             "image": {name: _entry(i) | {"value": i.value} for name, i in self._part("image_")},
             "pixel": self._pixel_values() if self.has_masks else None,
@@ -144,11 +165,10 @@ class Breakdown:
 def false_alarms(part: Measure, comparisons: int) -> dict[str, float]:
     """The share of normal images flagged, each group counted once, with an exact 95 % interval (Clopper & Pearson
     1934) that holds for `comparisons` such parts together. Its units are groups: with few of them it is wide."""
-    threshold = part.calibration.threshold(part.far)
     flags: dict[str, list[bool]] = {}
-    for label, score, group in zip(part.labels, part.scores, part.groups, strict=True):
+    for label, flag, group in zip(part.labels, part.flags().tolist(), part.groups, strict=True):
         if label == 0:
-            flags.setdefault(group, []).append(score > threshold)
+            flags.setdefault(group, []).append(flag)
     n = len(flags)
     count = float(sum(np.mean(each) for each in flags.values()))
     low, high = clopper_pearson(count, n, 0.05 / comparisons)

@@ -202,7 +202,10 @@ def _usable_normals(
     if len(axes) > 1:
         found = ", ".join(f"{axis} ({name})" for axis, name in axes.items())
         raise DataError(f"volumes have their finest pixels in different planes: {found}; choose one with --axis")
-    preprocess.axis = next(iter(axes), preprocess.axis)
+    if axes:
+        preprocess.axis, preprocess.of_volumes = next(iter(axes)), True
+        if preprocess.config.exported:
+            raise ConfigError("exported says how images were made of volumes, but these are volumes; leave it out")
     for record in testing:
         try:
             hashes[record.id] = readers.read_source(record).sha256

@@ -172,7 +172,9 @@ def _axes(width: float = 6.2, height: float = 3.6) -> tuple[Figure, Any]:
 def _histogram(main: ScoreDirectory) -> str:
     """Scores of this batch by label, over the calibration normals, with the threshold."""
     scored = main.scored()
-    calibration = np.array(main.audit["calibration"]["scores"], float)
+    reference = Calibration.restore(main.audit["calibration"])
+    volumes = bool(scored) and all(row.get("depth") for row in scored)
+    calibration = (reference.pooled() if volumes else reference).scores  # of volumes the highest score of each group
     scores = np.array([row["score"] for row in scored], float)
     if len(scores) == 0:
         return ""
@@ -197,7 +199,7 @@ def _histogram(main: ScoreDirectory) -> str:
             edges,
             color=REFERENCE_COLOUR,
             linewidth=1.5,
-            label=f"calibration normals ({len(calibration)}), rescaled",
+            label=f"calibration {'groups' if volumes else 'normals'} ({len(calibration)}), rescaled",
         )
     threshold = next((row["threshold"] for row in scored if row["threshold"] is not None), np.inf)
     if np.isfinite(threshold):

@@ -5,13 +5,11 @@ scan → (model → files, journal)* → decision → score directory
 
 import json
 import os
-import re
 import shutil
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,19 +23,17 @@ from anodetect.cases import Cases
 from anodetect.config import plain
 from anodetect.data import cards, readers
 from anodetect.data.scan import MANIFEST, Record, identified, is_below, scan, series_of
-from anodetect.decision import decide, decide_slices, fdr_statement
+from anodetect.decision import decide, decide_slices, fdr_statement, volume_caveats
 from anodetect.errors import ConfigError, DataError, Interrupted, RunError
 from anodetect.evaluation import Measure
-from anodetect.files import atomic, path_of, path_text, short_name
+from anodetect.files import atomic, path_of, path_text
 from anodetect.journal import Entry, Journal
-from anodetect.model import BATCH, PIXELS_AHEAD, Model, Scored, pixels, score_records
+from anodetect.model import BATCH, Model, Scored, score_records
 from anodetect.types import Floats, Reporter, Silent
+from anodetect.worker import Engine, Made, Task, here, problem_row, shard_of
 from anodetect.writers import FORMATS, check_formats
-from anodetect.writers import images as image_writer
-from anodetect.writers import volumes as volume_writer
 
 CLOSE = 1e-4  # relative: what scores may differ by between machines
-SLICES_APART = 1.5  # times as many, or as few, slices as a calibration group has: pooled scores no longer compare
 PROMPT = 1.0  # seconds after which finished files go to the journal
 
 
@@ -55,7 +51,7 @@ def score(
     shard: str = "1/1",
     sign: Path | None = None,
     device: str = "auto",
-    engine: "Engine | None" = None,
+    engine: Engine | None = None,
     command: Sequence[str] = (),
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
@@ -69,15 +65,16 @@ def score(
     begun = time.monotonic()
     started = datetime.now(UTC)
     check_formats(heatmaps)
-    mine = _shard(shard)
+    mine = shard_of(shard)
     key = verification.private_key(sign) if sign else None
     run = runs.read(run_path)
     for checked in (far, far if fdr is None else fdr):
         run.calibration.level(checked)  # refuses an impossible rate before any work
     root, items, problems = collect(paths, out, follow_symlinks, keep_identifiers)
     problems = [entry for entry in problems if mine(readers.digest(entry[0].encode()))]
-    facts = _facts(run, far, fdr) | {"shard": shard, "heatmaps": list(heatmaps), "root": str(root.absolute())}
-    begun_with = {key: facts[key] for key in ("model_sha256", "far", "fdr", "shard", "heatmaps", "root")}
+    asked = {"shard": shard, "heatmaps": list(heatmaps), "root": str(root.absolute()), "identifiers": keep_identifiers}
+    facts = _facts(run, far, fdr) | asked
+    begun_with = asked | {key: facts[key] for key in ("model_sha256", "far", "fdr")}
     task = Task(run_path.absolute(), out.absolute(), tuple(heatmaps), far, fdr, shard, device, keep_identifiers)
     threshold = task.threshold(run.calibration)
     with Journal(out, begun_with, resume=resume) as journal:
@@ -111,7 +108,7 @@ def score(
             ) from None
         seconds = time.monotonic() - first
         fresh = len(rows) - len(done)
-        rows += [_problem_row(*entry, run.model_sha256) for entry in problems]
+        rows += [problem_row(*entry, run.model_sha256) for entry in problems]
         _warn_of_known(rows, run_path, reporter)
         facts |= {
             "command": list(command),
@@ -150,15 +147,6 @@ def _warn_of_known(rows: Sequence[records.Row], run_path: Path, reporter: Report
         reporter.warn(f"{known} of these images took part in training or calibration; their p-values are not valid")
 
 
-def _shard(shard: str) -> Callable[[str], bool]:
-    """Whether a file of this SHA-256 belongs to the shard."""
-    match = re.fullmatch(r"(\d+)/(\d+)", shard)
-    index, count = (int(match[1]), int(match[2])) if match else (0, 0)
-    if not 1 <= index <= count:
-        raise ConfigError(f"--shard {shard}: i/n with i from 1 to n is expected, for example 2/4")
-    return lambda digest: int(digest[:16], 16) % count == index - 1
-
-
 def _facts(run: runs.Run, far: float, fdr: float | None) -> dict[str, Any]:
     """What audit.json says of the model and of how it decides."""
     return {
@@ -175,138 +163,7 @@ def _facts(run: runs.Run, far: float, fdr: float | None) -> dict[str, Any]:
     }
 
 
-# -- One file -------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Task:
-    """What it takes to score a file on any machine: the run, and which files to write where."""
-
-    run: Path
-    out: Path
-    heatmaps: tuple[str, ...]
-    far: float
-    fdr: float | None
-    shard: str
-    device: str
-    keep_identifiers: bool
-
-    def threshold(self, calibration: Calibration) -> float:
-        """The score above which an image is flagged; with --fdr known only when everything has been scored."""
-        return calibration.threshold(self.far) if self.fdr is None else np.inf
-
-
-Made = Iterator[tuple[Scored | None, Entry]]  # in any order; without the former where it was made on another machine
-Engine = Callable[[Task, Sequence[Record], Reporter, Callable[[], str]], Made]
-
-
-def here(task: Task, items: Sequence[Record], reporter: Reporter, note: Callable[[], str]) -> Made:
-    """Score on this machine; `note` is shown beside the progress."""
-    return Worker(task).work(items, reporter, note)
-
-
-class Worker:
-    """A model that scores files and writes what there is to write of each."""
-
-    def __init__(self, task: Task) -> None:
-        self.task = task
-        self.run = runs.read(task.run)
-        self.model = Model.load(self.run, task.device)
-        self.cases = Cases(task.out, task.threshold(self.run.calibration), self.run.scale)
-        self.pixel_threshold = self.run.calibration.pixel_threshold(task.far)
-
-    def work(self, items: Sequence[Record], reporter: Reporter, note: Callable[[], str] = str) -> Made:
-        """Score, and write files on two threads beside the model, a bounded number behind it."""
-        with ThreadPoolExecutor(2) as pool:
-            waiting: deque[tuple[Scored, Future[Entry]]] = deque()
-            for scored in score_records(self.model, items, reporter, mine=_shard(self.task.shard), note=note):
-                shown = scored.heatmap is not None and self.cases.admits(scored.loaded.record.id, scored.score)
-                waiting.append((scored, pool.submit(self._entry, scored, shown)))
-                while len(waiting) > BATCH or sum(pixels(each.loaded) for each, _ in waiting) > PIXELS_AHEAD:
-                    first, future = waiting.popleft()
-                    yield first, future.result()
-            yield from ((first, future.result()) for first, future in waiting)
-
-    def _entry(self, scored: Scored, shown: bool) -> Entry:
-        """Write one image's files, its picture too where it is to be shown; its line in the journal."""
-        if shown:
-            self.cases.draw(scored)
-        return _entry(scored, self.task, self.run, self.pixel_threshold)
-
-
-def _entry(scored: Scored, task: Task, run: runs.Run, threshold: float) -> Entry:
-    """Write one image's files; its line in the journal."""
-    loaded, heatmap = scored.loaded, scored.heatmap
-    row = _row(scored, run.model_sha256)
-    entry: Entry = {"row": row, "seconds": scored.seconds, "regions": [], "slices": _slice_rows(scored)}
-    if heatmap is None or loaded.image is None:
-        return entry
-    stem = task.out / "heatmaps" / short_name(row["path"])
-    try:
-        if loaded.volume is not None:
-            patient = "" if task.keep_identifiers else row["group"]
-            written = volume_writer.write(stem, task.heatmaps, heatmap, loaded.volume, run.scale, threshold, patient)
-        else:
-            written = image_writer.write(stem, task.heatmaps, heatmap, loaded.image, run.scale, threshold)
-            if "regions" in task.heatmaps:
-                entry["regions"] = image_writer.regions(heatmap, threshold)
-        row["heatmap"] = written[0].relative_to(task.out).as_posix() if written else ""
-    except RunError as error:
-        row["error"] = str(error)
-    return entry
-
-
-def _slice_rows(scored: Scored) -> list[records.Row]:
-    """The profile of a volume: a row for every slice, in the order of the detector's slices."""
-    if scored.slices is None or scored.loaded.volume is None:
-        return []
-    volume, record = scored.loaded.volume, scored.loaded.record
-    found = dict(zip(scored.slices.numbers.tolist(), scored.slices.scores.tolist(), strict=True))
-    share = volume.share.tolist()
-    along = volume.geometry.axes[0]
-    rows = []
-    for number in range(len(share)):
-        x, y, z = volume.geometry.centre(number)
-        rows.append(
-            {
-                "path": record.id,
-                "group": record.group,
-                "axis": volume.geometry.plane,
-                "slice": int(volume.geometry.source_index((number, 0, 0))[along]),
-                "left_mm": x,
-                "posterior_mm": y,
-                "superior_mm": z,
-                "foreground": share[number],
-                "score": found.get(number),
-            }
-        )
-    return rows
-
-
-def _row(scored: Scored, model_sha256: str) -> records.Row:
-    loaded = scored.loaded
-    depth, height, width = (None, None, None, *(loaded.image.shape[1:] if loaded.image is not None else ()))[-3:]
-    return {
-        "path": loaded.record.id,
-        "sha256": loaded.sha256,
-        "group": loaded.record.group,
-        "score": scored.score,
-        "heatmap": "",
-        "width": width,
-        "height": height,
-        "depth": depth,
-        "model_sha256": model_sha256,
-        "status": "failed" if loaded.error else "ok",
-        "error": loaded.error,
-        "label": loaded.record.label,
-        "kind": loaded.record.kind,
-        "acquired": loaded.record.extra.get("acquired", ""),
-    }
-
-
-def _problem_row(name: str, reason: str, model_sha256: str) -> records.Row:
-    status = "skipped" if "symbolic link" in reason else "failed"
-    return {"path": name, "group": name, "heatmap": "", "model_sha256": model_sha256, "status": status, "error": reason}
+# -- As they come in ------------------------------------------------------------------------------------
 
 
 def _slices_of(entries: Iterable[Entry]) -> list[records.Row]:
@@ -335,7 +192,7 @@ def _count(
     heatmap: Floats | None = None
     if measure.has_masks and row["label"] is not None and row["heatmap"].endswith(".tiff"):
         heatmap = tifffile.imread(out / row["heatmap"])
-    measure.add(by_id[row["path"]], row["score"], heatmap)
+    measure.add(by_id[row["path"]], row["score"], heatmap, is_volume=bool(row.get("depth")))
 
 
 def _journaled(items: Made, journal: Journal) -> Made:
@@ -414,7 +271,9 @@ def _conclude(
     far = facts["far"] if facts["fdr"] is None else facts["fdr"]
     groups, threshold = decide(rows, calibration, far=far, fdr=facts["fdr"])
     decide_slices(slices, calibration, far=far, fdr=facts["fdr"])
-    _say_of_volumes(rows, slices, calibration, far, reporter)
+    caveats = volume_caveats(rows, slices, calibration, far)
+    for caveat in caveats:
+        reporter.warn(caveat)
     for problem in measure.problems:
         reporter.warn(f"not measured: {problem}")
     checks = _drift(rows, slices, calibration)
@@ -436,7 +295,8 @@ def _conclude(
         "counts": dict(counts),
         "reasons": dict(reasons.most_common()),
         "drift": checks,
-        "evaluation": measure.result(threshold) if measure.labelled() else None,
+        "caveats": caveats,
+        "evaluation": measure.result(None if facts["fdr"] is None else threshold) if measure.labelled() else None,
     }
     head = records.write(out, rows, groups, timings, audit, slices)
     return {
@@ -451,34 +311,6 @@ def _conclude(
         "statement": audit["statement"],
         "evaluation": audit["evaluation"],
     }
-
-
-def _say_of_volumes(
-    rows: Sequence[records.Row],
-    slices: Sequence[records.Row],
-    calibration: Calibration,
-    rate: float,
-    reporter: Reporter,
-) -> None:
-    """Slices that were not scored, and volumes whose pooled scores are not comparable with the calibration's."""
-    scored = Counter(row["path"] for row in slices if row["score"] is not None)
-    if unscored := len(slices) - scored.total():
-        reporter.say(f"{unscored} of {len(slices)} slices have too little foreground and were not scored (NaN)")
-    volumes = [row for row in rows if row.get("depth") and row["status"] == "ok"]
-    if not volumes or not calibration.n_groups:
-        return
-    if calibration.level(rate) != "group":
-        reporter.warn(
-            f"no volume or patient can be flagged: {calibration.n_groups} calibration groups reach p-values of "
-            f"{1 / (calibration.n_groups + 1):.3f}, {rate:g} was asked for; slices are flagged one by one"
-        )
-    usual = float(np.median(list(Counter(calibration.groups).values())))
-    count = float(np.median([scored[row["path"]] for row in volumes]))
-    if not usual / SLICES_APART <= count <= usual * SLICES_APART:
-        reporter.warn(
-            f"volumes have {count:g} scored slices, calibration groups {usual:g} images: a volume's highest score is "
-            "compared with that of a group of another size; calibrate on volumes like these"
-        )
 
 
 def _drift(
@@ -556,7 +388,8 @@ def merge(
     measure = Measure(calibration, far or DEFAULT_FAR, masks=False)
     for row in rows:
         if row["status"] == "ok":
-            measure.add(Record(row["path"], Path(), label=row["label"], group=row["group"]), row["score"], None)
+            record = Record(row["path"], Path(), label=row["label"], group=row["group"])
+            measure.add(record, row["score"], None, is_volume=bool(row.get("depth")))
     timings = [timing for directory in directories for timing in records.read_timings(directory.path)]
     entries = (entry for directory in directories for entry in _regions_of(directory.path))
     slices = [row for directory in directories for row in records.read_slices(directory.path)]

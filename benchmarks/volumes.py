@@ -1,11 +1,12 @@
 """What a run finds in whole volumes with known lesions, and what scoring volumes costs.
 
-    python benchmarks/volumes.py RUN --data FOLDER [--json]     <name>_flair.nii.gz beside <name>_mask.nii.gz
+    python benchmarks/volumes.py RUN --data FOLDER [--listed FOLDER] [--json]
     python benchmarks/volumes.py RUN --speed [--json]
 
-Quality: AUROC of slices (anomalous: any lesion voxel), average precision and Dice of voxels over all volumes together,
-at the run's calibrated pixel threshold, and lesions found at one false positive per volume on average. Slices that are
-not scored count as the most normal ones. Nothing is chosen on these volumes.
+Quality, on <name>_flair.nii.gz beside <name>_mask.nii.gz: AUROC of slices (anomalous: any lesion voxel), average
+precision and Dice of voxels over all volumes together, at the calibrated pixel threshold, and lesions found at one
+false positive per volume on average. Slices that are not scored count as the most normal ones. Nothing is chosen on
+these volumes. `--listed`: also on those slices alone that a folder has as images <name>_<slice>.png.
 
 Speed: a synthetic volume of 256 × 256 × 150 in 16 bits, from the disk to the score directory with all default outputs,
 against the bare model on the same slices (read and prepared before the clock starts, nothing written), three times in
@@ -19,12 +20,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+from numpy.typing import NDArray
 
 from anodetect import metrics, runs, scoring
 from anodetect.calibration import clopper_pearson
@@ -32,52 +36,83 @@ from anodetect.data import readers
 from anodetect.data.scan import Record
 from anodetect.model import Model, load, score_records
 from anodetect.representations.pixels import resize
-from anodetect.types import Floats, Silent
+from anodetect.types import Bools, Floats, Silent
 
 SHAPE, REPEATS = (256, 256, 150), 3
+FAR = 0.05
 
 
-def quality(run: runs.Run, folder: Path) -> dict[str, Any]:
-    """Measures against the masks."""
+@dataclass(frozen=True)
+class Found:
+    """Of a volume: score [D] and flag [D] of each slice, heatmap, truth and scaled intensity [D, H, W]."""
+
+    name: str
+    scores: NDArray[np.float64]
+    flags: NDArray[np.bool_]
+    heatmap: Floats
+    mask: Bools
+    intensity: Floats
+
+    def part(self, numbers: list[int]) -> "Found":
+        arrays = (self.scores, self.flags, self.heatmap, self.mask, self.intensity)
+        return Found(self.name, *(array[numbers] for array in arrays))
+
+
+def find(run: runs.Run, folder: Path) -> Iterator[Found]:
+    """Score each volume."""
     names = sorted(path.name.removesuffix("_flair.nii.gz") for path in folder.glob("*_flair.nii.gz"))
     items = [Record(name, folder / f"{name}_flair.nii.gz", group=name) for name in names]
-    threshold = run.calibration.pixel_threshold(0.05)
-    counts, heatmaps, masks = metrics.PixelCounts(), [], []
-    labels, scores, flags, groups, intensity = [], [], [], [], metrics.PixelCounts()
     for scored in score_records(Model.load(run, "auto"), items, Silent()):
-        volume, heatmap = scored.loaded.volume, scored.heatmap
-        assert volume is not None and heatmap is not None and scored.slices is not None, scored.loaded.error
-        mask = readers.volume_mask(folder / f"{scored.loaded.record.id}_mask.nii.gz", volume.volume, volume.geometry)
-        slices = np.zeros(len(mask))
-        slices[scored.slices.numbers] = scored.slices.scores
-        labels += mask.any((1, 2)).astype(int).tolist()
-        scores += slices.tolist()
-        flags += (slices > run.calibration.threshold(0.05)).tolist()
-        groups += [scored.loaded.record.id] * len(mask)
-        counts.add(np.nan_to_num(heatmap), mask, scored.loaded.record.id)
-        low, high = volume.span or (0.0, 1.0)
-        intensity.add(((volume.slices[0] - low) / (high - low)).astype(np.float32), mask, scored.loaded.record.id)
-        heatmaps.append(heatmap)
-        masks.append(mask)
+        name, volume = scored.loaded.record.id, scored.loaded.volume
+        assert volume is not None and scored.heatmap is not None and scored.slices is not None, scored.loaded.error
+        scores = np.zeros(len(scored.heatmap))
+        scores[scored.slices.numbers] = scored.slices.scores
+        mask = readers.volume_mask(folder / f"{name}_mask.nii.gz", volume.volume, volume.geometry)
+        intensity = (volume.slices[0] / np.percentile(volume.slices, 99.5)).astype(np.float32)
+        flags = scores > run.calibration.threshold(FAR)
+        yield Found(name, scores, flags, np.nan_to_num(scored.heatmap), mask, intensity)
+
+
+def measures(volumes: Sequence[Found], threshold: float) -> dict[str, Any]:
+    """Slices and voxels against the truth, all volumes together."""
+    counts, intensities = metrics.PixelCounts(), metrics.PixelCounts()
+    for volume in volumes:
+        counts.add(volume.heatmap, volume.mask, volume.name)
+        intensities.add(volume.intensity, volume.mask, volume.name)
+    truth = np.concatenate([volume.mask.any((1, 2)) for volume in volumes]).astype(np.int64)
+    scores, flags = (np.concatenate([getattr(volume, name) for volume in volumes]) for name in ("scores", "flags"))
+    groups = [volume.name for volume in volumes for _ in volume.scores]
+    auroc = metrics.image_metrics(truth, scores, groups)["auroc"]
     curves = counts.curves()
-    found, there, _ = metrics.lesion_sensitivity(heatmaps, masks)
-    truth, above = np.array(labels), np.array(flags)
-    slice_auroc = metrics.image_metrics(truth, np.array(scores), groups)["auroc"]
+    values = curves.measure()
     return {
-        "volumes": len(names),
-        "slices": len(labels),
-        "slices with a lesion": int(truth.sum()),
-        "slice AUROC": round(slice_auroc.value, 3),
-        "interval": slice_auroc.note or f"{slice_auroc.low:.3f}–{slice_auroc.high:.3f}",
-        "slices with a lesion flagged": round(float(above[truth == 1].mean()), 3),
-        "slices without flagged": round(float(above[truth == 0].mean()), 3),
-        "voxel AP": round(curves.measure()["ap"], 3),
-        "voxel AP of intensity": round(intensity.curves().measure()["ap"], 3),
+        "slices": len(truth),
+        "with a lesion": int(truth.sum()),
+        "AUROC": round(auroc.value, 3),
+        "its interval": auroc.note or f"{auroc.low:.3f}–{auroc.high:.3f}",
+        "flagged with a lesion": round(float(flags[truth == 1].mean()), 3),
+        "flagged without": round(float(flags[truth == 0].mean()), 3),
+        "voxel AP": round(values["ap"], 3),
+        "voxel AP of intensity": round(intensities.curves().measure()["ap"], 3),
         "Dice at the calibrated threshold": round(curves.dice_at(threshold), 3),
-        "best Dice (the threshold chosen with the truth)": round(curves.measure()["dice_best"], 3),
-        "lesions found at 1 false positive per volume": f"{found} of {there}",
-        "interval of their share": "{:.2f}–{:.2f}".format(*clopper_pearson(found, there)),
+        "best Dice (threshold chosen with the truth)": round(values["dice_best"], 3),
     }
+
+
+def quality(run: runs.Run, folder: Path, listed: Path | None) -> dict[str, Any]:
+    """Measures of whole volumes, and of the listed slices alone."""
+    volumes = list(find(run, folder))
+    threshold = run.calibration.pixel_threshold(FAR)
+    found, there, _ = metrics.lesion_sensitivity([v.heatmap for v in volumes], [v.mask for v in volumes])
+    low, high = clopper_pearson(found, there)
+    result = measures(volumes, threshold) | {
+        "lesions found at 1 false positive per volume": f"{found} of {there} ({low:.2f}–{high:.2f})"
+    }
+    if listed:
+        numbers = {v.name: sorted(int(p.stem[-2:]) for p in listed.rglob(f"{v.name}_[0-9][0-9].png")) for v in volumes}
+        parts = measures([v.part(numbers[v.name]) for v in volumes], threshold)
+        result |= {f"listed slices: {name}": value for name, value in parts.items()}
+    return result
 
 
 def synthetic(path: Path, depth: int) -> None:
@@ -136,10 +171,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--data", type=Path)
+    parser.add_argument("--listed", type=Path)
     parser.add_argument("--speed", action="store_true")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    result: dict[str, Any] = quality(runs.read(arguments.run), arguments.data) if arguments.data else {}
+    result: dict[str, Any] = {}
+    if arguments.data:
+        result = quality(runs.read(arguments.run), arguments.data, arguments.listed)
     result |= speed(arguments.run) if arguments.speed else {}
     print(json.dumps(result) if arguments.json else "\n".join(f"{name:>48}  {value}" for name, value in result.items()))
 

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from anodetect import checkpoint, journal, pipeline, records, runs, scoring, verification
+from anodetect import checkpoint, journal, pipeline, records, runs, scoring, verification, worker
 from anodetect.data import synthetic
 from anodetect.errors import AnodetectError, ConfigError, Interrupted, RunError
 
@@ -176,12 +176,12 @@ def test_killed_at_any_moment_and_resumed_nothing_is_lost_or_done_twice(pca_run,
     files = len(list(whole.rglob("*")))
     rng = np.random.default_rng(0)
     kills, seen = 0, set()
-    for attempt in range(25):
+    for attempt in range(17):
         out = tmp_path / f"parts{attempt}"
         for _ in range(1 + attempt % 2):
             process = FORKED.Process(target=_score, args=(pca_run, data, out, True))
             process.start()
-            moment = rng.uniform(0, 1.1) * files  # in files written, not in seconds, which depend on what else runs
+            moment = rng.uniform(0, 1) * files  # in files written, not in seconds, which depend on what else runs
             while process.is_alive() and len(list(out.rglob("*"))) < moment:
                 time.sleep(0.005)
             if process.is_alive():
@@ -200,7 +200,7 @@ def test_killed_at_any_moment_and_resumed_nothing_is_lost_or_done_twice(pca_run,
         assert verification.verify(out).intact
         assert not {"journal.jsonl", ".lock"} & {path.name for path in out.iterdir()}
         shutil.rmtree(out)
-    assert kills >= 15
+    assert kills >= 20  # of 25; the rest had finished
     assert len(seen) >= 3  # it was killed at different places
 
 
@@ -217,7 +217,7 @@ def _entries(out):
 
 def test_what_is_finished_is_not_scored_again(pca_run, synthetic_folder, scored, tmp_path, monkeypatch):
     out = tmp_path / "s"
-    real, calls = scoring.score_records, []
+    real, calls = worker.score_records, []
 
     def stops(model, items, reporter, **options):
         for number, one in enumerate(real(model, items, reporter, **options)):
@@ -225,7 +225,7 @@ def test_what_is_finished_is_not_scored_again(pca_run, synthetic_folder, scored,
                 raise KeyboardInterrupt
             yield one
 
-    monkeypatch.setattr(scoring, "score_records", stops)
+    monkeypatch.setattr(worker, "score_records", stops)
     with pytest.raises(Interrupted, match="--resume"):
         scoring.score(pca_run, [str(synthetic_folder)], out, far=FAR)
 
@@ -233,7 +233,7 @@ def test_what_is_finished_is_not_scored_again(pca_run, synthetic_folder, scored,
         calls.append(len(items))
         return real(model, items, reporter, **options)
 
-    monkeypatch.setattr(scoring, "score_records", counts)
+    monkeypatch.setattr(worker, "score_records", counts)
     finished = len(_entries(out))
     assert finished
     with (out / "journal.jsonl").open("ab") as file:

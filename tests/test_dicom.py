@@ -144,6 +144,19 @@ def test_a_series_that_runs_the_other_way_is_the_same_volume(tmp_path):
     assert np.array_equal(read(tmp_path / "a").volume.volume.voxels[0], array)
 
 
+def test_a_real_scan_is_the_same_as_nifti_and_as_dicom(shared_data, tmp_path):
+    path = shared_data / "lgg_volumes/lgg053_flair.nii.gz"
+    nifti = load(scan.Record(path.name, path)).volume
+    array, affine = nifti.volume.voxels[0].transpose(2, 1, 0).astype(np.int16), nifti.volume.affine[:, [2, 1, 0, 3]]
+    for name, number in enumerate(RNG.permutation(len(array))):
+        instance(array[number], affine, int(number)).save_as(tmp_path / f"{name}.dcm", enforce_file_format=True)
+    found = read(tmp_path).volume
+    assert np.array_equal(found.slices, nifti.slices)
+    assert np.array_equal(found.foreground, nifti.foreground)
+    for place in ((0, 0, 0), (5, 100, 37)):
+        assert np.allclose(found.geometry.position(place), nifti.geometry.position(place), atol=1e-4)
+
+
 def test_series_in_one_folder_are_told_apart_and_patients_are_groups(tmp_path):
     write_series(tmp_path / "a", voxels())
     for number, made in enumerate(voxels()):

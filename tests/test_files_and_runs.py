@@ -190,7 +190,8 @@ def test_plain_turns_nan_into_null():
 def test_a_run_of_the_format_before_volumes_scores_the_same(pca_run, synthetic_folder, tmp_path, monkeypatch):
     old = shutil.copytree(pca_run, tmp_path / "old")
     state, header = checkpoint.read(old / "model.safetensors")
-    del header["preprocess"]["axis"]
+    for name in ("axis", "of_volumes"):
+        del header["preprocess"][name]
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "FORMAT", checkpoint.OLDEST)
         checkpoint.write(old / "model.safetensors", state, header)

@@ -2,12 +2,14 @@
 
 import gzip
 import math
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
 import nibabel as nib
 import nrrd
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -15,13 +17,13 @@ from hypothesis import strategies as st
 from nibabel.orientations import aff2axcodes
 from PIL import Image
 
-from anodetect import pipeline, records, scoring, verification
+from anodetect import pipeline, records, scoring, verification, worker
 from anodetect.calibration import Calibration
 from anodetect.data import geometry, readers, scan
 from anodetect.data.preprocess import Preprocess, PreprocessConfig, evened, otsu, volume_foreground
 from anodetect.data.scan import Record
 from anodetect.data.volumes import MAX_VOXELS, decode_nifti
-from anodetect.errors import ConfigError, DataError
+from anodetect.errors import ConfigError, DataError, Interrupted, RunError
 from anodetect.model import Model, load
 from anodetect.runs import read as read_run
 from anodetect.types import Silent
@@ -441,6 +443,37 @@ def test_directories_of_volumes_verify_merge_and_score_again(run, scored, tmp_pa
         assert (tmp_path / "m" / name).read_bytes() == (out / name).read_bytes(), name
 
 
+def test_an_interrupted_scoring_of_volumes_goes_on_to_the_same_tables(run, scored, tmp_path, monkeypatch):
+    folder, out = scored
+    real = worker.score_records
+
+    def stops(*arguments, **options):
+        for number, each in enumerate(real(*arguments, **options)):
+            if number == 2:
+                raise KeyboardInterrupt
+            yield each
+
+    monkeypatch.setattr(worker, "score_records", stops)
+    with pytest.raises(Interrupted):
+        scoring.score(run, [str(folder)], tmp_path / "s", far=0.2)
+    monkeypatch.setattr(worker, "score_records", real)
+    with pytest.raises(RunError, match="another identifiers"):
+        scoring.score(run, [str(folder)], tmp_path / "s", far=0.2, resume=True, keep_identifiers=True)
+    scoring.score(run, [str(folder)], tmp_path / "s", far=0.2, resume=True)
+    for name in ("scores.parquet", "slices.parquet", "groups.csv"):
+        assert (tmp_path / "s" / name).read_bytes() == (out / name).read_bytes(), name
+
+
+def test_an_edited_slice_is_noticed(scored, tmp_path):
+    copy = shutil.copytree(scored[1], tmp_path / "copy")
+    slices = records.read_slices(copy)
+    slices[3]["flagged"] = not slices[3]["flagged"]
+    pq.write_table(pa.Table.from_pylist(slices, records.SLICE_COLUMNS), copy / "slices.parquet")
+    problems = verification.verify(copy).problems
+    assert "slices.parquet was changed" in problems
+    assert any(text.startswith(f"slice {slices[3]['slice']} of {slices[3]['path']}") for text in problems)
+
+
 def test_slices_without_enough_foreground_are_not_scored_and_said_so(run, tmp_path):
     volume, _ = head()
     volume[:2] = 1
@@ -450,7 +483,7 @@ def test_slices_without_enough_foreground_are_not_scored_and_said_so(run, tmp_pa
     notes = []
 
     class Notes(Silent):
-        def say(self, text):
+        def warn(self, text):
             notes.append(text)
 
     scoring.score(run, [str(path)], tmp_path / "s", far=0.2, reporter=Notes())
@@ -474,6 +507,8 @@ def test_truth_and_foreground_from_a_manifest(run, tmp_path):
     lines = ["path,label,mask,foreground", "p00.nii.gz,1,t.nii.gz,f.nii.gz", "p01.nii.gz,1,t.nii.gz,"]
     (tmp_path / "manifest.csv").write_text("\n".join(lines))
     result = pipeline.evaluate(run, str(tmp_path), far=0.2)
+    assert result["operating_point"]["threshold"] == read_run(run).calibration.pooled().threshold(0.2)
+    assert result["operating_point"]["tpr"] == 1
     assert result["pixel"]["ap"] > 0.15
     assert load(scan.scan(tmp_path).records[0]).volume.foreground.sum() == inside.sum()
     (tmp_path / "manifest.csv").write_text("path,foreground\np00.nii.gz,wrong.nii.gz")
@@ -508,6 +543,27 @@ def test_maps_of_resampled_slices_come_back_in_the_source_grid(tmp_path, tile):
     assert k == 3
     assert 14 <= i <= 21
     assert 16 <= j <= 23
+
+
+def test_volumes_are_scaled_as_the_images_were_that_a_model_learned_from(tmp_path):
+    rng = np.random.default_rng(7)
+    for number in range(20):
+        volume, _ = head(rng=rng)
+        top = np.percentile(volume, 99)
+        Image.fromarray((volume[3] * 200 / top).clip(0, 200).astype(np.uint8)).save(tmp_path / f"{number}.png")
+    pipeline.train(str(tmp_path), "pca", tmp_path / "run", values={"size": 32, "exported": [99, 200]})
+    model = Model.load(read_run(tmp_path / "run"), "cpu")
+    new, _ = head(rng=rng)
+    path = save_nifti(tmp_path / "new.nii", 7 * new.transpose(2, 1, 0), np.diag([-1.0, -1, 4, 1]))
+    as_image = (new[3] * 200 / np.percentile(new, 99)).clip(0, 200)[None]
+    expected, inside = model.preprocess.apply(as_image)
+    volume = load(Record("x", path), model).volume
+    found, also = model.preprocess.apply(volume.slices[:, 3], volume, 3)
+    assert np.allclose(found, expected, atol=1e-4)
+    assert np.array_equal(inside, also)
+    write_patients(tmp_path / "v", 20)
+    with pytest.raises(ConfigError, match="leave it out"):
+        pipeline.train(str(tmp_path / "v"), "pca", tmp_path / "r", values={"exported": [99, 200]})
 
 
 def test_volumes_of_different_planes_are_not_mixed(tmp_path):

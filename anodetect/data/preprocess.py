@@ -39,7 +39,8 @@ class PreprocessConfig(Config):
     Of volumes only: `axis`, the plane of their slices, "auto" the one with the finest pixels; `component` of a 4-D
     file; a slice is scored if it has `least_foreground` of the foreground of the fullest one; `bias` above 0 evens out
     brightness that varies over more than as many millimetres; `spacing` above 0 brings slices to as many millimetres
-    per pixel, and maps back.
+    per pixel, and maps back. `exported`: the images the model learns from were made of volumes by scaling that
+    percentile of all voxels to that value and clipping there; volumes are treated alike, in place of `intensity`.
     """
 
     intensity: Literal["auto", "dataset", "image"] = "auto"
@@ -50,6 +51,7 @@ class PreprocessConfig(Config):
     least_foreground: float = Field(default=0.25, ge=0, le=1)
     bias: float = Field(default=0.0, ge=0)
     spacing: float = Field(default=0.0, ge=0)
+    exported: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,9 @@ class Prepared:
     foreground: Bools
     span: tuple[float, float] | None
     scored: Bools
+    as_images: bool = False  # the model learned from images: each slice's foreground is found as an image's
+    unit: float = 1.0  # what 1 in the model's range is in native units
+    top: float = float("inf")  # higher values count as this one
 
     @property
     def numbers(self) -> NDArray[np.int64]:
@@ -85,6 +90,7 @@ class Preprocess:
         self.flat_background = False
         self.range = (0.0, 1.0)
         self.axis: str = config.axis
+        self.of_volumes = False  # whether it has learned from volumes
 
     def learn(self, images: Iterable[Floats]) -> None:
         """Learn channels, kind of background and intensity range from fit images [C, H, W], in one pass."""
@@ -106,12 +112,14 @@ class Preprocess:
         same = to_channels(image, self.channels)
         if same is None:
             raise ImageError("a colour image, but the model was trained on grey ones")
+        if of is not None:
+            same = np.minimum(same, of.top)
         if not self.flat_background:
             inside = np.ones(same.shape[1:], bool)
         else:
-            inside = foreground(same) if of is None else of.foreground[number]
+            inside = foreground(same) if of is None or of.as_images else of.foreground[number]
         if of is not None:
-            low, high = of.span or self.range
+            low, high = of.span or (self.range[0] * of.unit, self.range[1] * of.unit)
         else:
             low, high = self._window() or (_span(same[:, inside]) if self.config.intensity == "image" else self.range)
         scaled = np.clip((same - low) * (2 / (high - low)) - 1, -CLIP, CLIP).astype(np.float32)
@@ -139,13 +147,17 @@ class Preprocess:
         filled = inside.sum((1, 2))
         if not filled.any():
             raise ImageError("no foreground")
+        scored = filled >= max(1, self.config.least_foreground * filled.max())
+        as_images = supplied is None and not self.of_volumes
+        if self.config.exported:
+            percentile, value = self.config.exported
+            top = float(np.percentile(slices, percentile))
+            return Prepared(volume, geometry, slices, inside, None, scored, as_images, top / value, top)
         span = self._window()
         if span is None and self.config.intensity != "dataset":
             own = self.config.intensity == "image" or volume.modality not in FIXED_UNITS
             span = _span(_some(slices, inside)) if own else None
-        return Prepared(
-            volume, geometry, slices, inside, span, filled >= max(1, self.config.least_foreground * filled.max())
-        )
+        return Prepared(volume, geometry, slices, inside, span, scored, as_images)
 
     def _resampled(self, scaled: Floats, inside: Bools, geometry: Geometry) -> tuple[Floats, Bools]:
         """A slice in the spacing asked for, if one is; maps are brought back by the representation."""
@@ -170,12 +182,14 @@ class Preprocess:
             "flat_background": self.flat_background,
             "range": list(self.range),
             "axis": self.axis,
+            "of_volumes": self.of_volumes,
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         self.channels, self.flat_background = int(state["channels"]), bool(state["flat_background"])
         self.range = (float(state["range"][0]), float(state["range"][1]))
-        self.axis = str(state.get("axis", "auto"))
+        self.axis = str(state.get("axis", "auto"))  # runs of the format before volumes have neither
+        self.of_volumes = bool(state.get("of_volumes", False))
 
 
 def has_flat_background(image: Floats) -> bool:

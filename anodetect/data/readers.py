@@ -4,6 +4,7 @@ The file's own bit depth is kept.
 """
 
 import io
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
@@ -25,6 +26,7 @@ from anodetect.errors import ImageError
 from anodetect.types import Bools, Floats
 
 MAX_PIXELS = 2**27
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # Pillow's limit is lower than MAX_PIXELS
 Array = NDArray[np.generic]
 T = TypeVar("T")
 
