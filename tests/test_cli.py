@@ -413,6 +413,7 @@ def test_commands_without_a_model_need_no_torch(arguments, pca_run, synthetic_fo
         "calibration",
         "records",
         "reviews",
+        "agreement",
         "verification",
         "runs",
         "report",
