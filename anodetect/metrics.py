@@ -235,19 +235,19 @@ class PixelCurves:
 def lesion_sensitivity(
     heatmaps: Sequence[Floats], masks: Sequence[Bools], false_positives: float = 1.0, thresholds: int = 200
 ) -> tuple[int, int, float]:
-    """Lesions found, lesions there are, and the threshold, at the best of `thresholds` with at most `false_positives`
-    per volume on average (a point of the FROC curve).
+    """Lesions found, lesions there are, and the threshold: the last of `thresholds`, from the highest values down,
+    before there are more than `false_positives` per volume on average (a point of the FROC curve).
 
     Heatmaps and masks are [D, H, W]; NaN counts as lowest. A lesion is a connected part of the truth, and found where a
-    connected part above the threshold overlaps it; a part that overlaps none is a false positive.
+    connected part above the threshold overlaps it; a part that overlaps none is a false positive. Lower thresholds, at
+    which parts grow together until one of them covers everything, do not count.
     """
     around = np.ones((3, 3, 3))
     values = [np.nan_to_num(heatmap, nan=-np.inf) for heatmap in heatmaps]
     lesions = [ndimage.label(mask, around) for mask in masks]
-    there = sum(count for _, count in lesions)
+    best = (0, sum(count for _, count in lesions), float("inf"))
     everything = np.concatenate([value[np.isfinite(value)] for value in values])
     tails = 1 - np.geomspace(1e-7, 0.5, thresholds)  # densely where few voxels lie above
-    best = (0, there, float("inf"))
     for threshold in np.unique(np.quantile(everything, tails))[::-1]:
         found = wrong = 0
         for value, (truth, _) in zip(values, lesions, strict=True):
@@ -255,8 +255,9 @@ def lesion_sensitivity(
             overlap = (parts > 0) & (truth > 0)
             found += len(np.unique(truth[overlap]))
             wrong += count - len(np.unique(parts[overlap]))
-        if found > best[0] and wrong <= false_positives * len(values):
-            best = (found, there, float(threshold))
+        if wrong > false_positives * len(values):
+            break
+        best = (found, best[1], float(threshold))
     return best
 
 

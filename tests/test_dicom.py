@@ -11,6 +11,8 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence
@@ -35,6 +37,7 @@ from anodetect.data import dicom, dicom_codecs, pseudonyms, scan
 from anodetect.data.preprocess import Preprocess, PreprocessConfig
 from anodetect.errors import ConfigError
 from anodetect.model import load
+from anodetect.writers import nifti
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom.*", "ignore::UserWarning:highdicom.*")
 RNG = np.random.default_rng(0)
@@ -144,17 +147,51 @@ def test_a_series_that_runs_the_other_way_is_the_same_volume(tmp_path):
     assert np.array_equal(read(tmp_path / "a").volume.volume.voxels[0], array)
 
 
+@settings(max_examples=15, deadline=None)
+@given(
+    angles=st.tuples(*[st.floats(-3, 3)] * 3),
+    spacing=st.tuples(*[st.floats(0.4, 5)] * 3),
+    order=st.permutations(range(8)),
+    backwards=st.booleans(),
+    data=st.data(),
+)
+def test_a_marked_voxel_of_an_oblique_series_comes_back_at_its_place(
+    tmp_path_factory, angles, spacing, order, backwards, data
+):
+    """Whatever the order of files and the direction they were acquired in: same value, same millimetres, as NIfTI."""
+    affine = np.eye(4)
+    affine[:3, :3] = (
+        rotation(angles) @ np.eye(3)[:, [2, 1, 0]] @ np.diag([-1 if backwards else 1, 1, 1]) @ np.diag(spacing)
+    )
+    affine[:3, 3] = [12.5, -40, 7]
+    array = RNG.integers(0, 99, (8, 9, 10)).astype(np.int16)
+    place = tuple(data.draw(st.integers(0, side - 1)) for side in array.shape)
+    array[place] = 500
+    contents = []
+    for number in order:
+        buffer = BytesIO()
+        instance(array[number], affine, number).save_as(buffer, enforce_file_format=True)
+        contents.append(buffer.getvalue())
+    volume = Preprocess(PreprocessConfig(least_foreground=0)).prepare(dicom.decode(dicom.in_order(contents)))
+    path = tmp_path_factory.mktemp("oblique") / "a.nii"
+    nifti.write(path, volume.slices[0].copy(), volume, "copy")
+    back = nib.load(path)
+    (index,) = np.argwhere(np.asarray(back.dataobj) == 500)
+    world = np.diag([-1, -1, 1, 1]) @ back.affine @ (*index, 1)
+    assert np.allclose(world, affine @ (*place, 1), atol=1e-3)
+
+
 def test_a_real_scan_is_the_same_as_nifti_and_as_dicom(shared_data, tmp_path):
     path = shared_data / "lgg_volumes/lgg053_flair.nii.gz"
-    nifti = load(scan.Record(path.name, path)).volume
-    array, affine = nifti.volume.voxels[0].transpose(2, 1, 0).astype(np.int16), nifti.volume.affine[:, [2, 1, 0, 3]]
+    other = load(scan.Record(path.name, path)).volume
+    array, affine = other.volume.voxels[0].transpose(2, 1, 0).astype(np.int16), other.volume.affine[:, [2, 1, 0, 3]]
     for name, number in enumerate(RNG.permutation(len(array))):
         instance(array[number], affine, int(number)).save_as(tmp_path / f"{name}.dcm", enforce_file_format=True)
     found = read(tmp_path).volume
-    assert np.array_equal(found.slices, nifti.slices)
-    assert np.array_equal(found.foreground, nifti.foreground)
+    assert np.array_equal(found.slices, other.slices)
+    assert np.array_equal(found.foreground, other.foreground)
     for place in ((0, 0, 0), (5, 100, 37)):
-        assert np.allclose(found.geometry.position(place), nifti.geometry.position(place), atol=1e-4)
+        assert np.allclose(found.geometry.position(place), other.geometry.position(place), atol=1e-4)
 
 
 def test_series_in_one_folder_are_told_apart_and_patients_are_groups(tmp_path):

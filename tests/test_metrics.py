@@ -209,3 +209,5 @@ def test_lesions_found_at_one_false_positive_per_volume():
     assert metrics.lesion_sensitivity([heatmap], [mask], 0.0)[:2] == (1, 3)
     assert metrics.lesion_sensitivity([heatmap], [mask], 2.0)[:2] == (3, 3)
     assert metrics.lesion_sensitivity([heatmap] * 2, [mask, ~mask & False], 1.0)[:2] == (1, 3)
+    nothing = np.random.default_rng(0).random((4, 20, 20)).astype(np.float32)  # parts that grow together find nothing
+    assert metrics.lesion_sensitivity([nothing], [mask])[0] <= 1
