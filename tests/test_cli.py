@@ -329,7 +329,7 @@ def test_the_same_bytes_in_train_and_test_are_a_leak(anodetect, synthetic_folder
 
 
 def test_interrupted_training_resumes_to_the_same_model(anodetect, synthetic_folder, tmp_path):
-    long = [*SMALL, "--set", "training.steps=120"]
+    long = [*SMALL, "--set", "training.steps=40"]
     train = ["train", synthetic_folder, "-d", "dae", *long, "--json"]
     code = "from anodetect.cli import main; main()"
     assert anodetect(*train, "--out", tmp_path / "whole")[0] == 0
@@ -413,6 +413,7 @@ def test_commands_without_a_model_need_no_torch(arguments, pca_run, synthetic_fo
         "calibration",
         "records",
         "reviews",
+        "agreement",
         "verification",
         "runs",
         "report",

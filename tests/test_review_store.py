@@ -107,6 +107,11 @@ def test_what_is_no_number_is_kept_as_none(opened, value):
     assert opened.read() == [kept]
 
 
+def test_a_negative_zero_does_not_break_the_chain(opened):
+    opened.add(ROW | {"score": -0.0}, "Ada", "normal")
+    assert opened.verify() == []
+
+
 def test_text_stays_what_it_was(opened):
     comment = "<script>alert(1)</script> ' ; DROP TABLE reviews; -- \u202e ü\n日本"
     opened.add(ROW | {"path": comment}, comment, "unsure", comment=comment)

@@ -50,9 +50,8 @@ class Job:
 
 @dataclass(frozen=True)
 class Progress:
-    """What a job's log says last: "train" or the like, `done` of `total`, None where it says nothing; its last line."""
+    """What a job's log says last: `done` of `total`, None where it counts nothing yet; its last line."""
 
-    task: str = ""
     done: int | None = None
     total: int | None = None
     line: str = ""
@@ -258,13 +257,13 @@ def progress(job: Job) -> Progress:
         lines = (job.folder / LOG).read_text("utf-8", "replace").splitlines()
     except OSError:
         lines = []
-    counted = [match for line in lines if (match := re.match(r"(\w+): (\d+)/(\d+)", line))]
+    counted = [match for line in lines if (match := re.match(r"\w+: (\d+)/(\d+)", line))]
     last = lines[-1] if lines else ""
     losses = _losses(job.out) if job.command[4] == "train" else []
     if not counted:
         return Progress(line=last, losses=losses)
-    task, done, total = counted[-1].groups()
-    return Progress(task, int(done), int(total), last, losses)
+    done, total = counted[-1].groups()
+    return Progress(int(done), int(total), last, losses)
 
 
 def _losses(out: Path) -> list[tuple[int, float]]:

@@ -250,7 +250,7 @@ def _make_table(connection: Connection) -> None:
 
 
 def _finite(value: float | None) -> float | None:
-    return None if value is None or not isfinite(value) else float(value)
+    return None if value is None or not isfinite(value) else float(value) + 0.0  # SQLite keeps no -0.0
 
 
 def _advice(error: Exception) -> str:

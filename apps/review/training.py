@@ -31,7 +31,7 @@ def draw(roots: Sequence[Path]) -> None:
         _score(roots, found)
 
 
-@st.cache_data(ttl=5, show_spinner="Looking through the folders …")
+@st.cache_resource(ttl=5, show_spinner="Looking through the folders …")
 def look(roots: tuple[Path, ...]) -> jobs.Found:
     return jobs.look(roots)
 
@@ -102,12 +102,12 @@ def _runs(found: jobs.Found) -> None:
         st.code((names[chosen] / "model_card.md").read_text("utf-8", "replace"), language=None, wrap_lines=True)
 
 
-@st.cache_data(ttl=600, show_spinner="Reading the runs …")
+@st.cache_resource(ttl=600, show_spinner="Reading the runs …")
 def _facts(run: Path, stamp: int, scores: tuple[Path, ...]) -> dict[str, Any]:
     return jobs.facts(run, _measured(scores))
 
 
-@st.cache_data(ttl=60, show_spinner=False)
+@st.cache_resource(ttl=60, show_spinner=False)
 def _measured(scores: tuple[Path, ...]) -> dict[str, str]:
     return jobs.measured(scores)
 
