@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from anodetect.calibration import Calibration, benjamini_hochberg
+from anodetect.calibration import Calibration, Doubles, benjamini_hochberg
 from anodetect.records import Row
 
 SLICES_APART = 1.5  # times as many, or as few, slices as a calibration group has: highest scores no longer compare
@@ -24,17 +24,15 @@ def decide(rows: Sequence[Row], calibration: Calibration, *, far: float, fdr: fl
     for row in good:
         members.setdefault(row["group"], []).append(row)
     pooled_calibration = calibration.pooled()
-    p = calibration.p_values([row["score"] for row in good], rate)
-    volumes = np.array([bool(row.get("depth")) for row in good], bool)
-    p[volumes] = pooled_calibration.p_values([row["score"] for row in good if row.get("depth")], rate)
+    p = p_values(good, calibration, rate)
     q = benjamini_hochberg(p, dependent=len(members) < len(good))
     flags = (p if fdr is None else q) <= rate + 1e-12
     spared = [row["score"] for row, flag in zip(good, flags, strict=True) if not flag]
     threshold = calibration.threshold(far) if fdr is None else max(spared, default=-np.inf)
     volume_threshold = pooled_calibration.threshold(far) if fdr is None else threshold
-    for row, is_volume, p_value, q_value, flag in zip(good, volumes, p, q, flags, strict=True):
+    for row, p_value, q_value, flag in zip(good, p, q, flags, strict=True):
         row |= {"p_value": float(p_value), "q_value": float(q_value), "flagged": bool(flag)}
-        row["threshold"] = volume_threshold if is_volume else threshold
+        row["threshold"] = volume_threshold if row.get("depth") else threshold
     pooled = [max(row["score"] for row in group) for group in members.values()]
     group_p = pooled_calibration.p_values(pooled, rate)
     group_q = benjamini_hochberg(group_p)
@@ -51,6 +49,12 @@ def decide(rows: Sequence[Row], calibration: Calibration, *, far: float, fdr: fl
         for (name, group), s, pv, qv, f in zip(members.items(), pooled, group_p, group_q, group_flags, strict=True)
     ]
     return groups, float(threshold)
+
+
+def p_values(rows: Sequence[Row], calibration: Calibration, rate: float) -> Doubles:
+    """Of rows with a score: an image's among the calibration images, a volume's among pooled groups."""
+    scores, volumes = [row["score"] for row in rows], [bool(row.get("depth")) for row in rows]
+    return np.where(volumes, calibration.pooled().p_values(scores, rate), calibration.p_values(scores, rate))
 
 
 def decide_slices(slices: Sequence[Row], calibration: Calibration, *, far: float, fdr: float | None) -> None:

@@ -192,6 +192,17 @@ def test_without_calibration_images_nothing_is_flagged():
     assert (found.flagged, found.precision) == (0, Rate(0, 0))
 
 
+def test_the_bench_decides_on_volumes_as_the_record_does():
+    rng = np.random.default_rng(3)
+    calibration = Calibration(rng.normal(size=200), np.zeros(200), tuple(str(n % 40) for n in range(200)))
+    rows = [row(str(n), float(s), label=0, depth=20) for n, s in enumerate(rng.normal(1.5, 1, 100))]
+    again = [dict(each) for each in rows]
+    decide(again, calibration, far=0.05, fdr=None)
+    found = worklist.bench(rows, worklist.truths(rows, {}, "labels"), calibration, 0.05)
+    assert (found.flagged, found.threshold) == (sum(r["flagged"] for r in again), again[0]["threshold"])
+    assert found.flagged < int((calibration.p_values([r["score"] for r in rows], 0.05) <= 0.05).sum())
+
+
 def test_the_roc_is_that_of_the_library():
     rng = np.random.default_rng(2)
     labels, scores = rng.integers(0, 2, 100), rng.normal(size=100).round(1)

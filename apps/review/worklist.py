@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from anodetect.agreement import Judgements, Rate, consensus, disagreement
 from anodetect.calibration import Calibration
+from anodetect.decision import p_values
 from anodetect.errors import DataError
 from anodetect.records import Row
 from anodetect.reviews import COLUMNS, WITHDRAWN, Review
@@ -238,13 +239,14 @@ def truths(rows: Sequence[Row], judgements: Judgements, source: Literal["labels"
 
 def bench(rows: Sequence[Row], truth: Sequence[int | None], calibration: Calibration, far: float) -> Bench:
     """What would be flagged at the false-alarm rate `far`, 0 < far < 1, and how that fits the truth, where known."""
-    scored = [(row["score"], known) for row, known in zip(rows, truth, strict=True) if row["status"] == "ok"]
-    flags: NDArray[np.bool_] = calibration.p_values([score for score, _ in scored], far) <= far + 1e-12
+    scored = [(row, known) for row, known in zip(rows, truth, strict=True) if row["status"] == "ok"]
+    flags: NDArray[np.bool_] = p_values([row for row, _ in scored], calibration, far) <= far + 1e-12
+    only_volumes = bool(scored) and all(row.get("depth") for row, _ in scored)
     counts = Counter((known, bool(flag)) for (_, known), flag in zip(scored, flags, strict=True) if known is not None)
     confusion = {(known, flag): counts[known, flag] for known in (0, 1) for flag in (False, True)}
     return Bench(
         far=far,
-        threshold=calibration.threshold(far),
+        threshold=(calibration.pooled() if only_volumes else calibration).threshold(far),
         flagged=int(flags.sum()),
         scored=len(scored),
         statement=calibration.statement(far),
