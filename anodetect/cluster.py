@@ -10,7 +10,6 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from anodetect.data.scan import Record
@@ -18,13 +17,13 @@ from anodetect.errors import ConfigError, RunError
 from anodetect.journal import Entry
 from anodetect.model import BATCH
 from anodetect.types import Reporter, Silent
-from anodetect.worker import Made, Task, Worker
+from anodetect.worker import Engine, Made, Task, Worker
 
 BLOCK = 4 * BATCH  # files handed out at a time
 RESERVED = 0.5  # of a CPU on each node, for Ray's own work
 
 
-def engine(workers: int | None) -> Callable[[Task, Sequence[Record], Reporter, Callable[[], str]], Made]:
+def engine(workers: int | None) -> Engine:
     """`scoring.score`'s engine of `workers` workers; without a number one for each GPU, or for each node without any.
 
     The cluster is that of the environment variable RAY_ADDRESS, else one of this machine alone, for the time being.
@@ -100,14 +99,9 @@ def _results(task: Task, items: Sequence[Record], share: dict[str, Any]) -> Iter
 
 def _absolute(record: Record) -> Record:
     """The record for a process that runs in another folder."""
-
-    def whole(path: Path) -> Path:
-        return Path(os.path.abspath(path))  # noqa: PTH100
-
-    foreground = whole(record.foreground) if record.foreground else None
-    return replace(
-        record, path=whole(record.path), files=tuple(whole(file) for file in record.files), foreground=foreground
-    )
+    files = tuple(file.absolute() for file in record.files)
+    foreground = record.foreground.absolute() if record.foreground else None
+    return replace(record, path=record.path.absolute(), files=files, foreground=foreground)
 
 
 class RemoteWorker:

@@ -116,17 +116,8 @@ def score(
             "environment": runs.environment_facts(),
             "cases": cases.settle(),
         }
-        result = _conclude(
-            out,
-            rows,
-            _slices_of(journal.entries()),
-            timings,
-            journal.entries(),
-            run.calibration,
-            facts,
-            measure,
-            reporter,
-        )
+        slices = _slices_of(journal.entries()) if any(row.get("depth") for row in rows) else []
+        result = _conclude(out, rows, slices, timings, journal.entries(), run.calibration, facts, measure, reporter)
         if key:
             verification.sign(out, result["head"], key)
         journal.remove()

@@ -340,11 +340,9 @@ def _native(dataset: Dataset) -> Floats:
     interpretation = dataset.get("PhotometricInterpretation")
     if interpretation == "PALETTE COLOR":
         stored = apply_color_lut(stored, dataset)
-    count, samples = int(dataset.get("NumberOfFrames") or 1), 3 if stored.shape[-1] == 3 and stored.ndim > 2 else 1
+    count = int(dataset.get("NumberOfFrames") or 1)
     coloured = interpretation == "PALETTE COLOR" or int(dataset.get("SamplesPerPixel", 1)) == 3
-    if not coloured:
-        samples = 1
-    values = stored.reshape(count, *stored.shape[-3 if coloured else -2 :][:2], samples)
+    values = stored.reshape(count, *stored.shape[-3 if coloured else -2 :][:2], 3 if coloured else 1)
     if interpretation == "MONOCHROME1":
         values = _inverted(values, dataset)
     if not coloured:

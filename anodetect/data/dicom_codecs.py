@@ -42,7 +42,7 @@ def plugin(syntax: uid.UID) -> str:
         return NAME
     try:
         known = get_decoder(syntax).is_available
-    except NotImplementedError:
+    except NotImplementedError:  # so pydicom says that it knows no decoder for it
         known = False
     if not known:
         raise ImageError(f"pixels in a transfer syntax that cannot be decoded ({syntax.name}); convert it")
