@@ -26,7 +26,7 @@ from anodetect.errors import ConfigError, ImageError, nearest
 from anodetect.representations import representation_class
 from anodetect.representations.pixels import resize
 from anodetect.tiling import TilingConfig
-from anodetect.types import Batch, Bools, Floats, Reporter, Scores, image_seeds
+from anodetect.types import Batch, Bools, Expert, Floats, Reporter, Scores, image_seeds
 
 BATCH = 16
 LOOK_AHEAD = 3  # batches
@@ -73,7 +73,43 @@ def resolve(detector: str, representation: str, values: Mapping[str, Any]) -> di
     if tile := given["tiling"].get("tile"):  # tiles are not shrunk unless a size is asked for
         defaults = merge(defaults, {"representation": {"size": tile}})
     sections = {name: merge(defaults.get(name, {}), given[name]) for name in SECTIONS}
-    return {name: build(classes[name], sections[name], name).model_dump(mode="json") for name in SECTIONS}
+    built = {name: build(classes[name], sections[name], name) for name in SECTIONS}
+    if "members" in cls.Config.model_fields:
+        built["detector"] = built["detector"].model_copy(update={"settings": _members(built["detector"], tile)})
+    return {name: built[name].model_dump(mode="json") for name in SECTIONS}
+
+
+def _members(config: Any, tile: int | None) -> dict[str, Any]:
+    """An ensemble's settings with the defaults of its members filled in."""
+    unknown = set(config.settings) - set(config.members)
+    if unknown:
+        name = min(unknown)
+        raise ConfigError(f"detector.settings: no member {name!r}; {nearest(name, config.members)}")
+    settings = {}
+    for member in config.members:
+        detector, _, representation = member.partition("/")
+        if detector == "ensemble":
+            raise ConfigError("detector.members: an ensemble in an ensemble says nothing new; name its members")
+        asked = config.settings.get(member, {}) | ({"tiling": {"tile": tile}} if tile else {})
+        whole = resolve(detector, representation or "auto", asked)
+        settings[member] = {section: whole[section] for section in ("representation", "detector")}
+    return settings
+
+
+def create_detector(name: str, config: Any) -> Any:
+    """The detector of this name with its `Config`; an ensemble can make its members."""
+    cls = detector_class(name)
+    return cls(config, _expert) if "members" in cls.Config.model_fields else cls(config)
+
+
+def _expert(member: str, settings: Mapping[str, Any]) -> Expert:
+    detector, _, representation = member.partition("/")
+    seen = representation_class(representation or DETECTORS[detector].representations[0])
+    config = build(detector_class(detector).Config, settings.get("detector", {}), f"detector.settings.{member}")
+    return Expert(
+        seen(build(seen.Config, settings.get("representation", {}), f"detector.settings.{member}")),
+        create_detector(detector, config),
+    )
 
 
 def _preset(cls: Any, name: str | None) -> Mapping[str, Any]:
@@ -95,12 +131,11 @@ class Model:
     @classmethod
     def create(cls, detector: str, representation: str, config: Mapping[str, Any]) -> "Model":
         seen = representation_class(representation)
-        detector_type = detector_class(detector)
         return cls(
             Preprocess(build(PreprocessConfig, config["preprocess"], "preprocess")),
             build(TilingConfig, config["tiling"], "tiling"),
             seen(build(seen.Config, config["representation"], "representation")),
-            detector_type(build(detector_type.Config, config["detector"], "detector")),
+            create_detector(detector, build(detector_class(detector).Config, config["detector"], "detector")),
         )
 
     @classmethod

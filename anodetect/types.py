@@ -130,6 +130,19 @@ class Detector(Protocol):
         """Become the detector whose `state` this was."""
 
 
+@dataclass(frozen=True)
+class Expert:
+    """A detector with the representation it works on, as a member of an ensemble."""
+
+    representation: Any
+    detector: Any
+
+    def encode(self, image: Floats, foreground: Bools) -> tuple[Floats, Bools]:
+        """What the detector sees of a scaled image [C, H, W] with foreground [H, W]."""
+        seen: tuple[Floats, Bools] = self.representation.encode(image, foreground)
+        return seen
+
+
 def image_seeds(images: Sequence[Floats], numbers: Iterable[int | None] = repeat(None)) -> Seeds:
     """One seed per image from its decoded content and, of a volume's slice, its number, so that a score never depends
     on position in a batch or on company."""

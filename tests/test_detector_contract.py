@@ -14,7 +14,7 @@ from anodetect.config import build
 from anodetect.data import synthetic
 from anodetect.detectors import DETECTORS, detector_class
 from anodetect.errors import ConfigError
-from anodetect.model import resolve
+from anodetect.model import create_detector, resolve
 from anodetect.nn.unet import UNet
 from anodetect.types import Batch, TrainContext, image_seeds
 
@@ -24,6 +24,16 @@ TINY = {
     "ebm": {"widths": [16, 32], "stem": 4, "training": QUICK | {"steps": 100, "learning_rate": 2e-3}}
     | {"levels": [120, 200], "pretraining": 0.9},
     "jem": {"width": 32, "blocks": 1, "stem": 2, "labels": "position", "training": {"steps": 300} | QUICK},
+    "ensemble": {
+        "members": ["pca/pixels", "dae/pixels"],
+        "settings": {
+            "pca/pixels": {"representation": {"size": 32}, "detector": {"components": 30}},
+            "dae/pixels": {
+                "representation": {"size": 32},
+                "detector": {"widths": [16, 32], "training": {"steps": 120}},
+            },
+        },
+    },
     "dae": {"widths": [16, 32], "training": {"steps": 120}},
     "pca": {"components": 30},
     "knn": {"memory": 2000},
@@ -45,8 +55,7 @@ def context(folder, **options):
 
 
 def make(name, **changes):
-    cls = detector_class(name)
-    return cls(build(cls.Config, TINY[name] | changes, name))
+    return create_detector(name, build(detector_class(name).Config, TINY[name] | changes, name))
 
 
 def name_of(detector):

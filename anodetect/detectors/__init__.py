@@ -44,6 +44,12 @@ DETECTORS = {
         "Grathwohl et al., Your classifier is secretly an energy based model, ICLR 2020",
         "minutes to train, milliseconds an image",
     ),
+    "ensemble": Entry(
+        "anodetect.detectors.ensemble:Ensemble",
+        "Product of experts: detectors of pixels and of features, each in deviations of normal images, as one.",
+        "Hinton, Training products of experts by minimizing contrastive divergence, Neural Computation 2002",
+        "minutes to train, tens of milliseconds an image",
+    ),
     "dae": Entry(
         "anodetect.detectors.dae:DAE",
         "Denoising autoencoder: take coarse noise away in one pass, compare.",

@@ -1,0 +1,171 @@
+"""The ensemble: what its members are, how they are joined, and that their training can be interrupted."""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from anodetect.config import build
+from anodetect.data import synthetic
+from anodetect.detectors.ensemble import Ensemble, EnsembleConfig
+from anodetect.errors import ConfigError, Interrupted
+from anodetect.model import create_detector, resolve
+from anodetect.representations import features_installed
+from anodetect.representations.pixels import Pixels, PixelsConfig
+from anodetect.types import Batch, Expert, Scores, TrainContext
+
+SIZE = 32
+QUICK = {"widths": [16, 32], "training": {"steps": 6}}
+
+
+def batch(count, seed=0):
+    pixels, _ = synthetic.images(count, size=SIZE, seed=seed)
+    return Batch(pixels.astype(np.float32) / 127.5 - 1, np.ones((count, SIZE, SIZE), bool))
+
+
+def context(folder, **options):
+    return TrainContext(**{"seed": 0, "device": "cpu", "workdir": folder} | options)
+
+
+@dataclass
+class Power:
+    """A member that learns nothing: scores are powers of an image's mean square."""
+
+    exponent: float
+
+    def fit(self, fit, tune, *, context):
+        pass
+
+    def score(self, images, *, seeds):
+        energy = loudness(images)
+        return Scores(energy.mean((1, 2)) ** self.exponent, energy**self.exponent)
+
+    def state(self):
+        return {}
+
+    def load_state(self, state, *, device):
+        pass
+
+
+def loudness(images):
+    return np.square(images.images).mean(1) + 0.01
+
+
+def powers(*exponents):
+    made = iter(exponents)
+    config = EnsembleConfig(members=tuple(f"power{n}" for n in range(len(exponents))))
+    return Ensemble(config, lambda name, settings: Expert(Pixels(PixelsConfig(size=SIZE)), Power(next(made))))
+
+
+def test_scores_are_the_product_of_what_members_say_in_deviations_of_normal_images(tmp_path):
+    detector, tune, new = powers(1.0, 3.0), batch(20, seed=1), batch(5, seed=2)
+    detector.fit(batch(20), tune, context=context(tmp_path))
+    scored = detector.score(new, seeds=np.zeros(5, np.uint64))
+    # A power changes a logarithm's mean and deviation alike, so both members say the same of an image.
+    normal = np.log(loudness(tune).mean((1, 2)))
+    z = (np.log(loudness(new).mean((1, 2))) - normal.mean()) / normal.std()
+    assert np.allclose(scored.image, np.exp(z), rtol=1e-3)
+    places = np.log(loudness(tune))
+    z = (np.log(loudness(new)) - places.mean()) / places.std()
+    assert np.allclose(scored.heatmap, np.exp(z), rtol=1e-3)
+
+
+def test_members_that_contradict_each_other_cancel_out(tmp_path):
+    detector = powers(1.0, -1.0)
+    detector.fit(batch(20), batch(20, seed=1), context=context(tmp_path))
+    assert np.allclose(detector.score(batch(5, seed=2), seeds=np.zeros(5, np.uint64)).image, 1, rtol=1e-3)
+
+
+def test_the_configuration_has_every_setting_of_every_member():
+    members = {"members": ["dae/pixels", "pca/pixels"]}
+    config = resolve("ensemble", "auto", members | {"settings": {"pca/pixels": {"detector": {"components": 7}}}})
+    settings = config["detector"]["settings"]
+    assert settings["dae/pixels"]["detector"]["training"]["steps"] > 0
+    assert settings["pca/pixels"]["detector"]["components"] == 7
+    assert settings["pca/pixels"]["representation"]["size"] == 64
+    again = resolve("ensemble", "auto", {name: config[name] for name in ("detector", "representation")})
+    assert again == config
+
+
+def test_members_see_tiles_in_their_own_size():
+    config = resolve("ensemble", "auto", {"members": ["dae/pixels", "pca/pixels"], "tile": 96})
+    assert config["representation"]["size"] == 96
+    assert {each["representation"]["size"] for each in config["detector"]["settings"].values()} == {96}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"members": ["pcaa/pixels", "dae/pixels"]}, "no detector 'pcaa'; did you mean 'pca'"),
+        ({"members": ["pca/features", "dae/pixels"]}, "pca works on pixels only"),
+        ({"members": ["pca/pixels", "ensemble/pixels"]}, "an ensemble in an ensemble"),
+        ({"members": ["pca/pixels"]}, "at least 2"),
+        (
+            {"members": ["pca/pixels", "dae/pixels"], "settings": {"dae/pixel": {}}},
+            "no member 'dae/pixel'; did you mean 'dae/pixels'",
+        ),
+        (
+            {"members": ["pca/pixels", "dae/pixels"], "settings": {"pca/pixels": {"detector": {"component": 3}}}},
+            "unknown key 'component'; did you mean 'components'",
+        ),
+    ],
+)
+def test_wrong_members_and_settings_are_refused(values, message):
+    with pytest.raises(ConfigError, match=message):
+        resolve("ensemble", "auto", values)
+
+
+def ensemble(first=QUICK, second=QUICK):
+    sections = {"dae/pixels": {"detector": first}, "anoddpm/pixels": {"detector": second | {"stem": 4, "prior": "off"}}}
+    settings = {name: each | {"representation": {"size": SIZE}} for name, each in sections.items()}
+    values = {"members": list(settings), "settings": settings}
+    return create_detector("ensemble", build(EnsembleConfig, values, "detector"))
+
+
+def test_the_budget_is_shared_and_what_ended_training_is_recorded(tmp_path):
+    records, endless = [], QUICK | {"training": {"steps": 10**6}}
+    begun = time.monotonic()
+    ensemble(QUICK, endless).fit(batch(40), batch(12, 1), context=context(tmp_path, budget=12.0, log=records.append))
+    assert time.monotonic() - begun < 12.0 * 1.1
+    assert records[-1]["stopped_by"] == "budget"
+    assert records[-1]["step"] > 6
+    assert {record.get("member") for record in records} == {"dae/pixels", "anoddpm/pixels", None}
+
+
+def test_a_resumed_training_ends_with_the_weights_of_an_uninterrupted_one(tmp_path, monkeypatch):
+    folders = [tmp_path / name for name in ("whole", "parts")]
+    for folder in folders:
+        folder.mkdir()
+    whole, parts = ensemble(), ensemble()
+    whole.fit(batch(40), batch(12, 1), context=context(folders[0]))
+
+    def stop(fit, tune, *, context):
+        raise Interrupted("stopped")
+
+    monkeypatch.setattr(parts.experts[1].detector, "fit", stop)
+    with pytest.raises(Interrupted):
+        parts.fit(batch(40), batch(12, 1), context=context(folders[1]))
+    again = ensemble()
+    monkeypatch.setattr(again.experts[0].detector, "fit", stop)  # it is finished, and must not be trained again
+    again.fit(batch(40), batch(12, 1), context=context(folders[1], resume=True))
+    state = again.state()
+    assert all(np.array_equal(array, state[name]) for name, array in whole.state().items())
+    assert list(folders[1].iterdir()) == []
+
+
+@pytest.mark.skipif(not features_installed(), reason="the extra `features` is not installed")
+def test_pixels_and_features_together_come_back_bit_for_bit(tmp_path):
+    settings = {
+        "knn/features": {"representation": {"size": 64}, "detector": {"memory": 500}},
+        "pca/pixels": {"representation": {"size": SIZE}, "detector": {"components": 10}},
+    }
+    config = build(EnsembleConfig, {"members": list(settings), "settings": settings}, "detector")
+    detector, again = (create_detector("ensemble", config) for _ in range(2))
+    detector.fit(batch(30), batch(12, 1), context=context(tmp_path))
+    again.load_state({name: array.copy() for name, array in detector.state().items()}, device="cpu")
+    images, seeds = batch(5, 2), np.zeros(5, np.uint64)
+    first, second = detector.score(images, seeds=seeds), again.score(images, seeds=seeds)
+    assert np.array_equal(first.image, second.image)
+    assert np.array_equal(first.heatmap, second.heatmap)
+    assert first.heatmap.shape == (5, SIZE, SIZE)
