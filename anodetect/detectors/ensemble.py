@@ -90,7 +90,7 @@ class Ensemble:
         expert.representation.learn((fit.images[row], fit.foreground[row]) for row in some)
         with tempfile.TemporaryDirectory(dir=context.workdir) as scratch:
             seen = [encoded(expert, batch, Path(scratch, part)) for part, batch in (("fit", fit), ("tune", tune))]
-            left = None if context.budget is None else context.budget - (time.monotonic() - begun)
+            left = None if context.budget is None else max(0.0, context.budget - (time.monotonic() - begun))
             expert.detector.fit(*seen, context=replace(context, budget=left, log=log))
             scores, places = [], []
             for rows, part in parts(seen[1]):
@@ -119,7 +119,7 @@ class Ensemble:
             scored = expert.detector.score(Batch(images, inside), seeds=seeds)
             scores.append(standing(scored.image, middle, deviation))
             places = standing(scored.heatmap, map_middle, map_deviation)
-            maps.append([resize(each[None], side, side)[0] for each in places])
+            maps.append(np.concatenate([resize(each[None], side, side) for each in places]))
             made = scored.reconstruction
             if reconstruction is None and made is not None and made.shape[1] == batch.images.shape[1]:
                 reconstruction = np.stack([resize(each, side, side) for each in made])
