@@ -11,6 +11,8 @@ from typing import IO
 
 from anodetect.errors import RunError
 
+WRITING = ".writing."  # what the names of files begin with that are being written
+
 
 @contextmanager
 def atomic(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
@@ -20,7 +22,7 @@ def atomic(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing.")
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=WRITING)
     except OSError as error:
         raise RunError(f"{path}: cannot be written ({error.strerror or error})") from None
     try:

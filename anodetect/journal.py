@@ -17,8 +17,9 @@ from filelock import FileLock, Timeout
 from anodetect import records
 from anodetect.config import canonical, plain
 from anodetect.errors import RunError
+from anodetect.files import WRITING
 
-Entry = dict[str, Any]  # row, seconds, regions
+Entry = dict[str, Any]  # row, seconds, threads, regions, slices
 
 
 class Journal:
@@ -62,6 +63,8 @@ class Journal:
     def _open(self) -> None:
         if (self.path / records.AUDIT_FILE).exists():
             raise RunError(f"{self.path}: this scoring is finished; choose another --out")
+        for half_written in self.path.rglob(f"{WRITING}*"):  # by a process that was killed
+            half_written.unlink()
         end = self._read() if self.file.exists() else 0
         self.stream = self.file.open("ab")
         self.stream.truncate(end)

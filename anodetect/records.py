@@ -32,7 +32,7 @@ from pyarrow import parquet
 
 from anodetect.config import canonical, canonical_parts, plain
 from anodetect.errors import RunError
-from anodetect.files import atomic, sha256_of
+from anodetect.files import WRITING, atomic, sha256_of
 
 FORMAT = 2
 AUDIT_FILE = "audit.json"
@@ -40,7 +40,7 @@ JOURNAL, LOCK = "journal.jsonl", ".lock"  # only while a scoring is under way
 OUTSIDE = (AUDIT_FILE, "report.html", "signature.json", JOURNAL, LOCK)  # not among the hashed outputs
 AUDIT = (
     "detector", "data", "model_sha256", "facts", "far", "fdr", "statement", "scale", "calibration", "command", "ended",
-    "counts", "cases", "environment", "outputs", "rows", "chain", "head",
+    "counts", "cases", "environment", "threads", "outputs", "rows", "chain", "head",
 )  # fmt: skip
 BOOTSTRAP = "bootstrap.npz"  # each metric over resampled groups, where labels are known
 Row = dict[str, Any]
@@ -170,8 +170,9 @@ def write(
 
 def files(path: Path) -> list[str]:
     """The outputs the head stands for, relative to `path`; not what an interrupted write has left."""
-    found = (file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
-    return sorted(n for n in found if n not in OUTSIDE and not n.startswith("reviews.") and "/.writing." not in f"/{n}")
+    whole = (file for file in path.rglob("*") if file.is_file() and not file.name.startswith(WRITING))
+    found = (file.relative_to(path).as_posix() for file in whole)
+    return sorted(name for name in found if name not in OUTSIDE and not name.startswith("reviews."))
 
 
 def write_draws(path: Path, draws: Mapping[str, NDArray[np.float64]]) -> None:

@@ -9,6 +9,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,12 +18,12 @@ from typing import Any
 import numpy as np
 import tifffile
 
-from anodetect import drift, records, runs, verification
+from anodetect import drift, records, runs, threads, verification
 from anodetect.calibration import DEFAULT_FAR, Calibration
 from anodetect.cases import Cases
 from anodetect.config import plain
 from anodetect.data import cards, readers
-from anodetect.data.scan import MANIFEST, Record, identified, is_below, scan, series_of
+from anodetect.data.scan import MANIFEST, Record, identified, is_below, is_volume, scan, series_of
 from anodetect.decision import decide, decide_slices, fdr_statement, volume_caveats
 from anodetect.errors import ConfigError, DataError, Interrupted, RunError
 from anodetect.evaluation import Measure
@@ -87,21 +88,21 @@ def score(
         by_id = {record.id: record for record in items}
         for entry in journal.resumed:
             _count(entry["row"], out, by_id, cases, measure)
-        rows = [entry["row"] for entry in journal.resumed]
-        timings = [_timing(entry) for entry in journal.resumed]
+        collected = Collected(threshold)
+        for entry in journal.resumed:
+            collected.add(entry)
+        rows, timings = collected.rows, collected.timings
         done = {row["path"] for row in rows}
         if done:
             reporter.say(f"{len(done)} of {len(items)} files were finished before; going on")
         todo = [record for record in items if record.id not in done]
-        tally = Counter(_outcome(row, threshold) for row in rows)
-        made = (engine or here)(task, todo, reporter, lambda: _note(tally)) if todo else iter(())
+        made = (engine or here)(task, todo, reporter, collected.note) if todo else _nothing()
         first = time.monotonic()
         try:
-            for scored, entry in _journaled(made, journal):
-                tally[_outcome(entry["row"], threshold)] += 1
-                rows.append(entry["row"])
-                timings.append(_timing(entry))
-                _count(entry["row"], out, by_id, cases, measure, scored)
+            with closing(made):
+                for scored, entry in _journaled(made, journal):
+                    collected.add(entry)
+                    _count(entry["row"], out, by_id, cases, measure, scored)
         except KeyboardInterrupt:
             raise Interrupted(
                 f"stopped after {len(rows)} of {len(items)} files; the same command with --resume goes on"
@@ -114,6 +115,7 @@ def score(
             "command": list(command),
             "started": started.isoformat(timespec="seconds"),
             "environment": runs.environment_facts(),
+            "threads": sorted(collected.threads),
             "cases": cases.settle(),
         }
         slices = _slices_of(journal.entries()) if any(row.get("depth") for row in rows) else []
@@ -121,14 +123,14 @@ def score(
         if key:
             verification.sign(out, result["head"], key)
         journal.remove()
-    used = [timing["seconds"] for timing in timings if timing["seconds"]]
+    each = [timing["seconds"] for timing in timings if timing["seconds"]]
     return result | {
         "failures": measure.problems,
         "seconds": round(time.monotonic() - begun, 3),
         "seconds_to_first": round(first - begun, 3),
         "images_per_second": round(fresh / seconds, 3) if seconds else 0.0,
         "peak_memory_mb": runs.peak_memory_mb(),
-        "model_seconds_per_image": float(np.median(used or [0.0])),
+        "model_seconds_per_image": float(np.median(each or [0.0])),
     }
 
 
@@ -161,8 +163,26 @@ def _slices_of(entries: Iterable[Entry]) -> list[records.Row]:
     return [row for entry in entries for row in entry["slices"]]
 
 
-def _timing(entry: Entry) -> records.Row:
-    return {"path": entry["row"]["path"], "seconds": entry["seconds"]}
+class Collected:
+    """What has been scored until now, and how many of it are flagged above the threshold, or failed."""
+
+    def __init__(self, threshold: float) -> None:
+        self.threshold = threshold
+        self.rows: list[records.Row] = []
+        self.timings: list[records.Row] = []
+        self.threads: set[int] = set()
+        self.flagged = self.failed = 0
+
+    def add(self, entry: Entry) -> None:
+        row = entry["row"]
+        self.rows.append(row)
+        self.timings.append({"path": row["path"], "seconds": entry["seconds"]})
+        self.threads.add(entry["threads"])
+        self.failed += row["status"] != "ok"
+        self.flagged += row["status"] == "ok" and row["score"] > self.threshold
+
+    def note(self) -> str:
+        return f"{self.flagged} flagged, {self.failed} failed"
 
 
 def _count(
@@ -186,7 +206,7 @@ def _count(
     measure.add(by_id[row["path"]], row["score"], heatmap, is_volume=bool(row.get("depth")))
 
 
-def _journaled(items: Made, journal: Journal) -> Made:
+def _journaled(items: Made, journal: Journal) -> Iterator[tuple[Scored | None, Entry]]:
     """Add to the journal, as many at a time as is worth a flush to the disk, and pass on."""
     batch: list[tuple[Scored | None, Entry]] = []
     last = time.monotonic()
@@ -201,14 +221,8 @@ def _journaled(items: Made, journal: Journal) -> Made:
     yield from batch
 
 
-def _outcome(row: records.Row, threshold: float) -> str:
-    if row["status"] != "ok":
-        return "failed"
-    return "flagged" if row["score"] > threshold else "spared"
-
-
-def _note(tally: Mapping[str, int]) -> str:
-    return f"{tally.get('flagged', 0)} flagged, {tally.get('failed', 0)} failed"
+def _nothing() -> Made:
+    yield from ()
 
 
 # -- All files ------------------------------------------------------------------------------------------
@@ -384,12 +398,15 @@ def merge(
     timings = [timing for directory in directories for timing in records.read_timings(directory.path)]
     entries = (entry for directory in directories for entry in _regions_of(directory.path))
     slices = [row for directory in directories for row in records.read_slices(directory.path)]
+    environment = runs.environment_facts()
+    elsewhere = any(audit["environment"] != environment for audit in audits)
     facts = audits[0] | {
         "shard": "1/1",
         "merged_from": [audit["head"] for audit in audits],
         "started": min(audit["started"] for audit in audits),
         "command": list(command),
-        "environment": runs.environment_facts(),
+        "environment": environment,
+        "threads": [] if elsewhere else sorted({count for audit in audits for count in audit["threads"]}),
         "cases": cases.settle(),
     }
     if audits[0]["fdr"] is not None:
@@ -436,31 +453,47 @@ def rescore(
 ) -> list[str]:
     """Score `count` random files of a score directory again; what does not come out as recorded.
 
-    Bit for bit where versions and machine are those of the record, else within CLOSE.
+    Bit for bit, with as many threads, where versions and machine are those of the record, else within CLOSE.
     """
     scored = records.read(path)
     run = runs.read(run_path or Path(scored.audit["run_path"]))
     if run.model_sha256 != scored.audit["model_sha256"]:
         return [f"the model at {run.path} is not the one that scored"]
-    same_host = runs.environment_facts() == scored.audit["environment"]
+    known = scored.audit["threads"] if runs.environment_facts() == scored.audit["environment"] else []
     model = Model.load(run, device)
     rows = scored.scored()
     chosen = np.random.default_rng().choice(len(rows), min(count, len(rows)), replace=False)
     root = root or Path(scored.audit["root"])
     listed = {record.id: record for record in scan(root).records} if (root / MANIFEST).is_file() else {}
-    problems = []
-    for row in (rows[place] for place in sorted(chosen)):
-        record = listed.get(row["path"]) or _record_of(row["path"], root)
-        again = next(score_records(model, [record], Silent()))
-        if again.heatmap is None:
-            problems.append(f"{row['path']}: cannot be scored again: {again.loaded.error}")
-        elif again.loaded.sha256 != row["sha256"]:
-            problems.append(f"{row['path']}: the file is not the one that was scored")
-        else:
-            value = again.score
-            if not (value == row["score"] if same_host else np.isclose(value, row["score"], rtol=CLOSE, atol=0)):
-                problems.append(f"{row['path']}: scores {value!r} now, {row['score']!r} in the record")
-    return problems
+    problems: dict[str, str] = {}
+    to_come = [rows[place] for place in sorted(chosen)]
+    before = threads.in_use()
+    try:
+        for used in known or [before]:  # a scoring that was resumed may have had several
+            threads.limit(used)
+            for row in to_come:
+                record = listed.get(row["path"]) or _record_of(row["path"], root)
+                # A product's last bits depend on a row's place among the rows: one of these had the same.
+                copies = [record] * (1 if is_volume(record) else model.batch)
+                again = list(score_records(model, copies, Silent()))
+                problems[row["path"]] = _differs(row, again, exact=bool(known))
+            to_come = [row for row in to_come if problems[row["path"]]]
+    finally:
+        threads.limit(before)
+    return [problem for problem in problems.values() if problem]
+
+
+def _differs(row: records.Row, again: Sequence[Scored], *, exact: bool) -> str:
+    """How a file, scored at each place in a batch, differs from its record, "" if at one it does not."""
+    for each in again:
+        if each.heatmap is None:
+            return f"{row['path']}: cannot be scored again: {each.loaded.error}"
+        if each.loaded.sha256 != row["sha256"]:
+            return f"{row['path']}: the file is not the one that was scored"
+    scores = [each.score for each in again]
+    if row["score"] in scores or (not exact and np.isclose(scores[0], row["score"], rtol=CLOSE, atol=0)):
+        return ""
+    return f"{row['path']}: scores {scores[0]!r} now, {row['score']!r} in the record"
 
 
 def _record_of(identity: str, root: Path) -> Record:

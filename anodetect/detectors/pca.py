@@ -56,7 +56,9 @@ class PCA:
 
     def _project(self, images: Floats) -> tuple[Floats]:
         flat = images.reshape(len(images), -1) - self.mean
-        return (np.asarray((flat @ self.basis.T @ self.basis + self.mean).reshape(images.shape), np.float32),)
+        # One at a time: of a product of all, the last bits of a row may depend on its place.
+        along = np.stack([row @ self.basis.T @ self.basis for row in flat])
+        return (np.asarray((along + self.mean).reshape(images.shape), np.float32),)
 
     def state(self) -> State:
         return {"mean": self.mean, "basis": self.basis}
