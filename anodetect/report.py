@@ -13,7 +13,6 @@ import numpy as np
 from jinja2 import Environment, PackageLoader
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from sklearn.metrics import roc_curve
 
 from anodetect import metrics, records, reviews
 from anodetect.agreement import summary
@@ -275,6 +274,8 @@ def _roc(directories: Sequence[ScoreDirectory]) -> str:
             )
     if not curves:
         return ""
+    from sklearn.metrics import roc_curve  # it takes a second, and unlabelled images need none
+
     figure, axes = _axes(4.2, 3.9)
     curves.sort(key=lambda curve: -curve[0])
     for index, (value, name, labels, scores, groups) in enumerate(curves):

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field, PositiveInt
-from sklearn import decomposition
 
 from anodetect.batching import in_micro_batches
 from anodetect.config import Config, Pooling
@@ -37,6 +36,8 @@ class PCA:
         self.basis = np.zeros((0, 0), np.float32)  # [K, P]
 
     def fit(self, fit: Batch, tune: Batch, *, context: TrainContext) -> None:
+        from sklearn import decomposition  # here, because scoring is to begin at once
+
         rng = np.random.default_rng(context.seed)
         rows = np.sort(rng.permutation(len(fit))[: self.config.max_images])
         images = fit.images[rows].reshape(len(rows), -1)

@@ -10,7 +10,6 @@ import numpy as np
 import tifffile
 from contourpy import LineType, contour_generator
 from imagecodecs import PNG, png_encode
-from matplotlib import colormaps
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
@@ -133,6 +132,8 @@ def stretched(values: Floats, span: tuple[float, float]) -> Picture:
 @cache
 def palette(colours: str) -> Picture:
     """A colour map's 256 colours as RGB bytes [256, 3]."""
+    from matplotlib import colormaps  # here, because scoring is to begin at once
+
     return np.asarray(colormaps[colours](np.arange(256), bytes=True)[:, :3])
 
 
