@@ -58,6 +58,12 @@ def sha256_of(path: Path) -> str:
         return file_digest(file, "sha256").hexdigest()
 
 
+def walk(folder: Path) -> Iterator[Path]:
+    """The files below a folder; unlike `Path.rglob` it does not keep what it has found."""
+    for parent, _, names in os.walk(folder):
+        yield from (file for file in (Path(parent, name) for name in names) if file.is_file())
+
+
 def path_text(path: str | os.PathLike[str]) -> str:
     """A path as printable POSIX text: bytes that are not UTF-8, control characters and '%' become %XX."""
     raw = os.fsencode(Path(path).as_posix())

@@ -56,7 +56,7 @@ def _suited(task: Task, items: Sequence[Record]) -> tuple[int, int]:
     images = sum(VOLUME if is_volume(record) else 1 for record in items)
     if images <= FEW or any(record.mask for record in items) or not _on_cpu(task.device):
         return 1, cpu_count()
-    return share(cpu_count(), _memory())
+    return share(cpu_count(), memory())
 
 
 def share(cores: int, memory: float) -> tuple[int, int]:
@@ -65,7 +65,7 @@ def share(cores: int, memory: float) -> tuple[int, int]:
     return math.ceil(cores / threads), threads
 
 
-def _memory() -> float:
+def memory() -> float:
     """Bytes of memory that this machine, or container, has."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = CONTAINER.read_text("ascii").strip() if CONTAINER.is_file() else "max"

@@ -124,16 +124,16 @@ def test_rescoring_uses_the_recorded_number_of_threads(pca_run, folder, tmp_path
     out = tmp_path / "s"
     scoring.score(pca_run, [str(folder / "1.png")], out, far=FAR, heatmaps=())
     scored = records.read(out)
-    records.write(out, scored.rows, [], [], scored.audit | {"threads": [3, 5]})
+    records.write(out, scored.table, scored.audit | {"threads": [3, 5]})
     limited = []
     monkeypatch.setattr(threads, "limit", limited.append)
     assert scoring.rescore(out, 1) == []
     assert limited == [3, 5, threads.in_use()]  # the file came out right with 3, and is not scored with 5
     environment = scored.audit["environment"] | {"processor": "another"}
-    rows = [row | {"score": row["score"] * (1 + scoring.CLOSE / 2)} for row in scored.rows]
-    records.write(out, rows, [], [], scored.audit | {"environment": environment})
+    rows = records.tabulate(row | {"score": row["score"] * (1 + scoring.CLOSE / 2)} for row in scored.rows)
+    records.write(out, rows, scored.audit | {"environment": environment})
     assert scoring.rescore(out, 1) == []
-    records.write(out, rows, [], [], scored.audit)
+    records.write(out, rows, scored.audit)
     assert len(scoring.rescore(out, 1)) == 1
 
 
@@ -238,7 +238,7 @@ def test_no_processes_are_started_where_they_do_not_help(pca_run, folder, tmp_pa
 
     monkeypatch.setattr(processes, "_start", refuse)
     monkeypatch.setattr(processes, "cpu_count", lambda: 2)
-    monkeypatch.setattr(processes, "_memory", lambda: 24e9)
+    monkeypatch.setattr(processes, "memory", lambda: 24e9)
     some = [str(folder / f"{number}.png") for number in range(40)]
     scoring.score(pca_run, some, tmp_path / "few", heatmaps=(), engine=processes.engine(None))
     scoring.score(pca_run, [str(folder)], tmp_path / "one", heatmaps=(), engine=processes.engine(1))
