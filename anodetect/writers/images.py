@@ -22,6 +22,7 @@ COLOURS = "inferno"
 MOST_REGIONS = 100  # of one image
 BAND = 2**22  # pixels coloured at a time
 OPAQUE = 0.85  # the heatmap's colours, where they are highest
+OPACITIES = [round(OPAQUE * value) for value in range(256)]
 HUFFMAN_ONLY, UP = PNG.STRATEGY.HUFFMAN_ONLY, PNG.FILTER.UP
 Picture = NDArray[np.uint8]
 
@@ -118,7 +119,7 @@ def _glazed(planes: Picture, position: Picture) -> Picture:
     under = Image.merge("RGB", [Image.fromarray(planes[channel % len(planes)]) for channel in range(3)])
     colours = Image.fromarray(position)
     colours.putpalette(palette(COLOURS).tobytes())
-    opacity = Image.fromarray(position).point([round(OPAQUE * value) for value in range(256)])
+    opacity = Image.fromarray(position).point(OPACITIES)
     return np.asarray(Image.composite(colours.convert("RGB"), under, opacity))
 
 
