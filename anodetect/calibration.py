@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betaincinv
 
 from anodetect.errors import ConfigError
 
@@ -140,6 +139,8 @@ def benjamini_hochberg(p_values: Doubles, *, dependent: bool = False) -> Doubles
 
 def clopper_pearson(hits: float, total: int, alpha: float = 0.05) -> tuple[float, float]:
     """The exact 1 − `alpha` interval of `hits` of `total` (Clopper & Pearson 1934); all of [0, 1] of nothing."""
+    from scipy.special import betaincinv  # here, because scoring is to begin at once
+
     low = betaincinv(hits, total - hits + 1, alpha / 2) if hits > 0 else 0.0
     high = betaincinv(hits + 1, total - hits, 1 - alpha / 2) if hits < total else 1.0
     return float(low), float(high)

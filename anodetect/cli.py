@@ -195,7 +195,13 @@ def score(
     engine: Annotated[
         str, typer.Option(help="local, or ray: on the cluster of RAY_ADDRESS, else this machine.")
     ] = "local",
-    workers: Annotated[int | None, typer.Option(help="With ray: how many; one for each GPU, else each node.")] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="How many models: processes of this machine, as many as help (1: this process alone); with ray one "
+            "for each GPU, else each node."
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be scored.")] = False,
     follow_symlinks: FollowLinks = False,
     keep_identifiers: Annotated[
@@ -205,17 +211,16 @@ def score(
     as_json: Json = False,
 ) -> None:
     """Score images: a table, heatmaps, calibrated p-values, a report, and a record that can be verified."""
-    from anodetect import cluster, report, scoring
+    from anodetect import cluster, processes, report, scoring
 
     if dry_run:
         _, items, problems = scoring.collect(paths, out, follow_symlinks)
         listed = "\n".join(record.id for record in items)
         emit({"would_score": len(items), "problems": len(problems), "paths": [r.id for r in items]}, as_json, listed)
         return
-    if engine not in ("local", "ray"):
-        raise ConfigError(f"no engine {engine!r}; {nearest(engine, ['local', 'ray'])}")
-    if engine == "local" and workers is not None:
-        raise ConfigError("--workers is for --engine ray")
+    engines = {"local": processes.engine, "ray": cluster.engine}
+    if engine not in engines:
+        raise ConfigError(f"no engine {engine!r}; {nearest(engine, engines)}")
     kinds = [] if heatmaps == "none" else [kind.strip() for kind in heatmaps.split(",") if kind.strip()]
     with reporting() as reporter:
         result = scoring.score(
@@ -231,7 +236,7 @@ def score(
             shard=shard,
             sign=sign,
             device=device,
-            engine=cluster.engine(workers) if engine == "ray" else None,
+            engine=engines[engine](workers),
             command=_command(),
             reporter=reporter,
         )

@@ -4,56 +4,75 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyarrow import compute as pc
 
 from anodetect.calibration import Calibration, Doubles, benjamini_hochberg
-from anodetect.records import Row
+from anodetect.records import GROUP_COLUMNS, Row
 
 SLICES_APART = 1.5  # times as many, or as few, slices as a calibration group has: highest scores no longer compare
 
 
-def decide(rows: Sequence[Row], calibration: Calibration, *, far: float, fdr: float | None) -> tuple[list[Row], float]:
-    """Fill in p_value, q_value, flagged and threshold of each row; returns the rows of groups.csv and the threshold.
+def decide(
+    rows: pa.Table, calibration: Calibration, *, far: float, fdr: float | None
+) -> tuple[pa.Table, pa.Table, float]:
+    """The rows with p_value, q_value, flagged and threshold filled in, the rows of groups.csv, and the threshold.
 
     A volume's score is the highest of its slices', so it is compared with the same of each calibration group, and an
     image's with the calibration images. A group's score is its highest, compared with the same again. q-values are
     Benjamini–Hochberg where every image is its own group, else Benjamini–Yekutieli.
     """
     rate = far if fdr is None else fdr
-    good = [row for row in rows if row["status"] == "ok"]
-    members: dict[str, list[Row]] = {}
-    for row in good:
-        members.setdefault(row["group"], []).append(row)
+    good = is_ok(rows)
+    scores, volumes = numbers(rows["score"])[good], is_deep(rows)[good]
+    # Numbered in the order in which they come.
+    coded = pc.dictionary_encode(pa.chunked_array(rows["group"].filter(pa.array(good)), pa.string()).combine_chunks())
+    member = np.asarray(coded.indices)
     pooled_calibration = calibration.pooled()
-    p = p_values(good, calibration, rate)
-    q = benjamini_hochberg(p, dependent=len(members) < len(good))
+    p = _p_values(scores, volumes, calibration, rate)
+    q = benjamini_hochberg(p, dependent=len(coded.dictionary) < len(p))
     flags = (p if fdr is None else q) <= rate + 1e-12
-    spared = [row["score"] for row, flag in zip(good, flags, strict=True) if not flag]
-    threshold = calibration.threshold(far) if fdr is None else max(spared, default=-np.inf)
+    threshold = calibration.threshold(far) if fdr is None else float(max(scores[~flags], default=-np.inf))
     volume_threshold = pooled_calibration.threshold(far) if fdr is None else threshold
-    for row, p_value, q_value, flag in zip(good, p, q, flags, strict=True):
-        row |= {"p_value": float(p_value), "q_value": float(q_value), "flagged": bool(flag)}
-        row["threshold"] = volume_threshold if row.get("depth") else threshold
-    pooled = [max(row["score"] for row in group) for group in members.values()]
+    thresholds = np.where(volumes, volume_threshold, threshold)
+    for name, values in (("p_value", p), ("q_value", q), ("flagged", flags), ("threshold", thresholds)):
+        every = np.zeros(len(good), values.dtype)
+        every[good] = values
+        place = rows.schema.get_field_index(name)
+        rows = rows.set_column(place, rows.schema.field(place), pa.array(every, mask=~good))
+    pooled = np.full(len(coded.dictionary), -np.inf)
+    np.maximum.at(pooled, member, scores)
     group_p = pooled_calibration.p_values(pooled, rate)
     group_q = benjamini_hochberg(group_p)
     group_flags = (group_p if fdr is None else group_q) <= rate + 1e-12
-    groups: list[Row] = [
-        {
-            "group": name,
-            "images": len(group),
-            "score": s,
-            "p_value": float(pv),
-            "q_value": float(qv),
-            "flagged": bool(f),
-        }
-        for (name, group), s, pv, qv, f in zip(members.items(), pooled, group_p, group_q, group_flags, strict=True)
-    ]
-    return groups, float(threshold)
+    images = np.bincount(member, minlength=len(pooled)).astype(np.int32)
+    groups = pa.table([coded.dictionary, images, pooled, group_p, group_q, group_flags], schema=GROUP_COLUMNS)
+    return rows, groups, float(threshold)
+
+
+def is_ok(rows: pa.Table) -> NDArray[np.bool_]:
+    """Which rows have a score."""
+    return np.asarray(pc.equal(rows["status"], "ok"), bool)
+
+
+def is_deep(rows: pa.Table) -> NDArray[np.bool_]:
+    """Which rows are volumes."""
+    return numbers(rows["depth"]) > 0
+
+
+def numbers(column: pa.ChunkedArray) -> Doubles:
+    """A column's values, NaN where there is none."""
+    return np.asarray(column.cast(pa.float64()).fill_null(np.nan))
 
 
 def p_values(rows: Sequence[Row], calibration: Calibration, rate: float) -> Doubles:
     """Of rows with a score: an image's among the calibration images, a volume's among pooled groups."""
     scores, volumes = [row["score"] for row in rows], [bool(row.get("depth")) for row in rows]
+    return _p_values(np.array(scores, np.float64), np.array(volumes, bool), calibration, rate)
+
+
+def _p_values(scores: Doubles, volumes: NDArray[np.bool_], calibration: Calibration, rate: float) -> Doubles:
     return np.where(volumes, calibration.pooled().p_values(scores, rate), calibration.p_values(scores, rate))
 
 
@@ -67,14 +86,13 @@ def decide_slices(slices: Sequence[Row], calibration: Calibration, *, far: float
         row |= {"p_value": float(p_value), "flagged": bool(flag)}
 
 
-def volume_caveats(rows: Sequence[Row], slices: Sequence[Row], calibration: Calibration, rate: float) -> list[str]:
-    """What is to be known of the volumes among the rows: slices that were not scored, and decisions that cannot be
-    made or are worth less than they seem."""
+def volume_caveats(volumes: Sequence[str], slices: Sequence[Row], calibration: Calibration, rate: float) -> list[str]:
+    """What is to be known of the volumes at these paths: slices that were not scored, and decisions that cannot be made
+    or are worth less than they seem."""
     found = []
     scored = Counter(row["path"] for row in slices if row["score"] is not None)
     if unscored := len(slices) - scored.total():
         found.append(f"{unscored} of {len(slices)} slices have too little foreground and were not scored (NaN)")
-    volumes = [row for row in rows if row.get("depth") and row["status"] == "ok"]
     groups = calibration.n_groups
     if not volumes or not groups:
         return found
@@ -84,7 +102,7 @@ def volume_caveats(rows: Sequence[Row], slices: Sequence[Row], calibration: Cali
             f"{1 / (groups + 1):.3f}; slices are flagged one by one"
         )
     usual = float(np.median(list(Counter(calibration.groups).values())))
-    count = float(np.median([scored[row["path"]] for row in volumes]))
+    count = float(np.median([scored[path] for path in volumes]))
     if not usual / SLICES_APART <= count <= usual * SLICES_APART:
         found.append(
             f"volumes have {count:g} scored slices, calibration groups {usual:g} images: a volume's highest score is "

@@ -11,6 +11,8 @@ from typing import IO
 
 from anodetect.errors import RunError
 
+WRITING = ".writing."  # what the names of files begin with that are being written
+
 
 @contextmanager
 def atomic(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
@@ -20,7 +22,7 @@ def atomic(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing.")
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=WRITING)
     except OSError as error:
         raise RunError(f"{path}: cannot be written ({error.strerror or error})") from None
     try:
@@ -54,6 +56,12 @@ def write_atomic(path: Path, content: bytes | str, *, durable: bool = True) -> N
 def sha256_of(path: Path) -> str:
     with path.open("rb") as file:
         return file_digest(file, "sha256").hexdigest()
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """The files below a folder; unlike `Path.rglob` it does not keep what it has found."""
+    for parent, _, names in os.walk(folder):
+        yield from (file for file in (Path(parent, name) for name in names) if file.is_file())
 
 
 def path_text(path: str | os.PathLike[str]) -> str:

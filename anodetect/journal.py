@@ -17,8 +17,9 @@ from filelock import FileLock, Timeout
 from anodetect import records
 from anodetect.config import canonical, plain
 from anodetect.errors import RunError
+from anodetect.files import WRITING, walk
 
-Entry = dict[str, Any]  # row, seconds, regions
+Entry = dict[str, Any]  # row, seconds, threads, regions, slices
 
 
 class Journal:
@@ -32,7 +33,6 @@ class Journal:
         self.path, self.begun_with, self.resume = path, plain(begun_with), resume
         self.file = path / records.JOURNAL
         self.lock = FileLock(path / records.LOCK, timeout=0)
-        self.resumed: list[Entry] = []
 
     def __enter__(self) -> "Journal":
         begun = (self.path / records.LOCK).exists()
@@ -62,30 +62,34 @@ class Journal:
     def _open(self) -> None:
         if (self.path / records.AUDIT_FILE).exists():
             raise RunError(f"{self.path}: this scoring is finished; choose another --out")
-        end = self._read() if self.file.exists() else 0
+        for file in walk(self.path):
+            if file.name.startswith(WRITING):  # by a process that was killed
+                file.unlink()
+        end = self._checked() if self.file.exists() else 0
         self.stream = self.file.open("ab")
         self.stream.truncate(end)
         if end == 0:
             self._write([{"begun_with": self.begun_with}])
 
-    def _read(self) -> int:
-        """Take over what is finished; returns where the last complete line ends."""
+    def _checked(self) -> int:
+        """Where the last complete line ends, of what was begun with the same."""
         begun_with, end = None, 0
         for line, entry in _lines(self.file):
             if begun_with is None:
                 begun_with = entry["begun_with"]
-            elif self._is_there(entry["row"]):
-                self.resumed.append(entry)
             end += len(line)
         if begun_with is not None and canonical(begun_with) != canonical(self.begun_with):
             changed = [key for key, value in self.begun_with.items() if begun_with.get(key) != value]
             raise RunError(f"{self.path} was begun with another {', '.join(changed)}; resume with the same")
         return end
 
-    def _is_there(self, row: records.Row) -> bool:
-        """Whether a finished row's heatmap is on the disk; after a power failure it may be missing or empty."""
-        file = self.path / row["heatmap"]
-        return not row["heatmap"] or (file.is_file() and file.stat().st_size > 0)
+    def resumed(self) -> Iterator[Entry]:
+        """What needs not be done again: entries without an error, such as of a disk that was away, whose heatmap is
+        there; after a power failure it may be missing or empty."""
+        for entry in self.entries():
+            file = self.path / entry["row"]["heatmap"]
+            if not entry["row"]["error"] and (file == self.path or (file.is_file() and file.stat().st_size > 0)):
+                yield entry
 
     def append(self, entries: Sequence[Entry]) -> None:
         """Add finished files; when this returns they are on the disk."""

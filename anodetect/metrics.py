@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.sparse import coo_array, csr_array
-from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from anodetect.types import Bools, Floats
 
@@ -44,16 +43,22 @@ class Interval:
 
 def auroc(labels: Labels, scores: Doubles) -> float:
     """Area under the ROC curve: P(anomalous score > normal score), ties counting half."""
+    from sklearn.metrics import roc_auc_score  # here and below: it takes a second, and unlabelled images need none
+
     return float(roc_auc_score(labels, scores)) if _both(labels) else float("nan")
 
 
 def average_precision(labels: Labels, scores: Doubles) -> float:
     """Σ (R_n − R_{n−1}) P_n over the distinct scores, without interpolation."""
+    from sklearn.metrics import average_precision_score
+
     return float(average_precision_score(labels, scores)) if _both(labels) else float("nan")
 
 
 def fpr_at_95_tpr(labels: Labels, scores: Doubles) -> float:
     """The smallest false-positive rate at which at least 95 % of the anomalous images are found."""
+    from sklearn.metrics import roc_curve
+
     if not _both(labels):
         return float("nan")
     fpr, tpr, _ = roc_curve(labels, scores, drop_intermediate=False)

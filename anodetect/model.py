@@ -7,7 +7,7 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -386,7 +386,7 @@ def pixels(loaded: Loaded) -> int:
 
 def score_records(
     model: Model,
-    items: Sequence[Record],
+    items: Iterable[Record],
     reporter: Reporter,
     task: str = "score",
     *,
@@ -394,8 +394,8 @@ def score_records(
     note: Callable[[], str] = lambda: "",
 ) -> Iterator[Scored]:
     """Score records in order, a fixed number at a time; failed ones come out as they went in, those of other shards
-    not at all. `note` is shown beside the progress."""
-    done = 0
+    not at all. `note` is shown beside the progress, of which the end is 0 where it is not known."""
+    done, total = 0, len(items) if isinstance(items, Sized) else 0
     for chunk in _chunks(ahead(lambda r: load(r, model, mine), items, LOOK_AHEAD * model.batch), model.batch):
         good = [loaded for loaded in chunk if loaded.image is not None and not loaded.is_volume]
         begun = time.monotonic()
@@ -411,7 +411,7 @@ def score_records(
             elif not loaded.elsewhere:
                 yield Scored(loaded)
         done += len(chunk)
-        reporter.progress(task, done, len(items), note())
+        reporter.progress(task, done, total, note())
 
 
 def _score_volume(model: Model, loaded: Loaded) -> Scored:

@@ -17,9 +17,11 @@ for everything; report.html, signature.json and reviews stand outside it.
 """
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -32,15 +34,16 @@ from pyarrow import parquet
 
 from anodetect.config import canonical, canonical_parts, plain
 from anodetect.errors import RunError
-from anodetect.files import atomic, sha256_of
+from anodetect.files import WRITING, atomic, sha256_of, walk
 
 FORMAT = 2
+EMPTY = sha256(b"").hexdigest()  # where a chain begins
 AUDIT_FILE = "audit.json"
 JOURNAL, LOCK = "journal.jsonl", ".lock"  # only while a scoring is under way
 OUTSIDE = (AUDIT_FILE, "report.html", "signature.json", JOURNAL, LOCK)  # not among the hashed outputs
 AUDIT = (
     "detector", "data", "model_sha256", "facts", "far", "fdr", "statement", "scale", "calibration", "command", "ended",
-    "counts", "cases", "environment", "outputs", "rows", "chain", "head",
+    "counts", "cases", "environment", "threads", "outputs", "rows", "chain", "head",
 )  # fmt: skip
 BOOTSTRAP = "bootstrap.npz"  # each metric over resampled groups, where labels are known
 Row = dict[str, Any]
@@ -92,8 +95,12 @@ SLICE_COLUMNS = pa.schema(
     ]
 )
 TIMING_COLUMNS = pa.schema([("path", pa.string()), ("seconds", pa.float64())])
+OUTPUT_COLUMNS = pa.schema([("name", pa.string()), ("sha256", pa.string())])
 CHAIN_COLUMNS = pa.schema([("path", pa.string()), ("row", pa.string()), ("chain", pa.string())])
+NO_GROUPS, NO_TIMINGS = GROUP_COLUMNS.empty_table(), TIMING_COLUMNS.empty_table()
 PART = 4096  # rows of a table that are written at a time
+AT_ONCE = 256  # rows that are there as Python's objects at a time
+OUTPUTS_TEXT = re.compile(rb'(?<=\n  "outputs": {).*?(?=\n  })', re.DOTALL)  # in audit.json as it is written here
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -101,7 +108,17 @@ FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 class ScoreDirectory:
     path: Path
     audit: dict[str, Any]
-    rows: list[Row]
+    table: pa.Table  # of COLUMNS; of very many files a tenth of what `rows` takes
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        rows: list[Row] = self.table.to_pylist()
+        return rows
+
+    def each(self) -> Iterator[Row]:
+        """The rows, none of which is kept."""
+        for part in self.table.to_batches(max_chunksize=AT_ONCE):
+            yield from part.to_pylist()
 
     def scored(self) -> list[Row]:
         return [row for row in self.rows if row["status"] == "ok"]
@@ -112,9 +129,8 @@ def row_hash(row: Row) -> str:
     return sha256(canonical(plain(row))).hexdigest()
 
 
-def chain(hashes: Iterable[str]) -> Iterator[str]:
-    """The chain's value after each of these rows."""
-    value = sha256(b"").hexdigest()
+def chain(hashes: Iterable[str], value: str = EMPTY) -> Iterator[str]:
+    """The chain's value after each of these rows, which begins from `value`."""
     for each in hashes:
         value = sha256(f"{value}{each}".encode()).hexdigest()
         yield value
@@ -139,39 +155,91 @@ def prepare(path: Path, allowed: Sequence[str] = ()) -> None:
         raise RunError(f"{path}: cannot be made ({error.strerror})") from None
 
 
+class TableBuilder:
+    """Makes a table of rows that come one at a time, and keeps little more than the table takes."""
+
+    def __init__(self, columns: pa.Schema) -> None:
+        self.columns = columns
+        self.parts: list[pa.Table] = [columns.empty_table()]
+        self.waiting: list[Row] = []
+
+    def add(self, row: Row) -> None:
+        self.waiting.append(row)
+        if len(self.waiting) == AT_ONCE:
+            self._flush()
+
+    def _flush(self) -> None:
+        self.parts.append(pa.Table.from_pylist(self.waiting, self.columns))
+        self.waiting = []
+
+    def table(self) -> pa.Table:
+        self._flush()
+        self.parts = [pa.concat_tables(self.parts).combine_chunks()]
+        return self.parts[0]
+
+
+def tabulate(rows: Iterable[Row], columns: pa.Schema = COLUMNS) -> pa.Table:
+    builder = TableBuilder(columns)
+    for row in rows:
+        builder.add(row)
+    return builder.table()
+
+
 def write(
     path: Path,
-    rows: Sequence[Row],
-    groups: Sequence[Row],
-    timings: Sequence[Row],
+    rows: pa.Table,
     audit: Mapping[str, Any],
+    groups: pa.Table = NO_GROUPS,
+    timings: pa.Table = NO_TIMINGS,
     slices: Sequence[Row] = (),
 ) -> str:
     """Write the tables and, last of all, audit.json; the head is returned."""
-    hashes = [row_hash({name: row.get(name) for name in COLUMNS.names}) for row in rows]
-    links = list(chain(hashes))
-    chained = [{"path": r["path"], "row": h, "chain": link} for r, h, link in zip(rows, hashes, links, strict=True)]
-    _write_table(path / "scores", rows, COLUMNS)
-    _write_table(path / "groups", groups, GROUP_COLUMNS, formats=("csv",))
-    _write_table(path / "timings", timings, TIMING_COLUMNS, formats=("parquet",))
+    chained = TableBuilder(CHAIN_COLUMNS)
+    last = EMPTY
+    for batch in rows.to_batches(max_chunksize=AT_ONCE):
+        for row in batch.to_pylist():
+            own = row_hash(row)
+            (last,) = chain([own], last)
+            chained.add({"path": row["path"], "row": own, "chain": last})
+    _write_table(path / "scores", rows)
+    _write_table(path / "groups", groups, formats=("csv",))
+    _write_table(path / "timings", timings, formats=("parquet",))
     if slices:
-        _write_table(path / "slices", slices, SLICE_COLUMNS, formats=("parquet",))
-    _write_table(path / "chain", chained, CHAIN_COLUMNS, formats=("parquet",))
-    outputs = {name: sha256_of(path / name) for name in files(path)}
-    last = links[-1] if links else sha256(b"").hexdigest()
-    full: dict[str, Any] = plain({**audit, "format": FORMAT, "rows": len(rows), "outputs": outputs, "chain": last})
-    head = head_of(full)
-    with atomic(path / AUDIT_FILE) as file:  # in parts: with many outputs it is long
-        for part in json.JSONEncoder(indent=2).iterencode(full | {"head": head}):
-            file.write(part.encode())
-        file.write(b"\n")
+        _write_table(path / "slices", tabulate(slices, SLICE_COLUMNS), formats=("parquet",))
+    _write_table(path / "chain", chained.table(), formats=("parquet",))
+    outputs = tabulate(({"name": name, "sha256": sha256_of(path / name)} for name in files(path)), OUTPUT_COLUMNS)
+    return _write_audit(path, plain({**audit, "format": FORMAT, "rows": len(rows), "chain": last}), outputs)
+
+
+def _write_audit(path: Path, audit: dict[str, Any], outputs: pa.Table) -> str:
+    """Write audit.json with its head, which is returned. Of outputs there may be very many: none of their spellings is
+    made as a whole. They are in the order of their names, as canonical JSON has them."""
+    others = {key: value for key, value in audit.items() if key not in ("outputs", "head")}
+    before, after = ({k: v for k, v in others.items() if (k < "outputs") == first} for first in (True, False))
+    digest = sha256(audit["chain"].encode() + canonical(before)[:-1] + b',"outputs":{')
+    for part in _spelled(outputs, ",", ":"):
+        digest.update(part)
+    digest.update(b"}," + canonical(after)[1:])
+    head = digest.hexdigest()
+    with atomic(path / AUDIT_FILE) as file:
+        file.write(json.dumps(others, indent=2).removesuffix("\n}").encode() + b',\n  "outputs": {')
+        for part in _spelled(outputs, ",\n    ", ": ", "\n    "):
+            file.write(part)
+        file.write(b"\n  },\n" + f'  "head": "{head}"\n}}\n'.encode())
     return head
+
+
+def _spelled(outputs: pa.Table, between: str, colon: str, first: str = "") -> Iterator[bytes]:
+    for batch in outputs.to_batches(max_chunksize=AT_ONCE):
+        for row in batch.to_pylist():
+            yield f'{first}{json.dumps(row["name"])}{colon}"{row["sha256"]}"'.encode()
+            first = between
 
 
 def files(path: Path) -> list[str]:
     """The outputs the head stands for, relative to `path`; not what an interrupted write has left."""
-    found = (file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
-    return sorted(n for n in found if n not in OUTSIDE and not n.startswith("reviews.") and "/.writing." not in f"/{n}")
+    found = (file.relative_to(path).as_posix() for file in walk(path) if not file.name.startswith(WRITING))
+    return sorted(name for name in found if name not in OUTSIDE and not name.startswith("reviews."))
 
 
 def write_draws(path: Path, draws: Mapping[str, NDArray[np.float64]]) -> None:
@@ -180,10 +248,13 @@ def write_draws(path: Path, draws: Mapping[str, NDArray[np.float64]]) -> None:
         np.savez_compressed(file, allow_pickle=False, **draws)
 
 
-def read(path: Path) -> ScoreDirectory:
-    """Read a score directory; RunError if it is none, unfinished or of a newer release."""
+def read(path: Path, *, outputs: bool = True) -> ScoreDirectory:
+    """Read a score directory; RunError if it is none, unfinished or of a newer release. Without `outputs` the list of
+    them is left empty, which spares much of the memory that very many files take."""
     try:
-        audit = json.loads((path / AUDIT_FILE).read_text("utf-8"))
+        text = (path / AUDIT_FILE).read_bytes()
+        audit = json.loads((text if outputs else OUTPUTS_TEXT.sub(b"", text)).decode("utf-8"))
+        del text
         if audit["format"] > FORMAT:
             raise RunError(
                 f"{path}: format {audit['format']} is newer than this release reads ({FORMAT}); update anodetect"
@@ -195,7 +266,7 @@ def read(path: Path) -> ScoreDirectory:
         lacking = [key for key in AUDIT if key not in audit]
         if lacking:
             raise RunError(f"{path}: audit.json lacks {', '.join(lacking)}")
-        rows = parquet.read_table(path / "scores.parquet").to_pylist()
+        rows = parquet.read_table(path / "scores.parquet")
     except FileNotFoundError as error:
         state = "; it was interrupted, or is being written" if (path / JOURNAL).exists() else ""
         raise RunError(f"{path}: not a finished score directory (no {Path(error.filename).name}){state}") from None
@@ -228,10 +299,9 @@ def read_groups(path: Path) -> list[Row]:
     return [group | {"group": with_formulas(group["group"])} for group in groups]
 
 
-def read_timings(path: Path) -> list[Row]:
+def read_timings(path: Path) -> pa.Table:
     """Seconds for each path."""
-    timings: list[Row] = parquet.read_table(path / "timings.parquet").to_pylist()
-    return timings
+    return parquet.read_table(path / "timings.parquet")
 
 
 def read_slices(path: Path) -> list[Row]:
@@ -241,18 +311,16 @@ def read_slices(path: Path) -> list[Row]:
     return slices
 
 
-def _write_table(
-    stem: Path, rows: Sequence[Row], columns: pa.Schema, formats: Sequence[str] = ("parquet", "csv")
-) -> None:
+def _write_table(stem: Path, table: pa.Table, formats: Sequence[str] = ("parquet", "csv")) -> None:
     """A table in parts, so that a long one needs no more memory than a short one."""
     with ExitStack() as stack:
         writers: list[Any] = []
         for name in formats:
             file = stack.enter_context(atomic(stem.with_suffix(f".{name}")))
-            writer = parquet.ParquetWriter(file, columns) if name == "parquet" else pa_csv.CSVWriter(file, columns)
-            writers.append(stack.enter_context(writer))
-        for start in range(0, len(rows), PART) or [0]:
-            part = pa.Table.from_pylist(rows[start : start + PART], columns)
+            kind = parquet.ParquetWriter if name == "parquet" else pa_csv.CSVWriter
+            writers.append(stack.enter_context(kind(file, table.schema)))
+        for start in range(0, len(table), PART) or [0]:
+            part = table.slice(start, PART)
             for name, writer in zip(formats, writers, strict=True):
                 writer.write_table(without_formulas(part) if name == "csv" else part)
 

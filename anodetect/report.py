@@ -1,10 +1,12 @@
 """One self-contained HTML file about a score directory, or about several that scored the same images."""
 
 import base64
+import heapq
 import io
 import json
 import shlex
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from sklearn.metrics import roc_curve
+from pyarrow import compute as pc
 
 from anodetect import metrics, records, reviews
 from anodetect.agreement import summary
@@ -51,9 +53,9 @@ def html(folder: Path, reviewed: Sequence[Review]) -> str:
     and the `commands` that made them; the first that is no baseline is shown in detail. Of the reviews those of its
     record are shown."""
     if (folder / "audit.json").is_file():
-        directories = [records.read(folder)]
+        directories = [records.read(folder, outputs=False)]
     else:
-        directories = [records.read(path.parent) for path in sorted(folder.glob("scores/*/audit.json"))]
+        directories = [records.read(path.parent, outputs=False) for path in sorted(folder.glob("scores/*/audit.json"))]
     if not directories:
         raise RunError(f"{folder}: neither a score directory nor a folder with score directories in scores/")
     results = _results(folder / "results.json")
@@ -77,7 +79,8 @@ def html(folder: Path, reviewed: Sequence[Review]) -> str:
             evaluation=main.audit.get("evaluation"),
             failures=_failures(main),
             flagged=_flagged(main),
-            n_flagged=sum(bool(r["flagged"]) for r in main.rows),
+            n_rows=len(main.table),
+            n_flagged=pc.sum(main.table["flagged"]).as_py() or 0,
             colour_bar=_colour_bar(main),
             review=summary(main.rows, in_force(mine)) if mine else None,
             verdicts=_verdicts(main, mine),
@@ -108,32 +111,44 @@ def environment() -> Environment:
 
 def _failures(main: ScoreDirectory) -> list[tuple[str, int, str]]:
     """(reason, how many, an example) of the rows that are not ok."""
-    reasons: dict[str, list[str]] = {}
-    for row in main.rows:
+    reasons: Counter[str] = Counter()
+    examples: dict[str, str] = {}
+    for row in main.each():
         if row["status"] != "ok":
-            reasons.setdefault(row["error"], []).append(row["path"])
-    return [(reason, len(paths), paths[0]) for reason, paths in sorted(reasons.items(), key=lambda item: -len(item[1]))]
+            reasons[row["error"]] += 1
+            examples.setdefault(row["error"], row["path"])
+    return [(reason, count, examples[reason]) for reason, count in reasons.most_common()]
 
 
 def _cases(main: ScoreDirectory) -> dict[str, list[dict[str, Any]]]:
     """Rows of the cases that have a picture, in the order they were chosen."""
-    by_path = {row["path"]: row for row in main.rows}
     chosen: dict[str, list[str]] = main.audit["cases"]
+    by_path = _rows_of(main, {path for paths in chosen.values() for path in paths})
     return {
         name: [{"row": by_path[path], "picture": _picture(main, path)} for path in paths[:CASES] if path in by_path]
         for name, paths in chosen.items()
     }
 
 
+def _rows_of(main: ScoreDirectory, paths: Set[str]) -> dict[str, records.Row]:
+    return {row["path"]: row for row in main.each() if row["path"] in paths}
+
+
+def _highest(main: ScoreDirectory, count: int, which: Callable[[records.Row], Any]) -> list[records.Row]:
+    """The rows with the highest scores of those with a score that are wanted."""
+    wanted = (row for row in main.each() if row["status"] == "ok" and which(row))
+    return heapq.nlargest(count, wanted, key=lambda row: row["score"])
+
+
 def _flagged(main: ScoreDirectory) -> list[dict[str, Any]]:
     """The flagged rows with the highest scores, with their pictures where they were kept."""
-    rows = sorted((row for row in main.scored() if row["flagged"]), key=lambda row: -row["score"])[:FLAGGED_ROWS]
+    rows = _highest(main, FLAGGED_ROWS, lambda row: row["flagged"])
     return [row | {"picture": _picture(main, row["path"])} for row in rows]
 
 
 def _verdicts(main: ScoreDirectory, mine: Sequence[Review]) -> list[dict[str, Any]]:
     """Every record in the order of the chain, beside what was scored and the picture, where one was kept."""
-    by_path = {row["path"]: row for row in main.rows}
+    by_path = _rows_of(main, {review.path for review in mine})
     taken_back = {review.withdraws for review in mine}
     return [
         {
@@ -171,14 +186,13 @@ def _axes(width: float = 6.2, height: float = 3.6) -> tuple[Figure, Any]:
 
 def _histogram(main: ScoreDirectory) -> str:
     """Scores of this batch by label, over the calibration normals, with the threshold."""
-    scored = main.scored()
-    reference = Calibration.restore(main.audit["calibration"])
-    volumes = bool(scored) and all(row.get("depth") for row in scored)
-    calibration = (reference.pooled() if volumes else reference).scores  # of volumes the highest score of each group
-    scores = np.array([row["score"] for row in scored], float)
-    if len(scores) == 0:
+    scored = main.table.filter(pc.equal(main.table["status"], "ok"))
+    if len(scored) == 0:
         return ""
-    labels = np.array([-1 if row["label"] is None else row["label"] for row in scored])
+    reference = Calibration.restore(main.audit["calibration"])
+    volumes = bool((scored["depth"].fill_null(0).to_numpy() > 0).all())
+    calibration = (reference.pooled() if volumes else reference).scores  # of volumes the highest score of each group
+    scores, labels = scored["score"].to_numpy(), scored["label"].fill_null(-1).to_numpy()
     low = min(scores.min(), calibration.min(initial=np.inf))
     high = max(np.percentile(scores, 99), calibration.max(initial=-np.inf))  # the few beyond go into the last bin
     edges = np.linspace(low, high if high > low else low + 1, 41)
@@ -201,7 +215,7 @@ def _histogram(main: ScoreDirectory) -> str:
             linewidth=1.5,
             label=f"calibration {'groups' if volumes else 'normals'} ({len(calibration)}), rescaled",
         )
-    threshold = next((row["threshold"] for row in scored if row["threshold"] is not None), np.inf)
+    threshold = next(iter(scored["threshold"].drop_null().to_pylist()), np.inf)
     if np.isfinite(threshold):
         axes.axvline(threshold, color="black", linestyle="--", linewidth=1)
         axes.text(threshold, axes.get_ylim()[1], " threshold", va="top", ha="left", fontsize=9)
@@ -234,7 +248,7 @@ def _training(main: ScoreDirectory) -> str:
 def _profiles(main: ScoreDirectory) -> str:
     """Scores along the volumes with the highest ones, a panel each, with the threshold of slices."""
     slices = records.read_slices(main.path)
-    volumes = sorted((row for row in main.scored() if row.get("depth")), key=lambda row: -row["score"])[:PROFILES]
+    volumes = _highest(main, PROFILES, lambda row: row["depth"])
     if not slices or not volumes:
         return ""
     figure = Figure(figsize=(6.2, 1.5 * len(volumes)))
@@ -261,20 +275,16 @@ def _roc(directories: Sequence[ScoreDirectory]) -> str:
     """ROC curves, best first; the first one with its 95 % bootstrap band."""
     curves = []
     for directory in directories:
-        known = [row for row in directory.scored() if row["label"] is not None]
-        labels, scores = np.array([row["label"] for row in known]), np.array([row["score"] for row in known], float)
+        ok = pc.equal(directory.table["status"], "ok")
+        known = directory.table.filter(pc.and_(ok, pc.is_valid(directory.table["label"])))
+        labels, scores = known["label"].to_numpy().astype(np.int64), known["score"].to_numpy()
         if 0 < labels.sum() < len(labels):
-            curves.append(
-                (
-                    metrics.auroc(labels, scores),
-                    directory.audit["detector"],
-                    labels,
-                    scores,
-                    [r["group"] for r in known],
-                )
-            )
+            name, groups = directory.audit["detector"], known["group"].to_pylist()
+            curves.append((metrics.auroc(labels, scores), name, labels, scores, groups))
     if not curves:
         return ""
+    from sklearn.metrics import roc_curve  # it takes a second, and unlabelled images need none
+
     figure, axes = _axes(4.2, 3.9)
     curves.sort(key=lambda curve: -curve[0])
     for index, (value, name, labels, scores, groups) in enumerate(curves):

@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from anodetect import checkpoint
+from anodetect import checkpoint, threads
 from anodetect.calibration import Calibration
 from anodetect.config import canonical
 from anodetect.errors import RunError
@@ -123,7 +123,7 @@ def write(
     card: str,
 ) -> None:
     """Write all files into `workdir`, then give it its name."""
-    environment = environment_facts()
+    environment = environment_facts() | {"threads": threads.in_use()}
     config_text = json.dumps(header["config"], indent=2) + "\n"
     tensors = {f"detector.{name}": array for name, array in state.items()}
     tensors |= {"calibration.scores": calibration.scores, "calibration.peaks": calibration.peaks}
@@ -264,7 +264,6 @@ def environment_facts() -> dict[str, Any]:
         "machine": platform.machine(),
         "processor": _processor(),
         "processors": os.cpu_count(),
-        "threads": os.environ.get("OMP_NUM_THREADS", ""),
         "byte_order": np.dtype(np.int32).newbyteorder("=").str[0],
     }
 

@@ -9,21 +9,24 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import tifffile
+from pyarrow import compute as pc
 
-from anodetect import drift, records, runs, verification
+from anodetect import drift, records, runs, threads, verification
 from anodetect.calibration import DEFAULT_FAR, Calibration
 from anodetect.cases import Cases
 from anodetect.config import plain
 from anodetect.data import cards, readers
-from anodetect.data.scan import MANIFEST, Record, identified, is_below, scan, series_of
-from anodetect.decision import decide, decide_slices, fdr_statement, volume_caveats
+from anodetect.data.scan import MANIFEST, Record, identified, is_below, is_volume, scan, series_of
+from anodetect.decision import decide, decide_slices, fdr_statement, is_deep, is_ok, numbers, volume_caveats
 from anodetect.errors import ConfigError, DataError, Interrupted, RunError
 from anodetect.evaluation import Measure
 from anodetect.files import atomic, path_of, path_text
@@ -85,56 +88,54 @@ def score(
         cases = Cases(out, threshold, run.scale)
         measure = Measure(run.calibration, far, masks=any(record.mask for record in items))
         by_id = {record.id: record for record in items}
-        for entry in journal.resumed:
+        tally, done = Tally(threshold), set()
+        for entry in journal.resumed():
+            tally.add(entry)
+            done.add(entry["row"]["path"])
             _count(entry["row"], out, by_id, cases, measure)
-        rows = [entry["row"] for entry in journal.resumed]
-        timings = [_timing(entry) for entry in journal.resumed]
-        done = {row["path"] for row in rows}
         if done:
             reporter.say(f"{len(done)} of {len(items)} files were finished before; going on")
         todo = [record for record in items if record.id not in done]
-        tally = Counter(_outcome(row, threshold) for row in rows)
-        made = (engine or here)(task, todo, reporter, lambda: _note(tally)) if todo else iter(())
+        made = (engine or here)(task, todo, reporter, tally.note) if todo else _nothing()
         first = time.monotonic()
         try:
-            for scored, entry in _journaled(made, journal):
-                tally[_outcome(entry["row"], threshold)] += 1
-                rows.append(entry["row"])
-                timings.append(_timing(entry))
-                _count(entry["row"], out, by_id, cases, measure, scored)
+            with closing(made):
+                for scored, entry in _journaled(made, journal):
+                    tally.add(entry)
+                    _count(entry["row"], out, by_id, cases, measure, scored)
         except KeyboardInterrupt:
             raise Interrupted(
-                f"stopped after {len(rows)} of {len(items)} files; the same command with --resume goes on"
+                f"stopped after {tally.count} of {len(items)} files; the same command with --resume goes on"
             ) from None
         seconds = time.monotonic() - first
-        fresh = len(rows) - len(done)
-        rows += [problem_row(*entry, run.model_sha256) for entry in problems]
+        del items, todo, by_id  # of very many files they take more than all that follows
+        rows, timings, slices = _tables(journal.entries(), [problem_row(*each, run.model_sha256) for each in problems])
         _warn_of_known(rows, run_path, reporter)
         facts |= {
             "command": list(command),
             "started": started.isoformat(timespec="seconds"),
             "environment": runs.environment_facts(),
+            "threads": sorted(tally.threads),
             "cases": cases.settle(),
         }
-        slices = _slices_of(journal.entries()) if any(row.get("depth") for row in rows) else []
         result = _conclude(out, rows, slices, timings, journal.entries(), run.calibration, facts, measure, reporter)
         if key:
             verification.sign(out, result["head"], key)
         journal.remove()
-    used = [timing["seconds"] for timing in timings if timing["seconds"]]
+    each_took = numbers(timings["seconds"])
     return result | {
         "failures": measure.problems,
         "seconds": round(time.monotonic() - begun, 3),
         "seconds_to_first": round(first - begun, 3),
-        "images_per_second": round(fresh / seconds, 3) if seconds else 0.0,
+        "images_per_second": round((tally.count - len(done)) / seconds, 3) if seconds else 0.0,
         "peak_memory_mb": runs.peak_memory_mb(),
-        "model_seconds_per_image": float(np.median(used or [0.0])),
+        "model_seconds_per_image": float(np.median(each_took[each_took > 0])) if (each_took > 0).any() else 0.0,
     }
 
 
-def _warn_of_known(rows: Sequence[records.Row], run_path: Path, reporter: Reporter) -> None:
+def _warn_of_known(rows: pa.Table, run_path: Path, reporter: Reporter) -> None:
     used = {row["sha256"] for row in runs.read_manifest(run_path) if row["sha256"]}
-    if known := sum(row.get("sha256") in used for row in rows):
+    if known := sum(sha256 in used for sha256 in rows["sha256"].to_pylist()):
         reporter.warn(f"{known} of these images took part in training or calibration; their p-values are not valid")
 
 
@@ -157,12 +158,38 @@ def _facts(run: runs.Run, far: float, fdr: float | None) -> dict[str, Any]:
 # -- As they come in ------------------------------------------------------------------------------------
 
 
-def _slices_of(entries: Iterable[Entry]) -> list[records.Row]:
-    return [row for entry in entries for row in entry["slices"]]
+class Tally:
+    """How many files have been scored until now, and how many of them are flagged above the threshold, or failed; and
+    on how many threads."""
+
+    def __init__(self, threshold: float) -> None:
+        self.threshold = threshold
+        self.threads: set[int] = set()
+        self.count = self.flagged = self.failed = 0
+
+    def add(self, entry: Entry) -> None:
+        row = entry["row"]
+        self.count += 1
+        self.threads.add(entry["threads"])
+        self.failed += row["status"] != "ok"
+        self.flagged += row["status"] == "ok" and row["score"] > self.threshold
+
+    def note(self) -> str:
+        return f"{self.flagged} flagged, {self.failed} failed"
 
 
-def _timing(entry: Entry) -> records.Row:
-    return {"path": entry["row"]["path"], "seconds": entry["seconds"]}
+def _tables(entries: Iterable[Entry], problems: Iterable[records.Row]) -> tuple[pa.Table, pa.Table, list[records.Row]]:
+    """Rows, also of what could not be looked at, timings and slices, in the order of their paths."""
+    rows, timings = records.TableBuilder(records.COLUMNS), records.TableBuilder(records.TIMING_COLUMNS)
+    slices: list[records.Row] = []
+    for entry in entries:
+        rows.add(entry["row"])
+        timings.add({"path": entry["row"]["path"], "seconds": entry["seconds"]})
+        slices += entry["slices"]
+    for row in problems:
+        rows.add(row)
+    slices.sort(key=lambda row: row["path"])
+    return rows.table().sort_by("path"), timings.table().sort_by("path"), slices
 
 
 def _count(
@@ -186,7 +213,7 @@ def _count(
     measure.add(by_id[row["path"]], row["score"], heatmap, is_volume=bool(row.get("depth")))
 
 
-def _journaled(items: Made, journal: Journal) -> Made:
+def _journaled(items: Made, journal: Journal) -> Iterator[tuple[Scored | None, Entry]]:
     """Add to the journal, as many at a time as is worth a flush to the disk, and pass on."""
     batch: list[tuple[Scored | None, Entry]] = []
     last = time.monotonic()
@@ -201,14 +228,8 @@ def _journaled(items: Made, journal: Journal) -> Made:
     yield from batch
 
 
-def _outcome(row: records.Row, threshold: float) -> str:
-    if row["status"] != "ok":
-        return "failed"
-    return "flagged" if row["score"] > threshold else "spared"
-
-
-def _note(tally: Mapping[str, int]) -> str:
-    return f"{tally.get('flagged', 0)} flagged, {tally.get('failed', 0)} failed"
+def _nothing() -> Made:
+    yield from ()
 
 
 # -- All files ------------------------------------------------------------------------------------------
@@ -246,9 +267,9 @@ def collect(
 
 def _conclude(
     out: Path,
-    rows: list[records.Row],
+    rows: pa.Table,
     slices: list[records.Row],
-    timings: list[records.Row],
+    timings: pa.Table,
     entries: Iterable[Entry],
     calibration: Calibration,
     facts: Mapping[str, Any],
@@ -256,13 +277,12 @@ def _conclude(
     reporter: Reporter,
 ) -> dict[str, Any]:
     """Decide over all rows, compare with the calibration, and write the directory; what `score` answers."""
-    rows.sort(key=lambda row: row["path"])
-    slices.sort(key=lambda row: row["path"])
-    timings.sort(key=lambda row: row["path"])
     far = facts["far"] if facts["fdr"] is None else facts["fdr"]
-    groups, threshold = decide(rows, calibration, far=far, fdr=facts["fdr"])
+    rows, groups, threshold = decide(rows, calibration, far=far, fdr=facts["fdr"])
     decide_slices(slices, calibration, far=far, fdr=facts["fdr"])
-    caveats = volume_caveats(rows, slices, calibration, far)
+    good = is_ok(rows)
+    volumes = rows["path"].filter(pa.array(good & is_deep(rows))).to_pylist()
+    caveats = volume_caveats(volumes, slices, calibration, far)
     for caveat in caveats:
         reporter.warn(caveat)
     for problem in measure.problems:
@@ -271,30 +291,31 @@ def _conclude(
     for check in checks.values():
         if check and check["fires"]:
             reporter.warn(check["text"])
-    unshown = sum(row["status"] == "ok" and not row["heatmap"] and not row["error"] for row in rows)
+    reasons = rows["error"].to_pylist()
+    in_error = np.array([bool(reason) for reason in reasons], bool)
+    unshown = int((good & ~in_error & np.asarray(pc.equal(rows["heatmap"], ""), bool)).sum())
     if unshown and facts["heatmaps"]:
         reporter.warn(f"{unshown} have no heatmap: images come as tiff or png, volumes as nifti or dicom")
     if "regions" in facts["heatmaps"]:
-        _write_regions(out, rows, entries, facts)
+        _write_regions(out, rows.filter(pa.array(good)), entries, facts)
     if measure.labelled():
         records.write_draws(out, measure.draws())
-    counts = Counter(row["status"] for row in rows)
-    unwritten = sum(row["status"] == "ok" and bool(row["error"]) for row in rows)
-    reasons = Counter(row["error"] for row in rows if row["error"])
+    counts = Counter(rows["status"].to_pylist())
+    unwritten = int((good & in_error).sum())
     audit = dict(facts) | {
         "ended": datetime.now(UTC).isoformat(timespec="seconds"),
         "counts": dict(counts),
-        "reasons": dict(reasons.most_common()),
+        "reasons": dict(Counter(filter(None, reasons)).most_common()),
         "drift": checks,
         "caveats": caveats,
         "evaluation": measure.result(None if facts["fdr"] is None else threshold) if measure.labelled() else None,
     }
-    head = records.write(out, rows, groups, timings, audit, slices)
+    head = records.write(out, rows, audit, groups, timings, slices)
     return {
         "scored": counts["ok"],
         "failed": counts["failed"] + unwritten,
         "skipped": counts["skipped"],
-        "flagged": sum(bool(row.get("flagged")) for row in rows),
+        "flagged": pc.sum(rows["flagged"]).as_py() or 0,
         "reasons": audit["reasons"],
         "drift": checks,
         "head": head,
@@ -304,38 +325,37 @@ def _conclude(
     }
 
 
-def _drift(
-    rows: Sequence[records.Row], slices: Sequence[records.Row], calibration: Calibration
-) -> dict[str, dict[str, Any] | None]:
+def _drift(rows: pa.Table, slices: Sequence[records.Row], calibration: Calibration) -> dict[str, dict[str, Any] | None]:
     """The batch, of volumes their slices, against the calibration images; over time where every image says when it
     was taken."""
-    good = [row for row in rows if row["status"] == "ok" and not row.get("depth")]
-    good += [row for row in slices if row["score"] is not None]
-    scores, groups = [row["score"] for row in good], [row["group"] for row in good]
+    images = rows.filter(pa.array(is_ok(rows) & ~is_deep(rows)))
+    of_volumes = [row for row in slices if row["score"] is not None]
+    scores, groups = (images[key].to_pylist() + [row[key] for row in of_volumes] for key in ("score", "group"))
     found = drift.compare(calibration.scores, calibration.groups, scores, groups)
     checks: dict[str, dict[str, Any] | None] = {"batch": plain(asdict(found)) if found else None, "time": None}
-    if good and all(row.get("acquired") for row in good):
-        timed = [(row["acquired"], row["group"], row["score"]) for row in good]
+    when = images["acquired"].to_pylist()
+    if when and all(when) and not of_volumes:
+        timed = list(zip(when, groups, scores, strict=True))
         followed = drift.martingale(calibration.scores.tolist(), calibration.groups, timed)
         checks["time"] = plain(asdict(followed)) if followed else None
     return checks
 
 
-def _write_regions(out: Path, rows: Sequence[records.Row], entries: Iterable[Entry], facts: Mapping[str, Any]) -> None:
-    """regions.json, a file in COCO's format, an annotation at a time."""
-    good = [row for row in rows if row["status"] == "ok"]
-    numbers = {row["path"]: number for number, row in enumerate(good, start=1)}
+def _write_regions(out: Path, good: pa.Table, entries: Iterable[Entry], facts: Mapping[str, Any]) -> None:
+    """regions.json, a file in COCO's format, an image and an annotation at a time."""
+    numbers = {path: number for number, path in enumerate(good["path"].to_pylist(), start=1)}
     head = {
         "info": {"description": "what exceeds the pixel threshold", "threshold": facts["pixel_threshold"]},
         "categories": [{"id": 1, "name": "anomaly"}],
-        "images": [
-            {"id": numbers[row["path"]], "file_name": row["path"], "width": row["width"], "height": row["height"]}
-            for row in good
-        ],
     }
-    number = 0
+    sides = zip(good["width"].to_pylist(), good["height"].to_pylist(), strict=True)
     with atomic(out / "regions.json") as file:
-        file.write(json.dumps(plain(head)).removesuffix("}").encode() + b', "annotations": [')
+        file.write(json.dumps(plain(head)).removesuffix("}").encode() + b', "images": [')
+        for (path, number), (width, height) in zip(numbers.items(), sides, strict=True):
+            image = {"id": number, "file_name": path, "width": width, "height": height}
+            file.write((b", " if number > 1 else b"") + json.dumps(image).encode())
+        file.write(b'], "annotations": [')
+        number = 0
         for entry in entries:
             for region in entry["regions"]:
                 number += 1
@@ -358,8 +378,8 @@ def merge(
     _refuse_misfits(parts, audits)
     records.prepare(out)
     calibration = Calibration.restore(audits[0]["calibration"])
-    rows = [row for directory in directories for row in directory.rows]
-    twice = [path for path, count in Counter(row["path"] for row in rows).items() if count > 1]
+    rows = pa.concat_tables([directory.table for directory in directories]).combine_chunks().sort_by("path")
+    twice = [path for path, count in Counter(rows["path"].to_pylist()).items() if count > 1]
     if twice:
         raise RunError(f"{twice[0]} and {len(twice) - 1} more paths are in more than one part; nothing was merged")
     for directory in directories:
@@ -372,24 +392,29 @@ def merge(
     cases = Cases(out, threshold, (low, high))
     for directory in directories:
         shown = {path for names in directory.audit["cases"].values() for path in names}
-        for row in directory.rows:
+        for row in directory.each():
             if row["path"] in shown:
                 _copy(records.picture_of(directory.path, row["path"]), records.picture_of(out, row["path"]))
                 cases.recall(row["path"], row["score"])
     measure = Measure(calibration, far or DEFAULT_FAR, masks=False)
-    for row in rows:
-        if row["status"] == "ok":
-            record = Record(row["path"], Path(), label=row["label"], group=row["group"])
-            measure.add(record, row["score"], None, is_volume=bool(row.get("depth")))
-    timings = [timing for directory in directories for timing in records.read_timings(directory.path)]
+    for directory in directories:
+        for row in directory.each():
+            if row["status"] == "ok":
+                record = Record(row["path"], Path(), label=row["label"], group=row["group"])
+                measure.add(record, row["score"], None, is_volume=bool(row["depth"]))
+    timings = pa.concat_tables([records.read_timings(directory.path) for directory in directories]).sort_by("path")
     entries = (entry for directory in directories for entry in _regions_of(directory.path))
     slices = [row for directory in directories for row in records.read_slices(directory.path)]
+    slices.sort(key=lambda row: row["path"])
+    environment = runs.environment_facts()
+    elsewhere = any(audit["environment"] != environment for audit in audits)
     facts = audits[0] | {
         "shard": "1/1",
         "merged_from": [audit["head"] for audit in audits],
         "started": min(audit["started"] for audit in audits),
         "command": list(command),
-        "environment": runs.environment_facts(),
+        "environment": environment,
+        "threads": [] if elsewhere else sorted({count for audit in audits for count in audit["threads"]}),
         "cases": cases.settle(),
     }
     if audits[0]["fdr"] is not None:
@@ -436,31 +461,47 @@ def rescore(
 ) -> list[str]:
     """Score `count` random files of a score directory again; what does not come out as recorded.
 
-    Bit for bit where versions and machine are those of the record, else within CLOSE.
+    Bit for bit, with as many threads, where versions and machine are those of the record, else within CLOSE.
     """
     scored = records.read(path)
     run = runs.read(run_path or Path(scored.audit["run_path"]))
     if run.model_sha256 != scored.audit["model_sha256"]:
         return [f"the model at {run.path} is not the one that scored"]
-    same_host = runs.environment_facts() == scored.audit["environment"]
+    known = scored.audit["threads"] if runs.environment_facts() == scored.audit["environment"] else []
     model = Model.load(run, device)
     rows = scored.scored()
     chosen = np.random.default_rng().choice(len(rows), min(count, len(rows)), replace=False)
     root = root or Path(scored.audit["root"])
     listed = {record.id: record for record in scan(root).records} if (root / MANIFEST).is_file() else {}
-    problems = []
-    for row in (rows[place] for place in sorted(chosen)):
-        record = listed.get(row["path"]) or _record_of(row["path"], root)
-        again = next(score_records(model, [record], Silent()))
-        if again.heatmap is None:
-            problems.append(f"{row['path']}: cannot be scored again: {again.loaded.error}")
-        elif again.loaded.sha256 != row["sha256"]:
-            problems.append(f"{row['path']}: the file is not the one that was scored")
-        else:
-            value = again.score
-            if not (value == row["score"] if same_host else np.isclose(value, row["score"], rtol=CLOSE, atol=0)):
-                problems.append(f"{row['path']}: scores {value!r} now, {row['score']!r} in the record")
-    return problems
+    problems: dict[str, str] = {}
+    to_come = [rows[place] for place in sorted(chosen)]
+    before = threads.in_use()
+    try:
+        for used in known or [before]:  # a scoring that was resumed may have had several
+            threads.limit(used)
+            for row in to_come:
+                record = listed.get(row["path"]) or _record_of(row["path"], root)
+                # A product's last bits depend on a row's place among the rows: one of these had the same.
+                copies = [record] * (1 if is_volume(record) else model.batch)
+                again = list(score_records(model, copies, Silent()))
+                problems[row["path"]] = _differs(row, again, exact=bool(known))
+            to_come = [row for row in to_come if problems[row["path"]]]
+    finally:
+        threads.limit(before)
+    return [problem for problem in problems.values() if problem]
+
+
+def _differs(row: records.Row, again: Sequence[Scored], *, exact: bool) -> str:
+    """How a file, scored at each place in a batch, differs from its record, "" if at one it does not."""
+    for each in again:
+        if each.heatmap is None:
+            return f"{row['path']}: cannot be scored again: {each.loaded.error}"
+        if each.loaded.sha256 != row["sha256"]:
+            return f"{row['path']}: the file is not the one that was scored"
+    scores = [each.score for each in again]
+    if row["score"] in scores or (not exact and np.isclose(scores[0], row["score"], rtol=CLOSE, atol=0)):
+        return ""
+    return f"{row['path']}: scores {scores[0]!r} now, {row['score']!r} in the record"
 
 
 def _record_of(identity: str, root: Path) -> Record:

@@ -8,7 +8,6 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +92,7 @@ def _rows(scored: records.ScoreDirectory) -> Iterator[str]:
             return
     if [row["path"] for row in scored.rows] != [link["path"] for link in links]:
         yield "the records are not in the order they were written in"
-    value = sha256(b"").hexdigest()
+    value = records.EMPTY
     for number, (link, value) in enumerate(
         zip(links, records.chain(link["row"] for link in links), strict=True), start=1
     ):
@@ -108,9 +107,8 @@ def _decisions(scored: records.ScoreDirectory) -> Iterator[str]:
     """p-values, q-values and flags against those that scores and calibration give."""
     audit = scored.audit
     calibration = Calibration.restore(audit["calibration"])
-    again = [dict(row) for row in scored.rows]
-    decide(again, calibration, far=audit["far"] or audit["fdr"], fdr=audit["fdr"])
-    for number, (row, decided) in enumerate(zip(scored.rows, again, strict=True), start=1):
+    again, _, _ = decide(scored.table, calibration, far=audit["far"] or audit["fdr"], fdr=audit["fdr"])
+    for number, (row, decided) in enumerate(zip(scored.rows, again.to_pylist(), strict=True), start=1):
         if any(not _same(row[name], decided[name]) for name in DECIDED):
             yield f"record {number} ({row['path']}): its decision does not follow from its score"
             break

@@ -2,14 +2,14 @@
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from anodetect import records, runs
+from anodetect import records, runs, threads
 from anodetect.calibration import Calibration
 from anodetect.cases import Cases
 from anodetect.data.scan import Record
@@ -40,7 +40,8 @@ class Task:
         return calibration.threshold(self.far) if self.fdr is None else np.inf
 
 
-Made = Iterator[tuple[Scored | None, Entry]]  # in any order; without the former where it was made on another machine
+# In any order; without the former where it was made by another process.
+Made = Generator[tuple[Scored | None, Entry], None, None]
 Engine = Callable[[Task, Sequence[Record], Reporter, Callable[[], str]], Made]
 
 
@@ -50,16 +51,18 @@ def here(task: Task, items: Sequence[Record], reporter: Reporter, note: Callable
 
 
 class Worker:
-    """A model that scores files and writes what there is to write of each."""
+    """A model that scores files and writes what there is to write of each, on `count` threads or those it finds."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, count: int | None = None) -> None:
         self.task = task
         self.run = runs.read(task.run)
         self.model = Model.load(self.run, task.device)
+        self.threads = count or threads.in_use()
+        threads.limit(self.threads)  # of all libraries, now that they are loaded
         self.cases = Cases(task.out, task.threshold(self.run.calibration), self.run.scale)
         self.pixel_threshold = self.run.calibration.pixel_threshold(task.far)
 
-    def work(self, items: Sequence[Record], reporter: Reporter, note: Callable[[], str] = str) -> Made:
+    def work(self, items: Iterable[Record], reporter: Reporter, note: Callable[[], str] = str) -> Made:
         """Score, and write files on two threads beside the model, a bounded number behind it."""
         with ThreadPoolExecutor(2) as pool:
             waiting: deque[tuple[Scored, Future[Entry]]] = deque()
@@ -76,7 +79,13 @@ class Worker:
         """Write one image's files, its picture too where it is to be shown; its line in the journal."""
         task, loaded, heatmap = self.task, scored.loaded, scored.heatmap
         row = _row(scored, self.run.model_sha256)
-        entry: Entry = {"row": row, "seconds": scored.seconds, "regions": [], "slices": _slice_rows(scored)}
+        entry: Entry = {
+            "row": row,
+            "seconds": scored.seconds,
+            "threads": self.threads,
+            "regions": [],
+            "slices": _slice_rows(scored),
+        }
         if heatmap is None or loaded.image is None:
             return entry
         if shown:

@@ -98,7 +98,7 @@ def large_directory(folder: Path, count: int, side: int) -> Path:
             os.link(source, target)
     made = ("format", "rows", "outputs", "chain", "head")
     audit = {key: value for key, value in few.audit.items() if key not in made} | {"root": str(folder)}
-    records.write(out, rows, [], [], audit)
+    records.write(out, records.tabulate(rows), audit)
     return out
 
 

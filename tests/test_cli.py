@@ -432,6 +432,26 @@ def test_modules_without_torch(module):
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+SLOW = ("torch", "monai", "sklearn", "scipy.stats", "pandas", "numba", "opensimplex", "matplotlib", "typer")
+
+
+@pytest.mark.parametrize(
+    ("modules", "needed"),
+    [
+        ("scoring processes detectors.pca representations.pixels", ()),
+        ("scoring processes detectors.anoddpm detectors.ebm detectors.jem representations.pixels", ("torch",)),
+        ("data.scan data.readers", ()),
+    ],
+)
+def test_what_takes_seconds_is_not_imported_before_the_first_score(modules, needed):
+    """MONAI's network is another matter: whoever has one has all of MONAI."""
+    slow = [name for name in SLOW if name not in needed]
+    imports = "; ".join(f"import anodetect.{module}" for module in modules.split())
+    code = f"import sys; {imports}; print(*[name for name in {slow} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == []
+
+
 def test_public_names_are_pinned():
     import anodetect
 

@@ -1,8 +1,14 @@
 """Scoring on a Ray cluster: two workers on this machine give what one process gives."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
+import psutil
 import pytest
 import tifffile
 from PIL import Image
@@ -75,6 +81,25 @@ def test_workers_write_the_same_files(both):
     regions = [json.loads((directory.path / "regions.json").read_text()) for directory in both]
     assert len(regions[1]["annotations"]) == len(regions[0]["annotations"])
     assert verification.verify(there.path).intact
+
+
+def test_ctrl_c_ends_the_cluster_and_the_rest_can_be_resumed(folder, run, both, tmp_path):
+    arguments = ["score", run, folder, "--out", tmp_path / "s", "--far", "0.2", "--engine", "ray", "--workers", "2"]
+    command = [sys.executable, "-m", "anodetect.cli", *map(str, arguments)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    journal = tmp_path / "s/journal.jsonl"
+    while process.poll() is None and not (journal.exists() and journal.read_bytes().count(b"\n") > 1):
+        time.sleep(0.01)
+    started = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGINT)
+    _, told = process.communicate(timeout=120)
+    assert process.returncode == 130, told
+    assert "--resume goes on" in told
+    assert not psutil.wait_procs(started, timeout=30)[1]
+    scoring.score(run, [str(folder)], tmp_path / "s", far=0.2, resume=True)
+    for one, other in zip(records.read(tmp_path / "s").rows, both[0].rows, strict=True):
+        assert one["path"] == other["path"]
+        assert one["score"] == pytest.approx(other["score"], rel=scoring.CLOSE, nan_ok=True)
 
 
 def test_workers_share_out_the_cpus_of_the_smallest_node():

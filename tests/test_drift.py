@@ -5,7 +5,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from anodetect import drift
+from anodetect import drift, records
 from anodetect.calibration import Calibration
 from anodetect.decision import decide
 
@@ -53,8 +53,8 @@ def test_realised_false_discoveries_keep_the_promise(each):
             {"path": str(n), "group": group, "score": float(score + 5 * odd), "status": "ok"}
             for n, (score, group, odd) in enumerate(zip(new, new_groups, anomalous, strict=True))
         ]
-        decide(rows, calibration, far=0.2, fdr=0.2)
-        flags = np.array([row["flagged"] for row in rows])
+        decided, _, _ = decide(records.tabulate(rows), calibration, far=0.2, fdr=0.2)
+        flags = decided["flagged"].to_numpy()
         shares.append((flags & ~anomalous).sum() / max(flags.sum(), 1))
         found.append((flags & anomalous).sum() / max(anomalous.sum(), 1))
     assert np.mean(shares) <= 0.2 + 3 * standard_error(shares)

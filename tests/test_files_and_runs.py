@@ -139,7 +139,7 @@ def row(path, **values):
 
 def test_formulas_are_neutralised_in_csv_only(tmp_path):
     records.prepare(tmp_path / "s")
-    records.write(tmp_path / "s", [row("=cmd()"), row('a,"b\n.png')], [], [], AUDIT)
+    records.write(tmp_path / "s", records.tabulate([row("=cmd()"), row('a,"b\n.png')]), AUDIT)
     text = (tmp_path / "s/scores.csv").read_text()
     assert '"\'=cmd()"' in text or "'=cmd()" in text
     assert [r["path"] for r in records.read(tmp_path / "s").rows] == ["=cmd()", 'a,"b\n.png']
@@ -161,7 +161,7 @@ def test_chain_depends_on_every_value_and_on_order():
 def test_chain_and_head_survive_the_round_trip(tmp_path):
     rows = [row("a", score=0.1, p_value=float("nan"), threshold=float("inf")), row("b", status="failed", score=None)]
     records.prepare(tmp_path / "s")
-    head = records.write(tmp_path / "s", rows, [], [], AUDIT)
+    head = records.write(tmp_path / "s", records.tabulate(rows), AUDIT)
     stored = records.read(tmp_path / "s")
     assert chain_end(stored.rows) == stored.audit["chain"]
     assert records.head_of(stored.audit) == head == stored.audit["head"]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from anodetect.nn.augment import Augment, augmented
-from anodetect.nn.mlp import LocationMLP
+from anodetect.nn.mlp import TIME_CHANNELS, LocationMLP, waves
 
 
 def generators(*seeds):
@@ -66,3 +66,10 @@ def test_a_location_mlp_sees_one_location():
     changed = (net(x, t) != out).any(1)
     assert changed.nonzero().tolist() == [[1, 2, 5]]
     assert not torch.equal(net(x, t + 50), net(x, t))
+
+
+def test_steps_are_embedded_as_monai_does():
+    from monai.networks.nets.diffusion_model_unet import get_timestep_embedding
+
+    steps = torch.tensor([1, 20, 350, 999])
+    assert torch.equal(waves(steps), get_timestep_embedding(steps, TIME_CHANNELS))

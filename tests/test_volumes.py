@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from nibabel.orientations import aff2axcodes
 from PIL import Image
 
-from anodetect import pipeline, records, scoring, verification, worker
+from anodetect import pipeline, processes, records, scoring, verification, worker
 from anodetect.calibration import Calibration
 from anodetect.data import geometry, readers, scan
 from anodetect.data.preprocess import Preprocess, PreprocessConfig, evened, otsu, volume_foreground
@@ -462,6 +462,16 @@ def test_an_interrupted_scoring_of_volumes_goes_on_to_the_same_tables(run, score
     scoring.score(run, [str(folder)], tmp_path / "s", far=0.2, resume=True)
     for name in ("scores.parquet", "slices.parquet", "groups.csv"):
         assert (tmp_path / "s" / name).read_bytes() == (out / name).read_bytes(), name
+
+
+def test_volumes_on_two_processes_give_the_same_slices(run, scored, tmp_path):
+    folder, out = scored
+    scoring.score(run, [str(folder)], tmp_path / "s", far=0.2, engine=processes.engine(2))
+    for one, other in zip(records.read_slices(tmp_path / "s"), records.read_slices(out), strict=True):
+        assert one["score"] == pytest.approx(other["score"], rel=1e-5)
+        assert {**one, "score": 0} == {**other, "score": 0}
+    assert verification.verify(tmp_path / "s").intact
+    assert scoring.rescore(tmp_path / "s", 2) == []
 
 
 def test_an_edited_slice_is_noticed(scored, tmp_path):

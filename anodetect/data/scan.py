@@ -18,7 +18,7 @@ MANIFEST = "manifest.csv"
 COLUMNS = ("path", "split", "label", "kind", "mask", "group", "foreground", "component")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Record:
     """One image or volume. `split` is "train", "test" or "" (not said); `label` 0 normal, 1 anomalous, None unknown.
 

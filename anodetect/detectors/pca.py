@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field, PositiveInt
-from sklearn import decomposition
 
 from anodetect.batching import in_micro_batches
 from anodetect.config import Config, Pooling
@@ -37,6 +36,8 @@ class PCA:
         self.basis = np.zeros((0, 0), np.float32)  # [K, P]
 
     def fit(self, fit: Batch, tune: Batch, *, context: TrainContext) -> None:
+        from sklearn import decomposition  # here, because scoring is to begin at once
+
         rng = np.random.default_rng(context.seed)
         rows = np.sort(rng.permutation(len(fit))[: self.config.max_images])
         images = fit.images[rows].reshape(len(rows), -1)
@@ -56,7 +57,9 @@ class PCA:
 
     def _project(self, images: Floats) -> tuple[Floats]:
         flat = images.reshape(len(images), -1) - self.mean
-        return (np.asarray((flat @ self.basis.T @ self.basis + self.mean).reshape(images.shape), np.float32),)
+        # One at a time: of a product of all, the last bits of a row may depend on its place.
+        along = np.stack([row @ self.basis.T @ self.basis for row in flat])
+        return (np.asarray((along + self.mean).reshape(images.shape), np.float32),)
 
     def state(self) -> State:
         return {"mean": self.mean, "basis": self.basis}

@@ -8,13 +8,12 @@ itself is that of the `opensimplex` package (its `noise3`), computed here for wh
 import math
 from collections.abc import Sequence
 from functools import cached_property
+from importlib.util import find_spec
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from opensimplex.constants import GRADIENTS3, NORM_CONSTANT3, SQUISH_CONSTANT3, STRETCH_CONSTANT3
-from opensimplex.internals import _init as permutation_of
-from opensimplex.internals import _noise3a, prange
+from numpy.typing import NDArray
 from torch import Tensor
 
 from anodetect.errors import ConfigError, nearest
@@ -23,7 +22,9 @@ KINDS = ("simplex", "gaussian", "coarse")
 CUBE = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (1, 0, 1), (0, 1, 1), (1, 1, 1)]
 CHUNK = 2**14  # points
 WRAP = 2**63
-COMPILED = prange is not range  # the package's own loops are compiled where numba is installed, and then the fastest
+# The package's own loops are compiled where numba is installed, and then the fastest. They are imported where noise is
+# drawn: most scores need none, and numba takes a second.
+COMPILED = find_spec("numba") is not None
 
 
 def generator(seed: int, device: str | torch.device = "cpu") -> torch.Generator:
@@ -32,6 +33,14 @@ def generator(seed: int, device: str | torch.device = "cpu") -> torch.Generator:
 
 
 # -- OpenSimplex, 3-D -----------------------------------------------------------------------------------
+
+
+def permutation_of(seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The package's permutation table and where its gradients begin, [256] each."""
+    from opensimplex.internals import _init
+
+    tables: tuple[NDArray[np.int64], NDArray[np.int64]] = _init(seed)
+    return tables
 
 
 def permutations(seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -66,16 +75,20 @@ def _lattice_sum(points: Tensor, perm: Tensor, gradient_index: Tensor) -> Tensor
     Each point lies in a tetrahedron or octahedron of a stretched cube. The value is the sum, over the
     vertices of that cell and two extra ones outside it, of (2 − d²)⁴ · gradient·d where d² < 2.
     """
-    stretched = points + points.sum(0) * STRETCH_CONSTANT3  # [3, B, P]
+    from opensimplex import constants
+
+    stretched = points + points.sum(0) * constants.STRETCH_CONSTANT3  # [3, B, P]
     base = stretched.floor()
     inside = stretched - base  # in [0, 1)
-    origin = points - (base + base.sum(0) * SQUISH_CONSTANT3)
+    origin = points - (base + base.sum(0) * constants.SQUISH_CONSTANT3)
     base = base.long()
     total = inside.sum(0)
-    gradients = torch.tensor(GRADIENTS3, dtype=points.dtype, device=points.device).reshape(-1, 3).T.contiguous()
+    gradients = (
+        torch.tensor(constants.GRADIENTS3, dtype=points.dtype, device=points.device).reshape(-1, 3).T.contiguous()
+    )
 
     def contribution(offset: Tensor) -> Tensor:  # offset: int64, broadcastable to [3, B, P]
-        d = origin - (offset + offset.sum(0).to(points.dtype) * SQUISH_CONSTANT3)
+        d = origin - (offset + offset.sum(0).to(points.dtype) * constants.SQUISH_CONSTANT3)
         reach = (2 - d.square().sum(0)).clamp_(min=0)
         vertex = (base + offset) & 0xFF
         index = perm.gather(1, vertex[0])
@@ -92,7 +105,7 @@ def _lattice_sum(points: Tensor, perm: Tensor, gradient_index: Tensor) -> Tensor
         value += contribution(offset) * belongs[sum(vertex)]
     for offset in extra_vertices(inside, total):
         value += contribution(offset)
-    noise: Tensor = value / NORM_CONSTANT3
+    noise: Tensor = value / constants.NORM_CONSTANT3
     return noise
 
 
@@ -176,6 +189,8 @@ def simplex(
 def _planes(x: Tensor, y: Tensor, z: Sequence[float], seeds: Sequence[int]) -> Tensor:
     """Noise on the grids y × x at depth z, one of each seed, float32 [B, H, W]."""
     if COMPILED:
+        from opensimplex.internals import _noise3a
+
         axes = x.double().numpy(), y.double().numpy()
         planes = [
             _noise3a(*axes, np.array([depth]), *permutation_of(int(s))) for depth, s in zip(z, seeds, strict=True)

@@ -11,7 +11,6 @@ to it (Wang & Vastola, TMLR 2024); where images are registered it finds defects 
 
 import numpy as np
 import torch
-from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
 from anodetect.types import Floats
@@ -43,6 +42,8 @@ class GaussianPrior(nn.Module):
     @classmethod
     def learn(cls, fit: Floats, tune: Floats, noise: Tensor, *, components: int, seed: int) -> "GaussianPrior":
         """Basis from `fit` [N, C, H, W], variances along it from `tune`, on which they are not overfitted."""
+        from sklearn.decomposition import PCA  # here, because scoring is to begin at once
+
         rows = np.sort(np.random.default_rng(seed).permutation(len(fit))[:MAX_IMAGES])
         flat = fit[rows].reshape(len(rows), -1)
         count = max(1, min(components, len(flat) // 2, flat.shape[1] // 2))

@@ -19,7 +19,6 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from scipy.stats import rankdata
 
 from anodetect.config import Config, Pooling
 from anodetect.errors import ConfigError
@@ -185,6 +184,8 @@ def simplest_of_the_best(scores: Mapping[Choice, Floats], seed: int) -> tuple[Ch
 
 def planted_auroc(scores: Floats) -> NDArray[np.float64]:
     """AUROC of the rows after the first against the first, by ranks, of scores [1 + PLANTINGS, ..., N]: [...]."""
+    from scipy.stats import rankdata  # here, because scoring is to begin at once
+
     rows, *_, count = scores.shape
     ranks = rankdata(np.moveaxis(scores, 0, -1).swapaxes(-1, -2).reshape(*scores.shape[1:-1], -1), axis=-1)
     odd = (rows - 1) * count

@@ -1,7 +1,9 @@
 """A multilayer perceptron that sees one location at a time: residual blocks of 1 × 1 convolutions."""
 
+import math
+
+import torch
 import torch.nn.functional as F
-from monai.networks.nets.diffusion_model_unet import get_timestep_embedding
 from torch import Tensor, nn
 
 TIME_CHANNELS = 64
@@ -19,11 +21,20 @@ class LocationMLP(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         h = self.first(x.flatten(2).mT)  # [N, H·W, width]
-        h = h + self.time(get_timestep_embedding(t, TIME_CHANNELS))[:, None]
+        h = h + self.time(waves(t))[:, None]
         for block in self.blocks:
             h = block(h)
         out: Tensor = self.last(F.silu(h))
         return out.mT.reshape(len(x), -1, *x.shape[2:])
+
+
+def waves(t: Tensor) -> Tensor:
+    """Steps [N] → cos(t·ω) and sin(t·ω) for falling frequencies ω from 1 to nearly 10⁻⁴, [N, TIME_CHANNELS] (Ho et al.,
+    NeurIPS 2020)."""
+    half = TIME_CHANNELS // 2
+    frequencies = torch.exp(-math.log(10_000) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
+    angles = t[:, None].float() * frequencies
+    return torch.cat([angles.cos(), angles.sin()], -1)
 
 
 class Block(nn.Module):

@@ -7,7 +7,6 @@ image for r² times less work, at no loss of pixels.
 from collections.abc import Sequence
 from typing import Annotated
 
-from monai.networks.nets import DiffusionModelUNet
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -42,6 +41,8 @@ class UNet(nn.Module):
         blocks: int = 1,
         attention: int = 0,
     ) -> None:
+        from monai.networks.nets import DiffusionModelUNet  # here: MONAI imports all it has, which takes two seconds
+
         super().__init__()
         self.fold, self.unfold = nn.PixelUnshuffle(stem), nn.PixelShuffle(stem)
         self.net = DiffusionModelUNet(

@@ -10,7 +10,6 @@ import numpy as np
 import tifffile
 from contourpy import LineType, contour_generator
 from imagecodecs import PNG, png_encode
-from matplotlib import colormaps
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
@@ -23,6 +22,7 @@ COLOURS = "inferno"
 MOST_REGIONS = 100  # of one image
 BAND = 2**22  # pixels coloured at a time
 OPAQUE = 0.85  # the heatmap's colours, where they are highest
+OPACITIES = [round(OPAQUE * value) for value in range(256)]
 HUFFMAN_ONLY, UP = PNG.STRATEGY.HUFFMAN_ONLY, PNG.FILTER.UP
 Picture = NDArray[np.uint8]
 
@@ -119,7 +119,7 @@ def _glazed(planes: Picture, position: Picture) -> Picture:
     under = Image.merge("RGB", [Image.fromarray(planes[channel % len(planes)]) for channel in range(3)])
     colours = Image.fromarray(position)
     colours.putpalette(palette(COLOURS).tobytes())
-    opacity = Image.fromarray(position).point([round(OPAQUE * value) for value in range(256)])
+    opacity = Image.fromarray(position).point(OPACITIES)
     return np.asarray(Image.composite(colours.convert("RGB"), under, opacity))
 
 
@@ -133,6 +133,8 @@ def stretched(values: Floats, span: tuple[float, float]) -> Picture:
 @cache
 def palette(colours: str) -> Picture:
     """A colour map's 256 colours as RGB bytes [256, 3]."""
+    from matplotlib import colormaps  # here, because scoring is to begin at once
+
     return np.asarray(colormaps[colours](np.arange(256), bytes=True)[:, :3])
 
 

@@ -1,0 +1,254 @@
+"""Scoring on several processes of this machine: the same rows, nothing lost, nobody left behind."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from anodetect import pipeline, processes, records, scoring, threads, verification
+from anodetect.data import synthetic
+from anodetect.errors import ConfigError, RunError
+from anodetect.types import Silent
+
+FAR = 0.2
+GONE = 20.0  # seconds within which a worker is to notice that it is alone; at once, if nothing else runs
+SAME = 1e-5
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """150 images, one of them damaged, in files of more than one depth."""
+    folder = tmp_path_factory.mktemp("processes") / "images"
+    folder.mkdir()
+    pictures, _ = synthetic.images(148, size=64, seed=7)
+    for number, picture in enumerate(pictures):
+        Image.fromarray(picture[0]).save(folder / f"{number}.png")
+    Image.fromarray((25600 + pictures[0][0].astype(np.uint16)).astype(np.uint16)).save(folder / "deep.png")
+    (folder / "broken.png").write_bytes(b"not an image")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def here(pca_run, folder, tmp_path_factory):
+    """The folder scored by this process alone."""
+    out = tmp_path_factory.mktemp("processes") / "here"
+    scoring.score(pca_run, [str(folder)], out, far=FAR)
+    return records.read(out)
+
+
+def same_rows(one, other):
+    assert [row["path"] for row in one.rows] == [row["path"] for row in other.rows]
+    for a, b in zip(one.rows, other.rows, strict=True):
+        assert a["score"] == pytest.approx(b["score"], rel=SAME, nan_ok=True)
+        assert {key: value for key, value in a.items() if key not in ("score", "threshold")} == {
+            key: value for key, value in b.items() if key not in ("score", "threshold")
+        }
+
+
+def command(run, data, out, *more):
+    anodetect = [sys.executable, "-m", "anodetect.cli", "score", str(run), str(data), "--out", str(out)]
+    return [*anodetect, "--far", str(FAR), "--workers", "2", *more]
+
+
+def workers_of(process):
+    """Beside them runs a helper of multiprocessing."""
+    return [each for each in psutil.Process(process.pid).children() if "spawn_main" in " ".join(each.cmdline())]
+
+
+def begun(out, lines=20):
+    """Wait until some files are finished."""
+    journal = out / "journal.jsonl"
+    while not journal.exists() or journal.read_bytes().count(b"\n") < lines:
+        time.sleep(0.02)
+
+
+# -- The same as one ------------------------------------------------------------------------------------
+
+
+def test_two_processes_give_the_rows_of_one(pca_run, folder, here, tmp_path):
+    told = []
+
+    class Heard(Silent):
+        def progress(self, task, done, total, note=""):
+            told.append((done, total, note))
+
+    out = tmp_path / "s"
+    scoring.score(pca_run, [str(folder)], out, far=FAR, engine=processes.engine(2), reporter=Heard())
+    there = records.read(out)
+    same_rows(there, here)
+    assert set(there.audit["outputs"]) == set(here.audit["outputs"])
+    assert there.audit["cases"] == here.audit["cases"]
+    assert there.audit["counts"] == {"ok": 149, "failed": 1}
+    assert told[-1][:2] == (150, 150)
+    assert [done for done, _, _ in told] == sorted(done for done, _, _ in told)
+    assert verification.verify(out).intact
+    assert not multiprocessing.active_children()
+
+
+@pytest.fixture(scope="module")
+def trained(synthetic_folder, tmp_path_factory):
+    """A network that has seen little: what is scored is hardly rounded away."""
+    out = tmp_path_factory.mktemp("processes") / "run"
+    values = {"size": 32, "training": {"steps": 3}, "intensity": "image"}
+    pipeline.train(str(synthetic_folder), "anoddpm", out, values=values, representation="pixels")
+    return out
+
+
+def test_scores_of_a_network_are_scored_again_bit_for_bit_on_as_many_threads(trained, folder, tmp_path):
+    out = tmp_path / "s"
+    scoring.score(trained, [str(folder)], out, far=FAR, heatmaps=(), engine=processes.engine(2))
+    scored = records.read(out)
+    assert scored.audit["threads"] == [max(1, processes.cpu_count() // 2)]
+    scoring.score(trained, [str(folder)], tmp_path / "alone", far=FAR, heatmaps=())
+    same_rows(scored, records.read(tmp_path / "alone"))
+    before = threads.in_use()
+    threads.limit(before + 1)
+    try:
+        assert scoring.rescore(out, 20) == []
+        assert threads.in_use() == before + 1
+    finally:
+        threads.limit(before)
+
+
+def test_rescoring_uses_the_recorded_number_of_threads(pca_run, folder, tmp_path, monkeypatch):
+    out = tmp_path / "s"
+    scoring.score(pca_run, [str(folder / "1.png")], out, far=FAR, heatmaps=())
+    scored = records.read(out)
+    records.write(out, scored.table, scored.audit | {"threads": [3, 5]})
+    limited = []
+    monkeypatch.setattr(threads, "limit", limited.append)
+    assert scoring.rescore(out, 1) == []
+    assert limited == [3, 5, threads.in_use()]  # the file came out right with 3, and is not scored with 5
+    environment = scored.audit["environment"] | {"processor": "another"}
+    rows = records.tabulate(row | {"score": row["score"] * (1 + scoring.CLOSE / 2)} for row in scored.rows)
+    records.write(out, rows, scored.audit | {"environment": environment})
+    assert scoring.rescore(out, 1) == []
+    records.write(out, rows, scored.audit)
+    assert len(scoring.rescore(out, 1)) == 1
+
+
+def test_shards_on_processes_are_the_whole(pca_run, folder, here, tmp_path):
+    parts = [tmp_path / "1", tmp_path / "2"]
+    for number, part in enumerate(parts, start=1):
+        engine = processes.engine(2)
+        scoring.score(
+            pca_run, [str(folder)], part, far=FAR, engine=engine, shard=f"{number}/2", heatmaps=here.audit["heatmaps"]
+        )
+    scoring.merge(parts, tmp_path / "merged")
+    same_rows(records.read(tmp_path / "merged"), here)
+
+
+# -- Whatever happens -----------------------------------------------------------------------------------
+
+
+def test_a_worker_that_dies_is_an_error_and_the_rest_can_be_resumed(pca_run, folder, here, tmp_path):
+    out, killed = tmp_path / "s", []
+
+    class Kills(Silent):
+        def progress(self, task, done, total, note=""):
+            if not killed:
+                killed.extend(multiprocessing.active_children())
+                killed[0].kill()
+
+    with pytest.raises(RunError, match=r"ended by SIGKILL.*--resume"):
+        scoring.score(pca_run, [str(folder)], out, far=FAR, engine=processes.engine(2), reporter=Kills())
+    assert len(killed) == 2
+    assert not multiprocessing.active_children()
+    assert not (out / "audit.json").exists()
+    scoring.score(pca_run, [str(folder)], out, far=FAR, engine=processes.engine(2), resume=True)
+    same_rows(records.read(out), here)
+    assert not list(out.rglob(".writing.*"))
+
+
+def test_what_makes_a_worker_fail_is_said(pca_run, folder, tmp_path):
+    class Removes(Silent):
+        """Takes the model away, before the workers read it."""
+
+        def say(self, text):
+            run.rename(tmp_path / "elsewhere")
+
+    run = shutil.copytree(pca_run, tmp_path / "run")
+    with pytest.raises(RunError, match="no such run directory"):
+        scoring.score(run, [str(folder)], tmp_path / "s", engine=processes.engine(2), reporter=Removes())
+    assert not multiprocessing.active_children()
+
+
+def test_ctrl_c_ends_all_processes_without_noise_and_can_be_resumed(pca_run, folder, here, tmp_path):
+    out = tmp_path / "s"
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(
+        command(pca_run, folder, out), stderr=pipe, stdout=pipe, text=True, start_new_session=True
+    )
+    begun(out)
+    workers = workers_of(process)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    _, told = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "--resume goes on" in told
+    assert "Traceback" not in told
+    assert len(workers) == 2
+    assert not any(each.is_running() for each in workers)
+    finished = (out / "journal.jsonl").read_bytes().count(b"\n") - 1
+    again = subprocess.run(
+        command(pca_run, folder, out, "--resume", "--json"), capture_output=True, text=True, check=False
+    )
+    assert f"{finished} of 150 files were finished before" in again.stderr
+    assert json.loads(again.stdout)["scored"] == 149
+    same_rows(records.read(out), here)
+
+
+def test_workers_do_not_outlive_a_process_that_is_killed(pca_run, folder, here, tmp_path):
+    out = tmp_path / "s"
+    process = subprocess.Popen(command(pca_run, folder, out), stderr=subprocess.DEVNULL)
+    begun(out)
+    workers = workers_of(process)
+    process.kill()
+    process.wait()
+    assert len(workers) == 2
+    _, left = psutil.wait_procs(workers, timeout=GONE)
+    assert not left
+    scoring.score(pca_run, [str(folder)], out, far=FAR, engine=processes.engine(2), resume=True)
+    same_rows(records.read(out), here)
+
+
+# -- How many -------------------------------------------------------------------------------------------
+
+
+def test_a_process_for_each_core_unless_memory_does_not_do():
+    assert processes.share(2, 24e9) == (2, 1)
+    assert processes.share(1, 24e9) == (1, 1)
+    assert processes.share(8, 16e9) == (2, 4)
+    assert processes.share(64, 256e9) == (32, 2)
+    assert processes.share(4, 2e9) == (1, 4)
+
+
+def test_no_processes_are_started_where_they_do_not_help(pca_run, folder, tmp_path, monkeypatch):
+    def refuse(*arguments):
+        raise AssertionError("processes were started")
+
+    monkeypatch.setattr(processes, "_start", refuse)
+    monkeypatch.setattr(processes, "cpu_count", lambda: 2)
+    monkeypatch.setattr(processes, "memory", lambda: 24e9)
+    some = [str(folder / f"{number}.png") for number in range(40)]
+    scoring.score(pca_run, some, tmp_path / "few", heatmaps=(), engine=processes.engine(None))
+    scoring.score(pca_run, [str(folder)], tmp_path / "one", heatmaps=(), engine=processes.engine(1))
+    with pytest.raises(AssertionError, match="were started"):
+        scoring.score(pca_run, [str(folder)], tmp_path / "two", heatmaps=(), engine=processes.engine(None))
+    task, items = None, scoring.collect([str(folder)], tmp_path, False)[1]
+    with_masks = [replace(record, mask=record.path) for record in items]
+    assert processes._suited(task, with_masks)[0] == 1
+
+
+def test_no_workers_are_refused():
+    with pytest.raises(ConfigError, match="at least one"):
+        processes.engine(0)
