@@ -13,6 +13,7 @@ from anodetect import records, runs
 from anodetect.calibration import Calibration
 from anodetect.cases import Cases
 from anodetect.data.scan import Record
+from anodetect.decision import LITTLE, UNSEEN
 from anodetect.errors import ConfigError, RunError
 from anodetect.files import short_name
 from anodetect.journal import Entry
@@ -126,6 +127,7 @@ def _slice_rows(scored: Scored) -> list[records.Row]:
                 "superior_mm": z,
                 "foreground": share[number],
                 "score": found.get(number),
+                "unscored": "" if number in found else UNSEEN if volume.unseen[number] else LITTLE,
             }
         )
     return rows
