@@ -87,7 +87,9 @@ class Worker:
         try:
             if loaded.volume is not None:
                 patient = "" if task.keep_identifiers else row["group"]
-                written = volume_writer.write(stem, task.heatmaps, heatmap, loaded.volume, *how, patient)
+                written = volume_writer.write(
+                    stem, task.heatmaps, heatmap, loaded.volume, *how, patient, row["model_sha256"]
+                )
             else:
                 written = image_writer.write(stem, task.heatmaps, heatmap, loaded.image, *how)
                 if "regions" in task.heatmaps:

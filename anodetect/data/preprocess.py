@@ -272,13 +272,19 @@ def volume_foreground(slices: Floats) -> Bools:
     in_plane = np.zeros((3, 3, 3), bool)
     in_plane[1] = ndimage.generate_binary_structure(2, 1)
     opened = ndimage.binary_opening(above, in_plane)
-    parts, count = ndimage.label(opened if opened.any() else above)
-    sizes = np.bincount(parts[:, ::2, ::2].ravel(), minlength=count + 1)  # a quarter is enough to tell
-    largest = parts == 1 + sizes[1:].argmax() if count else above
-    outside, _ = ndimage.label(np.pad(~largest, ((0, 0), (1, 1), (1, 1)), constant_values=True), in_plane)
-    filled = (outside != outside[:, :1, :1])[:, 1:-1, 1:-1]  # a corner of each slice is outside
-    full: Bools = filled.repeat(step, 1).repeat(step, 2)[:, : slices.shape[2], : slices.shape[3]]
+    inside = _largest_part(opened if opened.any() else above)
+    for number, plane in enumerate(inside):
+        outside, _ = ndimage.label(np.pad(~plane, 1, constant_values=True))
+        inside[number] = (outside != outside[0, 0])[1:-1, 1:-1]  # a corner is outside
+    full: Bools = inside.repeat(step, 1).repeat(step, 2)[:, : slices.shape[2], : slices.shape[3]]
     return full
+
+
+def _largest_part(mask: Bools) -> Bools:
+    """The largest connected part of a mask [D, H, W]."""
+    parts, count = ndimage.label(mask)
+    sizes = np.bincount(parts[:, ::2, ::2].ravel(), minlength=count + 1)  # a quarter is enough to tell
+    return np.asarray(parts == 1 + sizes[1:].argmax()) if count else mask
 
 
 def evened(slices: Floats, inside: Bools, width: float, spacing: tuple[float, float, float]) -> Floats:
