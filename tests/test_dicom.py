@@ -391,7 +391,7 @@ def test_a_compressed_image_that_claims_another_size_is_not_decoded(tmp_path):
 
 def test_pydicoms_own_odd_files_load_or_are_refused():
     found, _ = scan.walk(Path(pydicom.__file__).parent / "data/test_files")
-    outcomes = [load(scan.record_of(path.parent, path, (path,))) for path in found if "TINY_ALPHA" not in str(path)]
+    outcomes = [load(scan.record_of(path.parent, path, (path,))) for path in found]
     assert len(outcomes) > 80
     assert all((each.image is None) == bool(each.error) for each in outcomes)
     assert not any("\n" in each.error for each in outcomes)

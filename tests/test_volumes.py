@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from nibabel.orientations import aff2axcodes
 from PIL import Image
 
+from anodetect import model as model_module
 from anodetect import pipeline, records, scoring, verification, worker
 from anodetect.calibration import Calibration
 from anodetect.data import geometry, readers, scan
@@ -231,6 +232,7 @@ def bad_volumes(folder):
         "zero.nii": (header_with(plain, 280, np.zeros((3, 4), np.float32)), "a voxel spacing of zero"),
         "nowhere.nii": (header_with(plain, 252, np.zeros(2, np.int16)), "neither qform nor sform"),
         "bomb.nii.gz": (gzip.compress(header_with(plain, 40, huge)), f"is more than {MAX_VOXELS} voxels"),
+        "none.nii": (header_with(plain, 40, np.array([3, 10, 0, 12], np.int16)), "an empty volume, 10 × 0 × 12"),
         "flat.nii": (save_nifti(folder / "x.nii", flat((10, 11)), np.eye(4)).read_bytes(), "2-D data"),
         "small.nii": (save_nifti(folder / "x.nii", flat((9, 5, 9)), np.eye(4)).read_bytes(), "slices of 9 × 5 pixels"),
         "text.nrrd": (b"NRRD0004\nno header", "damaged or unreadable"),
@@ -373,6 +375,7 @@ def scored(run, tmp_path_factory):
 def test_each_slice_of_a_normal_volume_is_an_image_and_its_patient_a_group(run):
     calibration = read_run(run).calibration
     assert len(calibration.scores) == DEPTH * calibration.n_groups
+    assert not model_module._last  # the last volume read does not stay in memory
     assert pipeline.runs.facts(run)["fit_images"] % DEPTH == 0
     assert read_run(run).header["preprocess"]["axis"] == "axial"
     rows = pipeline.runs.read_manifest(run)
