@@ -189,7 +189,8 @@ class Preprocess:
             share, brightness = np.median(traits, axis=0)
             raise ImageError(
                 f"no slice is like those the model has learned from: {share:.0%} foreground of brightness "
-                f"{brightness:.2f}, the model has seen {low[0]:.0%} to {high[0]:.0%} of {low[1]:.2f} to {high[1]:.2f}"
+                f"{brightness:.2f}, the model has seen {low[0]:.0%} to {high[0]:.0%} of {low[1]:.2f} to {high[1]:.2f}; "
+                "if volumes are scaled otherwise than its images were, train with exported or intensity=dataset"
             )
         return replace(of, scored=of.scored & ~unseen, unseen=unseen)
 
