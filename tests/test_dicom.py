@@ -563,6 +563,14 @@ def test_the_report_measures_each_finding_in_its_segment(scored):
     assert report.StudyInstanceUID == segmentation.StudyInstanceUID
 
 
+def test_without_findings_there_is_no_report(scored, tmp_path):
+    volume = read(scored / "new/s").volume
+    heatmap = np.ones(volume.geometry.sides, np.float32)
+    written = dicom_writer.write(tmp_path / "x", heatmap, heatmap > 2, volume, "patient-x", "0" * 64)
+    assert [path.name for path in written] == ["x_heatmap.dcm", "x_segmentation.dcm"]
+    assert not pydicom.dcmread(written[1]).pixel_array.any()
+
+
 def test_findings_beyond_the_first_share_a_segment(scored):
     volume = read(scored / "new/s").volume
     heatmap = np.zeros(volume.geometry.sides, np.float32)
