@@ -11,6 +11,7 @@ from pyarrow import compute as pc
 from anodetect.calibration import Calibration, Doubles, benjamini_hochberg
 from anodetect.records import GROUP_COLUMNS, Row
 
+LITTLE, UNSEEN = "too little foreground", "outside what the model has seen"  # why a slice is not scored
 SLICES_APART = 1.5  # times as many, or as few, slices as a calibration group has: highest scores no longer compare
 
 
@@ -91,8 +92,9 @@ def volume_caveats(volumes: Sequence[str], slices: Sequence[Row], calibration: C
     or are worth less than they seem."""
     found = []
     scored = Counter(row["path"] for row in slices if row["score"] is not None)
-    if unscored := len(slices) - scored.total():
-        found.append(f"{unscored} of {len(slices)} slices have too little foreground and were not scored (NaN)")
+    for reason in (LITTLE, UNSEEN):
+        if count := sum(row.get("unscored") == reason for row in slices):
+            found.append(f"{count} of {len(slices)} slices were not scored (NaN): {reason}")
     groups = calibration.n_groups
     if not volumes or not groups:
         return found

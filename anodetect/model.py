@@ -367,6 +367,8 @@ def ahead(
             for _, future in waiting:
                 future.cancel()
             gate.call(2**62)  # whoever still waits at the gate may go home
+            pool.shutdown()
+            _last.clear()  # nobody asks for its slices any more
 
 
 def _next(waiting: "deque[tuple[int, Future[Loaded]]]", gate: _Gate) -> Loaded:

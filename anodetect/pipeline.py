@@ -28,6 +28,7 @@ from anodetect.model import BATCH, LOOK_AHEAD, Model, ahead, load, resolve, scor
 from anodetect.representations import FEATURE_MULTIPLE, features_installed
 from anodetect.types import Batch, Floats, Reporter, Silent, TrainContext
 
+SEEN = 2000  # images, about, to learn what slices of volumes are like
 LEARNED_FROM = 64  # images, for a representation that has something to learn
 SCALE_IMAGES, SCALE_PIXELS = 200, 2**14  # what the colour scale is learned from; pixels of one image
 TILES, TILE_PIXELS = 2000, 2**26  # random tiles to learn from, at most, but at least one of each image
@@ -85,6 +86,12 @@ def train(
     reporter.say(
         f"{dataset.name}: fit {len(roles.fit)}, tune {len(roles.tune)}, calibrate {len(roles.calibrate)} images"
     )
+    if not preprocess.of_volumes:
+        few = [*roles.fit, *roles.tune]
+        few = few[:: max(1, len(few) // SEEN)]
+        preprocess.learn_seen(
+            preprocess.apply(loaded.image) for loaded in ahead(read, few, depth) if loaded.image is not None
+        )
     some = roles.fit[:: max(1, len(roles.fit) // LEARNED_FROM)]
     model.representation.learn(
         preprocess.apply(loaded.image, loaded.volume, loaded.record.slice or 0)

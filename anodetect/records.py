@@ -92,6 +92,7 @@ SLICE_COLUMNS = pa.schema(
         ("score", pa.float64()),
         ("p_value", pa.float64()),
         ("flagged", pa.bool_()),
+        ("unscored", pa.string()),  # why it has no score, "" where it has one
     ]
 )
 TIMING_COLUMNS = pa.schema([("path", pa.string()), ("seconds", pa.float64())])

@@ -13,6 +13,7 @@ from anodetect import records, runs, threads
 from anodetect.calibration import Calibration
 from anodetect.cases import Cases
 from anodetect.data.scan import Record
+from anodetect.decision import LITTLE, UNSEEN
 from anodetect.errors import ConfigError, RunError
 from anodetect.files import short_name
 from anodetect.journal import Entry
@@ -95,7 +96,9 @@ class Worker:
         try:
             if loaded.volume is not None:
                 patient = "" if task.keep_identifiers else row["group"]
-                written = volume_writer.write(stem, task.heatmaps, heatmap, loaded.volume, *how, patient)
+                written = volume_writer.write(
+                    stem, task.heatmaps, heatmap, loaded.volume, *how, patient, row["model_sha256"]
+                )
             else:
                 written = image_writer.write(stem, task.heatmaps, heatmap, loaded.image, *how)
                 if "regions" in task.heatmaps:
@@ -135,6 +138,7 @@ def _slice_rows(scored: Scored) -> list[records.Row]:
                 "superior_mm": z,
                 "foreground": share[number],
                 "score": found.get(number),
+                "unscored": "" if number in found else UNSEEN if volume.unseen[number] else LITTLE,
             }
         )
     return rows

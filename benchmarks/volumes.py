@@ -5,8 +5,9 @@
 
 Quality, on <name>_flair.nii.gz beside <name>_mask.nii.gz: AUROC of slices (anomalous: any lesion voxel), average
 precision and Dice of voxels over all volumes together, at the calibrated pixel threshold, and lesions found at one
-false positive per volume on average. Slices that are not scored count as the most normal ones. Nothing is chosen on
-these volumes. `--listed`: also on those slices alone that a folder has as images <name>_<slice>.png.
+false positive per volume on average. Slices that are not scored count as the most normal ones; the same follows for
+scored slices alone, and how many lesion voxels the slices hold that are outside what the model has seen. Nothing is
+chosen on these volumes. `--listed`: also on those slices alone that a folder has as images <name>_<slice>.png.
 
 Speed: a synthetic volume of 256 × 256 × 150 in 16 bits, from the disk to the score directory with all default outputs,
 against the bare model on the same slices (read and prepared before the clock starts, nothing written), three times in
@@ -44,17 +45,20 @@ FAR = 0.05
 
 @dataclass(frozen=True)
 class Found:
-    """Of a volume: score [D] and flag [D] of each slice, heatmap, truth and scaled intensity [D, H, W]."""
+    """Of a volume: score [D] and flag [D] of each slice, which are scored [D] and which are outside what the model has
+    seen [D], heatmap, truth and scaled intensity [D, H, W]."""
 
     name: str
     scores: NDArray[np.float64]
-    flags: NDArray[np.bool_]
+    flags: Bools
+    scored: Bools
+    unseen: Bools
     heatmap: Floats
     mask: Bools
     intensity: Floats
 
     def part(self, numbers: list[int]) -> "Found":
-        arrays = (self.scores, self.flags, self.heatmap, self.mask, self.intensity)
+        arrays = (self.scores, self.flags, self.scored, self.unseen, self.heatmap, self.mask, self.intensity)
         return Found(self.name, *(array[numbers] for array in arrays))
 
 
@@ -70,7 +74,7 @@ def find(run: runs.Run, folder: Path) -> Iterator[Found]:
         mask = readers.volume_mask(folder / f"{name}_mask.nii.gz", volume.volume, volume.geometry)
         intensity = (volume.slices[0] / np.percentile(volume.slices, 99.5)).astype(np.float32)
         flags = scores > run.calibration.threshold(FAR)
-        yield Found(name, scores, flags, np.nan_to_num(scored.heatmap), mask, intensity)
+        yield Found(name, scores, flags, volume.scored, volume.unseen, np.nan_to_num(scored.heatmap), mask, intensity)
 
 
 def measures(volumes: Sequence[Found], threshold: float) -> dict[str, Any]:
@@ -107,6 +111,13 @@ def quality(run: runs.Run, folder: Path, listed: Path | None) -> dict[str, Any]:
     low, high = clopper_pearson(found, there)
     result = measures(volumes, threshold) | {
         "lesions found at 1 false positive per volume": f"{found} of {there} ({low:.2f}–{high:.2f})"
+    }
+    lost = sum(int(v.mask[v.unseen].sum()) for v in volumes)
+    parts = measures([v.part(np.flatnonzero(v.scored).tolist()) for v in volumes], threshold)
+    result |= {
+        "slices outside what the model has seen": int(sum(v.unseen.sum() for v in volumes)),
+        "lesion voxels in them": f"{lost} of {sum(int(v.mask.sum()) for v in volumes)}",
+        **{f"scored slices: {name}": value for name, value in parts.items()},
     }
     if listed:
         numbers = {v.name: sorted(int(p.stem[-2:]) for p in listed.rglob(f"{v.name}_[0-9][0-9].png")) for v in volumes}

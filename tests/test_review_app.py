@@ -17,7 +17,7 @@ pytest.importorskip("streamlit", reason="the extra `app` is not installed")
 from streamlit.testing.v1 import AppTest
 from test_dicom import write_series
 
-from anodetect import cli, records, reviews, scoring, verification
+from anodetect import cli, pipeline, records, reviews, scoring, verification
 from anodetect.data import synthetic
 from apps.review import display, jobs, page, store
 
@@ -370,7 +370,15 @@ def test_the_name_comes_from_the_login_where_there_is_one(opened, scores, monkey
 
 
 @pytest.fixture(scope="module")
-def scored_volume(pca_run, tmp_path_factory):
+def volume_run(synthetic_folder, tmp_path_factory):
+    """A model of images that scores volumes unlike them, too."""
+    out = tmp_path_factory.mktemp("runs") / "pca"
+    pipeline.train(str(synthetic_folder), "pca", out, values={"refuse_unseen": False})
+    return out
+
+
+@pytest.fixture(scope="module")
+def scored_volume(volume_run, tmp_path_factory):
     """A volume of 9 axial slices on their heads, a defect in one of them, scored."""
     base = tmp_path_factory.mktemp("volume")
     pictures, masks = (np.concatenate([part[:, 0] if part.ndim == 4 else part for part in parts]) for parts in zip(
@@ -380,7 +388,7 @@ def scored_volume(pca_run, tmp_path_factory):
         (base / name).parent.mkdir(exist_ok=True)
         nibabel.save(nibabel.Nifti1Image(array.transpose(2, 1, 0), np.diag([-1.0, -1.0, -4.0, 1.0])), base / name)
     (base / "in/manifest.csv").write_text("path,mask\nhead.nii.gz,truth.nii.gz\n")
-    scoring.score(pca_run, [str(base / "in")], base / "scores", far=0.2)
+    scoring.score(volume_run, [str(base / "in")], base / "scores", far=0.2)
     return base / "scores", pictures, masks
 
 
@@ -407,17 +415,23 @@ def test_slices_of_a_volume_are_scrolled_from_the_highest_score(opened, scored_v
     assert verification.verify(scores).intact
 
 
-def test_a_dicom_series_is_shown_as_the_volume_it_is(pca_run, tmp_path, monkeypatch):
+def test_a_dicom_series_is_shown_as_the_volume_it_is(opened, volume_run, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     voxels = synthetic.images(5, seed=6)[0][:, 0].astype(np.int16)
+    voxels[2, 8:] = 0  # too little to be scored
     write_series(tmp_path / "in", voxels, order=[3, 0, 4, 1, 2])
-    scoring.score(pca_run, [str(tmp_path / "in")], tmp_path / "out", far=0.2)
+    scoring.score(volume_run, [str(tmp_path / "in")], tmp_path / "out", far=0.2)
     directory = records.read(tmp_path / "out")
     (row,) = directory.rows
     plane = records.read_slices(directory.path)[0]["axis"]
     case = display.load_volume(directory, row, plane)
     assert case.notes == () and case.heatmap.shape == case.slices.shape[1:]
     assert (case.geometry.to_source(case.slices[0]) == voxels).all()
+    shown = [display.slice_view(case, number).heatmap is not None for number in range(5)]
+    assert shown == [row["score"] is not None for row in records.read_slices(directory.path)] != [True] * 5
+    app = opened(directory.path)
+    app.slider(key=f"slice-{row['path']}").set_value(shown.index(False) + 1).run()
+    assert "This slice was not scored: too little foreground." in texts(app) and not app.exception
 
 
 def test_a_volume_that_was_changed_is_not_shown(opened, scored_volume, tmp_path):

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from nibabel.orientations import aff2axcodes
 from PIL import Image
 
+from anodetect import model as model_module
 from anodetect import pipeline, processes, records, scoring, verification, worker
 from anodetect.calibration import Calibration
 from anodetect.data import geometry, readers, scan
@@ -231,6 +232,7 @@ def bad_volumes(folder):
         "zero.nii": (header_with(plain, 280, np.zeros((3, 4), np.float32)), "a voxel spacing of zero"),
         "nowhere.nii": (header_with(plain, 252, np.zeros(2, np.int16)), "neither qform nor sform"),
         "bomb.nii.gz": (gzip.compress(header_with(plain, 40, huge)), f"is more than {MAX_VOXELS} voxels"),
+        "none.nii": (header_with(plain, 40, np.array([3, 10, 0, 12], np.int16)), "an empty volume, 10 × 0 × 12"),
         "flat.nii": (save_nifti(folder / "x.nii", flat((10, 11)), np.eye(4)).read_bytes(), "2-D data"),
         "small.nii": (save_nifti(folder / "x.nii", flat((9, 5, 9)), np.eye(4)).read_bytes(), "slices of 9 × 5 pixels"),
         "text.nrrd": (b"NRRD0004\nno header", "damaged or unreadable"),
@@ -373,6 +375,7 @@ def scored(run, tmp_path_factory):
 def test_each_slice_of_a_normal_volume_is_an_image_and_its_patient_a_group(run):
     calibration = read_run(run).calibration
     assert len(calibration.scores) == DEPTH * calibration.n_groups
+    assert not model_module._last  # the last volume read does not stay in memory
     assert pipeline.runs.facts(run)["fit_images"] % DEPTH == 0
     assert read_run(run).header["preprocess"]["axis"] == "axial"
     rows = pipeline.runs.read_manifest(run)
@@ -497,7 +500,7 @@ def test_slices_without_enough_foreground_are_not_scored_and_said_so(run, tmp_pa
             notes.append(text)
 
     scoring.score(run, [str(path)], tmp_path / "s", far=0.2, reporter=Notes())
-    assert "2 of 6 slices have too little foreground and were not scored (NaN)" in notes
+    assert "2 of 6 slices were not scored (NaN): too little foreground" in notes
     values = np.asarray(nib.load(tmp_path / "s/heatmaps/a.nii_heatmap.nii").dataobj)
     assert np.isnan(values[:, :, :2]).all()
     assert np.isfinite(values[:, :, 2:]).all()
@@ -531,10 +534,60 @@ def test_slices_as_images_and_volumes_fit_together(tmp_path):
     for number in range(30):
         volume, _ = head(rng=rng)
         Image.fromarray(volume[3].clip(0, 255).astype(np.uint8)).save(tmp_path / f"{number}.png")
-    pipeline.train(str(tmp_path), "pca", tmp_path / "run", values={"size": 32})
+    pipeline.train(str(tmp_path), "pca", tmp_path / "run", values={"size": 32, "refuse_unseen": False})
     folder = write_patients(tmp_path / "new", 1, lesion=LESION, seed=6)
     scoring.score(tmp_path / "run", [str(folder)], tmp_path / "s", far=0.2)
     assert max(records.read_slices(tmp_path / "s"), key=lambda row: row["score"])["slice"] == 3
+
+
+@pytest.fixture(scope="module")
+def middle(tmp_path_factory):
+    """A model that has seen slices 2 and 3 only, of heads of brightness 90 to 110, scaled as they are."""
+    folder, rng = tmp_path_factory.mktemp("middle"), np.random.default_rng(11)
+    for number in range(40):
+        volume, _ = head(rng=rng, bright=90 + number / 2)
+        Image.fromarray(volume[2 + number % 2].clip(0, 255).astype(np.uint8)).save(folder / f"{number}.png")
+    pipeline.train(str(folder), "pca", folder / "run", values={"size": 32, "intensity": "dataset"})
+    return folder / "run"
+
+
+def test_slices_outside_what_the_model_has_seen_are_not_scored_and_said_so(middle, tmp_path):
+    affine, notes = np.diag([-1.0, -1, 4, 1]), []
+    volume, _ = head(rng=np.random.default_rng(12), lesion=LESION)  # the outer slices are smaller
+    volume[2] *= 1.5
+    path = save_nifti(tmp_path / "a.nii", volume.transpose(2, 1, 0), affine)
+
+    class Notes(Silent):
+        def warn(self, text):
+            notes.append(text)
+
+    scoring.score(middle, [str(path)], tmp_path / "s", far=0.2, reporter=Notes())
+    unseen = [row["unscored"] == "outside what the model has seen" for row in records.read_slices(tmp_path / "s")]
+    assert unseen == [True, True, True, False, True, True]  # the lesion of slice 3 is no reason to leave it out
+    assert "5 of 6 slices were not scored (NaN): outside what the model has seen" in notes
+    values = np.asarray(nib.load(tmp_path / "s/heatmaps/a.nii_heatmap.nii").dataobj)
+    assert np.isnan(values).all((0, 1)).tolist() == unseen
+    (row,) = records.read(tmp_path / "s").rows
+    assert row["score"] == records.read_slices(tmp_path / "s")[3]["score"]
+    assert verification.verify(tmp_path / "s").intact
+    dark = save_nifti(tmp_path / "dark.nii", 0.3 * volume.transpose(2, 1, 0), affine)
+    assert (
+        "no slice is like those the model has learned from"
+        in load(Record("x", dark), Model.load(read_run(middle), "cpu")).error
+    )
+
+
+def test_what_slices_are_like_is_learned_from_fit_and_tune_images_alone(middle):
+    model, folder = Model.load(read_run(middle), "cpu"), middle.parent
+    shares, brightness = [], []
+    for row in pipeline.runs.read_manifest(middle):
+        if row["role"] in ("fit", "tune"):
+            scaled, inside = model.preprocess.apply(readers.read_image(folder / row["path"]))
+            shares.append(inside.mean())
+            brightness.append(np.median(scaled[0][inside]))
+    for found, values in zip(model.preprocess.seen, (shares, brightness), strict=True):
+        margin = 0.1 * (max(values) - min(values))
+        assert found == pytest.approx((min(values) - margin, max(values) + margin), abs=1e-6)
 
 
 @pytest.mark.parametrize("tile", [0, 32])
@@ -574,6 +627,23 @@ def test_volumes_are_scaled_as_the_images_were_that_a_model_learned_from(tmp_pat
     write_patients(tmp_path / "v", 20)
     with pytest.raises(ConfigError, match="leave it out"):
         pipeline.train(str(tmp_path / "v"), "pca", tmp_path / "r", values={"exported": [99, 200]})
+
+
+def test_slices_of_the_real_volumes_come_out_as_the_images_of_the_set(shared_data):
+    """Pixel for pixel, scaled and cut where the set's images were: the 99.5th percentile of voxels above 20 is 255."""
+    preprocess = Preprocess(PreprocessConfig(exported=(99.5, 255), exported_above=20))
+    preprocess.range, preprocess.flat_background = (0.0, 255.0), True
+    for name in ("lgg051", "lgg052", "lgg053", "lgg054", "lgg055"):
+        path = shared_data / f"lgg_volumes/{name}_flair.nii.gz"
+        volume = load(Record(name, path), preprocess=preprocess).volume
+        pngs = sorted((shared_data / "lgg_flair/test").glob(f"*/{name}_*.png"))
+        assert pngs
+        for png in pngs:
+            number = int(png.stem.split("_")[1])
+            image = readers.read_image(png)
+            found, inside = preprocess.apply(volume.slices[:, number], volume, number)
+            assert np.array_equal(np.floor((found + 1) * 127.5 + 1e-3), image)
+            assert (inside == preprocess.apply(image)[1]).mean() > 0.96  # a rim of one grey level, cut off in the image
 
 
 def test_volumes_of_different_planes_are_not_mixed(tmp_path):

@@ -39,8 +39,9 @@ class Volume:
     origin: Any = None
 
 
-def decode_nifti(content: bytes, component: int | None = None) -> Volume:
-    """A NIfTI-1 or -2 file's bytes, compressed or not; of a 4-D file the volume number `component`, from 0."""
+def decode_nifti(content: bytes, component: int | None = None, *, holes: bool = False) -> Volume:
+    """A NIfTI-1 or -2 file's bytes, compressed or not; of a 4-D file the volume number `component`, from 0. With
+    `holes` voxels may be NaN, as in maps."""
     stream = _inflated(content)
     kind = nib.Nifti2Image if _header_size(stream) == 540 else nib.Nifti1Image
     stream.seek(0)
@@ -54,7 +55,8 @@ def decode_nifti(content: bytes, component: int | None = None) -> Volume:
     stream.seek(0)
     image = kind.from_file_map({"header": nib.FileHolder(fileobj=stream), "image": nib.FileHolder(fileobj=stream)})
     array = _voxels(image.dataobj, shape, component)
-    return checked(Volume(array, FLIP_XY @ image.affine, origin=image.header))
+    volume = Volume(array, FLIP_XY @ image.affine, origin=image.header)
+    return volume if holes else checked(volume)
 
 
 def _inflated(content: bytes) -> Any:

@@ -27,10 +27,12 @@ def write(
     scale: tuple[float, float],
     threshold: float,
     pseudonym: str,
+    model: str,
 ) -> list[Path]:
     """Write a heatmap [D, H, W] in each of the formats that volumes have files of: "nifti" its values, "mask" where it
-    exceeds `threshold`, both in the source's grid, "png" a picture, "dicom" values and mask of a DICOM series.
-    `pseudonym` is what DICOM files call the patient; "" leaves what identifies the patient in them."""
+    exceeds `threshold`, both in the source's grid, "png" a picture, "dicom" values, mask, findings of a DICOM series.
+    `pseudonym` is what DICOM files call the patient; "" leaves what identifies the patient in them; `model` is the
+    model's hash, which they name."""
     above = heatmap > threshold  # never where it is NaN
     writers: dict[str, Callable[[], list[Path]]] = {
         "nifti": lambda: [_nifti(stem.with_name(f"{stem.name}_heatmap.nii"), heatmap, volume, "anomaly heatmap")],
@@ -40,7 +42,7 @@ def write(
             )
         ],
         "png": lambda: [_png(stem, heatmap, volume, scale)],
-        "dicom": lambda: dicom.write(stem, heatmap, above, volume, pseudonym),
+        "dicom": lambda: dicom.write(stem, heatmap, above, volume, pseudonym, model),
     }
     return [path for each in formats if each in VOLUME_FILES for path in writers[each]()]
 

@@ -149,7 +149,7 @@ def load_volume(directory: ScoreDirectory, row: Row, plane: str) -> VolumeCase:
 
     def heatmap() -> Floats:
         content = _written(directory, row, ".nii", "nifti").read_bytes()
-        found = decode_nifti(content)
+        found = decode_nifti(content, holes=True)
         if found.voxels.shape[1:] != shape[1:]:
             raise RunError("it does not have the volume's size")
         return np.asarray(geometry.to_slices(found.voxels[0]))
@@ -168,6 +168,8 @@ def slice_view(volume: VolumeCase, number: int) -> View | None:
     if volume.slices is None or volume.geometry is None:
         return None
     heatmap = None if volume.heatmap is None else volume.heatmap[number]
+    if heatmap is not None and np.isnan(heatmap).any():
+        heatmap = None  # not scored
     mask = None if volume.mask is None else volume.mask[number]
     _, row, column = volume.geometry.spacing
     return view(Case(volume.slices[:, number], heatmap, mask, None, None, volume.notes), aspect=row / column)

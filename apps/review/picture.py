@@ -111,7 +111,9 @@ def _slice(now: Opened, row: Row, hidden: bool) -> tuple[display.View | None, tu
     edges = geometry.edges(plane)
     place = place_text(volume.geometry.centre(number), plane)
     st.caption(f"{plane}, {place}; left {edges['left']}, right {edges['right']}, top {edges['top']} of the patient")
-    return display.slice_view(volume, number), volume.notes
+    reason = slices[number].get("unscored")
+    notes = (f"This slice was not scored: {reason}.",) if reason else ()
+    return display.slice_view(volume, number), (*volume.notes, *notes)
 
 
 def _read_out(view: display.View, hidden: bool) -> None:
