@@ -1,10 +1,13 @@
 """The review app as its pages show it, and how it is started."""
 
+import io
 import json
 import shutil
 import sqlite3
 import subprocess
 import sys
+import time
+from base64 import b64decode
 from contextlib import closing
 from pathlib import Path
 
@@ -14,6 +17,7 @@ import pytest
 
 pytest.importorskip("streamlit", reason="the extra `app` is not installed")
 
+from PIL import Image
 from streamlit.testing.v1 import AppTest
 from test_dicom import write_series
 
@@ -405,6 +409,27 @@ def test_slices_of_a_volume_are_scrolled_from_the_highest_score(opened, scored_v
     assert len(app.get("plotly_chart")) == 1 and len(told(app)) == 1
     app.button(key="verdict_anomalous").click().run()
     assert verification.verify(scores).intact
+
+
+def test_the_thumbnail_of_a_volume_is_its_slice_with_the_highest_score(opened, scored_volume):
+    scores, pictures, _ = scored_volume
+    app = opened(scores)
+
+    def shown():  # the slice that the thumbnail is most like
+        deadline = time.monotonic() + 20
+        while not (seen := app.dataframe[0].value["seen"][0]) and time.monotonic() < deadline:
+            time.sleep(0.2)  # it is made beside the page
+            app.run()
+        picture = np.asarray(Image.open(io.BytesIO(b64decode(seen.partition(",")[2]))).convert("L"), float)
+        alike = [np.corrcoef(picture.ravel(), other.ravel())[0, 1] for other in pictures]
+        assert picture.shape == (64, 64) and max(alike) > 0.95 and not app.exception
+        return int(np.argmax(alike))
+
+    slices = records.read_slices(scores)
+    highest = max(slices, key=lambda each: each["score"])["slice"]
+    assert shown() == highest
+    app.toggle(key="blind").set_value(True).run()
+    assert shown() == slices[4]["slice"] != highest  # the highest would tell where to look
 
 
 def test_a_dicom_series_is_shown_as_the_volume_it_is(pca_run, tmp_path, monkeypatch):

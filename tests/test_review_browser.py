@@ -149,3 +149,32 @@ def test_a_box_drawn_on_the_image_goes_with_the_verdict(chromium, address, score
     x, y, w, h = map(int, drawn.split(","))
     assert 0 <= x < 32 and 0 <= y < 32 and 10 < w < 40 and 10 < h < 40
     expect(region).to_have_value("")  # the next image has none
+
+
+CONTROLS = "button, input, textarea, select, [role=slider], [role=combobox], [role=radio], [role=checkbox], [role=switch]"
+NAMELESS = """(controls) => controls.filter((control) => control.checkVisibility() && control.type !== "hidden").filter(
+  (control) => {
+    const told = [control.getAttribute("aria-label"), control.innerText, control.title];
+    for (const id of (control.getAttribute("aria-labelledby") || "").split(" "))
+      told.push(id && document.getElementById(id)?.innerText);
+    for (const label of control.labels || []) told.push(label.innerText, label.getAttribute("aria-label"));
+    return !told.some((text) => text && text.trim());
+  }).map((control) => control.outerHTML.slice(0, 300))"""
+
+
+@pytest.mark.parametrize("name", ["Cases", "Threshold", "Summary", "Train"])
+def test_every_control_has_an_accessible_name(chromium, scores, pca_run, tmp_path, name):
+    """As a screen reader has it: from aria-label, aria-labelledby, a label, or the control's own text or title."""
+    shutil.copytree(pca_run, tmp_path / "run")
+    with served([scores], "--root", str(tmp_path)) as address:
+        page = visit(chromium, address, "Eve")
+        page.get_by_text(name, exact=True).first.click()
+        heading = {"Cases": "Previous", "Threshold": "Truth from", "Summary": "Export CSV", "Train": "Model card of"}
+        expect(page.get_by_text(heading[name]).first).to_be_visible()
+        if name == "Cases":
+            page.get_by_role("button", name="Sort and filter").click()
+            expect(page.get_by_label("Search names")).to_be_visible()
+        page.wait_for_timeout(1000)  # until charts have their tools
+        controls = page.locator(CONTROLS)
+        assert controls.count() > 5
+        assert controls.evaluate_all(NAMELESS) == []

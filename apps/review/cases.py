@@ -72,9 +72,8 @@ def draw(now: Opened) -> None:
             rows = _groups(groups, row, blind)
         _list(now, rows, row["path"], blind)
     st.components.v2.component("anodetect_keys", js=PRESS)()
-    following = now.scored.by_path[worklist.beside(paths, row["path"], 1)]
-    if not following.get("depth"):
-        opened.view(now.directory, following)  # so that it is ready
+    following = worklist.beside(paths, row["path"], 1)
+    picture.ahead(now, now.scored.by_path[following], blind and now.mine(following) is None)
 
 
 def _listed(now: Opened, blind: bool) -> list[Row]:
@@ -98,7 +97,8 @@ def _listed(now: Opened, blind: bool) -> list[Row]:
         if len(options) > 1:
             keep[name] = frozenset(bar.multiselect(label, options, key=name, persist_state="session"))
     choice: dict[str, Any] = {"order": order, "keep": Filter(**keep), "reviewer": now.reviewer, "blind": blind}
-    asked = (now.store.head, len(now.everything), *choice.values())
+    by_verdicts = order == "disagreement" or keep["reviewed"] != "all" or keep.get("verdicts")
+    asked = (now.store.head, len(now.everything) if by_verdicts else 0, *choice.values())
     if st.session_state.get("listed_for") != asked:  # from case to case nothing changes, and sorting takes its time
         st.session_state.listed_for = asked
         st.session_state.listed = worklist.worklist(now.directory.rows, now.judgements, **choice)
@@ -142,9 +142,10 @@ def _list(now: Opened, rows: Sequence[Row], path: str, blind: bool) -> None:
     start = max(0, min(place - AROUND, len(rows) - 2 * AROUND))
     part = rows[start : start + 2 * AROUND]
     mine = [now.mine(row["path"]) for row in part]
+    seen, pending = opened.thumbnails(now.scored, part, [blind and not review for review in mine])
     shown: dict[str, Sequence[Any]] = {
         "": ["▶" if row["path"] == path else "" for row in part],
-        "seen": opened.thumbnails(now.directory, part),
+        "seen": seen,
         "mine": [SIGNS.get(review.verdict, "") if review else "" for review in mine],
     }
     if not blind:
@@ -155,6 +156,15 @@ def _list(now: Opened, rows: Sequence[Row], path: str, blind: bool) -> None:
     ]
     st.caption(f"{len(rows)} {'image' if len(rows) == 1 else 'images'} listed")
     _choose(shown, [row["path"] for row in part], key="list", alt="Images", row_height=ROW_HEIGHT)
+    if pending:
+        _await(now, part, blind)
+
+
+@st.fragment(run_every=1)
+def _await(now: Opened, rows: Sequence[Row], blind: bool) -> None:
+    """Draw the page again when all thumbnails of the list are made."""
+    if not opened.thumbnails(now.scored, rows, [blind and not now.mine(row["path"]) for row in rows])[1]:
+        st.rerun()
 
 
 def _choose(

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -34,10 +35,11 @@ class Look:
     truth: bool = False
 
 
+@lru_cache(32)
 def case(view: View, look: Look, *, hidden: bool) -> dict[str, Any]:
     """Image | heatmap over it | third panel, zoomed together, in pixels of the image; `hidden`: the image alone.
 
-    A plain dict, which plotly need not check piece by piece: that alone took longer than all else.
+    Kept, so that the next case can be drawn ahead; a plain dict, which is quicker to make than plotly's figures.
     """
     heatmap = None if hidden else view.heatmap
     panels = _panels(view, look, heatmap is None)
@@ -61,11 +63,14 @@ def case(view: View, look: Look, *, hidden: bool) -> dict[str, Any]:
         layout |= {f"xaxis{axis}": x | ({"matches": "x"} if n else {}), f"yaxis{axis}": y}
         layout.setdefault("annotations", []).append(_title(title, left + share / 2))
     for name in [name for name in layout if "axis" in name]:
-        layout[name] |= {"showgrid": False, "zeroline": False, "constrain": "domain"}
+        layout[name] |= {"showgrid": False, "zeroline": False, "constrain": "domain", "automargin": False}
     if heatmap is not None:
         data.append(_colour_bar(look) | {"xaxis": f"x{len(panels)}", "yaxis": f"y{len(panels)}"})
-    layout |= {"margin": {"l": 34, "r": 6, "t": 26, "b": 22}, "showlegend": False}
-    return {"data": data, "layout": layout | {"dragmode": "zoom", "hovermode": False}}
+    # Margins that plotly need not find, and modes that Streamlit need not add, spare the browser a second drawing.
+    margin = {"l": 44, "r": 6 if heatmap is None else 78, "t": 26, "b": 22, "autoexpand": False}
+    layout |= {"margin": margin, "showlegend": False, "dragmode": "zoom", "hoveranywhere": True}
+    layout |= {"clickmode": "none", "hovermode": "closest"}
+    return {"data": data, "layout": layout}
 
 
 def _panels(view: View, look: Look, alone: bool) -> list[tuple[str, Picture]]:
