@@ -67,7 +67,7 @@ def case(view: View, look: Look, *, hidden: bool) -> dict[str, Any]:
     if heatmap is not None:
         data.append(_colour_bar(look) | {"xaxis": f"x{len(panels)}", "yaxis": f"y{len(panels)}"})
     # Margins that plotly need not find, and modes that Streamlit need not add, spare the browser a second drawing.
-    margin = {"l": 44, "r": 6 if heatmap is None else 78, "t": 26, "b": 22, "autoexpand": False}
+    margin = {"l": 44, "r": 6 if heatmap is None else 78, "t": 48, "b": 22, "autoexpand": False}
     layout |= {"margin": margin, "showlegend": False, "dragmode": "zoom", "hoveranywhere": True}
     layout |= {"clickmode": "none", "hovermode": "closest"}
     return {"data": data, "layout": layout}

@@ -31,34 +31,30 @@ KEYS = """
 READ = """
 const kinds = {"|u1": Uint8Array, "<u2": Uint16Array, "<f4": Float32Array};
 const number = (value) => Number.isNaN(value) ? "not scored" : String(Number(value.toPrecision(4)));
-export default function ({data, parentElement}) {
-  const line = parentElement.querySelector("output");
-  const bytes = (text) => Uint8Array.from(atob(text), (character) => character.charCodeAt(0)).buffer;
-  let layers;  // decoded when first asked for: most cases are judged without
-  const decoded = () => layers ??= data.layers.map(
-    (layer) => ({name: layer.name, values: new kinds[layer.kind](bytes(layer.values))}));
-  const tell = ({xvals, yvals}) => {
-    const x = Math.round(xvals[0]), y = Math.round(yvals[0]);
-    if (!(x >= 0 && y >= 0 && x < data.width && y < data.height)) return;
-    const place = Math.floor(y / data.block) * data.columns + Math.floor(x / data.block);
-    const about = data.block > 1 ? ` (of ${data.block} × ${data.block} pixels)` : "";
-    const values = decoded().map((layer) => `${layer.name} ${number(layer.values[place])}`);
-    line.textContent = [`x ${x}, y ${y}`, ...values].join(" · ") + about;
-  };
-  let plot;
-  const leave = () => plot && plot.removeListener && plot.removeListener("plotly_hover", tell);
-  const listen = (event) => {
-    const under = event.target.closest && event.target.closest("[class*=st-key-picture] .js-plotly-plot");
-    if (!under || under === plot) return;
-    leave();
-    plot = under;
-    plot.on("plotly_hover", tell);
-  };
+const bytes = (text) => Uint8Array.from(atob(text), (character) => character.charCodeAt(0)).buffer;
+const decoded = ({name, kind, values}) => ({name, values: new kinds[kind](bytes(values))});
+let data, line, layers, plot;
+function tell({xvals, yvals}) {
+  const x = Math.round(xvals[0]), y = Math.round(yvals[0]);
+  if (!(x >= 0 && y >= 0 && x < data.width && y < data.height)) return;
+  layers ??= data.layers.map(decoded);  // not before: most cases are judged without
+  const place = Math.floor(y / data.block) * data.columns + Math.floor(x / data.block);
+  const about = data.block > 1 ? ` (of ${data.block} × ${data.block} pixels)` : "";
+  const values = layers.map((layer) => `${layer.name} ${number(layer.values[place])}`);
+  line.textContent = [`x ${x}, y ${y}`, ...values].join(" · ") + about;
+}
+function listen(event) {
+  const under = event.target.closest && event.target.closest("[class*=st-key-picture] .js-plotly-plot");
+  if (!under || under === plot) return;
+  plot = under;
+  plot.on("plotly_hover", tell);
+}
+export default function (component) {  // called for every case; to add a listener again adds nothing
+  data = component.data;
+  line = component.parentElement.querySelector("output");
+  layers = undefined;
   window.addEventListener("mousemove", listen, true);
-  return () => {
-    window.removeEventListener("mousemove", listen, true);
-    leave();
-  };
+  return () => window.removeEventListener("mousemove", listen, true);
 }
 """
 READ_HTML = "<output>Intensity and anomaly value are told here, under the pointer.</output>"
@@ -172,7 +168,7 @@ def _look(now: Opened, view: display.View, hidden: bool) -> figures.Look:
         state.overlay = not state.overlay
 
     shortcuts = st.container(horizontal=True, gap="small")
-    shortcuts.button("Overlay on/off", key="toggle", shortcut="O", on_click=toggle)
+    shortcuts.button("Overlay on/off · O", key="toggle", on_click=toggle)
     shortcuts.button("Less opaque · −", key="less", on_click=more, args=(-10,))
     shortcuts.button("More opaque · +", key="more", on_click=more, args=(10,))
     if shortcuts.button("Keys · ?", key="help"):
