@@ -120,12 +120,13 @@ def main() -> None:
         scores = large_directory(Path(scratch), arguments.rows, arguments.side)
         with served([scores]) as address, browser() as chromium:
             page = chromium.new_page(viewport={"width": 1280, "height": 900})
-            cold, first = opened(page, address)
-            warm, again = opened(page, address)
+            cold, first = opened(page, f"{address}?reviewer=Ada")
+            warm, again = opened(page, f"{address}?reviewer=Ada")
             steps = {}
-            for name, key in (("new case", "n"), ("case seen before", "p")):
+            for name, key in (("new case", "n"), ("case seen before", "p"), ("verdict, next case", "a")):
                 times = []
                 for _ in range(arguments.steps):
+                    page.wait_for_selector("body[aria-busy=false]", state="attached")
                     page.evaluate(WATCH)
                     page.keyboard.press(key)
                     times.append(page.evaluate("window.step"))

@@ -61,6 +61,12 @@ def told(app):
     return json.loads(component.proto.json)["layers"]
 
 
+def rewrite(scores, **changes):
+    """A record that says something else, and holds together."""
+    audit = json.loads((scores / "audit.json").read_text()) | changes
+    (scores / "audit.json").write_text(json.dumps(audit | {"head": records.head_of(audit)}))
+
+
 def texts(app):
     return [element.value for element in app.text]
 
@@ -221,11 +227,22 @@ def bad_groups(scores):
     (scores / "groups.csv").write_bytes(b"\xff\xfe,")
 
 
+def no_scale(scores):
+    audit = json.loads((scores / "audit.json").read_text())
+    (scores / "audit.json").write_text(json.dumps(audit | {"scale": None, "far": None}))
+
+
+def bad_slices(scores):
+    (scores / "slices.parquet").write_bytes(b"x" * 500)
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
         (vanished_rows, "not a readable score directory"),
-        (bad_groups, "groups.csv cannot be read"),
+        (bad_groups, "groups.csv changed or missing"),
+        (bad_slices, "slices.parquet changed or missing"),
+        (no_scale, "audit.json changed or missing"),
         (nothing, "not a finished score directory"),
         (unfinished, "being written"),
         (newer, "update anodetect"),
@@ -286,11 +303,9 @@ def test_without_a_directory(opened):
 
 def test_missing_heatmaps_and_moved_images_are_said(opened, scores):
     shutil.rmtree(scores / "heatmaps")
-    audit = json.loads((scores / "audit.json").read_text())
     app = opened(scores)
     assert any("is missing" in text for text in texts(app)) and not app.exception
-    audit["root"] = "/nowhere"
-    (scores / "audit.json").write_text(json.dumps(audit))
+    rewrite(scores, root="/nowhere")
     app = opened(scores)
     assert any("No image:" in text for text in texts(app)) and not app.exception
 
@@ -447,10 +462,9 @@ def test_a_dicom_series_is_shown_as_the_volume_it_is(pca_run, tmp_path, monkeypa
 
 def test_a_volume_that_was_changed_is_not_shown(opened, scored_volume, tmp_path):
     scores = shutil.copytree(scored_volume[0], tmp_path / "scores")
-    audit = json.loads((scores / "audit.json").read_text())
     (tmp_path / "in").mkdir()
     (tmp_path / "in/head.nii.gz").write_bytes(b"else")
-    (scores / "audit.json").write_text(json.dumps(audit | {"root": str(tmp_path / "in")}))
+    rewrite(scores, root=str(tmp_path / "in"))
     app = opened(scores)
     assert any("was changed since it was scored" in text for text in texts(app)) and not app.exception
 

@@ -52,12 +52,19 @@ def visit(chromium, address, reviewer):
     name.fill(reviewer)
     name.press("Enter")
     expect(page.get_by_role("button", name="Normal")).to_be_enabled()
-    expect(page.locator("[data-test-script-state=notRunning]")).to_be_attached()
+    drawn(page)
     return page
 
 
-def reviewed(page, count):
-    expect(page.get_by_text(f"{count} of 40 reviewed by you")).to_be_visible()
+def drawn(page):
+    """Wait until the page shows what was asked for."""
+    page.wait_for_selector("[data-test-script-state=notRunning]", state="attached", timeout=60_000)
+    page.wait_for_selector("body[aria-busy=false]", state="attached", timeout=60_000)
+
+
+def reviewed(page, count, total=40):
+    page.wait_for_selector(f"text={count} of {total} reviewed by you", state="attached", timeout=60_000)
+    drawn(page)
 
 
 def test_from_opening_to_a_verified_export(chromium, address, scores, tmp_path):
@@ -80,6 +87,7 @@ def test_from_opening_to_a_verified_export(chromium, address, scores, tmp_path):
     page.get_by_text("Cases", exact=True).click()
     expect(page.get_by_text("20 images listed")).to_be_visible()  # the filter is still that of before
     expect(page.locator(PANEL)).to_have_count(3)
+    drawn(page)
     for done, key in enumerate("arubr", start=1):
         page.keyboard.press(key)
         reviewed(page, done)
@@ -126,8 +134,7 @@ def test_two_at_once_lose_nothing(chromium, pca_run, tmp_path):
             for page in pages.values():
                 page.keyboard.press("a" if done % 2 else "r")
             for page in pages.values():
-                page.wait_for_selector(f"text={done} of {VERDICTS} reviewed by you", state="attached")
-                page.wait_for_selector("[data-test-script-state=notRunning]", state="attached")
+                reviewed(page, done, VERDICTS)
     kept = reviews.read(out / reviews.FILE)
     ranked = sorted(records.read(out).rows, key=lambda row: (row["p_value"], -row["score"], row["path"]))
     for name in pages:
@@ -145,7 +152,6 @@ def test_a_key_held_down_judges_nothing_that_was_not_seen(chromium, pca_run, syn
         page.evaluate("""() => { for (let n = 0; n < 20; n++)
             document.body.dispatchEvent(new KeyboardEvent("keydown", {key: "a", bubbles: true, composed: true})); }""")
         reviewed(page, 1)
-        expect(page.locator("[data-test-script-state=notRunning]")).to_be_attached()
         page.keyboard.press("r")
         reviewed(page, 2)
     assert [review.verdict for review in reviews.read(out / reviews.FILE)] == ["normal", "anomalous"]
@@ -201,7 +207,7 @@ def test_every_control_has_an_accessible_name(chromium, working):
         if name == "Cases":
             page.get_by_role("button", name="Sort and filter").click()
             expect(page.get_by_label("Search names")).to_be_visible()
-        expect(page.locator("[data-test-script-state=notRunning]")).to_be_attached()
+        drawn(page)
         count, without = nameless(page)
         assert count > 5 and without == [], name
         page.keyboard.press("Escape")

@@ -15,7 +15,8 @@ import streamlit as st
 
 from anodetect import records
 from anodetect.agreement import Judgements, Rate
-from anodetect.errors import AnodetectError
+from anodetect.errors import AnodetectError, RunError
+from anodetect.files import sha256_of
 from anodetect.records import Row, ScoreDirectory
 from anodetect.reviews import Review, in_force
 
@@ -72,6 +73,7 @@ def open_directory(path: Path, url: str, reviewer: str) -> Opened:
 @st.cache_resource(max_entries=4, show_spinner="Reading the scores …")
 def _read(path: Path, stamp: int) -> Scored:  # `stamp` is part of the key: a directory written anew is read anew
     directory = records.read(path)
+    _as_written(directory)
     rows = directory.rows
     names = sorted({row["group"] or "" for row in rows})
     slices: dict[str, list[Row]] = {}
@@ -86,6 +88,27 @@ def _read(path: Path, stamp: int) -> Scored:  # `stamp` is part of the key: a di
         kinds=tuple(sorted({row["kind"] or "" for row in rows})),
         group_names=tuple(names) if len(names) < len(rows) else (),
     )
+
+
+def _as_written(directory: ScoreDirectory) -> None:
+    """RunError if what pages are drawn from is not what was written: it could not be trusted, or not even be drawn."""
+
+    def digest(name: str) -> str | None:
+        file = directory.path / name
+        return sha256_of(file) if file.is_file() else None
+
+    audit, tables = directory.audit, ("scores.parquet", "groups.csv", "slices.parquet")
+    try:
+        if records.head_of(audit) != audit["head"]:
+            raise ValueError
+        wrong = [name for name in tables if digest(name) != audit["outputs"].get(name)]
+    except (ValueError, TypeError, AttributeError):
+        wrong = [records.AUDIT_FILE]
+    if wrong:
+        raise RunError(
+            f"{directory.path}: {', '.join(wrong)} changed or missing since the images were scored; anodetect verify "
+            "says what else is; put back a copy, or score again"
+        )
 
 
 @st.cache_resource(show_spinner=False)
