@@ -8,7 +8,6 @@ first width and dark at the others.
 """
 
 import argparse
-import io
 import os
 import tempfile
 from collections.abc import Iterator
@@ -16,7 +15,6 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
-from PIL import Image
 from playwright.sync_api import Page, ViewportSize
 
 from anodetect import pipeline, records, scoring
@@ -40,16 +38,15 @@ def make(root: Path) -> None:
         mask = f"ground_truth/defect/{Path(name).stem}_mask.png" if defect else ""
         lines.append(f"{name},test,{int(defect)},{mask},lot-{n % 12:02}")
     (root / "parts/manifest.csv").write_text("path,split,label,mask,group\n" + "\n".join(lines) + "\n")
-    (root / "heads").mkdir()
+    for number in range(60):
+        _head(root / f"normal-heads/head-{number:02}.nii.gz", 6, seed=100 + number)
     for number in range(4):
-        slices = [synthetic.images(12, size=160, seed=40 + number)[0][:, 0]]
-        slices.insert(number % 2, synthetic.images(2, size=160, defects=True, seed=60 + number)[0][:, 0])
-        voxels = np.concatenate(slices).transpose(2, 1, 0).astype(np.uint8)
-        nibabel.save(nibabel.Nifti1Image(voxels, np.diag([-1, -1, 5, 1.0])), root / f"heads/head-{number}.nii.gz")
+        _head(root / f"heads/head-{number}.nii.gz", 14, seed=40 + number, defect=(3 * number, 2) if number else None)
     os.chdir(root)  # so that no machine's folders stand in the pictures
     pipeline.train("parts", "pca", Path("runs/pca"))
     scoring.score(Path("runs/pca"), ["parts"], Path("scores"), far=0.1)
-    scoring.score(Path("runs/pca"), ["heads"], Path("volumes"), far=0.1)
+    pipeline.train("normal-heads", "pca", Path("runs/heads"))
+    scoring.score(Path("runs/heads"), ["heads"], Path("volumes"), far=0.1)
     scores = records.read(Path("scores"))
     store = Store(scores.path, scores.audit["head"])
     ranked = sorted(scores.rows, key=lambda row: (row["p_value"], -row["score"], row["path"]))
@@ -58,6 +55,17 @@ def make(root: Path) -> None:
             doubtful = reader == "Ben" and n % 9 == 4
             store.add(row, reader, "unsure" if doubtful else "anomalous" if row["label"] else "normal")
     store.close()
+
+
+def _head(file: Path, depth: int, *, seed: int, defect: tuple[int, int] | None = None) -> None:
+    """A volume of so many axial slices, with a defect from one slice on for some slices."""
+    slices = synthetic.images(depth, size=160, seed=seed)[0][:, 0]
+    if defect:
+        start, count = defect
+        slices[start : start + count] = synthetic.images(count, size=160, defects=True, seed=seed)[0][:, 0]
+    file.parent.mkdir(exist_ok=True)
+    voxels = slices.transpose(2, 1, 0).astype(np.uint8)
+    nibabel.save(nibabel.Nifti1Image(voxels, np.diag([-1.0, -1.0, 5.0, 1.0])), file)
 
 
 def pages(page: Page, address: str) -> Iterator[str]:
@@ -111,13 +119,6 @@ def settle(page: Page) -> None:
     page.wait_for_timeout(1500)
 
 
-def save(page: Page, file: Path) -> None:
-    """A screenshot in 256 colours, which are enough and a third of the size."""
-    page.mouse.move(0, 0)
-    with Image.open(io.BytesIO(page.screenshot())) as picture:
-        picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(file, optimize=True)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
@@ -139,12 +140,13 @@ def main() -> None:
             try:
                 for width, page in views.items():
                     training(page, address)
-                    save(page, out / f"train-{width}.png")
+                    page.screenshot(path=out / f"train-{width}.png")
             finally:
                 jobs.cancel(job)
             for width, page in views.items():
                 for name in pages(page, address):
-                    save(page, out / f"{name}-{width}.png")
+                    page.mouse.move(0, 0)
+                    page.screenshot(path=out / f"{name}-{width}.png")
 
 
 if __name__ == "__main__":
