@@ -54,7 +54,7 @@ def served(folders: Sequence[Path], *options: str) -> Iterator[str]:
     address = f"http://127.0.0.1:{port}"
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as app:
         try:
-            for _ in range(100):
+            for _ in range(600):
                 try:
                     urllib.request.urlopen(f"{address}/_stcore/health", timeout=1).close()
                     break
@@ -120,12 +120,13 @@ def main() -> None:
         scores = large_directory(Path(scratch), arguments.rows, arguments.side)
         with served([scores]) as address, browser() as chromium:
             page = chromium.new_page(viewport={"width": 1280, "height": 900})
-            cold, first = opened(page, address)
-            warm, again = opened(page, address)
+            cold, first = opened(page, f"{address}?reviewer=Ada")
+            warm, again = opened(page, f"{address}?reviewer=Ada")
             steps = {}
-            for name, key in (("new case", "n"), ("case seen before", "p")):
+            for name, key in (("new case", "n"), ("case seen before", "p"), ("verdict, next case", "a")):
                 times = []
                 for _ in range(arguments.steps):
+                    page.wait_for_selector("body[aria-busy=false]", state="attached")
                     page.evaluate(WATCH)
                     page.keyboard.press(key)
                     times.append(page.evaluate("window.step"))

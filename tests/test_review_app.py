@@ -1,10 +1,13 @@
 """The review app as its pages show it, and how it is started."""
 
+import io
 import json
 import shutil
 import sqlite3
 import subprocess
 import sys
+import time
+from base64 import b64decode
 from contextlib import closing
 from pathlib import Path
 
@@ -14,6 +17,7 @@ import pytest
 
 pytest.importorskip("streamlit", reason="the extra `app` is not installed")
 
+from PIL import Image
 from streamlit.testing.v1 import AppTest
 from test_dicom import write_series
 
@@ -55,6 +59,12 @@ def told(app):
     """What the line under the pictures tells: its layers."""
     component = next(part for part in app.get("bidi_component") if part.proto.component_name == "anodetect_read")
     return json.loads(component.proto.json)["layers"]
+
+
+def rewrite(scores, **changes):
+    """A record that says something else, and holds together."""
+    audit = json.loads((scores / "audit.json").read_text()) | changes
+    (scores / "audit.json").write_text(json.dumps(audit | {"head": records.head_of(audit)}))
 
 
 def texts(app):
@@ -217,11 +227,22 @@ def bad_groups(scores):
     (scores / "groups.csv").write_bytes(b"\xff\xfe,")
 
 
+def no_scale(scores):
+    audit = json.loads((scores / "audit.json").read_text())
+    (scores / "audit.json").write_text(json.dumps(audit | {"scale": None, "far": None}))
+
+
+def bad_slices(scores):
+    (scores / "slices.parquet").write_bytes(b"x" * 500)
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
         (vanished_rows, "not a readable score directory"),
-        (bad_groups, "groups.csv cannot be read"),
+        (bad_groups, "groups.csv changed or missing"),
+        (bad_slices, "slices.parquet changed or missing"),
+        (no_scale, "audit.json changed or missing"),
         (nothing, "not a finished score directory"),
         (unfinished, "being written"),
         (newer, "update anodetect"),
@@ -282,11 +303,9 @@ def test_without_a_directory(opened):
 
 def test_missing_heatmaps_and_moved_images_are_said(opened, scores):
     shutil.rmtree(scores / "heatmaps")
-    audit = json.loads((scores / "audit.json").read_text())
     app = opened(scores)
     assert any("is missing" in text for text in texts(app)) and not app.exception
-    audit["root"] = "/nowhere"
-    (scores / "audit.json").write_text(json.dumps(audit))
+    rewrite(scores, root="/nowhere")
     app = opened(scores)
     assert any("No image:" in text for text in texts(app)) and not app.exception
 
@@ -415,6 +434,27 @@ def test_slices_of_a_volume_are_scrolled_from_the_highest_score(opened, scored_v
     assert verification.verify(scores).intact
 
 
+def test_the_thumbnail_of_a_volume_is_its_slice_with_the_highest_score(opened, scored_volume):
+    scores, pictures, _ = scored_volume
+    app = opened(scores)
+
+    def shown():  # the slice that the thumbnail is most like
+        deadline = time.monotonic() + 20
+        while not (seen := app.dataframe[0].value["seen"][0]) and time.monotonic() < deadline:
+            time.sleep(0.2)  # it is made beside the page
+            app.run()
+        picture = np.asarray(Image.open(io.BytesIO(b64decode(seen.partition(",")[2]))).convert("L"), float)
+        alike = [np.corrcoef(picture.ravel(), other.ravel())[0, 1] for other in pictures]
+        assert picture.shape == (64, 64) and max(alike) > 0.95 and not app.exception
+        return int(np.argmax(alike))
+
+    slices = records.read_slices(scores)
+    highest = max(slices, key=lambda each: each["score"])["slice"]
+    assert shown() == highest
+    app.toggle(key="blind").set_value(True).run()
+    assert shown() == slices[4]["slice"] != highest  # the highest would tell where to look
+
+
 def test_a_dicom_series_is_shown_as_the_volume_it_is(opened, volume_run, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     voxels = synthetic.images(5, seed=6)[0][:, 0].astype(np.int16)
@@ -436,10 +476,9 @@ def test_a_dicom_series_is_shown_as_the_volume_it_is(opened, volume_run, tmp_pat
 
 def test_a_volume_that_was_changed_is_not_shown(opened, scored_volume, tmp_path):
     scores = shutil.copytree(scored_volume[0], tmp_path / "scores")
-    audit = json.loads((scores / "audit.json").read_text())
     (tmp_path / "in").mkdir()
     (tmp_path / "in/head.nii.gz").write_bytes(b"else")
-    (scores / "audit.json").write_text(json.dumps(audit | {"root": str(tmp_path / "in")}))
+    rewrite(scores, root=str(tmp_path / "in"))
     app = opened(scores)
     assert any("was changed since it was scored" in text for text in texts(app)) and not app.exception
 

@@ -243,8 +243,33 @@ def test_a_damaged_file_is_reported(tmp_path, content):
 def test_a_table_of_another_program_is_reported(tmp_path):
     with closing(sqlite3.connect(tmp_path / reviews.FILE)) as connection, connection:
         connection.execute("CREATE TABLE reviews (stars INTEGER)")
-    with pytest.raises(RunError, match="another program"):
-        Store(tmp_path, HEAD).read()
+    with pytest.raises(RunError, match=r"no column .*region.* another program"):
+        Store(tmp_path, HEAD)
+
+
+def test_a_table_of_an_earlier_version_gets_its_guards_and_keeps_its_rows(opened, url, tmp_path):
+    opened.add(ROW, "Ada", "normal")
+    sqlite = not url
+    guards = ["reviews_no_update", "reviews_no_delete"] if sqlite else ["reviews_refuse"]
+    with opened.engine.begin() as connection:
+        for guard in guards:
+            connection.execute(text(f"DROP TRIGGER {guard}{'' if sqlite else ' ON reviews'}"))
+    again = Store(tmp_path, opened.head, url)
+    with pytest.raises(DBAPIError, match="only ever added"), again.engine.begin() as connection:
+        connection.execute(text("UPDATE reviews SET verdict = 'anomalous'"))
+    assert [review.verdict for review in again.read()] == ["normal"]
+    again.close()
+
+
+def test_a_table_of_a_version_with_other_columns_is_reported(opened, url, tmp_path):
+    with opened.engine.begin() as connection:
+        connection.execute(text("ALTER TABLE reviews RENAME COLUMN region TO place"))
+    try:
+        with pytest.raises(RunError, match="no column region: it is of another program or version"):
+            Store(tmp_path, opened.head, url)
+    finally:
+        with opened.engine.begin() as connection:
+            connection.execute(text("ALTER TABLE reviews RENAME COLUMN place TO region"))
 
 
 def test_a_locked_file_is_reported_and_nothing_recorded(tmp_path, monkeypatch):

@@ -14,29 +14,50 @@ from . import opened, picture, worklist
 from .opened import Opened, careful, number
 from .worklist import Filter
 
-SHORTCUTS: dict[Judgement, str | None] = {"normal": "A", "anomalous": None, "unsure": "U", "bad image": "B"}
+KEYS: dict[Judgement, str] = {"normal": "A", "anomalous": "R", "unsure": "U", "bad image": "B"}
 SIGNS = {"normal": "✓", "anomalous": "✗", "unsure": "?", "bad image": "⊘"}  # of verdicts, in the list
 AROUND = 12  # rows of the list on either side of the open case
 ROW_HEIGHT, LIST_HEIGHT = 44, 600  # pixels
-# Streamlit's own shortcuts know no signs, and R is its key to run again: these press the buttons of those names. Enter
-# leaves a field of text, so that the next key is a shortcut again.
+# Keys press buttons; Streamlit's own shortcuts know no signs, and R is its key to run again. Enter leaves a field of
+# text, so that the next key is a shortcut again. A verdict that comes before the page has shown what was asked for last
+# would be about an image nobody has seen, and is dropped: a second click, or a key that was held down.
 PRESS = """
-const keys = {r: "verdict_anomalous", "+": "more", "-": "less", "?": "help"};
-export default function () {
-  const press = (event) => {
-    const target = event.composedPath()[0];
-    const typing = target.closest && target.closest("input, textarea, select, [contenteditable=true]");
-    if (event.key === "Enter" && target.matches && target.matches("input[type=text]:not([role=combobox])"))
-      setTimeout(() => target.blur(), 50);
-    if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
-    const button = document.querySelector(`.st-key-${keys[event.key.toLowerCase()]} button`);
-    if (!button) return;
-    event.preventDefault();
-    event.stopImmediatePropagation();
-    button.click();
-  };
+const keys = {
+  n: "next", p: "previous", z: "undo", o: "toggle", "+": "more", "-": "less", "?": "help",
+  a: "verdict_normal", r: "verdict_anomalous", u: "verdict_unsure", b: "verdict_bad_image",
+};
+let waiting = false;
+function busy(now) {
+  waiting = now;
+  document.body.setAttribute("aria-busy", now);
+}
+function press(event) {
+  const target = event.composedPath()[0];
+  const typing = target.closest && target.closest("input, textarea, select, [contenteditable=true]");
+  if (event.key === "Enter" && target.matches && target.matches("input[type=text]:not([role=combobox])"))
+    setTimeout(() => target.blur(), 50);
+  if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
+  const button = document.querySelector(`.st-key-${keys[event.key.toLowerCase()]} button`);
+  if (!button) return;
+  event.preventDefault();
+  event.stopImmediatePropagation();
+  button.click();
+}
+function click(event) {
+  const on = (buttons) => event.target.closest && event.target.closest(buttons);
+  const verdict = on("[class*=st-key-verdict_] button");
+  if (verdict && waiting) event.stopImmediatePropagation();
+  if (verdict || on(".st-key-next button, .st-key-previous button, .st-key-undo button")) busy(true);
+}
+export default function () {  // called whenever the page was drawn; to add a listener again adds nothing
+  busy(false);
   window.addEventListener("keydown", press, true);
-  return () => window.removeEventListener("keydown", press, true);
+  window.addEventListener("click", click, true);
+  return () => {
+    busy(false);
+    window.removeEventListener("keydown", press, true);
+    window.removeEventListener("click", click, true);
+  };
 }
 """
 
@@ -71,10 +92,10 @@ def draw(now: Opened) -> None:
         if by_group:
             rows = _groups(groups, row, blind)
         _list(now, rows, row["path"], blind)
-    st.components.v2.component("anodetect_keys", js=PRESS)()
-    following = now.scored.by_path[worklist.beside(paths, row["path"], 1)]
-    if not following.get("depth"):
-        opened.view(now.directory, following)  # so that it is ready
+    st.session_state.drawn += 1
+    st.components.v2.component("anodetect_keys", js=PRESS)(data=st.session_state.drawn, key="keys")
+    following = worklist.beside(paths, row["path"], 1)
+    picture.ahead(now, now.scored.by_path[following], blind and now.mine(following) is None)
 
 
 def _listed(now: Opened, blind: bool) -> list[Row]:
@@ -98,7 +119,8 @@ def _listed(now: Opened, blind: bool) -> list[Row]:
         if len(options) > 1:
             keep[name] = frozenset(bar.multiselect(label, options, key=name, persist_state="session"))
     choice: dict[str, Any] = {"order": order, "keep": Filter(**keep), "reviewer": now.reviewer, "blind": blind}
-    asked = (now.store.head, len(now.everything), *choice.values())
+    by_verdicts = order == "disagreement" or keep["reviewed"] != "all" or keep.get("verdicts")
+    asked = (now.store.head, len(now.everything) if by_verdicts else 0, *choice.values())
     if st.session_state.get("listed_for") != asked:  # from case to case nothing changes, and sorting takes its time
         st.session_state.listed_for = asked
         st.session_state.listed = worklist.worklist(now.directory.rows, now.judgements, **choice)
@@ -142,9 +164,10 @@ def _list(now: Opened, rows: Sequence[Row], path: str, blind: bool) -> None:
     start = max(0, min(place - AROUND, len(rows) - 2 * AROUND))
     part = rows[start : start + 2 * AROUND]
     mine = [now.mine(row["path"]) for row in part]
+    seen, pending = opened.thumbnails(now.scored, part, [blind and not review for review in mine])
     shown: dict[str, Sequence[Any]] = {
         "": ["▶" if row["path"] == path else "" for row in part],
-        "seen": opened.thumbnails(now.directory, part),
+        "seen": seen,
         "mine": [SIGNS.get(review.verdict, "") if review else "" for review in mine],
     }
     if not blind:
@@ -155,6 +178,15 @@ def _list(now: Opened, rows: Sequence[Row], path: str, blind: bool) -> None:
     ]
     st.caption(f"{len(rows)} {'image' if len(rows) == 1 else 'images'} listed")
     _choose(shown, [row["path"] for row in part], key="list", alt="Images", row_height=ROW_HEIGHT)
+    if pending:
+        _await(now, part, blind)
+
+
+@st.fragment(run_every=1)
+def _await(now: Opened, rows: Sequence[Row], blind: bool) -> None:
+    """Draw the page again when all thumbnails of the list are made."""
+    if not opened.thumbnails(now.scored, rows, [blind and not now.mine(row["path"]) for row in rows])[1]:
+        st.rerun()
 
 
 def _choose(
@@ -227,20 +259,18 @@ def _verdicts(now: Opened, row: Row, paths: Sequence[str], hidden: bool) -> None
     buttons = st.container(horizontal=True, gap="small")  # wraps where the window is narrow; no label is cut
     for name, by, key in (("Previous", -1, "P"), ("Next", 1, "N")):
         other = worklist.beside(paths, path, by)
-        buttons.button(name, key=name.lower(), shortcut=key, on_click=go_to, args=(other,))
+        buttons.button(f"{name} · {key}", key=name.lower(), on_click=go_to, args=(other,))
     for verdict in JUDGEMENTS:
         buttons.button(
-            "Anomalous · R" if verdict == "anomalous" else verdict.capitalize(),
+            f"{verdict.capitalize()} · {KEYS[verdict]}",
             key=f"verdict_{verdict.replace(' ', '_')}",
-            shortcut=SHORTCUTS[verdict],
             on_click=careful(judge, verdict),
             disabled=not reviewer,
             type="primary",
         )
     buttons.button(
-        "Undo",
+        "Undo · Z",
         key="undo",
-        shortcut="Z",
         on_click=careful(undo),
         disabled=not reviewer,
         help="Takes your last verdict back by adding a record that says so.",

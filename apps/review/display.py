@@ -75,7 +75,7 @@ class VolumeCase:
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # equal to itself alone, so that what is made of it can be kept beside it
 class View:
     """What of a case goes to a screen, small enough to be kept for many cases.
 
@@ -197,10 +197,34 @@ def thumbnail(directory: ScoreDirectory, row: Row) -> str:
     if (row["width"] or 0) * (row["height"] or 0) > THUMBNAIL_PIXELS or row.get("depth") or row["status"] != "ok":
         return ""
     image = _noting([], "image", lambda: _image(directory, row))
-    if image is None:
+    return "" if image is None else _small(image)
+
+
+def slice_thumbnail(directory: ScoreDirectory, row: Row, plane: str, index: int) -> str:
+    """A small picture of a volume's slice as a JPEG in a data URI; "" where it cannot be had. `index`: the slice's in
+    the source, from 0, as slices.parquet has it."""
+    volume = _noting([], "image", lambda: _volume(directory, row))
+    if volume is None:
         return ""
+    shape = volume.voxels.shape
+    geometry = along((shape[1], shape[2], shape[3]), volume.affine, plane)
+    place = geometry.sides[0] - 1 - index if geometry.flipped[0] else index
+    _, height, width = geometry.spacing
+    return _small(geometry.to_slices(volume.voxels)[:, place], height / width)
+
+
+def _small(image: Floats, aspect: float = 1.0) -> str:
+    """An image [C, H, W] as a thumbnail; `aspect`: the height of its pixels over their width."""
     small = reduced(image, factor(image.shape, THUMBNAIL), "mean")
-    return data_uri(writer.grey(small, writer.contrast(small)), "jpeg")
+    picture = writer.grey(small, writer.contrast(small))
+    tall, wide = picture.shape[0] * aspect, picture.shape[1]
+    shrink = min(1, THUMBNAIL / max(tall, wide))
+    size = max(round(wide * shrink), 1), max(round(tall * shrink), 1)
+    return data_uri(picture if size == (wide, picture.shape[0]) else _resized(picture, size), "jpeg")
+
+
+def _resized(picture: Picture, size: tuple[int, int]) -> Picture:
+    return np.asarray(Image.fromarray(picture).resize(size))
 
 
 def _image(directory: ScoreDirectory, row: Row) -> Floats:

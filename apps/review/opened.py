@@ -5,6 +5,7 @@ name, comment or message is ever drawn as Markdown or HTML: `st.text` and tables
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ import streamlit as st
 
 from anodetect import records
 from anodetect.agreement import Judgements, Rate
-from anodetect.errors import AnodetectError
+from anodetect.errors import AnodetectError, RunError
+from anodetect.files import sha256_of
 from anodetect.records import Row, ScoreDirectory
 from anodetect.reviews import Review, in_force
 
@@ -71,6 +73,7 @@ def open_directory(path: Path, url: str, reviewer: str) -> Opened:
 @st.cache_resource(max_entries=4, show_spinner="Reading the scores …")
 def _read(path: Path, stamp: int) -> Scored:  # `stamp` is part of the key: a directory written anew is read anew
     directory = records.read(path)
+    _as_written(directory)
     rows = directory.rows
     names = sorted({row["group"] or "" for row in rows})
     slices: dict[str, list[Row]] = {}
@@ -85,6 +88,27 @@ def _read(path: Path, stamp: int) -> Scored:  # `stamp` is part of the key: a di
         kinds=tuple(sorted({row["kind"] or "" for row in rows})),
         group_names=tuple(names) if len(names) < len(rows) else (),
     )
+
+
+def _as_written(directory: ScoreDirectory) -> None:
+    """RunError if what pages are drawn from is not what was written: it could not be trusted, or not even be drawn."""
+
+    def digest(name: str) -> str | None:
+        file = directory.path / name
+        return sha256_of(file) if file.is_file() else None
+
+    audit, tables = directory.audit, ("scores.parquet", "groups.csv", "slices.parquet")
+    try:
+        if records.head_of(audit) != audit["head"]:
+            raise ValueError
+        wrong = [name for name in tables if digest(name) != audit["outputs"].get(name)]
+    except (ValueError, TypeError, AttributeError):
+        wrong = [records.AUDIT_FILE]
+    if wrong:
+        raise RunError(
+            f"{directory.path}: {', '.join(wrong)} changed or missing since the images were scored; anodetect verify "
+            "says what else is; put back a copy, or score again"
+        )
 
 
 @st.cache_resource(show_spinner=False)
@@ -119,16 +143,46 @@ def _volume(
     return display.load_volume(_directory, _row, plane)
 
 
-def thumbnails(directory: ScoreDirectory, rows: Sequence[Row]) -> list[str]:
-    """For each row its image, small, as a data URI, or ""."""
-    audit = directory.audit
-    key = (directory.path, audit["head"], audit.get("root", ""))
-    return [_thumbnail(*key, row["path"], directory, row) for row in rows]
+def thumbnails(scored: Scored, rows: Sequence[Row], hidden: Sequence[bool]) -> tuple[list[str], bool]:
+    """For each row its image, small, as a data URI, or "", and whether some are still being made.
+
+    Of a volume it is the slice with the highest score, the middle one where that is hidden. Volumes take long to read,
+    so they are read beside the page.
+    """
+    directory = scored.directory
+    key = (directory.path, directory.audit["head"], directory.audit.get("root", ""))
+    found, pending = list[str](), False
+    for row, is_hidden in zip(rows, hidden, strict=True):
+        slices = scored.slices.get(row["path"])
+        if not slices:
+            found.append(_thumbnail(*key, row["path"], directory, row))
+            continue
+        shown = slices[len(slices) // 2] if is_hidden else highest(slices)
+        made = _slice_thumbnail(*key, row["path"], shown["axis"], shown["slice"], directory, row)
+        found.append(made.result() if made.done() else "")
+        pending |= not made.done()
+    return found, pending
+
+
+def highest(slices: Sequence[Row]) -> Row:
+    """The slice with the highest score, the middle one where none was scored."""
+    known = [each for each in slices if each["score"] is not None]
+    return max(known, key=lambda each: each["score"], default=slices[len(slices) // 2])
 
 
 @st.cache_resource(max_entries=5000, ttl=3600, show_spinner=False)
 def _thumbnail(path: Path, head: str, root: str, image: str, _directory: ScoreDirectory, _row: Row) -> str:
     return display.thumbnail(_directory, _row)
+
+
+_beside = ThreadPoolExecutor(1, "thumbnails")
+
+
+@st.cache_resource(max_entries=5000, ttl=3600, show_spinner=False)
+def _slice_thumbnail(
+    path: Path, head: str, root: str, image: str, plane: str, index: int, _directory: ScoreDirectory, _row: Row
+) -> Future[str]:
+    return _beside.submit(display.slice_thumbnail, _directory, _row, plane, index)
 
 
 # -- Drawn by several pages -----------------------------------------------------------------------------

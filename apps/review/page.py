@@ -17,13 +17,13 @@ STYLE = """<style>
 .stMainBlockContainer { padding: 3.75rem 1.5rem 2rem; }
 [data-testid="stSidebarUserContent"] { padding: 0 0 1rem; }
 .st-key-page button { padding-inline: 0.6rem; }
-:is(.st-key-picture, .st-key-blind_picture) { height: var(--high); min-height: 0; flex: none !important; }
-:is(.st-key-picture, .st-key-blind_picture) .stElementContainer { height: var(--high); min-height: 0; }
-.st-key-picture { --high: clamp(12rem, calc((100vw - 30rem) / 3 + 3.5rem), 72vh); }
-.st-key-blind_picture { --high: clamp(12rem, calc(100vw - 30rem), 72vh); }
+:is(.st-key-picture, .st-key-picture_alone) { height: var(--high); min-height: 0; flex: none !important; }
+:is(.st-key-picture, .st-key-picture_alone) .stElementContainer { height: var(--high); min-height: 0; }
+.st-key-picture { --high: clamp(12rem, calc((100vw - 30rem) / 3 + 5rem), 72vh); }
+.st-key-picture_alone { --high: clamp(12rem, calc(100vw - 30rem), 72vh); }
 @media (max-width: 768px) { /* the sidebar is folded away */
-  .st-key-picture { --high: calc((100vw - 8rem) / 3 + 3.5rem); }
-  .st-key-blind_picture { --high: min(100vw, 80vh); }
+  .st-key-picture { --high: calc((100vw - 8rem) / 3 + 5rem); }
+  .st-key-picture_alone { --high: min(100vw, 80vh); }
 }
 </style>"""
 SIDEBAR = 360  # pixels
@@ -37,7 +37,7 @@ def main(folders: Sequence[Path], roots: Sequence[Path]) -> None:
     st.set_page_config(page_title="anodetect review", layout="wide", initial_sidebar_state=SIDEBAR)
     st.html(STYLE)
     state = st.session_state
-    for name, value in {"open": "", "overlay": True, "opacity": 70, "problem": "", "turn": 0}.items():
+    for name, value in {"open": "", "overlay": True, "opacity": 70, "problem": "", "turn": 0, "drawn": 0}.items():
         state.setdefault(name, value)
     try:
         _draw(folders, roots)

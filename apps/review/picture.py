@@ -1,6 +1,7 @@
 """The case itself: image, heatmap over it, third panel, and what can be changed about them."""
 
 from base64 import b64encode
+from dataclasses import replace
 from typing import Any
 
 import streamlit as st
@@ -12,6 +13,7 @@ from anodetect.writers.volumes import place_text
 from . import display, figures, opened, worklist
 from .opened import Opened
 
+BY_HAND = "by hand"  # of the windows, the one to set oneself
 KEYS = """
 | key | |
 |---|---|
@@ -24,31 +26,35 @@ KEYS = """
 | +, − | heatmap more, less opaque |
 | ? | this list |
 """
-# What lies under the pointer, in whichever panel. Plotly can tell that only of layers of its own, three of which would
-# take as long to draw as all the rest.
+# What lies under the pointer, in whichever panel. Plotly tells values only of layers of its own, three of which would
+# take as long to draw as all the rest; where the pointer is, it tells anywhere.
 READ = """
 const kinds = {"|u1": Uint8Array, "<u2": Uint16Array, "<f4": Float32Array};
 const number = (value) => Number.isNaN(value) ? "not scored" : String(Number(value.toPrecision(4)));
-export default function ({data, parentElement}) {
-  const line = parentElement.querySelector("output");
-  const bytes = (text) => Uint8Array.from(atob(text), (character) => character.charCodeAt(0)).buffer;
-  const layers = data.layers.map((layer) => ({name: layer.name, values: new kinds[layer.kind](bytes(layer.values))}));
-  const tell = (event) => {
-    const panel = event.target.dataset && event.target.dataset.subplot;
-    const plot = panel && event.target.closest(".js-plotly-plot");
-    const axes = plot && plot._fullLayout._plots[panel];
-    if (!axes) return;
-    const corner = event.target.getBoundingClientRect();
-    const x = Math.round(axes.xaxis.p2d(event.clientX - corner.left));
-    const y = Math.round(axes.yaxis.p2d(event.clientY - corner.top));
-    if (x < 0 || y < 0 || x >= data.width || y >= data.height) return;
-    const place = Math.floor(y / data.block) * data.columns + Math.floor(x / data.block);
-    const about = data.block > 1 ? ` (of ${data.block} × ${data.block} pixels)` : "";
-    const values = layers.map((layer) => `${layer.name} ${number(layer.values[place])}`);
-    line.textContent = [`x ${x}, y ${y}`, ...values].join(" · ") + about;
-  };
-  window.addEventListener("mousemove", tell, true);
-  return () => window.removeEventListener("mousemove", tell, true);
+const bytes = (text) => Uint8Array.from(atob(text), (character) => character.charCodeAt(0)).buffer;
+const decoded = ({name, kind, values}) => ({name, values: new kinds[kind](bytes(values))});
+let data, line, layers, plot;
+function tell({xvals, yvals}) {
+  const x = Math.round(xvals[0]), y = Math.round(yvals[0]);
+  if (!(x >= 0 && y >= 0 && x < data.width && y < data.height)) return;
+  layers ??= data.layers.map(decoded);  // not before: most cases are judged without
+  const place = Math.floor(y / data.block) * data.columns + Math.floor(x / data.block);
+  const about = data.block > 1 ? ` (of ${data.block} × ${data.block} pixels)` : "";
+  const values = layers.map((layer) => `${layer.name} ${number(layer.values[place])}`);
+  line.textContent = [`x ${x}, y ${y}`, ...values].join(" · ") + about;
+}
+function listen(event) {
+  const under = event.target.closest && event.target.closest("[class*=st-key-picture] .js-plotly-plot");
+  if (!under || under === plot) return;
+  plot = under;
+  plot.on("plotly_hover", tell);
+}
+export default function (component) {  // called for every case; to add a listener again adds nothing
+  data = component.data;
+  line = component.parentElement.querySelector("output");
+  layers = undefined;
+  window.addEventListener("mousemove", listen, true);
+  return () => window.removeEventListener("mousemove", listen, true);
 }
 """
 READ_HTML = "<output>Intensity and anomaly value are told here, under the pointer.</output>"
@@ -65,9 +71,9 @@ def draw(now: Opened, row: Row, hidden: bool) -> None:
         )
         return
     # Above the controls it depends on; page.STYLE gives it its height.
-    place = st.container(key="picture" if not hidden and view.heatmap is not None else "blind_picture")
+    place = st.container(key="picture" if not hidden and view.heatmap is not None else "picture_alone")
     under = st.container()
-    look = _look(now, view, hidden)
+    look = st.session_state.look = _look(now, view, hidden)
     key = "chart"
 
     def mark() -> None:
@@ -88,6 +94,16 @@ def draw(now: Opened, row: Row, hidden: bool) -> None:
         _read_out(view, hidden)
 
 
+def ahead(now: Opened, row: Row, hidden: bool) -> None:
+    """Have the picture of a case ready, as it will look unless the reader chooses otherwise."""
+    look, preset = st.session_state.get("look"), st.session_state.get("window", "auto")
+    if row.get("depth"):
+        return
+    view, _ = opened.view(now.directory, row)
+    if view is not None and look is not None and preset != BY_HAND:
+        figures.case(view, replace(look, window=_preset(view, preset)), hidden=hidden)
+
+
 def _slice(now: Opened, row: Row, hidden: bool) -> tuple[display.View | None, tuple[str, ...]]:
     """The slice of a volume that the reader scrolled to, at first the one with the highest score."""
     slices = now.scored.slices.get(row["path"], [])
@@ -100,9 +116,8 @@ def _slice(now: Opened, row: Row, hidden: bool) -> tuple[display.View | None, tu
     flipped = volume.geometry.flipped[0]
     slices = sorted(slices, key=lambda each: -each["slice"] if flipped else each["slice"])
     key, depth = f"slice-{row['path']}", len(slices)
-    scored = [n for n in range(depth) if slices[n]["score"] is not None]
-    highest = max(scored, key=lambda n: slices[n]["score"], default=depth // 2)
-    st.session_state.setdefault(key, (depth // 2 if hidden else highest) + 1)  # where it is highest would tell
+    first = depth // 2 if hidden else slices.index(opened.highest(slices))  # where it is highest would tell
+    st.session_state.setdefault(key, first + 1)
     number = st.slider("Slice", 1, max(depth, 2), key=key, persist_state="session") - 1
     number = min(number, depth - 1)
     if not hidden:
@@ -155,7 +170,7 @@ def _look(now: Opened, view: display.View, hidden: bool) -> figures.Look:
         state.overlay = not state.overlay
 
     shortcuts = st.container(horizontal=True, gap="small")
-    shortcuts.button("Overlay on/off", key="toggle", shortcut="O", on_click=toggle)
+    shortcuts.button("Overlay on/off · O", key="toggle", on_click=toggle)
     shortcuts.button("Less opaque · −", key="less", on_click=more, args=(-10,))
     shortcuts.button("More opaque · +", key="more", on_click=more, args=(10,))
     if shortcuts.button("Keys · ?", key="help"):
@@ -168,13 +183,17 @@ def _look(now: Opened, view: display.View, hidden: bool) -> figures.Look:
 
 def _window(column: Any, view: display.View) -> tuple[float, float]:
     """The values to show black and white."""
-    preset = column.selectbox("Window", [*view.windows, "by hand"], key="window", persist_state="session")
-    auto = view.windows["auto"]
-    if preset != "by hand":
-        return view.windows.get(preset, auto)  # an image that is no CT has none of its windows
+    preset = column.selectbox("Window", [*view.windows, BY_HAND], key="window", persist_state="session")
+    if preset != BY_HAND:
+        return _preset(view, preset)
     low, high = view.windows["full range"]
+    auto = view.windows["auto"]
     chosen: tuple[float, float] = st.slider("Black and white at", low, max(high, low + 1e-6), auto, key="levels")
     return chosen
+
+
+def _preset(view: display.View, name: str) -> tuple[float, float]:
+    return view.windows.get(name, view.windows["auto"])  # an image that is no CT has none of its windows
 
 
 @st.dialog("Keys")

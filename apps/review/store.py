@@ -68,11 +68,16 @@ _GUARDS = {  # rows stay as they are, as far as that can be said in SQL
             BEGIN SELECT RAISE(ABORT, 'reviews are only ever added'); END"""
         for action in ("UPDATE", "DELETE")
     ],
-    "postgresql": [
-        """CREATE OR REPLACE FUNCTION reviews_refuse() RETURNS trigger LANGUAGE plpgsql AS
-            $$ BEGIN RAISE EXCEPTION 'reviews are only ever added'; END $$""",
-        """CREATE TRIGGER reviews_refuse BEFORE UPDATE OR DELETE OR TRUNCATE ON reviews
-            FOR EACH STATEMENT EXECUTE FUNCTION reviews_refuse()""",
+    "postgresql": [  # a trigger that is there is left alone: to make one takes the table's owner
+        """DO $make$ BEGIN
+            IF NOT EXISTS (SELECT FROM pg_trigger
+                WHERE tgname = 'reviews_refuse' AND tgrelid = CAST('reviews' AS regclass)) THEN
+                CREATE OR REPLACE FUNCTION reviews_refuse() RETURNS trigger LANGUAGE plpgsql AS
+                    $$ BEGIN RAISE EXCEPTION 'reviews are only ever added'; END $$;
+                CREATE TRIGGER reviews_refuse BEFORE UPDATE OR DELETE OR TRUNCATE ON reviews
+                    FOR EACH STATEMENT EXECUTE FUNCTION reviews_refuse();
+            END IF;
+        END $make$""",
     ],
 }
 
@@ -95,10 +100,14 @@ class Store:
             self.engine = _engine(url or f"sqlite:///{folder.absolute() / reviews.FILE}")
         except (ArgumentError, NoSuchModuleError, ImportError) as error:
             raise ConfigError(f"the database cannot be used ({error}); a SQLAlchemy URL is expected") from None
-        with self._failing_clearly():
-            _let_others_read(self.engine)
-        with self._writing() as connection:
-            _make_table(connection)
+        try:
+            with self._failing_clearly():
+                _let_others_read(self.engine)
+            with self._writing() as connection:
+                _make_table(connection, self.place)
+        except RunError:
+            self.close()
+            raise
 
     def add(
         self,
@@ -241,12 +250,21 @@ def _let_others_read(engine: Engine) -> None:
             time.sleep(0.02)
 
 
-def _make_table(connection: Connection) -> None:
-    """The table, and what keeps its rows as they are, if it is not there."""
-    if not inspect(connection).has_table(TABLE.name):
+def _make_table(connection: Connection, place: str) -> None:
+    """The table, and what keeps its rows as they are, also where an earlier version made it without; RunError where it
+    is not the table expected."""
+    found = inspect(connection)
+    if found.has_table(TABLE.name):
+        lacking = set(TABLE.columns.keys()) - {column["name"] for column in found.get_columns(TABLE.name)}
+        if lacking:
+            raise RunError(
+                f"{place}: its table `reviews` has no column {', '.join(sorted(lacking))}: it is of another program or "
+                "version; put back a copy from a backup, or keep the table under another name"
+            )
+    else:
         TABLE.create(connection)
-        for statement in _GUARDS.get(connection.dialect.name, ()):
-            connection.execute(text(statement))
+    for statement in _GUARDS.get(connection.dialect.name, ()):
+        connection.execute(text(statement))
 
 
 def _finite(value: float | None) -> float | None:

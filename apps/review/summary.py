@@ -29,7 +29,7 @@ def draw(now: Opened) -> None:
         _agreements(found.agreements)
     if found.disagreements:
         st.subheader("Disagreements")
-        st.dataframe({"image": found.disagreements}, hide_index=True, alt="Images with differing verdicts")
+        _disagreements(now, found.disagreements)
     _record(now)
 
 
@@ -41,7 +41,17 @@ def _agreements(pairs: Sequence[Agreement]) -> None:
         "agreed": [pair.agreed for pair in pairs],
         "Cohen's κ": [pair.kappa for pair in pairs],
     }
-    st.dataframe(shown, hide_index=True, alt="Agreement of every two readers")
+    kappa = {"Cohen's κ": st.column_config.NumberColumn(format="%.2f")}
+    st.dataframe(shown, hide_index=True, column_config=kappa, alt="Agreement of every two readers")
+
+
+def _disagreements(now: Opened, paths: Sequence[str]) -> None:
+    """The images on which readers differ, and what each of them said."""
+    judged = [now.judgements[path] for path in paths]
+    shown: dict[str, Sequence[str]] = {"image": paths}
+    for reader in sorted({name for each in judged for name in each}):
+        shown[f"verdict of {reader}"] = [each[reader].verdict if reader in each else "" for each in judged]
+    st.dataframe(shown, hide_index=True, alt="Images with differing verdicts")
 
 
 def _record(now: Opened) -> None:

@@ -19,7 +19,7 @@ def draw(now: Opened) -> None:
     left, right = st.columns(2)
     state = st.session_state
     state.setdefault("far", min(max(start, 0.1), 50.0))
-    far = left.slider("False-alarm rate, %", 0.1, 50.0, step=0.1, key="far", persist_state="session")
+    far = left.slider("False-alarm rate, %", 0.1, 50.0, step=0.1, format="%.1f", key="far", persist_state="session")
     labelled = any(row["label"] is not None for row in rows)
     sources: list[Literal["labels", "verdicts"]] = ["labels", "verdicts"] if labelled else ["verdicts"]
     source = right.radio("Truth from", sources, horizontal=True, key="truth_from", persist_state="session")

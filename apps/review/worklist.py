@@ -104,7 +104,7 @@ def _keys(judgements: Judgements) -> dict[Order, Callable[[Row], tuple[Any, ...]
     """For each order what rows are sorted by; missing values come last."""
 
     def last(value: float | None) -> float:
-        return np.inf if value is None or np.isnan(value) else value
+        return math.inf if value is None or math.isnan(value) else value
 
     def score(row: Row) -> float:
         return last(None if row["score"] is None else -row["score"])
