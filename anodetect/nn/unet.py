@@ -1,12 +1,14 @@
-"""MONAI's diffusion U-Net behind a PixelUnshuffle stem.
+"""MONAI's diffusion U-Net, of images and of volumes, behind a stem.
 
 The stem folds r × r pixels into channels, so that the U-Net works on a grid r times smaller: the same
 image for r² times less work, at no loss of pixels.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Annotated
 
+from einops import rearrange
 from monai.networks.nets import DiffusionModelUNet
 from pydantic import Field
 from torch import Tensor, nn
@@ -24,6 +26,14 @@ def check_size(size: int, widths: Sequence[int], stem: int) -> None:
         raise ConfigError(
             f"representation.size: {size} is not a multiple of {stride}, the U-Net's stride (stem × levels)"
         )
+
+
+def check_patch(sides: Sequence[int], widths: Sequence[int], stem: Sequence[int]) -> None:
+    """ConfigError if patches of these sides do not fit a `VolumeUNet` of these widths and stem."""
+    strides = [fold * 2 ** (len(widths) - 1) for fold in stem]
+    if any(side % stride for side, stride in zip(sides, strides, strict=True)):
+        needed, given = (" × ".join(map(str, each)) for each in (strides, sides))
+        raise ConfigError(f"tiling.patch: {given} are not multiples of {needed}, the U-Net's strides (stem × levels)")
 
 
 class UNet(nn.Module):
@@ -44,17 +54,45 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         self.fold, self.unfold = nn.PixelUnshuffle(stem), nn.PixelShuffle(stem)
-        self.net = DiffusionModelUNet(
-            spatial_dims=2,
-            in_channels=inputs * stem**2,
-            out_channels=outputs * stem**2,
-            num_res_blocks=blocks,
-            channels=tuple(widths),
-            attention_levels=[level >= len(widths) - attention for level in range(len(widths))],
-            norm_num_groups=16,
-            num_head_channels=16,
-        )
+        self.net = _diffusion_unet(2, inputs * stem**2, outputs * stem**2, widths, blocks, attention)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         out: Tensor = self.unfold(self.net(self.fold(x), t))
         return out
+
+
+class VolumeUNet(nn.Module):
+    """Maps (x [N,inputs,D,H,W], t int64 [N]) to [N,outputs,D,H,W]; each side is a multiple of its entry of
+    `stem` · 2^(levels − 1).
+
+    A stem of its own for each axis brings flat voxels to cells that are about as deep as they are wide, so that thick
+    slices are not mixed before they have to be.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, widths: Sequence[int], *, stem: tuple[int, int, int], blocks: int = 1
+    ) -> None:
+        super().__init__()
+        self.stem = dict(zip("ijk", stem, strict=True))
+        cell = math.prod(stem)
+        self.net = _diffusion_unet(3, inputs * cell, outputs * cell, widths, blocks, attention=0)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        folded = rearrange(x, "n c (d i) (h j) (w k) -> n (c i j k) d h w", **self.stem)
+        out: Tensor = rearrange(self.net(folded, t), "n (c i j k) d h w -> n c (d i) (h j) (w k)", **self.stem)
+        return out
+
+
+def _diffusion_unet(
+    dims: int, inputs: int, outputs: int, widths: Sequence[int], blocks: int, attention: int
+) -> DiffusionModelUNet:
+    return DiffusionModelUNet(
+        spatial_dims=dims,
+        in_channels=inputs,
+        out_channels=outputs,
+        num_res_blocks=blocks,
+        channels=tuple(widths),
+        attention_levels=[level >= len(widths) - attention for level in range(len(widths))],
+        norm_num_groups=16,
+        num_head_channels=16,
+    )
