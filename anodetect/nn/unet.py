@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from typing import Annotated
 
+import torch
 from einops import rearrange
 from monai.networks.nets import DiffusionModelUNet
 from pydantic import Field
@@ -73,14 +74,18 @@ class VolumeUNet(nn.Module):
         self, inputs: int, outputs: int, widths: Sequence[int], *, stem: tuple[int, int, int], blocks: int = 1
     ) -> None:
         super().__init__()
-        self.stem = dict(zip("ijk", stem, strict=True))
+        self.stem, self.halvings = dict(zip("ijk", stem, strict=True)), len(widths) - 1
         cell = math.prod(stem)
         self.net = _diffusion_unet(3, inputs * cell, outputs * cell, widths, blocks, attention=0)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         folded = rearrange(x, "n c (d i) (h j) (w k) -> n (c i j k) d h w", **self.stem)
-        out: Tensor = rearrange(self.net(folded, t), "n (c i j k) d h w -> n c (d i) (h j) (w k)", **self.stem)
-        return out
+        # oneDNN's gradient of a 3 × 3 × 3 convolution's weights is wrong in bfloat16 on grids 2 deep (torch 2.13).
+        smallest = min(folded.shape[2:]) >> self.halvings
+        with torch.autocast(x.device.type, enabled=torch.is_autocast_enabled(x.device.type) and smallest > 2):
+            out = self.net(folded, t)
+        unfolded: Tensor = rearrange(out, "n (c i j k) d h w -> n c (d i) (h j) (w k)", **self.stem)
+        return unfolded
 
 
 def _diffusion_unet(
