@@ -8,8 +8,9 @@ normals. The noise has the spectrum of AnoDDPM's simplex octaves (Wyatt et al., 
 probe at scoring is the mean of x_λ, without a random part, unless `draws` asks for some, of which x̂ is the mean.
 
 No plane is preferred but by the patch: its sides and the stem's say what voxels are, so that 5 mm thick slices are
-neither folded nor blurred like 1 mm pixels. Larger = more anomalous. It finds what the network would restore otherwise;
-a blurred volume passes: what it lacks is easy to restore. Nothing is left to planted defects here.
+neither folded nor blurred like 1 mm pixels. A patch whose map is quieter than those of all normal ones is raised as a
+whole (`generative/standard.py`): what is blurred is easy to restore. Larger = more anomalous. It fails on patches of
+mere noise, which a network that knows only smooth noise may leave as they are. Nothing is left to planted defects.
 """
 
 import time
@@ -25,12 +26,13 @@ from anodetect.config import Config, Pooling
 from anodetect.generative import denoiser, diffusion
 from anodetect.generative.denoiser import Denoiser
 from anodetect.generative.noise import generator, of_octaves
+from anodetect.generative.standard import levels, quiet_limits, quiet_raised
 from anodetect.heatmaps import pool, smooth
 from anodetect.nn.augment import Augment
 from anodetect.nn.inference import autocast, pick_device
 from anodetect.nn.unet import VolumeUNet, Widths, check_patch
 from anodetect.training import Draw, Training, optimize
-from anodetect.types import Batch, Floats, Scores, Seeds, State, TrainContext
+from anodetect.types import Batch, Bools, Floats, Scores, Seeds, State, TrainContext
 
 MICRO_BATCH = 4
 MOST_TUNE = 64  # patches to learn e_λ from,
@@ -66,6 +68,7 @@ class AnoDDPM3D:
         self.denoiser: Denoiser
         self.channels = 1
         self.error: Floats  # e_λ
+        self.quiet: Floats  # of quiet_limits
 
     def fit(self, fit: Batch, tune: Batch, *, context: TrainContext) -> None:
         begun = time.monotonic()
@@ -111,18 +114,24 @@ class AnoDDPM3D:
         return denoiser.restoration_error(net, x0, noise, t)
 
     def _standardise(self, tune: Batch) -> None:
-        """Learn e_λ."""
-        residuals = self._residuals(tune) * tune.foreground[:, None]
-        total = residuals.sum((0, 2, 3, 4), dtype=np.float64)
+        """Learn e_λ, and how quiet a normal patch may be."""
+        residuals = self._residuals(tune)
+        total = (residuals * tune.foreground[:, None]).sum((0, 2, 3, 4), dtype=np.float64)
         self.error = np.maximum(total / max(1, tune.foreground.sum()), 1e-9).astype(np.float32)
+        scores, heatmaps = self._finish(residuals, tune.foreground)
+        self.quiet = quiet_limits(levels(heatmaps, tune.foreground), scores, tune.foreground)
 
     def score(self, batch: Batch, *, seeds: Seeds) -> Scores:
         """Scores and maps of patches. There is no reconstruction: nobody looks at patches."""
-        maps = (self._residuals(batch, seeds) / self.error[:, None, None, None]).mean(1)
-        sides = batch.foreground.shape[1:]
-        widths = [self.config.pooling.smooth * side / sides[-1] for side in sides]
-        heatmaps = smooth(maps, batch.foreground, widths)
-        return Scores(pool(heatmaps, batch.foreground, self.config.pooling), heatmaps)
+        scores, heatmaps = self._finish(self._residuals(batch, seeds), batch.foreground)
+        return Scores(*quiet_raised(scores, heatmaps, batch.foreground, self.quiet))
+
+    def _finish(self, residuals: Floats, foreground: Bools) -> tuple[Floats, Floats]:
+        """[N, M, D, H, W] → (scores [N], smoothed maps [N, D, H, W])."""
+        maps = (residuals / self.error[:, None, None, None]).mean(1)
+        sides = foreground.shape[1:]
+        heatmaps = smooth(maps, foreground, [self.config.pooling.smooth * side / sides[-1] for side in sides])
+        return pool(heatmaps, foreground, self.config.pooling), heatmaps
 
     def _residuals(self, batch: Batch, seeds: Seeds | None = None) -> Floats:
         """(x − x̂)², averaged over channels, for each λ, [N, M, D, H, W]."""
@@ -150,9 +159,9 @@ class AnoDDPM3D:
 
     def state(self) -> State:
         tensors = {name: value.detach().cpu().numpy() for name, value in denoiser.to_tensors(self.denoiser).items()}
-        return tensors | {"error": self.error, "channels": np.array([self.channels])}
+        return tensors | {"error": self.error, "quiet": self.quiet, "channels": np.array([self.channels])}
 
     def load_state(self, state: State, *, device: str) -> None:
         self.device, self.channels = pick_device(device), int(state["channels"][0])
         self.denoiser = denoiser.restore(self._build(), state)
-        self.error = state["error"]
+        self.error, self.quiet = state["error"], state["quiet"]
