@@ -16,11 +16,12 @@ from sklearn.metrics import roc_auc_score
 
 from anodetect import pipeline, records, scoring, tiling, verification
 from anodetect.config import Pooling, build
+from anodetect.data.scan import Record
 from anodetect.detectors import detector_class
 from anodetect.errors import ConfigError, DataError, Interrupted
 from anodetect.generative import noise
 from anodetect.heatmaps import counted, pool, smooth
-from anodetect.model import resolve
+from anodetect.model import Model, load, resolve
 from anodetect.nn.augment import Augment, augmented
 from anodetect.nn.unet import VolumeUNet
 from anodetect.runs import read as read_run
@@ -138,23 +139,23 @@ def test_a_detector_that_looks_at_single_voxels_sees_the_whole_volume(shape):
 
 
 def test_patches_have_seeds_of_their_own_and_empty_ones_are_not_looked_at():
-    seen = []
+    seen = {}
 
     def detect(batch, seeds):
         assert batch.foreground.any((1, 2, 3)).all()
-        seen.extend(seeds.tolist())
+        seen.update(zip(batch.images[:, 0, 0, 0, 0].tolist(), seeds.tolist(), strict=True))  # by the patch's place
         return local_contrast(batch, seeds)
 
-    image = np.zeros((1, 20, 64, 64), np.float32)
+    image = np.arange(20 * 64 * 64, dtype=np.float32).reshape(1, 20, 64, 64)
     heatmap(image, detect=detect)
-    first = list(seen)
-    assert len(set(first)) == len(first) == 3 * 3 * 3
+    first = dict(seen)
+    assert len(set(first.values())) == len(first) == 3 * 3 * 3
     half = np.zeros(image.shape[1:], bool)
-    half[:, :, :20] = True
+    half[:, :, 60:] = True
     seen.clear()
     heatmap(image, half, detect)
-    assert 0 < len(seen) < len(first)
-    assert set(seen) < set(first)  # what is not looked at does not move other patches' seeds
+    assert len(seen) == 3 * 3
+    assert seen.items() < first.items()  # what is not looked at does not move other patches' seeds
 
 
 def test_random_patches_lie_inside_and_avoid_background():
@@ -400,13 +401,21 @@ def test_a_lesion_comes_back_in_the_same_voxels_of_a_turned_file(run, scored, tm
 
 def test_slices_without_enough_foreground_are_nan(run, tmp_path):
     volume = head(np.random.default_rng(4), LESION)
-    volume[:2], volume[:2, 0, 0] = 1, 0
+    volume[:2], volume[:2, 18:24, 20:26] = 1, 100
     nib.save(nib.Nifti1Image(volume.transpose(2, 1, 0), AFFINE), tmp_path / "a.nii")
     scoring.score(run, [str(tmp_path / "a.nii")], tmp_path / "s", far=0.2)
     values = nib.load(tmp_path / "s/heatmaps/a.nii_heatmap.nii").get_fdata()
     assert np.isnan(values[:, :, :2]).all()
     assert np.isfinite(values[:, :, 2:]).all()
-    assert [row["score"] is None for row in records.read_slices(tmp_path / "s")] == [True] * 2 + [False] * 10
+    profile = [row["score"] for row in records.read_slices(tmp_path / "s")]
+    assert [value is None for value in profile] == [True] * 2 + [False] * 10
+    assert int(np.argmax(profile[2:])) + 2 in (5, 6)
+    model = Model.load(read_run(run), "cpu")
+    prepared = load(Record("a", tmp_path / "a.nii"), model).volume
+    _, inside = model.encode_volume(prepared)
+    assert prepared.foreground[0].any()
+    assert not inside[:2].any()  # nor do they count for their neighbours
+    assert np.array_equal(inside[2:], prepared.foreground[2:])
 
 
 def test_maps_of_resampled_slices_come_back_in_the_source_grid(tmp_path):
