@@ -9,9 +9,9 @@ false positive per volume on average. Slices that are not scored count as the mo
 these volumes. `--listed`: also on those slices alone that a folder has as images <name>_<slice>.png.
 
 Speed: a synthetic volume of 256 × 256 × 150 in 16 bits, from the disk to the score directory with all default outputs,
-against the bare model on the same slices (read and prepared before the clock starts, nothing written; of a model of three
-dimensions on the volume, read), three times in turns, medians. Memory is what a fresh process that scores two such volumes holds at its peak beyond one that scores a
-volume of 4 slices, as multiples of the volume as float32.
+against the bare model on the same slices (read and prepared before the clock starts, nothing written), or in three
+dimensions on the same volume (read), three times in turns, medians. Memory is what a fresh process that scores two such
+volumes holds at its peak beyond one that scores a volume of 4 slices, as multiples of the volume as float32.
 """
 
 import argparse
