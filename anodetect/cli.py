@@ -143,7 +143,7 @@ def train(
         str | None, typer.Option(help="Slices of volumes: axial, coronal, sagittal, or auto for the finest pixels.")
     ] = None,
     dims: Annotated[
-        int | None, typer.Option(min=2, max=3, help="Volumes: 2 slice by slice (the default), 3 as patches of voxels.")
+        int | None, typer.Option(help="Volumes: 2 slice by slice (the default), 3 as patches of voxels.")
     ] = None,
     budget: Annotated[float, typer.Option(help="Minutes of training at most.")] = 5.0,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1)] = 0,
