@@ -142,6 +142,9 @@ def train(
     axis: Annotated[
         str | None, typer.Option(help="Slices of volumes: axial, coronal, sagittal, or auto for the finest pixels.")
     ] = None,
+    dims: Annotated[
+        int | None, typer.Option(help="Volumes: 2 slice by slice (the default), 3 as patches of voxels.")
+    ] = None,
     budget: Annotated[float, typer.Option(help="Minutes of training at most.")] = 5.0,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1)] = 0,
     device: Device = "auto",
@@ -155,7 +158,7 @@ def train(
     from anodetect.config import merge, parse_assignments, read_toml
 
     values = merge(read_toml(config) if config else {}, parse_assignments(set_ or []))
-    options = {"tile": tile, "overlap": overlap}
+    options = {"tile": tile, "overlap": overlap, "dims": dims}
     values = merge(values, {"tiling": {name: value for name, value in options.items() if value is not None}})
     values = merge(values, {"preprocess": {"axis": axis}} if axis else {})
     with reporting() as reporter:

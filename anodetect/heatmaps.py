@@ -1,5 +1,7 @@
 """From a raw anomaly map to a smooth one, and from a map to an image score. NumPy and SciPy only."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy import ndimage
 
@@ -7,22 +9,25 @@ from anodetect.config import Pooling
 from anodetect.types import Bools, Floats
 
 
-def smooth(maps: Floats, foreground: Bools, sigma: float) -> Floats:
-    """Gaussian smoothing of [N, H, W] in which pixels outside the foreground neither give nor receive."""
-    if sigma == 0:
+def smooth(maps: Floats, foreground: Bools, sigma: float | Sequence[float]) -> Floats:
+    """Gaussian smoothing of [N, H, W], or of [N, D, H, W] with a `sigma` for each axis, in which pixels outside the
+    foreground neither give nor receive."""
+    widths = (0.0, sigma, sigma) if isinstance(sigma, (int, float)) else (0.0, *sigma)
+    if not any(widths):
         return np.where(foreground, maps, 0).astype(np.float32)
-    weight = ndimage.gaussian_filter(foreground.astype(np.float32), (0, sigma, sigma))
-    total = ndimage.gaussian_filter(np.where(foreground, maps, 0).astype(np.float32), (0, sigma, sigma))
+    weight = ndimage.gaussian_filter(foreground.astype(np.float32), widths)
+    total = ndimage.gaussian_filter(np.where(foreground, maps, 0).astype(np.float32), widths)
     return np.where(foreground, total / np.maximum(weight, 1e-6), 0).astype(np.float32)
 
 
 def counted(foreground: Bools, erode: int) -> Bools:
-    """The foreground without its rim; the whole foreground where nothing would be left. [N, H, W]"""
+    """The foreground without its rim, which lies in the plane of slices; the whole foreground where nothing would be
+    left. [N, H, W] or [N, D, H, W]"""
     if erode == 0:
         return foreground
     disc = ndimage.iterate_structure(ndimage.generate_binary_structure(2, 1), erode)
-    core = ndimage.binary_erosion(foreground, disc[None], border_value=1)
-    empty = ~core.any((1, 2), keepdims=True)
+    core = ndimage.binary_erosion(foreground, np.expand_dims(disc, tuple(range(foreground.ndim - 2))), border_value=1)
+    empty = ~core.any(tuple(range(1, foreground.ndim)), keepdims=True)
     return np.where(empty, foreground, core)
 
 

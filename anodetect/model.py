@@ -1,6 +1,8 @@
 """A model brought to life: configuration, and the path of an image from file to score.
 
 read → preprocess → representation → detector.score → heatmap in the image's own grid
+
+A volume is a series of slices, each an image; where `tiling.dims` is 3, one array that the detector sees in patches.
 """
 
 import itertools
@@ -23,6 +25,7 @@ from anodetect.data.scan import Record, is_volume
 from anodetect.data.volumes import Volume
 from anodetect.detectors import DETECTORS, detector_class
 from anodetect.errors import ConfigError, ImageError, nearest
+from anodetect.heatmaps import pool
 from anodetect.representations import representation_class
 from anodetect.representations.pixels import resize
 from anodetect.tiling import TilingConfig
@@ -31,6 +34,7 @@ from anodetect.types import Batch, Bools, Expert, Floats, Reporter, Scores, imag
 BATCH = 16
 LOOK_AHEAD = 3  # batches
 PIXELS_AHEAD = 2**26  # 256 MB of float32; a single image may be larger
+Doubles = NDArray[np.float64]
 SECTIONS = ("preprocess", "tiling", "representation", "detector")
 
 
@@ -42,13 +46,14 @@ def resolve(detector: str, representation: str, values: Mapping[str, Any]) -> di
 
     `representation` "auto" stands for the detector's first.
     """
-    cls = detector_class(detector)
-    suitable = DETECTORS[detector].representations
+    dims = _dims(values)
+    cls = detector_class(detector, dims)
+    suitable = DETECTORS[detector].representations if dims == 2 else ("pixels",)
     if representation == "auto":
         representation = suitable[0]
     seen = representation_class(representation)
     if representation not in suitable:
-        raise ConfigError(f"{detector} works on {' and '.join(suitable)} only")
+        raise ConfigError(f"{detector} works on {' and '.join(suitable)} only{' with --dims 3' if dims == 3 else ''}")
     classes = {
         "preprocess": PreprocessConfig,
         "tiling": TilingConfig,
@@ -69,6 +74,7 @@ def resolve(detector: str, representation: str, values: Mapping[str, Any]) -> di
             known = [*SECTIONS, *(field for name in SECTIONS for field in classes[name].model_fields)]
             raise ConfigError(f"unknown key {key!r}; {nearest(key, known)}")
         given[homes[-1]] = merge(given[homes[-1]], {key: value})
+    _check_dims(dims, given)
     defaults = merge(cls.defaults.get(representation, {}), preset)
     if tile := given["tiling"].get("tile"):  # tiles are not shrunk unless a size is asked for
         defaults = merge(defaults, {"representation": {"size": tile}})
@@ -96,20 +102,34 @@ def _members(config: Any, tile: int | None) -> dict[str, Any]:
     return settings
 
 
-def create_detector(name: str, config: Any) -> Any:
-    """The detector of this name with its `Config`; an ensemble can make its members."""
-    cls = detector_class(name)
+def create_detector(name: str, settings: Mapping[str, Any], dims: int = 2) -> Any:
+    """The detector of this name with these settings; an ensemble can make its members."""
+    cls = detector_class(name, dims)
+    config = build(cls.Config, settings, "detector")
     return cls(config, _expert) if "members" in cls.Config.model_fields else cls(config)
 
 
 def _expert(member: str, settings: Mapping[str, Any]) -> Expert:
     detector, _, representation = member.partition("/")
     seen = representation_class(representation or DETECTORS[detector].representations[0])
-    config = build(detector_class(detector).Config, settings.get("detector", {}), f"detector.settings.{member}")
-    return Expert(
-        seen(build(seen.Config, settings.get("representation", {}), f"detector.settings.{member}")),
-        create_detector(detector, config),
-    )
+    config = build(seen.Config, settings.get("representation", {}), "representation")
+    return Expert(seen(config), create_detector(detector, settings.get("detector", {})))
+
+
+def _dims(values: Mapping[str, Any]) -> int:
+    """Of tiling; a value that is no number of dimensions is left to the section's own check."""
+    section = values.get("tiling", {})
+    return 3 if 3 in (values.get("dims"), section.get("dims") if isinstance(section, Mapping) else None) else 2
+
+
+def _check_dims(dims: int, given: Mapping[str, Mapping[str, Any]]) -> None:
+    """ConfigError if a setting belongs to the other number of dimensions."""
+    if dims == 2 and "patch" in given["tiling"]:
+        raise ConfigError("patch is of volumes in three dimensions; add --dims 3")
+    if dims == 3 and given["tiling"].get("tile"):
+        raise ConfigError("--tile is of images and slices; with --dims 3 --set 'patch=[16, 64, 64]' is what it is")
+    if dims == 3 and given["representation"]:
+        raise ConfigError(f"--dims 3 takes voxels as they are; leave out {', '.join(given['representation'])}")
 
 
 def _preset(cls: Any, name: str | None) -> Mapping[str, Any]:
@@ -131,11 +151,12 @@ class Model:
     @classmethod
     def create(cls, detector: str, representation: str, config: Mapping[str, Any]) -> "Model":
         seen = representation_class(representation)
+        tiled = build(TilingConfig, config["tiling"], "tiling")
         return cls(
             Preprocess(build(PreprocessConfig, config["preprocess"], "preprocess")),
-            build(TilingConfig, config["tiling"], "tiling"),
+            tiled,
             seen(build(seen.Config, config["representation"], "representation")),
-            create_detector(detector, build(detector_class(detector).Config, config["detector"], "detector")),
+            create_detector(detector, config["detector"], tiled.dims),
         )
 
     @classmethod
@@ -149,15 +170,24 @@ class Model:
     def encode(self, image: Floats, of: Prepared | None = None, number: int = 0) -> tuple[Floats, Bools]:
         """What the detector sees of an image, or `of` a volume of the slice `number`; with tiling the scaled image,
         from which tiles are cut."""
+        if self.tiling.dims == 3:
+            raise ImageError("an image, but the model was trained on volumes in three dimensions (--dims 3)")
         scaled, inside = self.preprocess.apply(image, of, number)
         return (scaled, inside) if self.tiling.tile else self.representation.encode(scaled, inside)
 
+    def encode_volume(self, volume: Prepared) -> tuple[Floats, Bools]:
+        """A volume from which patches are cut: scaled [C, D, H, W], and the foreground of slices that have enough of it
+        [D, H, W]."""
+        applied = [self.preprocess.apply(volume.slices[:, n], volume, n) for n in range(len(volume.scored))]
+        inside = np.stack([foreground for _, foreground in applied])
+        return np.stack([scaled for scaled, _ in applied], axis=1), inside & volume.scored[:, None, None]
+
     def crops(self, encoded: tuple[Floats, Bools], count: int, rng: np.random.Generator) -> list[tuple[Floats, Bools]]:
-        """What to learn from an encoded image: itself, or with tiling `count` random tiles."""
-        if not self.tiling.tile:
+        """What to learn from an encoded image: itself, or with tiling `count` random tiles; of a volume patches."""
+        if not any(self.tiling.sides):
             return [encoded]
         tiles = tiling.random_crops(*encoded, self.tiling, count, rng)
-        return [self.representation.encode(*tile) for tile in tiles]
+        return tiles if self.tiling.dims == 3 else [self.representation.encode(*tile) for tile in tiles]
 
     def score(
         self,
@@ -181,6 +211,25 @@ class Model:
             decode=self.representation.decode,
         )
 
+    def score_volume(self, volume: Prepared) -> tuple[Doubles, Floats]:
+        """Scores of the slices to score [n], and the heatmap [D, H, W] in the volume's own slices, NaN in the others;
+        in three dimensions. A slice is pooled as an image is."""
+        numbers, (depth, height, width) = volume.numbers, volume.geometry.sides
+        seed = int(image_seeds([volume.slices])[0])
+        scaled, inside = self.encode_volume(volume)
+        found = tiling.volume_heatmap(
+            scaled,
+            inside,
+            self.tiling,
+            seed=seed,
+            detect=lambda batch, seeds: self.detector.score(batch, seeds=seeds),
+        )
+        scores = pool(found[numbers], inside[numbers], self.detector.config.pooling).astype(np.float64)
+        heatmap = np.full((depth, height, width), np.nan, np.float32)
+        for number in numbers:
+            heatmap[number] = self.decode(found[number], (height, width))
+        return scores, heatmap
+
     def shown(
         self, loaded: "Loaded", heatmap: Floats, reconstruction: Floats | None
     ) -> tuple[Floats, Floats, Floats | None]:
@@ -196,7 +245,7 @@ class Model:
 
     def decode(self, heatmap: Floats, shape: tuple[int, int]) -> Floats:
         """A heatmap → the image's own grid [H, W]."""
-        if self.tiling.tile:  # of the image's size, unless that was resampled
+        if any(self.tiling.sides):  # of the image's size, unless that was resampled
             decoded: Floats = resize(heatmap[None], *shape)[0]
         else:
             decoded = self.representation.decode(heatmap, shape)
@@ -282,9 +331,12 @@ def load(
         return Loaded(record, error=str(error))
 
 
-def slice_records(loaded: Loaded) -> list[Record]:
-    """The records of what there is to learn from: of a volume its slices with enough foreground, else the image."""
-    if not loaded.is_volume or loaded.volume is None:
+def slice_records(loaded: Loaded, dims: int = 2) -> list[Record]:
+    """The records of what there is to learn from: of a volume its slices with enough foreground, else the image; in
+    three dimensions the volume."""
+    if dims == 3 and loaded.volume is None:
+        raise ConfigError(f"--dims 3 is for volumes, and {loaded.record.id} is an image")
+    if dims == 3 or not loaded.is_volume or loaded.volume is None:
         return [loaded.record]
     return [replace(loaded.record, slice=int(number)) for number in loaded.volume.numbers]
 
@@ -417,21 +469,30 @@ def score_records(
 
 
 def _score_volume(model: Model, loaded: Loaded) -> Scored:
-    """Score a volume slice by slice, in the batches images are scored in."""
+    """Score a volume, as patches or slice by slice."""
     assert loaded.volume is not None
-    volume, numbers = loaded.volume, loaded.volume.numbers
+    begun = time.monotonic()
+    numbers = loaded.volume.numbers
+    if model.tiling.dims == 3:
+        scores, heatmap = model.score_volume(loaded.volume)
+    else:
+        scores, heatmap = _score_slices(model, loaded, loaded.volume)
+    peaks = np.array([heatmap[number].max() for number in numbers], np.float64)
+    seconds = time.monotonic() - begun
+    return Scored(loaded, float(scores.max()), heatmap, None, seconds, SliceScores(numbers, scores, peaks))
+
+
+def _score_slices(model: Model, loaded: Loaded, volume: Prepared) -> tuple[Doubles, Floats]:
+    """A volume slice by slice, in the batches images are scored in; as `Model.score_volume`."""
     depth, height, width = volume.geometry.sides
     heatmap = np.full((depth, height, width), np.nan, np.float32)
     scores: list[float] = []
-    begun = time.monotonic()
     slices = ahead(lambda record: _slice(loaded, model, record), slice_records(loaded), 2 * model.batch)
     for chunk in _chunks(slices, model.batch):
         for each, (score, found, _) in zip(chunk, _score_chunk(model, chunk), strict=True):
             scores.append(score)
             heatmap[each.record.slice] = model.decode(found, (height, width))
-    peaks = np.array([heatmap[number].max() for number in numbers], np.float64)
-    seconds = time.monotonic() - begun
-    return Scored(loaded, max(scores), heatmap, None, seconds, SliceScores(numbers, np.array(scores), peaks))
+    return np.array(scores), heatmap
 
 
 def _score_chunk(model: Model, chunk: Sequence[Loaded]) -> list[tuple[float, Floats, Floats | None]]:

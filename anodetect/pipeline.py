@@ -4,10 +4,11 @@ scan → split → model → calibration → run directory
 """
 
 import json
+import math
 import os
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,18 @@ from anodetect.data.scan import Dataset, Record
 from anodetect.detectors import DETECTORS
 from anodetect.errors import ConfigError, DataError, ImageError
 from anodetect.evaluation import Breakdown
-from anodetect.model import BATCH, LOOK_AHEAD, Model, ahead, load, resolve, score_records, slice_records
+from anodetect.model import (
+    BATCH,
+    LOOK_AHEAD,
+    Loaded,
+    Model,
+    Scored,
+    ahead,
+    load,
+    resolve,
+    score_records,
+    slice_records,
+)
 from anodetect.representations import FEATURE_MULTIPLE, features_installed
 from anodetect.types import Batch, Floats, Reporter, Silent, TrainContext
 
@@ -65,14 +77,21 @@ def train(
         raise ConfigError(f"--budget {budget}: minutes above 0 are expected")
     dataset = cards.open_data(data)
     preprocess = Preprocess(build(PreprocessConfig, config["preprocess"], "preprocess"))
-    normals, hashes, failed = _usable_normals(dataset, preprocess, reporter)
+    dims = config["tiling"]["dims"]
+    representation = "pixels" if dims == 3 else representation
+    normals, hashes, failed = _usable_normals(dataset, preprocess, dims, reporter)
+    if dims == 3 and len(normals) < split.MINIMUM:
+        raise DataError(
+            f"{len(normals)} normal volumes are too few for --dims 3: at least {split.MINIMUM} are needed, since each "
+            "counts as one; slice by slice (--dims 2) every slice counts"
+        )
     roles = split.assign(normals)
     if roles.dropped:
         reporter.warn(roles.dropped)
     tile = config["tiling"]["tile"]
     depth = LOOK_AHEAD * (1 if tile else BATCH)
     read = partial(load, preprocess=preprocess)
-    preprocess.learn(loaded.image for loaded in ahead(read, roles.fit, depth) if loaded.image is not None)
+    preprocess.learn(image for loaded in ahead(read, roles.fit, depth) for image in _images(loaded))
     if representation == "auto":
         fixed = DETECTORS[detector].representations[0] if "preset" in values else None  # presets are for the first
         representation = fixed or _suited(detector, preprocess.flat_background, tile, reporter)
@@ -84,20 +103,10 @@ def train(
         runs.begin_helping(out, resume=resume) if helping else runs.begin(out, resume=resume, fingerprint=fingerprint)
     )
     reporter.say(
-        f"{dataset.name}: fit {len(roles.fit)}, tune {len(roles.tune)}, calibrate {len(roles.calibrate)} images"
+        f"{dataset.name}: fit {len(roles.fit)}, tune {len(roles.tune)}, calibrate {len(roles.calibrate)} "
+        f"{'volumes' if dims == 3 else 'images'}"
     )
-    if not preprocess.of_volumes:
-        few = [*roles.fit, *roles.tune]
-        few = few[:: max(1, len(few) // SEEN)]
-        preprocess.learn_seen(
-            preprocess.apply(loaded.image) for loaded in ahead(read, few, depth) if loaded.image is not None
-        )
-    some = roles.fit[:: max(1, len(roles.fit) // LEARNED_FROM)]
-    model.representation.learn(
-        preprocess.apply(loaded.image, loaded.volume, loaded.record.slice or 0)
-        for loaded in ahead(read, some, depth)
-        if loaded.image is not None
-    )
+    _learn_to_see(model, roles, lambda items: ahead(read, items, depth))
     with tempfile.TemporaryDirectory(dir=workdir) as scratch:
         kinds = sorted({record.kind for record in roles.fit})
         fit = _encode_all(model, roles.fit, Path(scratch, "fit"), seed, kinds)
@@ -134,6 +143,22 @@ def train(
     )
     failures = [f"{name}: {reason}" for name, reason in failed]
     return runs.facts(out) | {"failures": failures, "peak_memory_mb": runs.peak_memory_mb()}
+
+
+def _learn_to_see(model: Model, roles: split.Roles, loaded: Callable[[Sequence[Record]], Iterable[Loaded]]) -> None:
+    """Learn what slices of volumes are like, where the model has none to learn from, and what the representation has to
+    learn."""
+    preprocess = model.preprocess
+    if not preprocess.of_volumes:
+        few = [*roles.fit, *roles.tune]
+        few = few[:: max(1, len(few) // SEEN)]
+        preprocess.learn_seen(preprocess.apply(each.image) for each in loaded(few) if each.image is not None)
+    some = roles.fit[:: max(1, len(roles.fit) // LEARNED_FROM)]
+    model.representation.learn(
+        preprocess.apply(each.image, each.volume, each.record.slice or 0)
+        for each in loaded(some)
+        if each.image is not None
+    )
 
 
 def _suited(detector: str, flat_background: bool, tile: int, reporter: Reporter) -> str:
@@ -188,9 +213,10 @@ def _last(log: Sequence[Mapping[str, Any]], key: str) -> Any:
 
 
 def _usable_normals(
-    dataset: Dataset, preprocess: Preprocess, reporter: Reporter
+    dataset: Dataset, preprocess: Preprocess, dims: int, reporter: Reporter
 ) -> tuple[list[Record], dict[str, str], list[tuple[str, str]]]:
-    """The readable normals, of volumes their slices, with copies merged into one group, all hashes, and what failed.
+    """The readable normals, in two dimensions of volumes their slices, with copies merged into one group, all hashes,
+    and what failed.
     Refuses leaks. The plane that volumes are sliced along becomes that of `preprocess`."""
     normals, testing = dataset.training(), [r for r in dataset.records if r.split == "test"]
     failed = list(dataset.problems)
@@ -201,7 +227,7 @@ def _usable_normals(
         if loaded.image is None:
             failed.append((loaded.record.id, loaded.error))
         else:
-            usable += slice_records(loaded)
+            usable += slice_records(loaded, dims)
             hashes[loaded.record.id] = loaded.sha256
         if loaded.volume is not None:
             axes.setdefault(loaded.volume.geometry.plane, loaded.record.id)
@@ -230,17 +256,29 @@ def _usable_normals(
     return usable, hashes, failed
 
 
+def _images(loaded: Loaded) -> list[Floats]:
+    """What there is to learn from as images [C, H, W]: of a volume the slices with enough foreground."""
+    if loaded.image is None:
+        return []
+    if not loaded.is_volume or loaded.volume is None:
+        return [loaded.image]
+    return [loaded.image[:, number] for number in loaded.volume.numbers]
+
+
 def _encode_all(model: Model, items: Sequence[Record], stem: Path, seed: int, kinds: Sequence[str]) -> Batch:
-    """All images as the detector sees them, or random tiles of them, in files that are mapped into memory."""
+    """All images as the detector sees them, or random tiles or patches, in files that are mapped into memory."""
     numbers = []
-    tile = model.tiling.tile
-    count = max(1, min(TILES, TILE_PIXELS // tile**2) // len(items)) if tile else 1
+    tile = math.prod(model.tiling.sides)
+    count = max(1, min(TILES, TILE_PIXELS // tile) // len(items)) if tile else 1
     images = inside = None
     rng, place = np.random.default_rng(seed), 0
     for loaded in ahead(lambda record: load(record, model), items, LOOK_AHEAD * model.batch):
-        if loaded.encoded is None:
+        encoded = loaded.encoded
+        if loaded.is_volume and loaded.volume is not None:
+            encoded = model.encode_volume(loaded.volume)
+        if encoded is None:
             raise DataError(f"{loaded.record.id}: {loaded.error}")
-        for image, foreground in model.crops(loaded.encoded, count, rng):
+        for image, foreground in model.crops(encoded, count, rng):
             if images is None or inside is None:
                 rows = len(items) * count
                 images = np.lib.format.open_memmap(f"{stem}-images.npy", "w+", np.float32, (rows, *image.shape))
@@ -289,9 +327,16 @@ def _colour_scale(model: Model, items: Sequence[Record], reporter: Reporter) -> 
     """Map values shown darkest and brightest, from tune normals: a normal image stays dark but for its odd spots."""
     step = max(1, len(items) // SCALE_IMAGES)
     scored_items = score_records(model, items[::step], reporter, "scale")
-    values = [some_pixels(scored.grid[1]) for scored in scored_items if scored.grid is not None]
+    values = [some_pixels(each) for each in map(_scored_pixels, scored_items) if each is not None]
     middle, low, high = np.percentile(np.concatenate(values), (50, 95, 99.9))
     return [float(low), float(high + max(high - middle, 1e-9))]
+
+
+def _scored_pixels(scored: Scored) -> Floats | None:
+    """An image's map on the detector's grid, a volume's where it was scored."""
+    if scored.slices is not None and scored.heatmap is not None:
+        return scored.heatmap[scored.slices.numbers]
+    return None if scored.grid is None else scored.grid[1]
 
 
 def some_pixels(heatmap: Floats) -> Floats:
@@ -302,12 +347,20 @@ def some_pixels(heatmap: Floats) -> Floats:
 def calibrate_model(
     model: Model, items: Sequence[Record], reporter: Reporter
 ) -> tuple[Calibration, list[tuple[str, str]]]:
-    """Score held-out normals; the calibration, and what could not be scored. Only numbers are kept of an image."""
-    scores, peaks, groups, failed = [], [], [], []
+    """Score held-out normals; the calibration, and what could not be scored. Only numbers are kept of an image, and of
+    a volume those of each of its slices."""
+    scores: list[float] = []
+    peaks: list[float] = []
+    groups: list[str] = []
+    failed = []
     for scored in score_records(model, items, reporter, "calibrate"):
         if scored.heatmap is None:
             failed.append((scored.loaded.record.id, scored.loaded.error))
             reporter.warn(f"left out: {scored.loaded.record.id}: {scored.loaded.error}")
+        elif scored.slices is not None:
+            scores += scored.slices.scores.tolist()
+            peaks += scored.slices.peaks.tolist()
+            groups += [scored.loaded.record.group] * len(scored.slices.numbers)
         else:
             scores.append(scored.score)
             peaks.append(float(np.nanmax(scored.heatmap)))
@@ -323,10 +376,12 @@ def calibrate(
     run = runs.read(run_path)
     dataset = cards.open_data(data)
     model = Model.load(run, device)
-    normals, hashes, failed = _usable_normals(dataset, model.preprocess, reporter)
+    dims = model.tiling.dims
+    normals, hashes, failed = _usable_normals(dataset, model.preprocess, dims, reporter)
     if len(normals) < split.MINIMUM:
         raise DataError(
-            f"{len(normals)} normal images are too few to calibrate with; at least {split.MINIMUM} are needed"
+            f"{len(normals)} normal {'volumes' if dims == 3 else 'images'} are too few to calibrate with; at least "
+            f"{split.MINIMUM} are needed"
         )
     kept = [row for row in runs.read_manifest(run_path) if row["role"] in ("fit", "tune")]
     used = {row["sha256"]: row["path"] for row in kept}
@@ -337,8 +392,8 @@ def calibrate(
             )
     refuse_known_groups(kept, normals)
     calibration, unscored = calibrate_model(model, normals, reporter)
-    if len(calibration.scores) < split.MINIMUM:
-        raise DataError(f"only {len(calibration.scores)} of {len(normals)} images could be scored; {unscored[0][1]}")
+    if len(normals) - len(unscored) < split.MINIMUM:
+        raise DataError(f"only {len(normals) - len(unscored)} of {len(normals)} could be scored; {unscored[0][1]}")
     failed += unscored
     workdir = runs.begin(out, resume=False)
     facts = dict(run.header["facts"]) | {"calibrated_on": dataset.name, "calibrated_from": run.model_sha256}

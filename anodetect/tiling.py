@@ -5,15 +5,18 @@ it, `tile` native pixels wide. Overlapping tiles are blended (MONAI's sliding wi
 seams: of the overlap a tile's outermost quarter does not count, where networks see the padding. An image's score
 is that of its most anomalous tile, so that a small defect counts as much in a large image as in a small one; a larger
 image has more tiles, so calibrate with images of the size to be scored.
+
+With `dims` 3 the same is done with volumes and patches of voxels: there the detector sees patches and gives maps of
+them, and the whole volume's map is pooled outside (model.py).
 """
 
 import itertools
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from anodetect.config import Config
 from anodetect.types import Batch, Bools, Floats, Scores, Seeds
@@ -29,16 +32,24 @@ Decode = Callable[[Floats, tuple[int, int]], Floats]
 
 
 class TilingConfig(Config):
-    """`tile` is the side of a tile in native pixels, 0 for none; neighbours share `overlap` of it."""
+    """`tile` is the side of a tile in native pixels, 0 for none; neighbours share `overlap` of it. With `dims` 3
+    volumes are modelled as patches of `patch` voxels: slices, rows, columns."""
 
     tile: int = Field(default=0, ge=0, le=4096)
     overlap: float = Field(default=0.25, ge=0, lt=1)
+    dims: Literal[2, 3] = 2
+    patch: tuple[PositiveInt, PositiveInt, PositiveInt] = (16, 64, 64)
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """Of a tile or patch; zeros where there are none."""
+        return self.patch if self.dims == 3 else (self.tile, self.tile)
 
 
-def pad(image: Floats, foreground: Bools, tile: int) -> tuple[Floats, Bools]:
-    """[C, H, W] and [H, W], mirrored at the lower right border up to one tile where smaller; that is background."""
-    _, height, width = image.shape
-    more = (0, max(0, tile - height)), (0, max(0, tile - width))
+def pad(image: Floats, foreground: Bools, sides: tuple[int, ...]) -> tuple[Floats, Bools]:
+    """[C, H, W] and [H, W], or volumes, mirrored at the far borders up to one tile where smaller; that is
+    background."""
+    more = tuple((0, max(0, side - has)) for side, has in zip(sides, foreground.shape, strict=True))
     if not any(after for _, after in more):
         return image, foreground
     return np.pad(image, ((0, 0), *more), mode="symmetric"), np.pad(foreground, more)
@@ -47,16 +58,16 @@ def pad(image: Floats, foreground: Bools, tile: int) -> tuple[Floats, Bools]:
 def random_crops(
     image: Floats, foreground: Bools, config: TilingConfig, count: int, rng: np.random.Generator
 ) -> list[tuple[Floats, Bools]]:
-    """Up to `count` tiles [C, tile, tile] with their foreground, at random places that are not mostly background;
-    no more than half overlapping ones would be, so that a small image is not repeated."""
-    image, foreground = pad(image, foreground, config.tile)
-    room = [side - config.tile + 1 for side in foreground.shape]
-    enough = math.prod(math.ceil(2 * (side - config.tile) / config.tile) + 1 for side in foreground.shape)
+    """Up to `count` tiles [C, tile, tile] or patches [C, D, H, W] with their foreground, at random places that are not
+    mostly background; no more than half overlapping ones would be, so that a small image is not repeated."""
+    image, foreground = pad(image, foreground, config.sides)
+    fitted = list(zip(foreground.shape, config.sides, strict=True))
+    room = [has - side + 1 for has, side in fitted]
+    enough = math.prod(math.ceil(2 * (has - side) / side) + 1 for has, side in fitted)
     crops = []
     for _ in range(min(count, enough)):
         for _ in range(10):
-            row, column = rng.integers(room)
-            window = np.s_[row : row + config.tile, column : column + config.tile]
+            window = tuple(slice(at, at + side) for at, side in zip(rng.integers(room), config.sides, strict=True))
             if foreground[window].mean() >= EMPTY:
                 break
         crops.append((image[:, *window], foreground[window]))
@@ -90,16 +101,15 @@ def score(
     from monai.inferers.utils import sliding_window_inference
 
     _, height, width = image.shape
-    image, foreground = pad(image, foreground, config.tile)
+    image, foreground = pad(image, foreground, config.sides)
     found: list[float] = []  # scores of tiles with something in them
     places = itertools.count()
     shape = (config.tile, config.tile)
 
     def windows(stack: "Tensor") -> "Tensor":  # [n, C + 1, tile, tile] → [n, 1 or 1 + C, tile, tile]
         tiles = [encode(tile[:-1], tile[-1] > 0.5) for tile in stack.numpy()]
-        seeds = [np.random.SeedSequence([seed, next(places)]).generate_state(1, np.uint64) for _ in tiles]
         batch = Batch(np.stack([tile for tile, _ in tiles]), np.stack([inside for _, inside in tiles]))
-        scores = detect(batch, np.concatenate(seeds))
+        scores = detect(batch, _seeds(seed, places, len(tiles)))
         found.extend(float(s) for s, tile in zip(scores.image, stack, strict=True) if tile[-1].any())
         planes = scores.heatmap[:, None]
         if scores.reconstruction is not None:
@@ -114,3 +124,44 @@ def score(
     return Scores(
         np.array([max(found, default=0.0)], np.float32), heatmap, blended[:, 1:] if blended.shape[1] > 1 else None
     )
+
+
+def volume_heatmap(
+    image: Floats,
+    foreground: Bools,
+    config: TilingConfig,
+    *,
+    seed: int,
+    detect: Callable[[Batch, Seeds], Scores],
+) -> Floats:
+    """The heatmap [D, H, W] of a volume [C, D, H, W], from those of its patches, blended with Gaussian weights; 0
+    outside the foreground, without which a patch is not even looked at.
+
+    Patch k draws its noise from (`seed`, k). Memory: the volume, its map, the sum of weights and one micro-batch.
+    """
+    import torch
+    from monai.inferers import SlidingWindowInferer
+
+    depth, height, width = foreground.shape
+    image, foreground = pad(image, foreground, config.patch)
+    places = itertools.count()
+
+    def windows(stack: "Tensor", where: list[Any]) -> "Tensor":  # [n, C, d, h, w] → [n, 1, d, h, w]
+        seeds = _seeds(seed, places, len(stack))
+        inside = np.stack([foreground[tuple(place[2:])] for place in where])
+        filled = inside.any((1, 2, 3))
+        maps = np.zeros((len(stack), 1, *config.patch), np.float32)
+        if filled.any():
+            maps[filled, 0] = detect(Batch(stack.numpy()[filled], inside[filled]), seeds[filled]).heatmap
+        return torch.from_numpy(maps)
+
+    slide = SlidingWindowInferer(config.patch, WINDOWS, config.overlap, mode="gaussian", with_coord=True)
+    whole = slide(torch.from_numpy(image)[None], windows)
+    heatmap: Floats = np.asarray(whole)[0, 0] * foreground
+    return heatmap[:depth, :height, :width]
+
+
+def _seeds(seed: int, places: Iterator[int], count: int) -> Seeds:
+    """A seed for each of the next `count` tiles."""
+    states = [np.random.SeedSequence([seed, next(places)]).generate_state(1, np.uint64) for _ in range(count)]
+    return np.concatenate(states)

@@ -55,7 +55,7 @@ def context(folder, **options):
 
 
 def make(name, **changes):
-    return create_detector(name, build(detector_class(name).Config, TINY[name] | changes, name))
+    return create_detector(name, TINY[name] | changes)
 
 
 def name_of(detector):

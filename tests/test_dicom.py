@@ -511,6 +511,19 @@ def test_dicom_maps_lie_on_the_source_and_hold_the_values_of_the_nifti_map(score
     assert LESION[0] in [round(float((p - AFFINE[:3, 3]) @ along)) for p in places(found)]
 
 
+def test_maps_of_a_model_of_three_dimensions_are_written_alike(scored, tmp_path):
+    values = {"dims": 3, "patch": [4, 32, 32], "widths": [16], "training": {"steps": 2}}
+    pipeline.train(str(scored / "normal"), "anoddpm", tmp_path / "run", values=values)
+    scoring.score(tmp_path / "run", [str(scored / "new")], tmp_path / "out", far=0.2, heatmaps=["nifti", "dicom"])
+    (row,) = records.read(tmp_path / "out").rows
+    expected = np.asarray(nib.load(tmp_path / "out" / row["heatmap"]).dataobj)
+    found = pydicom.dcmread(f"{tmp_path / 'out/heatmaps' / row['path']}_heatmap.dcm")
+    along = AFFINE[:3, 0] / np.linalg.norm(AFFINE[:3, 0]) ** 2
+    numbers = [round(float((place - AFFINE[:3, 3]) @ along)) for place in places(found)]
+    assert sorted(numbers) == list(range(len(expected)))
+    assert np.array_equal(found.pixel_array, np.nan_to_num(expected[numbers], nan=-1))
+
+
 def test_a_multiframe_source_gets_its_map_by_position_too(scored, tmp_path):
     volume, _ = head(SHAPE, lesion=LESION)
     order = np.array([2, 0, 1, 4, 5, 3])  # not its own inverse

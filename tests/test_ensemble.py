@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from anodetect.config import build
 from anodetect.data import synthetic
 from anodetect.detectors.ensemble import Ensemble, EnsembleConfig
 from anodetect.errors import ConfigError, Interrupted
@@ -120,7 +119,7 @@ def ensemble(first=QUICK, second=QUICK):
     sections = {"dae/pixels": {"detector": first}, "anoddpm/pixels": {"detector": second | {"stem": 4, "prior": "off"}}}
     settings = {name: each | {"representation": {"size": SIZE}} for name, each in sections.items()}
     values = {"members": list(settings), "settings": settings}
-    return create_detector("ensemble", build(EnsembleConfig, values, "detector"))
+    return create_detector("ensemble", values)
 
 
 def test_the_budget_is_shared_and_what_ended_training_is_recorded(tmp_path):
@@ -160,8 +159,8 @@ def test_pixels_and_features_together_come_back_bit_for_bit(tmp_path):
         "knn/features": {"representation": {"size": 64}, "detector": {"memory": 500}},
         "pca/pixels": {"representation": {"size": SIZE}, "detector": {"components": 10}},
     }
-    config = build(EnsembleConfig, {"members": list(settings), "settings": settings}, "detector")
-    detector, again = (create_detector("ensemble", config) for _ in range(2))
+    values = {"members": list(settings), "settings": settings}
+    detector, again = (create_detector("ensemble", values) for _ in range(2))
     detector.fit(batch(30), batch(12, 1), context=context(tmp_path))
     again.load_state({name: array.copy() for name, array in detector.state().items()}, device="cpu")
     images, seeds = batch(5, 2), np.zeros(5, np.uint64)

@@ -12,7 +12,7 @@ class Entry:
     """`target` is "module:Class"; `cost` is what training takes on two CPU cores at the defaults.
 
     Of several `representations` the first is for shapes before a flat background, the last for images that fill
-    their frame, unless one is asked for.
+    their frame, unless one is asked for. `of_volumes` is the target for `--dims 3`, "" where there is none.
     """
 
     target: str
@@ -20,6 +20,7 @@ class Entry:
     citation: str
     cost: str
     representations: tuple[str, ...] = ("pixels",)
+    of_volumes: str = ""
 
 
 DETECTORS = {
@@ -29,6 +30,7 @@ DETECTORS = {
         "Wyatt et al., AnoDDPM, CVPR Workshops 2022",
         "minutes to train, tens of milliseconds an image",
         ("pixels", "features"),
+        "anodetect.detectors.anoddpm3d:AnoDDPM3D",
     ),
     "ebm": Entry(
         "anodetect.detectors.ebm:EBM",
@@ -78,8 +80,14 @@ DETECTORS = {
 }
 
 
-def detector_class(name: str) -> Any:
-    """The class behind a name; ConfigError with the nearest name if there is none."""
+def detector_class(name: str, dims: int = 2) -> Any:
+    """The class behind a name; ConfigError with the nearest name if there is none, or none that models volumes in three
+    `dims`."""
     if name not in DETECTORS:
         raise ConfigError(f"no detector {name!r}; {nearest(name, DETECTORS)}")
-    return resolve_name(DETECTORS[name].target)
+    if dims == 2:
+        return resolve_name(DETECTORS[name].target)
+    if not DETECTORS[name].of_volumes:
+        known = ", ".join(each for each, entry in DETECTORS.items() if entry.of_volumes)
+        raise ConfigError(f"{name} has no form for --dims 3; {known} has")
+    return resolve_name(DETECTORS[name].of_volumes)

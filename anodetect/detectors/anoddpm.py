@@ -108,7 +108,7 @@ class AnoDDPM:
     presets: ClassVar[dict[str, Any]] = {"reference": REFERENCE}
 
     def __init__(self, config: AnoDDPMConfig) -> None:
-        denoiser.check_steps(config, "lambdas", config.lambdas)
+        denoiser.check_steps(config.trained_to, "lambdas", config.lambdas)
         self.config = config
         self.device = torch.device("cpu")
         self.denoiser: Denoiser

@@ -73,7 +73,7 @@ class EBM:
     }
 
     def __init__(self, config: EBMConfig) -> None:
-        denoiser.check_steps(config, "levels", config.levels)
+        denoiser.check_steps(config.trained_to, "levels", config.levels)
         if config.score == "inpaint" and config.network == "mlp":
             raise ConfigError("detector.score: inpaint needs a network that sees a place's neighbours, not an mlp")
         self.config = config

@@ -66,17 +66,11 @@ ON_FEATURES = {
 
 
 class Denoiser(nn.Module):
-    """(x_t [N,C,H,W], t [N]) → x̂_0."""
+    """(x_t [N,C,H,W], or whatever `net` takes, t [N]) → x̂_0."""
 
-    def __init__(self, config: DenoiserConfig, channels: int) -> None:
+    def __init__(self, net: nn.Module, prediction: Literal["v", "epsilon"]) -> None:
         super().__init__()
-        self.prediction = config.prediction
-        self.net: nn.Module
-        if config.network == "unet":
-            size = {"stem": config.stem, "blocks": config.blocks, "attention": config.attention}
-            self.net = UNet(channels, channels, config.widths, **size)
-        else:
-            self.net = LocationMLP(channels, channels, config.widths[0], blocks=config.blocks)
+        self.net, self.prediction = net, prediction
         self.register_buffer("schedule", diffusion.linear_schedule(), persistent=False)
         self.schedule: Tensor
 
@@ -86,9 +80,10 @@ class Denoiser(nn.Module):
             return diffusion.x0_from_velocity(xt, out, t, self.schedule)
         return diffusion.x0_from_noise(xt, out, t, self.schedule)
 
-    def scale(self, t: Tensor) -> Tensor:
-        """What one unit of network output is in x̂_0, [N, 1, 1, 1]: an error in these units is one of v or of ε."""
-        a = diffusion.alpha_bar(self.schedule, t)
+    def scale(self, t: Tensor, dims: int = 4) -> Tensor:
+        """What one unit of network output is in x̂_0, [N, 1, 1, 1] for images: an error in these units is one of v or
+        of ε."""
+        a = diffusion.alpha_bar(self.schedule, t, dims)
         return (1 - a).sqrt() if self.prediction == "v" else ((1 - a) / a).sqrt()
 
 
@@ -99,10 +94,10 @@ def check(config: DenoiserConfig, size: int) -> None:
             check_size(side, config.widths, config.stem)
 
 
-def check_steps(config: NoiseConfig, name: str, steps: Sequence[int]) -> None:
+def check_steps(trained_to: int, name: str, steps: Sequence[int]) -> None:
     """ConfigError if the setting `name` has no steps, or some outside those that are trained."""
-    if not steps or min(steps) < 1 or max(steps) > config.trained_to:
-        raise ConfigError(f"detector.{name}: {list(steps)} must lie in 1 … trained_to ({config.trained_to})")
+    if not steps or min(steps) < 1 or max(steps) > trained_to:
+        raise ConfigError(f"detector.{name}: {list(steps)} must lie in 1 … trained_to ({trained_to})")
 
 
 def noise_source(config: NoiseConfig, size: int) -> NoiseSource:
@@ -110,13 +105,19 @@ def noise_source(config: NoiseConfig, size: int) -> NoiseSource:
 
 
 def build(config: DenoiserConfig, channels: int, device: torch.device) -> Denoiser:
-    return Denoiser(config, channels).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    net: nn.Module
+    if config.network == "unet":
+        size = {"stem": config.stem, "blocks": config.blocks, "attention": config.attention}
+        net = UNet(channels, channels, config.widths, **size)
+    else:
+        net = LocationMLP(channels, channels, config.widths[0], blocks=config.blocks)
+    return Denoiser(net, config.prediction).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def disturbed(draw: Draw, config: NoiseConfig, source: NoiseSource, crop: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     """Images, or windows of them of side `crop`, noise to put on, and t uniform in 1 … trained_to."""
     x0, generators = draw.images, draw.generators
-    t = torch.cat([torch.randint(1, config.trained_to + 1, (1,), generator=rng) for rng in generators])
+    t = random_steps(generators, config.trained_to)
     noise = source(generators, x0.shape[1])
     local = torch.cat([torch.rand(1, generator=rng) for rng in generators]) < config.local
     if local.any():
@@ -130,10 +131,19 @@ def disturbed(draw: Draw, config: NoiseConfig, source: NoiseSource, crop: int = 
 
 def denoising_loss(net: Denoiser, draw: Draw, config: DenoiserConfig, source: NoiseSource) -> Tensor:
     """Mean square error of x̂_0 in units of the network's output."""
-    x0, noise, t = disturbed(draw, config, source, config.crop)
+    return restoration_error(net, *disturbed(draw, config, source, config.crop))
+
+
+def random_steps(generators: Sequence[torch.Generator], most: int) -> Tensor:
+    """t uniform in 1 … `most`, one from each generator."""
+    return torch.cat([torch.randint(1, most + 1, (1,), generator=rng) for rng in generators])
+
+
+def restoration_error(net: Denoiser, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    """Mean square error of x̂_0 in units of the network's output, of images or volumes with `noise` put on."""
     with autocast(x0.device):
         predicted = net(diffusion.diffuse(x0, noise, t, net.schedule), t)
-    error: Tensor = (predicted - x0) / net.scale(t)
+    error: Tensor = (predicted - x0) / net.scale(t, x0.dim())
     return error.square().mean()
 
 
@@ -151,6 +161,10 @@ def to_tensors(net: Denoiser) -> dict[str, Tensor]:
 
 
 def from_state(state: State, config: DenoiserConfig, channels: int, device: torch.device) -> Denoiser:
-    net = build(config, channels, device)
+    return restore(build(config, channels, device), state)
+
+
+def restore(net: Denoiser, state: State) -> Denoiser:
+    """The weights of `to_tensors` into a network built alike."""
     net.load_state_dict(tensors_below(state, "denoiser."))
     return net.eval().requires_grad_(False)

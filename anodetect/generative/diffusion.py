@@ -1,7 +1,8 @@
 """Gaussian-process diffusion in a few plain functions (Ho et al., NeurIPS 2020; Salimans & Ho, ICLR 2022).
 
 x_t = √ᾱ_t · x_0 + √(1−ᾱ_t) · ε. The noise ε may be of any kind with unit variance. A `denoise` callable
-takes (x_t [N,C,H,W], t int64 [N]) and returns the predicted x_0; samplers know nothing else of the network.
+takes (x_t [N,C,H,W] or [N,C,D,H,W], t int64 [N]) and returns the predicted x_0; samplers know nothing else of the
+network.
 """
 
 import itertools
@@ -19,20 +20,20 @@ def linear_schedule(steps: int = 1000, first: float = 1e-4, last: float = 2e-2) 
     return torch.cat([torch.ones(1, dtype=torch.float64), torch.cumprod(1 - beta, 0)]).float()
 
 
-def alpha_bar(schedule: Tensor, t: Tensor) -> Tensor:
-    """ᾱ_t beside images, [N, 1, 1, 1]."""
-    return schedule.to(t.device)[t][:, None, None, None]
+def alpha_bar(schedule: Tensor, t: Tensor, dims: int = 4) -> Tensor:
+    """ᾱ_t beside tensors of so many dimensions, [N, 1, 1, 1] beside images."""
+    return schedule.to(t.device)[t].reshape(-1, *[1] * (dims - 1))
 
 
 def diffuse(x0: Tensor, noise: Tensor, t: Tensor, schedule: Tensor) -> Tensor:
     """x_t from x_0 (Ho et al., eq. 4)."""
-    a = alpha_bar(schedule, t)
+    a = alpha_bar(schedule, t, x0.dim())
     return a.sqrt() * x0 + (1 - a).sqrt() * noise
 
 
 def x0_from_velocity(xt: Tensor, v: Tensor, t: Tensor, schedule: Tensor) -> Tensor:
     """x̂_0 from v = √ᾱ·ε − √(1−ᾱ)·x_0 (Salimans & Ho, eq. 11)."""
-    a = alpha_bar(schedule, t)
+    a = alpha_bar(schedule, t, xt.dim())
     return a.sqrt() * xt - (1 - a).sqrt() * v
 
 

@@ -1,4 +1,4 @@
-"""Noise fields: Gaussian, simplex and coarse, one seed per sample.
+"""Noise fields: Gaussian, simplex and coarse, for volumes Gaussian with the spectrum of octaves; one seed per sample.
 
 Simplex noise follows AnoDDPM (Wyatt et al., CVPRW 2022): a slice of 3-D OpenSimplex noise, summed over
 octaves k as persistence^k · noise(x / (wavelength / 2^k), y / (wavelength / 2^k), z). The lattice noise
@@ -22,6 +22,8 @@ KINDS = ("simplex", "gaussian", "coarse")
 CUBE = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (1, 0, 1), (0, 1, 1), (1, 1, 1)]
 CHUNK = 2**14  # points
 WRAP = 2**63
+PERSISTENCE = 0.8  # of AnoDDPM: what an octave's amplitude is of that of the octave below
+LOWEST = 4.0  # cycles per side: the first octave has a wavelength of a quarter of it
 # The package's own loops are compiled where numba is installed, and then the fastest. They are imported where noise is
 # drawn: most scores need none, and numba takes a second.
 COMPILED = find_spec("numba") is not None
@@ -168,7 +170,7 @@ def simplex(
     seeds: Sequence[int],
     *,
     octaves: int = 6,
-    persistence: float = 0.8,
+    persistence: float = PERSISTENCE,
     wavelength: float | None = None,
 ) -> Tensor:
     """Raw simplex fields float32 [B, H, W], one seed each, standard deviation about .5 (AnoDDPM, section 3.2).
@@ -176,7 +178,7 @@ def simplex(
     `wavelength` is that of the first octave in pixels; None is a quarter of the longer side.
     """
     height, width = shape
-    wavelength = wavelength or max(shape) / 4
+    wavelength = wavelength or max(shape) / LOWEST
     depth = [float(torch.rand((), generator=generator(int(seed))) * 1000) for seed in seeds]
     fields = torch.zeros(len(seeds), height, width)
     for octave in range(octaves):
@@ -200,10 +202,29 @@ def _planes(x: Tensor, y: Tensor, z: Sequence[float], seeds: Sequence[int]) -> T
     return opensimplex3(x.expand(len(seeds), 1, -1), y[:, None], depths, seeds)
 
 
-def unit_variance(fields: Tensor) -> Tensor:
-    """Fields [..., H, W] with mean 0 and standard deviation 1 each."""
-    mean = fields.mean((-2, -1), keepdim=True)
-    return (fields - mean) / fields.std((-2, -1), keepdim=True).clamp(min=1e-6)
+def unit_variance(fields: Tensor, dims: int = 2) -> Tensor:
+    """Fields [..., H, W], or of more `dims`, with mean 0 and standard deviation 1 each."""
+    axes = tuple(range(-dims, 0))
+    mean = fields.mean(axes, keepdim=True)
+    return (fields - mean) / fields.std(axes, keepdim=True).clamp(min=1e-6)
+
+
+def of_octaves(generators: Sequence[torch.Generator], channels: int, sides: tuple[int, int, int]) -> Tensor:
+    """Gaussian fields [N, C, D, H, W] with the spectrum that simplex noise of many octaves has, each with mean 0 and
+    standard deviation 1.
+
+    Octave k has the frequencies f = 2^k·f_0 and the amplitude persistence^k, so the power f³·S(f) of an octave is
+    proportional to persistence^2k and S(f) to f^(−3 + 2·log₂ persistence); below f_0 it is flat. Frequencies are in
+    cycles per side of the patch along each axis, as wavelengths are shares of the side in two dimensions, so that
+    noise in flat patches of flat voxels is as deep as it is wide. (3-D simplex noise itself takes a thousand times as
+    long, and a bank of it minutes, where numba is not installed.)
+    """
+    cycles = torch.meshgrid(*(torch.fft.fftfreq(side) * side for side in sides), indexing="ij")
+    frequency = torch.stack(cycles).square().sum(0).sqrt().clamp(min=LOWEST)
+    amplitude = frequency ** (math.log2(PERSISTENCE) - 1.5)
+    white = torch.stack([torch.randn((channels, *sides), generator=rng) for rng in generators])
+    axes = (-3, -2, -1)
+    return unit_variance(torch.fft.ifftn(torch.fft.fftn(white, dim=axes) * amplitude, dim=axes).real, dims=3)
 
 
 def regions(generators: Sequence[torch.Generator], size: int) -> Tensor:
@@ -242,7 +263,7 @@ class NoiseSource:
         if (cell if kind == "coarse" else wavelength or 0) > size:
             raise ConfigError(f"{kind} noise of {wavelength or cell:g} pixels is larger than the image, {size} pixels")
         self.kind, self.size, self.unit, self.fields, self.cell = kind, size, unit, fields, cell
-        self.wavelength = wavelength or size / 4
+        self.wavelength = wavelength or size / LOWEST
 
     @cached_property
     def bank(self) -> Tensor:

@@ -57,8 +57,7 @@ class Standard:
         self.config, self.counts = config, counts
         self.error: Floats  # [M, H, W] or [M, 1, 1]: what to divide each map by; M is the number of maps averaged
         self.pooling = config.pooling
-        # [4]: the lowest level of a normal map, the spread of levels, a high normal score, the least foreground
-        self.quiet: Floats
+        self.quiet: Floats  # [4], of `quiet_limits`
 
     def affordable(self, tune: Batch, context: TrainContext, seconds: float) -> tuple[Batch, float]:
         """The tune images, evenly spread, that can be scored in a fifth of the budget if MICRO_BATCH of them take
@@ -98,20 +97,11 @@ class Standard:
             scores, heatmaps = self._finish(values, part.foreground)
             parts.append((levels(heatmaps, part.foreground), scores))
         level, score = (np.concatenate(each) for each in zip(*parts, strict=True))
-        spread = max(float(level.std()), LEAST_SPREAD)
-        lowest = level.min() - spread if len(level) >= FEWEST_LEVELS else -np.inf
-        share = tune.foreground.mean((1, 2)).min()
-        self.quiet = np.array([lowest, spread, np.percentile(score, HIGH), share], np.float32)
+        self.quiet = quiet_limits(level, score, tune.foreground)
 
     def combine(self, maps: Floats, foreground: Bools) -> tuple[Floats, Floats]:
         """Maps [N, M or more, H, W] → (image scores [N], heatmaps [N, H, W])."""
-        scores, heatmaps = self._finish(maps, foreground)
-        lowest, spread, high, share = self.quiet
-        below = (lowest - levels(heatmaps, foreground)) / spread
-        whole = foreground.mean((1, 2)) >= share  # of a tile at an image's rim there is too little to tell
-        raised = np.where((below > 0) & whole, np.maximum(scores, high * (1 + below)), scores).astype(np.float32)
-        factor: Floats = (raised / np.maximum(scores, TINY)).astype(np.float32)
-        return raised, heatmaps * factor[:, None, None]
+        return quiet_raised(*self._finish(maps, foreground), foreground, self.quiet)
 
     def _finish(self, maps: Floats, foreground: Bools) -> tuple[Floats, Floats]:
         return finish((maps[:, : len(self.error)] / self.error).mean(1), foreground, self.pooling)
@@ -213,11 +203,36 @@ def survey(maps: Maps, batch: Batch, side: int) -> tuple[Floats, Floats]:
     return mean, np.concatenate(blocks)
 
 
+def quiet_limits(level: Floats, scores: Floats, foreground: Bools) -> Floats:
+    """Of the `levels` and scores [N] of normal images: the lowest level, the spread of levels, a high score, the least
+    share of foreground."""
+    spread = max(float(level.std()), LEAST_SPREAD)
+    lowest = level.min() - spread if len(level) >= FEWEST_LEVELS else -np.inf
+    share = foreground.mean(axes_of(foreground)).min()
+    return np.array([lowest, spread, np.percentile(scores, HIGH), share], np.float32)
+
+
+def quiet_raised(scores: Floats, heatmaps: Floats, foreground: Bools, limits: Floats) -> tuple[Floats, Floats]:
+    """Scores [N] and heatmaps, of images or of patches of volumes, raised where a map is quieter than the `limits`."""
+    lowest, spread, high, share = limits
+    below = (lowest - levels(heatmaps, foreground)) / spread
+    whole = foreground.mean(axes_of(foreground)) >= share  # of a tile at an image's rim there is too little to tell
+    raised = np.where((below > 0) & whole, np.maximum(scores, high * (1 + below)), scores).astype(np.float32)
+    factor: Floats = (raised / np.maximum(scores, TINY)).astype(np.float32)
+    return raised, heatmaps * np.expand_dims(factor, axes_of(foreground))
+
+
 def levels(heatmaps: Floats, foreground: Bools) -> Floats:
     """The logarithm of each map's mean over the foreground, [N]."""
-    mean = heatmaps.sum((1, 2), dtype=np.float64) / np.maximum(foreground.sum((1, 2)), 1)
+    axes = axes_of(foreground)
+    mean = heatmaps.sum(axes, dtype=np.float64) / np.maximum(foreground.sum(axes), 1)
     level: Floats = np.log(np.maximum(mean, TINY)).astype(np.float32)
     return level
+
+
+def axes_of(maps: Bools) -> tuple[int, ...]:
+    """All but the first."""
+    return tuple(range(1, maps.ndim))
 
 
 def block_side(size: int, pooling: Pooling) -> int:

@@ -22,12 +22,15 @@ class Augment(Config):
 
 
 def augmented(images: Tensor, generators: Sequence[torch.Generator], config: Augment) -> Tensor:
-    """[N, C, H, W], each image changed by draws from its own generator; what comes in at the edges is mirrored."""
+    """[N, C, H, W], each image changed by draws from its own generator; what comes in at the edges is mirrored. Of
+    [N, C, D, H, W] all slices are changed alike, in their plane."""
     if config == Augment():
         return images
     matrices = torch.stack([_matrix(rng, config) for rng in generators]).to(images.device)
-    grid = F.affine_grid(matrices, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+    planes = images.flatten(1, -3)
+    grid = F.affine_grid(matrices, list(planes.shape), align_corners=False)
+    changed = F.grid_sample(planes, grid, padding_mode="reflection", align_corners=False)
+    return changed.reshape(images.shape)
 
 
 def _matrix(rng: torch.Generator, config: Augment) -> Tensor:
