@@ -24,7 +24,7 @@ from anodetect.data.preprocess import Prepared, Preprocess, PreprocessConfig
 from anodetect.data.scan import Record, is_volume
 from anodetect.data.volumes import Volume
 from anodetect.detectors import DETECTORS, detector_class
-from anodetect.errors import ConfigError, ImageError, nearest
+from anodetect.errors import AnodetectError, ConfigError, ImageError, nearest
 from anodetect.heatmaps import pool
 from anodetect.representations import representation_class
 from anodetect.representations.pixels import resize
@@ -325,10 +325,13 @@ def load(
             prepared = preprocess.prepare(decoded, readers.supplied_foreground(record, decoded))
             return Loaded(record, prepared.slices, None, prepared, sha256)
         return Loaded(record, decoded, model.encode(decoded) if model else None, sha256=sha256)
-    except ImageError as error:
+    except Exception as error:  # also one that nobody thought of: a file must not end a night's work
+        if isinstance(error, AnodetectError) and not isinstance(error, ImageError):
+            raise
         if mine and not mine(readers.digest(record.id.encode())):
             return Loaded(record, elsewhere=True)
-        return Loaded(record, error=str(error))
+        known = isinstance(error, ImageError)
+        return Loaded(record, error=str(error) if known else f"please report: {type(error).__name__}: {error}")
 
 
 def slice_records(loaded: Loaded, dims: int = 2) -> list[Record]:

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from anodetect import checkpoint, journal, pipeline, records, runs, scoring, verification, worker
-from anodetect.data import synthetic
+from anodetect.data import readers, synthetic
 from anodetect.errors import AnodetectError, ConfigError, Interrupted, RunError
 
 FORKED = multiprocessing.get_context("forkserver")
@@ -53,6 +53,23 @@ def change(path, **values):
     rows[1] |= values
     pq.write_table(pa.Table.from_pylist(rows, records.COLUMNS), path / "scores.parquet")
     return rows[1]["path"]
+
+
+def test_a_file_nobody_thought_of_is_a_failed_row_and_the_rest_is_scored(
+    pca_run, synthetic_folder, tmp_path, monkeypatch
+):
+    read = readers.read_source
+
+    def strange(record):
+        if record.id.endswith("003.png"):
+            raise ZeroDivisionError("odd")
+        return read(record)
+
+    monkeypatch.setattr(readers, "read_source", strange)
+    result = scoring.score(pca_run, [str(synthetic_folder)], tmp_path / "out", far=FAR)
+    assert result["failed"] > 0
+    assert set(result["reasons"]) == {"please report: ZeroDivisionError: odd"}
+    assert result["scored"] > result["failed"]
 
 
 # -- Proof ----------------------------------------------------------------------------------------------

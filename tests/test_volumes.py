@@ -24,7 +24,7 @@ from anodetect.data import geometry, readers, scan
 from anodetect.data.preprocess import Preprocess, PreprocessConfig, evened, otsu, volume_foreground
 from anodetect.data.scan import Record
 from anodetect.data.volumes import MAX_VOXELS, decode_nifti
-from anodetect.errors import ConfigError, DataError, Interrupted, RunError
+from anodetect.errors import ConfigError, DataError, ImageError, Interrupted, RunError
 from anodetect.model import Model, load
 from anodetect.runs import read as read_run
 from anodetect.types import Silent
@@ -309,6 +309,15 @@ def test_the_foreground_is_the_head_with_its_holes(shape):
     overlap = 2 * (found & inside).sum() / (found.sum() + inside.sum())
     assert overlap > 0.95
     assert found[cavity].all()
+
+
+def test_a_few_voxels_beside_nothing_are_a_foreground():
+    volume = np.zeros((1, 12, 64, 64), np.float32)
+    volume[0, 5:8, 20:24, 30:34] = 1  # less than the share that is cut off as too bright
+    found = volume_foreground(volume)
+    assert np.array_equal(found, volume[0] > 0)
+    with pytest.raises(ImageError, match="no foreground"):
+        volume_foreground(np.zeros_like(volume))
 
 
 def test_intensity_of_a_volume_is_its_own_but_hounsfield_units_are_everyones(tmp_path):

@@ -268,7 +268,12 @@ def volume_foreground(slices: Floats) -> Bools:
     step = -(-max(slices.shape[2:]) // COARSE)
     coarse = slices[:, :, ::step, ::step].max(0)
     some = coarse[::2, ::2, ::2] if min(coarse.shape) > 8 else coarse  # enough for a histogram
-    upper = otsu(np.minimum(some, np.percentile(some, HIGH)))  # the few brightest would stretch it
+    usual = np.minimum(some, np.percentile(some, HIGH))  # the few brightest would stretch it
+    if usual.min() == usual.max():  # unless there is nothing else
+        usual = coarse
+    if usual.min() == usual.max():
+        raise ImageError("no foreground")
+    upper = otsu(usual)
     above = coarse > (np.median(some[some <= upper]) + upper) / 2
     in_plane = np.zeros((3, 3, 3), bool)
     in_plane[1] = ndimage.generate_binary_structure(2, 1)
