@@ -29,7 +29,7 @@ HIGH = {1280: 900, 1920: 1080}
 
 def make(root: Path) -> None:
     """Score directories of parts and of volumes, some of them judged."""
-    synthetic.write(root / "parts", train=90, test=30, size=160, seed=5)
+    synthetic.write(root / "parts", train=90, test=30, size=112, seed=5)
     names = sorted(file.relative_to(root / "parts").as_posix() for file in (root / "parts/test").rglob("*.png"))
     train = sorted(file.relative_to(root / "parts").as_posix() for file in (root / "parts/train").rglob("*.png"))
     lines = [f"{name},train,,,train-{n}" for n, name in enumerate(train)]

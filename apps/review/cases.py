@@ -26,11 +26,7 @@ const keys = {
   n: "next", p: "previous", z: "undo", o: "toggle", "+": "more", "-": "less", "?": "help",
   a: "verdict_normal", r: "verdict_anomalous", u: "verdict_unsure", b: "verdict_bad_image",
 };
-let waiting = false;
-function busy(now) {
-  waiting = now;
-  document.body.setAttribute("aria-busy", now);
-}
+const busy = (now) => document.body.setAttribute("aria-busy", now);
 function press(event) {
   const target = event.composedPath()[0];
   const typing = target.closest && target.closest("input, textarea, select, [contenteditable=true]");
@@ -46,18 +42,18 @@ function press(event) {
 function click(event) {
   const on = (buttons) => event.target.closest && event.target.closest(buttons);
   const verdict = on("[class*=st-key-verdict_] button");
-  if (verdict && waiting) event.stopImmediatePropagation();
+  if (verdict && document.body.getAttribute("aria-busy") === "true") event.stopImmediatePropagation();
   if (verdict || on(".st-key-next button, .st-key-previous button, .st-key-undo button")) busy(true);
 }
-export default function () {  // called whenever the page was drawn; to add a listener again adds nothing
+export default function () {  // called whenever the page was drawn
   busy(false);
-  window.addEventListener("keydown", press, true);
-  window.addEventListener("click", click, true);
-  return () => {
-    busy(false);
-    window.removeEventListener("keydown", press, true);
-    window.removeEventListener("click", click, true);
-  };
+  // Once, and for good: a component that is mounted anew is cleaned up after by the one it replaces.
+  if (!window.anodetectKeys) {
+    window.anodetectKeys = true;
+    window.addEventListener("keydown", press, true);
+    window.addEventListener("click", click, true);
+  }
+  return () => busy(false);
 }
 """
 

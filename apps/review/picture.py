@@ -54,7 +54,6 @@ export default function (component) {  // called for every case; to add a listen
   line = component.parentElement.querySelector("output");
   layers = undefined;
   window.addEventListener("mousemove", listen, true);
-  return () => window.removeEventListener("mousemove", listen, true);
 }
 """
 READ_HTML = "<output>Intensity and anomaly value are told here, under the pointer.</output>"
