@@ -98,7 +98,6 @@ SLICE_COLUMNS = pa.schema(
 TIMING_COLUMNS = pa.schema([("path", pa.string()), ("seconds", pa.float64())])
 OUTPUT_COLUMNS = pa.schema([("name", pa.string()), ("sha256", pa.string())])
 CHAIN_COLUMNS = pa.schema([("path", pa.string()), ("row", pa.string()), ("chain", pa.string())])
-NO_GROUPS, NO_TIMINGS = GROUP_COLUMNS.empty_table(), TIMING_COLUMNS.empty_table()
 PART = 4096  # rows of a table that are written at a time
 AT_ONCE = 256  # rows that are there as Python's objects at a time
 OUTPUTS_TEXT = re.compile(rb'(?<=\n  "outputs": {).*?(?=\n  })', re.DOTALL)  # in audit.json as it is written here
@@ -190,8 +189,8 @@ def write(
     path: Path,
     rows: pa.Table,
     audit: Mapping[str, Any],
-    groups: pa.Table = NO_GROUPS,
-    timings: pa.Table = NO_TIMINGS,
+    groups: pa.Table | None = None,
+    timings: pa.Table | None = None,
     slices: Sequence[Row] = (),
 ) -> str:
     """Write the tables and, last of all, audit.json; the head is returned."""
@@ -203,7 +202,8 @@ def write(
             (last,) = chain([own], last)
             chained.add({"path": row["path"], "row": own, "chain": last})
     _write_table(path / "scores", rows)
-    _write_table(path / "groups", groups, formats=("csv",))
+    _write_table(path / "groups", tabulate([], GROUP_COLUMNS) if groups is None else groups, formats=("csv",))
+    timings = tabulate([], TIMING_COLUMNS) if timings is None else timings
     _write_table(path / "timings", timings, formats=("parquet",))
     if slices:
         _write_table(path / "slices", tabulate(slices, SLICE_COLUMNS), formats=("parquet",))

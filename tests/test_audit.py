@@ -23,6 +23,8 @@ from PIL import Image
 from anodetect import checkpoint, journal, pipeline, records, runs, scoring, verification, worker
 from anodetect.data import readers, synthetic
 from anodetect.errors import AnodetectError, ConfigError, Interrupted, RunError
+from anodetect.files import sha256_of
+from anodetect.types import Silent
 
 FORKED = multiprocessing.get_context("forkserver")
 FORKED.set_forkserver_preload(["anodetect.scoring", "anodetect.detectors.pca", "anodetect.representations.pixels"])
@@ -470,6 +472,31 @@ def test_hostile_names_and_contents_become_rows(pca_run, tmp_path):
     assert "\n=" not in text
     assert "\n@" not in text
     assert verification.verify(folder / "out").intact
+
+
+def test_files_that_vanish_or_change_after_they_were_listed(pca_run, tmp_path):
+    """A row says what became of each; a hash is that of the very bytes that were scored."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number, image in enumerate(synthetic.images(6, seed=4)[0]):
+        Image.fromarray(image[0]).save(folder / f"{number}.png")
+
+    class Meddles(Silent):
+        def say(self, text):  # when everything has been listed
+            (folder / "0.png").unlink()
+            shutil.copy(folder / "5.png", folder / "1.png")
+            (folder / "2.png").write_bytes((folder / "2.png").read_bytes()[:100])
+            (folder / "3.png").unlink()
+            (folder / "3.png").mkdir()
+
+    result = scoring.score(pca_run, [str(folder)], tmp_path / "s", reporter=Meddles())
+    rows = {row["path"]: row for row in records.read(tmp_path / "s").rows}
+    assert len(rows) == 6
+    assert (result["scored"], result["failed"]) == (3, 3)
+    assert all(rows[f"{number}.png"]["error"] for number in (0, 2, 3))
+    assert rows["1.png"]["sha256"] == rows["5.png"]["sha256"] == sha256_of(folder / "5.png")
+    assert rows["1.png"]["score"] == rows["5.png"]["score"]
+    assert verification.verify(tmp_path / "s").intact
 
 
 def test_huge_images_do_not_pile_up(pca_run, tmp_path, monkeypatch):
