@@ -43,7 +43,7 @@ JOURNAL, LOCK = "journal.jsonl", ".lock"  # only while a scoring is under way
 OUTSIDE = (AUDIT_FILE, "report.html", "signature.json", JOURNAL, LOCK)  # not among the hashed outputs
 AUDIT = (
     "detector", "data", "model_sha256", "facts", "far", "fdr", "statement", "scale", "calibration", "command", "ended",
-    "counts", "cases", "environment", "threads", "outputs", "rows", "chain", "head",
+    "counts", "cases", "environment", "outputs", "rows", "chain", "head",
 )  # fmt: skip
 BOOTSTRAP = "bootstrap.npz"  # each metric over resampled groups, where labels are known
 Row = dict[str, Any]

@@ -414,7 +414,7 @@ def merge(
         "started": min(audit["started"] for audit in audits),
         "command": list(command),
         "environment": environment,
-        "threads": [] if elsewhere else sorted({count for audit in audits for count in audit["threads"]}),
+        "threads": [] if elsewhere else sorted({count for audit in audits for count in audit.get("threads", [])}),
         "cases": cases.settle(),
     }
     if audits[0]["fdr"] is not None:
@@ -467,7 +467,7 @@ def rescore(
     run = runs.read(run_path or Path(scored.audit["run_path"]))
     if run.model_sha256 != scored.audit["model_sha256"]:
         return [f"the model at {run.path} is not the one that scored"]
-    known = scored.audit["threads"] if runs.environment_facts() == scored.audit["environment"] else []
+    known = scored.audit.get("threads", []) if runs.environment_facts() == scored.audit["environment"] else []
     model = Model.load(run, device)
     rows = scored.scored()
     chosen = np.random.default_rng().choice(len(rows), min(count, len(rows)), replace=False)
