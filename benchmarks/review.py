@@ -34,7 +34,7 @@ IMAGE = ".js-plotly-plot .imagelayer image"
 WATCH = """() => { window.step = new Promise((resolve, reject) => {
   const shown = () => document.querySelector('.js-plotly-plot .imagelayer image')?.href.baseVal;
   const before = shown();
-  window.addEventListener('keydown', () => {
+  window.addEventListener('click', () => {  // which the key is turned into at once
     const begun = performance.now();
     const look = () => shown() && shown() !== before
       ? requestAnimationFrame(() => resolve(performance.now() - begun)) : requestAnimationFrame(look);

@@ -47,6 +47,7 @@ def visit(chromium, address, reviewer, panels=3):
     """A new session with a browser profile of its own, its name given."""
     page = chromium.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True).new_page()
     page.goto(address)
+    drawn(page)
     expect(page.locator(PANEL)).to_have_count(panels)
     name = page.get_by_label("Your name, for the record")
     name.fill(reviewer)
