@@ -22,7 +22,7 @@ QUICK = {"learning_rate": 1e-3, "augment": {"rotation": 0, "scale": 0, "shift": 
 TINY = {
     "anoddpm": {"widths": [16, 32], "components": 40, "training": {"steps": 40} | QUICK, "lambdas": [5, 10], "stem": 4},
     "ebm": {"widths": [16, 32], "stem": 4, "training": QUICK | {"steps": 100, "learning_rate": 2e-3}}
-    | {"levels": [120, 200], "pretraining": 0.9},
+    | {"levels": [200, 240], "pretraining": 0.9},
     "jem": {"width": 32, "blocks": 1, "stem": 2, "labels": "position", "training": {"steps": 300} | QUICK},
     "ensemble": {
         "members": ["pca/pixels", "dae/pixels"],
