@@ -3,6 +3,7 @@
 import base64
 import heapq
 import io
+import itertools
 import json
 import shlex
 from collections import Counter
@@ -226,21 +227,26 @@ def _histogram(main: ScoreDirectory) -> str:
 
 
 def _training(main: ScoreDirectory) -> str:
-    """What was watched in training, a panel each, against the step."""
+    """What was watched in training, a panel each, against the step; a line for each member of an ensemble."""
     steps: list[dict[str, Any]] = main.audit.get("training", [])
     watched = [name for name in WATCHED if any(step.get(name) is not None for step in steps)]
     if len(steps) < 2 or not watched:
         return ""
+    members = list(dict.fromkeys(step.get("member", "") for step in steps))
     figure = Figure(figsize=(6.2, 1.2 * len(watched)))
     panels = figure.subplots(len(watched), sharex=True, squeeze=False)[:, 0]
     for axes, name in zip(panels, watched, strict=True):
-        points = [(step["step"], step[name]) for step in steps if step.get(name) is not None]
-        axes.plot(*zip(*points, strict=True), color=NORMAL_COLOUR, linewidth=1)
+        for member, line in zip(members, itertools.cycle(("-", "--", ":"))):
+            own = [step for step in steps if step.get("member", "") == member and step.get(name) is not None]
+            values = [step["step"] for step in own], [step[name] for step in own]
+            axes.plot(*values, color=NORMAL_COLOUR, linewidth=1, linestyle=line, label=member)
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_ylabel(WATCHED[name], rotation=0, ha="right", va="center", fontsize=9)
         axes.tick_params(labelsize=8)
         if name == "energy_gap":
             axes.axhline(0, color=REFERENCE_COLOUR, linewidth=0.8, linestyle=":")
+    if len(members) > 1:
+        panels[0].legend(fontsize=8, frameon=False)
     panels[-1].set_xlabel("step")
     return _svg(figure)
 

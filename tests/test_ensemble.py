@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from anodetect import pipeline, report, scoring
 from anodetect.data import synthetic
 from anodetect.detectors.ensemble import Ensemble, EnsembleConfig
 from anodetect.errors import ConfigError, Interrupted
@@ -168,3 +169,18 @@ def test_pixels_and_features_together_come_back_bit_for_bit(tmp_path):
     assert np.array_equal(first.image, second.image)
     assert np.array_equal(first.heatmap, second.heatmap)
     assert first.heatmap.shape == (5, SIZE, SIZE)
+
+
+def test_a_folder_is_trained_on_scored_and_reported(synthetic_folder, tmp_path):
+    quick = {"widths": [16, 32], "stem": 4, "training": {"steps": 30}}
+    settings = {
+        "anoddpm/pixels": {"representation": {"size": SIZE}, "detector": quick | {"prior": "off"}},
+        "ebm/pixels": {"representation": {"size": SIZE}, "detector": quick | {"pretraining": 0.3}},
+    }
+    values = {"size": SIZE, "members": list(settings), "settings": settings}
+    pipeline.train(str(synthetic_folder), "ensemble", tmp_path / "run", values=values)
+    scoring.score(tmp_path / "run", [str(synthetic_folder)], tmp_path / "scores", heatmaps=("tiff",))
+    assert scoring.rescore(tmp_path / "scores", 3) == []
+    html = report.write(tmp_path / "scores").read_text()
+    assert all(member in html for member in settings)  # each has a line in the training's figure
+    assert "Langevin gradient" in html
