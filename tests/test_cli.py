@@ -361,7 +361,9 @@ def test_interrupted_training_resumes_to_the_same_model(anodetect, synthetic_fol
 
 def test_lists(anodetect):
     entries = json.loads(anodetect("detectors", "--json")[1])["detectors"]
-    assert {"anoddpm", "ebm", "jem", "ensemble", "dae", "knn", "pca", "intensity"} == {entry["name"] for entry in entries}
+    assert {"anoddpm", "ebm", "jem", "ensemble", "dae", "knn", "pca", "intensity"} == {
+        entry["name"] for entry in entries
+    }
     assert all(set(entry) == {"name", "summary", "citation", "cost", "representations"} for entry in entries)
     assert len(json.loads(anodetect("data", "list", "--json")[1])["cards"]) == 6
     assert "CC BY-NC-SA" in anodetect("data", "show", "elpv")[1]

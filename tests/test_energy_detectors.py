@@ -351,3 +351,13 @@ def test_kinds_in_a_manifest_are_the_classes_and_training_is_in_the_report(tmp_p
     html = report.write(tmp_path / "scores").read_text()
     assert "Langevin gradient" in html
     assert "saturated share" in html
+
+
+def test_the_penalty_bounds_how_far_energies_are_driven_apart():
+    energies = torch.zeros(2, 1, requires_grad=True)
+    search = torch.optim.SGD([energies], lr=0.1)
+    for _ in range(200):
+        search.zero_grad()
+        contrastive_divergence(energies[0], energies[1], 2.0)[0].backward()
+        search.step()
+    assert torch.allclose(energies[:, 0], torch.tensor([-0.25, 0.25]), atol=1e-4)

@@ -58,14 +58,14 @@ CONTRASTED = 2048  # places of a batch
 
 class JEMConfig(NoiseConfig, ChainConfig, StandardConfig):
     """`weight` is that of the generative term, which comes in after the share `pretraining` of training; `penalty` that
-    of squared energies in it; `data_noise` is put on training images. The network has `blocks` of `width` channels on
-    pixel squares of side `stem`."""
+    of squared energies in it, which holds E(x⁺) − E(x⁻) above −1 / penalty where chains do not keep up; `data_noise` is
+    put on training images. The network has `blocks` of `width` channels on pixel squares of side `stem`."""
 
     labels: Literal["auto", "kind", "transformation", "position"] = "auto"
     objective: Literal["sgld", "contrastive"] = "sgld"
     score: Literal["free-energy", "gradient", "class"] = "free-energy"
     weight: NonNegativeFloat = 0.1
-    penalty: NonNegativeFloat = 0.1
+    penalty: NonNegativeFloat = 1.0
     pretraining: float = Field(default=0.2, ge=0, le=1)
     data_noise: NonNegativeFloat = 0.03
     langevin_step: PositiveFloat = 0.05
