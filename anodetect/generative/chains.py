@@ -145,8 +145,8 @@ def beyond(facts: Mapping[str, float]) -> float:
 
 
 def contrastive_divergence(positive: Tensor, negative: Tensor, penalty: float) -> tuple[Tensor, dict[str, float]]:
-    """The loss from mean energies [N] of normal images and of chains' ends, and facts about them. It is least where these
-    are ∓1 / (2 · penalty): the penalty bounds how far apart they are driven."""
+    """The loss from mean energies [N] of normal images and of chains' ends, and facts about them. It is least where
+    these are ∓1 / (2 · penalty): the penalty bounds how far apart they are driven."""
     gap = positive.mean() - negative.mean()
     size = positive.square().mean() + negative.square().mean()
     return gap + penalty * size, {"energy_gap": gap.item(), "energy_scale": (size / 2).sqrt().item()}
