@@ -1,9 +1,12 @@
-"""One fixed batch size for scoring."""
+"""Batches: one fixed size for scoring, and files of those that are too large for memory."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from anodetect.types import Bools, Floats
 
 Arrays = tuple[NDArray[np.generic], ...]
 
@@ -18,3 +21,12 @@ def in_micro_batches(function: Callable[..., Arrays], *arrays: NDArray[np.generi
         kept = min(size, count - start)
         parts.append([out[:kept] for out in function(*(array[rows] for array in arrays))])
     return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
+
+
+def mapped(stem: Path, count: int, image: Floats, foreground: Bools) -> tuple[Floats, Bools]:
+    """Arrays for `count` images and foregrounds like these, in new files that are mapped into memory."""
+    kinds = (("images", np.float32, image), ("inside", np.bool_, foreground))
+    images, inside = (
+        np.lib.format.open_memmap(f"{stem}-{name}.npy", "w+", kind, (count, *like.shape)) for name, kind, like in kinds
+    )
+    return images, inside

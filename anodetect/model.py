@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anodetect import runs, tiling
+from anodetect.calibration import Doubles
 from anodetect.config import build, merge
 from anodetect.data import readers
 from anodetect.data.preprocess import Prepared, Preprocess, PreprocessConfig
@@ -34,7 +35,6 @@ from anodetect.types import Batch, Bools, Expert, Floats, Reporter, Scores, imag
 BATCH = 16
 LOOK_AHEAD = 3  # batches
 PIXELS_AHEAD = 2**26  # 256 MB of float32; a single image may be larger
-Doubles = NDArray[np.float64]
 SECTIONS = ("preprocess", "tiling", "representation", "detector")
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from anodetect import runs
+from anodetect.batching import mapped
 from anodetect.calibration import DEFAULT_FAR, Calibration
 from anodetect.config import build, canonical, plain
 from anodetect.data import cards, readers, split
@@ -149,7 +150,7 @@ def _learn_to_see(model: Model, roles: split.Roles, loaded: Callable[[Sequence[R
     """Learn what slices of volumes are like, where the model has none to learn from, and what the representation has to
     learn."""
     preprocess = model.preprocess
-    if not preprocess.of_volumes:
+    if preprocess.config.refuse_unseen and not preprocess.of_volumes:
         few = [*roles.fit, *roles.tune]
         few = few[:: max(1, len(few) // SEEN)]
         preprocess.learn_seen(preprocess.apply(each.image) for each in loaded(few) if each.image is not None)
@@ -280,9 +281,7 @@ def _encode_all(model: Model, items: Sequence[Record], stem: Path, seed: int, ki
             raise DataError(f"{loaded.record.id}: {loaded.error}")
         for image, foreground in model.crops(encoded, count, rng):
             if images is None or inside is None:
-                rows = len(items) * count
-                images = np.lib.format.open_memmap(f"{stem}-images.npy", "w+", np.float32, (rows, *image.shape))
-                inside = np.lib.format.open_memmap(f"{stem}-inside.npy", "w+", np.bool_, (rows, *foreground.shape))
+                images, inside = mapped(stem, len(items) * count, image, foreground)
             images[place], inside[place] = image, foreground
             numbers.append(kinds.index(loaded.record.kind) if loaded.record.kind in kinds else -1)
             place += 1

@@ -343,7 +343,7 @@ def _drift(rows: pa.Table, slices: Sequence[records.Row], calibration: Calibrati
 
 def _write_regions(out: Path, good: pa.Table, entries: Iterable[Entry], facts: Mapping[str, Any]) -> None:
     """regions.json, a file in COCO's format, an image and an annotation at a time."""
-    numbers = {path: number for number, path in enumerate(good["path"].to_pylist(), start=1)}
+    ids = {path: number for number, path in enumerate(good["path"].to_pylist(), start=1)}
     head = {
         "info": {"description": "what exceeds the pixel threshold", "threshold": facts["pixel_threshold"]},
         "categories": [{"id": 1, "name": "anomaly"}],
@@ -351,7 +351,7 @@ def _write_regions(out: Path, good: pa.Table, entries: Iterable[Entry], facts: M
     sides = zip(good["width"].to_pylist(), good["height"].to_pylist(), strict=True)
     with atomic(out / "regions.json") as file:
         file.write(json.dumps(plain(head)).removesuffix("}").encode() + b', "images": [')
-        for (path, number), (width, height) in zip(numbers.items(), sides, strict=True):
+        for (path, number), (width, height) in zip(ids.items(), sides, strict=True):
             image = {"id": number, "file_name": path, "width": width, "height": height}
             file.write((b", " if number > 1 else b"") + json.dumps(image).encode())
         file.write(b'], "annotations": [')
@@ -359,7 +359,7 @@ def _write_regions(out: Path, good: pa.Table, entries: Iterable[Entry], facts: M
         for entry in entries:
             for region in entry["regions"]:
                 number += 1
-                marks = {"id": number, "image_id": numbers[entry["row"]["path"]], "category_id": 1, "iscrowd": 0}
+                marks = {"id": number, "image_id": ids[entry["row"]["path"]], "category_id": 1, "iscrowd": 0}
                 file.write((b",\n" if number > 1 else b"\n") + json.dumps(marks | region).encode())
         file.write(b"\n]}\n")
 

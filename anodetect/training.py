@@ -380,7 +380,11 @@ def _signals() -> Iterator[list[int]]:
             signal.signal(kind, handler)
 
 
+def below(arrays: State, prefix: str) -> State:
+    """The arrays whose names begin with `prefix`, without it."""
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+
 def tensors_below(arrays: State, prefix: str) -> dict[str, Tensor]:
     """The arrays whose names begin with `prefix`, without it, as tensors of their own."""
-    own = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
-    return {name: torch.from_numpy(array.copy()) for name, array in own.items()}
+    return {name: torch.from_numpy(array.copy()) for name, array in below(arrays, prefix).items()}

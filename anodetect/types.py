@@ -4,7 +4,7 @@ Shapes: N images, C channels, H rows, W columns; with `--dims 3` N patches of vo
 W. Larger score = more anomalous, everywhere.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
 from pathlib import Path
@@ -56,6 +56,12 @@ class Batch:
     def __getitem__(self, rows: slice | NDArray[np.int64]) -> "Batch":
         kinds = None if self.kinds is None else self.kinds[rows]
         return Batch(self.images[rows], self.foreground[rows], kinds)
+
+    def parts(self, size: int) -> Iterator[tuple[slice, "Batch"]]:
+        """Up to `size` images at a time, with their rows."""
+        for start in range(0, len(self), size):
+            rows = slice(start, min(start + size, len(self)))
+            yield rows, self[rows]
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,20 @@ def copy(scored, tmp_path):
     return shutil.copytree(scored, tmp_path / "copy")
 
 
+def interrupted_after(monkeypatch, count):
+    """As Ctrl-C when so many files are scored; returns what scores them undisturbed."""
+    real = worker.score_records
+
+    def stops(model, items, reporter, **options):
+        for number, one in enumerate(real(model, items, reporter, **options)):
+            if number == count:
+                raise KeyboardInterrupt
+            yield one
+
+    monkeypatch.setattr(worker, "score_records", stops)
+    return real
+
+
 def tables(path):
     return {name: (path / name).read_bytes() for name in ("scores.parquet", "scores.csv", "groups.csv")}
 
@@ -236,15 +250,7 @@ def _entries(out):
 
 def test_what_is_finished_is_not_scored_again(pca_run, synthetic_folder, scored, tmp_path, monkeypatch):
     out = tmp_path / "s"
-    real, calls = worker.score_records, []
-
-    def stops(model, items, reporter, **options):
-        for number, one in enumerate(real(model, items, reporter, **options)):
-            if number == 38:
-                raise KeyboardInterrupt
-            yield one
-
-    monkeypatch.setattr(worker, "score_records", stops)
+    real, calls = interrupted_after(monkeypatch, 38), []
     with pytest.raises(Interrupted, match="--resume"):
         scoring.score(pca_run, [str(synthetic_folder)], out, far=FAR)
 
@@ -280,15 +286,7 @@ def test_files_that_failed_are_tried_again_on_resuming(pca_run, synthetic_folder
     kept = away.read_bytes()
     for file in (away, broken):
         file.write_bytes(b"")
-    real = worker.score_records
-
-    def stops(model, items, reporter, **options):
-        for number, one in enumerate(real(model, items, reporter, **options)):
-            if number == 18:
-                raise KeyboardInterrupt
-            yield one
-
-    monkeypatch.setattr(worker, "score_records", stops)
+    real = interrupted_after(monkeypatch, 18)
     monkeypatch.setattr(scoring, "PROMPT", 0)
     with pytest.raises(Interrupted):
         scoring.score(pca_run, [str(data)], tmp_path / "s", heatmaps=())

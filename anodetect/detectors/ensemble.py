@@ -14,7 +14,7 @@ change; then means and deviations are learned on tune. Larger = more anomalous.
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,16 +23,15 @@ import numpy as np
 from pydantic import Field
 
 from anodetect import checkpoint
+from anodetect.batching import mapped
 from anodetect.config import Config
+from anodetect.generative.standard import LEAST_SPREAD, MAX_TUNE, MICRO_BATCH, TINY
 from anodetect.representations.pixels import resize
+from anodetect.training import below
 from anodetect.types import Batch, Expert, Floats, Scores, Seeds, State, TrainContext
 
 LEARNED_FROM = 64  # images, for a representation that has something to learn
-MAX_TUNE = 128
-PART = 16  # images encoded or scored at a time
-TINY = 1e-12
 HIGHEST = 80.0  # of z: what exp still has a float32 for
-LEAST_SPREAD = 0.02  # of a logarithm: two per cent
 RESERVE = 0.03  # of a member's share of the budget, for what comes after its training
 
 
@@ -93,7 +92,7 @@ class Ensemble:
             left = None if context.budget is None else max(0.0, context.budget - (time.monotonic() - begun))
             expert.detector.fit(*seen, context=replace(context, budget=left, log=log))
             scores, places = [], []
-            for rows, part in parts(seen[1]):
+            for rows, part in seen[1].parts(MICRO_BATCH):
                 scored = expert.detector.score(part, seeds=np.arange(rows.start, rows.stop, dtype=np.uint64))
                 scores.append(scored.image)
                 places.append(scored.heatmap[part.foreground])
@@ -103,13 +102,13 @@ class Ensemble:
 
     def score(self, batch: Batch, *, seeds: Seeds) -> Scores:
         """Image score, map, and the reconstruction of the first member that has one and sees pixels."""
-        joined = [self._joined(part, seeds[rows]) for rows, part in parts(batch)]
+        joined = [self._joined(part, seeds[rows]) for rows, part in batch.parts(MICRO_BATCH)]
         image, heatmap, reconstructions = (list(each) for each in zip(*joined, strict=True))
         made = [each for each in reconstructions if each is not None]
         return Scores(np.concatenate(image), np.concatenate(heatmap), np.concatenate(made) if made else None)
 
     def _joined(self, batch: Batch, seeds: Seeds) -> tuple[Floats, Floats, Floats | None]:
-        """Scores [N], maps [N, H, W] and, if there is one, the reconstruction [N, C, H, W] of up to PART images."""
+        """Scores [N], maps [N, H, W] and, if there is one, the reconstruction [N, C, H, W]; of few images."""
         side = batch.images.shape[-1]
         scores, maps = [], []
         reconstruction = None
@@ -147,26 +146,13 @@ class Ensemble:
         self.normal[number] = arrays["normal"]
 
 
-def below(arrays: State, prefix: str) -> State:
-    """The arrays whose names begin with `prefix`, without it."""
-    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
-
-
-def parts(batch: Batch) -> Iterator[tuple[slice, Batch]]:
-    """PART images at a time, with their rows."""
-    for start in range(0, len(batch), PART):
-        rows = slice(start, min(start + PART, len(batch)))
-        yield rows, batch[rows]
-
-
 def encoded(expert: Expert, batch: Batch, stem: Path) -> Batch:
     """All images as a member sees them, in files that are mapped into memory."""
     images = inside = None
     for row in range(len(batch)):
         image, foreground = expert.encode(batch.images[row], batch.foreground[row])
         if images is None or inside is None:
-            images = np.lib.format.open_memmap(f"{stem}-images.npy", "w+", np.float32, (len(batch), *image.shape))
-            inside = np.lib.format.open_memmap(f"{stem}-inside.npy", "w+", np.bool_, (len(batch), *foreground.shape))
+            images, inside = mapped(stem, len(batch), image, foreground)
         images[row], inside[row] = image, foreground
     assert images is not None and inside is not None
     return Batch(images, inside, batch.kinds)

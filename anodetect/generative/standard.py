@@ -186,9 +186,8 @@ def planted_auroc(scores: Floats) -> NDArray[np.float64]:
 
 def in_parts(maps: Maps, batch: Batch) -> Iterator[tuple[Batch, Floats]]:
     """MICRO_BATCH images at a time, with their maps."""
-    for start in range(0, len(batch), MICRO_BATCH):
-        part = batch[start : start + MICRO_BATCH]
-        yield part, maps(part, np.arange(start, start + len(part), dtype=np.uint64))
+    for rows, part in batch.parts(MICRO_BATCH):
+        yield part, maps(part, np.arange(rows.start, rows.stop, dtype=np.uint64))
 
 
 def survey(maps: Maps, batch: Batch, side: int) -> tuple[Floats, Floats]:
