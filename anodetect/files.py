@@ -2,11 +2,11 @@
 
 import os
 import re
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import file_digest, sha256
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from secrets import token_hex
 from typing import IO
 
 from anodetect.errors import RunError
@@ -20,32 +20,29 @@ def atomic(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
 
     Without `durable` a power failure, though no crash of the process, may still leave it empty.
     """
+    unfinished = path.with_name(f"{WRITING}{token_hex(8)}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=WRITING)
+        try:
+            file = unfinished.open("xb")
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = unfinished.open("xb")
     except OSError as error:
         raise RunError(f"{path}: cannot be written ({error.strerror or error})") from None
     try:
-        with os.fdopen(handle, "wb") as file:
+        with file:
             yield file
             file.flush()
             if durable:
                 os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
+        unfinished.replace(path)
     except BaseException as error:
-        Path(name).unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise RunError(
                 f"{path}: cannot be written ({error.strerror or error}); what was there is unchanged"
             ) from None
         raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def write_atomic(path: Path, content: bytes | str, *, durable: bool = True) -> None:
@@ -62,6 +59,23 @@ def walk(folder: Path) -> Iterator[Path]:
     """The files below a folder; unlike `Path.rglob` it does not keep what it has found."""
     for parent, _, names in os.walk(folder):
         yield from (file for file in (Path(parent, name) for name in names) if file.is_file())
+
+
+def leads_out(name: str) -> bool:
+    """Whether a relative POSIX path is none, or climbs; where symbolic links lead is another question."""
+    path = PurePosixPath(name)
+    return path.is_absolute() or ".." in path.parts
+
+
+def inside(root: Path, name: str) -> Path:
+    """The file `name` below `root`; RunError if it is not below, whatever `name` and symbolic links say."""
+    try:
+        path = (root / name).resolve()
+    except (OSError, RuntimeError, ValueError):  # a loop of links, a null byte
+        raise RunError(f"{name!r} is not a usable path") from None
+    if not path.is_relative_to(root.resolve()) or path == root.resolve():
+        raise RunError(f"{name!r} leads out of {root}; it is not read")
+    return path
 
 
 def path_text(path: str | os.PathLike[str]) -> str:

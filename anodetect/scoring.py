@@ -29,7 +29,7 @@ from anodetect.data.scan import MANIFEST, Record, identified, is_below, is_volum
 from anodetect.decision import decide, decide_slices, fdr_statement, is_deep, is_ok, numbers, volume_caveats
 from anodetect.errors import ConfigError, DataError, Interrupted, RunError
 from anodetect.evaluation import Measure
-from anodetect.files import atomic, path_of, path_text
+from anodetect.files import atomic, inside, leads_out, path_of, path_text
 from anodetect.journal import Entry, Journal
 from anodetect.model import BATCH, Model, Scored, score_records
 from anodetect.types import Floats, Reporter, Silent
@@ -256,8 +256,8 @@ def collect(
             for dataset in datasets
             for name, reason in dataset.problems
         ]
-    inside = is_below(out, root)  # only then can outputs be among the inputs
-    unique = {record.id: record for record in items if not (inside and is_below(record.path, out))}
+    within = is_below(out, root)  # only then can outputs be among the inputs
+    unique = {record.id: record for record in items if not (within and is_below(record.path, out))}
     if keep_identifiers:
         unique = {name: identified(record) for name, record in unique.items()}
     if not unique and not problems:
@@ -385,7 +385,7 @@ def merge(
     for directory in directories:
         for name in directory.audit["outputs"]:
             if name.startswith("heatmaps/"):
-                _copy(directory.path / name, out / name)
+                _copy(inside(directory.path, name), inside(out, name))
     far = audits[0]["far"]
     threshold = np.inf if far is None else calibration.threshold(far)
     low, high = audits[0]["scale"]
@@ -505,6 +505,8 @@ def _differs(row: records.Row, again: Sequence[Scored], *, exact: bool) -> str:
 
 
 def _record_of(identity: str, root: Path) -> Record:
-    """A file, or a DICOM series, as it was scored if no manifest said more of it."""
-    path = root / path_of(identity)
+    """A file, or a DICOM series, as it was scored if no manifest said more of it; RunError if it is not in the folder."""
+    if leads_out(name := path_of(identity)):
+        raise RunError(f"{identity!r} leads out of {root}; it is not read")
+    path = root / name
     return Record(identity, path, files=series_of(path) if path.is_file() else ())

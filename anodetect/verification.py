@@ -20,7 +20,7 @@ from anodetect import records, reviews
 from anodetect.calibration import Calibration
 from anodetect.decision import decide, decide_slices
 from anodetect.errors import ConfigError, RunError
-from anodetect.files import sha256_of, write_atomic
+from anodetect.files import leads_out, sha256_of, write_atomic
 
 SIGNATURE = "signature.json"
 DECIDED = ("p_value", "q_value", "flagged", "threshold")
@@ -131,7 +131,9 @@ def _outputs(scored: records.ScoreDirectory, notes: list[str]) -> Iterator[str]:
     recorded = scored.audit["outputs"]
     for name, digest in recorded.items():
         file = scored.path / name
-        if not file.is_file():
+        if leads_out(name):
+            yield f"{name} is not an output: it leads out of the directory"
+        elif not file.is_file():
             yield f"{name} is missing"
         elif sha256_of(file) != digest:
             yield f"{name} was changed"

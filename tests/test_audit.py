@@ -63,7 +63,7 @@ def tables(path):
     return {name: (path / name).read_bytes() for name in ("scores.parquet", "scores.csv", "groups.csv")}
 
 
-def change(path, **values):
+def change(path, /, **values):
     """Rewrite scores.parquet with another value in the second row."""
     rows = pq.read_table(path / "scores.parquet").to_pylist()
     rows[1] |= values
@@ -356,6 +356,25 @@ def test_shards_merge_to_byte_identical_tables(pca_run, synthetic_folder, scored
     scoring.score(pca_run, [str(synthetic_folder)], other, shard="1/3", far=0.1)
     with pytest.raises(RunError, match="differ in far"):
         scoring.merge([other, *parts[1:]], tmp_path / "mixed")
+
+
+@pytest.mark.parametrize("name", ["heatmaps/../../planted.png", "/planted.png"])
+def test_a_record_from_elsewhere_cannot_reach_out_of_its_directory(pca_run, synthetic_folder, tmp_path, name):
+    """Neither is anything written there by joining parts, nor read by checking or scoring again."""
+    parts = [tmp_path / f"deep/part{index}" for index in (1, 2)]
+    for index, part in enumerate(parts, start=1):
+        scoring.score(pca_run, [str(synthetic_folder)], part, shard=f"{index}/2")
+    directory = records.read(parts[0])
+    shutil.copy(parts[0] / next(n for n in directory.audit["outputs"] if n.endswith(".png")), tmp_path / "planted.png")
+    audit = directory.audit | {"outputs": directory.audit["outputs"] | {name: sha256_of(tmp_path / "planted.png")}}
+    (parts[0] / "audit.json").write_text(json.dumps(audit))
+    assert f"{name} is not an output: it leads out of the directory" in verification.verify(parts[0]).problems
+    if name.startswith("heatmaps/"):
+        with pytest.raises(RunError, match="leads out"):
+            scoring.merge(parts, tmp_path / "merged")
+    change(parts[1], path=name)
+    with pytest.raises(RunError, match="leads out"):
+        scoring.rescore(parts[1], 10**6)
 
 
 @pytest.mark.parametrize("shard", ["0/3", "4/3", "1", "a/b", "1/0"])

@@ -33,6 +33,18 @@ def test_flat_background_is_found_and_kept_out():
     assert scaled[:, foreground].mean() == pytest.approx(0, abs=0.3)
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_the_fast_foreground_is_scipys_and_numpys(seed):
+    rng = np.random.default_rng(seed)
+    mask = rng.random((3, *rng.integers(1, 20, 2))) < rng.uniform(0.3, 0.95)
+    for plane, opened in zip(mask, preprocess._opened(mask), strict=True):
+        np.testing.assert_array_equal(opened, ndimage.binary_opening(plane))
+        np.testing.assert_array_equal(preprocess._filled(plane), ndimage.binary_fill_holes(plane))
+    values = rng.normal(size=mask.shape).astype(np.float32)
+    percents = (0.0, *rng.uniform(0, 100, 2), 100.0)
+    np.testing.assert_allclose(preprocess._quantiles(values, percents), np.percentile(values, percents), rtol=1e-5)
+
+
 def test_textures_have_no_background():
     texture = RNG.normal(size=(1, 32, 32)).astype(np.float32)
     learned = Preprocess(PreprocessConfig())

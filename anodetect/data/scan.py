@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from anodetect.data import dicom
 from anodetect.errors import DataError
-from anodetect.files import path_text
+from anodetect.files import leads_out, path_text
 
 IMAGES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".npy"})
 VOLUMES = frozenset({".nii", ".nii.gz", ".nrrd"})
@@ -296,8 +296,7 @@ def _rows(file: Path) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def _check_inside(folder: Path, name: str, where: str, follow_symlinks: bool) -> None:
-    parts = PurePosixPath(name)
-    if parts.is_absolute() or ".." in parts.parts:
+    if leads_out(name):
         raise DataError(f"{where}: {name!r} leads out of the folder")
     if "\0" in name:
         raise DataError(f"{where}: the path holds a NUL character")

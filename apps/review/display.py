@@ -22,7 +22,7 @@ from anodetect.data import readers, scan
 from anodetect.data.geometry import Geometry, along
 from anodetect.data.volumes import Volume, decode_nifti
 from anodetect.errors import DataError, ImageError, RunError
-from anodetect.files import path_of, sha256_of
+from anodetect.files import inside, path_of, sha256_of
 from anodetect.records import Row, ScoreDirectory, picture_of
 from anodetect.types import Bools, Floats
 from anodetect.writers import images as writer
@@ -100,17 +100,6 @@ class View:
 
 
 # -- Files ----------------------------------------------------------------------------------------------
-
-
-def inside(root: Path, name: str) -> Path:
-    """The file `name` below `root`; RunError if it is not below, whatever `name` and symbolic links say."""
-    try:
-        path = (root / name).resolve()
-    except (OSError, RuntimeError, ValueError):  # a loop of links, a null byte
-        raise RunError(f"{name!r} is not a usable path") from None
-    if not path.is_relative_to(root.resolve()) or path == root.resolve():
-        raise RunError(f"{name!r} leads out of {root}; it is not shown")
-    return path
 
 
 def original(directory: ScoreDirectory, row: Row) -> Path:
