@@ -28,7 +28,7 @@ from anodetect.detectors import DETECTORS, detector_class
 from anodetect.errors import AnodetectError, ConfigError, ImageError, nearest
 from anodetect.heatmaps import pool
 from anodetect.representations import representation_class
-from anodetect.representations.pixels import resize
+from anodetect.representations.pixels import resize, resize_depth
 from anodetect.tiling import TilingConfig
 from anodetect.types import Batch, Bools, Expert, Floats, Reporter, Scores, image_seeds
 
@@ -177,10 +177,11 @@ class Model:
 
     def encode_volume(self, volume: Prepared) -> tuple[Floats, Bools]:
         """A volume from which patches are cut: scaled [C, D, H, W], and the foreground of slices that have enough of it
-        [D, H, W]."""
+        [D, H, W]; with a spacing asked for as many slices, rows and columns as that gives."""
         applied = [self.preprocess.apply(volume.slices[:, n], volume, n) for n in range(len(volume.scored))]
-        inside = np.stack([foreground for _, foreground in applied])
-        return np.stack([scaled for scaled, _ in applied], axis=1), inside & volume.scored[:, None, None]
+        inside = np.stack([foreground for _, foreground in applied]) & volume.scored[:, None, None]
+        depth = self.preprocess.depth(volume.geometry)
+        return resize_depth(np.stack([scaled for scaled, _ in applied], axis=1), depth), _masked_to(inside, depth)
 
     def crops(self, encoded: tuple[Floats, Bools], count: int, rng: np.random.Generator) -> list[tuple[Floats, Bools]]:
         """What to learn from an encoded image: itself, or with tiling `count` random tiles; of a volume patches."""
@@ -224,6 +225,7 @@ class Model:
             seed=seed,
             detect=lambda batch, seeds: self.detector.score(batch, seeds=seeds),
         )
+        found, inside = resize_depth(found[None], depth)[0], _masked_to(inside, depth)
         scores = pool(found[numbers], inside[numbers], self.detector.config.pooling).astype(np.float64)
         heatmap = np.full((depth, height, width), np.nan, np.float32)
         for number in numbers:
@@ -255,6 +257,11 @@ class Model:
     def batch(self) -> int:
         """Images to score at a time: whole large images are scored one by one."""
         return 1 if self.tiling.tile else BATCH
+
+
+def _masked_to(foreground: Bools, depth: int) -> Bools:
+    """A foreground [D, H, W] with `depth` slices."""
+    return resize_depth(foreground[None].astype(np.float32), depth)[0] >= 0.5 if len(foreground) != depth else foreground
 
 
 # -- Reading --------------------------------------------------------------------------------------------

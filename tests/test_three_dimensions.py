@@ -426,6 +426,25 @@ def test_maps_of_resampled_slices_come_back_in_the_source_grid(tmp_path):
     assert nib.load(tmp_path / "s/heatmaps/p00.nii.gz_heatmap.nii").shape == (44, 40, 12)
 
 
+@pytest.mark.parametrize("spacing", [0.0, 2.0, 8.0])
+def test_volumes_come_to_the_spacing_asked_for_and_maps_back_to_theirs(tmp_path, spacing):
+    """4 mm slices of 1 mm pixels become as many voxels as lie in them; slabs stay where they are."""
+    volume = head(np.random.default_rng(0), np.s_[4:6, 8:32, 10:34])
+    nib.save(nib.Nifti1Image(volume.transpose(2, 1, 0), AFFINE), tmp_path / "a.nii")
+    config = resolve("anoddpm", "auto", VALUES | {"spacing": spacing, "foreground": "all"})
+    model = Model.create("anoddpm", "pixels", config)
+    model.detector.score = lambda batch, seeds: Scores(batch.images.max((1, 2, 3, 4)), batch.images[:, 0] + 2)
+    loaded = load(Record("a", tmp_path / "a.nii"), model)
+    scaled, inside = model.encode_volume(loaded.volume)
+    sides = {0.0: SHAPE, 2.0: (24, 20, 22), 8.0: (6, 8, 8)}[spacing]  # at least 8 pixels
+    assert scaled.shape == (1, *sides) and inside.shape == sides
+    scores, heatmap = model.score_volume(loaded.volume)
+    assert heatmap.shape == SHAPE and len(scores) == len(loaded.volume.numbers)
+    means = heatmap[:, 12:28, 14:30].mean((1, 2))
+    assert set(np.argsort(means)[-2:]) == {4, 5}
+    assert {int(n) for n in loaded.volume.numbers[np.argsort(scores)[-2:]]} == {4, 5}
+
+
 def test_images_are_refused_in_one_line(run, tmp_path):
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 255, (40, 40), np.uint8)).save(tmp_path / "a.png")

@@ -40,7 +40,7 @@ class PreprocessConfig(Config):
     Of volumes only: `axis`, the plane of their slices, "auto" the one with the finest pixels; `component` of a 4-D
     file; a slice is scored if it has `least_foreground` of the foreground of the fullest one; `bias` above 0 evens out
     brightness that varies over more than as many millimetres; `spacing` above 0 brings slices to as many millimetres
-    per pixel, and maps back. `exported`: the images the model learns from were made of volumes by scaling that
+    per pixel, in three dimensions volumes to slices as many apart, and maps back. `exported`: the images the model learns from were made of volumes by scaling that
     percentile of all voxels, or of those above `exported_above`, to that value and clipping there; volumes are treated
     alike, in place of `intensity`. `refuse_unseen`: where the model has learned from images, not from whole
     volumes, a slice that is larger, smaller, brighter or darker than any of them is not scored.
@@ -204,6 +204,11 @@ class Preprocess:
             for side, length in zip(inside.shape, (rows, columns), strict=True)
         )
         return resize(scaled, height, width), resize(inside[None].astype(np.float32), height, width)[0] >= 0.5
+
+    def depth(self, geometry: Geometry) -> int:
+        """How many slices a volume that is modelled in three dimensions has in the spacing asked for."""
+        count, distance = geometry.sides[0], geometry.spacing[0]
+        return max(1, round(count * distance / self.config.spacing)) if self.config.spacing else count
 
     def _exported_top(self, slices: Floats) -> float:
         """The native value that became the highest one of the images made of a volume."""

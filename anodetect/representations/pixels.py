@@ -66,3 +66,10 @@ def resize(image: Floats, height: int, width: int) -> Floats:
         return image
     planes = [Image.fromarray(plane).resize((width, height), Image.Resampling.BILINEAR) for plane in image]
     return np.stack([np.asarray(plane, dtype=np.float32) for plane in planes])
+
+
+def resize_depth(volume: Floats, depth: int) -> Floats:
+    """Resample float32 [C, D, H, W] along D, linear, averaging where it shrinks."""
+    if volume.shape[1] == depth:
+        return volume
+    return np.stack([np.moveaxis(resize(np.moveaxis(c, 1, 0), depth, c.shape[2]), 0, 1) for c in volume])
