@@ -505,7 +505,7 @@ def _differs(row: records.Row, again: Sequence[Scored], *, exact: bool) -> str:
 
 
 def _record_of(identity: str, root: Path) -> Record:
-    """A file, or a DICOM series, as it was scored if no manifest said more of it; RunError if it is not in the folder."""
+    """A file, or a DICOM series, as it was scored if no manifest said more of it; RunError if it is outside `root`."""
     if leads_out(name := path_of(identity)):
         raise RunError(f"{identity!r} leads out of {root}; it is not read")
     path = root / name

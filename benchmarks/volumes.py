@@ -9,10 +9,12 @@ false positive per volume on average. Slices that are not scored count as the mo
 scored slices alone, and how many lesion voxels the slices hold that are outside what the model has seen. Nothing is
 chosen on these volumes. `--listed`: also on those slices alone that a folder has as images <name>_<slice>.png.
 
-Speed: a synthetic volume of 256 × 256 × 150 in 16 bits, from the disk to the score directory with all default outputs,
-against the bare model on the same slices (read and prepared before the clock starts, nothing written), or in three
-dimensions on the same volume (read), three times in turns, medians. Memory is what a fresh process that scores two such
-volumes holds at its peak beyond one that scores a volume of 4 slices, as multiples of the volume as float32.
+Speed: synthetic volumes of 256 × 256 × 150 in 16 bits, from the disk to the score directory with all default outputs,
+two in one process and six as the command line does it, with a process for each core; against the bare model on all
+cores on the same slices (read and prepared before the clock starts, nothing written), or in three dimensions on the
+same volume (read), three times in turns, medians. The clock starts when models are loaded. Memory is what a fresh
+process that scores two such volumes holds at its peak beyond one that scores a volume of 4 slices, as multiples of the
+volume as float32.
 """
 
 import argparse
@@ -31,7 +33,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from anodetect import metrics, runs, scoring
+from anodetect import metrics, processes, runs, scoring
 from anodetect.calibration import clopper_pearson
 from anodetect.data import readers
 from anodetect.data.preprocess import Prepared
@@ -40,7 +42,7 @@ from anodetect.model import Model, load, score_records
 from anodetect.representations.pixels import resize
 from anodetect.types import Bools, Floats, Silent
 
-SHAPE, REPEATS = (256, 256, 150), 3
+SHAPE, REPEATS, MANY = (256, 256, 150), 3, 6
 FAR = 0.05
 
 
@@ -127,9 +129,9 @@ def quality(run: runs.Run, folder: Path, listed: Path | None) -> dict[str, Any]:
     return result
 
 
-def synthetic(path: Path, depth: int) -> None:
+def synthetic(path: Path, depth: int, seed: int = 0) -> None:
     """A head-like volume of 16 bits."""
-    rng = np.random.default_rng(depth)
+    rng = np.random.default_rng(seed)
     axes = np.meshgrid(*(np.linspace(-1, 1, side) for side in (*SHAPE[:2], depth)), indexing="ij", sparse=True)
     inside = (axes[0] / 0.8) ** 2 + (axes[1] / 0.9) ** 2 + (axes[2] * 0.8) ** 2 < 1
     coarse = rng.normal(size=(32, 32)).astype(np.float32)
@@ -159,27 +161,34 @@ def speed(path: Path) -> dict[str, Any]:
     """Seconds for a volume, and memory."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        for name, depth in (("a.nii.gz", SHAPE[2]), ("b.nii.gz", SHAPE[2]), ("few.nii.gz", 4)):
-            synthetic(folder / name, depth)
+        paths = [folder / f"{number}.nii.gz" for number in range(MANY)]
+        for number, file in enumerate(paths):
+            synthetic(file, SHAPE[2], seed=number)
+        synthetic(folder / "few.nii.gz", 4)
         model = Model.load(runs.read(path), "auto")
-        loaded = load(Record("a", folder / "a.nii.gz"), model)
-        assert loaded.volume is not None
+        loaded = load(Record("0", paths[0]), model)
+        assert loaded.volume is not None, loaded.error
         score = bare_model(model, loaded.volume)
-        bare, whole = [], []
+        ways = {
+            "two in one process": (paths[:2], processes.engine(1)),
+            f"{MANY} on all cores": (paths, processes.engine(None)),
+        }
+        taken: dict[str, list[float]] = {name: [] for name in ("bare model", *ways)}
         for turn in range(REPEATS):
             begun = time.monotonic()
             score()
-            bare.append(time.monotonic() - begun)
-            out = folder / f"out{turn}"
-            result = scoring.score(path, [str(folder / name) for name in ("a.nii.gz", "b.nii.gz")], out)
-            whole.append((result["seconds"] - result["seconds_to_first"]) / 2)
+            taken["bare model"].append(time.monotonic() - begun)
+            for number, (name, (files, engine)) in enumerate(ways.items()):
+                result = scoring.score(path, [str(file) for file in files], folder / f"{turn}{number}", engine=engine)
+                taken[name].append((result["seconds"] - result["seconds_to_first"]) / len(files))
         few = peak(path, [folder / "few.nii.gz"], folder / "few")
-        many = peak(path, [folder / name for name in ("a.nii.gz", "b.nii.gz")], folder / "many")
-    return {
-        "slices scored": len(loaded.volume.numbers),
-        "bare model, seconds a volume": round(median(bare), 2),
-        "score, seconds a volume": round(median(whole), 2),
-        "score against the bare model": round(median(whole) / median(bare), 2),
+        many = peak(path, paths[:2], folder / "many")
+    bare, *middle = (median(seconds) for seconds in taken.values())
+    told: dict[str, Any] = {"slices scored": len(loaded.volume.numbers), "bare model, seconds a volume": round(bare, 2)}
+    for name, seconds in zip(ways, middle, strict=True):
+        told[f"score, {name}, seconds a volume"] = round(seconds, 2)
+        told[f"score, {name}, against the bare model"] = round(seconds / bare, 2)
+    return told | {
         "peak MB, a volume of 4 slices": round(few),
         "peak MB, two volumes": round(many),
         "difference in volumes of float32": round((many - few) * 1e6 / (4 * np.prod(SHAPE)), 1),

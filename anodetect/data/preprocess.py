@@ -40,10 +40,11 @@ class PreprocessConfig(Config):
     Of volumes only: `axis`, the plane of their slices, "auto" the one with the finest pixels; `component` of a 4-D
     file; a slice is scored if it has `least_foreground` of the foreground of the fullest one; `bias` above 0 evens out
     brightness that varies over more than as many millimetres; `spacing` above 0 brings slices to as many millimetres
-    per pixel, in three dimensions volumes to slices as many apart, and maps back. `exported`: the images the model learns from were made of volumes by scaling that
-    percentile of all voxels, or of those above `exported_above`, to that value and clipping there; volumes are treated
-    alike, in place of `intensity`. `refuse_unseen`: where the model has learned from images, not from whole
-    volumes, a slice that is larger, smaller, brighter or darker than any of them is not scored.
+    per pixel, in three dimensions volumes to slices as many apart, and maps back. `exported`: the images the model
+    learns from were made of volumes by scaling that percentile of all voxels, or of those above `exported_above`, to
+    that value and clipping there; volumes are treated alike, in place of `intensity`. `refuse_unseen`: where the model
+    has learned from images, not from whole volumes, a slice that is larger, smaller, brighter or darker than any of
+    them is not scored.
     """
 
     intensity: Literal["auto", "dataset", "image"] = "auto"
