@@ -137,7 +137,7 @@ def write(
     checkpoint.write(workdir / "model.safetensors", tensors, full)
     for name in (CHECKPOINT, FINGERPRINT):
         (workdir / name).unlink(missing_ok=True)
-    os.replace(workdir, path)
+    workdir.replace(path)
 
 
 def read(path: Path) -> Run:

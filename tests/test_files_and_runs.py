@@ -2,6 +2,7 @@ import errno
 import json
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -74,11 +75,17 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_really_full_device():
-    if not Path("/dev/full").exists():
-        pytest.skip("no /dev/full here")
-    with pytest.raises(OSError, match="space"), Path("/dev/full").open("wb", buffering=0) as file:
-        file.write(b"x")
+def test_files_have_the_rights_the_users_mask_gives_on_many_threads_too(tmp_path):
+    before = os.umask(0o027)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda n: files.write_atomic(tmp_path / f"new/{n % 5}/{n}", "x", durable=False), range(400)))
+        assert os.umask(0o027) == 0o027
+    finally:
+        os.umask(before)
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(written) == 400
+    assert {path.stat().st_mode & 0o777 for path in written} == {0o640}
 
 
 # -- Runs -----------------------------------------------------------------------------------------------
