@@ -62,7 +62,7 @@ def _open(path: Path, *, arrays: bool) -> tuple[State, dict[str, Any]]:
                 raise RunError(f"{path}: format {version} is that of a version before the first release; train anew")
             header = json.loads(metadata["header"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 if arrays else {}
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise RunError(f"{path}: not a readable anodetect model file ({error or type(error).__name__})") from None
     if not isinstance(header, dict):
         raise RunError(f"{path}: not a readable anodetect model file (header)")

@@ -281,7 +281,10 @@ def verify(
     if rescore and verdict.rows:
         from anodetect import scoring
 
-        problems += scoring.rescore(directory, rescore, run_path=run, root=data, device=device)
+        try:
+            problems += scoring.rescore(directory, rescore, run_path=run, root=data, device=device)
+        except AnodetectError as error:  # what was found before is told all the same
+            problems.append(f"nothing was scored again: {error}")
     level = "authenticated" if verdict.authenticated else "internally consistent, not authenticated"
     state = "broken" if problems else level
     lines = [f"{directory}: {state} ({verdict.rows} records, head {verdict.head})"]

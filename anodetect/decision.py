@@ -113,13 +113,36 @@ def volume_caveats(volumes: Sequence[str], slices: Sequence[Row], calibration: C
     return found
 
 
-def fdr_statement(calibration: Calibration, fdr: float, images: int) -> str:
-    """What --fdr promises and what it takes before anything can be flagged, in one sentence."""
+def group_caveats(groups: pa.Table, calibration: Calibration) -> list[str]:
+    """What is to be known of the groups, of images alone, in groups.csv."""
+    if not calibration.groups or not len(groups):
+        return []
+    usual = float(np.median(list(Counter(calibration.groups).values())))
+    count = float(np.median(numbers(groups["images"])))
+    if count <= usual * SLICES_APART:
+        return []
+    return [
+        f"groups have {count:g} images, calibration groups {usual:g}: of so many the highest score is high by chance "
+        "alone, and more than the promised share of normal groups is flagged; calibrate on groups like these, or go by "
+        "the images"
+    ]
+
+
+def fdr_statement(calibration: Calibration, fdr: float, images: int, groups: int) -> str:
+    """What --fdr promises of so many images in so many groups, and what it takes before anything can be flagged."""
     if len(calibration.scores) == 0:
         return calibration.statement(fdr)
     finest = calibration.finest_rate(fdr)
-    needed = int(np.ceil(finest * images / fdr - 1e-9))
+    alike = "" if groups == images else " (Benjamini–Yekutieli, as images of one group may resemble each other)"
+    factor = 1.0 if groups == images else float((1 / np.arange(1, images + 1)).sum())
+    needed = int(np.ceil(finest * images * factor / fdr - 1e-9))
+    reach = f"at least {needed} of {images} images must reach it before any can be flagged"
+    optimistic = (
+        f" Optimistic: {calibration.n_groups} calibration groups are too few, so images are taken as independent."
+        if calibration.level(fdr) == "image"
+        else ""
+    )
     return (
-        f"Among flagged images at most {fdr:.2%} are expected to be normal. The smallest possible p-value is "
-        f"{finest:.4f}, so at least {needed} of {images} images must reach it before any can be flagged."
+        f"Among flagged images at most {fdr:.2%} are expected to be normal{alike}. The smallest possible p-value is "
+        f"{finest:.4f}, so {reach if needed <= images else f'none of {images} images can be flagged'}.{optimistic}"
     )

@@ -19,7 +19,7 @@ from anodetect.config import canonical, plain
 from anodetect.errors import RunError
 from anodetect.files import WRITING, walk
 
-Entry = dict[str, Any]  # row, seconds, threads, regions, slices
+Entry = dict[str, Any]  # row, seconds, threads, host, files, regions, slices
 
 
 class Journal:
@@ -60,7 +60,8 @@ class Journal:
         self.lock.release()
 
     def _open(self) -> None:
-        if (self.path / records.AUDIT_FILE).exists():
+        # Beside its journal a record is complete but perhaps not signed: what comes after scoring is done again.
+        if (self.path / records.AUDIT_FILE).exists() and not self.file.exists():
             raise RunError(f"{self.path}: this scoring is finished; choose another --out")
         for file in walk(self.path):
             if file.name.startswith(WRITING):  # by a process that was killed
@@ -84,11 +85,11 @@ class Journal:
         return end
 
     def resumed(self) -> Iterator[Entry]:
-        """What needs not be done again: entries without an error, such as of a disk that was away, whose heatmap is
-        there; after a power failure it may be missing or empty."""
+        """What needs not be done again: entries without an error, such as of a disk that was away, whose files are
+        there; after a power failure they may be missing or empty."""
         for entry in self.entries():
-            file = self.path / entry["row"]["heatmap"]
-            if not entry["row"]["error"] and (file == self.path or (file.is_file() and file.stat().st_size > 0)):
+            files = (self.path / name for name in entry["files"])
+            if not entry["row"]["error"] and all(file.is_file() and file.stat().st_size > 0 for file in files):
                 yield entry
 
     def append(self, entries: Sequence[Entry]) -> None:

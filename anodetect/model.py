@@ -25,7 +25,7 @@ from anodetect.data.preprocess import Prepared, Preprocess, PreprocessConfig
 from anodetect.data.scan import Record, is_volume
 from anodetect.data.volumes import Volume
 from anodetect.detectors import DETECTORS, detector_class
-from anodetect.errors import AnodetectError, ConfigError, ImageError, nearest
+from anodetect.errors import AnodetectError, ConfigError, ImageError, RunError, nearest
 from anodetect.heatmaps import pool
 from anodetect.representations import representation_class
 from anodetect.representations.pixels import resize, resize_depth
@@ -161,10 +161,14 @@ class Model:
 
     @classmethod
     def load(cls, run: runs.Run, device: str) -> "Model":
-        model = cls.create(run.header["detector"], run.header["representation"], run.header["config"])
-        model.preprocess.load_state(run.header["preprocess"])
-        model.representation.load_state(run.header["representation_state"])
-        model.detector.load_state(run.state, device=device)
+        """RunError if what the run holds is no model, though its hashes fit."""
+        try:
+            model = cls.create(run.header["detector"], run.header["representation"], run.header["config"])
+            model.preprocess.load_state(run.header["preprocess"])
+            model.representation.load_state(run.header["representation_state"])
+            model.detector.load_state(run.state, device=device)
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
+            raise RunError(f"{run.path}: not a usable model ({type(error).__name__}: {error})") from error
         return model
 
     def encode(self, image: Floats, of: Prepared | None = None, number: int = 0) -> tuple[Floats, Bools]:
@@ -321,6 +325,7 @@ def load(
     What is known of volumes before there is a model is in `preprocess`.
     """
     preprocess = model.preprocess if model else preprocess or Preprocess(PreprocessConfig())
+    sha256 = ""
     try:
         if record.slice is not None:
             return _slice(_volume_of(record, preprocess), model, record)
@@ -337,10 +342,19 @@ def load(
     except Exception as error:  # also one that nobody thought of: a file must not end a night's work
         if isinstance(error, AnodetectError) and not isinstance(error, ImageError):
             raise
-        if mine and not mine(readers.digest(record.id.encode())):
+        # What was read belongs to the shard of its content, damaged or not; what was not, to that of its name.
+        if mine and not sha256 and not mine(readers.digest(record.id.encode())):
             return Loaded(record, elsewhere=True)
-        known = isinstance(error, ImageError)
-        return Loaded(record, error=str(error) if known else f"please report: {type(error).__name__}: {error}")
+        return Loaded(record, sha256=sha256, error=why(error))
+
+
+def why(error: Exception) -> str:
+    """Why a file could not be used, in a line."""
+    if isinstance(error, AnodetectError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "does not fit into memory"
+    return f"please report: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def slice_records(loaded: Loaded, dims: int = 2) -> list[Record]:
@@ -465,19 +479,50 @@ def score_records(
     for chunk in _chunks(ahead(lambda r: load(r, model, mine), items, LOOK_AHEAD * model.batch), model.batch):
         good = [loaded for loaded in chunk if loaded.image is not None and not loaded.is_volume]
         begun = time.monotonic()
-        results = iter(_score_chunk(model, good) if good else [])
+        results = iter(_each_scored(model, good) if good else [])
         seconds = (time.monotonic() - begun) / max(len(good), 1)
         for loaded in chunk:
             if loaded.is_volume:
-                yield _score_volume(model, loaded)
+                yield _volume_scored(model, loaded)
             elif loaded.image is not None:
-                score, heatmap, reconstruction = next(results)
-                full = model.decode(heatmap, loaded.image.shape[1:])
-                yield Scored(loaded, score, full, model.shown(loaded, heatmap, reconstruction), seconds)
+                yield _shown(model, loaded, next(results), seconds)
             elif not loaded.elsewhere:
                 yield Scored(loaded)
         done += len(chunk)
         reporter.progress(task, done, total, note())
+
+
+def _failed(loaded: Loaded, reason: str) -> Loaded:
+    return replace(loaded, image=None, encoded=None, volume=None, error=reason)
+
+
+def _each_scored(model: Model, chunk: Sequence[Loaded]) -> list["Found | str"]:
+    """What is found in each image, or why it cannot be scored: one that fails must not take the others with it."""
+    try:
+        return [*_score_chunk(model, chunk)]
+    except AnodetectError:
+        raise
+    except Exception as error:
+        return [why(error)] if len(chunk) == 1 else [_each_scored(model, [loaded])[0] for loaded in chunk]
+
+
+def _shown(model: Model, loaded: Loaded, found: "Found | str", seconds: float) -> Scored:
+    """What was found in an image, on its own grid, or why nothing was."""
+    if isinstance(found, str) or loaded.image is None:
+        return Scored(_failed(loaded, str(found)))
+    score, heatmap, reconstruction = found
+    full = model.decode(heatmap, loaded.image.shape[1:])
+    return Scored(loaded, score, full, model.shown(loaded, heatmap, reconstruction), seconds)
+
+
+def _volume_scored(model: Model, loaded: Loaded) -> Scored:
+    """A volume's score, or why it has none."""
+    try:
+        return _score_volume(model, loaded)
+    except AnodetectError:
+        raise
+    except Exception as error:
+        return Scored(_failed(loaded, why(error)))
 
 
 def _score_volume(model: Model, loaded: Loaded) -> Scored:
@@ -507,7 +552,10 @@ def _score_slices(model: Model, loaded: Loaded, volume: Prepared) -> tuple[Doubl
     return np.array(scores), heatmap
 
 
-def _score_chunk(model: Model, chunk: Sequence[Loaded]) -> list[tuple[float, Floats, Floats | None]]:
+Found = tuple[float, Floats, Floats | None]  # score, heatmap and reconstruction, on the detector's grid
+
+
+def _score_chunk(model: Model, chunk: Sequence[Loaded]) -> list[Found]:
     images = [loaded.image for loaded in chunk if loaded.image is not None]
     encoded = [loaded.encoded for loaded in chunk if loaded.encoded is not None]
     scores = model.score(images, encoded, [loaded.record.slice for loaded in chunk])

@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pyarrow import compute as pc
 from pyarrow import csv as pa_csv
 from pyarrow import parquet
 
@@ -99,6 +100,7 @@ TIMING_COLUMNS = pa.schema([("path", pa.string()), ("seconds", pa.float64())])
 OUTPUT_COLUMNS = pa.schema([("name", pa.string()), ("sha256", pa.string())])
 CHAIN_COLUMNS = pa.schema([("path", pa.string()), ("row", pa.string()), ("chain", pa.string())])
 PART = 4096  # rows of a table that are written at a time
+MOST_REASONS = 30  # that are told apart
 AT_ONCE = 256  # rows that are there as Python's objects at a time
 OUTPUTS_TEXT = re.compile(rb'(?<=\n  "outputs": {).*?(?=\n  })', re.DOTALL)  # in audit.json as it is written here
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
@@ -122,6 +124,21 @@ class ScoreDirectory:
 
     def scored(self) -> list[Row]:
         return [row for row in self.rows if row["status"] == "ok"]
+
+
+def in_error(rows: pa.Table) -> NDArray[np.bool_]:
+    """Which rows say what went wrong: with scoring, or with writing what was scored."""
+    return np.asarray(pc.fill_null(pc.not_equal(rows["error"], ""), False), bool)
+
+
+def failures(rows: pa.Table) -> list[tuple[str, int, str]]:
+    """(reason, how many, an example) of the rows in error, the most frequent reasons first. Decoders have a message for
+    every file, so of rare reasons only the number is told."""
+    table = rows.filter(pa.array(in_error(rows))).select(["error", "path"])
+    counted = table.group_by("error", use_threads=False).aggregate([("path", "count"), ("path", "first")]).to_pylist()
+    ranked = [(each["error"], each["path_count"], each["path_first"]) for each in counted]
+    first, rest = (part := sorted(ranked, key=lambda each: -each[1]))[:MOST_REASONS], part[MOST_REASONS:]
+    return first + ([(f"{len(rest)} other reasons", sum(count for _, count, _ in rest), rest[0][2])] if rest else [])
 
 
 def row_hash(row: Row) -> str:

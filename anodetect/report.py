@@ -6,7 +6,6 @@ import io
 import itertools
 import json
 import shlex
-from collections import Counter
 from collections.abc import Callable, Sequence, Set
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from anodetect.agreement import summary
 from anodetect.calibration import Calibration
 from anodetect.errors import RunError
 from anodetect.files import write_atomic
-from anodetect.records import ScoreDirectory, picture_of
+from anodetect.records import ScoreDirectory, failures, picture_of
 from anodetect.reviews import Review, in_force
 
 Doubles = NDArray[np.float64]
@@ -78,7 +77,7 @@ def html(folder: Path, reviewed: Sequence[Review]) -> str:
             drift=[check for check in main.audit.get("drift", {}).values() if check],
             counts=main.audit["counts"],
             evaluation=main.audit.get("evaluation"),
-            failures=_failures(main),
+            failures=failures(main.table),
             flagged=_flagged(main),
             n_rows=len(main.table),
             n_flagged=pc.sum(main.table["flagged"]).as_py() or 0,
@@ -108,17 +107,6 @@ def environment() -> Environment:
     made.filters["number"] = lambda value, digits=3: "–" if value is None else f"{value:.{digits}f}"
     made.filters["percent"] = lambda value: "–" if value is None else f"{100 * value:.1f} %"
     return made
-
-
-def _failures(main: ScoreDirectory) -> list[tuple[str, int, str]]:
-    """(reason, how many, an example) of the rows that are not ok."""
-    reasons: Counter[str] = Counter()
-    examples: dict[str, str] = {}
-    for row in main.each():
-        if row["status"] != "ok":
-            reasons[row["error"]] += 1
-            examples.setdefault(row["error"], row["path"])
-    return [(reason, count, examples[reason]) for reason, count in reasons.most_common()]
 
 
 def _cases(main: ScoreDirectory) -> dict[str, list[dict[str, Any]]]:

@@ -51,7 +51,10 @@ HEADER = (
 )
 CURVE_POINTS = 200
 CHECKPOINT, FINGERPRINT = "checkpoint.safetensors", "fingerprint"  # only while a run is being made
-PACKAGES = ("anodetect", "torch", "monai", "numpy", "scipy", "scikit-learn", "opensimplex", "pillow", "safetensors")
+PACKAGES = (
+    "anodetect", "torch", "monai", "numpy", "scipy", "scikit-learn", "opensimplex", "timm", "safetensors", "pillow",
+    "imagecodecs", "tifffile", "nibabel", "pynrrd", "pydicom", "pyarrow",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,12 @@ def read(path: Path) -> Run:
     lacking = [key for key in HEADER if key not in header]
     if lacking:
         raise RunError(f"{path}: the model file lacks {', '.join(lacking)}; it was not written by `anodetect train`")
-    for name, digest in header.get("hashes", {}).items():
+    hashes = header.get("hashes", {})
+    if not isinstance(hashes, dict):
+        raise RunError(f"{path}: the model file does not say what the run's other files are")
+    for name, digest in hashes.items():
+        if name not in FILES:
+            raise RunError(f"{path}: the model file names {name!r}, which is no file of a run")
         if sha256_of(path / name) != digest:
             raise RunError(f"{path / name}: does not match the hash in the model file; it was altered")
     try:
@@ -156,7 +164,7 @@ def read(path: Path) -> Run:
         )
         state = {name.removeprefix("detector."): array for name, array in tensors.items()}
         return Run(path, header, state, calibration, sha256_of(path / "model.safetensors"))
-    except KeyError as error:
+    except (KeyError, TypeError) as error:
         raise RunError(f"{path}: the model file lacks {error}; it was not written by `anodetect train`") from None
 
 
@@ -266,6 +274,16 @@ def environment_facts() -> dict[str, Any]:
         "processors": os.cpu_count(),
         "byte_order": np.dtype(np.int32).newbyteorder("=").str[0],
     }
+
+
+def host(device: str) -> str:
+    """A hash of what the last bits of a score depend on beside the model: versions, processor and kind of device."""
+    kind = "cpu"
+    if "torch" in sys.modules:  # without it there is nothing but the CPU
+        from anodetect.nn.inference import pick_device
+
+        kind = pick_device(device).type
+    return sha256(canonical(environment_facts() | {"device": kind})).hexdigest()
 
 
 def peak_memory_mb() -> float:

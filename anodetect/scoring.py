@@ -8,9 +8,9 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,16 @@ from anodetect.cases import Cases
 from anodetect.config import plain
 from anodetect.data import cards, readers
 from anodetect.data.scan import MANIFEST, Record, identified, is_below, is_volume, scan, series_of
-from anodetect.decision import decide, decide_slices, fdr_statement, is_deep, is_ok, numbers, volume_caveats
+from anodetect.decision import (
+    decide,
+    decide_slices,
+    fdr_statement,
+    group_caveats,
+    is_deep,
+    is_ok,
+    numbers,
+    volume_caveats,
+)
 from anodetect.errors import ConfigError, DataError, Interrupted, RunError
 from anodetect.evaluation import Measure
 from anodetect.files import atomic, inside, leads_out, path_of, path_text
@@ -74,17 +83,16 @@ def score(
     for checked in (far, far if fdr is None else fdr):
         run.calibration.level(checked)  # refuses an impossible rate before any work
     root, items, problems = collect(paths, out, follow_symlinks, keep_identifiers)
+    listed = len(items) + len(problems)
     problems = [entry for entry in problems if mine(readers.digest(entry[0].encode()))]
     asked = {"shard": shard, "heatmaps": list(heatmaps), "root": str(root.absolute()), "identifiers": keep_identifiers}
-    facts = _facts(run, far, fdr) | asked
+    facts = _facts(run, far, fdr) | asked | {"listed": listed}
     begun_with = asked | {key: facts[key] for key in ("model_sha256", "far", "fdr")}
-    task = Task(run_path.absolute(), out.absolute(), tuple(heatmaps), far, fdr, shard, device, keep_identifiers)
+    where = (run_path.absolute(), run.model_sha256, out.absolute())
+    task = Task(*where, tuple(heatmaps), far, fdr, shard, device, keep_identifiers)
     threshold = task.threshold(run.calibration)
     with Journal(out, begun_with, resume=resume) as journal:
-        facts["statement"] = (
-            run.calibration.statement(far) if fdr is None else fdr_statement(run.calibration, fdr, len(items))
-        )
-        reporter.say(facts["statement"])
+        reporter.say(_statement(run.calibration, far, fdr, [record.group for record in items]))
         cases = Cases(out, threshold, run.scale)
         measure = Measure(run.calibration, far, masks=any(record.mask for record in items))
         by_id = {record.id: record for record in items}
@@ -115,7 +123,7 @@ def score(
             "command": list(command),
             "started": started.isoformat(timespec="seconds"),
             "environment": runs.environment_facts(),
-            "threads": sorted(tally.threads),
+            **tally.where(),
             "cases": cases.settle(),
         }
         result = _conclude(out, rows, slices, timings, journal.entries(), run.calibration, facts, measure, reporter)
@@ -160,22 +168,38 @@ def _facts(run: runs.Run, far: float, fdr: float | None) -> dict[str, Any]:
 
 class Tally:
     """How many files have been scored until now, and how many of them are flagged above the threshold, or failed; and
-    on how many threads."""
+    on which machines, on how many threads."""
 
     def __init__(self, threshold: float) -> None:
         self.threshold = threshold
         self.threads: set[int] = set()
+        self.hosts: set[str] = set()
         self.count = self.flagged = self.failed = 0
 
     def add(self, entry: Entry) -> None:
         row = entry["row"]
         self.count += 1
         self.threads.add(entry["threads"])
+        self.hosts.add(entry["host"])
         self.failed += row["status"] != "ok"
         self.flagged += row["status"] == "ok" and row["score"] > self.threshold
 
     def note(self) -> str:
         return f"{self.flagged} flagged, {self.failed} failed"
+
+    def where(self) -> dict[str, Any]:
+        """What audit.json says of the machines: which one and on how many threads, nothing if there were several."""
+        return _where(self.hosts, self.threads)
+
+
+def _where(hosts: Collection[str], threads: Collection[int]) -> dict[str, Any]:
+    one = len(hosts) == 1
+    return {"host": next(iter(hosts)) if one else "", "threads": sorted(threads) if one else []}
+
+
+def _statement(calibration: Calibration, far: float, fdr: float | None, groups: Sequence[str]) -> str:
+    """What is promised of images in these groups."""
+    return calibration.statement(far) if fdr is None else fdr_statement(calibration, fdr, len(groups), len(set(groups)))
 
 
 def _tables(entries: Iterable[Entry], problems: Iterable[records.Row]) -> tuple[pa.Table, pa.Table, list[records.Row]]:
@@ -251,8 +275,9 @@ def collect(
     if len(datasets) > 1:
         root = Path(os.path.commonpath([os.path.abspath(dataset.root) for dataset in datasets]))  # noqa: PTH100
         items = [cards.relative_to(record, root) for record in items]
+        below = {dataset.root: path_text(os.path.relpath(dataset.root, root)) for dataset in datasets}
         problems = [
-            (path_text(os.path.relpath(dataset.root / name, root)), reason)
+            (name if below[dataset.root] == "." else f"{below[dataset.root]}/{name}", reason)
             for dataset in datasets
             for name, reason in dataset.problems
         ]
@@ -282,7 +307,7 @@ def _conclude(
     decide_slices(slices, calibration, far=far, fdr=facts["fdr"])
     good = is_ok(rows)
     volumes = rows["path"].filter(pa.array(good & is_deep(rows))).to_pylist()
-    caveats = volume_caveats(volumes, slices, calibration, far)
+    caveats = volume_caveats(volumes, slices, calibration, far) or group_caveats(groups, calibration)
     for caveat in caveats:
         reporter.warn(caveat)
     for problem in measure.problems:
@@ -291,8 +316,7 @@ def _conclude(
     for check in checks.values():
         if check and check["fires"]:
             reporter.warn(check["text"])
-    reasons = rows["error"].to_pylist()
-    in_error = np.array([bool(reason) for reason in reasons], bool)
+    in_error = records.in_error(rows)
     unshown = int((good & ~in_error & np.asarray(pc.equal(rows["heatmap"], ""), bool)).sum())
     if unshown and facts["heatmaps"]:
         reporter.warn(f"{unshown} have no heatmap: images come as tiff or png, volumes as nifti or dicom")
@@ -302,10 +326,12 @@ def _conclude(
         records.write_draws(out, measure.draws())
     counts = Counter(rows["status"].to_pylist())
     unwritten = int((good & in_error).sum())
+    statement = _statement(calibration, far, facts["fdr"], rows["group"].filter(pa.array(good)).to_pylist())
     audit = dict(facts) | {
+        "statement": statement,
         "ended": datetime.now(UTC).isoformat(timespec="seconds"),
         "counts": dict(counts),
-        "reasons": dict(Counter(filter(None, reasons)).most_common()),
+        "reasons": {reason: count for reason, count, _ in records.failures(rows)},
         "drift": checks,
         "caveats": caveats,
         "evaluation": measure.result(None if facts["fdr"] is None else threshold) if measure.labelled() else None,
@@ -371,11 +397,11 @@ def merge(
     parts: Sequence[Path], out: Path, *, command: Sequence[str] = (), reporter: Reporter | None = None
 ) -> dict[str, Any]:
     """Join the score directories of all shards: tables as one machine would have written them; p-values, q-values and
-    flags are those of the whole. Pixel metrics are not joined."""
+    flags are those of the whole. Pixel metrics are not joined. RunError if a part is missing or was changed."""
     reporter = reporter or Silent()
     directories = [records.read(part) for part in parts]
     audits = [directory.audit for directory in directories]
-    _refuse_misfits(parts, audits)
+    _refuse_misfits(directories)
     records.prepare(out)
     calibration = Calibration.restore(audits[0]["calibration"])
     rows = pa.concat_tables([directory.table for directory in directories]).combine_chunks().sort_by("path")
@@ -406,34 +432,43 @@ def merge(
     entries = (entry for directory in directories for entry in _regions_of(directory.path))
     slices = [row for directory in directories for row in records.read_slices(directory.path)]
     slices.sort(key=lambda row: row["path"])
-    environment = runs.environment_facts()
-    elsewhere = any(audit["environment"] != environment for audit in audits)
+    _warn_of_gaps(len(rows), audits, reporter)
+    hosts = {audit.get("host", "") for audit in audits}
     facts = audits[0] | {
         "shard": "1/1",
         "merged_from": [audit["head"] for audit in audits],
         "started": min(audit["started"] for audit in audits),
         "command": list(command),
-        "environment": environment,
-        "threads": [] if elsewhere else sorted({count for audit in audits for count in audit.get("threads", [])}),
+        "environment": runs.environment_facts(),
+        **_where(hosts - {""} if "" not in hosts else (), {count for audit in audits for count in audit["threads"]}),
         "cases": cases.settle(),
     }
-    if audits[0]["fdr"] is not None:
-        facts["statement"] = fdr_statement(calibration, audits[0]["fdr"], len(rows))
     return _conclude(out, rows, slices, timings, entries, calibration, facts, measure, reporter)
 
 
-def _refuse_misfits(parts: Sequence[Path], audits: Sequence[Mapping[str, Any]]) -> None:
-    """RunError if parts were not made alike, or one is missing."""
+def _warn_of_gaps(rows: int, audits: Sequence[Mapping[str, Any]], reporter: Reporter) -> None:
+    """Say so if parts found other files in their folder than are in them."""
+    listed = {audit.get("listed", rows) for audit in audits}
+    if audits[0]["shard"] != "1/1" and listed != {rows}:
+        counts = " or ".join(map(str, sorted(listed)))
+        reporter.warn(f"the parts have {rows} files, but found {counts} in their folder: it was changed meanwhile")
+
+
+def _refuse_misfits(directories: Sequence[records.ScoreDirectory]) -> None:
+    """RunError if parts were not made alike, one is missing, or one is not what was written: what was changed in it
+    would get a new, honest record."""
+    parts, audits = [directory.path for directory in directories], [directory.audit for directory in directories]
     for part, audit in zip(parts, audits, strict=True):
-        for key in ("model_sha256", "far", "fdr", "heatmaps", "calibration"):
+        for key in ("model_sha256", "far", "fdr", "heatmaps", "calibration", "identifiers"):
             if audit[key] != audits[0][key]:
                 raise RunError(f"{part} and {parts[0]} differ in {key}; parts of one scoring are expected")
     shards = [audit["shard"] for audit in audits]
-    count = int(shards[0].partition("/")[2])
-    if count > 1:
-        missing = {f"{index}/{count}" for index in range(1, count + 1)} - set(shards)
-        if missing or len(shards) != count:
-            raise RunError(f"shards {', '.join(sorted(shards))} are not 1 to {count}, each once")
+    count = max(int(shard.partition("/")[2]) for shard in shards)
+    if count > 1 and sorted(shards) != sorted(f"{index}/{count}" for index in range(1, count + 1)):
+        raise RunError(f"shards {', '.join(sorted(shards))} are not 1 to {count}, each once")
+    for directory in directories:
+        if problems := verification.of_record(directory, []):
+            raise RunError(f"{directory.path} is not what was written: {problems[0]}")
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -467,12 +502,12 @@ def rescore(
     run = runs.read(run_path or Path(scored.audit["run_path"]))
     if run.model_sha256 != scored.audit["model_sha256"]:
         return [f"the model at {run.path} is not the one that scored"]
-    known = scored.audit.get("threads", []) if runs.environment_facts() == scored.audit["environment"] else []
     model = Model.load(run, device)
+    known = scored.audit.get("threads", []) if runs.host(device) == scored.audit.get("host") else []
     rows = scored.scored()
     chosen = np.random.default_rng().choice(len(rows), min(count, len(rows)), replace=False)
     root = root or Path(scored.audit["root"])
-    listed = {record.id: record for record in scan(root).records} if (root / MANIFEST).is_file() else {}
+    manifests: dict[Path, dict[Path, Record]] = {}
     problems: dict[str, str] = {}
     to_come = [rows[place] for place in sorted(chosen)]
     before = threads.in_use()
@@ -480,7 +515,7 @@ def rescore(
         for used in known or [before]:  # a scoring that was resumed may have had several
             threads.limit(used)
             for row in to_come:
-                record = listed.get(row["path"]) or _record_of(row["path"], root)
+                record = _record_of(row["path"], root, manifests)
                 # A product's last bits depend on a row's place among the rows: one of these had the same.
                 copies = [record] * (1 if is_volume(record) else model.batch)
                 again = list(score_records(model, copies, Silent()))
@@ -504,9 +539,16 @@ def _differs(row: records.Row, again: Sequence[Scored], *, exact: bool) -> str:
     return f"{row['path']}: scores {scores[0]!r} now, {row['score']!r} in the record"
 
 
-def _record_of(identity: str, root: Path) -> Record:
-    """A file, or a DICOM series, as it was scored if no manifest said more of it; RunError if it is outside `root`."""
+def _record_of(identity: str, root: Path, manifests: dict[Path, dict[Path, Record]]) -> Record:
+    """A file, or a DICOM series, as it was scored; `manifests` keeps what those on the way to it say. RunError if it is
+    outside `root`."""
     if leads_out(name := path_of(identity)):
         raise RunError(f"{identity!r} leads out of {root}; it is not read")
     path = root / name
+    for folder in path.parents[: len(Path(name).parts)]:
+        if folder not in manifests:
+            listed = scan(folder, follow_symlinks=True).records if (folder / MANIFEST).is_file() else ()
+            manifests[folder] = {folder / path_of(record.id): record for record in listed}
+        if path in manifests[folder]:
+            return replace(manifests[folder][path], id=identity)
     return Record(identity, path, files=series_of(path) if path.is_file() else ())

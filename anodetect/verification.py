@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
@@ -19,10 +20,11 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key, l
 from anodetect import records, reviews
 from anodetect.calibration import Calibration
 from anodetect.decision import decide, decide_slices
-from anodetect.errors import ConfigError, RunError
+from anodetect.errors import AnodetectError, ConfigError, RunError
 from anodetect.files import leads_out, sha256_of, write_atomic
 
 SIGNATURE = "signature.json"
+UNCHECKABLE = (KeyError, TypeError, ValueError, IndexError, AttributeError, pa.ArrowException, AnodetectError)
 DECIDED = ("p_value", "q_value", "flagged", "threshold")
 
 
@@ -55,9 +57,7 @@ def verify(path: Path, *, head: str | None = None, key: Path | None = None, run:
         return Verdict((str(error),), (), False, 0, "")
     audit = scored.audit
     notes: list[str] = []
-    problems = [*_rows(scored), *_decisions(scored), *_outputs(scored, notes), *_model(audit, run, notes)]
-    if records.head_of(audit) != audit["head"]:
-        problems.append("audit.json was changed: its contents do not give its head")
+    problems = [*of_record(scored, notes), *_model(audit, run, notes)]
     if head is not None and head.lower() != audit["head"]:
         problems.append(f"the head is {audit['head']}, not the one that was kept: the record was replaced")
     trusted = _public_key(key) if key else None
@@ -67,6 +67,22 @@ def verify(path: Path, *, head: str | None = None, key: Path | None = None, run:
     notes += known
     authenticated = not problems and (head is not None or trusted is not None)
     return Verdict(tuple(problems), tuple(notes), authenticated, len(scored.rows), audit["head"])
+
+
+def of_record(scored: records.ScoreDirectory, notes: list[str]) -> list[str]:
+    """What does not hold of rows, decisions, outputs and head, whatever the model and the signature."""
+    problems: list[str] = []
+    for check in (_rows, _decisions, lambda scored: _outputs(scored, notes), _head):
+        try:
+            problems += check(scored)
+        except UNCHECKABLE as error:
+            problems.append(f"it cannot be checked: something is missing or of another kind ({error!r})")
+    return problems
+
+
+def _head(scored: records.ScoreDirectory) -> Iterator[str]:
+    if records.head_of(scored.audit) != scored.audit["head"]:
+        yield "audit.json was changed: its contents do not give its head"
 
 
 def _rows(scored: records.ScoreDirectory) -> Iterator[str]:

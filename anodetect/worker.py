@@ -17,7 +17,7 @@ from anodetect.decision import LITTLE, UNSEEN
 from anodetect.errors import ConfigError, RunError
 from anodetect.files import short_name
 from anodetect.journal import Entry
-from anodetect.model import BATCH, PIXELS_AHEAD, Model, Scored, pixels, score_records
+from anodetect.model import BATCH, PIXELS_AHEAD, Model, Scored, pixels, score_records, why
 from anodetect.types import Reporter
 from anodetect.writers import images as image_writer
 from anodetect.writers import volumes as volume_writer
@@ -25,9 +25,11 @@ from anodetect.writers import volumes as volume_writer
 
 @dataclass(frozen=True)
 class Task:
-    """What it takes to score a file on any machine: the run, and which files to write where."""
+    """What it takes to score a file on any machine: the run, as it was when scoring began, and which files to write
+    where."""
 
     run: Path
+    model_sha256: str
     out: Path
     heatmaps: tuple[str, ...]
     far: float
@@ -57,7 +59,10 @@ class Worker:
     def __init__(self, task: Task, count: int | None = None) -> None:
         self.task = task
         self.run = runs.read(task.run)
+        if self.run.model_sha256 != task.model_sha256:
+            raise RunError(f"{task.run} is not the model that this scoring was begun with")
         self.model = Model.load(self.run, task.device)
+        self.host = runs.host(task.device)
         self.threads = count or threads.in_use()
         threads.limit(self.threads)  # of all libraries, now that they are loaded
         self.cases = Cases(task.out, task.threshold(self.run.calibration), self.run.scale)
@@ -84,6 +89,8 @@ class Worker:
             "row": row,
             "seconds": scored.seconds,
             "threads": self.threads,
+            "host": self.host,
+            "files": [],
             "regions": [],
             "slices": _slice_rows(scored),
         }
@@ -103,9 +110,10 @@ class Worker:
                 written = image_writer.write(stem, task.heatmaps, heatmap, loaded.image, *how)
                 if "regions" in task.heatmaps:
                     entry["regions"] = image_writer.regions(heatmap, self.pixel_threshold)
-            row["heatmap"] = written[0].relative_to(task.out).as_posix() if written else ""
-        except RunError as error:
-            row["error"] = str(error)
+            entry["files"] = [path.relative_to(task.out).as_posix() for path in written]
+            row["heatmap"] = next(iter(entry["files"]), "")
+        except Exception as error:  # also one that nobody thought of: a file must not end a night's work
+            row["error"] = why(error)
         return entry
 
 

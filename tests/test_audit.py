@@ -1,5 +1,6 @@
 """The audit engine: nothing lost, nothing done twice, nothing changed unnoticed."""
 
+import csv
 import json
 import multiprocessing
 import os
@@ -8,11 +9,13 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import safetensors.numpy
 import tifffile
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -22,8 +25,10 @@ from PIL import Image
 
 from anodetect import checkpoint, journal, pipeline, records, runs, scoring, verification, worker
 from anodetect.data import readers, synthetic
+from anodetect.data.scan import scan
 from anodetect.errors import AnodetectError, ConfigError, Interrupted, RunError
 from anodetect.files import sha256_of
+from anodetect.model import Model
 from anodetect.types import Silent
 
 FORKED = multiprocessing.get_context("forkserver")
@@ -150,30 +155,59 @@ def test_a_record_rewritten_with_care_is_only_caught_by_its_head(copy):
     assert not verification.verify(copy, head=old).intact
 
 
+def key_pair(folder, name):
+    """Files of a new private and public key."""
+    key = Ed25519PrivateKey.generate()
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    (folder / f"{name}.pem").write_bytes(pem)
+    (folder / f"{name}.pub").write_bytes(public)
+    return folder / f"{name}.pem", folder / f"{name}.pub"
+
+
 def test_signatures(pca_run, synthetic_folder, tmp_path):
-    keys = {}
-    for name in ("ours", "theirs"):
-        key = Ed25519PrivateKey.generate()
-        pem = key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        public = key.public_key().public_bytes(
-            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
-        (tmp_path / f"{name}.pem").write_bytes(pem)
-        (tmp_path / f"{name}.pub").write_bytes(public)
-        keys[name] = key
+    ours, _ = key_pair(tmp_path, "ours")
+    key_pair(tmp_path, "theirs")
     out = tmp_path / "s"
     scoring.score(pca_run, [str(synthetic_folder / "test/good")], out, heatmaps=(), sign=tmp_path / "ours.pem")
     assert verification.verify(out, key=tmp_path / "ours.pub").authenticated
     assert "not checked against" in verification.verify(out).notes[0]
     assert "not that of the key" in verification.verify(out, key=tmp_path / "theirs.pub").problems[0]
-    verification.sign(out, "0" * 64, keys["ours"])
+    verification.sign(out, "0" * 64, verification.private_key(ours))
     assert "does not fit the head" in verification.verify(out).problems[0]
     (out / "signature.json").unlink()
     assert "no signature" in verification.verify(out, key=tmp_path / "ours.pub").problems[0]
     with pytest.raises(ConfigError, match="private key"):
         scoring.score(pca_run, [str(synthetic_folder)], tmp_path / "t", sign=tmp_path / "ours.pub")
+
+
+@pytest.mark.parametrize("calibration", [{}, {"scores": [1], "peaks": "x", "groups": None}])
+def test_a_record_that_lacks_something_is_told_not_a_traceback(copy, calibration):
+    audit = json.loads((copy / "audit.json").read_text())
+    (copy / "audit.json").write_text(json.dumps(audit | {"calibration": calibration}))
+    assert any("it cannot be checked" in text for text in verification.verify(copy).problems)
+
+
+def test_a_column_that_is_missing_is_told(copy):
+    pq.write_table(pq.read_table(copy / "scores.parquet").drop_columns(["q_value"]), copy / "scores.parquet")
+    assert not verification.verify(copy).intact
+
+
+def test_rescoring_knows_manifests_below_a_common_folder(pca_run, synthetic_folder, tmp_path, monkeypatch):
+    """What a manifest says of a file is used again, though the record's root holds none."""
+    for name in ("a", "b"):
+        shutil.copytree(synthetic_folder / "test/good", tmp_path / name)
+    listed = "\n".join(f"{file.name},case{n}" for n, file in enumerate(sorted((tmp_path / "a").glob("*.png"))))
+    (tmp_path / "a/manifest.csv").write_text(f"path,group\n{listed}\n")
+    scoring.score(pca_run, [str(tmp_path / "a"), str(tmp_path / "b")], tmp_path / "s", far=FAR, heatmaps=())
+    seen = []
+    real = scoring.score_records
+    monkeypatch.setattr(
+        scoring, "score_records", lambda model, items, *rest: seen.extend(items) or real(model, items, *rest)
+    )
+    assert scoring.rescore(tmp_path / "s", 100) == []
+    assert {record.group[:4] for record in seen if record.id.startswith("a/")} == {"case"}
+    assert {record.group for record in seen if record.id.startswith("b/")} == {""}
 
 
 def test_rescoring_gives_what_is_recorded(pca_run, synthetic_folder, scored, tmp_path):
@@ -301,13 +335,80 @@ def test_files_that_failed_are_tried_again_on_resuming(pca_run, synthetic_folder
 
 
 def test_a_heatmap_lost_in_a_power_failure_is_made_again(tmp_path):
+    def entry(path, *files, seconds=0.0):
+        return {"row": {"path": path, "error": ""}, "seconds": seconds, "files": list(files)}
+
     with journal.Journal(tmp_path / "s", {"a": 1}, resume=False) as begun:
-        begun.append([{"row": {"path": "x", "heatmap": "heatmaps/x.tiff", "error": ""}, "seconds": 0.0}])
-        begun.append([{"row": {"path": "y", "heatmap": "", "error": ""}, "seconds": 0.0}])
+        (tmp_path / "s/y_map").write_bytes(b"whole")
+        (tmp_path / "s/y_mask").touch()
+        begun.append([entry("missing", "x"), entry("empty", "y_map", "y_mask"), entry("none"), entry("whole", "y_map")])
     with journal.Journal(tmp_path / "s", {"a": 1}, resume=True) as again:
-        assert [entry["row"]["path"] for entry in again.resumed()] == ["y"]
-        again.append([{"row": {"path": "x", "heatmap": ""}, "seconds": 1.0, "regions": []}])
-        assert {entry["row"]["path"]: entry["seconds"] for entry in again.entries()} == {"x": 1.0, "y": 0.0}
+        assert [entry["row"]["path"] for entry in again.resumed()] == ["none", "whole"]
+        again.append([entry("missing", seconds=1.0)])
+        assert {e["row"]["path"]: e["seconds"] for e in again.entries() if e["seconds"]} == {"missing": 1.0}
+
+
+@pytest.mark.parametrize("where", ["sign", "remove"])
+def test_what_ends_between_the_tables_and_the_signature_is_resumed_and_signed(
+    pca_run, synthetic_folder, tmp_path, monkeypatch, where
+):
+    private, public = key_pair(tmp_path, "ours")
+    owner = verification if where == "sign" else journal.Journal
+
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(owner, where, killed)
+        scoring.score(pca_run, [str(synthetic_folder)], tmp_path / "s", far=FAR, sign=private)
+    result = scoring.score(pca_run, [str(synthetic_folder)], tmp_path / "s", far=FAR, sign=private, resume=True)
+    assert result["scored"] == 40
+    assert verification.verify(tmp_path / "s", key=public).authenticated
+    assert not (tmp_path / "s" / records.JOURNAL).exists()
+    with pytest.raises(RunError, match="choose another --out"):
+        scoring.score(pca_run, [str(synthetic_folder)], tmp_path / "s", far=FAR, sign=private, resume=True)
+
+
+def test_what_fails_while_it_is_scored_or_written_is_a_row_and_takes_nothing_with_it(
+    pca_run, synthetic_folder, tmp_path, monkeypatch
+):
+    folder = synthetic_folder / "test/good"
+    names = sorted(file.name for file in folder.iterdir())
+    odd = readers.read_image(folder / names[3]).mean()
+    real_score, real_write = Model.score, worker.image_writer.write
+
+    def score(model, images, *rest):
+        if any(image.mean() == odd for image in images):
+            raise MemoryError
+        return real_score(model, images, *rest)
+
+    def write(stem, *rest):
+        if stem.name == names[5]:
+            raise ValueError("as a library might")
+        return real_write(stem, *rest)
+
+    monkeypatch.setattr(Model, "score", score)
+    monkeypatch.setattr(worker.image_writer, "write", write)
+    result = scoring.score(pca_run, [str(folder)], tmp_path / "s", far=FAR)
+    assert (result["scored"], result["failed"]) == (19, 2)
+    rows = {row["path"]: row for row in records.read(tmp_path / "s").rows}
+    assert rows[names[3]]["error"] == "does not fit into memory"
+    assert (rows[names[3]]["status"], rows[names[3]]["score"]) == ("failed", None)
+    assert rows[names[5]]["error"] == "please report: ValueError: as a library might"
+    assert rows[names[5]]["status"] == "ok"
+    assert sorted(name for name, row in rows.items() if row["error"]) == [names[3], names[5]]
+
+
+def test_a_model_that_was_replaced_meanwhile_scores_nothing(pca_run, synthetic_folder, tmp_path):
+    run = shutil.copytree(pca_run, tmp_path / "run")
+
+    class Replaces(Silent):
+        def say(self, text):
+            pipeline.calibrate(run, str(synthetic_folder / "test/good"), tmp_path / "other")
+            shutil.copytree(tmp_path / "other", run, dirs_exist_ok=True)
+
+    with pytest.raises(RunError, match="not the model that this scoring was begun with"):
+        scoring.score(run, [str(synthetic_folder)], tmp_path / "s", far=FAR, reporter=Replaces())
 
 
 def test_two_processes_do_not_write_one_directory(tmp_path):
@@ -377,6 +478,44 @@ def test_a_record_from_elsewhere_cannot_reach_out_of_its_directory(pca_run, synt
         scoring.rescore(parts[1], 10**6)
 
 
+def test_no_shard_leaves_out_a_file_that_cannot_be_read(pca_run, synthetic_folder, tmp_path):
+    folder = shutil.copytree(synthetic_folder / "test/good", tmp_path / "in")
+    for n in range(20):  # each with a content, and so a shard, of its own
+        (folder / f"bad{n}.png").write_bytes(b"no image" + bytes([n]))
+    (folder / "gone.png").symlink_to(folder / "nowhere.png")
+    whole = scoring.score(pca_run, [str(folder)], tmp_path / "whole", far=FAR, heatmaps=())
+    parts = [tmp_path / f"part{index}" for index in (1, 2)]
+    for index, part in enumerate(parts, start=1):
+        scoring.score(pca_run, [str(folder)], part, far=FAR, heatmaps=(), shard=f"{index}/2")
+    merged = scoring.merge(parts, tmp_path / "merged")
+    assert (merged["scored"], merged["failed"]) == (whole["scored"], whole["failed"]) == (20, 21)
+    assert tables(tmp_path / "merged") == tables(tmp_path / "whole")
+
+
+def test_parts_that_are_not_what_was_written_or_not_all_are_refused(pca_run, synthetic_folder, tmp_path):
+    data = shutil.copytree(synthetic_folder / "test", tmp_path / "in")
+    parts = [tmp_path / f"part{index}" for index in (1, 2)]
+    for index, part in enumerate(parts, start=1):
+        scoring.score(pca_run, [str(data)], part, far=FAR, shard=f"{index}/2")
+        Image.fromarray(synthetic.images(1, seed=index)[0][0, 0]).save(data / "later.png")
+    scoring.score(pca_run, [str(data)], tmp_path / "all", far=FAR)
+    for wrong in ([tmp_path / "all", parts[0]], [parts[0], tmp_path / "all"]):
+        with pytest.raises(RunError, match="are not 1 to 2, each once"):
+            scoring.merge(wrong, tmp_path / "wrong")
+    warned = []
+    reporter = Silent()
+    reporter.warn = warned.append
+    scoring.merge(parts, tmp_path / "merged", reporter=reporter)
+    assert any("found 40 or 41 in their folder" in text for text in warned)
+    changed = shutil.copytree(parts[0], tmp_path / "changed")
+    next(changed.glob("heatmaps/**/*.tiff")).write_bytes(b"another")
+    with pytest.raises(RunError, match=r"changed is not what was written: heatmaps/.* was changed"):
+        scoring.merge([changed, parts[1]], tmp_path / "laundered")
+    change(parts[0], score=0.0)
+    with pytest.raises(RunError, match="is not what was written: record 2"):
+        scoring.merge(parts, tmp_path / "laundered")
+
+
 @pytest.mark.parametrize("shard", ["0/3", "4/3", "1", "a/b", "1/0"])
 def test_bad_shards_are_refused(pca_run, synthetic_folder, tmp_path, shard):
     with pytest.raises(ConfigError, match="--shard"):
@@ -429,7 +568,7 @@ def made(task, items, reporter, note):
         row |= {"path": record.id, "group": record.group, "sha256": sha256(record.id.encode()).hexdigest()}
         row |= {"score": hash(record.id) / 2**63, "heatmap": f"heatmaps/{record.id}_heatmap.tiff"}
         row |= {"model_sha256": "0" * 64, "status": "ok"}
-        yield None, {"row": row, "seconds": 0.1, "threads": 1, "regions": [], "slices": []}
+        yield None, {"row": row, "seconds": 0.1, "threads": 1, "host": "", "files": [], "regions": [], "slices": []}
 
 for count in (2_000, 12_000):
     folder = Path(sys.argv[2], str(count))
@@ -472,7 +611,7 @@ def test_hostile_names_and_contents_become_rows(pca_run, tmp_path):
     good = synthetic.images(1, seed=9)[0][0, 0]
     Image.fromarray(good).save(folder / "good.png")
     whole = (folder / "good.png").read_bytes()
-    for name in ("new\nline.png", 'comma,"quote.png', "@formula.png", "=1+1.png", "\t-tab.png"):
+    for name in ("new\nline.png", 'comma,"quote.png', "@formula.png", "=1+1.png", "-tab.png", "+plus.png"):
         (folder / name).write_bytes(whole)
     (folder / "archive.png").write_bytes(b"PK\x03\x04" + bytes(100))
     (folder / "program.png").write_bytes(b"\x7fELF" + bytes(100))
@@ -481,14 +620,86 @@ def test_hostile_names_and_contents_become_rows(pca_run, tmp_path):
     (folder / "fifo.png").unlink()
     os.mkfifo(folder / "fifo.png")
     result = scoring.score(pca_run, [str(folder)], folder / "out")  # the output inside the input
-    assert result["scored"] == 6
+    assert result["scored"] == 7
     assert result["failed"] + result["skipped"] == 4
     again = scoring.score(pca_run, [str(folder)], folder / "again", heatmaps=())
-    assert again["scored"] == 6 + 12  # of another scoring's pictures, its overlays and masks are images too
-    text = (folder / "out/scores.csv").read_text()
-    assert "\n=" not in text
-    assert "\n@" not in text
+    assert again["scored"] == 7 + 14  # of another scoring's pictures, its overlays and masks are images too
+    with (folder / "out/scores.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {"'=1+1.png", "'@formula.png", "'-tab.png", "'+plus.png"} <= {row["path"] for row in rows}
+    assert not any(text.startswith(records.FORMULA_STARTS) for row in rows for text in (row["path"], row["group"]))
     assert verification.verify(folder / "out").intact
+
+
+def test_images_of_more_pixels_than_fit_and_files_of_more_bytes_are_refused_unread(pca_run, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    Image.new("L", (16, 16)).save(folder / "small.png")
+    small = (folder / "small.png").read_bytes()
+    for name, depth in (("grey.png", 8), ("deep.png", 16)):
+        head = b"IHDR" + (20_000).to_bytes(4, "big") * 2 + bytes([depth, 0, 0, 0, 0])
+        (folder / name).write_bytes(small[:12] + head + zlib.crc32(head).to_bytes(4, "big") + small[33:])
+    with (folder / "sparse.png").open("wb") as file:
+        file.truncate(2**40)
+    for name, shape in (("wide.tiff", (20_000, 20_000)), ("many.tiff", (1000, 1000, 1000))):
+        tifffile.imwrite(
+            folder / name,
+            shape=shape,
+            dtype=np.uint8,
+            photometric="minisblack",
+            planarconfig="contig" if len(shape) > 2 else None,
+        )
+    result = scoring.score(pca_run, [str(folder)], tmp_path / "s", far=FAR)
+    assert (result["scored"], result["failed"]) == (1, 5)
+    reasons = {row["path"]: row["error"] for row in records.read(tmp_path / "s").rows}
+    assert "bytes are more than any image has" in reasons.pop("sparse.png")
+    assert reasons.pop("small.png") == ""
+    assert "1000 channels" in reasons.pop("many.tiff")
+    assert all("more than 134217728 pixels" in reason for reason in reasons.values()), reasons
+
+
+def test_every_decoders_own_words_do_not_fill_the_record(pca_run, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for n in range(60):
+        (folder / f"{n}.npy").write_bytes(b"\x93NUMPY\x01\x00" + bytes([n % 50 + 10, 0]) + b"{" * (n % 50 + 10))
+    result = scoring.score(pca_run, [str(folder)], tmp_path / "s", far=FAR)
+    assert result["failed"] == 60
+    assert sum(result["reasons"].values()) == 60
+    assert len(result["reasons"]) <= records.MOST_REASONS + 1
+
+
+def test_pipes_do_not_stop_a_scan_and_odd_names_of_kinds_do_not_stop_a_scoring(pca_run, synthetic_folder, tmp_path):
+    folder = tmp_path / "in"
+    shutil.copytree(synthetic_folder / "test/good", folder / "test/good")
+    kind = os.fsencode(folder / "test") + b"/caf\xe9"
+    shutil.copytree(os.fsencode(folder / "test/good"), kind)
+    for name in ("pipe", "pipe.dcm"):
+        os.mkfifo(folder / "test/good" / name)
+    signal.alarm(60)  # a pipe that is opened is waited for
+    try:
+        result = scoring.score(pca_run, [str(folder)], tmp_path / "s", far=FAR, heatmaps=())
+    finally:
+        signal.alarm(0)
+    assert (result["scored"], result["failed"]) == (40, 1)
+    assert {row["kind"] for row in records.read(tmp_path / "s").rows} == {"good", "caf%E9"}
+
+
+def test_links_in_the_mvtec_layout_lead_out_of_it_only_with_the_flag(pca_run, synthetic_folder, tmp_path):
+    folder = shutil.copytree(synthetic_folder, tmp_path / "in")
+    secret = shutil.copytree(synthetic_folder / "test/good", tmp_path / "secret")
+    (folder / "test/evil").symlink_to(secret, target_is_directory=True)
+    mask = next((folder / "ground_truth/defect").iterdir())
+    mask.rename(tmp_path / "mask.png")
+    mask.symlink_to(tmp_path / "mask.png")
+    found = scan(folder)
+    assert {record.kind for record in found.records if record.split == "test"} == {"good", "defect"}
+    assert sum(record.mask is None for record in found.records if record.label) == 1
+    assert {name for name, _ in found.problems} == {"test/evil", mask.relative_to(folder).as_posix()}
+    followed = scan(folder, follow_symlinks=True)
+    assert sum(record.kind == "evil" for record in followed.records) == 20
+    assert all(record.mask for record in followed.records if record.kind == "defect")
+    assert not followed.problems
 
 
 def test_files_that_vanish_or_change_after_they_were_listed(pca_run, tmp_path):
@@ -618,6 +829,41 @@ def test_crafted_model_headers_are_refused(tmp_path, header):
     (tmp_path / "m.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(16))
     with pytest.raises(AnodetectError):
         checkpoint.read(tmp_path / "m.safetensors")
+
+
+def rewritten(run, folder, **changes):
+    """A run whose model file fits its hashes, with another header."""
+    copy = shutil.copytree(run, folder)
+    arrays, header = checkpoint.read(copy / "model.safetensors")
+    checkpoint.write(copy / "model.safetensors", arrays, header | changes)
+    return copy
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"hashes": {"../../../../../../dev/zero": ""}},
+        {"hashes": ["config.json"]},
+        {"calibration_groups": None},
+        {"config": []},
+        {"config": {"tiling": 1}},
+        {"preprocess": {"channels": "x"}},
+        {"preprocess": None},
+        {"representation": {}},
+    ],
+)
+def test_models_whose_hashes_fit_but_whose_contents_do_not_are_refused(pca_run, synthetic_folder, tmp_path, changes):
+    run = rewritten(pca_run, tmp_path / "run", **changes)
+    with pytest.raises(AnodetectError):
+        scoring.score(run, [str(synthetic_folder)], tmp_path / "s", far=FAR)
+
+
+def test_a_header_nested_too_deeply_is_refused(tmp_path):
+    safetensors.numpy.save_file(
+        {"a": np.zeros(1)}, tmp_path / "m", {"format": "5", "header": "[" * 100_000, "sha256": ""}
+    )
+    with pytest.raises(RunError, match="not a readable anodetect model file"):
+        checkpoint.read(tmp_path / "m")
 
 
 # -- By subgroup ----------------------------------------------------------------------------------------

@@ -1,9 +1,13 @@
 import itertools
+import re
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from anodetect import records
 from anodetect.calibration import Calibration, benjamini_hochberg
+from anodetect.decision import fdr_statement, group_caveats
 from anodetect.errors import ConfigError
 
 RNG = np.random.default_rng(0)
@@ -116,6 +120,43 @@ def test_false_discovery_rate_is_kept():
         rejected = q <= 0.1
         shares.append((rejected & ~truth).sum() / max(rejected.sum(), 1))
     assert np.mean(shares) <= 0.1 + 3 * np.std(shares) / np.sqrt(500)
+
+
+@pytest.mark.parametrize(("images", "groups"), [(100, 100), (100, 25), (30, 10)])
+def test_the_fdr_statement_says_how_many_images_must_reach_the_finest_p_value(images, groups):
+    """Against the procedure itself: with as many at the finest p-value some are flagged, with one fewer none is."""
+    c, fdr = calibration(range(199)), 0.1
+    text = fdr_statement(c, fdr, images, groups)
+    needed = int(re.search(r"at least (\d+) of", text)[1])
+    for count, any_flagged in ((needed, True), (needed - 1, False)):
+        p = np.where(np.arange(images) < count, 1 / 200, 1.0)
+        assert (benjamini_hochberg(p, dependent=groups < images) <= fdr).any() == any_flagged
+    assert ("Benjamini–Yekutieli" in text) == (groups < images)
+
+
+def test_the_fdr_statement_says_when_nothing_can_be_flagged_and_when_it_is_optimistic():
+    few = calibration(range(10), "abcdeabcde")  # five groups
+    assert "none of 50 images can be flagged" in fdr_statement(few, 0.1, 50, 10)
+    assert "Optimistic: 5 calibration groups" in fdr_statement(few, 0.1, 50, 50)
+    assert "Optimistic" not in fdr_statement(calibration(range(30)), 0.1, 50, 50)
+
+
+def test_lots_of_more_images_than_calibration_groups_have_are_flagged_too_often_and_that_is_said():
+    def groups(*sizes):
+        names = [str(n) for n in range(len(sizes))]
+        empty = [None] * len(sizes)
+        return pa.table([names, sizes, empty, empty, empty, empty], schema=records.GROUP_COLUMNS)
+
+    single = calibration(range(100))
+    assert "groups have 20 images, calibration groups 1" in group_caveats(groups(20, 20, 5), single)[0]
+    assert group_caveats(groups(1, 1, 5), single) == []
+    lots = calibration(range(100), [n // 20 for n in range(100)])
+    assert group_caveats(groups(20, 20, 25), lots) == group_caveats(groups(1, 2), lots) == []
+    flagged = []
+    for _ in range(500):  # what it warns of
+        c = calibration(RNG.normal(size=99))
+        flagged.append(c.pooled().p_values([RNG.normal(size=20).max()], 0.05)[0] <= 0.05)
+    assert np.mean(flagged) > 0.5
 
 
 def test_pooled_takes_each_groups_highest():

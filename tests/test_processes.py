@@ -130,9 +130,8 @@ def test_rescoring_uses_the_recorded_number_of_threads(pca_run, folder, tmp_path
     monkeypatch.setattr(threads, "limit", limited.append)
     assert scoring.rescore(out, 1) == []
     assert limited == [3, 5, threads.in_use()]  # the file came out right with 3, and is not scored with 5
-    environment = scored.audit["environment"] | {"processor": "another"}
     rows = records.tabulate(row | {"score": row["score"] * (1 + scoring.CLOSE / 2)} for row in scored.rows)
-    records.write(out, rows, scored.audit | {"environment": environment})
+    records.write(out, rows, scored.audit | {"host": "another"})
     assert scoring.rescore(out, 1) == []
     records.write(out, rows, scored.audit)
     assert len(scoring.rescore(out, 1)) == 1

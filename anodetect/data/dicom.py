@@ -59,6 +59,8 @@ def is_dicom(path: Path) -> bool:
     if path.name == "DICOMDIR" or not re.fullmatch(r"(\.\d+)?", suffix):
         return False
     try:
+        if not path.is_file():  # a pipe would be waited for
+            return False
         with path.open("rb") as file:
             return file.read(132)[PREFIX] == b"DICM"
     except OSError:
@@ -68,7 +70,7 @@ def is_dicom(path: Path) -> bool:
 def headline(path: Path) -> Headline:
     """Of a file that cannot be read nothing is known; reading it will say why."""
     try:
-        return _headline(path)
+        return _headline(path) if path.is_file() else Headline("", "")
     except Exception:  # damaged files raise whatever they like
         return Headline("", "")
 

@@ -21,13 +21,15 @@ from anodetect.data import dicom
 from anodetect.data.geometry import Geometry
 from anodetect.data.preprocess import MIN_SIDE
 from anodetect.data.scan import Record, suffix_of
-from anodetect.data.volumes import Volume, decode_nifti, decode_nrrd, same_grid
+from anodetect.data.volumes import MAX_VOXELS, Volume, decode_nifti, decode_nrrd, same_grid
 from anodetect.errors import ImageError
 from anodetect.types import Bools, Floats
 
 MAX_PIXELS = 2**27
+MAX_BYTES = 8 * MAX_VOXELS + 2**24  # the largest volume, not compressed, and its header
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # Pillow's limit is lower than MAX_PIXELS
 Array = NDArray[np.generic]
+MAX_CHANNELS = 4
 T = TypeVar("T")
 
 
@@ -126,6 +128,8 @@ def read_bytes(path: Path) -> bytes:
     try:
         if not path.is_file():
             raise ImageError("no such file" if not path.exists() else "not a regular file")
+        if (size := path.stat().st_size) > MAX_BYTES:
+            raise ImageError(f"{size} bytes are more than any image has that is read, {MAX_BYTES}")
         return path.read_bytes()
     except OSError as error:
         raise ImageError(error.strerror or "unreadable") from None
@@ -170,6 +174,8 @@ def _decode_tiff(content: bytes) -> Array:
             raise ImageError(f"multi-page ({len(file.pages)} pages); one image per file is expected")
         page = file.pages.first
         _check_size(page.imagewidth, page.imagelength)
+        if page.samplesperpixel * page.imagedepth > MAX_CHANNELS:
+            raise ImageError(f"{page.samplesperpixel * page.imagedepth} channels; one or three are expected")
         if page.photometric == tifffile.PHOTOMETRIC.SEPARATED:
             raise ImageError("CMYK colours; convert to RGB or grey")
         if page.photometric == tifffile.PHOTOMETRIC.PALETTE:

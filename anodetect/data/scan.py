@@ -193,11 +193,17 @@ def _mvtec(folder: Path, follow_symlinks: bool) -> Dataset:
         base = folder / split / kind
         if not base.is_dir():
             continue
+        if not follow_symlinks and not is_below(base, folder):
+            problems.append((f"{split}/{path_text(kind)}", "symbolic link to a folder; see --follow-symlinks"))
+            continue
         found, trouble = walk(base, follow_symlinks=follow_symlinks)
-        problems += [(f"{split}/{kind}/{name}", reason) for name, reason in trouble]
+        problems += [(f"{split}/{path_text(kind)}/{name}", reason) for name, reason in trouble]
         label = NORMAL if kind == "good" else ANOMALOUS
-        for record in _records(folder, found, split=split, label=label, kind=kind):
+        for record in _records(folder, found, split=split, label=label, kind=path_text(kind)):
             mask = mvtec_mask(folder, kind, record.path.name) if label else None
+            if mask and not follow_symlinks and not is_below(mask, folder):
+                problems.append((path_text(mask.relative_to(folder)), "symbolic link out of the folder"))
+                mask = None
             records.append(replace(record, mask=mask))
     return Dataset(path_text(folder.name), folder, tuple(records), tuple(problems))
 
