@@ -185,7 +185,9 @@ class Tally:
         self.flagged += row["status"] == "ok" and row["score"] > self.threshold
 
     def note(self) -> str:
-        return f"{self.flagged} flagged, {self.failed} failed"
+        """With --fdr flags are known only when everything has been scored."""
+        flagged = f"{self.flagged} flagged, " if np.isfinite(self.threshold) else ""
+        return f"{flagged}{self.failed} failed"
 
     def where(self) -> dict[str, Any]:
         """What audit.json says of the machines: which one and on how many threads, nothing if there were several."""

@@ -1,5 +1,6 @@
 """The command line as a stranger uses it: exit codes, JSON, one-line errors."""
 
+import io
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import tifffile
 from PIL import Image
+from rich.console import Console
 from typer.testing import CliRunner
 
 from anodetect import cli, runs
@@ -517,3 +519,18 @@ def test_two_processes_train_one_run(synthetic_folder, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"one", "two"}
     one, two = (runs.read(tmp_path / name).calibration.scores for name in ("one", "two"))
     assert two == pytest.approx(one, rel=1e-3)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_is_a_bar_with_rate_and_counts_on_a_terminal_and_plain_lines_elsewhere(monkeypatch, terminal):
+    written = io.StringIO()
+    monkeypatch.setattr(cli, "screen", Console(file=written, force_terminal=terminal, width=120))
+    with cli.reporting() as reporter:
+        for done in range(16, 65, 16):
+            reporter.progress("score", done, 64, f"{done // 8} flagged, 1 failed")
+            time.sleep(0.15)
+    text = written.getvalue()
+    if terminal:
+        assert all(part in text for part in ("score", "48/64", "6 flagged, 1 failed", "/s", "0:00:0"))
+    else:
+        assert text == "score: 16/64 2 flagged, 1 failed\n"  # and then every ten seconds

@@ -16,16 +16,17 @@ from typing import Any, Literal, TypeVar, get_args
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from anodetect.data import readers, scan
-from anodetect.data.geometry import Geometry, along
+from anodetect.data.geometry import Geometry, along, edges
 from anodetect.data.volumes import Volume, decode_nifti
 from anodetect.errors import DataError, ImageError, RunError
 from anodetect.files import inside, path_of, sha256_of
 from anodetect.records import Row, ScoreDirectory, picture_of
 from anodetect.types import Bools, Floats
 from anodetect.writers import images as writer
+from anodetect.writers.volumes import place_text
 
 T = TypeVar("T")
 Picture = NDArray[np.uint8]
@@ -190,8 +191,8 @@ def thumbnail(directory: ScoreDirectory, row: Row) -> str:
 
 
 def slice_thumbnail(directory: ScoreDirectory, row: Row, plane: str, index: int) -> str:
-    """A small picture of a volume's slice as a JPEG in a data URI; "" where it cannot be had. `index`: the slice's in
-    the source, from 0, as slices.parquet has it."""
+    """A small picture of a volume's slice as a JPEG in a data URI, with the patient's direction on its left and its
+    place; "" where it cannot be had. `index`: the slice's in the source, from 0, as slices.parquet has it."""
     volume = _noting([], "image", lambda: _volume(directory, row))
     if volume is None:
         return ""
@@ -199,17 +200,28 @@ def slice_thumbnail(directory: ScoreDirectory, row: Row, plane: str, index: int)
     geometry = along((shape[1], shape[2], shape[3]), volume.affine, plane)
     place = geometry.sides[0] - 1 - index if geometry.flipped[0] else index
     _, height, width = geometry.spacing
-    return _small(geometry.to_slices(volume.voxels)[:, place], height / width)
+    marks = edges(plane)["left"], place_text(geometry.centre(place), plane)
+    return _small(geometry.to_slices(volume.voxels)[:, place], height / width, marks)
 
 
-def _small(image: Floats, aspect: float = 1.0) -> str:
-    """An image [C, H, W] as a thumbnail; `aspect`: the height of its pixels over their width."""
+def _small(image: Floats, aspect: float = 1.0, marks: tuple[str, str] = ("", "")) -> str:
+    """An image [C, H, W] as a thumbnail; `aspect`: the height of its pixels over their width; `marks` stand at its left
+    and at its foot."""
     small = reduced(image, factor(image.shape, THUMBNAIL), "mean")
     picture = writer.grey(small, writer.contrast(small))
     tall, wide = picture.shape[0] * aspect, picture.shape[1]
     shrink = min(1, THUMBNAIL / max(tall, wide))
     size = max(round(wide * shrink), 1), max(round(tall * shrink), 1)
-    return data_uri(picture if size == (wide, picture.shape[0]) else _resized(picture, size), "jpeg")
+    resized = picture if size == (wide, picture.shape[0]) else _resized(picture, size)
+    return data_uri(_marked(resized, *marks) if any(marks) else resized, "jpeg")
+
+
+def _marked(picture: Picture, left: str, foot: str) -> Picture:
+    image = Image.fromarray(picture)
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(10)
+    for place, text, anchor in (((2, image.height / 2), left, "lm"), ((image.width / 2, image.height - 1), foot, "mb")):
+        draw.text(place, text, "white", font, anchor, stroke_width=1, stroke_fill="black")
+    return np.asarray(image)
 
 
 def _resized(picture: Picture, size: tuple[int, int]) -> Picture:
