@@ -108,9 +108,11 @@ def parse(content: bytes, *, pixels: bool = False) -> Dataset:
     if _is_deflated(content):
         _check_inflated(content)
     try:
-        return pydicom.dcmread(io.BytesIO(content), stop_before_pixels=not pixels)
+        dataset = pydicom.dcmread(io.BytesIO(content), stop_before_pixels=not pixels)
     except InvalidDicomError as error:
         raise ImageError(f"not a DICOM file ({error})") from None
+    dataset.buffer = None  # else a header would keep the whole file in memory
+    return dataset
 
 
 def _is_deflated(content: bytes) -> bool:
@@ -268,8 +270,9 @@ def _check_alike(headers: Sequence[Dataset]) -> None:
         ("FrameOfReferenceUID", "frames of reference"),
     ):
         values = {str(header.get(tag, "")) for header in headers}
-        if len(values) > 1:
-            raise ImageError(f"images of different {what} in one series ({tag}: {', '.join(sorted(values)[:3])})")
+        if len(values) > 1:  # reasons land in tables, where a source's UIDs have no place
+            said = tag if tag.endswith("UID") else f"{tag}: {', '.join(sorted(values)[:3])}"
+            raise ImageError(f"images of different {what} in one series ({said})")
 
 
 def _sorted(places: Iterable[Frame]) -> list[Frame]:
@@ -343,7 +346,7 @@ def _native(dataset: Dataset) -> Floats:
     count = int(dataset.get("NumberOfFrames") or 1)
     coloured = interpretation == "PALETTE COLOR" or int(dataset.get("SamplesPerPixel", 1)) == 3
     values = stored.reshape(count, *stored.shape[-3 if coloured else -2 :][:2], 3 if coloured else 1)
-    if interpretation == "MONOCHROME1":
+    if interpretation == "MONOCHROME1" and not _has_unit(dataset):
         values = _inverted(values, dataset)
     if not coloured:
         values = _rescaled(values, dataset)
@@ -354,6 +357,12 @@ def _check_length(dataset: Dataset) -> None:
     expected = get_expected_length(dataset)
     if len(dataset.PixelData) not in (expected, expected + expected % 2):
         raise ImageError(f"{len(dataset.PixelData)} bytes of pixels, {expected} are expected")
+
+
+def _has_unit(dataset: Dataset) -> bool:
+    """Whether values are Hounsfield units, which stay what they are however they are to be shown."""
+    types = {str(each.get("RescaleType", "")) for each in (dataset, *_functional_groups(dataset))}
+    return dataset.get("Modality") == "CT" or "HU" in types
 
 
 def _inverted(values: NDArray[Any], dataset: Dataset) -> NDArray[Any]:
