@@ -184,6 +184,31 @@ def test_a_marked_voxel_of_an_oblique_series_comes_back_at_its_place(
     assert np.allclose(world, affine @ (*place, 1), atol=1e-3)
 
 
+def test_a_lone_slice_without_thickness_is_seen_as_it_was_taken(tmp_path):
+    affine = np.eye(4)
+    affine[:3, :3] = [[0, 0, 2], [0, 2, 0], [1, 0, 0]]
+    instance(voxels((1, 24, 20))[0], affine, SliceThickness=None).save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    loaded = read(tmp_path)
+    assert not loaded.error
+    assert (loaded.volume.geometry.plane, loaded.volume.geometry.sides) == ("axial", (1, 24, 20))
+
+
+@pytest.mark.parametrize("tilt", [0.0, 0.25])
+def test_a_tilted_gantry_has_no_qform(tmp_path, tilt):
+    """Which cannot say it; the sform does."""
+    affine = AFFINE.copy()
+    affine[:3, 0] += tilt * AFFINE[:3, 1]
+    (tmp_path / "s").mkdir()
+    for number, stored in enumerate(voxels()):
+        instance(stored, affine, number).save_as(tmp_path / "s" / f"{number}.dcm", enforce_file_format=True)
+    volume = read(tmp_path / "s").volume
+    nifti.write(tmp_path / "a.nii", volume.slices[0].copy(), volume, "copy")
+    found = nib.load(tmp_path / "a.nii")
+    assert np.allclose(np.diag([-1, -1, 1, 1]) @ found.get_sform(), affine, atol=1e-4)
+    assert (found.header["sform_code"], found.header["qform_code"]) == (1, 0 if tilt else 1)
+    assert np.allclose(found.header.get_zooms(), np.linalg.norm(affine[:3, :3], axis=0), atol=1e-4)
+
+
 def test_a_real_scan_is_the_same_as_nifti_and_as_dicom(shared_data, tmp_path):
     path = shared_data / "lgg_volumes/lgg053_flair.nii.gz"
     other = load(scan.Record(path.name, path)).volume

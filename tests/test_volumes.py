@@ -150,6 +150,9 @@ def test_auto_takes_the_plane_with_the_finest_pixels_and_axial_where_equal():
     assert geometry.along((9, 9, 9), np.diag([1.0, 4, 1, 1])).plane == "coronal"
     assert geometry.along((9, 9, 9), np.diag([3.0, 1, 1, 1])).plane == "sagittal"
     assert geometry.along((9, 9, 9), np.eye(4)).plane == "axial"
+    assert geometry.along((1, 64, 64), np.diag([1.0, 2, 2, 1])[:, [2, 1, 0, 3]]).plane == "axial"  # not of 64 × 1
+    assert geometry.along((64, 64, 7), np.diag([2.0, 2, 1, 1])).plane == "axial"
+    assert geometry.along((7, 7, 7), np.diag([1.0, 4, 1, 1])).plane == "coronal"  # nothing better to be had
     assert geometry.edges("axial") == {"left": "R", "right": "L", "top": "A", "bottom": "P"}
 
 
@@ -234,7 +237,7 @@ def bad_volumes(folder):
         "bomb.nii.gz": (gzip.compress(header_with(plain, 40, huge)), f"is more than {MAX_VOXELS} voxels"),
         "none.nii": (header_with(plain, 40, np.array([3, 10, 0, 12], np.int16)), "an empty volume, 10 × 0 × 12"),
         "flat.nii": (save_nifti(folder / "x.nii", flat((10, 11)), np.eye(4)).read_bytes(), "2-D data"),
-        "small.nii": (save_nifti(folder / "x.nii", flat((9, 5, 9)), np.eye(4)).read_bytes(), "slices of 9 × 5 pixels"),
+        "small.nii": (save_nifti(folder / "x.nii", flat((9, 5, 5)), np.eye(4)).read_bytes(), "slices of 9 × 5 pixels"),
         "text.nrrd": (b"NRRD0004\nno header", "damaged or unreadable"),
     }
 
@@ -535,6 +538,22 @@ def test_truth_and_foreground_from_a_manifest(run, tmp_path):
     assert load(scan.scan(tmp_path).records[0]).volume.foreground.sum() == inside.sum()
     (tmp_path / "manifest.csv").write_text("path,foreground\np00.nii.gz,wrong.nii.gz")
     assert "does not lie on the same grid" in load(scan.scan(tmp_path).records[0]).error
+
+
+@pytest.mark.parametrize("config", [{"foreground": "all"}, {}])
+def test_a_foreground_from_a_manifest_is_what_the_detector_sees(tmp_path, config):
+    """Also where all pixels would be foreground, by setting or because images fill their frame."""
+    array, inside = flat((20, 21, 10)), np.zeros((20, 21, 10), np.uint8)
+    inside[3:15, 4:16] = 1
+    path = save_nifti(tmp_path / "a.nii", array, np.diag([1.0, 1, 3, 1]))
+    mask = save_nifti(tmp_path / "f.nii", inside, np.diag([1.0, 1, 3, 1]))
+    preprocess = Preprocess(PreprocessConfig(**config))
+    assert not preprocess.flat_background
+    volume = load(Record("a", path, foreground=mask), preprocess=preprocess).volume
+    _, found = preprocess.apply(volume.slices[:, 2], volume, 2)
+    assert found.sum() == 144 and np.array_equal(found, volume.foreground[2])
+    plain = load(Record("a", path), preprocess=preprocess).volume
+    assert preprocess.apply(plain.slices[:, 2], plain, 2)[1].all()
 
 
 def test_slices_as_images_and_volumes_fit_together(tmp_path):

@@ -13,7 +13,7 @@ from pydantic import Field
 from scipy import ndimage
 
 from anodetect.config import Config
-from anodetect.data.geometry import Geometry, along
+from anodetect.data.geometry import MIN_SIDE, Geometry, along
 from anodetect.data.volumes import Volume
 from anodetect.errors import ImageError
 from anodetect.representations.pixels import resize
@@ -24,7 +24,6 @@ FLAT_LEVEL = 0.05  # where they lie below this share of the range (measured: LGG
 SAMPLE_PIXELS = 512  # per image, to learn the intensity range from
 LOW, HIGH = 1.0, 99.5  # percentiles of the foreground that become -1 and 1
 CLIP = 1.5
-MIN_SIDE = 8  # pixels
 SEEN_MARGIN = 0.1  # of their range (12 of the 47 patients lgg_flair trains on held out: 4 % of slices unseen; 9 at 0)
 COARSE = 128  # pixels: a volume's foreground is found on slices reduced to about this side
 FIXED_UNITS = ("CT",)  # modalities whose values mean the same in every volume
@@ -75,6 +74,7 @@ class Prepared:
     unseen: Bools
     unit: float = 1.0  # what 1 in the model's range is in native units
     top: float = float("inf")  # higher values count as this one
+    supplied: bool = False  # whether the foreground is one that a manifest names
 
     @property
     def numbers(self) -> NDArray[np.int64]:
@@ -121,10 +121,10 @@ class Preprocess:
             raise ImageError("a colour image, but the model was trained on grey ones")
         if of is not None:
             same = np.minimum(same, of.top)
-        if not self.flat_background:
-            inside = np.ones(same.shape[1:], bool)
+        if of is not None and (of.supplied or self.flat_background):
+            inside = of.foreground[number]
         else:
-            inside = foreground(same) if of is None else of.foreground[number]
+            inside = foreground(same) if self.flat_background else np.ones(same.shape[1:], bool)
         if of is not None:
             low, high = of.span or (self.range[0] * of.unit, self.range[1] * of.unit)
         else:
@@ -163,8 +163,9 @@ class Preprocess:
         if not filled.any():
             raise ImageError("no foreground")
         scored = filled >= max(1, self.config.least_foreground * filled.max())
-        prepared = self._scaling(Prepared(volume, geometry, slices, inside, None, scored, np.zeros_like(scored)))
-        if supplied is None and self.flat_background and not self.of_volumes:  # as it is found in the model's images
+        unseen, given = np.zeros_like(scored), supplied is not None
+        prepared = self._scaling(Prepared(volume, geometry, slices, inside, None, scored, unseen, supplied=given))
+        if not given and self.flat_background and not self.of_volumes:  # as it is found in the model's images
             for number in prepared.numbers:
                 inside[number] = foreground(np.minimum(slices[:, number], prepared.top))
         return self._without_unseen(prepared) if self.seen and self.config.refuse_unseen else prepared
