@@ -3,7 +3,9 @@
 import shutil
 import subprocess
 import sys
+import time
 import zlib
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -29,6 +31,7 @@ from pydicom.uid import (
     JPEGLSLossless,
     MRImageStorage,
     RLELossless,
+    SegmentationStorage,
     generate_uid,
 )
 from scipy import ndimage
@@ -37,8 +40,9 @@ from test_volumes import LESION, head, rotation
 from anodetect import pipeline, records, scoring
 from anodetect.data import dicom, dicom_codecs, pseudonyms, scan
 from anodetect.data.preprocess import Preprocess, PreprocessConfig
-from anodetect.errors import ConfigError
-from anodetect.model import load
+from anodetect.data.scan import Record
+from anodetect.errors import ConfigError, DataError
+from anodetect.model import ahead, load
 from anodetect.writers import dicom as dicom_writer
 from anodetect.writers import nifti
 
@@ -232,6 +236,90 @@ def test_series_in_one_folder_are_told_apart_and_patients_are_groups(tmp_path):
     assert one.group != other.group
     assert one.group.startswith("patient-")
     assert scan.identified(other).group == "B"
+
+
+def other_uids(number):
+    return tuple(f"1.2.{number}.{last}" for last in (3, 4, 5))
+
+
+def listed(folder, *names):
+    (folder / "manifest.csv").write_text("\n".join(["path", *names]))
+    return scan.scan(folder).records
+
+
+def test_a_manifest_folder_of_two_series_is_refused(tmp_path):
+    write_series(tmp_path / "a", voxels())
+    instance(voxels()[0], uids=other_uids(9)).save_as(tmp_path / "a/Z0", enforce_file_format=True)
+    with pytest.raises(DataError, match=r"line 2: the folder 'a' holds 2 DICOM series.*; name a file of one of them"):
+        listed(tmp_path, "a")
+    assert [len(record.files) for record in listed(tmp_path, "a/IM003", "a/Z0")] == [9, 1]
+    multiframe(voxels(), range(9)).save_as(tmp_path / "a/Z0", enforce_file_format=True)
+    with pytest.raises(DataError, match="holds 2 DICOM series"):
+        listed(tmp_path, "a")
+
+
+def test_what_is_no_image_beside_a_listed_series_is_passed_over(tmp_path):
+    write_series(tmp_path / "a", voxels())
+    report = instance(voxels()[0], Rows=None, Columns=None, PixelData=None, ImagePositionPatient=None)
+    report.save_as(tmp_path / "a/A", enforce_file_format=True)  # before the series by name
+    mask = instance(voxels()[0], ImagePositionPatient=None)
+    mask.SOPClassUID = mask.file_meta.MediaStorageSOPClassUID = SegmentationStorage
+    mask.save_as(tmp_path / "a/Z", enforce_file_format=True)
+    (record,) = listed(tmp_path, "a")
+    assert [file.name for file in record.files] == [f"IM{number:03}" for number in range(9)]
+    remove(*range(9))(tmp_path / "a")
+    assert "no pixels" in load(listed(tmp_path, "a")[0]).error
+
+
+def test_hidden_files_and_links_out_of_the_folder_are_no_part_of_a_series(tmp_path):
+    array = voxels()
+    write_series(tmp_path / "in/a", array[:7])
+    (tmp_path / "out").mkdir()
+    for number, name in ((7, "in/a/.hidden.dcm"), (8, "out/x.dcm")):
+        instance(array[number], number=number).save_as(tmp_path / name, enforce_file_format=True)
+    (tmp_path / "in/a/x.dcm").symlink_to(tmp_path / "out/x.dcm")
+    (walked,) = scan.scan(tmp_path / "in").records
+    assert len(walked.files) == 7
+    assert scan.series_of(walked.path) == walked.files
+    for name in ("a", "a/IM002"):
+        assert set(listed(tmp_path / "in", name)[0].files) == set(walked.files)
+    followed = scan.scan(tmp_path / "in", follow_symlinks=True).records[0].files
+    assert len(followed) == 8
+
+
+def test_headers_of_a_listed_folder_are_read_once(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    for number in range(12):
+        made = instance(voxels()[0], uids=other_uids(number))
+        made.save_as(tmp_path / f"a/{number:02}.dcm", enforce_file_format=True)
+    read, real = [], dicom.headline
+    monkeypatch.setattr(dicom, "headline", lambda path: read.append(path) or real(path))
+    records = listed(tmp_path, *(f"a/{number:02}.dcm" for number in range(12)))
+    assert [len(record.files) for record in records] == [1] * 12
+    assert len(read) <= 3 * 12
+
+
+def test_a_large_file_of_many_frames_waits_until_there_is_room(tmp_path, monkeypatch):
+    """As a volume does, so that two are not in memory at once; an image of that size does not."""
+    multiframe(voxels(), range(9)).save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    instance(voxels()[0]).save_as(tmp_path / "b.dcm", enforce_file_format=True)
+    several, single, gone = (Record(name, tmp_path / name, files=(tmp_path / name,)) for name in ("a.dcm", "b.dcm", "c"))
+    assert not scan.fills_memory(several)  # small as it is
+    monkeypatch.setattr(scan, "LARGE", 100)
+    assert [scan.fills_memory(record) for record in (several, single, gone)] == [True, False, False]
+    assert not scan.fills_memory(replace(several, slice=2))
+    at_once, most = [], []
+
+    def slowly(record):
+        at_once.append(record)
+        most.append(len(at_once))
+        time.sleep(0.1)
+        at_once.pop()
+        return load(record)
+
+    for loaded in ahead(slowly, [several] * 4):
+        assert loaded.is_volume
+    assert max(most) == 1
 
 
 def multiframe(array, order):

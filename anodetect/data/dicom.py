@@ -45,10 +45,12 @@ warnings.filterwarnings("ignore", module=r"pydicom\.")
 
 @dataclass(frozen=True)
 class Headline:
-    """What tells whose image a file is and which others belong to it; `series` is "" of one that stands alone."""
+    """What tells whose image a file is and which others belong to it; `series` is "" of one that stands alone.
+    `frames` is 0 of what is no image, such as a report."""
 
     series: str
     patient: str
+    frames: int = 1
 
 
 def is_dicom(path: Path) -> bool:
@@ -74,21 +76,24 @@ def headline(path: Path) -> Headline:
 
 
 def _headline(path: Path) -> Headline:
-    tags = ["SeriesInstanceUID", "StudyInstanceUID", "PatientID", "IssuerOfPatientID", "NumberOfFrames"]
+    tags = ["SeriesInstanceUID", "StudyInstanceUID", "PatientID", "IssuerOfPatientID", "ImagePositionPatient"]
+    tags += ["SOPClassUID", "Rows", "NumberOfFrames"]
     with path.open("rb") as file:
         deflated = _is_deflated(file.read(META))
     if deflated:
         header = parse(path.read_bytes())
     else:
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[*tags, "ImagePositionPatient"])
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags)
     issuer, patient, study, series = (
         str(header.get(tag) or "")
         for tag in ("IssuerOfPatientID", "PatientID", "StudyInstanceUID", "SeriesInstanceUID")
     )
-    alone = "ImagePositionPatient" not in header or int(header.get("NumberOfFrames") or 1) > 1
+    is_image = header.get("Rows") and header.get("SOPClassUID") != SegmentationStorage
+    count = int(header.get("NumberOfFrames") or 1) if is_image else 0
+    alone = "ImagePositionPatient" not in header or count > 1
     # A patient without an identifier is told apart by study, or by series.
     known = f"{issuer}\0{patient}" if patient else f"\0{study or series}"
-    return Headline("" if alone else series, known.rstrip("\0"))
+    return Headline("" if alone else series, known.rstrip("\0"), count)
 
 
 def group_of(found: Headline, *, keep_identifiers: bool) -> str:
