@@ -42,7 +42,9 @@ from anodetect.data import dicom, dicom_codecs, pseudonyms, scan
 from anodetect.data.preprocess import Preprocess, PreprocessConfig
 from anodetect.data.scan import Record
 from anodetect.errors import ConfigError, DataError
-from anodetect.model import ahead, load
+from anodetect.model import Model, ahead, load
+from anodetect.runs import read as read_run
+from anodetect.types import Silent
 from anodetect.writers import dicom as dicom_writer
 from anodetect.writers import nifti
 
@@ -303,7 +305,9 @@ def test_a_large_file_of_many_frames_waits_until_there_is_room(tmp_path, monkeyp
     """As a volume does, so that two are not in memory at once; an image of that size does not."""
     multiframe(voxels(), range(9)).save_as(tmp_path / "a.dcm", enforce_file_format=True)
     instance(voxels()[0]).save_as(tmp_path / "b.dcm", enforce_file_format=True)
-    several, single, gone = (Record(name, tmp_path / name, files=(tmp_path / name,)) for name in ("a.dcm", "b.dcm", "c"))
+    several, single, gone = (
+        Record(name, tmp_path / name, files=(tmp_path / name,)) for name in ("a.dcm", "b.dcm", "c")
+    )
     assert not scan.fills_memory(several)  # small as it is
     monkeypatch.setattr(scan, "LARGE", 100)
     assert [scan.fills_memory(record) for record in (several, single, gone)] == [True, False, False]
@@ -477,7 +481,11 @@ BAD = {
     "length": ({}, cut, "276 bytes of pixels, 336 are expected"),
     "long": ({n: {"PixelData": bytes(600)} for n in range(9)}, None, "600 bytes of pixels, 336 are expected"),
     "bomb": ({}, bomb, "it inflates to more than"),
-    "frames": ({3: {"FrameOfReferenceUID": "1.2.4711"}}, None, "frames of reference in one series (FrameOfReferenceUID)"),
+    "frames": (
+        {3: {"FrameOfReferenceUID": "1.2.4711"}},
+        None,
+        "frames of reference in one series (FrameOfReferenceUID)",
+    ),
     "constant": ({n: {"PixelData": bytes(336)} for n in range(9)}, None, "the same value"),
     "many": ({0: {"Rows": 65535, "Columns": 65535}}, remove(*range(1, 9)), "voxels"),
 }
@@ -610,6 +618,43 @@ def test_no_output_names_the_patient(scored):
     (row,) = records.read(scored / "out").rows
     assert row["group"].startswith("patient-")
     assert {r["group"][:8] for r in pipeline.runs.read_manifest(scored / "run")} == {"patient-"}
+
+
+def test_a_model_of_volumes_decides_how_all_are_scaled(scored, tmp_path, monkeypatch):
+    """Of CT alone by the model's range, of others or of both by their own; whatever a scored volume says it is."""
+    array = voxels((6, 40, 44))
+    ct, mr = (
+        write_series(tmp_path / name / "s", array, Modality=name, uids=other_uids(name == "MR"))
+        for name in ("CT", "MR")
+    )
+    shutil.copytree(tmp_path / "CT", tmp_path / "both")
+    shutil.copytree(mr, tmp_path / "both/t")
+    volumes = [read(folder.parent).volume.volume for folder in (ct, mr)]
+    for name, fixed in (("CT", True), ("MR", False), ("both", False)):
+        preprocess, again, older = (Preprocess(PreprocessConfig()) for _ in range(3))
+        pipeline._usable_normals(scan.scan(tmp_path / name), preprocess, 2, Silent())
+        again.load_state(preprocess.state())
+        assert [again.prepare(volume).span is None for volume in volumes] == [fixed, fixed]
+        older.load_state({key: value for key, value in preprocess.state().items() if key != "fixed_units"})
+        assert [older.prepare(volume).span is None for volume in volumes] == [True, False]
+    assert Model.load(read_run(scored / "run"), "cpu").preprocess.fixed_units is False
+
+    def says(model, *rest):
+        raise DataError(f"fixed: {model.preprocess.fixed_units}")
+
+    for number in range(4):
+        write_series(tmp_path / f"new/{number}", voxels((6, 40, 44)), Modality="CT", uids=other_uids(number))
+    monkeypatch.setattr(pipeline, "calibrate_model", says)
+    with pytest.raises(DataError, match="fixed: False"):
+        pipeline.calibrate(scored / "run", str(tmp_path / "new"), tmp_path / "again")
+
+
+def test_a_model_of_images_takes_each_volume_for_what_it_says(tmp_path):
+    made = instance(voxels((20, 30)), ImagePositionPatient=None, Modality="DX")
+    made.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    preprocess = Preprocess(PreprocessConfig())
+    pipeline._usable_normals(scan.scan(tmp_path), preprocess, 2, Silent())
+    assert preprocess.fixed_units is None
 
 
 def test_reasons_of_failed_rows_do_not_name_the_patient(scored, tmp_path):

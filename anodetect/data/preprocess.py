@@ -32,7 +32,7 @@ FIXED_UNITS = ("CT",)  # modalities whose values mean the same in every volume
 class PreprocessConfig(Config):
     """`intensity`: "dataset" scales by percentiles over all fit images, so that brightness keeps its meaning;
     "image" by each image's or volume's own foreground, for scanners without fixed units; "auto" takes "image" for
-    volumes other than CT, and "dataset" for the rest. `window`, level and width in native units (for CT Hounsfield),
+    volumes, unless those the model learned from are all CT, and "dataset" for the rest. `window`, level and width in native units (for CT Hounsfield),
     takes their place. `foreground`: "flat" takes what lies above a flat background, "all" every pixel, "auto" decides
     between them on the fit images.
 
@@ -96,7 +96,8 @@ class Preprocess:
         self.flat_background = False
         self.range = (0.0, 1.0)
         self.axis: str = config.axis
-        self.of_volumes = False  # whether it has learned from volumes
+        self.of_volumes = False  # whether it has learned from volumes,
+        self.fixed_units: bool | None = None  # and whether all were of FIXED_UNITS; None: each scored volume tells
         self.seen: list[tuple[float, float]] = []  # ranges of the traits of fit and tune images, if those are images
 
     def learn(self, images: Iterable[Floats]) -> None:
@@ -177,7 +178,8 @@ class Preprocess:
             return replace(of, unit=top / self.config.exported[1], top=top)
         span = self._window()
         if span is None and self.config.intensity != "dataset":
-            own = self.config.intensity == "image" or of.volume.modality not in FIXED_UNITS
+            fixed = has_fixed_units(of.volume) if self.fixed_units is None else self.fixed_units
+            own = self.config.intensity == "image" or not fixed
             span = _span(_some(of.slices, of.foreground)) if own else None
         return replace(of, span=span)
 
@@ -235,6 +237,7 @@ class Preprocess:
             "range": list(self.range),
             "axis": self.axis,
             "of_volumes": self.of_volumes,
+            "fixed_units": self.fixed_units,
             "seen": [list(limits) for limits in self.seen],
         }
 
@@ -243,7 +246,13 @@ class Preprocess:
         self.range = (float(state["range"][0]), float(state["range"][1]))
         self.axis = str(state.get("axis", "auto"))  # older runs lack these
         self.of_volumes = bool(state.get("of_volumes", False))
+        self.fixed_units = state.get("fixed_units")
         self.seen = [(float(low), float(high)) for low, high in state.get("seen", ())]
+
+
+def has_fixed_units(volume: Volume) -> bool:
+    """Whether values mean the same in every volume of this kind."""
+    return volume.modality in FIXED_UNITS
 
 
 def has_flat_background(image: Floats) -> bool:
