@@ -32,9 +32,9 @@ FIXED_UNITS = ("CT",)  # modalities whose values mean the same in every volume
 class PreprocessConfig(Config):
     """`intensity`: "dataset" scales by percentiles over all fit images, so that brightness keeps its meaning;
     "image" by each image's or volume's own foreground, for scanners without fixed units; "auto" takes "image" for
-    volumes, unless those the model learned from are all CT, and "dataset" for the rest. `window`, level and width in native units (for CT Hounsfield),
-    takes their place. `foreground`: "flat" takes what lies above a flat background, "all" every pixel, "auto" decides
-    between them on the fit images.
+    volumes, unless those the model learned from are all CT, and "dataset" for the rest. `window`, level and width in
+    native units (for CT Hounsfield), takes their place. `foreground`: "flat" takes what lies above a flat background,
+    "all" every pixel, "auto" decides between them on the fit images.
 
     Of volumes only: `axis`, the plane of their slices, "auto" the one with the finest pixels; `component` of a 4-D
     file; a slice is scored if it has `least_foreground` of the foreground of the fullest one; `bias` above 0 evens out

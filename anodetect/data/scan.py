@@ -131,12 +131,13 @@ def is_volume(record: Record) -> bool:
 
 def fills_memory(record: Record) -> bool:
     """Whether a record is a volume, or a DICOM file with so many frames that it may as well be one."""
-    if is_volume(record):
-        return True
+    if is_volume(record) or record.slice is not None or not record.files:
+        return is_volume(record)
     try:
-        return record.slice is None and bool(record.files) and record.path.stat().st_size > LARGE and dicom.headline(record.path).frames > 1
+        large = record.path.stat().st_size > LARGE
     except OSError:  # reading it will say so
         return False
+    return large and dicom.headline(record.path).frames > 1
 
 
 def suffix_of(path: Path) -> str:
