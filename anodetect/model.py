@@ -22,7 +22,7 @@ from anodetect.calibration import Doubles
 from anodetect.config import build, merge
 from anodetect.data import readers
 from anodetect.data.preprocess import Prepared, Preprocess, PreprocessConfig
-from anodetect.data.scan import Record, is_volume
+from anodetect.data.scan import Record, fills_memory
 from anodetect.data.volumes import Volume
 from anodetect.detectors import DETECTORS, detector_class
 from anodetect.errors import AnodetectError, ConfigError, ImageError, RunError, nearest
@@ -423,7 +423,7 @@ def ahead(
     gate = _Gate(PIXELS_AHEAD)
 
     def work(number: int, item: Record) -> Loaded:
-        if not is_volume(item):
+        if not fills_memory(item):
             loaded = function(item)
             gate.enter(number, pixels(loaded))
             return loaded

@@ -9,6 +9,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from anodetect.batching import mapped
 from anodetect.calibration import DEFAULT_FAR, Calibration
 from anodetect.config import build, canonical, plain
 from anodetect.data import cards, readers, split
-from anodetect.data.preprocess import Preprocess, PreprocessConfig
+from anodetect.data.preprocess import Preprocess, PreprocessConfig, has_fixed_units
 from anodetect.data.scan import Dataset, Record
 from anodetect.detectors import DETECTORS
 from anodetect.errors import ConfigError, DataError, ImageError
@@ -218,12 +219,14 @@ def _usable_normals(
 ) -> tuple[list[Record], dict[str, str], list[tuple[str, str]]]:
     """The readable normals, in two dimensions of volumes their slices, with copies merged into one group, all hashes,
     and what failed.
-    Refuses leaks. The plane that volumes are sliced along becomes that of `preprocess`."""
+    Refuses leaks. The plane that volumes are sliced along becomes that of `preprocess`, which also learns whether all
+    have fixed units."""
     normals, testing = dataset.training(), [r for r in dataset.records if r.split == "test"]
     failed = list(dataset.problems)
     hashes: dict[str, str] = {}
     usable = []
     axes: dict[str, str] = {}
+    fixed = True
     for done, loaded in enumerate(ahead(partial(load, preprocess=preprocess), normals), start=1):
         if loaded.image is None:
             failed.append((loaded.record.id, loaded.error))
@@ -232,12 +235,13 @@ def _usable_normals(
             hashes[loaded.record.id] = loaded.sha256
         if loaded.volume is not None:
             axes.setdefault(loaded.volume.geometry.plane, loaded.record.id)
+            fixed &= has_fixed_units(loaded.volume.volume)
         reporter.progress("read", done, len(normals))
     if len(axes) > 1:
         found = ", ".join(f"{axis} ({name})" for axis, name in axes.items())
         raise DataError(f"volumes have their finest pixels in different planes: {found}; choose one with --axis")
     if axes:
-        preprocess.axis, preprocess.of_volumes = next(iter(axes)), True
+        preprocess.axis, preprocess.of_volumes, preprocess.fixed_units = next(iter(axes)), True, fixed
         if preprocess.config.exported:
             raise ConfigError("exported says how images were made of volumes, but these are volumes; leave it out")
     for record in testing:
@@ -376,7 +380,8 @@ def calibrate(
     dataset = cards.open_data(data)
     model = Model.load(run, device)
     dims = model.tiling.dims
-    normals, hashes, failed = _usable_normals(dataset, model.preprocess, dims, reporter)
+    preprocess = copy(model.preprocess)  # what it learns here is no part of the model, which is frozen
+    normals, hashes, failed = _usable_normals(dataset, preprocess, dims, reporter)
     if len(normals) < split.MINIMUM:
         raise DataError(
             f"{len(normals)} normal {'volumes' if dims == 3 else 'images'} are too few to calibrate with; at least "

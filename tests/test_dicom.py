@@ -2,7 +2,10 @@
 
 import shutil
 import subprocess
+import sys
+import time
 import zlib
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -28,6 +31,7 @@ from pydicom.uid import (
     JPEGLSLossless,
     MRImageStorage,
     RLELossless,
+    SegmentationStorage,
     generate_uid,
 )
 from scipy import ndimage
@@ -36,8 +40,11 @@ from test_volumes import LESION, head, rotation
 from anodetect import pipeline, records, scoring
 from anodetect.data import dicom, dicom_codecs, pseudonyms, scan
 from anodetect.data.preprocess import Preprocess, PreprocessConfig
-from anodetect.errors import ConfigError
-from anodetect.model import load
+from anodetect.data.scan import Record
+from anodetect.errors import ConfigError, DataError
+from anodetect.model import Model, ahead, load
+from anodetect.runs import read as read_run
+from anodetect.types import Silent
 from anodetect.writers import dicom as dicom_writer
 from anodetect.writers import nifti
 
@@ -183,6 +190,31 @@ def test_a_marked_voxel_of_an_oblique_series_comes_back_at_its_place(
     assert np.allclose(world, affine @ (*place, 1), atol=1e-3)
 
 
+def test_a_lone_slice_without_thickness_is_seen_as_it_was_taken(tmp_path):
+    affine = np.eye(4)
+    affine[:3, :3] = [[0, 0, 2], [0, 2, 0], [1, 0, 0]]
+    instance(voxels((1, 24, 20))[0], affine, SliceThickness=None).save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    loaded = read(tmp_path)
+    assert not loaded.error
+    assert (loaded.volume.geometry.plane, loaded.volume.geometry.sides) == ("axial", (1, 24, 20))
+
+
+@pytest.mark.parametrize("tilt", [0.0, 0.25])
+def test_a_tilted_gantry_has_no_qform(tmp_path, tilt):
+    """Which cannot say it; the sform does."""
+    affine = AFFINE.copy()
+    affine[:3, 0] += tilt * AFFINE[:3, 1]
+    (tmp_path / "s").mkdir()
+    for number, stored in enumerate(voxels()):
+        instance(stored, affine, number).save_as(tmp_path / "s" / f"{number}.dcm", enforce_file_format=True)
+    volume = read(tmp_path / "s").volume
+    nifti.write(tmp_path / "a.nii", volume.slices[0].copy(), volume, "copy")
+    found = nib.load(tmp_path / "a.nii")
+    assert np.allclose(np.diag([-1, -1, 1, 1]) @ found.get_sform(), affine, atol=1e-4)
+    assert (found.header["sform_code"], found.header["qform_code"]) == (1, 0 if tilt else 1)
+    assert np.allclose(found.header.get_zooms(), np.linalg.norm(affine[:3, :3], axis=0), atol=1e-4)
+
+
 def test_a_real_scan_is_the_same_as_nifti_and_as_dicom(shared_data, tmp_path):
     path = shared_data / "lgg_volumes/lgg053_flair.nii.gz"
     other = load(scan.Record(path.name, path)).volume
@@ -206,6 +238,92 @@ def test_series_in_one_folder_are_told_apart_and_patients_are_groups(tmp_path):
     assert one.group != other.group
     assert one.group.startswith("patient-")
     assert scan.identified(other).group == "B"
+
+
+def other_uids(number):
+    return tuple(f"1.2.{number}.{last}" for last in (3, 4, 5))
+
+
+def listed(folder, *names):
+    (folder / "manifest.csv").write_text("\n".join(["path", *names]))
+    return scan.scan(folder).records
+
+
+def test_a_manifest_folder_of_two_series_is_refused(tmp_path):
+    write_series(tmp_path / "a", voxels())
+    instance(voxels()[0], uids=other_uids(9)).save_as(tmp_path / "a/Z0", enforce_file_format=True)
+    with pytest.raises(DataError, match=r"line 2: the folder 'a' holds 2 DICOM series.*; name a file of one of them"):
+        listed(tmp_path, "a")
+    assert [len(record.files) for record in listed(tmp_path, "a/IM003", "a/Z0")] == [9, 1]
+    multiframe(voxels(), range(9)).save_as(tmp_path / "a/Z0", enforce_file_format=True)
+    with pytest.raises(DataError, match="holds 2 DICOM series"):
+        listed(tmp_path, "a")
+
+
+def test_what_is_no_image_beside_a_listed_series_is_passed_over(tmp_path):
+    write_series(tmp_path / "a", voxels())
+    report = instance(voxels()[0], Rows=None, Columns=None, PixelData=None, ImagePositionPatient=None)
+    report.save_as(tmp_path / "a/A", enforce_file_format=True)  # before the series by name
+    mask = instance(voxels()[0], ImagePositionPatient=None)
+    mask.SOPClassUID = mask.file_meta.MediaStorageSOPClassUID = SegmentationStorage
+    mask.save_as(tmp_path / "a/Z", enforce_file_format=True)
+    (record,) = listed(tmp_path, "a")
+    assert [file.name for file in record.files] == [f"IM{number:03}" for number in range(9)]
+    remove(*range(9))(tmp_path / "a")
+    assert "no pixels" in load(listed(tmp_path, "a")[0]).error
+
+
+def test_hidden_files_and_links_out_of_the_folder_are_no_part_of_a_series(tmp_path):
+    array = voxels()
+    write_series(tmp_path / "in/a", array[:7])
+    (tmp_path / "out").mkdir()
+    for number, name in ((7, "in/a/.hidden.dcm"), (8, "out/x.dcm")):
+        instance(array[number], number=number).save_as(tmp_path / name, enforce_file_format=True)
+    (tmp_path / "in/a/x.dcm").symlink_to(tmp_path / "out/x.dcm")
+    (walked,) = scan.scan(tmp_path / "in").records
+    assert len(walked.files) == 7
+    assert scan.series_of(walked.path) == walked.files
+    for name in ("a", "a/IM002"):
+        assert set(listed(tmp_path / "in", name)[0].files) == set(walked.files)
+    followed = scan.scan(tmp_path / "in", follow_symlinks=True).records[0].files
+    assert len(followed) == 8
+
+
+def test_headers_of_a_listed_folder_are_read_once(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    for number in range(12):
+        made = instance(voxels()[0], uids=other_uids(number))
+        made.save_as(tmp_path / f"a/{number:02}.dcm", enforce_file_format=True)
+    read, real = [], dicom.headline
+    monkeypatch.setattr(dicom, "headline", lambda path: read.append(path) or real(path))
+    records = listed(tmp_path, *(f"a/{number:02}.dcm" for number in range(12)))
+    assert [len(record.files) for record in records] == [1] * 12
+    assert len(read) <= 3 * 12
+
+
+def test_a_large_file_of_many_frames_waits_until_there_is_room(tmp_path, monkeypatch):
+    """As a volume does, so that two are not in memory at once; an image of that size does not."""
+    multiframe(voxels(), range(9)).save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    instance(voxels()[0]).save_as(tmp_path / "b.dcm", enforce_file_format=True)
+    several, single, gone = (
+        Record(name, tmp_path / name, files=(tmp_path / name,)) for name in ("a.dcm", "b.dcm", "c")
+    )
+    assert not scan.fills_memory(several)  # small as it is
+    monkeypatch.setattr(scan, "LARGE", 100)
+    assert [scan.fills_memory(record) for record in (several, single, gone)] == [True, False, False]
+    assert not scan.fills_memory(replace(several, slice=2))
+    at_once, most = [], []
+
+    def slowly(record):
+        at_once.append(record)
+        most.append(len(at_once))
+        time.sleep(0.1)
+        at_once.pop()
+        return load(record)
+
+    for loaded in ahead(slowly, [several] * 4):
+        assert loaded.is_volume
+    assert max(most) == 1
 
 
 def multiframe(array, order):
@@ -251,6 +369,34 @@ def test_hounsfield_units_signs_and_monochrome1(tmp_path):
     white = voxels(dtype=np.uint16)
     inverted = read(write_series(tmp_path / "w", white, PhotometricInterpretation="MONOCHROME1", BitsStored=12))
     assert np.array_equal(inverted.volume.volume.voxels[0], 4095 - white.astype(int))
+
+
+@pytest.mark.parametrize("tags", [{"Modality": "CT"}, {"RescaleType": "HU"}])
+def test_monochrome1_leaves_hounsfield_units_alone(tmp_path, tags):
+    array = voxels()
+    tags |= {"PhotometricInterpretation": "MONOCHROME1", "RescaleSlope": 2, "RescaleIntercept": -1024}
+    assert np.array_equal(read(write_series(tmp_path, array, **tags)).volume.volume.voxels[0], 2 * array - 1024)
+
+
+def test_monochrome1_leaves_hounsfield_units_of_frames_alone(tmp_path):
+    array, order = voxels(), np.arange(9)
+    made = multiframe(array, order)
+    made.PhotometricInterpretation = "MONOCHROME1"
+    for group in made.PerFrameFunctionalGroupsSequence:
+        group.PixelValueTransformationSequence[0].RescaleType = "HU"
+    made.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    assert np.array_equal(read(tmp_path).volume.volume.voxels[0], array * (1 + order)[:, None, None])
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian])
+def test_headers_do_not_keep_the_bytes_of_their_files(syntax):
+    buffer = BytesIO()
+    instance(voxels()[0], syntax=syntax).save_as(buffer, enforce_file_format=True)
+    content = buffer.getvalue()
+    before = sys.getrefcount(content)
+    (header,) = dicom.decode([content]).origin.headers
+    assert sys.getrefcount(content) == before
+    assert header.Rows == 12 and header.buffer is None
 
 
 ENCODERS = {
@@ -335,6 +481,11 @@ BAD = {
     "length": ({}, cut, "276 bytes of pixels, 336 are expected"),
     "long": ({n: {"PixelData": bytes(600)} for n in range(9)}, None, "600 bytes of pixels, 336 are expected"),
     "bomb": ({}, bomb, "it inflates to more than"),
+    "frames": (
+        {3: {"FrameOfReferenceUID": "1.2.4711"}},
+        None,
+        "frames of reference in one series (FrameOfReferenceUID)",
+    ),
     "constant": ({n: {"PixelData": bytes(336)} for n in range(9)}, None, "the same value"),
     "many": ({0: {"Rows": 65535, "Columns": 65535}}, remove(*range(1, 9)), "voxels"),
 }
@@ -394,7 +545,7 @@ def test_pydicoms_own_odd_files_load_or_are_refused():
     outcomes = [load(scan.record_of(path.parent, path, (path,))) for path in found]
     assert len(outcomes) > 80
     assert all((each.image is None) == bool(each.error) for each in outcomes)
-    assert not any("\n" in each.error for each in outcomes)
+    assert not any("\n" in each.error or each.error.startswith("please report") for each in outcomes)
     assert sum(each.image is not None for each in outcomes) > 50
 
 
@@ -467,6 +618,65 @@ def test_no_output_names_the_patient(scored):
     (row,) = records.read(scored / "out").rows
     assert row["group"].startswith("patient-")
     assert {r["group"][:8] for r in pipeline.runs.read_manifest(scored / "run")} == {"patient-"}
+
+
+def test_a_model_of_volumes_decides_how_all_are_scaled(scored, tmp_path, monkeypatch):
+    """Of CT alone by the model's range, of others or of both by their own; whatever a scored volume says it is."""
+    array = voxels((6, 40, 44))
+    ct, mr = (
+        write_series(tmp_path / name / "s", array, Modality=name, uids=other_uids(name == "MR"))
+        for name in ("CT", "MR")
+    )
+    shutil.copytree(tmp_path / "CT", tmp_path / "both")
+    shutil.copytree(mr, tmp_path / "both/t")
+    volumes = [read(folder.parent).volume.volume for folder in (ct, mr)]
+    for name, fixed in (("CT", True), ("MR", False), ("both", False)):
+        preprocess, again, older = (Preprocess(PreprocessConfig()) for _ in range(3))
+        pipeline._usable_normals(scan.scan(tmp_path / name), preprocess, 2, Silent())
+        again.load_state(preprocess.state())
+        assert [again.prepare(volume).span is None for volume in volumes] == [fixed, fixed]
+        older.load_state({key: value for key, value in preprocess.state().items() if key != "fixed_units"})
+        assert [older.prepare(volume).span is None for volume in volumes] == [True, False]
+    assert Model.load(read_run(scored / "run"), "cpu").preprocess.fixed_units is False
+
+    def says(model, *rest):
+        raise DataError(f"fixed: {model.preprocess.fixed_units}")
+
+    for number in range(4):
+        write_series(tmp_path / f"new/{number}", voxels((6, 40, 44)), Modality="CT", uids=other_uids(number))
+    monkeypatch.setattr(pipeline, "calibrate_model", says)
+    with pytest.raises(DataError, match="fixed: False"):
+        pipeline.calibrate(scored / "run", str(tmp_path / "new"), tmp_path / "again")
+
+
+def test_a_model_of_images_takes_each_volume_for_what_it_says(tmp_path):
+    made = instance(voxels((20, 30)), ImagePositionPatient=None, Modality="DX")
+    made.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    preprocess = Preprocess(PreprocessConfig())
+    pipeline._usable_normals(scan.scan(tmp_path), preprocess, 2, Silent())
+    assert preprocess.fixed_units is None
+
+
+def test_reasons_of_failed_rows_do_not_name_the_patient(scored, tmp_path):
+    for number, (name, changes) in enumerate(
+        {
+            "frames": {"FrameOfReferenceUID": "1.2.4711"},
+            "sizes": {"Rows": 6, "Columns": 28},
+            "empty": {"PixelData": b""},
+        }.items()
+    ):
+
+        def change(at, made, changes=changes):
+            for tag, value in changes.items() if at == 3 else ():
+                setattr(made, tag, value)
+
+        uids = ("1.2.815", f"1.2.815.{number}", "1.2.815.9")
+        write_series(tmp_path / "new" / name, voxels(), change=change, uids=uids)
+    result = scoring.score(scored / "run", [str(tmp_path / "new")], tmp_path / "s", far=0.2)
+    assert result["failed"] == 3
+    tagged = [b"TAGGED", b"Tagged", b"1.2.815", b"1.2.4711", *(str(value).encode() for value in SECRETS.values())]
+    for path, content in contents(tmp_path / "s").items():
+        assert not any(secret in content for secret in tagged), path
 
 
 def test_identifiers_are_kept_on_demand(scored):

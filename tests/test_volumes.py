@@ -1,9 +1,11 @@
 """Volumes: every voxel finds its way back, whatever the source's geometry, and bad ones are refused with a reason."""
 
+import bz2
 import gzip
 import math
 import shutil
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 
 import nibabel as nib
@@ -15,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nibabel.orientations import aff2axcodes
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from anodetect import model as model_module
 from anodetect import pipeline, processes, records, scoring, verification, worker
@@ -23,12 +25,12 @@ from anodetect.calibration import Calibration
 from anodetect.data import geometry, readers, scan
 from anodetect.data.preprocess import Preprocess, PreprocessConfig, evened, otsu, volume_foreground
 from anodetect.data.scan import Record
-from anodetect.data.volumes import MAX_VOXELS, decode_nifti
+from anodetect.data.volumes import MAX_VOXELS, Volume, decode_nifti
 from anodetect.errors import ConfigError, DataError, ImageError, Interrupted, RunError
 from anodetect.model import Model, load
 from anodetect.runs import read as read_run
 from anodetect.types import Silent
-from anodetect.writers import nifti
+from anodetect.writers import nifti, volumes
 
 RNG = np.random.default_rng(0)
 RAS_TO_LPS = np.diag([-1, -1, 1, 1])
@@ -150,6 +152,9 @@ def test_auto_takes_the_plane_with_the_finest_pixels_and_axial_where_equal():
     assert geometry.along((9, 9, 9), np.diag([1.0, 4, 1, 1])).plane == "coronal"
     assert geometry.along((9, 9, 9), np.diag([3.0, 1, 1, 1])).plane == "sagittal"
     assert geometry.along((9, 9, 9), np.eye(4)).plane == "axial"
+    assert geometry.along((1, 64, 64), np.diag([1.0, 2, 2, 1])[:, [2, 1, 0, 3]]).plane == "axial"  # not of 64 × 1
+    assert geometry.along((64, 64, 7), np.diag([2.0, 2, 1, 1])).plane == "axial"
+    assert geometry.along((7, 7, 7), np.diag([1.0, 4, 1, 1])).plane == "coronal"  # nothing better to be had
     assert geometry.edges("axial") == {"left": "R", "right": "L", "top": "A", "bottom": "P"}
 
 
@@ -179,6 +184,84 @@ def test_nrrd_and_nifti_of_the_same_volume_are_the_same(tmp_path):
         one, other = prepared(tmp_path / "a.nii"), prepared(tmp_path / "a.nrrd")
         assert np.array_equal(one.slices, other.slices)
         assert np.allclose(one.geometry.affine, other.geometry.affine, atol=1e-4)
+
+
+SPACES = {
+    "left-posterior-superior": (1, 1, 1), "LPS": (1, 1, 1), "right-anterior-superior": (-1, -1, 1),
+    "RAS": (-1, -1, 1), "left-anterior-superior": (1, -1, 1), "LAS": (1, -1, 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_an_nrrd_lies_where_its_space_says(tmp_path, space):
+    directions = rotation([0.2, -0.1, 0.4]) @ np.diag([1, 2, 3])
+    header = {"space": space, "space directions": directions.T, "space origin": [5, 6, 7]}
+    nrrd.write(str(tmp_path / "a.nrrd"), flat(), header)
+    found = prepared(tmp_path / "a.nrrd").geometry.affine
+    assert np.allclose(found[:3, 3], np.multiply(SPACES[space], [5, 6, 7]))
+    assert np.allclose(found[:3, :3], np.diag(SPACES[space]) @ directions)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_one_component_of_an_nrrd(tmp_path, first):
+    """An axis that lies nowhere in space holds components."""
+    array, directions = flat((3, 10, 11, 12)), np.vstack([np.full((1, 3), np.nan), np.diag([1.0, 2, 3])])
+    if not first:
+        array, directions = np.moveaxis(array, 0, -1), np.roll(directions, -1, axis=0)
+    header = {"space": "LPS", "space directions": directions, "space origin": [0, 0, 0]}
+    nrrd.write(str(tmp_path / "a.nrrd"), array, header)
+    assert b"none" in (tmp_path / "a.nrrd").read_bytes()[:600]
+    assert "3 volumes in one file; choose one" in error_of(tmp_path / "a.nrrd")
+    assert "no component 3" in error_of(tmp_path / "a.nrrd", component=3)
+    found = load(Record("a", tmp_path / "a.nrrd", component=2)).volume
+    assert np.array_equal(found.volume.voxels[0], array[2] if first else array[..., 2])
+    assert np.allclose(found.volume.affine, np.diag([1, 2, 3, 1]))
+
+
+def test_an_nrrd_that_lies_nowhere_or_has_its_data_elsewhere_is_refused(tmp_path):
+    path = tmp_path / "a.nrrd"
+    nrrd.write(str(path), flat(), {"space": "scanner-xyz", "space directions": np.eye(3), "space origin": [0] * 3})
+    assert "does not say how the volume lies in the patient" in error_of(path)
+    nrrd.write(str(path), flat(), {"spacings": [1, 1, 1]})
+    assert "does not say how the volume lies in the patient" in error_of(path)
+    header = {"space": "LPS", "space directions": np.eye(3), "space origin": [0] * 3}
+    nrrd.write(str(tmp_path / "b.nhdr"), flat(), header, detached_header=True)
+    path.write_bytes((tmp_path / "b.nhdr").read_bytes())
+    assert "its data lie in another file" in error_of(path)
+    nrrd.write(str(path), flat(), header | {"encoding": "raw"})
+    path.write_bytes(path.read_bytes().replace(b"encoding: raw", b"encoding: hex"))
+    assert "an NRRD of encoding 'hex'; raw, ascii, gzip and bzip2 can be read" in error_of(path)
+
+
+UNITS = {"meter": 1000, "micron": 0.001, "mm": 1, "unknown": 1}
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_lengths_of_a_nifti_are_millimetres_inside_and_its_own_in_maps(tmp_path, unit):
+    affine = np.diag([-1.0, -1, 3, 1])
+    affine[:3, 3] = [20, 30, -40]
+    small = np.diag([1 / UNITS[unit]] * 3 + [1]) @ affine
+    image = nib.Nifti1Image(flat((20, 21, 12)), small)
+    image.header.set_xyzt_units(unit)
+    nib.save(image, tmp_path / "a.nii")
+    volume = prepared(tmp_path / "a.nii")
+    assert volume.geometry.spacing == pytest.approx((3, 1, 1))
+    assert np.allclose(volume.geometry.affine, RAS_TO_LPS @ affine, atol=1e-4)
+    nifti.write(tmp_path / "b.nii", volume.slices[0].copy(), volume, "copy")
+    before, after = nib.load(tmp_path / "a.nii"), nib.load(tmp_path / "b.nii")
+    assert np.array_equal(before.affine, after.affine)
+    assert before.header["xyzt_units"] == after.header["xyzt_units"]
+
+
+@pytest.mark.parametrize(("unit", "length"), [("m", 1000), ("µm", 0.001), ("um", 0.001), ("mm", 1), ("furlong", 1)])
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_lengths_of_an_nrrd_are_millimetres_inside(tmp_path, unit, length, encoding):
+    header = {"space": "RAS", "space directions": np.diag([1, 2, 3]) / length, "space origin": [5 / length, 0, 0]}
+    nrrd.write(str(tmp_path / "a.nrrd"), flat(), header)
+    line = f'space units: "{unit}" "{unit}" "{unit}"\n'.encode(encoding)
+    (tmp_path / "a.nrrd").write_bytes((tmp_path / "a.nrrd").read_bytes().replace(b"encoding:", line + b"encoding:", 1))
+    found = prepared(tmp_path / "a.nrrd").geometry.affine
+    assert np.allclose(found, np.diag([-1, -2, 3, 1]) + np.outer([1, 0, 0, 0], [0, 0, 0, -5]), atol=1e-6)
 
 
 def test_one_component_of_a_4d_file(tmp_path):
@@ -234,7 +317,7 @@ def bad_volumes(folder):
         "bomb.nii.gz": (gzip.compress(header_with(plain, 40, huge)), f"is more than {MAX_VOXELS} voxels"),
         "none.nii": (header_with(plain, 40, np.array([3, 10, 0, 12], np.int16)), "an empty volume, 10 × 0 × 12"),
         "flat.nii": (save_nifti(folder / "x.nii", flat((10, 11)), np.eye(4)).read_bytes(), "2-D data"),
-        "small.nii": (save_nifti(folder / "x.nii", flat((9, 5, 9)), np.eye(4)).read_bytes(), "slices of 9 × 5 pixels"),
+        "small.nii": (save_nifti(folder / "x.nii", flat((9, 5, 5)), np.eye(4)).read_bytes(), "slices of 9 × 5 pixels"),
         "text.nrrd": (b"NRRD0004\nno header", "damaged or unreadable"),
     }
 
@@ -256,8 +339,13 @@ def test_a_gzip_bomb_is_not_inflated(tmp_path):
         str(tmp_path / "a.nrrd"), flat(), {"space": "LPS", "space directions": np.eye(3), "space origin": [0] * 3}
     )
     text, body = (tmp_path / "a.nrrd").read_bytes().split(b"\n\n", 1)
-    (tmp_path / "a.nrrd").write_bytes(text + b"\n\n" + gzip.compress(gzip.decompress(body) + bytes(2**24)))
-    assert "inflates to more than its header has voxels for" in error_of(tmp_path / "a.nrrd")
+    body = gzip.decompress(body)
+    for name, compress in (("gzip", gzip.compress), ("bzip2", bz2.compress)):
+        start = text.replace(b"encoding: gzip", f"encoding: {name}".encode()) + b"\n\n"
+        (tmp_path / "a.nrrd").write_bytes(start + compress(body))
+        assert not error_of(tmp_path / "a.nrrd")
+        (tmp_path / "a.nrrd").write_bytes(start + compress(body + bytes(2**24)))
+        assert "inflates to more than its header has voxels for" in error_of(tmp_path / "a.nrrd")
 
 
 def test_nibabels_own_odd_files_load_or_are_refused():
@@ -265,7 +353,7 @@ def test_nibabels_own_odd_files_load_or_are_refused():
     outcomes = {path.name: load(Record(path.name, path, files=scan.series_of(path))) for path in found}
     assert len(outcomes) > 8
     assert all((each.image is None) == bool(each.error) for each in outcomes.values())
-    assert not any("\n" in each.error for each in outcomes.values())
+    assert not any("\n" in each.error or each.error.startswith("please report") for each in outcomes.values())
     assert sum(each.image is not None for each in outcomes.values()) >= 4
 
 
@@ -280,6 +368,65 @@ def test_a_healthy_brain_of_one_millimetre_comes_back_voxel_for_voxel(tmp_path):
     source, back = nib.load(path), nib.load(tmp_path / "a.nii")
     assert np.array_equal(source.affine, back.affine)
     assert np.array_equal(source.get_fdata(dtype=np.float32), np.asarray(back.dataobj))
+
+
+# -- Pictures -------------------------------------------------------------------------------------------
+
+
+def turned(world, codes):
+    """An array [x, y, z] toward LPS+ of 2 × 1 × 1.5 mm, its middle at 0, stored with axes that run toward `codes`."""
+    affine = np.diag([2, 1, 1.5, 1.0])
+    affine[:3, 3] = -(np.array(world.shape) - 1) * [2, 1, 1.5] / 2
+    axes = ["LPS".index(code if code in "LPS" else geometry.OPPOSITE[code]) for code in codes]
+    array, placed = world.transpose(axes), affine[:, [*axes, 3]]
+    for axis, code in enumerate(codes):
+        if code not in "LPS":
+            array = np.flip(array, axis)
+            placed[:3, 3] += placed[:3, axis] * (array.shape[axis] - 1)
+            placed[:3, axis] *= -1
+    return Volume(np.ascontiguousarray(array[None], np.float32), placed)
+
+
+LETTERS = {  # as a radiologist expects them: left, right, top, bottom
+    "axial": "RLAP",
+    "coronal": "RLSI",
+    "sagittal": "APSI",
+}
+
+
+@pytest.mark.parametrize("codes", ["LPS", "RAS", "PIR", "SLA"])
+def test_pictures_show_a_marker_on_the_side_of_its_letter(monkeypatch, codes):
+    """One at the patient's left, anterior and toward the head."""
+    world = np.zeros((24, 49, 32), np.float32)
+    world[17:19, 12:15, 22:24], world[18, 12, 22] = 1, 2
+    volume = Preprocess(PreprocessConfig(foreground="all", least_foreground=0)).prepare(turned(world, codes))
+    heatmap = np.ascontiguousarray(volume.slices[0])
+    drawn = []
+
+    def text(self, place, said, *rest, **options):
+        drawn.append((place, said))
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", text)
+    found = np.asarray(Image.open(BytesIO(volumes.picture(heatmap, volume, (0.0, 1.0), "png"))).convert("L"), int)
+    side = volumes.PANEL
+    for number, (plane, letters) in enumerate(LETTERS.items()):
+        assert "".join(geometry.edges(plane).values()) == letters
+        bright = np.argwhere(found[:side, number * (side + volumes.GAP) :][:, :side] > 100)
+        row, column = bright.mean(0) / side - 0.5
+        left, right, top, bottom = (letter in "LAS" for letter in letters)
+        assert (column < -0.05, column > 0.05, row < -0.05, row > 0.05) == (left, right, top, bottom), plane
+        written = drawn[5 * number : 5 * number + 5]
+        at = {letter: (x / side, y / side) for (x, y), letter in written[:4]}
+        ends = [at[letter] for letter in letters]
+        assert ends[0][0] < 0.1 and ends[1][0] > 0.9 and ends[2][1] < 0.1 and ends[3][1] > 0.9
+        expected = {"axial": "10 mm S", "coronal": "12 mm A", "sagittal": "13 mm L"}[plane]
+        assert written[4][1] == f"{plane}, {expected}"
+
+
+def test_places_are_said_toward_the_side_they_lie_on():
+    for plane, (toward, away) in {"axial": "SI", "coronal": "PA", "sagittal": "LR"}.items():
+        assert volumes.place_text((12.0, 12.0, 12.0), plane) == f"12 mm {toward}"
+        assert volumes.place_text((-12.0, -12.0, -12.0), plane) == f"12 mm {away}"
 
 
 # -- Preprocessing --------------------------------------------------------------------------------------
@@ -535,6 +682,22 @@ def test_truth_and_foreground_from_a_manifest(run, tmp_path):
     assert load(scan.scan(tmp_path).records[0]).volume.foreground.sum() == inside.sum()
     (tmp_path / "manifest.csv").write_text("path,foreground\np00.nii.gz,wrong.nii.gz")
     assert "does not lie on the same grid" in load(scan.scan(tmp_path).records[0]).error
+
+
+@pytest.mark.parametrize("config", [{"foreground": "all"}, {}])
+def test_a_foreground_from_a_manifest_is_what_the_detector_sees(tmp_path, config):
+    """Also where all pixels would be foreground, by setting or because images fill their frame."""
+    array, inside = flat((20, 21, 10)), np.zeros((20, 21, 10), np.uint8)
+    inside[3:15, 4:16] = 1
+    path = save_nifti(tmp_path / "a.nii", array, np.diag([1.0, 1, 3, 1]))
+    mask = save_nifti(tmp_path / "f.nii", inside, np.diag([1.0, 1, 3, 1]))
+    preprocess = Preprocess(PreprocessConfig(**config))
+    assert not preprocess.flat_background
+    volume = load(Record("a", path, foreground=mask), preprocess=preprocess).volume
+    _, found = preprocess.apply(volume.slices[:, 2], volume, 2)
+    assert found.sum() == 144 and np.array_equal(found, volume.foreground[2])
+    plain = load(Record("a", path), preprocess=preprocess).volume
+    assert preprocess.apply(plain.slices[:, 2], plain, 2)[1].all()
 
 
 def test_slices_as_images_and_volumes_fit_together(tmp_path):

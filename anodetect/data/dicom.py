@@ -45,10 +45,12 @@ warnings.filterwarnings("ignore", module=r"pydicom\.")
 
 @dataclass(frozen=True)
 class Headline:
-    """What tells whose image a file is and which others belong to it; `series` is "" of one that stands alone."""
+    """What tells whose image a file is and which others belong to it; `series` is "" of one that stands alone.
+    `frames` is 0 of what is no image, such as a report."""
 
     series: str
     patient: str
+    frames: int = 1
 
 
 def is_dicom(path: Path) -> bool:
@@ -76,21 +78,24 @@ def headline(path: Path) -> Headline:
 
 
 def _headline(path: Path) -> Headline:
-    tags = ["SeriesInstanceUID", "StudyInstanceUID", "PatientID", "IssuerOfPatientID", "NumberOfFrames"]
+    tags = ["SeriesInstanceUID", "StudyInstanceUID", "PatientID", "IssuerOfPatientID", "ImagePositionPatient"]
+    tags += ["SOPClassUID", "Rows", "NumberOfFrames"]
     with path.open("rb") as file:
         deflated = _is_deflated(file.read(META))
     if deflated:
         header = parse(path.read_bytes())
     else:
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[*tags, "ImagePositionPatient"])
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags)
     issuer, patient, study, series = (
         str(header.get(tag) or "")
         for tag in ("IssuerOfPatientID", "PatientID", "StudyInstanceUID", "SeriesInstanceUID")
     )
-    alone = "ImagePositionPatient" not in header or int(header.get("NumberOfFrames") or 1) > 1
+    is_image = header.get("Rows") and header.get("SOPClassUID") != SegmentationStorage
+    count = int(header.get("NumberOfFrames") or 1) if is_image else 0
+    alone = "ImagePositionPatient" not in header or count > 1
     # A patient without an identifier is told apart by study, or by series.
     known = f"{issuer}\0{patient}" if patient else f"\0{study or series}"
-    return Headline("" if alone else series, known.rstrip("\0"))
+    return Headline("" if alone else series, known.rstrip("\0"), count)
 
 
 def group_of(found: Headline, *, keep_identifiers: bool) -> str:
@@ -110,9 +115,11 @@ def parse(content: bytes, *, pixels: bool = False) -> Dataset:
     if _is_deflated(content):
         _check_inflated(content)
     try:
-        return pydicom.dcmread(io.BytesIO(content), stop_before_pixels=not pixels)
+        dataset = pydicom.dcmread(io.BytesIO(content), stop_before_pixels=not pixels)
     except InvalidDicomError as error:
         raise ImageError(f"not a DICOM file ({error})") from None
+    dataset.buffer = None  # else a header would keep the whole file in memory
+    return dataset
 
 
 def _is_deflated(content: bytes) -> bool:
@@ -270,8 +277,9 @@ def _check_alike(headers: Sequence[Dataset]) -> None:
         ("FrameOfReferenceUID", "frames of reference"),
     ):
         values = {str(header.get(tag, "")) for header in headers}
-        if len(values) > 1:
-            raise ImageError(f"images of different {what} in one series ({tag}: {', '.join(sorted(values)[:3])})")
+        if len(values) > 1:  # reasons land in tables, where a source's UIDs have no place
+            said = tag if tag.endswith("UID") else f"{tag}: {', '.join(sorted(values)[:3])}"
+            raise ImageError(f"images of different {what} in one series ({said})")
 
 
 def _sorted(places: Iterable[Frame]) -> list[Frame]:
@@ -345,7 +353,7 @@ def _native(dataset: Dataset) -> Floats:
     count = int(dataset.get("NumberOfFrames") or 1)
     coloured = interpretation == "PALETTE COLOR" or int(dataset.get("SamplesPerPixel", 1)) == 3
     values = stored.reshape(count, *stored.shape[-3 if coloured else -2 :][:2], 3 if coloured else 1)
-    if interpretation == "MONOCHROME1":
+    if interpretation == "MONOCHROME1" and not _has_unit(dataset):
         values = _inverted(values, dataset)
     if not coloured:
         values = _rescaled(values, dataset)
@@ -356,6 +364,12 @@ def _check_length(dataset: Dataset) -> None:
     expected = get_expected_length(dataset)
     if len(dataset.PixelData) not in (expected, expected + expected % 2):
         raise ImageError(f"{len(dataset.PixelData)} bytes of pixels, {expected} are expected")
+
+
+def _has_unit(dataset: Dataset) -> bool:
+    """Whether values are Hounsfield units, which stay what they are however they are to be shown."""
+    types = {str(each.get("RescaleType", "")) for each in (dataset, *_functional_groups(dataset))}
+    return dataset.get("Modality") == "CT" or "HU" in types
 
 
 def _inverted(values: NDArray[Any], dataset: Dataset) -> NDArray[Any]:

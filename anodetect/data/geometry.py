@@ -26,6 +26,7 @@ PLANES = {"axial": "SPL", "coronal": "PIL", "sagittal": "LIP"}  # where slices, 
 OPPOSITE = dict(zip("LRPASI", "RLAPIS", strict=True))
 FLIP_XY = np.diag([-1.0, -1.0, 1.0, 1.0])  # between RAS+ (NIfTI) and LPS+ (DICOM)
 SAME_SPACING = 0.99
+MIN_SIDE = 8  # pixels of an image or slice
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,8 @@ class Geometry:
 
 
 def along(shape: Index, affine: Affine, plane: str = "auto") -> Geometry:
-    """The geometry of a source sliced along a plane; "auto" is the plane with the finest pixels, axial where equal.
+    """The geometry of a source sliced along a plane; "auto" is the plane with the finest pixels, axial where equal, of
+    those whose slices have MIN_SIDE pixels on each side.
 
     An oblique source is sliced along its own axes, in the plane they are the nearest to. ImageError if the affine
     cannot be inverted.
@@ -106,7 +108,7 @@ def along(shape: Index, affine: Affine, plane: str = "auto") -> Geometry:
     toward = io_orientation(affine)  # for each axis of the source: world axis, and whether it runs with or against it
     source_of = {int(world): axis for axis, (world, _) in enumerate(toward)}
     if plane == "auto":
-        plane = _finest_plane(source_of, affine)
+        plane = _finest_plane(source_of, shape, affine)
     letters = PLANES[plane]
     axes = [source_of["LPS".index(_positive(letter))] for letter in letters]
     flipped = [bool(toward[axis, 1] < 0) == (letter in "LPS") for axis, letter in zip(axes, letters, strict=True)]
@@ -114,10 +116,12 @@ def along(shape: Index, affine: Affine, plane: str = "auto") -> Geometry:
     return Geometry(shape, affine, plane, (d, h, w), (flipped[0], flipped[1], flipped[2]))
 
 
-def _finest_plane(source_of: dict[int, int], affine: Affine) -> str:
+def _finest_plane(source_of: dict[int, int], shape: Index, affine: Affine) -> str:
     """The pixels of a plane are the finer, the coarser the spacing across it."""
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
-    across = {plane: lengths[source_of["LPS".index(_positive(letters[0]))]] for plane, letters in PLANES.items()}
+    normals = {plane: source_of["LPS".index(_positive(letters[0]))] for plane, letters in PLANES.items()}
+    large = {plane: normal for plane, normal in normals.items() if min(np.delete(shape, normal)) >= MIN_SIDE}
+    across = {plane: lengths[normal] for plane, normal in (large or normals).items()}
     return next(plane for plane, length in across.items() if length >= SAME_SPACING * max(across.values()))
 
 

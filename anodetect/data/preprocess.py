@@ -13,7 +13,7 @@ from pydantic import Field
 from scipy import ndimage
 
 from anodetect.config import Config
-from anodetect.data.geometry import Geometry, along
+from anodetect.data.geometry import MIN_SIDE, Geometry, along
 from anodetect.data.volumes import Volume
 from anodetect.errors import ImageError
 from anodetect.representations.pixels import resize
@@ -24,7 +24,6 @@ FLAT_LEVEL = 0.05  # where they lie below this share of the range (measured: LGG
 SAMPLE_PIXELS = 512  # per image, to learn the intensity range from
 LOW, HIGH = 1.0, 99.5  # percentiles of the foreground that become -1 and 1
 CLIP = 1.5
-MIN_SIDE = 8  # pixels
 SEEN_MARGIN = 0.1  # of their range (12 of the 47 patients lgg_flair trains on held out: 4 % of slices unseen; 9 at 0)
 COARSE = 128  # pixels: a volume's foreground is found on slices reduced to about this side
 FIXED_UNITS = ("CT",)  # modalities whose values mean the same in every volume
@@ -33,9 +32,9 @@ FIXED_UNITS = ("CT",)  # modalities whose values mean the same in every volume
 class PreprocessConfig(Config):
     """`intensity`: "dataset" scales by percentiles over all fit images, so that brightness keeps its meaning;
     "image" by each image's or volume's own foreground, for scanners without fixed units; "auto" takes "image" for
-    volumes other than CT, and "dataset" for the rest. `window`, level and width in native units (for CT Hounsfield),
-    takes their place. `foreground`: "flat" takes what lies above a flat background, "all" every pixel, "auto" decides
-    between them on the fit images.
+    volumes, unless those the model learned from are all CT, and "dataset" for the rest. `window`, level and width in
+    native units (for CT Hounsfield), takes their place. `foreground`: "flat" takes what lies above a flat background,
+    "all" every pixel, "auto" decides between them on the fit images.
 
     Of volumes only: `axis`, the plane of their slices, "auto" the one with the finest pixels; `component` of a 4-D
     file; a slice is scored if it has `least_foreground` of the foreground of the fullest one; `bias` above 0 evens out
@@ -75,6 +74,7 @@ class Prepared:
     unseen: Bools
     unit: float = 1.0  # what 1 in the model's range is in native units
     top: float = float("inf")  # higher values count as this one
+    supplied: bool = False  # whether the foreground is one that a manifest names
 
     @property
     def numbers(self) -> NDArray[np.int64]:
@@ -96,7 +96,8 @@ class Preprocess:
         self.flat_background = False
         self.range = (0.0, 1.0)
         self.axis: str = config.axis
-        self.of_volumes = False  # whether it has learned from volumes
+        self.of_volumes = False  # whether it has learned from volumes,
+        self.fixed_units: bool | None = None  # and whether all were of FIXED_UNITS; None: each scored volume tells
         self.seen: list[tuple[float, float]] = []  # ranges of the traits of fit and tune images, if those are images
 
     def learn(self, images: Iterable[Floats]) -> None:
@@ -121,10 +122,10 @@ class Preprocess:
             raise ImageError("a colour image, but the model was trained on grey ones")
         if of is not None:
             same = np.minimum(same, of.top)
-        if not self.flat_background:
-            inside = np.ones(same.shape[1:], bool)
+        if of is not None and (of.supplied or self.flat_background):
+            inside = of.foreground[number]
         else:
-            inside = foreground(same) if of is None else of.foreground[number]
+            inside = foreground(same) if self.flat_background else np.ones(same.shape[1:], bool)
         if of is not None:
             low, high = of.span or (self.range[0] * of.unit, self.range[1] * of.unit)
         else:
@@ -163,8 +164,9 @@ class Preprocess:
         if not filled.any():
             raise ImageError("no foreground")
         scored = filled >= max(1, self.config.least_foreground * filled.max())
-        prepared = self._scaling(Prepared(volume, geometry, slices, inside, None, scored, np.zeros_like(scored)))
-        if supplied is None and self.flat_background and not self.of_volumes:  # as it is found in the model's images
+        unseen, given = np.zeros_like(scored), supplied is not None
+        prepared = self._scaling(Prepared(volume, geometry, slices, inside, None, scored, unseen, supplied=given))
+        if not given and self.flat_background and not self.of_volumes:  # as it is found in the model's images
             for number in prepared.numbers:
                 inside[number] = foreground(np.minimum(slices[:, number], prepared.top))
         return self._without_unseen(prepared) if self.seen and self.config.refuse_unseen else prepared
@@ -176,7 +178,8 @@ class Preprocess:
             return replace(of, unit=top / self.config.exported[1], top=top)
         span = self._window()
         if span is None and self.config.intensity != "dataset":
-            own = self.config.intensity == "image" or of.volume.modality not in FIXED_UNITS
+            fixed = has_fixed_units(of.volume) if self.fixed_units is None else self.fixed_units
+            own = self.config.intensity == "image" or not fixed
             span = _span(_some(of.slices, of.foreground)) if own else None
         return replace(of, span=span)
 
@@ -234,6 +237,7 @@ class Preprocess:
             "range": list(self.range),
             "axis": self.axis,
             "of_volumes": self.of_volumes,
+            "fixed_units": self.fixed_units,
             "seen": [list(limits) for limits in self.seen],
         }
 
@@ -242,7 +246,13 @@ class Preprocess:
         self.range = (float(state["range"][0]), float(state["range"][1]))
         self.axis = str(state.get("axis", "auto"))  # older runs lack these
         self.of_volumes = bool(state.get("of_volumes", False))
+        self.fixed_units = state.get("fixed_units")
         self.seen = [(float(low), float(high)) for low, high in state.get("seen", ())]
+
+
+def has_fixed_units(volume: Volume) -> bool:
+    """Whether values mean the same in every volume of this kind."""
+    return volume.modality in FIXED_UNITS
 
 
 def has_flat_background(image: Floats) -> bool:

@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from anodetect.data import dicom
-from anodetect.data.geometry import Geometry
-from anodetect.data.preprocess import MIN_SIDE
+from anodetect.data.geometry import MIN_SIDE, Geometry
 from anodetect.data.scan import Record, suffix_of
 from anodetect.data.volumes import MAX_VOXELS, Volume, decode_nifti, decode_nrrd, same_grid
 from anodetect.errors import ImageError

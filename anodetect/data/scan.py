@@ -2,8 +2,9 @@
 
 import csv
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from pathlib import Path, PurePosixPath
 
 from anodetect.data import dicom
@@ -13,6 +14,7 @@ from anodetect.files import leads_out, path_text
 IMAGES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".npy"})
 VOLUMES = frozenset({".nii", ".nii.gz", ".nrrd"})
 SUFFIXES = IMAGES | VOLUMES
+LARGE = 2**23  # bytes of a DICOM file, whose frames may be as much as a volume
 NORMAL, ANOMALOUS = 0, 1
 MANIFEST = "manifest.csv"
 COLUMNS = ("path", "split", "label", "kind", "mask", "group", "foreground", "component")
@@ -127,6 +129,17 @@ def is_volume(record: Record) -> bool:
     return record.slice is None and (suffix_of(record.path) in VOLUMES or len(record.files) > 1)
 
 
+def fills_memory(record: Record) -> bool:
+    """Whether a record is a volume, or a DICOM file with so many frames that it may as well be one."""
+    if is_volume(record) or record.slice is not None or not record.files:
+        return is_volume(record)
+    try:
+        large = record.path.stat().st_size > LARGE
+    except OSError:  # reading it will say so
+        return False
+    return large and dicom.headline(record.path).frames > 1
+
+
 def suffix_of(path: Path) -> str:
     """A path's suffix in lower case; ".nii.gz" is one."""
     suffix = path.suffix.lower()
@@ -158,16 +171,32 @@ def record_of(folder: Path, path: Path, files: tuple[Path, ...], **known: object
     return Record(id=name, path=path, files=files, **{"group": group, **known})  # type: ignore[arg-type]
 
 
-def series_of(path: Path) -> tuple[Path, ...]:
-    """The files of the DICOM series a file belongs to, in its folder; () of other files. ImageError does not occur:
-    what cannot be read stands alone."""
+Headlines = Mapping[Path, dicom.Headline]
+
+
+def series_of(path: Path, headlines: Callable[[Path], Headlines] | None = None) -> tuple[Path, ...]:
+    """The files of the DICOM series a file belongs to, in its folder, of which `headlines` tells; () of other files.
+    ImageError does not occur: what cannot be read stands alone."""
     if not dicom.is_dicom(path):
         return ()
     name = dicom.headline(path).series
     if not name:
         return (path,)
-    files = (file for file in sorted(path.parent.iterdir()) if file.is_file() and dicom.is_dicom(file))
-    return tuple(file for file in files if dicom.headline(file).series == name)
+    # A link stands for files that may be links as well.
+    found = headlines(path.parent) if headlines else _headlines(path.parent, None if path.is_symlink() else path.parent)
+    return tuple(sorted({path, *(file for file, each in found.items() if each.series == name)}))
+
+
+def _headlines(folder: Path, root: Path | None) -> Headlines:
+    """Of a folder's DICOM files in name order; as in `walk` without hidden ones and, with a `root`, links out of it."""
+    return {
+        file: dicom.headline(file)
+        for file in sorted(folder.iterdir())
+        if not file.name.startswith(".")
+        and file.is_file()
+        and dicom.is_dicom(file)
+        and not (root and file.is_symlink() and not is_below(file, root))
+    }
 
 
 def identified(record: Record) -> Record:
@@ -231,6 +260,7 @@ def _manifest(folder: Path, follow_symlinks: bool) -> Dataset:
     file = folder / MANIFEST
     records: list[Record] = []
     seen: set[str] = set()
+    headlines = cache(partial(_headlines, root=None if follow_symlinks else folder))  # each folder's once
     for where, row in _rows(file):
         name = row["path"]
         identity = path_text(PurePosixPath(name))
@@ -248,7 +278,7 @@ def _manifest(folder: Path, follow_symlinks: bool) -> Dataset:
         label = int(row["label"]) if row["label"] else None
         if row["split"] == "train" and label == ANOMALOUS:
             raise DataError(f"{where}: {name!r} is anomalous but in the train split, which holds normals only")
-        path, files = _listed(folder / name, where)
+        path, files = _listed(folder / name, where, headlines)
         pseudonym = dicom.group_of(dicom.headline(path), keep_identifiers=False) if files else ""
         records.append(
             Record(
@@ -268,15 +298,21 @@ def _manifest(folder: Path, follow_symlinks: bool) -> Dataset:
     return Dataset(path_text(folder.name), folder, tuple(records))
 
 
-def _listed(path: Path, where: str) -> tuple[Path, tuple[Path, ...]]:
-    """The file that stands for what a manifest lists, and the files of its DICOM series: a listed folder's, or those
-    that belong with a listed file."""
+def _listed(path: Path, where: str, headlines: Callable[[Path], Headlines]) -> tuple[Path, tuple[Path, ...]]:
+    """The file that stands for what a manifest lists, and the files of its DICOM series: a listed folder's only one, or
+    those that belong with a listed file."""
     if not path.is_dir():
-        return path, series_of(path) if path.is_file() else ()
-    first = next((file for file in sorted(path.iterdir()) if file.is_file() and dicom.is_dicom(file)), None)
-    if first is None:
+        return path, series_of(path, headlines) if path.is_file() else ()
+    found = headlines(path)
+    if not found:
         raise DataError(f"{where}: the folder {path.name!r} holds no DICOM series")
-    return first, series_of(first)
+    images = [file for file, each in found.items() if each.frames] or list(found)[:1]  # reading it will say what it is
+    count = len({found[file].series or file for file in images})
+    if count > 1:
+        raise DataError(
+            f"{where}: the folder {path.name!r} holds {count} DICOM series or single images; name a file of one of them"
+        )
+    return images[0], series_of(images[0], headlines)
 
 
 def manifest_rows(file: Path) -> dict[str, dict[str, str]]:

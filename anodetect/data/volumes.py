@@ -4,10 +4,13 @@ Only as many bytes are decompressed as the header has voxels for, and a header t
 What libraries raise on damaged files is left to `readers`, which gives the reason.
 """
 
+import bz2
 import gzip
 import io
 import logging
+import re
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +23,13 @@ from anodetect.errors import ImageError
 from anodetect.types import Floats
 
 MAX_VOXELS = 2**29  # 2 GB of float32
+PIECE = 2**20  # bytes to inflate at a time
+NIFTI_UNITS = {1: 1e3, 3: 1e-3}  # codes of metre and micrometre, in millimetres; others count as millimetres
+NRRD_UNITS = {"cm": 10.0, "nm": 1e-6} | {
+    name: length
+    for names, length in (("m meter metre meters metres", 1e3), ("um micron microns micrometer micrometre", 1e-3))
+    for name in names.split()
+}
 
 # What nibabel mends in a header it says on stderr; what matters here is checked before, and refused.
 logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
@@ -55,7 +65,8 @@ def decode_nifti(content: bytes, component: int | None = None, *, holes: bool = 
     stream.seek(0)
     image = kind.from_file_map({"header": nib.FileHolder(fileobj=stream), "image": nib.FileHolder(fileobj=stream)})
     array = _voxels(image.dataobj, shape, component)
-    volume = Volume(array, FLIP_XY @ image.affine, origin=image.header)
+    unit = NIFTI_UNITS.get(int(header["xyzt_units"]) & 7, 1.0)
+    volume = Volume(array, FLIP_XY @ np.diag([unit, unit, unit, 1.0]) @ image.affine, origin=image.header)
     return volume if holes else checked(volume)
 
 
@@ -110,7 +121,7 @@ def decode_nrrd(content: bytes, component: int | None = None) -> Volume:
     if "data file" in header or "datafile" in header:
         raise ImageError("its data lie in another file; convert to one file with the data inside")
     sizes = [int(size) for size in header["sizes"]]
-    axes, affine = _nrrd_space(header)
+    axes, affine = _nrrd_space(header, _nrrd_units(content[: stream.tell()]))
     _volume_shape((*(sizes[a] for a in axes), *(s for a, s in enumerate(sizes) if a not in axes)), component)
     _check_inflated(header, content[stream.tell() :], sizes)
     array = np.moveaxis(nrrd.read_data(header, stream), axes, (0, 1, 2))
@@ -121,7 +132,15 @@ def decode_nrrd(content: bytes, component: int | None = None) -> Volume:
     return checked(Volume(np.asarray(chosen, np.float32)[None], affine))
 
 
-def _nrrd_space(header: Any) -> tuple[list[int], Affine]:
+def _nrrd_units(text: bytes) -> list[float]:
+    """What lengths along the three directions of space are in millimetres."""
+    line = re.search(rb"^space units:(.*)$", text, re.MULTILINE | re.IGNORECASE)
+    said = re.sub("\ufffd+", "u", line[1].decode("ascii", "replace")) if line else ""  # pynrrd makes metres of µm
+    lengths = [NRRD_UNITS.get(name.strip().lower(), 1.0) for name in re.findall(r'"([^"]*)"', said)]
+    return lengths if len(lengths) == 3 else [1.0, 1.0, 1.0]
+
+
+def _nrrd_space(header: Any, units: list[float]) -> tuple[list[int], Affine]:
     """The axes that lie in space, and the affine to LPS+ millimetres."""
     signs = {"left-posterior-superior": (1, 1), "right-anterior-superior": (-1, -1), "left-anterior-superior": (1, -1)}
     short = {"LPS": "left-posterior-superior", "RAS": "right-anterior-superior", "LAS": "left-anterior-superior"}
@@ -136,21 +155,35 @@ def _nrrd_space(header: Any) -> tuple[list[int], Affine]:
     affine = np.eye(4)
     affine[:3, :3] = np.stack(list(directions.values()), axis=1)
     affine[:3, 3] = header.get("space origin", np.zeros(3))
-    return axes, np.diag([*signs[space], 1.0, 1.0]) @ affine
+    return axes, np.diag([*signs[space], 1.0, 1.0]) @ np.diag([*units, 1.0]) @ affine
 
 
 def _check_inflated(header: Any, body: bytes, sizes: list[int]) -> None:
-    """ImageError if a compressed body holds more than its header has voxels for."""
-    if header.get("encoding") not in ("gzip", "gz"):
+    """ImageError if a compressed body holds more than its header has voxels for, or it is not known how to read it."""
+    encoding = str(header.get("encoding", ""))
+    if encoding in ("raw", "ASCII", "ascii", "text", "txt"):
         return
-    most = int(np.prod(sizes, dtype=np.int64)) * 8
+    if encoding not in ("gzip", "gz", "bzip2", "bz2"):
+        raise ImageError(f"an NRRD of encoding {encoding!r}; raw, ascii, gzip and bzip2 can be read")
+    most, total = int(np.prod(sizes, dtype=np.int64)) * 8, 0
+    for piece in _gunzipped(body) if encoding.startswith("g") else _bunzipped(body):
+        total += len(piece)
+        if total > most:
+            raise ImageError("it inflates to more than its header has voxels for")
+
+
+def _gunzipped(body: bytes) -> Iterator[bytes]:
     inflate = zlib.decompressobj(zlib.MAX_WBITS | 16)
-    total = 0
-    while body and not inflate.eof and total <= most:
-        total += len(inflate.decompress(body, 2**20))
+    while body and not inflate.eof:
+        yield inflate.decompress(body, PIECE)
         body = inflate.unconsumed_tail
-    if total > most:
-        raise ImageError("it inflates to more than its header has voxels for")
+
+
+def _bunzipped(body: bytes) -> Iterator[bytes]:
+    inflate = bz2.BZ2Decompressor()
+    while not inflate.eof and (body or not inflate.needs_input):
+        yield inflate.decompress(body, PIECE)
+        body = b""
 
 
 def checked(volume: Volume) -> Volume:

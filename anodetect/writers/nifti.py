@@ -20,6 +20,7 @@ PLACED = (
     "srow_x", "srow_y", "srow_z", "xyzt_units",
 )  # fmt: skip
 SCANNER = 1  # the code of coordinates as the scanner gave them
+SAME_PLACE = 0.01  # mm
 
 
 def write(path: Path, values: NDArray[Any], volume: Prepared, description: str) -> None:
@@ -47,6 +48,8 @@ def header_like(volume: Prepared) -> Any:
         affine = FLIP_XY @ volume.geometry.affine
         header.set_sform(affine, SCANNER)
         header.set_qform(affine, SCANNER, strip_shears=True)
+        if (np.abs(header.get_qform() - affine) @ (*volume.geometry.shape, 1)).max() > SAME_PLACE:
+            header["qform_code"] = 0  # a qform cannot say sheared, as by a tilted gantry: no viewer is to take it
         header.set_xyzt_units("mm")
         return header
     header = type(origin)(endianness=origin.endianness)
