@@ -28,7 +28,7 @@ from anodetect.batching import mapped
 from anodetect.config import Config
 from anodetect.generative.standard import LEAST_SPREAD, MAX_TUNE, MICRO_BATCH, TINY
 from anodetect.representations.pixels import resize
-from anodetect.training import below
+from anodetect.training import below, checkpoint_of
 from anodetect.types import Batch, Bools, Expert, Floats, Scores, Seeds, State, TrainContext
 
 LEARNED_FROM = 64  # images, for a representation that has something to learn
@@ -69,7 +69,7 @@ class Ensemble:
                 share = None if left is None else (1 - RESERVE) * left / (len(files) - number)
                 facts = self._fit_member(number, fit, tune, replace(context, budget=share))
                 checkpoint.write(file, self._member_state(number), facts)
-                (context.workdir / "checkpoint.safetensors").unlink(missing_ok=True)
+                checkpoint_of(context).unlink(missing_ok=True)
             ended.append(facts)
         for file in files:
             file.unlink()
