@@ -18,6 +18,7 @@ from anodetect.errors import ConfigError, DataError, Interrupted
 from anodetect.generative import diffusion
 from anodetect.generative.chains import BUFFER_BYTES, ChainConfig, Chains, contrastive_divergence
 from anodetect.nn.local import LocalNet, receptive_field
+from anodetect.training import Trained
 from anodetect.types import Batch, TrainContext
 
 IMAGES = np.random.default_rng(0).normal(0.2, 0.5, (40, 1, 4, 4)).astype(np.float32)
@@ -302,6 +303,38 @@ def test_stopping_a_trial_leaves_no_checkpoint(tmp_path):
     with stopping, pytest.raises(Interrupted, match="labels were tried"):
         detector.fit(*both, context=TrainContext(0, "cpu", tmp_path))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_resumed_training_keeps_its_labels_whatever_another_trial_would_say(tmp_path):
+    images, found = batch(pictures("noise")), {"transformation": 0.9, "position": 0.5}
+    trial = mock.patch.object(jem.JEM, "_trial", lambda self, labels, *others: (found[labels], "steps"))
+    detector, calls = jem_of(pretraining=1.0), []
+
+    def stop_at_three(*arguments):
+        calls.append(1)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return jem.JEM._loss(detector, *arguments)
+
+    detector._loss = stop_at_three
+    with trial, pytest.raises(Interrupted, match="step 3"):
+        detector.fit(images, images, context=TrainContext(0, "cpu", tmp_path))
+    found["transformation"] = 0.1
+    again, whole = jem_of(pretraining=1.0), jem_of(pretraining=1.0, labels="transformation")
+    with trial:
+        again.fit(images, images, context=TrainContext(0, "cpu", tmp_path, resume=True))
+    whole.fit(images, images, context=TrainContext(0, "cpu", tmp_path / "whole"))
+    assert all(np.array_equal(array, again.state()[name]) for name, array in whole.state().items())
+
+
+@pytest.mark.parametrize("answer", range(jem.TRANSFORMATIONS))
+def test_who_knows_nothing_is_at_chance_in_a_trial_of_few_images(tmp_path, answer):
+    logits = nn.functional.one_hot(torch.tensor(answer), jem.TRANSFORMATIONS)[None, :, None, None].float()
+    guessing = Trained(lambda x: logits.expand(len(x), -1, 8, 8), 100, "steps")
+    images, detector = batch(pictures("noise", count=2)), jem_of()
+    with mock.patch.object(jem, "optimize", return_value=guessing):
+        above, _ = detector._trial("transformation", images, images, TrainContext(0, "cpu", tmp_path))
+    assert above == 0
 
 
 @pytest.mark.parametrize(("kind", "labels"), [("ramp", "transformation"), ("cross", "position")])
