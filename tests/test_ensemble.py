@@ -2,14 +2,17 @@
 
 import time
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pytest
 
-from anodetect import pipeline, report, scoring
+from anodetect import pipeline, report, runs, scoring
 from anodetect.data import synthetic
+from anodetect.detectors.dae import DAE
 from anodetect.detectors.ensemble import Ensemble, EnsembleConfig
-from anodetect.errors import ConfigError, Interrupted
+from anodetect.detectors.pca import PCA
+from anodetect.errors import ConfigError, Interrupted, RunError
 from anodetect.model import create_detector, resolve
 from anodetect.representations import features_installed
 from anodetect.representations.pixels import Pixels, PixelsConfig
@@ -175,6 +178,27 @@ def test_a_resumed_training_ends_with_the_weights_of_an_uninterrupted_one(tmp_pa
     state = again.state()
     assert all(np.array_equal(array, state[name]) for name, array in whole.state().items())
     assert list(folders[1].iterdir()) == []
+
+
+def test_a_run_stopped_between_members_goes_on_with_the_next(synthetic_folder, tmp_path, monkeypatch):
+    members = {name: {"representation": {"size": SIZE}, "detector": {}} for name in ("dae/pixels", "pca/pixels")}
+    members["dae/pixels"]["detector"] = QUICK
+    values = {"size": SIZE, "members": list(members), "settings": members}
+    train = partial(pipeline.train, str(synthetic_folder), "ensemble", tmp_path / "run", values=values)
+
+    def stop(*arguments, **context):
+        raise Interrupted("stopped")
+
+    with monkeypatch.context() as patched, pytest.raises(Interrupted):
+        patched.setattr(PCA, "fit", stop)
+        train()
+    with pytest.raises(RunError, match="continue it with --resume"):
+        train()
+    helping = runs.begin_helping(tmp_path / "run", resume=True)
+    assert [file.name for file in helping.iterdir()] == ["member0.safetensors"]
+    monkeypatch.setattr(DAE, "fit", stop)  # it is finished
+    train(resume=True)
+    assert sorted(file.name for file in (tmp_path / "run").iterdir()) == sorted(runs.FILES)
 
 
 @pytest.mark.skipif(not features_installed(), reason="the extra `features` is not installed")
