@@ -61,13 +61,14 @@ class Training(Config):
 
 @dataclass(frozen=True)
 class Draw:
-    """What one step learns from: images [N, C, H, W], a generator for each, the share of training that is over, and the
-    images' rows among all."""
+    """What one step learns from: images [N, C, H, W], a generator for each, the share of training that is over, the
+    images' rows among all, and how often training has returned to good weights."""
 
     images: Tensor
     generators: list[torch.Generator]
     done: float
     rows: NDArray[np.int64]
+    returns: int = 0
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def optimize(
             batch = torch.from_numpy(np.ascontiguousarray(images[rows])).to(device)
             batch = augmented(batch, generators, config.augment)
             done = min(1.0, max(learner.step / config.steps, spent_share))
-            losses = loss(net, Draw(batch, generators, done, rows))
+            losses = loss(net, Draw(batch, generators, done, rows, learner.returns))
             learner.backward(losses if isinstance(losses, Losses) else Losses(losses, losses), processes)
             if learner.watch.diverged(learner.loss, learner.norm):
                 path.unlink(missing_ok=True)  # or --resume would go on from the bad weights

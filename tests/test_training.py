@@ -121,10 +121,11 @@ def test_a_loss_that_diverges_later_leaves_the_last_good_weights(tmp_path, facto
 def test_training_goes_on_slower_from_good_weights_as_often_as_it_may(tmp_path):
     """Three bursts of nonsense are survived, a fourth ends training with the last good weights."""
     for bursts, stopped_by in ((3, "steps"), (4, "divergence")):
-        calls, records = [], []
+        calls, records, told = [], [], []
 
-        def bursting(model, draw, calls=calls, bursts=bursts):
+        def bursting(model, draw, calls=calls, bursts=bursts, told=told):
             calls.append(1)
+            told.append(draw.returns)
             return loss(model, draw) * (float("nan") if len(calls) in (120, 240, 360, 480)[:bursts] else 1)
 
         context = TrainContext(seed=1, device="cpu", workdir=tmp_path, log=records.append)
@@ -133,6 +134,7 @@ def test_training_goes_on_slower_from_good_weights_as_often_as_it_may(tmp_path):
         returns = [record for record in records if "returned_to_step" in record]
         assert [record["rate_factor"] for record in returns] == pytest.approx([0.3, 0.09, 0.027])
         assert returns[0]["returned_to_step"] == 100
+        assert told == sorted(told) and set(told) == {0, 1, 2, 3}  # the loss knows of returns
         assert all(np.isfinite(record["loss"]) for record in records if "loss" in record)
         assert all(torch.isfinite(weights(trained)))
         assert error(trained.net) < 0.95 * error(net())

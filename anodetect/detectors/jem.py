@@ -223,11 +223,12 @@ class JEM:
             return Losses(told, known)
         x0, noise, t = denoiser.disturbed(part, config, self.noise)
         start = diffusion.diffuse(x0, noise, t, self.schedule) / diffusion.alpha_bar(self.schedule, t).sqrt()
-        ends, facts = chains.run(total_energy(net), start, part.generators)
+        ends, facts = chains.run(total_energy(net), start, part.generators, returns=draw.returns)
         contrast, more_facts = contrastive_divergence(
             -logits[places].logsumexp(1).mean((1, 2)), free_energy(net, ends).mean((1, 2)), config.penalty
         )
-        return Losses(told + config.weight * weight * contrast, known + beyond(more_facts), facts | more_facts)
+        facts |= more_facts
+        return Losses(told + config.weight * weight * contrast, known + beyond(facts), facts)
 
     # -- Scoring ----------------------------------------------------------------------------------------
 
