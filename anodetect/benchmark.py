@@ -96,8 +96,7 @@ def run(
 def finished(job: Job, budget: float) -> dict[str, Any]:
     """The job's row, after training and scoring as far as that is still to do."""
     if not job.run.exists():
-        begun = (runs.partial(job.run) / runs.CHECKPOINT).exists()
-        resume = ["--resume"] if begun else []
+        resume = ["--resume"] if runs.checkpoints(runs.partial(job.run)) else []
         options = ["--detector", job.detector, "--budget", f"{budget:g}", "--seed", str(job.seed)]
         facts = _call("train", job.data, *options, "--out", str(job.run), *resume)
         write_atomic(job.run.with_suffix(".json"), json.dumps({"peak": facts["peak_memory_mb"]}))

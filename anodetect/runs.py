@@ -79,12 +79,17 @@ def partial(path: Path) -> Path:
     return path.with_name(path.name + ".partial")
 
 
+def checkpoints(workdir: Path) -> list[Path]:
+    """What an interrupted training can go on from: its checkpoint, or an ensemble's members that are finished."""
+    return [file for file in workdir.glob("*.safetensors") if file.name != "model.safetensors"]
+
+
 def begin(path: Path, *, resume: bool, fingerprint: Mapping[str, Any] | None = None) -> Path:
     """The working directory for a new run, or for one to be continued with the same `fingerprint`."""
     workdir = partial(path)
     if path.exists():
         raise RunError(f"{path} already exists; choose another --out or remove it")
-    begun = (workdir / CHECKPOINT).exists()
+    begun = bool(checkpoints(workdir))
     if resume and not begun:
         raise RunError(f"{workdir} holds no checkpoint to resume from; train without --resume")
     if begun and not resume:
@@ -111,7 +116,8 @@ def begin_helping(path: Path, *, resume: bool) -> Path:
     workdir = Path(tempfile.mkdtemp())
     atexit.register(shutil.rmtree, workdir, ignore_errors=True)
     if resume:
-        shutil.copy(partial(path) / CHECKPOINT, workdir / CHECKPOINT)
+        for file in checkpoints(partial(path)):
+            shutil.copy(file, workdir)
     return workdir
 
 

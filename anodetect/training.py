@@ -61,13 +61,14 @@ class Training(Config):
 
 @dataclass(frozen=True)
 class Draw:
-    """What one step learns from: images [N, C, H, W], a generator for each, the share of training that is over, and the
-    images' rows among all."""
+    """What one step learns from: images [N, C, H, W], a generator for each, the share of training that is over, the
+    images' rows among all, and how often training has returned to good weights."""
 
     images: Tensor
     generators: list[torch.Generator]
     done: float
     rows: NDArray[np.int64]
+    returns: int = 0
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,6 @@ Loss = Callable[[nn.Module, Draw], Tensor | Losses]  # a mere tensor is minimise
 class Trained:
     net: nn.Module  # the averaged weights
     steps: int
-    seconds: float
     stopped_by: str  # "steps", "budget" or "divergence"
 
 
@@ -106,7 +106,7 @@ def optimize(
     run repeats what an uninterrupted one does, and several processes what one does. `reserve` seconds of the
     budget are left for what the caller still has to do.
     """
-    path = context.workdir / "checkpoint.safetensors"
+    path = checkpoint_of(context)
     rank, processes = join_processes(device)
     if config.batch % processes:
         raise ConfigError(f"training.batch: {config.batch} images cannot be shared evenly by {processes} processes")
@@ -128,11 +128,11 @@ def optimize(
             batch = torch.from_numpy(np.ascontiguousarray(images[rows])).to(device)
             batch = augmented(batch, generators, config.augment)
             done = min(1.0, max(learner.step / config.steps, spent_share))
-            losses = loss(net, Draw(batch, generators, done, rows))
+            losses = loss(net, Draw(batch, generators, done, rows, learner.returns))
             learner.backward(losses if isinstance(losses, Losses) else Losses(losses, losses), processes)
             if learner.watch.diverged(learner.loss, learner.norm):
-                learner.return_to_good()
                 path.unlink(missing_ok=True)  # or --resume would go on from the bad weights
+                learner.return_to_good()
                 if learner.returns == config.returns:
                     stopped_by = "divergence"
                     break
@@ -140,13 +140,12 @@ def optimize(
                 context.log({"returned_to_step": learner.step, "rate_factor": SLOWER**learner.returns})
             else:
                 learner.update(config.learning_rate * _schedule(learner.step, done, config))
+                if learner.step % LOG_STEPS == 0 or learner.step == config.steps:
+                    context.log(learner.record() | {"seconds": clock.spent()})
 
             spent_share, interrupted = _largest(processes, device, clock.share(), len(signals))
-            last = learner.step == config.steps
-            if learner.step % LOG_STEPS == 0 or last:
-                context.log(learner.record() | {"seconds": clock.spent()})
             now = time.monotonic()
-            if now - shown > 1 or last:
+            if now - shown > 1 or learner.step == config.steps:
                 shown = now
                 context.progress(*_progress(learner.step, clock, config), learner.loss)
             if rank == 0 and (interrupted or (now - saved > CHECKPOINT_SECONDS and learner.watch.calm())):
@@ -156,7 +155,12 @@ def optimize(
                 raise Interrupted(f"stopped at step {learner.step}; continue with --resume")
     if learner.step == first == 0 and stopped_by == "budget":
         raise AnodetectError("the budget ended before the first step of training; give more minutes")
-    return Trained(learner.ema.average, learner.step, clock.spent(), stopped_by)
+    return Trained(learner.ema.average, learner.step, stopped_by)
+
+
+def checkpoint_of(context: TrainContext) -> Path:
+    """Where a training is saved that is to be continued."""
+    return context.workdir / "checkpoint.safetensors"
 
 
 @dataclass(frozen=True)
@@ -234,8 +238,16 @@ class Learner:
         tensors |= {f"ema.{name}": value for name, value in self.ema.average.state_dict().items()}
         for index, slots in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{slot}": value for slot, value in slots.items()}
+        good, weights = self.good or (None, {})
+        tensors |= {f"good.{name}": value for name, value in weights.items()}
         arrays: State = {name: value.detach().cpu().numpy() for name, value in tensors.items()}
-        header = {"step": self.step, "seconds": seconds, "watch": self.watch.state(), "returns": self.returns}
+        header = {
+            "good": good,
+            "step": self.step,
+            "seconds": seconds,
+            "watch": self.watch.state(),
+            "returns": self.returns,
+        }
         checkpoint.write(path, arrays, header)
 
     def restore(self, path: Path) -> float:
@@ -254,7 +266,9 @@ class Learner:
                     state[slot] = torch.empty_like(weight).copy_(value)
         self.step, self.returns = int(header["step"]), int(header["returns"])
         self.watch.load_state(header["watch"])
-        if self.watch.calm():
+        if header.get("good") is not None:
+            self.good = int(header["good"]), tensors_below(arrays, "good.")
+        elif self.watch.calm():
             self.keep()
         return float(header["seconds"])
 

@@ -4,8 +4,8 @@ import json
 import numpy as np
 import pytest
 
-from anodetect import benchmark
-from anodetect.errors import AnodetectError
+from anodetect import benchmark, runs
+from anodetect.errors import AnodetectError, Interrupted
 from anodetect.types import Silent
 
 COLUMNS = {
@@ -62,3 +62,19 @@ def test_a_failing_command_stops_the_benchmark(tmp_path, synthetic_folder):
         benchmark._call("train", str(tmp_path), "--detector", "pca", "--out", str(tmp_path / "x"))
     with pytest.raises(AnodetectError, match="did you mean 'pca'"):
         benchmark.run([str(synthetic_folder)], ["pac"], tmp_path, seeds=1, budget=1.0, reporter=Silent())
+
+
+@pytest.mark.parametrize(("left", "resumed"), [("member0.safetensors", True), ("train.jsonl", False)])
+def test_an_interrupted_training_is_gone_on_with_if_it_left_something_to_go_on_from(
+    tmp_path, monkeypatch, left, resumed
+):
+    def stop(*arguments):
+        assert ("--resume" in arguments) == resumed
+        raise Interrupted("stopped")
+
+    job = benchmark.Job("tiles", "ensemble", 0, tmp_path)
+    runs.partial(job.run).mkdir(parents=True)
+    (runs.partial(job.run) / left).touch()
+    monkeypatch.setattr(benchmark, "_call", stop)
+    with pytest.raises(Interrupted):
+        benchmark.finished(job, 1.0)

@@ -23,6 +23,16 @@ def test_predictions_invert_each_other():
     assert torch.allclose(diffusion.x0_from_noise(xt, noise, t, SCHEDULE)[:3], x0[:3], atol=1e-4)
 
 
+def test_predictions_of_volumes_invert_each_other_too():
+    x0, noise, t = torch.randn(2, 1, 3, 4, 5), torch.randn(2, 1, 3, 4, 5), torch.tensor([30, 300])
+    xt = diffusion.diffuse(x0, noise, t, SCHEDULE)
+    a = SCHEDULE[t].reshape(2, 1, 1, 1, 1)
+    v = a.sqrt() * noise - (1 - a).sqrt() * x0
+    for made in (diffusion.x0_from_velocity(xt, v, t, SCHEDULE), diffusion.x0_from_noise(xt, noise, t, SCHEDULE)):
+        assert made.shape == x0.shape
+        assert torch.allclose(made, x0, atol=1e-4)
+
+
 def gaussian_denoiser(mean, variance):
     def denoise(xt, t):
         a = SCHEDULE[t][:, None, None, None]

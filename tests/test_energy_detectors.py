@@ -4,6 +4,7 @@ import itertools
 import math
 import os
 import signal
+from contextlib import nullcontext
 from unittest import mock
 
 import numpy as np
@@ -16,8 +17,9 @@ from anodetect.config import build
 from anodetect.detectors import ebm, jem
 from anodetect.errors import ConfigError, DataError, Interrupted
 from anodetect.generative import diffusion
-from anodetect.generative.chains import BUFFER_BYTES, ChainConfig, Chains, contrastive_divergence
+from anodetect.generative.chains import BUFFER_BYTES, ChainConfig, Chains, beyond, contrastive_divergence
 from anodetect.nn.local import LocalNet, receptive_field
+from anodetect.training import Draw, Trained
 from anodetect.types import Batch, TrainContext
 
 IMAGES = np.random.default_rng(0).normal(0.2, 0.5, (40, 1, 4, 4)).astype(np.float32)
@@ -76,6 +78,43 @@ def test_replayed_chains_go_on_where_they_ended():
     renewing = chains(chain="replay", buffer=1, renewed=1.0, langevin_steps=1, temperature=0.0)
     again = [renewing.run(gaussian_energy, start, generators(1), unit=UNIT[:1])[0] for _ in range(2)]
     assert torch.equal(*again)
+
+
+def test_what_ended_on_a_diverged_energy_is_not_replayed():
+    runner = chains(chain="replay", buffer=1, renewed=0.0, langevin_steps=1, temperature=0.0)
+    start, ends = torch.zeros(1, 1, 4, 4), []
+    for returns in (0, 0, 1, 1):
+        ends.append(runner.run(gaussian_energy, start, generators(1), unit=UNIT[:1], returns=returns)[0])
+    assert not torch.equal(ends[1], ends[0])
+    assert torch.equal(torch.stack(ends[2:]), torch.stack(ends[:2]))  # begun anew, from the same generators
+
+
+HEALTHY = {"energy_gap": -0.5, "energy_scale": 0.3, "saturated": 0.05}
+
+
+@pytest.mark.parametrize(
+    ("facts", "least"),
+    [
+        ({"energy_gap": -9.0}, 4.0),
+        ({"energy_gap": 9.0}, 4.0),
+        ({"energy_scale": 120.0}, 20.0),
+        ({"energy_gap": 0.0, "energy_scale": 0.0}, 5.0),
+        ({"saturated": 1.0}, 5.0),
+    ],
+)
+def test_collapse_and_flight_of_energies_are_seen(facts, least):
+    assert beyond(HEALTHY | facts) == pytest.approx(least)
+
+
+def test_healthy_energies_are_not_taken_for_diverged_ones():
+    assert beyond(HEALTHY) == 0
+    assert beyond({"energy_gap": 4.9, "energy_scale": 20.0, "saturated": 0.8}) == 0
+    assert beyond({"energy_gap": 0.001, "energy_scale": 0.001, "saturated": 0.0}) == 0
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_energies_that_are_not_numbers_are_seen(name):
+    assert math.isnan(beyond(HEALTHY | {name: math.nan}))
 
 
 def test_chains_of_one_shelf_are_not_replayed_on_another():
@@ -177,6 +216,83 @@ def made_ebm(**settings):
     return detector
 
 
+def small_ebm(**settings):
+    """With a tiny network of random weights."""
+    torch.manual_seed(0)
+    detector = made_ebm(widths=(16,), stem=1, **settings)
+    net = ebm.denoiser.build(detector.config, 1, torch.device("cpu"))
+    for p in net.parameters():
+        nn.init.normal_(p, std=0.1)
+    detector.net = net.eval().requires_grad_(False)
+    return detector
+
+
+def test_inversions_gradient_is_that_of_the_whole_chain():
+    detector = small_ebm(score="inversion", score_steps=3, iterations=1, langevin_step=1.0)
+    grads = []
+
+    class Noting:
+        def __init__(self, parameters, lr):
+            self.parameters = parameters
+
+        def step(self):
+            grads.extend(p.grad for p in self.parameters)
+
+    x, t = torch.randn(2, 1, 16, 16), torch.tensor([200, 250])
+    energy, unit = ebm.total_energy(detector.net, t), ebm.deviation(detector.net, t)
+    rate = ebm.INVERSION_RATE * unit
+    z = (detector._noised(x, t, generators(2)) / rate).requires_grad_(True)
+    with mock.patch.object(ebm, "autocast", lambda device: nullcontext()):
+        with mock.patch.object(torch.optim, "Adam", Noting):
+            detector._inverted(x, t, generators(2))
+        y = z * rate
+        for _ in range(3):
+            (slope,) = torch.autograd.grad(energy(y).sum(), y, create_graph=True)
+            y = y - detector.config.langevin_step * unit**2 * slope
+        assert torch.allclose(y, detector._path(z.detach() * rate, t)[-1], atol=1e-5)
+        (whole,) = torch.autograd.grad((y - detector._amplitude(t) * x).square().sum() / 2, z)
+    straight = (y - detector._amplitude(t) * x) * rate  # as if the chain were not there
+    assert (grads[0] - whole).norm() < 1e-3 * whole.norm() < 1e-2 * (straight - whole).norm()
+
+
+class Remembering(Chains):
+    """Chains that keep what their first run ended with."""
+
+    first = None
+
+    def run(self, *arguments, **options):
+        ends, facts = super().run(*arguments, **options)
+        self.first = ends if self.first is None else self.first
+        return ends, facts
+
+
+def descend(net, loss, steps=20):
+    """Gradient steps on a loss."""
+    search = torch.optim.Adam(net.requires_grad_(True).parameters(), 1e-3)
+    for _ in range(steps):
+        search.zero_grad()
+        loss().backward()
+        search.step()
+
+
+def test_ebms_contrast_lowers_normal_images_energy_below_that_of_chains_ends():
+    detector, images = small_ebm(levels=[250], penalty=0.0), torch.randn(16, 1, 16, 16)
+    net, runner = detector.net, Remembering(detector.config, images.numpy())
+    t = torch.full((16,), 250)
+
+    def gap():
+        normal, ends = detector._amplitude(t) * images, runner.first
+        return (ebm.local_energy(net, normal, t) - ebm.local_energy(net, ends, t)).mean().item()
+
+    def contrast():
+        return detector._contrast(net, Draw(images, generators(16), 1.0, np.arange(16)), runner)[0]
+
+    contrast()
+    before = gap()
+    descend(net, contrast)
+    assert gap() < before - 0.01
+
+
 def test_inversion_comes_nearer_than_the_chain_from_the_image():
     x, t = torch.randn(2, 1, 16, 16), torch.tensor([250, 250])
     detector = made_ebm(score="inversion", score_steps=5, iterations=60)
@@ -193,12 +309,7 @@ def test_a_short_run_goes_down_the_energy():
 
 
 def test_inpainting_never_sees_what_it_hides():
-    torch.manual_seed(0)
-    detector = made_ebm(score="inpaint", hidden=4, widths=(16,), stem=1, score_steps=3)
-    net = ebm.denoiser.build(detector.config, 1, torch.device("cpu"))
-    for p in net.parameters():
-        nn.init.normal_(p, std=0.1)
-    detector.net = net.eval().requires_grad_(False)
+    detector = small_ebm(score="inpaint", hidden=4, score_steps=3)
     x, t = torch.randn(1, 1, 16, 16), torch.tensor([10])
     other = x.clone()
     other[..., 4:8, 8:12] += 3
@@ -288,6 +399,34 @@ def pictures(kind, count=48, size=16):
     return images
 
 
+def test_jems_contrast_lowers_normal_images_energy_below_that_of_chains_ends():
+    detector = jem_of(labels="position", penalty=0.0, local=0.0, noise="gaussian", pretraining=0.0, weight=1.0)
+    normal = batch(pictures("cross", count=16))
+    images, runner = torch.from_numpy(normal.images), Remembering(detector.config, normal.images)
+    torch.manual_seed(0)
+    net = detector._build(1, 16)
+    detector.noise, detector.schedule = jem.denoiser.noise_source(detector.config, 16), diffusion.linear_schedule()
+
+    def gap():
+        return (jem.free_energy(net, images).mean() - jem.free_energy(net, runner.first).mean()).item()
+
+    def contrast():
+        return detector._loss(net, Draw(images, generators(16), 1.0, np.arange(16)), normal, runner).total
+
+    with mock.patch.object(jem.F, "cross_entropy", return_value=torch.tensor(0.0)):  # the generative term alone
+        contrast()
+        before = gap()
+        descend(net, contrast)
+    assert gap() < before - 0.01
+
+
+@pytest.mark.parametrize("detector", [jem_of(labels="position"), made_ebm(widths=(16,), stem=1)], ids=["jem", "ebm"])
+def test_too_few_images_to_learn_an_energy_from_are_refused(tmp_path, detector):
+    few = batch(pictures("cross", count=15))
+    with pytest.raises(DataError, match="an energy needs 16 images to learn from, there are 15"):
+        detector.fit(few, few, context=TrainContext(0, "cpu", tmp_path))
+
+
 def test_stopping_a_trial_leaves_no_checkpoint(tmp_path):
     label = jem.label
 
@@ -302,6 +441,38 @@ def test_stopping_a_trial_leaves_no_checkpoint(tmp_path):
     with stopping, pytest.raises(Interrupted, match="labels were tried"):
         detector.fit(*both, context=TrainContext(0, "cpu", tmp_path))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_resumed_training_keeps_its_labels_whatever_another_trial_would_say(tmp_path):
+    images, found = batch(pictures("noise")), {"transformation": 0.9, "position": 0.5}
+    trial = mock.patch.object(jem.JEM, "_trial", lambda self, labels, *others: (found[labels], "steps"))
+    detector, calls = jem_of(pretraining=1.0), []
+
+    def stop_at_three(*arguments):
+        calls.append(1)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return jem.JEM._loss(detector, *arguments)
+
+    detector._loss = stop_at_three
+    with trial, pytest.raises(Interrupted, match="step 3"):
+        detector.fit(images, images, context=TrainContext(0, "cpu", tmp_path))
+    found["transformation"] = 0.1
+    again, whole = jem_of(pretraining=1.0), jem_of(pretraining=1.0, labels="transformation")
+    with trial:
+        again.fit(images, images, context=TrainContext(0, "cpu", tmp_path, resume=True))
+    whole.fit(images, images, context=TrainContext(0, "cpu", tmp_path / "whole"))
+    assert all(np.array_equal(array, again.state()[name]) for name, array in whole.state().items())
+
+
+@pytest.mark.parametrize("answer", range(jem.TRANSFORMATIONS))
+def test_who_knows_nothing_is_at_chance_in_a_trial_of_few_images(tmp_path, answer):
+    logits = nn.functional.one_hot(torch.tensor(answer), jem.TRANSFORMATIONS)[None, :, None, None].float()
+    guessing = Trained(lambda x: logits.expand(len(x), -1, 8, 8), 100, "steps")
+    images, detector = batch(pictures("noise", count=2)), jem_of()
+    with mock.patch.object(jem, "optimize", return_value=guessing):
+        above, _ = detector._trial("transformation", images, images, TrainContext(0, "cpu", tmp_path))
+    assert above == 0
 
 
 @pytest.mark.parametrize(("kind", "labels"), [("ramp", "transformation"), ("cross", "position")])

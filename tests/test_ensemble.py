@@ -2,14 +2,17 @@
 
 import time
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pytest
 
-from anodetect import pipeline, report, scoring
+from anodetect import pipeline, report, runs, scoring
 from anodetect.data import synthetic
+from anodetect.detectors.dae import DAE
 from anodetect.detectors.ensemble import Ensemble, EnsembleConfig
-from anodetect.errors import ConfigError, Interrupted
+from anodetect.detectors.pca import PCA
+from anodetect.errors import ConfigError, Interrupted, RunError
 from anodetect.model import create_detector, resolve
 from anodetect.representations import features_installed
 from anodetect.representations.pixels import Pixels, PixelsConfig
@@ -39,7 +42,7 @@ class Power:
 
     def score(self, images, *, seeds):
         energy = loudness(images)
-        return Scores(energy.mean((1, 2)) ** self.exponent, energy**self.exponent)
+        return Scores(energy.mean((1, 2)) ** self.exponent, energy**self.exponent * images.foreground)
 
     def state(self):
         return {}
@@ -52,10 +55,15 @@ def loudness(images):
     return np.square(images.images).mean(1) + 0.01
 
 
-def powers(*exponents):
-    made = iter(exponents)
+def powers(*exponents, sizes=(SIZE, SIZE)):
+    made = zip(sizes, exponents, strict=True)
     config = EnsembleConfig(members=tuple(f"power{n}" for n in range(len(exponents))))
-    return Ensemble(config, lambda name, settings: Expert(Pixels(PixelsConfig(size=SIZE)), Power(next(made))))
+
+    def build(name, settings):
+        size, exponent = next(made)
+        return Expert(Pixels(PixelsConfig(size=size)), Power(exponent))
+
+    return Ensemble(config, build)
 
 
 def test_scores_are_the_product_of_what_members_say_in_deviations_of_normal_images(tmp_path):
@@ -75,6 +83,24 @@ def test_members_that_contradict_each_other_cancel_out(tmp_path):
     detector = powers(1.0, -1.0)
     detector.fit(batch(20), batch(20, seed=1), context=context(tmp_path))
     assert np.allclose(detector.score(batch(5, seed=2), seeds=np.zeros(5, np.uint64)).image, 1, rtol=1e-3)
+
+
+def test_a_coarse_members_map_reaches_its_foregrounds_rim_and_is_silent_where_it_saw_nothing(tmp_path):
+    """Images of one brightness each, so that a map says the same wherever it says anything."""
+    rows, columns = np.mgrid[:128, :128]
+    disc = (rows - 64) ** 2 + (columns - 64) ** 2 < 40**2
+    thread = (columns == 2) & (rows > 30) & (rows < 90)  # too thin for the coarse member's grid
+    inside = np.broadcast_to(disc | thread, (20, 128, 128))
+    brightness = np.random.default_rng(0).uniform(0.2, 1, (20, 1, 1, 1)).astype(np.float32)
+    images = Batch(np.tile(brightness, (1, 1, 128, 128)), inside)
+    detector = powers(1.0, 3.0, sizes=(32, 128))
+    detector.fit(images, images, context=context(tmp_path))
+    heatmap = detector.score(images, seeds=np.zeros(20, np.uint64)).heatmap
+    both = heatmap[:, 64, 64][:, None]
+    assert both.min() < 0.5 and both.max() > 1.5
+    assert np.allclose(heatmap[:, disc], both, rtol=1e-3)
+    assert np.allclose(heatmap[:, thread], np.sqrt(both), rtol=1e-3)  # the fine member's alone
+    assert not heatmap[:, ~(disc | thread)].any()
 
 
 def test_the_configuration_has_every_setting_of_every_member():
@@ -152,6 +178,27 @@ def test_a_resumed_training_ends_with_the_weights_of_an_uninterrupted_one(tmp_pa
     state = again.state()
     assert all(np.array_equal(array, state[name]) for name, array in whole.state().items())
     assert list(folders[1].iterdir()) == []
+
+
+def test_a_run_stopped_between_members_goes_on_with_the_next(synthetic_folder, tmp_path, monkeypatch):
+    members = {name: {"representation": {"size": SIZE}, "detector": {}} for name in ("dae/pixels", "pca/pixels")}
+    members["dae/pixels"]["detector"] = QUICK
+    values = {"size": SIZE, "members": list(members), "settings": members}
+    train = partial(pipeline.train, str(synthetic_folder), "ensemble", tmp_path / "run", values=values)
+
+    def stop(*arguments, **context):
+        raise Interrupted("stopped")
+
+    with monkeypatch.context() as patched, pytest.raises(Interrupted):
+        patched.setattr(PCA, "fit", stop)
+        train()
+    with pytest.raises(RunError, match="continue it with --resume"):
+        train()
+    helping = runs.begin_helping(tmp_path / "run", resume=True)
+    assert [file.name for file in helping.iterdir()] == ["member0.safetensors"]
+    monkeypatch.setattr(DAE, "fit", stop)  # it is finished
+    train(resume=True)
+    assert sorted(file.name for file in (tmp_path / "run").iterdir()) == sorted(runs.FILES)
 
 
 @pytest.mark.skipif(not features_installed(), reason="the extra `features` is not installed")

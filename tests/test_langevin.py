@@ -1,6 +1,7 @@
 """Samplers against targets with known moments, and detailed balance where it must hold exactly."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -55,6 +56,37 @@ def test_chains_reach_the_target(name, energy, mean, variance):
         x = SAMPLERS[name](energy, x, rng)
     assert torch.allclose(x.mean(0), mean, atol=0.08)
     assert torch.allclose(x.var(0), variance, rtol=0.12)
+
+
+CORRELATED_MEAN = torch.tensor([0.5, -1.0])
+CORRELATED = torch.tensor([[1.0, 0.8], [0.8, 1.5]])
+PRECISION = CORRELATED.inverse()
+
+
+def correlated(x, precision=PRECISION):
+    away = x - CORRELATED_MEAN
+    return (away @ precision * away).sum(1) / 2
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_chains_reach_a_gaussians_covariance(name):
+    """Within .1: some three standard errors of the largest entry."""
+    rng = generator()
+    x = torch.randn(CHAINS, 2, generator=rng)
+    for _ in range(STEPS[name]):
+        x = SAMPLERS[name](correlated, x, rng)
+    assert torch.allclose(x.mean(0), CORRELATED_MEAN, atol=0.08)
+    assert torch.allclose(torch.cov(x.T), CORRELATED, atol=0.1)
+
+
+def test_annealing_ends_at_the_least_blurred_gaussian():
+    sigmas = [4.0, 2.0, 1.0, 0.5]
+    precisions = {sigma: (CORRELATED + sigma**2 * torch.eye(2)).inverse() for sigma in sigmas}
+    energy_at = lambda sigma: partial(correlated, precision=precisions[sigma])  # noqa: E731
+    start = 10 * torch.randn(CHAINS, 2, generator=generator(1))
+    x = langevin.annealed(energy_at, start, generator(), sigmas=sigmas, steps=100, step=0.03)
+    assert torch.allclose(x.mean(0), CORRELATED_MEAN, atol=0.08)
+    assert torch.allclose(torch.cov(x.T), CORRELATED + 0.25 * torch.eye(2), atol=0.1)
 
 
 def test_mala_is_in_detailed_balance():

@@ -121,10 +121,11 @@ def test_a_loss_that_diverges_later_leaves_the_last_good_weights(tmp_path, facto
 def test_training_goes_on_slower_from_good_weights_as_often_as_it_may(tmp_path):
     """Three bursts of nonsense are survived, a fourth ends training with the last good weights."""
     for bursts, stopped_by in ((3, "steps"), (4, "divergence")):
-        calls, records = [], []
+        calls, records, told = [], [], []
 
-        def bursting(model, draw, calls=calls, bursts=bursts):
+        def bursting(model, draw, calls=calls, bursts=bursts, told=told):
             calls.append(1)
+            told.append(draw.returns)
             return loss(model, draw) * (float("nan") if len(calls) in (120, 240, 360, 480)[:bursts] else 1)
 
         context = TrainContext(seed=1, device="cpu", workdir=tmp_path, log=records.append)
@@ -133,6 +134,8 @@ def test_training_goes_on_slower_from_good_weights_as_often_as_it_may(tmp_path):
         returns = [record for record in records if "returned_to_step" in record]
         assert [record["rate_factor"] for record in returns] == pytest.approx([0.3, 0.09, 0.027])
         assert returns[0]["returned_to_step"] == 100
+        assert told == sorted(told) and set(told) == {0, 1, 2, 3}  # the loss knows of returns
+        assert all(np.isfinite(record["loss"]) for record in records if "loss" in record)
         assert all(torch.isfinite(weights(trained)))
         assert error(trained.net) < 0.95 * error(net())
 
@@ -169,6 +172,42 @@ def test_an_interrupted_diverging_run_still_ends_with_an_earlier_step(tmp_path):
     assert trained.stopped_by == "divergence"
     assert trained.steps == 150
     assert not (tmp_path / "checkpoint.safetensors").exists()
+
+
+def rising_after(calm, stop):
+    """A loss that is three times as large after so many calls, and nine times after those at which it interrupts."""
+    calls = []
+
+    def rising(model, draw):
+        calls.append(1)
+        if len(calls) == stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return loss(model, draw) * (1 if len(calls) <= calm else 3 if len(calls) <= stop else 9)
+
+    return rising
+
+
+def test_a_run_interrupted_while_its_loss_is_up_still_has_its_good_weights(tmp_path):
+    config, rising = Training(steps=400, learning_rate=1e-4), rising_after(calm=105, stop=145)
+    context = TrainContext(seed=1, device="cpu", workdir=tmp_path)
+    with pytest.raises(Interrupted, match="step 145"):
+        optimize(net(), rising, IMAGES, config, context, device=CPU)
+    trained = optimize(net(), rising, IMAGES, config, replace(context, resume=True), device=CPU)
+    assert (trained.stopped_by, trained.steps) == ("divergence", 100)
+    whole = optimize(
+        net(), rising_after(calm=105, stop=0), IMAGES, config, replace(context, workdir=tmp_path / "other"), device=CPU
+    )
+    assert torch.equal(weights(trained), weights(whole))
+
+
+def test_a_run_without_good_weights_is_not_resumed_again(tmp_path):
+    config, rising = Training(steps=400, batch=training.WATCHED), rising_after(calm=5, stop=10)
+    context = TrainContext(seed=1, device="cpu", workdir=tmp_path)
+    with pytest.raises(Interrupted, match="step 10"):
+        optimize(net(), rising, IMAGES, config, context, device=CPU)
+    with pytest.raises(AnodetectError, match="diverged before"):
+        optimize(net(), rising, IMAGES, config, replace(context, resume=True), device=CPU)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_noisy_but_stationary_loss_is_not_taken_for_divergence():

@@ -8,14 +8,17 @@ et al., ICML 2021) use. A sum over places has local energies: their map is the h
 
 Trained first by denoising, which makes −∇E about the score of noisy normal images and needs no chain; then also
 by contrastive divergence (`generative/chains.py`): chains look for places of low energy that no normal image is at, and
-their energy is raised. With `contrast=0` there is no second part, and `score="energy"` is the single-step `anoddpm`.
+their energy is raised. With `contrast=0` there is no second part, and `score="energy"` is close to the single-step
+`anoddpm`, but with squares and without a Gaussian model.
 
 `score` is what is compared with normal images, each as local squares standardised on tune:
 
     "energy"          E_t(√ᾱ_t·x) itself, one pass for each of `levels`; the default: it costs least and localises best
-    "reconstruction"  x minus the end of a short chain down the energy from x plus noise (Nijkamp et al., NeurIPS 2019)
+    "reconstruction"  x minus the end of a short chain down the energy, itself without noise, from x plus noise (Nijkamp
+                      et al., NeurIPS 2019)
     "inversion"       x minus the nearest end of such a chain, min_z ‖x − M(z)‖², from x plus noise
-    "inpaint"         x minus what chains make of hidden squares while the others are held (Du & Mordatch, NeurIPS 2019)
+    "inpaint"         x minus what chains, without noise too, make of hidden squares while the others are held (Du &
+                      Mordatch, NeurIPS 2019)
 
 Larger = more anomalous.
 """
@@ -153,7 +156,9 @@ class EBM:
         start = start * (a / diffusion.alpha_bar(net.schedule, more)).sqrt()
         shake = 2 * math.sqrt(2 * config.langevin_step * config.temperature) * unit
         shaken = normal + shake * langevin.normal(normal, draw.generators)
-        ends, facts = chains.run(total_energy(net, t), start, draw.generators, unit=unit, shelves=levels)
+        ends, facts = chains.run(
+            total_energy(net, t), start, draw.generators, unit=unit, shelves=levels, returns=draw.returns
+        )
         places = (1, 2, 3)
         contrast, more_facts = contrastive_divergence(
             local_energy(net, shaken, t).mean(places), local_energy(net, ends, t).mean(places), config.penalty

@@ -4,7 +4,8 @@
 
 Raw scores have arbitrary scales, so none is ever added to another: each becomes a distance from normal in deviations of
 normal images, and what they are multiplied to is the score of a product of experts (Hinton, Neural Computation 2002).
-Maps are joined in the same way, place by place, on the ensemble's own grid.
+Maps are joined in the same way, place by place, on the ensemble's own grid; where a member's own foreground does not
+reach it says neither.
 
 `members` are named detector/representation, such as "ebm/features": shapes and brightness are seen in pixels, texture
 in features, and which of them matters need not be known. Where one member is blind, the other's evidence is
@@ -27,11 +28,12 @@ from anodetect.batching import mapped
 from anodetect.config import Config
 from anodetect.generative.standard import LEAST_SPREAD, MAX_TUNE, MICRO_BATCH, TINY
 from anodetect.representations.pixels import resize
-from anodetect.training import below
-from anodetect.types import Batch, Expert, Floats, Scores, Seeds, State, TrainContext
+from anodetect.training import below, checkpoint_of
+from anodetect.types import Batch, Bools, Expert, Floats, Scores, Seeds, State, TrainContext
 
 LEARNED_FROM = 64  # images, for a representation that has something to learn
 HIGHEST = 80.0  # of z: what exp still has a float32 for
+WITHIN_REACH = 1e-3  # weight of a member's foreground at a place, from which on its map says something of it
 RESERVE = 0.03  # of a member's share of the budget, for what comes after its training
 
 
@@ -67,7 +69,7 @@ class Ensemble:
                 share = None if left is None else (1 - RESERVE) * left / (len(files) - number)
                 facts = self._fit_member(number, fit, tune, replace(context, budget=share))
                 checkpoint.write(file, self._member_state(number), facts)
-                (context.workdir / "checkpoint.safetensors").unlink(missing_ok=True)
+                checkpoint_of(context).unlink(missing_ok=True)
             ended.append(facts)
         for file in files:
             file.unlink()
@@ -117,8 +119,9 @@ class Ensemble:
             images, inside = (np.stack(each) for each in zip(*seen, strict=True))
             scored = expert.detector.score(Batch(images, inside), seeds=seeds)
             scores.append(standing(scored.image, middle, deviation))
-            places = standing(scored.heatmap, map_middle, map_deviation)
-            maps.append(np.concatenate([resize(each[None], side, side) for each in places]))
+            near = [within(*each, side) for each in zip(scored.heatmap, inside, strict=True)]
+            places, known = (np.stack(each) for each in zip(*near, strict=True))
+            maps.append(np.where(known, standing(places, map_middle, map_deviation), 0))
             made = scored.reconstruction
             if reconstruction is None and made is not None and made.shape[1] == batch.images.shape[1]:
                 reconstruction = np.stack([resize(each, side, side) for each in made])
@@ -156,6 +159,15 @@ def encoded(expert: Expert, batch: Batch, stem: Path) -> Batch:
         images[row], inside[row] = image, foreground
     assert images is not None and inside is not None
     return Batch(images, inside, batch.kinds)
+
+
+def within(heatmap: Floats, inside: Bools, side: int) -> tuple[Floats, Bools]:
+    """A member's map [h, w] on a grid of this side, and where the member has any evidence. Only what is in its own
+    foreground is interpolated: the zeros outside are no evidence, and would deny what is beside them."""
+    weight = resize(inside[None].astype(np.float32), side, side)[0]
+    known: Bools = weight > WITHIN_REACH
+    values: Floats = resize((heatmap * inside)[None], side, side)[0] / np.where(known, weight, 1)
+    return values, known
 
 
 def standing(values: Floats, middle: float, deviation: float) -> Floats:

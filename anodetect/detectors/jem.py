@@ -13,7 +13,7 @@ labels that images give themselves, whichever a short trial learns best on tune:
 (HDGE, Liu & Abbeel 2020). `score` is what is standardised on tune and pooled:
 
     "free-energy"   softplus of E_p, standardised; one pass; the default
-    "gradient"      ‖∂E/∂x_p‖, the approximate mass (Grathwohl et al., section 5.2)
+    "gradient"      ‖∂E/∂x_p‖, the approximate mass (Grathwohl et al., section 5.3.3)
     "class"         −log p(y | x) of the true label: of the position, of each of the eight transformations in turn, or,
                     as nobody knows a new image's kind, of the likeliest kind
 
@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
+from anodetect import checkpoint
 from anodetect.batching import in_micro_batches
 from anodetect.errors import ConfigError, DataError, Interrupted
 from anodetect.generative import denoiser, diffusion, langevin
@@ -44,7 +45,7 @@ from anodetect.generative.noise import NoiseSource
 from anodetect.generative.standard import MICRO_BATCH, Standard, StandardConfig
 from anodetect.nn.inference import autocast, pick_device
 from anodetect.nn.local import LocalNet, receptive_field
-from anodetect.training import Draw, Losses, Training, optimize, tensors_below
+from anodetect.training import Draw, Losses, Training, checkpoint_of, optimize, tensors_below
 from anodetect.types import Batch, Floats, Scores, Seeds, State, TrainContext
 
 TRANSFORMATIONS = 8
@@ -149,6 +150,10 @@ class JEM:
             return wanted
         if fit.kinds is not None:
             return "kind"
+        begun = checkpoint_of(context)
+        if context.resume and begun.exists():  # the weights there are for these labels, and another trial may differ
+            arrays, _ = checkpoint.read(begun)
+            return "transformation" if len(arrays["net.last.weight"]) == TRANSFORMATIONS else "position"
         trials = {labels: self._trial(labels, fit, tune, context) for labels in ("transformation", "position")}
         above = {labels: accuracy for labels, (accuracy, _) in trials.items()}
         context.log({f"learnable {labels}": value for labels, value in above.items()})
@@ -189,12 +194,14 @@ class JEM:
             except Interrupted:
                 raise Interrupted("stopped while labels were tried; begin again, or go on with --resume") from None
         rows = np.linspace(0, len(tune) - 1, min(len(tune), 64)).astype(np.int64)
-        generators = [torch.Generator().manual_seed(int(row)) for row in rows]
         images = torch.from_numpy(np.ascontiguousarray(tune.images[rows])).to(self.device)
-        x, y = label(labels, images, generators, tune, rows, self.config.stem)
-        with torch.no_grad(), autocast(x.device):
-            accuracy = float((trained.net(x).argmax(1) == y).float().mean())
-        return (accuracy - 1 / count) / (1 - 1 / count), trained.stopped_by
+        # Every image in all transformations, or a few images' chance ones could be guessed by who knows nothing.
+        cases: list[tuple[Tensor, Tensor | int]] = [(images, positions(images, self.config.stem))]
+        if labels == "transformation":
+            cases = [(transformed(images, number), number) for number in range(TRANSFORMATIONS)]
+        with torch.no_grad(), autocast(images.device):
+            accuracy = np.mean([float((trained.net(x).argmax(1) == y).float().mean()) for x, y in cases])
+        return (float(accuracy) - 1 / count) / (1 - 1 / count), trained.stopped_by
 
     # -- Training ---------------------------------------------------------------------------------------
 
@@ -216,11 +223,12 @@ class JEM:
             return Losses(told, known)
         x0, noise, t = denoiser.disturbed(part, config, self.noise)
         start = diffusion.diffuse(x0, noise, t, self.schedule) / diffusion.alpha_bar(self.schedule, t).sqrt()
-        ends, facts = chains.run(total_energy(net), start, part.generators)
+        ends, facts = chains.run(total_energy(net), start, part.generators, returns=draw.returns)
         contrast, more_facts = contrastive_divergence(
             -logits[places].logsumexp(1).mean((1, 2)), free_energy(net, ends).mean((1, 2)), config.penalty
         )
-        return Losses(told + config.weight * weight * contrast, known + beyond(more_facts), facts | more_facts)
+        facts |= more_facts
+        return Losses(told + config.weight * weight * contrast, known + beyond(facts), facts)
 
     # -- Scoring ----------------------------------------------------------------------------------------
 

@@ -6,11 +6,13 @@ x⁺ are normal images, x⁻ the ends of chains. Where chains start is called `c
 
     "data"       at normal images with noise put on (as in recovery likelihood, Gao et al., ICLR 2021)
     "replay"     at the ends of earlier chains, a share of them anew (Du & Mordatch, NeurIPS 2019)
-    "short-run"  at noise, every time (Nijkamp et al., NeurIPS 2019)
+    "short-run"  at noise, every time (Nijkamp et al., NeurIPS 2019): the normals' own Gaussian by default, see
+                 `informative`
 """
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -28,7 +30,13 @@ BUFFER_BYTES = 2**28
 LEARNED_FROM = 100  # images, or up to twice as many
 FEWEST = 16  # images
 CHAINED = 0.25  # of a batch: chains cost several passes each, and the rest of training goes on beside them
-HEALTHY_GAP = 5.0  # of energies per value or place
+# What trainings come back from. Measured in healthy ones, with the default penalties: energies per value or place 0.02
+# to 3 in size and at most 1 apart, and hardly a value of a chain's end at its bounds (7 % at most). Energies that have
+# run away, are the same everywhere, or send every chain to the bounds are none to learn from, however small their gap.
+HEALTHY_GAP = 5.0
+HEALTHY_SCALE = 1e-4, 100.0
+SATURATED = 0.9
+COLLAPSED = 5.0  # what a wholly collapsed energy adds to the loss that is watched: more than DIVERGED times a usual one
 MARGIN = 0.1  # of the images' range, by which a chain may leave it
 
 
@@ -67,6 +75,7 @@ class Chains:
         self.bounds = float(sample.min()) - room, float(sample.max()) + room
         self.mean, self.deviation = sample.mean(0), sample.std(0, correction=0)
         self.ends: dict[Place, Tensor] = {}
+        self.returns = 0
 
     def run(
         self,
@@ -76,10 +85,13 @@ class Chains:
         *,
         unit: Tensor | float = 1.0,
         shelves: Sequence[int] | None = None,
+        returns: int = 0,
     ) -> tuple[Tensor, dict[str, float]]:
         """Ends [N, C, H, W] of one chain per generator, and facts about them. `start` is where "data" begins; a step
         is taken in values divided by `unit`, [N, 1, 1, 1] where chains differ. A chain is replayed only with others of
-        its shelf."""
+        its shelf, and, by the number of `returns` to good weights so far, none that ended on a diverged energy."""
+        if returns != self.returns:
+            self.ends, self.returns = {}, returns
         places = list(zip(shelves or [0] * len(generators), self._places(start, generators), strict=True))
         x = self._begin(start, generators, places)
         config, norms = self.config, []
@@ -135,13 +147,21 @@ def some_of(draw: Draw) -> tuple[list[int], Draw, float]:
     """The images of a batch that get a chain, each with the chance CHAINED by its own generator: their places, a draw
     of them alone, and the weight of their mean, 1 on average."""
     places = [n for n, rng in enumerate(draw.generators) if float(torch.rand((), generator=rng)) < CHAINED]
-    part = Draw(draw.images[places], [draw.generators[n] for n in places], draw.done, draw.rows[places])
+    generators = [draw.generators[n] for n in places]
+    part = replace(draw, images=draw.images[places], generators=generators, rows=draw.rows[places])
     return places, part, len(places) / (CHAINED * len(draw.images))
 
 
 def beyond(facts: Mapping[str, float]) -> float:
-    """By how much E(x⁺) − E(x⁻) has left the range that trainings come back from: what to watch for divergence."""
-    return max(abs(facts["energy_gap"]) - HEALTHY_GAP, 0.0)  # in this order NaN stays NaN
+    """By how much energies and chains have left the range that trainings come back from: what to watch for
+    divergence."""
+    low, high = HEALTHY_SCALE
+    gap, scale, saturated = facts["energy_gap"], facts["energy_scale"], facts["saturated"]
+    apart = max(abs(gap) - HEALTHY_GAP, 0.0)  # in this order NaN stays NaN, here and below
+    large = max(scale - high, 0.0)
+    flat = max(1 - scale / low, 0.0)
+    stuck = max((saturated - SATURATED) / (1 - SATURATED), 0.0)
+    return apart + large + COLLAPSED * (flat + stuck)
 
 
 def contrastive_divergence(positive: Tensor, negative: Tensor, penalty: float) -> tuple[Tensor, dict[str, float]]:

@@ -38,7 +38,7 @@ def x0_from_velocity(xt: Tensor, v: Tensor, t: Tensor, schedule: Tensor) -> Tens
 
 
 def x0_from_noise(xt: Tensor, noise: Tensor, t: Tensor, schedule: Tensor) -> Tensor:
-    a = alpha_bar(schedule, t)
+    a = alpha_bar(schedule, t, xt.dim())
     return (xt - (1 - a).sqrt() * noise) / a.sqrt()
 
 

@@ -23,6 +23,7 @@ CUBE = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (1, 0, 1), (0, 1,
 CHUNK = 2**14  # points
 WRAP = 2**63
 PERSISTENCE = 0.8  # of AnoDDPM: what an octave's amplitude is of that of the octave below
+FIELDS = 16  # of simplex noise in a bank
 LOWEST = 4.0  # cycles per side: the first octave has a wavelength of a quarter of it
 # The package's own loops are compiled where numba is installed, and then the fastest. They are imported where noise is
 # drawn: most scores need none, and numba takes a second.
@@ -255,21 +256,20 @@ class NoiseSource:
         *,
         unit: bool = True,
         wavelength: float | None = None,
-        fields: int = 16,
         cell: int = 8,
     ) -> None:
         if kind not in KINDS:
             raise ConfigError(f"noise {kind!r}; {nearest(kind, KINDS)}")
         if (cell if kind == "coarse" else wavelength or 0) > size:
             raise ConfigError(f"{kind} noise of {wavelength or cell:g} pixels is larger than the image, {size} pixels")
-        self.kind, self.size, self.unit, self.fields, self.cell = kind, size, unit, fields, cell
+        self.kind, self.size, self.unit, self.cell = kind, size, unit, cell
         self.wavelength = wavelength or size / LOWEST
 
     @cached_property
     def bank(self) -> Tensor:
-        """Raw simplex fields [fields, 5/4 size, 5/4 size]."""
+        """Raw simplex fields [FIELDS, 5/4 size, 5/4 size]."""
         side = self.size + self.size // 4
-        return simplex((side, side), range(self.fields), wavelength=self.wavelength)
+        return simplex((side, side), range(FIELDS), wavelength=self.wavelength)
 
     def __call__(self, generators: Sequence[torch.Generator], channels: int) -> Tensor:
         return torch.stack([self._one(rng, channels) for rng in generators])
