@@ -41,6 +41,8 @@ TINY = {
 }
 # Fails by design, and its module says so.
 BLIND = {"intensity": {"constant", "blurred"}, "dae": {"blurred"}}
+# Told from normal ones, but not well after so few steps.
+HARD = {"ebm": {"inverted"}}
 SIZE = 32
 
 
@@ -111,17 +113,21 @@ def test_planted_defects_score_above_clean_images(detector):
     assert roc_auc_score(labels, [*clean.image, *defects.image]) > 0.9
 
 
-@pytest.mark.parametrize("kind", ["constant", "blurred", "noise"])
+@pytest.mark.parametrize("kind", ["constant", "blurred", "inverted", "noise"])
 def test_images_unlike_any_normal_score_above_clean_ones(detector, kind):
     clean = batch(20, seed=5)
     rng = np.random.default_rng(0)
     odd = {
         "constant": np.full_like(clean.images, -0.5),
         "blurred": ndimage.gaussian_filter(clean.images, (0, 0, 4, 4)),
+        "inverted": -clean.images,
         "noise": rng.uniform(-1, 1, clean.images.shape).astype(np.float32),
     }[kind]
     values = [*score(detector, clean).image, *score(detector, Batch(odd, clean.foreground)).image]
     auroc = roc_auc_score([0] * 20 + [1] * 20, values)
+    if kind in HARD.get(name_of(detector), ()):
+        assert auroc > 0.6
+        return
     assert (auroc < 0.9) == (kind in BLIND.get(name_of(detector), ()))
 
 
