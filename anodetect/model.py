@@ -395,13 +395,25 @@ class _Gate:
 
     def __init__(self, limit: int) -> None:
         self.limit, self.held, self.turn = limit, 0, 0
+        self.outside, self.early = 0, set[int]()  # the first that has not entered, and those after it that have
         self.changed = threading.Condition()
 
-    def enter(self, number: int, pixels: int) -> None:
-        """Wait until there is room, or until it is this one's turn."""
+    def enter(self, number: int, pixels: int, *, in_order: bool = False) -> None:
+        """Wait until there is room, `in_order` also until all before it have entered, or until it is this one's turn:
+        what enters too early would be there beside the one whose turn it is."""
+
+        def may() -> bool:
+            room = self.held + pixels <= self.limit and not (in_order and number > self.outside)
+            return room or number <= self.turn
+
         with self.changed:
-            self.changed.wait_for(lambda: self.held + pixels <= self.limit or number <= self.turn)
+            self.changed.wait_for(may)
             self.held += pixels
+            self.early.add(number)
+            while self.outside in self.early:
+                self.early.remove(self.outside)
+                self.outside += 1
+            self.changed.notify_all()
 
     def call(self, number: int) -> None:
         """From now on it is this one's turn."""
@@ -427,7 +439,7 @@ def ahead(
             loaded = function(item)
             gate.enter(number, pixels(loaded))
             return loaded
-        gate.enter(number, PIXELS_AHEAD)
+        gate.enter(number, PIXELS_AHEAD, in_order=True)
         loaded = function(item)
         gate.leave(PIXELS_AHEAD - pixels(loaded))  # it is not there if it could not be read
         return loaded
