@@ -254,7 +254,8 @@ def test_two_processes_learn_what_one_does(tmp_path):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     subprocess.run([sys.executable, *arguments], check=True, env=environment)
     one = json.loads((tmp_path / "0.json").read_text())
-    subprocess.run([sys.executable, *launch, *arguments], check=True, env=environment, capture_output=True)
+    done = subprocess.run([sys.executable, *launch, *arguments], check=False, env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()[-3000:]
     for rank in (0, 1):
         two = json.loads((tmp_path / f"{rank}.json").read_text())
         assert two["losses"] == pytest.approx(one["losses"], rel=1e-5)
