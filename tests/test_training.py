@@ -250,7 +250,8 @@ def test_two_processes_learn_what_one_does(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(TWO_PROCESSES)
     arguments = [str(script), str(Path(__file__).parent), str(tmp_path)]
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    # The port that is found free for the two may be taken before they use it; then they begin again.
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     subprocess.run([sys.executable, *arguments], check=True, env=environment)
     one = json.loads((tmp_path / "0.json").read_text())
