@@ -265,9 +265,10 @@ class Model:
 
 def _masked_to(foreground: Bools, depth: int) -> Bools:
     """A foreground [D, H, W] with `depth` slices."""
-    return (
-        resize_depth(foreground[None].astype(np.float32), depth)[0] >= 0.5 if len(foreground) != depth else foreground
-    )
+    if len(foreground) == depth:
+        return foreground
+    resized: Bools = resize_depth(foreground[None].astype(np.float32), depth)[0] >= 0.5
+    return resized
 
 
 # -- Reading --------------------------------------------------------------------------------------------

@@ -136,9 +136,11 @@ def failures(rows: pa.Table) -> list[tuple[str, int, str]]:
     every file, so of rare reasons only the number is told."""
     table = rows.filter(pa.array(in_error(rows))).select(["error", "path"])
     counted = table.group_by("error", use_threads=False).aggregate([("path", "count"), ("path", "first")]).to_pylist()
+    counted.sort(key=lambda each: -each["path_count"])
     ranked = [(each["error"], each["path_count"], each["path_first"]) for each in counted]
-    first, rest = (part := sorted(ranked, key=lambda each: -each[1]))[:MOST_REASONS], part[MOST_REASONS:]
-    return first + ([(f"{len(rest)} other reasons", sum(count for _, count, _ in rest), rest[0][2])] if rest else [])
+    rest = ranked[MOST_REASONS:]
+    others = [(f"{len(rest)} other reasons", sum(count for _, count, _ in rest), rest[0][2])] if rest else []
+    return ranked[:MOST_REASONS] + others
 
 
 def row_hash(row: Row) -> str:

@@ -195,7 +195,7 @@ class Tally:
 
 
 def _where(hosts: Collection[str], threads: Collection[int]) -> dict[str, Any]:
-    one = len(hosts) == 1
+    one = len(hosts) == 1 and "" not in hosts
     return {"host": next(iter(hosts)) if one else "", "threads": sorted(threads) if one else []}
 
 
@@ -442,7 +442,7 @@ def merge(
         "started": min(audit["started"] for audit in audits),
         "command": list(command),
         "environment": runs.environment_facts(),
-        **_where(hosts - {""} if "" not in hosts else (), {count for audit in audits for count in audit["threads"]}),
+        **_where(hosts, {count for audit in audits for count in audit["threads"]}),
         "cases": cases.settle(),
     }
     return _conclude(out, rows, slices, timings, entries, calibration, facts, measure, reporter)
