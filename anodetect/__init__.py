@@ -4,12 +4,12 @@ from importlib import import_module
 from typing import Any
 
 _NAMES = {
-    "train": "pipeline",
-    "score": "scoring",
-    "evaluate": "pipeline",
-    "calibrate": "pipeline",
-    "Calibration": "calibration",
-    "Sample": "types",
+    "train": "commands.train",
+    "score": "commands.score",
+    "evaluate": "commands.evaluate",
+    "calibrate": "commands.calibrate",
+    "merge": "commands.merge",
+    "Calibration": "stats.calibration",
     "Batch": "types",
     "Scores": "types",
     "Detector": "types",

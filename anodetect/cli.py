@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from anodetect.errors import AnodetectError, ConfigError, DataError, nearest
+from anodetect.errors import AnodetectError, ConfigError, DataError
 
 app = typer.Typer(
     add_completion=False,
@@ -112,7 +112,7 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """The main job on real images: train three detectors on intact solar cells, score the rest, write a report."""
-    from anodetect import demo as module
+    from anodetect.commands import demo as module
 
     with reporting() as reporter:
         result = module.run(out, quick=quick, reporter=reporter)
@@ -154,7 +154,7 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Learn what normal looks like."""
-    from anodetect import pipeline
+    from anodetect.commands import train as command
     from anodetect.config import merge, parse_assignments, read_toml
 
     values = merge(read_toml(config) if config else {}, parse_assignments(set_ or []))
@@ -162,7 +162,7 @@ def train(
     values = merge(values, {"tiling": {name: value for name, value in options.items() if value is not None}})
     values = merge(values, {"preprocess": {"axis": axis}} if axis else {})
     with reporting() as reporter:
-        facts = pipeline.train(
+        facts = command.train(
             data,
             detector,
             out,
@@ -214,19 +214,16 @@ def score(
     as_json: Json = False,
 ) -> None:
     """Score images: a table, heatmaps, calibrated p-values, a report, and a record that can be verified."""
-    from anodetect import cluster, processes, report, scoring
+    from anodetect.commands import score as command
 
     if dry_run:
-        _, items, problems = scoring.collect(paths, out, follow_symlinks)
+        _, items, problems = command.collect(paths, out, follow_symlinks)
         listed = "\n".join(record.id for record in items)
         emit({"would_score": len(items), "problems": len(problems), "paths": [r.id for r in items]}, as_json, listed)
         return
-    engines = {"local": processes.engine, "ray": cluster.engine}
-    if engine not in engines:
-        raise ConfigError(f"no engine {engine!r}; {nearest(engine, engines)}")
     kinds = [] if heatmaps == "none" else [kind.strip() for kind in heatmaps.split(",") if kind.strip()]
     with reporting() as reporter:
-        result = scoring.score(
+        result = command.score(
             run,
             paths,
             out,
@@ -239,11 +236,11 @@ def score(
             shard=shard,
             sign=sign,
             device=device,
-            engine=engines[engine](workers),
+            engine=engine,
+            workers=workers,
             command=_command(),
             reporter=reporter,
         )
-        report.write(out)
     finish(result, as_json, scores_text(result, out))
 
 
@@ -254,11 +251,10 @@ def merge(
     as_json: Json = False,
 ) -> None:
     """Join the score directories of all shards; p-values, q-values and flags become those of the whole."""
-    from anodetect import report, scoring
+    from anodetect.commands import merge as command
 
     with reporting() as reporter:
-        result = scoring.merge(parts, out, command=_command(), reporter=reporter)
-        report.write(out)
+        result = command.merge(parts, out, command=_command(), reporter=reporter)
     finish(result, as_json, scores_text(result, out))
 
 
@@ -274,15 +270,15 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Check that a score directory is what it was when it was written: exit 0 if it holds, 1 if not."""
-    from anodetect import verification
+    from anodetect.record import verification
 
     verdict = verification.verify(directory, head=head, key=key, run=run)
     problems = list(verdict.problems)
     if rescore and verdict.rows:
-        from anodetect import scoring
+        from anodetect.commands.rescore import rescore as score_again
 
         try:
-            problems += scoring.rescore(directory, rescore, run_path=run, root=data, device=device)
+            problems += score_again(directory, rescore, run_path=run, root=data, device=device)
         except AnodetectError as error:  # what was found before is told all the same
             problems.append(f"nothing was scored again: {error}")
     level = "authenticated" if verdict.authenticated else "internally consistent, not authenticated"
@@ -312,10 +308,10 @@ def review(
 ) -> None:
     """Look at ranked cases in a browser and record verdicts. Verdicts are kept in each directory's reviews.sqlite, or
     in the database whose SQLAlchemy URL is in ANODETECT_REVIEWS."""
-    from anodetect import reviews
+    from anodetect.commands import review as command
 
     screen.print(f"http://127.0.0.1:{port} (Ctrl-C stops it)", highlight=False)
-    reviews.serve(directories or [], port=port, roots=root or [])
+    command.serve(directories or [], port=port, roots=root or [])
 
 
 @app.command()
@@ -327,10 +323,10 @@ def calibrate(
     as_json: Json = False,
 ) -> None:
     """Give frozen weights new calibration normals: a new day, scanner or site."""
-    from anodetect import pipeline
+    from anodetect.commands import calibrate as command
 
     with reporting() as reporter:
-        facts = pipeline.calibrate(run, data, out, device=device, reporter=reporter)
+        facts = command.calibrate(run, data, out, device=device, reporter=reporter)
     finish(
         facts,
         as_json,
@@ -348,11 +344,11 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure a run on labelled data."""
-    from anodetect import pipeline
+    from anodetect.commands import evaluate as command
 
     with reporting() as reporter:
         columns = [column.strip() for column in by.split(",") if column.strip()]
-        result = pipeline.evaluate(run, data, far=far, by=columns, device=device, reporter=reporter)
+        result = command.evaluate(run, data, far=far, by=columns, device=device, reporter=reporter)
     finish(result, as_json, evaluation_text(result))
 
 
@@ -366,7 +362,7 @@ def benchmark(
     as_json: Json = False,
 ) -> None:
     """Detectors × data sets × seeds, each in a fresh process, to one table."""
-    from anodetect import benchmark as module
+    from anodetect.commands import benchmark as module
 
     names = [name.strip() for name in detectors.split(",") if name.strip()]
     with reporting() as reporter:
@@ -377,7 +373,7 @@ def benchmark(
 @app.command()
 def info(run: Annotated[Path, typer.Argument(help="A run directory.")], as_json: Json = False) -> None:
     """The facts of a run."""
-    from anodetect import runs
+    from anodetect.record import runs
 
     facts = runs.facts(run)
     emit(facts, as_json, (run / "model_card.md").read_text("utf-8"))
@@ -410,7 +406,7 @@ def report(
     directory: Annotated[Path, typer.Argument(help="A score directory, or a folder of them.")], as_json: Json = False
 ) -> None:
     """Write report.html again."""
-    from anodetect import report as module
+    from anodetect.output import report as module
 
     path = module.write(directory)
     emit({"report": str(path)}, as_json, str(path))

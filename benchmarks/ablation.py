@@ -15,14 +15,17 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from anodetect import pipeline, runs
+import anodetect
 from anodetect.cli import reporting
 from anodetect.config import build
 from anodetect.data import cards
 from anodetect.detectors.anoddpm import AnoDDPM, AnoDDPMConfig
-from anodetect.evaluation import Measure
 from anodetect.files import write_atomic
-from anodetect.model import Model, load, score_records
+from anodetect.model.loading import load
+from anodetect.model.model import Model
+from anodetect.model.scoring import score_records
+from anodetect.record import runs
+from anodetect.stats.evaluation import Measure
 from anodetect.types import Batch, Floats, Reporter, TrainContext
 
 TRAINED: dict[str, dict[str, Any]] = {
@@ -98,7 +101,7 @@ def row(run: Path, data: str, detector: AnoDDPM, reporter: Reporter) -> dict[str
     detector.load_state(stored.state, device="auto")
     by_id = {record.id: record for record in dataset.training()}
     tune = [by_id[entry["path"]] for entry in runs.read_manifest(run) if entry["role"] == "tune"]
-    encoded = [load(record, model).encoded for record in tune]
+    encoded = [load(record, model.preprocess, model.encode).encoded for record in tune]
     batch = Batch(np.stack([e[0] for e in encoded if e]), np.stack([e[1] for e in encoded if e]))
     detector.settle(batch, context=TrainContext(0, "auto", run))
     model.detector = detector
@@ -141,7 +144,7 @@ def main() -> None:
                 if not done.exists():
                     reporter.say(f"{data}: {name}")
                     if not run.exists():
-                        pipeline.train(
+                        anodetect.train(
                             data,
                             "anoddpm",
                             run,

@@ -26,9 +26,14 @@ import psutil
 from joblib import cpu_count
 from PIL import Image
 
-from anodetect import processes, runs, scoring, threads
+import anodetect
+from anodetect.commands.score import collect
 from anodetect.data import synthetic
-from anodetect.model import Model, load
+from anodetect.engines import local
+from anodetect.model.loading import load
+from anodetect.model.model import Model
+from anodetect.output.formats import FORMATS
+from anodetect.record import runs, threads
 
 FEW = 1000  # images whose memory that of many is compared with
 SMALL = 64  # their side
@@ -39,7 +44,10 @@ def bare(run: Path, folder: Path, part: slice = slice(None), count: int | None =
     model = Model.load(runs.read(run), "auto")
     if count:
         threads.limit(count)
-    loaded = [load(record, model) for record in scoring.collect([str(folder)], folder / "out", False)[1][part]]
+    loaded = [
+        load(record, model.preprocess, model.encode)
+        for record in collect([str(folder)], folder / "out", False)[1][part]
+    ]
     begun = time.time()
     for start in range(0, len(loaded), model.batch):
         chunk = loaded[start : start + model.batch]
@@ -54,7 +62,7 @@ def speed(times: Sequence[tuple[float, float, int]]) -> float:
 
 def bare_models(run: Path, folder: Path) -> float:
     """Images a second of bare models beside each other, as many and on as many threads as `score` has."""
-    count, each = processes.share(cpu_count(), processes.memory())
+    count, each = local.share(cpu_count(), local.memory())
     with multiprocessing.get_context("spawn").Pool(count) as pool:
         return speed(pool.starmap(bare, [(run, folder, slice(n, None, count), each) for n in range(count)]))
 
@@ -102,17 +110,17 @@ def throughput(run: Path, scratch: Path, images: int, side: int, turns: int) -> 
     folder = scratch / "images"
     write_images(folder, run, images, side)
     ways = {
-        "score": (scoring.FORMATS, None),
+        "score": (FORMATS, None),
         "score, no heatmaps": ((), None),
-        "score, one process": (scoring.FORMATS, 1),
+        "score, one process": (FORMATS, 1),
     }
     speeds: dict[str, list[float]] = {name: [] for name in ("bare model", "bare models", *ways)}
     for turn in range(turns):
         speeds["bare model"].append(speed([bare(run, folder)]))
         speeds["bare models"].append(bare_models(run, folder))
         for name, (heatmaps, workers) in ways.items():
-            out, engine = scratch / f"{name}{turn}", processes.engine(workers)
-            result = scoring.score(run, [str(folder)], out, heatmaps=heatmaps, engine=engine)
+            out = scratch / f"{name}{turn}"
+            result = anodetect.score(run, [str(folder)], out, heatmaps=heatmaps, workers=workers)
             speeds[name].append(result["images_per_second"])
     middle = {name: median(values) for name, values in speeds.items()}
     told = {f"images per second, {name}": round(value, 1) for name, value in middle.items()}

@@ -13,13 +13,13 @@ from pathlib import Path
 
 from audit import write_images
 
-from anodetect import cluster, scoring
+import anodetect
 
 
 def seconds(run: Path, folder: Path, out: Path, workers: int) -> float:
     """What it takes to score a folder; without workers here."""
-    engine = cluster.engine(workers) if workers else None
-    return float(scoring.score(run, [str(folder)], out, engine=engine)["seconds"])
+    how = {"engine": "ray", "workers": workers} if workers else {"workers": 1}
+    return float(anodetect.score(run, [str(folder)], out, **how)["seconds"])
 
 
 def main() -> None:

@@ -21,10 +21,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from anodetect.data import synthetic
 from anodetect.detectors.anoddpm import REFERENCE, AnoDDPM, AnoDDPMConfig
 from anodetect.generative import denoiser
-from anodetect.model import resolve
+from anodetect.model.settings import resolve
 from anodetect.nn.inference import autocast
+from anodetect.nn.training import Draw
 from anodetect.nn.unet import UNet
-from anodetect.training import Draw
 from anodetect.types import Batch, TrainContext, image_seeds
 
 IMAGES = 16

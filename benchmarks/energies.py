@@ -25,7 +25,7 @@ from anodetect.detectors.ebm import EBM
 from anodetect.detectors.jem import JEM
 from anodetect.generative.chains import Chains
 from anodetect.nn.inference import autocast
-from anodetect.training import Draw
+from anodetect.nn.training import Draw
 from anodetect.types import Batch, TrainContext, image_seeds
 
 IMAGES = 32

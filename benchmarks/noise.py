@@ -64,7 +64,7 @@ def share_of_training_step() -> float:
     """Drawing the noise of a batch, over a whole training step of the default AnoDDPM."""
     from anodetect.detectors.anoddpm import AnoDDPM
     from anodetect.generative import denoiser
-    from anodetect.training import Draw
+    from anodetect.nn.training import Draw
 
     config = AnoDDPM.Config()
     size, batch = AnoDDPM.defaults["pixels"]["representation"]["size"], config.training.batch

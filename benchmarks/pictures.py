@@ -17,8 +17,9 @@ import nibabel
 import numpy as np
 from playwright.sync_api import Page, ViewportSize
 
-from anodetect import pipeline, records, scoring
+import anodetect
 from anodetect.data import synthetic
+from anodetect.record import directories
 from apps.review import jobs
 from apps.review.store import Store
 from benchmarks.review import IMAGE, browser, served
@@ -43,11 +44,11 @@ def make(root: Path) -> None:
     for number in range(4):
         _head(root / f"heads/head-{number}.nii.gz", 14, seed=40 + number, defect=(3 * number, 2) if number else None)
     os.chdir(root)  # so that no machine's folders stand in the pictures
-    pipeline.train("parts", "pca", Path("runs/pca"))
-    scoring.score(Path("runs/pca"), ["parts"], Path("scores"), far=0.1)
-    pipeline.train("normal-heads", "pca", Path("runs/heads"))
-    scoring.score(Path("runs/heads"), ["heads"], Path("volumes"), far=0.1)
-    scores = records.read(Path("scores"))
+    anodetect.train("parts", "pca", Path("runs/pca"))
+    anodetect.score(Path("runs/pca"), ["parts"], Path("scores"), far=0.1)
+    anodetect.train("normal-heads", "pca", Path("runs/heads"))
+    anodetect.score(Path("runs/heads"), ["heads"], Path("volumes"), far=0.1)
+    scores = directories.read(Path("scores"))
     store = Store(scores.path, scores.audit["head"])
     ranked = sorted(scores.rows, key=lambda row: (row["p_value"], -row["score"], row["path"]))
     for reader, count in (("Ben", 25), ("Ada", 14)):

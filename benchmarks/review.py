@@ -24,8 +24,9 @@ from statistics import median
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from anodetect import pipeline, records, scoring
+import anodetect
 from anodetect.data import synthetic
+from anodetect.record import directories
 
 IMAGES = 60  # distinct ones
 FIRST_PAINT = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
@@ -78,9 +79,9 @@ def browser() -> Iterator[Browser]:
 def large_directory(folder: Path, count: int, side: int) -> Path:
     """A score directory of `count` rows, whose images and heatmaps are IMAGES files under many names."""
     synthetic.write(folder / "set", train=60, test=IMAGES // 2, size=side)
-    pipeline.train(str(folder / "set"), "pca", folder / "run")
-    scoring.score(folder / "run", [str(folder / "set")], folder / "few")
-    few, out = records.read(folder / "few"), folder / "scores"
+    anodetect.train(str(folder / "set"), "pca", folder / "run")
+    anodetect.score(folder / "run", [str(folder / "set")], folder / "few")
+    few, out = directories.read(folder / "few"), folder / "scores"
     rows = []
     for number in range(count):
         row = few.rows[number % len(few.rows)]
@@ -98,7 +99,7 @@ def large_directory(folder: Path, count: int, side: int) -> Path:
             os.link(source, target)
     made = ("format", "rows", "outputs", "chain", "head")
     audit = {key: value for key, value in few.audit.items() if key not in made} | {"root": str(folder)}
-    records.write(out, records.tabulate(rows), audit)
+    directories.write(out, directories.tabulate(rows), audit)
     return out
 
 

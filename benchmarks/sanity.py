@@ -18,11 +18,12 @@ import numpy as np
 from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 
-from anodetect import runs
 from anodetect.data import cards
 from anodetect.data.scan import Record
 from anodetect.errors import ImageError
-from anodetect.model import Model, load
+from anodetect.model.loading import load
+from anodetect.model.model import Model
+from anodetect.record import runs
 from anodetect.types import Floats
 
 IMAGES = 60

@@ -10,9 +10,10 @@ import argparse
 from collections import Counter
 from pathlib import Path
 
-from anodetect import benchmark, runs
 from anodetect.cli import reporting
+from anodetect.commands import benchmark
 from anodetect.errors import AnodetectError, Interrupted
+from anodetect.record import runs
 
 
 def main() -> None:

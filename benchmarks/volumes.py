@@ -33,13 +33,17 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from anodetect import metrics, processes, runs, scoring
-from anodetect.calibration import clopper_pearson
+import anodetect
 from anodetect.data import readers
-from anodetect.data.preprocess import Prepared
 from anodetect.data.scan import Record
-from anodetect.model import Model, load, score_records
-from anodetect.representations.pixels import resize
+from anodetect.imaging.preprocess import Prepared
+from anodetect.imaging.resize import resize
+from anodetect.model.loading import load
+from anodetect.model.model import Model
+from anodetect.model.scoring import score_records
+from anodetect.record import runs
+from anodetect.stats import metrics
+from anodetect.stats.calibration import clopper_pearson
 from anodetect.types import Bools, Floats, Silent
 
 SHAPE, REPEATS, MANY = (256, 256, 150), 3, 6
@@ -166,20 +170,22 @@ def speed(path: Path) -> dict[str, Any]:
             synthetic(file, SHAPE[2], seed=number)
         synthetic(folder / "few.nii.gz", 4)
         model = Model.load(runs.read(path), "auto")
-        loaded = load(Record("0", paths[0]), model)
+        loaded = load(Record("0", paths[0]), model.preprocess, model.encode)
         assert loaded.volume is not None, loaded.error
         score = bare_model(model, loaded.volume)
         ways = {
-            "two in one process": (paths[:2], processes.engine(1)),
-            f"{MANY} on all cores": (paths, processes.engine(None)),
+            "two in one process": (paths[:2], 1),
+            f"{MANY} on all cores": (paths, None),
         }
         taken: dict[str, list[float]] = {name: [] for name in ("bare model", *ways)}
         for turn in range(REPEATS):
             begun = time.monotonic()
             score()
             taken["bare model"].append(time.monotonic() - begun)
-            for number, (name, (files, engine)) in enumerate(ways.items()):
-                result = scoring.score(path, [str(file) for file in files], folder / f"{turn}{number}", engine=engine)
+            for number, (name, (files, workers)) in enumerate(ways.items()):
+                result = anodetect.score(
+                    path, [str(file) for file in files], folder / f"{turn}{number}", workers=workers
+                )
                 taken[name].append((result["seconds"] - result["seconds_to_first"]) / len(files))
         few = peak(path, [folder / "few.nii.gz"], folder / "few")
         many = peak(path, paths[:2], folder / "many")

@@ -20,10 +20,10 @@ def synthetic_folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def pca_run(synthetic_folder, tmp_path_factory):
     """A finished run, quick to make."""
-    from anodetect import pipeline
+    import anodetect
 
     out = tmp_path_factory.mktemp("runs") / "pca"
-    pipeline.train(str(synthetic_folder), "pca", out)
+    anodetect.train(str(synthetic_folder), "pca", out)
     return out
 
 

@@ -23,16 +23,21 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from anodetect import checkpoint, journal, pipeline, records, runs, scoring, verification, worker
+import anodetect
+from anodetect.commands import rescore as rescoring
+from anodetect.commands.rescore import rescore
+from anodetect.commands.score import collect
 from anodetect.data import readers, synthetic
 from anodetect.data.scan import scan
+from anodetect.engines import worker
 from anodetect.errors import AnodetectError, ConfigError, Interrupted, RunError
 from anodetect.files import sha256_of
-from anodetect.model import Model
+from anodetect.model.model import Model
+from anodetect.record import checkpoint, directories, journal, runs, verification
 from anodetect.types import Silent
 
 FORKED = multiprocessing.get_context("forkserver")
-FORKED.set_forkserver_preload(["anodetect.scoring", "anodetect.detectors.pca", "anodetect.representations.pixels"])
+FORKED.set_forkserver_preload(["anodetect.commands.score", "anodetect.detectors.pca", "anodetect.imaging.pixels"])
 
 
 FAR = 0.2  # the small run has twelve calibration images
@@ -41,7 +46,7 @@ FAR = 0.2  # the small run has twelve calibration images
 @pytest.fixture(scope="module")
 def scored(pca_run, synthetic_folder, tmp_path_factory):
     out = tmp_path_factory.mktemp("audit") / "scores"
-    scoring.score(pca_run, [str(synthetic_folder)], out, far=FAR)
+    anodetect.score(pca_run, [str(synthetic_folder)], out, far=FAR)
     return out
 
 
@@ -72,7 +77,7 @@ def change(path, /, **values):
     """Rewrite scores.parquet with another value in the second row."""
     rows = pq.read_table(path / "scores.parquet").to_pylist()
     rows[1] |= values
-    pq.write_table(pa.Table.from_pylist(rows, records.COLUMNS), path / "scores.parquet")
+    pq.write_table(pa.Table.from_pylist(rows, directories.COLUMNS), path / "scores.parquet")
     return rows[1]["path"]
 
 
@@ -87,7 +92,7 @@ def test_a_file_nobody_thought_of_is_a_failed_row_and_the_rest_is_scored(
         return read(record)
 
     monkeypatch.setattr(readers, "read_source", strange)
-    result = scoring.score(pca_run, [str(synthetic_folder)], tmp_path / "out", far=FAR)
+    result = anodetect.score(pca_run, [str(synthetic_folder)], tmp_path / "out", far=FAR)
     assert result["failed"] > 0
     assert set(result["reasons"]) == {"please report: ZeroDivisionError: odd"}
     assert result["scored"] > result["failed"]
@@ -111,7 +116,7 @@ def test_an_edited_score_is_named(copy):
 
 def test_a_dropped_row_is_named(copy):
     rows = pq.read_table(copy / "scores.parquet").to_pylist()
-    pq.write_table(pa.Table.from_pylist(rows[:4] + rows[5:], records.COLUMNS), copy / "scores.parquet")
+    pq.write_table(pa.Table.from_pylist(rows[:4] + rows[5:], directories.COLUMNS), copy / "scores.parquet")
     assert f"record 5 ({rows[4]['path']}) is missing from scores.parquet" in verification.verify(copy).problems
 
 
@@ -123,7 +128,7 @@ def test_a_swapped_heatmap_is_named(copy):
 
 def test_a_changed_model_is_named(pca_run, synthetic_folder, tmp_path):
     run = shutil.copytree(pca_run, tmp_path / "run")
-    scoring.score(run, [str(synthetic_folder)], tmp_path / "s", heatmaps=())
+    anodetect.score(run, [str(synthetic_folder)], tmp_path / "s", heatmaps=())
     assert verification.verify(tmp_path / "s").intact
     with (run / "model.safetensors").open("ab") as file:
         file.write(b"x")
@@ -146,11 +151,11 @@ def test_a_changed_audit_is_noticed(copy, key, value):
 
 def test_a_record_rewritten_with_care_is_only_caught_by_its_head(copy):
     old = verification.verify(copy).head
-    directory = records.read(copy)
+    directory = directories.read(copy)
     rows = [dict(row) for row in directory.rows]
     rows[0]["kind"] = "else"
     audit = directory.audit
-    records.write(copy, records.tabulate(rows), audit)
+    directories.write(copy, directories.tabulate(rows), audit)
     assert verification.verify(copy).intact
     assert not verification.verify(copy, head=old).intact
 
@@ -169,7 +174,7 @@ def test_signatures(pca_run, synthetic_folder, tmp_path):
     ours, _ = key_pair(tmp_path, "ours")
     key_pair(tmp_path, "theirs")
     out = tmp_path / "s"
-    scoring.score(pca_run, [str(synthetic_folder / "test/good")], out, heatmaps=(), sign=tmp_path / "ours.pem")
+    anodetect.score(pca_run, [str(synthetic_folder / "test/good")], out, heatmaps=(), sign=tmp_path / "ours.pem")
     assert verification.verify(out, key=tmp_path / "ours.pub").authenticated
     assert "not checked against" in verification.verify(out).notes[0]
     assert "not that of the key" in verification.verify(out, key=tmp_path / "theirs.pub").problems[0]
@@ -178,7 +183,7 @@ def test_signatures(pca_run, synthetic_folder, tmp_path):
     (out / "signature.json").unlink()
     assert "no signature" in verification.verify(out, key=tmp_path / "ours.pub").problems[0]
     with pytest.raises(ConfigError, match="private key"):
-        scoring.score(pca_run, [str(synthetic_folder)], tmp_path / "t", sign=tmp_path / "ours.pub")
+        anodetect.score(pca_run, [str(synthetic_folder)], tmp_path / "t", sign=tmp_path / "ours.pub")
 
 
 @pytest.mark.parametrize("calibration", [{}, {"scores": [1], "peaks": "x", "groups": None}])
@@ -199,40 +204,40 @@ def test_rescoring_knows_manifests_below_a_common_folder(pca_run, synthetic_fold
         shutil.copytree(synthetic_folder / "test/good", tmp_path / name)
     listed = "\n".join(f"{file.name},case{n}" for n, file in enumerate(sorted((tmp_path / "a").glob("*.png"))))
     (tmp_path / "a/manifest.csv").write_text(f"path,group\n{listed}\n")
-    scoring.score(pca_run, [str(tmp_path / "a"), str(tmp_path / "b")], tmp_path / "s", far=FAR, heatmaps=())
+    anodetect.score(pca_run, [str(tmp_path / "a"), str(tmp_path / "b")], tmp_path / "s", far=FAR, heatmaps=())
     seen = []
-    real = scoring.score_records
+    real = rescoring.score_records
     monkeypatch.setattr(
-        scoring, "score_records", lambda model, items, *rest: seen.extend(items) or real(model, items, *rest)
+        rescoring, "score_records", lambda model, items, *rest: seen.extend(items) or real(model, items, *rest)
     )
-    assert scoring.rescore(tmp_path / "s", 100) == []
+    assert rescore(tmp_path / "s", 100) == []
     assert {record.group[:4] for record in seen if record.id.startswith("a/")} == {"case"}
     assert {record.group for record in seen if record.id.startswith("b/")} == {""}
 
 
 def test_rescoring_gives_what_is_recorded(pca_run, synthetic_folder, scored, tmp_path):
-    assert scoring.rescore(scored, 10) == []
-    assert scoring.rescore(scored, 40) == []
+    assert rescore(scored, 10) == []
+    assert rescore(scored, 40) == []
     copied = shutil.copytree(synthetic_folder, tmp_path / "data")
-    assert scoring.rescore(scored, 5, run_path=pca_run, root=copied) == []
+    assert rescore(scored, 5, run_path=pca_run, root=copied) == []
     for path in copied.glob("test/*/*.png"):
         Image.fromarray(synthetic.images(1, seed=99)[0][0, 0]).save(path)
-    assert "not the one that was scored" in scoring.rescore(scored, 1, root=copied)[0]
+    assert "not the one that was scored" in rescore(scored, 1, root=copied)[0]
 
 
 def test_a_record_of_other_scores_does_not_survive_rescoring(copy):
-    directory = records.read(copy)
+    directory = directories.read(copy)
     rows = [dict(row) | {"score": row["score"] * 1.001} for row in directory.rows]
     audit = directory.audit
-    records.write(copy, records.tabulate(rows), audit)
-    assert len(scoring.rescore(copy, 3)) == 3
+    directories.write(copy, directories.tabulate(rows), audit)
+    assert len(rescore(copy, 3)) == 3
 
 
 # -- Never lose work ------------------------------------------------------------------------------------
 
 
 def _score(run, data, out, resume):
-    scoring.score(run, [str(data)], out, heatmaps=("tiff",), resume=resume)
+    anodetect.score(run, [str(data)], out, heatmaps=("tiff",), resume=resume)
 
 
 def test_killed_at_any_moment_and_resumed_nothing_is_lost_or_done_twice(pca_run, tmp_path):
@@ -260,7 +265,7 @@ def test_killed_at_any_moment_and_resumed_nothing_is_lost_or_done_twice(pca_run,
         if not (out / "audit.json").exists():
             before = [entry["row"]["path"] for entry in _entries(out)]
             _score(pca_run, data, out, True)
-            timings = {timing["path"]: timing["seconds"] for timing in records.read_timings(out).to_pylist()}
+            timings = {timing["path"]: timing["seconds"] for timing in directories.read_timings(out).to_pylist()}
             assert len(timings) == 80
             assert set(before) <= set(timings)
         assert tables(out) == tables(whole)
@@ -286,7 +291,7 @@ def test_what_is_finished_is_not_scored_again(pca_run, synthetic_folder, scored,
     out = tmp_path / "s"
     real, calls = interrupted_after(monkeypatch, 38), []
     with pytest.raises(Interrupted, match="--resume"):
-        scoring.score(pca_run, [str(synthetic_folder)], out, far=FAR)
+        anodetect.score(pca_run, [str(synthetic_folder)], out, far=FAR)
 
     def counts(model, items, reporter, **options):
         calls.append(len(items))
@@ -298,18 +303,18 @@ def test_what_is_finished_is_not_scored_again(pca_run, synthetic_folder, scored,
     with (out / "journal.jsonl").open("ab") as file:
         file.write(b'{"row": {"path": "half')  # a line cut in two by a power failure
     with pytest.raises(RunError, match="--resume"):
-        scoring.score(pca_run, [str(synthetic_folder)], out, far=FAR)
+        anodetect.score(pca_run, [str(synthetic_folder)], out, far=FAR)
     with pytest.raises(RunError, match="another far"):
-        scoring.score(pca_run, [str(synthetic_folder)], out, resume=True)
-    result = scoring.score(pca_run, [str(synthetic_folder)], out, far=FAR, resume=True)
+        anodetect.score(pca_run, [str(synthetic_folder)], out, resume=True)
+    result = anodetect.score(pca_run, [str(synthetic_folder)], out, far=FAR, resume=True)
     assert calls == [40 - finished]
     assert tables(out) == tables(scored)
-    assert result["evaluation"] == records.read(scored).audit["evaluation"]  # pixels of the first part too
+    assert result["evaluation"] == directories.read(scored).audit["evaluation"]  # pixels of the first part too
     assert json.loads((out / "regions.json").read_text())["annotations"]
-    kept, expected = (records.read(path).audit["cases"] for path in (out, scored))
+    kept, expected = (directories.read(path).audit["cases"] for path in (out, scored))
     assert kept == expected
     with pytest.raises(RunError, match="finished"):
-        scoring.score(pca_run, [str(synthetic_folder)], out, far=FAR, resume=True)
+        anodetect.score(pca_run, [str(synthetic_folder)], out, far=FAR, resume=True)
 
 
 def test_files_that_failed_are_tried_again_on_resuming(pca_run, synthetic_folder, tmp_path, monkeypatch):
@@ -321,16 +326,18 @@ def test_files_that_failed_are_tried_again_on_resuming(pca_run, synthetic_folder
     for file in (away, broken):
         file.write_bytes(b"")
     real = interrupted_after(monkeypatch, 18)
-    monkeypatch.setattr(scoring, "PROMPT", 0)
+    monkeypatch.setattr("anodetect.commands.score.PROMPT", 0)
     with pytest.raises(Interrupted):
-        scoring.score(pca_run, [str(data)], tmp_path / "s", heatmaps=())
+        anodetect.score(pca_run, [str(data)], tmp_path / "s", heatmaps=())
     assert sum(bool(entry["row"]["error"]) for entry in _entries(tmp_path / "s")) == 2
     monkeypatch.setattr(worker, "score_records", real)
     away.write_bytes(kept)
-    result = scoring.score(pca_run, [str(data)], tmp_path / "s", heatmaps=(), resume=True)
+    result = anodetect.score(pca_run, [str(data)], tmp_path / "s", heatmaps=(), resume=True)
     assert (result["scored"], result["failed"]) == (19, 1)
-    assert [row["path"] for row in records.read(tmp_path / "s").rows] == sorted(file.name for file in data.iterdir())
-    scoring.score(pca_run, [str(data)], tmp_path / "whole", heatmaps=())
+    assert [row["path"] for row in directories.read(tmp_path / "s").rows] == sorted(
+        file.name for file in data.iterdir()
+    )
+    anodetect.score(pca_run, [str(data)], tmp_path / "whole", heatmaps=())
     assert tables(tmp_path / "s") == tables(tmp_path / "whole")
 
 
@@ -360,13 +367,13 @@ def test_what_ends_between_the_tables_and_the_signature_is_resumed_and_signed(
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(owner, where, killed)
-        scoring.score(pca_run, [str(synthetic_folder)], tmp_path / "s", far=FAR, sign=private)
-    result = scoring.score(pca_run, [str(synthetic_folder)], tmp_path / "s", far=FAR, sign=private, resume=True)
+        anodetect.score(pca_run, [str(synthetic_folder)], tmp_path / "s", far=FAR, sign=private)
+    result = anodetect.score(pca_run, [str(synthetic_folder)], tmp_path / "s", far=FAR, sign=private, resume=True)
     assert result["scored"] == 40
     assert verification.verify(tmp_path / "s", key=public).authenticated
-    assert not (tmp_path / "s" / records.JOURNAL).exists()
+    assert not (tmp_path / "s" / directories.JOURNAL).exists()
     with pytest.raises(RunError, match="choose another --out"):
-        scoring.score(pca_run, [str(synthetic_folder)], tmp_path / "s", far=FAR, sign=private, resume=True)
+        anodetect.score(pca_run, [str(synthetic_folder)], tmp_path / "s", far=FAR, sign=private, resume=True)
 
 
 def test_what_fails_while_it_is_scored_or_written_is_a_row_and_takes_nothing_with_it(
@@ -389,9 +396,9 @@ def test_what_fails_while_it_is_scored_or_written_is_a_row_and_takes_nothing_wit
 
     monkeypatch.setattr(Model, "score", score)
     monkeypatch.setattr(worker.image_writer, "write", write)
-    result = scoring.score(pca_run, [str(folder)], tmp_path / "s", far=FAR)
+    result = anodetect.score(pca_run, [str(folder)], tmp_path / "s", far=FAR)
     assert (result["scored"], result["failed"]) == (19, 2)
-    rows = {row["path"]: row for row in records.read(tmp_path / "s").rows}
+    rows = {row["path"]: row for row in directories.read(tmp_path / "s").rows}
     assert rows[names[3]]["error"] == "does not fit into memory"
     assert (rows[names[3]]["status"], rows[names[3]]["score"]) == ("failed", None)
     assert rows[names[5]]["error"] == "please report: ValueError: as a library might"
@@ -404,11 +411,11 @@ def test_a_model_that_was_replaced_meanwhile_scores_nothing(pca_run, synthetic_f
 
     class Replaces(Silent):
         def say(self, text):
-            pipeline.calibrate(run, str(synthetic_folder / "test/good"), tmp_path / "other")
+            anodetect.calibrate(run, str(synthetic_folder / "test/good"), tmp_path / "other")
             shutil.copytree(tmp_path / "other", run, dirs_exist_ok=True)
 
     with pytest.raises(RunError, match="not the model that this scoring was begun with"):
-        scoring.score(run, [str(synthetic_folder)], tmp_path / "s", far=FAR, reporter=Replaces())
+        anodetect.score(run, [str(synthetic_folder)], tmp_path / "s", far=FAR, reporter=Replaces())
 
 
 def test_two_processes_do_not_write_one_directory(tmp_path):
@@ -431,13 +438,13 @@ def test_shards_merge_to_byte_identical_tables(pca_run, synthetic_folder, scored
     parts = [tmp_path / f"part{index}" for index in (1, 2, 3)]
     counts = []
     for index, part in enumerate(parts, start=1):
-        counts.append(scoring.score(pca_run, [str(synthetic_folder)], part, far=FAR, shard=f"{index}/3")["scored"])
+        counts.append(anodetect.score(pca_run, [str(synthetic_folder)], part, far=FAR, shard=f"{index}/3")["scored"])
     assert sum(counts) == 40
     assert min(counts) > 0
-    result = scoring.merge(parts[::-1], tmp_path / "merged")
+    result = anodetect.merge(parts[::-1], tmp_path / "merged")
     assert tables(tmp_path / "merged") == tables(scored)
     assert verification.verify(tmp_path / "merged").intact
-    assert result["evaluation"]["image"] == records.read(scored).audit["evaluation"]["image"]
+    assert result["evaluation"]["image"] == directories.read(scored).audit["evaluation"]["image"]
     assert result["evaluation"]["pixel"] is None
     both = [json.loads((path / "regions.json").read_text()) for path in (scored, tmp_path / "merged")]
     names = [{image["id"]: image["file_name"] for image in content["images"]} for content in both]
@@ -450,13 +457,13 @@ def test_shards_merge_to_byte_identical_tables(pca_run, synthetic_folder, scored
         p.name for p in (tmp_path / "merged/heatmaps/test/good").iterdir()
     }
     with pytest.raises(RunError, match="not 1 to 3"):
-        scoring.merge(parts[:2], tmp_path / "two")
+        anodetect.merge(parts[:2], tmp_path / "two")
     with pytest.raises(RunError, match="not 1 to 3"):
-        scoring.merge([parts[0], *parts], tmp_path / "twice")
+        anodetect.merge([parts[0], *parts], tmp_path / "twice")
     other = tmp_path / "other"
-    scoring.score(pca_run, [str(synthetic_folder)], other, shard="1/3", far=0.1)
+    anodetect.score(pca_run, [str(synthetic_folder)], other, shard="1/3", far=0.1)
     with pytest.raises(RunError, match="differ in far"):
-        scoring.merge([other, *parts[1:]], tmp_path / "mixed")
+        anodetect.merge([other, *parts[1:]], tmp_path / "mixed")
 
 
 @pytest.mark.parametrize("name", ["heatmaps/../../planted.png", "/planted.png"])
@@ -464,18 +471,18 @@ def test_a_record_from_elsewhere_cannot_reach_out_of_its_directory(pca_run, synt
     """Neither is anything written there by joining parts, nor read by checking or scoring again."""
     parts = [tmp_path / f"deep/part{index}" for index in (1, 2)]
     for index, part in enumerate(parts, start=1):
-        scoring.score(pca_run, [str(synthetic_folder)], part, shard=f"{index}/2")
-    directory = records.read(parts[0])
+        anodetect.score(pca_run, [str(synthetic_folder)], part, shard=f"{index}/2")
+    directory = directories.read(parts[0])
     shutil.copy(parts[0] / next(n for n in directory.audit["outputs"] if n.endswith(".png")), tmp_path / "planted.png")
     audit = directory.audit | {"outputs": directory.audit["outputs"] | {name: sha256_of(tmp_path / "planted.png")}}
     (parts[0] / "audit.json").write_text(json.dumps(audit))
     assert f"{name} is not an output: it leads out of the directory" in verification.verify(parts[0]).problems
     if name.startswith("heatmaps/"):
         with pytest.raises(RunError, match="leads out"):
-            scoring.merge(parts, tmp_path / "merged")
+            anodetect.merge(parts, tmp_path / "merged")
     change(parts[1], path=name)
     with pytest.raises(RunError, match="leads out"):
-        scoring.rescore(parts[1], 10**6)
+        rescore(parts[1], 10**6)
 
 
 def test_no_shard_leaves_out_a_file_that_cannot_be_read(pca_run, synthetic_folder, tmp_path):
@@ -483,11 +490,11 @@ def test_no_shard_leaves_out_a_file_that_cannot_be_read(pca_run, synthetic_folde
     for n in range(20):  # each with a content, and so a shard, of its own
         (folder / f"bad{n}.png").write_bytes(b"no image" + bytes([n]))
     (folder / "gone.png").symlink_to(folder / "nowhere.png")
-    whole = scoring.score(pca_run, [str(folder)], tmp_path / "whole", far=FAR, heatmaps=())
+    whole = anodetect.score(pca_run, [str(folder)], tmp_path / "whole", far=FAR, heatmaps=())
     parts = [tmp_path / f"part{index}" for index in (1, 2)]
     for index, part in enumerate(parts, start=1):
-        scoring.score(pca_run, [str(folder)], part, far=FAR, heatmaps=(), shard=f"{index}/2")
-    merged = scoring.merge(parts, tmp_path / "merged")
+        anodetect.score(pca_run, [str(folder)], part, far=FAR, heatmaps=(), shard=f"{index}/2")
+    merged = anodetect.merge(parts, tmp_path / "merged")
     assert (merged["scored"], merged["failed"]) == (whole["scored"], whole["failed"]) == (20, 21)
     assert tables(tmp_path / "merged") == tables(tmp_path / "whole")
 
@@ -496,37 +503,37 @@ def test_parts_that_are_not_what_was_written_or_not_all_are_refused(pca_run, syn
     data = shutil.copytree(synthetic_folder / "test", tmp_path / "in")
     parts = [tmp_path / f"part{index}" for index in (1, 2)]
     for index, part in enumerate(parts, start=1):
-        scoring.score(pca_run, [str(data)], part, far=FAR, shard=f"{index}/2")
+        anodetect.score(pca_run, [str(data)], part, far=FAR, shard=f"{index}/2")
         Image.fromarray(synthetic.images(1, seed=index)[0][0, 0]).save(data / "later.png")
-    scoring.score(pca_run, [str(data)], tmp_path / "all", far=FAR)
+    anodetect.score(pca_run, [str(data)], tmp_path / "all", far=FAR)
     for wrong in ([tmp_path / "all", parts[0]], [parts[0], tmp_path / "all"]):
         with pytest.raises(RunError, match="are not 1 to 2, each once"):
-            scoring.merge(wrong, tmp_path / "wrong")
+            anodetect.merge(wrong, tmp_path / "wrong")
     warned = []
     reporter = Silent()
     reporter.warn = warned.append
-    scoring.merge(parts, tmp_path / "merged", reporter=reporter)
+    anodetect.merge(parts, tmp_path / "merged", reporter=reporter)
     assert any("found 40 or 41 in their folder" in text for text in warned)
     changed = shutil.copytree(parts[0], tmp_path / "changed")
     next(changed.glob("heatmaps/**/*.tiff")).write_bytes(b"another")
     with pytest.raises(RunError, match=r"changed is not what was written: heatmaps/.* was changed"):
-        scoring.merge([changed, parts[1]], tmp_path / "laundered")
+        anodetect.merge([changed, parts[1]], tmp_path / "laundered")
     change(parts[0], score=0.0)
     with pytest.raises(RunError, match="is not what was written: record 2"):
-        scoring.merge(parts, tmp_path / "laundered")
+        anodetect.merge(parts, tmp_path / "laundered")
 
 
 @pytest.mark.parametrize("shard", ["0/3", "4/3", "1", "a/b", "1/0"])
 def test_bad_shards_are_refused(pca_run, synthetic_folder, tmp_path, shard):
     with pytest.raises(ConfigError, match="--shard"):
-        scoring.score(pca_run, [str(synthetic_folder)], tmp_path / "s", shard=shard)
+        anodetect.score(pca_run, [str(synthetic_folder)], tmp_path / "s", shard=shard)
 
 
 # -- Outputs --------------------------------------------------------------------------------------------
 
 
 def test_masks_and_regions_are_where_the_map_exceeds_the_threshold(scored):
-    audit = records.read(scored).audit
+    audit = directories.read(scored).audit
     content = json.loads((scored / "regions.json").read_text())
     names = {image["id"]: image["file_name"] for image in content["images"]}
     area = dict.fromkeys(names.values(), 0)
@@ -537,7 +544,7 @@ def test_masks_and_regions_are_where_the_map_exceeds_the_threshold(scored):
         assert outline.min(0) == pytest.approx([x, y], abs=0.51)
         assert outline.max(0) == pytest.approx([x + width, y + height], abs=0.51)
         assert marks["score"] > audit["pixel_threshold"]
-    for row in records.read(scored).scored():
+    for row in directories.read(scored).scored():
         heatmap = tifffile.imread(scored / row["heatmap"])
         mask = np.asarray(Image.open(scored / row["heatmap"].replace("_heatmap.tiff", "_mask.png")))
         assert np.array_equal(mask, heatmap > audit["pixel_threshold"])
@@ -576,15 +583,15 @@ for count in (2_000, 12_000):
     for number in range(count):
         (folder / f"{number:06}.png").touch()
     out = Path(sys.argv[2], f"out{count}")
-    scoring.score(Path(sys.argv[1]), [str(folder)], out, engine=made)
+    anodetect.score(Path(sys.argv[1]), [str(folder)], out, engine=made)
     report.write(out)
-    print(runs.peak_memory_mb())
+    print(environment.peak_memory_mb())
 """
 
 
 def test_the_report_of_twenty_thousand_images_is_small(tmp_path, scored):
-    audit = records.read(scored).audit
-    template = records.read(scored).rows[0]
+    audit = directories.read(scored).audit
+    template = directories.read(scored).rows[0]
     rng = np.random.default_rng(0)
     rows = [
         template | {"path": f"{n:06}.png", "group": f"{n:06}.png", "score": float(score), "flagged": bool(score > 2)}
@@ -592,12 +599,12 @@ def test_the_report_of_twenty_thousand_images_is_small(tmp_path, scored):
     ]
     paths = [row["path"] for row in sorted(rows, key=lambda row: -row["score"])[:50]]
     for path in paths:
-        records.picture_of(tmp_path / "s", path).parent.mkdir(parents=True, exist_ok=True)
+        directories.picture_of(tmp_path / "s", path).parent.mkdir(parents=True, exist_ok=True)
         noise = rng.integers(0, 255, (200, 612, 3), dtype=np.uint8)
-        Image.fromarray(noise).save(records.picture_of(tmp_path / "s", path), quality=80)
-    table = records.tabulate(rows)
-    records.write(tmp_path / "s", table, audit | {"cases": {"highest": paths, "borderline": []}})
-    from anodetect import report
+        Image.fromarray(noise).save(directories.picture_of(tmp_path / "s", path), quality=80)
+    table = directories.tabulate(rows)
+    directories.write(tmp_path / "s", table, audit | {"cases": {"highest": paths, "borderline": []}})
+    from anodetect.output import report
 
     assert report.write(tmp_path / "s").stat().st_size < 10e6
 
@@ -619,15 +626,15 @@ def test_hostile_names_and_contents_become_rows(pca_run, tmp_path):
     (folder / "fifo.png").write_bytes(b"")
     (folder / "fifo.png").unlink()
     os.mkfifo(folder / "fifo.png")
-    result = scoring.score(pca_run, [str(folder)], folder / "out")  # the output inside the input
+    result = anodetect.score(pca_run, [str(folder)], folder / "out")  # the output inside the input
     assert result["scored"] == 7
     assert result["failed"] + result["skipped"] == 4
-    again = scoring.score(pca_run, [str(folder)], folder / "again", heatmaps=())
+    again = anodetect.score(pca_run, [str(folder)], folder / "again", heatmaps=())
     assert again["scored"] == 7 + 14  # of another scoring's pictures, its overlays and masks are images too
     with (folder / "out/scores.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert {"'=1+1.png", "'@formula.png", "'-tab.png", "'+plus.png"} <= {row["path"] for row in rows}
-    assert not any(text.startswith(records.FORMULA_STARTS) for row in rows for text in (row["path"], row["group"]))
+    assert not any(text.startswith(directories.FORMULA_STARTS) for row in rows for text in (row["path"], row["group"]))
     assert verification.verify(folder / "out").intact
 
 
@@ -649,9 +656,9 @@ def test_images_of_more_pixels_than_fit_and_files_of_more_bytes_are_refused_unre
             photometric="minisblack",
             planarconfig="contig" if len(shape) > 2 else None,
         )
-    result = scoring.score(pca_run, [str(folder)], tmp_path / "s", far=FAR)
+    result = anodetect.score(pca_run, [str(folder)], tmp_path / "s", far=FAR)
     assert (result["scored"], result["failed"]) == (1, 5)
-    reasons = {row["path"]: row["error"] for row in records.read(tmp_path / "s").rows}
+    reasons = {row["path"]: row["error"] for row in directories.read(tmp_path / "s").rows}
     assert "bytes are more than any image has" in reasons.pop("sparse.png")
     assert reasons.pop("small.png") == ""
     assert "1000 channels" in reasons.pop("many.tiff")
@@ -663,10 +670,10 @@ def test_every_decoders_own_words_do_not_fill_the_record(pca_run, tmp_path):
     folder.mkdir()
     for n in range(60):
         (folder / f"{n}.npy").write_bytes(b"\x93NUMPY\x01\x00" + bytes([n % 50 + 10, 0]) + b"{" * (n % 50 + 10))
-    result = scoring.score(pca_run, [str(folder)], tmp_path / "s", far=FAR)
+    result = anodetect.score(pca_run, [str(folder)], tmp_path / "s", far=FAR)
     assert result["failed"] == 60
     assert sum(result["reasons"].values()) == 60
-    assert len(result["reasons"]) <= records.MOST_REASONS + 1
+    assert len(result["reasons"]) <= directories.MOST_REASONS + 1
 
 
 def test_pipes_do_not_stop_a_scan_and_odd_names_of_kinds_do_not_stop_a_scoring(pca_run, synthetic_folder, tmp_path):
@@ -678,11 +685,11 @@ def test_pipes_do_not_stop_a_scan_and_odd_names_of_kinds_do_not_stop_a_scoring(p
         os.mkfifo(folder / "test/good" / name)
     signal.alarm(60)  # a pipe that is opened is waited for
     try:
-        result = scoring.score(pca_run, [str(folder)], tmp_path / "s", far=FAR, heatmaps=())
+        result = anodetect.score(pca_run, [str(folder)], tmp_path / "s", far=FAR, heatmaps=())
     finally:
         signal.alarm(0)
     assert (result["scored"], result["failed"]) == (40, 1)
-    assert {row["kind"] for row in records.read(tmp_path / "s").rows} == {"good", "caf%E9"}
+    assert {row["kind"] for row in directories.read(tmp_path / "s").rows} == {"good", "caf%E9"}
 
 
 def test_links_in_the_mvtec_layout_lead_out_of_it_only_with_the_flag(pca_run, synthetic_folder, tmp_path):
@@ -717,8 +724,8 @@ def test_files_that_vanish_or_change_after_they_were_listed(pca_run, tmp_path):
             (folder / "3.png").unlink()
             (folder / "3.png").mkdir()
 
-    result = scoring.score(pca_run, [str(folder)], tmp_path / "s", reporter=Meddles())
-    rows = {row["path"]: row for row in records.read(tmp_path / "s").rows}
+    result = anodetect.score(pca_run, [str(folder)], tmp_path / "s", reporter=Meddles())
+    rows = {row["path"]: row for row in directories.read(tmp_path / "s").rows}
     assert len(rows) == 6
     assert (result["scored"], result["failed"]) == (3, 3)
     assert all(rows[f"{number}.png"]["error"] for number in (0, 2, 3))
@@ -728,7 +735,7 @@ def test_files_that_vanish_or_change_after_they_were_listed(pca_run, tmp_path):
 
 
 def test_huge_images_do_not_pile_up(pca_run, tmp_path, monkeypatch):
-    from anodetect import model
+    from anodetect.model import model
 
     folder = tmp_path / "in"
     folder.mkdir()
@@ -743,7 +750,7 @@ def test_huge_images_do_not_pile_up(pca_run, tmp_path, monkeypatch):
         return loaded
 
     monkeypatch.setattr(model, "PIXELS_AHEAD", 2 * 400 * 400)
-    items = scoring.collect([str(folder)], tmp_path / "out", False)[1]
+    items = collect([str(folder)], tmp_path / "out", False)[1]
     for _ in model.ahead(load, items):
         time.sleep(0.02)
         held.pop(0)
@@ -756,7 +763,7 @@ def test_a_folder_of_very_many_empty_files_is_scanned_in_seconds(tmp_path):
     for n in range(50_000):
         os.close(os.open(folder / f"{n}.png", os.O_CREAT | os.O_WRONLY))
     begun = time.process_time()
-    assert len(scoring.collect([str(folder)], tmp_path / "out", False)[1]) == 50_000
+    assert len(collect([str(folder)], tmp_path / "out", False)[1]) == 50_000
     assert time.process_time() - begun < 15
 
 
@@ -855,7 +862,7 @@ def rewritten(run, folder, **changes):
 def test_models_whose_hashes_fit_but_whose_contents_do_not_are_refused(pca_run, synthetic_folder, tmp_path, changes):
     run = rewritten(pca_run, tmp_path / "run", **changes)
     with pytest.raises(AnodetectError):
-        scoring.score(run, [str(synthetic_folder)], tmp_path / "s", far=FAR)
+        anodetect.score(run, [str(synthetic_folder)], tmp_path / "s", far=FAR)
 
 
 def test_a_header_nested_too_deeply_is_refused(tmp_path):
@@ -883,13 +890,13 @@ def test_evaluation_by_site_warns_where_a_site_departs(pca_run, tmp_path):
                 Image.fromarray(picture).save(folder / name)
                 lines.append(f"{name},test,{label},{site}")
     (folder / "manifest.csv").write_text("\n".join(lines))
-    result = pipeline.evaluate(pca_run, str(folder), far=FAR, by=["site"])
+    result = anodetect.evaluate(pca_run, str(folder), far=FAR, by=["site"])
     assert {value: part["n_normal"] for value, part in result["by"]["site"].items()} == {"north": 40, "south": 40}
     assert result["by"]["site"]["north"]["false_alarms"]["low"] <= FAR
     assert result["by"]["site"]["south"]["false_alarms"]["rate"] > 0.5
     assert [warning.split(":")[0] for warning in result["warnings"] if "flagged" in warning] == ["site south"]
     with pytest.raises(ConfigError, match="did you mean 'site'"):
-        pipeline.evaluate(pca_run, str(folder), by=["sight"])
+        anodetect.evaluate(pca_run, str(folder), by=["sight"])
 
 
 def test_runs_are_read_without_opening_a_pickle(pca_run, monkeypatch):

@@ -4,8 +4,9 @@ import json
 import numpy as np
 import pytest
 
-from anodetect import benchmark, runs
+from anodetect.commands import benchmark
 from anodetect.errors import AnodetectError, Interrupted
+from anodetect.record import runs
 from anodetect.types import Silent
 
 COLUMNS = {

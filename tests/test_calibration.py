@@ -5,10 +5,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from anodetect import records
-from anodetect.calibration import Calibration, benjamini_hochberg
-from anodetect.decision import fdr_statement, group_caveats
 from anodetect.errors import ConfigError
+from anodetect.record import directories
+from anodetect.record.decisions import fdr_statement, group_caveats
+from anodetect.stats.calibration import Calibration, benjamini_hochberg
 
 RNG = np.random.default_rng(0)
 
@@ -145,7 +145,7 @@ def test_lots_of_more_images_than_calibration_groups_have_are_flagged_too_often_
     def groups(*sizes):
         names = [str(n) for n in range(len(sizes))]
         empty = [None] * len(sizes)
-        return pa.table([names, sizes, empty, empty, empty, empty], schema=records.GROUP_COLUMNS)
+        return pa.table([names, sizes, empty, empty, empty, empty], schema=directories.GROUP_COLUMNS)
 
     single = calibration(range(100))
     assert "groups have 20 images, calibration groups 1" in group_caveats(groups(20, 20, 5), single)[0]

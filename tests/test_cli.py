@@ -17,8 +17,9 @@ from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
 
-from anodetect import cli, runs
+from anodetect import cli
 from anodetect.data import synthetic
+from anodetect.record import runs
 
 TINY = ["--representation", "pixels", "--set", "widths=[16,32]", "--set", "training.steps=30", "--set", "size=32"]
 SMALL = list(TINY)  # what every trained detector has
@@ -403,11 +404,11 @@ main()
     ],
 )
 def test_commands_without_a_model_need_no_torch(arguments, pca_run, synthetic_folder, tmp_path):
-    from anodetect import scoring
+    import anodetect
 
     scores = tmp_path / "scores"
     if "{scores}" in arguments:
-        scoring.score(pca_run, [str(synthetic_folder)], scores, heatmaps=())
+        anodetect.score(pca_run, [str(synthetic_folder)], scores, heatmaps=())
     arguments = [argument.format(run=pca_run, scores=scores) for argument in arguments]
     done = subprocess.run([sys.executable, "-c", NO_TORCH, *arguments], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -13,9 +13,12 @@ import pytest
 import tifffile
 from PIL import Image
 
-from anodetect import cluster, pipeline, records, scoring, verification
+import anodetect
+from anodetect.commands.rescore import CLOSE
 from anodetect.data import synthetic
+from anodetect.engines import cluster
 from anodetect.errors import ConfigError
+from anodetect.record import directories, verification
 
 WORKERS = 2
 pytestmark = [  # Ray warns about itself
@@ -43,7 +46,7 @@ def folder(tmp_path_factory):
 def run(synthetic_folder, tmp_path_factory):
     out = tmp_path_factory.mktemp("cluster") / "run"
     values = {"size": 32, "training": {"steps": 2}, "intensity": "image"}
-    pipeline.train(str(synthetic_folder), "anoddpm", out, values=values, representation="pixels")
+    anodetect.train(str(synthetic_folder), "anoddpm", out, values=values, representation="pixels")
     return out
 
 
@@ -52,14 +55,14 @@ def both(folder, run, tmp_path_factory):
     """The folder scored here, and by two workers."""
     pytest.importorskip("ray")
     here, there = (tmp_path_factory.mktemp("cluster") / name for name in ("here", "there"))
-    scoring.score(run, [str(folder)], here, far=0.2)
-    scoring.score(run, [str(folder)], there, far=0.2, engine=cluster.engine(WORKERS))
-    return records.read(here), records.read(there)
+    anodetect.score(run, [str(folder)], here, far=0.2)
+    anodetect.score(run, [str(folder)], there, far=0.2, engine="ray", workers=WORKERS)
+    return directories.read(here), directories.read(there)
 
 
 def same_score(one, other):
     assert (one["score"] is None) == (other["score"] is None)
-    assert one["score"] is None or other["score"] == pytest.approx(one["score"], rel=scoring.CLOSE)
+    assert one["score"] is None or other["score"] == pytest.approx(one["score"], rel=CLOSE)
 
 
 def test_two_workers_give_the_same_scores_row_for_row(both):
@@ -102,9 +105,9 @@ def test_ctrl_c_ends_the_cluster_and_the_rest_can_be_resumed(folder, run, tmp_pa
     assert process.returncode == 130, told
     assert "--resume goes on" in told
     assert not psutil.wait_procs(started, timeout=30)[1]
-    scoring.score(run, [str(folder)], tmp_path / "s", far=0.2, resume=True)
-    scoring.score(run, [str(folder)], tmp_path / "whole", far=0.2)
-    for one, other in zip(*(records.read(tmp_path / name).rows for name in ("s", "whole")), strict=True):
+    anodetect.score(run, [str(folder)], tmp_path / "s", far=0.2, resume=True)
+    anodetect.score(run, [str(folder)], tmp_path / "whole", far=0.2)
+    for one, other in zip(*(directories.read(tmp_path / name).rows for name in ("s", "whole")), strict=True):
         assert one["path"] == other["path"]
         same_score(one, other)
 

@@ -5,8 +5,11 @@ import re
 
 import pytest
 
-from anodetect import demo, pipeline, report, runs
+import anodetect
+from anodetect.commands import demo
 from anodetect.data import cards
+from anodetect.output import report
+from anodetect.record import runs
 from anodetect.types import Silent
 
 ROW_KEYS = {
@@ -69,9 +72,9 @@ def test_shared_sets_train_and_evaluate(shared_data, monkeypatch, tmp_path, name
     dataset = cards.open_data(name)
     testing = dataset.testing()
     assert (len(dataset.training()), sum(r.label == 0 for r in testing), sum(r.label == 1 for r in testing)) == counts
-    facts = pipeline.train(name, "pca", tmp_path / "run")
+    facts = anodetect.train(name, "pca", tmp_path / "run")
     assert facts["preprocess"]["flat_background"] == flat
-    result = pipeline.evaluate(tmp_path / "run", name)
+    result = anodetect.evaluate(tmp_path / "run", name)
     # Near the published figures for PCA (LGG .69/.16, magnetic tile .71/.16): the path is the right one.
     assert 0.6 < result["image"]["auroc"]["value"] < 0.85
     assert result["pixel"]["ap"] > 0.08

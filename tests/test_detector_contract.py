@@ -14,7 +14,7 @@ from anodetect.config import build
 from anodetect.data import synthetic
 from anodetect.detectors import DETECTORS, detector_class
 from anodetect.errors import ConfigError
-from anodetect.model import create_detector, resolve
+from anodetect.model.settings import create_detector, resolve
 from anodetect.nn.unet import UNet
 from anodetect.types import Batch, TrainContext, image_seeds
 

@@ -37,16 +37,20 @@ from pydicom.uid import (
 from scipy import ndimage
 from test_volumes import LESION, head, rotation
 
-from anodetect import pipeline, records, scoring
+import anodetect
+from anodetect.commands.normals import usable_normals
+from anodetect.commands.rescore import rescore
 from anodetect.data import dicom, dicom_codecs, pseudonyms, scan
-from anodetect.data.preprocess import Preprocess, PreprocessConfig
 from anodetect.data.scan import Record
 from anodetect.errors import ConfigError, DataError
-from anodetect.model import Model, ahead, load
-from anodetect.runs import read as read_run
+from anodetect.imaging.preprocess import Preprocess, PreprocessConfig
+from anodetect.model.loading import ahead, load
+from anodetect.model.model import Model
+from anodetect.output import dicom as dicom_writer
+from anodetect.output import nifti
+from anodetect.record import directories, runs
+from anodetect.record.runs import read as read_run
 from anodetect.types import Silent
-from anodetect.writers import dicom as dicom_writer
-from anodetect.writers import nifti
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom.*", "ignore::UserWarning:highdicom.*")
 RNG = np.random.default_rng(0)
@@ -124,7 +128,7 @@ def series(folder):
 
 
 def read(folder, **config):
-    loaded = load(series(folder), preprocess=Preprocess(PreprocessConfig(least_foreground=0, **config)))
+    loaded = load(series(folder), Preprocess(PreprocessConfig(least_foreground=0, **config)))
     return loaded
 
 
@@ -591,12 +595,12 @@ def scored(tmp_path_factory):
         base, rng = tmp_path_factory.mktemp("dicom"), np.random.default_rng(1)
         for number in range(24):
             write_patient(base / "normal" / f"s{number:02}", f"TAGGED-N{number}", rng)
-        pipeline.train(str(base / "normal"), "pca", base / "run", values={"size": 32})
+        anodetect.train(str(base / "normal"), "pca", base / "run", values={"size": 32})
         write_patient(base / "new" / "s", "TAGGED-4711", rng, LESION, rng.permutation(SHAPE[0]))
-        scoring.score(
+        anodetect.score(
             base / "run", [str(base / "new")], base / "out", far=0.2, heatmaps=["nifti", "dicom", "png", "mask"]
         )
-        scoring.score(
+        anodetect.score(
             base / "run", [str(base / "new")], base / "kept", far=0.2, heatmaps=["dicom"], keep_identifiers=True
         )
     return base
@@ -607,7 +611,7 @@ def contents(folder):
 
 
 def test_no_output_names_the_patient(scored):
-    from anodetect import report
+    from anodetect.output import report
 
     report.write(scored / "out")
     tagged = [b"TAGGED", b"Tagged", *(str(value).encode() for value in SECRETS.values())]
@@ -615,9 +619,9 @@ def test_no_output_names_the_patient(scored):
         for path, content in contents(scored / folder).items():
             assert not any(secret in content for secret in tagged), path
             assert "tagged" not in path.name.lower()
-    (row,) = records.read(scored / "out").rows
+    (row,) = directories.read(scored / "out").rows
     assert row["group"].startswith("patient-")
-    assert {r["group"][:8] for r in pipeline.runs.read_manifest(scored / "run")} == {"patient-"}
+    assert {r["group"][:8] for r in runs.read_manifest(scored / "run")} == {"patient-"}
 
 
 def test_a_model_of_volumes_decides_how_all_are_scaled(scored, tmp_path, monkeypatch):
@@ -632,7 +636,7 @@ def test_a_model_of_volumes_decides_how_all_are_scaled(scored, tmp_path, monkeyp
     volumes = [read(folder.parent).volume.volume for folder in (ct, mr)]
     for name, fixed in (("CT", True), ("MR", False), ("both", False)):
         preprocess, again, older = (Preprocess(PreprocessConfig()) for _ in range(3))
-        pipeline._usable_normals(scan.scan(tmp_path / name), preprocess, 2, Silent())
+        usable_normals(scan.scan(tmp_path / name), preprocess, 2, Silent())
         again.load_state(preprocess.state())
         assert [again.prepare(volume).span is None for volume in volumes] == [fixed, fixed]
         older.load_state({key: value for key, value in preprocess.state().items() if key != "fixed_units"})
@@ -644,16 +648,16 @@ def test_a_model_of_volumes_decides_how_all_are_scaled(scored, tmp_path, monkeyp
 
     for number in range(4):
         write_series(tmp_path / f"new/{number}", voxels((6, 40, 44)), Modality="CT", uids=other_uids(number))
-    monkeypatch.setattr(pipeline, "calibrate_model", says)
+    monkeypatch.setattr("anodetect.commands.calibrate.calibrate_model", says)
     with pytest.raises(DataError, match="fixed: False"):
-        pipeline.calibrate(scored / "run", str(tmp_path / "new"), tmp_path / "again")
+        anodetect.calibrate(scored / "run", str(tmp_path / "new"), tmp_path / "again")
 
 
 def test_a_model_of_images_takes_each_volume_for_what_it_says(tmp_path):
     made = instance(voxels((20, 30)), ImagePositionPatient=None, Modality="DX")
     made.save_as(tmp_path / "a.dcm", enforce_file_format=True)
     preprocess = Preprocess(PreprocessConfig())
-    pipeline._usable_normals(scan.scan(tmp_path), preprocess, 2, Silent())
+    usable_normals(scan.scan(tmp_path), preprocess, 2, Silent())
     assert preprocess.fixed_units is None
 
 
@@ -672,7 +676,7 @@ def test_reasons_of_failed_rows_do_not_name_the_patient(scored, tmp_path):
 
         uids = ("1.2.815", f"1.2.815.{number}", "1.2.815.9")
         write_series(tmp_path / "new" / name, voxels(), change=change, uids=uids)
-    result = scoring.score(scored / "run", [str(tmp_path / "new")], tmp_path / "s", far=0.2)
+    result = anodetect.score(scored / "run", [str(tmp_path / "new")], tmp_path / "s", far=0.2)
     assert result["failed"] == 3
     tagged = [b"TAGGED", b"Tagged", b"1.2.815", b"1.2.4711", *(str(value).encode() for value in SECRETS.values())]
     for path, content in contents(tmp_path / "s").items():
@@ -680,7 +684,7 @@ def test_reasons_of_failed_rows_do_not_name_the_patient(scored, tmp_path):
 
 
 def test_identifiers_are_kept_on_demand(scored):
-    (row,) = records.read(scored / "kept").rows
+    (row,) = directories.read(scored / "kept").rows
     assert row["group"] == "TAGGED-4711"
     found = pydicom.dcmread(scored / "kept" / row["heatmap"])
     assert str(found.PatientName) == "Tagged^Jane"
@@ -694,7 +698,7 @@ def places(found):
 
 
 def test_dicom_maps_lie_on_the_source_and_hold_the_values_of_the_nifti_map(scored):
-    (row,) = records.read(scored / "out").rows
+    (row,) = directories.read(scored / "out").rows
     values = np.asarray(nib.load(scored / "out" / row["heatmap"]).dataobj)  # [K, R, C], in the order of positions
     sources = [pydicom.dcmread(path) for path in (scored / "new/s").iterdir()]
     stem = scored / "out/heatmaps" / f"{row['path']}"
@@ -723,9 +727,9 @@ def test_dicom_maps_lie_on_the_source_and_hold_the_values_of_the_nifti_map(score
 
 def test_maps_of_a_model_of_three_dimensions_are_written_alike(scored, tmp_path):
     values = {"dims": 3, "patch": [4, 32, 32], "widths": [16], "training": {"steps": 2}}
-    pipeline.train(str(scored / "normal"), "anoddpm", tmp_path / "run", values=values)
-    scoring.score(tmp_path / "run", [str(scored / "new")], tmp_path / "out", far=0.2, heatmaps=["nifti", "dicom"])
-    (row,) = records.read(tmp_path / "out").rows
+    anodetect.train(str(scored / "normal"), "anoddpm", tmp_path / "run", values=values)
+    anodetect.score(tmp_path / "run", [str(scored / "new")], tmp_path / "out", far=0.2, heatmaps=["nifti", "dicom"])
+    (row,) = directories.read(tmp_path / "out").rows
     expected = np.asarray(nib.load(tmp_path / "out" / row["heatmap"]).dataobj)
     found = pydicom.dcmread(f"{tmp_path / 'out/heatmaps' / row['path']}_heatmap.dcm")
     along = AFFINE[:3, 0] / np.linalg.norm(AFFINE[:3, 0]) ** 2
@@ -741,8 +745,8 @@ def test_a_multiframe_source_gets_its_map_by_position_too(scored, tmp_path):
     for group in made.PerFrameFunctionalGroupsSequence:
         group.PixelValueTransformationSequence[0].RescaleSlope = 1
     made.save_as(tmp_path / "a.dcm", enforce_file_format=True)
-    scoring.score(scored / "run", [str(tmp_path / "a.dcm")], tmp_path / "s", far=0.2, heatmaps=["nifti", "dicom"])
-    (row,) = records.read(tmp_path / "s").rows
+    anodetect.score(scored / "run", [str(tmp_path / "a.dcm")], tmp_path / "s", far=0.2, heatmaps=["nifti", "dicom"])
+    (row,) = directories.read(tmp_path / "s").rows
     assert row["error"] == ""
     values = np.asarray(nib.load(tmp_path / "s" / row["heatmap"]).dataobj)
     found = pydicom.dcmread(tmp_path / "s/heatmaps/a.dcm_heatmap.dcm")
@@ -753,7 +757,7 @@ def test_a_multiframe_source_gets_its_map_by_position_too(scored, tmp_path):
 
 def test_the_report_measures_each_finding_in_its_segment(scored):
     """Against the maps as NIfTI, and components counted by hand."""
-    (row,) = records.read(scored / "out").rows
+    (row,) = directories.read(scored / "out").rows
     stem = scored / "out/heatmaps" / row["path"]
     values, mask = (np.asarray(nib.load(f"{stem}_{name}.nii").dataobj) for name in ("heatmap", "mask"))
     report, segmentation = (pydicom.dcmread(f"{stem}_{name}.dcm") for name in ("report", "segmentation"))
@@ -830,13 +834,13 @@ def test_dicom_maps_pass_independent_checkers(scored, kind):
 def test_a_map_that_cannot_be_written_as_dicom_is_said_in_its_row(scored, tmp_path):
     volume, _ = head(SHAPE)
     nib.save(nib.Nifti1Image(volume.transpose(2, 1, 0), np.diag([-1.0, -1, 4, 1])), tmp_path / "a.nii")
-    result = scoring.score(scored / "run", [str(tmp_path / "a.nii")], tmp_path / "s", far=0.2, heatmaps=["dicom"])
+    result = anodetect.score(scored / "run", [str(tmp_path / "a.nii")], tmp_path / "s", far=0.2, heatmaps=["dicom"])
     assert result["failed"] == 1
-    assert records.read(tmp_path / "s").rows[0]["error"] == "no DICOM map: the source is not DICOM; ask for nifti"
+    assert directories.read(tmp_path / "s").rows[0]["error"] == "no DICOM map: the source is not DICOM; ask for nifti"
 
 
 def test_rescoring_finds_a_series_by_its_first_file(scored):
-    assert scoring.rescore(scored / "out", 1) == []
-    row = records.read(scored / "out").rows[0]
+    assert rescore(scored / "out", 1) == []
+    row = directories.read(scored / "out").rows[0]
     assert row["path"] == "s/IM000"
     assert dicom.headline(scored / "new/s/IM000").series

@@ -5,9 +5,10 @@ from functools import cache
 import numpy as np
 import pytest
 
-from anodetect import drift, records
-from anodetect.calibration import Calibration
-from anodetect.decision import decide
+from anodetect.record import directories
+from anodetect.record.decisions import decide
+from anodetect.stats import drift
+from anodetect.stats.calibration import Calibration
 
 REPETITIONS = 500
 
@@ -33,7 +34,7 @@ def decided(scores, groups, calibration, **rate):
         {"path": str(n), "group": group, "score": float(score), "status": "ok"}
         for n, (score, group) in enumerate(zip(scores, groups, strict=True))
     ]
-    images, pooled, _ = decide(records.tabulate(rows), calibration, **rate)
+    images, pooled, _ = decide(directories.tabulate(rows), calibration, **rate)
     return images["flagged"].to_numpy(), pooled["flagged"].to_numpy()
 
 

@@ -12,14 +12,16 @@ import pytest
 import torch
 from torch import nn
 
-from anodetect import pipeline, report, runs, scoring
+import anodetect
 from anodetect.config import build
 from anodetect.detectors import ebm, jem
 from anodetect.errors import ConfigError, DataError, Interrupted
 from anodetect.generative import diffusion
 from anodetect.generative.chains import BUFFER_BYTES, ChainConfig, Chains, beyond, contrastive_divergence
 from anodetect.nn.local import LocalNet, receptive_field
-from anodetect.training import Draw, Trained
+from anodetect.nn.training import Draw, Trained
+from anodetect.output import report
+from anodetect.record import runs
 from anodetect.types import Batch, TrainContext
 
 IMAGES = np.random.default_rng(0).normal(0.2, 0.5, (40, 1, 4, 4)).astype(np.float32)
@@ -516,11 +518,11 @@ def test_kinds_in_a_manifest_are_the_classes_and_training_is_in_the_report(tmp_p
         rows.append(f"{n:02d}.png,{'train' if n < 50 else 'test'},0,{'wide' if n % 2 else 'narrow'}")
     (tmp_path / "data/manifest.csv").write_text("\n".join(rows))
     small = {"size": 32, "width": 16, "blocks": 1, "stem": 2, "pretraining": 0.2, "training": {"steps": 60}}
-    pipeline.train(str(tmp_path / "data"), "jem", tmp_path / "run", values=small)
+    anodetect.train(str(tmp_path / "data"), "jem", tmp_path / "run", values=small)
     log = runs.read_log(tmp_path / "run")
     assert log[-2]["labels"] == "kind"
     assert any("energy_gap" in record for record in log)
-    scoring.score(tmp_path / "run", [str(tmp_path / "data")], tmp_path / "scores", heatmaps=())
+    anodetect.score(tmp_path / "run", [str(tmp_path / "data")], tmp_path / "scores", heatmaps=())
     html = report.write(tmp_path / "scores").read_text()
     assert "Langevin gradient" in html
     assert "saturated share" in html

@@ -7,15 +7,18 @@ from functools import partial
 import numpy as np
 import pytest
 
-from anodetect import pipeline, report, runs, scoring
+import anodetect
+from anodetect.commands.rescore import rescore
 from anodetect.data import synthetic
 from anodetect.detectors.dae import DAE
 from anodetect.detectors.ensemble import Ensemble, EnsembleConfig
 from anodetect.detectors.pca import PCA
 from anodetect.errors import ConfigError, Interrupted, RunError
-from anodetect.model import create_detector, resolve
-from anodetect.representations import features_installed
-from anodetect.representations.pixels import Pixels, PixelsConfig
+from anodetect.imaging.pixels import Pixels, PixelsConfig
+from anodetect.imaging.representations import features_installed
+from anodetect.model.settings import create_detector, resolve
+from anodetect.output import report
+from anodetect.record import runs
 from anodetect.types import Batch, Expert, Scores, TrainContext
 
 SIZE = 32
@@ -184,7 +187,7 @@ def test_a_run_stopped_between_members_goes_on_with_the_next(synthetic_folder, t
     members = {name: {"representation": {"size": SIZE}, "detector": {}} for name in ("dae/pixels", "pca/pixels")}
     members["dae/pixels"]["detector"] = QUICK
     values = {"size": SIZE, "members": list(members), "settings": members}
-    train = partial(pipeline.train, str(synthetic_folder), "ensemble", tmp_path / "run", values=values)
+    train = partial(anodetect.train, str(synthetic_folder), "ensemble", tmp_path / "run", values=values)
 
     def stop(*arguments, **context):
         raise Interrupted("stopped")
@@ -225,9 +228,9 @@ def test_a_folder_is_trained_on_scored_and_reported(synthetic_folder, tmp_path):
         "ebm/pixels": {"representation": {"size": SIZE}, "detector": quick | {"pretraining": 0.3}},
     }
     values = {"size": SIZE, "members": list(settings), "settings": settings}
-    pipeline.train(str(synthetic_folder), "ensemble", tmp_path / "run", values=values)
-    scoring.score(tmp_path / "run", [str(synthetic_folder)], tmp_path / "scores", heatmaps=("tiff",))
-    assert scoring.rescore(tmp_path / "scores", 3) == []
+    anodetect.train(str(synthetic_folder), "ensemble", tmp_path / "run", values=values)
+    anodetect.score(tmp_path / "run", [str(synthetic_folder)], tmp_path / "scores", heatmaps=("tiff",))
+    assert rescore(tmp_path / "scores", 3) == []
     html = report.write(tmp_path / "scores").read_text()
     assert all(member in html for member in settings)  # each has a line in the training's figure
     assert "Langevin gradient" in html

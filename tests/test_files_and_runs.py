@@ -10,8 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from anodetect import checkpoint, config, files, records, runs, scoring
+import anodetect
+from anodetect import config, files
 from anodetect.errors import AnodetectError, RunError
+from anodetect.record import checkpoint, directories, runs
 
 ARRAYS = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.array([1], np.int64)}
 HEADER = {"x": [1, 2.5, "é"], "nested": {"y": None}}
@@ -136,7 +138,7 @@ def test_existing_run_is_not_overwritten(pca_run):
 # -- Score directories ----------------------------------------------------------------------------------
 
 
-AUDIT = dict.fromkeys(records.AUDIT)
+AUDIT = dict.fromkeys(directories.AUDIT)
 
 
 def row(path, **values):
@@ -144,15 +146,15 @@ def row(path, **values):
 
 
 def test_formulas_are_neutralised_in_csv_only(tmp_path):
-    records.prepare(tmp_path / "s")
-    records.write(tmp_path / "s", records.tabulate([row("=cmd()"), row('a,"b\n.png')]), AUDIT)
+    directories.prepare(tmp_path / "s")
+    directories.write(tmp_path / "s", directories.tabulate([row("=cmd()"), row('a,"b\n.png')]), AUDIT)
     text = (tmp_path / "s/scores.csv").read_text()
     assert '"\'=cmd()"' in text or "'=cmd()" in text
-    assert [r["path"] for r in records.read(tmp_path / "s").rows] == ["=cmd()", 'a,"b\n.png']
+    assert [r["path"] for r in directories.read(tmp_path / "s").rows] == ["=cmd()", 'a,"b\n.png']
 
 
 def chain_end(rows):
-    return list(records.chain(map(records.row_hash, rows)))[-1]
+    return list(directories.chain(map(directories.row_hash, rows)))[-1]
 
 
 def test_chain_depends_on_every_value_and_on_order():
@@ -166,24 +168,24 @@ def test_chain_depends_on_every_value_and_on_order():
 
 def test_chain_and_head_survive_the_round_trip(tmp_path):
     rows = [row("a", score=0.1, p_value=float("nan"), threshold=float("inf")), row("b", status="failed", score=None)]
-    records.prepare(tmp_path / "s")
-    head = records.write(tmp_path / "s", records.tabulate(rows), AUDIT)
-    stored = records.read(tmp_path / "s")
+    directories.prepare(tmp_path / "s")
+    head = directories.write(tmp_path / "s", directories.tabulate(rows), AUDIT)
+    stored = directories.read(tmp_path / "s")
     assert chain_end(stored.rows) == stored.audit["chain"]
-    assert records.head_of(stored.audit) == head == stored.audit["head"]
+    assert directories.head_of(stored.audit) == head == stored.audit["head"]
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 99}', '{"format": 1}', "\xff"])
 def test_bad_score_directories_are_refused(tmp_path, content):
     (tmp_path / "audit.json").write_text(content)
     with pytest.raises(AnodetectError):
-        records.read(tmp_path)
+        directories.read(tmp_path)
 
 
 def test_used_directory_is_not_overwritten(tmp_path):
     (tmp_path / "x").write_text("x")
     with pytest.raises(RunError, match="not an empty folder"):
-        records.prepare(tmp_path)
+        directories.prepare(tmp_path)
 
 
 def test_plain_turns_nan_into_null():
@@ -203,6 +205,6 @@ def test_a_run_of_the_format_before_volumes_scores_the_same(pca_run, synthetic_f
         checkpoint.write(old / "model.safetensors", state, header)
     images = [str(synthetic_folder / "test/good")]
     for run, out in ((pca_run, "new"), (old, "old")):
-        scoring.score(run, images, tmp_path / f"{out}-scores", far=0.2, heatmaps=())
-    new, old = (records.read(tmp_path / f"{name}-scores").rows for name in ("new", "old"))
+        anodetect.score(run, images, tmp_path / f"{out}-scores", far=0.2, heatmaps=())
+    new, old = (directories.read(tmp_path / f"{name}-scores").rows for name in ("new", "old"))
     assert [row["score"] for row in new] == [row["score"] for row in old]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from anodetect import metrics
+from anodetect.stats import metrics
 
 RNG = np.random.default_rng(0)
 LABELS = RNG.integers(0, 2, 60)

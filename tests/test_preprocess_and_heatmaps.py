@@ -4,14 +4,15 @@ import torch
 from scipy import ndimage
 
 from anodetect.config import Pooling, build, parse_assignments
-from anodetect.data import preprocess, synthetic
-from anodetect.data.preprocess import Preprocess, PreprocessConfig
+from anodetect.data import synthetic
 from anodetect.detectors.ebm import EBMConfig
 from anodetect.errors import ConfigError, ImageError
-from anodetect.generative.defects import plant
-from anodetect.heatmaps import block_means, counted, finish, pool, smooth
+from anodetect.imaging import preprocess
+from anodetect.imaging.heatmaps import block_means, counted, finish, pool, smooth
+from anodetect.imaging.pixels import Pixels, PixelsConfig
+from anodetect.imaging.planted import plant
+from anodetect.imaging.preprocess import Preprocess, PreprocessConfig
 from anodetect.nn.filters import blur
-from anodetect.representations.pixels import Pixels, PixelsConfig
 
 RNG = np.random.default_rng(0)
 

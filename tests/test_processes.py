@@ -15,9 +15,13 @@ import psutil
 import pytest
 from PIL import Image
 
-from anodetect import pipeline, processes, records, scoring, threads, verification
+import anodetect
+from anodetect.commands.rescore import CLOSE, rescore
+from anodetect.commands.score import collect
 from anodetect.data import synthetic
+from anodetect.engines import local
 from anodetect.errors import ConfigError, RunError
+from anodetect.record import directories, threads, verification
 from anodetect.types import Silent
 
 FAR = 0.2
@@ -42,8 +46,8 @@ def folder(tmp_path_factory):
 def here(pca_run, folder, tmp_path_factory):
     """The folder scored by this process alone."""
     out = tmp_path_factory.mktemp("processes") / "here"
-    scoring.score(pca_run, [str(folder)], out, far=FAR)
-    return records.read(out)
+    anodetect.score(pca_run, [str(folder)], out, far=FAR)
+    return directories.read(out)
 
 
 def same_rows(one, other):
@@ -84,8 +88,8 @@ def test_two_processes_give_the_rows_of_one(pca_run, folder, here, tmp_path):
             told.append((done, total, note))
 
     out = tmp_path / "s"
-    scoring.score(pca_run, [str(folder)], out, far=FAR, engine=processes.engine(2), reporter=Heard())
-    there = records.read(out)
+    anodetect.score(pca_run, [str(folder)], out, far=FAR, workers=2, reporter=Heard())
+    there = directories.read(out)
     same_rows(there, here)
     assert set(there.audit["outputs"]) == set(here.audit["outputs"])
     assert there.audit["cases"] == here.audit["cases"]
@@ -101,21 +105,21 @@ def trained(synthetic_folder, tmp_path_factory):
     """A network that has seen little: what is scored is hardly rounded away."""
     out = tmp_path_factory.mktemp("processes") / "run"
     values = {"size": 32, "training": {"steps": 3}, "intensity": "image"}
-    pipeline.train(str(synthetic_folder), "anoddpm", out, values=values, representation="pixels")
+    anodetect.train(str(synthetic_folder), "anoddpm", out, values=values, representation="pixels")
     return out
 
 
 def test_scores_of_a_network_are_scored_again_bit_for_bit_on_as_many_threads(trained, folder, tmp_path):
     out = tmp_path / "s"
-    scoring.score(trained, [str(folder)], out, far=FAR, heatmaps=(), engine=processes.engine(2))
-    scored = records.read(out)
-    assert scored.audit["threads"] == [max(1, processes.cpu_count() // 2)]
-    scoring.score(trained, [str(folder)], tmp_path / "alone", far=FAR, heatmaps=())
-    same_rows(scored, records.read(tmp_path / "alone"))
+    anodetect.score(trained, [str(folder)], out, far=FAR, heatmaps=(), workers=2)
+    scored = directories.read(out)
+    assert scored.audit["threads"] == [max(1, local.cpu_count() // 2)]
+    anodetect.score(trained, [str(folder)], tmp_path / "alone", far=FAR, heatmaps=())
+    same_rows(scored, directories.read(tmp_path / "alone"))
     before = threads.in_use()
     threads.limit(before + 1)
     try:
-        assert scoring.rescore(out, 20) == []
+        assert rescore(out, 20) == []
         assert threads.in_use() == before + 1
     finally:
         threads.limit(before)
@@ -123,29 +127,28 @@ def test_scores_of_a_network_are_scored_again_bit_for_bit_on_as_many_threads(tra
 
 def test_rescoring_uses_the_recorded_number_of_threads(pca_run, folder, tmp_path, monkeypatch):
     out = tmp_path / "s"
-    scoring.score(pca_run, [str(folder / "1.png")], out, far=FAR, heatmaps=())
-    scored = records.read(out)
-    records.write(out, scored.table, scored.audit | {"threads": [3, 5]})
+    anodetect.score(pca_run, [str(folder / "1.png")], out, far=FAR, heatmaps=())
+    scored = directories.read(out)
+    directories.write(out, scored.table, scored.audit | {"threads": [3, 5]})
     limited = []
     monkeypatch.setattr(threads, "limit", limited.append)
-    assert scoring.rescore(out, 1) == []
+    assert rescore(out, 1) == []
     assert limited == [3, 5, threads.in_use()]  # the file came out right with 3, and is not scored with 5
-    rows = records.tabulate(row | {"score": row["score"] * (1 + scoring.CLOSE / 2)} for row in scored.rows)
-    records.write(out, rows, scored.audit | {"host": "another"})
-    assert scoring.rescore(out, 1) == []
-    records.write(out, rows, scored.audit)
-    assert len(scoring.rescore(out, 1)) == 1
+    rows = directories.tabulate(row | {"score": row["score"] * (1 + CLOSE / 2)} for row in scored.rows)
+    directories.write(out, rows, scored.audit | {"host": "another"})
+    assert rescore(out, 1) == []
+    directories.write(out, rows, scored.audit)
+    assert len(rescore(out, 1)) == 1
 
 
 def test_shards_on_processes_are_the_whole(pca_run, folder, here, tmp_path):
     parts = [tmp_path / "1", tmp_path / "2"]
     for number, part in enumerate(parts, start=1):
-        engine = processes.engine(2)
-        scoring.score(
-            pca_run, [str(folder)], part, far=FAR, engine=engine, shard=f"{number}/2", heatmaps=here.audit["heatmaps"]
+        anodetect.score(
+            pca_run, [str(folder)], part, far=FAR, workers=2, shard=f"{number}/2", heatmaps=here.audit["heatmaps"]
         )
-    scoring.merge(parts, tmp_path / "merged")
-    same_rows(records.read(tmp_path / "merged"), here)
+    anodetect.merge(parts, tmp_path / "merged")
+    same_rows(directories.read(tmp_path / "merged"), here)
 
 
 # -- Whatever happens -----------------------------------------------------------------------------------
@@ -161,12 +164,12 @@ def test_a_worker_that_dies_is_an_error_and_the_rest_can_be_resumed(pca_run, fol
                 killed[0].kill()
 
     with pytest.raises(RunError, match=r"ended by SIGKILL.*--resume"):
-        scoring.score(pca_run, [str(folder)], out, far=FAR, engine=processes.engine(2), reporter=Kills())
+        anodetect.score(pca_run, [str(folder)], out, far=FAR, workers=2, reporter=Kills())
     assert len(killed) == 2
     assert not multiprocessing.active_children()
     assert not (out / "audit.json").exists()
-    scoring.score(pca_run, [str(folder)], out, far=FAR, engine=processes.engine(2), resume=True)
-    same_rows(records.read(out), here)
+    anodetect.score(pca_run, [str(folder)], out, far=FAR, workers=2, resume=True)
+    same_rows(directories.read(out), here)
     assert not list(out.rglob(".writing.*"))
 
 
@@ -179,7 +182,7 @@ def test_what_makes_a_worker_fail_is_said(pca_run, folder, tmp_path):
 
     run = shutil.copytree(pca_run, tmp_path / "run")
     with pytest.raises(RunError, match="no such run directory"):
-        scoring.score(run, [str(folder)], tmp_path / "s", engine=processes.engine(2), reporter=Removes())
+        anodetect.score(run, [str(folder)], tmp_path / "s", workers=2, reporter=Removes())
     assert not multiprocessing.active_children()
 
 
@@ -204,7 +207,7 @@ def test_ctrl_c_ends_all_processes_without_noise_and_can_be_resumed(pca_run, fol
     )
     assert f"{finished} of 150 files were finished before" in again.stderr
     assert json.loads(again.stdout)["scored"] == 149
-    same_rows(records.read(out), here)
+    same_rows(directories.read(out), here)
 
 
 def test_workers_do_not_outlive_a_process_that_is_killed(pca_run, folder, here, tmp_path):
@@ -217,38 +220,38 @@ def test_workers_do_not_outlive_a_process_that_is_killed(pca_run, folder, here, 
     assert len(workers) == 2
     _, left = psutil.wait_procs(workers, timeout=GONE)
     assert not left
-    scoring.score(pca_run, [str(folder)], out, far=FAR, engine=processes.engine(2), resume=True)
-    same_rows(records.read(out), here)
+    anodetect.score(pca_run, [str(folder)], out, far=FAR, workers=2, resume=True)
+    same_rows(directories.read(out), here)
 
 
 # -- How many -------------------------------------------------------------------------------------------
 
 
 def test_a_process_for_each_core_unless_memory_does_not_do():
-    assert processes.share(2, 24e9) == (2, 1)
-    assert processes.share(1, 24e9) == (1, 1)
-    assert processes.share(8, 16e9) == (2, 4)
-    assert processes.share(64, 256e9) == (32, 2)
-    assert processes.share(4, 2e9) == (1, 4)
+    assert local.share(2, 24e9) == (2, 1)
+    assert local.share(1, 24e9) == (1, 1)
+    assert local.share(8, 16e9) == (2, 4)
+    assert local.share(64, 256e9) == (32, 2)
+    assert local.share(4, 2e9) == (1, 4)
 
 
 def test_no_processes_are_started_where_they_do_not_help(pca_run, folder, tmp_path, monkeypatch):
     def refuse(*arguments):
         raise AssertionError("processes were started")
 
-    monkeypatch.setattr(processes, "_start", refuse)
-    monkeypatch.setattr(processes, "cpu_count", lambda: 2)
-    monkeypatch.setattr(processes, "memory", lambda: 24e9)
+    monkeypatch.setattr(local, "_start", refuse)
+    monkeypatch.setattr(local, "cpu_count", lambda: 2)
+    monkeypatch.setattr(local, "memory", lambda: 24e9)
     some = [str(folder / f"{number}.png") for number in range(40)]
-    scoring.score(pca_run, some, tmp_path / "few", heatmaps=(), engine=processes.engine(None))
-    scoring.score(pca_run, [str(folder)], tmp_path / "one", heatmaps=(), engine=processes.engine(1))
+    anodetect.score(pca_run, some, tmp_path / "few", heatmaps=(), workers=None)
+    anodetect.score(pca_run, [str(folder)], tmp_path / "one", heatmaps=(), workers=1)
     with pytest.raises(AssertionError, match="were started"):
-        scoring.score(pca_run, [str(folder)], tmp_path / "two", heatmaps=(), engine=processes.engine(None))
-    task, items = None, scoring.collect([str(folder)], tmp_path, False)[1]
+        anodetect.score(pca_run, [str(folder)], tmp_path / "two", heatmaps=(), workers=None)
+    task, items = None, collect([str(folder)], tmp_path, False)[1]
     with_masks = [replace(record, mask=record.path) for record in items]
-    assert processes._suited(task, with_masks)[0] == 1
+    assert local._suited(task, with_masks)[0] == 1
 
 
 def test_no_workers_are_refused():
     with pytest.raises(ConfigError, match="at least one"):
-        processes.engine(0)
+        local.engine(0)

@@ -7,11 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from anodetect import cli, pipeline, runs, scoring
+import anodetect
+from anodetect import cli
+from anodetect.commands.rescore import rescore
 from anodetect.data import synthetic
 from anodetect.errors import ConfigError
-from anodetect.representations import features, features_installed
-from anodetect.representations.features import Features, FeaturesConfig, read_weights
+from anodetect.imaging import features
+from anodetect.imaging.backbones import read_weights
+from anodetect.imaging.features import Features, FeaturesConfig
+from anodetect.imaging.representations import features_installed
+from anodetect.record import runs
 from anodetect.types import Silent
 
 needs_weights = pytest.mark.skipif(not features_installed(), reason="the extra `features` is not installed")
@@ -66,7 +71,7 @@ def test_other_weights_are_refused(monkeypatch):
 
 
 def test_a_missing_extra_is_said(monkeypatch):
-    monkeypatch.setattr("anodetect.representations.FEATURE_PACKAGES", ("no_such_package", "no_such_package"))
+    monkeypatch.setattr("anodetect.imaging.representations.FEATURE_PACKAGES", ("no_such_package", "no_such_package"))
     assert not features_installed()
     with pytest.raises(ConfigError, match=r"pip install 'anodetect\[features\]'"):
         features.pretrained()
@@ -121,12 +126,12 @@ def test_a_run_on_features_scores_as_its_report_says(detector, tmp_path):
     values = {"size": 128}
     if detector == "anoddpm":
         values |= {"training": {"steps": 60}, "widths": [64], "crop": 8}
-    facts = pipeline.train(str(tmp_path / "tiles"), detector, tmp_path / "run", values=values)
+    facts = anodetect.train(str(tmp_path / "tiles"), detector, tmp_path / "run", values=values)
     assert facts["representation"] == "features"  # chosen: the tiles fill their frame
     assert runs.read(tmp_path / "run").header["representation_state"]["mean"]
-    result = scoring.score(tmp_path / "run", [str(tmp_path / "tiles")], tmp_path / "scores", heatmaps=("tiff", "png"))
+    result = anodetect.score(tmp_path / "run", [str(tmp_path / "tiles")], tmp_path / "scores", heatmaps=("tiff", "png"))
     assert result["evaluation"]["image"]["auroc"]["value"] > 0.8
-    rescored = scoring.rescore(tmp_path / "scores", 2)
+    rescored = rescore(tmp_path / "scores", 2)
     assert rescored == []
 
 
@@ -134,8 +139,8 @@ def test_a_run_on_features_scores_as_its_report_says(detector, tmp_path):
 def test_tiles_may_be_seen_as_features(tmp_path):
     synthetic.write(tmp_path / "tiles", train=24, test=4, size=160)
     values = {"tiling": {"tile": 96}, "memory": 500}
-    pipeline.train(str(tmp_path / "tiles"), "knn", tmp_path / "run", values=values)
-    result = scoring.score(tmp_path / "run", [str(tmp_path / "tiles")], tmp_path / "scores", heatmaps=("tiff",))
+    anodetect.train(str(tmp_path / "tiles"), "knn", tmp_path / "run", values=values)
+    result = anodetect.score(tmp_path / "run", [str(tmp_path / "tiles")], tmp_path / "scores", heatmaps=("tiff",))
     assert result["failed"] == 0
 
 
@@ -146,12 +151,12 @@ def test_shapes_before_a_flat_background_are_seen_as_pixels(tmp_path, save_png):
     for n in range(24):
         save_png(f"discs/{n}.png", np.where(disc, rng.integers(90, 200, (64, 64)), 0).astype(np.uint8))
     values = {"size": 32, "widths": [16], "stem": 4, "training": {"steps": 2}, "components": 5}
-    facts = pipeline.train(str(tmp_path / "discs"), "anoddpm", tmp_path / "run", values=values)
+    facts = anodetect.train(str(tmp_path / "discs"), "anoddpm", tmp_path / "run", values=values)
     assert facts["representation"] == "pixels"
 
 
 def test_without_the_extra_pixels_are_used_and_that_is_said(synthetic_folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("anodetect.representations.FEATURE_PACKAGES", ("no_such_package",))
+    monkeypatch.setattr("anodetect.imaging.representations.FEATURE_PACKAGES", ("no_such_package",))
     settings = ["size=32", "widths=[16]", "stem=4", "training.steps=2", "components=5"]
     options = [part for setting in settings for part in ("--set", setting)]
     command = ["anodetect", "train", str(synthetic_folder), "-d", "anoddpm", "--out", str(tmp_path / "run"), *options]
@@ -170,7 +175,7 @@ def test_where_tiles_do_not_fit_features_pixels_are_used_and_that_is_said(tmp_pa
     said = []
     reporter = Silent()
     reporter.warn = said.append
-    facts = pipeline.train(str(tmp_path / "tiles"), "anoddpm", tmp_path / "run", values=values, reporter=reporter)
+    facts = anodetect.train(str(tmp_path / "tiles"), "anoddpm", tmp_path / "run", values=values, reporter=reporter)
     assert facts["representation"] == "pixels"
     assert any("a multiple of 32" in text for text in said)
 
@@ -178,4 +183,4 @@ def test_where_tiles_do_not_fit_features_pixels_are_used_and_that_is_said(tmp_pa
 @pytest.mark.parametrize(("detector", "representation"), [("intensity", "features"), ("knn", "pixels")])
 def test_a_representation_a_detector_does_not_work_on_is_refused(detector, representation, synthetic_folder, tmp_path):
     with pytest.raises(ConfigError, match=f"{detector} works on"):
-        pipeline.train(str(synthetic_folder), detector, tmp_path / "run", representation=representation)
+        anodetect.train(str(synthetic_folder), detector, tmp_path / "run", representation=representation)

@@ -21,8 +21,10 @@ from PIL import Image
 from streamlit.testing.v1 import AppTest
 from test_dicom import write_series
 
-from anodetect import cli, pipeline, records, reviews, scoring, verification
+import anodetect
+from anodetect import cli
 from anodetect.data import synthetic
+from anodetect.record import directories, reviews, verification
 from apps.review import display, jobs, page, store
 
 pytestmark = pytest.mark.filterwarnings("default")  # Streamlit's own
@@ -32,7 +34,7 @@ HOSTILE = "<script>alert(1)</script> ![x](http://evil.example/x.png) **bold** :r
 @pytest.fixture(scope="module")
 def made(pca_run, synthetic_folder, tmp_path_factory):
     out = tmp_path_factory.mktemp("app") / "scores"
-    scoring.score(pca_run, [str(synthetic_folder)], out, far=0.2)
+    anodetect.score(pca_run, [str(synthetic_folder)], out, far=0.2)
     return out
 
 
@@ -64,7 +66,7 @@ def told(app):
 def rewrite(scores, **changes):
     """A record that says something else, and holds together."""
     audit = json.loads((scores / "audit.json").read_text()) | changes
-    (scores / "audit.json").write_text(json.dumps(audit | {"head": records.head_of(audit)}))
+    (scores / "audit.json").write_text(json.dumps(audit | {"head": directories.head_of(audit)}))
 
 
 def texts(app):
@@ -78,7 +80,7 @@ def test_five_cases_are_judged_reloaded_and_verified(opened, scores):
         app.button(key=f"verdict_{verdict}").click().run()
         assert not app.exception
         seen.append(app.session_state["open"])
-    by_p_value = sorted(records.read(scores).rows, key=lambda row: (row["p_value"], -row["score"], row["path"]))
+    by_p_value = sorted(directories.read(scores).rows, key=lambda row: (row["p_value"], -row["score"], row["path"]))
     assert seen == [row["path"] for row in by_p_value[:6]]
     kept = reviews.read(scores / reviews.FILE)
     assert [review.path for review in kept] == seen[:5]
@@ -186,7 +188,7 @@ def test_the_threshold_moves_what_is_flagged_and_nothing_on_record(opened, score
     def flagged():
         return int(next(metric.value for metric in app.metric if metric.label == "flagged").split()[0])
 
-    recorded = sum(bool(row["flagged"]) for row in records.read(scores).rows)
+    recorded = sum(bool(row["flagged"]) for row in directories.read(scores).rows)
     assert flagged() == recorded
     app.radio(key="truth_from").set_value("labels").run()
     app.slider(key="far").set_value(50.0).run()
@@ -315,7 +317,7 @@ def test_names_comments_and_reviewers_are_only_ever_text(opened, made, pca_run, 
     (tmp_path / "in").mkdir()
     shutil.copy(synthetic_folder / "test/defect/0000.png", tmp_path / "in" / name)
     (tmp_path / "in/broken<b>.png").write_text("x")
-    scoring.score(pca_run, [str(tmp_path / "in")], tmp_path / "out", far=0.2)
+    anodetect.score(pca_run, [str(tmp_path / "in")], tmp_path / "out", far=0.2)
     app = opened(tmp_path / "out", reviewer=HOSTILE)
     app.text_input(key=f"comment-{name}").set_value(HOSTILE).run()
     app.button(key="verdict_anomalous").click().run()
@@ -347,7 +349,7 @@ def test_images_of_a_patient_stand_together(opened, made, pca_run, synthetic_fol
     names = [f"test/{kind}/{n:04}.png" for n in range(4) for kind in ("good", "defect")]
     lines = [f"{name},=P{n % 4}" for n, name in enumerate(names)]
     (tmp_path / "in/manifest.csv").write_text("path,group\n" + "\n".join(lines))
-    scoring.score(pca_run, [str(tmp_path / "in")], tmp_path / "out", far=0.2)
+    anodetect.score(pca_run, [str(tmp_path / "in")], tmp_path / "out", far=0.2)
     app = opened(tmp_path / "out")
     app.toggle(key="by_group").set_value(True).run()
     groups, images = (frame.value for frame in app.dataframe)
@@ -357,7 +359,7 @@ def test_images_of_a_patient_stand_together(opened, made, pca_run, synthetic_fol
     app.button(key="verdict_normal").click().run()
     app.button(key="verdict_normal").click().run()
     judged = [review.path for review in reviews.read(tmp_path / "out" / reviews.FILE)]
-    by_path = {row["path"]: row["group"] for row in records.read(tmp_path / "out").rows}
+    by_path = {row["path"]: row["group"] for row in directories.read(tmp_path / "out").rows}
     assert by_path[judged[0]] == by_path[judged[1]] and judged[0] != judged[1]
     assert list(app.dataframe[0].value["judged"]) == ["2 of 2", "0 of 2", "0 of 2", "0 of 2"]
 
@@ -392,7 +394,7 @@ def test_the_name_comes_from_the_login_where_there_is_one(opened, scores, monkey
 def volume_run(synthetic_folder, tmp_path_factory):
     """A model of images that scores volumes unlike them, too."""
     out = tmp_path_factory.mktemp("runs") / "pca"
-    pipeline.train(str(synthetic_folder), "pca", out, values={"refuse_unseen": False})
+    anodetect.train(str(synthetic_folder), "pca", out, values={"refuse_unseen": False})
     return out
 
 
@@ -407,7 +409,7 @@ def scored_volume(volume_run, tmp_path_factory):
         (base / name).parent.mkdir(exist_ok=True)
         nibabel.save(nibabel.Nifti1Image(array.transpose(2, 1, 0), np.diag([-1.0, -1.0, -4.0, 1.0])), base / name)
     (base / "in/manifest.csv").write_text("path,mask\nhead.nii.gz,truth.nii.gz\n")
-    scoring.score(volume_run, [str(base / "in")], base / "scores", far=0.2)
+    anodetect.score(volume_run, [str(base / "in")], base / "scores", far=0.2)
     return base / "scores", pictures, masks
 
 
@@ -418,13 +420,13 @@ def test_slices_of_a_volume_are_scrolled_from_the_highest_score(opened, scored_v
     # The source's slices run toward the feet, those on the screen toward the head: the last one comes first.
     slider = app.slider(key="slice-head.nii.gz")
     assert (slider.min, slider.max, slider.value) == (1, 9, 1)
-    (row,) = records.read(scores).rows
-    directory = records.read(scores)
+    (row,) = directories.read(scores).rows
+    directory = directories.read(scores)
     case = display.load_volume(directory, row, "axial")
     assert (case.slices[0, 0] == pictures[-1]).all() and (case.mask[0] == masks[-1]).all()
     assert case.heatmap.shape == (9, 64, 64) and case.heatmap[0].max() > case.heatmap[1:].max()
     profile = json.loads(app.get("plotly_chart")[0].proto.spec)
-    slices = sorted(records.read_slices(scores), key=lambda each: -each["slice"])
+    slices = sorted(directories.read_slices(scores), key=lambda each: -each["slice"])
     assert profile["data"][0]["y"] == pytest.approx([each["score"] for each in slices])
     slider.set_value(5).run()
     assert not app.exception
@@ -451,7 +453,7 @@ def test_the_thumbnail_of_a_volume_is_its_slice_with_the_highest_score(opened, s
             assert picture[part].std() > 2 * max(other[part].std() for other in pictures)
         return int(np.argmax(alike))
 
-    slices = records.read_slices(scores)
+    slices = directories.read_slices(scores)
     highest = max(slices, key=lambda each: each["score"])["slice"]
     assert shown() == highest
     app.toggle(key="blind").set_value(True).run()
@@ -463,15 +465,15 @@ def test_a_dicom_series_is_shown_as_the_volume_it_is(opened, volume_run, tmp_pat
     voxels = synthetic.images(5, seed=6)[0][:, 0].astype(np.int16)
     voxels[2, 8:] = 0  # too little to be scored
     write_series(tmp_path / "in", voxels, order=[3, 0, 4, 1, 2])
-    scoring.score(volume_run, [str(tmp_path / "in")], tmp_path / "out", far=0.2)
-    directory = records.read(tmp_path / "out")
+    anodetect.score(volume_run, [str(tmp_path / "in")], tmp_path / "out", far=0.2)
+    directory = directories.read(tmp_path / "out")
     (row,) = directory.rows
-    plane = records.read_slices(directory.path)[0]["axis"]
+    plane = directories.read_slices(directory.path)[0]["axis"]
     case = display.load_volume(directory, row, plane)
     assert case.notes == () and case.heatmap.shape == case.slices.shape[1:]
     assert (case.geometry.to_source(case.slices[0]) == voxels).all()
     shown = [display.slice_view(case, number).heatmap is not None for number in range(5)]
-    assert shown == [row["score"] is not None for row in records.read_slices(directory.path)] != [True] * 5
+    assert shown == [row["score"] is not None for row in directories.read_slices(directory.path)] != [True] * 5
     app = opened(directory.path)
     app.slider(key=f"slice-{row['path']}").set_value(shown.index(False) + 1).run()
     assert "This slice was not scored: too little foreground." in texts(app) and not app.exception

@@ -10,8 +10,9 @@ pytest.importorskip("playwright", reason="playwright is not installed")
 
 from playwright.sync_api import expect
 
-from anodetect import records, reviews, scoring, verification
+import anodetect
 from anodetect.data import synthetic
+from anodetect.record import directories, reviews, verification
 from apps.review import display
 from benchmarks.review import browser, served
 
@@ -27,7 +28,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def scores(pca_run, synthetic_folder, tmp_path_factory):
     out = tmp_path_factory.mktemp("browser") / "scores"
-    scoring.score(pca_run, [str(synthetic_folder)], out, far=0.2)
+    anodetect.score(pca_run, [str(synthetic_folder)], out, far=0.2)
     return out
 
 
@@ -113,7 +114,7 @@ def test_from_opening_to_a_verified_export(chromium, address, scores, tmp_path):
 
 def test_the_pointer_tells_the_value_of_its_pixel_in_every_panel(chromium, address, scores):
     page = visit(chromium, address, "Dora")
-    directory = records.read(scores)
+    directory = directories.read(scores)
     first = min(directory.rows, key=lambda row: (row["p_value"], -row["score"], row["path"]))
     case = display.load(directory, first)
     for panel in ("xy", "x2y2", "x3y3"):
@@ -128,7 +129,7 @@ def test_two_at_once_lose_nothing(chromium, pca_run, tmp_path):
     """VERDICTS verdicts each as fast as the page takes them, on images that are gone: to draw them takes longest."""
     synthetic.write(tmp_path / "in", train=1, test=VERDICTS // 2, size=64)
     out = tmp_path / "scores"
-    scoring.score(pca_run, [str(tmp_path / "in/test")], out, far=0.2)
+    anodetect.score(pca_run, [str(tmp_path / "in/test")], out, far=0.2)
     shutil.rmtree(tmp_path / "in")
     with served([out]) as address:
         pages = {name: visit(chromium, address, name, panels=0) for name in ("Ada", "Ben")}
@@ -138,7 +139,7 @@ def test_two_at_once_lose_nothing(chromium, pca_run, tmp_path):
             for page in pages.values():
                 reviewed(page, done, VERDICTS)
     kept = reviews.read(out / reviews.FILE)
-    ranked = sorted(records.read(out).rows, key=lambda row: (row["p_value"], -row["score"], row["path"]))
+    ranked = sorted(directories.read(out).rows, key=lambda row: (row["p_value"], -row["score"], row["path"]))
     for name in pages:
         mine = [review for review in kept if review.reviewer == name]
         assert [review.path for review in mine] == [row["path"] for row in ranked]
@@ -148,7 +149,7 @@ def test_two_at_once_lose_nothing(chromium, pca_run, tmp_path):
 
 def test_a_key_held_down_judges_nothing_that_was_not_seen(chromium, pca_run, synthetic_folder, tmp_path):
     out = tmp_path / "scores"
-    scoring.score(pca_run, [str(synthetic_folder)], out, far=0.2)
+    anodetect.score(pca_run, [str(synthetic_folder)], out, far=0.2)
     with served([out]) as address:
         page = visit(chromium, address, "Fay")
         page.evaluate("""() => { for (let n = 0; n < 20; n++)

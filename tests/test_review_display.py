@@ -14,10 +14,11 @@ from PIL import Image
 
 pytest.importorskip("sqlalchemy", reason="the extra `app` is not installed")
 
-from anodetect import records, scoring
+import anodetect
 from anodetect.errors import RunError
 from anodetect.files import path_of, path_text
-from anodetect.writers import images as writer
+from anodetect.output import images as writer
+from anodetect.record import directories
 from apps.review import display
 
 
@@ -27,7 +28,7 @@ def made(pca_run, synthetic_folder, tmp_path_factory):
     base = tmp_path_factory.mktemp("display")
     shutil.copytree(synthetic_folder / "test", base / "data/test")
     shutil.copytree(synthetic_folder / "ground_truth", base / "data/ground_truth")
-    scoring.score(pca_run, [str(base / "data")], base / "scores", far=0.2)
+    anodetect.score(pca_run, [str(base / "data")], base / "scores", far=0.2)
     return base
 
 
@@ -35,7 +36,7 @@ def made(pca_run, synthetic_folder, tmp_path_factory):
 def scored(made, tmp_path):
     """(score directory, a row with a defect), with images and scores of its own."""
     copy = shutil.copytree(made, tmp_path / "copy")
-    directory = records.read(copy / "scores")
+    directory = directories.read(copy / "scores")
     directory.audit["root"] = str(copy / "data")
     return directory, next(row for row in directory.rows if row["label"] == 1)
 

@@ -10,12 +10,13 @@ from sklearn.metrics import cohen_kappa_score, roc_curve
 
 pytest.importorskip("sqlalchemy", reason="the extra `app` is not installed")
 
-from anodetect import agreement, records
-from anodetect.agreement import Rate
-from anodetect.calibration import Calibration
-from anodetect.decision import decide
 from anodetect.errors import DataError
-from anodetect.reviews import Review
+from anodetect.record import directories
+from anodetect.record.decisions import decide
+from anodetect.record.reviews import Review
+from anodetect.stats import agreement
+from anodetect.stats.agreement import Rate
+from anodetect.stats.calibration import Calibration
 from apps.review import worklist
 from apps.review.worklist import Filter
 
@@ -174,7 +175,7 @@ def test_a_moved_threshold_flags_what_scoring_at_it_would(far):
     calibration = Calibration(rng.normal(size=60), np.zeros(60), tuple(str(n % 30) for n in range(60)))
     rows = [row(str(n), float(s), label=int(n % 3 == 0)) for n, s in enumerate(rng.normal(0.7, 1, 200))]
     rows.append(row("failed"))
-    decided, _, threshold = decide(records.tabulate(rows), calibration, far=far, fdr=None)
+    decided, _, threshold = decide(directories.tabulate(rows), calibration, far=far, fdr=None)
     again = decided.to_pylist()
     found = worklist.bench(rows, worklist.truths(rows, {}, "labels"), calibration, far)
     assert (found.flagged, found.scored, found.threshold) == (sum(bool(r["flagged"]) for r in again), 200, threshold)
@@ -196,7 +197,7 @@ def test_the_bench_decides_on_volumes_as_the_record_does():
     rng = np.random.default_rng(3)
     calibration = Calibration(rng.normal(size=200), np.zeros(200), tuple(str(n % 40) for n in range(200)))
     rows = [row(str(n), float(s), label=0, depth=20) for n, s in enumerate(rng.normal(1.5, 1, 100))]
-    again = decide(records.tabulate(rows), calibration, far=0.05, fdr=None)[0].to_pylist()
+    again = decide(directories.tabulate(rows), calibration, far=0.05, fdr=None)[0].to_pylist()
     found = worklist.bench(rows, worklist.truths(rows, {}, "labels"), calibration, 0.05)
     assert (found.flagged, found.threshold) == (sum(r["flagged"] for r in again), again[0]["threshold"])
     assert found.flagged < int((calibration.p_values([r["score"] for r in rows], 0.05) <= 0.05).sum())

@@ -20,8 +20,9 @@ pytest.importorskip("sqlalchemy", reason="the extra `app` is not installed")
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from anodetect import reviews, scoring, verification
+import anodetect
 from anodetect.errors import ConfigError, RunError
+from anodetect.record import reviews, verification
 from apps.review import store as module
 from apps.review.store import Store
 
@@ -314,7 +315,7 @@ def test_a_network_drive_is_refused_unless_there_is_a_database(tmp_path, monkeyp
 def reviewed(pca_run, synthetic_folder, tmp_path):
     """A score directory with two verdicts, and its rows."""
     out = tmp_path / "scores"
-    head = scoring.score(pca_run, [str(synthetic_folder)], out, far=0.2, heatmaps=())["head"]
+    head = anodetect.score(pca_run, [str(synthetic_folder)], out, far=0.2, heatmaps=())["head"]
     rows = verification.records.read(out).rows
     kept = Store(out, head)
     kept.add(rows[0], "Ada", "normal")

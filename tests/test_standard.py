@@ -4,7 +4,7 @@ from sklearn.metrics import roc_auc_score
 
 from anodetect.config import Pooling, build
 from anodetect.errors import ConfigError
-from anodetect.generative.standard import (
+from anodetect.imaging.standardise import (
     MICRO_BATCH,
     Choice,
     Standard,

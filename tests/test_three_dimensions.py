@@ -14,18 +14,23 @@ from PIL import Image
 from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 
-from anodetect import pipeline, records, scoring, tiling, verification
+import anodetect
+from anodetect.commands.rescore import rescore
 from anodetect.config import Pooling, build
 from anodetect.data.scan import Record
 from anodetect.detectors import detector_class
 from anodetect.errors import ConfigError, DataError, Interrupted
 from anodetect.generative import noise
-from anodetect.heatmaps import counted, pool, smooth
-from anodetect.model import Model, load, resolve
+from anodetect.imaging import tiling
+from anodetect.imaging.heatmaps import counted, pool, smooth
+from anodetect.imaging.tiling import TilingConfig
+from anodetect.model.loading import load
+from anodetect.model.model import Model
+from anodetect.model.settings import resolve
 from anodetect.nn.augment import Augment, augmented
 from anodetect.nn.unet import VolumeUNet
-from anodetect.runs import read as read_run
-from anodetect.tiling import TilingConfig
+from anodetect.record import directories, runs, verification
+from anodetect.record.runs import read as read_run
 from anodetect.types import Batch, Scores, TrainContext, image_seeds
 
 SIDES = (8, 32, 32)
@@ -333,7 +338,7 @@ def write_patients(folder, count, *, lesion=None, seed=0):
 def run(tmp_path_factory):
     folder = write_patients(tmp_path_factory.mktemp("volumes") / "normal", 24)
     out = tmp_path_factory.mktemp("runs") / "volumes"
-    pipeline.train(str(folder), "anoddpm", out, values=VALUES)
+    anodetect.train(str(folder), "anoddpm", out, values=VALUES)
     return out
 
 
@@ -342,12 +347,12 @@ def scored(run, tmp_path_factory):
     folder = write_patients(tmp_path_factory.mktemp("new") / "new", 2, seed=1)
     write_patients(folder / "ill", 2, lesion=LESION, seed=2)
     out = tmp_path_factory.mktemp("scores") / "s"
-    scoring.score(run, [str(folder)], out, far=0.2)
+    anodetect.score(run, [str(folder)], out, far=0.2)
     return folder, out
 
 
 def test_a_volume_counts_once_and_its_slices_calibrate(run):
-    facts, calibration = pipeline.runs.facts(run), read_run(run).calibration
+    facts, calibration = runs.facts(run), read_run(run).calibration
     assert facts["fit_images"] + facts["tune_images"] + calibration.n_groups == 24
     assert len(calibration.scores) == SHAPE[0] * calibration.n_groups
     assert facts["config"]["tiling"]["dims"] == 3
@@ -356,7 +361,7 @@ def test_a_volume_counts_once_and_its_slices_calibrate(run):
 
 def test_lesions_are_found_where_they_are(scored):
     folder, out = scored
-    rows = {row["path"]: row for row in records.read(out).rows}
+    rows = {row["path"]: row for row in directories.read(out).rows}
     ill, well = ([row for path, row in rows.items() if path.startswith("ill/") == sick] for sick in (True, False))
     assert min(row["score"] for row in ill) > max(row["score"] for row in well)
     assert all(row["flagged"] for row in ill)
@@ -367,7 +372,7 @@ def test_lesions_are_found_where_they_are(scored):
         assert 5 <= k < 7
         assert 17 <= j < 23
         assert 15 <= i < 21
-        profile = [each for each in records.read_slices(out) if each["path"] == row["path"]]
+        profile = [each for each in directories.read_slices(out) if each["path"] == row["path"]]
         assert row["score"] == max(each["score"] for each in profile)
         assert max(profile, key=lambda each: each["score"])["slice"] in (5, 6)
 
@@ -377,11 +382,11 @@ def test_a_volume_is_compared_with_the_highest_score_of_each_calibration_patient
     highest = {}
     for value, group in zip(calibration.scores, calibration.groups, strict=True):
         highest[group] = max(value, highest.get(group, -np.inf))
-    for row in records.read(scored[1]).rows:
+    for row in directories.read(scored[1]).rows:
         expected = (1 + sum(value >= row["score"] for value in highest.values())) / (len(highest) + 1)
         assert row["p_value"] == pytest.approx(expected)
     assert verification.verify(scored[1]).intact
-    assert scoring.rescore(scored[1], 4) == []
+    assert rescore(scored[1], 4) == []
 
 
 @pytest.mark.parametrize("codes", ["RAS", "PIR", "SLA"])
@@ -392,7 +397,7 @@ def test_a_lesion_comes_back_in_the_same_voxels_of_a_turned_file(run, scored, tm
     array = apply_orientation(source.get_fdata(dtype=np.float32), turn)
     turned = nib.Nifti1Image(array, source.affine @ inv_ornt_aff(turn, source.shape))
     nib.save(turned, tmp_path / "t.nii")
-    scoring.score(run, [str(tmp_path / "t.nii")], tmp_path / "s", far=0.2)
+    anodetect.score(run, [str(tmp_path / "t.nii")], tmp_path / "s", far=0.2)
     found = nib.load(next((tmp_path / "s/heatmaps").glob("*_heatmap.nii")))
     straight = nib.load(out / "heatmaps/ill/p00.nii.gz_heatmap.nii").get_fdata(dtype=np.float32)
     assert np.allclose(found.affine, turned.affine)
@@ -403,15 +408,15 @@ def test_slices_without_enough_foreground_are_nan(run, tmp_path):
     volume = head(np.random.default_rng(4), LESION)
     volume[:2], volume[:2, 18:24, 20:26] = 1, 100
     nib.save(nib.Nifti1Image(volume.transpose(2, 1, 0), AFFINE), tmp_path / "a.nii")
-    scoring.score(run, [str(tmp_path / "a.nii")], tmp_path / "s", far=0.2)
+    anodetect.score(run, [str(tmp_path / "a.nii")], tmp_path / "s", far=0.2)
     values = nib.load(tmp_path / "s/heatmaps/a.nii_heatmap.nii").get_fdata()
     assert np.isnan(values[:, :, :2]).all()
     assert np.isfinite(values[:, :, 2:]).all()
-    profile = [row["score"] for row in records.read_slices(tmp_path / "s")]
+    profile = [row["score"] for row in directories.read_slices(tmp_path / "s")]
     assert [value is None for value in profile] == [True] * 2 + [False] * 10
     assert int(np.argmax(profile[2:])) + 2 in (5, 6)
     model = Model.load(read_run(run), "cpu")
-    prepared = load(Record("a", tmp_path / "a.nii"), model).volume
+    prepared = load(Record("a", tmp_path / "a.nii"), model.preprocess, model.encode).volume
     _, inside = model.encode_volume(prepared)
     assert prepared.foreground[0].any()
     assert not inside[:2].any()  # nor do they count for their neighbours
@@ -421,8 +426,8 @@ def test_slices_without_enough_foreground_are_nan(run, tmp_path):
 def test_maps_of_resampled_slices_come_back_in_the_source_grid(tmp_path):
     folder = write_patients(tmp_path / "normal", 20)
     quick = {"spacing": 1.25, "training": TINY["training"] | {"steps": 2}}
-    pipeline.train(str(folder), "anoddpm", tmp_path / "run", values=VALUES | quick)
-    scoring.score(tmp_path / "run", [str(folder / "p00.nii.gz")], tmp_path / "s", far=0.2)
+    anodetect.train(str(folder), "anoddpm", tmp_path / "run", values=VALUES | quick)
+    anodetect.score(tmp_path / "run", [str(folder / "p00.nii.gz")], tmp_path / "s", far=0.2)
     assert nib.load(tmp_path / "s/heatmaps/p00.nii.gz_heatmap.nii").shape == (44, 40, 12)
 
 
@@ -434,7 +439,7 @@ def test_volumes_come_to_the_spacing_asked_for_and_maps_back_to_theirs(tmp_path,
     config = resolve("anoddpm", "auto", VALUES | {"spacing": spacing, "foreground": "all"})
     model = Model.create("anoddpm", "pixels", config)
     model.detector.score = lambda batch, seeds: Scores(batch.images.max((1, 2, 3, 4)), batch.images[:, 0] + 2)
-    loaded = load(Record("a", tmp_path / "a.nii"), model)
+    loaded = load(Record("a", tmp_path / "a.nii"), model.preprocess, model.encode)
     scaled, inside = model.encode_volume(loaded.volume)
     sides = {0.0: SHAPE, 2.0: (24, 20, 22), 8.0: (6, 8, 8)}[spacing]  # at least 8 pixels
     assert scaled.shape == (1, *sides) and inside.shape == sides
@@ -448,19 +453,19 @@ def test_volumes_come_to_the_spacing_asked_for_and_maps_back_to_theirs(tmp_path,
 def test_images_are_refused_in_one_line(run, tmp_path):
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 255, (40, 40), np.uint8)).save(tmp_path / "a.png")
-    result = scoring.score(run, [str(tmp_path / "a.png")], tmp_path / "s", far=0.2)
+    result = anodetect.score(run, [str(tmp_path / "a.png")], tmp_path / "s", far=0.2)
     assert result["failed"] == 1
     assert "an image, but the model was trained on volumes" in next(iter(result["reasons"]))
     with pytest.raises(ConfigError, match=r"--dims 3 is for volumes, and a\.png is an image"):
-        pipeline.train(str(tmp_path), "anoddpm", tmp_path / "run", values=VALUES)
+        anodetect.train(str(tmp_path), "anoddpm", tmp_path / "run", values=VALUES)
 
 
 def test_each_volume_counts_as_one_normal(run, tmp_path):
     folder = write_patients(tmp_path / "few", 19)
     with pytest.raises(DataError, match="19 normal volumes are too few for --dims 3: at least 20"):
-        pipeline.train(str(folder), "anoddpm", tmp_path / "run", values=VALUES)
+        anodetect.train(str(folder), "anoddpm", tmp_path / "run", values=VALUES)
     with pytest.raises(DataError, match="19 normal volumes are too few to calibrate"):
-        pipeline.calibrate(run, str(folder), tmp_path / "again")
+        anodetect.calibrate(run, str(folder), tmp_path / "again")
 
 
 @pytest.mark.parametrize(

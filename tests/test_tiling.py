@@ -8,8 +8,10 @@ import tifffile
 from PIL import Image
 from scipy import ndimage
 
-from anodetect import pipeline, records, scoring, tiling
-from anodetect.tiling import TilingConfig
+import anodetect
+from anodetect.imaging import tiling
+from anodetect.imaging.tiling import TilingConfig
+from anodetect.record import directories
 from anodetect.types import Batch, Scores
 
 CONFIG = TilingConfig(tile=32)
@@ -133,14 +135,14 @@ def scratched(tmp_path_factory):
 @pytest.fixture(scope="module")
 def tiled_run(scratched, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "tiled"
-    pipeline.train(str(scratched), "pca", out, values={"tile": 64} | FINE)
+    anodetect.train(str(scratched), "pca", out, values={"tile": 64} | FINE)
     return out
 
 
 def test_a_scratch_that_vanishes_in_the_shrunk_image_is_found_with_tiles(scratched, tiled_run, tmp_path):
-    pipeline.train(str(scratched), "pca", tmp_path / "whole", values={"size": 64} | FINE)
-    tiled = pipeline.evaluate(tiled_run, str(scratched))
-    whole = pipeline.evaluate(tmp_path / "whole", str(scratched))
+    anodetect.train(str(scratched), "pca", tmp_path / "whole", values={"size": 64} | FINE)
+    tiled = anodetect.evaluate(tiled_run, str(scratched))
+    whole = anodetect.evaluate(tmp_path / "whole", str(scratched))
     assert tiled["image"]["auroc"]["value"] > 0.95
     assert whole["image"]["auroc"]["value"] < 0.75
 
@@ -154,13 +156,13 @@ def test_networks_score_tiles_of_colour_images_of_any_size(tmp_path, detector):
         (tmp_path / "data").mkdir(exist_ok=True)
         image.save(tmp_path / "data" / f"{number}.png")
     tiny = {"tile": 32, "widths": [16, 32], "stem": 4, "training": {"steps": 5}}
-    pipeline.train(str(tmp_path / "data"), detector, tmp_path / "run", representation="pixels", values=tiny)
-    result = scoring.score(tmp_path / "run", [str(tmp_path / "data")], tmp_path / "scores")
+    anodetect.train(str(tmp_path / "data"), detector, tmp_path / "run", representation="pixels", values=tiny)
+    result = anodetect.score(tmp_path / "run", [str(tmp_path / "data")], tmp_path / "scores")
     assert (result["scored"], result["failed"]) == (24, 0)
-    alone = scoring.score(tmp_path / "run", [str(tmp_path / "data/7.png")], tmp_path / "alone")
+    alone = anodetect.score(tmp_path / "run", [str(tmp_path / "data/7.png")], tmp_path / "alone")
     assert alone["scored"] == 1
-    scores = {row["path"]: row["score"] for row in records.read(tmp_path / "scores").rows}
-    assert records.read(tmp_path / "alone").rows[0]["score"] == pytest.approx(scores["7.png"], rel=1e-5)
+    scores = {row["path"]: row["score"] for row in directories.read(tmp_path / "scores").rows}
+    assert directories.read(tmp_path / "alone").rows[0]["score"] == pytest.approx(scores["7.png"], rel=1e-5)
 
 
 def test_a_large_image_is_scored_in_bounded_memory_and_its_own_grid(tiled_run, tmp_path):

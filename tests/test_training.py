@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from anodetect import training
 from anodetect.errors import AnodetectError, ConfigError, Interrupted
-from anodetect.training import Draw, Losses, Training, Watch, optimize
+from anodetect.nn import training
+from anodetect.nn.training import Draw, Losses, Training, Watch, optimize
 from anodetect.types import TrainContext
 
 IMAGES = np.random.default_rng(0).normal(size=(32, 1, 4, 4)).astype(np.float32)

@@ -19,18 +19,23 @@ from hypothesis import strategies as st
 from nibabel.orientations import aff2axcodes
 from PIL import Image, ImageDraw
 
-from anodetect import model as model_module
-from anodetect import pipeline, processes, records, scoring, verification, worker
-from anodetect.calibration import Calibration
+import anodetect
+from anodetect.commands.rescore import rescore
 from anodetect.data import geometry, readers, scan
-from anodetect.data.preprocess import Preprocess, PreprocessConfig, evened, otsu, volume_foreground
 from anodetect.data.scan import Record
 from anodetect.data.volumes import MAX_VOXELS, Volume, decode_nifti
+from anodetect.engines import worker
 from anodetect.errors import ConfigError, DataError, ImageError, Interrupted, RunError
-from anodetect.model import Model, load
-from anodetect.runs import read as read_run
+from anodetect.imaging.foreground import otsu, volume_foreground
+from anodetect.imaging.preprocess import Preprocess, PreprocessConfig, evened
+from anodetect.model import model as model_module
+from anodetect.model.loading import load
+from anodetect.model.model import Model
+from anodetect.output import nifti, volumes
+from anodetect.record import directories, runs, verification
+from anodetect.record.runs import read as read_run
+from anodetect.stats.calibration import Calibration
 from anodetect.types import Silent
-from anodetect.writers import nifti, volumes
 
 RNG = np.random.default_rng(0)
 RAS_TO_LPS = np.diag([-1, -1, 1, 1])
@@ -70,7 +75,7 @@ def save_nifti(path, array, affine, **header):
 
 
 def prepared(path, **config):
-    loaded = load(Record(path.name, path), preprocess=Preprocess(PreprocessConfig(least_foreground=0, **config)))
+    loaded = load(Record(path.name, path), Preprocess(PreprocessConfig(least_foreground=0, **config)))
     assert not loaded.error, loaded.error
     return loaded.volume
 
@@ -512,7 +517,7 @@ def write_patients(folder, count, *, lesion=None, seed=0):
 def run(tmp_path_factory):
     folder = write_patients(tmp_path_factory.mktemp("volumes") / "normal", 30)
     out = tmp_path_factory.mktemp("runs") / "volumes"
-    pipeline.train(str(folder), "pca", out, values={"size": 32})
+    anodetect.train(str(folder), "pca", out, values={"size": 32})
     return out
 
 
@@ -524,7 +529,7 @@ def scored(run, tmp_path_factory):
     folder = write_patients(tmp_path_factory.mktemp("new") / "new", 3, seed=1)
     write_patients(folder / "ill", 2, lesion=LESION, seed=2)
     out = tmp_path_factory.mktemp("scores") / "s"
-    scoring.score(run, [str(folder)], out, far=0.2)
+    anodetect.score(run, [str(folder)], out, far=0.2)
     return folder, out
 
 
@@ -532,15 +537,15 @@ def test_each_slice_of_a_normal_volume_is_an_image_and_its_patient_a_group(run):
     calibration = read_run(run).calibration
     assert len(calibration.scores) == DEPTH * calibration.n_groups
     assert not model_module._last  # the last volume read does not stay in memory
-    assert pipeline.runs.facts(run)["fit_images"] % DEPTH == 0
+    assert runs.facts(run)["fit_images"] % DEPTH == 0
     assert read_run(run).header["preprocess"]["axis"] == "axial"
-    rows = pipeline.runs.read_manifest(run)
+    rows = runs.read_manifest(run)
     assert len(rows) == len({row["path"] for row in rows}) == 30
 
 
 def test_lesions_are_found_where_they_are(scored):
     folder, out = scored
-    rows = {row["path"]: row for row in records.read(out).rows}
+    rows = {row["path"]: row for row in directories.read(out).rows}
     assert {row["depth"] for row in rows.values()} == {DEPTH}
     ill = [row for path, row in rows.items() if path.startswith("ill/")]
     well = [row for path, row in rows.items() if not path.startswith("ill/")]
@@ -563,7 +568,7 @@ def test_the_profile_says_where_each_slice_lies(scored):
     assert [row["superior_mm"] for row in mine] == pytest.approx([-12 + 4 * k for k in range(DEPTH)])
     assert mine[0]["left_mm"] == pytest.approx(-22 + 43 / 2)  # x runs to the left from -22 mm
     assert max(mine, key=lambda row: row["score"])["slice"] == 3
-    row = next(row for row in records.read(out).rows if row["path"] == "ill/p00.nii.gz")
+    row = next(row for row in directories.read(out).rows if row["path"] == "ill/p00.nii.gz")
     assert row["score"] == max(each["score"] for each in mine)
 
 
@@ -573,7 +578,7 @@ def test_a_volume_is_compared_with_pooled_calibration_groups(run, scored):
         max(s for s, g in zip(calibration.scores, calibration.groups, strict=True) if g == name)
         for name in sorted(set(calibration.groups))
     ]
-    for row in records.read(scored[1]).rows:
+    for row in directories.read(scored[1]).rows:
         expected = (1 + sum(peak >= row["score"] for peak in peaks)) / (len(peaks) + 1)
         assert row["p_value"] == pytest.approx(expected)
     slices = [row for row in pq.read_table(scored[1] / "slices.parquet").to_pylist() if row["score"] is not None]
@@ -583,9 +588,9 @@ def test_a_volume_is_compared_with_pooled_calibration_groups(run, scored):
 def test_a_slice_scores_alike_whatever_else_is_scored(run, scored):
     folder, out = scored
     model = Model.load(read_run(run), "cpu")
-    loaded = load(Record("x", folder / "p01.nii.gz"), model)
-    rows = [row for row in records.read_slices(out) if row["path"] == "p01.nii.gz"]
-    alone = load(Record("x", folder / "p01.nii.gz", slice=2), model)
+    loaded = load(Record("x", folder / "p01.nii.gz"), model.preprocess, model.encode)
+    rows = [row for row in directories.read_slices(out) if row["path"] == "p01.nii.gz"]
+    alone = load(Record("x", folder / "p01.nii.gz", slice=2), model.preprocess, model.encode)
     found = model.score([alone.image], [alone.encoded], [2])
     assert np.isclose(found.image[0], rows[2]["score"], rtol=1e-5)
     assert loaded.volume.geometry.sides == (DEPTH, 40, 44)
@@ -594,10 +599,10 @@ def test_a_slice_scores_alike_whatever_else_is_scored(run, scored):
 def test_directories_of_volumes_verify_merge_and_score_again(run, scored, tmp_path):
     folder, out = scored
     assert verification.verify(out).intact
-    assert scoring.rescore(out, 3) == []
+    assert rescore(out, 3) == []
     for part in ("1/2", "2/2"):
-        scoring.score(run, [str(folder)], tmp_path / part[0], far=0.2, shard=part)
-    scoring.merge([tmp_path / "1", tmp_path / "2"], tmp_path / "m")
+        anodetect.score(run, [str(folder)], tmp_path / part[0], far=0.2, shard=part)
+    anodetect.merge([tmp_path / "1", tmp_path / "2"], tmp_path / "m")
     for name in ("scores.parquet", "slices.parquet", "groups.csv"):
         assert (tmp_path / "m" / name).read_bytes() == (out / name).read_bytes(), name
 
@@ -614,30 +619,30 @@ def test_an_interrupted_scoring_of_volumes_goes_on_to_the_same_tables(run, score
 
     monkeypatch.setattr(worker, "score_records", stops)
     with pytest.raises(Interrupted):
-        scoring.score(run, [str(folder)], tmp_path / "s", far=0.2)
+        anodetect.score(run, [str(folder)], tmp_path / "s", far=0.2)
     monkeypatch.setattr(worker, "score_records", real)
     with pytest.raises(RunError, match="another identifiers"):
-        scoring.score(run, [str(folder)], tmp_path / "s", far=0.2, resume=True, keep_identifiers=True)
-    scoring.score(run, [str(folder)], tmp_path / "s", far=0.2, resume=True)
+        anodetect.score(run, [str(folder)], tmp_path / "s", far=0.2, resume=True, keep_identifiers=True)
+    anodetect.score(run, [str(folder)], tmp_path / "s", far=0.2, resume=True)
     for name in ("scores.parquet", "slices.parquet", "groups.csv"):
         assert (tmp_path / "s" / name).read_bytes() == (out / name).read_bytes(), name
 
 
 def test_volumes_on_two_processes_give_the_same_slices(run, scored, tmp_path):
     folder, out = scored
-    scoring.score(run, [str(folder)], tmp_path / "s", far=0.2, engine=processes.engine(2))
-    for one, other in zip(records.read_slices(tmp_path / "s"), records.read_slices(out), strict=True):
+    anodetect.score(run, [str(folder)], tmp_path / "s", far=0.2, workers=2)
+    for one, other in zip(directories.read_slices(tmp_path / "s"), directories.read_slices(out), strict=True):
         assert one["score"] == pytest.approx(other["score"], rel=1e-5)
         assert {**one, "score": 0} == {**other, "score": 0}
     assert verification.verify(tmp_path / "s").intact
-    assert scoring.rescore(tmp_path / "s", 2) == []
+    assert rescore(tmp_path / "s", 2) == []
 
 
 def test_an_edited_slice_is_noticed(scored, tmp_path):
     copy = shutil.copytree(scored[1], tmp_path / "copy")
-    slices = records.read_slices(copy)
+    slices = directories.read_slices(copy)
     slices[3]["flagged"] = not slices[3]["flagged"]
-    pq.write_table(pa.Table.from_pylist(slices, records.SLICE_COLUMNS), copy / "slices.parquet")
+    pq.write_table(pa.Table.from_pylist(slices, directories.SLICE_COLUMNS), copy / "slices.parquet")
     problems = verification.verify(copy).problems
     assert "slices.parquet was changed" in problems
     assert any(text.startswith(f"slice {slices[3]['slice']} of {slices[3]['path']}") for text in problems)
@@ -655,12 +660,12 @@ def test_slices_without_enough_foreground_are_not_scored_and_said_so(run, tmp_pa
         def warn(self, text):
             notes.append(text)
 
-    scoring.score(run, [str(path)], tmp_path / "s", far=0.2, reporter=Notes())
+    anodetect.score(run, [str(path)], tmp_path / "s", far=0.2, reporter=Notes())
     assert "2 of 6 slices were not scored (NaN): too little foreground" in notes
     values = np.asarray(nib.load(tmp_path / "s/heatmaps/a.nii_heatmap.nii").dataobj)
     assert np.isnan(values[:, :, :2]).all()
     assert np.isfinite(values[:, :, 2:]).all()
-    assert [row["score"] is None for row in records.read_slices(tmp_path / "s")] == [True] * 2 + [False] * 4
+    assert [row["score"] is None for row in directories.read_slices(tmp_path / "s")] == [True] * 2 + [False] * 4
 
 
 def test_truth_and_foreground_from_a_manifest(run, tmp_path):
@@ -675,7 +680,7 @@ def test_truth_and_foreground_from_a_manifest(run, tmp_path):
     save_nifti(tmp_path / "wrong.nii.gz", inside[:-1], reference.affine)
     lines = ["path,label,mask,foreground", "p00.nii.gz,1,t.nii.gz,f.nii.gz", "p01.nii.gz,1,t.nii.gz,"]
     (tmp_path / "manifest.csv").write_text("\n".join(lines))
-    result = pipeline.evaluate(run, str(tmp_path), far=0.2)
+    result = anodetect.evaluate(run, str(tmp_path), far=0.2)
     assert result["operating_point"]["threshold"] == read_run(run).calibration.pooled().threshold(0.2)
     assert result["operating_point"]["tpr"] == 1
     assert result["pixel"]["ap"] > 0.15
@@ -693,10 +698,10 @@ def test_a_foreground_from_a_manifest_is_what_the_detector_sees(tmp_path, config
     mask = save_nifti(tmp_path / "f.nii", inside, np.diag([1.0, 1, 3, 1]))
     preprocess = Preprocess(PreprocessConfig(**config))
     assert not preprocess.flat_background
-    volume = load(Record("a", path, foreground=mask), preprocess=preprocess).volume
+    volume = load(Record("a", path, foreground=mask), preprocess).volume
     _, found = preprocess.apply(volume.slices[:, 2], volume, 2)
     assert found.sum() == 144 and np.array_equal(found, volume.foreground[2])
-    plain = load(Record("a", path), preprocess=preprocess).volume
+    plain = load(Record("a", path), preprocess).volume
     assert preprocess.apply(plain.slices[:, 2], plain, 2)[1].all()
 
 
@@ -706,10 +711,10 @@ def test_slices_as_images_and_volumes_fit_together(tmp_path):
     for number in range(30):
         volume, _ = head(rng=rng)
         Image.fromarray(volume[3].clip(0, 255).astype(np.uint8)).save(tmp_path / f"{number}.png")
-    pipeline.train(str(tmp_path), "pca", tmp_path / "run", values={"size": 32, "refuse_unseen": False})
+    anodetect.train(str(tmp_path), "pca", tmp_path / "run", values={"size": 32, "refuse_unseen": False})
     folder = write_patients(tmp_path / "new", 1, lesion=LESION, seed=6)
-    scoring.score(tmp_path / "run", [str(folder)], tmp_path / "s", far=0.2)
-    assert max(records.read_slices(tmp_path / "s"), key=lambda row: row["score"])["slice"] == 3
+    anodetect.score(tmp_path / "run", [str(folder)], tmp_path / "s", far=0.2)
+    assert max(directories.read_slices(tmp_path / "s"), key=lambda row: row["score"])["slice"] == 3
 
 
 @pytest.fixture(scope="module")
@@ -719,7 +724,7 @@ def middle(tmp_path_factory):
     for number in range(40):
         volume, _ = head(rng=rng, bright=90 + number / 2)
         Image.fromarray(volume[2 + number % 2].clip(0, 255).astype(np.uint8)).save(folder / f"{number}.png")
-    pipeline.train(str(folder), "pca", folder / "run", values={"size": 32, "intensity": "dataset"})
+    anodetect.train(str(folder), "pca", folder / "run", values={"size": 32, "intensity": "dataset"})
     return folder / "run"
 
 
@@ -733,14 +738,14 @@ def test_slices_outside_what_the_model_has_seen_are_not_scored_and_said_so(middl
         def warn(self, text):
             notes.append(text)
 
-    scoring.score(middle, [str(path)], tmp_path / "s", far=0.2, reporter=Notes())
-    unseen = [row["unscored"] == "outside what the model has seen" for row in records.read_slices(tmp_path / "s")]
+    anodetect.score(middle, [str(path)], tmp_path / "s", far=0.2, reporter=Notes())
+    unseen = [row["unscored"] == "outside what the model has seen" for row in directories.read_slices(tmp_path / "s")]
     assert unseen == [True, True, True, False, True, True]  # the lesion of slice 3 is no reason to leave it out
     assert "5 of 6 slices were not scored (NaN): outside what the model has seen" in notes
     values = np.asarray(nib.load(tmp_path / "s/heatmaps/a.nii_heatmap.nii").dataobj)
     assert np.isnan(values).all((0, 1)).tolist() == unseen
-    (row,) = records.read(tmp_path / "s").rows
-    assert row["score"] == records.read_slices(tmp_path / "s")[3]["score"]
+    (row,) = directories.read(tmp_path / "s").rows
+    assert row["score"] == directories.read_slices(tmp_path / "s")[3]["score"]
     assert verification.verify(tmp_path / "s").intact
     dark = save_nifti(tmp_path / "dark.nii", 0.3 * volume.transpose(2, 1, 0), affine)
     assert (
@@ -752,7 +757,7 @@ def test_slices_outside_what_the_model_has_seen_are_not_scored_and_said_so(middl
 def test_what_slices_are_like_is_learned_from_fit_and_tune_images_alone(middle):
     model, folder = Model.load(read_run(middle), "cpu"), middle.parent
     shares, brightness = [], []
-    for row in pipeline.runs.read_manifest(middle):
+    for row in runs.read_manifest(middle):
         if row["role"] in ("fit", "tune"):
             scaled, inside = model.preprocess.apply(readers.read_image(folder / row["path"]))
             shares.append(inside.mean())
@@ -766,9 +771,9 @@ def test_what_slices_are_like_is_learned_from_fit_and_tune_images_alone(middle):
 def test_maps_of_resampled_slices_come_back_in_the_source_grid(tmp_path, tile):
     folder = write_patients(tmp_path / "normal", 8)
     values = {"spacing": 0.8, "bias": 30.0, "size": 32, "tile": tile} | ({"size": 16} if tile else {})
-    pipeline.train(str(folder), "pca", tmp_path / "run", values=values)
+    anodetect.train(str(folder), "pca", tmp_path / "run", values=values)
     ill = write_patients(tmp_path / "ill", 1, lesion=LESION, seed=9)
-    scoring.score(tmp_path / "run", [str(ill)], tmp_path / "s", far=0.2)
+    anodetect.score(tmp_path / "run", [str(ill)], tmp_path / "s", far=0.2)
     values = np.asarray(nib.load(tmp_path / "s/heatmaps/p00.nii.gz_heatmap.nii").dataobj)
     assert values.shape == (44, 40, DEPTH)
     assert np.isfinite(values[:, :, 3]).all()
@@ -786,19 +791,19 @@ def test_volumes_are_scaled_as_the_images_were_that_a_model_learned_from(tmp_pat
         volume, _ = head(rng=rng)
         top = np.percentile(volume, 99)
         Image.fromarray((volume[3] * 200 / top).clip(0, 200).astype(np.uint8)).save(tmp_path / f"{number}.png")
-    pipeline.train(str(tmp_path), "pca", tmp_path / "run", values={"size": 32, "exported": [99, 200]})
+    anodetect.train(str(tmp_path), "pca", tmp_path / "run", values={"size": 32, "exported": [99, 200]})
     model = Model.load(read_run(tmp_path / "run"), "cpu")
     new, _ = head(rng=rng)
     path = save_nifti(tmp_path / "new.nii", 7 * new.transpose(2, 1, 0), np.diag([-1.0, -1, 4, 1]))
     as_image = (new[3] * 200 / np.percentile(new, 99)).clip(0, 200)[None]
     expected, inside = model.preprocess.apply(as_image)
-    volume = load(Record("x", path), model).volume
+    volume = load(Record("x", path), model.preprocess, model.encode).volume
     found, also = model.preprocess.apply(volume.slices[:, 3], volume, 3)
     assert np.allclose(found, expected, atol=1e-4)
     assert np.array_equal(inside, also)
     write_patients(tmp_path / "v", 20)
     with pytest.raises(ConfigError, match="leave it out"):
-        pipeline.train(str(tmp_path / "v"), "pca", tmp_path / "r", values={"exported": [99, 200]})
+        anodetect.train(str(tmp_path / "v"), "pca", tmp_path / "r", values={"exported": [99, 200]})
 
 
 def test_slices_of_the_real_volumes_come_out_as_the_images_of_the_set(shared_data):
@@ -807,7 +812,7 @@ def test_slices_of_the_real_volumes_come_out_as_the_images_of_the_set(shared_dat
     preprocess.range, preprocess.flat_background = (0.0, 255.0), True
     for name in ("lgg051", "lgg052", "lgg053", "lgg054", "lgg055"):
         path = shared_data / f"lgg_volumes/{name}_flair.nii.gz"
-        volume = load(Record(name, path), preprocess=preprocess).volume
+        volume = load(Record(name, path), preprocess).volume
         pngs = sorted((shared_data / "lgg_flair/test").glob(f"*/{name}_*.png"))
         assert pngs
         for png in pngs:
@@ -822,9 +827,9 @@ def test_volumes_of_different_planes_are_not_mixed(tmp_path):
     for number, affine in enumerate([np.diag([1.0, 1, 4, 1])] * 20 + [np.diag([4.0, 1, 1, 1])]):
         save_nifti(tmp_path / f"{number}.nii", head(shape=(9, 10, 11))[0], affine)
     with pytest.raises(DataError, match="choose one with --axis"):
-        pipeline.train(str(tmp_path), "pca", tmp_path / "run")
+        anodetect.train(str(tmp_path), "pca", tmp_path / "run")
     with pytest.raises(ConfigError, match="axis"):
-        pipeline.train(str(tmp_path), "pca", tmp_path / "run", values={"axis": "oblique"})
+        anodetect.train(str(tmp_path), "pca", tmp_path / "run", values={"axis": "oblique"})
 
 
 def test_pooled_calibration_is_exact_for_one_volume_per_group():

@@ -29,16 +29,16 @@ import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
-from anodetect.batching import in_micro_batches
 from anodetect.generative import denoiser, diffusion
 from anodetect.generative.denoiser import Denoiser, DenoiserConfig
 from anodetect.generative.noise import NoiseSource, generator
 from anodetect.generative.prior import GaussianPrior
-from anodetect.generative.standard import MICRO_BATCH, Standard, StandardConfig
+from anodetect.imaging.standardise import MICRO_BATCH, Standard, StandardConfig
 from anodetect.nn.augment import Augment
+from anodetect.nn.batching import in_micro_batches
 from anodetect.nn.filters import blur
 from anodetect.nn.inference import autocast, pick_device
-from anodetect.training import Draw, Training, optimize, tensors_below
+from anodetect.nn.training import Draw, Training, optimize, tensors_below
 from anodetect.types import Batch, Floats, Scores, Seeds, State, TrainContext
 
 PRIOR_NOISE_FIELDS = 256

@@ -21,17 +21,17 @@ import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
-from anodetect.batching import in_micro_batches
 from anodetect.config import Config, Pooling
 from anodetect.generative import denoiser, diffusion
 from anodetect.generative.denoiser import Denoiser
 from anodetect.generative.noise import generator, of_octaves
-from anodetect.generative.standard import levels, quiet_limits, quiet_raised
-from anodetect.heatmaps import pool, smooth
+from anodetect.imaging.heatmaps import pool, smooth
+from anodetect.imaging.standardise import levels, quiet_limits, quiet_raised
 from anodetect.nn.augment import Augment
+from anodetect.nn.batching import in_micro_batches
 from anodetect.nn.inference import autocast, pick_device
+from anodetect.nn.training import Draw, Training, optimize
 from anodetect.nn.unet import VolumeUNet, Widths, check_patch
-from anodetect.training import Draw, Training, optimize
 from anodetect.types import Batch, Bools, Floats, Scores, Seeds, State, TrainContext
 
 MICRO_BATCH = 4

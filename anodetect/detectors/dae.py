@@ -15,13 +15,13 @@ import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from anodetect.batching import in_micro_batches
 from anodetect.config import Config, Pooling
 from anodetect.generative.noise import NoiseSource
-from anodetect.heatmaps import finish
+from anodetect.imaging.heatmaps import finish
+from anodetect.nn.batching import in_micro_batches
 from anodetect.nn.inference import autocast, pick_device
+from anodetect.nn.training import Draw, Training, optimize
 from anodetect.nn.unet import UNet, Widths, check_size
-from anodetect.training import Draw, Training, optimize
 from anodetect.types import Batch, Floats, Scores, Seeds, State, TrainContext
 
 MICRO_BATCH = 16

@@ -33,17 +33,17 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
-from anodetect.batching import in_micro_batches
 from anodetect.errors import ConfigError
 from anodetect.generative import denoiser, diffusion, langevin
 from anodetect.generative.chains import ChainConfig, Chains, beyond, contrastive_divergence, some_of
 from anodetect.generative.denoiser import Denoiser, DenoiserConfig
 from anodetect.generative.langevin import Energy
 from anodetect.generative.noise import NoiseSource, generator
-from anodetect.generative.standard import MICRO_BATCH, Standard, StandardConfig
+from anodetect.imaging.standardise import MICRO_BATCH, Standard, StandardConfig
+from anodetect.nn.batching import in_micro_batches
 from anodetect.nn.filters import blur
 from anodetect.nn.inference import autocast, pick_device
-from anodetect.training import Draw, Losses, Training, optimize
+from anodetect.nn.training import Draw, Losses, Training, optimize
 from anodetect.types import Batch, Floats, Scores, Seeds, State, TrainContext
 
 INVERSION_RATE = 0.2  # of a level's noise, the step of the search for z

@@ -23,12 +23,12 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from anodetect import checkpoint
-from anodetect.batching import mapped
 from anodetect.config import Config
-from anodetect.generative.standard import LEAST_SPREAD, MAX_TUNE, MICRO_BATCH, TINY
-from anodetect.representations.pixels import resize
-from anodetect.training import below, checkpoint_of
+from anodetect.imaging.resize import resize
+from anodetect.imaging.standardise import LEAST_SPREAD, MAX_TUNE, MICRO_BATCH, TINY
+from anodetect.nn.batching import mapped
+from anodetect.nn.training import below, checkpoint_of
+from anodetect.record import checkpoint
 from anodetect.types import Batch, Bools, Expert, Floats, Scores, Seeds, State, TrainContext
 
 LEARNED_FROM = 64  # images, for a representation that has something to learn

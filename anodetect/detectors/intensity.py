@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from anodetect.config import Config, Pooling
-from anodetect.heatmaps import finish
+from anodetect.imaging.heatmaps import finish
 from anodetect.types import Batch, Scores, Seeds, State, TrainContext
 
 

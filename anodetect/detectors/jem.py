@@ -34,18 +34,18 @@ from numpy.typing import NDArray
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from anodetect import checkpoint
-from anodetect.batching import in_micro_batches
 from anodetect.errors import ConfigError, DataError, Interrupted
 from anodetect.generative import denoiser, diffusion, langevin
 from anodetect.generative.chains import ChainConfig, Chains, beyond, contrastive_divergence, some_of
 from anodetect.generative.denoiser import NoiseConfig
 from anodetect.generative.langevin import Energy
 from anodetect.generative.noise import NoiseSource
-from anodetect.generative.standard import MICRO_BATCH, Standard, StandardConfig
+from anodetect.imaging.standardise import MICRO_BATCH, Standard, StandardConfig
+from anodetect.nn.batching import in_micro_batches
 from anodetect.nn.inference import autocast, pick_device
 from anodetect.nn.local import LocalNet, receptive_field
-from anodetect.training import Draw, Losses, Training, checkpoint_of, optimize, tensors_below
+from anodetect.nn.training import Draw, Losses, Training, checkpoint_of, optimize, tensors_below
+from anodetect.record import checkpoint
 from anodetect.types import Batch, Floats, Scores, Seeds, State, TrainContext
 
 TRANSFORMATIONS = 8

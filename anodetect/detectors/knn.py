@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from pydantic import PositiveInt
 
-from anodetect.batching import in_micro_batches
 from anodetect.config import Config, Pooling
-from anodetect.heatmaps import finish
+from anodetect.imaging.heatmaps import finish
+from anodetect.nn.batching import in_micro_batches
 from anodetect.nn.inference import pick_device
 from anodetect.types import Batch, Floats, Scores, Seeds, State, TrainContext
 

@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field, PositiveInt
 
-from anodetect.batching import in_micro_batches
 from anodetect.config import Config, Pooling
-from anodetect.heatmaps import finish
+from anodetect.imaging.heatmaps import finish
+from anodetect.nn.batching import in_micro_batches
 from anodetect.types import Batch, Floats, Scores, Seeds, State, TrainContext
 
 MICRO_BATCH = 16

@@ -23,7 +23,7 @@ from anodetect.config import Config
 from anodetect.errors import DataError
 from anodetect.generative import langevin
 from anodetect.generative.langevin import Energy
-from anodetect.training import Draw
+from anodetect.nn.training import Draw
 from anodetect.types import Floats
 
 BUFFER_BYTES = 2**28

@@ -15,8 +15,8 @@ from anodetect.generative.noise import NoiseSource, regions
 from anodetect.nn.augment import Augment
 from anodetect.nn.inference import autocast
 from anodetect.nn.mlp import LocationMLP
+from anodetect.nn.training import Draw, Training, tensors_below
 from anodetect.nn.unet import UNet, Widths, check_size
-from anodetect.training import Draw, Training, tensors_below
 from anodetect.types import State
 
 

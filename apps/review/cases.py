@@ -6,9 +6,9 @@ from typing import Any
 
 import streamlit as st
 
-from anodetect.agreement import agreements
-from anodetect.records import Row
-from anodetect.reviews import JUDGEMENTS, Judgement
+from anodetect.record.directories import Row
+from anodetect.record.reviews import JUDGEMENTS, Judgement
+from anodetect.stats.agreement import agreements
 
 from . import opened, picture, worklist
 from .opened import Opened, careful, number

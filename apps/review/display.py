@@ -23,10 +23,10 @@ from anodetect.data.geometry import Geometry, along, edges
 from anodetect.data.volumes import Volume, decode_nifti
 from anodetect.errors import DataError, ImageError, RunError
 from anodetect.files import inside, path_of, sha256_of
-from anodetect.records import Row, ScoreDirectory, picture_of
+from anodetect.output import images as writer
+from anodetect.output.volumes import place_text
+from anodetect.record.directories import Row, ScoreDirectory, picture_of
 from anodetect.types import Bools, Floats
-from anodetect.writers import images as writer
-from anodetect.writers.volumes import place_text
 
 T = TypeVar("T")
 Picture = NDArray[np.uint8]

@@ -9,10 +9,10 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from anodetect.agreement import Rate
-from anodetect.records import Row
+from anodetect.output import images as writer
+from anodetect.record.directories import Row
+from anodetect.stats.agreement import Rate
 from anodetect.types import Bools
-from anodetect.writers import images as writer
 
 from . import display
 from .display import Picture, View

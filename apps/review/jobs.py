@@ -23,10 +23,10 @@ from uuid import uuid4
 import psutil
 from filelock import FileLock
 
-from anodetect import records, runs
 from anodetect.data.scan import SUFFIXES, is_below
 from anodetect.errors import ConfigError, RunError
 from anodetect.files import write_atomic
+from anodetect.record import directories, runs
 
 FOLDER = ".anodetect-jobs"
 JOB, LOG, RESULT, CANCELLED = "job.json", "output.log", "result.json", "cancelled"
@@ -88,7 +88,7 @@ def look(roots: Sequence[Path]) -> Found:
             folders, names = _inside(folder)
             if "model.safetensors" in names:
                 runs_.append(folder)
-            elif records.AUDIT_FILE in names:
+            elif directories.AUDIT_FILE in names:
                 scores.append(folder)
             else:
                 if names & {"manifest.csv", "train", "test"} or any(Path(n).suffix.lower() in SUFFIXES for n in names):
@@ -114,7 +114,7 @@ def measured(scores: Sequence[Path]) -> dict[str, str]:
     found = {}
     for path in scores:
         try:
-            audit = json.loads((path / records.AUDIT_FILE).read_text("utf-8"))
+            audit = json.loads((path / directories.AUDIT_FILE).read_text("utf-8"))
             auroc = audit["evaluation"]["image"]["auroc"]
             interval = "" if auroc["low"] is None else f" ({auroc['low']:.3f}–{auroc['high']:.3f})"
             found[audit["model_sha256"]] = f"{auroc['value']:.3f}{interval} on {path.name}"

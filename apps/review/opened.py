@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import streamlit as st
 
-from anodetect import records
-from anodetect.agreement import Judgements, Rate
 from anodetect.errors import AnodetectError, RunError
 from anodetect.files import sha256_of
-from anodetect.records import Row, ScoreDirectory
-from anodetect.reviews import Review, in_force
+from anodetect.record import directories
+from anodetect.record.directories import Row, ScoreDirectory
+from anodetect.record.reviews import Review, in_force
+from anodetect.stats.agreement import Rate
 
 from . import display
 from .store import Store
@@ -45,7 +45,7 @@ class Opened:
     scored: Scored
     store: Store
     everything: list[Review]
-    judgements: Judgements
+    judgements: Mapping[str, Mapping[str, Review]]
     reviewer: str
 
     @property
@@ -59,7 +59,7 @@ class Opened:
 def open_directory(path: Path, url: str, reviewer: str) -> Opened:
     """Read what has changed since it was read last; RunError or ConfigError with what to do."""
     try:
-        stamp = (path / records.AUDIT_FILE).stat().st_mtime_ns
+        stamp = (path / directories.AUDIT_FILE).stat().st_mtime_ns
     except (OSError, ValueError):
         stamp = 0  # reading it says what is wrong
     scored = _read(path, stamp)
@@ -72,17 +72,17 @@ def open_directory(path: Path, url: str, reviewer: str) -> Opened:
 
 @st.cache_resource(max_entries=4, show_spinner="Reading the scores …")
 def _read(path: Path, stamp: int) -> Scored:  # `stamp` is part of the key: a directory written anew is read anew
-    directory = records.read(path)
+    directory = directories.read(path)
     _as_written(directory)
     rows = directory.rows
     names = sorted({row["group"] or "" for row in rows})
     slices: dict[str, list[Row]] = {}
-    for each in records.read_slices(path):
+    for each in directories.read_slices(path):
         slices.setdefault(each["path"], []).append(each)
     return Scored(
         directory=directory,
         by_path={row["path"]: row for row in rows},
-        groups={group["group"]: group for group in records.read_groups(path)},
+        groups={group["group"]: group for group in directories.read_groups(path)},
         slices=slices,
         statuses=tuple(sorted({row["status"] for row in rows})),
         kinds=tuple(sorted({row["kind"] or "" for row in rows})),
@@ -99,11 +99,11 @@ def _as_written(directory: ScoreDirectory) -> None:
 
     audit, tables = directory.audit, ("scores.parquet", "groups.csv", "slices.parquet")
     try:
-        if records.head_of(audit) != audit["head"]:
+        if directories.head_of(audit) != audit["head"]:
             raise ValueError
         wrong = [name for name in tables if digest(name) != audit["outputs"].get(name)]
     except (ValueError, TypeError, AttributeError):
-        wrong = [records.AUDIT_FILE]
+        wrong = [directories.AUDIT_FILE]
     if wrong:
         raise RunError(
             f"{directory.path}: {', '.join(wrong)} changed or missing since the images were scored; anodetect verify "

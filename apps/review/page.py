@@ -7,7 +7,7 @@ from pathlib import Path
 import streamlit as st
 
 from anodetect.errors import AnodetectError, RunError
-from anodetect.reviews import DATABASE
+from anodetect.record.reviews import DATABASE
 
 from . import cases, summary, threshold, training
 from .opened import open_directory, problem

@@ -7,8 +7,8 @@ from typing import Any
 import streamlit as st
 
 from anodetect.data import geometry
-from anodetect.records import Row
-from anodetect.writers.volumes import place_text
+from anodetect.output.volumes import place_text
+from anodetect.record.directories import Row
 
 from . import display, figures, opened, worklist
 from .opened import Opened

@@ -37,9 +37,9 @@ from sqlalchemy import (
 from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from anodetect import reviews
 from anodetect.errors import ConfigError, RunError
-from anodetect.reviews import JUDGEMENTS, WITHDRAWN, Judgement, Review
+from anodetect.record import reviews
+from anodetect.record.reviews import JUDGEMENTS, WITHDRAWN, Judgement, Review
 
 PATIENCE = 15.0  # seconds to wait for another writer
 NETWORK = {

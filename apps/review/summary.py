@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import streamlit as st
 from pyarrow import csv, parquet
 
-from anodetect import records
-from anodetect.agreement import Agreement, summary
+from anodetect.record import directories
+from anodetect.stats.agreement import Agreement, summary
 
 from . import worklist
 from .opened import Opened, problem, rate
@@ -63,11 +63,11 @@ def _record(now: Opened) -> None:
     st.text(f"{len(now.everything)} records, {'broken' if problems else 'unbroken'}; their chain ends with {end}")
     table = worklist.table(now.everything)
     as_csv, as_parquet = io.BytesIO(), io.BytesIO()
-    csv.write_csv(records.without_formulas(table), as_csv)
+    csv.write_csv(directories.without_formulas(table), as_csv)
     parquet.write_table(table, as_parquet)
 
     def as_html() -> str:
-        from anodetect import report  # with its libraries, which take a second that no other page needs
+        from anodetect.output import report  # with its libraries, which take a second that no other page needs
 
         return report.html(now.directory.path, now.everything)
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 import streamlit as st
 
-from anodetect.calibration import Calibration
+from anodetect.stats.calibration import Calibration
 
 from . import figures, worklist
 from .opened import Opened, number, rate

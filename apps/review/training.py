@@ -6,9 +6,9 @@ from typing import Any
 
 import streamlit as st
 
-from anodetect.calibration import DEFAULT_FAR
 from anodetect.detectors import DETECTORS
 from anodetect.errors import AnodetectError
+from anodetect.stats.calibration import DEFAULT_FAR
 
 from . import jobs
 from .jobs import Job

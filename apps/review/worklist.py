@@ -14,12 +14,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from anodetect.agreement import Judgements, Rate, consensus, disagreement
-from anodetect.calibration import Calibration
-from anodetect.decision import p_values
 from anodetect.errors import DataError
-from anodetect.records import Row
-from anodetect.reviews import COLUMNS, WITHDRAWN, Review
+from anodetect.record.decisions import p_values
+from anodetect.record.directories import Row
+from anodetect.record.reviews import COLUMNS, WITHDRAWN, Review
+from anodetect.stats.agreement import Judgements, Rate, consensus, disagreement
+from anodetect.stats.calibration import Calibration
 
 Order = Literal["p-value", "score", "disagreement", "nearness to threshold", "name"]
 ORDERS: tuple[Order, ...] = get_args(Order)

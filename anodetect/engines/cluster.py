@@ -1,0 +1,115 @@
+"""Scoring on a Ray cluster: one worker a node or GPU, fed with a table of what there is to score.
+
+The machine that calls keeps the journal and writes the tables; workers read images and write heatmaps, so the images,
+the run and `--out` must be at the same place for all of them.
+"""
+
+import json
+import logging
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from anodetect.data.scan import Record
+from anodetect.engines.worker import Engine, Made, Task, Worker
+from anodetect.errors import ConfigError, RunError
+from anodetect.model.loading import BATCH
+from anodetect.record.journal import Entry
+from anodetect.types import Reporter, Silent
+
+BLOCK = 4 * BATCH  # files handed out at a time
+RESERVED = 0.5  # of a CPU on each node, for Ray's own work
+
+
+def engine(workers: int | None) -> Engine:
+    """`scoring.score`'s engine of `workers` workers; without a number one for each GPU, or for each node without any.
+
+    The cluster is that of the environment variable RAY_ADDRESS, else one of this machine alone, for the time being.
+    """
+    if workers is not None and workers < 1:
+        raise ConfigError(f"--workers {workers}: at least one is needed")
+    try:
+        import ray.data  # noqa: F401
+    except ImportError:
+        raise ConfigError("--engine ray needs Ray: pip install 'anodetect[ray]'") from None
+
+    def entries(task: Task, items: Sequence[Record], reporter: Reporter, note: Callable[[], str]) -> Made:
+        _start()
+        return _entries(task, items, reporter, note, workers)
+
+    return entries
+
+
+def _start() -> None:
+    import ray
+
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray's log files still have everything
+    # log_to_driver would put the workers' output between ours.
+    ray.init(ignore_reinit_error=True, include_dashboard=False, log_to_driver=False, logging_level="error")
+
+
+def _entries(
+    task: Task, items: Sequence[Record], reporter: Reporter, note: Callable[[], str], workers: int | None
+) -> Made:
+    import ray
+
+    try:
+        share = _share(ray.nodes(), workers)
+        reporter.say(
+            f"{share['concurrency']} workers with {share['num_cpus']:g} CPUs and {share['num_gpus']} GPUs each"
+        )
+        for done, entry in enumerate(_results(task, items, share)):
+            reporter.progress("score", done, len(items), note())
+            yield None, entry
+        reporter.progress("score", len(items), len(items), note())
+    except ray.exceptions.RayError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise RunError(f"a worker failed ({reason}); the same command with --resume goes on") from None
+    finally:
+        ray.shutdown()
+
+
+def _share(nodes: Sequence[dict[str, Any]], workers: int | None) -> dict[str, Any]:
+    """How many workers there are to be, and what each gets."""
+    alive = [node["Resources"] for node in nodes if node["Alive"]]
+    gpus = int(sum(node.get("GPU", 0) for node in alive))
+    count = workers or gpus or len(alive)
+    cpus = min(node.get("CPU", 1) for node in alive) - RESERVED
+    each = max(cpus / math.ceil(count / len(alive)), RESERVED)
+    return {"concurrency": count, "num_cpus": math.floor(each) or each, "num_gpus": 1 if gpus >= count else 0}
+
+
+def _results(task: Task, items: Sequence[Record], share: dict[str, Any]) -> Iterator[Entry]:
+    """Entries as they are finished, in any order."""
+    from ray import data
+
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    data.DataContext.get_current().enable_progress_bars = False
+    blocks = max(math.ceil(len(items) / BLOCK), min(share["concurrency"], len(items)))
+    table = data.from_items([{"record": _absolute(record)} for record in items], override_num_blocks=blocks)
+    worked = table.map_batches(
+        RemoteWorker, fn_constructor_args=(task,), batch_size=BATCH, batch_format="numpy", **share
+    )
+    for row in worked.iter_rows():
+        yield json.loads(row["entry"])
+
+
+def _absolute(record: Record) -> Record:
+    """The record for a process that runs in another folder."""
+    files = tuple(file.absolute() for file in record.files)
+    foreground = record.foreground.absolute() if record.foreground else None
+    return replace(record, path=record.path.absolute(), files=files, foreground=foreground)
+
+
+class RemoteWorker:
+    """A `Worker` in a process of its own."""
+
+    def __init__(self, task: Task) -> None:
+        self.worker = Worker(task)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Records in, the journal's entries out; those of other shards are missing."""
+        return {"entry": [json.dumps(entry) for _, entry in self.worker.work(list(batch["record"]), Silent())]}

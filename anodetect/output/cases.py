@@ -1,0 +1,55 @@
+"""Pictures of the images worth looking at, chosen while a batch is scored; a bounded number is kept, on the disk."""
+
+from pathlib import Path
+
+import numpy as np
+
+from anodetect.files import write_atomic
+from anodetect.imaging.preprocess import Prepared
+from anodetect.output import volumes
+from anodetect.output.images import case_strip
+from anodetect.record.directories import picture_of
+from anodetect.types import Floats
+
+Panels = tuple[Floats, Floats, Floats | None]  # image, heatmap and reconstruction on one grid
+KEPT = {"highest": 50, "borderline": 12}
+
+
+class Cases:
+    """The most anomalous images, and those nearest to the threshold, as strips of pictures in `out`/cases."""
+
+    def __init__(self, out: Path, threshold: float, scale: tuple[float, float]) -> None:
+        self.out, self.threshold, self.scale = out, threshold, scale
+        self.kept: dict[str, list[tuple[float, str]]] = {name: [] for name in KEPT}
+
+    def admits(self, identity: str, score: float) -> bool:
+        """Whether the image ranks among the first by score or by nearness to the threshold, of all until now."""
+        for name, rank in (("highest", -score), ("borderline", abs(score - self.threshold))):
+            if np.isfinite(rank):
+                self.kept[name] = sorted([*self.kept[name], (rank, identity)])[: KEPT[name]]
+        return identity in self._names()
+
+    def draw(self, identity: str, heatmap: Floats, volume: Prepared | None, panels: Panels | None) -> None:
+        """Write the picture of an image that was admitted: its panels, or three planes of a volume."""
+        if volume is not None:
+            picture = volumes.picture(heatmap, volume, self.scale)
+        else:
+            assert panels is not None
+            picture = case_strip(*panels, self.scale)
+        write_atomic(picture_of(self.out, identity), picture, durable=False)
+
+    def recall(self, identity: str, score: float) -> None:
+        """Rank an image that was scored before; its picture is there if it was worth one."""
+        if picture_of(self.out, identity).is_file():
+            self.admits(identity, score)
+
+    def settle(self) -> dict[str, list[str]]:
+        """The ids of the images in the end, the first ones first; pictures of others are removed."""
+        wanted = {picture_of(self.out, identity) for identity in self._names()}
+        for picture in picture_of(self.out, "").parent.glob("*"):
+            if picture not in wanted:
+                picture.unlink()
+        return {name: [identity for _, identity in kept] for name, kept in self.kept.items()}
+
+    def _names(self) -> set[str]:
+        return {identity for kept in self.kept.values() for _, identity in kept}

@@ -1,0 +1,58 @@
+"""Maps of volumes as NIfTI, float32 or a mask of bytes, in exactly the geometry of the source.
+
+Of a NIfTI source's header only what says where voxels lie is taken over, bit for bit: no description, file name or
+extension, which may name the patient.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from anodetect.data.geometry import FLIP_XY
+from anodetect.files import atomic
+from anodetect.imaging.preprocess import Prepared
+
+PLACED = (
+    "pixdim", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z",
+    "srow_x", "srow_y", "srow_z", "xyzt_units",
+)  # fmt: skip
+SCANNER = 1  # the code of coordinates as the scanner gave them
+SAME_PLACE = 0.01  # mm
+
+
+def write(path: Path, values: NDArray[Any], volume: Prepared, description: str) -> None:
+    """Write a map [D, H, W] in the order of the source; `description` is at most 79 bytes."""
+    source = volume.geometry.to_source(values)
+    header = header_like(volume)
+    header.set_data_dtype(source.dtype)
+    header.set_data_shape(source.shape)
+    header["descrip"] = description.encode()
+    header["vox_offset"] = header.single_vox_offset
+    with atomic(path, durable=False) as file:
+        header.write_to(file)
+        file.write(bytes(header.single_vox_offset - file.tell()))  # no extensions
+        for number in range(source.shape[2]):  # a slice at a time, so that no second copy is needed
+            file.write(np.asarray(source[..., number], header.get_data_dtype()).tobytes(order="F"))
+
+
+def header_like(volume: Prepared) -> Any:
+    """A header that places voxels as the source's does; that of a DICOM series or an NRRD says the same in NIfTI's
+    terms, RAS+."""
+    origin = volume.volume.origin
+    if not isinstance(origin, nib.Nifti1Header):
+        header = nib.Nifti1Header()
+        header.set_data_shape(volume.geometry.shape)
+        affine = FLIP_XY @ volume.geometry.affine
+        header.set_sform(affine, SCANNER)
+        header.set_qform(affine, SCANNER, strip_shears=True)
+        if (np.abs(header.get_qform() - affine) @ (*volume.geometry.shape, 1)).max() > SAME_PLACE:
+            header["qform_code"] = 0  # a qform cannot say sheared, as by a tilted gantry: no viewer is to take it
+        header.set_xyzt_units("mm")
+        return header
+    header = type(origin)(endianness=origin.endianness)
+    for name in PLACED:
+        header[name] = origin[name]
+    return header

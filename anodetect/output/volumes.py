@@ -1,0 +1,112 @@
+"""A volume's heatmap as files, and a picture of it in three planes."""
+
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from anodetect.data.geometry import OPPOSITE, PLANES, along, edges
+from anodetect.files import write_atomic
+from anodetect.imaging.preprocess import Prepared
+from anodetect.output import dicom, nifti
+from anodetect.output.formats import VOLUME_FILES
+from anodetect.output.images import Picture, overlay
+from anodetect.types import Floats
+
+PANEL, GAP, LINE = 280, 6, 18  # pixels: a plane's side, between planes, a line of text
+
+
+def write(
+    stem: Path,
+    formats: Sequence[str],
+    heatmap: Floats,
+    volume: Prepared,
+    scale: tuple[float, float],
+    threshold: float,
+    pseudonym: str,
+    model: str,
+) -> list[Path]:
+    """Write a heatmap [D, H, W] in each of the formats that volumes have files of: "nifti" its values, "mask" where it
+    exceeds `threshold`, both in the source's grid, "png" a picture, "dicom" values, mask, findings of a DICOM series.
+    `pseudonym` is what DICOM files call the patient; "" leaves what identifies the patient in them; `model` is the
+    model's hash, which they name."""
+    above = heatmap > threshold  # never where it is NaN
+    writers: dict[str, Callable[[], list[Path]]] = {
+        "nifti": lambda: [_nifti(stem.with_name(f"{stem.name}_heatmap.nii"), heatmap, volume, "anomaly heatmap")],
+        "mask": lambda: [
+            _nifti(
+                stem.with_name(f"{stem.name}_mask.nii"), above.astype(np.uint8), volume, "above the anomaly threshold"
+            )
+        ],
+        "png": lambda: [_png(stem, heatmap, volume, scale)],
+        "dicom": lambda: dicom.write(stem, heatmap, above, volume, pseudonym, model),
+    }
+    return [path for each in formats if each in VOLUME_FILES for path in writers[each]()]
+
+
+def _nifti(path: Path, values: NDArray[Any], volume: Prepared, what: str) -> Path:
+    nifti.write(path, values, volume, f"{what} by anodetect; research use only")
+    return path
+
+
+def _png(stem: Path, heatmap: Floats, volume: Prepared, scale: tuple[float, float]) -> Path:
+    path = stem.with_name(f"{stem.name}_heatmap.png")
+    write_atomic(path, picture(heatmap, volume, scale, "png"), durable=False)
+    return path
+
+
+# -- Picture --------------------------------------------------------------------------------------------
+
+
+def picture(heatmap: Floats, volume: Prepared, scale: tuple[float, float], kind: str = "jpeg") -> bytes:
+    """Axial, coronal and sagittal slices through the highest value of a heatmap [D, H, W], the heatmap over the image,
+    with the patient's directions at the edges and the slice's place in millimetres, as a PNG or JPEG."""
+    number = int(max(volume.numbers, key=lambda each: heatmap[each].max()))
+    row, column = divmod(int(heatmap[number].argmax()), heatmap.shape[2])
+    found = volume.geometry.source_index((number, row, column))
+    panels = [_panel(plane, heatmap, volume, scale, found) for plane in PLANES]
+    gap = np.full((PANEL + LINE, GAP, 3), 255, np.uint8)
+    buffer = io.BytesIO()
+    whole = np.concatenate([panels[0], gap, panels[1], gap, panels[2]], axis=1)
+    Image.fromarray(whole).save(buffer, kind, **({"quality": 85} if kind == "jpeg" else {}))
+    return buffer.getvalue()
+
+
+def _panel(
+    plane: str, heatmap: Floats, volume: Prepared, scale: tuple[float, float], found: tuple[float, float, float]
+) -> Picture:
+    """One plane through the source's voxel `found` on a black square, a line of text below it."""
+    geometry = along(volume.geometry.shape, volume.geometry.affine, plane)
+    number = round(geometry.inside((found[0], found[1], found[2]))[0])
+    image = geometry.to_slices(volume.volume.voxels)[:, number]
+    values = geometry.to_slices(volume.geometry.to_source(heatmap))[number]
+    _, row, column = geometry.spacing
+    height, width = values.shape[0] * row, values.shape[1] * column
+    zoom = PANEL / max(height, width)
+    size = (max(1, round(width * zoom)), max(1, round(height * zoom)))
+    shown = Image.fromarray(overlay(image, values, scale)).resize(size, Image.Resampling.BILINEAR)
+    canvas = Image.new("RGB", (PANEL, PANEL + LINE), "black")
+    canvas.paste(shown, ((PANEL - size[0]) // 2, (PANEL - size[1]) // 2))
+    draw, letters, font = ImageDraw.Draw(canvas), edges(plane), ImageFont.load_default(13)
+    places = {
+        "left": (3.0, PANEL / 2, "lm"),
+        "right": (PANEL - 3.0, PANEL / 2, "rm"),
+        "top": (PANEL / 2, 2.0, "mt"),
+        "bottom": (PANEL / 2, PANEL - 2.0, "mb"),
+    }
+    for edge, (x, y, anchor) in places.items():
+        draw.text((x, y), letters[edge], "white", font, anchor, stroke_width=1, stroke_fill="black")
+    draw.rectangle((0, PANEL, PANEL, PANEL + LINE), "white")
+    draw.text((PANEL / 2, PANEL + 2), f"{plane}, {place_text(geometry.centre(number), plane)}", "black", font, "mt")
+    return np.asarray(canvas)
+
+
+def place_text(centre: tuple[float, float, float], plane: str) -> str:
+    """Where a slice lies in the patient along its plane's axis, such as "12 mm S"."""
+    letter = PLANES[plane][0]
+    value = centre["LPS".index(letter)]
+    return f"{abs(value):.0f} mm {letter if value >= 0 else OPPOSITE[letter]}"

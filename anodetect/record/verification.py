@@ -1,0 +1,219 @@
+"""Is a score directory what it was when it was written? Hashes, chain, decisions, model, signature, reviews. No torch.
+
+Whoever can write a directory can also write a new chain: without a copy of the head kept elsewhere (`head`) or a
+signature by a key that is trusted (`key`), a directory is at best internally consistent, not authenticated.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
+
+from anodetect.errors import AnodetectError, ConfigError, RunError
+from anodetect.files import leads_out, sha256_of, write_atomic
+from anodetect.record import directories, reviews
+from anodetect.record.decisions import decide, decide_slices
+from anodetect.stats.calibration import Calibration
+
+SIGNATURE = "signature.json"
+UNCHECKABLE = (KeyError, TypeError, ValueError, IndexError, AttributeError, pa.ArrowException, AnodetectError)
+DECIDED = ("p_value", "q_value", "flagged", "threshold")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`problems` is empty where everything holds; `authenticated`: against a kept head or a trusted key."""
+
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+    authenticated: bool
+    rows: int
+    head: str
+
+    @property
+    def intact(self) -> bool:
+        return not self.problems
+
+
+def verify(path: Path, *, head: str | None = None, key: Path | None = None, run: Path | None = None) -> Verdict:
+    """Recompute everything a score directory says of itself; RunError if it is no finished score directory.
+
+    `head`: the head as kept elsewhere. `key`: the public key (PEM) that must have signed it. `run`: where the run is
+    now, if not where it was.
+    """
+    try:
+        scored = directories.read(path)
+    except RunError as error:
+        if not (path / directories.AUDIT_FILE).is_file():
+            raise
+        return Verdict((str(error),), (), False, 0, "")
+    audit = scored.audit
+    notes: list[str] = []
+    problems = [*of_record(scored, notes), *_model(audit, run, notes)]
+    if head is not None and head.lower() != audit["head"]:
+        problems.append(f"the head is {audit['head']}, not the one that was kept: the record was replaced")
+    trusted = _public_key(key) if key else None
+    problems += _signature(path, audit["head"], trusted, notes)
+    wrong, known = reviews.verify(path, audit["head"], scored.rows)
+    problems += wrong
+    notes += known
+    authenticated = not problems and (head is not None or trusted is not None)
+    return Verdict(tuple(problems), tuple(notes), authenticated, len(scored.rows), audit["head"])
+
+
+def of_record(scored: directories.ScoreDirectory, notes: list[str]) -> list[str]:
+    """What does not hold of rows, decisions, outputs and head, whatever the model and the signature."""
+    problems: list[str] = []
+    for check in (_rows, _decisions, lambda scored: _outputs(scored, notes), _head):
+        try:
+            problems += check(scored)
+        except UNCHECKABLE as error:
+            problems.append(f"it cannot be checked: something is missing or of another kind ({error!r})")
+    return problems
+
+
+def _head(scored: directories.ScoreDirectory) -> Iterator[str]:
+    if directories.head_of(scored.audit) != scored.audit["head"]:
+        yield "audit.json was changed: its contents do not give its head"
+
+
+def _rows(scored: directories.ScoreDirectory) -> Iterator[str]:
+    """The first record that does not hold."""
+    try:
+        links = directories.read_chain(scored.path)
+    except RunError as error:
+        yield str(error)
+        return
+    here = {row["path"] for row in scored.rows}
+    written = {link["path"] for link in links}
+    hashes = {row["path"]: directories.row_hash(row) for row in scored.rows}
+    for number, link in enumerate(links, start=1):
+        if link["path"] not in here:
+            yield f"record {number} ({link['path']}) is missing from scores.parquet"
+            return
+        if hashes[link["path"]] != link["row"]:
+            yield f"record {number} ({link['path']}) was changed"
+            return
+    for row in scored.rows:
+        if row["path"] not in written:
+            yield f"{row['path']} was added to scores.parquet"
+            return
+    if [row["path"] for row in scored.rows] != [link["path"] for link in links]:
+        yield "the records are not in the order they were written in"
+    value = directories.EMPTY
+    for number, (link, value) in enumerate(
+        zip(links, directories.chain(link["row"] for link in links), strict=True), start=1
+    ):
+        if value != link["chain"]:
+            yield f"the chain breaks at record {number} ({link['path']})"
+            return
+    if value != scored.audit["chain"] or len(links) != scored.audit["rows"]:
+        yield "the chain does not end where audit.json says it does"
+
+
+def _decisions(scored: directories.ScoreDirectory) -> Iterator[str]:
+    """p-values, q-values and flags against those that scores and calibration give."""
+    audit = scored.audit
+    calibration = Calibration.restore(audit["calibration"])
+    again, _, _ = decide(scored.table, calibration, far=audit["far"] or audit["fdr"], fdr=audit["fdr"])
+    for number, (row, decided) in enumerate(zip(scored.rows, again.to_pylist(), strict=True), start=1):
+        if any(not _same(row[name], decided[name]) for name in DECIDED):
+            yield f"record {number} ({row['path']}): its decision does not follow from its score"
+            break
+    slices = directories.read_slices(scored.path)
+    slices_again = [dict(row) for row in slices]
+    decide_slices(slices_again, calibration, far=audit["far"] or audit["fdr"], fdr=audit["fdr"])
+    for row, decided in zip(slices, slices_again, strict=True):
+        if any(not _same(row[name], decided[name]) for name in ("p_value", "flagged")):
+            yield f"slice {row['slice']} of {row['path']}: its decision does not follow from its score"
+            break
+    if dict(Counter(row["status"] for row in scored.rows)) != audit["counts"]:
+        yield "the counts in audit.json are not those of the rows"
+
+
+def _same(a: Any, b: Any) -> bool:
+    return a == b or (isinstance(a, float) and isinstance(b, float) and bool(np.isclose(a, b, equal_nan=True)))
+
+
+def _outputs(scored: directories.ScoreDirectory, notes: list[str]) -> Iterator[str]:
+    recorded = scored.audit["outputs"]
+    for name, digest in recorded.items():
+        file = scored.path / name
+        if leads_out(name):
+            yield f"{name} is not an output: it leads out of the directory"
+        elif not file.is_file():
+            yield f"{name} is missing"
+        elif sha256_of(file) != digest:
+            yield f"{name} was changed"
+    if extra := [name for name in directories.files(scored.path) if name not in recorded]:
+        notes.append(f"{len(extra)} files are not part of the record, the first: {extra[0]}")
+
+
+def _model(audit: Mapping[str, Any], run: Path | None, notes: list[str]) -> Iterator[str]:
+    file = (run or Path(audit["run_path"])) / "model.safetensors"
+    if not file.is_file():
+        notes.append(f"the model was not checked: no {file}; --run says where it is")
+    elif sha256_of(file) != audit["model_sha256"]:
+        yield f"the model was changed: {file} is not the one that scored"
+
+
+# -- Signatures -----------------------------------------------------------------------------------------
+
+
+def private_key(path: Path) -> Ed25519PrivateKey:
+    """An Ed25519 private key from a PEM file without a password (`openssl genpkey -algorithm ed25519 -out key.pem`)."""
+    try:
+        key = load_pem_private_key(path.read_bytes(), None)
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise ConfigError(f"{path}: no usable private key ({error})") from None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise ConfigError(f"{path}: not an Ed25519 key; make one with openssl genpkey -algorithm ed25519")
+    return key
+
+
+def _public_key(path: Path) -> Ed25519PublicKey:
+    try:
+        key = load_pem_public_key(path.read_bytes())
+    except (OSError, ValueError, UnsupportedAlgorithm) as error:
+        raise ConfigError(f"{path}: no usable public key ({error})") from None
+    if not isinstance(key, Ed25519PublicKey):
+        raise ConfigError(f"{path}: not an Ed25519 public key")
+    return key
+
+
+def sign(path: Path, head: str, key: Ed25519PrivateKey) -> None:
+    """Write signature.json: the head, signed."""
+    made = {
+        "algorithm": "Ed25519",
+        "head": head,
+        "public_key": key.public_key().public_bytes_raw().hex(),
+        "signature": key.sign(head.encode()).hex(),
+    }
+    write_atomic(path / SIGNATURE, json.dumps(made, indent=2) + "\n")
+
+
+def _signature(path: Path, head: str, trusted: Ed25519PublicKey | None, notes: list[str]) -> Iterator[str]:
+    file = path / SIGNATURE
+    if not file.is_file():
+        if trusted:
+            yield "there is no signature"
+        return
+    try:
+        made = json.loads(file.read_text("utf-8"))
+        signer = Ed25519PublicKey.from_public_bytes(bytes.fromhex(made["public_key"]))
+        (trusted or signer).verify(bytes.fromhex(made["signature"]), head.encode())
+    except (OSError, ValueError, KeyError, TypeError):
+        yield f"{SIGNATURE} cannot be read"
+    except InvalidSignature:
+        yield "the signature is not that of the key" if trusted else "the signature does not fit the head"
+    else:
+        if not trusted:
+            notes.append(f"signed by the key {made['public_key']}, which was not checked against one you trust (--key)")
