@@ -735,13 +735,13 @@ def test_files_that_vanish_or_change_after_they_were_listed(pca_run, tmp_path):
 
 
 def test_huge_images_do_not_pile_up(pca_run, tmp_path, monkeypatch):
-    from anodetect.model import model
+    from anodetect.model import loading
 
     folder = tmp_path / "in"
     folder.mkdir()
     for n in range(12):
         Image.new("L", (400, 400), n).save(folder / f"{n}.png")
-    held, most, real = [], [0], model.load
+    held, most, real = [], [0], loading.load
 
     def load(*arguments):
         loaded = real(*arguments)
@@ -749,9 +749,9 @@ def test_huge_images_do_not_pile_up(pca_run, tmp_path, monkeypatch):
         most[0] = max(most[0], len(held))
         return loaded
 
-    monkeypatch.setattr(model, "PIXELS_AHEAD", 2 * 400 * 400)
+    monkeypatch.setattr(loading, "PIXELS_AHEAD", 2 * 400 * 400)
     items = collect([str(folder)], tmp_path / "out", False)[1]
-    for _ in model.ahead(load, items):
+    for _ in loading.ahead(load, items):
         time.sleep(0.02)
         held.pop(0)
     assert most[0] <= 2 + 2 + 1  # the limit, one in each thread, one with the consumer

@@ -7,7 +7,7 @@ from anodetect.config import Pooling, build, parse_assignments
 from anodetect.data import synthetic
 from anodetect.detectors.ebm import EBMConfig
 from anodetect.errors import ConfigError, ImageError
-from anodetect.imaging import preprocess
+from anodetect.imaging import foreground
 from anodetect.imaging.heatmaps import block_means, counted, finish, pool, smooth
 from anodetect.imaging.pixels import Pixels, PixelsConfig
 from anodetect.imaging.planted import plant
@@ -25,8 +25,8 @@ def disc(size=64, radius=24, background=0.0):
 
 def test_flat_background_is_found_and_kept_out():
     image, inside = disc()
-    assert preprocess.has_flat_background(image)
-    assert (preprocess.foreground(image) == inside).mean() > 0.98
+    assert foreground.has_flat_background(image)
+    assert (foreground.foreground(image) == inside).mean() > 0.98
     learned = Preprocess(PreprocessConfig())
     learned.learn([image])
     assert learned.flat_background
@@ -38,12 +38,12 @@ def test_flat_background_is_found_and_kept_out():
 def test_the_fast_foreground_is_scipys_and_numpys(seed):
     rng = np.random.default_rng(seed)
     mask = rng.random((3, *rng.integers(1, 20, 2))) < rng.uniform(0.3, 0.95)
-    for plane, opened in zip(mask, preprocess._opened(mask), strict=True):
+    for plane, opened in zip(mask, foreground._opened(mask), strict=True):
         np.testing.assert_array_equal(opened, ndimage.binary_opening(plane))
-        np.testing.assert_array_equal(preprocess._filled(plane), ndimage.binary_fill_holes(plane))
+        np.testing.assert_array_equal(foreground._filled(plane), ndimage.binary_fill_holes(plane))
     values = rng.normal(size=mask.shape).astype(np.float32)
     percents = (0.0, *rng.uniform(0, 100, 2), 100.0)
-    np.testing.assert_allclose(preprocess._quantiles(values, percents), np.percentile(values, percents), rtol=1e-5)
+    np.testing.assert_allclose(foreground.quantiles(values, percents), np.percentile(values, percents), rtol=1e-5)
 
 
 def test_textures_have_no_background():

@@ -12,7 +12,7 @@ from anodetect import cli
 from anodetect.commands.rescore import rescore
 from anodetect.data import synthetic
 from anodetect.errors import ConfigError
-from anodetect.imaging import features
+from anodetect.imaging import backbones
 from anodetect.imaging.backbones import read_weights
 from anodetect.imaging.features import Features, FeaturesConfig
 from anodetect.imaging.representations import features_installed
@@ -65,16 +65,16 @@ def test_every_weight_of_the_network_is_found():
 
 @needs_weights
 def test_other_weights_are_refused(monkeypatch):
-    monkeypatch.setattr(features, "WEIGHTS_SHA256", "0" * 64)
+    monkeypatch.setattr(backbones, "WEIGHTS_SHA256", "0" * 64)
     with pytest.raises(ConfigError, match="not the weights this release knows"):
-        features.pretrained()
+        backbones.pretrained()
 
 
 def test_a_missing_extra_is_said(monkeypatch):
     monkeypatch.setattr("anodetect.imaging.representations.FEATURE_PACKAGES", ("no_such_package", "no_such_package"))
     assert not features_installed()
     with pytest.raises(ConfigError, match=r"pip install 'anodetect\[features\]'"):
-        features.pretrained()
+        backbones.pretrained()
 
 
 @pytest.fixture(scope="module")

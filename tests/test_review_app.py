@@ -23,6 +23,7 @@ from test_dicom import write_series
 
 import anodetect
 from anodetect import cli
+from anodetect.commands import review
 from anodetect.data import synthetic
 from anodetect.record import directories, reviews, verification
 from apps.review import display, jobs, page, store
@@ -49,7 +50,7 @@ def opened(monkeypatch):
 
     def open_app(*folders, reviewer="Ada", options=()):
         monkeypatch.setattr(sys, "argv", ["app.py", *options, *map(str, folders)])
-        app = AppTest.from_file(str(reviews.app_file()), default_timeout=20).run()
+        app = AppTest.from_file(str(review.app_file()), default_timeout=20).run()
         if reviewer and any(field.key == "reviewer" for field in app.text_input):
             app.text_input(key="reviewer").set_value(reviewer).run()
         return app
@@ -527,7 +528,7 @@ def test_the_page_lists_runs_and_starts_commands(opened, scores, pca_run, tmp_pa
 
 def test_review_starts_for_this_machine_only_and_without_a_shell(monkeypatch, tmp_path):
     started = []
-    monkeypatch.setattr(reviews.os, "execv", lambda program, command: started.append((program, command)))
+    monkeypatch.setattr(review.os, "execv", lambda program, command: started.append((program, command)))
     monkeypatch.setattr(sys, "argv", ["anodetect", "review", "--port", "8765", "--", str(tmp_path), "-x; rm -rf y"])
     with pytest.raises(SystemExit):
         cli.main()
@@ -539,9 +540,9 @@ def test_review_starts_for_this_machine_only_and_without_a_shell(monkeypatch, tm
 
 
 def test_without_the_extra_review_says_what_to_install(monkeypatch, tmp_path):
-    monkeypatch.setattr(reviews, "find_spec", lambda name: None if name == "plotly" else name)
+    monkeypatch.setattr(review, "find_spec", lambda name: None if name == "plotly" else name)
     with pytest.raises(reviews.ConfigError, match=r"needs plotly: pip install 'anodetect\[app\]'"):
-        reviews.serve([tmp_path], port=8501)
+        review.serve([tmp_path], port=8501)
 
 
 def test_the_app_imports_no_torch():
