@@ -10,7 +10,14 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from anodetect.errors import AnodetectError, ConfigError, DataError
@@ -29,8 +36,12 @@ screen = Console(stderr=True)
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout and nothing else.")]
 Out = Annotated[Path, typer.Option("--out", help="Directory to write; it must not exist yet.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps …")]
-Far = Annotated[float, typer.Option(help="False-alarm rate: the share of normal images that may be flagged.")]
-FollowLinks = Annotated[bool, typer.Option("--follow-symlinks", help="Also read links that lead out of the folder.")]
+Far = Annotated[
+    float, typer.Option(help="False-alarm rate: the share of normal images that may be flagged.")
+]
+FollowLinks = Annotated[
+    bool, typer.Option("--follow-symlinks", help="Also read links that lead out of the folder.")
+]
 
 
 class RichReporter:
@@ -53,7 +64,9 @@ class RichReporter:
         screen.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
-        screen.print(f"warning: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+        screen.print(
+            f"warning: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True
+        )
 
     def progress(self, task: str, done: int, total: int, note: str = "") -> None:
         if not screen.is_terminal:
@@ -105,13 +118,19 @@ def finish(result: dict[str, Any], as_json: bool, text: str) -> None:
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option("--out", help="Directory to write.")] = Path("anodetect-demo"),
+    out: Annotated[Path, typer.Option("--out", help="Directory to write.")] = Path(
+        "anodetect-demo"
+    ),
     quick: Annotated[
-        bool, typer.Option("--quick", help="Synthetic images and a tiny budget: a check of the installation.")
+        bool,
+        typer.Option(
+            "--quick", help="Synthetic images and a tiny budget: a check of the installation."
+        ),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """The main job on real images: train three detectors on intact solar cells, score the rest, write a report."""
+    """The main job on real images: train three detectors on intact solar cells, score the rest,
+    write a report."""
     from anodetect.commands import demo as module
 
     with reporting() as reporter:
@@ -130,20 +149,33 @@ def train(
     detector: Annotated[str, typer.Option("--detector", "-d", help="See `anodetect detectors`.")],
     out: Out,
     config: Annotated[Path | None, typer.Option(help="A TOML file of settings.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="One setting, key=value; may be repeated.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="One setting, key=value; may be repeated.")
+    ] = None,
     representation: Annotated[
         str,
-        typer.Option(help="What the detector sees: pixels, features, or auto for what suits detector and images."),
+        typer.Option(
+            help="What the detector sees: pixels, features, or auto for what suits detector and images."
+        ),
     ] = "auto",
     tile: Annotated[
-        int | None, typer.Option(help="Model tiles of this many native pixels instead of the whole image, shrunk.")
+        int | None,
+        typer.Option(
+            help="Model tiles of this many native pixels instead of the whole image, shrunk."
+        ),
     ] = None,
-    overlap: Annotated[float | None, typer.Option(help="Share of a tile that neighbours have in common.")] = None,
+    overlap: Annotated[
+        float | None, typer.Option(help="Share of a tile that neighbours have in common.")
+    ] = None,
     axis: Annotated[
-        str | None, typer.Option(help="Slices of volumes: axial, coronal, sagittal, or auto for the finest pixels.")
+        str | None,
+        typer.Option(
+            help="Slices of volumes: axial, coronal, sagittal, or auto for the finest pixels."
+        ),
     ] = None,
     dims: Annotated[
-        int | None, typer.Option(help="Volumes: 2 slice by slice (the default), 3 as patches of voxels.")
+        int | None,
+        typer.Option(help="Volumes: 2 slice by slice (the default), 3 as patches of voxels."),
     ] = None,
     budget: Annotated[float, typer.Option(help="Minutes of training at most.")] = 5.0,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1)] = 0,
@@ -159,7 +191,9 @@ def train(
 
     values = merge(read_toml(config) if config else {}, parse_assignments(set_ or []))
     options = {"tile": tile, "overlap": overlap, "dims": dims}
-    values = merge(values, {"tiling": {name: value for name, value in options.items() if value is not None}})
+    values = merge(
+        values, {"tiling": {name: value for name, value in options.items() if value is not None}}
+    )
     values = merge(values, {"preprocess": {"axis": axis}} if axis else {})
     with reporting() as reporter:
         facts = command.train(
@@ -181,20 +215,33 @@ def train(
 @app.command()
 def score(
     run: Annotated[Path, typer.Argument(help="A run directory.")],
-    paths: Annotated[list[str], typer.Argument(help="Files, folders, or a card's name (its test part).")],
+    paths: Annotated[
+        list[str], typer.Argument(help="Files, folders, or a card's name (its test part).")
+    ],
     out: Out,
     far: Far = 0.05,
     fdr: Annotated[
-        float | None, typer.Option(help="Instead of --far: the false-discovery rate among flagged images.")
+        float | None,
+        typer.Option(help="Instead of --far: the false-discovery rate among flagged images."),
     ] = None,
     heatmaps: Annotated[
-        str, typer.Option(help="Comma-separated: tiff, png (overlay), mask, regions (outlines), nifti, dicom, or none.")
+        str,
+        typer.Option(
+            help="Comma-separated: tiff, png (overlay), mask, regions (outlines), nifti, dicom, or none."
+        ),
     ] = "tiff,nifti,png,mask,regions",
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on where an interrupted scoring of the same --out stopped.")
+        bool,
+        typer.Option(
+            "--resume", help="Go on where an interrupted scoring of the same --out stopped."
+        ),
     ] = False,
-    shard: Annotated[str, typer.Option(help="i/n: score the i-th of n parts; `anodetect merge` joins them.")] = "1/1",
-    sign: Annotated[Path | None, typer.Option(help="Sign the record with this Ed25519 private key (PEM).")] = None,
+    shard: Annotated[
+        str, typer.Option(help="i/n: score the i-th of n parts; `anodetect merge` joins them.")
+    ] = "1/1",
+    sign: Annotated[
+        Path | None, typer.Option(help="Sign the record with this Ed25519 private key (PEM).")
+    ] = None,
     engine: Annotated[
         str, typer.Option(help="local, or ray: on the cluster of RAY_ADDRESS, else this machine.")
     ] = "local",
@@ -205,23 +252,35 @@ def score(
             "for each GPU, else each node."
         ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be scored.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only list what would be scored.")
+    ] = False,
     follow_symlinks: FollowLinks = False,
     keep_identifiers: Annotated[
-        bool, typer.Option("--keep-identifiers", help="Name DICOM patients as their files do, not by a pseudonym.")
+        bool,
+        typer.Option(
+            "--keep-identifiers", help="Name DICOM patients as their files do, not by a pseudonym."
+        ),
     ] = False,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Score images: a table, heatmaps, calibrated p-values, a report, and a record that can be verified."""
+    """Score images: a table, heatmaps, calibrated p-values, a report, and a record that can be
+    verified."""
     from anodetect.commands import score as command
 
     if dry_run:
         _, items, problems = command.collect(paths, out, follow_symlinks)
         listed = "\n".join(record.id for record in items)
-        emit({"would_score": len(items), "problems": len(problems), "paths": [r.id for r in items]}, as_json, listed)
+        emit(
+            {"would_score": len(items), "problems": len(problems), "paths": [r.id for r in items]},
+            as_json,
+            listed,
+        )
         return
-    kinds = [] if heatmaps == "none" else [kind.strip() for kind in heatmaps.split(",") if kind.strip()]
+    kinds = (
+        [] if heatmaps == "none" else [kind.strip() for kind in heatmaps.split(",") if kind.strip()]
+    )
     with reporting() as reporter:
         result = command.score(
             run,
@@ -250,7 +309,8 @@ def merge(
     out: Out,
     as_json: Json = False,
 ) -> None:
-    """Join the score directories of all shards; p-values, q-values and flags become those of the whole."""
+    """Join the score directories of all shards; p-values, q-values and flags become those of the
+    whole."""
     from anodetect.commands import merge as command
 
     with reporting() as reporter:
@@ -261,15 +321,22 @@ def merge(
 @app.command()
 def verify(
     directory: Annotated[Path, typer.Argument(help="A score directory.")],
-    head: Annotated[str | None, typer.Option(help="The chain's head as it was kept elsewhere.")] = None,
-    key: Annotated[Path | None, typer.Option(help="The Ed25519 public key (PEM) that must have signed it.")] = None,
+    head: Annotated[
+        str | None, typer.Option(help="The chain's head as it was kept elsewhere.")
+    ] = None,
+    key: Annotated[
+        Path | None, typer.Option(help="The Ed25519 public key (PEM) that must have signed it.")
+    ] = None,
     rescore: Annotated[int, typer.Option(min=0, help="Score this many random files again.")] = 0,
     run: Annotated[Path | None, typer.Option(help="Where the run is now, if it was moved.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Where the images are now, if they were moved.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Where the images are now, if they were moved.")
+    ] = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Check that a score directory is what it was when it was written: exit 0 if it holds, 1 if not."""
+    """Check that a score directory is what it was when it was written: exit 0 if it holds, 1 if
+    not."""
     from anodetect.record import verification
 
     verdict = verification.verify(directory, head=head, key=key, run=run)
@@ -284,7 +351,9 @@ def verify(
     level = "authenticated" if verdict.authenticated else "internally consistent, not authenticated"
     state = "broken" if problems else level
     lines = [f"{directory}: {state} ({verdict.rows} records, head {verdict.head})"]
-    lines += [f"broken: {problem}" for problem in problems] + [f"note: {note}" for note in verdict.notes]
+    lines += [f"broken: {problem}" for problem in problems] + [
+        f"note: {note}" for note in verdict.notes
+    ]
     result = {
         "intact": not problems,
         "authenticated": verdict.authenticated and not problems,
@@ -302,12 +371,13 @@ def verify(
 def review(
     directories: Annotated[list[Path] | None, typer.Argument(help="Score directories.")] = None,
     root: Annotated[
-        list[Path] | None, typer.Option(help="A folder the app may train and score in; may be repeated.")
+        list[Path] | None,
+        typer.Option(help="A folder the app may train and score in; may be repeated."),
     ] = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 8501,
 ) -> None:
-    """Look at ranked cases in a browser and record verdicts. Verdicts are kept in each directory's reviews.sqlite, or
-    in the database whose SQLAlchemy URL is in ANODETECT_REVIEWS."""
+    """Look at ranked cases in a browser and record verdicts. Verdicts are kept in each directory's
+    reviews.sqlite, or in the database whose SQLAlchemy URL is in ANODETECT_REVIEWS."""
     from anodetect.commands import review as command
 
     screen.print(f"http://127.0.0.1:{port} (Ctrl-C stops it)", highlight=False)
@@ -339,7 +409,9 @@ def evaluate(
     run: Annotated[Path, typer.Argument(help="A run directory.")],
     data: Annotated[str, typer.Argument(help="Labelled images; a train part is ignored.")],
     far: Far = 0.05,
-    by: Annotated[str, typer.Option(help="Also for each value of these comma-separated manifest columns.")] = "",
+    by: Annotated[
+        str, typer.Option(help="Also for each value of these comma-separated manifest columns.")
+    ] = "",
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -355,8 +427,12 @@ def evaluate(
 @app.command()
 def benchmark(
     data: Annotated[list[str], typer.Argument(help="Labelled data sets, each with a train part.")],
-    detectors: Annotated[str, typer.Option(help="Comma-separated names; see `anodetect detectors`.")],
-    out: Annotated[Path, typer.Option("--out", help="Directory; what is finished in it is not repeated.")],
+    detectors: Annotated[
+        str, typer.Option(help="Comma-separated names; see `anodetect detectors`.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", help="Directory; what is finished in it is not repeated.")
+    ],
     seeds: Annotated[int, typer.Option(min=1, help="Runs per detector and data set.")] = 3,
     budget: Annotated[float, typer.Option(help="Minutes of training at most, each.")] = 5.0,
     as_json: Json = False,
@@ -371,7 +447,9 @@ def benchmark(
 
 
 @app.command()
-def info(run: Annotated[Path, typer.Argument(help="A run directory.")], as_json: Json = False) -> None:
+def info(
+    run: Annotated[Path, typer.Argument(help="A run directory.")], as_json: Json = False
+) -> None:
     """The facts of a run."""
     from anodetect.record import runs
 
@@ -397,13 +475,16 @@ def detectors(as_json: Json = False) -> None:
     emit(
         {"detectors": entries},
         as_json,
-        "\n".join(f"{e['name']:<12}{e['summary']}\n{'':<12}{e['citation']}. {e['cost']}" for e in entries),
+        "\n".join(
+            f"{e['name']:<12}{e['summary']}\n{'':<12}{e['citation']}. {e['cost']}" for e in entries
+        ),
     )
 
 
 @app.command()
 def report(
-    directory: Annotated[Path, typer.Argument(help="A score directory, or a folder of them.")], as_json: Json = False
+    directory: Annotated[Path, typer.Argument(help="A score directory, or a folder of them.")],
+    as_json: Json = False,
 ) -> None:
     """Write report.html again."""
     from anodetect.output import report as module
@@ -434,14 +515,24 @@ def data_show(name: str, as_json: Json = False) -> None:
         if value and key not in ("known_biases", "baselines")
     ]
     lines += [f"known bias: {bias}" for bias in page.card.known_biases]
-    lines += [f"baseline: {baseline.model_dump(exclude_none=True)}" for baseline in page.card.baselines]
+    lines += [
+        f"baseline: {baseline.model_dump(exclude_none=True)}" for baseline in page.card.baselines
+    ]
     emit(cards.describe(page), as_json, "\n".join([*lines, "", page.text]))
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Result rows as a text table."""
     grid = Table(box=None, pad_edge=False)
-    for name in ("detector", "image AUROC (95 % interval)", "image AP", "pixel AP", "train s", "ms/image", "peak MB"):
+    for name in (
+        "detector",
+        "image AUROC (95 % interval)",
+        "image AP",
+        "pixel AP",
+        "train s",
+        "ms/image",
+        "peak MB",
+    ):
         grid.add_column(name, justify="left" if name == "detector" else "right")
     for row in rows:
         low, high = row["image_auroc_low"], row["image_auroc_high"]
@@ -463,7 +554,9 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 def scores_text(result: dict[str, Any], out: Path) -> str:
     """A scoring for a reader."""
-    speed = f" ({result['images_per_second']:.1f} images/s)" if "images_per_second" in result else ""
+    speed = (
+        f" ({result['images_per_second']:.1f} images/s)" if "images_per_second" in result else ""
+    )
     lines = [
         f"{result['scored']} scored, {result['flagged']} flagged, {result['failed']} failed, "
         f"{result['skipped']} skipped{speed}"
@@ -476,10 +569,14 @@ def scores_text(result: dict[str, Any], out: Path) -> str:
 def evaluation_text(result: dict[str, Any]) -> str:
     """An evaluation for a reader."""
     point = result["operating_point"]
-    lines = [f"{result['n_normal']} normal and {result['n_anomalous']} anomalous images in {result['n_groups']} groups"]
+    lines = [
+        f"{result['n_normal']} normal and {result['n_anomalous']} anomalous images in {result['n_groups']} groups"
+    ]
     for name, entry in result["image"].items():
         note = f"  ({entry['note']})" if entry["note"] else ""
-        lines.append(f"image {name:<16}{entry['value']:.3f}  [{entry['low']:.3f}, {entry['high']:.3f}]{note}")
+        lines.append(
+            f"image {name:<16}{entry['value']:.3f}  [{entry['low']:.3f}, {entry['high']:.3f}]{note}"
+        )
     for name, value in (result["pixel"] or {}).items():
         lines.append(f"pixel {name:<16}{value:.3f}")
     lines.append(

@@ -1,4 +1,5 @@
-"""Configuration: frozen pydantic models; TOML and `key=value` in, JSON out; an unknown key is an error."""
+"""Configuration: frozen pydantic models; TOML and `key=value` in, JSON out; an unknown key is an
+error."""
 
 import json
 import math
@@ -19,11 +20,13 @@ class Config(BaseModel):
 
 
 class Pooling(Config):
-    """How a map becomes an image score: smooth, then the mean of the highest share of foreground pixels.
+    """How a map becomes an image score: smooth, then the mean of the highest share of foreground
+    pixels.
 
-    `smooth` is a Gaussian's standard deviation in pixels of the detector's grid, `erode` the width in
-    pixels of the rim of the foreground that does not count. The score is divided by the map's median to the
-    power `relative`: above 0, an image that is restless everywhere needs a higher peak to stand out.
+    `smooth` is a Gaussian's standard deviation in pixels of the detector's grid, `erode` the width
+    in pixels of the rim of the foreground that does not count. The score is divided by the map's
+    median to the power `relative`: above 0, an image that is restless everywhere needs a higher
+    peak to stand out.
     """
 
     smooth: float = Field(default=1.0, ge=0, le=64)
@@ -36,10 +39,15 @@ C = TypeVar("C", bound=Config)
 
 
 def build(cls: type[C], values: Mapping[str, Any], where: str) -> C:
-    """Validate `values` as `cls`; the first problem becomes a one-line ConfigError naming the nearest key. A table of
-    `values` changes the keys it names: the others keep what they are by default in `cls`."""
+    """Validate `values` as `cls`; the first problem becomes a one-line ConfigError naming the
+    nearest key. A table of `values` changes the keys it names: the others keep what they are by
+    default in `cls`."""
     defaults = {name: cls.model_fields[name].default for name in values if name in cls.model_fields}
-    tables = {name: default.model_dump() for name, default in defaults.items() if isinstance(default, Config)}
+    tables = {
+        name: default.model_dump()
+        for name, default in defaults.items()
+        if isinstance(default, Config)
+    }
     try:
         return cls.model_validate(merge(tables, values))
     except ValidationError as error:
@@ -47,8 +55,12 @@ def build(cls: type[C], values: Mapping[str, Any], where: str) -> C:
         first = problems[0]
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            raise ConfigError(f"{where}: unknown key {key!r}; {nearest(key, known_keys(cls))}") from None
-        raise ConfigError(f"{where}: {key}: {first['msg'].lower()} (got {first['input']!r:.80})") from None
+            raise ConfigError(
+                f"{where}: unknown key {key!r}; {nearest(key, known_keys(cls))}"
+            ) from None
+        raise ConfigError(
+            f"{where}: {key}: {first['msg'].lower()} (got {first['input']!r:.80})"
+        ) from None
 
 
 def known_keys(cls: type[Config], prefix: str = "") -> list[str]:
@@ -69,7 +81,8 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
-    """["a.b=1", "c=text"] → {"a": {"b": 1}, "c": "text"}; a value is TOML where it parses, else a string."""
+    """["a.b=1", "c=text"] → {"a": {"b": 1}, "c": "text"}; a value is TOML where it parses, else a
+    string."""
     tree: dict[str, Any] = {}
     for assignment in assignments:
         key, separator, text = assignment.partition("=")
@@ -94,7 +107,9 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
     merged = dict(base)
     for key, value in changes.items():
         old = merged.get(key)
-        merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        merged[key] = (
+            merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        )
     return merged
 
 

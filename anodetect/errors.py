@@ -5,7 +5,8 @@ from difflib import get_close_matches
 
 
 class AnodetectError(Exception):
-    """Anything the user can mend. The command line prints it in one line and exits with `exit_code`."""
+    """Anything the user can mend. The command line prints it in one line and exits with
+    `exit_code`."""
 
     exit_code = 2
 

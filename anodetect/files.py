@@ -16,7 +16,8 @@ WRITING = ".writing."  # what the names of files begin with that are being writt
 
 @contextmanager
 def atomic(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
-    """A file that appears under its name only when it is complete; on any failure the old one survives.
+    """A file that appears under its name only when it is complete; on any failure the old one
+    survives.
 
     Without `durable` a power failure, though no crash of the process, may still leave it empty.
     """
@@ -47,7 +48,9 @@ def atomic(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
 
 def write_atomic(path: Path, content: bytes | str, *, durable: bool = True) -> None:
     with atomic(path, durable=durable) as file:
-        file.write(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
+        file.write(
+            content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
+        )
 
 
 def sha256_of(path: Path) -> str:
@@ -62,13 +65,15 @@ def walk(folder: Path) -> Iterator[Path]:
 
 
 def leads_out(name: str) -> bool:
-    """Whether a relative POSIX path is none, or climbs; where symbolic links lead is another question."""
+    """Whether a relative POSIX path is none, or climbs; where symbolic links lead is another
+    question."""
     path = PurePosixPath(name)
     return path.is_absolute() or ".." in path.parts
 
 
 def inside(root: Path, name: str) -> Path:
-    """The file `name` below `root`; RunError if it is not below, whatever `name` and symbolic links say."""
+    """The file `name` below `root`; RunError if it is not below, whatever `name` and symbolic links
+    say."""
     try:
         path = (root / name).resolve()
     except (OSError, RuntimeError, ValueError):  # a loop of links, a null byte
@@ -79,15 +84,21 @@ def inside(root: Path, name: str) -> Path:
 
 
 def path_text(path: str | os.PathLike[str]) -> str:
-    """A path as printable POSIX text: bytes that are not UTF-8, control characters and '%' become %XX."""
+    """A path as printable POSIX text: bytes that are not UTF-8, control characters and '%' become
+    %XX."""
     raw = os.fsencode(Path(path).as_posix())
     text = raw.decode("utf-8", "surrogateescape").replace("%", "%25")
     return "".join(_escape(character) for character in text)
 
 
 def path_of(text: str) -> str:
-    """The path that `path_text` made this text of; bytes that are not UTF-8 as Python smuggles them."""
-    raw = re.sub(rb"%([0-9A-F]{2})", lambda match: bytes([int(match[1], 16)]), text.encode("utf-8", "surrogateescape"))
+    """The path that `path_text` made this text of; bytes that are not UTF-8 as Python smuggles
+    them."""
+    raw = re.sub(
+        rb"%([0-9A-F]{2})",
+        lambda match: bytes([int(match[1], 16)]),
+        text.encode("utf-8", "surrogateescape"),
+    )
     return raw.decode("utf-8", "surrogateescape")
 
 
@@ -99,9 +110,14 @@ def _escape(character: str) -> str:
 
 
 def short_name(path: str) -> str:
-    """A relative path whose parts fit a file system with room for a suffix; long parts end in a hash instead."""
-    return "/".join(part if len(part.encode()) <= 200 else _shortened(part) for part in path.split("/"))
+    """A relative path whose parts fit a file system with room for a suffix; long parts end in a
+    hash instead."""
+    return "/".join(
+        part if len(part.encode()) <= 200 else _shortened(part) for part in path.split("/")
+    )
 
 
 def _shortened(part: str) -> str:
-    return part.encode()[:150].decode("utf-8", "ignore") + "." + sha256(part.encode()).hexdigest()[:16]
+    return (
+        part.encode()[:150].decode("utf-8", "ignore") + "." + sha256(part.encode()).hexdigest()[:16]
+    )

@@ -1,7 +1,7 @@
 """The few types everything else speaks: NumPy arrays in, NumPy arrays out, no torch.
 
-Shapes: N images, C channels, H rows, W columns; with `--dims 3` N patches of volumes, which have D slices before H and
-W. Larger score = more anomalous, everywhere.
+Shapes: N images, C channels, H rows, W columns; with `--dims 3` N patches of volumes, which have D
+slices before H and W. Larger score = more anomalous, everywhere.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,8 +23,9 @@ State = dict[str, NDArray[Any]]
 class Sample:
     """One image or volume and what is known about it.
 
-    `image` is float32 [C, H, W], of a volume [C, D, H, W], in the file's native units (a 12-bit scan has values up to
-    4095). `mask` is the truth, bool without C, True where anomalous; None where unknown.
+    `image` is float32 [C, H, W], of a volume [C, D, H, W], in the file's native units (a 12-bit
+    scan has values up to 4095). `mask` is the truth, bool without C, True where anomalous; None
+    where unknown.
     """
 
     id: str
@@ -39,11 +40,12 @@ class Sample:
 
 @dataclass(frozen=True)
 class Batch:
-    """Images as a detector sees them: float32 [N, C, H, W], about [-1, 1], and where they count [N, H, W]; or patches
-    of volumes [N, C, D, H, W] and [N, D, H, W].
+    """Images as a detector sees them: float32 [N, C, H, W], about [-1, 1], and where they count [N,
+    H, W]; or patches of volumes [N, C, D, H, W] and [N, D, H, W].
 
-    For training the arrays may be memory maps, so that a detector reads only the rows it indexes, and `kinds` [N] says
-    which of the normal kinds 0 … K−1 an image is of, −1 for none of them; None where there is only one.
+    For training the arrays may be memory maps, so that a detector reads only the rows it indexes,
+    and `kinds` [N] says which of the normal kinds 0 … K−1 an image is of, −1 for none of them; None
+    where there is only one.
     """
 
     images: Floats
@@ -66,8 +68,8 @@ class Batch:
 
 @dataclass(frozen=True)
 class Scores:
-    """Image scores [N], heatmaps [N, H, W] on the detector's grid, and reconstructions [N, C, H, W] or None; of patches
-    of volumes heatmaps [N, D, H, W].
+    """Image scores [N], heatmaps [N, H, W] on the detector's grid, and reconstructions [N, C, H, W]
+    or None; of patches of volumes heatmaps [N, D, H, W].
 
     Heatmaps are 0 where there is nothing, as outside the foreground, and positive elsewhere.
     """
@@ -153,8 +155,8 @@ class Expert:
 
 
 def image_seeds(images: Sequence[Floats], numbers: Iterable[int | None] = repeat(None)) -> Seeds:
-    """One seed per image from its decoded content and, of a volume's slice, its number, so that a score never depends
-    on position in a batch or on company."""
+    """One seed per image from its decoded content and, of a volume's slice, its number, so that a
+    score never depends on position in a batch or on company."""
     from hashlib import sha256
 
     def seed(image: Floats, number: int | None) -> int:

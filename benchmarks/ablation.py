@@ -2,9 +2,9 @@
 
     python benchmarks/ablation.py DATA... --out DIR [--budget 2] [--seed 0]
 
-Each row changes one setting of the default. Rows that change only how images are scored use one run's weights; the
-others train their own. Maps are standardised and choices made on tune for every row. Finished rows are kept in DIR and
-not repeated.
+Each row changes one setting of the default. Rows that change only how images are scored use one
+run's weights; the others train their own. Maps are standardised and choices made on tune for every
+row. Finished rows are kept in DIR and not repeated.
 """
 
 import argparse
@@ -42,7 +42,8 @@ TRAINED: dict[str, dict[str, Any]] = {
     },
     "64 px, stem 4": {"size": 64, "stem": 4, "pooling": {"smooth": 1.0}},
 }
-WEIGHTS = "with the Gaussian model"  # the run whose weights rows are scored with: nothing is left out of it
+# the run whose weights rows are scored with: nothing is left out of it
+WEIGHTS = "with the Gaussian model"
 SCORED: dict[str, dict[str, Any]] = {
     "all weights of one run": {},
     "λ = 5": {"lambdas": [5]},
@@ -54,7 +55,12 @@ SCORED: dict[str, dict[str, Any]] = {
     "4 noise draws": {"draws": 4},
     "DDIM-10, λ = 20, 1 draw": {"mode": "chain", "lambdas": [20], "draws": 1},
     "single step, λ = 20, 1 draw": {"lambdas": [20], "draws": 1},
-    "full chain, λ = 20, 1 draw": {"mode": "chain", "sampler": "ancestral", "lambdas": [20], "draws": 1},
+    "full chain, λ = 20, 1 draw": {
+        "mode": "chain",
+        "sampler": "ancestral",
+        "lambdas": [20],
+        "draws": 1,
+    },
     "standardised by each pixel": {"pixel_error": "on"},
     "standardised by the mean": {"pixel_error": "off"},
     "network alone": {"prior": "off"},
@@ -112,7 +118,11 @@ def row(run: Path, data: str, detector: AnoDDPM, reporter: Reporter) -> dict[str
             measure.add(scored.loaded.record, scored.score, scored.heatmap)
     result = measure.result()
     pixel = result["pixel"] or {"ap": None, "auroc": None}
-    return {"image_auroc": result["image"]["auroc"]["value"], "pixel_ap": pixel["ap"], "pixel_auroc": pixel["auroc"]}
+    return {
+        "image_auroc": result["image"]["auroc"]["value"],
+        "pixel_ap": pixel["ap"],
+        "pixel_auroc": pixel["auroc"],
+    }
 
 
 def variant(run: Path, name: str) -> AnoDDPM:
@@ -128,7 +138,9 @@ def slug(data: str, name: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("data", nargs="+")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--budget", type=float, default=2.0)
@@ -160,7 +172,8 @@ def main() -> None:
     lines.append("|---|" + "---|" * len(arguments.data))
     for name, columns in table.items():
         cells = [
-            " / ".join("–" if v is None else f"{v:.3f}" for v in columns[data].values()) for data in arguments.data
+            " / ".join("–" if v is None else f"{v:.3f}" for v in columns[data].values())
+            for data in arguments.data
         ]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     print("\n".join(lines))

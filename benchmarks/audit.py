@@ -2,12 +2,13 @@
 
     python benchmarks/audit.py RUN [--images 1000] [--side 256] [--turns 3] [--many 20000] [--json]
 
-Synthetic images in a temporary folder are scored in turns, medians: by the bare model (one model on all cores; reading
-and preparing done before the clock starts, nothing written), by bare models in as many processes on as many threads as
-`score` uses, and by `score` with all outputs, without heatmaps, and in one process. The clock of `score` starts when
-its models are loaded. Start-up is that of fresh processes, from their first instruction until files are finished in
-the journal. Memory is that of fresh processes and all they start, sampled, while they score few images of 64 pixels and
---many of them; 0 leaves this out. Disturbed by whatever else runs: use a quiet machine.
+Synthetic images in a temporary folder are scored in turns, medians: by the bare model (one model on
+all cores; reading and preparing done before the clock starts, nothing written), by bare models in
+as many processes on as many threads as `score` uses, and by `score` with all outputs, without
+heatmaps, and in one process. The clock of `score` starts when its models are loaded. Start-up is
+that of fresh processes, from their first instruction until files are finished in the journal.
+Memory is that of fresh processes and all they start, sampled, while they score few images of 64
+pixels and --many of them; 0 leaves this out. Disturbed by whatever else runs: use a quiet machine.
 """
 
 import argparse
@@ -39,7 +40,9 @@ FEW = 1000  # images whose memory that of many is compared with
 SMALL = 64  # their side
 
 
-def bare(run: Path, folder: Path, part: slice = slice(None), count: int | None = None) -> tuple[float, float, int]:
+def bare(
+    run: Path, folder: Path, part: slice = slice(None), count: int | None = None
+) -> tuple[float, float, int]:
     """When the model alone began and ended, in its own batches, and how many images it scored."""
     model = Model.load(runs.read(run), "auto")
     if count:
@@ -51,31 +54,54 @@ def bare(run: Path, folder: Path, part: slice = slice(None), count: int | None =
     begun = time.time()
     for start in range(0, len(loaded), model.batch):
         chunk = loaded[start : start + model.batch]
-        model.score([e.image for e in chunk if e.image is not None], [e.encoded for e in chunk if e.encoded])
+        model.score(
+            [e.image for e in chunk if e.image is not None], [e.encoded for e in chunk if e.encoded]
+        )
     return begun, time.time(), len(loaded)
 
 
 def speed(times: Sequence[tuple[float, float, int]]) -> float:
-    """Images a second of models beside each other, from when the last one began to when the last one ended."""
-    return sum(count for *_, count in times) / (max(end for _, end, _ in times) - max(begun for begun, *_ in times))
+    """Images a second of models beside each other, from when the last one began to when the last
+    one ended."""
+    return sum(count for *_, count in times) / (
+        max(end for _, end, _ in times) - max(begun for begun, *_ in times)
+    )
 
 
 def bare_models(run: Path, folder: Path) -> float:
-    """Images a second of bare models beside each other, as many and on as many threads as `score` has."""
+    """Images a second of bare models beside each other, as many and on as many threads as `score`
+    has."""
     count, each = local.share(cpu_count(), local.memory())
     with multiprocessing.get_context("spawn").Pool(count) as pool:
-        return speed(pool.starmap(bare, [(run, folder, slice(n, None, count), each) for n in range(count)]))
+        return speed(
+            pool.starmap(bare, [(run, folder, slice(n, None, count), each) for n in range(count)])
+        )
 
 
 def command(run: Path, folder: Path, out: Path, *more: str) -> list[str]:
-    return [sys.executable, "-m", "anodetect.cli", "score", str(run), str(folder), "--out", str(out), "--json", *more]
+    return [
+        sys.executable,
+        "-m",
+        "anodetect.cli",
+        "score",
+        str(run),
+        str(folder),
+        "--out",
+        str(out),
+        "--json",
+        *more,
+    ]
 
 
 def start_up(run: Path, folder: Path, out: Path, *more: str) -> float:
     """Seconds from the start of a process until the first files are finished."""
     journal, begun = out / "journal.jsonl", time.monotonic()
-    process = subprocess.Popen(command(run, folder, out, *more), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while process.poll() is None and not (journal.is_file() and journal.read_bytes().count(b"\n") > 1):
+    process = subprocess.Popen(
+        command(run, folder, out, *more), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while process.poll() is None and not (
+        journal.is_file() and journal.read_bytes().count(b"\n") > 1
+    ):
         time.sleep(0.005)
     seconds = time.monotonic() - begun
     process.wait()
@@ -83,13 +109,17 @@ def start_up(run: Path, folder: Path, out: Path, *more: str) -> float:
 
 
 def peak(run: Path, folder: Path, out: Path) -> tuple[float, float]:
-    """Peak memory in MB of a process that scores a folder, and of it and those it starts together (shared pages
-    counted for each)."""
-    process = subprocess.Popen(command(run, folder, out), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    """Peak memory in MB of a process that scores a folder, and of it and those it starts together
+    (shared pages counted for each)."""
+    process = subprocess.Popen(
+        command(run, folder, out), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
     most, tree = 0.0, psutil.Process(process.pid)
     while process.poll() is None:
         try:
-            most = max(most, sum(each.memory_info().rss for each in (tree, *tree.children(recursive=True))))
+            most = max(
+                most, sum(each.memory_info().rss for each in (tree, *tree.children(recursive=True)))
+            )
         except psutil.NoSuchProcess:
             continue
         time.sleep(0.05)
@@ -103,7 +133,9 @@ def write_images(folder: Path, run: Path, count: int, side: int) -> None:
     folder.mkdir()
     for n in range(count):
         image = synthetic.images(1, size=side, channels=channels, seed=n)[0][0]
-        Image.fromarray(image[0] if channels == 1 else np.moveaxis(image, 0, -1)).save(folder / f"{n:06}.png")
+        Image.fromarray(image[0] if channels == 1 else np.moveaxis(image, 0, -1)).save(
+            folder / f"{n:06}.png"
+        )
 
 
 def throughput(run: Path, scratch: Path, images: int, side: int, turns: int) -> dict[str, float]:
@@ -124,7 +156,10 @@ def throughput(run: Path, scratch: Path, images: int, side: int, turns: int) -> 
             speeds[name].append(result["images_per_second"])
     middle = {name: median(values) for name, values in speeds.items()}
     told = {f"images per second, {name}": round(value, 1) for name, value in middle.items()}
-    return told | {f"share of the bare model's, {name}": round(middle[name] / middle["bare model"], 3) for name in ways}
+    return told | {
+        f"share of the bare model's, {name}": round(middle[name] / middle["bare model"], 3)
+        for name in ways
+    }
 
 
 def starts(run: Path, scratch: Path, side: int) -> dict[str, float]:
@@ -145,13 +180,19 @@ def memory(run: Path, scratch: Path, many: int) -> dict[str, float]:
         peaks[count] = peak(run, scratch / f"small{count}", scratch / f"peak{count}")
     told: dict[str, float] = {}
     for place, what in enumerate(("the process", "all processes")):
-        told |= {f"peak MB, {count} images, {what}": round(each[place]) for count, each in peaks.items()}
-        told[f"{many} images against {FEW}, {what}"] = round(peaks[many][place] / peaks[FEW][place], 3)
+        told |= {
+            f"peak MB, {count} images, {what}": round(each[place]) for count, each in peaks.items()
+        }
+        told[f"{many} images against {FEW}, {what}"] = round(
+            peaks[many][place] / peaks[FEW][place], 3
+        )
     return told
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", type=Path)
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--side", type=int, default=256)
@@ -163,11 +204,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         if arguments.turns:
-            result |= throughput(arguments.run, scratch, arguments.images, arguments.side, arguments.turns)
+            result |= throughput(
+                arguments.run, scratch, arguments.images, arguments.side, arguments.turns
+            )
         result |= starts(arguments.run, scratch, arguments.side)
         if arguments.many:
             result |= memory(arguments.run, scratch, arguments.many)
-    print(json.dumps(result) if arguments.json else "\n".join(f"{name:>56}  {value}" for name, value in result.items()))
+    print(
+        json.dumps(result)
+        if arguments.json
+        else "\n".join(f"{name:>56}  {value}" for name, value in result.items())
+    )
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python benchmarks/cluster.py RUN [--images 300] [--workers 1,2] [--json]
 
-Synthetic images in a temporary folder, all of them and a third; what the difference takes gives images a second, the
-rest is what it takes to start.
+Synthetic images in a temporary folder, all of them and a third; what the difference takes gives
+images a second, the rest is what it takes to start.
 """
 
 import argparse
@@ -23,7 +23,9 @@ def seconds(run: Path, folder: Path, out: Path, workers: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", type=Path)
     parser.add_argument("--images", type=int, default=300)
     parser.add_argument("--workers", default="1,2")
@@ -36,14 +38,20 @@ def main() -> None:
             write_images(Path(scratch, name), arguments.run, count, 256)
         for workers in [0, *map(int, arguments.workers.split(","))]:
             took = {
-                name: seconds(arguments.run, Path(scratch, name), Path(scratch, f"{name}{workers}"), workers)
+                name: seconds(
+                    arguments.run, Path(scratch, name), Path(scratch, f"{name}{workers}"), workers
+                )
                 for name in sizes
             }
             rate = (sizes["all"] - sizes["some"]) / (took["all"] - took["some"])
             who = f"{workers} workers" if workers else "no cluster"
             result[f"images per second, {who}"] = round(rate, 1)
             result[f"seconds to start, {who}"] = round(took["some"] - sizes["some"] / rate, 1)
-    print(json.dumps(result) if arguments.json else "\n".join(f"{name:>34}  {value}" for name, value in result.items()))
+    print(
+        json.dumps(result)
+        if arguments.json
+        else "\n".join(f"{name:>34}  {value}" for name, value in result.items())
+    )
 
 
 if __name__ == "__main__":

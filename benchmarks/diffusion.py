@@ -1,9 +1,11 @@
-"""Speed of AnoDDPM: scoring against the paper's 250-step chain, training with and without the stem, and a roofline.
+"""Speed of AnoDDPM: scoring against the paper's 250-step chain, training with and without the stem,
+and a roofline.
 
     python benchmarks/diffusion.py [--json] [--skip-reference]
 
-Everything is measured in one run on this machine, on the same U-Net and images; medians of several runs. The chain
-draws its noise as the single step does. The reference preset's network is timed for two passes of one image.
+Everything is measured in one run on this machine, on the same U-Net and images; medians of several
+runs. The chain draws its noise as the single step does. The reference preset's network is timed for
+two passes of one image.
 """
 
 import argparse
@@ -45,7 +47,8 @@ def detector(batch: Batch, **changes: Any) -> AnoDDPM:
     """AnoDDPM after two steps of training: its speed does not depend on what it has learned."""
     made = AnoDDPM(
         AnoDDPMConfig.model_validate(
-            {"training": {"steps": 2}, "prior": "on", "pixel_error": "off", "relative": "off"} | changes
+            {"training": {"steps": 2}, "prior": "on", "pixel_error": "off", "relative": "off"}
+            | changes
         )
     )
     with tempfile.TemporaryDirectory() as folder:
@@ -63,7 +66,10 @@ def scoring() -> dict[str, Any]:
         "chain": detector(batch, lambdas=[CHAIN], draws=1, mode="chain", sampler="ancestral"),
     }
     seconds = {
-        name: median_seconds(lambda made=made: made.score(batch, seeds=seeds), 1 if name == "chain" else 5) / IMAGES
+        name: median_seconds(
+            lambda made=made: made.score(batch, seeds=seeds), 1 if name == "chain" else 5
+        )
+        / IMAGES
         for name, made in variants.items()
     }
     return {
@@ -75,9 +81,13 @@ def scoring() -> dict[str, Any]:
 
 def reference(default_seconds: float) -> dict[str, Any]:
     """The reference preset: λ passes of its network an image, two of them timed."""
-    config = AnoDDPMConfig.model_validate(resolve("anoddpm", "pixels", {"preset": "reference"})["detector"])
+    config = AnoDDPMConfig.model_validate(
+        resolve("anoddpm", "pixels", {"preset": "reference"})["detector"]
+    )
     size = REFERENCE["representation"]["size"]
-    net = UNet(1, 1, config.widths, stem=config.stem, blocks=config.blocks, attention=config.attention).eval()
+    net = UNet(
+        1, 1, config.widths, stem=config.stem, blocks=config.blocks, attention=config.attention
+    ).eval()
     x, t = torch.randn(1, 1, size, size), torch.ones(1, dtype=torch.long)
     with torch.no_grad():
         seconds = median_seconds(lambda: net(x, t), 2)
@@ -91,7 +101,8 @@ def reference(default_seconds: float) -> dict[str, Any]:
 
 
 def training() -> dict[str, Any]:
-    """Images a second in training: the default, and the same U-Net in float32 on single pixels instead of blocks.
+    """Images a second in training: the default, and the same U-Net in float32 on single pixels
+    instead of blocks.
 
     On a machine without bfloat16 the default computes in float32 too.
     """
@@ -109,7 +120,10 @@ def training() -> dict[str, Any]:
                 made._loss(net, Draw(x, generators, 0.0, np.arange(len(generators)))).backward()
 
         rates[name] = IMAGES / median_seconds(step, 3)
-    return {"train_images_per_second": rates, "speedup_stem": rates["default"] / rates["float32_without_stem"]}
+    return {
+        "train_images_per_second": rates,
+        "speedup_stem": rates["default"] / rates["float32_without_stem"],
+    }
 
 
 def roofline() -> dict[str, Any]:
@@ -124,18 +138,30 @@ def roofline() -> dict[str, Any]:
             net(x, t)
         unet = counter.get_total_flops() / median_seconds(lambda: net(x, t), 15)
         matmul = 2 * 2048**3 / median_seconds(lambda: a @ a, 15)
-    return {"unet_gflops": unet / 1e9, "matmul_gflops": matmul / 1e9, "roofline_share": unet / matmul}
+    return {
+        "unet_gflops": unet / 1e9,
+        "matmul_gflops": matmul / 1e9,
+        "roofline_share": unet / matmul,
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--skip-reference", action="store_true", help="without the 131-million-parameter network")
+    parser.add_argument(
+        "--skip-reference", action="store_true", help="without the 131-million-parameter network"
+    )
     arguments = parser.parse_args()
     result = scoring() | training() | roofline()
     if not arguments.skip_reference:
         result |= reference(result["score_seconds_per_image"]["default"])
-    print(json.dumps(result) if arguments.json else "\n".join(f"{name:>30}  {value}" for name, value in result.items()))
+    print(
+        json.dumps(result)
+        if arguments.json
+        else "\n".join(f"{name:>30}  {value}" for name, value in result.items())
+    )
 
 
 if __name__ == "__main__":

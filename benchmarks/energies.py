@@ -2,9 +2,9 @@
 
     python benchmarks/energies.py [--json]
 
-Images/s of `jem` and `ebm` at their defaults against `anoddpm`, with its Gaussian model (prior=on) and without
-(prior=off), each on pixels; and a training step with K Langevin steps against K + 2 forward and backward passes of the
-same network. Medians of several runs.
+Images/s of `jem` and `ebm` at their defaults against `anoddpm`, with its Gaussian model (prior=on)
+and without (prior=off), each on pixels; and a training step with K Langevin steps against K + 2
+forward and backward passes of the same network. Medians of several runs.
 """
 
 import argparse
@@ -29,7 +29,9 @@ from anodetect.nn.training import Draw
 from anodetect.types import Batch, TrainContext, image_seeds
 
 IMAGES = 32
-LEARNED_FROM = 240  # images: a Gaussian model has half as many components, here all of `anoddpm`'s 120
+LEARNED_FROM = (
+    240  # images: a Gaussian model has half as many components, here all of `anoddpm`'s 120
+)
 SIZE = 128
 TRAINING_BATCH = 16
 PRIORS = ("on", "off")  # of `anoddpm`; its default leaves the choice to planted defects
@@ -41,8 +43,8 @@ def images(count: int) -> Batch:
 
 
 def made(name: str, batch: Batch, **settings: str) -> Any:
-    """A detector after two steps of training: with the `prior` given, its speed does not depend on what it has
-    learned."""
+    """A detector after two steps of training: with the `prior` given, its speed does not depend on
+    what it has learned."""
     cls = detector_class(name)
     detector = cls(cls.Config.model_validate({"training": {"steps": 2}} | settings))
     with tempfile.TemporaryDirectory() as folder:
@@ -51,7 +53,8 @@ def made(name: str, batch: Batch, **settings: str) -> Any:
 
 
 def step_ratio(detector: JEM | EBM, batch: Batch) -> float:
-    """A training step in which every image has a chain, in units of (K + 2) forward and backward passes."""
+    """A training step in which every image has a chain, in units of (K + 2) forward and backward
+    passes."""
     module = sys.modules[type(detector).__module__]
     net = detector.net.requires_grad_(True)
     x = torch.from_numpy(batch.images[:TRAINING_BATCH])
@@ -60,7 +63,9 @@ def step_ratio(detector: JEM | EBM, batch: Batch) -> float:
     def step() -> None:
         generators = [torch.Generator().manual_seed(n) for n in range(len(x))]
         draw = Draw(x, generators, 1.0, np.arange(len(x)))
-        with mock.patch.object(module, "some_of", lambda draw: (list(range(len(draw.images))), draw, 1.0)):
+        with mock.patch.object(
+            module, "some_of", lambda draw: (list(range(len(draw.images))), draw, 1.0)
+        ):
             detector._loss(net, draw, *extra).total.backward()
         net.zero_grad()
 
@@ -75,23 +80,34 @@ def step_ratio(detector: JEM | EBM, batch: Batch) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     learned_from, facts = images(LEARNED_FROM), {}
     batch = learned_from[:IMAGES]
     seeds = image_seeds(list(batch.images))
-    detectors = {f"anoddpm prior={prior}": made("anoddpm", learned_from, prior=prior) for prior in PRIORS}
+    detectors = {
+        f"anoddpm prior={prior}": made("anoddpm", learned_from, prior=prior) for prior in PRIORS
+    }
     detectors |= {name: made(name, learned_from) for name in ("ebm", "jem")}
     for name, detector in detectors.items():
         seconds = median_seconds(lambda detector=detector: detector.score(batch, seeds=seeds))
         facts[f"images_per_second {name}"] = round(IMAGES / seconds, 1)
     for name in ("ebm", "jem"):
         for prior in PRIORS:
-            faster = facts[f"images_per_second {name}"] / facts[f"images_per_second anoddpm prior={prior}"]
+            faster = (
+                facts[f"images_per_second {name}"]
+                / facts[f"images_per_second anoddpm prior={prior}"]
+            )
             facts[f"faster_than_anoddpm prior={prior} {name}"] = round(faster, 2)
         facts[f"step_over_passes {name}"] = round(step_ratio(detectors[name], batch), 2)
-    print(json.dumps(facts) if arguments.json else "\n".join(f"{name}: {value}" for name, value in facts.items()))
+    print(
+        json.dumps(facts)
+        if arguments.json
+        else "\n".join(f"{name}: {value}" for name, value in facts.items())
+    )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
-"""Simplex noise: this package against the `opensimplex` package, with and without numba, and its share of training.
+"""Simplex noise: this package against the `opensimplex` package, with and without numba, and its
+share of training.
 
     python benchmarks/noise.py [--json]
 
-One batch is 16 fields of 256 × 256 pixels and 6 octaves; medians of several runs. Pure Python is timed on fewer
-points, in a process where numba may not compile, and scaled. Needs numba: pip install 'anodetect[numba]'.
+One batch is 16 fields of 256 × 256 pixels and 6 octaves; medians of several runs. Pure Python is
+timed on fewer points, in a process where numba may not compile, and scaled. Needs numba: pip
+install 'anodetect[numba]'.
 """
 
 import argparse
@@ -42,7 +44,11 @@ def pure_python_seconds() -> float:
     )
     environment = os.environ | {"NUMBA_DISABLE_JIT": "1"}
     times = [
-        float(subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True).stdout)
+        float(
+            subprocess.run(
+                [sys.executable, "-c", code], env=environment, capture_output=True, check=True
+            ).stdout
+        )
         for _ in range(3)
     ]
     return statistics.median(times) * FIELDS * (SIDE / PURE_SIDE) ** 2
@@ -82,12 +88,16 @@ def share_of_training_step() -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", action="store_true")
     as_json = parser.parse_args().json
     ours = median_seconds(lambda: noise.simplex((SIDE, SIDE), range(FIELDS), octaves=OCTAVES))
     pure = pure_python_seconds()
-    numba = median_seconds(lambda: package_fields(SIDE, FIELDS, OCTAVES)) if noise.COMPILED else None
+    numba = (
+        median_seconds(lambda: package_fields(SIDE, FIELDS, OCTAVES)) if noise.COMPILED else None
+    )
     result = {
         "seconds": ours,
         "uses": "numba" if noise.COMPILED else "torch",
@@ -96,7 +106,11 @@ def main() -> None:
         "speedup_vs_numba": None if numba is None else numba / ours,
         "share_of_training_step": share_of_training_step(),
     }
-    print(json.dumps(result) if as_json else "\n".join(f"{name:>24}  {value}" for name, value in result.items()))
+    print(
+        json.dumps(result)
+        if as_json
+        else "\n".join(f"{name:>24}  {value}" for name, value in result.items())
+    )
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
     python -m benchmarks.pictures docs/review [--widths 1280 1920]
 
-Two data sets are made, trained on (`pca`) and scored in a temporary folder: photographs of parts in lots and, as axial
-slices, heads. Two readers judge some of them; then each page is opened in the distribution's Chromium, light at the
-first width and dark at the others.
+Two data sets are made, trained on (`pca`) and scored in a temporary folder: photographs of parts in
+lots and, as axial slices, heads. Two readers judge some of them; then each page is opened in the
+distribution's Chromium, light at the first width and dark at the others.
 """
 
 import argparse
@@ -31,18 +31,30 @@ HIGH = {1280: 900, 1920: 1080}
 def make(root: Path) -> None:
     """Score directories of parts and of volumes, some of them judged."""
     synthetic.write(root / "parts", train=90, test=30, size=112, seed=5)
-    names = sorted(file.relative_to(root / "parts").as_posix() for file in (root / "parts/test").rglob("*.png"))
-    train = sorted(file.relative_to(root / "parts").as_posix() for file in (root / "parts/train").rglob("*.png"))
+    names = sorted(
+        file.relative_to(root / "parts").as_posix() for file in (root / "parts/test").rglob("*.png")
+    )
+    train = sorted(
+        file.relative_to(root / "parts").as_posix()
+        for file in (root / "parts/train").rglob("*.png")
+    )
     lines = [f"{name},train,,,train-{n}" for n, name in enumerate(train)]
     for n, name in enumerate(names):
         defect = "/defect/" in name
         mask = f"ground_truth/defect/{Path(name).stem}_mask.png" if defect else ""
         lines.append(f"{name},test,{int(defect)},{mask},lot-{n % 12:02}")
-    (root / "parts/manifest.csv").write_text("path,split,label,mask,group\n" + "\n".join(lines) + "\n")
+    (root / "parts/manifest.csv").write_text(
+        "path,split,label,mask,group\n" + "\n".join(lines) + "\n"
+    )
     for number in range(60):
         _head(root / f"normal-heads/head-{number:02}.nii.gz", 6, seed=100 + number)
     for number in range(4):
-        _head(root / f"heads/head-{number}.nii.gz", 14, seed=40 + number, defect=(3 * number, 2) if number else None)
+        _head(
+            root / f"heads/head-{number}.nii.gz",
+            14,
+            seed=40 + number,
+            defect=(3 * number, 2) if number else None,
+        )
     os.chdir(root)  # so that no machine's folders stand in the pictures
     anodetect.train("parts", "pca", Path("runs/pca"))
     anodetect.score(Path("runs/pca"), ["parts"], Path("scores"), far=0.1)
@@ -54,7 +66,9 @@ def make(root: Path) -> None:
     for reader, count in (("Ben", 25), ("Ada", 14)):
         for n, row in enumerate(ranked[:count]):
             doubtful = reader == "Ben" and n % 9 == 4
-            store.add(row, reader, "unsure" if doubtful else "anomalous" if row["label"] else "normal")
+            store.add(
+                row, reader, "unsure" if doubtful else "anomalous" if row["label"] else "normal"
+            )
     store.close()
 
 
@@ -63,7 +77,9 @@ def _head(file: Path, depth: int, *, seed: int, defect: tuple[int, int] | None =
     slices = synthetic.images(depth, size=160, seed=seed)[0][:, 0]
     if defect:
         start, count = defect
-        slices[start : start + count] = synthetic.images(count, size=160, defects=True, seed=seed)[0][:, 0]
+        slices[start : start + count] = synthetic.images(count, size=160, defects=True, seed=seed)[
+            0
+        ][:, 0]
     file.parent.mkdir(exist_ok=True)
     voxels = slices.transpose(2, 1, 0).astype(np.uint8)
     nibabel.save(nibabel.Nifti1Image(voxels, np.diag([-1.0, -1.0, 5.0, 1.0])), file)
@@ -83,7 +99,9 @@ def pages(page: Page, address: str) -> Iterator[str]:
     page.get_by_text("By patient or lot").click()
     page.get_by_text("Blind until judged").click()
     settle(page)
-    page.get_by_role("button", name="Sort and filter").or_(page.get_by_role("button", name="Filter")).click()
+    page.get_by_role("button", name="Sort and filter").or_(
+        page.get_by_role("button", name="Filter")
+    ).click()
     page.get_by_label("Reviewed").click()
     page.get_by_text("not by me", exact=True).click()
     page.keyboard.press("Escape")
@@ -109,7 +127,9 @@ def pages(page: Page, address: str) -> Iterator[str]:
 def training(page: Page, address: str) -> None:
     """Open the page to train on, while a training is under way."""
     page.goto(f"{address}?page=Train")
-    page.get_by_role("figure", name="Loss by step").or_(page.locator("[data-testid=stVegaLiteChart]")).wait_for()
+    page.get_by_role("figure", name="Loss by step").or_(
+        page.locator("[data-testid=stVegaLiteChart]")
+    ).wait_for()
     settle(page)
 
 
@@ -121,7 +141,9 @@ def settle(page: Page) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("out", type=Path)
     parser.add_argument("--widths", type=int, nargs="+", default=list(HIGH))
     arguments = parser.parse_args()
@@ -130,13 +152,20 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
         make(root)
-        with served([Path("scores"), Path("volumes")], "--root", ".") as address, browser() as chromium:
+        with (
+            served([Path("scores"), Path("volumes")], "--root", ".") as address,
+            browser() as chromium,
+        ):
             views = {}
             for number, width in enumerate(arguments.widths):
                 size: ViewportSize = {"width": width, "height": HIGH.get(width, 1080)}
-                views[width] = chromium.new_page(viewport=size, color_scheme="dark" if number else "light")
+                views[width] = chromium.new_page(
+                    viewport=size, color_scheme="dark" if number else "light"
+                )
                 views[width].set_default_timeout(WAIT)
-            command = jobs.train_command([root], "parts", "anoddpm", root / "runs/denoiser", budget=30)
+            command = jobs.train_command(
+                [root], "parts", "anoddpm", root / "runs/denoiser", budget=30
+            )
             job = jobs.start(root, command, root / "runs/denoiser")
             try:
                 for width, page in views.items():

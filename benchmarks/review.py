@@ -2,9 +2,10 @@
 
     python benchmarks/review.py [--rows 20000] [--side 256] [--steps 30] [--json]
 
-A score directory of that many rows is made of a few synthetic images under many names, in a temporary folder, and
-opened in the distribution's Chromium. Times are the browser's own: of the first paint with content and of the first
-case on the screen, with the server just started and once it is warm; and from a key to the next image on the screen.
+A score directory of that many rows is made of a few synthetic images under many names, in a
+temporary folder, and opened in the distribution's Chromium. Times are the browser's own: of the
+first paint with content and of the first case on the screen, with the server just started and once
+it is warm; and from a key to the next image on the screen.
 """
 
 import argparse
@@ -31,7 +32,8 @@ from anodetect.record import directories
 IMAGES = 60  # distinct ones
 FIRST_PAINT = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
 IMAGE = ".js-plotly-plot .imagelayer image"
-# Milliseconds from a key to the next image on the screen: another picture in the first panel, and a frame drawn since.
+# Milliseconds from a key to the next image on the screen: another picture in the first panel, and a
+# frame drawn since.
 WATCH = """() => { window.step = new Promise((resolve, reject) => {
   const shown = () => document.querySelector('.js-plotly-plot .imagelayer image')?.href.baseVal;
   const before = shown();
@@ -51,7 +53,16 @@ def served(folders: Sequence[Path], *options: str) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "anodetect.cli", "review", *map(str, folders), *options, "--port", str(port)]
+    command = [
+        sys.executable,
+        "-m",
+        "anodetect.cli",
+        "review",
+        *map(str, folders),
+        *options,
+        "--port",
+        str(port),
+    ]
     address = f"http://127.0.0.1:{port}"
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as app:
         try:
@@ -71,13 +82,16 @@ def browser() -> Iterator[Browser]:
     """The distribution's Chromium."""
     with sync_playwright() as playwright:
         # A sandbox of its own cannot be had as root, as in most containers.
-        chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        chromium = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
+        )
         yield chromium
         chromium.close()
 
 
 def large_directory(folder: Path, count: int, side: int) -> Path:
-    """A score directory of `count` rows, whose images and heatmaps are IMAGES files under many names."""
+    """A score directory of `count` rows, whose images and heatmaps are IMAGES files under many
+    names."""
     synthetic.write(folder / "set", train=60, test=IMAGES // 2, size=side)
     anodetect.train(str(folder / "set"), "pca", folder / "run")
     anodetect.score(folder / "run", [str(folder / "set")], folder / "few")
@@ -85,7 +99,10 @@ def large_directory(folder: Path, count: int, side: int) -> Path:
     rows = []
     for number in range(count):
         row = few.rows[number % len(few.rows)]
-        path, heatmap = f"many/{number:05}/{Path(row['path']).name}", f"heatmaps/{number:05}_heatmap.tiff"
+        path, heatmap = (
+            f"many/{number:05}/{Path(row['path']).name}",
+            f"heatmaps/{number:05}_heatmap.tiff",
+        )
         rank = {
             "p_value": (number + 1) / count,
             "score": -float(number),
@@ -98,7 +115,9 @@ def large_directory(folder: Path, count: int, side: int) -> Path:
             target.parent.mkdir(parents=True, exist_ok=True)
             os.link(source, target)
     made = ("format", "rows", "outputs", "chain", "head")
-    audit = {key: value for key, value in few.audit.items() if key not in made} | {"root": str(folder)}
+    audit = {key: value for key, value in few.audit.items() if key not in made} | {
+        "root": str(folder)
+    }
     directories.write(out, directories.tabulate(rows), audit)
     return out
 
@@ -111,7 +130,9 @@ def opened(page: Page, address: str) -> tuple[float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--side", type=int, default=256)
     parser.add_argument("--steps", type=int, default=30)
@@ -124,7 +145,11 @@ def main() -> None:
             cold, first = opened(page, f"{address}?reviewer=Ada")
             warm, again = opened(page, f"{address}?reviewer=Ada")
             steps = {}
-            for name, key in (("new case", "n"), ("case seen before", "p"), ("verdict, next case", "a")):
+            for name, key in (
+                ("new case", "n"),
+                ("case seen before", "p"),
+                ("verdict, next case", "a"),
+            ):
                 times = []
                 for _ in range(arguments.steps):
                     page.wait_for_selector("body[aria-busy=false]", state="attached")
@@ -140,8 +165,15 @@ def main() -> None:
         "first case on the screen, server warm, s": round(again, 2),
     }
     for name, times in steps.items():
-        result |= {f"{name}, median ms": round(median(times)), f"{name}, slowest ms": round(times[-1])}
-    print(json.dumps(result) if arguments.json else "\n".join(f"{name:>42}  {value}" for name, value in result.items()))
+        result |= {
+            f"{name}, median ms": round(median(times)),
+            f"{name}, slowest ms": round(times[-1]),
+        }
+    print(
+        json.dumps(result)
+        if arguments.json
+        else "\n".join(f"{name:>42}  {value}" for name, value in result.items())
+    )
 
 
 if __name__ == "__main__":

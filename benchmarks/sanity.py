@@ -1,11 +1,13 @@
-"""What likelihoods are known to get wrong: are degraded images, images of another kind and mixtures anomalous?
+"""What likelihoods are known to get wrong: are degraded images, images of another kind and mixtures
+anomalous?
 
     python benchmarks/sanity.py BENCH
 
-BENCH is the directory of an `anodetect benchmark` of data cards; its runs of seed 0 are looked at. The first four
-columns are the share of test normals that, made constant, blurred, inverted or replaced by noise, score above the 95th
-percentile of the run's tune normals. The last two are AUROCs of test normals against those of the other data sets, the
-mean of one AUROC each, and against the means of two test normals each.
+BENCH is the directory of an `anodetect benchmark` of data cards; its runs of seed 0 are looked at.
+The first four columns are the share of test normals that, made constant, blurred, inverted or
+replaced by noise, score above the 95th percentile of the run's tune normals. The last two are
+AUROCs of test normals against those of the other data sets, the mean of one AUROC each, and against
+the means of two test normals each.
 """
 
 import argparse
@@ -34,7 +36,11 @@ PERCENTILE = 95
 def some(records: Sequence[Record]) -> list[Floats]:
     """Images, evenly spread over the records."""
     rows = np.unique(np.linspace(0, len(records) - 1, IMAGES).astype(int))
-    return [loaded.image for loaded in map(load, (records[row] for row in rows)) if loaded.image is not None]
+    return [
+        loaded.image
+        for loaded in map(load, (records[row] for row in rows))
+        if loaded.image is not None
+    ]
 
 
 def degraded(image: Floats, kind: str, rng: np.random.Generator) -> Floats:
@@ -58,7 +64,9 @@ def scores(model: Model, images: Sequence[Floats]) -> list[float]:
             encoded[row] = model.encode(image)
     rows = iter(encoded)
     while some_rows := list(islice(rows, model.batch)):
-        scored = model.score([images[row] for row in some_rows], [encoded[row] for row in some_rows])
+        scored = model.score(
+            [images[row] for row in some_rows], [encoded[row] for row in some_rows]
+        )
         values[some_rows] = scored.image
     return values.tolist()
 
@@ -70,14 +78,24 @@ def auroc(plain: Sequence[float], odd: Sequence[float]) -> float:
 
 def matched(image: Floats, channels: int) -> Floats:
     """An image of another set with as many channels as this one's."""
-    return np.repeat(image.mean(0, keepdims=True), channels, axis=0) if len(image) != channels else image
+    return (
+        np.repeat(image.mean(0, keepdims=True), channels, axis=0)
+        if len(image) != channels
+        else image
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("bench", type=Path)
     bench = parser.parse_args().bench
-    found = [path for path in sorted((bench / "runs").iterdir()) if path.is_dir() and path.name.endswith("-0")]
+    found = [
+        path
+        for path in sorted((bench / "runs").iterdir())
+        if path.is_dir() and path.name.endswith("-0")
+    ]
     data = {path: runs.facts(path)["data"] for path in found}
     normals = {
         name: some([record for record in cards.open_data(name).labelled() if record.label == 0])
@@ -89,9 +107,14 @@ def main() -> None:
         facts, rng = runs.facts(path), np.random.default_rng(0)
         model, own = Model.load(runs.read(path), "auto"), normals[data[path]]
         by_id = {record.id: record for record in cards.open_data(data[path]).training()}
-        tune = some([by_id[row["path"]] for row in runs.read_manifest(path) if row["role"] == "tune"])
+        tune = some(
+            [by_id[row["path"]] for row in runs.read_manifest(path) if row["role"] == "tune"]
+        )
         limit = np.percentile(scores(model, tune), PERCENTILE)
-        shares = [np.mean(np.array(scores(model, [degraded(i, kind, rng) for i in own])) > limit) for kind in ODD]
+        shares = [
+            np.mean(np.array(scores(model, [degraded(i, kind, rng) for i in own])) > limit)
+            for kind in ODD
+        ]
         plain, channels = scores(model, own), model.preprocess.channels
         others = [
             auroc(plain, scores(model, [matched(image, channels) for image in normals[name]]))

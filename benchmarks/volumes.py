@@ -3,17 +3,19 @@
     python benchmarks/volumes.py RUN --data FOLDER [--listed FOLDER] [--json]
     python benchmarks/volumes.py RUN --speed [--json]
 
-Quality, on <name>_flair.nii.gz beside <name>_mask.nii.gz: AUROC of slices (anomalous: any lesion voxel), average
-precision and Dice of voxels over all volumes together, at the calibrated pixel threshold, and lesions found at one
-false positive per volume on average. Slices that are not scored count as the most normal ones; the same follows for
-scored slices alone, and how many lesion voxels the slices hold that are outside what the model has seen. Nothing is
-chosen on these volumes. `--listed`: also on those slices alone that a folder has as images <name>_<slice>.png.
+Quality, on <name>_flair.nii.gz beside <name>_mask.nii.gz: AUROC of slices (anomalous: any lesion
+voxel), average precision and Dice of voxels over all volumes together, at the calibrated pixel
+threshold, and lesions found at one false positive per volume on average. Slices that are not scored
+count as the most normal ones; the same follows for scored slices alone, and how many lesion voxels
+the slices hold that are outside what the model has seen. Nothing is chosen on these volumes.
+`--listed`: also on those slices alone that a folder has as images <name>_<slice>.png.
 
-Speed: synthetic volumes of 256 × 256 × 150 in 16 bits, from the disk to the score directory with all default outputs,
-two in one process and six as the command line does it, with a process for each core; against the bare model on all
-cores on the same slices (read and prepared before the clock starts, nothing written), or in three dimensions on the
-same volume (read), three times in turns, medians. The clock starts when models are loaded. Memory is what a fresh
-process that scores two such volumes holds at its peak beyond one that scores a volume of 4 slices, as multiples of the
+Speed: synthetic volumes of 256 × 256 × 150 in 16 bits, from the disk to the score directory with
+all default outputs, two in one process and six as the command line does it, with a process for each
+core; against the bare model on all cores on the same slices (read and prepared before the clock
+starts, nothing written), or in three dimensions on the same volume (read), three times in turns,
+medians. The clock starts when models are loaded. Memory is what a fresh process that scores two
+such volumes holds at its peak beyond one that scores a volume of 4 slices, as multiples of the
 volume as float32.
 """
 
@@ -52,8 +54,8 @@ FAR = 0.05
 
 @dataclass(frozen=True)
 class Found:
-    """Of a volume: score [D] and flag [D] of each slice, which are scored [D] and which are outside what the model has
-    seen [D], heatmap, truth and scaled intensity [D, H, W]."""
+    """Of a volume: score [D] and flag [D] of each slice, which are scored [D] and which are outside
+    what the model has seen [D], heatmap, truth and scaled intensity [D, H, W]."""
 
     name: str
     scores: NDArray[np.float64]
@@ -65,23 +67,44 @@ class Found:
     intensity: Floats
 
     def part(self, numbers: list[int]) -> "Found":
-        arrays = (self.scores, self.flags, self.scored, self.unseen, self.heatmap, self.mask, self.intensity)
+        arrays = (
+            self.scores,
+            self.flags,
+            self.scored,
+            self.unseen,
+            self.heatmap,
+            self.mask,
+            self.intensity,
+        )
         return Found(self.name, *(array[numbers] for array in arrays))
 
 
 def find(run: runs.Run, folder: Path) -> Iterator[Found]:
     """Score each volume."""
-    names = sorted(path.name.removesuffix("_flair.nii.gz") for path in folder.glob("*_flair.nii.gz"))
+    names = sorted(
+        path.name.removesuffix("_flair.nii.gz") for path in folder.glob("*_flair.nii.gz")
+    )
     items = [Record(name, folder / f"{name}_flair.nii.gz", group=name) for name in names]
     for scored in score_records(Model.load(run, "auto"), items, Silent()):
         name, volume = scored.loaded.record.id, scored.loaded.volume
-        assert volume is not None and scored.heatmap is not None and scored.slices is not None, scored.loaded.error
+        assert volume is not None and scored.heatmap is not None and scored.slices is not None, (
+            scored.loaded.error
+        )
         scores = np.zeros(len(scored.heatmap))
         scores[scored.slices.numbers] = scored.slices.scores
         mask = readers.volume_mask(folder / f"{name}_mask.nii.gz", volume.volume, volume.geometry)
         intensity = (volume.slices[0] / np.percentile(volume.slices, 99.5)).astype(np.float32)
         flags = scores > run.calibration.threshold(FAR)
-        yield Found(name, scores, flags, volume.scored, volume.unseen, np.nan_to_num(scored.heatmap), mask, intensity)
+        yield Found(
+            name,
+            scores,
+            flags,
+            volume.scored,
+            volume.unseen,
+            np.nan_to_num(scored.heatmap),
+            mask,
+            intensity,
+        )
 
 
 def measures(volumes: Sequence[Found], threshold: float) -> dict[str, Any]:
@@ -91,7 +114,10 @@ def measures(volumes: Sequence[Found], threshold: float) -> dict[str, Any]:
         counts.add(volume.heatmap, volume.mask, volume.name)
         intensities.add(volume.intensity, volume.mask, volume.name)
     truth = np.concatenate([volume.mask.any((1, 2)) for volume in volumes]).astype(np.int64)
-    scores, flags = (np.concatenate([getattr(volume, name) for volume in volumes]) for name in ("scores", "flags"))
+    scores, flags = (
+        np.concatenate([getattr(volume, name) for volume in volumes])
+        for name in ("scores", "flags")
+    )
     groups = [volume.name for volume in volumes for _ in volume.scores]
     auroc = metrics.image_metrics(truth, scores, groups)["auroc"]
     curves = counts.curves()
@@ -114,7 +140,9 @@ def quality(run: runs.Run, folder: Path, listed: Path | None) -> dict[str, Any]:
     """Measures of whole volumes, and of the listed slices alone."""
     volumes = list(find(run, folder))
     threshold = run.calibration.pixel_threshold(FAR)
-    found, there, _ = metrics.lesion_sensitivity([v.heatmap for v in volumes], [v.mask for v in volumes])
+    found, there, _ = metrics.lesion_sensitivity(
+        [v.heatmap for v in volumes], [v.mask for v in volumes]
+    )
     low, high = clopper_pearson(found, there)
     result = measures(volumes, threshold) | {
         "lesions found at 1 false positive per volume": f"{found} of {there} ({low:.2f}–{high:.2f})"
@@ -127,7 +155,10 @@ def quality(run: runs.Run, folder: Path, listed: Path | None) -> dict[str, Any]:
         **{f"scored slices: {name}": value for name, value in parts.items()},
     }
     if listed:
-        numbers = {v.name: sorted(int(p.stem[-2:]) for p in listed.rglob(f"{v.name}_[0-9][0-9].png")) for v in volumes}
+        numbers = {
+            v.name: sorted(int(p.stem[-2:]) for p in listed.rglob(f"{v.name}_[0-9][0-9].png"))
+            for v in volumes
+        }
         parts = measures([v.part(numbers[v.name]) for v in volumes], threshold)
         result |= {f"listed slices: {name}": value for name, value in parts.items()}
     return result
@@ -136,17 +167,31 @@ def quality(run: runs.Run, folder: Path, listed: Path | None) -> dict[str, Any]:
 def synthetic(path: Path, depth: int, seed: int = 0) -> None:
     """A head-like volume of 16 bits."""
     rng = np.random.default_rng(seed)
-    axes = np.meshgrid(*(np.linspace(-1, 1, side) for side in (*SHAPE[:2], depth)), indexing="ij", sparse=True)
+    axes = np.meshgrid(
+        *(np.linspace(-1, 1, side) for side in (*SHAPE[:2], depth)), indexing="ij", sparse=True
+    )
     inside = (axes[0] / 0.8) ** 2 + (axes[1] / 0.9) ** 2 + (axes[2] * 0.8) ** 2 < 1
     coarse = rng.normal(size=(32, 32)).astype(np.float32)
     texture: Floats = resize(coarse[None], *SHAPE[:2])[0]
-    array = np.where(inside, 1000 + 100 * texture[..., None] + 30 * rng.normal(size=inside.shape), 20)
+    array = np.where(
+        inside, 1000 + 100 * texture[..., None] + 30 * rng.normal(size=inside.shape), 20
+    )
     nib.save(nib.Nifti1Image(array.astype(np.int16), np.diag([-1.0, -1.0, 1.0, 1.0])), path)
 
 
 def peak(run: Path, paths: list[Path], out: Path) -> float:
     """Peak memory in MB of a process that scores volumes."""
-    command = [sys.executable, "-m", "anodetect.cli", "score", str(run), *map(str, paths), "--out", str(out), "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "anodetect.cli",
+        "score",
+        str(run),
+        *map(str, paths),
+        "--out",
+        str(out),
+        "--json",
+    ]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return float(json.loads(done.stdout)["peak_memory_mb"])
 
@@ -190,7 +235,10 @@ def speed(path: Path) -> dict[str, Any]:
         few = peak(path, [folder / "few.nii.gz"], folder / "few")
         many = peak(path, paths[:2], folder / "many")
     bare, *middle = (median(seconds) for seconds in taken.values())
-    told: dict[str, Any] = {"slices scored": len(loaded.volume.numbers), "bare model, seconds a volume": round(bare, 2)}
+    told: dict[str, Any] = {
+        "slices scored": len(loaded.volume.numbers),
+        "bare model, seconds a volume": round(bare, 2),
+    }
     for name, seconds in zip(ways, middle, strict=True):
         told[f"score, {name}, seconds a volume"] = round(seconds, 2)
         told[f"score, {name}, against the bare model"] = round(seconds / bare, 2)
@@ -202,7 +250,9 @@ def speed(path: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", type=Path)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--listed", type=Path)
@@ -213,7 +263,11 @@ def main() -> None:
     if arguments.data:
         result = quality(runs.read(arguments.run), arguments.data, arguments.listed)
     result |= speed(arguments.run) if arguments.speed else {}
-    print(json.dumps(result) if arguments.json else "\n".join(f"{name:>48}  {value}" for name, value in result.items()))
+    print(
+        json.dumps(result)
+        if arguments.json
+        else "\n".join(f"{name:>48}  {value}" for name, value in result.items())
+    )
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 @pytest.fixture(scope="session")
 def synthetic_folder(tmp_path_factory):
-    """The synthetic set in the MVTec layout: 60 normals to train on, 20 normals and 20 defects to test on."""
+    """The synthetic set in the MVTec layout: 60 normals to train on, 20 normals and 20 defects to
+    test on."""
     folder = tmp_path_factory.mktemp("synthetic") / "tiles"
     synthetic.write(folder, train=60, test=20, size=64)
     return folder

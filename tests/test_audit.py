@@ -37,7 +37,9 @@ from anodetect.record import checkpoint, directories, journal, runs, verificatio
 from anodetect.types import Silent
 
 FORKED = multiprocessing.get_context("forkserver")
-FORKED.set_forkserver_preload(["anodetect.commands.score", "anodetect.detectors.pca", "anodetect.imaging.pixels"])
+FORKED.set_forkserver_preload(
+    ["anodetect.commands.score", "anodetect.detectors.pca", "anodetect.imaging.pixels"]
+)
 
 
 FAR = 0.2  # the small run has twelve calibration images
@@ -70,7 +72,9 @@ def interrupted_after(monkeypatch, count):
 
 
 def tables(path):
-    return {name: (path / name).read_bytes() for name in ("scores.parquet", "scores.csv", "groups.csv")}
+    return {
+        name: (path / name).read_bytes() for name in ("scores.parquet", "scores.csv", "groups.csv")
+    }
 
 
 def change(path, /, **values):
@@ -98,7 +102,7 @@ def test_a_file_nobody_thought_of_is_a_failed_row_and_the_rest_is_scored(
     assert result["scored"] > result["failed"]
 
 
-# -- Proof ----------------------------------------------------------------------------------------------
+# -- Proof -----------------------------------------------------------------------------------------
 
 
 def test_an_untouched_directory_is_consistent_and_with_its_head_authentic(scored):
@@ -116,8 +120,13 @@ def test_an_edited_score_is_named(copy):
 
 def test_a_dropped_row_is_named(copy):
     rows = pq.read_table(copy / "scores.parquet").to_pylist()
-    pq.write_table(pa.Table.from_pylist(rows[:4] + rows[5:], directories.COLUMNS), copy / "scores.parquet")
-    assert f"record 5 ({rows[4]['path']}) is missing from scores.parquet" in verification.verify(copy).problems
+    pq.write_table(
+        pa.Table.from_pylist(rows[:4] + rows[5:], directories.COLUMNS), copy / "scores.parquet"
+    )
+    assert (
+        f"record 5 ({rows[4]['path']}) is missing from scores.parquet"
+        in verification.verify(copy).problems
+    )
 
 
 def test_a_swapped_heatmap_is_named(copy):
@@ -141,12 +150,16 @@ def test_a_changed_model_is_named(pca_run, synthetic_folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("far", 0.1), ("command", ["anodetect", "score", "else"]), ("statement", "all is well")]
+    ("key", "value"),
+    [("far", 0.1), ("command", ["anodetect", "score", "else"]), ("statement", "all is well")],
 )
 def test_a_changed_audit_is_noticed(copy, key, value):
     audit = json.loads((copy / "audit.json").read_text())
     (copy / "audit.json").write_text(json.dumps(audit | {key: value}))
-    assert "audit.json was changed: its contents do not give its head" in verification.verify(copy).problems
+    assert (
+        "audit.json was changed: its contents do not give its head"
+        in verification.verify(copy).problems
+    )
 
 
 def test_a_record_rewritten_with_care_is_only_caught_by_its_head(copy):
@@ -163,8 +176,12 @@ def test_a_record_rewritten_with_care_is_only_caught_by_its_head(copy):
 def key_pair(folder, name):
     """Files of a new private and public key."""
     key = Ed25519PrivateKey.generate()
-    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    pem = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    public = key.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
     (folder / f"{name}.pem").write_bytes(pem)
     (folder / f"{name}.pub").write_bytes(public)
     return folder / f"{name}.pem", folder / f"{name}.pub"
@@ -174,16 +191,22 @@ def test_signatures(pca_run, synthetic_folder, tmp_path):
     ours, _ = key_pair(tmp_path, "ours")
     key_pair(tmp_path, "theirs")
     out = tmp_path / "s"
-    anodetect.score(pca_run, [str(synthetic_folder / "test/good")], out, heatmaps=(), sign=tmp_path / "ours.pem")
+    anodetect.score(
+        pca_run, [str(synthetic_folder / "test/good")], out, heatmaps=(), sign=tmp_path / "ours.pem"
+    )
     assert verification.verify(out, key=tmp_path / "ours.pub").authenticated
     assert "not checked against" in verification.verify(out).notes[0]
-    assert "not that of the key" in verification.verify(out, key=tmp_path / "theirs.pub").problems[0]
+    assert (
+        "not that of the key" in verification.verify(out, key=tmp_path / "theirs.pub").problems[0]
+    )
     verification.sign(out, "0" * 64, verification.private_key(ours))
     assert "does not fit the head" in verification.verify(out).problems[0]
     (out / "signature.json").unlink()
     assert "no signature" in verification.verify(out, key=tmp_path / "ours.pub").problems[0]
     with pytest.raises(ConfigError, match="private key"):
-        anodetect.score(pca_run, [str(synthetic_folder)], tmp_path / "t", sign=tmp_path / "ours.pub")
+        anodetect.score(
+            pca_run, [str(synthetic_folder)], tmp_path / "t", sign=tmp_path / "ours.pub"
+        )
 
 
 @pytest.mark.parametrize("calibration", [{}, {"scores": [1], "peaks": "x", "groups": None}])
@@ -194,21 +217,31 @@ def test_a_record_that_lacks_something_is_told_not_a_traceback(copy, calibration
 
 
 def test_a_column_that_is_missing_is_told(copy):
-    pq.write_table(pq.read_table(copy / "scores.parquet").drop_columns(["q_value"]), copy / "scores.parquet")
+    pq.write_table(
+        pq.read_table(copy / "scores.parquet").drop_columns(["q_value"]), copy / "scores.parquet"
+    )
     assert not verification.verify(copy).intact
 
 
-def test_rescoring_knows_manifests_below_a_common_folder(pca_run, synthetic_folder, tmp_path, monkeypatch):
+def test_rescoring_knows_manifests_below_a_common_folder(
+    pca_run, synthetic_folder, tmp_path, monkeypatch
+):
     """What a manifest says of a file is used again, though the record's root holds none."""
     for name in ("a", "b"):
         shutil.copytree(synthetic_folder / "test/good", tmp_path / name)
-    listed = "\n".join(f"{file.name},case{n}" for n, file in enumerate(sorted((tmp_path / "a").glob("*.png"))))
+    listed = "\n".join(
+        f"{file.name},case{n}" for n, file in enumerate(sorted((tmp_path / "a").glob("*.png")))
+    )
     (tmp_path / "a/manifest.csv").write_text(f"path,group\n{listed}\n")
-    anodetect.score(pca_run, [str(tmp_path / "a"), str(tmp_path / "b")], tmp_path / "s", far=FAR, heatmaps=())
+    anodetect.score(
+        pca_run, [str(tmp_path / "a"), str(tmp_path / "b")], tmp_path / "s", far=FAR, heatmaps=()
+    )
     seen = []
     real = rescoring.score_records
     monkeypatch.setattr(
-        rescoring, "score_records", lambda model, items, *rest: seen.extend(items) or real(model, items, *rest)
+        rescoring,
+        "score_records",
+        lambda model, items, *rest: seen.extend(items) or real(model, items, *rest),
     )
     assert rescore(tmp_path / "s", 100) == []
     assert {record.group[:4] for record in seen if record.id.startswith("a/")} == {"case"}
@@ -233,7 +266,7 @@ def test_a_record_of_other_scores_does_not_survive_rescoring(copy):
     assert len(rescore(copy, 3)) == 3
 
 
-# -- Never lose work ------------------------------------------------------------------------------------
+# -- Never lose work -------------------------------------------------------------------------------
 
 
 def _score(run, data, out, resume):
@@ -253,7 +286,9 @@ def test_killed_at_any_moment_and_resumed_nothing_is_lost_or_done_twice(pca_run,
         for _ in range(1 + attempt % 2):
             process = FORKED.Process(target=_score, args=(pca_run, data, out, True))
             process.start()
-            moment = rng.uniform(0, 1) * files  # in files written, not in seconds, which depend on what else runs
+            moment = (
+                rng.uniform(0, 1) * files
+            )  # in files written, not in seconds, which depend on what else runs
             while process.is_alive() and len(list(out.rglob("*"))) < moment:
                 time.sleep(0.005)
             if process.is_alive():
@@ -265,7 +300,10 @@ def test_killed_at_any_moment_and_resumed_nothing_is_lost_or_done_twice(pca_run,
         if not (out / "audit.json").exists():
             before = [entry["row"]["path"] for entry in _entries(out)]
             _score(pca_run, data, out, True)
-            timings = {timing["path"]: timing["seconds"] for timing in directories.read_timings(out).to_pylist()}
+            timings = {
+                timing["path"]: timing["seconds"]
+                for timing in directories.read_timings(out).to_pylist()
+            }
             assert len(timings) == 80
             assert set(before) <= set(timings)
         assert tables(out) == tables(whole)
@@ -277,7 +315,11 @@ def test_killed_at_any_moment_and_resumed_nothing_is_lost_or_done_twice(pca_run,
 
 
 def _entries(out):
-    lines = (out / "journal.jsonl").read_bytes().splitlines() if (out / "journal.jsonl").exists() else []
+    lines = (
+        (out / "journal.jsonl").read_bytes().splitlines()
+        if (out / "journal.jsonl").exists()
+        else []
+    )
     entries = []
     for line in lines:
         try:
@@ -287,7 +329,9 @@ def _entries(out):
     return [entry for entry in entries if "row" in entry]
 
 
-def test_what_is_finished_is_not_scored_again(pca_run, synthetic_folder, scored, tmp_path, monkeypatch):
+def test_what_is_finished_is_not_scored_again(
+    pca_run, synthetic_folder, scored, tmp_path, monkeypatch
+):
     out = tmp_path / "s"
     real, calls = interrupted_after(monkeypatch, 38), []
     with pytest.raises(Interrupted, match="--resume"):
@@ -309,7 +353,9 @@ def test_what_is_finished_is_not_scored_again(pca_run, synthetic_folder, scored,
     result = anodetect.score(pca_run, [str(synthetic_folder)], out, far=FAR, resume=True)
     assert calls == [40 - finished]
     assert tables(out) == tables(scored)
-    assert result["evaluation"] == directories.read(scored).audit["evaluation"]  # pixels of the first part too
+    assert (
+        result["evaluation"] == directories.read(scored).audit["evaluation"]
+    )  # pixels of the first part too
     assert json.loads((out / "regions.json").read_text())["annotations"]
     kept, expected = (directories.read(path).audit["cases"] for path in (out, scored))
     assert kept == expected
@@ -317,8 +363,11 @@ def test_what_is_finished_is_not_scored_again(pca_run, synthetic_folder, scored,
         anodetect.score(pca_run, [str(synthetic_folder)], out, far=FAR, resume=True)
 
 
-def test_files_that_failed_are_tried_again_on_resuming(pca_run, synthetic_folder, tmp_path, monkeypatch):
-    """As where a network drive was away for a while; what fails again is a row with the reason, once."""
+def test_files_that_failed_are_tried_again_on_resuming(
+    pca_run, synthetic_folder, tmp_path, monkeypatch
+):
+    """As where a network drive was away for a while; what fails again is a row with the reason,
+    once."""
     data = tmp_path / "in"
     shutil.copytree(synthetic_folder / "test/good", data)
     away, broken = sorted(data.iterdir())[:2]
@@ -348,11 +397,20 @@ def test_a_heatmap_lost_in_a_power_failure_is_made_again(tmp_path):
     with journal.Journal(tmp_path / "s", {"a": 1}, resume=False) as begun:
         (tmp_path / "s/y_map").write_bytes(b"whole")
         (tmp_path / "s/y_mask").touch()
-        begun.append([entry("missing", "x"), entry("empty", "y_map", "y_mask"), entry("none"), entry("whole", "y_map")])
+        begun.append(
+            [
+                entry("missing", "x"),
+                entry("empty", "y_map", "y_mask"),
+                entry("none"),
+                entry("whole", "y_map"),
+            ]
+        )
     with journal.Journal(tmp_path / "s", {"a": 1}, resume=True) as again:
         assert [entry["row"]["path"] for entry in again.resumed()] == ["none", "whole"]
         again.append([entry("missing", seconds=1.0)])
-        assert {e["row"]["path"]: e["seconds"] for e in again.entries() if e["seconds"]} == {"missing": 1.0}
+        assert {e["row"]["path"]: e["seconds"] for e in again.entries() if e["seconds"]} == {
+            "missing": 1.0
+        }
 
 
 @pytest.mark.parametrize("where", ["sign", "remove"])
@@ -368,12 +426,16 @@ def test_what_ends_between_the_tables_and_the_signature_is_resumed_and_signed(
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(owner, where, killed)
         anodetect.score(pca_run, [str(synthetic_folder)], tmp_path / "s", far=FAR, sign=private)
-    result = anodetect.score(pca_run, [str(synthetic_folder)], tmp_path / "s", far=FAR, sign=private, resume=True)
+    result = anodetect.score(
+        pca_run, [str(synthetic_folder)], tmp_path / "s", far=FAR, sign=private, resume=True
+    )
     assert result["scored"] == 40
     assert verification.verify(tmp_path / "s", key=public).authenticated
     assert not (tmp_path / "s" / directories.JOURNAL).exists()
     with pytest.raises(RunError, match="choose another --out"):
-        anodetect.score(pca_run, [str(synthetic_folder)], tmp_path / "s", far=FAR, sign=private, resume=True)
+        anodetect.score(
+            pca_run, [str(synthetic_folder)], tmp_path / "s", far=FAR, sign=private, resume=True
+        )
 
 
 def test_what_fails_while_it_is_scored_or_written_is_a_row_and_takes_nothing_with_it(
@@ -426,19 +488,28 @@ def test_two_processes_do_not_write_one_directory(tmp_path):
         "except RunError as error:\n    sys.exit(str(error))\n"
     )
     with journal.Journal(tmp_path / "s", {}, resume=False):
-        done = subprocess.run([sys.executable, "-c", code, tmp_path / "s"], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", code, tmp_path / "s"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         assert "another process is writing here" in done.stderr
     assert subprocess.run([sys.executable, "-c", code, tmp_path / "s"], check=False).returncode == 0
 
 
-# -- More than one machine ------------------------------------------------------------------------------
+# -- More than one machine -------------------------------------------------------------------------
 
 
 def test_shards_merge_to_byte_identical_tables(pca_run, synthetic_folder, scored, tmp_path):
     parts = [tmp_path / f"part{index}" for index in (1, 2, 3)]
     counts = []
     for index, part in enumerate(parts, start=1):
-        counts.append(anodetect.score(pca_run, [str(synthetic_folder)], part, far=FAR, shard=f"{index}/3")["scored"])
+        counts.append(
+            anodetect.score(pca_run, [str(synthetic_folder)], part, far=FAR, shard=f"{index}/3")[
+                "scored"
+            ]
+        )
     assert sum(counts) == 40
     assert min(counts) > 0
     result = anodetect.merge(parts[::-1], tmp_path / "merged")
@@ -446,7 +517,9 @@ def test_shards_merge_to_byte_identical_tables(pca_run, synthetic_folder, scored
     assert verification.verify(tmp_path / "merged").intact
     assert result["evaluation"]["image"] == directories.read(scored).audit["evaluation"]["image"]
     assert result["evaluation"]["pixel"] is None
-    both = [json.loads((path / "regions.json").read_text()) for path in (scored, tmp_path / "merged")]
+    both = [
+        json.loads((path / "regions.json").read_text()) for path in (scored, tmp_path / "merged")
+    ]
     names = [{image["id"]: image["file_name"] for image in content["images"]} for content in both]
     first, second = (
         sorted((name[a["image_id"]], a["score"], a["area"]) for a in content["annotations"])
@@ -467,16 +540,26 @@ def test_shards_merge_to_byte_identical_tables(pca_run, synthetic_folder, scored
 
 
 @pytest.mark.parametrize("name", ["heatmaps/../../planted.png", "/planted.png"])
-def test_a_record_from_elsewhere_cannot_reach_out_of_its_directory(pca_run, synthetic_folder, tmp_path, name):
+def test_a_record_from_elsewhere_cannot_reach_out_of_its_directory(
+    pca_run, synthetic_folder, tmp_path, name
+):
     """Neither is anything written there by joining parts, nor read by checking or scoring again."""
     parts = [tmp_path / f"deep/part{index}" for index in (1, 2)]
     for index, part in enumerate(parts, start=1):
         anodetect.score(pca_run, [str(synthetic_folder)], part, shard=f"{index}/2")
     directory = directories.read(parts[0])
-    shutil.copy(parts[0] / next(n for n in directory.audit["outputs"] if n.endswith(".png")), tmp_path / "planted.png")
-    audit = directory.audit | {"outputs": directory.audit["outputs"] | {name: sha256_of(tmp_path / "planted.png")}}
+    shutil.copy(
+        parts[0] / next(n for n in directory.audit["outputs"] if n.endswith(".png")),
+        tmp_path / "planted.png",
+    )
+    audit = directory.audit | {
+        "outputs": directory.audit["outputs"] | {name: sha256_of(tmp_path / "planted.png")}
+    }
     (parts[0] / "audit.json").write_text(json.dumps(audit))
-    assert f"{name} is not an output: it leads out of the directory" in verification.verify(parts[0]).problems
+    assert (
+        f"{name} is not an output: it leads out of the directory"
+        in verification.verify(parts[0]).problems
+    )
     if name.startswith("heatmaps/"):
         with pytest.raises(RunError, match="leads out"):
             anodetect.merge(parts, tmp_path / "merged")
@@ -499,7 +582,9 @@ def test_no_shard_leaves_out_a_file_that_cannot_be_read(pca_run, synthetic_folde
     assert tables(tmp_path / "merged") == tables(tmp_path / "whole")
 
 
-def test_parts_that_are_not_what_was_written_or_not_all_are_refused(pca_run, synthetic_folder, tmp_path):
+def test_parts_that_are_not_what_was_written_or_not_all_are_refused(
+    pca_run, synthetic_folder, tmp_path
+):
     data = shutil.copytree(synthetic_folder / "test", tmp_path / "in")
     parts = [tmp_path / f"part{index}" for index in (1, 2)]
     for index, part in enumerate(parts, start=1):
@@ -529,7 +614,7 @@ def test_bad_shards_are_refused(pca_run, synthetic_folder, tmp_path, shard):
         anodetect.score(pca_run, [str(synthetic_folder)], tmp_path / "s", shard=shard)
 
 
-# -- Outputs --------------------------------------------------------------------------------------------
+# -- Outputs ---------------------------------------------------------------------------------------
 
 
 def test_masks_and_regions_are_where_the_map_exceeds_the_threshold(scored):
@@ -552,12 +637,18 @@ def test_masks_and_regions_are_where_the_map_exceeds_the_threshold(scored):
 
 
 def test_a_thousand_files_more_take_little_memory(pca_run, tmp_path):
-    """All that is kept of a file: with a made-up model, in a process of its own, peaks at two numbers of files."""
+    """All that is kept of a file: with a made-up model, in a process of its own, peaks at two
+    numbers of files."""
     done = subprocess.run(
-        [sys.executable, "-c", MEMORY, str(pca_run), str(tmp_path)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", MEMORY, str(pca_run), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     few, many = map(float, done.stdout.split())
-    assert (many - few) / (12_000 - 2_000) < 1600 / 1e6  # MB; with a row, a timing and three outputs each
+    assert (many - few) / (
+        12_000 - 2_000
+    ) < 1600 / 1e6  # MB; with a row, a timing and three outputs each
 
 
 MEMORY = """
@@ -594,7 +685,13 @@ def test_the_report_of_twenty_thousand_images_is_small(tmp_path, scored):
     template = directories.read(scored).rows[0]
     rng = np.random.default_rng(0)
     rows = [
-        template | {"path": f"{n:06}.png", "group": f"{n:06}.png", "score": float(score), "flagged": bool(score > 2)}
+        template
+        | {
+            "path": f"{n:06}.png",
+            "group": f"{n:06}.png",
+            "score": float(score),
+            "flagged": bool(score > 2),
+        }
         for n, score in enumerate(rng.normal(size=20_000))
     ]
     paths = [row["path"] for row in sorted(rows, key=lambda row: -row["score"])[:50]]
@@ -603,13 +700,15 @@ def test_the_report_of_twenty_thousand_images_is_small(tmp_path, scored):
         noise = rng.integers(0, 255, (200, 612, 3), dtype=np.uint8)
         Image.fromarray(noise).save(directories.picture_of(tmp_path / "s", path), quality=80)
     table = directories.tabulate(rows)
-    directories.write(tmp_path / "s", table, audit | {"cases": {"highest": paths, "borderline": []}})
+    directories.write(
+        tmp_path / "s", table, audit | {"cases": {"highest": paths, "borderline": []}}
+    )
     from anodetect.output import report
 
     assert report.write(tmp_path / "s").stat().st_size < 10e6
 
 
-# -- Hostile folders ------------------------------------------------------------------------------------
+# -- Hostile folders -------------------------------------------------------------------------------
 
 
 def test_hostile_names_and_contents_become_rows(pca_run, tmp_path):
@@ -618,7 +717,14 @@ def test_hostile_names_and_contents_become_rows(pca_run, tmp_path):
     good = synthetic.images(1, seed=9)[0][0, 0]
     Image.fromarray(good).save(folder / "good.png")
     whole = (folder / "good.png").read_bytes()
-    for name in ("new\nline.png", 'comma,"quote.png', "@formula.png", "=1+1.png", "-tab.png", "+plus.png"):
+    for name in (
+        "new\nline.png",
+        'comma,"quote.png',
+        "@formula.png",
+        "=1+1.png",
+        "-tab.png",
+        "+plus.png",
+    ):
         (folder / name).write_bytes(whole)
     (folder / "archive.png").write_bytes(b"PK\x03\x04" + bytes(100))
     (folder / "program.png").write_bytes(b"\x7fELF" + bytes(100))
@@ -630,22 +736,34 @@ def test_hostile_names_and_contents_become_rows(pca_run, tmp_path):
     assert result["scored"] == 7
     assert result["failed"] + result["skipped"] == 4
     again = anodetect.score(pca_run, [str(folder)], folder / "again", heatmaps=())
-    assert again["scored"] == 7 + 14  # of another scoring's pictures, its overlays and masks are images too
+    assert (
+        again["scored"] == 7 + 14
+    )  # of another scoring's pictures, its overlays and masks are images too
     with (folder / "out/scores.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert {"'=1+1.png", "'@formula.png", "'-tab.png", "'+plus.png"} <= {row["path"] for row in rows}
-    assert not any(text.startswith(directories.FORMULA_STARTS) for row in rows for text in (row["path"], row["group"]))
+    assert {"'=1+1.png", "'@formula.png", "'-tab.png", "'+plus.png"} <= {
+        row["path"] for row in rows
+    }
+    assert not any(
+        text.startswith(directories.FORMULA_STARTS)
+        for row in rows
+        for text in (row["path"], row["group"])
+    )
     assert verification.verify(folder / "out").intact
 
 
-def test_images_of_more_pixels_than_fit_and_files_of_more_bytes_are_refused_unread(pca_run, tmp_path):
+def test_images_of_more_pixels_than_fit_and_files_of_more_bytes_are_refused_unread(
+    pca_run, tmp_path
+):
     folder = tmp_path / "in"
     folder.mkdir()
     Image.new("L", (16, 16)).save(folder / "small.png")
     small = (folder / "small.png").read_bytes()
     for name, depth in (("grey.png", 8), ("deep.png", 16)):
         head = b"IHDR" + (20_000).to_bytes(4, "big") * 2 + bytes([depth, 0, 0, 0, 0])
-        (folder / name).write_bytes(small[:12] + head + zlib.crc32(head).to_bytes(4, "big") + small[33:])
+        (folder / name).write_bytes(
+            small[:12] + head + zlib.crc32(head).to_bytes(4, "big") + small[33:]
+        )
     with (folder / "sparse.png").open("wb") as file:
         file.truncate(2**40)
     for name, shape in (("wide.tiff", (20_000, 20_000)), ("many.tiff", (1000, 1000, 1000))):
@@ -669,14 +787,18 @@ def test_every_decoders_own_words_do_not_fill_the_record(pca_run, tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()
     for n in range(60):
-        (folder / f"{n}.npy").write_bytes(b"\x93NUMPY\x01\x00" + bytes([n % 50 + 10, 0]) + b"{" * (n % 50 + 10))
+        (folder / f"{n}.npy").write_bytes(
+            b"\x93NUMPY\x01\x00" + bytes([n % 50 + 10, 0]) + b"{" * (n % 50 + 10)
+        )
     result = anodetect.score(pca_run, [str(folder)], tmp_path / "s", far=FAR)
     assert result["failed"] == 60
     assert sum(result["reasons"].values()) == 60
     assert len(result["reasons"]) <= directories.MOST_REASONS + 1
 
 
-def test_pipes_do_not_stop_a_scan_and_odd_names_of_kinds_do_not_stop_a_scoring(pca_run, synthetic_folder, tmp_path):
+def test_pipes_do_not_stop_a_scan_and_odd_names_of_kinds_do_not_stop_a_scoring(
+    pca_run, synthetic_folder, tmp_path
+):
     folder = tmp_path / "in"
     shutil.copytree(synthetic_folder / "test/good", folder / "test/good")
     kind = os.fsencode(folder / "test") + b"/caf\xe9"
@@ -692,7 +814,9 @@ def test_pipes_do_not_stop_a_scan_and_odd_names_of_kinds_do_not_stop_a_scoring(p
     assert {row["kind"] for row in directories.read(tmp_path / "s").rows} == {"good", "caf%E9"}
 
 
-def test_links_in_the_mvtec_layout_lead_out_of_it_only_with_the_flag(pca_run, synthetic_folder, tmp_path):
+def test_links_in_the_mvtec_layout_lead_out_of_it_only_with_the_flag(
+    pca_run, synthetic_folder, tmp_path
+):
     folder = shutil.copytree(synthetic_folder, tmp_path / "in")
     secret = shutil.copytree(synthetic_folder / "test/good", tmp_path / "secret")
     (folder / "test/evil").symlink_to(secret, target_is_directory=True)
@@ -702,7 +826,10 @@ def test_links_in_the_mvtec_layout_lead_out_of_it_only_with_the_flag(pca_run, sy
     found = scan(folder)
     assert {record.kind for record in found.records if record.split == "test"} == {"good", "defect"}
     assert sum(record.mask is None for record in found.records if record.label) == 1
-    assert {name for name, _ in found.problems} == {"test/evil", mask.relative_to(folder).as_posix()}
+    assert {name for name, _ in found.problems} == {
+        "test/evil",
+        mask.relative_to(folder).as_posix(),
+    }
     followed = scan(folder, follow_symlinks=True)
     assert sum(record.kind == "evil" for record in followed.records) == 20
     assert all(record.mask for record in followed.records if record.kind == "defect")
@@ -768,11 +895,15 @@ def test_a_folder_of_very_many_empty_files_is_scanned_in_seconds(tmp_path):
 
 
 EDIT = st.tuples(
-    st.sampled_from(["flip", "cut", "insert", "overwrite"]), st.floats(0, 1), st.binary(min_size=1, max_size=50)
+    st.sampled_from(["flip", "cut", "insert", "overwrite"]),
+    st.floats(0, 1),
+    st.binary(min_size=1, max_size=50),
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(edits=st.lists(EDIT, min_size=1, max_size=3), in_header=st.booleans())
 def test_damaged_model_files_are_refused(pca_run, tmp_path, edits, in_header):
     """Byte by byte: flipped, cut, inserted, overwritten; never a crash, never another model."""
@@ -795,26 +926,41 @@ def test_damaged_model_files_are_refused(pca_run, tmp_path, edits, in_header):
         state, header = checkpoint.read(tmp_path / "model.safetensors")
     except AnodetectError:
         return
-    whole_state, whole_header = checkpoint.read(pca_run / "model.safetensors")  # as where white space became another
+    whole_state, whole_header = checkpoint.read(
+        pca_run / "model.safetensors"
+    )  # as where white space became another
     assert header == whole_header
     assert all(np.array_equal(state[name], array) for name, array in whole_state.items())
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**65), 2**65) | st.floats() | st.text(max_size=5) | st.just("F32"),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**65), 2**65)
+    | st.floats()
+    | st.text(max_size=5)
+    | st.just("F32"),
     lambda inner: (
         st.lists(inner, max_size=4)
-        | st.dictionaries(st.sampled_from(["__metadata__", "a", "dtype", "shape", "data_offsets"]), inner, max_size=5)
+        | st.dictionaries(
+            st.sampled_from(["__metadata__", "a", "dtype", "shape", "data_offsets"]),
+            inner,
+            max_size=5,
+        )
     ),
     max_leaves=12,
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(header=JSON, length=st.integers(-3, 3), body=st.binary(max_size=64))
 def test_invented_model_headers_are_refused(tmp_path, header, length, body):
     text = json.dumps(header).encode()
-    (tmp_path / "m.safetensors").write_bytes(max(len(text) + length, 0).to_bytes(8, "little") + text + body)
+    (tmp_path / "m.safetensors").write_bytes(
+        max(len(text) + length, 0).to_bytes(8, "little") + text + body
+    )
     with pytest.raises(AnodetectError):
         checkpoint.read(tmp_path / "m.safetensors")
 
@@ -859,7 +1005,9 @@ def rewritten(run, folder, **changes):
         {"representation": {}},
     ],
 )
-def test_models_whose_hashes_fit_but_whose_contents_do_not_are_refused(pca_run, synthetic_folder, tmp_path, changes):
+def test_models_whose_hashes_fit_but_whose_contents_do_not_are_refused(
+    pca_run, synthetic_folder, tmp_path, changes
+):
     run = rewritten(pca_run, tmp_path / "run", **changes)
     with pytest.raises(AnodetectError):
         anodetect.score(run, [str(synthetic_folder)], tmp_path / "s", far=FAR)
@@ -873,7 +1021,7 @@ def test_a_header_nested_too_deeply_is_refused(tmp_path):
         checkpoint.read(tmp_path / "m")
 
 
-# -- By subgroup ----------------------------------------------------------------------------------------
+# -- By subgroup -----------------------------------------------------------------------------------
 
 
 def test_evaluation_by_site_warns_where_a_site_departs(pca_run, tmp_path):
@@ -891,10 +1039,15 @@ def test_evaluation_by_site_warns_where_a_site_departs(pca_run, tmp_path):
                 lines.append(f"{name},test,{label},{site}")
     (folder / "manifest.csv").write_text("\n".join(lines))
     result = anodetect.evaluate(pca_run, str(folder), far=FAR, by=["site"])
-    assert {value: part["n_normal"] for value, part in result["by"]["site"].items()} == {"north": 40, "south": 40}
+    assert {value: part["n_normal"] for value, part in result["by"]["site"].items()} == {
+        "north": 40,
+        "south": 40,
+    }
     assert result["by"]["site"]["north"]["false_alarms"]["low"] <= FAR
     assert result["by"]["site"]["south"]["false_alarms"]["rate"] > 0.5
-    assert [warning.split(":")[0] for warning in result["warnings"] if "flagged" in warning] == ["site south"]
+    assert [warning.split(":")[0] for warning in result["warnings"] if "flagged" in warning] == [
+        "site south"
+    ]
     with pytest.raises(ConfigError, match="did you mean 'site'"):
         anodetect.evaluate(pca_run, str(folder), by=["sight"])
 

@@ -16,7 +16,9 @@ COLUMNS = {
 
 
 def run(folder, out):
-    return benchmark.run([str(folder)], ["intensity", "pca"], out, seeds=1, budget=1.0, reporter=Silent())
+    return benchmark.run(
+        [str(folder)], ["intensity", "pca"], out, seeds=1, budget=1.0, reporter=Silent()
+    )
 
 
 def test_benchmark_makes_one_table_and_repeats_nothing(synthetic_folder, tmp_path, monkeypatch):
@@ -26,7 +28,9 @@ def test_benchmark_makes_one_table_and_repeats_nothing(synthetic_folder, tmp_pat
     assert [row["detector"] for row in rows] == ["intensity", "pca"]
     assert set(rows[0]) >= COLUMNS
     assert json.dumps(first)
-    monkeypatch.setattr(benchmark, "_call", lambda *arguments: pytest.fail("finished work was repeated"))
+    monkeypatch.setattr(
+        benchmark, "_call", lambda *arguments: pytest.fail("finished work was repeated")
+    )
     assert run(synthetic_folder, tmp_path / "b") == first
     text = (tmp_path / "b/results.md").read_text()
     assert "### tiles" in text
@@ -35,7 +39,11 @@ def test_benchmark_makes_one_table_and_repeats_nothing(synthetic_folder, tmp_pat
     assert html.count("data:image/png;base64,") == benchmark.PICTURES
     difference = first["summary"][1]["differences"][0]
     assert difference["other"] == "intensity"
-    assert difference["pixel_ap"]["low"] <= difference["pixel_ap"]["value"] <= difference["pixel_ap"]["high"]
+    assert (
+        difference["pixel_ap"]["low"]
+        <= difference["pixel_ap"]["value"]
+        <= difference["pixel_ap"]["high"]
+    )
 
 
 def test_paired_differences_are_narrower_than_unpaired_ones():
@@ -49,7 +57,10 @@ def test_paired_differences_are_narrower_than_unpaired_ones():
             "pixel_ap": {"value": None},
             "draws": {"image_auroc": draws},
         }
-        for name, value, draws in (("a", 0.8, 0.8 + shared), ("b", 0.7, 0.7 + shared + rng.normal(size=1000) * 0.01))
+        for name, value, draws in (
+            ("a", 0.8, 0.8 + shared),
+            ("b", 0.7, 0.7 + shared + rng.normal(size=1000) * 0.01),
+        )
     ]
     (line,) = benchmark._differences(entries[0], entries)
     assert line["other"] == "b"
@@ -62,10 +73,14 @@ def test_a_failing_command_stops_the_benchmark(tmp_path, synthetic_folder):
     with pytest.raises(AnodetectError, match="failed"):
         benchmark._call("train", str(tmp_path), "--detector", "pca", "--out", str(tmp_path / "x"))
     with pytest.raises(AnodetectError, match="did you mean 'pca'"):
-        benchmark.run([str(synthetic_folder)], ["pac"], tmp_path, seeds=1, budget=1.0, reporter=Silent())
+        benchmark.run(
+            [str(synthetic_folder)], ["pac"], tmp_path, seeds=1, budget=1.0, reporter=Silent()
+        )
 
 
-@pytest.mark.parametrize(("left", "resumed"), [("member0.safetensors", True), ("train.jsonl", False)])
+@pytest.mark.parametrize(
+    ("left", "resumed"), [("member0.safetensors", True), ("train.jsonl", False)]
+)
 def test_an_interrupted_training_is_gone_on_with_if_it_left_something_to_go_on_from(
     tmp_path, monkeypatch, left, resumed
 ):

@@ -32,7 +32,9 @@ def test_p_is_the_mean_over_drawing_one_image_per_group():
     members = [[s for s, g in zip(scores, groups, strict=True) if g == k] for k in range(3)]
     for s in (0.05, 0.35, 0.5, 0.85, 1.0):
         classical = [(1 + sum(x >= s for x in draw)) / 4 for draw in itertools.product(*members)]
-        assert calibration(scores, groups).p_values([s], 0.5)[0] == pytest.approx(np.mean(classical))
+        assert calibration(scores, groups).p_values([s], 0.5)[0] == pytest.approx(
+            np.mean(classical)
+        )
 
 
 @pytest.mark.parametrize("far", [0.01, 0.05, 0.2, 0.5])
@@ -60,7 +62,9 @@ def test_mean_realised_rate_with_groups_stays_below_twice_the_promise_and_beats_
     for _ in range(500):
         scores = (RNG.normal(size=(groups, 1)) + 0.3 * RNG.normal(size=(groups, 5))).ravel()
         new = RNG.normal(size=200) + 0.3 * RNG.normal(size=200)
-        by_group.append(np.mean(calibration(scores, np.repeat(range(groups), 5)).p_values(new, far) <= far))
+        by_group.append(
+            np.mean(calibration(scores, np.repeat(range(groups), 5)).p_values(new, far) <= far)
+        )
         by_image.append(np.mean(calibration(scores).p_values(new, far) <= far))
     error = 3 * np.std(by_group) / np.sqrt(500)
     assert np.mean(by_group) <= far + error
@@ -124,7 +128,8 @@ def test_false_discovery_rate_is_kept():
 
 @pytest.mark.parametrize(("images", "groups"), [(100, 100), (100, 25), (30, 10)])
 def test_the_fdr_statement_says_how_many_images_must_reach_the_finest_p_value(images, groups):
-    """Against the procedure itself: with as many at the finest p-value some are flagged, with one fewer none is."""
+    """Against the procedure itself: with as many at the finest p-value some are flagged, with one
+    fewer none is."""
     c, fdr = calibration(range(199)), 0.1
     text = fdr_statement(c, fdr, images, groups)
     needed = int(re.search(r"at least (\d+) of", text)[1])
@@ -145,10 +150,14 @@ def test_lots_of_more_images_than_calibration_groups_have_are_flagged_too_often_
     def groups(*sizes):
         names = [str(n) for n in range(len(sizes))]
         empty = [None] * len(sizes)
-        return pa.table([names, sizes, empty, empty, empty, empty], schema=directories.GROUP_COLUMNS)
+        return pa.table(
+            [names, sizes, empty, empty, empty, empty], schema=directories.GROUP_COLUMNS
+        )
 
     single = calibration(range(100))
-    assert "groups have 20 images, calibration groups 1" in group_caveats(groups(20, 20, 5), single)[0]
+    assert (
+        "groups have 20 images, calibration groups 1" in group_caveats(groups(20, 20, 5), single)[0]
+    )
     assert group_caveats(groups(1, 1, 5), single) == []
     lots = calibration(range(100), [n // 20 for n in range(100)])
     assert group_caveats(groups(20, 20, 25), lots) == group_caveats(groups(1, 2), lots) == []

@@ -16,7 +16,17 @@ def test_the_cards_that_are_promised_are_there():
 @pytest.mark.parametrize("name", sorted(PAGES))
 def test_card_is_complete(name):
     card = PAGES[name].card
-    for key in ("title", "purpose", "origin", "citation", "licence", "obtain", "splits", "groups", "images"):
+    for key in (
+        "title",
+        "purpose",
+        "origin",
+        "citation",
+        "licence",
+        "obtain",
+        "splits",
+        "groups",
+        "images",
+    ):
         assert len(getattr(card, key)) > 10, key
     assert len(card.known_biases) >= 3
     assert card.folder or card.package

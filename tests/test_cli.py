@@ -21,7 +21,16 @@ from anodetect import cli
 from anodetect.data import synthetic
 from anodetect.record import runs
 
-TINY = ["--representation", "pixels", "--set", "widths=[16,32]", "--set", "training.steps=30", "--set", "size=32"]
+TINY = [
+    "--representation",
+    "pixels",
+    "--set",
+    "widths=[16,32]",
+    "--set",
+    "training.steps=30",
+    "--set",
+    "size=32",
+]
 SMALL = list(TINY)  # what every trained detector has
 TINY += ["--set", "components=30"]
 
@@ -43,13 +52,19 @@ def anodetect(capfd, monkeypatch):
 def subprocess_call(*arguments, **options):
     code = "import sys; from anodetect.cli import main; main()"
     return subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, check=False, **options
+        [sys.executable, "-c", code, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        **options,
     )
 
 
 def test_train_score_evaluate_report(anodetect, synthetic_folder, tmp_path):
     run, scores = tmp_path / "run", tmp_path / "scores"
-    code, out, _ = anodetect("train", synthetic_folder, "-d", "anoddpm", "--out", run, *TINY, "--json")
+    code, out, _ = anodetect(
+        "train", synthetic_folder, "-d", "anoddpm", "--out", run, *TINY, "--json"
+    )
     assert code == 0
     facts = json.loads(out)
     assert facts["detector"] == "anoddpm"
@@ -77,7 +92,9 @@ def test_train_score_evaluate_report(anodetect, synthetic_folder, tmp_path):
     assert set(evaluation["pixel"]) == {"auroc", "ap", "aupro", "dice_best", "dice_at_threshold"}
     assert set(evaluation["operating_point"]) == {"far", "threshold", "tpr", "fpr"}
     assert evaluation["n_normal"] == evaluation["n_anomalous"] == 20
-    assert evaluation["image"]["auroc"]["value"] == pytest.approx(result["evaluation"]["image"]["auroc"]["value"])
+    assert evaluation["image"]["auroc"]["value"] == pytest.approx(
+        result["evaluation"]["image"]["auroc"]["value"]
+    )
 
     assert anodetect("report", scores)[0] == 0
     code, out, _ = anodetect("info", run, "--json")
@@ -86,16 +103,44 @@ def test_train_score_evaluate_report(anodetect, synthetic_folder, tmp_path):
 
 def test_another_process_gives_bit_equal_scores(anodetect, synthetic_folder, tmp_path):
     anodetect("train", synthetic_folder, "-d", "anoddpm", "--out", tmp_path / "run", *TINY)
-    anodetect("score", tmp_path / "run", synthetic_folder, "--out", tmp_path / "here", "--heatmaps", "none")
+    anodetect(
+        "score",
+        tmp_path / "run",
+        synthetic_folder,
+        "--out",
+        tmp_path / "here",
+        "--heatmaps",
+        "none",
+    )
     other = subprocess_call(
-        "score", tmp_path / "run", synthetic_folder, "--out", tmp_path / "there", "--heatmaps", "none"
+        "score",
+        tmp_path / "run",
+        synthetic_folder,
+        "--out",
+        tmp_path / "there",
+        "--heatmaps",
+        "none",
     )
     assert other.returncode == 0, other.stderr
-    assert (tmp_path / "here/scores.csv").read_bytes() == (tmp_path / "there/scores.csv").read_bytes()
+    assert (tmp_path / "here/scores.csv").read_bytes() == (
+        tmp_path / "there/scores.csv"
+    ).read_bytes()
 
 
-def test_scores_are_rows_in_native_order_with_calibrated_p_values(anodetect, pca_run, synthetic_folder, tmp_path):
-    anodetect("score", pca_run, synthetic_folder, "--out", tmp_path / "s", "--far", "0.1", "--heatmaps", "none")
+def test_scores_are_rows_in_native_order_with_calibrated_p_values(
+    anodetect, pca_run, synthetic_folder, tmp_path
+):
+    anodetect(
+        "score",
+        pca_run,
+        synthetic_folder,
+        "--out",
+        tmp_path / "s",
+        "--far",
+        "0.1",
+        "--heatmaps",
+        "none",
+    )
     rows = pq.read_table(tmp_path / "s/scores.parquet").to_pylist()
     assert [row["path"] for row in rows] == sorted(row["path"] for row in rows)
     for row in rows:
@@ -107,10 +152,19 @@ def test_scores_are_rows_in_native_order_with_calibrated_p_values(anodetect, pca
 def test_an_audit_from_the_command_line(anodetect, pca_run, synthetic_folder, tmp_path):
     for index in (1, 2):
         code, _, err = anodetect(
-            "score", pca_run, synthetic_folder, "--out", tmp_path / f"{index}", "--shard", f"{index}/2", "--resume"
+            "score",
+            pca_run,
+            synthetic_folder,
+            "--out",
+            tmp_path / f"{index}",
+            "--shard",
+            f"{index}/2",
+            "--resume",
         )
         assert code == 0, err
-    code, out, _ = anodetect("merge", tmp_path / "1", tmp_path / "2", "--out", tmp_path / "all", "--json")
+    code, out, _ = anodetect(
+        "merge", tmp_path / "1", tmp_path / "2", "--out", tmp_path / "all", "--json"
+    )
     assert code == 0
     head = json.loads(out)["head"]
     assert json.loads(out)["scored"] == 40
@@ -137,9 +191,19 @@ def test_evaluation_by_columns(anodetect, pca_run, synthetic_folder):
     assert "20 normal, 0 anomalous" in out
 
 
-def test_false_discovery_rate_instead_of_false_alarms(anodetect, pca_run, synthetic_folder, tmp_path):
+def test_false_discovery_rate_instead_of_false_alarms(
+    anodetect, pca_run, synthetic_folder, tmp_path
+):
     code, _, _ = anodetect(
-        "score", pca_run, synthetic_folder, "--out", tmp_path / "s", "--fdr", "0.2", "--heatmaps", "none"
+        "score",
+        pca_run,
+        synthetic_folder,
+        "--out",
+        tmp_path / "s",
+        "--fdr",
+        "0.2",
+        "--heatmaps",
+        "none",
     )
     rows = pq.read_table(tmp_path / "s/scores.parquet").to_pylist()
     assert code == 0
@@ -158,7 +222,9 @@ def test_bad_files_become_rows_and_exit_one(anodetect, pca_run, tmp_path):
     (folder / "cut.png").write_bytes(whole[:200])
     (folder / "tiny.png").write_bytes(b"")
     Image.new("L", (1, 1)).save(folder / "tiny.png")
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(folder / "colour.png")
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(
+        folder / "colour.png"
+    )
     Image.new("CMYK", (64, 64)).save(folder / "cmyk.jpg")
     Image.fromarray(good[0][0]).resize((300, 20)).save(folder / "wide.png")
     np.save(folder / "nan.npy", np.full((64, 64), np.nan))
@@ -181,7 +247,9 @@ def test_bad_files_become_rows_and_exit_one(anodetect, pca_run, tmp_path):
     assert "'=formula" in (tmp_path / "s/scores.csv").read_text()
 
 
-def test_several_inputs_share_a_root_and_stay_inside_the_output(anodetect, pca_run, tmp_path, monkeypatch):
+def test_several_inputs_share_a_root_and_stay_inside_the_output(
+    anodetect, pca_run, tmp_path, monkeypatch
+):
     for n, name in enumerate(("here/a", "there/" + "long" * 60)):
         path = tmp_path / f"{name}.png"
         path.parent.mkdir()
@@ -191,7 +259,9 @@ def test_several_inputs_share_a_root_and_stay_inside_the_output(anodetect, pca_r
     assert code == 0, err
     rows = pq.read_table(tmp_path / "s/scores.parquet").to_pylist()
     assert [row["path"] for row in rows] == ["here/a.png", "there/" + "long" * 60 + ".png"]
-    assert all((tmp_path / "s" / row["heatmap"]).is_file() and ".." not in row["heatmap"] for row in rows)
+    assert all(
+        (tmp_path / "s" / row["heatmap"]).is_file() and ".." not in row["heatmap"] for row in rows
+    )
 
 
 def test_calibrate_says_which_images_it_could_not_score(anodetect, pca_run, tmp_path):
@@ -207,16 +277,22 @@ def test_calibrate_says_which_images_it_could_not_score(anodetect, pca_run, tmp_
     assert "colour.png" in json.loads(out)["failures"][0]
 
 
-def test_calibrate_keeps_weights_and_refuses_training_images(anodetect, pca_run, synthetic_folder, tmp_path):
+def test_calibrate_keeps_weights_and_refuses_training_images(
+    anodetect, pca_run, synthetic_folder, tmp_path
+):
     pictures, _ = synthetic.images(30, seed=77)
     for n, image in enumerate(pictures):
         (tmp_path / "new").mkdir(exist_ok=True)
         Image.fromarray(image[0]).save(tmp_path / f"new/{n}.png")
-    code, out, _ = anodetect("calibrate", pca_run, tmp_path / "new", "--out", tmp_path / "run2", "--json")
+    code, out, _ = anodetect(
+        "calibrate", pca_run, tmp_path / "new", "--out", tmp_path / "run2", "--json"
+    )
     assert code == 0
     assert json.loads(out)["calibration_images"] == 30
     anodetect("score", pca_run, synthetic_folder, "--out", tmp_path / "a", "--heatmaps", "none")
-    anodetect("score", tmp_path / "run2", synthetic_folder, "--out", tmp_path / "b", "--heatmaps", "none")
+    anodetect(
+        "score", tmp_path / "run2", synthetic_folder, "--out", tmp_path / "b", "--heatmaps", "none"
+    )
     a, b = (pq.read_table(tmp_path / name / "scores.parquet") for name in "ab")
     assert a["score"].equals(b["score"])
     assert not a["p_value"].equals(b["p_value"])
@@ -238,25 +314,49 @@ def few(tmp_path):
     ("arguments", "reason"),
     [
         (["train", "{data}", "-d", "anodpm", "--out", "{out}"], "did you mean 'anoddpm'"),
-        (["train", "{data}", "-d", "pca", "--out", "{out}", "--set", "componnets=3"], "did you mean 'components'"),
+        (
+            ["train", "{data}", "-d", "pca", "--out", "{out}", "--set", "componnets=3"],
+            "did you mean 'components'",
+        ),
         (
             ["train", "{data}", "-d", "pca", "--out", "{out}", "--set", "detector.componnets=3"],
             "did you mean 'components'",
         ),
         (["train", "{data}", "-d", "pca", "--out", "{out}", "--set", "components=many"], "integer"),
         (["train", "{data}", "-d", "pca", "--out", "{out}", "--set", "components"], "key=value"),
-        (["train", "{data}", "-d", "pca", "--out", "{out}", "--representation", "pixel"], "did you mean 'pixels'"),
+        (
+            ["train", "{data}", "-d", "pca", "--out", "{out}", "--representation", "pixel"],
+            "did you mean 'pixels'",
+        ),
         (["train", "{data}", "-d", "pca", "--out", "{out}", "--budget", "0"], "minutes"),
-        (["train", "{data}", "-d", "pca", "--out", "{out}", "--config", "{data}/none.toml"], "none.toml"),
+        (
+            ["train", "{data}", "-d", "pca", "--out", "{out}", "--config", "{data}/none.toml"],
+            "none.toml",
+        ),
         (["train", "{data}", "-d", "pca", "--out", "{run}"], "already exists"),
         (["train", "{data}", "-d", "pca", "--out", "{out}", "--resume"], "no checkpoint"),
-        (["train", "{data}", "-d", "anoddpm", "--out", "{out}", "--set", "lambdas=[900]"], "trained_to"),
+        (
+            ["train", "{data}", "-d", "anoddpm", "--out", "{out}", "--set", "lambdas=[900]"],
+            "trained_to",
+        ),
         (["train", "{data}", "-d", "anoddpm", "--out", "{out}", "--set", "size=50"], "multiple of"),
-        (["train", "{data}", "-d", "anoddpm", "--out", "{out}", "--set", "widths=[20]"], "multiple of 16"),
-        (["train", "{data}", "-d", "anoddpm", "--out", "{out}", "--set", "training.batch=0"], "greater than 0"),
-        (["train", "{data}", "-d", "pca", "--out", "{out}", "--set", "pooling.top=2"], "less than or equal to 1"),
+        (
+            ["train", "{data}", "-d", "anoddpm", "--out", "{out}", "--set", "widths=[20]"],
+            "multiple of 16",
+        ),
+        (
+            ["train", "{data}", "-d", "anoddpm", "--out", "{out}", "--set", "training.batch=0"],
+            "greater than 0",
+        ),
+        (
+            ["train", "{data}", "-d", "pca", "--out", "{out}", "--set", "pooling.top=2"],
+            "less than or equal to 1",
+        ),
         (["train", "{data}", "-d", "anoddpm", "--out", "{out}", "--device", "quantum"], "device"),
-        (["train", "{data}", "-d", "pca", "--out", "{out}", "--dims", "3"], "pca has no form for --dims 3"),
+        (
+            ["train", "{data}", "-d", "pca", "--out", "{out}", "--dims", "3"],
+            "pca has no form for --dims 3",
+        ),
         (["train", "{data}", "-d", "anoddpm", "--out", "{out}", "--dims", "3"], "is an image"),
         (["train", "{data}", "-d", "anoddpm", "--out", "{out}", "--dims", "4"], "should be 2 or 3"),
         (["train", "{few}", "-d", "pca", "--out", "{out}"], "at least 20"),
@@ -268,7 +368,10 @@ def few(tmp_path):
         (["score", "{empty}", "{data}", "--out", "{out}"], "not a complete run"),
         (["score", "{run}", "{data}", "--out", "{run}"], "not an empty folder"),
         (["score", "{run}", "{data}", "--out", "{out}", "--far", "2"], "between 0 and 1"),
-        (["score", "{run}", "{data}", "--out", "{out}", "--heatmaps", "tif"], "did you mean 'tiff'"),
+        (
+            ["score", "{run}", "{data}", "--out", "{out}", "--heatmaps", "tif"],
+            "did you mean 'tiff'",
+        ),
         (["score", "{run}", "{empty}", "--out", "{out}"], "no images"),
         (["score", "{run}", "{data}/manifest.txt", "--out", "{out}"], "no such"),
         (["evaluate", "{run}", "{few}"], "no labelled images"),
@@ -277,13 +380,18 @@ def few(tmp_path):
             ["train", "{data}", "-d", "pca", "--out", "{out}", "--set", "pooling.smoth=1"],
             "did you mean 'pooling.smooth'",
         ),
-        (["train", "{data}", "-d", "pca", "--out", "{out}", "--set", "pooling.smooth=inf"], "finite"),
+        (
+            ["train", "{data}", "-d", "pca", "--out", "{out}", "--set", "pooling.smooth=inf"],
+            "finite",
+        ),
         (["info", "{data}"], "not a complete run"),
         (["report", "{data}"], "neither a score directory"),
         (["data", "show", "elpw"], "did you mean 'elpv'"),
     ],
 )
-def test_wrong_use_is_one_line_and_exit_two(anodetect, arguments, reason, synthetic_folder, pca_run, few, tmp_path):
+def test_wrong_use_is_one_line_and_exit_two(
+    anodetect, arguments, reason, synthetic_folder, pca_run, few, tmp_path
+):
     (tmp_path / "empty").mkdir()
     places = {
         "data": synthetic_folder,
@@ -322,7 +430,9 @@ def test_unreadable_training_files_are_left_out_by_name(anodetect, synthetic_fol
     assert "train/good/broken.png,failed" in (tmp_path / "run/manifest.csv").read_text()
 
 
-def test_the_same_bytes_in_train_and_test_are_a_leak(anodetect, synthetic_folder, pca_run, tmp_path):
+def test_the_same_bytes_in_train_and_test_are_a_leak(
+    anodetect, synthetic_folder, pca_run, tmp_path
+):
     folder = shutil.copytree(synthetic_folder, tmp_path / "data")
     shutil.copy(folder / "train/good/0003.png", folder / "test/good/copy.png")
     code, _, err = anodetect("train", folder, "-d", "pca", "--out", tmp_path / "run")
@@ -340,7 +450,9 @@ def test_interrupted_training_resumes_to_the_same_model(anodetect, synthetic_fol
     code = "from anodetect.cli import main; main()"
     assert anodetect(*train, "--out", tmp_path / "whole")[0] == 0
     command = [sys.executable, "-c", code, *map(str, [*train, "--out", tmp_path / "parts"])]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
     log = tmp_path / "parts.partial/train.jsonl"
     deadline = time.monotonic() + 60
     while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
@@ -367,13 +479,18 @@ def test_lists(anodetect):
     assert {"anoddpm", "ebm", "jem", "ensemble", "dae", "knn", "pca", "intensity"} == {
         entry["name"] for entry in entries
     }
-    assert all(set(entry) == {"name", "summary", "citation", "cost", "representations"} for entry in entries)
+    assert all(
+        set(entry) == {"name", "summary", "citation", "cost", "representations"}
+        for entry in entries
+    )
     assert len(json.loads(anodetect("data", "list", "--json")[1])["cards"]) == 6
     assert "CC BY-NC-SA" in anodetect("data", "show", "elpv")[1]
 
 
 def test_dry_run_lists_and_writes_nothing(anodetect, pca_run, synthetic_folder, tmp_path):
-    code, out, _ = anodetect("score", pca_run, synthetic_folder, "--out", tmp_path / "s", "--dry-run", "--json")
+    code, out, _ = anodetect(
+        "score", pca_run, synthetic_folder, "--out", tmp_path / "s", "--dry-run", "--json"
+    )
     assert code == 0
     assert json.loads(out)["would_score"] == 40
     assert not (tmp_path / "s").exists()
@@ -410,7 +527,9 @@ def test_commands_without_a_model_need_no_torch(arguments, pca_run, synthetic_fo
     if "{scores}" in arguments:
         anodetect.score(pca_run, [str(synthetic_folder)], scores, heatmaps=())
     arguments = [argument.format(run=pca_run, scores=scores) for argument in arguments]
-    done = subprocess.run([sys.executable, "-c", NO_TORCH, *arguments], check=False, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", NO_TORCH, *arguments], check=False, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -440,14 +559,27 @@ def test_modules_without_torch(module):
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-SLOW = ("torch", "monai", "sklearn", "scipy.stats", "pandas", "numba", "opensimplex", "matplotlib", "typer")
+SLOW = (
+    "torch",
+    "monai",
+    "sklearn",
+    "scipy.stats",
+    "pandas",
+    "numba",
+    "opensimplex",
+    "matplotlib",
+    "typer",
+)
 
 
 @pytest.mark.parametrize(
     ("modules", "needed"),
     [
         ("scoring processes detectors.pca representations.pixels", ()),
-        ("scoring processes detectors.anoddpm detectors.ebm detectors.jem representations.pixels", ("torch",)),
+        (
+            "scoring processes detectors.anoddpm detectors.ebm detectors.jem representations.pixels",
+            ("torch",),
+        ),
         ("data.scan data.readers", ()),
     ],
 )
@@ -508,12 +640,22 @@ def test_two_processes_train_one_run(synthetic_folder, tmp_path):
     """`torchrun` gives the loss curve and, within rounding, the scores of one process."""
     arguments = ["train", str(synthetic_folder), "-d", "dae", *SMALL, "--seed", "3"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "anodetect.cli"]
+    launch = [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "anodetect.cli",
+    ]
     curves = []
     for name, how in {"one": ["-m", "anodetect.cli"], "two": launch}.items():
         command = [sys.executable, *how, *arguments, "--out", str(tmp_path / name)]
         subprocess.run(command, check=True, capture_output=True, env=environment)
-        log = [json.loads(line) for line in (tmp_path / name / "train.jsonl").read_text().splitlines()]
+        log = [
+            json.loads(line) for line in (tmp_path / name / "train.jsonl").read_text().splitlines()
+        ]
         curves.append([record["loss"] for record in log if "loss" in record])
     assert len(curves[0]) == 3
     assert curves[1] == pytest.approx(curves[0], rel=1e-4)
@@ -523,7 +665,9 @@ def test_two_processes_train_one_run(synthetic_folder, tmp_path):
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_progress_is_a_bar_with_rate_and_counts_on_a_terminal_and_plain_lines_elsewhere(monkeypatch, terminal):
+def test_progress_is_a_bar_with_rate_and_counts_on_a_terminal_and_plain_lines_elsewhere(
+    monkeypatch, terminal
+):
     written = io.StringIO()
     monkeypatch.setattr(cli, "screen", Console(file=written, force_terminal=terminal, width=120))
     with cli.reporting() as reporter:
@@ -532,6 +676,8 @@ def test_progress_is_a_bar_with_rate_and_counts_on_a_terminal_and_plain_lines_el
             time.sleep(0.15)
     text = written.getvalue()
     if terminal:
-        assert all(part in text for part in ("score", "48/64", "6 flagged, 1 failed", "/s", "0:00:0"))
+        assert all(
+            part in text for part in ("score", "48/64", "6 flagged, 1 failed", "/s", "0:00:0")
+        )
     else:
         assert text == "score: 16/64 2 flagged, 1 failed\n"  # and then every ten seconds

@@ -37,7 +37,9 @@ def folder(tmp_path_factory):
     pictures, _ = synthetic.images(18, size=64, seed=7)
     for number, picture in enumerate(pictures):
         Image.fromarray(picture[0]).save(folder / f"{number}.png")
-    Image.fromarray((25600 + pictures[0][0].astype(np.uint16)).astype(np.uint16)).save(folder / DEEP)
+    Image.fromarray((25600 + pictures[0][0].astype(np.uint16)).astype(np.uint16)).save(
+        folder / DEEP
+    )
     (folder / "broken.png").write_bytes(b"not an image")
     return folder
 
@@ -76,7 +78,9 @@ def test_two_workers_give_the_same_scores_row_for_row(both):
 
 def test_sixteen_bits_stay_sixteen_bits(both):
     scores = {row["path"]: row["score"] for row in both[1].scored()}
-    assert scores[DEEP] == pytest.approx(scores["0.png"], rel=0.05)  # but for the offset the same image
+    assert scores[DEEP] == pytest.approx(
+        scores["0.png"], rel=0.05
+    )  # but for the offset the same image
 
 
 def test_workers_write_the_same_files(both):
@@ -93,11 +97,25 @@ def test_workers_write_the_same_files(both):
 
 def test_ctrl_c_ends_the_cluster_and_the_rest_can_be_resumed(folder, run, tmp_path):
     pytest.importorskip("ray")
-    arguments = ["score", run, folder, "--out", tmp_path / "s", "--far", "0.2", "--engine", "ray", "--workers", "2"]
+    arguments = [
+        "score",
+        run,
+        folder,
+        "--out",
+        tmp_path / "s",
+        "--far",
+        "0.2",
+        "--engine",
+        "ray",
+        "--workers",
+        "2",
+    ]
     command = [sys.executable, "-m", "anodetect.cli", *map(str, arguments)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     journal = tmp_path / "s/journal.jsonl"
-    while process.poll() is None and not (journal.exists() and journal.read_bytes().count(b"\n") > 1):
+    while process.poll() is None and not (
+        journal.exists() and journal.read_bytes().count(b"\n") > 1
+    ):
         time.sleep(0.01)
     started = psutil.Process(process.pid).children(recursive=True)
     os.killpg(process.pid, signal.SIGINT)
@@ -107,7 +125,9 @@ def test_ctrl_c_ends_the_cluster_and_the_rest_can_be_resumed(folder, run, tmp_pa
     assert not psutil.wait_procs(started, timeout=30)[1]
     anodetect.score(run, [str(folder)], tmp_path / "s", far=0.2, resume=True)
     anodetect.score(run, [str(folder)], tmp_path / "whole", far=0.2)
-    for one, other in zip(*(directories.read(tmp_path / name).rows for name in ("s", "whole")), strict=True):
+    for one, other in zip(
+        *(directories.read(tmp_path / name).rows for name in ("s", "whole")), strict=True
+    ):
         assert one["path"] == other["path"]
         same_score(one, other)
 

@@ -65,17 +65,27 @@ def test_report_escapes_what_it_shows(quick, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "counts", "flat"), [("lgg_flair", (303, 119, 168), True), ("magnetic_tile", (558, 145, 201), False)]
+    ("name", "counts", "flat"),
+    [("lgg_flair", (303, 119, 168), True), ("magnetic_tile", (558, 145, 201), False)],
 )
 def test_shared_sets_train_and_evaluate(shared_data, monkeypatch, tmp_path, name, counts, flat):
     monkeypatch.setenv(cards.HOME, str(shared_data))
     dataset = cards.open_data(name)
     testing = dataset.testing()
-    assert (len(dataset.training()), sum(r.label == 0 for r in testing), sum(r.label == 1 for r in testing)) == counts
+    assert (
+        len(dataset.training()),
+        sum(r.label == 0 for r in testing),
+        sum(r.label == 1 for r in testing),
+    ) == counts
     facts = anodetect.train(name, "pca", tmp_path / "run")
     assert facts["preprocess"]["flat_background"] == flat
     result = anodetect.evaluate(tmp_path / "run", name)
-    # Near the published figures for PCA (LGG .69/.16, magnetic tile .71/.16): the path is the right one.
+    # Near the published figures for PCA (LGG .69/.16, magnetic tile .71/.16): the path is the right
+    # one.
     assert 0.6 < result["image"]["auroc"]["value"] < 0.85
     assert result["pixel"]["ap"] > 0.08
-    assert result["pixel_intervals"]["ap"]["low"] < result["pixel"]["ap"] < result["pixel_intervals"]["ap"]["high"]
+    assert (
+        result["pixel_intervals"]["ap"]["low"]
+        < result["pixel"]["ap"]
+        < result["pixel_intervals"]["ap"]["high"]
+    )

@@ -20,10 +20,26 @@ from anodetect.types import Batch, TrainContext, image_seeds
 
 QUICK = {"learning_rate": 1e-3, "augment": {"rotation": 0, "scale": 0, "shift": 0, "flip": 0}}
 TINY = {
-    "anoddpm": {"widths": [16, 32], "components": 40, "training": {"steps": 40} | QUICK, "lambdas": [5, 10], "stem": 4},
-    "ebm": {"widths": [16, 32], "stem": 4, "training": QUICK | {"steps": 100, "learning_rate": 2e-3}}
+    "anoddpm": {
+        "widths": [16, 32],
+        "components": 40,
+        "training": {"steps": 40} | QUICK,
+        "lambdas": [5, 10],
+        "stem": 4,
+    },
+    "ebm": {
+        "widths": [16, 32],
+        "stem": 4,
+        "training": QUICK | {"steps": 100, "learning_rate": 2e-3},
+    }
     | {"levels": [200, 240], "pretraining": 0.9},
-    "jem": {"width": 32, "blocks": 1, "stem": 2, "labels": "position", "training": {"steps": 300} | QUICK},
+    "jem": {
+        "width": 32,
+        "blocks": 1,
+        "stem": 2,
+        "labels": "position",
+        "training": {"steps": 300} | QUICK,
+    },
     "ensemble": {
         "members": ["pca/pixels", "dae/pixels"],
         "settings": {
@@ -76,7 +92,10 @@ def hurried(name, folder, channels=1, size=SIZE):
 
 def fitted(detector, folder, channels=1, size=SIZE, **options):
     name = name_of(detector)
-    fit, tune = (seen(name, images) for images in (batch(48, channels, size), batch(12, channels, size, seed=1)))
+    fit, tune = (
+        seen(name, images)
+        for images in (batch(48, channels, size), batch(12, channels, size, seed=1))
+    )
     detector.fit(fit, tune, context=context(folder, **options))
     return detector
 
@@ -86,7 +105,9 @@ def seen(name, images):
     if "pixels" in DETECTORS[name].representations:
         return images
     around = F.unfold(F.pad(torch.from_numpy(images.images), (2, 2, 2, 2), mode="reflect"), 5)
-    return Batch(around.reshape(len(images), -1, *images.images.shape[2:]).numpy(), images.foreground)
+    return Batch(
+        around.reshape(len(images), -1, *images.images.shape[2:]).numpy(), images.foreground
+    )
 
 
 def score(detector, images):
@@ -108,7 +129,10 @@ def test_every_detector_has_a_tiny_config():
 
 
 def test_planted_defects_score_above_clean_images(detector):
-    clean, defects = score(detector, batch(30, seed=5)), score(detector, batch(30, seed=6, defects=True))
+    clean, defects = (
+        score(detector, batch(30, seed=5)),
+        score(detector, batch(30, seed=6, defects=True)),
+    )
     labels = [0] * 30 + [1] * 30
     assert roc_auc_score(labels, [*clean.image, *defects.image]) > 0.9
 
@@ -200,7 +224,9 @@ def test_budget_is_respected_and_recorded(name, tmp_path):
     records, cls = [], detector_class(name)
     detector = cls(build(cls.Config, TINY[name] | {"training": {"steps": 10**6}}, name))
     begun = time.monotonic()
-    detector.fit(batch(48), batch(12, seed=1), context=context(tmp_path, budget=9.0, log=records.append))
+    detector.fit(
+        batch(48), batch(12, seed=1), context=context(tmp_path, budget=9.0, log=records.append)
+    )
     assert time.monotonic() - begun < 9.0 * 1.1
     assert records[-1]["stopped_by"] == "budget"
 
@@ -228,7 +254,9 @@ def test_every_variant_of_anoddpm_keeps_seeds_and_company(changes, tmp_path):
     images = batch(18, seed=3)
     together = score(detector, images)
     assert np.isfinite(together.image).all()
-    assert np.allclose(score(detector, images[np.array([17])]).image, together.image[17:], rtol=1e-5, atol=0)
+    assert np.allclose(
+        score(detector, images[np.array([17])]).image, together.image[17:], rtol=1e-5, atol=0
+    )
     if changes.get("draws"):
         other = detector.score(images, seeds=image_seeds(list(images.images)) + np.uint64(1))
         assert not np.array_equal(other.image, together.image)
@@ -244,7 +272,14 @@ def test_every_variant_of_anoddpm_keeps_seeds_and_company(changes, tmp_path):
         ("ebm", {"score": "inpaint", "score_steps": 3}),
         (
             "ebm",
-            {"network": "mlp", "widths": [16], "blocks": 2, "crop": 16, "score": "inversion", "iterations": 2}
+            {
+                "network": "mlp",
+                "widths": [16],
+                "blocks": 2,
+                "crop": 16,
+                "score": "inversion",
+                "iterations": 2,
+            }
             | {"score_steps": 2, "levels": [10]},
         ),
         ("jem", {"chain": "replay", "labels": "position", "pretraining": 0.0, "buffer": 2}),
@@ -259,9 +294,13 @@ def test_every_variant_of_an_energy_keeps_seeds_and_company(name, changes, tmp_p
     images = batch(18, seed=3)
     together = score(detector, images)
     assert np.isfinite(together.image).all()
-    assert np.allclose(score(detector, images[np.array([17])]).image, together.image[17:], rtol=1e-5, atol=0)
+    assert np.allclose(
+        score(detector, images[np.array([17])]).image, together.image[17:], rtol=1e-5, atol=0
+    )
     other = detector.score(images, seeds=image_seeds(list(images.images)) + np.uint64(1))
-    assert np.array_equal(other.image, together.image) == (changes.get("score") not in ("reconstruction", "inversion"))
+    assert np.array_equal(other.image, together.image) == (
+        changes.get("score") not in ("reconstruction", "inversion")
+    )
 
 
 def test_knn_measures_the_distance_to_the_nearest_location_of_the_memory():
@@ -273,7 +312,9 @@ def test_knn_measures_the_distance_to_the_nearest_location_of_the_memory():
     detector.fit(normal, normal, context=TrainContext(0, "cpu", None))
     assert detector.memory.shape == (40, 4)
     scores = detector.score(Batch(images, everywhere), seeds=np.arange(3, dtype=np.uint64))
-    distances = np.linalg.norm(images[2].reshape(4, 36).T[:, None] - detector.memory[None], axis=2) / 2
+    distances = (
+        np.linalg.norm(images[2].reshape(4, 36).T[:, None] - detector.memory[None], axis=2) / 2
+    )
     assert np.allclose(scores.heatmap[2].ravel(), distances.min(1), atol=1e-4)
     assert np.isclose(scores.image[2], distances.min(1).max(), atol=1e-4)
 
@@ -295,10 +336,16 @@ def test_the_reference_preset_is_the_papers():
     config = resolve("anoddpm", "pixels", {"preset": "reference", "training": {"steps": 7}})
     assert config["representation"]["size"] == 256
     detector = config["detector"]
-    assert (detector["prediction"], detector["lambdas"], detector["trained_to"]) == ("epsilon", [250], 800)
+    assert (detector["prediction"], detector["lambdas"], detector["trained_to"]) == (
+        "epsilon",
+        [250],
+        800,
+    )
     assert detector["training"]["steps"] == 7  # one's own settings win
     with torch.device("meta"):
-        net = UNet(1, 1, detector["widths"], stem=detector["stem"], blocks=detector["blocks"], attention=3)
+        net = UNet(
+            1, 1, detector["widths"], stem=detector["stem"], blocks=detector["blocks"], attention=3
+        )
     assert sum(p.numel() for p in net.parameters()) == pytest.approx(131e6, rel=0.1)
     with pytest.raises(ConfigError, match="no preset 'referense'; did you mean 'reference'"):
         resolve("anoddpm", "pixels", {"preset": "referense"})

@@ -1,4 +1,5 @@
-"""DICOM in and out: order, geometry, values, privacy, and bad input; written with pydicom, checked by others."""
+"""DICOM in and out: order, geometry, values, privacy, and bad input; written with pydicom, checked
+by others."""
 
 import shutil
 import subprocess
@@ -52,7 +53,9 @@ from anodetect.record import directories, runs
 from anodetect.record.runs import read as read_run
 from anodetect.types import Silent
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom.*", "ignore::UserWarning:highdicom.*")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::UserWarning:pydicom.*", "ignore::UserWarning:highdicom.*"
+)
 RNG = np.random.default_rng(0)
 SECRETS = {
     "PatientName": "Tagged^Jane",
@@ -91,7 +94,11 @@ def instance(stored, affine=AFFINE, number=0, *, uids=None, syntax=ExplicitVRLit
     made.SOPClassUID = CTImageStorage if tags.get("Modality") == "CT" else MRImageStorage
     made.SOPInstanceUID = made.file_meta.MediaStorageSOPInstanceUID = generate_uid()
     made.file_meta.MediaStorageSOPClassUID = made.SOPClassUID
-    made.StudyInstanceUID, made.SeriesInstanceUID, made.FrameOfReferenceUID = uids or ("1.2.3", "1.2.3.4", "1.2.3.5")
+    made.StudyInstanceUID, made.SeriesInstanceUID, made.FrameOfReferenceUID = uids or (
+        "1.2.3",
+        "1.2.3.4",
+        "1.2.3.5",
+    )
     made.Modality, made.PatientSex, made.ImageType = "MR", "F", ["ORIGINAL", "PRIMARY"]
     made.Rows, made.Columns = stored.shape
     made.SamplesPerPixel, made.PhotometricInterpretation = 1, "MONOCHROME2"
@@ -137,7 +144,7 @@ def voxels(shape=(9, 12, 14), dtype=np.int16):
     return RNG.integers(low, 250 if np.dtype(dtype).itemsize == 1 else 3000, shape).astype(dtype)
 
 
-# -- Order and place ------------------------------------------------------------------------------------
+# -- Order and place -------------------------------------------------------------------------------
 
 
 def test_slices_are_ordered_by_position_whatever_their_names_and_lie_where_they_say(tmp_path):
@@ -147,7 +154,9 @@ def test_slices_are_ordered_by_position_whatever_their_names_and_lie_where_they_
     for volume in (straight, shuffled):
         assert np.array_equal(volume.volume.voxels[0], array)
         assert np.allclose(volume.geometry.affine, AFFINE, atol=1e-6)
-        assert np.allclose(volume.geometry.position(volume.geometry.inside((4, 5, 6))), (AFFINE @ (4, 5, 6, 1))[:3])
+        assert np.allclose(
+            volume.geometry.position(volume.geometry.inside((4, 5, 6))), (AFFINE @ (4, 5, 6, 1))[:3]
+        )
 
 
 def test_a_series_that_runs_the_other_way_is_the_same_volume(tmp_path):
@@ -156,7 +165,9 @@ def test_a_series_that_runs_the_other_way_is_the_same_volume(tmp_path):
     back[:3, 0], back[:3, 3] = -AFFINE[:3, 0], (AFFINE @ (len(array) - 1, 0, 0, 1))[:3]
     (tmp_path / "a").mkdir()
     for number, stored in enumerate(array[::-1]):
-        instance(stored, back, number).save_as(tmp_path / "a" / f"{number}.dcm", enforce_file_format=True)
+        instance(stored, back, number).save_as(
+            tmp_path / "a" / f"{number}.dcm", enforce_file_format=True
+        )
     assert np.array_equal(read(tmp_path / "a").volume.volume.voxels[0], array)
 
 
@@ -171,10 +182,14 @@ def test_a_series_that_runs_the_other_way_is_the_same_volume(tmp_path):
 def test_a_marked_voxel_of_an_oblique_series_comes_back_at_its_place(
     tmp_path_factory, angles, spacing, order, backwards, data
 ):
-    """Whatever the order of files and the direction they were acquired in: same value, same millimetres, as NIfTI."""
+    """Whatever the order of files and the direction they were acquired in: same value, same
+    millimetres, as NIfTI."""
     affine = np.eye(4)
     affine[:3, :3] = (
-        rotation(angles) @ np.eye(3)[:, [2, 1, 0]] @ np.diag([-1 if backwards else 1, 1, 1]) @ np.diag(spacing)
+        rotation(angles)
+        @ np.eye(3)[:, [2, 1, 0]]
+        @ np.diag([-1 if backwards else 1, 1, 1])
+        @ np.diag(spacing)
     )
     affine[:3, 3] = [12.5, -40, 7]
     array = RNG.integers(0, 99, (8, 9, 10)).astype(np.int16)
@@ -185,7 +200,9 @@ def test_a_marked_voxel_of_an_oblique_series_comes_back_at_its_place(
         buffer = BytesIO()
         instance(array[number], affine, number).save_as(buffer, enforce_file_format=True)
         contents.append(buffer.getvalue())
-    volume = Preprocess(PreprocessConfig(least_foreground=0)).prepare(dicom.decode(dicom.in_order(contents)))
+    volume = Preprocess(PreprocessConfig(least_foreground=0)).prepare(
+        dicom.decode(dicom.in_order(contents))
+    )
     path = tmp_path_factory.mktemp("oblique") / "a.nii"
     nifti.write(path, volume.slices[0].copy(), volume, "copy")
     back = nib.load(path)
@@ -197,7 +214,9 @@ def test_a_marked_voxel_of_an_oblique_series_comes_back_at_its_place(
 def test_a_lone_slice_without_thickness_is_seen_as_it_was_taken(tmp_path):
     affine = np.eye(4)
     affine[:3, :3] = [[0, 0, 2], [0, 2, 0], [1, 0, 0]]
-    instance(voxels((1, 24, 20))[0], affine, SliceThickness=None).save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    instance(voxels((1, 24, 20))[0], affine, SliceThickness=None).save_as(
+        tmp_path / "a.dcm", enforce_file_format=True
+    )
     loaded = read(tmp_path)
     assert not loaded.error
     assert (loaded.volume.geometry.plane, loaded.volume.geometry.sides) == ("axial", (1, 24, 20))
@@ -210,7 +229,9 @@ def test_a_tilted_gantry_has_no_qform(tmp_path, tilt):
     affine[:3, 0] += tilt * AFFINE[:3, 1]
     (tmp_path / "s").mkdir()
     for number, stored in enumerate(voxels()):
-        instance(stored, affine, number).save_as(tmp_path / "s" / f"{number}.dcm", enforce_file_format=True)
+        instance(stored, affine, number).save_as(
+            tmp_path / "s" / f"{number}.dcm", enforce_file_format=True
+        )
     volume = read(tmp_path / "s").volume
     nifti.write(tmp_path / "a.nii", volume.slices[0].copy(), volume, "copy")
     found = nib.load(tmp_path / "a.nii")
@@ -222,14 +243,21 @@ def test_a_tilted_gantry_has_no_qform(tmp_path, tilt):
 def test_a_real_scan_is_the_same_as_nifti_and_as_dicom(shared_data, tmp_path):
     path = shared_data / "lgg_volumes/lgg053_flair.nii.gz"
     other = load(scan.Record(path.name, path)).volume
-    array, affine = other.volume.voxels[0].transpose(2, 1, 0).astype(np.int16), other.volume.affine[:, [2, 1, 0, 3]]
+    array, affine = (
+        other.volume.voxels[0].transpose(2, 1, 0).astype(np.int16),
+        other.volume.affine[:, [2, 1, 0, 3]],
+    )
     for name, number in enumerate(RNG.permutation(len(array))):
-        instance(array[number], affine, int(number)).save_as(tmp_path / f"{name}.dcm", enforce_file_format=True)
+        instance(array[number], affine, int(number)).save_as(
+            tmp_path / f"{name}.dcm", enforce_file_format=True
+        )
     found = read(tmp_path).volume
     assert np.array_equal(found.slices, other.slices)
     assert np.array_equal(found.foreground, other.foreground)
     for place in ((0, 0, 0), (5, 100, 37)):
-        assert np.allclose(found.geometry.position(place), other.geometry.position(place), atol=1e-4)
+        assert np.allclose(
+            found.geometry.position(place), other.geometry.position(place), atol=1e-4
+        )
 
 
 def test_series_in_one_folder_are_told_apart_and_patients_are_groups(tmp_path):
@@ -256,7 +284,10 @@ def listed(folder, *names):
 def test_a_manifest_folder_of_two_series_is_refused(tmp_path):
     write_series(tmp_path / "a", voxels())
     instance(voxels()[0], uids=other_uids(9)).save_as(tmp_path / "a/Z0", enforce_file_format=True)
-    with pytest.raises(DataError, match=r"line 2: the folder 'a' holds 2 DICOM series.*; name a file of one of them"):
+    with pytest.raises(
+        DataError,
+        match=r"line 2: the folder 'a' holds 2 DICOM series.*; name a file of one of them",
+    ):
         listed(tmp_path, "a")
     assert [len(record.files) for record in listed(tmp_path, "a/IM003", "a/Z0")] == [9, 1]
     multiframe(voxels(), range(9)).save_as(tmp_path / "a/Z0", enforce_file_format=True)
@@ -266,7 +297,9 @@ def test_a_manifest_folder_of_two_series_is_refused(tmp_path):
 
 def test_what_is_no_image_beside_a_listed_series_is_passed_over(tmp_path):
     write_series(tmp_path / "a", voxels())
-    report = instance(voxels()[0], Rows=None, Columns=None, PixelData=None, ImagePositionPatient=None)
+    report = instance(
+        voxels()[0], Rows=None, Columns=None, PixelData=None, ImagePositionPatient=None
+    )
     report.save_as(tmp_path / "a/A", enforce_file_format=True)  # before the series by name
     mask = instance(voxels()[0], ImagePositionPatient=None)
     mask.SOPClassUID = mask.file_meta.MediaStorageSOPClassUID = SegmentationStorage
@@ -338,14 +371,20 @@ def multiframe(array, order):
     shared, measures, orientation = Dataset(), Dataset(), Dataset()
     measures.PixelSpacing, measures.SliceThickness = made.PixelSpacing, 3
     orientation.ImageOrientationPatient = made.ImageOrientationPatient
-    shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = Sequence([measures]), Sequence([orientation])
+    shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = (
+        Sequence([measures]),
+        Sequence([orientation]),
+    )
     made.SharedFunctionalGroupsSequence = Sequence([shared])
     groups = []
     for number in order:
         own, position, value = Dataset(), Dataset(), Dataset()
         position.ImagePositionPatient = instance(array[0], number=int(number)).ImagePositionPatient
         value.RescaleSlope, value.RescaleIntercept, value.RescaleType = int(number) + 1, 0, "US"
-        own.PlanePositionSequence, own.PixelValueTransformationSequence = Sequence([position]), Sequence([value])
+        own.PlanePositionSequence, own.PixelValueTransformationSequence = (
+            Sequence([position]),
+            Sequence([value]),
+        )
         groups.append(own)
     made.PerFrameFunctionalGroupsSequence = Sequence(groups)
     for name in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
@@ -356,30 +395,44 @@ def multiframe(array, order):
 
 def test_frames_of_a_multiframe_image_are_ordered_and_scaled_one_by_one(tmp_path):
     array = voxels()
-    multiframe(array, RNG.permutation(len(array))).save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    multiframe(array, RNG.permutation(len(array))).save_as(
+        tmp_path / "a.dcm", enforce_file_format=True
+    )
     volume = read(tmp_path).volume
-    assert np.array_equal(volume.volume.voxels[0], array * (1 + np.arange(len(array)))[:, None, None])
+    assert np.array_equal(
+        volume.volume.voxels[0], array * (1 + np.arange(len(array)))[:, None, None]
+    )
     assert np.allclose(volume.geometry.affine, AFFINE, atol=1e-6)
 
 
-# -- Values ---------------------------------------------------------------------------------------------
+# -- Values ----------------------------------------------------------------------------------------
 
 
 def test_hounsfield_units_signs_and_monochrome1(tmp_path):
     array = voxels()
-    ct = read(write_series(tmp_path / "ct", array, Modality="CT", RescaleSlope=2, RescaleIntercept=-1024))
+    ct = read(
+        write_series(tmp_path / "ct", array, Modality="CT", RescaleSlope=2, RescaleIntercept=-1024)
+    )
     assert np.array_equal(ct.volume.volume.voxels[0], 2 * array - 1024)
     assert ct.volume.span is None  # every CT on the same scale
     white = voxels(dtype=np.uint16)
-    inverted = read(write_series(tmp_path / "w", white, PhotometricInterpretation="MONOCHROME1", BitsStored=12))
+    inverted = read(
+        write_series(tmp_path / "w", white, PhotometricInterpretation="MONOCHROME1", BitsStored=12)
+    )
     assert np.array_equal(inverted.volume.volume.voxels[0], 4095 - white.astype(int))
 
 
 @pytest.mark.parametrize("tags", [{"Modality": "CT"}, {"RescaleType": "HU"}])
 def test_monochrome1_leaves_hounsfield_units_alone(tmp_path, tags):
     array = voxels()
-    tags |= {"PhotometricInterpretation": "MONOCHROME1", "RescaleSlope": 2, "RescaleIntercept": -1024}
-    assert np.array_equal(read(write_series(tmp_path, array, **tags)).volume.volume.voxels[0], 2 * array - 1024)
+    tags |= {
+        "PhotometricInterpretation": "MONOCHROME1",
+        "RescaleSlope": 2,
+        "RescaleIntercept": -1024,
+    }
+    assert np.array_equal(
+        read(write_series(tmp_path, array, **tags)).volume.volume.voxels[0], 2 * array - 1024
+    )
 
 
 def test_monochrome1_leaves_hounsfield_units_of_frames_alone(tmp_path):
@@ -389,7 +442,9 @@ def test_monochrome1_leaves_hounsfield_units_of_frames_alone(tmp_path):
     for group in made.PerFrameFunctionalGroupsSequence:
         group.PixelValueTransformationSequence[0].RescaleType = "HU"
     made.save_as(tmp_path / "a.dcm", enforce_file_format=True)
-    assert np.array_equal(read(tmp_path).volume.volume.voxels[0], array * (1 + order)[:, None, None])
+    assert np.array_equal(
+        read(tmp_path).volume.volume.voxels[0], array * (1 + order)[:, None, None]
+    )
 
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian])
@@ -420,7 +475,9 @@ def test_compressed_pixels_are_what_was_compressed(tmp_path, syntax):
         made.PixelData = encapsulate([ENCODERS[syntax](array[number])])
         made["PixelData"].is_undefined_length = True
 
-    assert np.array_equal(read(write_series(tmp_path, array, change=compress)).volume.volume.voxels[0], array)
+    assert np.array_equal(
+        read(write_series(tmp_path, array, change=compress)).volume.volume.voxels[0], array
+    )
 
 
 def test_rle_is_what_was_compressed(tmp_path):
@@ -438,7 +495,7 @@ def test_a_radiograph_is_an_image(tmp_path):
     assert np.array_equal(loaded.image[0], stored)
 
 
-# -- Bad input ------------------------------------------------------------------------------------------
+# -- Bad input -------------------------------------------------------------------------------------
 
 
 def remove(*numbers):
@@ -476,14 +533,26 @@ BAD = {
     "gap": ({}, remove(4), "1 slices are missing between"),
     "uneven": ({3: {"ImagePositionPatient": place(3.2)}}, None, "slices are unevenly spaced"),
     "double": ({3: {"ImagePositionPatient": place(2)}}, None, "lie at the place of another"),
-    "turned": ({3: {"ImageOrientationPatient": [1, 0, 0, 0, 1, 0]}}, None, "different orientations"),
+    "turned": (
+        {3: {"ImageOrientationPatient": [1, 0, 0, 0, 1, 0]}},
+        None,
+        "different orientations",
+    ),
     "sizes": ({3: {"Rows": 6, "Columns": 28}}, None, "different sizes in one series (Rows: 12, 6)"),
     "spacings": ({3: {"PixelSpacing": [1, 1]}}, None, "different pixel spacings"),
     "zero": ({n: {"PixelSpacing": [0, 1]} for n in range(9)}, None, "pixel spacing 0 × 1 mm"),
     "negative": ({n: {"PixelSpacing": [-1, 1]} for n in range(9)}, None, "pixel spacing -1 × 1 mm"),
-    "skewed": ({n: {"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]} for n in range(9)}, None, "perpendicular"),
+    "skewed": (
+        {n: {"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]} for n in range(9)},
+        None,
+        "perpendicular",
+    ),
     "length": ({}, cut, "276 bytes of pixels, 336 are expected"),
-    "long": ({n: {"PixelData": bytes(600)} for n in range(9)}, None, "600 bytes of pixels, 336 are expected"),
+    "long": (
+        {n: {"PixelData": bytes(600)} for n in range(9)},
+        None,
+        "600 bytes of pixels, 336 are expected",
+    ),
     "bomb": ({}, bomb, "it inflates to more than"),
     "frames": (
         {3: {"FrameOfReferenceUID": "1.2.4711"}},
@@ -524,7 +593,12 @@ def test_what_is_no_image_is_refused_with_the_reason(tmp_path):
         "nowhere": (nowhere, "no place in the patient"),
     }.items():
         (tmp_path / name).mkdir()
-        made.save_as(tmp_path / name / "a.dcm", enforce_file_format=True, implicit_vr=False, little_endian=True)
+        made.save_as(
+            tmp_path / name / "a.dcm",
+            enforce_file_format=True,
+            implicit_vr=False,
+            little_endian=True,
+        )
         assert reason in read(tmp_path / name).error
     (tmp_path / "text.dcm").write_text("not DICOM " * 30)
     (record,) = (r for r in scan.scan(tmp_path).records if r.id == "text.dcm")
@@ -549,11 +623,13 @@ def test_pydicoms_own_odd_files_load_or_are_refused():
     outcomes = [load(scan.record_of(path.parent, path, (path,))) for path in found]
     assert len(outcomes) > 80
     assert all((each.image is None) == bool(each.error) for each in outcomes)
-    assert not any("\n" in each.error or each.error.startswith("please report") for each in outcomes)
+    assert not any(
+        "\n" in each.error or each.error.startswith("please report") for each in outcomes
+    )
     assert sum(each.image is not None for each in outcomes) > 50
 
 
-# -- Pseudonyms -----------------------------------------------------------------------------------------
+# -- Pseudonyms ------------------------------------------------------------------------------------
 
 
 def test_a_pseudonym_stays_with_its_key_and_goes_with_it(tmp_path, monkeypatch):
@@ -577,7 +653,7 @@ def test_a_pseudonym_stays_with_its_key_and_goes_with_it(tmp_path, monkeypatch):
     pseudonyms._key.cache_clear()
 
 
-# -- The whole way --------------------------------------------------------------------------------------
+# -- The whole way ---------------------------------------------------------------------------------
 
 SHAPE = (6, 40, 44)
 
@@ -585,7 +661,9 @@ SHAPE = (6, 40, 44)
 def write_patient(folder, patient, rng, lesion=None, order=None):
     volume, _ = head(SHAPE, rng=rng, lesion=lesion)
     uids = (generate_uid(), generate_uid(), generate_uid())
-    return write_series(folder, volume.round().astype(np.int16), order, uids=uids, PatientID=patient)
+    return write_series(
+        folder, volume.round().astype(np.int16), order, uids=uids, PatientID=patient
+    )
 
 
 @pytest.fixture(scope="module")
@@ -598,10 +676,19 @@ def scored(tmp_path_factory):
         anodetect.train(str(base / "normal"), "pca", base / "run", values={"size": 32})
         write_patient(base / "new" / "s", "TAGGED-4711", rng, LESION, rng.permutation(SHAPE[0]))
         anodetect.score(
-            base / "run", [str(base / "new")], base / "out", far=0.2, heatmaps=["nifti", "dicom", "png", "mask"]
+            base / "run",
+            [str(base / "new")],
+            base / "out",
+            far=0.2,
+            heatmaps=["nifti", "dicom", "png", "mask"],
         )
         anodetect.score(
-            base / "run", [str(base / "new")], base / "kept", far=0.2, heatmaps=["dicom"], keep_identifiers=True
+            base / "run",
+            [str(base / "new")],
+            base / "kept",
+            far=0.2,
+            heatmaps=["dicom"],
+            keep_identifiers=True,
         )
     return base
 
@@ -625,7 +712,8 @@ def test_no_output_names_the_patient(scored):
 
 
 def test_a_model_of_volumes_decides_how_all_are_scaled(scored, tmp_path, monkeypatch):
-    """Of CT alone by the model's range, of others or of both by their own; whatever a scored volume says it is."""
+    """Of CT alone by the model's range, of others or of both by their own; whatever a scored volume
+    says it is."""
     array = voxels((6, 40, 44))
     ct, mr = (
         write_series(tmp_path / name / "s", array, Modality=name, uids=other_uids(name == "MR"))
@@ -639,7 +727,9 @@ def test_a_model_of_volumes_decides_how_all_are_scaled(scored, tmp_path, monkeyp
         usable_normals(scan.scan(tmp_path / name), preprocess, 2, Silent())
         again.load_state(preprocess.state())
         assert [again.prepare(volume).span is None for volume in volumes] == [fixed, fixed]
-        older.load_state({key: value for key, value in preprocess.state().items() if key != "fixed_units"})
+        older.load_state(
+            {key: value for key, value in preprocess.state().items() if key != "fixed_units"}
+        )
         assert [older.prepare(volume).span is None for volume in volumes] == [True, False]
     assert Model.load(read_run(scored / "run"), "cpu").preprocess.fixed_units is False
 
@@ -647,7 +737,9 @@ def test_a_model_of_volumes_decides_how_all_are_scaled(scored, tmp_path, monkeyp
         raise DataError(f"fixed: {model.preprocess.fixed_units}")
 
     for number in range(4):
-        write_series(tmp_path / f"new/{number}", voxels((6, 40, 44)), Modality="CT", uids=other_uids(number))
+        write_series(
+            tmp_path / f"new/{number}", voxels((6, 40, 44)), Modality="CT", uids=other_uids(number)
+        )
     monkeypatch.setattr("anodetect.commands.calibrate.calibrate_model", says)
     with pytest.raises(DataError, match="fixed: False"):
         anodetect.calibrate(scored / "run", str(tmp_path / "new"), tmp_path / "again")
@@ -678,7 +770,13 @@ def test_reasons_of_failed_rows_do_not_name_the_patient(scored, tmp_path):
         write_series(tmp_path / "new" / name, voxels(), change=change, uids=uids)
     result = anodetect.score(scored / "run", [str(tmp_path / "new")], tmp_path / "s", far=0.2)
     assert result["failed"] == 3
-    tagged = [b"TAGGED", b"Tagged", b"1.2.815", b"1.2.4711", *(str(value).encode() for value in SECRETS.values())]
+    tagged = [
+        b"TAGGED",
+        b"Tagged",
+        b"1.2.815",
+        b"1.2.4711",
+        *(str(value).encode() for value in SECRETS.values()),
+    ]
     for path, content in contents(tmp_path / "s").items():
         assert not any(secret in content for secret in tagged), path
 
@@ -699,7 +797,9 @@ def places(found):
 
 def test_dicom_maps_lie_on_the_source_and_hold_the_values_of_the_nifti_map(scored):
     (row,) = directories.read(scored / "out").rows
-    values = np.asarray(nib.load(scored / "out" / row["heatmap"]).dataobj)  # [K, R, C], in the order of positions
+    values = np.asarray(
+        nib.load(scored / "out" / row["heatmap"]).dataobj
+    )  # [K, R, C], in the order of positions
     sources = [pydicom.dcmread(path) for path in (scored / "new/s").iterdir()]
     stem = scored / "out/heatmaps" / f"{row['path']}"
     for name, expected in (
@@ -712,23 +812,39 @@ def test_dicom_maps_lie_on_the_source_and_hold_the_values_of_the_nifti_map(score
         assert "esearch use only" in found.ContentDescription
         assert found.Manufacturer == "anodetect"
         assert row["model_sha256"].encode() in Path(f"{stem}_{name}.dcm").read_bytes()
-        referenced = {i.ReferencedSOPInstanceUID for i in found.ReferencedSeriesSequence[0].ReferencedInstanceSequence}
+        referenced = {
+            i.ReferencedSOPInstanceUID
+            for i in found.ReferencedSeriesSequence[0].ReferencedInstanceSequence
+        }
         assert referenced == {source.SOPInstanceUID for source in sources}
         along = AFFINE[:3, 0] / np.linalg.norm(AFFINE[:3, 0]) ** 2
-        sums = np.zeros(expected.shape, np.float32)  # of all segments; empty planes of one may be left out
-        for frame, place in zip(found.pixel_array.reshape(-1, *expected.shape[1:]), places(found), strict=True):
+        sums = np.zeros(
+            expected.shape, np.float32
+        )  # of all segments; empty planes of one may be left out
+        for frame, place in zip(
+            found.pixel_array.reshape(-1, *expected.shape[1:]), places(found), strict=True
+        ):
             number = round(float((place - AFFINE[:3, 3]) @ along))
             assert np.allclose(place, AFFINE[:3, 3] + number * AFFINE[:3, 0], atol=1e-3)
             sums[number] += frame
         assert np.array_equal(sums, np.nan_to_num(expected, nan=-1))
-    assert found.SegmentSequence[0].SegmentationAlgorithmIdentificationSequence[0].AlgorithmName == "anodetect"
+    assert (
+        found.SegmentSequence[0].SegmentationAlgorithmIdentificationSequence[0].AlgorithmName
+        == "anodetect"
+    )
     assert LESION[0] in [round(float((p - AFFINE[:3, 3]) @ along)) for p in places(found)]
 
 
 def test_maps_of_a_model_of_three_dimensions_are_written_alike(scored, tmp_path):
     values = {"dims": 3, "patch": [4, 32, 32], "widths": [16], "training": {"steps": 2}}
     anodetect.train(str(scored / "normal"), "anoddpm", tmp_path / "run", values=values)
-    anodetect.score(tmp_path / "run", [str(scored / "new")], tmp_path / "out", far=0.2, heatmaps=["nifti", "dicom"])
+    anodetect.score(
+        tmp_path / "run",
+        [str(scored / "new")],
+        tmp_path / "out",
+        far=0.2,
+        heatmaps=["nifti", "dicom"],
+    )
     (row,) = directories.read(tmp_path / "out").rows
     expected = np.asarray(nib.load(tmp_path / "out" / row["heatmap"]).dataobj)
     found = pydicom.dcmread(f"{tmp_path / 'out/heatmaps' / row['path']}_heatmap.dcm")
@@ -745,22 +861,34 @@ def test_a_multiframe_source_gets_its_map_by_position_too(scored, tmp_path):
     for group in made.PerFrameFunctionalGroupsSequence:
         group.PixelValueTransformationSequence[0].RescaleSlope = 1
     made.save_as(tmp_path / "a.dcm", enforce_file_format=True)
-    anodetect.score(scored / "run", [str(tmp_path / "a.dcm")], tmp_path / "s", far=0.2, heatmaps=["nifti", "dicom"])
+    anodetect.score(
+        scored / "run",
+        [str(tmp_path / "a.dcm")],
+        tmp_path / "s",
+        far=0.2,
+        heatmaps=["nifti", "dicom"],
+    )
     (row,) = directories.read(tmp_path / "s").rows
     assert row["error"] == ""
     values = np.asarray(nib.load(tmp_path / "s" / row["heatmap"]).dataobj)
     found = pydicom.dcmread(tmp_path / "s/heatmaps/a.dcm_heatmap.dcm")
     along = AFFINE[:3, 0] / np.linalg.norm(AFFINE[:3, 0]) ** 2
     for frame, place in zip(found.pixel_array, places(found), strict=True):
-        assert np.array_equal(frame, np.nan_to_num(values[round(float((place - AFFINE[:3, 3]) @ along))], nan=-1))
+        assert np.array_equal(
+            frame, np.nan_to_num(values[round(float((place - AFFINE[:3, 3]) @ along))], nan=-1)
+        )
 
 
 def test_the_report_measures_each_finding_in_its_segment(scored):
     """Against the maps as NIfTI, and components counted by hand."""
     (row,) = directories.read(scored / "out").rows
     stem = scored / "out/heatmaps" / row["path"]
-    values, mask = (np.asarray(nib.load(f"{stem}_{name}.nii").dataobj) for name in ("heatmap", "mask"))
-    report, segmentation = (pydicom.dcmread(f"{stem}_{name}.dcm") for name in ("report", "segmentation"))
+    values, mask = (
+        np.asarray(nib.load(f"{stem}_{name}.nii").dataobj) for name in ("heatmap", "mask")
+    )
+    report, segmentation = (
+        pydicom.dcmread(f"{stem}_{name}.dcm") for name in ("report", "segmentation")
+    )
     groups = [
         item
         for item in report.ContentSequence[-2].ContentSequence
@@ -770,7 +898,8 @@ def test_the_report_measures_each_finding_in_its_segment(scored):
     assert len(groups) == min(count, 20) >= 1
     voxel = np.prod(np.linalg.norm(AFFINE[:3, :3], axis=0))
     expected = sorted(
-        ((values[parts == n].max(), (parts == n).sum() * voxel) for n in range(1, count + 1)), reverse=True
+        ((values[parts == n].max(), (parts == n).sum() * voxel) for n in range(1, count + 1)),
+        reverse=True,
     )
     for number, (group, (peak, size)) in enumerate(zip(groups, expected, strict=False), start=1):
         said = {item.ConceptNameCodeSequence[0].CodeMeaning: item for item in group.ContentSequence}
@@ -793,7 +922,9 @@ def test_the_report_measures_each_finding_in_its_segment(scored):
 def test_without_findings_there_is_no_report(scored, tmp_path):
     volume = read(scored / "new/s").volume
     heatmap = np.ones(volume.geometry.sides, np.float32)
-    written = dicom_writer.write(tmp_path / "x", heatmap, heatmap > 2, volume, "patient-x", "0" * 64)
+    written = dicom_writer.write(
+        tmp_path / "x", heatmap, heatmap > 2, volume, "patient-x", "0" * 64
+    )
     assert [path.name for path in written] == ["x_heatmap.dcm", "x_segmentation.dcm"]
     assert not pydicom.dcmread(written[1]).pixel_array.any()
 
@@ -821,9 +952,15 @@ def test_dicom_maps_pass_independent_checkers(scored, kind):
         pytest.skip("no dciodvfy (dicom3tools) and dcmdump (dcmtk) on this machine")
     checked = subprocess.run(["dciodvfy", str(path)], capture_output=True, text=True, check=False)
     assert not [line for line in checked.stderr.splitlines() if line.startswith("Error")]
-    kinds = {"heatmap": "ParametricMap", "segmentation": "Segmentation", "report": "ComprehensiveSR"}
+    kinds = {
+        "heatmap": "ParametricMap",
+        "segmentation": "Segmentation",
+        "report": "ComprehensiveSR",
+    }
     assert kinds[kind] in checked.stderr
-    dumped = subprocess.run(["dcmdump", "+P", "SOPClassUID", str(path)], capture_output=True, text=True, check=True)
+    dumped = subprocess.run(
+        ["dcmdump", "+P", "SOPClassUID", str(path)], capture_output=True, text=True, check=True
+    )
     assert "Storage" in dumped.stdout
     if kind == "report":
         text = subprocess.run(["dsrdump", str(path)], capture_output=True, text=True, check=True)
@@ -833,10 +970,17 @@ def test_dicom_maps_pass_independent_checkers(scored, kind):
 
 def test_a_map_that_cannot_be_written_as_dicom_is_said_in_its_row(scored, tmp_path):
     volume, _ = head(SHAPE)
-    nib.save(nib.Nifti1Image(volume.transpose(2, 1, 0), np.diag([-1.0, -1, 4, 1])), tmp_path / "a.nii")
-    result = anodetect.score(scored / "run", [str(tmp_path / "a.nii")], tmp_path / "s", far=0.2, heatmaps=["dicom"])
+    nib.save(
+        nib.Nifti1Image(volume.transpose(2, 1, 0), np.diag([-1.0, -1, 4, 1])), tmp_path / "a.nii"
+    )
+    result = anodetect.score(
+        scored / "run", [str(tmp_path / "a.nii")], tmp_path / "s", far=0.2, heatmaps=["dicom"]
+    )
     assert result["failed"] == 1
-    assert directories.read(tmp_path / "s").rows[0]["error"] == "no DICOM map: the source is not DICOM; ask for nifti"
+    assert (
+        directories.read(tmp_path / "s").rows[0]["error"]
+        == "no DICOM map: the source is not DICOM; ask for nifti"
+    )
 
 
 def test_rescoring_finds_a_series_by_its_first_file(scored):

@@ -28,7 +28,10 @@ def test_predictions_of_volumes_invert_each_other_too():
     xt = diffusion.diffuse(x0, noise, t, SCHEDULE)
     a = SCHEDULE[t].reshape(2, 1, 1, 1, 1)
     v = a.sqrt() * noise - (1 - a).sqrt() * x0
-    for made in (diffusion.x0_from_velocity(xt, v, t, SCHEDULE), diffusion.x0_from_noise(xt, noise, t, SCHEDULE)):
+    for made in (
+        diffusion.x0_from_velocity(xt, v, t, SCHEDULE),
+        diffusion.x0_from_noise(xt, noise, t, SCHEDULE),
+    ):
         assert made.shape == x0.shape
         assert torch.allclose(made, x0, atol=1e-4)
 
@@ -47,14 +50,19 @@ def test_ancestral_chain_samples_the_gaussian_it_was_given():
     rng = torch.Generator().manual_seed(0)
     start = torch.randn(4000, 1, 1, 1, generator=rng)
     out = diffusion.ancestral(
-        gaussian_denoiser(mean, variance), start, 1000, lambda t: torch.randn(4000, 1, 1, 1, generator=rng), SCHEDULE
+        gaussian_denoiser(mean, variance),
+        start,
+        1000,
+        lambda t: torch.randn(4000, 1, 1, 1, generator=rng),
+        SCHEDULE,
     )
     assert float(out.mean()) == pytest.approx(mean, abs=4 * (variance / 4000) ** 0.5)
     assert float(out.var()) == pytest.approx(variance, rel=0.1)
 
 
 def test_ddim_maps_quantiles_to_quantiles():
-    """The probability-flow map between Gaussians is linear: the k-th deviation of x_t goes to that of x_0."""
+    """The probability-flow map between Gaussians is linear: the k-th deviation of x_t goes to that
+    of x_0."""
     mean, variance, start = 0.7, 0.25, 600
     a = SCHEDULE[start]
     deviations = torch.linspace(-2, 2, 9)
@@ -67,7 +75,9 @@ def test_prior_is_the_posterior_mean_of_its_gaussian():
     """Against the textbook formula with full covariance matrices."""
     rng = np.random.default_rng(0)
     mixing = rng.normal(size=(3, 16)) * [[3], [2], [1]]
-    draw = lambda n: (rng.normal(size=(n, 3)) @ mixing + 0.1 * rng.normal(size=(n, 16)) + 1).astype(np.float32)  # noqa: E731
+    draw = lambda n: (rng.normal(size=(n, 3)) @ mixing + 0.1 * rng.normal(size=(n, 16)) + 1).astype(
+        np.float32
+    )  # noqa: E731
     prior = GaussianPrior.learn(
         draw(3000).reshape(-1, 1, 4, 4),
         draw(3000).reshape(-1, 1, 4, 4),

@@ -19,8 +19,11 @@ def names(side, groups, each):
 
 
 def draw(rng, groups, each=1, alike=0.5, shift=0.0, side="new"):
-    """Scores of `groups` × `each` normal images, those of a group correlated by `alike`, and their groups."""
-    own = rng.normal(size=(groups, 1)) * np.sqrt(alike) + rng.normal(size=(groups, each)) * np.sqrt(1 - alike)
+    """Scores of `groups` × `each` normal images, those of a group correlated by `alike`, and their
+    groups."""
+    own = rng.normal(size=(groups, 1)) * np.sqrt(alike) + rng.normal(size=(groups, each)) * np.sqrt(
+        1 - alike
+    )
     return own.ravel() + shift, names(side, groups, each)
 
 
@@ -44,7 +47,9 @@ def test_realised_false_alarms_keep_the_promise_for_images_and_for_groups(each):
     for seed in range(REPETITIONS):
         rng = np.random.default_rng([seed, each])
         scores, groups = draw(rng, 60, each, side="old")
-        flags = decided(*draw(rng, 40, each), Calibration(scores, scores, groups), far=0.1, fdr=None)
+        flags = decided(
+            *draw(rng, 40, each), Calibration(scores, scores, groups), far=0.1, fdr=None
+        )
         rates.append([flagged.mean() for flagged in flags])
     for realised in zip(*rates, strict=True):
         assert np.mean(realised) <= 0.1 + 3 * standard_error(realised)
@@ -70,7 +75,15 @@ def test_realised_false_discoveries_keep_the_promise_for_images_and_for_groups(e
     assert np.min(np.mean(found, 0)) > 0.8
 
 
-def fired(calibration_groups, batch_groups, *, shift=0.0, each=1, contaminated=0.0, repetitions=REPETITIONS):
+def fired(
+    calibration_groups,
+    batch_groups,
+    *,
+    shift=0.0,
+    each=1,
+    contaminated=0.0,
+    repetitions=REPETITIONS,
+):
     """The share of simulated batches the check fires on."""
     count = 0
     for seed in range(repetitions):
@@ -85,7 +98,12 @@ def fired(calibration_groups, batch_groups, *, shift=0.0, each=1, contaminated=0
 
 @pytest.mark.parametrize(
     ("calibration", "batch", "each", "repetitions"),
-    [(60, 50, 1, REPETITIONS), (100, 1000, 1, REPETITIONS), (200, 20_000, 1, 40), (40, 20, 5, REPETITIONS)],
+    [
+        (60, 50, 1, REPETITIONS),
+        (100, 1000, 1, REPETITIONS),
+        (200, 20_000, 1, 40),
+        (40, 20, 5, REPETITIONS),
+    ],
 )
 def test_drift_is_found_and_not_cried(calibration, batch, each, repetitions):
     slack = 0 if repetitions == REPETITIONS else 0.05  # two standard errors and more
@@ -118,13 +136,18 @@ def followed(seed, change):
     scores, groups = draw(rng, 100, side="old")
     batch, batch_names = draw(rng, 300)
     batch[150:] += change
-    timed = [(f"{when:04}", name, score) for when, (name, score) in enumerate(zip(batch_names, batch, strict=True))]
+    timed = [
+        (f"{when:04}", name, score)
+        for when, (name, score) in enumerate(zip(batch_names, batch, strict=True))
+    ]
     order = rng.permutation(len(timed))  # the order of the rows says nothing
     return drift.martingale(scores.tolist(), groups, [timed[place] for place in order], seed=seed)
 
 
 def test_a_change_in_time_is_found_where_it_happened_and_seldom_where_there_is_none():
-    assert np.mean([followed(seed, 0.0).fires for seed in range(200)]) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 200)
+    assert np.mean([followed(seed, 0.0).fires for seed in range(200)]) <= 0.05 + 3 * np.sqrt(
+        0.05 * 0.95 / 200
+    )
     changed = [followed(seed, 1.5) for seed in range(50)]
     assert np.mean([each.fires for each in changed]) >= 0.9
     assert 150 <= np.median([int(each.alarm) for each in changed if each.fires]) < 230

@@ -17,7 +17,13 @@ from anodetect.config import build
 from anodetect.detectors import ebm, jem
 from anodetect.errors import ConfigError, DataError, Interrupted
 from anodetect.generative import diffusion
-from anodetect.generative.chains import BUFFER_BYTES, ChainConfig, Chains, beyond, contrastive_divergence
+from anodetect.generative.chains import (
+    BUFFER_BYTES,
+    ChainConfig,
+    Chains,
+    beyond,
+    contrastive_divergence,
+)
 from anodetect.nn.local import LocalNet, receptive_field
 from anodetect.nn.training import Draw, Trained
 from anodetect.output import report
@@ -31,7 +37,7 @@ def generators(count, seed=0):
     return [torch.Generator().manual_seed(seed + n) for n in range(count)]
 
 
-# -- Chains ---------------------------------------------------------------------------------------------
+# -- Chains ----------------------------------------------------------------------------------------
 
 
 def gaussian_energy(x):
@@ -46,13 +52,21 @@ UNIT = torch.full((400, 1, 1, 1), 0.5)
 
 
 def test_chains_end_at_the_energys_own_distribution():
-    runner = chains(chain="short-run", informative=False, langevin_steps=200, langevin_step=0.05, temperature=1.0)
+    runner = chains(
+        chain="short-run",
+        informative=False,
+        langevin_steps=200,
+        langevin_step=0.05,
+        temperature=1.0,
+    )
     start = torch.zeros(400, 1, 4, 4)
     ends, facts = runner.run(gaussian_energy, start, generators(400), unit=UNIT)
     assert float(ends.mean()) == pytest.approx(0.2, abs=0.02)
     assert float(ends.std()) == pytest.approx(0.5, rel=0.05)
     assert facts["saturated"] < 0.01
-    assert facts["langevin_gradient"] == pytest.approx(1.0, rel=0.2)  # of N(0, 1), in units of its deviation
+    assert facts["langevin_gradient"] == pytest.approx(
+        1.0, rel=0.2
+    )  # of N(0, 1), in units of its deviation
 
 
 def test_a_chain_from_data_starts_there_and_a_step_is_bounded():
@@ -63,7 +77,9 @@ def test_a_chain_from_data_starts_there_and_a_step_is_bounded():
 
 
 def test_chains_stay_within_the_images_range():
-    runner = chains(chain="data", langevin_steps=3, langevin_step=1.0, temperature=0.0, proximal=100.0)
+    runner = chains(
+        chain="data", langevin_steps=3, langevin_step=1.0, temperature=0.0, proximal=100.0
+    )
     uphill = lambda x: -100 * x.flatten(1).sum(1)  # noqa: E731
     ends, facts = runner.run(uphill, torch.zeros(2, 1, 4, 4), generators(2), unit=UNIT[:2])
     room = 0.1 * (IMAGES.max() - IMAGES.min())
@@ -72,13 +88,17 @@ def test_chains_stay_within_the_images_range():
 
 
 def test_replayed_chains_go_on_where_they_ended():
-    runner = chains(chain="replay", buffer=1, renewed=0.0, langevin_steps=1, langevin_step=0.1, temperature=0.0)
+    runner = chains(
+        chain="replay", buffer=1, renewed=0.0, langevin_steps=1, langevin_step=0.1, temperature=0.0
+    )
     start = torch.zeros(1, 1, 4, 4)
     first, _ = runner.run(gaussian_energy, start, generators(1), unit=UNIT[:1])
     second, _ = runner.run(gaussian_energy, start, generators(1), unit=UNIT[:1])
     assert torch.allclose(second - 0.2, 0.9 * (first - 0.2), atol=1e-6)
     renewing = chains(chain="replay", buffer=1, renewed=1.0, langevin_steps=1, temperature=0.0)
-    again = [renewing.run(gaussian_energy, start, generators(1), unit=UNIT[:1])[0] for _ in range(2)]
+    again = [
+        renewing.run(gaussian_energy, start, generators(1), unit=UNIT[:1])[0] for _ in range(2)
+    ]
     assert torch.equal(*again)
 
 
@@ -86,9 +106,13 @@ def test_what_ended_on_a_diverged_energy_is_not_replayed():
     runner = chains(chain="replay", buffer=1, renewed=0.0, langevin_steps=1, temperature=0.0)
     start, ends = torch.zeros(1, 1, 4, 4), []
     for returns in (0, 0, 1, 1):
-        ends.append(runner.run(gaussian_energy, start, generators(1), unit=UNIT[:1], returns=returns)[0])
+        ends.append(
+            runner.run(gaussian_energy, start, generators(1), unit=UNIT[:1], returns=returns)[0]
+        )
     assert not torch.equal(ends[1], ends[0])
-    assert torch.equal(torch.stack(ends[2:]), torch.stack(ends[:2]))  # begun anew, from the same generators
+    assert torch.equal(
+        torch.stack(ends[2:]), torch.stack(ends[:2])
+    )  # begun anew, from the same generators
 
 
 HEALTHY = {"energy_gap": -0.5, "energy_scale": 0.3, "saturated": 0.05}
@@ -132,7 +156,12 @@ def test_chains_of_one_shelf_are_not_replayed_on_another():
 
 def test_what_is_not_finite_is_not_replayed():
     runner = chains(chain="replay", buffer=1)
-    runner.run(lambda x: (x * math.nan).flatten(1).sum(1), torch.zeros(1, 1, 4, 4), generators(1), unit=UNIT[:1])
+    runner.run(
+        lambda x: (x * math.nan).flatten(1).sum(1),
+        torch.zeros(1, 1, 4, 4),
+        generators(1),
+        unit=UNIT[:1],
+    )
     assert not runner.ends
 
 
@@ -181,7 +210,7 @@ def test_too_few_images_are_refused():
         Chains(ChainConfig(), IMAGES[:15])
 
 
-# -- EBM ------------------------------------------------------------------------------------------------
+# -- EBM -------------------------------------------------------------------------------------------
 
 
 class GaussianDenoiser(nn.Module):
@@ -193,7 +222,9 @@ class GaussianDenoiser(nn.Module):
 
     def forward(self, x, t):
         a = self.schedule[t][:, None, None, None]
-        return self.mean + a.sqrt() * self.variance / (a * self.variance + 1 - a) * (x - a.sqrt() * self.mean)
+        return self.mean + a.sqrt() * self.variance / (a * self.variance + 1 - a) * (
+            x - a.sqrt() * self.mean
+        )
 
 
 def test_local_energy_is_half_the_squared_score_of_noisy_images():
@@ -201,14 +232,18 @@ def test_local_energy_is_half_the_squared_score_of_noisy_images():
     x = torch.randn(3, 1, 4, 4)
     a = net.schedule[t][:, None, None, None]
     score = -(x - a.sqrt() * 0.3) / (a * 0.25 + 1 - a)
-    assert torch.allclose(ebm.local_energy(net, x, t), (1 - a) * score.square() / 2, rtol=1e-3, atol=1e-5)
+    assert torch.allclose(
+        ebm.local_energy(net, x, t), (1 - a) * score.square() / 2, rtol=1e-3, atol=1e-5
+    )
 
 
 def test_curvature_is_the_hessian_times_a_direction():
     energy = lambda x: (x.sin() * x.roll(1, -1).square()).flatten(1).sum(1)  # noqa: E731
     x, direction = torch.randn(1, 1, 2, 3), torch.randn(1, 1, 2, 3)
     hessian = torch.autograd.functional.hessian(lambda v: energy(v).sum(), x).reshape(6, 6)
-    assert torch.allclose(ebm.curvature(energy, x, direction).flatten(), hessian @ direction.flatten(), atol=1e-5)
+    assert torch.allclose(
+        ebm.curvature(energy, x, direction).flatten(), hessian @ direction.flatten(), atol=1e-5
+    )
 
 
 def made_ebm(**settings):
@@ -290,7 +325,9 @@ def test_ebms_contrast_lowers_normal_images_energy_below_that_of_chains_ends():
         return detector._contrast(net, Draw(images, generators(16), 1.0, np.arange(16)), runner)[0]
 
     detector.noise = ebm.denoiser.noise_source(detector.config, 8)
-    with mock.patch.object(ebm, "autocast", lambda device: nullcontext()):  # slow where so little is computed
+    with mock.patch.object(
+        ebm, "autocast", lambda device: nullcontext()
+    ):  # slow where so little is computed
         contrast()
         before = gap()
         descend(net, contrast)
@@ -300,7 +337,10 @@ def test_ebms_contrast_lowers_normal_images_energy_below_that_of_chains_ends():
 def test_inversion_comes_nearer_than_the_chain_from_the_image():
     x, t = torch.randn(2, 1, 16, 16), torch.tensor([250, 250])
     detector = made_ebm(score="inversion", score_steps=5, iterations=60)
-    nearest, cheap = detector._inverted(x, t, generators(2)), detector._short_run(x, t, generators(2))
+    nearest, cheap = (
+        detector._inverted(x, t, generators(2)),
+        detector._short_run(x, t, generators(2)),
+    )
     assert (nearest - x).square().mean() < 0.2 * (cheap - x).square().mean()
 
 
@@ -335,7 +375,7 @@ def test_ebm_settings_that_cannot_be(settings, message):
         made_ebm(**settings)
 
 
-# -- JEM ------------------------------------------------------------------------------------------------
+# -- JEM -------------------------------------------------------------------------------------------
 
 
 def test_a_place_sees_its_receptive_field_and_no_more():
@@ -350,7 +390,9 @@ def test_a_place_sees_its_receptive_field_and_no_more():
 def test_free_energy_is_minus_the_log_of_the_sum_over_classes():
     net, x = LocalNet(1, 3, 16, blocks=1, stem=2), torch.randn(2, 1, 8, 8)
     expected = -net(x).double().exp().sum(1).log()
-    assert torch.allclose(jem.free_energy(net, x).double(), expected, atol=2e-2)  # bfloat16 where there is
+    assert torch.allclose(
+        jem.free_energy(net, x).double(), expected, atol=2e-2
+    )  # bfloat16 where there is
 
 
 @pytest.mark.parametrize("number", range(jem.TRANSFORMATIONS))
@@ -387,7 +429,10 @@ def batch(images, kinds=None):
 def fitted(tmp_path, images, kinds=None, **settings):
     detector = jem_of(**settings)
     half = len(images) // 2
-    parts = (batch(images[rows], None if kinds is None else kinds[rows]) for rows in (slice(half), slice(half, None)))
+    parts = (
+        batch(images[rows], None if kinds is None else kinds[rows])
+        for rows in (slice(half), slice(half, None))
+    )
     detector.fit(*parts, context=TrainContext(0, "cpu", tmp_path))
     return detector
 
@@ -396,7 +441,9 @@ def pictures(kind, count=48, size=16):
     rng = np.random.default_rng(1)
     images = 0.1 * rng.normal(size=(count, 1, size, size))
     if kind == "ramp":  # has a direction, and the same at every place
-        images = 0.02 * images + np.linspace(-1, 1, size)[:, None] + rng.uniform(-1, 1, (count, 1, 1, 1))
+        images = (
+            0.02 * images + np.linspace(-1, 1, size)[:, None] + rng.uniform(-1, 1, (count, 1, 1, 1))
+        )
     if kind == "cross":  # looks the same from every side, and different at every place
         far = np.abs(np.linspace(-1, 1, size))
         images = 0.02 * images + far[:, None] + far
@@ -404,27 +451,40 @@ def pictures(kind, count=48, size=16):
 
 
 def test_jems_contrast_lowers_normal_images_energy_below_that_of_chains_ends():
-    detector = jem_of(labels="position", penalty=0.0, local=0.0, noise="gaussian", pretraining=0.0, weight=1.0)
+    detector = jem_of(
+        labels="position", penalty=0.0, local=0.0, noise="gaussian", pretraining=0.0, weight=1.0
+    )
     normal = batch(pictures("cross", count=16))
     images, runner = torch.from_numpy(normal.images), Remembering(detector.config, normal.images)
     torch.manual_seed(0)
     net = detector._build(1, 16)
-    detector.noise, detector.schedule = jem.denoiser.noise_source(detector.config, 16), diffusion.linear_schedule()
+    detector.noise, detector.schedule = (
+        jem.denoiser.noise_source(detector.config, 16),
+        diffusion.linear_schedule(),
+    )
 
     def gap():
-        return (jem.free_energy(net, images).mean() - jem.free_energy(net, runner.first).mean()).item()
+        return (
+            jem.free_energy(net, images).mean() - jem.free_energy(net, runner.first).mean()
+        ).item()
 
     def contrast():
-        return detector._loss(net, Draw(images, generators(16), 1.0, np.arange(16)), normal, runner).total
+        return detector._loss(
+            net, Draw(images, generators(16), 1.0, np.arange(16)), normal, runner
+        ).total
 
-    with mock.patch.object(jem.F, "cross_entropy", return_value=torch.tensor(0.0)):  # the generative term alone
+    with mock.patch.object(
+        jem.F, "cross_entropy", return_value=torch.tensor(0.0)
+    ):  # the generative term alone
         contrast()
         before = gap()
         descend(net, contrast)
     assert gap() < before - 0.01
 
 
-@pytest.mark.parametrize("detector", [jem_of(labels="position"), made_ebm(widths=(16,), stem=1)], ids=["jem", "ebm"])
+@pytest.mark.parametrize(
+    "detector", [jem_of(labels="position"), made_ebm(widths=(16,), stem=1)], ids=["jem", "ebm"]
+)
 def test_too_few_images_to_learn_an_energy_from_are_refused(tmp_path, detector):
     few = batch(pictures("cross", count=15))
     with pytest.raises(DataError, match="an energy needs 16 images to learn from, there are 15"):
@@ -449,7 +509,9 @@ def test_stopping_a_trial_leaves_no_checkpoint(tmp_path):
 
 def test_a_resumed_training_keeps_its_labels_whatever_another_trial_would_say(tmp_path):
     images, found = batch(pictures("noise")), {"transformation": 0.9, "position": 0.5}
-    trial = mock.patch.object(jem.JEM, "_trial", lambda self, labels, *others: (found[labels], "steps"))
+    trial = mock.patch.object(
+        jem.JEM, "_trial", lambda self, labels, *others: (found[labels], "steps")
+    )
     detector, calls = jem_of(pretraining=1.0), []
 
     def stop_at_three(*arguments):
@@ -471,11 +533,15 @@ def test_a_resumed_training_keeps_its_labels_whatever_another_trial_would_say(tm
 
 @pytest.mark.parametrize("answer", range(jem.TRANSFORMATIONS))
 def test_who_knows_nothing_is_at_chance_in_a_trial_of_few_images(tmp_path, answer):
-    logits = nn.functional.one_hot(torch.tensor(answer), jem.TRANSFORMATIONS)[None, :, None, None].float()
+    logits = nn.functional.one_hot(torch.tensor(answer), jem.TRANSFORMATIONS)[
+        None, :, None, None
+    ].float()
     guessing = Trained(lambda x: logits.expand(len(x), -1, 8, 8), 100, "steps")
     images, detector = batch(pictures("noise", count=2)), jem_of()
     with mock.patch.object(jem, "optimize", return_value=guessing):
-        above, _ = detector._trial("transformation", images, images, TrainContext(0, "cpu", tmp_path))
+        above, _ = detector._trial(
+            "transformation", images, images, TrainContext(0, "cpu", tmp_path)
+        )
     assert above == 0
 
 
@@ -515,9 +581,18 @@ def test_kinds_in_a_manifest_are_the_classes_and_training_is_in_the_report(tmp_p
         picture = np.random.default_rng(n).integers(60, 200, (32, 32)).astype(np.uint8)
         picture[:, :: 2 + n % 2] = 30  # two kinds, striped differently
         save_png(f"data/{n:02d}.png", picture)
-        rows.append(f"{n:02d}.png,{'train' if n < 50 else 'test'},0,{'wide' if n % 2 else 'narrow'}")
+        rows.append(
+            f"{n:02d}.png,{'train' if n < 50 else 'test'},0,{'wide' if n % 2 else 'narrow'}"
+        )
     (tmp_path / "data/manifest.csv").write_text("\n".join(rows))
-    small = {"size": 32, "width": 16, "blocks": 1, "stem": 2, "pretraining": 0.2, "training": {"steps": 60}}
+    small = {
+        "size": 32,
+        "width": 16,
+        "blocks": 1,
+        "stem": 2,
+        "pretraining": 0.2,
+        "training": {"steps": 60},
+    }
     anodetect.train(str(tmp_path / "data"), "jem", tmp_path / "run", values=small)
     log = runs.read_log(tmp_path / "run")
     assert log[-2]["labels"] == "kind"

@@ -1,4 +1,5 @@
-"""The ensemble: what its members are, how they are joined, and that their training can be interrupted."""
+"""The ensemble: what its members are, how they are joined, and that their training can be
+interrupted."""
 
 import time
 from dataclasses import dataclass
@@ -45,7 +46,9 @@ class Power:
 
     def score(self, images, *, seeds):
         energy = loudness(images)
-        return Scores(energy.mean((1, 2)) ** self.exponent, energy**self.exponent * images.foreground)
+        return Scores(
+            energy.mean((1, 2)) ** self.exponent, energy**self.exponent * images.foreground
+        )
 
     def state(self):
         return {}
@@ -73,7 +76,8 @@ def test_scores_are_the_product_of_what_members_say_in_deviations_of_normal_imag
     detector, tune, new = powers(1.0, 3.0), batch(20, seed=1), batch(5, seed=2)
     detector.fit(batch(20), tune, context=context(tmp_path))
     scored = detector.score(new, seeds=np.zeros(5, np.uint64))
-    # A power changes a logarithm's mean and deviation alike, so both members say the same of an image.
+    # A power changes a logarithm's mean and deviation alike, so both members say the same of an
+    # image.
     normal = np.log(loudness(tune).mean((1, 2)))
     z = (np.log(loudness(new).mean((1, 2))) - normal.mean()) / normal.std()
     assert np.allclose(scored.image, np.exp(z), rtol=1e-3)
@@ -85,10 +89,14 @@ def test_scores_are_the_product_of_what_members_say_in_deviations_of_normal_imag
 def test_members_that_contradict_each_other_cancel_out(tmp_path):
     detector = powers(1.0, -1.0)
     detector.fit(batch(20), batch(20, seed=1), context=context(tmp_path))
-    assert np.allclose(detector.score(batch(5, seed=2), seeds=np.zeros(5, np.uint64)).image, 1, rtol=1e-3)
+    assert np.allclose(
+        detector.score(batch(5, seed=2), seeds=np.zeros(5, np.uint64)).image, 1, rtol=1e-3
+    )
 
 
-def test_a_coarse_members_map_reaches_its_foregrounds_rim_and_is_silent_where_it_saw_nothing(tmp_path):
+def test_a_coarse_members_map_reaches_its_foregrounds_rim_and_is_silent_where_it_saw_nothing(
+    tmp_path,
+):
     """Images of one brightness each, so that a map says the same wherever it says anything."""
     rows, columns = np.mgrid[:128, :128]
     disc = (rows - 64) ** 2 + (columns - 64) ** 2 < 40**2
@@ -108,19 +116,25 @@ def test_a_coarse_members_map_reaches_its_foregrounds_rim_and_is_silent_where_it
 
 def test_the_configuration_has_every_setting_of_every_member():
     members = {"members": ["dae/pixels", "pca/pixels"]}
-    config = resolve("ensemble", "auto", members | {"settings": {"pca/pixels": {"detector": {"components": 7}}}})
+    config = resolve(
+        "ensemble", "auto", members | {"settings": {"pca/pixels": {"detector": {"components": 7}}}}
+    )
     settings = config["detector"]["settings"]
     assert settings["dae/pixels"]["detector"]["training"]["steps"] > 0
     assert settings["pca/pixels"]["detector"]["components"] == 7
     assert settings["pca/pixels"]["representation"]["size"] == 64
-    again = resolve("ensemble", "auto", {name: config[name] for name in ("detector", "representation")})
+    again = resolve(
+        "ensemble", "auto", {name: config[name] for name in ("detector", "representation")}
+    )
     assert again == config
 
 
 def test_members_see_tiles_in_their_own_size():
     config = resolve("ensemble", "auto", {"members": ["dae/pixels", "pca/pixels"], "tile": 96})
     assert config["representation"]["size"] == 96
-    assert {each["representation"]["size"] for each in config["detector"]["settings"].values()} == {96}
+    assert {each["representation"]["size"] for each in config["detector"]["settings"].values()} == {
+        96
+    }
 
 
 @pytest.mark.parametrize(
@@ -135,7 +149,10 @@ def test_members_see_tiles_in_their_own_size():
             "no member 'dae/pixel'; did you mean 'dae/pixels'",
         ),
         (
-            {"members": ["pca/pixels", "dae/pixels"], "settings": {"pca/pixels": {"detector": {"component": 3}}}},
+            {
+                "members": ["pca/pixels", "dae/pixels"],
+                "settings": {"pca/pixels": {"detector": {"component": 3}}},
+            },
             "unknown key 'component'; did you mean 'components'",
         ),
     ],
@@ -146,7 +163,10 @@ def test_wrong_members_and_settings_are_refused(values, message):
 
 
 def ensemble(first=QUICK, second=QUICK):
-    sections = {"dae/pixels": {"detector": first}, "anoddpm/pixels": {"detector": second | {"stem": 4, "prior": "off"}}}
+    sections = {
+        "dae/pixels": {"detector": first},
+        "anoddpm/pixels": {"detector": second | {"stem": 4, "prior": "off"}},
+    }
     settings = {name: each | {"representation": {"size": SIZE}} for name, each in sections.items()}
     values = {"members": list(settings), "settings": settings}
     return create_detector("ensemble", values)
@@ -155,7 +175,9 @@ def ensemble(first=QUICK, second=QUICK):
 def test_the_budget_is_shared_and_what_ended_training_is_recorded(tmp_path):
     records, endless = [], QUICK | {"training": {"steps": 10**6}}
     begun = time.monotonic()
-    ensemble(QUICK, endless).fit(batch(40), batch(12, 1), context=context(tmp_path, budget=12.0, log=records.append))
+    ensemble(QUICK, endless).fit(
+        batch(40), batch(12, 1), context=context(tmp_path, budget=12.0, log=records.append)
+    )
     assert time.monotonic() - begun < 12.0 * 1.1
     assert records[-1]["stopped_by"] == "budget"
     assert records[-1]["step"] > 6
@@ -176,18 +198,27 @@ def test_a_resumed_training_ends_with_the_weights_of_an_uninterrupted_one(tmp_pa
     with pytest.raises(Interrupted):
         parts.fit(batch(40), batch(12, 1), context=context(folders[1]))
     again = ensemble()
-    monkeypatch.setattr(again.experts[0].detector, "fit", stop)  # it is finished, and must not be trained again
+    monkeypatch.setattr(
+        again.experts[0].detector, "fit", stop
+    )  # it is finished, and must not be trained again
     again.fit(batch(40), batch(12, 1), context=context(folders[1], resume=True))
     state = again.state()
     assert all(np.array_equal(array, state[name]) for name, array in whole.state().items())
     assert list(folders[1].iterdir()) == []
 
 
-def test_a_run_stopped_between_members_goes_on_with_the_next(synthetic_folder, tmp_path, monkeypatch):
-    members = {name: {"representation": {"size": SIZE}, "detector": {}} for name in ("dae/pixels", "pca/pixels")}
+def test_a_run_stopped_between_members_goes_on_with_the_next(
+    synthetic_folder, tmp_path, monkeypatch
+):
+    members = {
+        name: {"representation": {"size": SIZE}, "detector": {}}
+        for name in ("dae/pixels", "pca/pixels")
+    }
     members["dae/pixels"]["detector"] = QUICK
     values = {"size": SIZE, "members": list(members), "settings": members}
-    train = partial(anodetect.train, str(synthetic_folder), "ensemble", tmp_path / "run", values=values)
+    train = partial(
+        anodetect.train, str(synthetic_folder), "ensemble", tmp_path / "run", values=values
+    )
 
     def stop(*arguments, **context):
         raise Interrupted("stopped")
@@ -229,7 +260,9 @@ def test_a_folder_is_trained_on_scored_and_reported(synthetic_folder, tmp_path):
     }
     values = {"size": SIZE, "members": list(settings), "settings": settings}
     anodetect.train(str(synthetic_folder), "ensemble", tmp_path / "run", values=values)
-    anodetect.score(tmp_path / "run", [str(synthetic_folder)], tmp_path / "scores", heatmaps=("tiff",))
+    anodetect.score(
+        tmp_path / "run", [str(synthetic_folder)], tmp_path / "scores", heatmaps=("tiff",)
+    )
     assert rescore(tmp_path / "scores", 3) == []
     html = report.write(tmp_path / "scores").read_text()
     assert all(member in html for member in settings)  # each has a line in the training's figure

@@ -24,7 +24,8 @@ def test_model_file_round_trip(tmp_path):
     arrays, header = checkpoint.read(tmp_path / "m")
     assert header == HEADER == checkpoint.read_header(tmp_path / "m")
     assert all(
-        np.array_equal(arrays[name], ARRAYS[name]) and arrays[name].dtype == ARRAYS[name].dtype for name in ARRAYS
+        np.array_equal(arrays[name], ARRAYS[name]) and arrays[name].dtype == ARRAYS[name].dtype
+        for name in ARRAYS
     )
 
 
@@ -35,7 +36,9 @@ def test_newer_format_is_refused(tmp_path):
         checkpoint.read(tmp_path / "m")
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(
+    max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+)
 @given(position=st.floats(0, 1, exclude_max=True), value=st.integers(1, 255), cut=st.booleans())
 def test_any_changed_byte_is_noticed(tmp_path, position, value, cut):
     path = tmp_path / "m"
@@ -54,7 +57,8 @@ def test_any_changed_byte_is_noticed(tmp_path, position, value, cut):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"\x80\x04pickle", b"\xff" * 8 + b"{", save(ARRAYS), save(ARRAYS, {"format": "x"})]
+    "content",
+    [b"", b"\x80\x04pickle", b"\xff" * 8 + b"{", save(ARRAYS), save(ARRAYS, {"format": "x"})],
 )
 def test_foreign_files_are_refused(tmp_path, content):
     (tmp_path / "m").write_bytes(content)
@@ -80,7 +84,12 @@ def test_files_have_the_rights_the_users_mask_gives_on_many_threads_too(tmp_path
     before = os.umask(0o027)
     try:
         with ThreadPoolExecutor(8) as pool:
-            list(pool.map(lambda n: files.write_atomic(tmp_path / f"new/{n % 5}/{n}", "x", durable=False), range(400)))
+            list(
+                pool.map(
+                    lambda n: files.write_atomic(tmp_path / f"new/{n % 5}/{n}", "x", durable=False),
+                    range(400),
+                )
+            )
         assert os.umask(0o027) == 0o027
     finally:
         os.umask(before)
@@ -89,7 +98,7 @@ def test_files_have_the_rights_the_users_mask_gives_on_many_threads_too(tmp_path
     assert {path.stat().st_mode & 0o777 for path in written} == {0o640}
 
 
-# -- Runs -----------------------------------------------------------------------------------------------
+# -- Runs ------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -102,7 +111,11 @@ def test_run_holds_everything(pca_run):
     run = runs.read(pca_run)
     assert run.calibration.n_groups == 12
     roles = [row["role"] for row in runs.read_manifest(pca_run)]
-    assert {role: roles.count(role) for role in set(roles)} == {"fit": 42, "tune": 6, "calibrate": 12}
+    assert {role: roles.count(role) for role in set(roles)} == {
+        "fit": 42,
+        "tune": 6,
+        "calibrate": 12,
+    }
     assert run.scale[0] < run.scale[1]
 
 
@@ -135,7 +148,7 @@ def test_existing_run_is_not_overwritten(pca_run):
         runs.begin(pca_run.with_name("other"), resume=True)
 
 
-# -- Score directories ----------------------------------------------------------------------------------
+# -- Score directories -----------------------------------------------------------------------------
 
 
 AUDIT = dict.fromkeys(directories.AUDIT)
@@ -147,7 +160,9 @@ def row(path, **values):
 
 def test_formulas_are_neutralised_in_csv_only(tmp_path):
     directories.prepare(tmp_path / "s")
-    directories.write(tmp_path / "s", directories.tabulate([row("=cmd()"), row('a,"b\n.png')]), AUDIT)
+    directories.write(
+        tmp_path / "s", directories.tabulate([row("=cmd()"), row('a,"b\n.png')]), AUDIT
+    )
     text = (tmp_path / "s/scores.csv").read_text()
     assert '"\'=cmd()"' in text or "'=cmd()" in text
     assert [r["path"] for r in directories.read(tmp_path / "s").rows] == ["=cmd()", 'a,"b\n.png']
@@ -167,7 +182,10 @@ def test_chain_depends_on_every_value_and_on_order():
 
 
 def test_chain_and_head_survive_the_round_trip(tmp_path):
-    rows = [row("a", score=0.1, p_value=float("nan"), threshold=float("inf")), row("b", status="failed", score=None)]
+    rows = [
+        row("a", score=0.1, p_value=float("nan"), threshold=float("inf")),
+        row("b", status="failed", score=None),
+    ]
     directories.prepare(tmp_path / "s")
     head = directories.write(tmp_path / "s", directories.tabulate(rows), AUDIT)
     stored = directories.read(tmp_path / "s")
@@ -195,7 +213,9 @@ def test_plain_turns_nan_into_null():
     }
 
 
-def test_a_run_of_the_format_before_volumes_scores_the_same(pca_run, synthetic_folder, tmp_path, monkeypatch):
+def test_a_run_of_the_format_before_volumes_scores_the_same(
+    pca_run, synthetic_folder, tmp_path, monkeypatch
+):
     old = shutil.copytree(pca_run, tmp_path / "old")
     state, header = checkpoint.read(old / "model.safetensors")
     for name in ("axis", "of_volumes"):

@@ -97,14 +97,17 @@ def test_mala_is_in_detailed_balance():
     def log_flow(a, b):
         drift = a - step * langevin.gradient(banana, a)[1]
         log_q = torch.distributions.Normal(drift, math.sqrt(2 * step)).log_prob(b).sum(1)
-        ratio = langevin.mala_log_ratio(a, langevin.gradient(banana, a), b, langevin.gradient(banana, b), step)
+        ratio = langevin.mala_log_ratio(
+            a, langevin.gradient(banana, a), b, langevin.gradient(banana, b), step
+        )
         return -banana(a) + log_q + ratio.clamp(max=0)
 
     assert torch.allclose(log_flow(x, y), log_flow(y, x), atol=1e-9)
 
 
 def test_hmc_is_in_detailed_balance():
-    """In one dimension the end determines the momentum, so q(y|x) = φ(p) |dp/dy|; both directions must agree."""
+    """In one dimension the end determines the momentum, so q(y|x) = φ(p) |dp/dy|; both directions
+    must agree."""
     energy = lambda x: (x**4 / 4 + torch.sin(3 * x)).flatten(1).sum(1)  # noqa: E731
     x, momentum = torch.randn(100, 1).double(), torch.randn(100, 1).double()
     step, count = 0.15, 3
@@ -141,7 +144,10 @@ def test_annealing_finds_a_mode_that_plain_steps_miss():
     def energy_at(sigma):
         return lambda x: (
             -torch.logsumexp(
-                weights.log() - (x - centres.T).square() / (2 * (0.04 + sigma**2)) - math.log(0.04 + sigma**2) / 2, 1
+                weights.log()
+                - (x - centres.T).square() / (2 * (0.04 + sigma**2))
+                - math.log(0.04 + sigma**2) / 2,
+                1,
             )
         )
 
@@ -167,5 +173,7 @@ def test_gradients_are_clipped_and_values_bounded():
     steep = lambda x: 1000 * x.sum(1)  # noqa: E731
     moved = langevin.sgld(steep, torch.zeros(1, 3), generator(), step=1.0, noise=0.0, clip=0.1)
     assert torch.allclose(moved, torch.full((1, 3), -0.1))
-    bounded = langevin.sgld(steep, torch.zeros(1, 3), generator(), step=1.0, noise=0.0, bounds=(-1, 1))
+    bounded = langevin.sgld(
+        steep, torch.zeros(1, 3), generator(), step=1.0, noise=0.0, bounds=(-1, 1)
+    )
     assert torch.equal(bounded, torch.full((1, 3), -1.0))

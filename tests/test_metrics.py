@@ -31,7 +31,9 @@ def test_image_metrics():
     assert metrics.auroc(LABELS, SCORES) == pytest.approx(reference_auroc(LABELS, SCORES))
     assert metrics.average_precision(LABELS, SCORES) == pytest.approx(reference_ap(LABELS, SCORES))
     rates = [
-        np.mean(SCORES[LABELS == 0] >= t) for t in sorted(set(SCORES)) if np.mean(SCORES[LABELS == 1] >= t) >= 0.95
+        np.mean(SCORES[LABELS == 0] >= t)
+        for t in sorted(set(SCORES))
+        if np.mean(SCORES[LABELS == 1] >= t) >= 0.95
     ]
     assert metrics.fpr_at_95_tpr(LABELS, SCORES) == pytest.approx(min(rates))
 
@@ -48,7 +50,9 @@ def auroc_interval(labels, scores, groups):
 
 @pytest.mark.parametrize("labels", [np.zeros(20, int), np.ones(20, int)])
 def test_one_class_is_nan_and_says_so(labels):
-    for interval in metrics.image_metrics(labels, SCORES[:20], [str(n) for n in range(20)]).values():
+    for interval in metrics.image_metrics(
+        labels, SCORES[:20], [str(n) for n in range(20)]
+    ).values():
         assert math.isnan(interval.value)
         assert "one class" in interval.note
 
@@ -56,9 +60,15 @@ def test_one_class_is_nan_and_says_so(labels):
 def test_bootstrap_curves_of_weight_one_are_the_curves_themselves():
     """A draw with known weights, by repetition of rows, gives what the exact metrics give."""
     groups = np.arange(60) // 2
-    ((found, alarms),) = metrics.bootstrap_curves(LABELS, SCORES, [f"{g:02d}" for g in groups], resamples=5, seed=3)
+    ((found, alarms),) = metrics.bootstrap_curves(
+        LABELS, SCORES, [f"{g:02d}" for g in groups], resamples=5, seed=3
+    )
     weights = np.random.default_rng(3).multinomial(30, np.full(30, 1 / 30), 5)
-    areas = metrics._area(found, alarms), metrics._step_area(found, alarms), metrics._fpr_at(found, alarms)
+    areas = (
+        metrics._area(found, alarms),
+        metrics._step_area(found, alarms),
+        metrics._fpr_at(found, alarms),
+    )
     for n, drawn in enumerate(weights):
         rows = np.repeat(np.arange(60), drawn[groups])
         labels, scores = LABELS[rows], SCORES[rows]
@@ -75,11 +85,14 @@ def test_bootstrap_resamples_groups():
     assert by_group.low < by_group.value < by_group.high
     copies = auroc_interval(np.repeat(LABELS, 10), np.repeat(SCORES, 10), np.arange(600) // 10)
     alone = auroc_interval(LABELS, SCORES, range(60))
-    assert copies.high - copies.low == pytest.approx(alone.high - alone.low, rel=0.15)  # copies are no evidence
+    assert copies.high - copies.low == pytest.approx(
+        alone.high - alone.low, rel=0.15
+    )  # copies are no evidence
 
 
 def test_bootstrap_interval_covers_the_truth():
-    """For two normals one deviation apart the AUROC is Φ(1/√2) = .760; 95 % intervals should mostly hold it."""
+    """For two normals one deviation apart the AUROC is Φ(1/√2) = .760; 95 % intervals should mostly
+    hold it."""
     rng = np.random.default_rng(1)
     hits = 0
     for _ in range(100):
@@ -102,7 +115,7 @@ def test_resamples_with_one_class_are_left_out_and_counted():
     assert interval.value == 1
 
 
-# -- Pixels ---------------------------------------------------------------------------------------------
+# -- Pixels ----------------------------------------------------------------------------------------
 
 
 def pictures(count=6, size=24):
@@ -133,19 +146,27 @@ def reference_aupro(maps, masks, limit=0.3):
     normal = np.concatenate([heatmap[~mask] for heatmap, mask in zip(maps, masks, strict=True)])
     thresholds = np.sort(np.concatenate([heatmap.ravel() for heatmap in maps]))[::-1]
     fpr = np.array([0.0] + [np.mean(normal >= t) for t in thresholds])
-    pro = np.array([0.0] + [np.mean([np.mean(region >= t) for region in regions]) for t in thresholds])
+    pro = np.array(
+        [0.0] + [np.mean([np.mean(region >= t) for region in regions]) for t in thresholds]
+    )
     grid = np.linspace(0, limit, 20001)
     return np.trapezoid(np.interp(grid, fpr, pro), grid) / limit
 
 
 def test_pixel_metrics_against_references():
     maps, masks = pictures()
-    values, labels = np.concatenate([m.ravel() for m in maps]), np.concatenate([m.ravel() for m in masks]).astype(int)
+    values, labels = (
+        np.concatenate([m.ravel() for m in maps]),
+        np.concatenate([m.ravel() for m in masks]).astype(int),
+    )
     got = measured(maps, masks).measure()
     assert got["auroc"] == pytest.approx(reference_auroc(labels, values), abs=5e-4)
     assert got["ap"] == pytest.approx(reference_ap(labels, values), abs=3e-3)
     assert got["aupro"] == pytest.approx(reference_aupro(maps, masks), abs=3e-3)
-    dice = [2 * labels[values >= t].sum() / ((values >= t).sum() + labels.sum()) for t in np.unique(values)]
+    dice = [
+        2 * labels[values >= t].sum() / ((values >= t).sum() + labels.sum())
+        for t in np.unique(values)
+    ]
     assert got["dice_best"] == pytest.approx(max(dice), abs=2e-3)
 
 
@@ -167,7 +188,9 @@ def test_pixels_that_were_not_scored_do_not_count():
 
 
 def test_bins_are_in_the_order_of_the_values():
-    values = np.sort(np.concatenate([RNG.normal(size=500) * 10.0**k for k in range(-6, 6)])).astype(np.float32)
+    values = np.sort(np.concatenate([RNG.normal(size=500) * 10.0**k for k in range(-6, 6)])).astype(
+        np.float32
+    )
     bins = metrics._bin(values)
     assert (np.diff(bins) >= 0).all()
     edges = metrics._lower_edge(bins)
@@ -198,7 +221,8 @@ def test_many_images_are_merged_on_the_way(monkeypatch):
 
 
 def test_lesions_found_at_one_false_positive_per_volume():
-    """Three lesions of falling height and two false spots: what a low enough threshold finds, and no lower one may."""
+    """Three lesions of falling height and two false spots: what a low enough threshold finds, and
+    no lower one may."""
     mask, heatmap = np.zeros((4, 20, 20), bool), np.zeros((4, 20, 20), np.float32)
     for number, (place, height) in enumerate([((1, 2), 5.0), ((1, 8), 3.0), ((3, 14), 1.0)]):
         where = np.s_[place[0], place[1] : place[1] + 3, 3 * number : 3 * number + 2]
@@ -209,5 +233,7 @@ def test_lesions_found_at_one_false_positive_per_volume():
     assert metrics.lesion_sensitivity([heatmap], [mask], 0.0)[:2] == (1, 3)
     assert metrics.lesion_sensitivity([heatmap], [mask], 2.0)[:2] == (3, 3)
     assert metrics.lesion_sensitivity([heatmap] * 2, [mask, ~mask & False], 1.0)[:2] == (1, 3)
-    nothing = np.random.default_rng(0).random((4, 20, 20)).astype(np.float32)  # parts that grow together find nothing
+    nothing = (
+        np.random.default_rng(0).random((4, 20, 20)).astype(np.float32)
+    )  # parts that grow together find nothing
     assert metrics.lesion_sensitivity([nothing], [mask])[0] <= 1

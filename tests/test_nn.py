@@ -14,7 +14,8 @@ def generators(*seeds):
 
 
 def ramps(size=32):
-    """An image whose two channels hold its pixels' own x and y in [-1, 1], and so tell where each came from."""
+    """An image whose two channels hold its pixels' own x and y in [-1, 1], and so tell where each
+    came from."""
     line = (torch.arange(size) + 0.5) * 2 / size - 1
     return torch.stack(torch.meshgrid(line, line, indexing="xy"))[None]
 
@@ -36,7 +37,10 @@ def test_changes_stay_within_what_was_asked_for():
     for seed in range(200):
         out = augmented(ramps(), generators(seed), config)[0]
         inner = out[:, 8:24, 8:24]  # nothing is mirrored in here
-        along_x, along_y = ((inner[:, 8, 9] - inner[:, 8, 8]) * 16, (inner[:, 9, 8] - inner[:, 8, 8]) * 16)
+        along_x, along_y = (
+            (inner[:, 8, 9] - inner[:, 8, 8]) * 16,
+            (inner[:, 9, 8] - inner[:, 8, 8]) * 16,
+        )
         assert float(along_x @ along_y) == pytest.approx(0, abs=1e-3)  # no shear
         angles.append(math.degrees(math.atan2(along_x[1], along_x[0])))
         sizes.append(float(along_x.norm()))

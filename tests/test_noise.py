@@ -16,7 +16,10 @@ def test_lattice_noise_is_the_packages(seed):
     points = np.random.default_rng(seed).uniform(-40, 40, (1500, 3))
     opensimplex.seed(seed)
     expected = [opensimplex.noise3(*point) for point in points]
-    assert np.abs(noise.opensimplex3(*torch.from_numpy(points.T), seed).numpy() - expected).max() < 1e-12
+    assert (
+        np.abs(noise.opensimplex3(*torch.from_numpy(points.T), seed).numpy() - expected).max()
+        < 1e-12
+    )
 
 
 def test_coordinates_broadcast_and_rows_have_their_own_seeds():
@@ -42,7 +45,9 @@ def test_fields_are_octave_sums_of_the_package():
     field = noise.simplex((16, 16), [7], octaves=3, wavelength=8)[0]
     depth = float(torch.rand((), generator=noise.generator(7)) * 1000)
     row, column = 5, 11
-    expected = sum(0.8**k * opensimplex.noise3(column * 2**k / 8, row * 2**k / 8, depth) for k in range(3))
+    expected = sum(
+        0.8**k * opensimplex.noise3(column * 2**k / 8, row * 2**k / 8, depth) for k in range(3)
+    )
     assert float(field[row, column]) == pytest.approx(expected, abs=2e-4)
 
 

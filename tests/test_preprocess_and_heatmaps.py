@@ -20,7 +20,9 @@ RNG = np.random.default_rng(0)
 def disc(size=64, radius=24, background=0.0):
     rows, columns = np.indices((size, size)) - size / 2
     inside = rows**2 + columns**2 < radius**2
-    return np.where(inside, 100 + 20 * RNG.normal(size=(size, size)), background).astype(np.float32)[None], inside
+    return np.where(inside, 100 + 20 * RNG.normal(size=(size, size)), background).astype(
+        np.float32
+    )[None], inside
 
 
 def test_flat_background_is_found_and_kept_out():
@@ -30,8 +32,8 @@ def test_flat_background_is_found_and_kept_out():
     learned = Preprocess(PreprocessConfig())
     learned.learn([image])
     assert learned.flat_background
-    scaled, foreground = learned.apply(image)
-    assert scaled[:, foreground].mean() == pytest.approx(0, abs=0.3)
+    scaled, found = learned.apply(image)
+    assert scaled[:, found].mean() == pytest.approx(0, abs=0.3)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -43,7 +45,9 @@ def test_the_fast_foreground_is_scipys_and_numpys(seed):
         np.testing.assert_array_equal(foreground._filled(plane), ndimage.binary_fill_holes(plane))
     values = rng.normal(size=mask.shape).astype(np.float32)
     percents = (0.0, *rng.uniform(0, 100, 2), 100.0)
-    np.testing.assert_allclose(foreground.quantiles(values, percents), np.percentile(values, percents), rtol=1e-5)
+    np.testing.assert_allclose(
+        foreground.quantiles(values, percents), np.percentile(values, percents), rtol=1e-5
+    )
 
 
 def test_textures_have_no_background():
@@ -57,7 +61,9 @@ def test_textures_have_no_background():
 def test_range_is_frozen_and_brightness_keeps_its_meaning():
     learned = Preprocess(PreprocessConfig())
     learned.learn([RNG.uniform(1000, 3000, (1, 32, 32)).astype(np.float32) for _ in range(4)])
-    dark, bright = (learned.apply(np.full((1, 16, 16), v, np.float32))[0].mean() for v in (1200, 2800))
+    dark, bright = (
+        learned.apply(np.full((1, 16, 16), v, np.float32))[0].mean() for v in (1200, 2800)
+    )
     assert dark < -0.5 < 0.5 < bright
     restored = Preprocess(PreprocessConfig())
     restored.load_state(learned.state())
@@ -114,7 +120,9 @@ def test_smoothing_does_not_leak_over_the_foreground():
 def test_pooling_is_the_mean_of_the_highest_share():
     values = np.arange(100, dtype=np.float32).reshape(1, 10, 10)
     everywhere = np.ones((1, 10, 10), bool)
-    assert pool(values, everywhere, Pooling(top=0.1, erode=0))[0] == pytest.approx(np.arange(90, 100).mean())
+    assert pool(values, everywhere, Pooling(top=0.1, erode=0))[0] == pytest.approx(
+        np.arange(90, 100).mean()
+    )
     assert pool(values, everywhere, Pooling(top=1e-9, erode=0))[0] == 99
 
 
@@ -127,11 +135,17 @@ def test_the_rim_of_the_foreground_does_not_count_but_the_image_border_does():
     thin = np.zeros((1, 12, 12), bool)
     thin[0, 5] = True
     assert np.array_equal(counted(thin, 2), thin)
-    assert finish(np.ones((1, 12, 12), np.float32), np.zeros((1, 12, 12), bool), Pooling())[0].shape == (1,)
+    assert finish(np.ones((1, 12, 12), np.float32), np.zeros((1, 12, 12), bool), Pooling())[
+        0
+    ].shape == (1,)
 
 
 def test_a_table_changes_only_the_keys_it_names():
-    config = build(EBMConfig, {"training": {"steps": 7, "augment": {"flip": 0.0}}, "pooling": {"top": 0.1}}, "ebm")
+    config = build(
+        EBMConfig,
+        {"training": {"steps": 7, "augment": {"flip": 0.0}}, "pooling": {"top": 0.1}},
+        "ebm",
+    )
     default = EBMConfig()
     augment = default.training.augment.model_copy(update={"flip": 0.0})
     assert config.training == default.training.model_copy(update={"steps": 7, "augment": augment})
@@ -157,14 +171,21 @@ def test_synthetic_masks_cover_what_was_planted():
     assert not empty.any()
     assert masks.any((1, 2)).all()
     inside = np.array([image[0][mask].mean() for image, mask in zip(defective, masks, strict=True)])
-    outside = np.array([image[0][~mask].mean() for image, mask in zip(defective, masks, strict=True)])
+    outside = np.array(
+        [image[0][~mask].mean() for image, mask in zip(defective, masks, strict=True)]
+    )
     assert (inside > outside + 30).all()
     assert clean.dtype == np.uint8
 
 
 @pytest.mark.parametrize(
     ("assignment", "expected"),
-    [("a=1e-4", {"a": 1e-4}), ("a.b=[1, 2]", {"a": {"b": [1, 2]}}), ("a=ddim", {"a": "ddim"}), ("a=true", {"a": True})],
+    [
+        ("a=1e-4", {"a": 1e-4}),
+        ("a.b=[1, 2]", {"a": {"b": [1, 2]}}),
+        ("a=ddim", {"a": "ddim"}),
+        ("a=true", {"a": True}),
+    ],
 )
 def test_assignments(assignment, expected):
     assert parse_assignments([assignment]) == expected

@@ -25,7 +25,8 @@ from anodetect.record import directories, threads, verification
 from anodetect.types import Silent
 
 FAR = 0.2
-GONE = 20.0  # seconds within which a worker is to notice that it is alone; at once, if nothing else runs
+# seconds within which a worker is to notice that it is alone; at once, if nothing else runs
+GONE = 20.0
 SAME = 1e-5
 
 
@@ -37,7 +38,9 @@ def folder(tmp_path_factory):
     pictures, _ = synthetic.images(148, size=64, seed=7)
     for number, picture in enumerate(pictures):
         Image.fromarray(picture[0]).save(folder / f"{number}.png")
-    Image.fromarray((25600 + pictures[0][0].astype(np.uint16)).astype(np.uint16)).save(folder / "deep.png")
+    Image.fromarray((25600 + pictures[0][0].astype(np.uint16)).astype(np.uint16)).save(
+        folder / "deep.png"
+    )
     (folder / "broken.png").write_bytes(b"not an image")
     return folder
 
@@ -61,13 +64,26 @@ def same_rows(one, other):
 
 
 def command(run, data, out, *more):
-    anodetect = [sys.executable, "-m", "anodetect.cli", "score", str(run), str(data), "--out", str(out)]
+    anodetect = [
+        sys.executable,
+        "-m",
+        "anodetect.cli",
+        "score",
+        str(run),
+        str(data),
+        "--out",
+        str(out),
+    ]
     return [*anodetect, "--far", str(FAR), "--workers", "2", *more]
 
 
 def workers_of(process):
     """Beside them runs a helper of multiprocessing."""
-    return [each for each in psutil.Process(process.pid).children() if "spawn_main" in " ".join(each.cmdline())]
+    return [
+        each
+        for each in psutil.Process(process.pid).children()
+        if "spawn_main" in " ".join(each.cmdline())
+    ]
 
 
 def begun(out, lines=20):
@@ -77,7 +93,7 @@ def begun(out, lines=20):
         time.sleep(0.02)
 
 
-# -- The same as one ------------------------------------------------------------------------------------
+# -- The same as one -------------------------------------------------------------------------------
 
 
 def test_two_processes_give_the_rows_of_one(pca_run, folder, here, tmp_path):
@@ -109,7 +125,9 @@ def trained(synthetic_folder, tmp_path_factory):
     return out
 
 
-def test_scores_of_a_network_are_scored_again_bit_for_bit_on_as_many_threads(trained, folder, tmp_path):
+def test_scores_of_a_network_are_scored_again_bit_for_bit_on_as_many_threads(
+    trained, folder, tmp_path
+):
     out = tmp_path / "s"
     anodetect.score(trained, [str(folder)], out, far=FAR, heatmaps=(), workers=2)
     scored = directories.read(out)
@@ -133,8 +151,14 @@ def test_rescoring_uses_the_recorded_number_of_threads(pca_run, folder, tmp_path
     limited = []
     monkeypatch.setattr(threads, "limit", limited.append)
     assert rescore(out, 1) == []
-    assert limited == [3, 5, threads.in_use()]  # the file came out right with 3, and is not scored with 5
-    rows = directories.tabulate(row | {"score": row["score"] * (1 + CLOSE / 2)} for row in scored.rows)
+    assert limited == [
+        3,
+        5,
+        threads.in_use(),
+    ]  # the file came out right with 3, and is not scored with 5
+    rows = directories.tabulate(
+        row | {"score": row["score"] * (1 + CLOSE / 2)} for row in scored.rows
+    )
     directories.write(out, rows, scored.audit | {"host": "another"})
     assert rescore(out, 1) == []
     directories.write(out, rows, scored.audit)
@@ -145,16 +169,24 @@ def test_shards_on_processes_are_the_whole(pca_run, folder, here, tmp_path):
     parts = [tmp_path / "1", tmp_path / "2"]
     for number, part in enumerate(parts, start=1):
         anodetect.score(
-            pca_run, [str(folder)], part, far=FAR, workers=2, shard=f"{number}/2", heatmaps=here.audit["heatmaps"]
+            pca_run,
+            [str(folder)],
+            part,
+            far=FAR,
+            workers=2,
+            shard=f"{number}/2",
+            heatmaps=here.audit["heatmaps"],
         )
     anodetect.merge(parts, tmp_path / "merged")
     same_rows(directories.read(tmp_path / "merged"), here)
 
 
-# -- Whatever happens -----------------------------------------------------------------------------------
+# -- Whatever happens ------------------------------------------------------------------------------
 
 
-def test_a_worker_that_dies_is_an_error_and_the_rest_can_be_resumed(pca_run, folder, here, tmp_path):
+def test_a_worker_that_dies_is_an_error_and_the_rest_can_be_resumed(
+    pca_run, folder, here, tmp_path
+):
     out, killed = tmp_path / "s", []
 
     class Kills(Silent):
@@ -186,7 +218,9 @@ def test_what_makes_a_worker_fail_is_said(pca_run, folder, tmp_path):
     assert not multiprocessing.active_children()
 
 
-def test_ctrl_c_ends_all_processes_without_noise_and_can_be_resumed(pca_run, folder, here, tmp_path):
+def test_ctrl_c_ends_all_processes_without_noise_and_can_be_resumed(
+    pca_run, folder, here, tmp_path
+):
     out = tmp_path / "s"
     pipe = subprocess.PIPE
     process = subprocess.Popen(
@@ -203,7 +237,10 @@ def test_ctrl_c_ends_all_processes_without_noise_and_can_be_resumed(pca_run, fol
     assert not any(each.is_running() for each in workers)
     finished = (out / "journal.jsonl").read_bytes().count(b"\n") - 1
     again = subprocess.run(
-        command(pca_run, folder, out, "--resume", "--json"), capture_output=True, text=True, check=False
+        command(pca_run, folder, out, "--resume", "--json"),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert f"{finished} of 150 files were finished before" in again.stderr
     assert json.loads(again.stdout)["scored"] == 149
@@ -224,7 +261,7 @@ def test_workers_do_not_outlive_a_process_that_is_killed(pca_run, folder, here, 
     same_rows(directories.read(out), here)
 
 
-# -- How many -------------------------------------------------------------------------------------------
+# -- How many --------------------------------------------------------------------------------------
 
 
 def test_a_process_for_each_core_unless_memory_does_not_do():

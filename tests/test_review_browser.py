@@ -1,4 +1,5 @@
-"""The review app as a person uses it: a real server, the distribution's Chromium, mouse and keyboard."""
+"""The review app as a person uses it: a real server, the distribution's Chromium, mouse and
+keyboard."""
 
 import shutil
 
@@ -20,7 +21,9 @@ VERDICTS = 200  # by each of two who judge at once
 PANEL = ".js-plotly-plot .imagelayer image"
 expect.set_options(timeout=60_000)  # on a busy machine
 pytestmark = [
-    pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium here: apt-get install chromium"),
+    pytest.mark.skipif(
+        shutil.which("chromium") is None, reason="no chromium here: apt-get install chromium"
+    ),
     pytest.mark.timeout(300),
 ]
 
@@ -46,7 +49,9 @@ def chromium():
 
 def visit(chromium, address, reviewer, panels=3):
     """A new session with a browser profile of its own, its name given."""
-    page = chromium.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True).new_page()
+    page = chromium.new_context(
+        viewport={"width": 1280, "height": 900}, accept_downloads=True
+    ).new_page()
     page.goto(address)
     drawn(page)
     expect(page.locator(PANEL)).to_have_count(panels)
@@ -65,7 +70,9 @@ def drawn(page):
 
 
 def reviewed(page, count, total=40):
-    page.wait_for_selector(f"text={count} of {total} reviewed by you", state="attached", timeout=60_000)
+    page.wait_for_selector(
+        f"text={count} of {total} reviewed by you", state="attached", timeout=60_000
+    )
     drawn(page)
 
 
@@ -87,7 +94,9 @@ def test_from_opening_to_a_verified_export(chromium, address, scores, tmp_path):
     assert not (scores / "scores.parquet").stat().st_mtime > (scores / "audit.json").stat().st_mtime
 
     page.get_by_text("Cases", exact=True).click()
-    expect(page.get_by_text("20 images listed")).to_be_visible()  # the filter is still that of before
+    expect(
+        page.get_by_text("20 images listed")
+    ).to_be_visible()  # the filter is still that of before
     expect(page.locator(PANEL)).to_have_count(3)
     drawn(page)
     for done, key in enumerate("arubr", start=1):
@@ -126,7 +135,8 @@ def test_the_pointer_tells_the_value_of_its_pixel_in_every_panel(chromium, addre
 
 @pytest.mark.timeout(600)
 def test_two_at_once_lose_nothing(chromium, pca_run, tmp_path):
-    """VERDICTS verdicts each as fast as the page takes them, on images that are gone: to draw them takes longest."""
+    """VERDICTS verdicts each as fast as the page takes them, on images that are gone: to draw them
+    takes longest."""
     synthetic.write(tmp_path / "in", train=1, test=VERDICTS // 2, size=64)
     out = tmp_path / "scores"
     anodetect.score(pca_run, [str(tmp_path / "in/test")], out, far=0.2)
@@ -139,7 +149,9 @@ def test_two_at_once_lose_nothing(chromium, pca_run, tmp_path):
             for page in pages.values():
                 reviewed(page, done, VERDICTS)
     kept = reviews.read(out / reviews.FILE)
-    ranked = sorted(directories.read(out).rows, key=lambda row: (row["p_value"], -row["score"], row["path"]))
+    ranked = sorted(
+        directories.read(out).rows, key=lambda row: (row["p_value"], -row["score"], row["path"])
+    )
     for name in pages:
         mine = [review for review in kept if review.reviewer == name]
         assert [review.path for review in mine] == [row["path"] for row in ranked]
@@ -147,7 +159,9 @@ def test_two_at_once_lose_nothing(chromium, pca_run, tmp_path):
     assert len(kept) == 2 * VERDICTS and verification.verify(out).intact
 
 
-def test_a_key_held_down_judges_nothing_that_was_not_seen(chromium, pca_run, synthetic_folder, tmp_path):
+def test_a_key_held_down_judges_nothing_that_was_not_seen(
+    chromium, pca_run, synthetic_folder, tmp_path
+):
     out = tmp_path / "scores"
     anodetect.score(pca_run, [str(synthetic_folder)], out, far=0.2)
     with served([out]) as address:
@@ -157,7 +171,10 @@ def test_a_key_held_down_judges_nothing_that_was_not_seen(chromium, pca_run, syn
         reviewed(page, 1)
         page.keyboard.press("r")
         reviewed(page, 2)
-    assert [review.verdict for review in reviews.read(out / reviews.FILE)] == ["normal", "anomalous"]
+    assert [review.verdict for review in reviews.read(out / reviews.FILE)] == [
+        "normal",
+        "anomalous",
+    ]
 
 
 def test_a_box_drawn_on_the_image_goes_with_the_verdict(chromium, address, scores):
@@ -174,17 +191,34 @@ def test_a_box_drawn_on_the_image_goes_with_the_verdict(chromium, address, score
     drawn = region.input_value()
     page.get_by_role("button", name="Unsure").click()
     reviewed(page, 1)
-    assert next(review for review in reviews.read(scores / reviews.FILE) if review.reviewer == "Cyd").region == drawn
+    assert (
+        next(
+            review for review in reviews.read(scores / reviews.FILE) if review.reviewer == "Cyd"
+        ).region
+        == drawn
+    )
     x, y, w, h = map(int, drawn.split(","))
     assert 0 <= x < 32 and 0 <= y < 32 and 10 < w < 40 and 10 < h < 40
     expect(region).to_have_value("")  # the next image has none
 
 
-CONTROLS = {"button", "textbox", "checkbox", "radio", "switch", "slider", "combobox", "spinbutton", "listbox", "link"}
+CONTROLS = {
+    "button",
+    "textbox",
+    "checkbox",
+    "radio",
+    "switch",
+    "slider",
+    "combobox",
+    "spinbutton",
+    "listbox",
+    "link",
+}
 
 
 def nameless(page):
-    """How many controls the browser tells assistive technology of, and those of them it has no name for."""
+    """How many controls the browser tells assistive technology of, and those of them it has no name
+    for."""
     tree = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")["nodes"]
     controls = [node for node in tree if not node["ignored"] and node["role"]["value"] in CONTROLS]
     return len(controls), [node for node in controls if not node["name"]["value"].strip()]
@@ -199,7 +233,12 @@ def working(scores, pca_run, tmp_path_factory):
         yield found
 
 
-PAGES = {"Cases": "Previous", "Threshold": "Truth from", "Summary": "Export CSV", "Train": "Model card of"}
+PAGES = {
+    "Cases": "Previous",
+    "Threshold": "Truth from",
+    "Summary": "Export CSV",
+    "Train": "Model card of",
+}
 
 
 def test_every_control_has_an_accessible_name(chromium, working):
@@ -218,8 +257,11 @@ def test_every_control_has_an_accessible_name(chromium, working):
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_at_200_percent_nothing_is_cut_off(chromium, working, theme):
-    """Twice as large in a window of 1280 pixels is what a window of 640 shows: all can be reached by scrolling down."""
-    context = chromium.new_context(viewport={"width": 640, "height": 450}, device_scale_factor=2, color_scheme=theme)
+    """Twice as large in a window of 1280 pixels is what a window of 640 shows: all can be reached
+    by scrolling down."""
+    context = chromium.new_context(
+        viewport={"width": 640, "height": 450}, device_scale_factor=2, color_scheme=theme
+    )
     page = context.new_page()
     page.goto(working)
     expect(page.locator(PANEL).first).to_be_attached()
@@ -229,5 +271,7 @@ def test_at_200_percent_nothing_is_cut_off(chromium, working, theme):
             page.get_by_text(name, exact=True).first.click()
             page.get_by_test_id("stSidebarCollapseButton").get_by_role("button").click()
         expect(page.get_by_text(shown).first).to_be_visible()
-        wide = page.get_by_test_id("stMain").evaluate("(main) => main.scrollWidth - main.clientWidth")
+        wide = page.get_by_test_id("stMain").evaluate(
+            "(main) => main.scrollWidth - main.clientWidth"
+        )
         assert wide <= 0, name

@@ -60,11 +60,12 @@ def test_sixteen_bits_stay_sixteen_bits(scored):
     assert case.image.max() == 4095 * 16 and len(np.unique(case.image)) == 4096
 
 
-# -- Nothing from outside -------------------------------------------------------------------------------
+# -- Nothing from outside --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "name", ["../secret.png", "a/../../secret.png", "/etc/passwd", "..", ".", "", "link.png", "loop", "\0"]
+    "name",
+    ["../secret.png", "a/../../secret.png", "/etc/passwd", "..", ".", "", "link.png", "loop", "\0"],
 )
 def test_paths_that_lead_out_are_refused(tmp_path, name):
     root = tmp_path / "root"
@@ -108,7 +109,7 @@ def test_escaped_names_are_undone(name):
     assert path_of(path_text(name)) == name
 
 
-# -- What is missing ------------------------------------------------------------------------------------
+# -- What is missing -------------------------------------------------------------------------------
 
 
 def spoiled(scored, what):
@@ -162,7 +163,7 @@ def test_a_failed_row_shows_its_image_if_there_is_one(scored):
     assert case.image is not None and case.notes == ()
 
 
-# -- Arrays ---------------------------------------------------------------------------------------------
+# -- Arrays ----------------------------------------------------------------------------------------
 
 
 def test_the_window_is_black_and_white_at_its_ends():
@@ -204,7 +205,9 @@ def test_a_small_anomaly_survives_being_reduced():
     assert (block, small.shape) == (4, (250, 175))
     assert small.max(initial=0, where=~np.isnan(small)) == small[125, 83] == 7
     assert np.isnan(small[:25]).all() and not np.isnan(small[25:]).any()
-    assert display.reduced(np.arange(10, dtype=np.float32)[None, None], 5, "mean").tolist() == [[[2, 7]]]
+    assert display.reduced(np.arange(10, dtype=np.float32)[None, None], 5, "mean").tolist() == [
+        [[2, 7]]
+    ]
     assert display.reduced(values, display.factor((10, 10)), "max") is values
 
 
@@ -225,7 +228,12 @@ def test_a_view_is_small_and_keeps_the_grid():
     heatmap, mask = np.zeros((900, 1600), np.float32), np.zeros((900, 1600), bool)
     heatmap[451, 1001], mask[451, 1001] = 7, True
     view = display.view(display.Case(image, heatmap, mask, None, None, ("a note",)))
-    assert (view.size, view.block, view.image.shape, view.told) == ((900, 1600), 3, (3, 300, 534), 7)
+    assert (view.size, view.block, view.image.shape, view.told) == (
+        (900, 1600),
+        3,
+        (3, 300, 534),
+        7,
+    )
     assert view.heatmap[150, 333] == 7 and view.heatmap.sum() == 7
     assert view.mask[150, 333] and view.mask.sum() == 1
     assert view.intensity.shape == view.anomaly.shape == (129, 229)
@@ -234,7 +242,8 @@ def test_a_view_is_small_and_keeps_the_grid():
 
 
 @pytest.mark.parametrize(
-    ("values", "kind"), [([0, 255], "uint8"), ([0, 256], "uint16"), ([-1, 5], "float32"), ([0.5], "float32")]
+    ("values", "kind"),
+    [([0, 255], "uint8"), ([0, 256], "uint16"), ([-1, 5], "float32"), ([0.5], "float32")],
 )
 def test_told_intensities_stay_what_they_are(values, kind):
     image = np.broadcast_to(np.array(values, np.float32), (1, 1, len(values)))
@@ -247,7 +256,12 @@ def test_thumbnails_are_small_and_only_of_the_image_that_was_scored(scored):
     picture = display.thumbnail(directory, row)
     content = base64.b64decode(picture.removeprefix("data:image/jpeg;base64,"))
     assert max(Image.open(io.BytesIO(content)).size) <= display.THUMBNAIL and len(content) < 4000
-    for change in ({"sha256": "0" * 64}, {"status": "failed"}, {"width": 90000}, {"path": "../x.png"}):
+    for change in (
+        {"sha256": "0" * 64},
+        {"status": "failed"},
+        {"width": 90000},
+        {"path": "../x.png"},
+    ):
         assert display.thumbnail(directory, row | change) == ""
 
 
@@ -266,7 +280,12 @@ def test_difference_is_bright_where_the_reconstruction_differs():
     shown, reconstruction = np.zeros((200, 200), np.uint8), np.zeros((200, 200), np.uint8)
     shown[10, 20], reconstruction[30, 40] = 50, 100
     found = display.difference(display.Case(None, None, None, reconstruction, shown, ()))
-    assert (found[10, 20, 0], found[30, 40, 0], found.max(), (found > 0).sum()) == (127, 255, 255, 6)
+    assert (found[10, 20, 0], found[30, 40, 0], found.max(), (found > 0).sum()) == (
+        127,
+        255,
+        255,
+        6,
+    )
     assert display.difference(display.Case(None, None, None, None, None, ())) is None
 
 
@@ -274,5 +293,7 @@ def test_pictures_travel_unchanged():
     picture = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
     text = display.data_uri(picture).removeprefix("data:image/png;base64,")
     assert (np.asarray(Image.open(io.BytesIO(base64.b64decode(text)))) == picture).all()
-    assert display.colour_scale("cividis")[0][0] == 0 and display.colour_scale("cividis")[-1][0] == 1
+    assert (
+        display.colour_scale("cividis")[0][0] == 0 and display.colour_scale("cividis")[-1][0] == 1
+    )
     assert display.scale_of(json.loads('{"scale": [0, 2]}')) == (0.0, 2.0)

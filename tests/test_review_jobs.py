@@ -35,7 +35,9 @@ def stand_in(root, monkeypatch):
     def start(code, out="run"):
         real = jobs._start
         monkeypatch.setattr(
-            jobs, "_start", lambda folder, _, out: real(folder, [sys.executable, "-P", "-c", code, "train"], out)
+            jobs,
+            "_start",
+            lambda folder, _, out: real(folder, [sys.executable, "-P", "-c", code, "train"], out),
         )
         begun.append(jobs.start(root, ["train"], root / out))
         monkeypatch.setattr(jobs, "_start", real)
@@ -56,11 +58,15 @@ DEAF = (
 
 def test_train_and_score_from_the_folder_to_the_table(root, synthetic_folder):
     (root / "data").symlink_to(synthetic_folder / "train/good")
-    with pytest.raises(ConfigError, match="in none of the folders"):  # a link that leads out is outside
+    with pytest.raises(
+        ConfigError, match="in none of the folders"
+    ):  # a link that leads out is outside
         jobs.train_command([root], root / "data", "pca", root / "run", budget=1)
     (root / "data").unlink()
     shutil.copytree(synthetic_folder / "train/good", root / "data")
-    job = jobs.start(root, jobs.train_command([root], root / "data", "pca", root / "run", budget=1), root / "run")
+    job = jobs.start(
+        root, jobs.train_command([root], root / "data", "pca", root / "run", budget=1), root / "run"
+    )
     assert jobs.state(job) == "running"
     until(lambda: jobs.state(job) != "running")
     assert jobs.state(job) == "done", (job.folder / jobs.LOG).read_text()
@@ -104,7 +110,9 @@ def test_nothing_is_left_running_when_a_job_is_cancelled(root, stand_in, monkeyp
     numbers = [job.pid, int(child.read_text())]
     jobs.cancel(job)
     assert jobs.state(job) == "cancelled"
-    assert not any(psutil.pid_exists(n) and psutil.Process(n).status() != psutil.STATUS_ZOMBIE for n in numbers)
+    assert not any(
+        psutil.pid_exists(n) and psutil.Process(n).status() != psutil.STATUS_ZOMBIE for n in numbers
+    )
     jobs.cancel(job)  # once more does nothing
 
 
@@ -113,12 +121,16 @@ def test_a_cancelled_training_goes_on(root, stand_in, monkeypatch):
     jobs.cancel(job)
     begun = []
     monkeypatch.setattr(jobs, "_start", lambda folder, command, out: begun.append((command, out)))
-    jobs.resume(root, jobs.Job(job.folder, (*"abcd", "train", "x", "--resume"), job.out, 1, 0.0, ""))
+    jobs.resume(
+        root, jobs.Job(job.folder, (*"abcd", "train", "x", "--resume"), job.out, 1, 0.0, "")
+    )
     ((command, out),) = begun
     assert command[3:] == ["anodetect.cli", "train", "x", "--resume"] and out == job.out
 
 
-@pytest.mark.parametrize("name", ["../run", "-run", ".run", "a b", "", "a/../../b", "$(touch x)", "x" * 101, "ü"])
+@pytest.mark.parametrize(
+    "name", ["../run", "-run", ".run", "a b", "", "a/../../b", "$(touch x)", "x" * 101, "ü"]
+)
 def test_names_that_could_lead_out_are_refused(root, name):
     (root / "data").mkdir()
     with pytest.raises(ConfigError):

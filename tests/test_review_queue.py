@@ -22,18 +22,30 @@ from apps.review.worklist import Filter
 
 
 def row(path, score=None, p_value=None, **more):
-    base = {"path": path, "score": score, "p_value": p_value, "flagged": False, "threshold": 0.5, "group": path}
+    base = {
+        "path": path,
+        "score": score,
+        "p_value": p_value,
+        "flagged": False,
+        "threshold": 0.5,
+        "group": path,
+    }
     return base | {"status": "failed" if score is None else "ok", "kind": "", "label": None} | more
 
 
 def review(path, reviewer, verdict, number=1):
-    return Review("h", number, "", reviewer, verdict, "", "", False, None, path, "", "", None, None, None, "")
+    return Review(
+        "h", number, "", reviewer, verdict, "", "", False, None, path, "", "", None, None, None, ""
+    )
 
 
 def judged(**verdicts):
     """judged(a="Ada:normal Ben:unsure") → judgements on "a"."""
     return {
-        path: {name: review(path, name, verdict) for name, verdict in (each.split(":") for each in given.split())}
+        path: {
+            name: review(path, name, verdict)
+            for name, verdict in (each.split(":") for each in given.split())
+        }
         for path, given in verdicts.items()
     }
 
@@ -48,7 +60,9 @@ ROWS = [
 
 
 def paths(order="p-value", judgements=None, reviewer="Ada", blind=False, **keep):
-    found = worklist.worklist(ROWS, judgements or {}, order=order, keep=Filter(**keep), reviewer=reviewer, blind=blind)
+    found = worklist.worklist(
+        ROWS, judgements or {}, order=order, keep=Filter(**keep), reviewer=reviewer, blind=blind
+    )
     return "".join(each["path"] for each in found)
 
 
@@ -86,7 +100,10 @@ def test_values_that_are_no_numbers_come_last():
     ],
 )
 def test_filters(keep, expected):
-    assert paths(judgements=judged(a="Ada:anomalous", d="Ada:normal", b="Ben:normal"), **keep) == expected
+    assert (
+        paths(judgements=judged(a="Ada:anomalous", d="Ada:normal", b="Ben:normal"), **keep)
+        == expected
+    )
 
 
 def test_a_blind_list_gives_nothing_away():
@@ -119,7 +136,9 @@ def test_disagreement_is_the_share_of_differing_pairs():
     assert agreement.disagreement({}) == agreement.disagreement(judged(a="A:normal")["a"]) == 0
     assert agreement.disagreement(judged(a="A:normal B:normal")["a"]) == 0
     assert agreement.disagreement(judged(a="A:normal B:unsure")["a"]) == 1
-    assert agreement.disagreement(judged(a="A:normal B:normal C:unsure")["a"]) == pytest.approx(2 / 3)
+    assert agreement.disagreement(judged(a="A:normal B:normal C:unsure")["a"]) == pytest.approx(
+        2 / 3
+    )
 
 
 def test_kappa_is_that_of_the_library_and_of_the_textbook():
@@ -134,7 +153,9 @@ def test_kappa_is_that_of_the_library_and_of_the_textbook():
 
 
 def test_agreement_counts_only_images_both_judged():
-    (found,) = agreement.agreements(judged(a="Ada:normal Ben:normal", b="Ada:normal Ben:unsure", c="Ada:normal"))
+    (found,) = agreement.agreements(
+        judged(a="Ada:normal Ben:normal", b="Ada:normal Ben:unsure", c="Ada:normal")
+    )
     assert (found.readers, found.images, found.agreed) == (("Ada", "Ben"), 2, 1)
 
 
@@ -153,7 +174,12 @@ def test_consensus_is_the_majority_of_those_who_say(given, expected):
 
 
 def test_summary():
-    given = judged(a="Ada:anomalous Ben:anomalous", b="Ada:normal", c="Ada:normal Ben:unsure", gone="Ada:normal")
+    given = judged(
+        a="Ada:anomalous Ben:anomalous",
+        b="Ada:normal",
+        c="Ada:normal Ben:unsure",
+        gone="Ada:normal",
+    )
     found = agreement.summary(ROWS, given)
     assert (found.images, found.reviewed) == (5, 3)
     assert found.by_reviewer == {"Ada": 3, "Ben": 2}
@@ -172,13 +198,21 @@ def test_intervals_are_clopper_and_pearsons(hits, total):
 @pytest.mark.parametrize("far", [0.05, 0.1, 0.25])
 def test_a_moved_threshold_flags_what_scoring_at_it_would(far):
     rng = np.random.default_rng(1)
-    calibration = Calibration(rng.normal(size=60), np.zeros(60), tuple(str(n % 30) for n in range(60)))
-    rows = [row(str(n), float(s), label=int(n % 3 == 0)) for n, s in enumerate(rng.normal(0.7, 1, 200))]
+    calibration = Calibration(
+        rng.normal(size=60), np.zeros(60), tuple(str(n % 30) for n in range(60))
+    )
+    rows = [
+        row(str(n), float(s), label=int(n % 3 == 0)) for n, s in enumerate(rng.normal(0.7, 1, 200))
+    ]
     rows.append(row("failed"))
     decided, _, threshold = decide(directories.tabulate(rows), calibration, far=far, fdr=None)
     again = decided.to_pylist()
     found = worklist.bench(rows, worklist.truths(rows, {}, "labels"), calibration, far)
-    assert (found.flagged, found.scored, found.threshold) == (sum(bool(r["flagged"]) for r in again), 200, threshold)
+    assert (found.flagged, found.scored, found.threshold) == (
+        sum(bool(r["flagged"]) for r in again),
+        200,
+        threshold,
+    )
     for truth, flag in found.confusion:
         expected = sum(r["label"] == truth and bool(r["flagged"]) == flag for r in again[:-1])
         assert found.confusion[truth, flag] == expected > 0
@@ -195,12 +229,19 @@ def test_without_calibration_images_nothing_is_flagged():
 
 def test_the_bench_decides_on_volumes_as_the_record_does():
     rng = np.random.default_rng(3)
-    calibration = Calibration(rng.normal(size=200), np.zeros(200), tuple(str(n % 40) for n in range(200)))
+    calibration = Calibration(
+        rng.normal(size=200), np.zeros(200), tuple(str(n % 40) for n in range(200))
+    )
     rows = [row(str(n), float(s), label=0, depth=20) for n, s in enumerate(rng.normal(1.5, 1, 100))]
     again = decide(directories.tabulate(rows), calibration, far=0.05, fdr=None)[0].to_pylist()
     found = worklist.bench(rows, worklist.truths(rows, {}, "labels"), calibration, 0.05)
-    assert (found.flagged, found.threshold) == (sum(r["flagged"] for r in again), again[0]["threshold"])
-    assert found.flagged < int((calibration.p_values([r["score"] for r in rows], 0.05) <= 0.05).sum())
+    assert (found.flagged, found.threshold) == (
+        sum(r["flagged"] for r in again),
+        again[0]["threshold"],
+    )
+    assert found.flagged < int(
+        (calibration.p_values([r["score"] for r in rows], 0.05) <= 0.05).sum()
+    )
 
 
 def test_the_roc_is_that_of_the_library():
@@ -215,7 +256,9 @@ def test_the_roc_is_that_of_the_library():
 
 def test_a_table_of_all_records_also_of_none():
     found = worklist.table([review("a", "Ada", "normal"), review("b", "Ben", "unsure", 2)])
-    assert found.column("number").to_pylist() == [1, 2] and found.column("reviewer").to_pylist() == ["Ada", "Ben"]
+    assert found.column("number").to_pylist() == [1, 2] and found.column(
+        "reviewer"
+    ).to_pylist() == ["Ada", "Ben"]
     assert worklist.table([]).schema == found.schema
 
 
@@ -223,7 +266,17 @@ def test_regions_lie_within_the_image():
     assert worklist.region(" 1, 2,3,4 ", 10, 10) == "1,2,3,4"
     assert worklist.region("  ", 10, 10) == ""
     assert worklist.region("0,0 10,0  10,10", 10, 10) == "0,0 10,0 10,10"
-    wrong = ["1,2,3", "a,b,c,d", "1,2,3,4,5", "1.5,2,3,4", "-1,2,3,4", "1,2,0,4", "8,2,3,4", "1,8,3,4", "1,2 3,4"]
+    wrong = [
+        "1,2,3",
+        "a,b,c,d",
+        "1,2,3,4,5",
+        "1.5,2,3,4",
+        "-1,2,3,4",
+        "1,2,0,4",
+        "8,2,3,4",
+        "1,8,3,4",
+        "1,2 3,4",
+    ]
     for text in [*wrong, "0,0 11,0 1,1", "0,0 1,-1 1,1", "0,0 1 1,1"]:
         with pytest.raises(DataError):
             worklist.region(text, 10, 10)
@@ -243,7 +296,9 @@ def test_a_drawn_box_holds_every_pixel_it_touches():
 
 def test_groups_stand_where_their_first_image_does():
     recorded = {"P1": {"p_value": 0.2, "flagged": True}}
-    listed = worklist.worklist(ROWS, {}, order="nearness to threshold", keep=Filter(), reviewer="Ada")
+    listed = worklist.worklist(
+        ROWS, {}, order="nearness to threshold", keep=Filter(), reviewer="Ada"
+    )
     found = worklist.grouped(listed, recorded, judged(b="Ada:normal", c="Ben:normal"), "Ada")
     assert [(group.name, "".join(row["path"] for row in group.rows)) for group in found] == [
         ("P2", "cd"), ("P1", "ab"), ("e", "e")

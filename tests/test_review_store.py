@@ -27,7 +27,13 @@ from apps.review import store as module
 from apps.review.store import Store
 
 HEAD = "a" * 64
-ROW = {"path": "a.png", "sha256": "1" * 64, "model_sha256": "2" * 64, "score": 0.1 + 0.2, "p_value": 0.05}
+ROW = {
+    "path": "a.png",
+    "sha256": "1" * 64,
+    "model_sha256": "2" * 64,
+    "score": 0.1 + 0.2,
+    "p_value": 0.05,
+}
 ROW |= {"threshold": 0.25}
 SERVERS = sorted(Path("/usr/lib/postgresql").glob("*/bin"))  # where Debian puts them, out of PATH
 
@@ -37,13 +43,22 @@ def postgres():
     """The URL of an empty PostgreSQL server on a socket of its own, which ends with the tests."""
     if not SERVERS:
         pytest.skip("no PostgreSQL server on this machine: apt-get install postgresql")
-    owner = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []  # as root it refuses to run
-    folder = Path(tempfile.mkdtemp(dir="/tmp"))  # a socket's path is short, and its folder the server's own
+    owner = (
+        ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+    )  # as root it refuses to run
+    folder = Path(
+        tempfile.mkdtemp(dir="/tmp")
+    )  # a socket's path is short, and its folder the server's own
     if owner:
         shutil.chown(folder, "postgres")
 
     def run(*command):
-        subprocess.run([*owner, SERVERS[-1] / command[0], *command[1:]], check=True, stdout=subprocess.DEVNULL, cwd="/")
+        subprocess.run(
+            [*owner, SERVERS[-1] / command[0], *command[1:]],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            cwd="/",
+        )
 
     try:
         run("initdb", "-D", folder / "data", "-A", "trust", "-U", "reviewer", "--no-sync")
@@ -87,7 +102,12 @@ def test_a_verdict_says_what_was_known_when_it_was_given(opened):
     added = opened.add(ROW, " Ada ", "anomalous", comment="scratch", region="1,2,3,4", blind=True)
     (kept,) = opened.read()
     assert kept == added
-    assert (kept.number, kept.reviewer, kept.verdict, kept.comment) == (1, "Ada", "anomalous", "scratch")
+    assert (kept.number, kept.reviewer, kept.verdict, kept.comment) == (
+        1,
+        "Ada",
+        "anomalous",
+        "scratch",
+    )
     assert (kept.score, kept.p_value, kept.threshold, kept.blind) == (0.1 + 0.2, 0.05, 0.25, True)
     assert (kept.image_sha256, kept.model_sha256, kept.region) == ("1" * 64, "2" * 64, "1,2,3,4")
     assert kept.time.endswith("+00:00")
@@ -95,7 +115,10 @@ def test_a_verdict_says_what_was_known_when_it_was_given(opened):
 
 
 def test_the_chain_starts_at_the_head_and_each_record_holds_the_last_ones_hash(opened):
-    first, second = opened.add(ROW, "Ada", "normal"), opened.add(ROW | {"threshold": 0.5}, "Ben", "unsure")
+    first, second = (
+        opened.add(ROW, "Ada", "normal"),
+        opened.add(ROW | {"threshold": 0.5}, "Ben", "unsure"),
+    )
     assert (second.number, second.previous, second.threshold) == (2, first.hash, 0.5)
     assert opened.verify() == []
     assert opened.read(after=1) == [second]
@@ -103,7 +126,11 @@ def test_the_chain_starts_at_the_head_and_each_record_holds_the_last_ones_hash(o
 
 @pytest.mark.parametrize("value", [None, float("nan"), float("inf"), -float("inf")])
 def test_what_is_no_number_is_kept_as_none(opened, value):
-    kept = opened.add(ROW | {"score": value, "p_value": value, "threshold": value, "sha256": None}, "Ada", "bad image")
+    kept = opened.add(
+        ROW | {"score": value, "p_value": value, "threshold": value, "sha256": None},
+        "Ada",
+        "bad image",
+    )
     assert (kept.score, kept.p_value, kept.threshold, kept.image_sha256) == (None, None, None, "")
     assert opened.read() == [kept]
 
@@ -141,7 +168,9 @@ def test_a_verdict_needs_a_reviewer_and_a_known_judgement(opened):
     assert opened.read() == []
 
 
-@pytest.mark.parametrize("statement", ["UPDATE reviews SET verdict = 'normal'", "DELETE FROM reviews"])
+@pytest.mark.parametrize(
+    "statement", ["UPDATE reviews SET verdict = 'normal'", "DELETE FROM reviews"]
+)
 def test_the_database_refuses_changes(opened, statement):
     opened.add(ROW, "Ada", "anomalous")
     with pytest.raises(DBAPIError, match="only ever added"), opened.engine.begin() as connection:
@@ -149,11 +178,16 @@ def test_the_database_refuses_changes(opened, statement):
     assert [kept.verdict for kept in opened.read()] == ["anomalous"]
 
 
-@pytest.mark.parametrize("column", [name for name in reviews.COLUMNS if name not in ("head", "number")])
+@pytest.mark.parametrize(
+    "column", [name for name in reviews.COLUMNS if name not in ("head", "number")]
+)
 def test_a_change_of_any_column_is_named(opened, column):
     for _ in range(3):
         opened.add(ROW, "Ada", "anomalous")
-    edit(opened, f"UPDATE reviews SET {column} = '{'true' if column == 'blind' else 7}' WHERE number = 2")
+    edit(
+        opened,
+        f"UPDATE reviews SET {column} = '{'true' if column == 'blind' else 7}' WHERE number = 2",
+    )
     (problem,) = opened.verify()
     assert problem.startswith("review 2 (")
 
@@ -168,7 +202,11 @@ def test_a_missing_record_is_named(opened):
 def test_a_record_that_was_rewritten_with_its_hash_breaks_the_next(opened):
     first, _ = opened.add(ROW, "Ada", "anomalous"), opened.add(ROW, "Ada", "anomalous")
     forged = reviews.hash_of(replace(first, verdict="normal"))
-    edit(opened, "UPDATE reviews SET verdict = 'normal', hash = :forged WHERE number = 1", forged=forged)
+    edit(
+        opened,
+        "UPDATE reviews SET verdict = 'normal', hash = :forged WHERE number = 1",
+        forged=forged,
+    )
     (problem,) = opened.verify()
     assert problem.startswith("review 2 (") and "does not follow" in problem
 
@@ -182,7 +220,7 @@ def test_records_of_several_directories_keep_apart(tmp_path):
     assert one.verify() == two.verify() == []
 
 
-# -- Two at once ----------------------------------------------------------------------------------------
+# -- Two at once -----------------------------------------------------------------------------------
 
 
 def write_many(folder, url, head, reviewer, count):
@@ -195,7 +233,10 @@ def write_many(folder, url, head, reviewer, count):
 def test_two_processes_lose_nothing(tmp_path, url):
     head = os.urandom(32).hex()
     spawn = multiprocessing.get_context("spawn")
-    writers = [spawn.Process(target=write_many, args=(tmp_path, url, head, name, 200)) for name in ("Ada", "Ben")]
+    writers = [
+        spawn.Process(target=write_many, args=(tmp_path, url, head, name, 200))
+        for name in ("Ada", "Ben")
+    ]
     for writer in writers:
         writer.start()
     for writer in writers:
@@ -206,7 +247,9 @@ def test_two_processes_lose_nothing(tmp_path, url):
     kept.close()
     assert problems == []
     for name in ("Ada", "Ben"):
-        assert [review.comment for review in everything if review.reviewer == name] == [str(n) for n in range(200)]
+        assert [review.comment for review in everything if review.reviewer == name] == [
+            str(n) for n in range(200)
+        ]
     turns = sum(a.reviewer != b.reviewer for a, b in pairwise(everything))
     assert turns > 1, "the two did not write at the same time, so this showed nothing"
 
@@ -227,11 +270,12 @@ def test_reviewers_who_open_a_new_record_at_the_same_moment_both_can(tmp_path):
             assert len(reviews.read(folder / reviews.FILE)) == 4
 
 
-# -- Bad databases --------------------------------------------------------------------------------------
+# -- Bad databases ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "content", [b"this is no database, whatever it is called" * 100, b"SQLite format 3\0" + b"x" * 5000]
+    "content",
+    [b"this is no database, whatever it is called" * 100, b"SQLite format 3\0" + b"x" * 5000],
 )
 def test_a_damaged_file_is_reported(tmp_path, content):
     (tmp_path / reviews.FILE).write_bytes(content)
@@ -295,7 +339,11 @@ def test_a_folder_that_is_not_there_and_an_url_that_is_none(tmp_path):
 
 
 def test_network_drives_are_told_apart():
-    mounts = ["/dev/sda1 / ext4 rw 0 0", "nas:/x /data nfs4 rw 0 0", "tmpfs /data/local\\040disk tmpfs rw 0 0"]
+    mounts = [
+        "/dev/sda1 / ext4 rw 0 0",
+        "nas:/x /data nfs4 rw 0 0",
+        "tmpfs /data/local\\040disk tmpfs rw 0 0",
+    ]
     assert module._network_mount(module.Path("/data/scores"), mounts) == "nfs4"
     assert module._network_mount(module.Path("/data/local disk/scores"), mounts) == ""
     assert module._network_mount(module.Path("/database"), mounts) == ""
@@ -308,7 +356,7 @@ def test_a_network_drive_is_refused_unless_there_is_a_database(tmp_path, monkeyp
     Store(tmp_path, HEAD, f"sqlite:///{tmp_path / 'elsewhere.db'}")
 
 
-# -- anodetect verify -----------------------------------------------------------------------------------
+# -- anodetect verify ------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -333,8 +381,13 @@ def test_verify_covers_reviews_and_tells_where_their_chain_ends(reviewed):
 
 def test_verify_names_a_changed_review(reviewed):
     out, rows = reviewed
-    edit(Store(out, verification.verify(out).head), "UPDATE reviews SET verdict = 'anomalous' WHERE number = 1")
-    assert verification.verify(out).problems == (f"review 1 (Ada on {rows[0]['path']}) was changed",)
+    edit(
+        Store(out, verification.verify(out).head),
+        "UPDATE reviews SET verdict = 'anomalous' WHERE number = 1",
+    )
+    assert verification.verify(out).problems == (
+        f"review 1 (Ada on {rows[0]['path']}) was changed",
+    )
 
 
 @pytest.mark.parametrize(
@@ -354,7 +407,9 @@ def test_verify_compares_reviews_with_what_was_scored(reviewed, change, problem)
 def test_reviews_of_another_record_are_noticed(reviewed):
     out, rows = reviewed
     Store(out, HEAD).add(rows[0], "Ada", "normal")
-    assert "1 reviews in reviews.sqlite are of another record" in verification.verify(out).problems[0]
+    assert (
+        "1 reviews in reviews.sqlite are of another record" in verification.verify(out).problems[0]
+    )
 
 
 def test_a_damaged_file_of_reviews_is_a_problem(reviewed):

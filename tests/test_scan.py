@@ -35,7 +35,12 @@ def test_mvtec_layout(tmp_path, save_png):
     ):
         save_png(name, PIXELS)
     records = {record.id: record for record in scan(tmp_path).records}
-    assert set(records) == {"train/good/0.png", "test/good/1.png", "test/hole/2.png", "test/hole/3.png"}
+    assert set(records) == {
+        "train/good/0.png",
+        "test/good/1.png",
+        "test/hole/2.png",
+        "test/hole/3.png",
+    }
     assert records["test/hole/2.png"].mask == tmp_path / "ground_truth/hole/2_mask.png"
     assert records["test/hole/3.png"].mask is None
     assert [records[name].label for name in sorted(records)] == [0, 1, 1, 0]

@@ -8,7 +8,9 @@ from anodetect.errors import DataError
 
 
 def records(groups):
-    return [Record(id=f"{n}.png", path=Path(f"{n}.png"), group=group) for n, group in enumerate(groups)]
+    return [
+        Record(id=f"{n}.png", path=Path(f"{n}.png"), group=group) for n, group in enumerate(groups)
+    ]
 
 
 def names(part):

@@ -20,7 +20,8 @@ CONTEXT = TrainContext(0, "cpu", None)
 
 
 def scores_of(shift, count=40, noise=1.0):
-    """Clean and planted scores whose distributions are `shift` apart; the images' own share is the same for all."""
+    """Clean and planted scores whose distributions are `shift` apart; the images' own share is the
+    same for all."""
     common = np.random.default_rng(0).normal(size=(4, count))
     values = common + noise * np.random.default_rng(int(100 * shift)).normal(size=(4, count)) / 4
     values[1:] += shift
@@ -28,7 +29,9 @@ def scores_of(shift, count=40, noise=1.0):
 
 
 def test_a_clearly_better_choice_is_taken():
-    choice, auroc = simplest_of_the_best({SIMPLE: scores_of(0.2), MIDDLE: scores_of(3.0), FULL: scores_of(0.5)}, 0)
+    choice, auroc = simplest_of_the_best(
+        {SIMPLE: scores_of(0.2), MIDDLE: scores_of(3.0), FULL: scores_of(0.5)}, 0
+    )
     assert choice == MIDDLE
     assert auroc[MIDDLE] > 0.95
 
@@ -60,7 +63,9 @@ def squares(part, seeds):
 
 
 def learned(**settings):
-    standard = Standard(build(StandardConfig, {"pixel_error": "off", "relative": "off"} | settings, "standard"), [2])
+    standard = Standard(
+        build(StandardConfig, {"pixel_error": "off", "relative": "off"} | settings, "standard"), [2]
+    )
     standard.learn(squares, batch(40), CONTEXT)
     return standard
 
@@ -75,10 +80,14 @@ def test_an_image_quieter_than_all_normal_ones_scores_above_most_of_them():
     standard, clean = learned(), batch(200, seed=1)
     normal, _ = standard.combine(squares(clean, None), clean.foreground)
     quiet = [Batch(batch(2, seed=2).images * factor, clean.foreground[:2]) for factor in (0.5, 0.1)]
-    (some, maps), (more, _) = (standard.combine(squares(part, None), part.foreground) for part in quiet)
+    (some, maps), (more, _) = (
+        standard.combine(squares(part, None), part.foreground) for part in quiet
+    )
     assert some.min() > np.percentile(normal, 90)
     assert more.min() > some.max()
-    assert maps[0].mean() > np.percentile(standard.combine(squares(clean, None), clean.foreground)[1].mean((1, 2)), 90)
+    assert maps[0].mean() > np.percentile(
+        standard.combine(squares(clean, None), clean.foreground)[1].mean((1, 2)), 90
+    )
 
 
 def test_normal_images_are_hardly_ever_too_quiet():
@@ -105,12 +114,16 @@ def test_what_is_mostly_background_is_not_called_quiet():
     assert np.array_equal(scores, standard._finish(squares(faint, None), faint.foreground)[0])
 
 
-@pytest.mark.parametrize("settings", [{}, {"pixel_error": "on", "relative": "on", "pooling": {"top": 0.1}}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"pixel_error": "on", "relative": "on", "pooling": {"top": 0.1}}]
+)
 def test_a_stored_standard_is_the_same(settings):
     standard, part = learned(**settings), batch(5, seed=4)
     other = Standard(standard.config, standard.counts)
     other.load_state({name: array.copy() for name, array in standard.state().items()})
-    before, after = (each.combine(squares(part, None), part.foreground) for each in (standard, other))
+    before, after = (
+        each.combine(squares(part, None), part.foreground) for each in (standard, other)
+    )
     assert np.array_equal(before[0], after[0])
     assert np.array_equal(before[1], after[1])
     assert other.pooling == standard.pooling
@@ -119,7 +132,9 @@ def test_a_stored_standard_is_the_same(settings):
 def test_only_what_the_budget_affords_is_looked_at():
     standard = Standard(StandardConfig(pooling=Pooling()), [1])
     part, seconds = standard.affordable(batch(100), TrainContext(0, "cpu", None, budget=100.0), 1.0)
-    assert len(part) == 4 * MICRO_BATCH  # a fifth of 100 s, a surveying, three plantings and the last look for each 16
+    assert (
+        len(part) == 4 * MICRO_BATCH
+    )  # a fifth of 100 s, a surveying, three plantings and the last look for each 16
     assert seconds < 0.3 * 100
     with pytest.raises(ConfigError, match="give more minutes"):
         standard.affordable(batch(100), TrainContext(0, "cpu", None, budget=10.0), 5.0)

@@ -9,7 +9,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
+from nibabel.orientations import (
+    apply_orientation,
+    axcodes2ornt,
+    inv_ornt_aff,
+    io_orientation,
+    ornt_transform,
+)
 from PIL import Image
 from scipy import ndimage
 from sklearn.metrics import roc_auc_score
@@ -42,17 +48,26 @@ TINY = {
 }
 
 
-# -- Noise ----------------------------------------------------------------------------------------------
+# -- Noise -----------------------------------------------------------------------------------------
 
 
 def test_noise_has_unit_variance_and_the_correlation_of_its_spectrum():
-    """Against the inverse transform of S(f) ∝ max(f, 4)^(−3 + 2·log₂ .8), f in cycles a side; white noise has none."""
-    fields = noise.of_octaves([noise.generator(seed) for seed in range(40)], 2, (8, 32, 32)).double()
+    """Against the inverse transform of S(f) ∝ max(f, 4)^(−3 + 2·log₂ .8), f in cycles a side; white
+    noise has none."""
+    fields = noise.of_octaves(
+        [noise.generator(seed) for seed in range(40)], 2, (8, 32, 32)
+    ).double()
     assert fields.shape == (40, 2, 8, 32, 32)
-    assert torch.allclose(fields.mean((2, 3, 4)), torch.zeros(40, 2, dtype=torch.float64), atol=1e-5)
+    assert torch.allclose(
+        fields.mean((2, 3, 4)), torch.zeros(40, 2, dtype=torch.float64), atol=1e-5
+    )
     assert torch.allclose(fields.std((2, 3, 4)), torch.ones(40, 2, dtype=torch.float64), atol=1e-4)
-    cycles = np.meshgrid(*(np.minimum(np.arange(n), n - np.arange(n)) for n in (8, 32, 32)), indexing="ij")
-    spectrum = np.maximum(np.sqrt(sum(c.astype(float) ** 2 for c in cycles)), 4) ** (-3 + 2 * math.log2(0.8))
+    cycles = np.meshgrid(
+        *(np.minimum(np.arange(n), n - np.arange(n)) for n in (8, 32, 32)), indexing="ij"
+    )
+    spectrum = np.maximum(np.sqrt(sum(c.astype(float) ** 2 for c in cycles)), 4) ** (
+        -3 + 2 * math.log2(0.8)
+    )
     spectrum[0, 0, 0] = 0  # each field has mean 0
     correlation = np.fft.ifftn(spectrum).real
     correlation /= correlation[0, 0, 0]
@@ -60,7 +75,9 @@ def test_noise_has_unit_variance_and_the_correlation_of_its_spectrum():
         found = (fields * fields.roll(shift, (2, 3, 4))).mean()
         assert float(found) == pytest.approx(correlation[shift], abs=0.02), shift
     assert correlation[0, 0, 1] > 0.7
-    assert correlation[1, 0, 0] == pytest.approx(correlation[0, 0, 4], abs=0.1)  # of a patch it is the same share
+    assert correlation[1, 0, 0] == pytest.approx(
+        correlation[0, 0, 4], abs=0.1
+    )  # of a patch it is the same share
 
 
 def test_noise_is_seeded_per_patch():
@@ -68,7 +85,7 @@ def test_noise_is_seeded_per_patch():
     assert torch.equal(noise.of_octaves([noise.generator(3), noise.generator(7)], 1, SIDES)[1], one)
 
 
-# -- Network, maps and patches --------------------------------------------------------------------------
+# -- Network, maps and patches ---------------------------------------------------------------------
 
 
 def test_the_stem_folds_voxels_losslessly_and_keeps_thin_axes():
@@ -91,7 +108,9 @@ def test_gradients_in_bfloat16_are_those_in_float32(depth):
     """On some grids oneDNN's are not; there the network has to stay in float32."""
     torch.manual_seed(0)
     net = VolumeUNet(1, 1, [16, 16], stem=(1, 2, 2))
-    torch.nn.init.normal_(net.net.out[2].conv.weight, std=0.1)  # zeros would let no gradient through
+    torch.nn.init.normal_(
+        net.net.out[2].conv.weight, std=0.1
+    )  # zeros would let no gradient through
     x, t = torch.randn(4, 1, depth, 16, 16), torch.arange(4)
     gradients = []
     for halved in (False, True):
@@ -106,7 +125,10 @@ def test_all_slices_of_a_patch_are_turned_and_mirrored_alike():
     patch = torch.rand(2, 1, 4, 16, 16)
     config = Augment(rotation=30, scale=0.2, shift=0.1, flip=0.5)
     together = augmented(patch, [noise.generator(1), noise.generator(2)], config)
-    slices = [augmented(patch[:, :, n], [noise.generator(1), noise.generator(2)], config) for n in range(4)]
+    slices = [
+        augmented(patch[:, :, n], [noise.generator(1), noise.generator(2)], config)
+        for n in range(4)
+    ]
     assert torch.allclose(together, torch.stack(slices, 2), atol=1e-6)
 
 
@@ -120,7 +142,9 @@ def test_maps_of_volumes_are_smoothed_along_every_axis_and_pooled_over_all_voxel
     core = counted(inside, 1)
     assert not core[1, :, 4].any()
     assert core[1, 0, 5].all()  # the rim is in the plane of slices
-    assert pool(maps, inside, Pooling(top=0.01, erode=0))[0] == pytest.approx(np.sort(maps[0].ravel())[-9:].mean())
+    assert pool(maps, inside, Pooling(top=0.01, erode=0))[0] == pytest.approx(
+        np.sort(maps[0].ravel())[-9:].mean()
+    )
 
 
 def local_contrast(batch, seeds):
@@ -130,13 +154,17 @@ def local_contrast(batch, seeds):
 
 def heatmap(image, foreground=None, detect=local_contrast, patch=SIDES):
     inside = np.ones(image.shape[1:], bool) if foreground is None else foreground
-    return tiling.volume_heatmap(image, inside, TilingConfig(dims=3, patch=patch), seed=1, detect=detect)
+    return tiling.volume_heatmap(
+        image, inside, TilingConfig(dims=3, patch=patch), seed=1, detect=detect
+    )
 
 
 @pytest.mark.parametrize("shape", [(19, 70, 45), (3, 20, 50)])
 def test_a_detector_that_looks_at_single_voxels_sees_the_whole_volume(shape):
     image = np.random.default_rng(0).random((1, *shape), np.float32)
-    voxelwise = lambda batch, seeds: Scores(batch.images.max((1, 2, 3, 4)), batch.images[:, 0] * batch.foreground)  # noqa: E731
+    voxelwise = lambda batch, seeds: Scores(
+        batch.images.max((1, 2, 3, 4)), batch.images[:, 0] * batch.foreground
+    )  # noqa: E731
     assert np.allclose(heatmap(image, detect=voxelwise), image[0], atol=1e-6)
     inside = np.zeros(shape, bool)
     inside[:, 5:15] = True
@@ -148,7 +176,9 @@ def test_patches_have_seeds_of_their_own_and_empty_ones_are_not_looked_at():
 
     def detect(batch, seeds):
         assert batch.foreground.any((1, 2, 3)).all()
-        seen.update(zip(batch.images[:, 0, 0, 0, 0].tolist(), seeds.tolist(), strict=True))  # by the patch's place
+        seen.update(
+            zip(batch.images[:, 0, 0, 0, 0].tolist(), seeds.tolist(), strict=True)
+        )  # by the patch's place
         return local_contrast(batch, seeds)
 
     image = np.arange(20 * 64 * 64, dtype=np.float32).reshape(1, 20, 64, 64)
@@ -167,7 +197,9 @@ def test_random_patches_lie_inside_and_avoid_background():
     image = np.arange(16 * 64 * 64, dtype=np.float32).reshape(1, 16, 64, 64)
     inside = np.zeros(image.shape[1:], bool)
     inside[:, 40:] = True
-    crops = tiling.random_crops(image, inside, TilingConfig(dims=3, patch=SIDES), 9, np.random.default_rng(0))
+    crops = tiling.random_crops(
+        image, inside, TilingConfig(dims=3, patch=SIDES), 9, np.random.default_rng(0)
+    )
     assert len(crops) == 9
     for patch, foreground in crops:
         assert patch.shape == (1, *SIDES)
@@ -177,13 +209,15 @@ def test_random_patches_lie_inside_and_avoid_background():
         assert np.array_equal(foreground, inside[d : d + 8, h : h + 32, w : w + 32])
 
 
-# -- The detector's promises ----------------------------------------------------------------------------
+# -- The detector's promises -----------------------------------------------------------------------
 
 
 def patches(count, channels=1, seed=0, blob=False, sides=SIDES):
     """Smooth textures; in the middle of each a `blob` of another brightness."""
     rng = np.random.default_rng(seed)
-    images = ndimage.gaussian_filter(rng.normal(size=(count, channels, *sides)), (0, 0, 1, 3, 3), mode="wrap")
+    images = ndimage.gaussian_filter(
+        rng.normal(size=(count, channels, *sides)), (0, 0, 1, 3, 3), mode="wrap"
+    )
     images = (0.4 * images / images.std()).astype(np.float32)
     if blob:
         images[:, :, 3:6, 12:19, 12:19] += 0.8 * rng.choice([-1, 1], (count, 1, 1, 1, 1))
@@ -218,7 +252,10 @@ def detector(tmp_path_factory):
 
 
 def test_blobs_score_above_clean_patches_where_they_are(detector):
-    clean, odd = score(detector, patches(10, seed=5)), score(detector, patches(10, seed=6, blob=True))
+    clean, odd = (
+        score(detector, patches(10, seed=5)),
+        score(detector, patches(10, seed=6, blob=True)),
+    )
     assert roc_auc_score([0] * 10 + [1] * 10, [*clean.image, *odd.image]) > 0.9
     inside = odd.heatmap[:, 3:6, 12:19, 12:19].mean()
     assert inside > 3 * odd.heatmap.mean()
@@ -244,7 +281,9 @@ def test_scores_are_of_content_not_of_company_and_nothing_is_left_behind(detecto
     assert np.array_equal(batch.images, before)
     backward = score(detector, batch[np.arange(6)[::-1]])
     assert np.allclose(backward.image[::-1], together.image, rtol=1e-5, atol=0)
-    assert np.allclose(score(detector, batch[np.array([5])]).image, together.image[5:], rtol=1e-5, atol=0)
+    assert np.allclose(
+        score(detector, batch[np.array([5])]).image, together.image[5:], rtol=1e-5, atol=0
+    )
     assert all(p.grad is None for p in detector.denoiser.parameters())
 
 
@@ -262,11 +301,17 @@ def test_noise_at_scoring_comes_from_each_patchs_seed(tmp_path):
     seeds = image_seeds(list(batch.images))
     together = detector.score(batch, seeds=seeds)
     assert np.array_equal(detector.score(batch, seeds=seeds).image, together.image)
-    assert np.allclose(detector.score(batch[2:3], seeds=seeds[2:3]).image, together.image[2:], rtol=1e-5, atol=0)
-    assert not np.array_equal(detector.score(batch, seeds=seeds + np.uint64(1)).image, together.image)
+    assert np.allclose(
+        detector.score(batch[2:3], seeds=seeds[2:3]).image, together.image[2:], rtol=1e-5, atol=0
+    )
+    assert not np.array_equal(
+        detector.score(batch, seeds=seeds + np.uint64(1)).image, together.image
+    )
 
 
-@pytest.mark.parametrize(("channels", "sides", "stem"), [(3, SIDES, (1, 4, 4)), (1, (4, 16, 24), (2, 2, 2))])
+@pytest.mark.parametrize(
+    ("channels", "sides", "stem"), [(3, SIDES, (1, 4, 4)), (1, (4, 16, 24), (2, 2, 2))]
+)
 def test_channels_sides_and_stems(tmp_path, channels, sides, stem):
     detector = fitted(tmp_path, channels, sides, stem=stem)
     found = score(detector, patches(2, channels, sides=sides))
@@ -302,16 +347,20 @@ def test_the_budget_is_respected_and_recorded(tmp_path):
     log = []
     detector = make(training=TINY["training"] | {"steps": 10**6})
     begun = time.monotonic()
-    detector.fit(patches(24), patches(12, seed=1), context=context(tmp_path, budget=5.0, log=log.append))
+    detector.fit(
+        patches(24), patches(12, seed=1), context=context(tmp_path, budget=5.0, log=log.append)
+    )
     assert time.monotonic() - begun < 5.0 * 1.1
     assert log[-1]["stopped_by"] == "budget"
 
 
-# -- The whole way --------------------------------------------------------------------------------------
+# -- The whole way ---------------------------------------------------------------------------------
 
 SHAPE = (12, 40, 44)  # slices, rows, columns of axial slices, 4 mm apart
 LESION = np.s_[5:7, 18:22, 16:20]
-AFFINE = np.array([[-1.0, 0, 0, 22], [0, -1, 0, 20], [0, 0, 4, -24], [0, 0, 0, 1]])  # RAS+ of [columns, rows, slices]
+AFFINE = np.array(
+    [[-1.0, 0, 0, 22], [0, -1, 0, 20], [0, 0, 4, -24], [0, 0, 0, 1]]
+)  # RAS+ of [columns, rows, slices]
 VALUES = {"dims": 3, "patch": list(SIDES)} | TINY
 
 
@@ -319,7 +368,9 @@ def head(rng, lesion=None, bright=100.0):
     """[D, H, W]: an ellipsoid with texture before a dark background."""
     axes = np.meshgrid(*(np.linspace(-1, 1, side) for side in SHAPE), indexing="ij")
     inside = (axes[0] * 0.7) ** 2 + (axes[1] / 0.8) ** 2 + (axes[2] / 0.7) ** 2 < 1
-    volume = np.where(inside, bright + 8 * rng.normal(size=SHAPE), 3 * np.abs(rng.normal(size=SHAPE)))
+    volume = np.where(
+        inside, bright + 8 * rng.normal(size=SHAPE), 3 * np.abs(rng.normal(size=SHAPE))
+    )
     if lesion is not None:
         volume[lesion] += 0.9 * bright
     return volume.clip(0).astype(np.float32)
@@ -330,7 +381,9 @@ def write_patients(folder, count, *, lesion=None, seed=0):
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
         volume = head(rng, lesion, bright=50.0 * (1 + number % 3))
-        nib.save(nib.Nifti1Image(volume.transpose(2, 1, 0), AFFINE), folder / f"p{number:02}.nii.gz")
+        nib.save(
+            nib.Nifti1Image(volume.transpose(2, 1, 0), AFFINE), folder / f"p{number:02}.nii.gz"
+        )
     return folder
 
 
@@ -362,7 +415,10 @@ def test_a_volume_counts_once_and_its_slices_calibrate(run):
 def test_lesions_are_found_where_they_are(scored):
     folder, out = scored
     rows = {row["path"]: row for row in directories.read(out).rows}
-    ill, well = ([row for path, row in rows.items() if path.startswith("ill/") == sick] for sick in (True, False))
+    ill, well = (
+        [row for path, row in rows.items() if path.startswith("ill/") == sick]
+        for sick in (True, False)
+    )
     assert min(row["score"] for row in ill) > max(row["score"] for row in well)
     assert all(row["flagged"] for row in ill)
     for row in ill:
@@ -383,7 +439,9 @@ def test_a_volume_is_compared_with_the_highest_score_of_each_calibration_patient
     for value, group in zip(calibration.scores, calibration.groups, strict=True):
         highest[group] = max(value, highest.get(group, -np.inf))
     for row in directories.read(scored[1]).rows:
-        expected = (1 + sum(value >= row["score"] for value in highest.values())) / (len(highest) + 1)
+        expected = (1 + sum(value >= row["score"] for value in highest.values())) / (
+            len(highest) + 1
+        )
         assert row["p_value"] == pytest.approx(expected)
     assert verification.verify(scored[1]).intact
     assert rescore(scored[1], 4) == []
@@ -401,7 +459,9 @@ def test_a_lesion_comes_back_in_the_same_voxels_of_a_turned_file(run, scored, tm
     found = nib.load(next((tmp_path / "s/heatmaps").glob("*_heatmap.nii")))
     straight = nib.load(out / "heatmaps/ill/p00.nii.gz_heatmap.nii").get_fdata(dtype=np.float32)
     assert np.allclose(found.affine, turned.affine)
-    assert np.array_equal(found.get_fdata(dtype=np.float32), apply_orientation(straight, turn), equal_nan=True)
+    assert np.array_equal(
+        found.get_fdata(dtype=np.float32), apply_orientation(straight, turn), equal_nan=True
+    )
 
 
 def test_slices_without_enough_foreground_are_nan(run, tmp_path):
@@ -438,7 +498,9 @@ def test_volumes_come_to_the_spacing_asked_for_and_maps_back_to_theirs(tmp_path,
     nib.save(nib.Nifti1Image(volume.transpose(2, 1, 0), AFFINE), tmp_path / "a.nii")
     config = resolve("anoddpm", "auto", VALUES | {"spacing": spacing, "foreground": "all"})
     model = Model.create("anoddpm", "pixels", config)
-    model.detector.score = lambda batch, seeds: Scores(batch.images.max((1, 2, 3, 4)), batch.images[:, 0] + 2)
+    model.detector.score = lambda batch, seeds: Scores(
+        batch.images.max((1, 2, 3, 4)), batch.images[:, 0] + 2
+    )
     loaded = load(Record("a", tmp_path / "a.nii"), model.preprocess, model.encode)
     scaled, inside = model.encode_volume(loaded.volume)
     sides = {0.0: SHAPE, 2.0: (24, 20, 22), 8.0: (6, 8, 8)}[spacing]  # at least 8 pixels
@@ -486,5 +548,7 @@ def test_what_does_not_go_together_is_refused(detector, representation, values, 
 
 
 def test_patches_must_fit_the_network(tmp_path):
-    with pytest.raises(ConfigError, match=r"tiling.patch: 4 × 20 × 32 are not multiples of 2 × 8 × 8"):
+    with pytest.raises(
+        ConfigError, match=r"tiling.patch: 4 × 20 × 32 are not multiples of 2 × 8 × 8"
+    ):
         fitted(tmp_path, sides=(4, 20, 32))

@@ -43,7 +43,9 @@ def score(image, foreground=None, config=CONFIG, detect=local_contrast):
 
 def test_a_detector_that_looks_at_single_pixels_sees_the_whole_image():
     image = texture(75, 110)
-    pixelwise = lambda batch, seeds: Scores(batch.images.max((1, 2, 3)), batch.images[:, 0], batch.images)  # noqa: E731
+    pixelwise = lambda batch, seeds: Scores(
+        batch.images.max((1, 2, 3)), batch.images[:, 0], batch.images
+    )  # noqa: E731
     scores = score(image, detect=pixelwise)
     assert np.allclose(scores.heatmap, image, atol=1e-6)
     assert np.allclose(scores.reconstruction, image[None], atol=1e-6)
@@ -55,12 +57,16 @@ def test_maps_have_no_seams():
     steps = np.abs(np.diff(heatmap, axis=1)).mean(0)
     starts = np.arange(24, 200 - 32, 24)  # where a tile begins, with a quarter of overlap
     borders = np.unique(np.concatenate([starts - 1, starts + 31]))
-    inside = np.setdiff1d(np.arange(8, len(steps) - 8), np.concatenate([borders - 1, borders, borders + 1]))
+    inside = np.setdiff1d(
+        np.arange(8, len(steps) - 8), np.concatenate([borders - 1, borders, borders + 1])
+    )
     assert steps[borders].mean() < 1.1 * steps[inside].mean()
 
 
 def test_without_blending_the_same_test_sees_the_seams(monkeypatch):
-    monkeypatch.setattr(tiling, "blending_weights", lambda config: np.ones((config.tile, config.tile), np.float32))
+    monkeypatch.setattr(
+        tiling, "blending_weights", lambda config: np.ones((config.tile, config.tile), np.float32)
+    )
     with pytest.raises(AssertionError):
         test_maps_have_no_seams()
 
@@ -107,9 +113,13 @@ def test_random_crops_lie_inside_and_avoid_background():
     image = np.arange(64 * 64, dtype=np.float32).reshape(1, 64, 64)
     foreground = np.zeros((64, 64), bool)
     foreground[:, 40:] = True
-    crops = tiling.random_crops(image, foreground, TilingConfig(tile=32), 9, np.random.default_rng(0))
+    crops = tiling.random_crops(
+        image, foreground, TilingConfig(tile=32), 9, np.random.default_rng(0)
+    )
     assert len(crops) == 9
-    assert all(tile.shape == (1, 32, 32) and inside.mean() >= tiling.EMPTY for tile, inside in crops)
+    assert all(
+        tile.shape == (1, 32, 32) and inside.mean() >= tiling.EMPTY for tile, inside in crops
+    )
     assert len({float(tile[0, 0, 0]) for tile, _ in crops}) > 5
 
 
@@ -139,7 +149,9 @@ def tiled_run(scratched, tmp_path_factory):
     return out
 
 
-def test_a_scratch_that_vanishes_in_the_shrunk_image_is_found_with_tiles(scratched, tiled_run, tmp_path):
+def test_a_scratch_that_vanishes_in_the_shrunk_image_is_found_with_tiles(
+    scratched, tiled_run, tmp_path
+):
     anodetect.train(str(scratched), "pca", tmp_path / "whole", values={"size": 64} | FINE)
     tiled = anodetect.evaluate(tiled_run, str(scratched))
     whole = anodetect.evaluate(tmp_path / "whole", str(scratched))
@@ -156,20 +168,31 @@ def test_networks_score_tiles_of_colour_images_of_any_size(tmp_path, detector):
         (tmp_path / "data").mkdir(exist_ok=True)
         image.save(tmp_path / "data" / f"{number}.png")
     tiny = {"tile": 32, "widths": [16, 32], "stem": 4, "training": {"steps": 5}}
-    anodetect.train(str(tmp_path / "data"), detector, tmp_path / "run", representation="pixels", values=tiny)
+    anodetect.train(
+        str(tmp_path / "data"), detector, tmp_path / "run", representation="pixels", values=tiny
+    )
     result = anodetect.score(tmp_path / "run", [str(tmp_path / "data")], tmp_path / "scores")
     assert (result["scored"], result["failed"]) == (24, 0)
     alone = anodetect.score(tmp_path / "run", [str(tmp_path / "data/7.png")], tmp_path / "alone")
     assert alone["scored"] == 1
     scores = {row["path"]: row["score"] for row in directories.read(tmp_path / "scores").rows}
-    assert directories.read(tmp_path / "alone").rows[0]["score"] == pytest.approx(scores["7.png"], rel=1e-5)
+    assert directories.read(tmp_path / "alone").rows[0]["score"] == pytest.approx(
+        scores["7.png"], rel=1e-5
+    )
 
 
 def test_a_large_image_is_scored_in_bounded_memory_and_its_own_grid(tiled_run, tmp_path):
     period = 960  # 20 times the distance of tiles: they fall on every repetition alike
     image = 128 + 60 * np.tile(texture(period, period)[0] / 0.28, (5, 5))[:4096, :4096]
     Image.fromarray(np.clip(image, 0, 255).astype(np.uint8)).save(tmp_path / "large.png")
-    command = [sys.executable, "-m", "anodetect.cli", "score", str(tiled_run), str(tmp_path / "large.png")]
+    command = [
+        sys.executable,
+        "-m",
+        "anodetect.cli",
+        "score",
+        str(tiled_run),
+        str(tmp_path / "large.png"),
+    ]
     command += ["--out", str(tmp_path / "scores"), "--json"]
     result = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
     assert result["scored"] == 1
@@ -177,4 +200,6 @@ def test_a_large_image_is_scored_in_bounded_memory_and_its_own_grid(tiled_run, t
     heatmap = tifffile.imread(next((tmp_path / "scores").rglob("*_heatmap.tiff")))
     assert heatmap.shape == (4096, 4096)
     assert heatmap.std() > 0.1 * heatmap.mean()
-    assert np.allclose(heatmap[500:1500, 500:1500], heatmap[500 + period : 1500 + period, 500:1500], atol=1e-4)
+    assert np.allclose(
+        heatmap[500:1500, 500:1500], heatmap[500 + period : 1500 + period, 500:1500], atol=1e-4
+    )

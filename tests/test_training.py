@@ -29,24 +29,38 @@ def net():
 def conv_net():
     """With weights that are not contiguous, as the detectors' are."""
     torch.manual_seed(0)
-    layers = nn.Conv2d(1, 8, 3, padding=1), nn.SiLU(), nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 1, 3, padding=1)
+    layers = (
+        nn.Conv2d(1, 8, 3, padding=1),
+        nn.SiLU(),
+        nn.Conv2d(8, 8, 3, padding=1),
+        nn.Conv2d(8, 1, 3, padding=1),
+    )
     return nn.Sequential(*layers, nn.Flatten()).to(memory_format=torch.channels_last)
 
 
 def loss(model, draw):
-    noise = torch.stack([torch.randn(draw.images.shape[1:], generator=rng) for rng in draw.generators])
+    noise = torch.stack(
+        [torch.randn(draw.images.shape[1:], generator=rng) for rng in draw.generators]
+    )
     return (model(draw.images + noise) - draw.images.flatten(1)).square().mean()
 
 
 def error(model):
     generators = [torch.Generator().manual_seed(n) for n in range(len(IMAGES))]
-    return loss(model, Draw(torch.from_numpy(IMAGES), generators, 0.0, np.arange(len(generators)))).item()
+    return loss(
+        model, Draw(torch.from_numpy(IMAGES), generators, 0.0, np.arange(len(generators)))
+    ).item()
 
 
 def run(folder, steps=20, make=net, **context):
     context = TrainContext(seed=1, device="cpu", workdir=folder, **context)
     return optimize(
-        make(), loss, IMAGES, Training(steps=20, batch=4) if steps == 20 else Training(steps=steps), context, device=CPU
+        make(),
+        loss,
+        IMAGES,
+        Training(steps=20, batch=4) if steps == 20 else Training(steps=steps),
+        context,
+        device=CPU,
     )
 
 
@@ -93,14 +107,23 @@ def test_loss_falls(tmp_path):
     model = net()
     before = error(model)
     context = TrainContext(seed=0, device="cpu", workdir=tmp_path)
-    trained = optimize(model, loss, IMAGES, Training(steps=300, learning_rate=3e-3), context, device=CPU)
+    trained = optimize(
+        model, loss, IMAGES, Training(steps=300, learning_rate=3e-3), context, device=CPU
+    )
     assert error(trained.net) < 0.9 * before
 
 
 def test_a_loss_that_diverges_at_once_is_an_error(tmp_path):
     context = TrainContext(seed=0, device="cpu", workdir=tmp_path)
     with pytest.raises(AnodetectError, match="diverged before there were good weights"):
-        optimize(net(), lambda m, draw: loss(m, draw) * float("nan"), IMAGES, Training(), context, device=CPU)
+        optimize(
+            net(),
+            lambda m, draw: loss(m, draw) * float("nan"),
+            IMAGES,
+            Training(),
+            context,
+            device=CPU,
+        )
 
 
 @pytest.mark.parametrize("factor", [float("nan"), 1e4])
@@ -126,10 +149,14 @@ def test_training_goes_on_slower_from_good_weights_as_often_as_it_may(tmp_path):
         def bursting(model, draw, calls=calls, bursts=bursts, told=told):
             calls.append(1)
             told.append(draw.returns)
-            return loss(model, draw) * (float("nan") if len(calls) in (120, 240, 360, 480)[:bursts] else 1)
+            return loss(model, draw) * (
+                float("nan") if len(calls) in (120, 240, 360, 480)[:bursts] else 1
+            )
 
         context = TrainContext(seed=1, device="cpu", workdir=tmp_path, log=records.append)
-        trained = optimize(net(), bursting, IMAGES, Training(steps=450, ema=0.9, returns=3), context, device=CPU)
+        trained = optimize(
+            net(), bursting, IMAGES, Training(steps=450, ema=0.9, returns=3), context, device=CPU
+        )
         assert trained.stopped_by == stopped_by
         returns = [record for record in records if "returned_to_step" in record]
         assert [record["rate_factor"] for record in returns] == pytest.approx([0.3, 0.09, 0.027])
@@ -155,7 +182,8 @@ def test_what_a_loss_reports_is_logged_and_what_it_watches_tells_divergence(tmp_
 
 
 def test_an_interrupted_diverging_run_still_ends_with_an_earlier_step(tmp_path):
-    """The watch is resumed too: what it saw rising before an interruption it still sees rising after it."""
+    """The watch is resumed too: what it saw rising before an interruption it still sees rising
+    after it."""
     calls = []
 
     def rising(model, draw):
@@ -175,7 +203,8 @@ def test_an_interrupted_diverging_run_still_ends_with_an_earlier_step(tmp_path):
 
 
 def rising_after(calm, stop):
-    """A loss that is three times as large after so many calls, and nine times after those at which it interrupts."""
+    """A loss that is three times as large after so many calls, and nine times after those at which
+    it interrupts."""
     calls = []
 
     def rising(model, draw):
@@ -195,7 +224,12 @@ def test_a_run_interrupted_while_its_loss_is_up_still_has_its_good_weights(tmp_p
     trained = optimize(net(), rising, IMAGES, config, replace(context, resume=True), device=CPU)
     assert (trained.stopped_by, trained.steps) == ("divergence", 100)
     whole = optimize(
-        net(), rising_after(calm=105, stop=0), IMAGES, config, replace(context, workdir=tmp_path / "other"), device=CPU
+        net(),
+        rising_after(calm=105, stop=0),
+        IMAGES,
+        config,
+        replace(context, workdir=tmp_path / "other"),
+        device=CPU,
     )
     assert torch.equal(weights(trained), weights(whole))
 
@@ -211,7 +245,8 @@ def test_a_run_without_good_weights_is_not_resumed_again(tmp_path):
 
 
 def test_a_noisy_but_stationary_loss_is_not_taken_for_divergence():
-    """Images alone in their batch, with losses over two decades, as the error of a noise level drawn at random."""
+    """Images alone in their batch, with losses over two decades, as the error of a noise level
+    drawn at random."""
     rng = np.random.default_rng(0)
     watch = Watch(batch=1)
     assert not any(watch.diverged(float(10 ** rng.uniform(-2, 0)), 1.0) for _ in range(20_000))
@@ -222,7 +257,15 @@ def test_a_noisy_but_stationary_loss_is_not_taken_for_divergence():
 
 def test_a_budget_too_small_for_one_step_is_an_error(tmp_path):
     with pytest.raises(AnodetectError, match="before the first step"):
-        optimize(net(), loss, IMAGES, Training(), TrainContext(1, "cpu", tmp_path, budget=1.0), device=CPU, reserve=2.0)
+        optimize(
+            net(),
+            loss,
+            IMAGES,
+            Training(),
+            TrainContext(1, "cpu", tmp_path, budget=1.0),
+            device=CPU,
+            reserve=2.0,
+        )
 
 
 def test_a_batch_that_processes_cannot_share_is_an_error(tmp_path, monkeypatch):
@@ -250,12 +293,23 @@ def test_two_processes_learn_what_one_does(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(TWO_PROCESSES)
     arguments = [str(script), str(Path(__file__).parent), str(tmp_path)]
-    # The port that is found free for the two may be taken before they use it; then they begin again.
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1"]
+    # The port that is found free for the two may be taken before they use it; then they begin
+    # again.
+    launch = [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "--max-restarts",
+        "1",
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     subprocess.run([sys.executable, *arguments], check=True, env=environment)
     one = json.loads((tmp_path / "0.json").read_text())
-    done = subprocess.run([sys.executable, *launch, *arguments], check=False, env=environment, capture_output=True)
+    done = subprocess.run(
+        [sys.executable, *launch, *arguments], check=False, env=environment, capture_output=True
+    )
     assert done.returncode == 0, done.stderr.decode()[-3000:]
     for rank in (0, 1):
         two = json.loads((tmp_path / f"{rank}.json").read_text())

@@ -1,4 +1,5 @@
-"""Volumes: every voxel finds its way back, whatever the source's geometry, and bad ones are refused with a reason."""
+"""Volumes: every voxel finds its way back, whatever the source's geometry, and bad ones are refused
+with a reason."""
 
 import bz2
 import gzip
@@ -75,7 +76,9 @@ def save_nifti(path, array, affine, **header):
 
 
 def prepared(path, **config):
-    loaded = load(Record(path.name, path), Preprocess(PreprocessConfig(least_foreground=0, **config)))
+    loaded = load(
+        Record(path.name, path), Preprocess(PreprocessConfig(least_foreground=0, **config))
+    )
     assert not loaded.error, loaded.error
     return loaded.volume
 
@@ -84,7 +87,7 @@ def error_of(path, **record):
     return load(Record(path.name, path, **record)).error
 
 
-# -- Geometry -------------------------------------------------------------------------------------------
+# -- Geometry --------------------------------------------------------------------------------------
 
 
 @settings(max_examples=60, deadline=None)
@@ -118,7 +121,9 @@ def test_slices_rows_and_columns_run_where_the_plane_says(affine, plane):
 
 @settings(max_examples=15, deadline=None)
 @given(affine=affines(), shape=shapes, data=st.data())
-def test_a_marked_voxel_comes_back_in_the_same_voxel_of_the_file(tmp_path_factory, affine, shape, data):
+def test_a_marked_voxel_comes_back_in_the_same_voxel_of_the_file(
+    tmp_path_factory, affine, shape, data
+):
     folder = tmp_path_factory.mktemp("marked")
     array = RNG.integers(50, 100, shape).astype(np.int16)
     place = tuple(data.draw(st.integers(0, side - 1)) for side in shape)
@@ -157,9 +162,13 @@ def test_auto_takes_the_plane_with_the_finest_pixels_and_axial_where_equal():
     assert geometry.along((9, 9, 9), np.diag([1.0, 4, 1, 1])).plane == "coronal"
     assert geometry.along((9, 9, 9), np.diag([3.0, 1, 1, 1])).plane == "sagittal"
     assert geometry.along((9, 9, 9), np.eye(4)).plane == "axial"
-    assert geometry.along((1, 64, 64), np.diag([1.0, 2, 2, 1])[:, [2, 1, 0, 3]]).plane == "axial"  # not of 64 × 1
+    assert (
+        geometry.along((1, 64, 64), np.diag([1.0, 2, 2, 1])[:, [2, 1, 0, 3]]).plane == "axial"
+    )  # not of 64 × 1
     assert geometry.along((64, 64, 7), np.diag([2.0, 2, 1, 1])).plane == "axial"
-    assert geometry.along((7, 7, 7), np.diag([1.0, 4, 1, 1])).plane == "coronal"  # nothing better to be had
+    assert (
+        geometry.along((7, 7, 7), np.diag([1.0, 4, 1, 1])).plane == "coronal"
+    )  # nothing better to be had
     assert geometry.edges("axial") == {"left": "R", "right": "L", "top": "A", "bottom": "P"}
 
 
@@ -174,7 +183,7 @@ def test_slices_of_the_volumes_are_the_slices_of_the_set(shared_data):
         assert likeness[number] > 0.999
 
 
-# -- Reading --------------------------------------------------------------------------------------------
+# -- Reading ---------------------------------------------------------------------------------------
 
 
 def test_nrrd_and_nifti_of_the_same_volume_are_the_same(tmp_path):
@@ -183,7 +192,11 @@ def test_nrrd_and_nifti_of_the_same_volume_are_the_same(tmp_path):
     whole = np.eye(4)
     whole[:3, :3], whole[:3, 3] = affine, [5, 6, 7]
     save_nifti(tmp_path / "a.nii", array, RAS_TO_LPS @ whole)
-    space = {"space": "left-posterior-superior", "space directions": affine.T, "space origin": [5, 6, 7]}
+    space = {
+        "space": "left-posterior-superior",
+        "space directions": affine.T,
+        "space origin": [5, 6, 7],
+    }
     for encoding in ("raw", "gzip"):
         nrrd.write(str(tmp_path / "a.nrrd"), array, space | {"encoding": encoding})
         one, other = prepared(tmp_path / "a.nii"), prepared(tmp_path / "a.nrrd")
@@ -210,7 +223,10 @@ def test_an_nrrd_lies_where_its_space_says(tmp_path, space):
 @pytest.mark.parametrize("first", [True, False])
 def test_one_component_of_an_nrrd(tmp_path, first):
     """An axis that lies nowhere in space holds components."""
-    array, directions = flat((3, 10, 11, 12)), np.vstack([np.full((1, 3), np.nan), np.diag([1.0, 2, 3])])
+    array, directions = (
+        flat((3, 10, 11, 12)),
+        np.vstack([np.full((1, 3), np.nan), np.diag([1.0, 2, 3])]),
+    )
     if not first:
         array, directions = np.moveaxis(array, 0, -1), np.roll(directions, -1, axis=0)
     header = {"space": "LPS", "space directions": directions, "space origin": [0, 0, 0]}
@@ -225,7 +241,11 @@ def test_one_component_of_an_nrrd(tmp_path, first):
 
 def test_an_nrrd_that_lies_nowhere_or_has_its_data_elsewhere_is_refused(tmp_path):
     path = tmp_path / "a.nrrd"
-    nrrd.write(str(path), flat(), {"space": "scanner-xyz", "space directions": np.eye(3), "space origin": [0] * 3})
+    nrrd.write(
+        str(path),
+        flat(),
+        {"space": "scanner-xyz", "space directions": np.eye(3), "space origin": [0] * 3},
+    )
     assert "does not say how the volume lies in the patient" in error_of(path)
     nrrd.write(str(path), flat(), {"spacings": [1, 1, 1]})
     assert "does not say how the volume lies in the patient" in error_of(path)
@@ -258,15 +278,25 @@ def test_lengths_of_a_nifti_are_millimetres_inside_and_its_own_in_maps(tmp_path,
     assert before.header["xyzt_units"] == after.header["xyzt_units"]
 
 
-@pytest.mark.parametrize(("unit", "length"), [("m", 1000), ("µm", 0.001), ("um", 0.001), ("mm", 1), ("furlong", 1)])
+@pytest.mark.parametrize(
+    ("unit", "length"), [("m", 1000), ("µm", 0.001), ("um", 0.001), ("mm", 1), ("furlong", 1)]
+)
 @pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
 def test_lengths_of_an_nrrd_are_millimetres_inside(tmp_path, unit, length, encoding):
-    header = {"space": "RAS", "space directions": np.diag([1, 2, 3]) / length, "space origin": [5 / length, 0, 0]}
+    header = {
+        "space": "RAS",
+        "space directions": np.diag([1, 2, 3]) / length,
+        "space origin": [5 / length, 0, 0],
+    }
     nrrd.write(str(tmp_path / "a.nrrd"), flat(), header)
     line = f'space units: "{unit}" "{unit}" "{unit}"\n'.encode(encoding)
-    (tmp_path / "a.nrrd").write_bytes((tmp_path / "a.nrrd").read_bytes().replace(b"encoding:", line + b"encoding:", 1))
+    (tmp_path / "a.nrrd").write_bytes(
+        (tmp_path / "a.nrrd").read_bytes().replace(b"encoding:", line + b"encoding:", 1)
+    )
     found = prepared(tmp_path / "a.nrrd").geometry.affine
-    assert np.allclose(found, np.diag([-1, -2, 3, 1]) + np.outer([1, 0, 0, 0], [0, 0, 0, -5]), atol=1e-6)
+    assert np.allclose(
+        found, np.diag([-1, -2, 3, 1]) + np.outer([1, 0, 0, 0], [0, 0, 0, -5]), atol=1e-6
+    )
 
 
 def test_one_component_of_a_4d_file(tmp_path):
@@ -308,21 +338,48 @@ def bad_volumes(folder):
     srow[:2, 0] = srow[2, 2] = srow[0, 1] = srow[1, 1] = 1
     huge = np.array([3, 30000, 30000, 30000], np.int16)
     return {
-        "nan.nii": (save_nifti(folder / "x.nii", holes, np.eye(4)).read_bytes(), "1 voxels are NaN or infinite"),
-        "constant.nii": (save_nifti(folder / "x.nii", array * 0 + 3, np.eye(4)).read_bytes(), "the same value, 3"),
+        "nan.nii": (
+            save_nifti(folder / "x.nii", holes, np.eye(4)).read_bytes(),
+            "1 voxels are NaN or infinite",
+        ),
+        "constant.nii": (
+            save_nifti(folder / "x.nii", array * 0 + 3, np.eye(4)).read_bytes(),
+            "the same value, 3",
+        ),
         "truncated.nii.gz": (packed[: len(packed) // 2], "damaged or unreadable"),
         "cut.nii": (plain[:-100], "damaged or unreadable"),
         "empty.nii.gz": (b"", "the file is empty"),
         "text.nii": (b"no volume at all" * 40, "not a NIfTI file"),
-        "spacing.nii": (header_with(plain, 80, np.zeros(1, np.float32)), "voxel spacing 0 × 1 × 1 mm"),
-        "negative.nii": (header_with(plain, 84, -np.ones(1, np.float32)), "voxel spacing 1 × -1 × 1 mm"),
+        "spacing.nii": (
+            header_with(plain, 80, np.zeros(1, np.float32)),
+            "voxel spacing 0 × 1 × 1 mm",
+        ),
+        "negative.nii": (
+            header_with(plain, 84, -np.ones(1, np.float32)),
+            "voxel spacing 1 × -1 × 1 mm",
+        ),
         "affine.nii": (header_with(plain, 280, srow), "the affine cannot be inverted"),
-        "zero.nii": (header_with(plain, 280, np.zeros((3, 4), np.float32)), "a voxel spacing of zero"),
+        "zero.nii": (
+            header_with(plain, 280, np.zeros((3, 4), np.float32)),
+            "a voxel spacing of zero",
+        ),
         "nowhere.nii": (header_with(plain, 252, np.zeros(2, np.int16)), "neither qform nor sform"),
-        "bomb.nii.gz": (gzip.compress(header_with(plain, 40, huge)), f"is more than {MAX_VOXELS} voxels"),
-        "none.nii": (header_with(plain, 40, np.array([3, 10, 0, 12], np.int16)), "an empty volume, 10 × 0 × 12"),
-        "flat.nii": (save_nifti(folder / "x.nii", flat((10, 11)), np.eye(4)).read_bytes(), "2-D data"),
-        "small.nii": (save_nifti(folder / "x.nii", flat((9, 5, 5)), np.eye(4)).read_bytes(), "slices of 9 × 5 pixels"),
+        "bomb.nii.gz": (
+            gzip.compress(header_with(plain, 40, huge)),
+            f"is more than {MAX_VOXELS} voxels",
+        ),
+        "none.nii": (
+            header_with(plain, 40, np.array([3, 10, 0, 12], np.int16)),
+            "an empty volume, 10 × 0 × 12",
+        ),
+        "flat.nii": (
+            save_nifti(folder / "x.nii", flat((10, 11)), np.eye(4)).read_bytes(),
+            "2-D data",
+        ),
+        "small.nii": (
+            save_nifti(folder / "x.nii", flat((9, 5, 5)), np.eye(4)).read_bytes(),
+            "slices of 9 × 5 pixels",
+        ),
         "text.nrrd": (b"NRRD0004\nno header", "damaged or unreadable"),
     }
 
@@ -341,7 +398,9 @@ def test_a_gzip_bomb_is_not_inflated(tmp_path):
     (tmp_path / "a.nii.gz").write_bytes(bomb)
     assert np.array_equal(decode_nifti(bomb).voxels, decode_nifti(content).voxels)
     nrrd.write(
-        str(tmp_path / "a.nrrd"), flat(), {"space": "LPS", "space directions": np.eye(3), "space origin": [0] * 3}
+        str(tmp_path / "a.nrrd"),
+        flat(),
+        {"space": "LPS", "space directions": np.eye(3), "space origin": [0] * 3},
     )
     text, body = (tmp_path / "a.nrrd").read_bytes().split(b"\n\n", 1)
     body = gzip.decompress(body)
@@ -355,10 +414,14 @@ def test_a_gzip_bomb_is_not_inflated(tmp_path):
 
 def test_nibabels_own_odd_files_load_or_are_refused():
     found, _ = scan.walk(Path(nib.__file__).parent)
-    outcomes = {path.name: load(Record(path.name, path, files=scan.series_of(path))) for path in found}
+    outcomes = {
+        path.name: load(Record(path.name, path, files=scan.series_of(path))) for path in found
+    }
     assert len(outcomes) > 8
     assert all((each.image is None) == bool(each.error) for each in outcomes.values())
-    assert not any("\n" in each.error or each.error.startswith("please report") for each in outcomes.values())
+    assert not any(
+        "\n" in each.error or each.error.startswith("please report") for each in outcomes.values()
+    )
     assert sum(each.image is not None for each in outcomes.values()) >= 4
 
 
@@ -375,11 +438,12 @@ def test_a_healthy_brain_of_one_millimetre_comes_back_voxel_for_voxel(tmp_path):
     assert np.array_equal(source.get_fdata(dtype=np.float32), np.asarray(back.dataobj))
 
 
-# -- Pictures -------------------------------------------------------------------------------------------
+# -- Pictures --------------------------------------------------------------------------------------
 
 
 def turned(world, codes):
-    """An array [x, y, z] toward LPS+ of 2 × 1 × 1.5 mm, its middle at 0, stored with axes that run toward `codes`."""
+    """An array [x, y, z] toward LPS+ of 2 × 1 × 1.5 mm, its middle at 0, stored with axes that run
+    toward `codes`."""
     affine = np.diag([2, 1, 1.5, 1.0])
     affine[:3, 3] = -(np.array(world.shape) - 1) * [2, 1, 1.5] / 2
     axes = ["LPS".index(code if code in "LPS" else geometry.OPPOSITE[code]) for code in codes]
@@ -404,7 +468,9 @@ def test_pictures_show_a_marker_on_the_side_of_its_letter(monkeypatch, codes):
     """One at the patient's left, anterior and toward the head."""
     world = np.zeros((24, 49, 32), np.float32)
     world[17:19, 12:15, 22:24], world[18, 12, 22] = 1, 2
-    volume = Preprocess(PreprocessConfig(foreground="all", least_foreground=0)).prepare(turned(world, codes))
+    volume = Preprocess(PreprocessConfig(foreground="all", least_foreground=0)).prepare(
+        turned(world, codes)
+    )
     heatmap = np.ascontiguousarray(volume.slices[0])
     drawn = []
 
@@ -412,14 +478,21 @@ def test_pictures_show_a_marker_on_the_side_of_its_letter(monkeypatch, codes):
         drawn.append((place, said))
 
     monkeypatch.setattr(ImageDraw.ImageDraw, "text", text)
-    found = np.asarray(Image.open(BytesIO(volumes.picture(heatmap, volume, (0.0, 1.0), "png"))).convert("L"), int)
+    found = np.asarray(
+        Image.open(BytesIO(volumes.picture(heatmap, volume, (0.0, 1.0), "png"))).convert("L"), int
+    )
     side = volumes.PANEL
     for number, (plane, letters) in enumerate(LETTERS.items()):
         assert "".join(geometry.edges(plane).values()) == letters
         bright = np.argwhere(found[:side, number * (side + volumes.GAP) :][:, :side] > 100)
         row, column = bright.mean(0) / side - 0.5
         left, right, top, bottom = (letter in "LAS" for letter in letters)
-        assert (column < -0.05, column > 0.05, row < -0.05, row > 0.05) == (left, right, top, bottom), plane
+        assert (column < -0.05, column > 0.05, row < -0.05, row > 0.05) == (
+            left,
+            right,
+            top,
+            bottom,
+        ), plane
         written = drawn[5 * number : 5 * number + 5]
         at = {letter: (x / side, y / side) for (x, y), letter in written[:4]}
         ends = [at[letter] for letter in letters]
@@ -434,14 +507,16 @@ def test_places_are_said_toward_the_side_they_lie_on():
         assert volumes.place_text((-12.0, -12.0, -12.0), plane) == f"12 mm {away}"
 
 
-# -- Preprocessing --------------------------------------------------------------------------------------
+# -- Preprocessing ---------------------------------------------------------------------------------
 
 
 def head(shape=(6, 40, 44), lesion=None, rng=RNG, bright=100):
     """[D, H, W]: an ellipsoid with texture before a dark background."""
     axes = np.meshgrid(*(np.linspace(-1, 1, side) for side in shape), indexing="ij")
     inside = (axes[0] * 0.7) ** 2 + (axes[1] / 0.8) ** 2 + (axes[2] / 0.7) ** 2 < 1
-    volume = np.where(inside, bright + 8 * rng.normal(size=shape), 3 * np.abs(rng.normal(size=shape)))
+    volume = np.where(
+        inside, bright + 8 * rng.normal(size=shape), 3 * np.abs(rng.normal(size=shape))
+    )
     if lesion is not None:
         volume[lesion] += 0.9 * bright
     return volume.clip(0).astype(np.float32), inside
@@ -455,7 +530,9 @@ def test_otsus_threshold_parts_two_classes():
 @pytest.mark.parametrize("shape", [(6, 40, 44), (5, 300, 280)])
 def test_the_foreground_is_the_head_with_its_holes(shape):
     volume, inside = head(shape)
-    cavity = np.s_[2:4, shape[1] // 2 - 3 : shape[1] // 2 + 3, shape[2] // 2 - 3 : shape[2] // 2 + 3]
+    cavity = np.s_[
+        2:4, shape[1] // 2 - 3 : shape[1] // 2 + 3, shape[2] // 2 - 3 : shape[2] // 2 + 3
+    ]
     volume[cavity] = 0
     found = volume_foreground(volume[None])
     overlap = 2 * (found & inside).sum() / (found.sum() + inside.sum())
@@ -476,8 +553,12 @@ def test_intensity_of_a_volume_is_its_own_but_hounsfield_units_are_everyones(tmp
     from dataclasses import replace
 
     volume, _ = head()
-    one = prepared(save_nifti(tmp_path / "a.nii", volume.transpose(2, 1, 0), np.eye(4)), axis="axial")
-    ten = prepared(save_nifti(tmp_path / "b.nii", 10 * volume.transpose(2, 1, 0), np.eye(4)), axis="axial")
+    one = prepared(
+        save_nifti(tmp_path / "a.nii", volume.transpose(2, 1, 0), np.eye(4)), axis="axial"
+    )
+    ten = prepared(
+        save_nifti(tmp_path / "b.nii", 10 * volume.transpose(2, 1, 0), np.eye(4)), axis="axial"
+    )
     preprocess = Preprocess(PreprocessConfig(axis="axial"))
     scaled, _ = preprocess.apply(one.slices[:, 2], one, 2)
     assert np.allclose(scaled, preprocess.apply(ten.slices[:, 2], ten, 2)[0], atol=1e-4)
@@ -491,13 +572,16 @@ def test_slow_changes_of_brightness_are_evened_out():
     ramp = np.linspace(0.5, 1.5, 64, dtype=np.float32)
     found = evened((volume * ramp)[None], inside, 8.0, (4.0, 1.0, 1.0))[0]
     left, right = (
-        found[inside & np.pad(np.ones((6, 60, 20), bool), ((0, 0), (0, 0), at))] for at in ((8, 36), (36, 8))
+        found[inside & np.pad(np.ones((6, 60, 20), bool), ((0, 0), (0, 0), at))]
+        for at in ((8, 36), (36, 8))
     )
-    assert (volume * ramp)[inside & (ramp > 1.2)].mean() > 1.6 * (volume * ramp)[inside & (ramp < 0.8)].mean()
+    assert (volume * ramp)[inside & (ramp > 1.2)].mean() > 1.6 * (volume * ramp)[
+        inside & (ramp < 0.8)
+    ].mean()
     assert abs(left.mean() / right.mean() - 1) < 0.15
 
 
-# -- The whole way --------------------------------------------------------------------------------------
+# -- The whole way ---------------------------------------------------------------------------------
 
 DEPTH = 6
 
@@ -565,7 +649,9 @@ def test_the_profile_says_where_each_slice_lies(scored):
     slices = pq.read_table(out / "slices.parquet").to_pylist()
     mine = [row for row in slices if row["path"] == "ill/p00.nii.gz"]
     assert [row["slice"] for row in mine] == list(range(DEPTH))
-    assert [row["superior_mm"] for row in mine] == pytest.approx([-12 + 4 * k for k in range(DEPTH)])
+    assert [row["superior_mm"] for row in mine] == pytest.approx(
+        [-12 + 4 * k for k in range(DEPTH)]
+    )
     assert mine[0]["left_mm"] == pytest.approx(-22 + 43 / 2)  # x runs to the left from -22 mm
     assert max(mine, key=lambda row: row["score"])["slice"] == 3
     row = next(row for row in directories.read(out).rows if row["path"] == "ill/p00.nii.gz")
@@ -581,8 +667,14 @@ def test_a_volume_is_compared_with_pooled_calibration_groups(run, scored):
     for row in directories.read(scored[1]).rows:
         expected = (1 + sum(peak >= row["score"] for peak in peaks)) / (len(peaks) + 1)
         assert row["p_value"] == pytest.approx(expected)
-    slices = [row for row in pq.read_table(scored[1] / "slices.parquet").to_pylist() if row["score"] is not None]
-    assert [row["p_value"] for row in slices] == pytest.approx(calibration.p_values([r["score"] for r in slices], 0.2))
+    slices = [
+        row
+        for row in pq.read_table(scored[1] / "slices.parquet").to_pylist()
+        if row["score"] is not None
+    ]
+    assert [row["p_value"] for row in slices] == pytest.approx(
+        calibration.p_values([r["score"] for r in slices], 0.2)
+    )
 
 
 def test_a_slice_scores_alike_whatever_else_is_scored(run, scored):
@@ -607,7 +699,9 @@ def test_directories_of_volumes_verify_merge_and_score_again(run, scored, tmp_pa
         assert (tmp_path / "m" / name).read_bytes() == (out / name).read_bytes(), name
 
 
-def test_an_interrupted_scoring_of_volumes_goes_on_to_the_same_tables(run, scored, tmp_path, monkeypatch):
+def test_an_interrupted_scoring_of_volumes_goes_on_to_the_same_tables(
+    run, scored, tmp_path, monkeypatch
+):
     folder, out = scored
     real = worker.score_records
 
@@ -622,7 +716,9 @@ def test_an_interrupted_scoring_of_volumes_goes_on_to_the_same_tables(run, score
         anodetect.score(run, [str(folder)], tmp_path / "s", far=0.2)
     monkeypatch.setattr(worker, "score_records", real)
     with pytest.raises(RunError, match="another identifiers"):
-        anodetect.score(run, [str(folder)], tmp_path / "s", far=0.2, resume=True, keep_identifiers=True)
+        anodetect.score(
+            run, [str(folder)], tmp_path / "s", far=0.2, resume=True, keep_identifiers=True
+        )
     anodetect.score(run, [str(folder)], tmp_path / "s", far=0.2, resume=True)
     for name in ("scores.parquet", "slices.parquet", "groups.csv"):
         assert (tmp_path / "s" / name).read_bytes() == (out / name).read_bytes(), name
@@ -631,7 +727,9 @@ def test_an_interrupted_scoring_of_volumes_goes_on_to_the_same_tables(run, score
 def test_volumes_on_two_processes_give_the_same_slices(run, scored, tmp_path):
     folder, out = scored
     anodetect.score(run, [str(folder)], tmp_path / "s", far=0.2, workers=2)
-    for one, other in zip(directories.read_slices(tmp_path / "s"), directories.read_slices(out), strict=True):
+    for one, other in zip(
+        directories.read_slices(tmp_path / "s"), directories.read_slices(out), strict=True
+    ):
         assert one["score"] == pytest.approx(other["score"], rel=1e-5)
         assert {**one, "score": 0} == {**other, "score": 0}
     assert verification.verify(tmp_path / "s").intact
@@ -645,7 +743,9 @@ def test_an_edited_slice_is_noticed(scored, tmp_path):
     pq.write_table(pa.Table.from_pylist(slices, directories.SLICE_COLUMNS), copy / "slices.parquet")
     problems = verification.verify(copy).problems
     assert "slices.parquet was changed" in problems
-    assert any(text.startswith(f"slice {slices[3]['slice']} of {slices[3]['path']}") for text in problems)
+    assert any(
+        text.startswith(f"slice {slices[3]['slice']} of {slices[3]['path']}") for text in problems
+    )
 
 
 def test_slices_without_enough_foreground_are_not_scored_and_said_so(run, tmp_path):
@@ -665,7 +765,9 @@ def test_slices_without_enough_foreground_are_not_scored_and_said_so(run, tmp_pa
     values = np.asarray(nib.load(tmp_path / "s/heatmaps/a.nii_heatmap.nii").dataobj)
     assert np.isnan(values[:, :, :2]).all()
     assert np.isfinite(values[:, :, 2:]).all()
-    assert [row["score"] is None for row in directories.read_slices(tmp_path / "s")] == [True] * 2 + [False] * 4
+    assert [row["score"] is None for row in directories.read_slices(tmp_path / "s")] == [
+        True
+    ] * 2 + [False] * 4
 
 
 def test_truth_and_foreground_from_a_manifest(run, tmp_path):
@@ -678,10 +780,16 @@ def test_truth_and_foreground_from_a_manifest(run, tmp_path):
     inside[8:36, 8:32] = 1
     save_nifti(tmp_path / "f.nii.gz", inside, reference.affine)
     save_nifti(tmp_path / "wrong.nii.gz", inside[:-1], reference.affine)
-    lines = ["path,label,mask,foreground", "p00.nii.gz,1,t.nii.gz,f.nii.gz", "p01.nii.gz,1,t.nii.gz,"]
+    lines = [
+        "path,label,mask,foreground",
+        "p00.nii.gz,1,t.nii.gz,f.nii.gz",
+        "p01.nii.gz,1,t.nii.gz,",
+    ]
     (tmp_path / "manifest.csv").write_text("\n".join(lines))
     result = anodetect.evaluate(run, str(tmp_path), far=0.2)
-    assert result["operating_point"]["threshold"] == read_run(run).calibration.pooled().threshold(0.2)
+    assert result["operating_point"]["threshold"] == read_run(run).calibration.pooled().threshold(
+        0.2
+    )
     assert result["operating_point"]["tpr"] == 1
     assert result["pixel"]["ap"] > 0.15
     assert load(scan.scan(tmp_path).records[0]).volume.foreground.sum() == inside.sum()
@@ -711,7 +819,9 @@ def test_slices_as_images_and_volumes_fit_together(tmp_path):
     for number in range(30):
         volume, _ = head(rng=rng)
         Image.fromarray(volume[3].clip(0, 255).astype(np.uint8)).save(tmp_path / f"{number}.png")
-    anodetect.train(str(tmp_path), "pca", tmp_path / "run", values={"size": 32, "refuse_unseen": False})
+    anodetect.train(
+        str(tmp_path), "pca", tmp_path / "run", values={"size": 32, "refuse_unseen": False}
+    )
     folder = write_patients(tmp_path / "new", 1, lesion=LESION, seed=6)
     anodetect.score(tmp_path / "run", [str(folder)], tmp_path / "s", far=0.2)
     assert max(directories.read_slices(tmp_path / "s"), key=lambda row: row["score"])["slice"] == 3
@@ -719,11 +829,14 @@ def test_slices_as_images_and_volumes_fit_together(tmp_path):
 
 @pytest.fixture(scope="module")
 def middle(tmp_path_factory):
-    """A model that has seen slices 2 and 3 only, of heads of brightness 90 to 110, scaled as they are."""
+    """A model that has seen slices 2 and 3 only, of heads of brightness 90 to 110, scaled as they
+    are."""
     folder, rng = tmp_path_factory.mktemp("middle"), np.random.default_rng(11)
     for number in range(40):
         volume, _ = head(rng=rng, bright=90 + number / 2)
-        Image.fromarray(volume[2 + number % 2].clip(0, 255).astype(np.uint8)).save(folder / f"{number}.png")
+        Image.fromarray(volume[2 + number % 2].clip(0, 255).astype(np.uint8)).save(
+            folder / f"{number}.png"
+        )
     anodetect.train(str(folder), "pca", folder / "run", values={"size": 32, "intensity": "dataset"})
     return folder / "run"
 
@@ -739,8 +852,18 @@ def test_slices_outside_what_the_model_has_seen_are_not_scored_and_said_so(middl
             notes.append(text)
 
     anodetect.score(middle, [str(path)], tmp_path / "s", far=0.2, reporter=Notes())
-    unseen = [row["unscored"] == "outside what the model has seen" for row in directories.read_slices(tmp_path / "s")]
-    assert unseen == [True, True, True, False, True, True]  # the lesion of slice 3 is no reason to leave it out
+    unseen = [
+        row["unscored"] == "outside what the model has seen"
+        for row in directories.read_slices(tmp_path / "s")
+    ]
+    assert unseen == [
+        True,
+        True,
+        True,
+        False,
+        True,
+        True,
+    ]  # the lesion of slice 3 is no reason to leave it out
     assert "5 of 6 slices were not scored (NaN): outside what the model has seen" in notes
     values = np.asarray(nib.load(tmp_path / "s/heatmaps/a.nii_heatmap.nii").dataobj)
     assert np.isnan(values).all((0, 1)).tolist() == unseen
@@ -770,7 +893,9 @@ def test_what_slices_are_like_is_learned_from_fit_and_tune_images_alone(middle):
 @pytest.mark.parametrize("tile", [0, 32])
 def test_maps_of_resampled_slices_come_back_in_the_source_grid(tmp_path, tile):
     folder = write_patients(tmp_path / "normal", 8)
-    values = {"spacing": 0.8, "bias": 30.0, "size": 32, "tile": tile} | ({"size": 16} if tile else {})
+    values = {"spacing": 0.8, "bias": 30.0, "size": 32, "tile": tile} | (
+        {"size": 16} if tile else {}
+    )
     anodetect.train(str(folder), "pca", tmp_path / "run", values=values)
     ill = write_patients(tmp_path / "ill", 1, lesion=LESION, seed=9)
     anodetect.score(tmp_path / "run", [str(ill)], tmp_path / "s", far=0.2)
@@ -790,8 +915,12 @@ def test_volumes_are_scaled_as_the_images_were_that_a_model_learned_from(tmp_pat
     for number in range(20):
         volume, _ = head(rng=rng)
         top = np.percentile(volume, 99)
-        Image.fromarray((volume[3] * 200 / top).clip(0, 200).astype(np.uint8)).save(tmp_path / f"{number}.png")
-    anodetect.train(str(tmp_path), "pca", tmp_path / "run", values={"size": 32, "exported": [99, 200]})
+        Image.fromarray((volume[3] * 200 / top).clip(0, 200).astype(np.uint8)).save(
+            tmp_path / f"{number}.png"
+        )
+    anodetect.train(
+        str(tmp_path), "pca", tmp_path / "run", values={"size": 32, "exported": [99, 200]}
+    )
     model = Model.load(read_run(tmp_path / "run"), "cpu")
     new, _ = head(rng=rng)
     path = save_nifti(tmp_path / "new.nii", 7 * new.transpose(2, 1, 0), np.diag([-1.0, -1, 4, 1]))
@@ -807,7 +936,8 @@ def test_volumes_are_scaled_as_the_images_were_that_a_model_learned_from(tmp_pat
 
 
 def test_slices_of_the_real_volumes_come_out_as_the_images_of_the_set(shared_data):
-    """Pixel for pixel, scaled and cut where the set's images were: the 99.5th percentile of voxels above 20 is 255."""
+    """Pixel for pixel, scaled and cut where the set's images were: the 99.5th percentile of voxels
+    above 20 is 255."""
     preprocess = Preprocess(PreprocessConfig(exported=(99.5, 255), exported_above=20))
     preprocess.range, preprocess.flat_background = (0.0, 255.0), True
     for name in ("lgg051", "lgg052", "lgg053", "lgg054", "lgg055"):
@@ -820,7 +950,9 @@ def test_slices_of_the_real_volumes_come_out_as_the_images_of_the_set(shared_dat
             image = readers.read_image(png)
             found, inside = preprocess.apply(volume.slices[:, number], volume, number)
             assert np.array_equal(np.floor((found + 1) * 127.5 + 1e-3), image)
-            assert (inside == preprocess.apply(image)[1]).mean() > 0.96  # a rim of one grey level, cut off in the image
+            assert (
+                inside == preprocess.apply(image)[1]
+            ).mean() > 0.96  # a rim of one grey level, cut off in the image
 
 
 def test_volumes_of_different_planes_are_not_mixed(tmp_path):

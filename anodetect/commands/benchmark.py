@@ -1,4 +1,5 @@
-"""Detectors × data sets × seeds → one table. Every run is a fresh process; what is finished is not repeated."""
+"""Detectors × data sets × seeds → one table. Every run is a fresh process; what is finished is not
+repeated."""
 
 import base64
 import io
@@ -49,7 +50,9 @@ class Job:
 
     @property
     def name(self) -> str:
-        return f"{re.sub(r'[^A-Za-z0-9.-]+', '_', Path(self.data).name)}-{self.detector}-{self.seed}"
+        return (
+            f"{re.sub(r'[^A-Za-z0-9.-]+', '_', Path(self.data).name)}-{self.detector}-{self.seed}"
+        )
 
     @property
     def run(self) -> Path:
@@ -61,33 +64,64 @@ class Job:
 
 
 def run(
-    data: Sequence[str], detectors: Sequence[str], out: Path, *, seeds: int, budget: float, reporter: Reporter
+    data: Sequence[str],
+    detectors: Sequence[str],
+    out: Path,
+    *,
+    seeds: int,
+    budget: float,
+    reporter: Reporter,
 ) -> dict[str, Any]:
-    """Do what is not done yet and write results.csv, results.md, benchmark.html and benchmark.png below `out`.
+    """Do what is not done yet and write results.csv, results.md, benchmark.html and benchmark.png
+    below `out`.
 
-    Returns the rows (one per data set, detector and seed) and the summary (means over seeds with intervals).
+    Returns the rows (one per data set, detector and seed) and the summary (means over seeds with
+    intervals).
     """
     for name in detectors:
         detector_class(name)
     if len({Job(name, "", 0, out).name for name in data}) < len(data):
         raise DataError("two data sets have the same name; rename one folder")
-    jobs = [Job(name, detector, seed, out) for name in data for detector in detectors for seed in range(seeds)]
+    jobs = [
+        Job(name, detector, seed, out)
+        for name in data
+        for detector in detectors
+        for seed in range(seeds)
+    ]
     rows = []
     for number, job in enumerate(jobs):
         reporter.say(f"{job.name} ({number + 1} of {len(jobs)})")
         rows.append(finished(job, budget))
     summary = [_summarise(name, detector, rows) for name in data for detector in detectors]
     for entry in summary:
-        entry["differences"] = _differences(entry, [other for other in summary if other["data"] == entry["data"]])
-    public = [{key: value for key, value in row.items() if key not in ("data", "draws")} for row in rows]
+        entry["differences"] = _differences(
+            entry, [other for other in summary if other["data"] == entry["data"]]
+        )
+    public = [
+        {key: value for key, value in row.items() if key not in ("data", "draws")} for row in rows
+    ]
     write_atomic(out / "results.csv", runs.to_csv(public))
     write_atomic(out / "results.md", _markdown(data, summary, budget, seeds))
-    strips = {name: _strips(name, [job for job in jobs if job.data == name and job.seed == 0]) for name in data}
-    pictures = {name: [base64.b64encode(_png(strip)).decode() for strip in strips[name]] for name in data}
+    strips = {
+        name: _strips(name, [job for job in jobs if job.data == name and job.seed == 0])
+        for name in data
+    }
+    pictures = {
+        name: [base64.b64encode(_png(strip)).decode() for strip in strips[name]] for name in data
+    }
     titles = ["image", "truth", *detectors]
-    write_atomic(out / "benchmark.png", _png(_sheet(titles, [some[0] for some in strips.values() if some])))
+    write_atomic(
+        out / "benchmark.png", _png(_sheet(titles, [some[0] for some in strips.values() if some]))
+    )
     page = report.environment().get_template("benchmark.html.j2")
-    html = page.render(data=data, summary=summary, pictures=pictures, budget=budget, seeds=seeds, detectors=detectors)
+    html = page.render(
+        data=data,
+        summary=summary,
+        pictures=pictures,
+        budget=budget,
+        seeds=seeds,
+        detectors=detectors,
+    )
     write_atomic(out / "benchmark.html", html)
     for entry in summary:
         del entry["draws"]
@@ -103,11 +137,15 @@ def finished(job: Job, budget: float) -> dict[str, Any]:
         write_atomic(job.run.with_suffix(".json"), json.dumps({"peak": facts["peak_memory_mb"]}))
     trained_for = runs.facts(job.run)["budget_minutes"]
     if trained_for != budget:
-        raise ConfigError(f"{job.run} was trained with --budget {trained_for:g}; use that, or another --out")
+        raise ConfigError(
+            f"{job.run} was trained with --budget {trained_for:g}; use that, or another --out"
+        )
     if not (job.scores / "audit.json").exists():
         shutil.rmtree(job.scores, ignore_errors=True)  # what an interrupted scoring left
         heatmaps = "tiff" if job.seed == 0 else "none"
-        result = _call("score", str(job.run), job.data, "--out", str(job.scores), "--heatmaps", heatmaps)
+        result = _call(
+            "score", str(job.run), job.data, "--out", str(job.scores), "--heatmaps", heatmaps
+        )
         keep = {"peak": result["peak_memory_mb"], "ms": 1000 * result["model_seconds_per_image"]}
         write_atomic(job.scores.with_suffix(".json"), json.dumps(keep))
     return _row(job)
@@ -116,7 +154,9 @@ def finished(job: Job, budget: float) -> dict[str, Any]:
 def _call(*arguments: str) -> dict[str, Any]:
     """An `anodetect` command in a process of its own; its JSON answer."""
     done = subprocess.run(
-        [sys.executable, "-m", "anodetect.cli", *arguments, "--json"], stdout=subprocess.PIPE, check=False
+        [sys.executable, "-m", "anodetect.cli", *arguments, "--json"],
+        stdout=subprocess.PIPE,
+        check=False,
     )
     if done.returncode == Interrupted.exit_code or done.returncode < 0:
         raise Interrupted("stopped; the same command goes on from here")
@@ -161,7 +201,8 @@ def _kept(path: Path) -> dict[str, float]:
 
 
 def _draws(path: Path) -> Draws:
-    """Each metric's values over the resampled groups; the resamples are the same for every detector and seed."""
+    """Each metric's values over the resampled groups; the resamples are the same for every detector
+    and seed."""
     with np.load(path, allow_pickle=False) as file:
         return {name: file[name] for name in file.files}
 
@@ -169,17 +210,29 @@ def _draws(path: Path) -> Draws:
 def _summarise(data: str, detector: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Means over seeds; intervals from the mean, over seeds, of each resample's value."""
     mine = [row for row in rows if row["data"] == data and row["detector"] == detector]
-    draws = {name: np.mean([row["draws"][name] for row in mine], axis=0) for name in mine[0]["draws"]}
+    draws = {
+        name: np.mean([row["draws"][name] for row in mine], axis=0) for name in mine[0]["draws"]
+    }
     entry: dict[str, Any] = {"data": data, "detector": detector, "seeds": len(mine)}
     entry |= {key: mine[0][key] for key in ("dataset", "representation")}
     for name in METRICS:
         values = [row[name] for row in mine]
         low, high = np.nanpercentile(draws[name], (2.5, 97.5)) if name in draws else (None, None)
-        entry[name] = {"value": None if None in values else float(np.mean(values)), "low": low, "high": high}
-    return entry | {name: float(np.mean([row[name] for row in mine])) for name in COSTS} | {"draws": draws}
+        entry[name] = {
+            "value": None if None in values else float(np.mean(values)),
+            "low": low,
+            "high": high,
+        }
+    return (
+        entry
+        | {name: float(np.mean([row[name] for row in mine])) for name in COSTS}
+        | {"draws": draws}
+    )
 
 
-def _differences(entry: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _differences(
+    entry: Mapping[str, Any], others: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
     """This detector minus each other one, on the same resamples (paired bootstrap)."""
     differences = []
     for other in others:
@@ -188,30 +241,53 @@ def _differences(entry: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) 
         line: dict[str, Any] = {"other": other["detector"]}
         for name in COMPARED:
             if name in entry["draws"] and name in other["draws"]:
-                low, high = np.nanpercentile(entry["draws"][name] - other["draws"][name], (2.5, 97.5))
-                line[name] = {"value": entry[name]["value"] - other[name]["value"], "low": low, "high": high}
+                low, high = np.nanpercentile(
+                    entry["draws"][name] - other["draws"][name], (2.5, 97.5)
+                )
+                line[name] = {
+                    "value": entry[name]["value"] - other[name]["value"],
+                    "low": low,
+                    "high": high,
+                }
         differences.append(line)
     return differences
 
 
-def _markdown(data: Sequence[str], summary: Sequence[Mapping[str, Any]], budget: float, seeds: int) -> str:
-    lines = [f"{seeds} seed(s), at most {budget:g} minutes of training each; 95 % bootstrap intervals over groups.", ""]
+def _markdown(
+    data: Sequence[str], summary: Sequence[Mapping[str, Any]], budget: float, seeds: int
+) -> str:
+    lines = [
+        f"{seeds} seed(s), at most {budget:g} minutes of training each; 95 % bootstrap intervals over groups.",
+        "",
+    ]
     titles = [*(name.replace("_", " ") for name in METRICS), "train s", "ms/image", "peak MB"]
     for name in data:
         entries = [entry for entry in summary if entry["data"] == name]
         lines += [f"### {entries[0]['dataset']}", "", f"| detector | sees | {' | '.join(titles)} |"]
-        lines += ["|---" * (2 + len(titles)) + "|", *(_markdown_row(entry) for entry in entries), ""]
+        lines += [
+            "|---" * (2 + len(titles)) + "|",
+            *(_markdown_row(entry) for entry in entries),
+            "",
+        ]
         lines += ["Differences on the same resamples:", ""]
         shown: set[str] = set()
         for entry in entries:
             shown.add(entry["detector"])
-            lines += [_markdown_difference(entry, line) for line in entry["differences"] if line["other"] not in shown]
+            lines += [
+                _markdown_difference(entry, line)
+                for line in entry["differences"]
+                if line["other"] not in shown
+            ]
         lines.append("")
     return "\n".join(lines)
 
 
 def _markdown_row(entry: Mapping[str, Any]) -> str:
-    costs = (f"{entry['train_seconds']:.0f}", f"{entry['score_ms_per_image']:.1f}", f"{entry['peak_memory_mb']:.0f}")
+    costs = (
+        f"{entry['train_seconds']:.0f}",
+        f"{entry['score_ms_per_image']:.1f}",
+        f"{entry['peak_memory_mb']:.0f}",
+    )
     head = entry["detector"], entry["representation"]
     return f"| {' | '.join([*head, *(_cell(entry[name]) for name in METRICS), *costs])} |"
 
@@ -233,7 +309,8 @@ def _signed(metric: Mapping[str, Any]) -> str:
 
 
 def _strips(data: str, jobs: Sequence[Job]) -> list[Pixels]:
-    """For some anomalous images, chosen by a hash of their names: image | truth | each detector's heatmap."""
+    """For some anomalous images, chosen by a hash of their names: image | truth | each detector's
+    heatmap."""
     anomalous = [record for record in cards.open_data(data).testing() if record.label == 1]
     with_mask = [record for record in anomalous if record.mask] or anomalous
     chosen = sorted(with_mask, key=lambda record: position(record.id, "pictures"))[:PICTURES]
@@ -253,10 +330,14 @@ def _strip(record: Record, jobs: Sequence[Job]) -> Pixels:
         scored = directories.read(job.scores)
         row = next((row for row in scored.rows if row["path"] == record.id), None)
         if row and row["heatmap"]:
-            panels.append(colour(tifffile.imread(job.scores / row["heatmap"]), tuple(scored.audit["scale"])))
+            panels.append(
+                colour(tifffile.imread(job.scores / row["heatmap"]), tuple(scored.audit["scale"]))
+            )
         else:
             panels.append(BLANK)
-    return np.concatenate([np.asarray(Image.fromarray(panel).resize((SIDE, SIDE))) for panel in panels], axis=1)
+    return np.concatenate(
+        [np.asarray(Image.fromarray(panel).resize((SIDE, SIDE))) for panel in panels], axis=1
+    )
 
 
 def _truth(record: Record) -> Pixels:
@@ -269,7 +350,9 @@ def _sheet(titles: Sequence[str], strips: Sequence[Pixels]) -> Pixels:
     """Strips below each other, under their columns' titles."""
     head = Image.new("RGB", (SIDE * len(titles), 24), "white")
     for column, title in enumerate(titles):
-        ImageDraw.Draw(head).text((SIDE * (column + 0.5), 12), title, "black", anchor="mm", font_size=14)
+        ImageDraw.Draw(head).text(
+            (SIDE * (column + 0.5), 12), title, "black", anchor="mm", font_size=14
+        )
     return np.concatenate([np.asarray(head), *strips])
 
 

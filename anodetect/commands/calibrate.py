@@ -21,8 +21,8 @@ from anodetect.types import Reporter, Silent
 def calibrate_model(
     model: Model, items: Sequence[Record], reporter: Reporter
 ) -> tuple[Calibration, list[tuple[str, str]]]:
-    """Score held-out normals; the calibration, and what could not be scored. Only numbers are kept of an image, and of
-    a volume those of each of its slices."""
+    """Score held-out normals; the calibration, and what could not be scored. Only numbers are kept
+    of an image, and of a volume those of each of its slices."""
     scores: list[float] = []
     peaks: list[float] = []
     groups: list[str] = []
@@ -39,7 +39,9 @@ def calibrate_model(
             scores.append(scored.score)
             peaks.append(float(np.nanmax(scored.heatmap)))
             groups.append(scored.loaded.record.group)
-    return Calibration(np.array(scores, np.float64), np.array(peaks, np.float64), tuple(groups)), failed
+    return Calibration(
+        np.array(scores, np.float64), np.array(peaks, np.float64), tuple(groups)
+    ), failed
 
 
 def calibrate(
@@ -51,7 +53,9 @@ def calibrate(
     dataset = cards.open_data(data)
     model = Model.load(run, device)
     dims = model.tiling.dims
-    preprocess = copy(model.preprocess)  # what it learns here is no part of the model, which is frozen
+    preprocess = copy(
+        model.preprocess
+    )  # what it learns here is no part of the model, which is frozen
     normals, hashes, failed = usable_normals(dataset, preprocess, dims, reporter)
     if len(normals) < split.MINIMUM:
         raise DataError(
@@ -68,14 +72,21 @@ def calibrate(
     refuse_known_groups(kept, normals)
     calibration, unscored = calibrate_model(model, normals, reporter)
     if len(normals) - len(unscored) < split.MINIMUM:
-        raise DataError(f"only {len(normals) - len(unscored)} of {len(normals)} could be scored; {unscored[0][1]}")
+        raise DataError(
+            f"only {len(normals) - len(unscored)} of {len(normals)} could be scored; {unscored[0][1]}"
+        )
     failed += unscored
     workdir = runs.begin(out, resume=False)
-    facts = dict(run.header["facts"]) | {"calibrated_on": dataset.name, "calibrated_from": run.model_sha256}
-    facts |= {"failed": len(failed), "dropped": ""}
-    header = {key: value for key, value in run.header.items() if key not in ("hashes", "calibration_groups")} | {
-        "facts": facts
+    facts = dict(run.header["facts"]) | {
+        "calibrated_on": dataset.name,
+        "calibrated_from": run.model_sha256,
     }
+    facts |= {"failed": len(failed), "dropped": ""}
+    header = {
+        key: value
+        for key, value in run.header.items()
+        if key not in ("hashes", "calibration_groups")
+    } | {"facts": facts}
     manifest = kept + used_rows(normals, "calibrate", hashes)
     (workdir / "train.jsonl").write_bytes((run_path / "train.jsonl").read_bytes())
     runs.write(
@@ -95,4 +106,6 @@ def refuse_known_groups(rows: Sequence[Mapping[str, str]], items: Sequence[Recor
     known = {row["group"]: row["path"] for row in rows if row["group"] != row["path"]}
     for record in items:
         if record.group != record.id and record.group in known:
-            raise DataError(f"leak: group {record.group!r} of {record.id} took part in the run ({known[record.group]})")
+            raise DataError(
+                f"leak: group {record.group!r} of {record.id} took part in the run ({known[record.group]})"
+            )

@@ -1,4 +1,5 @@
-"""What ends a scoring and a merge alike: decide over all rows, compare with the calibration, write the directory."""
+"""What ends a scoring and a merge alike: decide over all rows, compare with the calibration, write
+the directory."""
 
 import json
 from collections import Counter
@@ -36,9 +37,15 @@ def where_scored(hosts: Collection[str], threads: Collection[int]) -> dict[str, 
     return {"host": next(iter(hosts)) if one else "", "threads": sorted(threads) if one else []}
 
 
-def statement_of(calibration: Calibration, far: float, fdr: float | None, groups: Sequence[str]) -> str:
+def statement_of(
+    calibration: Calibration, far: float, fdr: float | None, groups: Sequence[str]
+) -> str:
     """What is promised of images in these groups."""
-    return calibration.statement(far) if fdr is None else fdr_statement(calibration, fdr, len(groups), len(set(groups)))
+    return (
+        calibration.statement(far)
+        if fdr is None
+        else fdr_statement(calibration, fdr, len(groups), len(set(groups)))
+    )
 
 
 def conclude(
@@ -52,13 +59,16 @@ def conclude(
     measure: Measure,
     reporter: Reporter,
 ) -> dict[str, Any]:
-    """Decide over all rows, compare with the calibration, and write the directory; what `score` answers."""
+    """Decide over all rows, compare with the calibration, and write the directory; what `score`
+    answers."""
     far = facts["far"] if facts["fdr"] is None else facts["fdr"]
     rows, groups, threshold = decide(rows, calibration, far=far, fdr=facts["fdr"])
     decide_slices(slices, calibration, far=far, fdr=facts["fdr"])
     good = is_ok(rows)
     volumes = rows["path"].filter(pa.array(good & is_deep(rows))).to_pylist()
-    caveats = volume_caveats(volumes, slices, calibration, far) or group_caveats(groups, calibration)
+    caveats = volume_caveats(volumes, slices, calibration, far) or group_caveats(
+        groups, calibration
+    )
     for caveat in caveats:
         reporter.warn(caveat)
     for problem in measure.problems:
@@ -70,14 +80,18 @@ def conclude(
     in_error = directories.in_error(rows)
     unshown = int((good & ~in_error & np.asarray(pc.equal(rows["heatmap"], ""), bool)).sum())
     if unshown and facts["heatmaps"]:
-        reporter.warn(f"{unshown} have no heatmap: images come as tiff or png, volumes as nifti or dicom")
+        reporter.warn(
+            f"{unshown} have no heatmap: images come as tiff or png, volumes as nifti or dicom"
+        )
     if "regions" in facts["heatmaps"]:
         _write_regions(out, rows.filter(pa.array(good)), entries, facts)
     if measure.labelled():
         directories.write_draws(out, measure.draws())
     counts = Counter(rows["status"].to_pylist())
     unwritten = int((good & in_error).sum())
-    statement = statement_of(calibration, far, facts["fdr"], rows["group"].filter(pa.array(good)).to_pylist())
+    statement = statement_of(
+        calibration, far, facts["fdr"], rows["group"].filter(pa.array(good)).to_pylist()
+    )
     audit = dict(facts) | {
         "statement": statement,
         "ended": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -85,7 +99,9 @@ def conclude(
         "reasons": {reason: count for reason, count, _ in directories.failures(rows)},
         "drift": checks,
         "caveats": caveats,
-        "evaluation": measure.result(None if facts["fdr"] is None else threshold) if measure.labelled() else None,
+        "evaluation": measure.result(None if facts["fdr"] is None else threshold)
+        if measure.labelled()
+        else None,
     }
     head = directories.write(out, rows, audit, groups, timings, slices)
     return {
@@ -105,13 +121,18 @@ def conclude(
 def _drift(
     rows: pa.Table, slices: Sequence[directories.Row], calibration: Calibration
 ) -> dict[str, dict[str, Any] | None]:
-    """The batch, of volumes their slices, against the calibration images; over time where every image says when it
-    was taken."""
+    """The batch, of volumes their slices, against the calibration images; over time where every
+    image says when it was taken."""
     images = rows.filter(pa.array(is_ok(rows) & ~is_deep(rows)))
     of_volumes = [row for row in slices if row["score"] is not None]
-    scores, groups = (images[key].to_pylist() + [row[key] for row in of_volumes] for key in ("score", "group"))
+    scores, groups = (
+        images[key].to_pylist() + [row[key] for row in of_volumes] for key in ("score", "group")
+    )
     found = drift.compare(calibration.scores, calibration.groups, scores, groups)
-    checks: dict[str, dict[str, Any] | None] = {"batch": plain(asdict(found)) if found else None, "time": None}
+    checks: dict[str, dict[str, Any] | None] = {
+        "batch": plain(asdict(found)) if found else None,
+        "time": None,
+    }
     when = images["acquired"].to_pylist()
     if when and all(when) and not of_volumes:
         timed = list(zip(when, groups, scores, strict=True))
@@ -120,11 +141,16 @@ def _drift(
     return checks
 
 
-def _write_regions(out: Path, good: pa.Table, entries: Iterable[Entry], facts: Mapping[str, Any]) -> None:
+def _write_regions(
+    out: Path, good: pa.Table, entries: Iterable[Entry], facts: Mapping[str, Any]
+) -> None:
     """regions.json, a file in COCO's format, an image and an annotation at a time."""
     ids = {path: number for number, path in enumerate(good["path"].to_pylist(), start=1)}
     head = {
-        "info": {"description": "what exceeds the pixel threshold", "threshold": facts["pixel_threshold"]},
+        "info": {
+            "description": "what exceeds the pixel threshold",
+            "threshold": facts["pixel_threshold"],
+        },
         "categories": [{"id": 1, "name": "anomaly"}],
     }
     sides = zip(good["width"].to_pylist(), good["height"].to_pylist(), strict=True)
@@ -138,6 +164,11 @@ def _write_regions(out: Path, good: pa.Table, entries: Iterable[Entry], facts: M
         for entry in entries:
             for region in entry["regions"]:
                 number += 1
-                marks = {"id": number, "image_id": ids[entry["row"]["path"]], "category_id": 1, "iscrowd": 0}
+                marks = {
+                    "id": number,
+                    "image_id": ids[entry["row"]["path"]],
+                    "category_id": 1,
+                    "iscrowd": 0,
+                }
                 file.write((b",\n" if number > 1 else b"\n") + json.dumps(marks | region).encode())
         file.write(b"\n]}\n")

@@ -1,4 +1,5 @@
-"""The main job on real images, end to end: train three detectors, score held-out cells, write a report."""
+"""The main job on real images, end to end: train three detectors, score held-out cells, write a
+report."""
 
 import json
 import shlex
@@ -16,12 +17,19 @@ from anodetect.types import Reporter
 
 DATA = "elpv:mono"
 BUDGET_MINUTES = 3.0
-DETECTORS = ("intensity", "pca", "anoddpm")  # the learned one last: peak memory is that of the process so far
-QUICK: dict[str, dict[str, Any]] = {"anoddpm": {"widths": [32, 32], "training": {"steps": 100}, "lambdas": [10]}}
+DETECTORS = (
+    "intensity",
+    "pca",
+    "anoddpm",
+)  # the learned one last: peak memory is that of the process so far
+QUICK: dict[str, dict[str, Any]] = {
+    "anoddpm": {"widths": [32, 32], "training": {"steps": 100}, "lambdas": [10]}
+}
 
 
 def run(out: Path, *, quick: bool, reporter: Reporter) -> dict[str, Any]:
-    """Write runs/, scores/ and report.html below `out`; returns the table's rows and where the report is."""
+    """Write runs/, scores/ and report.html below `out`; returns the table's rows and where the
+    report is."""
     directories.prepare(out)
     data, name = DATA, DATA
     if quick:
@@ -32,7 +40,11 @@ def run(out: Path, *, quick: bool, reporter: Reporter) -> dict[str, Any]:
         run_path, score_path = out / "runs" / detector, out / "scores" / detector
         values = QUICK.get(detector, {}) if quick else {}
         reporter.say(f"\n{detector}")
-        options: dict[str, Any] = {"representation": "pixels", "values": values, "budget": BUDGET_MINUTES}
+        options: dict[str, Any] = {
+            "representation": "pixels",
+            "values": values,
+            "budget": BUDGET_MINUTES,
+        }
         facts = train(data, detector, run_path, **options, reporter=reporter)
         heatmaps = ("tiff", "png") if detector == "anoddpm" else ()
         command = [
@@ -45,14 +57,30 @@ def run(out: Path, *, quick: bool, reporter: Reporter) -> dict[str, Any]:
             "--heatmaps",
             ",".join(heatmaps) or "none",
         ]
-        result = score(run_path, [data], score_path, heatmaps=heatmaps, command=command, reporter=reporter)
+        result = score(
+            run_path, [data], score_path, heatmaps=heatmaps, command=command, reporter=reporter
+        )
         rows.append(result_row(name, facts, result))
         settings = [f"{key}={json.dumps(value)}" for key, value in _flat(values)]
-        training = ["anodetect", "train", data, "--detector", detector, "--representation", "pixels"]
+        training = [
+            "anodetect",
+            "train",
+            data,
+            "--detector",
+            detector,
+            "--representation",
+            "pixels",
+        ]
         training += ["--budget", f"{BUDGET_MINUTES:g}"]
-        training += ["--out", str(run_path), *(part for setting in settings for part in ("--set", setting))]
+        training += [
+            "--out",
+            str(run_path),
+            *(part for setting in settings for part in ("--set", setting)),
+        ]
         commands += [shlex.join(training), shlex.join(command)]
-    write_atomic(out / "results.json", json.dumps({"rows": rows, "commands": commands}, indent=2) + "\n")
+    write_atomic(
+        out / "results.json", json.dumps({"rows": rows, "commands": commands}, indent=2) + "\n"
+    )
     path = report.write(out)
     return {"rows": rows, "report": str(path), "out": str(out)}
 
@@ -61,7 +89,11 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     """{"a": {"b": 1}} → [("a.b", 1)]"""
     flat = []
     for key, value in values.items():
-        flat += _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(prefix + key, value)]
+        flat += (
+            _flat(value, f"{prefix}{key}.")
+            if isinstance(value, Mapping)
+            else [(prefix + key, value)]
+        )
     return flat
 
 

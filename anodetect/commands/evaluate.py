@@ -24,8 +24,8 @@ def evaluate(
     device: str = "auto",
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
-    """Metrics on labelled data, also for each value of the columns `by` of its manifest; images the run was made
-    from are refused by name."""
+    """Metrics on labelled data, also for each value of the columns `by` of its manifest; images the
+    run was made from are refused by name."""
     reporter = reporter or Silent()
     run = runs.read(run_path)
     dataset = cards.open_data(data)
@@ -52,7 +52,9 @@ def evaluate(
         if scored.heatmap is not None:
             measure.add(loaded.record, scored.score, scored.heatmap, loaded.volume)
     if not measure.whole.labelled():
-        raise DataError(f"{data}: none of {len(items)} labelled images can be read; the first: {failures[0]}")
+        raise DataError(
+            f"{data}: none of {len(items)} labelled images can be read; the first: {failures[0]}"
+        )
     failures += measure.whole.problems
     result = measure.result()
     for warning in result.get("warnings", ()):

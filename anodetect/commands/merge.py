@@ -24,20 +24,29 @@ from anodetect.types import Reporter, Silent
 
 
 def merge(
-    parts: Sequence[Path], out: Path, *, command: Sequence[str] = (), reporter: Reporter | None = None
+    parts: Sequence[Path],
+    out: Path,
+    *,
+    command: Sequence[str] = (),
+    reporter: Reporter | None = None,
 ) -> dict[str, Any]:
-    """Join the score directories of all shards: tables as one machine would have written them; p-values, q-values and
-    flags are those of the whole. Pixel metrics are not joined. RunError if a part is missing or was changed."""
+    """Join the score directories of all shards: tables as one machine would have written them;
+    p-values, q-values and flags are those of the whole. Pixel metrics are not joined. RunError if a
+    part is missing or was changed."""
     reporter = reporter or Silent()
     shards = [directories.read(part) for part in parts]
     audits = [directory.audit for directory in shards]
     _refuse_misfits(shards)
     directories.prepare(out)
     calibration = Calibration.restore(audits[0]["calibration"])
-    rows = pa.concat_tables([directory.table for directory in shards]).combine_chunks().sort_by("path")
+    rows = (
+        pa.concat_tables([directory.table for directory in shards]).combine_chunks().sort_by("path")
+    )
     twice = [path for path, count in Counter(rows["path"].to_pylist()).items() if count > 1]
     if twice:
-        raise RunError(f"{twice[0]} and {len(twice) - 1} more paths are in more than one part; nothing was merged")
+        raise RunError(
+            f"{twice[0]} and {len(twice) - 1} more paths are in more than one part; nothing was merged"
+        )
     for directory in shards:
         for name in directory.audit["outputs"]:
             if name.startswith("heatmaps/"):
@@ -50,7 +59,10 @@ def merge(
         shown = {path for names in directory.audit["cases"].values() for path in names}
         for row in directory.each():
             if row["path"] in shown:
-                _copy(directories.picture_of(directory.path, row["path"]), directories.picture_of(out, row["path"]))
+                _copy(
+                    directories.picture_of(directory.path, row["path"]),
+                    directories.picture_of(out, row["path"]),
+                )
                 cases.recall(row["path"], row["score"])
     measure = Measure(calibration, far or DEFAULT_FAR, masks=False)
     for directory in shards:
@@ -58,7 +70,9 @@ def merge(
             if row["status"] == "ok":
                 record = Record(row["path"], Path(), label=row["label"], group=row["group"])
                 measure.add(record, row["score"], None, is_volume=bool(row["depth"]))
-    timings = pa.concat_tables([directories.read_timings(directory.path) for directory in shards]).sort_by("path")
+    timings = pa.concat_tables(
+        [directories.read_timings(directory.path) for directory in shards]
+    ).sort_by("path")
     entries = (entry for directory in shards for entry in _regions_of(directory.path))
     slices = [row for directory in shards for row in directories.read_slices(directory.path)]
     slices.sort(key=lambda row: row["path"])
@@ -83,17 +97,24 @@ def _warn_of_gaps(rows: int, audits: Sequence[Mapping[str, Any]], reporter: Repo
     listed = {audit.get("listed", rows) for audit in audits}
     if audits[0]["shard"] != "1/1" and listed != {rows}:
         counts = " or ".join(map(str, sorted(listed)))
-        reporter.warn(f"the parts have {rows} files, but found {counts} in their folder: it was changed meanwhile")
+        reporter.warn(
+            f"the parts have {rows} files, but found {counts} in their folder: it was changed meanwhile"
+        )
 
 
 def _refuse_misfits(shards: Sequence[directories.ScoreDirectory]) -> None:
-    """RunError if parts were not made alike, one is missing, or one is not what was written: what was changed in it
-    would get a new, honest record."""
-    parts, audits = [directory.path for directory in shards], [directory.audit for directory in shards]
+    """RunError if parts were not made alike, one is missing, or one is not what was written: what
+    was changed in it would get a new, honest record."""
+    parts, audits = (
+        [directory.path for directory in shards],
+        [directory.audit for directory in shards],
+    )
     for part, audit in zip(parts, audits, strict=True):
         for key in ("model_sha256", "far", "fdr", "heatmaps", "calibration", "identifiers"):
             if audit[key] != audits[0][key]:
-                raise RunError(f"{part} and {parts[0]} differ in {key}; parts of one scoring are expected")
+                raise RunError(
+                    f"{part} and {parts[0]} differ in {key}; parts of one scoring are expected"
+                )
     numbers = [audit["shard"] for audit in audits]
     count = max(int(shard.partition("/")[2]) for shard in numbers)
     if count > 1 and sorted(numbers) != sorted(f"{index}/{count}" for index in range(1, count + 1)):

@@ -19,11 +19,17 @@ CLOSE = 1e-4  # relative: what scores may differ by between machines
 
 
 def rescore(
-    path: Path, count: int, *, run_path: Path | None = None, root: Path | None = None, device: str = "auto"
+    path: Path,
+    count: int,
+    *,
+    run_path: Path | None = None,
+    root: Path | None = None,
+    device: str = "auto",
 ) -> list[str]:
     """Score `count` random files of a score directory again; what does not come out as recorded.
 
-    Bit for bit, with as many threads, where versions and machine are those of the record, else within CLOSE.
+    Bit for bit, with as many threads, where versions and machine are those of the record, else
+    within CLOSE.
     """
     scored = directories.read(path)
     run = runs.read(run_path or Path(scored.audit["run_path"]))
@@ -44,7 +50,8 @@ def rescore(
             threads.limit(used)
             for row in to_come:
                 record = _record_of(row["path"], root, manifests)
-                # A product's last bits depend on a row's place among the rows: one of these had the same.
+                # A product's last bits depend on a row's place among the rows: one of these had the
+                # same.
                 copies = [record] * (1 if is_volume(record) else model.batch)
                 again = list(score_records(model, copies, Silent()))
                 problems[row["path"]] = _differs(row, again, exact=bool(known))
@@ -55,27 +62,32 @@ def rescore(
 
 
 def _differs(row: directories.Row, again: Sequence[Scored], *, exact: bool) -> str:
-    """How a file, scored at each place in a batch, differs from its record, "" if at one it does not."""
+    """How a file, scored at each place in a batch, differs from its record, "" if at one it does
+    not."""
     for each in again:
         if each.heatmap is None:
             return f"{row['path']}: cannot be scored again: {each.loaded.error}"
         if each.loaded.sha256 != row["sha256"]:
             return f"{row['path']}: the file is not the one that was scored"
     scores = [each.score for each in again]
-    if row["score"] in scores or (not exact and np.isclose(scores[0], row["score"], rtol=CLOSE, atol=0)):
+    if row["score"] in scores or (
+        not exact and np.isclose(scores[0], row["score"], rtol=CLOSE, atol=0)
+    ):
         return ""
     return f"{row['path']}: scores {scores[0]!r} now, {row['score']!r} in the record"
 
 
 def _record_of(identity: str, root: Path, manifests: dict[Path, dict[Path, Record]]) -> Record:
-    """A file, or a DICOM series, as it was scored; `manifests` keeps what those on the way to it say. RunError if it is
-    outside `root`."""
+    """A file, or a DICOM series, as it was scored; `manifests` keeps what those on the way to it
+    say. RunError if it is outside `root`."""
     if leads_out(name := path_of(identity)):
         raise RunError(f"{identity!r} leads out of {root}; it is not read")
     path = root / name
     for folder in path.parents[: len(Path(name).parts)]:
         if folder not in manifests:
-            listed = scan(folder, follow_symlinks=True).records if (folder / MANIFEST).is_file() else ()
+            listed = (
+                scan(folder, follow_symlinks=True).records if (folder / MANIFEST).is_file() else ()
+            )
             manifests[folder] = {folder / path_of(record.id): record for record in listed}
         if path in manifests[folder]:
             return replace(manifests[folder][path], id=identity)

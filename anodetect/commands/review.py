@@ -31,17 +31,28 @@ def app_command(folders: Sequence[Path], port: int, roots: Sequence[Path] = ()) 
     }
     given = [f"--{name}={value}" for name, value in options.items()]
     # -P: what lies in the folder it is started from is not imported.
-    streamlit = [sys.executable, "-P", str(app_file().with_name("serve.py")), "run", str(app_file()), *given]
+    streamlit = [
+        sys.executable,
+        "-P",
+        str(app_file().with_name("serve.py")),
+        "run",
+        str(app_file()),
+        *given,
+    ]
     workplaces = [f"--root={root.absolute()}" for root in roots]
     return [*streamlit, "--", *workplaces, *(str(folder.absolute()) for folder in folders)]
 
 
 def serve(folders: Sequence[Path], *, port: int, roots: Sequence[Path] = ()) -> None:
-    """Become the review app on score directories; does not return. `roots`: the folders it may train and score in.
-    ConfigError without the extra `app`, or where a root is no folder."""
-    missing = [name for name in ("streamlit", "plotly", "sqlalchemy", "psutil") if find_spec(name) is None]
+    """Become the review app on score directories; does not return. `roots`: the folders it may
+    train and score in. ConfigError without the extra `app`, or where a root is no folder."""
+    missing = [
+        name for name in ("streamlit", "plotly", "sqlalchemy", "psutil") if find_spec(name) is None
+    ]
     if missing:
-        raise ConfigError(f"the review app needs {', '.join(missing)}: pip install 'anodetect[app]'")
+        raise ConfigError(
+            f"the review app needs {', '.join(missing)}: pip install 'anodetect[app]'"
+        )
     if not folders and not roots:
         raise ConfigError("name a score directory, or with --root a folder to train and score in")
     for root in roots:

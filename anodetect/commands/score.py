@@ -1,4 +1,5 @@
-"""Folders in, score directory out: score, merge the parts of several machines, score some files again.
+"""Folders in, score directory out: score, merge the parts of several machines, score some files
+again.
 
 scan → (model → files, journal)* → decision → score directory
 """
@@ -59,10 +60,10 @@ def score(
 ) -> dict[str, Any]:
     """Score files, folders or a card's test part, and write the score directory `out`.
 
-    With `resume` an interrupted scoring of the same `out` goes on, and what is finished is not scored again. `shard`
-    "i/n" scores the i-th of n parts, told apart by the files' contents. `sign` is a file with an Ed25519 private key.
-    `engine` is one of ENGINES: "local" scores on this machine, in as many processes as help or in `workers`; "ray" on
-    a cluster.
+    With `resume` an interrupted scoring of the same `out` goes on, and what is finished is not
+    scored again. `shard` "i/n" scores the i-th of n parts, told apart by the files' contents.
+    `sign` is a file with an Ed25519 private key. `engine` is one of ENGINES: "local" scores on this
+    machine, in as many processes as help or in `workers`; "ray" on a cluster.
     """
     reporter = reporter or Silent()
     begun = time.monotonic()
@@ -77,7 +78,12 @@ def score(
     root, items, problems = collect(paths, out, follow_symlinks, keep_identifiers)
     listed = len(items) + len(problems)
     problems = [entry for entry in problems if mine(readers.digest(entry[0].encode()))]
-    asked = {"shard": shard, "heatmaps": list(heatmaps), "root": str(root.absolute()), "identifiers": keep_identifiers}
+    asked = {
+        "shard": shard,
+        "heatmaps": list(heatmaps),
+        "root": str(root.absolute()),
+        "identifiers": keep_identifiers,
+    }
     facts = _facts(run, far, fdr) | asked | {"listed": listed}
     begun_with = asked | {key: facts[key] for key in ("model_sha256", "far", "fdr")}
     where = (run_path.absolute(), run.model_sha256, out.absolute())
@@ -109,7 +115,9 @@ def score(
             ) from None
         seconds = time.monotonic() - first
         del items, todo, by_id  # of very many files they take more than all that follows
-        rows, timings, slices = _tables(journal.entries(), [problem_row(*each, run.model_sha256) for each in problems])
+        rows, timings, slices = _tables(
+            journal.entries(), [problem_row(*each, run.model_sha256) for each in problems]
+        )
         _warn_of_known(rows, run_path, reporter)
         facts |= {
             "command": list(command),
@@ -118,7 +126,9 @@ def score(
             **tally.where(),
             "cases": cases.settle(),
         }
-        result = conclude(out, rows, slices, timings, journal.entries(), run.calibration, facts, measure, reporter)
+        result = conclude(
+            out, rows, slices, timings, journal.entries(), run.calibration, facts, measure, reporter
+        )
         if key:
             verification.sign(out, result["head"], key)
         journal.remove()
@@ -130,12 +140,15 @@ def score(
         "seconds_to_first": round(first - begun, 3),
         "images_per_second": round((tally.count - len(done)) / seconds, 3) if seconds else 0.0,
         "peak_memory_mb": environment.peak_memory_mb(),
-        "model_seconds_per_image": float(np.median(each_took[each_took > 0])) if (each_took > 0).any() else 0.0,
+        "model_seconds_per_image": float(np.median(each_took[each_took > 0]))
+        if (each_took > 0).any()
+        else 0.0,
     }
 
 
 def engine_named(name: str, workers: int | None) -> Engine:
-    """Return the engine of this name with so many workers; ConfigError with the nearest name if there is none."""
+    """Return the engine of this name with so many workers; ConfigError with the nearest name if
+    there is none."""
     if name not in ENGINES:
         raise ConfigError(f"no engine {name!r}; {nearest(name, ENGINES)}")
     engine: Engine = resolve_name(ENGINES[name])(workers)
@@ -145,7 +158,9 @@ def engine_named(name: str, workers: int | None) -> Engine:
 def _warn_of_known(rows: pa.Table, run_path: Path, reporter: Reporter) -> None:
     used = {row["sha256"] for row in runs.read_manifest(run_path) if row["sha256"]}
     if known := sum(sha256 in used for sha256 in rows["sha256"].to_pylist()):
-        reporter.warn(f"{known} of these images took part in training or calibration; their p-values are not valid")
+        reporter.warn(
+            f"{known} of these images took part in training or calibration; their p-values are not valid"
+        )
 
 
 def _facts(run: runs.Run, far: float, fdr: float | None) -> dict[str, Any]:
@@ -165,8 +180,8 @@ def _facts(run: runs.Run, far: float, fdr: float | None) -> dict[str, Any]:
 
 
 class Tally:
-    """How many files have been scored until now, and how many of them are flagged above the threshold, or failed; and
-    on which machines, on how many threads."""
+    """How many files have been scored until now, and how many of them are flagged above the
+    threshold, or failed; and on which machines, on how many threads."""
 
     def __init__(self, threshold: float) -> None:
         self.threshold = threshold
@@ -188,7 +203,8 @@ class Tally:
         return f"{flagged}{self.failed} failed"
 
     def where(self) -> dict[str, Any]:
-        """What audit.json says of the machines: which one and on how many threads, nothing if there were several."""
+        """What audit.json says of the machines: which one and on how many threads, nothing if there
+        were several."""
         return where_scored(self.hosts, self.threads)
 
 
@@ -196,7 +212,10 @@ def _tables(
     entries: Iterable[Entry], problems: Iterable[directories.Row]
 ) -> tuple[pa.Table, pa.Table, list[directories.Row]]:
     """Rows, also of what could not be looked at, timings and slices, in the order of their paths."""
-    rows, timings = directories.TableBuilder(directories.COLUMNS), directories.TableBuilder(directories.TIMING_COLUMNS)
+    rows, timings = (
+        directories.TableBuilder(directories.COLUMNS),
+        directories.TableBuilder(directories.TIMING_COLUMNS),
+    )
     slices: list[directories.Row] = []
     for entry in entries:
         rows.add(entry["row"])
@@ -264,7 +283,9 @@ def collect(
     if len(datasets) > 1:
         root = Path(os.path.commonpath([os.path.abspath(dataset.root) for dataset in datasets]))  # noqa: PTH100
         items = [cards.relative_to(record, root) for record in items]
-        below = {dataset.root: path_text(os.path.relpath(dataset.root, root)) for dataset in datasets}
+        below = {
+            dataset.root: path_text(os.path.relpath(dataset.root, root)) for dataset in datasets
+        }
         problems = [
             (name if below[dataset.root] == "." else f"{below[dataset.root]}/{name}", reason)
             for dataset in datasets

@@ -35,8 +35,14 @@ from anodetect.types import Batch, Floats, Reporter, Silent, TrainContext
 
 SEEN = 2000  # images, about, to learn what slices of volumes are like
 LEARNED_FROM = 64  # images, for a representation that has something to learn
-SCALE_IMAGES, SCALE_PIXELS = 200, 2**14  # what the colour scale is learned from; pixels of one image
-TILES, TILE_PIXELS = 2000, 2**26  # random tiles to learn from, at most, but at least one of each image
+SCALE_IMAGES, SCALE_PIXELS = (
+    200,
+    2**14,
+)  # what the colour scale is learned from; pixels of one image
+TILES, TILE_PIXELS = (
+    2000,
+    2**26,
+)  # random tiles to learn from, at most, but at least one of each image
 
 
 def train(
@@ -52,12 +58,13 @@ def train(
     resume: bool = False,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
-    """Train on the normals of `data` and write the run `out`; returns `info`'s facts plus the files that failed.
+    """Train on the normals of `data` and write the run `out`; returns `info`'s facts plus the files
+    that failed.
 
-    With `representation` "auto", a detector that works on both gets pixels where images show a shape before a flat
-    background, and features where they fill their frame.
-    `budget` is in minutes and covers the detector's whole `fit`. Under `torchrun` the processes train together;
-    the first writes the run, the others return {}.
+    With `representation` "auto", a detector that works on both gets pixels where images show a
+    shape before a flat background, and features where they fill their frame. `budget` is in minutes
+    and covers the detector's whole `fit`. Under `torchrun` the processes train together; the first
+    writes the run, the others return {}.
     """
     helping = os.environ.get("RANK", "0") != "0"
     reporter = Silent() if helping or reporter is None else reporter
@@ -83,14 +90,22 @@ def train(
     read = partial(load, preprocess=preprocess)
     preprocess.learn(image for loaded in ahead(read, roles.fit, depth) for image in _images(loaded))
     if representation == "auto":
-        fixed = DETECTORS[detector].representations[0] if "preset" in values else None  # presets are for the first
+        fixed = (
+            DETECTORS[detector].representations[0] if "preset" in values else None
+        )  # presets are for the first
         representation = fixed or _suited(detector, preprocess.flat_background, tile, reporter)
         config = resolve(detector, representation, values)
-    fingerprint = {"config": config, "seed": seed, "fit": [hashes[record.id] for record in roles.fit]}
+    fingerprint = {
+        "config": config,
+        "seed": seed,
+        "fit": [hashes[record.id] for record in roles.fit],
+    }
     model = Model.create(detector, representation, config)
     model.preprocess = preprocess
     workdir = (
-        runs.begin_helping(out, resume=resume) if helping else runs.begin(out, resume=resume, fingerprint=fingerprint)
+        runs.begin_helping(out, resume=resume)
+        if helping
+        else runs.begin(out, resume=resume, fingerprint=fingerprint)
     )
     reporter.say(
         f"{dataset.name}: fit {len(roles.fit)}, tune {len(roles.tune)}, calibrate {len(roles.calibrate)} "
@@ -100,7 +115,11 @@ def train(
     with tempfile.TemporaryDirectory(dir=workdir) as scratch:
         kinds = sorted({record.kind for record in roles.fit})
         fit = _encode_all(model, roles.fit, Path(scratch, "fit"), seed, kinds)
-        tune = _encode_all(model, roles.tune, Path(scratch, "tune"), seed, kinds) if roles.tune else fit
+        tune = (
+            _encode_all(model, roles.tune, Path(scratch, "tune"), seed, kinds)
+            if roles.tune
+            else fit
+        )
         _fit(model.detector, fit, tune, workdir, budget, seed, device, resume, reporter)
     if helping:
         return {}
@@ -110,7 +129,9 @@ def train(
     failed += unscored
     log = runs.read_log(workdir)
     if _last(log, "stopped_by") == "divergence":
-        reporter.warn(f"the loss diverged; the weights are those of step {_last(log, 'step')}, the last good ones")
+        reporter.warn(
+            f"the loss diverged; the weights are those of step {_last(log, 'step')}, the last good ones"
+        )
     header = {
         "detector": detector,
         "representation": representation,
@@ -120,7 +141,11 @@ def train(
         "representation_state": model.representation.state(),
         "scale": scale,
         "facts": _facts(log, roles, len(failed))
-        | {"seed": seed, "budget_minutes": budget, "config_sha256": readers.digest(canonical(config))},
+        | {
+            "seed": seed,
+            "budget_minutes": budget,
+            "config_sha256": readers.digest(canonical(config)),
+        },
     }
     runs.write(
         workdir,
@@ -135,14 +160,18 @@ def train(
     return runs.facts(out) | {"failures": failures, "peak_memory_mb": environment.peak_memory_mb()}
 
 
-def _learn_to_see(model: Model, roles: split.Roles, loaded: Callable[[Sequence[Record]], Iterable[Loaded]]) -> None:
-    """Learn what slices of volumes are like, where the model has none to learn from, and what the representation has to
-    learn."""
+def _learn_to_see(
+    model: Model, roles: split.Roles, loaded: Callable[[Sequence[Record]], Iterable[Loaded]]
+) -> None:
+    """Learn what slices of volumes are like, where the model has none to learn from, and what the
+    representation has to learn."""
     preprocess = model.preprocess
     if preprocess.config.refuse_unseen and not preprocess.of_volumes:
         few = [*roles.fit, *roles.tune]
         few = few[:: max(1, len(few) // SEEN)]
-        preprocess.learn_seen(preprocess.apply(each.image) for each in loaded(few) if each.image is not None)
+        preprocess.learn_seen(
+            preprocess.apply(each.image) for each in loaded(few) if each.image is not None
+        )
     some = roles.fit[:: max(1, len(roles.fit) // LEARNED_FROM)]
     model.representation.learn(
         preprocess.apply(each.image, each.volume, each.record.slice or 0)
@@ -181,7 +210,9 @@ def _facts(log: Sequence[Mapping[str, Any]], roles: split.Roles, failed: int) ->
     }
 
 
-def _manifest(roles: split.Roles, hashes: Mapping[str, str], failed: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
+def _manifest(
+    roles: split.Roles, hashes: Mapping[str, str], failed: Sequence[tuple[str, str]]
+) -> list[dict[str, str]]:
     """The rows of the run's manifest.csv: what each image was used for."""
     parts = {"fit": roles.fit, "tune": roles.tune, "calibrate": roles.calibrate}
     return [row for role, part in parts.items() for row in used_rows(part, role, hashes)] + [
@@ -195,7 +226,8 @@ def _last(log: Sequence[Mapping[str, Any]], key: str) -> Any:
 
 
 def _images(loaded: Loaded) -> list[Floats]:
-    """What there is to learn from as images [C, H, W]: of a volume the slices with enough foreground."""
+    """What there is to learn from as images [C, H, W]: of a volume the slices with enough
+    foreground."""
     if loaded.image is None:
         return []
     if not loaded.is_volume or loaded.volume is None:
@@ -203,15 +235,20 @@ def _images(loaded: Loaded) -> list[Floats]:
     return [loaded.image[:, number] for number in loaded.volume.numbers]
 
 
-def _encode_all(model: Model, items: Sequence[Record], stem: Path, seed: int, kinds: Sequence[str]) -> Batch:
-    """All images as the detector sees them, or random tiles or patches, in files that are mapped into memory."""
+def _encode_all(
+    model: Model, items: Sequence[Record], stem: Path, seed: int, kinds: Sequence[str]
+) -> Batch:
+    """All images as the detector sees them, or random tiles or patches, in files that are mapped
+    into memory."""
     numbers = []
     tile = math.prod(model.tiling.sides)
     count = max(1, min(TILES, TILE_PIXELS // tile) // len(items)) if tile else 1
     images = inside = None
     rng, place = np.random.default_rng(seed), 0
     for loaded in ahead(
-        partial(load, preprocess=model.preprocess, encode=model.encode), items, LOOK_AHEAD * model.batch
+        partial(load, preprocess=model.preprocess, encode=model.encode),
+        items,
+        LOOK_AHEAD * model.batch,
     ):
         encoded = loaded.encoded
         if loaded.is_volume and loaded.volume is not None:
@@ -225,7 +262,9 @@ def _encode_all(model: Model, items: Sequence[Record], stem: Path, seed: int, ki
             numbers.append(kinds.index(loaded.record.kind) if loaded.record.kind in kinds else -1)
             place += 1
     assert images is not None and inside is not None
-    return Batch(images[:place], inside[:place], np.array(numbers, np.int64) if len(kinds) > 1 else None)
+    return Batch(
+        images[:place], inside[:place], np.array(numbers, np.int64) if len(kinds) > 1 else None
+    )
 
 
 def _fit(
@@ -252,7 +291,9 @@ def _fit(
             budget=None if budget is None else 60 * budget,
             resume=resume,
             log=log,
-            progress=lambda done, total, loss: reporter.progress("train", done, total, f"loss {loss:.4f}"),
+            progress=lambda done, total, loss: reporter.progress(
+                "train", done, total, f"loss {loss:.4f}"
+            ),
         )
         begun = time.monotonic()
         try:
@@ -262,7 +303,8 @@ def _fit(
 
 
 def _colour_scale(model: Model, items: Sequence[Record], reporter: Reporter) -> list[float]:
-    """Map values shown darkest and brightest, from tune normals: a normal image stays dark but for its odd spots."""
+    """Map values shown darkest and brightest, from tune normals: a normal image stays dark but for
+    its odd spots."""
     step = max(1, len(items) // SCALE_IMAGES)
     scored_items = score_records(model, items[::step], reporter, "scale")
     values = [some_pixels(each) for each in map(_scored_pixels, scored_items) if each is not None]

@@ -1,7 +1,8 @@
 """Data cards: what is known of a public data set, and how its name becomes records.
 
-A card is a Markdown file with TOML front matter between +++ lines. A set installed from a package is read
-from there; any other is looked for in the folder named by the environment variable ANODETECT_DATA.
+A card is a Markdown file with TOML front matter between +++ lines. A set installed from a package
+is read from there; any other is looked for in the folder named by the environment variable
+ANODETECT_DATA.
 """
 
 import os
@@ -22,7 +23,8 @@ ELPV_TEST_SHARE = 0.2
 
 
 class Baseline(Config):
-    """What a trivial method reaches on the test split; None where it was not measured or has no masks."""
+    """What a trivial method reaches on the test split; None where it was not measured or has no
+    masks."""
 
     method: str
     variant: str = ""
@@ -32,7 +34,8 @@ class Baseline(Config):
 
 
 class Card(Config):
-    """The front matter of a card. `folder` is the name below $ANODETECT_DATA, "" for a set that comes as a package."""
+    """The front matter of a card. `folder` is the name below $ANODETECT_DATA, "" for a set that
+    comes as a package."""
 
     name: str
     title: str
@@ -95,7 +98,11 @@ def open_data(data: str, *, follow_symlinks: bool = False) -> Dataset:
         if not is_readable(path):
             raise DataError(f"{data}: not an image file ({', '.join(sorted(SUFFIXES))}, or DICOM)")
         files = series_of(path)  # a DICOM file stands for its series
-        return Dataset(path_text(path.name), path.parent, (record_of(path.parent, files[0] if files else path, files),))
+        return Dataset(
+            path_text(path.name),
+            path.parent,
+            (record_of(path.parent, files[0] if files else path, files),),
+        )
     name, _, variant = data.partition(":")
     pages = all_pages()
     if name not in pages:
@@ -103,7 +110,9 @@ def open_data(data: str, *, follow_symlinks: bool = False) -> Dataset:
         raise DataError(f"{data}: no such file or folder{hint}")
     card = pages[name].card
     if card.variants and variant not in card.variants:
-        raise DataError(f"{data}: {card.name} comes as {', '.join(f'{card.name}:{v}' for v in card.variants)}")
+        raise DataError(
+            f"{data}: {card.name} comes as {', '.join(f'{card.name}:{v}' for v in card.variants)}"
+        )
     if variant and not card.variants:
         raise DataError(f"{data}: {card.name} has no variants")
     return _elpv(variant) if card.package else _from_home(card, variant, follow_symlinks)
@@ -120,11 +129,15 @@ def _from_home(card: Card, variant: str, follow_symlinks: bool) -> Dataset:
     folder = Path(home or f"${HOME}") / card.folder / variant
     if not home or not folder.is_dir():
         raise DataError(f"{card.name} is not here (looked for {folder}): {card.obtain}")
-    return replace(scan(folder, follow_symlinks=follow_symlinks), name=card.name + (f":{variant}" if variant else ""))
+    return replace(
+        scan(folder, follow_symlinks=follow_symlinks),
+        name=card.name + (f":{variant}" if variant else ""),
+    )
 
 
 def _elpv(variant: str) -> Dataset:
-    """Cells of defect probability 0 (normal) and 1 (defective) of one module type; the fixed split of the card."""
+    """Cells of defect probability 0 (normal) and 1 (defective) of one module type; the fixed split
+    of the card."""
     spec = find_spec("elpv_dataset")
     if spec is None or spec.origin is None:
         raise DataError("ELPV is not installed: pip install 'anodetect[demo]'")
@@ -137,7 +150,9 @@ def _elpv(variant: str) -> Dataset:
         label = int(float(probability))
         split = "test" if label or position(name, "elpv") < ELPV_TEST_SHARE else "train"
         word = "defective" if label else "good"
-        records.append(Record(id=name, path=root / name, split=split, label=label, kind=word, group=name))
+        records.append(
+            Record(id=name, path=root / name, split=split, label=label, kind=word, group=name)
+        )
     return Dataset(f"elpv:{variant}", root, tuple(records))
 
 

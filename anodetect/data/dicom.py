@@ -1,8 +1,10 @@
-"""DICOM: which files make up a series, and a series or a multi-frame file → a volume with its place in the patient.
+"""DICOM: which files make up a series, and a series or a multi-frame file → a volume with its place
+in the patient.
 
-Frames are ordered along their common normal by position, whatever order, names or instance numbers they come with.
-What does not make a regular grid (gaps, duplicates, mixed orientations or sizes) is refused with the reason. Stored
-values become native ones by rescale slope and intercept or modality LUT: of CT Hounsfield units.
+Frames are ordered along their common normal by position, whatever order, names or instance numbers
+they come with. What does not make a regular grid (gaps, duplicates, mixed orientations or sizes) is
+refused with the reason. Stored values become native ones by rescale slope and intercept or modality
+LUT: of CT Hounsfield units.
 """
 
 import io
@@ -31,22 +33,26 @@ from anodetect.errors import ImageError
 from anodetect.types import Floats
 
 SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
-PREFIX, META = slice(128, 132), 4096  # where a file says that it is DICOM, and in which bytes how it is written
+PREFIX, META = (
+    slice(128, 132),
+    4096,
+)  # where a file says that it is DICOM, and in which bytes how it is written
 SAME_DIRECTION, SAME_PLACE, EVEN = 1e-3, 1e-3, 0.05  # cosines; mm; share of the spacing
 TOMOGRAPHIC = ("CT", "MR", "PT")  # modalities whose images have a place in the patient
 
-# What pydicom finds odd about values it can read is no reason to refuse an image, and not for the terminal.
+# What pydicom finds odd about values it can read is no reason to refuse an image, and not for the
+# terminal.
 pydicom_config.settings.reading_validation_mode = pydicom_config.IGNORE
 warnings.filterwarnings("ignore", module=r"pydicom\.")
 
 
-# -- Which files make up a series -----------------------------------------------------------------------
+# -- Which files make up a series ------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Headline:
-    """What tells whose image a file is and which others belong to it; `series` is "" of one that stands alone.
-    `frames` is 0 of what is no image, such as a report."""
+    """What tells whose image a file is and which others belong to it; `series` is "" of one that
+    stands alone. `frames` is 0 of what is no image, such as a report."""
 
     series: str
     patient: str
@@ -54,7 +60,8 @@ class Headline:
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file is DICOM: by its suffix, or where it has none, or numbers as in a UID, by its prefix."""
+    """Whether a file is DICOM: by its suffix, or where it has none, or numbers as in a UID, by its
+    prefix."""
     suffix = path.suffix.lower()
     if suffix in SUFFIXES:
         return True
@@ -78,7 +85,13 @@ def headline(path: Path) -> Headline:
 
 
 def _headline(path: Path) -> Headline:
-    tags = ["SeriesInstanceUID", "StudyInstanceUID", "PatientID", "IssuerOfPatientID", "ImagePositionPatient"]
+    tags = [
+        "SeriesInstanceUID",
+        "StudyInstanceUID",
+        "PatientID",
+        "IssuerOfPatientID",
+        "ImagePositionPatient",
+    ]
     tags += ["SOPClassUID", "Rows", "NumberOfFrames"]
     with path.open("rb") as file:
         deflated = _is_deflated(file.read(META))
@@ -102,10 +115,14 @@ def group_of(found: Headline, *, keep_identifiers: bool) -> str:
     """The patient's pseudonym, or what identifies the patient; "" if nothing does."""
     if not found.patient:
         return ""
-    return found.patient.rpartition("\0")[2] if keep_identifiers else pseudonym(*found.patient.split("\0"))
+    return (
+        found.patient.rpartition("\0")[2]
+        if keep_identifiers
+        else pseudonym(*found.patient.split("\0"))
+    )
 
 
-# -- One file -------------------------------------------------------------------------------------------
+# -- One file --------------------------------------------------------------------------------------
 
 
 def parse(content: bytes, *, pixels: bool = False) -> Dataset:
@@ -123,7 +140,8 @@ def parse(content: bytes, *, pixels: bool = False) -> Dataset:
 
 
 def _is_deflated(content: bytes) -> bool:
-    """Whether all behind the meta information is deflated, which pydicom would inflate whatever comes out."""
+    """Whether all behind the meta information is deflated, which pydicom would inflate whatever
+    comes out."""
     return DeflatedExplicitVRLittleEndian.encode() in content[:META]
 
 
@@ -141,8 +159,8 @@ def _check_inflated(content: bytes) -> None:
 
 @dataclass(frozen=True)
 class Frame:
-    """One frame of one file, and where it lies: LPS+ millimetres of its first pixel, directions of rows and columns
-    [6], and millimetres between rows and between columns."""
+    """One frame of one file, and where it lies: LPS+ millimetres of its first pixel, directions of
+    rows and columns [6], and millimetres between rows and between columns."""
 
     file: int
     number: int
@@ -153,7 +171,8 @@ class Frame:
 
 
 def frames(header: Dataset, file: int) -> list[Frame]:
-    """The frames of a file; none if they have no place in the patient. ImageError if there is no image."""
+    """The frames of a file; none if they have no place in the patient. ImageError if there is no
+    image."""
     name = UID(str(header.get("SOPClassUID", ""))).name or "no SOP class"
     if not header.get("Rows") or not header.get("Columns"):
         raise ImageError(f"no pixels ({name})")
@@ -162,7 +181,9 @@ def frames(header: Dataset, file: int) -> list[Frame]:
     count = int(header.get("NumberOfFrames") or 1)
     size = int(header.Rows) * int(header.Columns) * count * int(header.get("SamplesPerPixel", 1))
     if not 0 < size <= MAX_VOXELS:
-        raise ImageError(f"{header.Columns} × {header.Rows} × {count} is more than {MAX_VOXELS} voxels, or none")
+        raise ImageError(
+            f"{header.Columns} × {header.Rows} × {count} is more than {MAX_VOXELS} voxels, or none"
+        )
     groups = _functional_groups(header)
     if groups:
         if len(groups) != count:
@@ -172,9 +193,13 @@ def frames(header: Dataset, file: int) -> list[Frame]:
         found = [_frame(header, file, 0)] if count == 1 else []
     places = [frame for frame in found if frame is not None]
     if len(places) < len(found) and (places or header.get("Modality") in TOMOGRAPHIC):
-        raise ImageError("no place in the patient (image position, orientation or pixel spacing is missing)")
+        raise ImageError(
+            "no place in the patient (image position, orientation or pixel spacing is missing)"
+        )
     if not places and count > 1:
-        raise ImageError(f"{count} frames without a place in the patient; a volume or single images are expected")
+        raise ImageError(
+            f"{count} frames without a place in the patient; a volume or single images are expected"
+        )
     return places
 
 
@@ -192,7 +217,11 @@ def _functional_groups(header: Dataset) -> list[Dataset]:
 
 
 def _frame(header: Dataset, file: int, number: int) -> Frame | None:
-    lacking = [t for t in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing") if not header.get(t)]
+    lacking = [
+        t
+        for t in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
+        if not header.get(t)
+    ]
     if lacking:
         return None
     position = np.array(header.ImagePositionPatient, np.float64)
@@ -207,7 +236,11 @@ def _frame(header: Dataset, file: int, number: int) -> Frame | None:
     if not (rows > 0 and columns > 0):
         raise ImageError(f"pixel spacing {rows:g} × {columns:g} mm; mend the header")
     row, column = directions[:3], directions[3:]
-    if abs(np.linalg.norm(row) - 1) > 0.01 or abs(np.linalg.norm(column) - 1) > 0.01 or abs(row @ column) > 0.01:
+    if (
+        abs(np.linalg.norm(row) - 1) > 0.01
+        or abs(np.linalg.norm(column) - 1) > 0.01
+        or abs(row @ column) > 0.01
+    ):
         raise ImageError("the image orientation is not two perpendicular directions")
     thickness = float(header.get("SpacingBetweenSlices") or header.get("SliceThickness") or 1)
     return Frame(file, number, position, directions, (rows, columns), abs(thickness) or 1.0)
@@ -215,13 +248,14 @@ def _frame(header: Dataset, file: int, number: int) -> Frame | None:
 
 @dataclass(frozen=True)
 class Series:
-    """The headers, without pixels, of what a volume was made from, and which of their frames each slice is."""
+    """The headers, without pixels, of what a volume was made from, and which of their frames each
+    slice is."""
 
     headers: tuple[Dataset, ...]
     numbers: tuple[int, ...]
 
 
-# -- A series -------------------------------------------------------------------------------------------
+# -- A series --------------------------------------------------------------------------------------
 
 
 def in_order(contents: Sequence[bytes]) -> list[bytes]:
@@ -238,8 +272,9 @@ def in_order(contents: Sequence[bytes]) -> list[bytes]:
 
 
 def decode(contents: Sequence[bytes]) -> Volume | Floats:
-    """A series' files, or a single one's, in the order of their slices → a volume [C, K, R, C]; an image that lies
-    nowhere, such as a radiograph, is [C, H, W]. ImageError with the reason if it cannot be used."""
+    """A series' files, or a single one's, in the order of their slices → a volume [C, K, R, C]; an
+    image that lies nowhere, such as a radiograph, is [C, H, W]. ImageError with the reason if it
+    cannot be used."""
     headers = [parse(content) for content in contents]
     places = [frame for file, header in enumerate(headers) for frame in frames(header, file)]
     if not places:
@@ -249,7 +284,9 @@ def decode(contents: Sequence[bytes]) -> Volume | Floats:
     _check_alike(headers)
     places = _sorted(places)
     affine = _affine(places)
-    rows, columns, samples = (int(headers[0].get(tag, 1)) for tag in ("Rows", "Columns", "SamplesPerPixel"))
+    rows, columns, samples = (
+        int(headers[0].get(tag, 1)) for tag in ("Rows", "Columns", "SamplesPerPixel")
+    )
     coloured = samples == 3 or headers[0].get("PhotometricInterpretation") == "PALETTE COLOR"
     shape = (3 if coloured else 1, len(places), rows, columns)
     if np.prod(shape, dtype=np.float64) > MAX_VOXELS:
@@ -299,7 +336,8 @@ def _normal(frame: Frame) -> NDArray[np.float64]:
 
 
 def _affine(places: Sequence[Frame]) -> NDArray[np.float64]:
-    """From an index (slice, row, column) to LPS+ millimetres; ImageError if slices are not evenly spaced."""
+    """From an index (slice, row, column) to LPS+ millimetres; ImageError if slices are not evenly
+    spaced."""
     first, last = places[0], places[-1]
     step = _normal(first) * first.thickness
     if len(places) > 1:
@@ -321,7 +359,9 @@ def _check_even(places: Sequence[Frame]) -> None:
     along = np.array([frame.position @ _normal(places[0]) for frame in places])
     steps = np.diff(along)
     if (double := int((steps < SAME_PLACE).sum())) > 0:
-        raise ImageError(f"{double} of {len(places)} images lie at the place of another; keep one image of each slice")
+        raise ImageError(
+            f"{double} of {len(places)} images lie at the place of another; keep one image of each slice"
+        )
     usual = float(np.median(steps))
     for before, step in zip(along, steps, strict=False):
         if step > 1.5 * usual:
@@ -330,10 +370,12 @@ def _check_even(places: Sequence[Frame]) -> None:
                 "along the series"
             )
     if np.abs(steps - usual).max() > EVEN * usual:
-        raise ImageError(f"slices are unevenly spaced, by {steps.min():.2f} to {steps.max():.2f} mm")
+        raise ImageError(
+            f"slices are unevenly spaced, by {steps.min():.2f} to {steps.max():.2f} mm"
+        )
 
 
-# -- Pixels ---------------------------------------------------------------------------------------------
+# -- Pixels ----------------------------------------------------------------------------------------
 
 
 def _native(dataset: Dataset) -> Floats:
@@ -352,7 +394,9 @@ def _native(dataset: Dataset) -> Floats:
         stored = apply_color_lut(stored, dataset)
     count = int(dataset.get("NumberOfFrames") or 1)
     coloured = interpretation == "PALETTE COLOR" or int(dataset.get("SamplesPerPixel", 1)) == 3
-    values = stored.reshape(count, *stored.shape[-3 if coloured else -2 :][:2], 3 if coloured else 1)
+    values = stored.reshape(
+        count, *stored.shape[-3 if coloured else -2 :][:2], 3 if coloured else 1
+    )
     if interpretation == "MONOCHROME1" and not _has_unit(dataset):
         values = _inverted(values, dataset)
     if not coloured:
@@ -373,7 +417,8 @@ def _has_unit(dataset: Dataset) -> bool:
 
 
 def _inverted(values: NDArray[Any], dataset: Dataset) -> NDArray[Any]:
-    """Of MONOCHROME1 the lowest value is white: stored values are mirrored in the range they may have."""
+    """Of MONOCHROME1 the lowest value is white: stored values are mirrored in the range they may
+    have."""
     signed, bits = int(dataset.get("PixelRepresentation", 0)), int(dataset.BitsStored)
     return (-1 if signed else 2**bits - 1) - values.astype(np.int64)
 

@@ -1,7 +1,8 @@
 """Compressed DICOM pixels through imagecodecs, as a plugin of pydicom's.
 
-pydicom itself decodes RLE, Pillow 8-bit JPEG. The rest (JPEG lossless and 12-bit, JPEG-LS, JPEG 2000, HTJ2K) has one
-decoder here whatever else is installed, so that a score does not depend on that.
+pydicom itself decodes RLE, Pillow 8-bit JPEG. The rest (JPEG lossless and 12-bit, JPEG-LS, JPEG
+2000, HTJ2K) has one decoder here whatever else is installed, so that a score does not depend on
+that.
 """
 
 import imagecodecs
@@ -45,7 +46,9 @@ def plugin(syntax: uid.UID) -> str:
     except NotImplementedError:  # so pydicom says that it knows no decoder for it
         known = False
     if not known:
-        raise ImageError(f"pixels in a transfer syntax that cannot be decoded ({syntax.name}); convert it")
+        raise ImageError(
+            f"pixels in a transfer syntax that cannot be decoded ({syntax.name}); convert it"
+        )
     return {uid.JPEGBaseline8Bit: "pillow", uid.RLELossless: "pydicom"}.get(syntax, "")
 
 
@@ -66,8 +69,11 @@ def decode_frame(content: bytes, runner: DecodeRunner) -> bytearray:
 
 
 def codestream_sides(content: bytes) -> tuple[int, int]:
-    """Rows and columns that a JPEG, JPEG-LS or JPEG 2000 stream says it has, before anything is allocated for them."""
-    start = content.find(b"\xff\x4f\xff\x51")  # JPEG 2000: SOC, SIZ, then length, capabilities, right, lower, left, top
+    """Rows and columns that a JPEG, JPEG-LS or JPEG 2000 stream says it has, before anything is
+    allocated for them."""
+    start = content.find(
+        b"\xff\x4f\xff\x51"
+    )  # JPEG 2000: SOC, SIZ, then length, capabilities, right, lower, left, top
     if start >= 0 and not content.startswith(b"\xff\xd8"):
         right, lower, left, top = (
             int.from_bytes(content[start + at : start + at + 4], "big") for at in (8, 12, 16, 20)
@@ -76,7 +82,15 @@ def codestream_sides(content: bytes) -> tuple[int, int]:
     at = 2
     while at + 9 <= len(content) and content[at] == 0xFF:
         marker, length = content[at + 1], int.from_bytes(content[at + 2 : at + 4], "big")
-        if marker in (0xC0, 0xC1, 0xC2, 0xC3, 0xF7):  # start of frame: length, precision, rows, columns
-            return int.from_bytes(content[at + 5 : at + 7], "big"), int.from_bytes(content[at + 7 : at + 9], "big")
+        if marker in (
+            0xC0,
+            0xC1,
+            0xC2,
+            0xC3,
+            0xF7,
+        ):  # start of frame: length, precision, rows, columns
+            return int.from_bytes(content[at + 5 : at + 7], "big"), int.from_bytes(
+                content[at + 7 : at + 9], "big"
+            )
         at += 2 + length
     raise ImageError("compressed pixels that do not say their size")

@@ -1,14 +1,16 @@
 """Where a volume's voxels lie in the patient, and in which order a detector sees them.
 
-World coordinates are DICOM's: millimetres, x toward the patient's Left, y toward Posterior, z toward Superior (LPS+).
-Inside, a volume is [D, H, W]: slices, rows, columns of a plane, each running the same way whatever the source,
+World coordinates are DICOM's: millimetres, x toward the patient's Left, y toward Posterior, z
+toward Superior (LPS+). Inside, a volume is [D, H, W]: slices, rows, columns of a plane, each
+running the same way whatever the source,
 
     axial     slices toward S, rows toward P, columns toward L
     coronal   slices toward P, rows toward I, columns toward L
     sagittal  slices toward L, rows toward I, columns toward P
 
-so that a slice looks as a radiologist expects it: the patient's right on the left of an axial picture. Between source
-and inside lie a permutation and flips of axes and nothing else: every voxel keeps its value and finds its way back.
+so that a slice looks as a radiologist expects it: the patient's right on the left of an axial
+picture. Between source and inside lie a permutation and flips of axes and nothing else: every voxel
+keeps its value and finds its way back.
 """
 
 from dataclasses import dataclass
@@ -22,7 +24,11 @@ from anodetect.errors import ImageError
 
 Affine = NDArray[np.float64]
 Index = tuple[int, int, int]
-PLANES = {"axial": "SPL", "coronal": "PIL", "sagittal": "LIP"}  # where slices, rows and columns run to
+PLANES = {
+    "axial": "SPL",
+    "coronal": "PIL",
+    "sagittal": "LIP",
+}  # where slices, rows and columns run to
 OPPOSITE = dict(zip("LRPASI", "RLAPIS", strict=True))
 FLIP_XY = np.diag([-1.0, -1.0, 1.0, 1.0])  # between RAS+ (NIfTI) and LPS+ (DICOM)
 SAME_SPACING = 0.99
@@ -33,8 +39,8 @@ MIN_SIDE = 8  # pixels of an image or slice
 class Geometry:
     """A source array [I, J, K] and the plane it is sliced along.
 
-    `affine` takes an index (i, j, k, 1) of the source to LPS+ millimetres. `axes` are the source's axes that become
-    D, H and W; `flipped` those of D, H, W that run against the source's.
+    `affine` takes an index (i, j, k, 1) of the source to LPS+ millimetres. `axes` are the source's
+    axes that become D, H and W; `flipped` those of D, H, W that run against the source's.
     """
 
     shape: Index
@@ -52,7 +58,9 @@ class Geometry:
     def to_source(self, volume: NDArray[Any]) -> NDArray[Any]:
         """[..., D, H, W] → a view [..., I, J, K]."""
         rest = volume.ndim - 3
-        return volume[(..., *self._steps())].transpose(*range(rest), *(rest + a for a in np.argsort(self.axes)))
+        return volume[(..., *self._steps())].transpose(
+            *range(rest), *(rest + a for a in np.argsort(self.axes))
+        )
 
     def source_index(self, place: tuple[float, float, float]) -> tuple[float, float, float]:
         """(d, h, w) → (i, j, k)."""
@@ -98,20 +106,25 @@ class Geometry:
 
 
 def along(shape: Index, affine: Affine, plane: str = "auto") -> Geometry:
-    """The geometry of a source sliced along a plane; "auto" is the plane with the finest pixels, axial where equal, of
-    those whose slices have MIN_SIDE pixels on each side.
+    """The geometry of a source sliced along a plane; "auto" is the plane with the finest pixels,
+    axial where equal, of those whose slices have MIN_SIDE pixels on each side.
 
-    An oblique source is sliced along its own axes, in the plane they are the nearest to. ImageError if the affine
-    cannot be inverted.
+    An oblique source is sliced along its own axes, in the plane they are the nearest to. ImageError
+    if the affine cannot be inverted.
     """
     check_affine(affine)
-    toward = io_orientation(affine)  # for each axis of the source: world axis, and whether it runs with or against it
+    toward = io_orientation(
+        affine
+    )  # for each axis of the source: world axis, and whether it runs with or against it
     source_of = {int(world): axis for axis, (world, _) in enumerate(toward)}
     if plane == "auto":
         plane = _finest_plane(source_of, shape, affine)
     letters = PLANES[plane]
     axes = [source_of["LPS".index(_positive(letter))] for letter in letters]
-    flipped = [bool(toward[axis, 1] < 0) == (letter in "LPS") for axis, letter in zip(axes, letters, strict=True)]
+    flipped = [
+        bool(toward[axis, 1] < 0) == (letter in "LPS")
+        for axis, letter in zip(axes, letters, strict=True)
+    ]
     d, h, w = axes
     return Geometry(shape, affine, plane, (d, h, w), (flipped[0], flipped[1], flipped[2]))
 
@@ -119,10 +132,18 @@ def along(shape: Index, affine: Affine, plane: str = "auto") -> Geometry:
 def _finest_plane(source_of: dict[int, int], shape: Index, affine: Affine) -> str:
     """The pixels of a plane are the finer, the coarser the spacing across it."""
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
-    normals = {plane: source_of["LPS".index(_positive(letters[0]))] for plane, letters in PLANES.items()}
-    large = {plane: normal for plane, normal in normals.items() if min(np.delete(shape, normal)) >= MIN_SIDE}
+    normals = {
+        plane: source_of["LPS".index(_positive(letters[0]))] for plane, letters in PLANES.items()
+    }
+    large = {
+        plane: normal
+        for plane, normal in normals.items()
+        if min(np.delete(shape, normal)) >= MIN_SIDE
+    }
     across = {plane: lengths[normal] for plane, normal in (large or normals).items()}
-    return next(plane for plane, length in across.items() if length >= SAME_SPACING * max(across.values()))
+    return next(
+        plane for plane, length in across.items() if length >= SAME_SPACING * max(across.values())
+    )
 
 
 def _positive(letter: str) -> str:
@@ -138,7 +159,9 @@ def edges(plane: str) -> dict[str, str]:
 def check_affine(affine: Affine) -> None:
     """ImageError if an affine does not say where voxels are."""
     if not np.isfinite(affine).all():
-        raise ImageError("the affine holds NaN or infinite values; it does not say where voxels are")
+        raise ImageError(
+            "the affine holds NaN or infinite values; it does not say where voxels are"
+        )
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     if (lengths <= 0).any():
         raise ImageError("a voxel spacing of zero; mend the header")

@@ -1,8 +1,10 @@
-"""Names for patients that say nothing of them: a keyed hash (HMAC-SHA256) of the identifiers, truncated to 64 bits.
+"""Names for patients that say nothing of them: a keyed hash (HMAC-SHA256) of the identifiers,
+truncated to 64 bits.
 
-The key is made at first use and lies in the user's configuration folder. With the same key a patient has the same
-pseudonym in every run; who has the key can find out which pseudonym an identifier has, so it stays where the
-identifiers are. A lost or replaced key gives new pseudonyms, and old tables can no longer be joined with new ones.
+The key is made at first use and lies in the user's configuration folder. With the same key a
+patient has the same pseudonym in every run; who has the key can find out which pseudonym an
+identifier has, so it stays where the identifiers are. A lost or replaced key gives new pseudonyms,
+and old tables can no longer be joined with new ones.
 """
 
 import hmac
@@ -37,14 +39,19 @@ def _key(path: Path) -> bytes:
             _make(path)
         key = bytes.fromhex(path.read_text("ascii").strip())
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: no usable key for pseudonyms ({error}); restore or remove it") from None
+        raise ConfigError(
+            f"{path}: no usable key for pseudonyms ({error}); restore or remove it"
+        ) from None
     if len(key) < KEY_BYTES:
-        raise ConfigError(f"{path}: a key of {len(key)} bytes, {KEY_BYTES} are needed; restore or remove it")
+        raise ConfigError(
+            f"{path}: a key of {len(key)} bytes, {KEY_BYTES} are needed; restore or remove it"
+        )
     return key
 
 
 def _make(path: Path) -> None:
-    """A new key that only its owner may read; of several processes that make one at once, the first wins."""
+    """A new key that only its owner may read; of several processes that make one at once, the first
+    wins."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:

@@ -1,4 +1,5 @@
-"""One image file → float32 [C, H, W] in native units, C 1 or 3; a volume → [C, I, J, K] and where it lies.
+"""One image file → float32 [C, H, W] in native units, C 1 or 3; a volume → [C, I, J, K] and where
+it lies.
 
 The file's own bit depth is kept.
 """
@@ -26,7 +27,9 @@ from anodetect.types import Bools, Floats
 
 MAX_PIXELS = 2**27
 MAX_BYTES = 8 * MAX_VOXELS + 2**24  # the largest volume, not compressed, and its header
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # Pillow's limit is lower than MAX_PIXELS
+warnings.filterwarnings(
+    "ignore", category=Image.DecompressionBombWarning
+)  # Pillow's limit is lower than MAX_PIXELS
 Array = NDArray[np.generic]
 MAX_CHANNELS = 4
 T = TypeVar("T")
@@ -41,8 +44,8 @@ class Source:
     sha256: str
 
     def decode(self, component: int | None = None) -> Floats | Volume:
-        """An image or a volume; ImageError with the reason if it cannot be used. Of a 4-D file the component that the
-        record names, else `component`."""
+        """An image or a volume; ImageError with the reason if it cannot be used. Of a 4-D file the
+        component that the record names, else `component`."""
         component = component if self.record.component is None else self.record.component
         if dicom.is_dicom(self.record.path):
             decoded = _tried(lambda: dicom.decode(self.contents))
@@ -64,7 +67,8 @@ def read_source(record: Record) -> Source:
 
 
 def supplied_foreground(record: Record, volume: Volume) -> Bools | None:
-    """The foreground [I, J, K] the manifest names for a volume, if any; ImageError if it does not lie on its grid."""
+    """The foreground [I, J, K] the manifest names for a volume, if any; ImageError if it does not
+    lie on its grid."""
     return None if record.foreground is None else _mask_on(record.foreground, volume, "foreground")
 
 
@@ -83,8 +87,9 @@ def _mask_on(path: Path, volume: Volume, what: str) -> Bools:
 def read_image(path: Path) -> Floats:
     """Read a PNG, JPEG, BMP, TIFF or NPY file; ImageError with the reason if it cannot be used.
 
-    NPY and TIFF arrays are [H, W], [H, W, C] or [C, H, W] with C 1 or 3. Palettes become their colours and
-    an alpha channel is dropped if it is opaque everywhere; CMYK, transparency and animations are refused.
+    NPY and TIFF arrays are [H, W], [H, W, C] or [C, H, W] with C 1 or 3. Palettes become their
+    colours and an alpha channel is dropped if it is opaque everywhere; CMYK, transparency and
+    animations are refused.
     """
     return decode_image(read_bytes(path), path.suffix)
 
@@ -111,7 +116,9 @@ def _tried(decode: Callable[[], T]) -> T:
         raise ImageError("not a readable image") from None
     except MemoryError:
         raise ImageError("does not fit into memory") from None
-    except Exception as error:  # decoders raise whatever they like on damaged files; the reason is kept
+    except (
+        Exception
+    ) as error:  # decoders raise whatever they like on damaged files; the reason is kept
         raise ImageError(
             f"damaged or unreadable ({type(error).__name__}: {' '.join(str(error).split())[:200] or 'no details'})"
         ) from None
@@ -147,19 +154,24 @@ def _decode_pillow(content: bytes) -> Array:
         _check_size(image.width, image.height)
         frames = getattr(image, "n_frames", 1)
         if frames > 1:
-            raise ImageError(f"animated or multi-page ({frames} frames); one image per file is expected")
+            raise ImageError(
+                f"animated or multi-page ({frames} frames); one image per file is expected"
+            )
         if image.mode == "CMYK":
             raise ImageError("CMYK colours; convert to RGB or grey")
         if image.mode in ("1", "P", "PA"):
             opaque = "transparency" not in image.info and image.mode != "PA"
-            return np.asarray(image.convert("L" if image.mode == "1" else "RGB" if opaque else "RGBA"))
+            return np.asarray(
+                image.convert("L" if image.mode == "1" else "RGB" if opaque else "RGBA")
+            )
         if image.mode in ("YCbCr", "LAB", "HSV"):
             return np.asarray(image.convert("RGB"))
         return np.asarray(image)
 
 
 def _decode_png(content: bytes) -> Array:
-    # Pillow reduces 16-bit colour to 8 bits; byte 24 of a PNG is its bit depth and byte 25 its colour type.
+    # Pillow reduces 16-bit colour to 8 bits; byte 24 of a PNG is its bit depth and byte 25 its
+    # colour type.
     if content[:8] == b"\x89PNG\r\n\x1a\n" and len(content) > 26 and content[24] == 16:
         width, height = (int.from_bytes(content[at : at + 4], "big") for at in (16, 20))
         _check_size(width, height)
@@ -170,11 +182,15 @@ def _decode_png(content: bytes) -> Array:
 def _decode_tiff(content: bytes) -> Array:
     with tifffile.TiffFile(io.BytesIO(content)) as file:
         if len(file.pages) > 1:
-            raise ImageError(f"multi-page ({len(file.pages)} pages); one image per file is expected")
+            raise ImageError(
+                f"multi-page ({len(file.pages)} pages); one image per file is expected"
+            )
         page = file.pages.first
         _check_size(page.imagewidth, page.imagelength)
         if page.samplesperpixel * page.imagedepth > MAX_CHANNELS:
-            raise ImageError(f"{page.samplesperpixel * page.imagedepth} channels; one or three are expected")
+            raise ImageError(
+                f"{page.samplesperpixel * page.imagedepth} channels; one or three are expected"
+            )
         if page.photometric == tifffile.PHOTOMETRIC.SEPARATED:
             raise ImageError("CMYK colours; convert to RGB or grey")
         if page.photometric == tifffile.PHOTOMETRIC.PALETTE:
@@ -188,7 +204,11 @@ def _decode_tiff(content: bytes) -> Array:
 def _decode_npy(content: bytes) -> Array:
     stream = io.BytesIO(content)
     version = np.lib.format.read_magic(stream)
-    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    read_header = (
+        np.lib.format.read_array_header_1_0
+        if version == (1, 0)
+        else np.lib.format.read_array_header_2_0
+    )
     shape, _, dtype = read_header(stream)
     if dtype.kind not in "uifb":
         raise ImageError(f"array of type {dtype}; numbers are expected")

@@ -22,10 +22,11 @@ COLUMNS = ("path", "split", "label", "kind", "mask", "group", "foreground", "com
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One image or volume. `split` is "train", "test" or "" (not said); `label` 0 normal, 1 anomalous, None unknown.
+    """One image or volume. `split` is "train", "test" or "" (not said); `label` 0 normal, 1
+    anomalous, None unknown.
 
-    `component` is the one to take of a 4-D file. With `slice` the record is that slice of the volume alone. `files`
-    are those of a DICOM series, whose `path` is the first of them by name.
+    `component` is the one to take of a 4-D file. With `slice` the record is that slice of the
+    volume alone. `files` are those of a DICOM series, whose `path` is the first of them by name.
     """
 
     id: str
@@ -65,7 +66,8 @@ class Dataset:
 
 
 def scan(folder: Path, *, follow_symlinks: bool = False) -> Dataset:
-    """Read a folder as a manifest, the MVTec layout or plain images, whichever it is (in this order)."""
+    """Read a folder as a manifest, the MVTec layout or plain images, whichever it is (in this
+    order)."""
     if not folder.is_dir():
         raise DataError(f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}")
     if (folder / MANIFEST).is_file():
@@ -74,18 +76,27 @@ def scan(folder: Path, *, follow_symlinks: bool = False) -> Dataset:
         dataset = _mvtec(folder, follow_symlinks)
     else:
         found, problems = walk(folder, follow_symlinks=follow_symlinks)
-        dataset = Dataset(path_text(folder.name), folder, tuple(_records(folder, found)), tuple(problems))
+        dataset = Dataset(
+            path_text(folder.name), folder, tuple(_records(folder, found)), tuple(problems)
+        )
     if not dataset.records:
         if dataset.problems:
-            raise DataError(f"{folder}: nothing can be read here; {dataset.problems[0][0]}: {dataset.problems[0][1]}")
-        raise DataError(f"{folder}: no images here ({', '.join(sorted(SUFFIXES))}, or a manifest.csv)")
+            raise DataError(
+                f"{folder}: nothing can be read here; {dataset.problems[0][0]}: {dataset.problems[0][1]}"
+            )
+        raise DataError(
+            f"{folder}: no images here ({', '.join(sorted(SUFFIXES))}, or a manifest.csv)"
+        )
     return dataset
 
 
-def walk(folder: Path, *, follow_symlinks: bool = False) -> tuple[list[Path], list[tuple[str, str]]]:
+def walk(
+    folder: Path, *, follow_symlinks: bool = False
+) -> tuple[list[Path], list[tuple[str, str]]]:
     """Image files below `folder` in name order, and what was passed over with the reason.
 
-    Symbolic links that lead out of the folder are passed over unless followed; loops are never followed.
+    Symbolic links that lead out of the folder are passed over unless followed; loops are never
+    followed.
     """
     root, found = os.path.realpath(folder), []
     problems: list[tuple[str, str]] = []
@@ -112,7 +123,10 @@ def walk(folder: Path, *, follow_symlinks: bool = False) -> tuple[list[Path], li
                 continue
             if path.is_symlink() and not follow_symlinks and not is_below(path, root):
                 problems.append(
-                    (path_text(path.relative_to(folder)), "symbolic link out of the folder; see --follow-symlinks")
+                    (
+                        path_text(path.relative_to(folder)),
+                        "symbolic link out of the folder; see --follow-symlinks",
+                    )
                 )
             else:
                 found.append(path)
@@ -120,12 +134,14 @@ def walk(folder: Path, *, follow_symlinks: bool = False) -> tuple[list[Path], li
 
 
 def is_readable(path: Path) -> bool:
-    """Whether a file is of a kind that can be read, by its name or, of DICOM without one, its beginning."""
+    """Whether a file is of a kind that can be read, by its name or, of DICOM without one, its
+    beginning."""
     return suffix_of(path) in SUFFIXES or dicom.is_dicom(path)
 
 
 def is_volume(record: Record) -> bool:
-    """Whether a record is known to be a volume before it is read; of a single DICOM file only reading tells."""
+    """Whether a record is known to be a volume before it is read; of a single DICOM file only
+    reading tells."""
     return record.slice is None and (suffix_of(record.path) in VOLUMES or len(record.files) > 1)
 
 
@@ -162,8 +178,8 @@ def _records(folder: Path, paths: Iterable[Path], **known: object) -> Iterator[R
 
 
 def record_of(folder: Path, path: Path, files: tuple[Path, ...], **known: object) -> Record:
-    """The record of a file or of a series' `files`, its id relative to `folder`. A DICOM file's group is its patient's
-    pseudonym, any other's its own id."""
+    """The record of a file or of a series' `files`, its id relative to `folder`. A DICOM file's
+    group is its patient's pseudonym, any other's its own id."""
     name = path_text(path.relative_to(folder))
     if not dicom.is_dicom(path):
         return Record(id=name, path=path, **{"group": name, **known})  # type: ignore[arg-type]
@@ -175,20 +191,25 @@ Headlines = Mapping[Path, dicom.Headline]
 
 
 def series_of(path: Path, headlines: Callable[[Path], Headlines] | None = None) -> tuple[Path, ...]:
-    """The files of the DICOM series a file belongs to, in its folder, of which `headlines` tells; () of other files.
-    ImageError does not occur: what cannot be read stands alone."""
+    """The files of the DICOM series a file belongs to, in its folder, of which `headlines` tells;
+    () of other files. ImageError does not occur: what cannot be read stands alone."""
     if not dicom.is_dicom(path):
         return ()
     name = dicom.headline(path).series
     if not name:
         return (path,)
     # A link stands for files that may be links as well.
-    found = headlines(path.parent) if headlines else _headlines(path.parent, None if path.is_symlink() else path.parent)
+    found = (
+        headlines(path.parent)
+        if headlines
+        else _headlines(path.parent, None if path.is_symlink() else path.parent)
+    )
     return tuple(sorted({path, *(file for file, each in found.items() if each.series == name)}))
 
 
 def _headlines(folder: Path, root: Path | None) -> Headlines:
-    """Of a folder's DICOM files in name order; as in `walk` without hidden ones and, with a `root`, links out of it."""
+    """Of a folder's DICOM files in name order; as in `walk` without hidden ones and, with a `root`,
+    links out of it."""
     return {
         file: dicom.headline(file)
         for file in sorted(folder.iterdir())
@@ -209,7 +230,7 @@ def identified(record: Record) -> Record:
     return replace(record, group=dicom.group_of(found, keep_identifiers=True))
 
 
-# -- MVTec layout ---------------------------------------------------------------------------------------
+# -- MVTec layout ----------------------------------------------------------------------------------
 
 
 def _is_mvtec(folder: Path) -> bool:
@@ -218,12 +239,17 @@ def _is_mvtec(folder: Path) -> bool:
 
 def _mvtec(folder: Path, follow_symlinks: bool) -> Dataset:
     records, problems = [], []
-    for split, kind in [("train", "good"), *(("test", kind) for kind in _subfolders(folder / "test"))]:
+    for split, kind in [
+        ("train", "good"),
+        *(("test", kind) for kind in _subfolders(folder / "test")),
+    ]:
         base = folder / split / kind
         if not base.is_dir():
             continue
         if not follow_symlinks and not is_below(base, folder):
-            problems.append((f"{split}/{path_text(kind)}", "symbolic link to a folder; see --follow-symlinks"))
+            problems.append(
+                (f"{split}/{path_text(kind)}", "symbolic link to a folder; see --follow-symlinks")
+            )
             continue
         found, trouble = walk(base, follow_symlinks=follow_symlinks)
         problems += [(f"{split}/{path_text(kind)}/{name}", reason) for name, reason in trouble]
@@ -231,7 +257,9 @@ def _mvtec(folder: Path, follow_symlinks: bool) -> Dataset:
         for record in _records(folder, found, split=split, label=label, kind=path_text(kind)):
             mask = mvtec_mask(folder, kind, record.path.name) if label else None
             if mask and not follow_symlinks and not is_below(mask, folder):
-                problems.append((path_text(mask.relative_to(folder)), "symbolic link out of the folder"))
+                problems.append(
+                    (path_text(mask.relative_to(folder)), "symbolic link out of the folder")
+                )
                 mask = None
             records.append(replace(record, mask=mask))
     return Dataset(path_text(folder.name), folder, tuple(records), tuple(problems))
@@ -248,19 +276,23 @@ def _subfolders(folder: Path) -> list[str]:
 def mvtec_mask(folder: Path, kind: str, name: str) -> Path | None:
     """The truth of test/`kind`/`name`, if there is one."""
     stem = name.removesuffix(suffix_of(Path(name)))
-    masks = (f"{stem}{mark}{suffix}" for suffix in (".png", ".nii.gz", ".nii") for mark in ("_mask", ""))
+    masks = (
+        f"{stem}{mark}{suffix}" for suffix in (".png", ".nii.gz", ".nii") for mark in ("_mask", "")
+    )
     candidates = (folder / "ground_truth" / kind / mask for mask in masks)
     return next((path for path in candidates if path.is_file()), None)
 
 
-# -- Manifest -------------------------------------------------------------------------------------------
+# -- Manifest --------------------------------------------------------------------------------------
 
 
 def _manifest(folder: Path, follow_symlinks: bool) -> Dataset:
     file = folder / MANIFEST
     records: list[Record] = []
     seen: set[str] = set()
-    headlines = cache(partial(_headlines, root=None if follow_symlinks else folder))  # each folder's once
+    headlines = cache(
+        partial(_headlines, root=None if follow_symlinks else folder)
+    )  # each folder's once
     for where, row in _rows(file):
         name = row["path"]
         identity = path_text(PurePosixPath(name))
@@ -272,12 +304,16 @@ def _manifest(folder: Path, follow_symlinks: bool) -> Dataset:
         if row["split"] not in ("train", "test", ""):
             raise DataError(f"{where}: split {row['split']!r} is neither 'train' nor 'test'")
         if row["label"] not in ("0", "1", ""):
-            raise DataError(f"{where}: label {row['label']!r} is neither 0 (normal) nor 1 (anomalous)")
+            raise DataError(
+                f"{where}: label {row['label']!r} is neither 0 (normal) nor 1 (anomalous)"
+            )
         if row["component"] and not row["component"].isdecimal():
             raise DataError(f"{where}: component {row['component']!r} is not a number from 0 on")
         label = int(row["label"]) if row["label"] else None
         if row["split"] == "train" and label == ANOMALOUS:
-            raise DataError(f"{where}: {name!r} is anomalous but in the train split, which holds normals only")
+            raise DataError(
+                f"{where}: {name!r} is anomalous but in the train split, which holds normals only"
+            )
         path, files = _listed(folder / name, where, headlines)
         pseudonym = dicom.group_of(dicom.headline(path), keep_identifiers=False) if files else ""
         records.append(
@@ -298,15 +334,19 @@ def _manifest(folder: Path, follow_symlinks: bool) -> Dataset:
     return Dataset(path_text(folder.name), folder, tuple(records))
 
 
-def _listed(path: Path, where: str, headlines: Callable[[Path], Headlines]) -> tuple[Path, tuple[Path, ...]]:
-    """The file that stands for what a manifest lists, and the files of its DICOM series: a listed folder's only one, or
-    those that belong with a listed file."""
+def _listed(
+    path: Path, where: str, headlines: Callable[[Path], Headlines]
+) -> tuple[Path, tuple[Path, ...]]:
+    """The file that stands for what a manifest lists, and the files of its DICOM series: a listed
+    folder's only one, or those that belong with a listed file."""
     if not path.is_dir():
         return path, series_of(path, headlines) if path.is_file() else ()
     found = headlines(path)
     if not found:
         raise DataError(f"{where}: the folder {path.name!r} holds no DICOM series")
-    images = [file for file, each in found.items() if each.frames] or list(found)[:1]  # reading it will say what it is
+    images = [file for file, each in found.items() if each.frames] or list(found)[
+        :1
+    ]  # reading it will say what it is
     count = len({found[file].series or file for file in images})
     if count > 1:
         raise DataError(
@@ -326,13 +366,18 @@ def _rows(file: Path) -> Iterator[tuple[str, dict[str, str]]]:
         with file.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream)
             if "path" not in (reader.fieldnames or ()):
-                raise DataError(f"{file}: no column 'path' (columns: {', '.join(COLUMNS)} and any others)")
+                raise DataError(
+                    f"{file}: no column 'path' (columns: {', '.join(COLUMNS)} and any others)"
+                )
             if len(set(reader.fieldnames or ())) < len(reader.fieldnames or ()):
                 raise DataError(f"{file}: a column name occurs twice")
             for number, row in enumerate(reader, start=2):
                 if None in row or None in row.values():
                     raise DataError(f"{file}, line {number}: not as many fields as the header has")
-                yield f"{file}, line {number}", dict.fromkeys(COLUMNS, "") | {k: v.strip() for k, v in row.items()}
+                yield (
+                    f"{file}, line {number}",
+                    dict.fromkeys(COLUMNS, "") | {k: v.strip() for k, v in row.items()},
+                )
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{file}: {error}") from None
 
@@ -343,4 +388,6 @@ def _check_inside(folder: Path, name: str, where: str, follow_symlinks: bool) ->
     if "\0" in name:
         raise DataError(f"{where}: the path holds a NUL character")
     if not follow_symlinks and not is_below(folder / name, folder):
-        raise DataError(f"{where}: {name!r} is a symbolic link out of the folder; see --follow-symlinks")
+        raise DataError(
+            f"{where}: {name!r} is a symbolic link out of the folder; see --follow-symlinks"
+        )

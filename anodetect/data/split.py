@@ -1,4 +1,5 @@
-"""The uses of normal images: fit, tune, calibrate. Whole groups, by a fixed hash, never overlapping."""
+"""The uses of normal images: fit, tune, calibrate. Whole groups, by a fixed hash, never
+overlapping."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -68,8 +69,8 @@ def assign(records: Sequence[Record]) -> Roles:
 
 
 def _take(order: list[list[Record]], wanted: float, leave: int) -> list[Record]:
-    """Move whole groups out of `order` until about `wanted` records are taken: at least one group, and none that
-    overshoots by more than half of itself unless there is no smaller one."""
+    """Move whole groups out of `order` until about `wanted` records are taken: at least one group,
+    and none that overshoots by more than half of itself unless there is no smaller one."""
     taken: list[Record] = []
     for group in list(order):
         if len(order) > leave and len(taken) + len(group) / 2 <= wanted:
@@ -83,17 +84,22 @@ def _take(order: list[list[Record]], wanted: float, leave: int) -> list[Record]:
 
 
 def merge_duplicates(records: Sequence[Record], hashes: Sequence[str]) -> tuple[list[Record], int]:
-    """Put images with the same bytes into one group, so that no copy crosses a split; and how many copies there are."""
+    """Put images with the same bytes into one group, so that no copy crosses a split; and how many
+    copies there are."""
     from dataclasses import replace
 
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    groups = {name: index for index, name in enumerate(dict.fromkeys(record.group for record in records))}
+    groups = {
+        name: index for index, name in enumerate(dict.fromkeys(record.group for record in records))
+    }
     contents = {name: index + len(groups) for index, name in enumerate(dict.fromkeys(hashes))}
     edges = ([groups[r.group] for r in records], [contents[h] for h in hashes])
     size = len(groups) + len(contents)
-    _, component = connected_components(coo_array(([1] * len(records), edges), shape=(size, size)), directed=False)
+    _, component = connected_components(
+        coo_array(([1] * len(records), edges), shape=(size, size)), directed=False
+    )
     first: dict[int, str] = {}
     for name, index in groups.items():
         first.setdefault(component[index], name)
@@ -113,4 +119,6 @@ def refuse_leaks(train: Sequence[Record], test: Sequence[Record], hashes: dict[s
             )
         other = train_bytes.get(hashes.get(record.id, ""), "")
         if other:
-            raise DataError(f"leak: {record.id} in test has the same bytes as {other} in train; remove one of them")
+            raise DataError(
+                f"leak: {record.id} in test has the same bytes as {other} in train; remove one of them"
+            )

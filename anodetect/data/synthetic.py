@@ -1,4 +1,5 @@
-"""A small set with a known truth: a striped, shaded texture, and planted bright blobs and scratches."""
+"""A small set with a known truth: a striped, shaded texture, and planted bright blobs and
+scratches."""
 
 from pathlib import Path
 
@@ -21,18 +22,37 @@ def images(
     return np.stack([image for image, _ in made]), np.stack([mask for _, mask in made])
 
 
-def write(folder: Path, *, train: int = 120, test: int = 30, size: int = 64, channels: int = 1, seed: int = 0) -> None:
-    """Write a data set in the MVTec layout: `train` normals, and `test` normals and as many defects with masks."""
+def write(
+    folder: Path,
+    *,
+    train: int = 120,
+    test: int = 30,
+    size: int = 64,
+    channels: int = 1,
+    seed: int = 0,
+) -> None:
+    """Write a data set in the MVTec layout: `train` normals, and `test` normals and as many defects
+    with masks."""
     parts = {"train/good": (train, False), "test/good": (test, False), "test/defect": (test, True)}
     for offset, (part, (count, defects)) in enumerate(parts.items()):
-        pictures, masks = images(count, size=size, channels=channels, defects=defects, seed=seed * 10 + offset)
+        pictures, masks = images(
+            count, size=size, channels=channels, defects=defects, seed=seed * 10 + offset
+        )
         for index, (picture, mask) in enumerate(zip(pictures, masks, strict=True)):
-            _save(folder / part / f"{index:04d}.png", picture[0] if channels == 1 else np.moveaxis(picture, 0, -1))
+            _save(
+                folder / part / f"{index:04d}.png",
+                picture[0] if channels == 1 else np.moveaxis(picture, 0, -1),
+            )
             if defects:
-                _save(folder / "ground_truth/defect" / f"{index:04d}_mask.png", mask.astype(np.uint8) * 255)
+                _save(
+                    folder / "ground_truth/defect" / f"{index:04d}_mask.png",
+                    mask.astype(np.uint8) * 255,
+                )
 
 
-def _image(rng: np.random.Generator, size: int, channels: int, defect: bool) -> tuple[Images, Bools]:
+def _image(
+    rng: np.random.Generator, size: int, channels: int, defect: bool
+) -> tuple[Images, Bools]:
     rows, columns = np.mgrid[:size, :size] / size
     shade = 12 * np.sin(2 * np.pi * (rows * rng.uniform(0.3, 0.5) + rng.uniform()))
     stripes = 20 * np.sign(np.sin(2 * np.pi * (8 * columns + rng.uniform(-0.05, 0.05))))

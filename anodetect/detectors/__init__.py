@@ -11,8 +11,9 @@ from anodetect.errors import ConfigError, nearest
 class Entry:
     """`target` is "module:Class"; `cost` is what training takes on two CPU cores at the defaults.
 
-    Of several `representations` the first is for shapes before a flat background, the last for images that fill
-    their frame, unless one is asked for. `of_volumes` is the target for `--dims 3`, "" where there is none.
+    Of several `representations` the first is for shapes before a flat background, the last for
+    images that fill their frame, unless one is asked for. `of_volumes` is the target for `--dims
+    3`, "" where there is none.
     """
 
     target: str
@@ -81,8 +82,8 @@ DETECTORS = {
 
 
 def detector_class(name: str, dims: int = 2) -> Any:
-    """The class behind a name; ConfigError with the nearest name if there is none, or none that models volumes in three
-    `dims`."""
+    """The class behind a name; ConfigError with the nearest name if there is none, or none that
+    models volumes in three `dims`."""
     if name not in DETECTORS:
         raise ConfigError(f"no detector {name!r}; {nearest(name, DETECTORS)}")
     if dims == 2:

@@ -1,23 +1,26 @@
-"""AnoDDPM: add noise up to a step λ, let a denoiser that knows only normal images take it away, compare.
+"""AnoDDPM: add noise up to a step λ, let a denoiser that knows only normal images take it away,
+compare.
 
     x_λ = √ᾱ_λ·x + √(1−ᾱ_λ)·ε,   x̂ = denoised x_λ,   A = |x − x̂|            (Wyatt et al., CVPRW 2022)
 
-`mode="chain"` walks back from λ step by step, as the paper does; `mode="single"` (default) predicts x̂_0 from
-x_λ in one pass for each of several small λ, a hundred times faster. What the
-network's output F stands for is `prediction`:
+`mode="chain"` walks back from λ step by step, as the paper does; `mode="single"` (default) predicts
+x̂_0 from x_λ in one pass for each of several small λ, a hundred times faster. What the network's
+output F stands for is `prediction`:
 
     "v"          x̂_0 = √ᾱ·x_t − √(1−ᾱ)·F          (Salimans & Ho, ICLR 2022)
     "epsilon"    x̂_0 = (x_t − √(1−ᾱ)·F) / √ᾱ      (Ho et al., NeurIPS 2020)
 
-With `draws=0` (default) the probe is the mean of x_λ, √ᾱ_λ·x, without a random part: the denoiser, trained on
-noisy images, takes everything for noise that is small and unlike a normal image. The limit of many draws for
-a denoiser linear in the noise; it localises better than a few draws and needs one pass per λ.
+With `draws=0` (default) the probe is the mean of x_λ, √ᾱ_λ·x, without a random part: the denoiser,
+trained on noisy images, takes everything for noise that is small and unlike a normal image. The
+limit of many draws for a denoiser linear in the noise; it localises better than a few draws and
+needs one pass per λ.
 
-The difference is compared at several scales, |G_s ∗ (x − x̂)| with Gaussians G_s of growing width, since what is
-coherent over a region weighs more than the same amount of noise. Beside the network's x̂ stands that of the exact
-denoiser of a Gaussian model of the normals, hard to beat where images are registered. How these maps become one map and
-one score is `generative/standard.py`'s business; whether the Gaussian's are among them (`prior`) is left to planted
-defects there. Everything is learned on fit and tune and then frozen. Larger = more anomalous.
+The difference is compared at several scales, |G_s ∗ (x − x̂)| with Gaussians G_s of growing width,
+since what is coherent over a region weighs more than the same amount of noise. Beside the network's
+x̂ stands that of the exact denoiser of a Gaussian model of the normals, hard to beat where images
+are registered. How these maps become one map and one score is `generative/standard.py`'s business;
+whether the Gaussian's are among them (`prior`) is left to planted defects there. Everything is
+learned on fit and tune and then frozen. Larger = more anomalous.
 """
 
 import time
@@ -42,8 +45,9 @@ from anodetect.nn.training import Draw, Training, optimize, tensors_below
 from anodetect.types import Batch, Floats, Scores, Seeds, State, TrainContext
 
 PRIOR_NOISE_FIELDS = 256
-# The paper's own settings: a day of training on a GPU, minutes for an image. Its network has 131 million parameters,
-# this one, of MONAI's blocks, 120. The paper has no image score: smoothing and pooling are this package's.
+# The paper's own settings: a day of training on a GPU, minutes for an image. Its network has 131
+# million parameters, this one, of MONAI's blocks, 120. The paper has no image score: smoothing and
+# pooling are this package's.
 REFERENCE = {
     "representation": {"size": 256},
     "detector": {
@@ -83,9 +87,9 @@ ON_FEATURES = denoiser.ON_FEATURES | {
 
 
 class AnoDDPMConfig(DenoiserConfig, StandardConfig):
-    """Scoring: `lambdas` are steps; `draws` noise draws per λ, 0 for none; `scales` the widths of the residual's
-    Gaussians as shares of the side; `components` the size of the Gaussian model; "auto" leaves a choice to planted
-    defects."""
+    """Scoring: `lambdas` are steps; `draws` noise draws per λ, 0 for none; `scales` the widths of
+    the residual's Gaussians as shares of the side; `components` the size of the Gaussian model;
+    "auto" leaves a choice to planted defects."""
 
     mode: Literal["single", "chain"] = "single"
     sampler: Literal["ddim", "ancestral"] = "ddim"
@@ -93,7 +97,9 @@ class AnoDDPMConfig(DenoiserConfig, StandardConfig):
     lambdas: tuple[int, ...] = (5, 10, 20)
     draws: NonNegativeInt = 0
     residual: Literal["absolute", "squared"] = "absolute"
-    scales: tuple[Annotated[float, Field(ge=0, le=0.25)], ...] = Field(default=(0, 1 / 64), min_length=1)
+    scales: tuple[Annotated[float, Field(ge=0, le=0.25)], ...] = Field(
+        default=(0, 1 / 64), min_length=1
+    )
     components: PositiveInt = 120
     prior: Literal["auto", "on", "off"] = "auto"
     training: Training = denoiser.TRAINING
@@ -115,8 +121,12 @@ class AnoDDPM:
         self.prior: GaussianPrior | None = None
         self.noise: NoiseSource
         self.channels = 1
-        self.own = own = len(config.lambdas) * len(config.scales)  # maps of the network; the prior has as many
-        self.standard = Standard(config, {"off": [own], "on": [2 * own], "auto": [own, 2 * own]}[config.prior])
+        self.own = own = len(config.lambdas) * len(
+            config.scales
+        )  # maps of the network; the prior has as many
+        self.standard = Standard(
+            config, {"off": [own], "on": [2 * own], "auto": [own, 2 * own]}[config.prior]
+        )
 
     def fit(self, fit: Batch, tune: Batch, *, context: TrainContext) -> None:
         begun = time.monotonic()
@@ -149,7 +159,9 @@ class AnoDDPM:
     def _passes(self) -> int:
         """Passes through the network that scoring takes."""
         steps = {"ddim": self.config.sampler_steps, "ancestral": 1000}[self.config.sampler]
-        each = (min(step, steps) if self.config.mode == "chain" else 1 for step in self.config.lambdas)
+        each = (
+            min(step, steps) if self.config.mode == "chain" else 1 for step in self.config.lambdas
+        )
         return sum(each) * max(1, self.config.draws)
 
     @torch.no_grad()
@@ -163,7 +175,9 @@ class AnoDDPM:
         float(out.sum())  # waits for devices that work on their own
         return time.monotonic() - begun
 
-    def _learn_prior(self, fit: Batch, tune: Batch, channels: int, context: TrainContext) -> GaussianPrior:
+    def _learn_prior(
+        self, fit: Batch, tune: Batch, channels: int, context: TrainContext
+    ) -> GaussianPrior:
         fields = self.noise([generator(seed) for seed in range(PRIOR_NOISE_FIELDS)], channels)
         return GaussianPrior.learn(
             fit.images, tune.images, fields, components=self.config.components, seed=context.seed
@@ -179,9 +193,11 @@ class AnoDDPM:
         return Scores(*self.standard.combine(residuals, batch.foreground), reconstruction)
 
     def _residuals(self, batch: Batch, seeds: Seeds) -> tuple[Floats, Floats]:
-        """|G ∗ (x − x̂)| for each λ and scale [N, M, H, W], first the network's, then the prior's if there is one, and
-        the reconstruction [N, C, H, W]."""
-        residuals, reconstruction = in_micro_batches(self._residuals_of, batch.images, seeds, size=MICRO_BATCH)
+        """|G ∗ (x − x̂)| for each λ and scale [N, M, H, W], first the network's, then the prior's
+        if there is one, and the reconstruction [N, C, H, W]."""
+        residuals, reconstruction = in_micro_batches(
+            self._residuals_of, batch.images, seeds, size=MICRO_BATCH
+        )
         return residuals.astype(np.float32), reconstruction.astype(np.float32)
 
     @torch.no_grad()
@@ -189,24 +205,37 @@ class AnoDDPM:
         x = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
         network, linear = [], []
         for step in self.config.lambdas:
-            draws = [self._reconstruct(x, step, self._generators(seeds, draw)) for draw in range(self.config.draws)]
+            draws = [
+                self._reconstruct(x, step, self._generators(seeds, draw))
+                for draw in range(self.config.draws)
+            ]
             mean = torch.stack(draws or [self._reconstruct(x, step, None)]).mean(0).float()
             network += self._compare(x - mean)
             if self.prior is not None:
                 a = self.denoiser.schedule[self._at(x, step)]
-                linear += self._compare(x - self.prior.denoise(a.sqrt()[:, None, None, None] * x, a))
+                linear += self._compare(
+                    x - self.prior.denoise(a.sqrt()[:, None, None, None] * x, a)
+                )
         return torch.stack(network + linear, 1).cpu().numpy(), mean.cpu().numpy()
 
     def _compare(self, difference: Tensor) -> list[Tensor]:
         """The size of x − x̂ [N, C, H, W] at each scale, [N, H, W]."""
         smooth = [blur(difference, scale * difference.shape[-1]) for scale in self.config.scales]
-        return [(s.abs() if self.config.residual == "absolute" else s.square()).mean(1) for s in smooth]
+        return [
+            (s.abs() if self.config.residual == "absolute" else s.square()).mean(1) for s in smooth
+        ]
 
-    def _reconstruct(self, x: Tensor, step: int, generators: Sequence[torch.Generator] | None) -> Tensor:
+    def _reconstruct(
+        self, x: Tensor, step: int, generators: Sequence[torch.Generator] | None
+    ) -> Tensor:
         """x̂_0 from x_step; the generators give all noise, of which there is none without them."""
 
         def fresh(at: int = 0) -> Tensor:
-            return torch.zeros_like(x) if generators is None else self.noise(generators, x.shape[1]).to(x.device)
+            return (
+                torch.zeros_like(x)
+                if generators is None
+                else self.noise(generators, x.shape[1]).to(x.device)
+            )
 
         net = self.denoiser
         xt = diffusion.diffuse(x, fresh(), self._at(x, step), net.schedule)
@@ -215,7 +244,9 @@ class AnoDDPM:
                 predicted: Tensor = net(xt, self._at(x, step))
                 return predicted
             if self.config.sampler == "ddim":
-                return diffusion.ddim(net, xt, step, min(step, self.config.sampler_steps), net.schedule)
+                return diffusion.ddim(
+                    net, xt, step, min(step, self.config.sampler_steps), net.schedule
+                )
             return diffusion.ancestral(net, xt, step, fresh, net.schedule)
 
     @staticmethod
@@ -227,8 +258,8 @@ class AnoDDPM:
         return [generator(int(seed) ^ draw) for seed in seeds]
 
     def settle(self, tune: Batch, *, context: TrainContext) -> None:
-        """Learn normal images' error and make the choices. Apart from training, so that settings of scoring can be
-        compared on the same weights."""
+        """Learn normal images' error and make the choices. Apart from training, so that settings of
+        scoring can be compared on the same weights."""
         self.standard.learn(lambda batch, seeds: self._residuals(batch, seeds)[0], tune, context)
         if len(self.standard.error) == self.own:
             self.prior = None
@@ -238,7 +269,11 @@ class AnoDDPM:
         if self.prior is not None:
             tensors |= {f"prior.{name}": value for name, value in self.prior.state_dict().items()}
         own = {"size": np.array([self.noise.size]), "channels": np.array([self.channels])}
-        return {name: value.detach().cpu().numpy() for name, value in tensors.items()} | self.standard.state() | own
+        return (
+            {name: value.detach().cpu().numpy() for name, value in tensors.items()}
+            | self.standard.state()
+            | own
+        )
 
     def load_state(self, state: State, *, device: str) -> None:
         self.device, self.channels = pick_device(device), int(state["channels"][0])

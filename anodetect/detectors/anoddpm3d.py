@@ -2,15 +2,17 @@
 
     x_λ = √ᾱ_λ·x,   x̂ = denoised x_λ,   A = mean over λ of (x − x̂)² / e_λ
 
-A 3-D U-Net learns to take noise away from patches of normal volumes, x̂_0 = √ᾱ·x_t − √(1−ᾱ)·F (Salimans & Ho, ICLR
-2022); one pass from each of several small steps λ restores what is normal. e_λ is the mean squared residual on tune
-normals. The noise has the spectrum of AnoDDPM's simplex octaves (Wyatt et al., CVPRW 2022). As in two dimensions the
-probe at scoring is the mean of x_λ, without a random part, unless `draws` asks for some, of which x̂ is the mean.
+A 3-D U-Net learns to take noise away from patches of normal volumes, x̂_0 = √ᾱ·x_t − √(1−ᾱ)·F
+(Salimans & Ho, ICLR 2022); one pass from each of several small steps λ restores what is normal. e_λ
+is the mean squared residual on tune normals. The noise has the spectrum of AnoDDPM's simplex
+octaves (Wyatt et al., CVPRW 2022). As in two dimensions the probe at scoring is the mean of x_λ,
+without a random part, unless `draws` asks for some, of which x̂ is the mean.
 
-No plane is preferred but by the patch: its sides and the stem's say what voxels are, so that 5 mm thick slices are
-neither folded nor blurred like 1 mm pixels. A patch whose map is quieter than those of all normal ones is raised as a
-whole (`generative/standard.py`): what is blurred is easy to restore. Larger = more anomalous. It fails on patches of
-mere noise, which a network that knows only smooth noise may leave as they are. Nothing is left to planted defects.
+No plane is preferred but by the patch: its sides and the stem's say what voxels are, so that 5 mm
+thick slices are neither folded nor blurred like 1 mm pixels. A patch whose map is quieter than
+those of all normal ones is raised as a whole (`generative/standard.py`): what is blurred is easy to
+restore. Larger = more anomalous. It fails on patches of mere noise, which a network that knows only
+smooth noise may leave as they are. Nothing is left to planted defects.
 """
 
 import time
@@ -40,10 +42,10 @@ TUNE_SHARE = 0.1  # or as many as take this share of the budget
 
 
 class AnoDDPM3DConfig(Config):
-    """`lambdas` are steps of a schedule of 1000, of which `trained_to` is the largest trained; `draws` noise draws per
-    λ, 0 for none; `stem` the voxels (slices, rows, columns) that are folded into one cell of the U-Net, `widths` its
-    channels per level. `pooling.smooth` is in pixels of a slice; across slices it is the same share of the patch's
-    side."""
+    """`lambdas` are steps of a schedule of 1000, of which `trained_to` is the largest trained;
+    `draws` noise draws per λ, 0 for none; `stem` the voxels (slices, rows, columns) that are folded
+    into one cell of the U-Net, `widths` its channels per level. `pooling.smooth` is in pixels of a
+    slice; across slices it is the same share of the patch's side."""
 
     trained_to: int = Field(default=250, ge=1, le=1000)
     lambdas: tuple[int, ...] = (10, 20)
@@ -81,7 +83,13 @@ class AnoDDPM3D:
         reserve += time.monotonic() - begun
         training = self.config.training
         trained = optimize(
-            self.denoiser, self._loss, fit.images, training, context, device=self.device, reserve=reserve
+            self.denoiser,
+            self._loss,
+            fit.images,
+            training,
+            context,
+            device=self.device,
+            reserve=reserve,
         )
         assert isinstance(trained.net, Denoiser)
         self.denoiser = trained.net
@@ -90,12 +98,14 @@ class AnoDDPM3D:
 
     def _build(self) -> Denoiser:
         config = self.config
-        net = VolumeUNet(self.channels, self.channels, config.widths, stem=config.stem, blocks=config.blocks)
+        net = VolumeUNet(
+            self.channels, self.channels, config.widths, stem=config.stem, blocks=config.blocks
+        )
         return Denoiser(net, "v").to(self.device)
 
     def _affordable(self, tune: Batch, context: TrainContext) -> tuple[Batch, float]:
-        """The tune patches, evenly spread, that can be looked at in a tenth of the budget, and the seconds to leave for
-        them."""
+        """The tune patches, evenly spread, that can be looked at in a tenth of the budget, and the
+        seconds to leave for them."""
         begun = time.monotonic()
         self._residuals(tune[:MICRO_BATCH])
         seconds = time.monotonic() - begun
@@ -130,7 +140,9 @@ class AnoDDPM3D:
         """[N, M, D, H, W] → (scores [N], smoothed maps [N, D, H, W])."""
         maps = (residuals / self.error[:, None, None, None]).mean(1)
         sides = foreground.shape[1:]
-        heatmaps = smooth(maps, foreground, [self.config.pooling.smooth * side / sides[-1] for side in sides])
+        heatmaps = smooth(
+            maps, foreground, [self.config.pooling.smooth * side / sides[-1] for side in sides]
+        )
         return pool(heatmaps, foreground, self.config.pooling), heatmaps
 
     def _residuals(self, batch: Batch, seeds: Seeds | None = None) -> Floats:
@@ -142,12 +154,17 @@ class AnoDDPM3D:
     @torch.no_grad()
     def _residuals_of(self, images: Floats, seeds: Seeds) -> tuple[Floats]:
         x = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
-        noises = [self._noise(seeds, draw, x) for draw in range(self.config.draws)] or [torch.zeros_like(x)]
+        noises = [self._noise(seeds, draw, x) for draw in range(self.config.draws)] or [
+            torch.zeros_like(x)
+        ]
         maps = []
         for step in self.config.lambdas:
             t = torch.full((len(x),), step, device=x.device)
             with autocast(x.device):
-                restored = [self.denoiser(diffusion.diffuse(x, e, t, self.denoiser.schedule), t) for e in noises]
+                restored = [
+                    self.denoiser(diffusion.diffuse(x, e, t, self.denoiser.schedule), t)
+                    for e in noises
+                ]
             maps.append((x - torch.stack(restored).mean(0).float()).square().mean(1))
         return (torch.stack(maps, 1).cpu().numpy(),)
 
@@ -158,8 +175,15 @@ class AnoDDPM3D:
         return of_octaves(generators, channels, (depth, height, width)).to(x.device)
 
     def state(self) -> State:
-        tensors = {name: value.detach().cpu().numpy() for name, value in denoiser.to_tensors(self.denoiser).items()}
-        return tensors | {"error": self.error, "quiet": self.quiet, "channels": np.array([self.channels])}
+        tensors = {
+            name: value.detach().cpu().numpy()
+            for name, value in denoiser.to_tensors(self.denoiser).items()
+        }
+        return tensors | {
+            "error": self.error,
+            "quiet": self.quiet,
+            "channels": np.array([self.channels]),
+        }
 
     def load_state(self, state: State, *, device: str) -> None:
         self.device, self.channels = pick_device(device), int(state["channels"][0])

@@ -1,11 +1,13 @@
-"""DAE: a denoising autoencoder with coarse noise. x̂ = f(x), A_p = mean over channels of |x_p − x̂_p|.
+"""DAE: a denoising autoencoder with coarse noise. x̂ = f(x), A_p = mean over channels of |x_p −
+x̂_p|.
 
-Kascenas et al., "Denoising autoencoders for unsupervised anomaly detection in brain MRI", MIDL 2022: f is a
-U-Net trained to take coarse noise away, ‖f(x + σn) − x‖², n standard normal on a 16 × 16 grid, enlarged to the
-image; the image itself, without noise, is reconstructed in one pass. Noise as coarse as the lesions matters more than
-the sampler: one pass beats the published AnoDDPM by far on brain tumours. Larger = more anomalous. It finds
-what differs from normal at the scale of the noise; finer defects pass through, and it fails on blurred images: they
-lack only fine texture, which the network was never asked to restore.
+Kascenas et al., "Denoising autoencoders for unsupervised anomaly detection in brain MRI", MIDL
+2022: f is a U-Net trained to take coarse noise away, ‖f(x + σn) − x‖², n standard normal on a 16 ×
+16 grid, enlarged to the image; the image itself, without noise, is reconstructed in one pass. Noise
+as coarse as the lesions matters more than the sampler: one pass beats the published AnoDDPM by far
+on brain tumours. Larger = more anomalous. It finds what differs from normal at the scale of the
+noise; finer defects pass through, and it fails on blurred images: they lack only fine texture,
+which the network was never asked to restore.
 """
 
 from typing import Any, ClassVar
@@ -64,7 +66,15 @@ class DAE:
         torch.manual_seed(context.seed)  # initial weights
         net = self._build(channels)
         reserve = RESERVE * (context.budget or 0.0)
-        trained = optimize(net, loss, fit.images, self.config.training, context, device=self.device, reserve=reserve)
+        trained = optimize(
+            net,
+            loss,
+            fit.images,
+            self.config.training,
+            context,
+            device=self.device,
+            reserve=reserve,
+        )
         self.net = trained.net
         context.log({"step": trained.steps, "stopped_by": trained.stopped_by})
 
@@ -86,7 +96,9 @@ class DAE:
         return out
 
     def _build(self, channels: int) -> nn.Module:
-        return UNet(channels, channels, self.config.widths, stem=self.config.stem, blocks=self.config.blocks)
+        return UNet(
+            channels, channels, self.config.widths, stem=self.config.stem, blocks=self.config.blocks
+        )
 
     def state(self) -> State:
         return {name: value.detach().cpu().numpy() for name, value in self.net.state_dict().items()}

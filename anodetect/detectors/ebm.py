@@ -2,14 +2,16 @@
 
     E_t(x) = ½ Σ ‖ε̂_t(x)‖²,   ε̂_t(x) = (x − √ᾱ_t·f(x, t)) / √(1−ᾱ_t)
 
-f predicts the clean image under x, so that ε̂ is the noise it sees in x: half a squared reconstruction error, the form
-of energy that Salimans & Ho ("Should EBMs model the energy or the score?", 2021) and the normalized autoencoder (Yoon
-et al., ICML 2021) use. A sum over places has local energies: their map is the heatmap.
+f predicts the clean image under x, so that ε̂ is the noise it sees in x: half a squared
+reconstruction error, the form of energy that Salimans & Ho ("Should EBMs model the energy or the
+score?", 2021) and the normalized autoencoder (Yoon et al., ICML 2021) use. A sum over places has
+local energies: their map is the heatmap.
 
-Trained first by denoising, which makes −∇E about the score of noisy normal images and needs no chain; then also
-by contrastive divergence (`generative/chains.py`): chains look for places of low energy that no normal image is at, and
-their energy is raised. With `contrast=0` there is no second part, and `score="energy"` is close to the single-step
-`anoddpm`, but with squares and without a Gaussian model.
+Trained first by denoising, which makes −∇E about the score of noisy normal images and needs no
+chain; then also by contrastive divergence (`generative/chains.py`): chains look for places of low
+energy that no normal image is at, and their energy is raised. With `contrast=0` there is no second
+part, and `score="energy"` is close to the single-step `anoddpm`, but with squares and without a
+Gaussian model.
 
 `score` is what is compared with normal images, each as local squares standardised on tune:
 
@@ -51,13 +53,16 @@ ON_FEATURES = denoiser.ON_FEATURES | {"levels": (60, 100, 150)}
 
 
 class EBMConfig(DenoiserConfig, ChainConfig, StandardConfig):
-    """`levels` are steps t; `scales` the widths of Gaussians, as shares of the side, through which ε̂ is also squared;
-    `pretraining` is the share of training without chains, `contrast` the weight of contrastive divergence and
-    `penalty` that of squared energies in it. Scores by chains take `score_steps` each, and "inversion" `iterations`;
-    "inpaint" hides every other square of `hidden` pixels."""
+    """`levels` are steps t; `scales` the widths of Gaussians, as shares of the side, through which
+    ε̂ is also squared; `pretraining` is the share of training without chains, `contrast` the weight
+    of contrastive divergence and `penalty` that of squared energies in it. Scores by chains take
+    `score_steps` each, and "inversion" `iterations`; "inpaint" hides every other square of `hidden`
+    pixels."""
 
     levels: tuple[int, ...] = (5, 10, 20)
-    scales: tuple[Annotated[float, Field(ge=0, le=0.25)], ...] = Field(default=(0, 1 / 64), min_length=1)
+    scales: tuple[Annotated[float, Field(ge=0, le=0.25)], ...] = Field(
+        default=(0, 1 / 64), min_length=1
+    )
     pretraining: float = Field(default=0.6, ge=0, le=1)
     contrast: NonNegativeFloat = 0.01
     penalty: NonNegativeFloat = 0.1
@@ -78,7 +83,9 @@ class EBM:
     def __init__(self, config: EBMConfig) -> None:
         denoiser.check_steps(config.trained_to, "levels", config.levels)
         if config.score == "inpaint" and config.network == "mlp":
-            raise ConfigError("detector.score: inpaint needs a network that sees a place's neighbours, not an mlp")
+            raise ConfigError(
+                "detector.score: inpaint needs a network that sees a place's neighbours, not an mlp"
+            )
         self.config = config
         self.device = torch.device("cpu")
         self.net: Denoiser
@@ -96,7 +103,9 @@ class EBM:
         torch.manual_seed(context.seed)  # initial weights
         net = denoiser.build(self.config, self.channels, self.device)
         self.net = net.eval().requires_grad_(False)
-        tune, reserve = self.standard.affordable(tune, context, self._seconds_of(tune[:MICRO_BATCH]))
+        tune, reserve = self.standard.affordable(
+            tune, context, self._seconds_of(tune[:MICRO_BATCH])
+        )
 
         def loss(net: nn.Module, draw: Draw) -> Losses:
             assert isinstance(net, Denoiser)
@@ -141,40 +150,55 @@ class EBM:
         total = denoising + config.contrast * weight * contrast
         return Losses(total, denoising.detach() + beyond(facts), facts)
 
-    def _contrast(self, net: Denoiser, draw: Draw, chains: Chains) -> tuple[Tensor, dict[str, float]]:
+    def _contrast(
+        self, net: Denoiser, draw: Draw, chains: Chains
+    ) -> tuple[Tensor, dict[str, float]]:
         """Contrastive divergence at random levels."""
         config = self.config
         x0, noise, more = denoiser.disturbed(draw, config, self.noise, config.crop)
-        levels = [int(torch.randint(len(config.levels), (), generator=rng)) for rng in draw.generators]
+        levels = [
+            int(torch.randint(len(config.levels), (), generator=rng)) for rng in draw.generators
+        ]
         t = torch.tensor([config.levels[level] for level in levels], device=x0.device)
         a, unit = diffusion.alpha_bar(net.schedule, t), deviation(net, t)
         normal = a.sqrt() * x0
-        # Chains start where there is more noise than a level has; normal images get twice the noise of a chain's step
-        # (Grathwohl et al.: what chains cannot do without must not tell them from images).
+        # Chains start where there is more noise than a level has; normal images get twice the noise
+        # of a chain's step (Grathwohl et al.: what chains cannot do without must not tell them from
+        # images).
         more = torch.maximum(t, more)
         start = diffusion.diffuse(x0, noise, more, net.schedule)
         start = start * (a / diffusion.alpha_bar(net.schedule, more)).sqrt()
         shake = 2 * math.sqrt(2 * config.langevin_step * config.temperature) * unit
         shaken = normal + shake * langevin.normal(normal, draw.generators)
         ends, facts = chains.run(
-            total_energy(net, t), start, draw.generators, unit=unit, shelves=levels, returns=draw.returns
+            total_energy(net, t),
+            start,
+            draw.generators,
+            unit=unit,
+            shelves=levels,
+            returns=draw.returns,
         )
         places = (1, 2, 3)
         contrast, more_facts = contrastive_divergence(
-            local_energy(net, shaken, t).mean(places), local_energy(net, ends, t).mean(places), config.penalty
+            local_energy(net, shaken, t).mean(places),
+            local_energy(net, ends, t).mean(places),
+            config.penalty,
         )
         return contrast, facts | more_facts
 
     # -- Scoring ----------------------------------------------------------------------------------------
 
     def score(self, batch: Batch, *, seeds: Seeds) -> Scores:
-        """Image score, map of local energies, and what was compared with the image at the last level."""
+        """Image score, map of local energies, and what was compared with the image at the last
+        level."""
         maps, reconstruction = self._maps(batch, seeds)
         return Scores(*self.standard.combine(maps, batch.foreground), reconstruction)
 
     def _maps(self, batch: Batch, seeds: Seeds) -> tuple[Floats, Floats]:
         """Local squares for each level and scale [N, M, H, W], and the reconstruction [N, C, H, W]."""
-        maps, reconstruction = in_micro_batches(self._maps_of, batch.images, seeds, size=MICRO_BATCH)
+        maps, reconstruction = in_micro_batches(
+            self._maps_of, batch.images, seeds, size=MICRO_BATCH
+        )
         return maps.astype(np.float32), reconstruction.astype(np.float32)
 
     @torch.no_grad()
@@ -190,7 +214,9 @@ class EBM:
         for level in self.config.levels:
             t = torch.full((len(x),), level, device=x.device)
             made = compare(x, t, [generator(int(seed)) for seed in seeds]).float()
-            maps += [blur(x - made, scale * x.shape[-1]).square().mean(1) for scale in self.config.scales]
+            maps += [
+                blur(x - made, scale * x.shape[-1]).square().mean(1) for scale in self.config.scales
+            ]
         return torch.stack(maps, 1).cpu().numpy(), made.cpu().numpy()
 
     def _denoised(self, x: Tensor, t: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
@@ -199,20 +225,25 @@ class EBM:
         return made
 
     def _noised(self, x: Tensor, t: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-        return diffusion.diffuse(x, self.noise(generators, x.shape[1]).to(x.device), t, self.net.schedule)
+        return diffusion.diffuse(
+            x, self.noise(generators, x.shape[1]).to(x.device), t, self.net.schedule
+        )
 
     def _short_run(self, x: Tensor, t: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         return self._path(self._noised(x, t, generators), t)[-1] / self._amplitude(t)
 
     def _inverted(self, x: Tensor, t: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-        """The chain is differentiated a step at a time, from its stored places: the memory of one step."""
+        """The chain is differentiated a step at a time, from its stored places: the memory of one
+        step."""
         energy, unit = total_energy(self.net, t), deviation(self.net, t)
         aim, rate = self._amplitude(t) * x, INVERSION_RATE * unit
         z = self._noised(x, t, generators) / rate  # so that a step of the search fits its level
         search = torch.optim.Adam([z], lr=1.0)
         for _ in range(self.config.iterations):
             path = self._path(z * rate, t)
-            pull = path[-1] - aim  # the gradient of ½‖M(z) − x‖² at the chain's end, carried back to its beginning
+            pull = (
+                path[-1] - aim
+            )  # the gradient of ½‖M(z) − x‖² at the chain's end, carried back to its beginning
             for y in reversed(path[:-1]):
                 pull = pull - self.config.langevin_step * unit**2 * curvature(energy, y, pull)
             z.grad = pull * rate
@@ -221,12 +252,18 @@ class EBM:
 
     def _inpainted(self, x: Tensor, t: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """Chains from no content at all, through levels from `trained_to` down to t."""
-        rows, columns = torch.meshgrid(*(torch.arange(side, device=x.device) for side in x.shape[-2:]), indexing="ij")
+        rows, columns = torch.meshgrid(
+            *(torch.arange(side, device=x.device) for side in x.shape[-2:]), indexing="ij"
+        )
         odd = (rows // self.config.hidden + columns // self.config.hidden) % 2 == 1
         made = torch.zeros_like(x)
         for hidden in (odd, ~odd):
             guess = torch.where(hidden, torch.zeros_like(x), x)
-            for level in torch.linspace(self.config.trained_to, int(t[0]), self.config.score_steps).round().long():
+            for level in (
+                torch.linspace(self.config.trained_to, int(t[0]), self.config.score_steps)
+                .round()
+                .long()
+            ):
                 now = level.to(x.device).expand(len(x))
                 guess = self._down(self._amplitude(now) * guess, now) / self._amplitude(now)
                 guess = torch.where(hidden, guess, x)
@@ -250,7 +287,10 @@ class EBM:
 
     def state(self) -> State:
         own = {"size": np.array([self.noise.size]), "channels": np.array([self.channels])}
-        tensors = {name: value.detach().cpu().numpy() for name, value in denoiser.to_tensors(self.net).items()}
+        tensors = {
+            name: value.detach().cpu().numpy()
+            for name, value in denoiser.to_tensors(self.net).items()
+        }
         return tensors | self.standard.state() | own
 
     def load_state(self, state: State, *, device: str) -> None:
@@ -260,7 +300,7 @@ class EBM:
         self.standard.load_state(state)
 
 
-# -- The energy -----------------------------------------------------------------------------------------
+# -- The energy ------------------------------------------------------------------------------------
 
 
 def deviation(net: Denoiser, t: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
-"""Intensity: the map is the image. A_p = max(0, (x_p + 1) / 2), x averaged over channels, x = ±1 at the ends of the
-normal range; the score pools the brightest pixels.
+"""Intensity: the map is the image. A_p = max(0, (x_p + 1) / 2), x averaged over channels, x = ±1 at
+the ends of the normal range; the score pools the brightest pixels.
 
-The baseline that beats many published methods on FLAIR (Meissen et al., MIDL 2021), where lesions are
-bright. It learns nothing, and it fails by design on dark, constant and blurred images: a score is high
-only where something is bright.
+The baseline that beats many published methods on FLAIR (Meissen et al., MIDL 2021), where lesions
+are bright. It learns nothing, and it fails by design on dark, constant and blurred images: a score
+is high only where something is bright.
 """
 
 from typing import Any, ClassVar

@@ -2,15 +2,16 @@
 
     E_p(x) = −log Σ_y exp f_p(x)[y],   loss = cross-entropy + weight · (E(x⁺) − E(x⁻))     (Grathwohl et al., ICLR 2020)
 
-f is fully convolutional, so every place p has a free energy of its own and their map is the heatmap. x⁻ are the ends of
-Langevin chains (`generative/chains.py`). Classes y are the normal images' kinds where there are several; else
-labels that images give themselves, whichever a short trial learns best on tune:
+f is fully convolutional, so every place p has a free energy of its own and their map is the
+heatmap. x⁻ are the ends of Langevin chains (`generative/chains.py`). Classes y are the normal
+images' kinds where there are several; else labels that images give themselves, whichever a short
+trial learns best on tune:
 
     "transformation"   which of the eight turns and mirrorings was applied (Golan & El-Yaniv, NeurIPS 2018)
     "position"         which of 4 × 4 parts of the image a place is in, for registered images
 
-`objective="contrastive"` needs no chains: the generative term is log f(x)[y] against the other places of the batch
-(HDGE, Liu & Abbeel 2020). `score` is what is standardised on tune and pooled:
+`objective="contrastive"` needs no chains: the generative term is log f(x)[y] against the other
+places of the batch (HDGE, Liu & Abbeel 2020). `score` is what is standardised on tune and pooled:
 
     "free-energy"   softplus of E_p, standardised; one pass; the default
     "gradient"      ‖∂E/∂x_p‖, the approximate mass (Grathwohl et al., section 5.3.3)
@@ -58,9 +59,10 @@ CONTRASTED = 2048  # places of a batch
 
 
 class JEMConfig(NoiseConfig, ChainConfig, StandardConfig):
-    """`weight` is that of the generative term, which comes in after the share `pretraining` of training; `penalty` that
-    of squared energies in it, which holds E(x⁺) − E(x⁻) above −1 / penalty where chains do not keep up; `data_noise` is
-    put on training images. The network has `blocks` of `width` channels on pixel squares of side `stem`."""
+    """`weight` is that of the generative term, which comes in after the share `pretraining` of
+    training; `penalty` that of squared energies in it, which holds E(x⁺) − E(x⁻) above −1 / penalty
+    where chains do not keep up; `data_noise` is put on training images. The network has `blocks` of
+    `width` channels on pixel squares of side `stem`."""
 
     labels: Literal["auto", "kind", "transformation", "position"] = "auto"
     objective: Literal["sgld", "contrastive"] = "sgld"
@@ -121,13 +123,17 @@ class JEM:
         assert isinstance(trained.net, LocalNet)
         self.net = trained.net
         self._settle(tune, context)
-        context.log({"step": trained.steps, "stopped_by": trained.stopped_by, "labels": self.labels})
+        context.log(
+            {"step": trained.steps, "stopped_by": trained.stopped_by, "labels": self.labels}
+        )
 
     def _check(self, size: int) -> None:
         config = self.config
         field = receptive_field(config.blocks, config.stem)
         if size < field:
-            raise ConfigError(f"images of {size} pixels are smaller than the network's receptive field of {field}")
+            raise ConfigError(
+                f"images of {size} pixels are smaller than the network's receptive field of {field}"
+            )
         if size % (config.stem * PARTS):
             raise ConfigError(
                 f"representation.size: {size} is not a multiple of {config.stem * PARTS} (stem × {PARTS})"
@@ -141,20 +147,31 @@ class JEM:
     # -- Labels -----------------------------------------------------------------------------------------
 
     def _choose_labels(self, fit: Batch, tune: Batch, context: TrainContext) -> str:
-        """The kinds where there are several; else the labels that a short trial learns best, by how far its accuracy on
-        tune is from chance."""
+        """The kinds where there are several; else the labels that a short trial learns best, by how
+        far its accuracy on tune is from chance."""
         wanted = self.config.labels
         if wanted == "kind" and fit.kinds is None:
-            raise DataError("one class: JEM would only be an unconditional energy; use ebm, or labels=auto")
+            raise DataError(
+                "one class: JEM would only be an unconditional energy; use ebm, or labels=auto"
+            )
         if wanted != "auto":
             return wanted
         if fit.kinds is not None:
             return "kind"
         begun = checkpoint_of(context)
-        if context.resume and begun.exists():  # the weights there are for these labels, and another trial may differ
+        if (
+            context.resume and begun.exists()
+        ):  # the weights there are for these labels, and another trial may differ
             arrays, _ = checkpoint.read(begun)
-            return "transformation" if len(arrays["net.last.weight"]) == TRANSFORMATIONS else "position"
-        trials = {labels: self._trial(labels, fit, tune, context) for labels in ("transformation", "position")}
+            return (
+                "transformation"
+                if len(arrays["net.last.weight"]) == TRANSFORMATIONS
+                else "position"
+            )
+        trials = {
+            labels: self._trial(labels, fit, tune, context)
+            for labels in ("transformation", "position")
+        }
         above = {labels: accuracy for labels, (accuracy, _) in trials.items()}
         context.log({f"learnable {labels}": value for labels, value in above.items()})
         best = max(above, key=lambda labels: above[labels])
@@ -169,8 +186,11 @@ class JEM:
             )
         return best
 
-    def _trial(self, labels: str, fit: Batch, tune: Batch, context: TrainContext) -> tuple[float, str]:
-        """Held-out accuracy of a briefly trained classifier, 0 at chance and 1 at certainty, and what ended it."""
+    def _trial(
+        self, labels: str, fit: Batch, tune: Batch, context: TrainContext
+    ) -> tuple[float, str]:
+        """Held-out accuracy of a briefly trained classifier, 0 at chance and 1 at certainty, and
+        what ended it."""
         torch.manual_seed(context.seed)
         count = classes(labels, fit)
         net = self._build(fit.images.shape[1], count)
@@ -180,7 +200,9 @@ class JEM:
             with autocast(x.device):
                 return F.cross_entropy(net(x).float(), y)
 
-        with tempfile.TemporaryDirectory() as scratch:  # the checkpoint of a trial must not be taken for the training's
+        with (
+            tempfile.TemporaryDirectory() as scratch
+        ):  # the checkpoint of a trial must not be taken for the training's
             aside = replace(
                 context,
                 workdir=Path(scratch),
@@ -192,15 +214,20 @@ class JEM:
             try:
                 trained = optimize(net, loss, fit.images, TRIAL, aside, device=self.device)
             except Interrupted:
-                raise Interrupted("stopped while labels were tried; begin again, or go on with --resume") from None
+                raise Interrupted(
+                    "stopped while labels were tried; begin again, or go on with --resume"
+                ) from None
         rows = np.linspace(0, len(tune) - 1, min(len(tune), 64)).astype(np.int64)
         images = torch.from_numpy(np.ascontiguousarray(tune.images[rows])).to(self.device)
-        # Every image in all transformations, or a few images' chance ones could be guessed by who knows nothing.
+        # Every image in all transformations, or a few images' chance ones could be guessed by who
+        # knows nothing.
         cases: list[tuple[Tensor, Tensor | int]] = [(images, positions(images, self.config.stem))]
         if labels == "transformation":
             cases = [(transformed(images, number), number) for number in range(TRANSFORMATIONS)]
         with torch.no_grad(), autocast(images.device):
-            accuracy = np.mean([float((trained.net(x).argmax(1) == y).float().mean()) for x, y in cases])
+            accuracy = np.mean(
+                [float((trained.net(x).argmax(1) == y).float().mean()) for x, y in cases]
+            )
         return (float(accuracy) - 1 / count) / (1 - 1 / count), trained.stopped_by
 
     # -- Training ---------------------------------------------------------------------------------------
@@ -212,20 +239,28 @@ class JEM:
         with autocast(x.device):
             logits = net(x).float()
         told = F.cross_entropy(logits, y)
-        # 1 is chance. A label learned to perfection must not make every hiccup look like a divergence.
+        # 1 is chance. A label learned to perfection must not make every hiccup look like a
+        # divergence.
         known = SURE + told.detach() / math.log(logits.shape[1])
         if draw.done < config.pretraining or config.weight == 0:
             return Losses(told, known)
         if config.objective == "contrastive":
-            return Losses(told + config.weight * contrast_of_places(logits, y, generators[0]), known)
+            return Losses(
+                told + config.weight * contrast_of_places(logits, y, generators[0]), known
+            )
         places, part, weight = some_of(replace(draw, images=clean))
         if not places:
             return Losses(told, known)
         x0, noise, t = denoiser.disturbed(part, config, self.noise)
-        start = diffusion.diffuse(x0, noise, t, self.schedule) / diffusion.alpha_bar(self.schedule, t).sqrt()
+        start = (
+            diffusion.diffuse(x0, noise, t, self.schedule)
+            / diffusion.alpha_bar(self.schedule, t).sqrt()
+        )
         ends, facts = chains.run(total_energy(net), start, part.generators, returns=draw.returns)
         contrast, more_facts = contrastive_divergence(
-            -logits[places].logsumexp(1).mean((1, 2)), free_energy(net, ends).mean((1, 2)), config.penalty
+            -logits[places].logsumexp(1).mean((1, 2)),
+            free_energy(net, ends).mean((1, 2)),
+            config.penalty,
         )
         facts |= more_facts
         return Losses(told + config.weight * weight * contrast, known + beyond(facts), facts)
@@ -285,7 +320,10 @@ class JEM:
         return total / TRANSFORMATIONS
 
     def state(self) -> State:
-        tensors = {f"net.{name}": value.detach().cpu().numpy() for name, value in self.net.state_dict().items()}
+        tensors = {
+            f"net.{name}": value.detach().cpu().numpy()
+            for name, value in self.net.state_dict().items()
+        }
         own = {"middle": np.array([self.middle]), "spread": np.array([self.spread])}
         own["labels"] = np.array([LABELS.index(self.labels)])
         return tensors | self.standard.state() | own
@@ -302,7 +340,7 @@ class JEM:
         self.standard.load_state(state)
 
 
-# -- Energies -------------------------------------------------------------------------------------------
+# -- Energies --------------------------------------------------------------------------------------
 
 
 def free_energy(net: nn.Module, x: Tensor) -> Tensor:
@@ -322,10 +360,12 @@ def contrast_of_places(logits: Tensor, y: Tensor, rng: torch.Generator) -> Tenso
     places = torch.randperm(y.numel(), generator=rng)[:CONTRASTED].to(y.device)
     rows = logits.movedim(1, -1).flatten(0, 2)[places]
     own = y.flatten()[places]
-    return (rows.logsumexp(0)[own] - rows.gather(1, own[:, None])[:, 0]).mean() - math.log(len(places))
+    return (rows.logsumexp(0)[own] - rows.gather(1, own[:, None])[:, 0]).mean() - math.log(
+        len(places)
+    )
 
 
-# -- Labels ---------------------------------------------------------------------------------------------
+# -- Labels ----------------------------------------------------------------------------------------
 
 
 LABELS = ("kind", "transformation", "position")
@@ -339,7 +379,12 @@ def classes(labels: str, fit: Batch) -> int:
 
 
 def label(
-    labels: str, x: Tensor, generators: list[torch.Generator], batch: Batch, rows: NDArray[np.int64], stem: int
+    labels: str,
+    x: Tensor,
+    generators: list[torch.Generator],
+    batch: Batch,
+    rows: NDArray[np.int64],
+    stem: int,
 ) -> tuple[Tensor, Tensor]:
     """Images as they are to be told apart [N, C, H, W], and each place's class [N, h, w]."""
     side = x.shape[-1] // stem
@@ -350,7 +395,9 @@ def label(
         y = torch.from_numpy(batch.kinds[rows]).to(x.device)
     else:
         numbers = [int(torch.randint(TRANSFORMATIONS, (), generator=rng)) for rng in generators]
-        x = torch.stack([transformed(image, number) for image, number in zip(x, numbers, strict=True)])
+        x = torch.stack(
+            [transformed(image, number) for image, number in zip(x, numbers, strict=True)]
+        )
         y = torch.tensor(numbers, device=x.device)
     return x, y[:, None, None].expand(-1, side, side)
 

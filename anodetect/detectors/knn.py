@@ -1,8 +1,9 @@
 """kNN: distance to the nearest normal location. A_p = min over a memory m of ‖x_p − m‖₂ / √C.
 
-The idea of PatchCore (Roth et al., CVPR 2022) on whatever the representation gives, with a random memory of fit
-locations in place of a greedy coreset, and the plain distance in place of its reweighting. On features it is the bar
-any learned model of features has to clear; it has nothing to say on pixels, where a location is a brightness.
+The idea of PatchCore (Roth et al., CVPR 2022) on whatever the representation gives, with a random
+memory of fit locations in place of a greedy coreset, and the plain distance in place of its
+reweighting. On features it is the bar any learned model of features has to clear; it has nothing to
+say on pixels, where a location is a brightness.
 """
 
 from typing import Any, ClassVar
@@ -43,7 +44,11 @@ class KNN:
         kept = []
         for image, inside in zip(fit.images, fit.foreground, strict=True):
             places = np.flatnonzero(inside if inside.any() else ~inside)
-            kept.append(image.reshape(len(image), -1).T[rng.choice(places, min(each, len(places)), replace=False)])
+            kept.append(
+                image.reshape(len(image), -1).T[
+                    rng.choice(places, min(each, len(places)), replace=False)
+                ]
+            )
         memory: Floats = np.concatenate(kept)
         self.memory = memory[rng.permutation(len(memory))[: self.config.memory]]
         context.log({"images": len(fit), "memory": len(self.memory)})
@@ -57,7 +62,9 @@ class KNN:
         memory = torch.from_numpy(self.memory).to(self.device)
         maps = []
         for image in images:  # one at a time, or the distances of all would have to fit into memory
-            places = torch.from_numpy(np.ascontiguousarray(image.reshape(len(image), -1).T)).to(self.device)
+            places = torch.from_numpy(np.ascontiguousarray(image.reshape(len(image), -1).T)).to(
+                self.device
+            )
             nearest = torch.cdist(places, memory).amin(1) / len(image) ** 0.5
             maps.append(nearest.reshape(image.shape[1:]).cpu().numpy())
         return (np.stack(maps),)

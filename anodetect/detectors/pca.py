@@ -1,8 +1,9 @@
-"""PCA: distance to the subspace normal images span. x̂ = μ + VVᵀ(x − μ), A_p = mean over channels of |x_p − x̂_p|.
+"""PCA: distance to the subspace normal images span. x̂ = μ + VVᵀ(x − μ), A_p = mean over channels
+of |x_p − x̂_p|.
 
-The bar any deep detector has to clear on registered images. V holds the leading principal components of
-the fit images (scikit-learn's randomised SVD), at most half as many as there are images, so that the
-subspace cannot simply remember them.
+The bar any deep detector has to clear on registered images. V holds the leading principal
+components of the fit images (scikit-learn's randomised SVD), at most half as many as there are
+images, so that the subspace cannot simply remember them.
 """
 
 from typing import Any, ClassVar
@@ -42,11 +43,20 @@ class PCA:
         rows = np.sort(rng.permutation(len(fit))[: self.config.max_images])
         images = fit.images[rows].reshape(len(rows), -1)
         count = max(1, min(self.config.components, len(images) // 2, images.shape[1]))
-        model = decomposition.PCA(count, svd_solver="randomized", random_state=context.seed).fit(images)
+        model = decomposition.PCA(count, svd_solver="randomized", random_state=context.seed).fit(
+            images
+        )
         # In the order a checkpoint keeps: another one gives other rounding.
-        self.mean, self.basis = model.mean_.astype(np.float32), model.components_.astype(np.float32, order="C")
+        self.mean, self.basis = (
+            model.mean_.astype(np.float32),
+            model.components_.astype(np.float32, order="C"),
+        )
         context.log(
-            {"images": len(rows), "components": count, "explained": float(model.explained_variance_ratio_.sum())}
+            {
+                "images": len(rows),
+                "components": count,
+                "explained": float(model.explained_variance_ratio_.sum()),
+            }
         )
 
     def score(self, batch: Batch, *, seeds: Seeds) -> Scores:

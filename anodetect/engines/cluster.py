@@ -1,7 +1,7 @@
 """Scoring on a Ray cluster: one worker a node or GPU, fed with a table of what there is to score.
 
-The machine that calls keeps the journal and writes the tables; workers read images and write heatmaps, so the images,
-the run and `--out` must be at the same place for all of them.
+The machine that calls keeps the journal and writes the tables; workers read images and write
+heatmaps, so the images, the run and `--out` must be at the same place for all of them.
 """
 
 import json
@@ -24,9 +24,11 @@ RESERVED = 0.5  # of a CPU on each node, for Ray's own work
 
 
 def engine(workers: int | None) -> Engine:
-    """`scoring.score`'s engine of `workers` workers; without a number one for each GPU, or for each node without any.
+    """`scoring.score`'s engine of `workers` workers; without a number one for each GPU, or for each
+    node without any.
 
-    The cluster is that of the environment variable RAY_ADDRESS, else one of this machine alone, for the time being.
+    The cluster is that of the environment variable RAY_ADDRESS, else one of this machine alone, for
+    the time being.
     """
     if workers is not None and workers < 1:
         raise ConfigError(f"--workers {workers}: at least one is needed")
@@ -35,7 +37,9 @@ def engine(workers: int | None) -> Engine:
     except ImportError:
         raise ConfigError("--engine ray needs Ray: pip install 'anodetect[ray]'") from None
 
-    def entries(task: Task, items: Sequence[Record], reporter: Reporter, note: Callable[[], str]) -> Made:
+    def entries(
+        task: Task, items: Sequence[Record], reporter: Reporter, note: Callable[[], str]
+    ) -> Made:
         _start()
         return _entries(task, items, reporter, note, workers)
 
@@ -48,11 +52,20 @@ def _start() -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray's log files still have everything
     # log_to_driver would put the workers' output between ours.
-    ray.init(ignore_reinit_error=True, include_dashboard=False, log_to_driver=False, logging_level="error")
+    ray.init(
+        ignore_reinit_error=True,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="error",
+    )
 
 
 def _entries(
-    task: Task, items: Sequence[Record], reporter: Reporter, note: Callable[[], str], workers: int | None
+    task: Task,
+    items: Sequence[Record],
+    reporter: Reporter,
+    note: Callable[[], str],
+    workers: int | None,
 ) -> Made:
     import ray
 
@@ -67,7 +80,9 @@ def _entries(
         reporter.progress("score", len(items), len(items), note())
     except ray.exceptions.RayError as error:
         reason = str(error).strip().splitlines()[-1]
-        raise RunError(f"a worker failed ({reason}); the same command with --resume goes on") from None
+        raise RunError(
+            f"a worker failed ({reason}); the same command with --resume goes on"
+        ) from None
     finally:
         ray.shutdown()
 
@@ -79,7 +94,11 @@ def _share(nodes: Sequence[dict[str, Any]], workers: int | None) -> dict[str, An
     count = workers or gpus or len(alive)
     cpus = min(node.get("CPU", 1) for node in alive) - RESERVED
     each = max(cpus / math.ceil(count / len(alive)), RESERVED)
-    return {"concurrency": count, "num_cpus": math.floor(each) or each, "num_gpus": 1 if gpus >= count else 0}
+    return {
+        "concurrency": count,
+        "num_cpus": math.floor(each) or each,
+        "num_gpus": 1 if gpus >= count else 0,
+    }
 
 
 def _results(task: Task, items: Sequence[Record], share: dict[str, Any]) -> Iterator[Entry]:
@@ -89,7 +108,9 @@ def _results(task: Task, items: Sequence[Record], share: dict[str, Any]) -> Iter
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     data.DataContext.get_current().enable_progress_bars = False
     blocks = max(math.ceil(len(items) / BLOCK), min(share["concurrency"], len(items)))
-    table = data.from_items([{"record": _absolute(record)} for record in items], override_num_blocks=blocks)
+    table = data.from_items(
+        [{"record": _absolute(record)} for record in items], override_num_blocks=blocks
+    )
     worked = table.map_batches(
         RemoteWorker, fn_constructor_args=(task,), batch_size=BATCH, batch_format="numpy", **share
     )
@@ -112,4 +133,8 @@ class RemoteWorker:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Records in, the journal's entries out; those of other shards are missing."""
-        return {"entry": [json.dumps(entry) for _, entry in self.worker.work(list(batch["record"]), Silent())]}
+        return {
+            "entry": [
+                json.dumps(entry) for _, entry in self.worker.work(list(batch["record"]), Silent())
+            ]
+        }

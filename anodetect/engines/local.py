@@ -1,7 +1,9 @@
-"""Scoring on several processes of this machine: a model in each, handed files from one list as it asks for them.
+"""Scoring on several processes of this machine: a model in each, handed files from one list as it
+asks for them.
 
-A model on all cores waits in every operation for its slowest thread, and reading and writing take cores from it all the
-time; models on one thread each wait for nobody. The process that calls keeps the journal and writes the tables.
+A model on all cores waits in every operation for its slowest thread, and reading and writing take
+cores from it all the time; models on one thread each wait for nobody. The process that calls keeps
+the journal and writes the tables.
 """
 
 import math
@@ -37,14 +39,18 @@ CONTAINER = Path("/sys/fs/cgroup/memory.max")
 def engine(workers: int | None) -> Engine:
     """`scoring.score`'s engine of `workers` processes; without a number as many as help.
 
-    One is the process that calls. Without a number it is also alone with few files, with masks to compare with (it
-    then has the maps at hand), and where the model runs on a GPU.
+    One is the process that calls. Without a number it is also alone with few files, with masks to
+    compare with (it then has the maps at hand), and where the model runs on a GPU.
     """
     if workers is not None and workers < 1:
         raise ConfigError(f"--workers {workers}: at least one is needed")
 
-    def entries(task: Task, items: Sequence[Record], reporter: Reporter, note: Callable[[], str]) -> Made:
-        count, threads = (workers, max(1, cpu_count() // workers)) if workers else _suited(task, items)
+    def entries(
+        task: Task, items: Sequence[Record], reporter: Reporter, note: Callable[[], str]
+    ) -> Made:
+        count, threads = (
+            (workers, max(1, cpu_count() // workers)) if workers else _suited(task, items)
+        )
         if count == 1:
             return here(task, items, reporter, note)
         return _made(_start(task, min(count, len(items)), threads), items, reporter, note)
@@ -81,7 +87,7 @@ def _on_cpu(device: str) -> bool:
     return pick_device(device).type == "cpu"
 
 
-# -- The process that calls -----------------------------------------------------------------------------
+# -- The process that calls ------------------------------------------------------------------------
 
 
 @dataclass
@@ -106,7 +112,8 @@ class Hand:
         return kind, value
 
     def hand(self, records: list[Record]) -> None:
-        """Answer a worker that asks; no records are the end. That it is gone is noticed when it should answer."""
+        """Answer a worker that asks; no records are the end. That it is gone is noticed when it
+        should answer."""
         with suppress(OSError):
             self.connection.send(records)
 
@@ -114,7 +121,9 @@ class Hand:
 def _ending(code: int) -> str:
     if code >= 0:
         return f"ended with code {code}"
-    reason = ", as when memory runs out; --workers 1 takes the least" if code == -signal.SIGKILL else ""
+    reason = (
+        ", as when memory runs out; --workers 1 takes the least" if code == -signal.SIGKILL else ""
+    )
     return f"was ended by {signal.Signals(-code).name}{reason}"
 
 
@@ -122,7 +131,8 @@ def _start(task: Task, count: int, threads: int) -> list[Hand]:
     """Workers, when all are ready, so that the first one does not take everything."""
     context = multiprocessing.get_context("spawn")
     hands: list[Hand] = []
-    # Ctrl-C on a terminal is for all processes, but workers are ended by the one that calls: they inherit this mask.
+    # Ctrl-C on a terminal is for all processes, but workers are ended by the one that calls: they
+    # inherit this mask.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         for _ in range(count):
@@ -150,7 +160,9 @@ def _stop(hands: Sequence[Hand]) -> None:
         hand.connection.close()
 
 
-def _made(hands: list[Hand], items: Sequence[Record], reporter: Reporter, note: Callable[[], str]) -> Made:
+def _made(
+    hands: list[Hand], items: Sequence[Record], reporter: Reporter, note: Callable[[], str]
+) -> Made:
     """Entries as they are finished, in any order."""
     at_work, rest, left = {hand.connection: hand for hand in hands}, iter(items), len(items)
     try:
@@ -164,7 +176,9 @@ def _made(hands: list[Hand], items: Sequence[Record], reporter: Reporter, note: 
                 elif kind == "done":
                     hand.done = value
                     reporter.progress("score", sum(each.done for each in hands), len(items), note())
-                elif kind == "asks":  # the fewer are left, the fewer at a time, so that all end together
+                elif (
+                    kind == "asks"
+                ):  # the fewer are left, the fewer at a time, so that all end together
                     handed = list(islice(rest, max(1, min(BATCH, left // (2 * len(hands))))))
                     left -= len(handed)
                     hand.hand(handed)
@@ -174,7 +188,7 @@ def _made(hands: list[Hand], items: Sequence[Record], reporter: Reporter, note: 
         _stop(hands)
 
 
-# -- A worker's process ---------------------------------------------------------------------------------
+# -- A worker's process ----------------------------------------------------------------------------
 
 
 def _work(connection: Connection, task: Task, threads: int) -> None:

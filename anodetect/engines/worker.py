@@ -1,4 +1,5 @@
-"""One worker: a model that scores files and writes what there is to write of each, on this machine or another."""
+"""One worker: a model that scores files and writes what there is to write of each, on this machine
+or another."""
 
 import re
 import sys
@@ -28,8 +29,8 @@ from anodetect.types import Reporter
 
 @dataclass(frozen=True)
 class Task:
-    """What it takes to score a file on any machine: the run, as it was when scoring began, and which files to write
-    where."""
+    """What it takes to score a file on any machine: the run, as it was when scoring began, and
+    which files to write where."""
 
     run: Path
     model_sha256: str
@@ -42,7 +43,8 @@ class Task:
     keep_identifiers: bool
 
     def threshold(self, calibration: Calibration) -> float:
-        """The score above which an image is flagged; with --fdr known only when everything has been scored."""
+        """The score above which an image is flagged; with --fdr known only when everything has been
+        scored."""
         return calibration.threshold(self.far) if self.fdr is None else np.inf
 
 
@@ -55,7 +57,9 @@ Engine = Callable[[Task, Sequence[Record], Reporter, Callable[[], str]], Made]
 
 def device_type(device: str) -> str:
     """Return the type of device that `device`, perhaps "auto", stands for, such as "cpu" or "cuda"."""
-    if "torch" not in sys.modules:  # no detector that needs it was loaded, so everything runs on the CPU
+    if (
+        "torch" not in sys.modules
+    ):  # no detector that needs it was loaded, so everything runs on the CPU
         return "cpu"
     from anodetect.nn.inference import pick_device
 
@@ -63,7 +67,8 @@ def device_type(device: str) -> str:
 
 
 class Worker:
-    """A model that scores files and writes what there is to write of each, on `count` threads or those it finds."""
+    """A model that scores files and writes what there is to write of each, on `count` threads or
+    those it finds."""
 
     def __init__(self, task: Task, count: int | None = None) -> None:
         self.task = task
@@ -77,21 +82,31 @@ class Worker:
         self.cases = Cases(task.out, task.threshold(self.run.calibration), self.run.scale)
         self.pixel_threshold = self.run.calibration.pixel_threshold(task.far)
 
-    def work(self, items: Iterable[Record], reporter: Reporter, note: Callable[[], str] = str) -> Made:
+    def work(
+        self, items: Iterable[Record], reporter: Reporter, note: Callable[[], str] = str
+    ) -> Made:
         """Score, and write files on two threads beside the model, a bounded number behind it."""
         with ThreadPoolExecutor(2) as pool:
             waiting: deque[tuple[Scored, Future[Entry]]] = deque()
-            for scored in score_records(self.model, items, reporter, mine=shard_of(self.task.shard), note=note):
-                shown = scored.heatmap is not None and self.cases.admits(scored.loaded.record.id, scored.score)
+            for scored in score_records(
+                self.model, items, reporter, mine=shard_of(self.task.shard), note=note
+            ):
+                shown = scored.heatmap is not None and self.cases.admits(
+                    scored.loaded.record.id, scored.score
+                )
                 waiting.append((scored, pool.submit(self._entry, scored, shown)))
                 del scored  # a volume is not to stay until the next one has been scored
-                while len(waiting) > BATCH or sum(pixels(each.loaded) for each, _ in waiting) >= PIXELS_AHEAD:
+                while (
+                    len(waiting) > BATCH
+                    or sum(pixels(each.loaded) for each, _ in waiting) >= PIXELS_AHEAD
+                ):
                     yield _finished(*waiting.popleft())
             while waiting:
                 yield _finished(*waiting.popleft())
 
     def _entry(self, scored: Scored, shown: bool) -> Entry:
-        """Write one image's files, its picture too where it is to be shown; its line in the journal."""
+        """Write one image's files, its picture too where it is to be shown; its line in the
+        journal."""
         task, loaded, heatmap = self.task, scored.loaded, scored.heatmap
         row = _row(scored, self.run.model_sha256)
         entry: Entry = {
@@ -121,13 +136,16 @@ class Worker:
                     entry["regions"] = image_writer.regions(heatmap, self.pixel_threshold)
             entry["files"] = [path.relative_to(task.out).as_posix() for path in written]
             row["heatmap"] = next(iter(entry["files"]), "")
-        except Exception as error:  # also one that nobody thought of: a file must not end a night's work
+        except (
+            Exception
+        ) as error:  # also one that nobody thought of: a file must not end a night's work
             row["error"] = why(error)
         return entry
 
 
 def _finished(scored: Scored, future: Future[Entry]) -> tuple[Scored | None, Entry]:
-    """What was scored, when its files are written; of a volume only if it is to be compared with a truth."""
+    """What was scored, when its files are written; of a volume only if it is to be compared with a
+    truth."""
     entry = future.result()
     needed = not scored.loaded.is_volume or scored.loaded.record.label is not None
     return scored if needed else None, entry
@@ -163,7 +181,12 @@ def _slice_rows(scored: Scored) -> list[directories.Row]:
 
 def _row(scored: Scored, model_sha256: str) -> directories.Row:
     loaded = scored.loaded
-    depth, height, width = (None, None, None, *(loaded.image.shape[1:] if loaded.image is not None else ()))[-3:]
+    depth, height, width = (
+        None,
+        None,
+        None,
+        *(loaded.image.shape[1:] if loaded.image is not None else ()),
+    )[-3:]
     return {
         "path": loaded.record.id,
         "sha256": loaded.sha256,
@@ -184,7 +207,14 @@ def _row(scored: Scored, model_sha256: str) -> directories.Row:
 
 def problem_row(name: str, reason: str, model_sha256: str) -> directories.Row:
     status = "skipped" if "symbolic link" in reason else "failed"
-    return {"path": name, "group": name, "heatmap": "", "model_sha256": model_sha256, "status": status, "error": reason}
+    return {
+        "path": name,
+        "group": name,
+        "heatmap": "",
+        "model_sha256": model_sha256,
+        "status": status,
+        "error": reason,
+    }
 
 
 def shard_of(shard: str) -> Callable[[str], bool]:

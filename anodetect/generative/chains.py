@@ -1,4 +1,5 @@
-"""Langevin chains for training an energy: where they start, how they run, what is learned from their ends.
+"""Langevin chains for training an energy: where they start, how they run, what is learned from
+their ends.
 
     loss = E(x⁺) − E(x⁻) + penalty · (E(x⁺)² + E(x⁻)²)         (contrastive divergence, Hinton, Neural Computation 2002)
 
@@ -29,14 +30,18 @@ from anodetect.types import Floats
 BUFFER_BYTES = 2**28
 LEARNED_FROM = 100  # images, or up to twice as many
 FEWEST = 16  # images
-CHAINED = 0.25  # of a batch: chains cost several passes each, and the rest of training goes on beside them
-# What trainings come back from. Measured in healthy ones, with the default penalties: energies per value or place 0.02
-# to 3 in size and at most 1 apart, and hardly a value of a chain's end at its bounds (7 % at most). Energies that have
-# run away, are the same everywhere, or send every chain to the bounds are none to learn from, however small their gap.
+# of a batch: chains cost several passes each, and the rest of training goes on beside them
+CHAINED = 0.25
+# What trainings come back from. Measured in healthy ones, with the default penalties: energies per
+# value or place 0.02 to 3 in size and at most 1 apart, and hardly a value of a chain's end at its
+# bounds (7 % at most). Energies that have run away, are the same everywhere, or send every chain to
+# the bounds are none to learn from, however small their gap.
 HEALTHY_GAP = 5.0
 HEALTHY_SCALE = 1e-4, 100.0
 SATURATED = 0.9
-COLLAPSED = 5.0  # what a wholly collapsed energy adds to the loss that is watched: more than DIVERGED times a usual one
+# what a wholly collapsed energy adds to the loss that is watched: more than DIVERGED times a usual
+# one
+COLLAPSED = 5.0
 MARGIN = 0.1  # of the images' range, by which a chain may leave it
 
 
@@ -44,10 +49,11 @@ Place = tuple[int, int]  # shelf and number
 
 
 class ChainConfig(Config):
-    """`langevin_steps` of size `langevin_step` at a `temperature`; `proximal` bounds what a step's gradient changes in
-    a value. A replay buffer has `buffer` places, or as many as 256 MB hold; a share `renewed` of chains begins anew: at
-    the normals' own Gaussian, value by value, where `informative` (Yang & Ji, JEM++, ICCV 2021), else at uniform
-    noise. In a short training a large buffer is hardly ever revisited: a few hundred places are enough for minutes."""
+    """`langevin_steps` of size `langevin_step` at a `temperature`; `proximal` bounds what a step's
+    gradient changes in a value. A replay buffer has `buffer` places, or as many as 256 MB hold; a
+    share `renewed` of chains begins anew: at the normals' own Gaussian, value by value, where
+    `informative` (Yang & Ji, JEM++, ICCV 2021), else at uniform noise. In a short training a large
+    buffer is hardly ever revisited: a few hundred places are enough for minutes."""
 
     chain: Literal["data", "replay", "short-run"] = "data"
     langevin_steps: PositiveInt = 5
@@ -66,9 +72,12 @@ class Chains:
     """
 
     def __init__(self, config: ChainConfig, images: Floats, *, shelves: int = 1) -> None:
-        """`images` [N, C, H, W] give the range that chains stay in and the Gaussian they may begin at."""
+        """`images` [N, C, H, W] give the range that chains stay in and the Gaussian they may begin
+        at."""
         if len(images) < FEWEST:
-            raise DataError(f"an energy needs {FEWEST} images to learn from, there are {len(images)}")
+            raise DataError(
+                f"an energy needs {FEWEST} images to learn from, there are {len(images)}"
+            )
         self.config, self.shelves = config, shelves
         sample = torch.from_numpy(images[:: max(1, len(images) // LEARNED_FROM)].copy())
         room = MARGIN * float(sample.max() - sample.min())
@@ -87,12 +96,15 @@ class Chains:
         shelves: Sequence[int] | None = None,
         returns: int = 0,
     ) -> tuple[Tensor, dict[str, float]]:
-        """Ends [N, C, H, W] of one chain per generator, and facts about them. `start` is where "data" begins; a step
-        is taken in values divided by `unit`, [N, 1, 1, 1] where chains differ. A chain is replayed only with others of
-        its shelf, and, by the number of `returns` to good weights so far, none that ended on a diverged energy."""
+        """Ends [N, C, H, W] of one chain per generator, and facts about them. `start` is where
+        "data" begins; a step is taken in values divided by `unit`, [N, 1, 1, 1] where chains
+        differ. A chain is replayed only with others of its shelf, and, by the number of `returns`
+        to good weights so far, none that ended on a diverged energy."""
         if returns != self.returns:
             self.ends, self.returns = {}, returns
-        places = list(zip(shelves or [0] * len(generators), self._places(start, generators), strict=True))
+        places = list(
+            zip(shelves or [0] * len(generators), self._places(start, generators), strict=True)
+        )
         x = self._begin(start, generators, places)
         config, norms = self.config, []
         for _ in range(config.langevin_steps):
@@ -114,10 +126,14 @@ class Chains:
         return x, {"langevin_gradient": sum(norms) / len(norms), "saturated": float(saturated)}
 
     def _places(self, like: Tensor, generators: Sequence[torch.Generator]) -> list[int]:
-        room = max(1, min(self.config.buffer, BUFFER_BYTES // (4 * like[0].numel())) // self.shelves)
+        room = max(
+            1, min(self.config.buffer, BUFFER_BYTES // (4 * like[0].numel())) // self.shelves
+        )
         return [int(torch.randint(room, (), generator=rng)) for rng in generators]
 
-    def _begin(self, start: Tensor, generators: Sequence[torch.Generator], places: Sequence[Place]) -> Tensor:
+    def _begin(
+        self, start: Tensor, generators: Sequence[torch.Generator], places: Sequence[Place]
+    ) -> Tensor:
         if self.config.chain == "data":
             return start
         new = torch.stack([self._anew(start[0], rng) for rng in generators])
@@ -139,22 +155,27 @@ class Chains:
 
 
 def sample_deviation(mean: Tensor, deviation: Tensor) -> Tensor:
-    """The deviation of values at any place of an image, [C, 1, 1], from the mean and deviation at each [C, H, W]."""
-    return (deviation.square().mean((1, 2), keepdim=True) + mean.var((1, 2), keepdim=True, correction=0)).sqrt()
+    """The deviation of values at any place of an image, [C, 1, 1], from the mean and deviation at
+    each [C, H, W]."""
+    return (
+        deviation.square().mean((1, 2), keepdim=True) + mean.var((1, 2), keepdim=True, correction=0)
+    ).sqrt()
 
 
 def some_of(draw: Draw) -> tuple[list[int], Draw, float]:
-    """The images of a batch that get a chain, each with the chance CHAINED by its own generator: their places, a draw
-    of them alone, and the weight of their mean, 1 on average."""
-    places = [n for n, rng in enumerate(draw.generators) if float(torch.rand((), generator=rng)) < CHAINED]
+    """The images of a batch that get a chain, each with the chance CHAINED by its own generator:
+    their places, a draw of them alone, and the weight of their mean, 1 on average."""
+    places = [
+        n for n, rng in enumerate(draw.generators) if float(torch.rand((), generator=rng)) < CHAINED
+    ]
     generators = [draw.generators[n] for n in places]
     part = replace(draw, images=draw.images[places], generators=generators, rows=draw.rows[places])
     return places, part, len(places) / (CHAINED * len(draw.images))
 
 
 def beyond(facts: Mapping[str, float]) -> float:
-    """By how much energies and chains have left the range that trainings come back from: what to watch for
-    divergence."""
+    """By how much energies and chains have left the range that trainings come back from: what to
+    watch for divergence."""
     low, high = HEALTHY_SCALE
     gap, scale, saturated = facts["energy_gap"], facts["energy_scale"], facts["saturated"]
     apart = max(abs(gap) - HEALTHY_GAP, 0.0)  # in this order NaN stays NaN, here and below
@@ -164,9 +185,15 @@ def beyond(facts: Mapping[str, float]) -> float:
     return apart + large + COLLAPSED * (flat + stuck)
 
 
-def contrastive_divergence(positive: Tensor, negative: Tensor, penalty: float) -> tuple[Tensor, dict[str, float]]:
-    """The loss from mean energies [N] of normal images and of chains' ends, and facts about them. It is least where
-    these are ∓1 / (2 · penalty): the penalty bounds how far apart they are driven."""
+def contrastive_divergence(
+    positive: Tensor, negative: Tensor, penalty: float
+) -> tuple[Tensor, dict[str, float]]:
+    """The loss from mean energies [N] of normal images and of chains' ends, and facts about them.
+    It is least where these are ∓1 / (2 · penalty): the penalty bounds how far apart they are
+    driven."""
     gap = positive.mean() - negative.mean()
     size = positive.square().mean() + negative.square().mean()
-    return gap + penalty * size, {"energy_gap": gap.item(), "energy_scale": (size / 2).sqrt().item()}
+    return gap + penalty * size, {
+        "energy_gap": gap.item(),
+        "energy_scale": (size / 2).sqrt().item(),
+    }

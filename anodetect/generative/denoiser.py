@@ -1,5 +1,5 @@
-"""A denoiser of partly noised images, trained on normal ones. `anoddpm` compares images with what it makes of them;
-`ebm` makes an energy of it."""
+"""A denoiser of partly noised images, trained on normal ones. `anoddpm` compares images with what
+it makes of them; `ebm` makes an energy of it."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -21,9 +21,9 @@ from anodetect.types import State
 
 
 class NoiseConfig(Config):
-    """`wavelength` is that of the first octave of simplex noise in pixels, None for a quarter of the side; `local` the
-    share of images whose noise is confined to a random region; `trained_to` the largest step, of a schedule of
-    1000."""
+    """`wavelength` is that of the first octave of simplex noise in pixels, None for a quarter of
+    the side; `local` the share of images whose noise is confined to a random region; `trained_to`
+    the largest step, of a schedule of 1000."""
 
     noise: Literal["simplex", "gaussian", "coarse"] = "simplex"
     unit_variance: bool = True
@@ -33,9 +33,9 @@ class NoiseConfig(Config):
 
 
 class DenoiserConfig(NoiseConfig):
-    """`crop` is the side of the random windows to train on, 0 for whole images; `widths` are the U-Net's channels per
-    level, `stem` the side of the pixel blocks it works on, `attention` the number of its deepest levels with
-    self-attention; of an MLP, `widths` has one entry."""
+    """`crop` is the side of the random windows to train on, 0 for whole images; `widths` are the
+    U-Net's channels per level, `stem` the side of the pixel blocks it works on, `attention` the
+    number of its deepest levels with self-attention; of an MLP, `widths` has one entry."""
 
     crop: NonNegativeInt = 0
     prediction: Literal["v", "epsilon"] = "v"
@@ -46,9 +46,12 @@ class DenoiserConfig(NoiseConfig):
     attention: NonNegativeInt = 0
 
 
-TRAINING = Training(steps=4000, learning_rate=5e-4, augment=Augment(rotation=10, scale=0.1, shift=0.05, flip=0.5))
-# Features are as different from place to place as from image to image: Gaussian noise up to larger steps, and a
-# network that sees single locations, which learns in a minute what a U-Net does not in five.
+TRAINING = Training(
+    steps=4000, learning_rate=5e-4, augment=Augment(rotation=10, scale=0.1, shift=0.05, flip=0.5)
+)
+# Features are as different from place to place as from image to image: Gaussian noise up to larger
+# steps, and a network that sees single locations, which learns in a minute what a U-Net does not in
+# five.
 ON_FEATURES = {
     "noise": "gaussian",
     "local": 0.0,
@@ -60,7 +63,11 @@ ON_FEATURES = {
     "scales": (0.0,),
     "pixel_error": "off",
     "relative": "off",
-    "training": {"steps": 1200, "learning_rate": 1e-3, "augment": {"rotation": 0, "scale": 0, "shift": 0, "flip": 0}},
+    "training": {
+        "steps": 1200,
+        "learning_rate": 1e-3,
+        "augment": {"rotation": 0, "scale": 0, "shift": 0, "flip": 0},
+    },
     "pooling": {"smooth": 1.0},
 }
 
@@ -81,8 +88,8 @@ class Denoiser(nn.Module):
         return diffusion.x0_from_noise(xt, out, t, self.schedule)
 
     def scale(self, t: Tensor, dims: int = 4) -> Tensor:
-        """What one unit of network output is in x̂_0, [N, 1, 1, 1] for images: an error in these units is one of v or
-        of ε."""
+        """What one unit of network output is in x̂_0, [N, 1, 1, 1] for images: an error in these
+        units is one of v or of ε."""
         a = diffusion.alpha_bar(self.schedule, t, dims)
         return (1 - a).sqrt() if self.prediction == "v" else ((1 - a) / a).sqrt()
 
@@ -97,7 +104,9 @@ def check(config: DenoiserConfig, size: int) -> None:
 def check_steps(trained_to: int, name: str, steps: Sequence[int]) -> None:
     """ConfigError if the setting `name` has no steps, or some outside those that are trained."""
     if not steps or min(steps) < 1 or max(steps) > trained_to:
-        raise ConfigError(f"detector.{name}: {list(steps)} must lie in 1 … trained_to ({trained_to})")
+        raise ConfigError(
+            f"detector.{name}: {list(steps)} must lie in 1 … trained_to ({trained_to})"
+        )
 
 
 def noise_source(config: NoiseConfig, size: int) -> NoiseSource:
@@ -114,7 +123,9 @@ def build(config: DenoiserConfig, channels: int, device: torch.device) -> Denois
     return Denoiser(net, config.prediction).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
-def disturbed(draw: Draw, config: NoiseConfig, source: NoiseSource, crop: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+def disturbed(
+    draw: Draw, config: NoiseConfig, source: NoiseSource, crop: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
     """Images, or windows of them of side `crop`, noise to put on, and t uniform in 1 … trained_to."""
     x0, generators = draw.images, draw.generators
     t = random_steps(generators, config.trained_to)
@@ -129,7 +140,9 @@ def disturbed(draw: Draw, config: NoiseConfig, source: NoiseSource, crop: int = 
     return x0, noise, t.to(x0.device)
 
 
-def denoising_loss(net: Denoiser, draw: Draw, config: DenoiserConfig, source: NoiseSource) -> Tensor:
+def denoising_loss(
+    net: Denoiser, draw: Draw, config: DenoiserConfig, source: NoiseSource
+) -> Tensor:
     """Mean square error of x̂_0 in units of the network's output."""
     return restoration_error(net, *disturbed(draw, config, source, config.crop))
 
@@ -140,7 +153,8 @@ def random_steps(generators: Sequence[torch.Generator], most: int) -> Tensor:
 
 
 def restoration_error(net: Denoiser, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-    """Mean square error of x̂_0 in units of the network's output, of images or volumes with `noise` put on."""
+    """Mean square error of x̂_0 in units of the network's output, of images or volumes with `noise`
+    put on."""
     with autocast(x0.device):
         predicted = net(diffusion.diffuse(x0, noise, t, net.schedule), t)
     error: Tensor = (predicted - x0) / net.scale(t, x0.dim())
@@ -151,7 +165,9 @@ def windows(x: Tensor, side: int, generators: Sequence[torch.Generator]) -> Tens
     """A random window of each of [N, ..., H, W], [N, ..., side, side]."""
     cut = []
     for each, rng in zip(x, generators, strict=True):
-        row, column = (int(torch.randint(room - side + 1, (), generator=rng)) for room in each.shape[-2:])
+        row, column = (
+            int(torch.randint(room - side + 1, (), generator=rng)) for room in each.shape[-2:]
+        )
         cut.append(each[..., row : row + side, column : column + side])
     return torch.stack(cut)
 
@@ -160,7 +176,9 @@ def to_tensors(net: Denoiser) -> dict[str, Tensor]:
     return {f"denoiser.{name}": value for name, value in net.state_dict().items()}
 
 
-def from_state(state: State, config: DenoiserConfig, channels: int, device: torch.device) -> Denoiser:
+def from_state(
+    state: State, config: DenoiserConfig, channels: int, device: torch.device
+) -> Denoiser:
     return restore(build(config, channels, device), state)
 
 

@@ -1,8 +1,9 @@
-"""Gaussian-process diffusion in a few plain functions (Ho et al., NeurIPS 2020; Salimans & Ho, ICLR 2022).
+"""Gaussian-process diffusion in a few plain functions (Ho et al., NeurIPS 2020; Salimans & Ho, ICLR
+2022).
 
-x_t = √ᾱ_t · x_0 + √(1−ᾱ_t) · ε. The noise ε may be of any kind with unit variance. A `denoise` callable
-takes (x_t [N,C,H,W] or [N,C,D,H,W], t int64 [N]) and returns the predicted x_0; samplers know nothing else of the
-network.
+x_t = √ᾱ_t · x_0 + √(1−ᾱ_t) · ε. The noise ε may be of any kind with unit variance. A `denoise`
+callable takes (x_t [N,C,H,W] or [N,C,D,H,W], t int64 [N]) and returns the predicted x_0; samplers
+know nothing else of the network.
 """
 
 import itertools
@@ -53,13 +54,18 @@ def ddim(denoise: Denoise, xt: Tensor, start: int, steps: int, schedule: Tensor)
     return xt
 
 
-def ancestral(denoise: Denoise, xt: Tensor, start: int, noise: Callable[[int], Tensor], schedule: Tensor) -> Tensor:
-    """x̂_0 from x_start, one step at a time, with fresh `noise(t)` on the way (Ho et al., algorithm 2, eq. 6–7)."""
+def ancestral(
+    denoise: Denoise, xt: Tensor, start: int, noise: Callable[[int], Tensor], schedule: Tensor
+) -> Tensor:
+    """x̂_0 from x_start, one step at a time, with fresh `noise(t)` on the way (Ho et al., algorithm
+    2, eq. 6–7)."""
     for step in range(start, 0, -1):
         t = torch.full((len(xt),), step, device=xt.device)
         a, before = alpha_bar(schedule, t), alpha_bar(schedule, t - 1)
         beta = 1 - a / before
-        mean = (before.sqrt() * beta * denoise(xt, t) + (1 - beta).sqrt() * (1 - before) * xt) / (1 - a)
+        mean = (before.sqrt() * beta * denoise(xt, t) + (1 - beta).sqrt() * (1 - before) * xt) / (
+            1 - a
+        )
         deviation = ((1 - before) / (1 - a) * beta).sqrt()
         xt = mean + deviation * noise(step) if step > 1 else mean
     return xt

@@ -1,8 +1,9 @@
 """Markov chains on an energy, as plain functions: SGLD, MALA, HMC and annealed Langevin dynamics.
 
-The target is p(x) ∝ exp(−E(x)). An `energy` callable takes x [N, ...] and returns one energy per row [N]. Rows are
-chains of their own: the gradient is that of the energies' sum, and a row's noise comes from its own generator where
-one per row is given. Functions leave their arguments unchanged and work under a caller's `torch.no_grad()`.
+The target is p(x) ∝ exp(−E(x)). An `energy` callable takes x [N, ...] and returns one energy per
+row [N]. Rows are chains of their own: the gradient is that of the energies' sum, and a row's noise
+comes from its own generator where one per row is given. Functions leave their arguments unchanged
+and work under a caller's `torch.no_grad()`.
 """
 
 import math
@@ -37,8 +38,8 @@ def sgld(
 ) -> Tensor:
     """x − step · ∂E/∂x + noise · z (Welling & Teh, ICML 2011), unadjusted.
 
-    `noise` None is √(2 step), which targets p for small steps; image models use less, a temperature below 1.
-    `clip` bounds each component of the gradient, `bounds` each value of the result.
+    `noise` None is √(2 step), which targets p for small steps; image models use less, a temperature
+    below 1. `clip` bounds each component of the gradient, `bounds` each value of the result.
     """
     return move(x, gradient(energy, x)[1], rng, step=step, noise=noise, clip=clip, bounds=bounds)
 
@@ -60,7 +61,8 @@ def move(
 
 
 def mala(energy: Energy, x: Tensor, rng: Random, *, step: float) -> tuple[Tensor, Tensor]:
-    """One Metropolis-adjusted Langevin step (Roberts & Tweedie, Bernoulli 1996); x and what was accepted [N].
+    """One Metropolis-adjusted Langevin step (Roberts & Tweedie, Bernoulli 1996); x and what was
+    accepted [N].
 
     y = x − step · ∂E/∂x + √(2 step) z, accepted with probability min(1, p(y) q(x|y) / p(x) q(y|x)).
     """
@@ -77,10 +79,14 @@ def mala_log_ratio(x: Tensor, here: Known, y: Tensor, there: Known, step: float)
     return at_x - at_y + forth - back
 
 
-def hmc(energy: Energy, x: Tensor, rng: Random, *, step: float, leapfrogs: int) -> tuple[Tensor, Tensor]:
-    """One trajectory of Hamiltonian Monte Carlo (Neal 2011, section 3); x and what was accepted [N].
+def hmc(
+    energy: Energy, x: Tensor, rng: Random, *, step: float, leapfrogs: int
+) -> tuple[Tensor, Tensor]:
+    """One trajectory of Hamiltonian Monte Carlo (Neal 2011, section 3); x and what was accepted
+    [N].
 
-    Momenta are drawn anew; the end is accepted with probability min(1, exp(H − H′)), H = E(x) + |p|²/2.
+    Momenta are drawn anew; the end is accepted with probability min(1, exp(H − H′)), H = E(x) +
+    |p|²/2.
     """
     momentum = normal(x, rng)
     y, end = leapfrog(energy, x, momentum, step, leapfrogs)
@@ -90,7 +96,9 @@ def hmc(energy: Energy, x: Tensor, rng: Random, *, step: float, leapfrogs: int) 
     return _accept(x, y, log_ratio, rng)
 
 
-def leapfrog(energy: Energy, x: Tensor, momentum: Tensor, step: float, count: int) -> tuple[Tensor, Tensor]:
+def leapfrog(
+    energy: Energy, x: Tensor, momentum: Tensor, step: float, count: int
+) -> tuple[Tensor, Tensor]:
     """`count` leapfrog steps from (x, p): reversible, and preserving volume."""
     momentum = momentum - step / 2 * gradient(energy, x)[1]
     for k in range(count):
@@ -100,12 +108,18 @@ def leapfrog(energy: Energy, x: Tensor, momentum: Tensor, step: float, count: in
 
 
 def annealed(
-    energy_at: Callable[[float], Energy], x: Tensor, rng: Random, *, sigmas: Sequence[float], steps: int, step: float
+    energy_at: Callable[[float], Energy],
+    x: Tensor,
+    rng: Random,
+    *,
+    sigmas: Sequence[float],
+    steps: int,
+    step: float,
 ) -> Tensor:
     """Annealed Langevin dynamics (Song & Ermon, NeurIPS 2019, algorithm 1).
 
-    `energy_at(σ)` is the energy of the data blurred by noise of deviation σ. At each σ, from large to small,
-    `steps` unadjusted steps of size step · σ² / σ_last².
+    `energy_at(σ)` is the energy of the data blurred by noise of deviation σ. At each σ, from large
+    to small, `steps` unadjusted steps of size step · σ² / σ_last².
     """
     for sigma in sigmas:
         for _ in range(steps):
@@ -114,10 +128,13 @@ def annealed(
 
 
 def normal(like: Tensor, rng: Random) -> Tensor:
-    """Standard normal noise of this shape; row n from the n-th generator where there is one per row."""
+    """Standard normal noise of this shape; row n from the n-th generator where there is one per
+    row."""
     if isinstance(rng, torch.Generator):
         return torch.randn(like.shape, generator=rng).to(like.device)
-    return torch.stack([torch.randn(like.shape[1:], generator=each) for each in rng]).to(like.device)
+    return torch.stack([torch.randn(like.shape[1:], generator=each) for each in rng]).to(
+        like.device
+    )
 
 
 def _accept(x: Tensor, y: Tensor, log_ratio: Tensor, rng: Random) -> tuple[Tensor, Tensor]:

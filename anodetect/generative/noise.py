@@ -1,8 +1,10 @@
-"""Noise fields: Gaussian, simplex and coarse, for volumes Gaussian with the spectrum of octaves; one seed per sample.
+"""Noise fields: Gaussian, simplex and coarse, for volumes Gaussian with the spectrum of octaves;
+one seed per sample.
 
-Simplex noise follows AnoDDPM (Wyatt et al., CVPRW 2022): a slice of 3-D OpenSimplex noise, summed over
-octaves k as persistence^k · noise(x / (wavelength / 2^k), y / (wavelength / 2^k), z). The lattice noise
-itself is that of the `opensimplex` package (its `noise3`), computed here for whole tensors at once.
+Simplex noise follows AnoDDPM (Wyatt et al., CVPRW 2022): a slice of 3-D OpenSimplex noise, summed
+over octaves k as persistence^k · noise(x / (wavelength / 2^k), y / (wavelength / 2^k), z). The
+lattice noise itself is that of the `opensimplex` package (its `noise3`), computed here for whole
+tensors at once.
 """
 
 import math
@@ -25,8 +27,8 @@ WRAP = 2**63
 PERSISTENCE = 0.8  # of AnoDDPM: what an octave's amplitude is of that of the octave below
 FIELDS = 16  # of simplex noise in a bank
 LOWEST = 4.0  # cycles per side: the first octave has a wavelength of a quarter of it
-# The package's own loops are compiled where numba is installed, and then the fastest. They are imported where noise is
-# drawn: most scores need none, and numba takes a second.
+# The package's own loops are compiled where numba is installed, and then the fastest. They are
+# imported where noise is drawn: most scores need none, and numba takes a second.
 COMPILED = find_spec("numba") is not None
 
 
@@ -35,7 +37,7 @@ def generator(seed: int, device: str | torch.device = "cpu") -> torch.Generator:
     return torch.Generator(device).manual_seed(seed % WRAP)
 
 
-# -- OpenSimplex, 3-D -----------------------------------------------------------------------------------
+# -- OpenSimplex, 3-D ------------------------------------------------------------------------------
 
 
 def permutation_of(seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -56,27 +58,33 @@ def permutations(seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
 
 
 def opensimplex3(x: Tensor, y: Tensor, z: Tensor, seed: int | Sequence[int]) -> Tensor:
-    """OpenSimplex noise at points whose coordinates broadcast against each other, equal to the package's `noise3`.
+    """OpenSimplex noise at points whose coordinates broadcast against each other, equal to the
+    package's `noise3`.
 
-    `seed` is one for all points, or one for each row of the first dimension. Values lie in about [-.87, .87].
-    Computed a few thousand points at a time, so that the many small steps stay in the processor's cache.
+    `seed` is one for all points, or one for each row of the first dimension. Values lie in about
+    [-.87, .87]. Computed a few thousand points at a time, so that the many small steps stay in the
+    processor's cache.
     """
     points = torch.stack(torch.broadcast_tensors(x, y, z))  # type: ignore[no-untyped-call]  # [3, ...]
     shape = points.shape[1:]
     seeds = [seed] if isinstance(seed, int) else list(seed)
     if len(seeds) > 1 and (not shape or shape[0] != len(seeds)):
-        raise ConfigError(f"opensimplex3: {len(seeds)} seeds for points of shape {tuple(shape)}; give one per row")
+        raise ConfigError(
+            f"opensimplex3: {len(seeds)} seeds for points of shape {tuple(shape)}; give one per row"
+        )
     points = points.reshape(3, len(seeds), -1)
     tables = tuple(table.to(x.device) for table in permutations(seeds))
     step = max(1, CHUNK // len(seeds)) if x.device.type == "cpu" else max(1, points.shape[2])
-    return torch.cat([_lattice_sum(part, *tables) for part in torch.split(points, step, dim=2)], dim=1).reshape(shape)
+    return torch.cat(
+        [_lattice_sum(part, *tables) for part in torch.split(points, step, dim=2)], dim=1
+    ).reshape(shape)
 
 
 def _lattice_sum(points: Tensor, perm: Tensor, gradient_index: Tensor) -> Tensor:
     """Noise at points [3, B, P].
 
-    Each point lies in a tetrahedron or octahedron of a stretched cube. The value is the sum, over the
-    vertices of that cell and two extra ones outside it, of (2 − d²)⁴ · gradient·d where d² < 2.
+    Each point lies in a tetrahedron or octahedron of a stretched cube. The value is the sum, over
+    the vertices of that cell and two extra ones outside it, of (2 − d²)⁴ · gradient·d where d² < 2.
     """
     from opensimplex import constants
 
@@ -87,7 +95,9 @@ def _lattice_sum(points: Tensor, perm: Tensor, gradient_index: Tensor) -> Tensor
     base = base.long()
     total = inside.sum(0)
     gradients = (
-        torch.tensor(constants.GRADIENTS3, dtype=points.dtype, device=points.device).reshape(-1, 3).T.contiguous()
+        torch.tensor(constants.GRADIENTS3, dtype=points.dtype, device=points.device)
+        .reshape(-1, 3)
+        .T.contiguous()
     )
 
     def contribution(offset: Tensor) -> Tensor:  # offset: int64, broadcastable to [3, B, P]
@@ -113,13 +123,15 @@ def _lattice_sum(points: Tensor, perm: Tensor, gradient_index: Tensor) -> Tensor
 
 
 def extra_vertices(inside: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
-    """The two vertices outside the cell that the package adds, as int64 offsets [3, B, P] from the cube's origin."""
+    """The two vertices outside the cell that the package adds, as int64 offsets [3, B, P] from the
+    cube's origin."""
     low = tetrahedron_extras(inside, total)
     # The upper tetrahedron is the lower one seen from the opposite corner.
     high = tuple(1 - offset for offset in tetrahedron_extras(1 - inside, 3 - total))
     middle = octahedron_extras(inside)
     first, second = (
-        torch.where(total <= 1, a, torch.where(total >= 2, b, c)) for a, b, c in zip(low, high, middle, strict=True)
+        torch.where(total <= 1, a, torch.where(total >= 2, b, c))
+        for a, b, c in zip(low, high, middle, strict=True)
     )
     return first, second
 
@@ -144,7 +156,8 @@ def tetrahedron_extras(inside: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def octahedron_extras(inside: Tensor) -> tuple[Tensor, Tensor]:
-    """Three axes pair opposite vertices (1,1,0)–(0,0,1) …; the two nearest vertices of different pairs decide."""
+    """Three axes pair opposite vertices (1,1,0)–(0,0,1) …; the two nearest vertices of different
+    pairs decide."""
     pair_sum = inside.sum(0) - inside  # [3]: pair k leaves axis k out
     further = pair_sum > 1  # nearer to the vertex with two ones
     order = (pair_sum - 1).abs().argsort(dim=0, descending=True, stable=True)
@@ -152,7 +165,8 @@ def octahedron_extras(inside: Tensor) -> tuple[Tensor, Tensor]:
     first_further, second_further = (further.gather(0, order[k : k + 1])[0] for k in range(2))
     same_side = first_further == second_further
     both_ones = torch.ones_like(first)
-    # Same side, upper: (1,1,1) and twice the axis both share; lower: the origin and (1,1,1) − 2·(missing axis).
+    # Same side, upper: (1,1,1) and twice the axis both share; lower: the origin and (1,1,1) −
+    # 2·(missing axis).
     same = (
         torch.where(first_further, both_ones, 0 * both_ones),
         torch.where(first_further, 2 * third, both_ones - 2 * third),
@@ -163,7 +177,7 @@ def octahedron_extras(inside: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(same_side, same[0], mixed[0]), torch.where(same_side, same[1], mixed[1])
 
 
-# -- Fields ---------------------------------------------------------------------------------------------
+# -- Fields ----------------------------------------------------------------------------------------
 
 
 def simplex(
@@ -174,7 +188,8 @@ def simplex(
     persistence: float = PERSISTENCE,
     wavelength: float | None = None,
 ) -> Tensor:
-    """Raw simplex fields float32 [B, H, W], one seed each, standard deviation about .5 (AnoDDPM, section 3.2).
+    """Raw simplex fields float32 [B, H, W], one seed each, standard deviation about .5 (AnoDDPM,
+    section 3.2).
 
     `wavelength` is that of the first octave in pixels; None is a quarter of the longer side.
     """
@@ -196,7 +211,8 @@ def _planes(x: Tensor, y: Tensor, z: Sequence[float], seeds: Sequence[int]) -> T
 
         axes = x.double().numpy(), y.double().numpy()
         planes = [
-            _noise3a(*axes, np.array([depth]), *permutation_of(int(s))) for depth, s in zip(z, seeds, strict=True)
+            _noise3a(*axes, np.array([depth]), *permutation_of(int(s)))
+            for depth, s in zip(z, seeds, strict=True)
         ]
         return torch.from_numpy(np.concatenate(planes)).float()
     depths = torch.tensor(z)[:, None, None]
@@ -210,26 +226,32 @@ def unit_variance(fields: Tensor, dims: int = 2) -> Tensor:
     return (fields - mean) / fields.std(axes, keepdim=True).clamp(min=1e-6)
 
 
-def of_octaves(generators: Sequence[torch.Generator], channels: int, sides: tuple[int, int, int]) -> Tensor:
-    """Gaussian fields [N, C, D, H, W] with the spectrum that simplex noise of many octaves has, each with mean 0 and
-    standard deviation 1.
+def of_octaves(
+    generators: Sequence[torch.Generator], channels: int, sides: tuple[int, int, int]
+) -> Tensor:
+    """Gaussian fields [N, C, D, H, W] with the spectrum that simplex noise of many octaves has,
+    each with mean 0 and standard deviation 1.
 
-    Octave k has the frequencies f = 2^k·f_0 and the amplitude persistence^k, so the power f³·S(f) of an octave is
-    proportional to persistence^2k and S(f) to f^(−3 + 2·log₂ persistence); below f_0 it is flat. Frequencies are in
-    cycles per side of the patch along each axis, as wavelengths are shares of the side in two dimensions, so that
-    noise in flat patches of flat voxels is as deep as it is wide. (3-D simplex noise itself takes a thousand times as
-    long, and a bank of it minutes, where numba is not installed.)
+    Octave k has the frequencies f = 2^k·f_0 and the amplitude persistence^k, so the power f³·S(f)
+    of an octave is proportional to persistence^2k and S(f) to f^(−3 + 2·log₂ persistence); below
+    f_0 it is flat. Frequencies are in cycles per side of the patch along each axis, as wavelengths
+    are shares of the side in two dimensions, so that noise in flat patches of flat voxels is as
+    deep as it is wide. (3-D simplex noise itself takes a thousand times as long, and a bank of it
+    minutes, where numba is not installed.)
     """
     cycles = torch.meshgrid(*(torch.fft.fftfreq(side) * side for side in sides), indexing="ij")
     frequency = torch.stack(cycles).square().sum(0).sqrt().clamp(min=LOWEST)
     amplitude = frequency ** (math.log2(PERSISTENCE) - 1.5)
     white = torch.stack([torch.randn((channels, *sides), generator=rng) for rng in generators])
     axes = (-3, -2, -1)
-    return unit_variance(torch.fft.ifftn(torch.fft.fftn(white, dim=axes) * amplitude, dim=axes).real, dims=3)
+    return unit_variance(
+        torch.fft.ifftn(torch.fft.fftn(white, dim=axes) * amplitude, dim=axes).real, dims=3
+    )
 
 
 def regions(generators: Sequence[torch.Generator], size: int) -> Tensor:
-    """Random blobs [N, 1, size, size] with soft edges, 1 inside; they cover any share of the image, evenly spread.
+    """Random blobs [N, 1, size, size] with soft edges, 1 inside; they cover any share of the image,
+    evenly spread.
 
     Noise multiplied by them is confined to a part of the image, as an anomaly is.
     """
@@ -237,7 +259,9 @@ def regions(generators: Sequence[torch.Generator], size: int) -> Tensor:
     masks = []
     for rng in generators:
         share, softness = torch.rand(2, generator=rng)
-        level = math.sqrt(2) * torch.erfinv(0.98 * (1 - 2 * share))  # a unit normal is above it with probability share
+        level = math.sqrt(2) * torch.erfinv(
+            0.98 * (1 - 2 * share)
+        )  # a unit normal is above it with probability share
         masks.append(torch.sigmoid((blobs([rng], 1)[0] - level) / (0.02 * 20**softness)))
     return torch.stack(masks)
 
@@ -245,8 +269,8 @@ def regions(generators: Sequence[torch.Generator], size: int) -> Tensor:
 class NoiseSource:
     """Noise of one kind and size, [N, C, H, W] from N generators.
 
-    Simplex fields are cut from a bank made once, on first use: at a random place, in one of eight orientations
-    and with a random sign, so that noise costs no more than a copy.
+    Simplex fields are cut from a bank made once, on first use: at a random place, in one of eight
+    orientations and with a random sign, so that noise costs no more than a copy.
     """
 
     def __init__(
@@ -261,7 +285,9 @@ class NoiseSource:
         if kind not in KINDS:
             raise ConfigError(f"noise {kind!r}; {nearest(kind, KINDS)}")
         if (cell if kind == "coarse" else wavelength or 0) > size:
-            raise ConfigError(f"{kind} noise of {wavelength or cell:g} pixels is larger than the image, {size} pixels")
+            raise ConfigError(
+                f"{kind} noise of {wavelength or cell:g} pixels is larger than the image, {size} pixels"
+            )
         self.kind, self.size, self.unit, self.cell = kind, size, unit, cell
         self.wavelength = wavelength or size / LOWEST
 
@@ -279,7 +305,9 @@ class NoiseSource:
         if self.kind == "gaussian":
             return torch.randn(shape, generator=rng)
         if self.kind == "coarse":
-            grid = torch.randn((1, channels, self.size // self.cell, self.size // self.cell), generator=rng)
+            grid = torch.randn(
+                (1, channels, self.size // self.cell, self.size // self.cell), generator=rng
+            )
             return unit_variance(F.interpolate(grid, size=shape[1:], mode="bilinear")[0])
         fields = torch.stack([self._cut(rng) for _ in range(channels)])
         return unit_variance(fields) if self.unit else fields

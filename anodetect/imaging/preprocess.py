@@ -30,25 +30,28 @@ from anodetect.types import Bools, Floats
 
 SAMPLE_PIXELS = 512  # per image, to learn the intensity range from
 CLIP = 1.5
-SEEN_MARGIN = 0.1  # of their range (12 of the 47 patients lgg_flair trains on held out: 4 % of slices unseen; 9 at 0)
+# of their range (12 of the 47 patients lgg_flair trains on held out: 4 % of slices unseen; 9 at 0)
+SEEN_MARGIN = 0.1
 FIXED_UNITS = ("CT",)  # modalities whose values mean the same in every volume
 
 
 class PreprocessConfig(Config):
-    """`intensity`: "dataset" scales by percentiles over all fit images, so that brightness keeps its meaning;
-    "image" by each image's or volume's own foreground, for scanners without fixed units; "auto" takes "image" for
-    volumes, unless those the model learned from are all CT, and "dataset" for the rest. `window`, level and width in
-    native units (for CT Hounsfield), takes their place. `foreground`: "flat" takes what lies above a flat background,
-    "all" every pixel, "auto" decides between them on the fit images.
+    """`intensity`: "dataset" scales by percentiles over all fit images, so that brightness keeps
+    its meaning; "image" by each image's or volume's own foreground, for scanners without fixed
+    units; "auto" takes "image" for volumes, unless those the model learned from are all CT, and
+    "dataset" for the rest. `window`, level and width in native units (for CT Hounsfield), takes
+    their place. `foreground`: "flat" takes what lies above a flat background, "all" every pixel,
+    "auto" decides between them on the fit images.
 
-    Of volumes only: `axis`, the plane of their slices, "auto" the one with the finest pixels; `component` of a 4-D
-    file; a slice is scored if it has `least_foreground` of the foreground of the fullest one; `bias` above 0 evens out
-    brightness that varies over more than as many millimetres; `spacing` above 0 brings slices to as many millimetres
-    per pixel, in three dimensions volumes to slices as many apart, and maps back. `exported`: the images the model
-    learns from were made of volumes by scaling that percentile of all voxels, or of those above `exported_above`, to
-    that value and clipping there; volumes are treated alike, in place of `intensity`. `refuse_unseen`: where the model
-    has learned from images, not from whole volumes, a slice that is larger, smaller, brighter or darker than any of
-    them is not scored.
+    Of volumes only: `axis`, the plane of their slices, "auto" the one with the finest pixels;
+    `component` of a 4-D file; a slice is scored if it has `least_foreground` of the foreground of
+    the fullest one; `bias` above 0 evens out brightness that varies over more than as many
+    millimetres; `spacing` above 0 brings slices to as many millimetres per pixel, in three
+    dimensions volumes to slices as many apart, and maps back. `exported`: the images the model
+    learns from were made of volumes by scaling that percentile of all voxels, or of those above
+    `exported_above`, to that value and clipping there; volumes are treated alike, in place of
+    `intensity`. `refuse_unseen`: where the model has learned from images, not from whole volumes, a
+    slice that is larger, smaller, brighter or darker than any of them is not scored.
     """
 
     intensity: Literal["auto", "dataset", "image"] = "auto"
@@ -66,9 +69,10 @@ class PreprocessConfig(Config):
 
 @dataclass(frozen=True)
 class Prepared:
-    """A volume as its slices are scored: `slices` [C, D, H, W] in native units,
-    `foreground` [D, H, W], `span` the values that become -1 and 1 (None: the model's), and `scored` [D], which slices
-    are scored: of those with enough foreground the ones that are not `unseen` [D], outside what the model has seen."""
+    """A volume as its slices are scored: `slices` [C, D, H, W] in native units, `foreground` [D, H,
+    W], `span` the values that become -1 and 1 (None: the model's), and `scored` [D], which slices
+    are scored: of those with enough foreground the ones that are not `unseen` [D], outside what the
+    model has seen."""
 
     volume: Volume
     geometry: Geometry
@@ -102,11 +106,16 @@ class Preprocess:
         self.range = (0.0, 1.0)
         self.axis: str = config.axis
         self.of_volumes = False  # whether it has learned from volumes,
-        self.fixed_units: bool | None = None  # and whether all were of FIXED_UNITS; None: each scored volume tells
-        self.seen: list[tuple[float, float]] = []  # ranges of the traits of fit and tune images, if those are images
+        self.fixed_units: bool | None = (
+            None  # and whether all were of FIXED_UNITS; None: each scored volume tells
+        )
+        self.seen: list[
+            tuple[float, float]
+        ] = []  # ranges of the traits of fit and tune images, if those are images
 
     def learn(self, images: Iterable[Floats]) -> None:
-        """Learn channels, kind of background and intensity range from fit images [C, H, W], in one pass."""
+        """Learn channels, kind of background and intensity range from fit images [C, H, W], in one
+        pass."""
         coloured, flat, values, inner_values = False, [], [], []
         for image in images:
             coloured |= to_channels(image, 1) is None
@@ -115,13 +124,17 @@ class Preprocess:
             inner_values.append(_sample(image, foreground(image)))
         self.channels = 3 if coloured else 1
         wanted = self.config.foreground
-        self.flat_background = bool(np.median(flat) >= 0.5) if wanted == "auto" else wanted == "flat"
+        self.flat_background = (
+            bool(np.median(flat) >= 0.5) if wanted == "auto" else wanted == "flat"
+        )
         pool = np.concatenate(inner_values if self.flat_background else values)
         self.range = _span(pool)
 
-    def apply(self, image: Floats, of: Prepared | None = None, number: int = 0) -> tuple[Floats, Bools]:
-        """[C, H, W] in native units → (scaled [channels, H, W], foreground [H, W]). With `of` the image is the slice
-        `number` of that volume."""
+    def apply(
+        self, image: Floats, of: Prepared | None = None, number: int = 0
+    ) -> tuple[Floats, Bools]:
+        """[C, H, W] in native units → (scaled [channels, H, W], foreground [H, W]). With `of` the
+        image is the slice `number` of that volume."""
         same = to_channels(image, self.channels)
         if same is None:
             raise ImageError("a colour image, but the model was trained on grey ones")
@@ -134,20 +147,23 @@ class Preprocess:
         if of is not None:
             low, high = of.span or (self.range[0] * of.unit, self.range[1] * of.unit)
         else:
-            low, high = self._window() or (_span(same[:, inside]) if self.config.intensity == "image" else self.range)
+            low, high = self._window() or (
+                _span(same[:, inside]) if self.config.intensity == "image" else self.range
+            )
         scaled = np.clip((same - low) * (2 / (high - low)) - 1, -CLIP, CLIP).astype(np.float32)
         return (scaled, inside) if of is None else self._resampled(scaled, inside, of.geometry)
 
     def learn_seen(self, images: Iterable[tuple[Floats, Bools]]) -> None:
-        """Learn from scaled images [C, H, W] and their foregrounds [H, W] what slices the model can judge: their share
-        of foreground and its median brightness, each with a margin."""
+        """Learn from scaled images [C, H, W] and their foregrounds [H, W] what slices the model can
+        judge: their share of foreground and its median brightness, each with a margin."""
         traits = np.array([_traits(*image) for image in images])
         low, high = traits.min(0), traits.max(0)
         margin = SEEN_MARGIN * (high - low)
         self.seen = list(zip((low - margin).tolist(), (high + margin).tolist(), strict=True))
 
     def prepare(self, volume: Volume, supplied: Bools | None = None) -> Prepared:
-        """Slice a volume, and find its foreground (unless `supplied` [I, J, K]) and its range of intensities."""
+        """Slice a volume, and find its foreground (unless `supplied` [I, J, K]) and its range of
+        intensities."""
         geometry = along(volume.voxels.shape[1:], volume.affine, self.axis)
         slices = geometry.to_slices(volume.voxels)
         if min(geometry.sides[1:]) < MIN_SIDE:
@@ -170,11 +186,17 @@ class Preprocess:
             raise ImageError("no foreground")
         scored = filled >= max(1, self.config.least_foreground * filled.max())
         unseen, given = np.zeros_like(scored), supplied is not None
-        prepared = self._scaling(Prepared(volume, geometry, slices, inside, None, scored, unseen, supplied=given))
-        if not given and self.flat_background and not self.of_volumes:  # as it is found in the model's images
+        prepared = self._scaling(
+            Prepared(volume, geometry, slices, inside, None, scored, unseen, supplied=given)
+        )
+        if (
+            not given and self.flat_background and not self.of_volumes
+        ):  # as it is found in the model's images
             for number in prepared.numbers:
                 inside[number] = foreground(np.minimum(slices[:, number], prepared.top))
-        return self._without_unseen(prepared) if self.seen and self.config.refuse_unseen else prepared
+        return (
+            self._without_unseen(prepared) if self.seen and self.config.refuse_unseen else prepared
+        )
 
     def _scaling(self, of: Prepared) -> Prepared:
         """The same with what becomes -1 and 1."""
@@ -190,7 +212,9 @@ class Preprocess:
 
     def _without_unseen(self, of: Prepared) -> Prepared:
         """The same without the slices that are unlike any the model has learned from."""
-        traits = np.array([_traits(*self.apply(of.slices[:, number], of, number)) for number in of.numbers])
+        traits = np.array(
+            [_traits(*self.apply(of.slices[:, number], of, number)) for number in of.numbers]
+        )
         low, high = np.array(self.seen).T
         unseen = np.zeros_like(of.scored)
         unseen[of.numbers] = ((traits < low) | (traits > high)).any(1)
@@ -212,12 +236,17 @@ class Preprocess:
             max(MIN_SIDE, round(side * length / self.config.spacing))
             for side, length in zip(inside.shape, (rows, columns), strict=True)
         )
-        return resize(scaled, height, width), resize(inside[None].astype(np.float32), height, width)[0] >= 0.5
+        return resize(scaled, height, width), resize(
+            inside[None].astype(np.float32), height, width
+        )[0] >= 0.5
 
     def depth(self, geometry: Geometry) -> int:
-        """How many slices a volume that is modelled in three dimensions has in the spacing asked for."""
+        """How many slices a volume that is modelled in three dimensions has in the spacing asked
+        for."""
         count, distance = geometry.sides[0], geometry.spacing[0]
-        return max(1, round(count * distance / self.config.spacing)) if self.config.spacing else count
+        return (
+            max(1, round(count * distance / self.config.spacing)) if self.config.spacing else count
+        )
 
     def _exported_top(self, slices: Floats) -> float:
         """The native value that became the highest one of the images made of a volume."""
@@ -260,19 +289,26 @@ def has_fixed_units(volume: Volume) -> bool:
     return volume.modality in FIXED_UNITS
 
 
-def evened(slices: Floats, inside: Bools, width: float, spacing: tuple[float, float, float]) -> Floats:
-    """[C, D, H, W] divided by its local mean over the foreground, a Gaussian of `width` millimetres, and multiplied by
-    the mean over all of it: without the slow changes of brightness that coils make."""
+def evened(
+    slices: Floats, inside: Bools, width: float, spacing: tuple[float, float, float]
+) -> Floats:
+    """[C, D, H, W] divided by its local mean over the foreground, a Gaussian of `width`
+    millimetres, and multiplied by the mean over all of it: without the slow changes of brightness
+    that coils make."""
     step = max(1, -(-max(inside.shape[1:]) // COARSE))
     thin = np.s_[:, ::step, ::step]
     sigma = (width / spacing[0], width / spacing[1] / step, width / spacing[2] / step)
     weight = ndimage.gaussian_filter(inside[thin].astype(np.float32), sigma)
     channels = []
     for channel in slices:
-        total = ndimage.gaussian_filter(np.where(inside[thin], channel[thin], 0).astype(np.float32), sigma)
+        total = ndimage.gaussian_filter(
+            np.where(inside[thin], channel[thin], 0).astype(np.float32), sigma
+        )
         mean = float(channel[inside].mean())
         field = np.where(weight > 0.01, total / np.maximum(weight, 0.01), mean) / (mean or 1.0)
-        full = np.stack([resize(plane[None].astype(np.float32), *inside.shape[1:])[0] for plane in field])
+        full = np.stack(
+            [resize(plane[None].astype(np.float32), *inside.shape[1:])[0] for plane in field]
+        )
         channels.append(np.where(full > 0.05, channel / np.maximum(full, 0.05), channel))
     return np.stack(channels)
 
@@ -292,7 +328,8 @@ def _sample(image: Floats, inside: Bools) -> Floats:
 
 
 def _traits(scaled: Floats, inside: Bools) -> tuple[float, float]:
-    """Share of foreground, and its median brightness: what an image is like however ill the patient is."""
+    """Share of foreground, and its median brightness: what an image is like however ill the patient
+    is."""
     return float(inside.mean()), quantiles(scaled[:, inside], (50.0,))[0]
 
 

@@ -1,4 +1,5 @@
-"""What a detector sees of an image. A representation has a config, `learn`, `encode`, `decode` and `shown`."""
+"""What a detector sees of an image. A representation has a config, `learn`, `encode`, `decode` and
+`shown`."""
 
 import importlib.util
 from pkgutil import resolve_name

@@ -11,7 +11,8 @@ def on_grid(foreground: Bools, side: int) -> Bools:
     if foreground.all():
         return np.ones((side, side), bool)
     inside = resize(foreground[None].astype(np.float32), side, side)[0] >= 0.5
-    # A foreground too small for the grid must not make an image look normal: then everything counts.
+    # A foreground too small for the grid must not make an image look normal: then everything
+    # counts.
     return inside if inside.any() else np.ones_like(inside)
 
 
@@ -19,7 +20,9 @@ def resize(image: Floats, height: int, width: int) -> Floats:
     """Resample float32 [C, H, W], bilinear, averaging where it shrinks."""
     if image.shape[1:] == (height, width):
         return image
-    planes = [Image.fromarray(plane).resize((width, height), Image.Resampling.BILINEAR) for plane in image]
+    planes = [
+        Image.fromarray(plane).resize((width, height), Image.Resampling.BILINEAR) for plane in image
+    ]
     return np.stack([np.asarray(plane, dtype=np.float32) for plane in planes])
 
 
@@ -27,4 +30,6 @@ def resize_depth(volume: Floats, depth: int) -> Floats:
     """Resample float32 [C, D, H, W] along D, linear, averaging where it shrinks."""
     if volume.shape[1] == depth:
         return volume
-    return np.stack([np.moveaxis(resize(np.moveaxis(c, 1, 0), depth, c.shape[2]), 0, 1) for c in volume])
+    return np.stack(
+        [np.moveaxis(resize(np.moveaxis(c, 1, 0), depth, c.shape[2]), 0, 1) for c in volume]
+    )

@@ -1,13 +1,14 @@
 """High resolution: random crops to learn from, a sliding window to score with.
 
-No detector knows of it. With tiling an image is not shrunk to the detector's grid; the detector sees tiles of
-it, `tile` native pixels wide. Overlapping tiles are blended (MONAI's sliding window) so that a map shows no
-seams: of the overlap a tile's outermost quarter does not count, where networks see the padding. An image's score
-is that of its most anomalous tile, so that a small defect counts as much in a large image as in a small one; a larger
-image has more tiles, so calibrate with images of the size to be scored.
+No detector knows of it. With tiling an image is not shrunk to the detector's grid; the detector
+sees tiles of it, `tile` native pixels wide. Overlapping tiles are blended (MONAI's sliding window)
+so that a map shows no seams: of the overlap a tile's outermost quarter does not count, where
+networks see the padding. An image's score is that of its most anomalous tile, so that a small
+defect counts as much in a large image as in a small one; a larger image has more tiles, so
+calibrate with images of the size to be scored.
 
-With `dims` 3 the same is done with volumes and patches of voxels: there the detector sees patches and gives maps of
-them, and the whole volume's map is pooled outside (model.py).
+With `dims` 3 the same is done with volumes and patches of voxels: there the detector sees patches
+and gives maps of them, and the whole volume's map is pooled outside (model.py).
 """
 
 import itertools
@@ -32,8 +33,8 @@ Decode = Callable[[Floats, tuple[int, int]], Floats]
 
 
 class TilingConfig(Config):
-    """`tile` is the side of a tile in native pixels, 0 for none; neighbours share `overlap` of it. With `dims` 3
-    volumes are modelled as patches of `patch` voxels: slices, rows, columns."""
+    """`tile` is the side of a tile in native pixels, 0 for none; neighbours share `overlap` of it.
+    With `dims` 3 volumes are modelled as patches of `patch` voxels: slices, rows, columns."""
 
     tile: int = Field(default=0, ge=0, le=4096)
     overlap: float = Field(default=0.25, ge=0, lt=1)
@@ -47,8 +48,8 @@ class TilingConfig(Config):
 
 
 def pad(image: Floats, foreground: Bools, sides: tuple[int, ...]) -> tuple[Floats, Bools]:
-    """[C, H, W] and [H, W], or volumes, mirrored at the far borders up to one tile where smaller; that is
-    background."""
+    """[C, H, W] and [H, W], or volumes, mirrored at the far borders up to one tile where smaller;
+    that is background."""
     more = tuple((0, max(0, side - has)) for side, has in zip(sides, foreground.shape, strict=True))
     if not any(after for _, after in more):
         return image, foreground
@@ -58,8 +59,9 @@ def pad(image: Floats, foreground: Bools, sides: tuple[int, ...]) -> tuple[Float
 def random_crops(
     image: Floats, foreground: Bools, config: TilingConfig, count: int, rng: np.random.Generator
 ) -> list[tuple[Floats, Bools]]:
-    """Up to `count` tiles [C, tile, tile] or patches [C, D, H, W] with their foreground, at random places that are not
-    mostly background; no more than half overlapping ones would be, so that a small image is not repeated."""
+    """Up to `count` tiles [C, tile, tile] or patches [C, D, H, W] with their foreground, at random
+    places that are not mostly background; no more than half overlapping ones would be, so that a
+    small image is not repeated."""
     image, foreground = pad(image, foreground, config.sides)
     fitted = list(zip(foreground.shape, config.sides, strict=True))
     room = [has - side + 1 for has, side in fitted]
@@ -67,7 +69,10 @@ def random_crops(
     crops = []
     for _ in range(min(count, enough)):
         for _ in range(10):
-            window = tuple(slice(at, at + side) for at, side in zip(rng.integers(room), config.sides, strict=True))
+            window = tuple(
+                slice(at, at + side)
+                for at, side in zip(rng.integers(room), config.sides, strict=True)
+            )
             if foreground[window].mean() >= EMPTY:
                 break
         crops.append((image[:, *window], foreground[window]))
@@ -75,7 +80,8 @@ def random_crops(
 
 
 def blending_weights(config: TilingConfig) -> Floats:
-    """[tile, tile]: 1 inside, falling smoothly over the overlap's middle half, next to nothing at the rim."""
+    """[tile, tile]: 1 inside, falling smoothly over the overlap's middle half, next to nothing at
+    the rim."""
     rim = np.minimum(np.arange(config.tile), np.arange(config.tile)[::-1]) + 0.5
     overlap = max(1, round(config.tile * config.overlap))
     position = np.clip((rim - overlap / 4) / (overlap / 2), 0, 1)
@@ -93,9 +99,11 @@ def score(
     detect: Callable[[Batch, Seeds], Scores],
     decode: Decode,
 ) -> Scores:
-    """Scores of one image [C, H, W]: image [1], heatmap [1, H, W], reconstruction [1, C, H, W] or None.
+    """Scores of one image [C, H, W]: image [1], heatmap [1, H, W], reconstruction [1, C, H, W] or
+    None.
 
-    Tile k draws its noise from (`seed`, k). Memory: the image, its map and one micro-batch of tiles.
+    Tile k draws its noise from (`seed`, k). Memory: the image, its map and one micro-batch of
+    tiles.
     """
     import torch  # here, because most images need no tiles
     from monai.inferers.utils import sliding_window_inference
@@ -106,23 +114,35 @@ def score(
     places = itertools.count()
     shape = (config.tile, config.tile)
 
-    def windows(stack: "Tensor") -> "Tensor":  # [n, C + 1, tile, tile] → [n, 1 or 1 + C, tile, tile]
+    def windows(
+        stack: "Tensor",
+    ) -> "Tensor":  # [n, C + 1, tile, tile] → [n, 1 or 1 + C, tile, tile]
         tiles = [encode(tile[:-1], tile[-1] > 0.5) for tile in stack.numpy()]
-        batch = Batch(np.stack([tile for tile, _ in tiles]), np.stack([inside for _, inside in tiles]))
+        batch = Batch(
+            np.stack([tile for tile, _ in tiles]), np.stack([inside for _, inside in tiles])
+        )
         scores = detect(batch, _seeds(seed, places, len(tiles)))
-        found.extend(float(s) for s, tile in zip(scores.image, stack, strict=True) if tile[-1].any())
+        found.extend(
+            float(s) for s, tile in zip(scores.image, stack, strict=True) if tile[-1].any()
+        )
         planes = scores.heatmap[:, None]
         if scores.reconstruction is not None:
             planes = np.concatenate([planes, scores.reconstruction], 1)
-        return torch.from_numpy(np.stack([[decode(plane, shape) for plane in each] for each in planes]))
+        return torch.from_numpy(
+            np.stack([[decode(plane, shape) for plane in each] for each in planes])
+        )
 
     stack = torch.from_numpy(np.concatenate([image, foreground[None].astype(np.float32)]))[None]
     weights = torch.from_numpy(blending_weights(config))
-    whole = sliding_window_inference(stack, config.tile, WINDOWS, windows, config.overlap, roi_weight_map=weights)
+    whole = sliding_window_inference(
+        stack, config.tile, WINDOWS, windows, config.overlap, roi_weight_map=weights
+    )
     blended = np.asarray(whole)[:, :, :height, :width]
     heatmap = np.where(foreground[None, :height, :width], blended[:, 0], 0).astype(np.float32)
     return Scores(
-        np.array([max(found, default=0.0)], np.float32), heatmap, blended[:, 1:] if blended.shape[1] > 1 else None
+        np.array([max(found, default=0.0)], np.float32),
+        heatmap,
+        blended[:, 1:] if blended.shape[1] > 1 else None,
     )
 
 
@@ -134,10 +154,11 @@ def volume_heatmap(
     seed: int,
     detect: Callable[[Batch, Seeds], Scores],
 ) -> Floats:
-    """The heatmap [D, H, W] of a volume [C, D, H, W], from those of its patches, blended with Gaussian weights; 0
-    outside the foreground, without which a patch is not even looked at.
+    """The heatmap [D, H, W] of a volume [C, D, H, W], from those of its patches, blended with
+    Gaussian weights; 0 outside the foreground, without which a patch is not even looked at.
 
-    Patch k draws its noise from (`seed`, k). Memory: the volume, its map, the sum of weights and one micro-batch.
+    Patch k draws its noise from (`seed`, k). Memory: the volume, its map, the sum of weights and
+    one micro-batch.
     """
     import torch
     from monai.inferers import SlidingWindowInferer
@@ -152,10 +173,14 @@ def volume_heatmap(
         filled = inside.any((1, 2, 3))
         maps = np.zeros((len(stack), 1, *config.patch), np.float32)
         if filled.any():
-            maps[filled, 0] = detect(Batch(stack.numpy()[filled], inside[filled]), seeds[filled]).heatmap
+            maps[filled, 0] = detect(
+                Batch(stack.numpy()[filled], inside[filled]), seeds[filled]
+            ).heatmap
         return torch.from_numpy(maps)
 
-    slide = SlidingWindowInferer(config.patch, WINDOWS, config.overlap, mode="gaussian", with_coord=True)
+    slide = SlidingWindowInferer(
+        config.patch, WINDOWS, config.overlap, mode="gaussian", with_coord=True
+    )
     whole = slide(torch.from_numpy(image)[None], windows)
     heatmap: Floats = np.asarray(whole)[0, 0] * foreground
     return heatmap[:depth, :height, :width]
@@ -163,5 +188,8 @@ def volume_heatmap(
 
 def _seeds(seed: int, places: Iterator[int], count: int) -> Seeds:
     """A seed for each of the next `count` tiles."""
-    states = [np.random.SeedSequence([seed, next(places)]).generate_state(1, np.uint64) for _ in range(count)]
+    states = [
+        np.random.SeedSequence([seed, next(places)]).generate_state(1, np.uint64)
+        for _ in range(count)
+    ]
     return np.concatenate(states)

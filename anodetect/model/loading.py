@@ -16,7 +16,8 @@ from anodetect.errors import AnodetectError, ConfigError, ImageError
 from anodetect.imaging.preprocess import Prepared, Preprocess, PreprocessConfig
 from anodetect.types import Bools, Floats
 
-# An image, the volume it is a slice of, and its number there → what a detector sees of it, and where it counts.
+# An image, the volume it is a slice of, and its number there → what a detector sees of it, and
+# where it counts.
 Encode = Callable[[Floats, Prepared | None, int], tuple[Floats, Bools]]
 BATCH = 16
 LOOK_AHEAD = 3  # batches
@@ -25,7 +26,8 @@ PIXELS_AHEAD = 2**26  # 256 MB of float32; a single image may be larger
 
 @dataclass(frozen=True)
 class Loaded:
-    """A record with its image [C, H, W], or a volume's slices [C, D, H, W], or the reason why there is none."""
+    """A record with its image [C, H, W], or a volume's slices [C, D, H, W], or the reason why there
+    is none."""
 
     record: Record
     image: Floats | None = None
@@ -46,8 +48,8 @@ def load(
     encode: Encode | None = None,
     mine: Callable[[str], bool] | None = None,
 ) -> Loaded:
-    """Read and hash one file, and prepare it; only hash it if its hash is not `mine`. With `encode` an image comes with
-    what a detector sees of it."""
+    """Read and hash one file, and prepare it; only hash it if its hash is not `mine`. With `encode`
+    an image comes with what a detector sees of it."""
     preprocess = preprocess or Preprocess(PreprocessConfig())
     sha256 = ""
     try:
@@ -63,10 +65,13 @@ def load(
             prepared = preprocess.prepare(decoded, readers.supplied_foreground(record, decoded))
             return Loaded(record, prepared.slices, None, prepared, sha256)
         return Loaded(record, decoded, encode(decoded, None, 0) if encode else None, sha256=sha256)
-    except Exception as error:  # also one that nobody thought of: a file must not end a night's work
+    except (
+        Exception
+    ) as error:  # also one that nobody thought of: a file must not end a night's work
         if isinstance(error, AnodetectError) and not isinstance(error, ImageError):
             raise
-        # What was read belongs to the shard of its content, damaged or not; what was not, to that of its name.
+        # What was read belongs to the shard of its content, damaged or not; what was not, to that
+        # of its name.
         if mine and not sha256 and not mine(readers.digest(record.id.encode())):
             return Loaded(record, elsewhere=True)
         return Loaded(record, sha256=sha256, error=why(error))
@@ -82,8 +87,8 @@ def why(error: Exception) -> str:
 
 
 def slice_records(loaded: Loaded, dims: int = 2) -> list[Record]:
-    """The records of what there is to learn from: of a volume its slices with enough foreground, else the image; in
-    three dimensions the volume."""
+    """The records of what there is to learn from: of a volume its slices with enough foreground,
+    else the image; in three dimensions the volume."""
     if dims == 3 and loaded.volume is None:
         raise ConfigError(f"--dims 3 is for volumes, and {loaded.record.id} is an image")
     if dims == 3 or not loaded.is_volume or loaded.volume is None:
@@ -100,7 +105,9 @@ def slice_of(loaded: Loaded, encode: Encode | None, record: Record) -> Loaded:
     return Loaded(record, image, encoded, loaded.volume, loaded.sha256)
 
 
-_last: dict[str, Loaded] = {}  # the volume whose slice was read last: slices of a volume are read one after another
+_last: dict[
+    str, Loaded
+] = {}  # the volume whose slice was read last: slices of a volume are read one after another
 _reading = threading.Lock()
 
 
@@ -119,12 +126,15 @@ class _Gate:
 
     def __init__(self, limit: int) -> None:
         self.limit, self.held, self.turn = limit, 0, 0
-        self.outside, self.early = 0, set[int]()  # the first that has not entered, and those after it that have
+        self.outside, self.early = (
+            0,
+            set[int](),
+        )  # the first that has not entered, and those after it that have
         self.changed = threading.Condition()
 
     def enter(self, number: int, pixels: int, *, in_order: bool = False) -> None:
-        """Wait until there is room, `in_order` also until all before it have entered, or until it is this one's turn:
-        what enters too early would be there beside the one whose turn it is."""
+        """Wait until there is room, `in_order` also until all before it have entered, or until it
+        is this one's turn: what enters too early would be there beside the one whose turn it is."""
 
         def may() -> bool:
             room = self.held + pixels <= self.limit and not (in_order and number > self.outside)
@@ -154,8 +164,9 @@ class _Gate:
 def ahead(
     function: Callable[[Record], Loaded], items: Iterable[Record], depth: int = LOOK_AHEAD * BATCH
 ) -> Iterator[Loaded]:
-    """Map in order on two threads, at most `depth` items and about PIXELS_AHEAD ahead of the consumer, so that memory
-    stays flat however large the images are. A volume is not even read before there is room for it."""
+    """Map in order on two threads, at most `depth` items and about PIXELS_AHEAD ahead of the
+    consumer, so that memory stays flat however large the images are. A volume is not even read
+    before there is room for it."""
     gate = _Gate(PIXELS_AHEAD)
 
     def work(number: int, item: Record) -> Loaded:
@@ -194,7 +205,8 @@ def _next(waiting: "deque[tuple[int, Future[Loaded]]]", gate: _Gate) -> Loaded:
 
 
 def pixels(loaded: Loaded) -> int:
-    """What an image counts for in memory; a volume fills it, so that volumes are there one at a time."""
+    """What an image counts for in memory; a volume fills it, so that volumes are there one at a
+    time."""
     if loaded.image is None:
         return 0
     return max(loaded.image.size, PIXELS_AHEAD) if loaded.is_volume else loaded.image.size

@@ -11,7 +11,16 @@ from numpy.typing import NDArray
 from anodetect.data.scan import Record
 from anodetect.errors import AnodetectError
 from anodetect.imaging.preprocess import Prepared
-from anodetect.model.loading import LOOK_AHEAD, Loaded, ahead, in_chunks, load, slice_of, slice_records, why
+from anodetect.model.loading import (
+    LOOK_AHEAD,
+    Loaded,
+    ahead,
+    in_chunks,
+    load,
+    slice_of,
+    slice_records,
+    why,
+)
 from anodetect.model.model import Model
 from anodetect.stats.calibration import Doubles
 from anodetect.types import Floats, Reporter
@@ -19,7 +28,8 @@ from anodetect.types import Floats, Reporter
 
 @dataclass(frozen=True)
 class SliceScores:
-    """Of a volume's slices that were scored: their numbers [n], scores [n] and highest map values [n]."""
+    """Of a volume's slices that were scored: their numbers [n], scores [n] and highest map values
+    [n]."""
 
     numbers: NDArray[np.int64]
     scores: NDArray[np.float64]
@@ -28,15 +38,19 @@ class SliceScores:
 
 @dataclass(frozen=True)
 class Scored:
-    """A record with its score, heatmap in the image's own grid, and what the detector saw and made of it.
+    """A record with its score, heatmap in the image's own grid, and what the detector saw and made
+    of it.
 
-    A volume's heatmap is [D, H, W], NaN in slices that were not scored; its score is that of its most anomalous slice.
+    A volume's heatmap is [D, H, W], NaN in slices that were not scored; its score is that of its
+    most anomalous slice.
     """
 
     loaded: Loaded
     score: float = float("nan")
     heatmap: Floats | None = None
-    grid: tuple[Floats, Floats, Floats | None] | None = None  # image, heatmap, reconstruction on one grid, to be shown
+    grid: tuple[Floats, Floats, Floats | None] | None = (
+        None  # image, heatmap, reconstruction on one grid, to be shown
+    )
     seconds: float = 0.0
     slices: SliceScores | None = None
 
@@ -50,8 +64,9 @@ def score_records(
     mine: Callable[[str], bool] | None = None,
     note: Callable[[], str] = lambda: "",
 ) -> Iterator[Scored]:
-    """Score records in order, a fixed number at a time; failed ones come out as they went in, those of other shards
-    not at all. `note` is shown beside the progress, of which the end is 0 where it is not known."""
+    """Score records in order, a fixed number at a time; failed ones come out as they went in, those
+    of other shards not at all. `note` is shown beside the progress, of which the end is 0 where it
+    is not known."""
     done, total = 0, len(items) if isinstance(items, Sized) else 0
     read = partial(load, preprocess=model.preprocess, encode=model.encode, mine=mine)
     for chunk in in_chunks(ahead(read, items, LOOK_AHEAD * model.batch), model.batch):
@@ -75,13 +90,18 @@ def _failed(loaded: Loaded, reason: str) -> Loaded:
 
 
 def _each_scored(model: Model, chunk: Sequence[Loaded]) -> list["Found | str"]:
-    """What is found in each image, or why it cannot be scored: one that fails must not take the others with it."""
+    """What is found in each image, or why it cannot be scored: one that fails must not take the
+    others with it."""
     try:
         return [*_score_chunk(model, chunk)]
     except AnodetectError:
         raise
     except Exception as error:
-        return [why(error)] if len(chunk) == 1 else [_each_scored(model, [loaded])[0] for loaded in chunk]
+        return (
+            [why(error)]
+            if len(chunk) == 1
+            else [_each_scored(model, [loaded])[0] for loaded in chunk]
+        )
 
 
 def _shown(model: Model, loaded: Loaded, found: "Found | str", seconds: float) -> Scored:
@@ -114,7 +134,9 @@ def _score_volume(model: Model, loaded: Loaded) -> Scored:
         scores, heatmap = _score_slices(model, loaded, loaded.volume)
     peaks = np.array([heatmap[number].max() for number in numbers], np.float64)
     seconds = time.monotonic() - begun
-    return Scored(loaded, float(scores.max()), heatmap, None, seconds, SliceScores(numbers, scores, peaks))
+    return Scored(
+        loaded, float(scores.max()), heatmap, None, seconds, SliceScores(numbers, scores, peaks)
+    )
 
 
 def _score_slices(model: Model, loaded: Loaded, volume: Prepared) -> tuple[Doubles, Floats]:
@@ -122,7 +144,11 @@ def _score_slices(model: Model, loaded: Loaded, volume: Prepared) -> tuple[Doubl
     depth, height, width = volume.geometry.sides
     heatmap = np.full((depth, height, width), np.nan, np.float32)
     scores: list[float] = []
-    slices = ahead(lambda record: slice_of(loaded, model.encode, record), slice_records(loaded), 2 * model.batch)
+    slices = ahead(
+        lambda record: slice_of(loaded, model.encode, record),
+        slice_records(loaded),
+        2 * model.batch,
+    )
     for chunk in in_chunks(slices, model.batch):
         for each, (score, found, _) in zip(chunk, _score_chunk(model, chunk), strict=True):
             scores.append(score)
@@ -130,12 +156,16 @@ def _score_slices(model: Model, loaded: Loaded, volume: Prepared) -> tuple[Doubl
     return np.array(scores), heatmap
 
 
-Found = tuple[float, Floats, Floats | None]  # score, heatmap and reconstruction, on the detector's grid
+Found = tuple[
+    float, Floats, Floats | None
+]  # score, heatmap and reconstruction, on the detector's grid
 
 
 def _score_chunk(model: Model, chunk: Sequence[Loaded]) -> list[Found]:
     images = [loaded.image for loaded in chunk if loaded.image is not None]
     encoded = [loaded.encoded for loaded in chunk if loaded.encoded is not None]
     scores = model.score(images, encoded, [loaded.record.slice for loaded in chunk])
-    reconstructions = [None] * len(images) if scores.reconstruction is None else list(scores.reconstruction)
+    reconstructions = (
+        [None] * len(images) if scores.reconstruction is None else list(scores.reconstruction)
+    )
     return list(zip(scores.image.tolist(), scores.heatmap, reconstructions, strict=True))

@@ -1,4 +1,5 @@
-"""The full configuration from what was asked for and each section's defaults, and detectors made of it."""
+"""The full configuration from what was asked for and each section's defaults, and detectors made of
+it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +16,8 @@ SECTIONS = ("preprocess", "tiling", "representation", "detector")
 
 
 def resolve(detector: str, representation: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Configuration of all sections with defaults filled in; keys without a section go where they exist.
+    """Configuration of all sections with defaults filled in; keys without a section go where they
+    exist.
 
     `representation` "auto" stands for the detector's first.
     """
@@ -26,7 +28,9 @@ def resolve(detector: str, representation: str, values: Mapping[str, Any]) -> di
         representation = suitable[0]
     seen = representation_class(representation)
     if representation not in suitable:
-        raise ConfigError(f"{detector} works on {' and '.join(suitable)} only{' with --dims 3' if dims == 3 else ''}")
+        raise ConfigError(
+            f"{detector} works on {' and '.join(suitable)} only{' with --dims 3' if dims == 3 else ''}"
+        )
     classes = {
         "preprocess": PreprocessConfig,
         "tiling": TilingConfig,
@@ -44,7 +48,10 @@ def resolve(detector: str, representation: str, values: Mapping[str, Any]) -> di
             continue
         homes = [name for name in SECTIONS if key in classes[name].model_fields]
         if not homes:
-            known = [*SECTIONS, *(field for name in SECTIONS for field in classes[name].model_fields)]
+            known = [
+                *SECTIONS,
+                *(field for name in SECTIONS for field in classes[name].model_fields),
+            ]
             raise ConfigError(f"unknown key {key!r}; {nearest(key, known)}")
         given[homes[-1]] = merge(given[homes[-1]], {key: value})
     _check_dims(dims, given)
@@ -54,7 +61,9 @@ def resolve(detector: str, representation: str, values: Mapping[str, Any]) -> di
     sections = {name: merge(defaults.get(name, {}), given[name]) for name in SECTIONS}
     built = {name: build(classes[name], sections[name], name) for name in SECTIONS}
     if "members" in cls.Config.model_fields:
-        built["detector"] = built["detector"].model_copy(update={"settings": _members(built["detector"], tile)})
+        built["detector"] = built["detector"].model_copy(
+            update={"settings": _members(built["detector"], tile)}
+        )
     return {name: built[name].model_dump(mode="json") for name in SECTIONS}
 
 
@@ -68,7 +77,9 @@ def _members(config: Any, tile: int | None) -> dict[str, Any]:
     for member in config.members:
         detector, _, representation = member.partition("/")
         if detector == "ensemble":
-            raise ConfigError("detector.members: an ensemble in an ensemble says nothing new; name its members")
+            raise ConfigError(
+                "detector.members: an ensemble in an ensemble says nothing new; name its members"
+            )
         asked = config.settings.get(member, {}) | ({"tiling": {"tile": tile}} if tile else {})
         whole = resolve(detector, representation or "auto", asked)
         settings[member] = {section: whole[section] for section in ("representation", "detector")}
@@ -92,7 +103,11 @@ def _expert(member: str, settings: Mapping[str, Any]) -> Expert:
 def _dims(values: Mapping[str, Any]) -> int:
     """Of tiling; a value that is no number of dimensions is left to the section's own check."""
     section = values.get("tiling", {})
-    return 3 if 3 in (values.get("dims"), section.get("dims") if isinstance(section, Mapping) else None) else 2
+    return (
+        3
+        if 3 in (values.get("dims"), section.get("dims") if isinstance(section, Mapping) else None)
+        else 2
+    )
 
 
 def _check_dims(dims: int, given: Mapping[str, Mapping[str, Any]]) -> None:
@@ -100,9 +115,13 @@ def _check_dims(dims: int, given: Mapping[str, Mapping[str, Any]]) -> None:
     if dims == 2 and "patch" in given["tiling"]:
         raise ConfigError("patch is of volumes in three dimensions; add --dims 3")
     if dims == 3 and given["tiling"].get("tile"):
-        raise ConfigError("--tile is of images and slices; with --dims 3 --set 'patch=[16, 64, 64]' is what it is")
+        raise ConfigError(
+            "--tile is of images and slices; with --dims 3 --set 'patch=[16, 64, 64]' is what it is"
+        )
     if dims == 3 and given["representation"]:
-        raise ConfigError(f"--dims 3 takes voxels as they are; leave out {', '.join(given['representation'])}")
+        raise ConfigError(
+            f"--dims 3 takes voxels as they are; leave out {', '.join(given['representation'])}"
+        )
 
 
 def _preset(cls: Any, name: str | None) -> Mapping[str, Any]:

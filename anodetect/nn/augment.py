@@ -1,4 +1,5 @@
-"""Random small changes of training images: where there are few, a network would learn them by heart."""
+"""Random small changes of training images: where there are few, a network would learn them by
+heart."""
 
 import math
 from collections.abc import Sequence
@@ -12,8 +13,9 @@ from anodetect.config import Config
 
 
 class Augment(Config):
-    """Each image is turned by up to `rotation` degrees, enlarged or shrunk by up to a share `scale`, moved by up to
-    a share `shift` of half its side, all uniform, and mirrored left to right with probability `flip`."""
+    """Each image is turned by up to `rotation` degrees, enlarged or shrunk by up to a share
+    `scale`, moved by up to a share `shift` of half its side, all uniform, and mirrored left to
+    right with probability `flip`."""
 
     rotation: float = Field(default=0.0, ge=0, le=180)
     scale: float = Field(default=0.0, ge=0, le=0.5)
@@ -22,8 +24,8 @@ class Augment(Config):
 
 
 def augmented(images: Tensor, generators: Sequence[torch.Generator], config: Augment) -> Tensor:
-    """[N, C, H, W], each image changed by draws from its own generator; what comes in at the edges is mirrored. Of
-    [N, C, D, H, W] all slices are changed alike, in their plane."""
+    """[N, C, H, W], each image changed by draws from its own generator; what comes in at the edges
+    is mirrored. Of [N, C, D, H, W] all slices are changed alike, in their plane."""
     if config == Augment():
         return images
     matrices = torch.stack([_matrix(rng, config) for rng in generators]).to(images.device)

@@ -7,7 +7,8 @@ from torch import nn
 
 
 class EMA:
-    """Keeps `average`, a copy of a network whose weights follow it with decay min(limit, (1 + n) / (10 + n))."""
+    """Keeps `average`, a copy of a network whose weights follow it with decay min(limit, (1 + n) /
+    (10 + n))."""
 
     def __init__(self, net: nn.Module, limit: float = 0.999) -> None:
         self.average = copy.deepcopy(net).requires_grad_(False).eval()

@@ -13,6 +13,10 @@ def blur(x: Tensor, sigma: float) -> Tensor:
     kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, device=x.device) / sigma) ** 2)
     kernel = kernel / kernel.sum()
     planes = x.flatten(0, 1)[:, None]
-    planes = F.conv2d(F.pad(planes, (radius, radius, 0, 0), mode="replicate"), kernel[None, None, None])
-    planes = F.conv2d(F.pad(planes, (0, 0, radius, radius), mode="replicate"), kernel[None, None, :, None])
+    planes = F.conv2d(
+        F.pad(planes, (radius, radius, 0, 0), mode="replicate"), kernel[None, None, None]
+    )
+    planes = F.conv2d(
+        F.pad(planes, (0, 0, radius, radius), mode="replicate"), kernel[None, None, :, None]
+    )
     return planes.reshape(x.shape)

@@ -13,13 +13,21 @@ def pick_device(name: str) -> torch.device:
     Under `torchrun` "cuda" is the process's own device.
     """
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        name = (
+            "cuda"
+            if torch.cuda.is_available()
+            else "mps"
+            if torch.backends.mps.is_available()
+            else "cpu"
+        )
     if name == "cuda" and "LOCAL_RANK" in os.environ:
         name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         return torch.zeros(1, device=torch.device(name)).device
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"--device {name}: not available here ({str(error).splitlines()[0]})") from None
+        raise ConfigError(
+            f"--device {name}: not available here ({str(error).splitlines()[0]})"
+        ) from None
 
 
 def autocast(device: torch.device) -> torch.autocast:

@@ -1,5 +1,5 @@
-"""A classifier of places: fully convolutional, without norms over places, so that what it says of one place depends on
-its receptive field alone."""
+"""A classifier of places: fully convolutional, without norms over places, so that what it says of
+one place depends on its receptive field alone."""
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +25,8 @@ class LocalNet(nn.Module):
 
 
 class Block(nn.Module):
-    """h + W₂ silu(W₁ ∗ norm(h)): a 3 × 3 convolution and a 1 × 1 one, normed over a place's channels."""
+    """h + W₂ silu(W₁ ∗ norm(h)): a 3 × 3 convolution and a 1 × 1 one, normed over a place's
+    channels."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -10,7 +10,8 @@ TIME_CHANNELS = 64
 
 
 class LocationMLP(nn.Module):
-    """Maps (x [N,inputs,H,W], t int64 [N]) to [N,outputs,H,W], each location from its own channels alone."""
+    """Maps (x [N,inputs,H,W], t int64 [N]) to [N,outputs,H,W], each location from its own channels
+    alone."""
 
     def __init__(self, inputs: int, outputs: int, width: int, *, blocks: int) -> None:
         super().__init__()
@@ -29,10 +30,12 @@ class LocationMLP(nn.Module):
 
 
 def waves(t: Tensor) -> Tensor:
-    """Steps [N] → cos(t·ω) and sin(t·ω) for falling frequencies ω from 1 to nearly 10⁻⁴, [N, TIME_CHANNELS] (Ho et al.,
-    NeurIPS 2020)."""
+    """Steps [N] → cos(t·ω) and sin(t·ω) for falling frequencies ω from 1 to nearly 10⁻⁴, [N,
+    TIME_CHANNELS] (Ho et al., NeurIPS 2020)."""
     half = TIME_CHANNELS // 2
-    frequencies = torch.exp(-math.log(10_000) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
+    frequencies = torch.exp(
+        -math.log(10_000) * torch.arange(half, dtype=torch.float32, device=t.device) / half
+    )
     angles = t[:, None].float() * frequencies
     return torch.cat([angles.cos(), angles.sin()], -1)
 

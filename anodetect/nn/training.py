@@ -1,8 +1,9 @@
 """The only training loop in the project.
 
-Under `torchrun` each process takes every n-th image of the same batches and gradients are averaged: the losses
-are those of one process, as far as a loss takes each image by itself. Where a loss diverges, training goes back to the
-last good weights and on at a lower rate, as often as it may; then it ends with them.
+Under `torchrun` each process takes every n-th image of the same batches and gradients are averaged:
+the losses are those of one process, as far as a loss takes each image by itself. Where a loss
+diverges, training goes back to the last good weights and on at a lower rate, as often as it may;
+then it ends with them.
 """
 
 import math
@@ -41,10 +42,10 @@ SETTLED = 0.9  # weight of a smoothed loss, of 1, from which on it counts
 class Training(Config):
     """AdamW with warm-up, cosine decay and an exponential moving average.
 
-    Training ends after `steps` or when the budget is spent. The learning rate falls with whichever of the
-    two is further along, so a run that its budget ends has been annealed too. `returns` is how often training may
-    go back to good weights when the loss diverges. `compile` hands the network to
-    `torch.compile`, which needs a C++ compiler and a minute.
+    Training ends after `steps` or when the budget is spent. The learning rate falls with whichever
+    of the two is further along, so a run that its budget ends has been annealed too. `returns` is
+    how often training may go back to good weights when the loss diverges. `compile` hands the
+    network to `torch.compile`, which needs a C++ compiler and a minute.
     """
 
     steps: PositiveInt = 3000
@@ -61,8 +62,9 @@ class Training(Config):
 
 @dataclass(frozen=True)
 class Draw:
-    """What one step learns from: images [N, C, H, W], a generator for each, the share of training that is over, the
-    images' rows among all, and how often training has returned to good weights."""
+    """What one step learns from: images [N, C, H, W], a generator for each, the share of training
+    that is over, the images' rows among all, and how often training has returned to good weights.
+    """
 
     images: Tensor
     generators: list[torch.Generator]
@@ -102,19 +104,23 @@ def optimize(
 ) -> Trained:
     """Minimise `loss(net, draw)` over random batches of `images` [N, C, H, W].
 
-    Each image of a batch has a generator of its own, seeded by (seed, step, place in the batch), so that a resumed
-    run repeats what an uninterrupted one does, and several processes what one does. `reserve` seconds of the
-    budget are left for what the caller still has to do.
+    Each image of a batch has a generator of its own, seeded by (seed, step, place in the batch), so
+    that a resumed run repeats what an uninterrupted one does, and several processes what one does.
+    `reserve` seconds of the budget are left for what the caller still has to do.
     """
     path = checkpoint_of(context)
     rank, processes = join_processes(device)
     if config.batch % processes:
-        raise ConfigError(f"training.batch: {config.batch} images cannot be shared evenly by {processes} processes")
+        raise ConfigError(
+            f"training.batch: {config.batch} images cannot be shared evenly by {processes} processes"
+        )
     learner = Learner(net.to(device).train(), config)
     before = learner.restore(path) if context.resume and path.exists() else 0.0
     if config.compile:
         net.compile()
-    clock = Clock(before, math.inf if context.budget is None else max(context.budget - reserve, 0.0))
+    clock = Clock(
+        before, math.inf if context.budget is None else max(context.budget - reserve, 0.0)
+    )
     stopped_by, first = "steps", learner.step
     saved = shown = time.monotonic()
     with _signals() as signals:
@@ -124,12 +130,16 @@ def optimize(
             if spent_share >= 1:
                 stopped_by = "budget"
                 break
-            rows, generators = _draw(len(images), config.batch, context.seed, learner.step, rank, processes)
+            rows, generators = _draw(
+                len(images), config.batch, context.seed, learner.step, rank, processes
+            )
             batch = torch.from_numpy(np.ascontiguousarray(images[rows])).to(device)
             batch = augmented(batch, generators, config.augment)
             done = min(1.0, max(learner.step / config.steps, spent_share))
             losses = loss(net, Draw(batch, generators, done, rows, learner.returns))
-            learner.backward(losses if isinstance(losses, Losses) else Losses(losses, losses), processes)
+            learner.backward(
+                losses if isinstance(losses, Losses) else Losses(losses, losses), processes
+            )
             if learner.watch.diverged(learner.loss, learner.norm):
                 path.unlink(missing_ok=True)  # or --resume would go on from the bad weights
                 learner.return_to_good()
@@ -137,7 +147,9 @@ def optimize(
                     stopped_by = "divergence"
                     break
                 learner.go_on_slower()
-                context.log({"returned_to_step": learner.step, "rate_factor": SLOWER**learner.returns})
+                context.log(
+                    {"returned_to_step": learner.step, "rate_factor": SLOWER**learner.returns}
+                )
             else:
                 learner.update(config.learning_rate * _schedule(learner.step, done, config))
                 if learner.step % LOG_STEPS == 0 or learner.step == config.steps:
@@ -148,13 +160,17 @@ def optimize(
             if now - shown > 1 or learner.step == config.steps:
                 shown = now
                 context.progress(*_progress(learner.step, clock, config), learner.loss)
-            if rank == 0 and (interrupted or (now - saved > CHECKPOINT_SECONDS and learner.watch.calm())):
+            if rank == 0 and (
+                interrupted or (now - saved > CHECKPOINT_SECONDS and learner.watch.calm())
+            ):
                 saved = now
                 learner.save(path, clock.spent())
             if interrupted:
                 raise Interrupted(f"stopped at step {learner.step}; continue with --resume")
     if learner.step == first == 0 and stopped_by == "budget":
-        raise AnodetectError("the budget ended before the first step of training; give more minutes")
+        raise AnodetectError(
+            "the budget ended before the first step of training; give more minutes"
+        )
     return Trained(learner.ema.average, learner.step, stopped_by)
 
 
@@ -179,7 +195,8 @@ class Clock:
 
 
 class Learner:
-    """A network with its optimiser, its average and the watch over them: all that a checkpoint holds."""
+    """A network with its optimiser, its average and the watch over them: all that a checkpoint
+    holds."""
 
     def __init__(self, net: nn.Module, config: Training) -> None:
         self.net, self.config, self.step, self.returns = net, config, 0, 0
@@ -192,7 +209,9 @@ class Learner:
 
     def _fresh_optimizer(self) -> torch.optim.AdamW:
         rate, decay = self.config.learning_rate, self.config.weight_decay
-        return torch.optim.AdamW(self.net.parameters(), rate, betas=(0.9, 0.99), weight_decay=decay, fused=True)
+        return torch.optim.AdamW(
+            self.net.parameters(), rate, betas=(0.9, 0.99), weight_decay=decay, fused=True
+        )
 
     def backward(self, losses: Losses, processes: int) -> None:
         self.optimizer.zero_grad(set_to_none=True)
@@ -213,24 +232,35 @@ class Learner:
 
     def keep(self) -> None:
         """Note the averaged weights as good."""
-        self.good = self.step, {name: value.clone() for name, value in self.ema.average.state_dict().items()}
+        self.good = (
+            self.step,
+            {name: value.clone() for name, value in self.ema.average.state_dict().items()},
+        )
 
     def return_to_good(self) -> None:
         """Back to the last good averaged weights; AnodetectError if there are none."""
         if self.good is None:
-            raise AnodetectError("the loss diverged before there were good weights; lower training.learning_rate")
+            raise AnodetectError(
+                "the loss diverged before there were good weights; lower training.learning_rate"
+            )
         self.step, weights = self.good
         self.ema.average.load_state_dict(weights)
 
     def go_on_slower(self) -> None:
-        """Continue from the averaged weights at a lower rate, with the optimiser's and the watch's memory cleared."""
+        """Continue from the averaged weights at a lower rate, with the optimiser's and the watch's
+        memory cleared."""
         self.net.load_state_dict(self.ema.average.state_dict())
         self.returns += 1
         self.optimizer = self._fresh_optimizer()
         self.watch.forget()
 
     def record(self) -> dict[str, float]:
-        own = {"step": self.step, "loss": self.loss, "gradient_norm": self.norm, "learning_rate": self.rate}
+        own = {
+            "step": self.step,
+            "loss": self.loss,
+            "gradient_norm": self.norm,
+            "learning_rate": self.rate,
+        }
         return own | dict(self.facts)
 
     def save(self, path: Path, seconds: float) -> None:
@@ -260,7 +290,10 @@ class Learner:
             index, slot = key.split(".")
             slots.setdefault(int(index), {})[slot] = value
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": slots})
-        for weight, state in self.optimizer.state.items():  # the fused kernel needs moments laid out as weights are
+        for (
+            weight,
+            state,
+        ) in self.optimizer.state.items():  # the fused kernel needs moments laid out as weights are
             for slot, value in state.items():
                 if value.shape == weight.shape:
                     state[slot] = torch.empty_like(weight).copy_(value)
@@ -280,15 +313,18 @@ def _draw(
     rows = np.random.default_rng([seed, step]).integers(count, size=size)
     mine = range(rank, size, processes)
     states = (np.random.SeedSequence([seed, step, place]).generate_state(2) for place in mine)
-    generators = [torch.Generator().manual_seed(int(state[0]) << 31 ^ int(state[1])) for state in states]
+    generators = [
+        torch.Generator().manual_seed(int(state[0]) << 31 ^ int(state[1])) for state in states
+    ]
     return rows[mine], generators
 
 
-# -- Divergence -----------------------------------------------------------------------------------------
+# -- Divergence ------------------------------------------------------------------------------------
 
 
 class Watch:
-    """Notices a loss that is not finite, or several times the best it was on average over some hundred images."""
+    """Notices a loss that is not finite, or several times the best it was on average over some
+    hundred images."""
 
     def __init__(self, batch: int) -> None:
         self.decay = max(0.0, 1 - batch / WATCHED)
@@ -298,7 +334,8 @@ class Watch:
         if not (math.isfinite(loss) and math.isfinite(norm)):
             return True
         self.sum, self.weight = (
-            self.decay * old + (1 - self.decay) * new for old, new in ((self.sum, loss), (self.weight, 1.0))
+            self.decay * old + (1 - self.decay) * new
+            for old, new in ((self.sum, loss), (self.weight, 1.0))
         )
         if self.weight > SETTLED:
             self.best = min(self.best, self.sum / self.weight)
@@ -309,7 +346,11 @@ class Watch:
         return self._rise() < math.sqrt(DIVERGED)
 
     def _rise(self) -> float:
-        return self.sum / self.weight / self.best if math.isfinite(self.best) and self.weight > 0 else 1.0
+        return (
+            self.sum / self.weight / self.best
+            if math.isfinite(self.best) and self.weight > 0
+            else 1.0
+        )
 
     def forget(self) -> None:
         """Take it that the loss is at its best again."""
@@ -323,11 +364,12 @@ class Watch:
         self.sum, self.weight, self.best = state
 
 
-# -- Several processes ----------------------------------------------------------------------------------
+# -- Several processes -----------------------------------------------------------------------------
 
 
 def join_processes(device: torch.device) -> tuple[int, int]:
-    """(rank, number of processes) under `torchrun`, joining the others on first use; (0, 1) otherwise."""
+    """(rank, number of processes) under `torchrun`, joining the others on first use; (0, 1)
+    otherwise."""
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if processes == 1:
         return 0, 1
@@ -355,12 +397,14 @@ def _average(processes: int, net: nn.Module, value: Tensor) -> Tensor:
     flat = torch.cat([value.reshape(1), *(gradient.flatten() for gradient in gradients)])
     distributed.all_reduce(flat)
     flat /= processes
-    for gradient, mean in zip(gradients, torch.split(flat[1:], [g.numel() for g in gradients]), strict=True):
+    for gradient, mean in zip(
+        gradients, torch.split(flat[1:], [g.numel() for g in gradients]), strict=True
+    ):
         gradient.copy_(mean.view_as(gradient))
     return flat[0]
 
 
-# -- Time and interruption ------------------------------------------------------------------------------
+# -- Time and interruption -------------------------------------------------------------------------
 
 
 def _schedule(step: int, done: float, config: Training) -> float:
@@ -369,7 +413,11 @@ def _schedule(step: int, done: float, config: Training) -> float:
 
 def _progress(step: int, clock: Clock, config: Training) -> tuple[int, int]:
     """(done, total) steps, the total being what the budget will allow at the present pace."""
-    allowed = step / max(clock.spent(), 1e-9) * clock.limit if math.isfinite(clock.limit) else config.steps
+    allowed = (
+        step / max(clock.spent(), 1e-9) * clock.limit
+        if math.isfinite(clock.limit)
+        else config.steps
+    )
     return step, max(step, min(config.steps, round(allowed)))
 
 
@@ -396,7 +444,11 @@ def _signals() -> Iterator[list[int]]:
 
 def below(arrays: State, prefix: str) -> State:
     """The arrays whose names begin with `prefix`, without it."""
-    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): array
+        for name, array in arrays.items()
+        if name.startswith(prefix)
+    }
 
 
 def tensors_below(arrays: State, prefix: str) -> dict[str, Tensor]:

@@ -1,4 +1,5 @@
-"""Pictures of the images worth looking at, chosen while a batch is scored; a bounded number is kept, on the disk."""
+"""Pictures of the images worth looking at, chosen while a batch is scored; a bounded number is
+kept, on the disk."""
 
 from pathlib import Path
 
@@ -16,20 +17,24 @@ KEPT = {"highest": 50, "borderline": 12}
 
 
 class Cases:
-    """The most anomalous images, and those nearest to the threshold, as strips of pictures in `out`/cases."""
+    """The most anomalous images, and those nearest to the threshold, as strips of pictures in
+    `out`/cases."""
 
     def __init__(self, out: Path, threshold: float, scale: tuple[float, float]) -> None:
         self.out, self.threshold, self.scale = out, threshold, scale
         self.kept: dict[str, list[tuple[float, str]]] = {name: [] for name in KEPT}
 
     def admits(self, identity: str, score: float) -> bool:
-        """Whether the image ranks among the first by score or by nearness to the threshold, of all until now."""
+        """Whether the image ranks among the first by score or by nearness to the threshold, of all
+        until now."""
         for name, rank in (("highest", -score), ("borderline", abs(score - self.threshold))):
             if np.isfinite(rank):
                 self.kept[name] = sorted([*self.kept[name], (rank, identity)])[: KEPT[name]]
         return identity in self._names()
 
-    def draw(self, identity: str, heatmap: Floats, volume: Prepared | None, panels: Panels | None) -> None:
+    def draw(
+        self, identity: str, heatmap: Floats, volume: Prepared | None, panels: Panels | None
+    ) -> None:
         """Write the picture of an image that was admitted: its panels, or three planes of a volume."""
         if volume is not None:
             picture = volumes.picture(heatmap, volume, self.scale)

@@ -1,9 +1,10 @@
-"""Maps of DICOM series as DICOM: a Parametric Map of floats, a Segmentation of what exceeds the threshold, a segment
-for each finding, and where there are findings a Structured Report that measures them (TID 1500).
+"""Maps of DICOM series as DICOM: a Parametric Map of floats, a Segmentation of what exceeds the
+threshold, a segment for each finding, and where there are findings a Structured Report that
+measures them (TID 1500).
 
-They lie in the source's frame of reference, have its planes, reference its instances, and name the algorithm and the
-model. With a pseudonym they carry it and none of the source's text, dates or names; its UIDs remain, without which no
-viewer could place a map on the scan.
+They lie in the source's frame of reference, have its planes, reference its instances, and name the
+algorithm and the model. With a pseudonym they carry it and none of the source's text, dates or
+names; its UIDs remain, without which no viewer could place a map on the scan.
 """
 
 from dataclasses import dataclass
@@ -24,7 +25,9 @@ from anodetect.imaging.preprocess import Prepared
 from anodetect.types import Floats
 
 RESEARCH = "Research use only, not for diagnosis"
-FINDINGS = 20  # with a segment and measurements of their own, those with the highest peaks; the rest share a segment
+# with a segment and measurements of their own, those with the highest peaks; the rest share a
+# segment
+FINDINGS = 20
 UNSCORED = -1.0  # in floats, which are never negative where scored
 AI = ("123110", "DCM", "Artificial Intelligence")
 ABNORMAL_STRUCTURE = ("49755003", "SCT", "Morphologically Abnormal Structure")
@@ -44,9 +47,15 @@ PATIENT = (
 
 
 def write(
-    stem: Path, heatmap: Floats, above: NDArray[np.bool_], volume: Prepared, pseudonym: str, model: str
+    stem: Path,
+    heatmap: Floats,
+    above: NDArray[np.bool_],
+    volume: Prepared,
+    pseudonym: str,
+    model: str,
 ) -> list[Path]:
-    """The files of a volume; `model` is the hash of the model. RunError if the volume did not come from DICOM."""
+    """The files of a volume; `model` is the hash of the model. RunError if the volume did not come
+    from DICOM."""
     if not isinstance(volume.volume.origin, Series):
         raise RunError("no DICOM map: the source is not DICOM; ask for nifti")
     try:
@@ -56,7 +65,12 @@ def write(
         made["segmentation"] = _segmentation(segments, len(found), volume, source, order, model)
         if found:
             made["report"] = _report(found, [made["segmentation"], made["heatmap"], *source], model)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:  # attributes that the source should have
+    except (
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+    ) as error:  # attributes that the source should have
         raise RunError(f"no DICOM map: {error}") from None
     paths = [stem.with_name(f"{stem.name}_{name}.dcm") for name in made]
     for path, each in zip(paths, made.values(), strict=True):
@@ -66,15 +80,18 @@ def write(
 
 @dataclass(frozen=True)
 class Finding:
-    """A connected region above the threshold: its highest anomaly value, and its volume in cubic millimetres."""
+    """A connected region above the threshold: its highest anomaly value, and its volume in cubic
+    millimetres."""
 
     peak: float
     volume: float
 
 
-def findings(heatmap: Floats, above: NDArray[np.bool_], volume: Prepared) -> tuple[NDArray[np.uint8], list[Finding]]:
-    """Number the connected regions of `above` [D, H, W] from 1, highest peak first; after FINDINGS of them all others
-    have the same number."""
+def findings(
+    heatmap: Floats, above: NDArray[np.bool_], volume: Prepared
+) -> tuple[NDArray[np.uint8], list[Finding]]:
+    """Number the connected regions of `above` [D, H, W] from 1, highest peak first; after FINDINGS
+    of them all others have the same number."""
     parts, count = ndimage.label(above)
     if not count:
         return np.zeros(above.shape, np.uint8), []
@@ -89,13 +106,17 @@ def findings(heatmap: Floats, above: NDArray[np.bool_], volume: Prepared) -> tup
     return place[parts], found
 
 
-def _map(heatmap: Floats, volume: Prepared, source: list[Dataset], order: list[int], model: str) -> Dataset:
+def _map(
+    heatmap: Floats, volume: Prepared, source: list[Dataset], order: list[int], model: str
+) -> Dataset:
     """A heatmap [D, H, W] as a Parametric Map of floats."""
     import highdicom as hd
 
     values = np.nan_to_num(volume.geometry.to_source(heatmap), nan=UNSCORED)[order]
     high = max(float(values.max()), 1e-6)
-    window = hd.VOILUTTransformation(window_center=high / 2, window_width=high, voi_lut_function="LINEAR_EXACT")
+    window = hd.VOILUTTransformation(
+        window_center=high / 2, window_width=high, voi_lut_function="LINEAR_EXACT"
+    )
     mapping = hd.pm.RealWorldValueMapping(
         lut_label="anomaly",
         lut_explanation="Anomaly value, higher is less like normal",
@@ -123,7 +144,12 @@ def _map(heatmap: Floats, volume: Prepared, source: list[Dataset], order: list[i
 
 
 def _segmentation(
-    segments: NDArray[np.uint8], found: int, volume: Prepared, source: list[Dataset], order: list[int], model: str
+    segments: NDArray[np.uint8],
+    found: int,
+    volume: Prepared,
+    source: list[Dataset],
+    order: list[int],
+    model: str,
 ) -> Dataset:
     """Numbered findings [D, H, W], of which the first `found` are named, as a binary Segmentation."""
     import highdicom as hd
@@ -138,7 +164,11 @@ def _segmentation(
     descriptions = [
         hd.seg.SegmentDescription(
             segment_number=number,
-            segment_label=_label(number) if number <= found else "other findings" if found else "anomaly",
+            segment_label=_label(number)
+            if number <= found
+            else "other findings"
+            if found
+            else "anomaly",
             segmented_property_category=hd.sr.CodedConcept(*ABNORMAL_STRUCTURE),
             segmented_property_type=hd.sr.CodedConcept(*ABNORMALITY),
             algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
@@ -162,11 +192,14 @@ def _segmentation(
 
 
 def _report(found: list[Finding], evidence: list[Dataset], model: str) -> Dataset:
-    """Measurements of each finding, referring to its segment in the Segmentation, which is the first of `evidence`; the
-    last is of the source."""
+    """Measurements of each finding, referring to its segment in the Segmentation, which is the
+    first of `evidence`; the last is of the source."""
     import highdicom as hd
 
-    segmentation, series = evidence[0], hd.sr.SourceSeriesForSegmentation(evidence[-1].SeriesInstanceUID)
+    segmentation, series = (
+        evidence[0],
+        hd.sr.SourceSeriesForSegmentation(evidence[-1].SeriesInstanceUID),
+    )
     algorithm = hd.sr.AlgorithmIdentification(
         name="anodetect",
         version=version("anodetect"),
@@ -176,7 +209,9 @@ def _report(found: list[Finding], evidence: list[Dataset], model: str) -> Datase
     )
     groups = [
         hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
-            tracking_identifier=hd.sr.TrackingIdentifier(uid=generate_uid(), identifier=_label(number)),
+            tracking_identifier=hd.sr.TrackingIdentifier(
+                uid=generate_uid(), identifier=_label(number)
+            ),
             referenced_segment=hd.sr.ReferencedSegment(
                 segmentation.SOPClassUID, segmentation.SOPInstanceUID, number, source_series=series
             ),
@@ -184,14 +219,21 @@ def _report(found: list[Finding], evidence: list[Dataset], model: str) -> Datase
             finding_type=hd.sr.CodedConcept(*ABNORMALITY),
             algorithm_id=algorithm,
             measurements=[
-                hd.sr.Measurement(hd.sr.CodedConcept(*PEAK), finding.peak, hd.sr.CodedConcept(*NO_UNITS)),
-                hd.sr.Measurement(hd.sr.CodedConcept(*VOLUME), finding.volume, hd.sr.CodedConcept(*CUBIC)),
+                hd.sr.Measurement(
+                    hd.sr.CodedConcept(*PEAK), finding.peak, hd.sr.CodedConcept(*NO_UNITS)
+                ),
+                hd.sr.Measurement(
+                    hd.sr.CodedConcept(*VOLUME), finding.volume, hd.sr.CodedConcept(*CUBIC)
+                ),
             ],
         )
         for number, finding in enumerate(found, start=1)
     ]
     device = hd.sr.DeviceObserverIdentifyingAttributes(
-        generate_uid(), name="anodetect", manufacturer_name="anodetect", model_name=version("anodetect")
+        generate_uid(),
+        name="anodetect",
+        manufacturer_name="anodetect",
+        model_name=version("anodetect"),
     )
     observer = hd.sr.ObserverContext(hd.sr.CodedConcept("121007", "DCM", "Device"), device)
     report = hd.sr.MeasurementReport(
@@ -201,7 +243,9 @@ def _report(found: list[Finding], evidence: list[Dataset], model: str) -> Datase
         title=hd.sr.CodedConcept("126000", "DCM", "Imaging Measurement Report"),
     )
     contains = hd.sr.RelationshipTypeValues.CONTAINS
-    comment = hd.sr.TextContentItem(hd.sr.CodedConcept("121106", "DCM", "Comment"), RESEARCH, contains)
+    comment = hd.sr.TextContentItem(
+        hd.sr.CodedConcept("121106", "DCM", "Comment"), RESEARCH, contains
+    )
     report[0].ContentSequence.append(comment)
     made: Dataset = hd.sr.ComprehensiveSR(
         evidence=evidence,
@@ -250,7 +294,8 @@ def _device() -> dict[str, Any]:
 
 
 def _source(volume: Prepared, pseudonym: str) -> tuple[list[Dataset], list[int]]:
-    """The source's headers as far as highdicom needs them, and the volume's slices in the order of their frames."""
+    """The source's headers as far as highdicom needs them, and the volume's slices in the order of
+    their frames."""
     series: Series = volume.volume.origin
     order = [0] * len(series.numbers)
     for place, number in enumerate(series.numbers):
@@ -266,7 +311,9 @@ def _named(header: Dataset, pseudonym: str) -> Dataset:
             kept.add(header[tag])
     for tag in PATIENT:
         if tag not in kept:
-            setattr(kept, tag, {"PatientName": f"{pseudonym}^", "PatientID": pseudonym}.get(tag, ""))
+            setattr(
+                kept, tag, {"PatientName": f"{pseudonym}^", "PatientID": pseudonym}.get(tag, "")
+            )
     kept.file_meta = FileMetaDataset()
     kept.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     return kept

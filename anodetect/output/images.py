@@ -1,4 +1,5 @@
-"""Heatmaps as files: float32 TIFF in the image's own grid, an 8-bit overlay PNG on the model's fixed scale, a mask."""
+"""Heatmaps as files: float32 TIFF in the image's own grid, an 8-bit overlay PNG on the model's
+fixed scale, a mask."""
 
 import io
 from collections.abc import Sequence
@@ -28,23 +29,43 @@ Picture = NDArray[np.uint8]
 
 
 def write(
-    stem: Path, formats: Sequence[str], heatmap: Floats, image: Floats, scale: tuple[float, float], threshold: float
+    stem: Path,
+    formats: Sequence[str],
+    heatmap: Floats,
+    image: Floats,
+    scale: tuple[float, float],
+    threshold: float,
 ) -> list[Path]:
     """Write an image's heatmap in each of the formats that images have files of."""
-    return [_write(stem, each, heatmap, image, scale, threshold) for each in formats if each in IMAGE_FILES]
+    return [
+        _write(stem, each, heatmap, image, scale, threshold)
+        for each in formats
+        if each in IMAGE_FILES
+    ]
 
 
-def _write(stem: Path, kind: str, heatmap: Floats, image: Floats, scale: tuple[float, float], threshold: float) -> Path:
-    """Write one heatmap [H, W] beside the name `stem`: "tiff" its values, "png" an overlay of the image [C, H, W],
-    "mask" where it exceeds `threshold`, as black and white."""
+def _write(
+    stem: Path,
+    kind: str,
+    heatmap: Floats,
+    image: Floats,
+    scale: tuple[float, float],
+    threshold: float,
+) -> Path:
+    """Write one heatmap [H, W] beside the name `stem`: "tiff" its values, "png" an overlay of the
+    image [C, H, W], "mask" where it exceeds `threshold`, as black and white."""
     buffer = io.BytesIO()
     if kind == "tiff":
         path = stem.with_name(f"{stem.name}_heatmap.tiff")
-        tifffile.imwrite(buffer, heatmap, metadata=None)  # floats hardly compress, and any reader can read this
+        tifffile.imwrite(
+            buffer, heatmap, metadata=None
+        )  # floats hardly compress, and any reader can read this
     elif kind == "png":
         path = stem.with_name(f"{stem.name}_heatmap.png")
         # Four times as fast as Pillow at the same size.
-        buffer.write(png_encode(overlay(image, heatmap, scale), level=1, strategy=HUFFMAN_ONLY, filter=UP))
+        buffer.write(
+            png_encode(overlay(image, heatmap, scale), level=1, strategy=HUFFMAN_ONLY, filter=UP)
+        )
     else:
         path = stem.with_name(f"{stem.name}_mask.png")
         Image.fromarray(np.nan_to_num(heatmap, nan=-np.inf) > threshold).save(buffer, "png")
@@ -55,8 +76,9 @@ def _write(stem: Path, kind: str, heatmap: Floats, image: Floats, scale: tuple[f
 def regions(heatmap: Floats, threshold: float) -> list[dict[str, Any]]:
     """What of a heatmap [H, W] exceeds `threshold`, the highest peaks first, in COCO's terms.
 
-    `segmentation` is a list of one outline x, y, x, y, … in pixels, (0, 0) the corner of the upper left one; holes are
-    not cut out. `area` counts pixels; `bbox` is x, y, width, height; `score` the peak.
+    `segmentation` is a list of one outline x, y, x, y, … in pixels, (0, 0) the corner of the upper
+    left one; holes are not cut out. `area` counts pixels; `bbox` is x, y, width, height; `score`
+    the peak.
     """
     values = np.nan_to_num(heatmap, nan=-np.inf)
     above = values > threshold
@@ -72,7 +94,12 @@ def regions(heatmap: Floats, threshold: float) -> list[dict[str, Any]]:
             {
                 "segmentation": [outer.round(1).ravel().tolist()],
                 "area": int(inside.sum()),
-                "bbox": [columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start],
+                "bbox": [
+                    columns.start,
+                    rows.start,
+                    columns.stop - columns.start,
+                    rows.stop - rows.start,
+                ],
                 "score": float(values[place][inside].max()),
             }
         )
@@ -80,7 +107,8 @@ def regions(heatmap: Floats, threshold: float) -> list[dict[str, Any]]:
 
 
 def outlines(inside: Bools) -> list[NDArray[np.float64]]:
-    """Closed lines [N, 2] of x, y around what is True in [H, W], holes too; pixel centres lie at whole numbers."""
+    """Closed lines [N, 2] of x, y around what is True in [H, W], holes too; pixel centres lie at
+    whole numbers."""
     padded = np.pad(inside, 1).astype(np.float32)
     lines = contour_generator(z=padded, line_type=LineType.Separate).lines(0.5)
     return [np.asarray(line) - 1 for line in lines]
@@ -88,7 +116,9 @@ def outlines(inside: Bools) -> list[NDArray[np.float64]]:
 
 def contrast(image: Floats) -> tuple[float, float]:
     """The values of an image [C, H, W] to show black and white: percentiles 1 and 99.5."""
-    step = max(1, min(image.shape[1:]) // 128)  # every so manieth row and column is enough to see the range by
+    step = max(
+        1, min(image.shape[1:]) // 128
+    )  # every so manieth row and column is enough to see the range by
     low, high = np.percentile(image[:, ::step, ::step], (1, 99.5))
     return float(low), float(high)
 
@@ -99,7 +129,8 @@ def grey(image: Floats, window: tuple[float, float]) -> Picture:
 
 
 def colour(heatmap: Floats, scale: tuple[float, float], colours: str = COLOURS) -> Picture:
-    """A heatmap [H, W] on the model's fixed scale → RGB bytes [H, W, 3]; `colours` is a map of matplotlib's."""
+    """A heatmap [H, W] on the model's fixed scale → RGB bytes [H, W, 3]; `colours` is a map of
+    matplotlib's."""
     return palette(colours)[stretched(heatmap, scale)]
 
 
@@ -108,7 +139,9 @@ def overlay(image: Floats, heatmap: Floats, scale: tuple[float, float]) -> Pictu
     window = contrast(image)
     picture = np.empty((*heatmap.shape, 3), np.uint8)
     rows = max(1, BAND // heatmap.shape[1])
-    for start in range(0, len(heatmap), rows):  # in bands, so that a huge image needs no huge intermediates
+    for start in range(
+        0, len(heatmap), rows
+    ):  # in bands, so that a huge image needs no huge intermediates
         band = np.s_[start : start + rows]
         picture[band] = _glazed(stretched(image[:, band], window), stretched(heatmap[band], scale))
     return picture
@@ -116,7 +149,9 @@ def overlay(image: Floats, heatmap: Floats, scale: tuple[float, float]) -> Pictu
 
 def _glazed(planes: Picture, position: Picture) -> Picture:
     """Planes [C, h, w] under colours that stand for places on the scale [h, w] → RGB [h, w, 3]."""
-    under = Image.merge("RGB", [Image.fromarray(planes[channel % len(planes)]) for channel in range(3)])
+    under = Image.merge(
+        "RGB", [Image.fromarray(planes[channel % len(planes)]) for channel in range(3)]
+    )
     colours = Image.fromarray(position)
     colours.putpalette(palette(COLOURS).tobytes())
     opacity = Image.fromarray(position).point(OPACITIES)
@@ -126,7 +161,9 @@ def _glazed(planes: Picture, position: Picture) -> Picture:
 def stretched(values: Floats, span: tuple[float, float]) -> Picture:
     """Where values lie between the ends of a span, 0 to 255; 0 where there is none."""
     low, high = span
-    shown = (np.nan_to_num(values, nan=low) - np.float32(low)) * np.float32(255 / max(high - low, 1e-9))
+    shown = (np.nan_to_num(values, nan=low) - np.float32(low)) * np.float32(
+        255 / max(high - low, 1e-9)
+    )
     return np.asarray(np.clip(shown, 0, 255), np.uint8)
 
 
@@ -139,14 +176,22 @@ def palette(colours: str) -> Picture:
 
 
 def case_strip(
-    image: Floats, heatmap: Floats, reconstruction: Floats | None, scale: tuple[float, float], side: int = 200
+    image: Floats,
+    heatmap: Floats,
+    reconstruction: Floats | None,
+    scale: tuple[float, float],
+    side: int = 200,
 ) -> bytes:
-    """image | overlay | reconstruction as one JPEG, `side` pixels each; without a reconstruction two panels."""
+    """image | overlay | reconstruction as one JPEG, `side` pixels each; without a reconstruction
+    two panels."""
     window = contrast(image)
     panels = [grey(image, window), overlay(image, heatmap, scale)]
     if reconstruction is not None:
         panels.append(grey(reconstruction, window))
-    resized = [np.asarray(Image.fromarray(panel).resize((side, side), Image.Resampling.BILINEAR)) for panel in panels]
+    resized = [
+        np.asarray(Image.fromarray(panel).resize((side, side), Image.Resampling.BILINEAR))
+        for panel in panels
+    ]
     gap = np.full((side, 6, 3), 255, np.uint8)
     row = [resized[0]] + [part for panel in resized[1:] for part in (gap, panel)]
     buffer = io.BytesIO()

@@ -1,7 +1,7 @@
 """Maps of volumes as NIfTI, float32 or a mask of bytes, in exactly the geometry of the source.
 
-Of a NIfTI source's header only what says where voxels lie is taken over, bit for bit: no description, file name or
-extension, which may name the patient.
+Of a NIfTI source's header only what says where voxels lie is taken over, bit for bit: no
+description, file name or extension, which may name the patient.
 """
 
 from pathlib import Path
@@ -39,8 +39,8 @@ def write(path: Path, values: NDArray[Any], volume: Prepared, description: str) 
 
 
 def header_like(volume: Prepared) -> Any:
-    """A header that places voxels as the source's does; that of a DICOM series or an NRRD says the same in NIfTI's
-    terms, RAS+."""
+    """A header that places voxels as the source's does; that of a DICOM series or an NRRD says the
+    same in NIfTI's terms, RAS+."""
     origin = volume.volume.origin
     if not isinstance(origin, nib.Nifti1Header):
         header = nib.Nifti1Header()
@@ -49,7 +49,9 @@ def header_like(volume: Prepared) -> Any:
         header.set_sform(affine, SCANNER)
         header.set_qform(affine, SCANNER, strip_shears=True)
         if (np.abs(header.get_qform() - affine) @ (*volume.geometry.shape, 1)).max() > SAME_PLACE:
-            header["qform_code"] = 0  # a qform cannot say sheared, as by a tilted gantry: no viewer is to take it
+            header["qform_code"] = (
+                0  # a qform cannot say sheared, as by a tilted gantry: no viewer is to take it
+            )
         header.set_xyzt_units("mm")
         return header
     header = type(origin)(endianness=origin.endianness)

@@ -1,4 +1,5 @@
-"""One self-contained HTML file about a score directory, or about several that scored the same images."""
+"""One self-contained HTML file about a score directory, or about several that scored the same
+images."""
 
 import base64
 import heapq
@@ -32,7 +33,11 @@ LINE_COLOURS = ("#d1495b", "#3b7dd8", "#8a8f98", "#e0a030", "#4d9a6a")
 ROC_GRID = np.linspace(0, 1, 201)
 ROC_RESAMPLES = 300
 FLAGGED_ROWS, CASES, PROFILES = 50, 12, 4
-SLICED = {"axial": "superior_mm", "coronal": "posterior_mm", "sagittal": "left_mm"}  # the column slices run along
+SLICED = {
+    "axial": "superior_mm",
+    "coronal": "posterior_mm",
+    "sagittal": "left_mm",
+}  # the column slices run along
 WATCHED = {
     "loss": "loss",
     "energy_gap": "E(x⁺) − E(x⁻)",
@@ -50,16 +55,18 @@ def write(folder: Path) -> Path:
 
 
 def html(folder: Path, reviewed: Sequence[Review]) -> str:
-    """The report. `folder` is a score directory, or holds several in scores/ and a results.json with a table of `rows`
-    and the `commands` that made them; the first that is no baseline is shown in detail. Of the reviews those of its
-    record are shown."""
+    """The report. `folder` is a score directory, or holds several in scores/ and a results.json
+    with a table of `rows` and the `commands` that made them; the first that is no baseline is shown
+    in detail. Of the reviews those of its record are shown."""
     if (folder / "audit.json").is_file():
         scored = [directories.read(folder, outputs=False)]
     else:
         found = sorted(folder.glob("scores/*/audit.json"))
         scored = [directories.read(path.parent, outputs=False) for path in found]
     if not scored:
-        raise RunError(f"{folder}: neither a score directory nor a folder with score directories in scores/")
+        raise RunError(
+            f"{folder}: neither a score directory nor a folder with score directories in scores/"
+        )
     results = _results(folder / "results.json")
     main = next((d for d in scored if d.audit["detector"] not in ("pca", "intensity")), scored[0])
     mine = [review for review in reviewed if review.head == main.audit["head"]]
@@ -104,7 +111,10 @@ def _results(path: Path) -> dict[str, Any]:
 def environment() -> Environment:
     """Where the package's templates live; everything put into them is escaped."""
     made = Environment(
-        loader=PackageLoader("anodetect.output", "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("anodetect.output", "templates"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     made.filters["number"] = lambda value, digits=3: "–" if value is None else f"{value:.{digits}f}"
     made.filters["percent"] = lambda value: "–" if value is None else f"{100 * value:.1f} %"
@@ -116,7 +126,11 @@ def _cases(main: ScoreDirectory) -> dict[str, list[dict[str, Any]]]:
     chosen: dict[str, list[str]] = main.audit["cases"]
     by_path = _rows_of(main, {path for paths in chosen.values() for path in paths})
     return {
-        name: [{"row": by_path[path], "picture": _picture(main, path)} for path in paths[:CASES] if path in by_path]
+        name: [
+            {"row": by_path[path], "picture": _picture(main, path)}
+            for path in paths[:CASES]
+            if path in by_path
+        ]
         for name, paths in chosen.items()
     }
 
@@ -125,7 +139,9 @@ def _rows_of(main: ScoreDirectory, paths: Set[str]) -> dict[str, directories.Row
     return {row["path"]: row for row in main.each() if row["path"] in paths}
 
 
-def _highest(main: ScoreDirectory, count: int, which: Callable[[directories.Row], Any]) -> list[directories.Row]:
+def _highest(
+    main: ScoreDirectory, count: int, which: Callable[[directories.Row], Any]
+) -> list[directories.Row]:
     """The rows with the highest scores of those with a score that are wanted."""
     wanted = (row for row in main.each() if row["status"] == "ok" and which(row))
     return heapq.nlargest(count, wanted, key=lambda row: row["score"])
@@ -138,7 +154,8 @@ def _flagged(main: ScoreDirectory) -> list[dict[str, Any]]:
 
 
 def _verdicts(main: ScoreDirectory, mine: Sequence[Review]) -> list[dict[str, Any]]:
-    """Every record in the order of the chain, beside what was scored and the picture, where one was kept."""
+    """Every record in the order of the chain, beside what was scored and the picture, where one was
+    kept."""
     by_path = _rows_of(main, {review.path for review in mine})
     taken_back = {review.withdraws for review in mine}
     return [
@@ -157,13 +174,17 @@ def _picture(main: ScoreDirectory, path: str) -> str:
     return base64.b64encode(file.read_bytes()).decode() if file.is_file() else ""
 
 
-# -- Figures --------------------------------------------------------------------------------------------
+# -- Figures ---------------------------------------------------------------------------------------
 
 
 def _svg(figure: Figure) -> str:
     buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "anodetect", "font.family": "sans-serif"}):
-        figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None}, transparent=True)
+    with matplotlib.rc_context(
+        {"svg.fonttype": "none", "svg.hashsalt": "anodetect", "font.family": "sans-serif"}
+    ):
+        figure.savefig(
+            buffer, format="svg", bbox_inches="tight", metadata={"Date": None}, transparent=True
+        )
     text = buffer.getvalue()
     return text[text.index("<svg") :]
 
@@ -182,10 +203,14 @@ def _histogram(main: ScoreDirectory) -> str:
         return ""
     reference = Calibration.restore(main.audit["calibration"])
     volumes = bool((scored["depth"].fill_null(0).to_numpy() > 0).all())
-    calibration = (reference.pooled() if volumes else reference).scores  # of volumes the highest score of each group
+    calibration = (
+        reference.pooled() if volumes else reference
+    ).scores  # of volumes the highest score of each group
     scores, labels = scored["score"].to_numpy(), scored["label"].fill_null(-1).to_numpy()
     low = min(scores.min(), calibration.min(initial=np.inf))
-    high = max(np.percentile(scores, 99), calibration.max(initial=-np.inf))  # the few beyond go into the last bin
+    high = max(
+        np.percentile(scores, 99), calibration.max(initial=-np.inf)
+    )  # the few beyond go into the last bin
     edges = np.linspace(low, high if high > low else low + 1, 41)
     figure, axes = _axes()
     for value, name, colour in (
@@ -217,7 +242,8 @@ def _histogram(main: ScoreDirectory) -> str:
 
 
 def _training(main: ScoreDirectory) -> str:
-    """What was watched in training, a panel each, against the step; a line for each member of an ensemble."""
+    """What was watched in training, a panel each, against the step; a line for each member of an
+    ensemble."""
     steps: list[dict[str, Any]] = main.audit.get("training", [])
     watched = [name for name in WATCHED if any(step.get(name) is not None for step in steps)]
     if len(steps) < 2 or not watched:
@@ -227,7 +253,11 @@ def _training(main: ScoreDirectory) -> str:
     panels = figure.subplots(len(watched), sharex=True, squeeze=False)[:, 0]
     for axes, name in zip(panels, watched, strict=True):
         for member, line in zip(members, itertools.cycle(("-", "--", ":"))):
-            own = [step for step in steps if step.get("member", "") == member and step.get(name) is not None]
+            own = [
+                step
+                for step in steps
+                if step.get("member", "") == member and step.get(name) is not None
+            ]
             values = [step["step"] for step in own], [step[name] for step in own]
             axes.plot(*values, color=NORMAL_COLOUR, linewidth=1, linestyle=line, label=member)
         axes.spines[["top", "right"]].set_visible(False)
@@ -249,13 +279,20 @@ def _profiles(main: ScoreDirectory) -> str:
         return ""
     figure = Figure(figsize=(6.2, 1.5 * len(volumes)))
     panels = figure.subplots(len(volumes), sharey=True, squeeze=False)[:, 0]
-    threshold = Calibration.restore(main.audit["calibration"]).threshold(main.audit["far"] or main.audit["fdr"])
+    threshold = Calibration.restore(main.audit["calibration"]).threshold(
+        main.audit["far"] or main.audit["fdr"]
+    )
     for axes, volume in zip(panels, volumes, strict=True):
         rows = [row for row in slices if row["path"] == volume["path"]]
         direction = SLICED[rows[0]["axis"]]
         scores = [np.nan if row["score"] is None else row["score"] for row in rows]
         axes.plot(
-            [row[direction] for row in rows], scores, color=ANOMALOUS_COLOUR, linewidth=1, marker=".", markersize=3
+            [row[direction] for row in rows],
+            scores,
+            color=ANOMALOUS_COLOUR,
+            linewidth=1,
+            marker=".",
+            markersize=3,
         )
         if np.isfinite(threshold):
             axes.axhline(threshold, color="black", linestyle="--", linewidth=0.8)
@@ -297,7 +334,9 @@ def _roc(scored: Sequence[ScoreDirectory]) -> str:
     return _svg(figure)
 
 
-def _roc_band(labels: NDArray[np.int64], scores: Doubles, groups: Sequence[str]) -> tuple[Doubles, Doubles] | None:
+def _roc_band(
+    labels: NDArray[np.int64], scores: Doubles, groups: Sequence[str]
+) -> tuple[Doubles, Doubles] | None:
     """Pointwise 95 % band of the true-positive rate, over resampled groups."""
     if len(set(groups)) < metrics.MIN_GROUPS:
         return None
@@ -315,7 +354,9 @@ def _colour_bar(main: ScoreDirectory) -> str:
     figure = Figure(figsize=(3.2, 0.45))
     axes = figure.subplots()
     low, high = main.audit["scale"]
-    axes.imshow(np.linspace(0, 1, 256)[None], aspect="auto", cmap="inferno", extent=(low, high, 0, 1))
+    axes.imshow(
+        np.linspace(0, 1, 256)[None], aspect="auto", cmap="inferno", extent=(low, high, 0, 1)
+    )
     axes.set_yticks([])
     axes.set_xlabel("anomaly value, the same scale for every image of this model", fontsize=8)
     axes.tick_params(labelsize=8)

@@ -30,16 +30,21 @@ def write(
     pseudonym: str,
     model: str,
 ) -> list[Path]:
-    """Write a heatmap [D, H, W] in each of the formats that volumes have files of: "nifti" its values, "mask" where it
-    exceeds `threshold`, both in the source's grid, "png" a picture, "dicom" values, mask, findings of a DICOM series.
-    `pseudonym` is what DICOM files call the patient; "" leaves what identifies the patient in them; `model` is the
-    model's hash, which they name."""
+    """Write a heatmap [D, H, W] in each of the formats that volumes have files of: "nifti" its
+    values, "mask" where it exceeds `threshold`, both in the source's grid, "png" a picture, "dicom"
+    values, mask, findings of a DICOM series. `pseudonym` is what DICOM files call the patient; ""
+    leaves what identifies the patient in them; `model` is the model's hash, which they name."""
     above = heatmap > threshold  # never where it is NaN
     writers: dict[str, Callable[[], list[Path]]] = {
-        "nifti": lambda: [_nifti(stem.with_name(f"{stem.name}_heatmap.nii"), heatmap, volume, "anomaly heatmap")],
+        "nifti": lambda: [
+            _nifti(stem.with_name(f"{stem.name}_heatmap.nii"), heatmap, volume, "anomaly heatmap")
+        ],
         "mask": lambda: [
             _nifti(
-                stem.with_name(f"{stem.name}_mask.nii"), above.astype(np.uint8), volume, "above the anomaly threshold"
+                stem.with_name(f"{stem.name}_mask.nii"),
+                above.astype(np.uint8),
+                volume,
+                "above the anomaly threshold",
             )
         ],
         "png": lambda: [_png(stem, heatmap, volume, scale)],
@@ -59,12 +64,15 @@ def _png(stem: Path, heatmap: Floats, volume: Prepared, scale: tuple[float, floa
     return path
 
 
-# -- Picture --------------------------------------------------------------------------------------------
+# -- Picture ---------------------------------------------------------------------------------------
 
 
-def picture(heatmap: Floats, volume: Prepared, scale: tuple[float, float], kind: str = "jpeg") -> bytes:
-    """Axial, coronal and sagittal slices through the highest value of a heatmap [D, H, W], the heatmap over the image,
-    with the patient's directions at the edges and the slice's place in millimetres, as a PNG or JPEG."""
+def picture(
+    heatmap: Floats, volume: Prepared, scale: tuple[float, float], kind: str = "jpeg"
+) -> bytes:
+    """Axial, coronal and sagittal slices through the highest value of a heatmap [D, H, W], the
+    heatmap over the image, with the patient's directions at the edges and the slice's place in
+    millimetres, as a PNG or JPEG."""
     number = int(max(volume.numbers, key=lambda each: heatmap[each].max()))
     row, column = divmod(int(heatmap[number].argmax()), heatmap.shape[2])
     found = volume.geometry.source_index((number, row, column))
@@ -77,7 +85,11 @@ def picture(heatmap: Floats, volume: Prepared, scale: tuple[float, float], kind:
 
 
 def _panel(
-    plane: str, heatmap: Floats, volume: Prepared, scale: tuple[float, float], found: tuple[float, float, float]
+    plane: str,
+    heatmap: Floats,
+    volume: Prepared,
+    scale: tuple[float, float],
+    found: tuple[float, float, float],
 ) -> Picture:
     """One plane through the source's voxel `found` on a black square, a line of text below it."""
     geometry = along(volume.geometry.shape, volume.geometry.affine, plane)
@@ -101,7 +113,13 @@ def _panel(
     for edge, (x, y, anchor) in places.items():
         draw.text((x, y), letters[edge], "white", font, anchor, stroke_width=1, stroke_fill="black")
     draw.rectangle((0, PANEL, PANEL, PANEL + LINE), "white")
-    draw.text((PANEL / 2, PANEL + 2), f"{plane}, {place_text(geometry.centre(number), plane)}", "black", font, "mt")
+    draw.text(
+        (PANEL / 2, PANEL + 2),
+        f"{plane}, {place_text(geometry.centre(number), plane)}",
+        "black",
+        font,
+        "mt",
+    )
     return np.asarray(canvas)
 
 

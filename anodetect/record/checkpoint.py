@@ -1,8 +1,9 @@
-"""The model file: safetensors with a JSON header. No pickle is read or written, and no torch is needed.
+"""The model file: safetensors with a JSON header. No pickle is read or written, and no torch is
+needed.
 
 Every value in the safetensors metadata is a string. `format` is the version, `header` a JSON
-object, `sha256` the hash of the header and of all arrays (name, type, shape, bytes, in name order), so
-that a changed byte is noticed.
+object, `sha256` the hash of the header and of all arrays (name, type, shape, bytes, in name order),
+so that a changed byte is noticed.
 """
 
 import json
@@ -35,7 +36,11 @@ def _digest(tensors: State, header: dict[str, Any]) -> str:
 def write(path: Path, tensors: State, header: dict[str, Any]) -> None:
     """Write atomically: a full disk or a crash leaves the old file as it was."""
     tensors = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
-    metadata = {"format": str(FORMAT), "header": json.dumps(header), "sha256": _digest(tensors, header)}
+    metadata = {
+        "format": str(FORMAT),
+        "header": json.dumps(header),
+        "sha256": _digest(tensors, header),
+    }
     write_atomic(path, save(tensors, metadata))
 
 
@@ -59,11 +64,15 @@ def _open(path: Path, *, arrays: bool) -> tuple[State, dict[str, Any]]:
                     f"{path}: format {version} is newer than this release reads ({FORMAT}); update anodetect"
                 )
             if version < OLDEST:
-                raise RunError(f"{path}: format {version} is that of a version before the first release; train anew")
+                raise RunError(
+                    f"{path}: format {version} is that of a version before the first release; train anew"
+                )
             header = json.loads(metadata["header"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 if arrays else {}
     except (OSError, SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
-        raise RunError(f"{path}: not a readable anodetect model file ({error or type(error).__name__})") from None
+        raise RunError(
+            f"{path}: not a readable anodetect model file ({error or type(error).__name__})"
+        ) from None
     if not isinstance(header, dict):
         raise RunError(f"{path}: not a readable anodetect model file (header)")
     if arrays and _digest(tensors, header) != metadata.get("sha256"):

@@ -11,9 +11,10 @@
     cases/           pictures of the most anomalous and the most borderline images, for the report
     audit.json       model, calibration, command, counts, the head and the hash of every output
 
-The chain: h_0 = sha256(""), h_n = sha256(h_{n−1} ‖ r_n) with r_n = sha256(canonical JSON of row n). Rows in order of
-their paths give equal chains for equal results. The head, sha256(h_N ‖ canonical JSON of audit.json without it), stands
-for everything; report.html, signature.json and reviews stand outside it.
+The chain: h_0 = sha256(""), h_n = sha256(h_{n−1} ‖ r_n) with r_n = sha256(canonical JSON of row n).
+Rows in order of their paths give equal chains for equal results. The head, sha256(h_N ‖ canonical
+JSON of audit.json without it), stands for everything; report.html, signature.json and reviews stand
+outside it.
 """
 
 import json
@@ -41,7 +42,13 @@ FORMAT = 2
 EMPTY = sha256(b"").hexdigest()  # where a chain begins
 AUDIT_FILE = "audit.json"
 JOURNAL, LOCK = "journal.jsonl", ".lock"  # only while a scoring is under way
-OUTSIDE = (AUDIT_FILE, "report.html", "signature.json", JOURNAL, LOCK)  # not among the hashed outputs
+OUTSIDE = (
+    AUDIT_FILE,
+    "report.html",
+    "signature.json",
+    JOURNAL,
+    LOCK,
+)  # not among the hashed outputs
 AUDIT = (
     "detector", "data", "model_sha256", "facts", "far", "fdr", "statement", "scale", "calibration", "command", "ended",
     "counts", "cases", "environment", "outputs", "rows", "chain", "head",
@@ -85,7 +92,10 @@ SLICE_COLUMNS = pa.schema(
         ("path", pa.string()),
         ("group", pa.string()),
         ("axis", pa.string()),
-        ("slice", pa.int32()),  # its index in the source, from 0, along the axis the volume is sliced along
+        (
+            "slice",
+            pa.int32(),
+        ),  # its index in the source, from 0, along the axis the volume is sliced along
         ("left_mm", pa.float64()),  # the middle of the slice, in the patient
         ("posterior_mm", pa.float64()),
         ("superior_mm", pa.float64()),
@@ -102,7 +112,9 @@ CHAIN_COLUMNS = pa.schema([("path", pa.string()), ("row", pa.string()), ("chain"
 PART = 4096  # rows of a table that are written at a time
 MOST_REASONS = 30  # that are told apart
 AT_ONCE = 256  # rows that are there as Python's objects at a time
-OUTPUTS_TEXT = re.compile(rb'(?<=\n  "outputs": {).*?(?=\n  })', re.DOTALL)  # in audit.json as it is written here
+OUTPUTS_TEXT = re.compile(
+    rb'(?<=\n  "outputs": {).*?(?=\n  })', re.DOTALL
+)  # in audit.json as it is written here
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -132,14 +144,22 @@ def in_error(rows: pa.Table) -> NDArray[np.bool_]:
 
 
 def failures(rows: pa.Table) -> list[tuple[str, int, str]]:
-    """(reason, how many, an example) of the rows in error, the most frequent reasons first. Decoders have a message for
-    every file, so of rare reasons only the number is told."""
+    """(reason, how many, an example) of the rows in error, the most frequent reasons first.
+    Decoders have a message for every file, so of rare reasons only the number is told."""
     table = rows.filter(pa.array(in_error(rows))).select(["error", "path"])
-    counted = table.group_by("error", use_threads=False).aggregate([("path", "count"), ("path", "first")]).to_pylist()
+    counted = (
+        table.group_by("error", use_threads=False)
+        .aggregate([("path", "count"), ("path", "first")])
+        .to_pylist()
+    )
     counted.sort(key=lambda each: -each["path_count"])
     ranked = [(each["error"], each["path_count"], each["path_first"]) for each in counted]
     rest = ranked[MOST_REASONS:]
-    others = [(f"{len(rest)} other reasons", sum(count for _, count, _ in rest), rest[0][2])] if rest else []
+    others = (
+        [(f"{len(rest)} other reasons", sum(count for _, count, _ in rest), rest[0][2])]
+        if rest
+        else []
+    )
     return ranked[:MOST_REASONS] + others
 
 
@@ -156,7 +176,8 @@ def chain(hashes: Iterable[str], value: str = EMPTY) -> Iterator[str]:
 
 
 def head_of(audit: Mapping[str, Any]) -> str:
-    """The hash that stands for the rows, through their chain, and for all else `audit`, which is JSON, says."""
+    """The hash that stands for the rows, through their chain, and for all else `audit`, which is
+    JSON, says."""
     digest = sha256(audit["chain"].encode())
     for part in canonical_parts({key: value for key, value in audit.items() if key != "head"}):
         digest.update(part)
@@ -164,10 +185,19 @@ def head_of(audit: Mapping[str, Any]) -> str:
 
 
 def prepare(path: Path, allowed: Sequence[str] = ()) -> None:
-    """Make an empty score directory; RunError if something is there already, other than files `allowed`."""
-    if path.exists() and (not path.is_dir() or any(child.name not in allowed for child in path.iterdir())):
-        begun = " and holds an interrupted scoring: continue it with --resume, or" if (path / JOURNAL).exists() else ""
-        raise RunError(f"{path} already exists{begun or ' and is not an empty folder;'} choose another --out")
+    """Make an empty score directory; RunError if something is there already, other than files
+    `allowed`."""
+    if path.exists() and (
+        not path.is_dir() or any(child.name not in allowed for child in path.iterdir())
+    ):
+        begun = (
+            " and holds an interrupted scoring: continue it with --resume, or"
+            if (path / JOURNAL).exists()
+            else ""
+        )
+        raise RunError(
+            f"{path} already exists{begun or ' and is not an empty folder;'} choose another --out"
+        )
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -221,21 +251,30 @@ def write(
             (last,) = chain([own], last)
             chained.add({"path": row["path"], "row": own, "chain": last})
     _write_table(path / "scores", rows)
-    _write_table(path / "groups", tabulate([], GROUP_COLUMNS) if groups is None else groups, formats=("csv",))
+    _write_table(
+        path / "groups", tabulate([], GROUP_COLUMNS) if groups is None else groups, formats=("csv",)
+    )
     timings = tabulate([], TIMING_COLUMNS) if timings is None else timings
     _write_table(path / "timings", timings, formats=("parquet",))
     if slices:
         _write_table(path / "slices", tabulate(slices, SLICE_COLUMNS), formats=("parquet",))
     _write_table(path / "chain", chained.table(), formats=("parquet",))
-    outputs = tabulate(({"name": name, "sha256": sha256_of(path / name)} for name in files(path)), OUTPUT_COLUMNS)
-    return _write_audit(path, plain({**audit, "format": FORMAT, "rows": len(rows), "chain": last}), outputs)
+    outputs = tabulate(
+        ({"name": name, "sha256": sha256_of(path / name)} for name in files(path)), OUTPUT_COLUMNS
+    )
+    return _write_audit(
+        path, plain({**audit, "format": FORMAT, "rows": len(rows), "chain": last}), outputs
+    )
 
 
 def _write_audit(path: Path, audit: dict[str, Any], outputs: pa.Table) -> str:
-    """Write audit.json with its head, which is returned. Of outputs there may be very many: none of their spellings is
-    made as a whole. They are in the order of their names, as canonical JSON has them."""
+    """Write audit.json with its head, which is returned. Of outputs there may be very many: none of
+    their spellings is made as a whole. They are in the order of their names, as canonical JSON has
+    them."""
     others = {key: value for key, value in audit.items() if key not in ("outputs", "head")}
-    before, after = ({k: v for k, v in others.items() if (k < "outputs") == first} for first in (True, False))
+    before, after = (
+        {k: v for k, v in others.items() if (k < "outputs") == first} for first in (True, False)
+    )
     digest = sha256(audit["chain"].encode() + canonical(before)[:-1] + b',"outputs":{')
     for part in _spelled(outputs, ",", ":"):
         digest.update(part)
@@ -258,7 +297,11 @@ def _spelled(outputs: pa.Table, between: str, colon: str, first: str = "") -> It
 
 def files(path: Path) -> list[str]:
     """The outputs the head stands for, relative to `path`; not what an interrupted write has left."""
-    found = (file.relative_to(path).as_posix() for file in walk(path) if not file.name.startswith(WRITING))
+    found = (
+        file.relative_to(path).as_posix()
+        for file in walk(path)
+        if not file.name.startswith(WRITING)
+    )
     return sorted(name for name in found if name not in OUTSIDE and not name.startswith("reviews."))
 
 
@@ -269,8 +312,9 @@ def write_draws(path: Path, draws: Mapping[str, NDArray[np.float64]]) -> None:
 
 
 def read(path: Path, *, outputs: bool = True) -> ScoreDirectory:
-    """Read a score directory; RunError if it is none, unfinished or of a newer release. Without `outputs` the list of
-    them is left empty, which spares much of the memory that very many files take."""
+    """Read a score directory; RunError if it is none, unfinished or of a newer release. Without
+    `outputs` the list of them is left empty, which spares much of the memory that very many files
+    take."""
     try:
         text = (path / AUDIT_FILE).read_bytes()
         audit = json.loads((text if outputs else OUTPUTS_TEXT.sub(b"", text)).decode("utf-8"))
@@ -289,7 +333,9 @@ def read(path: Path, *, outputs: bool = True) -> ScoreDirectory:
         rows = parquet.read_table(path / "scores.parquet")
     except FileNotFoundError as error:
         state = "; it was interrupted, or is being written" if (path / JOURNAL).exists() else ""
-        raise RunError(f"{path}: not a finished score directory (no {Path(error.filename).name}){state}") from None
+        raise RunError(
+            f"{path}: not a finished score directory (no {Path(error.filename).name}){state}"
+        ) from None
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowInvalid) as error:
         raise RunError(f"{path}: not a readable score directory ({error})") from None
     return ScoreDirectory(path, audit, rows)
@@ -298,7 +344,9 @@ def read(path: Path, *, outputs: bool = True) -> ScoreDirectory:
 def read_chain(path: Path) -> list[dict[str, str]]:
     """For each row as it was written its path, its hash and the chain's value after it."""
     try:
-        links: list[dict[str, str]] = parquet.read_table(path / "chain.parquet", schema=CHAIN_COLUMNS).to_pylist()
+        links: list[dict[str, str]] = parquet.read_table(
+            path / "chain.parquet", schema=CHAIN_COLUMNS
+        ).to_pylist()
     except (OSError, ValueError, pa.ArrowInvalid) as error:
         raise RunError(f"{path}: chain.parquet cannot be read ({error})") from None
     return links
@@ -355,7 +403,8 @@ def without_formulas(table: pa.Table) -> pa.Table:
     for index, column in enumerate(table.schema):
         if column.type == pa.string():
             safe = [
-                f"'{text}" if text and text.startswith(FORMULA_STARTS) else text for text in table[index].to_pylist()
+                f"'{text}" if text and text.startswith(FORMULA_STARTS) else text
+                for text in table[index].to_pylist()
             ]
             table = table.set_column(index, column, pa.array(safe, pa.string()))
     return table

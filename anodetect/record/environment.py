@@ -1,4 +1,5 @@
-"""What the last bits of a score depend on: versions, machine and threads; and how much memory was used."""
+"""What the last bits of a score depend on: versions, machine and threads; and how much memory was
+used."""
 
 import os
 import platform
@@ -25,7 +26,9 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     except OSError:
         return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), ""
+    )
 
 
 def facts() -> dict[str, Any]:
@@ -49,8 +52,8 @@ def facts() -> dict[str, Any]:
 
 
 def host(device_type: str) -> str:
-    """Return a hash of what the last bits of a score depend on beside the model: versions, processor and the type of
-    device, such as "cpu" or "cuda"."""
+    """Return a hash of what the last bits of a score depend on beside the model: versions,
+    processor and the type of device, such as "cpu" or "cuda"."""
     return sha256(canonical(facts() | {"device": device_type})).hexdigest()
 
 

@@ -1,8 +1,9 @@
 """The write-ahead part file of a scoring: what is finished survives a crash, and is not done twice.
 
-`journal.jsonl` in the score directory holds a line with what the scoring was begun with, then a line for every
-finished file, appended and flushed to the disk a batch at a time. Whatever a killed process left behind its last
-complete line is cut off when it is opened again. The file goes when the directory is complete.
+`journal.jsonl` in the score directory holds a line with what the scoring was begun with, then a
+line for every finished file, appended and flushed to the disk a batch at a time. Whatever a killed
+process left behind its last complete line is cut off when it is opened again. The file goes when
+the directory is complete.
 """
 
 import json
@@ -25,8 +26,8 @@ Entry = dict[str, Any]  # row, seconds, threads, host, files, regions, slices
 class Journal:
     """The journal of the score directory `path`; a context manager that holds the directory's lock.
 
-    `begun_with` is what must be the same for a scoring to go on. RunError if the directory is taken, finished, was
-    begun with something else, or has been begun and `resume` is not asked for.
+    `begun_with` is what must be the same for a scoring to go on. RunError if the directory is
+    taken, finished, was begun with something else, or has been begun and `resume` is not asked for.
     """
 
     def __init__(self, path: Path, begun_with: Mapping[str, Any], *, resume: bool) -> None:
@@ -54,13 +55,17 @@ class Journal:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.stream.close()
         self.lock.release()
 
     def _open(self) -> None:
-        # Beside its journal a record is complete but perhaps not signed: what comes after scoring is done again.
+        # Beside its journal a record is complete but perhaps not signed: what comes after scoring
+        # is done again.
         if (self.path / directories.AUDIT_FILE).exists() and not self.file.exists():
             raise RunError(f"{self.path}: this scoring is finished; choose another --out")
         for file in walk(self.path):
@@ -80,16 +85,22 @@ class Journal:
                 begun_with = entry["begun_with"]
             end += len(line)
         if begun_with is not None and canonical(begun_with) != canonical(self.begun_with):
-            changed = [key for key, value in self.begun_with.items() if begun_with.get(key) != value]
-            raise RunError(f"{self.path} was begun with another {', '.join(changed)}; resume with the same")
+            changed = [
+                key for key, value in self.begun_with.items() if begun_with.get(key) != value
+            ]
+            raise RunError(
+                f"{self.path} was begun with another {', '.join(changed)}; resume with the same"
+            )
         return end
 
     def resumed(self) -> Iterator[Entry]:
-        """What needs not be done again: entries without an error, such as of a disk that was away, whose files are
-        there; after a power failure they may be missing or empty."""
+        """What needs not be done again: entries without an error, such as of a disk that was away,
+        whose files are there; after a power failure they may be missing or empty."""
         for entry in self.entries():
             files = (self.path / name for name in entry["files"])
-            if not entry["row"]["error"] and all(file.is_file() and file.stat().st_size > 0 for file in files):
+            if not entry["row"]["error"] and all(
+                file.is_file() and file.stat().st_size > 0 for file in files
+            ):
                 yield entry
 
     def append(self, entries: Sequence[Entry]) -> None:
@@ -97,7 +108,8 @@ class Journal:
         self._write(entries)
 
     def entries(self) -> Iterator[Entry]:
-        """Everything finished, one at a time; a file that was done again counts as it was done last."""
+        """Everything finished, one at a time; a file that was done again counts as it was done
+        last."""
         last = {}
         for number, (_, entry) in enumerate(_lines(self.file)):
             if "row" in entry:
@@ -117,7 +129,9 @@ class Journal:
             self.stream.flush()
             os.fsync(self.stream.fileno())
         except OSError as error:
-            raise RunError(f"{self.file}: cannot be written ({error.strerror}); continue with --resume") from None
+            raise RunError(
+                f"{self.file}: cannot be written ({error.strerror}); continue with --resume"
+            ) from None
 
 
 def _lines(file: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:

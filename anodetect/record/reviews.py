@@ -1,12 +1,15 @@
-"""What reviewers decided about a score directory: records that are only ever added, each holding the hash of the last.
+"""What reviewers decided about a score directory: records that are only ever added, each holding
+the hash of the last.
 
     reviews.sqlite, table `reviews`: one row per record, columns: COLUMNS, unique in (head, number)
 
-The chain starts at the head of the score directory: with h_0 the head, record n holds `previous` = h_{n−1} and
-`hash` = h_n = sha256(canonical JSON of all its other columns). A verdict taken back is one more record, WITHDRAWN,
-that names the number of the one it takes back. Nothing here writes; the review app does.
+The chain starts at the head of the score directory: with h_0 the head, record n holds `previous` =
+h_{n−1} and `hash` = h_n = sha256(canonical JSON of all its other columns). A verdict taken back is
+one more record, WITHDRAWN, that names the number of the one it takes back. Nothing here writes; the
+review app does.
 
-A chain cut off at its end is as whole as before: keep the hash of the last record elsewhere to notice that.
+A chain cut off at its end is as whole as before: keep the hash of the last record elsewhere to
+notice that.
 """
 
 import os
@@ -25,17 +28,19 @@ FILE = "reviews.sqlite"
 Judgement = Literal["normal", "anomalous", "unsure", "bad image"]
 JUDGEMENTS: tuple[Judgement, ...] = get_args(Judgement)
 WITHDRAWN = "withdrawn"
-DATABASE = "ANODETECT_REVIEWS"  # a database's URL; not an argument, which everybody on the machine could read
+# a database's URL; not an argument, which everybody on the machine could read
+DATABASE = "ANODETECT_REVIEWS"
 
 
 @dataclass(frozen=True)
 class Review:
     """One record.
 
-    `verdict` is one of JUDGEMENTS or WITHDRAWN, and `withdraws` the number of the record taken back, else None.
-    `score`, `p_value` and `threshold` are those the reviewer was deciding at, None where there were none or they were
-    not finite; `blind`: they and the map were hidden. `region` is a box "x,y,width,height", an outline "x,y x,y
-    x,y …", in pixels of the image, (0, 0) the corner of the upper left one, or "". `time` is UTC in ISO 8601.
+    `verdict` is one of JUDGEMENTS or WITHDRAWN, and `withdraws` the number of the record taken
+    back, else None. `score`, `p_value` and `threshold` are those the reviewer was deciding at, None
+    where there were none or they were not finite; `blind`: they and the map were hidden. `region`
+    is a box "x,y,width,height", an outline "x,y x,y x,y …", in pixels of the image, (0, 0) the
+    corner of the upper left one, or "". `time` is UTC in ISO 8601.
     """
 
     head: str
@@ -62,7 +67,9 @@ COLUMNS = tuple(field.name for field in fields(Review))
 
 def hash_of(review: Review) -> str:
     """The hash of everything a record says, its predecessor's hash included."""
-    return sha256(canonical({name: value for name, value in asdict(review).items() if name != "hash"})).hexdigest()
+    return sha256(
+        canonical({name: value for name, value in asdict(review).items() if name != "hash"})
+    ).hexdigest()
 
 
 def from_row(row: Mapping[str, Any]) -> Review:
@@ -99,7 +106,8 @@ def broken(reviews: Sequence[Review], head: str) -> Iterator[str]:
 
 
 def misfits(reviews: Sequence[Review], rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """The first record about something that was not scored, or by another model, or without a reviewer's verdict."""
+    """The first record about something that was not scored, or by another model, or without a
+    reviewer's verdict."""
     by_path = {row["path"]: row for row in rows}
     numbers = {review.number: review for review in reviews}
     for review in reviews:
@@ -108,12 +116,16 @@ def misfits(reviews: Sequence[Review], rows: Sequence[Mapping[str, Any]]) -> Ite
         taken_back = numbers.get(review.withdraws or 0)
         if row is None:
             yield f"{name} is about an image that is not in scores.parquet"
-        elif (review.image_sha256, review.model_sha256) != (row["sha256"] or "", row["model_sha256"] or ""):
+        elif (review.image_sha256, review.model_sha256) != (
+            row["sha256"] or "",
+            row["model_sha256"] or "",
+        ):
             yield f"{name} is about other contents or another model than scores.parquet"
         elif review.verdict not in (*JUDGEMENTS, WITHDRAWN):
             yield f"{name} has no known verdict"
         elif (review.verdict == WITHDRAWN) != (
-            taken_back is not None and (taken_back.reviewer, taken_back.path) == (review.reviewer, review.path)
+            taken_back is not None
+            and (taken_back.reviewer, taken_back.path) == (review.reviewer, review.path)
         ):
             yield f"{name} takes back what is not there"
         else:
@@ -121,8 +133,11 @@ def misfits(reviews: Sequence[Review], rows: Sequence[Mapping[str, Any]]) -> Ite
         return
 
 
-def verify(folder: Path, head: str, rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[str]]:
-    """What is wrong with the reviews of a score directory, and what is worth knowing; both empty without reviews."""
+def verify(
+    folder: Path, head: str, rows: Sequence[Mapping[str, Any]]
+) -> tuple[list[str], list[str]]:
+    """What is wrong with the reviews of a score directory, and what is worth knowing; both empty
+    without reviews."""
     if not (folder / FILE).is_file():
         return [], []
     try:
@@ -142,14 +157,24 @@ def read(file: Path) -> list[Review]:
     columns = ", ".join(COLUMNS)
     try:
         # In a folder that cannot be written SQLite reads only what it is told will not change.
-        still = "" if os.access(file.parent, os.W_OK) or Path(f"{file}-wal").exists() else "&immutable=1"
-        with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro{still}", uri=True, timeout=10)) as connection:
+        still = (
+            ""
+            if os.access(file.parent, os.W_OK) or Path(f"{file}-wal").exists()
+            else "&immutable=1"
+        )
+        with closing(
+            sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro{still}", uri=True, timeout=10)
+        ) as connection:
             connection.row_factory = sqlite3.Row
-            if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'reviews'").fetchone():
+            if not connection.execute(
+                "SELECT 1 FROM sqlite_master WHERE name = 'reviews'"
+            ).fetchone():
                 return []
             if connection.execute("PRAGMA quick_check").fetchone()[0] != "ok":
                 raise sqlite3.DatabaseError("database disk image is malformed")
-            found = connection.execute(f"SELECT {columns} FROM reviews ORDER BY head, number").fetchall()
+            found = connection.execute(
+                f"SELECT {columns} FROM reviews ORDER BY head, number"
+            ).fetchall()
             return [from_row(row) for row in found]
     except (sqlite3.Error, TypeError, ValueError) as error:
         raise RunError(

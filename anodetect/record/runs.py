@@ -29,7 +29,14 @@ from anodetect.record import checkpoint, environment, threads
 from anodetect.stats.calibration import Calibration
 from anodetect.types import State
 
-FILES = ("config.json", "model.safetensors", "train.jsonl", "environment.json", "manifest.csv", "model_card.md")
+FILES = (
+    "config.json",
+    "model.safetensors",
+    "train.jsonl",
+    "environment.json",
+    "manifest.csv",
+    "model_card.md",
+)
 HEADER = (
     "detector",
     "representation",
@@ -50,7 +57,8 @@ CHECKPOINT, FINGERPRINT = "checkpoint.safetensors", "fingerprint"  # only while 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run. `header` is the model file's: detector, representation, config, preprocess, scale, facts."""
+    """A finished run. `header` is the model file's: detector, representation, config, preprocess,
+    scale, facts."""
 
     path: Path
     header: dict[str, Any]
@@ -71,7 +79,8 @@ def partial(path: Path) -> Path:
 
 
 def checkpoints(workdir: Path) -> list[Path]:
-    """What an interrupted training can go on from: its checkpoint, or an ensemble's members that are finished."""
+    """What an interrupted training can go on from: its checkpoint, or an ensemble's members that
+    are finished."""
     return [file for file in workdir.glob("*.safetensors") if file.name != "model.safetensors"]
 
 
@@ -84,12 +93,16 @@ def begin(path: Path, *, resume: bool, fingerprint: Mapping[str, Any] | None = N
     if resume and not begun:
         raise RunError(f"{workdir} holds no checkpoint to resume from; train without --resume")
     if begun and not resume:
-        raise RunError(f"{workdir} holds an interrupted training; continue it with --resume or remove it")
+        raise RunError(
+            f"{workdir} holds an interrupted training; continue it with --resume or remove it"
+        )
     digest = sha256(canonical(fingerprint or {})).hexdigest()
     if resume:
         begun_as = workdir / FINGERPRINT
         if not begun_as.exists() or begun_as.read_text("utf-8") != digest:
-            raise RunError(f"{workdir} was begun with other settings, seed or images; resume with the same ones")
+            raise RunError(
+                f"{workdir} was begun with other settings, seed or images; resume with the same ones"
+            )
         for scratch in (child for child in workdir.iterdir() if child.is_dir()):
             shutil.rmtree(scratch, ignore_errors=True)  # what a killed process left
         return workdir
@@ -132,7 +145,11 @@ def write(
     write_atomic(workdir / "manifest.csv", to_csv(manifest))
     write_atomic(workdir / "model_card.md", card)
     (workdir / "train.jsonl").touch()
-    hashes = {name: sha256_of(workdir / name) for name in FILES if name not in ("model.safetensors", "train.jsonl")}
+    hashes = {
+        name: sha256_of(workdir / name)
+        for name in FILES
+        if name not in ("model.safetensors", "train.jsonl")
+    }
     full = dict(header) | {"calibration_groups": list(calibration.groups), "hashes": hashes}
     checkpoint.write(workdir / "model.safetensors", tensors, full)
     for name in (CHECKPOINT, FINGERPRINT):
@@ -146,7 +163,9 @@ def read(path: Path) -> Run:
     tensors, header = checkpoint.read(path / "model.safetensors")
     lacking = [key for key in HEADER if key not in header]
     if lacking:
-        raise RunError(f"{path}: the model file lacks {', '.join(lacking)}; it was not written by `anodetect train`")
+        raise RunError(
+            f"{path}: the model file lacks {', '.join(lacking)}; it was not written by `anodetect train`"
+        )
     hashes = header.get("hashes", {})
     if not isinstance(hashes, dict):
         raise RunError(f"{path}: the model file does not say what the run's other files are")
@@ -154,15 +173,21 @@ def read(path: Path) -> Run:
         if name not in FILES:
             raise RunError(f"{path}: the model file names {name!r}, which is no file of a run")
         if sha256_of(path / name) != digest:
-            raise RunError(f"{path / name}: does not match the hash in the model file; it was altered")
+            raise RunError(
+                f"{path / name}: does not match the hash in the model file; it was altered"
+            )
     try:
         calibration = Calibration(
-            tensors.pop("calibration.scores"), tensors.pop("calibration.peaks"), tuple(header["calibration_groups"])
+            tensors.pop("calibration.scores"),
+            tensors.pop("calibration.peaks"),
+            tuple(header["calibration_groups"]),
         )
         state = {name.removeprefix("detector."): array for name, array in tensors.items()}
         return Run(path, header, state, calibration, sha256_of(path / "model.safetensors"))
     except (KeyError, TypeError) as error:
-        raise RunError(f"{path}: the model file lacks {error}; it was not written by `anodetect train`") from None
+        raise RunError(
+            f"{path}: the model file lacks {error}; it was not written by `anodetect train`"
+        ) from None
 
 
 def model_card(header: Mapping[str, Any], calibration: Calibration) -> str:
@@ -219,8 +244,8 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def curves(path: Path) -> list[dict[str, Any]]:
-    """The steps of train.jsonl as they were logged, at most CURVE_POINTS evenly spread ones; a detector that is not
-    trained in steps has none."""
+    """The steps of train.jsonl as they were logged, at most CURVE_POINTS evenly spread ones; a
+    detector that is not trained in steps has none."""
     steps = [record for record in read_log(path) if "loss" in record]
     return steps[:: -(-len(steps) // CURVE_POINTS) or 1]
 

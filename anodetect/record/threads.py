@@ -8,7 +8,9 @@ from threadpoolctl import threadpool_info, threadpool_limits
 def in_use() -> int:
     """The most threads that a library loaded until now computes with."""
     counts = [pool["num_threads"] for pool in threadpool_info()]
-    if torch := sys.modules.get("torch"):  # its own settings count for it; a detector without it shall not load it
+    if torch := sys.modules.get(
+        "torch"
+    ):  # its own settings count for it; a detector without it shall not load it
         counts.append(torch.get_num_threads())
     return max(counts, default=1)
 

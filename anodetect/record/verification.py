@@ -1,7 +1,9 @@
-"""Is a score directory what it was when it was written? Hashes, chain, decisions, model, signature, reviews. No torch.
+"""Is a score directory what it was when it was written? Hashes, chain, decisions, model, signature,
+reviews. No torch.
 
-Whoever can write a directory can also write a new chain: without a copy of the head kept elsewhere (`head`) or a
-signature by a key that is trusted (`key`), a directory is at best internally consistent, not authenticated.
+Whoever can write a directory can also write a new chain: without a copy of the head kept elsewhere
+(`head`) or a signature by a key that is trusted (`key`), a directory is at best internally
+consistent, not authenticated.
 """
 
 import json
@@ -24,13 +26,22 @@ from anodetect.record.decisions import decide, decide_slices
 from anodetect.stats.calibration import Calibration
 
 SIGNATURE = "signature.json"
-UNCHECKABLE = (KeyError, TypeError, ValueError, IndexError, AttributeError, pa.ArrowException, AnodetectError)
+UNCHECKABLE = (
+    KeyError,
+    TypeError,
+    ValueError,
+    IndexError,
+    AttributeError,
+    pa.ArrowException,
+    AnodetectError,
+)
 DECIDED = ("p_value", "q_value", "flagged", "threshold")
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """`problems` is empty where everything holds; `authenticated`: against a kept head or a trusted key."""
+    """`problems` is empty where everything holds; `authenticated`: against a kept head or a trusted
+    key."""
 
     problems: tuple[str, ...]
     notes: tuple[str, ...]
@@ -43,11 +54,14 @@ class Verdict:
         return not self.problems
 
 
-def verify(path: Path, *, head: str | None = None, key: Path | None = None, run: Path | None = None) -> Verdict:
-    """Recompute everything a score directory says of itself; RunError if it is no finished score directory.
+def verify(
+    path: Path, *, head: str | None = None, key: Path | None = None, run: Path | None = None
+) -> Verdict:
+    """Recompute everything a score directory says of itself; RunError if it is no finished score
+    directory.
 
-    `head`: the head as kept elsewhere. `key`: the public key (PEM) that must have signed it. `run`: where the run is
-    now, if not where it was.
+    `head`: the head as kept elsewhere. `key`: the public key (PEM) that must have signed it. `run`:
+    where the run is now, if not where it was.
     """
     try:
         scored = directories.read(path)
@@ -59,7 +73,9 @@ def verify(path: Path, *, head: str | None = None, key: Path | None = None, run:
     notes: list[str] = []
     problems = [*of_record(scored, notes), *_model(audit, run, notes)]
     if head is not None and head.lower() != audit["head"]:
-        problems.append(f"the head is {audit['head']}, not the one that was kept: the record was replaced")
+        problems.append(
+            f"the head is {audit['head']}, not the one that was kept: the record was replaced"
+        )
     trusted = _public_key(key) if key else None
     problems += _signature(path, audit["head"], trusted, notes)
     wrong, known = reviews.verify(path, audit["head"], scored.rows)
@@ -70,13 +86,16 @@ def verify(path: Path, *, head: str | None = None, key: Path | None = None, run:
 
 
 def of_record(scored: directories.ScoreDirectory, notes: list[str]) -> list[str]:
-    """What does not hold of rows, decisions, outputs and head, whatever the model and the signature."""
+    """What does not hold of rows, decisions, outputs and head, whatever the model and the
+    signature."""
     problems: list[str] = []
     for check in (_rows, _decisions, lambda scored: _outputs(scored, notes), _head):
         try:
             problems += check(scored)
         except UNCHECKABLE as error:
-            problems.append(f"it cannot be checked: something is missing or of another kind ({error!r})")
+            problems.append(
+                f"it cannot be checked: something is missing or of another kind ({error!r})"
+            )
     return problems
 
 
@@ -123,8 +142,12 @@ def _decisions(scored: directories.ScoreDirectory) -> Iterator[str]:
     """p-values, q-values and flags against those that scores and calibration give."""
     audit = scored.audit
     calibration = Calibration.restore(audit["calibration"])
-    again, _, _ = decide(scored.table, calibration, far=audit["far"] or audit["fdr"], fdr=audit["fdr"])
-    for number, (row, decided) in enumerate(zip(scored.rows, again.to_pylist(), strict=True), start=1):
+    again, _, _ = decide(
+        scored.table, calibration, far=audit["far"] or audit["fdr"], fdr=audit["fdr"]
+    )
+    for number, (row, decided) in enumerate(
+        zip(scored.rows, again.to_pylist(), strict=True), start=1
+    ):
         if any(not _same(row[name], decided[name]) for name in DECIDED):
             yield f"record {number} ({row['path']}): its decision does not follow from its score"
             break
@@ -140,7 +163,9 @@ def _decisions(scored: directories.ScoreDirectory) -> Iterator[str]:
 
 
 def _same(a: Any, b: Any) -> bool:
-    return a == b or (isinstance(a, float) and isinstance(b, float) and bool(np.isclose(a, b, equal_nan=True)))
+    return a == b or (
+        isinstance(a, float) and isinstance(b, float) and bool(np.isclose(a, b, equal_nan=True))
+    )
 
 
 def _outputs(scored: directories.ScoreDirectory, notes: list[str]) -> Iterator[str]:
@@ -165,17 +190,20 @@ def _model(audit: Mapping[str, Any], run: Path | None, notes: list[str]) -> Iter
         yield f"the model was changed: {file} is not the one that scored"
 
 
-# -- Signatures -----------------------------------------------------------------------------------------
+# -- Signatures ------------------------------------------------------------------------------------
 
 
 def private_key(path: Path) -> Ed25519PrivateKey:
-    """An Ed25519 private key from a PEM file without a password (`openssl genpkey -algorithm ed25519 -out key.pem`)."""
+    """An Ed25519 private key from a PEM file without a password (`openssl genpkey -algorithm
+    ed25519 -out key.pem`)."""
     try:
         key = load_pem_private_key(path.read_bytes(), None)
     except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise ConfigError(f"{path}: no usable private key ({error})") from None
     if not isinstance(key, Ed25519PrivateKey):
-        raise ConfigError(f"{path}: not an Ed25519 key; make one with openssl genpkey -algorithm ed25519")
+        raise ConfigError(
+            f"{path}: not an Ed25519 key; make one with openssl genpkey -algorithm ed25519"
+        )
     return key
 
 
@@ -200,7 +228,9 @@ def sign(path: Path, head: str, key: Ed25519PrivateKey) -> None:
     write_atomic(path / SIGNATURE, json.dumps(made, indent=2) + "\n")
 
 
-def _signature(path: Path, head: str, trusted: Ed25519PublicKey | None, notes: list[str]) -> Iterator[str]:
+def _signature(
+    path: Path, head: str, trusted: Ed25519PublicKey | None, notes: list[str]
+) -> Iterator[str]:
     file = path / SIGNATURE
     if not file.is_file():
         if trusted:
@@ -213,7 +243,13 @@ def _signature(path: Path, head: str, trusted: Ed25519PublicKey | None, notes: l
     except (OSError, ValueError, KeyError, TypeError):
         yield f"{SIGNATURE} cannot be read"
     except InvalidSignature:
-        yield "the signature is not that of the key" if trusted else "the signature does not fit the head"
+        yield (
+            "the signature is not that of the key"
+            if trusted
+            else "the signature does not fit the head"
+        )
     else:
         if not trusted:
-            notes.append(f"signed by the key {made['public_key']}, which was not checked against one you trust (--key)")
+            notes.append(
+                f"signed by the key {made['public_key']}, which was not checked against one you trust (--key)"
+            )

@@ -1,4 +1,5 @@
-"""What verdicts add up to: agreement of reviewers, what most of them say, and how right the flags were.
+"""What verdicts add up to: agreement of reviewers, what most of them say, and how right the flags
+were.
 
 Judgements are those in force (`record.reviews.in_force`): path → reviewer → review.
 """
@@ -27,7 +28,8 @@ LABELS = {"normal": 0, "anomalous": 1}  # what verdicts say of an image; the oth
 
 @dataclass(frozen=True)
 class Rate:
-    """`hits` of `total` and the 95 % Clopper–Pearson interval (images taken as independent); NaN of nothing."""
+    """`hits` of `total` and the 95 % Clopper–Pearson interval (images taken as independent); NaN of
+    nothing."""
 
     hits: int
     total: int
@@ -43,7 +45,8 @@ class Rate:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Two readers on the images both judged: how many, on how many they agree, and Cohen's κ (NaN where undefined)."""
+    """Two readers on the images both judged: how many, on how many they agree, and Cohen's κ (NaN
+    where undefined)."""
 
     readers: tuple[str, str]
     images: int
@@ -53,7 +56,8 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Summary:
-    """Where a review stands. `precision`: of the flagged images judged normal or anomalous, the anomalous ones."""
+    """Where a review stands. `precision`: of the flagged images judged normal or anomalous, the
+    anomalous ones."""
 
     images: int
     reviewed: int
@@ -65,16 +69,21 @@ class Summary:
 
 
 def disagreement(judged: Mapping[str, Judgement]) -> float:
-    """The share of pairs of reviewers whose verdicts on an image differ, 0 to 1; 0 with fewer than two."""
+    """The share of pairs of reviewers whose verdicts on an image differ, 0 to 1; 0 with fewer than
+    two."""
     n = len(judged)
     if n < 2:
         return 0.0
-    alike = sum(count * (count - 1) for count in Counter(review.verdict for review in judged.values()).values())
+    alike = sum(
+        count * (count - 1)
+        for count in Counter(review.verdict for review in judged.values()).values()
+    )
     return 1 - alike / (n * (n - 1))
 
 
 def cohens_kappa(pairs: Sequence[tuple[str, str]]) -> float:
-    """κ = (p_o − p_e) / (1 − p_e) (Cohen 1960) of two readers' verdicts on the same images; NaN where p_e = 1."""
+    """κ = (p_o − p_e) / (1 − p_e) (Cohen 1960) of two readers' verdicts on the same images; NaN
+    where p_e = 1."""
     if not pairs:
         return float("nan")
     n = len(pairs)
@@ -90,14 +99,23 @@ def agreements(judgements: Judgements) -> list[Agreement]:
     found = []
     for index, one in enumerate(names):
         for other in names[index + 1 :]:
-            both = [(j[one].verdict, j[other].verdict) for j in judgements.values() if one in j and other in j]
+            both = [
+                (j[one].verdict, j[other].verdict)
+                for j in judgements.values()
+                if one in j and other in j
+            ]
             if both:
-                found.append(Agreement((one, other), len(both), sum(a == b for a, b in both), cohens_kappa(both)))
+                found.append(
+                    Agreement(
+                        (one, other), len(both), sum(a == b for a, b in both), cohens_kappa(both)
+                    )
+                )
     return found
 
 
 def consensus(judged: Mapping[str, Judgement]) -> int | None:
-    """0 normal, 1 anomalous: what most of those say who say either; None without them or where they are even."""
+    """0 normal, 1 anomalous: what most of those say who say either; None without them or where they
+    are even."""
     said = [LABELS[review.verdict] for review in judged.values() if review.verdict in LABELS]
     return None if 2 * sum(said) == len(said) else int(2 * sum(said) > len(said))
 
@@ -105,7 +123,11 @@ def consensus(judged: Mapping[str, Judgement]) -> int | None:
 def summary(rows: Sequence[Mapping[str, Any]], judgements: Judgements) -> Summary:
     """Counts over the listed images only, so that a review of part of a directory can be summed up."""
     listed = {row["path"]: judgements[row["path"]] for row in rows if judgements.get(row["path"])}
-    flags = [truth for row in rows if row["flagged"] and (truth := consensus(listed.get(row["path"], {}))) is not None]
+    flags = [
+        truth
+        for row in rows
+        if row["flagged"] and (truth := consensus(listed.get(row["path"], {}))) is not None
+    ]
     every = [review for judged in listed.values() for review in judged.values()]
     return Summary(
         images=len(rows),

@@ -1,11 +1,12 @@
-"""From raw scores to false-alarm probabilities: split-conformal p-values over groups. Nothing is learned here.
+"""From raw scores to false-alarm probabilities: split-conformal p-values over groups. Nothing is
+learned here.
 
 With calibration groups g = 1 … G (patients, lots; an image without a group is its own),
 
     p(s) = (1 + Σ_g mean_{i∈g} 1[s_i ≥ s]) / (G + 1),
 
-the mean, over all ways of drawing one image per group, of the classical conformal p-value (Vovk et al.
-2005, eq. 2.20). With one image per group it is exact: a new normal image has P(p ≤ α) ≤ α.
+the mean, over all ways of drawing one image per group, of the classical conformal p-value (Vovk et
+al. 2005, eq. 2.20). With one image per group it is exact: a new normal image has P(p ≤ α) ≤ α.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,7 +40,11 @@ class Calibration:
 
     def snapshot(self) -> dict[str, Any]:
         """All of it as JSON values, for the record."""
-        lists = {"scores": self.scores.tolist(), "peaks": self.peaks.tolist(), "groups": list(self.groups)}
+        lists = {
+            "scores": self.scores.tolist(),
+            "peaks": self.peaks.tolist(),
+            "groups": list(self.groups),
+        }
         return lists | {"n_groups": self.n_groups}
 
     @cached_property
@@ -47,7 +52,8 @@ class Calibration:
         return len(set(self.groups))
 
     def level(self, far: float) -> Level:
-        """What `far` can be promised over: groups, else images (optimistic if those of a group resemble each other)."""
+        """What `far` can be promised over: groups, else images (optimistic if those of a group
+        resemble each other)."""
         _check_rate(far)
         if (self.n_groups + 1) * far >= 1 - 1e-12:
             return "group"
@@ -58,7 +64,8 @@ class Calibration:
         return 1 / ((self.n_groups if self.level(far) == "group" else len(self.scores)) + 1)
 
     def p_values(self, scores: Sequence[float] | Doubles, far: float) -> Doubles:
-        """p-values in (0, 1] at the level `far` is promised over; NaN without calibration images or score."""
+        """p-values in (0, 1] at the level `far` is promised over; NaN without calibration images or
+        score."""
         return self._p_values(np.asarray(scores, np.float64), self.scores, self.level(far))
 
     def threshold(self, far: float) -> float:
@@ -66,14 +73,17 @@ class Calibration:
         return self._threshold(self.scores, far)
 
     def pixel_threshold(self, far: float) -> float:
-        """The map value exceeded anywhere in at most a share `far` of calibration images (group-wise as above)."""
+        """The map value exceeded anywhere in at most a share `far` of calibration images
+        (group-wise as above)."""
         return self._threshold(self.peaks, far)
 
     def statement(self, far: float) -> str:
         """What the promise is worth here, in one sentence."""
         n, groups = len(self.scores), self.n_groups
         if n == 0:
-            return "There are no calibration images: scores carry no p-values and nothing is flagged."
+            return (
+                "There are no calibration images: scores carry no p-values and nothing is flagged."
+            )
         if self.level(far) == "group":
             realised = np.floor(far * (groups + 1) + 1e-9) / (groups + 1)
             return (
@@ -110,7 +120,9 @@ class Calibration:
             return np.full(len(values), np.nan)
         weights, units = self._weights(level)
         order = np.argsort(reference)
-        above = np.append(np.cumsum(weights[order][::-1])[::-1], 0.0)  # weight of the values from each rank up
+        above = np.append(
+            np.cumsum(weights[order][::-1])[::-1], 0.0
+        )  # weight of the values from each rank up
         p = (1 + above[np.searchsorted(reference[order], values, side="left")]) / (units + 1)
         return np.where(np.isnan(values), np.nan, np.minimum(p, 1.0))
 
@@ -123,8 +135,9 @@ class Calibration:
 
 
 def benjamini_hochberg(p_values: Doubles, *, dependent: bool = False) -> Doubles:
-    """q-values: the smallest false-discovery rate at which each is rejected (Benjamini & Hochberg 1995);
-    `dependent` allows any dependence (Benjamini & Yekutieli 2001). NaN stays NaN and is not counted."""
+    """q-values: the smallest false-discovery rate at which each is rejected (Benjamini & Hochberg
+    1995); `dependent` allows any dependence (Benjamini & Yekutieli 2001). NaN stays NaN and is not
+    counted."""
     q = np.full(len(p_values), np.nan)
     known = np.flatnonzero(~np.isnan(p_values))
     if len(known) == 0:
@@ -138,7 +151,8 @@ def benjamini_hochberg(p_values: Doubles, *, dependent: bool = False) -> Doubles
 
 
 def clopper_pearson(hits: float, total: int, alpha: float = 0.05) -> tuple[float, float]:
-    """The exact 1 − `alpha` interval of `hits` of `total` (Clopper & Pearson 1934); all of [0, 1] of nothing."""
+    """The exact 1 − `alpha` interval of `hits` of `total` (Clopper & Pearson 1934); all of [0, 1]
+    of nothing."""
     from scipy.special import betaincinv  # here, because scoring is to begin at once
 
     low = betaincinv(hits, total - hits + 1, alpha / 2) if hits > 0 else 0.0

@@ -1,15 +1,16 @@
 """Does a batch come from where the calibration images came from? NumPy only.
 
-Two answers. `compare` is a two-sample permutation test of the batch against the calibration images that permutes whole
-groups. Both are cut off at the score that a twentieth of the calibration images exceed, so that a batch with anomalies
-in it, which all lie beyond, is not taken for a drift; what is compared is whether the rest ranks higher or lower. Given
-the cut, calibration and batch normals below it are exchangeable if they are so at all. A batch of which more than
-half lies beyond the cut is always reported: it is full of anomalies, or from elsewhere.
+Two answers. `compare` is a two-sample permutation test of the batch against the calibration images
+that permutes whole groups. Both are cut off at the score that a twentieth of the calibration images
+exceed, so that a batch with anomalies in it, which all lie beyond, is not taken for a drift; what
+is compared is whether the rest ranks higher or lower. Given the cut, calibration and batch normals
+below it are exchangeable if they are so at all. A batch of which more than half lies beyond the cut
+is always reported: it is full of anomalies, or from elsewhere.
 
-`martingale` follows a batch in the order of acquisition (Vovk, Gammerman & Shafer, Algorithmic Learning in a Random
-World, 2nd ed., 2022, ch. 8; simple jumper: Vovk et al., COPA 2021). Each group's score gets a conformal p-value among
-all before it; a bet against those being uniform grows beyond 1/α with probability at most α (Ville's inequality) as
-long as nothing changes.
+`martingale` follows a batch in the order of acquisition (Vovk, Gammerman & Shafer, Algorithmic
+Learning in a Random World, 2nd ed., 2022, ch. 8; simple jumper: Vovk et al., COPA 2021). Each
+group's score gets a conformal p-value among all before it; a bet against those being uniform grows
+beyond 1/α with probability at most α (Ville's inequality) as long as nothing changes.
 """
 
 import bisect
@@ -32,8 +33,8 @@ FEWEST = 2  # groups on either side; with less there is nothing to permute
 
 @dataclass(frozen=True)
 class Drift:
-    """`rank`: where the typical batch image lies among the calibration images below the cut, .5 where nothing moved.
-    `beyond`: the share of the batch beyond it."""
+    """`rank`: where the typical batch image lies among the calibration images below the cut, .5
+    where nothing moved. `beyond`: the share of the batch beyond it."""
 
     fires: bool
     p_value: float
@@ -50,7 +51,8 @@ def compare(
     *,
     seed: int = 0,
 ) -> Drift | None:
-    """The batch's scores [n] and groups against the calibration's; None if there is too little to compare."""
+    """The batch's scores [n] and groups against the calibration's; None if there is too little to
+    compare."""
     reference, values = np.asarray(calibration, np.float64), np.asarray(batch, np.float64)
     if len(set(calibration_groups)) < FEWEST or len(set(batch_groups)) < FEWEST:
         return None
@@ -72,7 +74,8 @@ def compare(
     below, below_group = reference[reference < cut], reference_group[reference < cut]
     pooled = np.concatenate([below, values[keep]])
     group = np.unique(
-        np.concatenate([below_group, reference_group.max() + 1 + value_group[keep]]), return_inverse=True
+        np.concatenate([below_group, reference_group.max() + 1 + value_group[keep]]),
+        return_inverse=True,
     )[1]
     n_reference = len(np.unique(below_group))
     n_groups = group.max(initial=-1) + 1
@@ -95,7 +98,9 @@ def _in_words(p_value: float, rank: float) -> str:
     if p_value > ALPHA:
         return f"No drift found. {where}"
     moved = (
-        "odder: more normal images will be flagged than promised" if rank > 0.5 else "quieter: anomalies may be missed"
+        "odder: more normal images will be flagged than promised"
+        if rank > 0.5
+        else "quieter: anomalies may be missed"
     )
     return f"Drift: this batch looks {moved}. {where} If its images are normal, calibrate anew."
 
@@ -111,13 +116,19 @@ def _rank_among(values: Doubles, reference: Doubles) -> Doubles:
     """The share of the reference below each value, ties counting half."""
     ordered = np.sort(reference)
     return np.asarray(
-        (np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")) / (2 * len(ordered))
+        (np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right"))
+        / (2 * len(ordered))
     )
 
 
 def _drawn_means(values: Doubles, count: int, rng: np.random.Generator) -> Doubles:
     """Means [PERMUTATIONS] of `count` of the values drawn without replacement."""
-    return np.array([rng.choice(values, count, replace=False, shuffle=False).mean() for _ in range(PERMUTATIONS)])
+    return np.array(
+        [
+            rng.choice(values, count, replace=False, shuffle=False).mean()
+            for _ in range(PERMUTATIONS)
+        ]
+    )
 
 
 @dataclass(frozen=True)
@@ -137,12 +148,17 @@ def martingale(
     *,
     seed: int = 0,
 ) -> Martingale | None:
-    """`batch` holds (acquired, group, score) for each image. One image per group is drawn; None without any."""
+    """`batch` holds (acquired, group, score) for each image. One image per group is drawn; None
+    without any."""
     rng = np.random.default_rng(seed)
-    drawn = _one_per_group([(group, score) for group, score in zip(calibration_groups, calibration, strict=True)], rng)
+    drawn = _one_per_group(
+        [(group, score) for group, score in zip(calibration_groups, calibration, strict=True)], rng
+    )
     reference = sorted(score for _, score in drawn)
     when = {(group, score): acquired for acquired, group, score in batch}
-    ordered = sorted((when[entry], entry) for entry in _one_per_group([(g, s) for _, g, s in batch], rng))
+    ordered = sorted(
+        (when[entry], entry) for entry in _one_per_group([(g, s) for _, g, s in batch], rng)
+    )
     if not ordered or not reference:
         return None
     bets, peak, alarm = np.full(3, 1 / 3), 1.0, ""
@@ -166,7 +182,9 @@ def martingale(
     return Martingale(bool(alarm), peak, alarm, text)
 
 
-def _one_per_group(entries: Sequence[tuple[str, float]], rng: np.random.Generator) -> list[tuple[str, float]]:
+def _one_per_group(
+    entries: Sequence[tuple[str, float]], rng: np.random.Generator
+) -> list[tuple[str, float]]:
     """One image of each group, drawn at random."""
     last = {}
     for place in rng.permutation(len(entries)):

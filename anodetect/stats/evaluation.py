@@ -20,7 +20,8 @@ from anodetect.types import Floats
 class Measure:
     """Collects labelled results one at a time and turns them into `evaluate`'s answer.
 
-    Pixels of an anomalous image count only if its mask can be read; `problems` says which could not.
+    Pixels of an anomalous image count only if its mask can be read; `problems` says which could
+    not.
     """
 
     def __init__(self, calibration: Calibration, far: float, *, masks: bool) -> None:
@@ -41,8 +42,8 @@ class Measure:
         *,
         is_volume: bool = False,
     ) -> None:
-        """Add a scored image or volume; without its heatmap its pixels are not measured, and that is a problem if
-        others' are. Voxels that were not scored count as of the lowest value."""
+        """Add a scored image or volume; without its heatmap its pixels are not measured, and that
+        is a problem if others' are. Voxels that were not scored count as of the lowest value."""
         if record.label is None:
             return
         self.labels.append(record.label)
@@ -50,14 +51,20 @@ class Measure:
         self.groups.append(record.group)
         self.volumes.append(is_volume or volume is not None)
         if self.has_masks and heatmap is None:
-            kept = "a volume scored before or elsewhere is not read again" if is_volume else "its heatmap is no TIFF"
+            kept = (
+                "a volume scored before or elsewhere is not read again"
+                if is_volume
+                else "its heatmap is no TIFF"
+            )
             self.problems.append(f"pixels of {record.id}: {kept}")
         elif record.mask is not None and heatmap is not None:
             self._add_mask(record, record.mask, heatmap, volume)
         elif record.label == 0 and self.has_masks and heatmap is not None:
             self.pixels.add(heatmap, np.zeros(heatmap.shape, bool), record.group)
 
-    def _add_mask(self, record: Record, mask_path: Path, heatmap: Floats, volume: Prepared | None) -> None:
+    def _add_mask(
+        self, record: Record, mask_path: Path, heatmap: Floats, volume: Prepared | None
+    ) -> None:
         try:
             mask = (
                 readers.volume_mask(mask_path, volume.volume, volume.geometry)
@@ -75,15 +82,19 @@ class Measure:
         return bool(self.labels)
 
     def flags(self, threshold: float | None = None) -> NDArray[np.bool_]:
-        """Which are above `threshold`, by default those of the rate: an image's, and a volume's, that of pooled
-        groups."""
+        """Which are above `threshold`, by default those of the rate: an image's, and a volume's,
+        that of pooled groups."""
         if threshold is None:
-            alone, pooled = self.calibration.threshold(self.far), self.calibration.pooled().threshold(self.far)
+            alone, pooled = (
+                self.calibration.threshold(self.far),
+                self.calibration.pooled().threshold(self.far),
+            )
             return np.array(self.scores) > np.where(self.volumes, pooled, alone)
         return np.array(self.scores) > threshold
 
     def result(self, threshold: float | None = None) -> dict[str, Any]:
-        """`evaluate`'s answer, when everything has been added; at `threshold`, by default those of the rate."""
+        """`evaluate`'s answer, when everything has been added; at `threshold`, by default those of
+        the rate."""
         labels, above = np.array(self.labels), self.flags(threshold)
         if threshold is None:
             calibration = self.calibration.pooled() if all(self.volumes) else self.calibration
@@ -109,10 +120,16 @@ class Measure:
         """Metrics by name, image_… and pixel_…, with their bootstrap draws."""
         image = metrics.image_metrics(np.array(self.labels), np.array(self.scores), self.groups)
         pixel = self.curves.intervals() if self.has_masks else {}
-        return {f"image_{name}": i for name, i in image.items()} | {f"pixel_{name}": i for name, i in pixel.items()}
+        return {f"image_{name}": i for name, i in image.items()} | {
+            f"pixel_{name}": i for name, i in pixel.items()
+        }
 
     def _part(self, prefix: str) -> list[tuple[str, metrics.Interval]]:
-        return [(name.removeprefix(prefix), i) for name, i in self.intervals.items() if name.startswith(prefix)]
+        return [
+            (name.removeprefix(prefix), i)
+            for name, i in self.intervals.items()
+            if name.startswith(prefix)
+        ]
 
     @cached_property
     def curves(self) -> metrics.PixelCurves:
@@ -124,13 +141,17 @@ class Measure:
 
     def _pixel_values(self) -> dict[str, float]:
         values = {name: i.value for name, i in self._part("pixel_")}
-        return values | {"dice_at_threshold": self.curves.dice_at(self.calibration.pixel_threshold(self.far))}
+        return values | {
+            "dice_at_threshold": self.curves.dice_at(self.calibration.pixel_threshold(self.far))
+        }
 
 
 class Breakdown:
     """A `Measure` of all, and one for each value of each column of the manifest asked for."""
 
-    def __init__(self, calibration: Calibration, far: float, items: Sequence[Record], columns: Sequence[str]) -> None:
+    def __init__(
+        self, calibration: Calibration, far: float, items: Sequence[Record], columns: Sequence[str]
+    ) -> None:
         known = {"kind", "group", *(column for record in items for column in record.extra)}
         for column in columns:
             if column not in known:
@@ -140,14 +161,19 @@ class Breakdown:
         self.whole = self._new()
         self.parts: dict[str, dict[str, Measure]] = {column: {} for column in columns}
 
-    def add(self, record: Record, score: float, heatmap: Floats | None, volume: Prepared | None = None) -> None:
+    def add(
+        self, record: Record, score: float, heatmap: Floats | None, volume: Prepared | None = None
+    ) -> None:
         self.whole.add(record, score, heatmap, volume)
         for column in self.columns:
-            value = {"kind": record.kind, "group": record.group}.get(column, record.extra.get(column, ""))
+            value = {"kind": record.kind, "group": record.group}.get(
+                column, record.extra.get(column, "")
+            )
             self.parts[column].setdefault(value, self._new()).add(record, score, heatmap, volume)
 
     def result(self) -> dict[str, Any]:
-        """The whole's answer; `by`: column → value → its answer and false alarms; `warnings` of values that depart."""
+        """The whole's answer; `by`: column → value → its answer and false alarms; `warnings` of
+        values that depart."""
         whole = self.whole.result()
         if not self.columns:
             return whole
@@ -158,13 +184,16 @@ class Breakdown:
             for value, part in sorted(parts.items()):
                 alarms = false_alarms(part, len(parts))
                 by[column][value] = part.result() | {"false_alarms": alarms}
-                warnings += _departures(f"{column} {value or 'not given'}", by[column][value], whole, self.far)
+                warnings += _departures(
+                    f"{column} {value or 'not given'}", by[column][value], whole, self.far
+                )
         return whole | {"by": by, "warnings": warnings}
 
 
 def false_alarms(part: Measure, comparisons: int) -> dict[str, float]:
-    """The share of normal images flagged, each group counted once, with an exact 95 % interval (Clopper & Pearson
-    1934) that holds for `comparisons` such parts together. Its units are groups: with few of them it is wide."""
+    """The share of normal images flagged, each group counted once, with an exact 95 % interval
+    (Clopper & Pearson 1934) that holds for `comparisons` such parts together. Its units are groups:
+    with few of them it is wide."""
     flags: dict[str, list[bool]] = {}
     for label, flag, group in zip(part.labels, part.flags().tolist(), part.groups, strict=True):
         if label == 0:
@@ -175,7 +204,9 @@ def false_alarms(part: Measure, comparisons: int) -> dict[str, float]:
     return {"rate": count / n if n else float("nan"), "low": low, "high": high}
 
 
-def _departures(name: str, part: Mapping[str, Any], whole: Mapping[str, Any], far: float) -> list[str]:
+def _departures(
+    name: str, part: Mapping[str, Any], whole: Mapping[str, Any], far: float
+) -> list[str]:
     found = []
     alarms = part["false_alarms"]
     if part["n_normal"] and not alarms["low"] <= far <= alarms["high"]:
@@ -184,8 +215,12 @@ def _departures(name: str, part: Mapping[str, Any], whole: Mapping[str, Any], fa
             f"not the promised {far:.1%}; calibrate for it"
         )
     mine, all_ = part["image"]["auroc"], whole["image"]["auroc"]
-    if None not in (mine["low"], all_["low"]) and (mine["high"] < all_["low"] or mine["low"] > all_["high"]):
-        found.append(f"{name}: image AUROC {mine['value']:.3f} is not that of all images ({all_['value']:.3f})")
+    if None not in (mine["low"], all_["low"]) and (
+        mine["high"] < all_["low"] or mine["low"] > all_["high"]
+    ):
+        found.append(
+            f"{name}: image AUROC {mine['value']:.3f} is not that of all images ({all_['value']:.3f})"
+        )
     return found
 
 

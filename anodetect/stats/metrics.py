@@ -1,9 +1,11 @@
-"""Image and pixel metrics with group-bootstrap intervals. Larger score = more anomalous; labels are 0 or 1.
+"""Image and pixel metrics with group-bootstrap intervals. Larger score = more anomalous; labels are
+0 or 1.
 
-Image metrics are scikit-learn's, on exact scores. Pixel metrics are computed from counts: every map value
-falls into one of 2¹⁸ bins by the leading bits of its float32 (a relative width of 2⁻⁹ or .2 %), so that one
-pass over the images is enough, memory does not grow with their size, and a bootstrap over groups is a
-weighted sum of counts. A metric that is not defined (one class only) is NaN.
+Image metrics are scikit-learn's, on exact scores. Pixel metrics are computed from counts: every map
+value falls into one of 2¹⁸ bins by the leading bits of its float32 (a relative width of 2⁻⁹ or .2
+%), so that one pass over the images is enough, memory does not grow with their size, and a
+bootstrap over groups is a weighted sum of counts. A metric that is not defined (one class only) is
+NaN.
 """
 
 from collections.abc import Iterator, Sequence
@@ -35,15 +37,19 @@ class Interval:
     low: float = float("nan")
     high: float = float("nan")
     note: str = ""
-    draws: NDArray[np.float64] | None = field(default=None, repr=False, compare=False)  # the resampled values
+    draws: NDArray[np.float64] | None = field(
+        default=None, repr=False, compare=False
+    )  # the resampled values
 
 
-# -- Images ---------------------------------------------------------------------------------------------
+# -- Images ----------------------------------------------------------------------------------------
 
 
 def auroc(labels: Labels, scores: Doubles) -> float:
     """Area under the ROC curve: P(anomalous score > normal score), ties counting half."""
-    from sklearn.metrics import roc_auc_score  # here and below: it takes a second, and unlabelled images need none
+    from sklearn.metrics import (
+        roc_auc_score,
+    )  # here and below: it takes a second, and unlabelled images need none
 
     return float(roc_auc_score(labels, scores)) if _both(labels) else float("nan")
 
@@ -69,7 +75,9 @@ def _both(labels: Labels) -> bool:
     return 0 < int(np.sum(labels)) < len(labels)
 
 
-def image_metrics(labels: Labels, scores: Doubles, groups: Sequence[str], *, seed: int = 0) -> dict[str, Interval]:
+def image_metrics(
+    labels: Labels, scores: Doubles, groups: Sequence[str], *, seed: int = 0
+) -> dict[str, Interval]:
     """auroc, ap and fpr_at_95_tpr with percentile intervals over resampled groups."""
     values = {
         "auroc": auroc(labels, scores),
@@ -81,7 +89,9 @@ def image_metrics(labels: Labels, scores: Doubles, groups: Sequence[str], *, see
         return {name: Interval(value, note=note) for name, value in values.items()}
     blocks = [
         (_area(found, alarms), _step_area(found, alarms), _fpr_at(found, alarms))
-        for found, alarms in bootstrap_curves(labels, scores, groups, resamples=RESAMPLES, seed=seed)
+        for found, alarms in bootstrap_curves(
+            labels, scores, groups, resamples=RESAMPLES, seed=seed
+        )
     ]
     resampled = dict(zip(values, np.concatenate(blocks, axis=1), strict=True))
     return {name: _interval(value, resampled[name]) for name, value in values.items()}
@@ -91,14 +101,19 @@ def _no_interval(labels: Labels, groups: Sequence[str]) -> str:
     count = len(set(groups))
     if not _both(labels):
         return "only one class is present"
-    return f"no interval: {count} groups, at least {MIN_GROUPS} are needed" if count < MIN_GROUPS else ""
+    return (
+        f"no interval: {count} groups, at least {MIN_GROUPS} are needed"
+        if count < MIN_GROUPS
+        else ""
+    )
 
 
 def bootstrap_curves(
     labels: Labels, scores: Doubles, groups: Sequence[str], *, resamples: int, seed: int = 0
 ) -> Iterator[tuple[Doubles, Doubles]]:
-    """Anomalous and normal images above each distinct score, highest first, in `resamples` draws of groups: pairs of
-    [up to BLOCK, distinct scores]. A draw is a set of weights, so the scores are sorted only once."""
+    """Anomalous and normal images above each distinct score, highest first, in `resamples` draws of
+    groups: pairs of [up to BLOCK, distinct scores]. A draw is a set of weights, so the scores are
+    sorted only once."""
     names, member = np.unique(np.array(groups), return_inverse=True)
     rng = np.random.default_rng(seed)
     order = np.argsort(-scores, kind="stable")
@@ -108,11 +123,15 @@ def bootstrap_curves(
         weights = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), count)
         drawn = weights[:, member[order]].astype(np.float64)  # [count, images]
         positive = np.add.reduceat(drawn * labels[order], starts, axis=1)
-        yield np.cumsum(positive, 1), np.cumsum(np.add.reduceat(drawn, starts, axis=1) - positive, 1)
+        yield (
+            np.cumsum(positive, 1),
+            np.cumsum(np.add.reduceat(drawn, starts, axis=1) - positive, 1),
+        )
 
 
 def _rate(counts: Doubles) -> Doubles:
-    """Cumulative counts [..., K] as shares of the last one, with a 0 in front; NaN where there are none."""
+    """Cumulative counts [..., K] as shares of the last one, with a 0 in front; NaN where there are
+    none."""
     with np.errstate(invalid="ignore"):
         share = counts / np.where(counts[..., -1:] > 0, counts[..., -1:], np.nan)
     return np.concatenate([0 * share[..., :1], share], -1)
@@ -124,7 +143,9 @@ def _area(found: Doubles, alarms: Doubles) -> Doubles:
 
 def _step_area(found: Doubles, alarms: Doubles) -> Doubles:
     precision = found / np.maximum(found + alarms, 1e-12)
-    return np.asarray((np.diff(_rate(found), axis=-1) * precision).sum(-1) + 0 * _rate(alarms)[..., -1])
+    return np.asarray(
+        (np.diff(_rate(found), axis=-1) * precision).sum(-1) + 0 * _rate(alarms)[..., -1]
+    )
 
 
 def _fpr_at(found: Doubles, alarms: Doubles) -> Doubles:
@@ -136,25 +157,28 @@ def _interval(value: float, resampled: Doubles) -> Interval:
     kept = resampled[~np.isnan(resampled)]
     left_out = len(resampled) - len(kept)
     if len(kept) < len(resampled) / 2:
-        return Interval(value, note=f"no interval: {left_out} of {len(resampled)} resamples had one class only")
+        return Interval(
+            value, note=f"no interval: {left_out} of {len(resampled)} resamples had one class only"
+        )
     low, high = np.percentile(kept, (2.5, 97.5))
     note = f"{left_out} resamples with one class left out" if left_out else ""
     return Interval(value, float(low), float(high), note, resampled)
 
 
-# -- Pixels ---------------------------------------------------------------------------------------------
+# -- Pixels ----------------------------------------------------------------------------------------
 
 
 @dataclass
 class PixelCounts:
-    """Counts of map values per group, one image at a time: normal pixels, anomalous pixels, and anomalous
-    regions (8-connected, in volumes 26-connected; each of total weight 1, for PRO)."""
+    """Counts of map values per group, one image at a time: normal pixels, anomalous pixels, and
+    anomalous regions (8-connected, in volumes 26-connected; each of total weight 1, for PRO)."""
 
     groups: dict[str, int] = field(default_factory=dict)
     parts: list[tuple[NDArray[np.int64], NDArray[np.int64], Doubles]] = field(default_factory=list)
 
     def add(self, heatmap: Floats, mask: Bools, group: str) -> None:
-        """Count one image or volume: map [(D,) H, W] (NaN where not scored) and truth of the same shape."""
+        """Count one image or volume: map [(D,) H, W] (NaN where not scored) and truth of the same
+        shape."""
         row = self.groups.setdefault(group, len(self.groups))
         bins, known = _bin(heatmap), ~np.isnan(heatmap)
         regions, count = ndimage.label(mask, np.ones((3,) * mask.ndim))
@@ -169,7 +193,8 @@ class PixelCounts:
             used, position = np.unique(bins[where], return_inverse=True)
             totals = np.bincount(position, None if weights is None else weights[where], len(used))
             self.parts.append((np.full(len(used), 3 * row + kind), used, totals.astype(np.float64)))
-        # Merge when the entries have doubled: linear work in all, and groups of many images stay small.
+        # Merge when the entries have doubled: linear work in all, and groups of many images stay
+        # small.
         if sum(len(part[0]) for part in self.parts[1:]) > max(MERGE_AT, len(self.parts[0][0])):
             self.parts = [self._merged()]
 
@@ -200,10 +225,12 @@ class PixelCurves:
     edges: Floats
 
     def measure(self, weights: Doubles | None = None) -> dict[str, float]:
-        """auroc, ap, aupro (to a false-positive rate of .3) and dice_best, each group counted `weights` [G] times."""
+        """auroc, ap, aupro (to a false-positive rate of .3) and dice_best, each group counted
+        `weights` [G] times."""
         weights = np.ones(self.normal.shape[0]) if weights is None else weights
         negative, positive, region = (  # falling threshold: cumulative from the highest bin down
-            np.cumsum((weights @ table)[::-1]) for table in (self.normal, self.anomalous, self.regions)
+            np.cumsum((weights @ table)[::-1])
+            for table in (self.normal, self.anomalous, self.regions)
         )
         if not (len(negative) and negative[-1] > 0 and positive[-1] > 0):
             return dict.fromkeys(("auroc", "ap", "aupro", "dice_best"), float("nan"))
@@ -230,22 +257,33 @@ class PixelCurves:
             note = f"no interval: {count} groups, at least {MIN_GROUPS} are needed"
             return {name: Interval(value, note=note) for name, value in values.items()}
         rng = np.random.default_rng(seed)
-        draws = [self.measure(rng.multinomial(count, [1 / count] * count).astype(float)) for _ in range(resamples)]
-        return {name: _interval(value, np.array([draw[name] for draw in draws])) for name, value in values.items()}
+        draws = [
+            self.measure(rng.multinomial(count, [1 / count] * count).astype(float))
+            for _ in range(resamples)
+        ]
+        return {
+            name: _interval(value, np.array([draw[name] for draw in draws]))
+            for name, value in values.items()
+        }
 
 
-# -- Lesions --------------------------------------------------------------------------------------------
+# -- Lesions ---------------------------------------------------------------------------------------
 
 
 def lesion_sensitivity(
-    heatmaps: Sequence[Floats], masks: Sequence[Bools], false_positives: float = 1.0, thresholds: int = 200
+    heatmaps: Sequence[Floats],
+    masks: Sequence[Bools],
+    false_positives: float = 1.0,
+    thresholds: int = 200,
 ) -> tuple[int, int, float]:
-    """Lesions found, lesions there are, and the threshold: the last of `thresholds`, from the highest values down,
-    before there are more than `false_positives` per volume on average (a point of the FROC curve).
+    """Lesions found, lesions there are, and the threshold: the last of `thresholds`, from the
+    highest values down, before there are more than `false_positives` per volume on average (a point
+    of the FROC curve).
 
-    Heatmaps and masks are [D, H, W]; NaN counts as lowest. A lesion is a connected part of the truth, and found where a
-    connected part above the threshold overlaps it; a part that overlaps none is a false positive. Lower thresholds, at
-    which parts grow together until one of them covers everything, do not count.
+    Heatmaps and masks are [D, H, W]; NaN counts as lowest. A lesion is a connected part of the
+    truth, and found where a connected part above the threshold overlaps it; a part that overlaps
+    none is a false positive. Lower thresholds, at which parts grow together until one of them
+    covers everything, do not count.
     """
     around = np.ones((3, 3, 3))
     values = [np.nan_to_num(heatmap, nan=-np.inf) for heatmap in heatmaps]
@@ -267,7 +305,8 @@ def lesion_sensitivity(
 
 
 def _area_to(fpr: Doubles, height: Doubles, limit: float) -> float:
-    """Area under (fpr, height) up to `limit`, divided by it (Bergmann et al., IJCV 2021, section 5.1)."""
+    """Area under (fpr, height) up to `limit`, divided by it (Bergmann et al., IJCV 2021, section
+    5.1)."""
     inside = fpr <= limit
     x = np.append(fpr[inside], limit)
     y = np.append(height[inside], np.interp(limit, fpr, height))
@@ -275,7 +314,8 @@ def _area_to(fpr: Doubles, height: Doubles, limit: float) -> float:
 
 
 def _bin(values: Floats) -> NDArray[np.int64]:
-    """Bins in the order of the values: a float's bits, sign made monotone, all but the leading ones dropped."""
+    """Bins in the order of the values: a float's bits, sign made monotone, all but the leading ones
+    dropped."""
     bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
     ordered = np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))
     return (ordered >> _SHIFT).astype(np.int64)
@@ -283,4 +323,8 @@ def _bin(values: Floats) -> NDArray[np.int64]:
 
 def _lower_edge(bins: NDArray[np.int64]) -> Floats:
     ordered = bins.astype(np.uint32) << _SHIFT
-    return np.where(ordered >> 31, ordered & np.uint32((1 << 31) - 1), ~ordered).astype(np.uint32).view(np.float32)
+    return (
+        np.where(ordered >> 31, ordered & np.uint32((1 << 31) - 1), ~ordered)
+        .astype(np.uint32)
+        .view(np.float32)
+    )

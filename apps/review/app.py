@@ -1,7 +1,8 @@
-"""What `anodetect review` has Streamlit run; arguments: score directories, and --root for each folder to work in.
+"""What `anodetect review` has Streamlit run; arguments: score directories, and --root for each
+folder to work in.
 
-Streamlit runs a file, not a module, so this finds the package it stands in: anodetect._review when installed,
-apps.review in a checkout.
+Streamlit runs a file, not a module, so this finds the package it stands in: anodetect._review when
+installed, apps.review in a checkout.
 """
 
 import sys

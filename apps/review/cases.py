@@ -15,12 +15,18 @@ from .opened import Opened, careful, number
 from .worklist import Filter
 
 KEYS: dict[Judgement, str] = {"normal": "A", "anomalous": "R", "unsure": "U", "bad image": "B"}
-SIGNS = {"normal": "✓", "anomalous": "✗", "unsure": "?", "bad image": "⊘"}  # of verdicts, in the list
+SIGNS = {
+    "normal": "✓",
+    "anomalous": "✗",
+    "unsure": "?",
+    "bad image": "⊘",
+}  # of verdicts, in the list
 AROUND = 12  # rows of the list on either side of the open case
 ROW_HEIGHT, LIST_HEIGHT = 44, 600  # pixels
-# Keys press buttons; Streamlit's own shortcuts know no signs, and R is its key to run again. Enter leaves a field of
-# text, so that the next key is a shortcut again. A verdict that comes before the page has shown what was asked for last
-# would be about an image nobody has seen, and is dropped: a second click, or a key that was held down.
+# Keys press buttons; Streamlit's own shortcuts know no signs, and R is its key to run again. Enter
+# leaves a field of text, so that the next key is a shortcut again. A verdict that comes before the
+# page has shown what was asked for last would be about an image nobody has seen, and is dropped: a
+# second click, or a key that was held down.
 PRESS = """
 const keys = {
   n: "next", p: "previous", z: "undo", o: "toggle", "+": "more", "-": "less", "?": "help",
@@ -66,13 +72,17 @@ def draw(now: Opened) -> None:
         persist_state="session",
         help="Hides names, scores and maps until you judged.",
     )
-    by_group = bool(now.scored.group_names) and bar.toggle("By patient or lot", key="by_group", persist_state="session")
+    by_group = bool(now.scored.group_names) and bar.toggle(
+        "By patient or lot", key="by_group", persist_state="session"
+    )
     rows = _listed(now, blind)
     _progress(now)
     if not rows:
         st.info("No image passes the filters; widen them in the sidebar.")
         return
-    groups = worklist.grouped(rows, now.scored.groups, now.judgements, now.reviewer) if by_group else []
+    groups = (
+        worklist.grouped(rows, now.scored.groups, now.judgements, now.reviewer) if by_group else []
+    )
     rows = [row for group in groups for row in group.rows] or rows
     paths = [row["path"] for row in rows]
     if st.session_state.open not in now.scored.by_path:
@@ -97,15 +107,21 @@ def draw(now: Opened) -> None:
 def _listed(now: Opened, blind: bool) -> list[Row]:
     """The rows that the sidebar's choices leave, in its order."""
     order: worklist.Order = "name"
-    bar = st.sidebar.popover("Filter" if blind else "Sort and filter", width="stretch", key="choices")
+    bar = st.sidebar.popover(
+        "Filter" if blind else "Sort and filter", width="stretch", key="choices"
+    )
     if not blind:
         order = bar.selectbox("Sort by", worklist.ORDERS, key="order", persist_state="session")
     keep: dict[str, Any] = {
-        "reviewed": bar.selectbox("Reviewed", worklist.PROGRESS, key="reviewed", persist_state="session")
+        "reviewed": bar.selectbox(
+            "Reviewed", worklist.PROGRESS, key="reviewed", persist_state="session"
+        )
     }
     if not blind:
         keep["search"] = bar.text_input("Search names", key="search", persist_state="session")
-        flagged = bar.radio("Flagged", ["all", "yes", "no"], horizontal=True, key="flagged", persist_state="session")
+        flagged = bar.radio(
+            "Flagged", ["all", "yes", "no"], horizontal=True, key="flagged", persist_state="session"
+        )
         keep["flagged"] = {"all": None, "yes": True, "no": False}[flagged]
     choices: list[tuple[str, str, Sequence[str]]] = [("Status", "status", now.scored.statuses)]
     choices += [("Patient or lot", "groups", now.scored.group_names)]
@@ -113,11 +129,20 @@ def _listed(now: Opened, blind: bool) -> list[Row]:
         choices += [("Kind", "kinds", now.scored.kinds), ("My verdict", "verdicts", JUDGEMENTS)]
     for label, name, options in choices:
         if len(options) > 1:
-            keep[name] = frozenset(bar.multiselect(label, options, key=name, persist_state="session"))
-    choice: dict[str, Any] = {"order": order, "keep": Filter(**keep), "reviewer": now.reviewer, "blind": blind}
+            keep[name] = frozenset(
+                bar.multiselect(label, options, key=name, persist_state="session")
+            )
+    choice: dict[str, Any] = {
+        "order": order,
+        "keep": Filter(**keep),
+        "reviewer": now.reviewer,
+        "blind": blind,
+    }
     by_verdicts = order == "disagreement" or keep["reviewed"] != "all" or keep.get("verdicts")
     asked = (now.store.head, len(now.everything) if by_verdicts else 0, *choice.values())
-    if st.session_state.get("listed_for") != asked:  # from case to case nothing changes, and sorting takes its time
+    if (
+        st.session_state.get("listed_for") != asked
+    ):  # from case to case nothing changes, and sorting takes its time
         st.session_state.listed_for = asked
         st.session_state.listed = worklist.worklist(now.directory.rows, now.judgements, **choice)
     listed: list[Row] = st.session_state.listed
@@ -128,7 +153,9 @@ def _progress(now: Opened) -> None:
     """How far the reviewer is, and how much a second reader agrees with the others."""
     total = len(now.directory.rows)
     done = sum(now.reviewer in judged for judged in now.judgements.values())
-    st.sidebar.progress(done / total, f"{done} of {total} reviewed{' by you' if now.reviewer else ''}")
+    st.sidebar.progress(
+        done / total, f"{done} of {total} reviewed{' by you' if now.reviewer else ''}"
+    )
     for pair in agreements(now.judgements):
         if now.reviewer in pair.readers:
             other = next(name for name in pair.readers if name != now.reviewer)
@@ -138,7 +165,8 @@ def _progress(now: Opened) -> None:
 
 
 def _groups(groups: Sequence[worklist.Group], row: Row, blind: bool) -> list[Row]:
-    """The part of the patients or lots around the open case's; a click opens the first image; returns its images."""
+    """The part of the patients or lots around the open case's; a click opens the first image;
+    returns its images."""
     place = next((n for n, group in enumerate(groups) if row in group.rows), 0)
     start = max(0, min(place - AROUND // 4, len(groups) - AROUND // 2))
     part = groups[start : start + AROUND // 2]
@@ -148,7 +176,10 @@ def _groups(groups: Sequence[worklist.Group], row: Row, blind: bool) -> list[Row
         "judged": [f"{group.judged} of {len(group.rows)}" for group in part],
     }
     if not blind:
-        shown |= {"p": [group.p_value for group in part], "flag": ["⚑" if group.flagged else "" for group in part]}
+        shown |= {
+            "p": [group.p_value for group in part],
+            "flag": ["⚑" if group.flagged else "" for group in part],
+        }
     st.caption(f"{len(groups)} patients or lots listed")
     _choose(shown, [group.rows[0]["path"] for group in part], key="groups", alt="Patients or lots")
     return list(groups[place].rows)
@@ -167,9 +198,14 @@ def _list(now: Opened, rows: Sequence[Row], path: str, blind: bool) -> None:
         "mine": [SIGNS.get(review.verdict, "") if review else "" for review in mine],
     }
     if not blind:
-        shown |= {"p": [row["p_value"] for row in part], "flag": ["⚑" if row["flagged"] else "" for row in part]}
+        shown |= {
+            "p": [row["p_value"] for row in part],
+            "flag": ["⚑" if row["flagged"] else "" for row in part],
+        }
     shown["image"] = [
-        f"{start + n + 1}" if blind and not review else row["path"].rpartition("/")[2]  # names can give away the truth
+        f"{start + n + 1}"
+        if blind and not review
+        else row["path"].rpartition("/")[2]  # names can give away the truth
         for n, (row, review) in enumerate(zip(part, mine, strict=True))
     ]
     st.caption(f"{len(rows)} {'image' if len(rows) == 1 else 'images'} listed")
@@ -181,12 +217,19 @@ def _list(now: Opened, rows: Sequence[Row], path: str, blind: bool) -> None:
 @st.fragment(run_every=1)
 def _await(now: Opened, rows: Sequence[Row], blind: bool) -> None:
     """Draw the page again when all thumbnails of the list are made."""
-    if not opened.thumbnails(now.scored, rows, [blind and not now.mine(row["path"]) for row in rows])[1]:
+    if not opened.thumbnails(
+        now.scored, rows, [blind and not now.mine(row["path"]) for row in rows]
+    )[1]:
         st.rerun()
 
 
 def _choose(
-    shown: Mapping[str, Sequence[Any]], paths: Sequence[str], *, key: str, alt: str, row_height: int = 36
+    shown: Mapping[str, Sequence[Any]],
+    paths: Sequence[str],
+    *,
+    key: str,
+    alt: str,
+    row_height: int = 36,
 ) -> None:
     """A table of whose lines each opens a case."""
     key = f"{key}-{st.session_state.turn}"  # a table of another turn has nothing selected
@@ -198,7 +241,9 @@ def _choose(
     columns = {
         "": st.column_config.TextColumn("", width=20),
         "seen": st.column_config.ImageColumn("", width=50),
-        "mine": st.column_config.TextColumn("", width=24, help=", ".join(f"{sign} {v}" for v, sign in SIGNS.items())),
+        "mine": st.column_config.TextColumn(
+            "", width=24, help=", ".join(f"{sign} {v}" for v, sign in SIGNS.items())
+        ),
         "p": st.column_config.NumberColumn("p", format="%.3f", width=56),
         "flag": st.column_config.TextColumn("", width=20, help="flagged"),
     }
@@ -222,7 +267,11 @@ def go_to(path: str) -> None:
 
 
 def _head(row: Row, paths: Sequence[str], hidden: bool) -> None:
-    place = f"{paths.index(row['path']) + 1} of {len(paths)}" if row["path"] in paths else "no longer in the list"
+    place = (
+        f"{paths.index(row['path']) + 1} of {len(paths)}"
+        if row["path"] in paths
+        else "no longer in the list"
+    )
     if hidden:
         st.text(f"Image {place}")
         return
@@ -244,15 +293,26 @@ def _verdicts(now: Opened, row: Row, paths: Sequence[str], hidden: bool) -> None
 
     def judge(verdict: Judgement) -> None:
         box = worklist.region(state.get(f"region-{path}", ""), row["width"], row["height"])
-        now.store.add(row, reviewer, verdict, comment=state.get(f"comment-{path}", ""), region=box, blind=hidden)
-        go_to(path if state.blind else worklist.next_to_judge(paths, path, now.judgements, reviewer))
+        now.store.add(
+            row,
+            reviewer,
+            verdict,
+            comment=state.get(f"comment-{path}", ""),
+            region=box,
+            blind=hidden,
+        )
+        go_to(
+            path if state.blind else worklist.next_to_judge(paths, path, now.judgements, reviewer)
+        )
 
     def undo() -> None:
         if last := worklist.last_of(now.everything, reviewer):
             now.store.withdraw(last, reviewer)
             go_to(last.path)
 
-    buttons = st.container(horizontal=True, gap="small")  # wraps where the window is narrow; no label is cut
+    buttons = st.container(
+        horizontal=True, gap="small"
+    )  # wraps where the window is narrow; no label is cut
     for name, by, key in (("Previous", -1, "P"), ("Next", 1, "N")):
         other = worklist.beside(paths, path, by)
         buttons.button(f"{name} · {key}", key=name.lower(), on_click=go_to, args=(other,))
@@ -277,7 +337,9 @@ def _verdicts(now: Opened, row: Row, paths: Sequence[str], hidden: bool) -> None
 
 def _remarks(row: Row) -> None:
     comment, region = st.columns([2, 1])
-    comment.text_input("Comment, kept with the next verdict", key=f"comment-{row['path']}", max_chars=4000)
+    comment.text_input(
+        "Comment, kept with the next verdict", key=f"comment-{row['path']}", max_chars=4000
+    )
     region.text_input(
         "Region, kept with the next verdict",
         key=f"region-{row['path']}",
@@ -297,6 +359,10 @@ def _known(now: Opened, row: Row, hidden: bool) -> None:
         blind = ", blind" if review.blind else ""
         region = f" [region {review.region}]" if review.region else ""
         note = f": {review.comment}" if review.comment else ""
-        st.text(f"{review.reviewer}: {review.verdict} ({review.time[:19]} UTC{blind}){region}{note}")
+        st.text(
+            f"{review.reviewer}: {review.verdict} ({review.time[:19]} UTC{blind}){region}{note}"
+        )
     if row["label"] is not None:
-        st.text(f"Known beforehand: {'anomalous' if row['label'] else 'normal'}, {row['kind'] or 'no kind'}")
+        st.text(
+            f"Known beforehand: {'anomalous' if row['label'] else 'normal'}, {row['kind'] or 'no kind'}"
+        )

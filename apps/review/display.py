@@ -1,8 +1,9 @@
-"""A case as arrays to look at: image, map over it, reconstruction or difference, contours. Nothing is written.
+"""A case as arrays to look at: image, map over it, reconstruction or difference, contours. Nothing
+is written.
 
-Read are the files of a score directory and, of the images themselves, those below the root it recorded: a path that
-leads elsewhere, also through a symbolic link, is refused. An image counts as the one that was scored only if its bytes
-have the hash that was recorded.
+Read are the files of a score directory and, of the images themselves, those below the root it
+recorded: a path that leads elsewhere, also through a symbolic link, is refused. An image counts as
+the one that was scored only if its bytes have the hash that was recorded.
 """
 
 import io
@@ -30,7 +31,9 @@ from anodetect.types import Bools, Floats
 
 T = TypeVar("T")
 Picture = NDArray[np.uint8]
-Colours = Literal["inferno", "viridis", "cividis"]  # perceptually uniform, and told apart by the colour-blind
+Colours = Literal[
+    "inferno", "viridis", "cividis"
+]  # perceptually uniform, and told apart by the colour-blind
 COLOURS: tuple[Colours, ...] = get_args(Colours)
 SIDE = 768  # pixels of the longer side that go to the browser
 HOVER = 256  # … whose values are told under the pointer
@@ -51,9 +54,9 @@ AIR = -500  # an image with values below is in Hounsfield units, as far as one c
 class Case:
     """What there is to see of an image, whole.
 
-    `image` [C, H, W] in native units and `heatmap` [H, W], NaN where not scored, are in the image's own grid;
-    `reconstruction` and `shown` are small grey pictures [200, 200], as the report shows them. `notes` say what is
-    missing, and why.
+    `image` [C, H, W] in native units and `heatmap` [H, W], NaN where not scored, are in the image's
+    own grid; `reconstruction` and `shown` are small grey pictures [200, 200], as the report shows
+    them. `notes` say what is missing, and why.
     """
 
     image: Floats | None
@@ -66,8 +69,8 @@ class Case:
 
 @dataclass(frozen=True)
 class VolumeCase:
-    """What there is to see of a volume, as its slices were scored: `slices` [C, D, H, W] in native units, `heatmap` and
-    `mask` [D, H, W]; all None, with a note, where it cannot be read."""
+    """What there is to see of a volume, as its slices were scored: `slices` [C, D, H, W] in native
+    units, `heatmap` and `mask` [D, H, W]; all None, with a note, where it cannot be read."""
 
     geometry: Geometry | None
     slices: Floats | None
@@ -76,13 +79,16 @@ class VolumeCase:
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True, eq=False)  # equal to itself alone, so that what is made of it can be kept beside it
+@dataclass(
+    frozen=True, eq=False
+)  # equal to itself alone, so that what is made of it can be kept beside it
 class View:
     """What of a case goes to a screen, small enough to be kept for many cases.
 
-    `size` is the image's height and width. Each pixel of `image` [C, h, w] (native units), `heatmap` [h, w] and `mask`
-    [h, w] stands for `block` × `block` of the image's, each of `intensity` and `anomaly` [h', w'], which are told under
-    the pointer, for `told` × `told`. `aspect` is the height of a pixel over its width.
+    `size` is the image's height and width. Each pixel of `image` [C, h, w] (native units),
+    `heatmap` [h, w] and `mask` [h, w] stands for `block` × `block` of the image's, each of
+    `intensity` and `anomaly` [h', w'], which are told under the pointer, for `told` × `told`.
+    `aspect` is the height of a pixel over its width.
     """
 
     size: tuple[int, int]
@@ -100,11 +106,12 @@ class View:
     notes: tuple[str, ...]
 
 
-# -- Files ----------------------------------------------------------------------------------------------
+# -- Files -----------------------------------------------------------------------------------------
 
 
 def original(directory: ScoreDirectory, row: Row) -> Path:
-    """Where the image of a row was when it was scored; RunError if that is not below the recorded root."""
+    """Where the image of a row was when it was scored; RunError if that is not below the recorded
+    root."""
     root = directory.audit.get("root")
     if not root:
         raise RunError("the record does not say where the images were")
@@ -115,7 +122,11 @@ def load(directory: ScoreDirectory, row: Row) -> Case:
     """Everything there is to see of a row; what cannot be had is a note, never an error."""
     notes: list[str] = []
     image = _noting(notes, "image", lambda: _image(directory, row))
-    heatmap = _noting(notes, "heatmap", lambda: _heatmap(directory, row)) if row["status"] == "ok" else None
+    heatmap = (
+        _noting(notes, "heatmap", lambda: _heatmap(directory, row))
+        if row["status"] == "ok"
+        else None
+    )
     if image is not None and heatmap is not None and image.shape[1:] != heatmap.shape:
         notes.append("The heatmap does not have the image's size; it is not shown over it.")
         heatmap = None
@@ -123,13 +134,16 @@ def load(directory: ScoreDirectory, row: Row) -> Case:
     if mask is not None and image is not None and mask.shape != image.shape[1:]:
         mask = None
     # The picture kept of a volume shows three planes, not an image beside its reconstruction.
-    strip = None if row.get("depth") else _noting(notes, "kept picture", lambda: _strip(directory, row))
+    strip = (
+        None if row.get("depth") else _noting(notes, "kept picture", lambda: _strip(directory, row))
+    )
     reconstruction, shown = strip or (None, None)
     return Case(image, heatmap, mask, reconstruction, shown, tuple(notes))
 
 
 def load_volume(directory: ScoreDirectory, row: Row, plane: str) -> VolumeCase:
-    """Everything there is to see of a volume scored along a plane ("axial" …); what cannot be had is a note."""
+    """Everything there is to see of a volume scored along a plane ("axial" …); what cannot be had
+    is a note."""
     notes: list[str] = []
     volume = _noting(notes, "image", lambda: _volume(directory, row))
     if volume is None:
@@ -162,7 +176,9 @@ def slice_view(volume: VolumeCase, number: int) -> View | None:
         heatmap = None  # not scored
     mask = None if volume.mask is None else volume.mask[number]
     _, row, column = volume.geometry.spacing
-    return view(Case(volume.slices[:, number], heatmap, mask, None, None, volume.notes), aspect=row / column)
+    return view(
+        Case(volume.slices[:, number], heatmap, mask, None, None, volume.notes), aspect=row / column
+    )
 
 
 def _volume(directory: ScoreDirectory, row: Row) -> Volume:
@@ -177,22 +193,32 @@ def _noting(notes: list[str], what: str, read: Callable[[], T]) -> T | None:
     try:
         return read()
     except (DataError, RunError, OSError, ValueError, MemoryError) as error:
-        reason = (error.strerror or "unreadable") if isinstance(error, OSError) else str(error) or "too large"
+        reason = (
+            (error.strerror or "unreadable")
+            if isinstance(error, OSError)
+            else str(error) or "too large"
+        )
         notes.append(f"No {what}: {reason}")
         return None
 
 
 def thumbnail(directory: ScoreDirectory, row: Row) -> str:
-    """A small picture of the image as a JPEG in a data URI; "" where it cannot be had or would take long."""
-    if (row["width"] or 0) * (row["height"] or 0) > THUMBNAIL_PIXELS or row.get("depth") or row["status"] != "ok":
+    """A small picture of the image as a JPEG in a data URI; "" where it cannot be had or would take
+    long."""
+    if (
+        (row["width"] or 0) * (row["height"] or 0) > THUMBNAIL_PIXELS
+        or row.get("depth")
+        or row["status"] != "ok"
+    ):
         return ""
     image = _noting([], "image", lambda: _image(directory, row))
     return "" if image is None else _small(image)
 
 
 def slice_thumbnail(directory: ScoreDirectory, row: Row, plane: str, index: int) -> str:
-    """A small picture of a volume's slice as a JPEG in a data URI, with the patient's direction on its left and its
-    place; "" where it cannot be had. `index`: the slice's in the source, from 0, as slices.parquet has it."""
+    """A small picture of a volume's slice as a JPEG in a data URI, with the patient's direction on
+    its left and its place; "" where it cannot be had. `index`: the slice's in the source, from 0,
+    as slices.parquet has it."""
     volume = _noting([], "image", lambda: _volume(directory, row))
     if volume is None:
         return ""
@@ -205,8 +231,8 @@ def slice_thumbnail(directory: ScoreDirectory, row: Row, plane: str, index: int)
 
 
 def _small(image: Floats, aspect: float = 1.0, marks: tuple[str, str] = ("", "")) -> str:
-    """An image [C, H, W] as a thumbnail; `aspect`: the height of its pixels over their width; `marks` stand at its left
-    and at its foot."""
+    """An image [C, H, W] as a thumbnail; `aspect`: the height of its pixels over their width;
+    `marks` stand at its left and at its foot."""
     small = reduced(image, factor(image.shape, THUMBNAIL), "mean")
     picture = writer.grey(small, writer.contrast(small))
     tall, wide = picture.shape[0] * aspect, picture.shape[1]
@@ -219,7 +245,10 @@ def _small(image: Floats, aspect: float = 1.0, marks: tuple[str, str] = ("", "")
 def _marked(picture: Picture, left: str, foot: str) -> Picture:
     image = Image.fromarray(picture)
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(10)
-    for place, text, anchor in (((2, image.height / 2), left, "lm"), ((image.width / 2, image.height - 1), foot, "mb")):
+    for place, text, anchor in (
+        ((2, image.height / 2), left, "lm"),
+        ((image.width / 2, image.height - 1), foot, "mb"),
+    ):
         draw.text(place, text, "white", font, anchor, stroke_width=1, stroke_fill="black")
     return np.asarray(image)
 
@@ -242,7 +271,9 @@ def _source(directory: ScoreDirectory, row: Row) -> readers.Source:
         raise ImageError(f"{path} is no longer there; put the images back where they were scored")
     files = [inside(path.parent, file.name) for file in scan.series_of(path)]
     if sum(file.stat().st_size for file in files or [path]) > LARGEST:
-        raise ImageError(f"the file has more than {LARGEST // 2**20} MB; open it with a viewer for large images")
+        raise ImageError(
+            f"the file has more than {LARGEST // 2**20} MB; open it with a viewer for large images"
+        )
     source = readers.read_source(scan.Record(row["path"], path, files=tuple(files)))
     if row["sha256"] and source.sha256 != row["sha256"]:
         raise ImageError(f"{path} was changed since it was scored; it is not shown")
@@ -278,7 +309,8 @@ def _mask(directory: ScoreDirectory, row: Row) -> Bools | None:
 
 
 def _mask_file(directory: ScoreDirectory, row: Row) -> Path | None:
-    """The truth of an image, as the manifest or the MVTec layout of the folder that was scored has it."""
+    """The truth of an image, as the manifest or the MVTec layout of the folder that was scored has
+    it."""
     if not directory.audit.get("root"):
         return None
     root, parts = Path(directory.audit["root"]), Path(path_of(row["path"])).parts
@@ -298,7 +330,9 @@ def _listed(directory: ScoreDirectory, row: Row) -> dict[str, str]:
 
 
 @lru_cache(4)
-def _manifest(file: Path, stamp: int) -> dict[str, dict[str, str]]:  # `stamp`: a manifest written anew is read anew
+def _manifest(
+    file: Path, stamp: int
+) -> dict[str, dict[str, str]]:  # `stamp`: a manifest written anew is read anew
     return scan.manifest_rows(file)
 
 
@@ -309,39 +343,48 @@ def _strip(directory: ScoreDirectory, row: Row) -> tuple[Picture, Picture] | Non
         return None
     with Image.open(path) as picture:
         grey = np.asarray(picture.convert("L"))
-    if grey.shape != (STRIP, 3 * STRIP + 2 * GAP):  # two panels: the detector makes no reconstruction
+    if grey.shape != (
+        STRIP,
+        3 * STRIP + 2 * GAP,
+    ):  # two panels: the detector makes no reconstruction
         return None
     return grey[:, -STRIP:], grey[:, :STRIP]
 
 
-# -- Windows --------------------------------------------------------------------------------------------
+# -- Windows ---------------------------------------------------------------------------------------
 
 
 def windows(image: Floats) -> dict[str, tuple[float, float]]:
     """What to show black and white: "auto", "full range", for CT its windows."""
     found = {"auto": writer.contrast(image), "full range": (float(image.min()), float(image.max()))}
     if found["full range"][0] < AIR:
-        found |= {name: (level - width / 2, level + width / 2) for name, (level, width) in CT_WINDOWS.items()}
+        found |= {
+            name: (level - width / 2, level + width / 2)
+            for name, (level, width) in CT_WINDOWS.items()
+        }
     return found
 
 
-# -- Pictures -------------------------------------------------------------------------------------------
+# -- Pictures --------------------------------------------------------------------------------------
 
 
 def factor(shape: tuple[int, ...], side: int = SIDE) -> int:
-    """Into one displayed pixel go this many by this many, so that the longer side has at most `side`."""
+    """Into one displayed pixel go this many by this many, so that the longer side has at most
+    `side`."""
     return -(-max(shape[-2:]) // side)
 
 
 def reduced(values: Floats, block: int, how: Literal["mean", "max"]) -> Floats:
-    """[..., H, W] → [..., ⌈H / block⌉, ⌈W / block⌉]: of every block the mean (images) or the maximum, so that no small
-    anomaly disappears (maps; NaN only where nothing was scored)."""
+    """[..., H, W] → [..., ⌈H / block⌉, ⌈W / block⌉]: of every block the mean (images) or the
+    maximum, so that no small anomaly disappears (maps; NaN only where nothing was scored)."""
     if block == 1:
         return values
     rows, columns = (-size % block for size in values.shape[-2:])
     edges = [(0, 0)] * (values.ndim - 2) + [(0, rows), (0, columns)]
     *rest, height, width = np.pad(values, edges, mode="edge").shape
-    blocks = np.pad(values, edges, mode="edge").reshape(*rest, height // block, block, width // block, block)
+    blocks = np.pad(values, edges, mode="edge").reshape(
+        *rest, height // block, block, width // block, block
+    )
     if how == "mean":
         return np.asarray(blocks.mean((-3, -1)), np.float32)
     highest = np.where(np.isnan(blocks), -np.inf, blocks).max((-3, -1))
@@ -349,7 +392,8 @@ def reduced(values: Floats, block: int, how: Literal["mean", "max"]) -> Floats:
 
 
 def view(case: Case, aspect: float = 1.0) -> View | None:
-    """A case made small; None without an image. `aspect`: the height of its pixels over their width."""
+    """A case made small; None without an image. `aspect`: the height of its pixels over their
+    width."""
     if case.image is None:
         return None
     block, told = (factor(case.image.shape, side) for side in (SIDE, HOVER))
@@ -365,7 +409,9 @@ def view(case: Case, aspect: float = 1.0) -> View | None:
         intensity=_short(reduced(case.image.mean(0), told, "mean")),
         anomaly=None if case.heatmap is None else reduced(case.heatmap, told, "max"),
         windows=windows(case.image),
-        reconstruction=None if case.reconstruction is None else np.repeat(case.reconstruction[..., None], 3, -1),
+        reconstruction=None
+        if case.reconstruction is None
+        else np.repeat(case.reconstruction[..., None], 3, -1),
         difference=difference(case),
         notes=case.notes,
     )
@@ -374,20 +420,28 @@ def view(case: Case, aspect: float = 1.0) -> View | None:
 def _short(values: Floats) -> NDArray[Any]:
     """Values in fewer bytes where they are the whole numbers of an 8- or 16-bit image."""
     for kind in (np.uint8, np.uint16):
-        if values.min() >= 0 and values.max() <= np.iinfo(kind).max and (values == np.rint(values)).all():
+        if (
+            values.min() >= 0
+            and values.max() <= np.iinfo(kind).max
+            and (values == np.rint(values)).all()
+        ):
             return values.astype(kind)
     return values
 
 
-def overlay(picture: Picture, heatmap: Floats, scale: tuple[float, float], colours: Colours, opacity: float) -> Picture:
-    """A picture [H, W, 3] under a map [H, W], the more opaque the higher its value, at most `opacity`, 0 to 1."""
+def overlay(
+    picture: Picture, heatmap: Floats, scale: tuple[float, float], colours: Colours, opacity: float
+) -> Picture:
+    """A picture [H, W, 3] under a map [H, W], the more opaque the higher its value, at most
+    `opacity`, 0 to 1."""
     place = writer.stretched(heatmap, scale)
     alpha = (opacity / 255 * place)[..., None]
     return ((1 - alpha) * picture + alpha * writer.palette(colours)[place]).round().astype(np.uint8)
 
 
 def difference(case: Case) -> Picture | None:
-    """|image − reconstruction| of the small pictures, RGB bytes [200, 200, 3] stretched to 255; None without them."""
+    """|image − reconstruction| of the small pictures, RGB bytes [200, 200, 3] stretched to 255;
+    None without them."""
     if case.reconstruction is None or case.shown is None:
         return None
     far = np.abs(case.shown.astype(np.int16) - case.reconstruction)
@@ -395,8 +449,9 @@ def difference(case: Case) -> Picture | None:
 
 
 def outlines(inside: Bools, block: int = 1) -> NDArray[np.float64]:
-    """Closed lines [N, 2] of x, y in pixels of the image around what is True in [h, w], whose pixels are blocks of
-    `block` × `block`; NaN between two lines, and alone where nothing is True."""
+    """Closed lines [N, 2] of x, y in pixels of the image around what is True in [h, w], whose
+    pixels are blocks of `block` × `block`; NaN between two lines, and alone where nothing is True.
+    """
     gap = np.full((1, 2), np.nan)
     lines = writer.outlines(inside) if inside.any() else []
     points = np.concatenate([part for line in lines for part in (line, gap)] or [gap])
@@ -406,13 +461,19 @@ def outlines(inside: Bools, block: int = 1) -> NDArray[np.float64]:
 def data_uri(picture: Picture, kind: Literal["png", "jpeg"] = "png") -> str:
     """A picture as a file in a data URI."""
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, kind, **({"compress_level": 1} if kind == "png" else {"quality": 70}))
+    Image.fromarray(picture).save(
+        buffer, kind, **({"compress_level": 1} if kind == "png" else {"quality": 70})
+    )
     return f"data:image/{kind};base64,{b64encode(buffer.getvalue()).decode()}"
 
 
 def colour_scale(colours: Colours) -> list[tuple[float, str]]:
-    """The colours as stops between 0 and 1; not as #000004, in place of which Streamlit puts its theme's red."""
-    return [(n / 16, "rgb({}, {}, {})".format(*writer.palette(colours)[min(16 * n, 255)])) for n in range(17)]
+    """The colours as stops between 0 and 1; not as #000004, in place of which Streamlit puts its
+    theme's red."""
+    return [
+        (n / 16, "rgb({}, {}, {})".format(*writer.palette(colours)[min(16 * n, 255)]))
+        for n in range(17)
+    ]
 
 
 def scale_of(audit: Mapping[str, Any]) -> tuple[float, float]:

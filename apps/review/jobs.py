@@ -1,10 +1,11 @@
-"""Training and scoring in the background: processes of the command line that outlive a page, a browser and the app.
+"""Training and scoring in the background: processes of the command line that outlive a page, a
+browser and the app.
 
     ROOT/.anodetect-jobs/<id>/   job.json (command, process), output.log (progress), result.json (what it answered)
 
-A command is a list of arguments, which no shell reads, and all paths in it lie in the folders (roots) that were named
-when the app was started. A process is known again by its number and the time it was started at, so that another one
-that got the same number later is never taken for it.
+A command is a list of arguments, which no shell reads, and all paths in it lie in the folders
+(roots) that were named when the app was started. A process is known again by its number and the
+time it was started at, so that another one that got the same number later is never taken for it.
 """
 
 import json
@@ -38,7 +39,8 @@ State = Literal["running", "done", "cancelled", "failed"]
 
 @dataclass(frozen=True)
 class Job:
-    """A process of the command line. `created` is when the system started it, in seconds since 1970."""
+    """A process of the command line. `created` is when the system started it, in seconds since
+    1970."""
 
     folder: Path
     command: tuple[str, ...]
@@ -50,28 +52,34 @@ class Job:
 
 @dataclass(frozen=True)
 class Progress:
-    """What a job's log says last: `done` of `total`, None where it counts nothing yet; its last line."""
+    """What a job's log says last: `done` of `total`, None where it counts nothing yet; its last
+    line."""
 
     done: int | None = None
     total: int | None = None
     line: str = ""
-    losses: list[tuple[int, float]] = field(default_factory=list)  # (step, loss) of a training, as far as it is
+    losses: list[tuple[int, float]] = field(
+        default_factory=list
+    )  # (step, loss) of a training, as far as it is
 
 
-# -- What there is --------------------------------------------------------------------------------------
+# -- What there is ---------------------------------------------------------------------------------
 
 
 def allowed(path: str | Path, roots: Sequence[Path]) -> Path:
     """The path, if it lies in one of the roots, symbolic links followed; ConfigError otherwise."""
     found = Path(path).absolute()
     if "\0" in str(path) or not any(is_below(found, root) for root in roots):
-        raise ConfigError(f"{path} is in none of the folders the app may use; start it with --root FOLDER")
+        raise ConfigError(
+            f"{path} is in none of the folders the app may use; start it with --root FOLDER"
+        )
     return found
 
 
 @dataclass(frozen=True)
 class Found:
-    """What lies in the roots: finished runs, finished score directories, folders to train on or to score."""
+    """What lies in the roots: finished runs, finished score directories, folders to train on or to
+    score."""
 
     runs: tuple[Path, ...]
     scores: tuple[Path, ...]
@@ -79,7 +87,8 @@ class Found:
 
 
 def look(roots: Sequence[Path]) -> Found:
-    """Look through the roots, not through links or hidden folders, DEPTH deep and a bounded number of folders."""
+    """Look through the roots, not through links or hidden folders, DEPTH deep and a bounded number
+    of folders."""
     runs_, scores, images = list[Path](), list[Path](), list[Path]()
     level = [root.absolute() for root in roots]
     for _ in range(DEPTH):
@@ -91,7 +100,9 @@ def look(roots: Sequence[Path]) -> Found:
             elif directories.AUDIT_FILE in names:
                 scores.append(folder)
             else:
-                if names & {"manifest.csv", "train", "test"} or any(Path(n).suffix.lower() in SUFFIXES for n in names):
+                if names & {"manifest.csv", "train", "test"} or any(
+                    Path(n).suffix.lower() in SUFFIXES for n in names
+                ):
                     images.append(folder)
                 below += folders
         level = below
@@ -110,7 +121,8 @@ def _inside(folder: Path) -> tuple[list[Path], set[str]]:
 
 
 def measured(scores: Sequence[Path]) -> dict[str, str]:
-    """For each model, by its hash, its image AUROC on the labelled images of one of these score directories."""
+    """For each model, by its hash, its image AUROC on the labelled images of one of these score
+    directories."""
     found = {}
     for path in scores:
         try:
@@ -118,7 +130,12 @@ def measured(scores: Sequence[Path]) -> dict[str, str]:
             auroc = audit["evaluation"]["image"]["auroc"]
             interval = "" if auroc["low"] is None else f" ({auroc['low']:.3f}–{auroc['high']:.3f})"
             found[audit["model_sha256"]] = f"{auroc['value']:.3f}{interval} on {path.name}"
-        except (OSError, ValueError, KeyError, TypeError):  # no labels; or damaged, which opening it will say
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+        ):  # no labels; or damaged, which opening it will say
             continue
     return found
 
@@ -139,7 +156,7 @@ def facts(run: Path, measures: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-# -- Commands -------------------------------------------------------------------------------------------
+# -- Commands --------------------------------------------------------------------------------------
 
 
 def train_command(
@@ -150,7 +167,9 @@ def train_command(
     return ["train", str(allowed(data, roots)), "--out", str(_new(out, roots)), *options, "--json"]
 
 
-def score_command(roots: Sequence[Path], run: str, data: str, out: Path, *, far: float) -> list[str]:
+def score_command(
+    roots: Sequence[Path], run: str, data: str, out: Path, *, far: float
+) -> list[str]:
     """Arguments of `anodetect score`; ConfigError where a path is not allowed."""
     inputs = [str(allowed(run, roots)), str(allowed(data, roots))]
     return ["score", *inputs, "--out", str(_new(out, roots)), "--far", f"{far:g}", "--json"]
@@ -164,11 +183,12 @@ def _new(out: Path, roots: Sequence[Path]) -> Path:
     return allowed(out, roots)
 
 
-# -- Processes ------------------------------------------------------------------------------------------
+# -- Processes -------------------------------------------------------------------------------------
 
 
 def start(root: Path, arguments: Sequence[str], out: Path) -> Job:
-    """Start a command of `anodetect` in the background; ConfigError while another one of the root is running."""
+    """Start a command of `anodetect` in the background; ConfigError while another one of the root
+    is running."""
     command = [sys.executable, "-P", "-m", "anodetect.cli", *arguments]
     try:
         (root / FOLDER).mkdir(exist_ok=True)
@@ -179,14 +199,21 @@ def start(root: Path, arguments: Sequence[str], out: Path) -> Job:
             folder.mkdir()
             return _start(folder, command, out)
     except OSError as error:
-        raise RunError(f"{root}: the job cannot be started ({error.strerror or error}); may you write there?") from None
+        raise RunError(
+            f"{root}: the job cannot be started ({error.strerror or error}); may you write there?"
+        ) from None
 
 
 def _start(folder: Path, command: Sequence[str], out: Path) -> Job:
     with (folder / LOG).open("wb") as log, (folder / RESULT).open("wb") as result:
         # A session of its own: what ends the app, or the terminal it runs in, does not end the job.
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=result, stderr=log, cwd=folder, start_new_session=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=result,
+            stderr=log,
+            cwd=folder,
+            start_new_session=True,
         )
     _started.append(process)
     created = psutil.Process(process.pid).create_time()
@@ -197,7 +224,9 @@ def _start(folder: Path, command: Sequence[str], out: Path) -> Job:
     return job
 
 
-_started: list[subprocess.Popen[bytes]] = []  # to be waited for, or the system keeps them when they have ended
+_started: list[
+    subprocess.Popen[bytes]
+] = []  # to be waited for, or the system keeps them when they have ended
 
 
 def resume(root: Path, job: Job) -> Job:
@@ -216,7 +245,9 @@ def _read(file: Path) -> Job:
     try:
         said = json.loads(file.read_text("utf-8"))
         known = {name: said[name] for name in ("pid", "created", "started")}
-        return Job(folder=file.parent, command=tuple(said["command"]), out=Path(said["out"]), **known)
+        return Job(
+            folder=file.parent, command=tuple(said["command"]), out=Path(said["out"]), **known
+        )
     except (OSError, ValueError, KeyError, TypeError):
         raise RunError(f"{file}: not a readable job; remove its folder") from None
 

@@ -1,7 +1,8 @@
 """What a page is drawn from: the score directory that is open, its verdicts, and who is looking.
 
-Which case is open, and what is hidden, stands in the session; verdicts stand in the store and nowhere else. No file
-name, comment or message is ever drawn as Markdown or HTML: `st.text` and tables show text.
+Which case is open, and what is hidden, stands in the session; verdicts stand in the store and
+nowhere else. No file name, comment or message is ever drawn as Markdown or HTML: `st.text` and
+tables show text.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,8 +27,8 @@ from .store import Store
 
 @dataclass(frozen=True)
 class Scored:
-    """A score directory as it was read: its rows by path, the rows of groups.csv by name, those of slices.parquet by
-    path, and what can be filtered by."""
+    """A score directory as it was read: its rows by path, the rows of groups.csv by name, those of
+    slices.parquet by path, and what can be filtered by."""
 
     directory: ScoreDirectory
     by_path: Mapping[str, Row]
@@ -40,7 +41,8 @@ class Scored:
 
 @dataclass(frozen=True)
 class Opened:
-    """A score directory, all records about it, the judgements in force, and the reviewer's name or ""."""
+    """A score directory, all records about it, the judgements in force, and the reviewer's name or
+    ""."""
 
     scored: Scored
     store: Store
@@ -66,12 +68,16 @@ def open_directory(path: Path, url: str, reviewer: str) -> Opened:
     store = _store(path, scored.directory.audit["head"], url)
     known: dict[str, list[Review]] = st.session_state.setdefault("reviews", {})
     everything = known.setdefault(f"{store.place}#{store.head}", [])
-    everything += store.read(after=len(everything))  # those this session has read before are not read again
+    everything += store.read(
+        after=len(everything)
+    )  # those this session has read before are not read again
     return Opened(scored, store, everything, in_force(everything), reviewer)
 
 
 @st.cache_resource(max_entries=4, show_spinner="Reading the scores …")
-def _read(path: Path, stamp: int) -> Scored:  # `stamp` is part of the key: a directory written anew is read anew
+def _read(
+    path: Path, stamp: int
+) -> Scored:  # `stamp` is part of the key: a directory written anew is read anew
     directory = directories.read(path)
     _as_written(directory)
     rows = directory.rows
@@ -91,7 +97,8 @@ def _read(path: Path, stamp: int) -> Scored:  # `stamp` is part of the key: a di
 
 
 def _as_written(directory: ScoreDirectory) -> None:
-    """RunError if what pages are drawn from is not what was written: it could not be trusted, or not even be drawn."""
+    """RunError if what pages are drawn from is not what was written: it could not be trusted, or
+    not even be drawn."""
 
     def digest(name: str) -> str | None:
         file = directory.path / name
@@ -122,7 +129,9 @@ def view(directory: ScoreDirectory, row: Row) -> tuple[display.View | None, tupl
     return _view(directory.path, audit["head"], audit.get("root", ""), row["path"], directory, row)
 
 
-@st.cache_resource(max_entries=64, ttl=60, show_spinner=False)  # not for long: files can be put back
+@st.cache_resource(
+    max_entries=64, ttl=60, show_spinner=False
+)  # not for long: files can be put back
 def _view(
     path: Path, head: str, root: str, image: str, _directory: ScoreDirectory, _row: Row
 ) -> tuple[display.View | None, tuple[str, ...]]:
@@ -133,7 +142,9 @@ def _view(
 def volume(directory: ScoreDirectory, row: Row, plane: str) -> display.VolumeCase:
     """What there is to see of a volume."""
     audit = directory.audit
-    return _volume(directory.path, audit["head"], audit.get("root", ""), row["path"], plane, directory, row)
+    return _volume(
+        directory.path, audit["head"], audit.get("root", ""), row["path"], plane, directory, row
+    )
 
 
 @st.cache_resource(max_entries=2, ttl=600, show_spinner="Reading the volume …")
@@ -143,11 +154,13 @@ def _volume(
     return display.load_volume(_directory, _row, plane)
 
 
-def thumbnails(scored: Scored, rows: Sequence[Row], hidden: Sequence[bool]) -> tuple[list[str], bool]:
+def thumbnails(
+    scored: Scored, rows: Sequence[Row], hidden: Sequence[bool]
+) -> tuple[list[str], bool]:
     """For each row its image, small, as a data URI, or "", and whether some are still being made.
 
-    Of a volume it is the slice with the highest score, the middle one where that is hidden. Volumes take long to read,
-    so they are read beside the page.
+    Of a volume it is the slice with the highest score, the middle one where that is hidden. Volumes
+    take long to read, so they are read beside the page.
     """
     directory = scored.directory
     key = (directory.path, directory.audit["head"], directory.audit.get("root", ""))
@@ -171,7 +184,9 @@ def highest(slices: Sequence[Row]) -> Row:
 
 
 @st.cache_resource(max_entries=5000, ttl=3600, show_spinner=False)
-def _thumbnail(path: Path, head: str, root: str, image: str, _directory: ScoreDirectory, _row: Row) -> str:
+def _thumbnail(
+    path: Path, head: str, root: str, image: str, _directory: ScoreDirectory, _row: Row
+) -> str:
     return display.thumbnail(_directory, _row)
 
 
@@ -180,12 +195,19 @@ _beside = ThreadPoolExecutor(1, "thumbnails")
 
 @st.cache_resource(max_entries=5000, ttl=3600, show_spinner=False)
 def _slice_thumbnail(
-    path: Path, head: str, root: str, image: str, plane: str, index: int, _directory: ScoreDirectory, _row: Row
+    path: Path,
+    head: str,
+    root: str,
+    image: str,
+    plane: str,
+    index: int,
+    _directory: ScoreDirectory,
+    _row: Row,
 ) -> Future[str]:
     return _beside.submit(display.slice_thumbnail, _directory, _row, plane, index)
 
 
-# -- Drawn by several pages -----------------------------------------------------------------------------
+# -- Drawn by several pages ------------------------------------------------------------------------
 
 
 def problem(text: str) -> None:

@@ -32,12 +32,19 @@ TRAIN = "Train"
 
 
 def main(folders: Sequence[Path], roots: Sequence[Path]) -> None:
-    """Draw the app on score directories, and on those in `roots`, the folders it may train and score in; whatever the
-    user can mend is a message in the page."""
+    """Draw the app on score directories, and on those in `roots`, the folders it may train and
+    score in; whatever the user can mend is a message in the page."""
     st.set_page_config(page_title="anodetect review", layout="wide", initial_sidebar_state=SIDEBAR)
     st.html(STYLE)
     state = st.session_state
-    for name, value in {"open": "", "overlay": True, "opacity": 70, "problem": "", "turn": 0, "drawn": 0}.items():
+    for name, value in {
+        "open": "",
+        "overlay": True,
+        "opacity": 70,
+        "problem": "",
+        "turn": 0,
+        "drawn": 0,
+    }.items():
         state.setdefault(name, value)
     try:
         _draw(folders, roots)
@@ -48,17 +55,23 @@ def main(folders: Sequence[Path], roots: Sequence[Path]) -> None:
 def _draw(folders: Sequence[Path], roots: Sequence[Path]) -> None:
     bar = st.sidebar
     names = [*PAGES, TRAIN]
-    page = bar.segmented_control("Page", names, default=names[0], required=True, key="page", bind="query-params")
+    page = bar.segmented_control(
+        "Page", names, default=names[0], required=True, key="page", bind="query-params"
+    )
     if st.session_state.problem:
         problem(st.session_state.problem)
         st.session_state.problem = ""
     if page == TRAIN:
         training.draw(roots)
         return
-    choices = list(dict.fromkeys([*folders, *(training.look(tuple(roots)).scores if roots else ())]))
+    choices = list(
+        dict.fromkeys([*folders, *(training.look(tuple(roots)).scores if roots else ())])
+    )
     if not choices:
         raise RunError("no score directory was given; start the app with: anodetect review DIR")
-    folder = bar.selectbox("Score directory", choices, format_func=str, key="directory", persist_state="session")
+    folder = bar.selectbox(
+        "Score directory", choices, format_func=str, key="directory", persist_state="session"
+    )
     opened = open_directory(folder, os.environ.get(DATABASE, ""), _reviewer())
     if opened.directory.rows:
         PAGES[page](opened)
@@ -67,11 +80,14 @@ def _draw(folders: Sequence[Path], roots: Sequence[Path]) -> None:
 
 
 def _reviewer() -> str:
-    """The name from the login, where one is configured, else what was typed, which the address keeps."""
+    """The name from the login, where one is configured, else what was typed, which the address
+    keeps."""
     if st.user.get("is_logged_in"):
         return str(st.user.get("email") or st.user.get("name") or "")
     if "is_logged_in" in st.user:
         st.sidebar.button("Log in", on_click=st.login)
         return ""
-    name = st.sidebar.text_input("Your name, for the record", key="reviewer", max_chars=100, bind="query-params")
+    name = st.sidebar.text_input(
+        "Your name, for the record", key="reviewer", max_chars=100, bind="query-params"
+    )
     return str(name).strip()

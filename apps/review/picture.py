@@ -26,8 +26,9 @@ KEYS = """
 | +, − | heatmap more, less opaque |
 | ? | this list |
 """
-# What lies under the pointer, in whichever panel. Plotly tells values only of layers of its own, three of which would
-# take as long to draw as all the rest; where the pointer is, it tells anywhere.
+# What lies under the pointer, in whichever panel. Plotly tells values only of layers of its own,
+# three of which would take as long to draw as all the rest; where the pointer is, it tells
+# anywhere.
 READ = """
 const kinds = {"|u1": Uint8Array, "<u2": Uint16Array, "<f4": Float32Array};
 const number = (value) => Number.isNaN(value) ? "not scored" : String(Number(value.toPrecision(4)));
@@ -66,18 +67,24 @@ def draw(now: Opened, row: Row, hidden: bool) -> None:
         st.text(note)
     if view is None:
         st.info(
-            "There is no image to show." if not hidden else "The image cannot be shown; see it with blind mode off."
+            "There is no image to show."
+            if not hidden
+            else "The image cannot be shown; see it with blind mode off."
         )
         return
     # Above the controls it depends on; page.STYLE gives it its height.
-    place = st.container(key="picture" if not hidden and view.heatmap is not None else "picture_alone")
+    place = st.container(
+        key="picture" if not hidden and view.heatmap is not None else "picture_alone"
+    )
     under = st.container()
     look = st.session_state.look = _look(now, view, hidden)
     key = "chart"
 
     def mark() -> None:
         height, width = view.size
-        st.session_state[f"region-{row['path']}"] = worklist.drawn(st.session_state[key].selection, width, height)
+        st.session_state[f"region-{row['path']}"] = worklist.drawn(
+            st.session_state[key].selection, width, height
+        )
 
     names = "Image" if hidden or view.heatmap is None else f"Image, heatmap over it, {look.third}"
     place.plotly_chart(
@@ -86,7 +93,11 @@ def draw(now: Opened, row: Row, hidden: bool) -> None:
         key=key,
         on_select=mark,
         selection_mode=("box", "lasso"),
-        config={"scrollZoom": True, "displaylogo": False, "modeBarButtonsToAdd": ["select2d", "lasso2d"]},
+        config={
+            "scrollZoom": True,
+            "displaylogo": False,
+            "modeBarButtonsToAdd": ["select2d", "lasso2d"],
+        },
         alt=f"{names}; drag to zoom, double-click to see all; box and lasso mark a region",
     )
     with under:
@@ -115,16 +126,22 @@ def _slice(now: Opened, row: Row, hidden: bool) -> tuple[display.View | None, tu
     flipped = volume.geometry.flipped[0]
     slices = sorted(slices, key=lambda each: -each["slice"] if flipped else each["slice"])
     key, depth = f"slice-{row['path']}", len(slices)
-    first = depth // 2 if hidden else slices.index(opened.highest(slices))  # where it is highest would tell
+    first = (
+        depth // 2 if hidden else slices.index(opened.highest(slices))
+    )  # where it is highest would tell
     st.session_state.setdefault(key, first + 1)
     number = st.slider("Slice", 1, max(depth, 2), key=key, persist_state="session") - 1
     number = min(number, depth - 1)
     if not hidden:
         chart = figures.profile(slices, number, row["threshold"] or float("nan"))
-        st.plotly_chart(chart, key="profile", alt="Score of each slice", config={"displayModeBar": False})
+        st.plotly_chart(
+            chart, key="profile", alt="Score of each slice", config={"displayModeBar": False}
+        )
     edges = geometry.edges(plane)
     place = place_text(volume.geometry.centre(number), plane)
-    st.caption(f"{plane}, {place}; left {edges['left']}, right {edges['right']}, top {edges['top']} of the patient")
+    st.caption(
+        f"{plane}, {place}; left {edges['left']}, right {edges['right']}, top {edges['top']} of the patient"
+    )
     reason = slices[number].get("unscored")
     notes = (f"This slice was not scored: {reason}.",) if reason else ()
     return display.slice_view(volume, number), (*volume.notes, *notes)
@@ -136,12 +153,19 @@ def _read_out(view: display.View, hidden: bool) -> None:
     if view.anomaly is not None and not hidden:
         layers.append(("anomaly", view.anomaly))
     height, width = view.size
-    data: dict[str, Any] = {"height": height, "width": width, "block": view.told, "columns": view.intensity.shape[1]}
+    data: dict[str, Any] = {
+        "height": height,
+        "width": width,
+        "block": view.told,
+        "columns": view.intensity.shape[1],
+    }
     data["layers"] = [
         {"name": name, "kind": values.dtype.str, "values": b64encode(values.tobytes()).decode()}
         for name, values in layers
     ]
-    st.components.v2.component("anodetect_read", html=READ_HTML, css=READ_CSS, js=READ)(data=data, key="read")
+    st.components.v2.component("anodetect_read", html=READ_HTML, css=READ_CSS, js=READ)(
+        data=data, key="read"
+    )
 
 
 def _look(now: Opened, view: display.View, hidden: bool) -> figures.Look:
@@ -152,15 +176,26 @@ def _look(now: Opened, view: display.View, hidden: bool) -> figures.Look:
     scale = display.scale_of(now.directory.audit)
     if not mapped:
         return figures.Look(window, scale)
-    colours = columns[1].selectbox("Colours", display.COLOURS, key="colours", persist_state="session")
-    panels = ["heatmap", *(["reconstruction", "difference"] if view.reconstruction is not None else [])]
+    colours = columns[1].selectbox(
+        "Colours", display.COLOURS, key="colours", persist_state="session"
+    )
+    panels = [
+        "heatmap",
+        *(["reconstruction", "difference"] if view.reconstruction is not None else []),
+    ]
     third = columns[2].selectbox("Third panel", panels, key="third", persist_state="session")
     with columns[3]:
         kept: dict[str, Any] = {"persist_state": "session"}
-        contours = st.checkbox("Contours", key="contours", help="Around what exceeds the pixel threshold.", **kept)
+        contours = st.checkbox(
+            "Contours", key="contours", help="Around what exceeds the pixel threshold.", **kept
+        )
         known = view.mask is not None
-        truth = known and st.checkbox("Truth", key="truth", help="The mask that came with the image.", **kept)
-    columns[4].slider("Heatmap's opacity, %", 0, 100, key="opacity", step=10, persist_state="session")
+        truth = known and st.checkbox(
+            "Truth", key="truth", help="The mask that came with the image.", **kept
+        )
+    columns[4].slider(
+        "Heatmap's opacity, %", 0, 100, key="opacity", step=10, persist_state="session"
+    )
 
     def more(by: int) -> None:
         state.opacity = min(max(state.opacity + by, 0), 100)
@@ -176,23 +211,35 @@ def _look(now: Opened, view: display.View, hidden: bool) -> figures.Look:
         _help()
     threshold = now.directory.audit.get("pixel_threshold") if contours else None
     return figures.Look(
-        window, scale, colours, state.opacity / 100 if state.overlay else 0, third, threshold, bool(truth)
+        window,
+        scale,
+        colours,
+        state.opacity / 100 if state.overlay else 0,
+        third,
+        threshold,
+        bool(truth),
     )
 
 
 def _window(column: Any, view: display.View) -> tuple[float, float]:
     """The values to show black and white."""
-    preset = column.selectbox("Window", [*view.windows, BY_HAND], key="window", persist_state="session")
+    preset = column.selectbox(
+        "Window", [*view.windows, BY_HAND], key="window", persist_state="session"
+    )
     if preset != BY_HAND:
         return _preset(view, preset)
     low, high = view.windows["full range"]
     auto = view.windows["auto"]
-    chosen: tuple[float, float] = st.slider("Black and white at", low, max(high, low + 1e-6), auto, key="levels")
+    chosen: tuple[float, float] = st.slider(
+        "Black and white at", low, max(high, low + 1e-6), auto, key="levels"
+    )
     return chosen
 
 
 def _preset(view: display.View, name: str) -> tuple[float, float]:
-    return view.windows.get(name, view.windows["auto"])  # an image that is no CT has none of its windows
+    return view.windows.get(
+        name, view.windows["auto"]
+    )  # an image that is no CT has none of its windows
 
 
 @st.dialog("Keys")

@@ -1,4 +1,5 @@
-"""What `anodetect review` becomes: Streamlit with app.py, everything imported before the first visitor comes."""
+"""What `anodetect review` becomes: Streamlit with app.py, everything imported before the first
+visitor comes."""
 
 from pathlib import Path
 from runpy import run_path

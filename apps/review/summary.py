@@ -50,7 +50,9 @@ def _disagreements(now: Opened, paths: Sequence[str]) -> None:
     judged = [now.judgements[path] for path in paths]
     shown: dict[str, Sequence[str]] = {"image": paths}
     for reader in sorted({name for each in judged for name in each}):
-        shown[f"verdict of {reader}"] = [each[reader].verdict if reader in each else "" for each in judged]
+        shown[f"verdict of {reader}"] = [
+            each[reader].verdict if reader in each else "" for each in judged
+        ]
     st.dataframe(shown, hide_index=True, alt="Images with differing verdicts")
 
 
@@ -60,20 +62,28 @@ def _record(now: Opened) -> None:
     if problems:
         problem(problems[0])
     end = now.everything[-1].hash if now.everything else now.store.head
-    st.text(f"{len(now.everything)} records, {'broken' if problems else 'unbroken'}; their chain ends with {end}")
+    st.text(
+        f"{len(now.everything)} records, {'broken' if problems else 'unbroken'}; their chain ends with {end}"
+    )
     table = worklist.table(now.everything)
     as_csv, as_parquet = io.BytesIO(), io.BytesIO()
     csv.write_csv(directories.without_formulas(table), as_csv)
     parquet.write_table(table, as_parquet)
 
     def as_html() -> str:
-        from anodetect.output import report  # with its libraries, which take a second that no other page needs
+        from anodetect.output import (
+            report,
+        )  # with its libraries, which take a second that no other page needs
 
         return report.html(now.directory.path, now.everything)
 
     buttons = st.container(horizontal=True, gap="small")
-    buttons.download_button("Export CSV", as_csv.getvalue(), "reviews.csv", "text/csv", key="csv", on_click="ignore")
+    buttons.download_button(
+        "Export CSV", as_csv.getvalue(), "reviews.csv", "text/csv", key="csv", on_click="ignore"
+    )
     buttons.download_button(
         "Export Parquet", as_parquet.getvalue(), "reviews.parquet", key="parquet", on_click="ignore"
     )
-    buttons.download_button("Export HTML report", as_html, "report.html", "text/html", key="html", on_click="ignore")
+    buttons.download_button(
+        "Export HTML report", as_html, "report.html", "text/html", key="html", on_click="ignore"
+    )

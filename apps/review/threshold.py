@@ -19,10 +19,22 @@ def draw(now: Opened) -> None:
     left, right = st.columns(2)
     state = st.session_state
     state.setdefault("far", min(max(start, 0.1), 50.0))
-    far = left.slider("False-alarm rate, %", 0.1, 50.0, step=0.1, format="%.1f", key="far", persist_state="session")
+    far = left.slider(
+        "False-alarm rate, %",
+        0.1,
+        50.0,
+        step=0.1,
+        format="%.1f",
+        key="far",
+        persist_state="session",
+    )
     labelled = any(row["label"] is not None for row in rows)
-    sources: list[Literal["labels", "verdicts"]] = ["labels", "verdicts"] if labelled else ["verdicts"]
-    source = right.radio("Truth from", sources, horizontal=True, key="truth_from", persist_state="session")
+    sources: list[Literal["labels", "verdicts"]] = (
+        ["labels", "verdicts"] if labelled else ["verdicts"]
+    )
+    source = right.radio(
+        "Truth from", sources, horizontal=True, key="truth_from", persist_state="session"
+    )
     truth = worklist.truths(rows, now.judgements, source)
     found = worklist.bench(rows, truth, calibration, far / 100)
     columns = st.columns(5)
@@ -41,10 +53,14 @@ def draw(now: Opened) -> None:
         "not flagged": [found.confusion[1, False], found.confusion[0, False]],
     }
     st.dataframe(table, hide_index=True, alt="Confusion table")
-    st.caption("Intervals are 95 % Clopper–Pearson, as if every image were of another patient or lot.")
+    st.caption(
+        "Intervals are 95 % Clopper–Pearson, as if every image were of another patient or lot."
+    )
     one, other = st.columns(2)
     histogram = figures.histogram(rows, calibration.scores, found.threshold)
-    one.plotly_chart(histogram, key="histogram", alt="Histogram of scores over the calibration normals")
+    one.plotly_chart(
+        histogram, key="histogram", alt="Histogram of scores over the calibration normals"
+    )
     if (curve := worklist.roc(rows, truth)) is None:
         other.info("A ROC curve needs images known to be normal and images known to be anomalous.")
     else:

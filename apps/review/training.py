@@ -1,4 +1,5 @@
-"""The page to train and to score on: what runs there are, and commands in the background with their progress."""
+"""The page to train and to score on: what runs there are, and commands in the background with their
+progress."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,7 +37,7 @@ def look(roots: tuple[Path, ...]) -> jobs.Found:
     return jobs.look(roots)
 
 
-# -- Jobs -----------------------------------------------------------------------------------------------
+# -- Jobs ------------------------------------------------------------------------------------------
 
 
 @st.fragment(run_every=2)
@@ -55,7 +56,9 @@ def _jobs(roots: Sequence[Path]) -> None:
         _job(job, states[job.folder], roots)
     before = st.session_state.get("job_states", states)
     st.session_state.job_states = states
-    if any(before.get(folder) == "running" and state != "running" for folder, state in states.items()):
+    if any(
+        before.get(folder) == "running" and state != "running" for folder, state in states.items()
+    ):
         look.clear()
         st.rerun()  # the whole page: there may be a new run or score directory to choose
 
@@ -68,17 +71,21 @@ def _job(job: Job, state: jobs.State, roots: Sequence[Path]) -> None:
     root = next((root for root in roots if job.folder.is_relative_to(root)), roots[0])
     key = job.folder.name
     if state == "running":
-        what.progress(min((now.done or 0) / (now.total or 1), 1.0), now.line if now.total else "starting")
+        what.progress(
+            min((now.done or 0) / (now.total or 1), 1.0), now.line if now.total else "starting"
+        )
         action.button("Cancel", key=f"cancel-{key}", on_click=careful(jobs.cancel, job))
         if len(now.losses) > 1:
             steps, losses = zip(*now.losses, strict=True)
-            what.line_chart({"step": steps, "loss": losses}, x="step", y="loss", height=160, alt="Loss by step")
+            what.line_chart(
+                {"step": steps, "loss": losses}, x="step", y="loss", height=160, alt="Loss by step"
+            )
     elif state != "done":
         action.button("Go on", key=f"resume-{key}", on_click=careful(jobs.resume, root, job))
         what.text(now.line)
 
 
-# -- Runs -----------------------------------------------------------------------------------------------
+# -- Runs ------------------------------------------------------------------------------------------
 
 
 def _runs(found: jobs.Found) -> None:
@@ -97,9 +104,15 @@ def _runs(found: jobs.Found) -> None:
     for text in problems:
         st.text(text)
     names = {str(run): run for run in found.runs}
-    chosen = st.selectbox("Model card of", [None, *names], format_func=lambda name: name or "–", key="card")
+    chosen = st.selectbox(
+        "Model card of", [None, *names], format_func=lambda name: name or "–", key="card"
+    )
     if chosen and (names[chosen] / "model_card.md").is_file():
-        st.code((names[chosen] / "model_card.md").read_text("utf-8", "replace"), language=None, wrap_lines=True)
+        st.code(
+            (names[chosen] / "model_card.md").read_text("utf-8", "replace"),
+            language=None,
+            wrap_lines=True,
+        )
 
 
 @st.cache_resource(ttl=600, show_spinner="Reading the runs …")
@@ -112,7 +125,7 @@ def _measured(scores: tuple[Path, ...]) -> dict[str, str]:
     return jobs.measured(scores)
 
 
-# -- Forms ----------------------------------------------------------------------------------------------
+# -- Forms -----------------------------------------------------------------------------------------
 
 
 def _train(roots: Sequence[Path], found: jobs.Found) -> None:
@@ -122,11 +135,17 @@ def _train(roots: Sequence[Path], found: jobs.Found) -> None:
         summaries = "\n".join(f"- {name}: {entry.summary}" for name, entry in DETECTORS.items())
         detector = st.selectbox("Detector", list(DETECTORS), help=summaries)
         budget = st.number_input("Minutes at most", 0.1, 1440.0, 5.0, 1.0)
-        root = st.selectbox("Write into", roots, format_func=str, key="train_root", disabled=len(roots) < 2)
+        root = st.selectbox(
+            "Write into", roots, format_func=str, key="train_root", disabled=len(roots) < 2
+        )
         name = st.text_input("Name of the run", "run-1", max_chars=100)
         if st.form_submit_button("Train", type="primary"):
             out = Path(root).absolute() / name.strip()
-            _begin(root, lambda: jobs.train_command(roots, data or "", detector, out, budget=budget), out)
+            _begin(
+                root,
+                lambda: jobs.train_command(roots, data or "", detector, out, budget=budget),
+                out,
+            )
 
 
 def _score(roots: Sequence[Path], found: jobs.Found) -> None:
@@ -138,11 +157,17 @@ def _score(roots: Sequence[Path], found: jobs.Found) -> None:
         run = st.selectbox("Run", found.runs, format_func=str)
         data = _folder("Folder of images to score", found.images, "score_data")
         far = st.number_input("False-alarm rate, %", 0.1, 50.0, 100 * DEFAULT_FAR, 1.0)
-        root = st.selectbox("Write into", roots, format_func=str, key="score_root", disabled=len(roots) < 2)
+        root = st.selectbox(
+            "Write into", roots, format_func=str, key="score_root", disabled=len(roots) < 2
+        )
         name = st.text_input("Name of the score directory", "scores-1", max_chars=100)
         if st.form_submit_button("Score", type="primary"):
             out = Path(root).absolute() / name.strip()
-            _begin(root, lambda: jobs.score_command(roots, str(run), data or "", out, far=far / 100), out)
+            _begin(
+                root,
+                lambda: jobs.score_command(roots, str(run), data or "", out, far=far / 100),
+                out,
+            )
 
 
 def _folder(label: str, folders: Sequence[Path], key: str) -> str | None:

@@ -1,4 +1,5 @@
-"""The worklist as plain data: order, filters, progress, patients and lots, and what another threshold would do.
+"""The worklist as plain data: order, filters, progress, patients and lots, and what another
+threshold would do.
 
 Rows are those of scores.parquet, judgements those in force: path → reviewer → Review.
 """
@@ -31,7 +32,8 @@ _TYPES |= dict.fromkeys(("score", "p_value", "threshold"), pa.float64())
 
 @dataclass(frozen=True)
 class Filter:
-    """What is listed; empty sets and texts leave everything in. `flagged`: only those, only the others, or None."""
+    """What is listed; empty sets and texts leave everything in. `flagged`: only those, only the
+    others, or None."""
 
     status: frozenset[str] = frozenset()
     groups: frozenset[str] = frozenset()
@@ -44,7 +46,8 @@ class Filter:
 
 @dataclass(frozen=True)
 class Bench:
-    """What a false-alarm rate would flag. `truth` per image, None where unknown; the four rates where it is known."""
+    """What a false-alarm rate would flag. `truth` per image, None where unknown; the four rates
+    where it is known."""
 
     far: float
     threshold: float
@@ -57,25 +60,36 @@ class Bench:
     confusion: Mapping[tuple[int, bool], int]  # (truth, flagged) → images
 
 
-# -- The list -------------------------------------------------------------------------------------------
+# -- The list --------------------------------------------------------------------------------------
 
 
 def worklist(
-    rows: Sequence[Row], judgements: Judgements, *, order: Order, keep: Filter, reviewer: str, blind: bool = False
+    rows: Sequence[Row],
+    judgements: Judgements,
+    *,
+    order: Order,
+    keep: Filter,
+    reviewer: str,
+    blind: bool = False,
 ) -> list[Row]:
     """The rows to go through, in order; ties, and images without a score, by their paths.
 
-    A blind list gives nothing away: its order is that of a hash of the paths, the same for everyone, and names and what
-    was flagged, scored, known or decided by others neither order nor filter.
+    A blind list gives nothing away: its order is that of a hash of the paths, the same for
+    everyone, and names and what was flagged, scored, known or decided by others neither order nor
+    filter.
     """
     if blind:
         keep = Filter(keep.status, keep.groups, reviewed=keep.reviewed)
-        return sorted(filtered(rows, judgements, keep, reviewer), key=lambda row: sha256(row["path"].encode()).digest())
+        return sorted(
+            filtered(rows, judgements, keep, reviewer),
+            key=lambda row: sha256(row["path"].encode()).digest(),
+        )
     return sorted(filtered(rows, judgements, keep, reviewer), key=_keys(judgements)[order])
 
 
 def filtered(rows: Iterable[Row], judgements: Judgements, keep: Filter, reviewer: str) -> list[Row]:
-    """The rows that pass every part of the filter. `search` is looked for, in any case, in path, group and kind."""
+    """The rows that pass every part of the filter. `search` is looked for, in any case, in path,
+    group and kind."""
     sought = keep.search.strip().casefold()
 
     def passes(row: Row) -> bool:
@@ -114,16 +128,25 @@ def _keys(judgements: Judgements) -> dict[Order, Callable[[Row], tuple[Any, ...]
         return last(abs(row["score"] - row["threshold"]) if known else None)
 
     return {
-        "p-value": lambda row: (last(row["p_value"]), score(row), row["path"]),  # equal p-values are common: few ranks
+        "p-value": lambda row: (
+            last(row["p_value"]),
+            score(row),
+            row["path"],
+        ),  # equal p-values are common: few ranks
         "score": lambda row: (score(row), row["path"]),
-        "disagreement": lambda row: (-disagreement(judgements.get(row["path"], {})), score(row), row["path"]),
+        "disagreement": lambda row: (
+            -disagreement(judgements.get(row["path"], {})),
+            score(row),
+            row["path"],
+        ),
         "nearness to threshold": lambda row: (nearness(row), row["path"]),
         "name": lambda row: (row["path"],),
     }
 
 
 def beside(paths: Sequence[str], path: str, step: int) -> str:
-    """The path `step` places on in the list, as far as it goes; the first where `path` is no longer listed."""
+    """The path `step` places on in the list, as far as it goes; the first where `path` is no longer
+    listed."""
     if path not in paths:
         return paths[0] if paths else ""
     return paths[min(max(paths.index(path) + step, 0), len(paths) - 1)]
@@ -137,10 +160,14 @@ def last_of(reviews: Sequence[Review], reviewer: str) -> Review | None:
 
 
 def next_to_judge(paths: Sequence[str], path: str, judgements: Judgements, reviewer: str) -> str:
-    """The next image in the list this reviewer has not judged, after the end from the start again; else `path`."""
+    """The next image in the list this reviewer has not judged, after the end from the start again;
+    else `path`."""
     start = paths.index(path) + 1 if path in paths else 0
     ahead = [*paths[start:], *paths[:start]]
-    return next((other for other in ahead if other != path and reviewer not in judgements.get(other, {})), path)
+    return next(
+        (other for other in ahead if other != path and reviewer not in judgements.get(other, {})),
+        path,
+    )
 
 
 def table(reviews: Sequence[Review]) -> pa.Table:
@@ -149,12 +176,12 @@ def table(reviews: Sequence[Review]) -> pa.Table:
     return pa.Table.from_pylist([asdict(review) for review in reviews], schema)
 
 
-# -- Regions --------------------------------------------------------------------------------------------
+# -- Regions ---------------------------------------------------------------------------------------
 
 
 def region(text: str, width: int | None, height: int | None) -> str:
-    """A region in pixels of the image as it is kept: a box "x,y,width,height", or an outline "x,y x,y x,y …"; "" for
-    none. DataError if it is neither, or not inside the image."""
+    """A region in pixels of the image as it is kept: a box "x,y,width,height", or an outline "x,y
+    x,y x,y …"; "" for none. DataError if it is neither, or not inside the image."""
     points = [part.split(",") for part in text.replace(", ", ",").split()]
     try:
         numbers = [[int(part) for part in point] for point in points]
@@ -164,18 +191,30 @@ def region(text: str, width: int | None, height: int | None) -> str:
         return ""
     if len(numbers) == 1 and len(numbers[0]) == 4:
         x, y, w, h = numbers[0]
-        whole = x >= 0 and y >= 0 and w >= 1 and h >= 1 and x + w <= (width or x + w) and y + h <= (height or y + h)
+        whole = (
+            x >= 0
+            and y >= 0
+            and w >= 1
+            and h >= 1
+            and x + w <= (width or x + w)
+            and y + h <= (height or y + h)
+        )
     elif len(numbers) >= 3 and all(len(point) == 2 for point in numbers):
         whole = all(0 <= x <= (width or x) and 0 <= y <= (height or y) for x, y in numbers)
     else:
-        raise DataError("a region is x,y,width,height or an outline x,y x,y x,y … in whole pixels; draw it or mend it")
+        raise DataError(
+            "a region is x,y,width,height or an outline x,y x,y x,y … in whole pixels; draw it or mend it"
+        )
     if not whole:
-        raise DataError(f"the region does not lie within the image ({width} × {height} pixels); draw it again")
+        raise DataError(
+            f"the region does not lie within the image ({width} × {height} pixels); draw it again"
+        )
     return " ".join(",".join(map(str, point)) for point in numbers)
 
 
 def drawn(selection: Mapping[str, Any], width: int, height: int) -> str:
-    """The last box or outline of a chart's selection as a region, cut to the image; "" if there is none.
+    """The last box or outline of a chart's selection as a region, cut to the image; "" if there is
+    none.
 
     The chart has pixel centres at whole numbers, a region has their upper left corners there.
     """
@@ -191,17 +230,20 @@ def drawn(selection: Mapping[str, Any], width: int, height: int) -> str:
         return f"{x},{y},{max(right - x, 1)},{max(bottom - y, 1)}"
     if outlines := selection.get("lasso"):
         xs, ys = corner(outlines[-1]["x"], width, round), corner(outlines[-1]["y"], height, round)
-        points = list(dict.fromkeys(zip(xs, ys, strict=True)))  # neighbours that fall on the same pixel, once
+        points = list(
+            dict.fromkeys(zip(xs, ys, strict=True))
+        )  # neighbours that fall on the same pixel, once
         return " ".join(f"{x},{y}" for x, y in points) if len(points) >= 3 else ""
     return ""
 
 
-# -- Patients and lots ----------------------------------------------------------------------------------
+# -- Patients and lots -----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Group:
-    """A patient or lot: its listed rows, its own p-value and decision where recorded, how many `reviewer` judged."""
+    """A patient or lot: its listed rows, its own p-value and decision where recorded, how many
+    `reviewer` judged."""
 
     name: str
     rows: tuple[Row, ...]
@@ -210,8 +252,11 @@ class Group:
     judged: int
 
 
-def grouped(rows: Sequence[Row], recorded: Mapping[str, Row], judgements: Judgements, reviewer: str) -> list[Group]:
-    """The rows by patient or lot, each group where its first row stands; `recorded`: the rows of groups.csv by name."""
+def grouped(
+    rows: Sequence[Row], recorded: Mapping[str, Row], judgements: Judgements, reviewer: str
+) -> list[Group]:
+    """The rows by patient or lot, each group where its first row stands; `recorded`: the rows of
+    groups.csv by name."""
     members: dict[str, list[Row]] = {}
     for row in rows:
         members.setdefault(row["group"] or row["path"], []).append(row)
@@ -227,22 +272,32 @@ def grouped(rows: Sequence[Row], recorded: Mapping[str, Row], judgements: Judgem
     ]
 
 
-# -- Another threshold ----------------------------------------------------------------------------------
+# -- Another threshold -----------------------------------------------------------------------------
 
 
-def truths(rows: Sequence[Row], judgements: Judgements, source: Literal["labels", "verdicts"]) -> list[int | None]:
-    """For each row 0 normal, 1 anomalous or None, from the labels known beforehand or from the verdicts so far."""
+def truths(
+    rows: Sequence[Row], judgements: Judgements, source: Literal["labels", "verdicts"]
+) -> list[int | None]:
+    """For each row 0 normal, 1 anomalous or None, from the labels known beforehand or from the
+    verdicts so far."""
     if source == "labels":
         return [row["label"] for row in rows]
     return [consensus(judgements.get(row["path"], {})) for row in rows]
 
 
-def bench(rows: Sequence[Row], truth: Sequence[int | None], calibration: Calibration, far: float) -> Bench:
-    """What would be flagged at the false-alarm rate `far`, 0 < far < 1, and how that fits the truth, where known."""
+def bench(
+    rows: Sequence[Row], truth: Sequence[int | None], calibration: Calibration, far: float
+) -> Bench:
+    """What would be flagged at the false-alarm rate `far`, 0 < far < 1, and how that fits the
+    truth, where known."""
     scored = [(row, known) for row, known in zip(rows, truth, strict=True) if row["status"] == "ok"]
     flags: NDArray[np.bool_] = p_values([row for row, _ in scored], calibration, far) <= far + 1e-12
     only_volumes = bool(scored) and all(row.get("depth") for row, _ in scored)
-    counts = Counter((known, bool(flag)) for (_, known), flag in zip(scored, flags, strict=True) if known is not None)
+    counts = Counter(
+        (known, bool(flag))
+        for (_, known), flag in zip(scored, flags, strict=True)
+        if known is not None
+    )
     confusion = {(known, flag): counts[known, flag] for known in (0, 1) for flag in (False, True)}
     return Bench(
         far=far,
@@ -257,9 +312,16 @@ def bench(rows: Sequence[Row], truth: Sequence[int | None], calibration: Calibra
     )
 
 
-def roc(rows: Sequence[Row], truth: Sequence[int | None]) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """False alarms and images found, rising, over all thresholds; None unless there are both kinds of image."""
-    known = [(row["score"], t) for row, t in zip(rows, truth, strict=True) if row["status"] == "ok" and t is not None]
+def roc(
+    rows: Sequence[Row], truth: Sequence[int | None]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """False alarms and images found, rising, over all thresholds; None unless there are both kinds
+    of image."""
+    known = [
+        (row["score"], t)
+        for row, t in zip(rows, truth, strict=True)
+        if row["status"] == "ok" and t is not None
+    ]
     positives = sum(t for _, t in known)
     if not 0 < positives < len(known):
         return None
