@@ -7,8 +7,8 @@ from anodetect.errors import ConfigError
 from anodetect.imaging.standardise import (
     MICRO_BATCH,
     Choice,
-    Standard,
-    StandardConfig,
+    MapStandardizer,
+    StandardizerConfig,
     levels,
     planted_auroc,
     simplest_of_the_best,
@@ -63,8 +63,9 @@ def squares(part, seeds):
 
 
 def learned(**settings):
-    standard = Standard(
-        build(StandardConfig, {"pixel_error": "off", "relative": "off"} | settings, "standard"), [2]
+    standard = MapStandardizer(
+        build(StandardizerConfig, {"pixel_error": "off", "relative": "off"} | settings, "standard"),
+        [2],
     )
     standard.learn(squares, batch(40), CONTEXT)
     return standard
@@ -98,7 +99,7 @@ def test_normal_images_are_hardly_ever_too_quiet():
 
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_a_few_normal_images_cannot_tell_what_is_too_quiet(count):
-    standard = Standard(StandardConfig(pixel_error="off", relative="off"), [2])
+    standard = MapStandardizer(StandardizerConfig(pixel_error="off", relative="off"), [2])
     standard.learn(squares, batch(count), CONTEXT)
     normal = batch(100, seed=1)
     scores, heatmaps = standard.combine(squares(normal, None), normal.foreground)
@@ -119,7 +120,7 @@ def test_what_is_mostly_background_is_not_called_quiet():
 )
 def test_a_stored_standard_is_the_same(settings):
     standard, part = learned(**settings), batch(5, seed=4)
-    other = Standard(standard.config, standard.counts)
+    other = MapStandardizer(standard.config, standard.counts)
     other.load_state({name: array.copy() for name, array in standard.state().items()})
     before, after = (
         each.combine(squares(part, None), part.foreground) for each in (standard, other)
@@ -130,7 +131,7 @@ def test_a_stored_standard_is_the_same(settings):
 
 
 def test_only_what_the_budget_affords_is_looked_at():
-    standard = Standard(StandardConfig(pooling=Pooling()), [1])
+    standard = MapStandardizer(StandardizerConfig(pooling=Pooling()), [1])
     part, seconds = standard.affordable(batch(100), TrainContext(0, "cpu", None, budget=100.0), 1.0)
     assert (
         len(part) == 4 * MICRO_BATCH

@@ -36,7 +36,7 @@ from anodetect.generative import denoiser, diffusion
 from anodetect.generative.denoiser import Denoiser, DenoiserConfig
 from anodetect.generative.noise import NoiseSource, generator
 from anodetect.generative.prior import GaussianPrior
-from anodetect.imaging.standardise import MICRO_BATCH, Standard, StandardConfig
+from anodetect.imaging.standardise import MICRO_BATCH, MapStandardizer, StandardizerConfig
 from anodetect.nn.augment import Augment
 from anodetect.nn.batching import in_micro_batches
 from anodetect.nn.filters import blur
@@ -86,7 +86,7 @@ ON_FEATURES = denoiser.ON_FEATURES | {
 }
 
 
-class AnoDDPMConfig(DenoiserConfig, StandardConfig):
+class AnoDDPMConfig(DenoiserConfig, StandardizerConfig):
     """Scoring: `lambdas` are steps; `draws` noise draws per λ, 0 for none; `scales` the widths of
     the residual's Gaussians as shares of the side; `components` the size of the Gaussian model;
     "auto" leaves a choice to planted defects."""
@@ -124,7 +124,7 @@ class AnoDDPM:
         self.own = own = len(config.lambdas) * len(
             config.scales
         )  # maps of the network; the prior has as many
-        self.standard = Standard(
+        self.standard = MapStandardizer(
             config, {"off": [own], "on": [2 * own], "auto": [own, 2 * own]}[config.prior]
         )
 

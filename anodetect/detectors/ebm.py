@@ -41,7 +41,7 @@ from anodetect.generative.chains import ChainConfig, Chains, beyond, contrastive
 from anodetect.generative.denoiser import Denoiser, DenoiserConfig
 from anodetect.generative.langevin import Energy
 from anodetect.generative.noise import NoiseSource, generator
-from anodetect.imaging.standardise import MICRO_BATCH, Standard, StandardConfig
+from anodetect.imaging.standardise import MICRO_BATCH, MapStandardizer, StandardizerConfig
 from anodetect.nn.batching import in_micro_batches
 from anodetect.nn.filters import blur
 from anodetect.nn.inference import autocast, pick_device
@@ -52,7 +52,7 @@ INVERSION_RATE = 0.2  # of a level's noise, the step of the search for z
 ON_FEATURES = denoiser.ON_FEATURES | {"levels": (60, 100, 150)}
 
 
-class EBMConfig(DenoiserConfig, ChainConfig, StandardConfig):
+class EBMConfig(DenoiserConfig, ChainConfig, StandardizerConfig):
     """`levels` are steps t; `scales` the widths of Gaussians, as shares of the side, through which
     ε̂ is also squared; `pretraining` is the share of training without chains, `contrast` the weight
     of contrastive divergence and `penalty` that of squared energies in it. Scores by chains take
@@ -91,7 +91,7 @@ class EBM:
         self.net: Denoiser
         self.noise: NoiseSource
         self.channels = 1
-        self.standard = Standard(config, [len(config.levels) * len(config.scales)])
+        self.standard = MapStandardizer(config, [len(config.levels) * len(config.scales)])
 
     def fit(self, fit: Batch, tune: Batch, *, context: TrainContext) -> None:
         begun = time.monotonic()

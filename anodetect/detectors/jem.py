@@ -41,7 +41,7 @@ from anodetect.generative.chains import ChainConfig, Chains, beyond, contrastive
 from anodetect.generative.denoiser import NoiseConfig
 from anodetect.generative.langevin import Energy
 from anodetect.generative.noise import NoiseSource
-from anodetect.imaging.standardise import MICRO_BATCH, Standard, StandardConfig
+from anodetect.imaging.standardise import MICRO_BATCH, MapStandardizer, StandardizerConfig
 from anodetect.nn.batching import in_micro_batches
 from anodetect.nn.inference import autocast, pick_device
 from anodetect.nn.local import LocalNet, receptive_field
@@ -58,7 +58,7 @@ SURE = 0.2
 CONTRASTED = 2048  # places of a batch
 
 
-class JEMConfig(NoiseConfig, ChainConfig, StandardConfig):
+class JEMConfig(NoiseConfig, ChainConfig, StandardizerConfig):
     """`weight` is that of the generative term, which comes in after the share `pretraining` of
     training; `penalty` that of squared energies in it, which holds E(x⁺) − E(x⁻) above −1 / penalty
     where chains do not keep up; `data_noise` is put on training images. The network has `blocks` of
@@ -91,7 +91,7 @@ class JEM:
         self.schedule: Tensor
         self.labels: str = config.labels
         self.middle, self.spread = 0.0, 1.0  # of the free energy of tune normals' places
-        self.standard = Standard(config, [1])
+        self.standard = MapStandardizer(config, [1])
 
     def fit(self, fit: Batch, tune: Batch, *, context: TrainContext) -> None:
         begun = time.monotonic()

@@ -44,7 +44,7 @@ PIXEL_FLOOR = 0.1
 Maps = Callable[[Batch, Seeds], Floats]  # non-negative maps of several kinds, [N, M, H, W]
 
 
-class StandardConfig(Config):
+class StandardizerConfig(Config):
     """ "auto" leaves a choice to planted defects."""
 
     pixel_error: Literal["auto", "on", "off"] = "auto"
@@ -52,10 +52,10 @@ class StandardConfig(Config):
     pooling: Pooling = Pooling(smooth=2.0)
 
 
-class Standard:
+class MapStandardizer:
     """Learns what maps are on normal images, and makes one map and one score of them."""
 
-    def __init__(self, config: StandardConfig, counts: Sequence[int]) -> None:
+    def __init__(self, config: StandardizerConfig, counts: Sequence[int]) -> None:
         """Averaged are the first so many maps; of several `counts` the best is chosen."""
         self.config, self.counts = config, counts
         # [M, H, W] or [M, 1, 1]: what to divide each map by; M is the number of maps averaged
