@@ -17,6 +17,7 @@ from scipy import ndimage
 
 import anodetect
 from anodetect.cli import reporting
+from anodetect.commands.labelled import labelled_score
 from anodetect.config import build
 from anodetect.data import cards
 from anodetect.detectors.anoddpm import AnoDDPM, AnoDDPMConfig
@@ -114,9 +115,10 @@ def row(run: Path, data: str, detector: AnoDDPM, reporter: Reporter) -> dict[str
     items = dataset.labelled()
     measure = Measure(stored.calibration, 0.05, masks=any(record.mask for record in items))
     for scored in score_records(model, items, reporter, "test"):
-        if scored.heatmap is not None:
-            measure.add(scored.loaded.record, scored.score, scored.heatmap)
-    result = measure.result()
+        item = labelled_score(scored.loaded.record, scored.score, scored.heatmap)
+        if item is not None and scored.heatmap is not None:
+            measure.add(item)
+    result = measure.result().as_json()
     pixel = result["pixel"] or {"ap": None, "auroc": None}
     return {
         "image_auroc": result["image"]["auroc"]["value"],

@@ -99,7 +99,7 @@ def conclude(
         "reasons": {reason: count for reason, count, _ in directories.failures(rows)},
         "drift": checks,
         "caveats": caveats,
-        "evaluation": measure.result(None if facts["fdr"] is None else threshold)
+        "evaluation": measure.result(None if facts["fdr"] is None else threshold).as_json()
         if measure.labelled()
         else None,
     }

@@ -1,17 +1,19 @@
 """Evaluate: a run and labelled data in, metrics with intervals out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from anodetect.commands.calibrate import refuse_known_groups
+from anodetect.commands.labelled import labelled_score
 from anodetect.data import cards
-from anodetect.errors import DataError
+from anodetect.data.scan import Record
+from anodetect.errors import ConfigError, DataError, nearest
 from anodetect.model.model import Model
 from anodetect.model.scoring import score_records
 from anodetect.record import runs
 from anodetect.stats.calibration import DEFAULT_FAR
-from anodetect.stats.evaluation import Breakdown
+from anodetect.stats.evaluation import MeasureByColumn
 from anodetect.types import Reporter, Silent
 
 
@@ -24,39 +26,64 @@ def evaluate(
     device: str = "auto",
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
-    """Metrics on labelled data, also for each value of the columns `by` of its manifest; images the
-    run was made from are refused by name."""
+    """Return metrics on labelled data, also for each value of the columns `by` of its manifest.
+
+    `far` is the false-alarm rate of the operating point. Raises DataError for images the run was
+    made from, and if none can be measured; ConfigError for an unknown column or device.
+    """
     reporter = reporter or Silent()
     run = runs.read(run_path)
     dataset = cards.open_data(data)
     items = dataset.labelled()
     if not items:
         raise DataError(
-            f"{data}: no labelled images; label them by folders (test/good, test/<kind>) or in manifest.csv"
+            f"{data}: no labelled images; "
+            "label them by folders (test/good, test/<kind>) or in manifest.csv"
         )
-    rows = runs.read_manifest(run_path)
-    used = {row["sha256"]: row["path"] for row in rows if row["sha256"]}
-    refuse_known_groups(rows, items)
+
+    known_rows = runs.read_manifest(run_path)
+    known_bytes = {row["sha256"]: row["path"] for row in known_rows if row["sha256"]}
+    refuse_known_groups(known_rows, items)
     model = Model.load(run, device)
     run.calibration.level(far)  # refuses an impossible rate before any work
-    measure = Breakdown(run.calibration, far, items, by)
+    _check_columns(by, items)
+
+    masks = any(record.mask for record in items)
+    measure = MeasureByColumn(run.calibration, far, by, masks=masks)
     failures = [f"{name}: {reason}" for name, reason in dataset.problems]
     for scored in score_records(model, items, reporter):
         loaded = scored.loaded
         if loaded.error:
             failures.append(f"{loaded.record.id}: {loaded.error}")
-        elif loaded.sha256 in used:
+        elif loaded.sha256 in known_bytes:
             raise DataError(
-                f"leak: {loaded.record.id} has the same bytes as {used[loaded.sha256]}, which the run was made from"
+                f"leak: {loaded.record.id} has the same bytes as {known_bytes[loaded.sha256]}, "
+                "which the run was made from"
             )
-        if scored.heatmap is not None:
-            measure.add(loaded.record, scored.score, scored.heatmap, loaded.volume)
+        item = labelled_score(loaded.record, scored.score, scored.heatmap, loaded.volume)
+        if item is not None and scored.heatmap is not None:
+            measure.add(item, _columns_of(loaded.record))
+
     if not measure.whole.labelled():
         raise DataError(
             f"{data}: none of {len(items)} labelled images can be read; the first: {failures[0]}"
         )
     failures += measure.whole.problems
     result = measure.result()
-    for warning in result.get("warnings", ()):
+    for warning in result.warnings:
         reporter.warn(warning)
-    return result | {"failed": len(failures), "failures": failures}
+    return result.as_json() | {"failed": len(failures), "failures": failures}
+
+
+def _check_columns(columns: Sequence[str], items: Sequence[Record]) -> None:
+    """Raise ConfigError for a column that no record has."""
+    known = {"kind", "group"}
+    for record in items:
+        known |= set(record.extra)
+    for column in columns:
+        if column not in known:
+            raise ConfigError(f"no column {column!r} in the manifest; {nearest(column, known)}")
+
+
+def _columns_of(record: Record) -> Mapping[str, str]:
+    return {**record.extra, "kind": record.kind, "group": record.group}

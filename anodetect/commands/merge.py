@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 
 from anodetect.commands.conclude import conclude, where_scored
-from anodetect.data.scan import Record
 from anodetect.errors import RunError
 from anodetect.files import inside
 from anodetect.output import report
@@ -19,7 +18,7 @@ from anodetect.output.cases import Cases
 from anodetect.record import directories, environment, verification
 from anodetect.record.journal import Entry
 from anodetect.stats.calibration import DEFAULT_FAR, Calibration
-from anodetect.stats.evaluation import Measure
+from anodetect.stats.evaluation import LabelledScore, Measure
 from anodetect.types import Reporter, Silent
 
 
@@ -67,9 +66,9 @@ def merge(
     measure = Measure(calibration, far or DEFAULT_FAR, masks=False)
     for directory in shards:
         for row in directory.each():
-            if row["status"] == "ok":
-                record = Record(row["path"], Path(), label=row["label"], group=row["group"])
-                measure.add(record, row["score"], None, is_volume=bool(row["depth"]))
+            if row["status"] == "ok" and row["label"] is not None:
+                known = row["label"], row["score"], row["group"]
+                measure.add(LabelledScore(row["path"], *known, is_volume=bool(row["depth"])))
     timings = pa.concat_tables(
         [directories.read_timings(directory.path) for directory in shards]
     ).sort_by("path")

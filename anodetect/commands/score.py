@@ -18,6 +18,7 @@ import pyarrow as pa
 import tifffile
 
 from anodetect.commands.conclude import conclude, statement_of, where_scored
+from anodetect.commands.labelled import labelled_score
 from anodetect.data import cards, readers
 from anodetect.data.scan import Record, identified, is_below
 from anodetect.engines.worker import Engine, Made, Task, problem_row, shard_of
@@ -240,12 +241,19 @@ def _count(
         return
     cases.recall(row["path"], row["score"])
     if scored is not None and scored.heatmap is not None:
-        measure.add(scored.loaded.record, scored.score, scored.heatmap, scored.loaded.volume)
+        item = labelled_score(
+            scored.loaded.record, scored.score, scored.heatmap, scored.loaded.volume
+        )
+        if item is not None:
+            measure.add(item)
         return
     heatmap: Floats | None = None
     if measure.has_masks and row["label"] is not None and row["heatmap"].endswith(".tiff"):
         heatmap = tifffile.imread(out / row["heatmap"])
-    measure.add(by_id[row["path"]], row["score"], heatmap, is_volume=bool(row.get("depth")))
+    is_volume = bool(row.get("depth"))
+    item = labelled_score(by_id[row["path"]], row["score"], heatmap, is_volume=is_volume)
+    if item is not None:
+        measure.add(item)
 
 
 def _journaled(items: Made, journal: Journal) -> Iterator[tuple[Scored | None, Entry]]:

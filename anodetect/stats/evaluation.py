@@ -1,27 +1,125 @@
-"""Labelled results, one at a time, to metrics with intervals."""
+"""Labelled results, added one at a time, to metrics with intervals."""
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property, partial
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from anodetect.data import readers
-from anodetect.data.scan import Record
-from anodetect.errors import ConfigError, ImageError, nearest
-from anodetect.imaging.preprocess import Prepared
 from anodetect.stats import metrics
 from anodetect.stats.calibration import Calibration, clopper_pearson
-from anodetect.types import Floats
+from anodetect.types import Bools, Floats
+
+
+@dataclass(frozen=True)
+class LabelledScore:
+    """A scored image or volume whose label is known: 0 normal, 1 anomalous.
+
+    `heatmap` is [H, W], of a volume [D, H, W] with NaN where it was not scored; None if it is not
+    at hand. `mask` is bool of the same shape, True where anomalous; None if there is no mask.
+    `problem` says why a mask could not be used.
+    """
+
+    name: str
+    label: int
+    score: float
+    group: str
+    is_volume: bool = False
+    heatmap: Floats | None = None
+    mask: Bools | None = None
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """The shares of anomalous (`tpr`) and of normal images (`fpr`) with a score above `threshold`,
+    which belongs to the false-alarm rate `far`. A share of nothing is NaN."""
+
+    far: float
+    threshold: float
+    tpr: float
+    fpr: float
+
+
+@dataclass(frozen=True)
+class FalseAlarms:
+    """The share of normal images that are flagged, with its exact interval; NaN of nothing."""
+
+    rate: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics of labelled images at one false-alarm rate.
+
+    `image` has auroc, ap and fpr_at_95_tpr. `pixel` has auroc, ap, aupro and dice_best; it is None
+    if there are no masks. `dice_at_threshold` belongs to the pixel threshold of the rate.
+    """
+
+    image: Mapping[str, metrics.Interval]
+    pixel: Mapping[str, metrics.Interval] | None
+    dice_at_threshold: float
+    n_normal: int
+    n_anomalous: int
+    n_groups: int
+    operating_point: OperatingPoint
+    statement: str
+    false_alarms: FalseAlarms | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the evaluation as `evaluate --json` and audit.json have it."""
+        pixel, pixel_intervals = None, None
+        if self.pixel is not None:
+            pixel = {name: interval.value for name, interval in self.pixel.items()}
+            pixel["dice_at_threshold"] = self.dice_at_threshold
+            pixel_intervals = {name: _bounds(interval) for name, interval in self.pixel.items()}
+
+        content = {
+            "image": {name: _bounds(i) | {"value": i.value} for name, i in self.image.items()},
+            "pixel": pixel,
+            "pixel_intervals": pixel_intervals,
+            "n_normal": self.n_normal,
+            "n_anomalous": self.n_anomalous,
+            "n_groups": self.n_groups,
+            "operating_point": asdict(self.operating_point),
+            "statement": self.statement,
+        }
+        if self.false_alarms is not None:
+            content["false_alarms"] = asdict(self.false_alarms)
+        return content
+
+
+@dataclass(frozen=True)
+class Breakdown:
+    """The evaluation of all images, and one for each value of some columns of the manifest: column
+    → value → evaluation. `warnings` name the values that depart from the whole."""
+
+    whole: Evaluation
+    by: Mapping[str, Mapping[str, Evaluation]]
+    warnings: Sequence[str] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the whole's JSON, with `by` and `warnings` if columns were asked for."""
+        content = self.whole.as_json()
+        if not self.by:
+            return content
+
+        content["by"] = {}
+        for column, parts in self.by.items():
+            content["by"][column] = {value: part.as_json() for value, part in parts.items()}
+        content["warnings"] = list(self.warnings)
+        return content
 
 
 class Measure:
-    """Collects labelled results one at a time and turns them into `evaluate`'s answer.
+    """Collects labelled scores and returns their `Evaluation`.
 
-    Pixels of an anomalous image count only if its mask can be read; `problems` says which could
-    not.
+    With `masks` pixels are measured too. Those of an anomalous image count only if its mask can be
+    read; `problems` lists the images whose pixels could not be measured, with the reason.
     """
 
     def __init__(self, calibration: Calibration, far: float, *, masks: bool) -> None:
@@ -33,196 +131,165 @@ class Measure:
         self.pixels = metrics.PixelCounts()
         self.problems: list[str] = []
 
-    def add(
-        self,
-        record: Record,
-        score: float,
-        heatmap: Floats | None,
-        volume: Prepared | None = None,
-        *,
-        is_volume: bool = False,
-    ) -> None:
-        """Add a scored image or volume; without its heatmap its pixels are not measured, and that
-        is a problem if others' are. Voxels that were not scored count as of the lowest value."""
-        if record.label is None:
-            return
-        self.labels.append(record.label)
-        self.scores.append(score)
-        self.groups.append(record.group)
-        self.volumes.append(is_volume or volume is not None)
-        if self.has_masks and heatmap is None:
-            kept = (
-                "a volume scored before or elsewhere is not read again"
-                if is_volume
-                else "its heatmap is no TIFF"
-            )
-            self.problems.append(f"pixels of {record.id}: {kept}")
-        elif record.mask is not None and heatmap is not None:
-            self._add_mask(record, record.mask, heatmap, volume)
-        elif record.label == 0 and self.has_masks and heatmap is not None:
-            self.pixels.add(heatmap, np.zeros(heatmap.shape, bool), record.group)
+    def add(self, item: LabelledScore) -> None:
+        """Add an image or volume. Voxels that were not scored count as 0, the lowest value, if the
+        volume has a mask, and do not count if it has none."""
+        self.labels.append(item.label)
+        self.scores.append(item.score)
+        self.groups.append(item.group)
+        self.volumes.append(item.is_volume)
 
-    def _add_mask(
-        self, record: Record, mask_path: Path, heatmap: Floats, volume: Prepared | None
-    ) -> None:
-        try:
-            mask = (
-                readers.volume_mask(mask_path, volume.volume, volume.geometry)
-                if volume
-                else readers.read_mask(mask_path)
-            )
-            if mask.shape != heatmap.shape:
-                raise ImageError(f"its size {mask.shape} is not the image's {heatmap.shape}")
-        except ImageError as error:
-            self.problems.append(f"mask of {record.id}: {error}")
-            return
-        self.pixels.add(heatmap if volume is None else np.nan_to_num(heatmap), mask, record.group)
+        if item.heatmap is None:
+            if self.has_masks:
+                self.problems.append(f"pixels of {item.name}: {_why_no_heatmap(item)}")
+        elif item.problem:
+            self.problems.append(f"mask of {item.name}: {item.problem}")
+        elif item.mask is not None:
+            heatmap = np.nan_to_num(item.heatmap) if item.is_volume else item.heatmap
+            self.pixels.add(heatmap, item.mask, item.group)
+        elif item.label == 0 and self.has_masks:
+            self.pixels.add(item.heatmap, np.zeros(item.heatmap.shape, bool), item.group)
 
     def labelled(self) -> bool:
+        """Return whether anything was added."""
         return bool(self.labels)
 
     def flags(self, threshold: float | None = None) -> NDArray[np.bool_]:
-        """Which are above `threshold`, by default those of the rate: an image's, and a volume's,
-        that of pooled groups."""
-        if threshold is None:
-            alone, pooled = (
-                self.calibration.threshold(self.far),
-                self.calibration.pooled().threshold(self.far),
-            )
-            return np.array(self.scores) > np.where(self.volumes, pooled, alone)
-        return np.array(self.scores) > threshold
+        """Return which scores lie above `threshold` [n].
 
-    def result(self, threshold: float | None = None) -> dict[str, Any]:
-        """`evaluate`'s answer, when everything has been added; at `threshold`, by default those of
-        the rate."""
+        By default a score is compared with the threshold of the false-alarm rate: that of the
+        calibration images for an image, that of pooled calibration groups for a volume.
+        """
+        if threshold is not None:
+            return np.array(self.scores) > threshold
+        alone = self.calibration.threshold(self.far)
+        pooled = self.calibration.pooled().threshold(self.far)
+        return np.array(self.scores) > np.where(self.volumes, pooled, alone)
+
+    def result(self, threshold: float | None = None) -> Evaluation:
+        """Return the evaluation of all that was added, at `threshold`, by default that of the
+        false-alarm rate."""
         labels, above = np.array(self.labels), self.flags(threshold)
         if threshold is None:
             calibration = self.calibration.pooled() if all(self.volumes) else self.calibration
             threshold = calibration.threshold(self.far)
-        return {
-            "image": {name: _entry(i) | {"value": i.value} for name, i in self._part("image_")},
-            "pixel": self._pixel_values() if self.has_masks else None,
-            "pixel_intervals": {name: _entry(i) for name, i in self._part("pixel_")} or None,
-            "n_normal": int((labels == 0).sum()),
-            "n_anomalous": int((labels == 1).sum()),
-            "n_groups": len(set(self.groups)),
-            "operating_point": {
-                "far": self.far,
-                "threshold": threshold,
-                "tpr": float(above[labels == 1].mean()) if (labels == 1).any() else float("nan"),
-                "fpr": float(above[labels == 0].mean()) if (labels == 0).any() else float("nan"),
-            },
-            "statement": self.calibration.statement(self.far),
-        }
+
+        dice = float("nan")
+        if self.has_masks:
+            dice = self.curves.dice_at(self.calibration.pixel_threshold(self.far))
+        return Evaluation(
+            image=self.image_intervals,
+            pixel=self.pixel_intervals if self.has_masks else None,
+            dice_at_threshold=dice,
+            n_normal=int((labels == 0).sum()),
+            n_anomalous=int((labels == 1).sum()),
+            n_groups=len(set(self.groups)),
+            operating_point=OperatingPoint(
+                self.far, threshold, _share(above[labels == 1]), _share(above[labels == 0])
+            ),
+            statement=self.calibration.statement(self.far),
+        )
+
+    def false_alarms(self, comparisons: int = 1) -> FalseAlarms:
+        """Return the share of normal images that are flagged, each group counted once.
+
+        The interval is exact (Clopper & Pearson 1934) and holds at 95 % for `comparisons` such
+        shares together. Its units are groups: with few of them it is wide.
+        """
+        flags: dict[str, list[bool]] = {}
+        for label, flag, group in zip(self.labels, self.flags().tolist(), self.groups, strict=True):
+            if label == 0:
+                flags.setdefault(group, []).append(flag)
+
+        n = len(flags)
+        count = float(sum(np.mean(each) for each in flags.values()))
+        low, high = clopper_pearson(count, n, 0.05 / comparisons)
+        return FalseAlarms(count / n if n else float("nan"), low, high)
 
     @cached_property
-    def intervals(self) -> dict[str, metrics.Interval]:
-        """Metrics by name, image_… and pixel_…, with their bootstrap draws."""
-        image = metrics.image_metrics(np.array(self.labels), np.array(self.scores), self.groups)
-        pixel = self.curves.intervals() if self.has_masks else {}
-        return {f"image_{name}": i for name, i in image.items()} | {
-            f"pixel_{name}": i for name, i in pixel.items()
-        }
+    def image_intervals(self) -> dict[str, metrics.Interval]:
+        return metrics.image_metrics(np.array(self.labels), np.array(self.scores), self.groups)
 
-    def _part(self, prefix: str) -> list[tuple[str, metrics.Interval]]:
-        return [
-            (name.removeprefix(prefix), i)
-            for name, i in self.intervals.items()
-            if name.startswith(prefix)
-        ]
+    @cached_property
+    def pixel_intervals(self) -> dict[str, metrics.Interval]:
+        return self.curves.intervals()
 
     @cached_property
     def curves(self) -> metrics.PixelCurves:
         return self.pixels.curves()
 
     def draws(self) -> dict[str, NDArray[np.float64]]:
-        """Each metric's values over the resampled groups."""
-        return {name: i.draws for name, i in self.intervals.items() if i.draws is not None}
-
-    def _pixel_values(self) -> dict[str, float]:
-        values = {name: i.value for name, i in self._part("pixel_")}
-        return values | {
-            "dice_at_threshold": self.curves.dice_at(self.calibration.pixel_threshold(self.far))
-        }
+        """Return each metric's values over the resampled groups, by image_… and pixel_…."""
+        intervals = {f"image_{name}": i for name, i in self.image_intervals.items()}
+        if self.has_masks:
+            intervals |= {f"pixel_{name}": i for name, i in self.pixel_intervals.items()}
+        return {name: i.draws for name, i in intervals.items() if i.draws is not None}
 
 
-class Breakdown:
-    """A `Measure` of all, and one for each value of each column of the manifest asked for."""
+class MeasureByColumn:
+    """A `Measure` of all, and one for each value of each of the `columns` of the manifest."""
 
     def __init__(
-        self, calibration: Calibration, far: float, items: Sequence[Record], columns: Sequence[str]
+        self, calibration: Calibration, far: float, columns: Sequence[str], *, masks: bool
     ) -> None:
-        known = {"kind", "group", *(column for record in items for column in record.extra)}
-        for column in columns:
-            if column not in known:
-                raise ConfigError(f"no column {column!r} in the manifest; {nearest(column, known)}")
-        self.columns, self.far = columns, far
-        self._new = partial(Measure, calibration, far, masks=any(record.mask for record in items))
-        self.whole = self._new()
+        self.calibration, self.far, self.masks = calibration, far, masks
+        self.whole = Measure(calibration, far, masks=masks)
         self.parts: dict[str, dict[str, Measure]] = {column: {} for column in columns}
 
-    def add(
-        self, record: Record, score: float, heatmap: Floats | None, volume: Prepared | None = None
-    ) -> None:
-        self.whole.add(record, score, heatmap, volume)
-        for column in self.columns:
-            value = {"kind": record.kind, "group": record.group}.get(
-                column, record.extra.get(column, "")
-            )
-            self.parts[column].setdefault(value, self._new()).add(record, score, heatmap, volume)
+    def add(self, item: LabelledScore, values: Mapping[str, str]) -> None:
+        """Add an image or volume, with its value of each column; a missing one counts as ""."""
+        self.whole.add(item)
+        for column, parts in self.parts.items():
+            value = values.get(column, "")
+            if value not in parts:
+                parts[value] = Measure(self.calibration, self.far, masks=self.masks)
+            parts[value].add(item)
 
-    def result(self) -> dict[str, Any]:
-        """The whole's answer; `by`: column → value → its answer and false alarms; `warnings` of
-        values that depart."""
+    def result(self) -> Breakdown:
+        """Return the evaluations of the whole and of every value."""
         whole = self.whole.result()
-        if not self.columns:
-            return whole
-        by: dict[str, dict[str, Any]] = {}
+        by: dict[str, dict[str, Evaluation]] = {}
         warnings = []
+
         for column, parts in self.parts.items():
             by[column] = {}
-            for value, part in sorted(parts.items()):
-                alarms = false_alarms(part, len(parts))
-                by[column][value] = part.result() | {"false_alarms": alarms}
-                warnings += _departures(
-                    f"{column} {value or 'not given'}", by[column][value], whole, self.far
-                )
-        return whole | {"by": by, "warnings": warnings}
+            for value, measure in sorted(parts.items()):
+                alarms = measure.false_alarms(len(parts))
+                part = replace(measure.result(), false_alarms=alarms)
+                by[column][value] = part
+                warnings += _departures(f"{column} {value or 'not given'}", part, whole)
+        return Breakdown(whole, by, warnings)
 
 
-def false_alarms(part: Measure, comparisons: int) -> dict[str, float]:
-    """The share of normal images flagged, each group counted once, with an exact 95 % interval
-    (Clopper & Pearson 1934) that holds for `comparisons` such parts together. Its units are groups:
-    with few of them it is wide."""
-    flags: dict[str, list[bool]] = {}
-    for label, flag, group in zip(part.labels, part.flags().tolist(), part.groups, strict=True):
-        if label == 0:
-            flags.setdefault(group, []).append(flag)
-    n = len(flags)
-    count = float(sum(np.mean(each) for each in flags.values()))
-    low, high = clopper_pearson(count, n, 0.05 / comparisons)
-    return {"rate": count / n if n else float("nan"), "low": low, "high": high}
-
-
-def _departures(
-    name: str, part: Mapping[str, Any], whole: Mapping[str, Any], far: float
-) -> list[str]:
+def _departures(name: str, part: Evaluation, whole: Evaluation) -> list[str]:
+    """Return in which respects a part departs from the promised rate and from the whole."""
     found = []
-    alarms = part["false_alarms"]
-    if part["n_normal"] and not alarms["low"] <= far <= alarms["high"]:
+    alarms, far = part.false_alarms, part.operating_point.far
+    if part.n_normal and alarms is not None and not alarms.low <= far <= alarms.high:
         found.append(
-            f"{name}: {alarms['rate']:.1%} of normal images are flagged ({alarms['low']:.1%} to {alarms['high']:.1%}), "
+            f"{name}: {alarms.rate:.1%} of normal images are flagged "
+            f"({alarms.low:.1%} to {alarms.high:.1%}), "
             f"not the promised {far:.1%}; calibrate for it"
         )
-    mine, all_ = part["image"]["auroc"], whole["image"]["auroc"]
-    if None not in (mine["low"], all_["low"]) and (
-        mine["high"] < all_["low"] or mine["low"] > all_["high"]
-    ):
+
+    own, all_images = part.image["auroc"], whole.image["auroc"]
+    if own.high < all_images.low or own.low > all_images.high:  # False if one of them is NaN
         found.append(
-            f"{name}: image AUROC {mine['value']:.3f} is not that of all images ({all_['value']:.3f})"
+            f"{name}: image AUROC {own.value:.3f} is not that of all images "
+            f"({all_images.value:.3f})"
         )
     return found
 
 
-def _entry(interval: metrics.Interval) -> dict[str, Any]:
+def _why_no_heatmap(item: LabelledScore) -> str:
+    if item.is_volume:
+        return "a volume scored before or elsewhere is not read again"
+    return "its heatmap is no TIFF"
+
+
+def _share(flags: NDArray[np.bool_]) -> float:
+    return float(flags.mean()) if len(flags) else float("nan")
+
+
+def _bounds(interval: metrics.Interval) -> dict[str, Any]:
     return {"low": interval.low, "high": interval.high, "note": interval.note}

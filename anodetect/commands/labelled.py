@@ -1,0 +1,38 @@
+"""A scored record beside what is known of it, to be measured."""
+
+from anodetect.data.scan import Record
+from anodetect.data.truth import read_truth
+from anodetect.errors import ImageError
+from anodetect.imaging.preprocess import Prepared
+from anodetect.stats.evaluation import LabelledScore
+from anodetect.types import Bools, Floats
+
+
+def labelled_score(
+    record: Record,
+    score: float,
+    heatmap: Floats | None,
+    volume: Prepared | None = None,
+    *,
+    is_volume: bool = False,
+) -> LabelledScore | None:
+    """Return a record's score and heatmap with its label and mask; None if it has no label.
+
+    `volume` is needed to read a volume's mask. The result's `problem` says why a mask cannot be
+    used. Without `heatmap` the mask is not read.
+    """
+    if record.label is None:
+        return None
+
+    mask: Bools | None = None
+    problem = ""
+    if heatmap is not None:
+        grid = None if volume is None else (volume.volume, volume.geometry)
+        try:
+            mask = read_truth(record, heatmap.shape, grid)
+        except ImageError as error:
+            problem = str(error)
+    is_volume = is_volume or volume is not None
+    return LabelledScore(
+        record.id, record.label, score, record.group, is_volume, heatmap, mask, problem
+    )
