@@ -25,6 +25,7 @@ import anodetect
 from anodetect import cli
 from anodetect.commands import review
 from anodetect.data import synthetic
+from anodetect.errors import ConfigError
 from anodetect.record import directories, reviews, verification
 from apps.review import display, jobs, page, store
 
@@ -215,6 +216,17 @@ def test_the_threshold_moves_what_is_flagged_and_nothing_on_record(opened, score
     app.slider(key="far").set_value(50.0).run()
     assert flagged() > recorded and not app.exception
     assert (scores / "scores.parquet").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", page.PAGES)
+def test_every_page_is_drawn(opened, scores, pca_run, tmp_path, name):
+    shutil.copytree(pca_run, tmp_path / "work/run")
+    needs_scores = isinstance(page.PAGES[name], page.ScorePage)
+    app = opened(*([scores] if needs_scores else []), options=["--root", str(tmp_path / "work")])
+    app.segmented_control(key="page").set_value(name).run()
+    assert not app.exception and not app.error
+    drawn = [element.type for element in app.main]
+    assert set(drawn) & {"subheader", "plotly_chart"}, drawn
 
 
 # -- Bad input -------------------------------------------------------------------------------------
@@ -434,9 +446,10 @@ def volume_run(synthetic_folder, tmp_path_factory):
 def scored_volume(volume_run, tmp_path_factory):
     """A volume of 9 axial slices on their heads, a defect in one of them, scored."""
     base = tmp_path_factory.mktemp("volume")
-    pictures, masks = (np.concatenate([part[:, 0] if part.ndim == 4 else part for part in parts]) for parts in zip(
-        synthetic.images(8, seed=3), synthetic.images(1, defects=True, seed=4), strict=True
-    ))  # fmt: skip
+    clean, no_masks = synthetic.images(8, seed=3)
+    defective, its_mask = synthetic.images(1, defects=True, seed=4)
+    pictures = np.concatenate([clean[:, 0], defective[:, 0]])
+    masks = np.concatenate([no_masks, its_mask])
     for name, array in (("in/head.nii.gz", pictures), ("in/truth.nii.gz", masks.astype(np.uint8))):
         (base / name).parent.mkdir(exist_ok=True)
         nibabel.save(
@@ -606,7 +619,7 @@ def test_review_starts_for_this_machine_only_and_without_a_shell(monkeypatch, tm
 
 def test_without_the_extra_review_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setattr(review, "find_spec", lambda name: None if name == "plotly" else name)
-    with pytest.raises(reviews.ConfigError, match=r"needs plotly: pip install 'anodetect\[app\]'"):
+    with pytest.raises(ConfigError, match=r"needs plotly: pip install 'anodetect\[app\]'"):
         review.serve([tmp_path], port=8501)
 
 

@@ -129,8 +129,9 @@ def test_the_pointer_tells_the_value_of_its_pixel_in_every_panel(chromium, addre
     for panel in ("xy", "x2y2", "x3y3"):
         box = page.locator(f".nsewdrag[data-subplot={panel}]").bounding_box()
         page.mouse.move(box["x"] + 41.5 / 64 * box["width"], box["y"] + 12.5 / 64 * box["height"])
-        values = f"intensity {case.image[0, 12, 41]:g} · anomaly {float(f'{case.heatmap[12, 41]:.4g}'):g}"
-        expect(page.locator("output")).to_have_text(f"x 41, y 12 · {values}")
+        intensity, anomaly = case.image[0, 12, 41], float(f"{case.heatmap[12, 41]:.4g}")
+        text = f"x 41, y 12 · intensity {intensity:g} · anomaly {anomaly:g}"
+        expect(page.locator("output")).to_have_text(text)
 
 
 @pytest.mark.timeout(600)
@@ -166,8 +167,11 @@ def test_a_key_held_down_judges_nothing_that_was_not_seen(
     anodetect.score(pca_run, [str(synthetic_folder)], out, far=0.2)
     with served([out]) as address:
         page = visit(chromium, address, "Fay")
-        page.evaluate("""() => { for (let n = 0; n < 20; n++)
-            document.body.dispatchEvent(new KeyboardEvent("keydown", {key: "a", bubbles: true, composed: true})); }""")
+        page.evaluate("""() => {
+            const options = {key: "a", bubbles: true, composed: true};
+            for (let n = 0; n < 20; n++)
+                document.body.dispatchEvent(new KeyboardEvent("keydown", options));
+        }""")
         reviewed(page, 1)
         page.keyboard.press("r")
         reviewed(page, 2)

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from anodetect.errors import ConfigError, RunError
-from apps.review import jobs
+from apps.review import folders, jobs
 
 
 @pytest.fixture
@@ -21,9 +21,9 @@ def root(tmp_path):
 
 
 def until(condition, seconds=60):
-    begun = time.monotonic()
+    start = time.monotonic()
     while not condition():
-        assert time.monotonic() - begun < seconds
+        assert time.monotonic() - start < seconds
         time.sleep(0.05)
 
 
@@ -48,12 +48,19 @@ def stand_in(root, monkeypatch):
         jobs.cancel(job)
 
 
-SLEEP = "import time; print('train: 3/10 loss 1', file=__import__('sys').stderr, flush=True); time.sleep(60)"
-# Deaf to interruption, with a child that is, too.
-DEAF = (
-    "import signal, subprocess, sys, time; signal.signal(signal.SIGINT, signal.SIG_IGN); "
-    "print(subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']).pid, flush=True); time.sleep(60)"
-)
+SLEEP = """
+import sys, time
+print("train: 3/10 loss 1", file=sys.stderr, flush=True)
+time.sleep(60)
+"""
+# Ignores an interruption, and so does its child.
+IGNORE = """
+import signal, subprocess, sys, time
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+print(child.pid, flush=True)
+time.sleep(60)
+"""
 
 
 def test_train_and_score_from_the_folder_to_the_table(root, synthetic_folder):
@@ -70,21 +77,21 @@ def test_train_and_score_from_the_folder_to_the_table(root, synthetic_folder):
     assert jobs.state(job) == "running"
     until(lambda: jobs.state(job) != "running")
     assert jobs.state(job) == "done", (job.folder / jobs.LOG).read_text()
-    found = jobs.look([root])
+    found = folders.search([root])
     assert (found.runs, found.scores, found.images) == ((root / "run",), (), (root / "data",))
     command = jobs.score_command([root], root / "run", root / "data", root / "scores", far=0.2)
     scored = jobs.start(root, command, root / "scores")
     until(lambda: jobs.state(scored) != "running")
-    assert [jobs.state(each) for each in jobs.listed([root])] == ["done", "done"]
-    assert jobs.look([root]).scores == (root / "scores",)
-    facts = jobs.facts(root / "run", {})
-    assert (facts["detector"], facts["data"], facts["image AUROC"]) == ("pca", "data", "")
+    assert [jobs.state(each) for each in jobs.all_jobs([root])] == ["done", "done"]
+    assert folders.search([root]).scores == (root / "scores",)
+    row = folders.run_row(root / "run", {})
+    assert (row.detector, row.data, row.image_auroc) == ("pca", "data", "")
 
 
 def test_a_job_is_known_again_from_the_disk(root, stand_in):
     job = stand_in(SLEEP)
     until(lambda: jobs.progress(job).total)
-    (again,) = jobs.listed([root])
+    (again,) = jobs.all_jobs([root])
     assert again == job and jobs.state(again) == "running"
     told = jobs.progress(again)
     assert (told.done, told.total, told.line) == (3, 10, "train: 3/10 loss 1")
@@ -96,7 +103,7 @@ def test_another_process_with_the_same_number_is_not_the_job(root, stand_in):
     job = stand_in(SLEEP)
     said = json.loads((job.folder / jobs.JOB).read_text())
     (job.folder / jobs.JOB).write_text(json.dumps(said | {"created": said["created"] - 60}))
-    (other,) = jobs.listed([root])
+    (other,) = jobs.all_jobs([root])
     assert jobs.state(other) == "failed"
     jobs.cancel(other)
     assert jobs.state(job) == "running"
@@ -104,7 +111,7 @@ def test_another_process_with_the_same_number_is_not_the_job(root, stand_in):
 
 def test_nothing_is_left_running_when_a_job_is_cancelled(root, stand_in, monkeypatch):
     monkeypatch.setattr(jobs, "PATIENCE", 0.5)
-    job = stand_in(DEAF)
+    job = stand_in(IGNORE)
     child = job.folder / jobs.RESULT
     until(lambda: child.read_text().strip())
     numbers = [job.pid, int(child.read_text())]
@@ -140,8 +147,8 @@ def test_names_that_could_lead_out_are_refused(root, name):
 @pytest.mark.parametrize("path", ["/etc", "../..", "\0", "/", ""])
 def test_folders_outside_the_roots_are_refused(root, path):
     with pytest.raises(ConfigError, match="in none of the folders"):
-        jobs.allowed(path, [root])
-    assert jobs.allowed(root, [root]) == root
+        folders.allowed(path, [root])
+    assert folders.allowed(root, [root]) == root
 
 
 def test_what_is_there_already_is_not_written_over(root):
@@ -155,4 +162,4 @@ def test_a_damaged_job_is_said(root):
     folder.mkdir(parents=True)
     (folder / jobs.JOB).write_text("{")
     with pytest.raises(RunError, match="remove its folder"):
-        jobs.listed([root])
+        jobs.all_jobs([root])

@@ -22,7 +22,7 @@ from sqlalchemy.exc import DBAPIError
 
 import anodetect
 from anodetect.errors import ConfigError, RunError
-from anodetect.record import reviews, verification
+from anodetect.record import directories, reviews, verification
 from apps.review import store as module
 from apps.review.store import Store
 
@@ -364,7 +364,7 @@ def reviewed(pca_run, synthetic_folder, tmp_path):
     """A score directory with two verdicts, and its rows."""
     out = tmp_path / "scores"
     head = anodetect.score(pca_run, [str(synthetic_folder)], out, far=0.2, heatmaps=())["head"]
-    rows = verification.records.read(out).rows
+    rows = directories.read(out).rows
     kept = Store(out, head)
     kept.add(rows[0], "Ada", "normal")
     kept.withdraw(kept.read()[0], "Ada")

@@ -1,8 +1,8 @@
-"""What `anodetect review` has Streamlit run; arguments: score directories, and --root for each
-folder to work in.
+"""The script that Streamlit runs for `anodetect review`. Its arguments are score directories, and
+--root for each folder to work in.
 
-Streamlit runs a file, not a module, so this finds the package it stands in: anodetect._review when
-installed, apps.review in a checkout.
+Streamlit runs a file and not a module, so the script imports the package it stands in by name:
+anodetect._review when installed, apps.review in a checkout.
 """
 
 import sys
@@ -10,13 +10,13 @@ from argparse import ArgumentParser
 from importlib import import_module
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-if HERE.name == "_review":
+FOLDER = Path(__file__).resolve().parent
+if FOLDER.name == "_review":
     NAME = "anodetect._review"
 else:
     NAME = "apps.review"
-    if str(HERE.parents[1]) not in sys.path:
-        sys.path.append(str(HERE.parents[1]))
+    if str(FOLDER.parents[1]) not in sys.path:
+        sys.path.append(str(FOLDER.parents[1]))
 
 page = import_module(f"{NAME}.page")
 

@@ -1,7 +1,9 @@
-"""The page around all others: which score directory, who is looking, which page."""
+"""The frame of the app: which page, which score directory, who is reviewing. PAGES holds every
+page; a new page is one entry."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import streamlit as st
@@ -10,15 +12,19 @@ from anodetect.errors import AnodetectError, RunError
 from anodetect.record.reviews import DATABASE
 
 from . import cases, summary, threshold, training
-from .opened import open_directory, problem
+from .opened import Opened, open_directory, problem
 
-# Less white around, and a picture as high as the window is wide enough for.
+# Narrow margins, and a picture that is as high as the width of the window allows.
 STYLE = """<style>
 .stMainBlockContainer { padding: 3.75rem 1.5rem 2rem; }
 [data-testid="stSidebarUserContent"] { padding: 0 0 1rem; }
 .st-key-page button { padding-inline: 0.6rem; }
-:is(.st-key-picture, .st-key-picture_alone) { height: var(--high); min-height: 0; flex: none !important; }
-:is(.st-key-picture, .st-key-picture_alone) .stElementContainer { height: var(--high); min-height: 0; }
+:is(.st-key-picture, .st-key-picture_alone) {
+  height: var(--high); min-height: 0; flex: none !important;
+}
+:is(.st-key-picture, .st-key-picture_alone) .stElementContainer {
+  height: var(--high); min-height: 0;
+}
 .st-key-picture { --high: clamp(12rem, calc((100vw - 30rem) / 3 + 5rem), 72vh); }
 .st-key-picture_alone { --high: clamp(12rem, calc(100vw - 30rem), 72vh); }
 @media (max-width: 768px) { /* the sidebar is folded away */
@@ -27,25 +33,46 @@ STYLE = """<style>
 }
 </style>"""
 SIDEBAR = 360  # pixels
-PAGES = {"Cases": cases.draw, "Threshold": threshold.draw, "Summary": summary.draw}
-TRAIN = "Train"
+STATE = {
+    "open": "",  # path of the open case
+    "overlay": True,
+    "opacity": 70,  # %
+    "problem": "",  # a message to show once
+    "turn": 0,  # how often a case was opened
+    "drawn": 0,  # how often a case was drawn
+}
+
+
+@dataclass(frozen=True)
+class ScorePage:
+    """A page about the score directory that is open."""
+
+    draw: Callable[[Opened], None]
+
+
+@dataclass(frozen=True)
+class RootPage:
+    """A page about the folders the app may train and score in."""
+
+    draw: Callable[[Sequence[Path]], None]
+
+
+PAGES: dict[str, ScorePage | RootPage] = {
+    "Cases": ScorePage(cases.draw),
+    "Threshold": ScorePage(threshold.draw),
+    "Summary": ScorePage(summary.draw),
+    "Train": RootPage(training.draw),
+}
 
 
 def main(folders: Sequence[Path], roots: Sequence[Path]) -> None:
-    """Draw the app on score directories, and on those in `roots`, the folders it may train and
-    score in; whatever the user can mend is a message in the page."""
+    """Draw the app for these score directories and for those that lie in `roots`, the folders it
+    may train and score in. Errors a user can correct become a message in the page."""
     st.set_page_config(page_title="anodetect review", layout="wide", initial_sidebar_state=SIDEBAR)
     st.html(STYLE)
-    state = st.session_state
-    for name, value in {
-        "open": "",
-        "overlay": True,
-        "opacity": 70,
-        "problem": "",
-        "turn": 0,
-        "drawn": 0,
-    }.items():
-        state.setdefault(name, value)
+    for name, value in STATE.items():
+        st.session_state.setdefault(name, value)
+
     try:
         _draw(folders, roots)
     except AnodetectError as error:
@@ -53,40 +80,52 @@ def main(folders: Sequence[Path], roots: Sequence[Path]) -> None:
 
 
 def _draw(folders: Sequence[Path], roots: Sequence[Path]) -> None:
-    bar = st.sidebar
-    names = [*PAGES, TRAIN]
-    page = bar.segmented_control(
+    """Draw the choice of the page, and the page."""
+    names = list(PAGES)
+    name = st.sidebar.segmented_control(
         "Page", names, default=names[0], required=True, key="page", bind="query-params"
     )
     if st.session_state.problem:
         problem(st.session_state.problem)
         st.session_state.problem = ""
-    if page == TRAIN:
-        training.draw(roots)
+
+    page = PAGES[name]
+    if isinstance(page, RootPage):
+        page.draw(roots)
         return
-    choices = list(
-        dict.fromkeys([*folders, *(training.look(tuple(roots)).scores if roots else ())])
-    )
-    if not choices:
-        raise RunError("no score directory was given; start the app with: anodetect review DIR")
-    folder = bar.selectbox(
-        "Score directory", choices, format_func=str, key="directory", persist_state="session"
-    )
-    opened = open_directory(folder, os.environ.get(DATABASE, ""), _reviewer())
+
+    opened = _open(folders, roots)
     if opened.directory.rows:
-        PAGES[page](opened)
+        page.draw(opened)
     else:
         st.info("No image was scored here.")
 
 
+def _open(folders: Sequence[Path], roots: Sequence[Path]) -> Opened:
+    """Draw the choice of the score directory and the reviewer's name, and open the directory.
+
+    Raises RunError where there is no directory.
+    """
+    present = training.search(tuple(roots)).scores if roots else ()
+    choices = list(dict.fromkeys([*folders, *present]))
+    if not choices:
+        raise RunError("no score directory was given; start the app with: anodetect review DIR")
+
+    folder = st.sidebar.selectbox(
+        "Score directory", choices, format_func=str, key="directory", persist_state="session"
+    )
+    return open_directory(folder, os.environ.get(DATABASE, ""), _reviewer())
+
+
 def _reviewer() -> str:
-    """The name from the login, where one is configured, else what was typed, which the address
-    keeps."""
+    """Return the name from the login, where one is configured, else the name in the text field,
+    which the page's address keeps."""
     if st.user.get("is_logged_in"):
         return str(st.user.get("email") or st.user.get("name") or "")
     if "is_logged_in" in st.user:
         st.sidebar.button("Log in", on_click=st.login)
         return ""
+
     name = st.sidebar.text_input(
         "Your name, for the record", key="reviewer", max_chars=100, bind="query-params"
     )

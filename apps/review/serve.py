@@ -1,5 +1,5 @@
-"""What `anodetect review` becomes: Streamlit with app.py, everything imported before the first
-visitor comes."""
+"""The program of `anodetect review`: it imports everything, so that the first visitor need not
+wait, and starts Streamlit with app.py."""
 
 from pathlib import Path
 from runpy import run_path

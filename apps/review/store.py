@@ -1,9 +1,9 @@
-"""Where verdicts are kept: added one by one to a hash chain, never changed, by any number of
-reviewers at once.
+"""The store of verdicts: records are added one by one to a hash chain and never changed, by any
+number of reviewers at once.
 
-By default in reviews.sqlite in the score directory; any other database SQLAlchemy knows by its URL,
-where one table holds the chains of many score directories, told apart by their heads. The format is
-that of `anodetect.reviews`.
+The default is reviews.sqlite in the score directory. Any other database that SQLAlchemy knows by
+its URL serves too; there one table holds the chains of many score directories, each with the head
+of its directory. `anodetect.record.reviews` describes the format.
 """
 
 import sys
@@ -50,100 +50,90 @@ from anodetect.record import reviews
 from anodetect.record.reviews import JUDGEMENTS, WITHDRAWN, Judgement, Review
 
 PATIENCE = 15.0  # seconds to wait for another writer
-NETWORK = {
-    *(
-        "nfs",
-        "nfs4",
-        "cifs",
-        "smb",
-        "smb2",
-        "smb3",
-        "smbfs",
-        "afs",
-        "ncpfs",
-        "9p",
-        "ceph",
-        "glusterfs",
-        "lustre",
-    ),
-    *(
-        "beegfs",
-        "gpfs",
-        "davfs",
-        "fuse.sshfs",
-        "fuse.rclone",
-        "fuse.s3fs",
-        "fuse.davfs2",
-        "fuse.glusterfs",
-    ),
-}
-LOCK = 0x616E6F64  # of PostgreSQL's advisory locks, the one for these chains
+RETRY = 0.02  # seconds between two attempts
+LOCK = 0x616E6F64  # number of the advisory lock that writers of these chains take in PostgreSQL
 LONGEST = 4000  # characters of a comment
+# File systems of the network, as /proc/self/mounts names them.
+NETWORK = {"nfs", "nfs4", "cifs", "smb", "smb2", "smb3", "smbfs", "afs", "ncpfs", "9p", "ceph"}
+NETWORK |= {"glusterfs", "lustre", "beegfs", "gpfs", "davfs"}
+NETWORK |= {"fuse.sshfs", "fuse.rclone", "fuse.s3fs", "fuse.davfs2", "fuse.glusterfs"}
 
 _TYPES: dict[str, Any] = {
-    "blind": Boolean, "withdraws": Integer, "score": Float(53), "p_value": Float(53), "threshold": Float(53),
-}  # fmt: skip
+    "blind": Boolean,
+    "withdraws": Integer,
+    "score": Float(53),
+    "p_value": Float(53),
+    "threshold": Float(53),
+}
+_NULLABLE = ("withdraws", "score", "p_value", "threshold")
+
+
+def _column(name: str) -> Column[Any]:
+    """Return the column of the table that keeps a field of Review."""
+    return Column(name, _TYPES.get(name, Text), nullable=name in _NULLABLE)
+
+
 TABLE = Table(
     "reviews",
     MetaData(),
     Column("head", String(64), primary_key=True),
     Column("number", BigInteger, primary_key=True, autoincrement=False),
-    *(
-        Column(
-            name,
-            _TYPES.get(name, Text),
-            nullable=name in ("withdraws", "score", "p_value", "threshold"),
-        )
-        for name in reviews.COLUMNS[2:]
-    ),
+    *map(_column, reviews.COLUMNS[2:]),
 )
-_GUARDS = {  # rows stay as they are, as far as that can be said in SQL
-    "sqlite": [
-        f"""CREATE TRIGGER IF NOT EXISTS reviews_no_{action} BEFORE {action} ON reviews
-            BEGIN SELECT RAISE(ABORT, 'reviews are only ever added'); END"""
-        for action in ("UPDATE", "DELETE")
-    ],
-    "postgresql": [  # a trigger that is there is left alone: to make one takes the table's owner
-        """DO $make$ BEGIN
-            IF NOT EXISTS (SELECT FROM pg_trigger
-                WHERE tgname = 'reviews_refuse' AND tgrelid = CAST('reviews' AS regclass)) THEN
-                CREATE OR REPLACE FUNCTION reviews_refuse() RETURNS trigger LANGUAGE plpgsql AS
-                    $$ BEGIN RAISE EXCEPTION 'reviews are only ever added'; END $$;
-                CREATE TRIGGER reviews_refuse BEFORE UPDATE OR DELETE OR TRUNCATE ON reviews
-                    FOR EACH STATEMENT EXECUTE FUNCTION reviews_refuse();
-            END IF;
-        END $make$""",
-    ],
+
+# Triggers refuse to change and to delete rows, where the database has triggers.
+_REFUSE_SQLITE = """CREATE TRIGGER IF NOT EXISTS reviews_no_{action} BEFORE {action} ON reviews
+    BEGIN SELECT RAISE(ABORT, 'reviews are only ever added'); END"""
+# An existing trigger is left alone: only the owner of the table may make one.
+_REFUSE_POSTGRESQL = """DO $make$ BEGIN
+    IF NOT EXISTS (SELECT FROM pg_trigger
+        WHERE tgname = 'reviews_refuse' AND tgrelid = CAST('reviews' AS regclass)) THEN
+        CREATE OR REPLACE FUNCTION reviews_refuse() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN RAISE EXCEPTION 'reviews are only ever added'; END $$;
+        CREATE TRIGGER reviews_refuse BEFORE UPDATE OR DELETE OR TRUNCATE ON reviews
+            FOR EACH STATEMENT EXECUTE FUNCTION reviews_refuse();
+    END IF;
+END $make$"""
+_TRIGGERS = {
+    "sqlite": (
+        _REFUSE_SQLITE.format(action="UPDATE"),
+        _REFUSE_SQLITE.format(action="DELETE"),
+    ),
+    "postgresql": (_REFUSE_POSTGRESQL,),
 }
 
 
 class Store:
-    """The verdicts on one score directory, whose head the chain starts from.
+    """The verdicts on one score directory; their chain starts from its `head`.
 
-    RunError, with what to do, where the database is locked, damaged, out of reach or on a network
-    drive.
+    Raises RunError, with what to do, where the database is locked, damaged, unreachable or on a
+    network drive, and ConfigError where `url` is no URL of a database.
     """
 
     def __init__(self, folder: Path, head: str, url: str = "") -> None:
         self.head = head
-        self.place = (
-            "the configured database" if url else str(folder / reviews.FILE)
-        )  # a URL may hold a password
-        if not url and (kind := network_drive(folder)):
+        # Messages name this place and never the URL, which may hold a password.
+        self.place = "the configured database" if url else str(folder / reviews.FILE)
+
+        drive = "" if url else network_drive(folder)
+        if drive:
             raise RunError(
-                f"{folder} is on a network drive ({kind}), where SQLite can lose what two reviewers write at once; "
-                "copy the directory to a local disk, or name a database in ANODETECT_REVIEWS (postgresql+psycopg://…)"
+                f"{folder} is on a network drive ({drive}), where SQLite can lose what two "
+                "reviewers write at once; copy the directory to a local disk, or name a database "
+                "in ANODETECT_REVIEWS (postgresql+psycopg://…)"
             )
+
         try:
-            self.engine = _engine(url or f"sqlite:///{folder.absolute() / reviews.FILE}")
+            self.engine = _make_engine(url or f"sqlite:///{folder.absolute() / reviews.FILE}")
         except (ArgumentError, NoSuchModuleError, ImportError) as error:
             raise ConfigError(
                 f"the database cannot be used ({error}); a SQLAlchemy URL is expected"
             ) from None
+
         try:
-            with self._failing_clearly():
-                _let_others_read(self.engine)
-            with self._writing() as connection:
+            with self._clear_errors():
+                _use_write_ahead_log(self.engine)
+            with self._transaction() as connection:
                 _make_table(connection, self.place)
         except RunError:
             self.close()
@@ -159,90 +149,105 @@ class Store:
         region: str = "",
         blind: bool = False,
     ) -> Review:
-        """Add a verdict on a row of scores.parquet."""
+        """Add a verdict on a row of scores.parquet and return its record.
+
+        Raises ConfigError without a reviewer's name or for an unknown verdict.
+        """
         if verdict not in JUDGEMENTS:
             raise ConfigError(f"no verdict {verdict!r}; one of {', '.join(JUDGEMENTS)} is expected")
-        facts = {
-            "verdict": verdict,
-            "comment": comment[:LONGEST],
-            "region": region,
-            "blind": blind,
-            "withdraws": None,
-            "path": row["path"],
-            "image_sha256": row["sha256"] or "",
-            "model_sha256": row["model_sha256"] or "",
-            **{name: _finite(row[name]) for name in ("score", "p_value", "threshold")},
-        }
-        return self._append(reviewer, facts)
 
-    def withdraw(self, taken_back: Review, reviewer: str) -> Review:
-        """Take back one's own verdict by adding a record that says so."""
-        if taken_back.reviewer != reviewer:
-            raise ConfigError(f"only {taken_back.reviewer} can take back this verdict")
-        said = ("blind", "path", "image_sha256", "model_sha256", "score", "p_value", "threshold")
-        facts = {name: getattr(taken_back, name) for name in said}
-        withdrawal = {
-            "verdict": WITHDRAWN,
-            "comment": "",
-            "region": "",
-            "withdraws": taken_back.number,
-        }
-        return self._append(reviewer, facts | withdrawal)
+        review = Review(
+            head=self.head,
+            number=0,
+            time="",
+            reviewer=reviewer.strip(),
+            verdict=verdict,
+            comment=comment[:LONGEST],
+            region=region,
+            blind=blind,
+            withdraws=None,
+            path=row["path"],
+            image_sha256=row["sha256"] or "",
+            model_sha256=row["model_sha256"] or "",
+            score=_finite(row["score"]),
+            p_value=_finite(row["p_value"]),
+            threshold=_finite(row["threshold"]),
+            previous="",
+        )
+        return self._append(review)
+
+    def withdraw(self, withdrawn: Review, reviewer: str) -> Review:
+        """Add a record that withdraws one of the reviewer's own verdicts, and return it.
+
+        Raises ConfigError where the verdict is another reviewer's.
+        """
+        if withdrawn.reviewer != reviewer:
+            raise ConfigError(f"only {withdrawn.reviewer} can take back this verdict")
+
+        review = replace(
+            withdrawn, verdict=WITHDRAWN, comment="", region="", withdraws=withdrawn.number
+        )
+        return self._append(review)
 
     def read(self, after: int = 0) -> list[Review]:
-        """The records with numbers beyond `after`, in order."""
+        """Return the records whose numbers are greater than `after`, in order."""
         query = (
             select(TABLE)
             .where(TABLE.c.head == self.head, TABLE.c.number > after)
             .order_by(TABLE.c.number)
         )
-        with self._failing_clearly(), self.engine.connect() as connection:
+        with self._clear_errors(), self.engine.connect() as connection:
             return [reviews.from_row(dict(row)) for row in connection.execute(query).mappings()]
 
     def verify(self) -> list[str]:
-        """What is wrong with the chain; empty if nothing is."""
+        """Return the faults of the chain; an empty list where it is unbroken."""
         return list(reviews.broken(self.read(), self.head))
 
     def close(self) -> None:
+        """Close all connections."""
         self.engine.dispose()
 
-    def _append(self, reviewer: str, facts: Mapping[str, Any]) -> Review:
-        if not reviewer.strip():
+    def _append(self, review: Review) -> Review:
+        """Write a record at the end of the chain and return it with number, time and hashes."""
+        if not review.reviewer:
             raise ConfigError("a verdict needs the reviewer's name")
-        with (
-            self._writing() as connection
-        ):  # the end of the chain is read under the lock that the insertion needs
+
+        # The end of the chain is read under the lock that the insertion needs.
+        with self._transaction() as connection:
             query = select(TABLE.c.number, TABLE.c.hash).where(TABLE.c.head == self.head)
             last = connection.execute(query.order_by(TABLE.c.number.desc()).limit(1)).first()
-            review = Review(
+
+            review = replace(
+                review,
                 head=self.head,
                 number=last.number + 1 if last else 1,
                 time=datetime.now(UTC).isoformat(timespec="milliseconds"),
-                reviewer=reviewer.strip(),
                 previous=last.hash if last else self.head,
-                **facts,
+                hash="",
             )
             review = replace(review, hash=reviews.hash_of(review))
             connection.execute(insert(TABLE).values(asdict(review)))
         return review
 
     @contextmanager
-    def _writing(self) -> Iterator[Connection]:
-        with self._failing_clearly(), self.engine.connect() as connection:
+    def _transaction(self) -> Iterator[Connection]:
+        """Open a transaction that holds the writers' lock; an exception rolls it back."""
+        with self._clear_errors(), self.engine.connect() as connection:
             if connection.dialect.name == "sqlite":
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
             elif connection.dialect.name == "postgresql":
                 connection.execute(select(func.pg_advisory_xact_lock(LOCK)))
+
             yield connection
-            connection.commit()  # leaving by an exception rolls back
+            connection.commit()
 
     @contextmanager
-    def _failing_clearly(self) -> Iterator[None]:
+    def _clear_errors(self) -> Iterator[None]:
+        """Raise the database's errors as RunError that says what to do."""
         try:
             yield
-        except (
-            IntegrityError
-        ):  # the lock rules this out on SQLite and PostgreSQL; elsewhere the key does
+        except IntegrityError:
+            # SQLite and PostgreSQL exclude this by their lock, other databases by the key.
             raise RunError(
                 f"{self.place}: another reviewer was faster; nothing was recorded, judge again"
             ) from None
@@ -250,13 +255,18 @@ class Store:
             raise RunError(f"{self.place}: {_advice(error)}") from None
 
 
+# -- Network drives --------------------------------------------------------------------------------
+
+
 def network_drive(folder: Path) -> str:
-    """The kind of network file system a folder is on, or "" (also where the system does not tell)."""
+    """Return the kind of the network file system that a folder is on; "" where it is on none, or
+    where the system does not say."""
     resolved = folder.resolve()
     if str(resolved).startswith("\\\\"):
         return "UNC path"
     if not sys.platform.startswith("linux"):
         return ""
+
     try:
         mounts = Path("/proc/self/mounts").read_text("utf-8", "replace").splitlines()
     except OSError:
@@ -265,92 +275,106 @@ def network_drive(folder: Path) -> str:
 
 
 def _network_mount(folder: Path, mounts: list[str]) -> str:
-    """The file system of the innermost mount, of lines as in /proc/self/mounts, if it is one of the
-    network."""
-    below: tuple[int, str] = (-1, "")
+    """Return the file system of the innermost mount that holds a folder, if it is one of NETWORK.
+
+    `mounts` are lines as in /proc/self/mounts.
+    """
+    depth, file_system = -1, ""
     for line in mounts:
         _, point, kind, *_ = line.split(" ")
         place = Path(point.replace("\\040", " "))
-        if (
-            folder.is_relative_to(place) and len(place.parts) >= below[0]
-        ):  # a later mount covers an earlier one
-            below = len(place.parts), kind
-    return below[1] if below[1] in NETWORK else ""
+        # A later mount at the same place covers an earlier one.
+        if folder.is_relative_to(place) and len(place.parts) >= depth:
+            depth, file_system = len(place.parts), kind
+    return file_system if file_system in NETWORK else ""
 
 
-def _engine(url: str) -> Engine:
+# -- The database ----------------------------------------------------------------------------------
+
+
+def _make_engine(url: str) -> Engine:
+    """Return SQLAlchemy's engine for a URL."""
     if not url.startswith("sqlite"):
         return create_engine(url, pool_pre_ping=True)
-    # A connection of its own for every use: sessions are threads, and none may hold on to the file.
+
+    # Every use opens a connection: sessions are threads, and none may keep the file open.
     engine = create_engine(url, poolclass=NullPool, connect_args={"timeout": PATIENCE})
 
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _: Any) -> None:
-        connection.isolation_level = None  # transactions begin where this module says so
-        connection.execute(
-            "PRAGMA synchronous = FULL"
-        )  # a verdict that was shown as recorded survives a power failure
+        connection.isolation_level = None  # this module begins the transactions
+        # A verdict that was shown as recorded survives a power failure.
+        connection.execute("PRAGMA synchronous = FULL")
 
     return engine
 
 
-def _let_others_read(engine: Engine) -> None:
-    """Have an SQLite file keep a write-ahead log: who reads does not wait for who writes. The file
-    remembers it."""
+def _use_write_ahead_log(engine: Engine) -> None:
+    """Have an SQLite file keep a write-ahead log, so that readers do not wait for writers.
+
+    The file remembers the setting. SQLite does not wait for the lock that this takes, so that two
+    programs that start at once collide; the attempt is repeated for PATIENCE seconds.
+    """
     if engine.dialect.name != "sqlite":
         return
-    begun = time.monotonic()
+
+    start = time.monotonic()
     while True:
         try:
             with engine.connect() as connection:
                 connection.exec_driver_sql("PRAGMA journal_mode = WAL")
             return
-        except (
-            OperationalError
-        ) as error:  # for this one lock SQLite does not wait, so two that start at once collide
-            if "locked" not in str(error.orig) or time.monotonic() - begun > PATIENCE:
+        except OperationalError as error:
+            if "locked" not in str(error.orig) or time.monotonic() - start > PATIENCE:
                 raise
-            time.sleep(0.02)
+            time.sleep(RETRY)
 
 
 def _make_table(connection: Connection, place: str) -> None:
-    """The table, and what keeps its rows as they are, also where an earlier version made it
-    without; RunError where it is not the table expected."""
-    found = inspect(connection)
-    if found.has_table(TABLE.name):
-        lacking = set(TABLE.columns.keys()) - {
-            column["name"] for column in found.get_columns(TABLE.name)
-        }
-        if lacking:
+    """Make the table and its triggers where they are missing.
+
+    Raises RunError where the database has another table of this name.
+    """
+    inspector = inspect(connection)
+    if inspector.has_table(TABLE.name):
+        present = {column["name"] for column in inspector.get_columns(TABLE.name)}
+        missing = sorted(set(TABLE.columns.keys()) - present)
+        if missing:
             raise RunError(
-                f"{place}: its table `reviews` has no column {', '.join(sorted(lacking))}: it is of another program or "
-                "version; put back a copy from a backup, or keep the table under another name"
+                f"{place}: its table `reviews` has no column {', '.join(missing)}: it is of "
+                "another program or version; put back a copy from a backup, or keep the table "
+                "under another name"
             )
     else:
         TABLE.create(connection)
-    for statement in _GUARDS.get(connection.dialect.name, ()):
+
+    for statement in _TRIGGERS.get(connection.dialect.name, ()):
         connection.execute(text(statement))
 
 
 def _finite(value: float | None) -> float | None:
-    return (
-        None if value is None or not isfinite(value) else float(value) + 0.0
-    )  # SQLite keeps no -0.0
+    """Return the value, or None where it is not finite; SQLite keeps no −0.0, so it becomes 0.0."""
+    if value is None or not isfinite(value):
+        return None
+    return float(value) + 0.0
 
 
 def _advice(error: Exception) -> str:
+    """Return what a user can do about an error of the database."""
     reason = str(getattr(error, "orig", None) or error).splitlines()[0]
-    if "locked" in reason or "busy" in reason:
+
+    def mentions(*words: str) -> bool:
+        return any(word in reason for word in words)
+
+    if mentions("locked", "busy"):
         return "another program holds the reviews; close it and judge again (nothing was recorded)"
-    if "readonly" in reason or "read-only" in reason or "unable to open" in reason:
+    if mentions("readonly", "read-only", "unable to open"):
         return f"the reviews cannot be written ({reason}); make the directory writable for you"
-    if (
-        "malformed" in reason
-        or "not a database" in reason
-        or "no such column" in reason
-        or "no column" in reason
-    ):
-        return f"the reviews are damaged or of another program ({reason}); put back a copy from a backup"
+    if mentions("malformed", "not a database", "no such column", "no column"):
+        return (
+            f"the reviews are damaged or of another program ({reason}); "
+            "put back a copy from a backup"
+        )
     return (
         f"the reviews cannot be kept ({reason}); is the database running, and may you write to it?"
     )

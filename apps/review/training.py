@@ -1,9 +1,8 @@
-"""The page to train and to score on: what runs there are, and commands in the background with their
-progress."""
+"""The page to train and to score on: the runs that exist, forms that start commands in the
+background, and the commands' progress."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import streamlit as st
 
@@ -11,30 +10,37 @@ from anodetect.detectors import DETECTORS
 from anodetect.errors import AnodetectError
 from anodetect.stats.calibration import DEFAULT_FAR
 
-from . import jobs
+from . import folders, jobs
+from .folders import Contents, RunRow
 from .jobs import Job
 from .opened import careful, problem
 
+JOBS_SHOWN = 5
+
 
 def draw(roots: Sequence[Path]) -> None:
+    """Draw the page; without roots it says how to name some."""
     if not roots:
         st.info("To train and to score from here, start the app with the folders it may use:")
         st.code("anodetect review DIR --root FOLDER", language=None)
         return
-    found = look(tuple(roots))
+
+    contents = search(tuple(roots))
     with st.container(key="jobs"):
         _jobs(roots)
-    _runs(found)
+    _runs(contents)
+
     train, score = st.columns(2, gap="large")
     with train:
-        _train(roots, found)
+        _train_form(roots, contents)
     with score:
-        _score(roots, found)
+        _score_form(roots, contents)
 
 
 @st.cache_resource(ttl=5, show_spinner="Looking through the folders …")
-def look(roots: tuple[Path, ...]) -> jobs.Found:
-    return jobs.look(roots)
+def search(roots: tuple[Path, ...]) -> Contents:
+    """Search the roots, at most every 5 seconds."""
+    return folders.search(roots)
 
 
 # -- Jobs ------------------------------------------------------------------------------------------
@@ -42,145 +48,171 @@ def look(roots: tuple[Path, ...]) -> jobs.Found:
 
 @st.fragment(run_every=2)
 def _jobs(roots: Sequence[Path]) -> None:
-    """The latest jobs; drawn again and again while the page is open."""
+    """Draw the latest jobs, again and again while the page is open."""
     try:
-        listed = jobs.listed(roots)[:5]
+        listed = jobs.all_jobs(roots)[:JOBS_SHOWN]
     except AnodetectError as error:
         problem(str(error))
         return
     if not listed:
         return
+
     st.subheader("In the background")
     states = {job.folder: jobs.state(job) for job in listed}
     for job in listed:
         _job(job, states[job.folder], roots)
+
     before = st.session_state.get("job_states", states)
     st.session_state.job_states = states
-    if any(
-        before.get(folder) == "running" and state != "running" for folder, state in states.items()
-    ):
-        look.clear()
-        st.rerun()  # the whole page: there may be a new run or score directory to choose
+    for folder, state in states.items():
+        if before.get(folder) == "running" and state != "running":
+            # Draw the whole page: there may be a new run or score directory to choose.
+            search.clear()
+            st.rerun()
 
 
 def _job(job: Job, state: jobs.State, roots: Sequence[Path]) -> None:
-    what, action = st.columns([5, 1], vertical_alignment="center")
-    now = jobs.progress(job)
-    begun = job.started[:16].replace("T", " ")
-    what.text(f"{job.command[4]} → {job.out.name}: {state}, begun {begun} UTC")
-    root = next((root for root in roots if job.folder.is_relative_to(root)), roots[0])
+    """Draw one job, with the button that cancels or continues it."""
+    text, action = st.columns([5, 1], vertical_alignment="center")
+    progress = jobs.progress(job)
+    started = job.started[:16].replace("T", " ")
+    text.text(f"{job.subcommand} → {job.out.name}: {state}, begun {started} UTC")
+
     key = job.folder.name
     if state == "running":
-        what.progress(
-            min((now.done or 0) / (now.total or 1), 1.0), now.line if now.total else "starting"
-        )
+        share = min((progress.done or 0) / (progress.total or 1), 1.0)
+        text.progress(share, progress.line if progress.total else "starting")
         action.button("Cancel", key=f"cancel-{key}", on_click=careful(jobs.cancel, job))
-        if len(now.losses) > 1:
-            steps, losses = zip(*now.losses, strict=True)
-            what.line_chart(
-                {"step": steps, "loss": losses}, x="step", y="loss", height=160, alt="Loss by step"
-            )
+        if len(progress.losses) > 1:
+            curve = {"step": progress.steps, "loss": progress.losses}
+            text.line_chart(curve, x="step", y="loss", height=160, alt="Loss by step")
     elif state != "done":
+        root = next((root for root in roots if job.folder.is_relative_to(root)), roots[0])
         action.button("Go on", key=f"resume-{key}", on_click=careful(jobs.resume, root, job))
-        what.text(now.line)
+        text.text(progress.line)
 
 
 # -- Runs ------------------------------------------------------------------------------------------
 
 
-def _runs(found: jobs.Found) -> None:
+def _runs(contents: Contents) -> None:
+    """Draw the table of runs, and the model card of one of them."""
     st.subheader("Runs")
-    if not found.runs:
+    if not contents.runs:
         st.info("There is no run in these folders yet; train one below.")
         return
-    rows, problems = [], []
-    for run in found.runs:
+
+    shown, problems = [], []
+    for run in contents.runs:
         try:
-            rows.append(_facts(run, (run / "model.safetensors").stat().st_mtime_ns, found.scores))
+            changed = (run / "model.safetensors").stat().st_mtime_ns
+            shown.append(_titled(_run_row(run, changed, contents.scores)))
         except (AnodetectError, OSError) as error:
             problems.append(f"{run}: {error}")
-    if rows:
-        st.dataframe(rows, hide_index=True, alt="Runs and how they were made")
+    if shown:
+        st.dataframe(shown, hide_index=True, alt="Runs and how they were made")
     for text in problems:
         st.text(text)
-    names = {str(run): run for run in found.runs}
+
+    names = [str(run) for run in contents.runs]
     chosen = st.selectbox(
         "Model card of", [None, *names], format_func=lambda name: name or "–", key="card"
     )
-    if chosen and (names[chosen] / "model_card.md").is_file():
-        st.code(
-            (names[chosen] / "model_card.md").read_text("utf-8", "replace"),
-            language=None,
-            wrap_lines=True,
-        )
+    if chosen and (card := Path(chosen) / "model_card.md").is_file():
+        st.code(card.read_text("utf-8", "replace"), language=None, wrap_lines=True)
+
+
+def _titled(row: RunRow) -> dict[str, str | float]:
+    """Return a row of the table under the titles of its columns."""
+    return {
+        "run": row.run,
+        "detector": row.detector,
+        "image AUROC": row.image_auroc,
+        "sees": row.representation,
+        "data": row.data,
+        "trained": row.trained,
+        "seconds": row.seconds,
+        "ended by": row.ended_by,
+        "calibration": row.calibration,
+    }
 
 
 @st.cache_resource(ttl=600, show_spinner="Reading the runs …")
-def _facts(run: Path, stamp: int, scores: tuple[Path, ...]) -> dict[str, Any]:
-    return jobs.facts(run, _measured(scores))
+def _run_row(run: Path, changed: int, scores: tuple[Path, ...]) -> RunRow:
+    """Return a run's row; `changed` is part of the key, so that a new model is read anew."""
+    return folders.run_row(run, _measured_auroc(scores))
 
 
 @st.cache_resource(ttl=60, show_spinner=False)
-def _measured(scores: tuple[Path, ...]) -> dict[str, str]:
-    return jobs.measured(scores)
+def _measured_auroc(scores: tuple[Path, ...]) -> dict[str, str]:
+    return folders.measured_auroc(scores)
 
 
 # -- Forms -----------------------------------------------------------------------------------------
 
 
-def _train(roots: Sequence[Path], found: jobs.Found) -> None:
+def _train_form(roots: Sequence[Path], contents: Contents) -> None:
+    """Draw the form that starts a training."""
     st.subheader("Train")
     with st.form("train", border=False):
-        data = _folder("Folder of normal images", found.images, "train_data")
-        summaries = "\n".join(f"- {name}: {entry.summary}" for name, entry in DETECTORS.items())
-        detector = st.selectbox("Detector", list(DETECTORS), help=summaries)
+        data = _folder("Folder of normal images", contents.images, "train_data")
+        summaries = [f"- {name}: {entry.summary}" for name, entry in DETECTORS.items()]
+        detector = st.selectbox("Detector", list(DETECTORS), help="\n".join(summaries))
         budget = st.number_input("Minutes at most", 0.1, 1440.0, 5.0, 1.0)
-        root = st.selectbox(
-            "Write into", roots, format_func=str, key="train_root", disabled=len(roots) < 2
-        )
+        root = _root(roots, "train_root")
         name = st.text_input("Name of the run", "run-1", max_chars=100)
+
         if st.form_submit_button("Train", type="primary"):
-            out = Path(root).absolute() / name.strip()
-            _begin(
+            out = root.absolute() / name.strip()
+            _start(
                 root,
                 lambda: jobs.train_command(roots, data or "", detector, out, budget=budget),
                 out,
             )
 
 
-def _score(roots: Sequence[Path], found: jobs.Found) -> None:
+def _score_form(roots: Sequence[Path], contents: Contents) -> None:
+    """Draw the form that starts scoring."""
     st.subheader("Score")
-    if not found.runs:
+    if not contents.runs:
         st.info("Scoring needs a run.")
         return
+
     with st.form("score", border=False):
-        run = st.selectbox("Run", found.runs, format_func=str)
-        data = _folder("Folder of images to score", found.images, "score_data")
+        run = st.selectbox("Run", contents.runs, format_func=str)
+        data = _folder("Folder of images to score", contents.images, "score_data")
         far = st.number_input("False-alarm rate, %", 0.1, 50.0, 100 * DEFAULT_FAR, 1.0)
-        root = st.selectbox(
-            "Write into", roots, format_func=str, key="score_root", disabled=len(roots) < 2
-        )
+        root = _root(roots, "score_root")
         name = st.text_input("Name of the score directory", "scores-1", max_chars=100)
+
         if st.form_submit_button("Score", type="primary"):
-            out = Path(root).absolute() / name.strip()
-            _begin(
+            out = root.absolute() / name.strip()
+            _start(
                 root,
                 lambda: jobs.score_command(roots, str(run), data or "", out, far=far / 100),
                 out,
             )
 
 
-def _folder(label: str, folders: Sequence[Path], key: str) -> str | None:
-    """A folder to choose or to write."""
-    names = [str(folder) for folder in folders]
-    told = "Choose one, or write a path."
-    chosen: str | None = st.selectbox(label, names, key=key, accept_new_options=True, help=told)
+def _folder(label: str, choices: Sequence[Path], key: str) -> str | None:
+    """Draw the field where a folder is chosen or written, and return its text."""
+    names = [str(folder) for folder in choices]
+    advice = "Choose one, or write a path."
+    chosen: str | None = st.selectbox(label, names, key=key, accept_new_options=True, help=advice)
     return chosen
 
 
-def _begin(root: Path, arguments: Any, out: Path) -> None:
+def _root(roots: Sequence[Path], key: str) -> Path:
+    """Draw the choice of the root to write into, and return it."""
+    return Path(
+        st.selectbox("Write into", roots, format_func=str, key=key, disabled=len(roots) < 2)
+    )
+
+
+def _start(root: Path, command: Callable[[], list[str]], out: Path) -> None:
+    """Start a job and draw the page again; a refusal becomes a message in the page."""
     try:
-        jobs.start(Path(root), arguments(), out)
+        jobs.start(root, command(), out)
     except AnodetectError as error:
         problem(str(error))
         return

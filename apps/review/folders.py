@@ -1,0 +1,131 @@
+"""The folders (roots) that were named when the app was started, and what lies in them: runs, score
+directories and folders of images. No path outside the roots is used."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from anodetect.data.scan import SUFFIXES, is_below
+from anodetect.errors import ConfigError
+from anodetect.record import directories, runs
+
+DEPTH = 4  # levels of folders that are searched
+MOST = 200  # folders that are searched on one level
+DATA_SET = {"manifest.csv", "train", "test"}  # names that a folder of a data set has
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What lies in the roots: finished runs, finished score directories, folders of images."""
+
+    runs: tuple[Path, ...]
+    scores: tuple[Path, ...]
+    images: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """One row of the table of runs, as texts that are shown; `seconds` is the training's length."""
+
+    run: str
+    detector: str
+    image_auroc: str
+    representation: str
+    data: str
+    trained: str
+    seconds: float
+    ended_by: str
+    calibration: str
+
+
+def allowed(path: str | Path, roots: Sequence[Path]) -> Path:
+    """Return the absolute path if it lies in one of the roots, with symbolic links followed.
+
+    Raises ConfigError otherwise.
+    """
+    absolute = Path(path).absolute()
+    if "\0" in str(path) or not any(is_below(absolute, root) for root in roots):
+        raise ConfigError(
+            f"{path} is in none of the folders the app may use; start it with --root FOLDER"
+        )
+    return absolute
+
+
+def search(roots: Sequence[Path]) -> Contents:
+    """Search the roots, DEPTH levels deep, without following links or entering hidden folders."""
+    run_folders, scores, images = list[Path](), list[Path](), list[Path]()
+    level = [root.absolute() for root in roots]
+
+    for _ in range(DEPTH):
+        next_level = list[Path]()
+        for folder in level[:MOST]:
+            subfolders, names = _list_folder(folder)
+            if "model.safetensors" in names:
+                run_folders.append(folder)
+                continue
+            if directories.AUDIT_FILE in names:
+                scores.append(folder)
+                continue
+            if names & DATA_SET or any(_is_image(name) for name in names):
+                images.append(folder)
+            next_level += subfolders
+        level = next_level
+
+    return Contents(tuple(run_folders), tuple(scores), tuple(images))
+
+
+def _is_image(name: str) -> bool:
+    return Path(name).suffix.lower() in SUFFIXES
+
+
+def _list_folder(folder: Path) -> tuple[list[Path], set[str]]:
+    """Return the sorted folders in a folder, and all names in it; none where it is not readable."""
+    folders, names = list[Path](), set[str]()
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                names.add(entry.name)
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(folder / entry.name)
+    except OSError:
+        return [], set()
+    return sorted(folders), names
+
+
+def measured_auroc(scores: Sequence[Path]) -> dict[str, str]:
+    """Return for the hash of each model its image AUROC on the labelled images of one of these
+    score directories, as a text. Directories without labels and damaged ones are left out."""
+    by_model = {}
+    for path in scores:
+        try:
+            audit = json.loads((path / directories.AUDIT_FILE).read_text("utf-8"))
+            auroc = audit["evaluation"]["image"]["auroc"]
+            interval = "" if auroc["low"] is None else f" ({auroc['low']:.3f}–{auroc['high']:.3f})"
+            by_model[audit["model_sha256"]] = f"{auroc['value']:.3f}{interval} on {path.name}"
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return by_model
+
+
+def run_row(run: Path, measured: Mapping[str, str]) -> RunRow:
+    """Return the row of a run; `measured` is from `measured_auroc`.
+
+    Raises RunError where the run cannot be read.
+    """
+    facts = runs.facts(run)
+    images, groups = facts["calibration_images"], facts["calibration_groups"]
+    return RunRow(
+        run=run.name,
+        detector=facts["detector"],
+        image_auroc=measured.get(facts["model_sha256"], ""),
+        representation=facts["representation"],
+        data=facts["data"],
+        trained=facts["trained_at"][:16].replace("T", " "),
+        seconds=facts["train_seconds"],
+        ended_by=facts["stopped_by"] or "",
+        calibration=f"{images} images, {groups} groups",
+    )
