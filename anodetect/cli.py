@@ -21,6 +21,7 @@ from rich.progress import (
 from rich.table import Table
 
 from anodetect.errors import AnodetectError, ConfigError, DataError
+from anodetect.output import formats
 
 app = typer.Typer(
     add_completion=False,
@@ -225,11 +226,8 @@ def score(
         typer.Option(help="Instead of --far: the false-discovery rate among flagged images."),
     ] = None,
     heatmaps: Annotated[
-        str,
-        typer.Option(
-            help="Comma-separated: tiff, png (overlay), mask, regions (outlines), nifti, dicom, or none."
-        ),
-    ] = "tiff,nifti,png,mask,regions",
+        str, typer.Option(help=f"Comma-separated: {formats.listed()}, or none.")
+    ] = ",".join(formats.DEFAULT),
     resume: Annotated[
         bool,
         typer.Option(

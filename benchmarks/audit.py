@@ -33,7 +33,7 @@ from anodetect.data import synthetic
 from anodetect.engines import local
 from anodetect.model.loading import load
 from anodetect.model.model import Model
-from anodetect.output.formats import FORMATS
+from anodetect.output.formats import DEFAULT
 from anodetect.record import runs, threads
 
 FEW = 1000  # images whose memory that of many is compared with
@@ -142,9 +142,9 @@ def throughput(run: Path, scratch: Path, images: int, side: int, turns: int) -> 
     folder = scratch / "images"
     write_images(folder, run, images, side)
     ways = {
-        "score": (FORMATS, None),
+        "score": (DEFAULT, None),
         "score, no heatmaps": ((), None),
-        "score, one process": (FORMATS, 1),
+        "score, one process": (DEFAULT, 1),
     }
     speeds: dict[str, list[float]] = {name: [] for name in ("bare model", "bare models", *ways)}
     for turn in range(turns):

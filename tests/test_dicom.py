@@ -36,7 +36,7 @@ from pydicom.uid import (
     generate_uid,
 )
 from scipy import ndimage
-from test_volumes import LESION, head, rotation
+from test_volumes import LESION, head, rotation, write_nifti
 
 import anodetect
 from anodetect.commands.normals import usable_normals
@@ -48,7 +48,7 @@ from anodetect.imaging.preprocess import Preprocess, PreprocessConfig
 from anodetect.model.loading import ahead, load
 from anodetect.model.model import Model
 from anodetect.output import dicom as dicom_writer
-from anodetect.output import nifti
+from anodetect.output import volumes as volume_writer
 from anodetect.record import directories, runs
 from anodetect.record.runs import read as read_run
 from anodetect.types import Silent
@@ -204,7 +204,7 @@ def test_a_marked_voxel_of_an_oblique_series_comes_back_at_its_place(
         dicom.decode(dicom.in_order(contents))
     )
     path = tmp_path_factory.mktemp("oblique") / "a.nii"
-    nifti.write(path, volume.slices[0].copy(), volume, "copy")
+    write_nifti(path, volume.slices[0].copy(), volume, "copy")
     back = nib.load(path)
     (index,) = np.argwhere(np.asarray(back.dataobj) == 500)
     world = np.diag([-1, -1, 1, 1]) @ back.affine @ (*index, 1)
@@ -233,7 +233,7 @@ def test_a_tilted_gantry_has_no_qform(tmp_path, tilt):
             tmp_path / "s" / f"{number}.dcm", enforce_file_format=True
         )
     volume = read(tmp_path / "s").volume
-    nifti.write(tmp_path / "a.nii", volume.slices[0].copy(), volume, "copy")
+    write_nifti(tmp_path / "a.nii", volume.slices[0].copy(), volume, "copy")
     found = nib.load(tmp_path / "a.nii")
     assert np.allclose(np.diag([-1, -1, 1, 1]) @ found.get_sform(), affine, atol=1e-4)
     assert (found.header["sform_code"], found.header["qform_code"]) == (1, 0 if tilt else 1)
@@ -922,11 +922,14 @@ def test_the_report_measures_each_finding_in_its_segment(scored):
 def test_without_findings_there_is_no_report(scored, tmp_path):
     volume = read(scored / "new/s").volume
     heatmap = np.ones(volume.geometry.sides, np.float32)
-    written = dicom_writer.write(
-        tmp_path / "x", heatmap, heatmap > 2, volume, "patient-x", "0" * 64
+    written = volume_writer.write(
+        tmp_path / "x", ["dicom"], heatmap, volume, (0, 1), 2, "patient-x", "0" * 64
     )
-    assert [path.name for path in written] == ["x_heatmap.dcm", "x_segmentation.dcm"]
-    assert not pydicom.dcmread(written[1]).pixel_array.any()
+    assert [(each.path.name, each.kind) for each in written] == [
+        ("x_heatmap.dcm", "map"),
+        ("x_segmentation.dcm", "mask"),
+    ]
+    assert not pydicom.dcmread(written[1].path).pixel_array.any()
 
 
 def test_findings_beyond_the_first_share_a_segment(scored):

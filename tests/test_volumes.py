@@ -29,7 +29,7 @@ from anodetect.engines import worker
 from anodetect.errors import ConfigError, DataError, ImageError, Interrupted, RunError
 from anodetect.imaging.foreground import otsu, volume_foreground
 from anodetect.imaging.preprocess import Preprocess, PreprocessConfig, evened
-from anodetect.model import model as model_module
+from anodetect.model import loading
 from anodetect.model.loading import load
 from anodetect.model.model import Model
 from anodetect.output import nifti, volumes
@@ -83,6 +83,11 @@ def prepared(path, **config):
     return loaded.volume
 
 
+def write_nifti(path, values, volume, description):
+    with path.open("wb") as file:
+        nifti.write(file, values, volume, description)
+
+
 def error_of(path, **record):
     return load(Record(path.name, path, **record)).error
 
@@ -129,7 +134,7 @@ def test_a_marked_voxel_comes_back_in_the_same_voxel_of_the_file(
     place = tuple(data.draw(st.integers(0, side - 1)) for side in shape)
     array[place] = 2000
     volume = prepared(save_nifti(folder / "a.nii.gz", array, affine))
-    nifti.write(folder / "b.nii", volume.slices[0].copy(), volume, "copy")
+    write_nifti(folder / "b.nii", volume.slices[0].copy(), volume, "copy")
     back = nib.load(folder / "b.nii")
     assert np.array_equal(np.asarray(back.dataobj), array)
     assert np.argwhere(np.asarray(back.dataobj) == 2000).tolist() == [list(place)]
@@ -148,7 +153,7 @@ def test_what_places_voxels_is_copied_bit_by_bit_and_nothing_else(tmp_path, kind
     image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"Jane Doe"))
     nib.save(image, tmp_path / "a.nii")
     volume = prepared(tmp_path / "a.nii")
-    nifti.write(tmp_path / "b.nii", np.zeros(volume.geometry.sides, np.float32), volume, "map")
+    write_nifti(tmp_path / "b.nii", np.zeros(volume.geometry.sides, np.float32), volume, "map")
     before, after = nib.load(tmp_path / "a.nii").header, nib.load(tmp_path / "b.nii").header
     for name in nifti.PLACED:
         assert before[name].tobytes() == after[name].tobytes(), name
@@ -272,7 +277,7 @@ def test_lengths_of_a_nifti_are_millimetres_inside_and_its_own_in_maps(tmp_path,
     volume = prepared(tmp_path / "a.nii")
     assert volume.geometry.spacing == pytest.approx((3, 1, 1))
     assert np.allclose(volume.geometry.affine, RAS_TO_LPS @ affine, atol=1e-4)
-    nifti.write(tmp_path / "b.nii", volume.slices[0].copy(), volume, "copy")
+    write_nifti(tmp_path / "b.nii", volume.slices[0].copy(), volume, "copy")
     before, after = nib.load(tmp_path / "a.nii"), nib.load(tmp_path / "b.nii")
     assert np.array_equal(before.affine, after.affine)
     assert before.header["xyzt_units"] == after.header["xyzt_units"]
@@ -432,7 +437,7 @@ def test_a_healthy_brain_of_one_millimetre_comes_back_voxel_for_voxel(tmp_path):
     assert volume.geometry.plane == "axial"
     assert volume.geometry.spacing == (1, 1, 1)
     assert 0.15 < volume.foreground.mean() < 0.3  # a brain without its skull
-    nifti.write(tmp_path / "a.nii", volume.slices[0], volume, "copy")
+    write_nifti(tmp_path / "a.nii", volume.slices[0], volume, "copy")
     source, back = nib.load(path), nib.load(tmp_path / "a.nii")
     assert np.array_equal(source.affine, back.affine)
     assert np.array_equal(source.get_fdata(dtype=np.float32), np.asarray(back.dataobj))
@@ -620,7 +625,7 @@ def scored(run, tmp_path_factory):
 def test_each_slice_of_a_normal_volume_is_an_image_and_its_patient_a_group(run):
     calibration = read_run(run).calibration
     assert len(calibration.scores) == DEPTH * calibration.n_groups
-    assert not model_module._last  # the last volume read does not stay in memory
+    assert not loading._last  # the last volume read does not stay in memory
     assert runs.facts(run)["fit_images"] % DEPTH == 0
     assert read_run(run).header["preprocess"]["axis"] == "axial"
     rows = runs.read_manifest(run)

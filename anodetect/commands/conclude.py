@@ -15,6 +15,7 @@ from pyarrow import compute as pc
 
 from anodetect.config import plain
 from anodetect.files import atomic
+from anodetect.output.formats import asks_for, names_of
 from anodetect.record import directories
 from anodetect.record.decisions import (
     decide,
@@ -80,10 +81,9 @@ def conclude(
     in_error = directories.in_error(rows)
     unshown = int((good & ~in_error & np.asarray(pc.equal(rows["heatmap"], ""), bool)).sum())
     if unshown and facts["heatmaps"]:
-        reporter.warn(
-            f"{unshown} have no heatmap: images come as tiff or png, volumes as nifti or dicom"
-        )
-    if "regions" in facts["heatmaps"]:
+        images, volumes_ = (" or ".join(names_of(each, "map")) for each in ("image", "volume"))
+        reporter.warn(f"{unshown} have no heatmap: images come as {images}, volumes as {volumes_}")
+    if asks_for(facts["heatmaps"], "regions"):
         _write_regions(out, rows.filter(pa.array(good)), entries, facts)
     if measure.labelled():
         directories.write_draws(out, measure.draws())

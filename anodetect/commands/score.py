@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import tifffile
 
 from anodetect.commands.conclude import conclude, statement_of, where_scored
 from anodetect.commands.labelled import labelled_score
@@ -28,7 +27,7 @@ from anodetect.model.loading import BATCH
 from anodetect.model.scoring import Scored
 from anodetect.output import report
 from anodetect.output.cases import Cases
-from anodetect.output.formats import FORMATS, check_formats
+from anodetect.output.formats import DEFAULT, check_formats, map_reader
 from anodetect.record import directories, environment, runs, verification
 from anodetect.record.decisions import numbers
 from anodetect.record.journal import Entry, Journal
@@ -47,7 +46,7 @@ def score(
     *,
     far: float = DEFAULT_FAR,
     fdr: float | None = None,
-    heatmaps: Sequence[str] = FORMATS,
+    heatmaps: Sequence[str] = DEFAULT,
     follow_symlinks: bool = False,
     keep_identifiers: bool = False,
     resume: bool = False,
@@ -248,8 +247,9 @@ def _count(
             measure.add(item)
         return
     heatmap: Floats | None = None
-    if measure.has_masks and row["label"] is not None and row["heatmap"].endswith(".tiff"):
-        heatmap = tifffile.imread(out / row["heatmap"])
+    if measure.has_masks and row["label"] is not None:
+        reader = map_reader(row["heatmap"], "image")
+        heatmap = None if reader is None else reader(out / row["heatmap"])
     is_volume = bool(row.get("depth"))
     item = labelled_score(by_id[row["path"]], row["score"], heatmap, is_volume=is_volume)
     if item is not None:

@@ -20,6 +20,7 @@ from anodetect.model.scoring import Scored, score_records
 from anodetect.output import images as image_writer
 from anodetect.output import volumes as volume_writer
 from anodetect.output.cases import Cases
+from anodetect.output.formats import asks_for
 from anodetect.record import directories, environment, runs, threads
 from anodetect.record.decisions import LITTLE, UNSEEN
 from anodetect.record.journal import Entry
@@ -132,9 +133,9 @@ class Worker:
                 )
             else:
                 written = image_writer.write(stem, task.heatmaps, heatmap, loaded.image, *how)
-                if "regions" in task.heatmaps:
+                if asks_for(task.heatmaps, "regions"):
                     entry["regions"] = image_writer.regions(heatmap, self.pixel_threshold)
-            entry["files"] = [path.relative_to(task.out).as_posix() for path in written]
+            entry["files"] = [each.path.relative_to(task.out).as_posix() for each in written]
             row["heatmap"] = next(iter(entry["files"]), "")
         except (
             Exception

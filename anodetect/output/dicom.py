@@ -9,7 +9,6 @@ names; its UIDs remain, without which no viewer could place a map on the scan.
 
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,8 +19,9 @@ from scipy import ndimage
 
 from anodetect.data.dicom import Series
 from anodetect.errors import RunError
-from anodetect.files import atomic
 from anodetect.imaging.preprocess import Prepared
+from anodetect.output.formats import Kind, OutputFiles
+from anodetect.output.volumes import VolumeMap
 from anodetect.types import Floats
 
 RESEARCH = "Research use only, not for diagnosis"
@@ -35,47 +35,42 @@ ABNORMALITY = ("263679003", "SCT", "Abnormality")
 PEAK, NO_UNITS = ("126031", "DCM", "Peak Value Within ROI"), ("1", "UCUM", "no units")
 VOLUME, CUBIC = ("118565006", "SCT", "Volume"), ("mm3", "UCUM", "cubic millimeter")
 PLACES = (
-    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Modality", "Rows",
-    "Columns", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "NumberOfFrames",
+    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID",
+    "FrameOfReferenceUID", "Modality", "Rows", "Columns", "ImagePositionPatient",
+    "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "NumberOfFrames",
     "SpacingBetweenSlices", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
-    "DimensionIndexSequence", "DimensionOrganizationSequence", "PositionReferenceIndicator", "SamplesPerPixel",
+    "DimensionIndexSequence", "DimensionOrganizationSequence", "PositionReferenceIndicator",
+    "SamplesPerPixel",
 )  # fmt: skip
 PATIENT = (
-    "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate", "StudyTime",
-    "AccessionNumber", "ReferringPhysicianName",
+    "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate",
+    "StudyTime", "AccessionNumber", "ReferringPhysicianName",
 )  # fmt: skip
 
 
-def write(
-    stem: Path,
-    heatmap: Floats,
-    above: NDArray[np.bool_],
-    volume: Prepared,
-    pseudonym: str,
-    model: str,
-) -> list[Path]:
-    """The files of a volume; `model` is the hash of the model. RunError if the volume did not come
-    from DICOM."""
+def write(shown: VolumeMap, files: OutputFiles) -> None:
+    """Write the heatmap as a Parametric Map, its findings as a Segmentation and, where there are
+    any, as a Structured Report. RunError if the volume did not come from DICOM."""
+    volume, model = shown.volume, shown.model
     if not isinstance(volume.volume.origin, Series):
         raise RunError("no DICOM map: the source is not DICOM; ask for nifti")
+
+    datasets: dict[Kind, Dataset] = {}
     try:
-        source, order = _source(volume, pseudonym)
-        segments, found = findings(heatmap, above, volume)
-        made = {"heatmap": _map(heatmap, volume, source, order, model)}
-        made["segmentation"] = _segmentation(segments, len(found), volume, source, order, model)
+        source, order = _source(volume, shown.pseudonym)
+        segments, found = findings(shown.heatmap, shown.above(), volume)
+        datasets["map"] = _map(shown.heatmap, volume, source, order, model)
+        datasets["mask"] = _segmentation(segments, len(found), volume, source, order, model)
         if found:
-            made["report"] = _report(found, [made["segmentation"], made["heatmap"], *source], model)
-    except (
-        AttributeError,
-        KeyError,
-        TypeError,
-        ValueError,
-    ) as error:  # attributes that the source should have
+            evidence = [datasets["mask"], datasets["map"], *source]
+            datasets["report"] = _report(found, evidence, model)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        # An attribute that the source should have is missing or wrong.
         raise RunError(f"no DICOM map: {error}") from None
-    paths = [stem.with_name(f"{stem.name}_{name}.dcm") for name in made]
-    for path, each in zip(paths, made.values(), strict=True):
-        _save(path, each)
-    return paths
+
+    for kind, dataset in datasets.items():
+        with files.open(kind) as file:
+            dataset.save_as(file, enforce_file_format=True)
 
 
 @dataclass(frozen=True)
@@ -151,7 +146,8 @@ def _segmentation(
     order: list[int],
     model: str,
 ) -> Dataset:
-    """Numbered findings [D, H, W], of which the first `found` are named, as a binary Segmentation."""
+    """Return findings [D, H, W], numbered from 1, as a binary Segmentation; the first `found` have
+    a name of their own."""
     import highdicom as hd
 
     algorithm = hd.AlgorithmIdentificationSequence(
@@ -271,7 +267,9 @@ def _equipment(model: str) -> Any:
         purpose_of_reference=hd.sr.CodedConcept("109102", "DCM", "Processing Equipment"),
         manufacturer_model_name="anodetect",
         software_versions=version("anodetect"),
-        contribution_description=f"anomaly detection (artificial intelligence) by the model with SHA-256 {model}",
+        contribution_description=(
+            f"anomaly detection (artificial intelligence) by the model with SHA-256 {model}"
+        ),
     )
 
 
@@ -317,8 +315,3 @@ def _named(header: Dataset, pseudonym: str) -> Dataset:
     kept.file_meta = FileMetaDataset()
     kept.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     return kept
-
-
-def _save(path: Path, made: Dataset) -> None:
-    with atomic(path, durable=False) as file:
-        made.save_as(file, enforce_file_format=True)

@@ -1,28 +1,213 @@
-"""Heatmaps as files. Images and volumes have formats of their own, and of those asked for each gets
-what it has."""
+"""The one table of what can be written, and the files of one image or volume.
 
-from collections.abc import Sequence
+A format is asked for by its name (`--heatmaps tiff,mask`). Images and volumes have writers of their
+own; of the formats asked for, each gets what it has.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from importlib.util import find_spec
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 from anodetect.errors import ConfigError, nearest
+from anodetect.files import atomic
 
-IMAGE_FILES = ("tiff", "png", "mask")
-VOLUME_FILES = ("nifti", "dicom", "png", "mask")
-FORMATS = (
-    "tiff",
-    "nifti",
-    "png",
-    "mask",
-    "regions",
-)  # by default; regions of images go to regions.json
+if TYPE_CHECKING:  # the command line lists the formats, and must not wait for NumPy
+    from anodetect.types import Floats
+
+# "map": float values; "mask": what exceeds the threshold; "picture": colours to look at; "regions":
+# outlines of what exceeds the threshold; "report": measurements of it
+Kind = Literal["map", "mask", "picture", "regions", "report"]
+Source = Literal["image", "volume"]
 
 
-def check_formats(formats: Sequence[str]) -> None:
-    """ConfigError if there is no such format."""
-    for each in formats:
-        if each not in (*FORMATS, "dicom"):
+@dataclass(frozen=True)
+class Writer:
+    """A function "module:name" that writes a format, and the files it may write.
+
+    `endings` maps each kind of file to what is added to the image's name. The function takes an
+    `ImageMap` or a `VolumeMap`, and `OutputFiles` to open the files with. `reader` is a function
+    "module:name" that reads the file of kind "map" back as float32, in the grid of the source; ""
+    if there is none.
+    """
+
+    function: str
+    endings: Mapping[Kind, str]
+    reader: str = ""
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a format is written for an image and for a volume; None where it is not.
+
+    `directory` names the one file that a format has for all images of a score directory. `package`
+    must be installed, by the extra of this project named `extra`. `note` explains the name.
+    """
+
+    image: Writer | None = None
+    volume: Writer | None = None
+    directory: Mapping[Kind, str] = field(default_factory=dict)
+    note: str = ""
+    default: bool = True
+    package: str = ""
+    extra: str = ""
+
+    def writer(self, source: Source) -> Writer | None:
+        """Return the writer for an image or a volume."""
+        return self.image if source == "image" else self.volume
+
+    def kinds(self) -> set[Kind]:
+        """Return the kinds of files that the format may have."""
+        found = set(self.directory)
+        for writer in (self.image, self.volume):
+            if writer is not None:
+                found |= set(writer.endings)
+        return found
+
+
+FORMATS: dict[str, Format] = {
+    "tiff": Format(
+        image=Writer(
+            "anodetect.output.images:write_map",
+            {"map": "_heatmap.tiff"},
+            reader="anodetect.output.images:read_map",
+        ),
+    ),
+    "nifti": Format(
+        volume=Writer(
+            "anodetect.output.nifti:write_map",
+            {"map": "_heatmap.nii"},
+            reader="anodetect.output.nifti:read_map",
+        ),
+    ),
+    "png": Format(
+        image=Writer("anodetect.output.images:write_overlay", {"picture": "_heatmap.png"}),
+        volume=Writer("anodetect.output.volumes:write_planes", {"picture": "_heatmap.png"}),
+        note="overlay",
+    ),
+    "mask": Format(
+        image=Writer("anodetect.output.images:write_mask", {"mask": "_mask.png"}),
+        volume=Writer("anodetect.output.nifti:write_mask", {"mask": "_mask.nii"}),
+    ),
+    "regions": Format(directory={"regions": "regions.json"}, note="outlines"),
+    "dicom": Format(
+        volume=Writer(
+            "anodetect.output.dicom:write",
+            {"map": "_heatmap.dcm", "mask": "_segmentation.dcm", "report": "_report.dcm"},
+        ),
+        default=False,
+        package="highdicom",
+        extra="dicom",
+    ),
+}
+DEFAULT = tuple(name for name, each in FORMATS.items() if each.default)
+
+
+def check_formats(names: Sequence[str]) -> None:
+    """Raise ConfigError if there is no format of one of these names, or its package is missing."""
+    for name in names:
+        wanted = format_named(name)
+        if wanted.package and find_spec(wanted.package) is None:
             raise ConfigError(
-                f"no heatmap format {each!r}; {nearest(each, [*FORMATS, 'dicom', 'none'])}"
+                f"the heatmap format {name!r} needs {wanted.package}: "
+                f"pip install 'anodetect[{wanted.extra}]'"
             )
-    if "dicom" in formats and find_spec("highdicom") is None:
-        raise ConfigError("DICOM maps need highdicom: pip install 'anodetect[dicom]'")
+
+
+def format_named(name: str) -> Format:
+    """Return the format of this name; ConfigError with the nearest name if there is none."""
+    if name not in FORMATS:
+        raise ConfigError(f"no heatmap format {name!r}; {nearest(name, [*FORMATS, 'none'])}")
+    return FORMATS[name]
+
+
+def listed() -> str:
+    """Return the names of all formats, with a word on those that need one."""
+    names = []
+    for name, each in FORMATS.items():
+        names.append(f"{name} ({each.note})" if each.note else name)
+    return ", ".join(names)
+
+
+def asks_for(names: Sequence[str], kind: Kind) -> bool:
+    """Return whether one of the formats has files of this kind."""
+    return any(kind in format_named(name).kinds() for name in names)
+
+
+def names_of(source: Source, kind: Kind) -> list[str]:
+    """Return the names of the formats that have such a file for an image or a volume."""
+    names = []
+    for name, each in FORMATS.items():
+        writer = each.writer(source)
+        if writer is not None and kind in writer.endings:
+            names.append(name)
+    return names
+
+
+# -- Writing ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Written:
+    """A file that was written: its format's name, where it is, and what it shows."""
+
+    format: str
+    path: Path
+    kind: Kind
+
+
+class OutputFiles:
+    """Open the files of one format for one image, and remember which were written."""
+
+    def __init__(self, stem: Path, name: str, endings: Mapping[Kind, str]) -> None:
+        self.stem, self.name, self.endings = stem, name, endings
+        self.written: list[Written] = []
+
+    @contextmanager
+    def open(self, kind: Kind) -> Iterator[IO[bytes]]:
+        """Open a file that appears under its name only when it is complete."""
+        path = self.stem.with_name(self.stem.name + self.endings[kind])
+        with atomic(path, durable=False) as file:
+            yield file
+        self.written.append(Written(self.name, path, kind))
+
+
+def write_files(stem: Path, names: Sequence[str], source: Source, content: Any) -> list[Written]:
+    """Write `content` (an `ImageMap` or a `VolumeMap`) in each of the formats that have files for
+    its source, beside the name `stem`. ConfigError if a format does not exist."""
+    written: list[Written] = []
+    for name in names:
+        writer = format_named(name).writer(source)
+        if writer is None:
+            continue
+
+        files = OutputFiles(stem, name, writer.endings)
+        resolve_name(writer.function)(content, files)
+        written += files.written
+    return written
+
+
+def readable_names(source: Source) -> list[str]:
+    """Return the names of the formats whose maps of an image or a volume can be read back."""
+    names = []
+    for name, each in FORMATS.items():
+        writer = each.writer(source)
+        if writer is not None and writer.reader:
+            names.append(name)
+    return names
+
+
+def map_reader(name: str, source: Source) -> "Callable[[Path], Floats] | None":
+    """Return the function that reads the map in a file of this name; None if there is none."""
+    for each in FORMATS.values():
+        writer = each.writer(source)
+        if writer is None or not writer.reader:
+            continue
+
+        if Path(name).suffix == Path(writer.endings["map"]).suffix:
+            reader: Callable[[Path], Floats] = resolve_name(writer.reader)
+            return reader
+    return None

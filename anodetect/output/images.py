@@ -3,6 +3,7 @@ fixed scale, a mask."""
 
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from anodetect.files import write_atomic
-from anodetect.output.formats import IMAGE_FILES
+from anodetect.errors import RunError
+from anodetect.output.formats import OutputFiles, Written, write_files
 from anodetect.types import Bools, Floats
 
 COLOURS = "inferno"
@@ -28,6 +29,17 @@ HUFFMAN_ONLY, UP = PNG.STRATEGY.HUFFMAN_ONLY, PNG.FILTER.UP
 Picture = NDArray[np.uint8]
 
 
+@dataclass(frozen=True)
+class ImageMap:
+    """What there is to write of an image: its heatmap [H, W], NaN where not scored, the image
+    itself [C, H, W] in native units, the ends of the colour scale, and the threshold of pixels."""
+
+    heatmap: Floats
+    image: Floats
+    scale: tuple[float, float]
+    threshold: float
+
+
 def write(
     stem: Path,
     formats: Sequence[str],
@@ -35,42 +47,47 @@ def write(
     image: Floats,
     scale: tuple[float, float],
     threshold: float,
-) -> list[Path]:
-    """Write an image's heatmap in each of the formats that images have files of."""
-    return [
-        _write(stem, each, heatmap, image, scale, threshold)
-        for each in formats
-        if each in IMAGE_FILES
-    ]
+) -> list[Written]:
+    """Write an image's heatmap beside the name `stem` in each of the formats that images have."""
+    return write_files(stem, formats, "image", ImageMap(heatmap, image, scale, threshold))
 
 
-def _write(
-    stem: Path,
-    kind: str,
-    heatmap: Floats,
-    image: Floats,
-    scale: tuple[float, float],
-    threshold: float,
-) -> Path:
-    """Write one heatmap [H, W] beside the name `stem`: "tiff" its values, "png" an overlay of the
-    image [C, H, W], "mask" where it exceeds `threshold`, as black and white."""
+def write_map(shown: ImageMap, files: OutputFiles) -> None:
+    """Write the heatmap's values as a TIFF without compression, which any reader can read; floats
+    hardly compress."""
     buffer = io.BytesIO()
-    if kind == "tiff":
-        path = stem.with_name(f"{stem.name}_heatmap.tiff")
-        tifffile.imwrite(
-            buffer, heatmap, metadata=None
-        )  # floats hardly compress, and any reader can read this
-    elif kind == "png":
-        path = stem.with_name(f"{stem.name}_heatmap.png")
-        # Four times as fast as Pillow at the same size.
-        buffer.write(
-            png_encode(overlay(image, heatmap, scale), level=1, strategy=HUFFMAN_ONLY, filter=UP)
-        )
-    else:
-        path = stem.with_name(f"{stem.name}_mask.png")
-        Image.fromarray(np.nan_to_num(heatmap, nan=-np.inf) > threshold).save(buffer, "png")
-    write_atomic(path, buffer.getvalue(), durable=False)
-    return path
+    tifffile.imwrite(buffer, shown.heatmap, metadata=None)
+    with files.open("map") as file:
+        file.write(buffer.getvalue())
+
+
+def read_map(path: Path) -> Floats:
+    """Return the values [H, W] that `write_map` wrote; RunError if the file is damaged."""
+    try:
+        values: Floats = np.asarray(tifffile.imread(path), np.float32)
+    except Exception as error:  # tifffile raises whatever it likes on damaged files
+        raise RunError(f"{path.name} is damaged ({type(error).__name__})") from None
+    if values.ndim != 2:
+        raise RunError(f"{path.name} is damaged: not a map of one value per pixel")
+    return values
+
+
+def write_overlay(shown: ImageMap, files: OutputFiles) -> None:
+    """Write the image with the heatmap over it as a PNG of 8 bits."""
+    picture = overlay(shown.image, shown.heatmap, shown.scale)
+    # imagecodecs is four times as fast as Pillow, for files of the same size.
+    content = png_encode(picture, level=1, strategy=HUFFMAN_ONLY, filter=UP)
+    with files.open("picture") as file:
+        file.write(content)
+
+
+def write_mask(shown: ImageMap, files: OutputFiles) -> None:
+    """Write where the heatmap exceeds the threshold as a black and white PNG."""
+    above = shown.heatmap > shown.threshold  # never where it is NaN
+    buffer = io.BytesIO()
+    Image.fromarray(above).save(buffer, "png")
+    with files.open("mask") as file:
+        file.write(buffer.getvalue())
 
 
 def regions(heatmap: Floats, threshold: float) -> list[dict[str, Any]]:
@@ -124,7 +141,8 @@ def contrast(image: Floats) -> tuple[float, float]:
 
 
 def grey(image: Floats, window: tuple[float, float]) -> Picture:
-    """[C, H, W] in native units → RGB bytes [H, W, 3], black and white at the ends of the window."""
+    """Return an image [C, H, W] in native units as RGB bytes [H, W, 3], black and white at the ends
+    of the window."""
     return np.moveaxis(np.broadcast_to(stretched(image, window), (3, *image.shape[1:])), 0, -1)
 
 

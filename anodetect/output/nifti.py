@@ -5,37 +5,60 @@ description, file name or extension, which may name the patient.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
 from anodetect.data.geometry import FLIP_XY
-from anodetect.files import atomic
+from anodetect.data.volumes import decode_nifti
 from anodetect.imaging.preprocess import Prepared
+from anodetect.output.formats import OutputFiles
+from anodetect.output.volumes import VolumeMap
+from anodetect.types import Floats
 
 PLACED = (
-    "pixdim", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z",
-    "srow_x", "srow_y", "srow_z", "xyzt_units",
+    "pixdim", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d",
+    "qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z", "xyzt_units",
 )  # fmt: skip
 SCANNER = 1  # the code of coordinates as the scanner gave them
 SAME_PLACE = 0.01  # mm
+BY = "by anodetect; research use only"
 
 
-def write(path: Path, values: NDArray[Any], volume: Prepared, description: str) -> None:
+def write_map(shown: VolumeMap, files: OutputFiles) -> None:
+    """Write the heatmap's values, float32 in the grid of the source."""
+    with files.open("map") as file:
+        write(file, shown.heatmap, shown.volume, f"anomaly heatmap {BY}")
+
+
+def write_mask(shown: VolumeMap, files: OutputFiles) -> None:
+    """Write where the heatmap exceeds the threshold, bytes of 0 and 1 in the grid of the source."""
+    above = shown.above().astype(np.uint8)
+    with files.open("mask") as file:
+        write(file, above, shown.volume, f"above the anomaly threshold {BY}")
+
+
+def read_map(path: Path) -> Floats:
+    """Return the values [I, J, K] that `write_map` wrote, in the order of the source."""
+    return np.asarray(decode_nifti(path.read_bytes(), holes=True).voxels[0])
+
+
+def write(file: IO[bytes], values: NDArray[Any], volume: Prepared, description: str) -> None:
     """Write a map [D, H, W] in the order of the source; `description` is at most 79 bytes."""
     source = volume.geometry.to_source(values)
+
     header = header_like(volume)
     header.set_data_dtype(source.dtype)
     header.set_data_shape(source.shape)
     header["descrip"] = description.encode()
     header["vox_offset"] = header.single_vox_offset
-    with atomic(path, durable=False) as file:
-        header.write_to(file)
-        file.write(bytes(header.single_vox_offset - file.tell()))  # no extensions
-        for number in range(source.shape[2]):  # a slice at a time, so that no second copy is needed
-            file.write(np.asarray(source[..., number], header.get_data_dtype()).tobytes(order="F"))
+
+    header.write_to(file)
+    file.write(bytes(header.single_vox_offset - file.tell()))  # no extensions
+    for number in range(source.shape[2]):  # a slice at a time, so that no second copy is needed
+        file.write(np.asarray(source[..., number], header.get_data_dtype()).tobytes(order="F"))
 
 
 def header_like(volume: Prepared) -> Any:

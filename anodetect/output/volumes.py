@@ -1,23 +1,41 @@
 """A volume's heatmap as files, and a picture of it in three planes."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from anodetect.data.geometry import OPPOSITE, PLANES, along, edges
-from anodetect.files import write_atomic
 from anodetect.imaging.preprocess import Prepared
-from anodetect.output import dicom, nifti
-from anodetect.output.formats import VOLUME_FILES
+from anodetect.output.formats import OutputFiles, Written, write_files
 from anodetect.output.images import Picture, overlay
-from anodetect.types import Floats
+from anodetect.types import Bools, Floats
 
 PANEL, GAP, LINE = 280, 6, 18  # pixels: a plane's side, between planes, a line of text
+
+
+@dataclass(frozen=True)
+class VolumeMap:
+    """What there is to write of a volume: its heatmap [D, H, W], NaN where not scored, the volume,
+    the ends of the colour scale, and the threshold of voxels.
+
+    `pseudonym` is what DICOM files call the patient; "" leaves what identifies the patient in them.
+    `model` is the model's SHA-256, which they name.
+    """
+
+    heatmap: Floats
+    volume: Prepared
+    scale: tuple[float, float]
+    threshold: float
+    pseudonym: str
+    model: str
+
+    def above(self) -> Bools:
+        """Return where the heatmap exceeds the threshold [D, H, W]; never where it is NaN."""
+        return self.heatmap > self.threshold
 
 
 def write(
@@ -29,39 +47,17 @@ def write(
     threshold: float,
     pseudonym: str,
     model: str,
-) -> list[Path]:
-    """Write a heatmap [D, H, W] in each of the formats that volumes have files of: "nifti" its
-    values, "mask" where it exceeds `threshold`, both in the source's grid, "png" a picture, "dicom"
-    values, mask, findings of a DICOM series. `pseudonym` is what DICOM files call the patient; ""
-    leaves what identifies the patient in them; `model` is the model's hash, which they name."""
-    above = heatmap > threshold  # never where it is NaN
-    writers: dict[str, Callable[[], list[Path]]] = {
-        "nifti": lambda: [
-            _nifti(stem.with_name(f"{stem.name}_heatmap.nii"), heatmap, volume, "anomaly heatmap")
-        ],
-        "mask": lambda: [
-            _nifti(
-                stem.with_name(f"{stem.name}_mask.nii"),
-                above.astype(np.uint8),
-                volume,
-                "above the anomaly threshold",
-            )
-        ],
-        "png": lambda: [_png(stem, heatmap, volume, scale)],
-        "dicom": lambda: dicom.write(stem, heatmap, above, volume, pseudonym, model),
-    }
-    return [path for each in formats if each in VOLUME_FILES for path in writers[each]()]
+) -> list[Written]:
+    """Write a volume's heatmap beside the name `stem` in each of the formats that volumes have."""
+    shown = VolumeMap(heatmap, volume, scale, threshold, pseudonym, model)
+    return write_files(stem, formats, "volume", shown)
 
 
-def _nifti(path: Path, values: NDArray[Any], volume: Prepared, what: str) -> Path:
-    nifti.write(path, values, volume, f"{what} by anodetect; research use only")
-    return path
-
-
-def _png(stem: Path, heatmap: Floats, volume: Prepared, scale: tuple[float, float]) -> Path:
-    path = stem.with_name(f"{stem.name}_heatmap.png")
-    write_atomic(path, picture(heatmap, volume, scale, "png"), durable=False)
-    return path
+def write_planes(shown: VolumeMap, files: OutputFiles) -> None:
+    """Write a picture of the volume in three planes as a PNG."""
+    content = picture(shown.heatmap, shown.volume, shown.scale, "png")
+    with files.open("picture") as file:
+        file.write(content)
 
 
 # -- Picture ---------------------------------------------------------------------------------------

@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
-import tifffile
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from anodetect.data import readers, scan
 from anodetect.data.geometry import Geometry, along, edges
-from anodetect.data.volumes import Volume, decode_nifti
+from anodetect.data.volumes import Volume
 from anodetect.errors import DataError, ImageError, RunError
 from anodetect.files import inside, path_of, sha256_of
 from anodetect.output import images as writer
+from anodetect.output.formats import Source, map_reader, readable_names
 from anodetect.output.volumes import place_text
 from anodetect.record.directories import Row, ScoreDirectory, picture_of
 from anodetect.types import Bools, Floats
@@ -123,7 +123,7 @@ def load(directory: ScoreDirectory, row: Row) -> Case:
     notes: list[str] = []
     image = _noting(notes, "image", lambda: _image(directory, row))
     heatmap = (
-        _noting(notes, "heatmap", lambda: _heatmap(directory, row))
+        _noting(notes, "heatmap", lambda: _heatmap(directory, row, "image"))
         if row["status"] == "ok"
         else None
     )
@@ -152,11 +152,10 @@ def load_volume(directory: ScoreDirectory, row: Row, plane: str) -> VolumeCase:
     geometry = along((shape[1], shape[2], shape[3]), volume.affine, plane)
 
     def heatmap() -> Floats:
-        content = _written(directory, row, ".nii", "nifti").read_bytes()
-        found = decode_nifti(content, holes=True)
-        if found.voxels.shape[1:] != shape[1:]:
+        values = _heatmap(directory, row, "volume")
+        if values.shape != shape[1:]:
             raise RunError("it does not have the volume's size")
-        return np.asarray(geometry.to_slices(found.voxels[0]))
+        return np.asarray(geometry.to_slices(values))
 
     def mask() -> Bools | None:
         path = _mask_file(directory, row)
@@ -280,27 +279,18 @@ def _source(directory: ScoreDirectory, row: Row) -> readers.Source:
     return source
 
 
-def _written(directory: ScoreDirectory, row: Row, suffix: str, name: str) -> Path:
-    """A row's heatmap in a format, as it was written."""
-    if not (row["heatmap"] or "").endswith(suffix):
-        raise RunError(f"none was written; score with --heatmaps {name}")
+def _heatmap(directory: ScoreDirectory, row: Row, source: Source) -> Floats:
+    """Return a row's heatmap as it was written, in the grid of its image or volume."""
+    reader = map_reader(row["heatmap"] or "", source)
+    if reader is None:
+        names = " or ".join(readable_names(source))
+        raise RunError(f"none was written; score with --heatmaps {names}")
     path = inside(directory.path, row["heatmap"])
     if not path.is_file():
         raise RunError(f"{row['heatmap']} is missing; anodetect verify tells what else is")
     if sha256_of(path) != directory.audit["outputs"].get(row["heatmap"]):
         raise RunError(f"{row['heatmap']} was changed since it was written; it is not shown")
-    return path
-
-
-def _heatmap(directory: ScoreDirectory, row: Row) -> Floats:
-    path = _written(directory, row, ".tiff", "tiff")
-    try:
-        values: Floats = np.asarray(tifffile.imread(path), np.float32)
-    except Exception as error:  # tifffile raises whatever it likes on damaged files
-        raise RunError(f"{row['heatmap']} is damaged ({type(error).__name__})") from None
-    if values.ndim != 2:
-        raise RunError(f"{row['heatmap']} is damaged: not a map of one value per pixel")
-    return values
+    return reader(path)
 
 
 def _mask(directory: ScoreDirectory, row: Row) -> Bools | None:

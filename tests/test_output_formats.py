@@ -1,0 +1,247 @@
+"""Every format of the table is written, and read back by a library that did not write it."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+from imagecodecs import png_decode
+from matplotlib.path import Path as Outline
+from PIL import Image
+from scipy import ndimage
+from test_dicom import read, voxels, write_series
+from test_volumes import prepared, save_nifti
+
+import anodetect
+from anodetect.errors import ConfigError
+from anodetect.output import formats, images, volumes
+
+RNG = np.random.default_rng(3)
+THRESHOLD = 0.5
+SCALE = (0.0, 1.0)
+AFFINE = np.array([[-0.8, 0.1, 0, 10], [0.1, 1.1, 0, -20], [0, 0, 2.5, 5], [0, 0, 0, 1]])
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::UserWarning:pydicom.*", "ignore::UserWarning:highdicom.*"
+)
+
+
+@pytest.fixture(autouse=True)
+def own_key(tmp_path_factory, monkeypatch):
+    """A key for pseudonyms of the tests' own."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "config"))
+
+
+def write_image(folder, name):
+    """Write a map of random values, some not scored, in a format; return it and the image."""
+    heatmap = RNG.random((20, 24)).astype(np.float32)
+    heatmap[3:6, 4:9] = np.nan
+    image = RNG.integers(0, 4096, (1, 20, 24)).astype(np.float32)
+    written = images.write(folder / "a.png", [name], heatmap, image, SCALE, THRESHOLD)
+    return written, heatmap, image
+
+
+def write_volume(folder, name, volume):
+    heatmap = RNG.random(volume.geometry.sides).astype(np.float32)
+    heatmap[2, 3:6, 4:9] = np.nan
+    written = volumes.write(
+        folder / "a", [name], heatmap, volume, SCALE, THRESHOLD, "patient-x", "0" * 64
+    )
+    return written, heatmap
+
+
+@pytest.fixture
+def nifti_volume(tmp_path):
+    array = RNG.integers(0, 999, (12, 10, 11)).astype(np.int16)
+    return prepared(save_nifti(tmp_path / "source.nii.gz", array, AFFINE))
+
+
+def tiff_image(folder, request):
+    """Against Pillow."""
+    (written,), heatmap, _ = write_image(folder, "tiff")
+    assert written.kind == "map"
+    with Image.open(written.path) as picture:
+        assert picture.mode == "F"
+        assert np.array_equal(np.asarray(picture), heatmap, equal_nan=True)
+    assert np.array_equal(
+        formats.map_reader(written.path.name, "image")(written.path), heatmap, equal_nan=True
+    )
+
+
+def png_image(folder, request):
+    """Against Pillow: the picture that was drawn, which is grey where the image was not scored."""
+    (written,), heatmap, image = write_image(folder, "png")
+    assert written.kind == "picture"
+    with Image.open(written.path) as picture:
+        pixels = np.asarray(picture)
+    assert np.array_equal(pixels, images.overlay(image, heatmap, SCALE))
+    unscored = pixels[np.isnan(heatmap)]
+    assert (unscored == unscored[:, :1]).all()
+
+
+def mask_image(folder, request):
+    """Against imagecodecs."""
+    (written,), heatmap, _ = write_image(folder, "mask")
+    assert written.kind == "mask"
+    above = png_decode(written.path.read_bytes())
+    assert np.array_equal(above != 0, heatmap > THRESHOLD)
+
+
+def nifti_volume_map(folder, request):
+    """Against nibabel: values in the source's order, and the source's affine, bit for bit."""
+    volume = request.getfixturevalue("nifti_volume")
+    (written,), heatmap = write_volume(folder, "nifti", volume)
+    assert written.kind == "map"
+    found = nib.load(written.path)
+    expected = volume.geometry.to_source(heatmap)
+    assert found.get_data_dtype() == np.float32
+    assert np.array_equal(np.asarray(found.dataobj), expected, equal_nan=True)
+    assert np.array_equal(found.affine, nib.load(folder / "source.nii.gz").affine)
+    read_back = formats.map_reader(written.path.name, "volume")(written.path)
+    assert np.array_equal(read_back, expected, equal_nan=True)
+
+
+def mask_volume(folder, request):
+    """Against nibabel."""
+    volume = request.getfixturevalue("nifti_volume")
+    (written,), heatmap = write_volume(folder, "mask", volume)
+    assert written.kind == "mask"
+    found = nib.load(written.path)
+    expected = volume.geometry.to_source(heatmap > THRESHOLD)
+    assert np.array_equal(np.asarray(found.dataobj), expected)
+    assert np.array_equal(found.affine, nib.load(folder / "source.nii.gz").affine)
+
+
+def png_volume(folder, request):
+    """Against Pillow: three planes side by side."""
+    volume = request.getfixturevalue("nifti_volume")
+    (written,), _ = write_volume(folder, "png", volume)
+    assert written.kind == "picture"
+    with Image.open(written.path) as picture:
+        assert picture.size == (
+            3 * volumes.PANEL + 2 * volumes.GAP,
+            volumes.PANEL + volumes.LINE,
+        )
+        assert np.asarray(picture).max() > 0
+
+
+def dicom_volume(folder, request):
+    """Against pydicom: each frame lies where the source's slice with these values lies."""
+    pytest.importorskip("highdicom")
+    volume = read(write_series(folder / "s", voxels())).volume
+    written, heatmap = write_volume(folder, "dicom", volume)
+    assert [each.kind for each in written] == ["map", "mask", "report"]
+    found = pydicom.dcmread(written[0].path)
+    values = np.frombuffer(found.FloatPixelData, "<f4").reshape(-1, found.Rows, found.Columns)
+    expected = np.nan_to_num(volume.geometry.to_source(heatmap), nan=found.FloatPixelPaddingValue)
+    for frame, group in zip(values, found.PerFrameFunctionalGroupsSequence, strict=True):
+        position = group.PlanePositionSequence[0].ImagePositionPatient
+        index = np.linalg.inv(volume.geometry.affine) @ (*position, 1)
+        assert index[1:3] == pytest.approx(0, abs=1e-3)
+        assert np.array_equal(frame, expected[round(index[0])])
+    above = pydicom.dcmread(written[1].path).pixel_array
+    assert (above != 0).sum() == (heatmap > THRESHOLD).sum()
+    assert pydicom.dcmread(written[2].path).Modality == "SR"
+
+
+def regions_directory(folder, request):
+    """Against matplotlib: the middle of every pixel of a region, and of no other, lies inside."""
+    run, data = map(request.getfixturevalue, ("pca_run", "synthetic_folder"))
+    out, names = folder / "s", ["tiff", "regions"]
+    anodetect.score(run, [str(data / "test/defect")], out, far=0.2, heatmaps=names)
+    content = json.loads((out / "regions.json").read_text())
+    threshold = json.loads((out / "audit.json").read_text())["pixel_threshold"]
+    assert content["annotations"]
+    for image in content["images"]:
+        with Image.open(out / "heatmaps" / f"{image['file_name']}_heatmap.tiff") as picture:
+            above = np.asarray(picture) > threshold
+        middles = np.stack(np.meshgrid(*map(np.arange, picture.size)), -1).reshape(-1, 2) + 0.5
+        covered = np.zeros(above.shape, bool)
+        for marks in content["annotations"]:
+            if marks["image_id"] == image["id"]:
+                outline = Outline(np.reshape(marks["segmentation"][0], (-1, 2)), closed=True)
+                covered |= outline.contains_points(middles).reshape(above.shape)
+        assert np.array_equal(covered, ndimage.binary_fill_holes(above, np.ones((3, 3))))
+
+
+CHECKS = {
+    ("tiff", "image"): tiff_image,
+    ("nifti", "volume"): nifti_volume_map,
+    ("png", "image"): png_image,
+    ("png", "volume"): png_volume,
+    ("mask", "image"): mask_image,
+    ("mask", "volume"): mask_volume,
+    ("regions", "directory"): regions_directory,
+    ("dicom", "volume"): dicom_volume,
+}
+ENTRIES = [
+    (name, source)
+    for name, each in formats.FORMATS.items()
+    for source in ("image", "volume", "directory")
+    if getattr(each, source)
+]
+
+
+@pytest.mark.parametrize(("name", "source"), ENTRIES)
+def test_a_format_is_read_back_as_it_was_written(name, source, tmp_path, request):
+    CHECKS[name, source](tmp_path, request)
+
+
+@pytest.mark.parametrize(("name", "source"), [e for e in ENTRIES if e[1] != "directory"])
+def test_files_are_named_as_the_table_says(name, source, tmp_path, request):
+    if source == "image":
+        written, *_ = write_image(tmp_path, name)
+    elif name == "dicom":
+        pytest.importorskip("highdicom")
+        volume = read(write_series(tmp_path / "s", voxels())).volume
+        written, *_ = write_volume(tmp_path, name, volume)
+    else:
+        written, *_ = write_volume(tmp_path, name, request.getfixturevalue("nifti_volume"))
+    endings = formats.FORMATS[name].writer(source).endings
+    stem = "a.png" if source == "image" else "a"
+    assert [each.path.name for each in written] == [stem + endings[each.kind] for each in written]
+    assert {each.format for each in written} == {name}
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".writing.")]
+
+
+def test_an_unknown_format_is_refused_and_nothing_is_written(tmp_path):
+    with pytest.raises(ConfigError, match="did you mean 'tiff'"):
+        write_image(tmp_path, "tif")
+    with pytest.raises(ConfigError, match="did you mean 'mask'"):
+        formats.check_formats(["maks"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_format_is_asked_for_by_kind():
+    assert formats.asks_for(["png", "tiff"], "map")
+    assert not formats.asks_for(["png", "mask"], "map")
+    assert formats.asks_for(formats.DEFAULT, "regions")
+    assert formats.names_of("image", "map") == ["tiff"]
+    assert formats.names_of("volume", "map") == ["nifti", "dicom"]
+    assert formats.readable_names("volume") == ["nifti"]
+    assert formats.map_reader("x_heatmap.png", "image") is None
+
+
+def test_a_format_whose_package_is_missing_is_refused_with_what_to_install(monkeypatch):
+    monkeypatch.setattr(formats, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"highdicom: pip install 'anodetect\[dicom\]'"):
+        formats.check_formats(["dicom"])
+    formats.check_formats(formats.DEFAULT)
+
+
+def test_a_format_added_to_the_table_is_written(tmp_path, monkeypatch):
+    """The table is all there is to change."""
+    monkeypatch.setitem(
+        formats.FORMATS,
+        "bytes",
+        formats.Format(image=formats.Writer(f"{__name__}:write_bytes", {"map": ".bin"})),
+    )
+    written, heatmap, _ = write_image(tmp_path, "bytes")
+    assert [(each.format, each.kind) for each in written] == [("bytes", "map")]
+    assert written[0].path.read_bytes() == heatmap.tobytes()
+
+
+def write_bytes(shown, files):
+    with files.open("map") as file:
+        file.write(shown.heatmap.tobytes())
