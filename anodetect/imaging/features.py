@@ -27,9 +27,16 @@ CHANNELS = 152
 
 
 class FeaturesConfig(Config):
-    """`size` is the side in pixels of what the network is shown; the grid's is an eighth of it."""
+    """The size at which images are given to the network."""
 
-    size: int = Field(default=256, ge=64, le=4096, multiple_of=FEATURE_MULTIPLE)
+    size: int = Field(
+        default=256,
+        ge=64,
+        le=4096,
+        multiple_of=FEATURE_MULTIPLE,
+        description="The side in pixels, from 64 to 4096 and a multiple of 32, to which images are "
+        "resampled before the network sees them; the grid of features has an eighth of it.",
+    )
 
 
 class Features:

@@ -11,9 +11,14 @@ from anodetect.types import Bools, Floats
 
 
 class PixelsConfig(Config):
-    """`size` is the side of the grid in pixels."""
+    """The grid on which images are modelled."""
 
-    size: int = Field(default=128, ge=16, le=4096)
+    size: int = Field(
+        default=128,
+        ge=16,
+        le=4096,
+        description="The side of the square grid in pixels, from 16 to 4096.",
+    )
 
 
 class Pixels:

@@ -36,35 +36,70 @@ FIXED_UNITS = ("CT",)  # modalities whose values mean the same in every volume
 
 
 class PreprocessConfig(Config):
-    """`intensity`: "dataset" scales by percentiles over all fit images, so that brightness keeps
-    its meaning; "image" by each image's or volume's own foreground, for scanners without fixed
-    units; "auto" takes "image" for volumes, unless those the model learned from are all CT, and
-    "dataset" for the rest. `window`, level and width in native units (for CT Hounsfield), takes
-    their place. `foreground`: "flat" takes what lies above a flat background, "all" every pixel,
-    "auto" decides between them on the fit images.
+    """How native values become about -1 to 1, and which pixels and slices count."""
 
-    Of volumes only: `axis`, the plane of their slices, "auto" the one with the finest pixels;
-    `component` of a 4-D file; a slice is scored if it has `least_foreground` of the foreground of
-    the fullest one; `bias` above 0 evens out brightness that varies over more than as many
-    millimetres; `spacing` above 0 brings slices to as many millimetres per pixel, in three
-    dimensions volumes to slices as many apart, and maps back. `exported`: the images the model
-    learns from were made of volumes by scaling that percentile of all voxels, or of those above
-    `exported_above`, to that value and clipping there; volumes are treated alike, in place of
-    `intensity`. `refuse_unseen`: where the model has learned from images, not from whole volumes, a
-    slice that is larger, smaller, brighter or darker than any of them is not scored.
-    """
-
-    intensity: Literal["auto", "dataset", "image"] = "auto"
-    window: tuple[float, float] | None = None
-    foreground: Literal["auto", "flat", "all"] = "auto"
-    axis: Literal["auto", "axial", "coronal", "sagittal"] = "auto"
-    component: int | None = Field(default=None, ge=0)
-    least_foreground: float = Field(default=0.25, ge=0, le=1)
-    bias: float = Field(default=0.0, ge=0)
-    spacing: float = Field(default=0.0, ge=0)
-    exported: tuple[float, float] | None = None
-    exported_above: float | None = None
-    refuse_unseen: bool = True
+    intensity: Literal["auto", "dataset", "image"] = Field(
+        default="auto",
+        description="Which values become -1 and 1: 'dataset' takes percentiles over all fit images, "
+        "so that brightness keeps its meaning; 'image' takes percentiles of the foreground of each "
+        "image or volume itself, for scanners without fixed units; 'auto' takes 'image' for volumes "
+        "unless all that the model learned from are CT, and 'dataset' for everything else.",
+    )
+    window: tuple[float, float] | None = Field(
+        default=None,
+        description="Level and width in native units (for CT in Hounsfield units) of the values "
+        "that become -1 to 1, in place of `intensity`; none by default.",
+    )
+    foreground: Literal["auto", "flat", "all"] = Field(
+        default="auto",
+        description="Which pixels count: 'flat' takes what lies above a flat background, 'all' "
+        "takes every pixel, 'auto' chooses between the two on the fit images.",
+    )
+    axis: Literal["auto", "axial", "coronal", "sagittal"] = Field(
+        default="auto",
+        description="The plane in which volumes are sliced; "
+        "'auto' takes the one with the finest pixels.",
+    )
+    component: int | None = Field(
+        default=None,
+        ge=0,
+        description="The number, from 0, of the volume to take from files that hold several.",
+    )
+    least_foreground: float = Field(
+        default=0.25,
+        ge=0,
+        le=1,
+        description="A slice of a volume is scored if its foreground has at least this share, from "
+        "0 to 1, of the pixels of the fullest slice's foreground.",
+    )
+    bias: float = Field(
+        default=0.0,
+        ge=0,
+        description="The width in millimetres of the Gaussian with which slow changes of brightness "
+        "are removed from volumes; 0 leaves them.",
+    )
+    spacing: float = Field(
+        default=0.0,
+        ge=0,
+        description="Millimetres per pixel to which slices of volumes are resampled, with --dims 3 "
+        "also the distance of slices; maps are resampled back; 0 keeps the volume's own.",
+    )
+    exported: tuple[float, float] | None = Field(
+        default=None,
+        description="For images that were made from volumes: the percentile of the volume's voxels "
+        "that was scaled to a value, and that value; volumes are scaled and clipped in the same way "
+        "before they are scored, in place of `intensity`; none by default.",
+    )
+    exported_above: float | None = Field(
+        default=None,
+        description="The native value above which voxels count for the percentile of `exported`; "
+        "all voxels count by default.",
+    )
+    refuse_unseen: bool = Field(
+        default=True,
+        description="Whether a model that learned from images refuses slices of volumes that are "
+        "larger, smaller, brighter or darker than all of those images.",
+    )
 
 
 @dataclass(frozen=True)

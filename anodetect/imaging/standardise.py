@@ -20,6 +20,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 from scipy import ndimage
 
 from anodetect.config import Config, Pooling
@@ -45,11 +46,22 @@ Maps = Callable[[Batch, Seeds], Floats]  # non-negative maps of several kinds, [
 
 
 class StandardizerConfig(Config):
-    """ "auto" leaves a choice to planted defects."""
+    """How maps are made comparable; "auto" leaves a choice to planted defects on tune images."""
 
-    pixel_error: Literal["auto", "on", "off"] = "auto"
-    relative: Literal["auto", "on", "off"] = "auto"
-    pooling: Pooling = Pooling(smooth=2.0)
+    pixel_error: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="Whether a map is divided by the mean of each pixel on normal images ('on') or "
+        "by the mean of the whole map ('off'); 'auto' takes what separates planted defects better.",
+    )
+    relative: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="Whether the score of an image is the peak of its map over the root of the "
+        "map's median ('on'), or the peak as `pooling` has it ('off'); 'auto' takes what separates "
+        "planted defects better.",
+    )
+    pooling: Pooling = Field(
+        default=Pooling(smooth=2.0), description="How a map becomes an image score."
+    )
 
 
 class MapStandardizer:

@@ -33,13 +33,29 @@ Decode = Callable[[Floats, tuple[int, int]], Floats]
 
 
 class TilingConfig(Config):
-    """`tile` is the side of a tile in native pixels, 0 for none; neighbours share `overlap` of it.
-    With `dims` 3 volumes are modelled as patches of `patch` voxels: slices, rows, columns."""
+    """How large images are cut into tiles, and volumes into patches."""
 
-    tile: int = Field(default=0, ge=0, le=4096)
-    overlap: float = Field(default=0.25, ge=0, lt=1)
-    dims: Literal[2, 3] = 2
-    patch: tuple[PositiveInt, PositiveInt, PositiveInt] = (16, 64, 64)
+    tile: int = Field(
+        default=0,
+        ge=0,
+        le=4096,
+        description="The side of a tile in native pixels, up to 4096; 0 scores each image whole.",
+    )
+    overlap: float = Field(
+        default=0.25,
+        ge=0,
+        lt=1,
+        description="The share of its side, from 0 to below 1, in which a tile or patch overlaps "
+        "its neighbour.",
+    )
+    dims: Literal[2, 3] = Field(
+        default=2,
+        description="2 models images and slices of volumes; 3 models volumes, patch by patch.",
+    )
+    patch: tuple[PositiveInt, PositiveInt, PositiveInt] = Field(
+        default=(16, 64, 64),
+        description="The slices, rows and columns of a patch in voxels, with --dims 3.",
+    )
 
     @property
     def sides(self) -> tuple[int, ...]:
