@@ -1,14 +1,50 @@
-"""anodetect: find anomalies in medical and industrial images after seeing only normal ones."""
+"""anodetect: find anomalies in medical and industrial images after seeing only normal ones.
+
+`train`, `score`, `evaluate`, `calibrate`, `merge` and `verify` do what the commands of the same
+names do. Everything is imported on first use, so that `import anodetect` takes no time.
+"""
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-_NAMES = {
+if TYPE_CHECKING:
+    from anodetect.commands.calibrate import calibrate
+    from anodetect.commands.evaluate import evaluate
+    from anodetect.commands.merge import merge
+    from anodetect.commands.score import score
+    from anodetect.commands.train import train
+    from anodetect.detectors import DETECTORS
+    from anodetect.errors import AnodetectError
+    from anodetect.record.verification import verify
+    from anodetect.stats.calibration import Calibration
+    from anodetect.types import Batch, Detector, Scores, TrainContext
+
+    __version__: str
+
+__all__ = [
+    "DETECTORS",
+    "AnodetectError",
+    "Batch",
+    "Calibration",
+    "Detector",
+    "Scores",
+    "TrainContext",
+    "__version__",
+    "calibrate",
+    "evaluate",
+    "merge",
+    "score",
+    "train",
+    "verify",
+]
+
+_MODULES = {
     "train": "commands.train",
     "score": "commands.score",
     "evaluate": "commands.evaluate",
     "calibrate": "commands.calibrate",
     "merge": "commands.merge",
+    "verify": "record.verification",
     "Calibration": "stats.calibration",
     "Batch": "types",
     "Scores": "types",
@@ -17,7 +53,6 @@ _NAMES = {
     "DETECTORS": "detectors",
     "AnodetectError": "errors",
 }
-__all__ = [*_NAMES, "__version__"]  # noqa: PLE0604 — the names are resolved on first use, see __getattr__
 
 
 def __getattr__(name: str) -> Any:
@@ -25,6 +60,10 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("anodetect")
-    if name in _NAMES:
-        return getattr(import_module(f"anodetect.{_NAMES[name]}"), name)
+    if name in _MODULES:
+        return getattr(import_module(f"anodetect.{_MODULES[name]}"), name)
     raise AttributeError(f"module 'anodetect' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -80,6 +80,19 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: {error}") from None
 
 
+def read_values(
+    file: Path | None, assignments: Sequence[str], sections: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Return settings as one tree: those of a TOML file, over them `assignments` ("key=value"),
+    over them `sections`, of which a value None says nothing."""
+    values = merge(read_toml(file) if file else {}, parse_assignments(assignments))
+    for name, section in sections.items():
+        given = {key: value for key, value in section.items() if value is not None}
+        if given:
+            values = merge(values, {name: given})
+    return values
+
+
 def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
     """["a.b=1", "c=text"] → {"a": {"b": 1}, "c": "text"}; a value is TOML where it parses, else a
     string."""

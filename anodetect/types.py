@@ -5,7 +5,7 @@ slices before H and W. Larger score = more anomalous, everywhere.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,25 +17,6 @@ Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
 Seeds = NDArray[np.uint64]
 State = dict[str, NDArray[Any]]
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One image or volume and what is known about it.
-
-    `image` is float32 [C, H, W], of a volume [C, D, H, W], in the file's native units (a 12-bit
-    scan has values up to 4095). `mask` is the truth, bool without C, True where anomalous; None
-    where unknown.
-    """
-
-    id: str
-    image: Floats
-    label: int | None = None
-    kind: str = ""
-    group: str = ""
-    mask: Bools | None = None
-    sha256: str = ""
-    extra: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -129,7 +110,7 @@ class Detector(Protocol):
     config: Any
 
     def fit(self, fit: Batch, tune: Batch, *, context: TrainContext) -> None:
-        """Learn from normal images; choose and standardise on `tune`; both are frozen afterwards."""
+        """Learn from normal images; choose and standardise on `tune`. Both are frozen after."""
 
     def score(self, batch: Batch, *, seeds: Seeds) -> Scores:
         """Score images. All randomness comes from `seeds` [N], one per image."""

@@ -1,6 +1,6 @@
 """What each choice in AnoDDPM on pixels is worth: one seed, two minutes of training per row.
 
-    python benchmarks/ablation.py DATA... --out DIR [--budget 2] [--seed 0]
+    python -m benchmarks.ablation DATA... --out DIR [--budget 2] [--seed 0]
 
 Each row changes one setting of the default. Rows that change only how images are scored use one
 run's weights; the others train their own. Maps are standardised and choices made on tune for every
@@ -16,8 +16,8 @@ import numpy as np
 from scipy import ndimage
 
 import anodetect
-from anodetect.cli import reporting
 from anodetect.commands.labelled import labelled_score
+from anodetect.commands.terminal import reporting
 from anodetect.config import build
 from anodetect.data import cards
 from anodetect.detectors.anoddpm import AnoDDPM, AnoDDPMConfig

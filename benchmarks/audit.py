@@ -1,6 +1,6 @@
 """What scoring a folder costs beside the model: throughput, start-up, memory.
 
-    python benchmarks/audit.py RUN [--images 1000] [--side 256] [--turns 3] [--many 20000] [--json]
+    python -m benchmarks.audit RUN [--images 1000] [--side 256] [--turns 3] [--many 20000] [--json]
 
 Synthetic images in a temporary folder are scored in turns, medians: by the bare model (one model on
 all cores; reading and preparing done before the clock starts, nothing written), by bare models in

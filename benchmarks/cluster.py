@@ -1,6 +1,6 @@
 """What more workers bring: scoring on this machine against one and two Ray workers.
 
-    python benchmarks/cluster.py RUN [--images 300] [--workers 1,2] [--json]
+    python -m benchmarks.cluster RUN [--images 300] [--workers 1,2] [--json]
 
 Synthetic images in a temporary folder, all of them and a third; what the difference takes gives
 images a second, the rest is what it takes to start.
@@ -11,9 +11,8 @@ import json
 import tempfile
 from pathlib import Path
 
-from audit import write_images
-
 import anodetect
+from benchmarks.audit import write_images
 
 
 def seconds(run: Path, folder: Path, out: Path, workers: int) -> float:

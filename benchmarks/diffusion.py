@@ -1,7 +1,7 @@
 """Speed of AnoDDPM: scoring against the paper's 250-step chain, training with and without the stem,
 and a roofline.
 
-    python benchmarks/diffusion.py [--json] [--skip-reference]
+    python -m benchmarks.diffusion [--json] [--skip-reference]
 
 Everything is measured in one run on this machine, on the same U-Net and images; medians of several
 runs. The chain draws its noise as the single step does. The reference preset's network is timed for
@@ -17,7 +17,6 @@ from unittest import mock
 
 import numpy as np
 import torch
-from timing import median_seconds
 from torch.utils.flop_counter import FlopCounterMode
 
 from anodetect.data import synthetic
@@ -28,6 +27,7 @@ from anodetect.nn.inference import autocast
 from anodetect.nn.training import Draw
 from anodetect.nn.unet import UNet
 from anodetect.types import Batch, TrainContext, image_seeds
+from benchmarks.timing import median_seconds
 
 IMAGES = 16
 CHAIN = 250
@@ -127,7 +127,7 @@ def training() -> dict[str, Any]:
 
 
 def roofline() -> dict[str, Any]:
-    """FLOP/s of the U-Net's forward pass as a share of a large matrix product's in the same type."""
+    """FLOP/s of the U-Net's forward pass as a share of those of a large matrix product."""
     config, size = AnoDDPMConfig(), SIZE
     net = UNet(1, 1, config.widths, stem=config.stem).to(memory_format=torch.channels_last).eval()
     x = torch.randn(IMAGES, 1, size, size).to(memory_format=torch.channels_last)

@@ -1,6 +1,6 @@
 """Speed of the energy detectors, side by side in one run on this machine.
 
-    python benchmarks/energies.py [--json]
+    python -m benchmarks.energies [--json]
 
 Images/s of `jem` and `ebm` at their defaults against `anoddpm`, with its Gaussian model (prior=on)
 and without (prior=off), each on pixels; and a training step with K Langevin steps against K + 2
@@ -17,7 +17,6 @@ from unittest import mock
 
 import numpy as np
 import torch
-from timing import median_seconds
 
 from anodetect.data import synthetic
 from anodetect.detectors import detector_class
@@ -27,6 +26,7 @@ from anodetect.generative.chains import Chains
 from anodetect.nn.inference import autocast
 from anodetect.nn.training import Draw
 from anodetect.types import Batch, TrainContext, image_seeds
+from benchmarks.timing import median_seconds
 
 IMAGES = 32
 LEARNED_FROM = (

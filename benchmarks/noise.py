@@ -1,7 +1,7 @@
 """Simplex noise: this package against the `opensimplex` package, with and without numba, and its
 share of training.
 
-    python benchmarks/noise.py [--json]
+    python -m benchmarks.noise [--json]
 
 One batch is 16 fields of 256 × 256 pixels and 6 octaves; medians of several runs. Pure Python is
 timed on fewer points, in a process where numba may not compile, and scaled. Needs numba: pip
@@ -19,9 +19,9 @@ import numpy as np
 import opensimplex
 import torch
 from opensimplex.internals import _noise3a
-from timing import median_seconds
 
 from anodetect.generative import noise
+from benchmarks.timing import median_seconds
 
 FIELDS, SIDE, OCTAVES = 16, 256, 6
 PURE_SIDE = 40
@@ -39,8 +39,8 @@ def package_fields(side: int, fields: int, octaves: int) -> None:
 def pure_python_seconds() -> float:
     """Of one batch, from a smaller one."""
     code = (
-        f"import sys, time; sys.path.insert(0, {os.path.dirname(__file__)!r}); import noise as b;"  # noqa: PTH120
-        f"t = time.perf_counter(); b.package_fields({PURE_SIDE}, 1, {OCTAVES}); print(time.perf_counter() - t)"
+        "import time; from benchmarks import noise; start = time.perf_counter();"
+        f"noise.package_fields({PURE_SIDE}, 1, {OCTAVES}); print(time.perf_counter() - start)"
     )
     environment = os.environ | {"NUMBA_DISABLE_JIT": "1"}
     times = [

@@ -1,6 +1,6 @@
 """How quick the review app is in a browser: first paint, and from case to case.
 
-    python benchmarks/review.py [--rows 20000] [--side 256] [--steps 30] [--json]
+    python -m benchmarks.review [--rows 20000] [--side 256] [--steps 30] [--json]
 
 A score directory of that many rows is made of a few synthetic images under many names, in a
 temporary folder, and opened in the distribution's Chromium. Times are the browser's own: of the
@@ -40,7 +40,8 @@ WATCH = """() => { window.step = new Promise((resolve, reject) => {
   window.addEventListener('click', () => {  // which the key is turned into at once
     const begun = performance.now();
     const look = () => shown() && shown() !== before
-      ? requestAnimationFrame(() => resolve(performance.now() - begun)) : requestAnimationFrame(look);
+      ? requestAnimationFrame(() => resolve(performance.now() - begun))
+      : requestAnimationFrame(look);
     look();
     setTimeout(() => reject('no other image'), 10000);
   }, {capture: true, once: true});

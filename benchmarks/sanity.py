@@ -1,7 +1,7 @@
 """What likelihoods are known to get wrong: are degraded images, images of another kind and mixtures
 anomalous?
 
-    python benchmarks/sanity.py BENCH
+    python -m benchmarks.sanity BENCH
 
 BENCH is the directory of an `anodetect benchmark` of data cards; its runs of seed 0 are looked at.
 The first four columns are the share of test normals that, made constant, blurred, inverted or

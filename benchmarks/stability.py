@@ -1,6 +1,6 @@
 """Do all seeds end with a usable model?
 
-    python benchmarks/stability.py DATA... --out DIR [--detectors ebm,jem] [--seeds 10] [--budget 1]
+    python -m benchmarks.stability DATA... --out DIR [--detectors ebm,jem] [--seeds 10] [--budget 1]
 
 Short trainings of a detector's default with many seeds, in fresh processes, resumed where they
 stopped; a row each with the range of image AUROC on the test part, how often training returned to
@@ -11,10 +11,15 @@ import argparse
 from collections import Counter
 from pathlib import Path
 
-from anodetect.cli import reporting
 from anodetect.commands import benchmark
+from anodetect.commands.terminal import reporting
 from anodetect.errors import AnodetectError, Interrupted
 from anodetect.record import runs
+from anodetect.types import Reporter
+
+HEAD = """\
+| data set | detector | image AUROC, lowest | highest | returns | ended by |
+|---|---|---|---|---|---|"""
 
 
 def main() -> None:
@@ -27,41 +32,37 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--budget", type=float, default=1.0)
     arguments = parser.parse_args()
-    print(
-        "| data set | detector | image AUROC, lowest | highest | returns | ended by |\n|---|---|---|---|---|---|"
-    )
+
+    print(HEAD)
     with reporting() as reporter:
         for data in arguments.data:
             for detector in arguments.detectors.split(","):
-                jobs = [
-                    benchmark.Job(data, detector, seed, arguments.out)
-                    for seed in range(arguments.seeds)
-                ]
-                values, returns, ended = [], 0, Counter()
-                for job in jobs:
-                    reporter.say(job.name)
-                    try:
-                        row = benchmark.finished(job, arguments.budget)
-                    except Interrupted:
-                        raise
-                    except AnodetectError as error:
-                        ended[f"failure: {error}"] += 1
-                        continue
-                    values.append(row["image_auroc"])
-                    ended[row["stopped_by"]] += 1
-                    returns += sum(
-                        "returned_to_step" in record for record in runs.read_log(job.run)
-                    )
-                endings = ", ".join(f"{reason} {count}" for reason, count in ended.items())
-                low, high = (
-                    (f"{value:.3f}" for value in (min(values), max(values)))
-                    if values
-                    else ("–", "–")
-                )
-                print(
-                    f"| {Path(data).name} | `{detector}` | {low} | {high} | {returns} | {endings} |",
-                    flush=True,
-                )
+                print(row(data, detector, arguments, reporter), flush=True)
+
+
+def row(data: str, detector: str, arguments: argparse.Namespace, reporter: Reporter) -> str:
+    """Train with every seed and return the detector's row."""
+    values: list[float] = []
+    returns, ended = 0, Counter()
+    for seed in range(arguments.seeds):
+        job = benchmark.Job(data, detector, seed, arguments.out)
+        reporter.say(job.name)
+        try:
+            result = benchmark.finished(job, arguments.budget)
+        except Interrupted:
+            raise
+        except AnodetectError as error:
+            ended[f"failure: {error}"] += 1
+            continue
+
+        values.append(result["image_auroc"])
+        ended[result["stopped_by"]] += 1
+        returns += sum("returned_to_step" in entry for entry in runs.read_log(job.run))
+
+    low = f"{min(values):.3f}" if values else "–"
+    high = f"{max(values):.3f}" if values else "–"
+    endings = ", ".join(f"{reason} {count}" for reason, count in ended.items())
+    return f"| {Path(data).name} | `{detector}` | {low} | {high} | {returns} | {endings} |"
 
 
 if __name__ == "__main__":

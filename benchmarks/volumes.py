@@ -1,7 +1,7 @@
 """What a run finds in whole volumes with known lesions, and what scoring volumes costs.
 
-    python benchmarks/volumes.py RUN --data FOLDER [--listed FOLDER] [--json]
-    python benchmarks/volumes.py RUN --speed [--json]
+    python -m benchmarks.volumes RUN --data FOLDER [--listed FOLDER] [--json]
+    python -m benchmarks.volumes RUN --speed [--json]
 
 Quality, on <name>_flair.nii.gz beside <name>_mask.nii.gz: AUROC of slices (anomalous: any lesion
 voxel), average precision and Dice of voxels over all volumes together, at the calibrated pixel

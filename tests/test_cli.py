@@ -1,5 +1,6 @@
 """The command line as a stranger uses it: exit codes, JSON, one-line errors."""
 
+import importlib
 import io
 import json
 import os
@@ -8,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -18,9 +21,12 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from anodetect import cli
+from anodetect.commands import terminal
 from anodetect.data import synthetic
+from anodetect.detectors import RECOMMENDED
 from anodetect.record import runs
 
+PROJECT = Path(__file__).parents[1]
 TINY = [
     "--representation",
     "pixels",
@@ -536,27 +542,30 @@ def test_commands_without_a_model_need_no_torch(arguments, pca_run, synthetic_fo
 @pytest.mark.parametrize(
     "module",
     [
-        "metrics",
-        "calibration",
-        "records",
-        "reviews",
-        "agreement",
-        "verification",
-        "runs",
-        "report",
+        "stats.metrics",
+        "stats.calibration",
+        "stats.evaluation",
+        "stats.agreement",
+        "record.directories",
+        "record.reviews",
+        "record.verification",
+        "record.runs",
+        "output.report",
         "data.scan",
         "data.cards",
         "types",
         "config",
-        "pipeline",
-        "scoring",
-        "verification",
+        "commands.score",
+        "model.scoring",
         "cli",
     ],
 )
 def test_modules_without_torch(module):
-    code = f"import sys, anodetect.{module}; assert 'torch' not in sys.modules and 'monai' not in sys.modules"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    code = (
+        f"import sys, anodetect.{module}; sys.exit(bool({{'torch', 'monai'}} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 SLOW = (
@@ -575,9 +584,10 @@ SLOW = (
 @pytest.mark.parametrize(
     ("modules", "needed"),
     [
-        ("scoring processes detectors.pca representations.pixels", ()),
+        ("model.scoring engines.local detectors.pca imaging.pixels", ()),
         (
-            "scoring processes detectors.anoddpm detectors.ebm detectors.jem representations.pixels",
+            "model.scoring engines.local imaging.pixels "
+            "detectors.anoddpm detectors.ebm detectors.jem",
             ("torch",),
         ),
         ("data.scan data.readers", ()),
@@ -592,30 +602,78 @@ def test_what_takes_seconds_is_not_imported_before_the_first_score(modules, need
     assert done.stdout.split() == []
 
 
+PUBLIC = {
+    "train",
+    "score",
+    "evaluate",
+    "calibrate",
+    "merge",
+    "verify",
+    "Calibration",
+    "Batch",
+    "Scores",
+    "Detector",
+    "TrainContext",
+    "DETECTORS",
+    "AnodetectError",
+    "__version__",
+}
+
+
 def test_public_names_are_pinned():
     import anodetect
 
-    assert sorted(anodetect.__all__) == sorted(
-        [
-            "train",
-            "score",
-            "evaluate",
-            "calibrate",
-            "Calibration",
-            "Sample",
-            "Batch",
-            "Scores",
-            "Detector",
-            "TrainContext",
-            "DETECTORS",
-            "AnodetectError",
-            "__version__",
-        ]
-    )
+    assert set(anodetect.__all__) == set(dir(anodetect)) == PUBLIC
     for name in anodetect.__all__:
         assert getattr(anodetect, name) is not None
     with pytest.raises(AttributeError):
         anodetect.nonsense  # noqa: B018
+
+
+def test_importing_the_package_imports_nothing_else():
+    code = "import sys, anodetect; print(*[name for name in sys.modules if 'anodetect.' in name])"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == []
+
+
+def test_a_type_checker_sees_the_signatures(tmp_path):
+    file = tmp_path / "caller.py"
+    file.write_text(
+        "import anodetect\n"
+        'anodetect.train("x", detektor="pca")\n'
+        "calibration: int = anodetect.Calibration.restore({})\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--config-file", PROJECT / "pyproject.toml", file],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=PROJECT,
+    )
+    assert 'caller.py:2: error: Unexpected keyword argument "detektor" for "train"' in done.stdout
+    assert "caller.py:3: error: Incompatible types in assignment" in done.stdout
+
+
+def test_version(anodetect):
+    code, out, _ = anodetect("--version")
+    assert code == 0
+    assert out == f"anodetect {version('anodetect')}\n"
+
+
+def test_without_a_detector_the_recommended_one_is_trained(anodetect, monkeypatch, tmp_path):
+    trained = []
+
+    def train(data, detector, out, **options):
+        trained.append((data, detector, out))
+        return {"train_seconds": 1.0}
+
+    monkeypatch.setattr(importlib.import_module("anodetect.commands.train"), "train", train)
+    code, out, err = anodetect("train", "images", "--out", tmp_path / "run")
+    assert code == 0, err
+    assert trained == [("images", "anoddpm", tmp_path / "run")]
+    assert RECOMMENDED == "anoddpm"
+    assert "no --detector given: anoddpm" in err
+    assert "anoddpm trained in 1.0 s" in out
 
 
 def test_help_names_every_command():
@@ -664,18 +722,20 @@ def test_two_processes_train_one_run(synthetic_folder, tmp_path):
     assert two == pytest.approx(one, rel=1e-3)
 
 
-@pytest.mark.parametrize("terminal", [True, False])
+@pytest.mark.parametrize("is_terminal", [True, False])
 def test_progress_is_a_bar_with_rate_and_counts_on_a_terminal_and_plain_lines_elsewhere(
-    monkeypatch, terminal
+    monkeypatch, is_terminal
 ):
     written = io.StringIO()
-    monkeypatch.setattr(cli, "screen", Console(file=written, force_terminal=terminal, width=120))
-    with cli.reporting() as reporter:
+    monkeypatch.setattr(
+        terminal, "screen", Console(file=written, force_terminal=is_terminal, width=120)
+    )
+    with terminal.reporting() as reporter:
         for done in range(16, 65, 16):
             reporter.progress("score", done, 64, f"{done // 8} flagged, 1 failed")
             time.sleep(0.15)
     text = written.getvalue()
-    if terminal:
+    if is_terminal:
         assert all(
             part in text for part in ("score", "48/64", "6 flagged, 1 failed", "/s", "0:00:0")
         )

@@ -13,9 +13,22 @@ from anodetect.record import runs
 from anodetect.types import Silent
 
 ROW_KEYS = {
-    "dataset", "detector", "representation", "seed", "image_auroc", "image_auroc_low", "image_auroc_high", "image_ap",
-    "pixel_auroc", "pixel_ap", "pixel_aupro", "train_seconds", "score_ms_per_image", "peak_memory_mb", "model_mb",
-}  # fmt: skip
+    "dataset",
+    "detector",
+    "representation",
+    "seed",
+    "image_auroc",
+    "image_auroc_low",
+    "image_auroc_high",
+    "image_ap",
+    "pixel_auroc",
+    "pixel_ap",
+    "pixel_aupro",
+    "train_seconds",
+    "score_ms_per_image",
+    "peak_memory_mb",
+    "model_mb",
+}
 
 
 @pytest.fixture(scope="module")

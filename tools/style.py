@@ -67,7 +67,7 @@ def code_lines(text: str, tree: ast.Module) -> int:
 
 
 def body_length(node: ast.FunctionDef | ast.AsyncFunctionDef, lines: list[str]) -> tuple[int, bool]:
-    """Return how many lines a function has without its docstring, and whether one of them is blank."""
+    """Return how many lines a function has without its docstring, and whether one is blank."""
     start, end = node.lineno, node.end_lineno or node.lineno
     own = set(range(start, end + 1))
     first = node.body[0]

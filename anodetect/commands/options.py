@@ -1,0 +1,159 @@
+"""Options and arguments of the command line: their types and help texts, grouped by command."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from anodetect.output import formats
+
+# -- Shared ----------------------------------------------------------------------------------------
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout and nothing else.")]
+Out = Annotated[Path, typer.Option("--out", help="Directory to write; it must not exist yet.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps …")]
+Far = Annotated[
+    float, typer.Option(help="False-alarm rate: the share of normal images that may be flagged.")
+]
+Budget = Annotated[float, typer.Option(help="Minutes of training at most.")]
+Run = Annotated[Path, typer.Argument(help="A run directory.")]
+ScoreDirectory = Annotated[Path, typer.Argument(help="A score directory.")]
+
+# -- demo ------------------------------------------------------------------------------------------
+
+DemoOut = Annotated[Path, typer.Option("--out", help="Directory to write.")]
+Quick = Annotated[
+    bool,
+    typer.Option(
+        "--quick", help="Synthetic images and a tiny budget: a check of the installation."
+    ),
+]
+
+# -- train -----------------------------------------------------------------------------------------
+
+TrainingData = Annotated[
+    str,
+    typer.Argument(
+        help="A folder of normal images, a folder in the MVTec layout or with manifest.csv, "
+        "or a card's name."
+    ),
+]
+Detector = Annotated[
+    str | None,
+    typer.Option("--detector", "-d", help="See `anodetect detectors`."),
+]
+ConfigFile = Annotated[Path | None, typer.Option(help="A TOML file of settings.")]
+Assignments = Annotated[
+    list[str] | None, typer.Option("--set", help="One setting, key=value; may be repeated.")
+]
+Representation = Annotated[
+    str,
+    typer.Option(
+        help="What the detector sees: pixels, features, or auto for what suits detector and images."
+    ),
+]
+Tile = Annotated[
+    int | None,
+    typer.Option(help="Model tiles of this many native pixels instead of the whole image, shrunk."),
+]
+Overlap = Annotated[
+    float | None, typer.Option(help="Share of a tile that neighbours have in common.")
+]
+Axis = Annotated[
+    str | None,
+    typer.Option(
+        help="Slices of volumes: axial, coronal, sagittal, or auto for the finest pixels."
+    ),
+]
+Dims = Annotated[
+    int | None,
+    typer.Option(help="Volumes: 2 slice by slice (the default), 3 as patches of voxels."),
+]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1)]
+ResumeTraining = Annotated[
+    bool, typer.Option("--resume", help="Continue an interrupted training of the same --out.")
+]
+
+# -- score -----------------------------------------------------------------------------------------
+
+Paths = Annotated[
+    list[str], typer.Argument(help="Files, folders, or a card's name (its test part).")
+]
+Fdr = Annotated[
+    float | None,
+    typer.Option(help="Instead of --far: the false-discovery rate among flagged images."),
+]
+Heatmaps = Annotated[str, typer.Option(help=f"Comma-separated: {formats.listed()}, or none.")]
+DEFAULT_HEATMAPS = ",".join(formats.DEFAULT)
+ResumeScoring = Annotated[
+    bool,
+    typer.Option("--resume", help="Go on where an interrupted scoring of the same --out stopped."),
+]
+Shard = Annotated[
+    str, typer.Option(help="i/n: score the i-th of n parts; `anodetect merge` joins them.")
+]
+Sign = Annotated[
+    Path | None, typer.Option(help="Sign the record with this Ed25519 private key (PEM).")
+]
+Engine = Annotated[
+    str, typer.Option(help="local, or ray: on the cluster of RAY_ADDRESS, else this machine.")
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        help="How many models: processes of this machine, as many as help "
+        "(1: this process alone); with ray one for each GPU, else each node."
+    ),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only list what would be scored.")]
+FollowLinks = Annotated[
+    bool, typer.Option("--follow-symlinks", help="Also read links that lead out of the folder.")
+]
+KeepIdentifiers = Annotated[
+    bool,
+    typer.Option(
+        "--keep-identifiers", help="Name DICOM patients as their files do, not by a pseudonym."
+    ),
+]
+
+# -- merge, verify, review, report -----------------------------------------------------------------
+
+Parts = Annotated[list[Path], typer.Argument(help="The score directories of all shards.")]
+Head = Annotated[str | None, typer.Option(help="The chain's head as it was kept elsewhere.")]
+PublicKey = Annotated[
+    Path | None, typer.Option(help="The Ed25519 public key (PEM) that must have signed it.")
+]
+Rescore = Annotated[int, typer.Option(min=0, help="Score this many random files again.")]
+MovedRun = Annotated[Path | None, typer.Option(help="Where the run is now, if it was moved.")]
+MovedData = Annotated[
+    Path | None, typer.Option(help="Where the images are now, if they were moved.")
+]
+ScoreDirectories = Annotated[list[Path] | None, typer.Argument(help="Score directories.")]
+Roots = Annotated[
+    list[Path] | None,
+    typer.Option(help="A folder the app may train and score in; may be repeated."),
+]
+Port = Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")]
+ReportDirectory = Annotated[Path, typer.Argument(help="A score directory, or a folder of them.")]
+
+# -- calibrate, evaluate, benchmark, detectors -----------------------------------------------------
+
+NewNormals = Annotated[str, typer.Argument(help="New normal images.")]
+LabelledData = Annotated[str, typer.Argument(help="Labelled images; a train part is ignored.")]
+By = Annotated[
+    str, typer.Option(help="Also for each value of these comma-separated manifest columns.")
+]
+BenchmarkData = Annotated[
+    list[str], typer.Argument(help="Labelled data sets, each with a train part.")
+]
+DetectorNames = Annotated[
+    str, typer.Option(help="Comma-separated names; see `anodetect detectors`.")
+]
+BenchmarkOut = Annotated[
+    Path, typer.Option("--out", help="Directory; what is finished in it is not repeated.")
+]
+Seeds = Annotated[int, typer.Option(min=1, help="Runs per detector and data set.")]
+BudgetEach = Annotated[float, typer.Option(help="Minutes of training at most, each.")]
+DetectorName = Annotated[
+    str | None, typer.Argument(help="Show the settings of this detector.", show_default=False)
+]
