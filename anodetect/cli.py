@@ -309,13 +309,16 @@ def info(run: options.Run, as_json: options.Json = False) -> None:
 
 
 @app.command()
-def detectors(as_json: options.Json = False) -> None:
-    """What there is to train."""
-    from anodetect.commands.texts import detectors_text
-    from anodetect.detectors import listing
+def detectors(name: options.DetectorName = None, as_json: options.Json = False) -> None:
+    """What there is to train; with a name every setting of that detector."""
+    from anodetect.commands import detectors as command
 
-    entries = listing()
-    emit({"detectors": entries}, as_json, detectors_text(entries))
+    if name is None:
+        entries = command.listing()
+        emit({"detectors": entries}, as_json, command.listing_text(entries))
+    else:
+        result = command.describe(name)
+        emit(result, as_json, command.description_text(result))
 
 
 @app.command()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
 
 from anodetect.errors import ConfigError, nearest
 
@@ -20,19 +21,37 @@ class Config(BaseModel):
 
 
 class Pooling(Config):
-    """How a map becomes an image score: smooth, then the mean of the highest share of foreground
-    pixels.
+    """How a map becomes an image score: it is smoothed, and the mean of the highest share of its
+    foreground pixels is taken."""
 
-    `smooth` is a Gaussian's standard deviation in pixels of the detector's grid, `erode` the width
-    in pixels of the rim of the foreground that does not count. The score is divided by the map's
-    median to the power `relative`: above 0, an image that is restless everywhere needs a higher
-    peak to stand out.
-    """
-
-    smooth: float = Field(default=1.0, ge=0, le=64)
-    top: float = Field(default=0.02, gt=0, le=1)
-    erode: int = Field(default=1, ge=0, le=64)
-    relative: float = Field(default=0.0, ge=0, le=1)
+    smooth: float = Field(
+        default=1.0,
+        ge=0,
+        le=64,
+        description="The standard deviation of the Gaussian that smooths a map before it is "
+        "pooled, in pixels of the detector's grid; 0 leaves the map as it is.",
+    )
+    top: float = Field(
+        default=0.02,
+        gt=0,
+        le=1,
+        description="The share of the foreground's pixels whose mean is the image score: those "
+        "with the highest values; 1 takes the mean of all.",
+    )
+    erode: int = Field(
+        default=1,
+        ge=0,
+        le=64,
+        description="The width of the rim of the foreground that does not count for the image "
+        "score, in pixels of the detector's grid.",
+    )
+    relative: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="The power of the map's median by which the image score is divided: above 0, "
+        "an image whose map is high everywhere needs a higher peak to stand out.",
+    )
 
 
 C = TypeVar("C", bound=Config)
@@ -63,14 +82,19 @@ def build(cls: type[C], values: Mapping[str, Any], where: str) -> C:
         ) from None
 
 
-def known_keys(cls: type[Config], prefix: str = "") -> list[str]:
-    """All keys of a configuration, nested ones with dots."""
-    keys = []
-    for name, info in cls.model_fields.items():
-        kind: Any = info.annotation
-        nested = isinstance(kind, type) and issubclass(kind, Config)
-        keys += known_keys(kind, f"{prefix}{name}.") if nested else [prefix + name]
-    return keys
+def fields_of(cls: type[Config], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Yield every field of a configuration with its key, nested ones with dots."""
+    for name, field in cls.model_fields.items():
+        kind: Any = field.annotation
+        if isinstance(kind, type) and issubclass(kind, Config):
+            yield from fields_of(kind, f"{prefix}{name}.")
+        else:
+            yield prefix + name, field
+
+
+def known_keys(cls: type[Config]) -> list[str]:
+    """Return all keys of a configuration, nested ones with dots."""
+    return [key for key, _ in fields_of(cls)]
 
 
 def read_toml(path: Path) -> dict[str, Any]:

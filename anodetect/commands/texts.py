@@ -92,16 +92,7 @@ def results_text(rows: Sequence[Mapping[str, Any]]) -> str:
             f"{row['score_ms_per_image']:.1f}",
             f"{row['peak_memory_mb']:.0f}",
         )
-    return _drawn(grid)
-
-
-def detectors_text(entries: Sequence[Mapping[str, Any]]) -> str:
-    """Return two lines for each detector: what it does; where it comes from and what it costs."""
-    lines = []
-    for entry in entries:
-        lines.append(f"{entry['name']:<12}{entry['summary']}")
-        lines.append(f"{'':<12}{entry['citation']}. {entry['cost']}")
-    return "\n".join(lines)
+    return drawn(grid)
 
 
 def card_text(page: Page) -> str:
@@ -116,8 +107,9 @@ def card_text(page: Page) -> str:
     return "\n".join([*lines, "", page.text])
 
 
-def _drawn(grid: Table) -> str:
-    console = Console(width=WIDTH)
+def drawn(grid: Table) -> str:
+    """Return a table as text, in lines of at most WIDTH characters."""
+    console = Console(width=WIDTH, markup=False, highlight=False)
     with console.capture() as capture:
         console.print(grid)
     return capture.get().rstrip()

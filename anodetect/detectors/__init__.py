@@ -84,20 +84,6 @@ DETECTORS = {
 RECOMMENDED = "anoddpm"  # what docs/detectors.md recommends, taken where no detector is named
 
 
-def listing() -> list[dict[str, Any]]:
-    """Return what is known of each detector, as `anodetect detectors --json` has it."""
-    return [
-        {
-            "name": name,
-            "summary": entry.summary,
-            "citation": entry.citation,
-            "cost": entry.cost,
-            "representations": list(entry.representations),
-        }
-        for name, entry in DETECTORS.items()
-    ]
-
-
 def detector_class(name: str, dims: int = 2) -> Any:
     """The class behind a name; ConfigError with the nearest name if there is none, or none that
     models volumes in three `dims`."""
