@@ -128,7 +128,7 @@ def test_a_batch_that_is_odd_through_and_through_is_reported():
 def test_too_little_to_compare():
     assert drift.compare([1.0], ["a"], [1.0, 2.0], ["b", "c"]) is None
     assert drift.compare([1.0, 2.0], ["a", "b"], [1.0, 2.0], ["c", "c"]) is None
-    assert drift.martingale([], [], [("2026", "a", 1.0)]) is None
+    assert drift.martingale([], [], [1.0], ["a"], ["2026"]) is None
 
 
 def followed(seed, change):
@@ -136,12 +136,10 @@ def followed(seed, change):
     scores, groups = draw(rng, 100, side="old")
     batch, batch_names = draw(rng, 300)
     batch[150:] += change
-    timed = [
-        (f"{when:04}", name, score)
-        for when, (name, score) in enumerate(zip(batch_names, batch, strict=True))
-    ]
-    order = rng.permutation(len(timed))  # the order of the rows says nothing
-    return drift.martingale(scores.tolist(), groups, [timed[place] for place in order], seed=seed)
+    order = rng.permutation(len(batch))  # the order of the rows says nothing
+    when = [f"{place:04}" for place in order]
+    names = [batch_names[place] for place in order]
+    return drift.martingale(scores.tolist(), groups, batch[order], names, when, seed=seed)
 
 
 def test_a_change_in_time_is_found_where_it_happened_and_seldom_where_there_is_none():

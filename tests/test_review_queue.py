@@ -180,7 +180,7 @@ def test_summary():
         c="Ada:normal Ben:unsure",
         gone="Ada:normal",
     )
-    found = agreement.summary(ROWS, given)
+    found = agreement.summary({row["path"]: row["flagged"] for row in ROWS}, given)
     assert (found.images, found.reviewed) == (5, 3)
     assert found.by_reviewer == {"Ada": 3, "Ben": 2}
     assert found.verdicts == {"anomalous": 2, "normal": 2, "unsure": 1}

@@ -135,8 +135,8 @@ def _drift(
     }
     when = images["acquired"].to_pylist()
     if when and all(when) and not of_volumes:
-        timed = list(zip(when, groups, scores, strict=True))
-        followed = drift.martingale(calibration.scores.tolist(), calibration.groups, timed)
+        reference = calibration.scores.tolist()
+        followed = drift.martingale(reference, calibration.groups, scores, groups, when)
         checks["time"] = plain(asdict(followed)) if followed else None
     return checks
 

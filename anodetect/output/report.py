@@ -70,6 +70,7 @@ def html(folder: Path, reviewed: Sequence[Review]) -> str:
     results = _results(folder / "results.json")
     main = next((d for d in scored if d.audit["detector"] not in ("pca", "intensity")), scored[0])
     mine = [review for review in reviewed if review.head == main.audit["head"]]
+    flagged = {row["path"]: bool(row["flagged"]) for row in main.rows} if mine else {}
     text: str = (
         environment()
         .get_template("report.html.j2")
@@ -91,7 +92,7 @@ def html(folder: Path, reviewed: Sequence[Review]) -> str:
             n_rows=len(main.table),
             n_flagged=pc.sum(main.table["flagged"]).as_py() or 0,
             colour_bar=_colour_bar(main),
-            review=summary(main.rows, in_force(mine)) if mine else None,
+            review=summary(flagged, in_force(mine)) if mine else None,
             verdicts=_verdicts(main, mine),
             broken=next(reviews.broken(mine, main.audit["head"]), ""),
             chain_end=mine[-1].hash if mine else "",

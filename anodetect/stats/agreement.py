@@ -1,5 +1,4 @@
-"""What verdicts add up to: agreement of reviewers, what most of them say, and how right the flags
-were.
+"""Agreement of reviewers, the verdict of most of them, and the precision of the flags.
 
 Judgements are those in force (`record.reviews.in_force`): path → reviewer → review.
 """
@@ -7,13 +6,14 @@ Judgements are those in force (`record.reviews.in_force`): path → reviewer →
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from itertools import combinations
+from typing import Protocol
 
 from anodetect.stats.calibration import clopper_pearson
 
 
 class Judgement(Protocol):
-    """What one reviewer says of one image."""
+    """The verdict of one reviewer on one image."""
 
     @property
     def reviewer(self) -> str: ...
@@ -23,13 +23,13 @@ class Judgement(Protocol):
 
 
 Judgements = Mapping[str, Mapping[str, Judgement]]
-LABELS = {"normal": 0, "anomalous": 1}  # what verdicts say of an image; the others say nothing
+LABELS = {"normal": 0, "anomalous": 1}  # the label a verdict gives; other verdicts give none
 
 
 @dataclass(frozen=True)
 class Rate:
-    """`hits` of `total` and the 95 % Clopper–Pearson interval (images taken as independent); NaN of
-    nothing."""
+    """`hits` of `total`, with a value that is NaN if `total` is 0, and the 95 % Clopper–Pearson
+    interval, for which images count as independent."""
 
     hits: int
     total: int
@@ -45,8 +45,8 @@ class Rate:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Two readers on the images both judged: how many, on how many they agree, and Cohen's κ (NaN
-    where undefined)."""
+    """Two readers on the images both judged: how many these are, on how many they agree, and
+    Cohen's κ, NaN if undefined."""
 
     readers: tuple[str, str]
     images: int
@@ -56,8 +56,8 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Summary:
-    """Where a review stands. `precision`: of the flagged images judged normal or anomalous, the
-    anomalous ones."""
+    """Counts of a review. `precision` is the share of anomalous images among the flagged ones that
+    were judged normal or anomalous."""
 
     images: int
     reviewed: int
@@ -69,72 +69,71 @@ class Summary:
 
 
 def disagreement(judged: Mapping[str, Judgement]) -> float:
-    """The share of pairs of reviewers whose verdicts on an image differ, 0 to 1; 0 with fewer than
-    two."""
+    """Return the share, 0 to 1, of pairs of reviewers whose verdicts on an image differ; 0 with
+    fewer than two reviewers."""
     n = len(judged)
     if n < 2:
         return 0.0
-    alike = sum(
-        count * (count - 1)
-        for count in Counter(review.verdict for review in judged.values()).values()
-    )
+    counts = Counter(review.verdict for review in judged.values())
+    alike = sum(count * (count - 1) for count in counts.values())
     return 1 - alike / (n * (n - 1))
 
 
 def cohens_kappa(pairs: Sequence[tuple[str, str]]) -> float:
-    """κ = (p_o − p_e) / (1 − p_e) (Cohen 1960) of two readers' verdicts on the same images; NaN
-    where p_e = 1."""
+    """Return κ = (p_o − p_e) / (1 − p_e) (Cohen 1960) of two readers' verdicts on the same images;
+    NaN if p_e = 1 or there are no pairs."""
     if not pairs:
         return float("nan")
     n = len(pairs)
-    first, second = Counter(a for a, _ in pairs), Counter(b for _, b in pairs)
+    first, second = (Counter(verdicts) for verdicts in zip(*pairs, strict=True))
     observed = sum(a == b for a, b in pairs) / n
-    expected = sum(first[verdict] * second[verdict] for verdict in first) / n**2
+    expected = sum(count * second[verdict] for verdict, count in first.items()) / n**2
     return float("nan") if expected == 1 else (observed - expected) / (1 - expected)
 
 
 def agreements(judgements: Judgements) -> list[Agreement]:
-    """Every two readers with images in common."""
-    names = sorted({name for judged in judgements.values() for name in judged})
+    """Return the agreement of every two readers who judged images in common."""
+    names: set[str] = set()
+    for judged in judgements.values():
+        names |= set(judged)
+
     found = []
-    for index, one in enumerate(names):
-        for other in names[index + 1 :]:
-            both = [
-                (j[one].verdict, j[other].verdict)
-                for j in judgements.values()
-                if one in j and other in j
-            ]
-            if both:
-                found.append(
-                    Agreement(
-                        (one, other), len(both), sum(a == b for a, b in both), cohens_kappa(both)
-                    )
-                )
+    for one, other in combinations(sorted(names), 2):
+        pairs = []
+        for judged in judgements.values():
+            if one in judged and other in judged:
+                pairs.append((judged[one].verdict, judged[other].verdict))
+        if pairs:
+            agreed = sum(a == b for a, b in pairs)
+            found.append(Agreement((one, other), len(pairs), agreed, cohens_kappa(pairs)))
     return found
 
 
 def consensus(judged: Mapping[str, Judgement]) -> int | None:
-    """0 normal, 1 anomalous: what most of those say who say either; None without them or where they
-    are even."""
-    said = [LABELS[review.verdict] for review in judged.values() if review.verdict in LABELS]
-    return None if 2 * sum(said) == len(said) else int(2 * sum(said) > len(said))
+    """Return the label most reviewers give, 0 normal or 1 anomalous; None if none gives a label or
+    as many give one as the other."""
+    labels = [LABELS[review.verdict] for review in judged.values() if review.verdict in LABELS]
+    return None if 2 * sum(labels) == len(labels) else int(2 * sum(labels) > len(labels))
 
 
-def summary(rows: Sequence[Mapping[str, Any]], judgements: Judgements) -> Summary:
-    """Counts over the listed images only, so that a review of part of a directory can be summed up."""
-    listed = {row["path"]: judgements[row["path"]] for row in rows if judgements.get(row["path"])}
-    flags = [
-        truth
-        for row in rows
-        if row["flagged"] and (truth := consensus(listed.get(row["path"], {}))) is not None
-    ]
-    every = [review for judged in listed.values() for review in judged.values()]
+def summary(flagged: Mapping[str, bool], judgements: Judgements) -> Summary:
+    """Return the counts of a review over the images in `flagged` (path → whether it is flagged),
+    which may be a part of those that were judged."""
+    listed = {path: judgements[path] for path in flagged if judgements.get(path)}
+    reviewers: Counter[str] = Counter()
+    verdicts: Counter[str] = Counter()
+    for judged in listed.values():
+        reviewers.update(review.reviewer for review in judged.values())
+        verdicts.update(review.verdict for review in judged.values())
+
+    labels = [consensus(judged) for path, judged in listed.items() if flagged[path]]
+    known = [label for label in labels if label is not None]
     return Summary(
-        images=len(rows),
+        images=len(flagged),
         reviewed=len(listed),
-        by_reviewer=dict(Counter(review.reviewer for review in every).most_common()),
-        verdicts=dict(Counter(review.verdict for review in every).most_common()),
+        by_reviewer=dict(reviewers.most_common()),
+        verdicts=dict(verdicts.most_common()),
         disagreements=tuple(path for path, judged in listed.items() if disagreement(judged) > 0),
-        precision=Rate(sum(flags), len(flags)),
+        precision=Rate(sum(known), len(known)),
         agreements=tuple(agreements(listed)),
     )

@@ -1,12 +1,13 @@
-"""From raw scores to false-alarm probabilities: split-conformal p-values over groups. Nothing is
-learned here.
+"""From raw scores to false-alarm probabilities: split-conformal p-values over groups.
 
-With calibration groups g = 1 … G (patients, lots; an image without a group is its own),
+Nothing is learned here. With calibration groups g = 1 … G (patients, lots; an image without a group
+is a group of its own),
 
     p(s) = (1 + Σ_g mean_{i∈g} 1[s_i ≥ s]) / (G + 1),
 
-the mean, over all ways of drawing one image per group, of the classical conformal p-value (Vovk et
-al. 2005, eq. 2.20). With one image per group it is exact: a new normal image has P(p ≤ α) ≤ α.
+which is the mean, over all ways of drawing one image per group, of the classical conformal p-value
+(Vovk et al. 2005, eq. 2.20). With one image per group it is exact: a new normal image has
+P(p ≤ α) ≤ α.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,7 +27,7 @@ Level = Literal["group", "image", "none"]
 
 @dataclass(frozen=True)
 class Calibration:
-    """Held-out normals: their scores [n], highest map values [n] and group names [n]."""
+    """Held-out normal images: their scores [n], highest map values [n] and group names [n]."""
 
     scores: Doubles
     peaks: Doubles
@@ -34,74 +35,87 @@ class Calibration:
 
     @classmethod
     def restore(cls, snapshot: Mapping[str, Any]) -> "Calibration":
-        """The calibration a `snapshot` was taken of."""
-        scores, peaks = (np.array(snapshot[name], np.float64) for name in ("scores", "peaks"))
+        """Return the calibration that a `snapshot` was taken of."""
+        scores = np.array(snapshot["scores"], np.float64)
+        peaks = np.array(snapshot["peaks"], np.float64)
         return cls(scores, peaks, tuple(snapshot["groups"]))
 
     def snapshot(self) -> dict[str, Any]:
-        """All of it as JSON values, for the record."""
-        lists = {
+        """Return all of it as JSON values, for the record."""
+        return {
             "scores": self.scores.tolist(),
             "peaks": self.peaks.tolist(),
             "groups": list(self.groups),
+            "n_groups": self.n_groups,
         }
-        return lists | {"n_groups": self.n_groups}
 
     @cached_property
     def n_groups(self) -> int:
         return len(set(self.groups))
 
     def level(self, far: float) -> Level:
-        """What `far` can be promised over: groups, else images (optimistic if those of a group
-        resemble each other)."""
+        """Return the units over which a false-alarm rate can be promised: groups if there are
+        enough, else images, else none.
+
+        Images are optimistic if those of one group resemble each other. Raises ConfigError unless
+        0 < `far` < 1.
+        """
         _check_rate(far)
         if (self.n_groups + 1) * far >= 1 - 1e-12:
             return "group"
         return "image" if (len(self.scores) + 1) * far >= 1 - 1e-12 else "none"
 
     def finest_rate(self, far: float) -> float:
-        """The smallest p-value that can occur at the level `far` is promised over."""
-        return 1 / ((self.n_groups if self.level(far) == "group" else len(self.scores)) + 1)
+        """Return the smallest p-value that can occur at the level of `far`."""
+        units = self.n_groups if self.level(far) == "group" else len(self.scores)
+        return 1 / (units + 1)
 
     def p_values(self, scores: Sequence[float] | Doubles, far: float) -> Doubles:
-        """p-values in (0, 1] at the level `far` is promised over; NaN without calibration images or
-        score."""
+        """Return p-values in (0, 1] at the level of `far`; NaN for a score that is NaN, and all NaN
+        without calibration images."""
         return self._p_values(np.asarray(scores, np.float64), self.scores, self.level(far))
 
     def threshold(self, far: float) -> float:
-        """The score above which p ≤ far; infinite if no score can be so rare."""
+        """Return the score above which p ≤ far; infinite if no score can be so rare."""
         return self._threshold(self.scores, far)
 
     def pixel_threshold(self, far: float) -> float:
-        """The map value exceeded anywhere in at most a share `far` of calibration images
-        (group-wise as above)."""
+        """Return the map value that at most a share `far` of the calibration images exceed anywhere,
+        counted by groups as above."""
         return self._threshold(self.peaks, far)
 
     def statement(self, far: float) -> str:
-        """What the promise is worth here, in one sentence."""
+        """Return in one or two sentences what the promised rate is worth."""
         n, groups = len(self.scores), self.n_groups
         if n == 0:
             return (
                 "There are no calibration images: scores carry no p-values and nothing is flagged."
             )
-        if self.level(far) == "group":
+        level, finest = self.level(far), 1 / (groups + 1)
+
+        if level == "group":
             realised = np.floor(far * (groups + 1) + 1e-9) / (groups + 1)
             return (
-                f"{'At most' if n == groups else 'About'} {far:.2%} of new normal images are expected to be flagged "
-                f"({realised:.2%} on average), "
+                f"{'At most' if n == groups else 'About'} {far:.2%} of new normal images are "
+                f"expected to be flagged ({realised:.2%} on average), "
                 f"from {n} calibration images in {groups} groups; "
-                f"the smallest possible p-value is {1 / (groups + 1):.4f}."
+                f"the smallest possible p-value is {finest:.4f}."
             )
-        finest = f"the finest rate {groups} groups can promise is {1 / (groups + 1):.4f}"
-        if self.level(far) == "image":
+        if level == "image":
             return (
-                f"Optimistic: {groups} calibration groups are too few for {far:.2%} ({finest}), so p-values rank the "
-                f"{n} images as if independent; if those of one group resemble each other, more will be flagged."
+                f"Optimistic: {groups} calibration groups are too few for {far:.2%} "
+                f"(the finest rate {groups} groups can promise is {finest:.4f}), "
+                f"so p-values rank the {n} images as if independent; "
+                "if those of one group resemble each other, more will be flagged."
             )
-        return f"Nothing can be flagged at {far:.2%}: {finest}, and {n} images reach {1 / (n + 1):.4f}."
+        return (
+            f"Nothing can be flagged at {far:.2%}: "
+            f"the finest rate {groups} groups can promise is {finest:.4f}, "
+            f"and {n} images reach {1 / (n + 1):.4f}."
+        )
 
     def pooled(self) -> "Calibration":
-        """One entry per group: its highest score and map value."""
+        """Return a calibration with one entry per group: its highest score and map value."""
         names, index = np.unique(np.array(self.groups), return_inverse=True)
         scores, peaks = np.full(len(names), -np.inf), np.full(len(names), -np.inf)
         np.maximum.at(scores, index, self.scores)
@@ -109,7 +123,8 @@ class Calibration:
         return Calibration(scores, peaks, tuple(str(name) for name in names))
 
     def _weights(self, level: Level) -> tuple[Doubles, int]:
-        """The weight of each calibration image, and how many units (groups or images) they make up."""
+        """Return the weight of each calibration image [n], and the number of units (groups or
+        images) they make up."""
         if level != "group":
             return np.ones(len(self.scores)), len(self.scores)
         _, index, sizes = np.unique(np.array(self.groups), return_inverse=True, return_counts=True)
@@ -120,9 +135,8 @@ class Calibration:
             return np.full(len(values), np.nan)
         weights, units = self._weights(level)
         order = np.argsort(reference)
-        above = np.append(
-            np.cumsum(weights[order][::-1])[::-1], 0.0
-        )  # weight of the values from each rank up
+        # The weight of the values from each rank up.
+        above = np.append(np.cumsum(weights[order][::-1])[::-1], 0.0)
         p = (1 + above[np.searchsorted(reference[order], values, side="left")]) / (units + 1)
         return np.where(np.isnan(values), np.nan, np.minimum(p, 1.0))
 
@@ -135,13 +149,16 @@ class Calibration:
 
 
 def benjamini_hochberg(p_values: Doubles, *, dependent: bool = False) -> Doubles:
-    """q-values: the smallest false-discovery rate at which each is rejected (Benjamini & Hochberg
-    1995); `dependent` allows any dependence (Benjamini & Yekutieli 2001). NaN stays NaN and is not
-    counted."""
+    """Return q-values: the smallest false-discovery rate at which each p-value is rejected.
+
+    With `dependent` any dependence of the p-values is allowed (Benjamini & Yekutieli 2001), else
+    they are taken as independent (Benjamini & Hochberg 1995). NaN stays NaN and is not counted.
+    """
     q = np.full(len(p_values), np.nan)
     known = np.flatnonzero(~np.isnan(p_values))
     if len(known) == 0:
         return q
+
     order = known[np.argsort(p_values[known])]
     ranks = np.arange(1, len(order) + 1)
     factor = (1 / ranks).sum() if dependent else 1.0
@@ -151,9 +168,9 @@ def benjamini_hochberg(p_values: Doubles, *, dependent: bool = False) -> Doubles
 
 
 def clopper_pearson(hits: float, total: int, alpha: float = 0.05) -> tuple[float, float]:
-    """The exact 1 − `alpha` interval of `hits` of `total` (Clopper & Pearson 1934); all of [0, 1]
-    of nothing."""
-    from scipy.special import betaincinv  # here, because scoring is to begin at once
+    """Return the exact 1 − `alpha` interval of `hits` of `total` (Clopper & Pearson 1934): [0, 1]
+    if `total` is 0."""
+    from scipy.special import betaincinv  # takes time to import, and scoring does not need it
 
     low = betaincinv(hits, total - hits + 1, alpha / 2) if hits > 0 else 0.0
     high = betaincinv(hits + 1, total - hits, 1 - alpha / 2) if hits < total else 1.0

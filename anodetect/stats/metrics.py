@@ -1,15 +1,15 @@
-"""Image and pixel metrics with group-bootstrap intervals. Larger score = more anomalous; labels are
-0 or 1.
+"""Image and pixel metrics with intervals from a bootstrap over groups.
 
-Image metrics are scikit-learn's, on exact scores. Pixel metrics are computed from counts: every map
-value falls into one of 2¹⁸ bins by the leading bits of its float32 (a relative width of 2⁻⁹ or .2
-%), so that one pass over the images is enough, memory does not grow with their size, and a
-bootstrap over groups is a weighted sum of counts. A metric that is not defined (one class only) is
-NaN.
+A larger score is more anomalous; labels are 0 or 1. Image metrics are scikit-learn's, on exact
+scores. Pixel metrics are computed from counts: every map value falls into one of 2¹⁸ bins by the
+leading bits of its float32 (a relative width of 2⁻⁹ or .2 %). One pass over the images is enough,
+memory does not grow with their size, and a bootstrap over groups is a weighted sum of counts. A
+metric that is not defined, because there is one class only, is NaN.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,203 +21,242 @@ from anodetect.types import Bools, Floats
 Doubles = NDArray[np.float64]
 Labels = NDArray[np.int64]
 
-MIN_GROUPS = 10
+MIN_GROUPS = 10  # with fewer there is no interval
 RESAMPLES = 1000
+PIXEL_RESAMPLES = 200
 BLOCK = 50  # resamples at a time, so that memory stays small
-PRO_LIMIT = 0.3
-MERGE_AT = 500_000
+PRO_LIMIT = 0.3  # the false-positive rate to which AUPRO is integrated
+MERGE_AT = 500_000  # entries of counts, at least, before they are merged
 _SHIFT, _BINS = 14, 2**18
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with its 95 % bootstrap interval; NaN bounds come with the reason in `note`."""
+    """A value with its 95 % bootstrap interval.
+
+    Bounds that are NaN come with the reason in `note`. `draws` are the values over the resampled
+    groups.
+    """
 
     value: float
     low: float = float("nan")
     high: float = float("nan")
     note: str = ""
-    draws: NDArray[np.float64] | None = field(
-        default=None, repr=False, compare=False
-    )  # the resampled values
+    draws: Doubles | None = field(default=None, repr=False, compare=False)
 
 
 # -- Images ----------------------------------------------------------------------------------------
+# scikit-learn takes a second to import and is imported where it is used: scoring unlabelled images
+# does not need it.
 
 
 def auroc(labels: Labels, scores: Doubles) -> float:
-    """Area under the ROC curve: P(anomalous score > normal score), ties counting half."""
-    from sklearn.metrics import (
-        roc_auc_score,
-    )  # here and below: it takes a second, and unlabelled images need none
+    """Return the area under the ROC curve: P(anomalous score > normal score), ties count half."""
+    from sklearn.metrics import roc_auc_score
 
-    return float(roc_auc_score(labels, scores)) if _both(labels) else float("nan")
+    return float(roc_auc_score(labels, scores)) if _has_both(labels) else float("nan")
 
 
 def average_precision(labels: Labels, scores: Doubles) -> float:
-    """Σ (R_n − R_{n−1}) P_n over the distinct scores, without interpolation."""
+    """Return Σ (R_n − R_{n−1}) P_n over the distinct scores, without interpolation."""
     from sklearn.metrics import average_precision_score
 
-    return float(average_precision_score(labels, scores)) if _both(labels) else float("nan")
+    return float(average_precision_score(labels, scores)) if _has_both(labels) else float("nan")
 
 
 def fpr_at_95_tpr(labels: Labels, scores: Doubles) -> float:
-    """The smallest false-positive rate at which at least 95 % of the anomalous images are found."""
+    """Return the smallest false-positive rate at which at least 95 % of the anomalous images are
+    found."""
     from sklearn.metrics import roc_curve
 
-    if not _both(labels):
+    if not _has_both(labels):
         return float("nan")
     fpr, tpr, _ = roc_curve(labels, scores, drop_intermediate=False)
     return float(fpr[tpr >= 0.95 - 1e-12].min())
 
 
-def _both(labels: Labels) -> bool:
+def _has_both(labels: Labels) -> bool:
     return 0 < int(np.sum(labels)) < len(labels)
 
 
 def image_metrics(
     labels: Labels, scores: Doubles, groups: Sequence[str], *, seed: int = 0
 ) -> dict[str, Interval]:
-    """auroc, ap and fpr_at_95_tpr with percentile intervals over resampled groups."""
+    """Return auroc, ap and fpr_at_95_tpr with percentile intervals over resampled groups.
+
+    `labels` [n] are 0 or 1; `scores` and `groups` belong to the same n images.
+    """
     values = {
         "auroc": auroc(labels, scores),
         "ap": average_precision(labels, scores),
         "fpr_at_95_tpr": fpr_at_95_tpr(labels, scores),
     }
-    note = _no_interval(labels, groups)
+    note = _why_no_interval(labels, groups)
     if note:
         return {name: Interval(value, note=note) for name, value in values.items()}
-    blocks = [
-        (_area(found, alarms), _step_area(found, alarms), _fpr_at(found, alarms))
-        for found, alarms in bootstrap_curves(
-            labels, scores, groups, resamples=RESAMPLES, seed=seed
-        )
-    ]
-    resampled = dict(zip(values, np.concatenate(blocks, axis=1), strict=True))
-    return {name: _interval(value, resampled[name]) for name, value in values.items()}
+
+    blocks = []
+    for found, alarms in bootstrap_curves(labels, scores, groups, resamples=RESAMPLES, seed=seed):
+        blocks.append((_area(found, alarms), _step_area(found, alarms), _fpr_at(found, alarms)))
+    draws = dict(zip(values, np.concatenate(blocks, axis=1), strict=True))
+    return {name: _interval(value, draws[name]) for name, value in values.items()}
 
 
-def _no_interval(labels: Labels, groups: Sequence[str]) -> str:
-    count = len(set(groups))
-    if not _both(labels):
+def _why_no_interval(labels: Labels, groups: Sequence[str]) -> str:
+    if not _has_both(labels):
         return "only one class is present"
-    return (
-        f"no interval: {count} groups, at least {MIN_GROUPS} are needed"
-        if count < MIN_GROUPS
-        else ""
-    )
+    return _too_few(len(set(groups)))
+
+
+def _too_few(groups: int) -> str:
+    """Return why so many groups give no interval, "" if they do."""
+    if groups >= MIN_GROUPS:
+        return ""
+    return f"no interval: {groups} groups, at least {MIN_GROUPS} are needed"
+
+
+class CurveBlock(NamedTuple):
+    """Some draws of groups: how many anomalous (`found`) and normal images (`alarms`) lie at or
+    above each distinct score, highest score first; both are [draws, distinct scores]."""
+
+    found: Doubles
+    alarms: Doubles
 
 
 def bootstrap_curves(
     labels: Labels, scores: Doubles, groups: Sequence[str], *, resamples: int, seed: int = 0
-) -> Iterator[tuple[Doubles, Doubles]]:
-    """Anomalous and normal images above each distinct score, highest first, in `resamples` draws of
-    groups: pairs of [up to BLOCK, distinct scores]. A draw is a set of weights, so the scores are
-    sorted only once."""
+) -> Iterator[CurveBlock]:
+    """Yield the curves of `resamples` draws of groups, up to BLOCK at a time.
+
+    A draw is a set of weights, so the scores are sorted only once.
+    """
     names, member = np.unique(np.array(groups), return_inverse=True)
     rng = np.random.default_rng(seed)
     order = np.argsort(-scores, kind="stable")
     starts = np.flatnonzero(np.append(True, np.diff(scores[order]) != 0))
+
     for begin in range(0, resamples, BLOCK):
         count = min(BLOCK, resamples - begin)
         weights = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), count)
         drawn = weights[:, member[order]].astype(np.float64)  # [count, images]
+
         positive = np.add.reduceat(drawn * labels[order], starts, axis=1)
-        yield (
-            np.cumsum(positive, 1),
-            np.cumsum(np.add.reduceat(drawn, starts, axis=1) - positive, 1),
-        )
+        negative = np.add.reduceat(drawn, starts, axis=1) - positive
+        yield CurveBlock(np.cumsum(positive, 1), np.cumsum(negative, 1))
 
 
 def _rate(counts: Doubles) -> Doubles:
-    """Cumulative counts [..., K] as shares of the last one, with a 0 in front; NaN where there are
-    none."""
+    """Return cumulative counts [..., K] as shares of the last one, with a 0 in front [..., K + 1];
+    NaN where the last one is 0."""
     with np.errstate(invalid="ignore"):
         share = counts / np.where(counts[..., -1:] > 0, counts[..., -1:], np.nan)
     return np.concatenate([0 * share[..., :1], share], -1)
 
 
 def _area(found: Doubles, alarms: Doubles) -> Doubles:
+    """Return the area under the ROC curve of each draw."""
     return np.asarray(np.trapezoid(_rate(found), _rate(alarms), axis=-1))
 
 
 def _step_area(found: Doubles, alarms: Doubles) -> Doubles:
+    """Return the average precision of each draw, NaN without normal images."""
     precision = found / np.maximum(found + alarms, 1e-12)
-    return np.asarray(
-        (np.diff(_rate(found), axis=-1) * precision).sum(-1) + 0 * _rate(alarms)[..., -1]
-    )
+    area = (np.diff(_rate(found), axis=-1) * precision).sum(-1)
+    return np.asarray(area + 0 * _rate(alarms)[..., -1])
 
 
 def _fpr_at(found: Doubles, alarms: Doubles) -> Doubles:
+    """Return the false-positive rate of each draw at a true-positive rate of 95 %."""
     reached = _rate(found) >= 0.95 - 1e-12
-    return np.asarray(np.where(reached, _rate(alarms), np.inf).min(-1) + 0 * _rate(found)[..., -1])
+    lowest = np.where(reached, _rate(alarms), np.inf).min(-1)
+    return np.asarray(lowest + 0 * _rate(found)[..., -1])
 
 
-def _interval(value: float, resampled: Doubles) -> Interval:
-    kept = resampled[~np.isnan(resampled)]
-    left_out = len(resampled) - len(kept)
-    if len(kept) < len(resampled) / 2:
-        return Interval(
-            value, note=f"no interval: {left_out} of {len(resampled)} resamples had one class only"
-        )
+def _interval(value: float, draws: Doubles) -> Interval:
+    """Return the percentile interval of the draws that are defined, if those are at least half."""
+    kept = draws[~np.isnan(draws)]
+    left_out = len(draws) - len(kept)
+    if len(kept) < len(draws) / 2:
+        note = f"no interval: {left_out} of {len(draws)} resamples had one class only"
+        return Interval(value, note=note)
+
     low, high = np.percentile(kept, (2.5, 97.5))
     note = f"{left_out} resamples with one class left out" if left_out else ""
-    return Interval(value, float(low), float(high), note, resampled)
+    return Interval(value, float(low), float(high), note, draws)
 
 
 # -- Pixels ----------------------------------------------------------------------------------------
 
 
+class CountEntries(NamedTuple):
+    """Sparse counts: entry i adds `totals[i]` to row `rows[i]` and bin `bins[i]`.
+
+    A group has three rows: normal pixels, anomalous pixels, anomalous regions.
+    """
+
+    rows: NDArray[np.int64]
+    bins: NDArray[np.int64]
+    totals: Doubles
+
+
 @dataclass
 class PixelCounts:
-    """Counts of map values per group, one image at a time: normal pixels, anomalous pixels, and
-    anomalous regions (8-connected, in volumes 26-connected; each of total weight 1, for PRO)."""
+    """Counts of map values per group, one image at a time.
+
+    Normal pixels, anomalous pixels and anomalous regions are counted apart. Regions are
+    8-connected, in volumes 26-connected; each has a total weight of 1, for PRO.
+    """
 
     groups: dict[str, int] = field(default_factory=dict)
-    parts: list[tuple[NDArray[np.int64], NDArray[np.int64], Doubles]] = field(default_factory=list)
+    parts: list[CountEntries] = field(default_factory=list)
 
     def add(self, heatmap: Floats, mask: Bools, group: str) -> None:
-        """Count one image or volume: map [(D,) H, W] (NaN where not scored) and truth of the same
-        shape."""
+        """Count one image or volume: its map [(D,) H, W], NaN where not scored, and its mask of the
+        same shape."""
         row = self.groups.setdefault(group, len(self.groups))
         bins, known = _bin(heatmap), ~np.isnan(heatmap)
         regions, count = ndimage.label(mask, np.ones((3,) * mask.ndim))
         sizes = np.bincount(regions[known], minlength=count + 1)
-        for kind, (where, weights) in enumerate(
-            [
-                (known & ~mask, None),
-                (known & mask, None),
-                (known & mask, 1 / np.maximum(sizes, 1)[regions]),
-            ]
-        ):
-            used, position = np.unique(bins[where], return_inverse=True)
-            totals = np.bincount(position, None if weights is None else weights[where], len(used))
-            self.parts.append((np.full(len(used), 3 * row + kind), used, totals.astype(np.float64)))
-        # Merge when the entries have doubled: linear work in all, and groups of many images stay
-        # small.
-        if sum(len(part[0]) for part in self.parts[1:]) > max(MERGE_AT, len(self.parts[0][0])):
+        region_weights = 1 / np.maximum(sizes, 1)[regions]
+
+        self._count(3 * row, bins[known & ~mask], None)
+        self._count(3 * row + 1, bins[known & mask], None)
+        self._count(3 * row + 2, bins[known & mask], region_weights[known & mask])
+
+        # Merged when the entries have doubled, the work is linear in all, and groups of many images
+        # stay small.
+        entries = sum(len(part.rows) for part in self.parts[1:])
+        if entries > max(MERGE_AT, len(self.parts[0].rows)):
             self.parts = [self._merged()]
 
-    def _merged(self) -> tuple[NDArray[np.int64], NDArray[np.int64], Doubles]:
+    def _count(self, row: int, bins: NDArray[np.int64], weights: Doubles | None) -> None:
+        """Add values in these bins to a row, each with weight 1 or its own."""
+        used, position = np.unique(bins, return_inverse=True)
+        totals = np.bincount(position, weights, len(used)).astype(np.float64)
+        self.parts.append(CountEntries(np.full(len(used), row), used, totals))
+
+    def _merged(self) -> CountEntries:
         rows, bins, totals = (np.concatenate(column) for column in zip(*self.parts, strict=True))
         table = coo_array((totals, (rows, bins)), shape=(3 * len(self.groups), _BINS))
         table.sum_duplicates()
-        return table.row.astype(np.int64), table.col.astype(np.int64), table.data
+        return CountEntries(table.row.astype(np.int64), table.col.astype(np.int64), table.data)
 
     def curves(self) -> "PixelCurves":
-        """The counts as dense tables over the bins in use."""
+        """Return the counts as tables over the bins in use."""
         if not self.parts:
             empty = csr_array((0, 0))
             return PixelCurves(empty, empty, empty, np.zeros(0, np.float32))
-        rows, bins, totals = self._merged()
-        used, column = np.unique(bins, return_inverse=True)
-        table = csr_array((totals, (rows, column)), shape=(3 * len(self.groups), len(used)))
+
+        merged = self._merged()
+        used, column = np.unique(merged.bins, return_inverse=True)
+        shape = 3 * len(self.groups), len(used)
+        table = csr_array((merged.totals, (merged.rows, column)), shape=shape)
         return PixelCurves(table[0::3], table[1::3], table[2::3], _lower_edge(used))
 
 
 @dataclass(frozen=True)
 class PixelCurves:
-    """Counts by group and bin, bins in rising order, with each bin's lower edge."""
+    """Counts [groups, bins], bins in rising order, with the lower edge of each bin."""
 
     normal: csr_array
     anomalous: csr_array
@@ -225,13 +264,13 @@ class PixelCurves:
     edges: Floats
 
     def measure(self, weights: Doubles | None = None) -> dict[str, float]:
-        """auroc, ap, aupro (to a false-positive rate of .3) and dice_best, each group counted
-        `weights` [G] times."""
+        """Return auroc, ap, aupro (to a false-positive rate of .3) and dice_best, with each group
+        counted `weights` [groups] times, by default once."""
         weights = np.ones(self.normal.shape[0]) if weights is None else weights
-        negative, positive, region = (  # falling threshold: cumulative from the highest bin down
-            np.cumsum((weights @ table)[::-1])
-            for table in (self.normal, self.anomalous, self.regions)
-        )
+        negative = _from_the_highest(weights @ self.normal)
+        positive = _from_the_highest(weights @ self.anomalous)
+        region = _from_the_highest(weights @ self.regions)
+
         if not (len(negative) and negative[-1] > 0 and positive[-1] > 0):
             return dict.fromkeys(("auroc", "ap", "aupro", "dice_best"), float("nan"))
         return {
@@ -242,7 +281,7 @@ class PixelCurves:
         }
 
     def dice_at(self, threshold: float) -> float:
-        """Dice of the pixels above a threshold, over all images together."""
+        """Return the Dice coefficient of the pixels above a threshold, over all images together."""
         above = self.edges > threshold
         positive, negative = self.anomalous.sum(0), self.normal.sum(0)
         if positive.sum() == 0:
@@ -250,63 +289,30 @@ class PixelCurves:
         found = positive[above].sum()
         return float(2 * found / (found + negative[above].sum() + positive.sum()))
 
-    def intervals(self, *, resamples: int = 200, seed: int = 0) -> dict[str, Interval]:
-        """`measure` with percentile intervals over resampled groups."""
+    def intervals(self, *, resamples: int = PIXEL_RESAMPLES, seed: int = 0) -> dict[str, Interval]:
+        """Return `measure` with percentile intervals over resampled groups."""
         values, count = self.measure(), self.normal.shape[0]
-        if count < MIN_GROUPS:
-            note = f"no interval: {count} groups, at least {MIN_GROUPS} are needed"
+        note = _too_few(count)
+        if note:
             return {name: Interval(value, note=note) for name, value in values.items()}
+
         rng = np.random.default_rng(seed)
-        draws = [
-            self.measure(rng.multinomial(count, [1 / count] * count).astype(float))
-            for _ in range(resamples)
-        ]
-        return {
-            name: _interval(value, np.array([draw[name] for draw in draws]))
-            for name, value in values.items()
-        }
+        draws: dict[str, list[float]] = {name: [] for name in values}
+        for _ in range(resamples):
+            weights = rng.multinomial(count, [1 / count] * count).astype(float)
+            for name, value in self.measure(weights).items():
+                draws[name].append(value)
+        return {name: _interval(value, np.array(draws[name])) for name, value in values.items()}
 
 
-# -- Lesions ---------------------------------------------------------------------------------------
-
-
-def lesion_sensitivity(
-    heatmaps: Sequence[Floats],
-    masks: Sequence[Bools],
-    false_positives: float = 1.0,
-    thresholds: int = 200,
-) -> tuple[int, int, float]:
-    """Lesions found, lesions there are, and the threshold: the last of `thresholds`, from the
-    highest values down, before there are more than `false_positives` per volume on average (a point
-    of the FROC curve).
-
-    Heatmaps and masks are [D, H, W]; NaN counts as lowest. A lesion is a connected part of the
-    truth, and found where a connected part above the threshold overlaps it; a part that overlaps
-    none is a false positive. Lower thresholds, at which parts grow together until one of them
-    covers everything, do not count.
-    """
-    around = np.ones((3, 3, 3))
-    values = [np.nan_to_num(heatmap, nan=-np.inf) for heatmap in heatmaps]
-    lesions = [ndimage.label(mask, around) for mask in masks]
-    best = (0, sum(count for _, count in lesions), float("inf"))
-    everything = np.concatenate([value[np.isfinite(value)] for value in values])
-    tails = 1 - np.geomspace(1e-7, 0.5, thresholds)  # densely where few voxels lie above
-    for threshold in np.unique(np.quantile(everything, tails))[::-1]:
-        found = wrong = 0
-        for value, (truth, _) in zip(values, lesions, strict=True):
-            parts, count = ndimage.label(value > threshold, around)
-            overlap = (parts > 0) & (truth > 0)
-            found += len(np.unique(truth[overlap]))
-            wrong += count - len(np.unique(parts[overlap]))
-        if wrong > false_positives * len(values):
-            break
-        best = (found, best[1], float(threshold))
-    return best
+def _from_the_highest(counts: Doubles) -> Doubles:
+    """Return counts of bins in rising order as cumulative counts from the highest bin down."""
+    return np.cumsum(counts[::-1])
 
 
 def _area_to(fpr: Doubles, height: Doubles, limit: float) -> float:
-    """Area under (fpr, height) up to `limit`, divided by it (Bergmann et al., IJCV 2021, section
-    5.1)."""
+    """Return the area under (fpr, height) up to `limit`, divided by it (Bergmann et al., IJCV 2021,
+    section 5.1)."""
     inside = fpr <= limit
     x = np.append(fpr[inside], limit)
     y = np.append(height[inside], np.interp(limit, fpr, height))
@@ -314,17 +320,62 @@ def _area_to(fpr: Doubles, height: Doubles, limit: float) -> float:
 
 
 def _bin(values: Floats) -> NDArray[np.int64]:
-    """Bins in the order of the values: a float's bits, sign made monotone, all but the leading ones
-    dropped."""
+    """Return bins in the order of the values: the leading bits of each float, with the sign made
+    monotone."""
     bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
     ordered = np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))
     return (ordered >> _SHIFT).astype(np.int64)
 
 
 def _lower_edge(bins: NDArray[np.int64]) -> Floats:
+    """Return the lowest value of each bin."""
     ordered = bins.astype(np.uint32) << _SHIFT
-    return (
-        np.where(ordered >> 31, ordered & np.uint32((1 << 31) - 1), ~ordered)
-        .astype(np.uint32)
-        .view(np.float32)
-    )
+    bits = np.where(ordered >> 31, ordered & np.uint32((1 << 31) - 1), ~ordered)
+    return bits.astype(np.uint32).view(np.float32)
+
+
+# -- Lesions ---------------------------------------------------------------------------------------
+
+
+class LesionSensitivity(NamedTuple):
+    """How many lesions of `total` are found above a threshold."""
+
+    found: int
+    total: int
+    threshold: float
+
+
+def lesion_sensitivity(
+    heatmaps: Sequence[Floats],
+    masks: Sequence[Bools],
+    false_positives: float = 1.0,
+    thresholds: int = 200,
+) -> LesionSensitivity:
+    """Return how many lesions are found at `false_positives` per volume on average, a point of the
+    FROC curve.
+
+    Heatmaps and masks are [D, H, W]; NaN counts as lowest. A lesion is a connected part of the
+    truth. It is found if a connected part above the threshold overlaps it; a part that overlaps
+    none is a false positive. Of `thresholds`, from the highest values down, the last one counts
+    before there are too many false positives. Lower thresholds, at which parts grow together until
+    one of them covers everything, do not count.
+    """
+    around = np.ones((3, 3, 3))
+    values = [np.nan_to_num(heatmap, nan=-np.inf) for heatmap in heatmaps]
+    truths = [ndimage.label(mask, around) for mask in masks]
+    best = LesionSensitivity(0, sum(count for _, count in truths), float("inf"))
+
+    finite = np.concatenate([value[np.isfinite(value)] for value in values])
+    tails = 1 - np.geomspace(1e-7, 0.5, thresholds)  # most of them where few voxels lie above
+    for threshold in np.unique(np.quantile(finite, tails))[::-1]:
+        found = wrong = 0
+        for value, (truth, _) in zip(values, truths, strict=True):
+            parts, count = ndimage.label(value > threshold, around)
+            overlap = (parts > 0) & (truth > 0)
+            found += len(np.unique(truth[overlap]))
+            wrong += count - len(np.unique(parts[overlap]))
+
+        if wrong > false_positives * len(values):
+            break
+        best = LesionSensitivity(found, best.total, float(threshold))
+    return best

@@ -14,7 +14,8 @@ from .opened import Opened, problem, rate
 
 
 def draw(now: Opened) -> None:
-    found = summary(now.directory.rows, now.judgements)
+    flagged = {row["path"]: bool(row["flagged"]) for row in now.directory.rows}
+    found = summary(flagged, now.judgements)
     st.subheader("Where the review stands")
     columns = st.columns(3)
     columns[0].metric("reviewed", f"{found.reviewed} of {found.images}")
