@@ -1,6 +1,7 @@
 """DICOM in and out: order, geometry, values, privacy, and bad input; written with pydicom, checked
 by others."""
 
+import hmac
 import shutil
 import subprocess
 import sys
@@ -13,10 +14,14 @@ from pathlib import Path
 import imagecodecs
 import nibabel as nib
 import numpy as np
+import platformdirs
 import pydicom
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from platformdirs import windows
+from platformdirs.macos import MacOS
+from platformdirs.unix import Unix
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence
@@ -651,6 +656,37 @@ def test_a_pseudonym_stays_with_its_key_and_goes_with_it(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="restore or remove it"):
         pseudonyms.pseudonym("", "4711")
     pseudonyms._key.cache_clear()
+
+
+@pytest.mark.parametrize("xdg", [False, True])
+@pytest.mark.parametrize(
+    ("system", "directories", "folder"),
+    [
+        ("linux", Unix, "home/.config/anodetect"),
+        ("darwin", MacOS, "home/Library/Application Support/anodetect"),
+        ("win32", windows.Windows, "roaming/anodetect"),
+    ],
+)
+def test_the_key_lies_in_the_folder_for_settings_of_each_system(
+    system, directories, folder, xdg, tmp_path, monkeypatch
+):
+    """And an existing key is used: the folders are those of earlier releases."""
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr(platformdirs, "PlatformDirs", directories)
+    monkeypatch.setattr(windows, "get_win_folder", windows.get_win_folder_from_env_vars)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("APPDATA", str(tmp_path / "roaming"))
+    monkeypatch.delenv("XDG_CONFIG_HOME")
+    if xdg:
+        monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
+    if xdg and system == "linux":
+        folder = "xdg/anodetect"
+    key = tmp_path / folder / "pseudonym.key"
+    assert pseudonyms.key_file() == key
+    key.parent.mkdir(parents=True)
+    key.write_text("00" * 32)
+    digest = hmac.digest(bytes(32), b"\0004711", "sha256").hex()
+    assert pseudonyms.pseudonym("", "4711") == f"patient-{digest[:16]}"
 
 
 # -- The whole way ---------------------------------------------------------------------------------

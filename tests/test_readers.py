@@ -145,7 +145,7 @@ BAD = {
 def test_bad_files_are_refused_with_a_reason(name):
     content, suffix, reason = BAD[name]
     with pytest.raises(ImageError, match=reason) as caught:
-        readers.decode_image(content, suffix)
+        readers.decode_image(content, f"a{suffix}")
     assert "\n" not in str(caught.value)
 
 
@@ -156,7 +156,7 @@ def test_decompression_bomb_is_refused_before_it_is_decoded():
 
     crc = zlib.crc32(claimed[12:29]).to_bytes(4, "big")
     with pytest.raises(ImageError, match="pixels"):
-        readers.decode_image(claimed[:29] + crc + claimed[33:], ".png")
+        readers.decode_image(claimed[:29] + crc + claimed[33:], "a.png")
 
 
 def test_pickled_array_is_never_opened(tmp_path):

@@ -99,8 +99,8 @@ def test_symlink_loops_end_and_outward_links_are_reported(tmp_path, save_png):
     (folder / "out.png").symlink_to(outside)
     found, problems = walk(folder)
     assert [path.name for path in found] == ["a.png"]
-    assert [name for name, _ in problems] == ["loop", "out.png"]
-    assert all("--follow-symlinks" in reason for _, reason in problems)
+    assert [problem.name for problem in problems] == ["loop", "out.png"]
+    assert all("--follow-symlinks" in problem.reason for problem in problems)
     found, problems = walk(folder, follow_symlinks=True)
     assert sorted(path.name for path in found) == ["a.png", "out.png"]
     assert problems == []
@@ -120,7 +120,7 @@ def test_a_link_to_itself_and_a_linked_folder_are_no_tracebacks(tmp_path, save_p
     (tmp_path / "in/linked").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
     found, problems = walk(tmp_path / "in")
     assert [path.name for path in found] == ["a.png", "loop.png"]
-    assert [name for name, _ in problems] == ["linked"]
+    assert [problem.name for problem in problems] == ["linked"]
 
 
 def test_hidden_folders_are_no_kinds(tmp_path, save_png):

@@ -718,7 +718,7 @@ def test_an_interrupted_scoring_of_volumes_goes_on_to_the_same_tables(
 
     monkeypatch.setattr(worker, "score_records", stops)
     with pytest.raises(Interrupted):
-        anodetect.score(run, [str(folder)], tmp_path / "s", far=0.2)
+        anodetect.score(run, [str(folder)], tmp_path / "s", far=0.2, workers=1)
     monkeypatch.setattr(worker, "score_records", real)
     with pytest.raises(RunError, match="another identifiers"):
         anodetect.score(
@@ -878,7 +878,7 @@ def test_slices_outside_what_the_model_has_seen_are_not_scored_and_said_so(middl
     dark = save_nifti(tmp_path / "dark.nii", 0.3 * volume.transpose(2, 1, 0), affine)
     assert (
         "no slice is like those the model has learned from"
-        in load(Record("x", dark), Model.load(read_run(middle), "cpu")).error
+        in load(Record("x", dark), Model.load(read_run(middle), "cpu").preprocess).error
     )
 
 

@@ -50,7 +50,7 @@ def evaluate(
 
     masks = any(record.mask for record in items)
     measure = MeasureByColumn(run.calibration, far, by, masks=masks)
-    failures = [f"{name}: {reason}" for name, reason in dataset.problems]
+    failures = [f"{each.name}: {each.reason}" for each in dataset.problems]
     for scored in score_records(model, items, reporter):
         loaded = scored.loaded
         if loaded.error:

@@ -35,7 +35,7 @@ def usable_normals(
     group, all hashes, and what failed. Refuses leaks. The plane that volumes are sliced along
     becomes that of `preprocess`, which also learns whether all have fixed units."""
     normals, testing = dataset.training(), [r for r in dataset.records if r.split == "test"]
-    failed = list(dataset.problems)
+    failed = [(each.name, each.reason) for each in dataset.problems]
     hashes: dict[str, str] = {}
     usable = []
     axes: dict[str, str] = {}

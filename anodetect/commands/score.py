@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from pkgutil import resolve_name
@@ -19,7 +20,7 @@ import pyarrow as pa
 from anodetect.commands.conclude import conclude, statement_of, where_scored
 from anodetect.commands.labelled import labelled_score
 from anodetect.data import cards, readers
-from anodetect.data.scan import Record, identified, is_below
+from anodetect.data.scan import Problem, Record, identified, is_below
 from anodetect.engines.worker import Engine, Made, Task, problem_row, shard_of
 from anodetect.errors import ConfigError, DataError, Interrupted, nearest
 from anodetect.files import path_text
@@ -77,7 +78,7 @@ def score(
         run.calibration.level(checked)  # refuses an impossible rate before any work
     root, items, problems = collect(paths, out, follow_symlinks, keep_identifiers)
     listed = len(items) + len(problems)
-    problems = [entry for entry in problems if mine(readers.digest(entry[0].encode()))]
+    problems = [each for each in problems if mine(readers.digest(each.name.encode()))]
     asked = {
         "shard": shard,
         "heatmaps": list(heatmaps),
@@ -116,7 +117,7 @@ def score(
         seconds = time.monotonic() - first
         del items, todo, by_id  # of very many files they take more than all that follows
         rows, timings, slices = _tables(
-            journal.entries(), [problem_row(*each, run.model_sha256) for each in problems]
+            journal.entries(), [problem_row(each, run.model_sha256) for each in problems]
         )
         _warn_of_known(rows, run_path, reporter)
         facts |= {
@@ -277,7 +278,7 @@ def _nothing() -> Made:
 
 def collect(
     paths: Sequence[str], out: Path, follow_symlinks: bool, keep_identifiers: bool = False
-) -> tuple[Path, list[Record], list[tuple[str, str]]]:
+) -> tuple[Path, list[Record], list[Problem]]:
     """What `score` is asked to score: the input root, records, and what cannot be looked at.
 
     With several paths the root is their common parent folder and ids are relative to it.
@@ -294,11 +295,10 @@ def collect(
         below = {
             dataset.root: path_text(os.path.relpath(dataset.root, root)) for dataset in datasets
         }
-        problems = [
-            (name if below[dataset.root] == "." else f"{below[dataset.root]}/{name}", reason)
-            for dataset in datasets
-            for name, reason in dataset.problems
-        ]
+        problems = []
+        for dataset in datasets:
+            prefix = "" if below[dataset.root] == "." else f"{below[dataset.root]}/"
+            problems += [replace(each, name=prefix + each.name) for each in dataset.problems]
     within = is_below(out, root)  # only then can outputs be among the inputs
     unique = {record.id: record for record in items if not (within and is_below(record.path, out))}
     if keep_identifiers:

@@ -1,4 +1,4 @@
-"""Data cards: what is known of a public data set, and how its name becomes records.
+"""Data cards: facts about a public data set, and how its name becomes records.
 
 A card is a Markdown file with TOML front matter between +++ lines. A set installed from a package
 is read from there; any other is looked for in the folder named by the environment variable
@@ -13,7 +13,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from anodetect.config import Config, build
-from anodetect.data.scan import SUFFIXES, Dataset, Record, is_readable, record_of, scan, series_of
+from anodetect.data import formats
+from anodetect.data.scan import Dataset, Record, record_of, scan, series_of
 from anodetect.data.split import position
 from anodetect.errors import DataError, nearest
 from anodetect.files import path_text
@@ -23,8 +24,8 @@ ELPV_TEST_SHARE = 0.2
 
 
 class Baseline(Config):
-    """What a trivial method reaches on the test split; None where it was not measured or has no
-    masks."""
+    """The figures of a trivial method on the test split; None where they were not measured or there
+    are no masks."""
 
     method: str
     variant: str = ""
@@ -56,12 +57,15 @@ class Card(Config):
 
 @dataclass(frozen=True)
 class Page:
+    """A parsed card: its front matter, and the Markdown text below."""
+
     card: Card
     text: str
 
 
 def cards_folder() -> Path:
-    """data_cards/ beside the package in a checkout, or inside it when installed from a wheel."""
+    """Return data_cards/, beside the package in a checkout, or inside it when installed from a
+    wheel."""
     package = Path(__file__).parents[1]
     inside = package / "_data_cards"
     return inside if inside.is_dir() else package.parent / "data_cards"
@@ -69,7 +73,8 @@ def cards_folder() -> Path:
 
 def read_page(path: Path) -> Page:
     """Parse one card; ConfigError or DataError says what is wrong with it."""
-    _, front, text = ([*path.read_text("utf-8").split("+++\n", 2), "", ""])[:3]
+    _, _, rest = path.read_text("utf-8").partition("+++\n")
+    front, _, text = rest.partition("+++\n")
     try:
         values = tomllib.loads(front)
     except tomllib.TOMLDecodeError as error:
@@ -78,11 +83,13 @@ def read_page(path: Path) -> Page:
 
 
 def all_pages() -> dict[str, Page]:
+    """Return all cards by name."""
     pages = (read_page(path) for path in sorted(cards_folder().glob("*.md")))
     return {page.card.name: page for page in pages}
 
 
 def page(name: str) -> Page:
+    """Return the card of this name; DataError with the nearest name if there is none."""
     pages = all_pages()
     if name not in pages:
         raise DataError(f"no data card {name!r}; {nearest(name, pages)}")
@@ -90,58 +97,64 @@ def page(name: str) -> Page:
 
 
 def open_data(data: str, *, follow_symlinks: bool = False) -> Dataset:
-    """DATA of the command line: a folder, one image file, or a card's name (`elpv:mono`)."""
+    """Return the records of DATA on the command line: a folder, one image file, or a card's name
+    (`elpv:mono`). DataError if it is none of them."""
     path = Path(data)
     if path.is_dir():
         return scan(path, follow_symlinks=follow_symlinks)
     if path.is_file():
-        if not is_readable(path):
-            raise DataError(f"{data}: not an image file ({', '.join(sorted(SUFFIXES))}, or DICOM)")
-        files = series_of(path)  # a DICOM file stands for its series
-        return Dataset(
-            path_text(path.name),
-            path.parent,
-            (record_of(path.parent, files[0] if files else path, files),),
-        )
+        return _one_file(path)
+
     name, _, variant = data.partition(":")
     pages = all_pages()
     if name not in pages:
         hint = "" if os.sep in data else f", and no data card of that name; {nearest(name, pages)}"
         raise DataError(f"{data}: no such file or folder{hint}")
+
     card = pages[name].card
     if card.variants and variant not in card.variants:
-        raise DataError(
-            f"{data}: {card.name} comes as {', '.join(f'{card.name}:{v}' for v in card.variants)}"
-        )
+        known = ", ".join(f"{card.name}:{each}" for each in card.variants)
+        raise DataError(f"{data}: {card.name} comes as {known}")
     if variant and not card.variants:
         raise DataError(f"{data}: {card.name} has no variants")
     return _elpv(variant) if card.package else _from_home(card, variant, follow_symlinks)
 
 
+def _one_file(path: Path) -> Dataset:
+    """Return the record of one file; a DICOM file stands for its series."""
+    if formats.format_of(path) is None:
+        raise DataError(f"{path}: not an image file ({formats.described()})")
+    files = series_of(path)
+    record = record_of(path.parent, files[0] if files else path, files)
+    return Dataset(path_text(path.name), path.parent, (record,))
+
+
 def relative_to(record: Record, root: Path) -> Record:
-    """The record with an id (and, where it is its own group, a group) relative to `root`."""
+    """Return the record with an id (and, where it is its own group, a group) relative to
+    `root`."""
     name = path_text(os.path.relpath(record.path, root))
     return replace(record, id=name, group=name if record.group == record.id else record.group)
 
 
 def _from_home(card: Card, variant: str, follow_symlinks: bool) -> Dataset:
+    """Return the records of a set below $ANODETECT_DATA; DataError says how to get it."""
     home = os.environ.get(HOME)
     folder = Path(home or f"${HOME}") / card.folder / variant
     if not home or not folder.is_dir():
         raise DataError(f"{card.name} is not here (looked for {folder}): {card.obtain}")
-    return replace(
-        scan(folder, follow_symlinks=follow_symlinks),
-        name=card.name + (f":{variant}" if variant else ""),
-    )
+
+    name = f"{card.name}:{variant}" if variant else card.name
+    return replace(scan(folder, follow_symlinks=follow_symlinks), name=name)
 
 
 def _elpv(variant: str) -> Dataset:
-    """Cells of defect probability 0 (normal) and 1 (defective) of one module type; the fixed split
-    of the card."""
+    """Return the cells of one module type whose defect probability is 0 (normal) or 1 (defective),
+    in the fixed split of the card."""
     spec = find_spec("elpv_dataset")
     if spec is None or spec.origin is None:
         raise DataError("ELPV is not installed: pip install 'anodetect[demo]'")
     root = Path(spec.origin).parent / "data"
+
     records = []
     for line in (root / "labels.csv").read_text("utf-8").splitlines():
         name, probability, kind = line.split()
@@ -157,5 +170,5 @@ def _elpv(variant: str) -> Dataset:
 
 
 def describe(page: Page) -> Mapping[str, object]:
-    """A card as a JSON object."""
+    """Return a card as a JSON object."""
     return page.card.model_dump(mode="json") | {"text": page.text}

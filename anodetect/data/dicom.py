@@ -8,7 +8,6 @@ LUT: of CT Hounsfield units.
 """
 
 import io
-import re
 import warnings
 import zlib
 from collections.abc import Iterable, Sequence
@@ -27,21 +26,30 @@ from pydicom.pixels.utils import get_expected_length
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, SegmentationStorage
 
 from anodetect.data import dicom_codecs
+from anodetect.data.formats import DICOM_MAGIC
 from anodetect.data.pseudonyms import pseudonym
-from anodetect.data.volumes import MAX_VOXELS, Volume, checked
+from anodetect.data.volumes import FIXED_UNITS, MAX_VOXELS, Volume, checked
 from anodetect.errors import ImageError
 from anodetect.types import Floats
 
-SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
-PREFIX, META = (
-    slice(128, 132),
-    4096,
-)  # where a file says that it is DICOM, and in which bytes how it is written
-SAME_DIRECTION, SAME_PLACE, EVEN = 1e-3, 1e-3, 0.05  # cosines; mm; share of the spacing
+META = 4096  # the bytes in which a file says how it is written
+SAME_DIRECTION = 1e-3  # of cosines
+SAME_PLACE = 1e-3  # mm
+EVEN = 0.05  # share of the spacing
 TOMOGRAPHIC = ("CT", "MR", "PT")  # modalities whose images have a place in the patient
+PLACE_TAGS = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
+# What all files of a series have in common, and what a reason calls it.
+ALIKE = (
+    ("Rows", "sizes"),
+    ("Columns", "sizes"),
+    ("SamplesPerPixel", "numbers of channels"),
+    ("PhotometricInterpretation", "photometric interpretations"),
+    ("FrameOfReferenceUID", "frames of reference"),
+)
+PIXEL_TAGS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
-# What pydicom finds odd about values it can read is no reason to refuse an image, and not for the
-# terminal.
+# pydicom warns of values that it finds odd but can read: no reason to refuse an image, and nothing
+# for the terminal.
 pydicom_config.settings.reading_validation_mode = pydicom_config.IGNORE
 warnings.filterwarnings("ignore", module=r"pydicom\.")
 
@@ -51,83 +59,79 @@ warnings.filterwarnings("ignore", module=r"pydicom\.")
 
 @dataclass(frozen=True)
 class Headline:
-    """What tells whose image a file is and which others belong to it; `series` is "" of one that
-    stands alone. `frames` is 0 of what is no image, such as a report."""
+    """The part of a header that says whose image a file is and which others belong to it.
+
+    `series` is "" for a file that stands alone. `patient` is all that identifies the patient.
+    `frames` is 0 for a file that is no image, such as a report.
+    """
 
     series: str
     patient: str
     frames: int = 1
 
 
-def is_dicom(path: Path) -> bool:
-    """Whether a file is DICOM: by its suffix, or where it has none, or numbers as in a UID, by its
-    prefix."""
-    suffix = path.suffix.lower()
-    if suffix in SUFFIXES:
-        return True
-    if path.name == "DICOMDIR" or not re.fullmatch(r"(\.\d+)?", suffix):
-        return False
-    try:
-        if not path.is_file():  # a pipe would be waited for
-            return False
-        with path.open("rb") as file:
-            return file.read(132)[PREFIX] == b"DICM"
-    except OSError:
-        return False
-
-
 def headline(path: Path) -> Headline:
-    """Of a file that cannot be read nothing is known; reading it will say why."""
+    """Read a file's headline. That of a file that cannot be read is empty; reading the file will
+    say why."""
     try:
         return _headline(path) if path.is_file() else Headline("", "")
-    except Exception:  # damaged files raise whatever they like
+    except Exception:  # pydicom raises any kind of error on damaged files
         return Headline("", "")
 
 
 def _headline(path: Path) -> Headline:
-    tags = [
-        "SeriesInstanceUID",
-        "StudyInstanceUID",
-        "PatientID",
-        "IssuerOfPatientID",
-        "ImagePositionPatient",
-    ]
-    tags += ["SOPClassUID", "Rows", "NumberOfFrames"]
-    with path.open("rb") as file:
-        deflated = _is_deflated(file.read(META))
-    if deflated:
-        header = parse(path.read_bytes())
-    else:
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags)
-    issuer, patient, study, series = (
-        str(header.get(tag) or "")
-        for tag in ("IssuerOfPatientID", "PatientID", "StudyInstanceUID", "SeriesInstanceUID")
-    )
+    header = _start_of_header(path)
+    issuer = str(header.get("IssuerOfPatientID") or "")
+    patient = str(header.get("PatientID") or "")
+    study = str(header.get("StudyInstanceUID") or "")
+    series = str(header.get("SeriesInstanceUID") or "")
+
     is_image = header.get("Rows") and header.get("SOPClassUID") != SegmentationStorage
     count = int(header.get("NumberOfFrames") or 1) if is_image else 0
     alone = "ImagePositionPatient" not in header or count > 1
-    # A patient without an identifier is told apart by study, or by series.
+    # A patient without an identifier is known by the study, or by the series.
     known = f"{issuer}\0{patient}" if patient else f"\0{study or series}"
     return Headline("" if alone else series, known.rstrip("\0"), count)
 
 
+def _start_of_header(path: Path) -> Dataset:
+    """Read the attributes that a headline is made of."""
+    with path.open("rb") as file:
+        deflated = _is_deflated(file.read(META))
+    if deflated:
+        return parse(path.read_bytes())
+    return pydicom.dcmread(
+        path,
+        stop_before_pixels=True,
+        specific_tags=[
+            "SeriesInstanceUID",
+            "StudyInstanceUID",
+            "PatientID",
+            "IssuerOfPatientID",
+            "ImagePositionPatient",
+            "SOPClassUID",
+            "Rows",
+            "NumberOfFrames",
+        ],
+    )
+
+
 def group_of(found: Headline, *, keep_identifiers: bool) -> str:
-    """The patient's pseudonym, or what identifies the patient; "" if nothing does."""
+    """Return the patient's pseudonym, or what identifies the patient; "" if nothing does."""
     if not found.patient:
         return ""
-    return (
-        found.patient.rpartition("\0")[2]
-        if keep_identifiers
-        else pseudonym(*found.patient.split("\0"))
-    )
+    if keep_identifiers:
+        return found.patient.rpartition("\0")[2]
+    return pseudonym(*found.patient.split("\0"))
 
 
 # -- One file --------------------------------------------------------------------------------------
 
 
 def parse(content: bytes, *, pixels: bool = False) -> Dataset:
-    """A file's data set; ImageError if it is none, or inflates to more than an image may have."""
-    if content[PREFIX] != b"DICM":
+    """Return a file's data set; ImageError if it is not DICOM, or inflates to more than an image
+    may have."""
+    if not DICOM_MAGIC.matches(content):
         raise ImageError("not a DICOM file (no DICM prefix)")
     if _is_deflated(content):
         _check_inflated(content)
@@ -140,16 +144,19 @@ def parse(content: bytes, *, pixels: bool = False) -> Dataset:
 
 
 def _is_deflated(content: bytes) -> bool:
-    """Whether all behind the meta information is deflated, which pydicom would inflate whatever
-    comes out."""
+    """Return whether all behind the meta information is deflated; pydicom would inflate it, however
+    large it becomes."""
     return DeflatedExplicitVRLittleEndian.encode() in content[:META]
 
 
 def _check_inflated(content: bytes) -> None:
+    """Raise ImageError if a deflated file inflates to more than an image may have."""
     if content[132:140] != b"\x02\x00\x00\x00UL\x04\x00":
         raise ImageError("deflated, and its meta information does not say where it ends")
     start = 144 + int.from_bytes(content[140:144], "little")
-    body, inflate, total = content[start:], zlib.decompressobj(-zlib.MAX_WBITS), 0
+    body, total = content[start:], 0
+    inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+
     while body and not inflate.eof:
         total += len(inflate.decompress(body, 2**20))
         body = inflate.unconsumed_tail
@@ -171,26 +178,16 @@ class Frame:
 
 
 def frames(header: Dataset, file: int) -> list[Frame]:
-    """The frames of a file; none if they have no place in the patient. ImageError if there is no
-    image."""
-    name = UID(str(header.get("SOPClassUID", ""))).name or "no SOP class"
-    if not header.get("Rows") or not header.get("Columns"):
-        raise ImageError(f"no pixels ({name})")
-    if header.get("SOPClassUID") == SegmentationStorage:
-        raise ImageError("a segmentation, not an image")
-    count = int(header.get("NumberOfFrames") or 1)
-    size = int(header.Rows) * int(header.Columns) * count * int(header.get("SamplesPerPixel", 1))
-    if not 0 < size <= MAX_VOXELS:
-        raise ImageError(
-            f"{header.Columns} × {header.Rows} × {count} is more than {MAX_VOXELS} voxels, or none"
-        )
+    """Return the frames of a file, which has the number `file` in its series; none if they have no
+    place in the patient. ImageError if there is no image."""
+    count = _frame_count(header)
     groups = _functional_groups(header)
-    if groups:
-        if len(groups) != count:
-            raise ImageError(f"{count} frames, but {len(groups)} are described")
-        found = [_frame(group, file, number) for number, group in enumerate(groups)]
-    else:
-        found = [_frame(header, file, 0)] if count == 1 else []
+    if groups and len(groups) != count:
+        raise ImageError(f"{count} frames, but {len(groups)} are described")
+    if not groups and count == 1:
+        groups = [header]
+
+    found = [_frame(group, file, number) for number, group in enumerate(groups)]
     places = [frame for frame in found if frame is not None]
     if len(places) < len(found) and (places or header.get("Modality") in TOMOGRAPHIC):
         raise ImageError(
@@ -203,12 +200,31 @@ def frames(header: Dataset, file: int) -> list[Frame]:
     return places
 
 
+def _frame_count(header: Dataset) -> int:
+    """Return how many frames a file has; ImageError if it has no pixels, or too many."""
+    if not header.get("Rows") or not header.get("Columns"):
+        name = UID(str(header.get("SOPClassUID", ""))).name or "no SOP class"
+        raise ImageError(f"no pixels ({name})")
+    if header.get("SOPClassUID") == SegmentationStorage:
+        raise ImageError("a segmentation, not an image")
+
+    count = int(header.get("NumberOfFrames") or 1)
+    size = int(header.Rows) * int(header.Columns) * count * int(header.get("SamplesPerPixel", 1))
+    if not 0 < size <= MAX_VOXELS:
+        raise ImageError(
+            f"{header.Columns} × {header.Rows} × {count} is more than {MAX_VOXELS} voxels, or none"
+        )
+    return count
+
+
 def _functional_groups(header: Dataset) -> list[Dataset]:
-    """For each frame of a multi-frame image one flat data set of its own and the shared attributes."""
+    """Return for each frame of a multi-frame image one flat data set of its own attributes and
+    those that all frames share."""
+    shared = tuple(header.get("SharedFunctionalGroupsSequence") or ())
     flat = []
     for own in header.get("PerFrameFunctionalGroupsSequence") or ():
         merged = Dataset()
-        for group in (*(header.get("SharedFunctionalGroupsSequence") or ()), own):
+        for group in (*shared, own):
             for element in group:
                 if element.VR == "SQ" and len(element.value) == 1:
                     merged.update(element.value[0])
@@ -217,39 +233,33 @@ def _functional_groups(header: Dataset) -> list[Dataset]:
 
 
 def _frame(header: Dataset, file: int, number: int) -> Frame | None:
-    lacking = [
-        t
-        for t in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
-        if not header.get(t)
-    ]
-    if lacking:
+    """Return a frame from its attributes, None if it has no place in the patient; ImageError if the
+    place is not valid."""
+    if not all(header.get(tag) for tag in PLACE_TAGS):
         return None
+
     position = np.array(header.ImagePositionPatient, np.float64)
     directions = np.array(header.ImageOrientationPatient, np.float64)
-    rows, columns = (float(value) for value in header.PixelSpacing)
-    if (
-        position.shape != (3,)
-        or directions.shape != (6,)
-        or not (np.isfinite(position).all() and np.isfinite(directions).all())
-    ):
+    complete = position.shape == (3,) and directions.shape == (6,)
+    if not complete or not (np.isfinite(position).all() and np.isfinite(directions).all()):
         raise ImageError("image position or orientation is no place in the patient")
+
+    rows, columns = (float(value) for value in header.PixelSpacing)
     if not (rows > 0 and columns > 0):
-        raise ImageError(f"pixel spacing {rows:g} × {columns:g} mm; mend the header")
-    row, column = directions[:3], directions[3:]
-    if (
-        abs(np.linalg.norm(row) - 1) > 0.01
-        or abs(np.linalg.norm(column) - 1) > 0.01
-        or abs(row @ column) > 0.01
-    ):
+        raise ImageError(f"pixel spacing {rows:g} × {columns:g} mm; correct the header")
+
+    lengths = np.linalg.norm(directions.reshape(2, 3), axis=1)
+    if np.abs(lengths - 1).max() > 0.01 or abs(directions[:3] @ directions[3:]) > 0.01:
         raise ImageError("the image orientation is not two perpendicular directions")
+
     thickness = float(header.get("SpacingBetweenSlices") or header.get("SliceThickness") or 1)
     return Frame(file, number, position, directions, (rows, columns), abs(thickness) or 1.0)
 
 
 @dataclass(frozen=True)
 class Series:
-    """The headers, without pixels, of what a volume was made from, and which of their frames each
-    slice is."""
+    """The headers, without pixels, of the files that a volume was made from, and for each slice the
+    number of its frame."""
 
     headers: tuple[Dataset, ...]
     numbers: tuple[int, ...]
@@ -259,60 +269,66 @@ class Series:
 
 
 def in_order(contents: Sequence[bytes]) -> list[bytes]:
-    """A series' files in the order of their slices; as they are where that is not known."""
-    if len(contents) == 1:
-        return list(contents)
+    """Return a series' files in the order of their slices; as they are where that is not known."""
     try:
         found = [frames(parse(content), file) for file, content in enumerate(contents)]
     except ImageError:
         return list(contents)
     if any(len(each) != 1 for each in found):
         return list(contents)
-    return [contents[frame.file] for frame in _sorted([each[0] for each in found])]
+
+    places = _sorted([each[0] for each in found])
+    return [contents[frame.file] for frame in places]
 
 
 def decode(contents: Sequence[bytes]) -> Volume | Floats:
-    """A series' files, or a single one's, in the order of their slices → a volume [C, K, R, C]; an
-    image that lies nowhere, such as a radiograph, is [C, H, W]. ImageError with the reason if it
-    cannot be used."""
+    """Return the volume [C, slices, rows, columns] of a series' files or of a multi-frame file,
+    given in the order of their slices; an image without a place in the patient, such as a
+    radiograph, is [C, H, W]. ImageError with the reason if it cannot be used."""
     headers = [parse(content) for content in contents]
-    places = [frame for file, header in enumerate(headers) for frame in frames(header, file)]
+    places: list[Frame] = []
+    for file, header in enumerate(headers):
+        places += frames(header, file)
+
     if not places:
         if len(contents) > 1:
             raise ImageError(f"{len(contents)} images without a place in the patient are no volume")
         return np.ascontiguousarray(_native(parse(contents[0], pixels=True))[:, 0])
+
     _check_alike(headers)
     places = _sorted(places)
     affine = _affine(places)
-    rows, columns, samples = (
-        int(headers[0].get(tag, 1)) for tag in ("Rows", "Columns", "SamplesPerPixel")
-    )
-    coloured = samples == 3 or headers[0].get("PhotometricInterpretation") == "PALETTE COLOR"
-    shape = (3 if coloured else 1, len(places), rows, columns)
+    voxels = _voxels(contents, headers[0], places)
+
+    if len(contents) == 1:
+        series = Series(tuple(headers), tuple(frame.number for frame in places))
+    else:
+        series = Series(tuple(headers[frame.file] for frame in places), tuple(range(len(places))))
+    return checked(Volume(voxels, affine, str(headers[0].get("Modality", "")), series))
+
+
+def _voxels(contents: Sequence[bytes], header: Dataset, places: Sequence[Frame]) -> Floats:
+    """Return the pixels of all frames in native units, float32 [C, slices, rows, columns].
+
+    `header` is that of the first file. Only one file's pixels are in memory beside the result.
+    """
+    channels = 3 if _is_coloured(header) else 1
+    shape = (channels, len(places), int(header.get("Rows", 1)), int(header.get("Columns", 1)))
     if np.prod(shape, dtype=np.float64) > MAX_VOXELS:
         raise ImageError(f"{' × '.join(map(str, shape[1:]))} is more than {MAX_VOXELS} voxels")
+
     voxels = np.empty(shape, np.float32)
-    for file in dict.fromkeys(frame.file for frame in places):  # one file's pixels at a time
+    for file in dict.fromkeys(frame.file for frame in places):
         native = _native(parse(contents[file], pixels=True))
         for slot, frame in enumerate(places):
             if frame.file == file:
                 voxels[:, slot] = native[:, frame.number]
-    single = len(contents) == 1
-    series = Series(
-        tuple(headers) if single else tuple(headers[frame.file] for frame in places),
-        tuple(frame.number if single else place for place, frame in enumerate(places)),
-    )
-    return checked(Volume(voxels, affine, str(headers[0].get("Modality", "")), series))
+    return voxels
 
 
 def _check_alike(headers: Sequence[Dataset]) -> None:
-    for tag, what in (
-        ("Rows", "sizes"),
-        ("Columns", "sizes"),
-        ("SamplesPerPixel", "numbers of channels"),
-        ("PhotometricInterpretation", "photometric interpretations"),
-        ("FrameOfReferenceUID", "frames of reference"),
-    ):
+    """Raise ImageError if the files of a series differ in what they must have in common."""
+    for tag, what in ALIKE:
         values = {str(header.get(tag, "")) for header in headers}
         if len(values) > 1:  # reasons land in tables, where a source's UIDs have no place
             said = tag if tag.endswith("UID") else f"{tag}: {', '.join(sorted(values)[:3])}"
@@ -320,7 +336,7 @@ def _check_alike(headers: Sequence[Dataset]) -> None:
 
 
 def _sorted(places: Iterable[Frame]) -> list[Frame]:
-    """Frames along their common normal; ImageError if they have none."""
+    """Return frames in the order along their common normal; ImageError if they have none."""
     places = list(places)
     first = places[0]
     for frame in places:
@@ -336,8 +352,8 @@ def _normal(frame: Frame) -> NDArray[np.float64]:
 
 
 def _affine(places: Sequence[Frame]) -> NDArray[np.float64]:
-    """From an index (slice, row, column) to LPS+ millimetres; ImageError if slices are not evenly
-    spaced."""
+    """Return the matrix from an index (slice, row, column) to LPS+ millimetres; ImageError if
+    slices are not evenly spaced."""
     first, last = places[0], places[-1]
     step = _normal(first) * first.thickness
     if len(places) > 1:
@@ -347,6 +363,7 @@ def _affine(places: Sequence[Frame]) -> NDArray[np.float64]:
         off = np.abs(np.stack([frame.position for frame in places]) - straight).max()
         if off > EVEN * np.linalg.norm(step):
             raise ImageError(f"slices are shifted against each other by up to {off:.2f} mm")
+
     affine = np.eye(4)
     affine[:3, 0] = step
     affine[:3, 1] = first.directions[3:] * first.spacing[0]
@@ -356,18 +373,21 @@ def _affine(places: Sequence[Frame]) -> NDArray[np.float64]:
 
 
 def _check_even(places: Sequence[Frame]) -> None:
+    """Raise ImageError if slices lie at the same place, are missing or are unevenly spaced."""
     along = np.array([frame.position @ _normal(places[0]) for frame in places])
     steps = np.diff(along)
     if (double := int((steps < SAME_PLACE).sum())) > 0:
         raise ImageError(
-            f"{double} of {len(places)} images lie at the place of another; keep one image of each slice"
+            f"{double} of {len(places)} images lie at the place of another; "
+            "keep one image of each slice"
         )
+
     usual = float(np.median(steps))
     for before, step in zip(along, steps, strict=False):
         if step > 1.5 * usual:
             raise ImageError(
-                f"{round(step / usual) - 1} slices are missing between {before:.1f} and {before + step:.1f} mm "
-                "along the series"
+                f"{round(step / usual) - 1} slices are missing between {before:.1f} and "
+                f"{before + step:.1f} mm along the series"
             )
     if np.abs(steps - usual).max() > EVEN * usual:
         raise ImageError(
@@ -379,52 +399,61 @@ def _check_even(places: Sequence[Frame]) -> None:
 
 
 def _native(dataset: Dataset) -> Floats:
-    """All frames in native units, float32 [C, N, R, C]."""
+    """Return all frames of a file in native units, float32 [C, frames, rows, columns]."""
     syntax: UID | None = dataset.file_meta.get("TransferSyntaxUID")
     if syntax is None:
         raise ImageError("no transfer syntax: how its pixels are stored is not said")
-    if not any(name in dataset for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+    if not any(name in dataset for name in PIXEL_TAGS):
         raise ImageError(f"no pixels ({UID(str(dataset.get('SOPClassUID', ''))).name})")
     decoder = dicom_codecs.plugin(syntax)
     if not syntax.is_encapsulated and "PixelData" in dataset:
         _check_length(dataset)
+
     stored = pixel_array(dataset, decoding_plugin=decoder)
-    interpretation = dataset.get("PhotometricInterpretation")
-    if interpretation == "PALETTE COLOR":
+    if dataset.get("PhotometricInterpretation") == "PALETTE COLOR":
         stored = apply_color_lut(stored, dataset)
     count = int(dataset.get("NumberOfFrames") or 1)
-    coloured = interpretation == "PALETTE COLOR" or int(dataset.get("SamplesPerPixel", 1)) == 3
-    values = stored.reshape(
-        count, *stored.shape[-3 if coloured else -2 :][:2], 3 if coloured else 1
-    )
-    if interpretation == "MONOCHROME1" and not _has_unit(dataset):
-        values = _inverted(values, dataset)
-    if not coloured:
+    if _is_coloured(dataset):
+        values = stored.reshape(count, *stored.shape[-3:-1], 3)
+    else:
+        values = stored.reshape(count, *stored.shape[-2:], 1)
+        if dataset.get("PhotometricInterpretation") == "MONOCHROME1" and not _has_unit(dataset):
+            values = _inverted(values, dataset)
         values = _rescaled(values, dataset)
     return np.moveaxis(np.asarray(values, np.float32), -1, 0)
 
 
+def _is_coloured(header: Dataset) -> bool:
+    """Return whether an image has three channels, directly or by its palette."""
+    if header.get("PhotometricInterpretation") == "PALETTE COLOR":
+        return True
+    return int(header.get("SamplesPerPixel", 1)) == 3
+
+
 def _check_length(dataset: Dataset) -> None:
+    """Raise ImageError if there are not as many bytes of pixels as the header says."""
     expected = get_expected_length(dataset)
     if len(dataset.PixelData) not in (expected, expected + expected % 2):
         raise ImageError(f"{len(dataset.PixelData)} bytes of pixels, {expected} are expected")
 
 
 def _has_unit(dataset: Dataset) -> bool:
-    """Whether values are Hounsfield units, which stay what they are however they are to be shown."""
+    """Return whether values are Hounsfield units, which stay what they are however they are to be
+    shown."""
     types = {str(each.get("RescaleType", "")) for each in (dataset, *_functional_groups(dataset))}
-    return dataset.get("Modality") == "CT" or "HU" in types
+    return dataset.get("Modality") in FIXED_UNITS or "HU" in types
 
 
 def _inverted(values: NDArray[Any], dataset: Dataset) -> NDArray[Any]:
-    """Of MONOCHROME1 the lowest value is white: stored values are mirrored in the range they may
-    have."""
+    """Return stored values mirrored in the range they may have: the lowest value of MONOCHROME1 is
+    white."""
     signed, bits = int(dataset.get("PixelRepresentation", 0)), int(dataset.BitsStored)
     return (-1 if signed else 2**bits - 1) - values.astype(np.int64)
 
 
 def _rescaled(values: NDArray[Any], dataset: Dataset) -> NDArray[Any]:
-    """Stored values [N, R, C, 1] → native units, of multi-frame images frame by frame."""
+    """Return stored values [frames, rows, columns, 1] in native units, of multi-frame images frame
+    by frame."""
     groups = _functional_groups(dataset)
     if not any("RescaleSlope" in group for group in groups):
         return np.asarray(apply_modality_lut(values, dataset))

@@ -5,6 +5,8 @@ pydicom itself decodes RLE, Pillow 8-bit JPEG. The rest (JPEG lossless and 12-bi
 that.
 """
 
+import struct
+
 import imagecodecs
 import numpy as np
 from pydicom import uid
@@ -26,6 +28,8 @@ DECODERS = {
     uid.HTJ2KLosslessRPCL: imagecodecs.htj2k_decode,
     uid.HTJ2K: imagecodecs.htj2k_decode,
 }
+JPEG_START, JPEG2000_SIZE = b"\xff\xd8", b"\xff\x4f\xff\x51"
+START_OF_FRAME = (0xC0, 0xC1, 0xC2, 0xC3, 0xF7)  # then length, precision, rows, columns
 DECODER_DEPENDENCIES = dict.fromkeys(DECODERS, ("imagecodecs",))  # pydicom asks for it
 
 
@@ -35,7 +39,8 @@ def is_available(syntax: str) -> bool:
 
 
 def plugin(syntax: uid.UID) -> str:
-    """The plugin that decodes a transfer syntax, "" for any; ImageError if there is none."""
+    """Return the name of the plugin that decodes a transfer syntax, "" for any; ImageError if there
+    is none."""
     if syntax in DECODERS:
         decoder = get_decoder(syntax)
         if NAME not in decoder.available_plugins:
@@ -53,12 +58,12 @@ def plugin(syntax: uid.UID) -> str:
 
 
 def decode_frame(content: bytes, runner: DecodeRunner) -> bytearray:
-    """One frame; ImageError if the compressed image has another size than the header says."""
-    sides = codestream_sides(content)
-    if sides != (runner.rows, runner.columns):
-        raise ImageError(
-            f"compressed pixels of {sides} in an image of {(runner.rows, runner.columns)} rows and columns"
-        )
+    """Decode one frame for pydicom; ImageError if the compressed image has another size than the
+    header says."""
+    sides, expected = codestream_sides(content), (runner.rows, runner.columns)
+    if sides != expected:
+        raise ImageError(f"compressed pixels of {sides} in an image of {expected} rows and columns")
+
     pixels = np.ascontiguousarray(DECODERS[runner.transfer_syntax](content))
     runner.set_option("bits_allocated", 8 * pixels.itemsize)
     if pixels.ndim == 3:
@@ -69,28 +74,18 @@ def decode_frame(content: bytes, runner: DecodeRunner) -> bytearray:
 
 
 def codestream_sides(content: bytes) -> tuple[int, int]:
-    """Rows and columns that a JPEG, JPEG-LS or JPEG 2000 stream says it has, before anything is
-    allocated for them."""
-    start = content.find(
-        b"\xff\x4f\xff\x51"
-    )  # JPEG 2000: SOC, SIZ, then length, capabilities, right, lower, left, top
-    if start >= 0 and not content.startswith(b"\xff\xd8"):
-        right, lower, left, top = (
-            int.from_bytes(content[start + at : start + at + 4], "big") for at in (8, 12, 16, 20)
-        )
+    """Return the rows and columns that a JPEG, JPEG-LS or JPEG 2000 stream says it has, before
+    anything is allocated for them."""
+    start = content.find(JPEG2000_SIZE)
+    if start >= 0 and not content.startswith(JPEG_START):
+        # The markers, then length, capabilities, right, lower, left and top.
+        right, lower, left, top = struct.unpack_from(">4I", content, start + 8)
         return lower - top, right - left
+
     at = 2
     while at + 9 <= len(content) and content[at] == 0xFF:
-        marker, length = content[at + 1], int.from_bytes(content[at + 2 : at + 4], "big")
-        if marker in (
-            0xC0,
-            0xC1,
-            0xC2,
-            0xC3,
-            0xF7,
-        ):  # start of frame: length, precision, rows, columns
-            return int.from_bytes(content[at + 5 : at + 7], "big"), int.from_bytes(
-                content[at + 7 : at + 9], "big"
-            )
+        marker, length, _, rows, columns = struct.unpack_from(">BHBHH", content, at + 1)
+        if marker in START_OF_FRAME:
+            return rows, columns
         at += 2 + length
     raise ImageError("compressed pixels that do not say their size")

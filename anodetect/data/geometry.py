@@ -24,11 +24,8 @@ from anodetect.errors import ImageError
 
 Affine = NDArray[np.float64]
 Index = tuple[int, int, int]
-PLANES = {
-    "axial": "SPL",
-    "coronal": "PIL",
-    "sagittal": "LIP",
-}  # where slices, rows and columns run to
+# Where slices, rows and columns run to.
+PLANES = {"axial": "SPL", "coronal": "PIL", "sagittal": "LIP"}
 OPPOSITE = dict(zip("LRPASI", "RLAPIS", strict=True))
 FLIP_XY = np.diag([-1.0, -1.0, 1.0, 1.0])  # between RAS+ (NIfTI) and LPS+ (DICOM)
 SAME_SPACING = 0.99
@@ -50,100 +47,97 @@ class Geometry:
     flipped: tuple[bool, bool, bool]
 
     def to_slices(self, array: NDArray[Any]) -> NDArray[Any]:
-        """[..., I, J, K] → a view [..., D, H, W]."""
+        """Return a view [..., D, H, W] of an array [..., I, J, K]."""
         rest = array.ndim - 3
-        ordered = array.transpose(*range(rest), *(rest + axis for axis in self.axes))
+        ordered = array.transpose(*range(rest), *np.add(rest, self.axes))
         return ordered[(..., *self._steps())]
 
     def to_source(self, volume: NDArray[Any]) -> NDArray[Any]:
-        """[..., D, H, W] → a view [..., I, J, K]."""
+        """Return a view [..., I, J, K] of an array [..., D, H, W]."""
         rest = volume.ndim - 3
-        return volume[(..., *self._steps())].transpose(
-            *range(rest), *(rest + a for a in np.argsort(self.axes))
-        )
+        back = rest + np.argsort(self.axes)
+        return volume[(..., *self._steps())].transpose(*range(rest), *back)
 
     def source_index(self, place: tuple[float, float, float]) -> tuple[float, float, float]:
-        """(d, h, w) → (i, j, k)."""
+        """Return the index (i, j, k) of the source at a place (d, h, w) of the slices."""
         index = [0.0, 0.0, 0.0]
         for at, axis, flipped in zip(place, self.axes, self.flipped, strict=True):
             index[axis] = self.shape[axis] - 1 - at if flipped else at
         return index[0], index[1], index[2]
 
     def inside(self, index: tuple[float, float, float]) -> tuple[float, float, float]:
-        """(i, j, k) → (d, h, w)."""
-        d, h, w = (
-            self.shape[axis] - 1 - index[axis] if flipped else index[axis]
-            for axis, flipped in zip(self.axes, self.flipped, strict=True)
-        )
-        return d, h, w
+        """Return the place (d, h, w) in the slices of an index (i, j, k) of the source."""
+        place = [index[axis] for axis in self.axes]
+        for number, side in enumerate(self.sides):
+            if self.flipped[number]:
+                place[number] = side - 1 - place[number]
+        return place[0], place[1], place[2]
 
     def position(self, place: tuple[float, float, float]) -> tuple[float, float, float]:
-        """(d, h, w) → LPS+ millimetres."""
+        """Return the LPS+ millimetres of a place (d, h, w) in the slices."""
         x, y, z = self.affine[:3] @ (*self.source_index(place), 1.0)
         return float(x), float(y), float(z)
 
     def centre(self, number: int) -> tuple[float, float, float]:
-        """LPS+ millimetres of the middle of slice `number`."""
+        """Return the LPS+ millimetres of the middle of slice `number`."""
         _, height, width = self.sides
         return self.position((number, (height - 1) / 2, (width - 1) / 2))
 
     @property
     def sides(self) -> Index:
-        """(D, H, W)."""
-        depth, height, width = (self.shape[axis] for axis in self.axes)
-        return depth, height, width
+        """Return the number of slices, rows and columns (D, H, W)."""
+        depth, height, width = self.axes
+        return self.shape[depth], self.shape[height], self.shape[width]
 
     @property
     def spacing(self) -> tuple[float, float, float]:
-        """Millimetres from slice to slice, row to row, column to column."""
+        """Return the millimetres from slice to slice, row to row and column to column."""
         lengths = np.linalg.norm(self.affine[:3, :3], axis=0)
-        depth, height, width = (float(lengths[axis]) for axis in self.axes)
-        return depth, height, width
+        depth, height, width = self.axes
+        return float(lengths[depth]), float(lengths[height]), float(lengths[width])
 
     def _steps(self) -> tuple[slice, slice, slice]:
-        d, h, w = (slice(None, None, -1 if flipped else 1) for flipped in self.flipped)
-        return d, h, w
+        d, h, w = np.where(self.flipped, -1, 1).tolist()
+        return slice(None, None, d), slice(None, None, h), slice(None, None, w)
 
 
 def along(shape: Index, affine: Affine, plane: str = "auto") -> Geometry:
-    """The geometry of a source sliced along a plane; "auto" is the plane with the finest pixels,
-    axial where equal, of those whose slices have MIN_SIDE pixels on each side.
+    """Return the geometry of a source sliced along a plane; "auto" is the plane with the finest
+    pixels, axial where equal, of those whose slices have MIN_SIDE pixels on each side.
 
     An oblique source is sliced along its own axes, in the plane they are the nearest to. ImageError
     if the affine cannot be inverted.
     """
     check_affine(affine)
-    toward = io_orientation(
-        affine
-    )  # for each axis of the source: world axis, and whether it runs with or against it
+    # For each axis of the source: the world axis, and 1 or -1 if it runs with or against it.
+    toward = io_orientation(affine)
     source_of = {int(world): axis for axis, (world, _) in enumerate(toward)}
     if plane == "auto":
         plane = _finest_plane(source_of, shape, affine)
-    letters = PLANES[plane]
-    axes = [source_of["LPS".index(_positive(letter))] for letter in letters]
-    flipped = [
-        bool(toward[axis, 1] < 0) == (letter in "LPS")
-        for axis, letter in zip(axes, letters, strict=True)
-    ]
+
+    axes, flipped = [], []
+    for letter in PLANES[plane]:
+        axis = source_of["LPS".index(_positive(letter))]
+        axes.append(axis)
+        flipped.append(bool(toward[axis, 1] < 0) == (letter in "LPS"))
     d, h, w = axes
     return Geometry(shape, affine, plane, (d, h, w), (flipped[0], flipped[1], flipped[2]))
 
 
 def _finest_plane(source_of: dict[int, int], shape: Index, affine: Affine) -> str:
-    """The pixels of a plane are the finer, the coarser the spacing across it."""
+    """Return the plane with the finest pixels, that is with the coarsest spacing across it."""
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
-    normals = {
-        plane: source_of["LPS".index(_positive(letters[0]))] for plane, letters in PLANES.items()
-    }
-    large = {
-        plane: normal
-        for plane, normal in normals.items()
-        if min(np.delete(shape, normal)) >= MIN_SIDE
-    }
-    across = {plane: lengths[normal] for plane, normal in (large or normals).items()}
-    return next(
-        plane for plane, length in across.items() if length >= SAME_SPACING * max(across.values())
-    )
+    across: dict[str, float] = {}
+    large: dict[str, float] = {}
+    for plane, letters in PLANES.items():
+        normal = source_of["LPS".index(_positive(letters[0]))]
+        across[plane] = lengths[normal]
+        if min(np.delete(shape, normal)) >= MIN_SIDE:
+            large[plane] = lengths[normal]
+
+    across = large or across
+    coarsest = max(across.values())
+    return next(plane for plane, length in across.items() if length >= SAME_SPACING * coarsest)
 
 
 def _positive(letter: str) -> str:
@@ -151,19 +145,19 @@ def _positive(letter: str) -> str:
 
 
 def edges(plane: str) -> dict[str, str]:
-    """The letters at the edges of a slice: left, right, top and bottom."""
+    """Return the letters at the edges of a slice: left, right, top and bottom."""
     rows, columns = PLANES[plane][1], PLANES[plane][2]
     return {"left": OPPOSITE[columns], "right": columns, "top": OPPOSITE[rows], "bottom": rows}
 
 
 def check_affine(affine: Affine) -> None:
-    """ImageError if an affine does not say where voxels are."""
+    """Raise ImageError if an affine does not say where voxels are."""
     if not np.isfinite(affine).all():
         raise ImageError(
             "the affine holds NaN or infinite values; it does not say where voxels are"
         )
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     if (lengths <= 0).any():
-        raise ImageError("a voxel spacing of zero; mend the header")
+        raise ImageError("a voxel spacing of zero; correct the header")
     if abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-4:
         raise ImageError("the affine cannot be inverted: two axes of the volume point the same way")

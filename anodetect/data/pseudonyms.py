@@ -1,42 +1,48 @@
-"""Names for patients that say nothing of them: a keyed hash (HMAC-SHA256) of the identifiers,
-truncated to 64 bits.
+"""Pseudonyms of patients: a keyed hash (HMAC-SHA256) of the identifiers, truncated to 64 bits.
 
 The key is made at first use and lies in the user's configuration folder. With the same key a
-patient has the same pseudonym in every run; who has the key can find out which pseudonym an
-identifier has, so it stays where the identifiers are. A lost or replaced key gives new pseudonyms,
-and old tables can no longer be joined with new ones.
+patient has the same pseudonym in every run. With the key one can find out which pseudonym an
+identifier has, so the key stays where the identifiers are. A lost or replaced key gives new
+pseudonyms, and old tables can no longer be joined with new ones.
 """
 
 import hmac
 import os
 import secrets
+import sys
 from functools import cache
 from pathlib import Path
 
+import platformdirs
+
 from anodetect.errors import ConfigError
 
+APPLICATION = "anodetect"
 KEY_BYTES = 32
 
 
 def pseudonym(*identifiers: str) -> str:
-    """The pseudonym of a patient, from everything that tells one from another."""
+    """Return the pseudonym of a patient, from everything that distinguishes patients."""
     message = "\0".join(identifiers).encode("utf-8", "surrogateescape")
     return "patient-" + hmac.digest(_key(key_file()), message, "sha256").hex()[:16]
 
 
 def key_file() -> Path:
-    """Where the key lies."""
-    import typer
-
-    return Path(typer.get_app_dir("anodetect")) / "pseudonym.key"
+    """Return where the key lies: $XDG_CONFIG_HOME or ~/.config on Linux, ~/Library/Application
+    Support on macOS, %APPDATA% on Windows."""
+    if sys.platform == "darwin":  # where platformdirs would follow $XDG_CONFIG_HOME
+        folder = Path.home() / "Library" / "Application Support" / APPLICATION
+    else:
+        folder = platformdirs.user_config_path(APPLICATION, appauthor=False, roaming=True)
+    return folder / "pseudonym.key"
 
 
 @cache
 def _key(path: Path) -> bytes:
-    """The key, made if there is none; ConfigError if it cannot be read or made."""
+    """Return the key, which is made if there is none; ConfigError if it cannot be read or made."""
     try:
         if not path.exists():
-            _make(path)
+            _make_key(path)
         key = bytes.fromhex(path.read_text("ascii").strip())
     except (OSError, ValueError) as error:
         raise ConfigError(
@@ -49,9 +55,9 @@ def _key(path: Path) -> bytes:
     return key
 
 
-def _make(path: Path) -> None:
-    """A new key that only its owner may read; of several processes that make one at once, the first
-    wins."""
+def _make_key(path: Path) -> None:
+    """Make a key that only its owner may read; of several processes that make one at once, the
+    first wins."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:

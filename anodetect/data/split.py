@@ -2,19 +2,32 @@
 overlapping."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
+from itertools import chain
+
+import numpy as np
 
 from anodetect.data.scan import Record
 from anodetect.errors import DataError
 
 MINIMUM = 20
 TUNE_SHARE, CALIBRATE_SHARE = 0.1, 0.2
+ONE_GROUP = (
+    "all images belong to one group: the calibrate and tune parts are dropped, "
+    "so scores carry no p-values (give them later with `anodetect calibrate`) "
+    "and standardisation is learned on the images trained on"
+)
+TWO_GROUPS = (
+    "only two groups: the tune part is dropped, "
+    "so standardisation is learned on the images trained on"
+)
 
 
 @dataclass(frozen=True)
 class Roles:
-    """Records by use, and what had to be given up for want of groups ("" where nothing)."""
+    """Records by use. `dropped` says which part is missing because there are too few groups, and
+    what that costs; "" where none is."""
 
     fit: list[Record]
     tune: list[Record]
@@ -23,47 +36,36 @@ class Roles:
 
 
 def position(name: str, salt: str = "anodetect") -> float:
-    """A fixed place in [0, 1) for a name; the same on every machine and for every seed."""
+    """Return a fixed place in [0, 1) for a name, the same on every machine and for every seed."""
     return int.from_bytes(sha256(f"{salt}\0{name}".encode()).digest()[:8], "big") / 2**64
 
 
 def assign(records: Sequence[Record]) -> Roles:
-    """Split normals about 70/10/20 by images, whole groups in the order of their hash."""
+    """Split normals about 70/10/20 by images, whole groups in the order of their hash. DataError if
+    there are fewer than MINIMUM, or a few groups hold most of them."""
     if len(records) < MINIMUM:
         raise DataError(
-            f"{len(records)} normal images are too few; at least {MINIMUM} are needed, some hundreds are good"
+            f"{len(records)} normal images are too few; at least {MINIMUM} are needed, "
+            "some hundreds are good"
         )
+
     groups: dict[str, list[Record]] = {}
     for record in records:
         groups.setdefault(record.group, []).append(record)
     order = [groups[name] for name in sorted(groups, key=position)]
     if len(order) == 1:
-        return Roles(
-            list(records),
-            [],
-            [],
-            dropped=(
-                "all images belong to one group: the calibrate and tune parts are dropped, so scores carry no p-values "
-                "(give them later with `anodetect calibrate`) and standardisation is learned on the images trained on"
-            ),
-        )
+        return Roles(list(records), [], [], dropped=ONE_GROUP)
     if len(order) == 2:
         small, large = sorted(order, key=len)
-        return Roles(
-            large,
-            [],
-            small,
-            dropped=(
-                "only two groups: the tune part is dropped, so standardisation is learned on the images trained on"
-            ),
-        )
+        return Roles(large, [], small, dropped=TWO_GROUPS)
+
     tune = _take(order, TUNE_SHARE * len(records), leave=2)
     calibrate = _take(order, CALIBRATE_SHARE * len(records), leave=1)
-    fit = [record for group in order for record in group]
+    fit = list(chain.from_iterable(order))
     if len(fit) < len(records) / 2:
         raise DataError(
-            f"only {len(fit)} of {len(records)} images are left to fit: a few groups hold most of them; "
-            "add groups or take single images as groups"
+            f"only {len(fit)} of {len(records)} images are left to fit: "
+            "a few groups hold most of them; add groups or take single images as groups"
         )
     return Roles(fit, tune, calibrate)
 
@@ -76,6 +78,7 @@ def _take(order: list[list[Record]], wanted: float, leave: int) -> list[Record]:
         if len(order) > leave and len(taken) + len(group) / 2 <= wanted:
             order.remove(group)
             taken += group
+
     if not taken:
         smallest = min(order, key=len)
         order.remove(smallest)
@@ -84,41 +87,49 @@ def _take(order: list[list[Record]], wanted: float, leave: int) -> list[Record]:
 
 
 def merge_duplicates(records: Sequence[Record], hashes: Sequence[str]) -> tuple[list[Record], int]:
-    """Put images with the same bytes into one group, so that no copy crosses a split; and how many
-    copies there are."""
-    from dataclasses import replace
-
+    """Return the records with those of the same bytes (`hashes`, one for each record) in one group,
+    so that no copy crosses a split, and how many copies there are."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    groups = {
-        name: index for index, name in enumerate(dict.fromkeys(record.group for record in records))
-    }
-    contents = {name: index + len(groups) for index, name in enumerate(dict.fromkeys(hashes))}
-    edges = ([groups[r.group] for r in records], [contents[h] for h in hashes])
+    # A graph whose nodes are groups and contents; each record joins its group with its content.
+    groups: dict[str, int] = {}
+    contents: dict[str, int] = {}
+    of_group, of_content = [], []
+    for record, content in zip(records, hashes, strict=True):
+        of_group.append(groups.setdefault(record.group, len(groups)))
+        of_content.append(contents.setdefault(content, len(contents)))
     size = len(groups) + len(contents)
-    _, component = connected_components(
-        coo_array(([1] * len(records), edges), shape=(size, size)), directed=False
-    )
+    edges = (of_group, np.add(of_content, len(groups)))
+    graph = coo_array((np.ones(len(records), np.int64), edges), shape=(size, size))
+    _, component = connected_components(graph, directed=False)
+
+    # All groups of a component take the name of its first one.
     first: dict[int, str] = {}
     for name, index in groups.items():
         first.setdefault(component[index], name)
-    merged = [replace(record, group=first[component[groups[record.group]]]) for record in records]
+    merged = []
+    for record, index in zip(records, of_group, strict=True):
+        merged.append(replace(record, group=first[component[index]]))
     return merged, len({record.id for record in records}) - len(contents)
 
 
 def refuse_leaks(train: Sequence[Record], test: Sequence[Record], hashes: dict[str, str]) -> None:
-    """DataError if a group or the same bytes (`hashes`: record id → sha256) stand on both sides."""
+    """Raise DataError if a group or the same bytes (`hashes`: record id → sha256) stand on both
+    sides."""
     train_groups = {record.group: record.id for record in train}
     train_bytes = {hashes[record.id]: record.id for record in train if record.id in hashes}
+
     for record in test:
         if record.group in train_groups:
             other = train_groups[record.group]
             raise DataError(
-                f"group {record.group!r} is in train ({other}) and in test ({record.id}); move it to one side"
+                f"group {record.group!r} is in train ({other}) and in test ({record.id}); "
+                "move it to one side"
             )
         other = train_bytes.get(hashes.get(record.id, ""), "")
         if other:
             raise DataError(
-                f"leak: {record.id} in test has the same bytes as {other} in train; remove one of them"
+                f"leak: {record.id} in test has the same bytes as {other} in train; "
+                "remove one of them"
             )

@@ -1,4 +1,4 @@
-"""A small set with a known truth: a striped, shaded texture, and planted bright blobs and
+"""A small data set with a known truth: a striped, shaded texture, and planted bright blobs and
 scratches."""
 
 from pathlib import Path
@@ -16,10 +16,12 @@ Images = NDArray[np.uint8]
 def images(
     count: int, *, size: int = 64, channels: int = 1, defects: bool = False, seed: int = 0
 ) -> tuple[Images, Bools]:
-    """`count` images uint8 [N, C, H, W] and their masks bool [N, H, W] (empty without defects)."""
+    """Return `count` images uint8 [N, C, H, W] and their masks bool [N, H, W], all False without
+    defects."""
     rng = np.random.default_rng([seed, size, channels, defects])
-    made = [_image(rng, size, channels, defects) for _ in range(count)]
-    return np.stack([image for image, _ in made]), np.stack([mask for _, mask in made])
+    pairs = [_image(rng, size, channels, defects) for _ in range(count)]
+    pictures, masks = zip(*pairs, strict=True)
+    return np.stack(pictures), np.stack(masks)
 
 
 def write(
@@ -34,25 +36,23 @@ def write(
     """Write a data set in the MVTec layout: `train` normals, and `test` normals and as many defects
     with masks."""
     parts = {"train/good": (train, False), "test/good": (test, False), "test/defect": (test, True)}
+
     for offset, (part, (count, defects)) in enumerate(parts.items()):
         pictures, masks = images(
             count, size=size, channels=channels, defects=defects, seed=seed * 10 + offset
         )
         for index, (picture, mask) in enumerate(zip(pictures, masks, strict=True)):
-            _save(
-                folder / part / f"{index:04d}.png",
-                picture[0] if channels == 1 else np.moveaxis(picture, 0, -1),
-            )
+            pixels = picture[0] if channels == 1 else np.moveaxis(picture, 0, -1)
+            _save(folder / part / f"{index:04d}.png", pixels)
             if defects:
-                _save(
-                    folder / "ground_truth/defect" / f"{index:04d}_mask.png",
-                    mask.astype(np.uint8) * 255,
-                )
+                truth = folder / "ground_truth/defect" / f"{index:04d}_mask.png"
+                _save(truth, mask.astype(np.uint8) * 255)
 
 
 def _image(
     rng: np.random.Generator, size: int, channels: int, defect: bool
 ) -> tuple[Images, Bools]:
+    """Return one image uint8 [C, H, W] and its mask [H, W]."""
     rows, columns = np.mgrid[:size, :size] / size
     shade = 12 * np.sin(2 * np.pi * (rows * rng.uniform(0.3, 0.5) + rng.uniform()))
     stripes = 20 * np.sign(np.sin(2 * np.pi * (8 * columns + rng.uniform(-0.05, 0.05))))
@@ -66,7 +66,7 @@ def _image(
 
 
 def _shape(rng: np.random.Generator, size: int) -> Bools:
-    """A blob or a scratch, about a hundredth to a fiftieth of the image."""
+    """Return a blob or a scratch [H, W], about a hundredth to a fiftieth of the image."""
     rows, columns = np.mgrid[:size, :size] / size
     y, x, angle = rng.uniform(0.2, 0.8), rng.uniform(0.2, 0.8), rng.uniform(0, np.pi)
     along = (rows - y) * np.sin(angle) + (columns - x) * np.cos(angle)

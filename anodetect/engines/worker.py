@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from anodetect.data.scan import Record
+from anodetect.data.scan import Problem, Record
 from anodetect.errors import ConfigError, RunError
 from anodetect.files import short_name
 from anodetect.model.loading import BATCH, PIXELS_AHEAD, pixels, why
@@ -206,15 +206,15 @@ def _row(scored: Scored, model_sha256: str) -> directories.Row:
     }
 
 
-def problem_row(name: str, reason: str, model_sha256: str) -> directories.Row:
-    status = "skipped" if "symbolic link" in reason else "failed"
+def problem_row(problem: Problem, model_sha256: str) -> directories.Row:
+    status = "skipped" if "symbolic link" in problem.reason else "failed"
     return {
-        "path": name,
-        "group": name,
+        "path": problem.name,
+        "group": problem.name,
         "heatmap": "",
         "model_sha256": model_sha256,
         "status": status,
-        "error": reason,
+        "error": problem.reason,
     }
 
 

@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from anodetect.config import Config
 from anodetect.data.geometry import MIN_SIDE, Geometry, along
-from anodetect.data.volumes import Volume
+from anodetect.data.volumes import FIXED_UNITS, Volume
 from anodetect.errors import ImageError
 from anodetect.imaging.foreground import (
     COARSE,
@@ -32,7 +32,6 @@ SAMPLE_PIXELS = 512  # per image, to learn the intensity range from
 CLIP = 1.5
 # of their range (12 of the 47 patients lgg_flair trains on held out: 4 % of slices unseen; 9 at 0)
 SEEN_MARGIN = 0.1
-FIXED_UNITS = ("CT",)  # modalities whose values mean the same in every volume
 
 
 class PreprocessConfig(Config):

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from anodetect.data.scan import SUFFIXES, is_below
+from anodetect.data import formats
+from anodetect.data.scan import is_below
 from anodetect.errors import ConfigError
 from anodetect.record import directories, runs
 
@@ -68,7 +69,7 @@ def search(roots: Sequence[Path]) -> Contents:
             if directories.AUDIT_FILE in names:
                 scores.append(folder)
                 continue
-            if names & DATA_SET or any(_is_image(name) for name in names):
+            if names & DATA_SET or _has_images(folder, names):
                 images.append(folder)
             next_level += subfolders
         level = next_level
@@ -76,8 +77,8 @@ def search(roots: Sequence[Path]) -> Contents:
     return Contents(tuple(run_folders), tuple(scores), tuple(images))
 
 
-def _is_image(name: str) -> bool:
-    return Path(name).suffix.lower() in SUFFIXES
+def _has_images(folder: Path, names: set[str]) -> bool:
+    return any(formats.format_of(folder / name) is not None for name in names)
 
 
 def _list_folder(folder: Path) -> tuple[list[Path], set[str]]:
