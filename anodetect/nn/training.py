@@ -176,7 +176,7 @@ def optimize(
 
 def checkpoint_of(context: TrainContext) -> Path:
     """Where a training is saved that is to be continued."""
-    return context.workdir / "checkpoint.safetensors"
+    return context.workdir / checkpoint.CHECKPOINT_FILE
 
 
 @dataclass(frozen=True)

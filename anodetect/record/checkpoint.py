@@ -20,6 +20,8 @@ from anodetect.errors import RunError
 from anodetect.files import write_atomic
 from anodetect.types import State
 
+MODEL_FILE = "model.safetensors"  # of a finished run
+CHECKPOINT_FILE = "checkpoint.safetensors"  # of a training that can be resumed
 FORMAT = 5
 OLDEST = 4  # which is read: it knows nothing of volumes, and needs nothing of them
 

@@ -26,12 +26,13 @@ from anodetect.config import canonical
 from anodetect.errors import RunError
 from anodetect.files import sha256_of, write_atomic
 from anodetect.record import checkpoint, environment, threads
+from anodetect.record.checkpoint import CHECKPOINT_FILE, MODEL_FILE
 from anodetect.stats.calibration import Calibration
 from anodetect.types import State
 
 FILES = (
     "config.json",
-    "model.safetensors",
+    MODEL_FILE,
     "train.jsonl",
     "environment.json",
     "manifest.csv",
@@ -52,7 +53,7 @@ HEADER = (
 
 
 CURVE_POINTS = 200
-CHECKPOINT, FINGERPRINT = "checkpoint.safetensors", "fingerprint"  # only while a run is being made
+FINGERPRINT = "fingerprint"  # only while a run is being made
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def partial(path: Path) -> Path:
 def checkpoints(workdir: Path) -> list[Path]:
     """What an interrupted training can go on from: its checkpoint, or an ensemble's members that
     are finished."""
-    return [file for file in workdir.glob("*.safetensors") if file.name != "model.safetensors"]
+    return [file for file in workdir.glob("*.safetensors") if file.name != MODEL_FILE]
 
 
 def begin(path: Path, *, resume: bool, fingerprint: Mapping[str, Any] | None = None) -> Path:
@@ -148,11 +149,11 @@ def write(
     hashes = {
         name: sha256_of(workdir / name)
         for name in FILES
-        if name not in ("model.safetensors", "train.jsonl")
+        if name not in (MODEL_FILE, "train.jsonl")
     }
     full = dict(header) | {"calibration_groups": list(calibration.groups), "hashes": hashes}
-    checkpoint.write(workdir / "model.safetensors", tensors, full)
-    for name in (CHECKPOINT, FINGERPRINT):
+    checkpoint.write(workdir / MODEL_FILE, tensors, full)
+    for name in (CHECKPOINT_FILE, FINGERPRINT):
         (workdir / name).unlink(missing_ok=True)
     workdir.replace(path)
 
@@ -160,7 +161,7 @@ def write(
 def read(path: Path) -> Run:
     """Read a run; RunError if it is missing, incomplete, newer than this release, or altered."""
     _check_complete(path)
-    tensors, header = checkpoint.read(path / "model.safetensors")
+    tensors, header = checkpoint.read(path / MODEL_FILE)
     lacking = [key for key in HEADER if key not in header]
     if lacking:
         raise RunError(
@@ -183,7 +184,7 @@ def read(path: Path) -> Run:
             tuple(header["calibration_groups"]),
         )
         state = {name.removeprefix("detector."): array for name, array in tensors.items()}
-        return Run(path, header, state, calibration, sha256_of(path / "model.safetensors"))
+        return Run(path, header, state, calibration, sha256_of(path / MODEL_FILE))
     except (KeyError, TypeError) as error:
         raise RunError(
             f"{path}: the model file lacks {error}; it was not written by `anodetect train`"
@@ -226,7 +227,7 @@ def facts(path: Path) -> dict[str, Any]:
         "calibration_images": len(run.calibration.scores),
         "calibration_groups": run.calibration.n_groups,
         "model_sha256": run.model_sha256,
-        "model_mb": round((path / "model.safetensors").stat().st_size / 1e6, 3),
+        "model_mb": round((path / MODEL_FILE).stat().st_size / 1e6, 3),
         "environment": json.loads((path / "environment.json").read_text("utf-8")),
     }
 

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key, l
 from anodetect.errors import AnodetectError, ConfigError, RunError
 from anodetect.files import leads_out, sha256_of, write_atomic
 from anodetect.record import directories, reviews
+from anodetect.record.checkpoint import MODEL_FILE
 from anodetect.record.decisions import decide, decide_slices
 from anodetect.stats.calibration import Calibration
 
@@ -183,7 +184,7 @@ def _outputs(scored: directories.ScoreDirectory, notes: list[str]) -> Iterator[s
 
 
 def _model(audit: Mapping[str, Any], run: Path | None, notes: list[str]) -> Iterator[str]:
-    file = (run or Path(audit["run_path"])) / "model.safetensors"
+    file = (run or Path(audit["run_path"])) / MODEL_FILE
     if not file.is_file():
         notes.append(f"the model was not checked: no {file}; --run says where it is")
     elif sha256_of(file) != audit["model_sha256"]:

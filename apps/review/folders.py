@@ -11,6 +11,7 @@ from anodetect.data import formats
 from anodetect.data.scan import is_below
 from anodetect.errors import ConfigError
 from anodetect.record import directories, runs
+from anodetect.record.checkpoint import MODEL_FILE
 
 DEPTH = 4  # levels of folders that are searched
 MOST = 200  # folders that are searched on one level
@@ -63,7 +64,7 @@ def search(roots: Sequence[Path]) -> Contents:
         next_level = list[Path]()
         for folder in level[:MOST]:
             subfolders, names = _list_folder(folder)
-            if "model.safetensors" in names:
+            if MODEL_FILE in names:
                 run_folders.append(folder)
                 continue
             if directories.AUDIT_FILE in names:

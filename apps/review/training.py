@@ -8,6 +8,7 @@ import streamlit as st
 
 from anodetect.detectors import DETECTORS
 from anodetect.errors import AnodetectError
+from anodetect.record.checkpoint import MODEL_FILE
 from anodetect.stats.calibration import DEFAULT_FAR
 
 from . import folders, jobs
@@ -105,7 +106,7 @@ def _runs(contents: Contents) -> None:
     shown, problems = [], []
     for run in contents.runs:
         try:
-            changed = (run / "model.safetensors").stat().st_mtime_ns
+            changed = (run / MODEL_FILE).stat().st_mtime_ns
             shown.append(_titled(_run_row(run, changed, contents.scores)))
         except (AnodetectError, OSError) as error:
             problems.append(f"{run}: {error}")
