@@ -48,15 +48,16 @@ def row(data: str, detector: str, arguments: argparse.Namespace, reporter: Repor
         job = benchmark.Job(data, detector, seed, arguments.out)
         reporter.say(job.name)
         try:
-            result = benchmark.finished(job, arguments.budget)
+            result = benchmark.finished(job, arguments.budget).row
         except Interrupted:
             raise
         except AnodetectError as error:
             ended[f"failure: {error}"] += 1
             continue
 
-        values.append(result["image_auroc"])
-        ended[result["stopped_by"]] += 1
+        if result.image_auroc is not None:
+            values.append(result.image_auroc)
+        ended[result.stopped_by] += 1
         returns += sum("returned_to_step" in entry for entry in runs.read_log(job.run))
 
     low = f"{min(values):.3f}" if values else "–"

@@ -4,7 +4,8 @@ import json
 import numpy as np
 import pytest
 
-from anodetect.commands import benchmark
+from anodetect.commands import benchmark, strips
+from anodetect.commands.comparison import Estimate, Summary, differences
 from anodetect.errors import AnodetectError, Interrupted
 from anodetect.record import runs
 from anodetect.types import Silent
@@ -49,7 +50,7 @@ def test_benchmark_makes_one_table_and_repeats_nothing(synthetic_folder, tmp_pat
     assert "### tiles" in text
     assert "intensity − pca" in text
     html = (tmp_path / "b/benchmark.html").read_text()
-    assert html.count("data:image/png;base64,") == benchmark.PICTURES
+    assert html.count("data:image/png;base64,") == strips.STRIPS
     difference = first["summary"][1]["differences"][0]
     assert difference["other"] == "intensity"
     assert (
@@ -63,23 +64,19 @@ def test_paired_differences_are_narrower_than_unpaired_ones():
     """Two detectors that err on the same images: their difference is known better than either."""
     rng = np.random.default_rng(0)
     shared = rng.normal(size=1000) * 0.1
-    entries = [
-        {
-            "detector": name,
-            "image_auroc": {"value": value},
-            "pixel_ap": {"value": None},
-            "draws": {"image_auroc": draws},
-        }
-        for name, value, draws in (
-            ("a", 0.8, 0.8 + shared),
-            ("b", 0.7, 0.7 + shared + rng.normal(size=1000) * 0.01),
-        )
-    ]
-    (line,) = benchmark._differences(entries[0], entries)
-    assert line["other"] == "b"
-    assert line["image_auroc"]["value"] == pytest.approx(0.1)
-    assert line["image_auroc"]["high"] - line["image_auroc"]["low"] < 0.06
-    assert "pixel_ap" not in line
+    entries = []
+    for name, value, draws in (
+        ("a", 0.8, 0.8 + shared),
+        ("b", 0.7, 0.7 + shared + rng.normal(size=1000) * 0.01),
+    ):
+        metrics = {"image_auroc": Estimate(value), "pixel_ap": Estimate(None)}
+        draws_by_metric = {"image_auroc": draws}
+        entries.append(Summary("d", "d", name, "pixels", 1, metrics, {}, draws_by_metric))
+    (line,) = differences(entries[0], entries)
+    assert line.other == "b"
+    assert line.metrics["image_auroc"].value == pytest.approx(0.1)
+    assert line.metrics["image_auroc"].high - line.metrics["image_auroc"].low < 0.06
+    assert "pixel_ap" not in line.metrics
 
 
 def test_a_failing_command_stops_the_benchmark(tmp_path, synthetic_folder):

@@ -4,9 +4,11 @@ report."""
 import json
 import shlex
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from anodetect.commands.results import ResultRow, metrics_of
 from anodetect.commands.score import score
 from anodetect.commands.train import train
 from anodetect.data import synthetic
@@ -17,106 +19,105 @@ from anodetect.types import Reporter
 
 DATA = "elpv:mono"
 BUDGET_MINUTES = 3.0
-DETECTORS = (
-    "intensity",
-    "pca",
-    "anoddpm",
-)  # the learned one last: peak memory is that of the process so far
+# The one that takes most memory comes last: peak memory is that of the process so far.
+DETECTORS = ("intensity", "pca", "anoddpm")
+SHOWN = "anoddpm"  # the detector whose heatmaps are written
 QUICK: dict[str, dict[str, Any]] = {
     "anoddpm": {"widths": [32, 32], "training": {"steps": 100}, "lambdas": [10]}
 }
 
 
+@dataclass(frozen=True)
+class DemoRow(ResultRow):
+    """A row of results.json, as the report shows it."""
+
+    image_ap_low: float | None
+    image_ap_high: float | None
+    images_per_second: float
+
+
 def run(out: Path, *, quick: bool, reporter: Reporter) -> dict[str, Any]:
-    """Write runs/, scores/ and report.html below `out`; returns the table's rows and where the
-    report is."""
+    """Write runs/, scores/, results.json and report.html below `out`.
+
+    With `quick` the images are synthetic and the detectors small. Returns the rows of the table and
+    where the report is.
+    """
     directories.prepare(out)
     data, name = DATA, DATA
     if quick:
         synthetic.write(out / "images", train=120, test=30)
         data, name = str(out / "images"), "synthetic"
+
     rows, commands = [], []
     for detector in DETECTORS:
-        run_path, score_path = out / "runs" / detector, out / "scores" / detector
-        values = QUICK.get(detector, {}) if quick else {}
         reporter.say(f"\n{detector}")
-        options: dict[str, Any] = {
-            "representation": "pixels",
-            "values": values,
-            "budget": BUDGET_MINUTES,
-        }
-        facts = train(data, detector, run_path, **options, reporter=reporter)
-        heatmaps = ("tiff", "png") if detector == "anoddpm" else ()
-        command = [
-            "anodetect",
-            "score",
-            str(run_path),
+        values = QUICK.get(detector, {}) if quick else {}
+        run_path, score_path = out / "runs" / detector, out / "scores" / detector
+        heatmaps = ("tiff", "png") if detector == SHOWN else ()
+        scoring = score_command(run_path, data, score_path, heatmaps)
+
+        facts = train(
             data,
-            "--out",
-            str(score_path),
-            "--heatmaps",
-            ",".join(heatmaps) or "none",
-        ]
-        result = score(
-            run_path, [data], score_path, heatmaps=heatmaps, command=command, reporter=reporter
-        )
-        rows.append(result_row(name, facts, result))
-        settings = [f"{key}={json.dumps(value)}" for key, value in _flat(values)]
-        training = [
-            "anodetect",
-            "train",
-            data,
-            "--detector",
             detector,
-            "--representation",
-            "pixels",
-        ]
-        training += ["--budget", f"{BUDGET_MINUTES:g}"]
-        training += [
-            "--out",
-            str(run_path),
-            *(part for setting in settings for part in ("--set", setting)),
-        ]
-        commands += [shlex.join(training), shlex.join(command)]
-    write_atomic(
-        out / "results.json", json.dumps({"rows": rows, "commands": commands}, indent=2) + "\n"
-    )
+            run_path,
+            representation="pixels",
+            values=values,
+            budget=BUDGET_MINUTES,
+            reporter=reporter,
+        )
+        result = score(
+            run_path, [data], score_path, heatmaps=heatmaps, command=scoring, reporter=reporter
+        )
+        rows.append(asdict(result_row(name, facts, result)))
+        commands.append(shlex.join(train_command(data, detector, run_path, values)))
+        commands.append(shlex.join(scoring))
+
+    results = json.dumps({"rows": rows, "commands": commands}, indent=2)
+    write_atomic(out / "results.json", results + "\n")
     path = report.write(out)
     return {"rows": rows, "report": str(path), "out": str(out)}
 
 
+def train_command(data: str, detector: str, out: Path, values: Mapping[str, Any]) -> list[str]:
+    """Return the command that trains what the demo trained."""
+    command = ["anodetect", "train", data, "--detector", detector, "--representation", "pixels"]
+    command += ["--budget", f"{BUDGET_MINUTES:g}", "--out", str(out)]
+    for key, value in _flat(values):
+        command += ["--set", f"{key}={json.dumps(value)}"]
+    return command
+
+
+def score_command(run_path: Path, data: str, out: Path, heatmaps: tuple[str, ...]) -> list[str]:
+    """Return the command that scores what the demo scored."""
+    formats = ",".join(heatmaps) or "none"
+    return ["anodetect", "score", str(run_path), data, "--out", str(out), "--heatmaps", formats]
+
+
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """{"a": {"b": 1}} → [("a.b", 1)]"""
+    """Return nested settings with dotted keys: {"a": {"b": 1}} → [("a.b", 1)]."""
     flat = []
     for key, value in values.items():
-        flat += (
-            _flat(value, f"{prefix}{key}.")
-            if isinstance(value, Mapping)
-            else [(prefix + key, value)]
-        )
+        if isinstance(value, Mapping):
+            flat += _flat(value, f"{prefix}{key}.")
+        else:
+            flat.append((prefix + key, value))
     return flat
 
 
-def result_row(dataset: str, facts: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
-    """One row of a result table, from `train`'s and `score`'s answers."""
-    image, pixel = result["evaluation"]["image"], result["evaluation"]["pixel"] or {}
-    return {
-        "dataset": dataset,
-        "detector": facts["detector"],
-        "representation": facts["representation"],
-        "seed": facts["seed"],
-        "image_auroc": image["auroc"]["value"],
-        "image_auroc_low": image["auroc"]["low"],
-        "image_auroc_high": image["auroc"]["high"],
-        "image_ap": image["ap"]["value"],
-        "image_ap_low": image["ap"]["low"],
-        "image_ap_high": image["ap"]["high"],
-        "pixel_auroc": pixel.get("auroc"),
-        "pixel_ap": pixel.get("ap"),
-        "pixel_aupro": pixel.get("aupro"),
-        "train_seconds": facts["train_seconds"],
-        "score_ms_per_image": 1000 * result["model_seconds_per_image"],
-        "images_per_second": result["images_per_second"],
-        "peak_memory_mb": environment.peak_memory_mb(),
-        "model_mb": facts["model_mb"],
-    }
+def result_row(dataset: str, facts: Mapping[str, Any], result: Mapping[str, Any]) -> DemoRow:
+    """Return a row of the result table from the answers of `train` and `score`."""
+    evaluation = result["evaluation"]
+    return DemoRow(
+        dataset=dataset,
+        detector=facts["detector"],
+        representation=facts["representation"],
+        seed=facts["seed"],
+        **metrics_of(evaluation),
+        image_ap_low=evaluation["image"]["ap"]["low"],
+        image_ap_high=evaluation["image"]["ap"]["high"],
+        train_seconds=facts["train_seconds"],
+        score_ms_per_image=1000 * result["model_seconds_per_image"],
+        images_per_second=result["images_per_second"],
+        peak_memory_mb=environment.peak_memory_mb(),
+        model_mb=facts["model_mb"],
+    )

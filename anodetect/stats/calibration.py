@@ -80,8 +80,8 @@ class Calibration:
         return self._threshold(self.scores, far)
 
     def pixel_threshold(self, far: float) -> float:
-        """Return the map value that at most a share `far` of the calibration images exceed anywhere,
-        counted by groups as above."""
+        """Return the map value that at most a share `far` of the calibration images exceed, counted
+        by groups as above."""
         return self._threshold(self.peaks, far)
 
     def statement(self, far: float) -> str:

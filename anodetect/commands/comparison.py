@@ -1,0 +1,158 @@
+"""Detectors compared: means over seeds, intervals, and differences on the same resamples."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anodetect.commands.results import ResultRow
+
+METRICS = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "pixel_aupro")
+COMPARED = ("image_auroc", "pixel_ap")
+COSTS = ("train_seconds", "score_ms_per_image", "peak_memory_mb", "model_mb")
+Draws = Mapping[str, NDArray[np.float64]]  # each metric's values over the resampled groups
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its 95 % interval; None for what was not measured."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One detector on one data set, over all seeds."""
+
+    data: str  # as it was asked for
+    dataset: str
+    detector: str
+    representation: str
+    seeds: int
+    metrics: Mapping[str, Estimate]
+    costs: Mapping[str, float]
+    draws: Draws
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A detector's metrics minus those of another one, on the same resamples."""
+
+    other: str
+    metrics: Mapping[str, Estimate]
+
+
+def summarise(data: str, rows: Sequence[ResultRow], draws: Sequence[Draws]) -> Summary:
+    """Return the means over seeds of one detector on one data set.
+
+    `rows` and `draws` have an entry for each seed. The resamples are the same for every seed, so
+    the interval is that of the mean, over seeds, of each resample's value.
+    """
+    means = {name: np.mean([each[name] for each in draws], axis=0) for name in draws[0]}
+    metrics = {}
+    for name in METRICS:
+        low, high = np.nanpercentile(means[name], (2.5, 97.5)) if name in means else (None, None)
+        values = [getattr(row, name) for row in rows]
+        metrics[name] = Estimate(None if None in values else float(np.mean(values)), low, high)
+
+    return Summary(
+        data=data,
+        dataset=rows[0].dataset,
+        detector=rows[0].detector,
+        representation=rows[0].representation,
+        seeds=len(rows),
+        metrics=metrics,
+        costs={name: float(np.mean([getattr(row, name) for row in rows])) for name in COSTS},
+        draws=means,
+    )
+
+
+def differences(summary: Summary, others: Sequence[Summary]) -> list[Difference]:
+    """Return a detector's metrics minus those of each other one (paired bootstrap), for the metrics
+    that both have."""
+    found = []
+    for other in others:
+        if other.detector == summary.detector:
+            continue
+        metrics = {}
+        for name in COMPARED:
+            if name in summary.draws and name in other.draws:
+                metrics[name] = _difference(summary, other, name)
+        found.append(Difference(other.detector, metrics))
+    return found
+
+
+def _difference(one: Summary, other: Summary, name: str) -> Estimate:
+    low, high = np.nanpercentile(one.draws[name] - other.draws[name], (2.5, 97.5))
+    own_value, other_value = one.metrics[name].value, other.metrics[name].value
+    if own_value is None or other_value is None:
+        return Estimate(None, low, high)
+    return Estimate(own_value - other_value, low, high)
+
+
+def summary_json(summary: Summary, compared: Sequence[Difference]) -> dict[str, Any]:
+    """Return a summary and its differences as `benchmark --json` has them."""
+    content: dict[str, Any] = {
+        "data": summary.data,
+        "detector": summary.detector,
+        "seeds": summary.seeds,
+        "dataset": summary.dataset,
+        "representation": summary.representation,
+    }
+    content |= {name: asdict(estimate) for name, estimate in summary.metrics.items()}
+    content |= summary.costs
+    content["differences"] = []
+    for difference in compared:
+        metrics = {name: asdict(estimate) for name, estimate in difference.metrics.items()}
+        content["differences"].append({"other": difference.other, **metrics})
+    return content
+
+
+def markdown(summaries: Sequence[Summary], budget: float, seeds: int) -> str:
+    """Return a table of all detectors and their differences for each data set."""
+    lines = [
+        f"{seeds} seed(s), at most {budget:g} minutes of training each; "
+        "95 % bootstrap intervals over groups.",
+        "",
+    ]
+    titles = [*(name.replace("_", " ") for name in METRICS), "train s", "ms/image", "peak MB"]
+
+    for data in dict.fromkeys(summary.data for summary in summaries):
+        entries = [summary for summary in summaries if summary.data == data]
+        lines += [f"### {entries[0].dataset}", "", f"| detector | sees | {' | '.join(titles)} |"]
+        lines.append("|---" * (2 + len(titles)) + "|")
+        lines += [_table_row(entry) for entry in entries]
+        lines += ["", "Differences on the same resamples:", ""]
+        for number, entry in enumerate(entries):
+            later = entries[number + 1 :]
+            lines += [_difference_line(entry, each) for each in differences(entry, later)]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _table_row(summary: Summary) -> str:
+    cells = [summary.detector, summary.representation]
+    cells += [_cell(summary.metrics[name]) for name in METRICS]
+    cells.append(f"{summary.costs['train_seconds']:.0f}")
+    cells.append(f"{summary.costs['score_ms_per_image']:.1f}")
+    cells.append(f"{summary.costs['peak_memory_mb']:.0f}")
+    return f"| {' | '.join(cells)} |"
+
+
+def _cell(estimate: Estimate) -> str:
+    if estimate.value is None:
+        return "–"
+    interval = "" if estimate.low is None else f" ({estimate.low:.3f}–{estimate.high:.3f})"
+    return f"{estimate.value:.3f}{interval}"
+
+
+def _difference_line(summary: Summary, difference: Difference) -> str:
+    parts = []
+    for name, estimate in difference.metrics.items():
+        bounds = f"{estimate.low:+.3f} to {estimate.high:+.3f}"
+        parts.append(f"{name.replace('_', ' ')} {estimate.value:+.3f} ({bounds})")
+    return f"- {summary.detector} − {difference.other}: {', '.join(parts)}"
