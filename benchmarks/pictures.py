@@ -62,13 +62,11 @@ def make(root: Path) -> None:
     anodetect.score(Path("runs/heads"), ["heads"], Path("volumes"), far=0.1)
     scores = directories.read(Path("scores"))
     store = Store(scores.path, scores.audit["head"])
-    ranked = sorted(scores.rows, key=lambda row: (row["p_value"], -row["score"], row["path"]))
+    ranked = sorted(scores.rows, key=lambda row: (row.p_value, -row.score, row.path))
     for reader, count in (("Ben", 25), ("Ada", 14)):
         for n, row in enumerate(ranked[:count]):
             doubtful = reader == "Ben" and n % 9 == 4
-            store.add(
-                row, reader, "unsure" if doubtful else "anomalous" if row["label"] else "normal"
-            )
+            store.add(row, reader, "unsure" if doubtful else "anomalous" if row.label else "normal")
     store.close()
 
 

@@ -20,6 +20,7 @@ import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -28,6 +29,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 import anodetect
 from anodetect.data import synthetic
 from anodetect.record import directories
+from anodetect.record.rows import ScoreRow, to_table
 
 IMAGES = 60  # distinct ones
 FIRST_PAINT = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
@@ -101,17 +103,17 @@ def large_directory(folder: Path, count: int, side: int) -> Path:
     for number in range(count):
         row = few.rows[number % len(few.rows)]
         path, heatmap = (
-            f"many/{number:05}/{Path(row['path']).name}",
+            f"many/{number:05}/{Path(row.path).name}",
             f"heatmaps/{number:05}_heatmap.tiff",
         )
         rank = {
             "p_value": (number + 1) / count,
             "score": -float(number),
         }  # so that neighbours in the list look different
-        rows.append(row | {"path": path, "heatmap": heatmap, "group": str(number // 4)} | rank)
+        rows.append(replace(row, path=path, heatmap=heatmap, group=str(number // 4), **rank))
         for source, target in (
-            (folder / "set" / row["path"], folder / path),
-            (few.path / row["heatmap"], out / heatmap),
+            (folder / "set" / row.path, folder / path),
+            (few.path / row.heatmap, out / heatmap),
         ):
             target.parent.mkdir(parents=True, exist_ok=True)
             os.link(source, target)
@@ -119,7 +121,7 @@ def large_directory(folder: Path, count: int, side: int) -> Path:
     audit = {key: value for key, value in few.audit.items() if key not in made} | {
         "root": str(folder)
     }
-    directories.write(out, directories.tabulate(rows), audit)
+    directories.write(out, to_table(rows, ScoreRow), audit)
     return out
 
 

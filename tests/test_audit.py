@@ -10,6 +10,8 @@ import subprocess
 import sys
 import time
 import zlib
+from dataclasses import replace
+from hashlib import sha256
 
 import numpy as np
 import pyarrow as pa
@@ -34,6 +36,7 @@ from anodetect.errors import AnodetectError, ConfigError, Interrupted, RunError
 from anodetect.files import sha256_of
 from anodetect.model.model import Model
 from anodetect.record import checkpoint, directories, journal, runs, verification
+from anodetect.record.rows import JournalEntry, OutputRow, ScoreRow, schema_of, to_table
 from anodetect.types import Silent
 
 FORKED = multiprocessing.get_context("forkserver")
@@ -81,7 +84,7 @@ def change(path, /, **values):
     """Rewrite scores.parquet with another value in the second row."""
     rows = pq.read_table(path / "scores.parquet").to_pylist()
     rows[1] |= values
-    pq.write_table(pa.Table.from_pylist(rows, directories.COLUMNS), path / "scores.parquet")
+    pq.write_table(pa.Table.from_pylist(rows, schema_of(ScoreRow)), path / "scores.parquet")
     return rows[1]["path"]
 
 
@@ -121,7 +124,7 @@ def test_an_edited_score_is_named(copy):
 def test_a_dropped_row_is_named(copy):
     rows = pq.read_table(copy / "scores.parquet").to_pylist()
     pq.write_table(
-        pa.Table.from_pylist(rows[:4] + rows[5:], directories.COLUMNS), copy / "scores.parquet"
+        pa.Table.from_pylist(rows[:4] + rows[5:], schema_of(ScoreRow)), copy / "scores.parquet"
     )
     assert (
         f"record 5 ({rows[4]['path']}) is missing from scores.parquet"
@@ -165,10 +168,10 @@ def test_a_changed_audit_is_noticed(copy, key, value):
 def test_a_record_rewritten_with_care_is_only_caught_by_its_head(copy):
     old = verification.verify(copy).head
     directory = directories.read(copy)
-    rows = [dict(row) for row in directory.rows]
-    rows[0]["kind"] = "else"
+    rows = list(directory.rows)
+    rows[0] = replace(rows[0], kind="else")
     audit = directory.audit
-    directories.write(copy, directories.tabulate(rows), audit)
+    directories.write(copy, to_table(rows, ScoreRow), audit)
     assert verification.verify(copy).intact
     assert not verification.verify(copy, head=old).intact
 
@@ -260,9 +263,9 @@ def test_rescoring_gives_what_is_recorded(pca_run, synthetic_folder, scored, tmp
 
 def test_a_record_of_other_scores_does_not_survive_rescoring(copy):
     directory = directories.read(copy)
-    rows = [dict(row) | {"score": row["score"] * 1.001} for row in directory.rows]
+    rows = [replace(row, score=row.score * 1.001) for row in directory.rows]
     audit = directory.audit
-    directories.write(copy, directories.tabulate(rows), audit)
+    directories.write(copy, to_table(rows, ScoreRow), audit)
     assert len(rescore(copy, 3)) == 3
 
 
@@ -383,7 +386,7 @@ def test_files_that_failed_are_tried_again_on_resuming(
     away.write_bytes(kept)
     result = anodetect.score(pca_run, [str(data)], tmp_path / "s", heatmaps=(), resume=True)
     assert (result["scored"], result["failed"]) == (19, 1)
-    assert [row["path"] for row in directories.read(tmp_path / "s").rows] == sorted(
+    assert [row.path for row in directories.read(tmp_path / "s").rows] == sorted(
         file.name for file in data.iterdir()
     )
     anodetect.score(pca_run, [str(data)], tmp_path / "whole", heatmaps=())
@@ -392,25 +395,28 @@ def test_files_that_failed_are_tried_again_on_resuming(
 
 def test_a_heatmap_lost_in_a_power_failure_is_made_again(tmp_path):
     def entry(path, *files, seconds=0.0):
-        return {"row": {"path": path, "error": ""}, "seconds": seconds, "files": list(files)}
+        row = ScoreRow(path=path, group=path, model_sha256="", status="ok")
+        digest = sha256(b"whole").hexdigest()
+        outputs = [OutputRow(name=name, path=path, kind="tiff", sha256=digest) for name in files]
+        return JournalEntry(row=row, seconds=seconds, threads=1, host="", outputs=tuple(outputs))
 
     with journal.Journal(tmp_path / "s", {"a": 1}, resume=False) as begun:
         (tmp_path / "s/y_map").write_bytes(b"whole")
         (tmp_path / "s/y_mask").touch()
+        (tmp_path / "s/y_png").write_bytes(b"whol")
         begun.append(
             [
                 entry("missing", "x"),
                 entry("empty", "y_map", "y_mask"),
+                entry("cut off", "y_map", "y_png"),
                 entry("none"),
                 entry("whole", "y_map"),
             ]
         )
     with journal.Journal(tmp_path / "s", {"a": 1}, resume=True) as again:
-        assert [entry["row"]["path"] for entry in again.resumed()] == ["none", "whole"]
+        assert [entry.row.path for entry in again.resumed()] == ["none", "whole"]
         again.append([entry("missing", seconds=1.0)])
-        assert {e["row"]["path"]: e["seconds"] for e in again.entries() if e["seconds"]} == {
-            "missing": 1.0
-        }
+        assert {e.row.path: e.seconds for e in again.entries() if e.seconds} == {"missing": 1.0}
 
 
 @pytest.mark.parametrize("where", ["sign", "remove"])
@@ -460,12 +466,12 @@ def test_what_fails_while_it_is_scored_or_written_is_a_row_and_takes_nothing_wit
     monkeypatch.setattr(worker.image_writer, "write", write)
     result = anodetect.score(pca_run, [str(folder)], tmp_path / "s", far=FAR)
     assert (result["scored"], result["failed"]) == (19, 2)
-    rows = {row["path"]: row for row in directories.read(tmp_path / "s").rows}
-    assert rows[names[3]]["error"] == "does not fit into memory"
-    assert (rows[names[3]]["status"], rows[names[3]]["score"]) == ("failed", None)
-    assert rows[names[5]]["error"] == "please report: ValueError: as a library might"
-    assert rows[names[5]]["status"] == "ok"
-    assert sorted(name for name, row in rows.items() if row["error"]) == [names[3], names[5]]
+    rows = {row.path: row for row in directories.read(tmp_path / "s").rows}
+    assert rows[names[3]].error == "does not fit into memory"
+    assert (rows[names[3]].status, rows[names[3]].score) == ("failed", None)
+    assert rows[names[5]].error == "please report: ValueError: as a library might"
+    assert rows[names[5]].status == "ok"
+    assert sorted(name for name, row in rows.items() if row.error) == [names[3], names[5]]
 
 
 def test_a_model_that_was_replaced_meanwhile_scores_nothing(pca_run, synthetic_folder, tmp_path):
@@ -482,7 +488,7 @@ def test_a_model_that_was_replaced_meanwhile_scores_nothing(pca_run, synthetic_f
 
 def test_two_processes_do_not_write_one_directory(tmp_path):
     code = (
-        "import sys, pathlib; from anodetect.journal import Journal\n"
+        "import sys, pathlib; from anodetect.record.journal import Journal\n"
         "from anodetect.errors import RunError\n"
         "try:\n    Journal(pathlib.Path(sys.argv[1]), {}, resume=True).__enter__()\n"
         "except RunError as error:\n    sys.exit(str(error))\n"
@@ -630,10 +636,10 @@ def test_masks_and_regions_are_where_the_map_exceeds_the_threshold(scored):
         assert outline.max(0) == pytest.approx([x + width, y + height], abs=0.51)
         assert marks["score"] > audit["pixel_threshold"]
     for row in directories.read(scored).scored():
-        heatmap = tifffile.imread(scored / row["heatmap"])
-        mask = np.asarray(Image.open(scored / row["heatmap"].replace("_heatmap.tiff", "_mask.png")))
+        heatmap = tifffile.imread(scored / row.heatmap)
+        mask = np.asarray(Image.open(scored / row.heatmap.replace("_heatmap.tiff", "_mask.png")))
         assert np.array_equal(mask, heatmap > audit["pixel_threshold"])
-        assert area[row["path"]] == mask.sum()
+        assert area[row.path] == mask.sum()
 
 
 def test_a_thousand_files_more_take_little_memory(pca_run, tmp_path):
@@ -652,29 +658,56 @@ def test_a_thousand_files_more_take_little_memory(pca_run, tmp_path):
 
 
 MEMORY = """
-import os, sys
+import sys
 from hashlib import sha256
 from pathlib import Path
-from anodetect import report, runs, scoring
+
+import anodetect
+from anodetect.commands.score import ENGINES
+from anodetect.output import report
+from anodetect.record import environment
+from anodetect.record.rows import JournalEntry, OutputRow, ScoreRow
+
+FILES = {"_heatmap.tiff": "tiff", "_heatmap.png": "png", "_mask.png": "mask"}
+
+
+def made_up_engine(workers):
+    return made
+
 
 def made(task, items, reporter, note):
     (task.out / "heatmaps").mkdir()
     for record in items:
-        for name in ("_heatmap.tiff", "_heatmap.png", "_mask.png"):
-            (task.out / f"heatmaps/{record.id}{name}").touch()
-        row = dict.fromkeys(("label", "depth")) | {"width": 64, "height": 64, "kind": "", "acquired": "", "error": ""}
-        row |= {"path": record.id, "group": record.group, "sha256": sha256(record.id.encode()).hexdigest()}
-        row |= {"score": hash(record.id) / 2**63, "heatmap": f"heatmaps/{record.id}_heatmap.tiff"}
-        row |= {"model_sha256": "0" * 64, "status": "ok"}
-        yield None, {"row": row, "seconds": 0.1, "threads": 1, "host": "", "files": [], "regions": [], "slices": []}
+        outputs = []
+        for suffix, kind in FILES.items():
+            name = f"heatmaps/{record.id}{suffix}"
+            (task.out / name).touch()
+            digest = sha256(b"").hexdigest()
+            outputs.append(OutputRow(name=name, path=record.id, kind=kind, sha256=digest))
+        row = ScoreRow(
+            path=record.id,
+            group=record.group,
+            sha256=sha256(record.id.encode()).hexdigest(),
+            score=hash(record.id) / 2**63,
+            heatmap=f"heatmaps/{record.id}_heatmap.tiff",
+            width=64,
+            height=64,
+            model_sha256="0" * 64,
+            status="ok",
+            kind="",
+            acquired="",
+        )
+        yield None, JournalEntry(row=row, seconds=0.1, threads=1, host="", outputs=tuple(outputs))
 
+
+ENGINES["made up"] = "__main__:made_up_engine"
 for count in (2_000, 12_000):
     folder = Path(sys.argv[2], str(count))
     folder.mkdir()
     for number in range(count):
         (folder / f"{number:06}.png").touch()
     out = Path(sys.argv[2], f"out{count}")
-    anodetect.score(Path(sys.argv[1]), [str(folder)], out, engine=made)
+    anodetect.score(Path(sys.argv[1]), [str(folder)], out, engine="made up")
     report.write(out)
     print(environment.peak_memory_mb())
 """
@@ -685,21 +718,21 @@ def test_the_report_of_twenty_thousand_images_is_small(tmp_path, scored):
     template = directories.read(scored).rows[0]
     rng = np.random.default_rng(0)
     rows = [
-        template
-        | {
-            "path": f"{n:06}.png",
-            "group": f"{n:06}.png",
-            "score": float(score),
-            "flagged": bool(score > 2),
-        }
+        replace(
+            template,
+            path=f"{n:06}.png",
+            group=f"{n:06}.png",
+            score=float(score),
+            flagged=bool(score > 2),
+        )
         for n, score in enumerate(rng.normal(size=20_000))
     ]
-    paths = [row["path"] for row in sorted(rows, key=lambda row: -row["score"])[:50]]
+    paths = [row.path for row in sorted(rows, key=lambda row: -row.score)[:50]]
     for path in paths:
         directories.picture_of(tmp_path / "s", path).parent.mkdir(parents=True, exist_ok=True)
         noise = rng.integers(0, 255, (200, 612, 3), dtype=np.uint8)
         Image.fromarray(noise).save(directories.picture_of(tmp_path / "s", path), quality=80)
-    table = directories.tabulate(rows)
+    table = to_table(rows, ScoreRow)
     directories.write(
         tmp_path / "s", table, audit | {"cases": {"highest": paths, "borderline": []}}
     )
@@ -776,7 +809,7 @@ def test_images_of_more_pixels_than_fit_and_files_of_more_bytes_are_refused_unre
         )
     result = anodetect.score(pca_run, [str(folder)], tmp_path / "s", far=FAR)
     assert (result["scored"], result["failed"]) == (1, 5)
-    reasons = {row["path"]: row["error"] for row in directories.read(tmp_path / "s").rows}
+    reasons = {row.path: row.error for row in directories.read(tmp_path / "s").rows}
     assert "bytes are more than any image has" in reasons.pop("sparse.png")
     assert reasons.pop("small.png") == ""
     assert "1000 channels" in reasons.pop("many.tiff")
@@ -811,7 +844,7 @@ def test_pipes_do_not_stop_a_scan_and_odd_names_of_kinds_do_not_stop_a_scoring(
     finally:
         signal.alarm(0)
     assert (result["scored"], result["failed"]) == (40, 1)
-    assert {row["kind"] for row in directories.read(tmp_path / "s").rows} == {"good", "caf%E9"}
+    assert {row.kind for row in directories.read(tmp_path / "s").rows} == {"good", "caf%E9"}
 
 
 def test_links_in_the_mvtec_layout_lead_out_of_it_only_with_the_flag(
@@ -852,12 +885,12 @@ def test_files_that_vanish_or_change_after_they_were_listed(pca_run, tmp_path):
             (folder / "3.png").mkdir()
 
     result = anodetect.score(pca_run, [str(folder)], tmp_path / "s", reporter=Meddles())
-    rows = {row["path"]: row for row in directories.read(tmp_path / "s").rows}
+    rows = {row.path: row for row in directories.read(tmp_path / "s").rows}
     assert len(rows) == 6
     assert (result["scored"], result["failed"]) == (3, 3)
-    assert all(rows[f"{number}.png"]["error"] for number in (0, 2, 3))
-    assert rows["1.png"]["sha256"] == rows["5.png"]["sha256"] == sha256_of(folder / "5.png")
-    assert rows["1.png"]["score"] == rows["5.png"]["score"]
+    assert all(rows[f"{number}.png"].error for number in (0, 2, 3))
+    assert rows["1.png"].sha256 == rows["5.png"].sha256 == sha256_of(folder / "5.png")
+    assert rows["1.png"].score == rows["5.png"].score
     assert verification.verify(tmp_path / "s").intact
 
 

@@ -6,9 +6,10 @@ import pyarrow as pa
 import pytest
 
 from anodetect.errors import ConfigError
-from anodetect.record import directories
-from anodetect.record.decisions import fdr_statement, group_caveats
+from anodetect.record.decisions import group_caveats
+from anodetect.record.rows import GroupRow, schema_of
 from anodetect.stats.calibration import Calibration, benjamini_hochberg
+from anodetect.stats.decision import Rule, statement
 
 RNG = np.random.default_rng(0)
 
@@ -131,7 +132,7 @@ def test_the_fdr_statement_says_how_many_images_must_reach_the_finest_p_value(im
     """Against the procedure itself: with as many at the finest p-value some are flagged, with one
     fewer none is."""
     c, fdr = calibration(range(199)), 0.1
-    text = fdr_statement(c, fdr, images, groups)
+    text = statement(c, Rule(fdr, by_fdr=True), images, groups)
     needed = int(re.search(r"at least (\d+) of", text)[1])
     for count, any_flagged in ((needed, True), (needed - 1, False)):
         p = np.where(np.arange(images) < count, 1 / 200, 1.0)
@@ -141,18 +142,16 @@ def test_the_fdr_statement_says_how_many_images_must_reach_the_finest_p_value(im
 
 def test_the_fdr_statement_says_when_nothing_can_be_flagged_and_when_it_is_optimistic():
     few = calibration(range(10), "abcdeabcde")  # five groups
-    assert "none of 50 images can be flagged" in fdr_statement(few, 0.1, 50, 10)
-    assert "Optimistic: 5 calibration groups" in fdr_statement(few, 0.1, 50, 50)
-    assert "Optimistic" not in fdr_statement(calibration(range(30)), 0.1, 50, 50)
+    assert "none of 50 images can be flagged" in statement(few, Rule(0.1, by_fdr=True), 50, 10)
+    assert "Optimistic: 5 calibration groups" in statement(few, Rule(0.1, by_fdr=True), 50, 50)
+    assert "Optimistic" not in statement(calibration(range(30)), Rule(0.1, by_fdr=True), 50, 50)
 
 
 def test_lots_of_more_images_than_calibration_groups_have_are_flagged_too_often_and_that_is_said():
     def groups(*sizes):
         names = [str(n) for n in range(len(sizes))]
         empty = [None] * len(sizes)
-        return pa.table(
-            [names, sizes, empty, empty, empty, empty], schema=directories.GROUP_COLUMNS
-        )
+        return pa.table([names, sizes, empty, empty, empty, empty], schema=schema_of(GroupRow))
 
     single = calibration(range(100))
     assert (

@@ -63,21 +63,21 @@ def both(folder, run, tmp_path_factory):
 
 
 def same_score(one, other):
-    assert (one["score"] is None) == (other["score"] is None)
-    assert one["score"] is None or other["score"] == pytest.approx(one["score"], rel=CLOSE)
+    assert (one.score is None) == (other.score is None)
+    assert one.score is None or other.score == pytest.approx(one.score, rel=CLOSE)
 
 
 def test_two_workers_give_the_same_scores_row_for_row(both):
     here, there = both
-    assert [row["path"] for row in there.rows] == [row["path"] for row in here.rows]
+    assert [row.path for row in there.rows] == [row.path for row in here.rows]
     for one, other in zip(here.rows, there.rows, strict=True):
         same_score(one, other)
         for key in ("sha256", "status", "error", "flagged", "p_value", "heatmap", "width", "label"):
-            assert other[key] == one[key]
+            assert getattr(other, key) == getattr(one, key)
 
 
 def test_sixteen_bits_stay_sixteen_bits(both):
-    scores = {row["path"]: row["score"] for row in both[1].scored()}
+    scores = {row.path: row.score for row in both[1].scored()}
     assert scores[DEEP] == pytest.approx(
         scores["0.png"], rel=0.05
     )  # but for the offset the same image
@@ -88,7 +88,7 @@ def test_workers_write_the_same_files(both):
     assert set(there.audit["outputs"]) == set(here.audit["outputs"])
     assert there.audit["cases"]["highest"][0] == here.audit["cases"]["highest"][0]
     for row in here.scored():
-        one, other = (tifffile.imread(directory.path / row["heatmap"]) for directory in both)
+        one, other = (tifffile.imread(directory.path / row.heatmap) for directory in both)
         np.testing.assert_allclose(other, one, rtol=1e-3, atol=1e-4)
     regions = [json.loads((directory.path / "regions.json").read_text()) for directory in both]
     assert len(regions[1]["annotations"]) == len(regions[0]["annotations"])
@@ -128,7 +128,7 @@ def test_ctrl_c_ends_the_cluster_and_the_rest_can_be_resumed(folder, run, tmp_pa
     for one, other in zip(
         *(directories.read(tmp_path / name).rows for name in ("s", "whole")), strict=True
     ):
-        assert one["path"] == other["path"]
+        assert one.path == other.path
         same_score(one, other)
 
 

@@ -743,7 +743,7 @@ def test_no_output_names_the_patient(scored):
             assert not any(secret in content for secret in tagged), path
             assert "tagged" not in path.name.lower()
     (row,) = directories.read(scored / "out").rows
-    assert row["group"].startswith("patient-")
+    assert row.group.startswith("patient-")
     assert {r["group"][:8] for r in runs.read_manifest(scored / "run")} == {"patient-"}
 
 
@@ -819,8 +819,8 @@ def test_reasons_of_failed_rows_do_not_name_the_patient(scored, tmp_path):
 
 def test_identifiers_are_kept_on_demand(scored):
     (row,) = directories.read(scored / "kept").rows
-    assert row["group"] == "TAGGED-4711"
-    found = pydicom.dcmread(scored / "kept" / row["heatmap"])
+    assert row.group == "TAGGED-4711"
+    found = pydicom.dcmread(scored / "kept" / row.heatmap)
     assert str(found.PatientName) == "Tagged^Jane"
 
 
@@ -834,10 +834,10 @@ def places(found):
 def test_dicom_maps_lie_on_the_source_and_hold_the_values_of_the_nifti_map(scored):
     (row,) = directories.read(scored / "out").rows
     values = np.asarray(
-        nib.load(scored / "out" / row["heatmap"]).dataobj
+        nib.load(scored / "out" / row.heatmap).dataobj
     )  # [K, R, C], in the order of positions
     sources = [pydicom.dcmread(path) for path in (scored / "new/s").iterdir()]
-    stem = scored / "out/heatmaps" / f"{row['path']}"
+    stem = scored / "out/heatmaps" / f"{row.path}"
     for name, expected in (
         ("heatmap", values),
         ("segmentation", np.asarray(nib.load(f"{stem}_mask.nii").dataobj)),
@@ -847,7 +847,7 @@ def test_dicom_maps_lie_on_the_source_and_hold_the_values_of_the_nifti_map(score
         assert found.StudyInstanceUID == sources[0].StudyInstanceUID
         assert "esearch use only" in found.ContentDescription
         assert found.Manufacturer == "anodetect"
-        assert row["model_sha256"].encode() in Path(f"{stem}_{name}.dcm").read_bytes()
+        assert row.model_sha256.encode() in Path(f"{stem}_{name}.dcm").read_bytes()
         referenced = {
             i.ReferencedSOPInstanceUID
             for i in found.ReferencedSeriesSequence[0].ReferencedInstanceSequence
@@ -882,8 +882,8 @@ def test_maps_of_a_model_of_three_dimensions_are_written_alike(scored, tmp_path)
         heatmaps=["nifti", "dicom"],
     )
     (row,) = directories.read(tmp_path / "out").rows
-    expected = np.asarray(nib.load(tmp_path / "out" / row["heatmap"]).dataobj)
-    found = pydicom.dcmread(f"{tmp_path / 'out/heatmaps' / row['path']}_heatmap.dcm")
+    expected = np.asarray(nib.load(tmp_path / "out" / row.heatmap).dataobj)
+    found = pydicom.dcmread(f"{tmp_path / 'out/heatmaps' / row.path}_heatmap.dcm")
     along = AFFINE[:3, 0] / np.linalg.norm(AFFINE[:3, 0]) ** 2
     numbers = [round(float((place - AFFINE[:3, 3]) @ along)) for place in places(found)]
     assert sorted(numbers) == list(range(len(expected)))
@@ -905,8 +905,8 @@ def test_a_multiframe_source_gets_its_map_by_position_too(scored, tmp_path):
         heatmaps=["nifti", "dicom"],
     )
     (row,) = directories.read(tmp_path / "s").rows
-    assert row["error"] == ""
-    values = np.asarray(nib.load(tmp_path / "s" / row["heatmap"]).dataobj)
+    assert row.error == ""
+    values = np.asarray(nib.load(tmp_path / "s" / row.heatmap).dataobj)
     found = pydicom.dcmread(tmp_path / "s/heatmaps/a.dcm_heatmap.dcm")
     along = AFFINE[:3, 0] / np.linalg.norm(AFFINE[:3, 0]) ** 2
     for frame, place in zip(found.pixel_array, places(found), strict=True):
@@ -918,7 +918,7 @@ def test_a_multiframe_source_gets_its_map_by_position_too(scored, tmp_path):
 def test_the_report_measures_each_finding_in_its_segment(scored):
     """Against the maps as NIfTI, and components counted by hand."""
     (row,) = directories.read(scored / "out").rows
-    stem = scored / "out/heatmaps" / row["path"]
+    stem = scored / "out/heatmaps" / row.path
     values, mask = (
         np.asarray(nib.load(f"{stem}_{name}.nii").dataobj) for name in ("heatmap", "mask")
     )
@@ -947,7 +947,7 @@ def test_the_report_measures_each_finding_in_its_segment(scored):
         assert numbers == pytest.approx({"Peak Value Within ROI": peak, "Volume": size}, rel=1e-4)
         assert said["Tracking Identifier"].TextValue == f"finding {number}"
         assert said["Algorithm Name"].TextValue == "anodetect"
-        assert row["model_sha256"] in said["Algorithm Parameters"].TextValue
+        assert row.model_sha256 in said["Algorithm Parameters"].TextValue
         referenced = said["Referenced Segment"].ReferencedSOPSequence[0]
         assert referenced.ReferencedSOPInstanceUID == segmentation.SOPInstanceUID
         assert referenced.ReferencedSegmentNumber == number
@@ -1017,7 +1017,7 @@ def test_a_map_that_cannot_be_written_as_dicom_is_said_in_its_row(scored, tmp_pa
     )
     assert result["failed"] == 1
     assert (
-        directories.read(tmp_path / "s").rows[0]["error"]
+        directories.read(tmp_path / "s").rows[0].error
         == "no DICOM map: the source is not DICOM; ask for nifti"
     )
 
@@ -1025,5 +1025,5 @@ def test_a_map_that_cannot_be_written_as_dicom_is_said_in_its_row(scored, tmp_pa
 def test_rescoring_finds_a_series_by_its_first_file(scored):
     assert rescore(scored / "out", 1) == []
     row = directories.read(scored / "out").rows[0]
-    assert row["path"] == "s/IM000"
+    assert row.path == "s/IM000"
     assert dicom.headline(scored / "new/s/IM000").series

@@ -5,10 +5,11 @@ from functools import cache
 import numpy as np
 import pytest
 
-from anodetect.record import directories
 from anodetect.record.decisions import decide
+from anodetect.record.rows import ScoreRow, to_table
 from anodetect.stats import drift
 from anodetect.stats.calibration import Calibration
+from anodetect.stats.decision import Rule
 
 REPETITIONS = 500
 
@@ -31,13 +32,13 @@ def standard_error(values):
     return np.std(values, ddof=1) / np.sqrt(len(values))
 
 
-def decided(scores, groups, calibration, **rate):
+def decided(scores, groups, calibration, rule):
     """Flags of images, and of groups in the order in which they come."""
     rows = [
-        {"path": str(n), "group": group, "score": float(score), "status": "ok"}
+        ScoreRow(path=str(n), group=group, score=float(score), status="ok", model_sha256="")
         for n, (score, group) in enumerate(zip(scores, groups, strict=True))
     ]
-    images, pooled, _ = decide(directories.tabulate(rows), calibration, **rate)
+    images, pooled, _ = decide(to_table(rows, ScoreRow), calibration, rule)
     return images["flagged"].to_numpy(), pooled["flagged"].to_numpy()
 
 
@@ -47,9 +48,7 @@ def test_realised_false_alarms_keep_the_promise_for_images_and_for_groups(each):
     for seed in range(REPETITIONS):
         rng = np.random.default_rng([seed, each])
         scores, groups = draw(rng, 60, each, side="old")
-        flags = decided(
-            *draw(rng, 40, each), Calibration(scores, scores, groups), far=0.1, fdr=None
-        )
+        flags = decided(*draw(rng, 40, each), Calibration(scores, scores, groups), Rule(0.1))
         rates.append([flagged.mean() for flagged in flags])
     for realised in zip(*rates, strict=True):
         assert np.mean(realised) <= 0.1 + 3 * standard_error(realised)
@@ -66,7 +65,7 @@ def test_realised_false_discoveries_keep_the_promise_for_images_and_for_groups(e
         new, new_groups = draw(rng, 60, each)
         odd_groups = rng.random(60) < 0.3
         odd = np.repeat(odd_groups, each)
-        flags = decided(new + 5 * odd, new_groups, calibration, far=0.2, fdr=0.2)
+        flags = decided(new + 5 * odd, new_groups, calibration, Rule(0.2, by_fdr=True))
         pairs = list(zip(flags, (odd, odd_groups), strict=True))
         shares.append([(flag & ~truth).sum() / max(flag.sum(), 1) for flag, truth in pairs])
         found.append([(flag & truth).sum() / max(truth.sum(), 1) for flag, truth in pairs])

@@ -14,6 +14,7 @@ import anodetect
 from anodetect import config, files
 from anodetect.errors import AnodetectError, RunError
 from anodetect.record import checkpoint, directories, runs
+from anodetect.record.rows import ScoreRow, to_table
 
 ARRAYS = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.array([1], np.int64)}
 HEADER = {"x": [1, 2.5, "é"], "nested": {"y": None}}
@@ -155,17 +156,16 @@ AUDIT = dict.fromkeys(directories.AUDIT)
 
 
 def row(path, **values):
-    return {"path": path, "group": path, "score": 1.0, "status": "ok", "error": ""} | values
+    base = {"path": path, "group": path, "score": 1.0, "status": "ok", "model_sha256": ""}
+    return ScoreRow(**base | values)
 
 
 def test_formulas_are_neutralised_in_csv_only(tmp_path):
     directories.prepare(tmp_path / "s")
-    directories.write(
-        tmp_path / "s", directories.tabulate([row("=cmd()"), row('a,"b\n.png')]), AUDIT
-    )
+    directories.write(tmp_path / "s", to_table([row("=cmd()"), row('a,"b\n.png')], ScoreRow), AUDIT)
     text = (tmp_path / "s/scores.csv").read_text()
     assert '"\'=cmd()"' in text or "'=cmd()" in text
-    assert [r["path"] for r in directories.read(tmp_path / "s").rows] == ["=cmd()", 'a,"b\n.png']
+    assert [r.path for r in directories.read(tmp_path / "s").rows] == ["=cmd()", 'a,"b\n.png']
 
 
 def chain_end(rows):
@@ -187,7 +187,7 @@ def test_chain_and_head_survive_the_round_trip(tmp_path):
         row("b", status="failed", score=None),
     ]
     directories.prepare(tmp_path / "s")
-    head = directories.write(tmp_path / "s", directories.tabulate(rows), AUDIT)
+    head = directories.write(tmp_path / "s", to_table(rows, ScoreRow), AUDIT)
     stored = directories.read(tmp_path / "s")
     assert chain_end(stored.rows) == stored.audit["chain"]
     assert directories.head_of(stored.audit) == head == stored.audit["head"]
@@ -227,4 +227,4 @@ def test_a_run_of_the_format_before_volumes_scores_the_same(
     for run, out in ((pca_run, "new"), (old, "old")):
         anodetect.score(run, images, tmp_path / f"{out}-scores", far=0.2, heatmaps=())
     new, old = (directories.read(tmp_path / f"{name}-scores").rows for name in ("new", "old"))
-    assert [row["score"] for row in new] == [row["score"] for row in old]
+    assert [row.score for row in new] == [row.score for row in old]

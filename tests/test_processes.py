@@ -22,6 +22,7 @@ from anodetect.data import synthetic
 from anodetect.engines import local
 from anodetect.errors import ConfigError, RunError
 from anodetect.record import directories, threads, verification
+from anodetect.record.rows import ScoreRow, to_table
 from anodetect.types import Silent
 
 FAR = 0.2
@@ -54,13 +55,11 @@ def here(pca_run, folder, tmp_path_factory):
 
 
 def same_rows(one, other):
-    assert [row["path"] for row in one.rows] == [row["path"] for row in other.rows]
+    assert [row.path for row in one.rows] == [row.path for row in other.rows]
     for a, b in zip(one.rows, other.rows, strict=True):
-        assert (a["score"] is None) == (b["score"] is None) == (b["status"] != "ok")
-        assert b["score"] is None or a["score"] == pytest.approx(b["score"], rel=SAME)
-        assert {key: value for key, value in a.items() if key not in ("score", "threshold")} == {
-            key: value for key, value in b.items() if key not in ("score", "threshold")
-        }
+        assert (a.score is None) == (b.score is None) == (b.status != "ok")
+        assert b.score is None or a.score == pytest.approx(b.score, rel=SAME)
+        assert replace(a, score=None, threshold=None) == replace(b, score=None, threshold=None)
 
 
 def command(run, data, out, *more):
@@ -156,8 +155,8 @@ def test_rescoring_uses_the_recorded_number_of_threads(pca_run, folder, tmp_path
         5,
         threads.in_use(),
     ]  # the file came out right with 3, and is not scored with 5
-    rows = directories.tabulate(
-        row | {"score": row["score"] * (1 + CLOSE / 2)} for row in scored.rows
+    rows = to_table(
+        (replace(row, score=row.score * (1 + CLOSE / 2)) for row in scored.rows), ScoreRow
     )
     directories.write(out, rows, scored.audit | {"host": "another"})
     assert rescore(out, 1) == []

@@ -85,9 +85,9 @@ def test_five_cases_are_judged_reloaded_and_verified(opened, scores):
         assert not app.exception
         seen.append(app.session_state["open"])
     by_p_value = sorted(
-        directories.read(scores).rows, key=lambda row: (row["p_value"], -row["score"], row["path"])
+        directories.read(scores).rows, key=lambda row: (row.p_value, -row.score, row.path)
     )
-    assert seen == [row["path"] for row in by_p_value[:6]]
+    assert seen == [row.path for row in by_p_value[:6]]
     kept = reviews.read(scores / reviews.FILE)
     assert [review.path for review in kept] == seen[:5]
     assert [review.verdict for review in kept] == [
@@ -210,7 +210,7 @@ def test_the_threshold_moves_what_is_flagged_and_nothing_on_record(opened, score
             next(metric.value for metric in app.metric if metric.label == "flagged").split()[0]
         )
 
-    recorded = sum(bool(row["flagged"]) for row in directories.read(scores).rows)
+    recorded = sum(bool(row.flagged) for row in directories.read(scores).rows)
     assert flagged() == recorded
     app.radio(key="truth_from").set_value("labels").run()
     app.slider(key="far").set_value(50.0).run()
@@ -398,7 +398,7 @@ def test_images_of_a_patient_stand_together(opened, made, pca_run, synthetic_fol
     app.button(key="verdict_normal").click().run()
     app.button(key="verdict_normal").click().run()
     judged = [review.path for review in reviews.read(tmp_path / "out" / reviews.FILE)]
-    by_path = {row["path"]: row["group"] for row in directories.read(tmp_path / "out").rows}
+    by_path = {row.path: row.group for row in directories.read(tmp_path / "out").rows}
     assert by_path[judged[0]] == by_path[judged[1]] and judged[0] != judged[1]
     assert list(app.dataframe[0].value["judged"]) == ["2 of 2", "0 of 2", "0 of 2", "0 of 2"]
 
@@ -475,8 +475,8 @@ def test_slices_of_a_volume_are_scrolled_from_the_highest_score(opened, scored_v
     assert (case.slices[0, 0] == pictures[-1]).all() and (case.mask[0] == masks[-1]).all()
     assert case.heatmap.shape == (9, 64, 64) and case.heatmap[0].max() > case.heatmap[1:].max()
     profile = json.loads(app.get("plotly_chart")[0].proto.spec)
-    slices = sorted(directories.read_slices(scores), key=lambda each: -each["slice"])
-    assert profile["data"][0]["y"] == pytest.approx([each["score"] for each in slices])
+    slices = sorted(directories.read_slices(scores), key=lambda each: -each.slice)
+    assert profile["data"][0]["y"] == pytest.approx([each.score for each in slices])
     slider.set_value(5).run()
     assert not app.exception
     app.toggle(key="blind").set_value(True).run()
@@ -510,7 +510,7 @@ def test_the_thumbnail_of_a_volume_is_its_slice_with_the_highest_score(opened, s
         return int(np.argmax(alike))
 
     slices = directories.read_slices(scores)
-    highest = max(slices, key=lambda each: each["score"])["slice"]
+    highest = max(slices, key=lambda each: each.score).slice
     assert shown() == highest
     app.toggle(key="blind").set_value(True).run()
     assert shown() == slices[4]["slice"] != highest  # the highest would tell where to look
@@ -531,11 +531,11 @@ def test_a_dicom_series_is_shown_as_the_volume_it_is(opened, volume_run, tmp_pat
     shown = [display.slice_view(case, number).heatmap is not None for number in range(5)]
     assert (
         shown
-        == [row["score"] is not None for row in directories.read_slices(directory.path)]
+        == [row.score is not None for row in directories.read_slices(directory.path)]
         != [True] * 5
     )
     app = opened(directory.path)
-    app.slider(key=f"slice-{row['path']}").set_value(shown.index(False) + 1).run()
+    app.slider(key=f"slice-{row.path}").set_value(shown.index(False) + 1).run()
     assert "This slice was not scored: too little foreground." in texts(app) and not app.exception
 
 

@@ -124,7 +124,7 @@ def test_from_opening_to_a_verified_export(chromium, address, scores, tmp_path):
 def test_the_pointer_tells_the_value_of_its_pixel_in_every_panel(chromium, address, scores):
     page = visit(chromium, address, "Dora")
     directory = directories.read(scores)
-    first = min(directory.rows, key=lambda row: (row["p_value"], -row["score"], row["path"]))
+    first = min(directory.rows, key=lambda row: (row.p_value, -row.score, row.path))
     case = display.load(directory, first)
     for panel in ("xy", "x2y2", "x3y3"):
         box = page.locator(f".nsewdrag[data-subplot={panel}]").bounding_box()
@@ -150,12 +150,10 @@ def test_two_at_once_lose_nothing(chromium, pca_run, tmp_path):
             for page in pages.values():
                 reviewed(page, done, VERDICTS)
     kept = reviews.read(out / reviews.FILE)
-    ranked = sorted(
-        directories.read(out).rows, key=lambda row: (row["p_value"], -row["score"], row["path"])
-    )
+    ranked = sorted(directories.read(out).rows, key=lambda row: (row.p_value, -row.score, row.path))
     for name in pages:
         mine = [review for review in kept if review.reviewer == name]
-        assert [review.path for review in mine] == [row["path"] for row in ranked]
+        assert [review.path for review in mine] == [row.path for row in ranked]
         assert [review.verdict for review in mine] == ["normal", "anomalous"] * (VERDICTS // 2)
     assert len(kept) == 2 * VERDICTS and verification.verify(out).intact
 

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import shutil
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -38,15 +39,15 @@ def scored(made, tmp_path):
     copy = shutil.copytree(made, tmp_path / "copy")
     directory = directories.read(copy / "scores")
     directory.audit["root"] = str(copy / "data")
-    return directory, next(row for row in directory.rows if row["label"] == 1)
+    return directory, next(row for row in directory.rows if row.label == 1)
 
 
 def test_a_case_is_the_image_its_map_and_its_truth(scored):
     directory, row = scored
     case = display.load(directory, row)
-    file = Path(directory.audit["root"]) / row["path"]
+    file = Path(directory.audit["root"]) / row.path
     assert (case.image[0] == np.asarray(Image.open(file))).all()
-    assert (case.heatmap == tifffile.imread(directory.path / row["heatmap"])).all()
+    assert (case.heatmap == tifffile.imread(directory.path / row.heatmap)).all()
     assert case.mask.shape == case.heatmap.shape and 0 < case.mask.mean() < 0.2
     assert case.notes == ()
     assert display.difference(case).shape == (200, 200, 3)
@@ -54,9 +55,9 @@ def test_a_case_is_the_image_its_map_and_its_truth(scored):
 
 def test_sixteen_bits_stay_sixteen_bits(scored):
     directory, row = scored
-    file = Path(directory.audit["root"]) / row["path"]
+    file = Path(directory.audit["root"]) / row.path
     Image.fromarray(np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) * 16).save(file)
-    case = display.load(directory, row | {"sha256": sha256(file.read_bytes()).hexdigest()})
+    case = display.load(directory, replace(row, sha256=sha256(file.read_bytes()).hexdigest()))
     assert case.image.max() == 4095 * 16 and len(np.unique(case.image)) == 4096
 
 
@@ -89,16 +90,16 @@ def test_a_folder_with_a_longer_name_is_outside(tmp_path):
 def test_a_row_cannot_name_an_image_outside_the_root(scored, path):
     directory, row = scored
     outside = Path(directory.audit["root"]).parent / "outside.png"
-    shutil.copy(Path(directory.audit["root"]) / row["path"], outside)
-    case = display.load(directory, row | {"path": path})
+    shutil.copy(Path(directory.audit["root"]) / row.path, outside)
+    case = display.load(directory, replace(row, path=path))
     assert case.image is None
     assert "leads out" in case.notes[0]
 
 
 def test_a_row_cannot_name_a_heatmap_outside_the_directory(scored):
     directory, row = scored
-    shutil.copy(directory.path / row["heatmap"], directory.path.parent / "outside.tiff")
-    case = display.load(directory, row | {"heatmap": "../outside.tiff"})
+    shutil.copy(directory.path / row.heatmap, directory.path.parent / "outside.tiff")
+    case = display.load(directory, replace(row, heatmap="../outside.tiff"))
     assert case.heatmap is None and "leads out" in case.notes[0]
 
 
@@ -114,7 +115,7 @@ def test_escaped_names_are_undone(name):
 
 def spoiled(scored, what):
     directory, row = scored
-    file, heatmap = Path(directory.audit["root"]) / row["path"], directory.path / row["heatmap"]
+    file, heatmap = Path(directory.audit["root"]) / row.path, directory.path / row.heatmap
     if what == "moved image":
         file.rename(file.with_name("elsewhere.png"))
     elif what == "changed image":
@@ -127,13 +128,13 @@ def spoiled(scored, what):
     elif what == "changed heatmap":
         tifffile.imwrite(heatmap, np.zeros((64, 64), np.float32))
     elif what == "no heatmaps":
-        row = row | {"heatmap": ""}
+        row = replace(row, heatmap="")
     elif what == "damaged heatmap":
         heatmap.write_bytes(b"II*\0" + b"x" * 50)
-        directory.audit["outputs"][row["heatmap"]] = sha256(heatmap.read_bytes()).hexdigest()
+        directory.audit["outputs"][row.heatmap] = sha256(heatmap.read_bytes()).hexdigest()
     else:
         tifffile.imwrite(heatmap, np.zeros((9, 9), np.float32))
-        directory.audit["outputs"][row["heatmap"]] = sha256(heatmap.read_bytes()).hexdigest()
+        directory.audit["outputs"][row.heatmap] = sha256(heatmap.read_bytes()).hexdigest()
     return display.load(directory, row)
 
 
@@ -159,7 +160,7 @@ def test_what_cannot_be_shown_is_said(scored, what, note):
 
 def test_a_failed_row_shows_its_image_if_there_is_one(scored):
     directory, row = scored
-    case = display.load(directory, row | {"status": "failed", "heatmap": "", "sha256": None})
+    case = display.load(directory, replace(row, status="failed", heatmap="", sha256=None))
     assert case.image is not None and case.notes == ()
 
 
@@ -262,16 +263,16 @@ def test_thumbnails_are_small_and_only_of_the_image_that_was_scored(scored):
         {"width": 90000},
         {"path": "../x.png"},
     ):
-        assert display.thumbnail(directory, row | change) == ""
+        assert display.thumbnail(directory, replace(row, **change)) == ""
 
 
 def test_masks_come_from_the_manifest_where_there_is_one(scored):
     directory, row = scored
     root = Path(directory.audit["root"])
     Image.fromarray(np.eye(64, dtype=np.uint8)).save(root / "eye.png")
-    (root / "manifest.csv").write_text(f"path,mask\n{row['path']},eye.png\n")
+    (root / "manifest.csv").write_text(f"path,mask\n{row.path},eye.png\n")
     assert (display.load(directory, row).mask == np.eye(64, dtype=bool)).all()
-    (root / "manifest.csv").write_text(f"path,mask\n{row['path']},../eye.png\n")
+    (root / "manifest.csv").write_text(f"path,mask\n{row.path},../eye.png\n")
     case = display.load(directory, row)
     assert case.mask is None and "leads out" in case.notes[0]
 

@@ -11,12 +11,13 @@ from sklearn.metrics import cohen_kappa_score, roc_curve
 pytest.importorskip("sqlalchemy", reason="the extra `app` is not installed")
 
 from anodetect.errors import DataError
-from anodetect.record import directories
 from anodetect.record.decisions import decide
 from anodetect.record.reviews import Review
+from anodetect.record.rows import GroupRow, ScoreRow, rows_of, to_table
 from anodetect.stats import agreement
 from anodetect.stats.agreement import Rate
 from anodetect.stats.calibration import Calibration
+from anodetect.stats.decision import Rule
 from apps.review import worklist
 from apps.review.worklist import Filter
 
@@ -29,8 +30,11 @@ def row(path, score=None, p_value=None, **more):
         "flagged": False,
         "threshold": 0.5,
         "group": path,
+        "kind": "",
+        "model_sha256": "",
+        "status": "failed" if score is None else "ok",
     }
-    return base | {"status": "failed" if score is None else "ok", "kind": "", "label": None} | more
+    return ScoreRow(**base | more)
 
 
 def review(path, reviewer, verdict, number=1):
@@ -63,7 +67,7 @@ def paths(order="p-value", judgements=None, reviewer="Ada", blind=False, **keep)
     found = worklist.worklist(
         ROWS, judgements or {}, order=order, keep=Filter(**keep), reviewer=reviewer, blind=blind
     )
-    return "".join(each["path"] for each in found)
+    return "".join(each.path for each in found)
 
 
 def test_orders():
@@ -78,7 +82,7 @@ def test_orders():
 def test_values_that_are_no_numbers_come_last():
     rows = [row("x", 0.1, nan), row("y", 0.2, nan), row("z", 0.3, 0.9)]
     found = worklist.worklist(rows, {}, order="p-value", keep=Filter(), reviewer="")
-    assert [each["path"] for each in found] == ["z", "y", "x"]
+    assert [each.path for each in found] == ["z", "y", "x"]
 
 
 @pytest.mark.parametrize(
@@ -180,7 +184,7 @@ def test_summary():
         c="Ada:normal Ben:unsure",
         gone="Ada:normal",
     )
-    found = agreement.summary({row["path"]: row["flagged"] for row in ROWS}, given)
+    found = agreement.summary({row.path: row.flagged for row in ROWS}, given)
     assert (found.images, found.reviewed) == (5, 3)
     assert found.by_reviewer == {"Ada": 3, "Ben": 2}
     assert found.verdicts == {"anomalous": 2, "normal": 2, "unsure": 1}
@@ -205,16 +209,16 @@ def test_a_moved_threshold_flags_what_scoring_at_it_would(far):
         row(str(n), float(s), label=int(n % 3 == 0)) for n, s in enumerate(rng.normal(0.7, 1, 200))
     ]
     rows.append(row("failed"))
-    decided, _, threshold = decide(directories.tabulate(rows), calibration, far=far, fdr=None)
-    again = decided.to_pylist()
+    decided, _, threshold = decide(to_table(rows, ScoreRow), calibration, Rule(far))
+    again = list(rows_of(decided, ScoreRow))
     found = worklist.bench(rows, worklist.truths(rows, {}, "labels"), calibration, far)
     assert (found.flagged, found.scored, found.threshold) == (
-        sum(bool(r["flagged"]) for r in again),
+        sum(bool(r.flagged) for r in again),
         200,
         threshold,
     )
     for truth, flag in found.confusion:
-        expected = sum(r["label"] == truth and bool(r["flagged"]) == flag for r in again[:-1])
+        expected = sum(r.label == truth and bool(r.flagged) == flag for r in again[:-1])
         assert found.confusion[truth, flag] == expected > 0
     assert found.sensitivity == Rate(found.confusion[1, True], 67)
     assert found.false_alarms == Rate(found.confusion[0, True], 133)
@@ -233,15 +237,14 @@ def test_the_bench_decides_on_volumes_as_the_record_does():
         rng.normal(size=200), np.zeros(200), tuple(str(n % 40) for n in range(200))
     )
     rows = [row(str(n), float(s), label=0, depth=20) for n, s in enumerate(rng.normal(1.5, 1, 100))]
-    again = decide(directories.tabulate(rows), calibration, far=0.05, fdr=None)[0].to_pylist()
+    decided, _, _ = decide(to_table(rows, ScoreRow), calibration, Rule(0.05))
+    again = list(rows_of(decided, ScoreRow))
     found = worklist.bench(rows, worklist.truths(rows, {}, "labels"), calibration, 0.05)
     assert (found.flagged, found.threshold) == (
-        sum(r["flagged"] for r in again),
-        again[0]["threshold"],
+        sum(r.flagged for r in again),
+        again[0].threshold,
     )
-    assert found.flagged < int(
-        (calibration.p_values([r["score"] for r in rows], 0.05) <= 0.05).sum()
-    )
+    assert found.flagged < int((calibration.p_values([r.score for r in rows], 0.05) <= 0.05).sum())
 
 
 def test_the_roc_is_that_of_the_library():
@@ -295,12 +298,13 @@ def test_a_drawn_box_holds_every_pixel_it_touches():
 
 
 def test_groups_stand_where_their_first_image_does():
-    recorded = {"P1": {"p_value": 0.2, "flagged": True}}
+    group = GroupRow(group="P1", images=2, score=1.0, p_value=0.2, q_value=0.2, flagged=True)
+    recorded = {"P1": group}
     listed = worklist.worklist(
         ROWS, {}, order="nearness to threshold", keep=Filter(), reviewer="Ada"
     )
     found = worklist.grouped(listed, recorded, judged(b="Ada:normal", c="Ben:normal"), "Ada")
-    assert [(group.name, "".join(row["path"] for row in group.rows)) for group in found] == [
+    assert [(group.name, "".join(row.path for row in group.rows)) for group in found] == [
         ("P2", "cd"), ("P1", "ab"), ("e", "e")
     ]  # fmt: skip
     assert [(group.p_value, group.flagged, group.judged) for group in found] == [

@@ -23,18 +23,21 @@ from sqlalchemy.exc import DBAPIError
 import anodetect
 from anodetect.errors import ConfigError, RunError
 from anodetect.record import directories, reviews, verification
+from anodetect.record.rows import ScoreRow
 from apps.review import store as module
 from apps.review.store import Store
 
 HEAD = "a" * 64
-ROW = {
-    "path": "a.png",
-    "sha256": "1" * 64,
-    "model_sha256": "2" * 64,
-    "score": 0.1 + 0.2,
-    "p_value": 0.05,
-}
-ROW |= {"threshold": 0.25}
+ROW = ScoreRow(
+    path="a.png",
+    sha256="1" * 64,
+    group="a.png",
+    score=0.1 + 0.2,
+    p_value=0.05,
+    threshold=0.25,
+    model_sha256="2" * 64,
+    status="ok",
+)
 SERVERS = sorted(Path("/usr/lib/postgresql").glob("*/bin"))  # where Debian puts them, out of PATH
 
 
@@ -117,7 +120,7 @@ def test_a_verdict_says_what_was_known_when_it_was_given(opened):
 def test_the_chain_starts_at_the_head_and_each_record_holds_the_last_ones_hash(opened):
     first, second = (
         opened.add(ROW, "Ada", "normal"),
-        opened.add(ROW | {"threshold": 0.5}, "Ben", "unsure"),
+        opened.add(replace(ROW, threshold=0.5), "Ben", "unsure"),
     )
     assert (second.number, second.previous, second.threshold) == (2, first.hash, 0.5)
     assert opened.verify() == []
@@ -127,7 +130,7 @@ def test_the_chain_starts_at_the_head_and_each_record_holds_the_last_ones_hash(o
 @pytest.mark.parametrize("value", [None, float("nan"), float("inf"), -float("inf")])
 def test_what_is_no_number_is_kept_as_none(opened, value):
     kept = opened.add(
-        ROW | {"score": value, "p_value": value, "threshold": value, "sha256": None},
+        replace(ROW, score=value, p_value=value, threshold=value, sha256=None),
         "Ada",
         "bad image",
     )
@@ -136,13 +139,13 @@ def test_what_is_no_number_is_kept_as_none(opened, value):
 
 
 def test_a_negative_zero_does_not_break_the_chain(opened):
-    opened.add(ROW | {"score": -0.0}, "Ada", "normal")
+    opened.add(replace(ROW, score=-0.0), "Ada", "normal")
     assert opened.verify() == []
 
 
 def test_text_stays_what_it_was(opened):
     comment = "<script>alert(1)</script> ' ; DROP TABLE reviews; -- \u202e ü\n日本"
-    opened.add(ROW | {"path": comment}, comment, "unsure", comment=comment)
+    opened.add(replace(ROW, path=comment), comment, "unsure", comment=comment)
     (kept,) = opened.read()
     assert kept.comment == kept.path == kept.reviewer == comment
     assert opened.verify() == []
@@ -226,7 +229,7 @@ def test_records_of_several_directories_keep_apart(tmp_path):
 def write_many(folder, url, head, reviewer, count):
     kept = Store(folder, head, url)
     for number in range(count):
-        kept.add(ROW | {"path": f"{number}.png"}, reviewer, "anomalous", comment=str(number))
+        kept.add(replace(ROW, path=f"{number}.png"), reviewer, "anomalous", comment=str(number))
     kept.close()
 
 
@@ -385,9 +388,7 @@ def test_verify_names_a_changed_review(reviewed):
         Store(out, verification.verify(out).head),
         "UPDATE reviews SET verdict = 'anomalous' WHERE number = 1",
     )
-    assert verification.verify(out).problems == (
-        f"review 1 (Ada on {rows[0]['path']}) was changed",
-    )
+    assert verification.verify(out).problems == (f"review 1 (Ada on {rows[0].path}) was changed",)
 
 
 @pytest.mark.parametrize(
@@ -400,7 +401,7 @@ def test_verify_names_a_changed_review(reviewed):
 )
 def test_verify_compares_reviews_with_what_was_scored(reviewed, change, problem):
     out, rows = reviewed
-    Store(out, verification.verify(out).head).add(rows[0] | change, "Ada", "normal")
+    Store(out, verification.verify(out).head).add(replace(rows[0], **change), "Ada", "normal")
     assert problem in verification.verify(out).problems[0]
 
 

@@ -164,7 +164,7 @@ def test_a_detector_that_looks_at_single_voxels_sees_the_whole_volume(shape):
     image = np.random.default_rng(0).random((1, *shape), np.float32)
     voxelwise = lambda batch, seeds: Scores(
         batch.images.max((1, 2, 3, 4)), batch.images[:, 0] * batch.foreground
-    )  # noqa: E731
+    )
     assert np.allclose(heatmap(image, detect=voxelwise), image[0], atol=1e-6)
     inside = np.zeros(shape, bool)
     inside[:, 5:15] = True
@@ -414,23 +414,23 @@ def test_a_volume_counts_once_and_its_slices_calibrate(run):
 
 def test_lesions_are_found_where_they_are(scored):
     folder, out = scored
-    rows = {row["path"]: row for row in directories.read(out).rows}
+    rows = {row.path: row for row in directories.read(out).rows}
     ill, well = (
         [row for path, row in rows.items() if path.startswith("ill/") == sick]
         for sick in (True, False)
     )
-    assert min(row["score"] for row in ill) > max(row["score"] for row in well)
-    assert all(row["flagged"] for row in ill)
+    assert min(row.score for row in ill) > max(row.score for row in well)
+    assert all(row.flagged for row in ill)
     for row in ill:
-        found = nib.load(out / row["heatmap"])
-        assert np.array_equal(found.affine, nib.load(folder / row["path"]).affine)
+        found = nib.load(out / row.heatmap)
+        assert np.array_equal(found.affine, nib.load(folder / row.path).affine)
         i, j, k = np.unravel_index(np.nanargmax(found.get_fdata()), found.shape)
         assert 5 <= k < 7
         assert 17 <= j < 23
         assert 15 <= i < 21
-        profile = [each for each in directories.read_slices(out) if each["path"] == row["path"]]
-        assert row["score"] == max(each["score"] for each in profile)
-        assert max(profile, key=lambda each: each["score"])["slice"] in (5, 6)
+        profile = [each for each in directories.read_slices(out) if each.path == row.path]
+        assert row.score == max(each.score for each in profile)
+        assert max(profile, key=lambda each: each.score).slice in (5, 6)
 
 
 def test_a_volume_is_compared_with_the_highest_score_of_each_calibration_patient(run, scored):
@@ -439,10 +439,8 @@ def test_a_volume_is_compared_with_the_highest_score_of_each_calibration_patient
     for value, group in zip(calibration.scores, calibration.groups, strict=True):
         highest[group] = max(value, highest.get(group, -np.inf))
     for row in directories.read(scored[1]).rows:
-        expected = (1 + sum(value >= row["score"] for value in highest.values())) / (
-            len(highest) + 1
-        )
-        assert row["p_value"] == pytest.approx(expected)
+        expected = (1 + sum(value >= row.score for value in highest.values())) / (len(highest) + 1)
+        assert row.p_value == pytest.approx(expected)
     assert verification.verify(scored[1]).intact
     assert rescore(scored[1], 4) == []
 
@@ -472,7 +470,7 @@ def test_slices_without_enough_foreground_are_nan(run, tmp_path):
     values = nib.load(tmp_path / "s/heatmaps/a.nii_heatmap.nii").get_fdata()
     assert np.isnan(values[:, :, :2]).all()
     assert np.isfinite(values[:, :, 2:]).all()
-    profile = [row["score"] for row in directories.read_slices(tmp_path / "s")]
+    profile = [row.score for row in directories.read_slices(tmp_path / "s")]
     assert [value is None for value in profile] == [True] * 2 + [False] * 10
     assert int(np.argmax(profile[2:])) + 2 in (5, 6)
     model = Model.load(read_run(run), "cpu")

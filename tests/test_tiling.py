@@ -45,7 +45,7 @@ def test_a_detector_that_looks_at_single_pixels_sees_the_whole_image():
     image = texture(75, 110)
     pixelwise = lambda batch, seeds: Scores(
         batch.images.max((1, 2, 3)), batch.images[:, 0], batch.images
-    )  # noqa: E731
+    )
     scores = score(image, detect=pixelwise)
     assert np.allclose(scores.heatmap, image, atol=1e-6)
     assert np.allclose(scores.reconstruction, image[None], atol=1e-6)
@@ -175,8 +175,8 @@ def test_networks_score_tiles_of_colour_images_of_any_size(tmp_path, detector):
     assert (result["scored"], result["failed"]) == (24, 0)
     alone = anodetect.score(tmp_path / "run", [str(tmp_path / "data/7.png")], tmp_path / "alone")
     assert alone["scored"] == 1
-    scores = {row["path"]: row["score"] for row in directories.read(tmp_path / "scores").rows}
-    assert directories.read(tmp_path / "alone").rows[0]["score"] == pytest.approx(
+    scores = {row.path: row.score for row in directories.read(tmp_path / "scores").rows}
+    assert directories.read(tmp_path / "alone").rows[0].score == pytest.approx(
         scores["7.png"], rel=1e-5
     )
 

@@ -5,6 +5,7 @@ import bz2
 import gzip
 import math
 import shutil
+from dataclasses import replace
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
@@ -12,7 +13,6 @@ from pathlib import Path
 import nibabel as nib
 import nrrd
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -34,6 +34,7 @@ from anodetect.model.loading import load
 from anodetect.model.model import Model
 from anodetect.output import nifti, volumes
 from anodetect.record import directories, runs, verification
+from anodetect.record.rows import SliceRow, to_table
 from anodetect.record.runs import read as read_run
 from anodetect.stats.calibration import Calibration
 from anodetect.types import Silent
@@ -634,14 +635,14 @@ def test_each_slice_of_a_normal_volume_is_an_image_and_its_patient_a_group(run):
 
 def test_lesions_are_found_where_they_are(scored):
     folder, out = scored
-    rows = {row["path"]: row for row in directories.read(out).rows}
-    assert {row["depth"] for row in rows.values()} == {DEPTH}
+    rows = {row.path: row for row in directories.read(out).rows}
+    assert {row.depth for row in rows.values()} == {DEPTH}
     ill = [row for path, row in rows.items() if path.startswith("ill/")]
     well = [row for path, row in rows.items() if not path.startswith("ill/")]
-    assert min(row["score"] for row in ill) > max(row["score"] for row in well)
-    assert all(row["flagged"] for row in ill)
-    heatmap = nib.load(out / ill[0]["heatmap"])
-    assert np.array_equal(heatmap.affine, nib.load(folder / ill[0]["path"]).affine)
+    assert min(row.score for row in ill) > max(row.score for row in well)
+    assert all(row.flagged for row in ill)
+    heatmap = nib.load(out / ill[0].heatmap)
+    assert np.array_equal(heatmap.affine, nib.load(folder / ill[0].path).affine)
     values = np.asarray(heatmap.dataobj)
     i, j, k = np.unravel_index(np.nanargmax(values), values.shape)
     assert k == 3
@@ -659,8 +660,8 @@ def test_the_profile_says_where_each_slice_lies(scored):
     )
     assert mine[0]["left_mm"] == pytest.approx(-22 + 43 / 2)  # x runs to the left from -22 mm
     assert max(mine, key=lambda row: row["score"])["slice"] == 3
-    row = next(row for row in directories.read(out).rows if row["path"] == "ill/p00.nii.gz")
-    assert row["score"] == max(each["score"] for each in mine)
+    row = next(row for row in directories.read(out).rows if row.path == "ill/p00.nii.gz")
+    assert row.score == max(each["score"] for each in mine)
 
 
 def test_a_volume_is_compared_with_pooled_calibration_groups(run, scored):
@@ -670,15 +671,15 @@ def test_a_volume_is_compared_with_pooled_calibration_groups(run, scored):
         for name in sorted(set(calibration.groups))
     ]
     for row in directories.read(scored[1]).rows:
-        expected = (1 + sum(peak >= row["score"] for peak in peaks)) / (len(peaks) + 1)
-        assert row["p_value"] == pytest.approx(expected)
+        expected = (1 + sum(peak >= row.score for peak in peaks)) / (len(peaks) + 1)
+        assert row.p_value == pytest.approx(expected)
     slices = [
         row
         for row in pq.read_table(scored[1] / "slices.parquet").to_pylist()
-        if row["score"] is not None
+        if row.score is not None
     ]
-    assert [row["p_value"] for row in slices] == pytest.approx(
-        calibration.p_values([r["score"] for r in slices], 0.2)
+    assert [row.p_value for row in slices] == pytest.approx(
+        calibration.p_values([r.score for r in slices], 0.2)
     )
 
 
@@ -686,10 +687,10 @@ def test_a_slice_scores_alike_whatever_else_is_scored(run, scored):
     folder, out = scored
     model = Model.load(read_run(run), "cpu")
     loaded = load(Record("x", folder / "p01.nii.gz"), model.preprocess, model.encode)
-    rows = [row for row in directories.read_slices(out) if row["path"] == "p01.nii.gz"]
+    rows = [row for row in directories.read_slices(out) if row.path == "p01.nii.gz"]
     alone = load(Record("x", folder / "p01.nii.gz", slice=2), model.preprocess, model.encode)
     found = model.score([alone.image], [alone.encoded], [2])
-    assert np.isclose(found.image[0], rows[2]["score"], rtol=1e-5)
+    assert np.isclose(found.image[0], rows[2].score, rtol=1e-5)
     assert loaded.volume.geometry.sides == (DEPTH, 40, 44)
 
 
@@ -735,8 +736,8 @@ def test_volumes_on_two_processes_give_the_same_slices(run, scored, tmp_path):
     for one, other in zip(
         directories.read_slices(tmp_path / "s"), directories.read_slices(out), strict=True
     ):
-        assert one["score"] == pytest.approx(other["score"], rel=1e-5)
-        assert {**one, "score": 0} == {**other, "score": 0}
+        assert one.score == pytest.approx(other.score, rel=1e-5)
+        assert replace(one, score=0.0) == replace(other, score=0.0)
     assert verification.verify(tmp_path / "s").intact
     assert rescore(tmp_path / "s", 2) == []
 
@@ -744,13 +745,11 @@ def test_volumes_on_two_processes_give_the_same_slices(run, scored, tmp_path):
 def test_an_edited_slice_is_noticed(scored, tmp_path):
     copy = shutil.copytree(scored[1], tmp_path / "copy")
     slices = directories.read_slices(copy)
-    slices[3]["flagged"] = not slices[3]["flagged"]
-    pq.write_table(pa.Table.from_pylist(slices, directories.SLICE_COLUMNS), copy / "slices.parquet")
+    slices[3] = replace(slices[3], flagged=not slices[3].flagged)
+    pq.write_table(to_table(slices, SliceRow), copy / "slices.parquet")
     problems = verification.verify(copy).problems
     assert "slices.parquet was changed" in problems
-    assert any(
-        text.startswith(f"slice {slices[3]['slice']} of {slices[3]['path']}") for text in problems
-    )
+    assert any(text.startswith(f"slice {slices[3].slice} of {slices[3].path}") for text in problems)
 
 
 def test_slices_without_enough_foreground_are_not_scored_and_said_so(run, tmp_path):
@@ -770,9 +769,9 @@ def test_slices_without_enough_foreground_are_not_scored_and_said_so(run, tmp_pa
     values = np.asarray(nib.load(tmp_path / "s/heatmaps/a.nii_heatmap.nii").dataobj)
     assert np.isnan(values[:, :, :2]).all()
     assert np.isfinite(values[:, :, 2:]).all()
-    assert [row["score"] is None for row in directories.read_slices(tmp_path / "s")] == [
-        True
-    ] * 2 + [False] * 4
+    assert [row.score is None for row in directories.read_slices(tmp_path / "s")] == [True] * 2 + [
+        False
+    ] * 4
 
 
 def test_truth_and_foreground_from_a_manifest(run, tmp_path):
@@ -829,7 +828,7 @@ def test_slices_as_images_and_volumes_fit_together(tmp_path):
     )
     folder = write_patients(tmp_path / "new", 1, lesion=LESION, seed=6)
     anodetect.score(tmp_path / "run", [str(folder)], tmp_path / "s", far=0.2)
-    assert max(directories.read_slices(tmp_path / "s"), key=lambda row: row["score"])["slice"] == 3
+    assert max(directories.read_slices(tmp_path / "s"), key=lambda row: row.score).slice == 3
 
 
 @pytest.fixture(scope="module")
@@ -858,7 +857,7 @@ def test_slices_outside_what_the_model_has_seen_are_not_scored_and_said_so(middl
 
     anodetect.score(middle, [str(path)], tmp_path / "s", far=0.2, reporter=Notes())
     unseen = [
-        row["unscored"] == "outside what the model has seen"
+        row.unscored == "outside what the model has seen"
         for row in directories.read_slices(tmp_path / "s")
     ]
     assert unseen == [
@@ -873,7 +872,7 @@ def test_slices_outside_what_the_model_has_seen_are_not_scored_and_said_so(middl
     values = np.asarray(nib.load(tmp_path / "s/heatmaps/a.nii_heatmap.nii").dataobj)
     assert np.isnan(values).all((0, 1)).tolist() == unseen
     (row,) = directories.read(tmp_path / "s").rows
-    assert row["score"] == directories.read_slices(tmp_path / "s")[3]["score"]
+    assert row.score == directories.read_slices(tmp_path / "s")[3].score
     assert verification.verify(tmp_path / "s").intact
     dark = save_nifti(tmp_path / "dark.nii", 0.3 * volume.transpose(2, 1, 0), affine)
     assert (
@@ -887,7 +886,7 @@ def test_what_slices_are_like_is_learned_from_fit_and_tune_images_alone(middle):
     shares, brightness = [], []
     for row in runs.read_manifest(middle):
         if row["role"] in ("fit", "tune"):
-            scaled, inside = model.preprocess.apply(readers.read_image(folder / row["path"]))
+            scaled, inside = model.preprocess.apply(readers.read_image(folder / row.path))
             shares.append(inside.mean())
             brightness.append(np.median(scaled[0][inside]))
     for found, values in zip(model.preprocess.seen, (shares, brightness), strict=True):

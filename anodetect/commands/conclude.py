@@ -3,32 +3,31 @@ the directory."""
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from pyarrow import compute as pc
 
 from anodetect.config import plain
 from anodetect.files import atomic
-from anodetect.output.formats import asks_for, names_of
+from anodetect.output.formats import SOURCES, asks_for, has_files, names_of
 from anodetect.record import directories
 from anodetect.record.decisions import (
     decide,
     decide_slices,
-    fdr_statement,
     group_caveats,
-    is_deep,
     is_ok,
+    is_volume,
     volume_caveats,
 )
-from anodetect.record.journal import Entry
+from anodetect.record.rows import Region
 from anodetect.stats import drift
 from anodetect.stats.calibration import Calibration
+from anodetect.stats.decision import Rule, statement
 from anodetect.stats.evaluation import Measure
 from anodetect.types import Reporter
 
@@ -38,23 +37,12 @@ def where_scored(hosts: Collection[str], threads: Collection[int]) -> dict[str, 
     return {"host": next(iter(hosts)) if one else "", "threads": sorted(threads) if one else []}
 
 
-def statement_of(
-    calibration: Calibration, far: float, fdr: float | None, groups: Sequence[str]
-) -> str:
-    """What is promised of images in these groups."""
-    return (
-        calibration.statement(far)
-        if fdr is None
-        else fdr_statement(calibration, fdr, len(groups), len(set(groups)))
-    )
-
-
 def conclude(
     out: Path,
     rows: pa.Table,
-    slices: list[directories.Row],
+    slices: pa.Table,
     timings: pa.Table,
-    entries: Iterable[Entry],
+    regions: Iterable[tuple[str, Region]],
     calibration: Calibration,
     facts: Mapping[str, Any],
     measure: Measure,
@@ -62,14 +50,13 @@ def conclude(
 ) -> dict[str, Any]:
     """Decide over all rows, compare with the calibration, and write the directory; what `score`
     answers."""
-    far = facts["far"] if facts["fdr"] is None else facts["fdr"]
-    rows, groups, threshold = decide(rows, calibration, far=far, fdr=facts["fdr"])
-    decide_slices(slices, calibration, far=far, fdr=facts["fdr"])
-    good = is_ok(rows)
-    volumes = rows["path"].filter(pa.array(good & is_deep(rows))).to_pylist()
-    caveats = volume_caveats(volumes, slices, calibration, far) or group_caveats(
-        groups, calibration
-    )
+    rule = Rule.of(facts["far"], facts["fdr"])
+    rows, groups, threshold = decide(rows, calibration, rule)
+    slices = decide_slices(slices, calibration, rule)
+    good, volumes = is_ok(rows), is_volume(rows)
+    volume_paths = rows["path"].filter(pa.array(good & volumes)).to_pylist()
+    caveats = volume_caveats(volume_paths, slices, calibration, rule.rate)
+    caveats = caveats or group_caveats(groups, calibration)
     for caveat in caveats:
         reporter.warn(caveat)
     for problem in measure.problems:
@@ -78,22 +65,31 @@ def conclude(
     for check in checks.values():
         if check and check["fires"]:
             reporter.warn(check["text"])
+
     in_error = directories.in_error(rows)
-    unshown = int((good & ~in_error & np.asarray(pc.equal(rows["heatmap"], ""), bool)).sum())
-    if unshown and facts["heatmaps"]:
-        images, volumes_ = (" or ".join(names_of(each, "map")) for each in ("image", "volume"))
-        reporter.warn(f"{unshown} have no heatmap: images come as {images}, volumes as {volumes_}")
+    without_file = good & ~in_error
+    if has_files(facts["heatmaps"], "image"):
+        without_file &= volumes
+    if has_files(facts["heatmaps"], "volume"):
+        without_file &= ~volumes
+    if without_file.any() and facts["heatmaps"]:
+        of_images, of_volumes = (" or ".join(names_of(source, "map")) for source in SOURCES)
+        reporter.warn(
+            f"{without_file.sum()} have no heatmap: images come as {of_images}, volumes as "
+            f"{of_volumes}"
+        )
     if asks_for(facts["heatmaps"], "regions"):
-        _write_regions(out, rows.filter(pa.array(good)), entries, facts)
+        _write_regions(out, rows.filter(pa.array(good)), regions, facts)
     if measure.labelled():
         directories.write_draws(out, measure.draws())
+
     counts = Counter(rows["status"].to_pylist())
     unwritten = int((good & in_error).sum())
-    statement = statement_of(
-        calibration, far, facts["fdr"], rows["group"].filter(pa.array(good)).to_pylist()
-    )
+    groups_of_scored = rows["group"].filter(pa.array(good)).to_pylist()
     audit = dict(facts) | {
-        "statement": statement,
+        "statement": statement(
+            calibration, rule, len(groups_of_scored), len(set(groups_of_scored))
+        ),
         "ended": datetime.now(UTC).isoformat(timespec="seconds"),
         "counts": dict(counts),
         "reasons": {reason: count for reason, count, _ in directories.failures(rows)},
@@ -119,14 +115,14 @@ def conclude(
 
 
 def _drift(
-    rows: pa.Table, slices: Sequence[directories.Row], calibration: Calibration
+    rows: pa.Table, slices: pa.Table, calibration: Calibration
 ) -> dict[str, dict[str, Any] | None]:
     """The batch, of volumes their slices, against the calibration images; over time where every
     image says when it was taken."""
-    images = rows.filter(pa.array(is_ok(rows) & ~is_deep(rows)))
-    of_volumes = [row for row in slices if row["score"] is not None]
+    images = rows.filter(pa.array(is_ok(rows) & ~is_volume(rows)))
+    scored_slices = slices.filter(pc.is_valid(slices["score"]))
     scores, groups = (
-        images[key].to_pylist() + [row[key] for row in of_volumes] for key in ("score", "group")
+        images[key].to_pylist() + scored_slices[key].to_pylist() for key in ("score", "group")
     )
     found = drift.compare(calibration.scores, calibration.groups, scores, groups)
     checks: dict[str, dict[str, Any] | None] = {
@@ -134,7 +130,7 @@ def _drift(
         "time": None,
     }
     when = images["acquired"].to_pylist()
-    if when and all(when) and not of_volumes:
+    if when and all(when) and not len(scored_slices):
         reference = calibration.scores.tolist()
         followed = drift.martingale(reference, calibration.groups, scores, groups, when)
         checks["time"] = plain(asdict(followed)) if followed else None
@@ -142,7 +138,7 @@ def _drift(
 
 
 def _write_regions(
-    out: Path, good: pa.Table, entries: Iterable[Entry], facts: Mapping[str, Any]
+    out: Path, good: pa.Table, regions: Iterable[tuple[str, Region]], facts: Mapping[str, Any]
 ) -> None:
     """regions.json, a file in COCO's format, an image and an annotation at a time."""
     ids = {path: number for number, path in enumerate(good["path"].to_pylist(), start=1)}
@@ -159,16 +155,18 @@ def _write_regions(
         for (path, number), (width, height) in zip(ids.items(), sides, strict=True):
             image = {"id": number, "file_name": path, "width": width, "height": height}
             file.write((b", " if number > 1 else b"") + json.dumps(image).encode())
+
         file.write(b'], "annotations": [')
-        number = 0
-        for entry in entries:
-            for region in entry["regions"]:
-                number += 1
-                marks = {
-                    "id": number,
-                    "image_id": ids[entry["row"]["path"]],
-                    "category_id": 1,
-                    "iscrowd": 0,
-                }
-                file.write((b",\n" if number > 1 else b"\n") + json.dumps(marks | region).encode())
+        for number, (path, region) in enumerate(regions, start=1):
+            marks = {
+                "id": number,
+                "image_id": ids[path],
+                "category_id": 1,
+                "iscrowd": 0,
+                "segmentation": region.segmentation,
+                "area": region.area,
+                "bbox": region.bbox,
+                "score": region.score,
+            }
+            file.write((b",\n" if number > 1 else b"\n") + json.dumps(marks).encode())
         file.write(b"\n]}\n")

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from anodetect.files import inside
 from anodetect.output import report
 from anodetect.output.cases import Cases
 from anodetect.record import directories, environment, verification
-from anodetect.record.journal import Entry
+from anodetect.record.rows import Region
 from anodetect.stats.calibration import DEFAULT_FAR, Calibration
 from anodetect.stats.evaluation import LabelledScore, Measure
 from anodetect.types import Reporter, Silent
@@ -57,24 +58,26 @@ def merge(
     for directory in shards:
         shown = {path for names in directory.audit["cases"].values() for path in names}
         for row in directory.each():
-            if row["path"] in shown:
+            if row.path in shown and row.score is not None:
                 _copy(
-                    directories.picture_of(directory.path, row["path"]),
-                    directories.picture_of(out, row["path"]),
+                    directories.picture_of(directory.path, row.path),
+                    directories.picture_of(out, row.path),
                 )
-                cases.recall(row["path"], row["score"])
+                cases.recall(row.path, row.score)
     measure = Measure(calibration, far or DEFAULT_FAR, masks=False)
     for directory in shards:
         for row in directory.each():
-            if row["status"] == "ok" and row["label"] is not None:
-                known = row["label"], row["score"], row["group"]
-                measure.add(LabelledScore(row["path"], *known, is_volume=bool(row["depth"])))
+            if row.score is not None and row.label is not None:
+                item = LabelledScore(
+                    row.path, row.label, row.score, row.group, is_volume=row.is_volume
+                )
+                measure.add(item)
     timings = pa.concat_tables(
         [directories.read_timings(directory.path) for directory in shards]
     ).sort_by("path")
-    entries = (entry for directory in shards for entry in _regions_of(directory.path))
-    slices = [row for directory in shards for row in directories.read_slices(directory.path)]
-    slices.sort(key=lambda row: row["path"])
+    regions = chain.from_iterable(_regions_of(directory.path) for directory in shards)
+    slices = pa.concat_tables([directories.slice_table(directory.path) for directory in shards])
+    slices = slices.combine_chunks().sort_by("path")
     _warn_of_gaps(len(rows), audits, reporter)
     hosts = {audit.get("host", "") for audit in audits}
     facts = audits[0] | {
@@ -86,7 +89,7 @@ def merge(
         **where_scored(hosts, {count for audit in audits for count in audit["threads"]}),
         "cases": cases.settle(),
     }
-    result = conclude(out, rows, slices, timings, entries, calibration, facts, measure, reporter)
+    result = conclude(out, rows, slices, timings, regions, calibration, facts, measure, reporter)
     report.write(out)
     return result
 
@@ -129,12 +132,12 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _regions_of(path: Path) -> Iterator[Entry]:
-    """The regions of a score directory, an image at a time."""
+def _regions_of(path: Path) -> Iterator[tuple[str, Region]]:
+    """Yield the regions of a score directory, each with the path of its image."""
     if not (path / "regions.json").is_file():
         return
     content = json.loads((path / "regions.json").read_text("utf-8"))
     names = {image["id"]: image["file_name"] for image in content["images"]}
     for marks in content["annotations"]:
-        region = {key: marks[key] for key in ("segmentation", "area", "bbox", "score")}
-        yield {"row": {"path": names[marks["image_id"]]}, "regions": [region]}
+        region = Region(marks["segmentation"], marks["area"], marks["bbox"], marks["score"])
+        yield names[marks["image_id"]], region

@@ -13,6 +13,7 @@ from anodetect.files import leads_out, path_of
 from anodetect.model.model import Model
 from anodetect.model.scoring import Scored, score_records
 from anodetect.record import directories, environment, runs, threads
+from anodetect.record.rows import ScoreRow
 from anodetect.types import Silent
 
 CLOSE = 1e-4  # relative: what scores may differ by between machines
@@ -49,32 +50,31 @@ def rescore(
         for used in known or [before]:  # a scoring that was resumed may have had several
             threads.limit(used)
             for row in to_come:
-                record = _record_of(row["path"], root, manifests)
+                record = _record_of(row.path, root, manifests)
                 # A product's last bits depend on a row's place among the rows: one of these had the
                 # same.
                 copies = [record] * (1 if is_volume(record) else model.batch)
                 again = list(score_records(model, copies, Silent()))
-                problems[row["path"]] = _differs(row, again, exact=bool(known))
-            to_come = [row for row in to_come if problems[row["path"]]]
+                problems[row.path] = _differs(row, again, exact=bool(known))
+            to_come = [row for row in to_come if problems[row.path]]
     finally:
         threads.limit(before)
     return [problem for problem in problems.values() if problem]
 
 
-def _differs(row: directories.Row, again: Sequence[Scored], *, exact: bool) -> str:
+def _differs(row: ScoreRow, again: Sequence[Scored], *, exact: bool) -> str:
     """How a file, scored at each place in a batch, differs from its record, "" if at one it does
     not."""
     for each in again:
         if each.heatmap is None:
-            return f"{row['path']}: cannot be scored again: {each.loaded.error}"
-        if each.loaded.sha256 != row["sha256"]:
-            return f"{row['path']}: the file is not the one that was scored"
+            return f"{row.path}: cannot be scored again: {each.loaded.error}"
+        if each.loaded.sha256 != row.sha256:
+            return f"{row.path}: the file is not the one that was scored"
     scores = [each.score for each in again]
-    if row["score"] in scores or (
-        not exact and np.isclose(scores[0], row["score"], rtol=CLOSE, atol=0)
-    ):
+    known = float("nan") if row.score is None else row.score
+    if known in scores or (not exact and np.isclose(scores[0], known, rtol=CLOSE, atol=0)):
         return ""
-    return f"{row['path']}: scores {scores[0]!r} now, {row['score']!r} in the record"
+    return f"{row.path}: scores {scores[0]!r} now, {known!r} in the record"
 
 
 def _record_of(identity: str, root: Path, manifests: dict[Path, dict[Path, Record]]) -> Record:

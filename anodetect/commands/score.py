@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from anodetect.commands.conclude import conclude, statement_of, where_scored
+from anodetect.commands.conclude import conclude, where_scored
 from anodetect.commands.labelled import labelled_score
 from anodetect.data import cards, readers
 from anodetect.data.scan import Problem, Record, identified, is_below
-from anodetect.engines.worker import Engine, Made, Task, problem_row, shard_of
+from anodetect.engines.worker import Engine, ScoredEntries, Task, problem_row, shard_of
 from anodetect.errors import ConfigError, DataError, Interrupted, nearest
 from anodetect.files import path_text
 from anodetect.model.loading import BATCH
@@ -29,10 +29,20 @@ from anodetect.model.scoring import Scored
 from anodetect.output import report
 from anodetect.output.cases import Cases
 from anodetect.output.formats import DEFAULT, check_formats, map_reader
-from anodetect.record import directories, environment, runs, verification
+from anodetect.record import environment, runs, verification
 from anodetect.record.decisions import numbers
-from anodetect.record.journal import Entry, Journal
+from anodetect.record.journal import Journal
+from anodetect.record.rows import (
+    OK,
+    JournalEntry,
+    Region,
+    ScoreRow,
+    SliceRow,
+    TableBuilder,
+    TimingRow,
+)
 from anodetect.stats.calibration import DEFAULT_FAR
+from anodetect.stats.decision import Rule, statement
 from anodetect.stats.evaluation import Measure
 from anodetect.types import Floats, Reporter, Silent
 
@@ -67,15 +77,14 @@ def score(
     machine, in as many processes as help or in `workers`; "ray" on a cluster.
     """
     reporter = reporter or Silent()
-    begun = time.monotonic()
-    started = datetime.now(UTC)
+    begun, started = time.monotonic(), datetime.now(UTC)
     check_formats(heatmaps)
     run_engine = engine_named(engine, workers)
     mine = shard_of(shard)
     key = verification.private_key(sign) if sign else None
     run = runs.read(run_path)
-    for checked in (far, far if fdr is None else fdr):
-        run.calibration.level(checked)  # refuses an impossible rate before any work
+    run.calibration.level(far)  # refuses an impossible rate before any work
+    run.calibration.level(far if fdr is None else fdr)
     root, items, problems = collect(paths, out, follow_symlinks, keep_identifiers)
     listed = len(items) + len(problems)
     problems = [each for each in problems if mine(readers.digest(each.name.encode()))]
@@ -91,15 +100,16 @@ def score(
     task = Task(*where, tuple(heatmaps), far, fdr, shard, device, keep_identifiers)
     threshold = task.threshold(run.calibration)
     with Journal(out, begun_with, resume=resume) as journal:
-        reporter.say(statement_of(run.calibration, far, fdr, [record.group for record in items]))
+        groups = {record.group for record in items}
+        reporter.say(statement(run.calibration, Rule.of(far, fdr), len(items), len(groups)))
         cases = Cases(out, threshold, run.scale)
         measure = Measure(run.calibration, far, masks=any(record.mask for record in items))
         by_id = {record.id: record for record in items}
         tally, done = Tally(threshold), set()
         for entry in journal.resumed():
             tally.add(entry)
-            done.add(entry["row"]["path"])
-            _count(entry["row"], out, by_id, cases, measure)
+            done.add(entry.row.path)
+            _count(entry.row, out, by_id, cases, measure)
         if done:
             reporter.say(f"{len(done)} of {len(items)} files were finished before; going on")
         todo = [record for record in items if record.id not in done]
@@ -109,7 +119,7 @@ def score(
             with closing(made):
                 for scored, entry in _journaled(made, journal):
                     tally.add(entry)
-                    _count(entry["row"], out, by_id, cases, measure, scored)
+                    _count(entry.row, out, by_id, cases, measure, scored)
         except KeyboardInterrupt:
             raise Interrupted(
                 f"stopped after {tally.count} of {len(items)} files; the same command with --resume goes on"
@@ -128,7 +138,15 @@ def score(
             "cases": cases.settle(),
         }
         result = conclude(
-            out, rows, slices, timings, journal.entries(), run.calibration, facts, measure, reporter
+            out,
+            rows,
+            slices,
+            timings,
+            regions_of(journal.entries()),
+            run.calibration,
+            facts,
+            measure,
+            reporter,
         )
         if key:
             verification.sign(out, result["head"], key)
@@ -190,13 +208,13 @@ class Tally:
         self.hosts: set[str] = set()
         self.count = self.flagged = self.failed = 0
 
-    def add(self, entry: Entry) -> None:
-        row = entry["row"]
+    def add(self, entry: JournalEntry) -> None:
         self.count += 1
-        self.threads.add(entry["threads"])
-        self.hosts.add(entry["host"])
-        self.failed += row["status"] != "ok"
-        self.flagged += row["status"] == "ok" and row["score"] > self.threshold
+        self.threads.add(entry.threads)
+        self.hosts.add(entry.host)
+        score = entry.row.score
+        self.failed += entry.row.status != OK
+        self.flagged += score is not None and score > self.threshold
 
     def note(self) -> str:
         """With --fdr flags are known only when everything has been scored."""
@@ -210,36 +228,39 @@ class Tally:
 
 
 def _tables(
-    entries: Iterable[Entry], problems: Iterable[directories.Row]
-) -> tuple[pa.Table, pa.Table, list[directories.Row]]:
-    """Rows, also of what could not be looked at, timings and slices, in the order of their paths."""
-    rows, timings = (
-        directories.TableBuilder(directories.COLUMNS),
-        directories.TableBuilder(directories.TIMING_COLUMNS),
-    )
-    slices: list[directories.Row] = []
+    entries: Iterable[JournalEntry], problems: Iterable[ScoreRow]
+) -> tuple[pa.Table, pa.Table, pa.Table]:
+    """Return rows, also those of what could not be looked at, timings and slices, in the order of
+    their paths."""
+    rows, timings = TableBuilder(ScoreRow), TableBuilder(TimingRow)
+    slices = TableBuilder(SliceRow)
     for entry in entries:
-        rows.add(entry["row"])
-        timings.add({"path": entry["row"]["path"], "seconds": entry["seconds"]})
-        slices += entry["slices"]
-    for row in problems:
-        rows.add(row)
-    slices.sort(key=lambda row: row["path"])
-    return rows.table().sort_by("path"), timings.table().sort_by("path"), slices
+        rows.add(entry.row)
+        timings.add(TimingRow(path=entry.row.path, seconds=entry.seconds))
+        slices.extend(entry.slices)
+    rows.extend(problems)
+    return tuple(each.table().sort_by("path") for each in (rows, timings, slices))
+
+
+def regions_of(entries: Iterable[JournalEntry]) -> Iterator[tuple[str, Region]]:
+    """Yield each region with the path of its image."""
+    for entry in entries:
+        for region in entry.regions:
+            yield entry.row.path, region
 
 
 def _count(
-    row: directories.Row,
+    row: ScoreRow,
     out: Path,
     by_id: Mapping[str, Record],
     cases: Cases,
     measure: Measure,
     scored: Scored | None = None,
 ) -> None:
-    """Count an image that was scored: now and here, or before an interruption, or elsewhere."""
-    if row["status"] != "ok" or row["path"] not in by_id:
+    """Count an image that was scored: by this process just now, or earlier, or by another one."""
+    if row.score is None or row.path not in by_id:
         return
-    cases.recall(row["path"], row["score"])
+    cases.recall(row.path, row.score)
     if scored is not None and scored.heatmap is not None:
         item = labelled_score(
             scored.loaded.record, scored.score, scored.heatmap, scored.loaded.volume
@@ -247,19 +268,21 @@ def _count(
         if item is not None:
             measure.add(item)
         return
+
     heatmap: Floats | None = None
-    if measure.has_masks and row["label"] is not None:
-        reader = map_reader(row["heatmap"], "image")
-        heatmap = None if reader is None else reader(out / row["heatmap"])
-    is_volume = bool(row.get("depth"))
-    item = labelled_score(by_id[row["path"]], row["score"], heatmap, is_volume=is_volume)
+    if measure.has_masks and row.label is not None:
+        reader = map_reader(row.heatmap, "image")
+        heatmap = None if reader is None else reader(out / row.heatmap)
+    item = labelled_score(by_id[row.path], row.score, heatmap, is_volume=row.is_volume)
     if item is not None:
         measure.add(item)
 
 
-def _journaled(items: Made, journal: Journal) -> Iterator[tuple[Scored | None, Entry]]:
+def _journaled(
+    items: ScoredEntries, journal: Journal
+) -> Iterator[tuple[Scored | None, JournalEntry]]:
     """Add to the journal, as many at a time as is worth a flush to the disk, and pass on."""
-    batch: list[tuple[Scored | None, Entry]] = []
+    batch: list[tuple[Scored | None, JournalEntry]] = []
     last = time.monotonic()
     for item in items:
         batch.append(item)
@@ -272,7 +295,7 @@ def _journaled(items: Made, journal: Journal) -> Iterator[tuple[Scored | None, E
     yield from batch
 
 
-def _nothing() -> Made:
+def _nothing() -> ScoredEntries:
     yield from ()
 
 

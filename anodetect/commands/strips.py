@@ -60,10 +60,10 @@ def _truth(record: Record) -> Pixels:
 def _heatmap(record: Record, path: Path) -> Pixels:
     """Return a record's heatmap in colour, on its model's own fixed scale."""
     scored = directories.read(path)
-    row = next((row for row in scored.rows if row["path"] == record.id), None)
-    if not row or not row["heatmap"]:
+    row = next((row for row in scored.rows if row.path == record.id), None)
+    if not row or not row.heatmap:
         return BLANK
-    return colour(tifffile.imread(path / row["heatmap"]), tuple(scored.audit["scale"]))
+    return colour(tifffile.imread(path / row.heatmap), tuple(scored.audit["scale"]))
 
 
 def sheet(titles: Sequence[str], rows: Sequence[Pixels]) -> Pixels:

@@ -4,7 +4,6 @@ The machine that calls keeps the journal and writes the tables; workers read ima
 heatmaps, so the images, the run and `--out` must be at the same place for all of them.
 """
 
-import json
 import logging
 import math
 import os
@@ -13,10 +12,10 @@ from dataclasses import replace
 from typing import Any
 
 from anodetect.data.scan import Record
-from anodetect.engines.worker import Engine, Made, Task, Worker
+from anodetect.engines.worker import Engine, ScoredEntries, Task, Worker
 from anodetect.errors import ConfigError, RunError
 from anodetect.model.loading import BATCH
-from anodetect.record.journal import Entry
+from anodetect.record.rows import JournalEntry, entry_from_json, entry_to_json
 from anodetect.types import Reporter, Silent
 
 BLOCK = 4 * BATCH  # files handed out at a time
@@ -39,7 +38,7 @@ def engine(workers: int | None) -> Engine:
 
     def entries(
         task: Task, items: Sequence[Record], reporter: Reporter, note: Callable[[], str]
-    ) -> Made:
+    ) -> ScoredEntries:
         _start()
         return _entries(task, items, reporter, note, workers)
 
@@ -66,7 +65,7 @@ def _entries(
     reporter: Reporter,
     note: Callable[[], str],
     workers: int | None,
-) -> Made:
+) -> ScoredEntries:
     import ray
 
     try:
@@ -101,7 +100,7 @@ def _share(nodes: Sequence[dict[str, Any]], workers: int | None) -> dict[str, An
     }
 
 
-def _results(task: Task, items: Sequence[Record], share: dict[str, Any]) -> Iterator[Entry]:
+def _results(task: Task, items: Sequence[Record], share: dict[str, Any]) -> Iterator[JournalEntry]:
     """Entries as they are finished, in any order."""
     from ray import data
 
@@ -115,7 +114,7 @@ def _results(task: Task, items: Sequence[Record], share: dict[str, Any]) -> Iter
         RemoteWorker, fn_constructor_args=(task,), batch_size=BATCH, batch_format="numpy", **share
     )
     for row in worked.iter_rows():
-        yield json.loads(row["entry"])
+        yield entry_from_json(row["entry"])
 
 
 def _absolute(record: Record) -> Record:
@@ -133,8 +132,5 @@ class RemoteWorker:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Records in, the journal's entries out; those of other shards are missing."""
-        return {
-            "entry": [
-                json.dumps(entry) for _, entry in self.worker.work(list(batch["record"]), Silent())
-            ]
-        }
+        entries = self.worker.work(list(batch["record"]), Silent())
+        return {"entry": [entry_to_json(entry).decode() for _, entry in entries]}

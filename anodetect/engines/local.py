@@ -24,8 +24,8 @@ from typing import Any
 from joblib import cpu_count
 
 from anodetect.data.scan import Record, is_volume
-from anodetect.engines.line import here
-from anodetect.engines.worker import Engine, Made, Task, Worker
+from anodetect.engines.line import line_engine
+from anodetect.engines.worker import Engine, ScoredEntries, Task, Worker
 from anodetect.errors import AnodetectError, ConfigError, RunError
 from anodetect.model.loading import BATCH
 from anodetect.types import Reporter, Silent
@@ -47,12 +47,12 @@ def engine(workers: int | None) -> Engine:
 
     def entries(
         task: Task, items: Sequence[Record], reporter: Reporter, note: Callable[[], str]
-    ) -> Made:
+    ) -> ScoredEntries:
         count, threads = (
             (workers, max(1, cpu_count() // workers)) if workers else _suited(task, items)
         )
         if count == 1:
-            return here(task, items, reporter, note)
+            return line_engine(task, items, reporter, note)
         return _made(_start(task, min(count, len(items)), threads), items, reporter, note)
 
     return entries
@@ -91,7 +91,7 @@ def _on_cpu(device: str) -> bool:
 
 
 @dataclass
-class Hand:
+class WorkerHandle:
     """A worker's process as the process that calls sees it."""
 
     process: BaseProcess
@@ -127,10 +127,10 @@ def _ending(code: int) -> str:
     return f"was ended by {signal.Signals(-code).name}{reason}"
 
 
-def _start(task: Task, count: int, threads: int) -> list[Hand]:
+def _start(task: Task, count: int, threads: int) -> list[WorkerHandle]:
     """Workers, when all are ready, so that the first one does not take everything."""
     context = multiprocessing.get_context("spawn")
-    hands: list[Hand] = []
+    hands: list[WorkerHandle] = []
     # Ctrl-C on a terminal is for all processes, but workers are ended by the one that calls: they
     # inherit this mask.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -140,7 +140,7 @@ def _start(task: Task, count: int, threads: int) -> list[Hand]:
             process = context.Process(target=_work, args=(theirs, task, threads), daemon=True)
             process.start()
             theirs.close()  # or the end of the process would go unnoticed
-            hands.append(Hand(process, ours))
+            hands.append(WorkerHandle(process, ours))
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         for hand in hands:
             hand.receive()
@@ -152,7 +152,7 @@ def _start(task: Task, count: int, threads: int) -> list[Hand]:
     return hands
 
 
-def _stop(hands: Sequence[Hand]) -> None:
+def _stop(hands: Sequence[WorkerHandle]) -> None:
     for hand in hands:
         hand.process.terminate()
     for hand in hands:
@@ -161,8 +161,8 @@ def _stop(hands: Sequence[Hand]) -> None:
 
 
 def _made(
-    hands: list[Hand], items: Sequence[Record], reporter: Reporter, note: Callable[[], str]
-) -> Made:
+    hands: list[WorkerHandle], items: Sequence[Record], reporter: Reporter, note: Callable[[], str]
+) -> ScoredEntries:
     """Entries as they are finished, in any order."""
     at_work, rest, left = {hand.connection: hand for hand in hands}, iter(items), len(items)
     try:

@@ -6,26 +6,36 @@ import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from anodetect.data.scan import Problem, Record
 from anodetect.errors import ConfigError, RunError
-from anodetect.files import short_name
-from anodetect.model.loading import BATCH, PIXELS_AHEAD, pixels, why
+from anodetect.files import sha256_of, short_name
+from anodetect.model.loading import BATCH, PIXELS_AHEAD, Loaded, pixels, why
 from anodetect.model.model import Model
 from anodetect.model.scoring import Scored, score_records
 from anodetect.output import images as image_writer
 from anodetect.output import volumes as volume_writer
 from anodetect.output.cases import Cases
-from anodetect.output.formats import asks_for
-from anodetect.record import directories, environment, runs, threads
-from anodetect.record.decisions import LITTLE, UNSEEN
-from anodetect.record.journal import Entry
+from anodetect.output.formats import Written, asks_for, float_map
+from anodetect.record import environment, runs, threads
+from anodetect.record.rows import (
+    FAILED,
+    LITTLE_FOREGROUND,
+    OK,
+    SKIPPED,
+    UNSEEN,
+    JournalEntry,
+    OutputRow,
+    Region,
+    ScoreRow,
+    SliceRow,
+)
 from anodetect.stats.calibration import Calibration
-from anodetect.types import Reporter
+from anodetect.types import Floats, Reporter
 
 
 @dataclass(frozen=True)
@@ -49,11 +59,10 @@ class Task:
         return calibration.threshold(self.far) if self.fdr is None else np.inf
 
 
-# In any order; without the former where it was made by another process.
-Made = Generator[tuple[Scored | None, Entry], None, None]
-
-
-Engine = Callable[[Task, Sequence[Record], Reporter, Callable[[], str]], Made]
+# Entries as they are finished, in any order, each with what was scored, None where another process
+# scored it.
+ScoredEntries = Generator[tuple[Scored | None, JournalEntry], None, None]
+Engine = Callable[[Task, Sequence[Record], Reporter, Callable[[], str]], ScoredEntries]
 
 
 def device_type(device: str) -> str:
@@ -85,10 +94,10 @@ class Worker:
 
     def work(
         self, items: Iterable[Record], reporter: Reporter, note: Callable[[], str] = str
-    ) -> Made:
+    ) -> ScoredEntries:
         """Score, and write files on two threads beside the model, a bounded number behind it."""
         with ThreadPoolExecutor(2) as pool:
-            waiting: deque[tuple[Scored, Future[Entry]]] = deque()
+            waiting: deque[tuple[Scored, Future[JournalEntry]]] = deque()
             for scored in score_records(
                 self.model, items, reporter, mine=shard_of(self.task.shard), note=note
             ):
@@ -102,120 +111,129 @@ class Worker:
                     or sum(pixels(each.loaded) for each, _ in waiting) >= PIXELS_AHEAD
                 ):
                     yield _finished(*waiting.popleft())
+
             while waiting:
                 yield _finished(*waiting.popleft())
 
-    def _entry(self, scored: Scored, shown: bool) -> Entry:
-        """Write one image's files, its picture too where it is to be shown; its line in the
+    def _entry(self, scored: Scored, shown: bool) -> JournalEntry:
+        """Write one file's outputs, and its picture if it is to be shown; return its line in the
         journal."""
-        task, loaded, heatmap = self.task, scored.loaded, scored.heatmap
         row = _row(scored, self.run.model_sha256)
-        entry: Entry = {
-            "row": row,
-            "seconds": scored.seconds,
-            "threads": self.threads,
-            "host": self.host,
-            "files": [],
-            "regions": [],
-            "slices": _slice_rows(scored),
-        }
+        entry = JournalEntry(
+            row=row,
+            seconds=scored.seconds,
+            threads=self.threads,
+            host=self.host,
+            slices=_slice_rows(scored),
+        )
+        loaded, heatmap = scored.loaded, scored.heatmap
         if heatmap is None or loaded.image is None:
             return entry
         if shown:
-            self.cases.draw(row["path"], heatmap, loaded.volume, scored.grid)
-        how = (self.run.scale, self.pixel_threshold)
-        stem = task.out / "heatmaps" / short_name(row["path"])
+            self.cases.draw(row.path, heatmap, loaded.volume, scored.grid)
+
+        written: list[Written] = []
+        regions: list[Region] = []
         try:
-            if loaded.volume is not None:
-                patient = "" if task.keep_identifiers else row["group"]
-                written = volume_writer.write(
-                    stem, task.heatmaps, heatmap, loaded.volume, *how, patient, row["model_sha256"]
-                )
-            else:
-                written = image_writer.write(stem, task.heatmaps, heatmap, loaded.image, *how)
-                if asks_for(task.heatmaps, "regions"):
-                    entry["regions"] = image_writer.regions(heatmap, self.pixel_threshold)
-            entry["files"] = [each.path.relative_to(task.out).as_posix() for each in written]
-            row["heatmap"] = next(iter(entry["files"]), "")
-        except (
-            Exception
-        ) as error:  # also one that nobody thought of: a file must not end a night's work
-            row["error"] = why(error)
-        return entry
+            for name in self.task.heatmaps:
+                written += self._write(name, row, heatmap, loaded)
+            if loaded.volume is None and asks_for(self.task.heatmaps, "regions"):
+                regions = image_writer.regions(heatmap, self.pixel_threshold)
+        except Exception as error:  # also an unforeseen one: one file must not end a long scoring
+            row = replace(row, error=why(error))
+
+        outputs = tuple(self._output_row(row.path, each) for each in written)
+        shown_by = float_map(written)
+        if shown_by is not None:
+            row = replace(row, heatmap=shown_by.path.relative_to(self.task.out).as_posix())
+        return replace(entry, row=row, outputs=outputs, regions=tuple(regions))
+
+    def _write(self, name: str, row: ScoreRow, heatmap: Floats, loaded: Loaded) -> list[Written]:
+        """Write a heatmap in the format of this name; no file if its kind of source has none."""
+        stem = self.task.out / "heatmaps" / short_name(row.path)
+        how = (self.run.scale, self.pixel_threshold)
+        if loaded.volume is None:
+            assert loaded.image is not None
+            return image_writer.write(stem, (name,), heatmap, loaded.image, *how)
+
+        pseudonym = "" if self.task.keep_identifiers else row.group
+        about = (pseudonym, row.model_sha256)
+        return volume_writer.write(stem, (name,), heatmap, loaded.volume, *how, *about)
+
+    def _output_row(self, path: str, written: Written) -> OutputRow:
+        name = written.path.relative_to(self.task.out).as_posix()
+        digest = sha256_of(written.path)
+        return OutputRow(name=name, path=path, kind=written.format, sha256=digest)
 
 
-def _finished(scored: Scored, future: Future[Entry]) -> tuple[Scored | None, Entry]:
-    """What was scored, when its files are written; of a volume only if it is to be compared with a
-    truth."""
+def _finished(scored: Scored, future: Future[JournalEntry]) -> tuple[Scored | None, JournalEntry]:
+    """Return what was scored when its files are written; a volume only if it is to be compared with
+    a truth."""
     entry = future.result()
     needed = not scored.loaded.is_volume or scored.loaded.record.label is not None
     return scored if needed else None, entry
 
 
-def _slice_rows(scored: Scored) -> list[directories.Row]:
-    """The profile of a volume: a row for every slice, in the order of the detector's slices."""
+def _slice_rows(scored: Scored) -> tuple[SliceRow, ...]:
+    """Return a row for every slice of a volume, in the order of the detector's slices."""
     if scored.slices is None or scored.loaded.volume is None:
-        return []
+        return ()
     volume, record = scored.loaded.volume, scored.loaded.record
-    found = dict(zip(scored.slices.numbers.tolist(), scored.slices.scores.tolist(), strict=True))
-    share = volume.share.tolist()
+    scores = dict(zip(scored.slices.numbers.tolist(), scored.slices.scores.tolist(), strict=True))
     along = volume.geometry.axes[0]
+
     rows = []
-    for number in range(len(share)):
-        x, y, z = volume.geometry.centre(number)
-        rows.append(
-            {
-                "path": record.id,
-                "group": record.group,
-                "axis": volume.geometry.plane,
-                "slice": int(volume.geometry.source_index((number, 0, 0))[along]),
-                "left_mm": x,
-                "posterior_mm": y,
-                "superior_mm": z,
-                "foreground": share[number],
-                "score": found.get(number),
-                "unscored": "" if number in found else UNSEEN if volume.unseen[number] else LITTLE,
-            }
+    for number, share in enumerate(volume.share.tolist()):
+        unscored = ""
+        if number not in scores:
+            unscored = UNSEEN if volume.unseen[number] else LITTLE_FOREGROUND
+        left, posterior, superior = volume.geometry.centre(number)
+        row = SliceRow(
+            path=record.id,
+            group=record.group,
+            axis=volume.geometry.plane,
+            slice=int(volume.geometry.source_index((number, 0, 0))[along]),
+            left_mm=left,
+            posterior_mm=posterior,
+            superior_mm=superior,
+            foreground=share,
+            score=scores.get(number),
+            unscored=unscored,
         )
-    return rows
+        rows.append(row)
+    return tuple(rows)
 
 
-def _row(scored: Scored, model_sha256: str) -> directories.Row:
+def _row(scored: Scored, model_sha256: str) -> ScoreRow:
     loaded = scored.loaded
-    depth, height, width = (
-        None,
-        None,
-        None,
-        *(loaded.image.shape[1:] if loaded.image is not None else ()),
-    )[-3:]
-    return {
-        "path": loaded.record.id,
-        "sha256": loaded.sha256,
-        "group": loaded.record.group,
-        "score": scored.score,
-        "heatmap": "",
-        "width": width,
-        "height": height,
-        "depth": depth,
-        "model_sha256": model_sha256,
-        "status": "failed" if loaded.error else "ok",
-        "error": loaded.error,
-        "label": loaded.record.label,
-        "kind": loaded.record.kind,
-        "acquired": loaded.record.extra.get("acquired", ""),
-    }
+    sides = loaded.image.shape[1:] if loaded.image is not None else ()
+    depth, height, width = (None, None, None, *sides)[-3:]
+    return ScoreRow(
+        path=loaded.record.id,
+        sha256=loaded.sha256,
+        group=loaded.record.group,
+        score=None if loaded.error else scored.score,
+        width=width,
+        height=height,
+        depth=depth,
+        model_sha256=model_sha256,
+        status=FAILED if loaded.error else OK,
+        error=loaded.error,
+        label=loaded.record.label,
+        kind=loaded.record.kind,
+        acquired=loaded.record.extra.get("acquired", ""),
+    )
 
 
-def problem_row(problem: Problem, model_sha256: str) -> directories.Row:
-    status = "skipped" if "symbolic link" in problem.reason else "failed"
-    return {
-        "path": problem.name,
-        "group": problem.name,
-        "heatmap": "",
-        "model_sha256": model_sha256,
-        "status": status,
-        "error": problem.reason,
-    }
+def problem_row(problem: Problem, model_sha256: str) -> ScoreRow:
+    """Return the row of a file that could not even be looked at."""
+    return ScoreRow(
+        path=problem.name,
+        group=problem.name,
+        model_sha256=model_sha256,
+        status=SKIPPED if "symbolic link" in problem.reason else FAILED,
+        error=problem.reason,
+    )
 
 
 def shard_of(shard: str) -> Callable[[str], bool]:

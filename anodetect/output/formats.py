@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal, get_args
 
 from anodetect.errors import ConfigError, nearest
 from anodetect.files import atomic
@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # the command line lists the formats, and must not wait for N
 # outlines of what exceeds the threshold; "report": measurements of it
 Kind = Literal["map", "mask", "picture", "regions", "report"]
 Source = Literal["image", "volume"]
+SOURCES: tuple[Source, ...] = get_args(Source)
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,11 @@ def listed() -> str:
     return ", ".join(names)
 
 
+def has_files(names: Sequence[str], source: Source) -> bool:
+    """Return whether an image or a volume gets a file in one of the formats."""
+    return any(format_named(name).writer(source) is not None for name in names)
+
+
 def asks_for(names: Sequence[str], kind: Kind) -> bool:
     """Return whether one of the formats has files of this kind."""
     return any(kind in format_named(name).kinds() for name in names)
@@ -157,6 +163,13 @@ class Written:
     format: str
     path: Path
     kind: Kind
+
+
+def float_map(written: Sequence[Written]) -> Written | None:
+    """Return the file that holds the map's values, of several that of the first format in
+    FORMATS; None if there is none."""
+    maps = {each.format: each for each in written if each.kind == "map"}
+    return next((maps[name] for name in FORMATS if name in maps), None)
 
 
 class OutputFiles:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tifffile
@@ -18,6 +17,7 @@ from scipy import ndimage
 
 from anodetect.errors import RunError
 from anodetect.output.formats import OutputFiles, Written, write_files
+from anodetect.record.rows import Region
 from anodetect.types import Bools, Floats
 
 COLOURS = "inferno"
@@ -90,37 +90,27 @@ def write_mask(shown: ImageMap, files: OutputFiles) -> None:
         file.write(buffer.getvalue())
 
 
-def regions(heatmap: Floats, threshold: float) -> list[dict[str, Any]]:
-    """What of a heatmap [H, W] exceeds `threshold`, the highest peaks first, in COCO's terms.
-
-    `segmentation` is a list of one outline x, y, x, y, … in pixels, (0, 0) the corner of the upper
-    left one; holes are not cut out. `area` counts pixels; `bbox` is x, y, width, height; `score`
-    the peak.
-    """
+def regions(heatmap: Floats, threshold: float) -> list[Region]:
+    """Return the parts of a heatmap [H, W] that exceed `threshold`, the highest peaks first."""
     values = np.nan_to_num(heatmap, nan=-np.inf)
     above = values > threshold
     if not above.any():
         return []
     labels, _ = ndimage.label(above, np.ones((3, 3)))
-    found: list[dict[str, Any]] = []
+    found = []
     for number, place in enumerate(ndimage.find_objects(labels), start=1):
         inside = labels[place] == number
         rows, columns = place
         outer = max(outlines(inside), key=len) + np.array([columns.start + 0.5, rows.start + 0.5])
-        found.append(
-            {
-                "segmentation": [outer.round(1).ravel().tolist()],
-                "area": int(inside.sum()),
-                "bbox": [
-                    columns.start,
-                    rows.start,
-                    columns.stop - columns.start,
-                    rows.stop - rows.start,
-                ],
-                "score": float(values[place][inside].max()),
-            }
+        width, height = columns.stop - columns.start, rows.stop - rows.start
+        region = Region(
+            segmentation=(tuple(outer.round(1).ravel().tolist()),),
+            area=int(inside.sum()),
+            bbox=(columns.start, rows.start, width, height),
+            score=float(values[place][inside].max()),
         )
-    return sorted(found, key=lambda region: region["score"], reverse=True)[:MOST_REGIONS]
+        found.append(region)
+    return sorted(found, key=lambda region: region.score, reverse=True)[:MOST_REGIONS]
 
 
 def outlines(inside: Bools) -> list[NDArray[np.float64]]:

@@ -23,6 +23,7 @@ from anodetect.files import write_atomic
 from anodetect.record import directories, reviews
 from anodetect.record.directories import ScoreDirectory, failures, picture_of
 from anodetect.record.reviews import Review, in_force
+from anodetect.record.rows import ScoreRow
 from anodetect.stats import metrics
 from anodetect.stats.agreement import summary
 from anodetect.stats.calibration import Calibration
@@ -70,7 +71,7 @@ def html(folder: Path, reviewed: Sequence[Review]) -> str:
     results = _results(folder / "results.json")
     main = next((d for d in scored if d.audit["detector"] not in ("pca", "intensity")), scored[0])
     mine = [review for review in reviewed if review.head == main.audit["head"]]
-    flagged = {row["path"]: bool(row["flagged"]) for row in main.rows} if mine else {}
+    flagged = {row.path: bool(row.flagged) for row in main.rows} if mine else {}
     text: str = (
         environment()
         .get_template("report.html.j2")
@@ -136,22 +137,20 @@ def _cases(main: ScoreDirectory) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def _rows_of(main: ScoreDirectory, paths: Set[str]) -> dict[str, directories.Row]:
-    return {row["path"]: row for row in main.each() if row["path"] in paths}
+def _rows_of(main: ScoreDirectory, paths: Set[str]) -> dict[str, ScoreRow]:
+    return {row.path: row for row in main.each() if row.path in paths}
 
 
-def _highest(
-    main: ScoreDirectory, count: int, which: Callable[[directories.Row], Any]
-) -> list[directories.Row]:
-    """The rows with the highest scores of those with a score that are wanted."""
-    wanted = (row for row in main.each() if row["status"] == "ok" and which(row))
-    return heapq.nlargest(count, wanted, key=lambda row: row["score"])
+def _highest(main: ScoreDirectory, count: int, which: Callable[[ScoreRow], bool]) -> list[ScoreRow]:
+    """Return the rows with the highest scores of those with a score for which `which` is true."""
+    wanted = (row for row in main.each() if row.score is not None and which(row))
+    return heapq.nlargest(count, wanted, key=lambda row: row.score or 0.0)
 
 
 def _flagged(main: ScoreDirectory) -> list[dict[str, Any]]:
     """The flagged rows with the highest scores, with their pictures where they were kept."""
-    rows = _highest(main, FLAGGED_ROWS, lambda row: row["flagged"])
-    return [row | {"picture": _picture(main, row["path"])} for row in rows]
+    rows = _highest(main, FLAGGED_ROWS, lambda row: bool(row.flagged))
+    return [{"row": row, "picture": _picture(main, row.path)} for row in rows]
 
 
 def _verdicts(main: ScoreDirectory, mine: Sequence[Review]) -> list[dict[str, Any]]:
@@ -163,7 +162,7 @@ def _verdicts(main: ScoreDirectory, mine: Sequence[Review]) -> list[dict[str, An
         {
             "review": review,
             "taken_back": review.number in taken_back,
-            "flagged": bool(by_path.get(review.path, {}).get("flagged")),
+            "flagged": review.path in by_path and by_path[review.path].flagged,
             "picture": _picture(main, review.path),
         }
         for review in mine
@@ -275,7 +274,7 @@ def _training(main: ScoreDirectory) -> str:
 def _profiles(main: ScoreDirectory) -> str:
     """Scores along the volumes with the highest ones, a panel each, with the threshold of slices."""
     slices = directories.read_slices(main.path)
-    volumes = _highest(main, PROFILES, lambda row: row["depth"])
+    volumes = _highest(main, PROFILES, lambda row: row.is_volume)
     if not slices or not volumes:
         return ""
     figure = Figure(figsize=(6.2, 1.5 * len(volumes)))
@@ -284,11 +283,11 @@ def _profiles(main: ScoreDirectory) -> str:
         main.audit["far"] or main.audit["fdr"]
     )
     for axes, volume in zip(panels, volumes, strict=True):
-        rows = [row for row in slices if row["path"] == volume["path"]]
-        direction = SLICED[rows[0]["axis"]]
-        scores = [np.nan if row["score"] is None else row["score"] for row in rows]
+        rows = [row for row in slices if row.path == volume.path]
+        direction = SLICED[rows[0].axis]
+        scores = [np.nan if row.score is None else row.score for row in rows]
         axes.plot(
-            [row[direction] for row in rows],
+            [getattr(row, direction) for row in rows],
             scores,
             color=ANOMALOUS_COLOUR,
             linewidth=1,
@@ -298,7 +297,7 @@ def _profiles(main: ScoreDirectory) -> str:
         if np.isfinite(threshold):
             axes.axhline(threshold, color="black", linestyle="--", linewidth=0.8)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.set_title(volume["path"], fontsize=8, loc="left")
+        axes.set_title(volume.path, fontsize=8, loc="left")
         axes.tick_params(labelsize=8)
         axes.set_xlabel(f"mm toward {direction.removesuffix('_mm')}", fontsize=8)
     figure.tight_layout()

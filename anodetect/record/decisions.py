@@ -1,180 +1,146 @@
-"""From scores and a calibration to decisions: p-values, q-values, flags, per image and per group.
-No torch."""
+"""Decisions as tables: the columns p_value, q_value, flagged and threshold, and what is to be said
+about them. No torch."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 from pyarrow import compute as pc
 
-from anodetect.record.directories import GROUP_COLUMNS, Row
-from anodetect.stats.calibration import Calibration, Doubles, benjamini_hochberg
+from anodetect.record.rows import LITTLE_FOREGROUND, OK, UNSEEN, GroupRow, schema_of
+from anodetect.stats import decision
+from anodetect.stats.calibration import Calibration, Doubles
+from anodetect.stats.decision import Rule
+from anodetect.types import Bools
 
-LITTLE, UNSEEN = (
-    "too little foreground",
-    "outside what the model has seen",
-)  # why a slice is not scored
-# times as many, or as few, slices as a calibration group has: highest scores no longer compare
-SLICES_APART = 1.5
+# Groups with this many times as many, or as few, images as calibration groups cannot be compared.
+SIZE_RATIO = 1.5
 
 
 def decide(
-    rows: pa.Table, calibration: Calibration, *, far: float, fdr: float | None
+    rows: pa.Table, calibration: Calibration, rule: Rule
 ) -> tuple[pa.Table, pa.Table, float]:
-    """The rows with p_value, q_value, flagged and threshold filled in, the rows of groups.csv, and
-    the threshold.
+    """Return a table of ScoreRow with the decisions filled in, a table of GroupRow, and the
+    threshold of images."""
+    scored = is_ok(rows)
+    names = rows["group"].filter(pa.array(scored))
+    coded = pc.dictionary_encode(pa.chunked_array(names, pa.string()).combine_chunks())
+    found = decision.decide(
+        numbers(rows["score"])[scored],
+        is_volume(rows)[scored],
+        np.asarray(coded.indices),
+        len(coded.dictionary),
+        calibration,
+        rule,
+    )
 
-    A volume's score is the highest of its slices', so it is compared with the same of each
-    calibration group, and an image's with the calibration images. A group's score is its highest,
-    compared with the same again. q-values are Benjamini–Hochberg where every image is its own
-    group, else Benjamini–Yekutieli.
-    """
-    rate = far if fdr is None else fdr
-    good = is_ok(rows)
-    scores, volumes = numbers(rows["score"])[good], is_deep(rows)[good]
-    # Numbered in the order in which they come.
-    coded = pc.dictionary_encode(
-        pa.chunked_array(rows["group"].filter(pa.array(good)), pa.string()).combine_chunks()
-    )
-    member = np.asarray(coded.indices)
-    pooled_calibration = calibration.pooled()
-    p = _p_values(scores, volumes, calibration, rate)
-    q = benjamini_hochberg(p, dependent=len(coded.dictionary) < len(p))
-    flags = (p if fdr is None else q) <= rate + 1e-12
-    threshold = (
-        calibration.threshold(far) if fdr is None else float(max(scores[~flags], default=-np.inf))
-    )
-    volume_threshold = pooled_calibration.threshold(far) if fdr is None else threshold
-    thresholds = np.where(volumes, volume_threshold, threshold)
-    for name, values in (
-        ("p_value", p),
-        ("q_value", q),
-        ("flagged", flags),
-        ("threshold", thresholds),
-    ):
-        every = np.zeros(len(good), values.dtype)
-        every[good] = values
-        place = rows.schema.get_field_index(name)
-        rows = rows.set_column(place, rows.schema.field(place), pa.array(every, mask=~good))
-    pooled = np.full(len(coded.dictionary), -np.inf)
-    np.maximum.at(pooled, member, scores)
-    group_p = pooled_calibration.p_values(pooled, rate)
-    group_q = benjamini_hochberg(group_p)
-    group_flags = (group_p if fdr is None else group_q) <= rate + 1e-12
-    images = np.bincount(member, minlength=len(pooled)).astype(np.int32)
+    columns: dict[str, Doubles | Bools] = {
+        "p_value": found.p_values,
+        "q_value": found.q_values,
+        "flagged": found.flags,
+        "threshold": found.thresholds,
+    }
+    of_groups = found.groups
     groups = pa.table(
-        [coded.dictionary, images, pooled, group_p, group_q, group_flags], schema=GROUP_COLUMNS
+        [
+            coded.dictionary,
+            of_groups.images,
+            of_groups.scores,
+            of_groups.p_values,
+            of_groups.q_values,
+            of_groups.flags,
+        ],
+        schema=schema_of(GroupRow),
     )
-    return rows, groups, float(threshold)
+    return _filled(rows, scored, columns), groups, found.threshold
 
 
-def is_ok(rows: pa.Table) -> NDArray[np.bool_]:
-    """Which rows have a score."""
-    return np.asarray(pc.equal(rows["status"], "ok"), bool)
+def decide_slices(slices: pa.Table, calibration: Calibration, rule: Rule) -> pa.Table:
+    """Return a table of SliceRow with p_value and flagged filled in where there is a score."""
+    scored = np.asarray(pc.is_valid(slices["score"]), bool)
+    p, flags = decision.decide_slices(numbers(slices["score"])[scored], calibration, rule)
+    return _filled(slices, scored, {"p_value": p, "flagged": flags})
 
 
-def is_deep(rows: pa.Table) -> NDArray[np.bool_]:
-    """Which rows are volumes."""
+def _filled(table: pa.Table, where: Bools, columns: Mapping[str, Doubles | Bools]) -> pa.Table:
+    """Return the table with these columns, whose values stand in the rows `where`; null elsewhere."""
+    for name, values in columns.items():
+        every = np.zeros(len(where), values.dtype)
+        every[where] = values
+        place = table.schema.get_field_index(name)
+        column = pa.array(every, mask=~where)
+        table = table.set_column(place, table.schema.field(place), column)
+    return table
+
+
+def is_ok(rows: pa.Table) -> Bools:
+    """Return which rows have a score [n]."""
+    return np.asarray(pc.equal(rows["status"], OK), bool)
+
+
+def is_volume(rows: pa.Table) -> Bools:
+    """Return which rows are volumes [n]."""
     return numbers(rows["depth"]) > 0
 
 
 def numbers(column: pa.ChunkedArray) -> Doubles:
-    """A column's values, NaN where there is none."""
+    """Return a column's values [n], NaN where there is none."""
     return np.asarray(column.cast(pa.float64()).fill_null(np.nan))
 
 
-def p_values(rows: Sequence[Row], calibration: Calibration, rate: float) -> Doubles:
-    """Of rows with a score: an image's among the calibration images, a volume's among pooled
-    groups."""
-    scores, volumes = [row["score"] for row in rows], [bool(row.get("depth")) for row in rows]
-    return _p_values(np.array(scores, np.float64), np.array(volumes, bool), calibration, rate)
-
-
-def _p_values(
-    scores: Doubles, volumes: NDArray[np.bool_], calibration: Calibration, rate: float
-) -> Doubles:
-    return np.where(
-        volumes, calibration.pooled().p_values(scores, rate), calibration.p_values(scores, rate)
-    )
-
-
-def decide_slices(
-    slices: Sequence[Row], calibration: Calibration, *, far: float, fdr: float | None
-) -> None:
-    """Fill in p_value and flagged of the slices that were scored: a slice counts as an image."""
-    rate = far if fdr is None else fdr
-    scored = [row for row in slices if row["score"] is not None]
-    p = calibration.p_values([row["score"] for row in scored], rate)
-    decisive = p if fdr is None else benjamini_hochberg(p, dependent=True)
-    for row, p_value, flag in zip(scored, p, decisive <= rate + 1e-12, strict=True):
-        row |= {"p_value": float(p_value), "flagged": bool(flag)}
+# -- What is to be known of decisions ---------------------------------------------------------------
 
 
 def volume_caveats(
-    volumes: Sequence[str], slices: Sequence[Row], calibration: Calibration, rate: float
+    volumes: Sequence[str], slices: pa.Table, calibration: Calibration, rate: float
 ) -> list[str]:
-    """What is to be known of the volumes at these paths: slices that were not scored, and decisions
-    that cannot be made or are worth less than they seem."""
+    """Return what is to be known of the volumes at these paths: slices that were not scored, and
+    decisions that cannot be made or are worth less than they seem."""
     found = []
-    scored = Counter(row["path"] for row in slices if row["score"] is not None)
-    for reason in (LITTLE, UNSEEN):
-        if count := sum(row.get("unscored") == reason for row in slices):
-            found.append(f"{count} of {len(slices)} slices were not scored (NaN): {reason}")
+    reasons = Counter(slices["unscored"].to_pylist())
+    for reason in (LITTLE_FOREGROUND, UNSEEN):
+        if reasons[reason]:
+            found.append(
+                f"{reasons[reason]} of {len(slices)} slices were not scored (NaN): {reason}"
+            )
     groups = calibration.n_groups
     if not volumes or not groups:
         return found
+
     if calibration.level(rate) != "group":
         found.append(
-            f"no volume or patient can be flagged at {rate:g}: {groups} calibration groups reach p-values of "
-            f"{1 / (groups + 1):.3f}; slices are flagged one by one"
+            f"no volume or patient can be flagged at {rate:g}: {groups} calibration groups reach "
+            f"p-values of {1 / (groups + 1):.3f}; slices are flagged one by one"
         )
-    usual = float(np.median(list(Counter(calibration.groups).values())))
-    count = float(np.median([scored[path] for path in volumes]))
-    if not usual / SLICES_APART <= count <= usual * SLICES_APART:
+    scored = Counter(slices["path"].filter(pc.is_valid(slices["score"])).to_pylist())
+    usual, count = (
+        _images_a_group(calibration),
+        float(np.median([scored[path] for path in volumes])),
+    )
+    if not usual / SIZE_RATIO <= count <= usual * SIZE_RATIO:
         found.append(
-            f"volumes have {count:g} scored slices, calibration groups {usual:g} images: a volume's highest score is "
-            "compared with that of a group of another size; calibrate on volumes like these"
+            f"volumes have {count:g} scored slices, calibration groups {usual:g} images: a "
+            "volume's highest score is compared with that of a group of another size; calibrate on "
+            "volumes like these"
         )
     return found
 
 
 def group_caveats(groups: pa.Table, calibration: Calibration) -> list[str]:
-    """What is to be known of the groups, of images alone, in groups.csv."""
+    """Return what is to be known of groups of images, a table of GroupRow."""
     if not calibration.groups or not len(groups):
         return []
-    usual = float(np.median(list(Counter(calibration.groups).values())))
-    count = float(np.median(numbers(groups["images"])))
-    if count <= usual * SLICES_APART:
+    usual, count = _images_a_group(calibration), float(np.median(numbers(groups["images"])))
+    if count <= usual * SIZE_RATIO:
         return []
     return [
-        f"groups have {count:g} images, calibration groups {usual:g}: of so many the highest score is high by chance "
-        "alone, and more than the promised share of normal groups is flagged; calibrate on groups like these, or go by "
-        "the images"
+        f"groups have {count:g} images, calibration groups {usual:g}: of so many the highest score "
+        "is high by chance alone, and more than the promised share of normal groups is flagged; "
+        "calibrate on groups like these, or go by the images"
     ]
 
 
-def fdr_statement(calibration: Calibration, fdr: float, images: int, groups: int) -> str:
-    """What --fdr promises of so many images in so many groups, and what it takes before anything
-    can be flagged."""
-    if len(calibration.scores) == 0:
-        return calibration.statement(fdr)
-    finest = calibration.finest_rate(fdr)
-    alike = (
-        ""
-        if groups == images
-        else " (Benjamini–Yekutieli, as images of one group may resemble each other)"
-    )
-    factor = 1.0 if groups == images else float((1 / np.arange(1, images + 1)).sum())
-    needed = int(np.ceil(finest * images * factor / fdr - 1e-9))
-    reach = f"at least {needed} of {images} images must reach it before any can be flagged"
-    optimistic = (
-        f" Optimistic: {calibration.n_groups} calibration groups are too few, so images are taken as independent."
-        if calibration.level(fdr) == "image"
-        else ""
-    )
-    return (
-        f"Among flagged images at most {fdr:.2%} are expected to be normal{alike}. The smallest possible p-value is "
-        f"{finest:.4f}, so {reach if needed <= images else f'none of {images} images can be flagged'}.{optimistic}"
-    )
+def _images_a_group(calibration: Calibration) -> float:
+    """Return how many images a calibration group has, in the median."""
+    return float(np.median(list(Counter(calibration.groups).values())))

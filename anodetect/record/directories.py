@@ -21,7 +21,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -37,6 +37,21 @@ from pyarrow import parquet
 from anodetect.config import canonical, canonical_parts, plain
 from anodetect.errors import RunError
 from anodetect.files import WRITING, atomic, sha256_of, walk
+from anodetect.record.rows import (
+    AT_ONCE,
+    OK,
+    ChainRow,
+    GroupRow,
+    ScoreRow,
+    SliceRow,
+    TableBuilder,
+    TimingRow,
+    check_columns,
+    rows_of,
+    schema_of,
+    to_table,
+    values_of,
+)
 
 FORMAT = 2
 EMPTY = sha256(b"").hexdigest()  # where a chain begins
@@ -54,64 +69,9 @@ AUDIT = (
     "counts", "cases", "environment", "outputs", "rows", "chain", "head",
 )  # fmt: skip
 BOOTSTRAP = "bootstrap.npz"  # each metric over resampled groups, where labels are known
-Row = dict[str, Any]
-COLUMNS = pa.schema(
-    [
-        ("path", pa.string()),
-        ("sha256", pa.string()),
-        ("group", pa.string()),
-        ("score", pa.float64()),
-        ("p_value", pa.float64()),
-        ("q_value", pa.float64()),
-        ("flagged", pa.bool_()),
-        ("threshold", pa.float64()),
-        ("heatmap", pa.string()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("depth", pa.int32()),
-        ("model_sha256", pa.string()),
-        ("status", pa.string()),
-        ("error", pa.string()),
-        ("label", pa.int8()),
-        ("kind", pa.string()),
-        ("acquired", pa.string()),
-    ]
-)
-GROUP_COLUMNS = pa.schema(
-    [
-        ("group", pa.string()),
-        ("images", pa.int32()),
-        ("score", pa.float64()),
-        ("p_value", pa.float64()),
-        ("q_value", pa.float64()),
-        ("flagged", pa.bool_()),
-    ]
-)
-SLICE_COLUMNS = pa.schema(
-    [
-        ("path", pa.string()),
-        ("group", pa.string()),
-        ("axis", pa.string()),
-        (
-            "slice",
-            pa.int32(),
-        ),  # its index in the source, from 0, along the axis the volume is sliced along
-        ("left_mm", pa.float64()),  # the middle of the slice, in the patient
-        ("posterior_mm", pa.float64()),
-        ("superior_mm", pa.float64()),
-        ("foreground", pa.float32()),
-        ("score", pa.float64()),
-        ("p_value", pa.float64()),
-        ("flagged", pa.bool_()),
-        ("unscored", pa.string()),  # why it has no score, "" where it has one
-    ]
-)
-TIMING_COLUMNS = pa.schema([("path", pa.string()), ("seconds", pa.float64())])
 OUTPUT_COLUMNS = pa.schema([("name", pa.string()), ("sha256", pa.string())])
-CHAIN_COLUMNS = pa.schema([("path", pa.string()), ("row", pa.string()), ("chain", pa.string())])
 PART = 4096  # rows of a table that are written at a time
 MOST_REASONS = 30  # that are told apart
-AT_ONCE = 256  # rows that are there as Python's objects at a time
 OUTPUTS_TEXT = re.compile(
     rb'(?<=\n  "outputs": {).*?(?=\n  })', re.DOTALL
 )  # in audit.json as it is written here
@@ -122,20 +82,18 @@ FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 class ScoreDirectory:
     path: Path
     audit: dict[str, Any]
-    table: pa.Table  # of COLUMNS; of very many files a tenth of what `rows` takes
+    table: pa.Table  # of ScoreRow; of very many files a tenth of what `rows` takes
 
     @cached_property
-    def rows(self) -> list[Row]:
-        rows: list[Row] = self.table.to_pylist()
-        return rows
+    def rows(self) -> list[ScoreRow]:
+        return list(self.each())
 
-    def each(self) -> Iterator[Row]:
-        """The rows, none of which is kept."""
-        for part in self.table.to_batches(max_chunksize=AT_ONCE):
-            yield from part.to_pylist()
+    def each(self) -> Iterator[ScoreRow]:
+        """Yield the rows, none of which is kept."""
+        return rows_of(self.table, ScoreRow)
 
-    def scored(self) -> list[Row]:
-        return [row for row in self.rows if row["status"] == "ok"]
+    def scored(self) -> list[ScoreRow]:
+        return [row for row in self.rows if row.status == OK]
 
 
 def in_error(rows: pa.Table) -> NDArray[np.bool_]:
@@ -163,9 +121,9 @@ def failures(rows: pa.Table) -> list[tuple[str, int, str]]:
     return ranked[:MOST_REASONS] + others
 
 
-def row_hash(row: Row) -> str:
-    """The hash of one row, whatever the order of its columns."""
-    return sha256(canonical(plain(row))).hexdigest()
+def row_hash(row: ScoreRow) -> str:
+    """Return the hash of one row, whatever the order of its columns."""
+    return sha256(canonical(plain(values_of(row)))).hexdigest()
 
 
 def chain(hashes: Iterable[str], value: str = EMPTY) -> Iterator[str]:
@@ -204,64 +162,32 @@ def prepare(path: Path, allowed: Sequence[str] = ()) -> None:
         raise RunError(f"{path}: cannot be made ({error.strerror})") from None
 
 
-class TableBuilder:
-    """Makes a table of rows that come one at a time, and keeps little more than the table takes."""
-
-    def __init__(self, columns: pa.Schema) -> None:
-        self.columns = columns
-        self.parts: list[pa.Table] = [columns.empty_table()]
-        self.waiting: list[Row] = []
-
-    def add(self, row: Row) -> None:
-        self.waiting.append(row)
-        if len(self.waiting) == AT_ONCE:
-            self._flush()
-
-    def _flush(self) -> None:
-        self.parts.append(pa.Table.from_pylist(self.waiting, self.columns))
-        self.waiting = []
-
-    def table(self) -> pa.Table:
-        self._flush()
-        self.parts = [pa.concat_tables(self.parts).combine_chunks()]
-        return self.parts[0]
-
-
-def tabulate(rows: Iterable[Row], columns: pa.Schema = COLUMNS) -> pa.Table:
-    builder = TableBuilder(columns)
-    for row in rows:
-        builder.add(row)
-    return builder.table()
-
-
 def write(
     path: Path,
     rows: pa.Table,
     audit: Mapping[str, Any],
     groups: pa.Table | None = None,
     timings: pa.Table | None = None,
-    slices: Sequence[Row] = (),
+    slices: pa.Table | None = None,
 ) -> str:
     """Write the tables and, last of all, audit.json; the head is returned."""
-    chained = TableBuilder(CHAIN_COLUMNS)
+    chained = TableBuilder(ChainRow)
     last = EMPTY
-    for batch in rows.to_batches(max_chunksize=AT_ONCE):
-        for row in batch.to_pylist():
-            own = row_hash(row)
-            (last,) = chain([own], last)
-            chained.add({"path": row["path"], "row": own, "chain": last})
+    for row in rows_of(rows, ScoreRow):
+        own = row_hash(row)
+        (last,) = chain([own], last)
+        chained.add(ChainRow(path=row.path, row=own, chain=last))
     _write_table(path / "scores", rows)
     _write_table(
-        path / "groups", tabulate([], GROUP_COLUMNS) if groups is None else groups, formats=("csv",)
+        path / "groups", to_table([], GroupRow) if groups is None else groups, formats=("csv",)
     )
-    timings = tabulate([], TIMING_COLUMNS) if timings is None else timings
+    timings = to_table([], TimingRow) if timings is None else timings
     _write_table(path / "timings", timings, formats=("parquet",))
     if slices:
-        _write_table(path / "slices", tabulate(slices, SLICE_COLUMNS), formats=("parquet",))
+        _write_table(path / "slices", slices, formats=("parquet",))
     _write_table(path / "chain", chained.table(), formats=("parquet",))
-    outputs = tabulate(
-        ({"name": name, "sha256": sha256_of(path / name)} for name in files(path)), OUTPUT_COLUMNS
-    )
+    names = files(path)
+    outputs = pa.table([names, [sha256_of(path / name) for name in names]], schema=OUTPUT_COLUMNS)
     return _write_audit(
         path, plain({**audit, "format": FORMAT, "rows": len(rows), "chain": last}), outputs
     )
@@ -331,6 +257,7 @@ def read(path: Path, *, outputs: bool = True) -> ScoreDirectory:
         if lacking:
             raise RunError(f"{path}: audit.json lacks {', '.join(lacking)}")
         rows = parquet.read_table(path / "scores.parquet")
+        check_columns(rows, ScoreRow)
     except FileNotFoundError as error:
         state = "; it was interrupted, or is being written" if (path / JOURNAL).exists() else ""
         raise RunError(
@@ -341,15 +268,13 @@ def read(path: Path, *, outputs: bool = True) -> ScoreDirectory:
     return ScoreDirectory(path, audit, rows)
 
 
-def read_chain(path: Path) -> list[dict[str, str]]:
-    """For each row as it was written its path, its hash and the chain's value after it."""
+def read_chain(path: Path) -> list[ChainRow]:
+    """Return for each row as it was written its path, its hash and the chain's value after it."""
     try:
-        links: list[dict[str, str]] = parquet.read_table(
-            path / "chain.parquet", schema=CHAIN_COLUMNS
-        ).to_pylist()
+        table = parquet.read_table(path / "chain.parquet", schema=schema_of(ChainRow))
     except (OSError, ValueError, pa.ArrowInvalid) as error:
         raise RunError(f"{path}: chain.parquet cannot be read ({error})") from None
-    return links
+    return list(rows_of(table, ChainRow))
 
 
 def picture_of(path: Path, identity: str) -> Path:
@@ -357,14 +282,14 @@ def picture_of(path: Path, identity: str) -> Path:
     return path / "cases" / f"{sha256(identity.encode()).hexdigest()[:20]}.jpg"
 
 
-def read_groups(path: Path) -> list[Row]:
-    """The rows of groups.csv, their names as they are in scores.parquet."""
+def read_groups(path: Path) -> list[GroupRow]:
+    """Return the rows of groups.csv, their names as they are in scores.parquet."""
     try:
-        types = pa_csv.ConvertOptions(column_types=GROUP_COLUMNS, strings_can_be_null=False)
-        groups: list[Row] = pa_csv.read_csv(path / "groups.csv", convert_options=types).to_pylist()
+        types = pa_csv.ConvertOptions(column_types=schema_of(GroupRow), strings_can_be_null=False)
+        groups = pa_csv.read_csv(path / "groups.csv", convert_options=types)
     except (OSError, pa.ArrowInvalid) as error:
         raise RunError(f"{path}: groups.csv cannot be read ({error})") from None
-    return [group | {"group": with_formulas(group["group"])} for group in groups]
+    return [replace(group, group=with_formulas(group.group)) for group in rows_of(groups, GroupRow)]
 
 
 def read_timings(path: Path) -> pa.Table:
@@ -372,11 +297,15 @@ def read_timings(path: Path) -> pa.Table:
     return parquet.read_table(path / "timings.parquet")
 
 
-def read_slices(path: Path) -> list[Row]:
-    """The slices of all volumes; none where there are only images."""
+def slice_table(path: Path) -> pa.Table:
+    """Return the slices of all volumes, a table of SliceRow; none where there are only images."""
     file = path / "slices.parquet"
-    slices: list[Row] = parquet.read_table(file).to_pylist() if file.is_file() else []
-    return slices
+    return parquet.read_table(file) if file.is_file() else to_table([], SliceRow)
+
+
+def read_slices(path: Path) -> list[SliceRow]:
+    """Return the slices of all volumes; none where there are only images."""
+    return list(rows_of(slice_table(path), SliceRow))
 
 
 def _write_table(stem: Path, table: pa.Table, formats: Sequence[str] = ("parquet", "csv")) -> None:

@@ -1,9 +1,9 @@
-"""The write-ahead part file of a scoring: what is finished survives a crash, and is not done twice.
+"""The write-ahead file of a scoring: what is finished survives a crash, and is not done twice.
 
-`journal.jsonl` in the score directory holds a line with what the scoring was begun with, then a
-line for every finished file, appended and flushed to the disk a batch at a time. Whatever a killed
-process left behind its last complete line is cut off when it is opened again. The file goes when
-the directory is complete.
+`journal.jsonl` in the score directory holds a line with the options of the scoring, then a line
+for every finished file (`JournalEntry`), appended and flushed to the disk a batch at a time. When
+the journal is opened again, what a killed process left behind its last complete line is cut off.
+The file is removed when the directory is complete.
 """
 
 import json
@@ -17,27 +17,28 @@ from filelock import FileLock, Timeout
 
 from anodetect.config import canonical, plain
 from anodetect.errors import RunError
-from anodetect.files import WRITING, walk
+from anodetect.files import WRITING, sha256_of, walk
 from anodetect.record import directories
+from anodetect.record.rows import JournalEntry, OutputRow, entry_from_json, entry_to_json
 
-Entry = dict[str, Any]  # row, seconds, threads, host, files, regions, slices
+OPTIONS = "begun_with"  # the key of the first line
 
 
 class Journal:
     """The journal of the score directory `path`; a context manager that holds the directory's lock.
 
-    `begun_with` is what must be the same for a scoring to go on. RunError if the directory is
-    taken, finished, was begun with something else, or has been begun and `resume` is not asked for.
+    `options` must be the same for a scoring to go on. RunError if the directory is locked or
+    finished, if it was started with other options, or if it exists and `resume` is False.
     """
 
-    def __init__(self, path: Path, begun_with: Mapping[str, Any], *, resume: bool) -> None:
-        self.path, self.begun_with, self.resume = path, plain(begun_with), resume
+    def __init__(self, path: Path, options: Mapping[str, Any], *, resume: bool) -> None:
+        self.path, self.options, self.resume = path, plain(options), resume
         self.file = path / directories.JOURNAL
         self.lock = FileLock(path / directories.LOCK, timeout=0)
 
     def __enter__(self) -> "Journal":
-        begun = (self.path / directories.LOCK).exists()
-        if not begun:
+        exists = (self.path / directories.LOCK).exists()
+        if not exists:
             directories.prepare(self.path)
         try:
             self.lock.acquire()
@@ -45,8 +46,9 @@ class Journal:
             raise RunError(f"{self.path}: another process is writing here") from None
         except OSError as error:
             raise RunError(f"{self.path}: cannot be locked ({error.strerror})") from None
+
         try:
-            if begun and not self.resume:
+            if exists and not self.resume:
                 directories.prepare(self.path, allowed=(directories.LOCK,))
             self._open()
         except BaseException:
@@ -64,68 +66,82 @@ class Journal:
         self.lock.release()
 
     def _open(self) -> None:
-        # Beside its journal a record is complete but perhaps not signed: what comes after scoring
-        # is done again.
+        # A record beside its journal is complete, but perhaps not signed: all that comes after
+        # scoring is done again.
         if (self.path / directories.AUDIT_FILE).exists() and not self.file.exists():
             raise RunError(f"{self.path}: this scoring is finished; choose another --out")
         for file in walk(self.path):
             if file.name.startswith(WRITING):  # by a process that was killed
                 file.unlink()
-        end = self._checked() if self.file.exists() else 0
+
+        end = self._checked_end() if self.file.exists() else 0
         self.stream = self.file.open("ab")
         self.stream.truncate(end)
         if end == 0:
-            self._write([{"begun_with": self.begun_with}])
+            self._write([canonical({OPTIONS: self.options})])
 
-    def _checked(self) -> int:
-        """Where the last complete line ends, of what was begun with the same."""
-        begun_with, end = None, 0
-        for line, entry in _lines(self.file):
-            if begun_with is None:
-                begun_with = entry["begun_with"]
-            end += len(line)
-        if begun_with is not None and canonical(begun_with) != canonical(self.begun_with):
-            changed = [
-                key for key, value in self.begun_with.items() if begun_with.get(key) != value
-            ]
-            raise RunError(
-                f"{self.path} was begun with another {', '.join(changed)}; resume with the same"
-            )
+    def _checked_end(self) -> int:
+        """Return where the last complete line ends; RunError if the options are not the same."""
+        with self.file.open("rb") as stream:
+            first = stream.readline()
+            try:
+                options = json.loads(first)[OPTIONS] if first.endswith(b"\n") else None
+            except (ValueError, TypeError, KeyError):
+                options = None
+            if options is None:
+                return 0
+            if canonical(options) != canonical(self.options):
+                changed = [key for key, value in self.options.items() if options.get(key) != value]
+                raise RunError(
+                    f"{self.path} was begun with another {', '.join(changed)}; resume with the same"
+                )
+
+            end = len(first)
+            for line in stream:
+                if not line.endswith(b"\n") or not _is_entry(line):
+                    break
+                end += len(line)
         return end
 
-    def resumed(self) -> Iterator[Entry]:
-        """What needs not be done again: entries without an error, such as of a disk that was away,
-        whose files are there; after a power failure they may be missing or empty."""
+    def resumed(self) -> Iterator[JournalEntry]:
+        """Yield what needs not be done again: entries without an error, whose files are as they
+        were written. After a power failure files may be missing, empty or cut off."""
         for entry in self.entries():
-            files = (self.path / name for name in entry["files"])
-            if not entry["row"]["error"] and all(
-                file.is_file() and file.stat().st_size > 0 for file in files
-            ):
+            if not entry.row.error and all(self._is_whole(output) for output in entry.outputs):
                 yield entry
 
-    def append(self, entries: Sequence[Entry]) -> None:
+    def _is_whole(self, output: OutputRow) -> bool:
+        file = self.path / output.name
+        return file.is_file() and sha256_of(file) == output.sha256
+
+    def append(self, entries: Sequence[JournalEntry]) -> None:
         """Add finished files; when this returns they are on the disk."""
-        self._write(entries)
+        self._write([entry_to_json(entry) for entry in entries])
 
-    def entries(self) -> Iterator[Entry]:
-        """Everything finished, one at a time; a file that was done again counts as it was done
-        last."""
+    def entries(self) -> Iterator[JournalEntry]:
+        """Yield everything finished, one entry at a time; of a file that was scored again the last
+        entry counts."""
         last = {}
-        for number, (_, entry) in enumerate(_lines(self.file)):
-            if "row" in entry:
-                last[entry["row"]["path"]] = number
-        for number, (_, entry) in enumerate(_lines(self.file)):
-            if "row" in entry and last[entry["row"]["path"]] == number:
+        for number, entry in enumerate(self._all_entries()):
+            last[entry.row.path] = number
+        for number, entry in enumerate(self._all_entries()):
+            if last[entry.row.path] == number:
                 yield entry
+
+    def _all_entries(self) -> Iterator[JournalEntry]:
+        with self.file.open("rb") as stream:
+            stream.readline()  # the options
+            for line in stream:
+                yield entry_from_json(line)
 
     def remove(self) -> None:
         """Take the journal and the lock away: the directory is complete."""
         self.file.unlink()
         (self.path / directories.LOCK).unlink(missing_ok=True)
 
-    def _write(self, entries: Sequence[Mapping[str, Any]]) -> None:
+    def _write(self, lines: Sequence[bytes]) -> None:
         try:
-            self.stream.write(b"".join(canonical(plain(entry)) + b"\n" for entry in entries))
+            self.stream.write(b"".join(line + b"\n" for line in lines))
             self.stream.flush()
             os.fsync(self.stream.fileno())
         except OSError as error:
@@ -134,14 +150,9 @@ class Journal:
             ) from None
 
 
-def _lines(file: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    """Complete lines and what they say, up to the first one that is not."""
-    with file.open("rb") as stream:
-        for line in stream:
-            try:
-                entry = json.loads(line) if line.endswith(b"\n") else None
-            except ValueError:
-                entry = None
-            if not isinstance(entry, dict) or not ("begun_with" in entry or "row" in entry):
-                return
-            yield line, entry
+def _is_entry(line: bytes) -> bool:
+    try:
+        entry_from_json(line)
+    except ValueError:
+        return False
+    return True

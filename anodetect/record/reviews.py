@@ -23,6 +23,7 @@ from typing import Any, Literal, get_args
 
 from anodetect.config import canonical
 from anodetect.errors import RunError
+from anodetect.record.rows import ScoreRow
 
 FILE = "reviews.sqlite"
 Judgement = Literal["normal", "anomalous", "unsure", "bad image"]
@@ -105,10 +106,10 @@ def broken(reviews: Sequence[Review], head: str) -> Iterator[str]:
         return
 
 
-def misfits(reviews: Sequence[Review], rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def misfits(reviews: Sequence[Review], rows: Sequence[ScoreRow]) -> Iterator[str]:
     """The first record about something that was not scored, or by another model, or without a
     reviewer's verdict."""
-    by_path = {row["path"]: row for row in rows}
+    by_path = {row.path: row for row in rows}
     numbers = {review.number: review for review in reviews}
     for review in reviews:
         name = f"review {review.number} ({review.reviewer} on {review.path})"
@@ -117,8 +118,8 @@ def misfits(reviews: Sequence[Review], rows: Sequence[Mapping[str, Any]]) -> Ite
         if row is None:
             yield f"{name} is about an image that is not in scores.parquet"
         elif (review.image_sha256, review.model_sha256) != (
-            row["sha256"] or "",
-            row["model_sha256"] or "",
+            row.sha256 or "",
+            row.model_sha256,
         ):
             yield f"{name} is about other contents or another model than scores.parquet"
         elif review.verdict not in (*JUDGEMENTS, WITHDRAWN):
@@ -133,9 +134,7 @@ def misfits(reviews: Sequence[Review], rows: Sequence[Mapping[str, Any]]) -> Ite
         return
 
 
-def verify(
-    folder: Path, head: str, rows: Sequence[Mapping[str, Any]]
-) -> tuple[list[str], list[str]]:
+def verify(folder: Path, head: str, rows: Sequence[ScoreRow]) -> tuple[list[str], list[str]]:
     """What is wrong with the reviews of a score directory, and what is worth knowing; both empty
     without reviews."""
     if not (folder / FILE).is_file():

@@ -8,7 +8,7 @@ consistent, not authenticated.
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,9 @@ from anodetect.errors import AnodetectError, ConfigError, RunError
 from anodetect.files import leads_out, sha256_of, write_atomic
 from anodetect.record import directories, reviews
 from anodetect.record.checkpoint import MODEL_FILE
-from anodetect.record.decisions import decide, decide_slices
+from anodetect.record.decisions import decide, decide_slices, numbers
 from anodetect.stats.calibration import Calibration
+from anodetect.stats.decision import Rule
 
 SIGNATURE = "signature.json"
 UNCHECKABLE = (
@@ -36,7 +37,6 @@ UNCHECKABLE = (
     pa.ArrowException,
     AnodetectError,
 )
-DECIDED = ("p_value", "q_value", "flagged", "threshold")
 
 
 @dataclass(frozen=True)
@@ -106,67 +106,73 @@ def _head(scored: directories.ScoreDirectory) -> Iterator[str]:
 
 
 def _rows(scored: directories.ScoreDirectory) -> Iterator[str]:
-    """The first record that does not hold."""
+    """Yield what is wrong with the first record that does not hold."""
     try:
         links = directories.read_chain(scored.path)
     except RunError as error:
         yield str(error)
         return
-    here = {row["path"] for row in scored.rows}
-    written = {link["path"] for link in links}
-    hashes = {row["path"]: directories.row_hash(row) for row in scored.rows}
+
+    hashes = {row.path: directories.row_hash(row) for row in scored.rows}
     for number, link in enumerate(links, start=1):
-        if link["path"] not in here:
-            yield f"record {number} ({link['path']}) is missing from scores.parquet"
+        if link.path not in hashes:
+            yield f"record {number} ({link.path}) is missing from scores.parquet"
             return
-        if hashes[link["path"]] != link["row"]:
-            yield f"record {number} ({link['path']}) was changed"
+        if hashes[link.path] != link.row:
+            yield f"record {number} ({link.path}) was changed"
             return
+
+    written = {link.path for link in links}
     for row in scored.rows:
-        if row["path"] not in written:
-            yield f"{row['path']} was added to scores.parquet"
+        if row.path not in written:
+            yield f"{row.path} was added to scores.parquet"
             return
-    if [row["path"] for row in scored.rows] != [link["path"] for link in links]:
+    if [row.path for row in scored.rows] != [link.path for link in links]:
         yield "the records are not in the order they were written in"
+
     value = directories.EMPTY
-    for number, (link, value) in enumerate(
-        zip(links, directories.chain(link["row"] for link in links), strict=True), start=1
-    ):
-        if value != link["chain"]:
-            yield f"the chain breaks at record {number} ({link['path']})"
+    values = directories.chain(link.row for link in links)
+    for number, (link, value) in enumerate(zip(links, values, strict=True), start=1):
+        if value != link.chain:
+            yield f"the chain breaks at record {number} ({link.path})"
             return
     if value != scored.audit["chain"] or len(links) != scored.audit["rows"]:
         yield "the chain does not end where audit.json says it does"
 
 
 def _decisions(scored: directories.ScoreDirectory) -> Iterator[str]:
-    """p-values, q-values and flags against those that scores and calibration give."""
+    """Yield what is wrong with p-values, q-values, flags and counts, which must be those that scores
+    and calibration give."""
     audit = scored.audit
     calibration = Calibration.restore(audit["calibration"])
-    again, _, _ = decide(
-        scored.table, calibration, far=audit["far"] or audit["fdr"], fdr=audit["fdr"]
-    )
-    for number, (row, decided) in enumerate(
-        zip(scored.rows, again.to_pylist(), strict=True), start=1
-    ):
-        if any(not _same(row[name], decided[name]) for name in DECIDED):
-            yield f"record {number} ({row['path']}): its decision does not follow from its score"
-            break
-    slices = directories.read_slices(scored.path)
-    slices_again = [dict(row) for row in slices]
-    decide_slices(slices_again, calibration, far=audit["far"] or audit["fdr"], fdr=audit["fdr"])
-    for row, decided in zip(slices, slices_again, strict=True):
-        if any(not _same(row[name], decided[name]) for name in ("p_value", "flagged")):
-            yield f"slice {row['slice']} of {row['path']}: its decision does not follow from its score"
-            break
-    if dict(Counter(row["status"] for row in scored.rows)) != audit["counts"]:
+    rule = Rule.of(audit["far"], audit["fdr"])
+
+    again, _, _ = decide(scored.table, calibration, rule)
+    place = _first_difference(scored.table, again, ("p_value", "q_value", "flagged", "threshold"))
+    if place is not None:
+        name = again["path"][place]
+        yield f"record {place + 1} ({name}): its decision does not follow from its score"
+
+    slices = directories.slice_table(scored.path)
+    again = decide_slices(slices, calibration, rule)
+    place = _first_difference(slices, again, ("p_value", "flagged"))
+    if place is not None:
+        name, number = again["path"][place], again["slice"][place]
+        yield f"slice {number} of {name}: its decision does not follow from its score"
+
+    if dict(Counter(row.status for row in scored.rows)) != audit["counts"]:
         yield "the counts in audit.json are not those of the rows"
 
 
-def _same(a: Any, b: Any) -> bool:
-    return a == b or (
-        isinstance(a, float) and isinstance(b, float) and bool(np.isclose(a, b, equal_nan=True))
-    )
+def _first_difference(table: pa.Table, other: pa.Table, columns: Sequence[str]) -> int | None:
+    """Return the number of the first row in which a column is not the same, None if there is none;
+    numbers may differ in their last bits."""
+    places = []
+    for name in columns:
+        first, second = numbers(table[name]), numbers(other[name])
+        same = np.isclose(first, second, equal_nan=True)
+        places += np.flatnonzero(~same)[:1].tolist()
+    return min(places, default=None)
 
 
 def _outputs(scored: directories.ScoreDirectory, notes: list[str]) -> Iterator[str]:

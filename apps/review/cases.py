@@ -6,8 +6,8 @@ from typing import Any
 
 import streamlit as st
 
-from anodetect.record.directories import Row
 from anodetect.record.reviews import JUDGEMENTS, Judgement
+from anodetect.record.rows import ScoreRow
 from anodetect.stats.agreement import agreements
 
 from . import opened, picture, worklist
@@ -84,11 +84,11 @@ def draw(now: Opened) -> None:
         worklist.grouped(rows, now.scored.groups, now.judgements, now.reviewer) if by_group else []
     )
     rows = [row for group in groups for row in group.rows] or rows
-    paths = [row["path"] for row in rows]
+    paths = [row.path for row in rows]
     if st.session_state.open not in now.scored.by_path:
         st.session_state.open = paths[0]
     row = now.scored.by_path[st.session_state.open]
-    hidden = blind and now.mine(row["path"]) is None
+    hidden = blind and now.mine(row.path) is None
     _head(row, paths, hidden)
     _verdicts(now, row, paths, hidden)
     picture.draw(now, row, hidden)
@@ -97,14 +97,14 @@ def draw(now: Opened) -> None:
     with bar:
         if by_group:
             rows = _groups(groups, row, blind)
-        _list(now, rows, row["path"], blind)
+        _list(now, rows, row.path, blind)
     st.session_state.drawn += 1
     st.components.v2.component("anodetect_keys", js=PRESS)(data=st.session_state.drawn, key="keys")
-    following = worklist.beside(paths, row["path"], 1)
+    following = worklist.beside(paths, row.path, 1)
     picture.ahead(now, now.scored.by_path[following], blind and now.mine(following) is None)
 
 
-def _listed(now: Opened, blind: bool) -> list[Row]:
+def _listed(now: Opened, blind: bool) -> list[ScoreRow]:
     """The rows that the sidebar's choices leave, in its order."""
     order: worklist.Order = "name"
     bar = st.sidebar.popover(
@@ -145,7 +145,7 @@ def _listed(now: Opened, blind: bool) -> list[Row]:
     ):  # from case to case nothing changes, and sorting takes its time
         st.session_state.listed_for = asked
         st.session_state.listed = worklist.worklist(now.directory.rows, now.judgements, **choice)
-    listed: list[Row] = st.session_state.listed
+    listed: list[ScoreRow] = st.session_state.listed
     return listed
 
 
@@ -164,7 +164,7 @@ def _progress(now: Opened) -> None:
             st.sidebar.text(told)
 
 
-def _groups(groups: Sequence[worklist.Group], row: Row, blind: bool) -> list[Row]:
+def _groups(groups: Sequence[worklist.Group], row: ScoreRow, blind: bool) -> list[ScoreRow]:
     """The part of the patients or lots around the open case's; a click opens the first image;
     returns its images."""
     place = next((n for n, group in enumerate(groups) if row in group.rows), 0)
@@ -181,45 +181,45 @@ def _groups(groups: Sequence[worklist.Group], row: Row, blind: bool) -> list[Row
             "flag": ["⚑" if group.flagged else "" for group in part],
         }
     st.caption(f"{len(groups)} patients or lots listed")
-    _choose(shown, [group.rows[0]["path"] for group in part], key="groups", alt="Patients or lots")
+    _choose(shown, [group.rows[0].path for group in part], key="groups", alt="Patients or lots")
     return list(groups[place].rows)
 
 
-def _list(now: Opened, rows: Sequence[Row], path: str, blind: bool) -> None:
+def _list(now: Opened, rows: Sequence[ScoreRow], path: str, blind: bool) -> None:
     """The part of the list around the open case; a click opens another."""
-    place = next((n for n, row in enumerate(rows) if row["path"] == path), 0)
+    place = next((n for n, row in enumerate(rows) if row.path == path), 0)
     start = max(0, min(place - AROUND, len(rows) - 2 * AROUND))
     part = rows[start : start + 2 * AROUND]
-    mine = [now.mine(row["path"]) for row in part]
+    mine = [now.mine(row.path) for row in part]
     seen, pending = opened.thumbnails(now.scored, part, [blind and not review for review in mine])
     shown: dict[str, Sequence[Any]] = {
-        "": ["▶" if row["path"] == path else "" for row in part],
+        "": ["▶" if row.path == path else "" for row in part],
         "seen": seen,
         "mine": [SIGNS.get(review.verdict, "") if review else "" for review in mine],
     }
     if not blind:
         shown |= {
-            "p": [row["p_value"] for row in part],
-            "flag": ["⚑" if row["flagged"] else "" for row in part],
+            "p": [row.p_value for row in part],
+            "flag": ["⚑" if row.flagged else "" for row in part],
         }
     shown["image"] = [
         f"{start + n + 1}"
         if blind and not review
-        else row["path"].rpartition("/")[2]  # names can give away the truth
+        else row.path.rpartition("/")[2]  # names can give away the truth
         for n, (row, review) in enumerate(zip(part, mine, strict=True))
     ]
     st.caption(f"{len(rows)} {'image' if len(rows) == 1 else 'images'} listed")
-    _choose(shown, [row["path"] for row in part], key="list", alt="Images", row_height=ROW_HEIGHT)
+    _choose(shown, [row.path for row in part], key="list", alt="Images", row_height=ROW_HEIGHT)
     if pending:
         _await(now, part, blind)
 
 
 @st.fragment(run_every=1)
-def _await(now: Opened, rows: Sequence[Row], blind: bool) -> None:
+def _await(now: Opened, rows: Sequence[ScoreRow], blind: bool) -> None:
     """Draw the page again when all thumbnails of the list are made."""
-    if not opened.thumbnails(
-        now.scored, rows, [blind and not now.mine(row["path"]) for row in rows]
-    )[1]:
+    if not opened.thumbnails(now.scored, rows, [blind and not now.mine(row.path) for row in rows])[
+        1
+    ]:
         st.rerun()
 
 
@@ -266,33 +266,33 @@ def go_to(path: str) -> None:
     st.session_state.turn += 1
 
 
-def _head(row: Row, paths: Sequence[str], hidden: bool) -> None:
+def _head(row: ScoreRow, paths: Sequence[str], hidden: bool) -> None:
     place = (
-        f"{paths.index(row['path']) + 1} of {len(paths)}"
-        if row["path"] in paths
+        f"{paths.index(row.path) + 1} of {len(paths)}"
+        if row.path in paths
         else "no longer in the list"
     )
     if hidden:
         st.text(f"Image {place}")
         return
-    of = f" · {row['group']}" if row["group"] not in (None, "", row["path"]) else ""
-    st.text(f"{row['path']}{of}  ({place})")
-    if row["status"] != "ok":
-        st.warning(f"This file was {row['status']}:")
-        st.text(row["error"] or "")
+    of = f" · {row.group}" if row.group not in ("", row.path) else ""
+    st.text(f"{row.path}{of}  ({place})")
+    if row.status != "ok":
+        st.warning(f"This file was {row.status}:")
+        st.text(row.error)
         return
     st.text(
-        f"p {number(row['p_value'])} · score {number(row['score'])} (threshold {number(row['threshold'])}; "
-        f"larger is more anomalous) · {'flagged' if row['flagged'] else 'not flagged'}"
+        f"p {number(row.p_value)} · score {number(row.score)} (threshold {number(row.threshold)}; "
+        f"larger is more anomalous) · {'flagged' if row.flagged else 'not flagged'}"
     )
 
 
-def _verdicts(now: Opened, row: Row, paths: Sequence[str], hidden: bool) -> None:
+def _verdicts(now: Opened, row: ScoreRow, paths: Sequence[str], hidden: bool) -> None:
     """The buttons, with their keys; what they do is done before the page is drawn again."""
-    state, path, reviewer = st.session_state, row["path"], now.reviewer
+    state, path, reviewer = st.session_state, row.path, now.reviewer
 
     def judge(verdict: Judgement) -> None:
-        box = worklist.region(state.get(f"region-{path}", ""), row["width"], row["height"])
+        box = worklist.region(state.get(f"region-{path}", ""), row.width, row.height)
         now.store.add(
             row,
             reviewer,
@@ -335,21 +335,21 @@ def _verdicts(now: Opened, row: Row, paths: Sequence[str], hidden: bool) -> None
         st.info("Enter your name in the sidebar to judge.")
 
 
-def _remarks(row: Row) -> None:
+def _remarks(row: ScoreRow) -> None:
     comment, region = st.columns([2, 1])
     comment.text_input(
-        "Comment, kept with the next verdict", key=f"comment-{row['path']}", max_chars=4000
+        "Comment, kept with the next verdict", key=f"comment-{row.path}", max_chars=4000
     )
     region.text_input(
         "Region, kept with the next verdict",
-        key=f"region-{row['path']}",
+        key=f"region-{row.path}",
         help="Draw it with the box or the lasso over the image, or write x,y,width,height in pixels.",
     )
 
 
-def _known(now: Opened, row: Row, hidden: bool) -> None:
+def _known(now: Opened, row: ScoreRow, hidden: bool) -> None:
     """Verdicts on this image: one's own, and those of others once one has judged."""
-    judged = now.judgements.get(row["path"], {})
+    judged = now.judgements.get(row.path, {})
     if hidden or now.reviewer not in judged:
         if judged:
             st.caption(f"Verdicts of others: {len(judged)}, shown when you have judged.")
@@ -362,7 +362,7 @@ def _known(now: Opened, row: Row, hidden: bool) -> None:
         st.text(
             f"{review.reviewer}: {review.verdict} ({review.time[:19]} UTC{blind}){region}{note}"
         )
-    if row["label"] is not None:
+    if row.label is not None:
         st.text(
-            f"Known beforehand: {'anomalous' if row['label'] else 'normal'}, {row['kind'] or 'no kind'}"
+            f"Known beforehand: {'anomalous' if row.label else 'normal'}, {row.kind or 'no kind'}"
         )

@@ -26,7 +26,8 @@ from anodetect.files import inside, path_of, sha256_of
 from anodetect.output import images as writer
 from anodetect.output.formats import Source, map_reader, readable_names
 from anodetect.output.volumes import place_text
-from anodetect.record.directories import Row, ScoreDirectory, picture_of
+from anodetect.record.directories import ScoreDirectory, picture_of
+from anodetect.record.rows import ScoreRow
 from anodetect.types import Bools, Floats
 
 T = TypeVar("T")
@@ -109,22 +110,22 @@ class View:
 # -- Files -----------------------------------------------------------------------------------------
 
 
-def original(directory: ScoreDirectory, row: Row) -> Path:
+def original(directory: ScoreDirectory, row: ScoreRow) -> Path:
     """Where the image of a row was when it was scored; RunError if that is not below the recorded
     root."""
     root = directory.audit.get("root")
     if not root:
         raise RunError("the record does not say where the images were")
-    return inside(Path(root), path_of(row["path"]))
+    return inside(Path(root), path_of(row.path))
 
 
-def load(directory: ScoreDirectory, row: Row) -> Case:
+def load(directory: ScoreDirectory, row: ScoreRow) -> Case:
     """Everything there is to see of a row; what cannot be had is a note, never an error."""
     notes: list[str] = []
     image = _noting(notes, "image", lambda: _image(directory, row))
     heatmap = (
         _noting(notes, "heatmap", lambda: _heatmap(directory, row, "image"))
-        if row["status"] == "ok"
+        if row.status == "ok"
         else None
     )
     if image is not None and heatmap is not None and image.shape[1:] != heatmap.shape:
@@ -135,13 +136,13 @@ def load(directory: ScoreDirectory, row: Row) -> Case:
         mask = None
     # The picture kept of a volume shows three planes, not an image beside its reconstruction.
     strip = (
-        None if row.get("depth") else _noting(notes, "kept picture", lambda: _strip(directory, row))
+        None if row.is_volume else _noting(notes, "kept picture", lambda: _strip(directory, row))
     )
     reconstruction, shown = strip or (None, None)
     return Case(image, heatmap, mask, reconstruction, shown, tuple(notes))
 
 
-def load_volume(directory: ScoreDirectory, row: Row, plane: str) -> VolumeCase:
+def load_volume(directory: ScoreDirectory, row: ScoreRow, plane: str) -> VolumeCase:
     """Everything there is to see of a volume scored along a plane ("axial" …); what cannot be had
     is a note."""
     notes: list[str] = []
@@ -161,7 +162,7 @@ def load_volume(directory: ScoreDirectory, row: Row, plane: str) -> VolumeCase:
         path = _mask_file(directory, row)
         return None if path is None else readers.volume_mask(path, volume, geometry)
 
-    found = _noting(notes, "heatmap", heatmap) if row["status"] == "ok" else None
+    found = _noting(notes, "heatmap", heatmap) if row.status == "ok" else None
     truth = _noting(notes, "ground-truth mask", mask)
     return VolumeCase(geometry, geometry.to_slices(volume.voxels), found, truth, tuple(notes))
 
@@ -180,7 +181,7 @@ def slice_view(volume: VolumeCase, number: int) -> View | None:
     )
 
 
-def _volume(directory: ScoreDirectory, row: Row) -> Volume:
+def _volume(directory: ScoreDirectory, row: ScoreRow) -> Volume:
     component = _listed(directory, row).get("component", "")
     decoded = _source(directory, row).decode(int(component) if component.isdecimal() else None)
     if not isinstance(decoded, Volume):
@@ -201,20 +202,20 @@ def _noting(notes: list[str], what: str, read: Callable[[], T]) -> T | None:
         return None
 
 
-def thumbnail(directory: ScoreDirectory, row: Row) -> str:
+def thumbnail(directory: ScoreDirectory, row: ScoreRow) -> str:
     """A small picture of the image as a JPEG in a data URI; "" where it cannot be had or would take
     long."""
     if (
-        (row["width"] or 0) * (row["height"] or 0) > THUMBNAIL_PIXELS
-        or row.get("depth")
-        or row["status"] != "ok"
+        (row.width or 0) * (row.height or 0) > THUMBNAIL_PIXELS
+        or row.is_volume
+        or row.status != "ok"
     ):
         return ""
     image = _noting([], "image", lambda: _image(directory, row))
     return "" if image is None else _small(image)
 
 
-def slice_thumbnail(directory: ScoreDirectory, row: Row, plane: str, index: int) -> str:
+def slice_thumbnail(directory: ScoreDirectory, row: ScoreRow, plane: str, index: int) -> str:
     """A small picture of a volume's slice as a JPEG in a data URI, with the patient's direction on
     its left and its place; "" where it cannot be had. `index`: the slice's in the source, from 0,
     as slices.parquet has it."""
@@ -256,14 +257,14 @@ def _resized(picture: Picture, size: tuple[int, int]) -> Picture:
     return np.asarray(Image.fromarray(picture).resize(size))
 
 
-def _image(directory: ScoreDirectory, row: Row) -> Floats:
+def _image(directory: ScoreDirectory, row: ScoreRow) -> Floats:
     decoded = _source(directory, row).decode()
     if isinstance(decoded, Volume):
         raise ImageError("it is a volume; score it again")
     return decoded
 
 
-def _source(directory: ScoreDirectory, row: Row) -> readers.Source:
+def _source(directory: ScoreDirectory, row: ScoreRow) -> readers.Source:
     """The file of a row, or those of its DICOM series: the bytes that were scored."""
     path = original(directory, row)
     if not path.is_file():
@@ -273,37 +274,37 @@ def _source(directory: ScoreDirectory, row: Row) -> readers.Source:
         raise ImageError(
             f"the file has more than {LARGEST // 2**20} MB; open it with a viewer for large images"
         )
-    source = readers.read_source(scan.Record(row["path"], path, files=tuple(files)))
-    if row["sha256"] and source.sha256 != row["sha256"]:
+    source = readers.read_source(scan.Record(row.path, path, files=tuple(files)))
+    if row.sha256 and source.sha256 != row.sha256:
         raise ImageError(f"{path} was changed since it was scored; it is not shown")
     return source
 
 
-def _heatmap(directory: ScoreDirectory, row: Row, source: Source) -> Floats:
+def _heatmap(directory: ScoreDirectory, row: ScoreRow, source: Source) -> Floats:
     """Return a row's heatmap as it was written, in the grid of its image or volume."""
-    reader = map_reader(row["heatmap"] or "", source)
+    reader = map_reader(row.heatmap, source)
     if reader is None:
         names = " or ".join(readable_names(source))
         raise RunError(f"none was written; score with --heatmaps {names}")
-    path = inside(directory.path, row["heatmap"])
+    path = inside(directory.path, row.heatmap)
     if not path.is_file():
-        raise RunError(f"{row['heatmap']} is missing; anodetect verify tells what else is")
-    if sha256_of(path) != directory.audit["outputs"].get(row["heatmap"]):
-        raise RunError(f"{row['heatmap']} was changed since it was written; it is not shown")
+        raise RunError(f"{row.heatmap} is missing; anodetect verify tells what else is")
+    if sha256_of(path) != directory.audit["outputs"].get(row.heatmap):
+        raise RunError(f"{row.heatmap} was changed since it was written; it is not shown")
     return reader(path)
 
 
-def _mask(directory: ScoreDirectory, row: Row) -> Bools | None:
+def _mask(directory: ScoreDirectory, row: ScoreRow) -> Bools | None:
     path = _mask_file(directory, row)
     return None if path is None else readers.read_mask(path)
 
 
-def _mask_file(directory: ScoreDirectory, row: Row) -> Path | None:
+def _mask_file(directory: ScoreDirectory, row: ScoreRow) -> Path | None:
     """The truth of an image, as the manifest or the MVTec layout of the folder that was scored has
     it."""
     if not directory.audit.get("root"):
         return None
-    root, parts = Path(directory.audit["root"]), Path(path_of(row["path"])).parts
+    root, parts = Path(directory.audit["root"]), Path(path_of(row.path)).parts
     if (root / scan.MANIFEST).is_file():
         name = _listed(directory, row).get("mask", "")
         return inside(root, name) if name else None
@@ -313,10 +314,10 @@ def _mask_file(directory: ScoreDirectory, row: Row) -> Path | None:
     return inside(root, str(path.relative_to(root))) if path else None
 
 
-def _listed(directory: ScoreDirectory, row: Row) -> dict[str, str]:
+def _listed(directory: ScoreDirectory, row: ScoreRow) -> dict[str, str]:
     """What the manifest of the folder that was scored says of an image; {} without one."""
     file = Path(directory.audit.get("root", "")) / scan.MANIFEST
-    return _manifest(file, file.stat().st_mtime_ns).get(row["path"], {}) if file.is_file() else {}
+    return _manifest(file, file.stat().st_mtime_ns).get(row.path, {}) if file.is_file() else {}
 
 
 @lru_cache(4)
@@ -326,9 +327,9 @@ def _manifest(
     return scan.manifest_rows(file)
 
 
-def _strip(directory: ScoreDirectory, row: Row) -> tuple[Picture, Picture] | None:
+def _strip(directory: ScoreDirectory, row: ScoreRow) -> tuple[Picture, Picture] | None:
     """Reconstruction and image, small and grey, where the score directory kept a picture with both."""
-    path = inside(directory.path, str(picture_of(Path(), row["path"])))
+    path = inside(directory.path, str(picture_of(Path(), row.path)))
     if not path.is_file():
         return None
     with Image.open(path) as picture:

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from anodetect.output import images as writer
-from anodetect.record.directories import Row
+from anodetect.record.rows import ScoreRow, SliceRow
 from anodetect.stats.agreement import Rate
 from anodetect.types import Bools
 
@@ -159,15 +159,13 @@ def _colour_bar(look: Look) -> dict[str, Any]:
     }
 
 
-def profile(slices: Sequence[Row], number: int, threshold: float) -> go.Figure:
+def profile(slices: Sequence[SliceRow], number: int, threshold: float) -> go.Figure:
     """The score of each slice of a volume, in order, and where slice `number` and the threshold
     stand."""
     figure = go.Figure(
         layout={"height": 150, "showlegend": False, "margin": {"t": 10, "b": 10, "l": 10, "r": 10}}
     )
-    scores = [
-        row["score"] for row in slices
-    ]  # None where a slice was not scored: a gap in the line
+    scores = [row.score for row in slices]  # None where a slice was not scored: a gap in the line
     figure.add_trace(go.Scatter(x=list(range(1, len(scores) + 1)), y=scores, mode="lines+markers"))
     figure.add_vline(number + 1, line_width=2, line_color=MARK)
     if np.isfinite(threshold):
@@ -185,7 +183,9 @@ def profile(slices: Sequence[Row], number: int, threshold: float) -> go.Figure:
 # -- Threshold -------------------------------------------------------------------------------------
 
 
-def histogram(rows: Sequence[Row], calibration: NDArray[np.float64], threshold: float) -> go.Figure:
+def histogram(
+    rows: Sequence[ScoreRow], calibration: NDArray[np.float64], threshold: float
+) -> go.Figure:
     """Scores of this batch over those of the calibration normals, with the threshold."""
     figure = go.Figure(
         layout={
@@ -195,7 +195,7 @@ def histogram(rows: Sequence[Row], calibration: NDArray[np.float64], threshold: 
             "margin": {"t": 40},
         }
     )
-    scores = np.array([row["score"] for row in rows if row["status"] == "ok"])
+    scores = np.array([row.score for row in rows if row.status == "ok"])
     edges = np.histogram_bin_edges(np.concatenate([scores, calibration]), 50)
     centres, width = (edges[1:] + edges[:-1]) / 2, edges[1] - edges[0]
     for values, name in ((scores, "this batch"), (calibration, "calibration normals")):

@@ -17,8 +17,9 @@ import streamlit as st
 from anodetect.errors import AnodetectError, RunError
 from anodetect.files import sha256_of
 from anodetect.record import directories
-from anodetect.record.directories import Row, ScoreDirectory
+from anodetect.record.directories import ScoreDirectory
 from anodetect.record.reviews import Review, in_force
+from anodetect.record.rows import GroupRow, ScoreRow, SliceRow
 from anodetect.stats.agreement import Rate
 
 from . import display
@@ -31,9 +32,9 @@ class Scored:
     slices.parquet by path, and what can be filtered by."""
 
     directory: ScoreDirectory
-    by_path: Mapping[str, Row]
-    groups: Mapping[str, Row]
-    slices: Mapping[str, Sequence[Row]]
+    by_path: Mapping[str, ScoreRow]
+    groups: Mapping[str, GroupRow]
+    slices: Mapping[str, Sequence[SliceRow]]
     statuses: tuple[str, ...]
     kinds: tuple[str, ...]
     group_names: tuple[str, ...]  # none where every image is its own
@@ -81,17 +82,17 @@ def _read(
     directory = directories.read(path)
     _as_written(directory)
     rows = directory.rows
-    names = sorted({row["group"] or "" for row in rows})
-    slices: dict[str, list[Row]] = {}
+    names = sorted({row.group for row in rows})
+    slices: dict[str, list[SliceRow]] = {}
     for each in directories.read_slices(path):
-        slices.setdefault(each["path"], []).append(each)
+        slices.setdefault(each.path, []).append(each)
     return Scored(
         directory=directory,
-        by_path={row["path"]: row for row in rows},
-        groups={group["group"]: group for group in directories.read_groups(path)},
+        by_path={row.path: row for row in rows},
+        groups={group.group: group for group in directories.read_groups(path)},
         slices=slices,
-        statuses=tuple(sorted({row["status"] for row in rows})),
-        kinds=tuple(sorted({row["kind"] or "" for row in rows})),
+        statuses=tuple(sorted({row.status for row in rows})),
+        kinds=tuple(sorted({row.kind or "" for row in rows})),
         group_names=tuple(names) if len(names) < len(rows) else (),
     )
 
@@ -123,39 +124,45 @@ def _store(path: Path, head: str, url: str) -> Store:
     return Store(path, head, url)
 
 
-def view(directory: ScoreDirectory, row: Row) -> tuple[display.View | None, tuple[str, ...]]:
+def view(directory: ScoreDirectory, row: ScoreRow) -> tuple[display.View | None, tuple[str, ...]]:
     """What there is to see of a row, and notes on what is missing."""
     audit = directory.audit
-    return _view(directory.path, audit["head"], audit.get("root", ""), row["path"], directory, row)
+    return _view(directory.path, audit["head"], audit.get("root", ""), row.path, directory, row)
 
 
 @st.cache_resource(
     max_entries=64, ttl=60, show_spinner=False
 )  # not for long: files can be put back
 def _view(
-    path: Path, head: str, root: str, image: str, _directory: ScoreDirectory, _row: Row
+    path: Path, head: str, root: str, image: str, _directory: ScoreDirectory, _row: ScoreRow
 ) -> tuple[display.View | None, tuple[str, ...]]:
     case = display.load(_directory, _row)
     return display.view(case), case.notes
 
 
-def volume(directory: ScoreDirectory, row: Row, plane: str) -> display.VolumeCase:
+def volume(directory: ScoreDirectory, row: ScoreRow, plane: str) -> display.VolumeCase:
     """What there is to see of a volume."""
     audit = directory.audit
     return _volume(
-        directory.path, audit["head"], audit.get("root", ""), row["path"], plane, directory, row
+        directory.path, audit["head"], audit.get("root", ""), row.path, plane, directory, row
     )
 
 
 @st.cache_resource(max_entries=2, ttl=600, show_spinner="Reading the volume …")
 def _volume(
-    path: Path, head: str, root: str, image: str, plane: str, _directory: ScoreDirectory, _row: Row
+    path: Path,
+    head: str,
+    root: str,
+    image: str,
+    plane: str,
+    _directory: ScoreDirectory,
+    _row: ScoreRow,
 ) -> display.VolumeCase:
     return display.load_volume(_directory, _row, plane)
 
 
 def thumbnails(
-    scored: Scored, rows: Sequence[Row], hidden: Sequence[bool]
+    scored: Scored, rows: Sequence[ScoreRow], hidden: Sequence[bool]
 ) -> tuple[list[str], bool]:
     """For each row its image, small, as a data URI, or "", and whether some are still being made.
 
@@ -166,26 +173,26 @@ def thumbnails(
     key = (directory.path, directory.audit["head"], directory.audit.get("root", ""))
     found, pending = list[str](), False
     for row, is_hidden in zip(rows, hidden, strict=True):
-        slices = scored.slices.get(row["path"])
+        slices = scored.slices.get(row.path)
         if not slices:
-            found.append(_thumbnail(*key, row["path"], directory, row))
+            found.append(_thumbnail(*key, row.path, directory, row))
             continue
         shown = slices[len(slices) // 2] if is_hidden else highest(slices)
-        made = _slice_thumbnail(*key, row["path"], shown["axis"], shown["slice"], directory, row)
+        made = _slice_thumbnail(*key, row.path, shown.axis, shown.slice, directory, row)
         found.append(made.result() if made.done() else "")
         pending |= not made.done()
     return found, pending
 
 
-def highest(slices: Sequence[Row]) -> Row:
+def highest(slices: Sequence[SliceRow]) -> SliceRow:
     """The slice with the highest score, the middle one where none was scored."""
-    known = [each for each in slices if each["score"] is not None]
-    return max(known, key=lambda each: each["score"], default=slices[len(slices) // 2])
+    known = [each for each in slices if each.score is not None]
+    return max(known, key=lambda each: each.score or 0.0, default=slices[len(slices) // 2])
 
 
 @st.cache_resource(max_entries=5000, ttl=3600, show_spinner=False)
 def _thumbnail(
-    path: Path, head: str, root: str, image: str, _directory: ScoreDirectory, _row: Row
+    path: Path, head: str, root: str, image: str, _directory: ScoreDirectory, _row: ScoreRow
 ) -> str:
     return display.thumbnail(_directory, _row)
 
@@ -202,7 +209,7 @@ def _slice_thumbnail(
     plane: str,
     index: int,
     _directory: ScoreDirectory,
-    _row: Row,
+    _row: ScoreRow,
 ) -> Future[str]:
     return _beside.submit(display.slice_thumbnail, _directory, _row, plane, index)
 

@@ -8,7 +8,7 @@ import streamlit as st
 
 from anodetect.data import geometry
 from anodetect.output.volumes import place_text
-from anodetect.record.directories import Row
+from anodetect.record.rows import ScoreRow
 
 from . import display, figures, opened, worklist
 from .opened import Opened
@@ -61,8 +61,8 @@ READ_HTML = "<output>Intensity and anomaly value are told here, under the pointe
 READ_CSS = "output { font-size: 0.875rem; opacity: 0.7; }"
 
 
-def draw(now: Opened, row: Row, hidden: bool) -> None:
-    view, notes = _slice(now, row, hidden) if row.get("depth") else opened.view(now.directory, row)
+def draw(now: Opened, row: ScoreRow, hidden: bool) -> None:
+    view, notes = _slice(now, row, hidden) if row.is_volume else opened.view(now.directory, row)
     for note in notes if not hidden else ():
         st.text(note)
     if view is None:
@@ -82,7 +82,7 @@ def draw(now: Opened, row: Row, hidden: bool) -> None:
 
     def mark() -> None:
         height, width = view.size
-        st.session_state[f"region-{row['path']}"] = worklist.drawn(
+        st.session_state[f"region-{row.path}"] = worklist.drawn(
             st.session_state[key].selection, width, height
         )
 
@@ -104,28 +104,28 @@ def draw(now: Opened, row: Row, hidden: bool) -> None:
         _read_out(view, hidden)
 
 
-def ahead(now: Opened, row: Row, hidden: bool) -> None:
+def ahead(now: Opened, row: ScoreRow, hidden: bool) -> None:
     """Have the picture of a case ready, as it will look unless the reader chooses otherwise."""
     look, preset = st.session_state.get("look"), st.session_state.get("window", "auto")
-    if row.get("depth"):
+    if row.is_volume:
         return
     view, _ = opened.view(now.directory, row)
     if view is not None and look is not None and preset != BY_HAND:
         figures.case(view, replace(look, window=_preset(view, preset)), hidden=hidden)
 
 
-def _slice(now: Opened, row: Row, hidden: bool) -> tuple[display.View | None, tuple[str, ...]]:
+def _slice(now: Opened, row: ScoreRow, hidden: bool) -> tuple[display.View | None, tuple[str, ...]]:
     """The slice of a volume that the reader scrolled to, at first the one with the highest score."""
-    slices = now.scored.slices.get(row["path"], [])
+    slices = now.scored.slices.get(row.path, [])
     if not slices:
         return None, ("No image: the volume's slices were not recorded; score it again",)
-    plane = slices[0]["axis"]
+    plane = slices[0].axis
     volume = opened.volume(now.directory, row, plane)
     if volume.geometry is None:
         return None, volume.notes
     flipped = volume.geometry.flipped[0]
-    slices = sorted(slices, key=lambda each: -each["slice"] if flipped else each["slice"])
-    key, depth = f"slice-{row['path']}", len(slices)
+    slices = sorted(slices, key=lambda each: -each.slice if flipped else each.slice)
+    key, depth = f"slice-{row.path}", len(slices)
     first = (
         depth // 2 if hidden else slices.index(opened.highest(slices))
     )  # where it is highest would tell
@@ -133,7 +133,7 @@ def _slice(now: Opened, row: Row, hidden: bool) -> tuple[display.View | None, tu
     number = st.slider("Slice", 1, max(depth, 2), key=key, persist_state="session") - 1
     number = min(number, depth - 1)
     if not hidden:
-        chart = figures.profile(slices, number, row["threshold"] or float("nan"))
+        chart = figures.profile(slices, number, row.threshold or float("nan"))
         st.plotly_chart(
             chart, key="profile", alt="Score of each slice", config={"displayModeBar": False}
         )
@@ -142,7 +142,7 @@ def _slice(now: Opened, row: Row, hidden: bool) -> tuple[display.View | None, tu
     st.caption(
         f"{plane}, {place}; left {edges['left']}, right {edges['right']}, top {edges['top']} of the patient"
     )
-    reason = slices[number].get("unscored")
+    reason = slices[number].unscored
     notes = (f"This slice was not scored: {reason}.",) if reason else ()
     return display.slice_view(volume, number), (*volume.notes, *notes)
 

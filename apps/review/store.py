@@ -8,7 +8,7 @@ of its directory. `anodetect.record.reviews` describes the format.
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -48,6 +48,7 @@ from sqlalchemy.pool import NullPool
 from anodetect.errors import ConfigError, RunError
 from anodetect.record import reviews
 from anodetect.record.reviews import JUDGEMENTS, WITHDRAWN, Judgement, Review
+from anodetect.record.rows import ScoreRow
 
 PATIENCE = 15.0  # seconds to wait for another writer
 RETRY = 0.02  # seconds between two attempts
@@ -141,7 +142,7 @@ class Store:
 
     def add(
         self,
-        row: Mapping[str, Any],
+        row: ScoreRow,
         reviewer: str,
         verdict: Judgement,
         *,
@@ -166,12 +167,12 @@ class Store:
             region=region,
             blind=blind,
             withdraws=None,
-            path=row["path"],
-            image_sha256=row["sha256"] or "",
-            model_sha256=row["model_sha256"] or "",
-            score=_finite(row["score"]),
-            p_value=_finite(row["p_value"]),
-            threshold=_finite(row["threshold"]),
+            path=row.path,
+            image_sha256=row.sha256 or "",
+            model_sha256=row.model_sha256,
+            score=_finite(row.score),
+            p_value=_finite(row.p_value),
+            threshold=_finite(row.threshold),
             previous="",
         )
         return self._append(review)

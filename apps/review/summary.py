@@ -14,7 +14,7 @@ from .opened import Opened, problem, rate
 
 
 def draw(now: Opened) -> None:
-    flagged = {row["path"]: bool(row["flagged"]) for row in now.directory.rows}
+    flagged = {row.path: bool(row.flagged) for row in now.directory.rows}
     found = summary(flagged, now.judgements)
     st.subheader("Where the review stands")
     columns = st.columns(3)

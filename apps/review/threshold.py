@@ -28,7 +28,7 @@ def draw(now: Opened) -> None:
         key="far",
         persist_state="session",
     )
-    labelled = any(row["label"] is not None for row in rows)
+    labelled = any(row.label is not None for row in rows)
     sources: list[Literal["labels", "verdicts"]] = (
         ["labels", "verdicts"] if labelled else ["verdicts"]
     )

@@ -16,11 +16,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from anodetect.errors import DataError
-from anodetect.record.decisions import p_values
-from anodetect.record.directories import Row
 from anodetect.record.reviews import COLUMNS, WITHDRAWN, Review
+from anodetect.record.rows import OK, GroupRow, ScoreRow
 from anodetect.stats.agreement import Judgements, Rate, consensus, disagreement
 from anodetect.stats.calibration import Calibration
+from anodetect.stats.decision import TOLERANCE, p_values
 
 Order = Literal["p-value", "score", "disagreement", "nearness to threshold", "name"]
 ORDERS: tuple[Order, ...] = get_args(Order)
@@ -64,14 +64,14 @@ class Bench:
 
 
 def worklist(
-    rows: Sequence[Row],
+    rows: Sequence[ScoreRow],
     judgements: Judgements,
     *,
     order: Order,
     keep: Filter,
     reviewer: str,
     blind: bool = False,
-) -> list[Row]:
+) -> list[ScoreRow]:
     """The rows to go through, in order; ties, and images without a score, by their paths.
 
     A blind list gives nothing away: its order is that of a hash of the paths, the same for
@@ -82,25 +82,27 @@ def worklist(
         keep = Filter(keep.status, keep.groups, reviewed=keep.reviewed)
         return sorted(
             filtered(rows, judgements, keep, reviewer),
-            key=lambda row: sha256(row["path"].encode()).digest(),
+            key=lambda row: sha256(row.path.encode()).digest(),
         )
     return sorted(filtered(rows, judgements, keep, reviewer), key=_keys(judgements)[order])
 
 
-def filtered(rows: Iterable[Row], judgements: Judgements, keep: Filter, reviewer: str) -> list[Row]:
+def filtered(
+    rows: Iterable[ScoreRow], judgements: Judgements, keep: Filter, reviewer: str
+) -> list[ScoreRow]:
     """The rows that pass every part of the filter. `search` is looked for, in any case, in path,
     group and kind."""
     sought = keep.search.strip().casefold()
 
-    def passes(row: Row) -> bool:
-        judged = judgements.get(row["path"], {})
+    def passes(row: ScoreRow) -> bool:
+        judged = judgements.get(row.path, {})
         mine = reviewer in judged
         return (
-            (not keep.status or row["status"] in keep.status)
-            and (not keep.groups or row["group"] in keep.groups)
-            and (not keep.kinds or (row["kind"] or "") in keep.kinds)
+            (not keep.status or row.status in keep.status)
+            and (not keep.groups or row.group in keep.groups)
+            and (not keep.kinds or (row.kind or "") in keep.kinds)
             and (not keep.verdicts or (mine and judged[reviewer].verdict in keep.verdicts))
-            and (keep.flagged is None or bool(row["flagged"]) == keep.flagged)
+            and (keep.flagged is None or bool(row.flagged) == keep.flagged)
             and {
                 "all": True,
                 "not by me": not mine,
@@ -108,39 +110,40 @@ def filtered(rows: Iterable[Row], judgements: Judgements, keep: Filter, reviewer
                 "by others only": bool(judged) and not mine,
                 "by nobody": not judged,
             }[keep.reviewed]
-            and any(sought in (row[name] or "").casefold() for name in ("path", "group", "kind"))
+            and any(sought in (text or "").casefold() for text in (row.path, row.group, row.kind))
         )
 
     return [row for row in rows if passes(row)]
 
 
-def _keys(judgements: Judgements) -> dict[Order, Callable[[Row], tuple[Any, ...]]]:
+def _keys(judgements: Judgements) -> dict[Order, Callable[[ScoreRow], tuple[Any, ...]]]:
     """For each order what rows are sorted by; missing values come last."""
 
     def last(value: float | None) -> float:
         return math.inf if value is None or math.isnan(value) else value
 
-    def score(row: Row) -> float:
-        return last(None if row["score"] is None else -row["score"])
+    def score(row: ScoreRow) -> float:
+        return last(None if row.score is None else -row.score)
 
-    def nearness(row: Row) -> float:
-        known = row["score"] is not None and row["threshold"] is not None
-        return last(abs(row["score"] - row["threshold"]) if known else None)
+    def nearness(row: ScoreRow) -> float:
+        if row.score is None or row.threshold is None:
+            return last(None)
+        return last(abs(row.score - row.threshold))
 
     return {
         "p-value": lambda row: (
-            last(row["p_value"]),
+            last(row.p_value),
             score(row),
-            row["path"],
+            row.path,
         ),  # equal p-values are common: few ranks
-        "score": lambda row: (score(row), row["path"]),
+        "score": lambda row: (score(row), row.path),
         "disagreement": lambda row: (
-            -disagreement(judgements.get(row["path"], {})),
+            -disagreement(judgements.get(row.path, {})),
             score(row),
-            row["path"],
+            row.path,
         ),
-        "nearness to threshold": lambda row: (nearness(row), row["path"]),
-        "name": lambda row: (row["path"],),
+        "nearness to threshold": lambda row: (nearness(row), row.path),
+        "name": lambda row: (row.path,),
     }
 
 
@@ -246,27 +249,30 @@ class Group:
     `reviewer` judged."""
 
     name: str
-    rows: tuple[Row, ...]
+    rows: tuple[ScoreRow, ...]
     p_value: float | None
     flagged: bool
     judged: int
 
 
 def grouped(
-    rows: Sequence[Row], recorded: Mapping[str, Row], judgements: Judgements, reviewer: str
+    rows: Sequence[ScoreRow],
+    recorded: Mapping[str, GroupRow],
+    judgements: Judgements,
+    reviewer: str,
 ) -> list[Group]:
     """The rows by patient or lot, each group where its first row stands; `recorded`: the rows of
     groups.csv by name."""
-    members: dict[str, list[Row]] = {}
+    members: dict[str, list[ScoreRow]] = {}
     for row in rows:
-        members.setdefault(row["group"] or row["path"], []).append(row)
+        members.setdefault(row.group or row.path, []).append(row)
     return [
         Group(
             name=name,
             rows=tuple(group),
-            p_value=recorded[name]["p_value"] if name in recorded else None,
-            flagged=name in recorded and bool(recorded[name]["flagged"]),
-            judged=sum(reviewer in judgements.get(row["path"], {}) for row in group),
+            p_value=recorded[name].p_value if name in recorded else None,
+            flagged=name in recorded and bool(recorded[name].flagged),
+            judged=sum(reviewer in judgements.get(row.path, {}) for row in group),
         )
         for name, group in members.items()
     ]
@@ -276,23 +282,25 @@ def grouped(
 
 
 def truths(
-    rows: Sequence[Row], judgements: Judgements, source: Literal["labels", "verdicts"]
+    rows: Sequence[ScoreRow], judgements: Judgements, source: Literal["labels", "verdicts"]
 ) -> list[int | None]:
     """For each row 0 normal, 1 anomalous or None, from the labels known beforehand or from the
     verdicts so far."""
     if source == "labels":
-        return [row["label"] for row in rows]
-    return [consensus(judgements.get(row["path"], {})) for row in rows]
+        return [row.label for row in rows]
+    return [consensus(judgements.get(row.path, {})) for row in rows]
 
 
 def bench(
-    rows: Sequence[Row], truth: Sequence[int | None], calibration: Calibration, far: float
+    rows: Sequence[ScoreRow], truth: Sequence[int | None], calibration: Calibration, far: float
 ) -> Bench:
     """What would be flagged at the false-alarm rate `far`, 0 < far < 1, and how that fits the
     truth, where known."""
-    scored = [(row, known) for row, known in zip(rows, truth, strict=True) if row["status"] == "ok"]
-    flags: NDArray[np.bool_] = p_values([row for row, _ in scored], calibration, far) <= far + 1e-12
-    only_volumes = bool(scored) and all(row.get("depth") for row, _ in scored)
+    scored = [(row, known) for row, known in zip(rows, truth, strict=True) if row.status == OK]
+    scores = np.array([row.score for row, _ in scored], np.float64)
+    volumes = np.array([row.is_volume for row, _ in scored], bool)
+    flags = p_values(scores, volumes, calibration, far) <= far + TOLERANCE
+    only_volumes = bool(scored) and all(row.is_volume for row, _ in scored)
     counts = Counter(
         (known, bool(flag))
         for (_, known), flag in zip(scored, flags, strict=True)
@@ -313,14 +321,14 @@ def bench(
 
 
 def roc(
-    rows: Sequence[Row], truth: Sequence[int | None]
+    rows: Sequence[ScoreRow], truth: Sequence[int | None]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
     """False alarms and images found, rising, over all thresholds; None unless there are both kinds
     of image."""
     known = [
-        (row["score"], t)
+        (row.score, t)
         for row, t in zip(rows, truth, strict=True)
-        if row["status"] == "ok" and t is not None
+        if row.status == OK and t is not None
     ]
     positives = sum(t for _, t in known)
     if not 0 < positives < len(known):

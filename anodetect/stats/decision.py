@@ -1,0 +1,146 @@
+"""From scores to flags: p-values, q-values and thresholds of images and of groups. NumPy only."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anodetect.stats.calibration import Calibration, Doubles, benjamini_hochberg
+from anodetect.types import Bools
+
+TOLERANCE = 1e-12  # by which a p-value may exceed the rate: sums of weights are not exact
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How p-values become flags: at the false-alarm rate `rate`, or, `by_fdr`, at the
+    false-discovery rate `rate`."""
+
+    rate: float
+    by_fdr: bool = False
+
+    @classmethod
+    def of(cls, far: float | None, fdr: float | None) -> "Rule":
+        """Return the rule of the options `--far` and `--fdr`; the second one counts if both are
+        given."""
+        if fdr is not None:
+            return cls(fdr, by_fdr=True)
+        assert far is not None
+        return cls(far)
+
+    def flags(self, p_values: Doubles, q_values: Doubles) -> Bools:
+        """Return which of the p-values or q-values [n] are small enough."""
+        decisive = q_values if self.by_fdr else p_values
+        return np.asarray(decisive <= self.rate + TOLERANCE)
+
+
+@dataclass(frozen=True)
+class GroupDecisions:
+    """What was decided for m groups: `images` counts those of each, `scores` are the highest."""
+
+    images: NDArray[np.int32]
+    scores: Doubles
+    p_values: Doubles
+    q_values: Doubles
+    flags: Bools
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """What was decided for n images and volumes, and for their groups.
+
+    `thresholds` [n] holds the score above which each is flagged, `threshold` that of images.
+    """
+
+    p_values: Doubles
+    q_values: Doubles
+    flags: Bools
+    thresholds: Doubles
+    threshold: float
+    groups: GroupDecisions
+
+
+def decide(
+    scores: Doubles,
+    volumes: Bools,
+    groups: NDArray[np.integer],
+    n_groups: int,
+    calibration: Calibration,
+    rule: Rule,
+) -> Decisions:
+    """Decide over scores [n], of which some are those of `volumes` [n].
+
+    `groups` [n] holds the number of each one's group, 0 to `n_groups` − 1. A volume's score is the
+    highest of its slices', so it is compared with the same of each calibration group, and an
+    image's score with the calibration images. A group's score is its highest, compared with the
+    same again. q-values are Benjamini–Hochberg where every image is its own group, else
+    Benjamini–Yekutieli.
+    """
+    pooled_calibration = calibration.pooled()
+    p = p_values(scores, volumes, calibration, rule.rate)
+    q = benjamini_hochberg(p, dependent=n_groups < len(p))
+    flags = rule.flags(p, q)
+
+    if rule.by_fdr:
+        threshold = volume_threshold = float(max(scores[~flags], default=-np.inf))
+    else:
+        threshold = calibration.threshold(rule.rate)
+        volume_threshold = pooled_calibration.threshold(rule.rate)
+
+    highest = np.full(n_groups, -np.inf)
+    np.maximum.at(highest, groups, scores)
+    group_p = pooled_calibration.p_values(highest, rule.rate)
+    group_q = benjamini_hochberg(group_p)
+    of_groups = GroupDecisions(
+        images=np.bincount(groups, minlength=n_groups).astype(np.int32),
+        scores=highest,
+        p_values=group_p,
+        q_values=group_q,
+        flags=rule.flags(group_p, group_q),
+    )
+    thresholds = np.where(volumes, volume_threshold, threshold)
+    return Decisions(p, q, flags, thresholds, float(threshold), of_groups)
+
+
+def p_values(scores: Doubles, volumes: Bools, calibration: Calibration, rate: float) -> Doubles:
+    """Return p-values [n] of scores [n]: an image's among the calibration images, a volume's among
+    the pooled groups."""
+    of_volumes = calibration.pooled().p_values(scores, rate)
+    of_images = calibration.p_values(scores, rate)
+    return np.where(volumes, of_volumes, of_images)
+
+
+def decide_slices(scores: Doubles, calibration: Calibration, rule: Rule) -> tuple[Doubles, Bools]:
+    """Return p-values [n] and flags [n] of slices with these scores [n]; a slice counts as an
+    image."""
+    p = calibration.p_values(scores, rule.rate)
+    q = benjamini_hochberg(p, dependent=True) if rule.by_fdr else p
+    return p, rule.flags(p, q)
+
+
+def statement(calibration: Calibration, rule: Rule, images: int, groups: int) -> str:
+    """Return in one or two sentences what the rule promises of so many images in so many groups."""
+    if not rule.by_fdr or len(calibration.scores) == 0:
+        return calibration.statement(rule.rate)
+
+    alike, factor = "", 1.0
+    if groups != images:
+        alike = " (Benjamini–Yekutieli, as images of one group may resemble each other)"
+        factor = float((1 / np.arange(1, images + 1)).sum())
+
+    finest = calibration.finest_rate(rule.rate)
+    needed = int(np.ceil(finest * images * factor / rule.rate - 1e-9))
+    reach = f"none of {images} images can be flagged"
+    if needed <= images:
+        reach = f"at least {needed} of {images} images must reach it before any can be flagged"
+
+    optimistic = ""
+    if calibration.level(rule.rate) == "image":
+        optimistic = (
+            f" Optimistic: {calibration.n_groups} calibration groups are too few, so images are "
+            "taken as independent."
+        )
+    return (
+        f"Among flagged images at most {rule.rate:.2%} are expected to be normal{alike}. "
+        f"The smallest possible p-value is {finest:.4f}, so {reach}.{optimistic}"
+    )
