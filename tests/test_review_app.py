@@ -99,8 +99,8 @@ def test_five_cases_are_judged_reloaded_and_verified(opened, scores):
     ]
     assert {review.reviewer for review in kept} == {"Ada"}
     assert (
-        kept[0].threshold == by_p_value[0]["threshold"]
-        and kept[0].image_sha256 == by_p_value[0]["sha256"]
+        kept[0].threshold == by_p_value[0].threshold
+        and kept[0].image_sha256 == by_p_value[0].sha256
     )
     assert verification.verify(scores).intact
 
@@ -513,7 +513,7 @@ def test_the_thumbnail_of_a_volume_is_its_slice_with_the_highest_score(opened, s
     highest = max(slices, key=lambda each: each.score).slice
     assert shown() == highest
     app.toggle(key="blind").set_value(True).run()
-    assert shown() == slices[4]["slice"] != highest  # the highest would tell where to look
+    assert shown() == slices[4].slice != highest  # the highest would tell where to look
 
 
 def test_a_dicom_series_is_shown_as_the_volume_it_is(opened, volume_run, tmp_path, monkeypatch):
@@ -524,7 +524,7 @@ def test_a_dicom_series_is_shown_as_the_volume_it_is(opened, volume_run, tmp_pat
     anodetect.score(volume_run, [str(tmp_path / "in")], tmp_path / "out", far=0.2)
     directory = directories.read(tmp_path / "out")
     (row,) = directory.rows
-    plane = directories.read_slices(directory.path)[0]["axis"]
+    plane = directories.read_slices(directory.path)[0].axis
     case = display.load_volume(directory, row, plane)
     assert case.notes == () and case.heatmap.shape == case.slices.shape[1:]
     assert (case.geometry.to_source(case.slices[0]) == voxels).all()

@@ -673,11 +673,7 @@ def test_a_volume_is_compared_with_pooled_calibration_groups(run, scored):
     for row in directories.read(scored[1]).rows:
         expected = (1 + sum(peak >= row.score for peak in peaks)) / (len(peaks) + 1)
         assert row.p_value == pytest.approx(expected)
-    slices = [
-        row
-        for row in pq.read_table(scored[1] / "slices.parquet").to_pylist()
-        if row.score is not None
-    ]
+    slices = [row for row in directories.read_slices(scored[1]) if row.score is not None]
     assert [row.p_value for row in slices] == pytest.approx(
         calibration.p_values([r.score for r in slices], 0.2)
     )
@@ -886,7 +882,7 @@ def test_what_slices_are_like_is_learned_from_fit_and_tune_images_alone(middle):
     shares, brightness = [], []
     for row in runs.read_manifest(middle):
         if row["role"] in ("fit", "tune"):
-            scaled, inside = model.preprocess.apply(readers.read_image(folder / row.path))
+            scaled, inside = model.preprocess.apply(readers.read_image(folder / row["path"]))
             shares.append(inside.mean())
             brightness.append(np.median(scaled[0][inside]))
     for found, values in zip(model.preprocess.seen, (shares, brightness), strict=True):

@@ -96,8 +96,17 @@ def score(
     }
     facts = _facts(run, far, fdr) | asked | {"listed": listed}
     begun_with = asked | {key: facts[key] for key in ("model_sha256", "far", "fdr")}
-    where = (run_path.absolute(), run.model_sha256, out.absolute())
-    task = Task(*where, tuple(heatmaps), far, fdr, shard, device, keep_identifiers)
+    task = Task(
+        run=run_path.absolute(),
+        model_sha256=run.model_sha256,
+        out=out.absolute(),
+        heatmaps=tuple(heatmaps),
+        far=far,
+        fdr=fdr,
+        shard=shard,
+        device=device,
+        keep_identifiers=keep_identifiers,
+    )
     threshold = task.threshold(run.calibration)
     with Journal(out, begun_with, resume=resume) as journal:
         groups = {record.group for record in items}
