@@ -859,7 +859,7 @@ def test_links_in_the_mvtec_layout_lead_out_of_it_only_with_the_flag(
     found = scan(folder)
     assert {record.kind for record in found.records if record.split == "test"} == {"good", "defect"}
     assert sum(record.mask is None for record in found.records if record.label) == 1
-    assert {name for name, _ in found.problems} == {
+    assert {problem.name for problem in found.problems} == {
         "test/evil",
         mask.relative_to(folder).as_posix(),
     }

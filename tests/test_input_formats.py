@@ -224,8 +224,8 @@ def test_truncated_files_are_rows_with_a_reason(pca_run, tmp_path):
     result = anodetect.score(pca_run, [str(folder)], tmp_path / "s", far=0.2)
     assert result["failed"] == len(MAKERS) == len(formats.FORMATS)
     rows = directories.read(tmp_path / "s").rows
-    assert {row["status"] for row in rows} == {"failed"}
-    assert all(row["error"] for row in rows)
+    assert {row.status for row in rows} == {"failed"}
+    assert all(row.error for row in rows)
 
 
 @pytest.mark.parametrize("name", [n for n, f in formats.FORMATS.items() if f.content == "image"])
