@@ -24,7 +24,7 @@ from anodetect.detectors.anoddpm import REFERENCE, AnoDDPM, AnoDDPMConfig
 from anodetect.generative import denoiser
 from anodetect.model.settings import resolve
 from anodetect.nn.inference import autocast
-from anodetect.nn.training import Draw
+from anodetect.nn.training import TrainingBatch
 from anodetect.nn.unet import UNet
 from anodetect.types import Batch, TrainContext, image_seeds
 from benchmarks.timing import median_seconds
@@ -117,7 +117,9 @@ def training() -> dict[str, Any]:
         def step(made: AnoDDPM = made, net: Any = net, half: bool = name == "default") -> None:
             net.zero_grad()
             with mock.patch.object(denoiser, "autocast", autocast if half else no_autocast):
-                made._loss(net, Draw(x, generators, 0.0, np.arange(len(generators)))).backward()
+                made._loss(
+                    net, TrainingBatch(x, generators, 0.0, np.arange(len(generators)))
+                ).backward()
 
         rates[name] = IMAGES / median_seconds(step, 3)
     return {

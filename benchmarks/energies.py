@@ -24,7 +24,7 @@ from anodetect.detectors.ebm import EBM
 from anodetect.detectors.jem import JEM
 from anodetect.generative.chains import Chains
 from anodetect.nn.inference import autocast
-from anodetect.nn.training import Draw
+from anodetect.nn.training import TrainingBatch
 from anodetect.types import Batch, TrainContext, image_seeds
 from benchmarks.timing import median_seconds
 
@@ -62,7 +62,7 @@ def step_ratio(detector: JEM | EBM, batch: Batch) -> float:
 
     def step() -> None:
         generators = [torch.Generator().manual_seed(n) for n in range(len(x))]
-        draw = Draw(x, generators, 1.0, np.arange(len(x)))
+        draw = TrainingBatch(x, generators, 1.0, np.arange(len(x)))
         with mock.patch.object(
             module, "some_of", lambda draw: (list(range(len(draw.images))), draw, 1.0)
         ):

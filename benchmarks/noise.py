@@ -70,7 +70,7 @@ def share_of_training_step() -> float:
     """Drawing the noise of a batch, over a whole training step of the default AnoDDPM."""
     from anodetect.detectors.anoddpm import AnoDDPM
     from anodetect.generative import denoiser
-    from anodetect.nn.training import Draw
+    from anodetect.nn.training import TrainingBatch
 
     config = AnoDDPM.Config()
     size, batch = AnoDDPM.defaults["pixels"]["representation"]["size"], config.training.batch
@@ -81,7 +81,7 @@ def share_of_training_step() -> float:
 
     def step() -> None:
         net.zero_grad()
-        draw = Draw(images, generators, 0.0, np.arange(len(generators)))
+        draw = TrainingBatch(images, generators, 0.0, np.arange(len(generators)))
         denoiser.denoising_loss(net, draw, config, source).backward()
 
     return median_seconds(lambda: source(generators, 1)) / median_seconds(step)

@@ -25,7 +25,7 @@ from anodetect.generative.chains import (
     contrastive_divergence,
 )
 from anodetect.nn.local import LocalNet, receptive_field
-from anodetect.nn.training import Draw, Trained
+from anodetect.nn.training import Trained, TrainingBatch
 from anodetect.output import report
 from anodetect.record import runs
 from anodetect.types import Batch, TrainContext
@@ -322,7 +322,9 @@ def test_ebms_contrast_lowers_normal_images_energy_below_that_of_chains_ends():
         return (ebm.local_energy(net, normal, t) - ebm.local_energy(net, ends, t)).mean().item()
 
     def contrast():
-        return detector._contrast(net, Draw(images, generators(16), 1.0, np.arange(16)), runner)[0]
+        return detector._contrast(
+            net, TrainingBatch(images, generators(16), 1.0, np.arange(16)), runner
+        )[0]
 
     detector.noise = ebm.denoiser.noise_source(detector.config, 8)
     with mock.patch.object(
@@ -470,7 +472,7 @@ def test_jems_contrast_lowers_normal_images_energy_below_that_of_chains_ends():
 
     def contrast():
         return detector._loss(
-            net, Draw(images, generators(16), 1.0, np.arange(16)), normal, runner
+            net, TrainingBatch(images, generators(16), 1.0, np.arange(16)), normal, runner
         ).total
 
     with mock.patch.object(

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from anodetect.nn.augment import Augment, augmented
-from anodetect.nn.mlp import TIME_CHANNELS, LocationMLP, waves
+from anodetect.nn.mlp import TIME_CHANNELS, LocationMLP, timestep_embedding
 
 
 def generators(*seeds):
@@ -76,4 +76,4 @@ def test_steps_are_embedded_as_monai_does():
     from monai.networks.nets.diffusion_model_unet import get_timestep_embedding
 
     steps = torch.tensor([1, 20, 350, 999])
-    assert torch.equal(waves(steps), get_timestep_embedding(steps, TIME_CHANNELS))
+    assert torch.equal(timestep_embedding(steps), get_timestep_embedding(steps, TIME_CHANNELS))

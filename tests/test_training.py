@@ -13,8 +13,10 @@ import torch
 from torch import nn
 
 from anodetect.errors import AnodetectError, ConfigError, Interrupted
-from anodetect.nn import training
-from anodetect.nn.training import Draw, Losses, Training, Watch, optimize
+from anodetect.nn import divergence, training
+from anodetect.nn.divergence import DivergenceMonitor
+from anodetect.nn.processes import Processes
+from anodetect.nn.training import Losses, Training, TrainingBatch, optimize
 from anodetect.types import TrainContext
 
 IMAGES = np.random.default_rng(0).normal(size=(32, 1, 4, 4)).astype(np.float32)
@@ -48,7 +50,7 @@ def loss(model, draw):
 def error(model):
     generators = [torch.Generator().manual_seed(n) for n in range(len(IMAGES))]
     return loss(
-        model, Draw(torch.from_numpy(IMAGES), generators, 0.0, np.arange(len(generators)))
+        model, TrainingBatch(torch.from_numpy(IMAGES), generators, 0.0, np.arange(len(generators)))
     ).item()
 
 
@@ -172,7 +174,7 @@ def test_what_a_loss_reports_is_logged_and_what_it_watches_tells_divergence(tmp_
 
     def reporting(model, draw):
         value = loss(model, draw)
-        return Losses(value - 5, value, {"energy_gap": draw.done})
+        return Losses(value - 5, value, {"energy_gap": draw.progress})
 
     context = TrainContext(seed=1, device="cpu", workdir=tmp_path, log=records.append)
     trained = optimize(net(), reporting, IMAGES, Training(steps=20), context, device=CPU)
@@ -182,7 +184,7 @@ def test_what_a_loss_reports_is_logged_and_what_it_watches_tells_divergence(tmp_
 
 
 def test_an_interrupted_diverging_run_still_ends_with_an_earlier_step(tmp_path):
-    """The watch is resumed too: what it saw rising before an interruption it still sees rising
+    """The monitor is resumed too: what it saw rising before an interruption it still sees rising
     after it."""
     calls = []
 
@@ -235,7 +237,10 @@ def test_a_run_interrupted_while_its_loss_is_up_still_has_its_good_weights(tmp_p
 
 
 def test_a_run_without_good_weights_is_not_resumed_again(tmp_path):
-    config, rising = Training(steps=400, batch=training.WATCHED), rising_after(calm=5, stop=10)
+    config, rising = (
+        Training(steps=400, batch=divergence.SMOOTHED_IMAGES),
+        rising_after(calm=5, stop=10),
+    )
     context = TrainContext(seed=1, device="cpu", workdir=tmp_path)
     with pytest.raises(Interrupted, match="step 10"):
         optimize(net(), rising, IMAGES, config, context, device=CPU)
@@ -248,11 +253,11 @@ def test_a_noisy_but_stationary_loss_is_not_taken_for_divergence():
     """Images alone in their batch, with losses over two decades, as the error of a noise level
     drawn at random."""
     rng = np.random.default_rng(0)
-    watch = Watch(batch=1)
-    assert not any(watch.diverged(float(10 ** rng.uniform(-2, 0)), 1.0) for _ in range(20_000))
+    monitor = DivergenceMonitor(batch=1)
+    assert not any(monitor.diverged(float(10 ** rng.uniform(-2, 0)), 1.0) for _ in range(20_000))
     for _ in range(20):
-        watch.forget()
-        assert not any(watch.diverged(float(10 ** rng.uniform(-2, 0)), 1.0) for _ in range(200))
+        monitor.reset()
+        assert not any(monitor.diverged(float(10 ** rng.uniform(-2, 0)), 1.0) for _ in range(200))
 
 
 def test_a_budget_too_small_for_one_step_is_an_error(tmp_path):
@@ -269,7 +274,7 @@ def test_a_budget_too_small_for_one_step_is_an_error(tmp_path):
 
 
 def test_a_batch_that_processes_cannot_share_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "join_processes", lambda device: (0, 3))
+    monkeypatch.setattr(training, "join_processes", lambda device: Processes(0, 3))
     with pytest.raises(ConfigError, match="16 images cannot be shared evenly by 3"):
         run(tmp_path, steps=5)
 
@@ -282,7 +287,8 @@ sys.path.insert(0, sys.argv[1])
 import test_training as t
 records = []
 context = t.TrainContext(seed=1, device="cpu", workdir=Path(sys.argv[2]), log=records.append)
-trained = t.optimize(t.net(), t.loss, t.IMAGES, t.Training(steps=40, batch=8), context, device=t.CPU)
+config = t.Training(steps=40, batch=8)
+trained = t.optimize(t.net(), t.loss, t.IMAGES, config, context, device=t.CPU)
 rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
 answer = {"losses": [record["loss"] for record in records], "weights": t.weights(trained).tolist()}
 Path(sys.argv[2], f"{rank}.json").write_text(json.dumps(answer))

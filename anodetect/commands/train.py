@@ -23,13 +23,13 @@ from anodetect.data import cards, readers, split
 from anodetect.data.scan import Record
 from anodetect.detectors import DETECTORS
 from anodetect.errors import ConfigError, DataError
+from anodetect.imaging.batch_files import BatchWriter
 from anodetect.imaging.preprocess import Preprocess, PreprocessConfig
 from anodetect.imaging.representations import FEATURE_MULTIPLE, features_installed
 from anodetect.model.loading import BATCH, LOOK_AHEAD, Loaded, ahead, load
 from anodetect.model.model import Model
 from anodetect.model.scoring import Scored, score_records
 from anodetect.model.settings import resolve
-from anodetect.nn.batching import mapped
 from anodetect.record import environment, runs
 from anodetect.types import Batch, Floats, Reporter, Silent, TrainContext
 
@@ -243,8 +243,8 @@ def _encode_all(
     numbers = []
     tile = math.prod(model.tiling.sides)
     count = max(1, min(TILES, TILE_PIXELS // tile) // len(items)) if tile else 1
-    images = inside = None
-    rng, place = np.random.default_rng(seed), 0
+    rng = np.random.default_rng(seed)
+    writer = BatchWriter(stem, len(items) * count)
     for loaded in ahead(
         partial(load, preprocess=model.preprocess, encode=model.encode),
         items,
@@ -256,15 +256,9 @@ def _encode_all(
         if encoded is None:
             raise DataError(f"{loaded.record.id}: {loaded.error}")
         for image, foreground in model.crops(encoded, count, rng):
-            if images is None or inside is None:
-                images, inside = mapped(stem, len(items) * count, image, foreground)
-            images[place], inside[place] = image, foreground
+            writer.append(image, foreground)
             numbers.append(kinds.index(loaded.record.kind) if loaded.record.kind in kinds else -1)
-            place += 1
-    assert images is not None and inside is not None
-    return Batch(
-        images[:place], inside[:place], np.array(numbers, np.int64) if len(kinds) > 1 else None
-    )
+    return writer.batch(np.array(numbers, np.int64) if len(kinds) > 1 else None)
 
 
 def _fit(

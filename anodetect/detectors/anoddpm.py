@@ -39,9 +39,10 @@ from anodetect.generative.prior import GaussianPrior
 from anodetect.imaging.standardise import MICRO_BATCH, MapStandardizer, StandardizerConfig
 from anodetect.nn.augment import Augment
 from anodetect.nn.batching import in_micro_batches
-from anodetect.nn.filters import blur
+from anodetect.nn.filters import gaussian_blur
 from anodetect.nn.inference import autocast, pick_device
-from anodetect.nn.training import Draw, Training, optimize, tensors_below
+from anodetect.nn.state import tensors_under
+from anodetect.nn.training import Training, TrainingBatch, optimize
 from anodetect.types import Batch, Floats, Scores, Seeds, State, TrainContext
 
 PRIOR_NOISE_FIELDS = 256
@@ -171,7 +172,7 @@ class AnoDDPM:
         begun = time.monotonic()
         out = self.denoiser(x, self._at(x, self.config.lambdas[0]))
         for scale in self.config.scales:
-            blur(x - out, scale * x.shape[-1])
+            gaussian_blur(x - out, scale * x.shape[-1])
         float(out.sum())  # waits for devices that work on their own
         return time.monotonic() - begun
 
@@ -183,7 +184,7 @@ class AnoDDPM:
             fit.images, tune.images, fields, components=self.config.components, seed=context.seed
         )
 
-    def _loss(self, net: nn.Module, draw: Draw) -> Tensor:
+    def _loss(self, net: nn.Module, draw: TrainingBatch) -> Tensor:
         assert isinstance(net, Denoiser)
         return denoiser.denoising_loss(net, draw, self.config, self.noise)
 
@@ -220,7 +221,9 @@ class AnoDDPM:
 
     def _compare(self, difference: Tensor) -> list[Tensor]:
         """The size of x − x̂ [N, C, H, W] at each scale, [N, H, W]."""
-        smooth = [blur(difference, scale * difference.shape[-1]) for scale in self.config.scales]
+        smooth = [
+            gaussian_blur(difference, scale * difference.shape[-1]) for scale in self.config.scales
+        ]
         return [
             (s.abs() if self.config.residual == "absolute" else s.square()).mean(1) for s in smooth
         ]
@@ -279,7 +282,7 @@ class AnoDDPM:
         self.device, self.channels = pick_device(device), int(state["channels"][0])
         self.noise = denoiser.noise_source(self.config, int(state["size"][0]))
         self.denoiser = denoiser.from_state(state, self.config, self.channels, self.device)
-        if prior := tensors_below(state, "prior."):
+        if prior := tensors_under(state, "prior."):
             self.prior = GaussianPrior(*prior["basis"].shape)
             self.prior.load_state_dict(prior)
             self.prior.to(self.device)

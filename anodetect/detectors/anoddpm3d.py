@@ -32,7 +32,7 @@ from anodetect.imaging.standardise import levels, quiet_limits, quiet_raised
 from anodetect.nn.augment import Augment
 from anodetect.nn.batching import in_micro_batches
 from anodetect.nn.inference import autocast, pick_device
-from anodetect.nn.training import Draw, Training, optimize
+from anodetect.nn.training import Training, TrainingBatch, optimize
 from anodetect.nn.unet import VolumeUNet, Widths, check_patch
 from anodetect.types import Batch, Bools, Floats, Scores, Seeds, State, TrainContext
 
@@ -115,7 +115,7 @@ class AnoDDPM3D:
         rows = np.linspace(0, len(tune) - 1, min(len(tune), most * MICRO_BATCH)).astype(np.int64)
         return tune[rows], 1.0 + 1.5 * seconds * most
 
-    def _loss(self, net: nn.Module, draw: Draw) -> Tensor:
+    def _loss(self, net: nn.Module, draw: TrainingBatch) -> Tensor:
         assert isinstance(net, Denoiser)
         x0 = draw.images
         _, channels, depth, height, width = x0.shape

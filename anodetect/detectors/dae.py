@@ -22,7 +22,7 @@ from anodetect.generative.noise import NoiseSource
 from anodetect.imaging.heatmaps import finish
 from anodetect.nn.batching import in_micro_batches
 from anodetect.nn.inference import autocast, pick_device
-from anodetect.nn.training import Draw, Training, optimize
+from anodetect.nn.training import Training, TrainingBatch, optimize
 from anodetect.nn.unet import UNet, Widths, check_size
 from anodetect.types import Batch, Floats, Scores, Seeds, State, TrainContext
 
@@ -57,7 +57,7 @@ class DAE:
         self.device = pick_device(context.device)
         source = NoiseSource("coarse", size, cell=max(1, size // NOISE_GRID))
 
-        def loss(net: nn.Module, draw: Draw) -> Tensor:
+        def loss(net: nn.Module, draw: TrainingBatch) -> Tensor:
             x = draw.images
             noise = source(draw.generators, channels).to(x.device)
             with autocast(x.device):

@@ -43,9 +43,9 @@ from anodetect.generative.langevin import Energy
 from anodetect.generative.noise import NoiseSource, generator
 from anodetect.imaging.standardise import MICRO_BATCH, MapStandardizer, StandardizerConfig
 from anodetect.nn.batching import in_micro_batches
-from anodetect.nn.filters import blur
+from anodetect.nn.filters import gaussian_blur
 from anodetect.nn.inference import autocast, pick_device
-from anodetect.nn.training import Draw, Losses, Training, optimize
+from anodetect.nn.training import Losses, Training, TrainingBatch, optimize
 from anodetect.types import Batch, Floats, Scores, Seeds, State, TrainContext
 
 INVERSION_RATE = 0.2  # of a level's noise, the step of the search for z
@@ -107,7 +107,7 @@ class EBM:
             tune, context, self._seconds_of(tune[:MICRO_BATCH])
         )
 
-        def loss(net: nn.Module, draw: Draw) -> Losses:
+        def loss(net: nn.Module, draw: TrainingBatch) -> Losses:
             assert isinstance(net, Denoiser)
             return self._loss(net, draw, chains)
 
@@ -137,10 +137,10 @@ class EBM:
 
     # -- Training ---------------------------------------------------------------------------------------
 
-    def _loss(self, net: Denoiser, draw: Draw, chains: Chains) -> Losses:
+    def _loss(self, net: Denoiser, draw: TrainingBatch, chains: Chains) -> Losses:
         config = self.config
         denoising = denoiser.denoising_loss(net, draw, config, self.noise)
-        if draw.done < config.pretraining or config.contrast == 0:
+        if draw.progress < config.pretraining or config.contrast == 0:
             return Losses(denoising, denoising)
         places, part, weight = some_of(draw)
         if not places:
@@ -151,7 +151,7 @@ class EBM:
         return Losses(total, denoising.detach() + beyond(facts), facts)
 
     def _contrast(
-        self, net: Denoiser, draw: Draw, chains: Chains
+        self, net: Denoiser, draw: TrainingBatch, chains: Chains
     ) -> tuple[Tensor, dict[str, float]]:
         """Contrastive divergence at random levels."""
         config = self.config
@@ -215,7 +215,8 @@ class EBM:
             t = torch.full((len(x),), level, device=x.device)
             made = compare(x, t, [generator(int(seed)) for seed in seeds]).float()
             maps += [
-                blur(x - made, scale * x.shape[-1]).square().mean(1) for scale in self.config.scales
+                gaussian_blur(x - made, scale * x.shape[-1]).square().mean(1)
+                for scale in self.config.scales
             ]
         return torch.stack(maps, 1).cpu().numpy(), made.cpu().numpy()
 

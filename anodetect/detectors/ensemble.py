@@ -25,10 +25,11 @@ import numpy as np
 from pydantic import Field
 
 from anodetect.config import Config
+from anodetect.imaging.batch_files import BatchWriter
 from anodetect.imaging.resize import resize
 from anodetect.imaging.standardise import LEAST_SPREAD, MAX_TUNE, MICRO_BATCH, TINY
-from anodetect.nn.batching import mapped
-from anodetect.nn.training import below, checkpoint_of
+from anodetect.nn.state import arrays_under
+from anodetect.nn.training import checkpoint_path
 from anodetect.record import checkpoint
 from anodetect.types import Batch, Bools, Expert, Floats, Scores, Seeds, State, TrainContext
 
@@ -81,7 +82,7 @@ class Ensemble:
                 share = None if left is None else (1 - RESERVE) * left / (len(files) - number)
                 facts = self._fit_member(number, fit, tune, replace(context, budget=share))
                 checkpoint.write(file, self._member_state(number), facts)
-                checkpoint_of(context).unlink(missing_ok=True)
+                checkpoint_path(context).unlink(missing_ok=True)
             ended.append(facts)
         for file in files:
             file.unlink()
@@ -176,7 +177,7 @@ class Ensemble:
 
     def load_state(self, state: State, *, device: str) -> None:
         for number in range(len(self.experts)):
-            self._load_member(number, below(state, f"{number}."), device)
+            self._load_member(number, arrays_under(state, f"{number}."), device)
 
     def _member_state(self, number: int) -> State:
         expert = self.experts[number]
@@ -189,21 +190,17 @@ class Ensemble:
 
     def _load_member(self, number: int, arrays: State, device: str) -> None:
         expert = self.experts[number]
-        expert.representation.load_state(below(arrays, "seen."))
-        expert.detector.load_state(below(arrays, "detector."), device=device)
+        expert.representation.load_state(arrays_under(arrays, "seen."))
+        expert.detector.load_state(arrays_under(arrays, "detector."), device=device)
         self.normal[number] = arrays["normal"]
 
 
 def encoded(expert: Expert, batch: Batch, stem: Path) -> Batch:
-    """All images as a member sees them, in files that are mapped into memory."""
-    images = inside = None
+    """Write all images as a member sees them to files; return them as a batch of memory maps."""
+    writer = BatchWriter(stem, len(batch))
     for row in range(len(batch)):
-        image, foreground = expert.encode(batch.images[row], batch.foreground[row])
-        if images is None or inside is None:
-            images, inside = mapped(stem, len(batch), image, foreground)
-        images[row], inside[row] = image, foreground
-    assert images is not None and inside is not None
-    return Batch(images, inside, batch.kinds)
+        writer.append(*expert.encode(batch.images[row], batch.foreground[row]))
+    return writer.batch(batch.kinds)
 
 
 def within(heatmap: Floats, inside: Bools, side: int) -> tuple[Floats, Bools]:

@@ -45,7 +45,8 @@ from anodetect.imaging.standardise import MICRO_BATCH, MapStandardizer, Standard
 from anodetect.nn.batching import in_micro_batches
 from anodetect.nn.inference import autocast, pick_device
 from anodetect.nn.local import LocalNet, receptive_field
-from anodetect.nn.training import Draw, Losses, Training, checkpoint_of, optimize, tensors_below
+from anodetect.nn.state import tensors_under
+from anodetect.nn.training import Losses, Training, TrainingBatch, checkpoint_path, optimize
 from anodetect.record import checkpoint
 from anodetect.types import Batch, Floats, Scores, Seeds, State, TrainContext
 
@@ -108,7 +109,7 @@ class JEM:
         self._maps(tune[:MICRO_BATCH])
         tune, reserve = self.standard.affordable(tune, context, time.monotonic() - scored)
 
-        def loss(net: nn.Module, draw: Draw) -> Losses:
+        def loss(net: nn.Module, draw: TrainingBatch) -> Losses:
             return self._loss(net, draw, fit, chains)
 
         trained = optimize(
@@ -158,7 +159,7 @@ class JEM:
             return wanted
         if fit.kinds is not None:
             return "kind"
-        begun = checkpoint_of(context)
+        begun = checkpoint_path(context)
         if (
             context.resume and begun.exists()
         ):  # the weights there are for these labels, and another trial may differ
@@ -195,7 +196,7 @@ class JEM:
         count = classes(labels, fit)
         net = self._build(fit.images.shape[1], count)
 
-        def loss(net: nn.Module, draw: Draw) -> Tensor:
+        def loss(net: nn.Module, draw: TrainingBatch) -> Tensor:
             x, y = label(labels, draw.images, draw.generators, fit, draw.rows, self.config.stem)
             with autocast(x.device):
                 return F.cross_entropy(net(x).float(), y)
@@ -232,7 +233,7 @@ class JEM:
 
     # -- Training ---------------------------------------------------------------------------------------
 
-    def _loss(self, net: nn.Module, draw: Draw, fit: Batch, chains: Chains) -> Losses:
+    def _loss(self, net: nn.Module, draw: TrainingBatch, fit: Batch, chains: Chains) -> Losses:
         config, generators = self.config, draw.generators
         clean, y = label(self.labels, draw.images, generators, fit, draw.rows, config.stem)
         x = clean + config.data_noise * langevin.normal(clean, generators)
@@ -242,7 +243,7 @@ class JEM:
         # 1 is chance. A label learned to perfection must not make every hiccup look like a
         # divergence.
         known = SURE + told.detach() / math.log(logits.shape[1])
-        if draw.done < config.pretraining or config.weight == 0:
+        if draw.progress < config.pretraining or config.weight == 0:
             return Losses(told, known)
         if config.objective == "contrastive":
             return Losses(
@@ -330,7 +331,7 @@ class JEM:
 
     def load_state(self, state: State, *, device: str) -> None:
         self.device = pick_device(device)
-        weights = tensors_below(state, "net.")
+        weights = tensors_under(state, "net.")
         channels = weights["first.weight"].shape[1] // self.config.stem**2
         self.net = self._build(channels, len(weights["last.weight"]))
         self.net.load_state_dict(weights)

@@ -24,7 +24,7 @@ from anodetect.config import Config
 from anodetect.errors import DataError
 from anodetect.generative import langevin
 from anodetect.generative.langevin import Energy
-from anodetect.nn.training import Draw
+from anodetect.nn.training import TrainingBatch
 from anodetect.types import Floats
 
 BUFFER_BYTES = 2**28
@@ -162,7 +162,7 @@ def sample_deviation(mean: Tensor, deviation: Tensor) -> Tensor:
     ).sqrt()
 
 
-def some_of(draw: Draw) -> tuple[list[int], Draw, float]:
+def some_of(draw: TrainingBatch) -> tuple[list[int], TrainingBatch, float]:
     """The images of a batch that get a chain, each with the chance CHAINED by its own generator:
     their places, a draw of them alone, and the weight of their mean, 1 on average."""
     places = [

@@ -15,7 +15,8 @@ from anodetect.generative.noise import NoiseSource, regions
 from anodetect.nn.augment import Augment
 from anodetect.nn.inference import autocast
 from anodetect.nn.mlp import LocationMLP
-from anodetect.nn.training import Draw, Training, tensors_below
+from anodetect.nn.state import tensors_under
+from anodetect.nn.training import Training, TrainingBatch
 from anodetect.nn.unet import UNet, Widths, check_size
 from anodetect.types import State
 
@@ -124,7 +125,7 @@ def build(config: DenoiserConfig, channels: int, device: torch.device) -> Denois
 
 
 def disturbed(
-    draw: Draw, config: NoiseConfig, source: NoiseSource, crop: int = 0
+    draw: TrainingBatch, config: NoiseConfig, source: NoiseSource, crop: int = 0
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Images, or windows of them of side `crop`, noise to put on, and t uniform in 1 … trained_to."""
     x0, generators = draw.images, draw.generators
@@ -141,7 +142,7 @@ def disturbed(
 
 
 def denoising_loss(
-    net: Denoiser, draw: Draw, config: DenoiserConfig, source: NoiseSource
+    net: Denoiser, draw: TrainingBatch, config: DenoiserConfig, source: NoiseSource
 ) -> Tensor:
     """Mean square error of x̂_0 in units of the network's output."""
     return restoration_error(net, *disturbed(draw, config, source, config.crop))
@@ -184,5 +185,5 @@ def from_state(
 
 def restore(net: Denoiser, state: State) -> Denoiser:
     """The weights of `to_tensors` into a network built alike."""
-    net.load_state_dict(tensors_below(state, "denoiser."))
+    net.load_state_dict(tensors_under(state, "denoiser."))
     return net.eval().requires_grad_(False)

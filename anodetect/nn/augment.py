@@ -1,5 +1,4 @@
-"""Random small changes of training images: where there are few, a network would learn them by
-heart."""
+"""Random small changes of training images: where there are few, a network would memorise them."""
 
 import math
 from collections.abc import Sequence
@@ -13,34 +12,53 @@ from anodetect.config import Config
 
 
 class Augment(Config):
-    """Each image is turned by up to `rotation` degrees, enlarged or shrunk by up to a share
-    `scale`, moved by up to a share `shift` of half its side, all uniform, and mirrored left to
-    right with probability `flip`."""
+    """How far an image is changed at random: uniformly up to the limits, by default not at all."""
 
-    rotation: float = Field(default=0.0, ge=0, le=180)
-    scale: float = Field(default=0.0, ge=0, le=0.5)
-    shift: float = Field(default=0.0, ge=0, le=0.5)
-    flip: float = Field(default=0.0, ge=0, le=1)
+    rotation: float = Field(
+        default=0.0, ge=0, le=180, description="Largest rotation, in degrees, in both directions."
+    )
+    scale: float = Field(
+        default=0.0,
+        ge=0,
+        le=0.5,
+        description="Largest change of size: 0.1 is from 1 / 1.1 to 1.1 times the size.",
+    )
+    shift: float = Field(
+        default=0.0,
+        ge=0,
+        le=0.5,
+        description="Largest shift along each axis, as a share of half the image's side.",
+    )
+    flip: float = Field(
+        default=0.0, ge=0, le=1, description="Probability of mirroring left to right."
+    )
 
 
 def augmented(images: Tensor, generators: Sequence[torch.Generator], config: Augment) -> Tensor:
-    """[N, C, H, W], each image changed by draws from its own generator; what comes in at the edges
-    is mirrored. Of [N, C, D, H, W] all slices are changed alike, in their plane."""
+    """Return changed copies of images [N, C, H, W], each by draws from its own generator.
+
+    What enters at the edges is mirrored. All slices of a volume [N, C, D, H, W] are changed alike,
+    in their plane.
+    """
     if config == Augment():
         return images
-    matrices = torch.stack([_matrix(rng, config) for rng in generators]).to(images.device)
+
+    matrices = torch.stack([_random_matrix(rng, config) for rng in generators]).to(images.device)
     planes = images.flatten(1, -3)
     grid = F.affine_grid(matrices, list(planes.shape), align_corners=False)
     changed = F.grid_sample(planes, grid, padding_mode="reflection", align_corners=False)
     return changed.reshape(images.shape)
 
 
-def _matrix(rng: torch.Generator, config: Augment) -> Tensor:
-    """From places in the changed image to places in the original, [2, 3], both in [-1, 1]."""
+def _random_matrix(rng: torch.Generator, config: Augment) -> Tensor:
+    """Return an affine matrix [2, 3] from places in the changed image to places in the original.
+
+    Both are in [-1, 1].
+    """
     turn, grow, right, down, mirror = (2 * torch.rand(5, generator=rng) - 1).tolist()
     angle, size = math.radians(config.rotation * turn), (1 + config.scale) ** grow
-    side = -1.0 if (mirror + 1) / 2 < config.flip else 1.0
     cosine, sine = size * math.cos(angle), size * math.sin(angle)
+    side = -1.0 if (mirror + 1) / 2 < config.flip else 1.0
     return torch.tensor([
         [side * cosine, -sine, config.shift * right],
         [side * sine, cosine, config.shift * down],

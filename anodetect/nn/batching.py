@@ -1,36 +1,24 @@
-"""Batches: one fixed size for scoring, and files of those that are too large for memory."""
+"""Batches of one fixed size, in which images are scored."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from anodetect.types import Bools, Floats
-
-Arrays = tuple[NDArray[np.generic], ...]
+from anodetect.types import Floats
 
 
 def in_micro_batches(
-    function: Callable[..., Arrays], *arrays: NDArray[np.generic], size: int
-) -> Arrays:
-    """Apply `function` to `size` rows of all arrays at a time, the last part padded by repetition,
-    so that an image's result does not depend on its company."""
+    function: Callable[..., tuple[Floats, ...]], *arrays: NDArray[np.generic], size: int
+) -> tuple[Floats, ...]:
+    """Apply `function` to `size` rows of all arrays at a time; return its results, joined by rows.
+
+    The last batch is filled up with copies of its last row, so that `function` always gets `size`
+    rows and the result of a row does not depend on how many others there are.
+    """
     count = len(arrays[0])
-    parts = []
+    results = []
     for start in range(0, count, size):
         rows = np.minimum(np.arange(start, start + size), count - 1)
-        kept = min(size, count - start)
-        parts.append([out[:kept] for out in function(*(array[rows] for array in arrays))])
-    return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
-
-
-def mapped(stem: Path, count: int, image: Floats, foreground: Bools) -> tuple[Floats, Bools]:
-    """Arrays for `count` images and foregrounds like these, in new files that are mapped into
-    memory."""
-    kinds = (("images", np.float32, image), ("inside", np.bool_, foreground))
-    images, inside = (
-        np.lib.format.open_memmap(f"{stem}-{name}.npy", "w+", kind, (count, *like.shape))
-        for name, kind, like in kinds
-    )
-    return images, inside
+        results.append(function(*[array[rows] for array in arrays]))
+    return tuple(np.concatenate(parts)[:count] for parts in zip(*results, strict=True))

@@ -7,8 +7,10 @@ from torch import nn
 
 
 class EMA:
-    """Keeps `average`, a copy of a network whose weights follow it with decay min(limit, (1 + n) /
-    (10 + n))."""
+    """Keeps `average`, a copy of a network whose weights follow the network's.
+
+    The decay at step n is min(limit, (1 + n) / (10 + n)). Buffers are copied as they are.
+    """
 
     def __init__(self, net: nn.Module, limit: float = 0.999) -> None:
         self.average = copy.deepcopy(net).requires_grad_(False).eval()
@@ -16,8 +18,10 @@ class EMA:
 
     @torch.no_grad()
     def update(self, net: nn.Module, step: int) -> None:
+        """Move the averaged weights towards those of `net`, as of this step."""
         decay = min(self.limit, (1 + step) / (10 + step))
-        ours, theirs = ([p.detach() for p in each.parameters()] for each in (self.average, net))
-        torch._foreach_lerp_(ours, theirs, 1 - decay)
-        for mine, other in zip(self.average.buffers(), net.buffers(), strict=True):
-            mine.copy_(other)
+        averaged = [p.detach() for p in self.average.parameters()]
+        current = [p.detach() for p in net.parameters()]
+        torch._foreach_lerp_(averaged, current, 1 - decay)
+        for kept, buffer in zip(self.average.buffers(), net.buffers(), strict=True):
+            kept.copy_(buffer)

@@ -2,38 +2,49 @@
 
 import os
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from anodetect.errors import ConfigError
+from anodetect.types import Floats
 
 
 def pick_device(name: str) -> torch.device:
-    """ "auto" is the first of CUDA, MPS and CPU that is there; ConfigError if a named device is not.
+    """Return the device of this name, for "auto" the first of CUDA, MPS and CPU that is present.
 
-    Under `torchrun` "cuda" is the process's own device.
+    Under `torchrun` "cuda" is the process's own device. Raise ConfigError if a device is not
+    available.
     """
     if name == "auto":
-        name = (
-            "cuda"
-            if torch.cuda.is_available()
-            else "mps"
-            if torch.backends.mps.is_available()
-            else "cpu"
-        )
+        name = _first_available()
     if name == "cuda" and "LOCAL_RANK" in os.environ:
         name = f"cuda:{os.environ['LOCAL_RANK']}"
+
     try:
         return torch.zeros(1, device=torch.device(name)).device
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(
-            f"--device {name}: not available here ({str(error).splitlines()[0]})"
-        ) from None
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"--device {name}: not available here ({reason})") from None
+
+
+def _first_available() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    if torch.backends.mps.is_available():
+        return "mps"
+    return "cpu"
 
 
 def autocast(device: torch.device) -> torch.autocast:
-    """bfloat16 where the hardware multiplies it natively, else plain float32."""
+    """Return a context of bfloat16 where the hardware multiplies it natively, else of float32."""
     if device.type == "cpu":
         native = torch.cpu._is_avx512_bf16_supported()
     else:
         native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.autocast(device.type, torch.bfloat16, enabled=native)
+
+
+def to_tensor(images: Floats, device: torch.device) -> Tensor:
+    """Return an array, which may be a memory map or a view, as a tensor on a device."""
+    return torch.from_numpy(np.ascontiguousarray(images)).to(device)

@@ -1,5 +1,7 @@
-"""A classifier of places: fully convolutional, without norms over places, so that what it says of
-one place depends on its receptive field alone."""
+"""A classifier of locations: fully convolutional, and no norm averages over locations.
+
+What it says of a location therefore depends on the location's receptive field alone.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -7,7 +9,10 @@ from torch import Tensor, nn
 
 
 class LocalNet(nn.Module):
-    """Maps x [N, inputs, H, W] to logits [N, classes, H / stem, W / stem]."""
+    """Maps x [N, inputs, H, W] to logits [N, classes, H / stem, W / stem].
+
+    H and W are multiples of `stem`, the side of the pixel squares that become one location.
+    """
 
     def __init__(self, inputs: int, classes: int, width: int, *, blocks: int, stem: int) -> None:
         super().__init__()
@@ -20,13 +25,15 @@ class LocalNet(nn.Module):
         h = self.first(self.fold(x))
         for block in self.blocks:
             h = block(h)
-        out: Tensor = self.last(F.silu(h))
-        return out
+        logits: Tensor = self.last(F.silu(h))
+        return logits
 
 
 class Block(nn.Module):
-    """h + W₂ silu(W₁ ∗ norm(h)): a 3 × 3 convolution and a 1 × 1 one, normed over a place's
-    channels."""
+    """Maps h to h + W₂ silu(W₁ ∗ norm(h)), with W₁ 3 × 3 and W₂ 1 × 1.
+
+    The norm is over the channels of a location.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -35,12 +42,14 @@ class Block(nn.Module):
         self.outer = nn.Conv2d(width, width, 1)
 
     def forward(self, h: Tensor) -> Tensor:
-        places = h.permute(0, 2, 3, 1)  # channels last, as they lie in memory: one fused kernel
-        normed = F.layer_norm(places, places.shape[3:], self.scale, self.shift).permute(0, 3, 1, 2)
-        out: Tensor = h + self.outer(F.silu(self.inner(normed)))
+        # Channels last, as they lie in memory: one fused kernel.
+        locations = h.permute(0, 2, 3, 1)
+        normed = F.layer_norm(locations, locations.shape[3:], self.scale, self.shift)
+        inner = self.inner(normed.permute(0, 3, 1, 2))
+        out: Tensor = h + self.outer(F.silu(inner))
         return out
 
 
 def receptive_field(blocks: int, stem: int) -> int:
-    """The side in pixels of what one output place sees."""
+    """Return the side in pixels of the square that the logits of one location depend on."""
     return stem * (3 + 2 * blocks)

@@ -1,4 +1,4 @@
-"""A multilayer perceptron that sees one location at a time: residual blocks of 1 × 1 convolutions."""
+"""A multilayer perceptron that sees one location at a time: residual blocks of linear layers."""
 
 import math
 
@@ -10,8 +10,10 @@ TIME_CHANNELS = 64
 
 
 class LocationMLP(nn.Module):
-    """Maps (x [N,inputs,H,W], t int64 [N]) to [N,outputs,H,W], each location from its own channels
-    alone."""
+    """Maps (x [N, inputs, H, W], t int64 [N]) to [N, outputs, H, W].
+
+    Each location of the output depends on the channels of that location alone.
+    """
 
     def __init__(self, inputs: int, outputs: int, width: int, *, blocks: int) -> None:
         super().__init__()
@@ -22,26 +24,27 @@ class LocationMLP(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         h = self.first(x.flatten(2).mT)  # [N, H·W, width]
-        h = h + self.time(waves(t))[:, None]
+        h = h + self.time(timestep_embedding(t))[:, None]
         for block in self.blocks:
             h = block(h)
         out: Tensor = self.last(F.silu(h))
         return out.mT.reshape(len(x), -1, *x.shape[2:])
 
 
-def waves(t: Tensor) -> Tensor:
-    """Steps [N] → cos(t·ω) and sin(t·ω) for falling frequencies ω from 1 to nearly 10⁻⁴, [N,
-    TIME_CHANNELS] (Ho et al., NeurIPS 2020)."""
+def timestep_embedding(t: Tensor) -> Tensor:
+    """Return cos(t·ω) and sin(t·ω) of steps t [N], [N, TIME_CHANNELS] (Ho et al., NeurIPS 2020).
+
+    The frequencies ω fall geometrically from 1 to nearly 10⁻⁴.
+    """
     half = TIME_CHANNELS // 2
-    frequencies = torch.exp(
-        -math.log(10_000) * torch.arange(half, dtype=torch.float32, device=t.device) / half
-    )
+    exponents = torch.arange(half, dtype=torch.float32, device=t.device)
+    frequencies = torch.exp(-math.log(10_000) * exponents / half)
     angles = t[:, None].float() * frequencies
     return torch.cat([angles.cos(), angles.sin()], -1)
 
 
 class Block(nn.Module):
-    """h + W₂ silu(W₁ norm(h))."""
+    """Maps h to h + W₂ silu(W₁ norm(h)), at each location by itself."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

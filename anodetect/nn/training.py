@@ -1,95 +1,131 @@
 """The only training loop in the project.
 
-Under `torchrun` each process takes every n-th image of the same batches and gradients are averaged:
-the losses are those of one process, as far as a loss takes each image by itself. Where a loss
-diverges, training goes back to the last good weights and on at a lower rate, as often as it may;
-then it ends with them.
+Under `torchrun` each process takes every n-th image of the same batches and gradients are averaged,
+so losses are those of one process, as far as a loss takes each image by itself. Where a loss
+diverges, training returns to the last good weights and continues at a lower rate, as often as its
+settings allow; after that it ends with those weights.
 """
 
 import math
-import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from anodetect.config import Config
 from anodetect.errors import AnodetectError, ConfigError, Interrupted
 from anodetect.nn.augment import Augment, augmented
+from anodetect.nn.divergence import DivergenceMonitor
 from anodetect.nn.ema import EMA
+from anodetect.nn.processes import Processes, join_processes
+from anodetect.nn.state import module_state, tensors_under
 from anodetect.record import checkpoint
 from anodetect.types import Floats, State, TrainContext
 
 CHECKPOINT_SECONDS = 60.0
+PROGRESS_SECONDS = 1.0
 LOG_STEPS = 10
-GOOD_STEPS = 50
-DIVERGED = 4.0  # times the best smoothed loss so far
-WATCHED = 400  # images that the loss is smoothed over
+GOOD_STEPS = 50  # steps after which weights are kept as good ones, if the loss is stable
 SLOWER = 0.3  # times the rate after each return to good weights
-SETTLED = 0.9  # weight of a smoothed loss, of 1, from which on it counts
 
 
 class Training(Config):
-    """AdamW with warm-up, cosine decay and an exponential moving average.
+    """AdamW with warm-up, cosine decay and an exponential moving average of the weights.
 
     Training ends after `steps` or when the budget is spent. The learning rate falls with whichever
-    of the two is further along, so a run that its budget ends has been annealed too. `returns` is
-    how often training may go back to good weights when the loss diverges. `compile` hands the
-    network to `torch.compile`, which needs a C++ compiler and a minute.
+    of the two is further along, so that a training that its budget ends has been annealed too.
     """
 
-    steps: PositiveInt = 3000
-    batch: PositiveInt = 16
-    learning_rate: PositiveFloat = 1e-3
-    warmup: PositiveInt = 50
-    weight_decay: NonNegativeFloat = 1e-2
-    clip: PositiveFloat = 1.0
-    ema: float = Field(default=0.999, ge=0, lt=1)
-    augment: Augment = Augment()
-    returns: NonNegativeInt = 0
-    compile: bool = False
+    steps: PositiveInt = Field(
+        default=3000, description="Steps of training at most; a budget may end it earlier."
+    )
+    batch: PositiveInt = Field(
+        default=16, description="Images per step, over all processes together."
+    )
+    learning_rate: PositiveFloat = Field(
+        default=1e-3, description="Highest learning rate of AdamW, reached after the warm-up."
+    )
+    warmup: PositiveInt = Field(
+        default=50, description="Steps over which the learning rate rises from 0."
+    )
+    weight_decay: NonNegativeFloat = Field(default=1e-2, description="Weight decay of AdamW.")
+    clip: PositiveFloat = Field(
+        default=1.0,
+        description="Largest norm of the gradient of all weights; a longer gradient is shortened.",
+    )
+    ema: float = Field(
+        default=0.999,
+        ge=0,
+        lt=1,
+        description="Limit of the decay of the weights' moving average, which is what is kept; "
+        "at step n the decay is at most (1 + n) / (10 + n).",
+    )
+    augment: Augment = Field(
+        default=Augment(), description="Random changes of training images; none by default."
+    )
+    returns: NonNegativeInt = Field(
+        default=0,
+        description="How often a training whose loss diverges may return to its last good weights "
+        "and continue at 0.3 times the learning rate.",
+    )
+    compile: bool = Field(
+        default=False,
+        description="Compile the network with torch.compile, which needs a C++ compiler and takes "
+        "about a minute.",
+    )
 
 
 @dataclass(frozen=True)
-class Draw:
-    """What one step learns from: images [N, C, H, W], a generator for each, the share of training
-    that is over, the images' rows among all, and how often training has returned to good weights.
+class TrainingBatch:
+    """What one step learns from.
+
+    `images` are [N, C, H, W] (or [N, C, D, H, W]), `generators` one for each, `rows` the images'
+    row numbers among all. `progress` is the share of training that is over, in [0, 1), and
+    `returns` how often training has returned to good weights so far.
     """
 
     images: Tensor
     generators: list[torch.Generator]
-    done: float
+    progress: float
     rows: NDArray[np.int64]
     returns: int = 0
 
 
 @dataclass(frozen=True)
 class Losses:
-    """`total` is minimised, `watched` is positive and tells divergence, `facts` go to train.jsonl."""
+    """What a loss function returns: scalars.
+
+    `total` is minimised. `watched` is positive and shows divergence. `facts` are written to
+    train.jsonl.
+    """
 
     total: Tensor
     watched: Tensor
     facts: Mapping[str, float] = field(default_factory=dict)
 
 
-Loss = Callable[[nn.Module, Draw], Tensor | Losses]  # a mere tensor is minimised and watched
+# A loss that is a tensor is both minimised and watched.
+Loss = Callable[[nn.Module, TrainingBatch], Tensor | Losses]
+StoppedBy = Literal["steps", "budget", "divergence"]
 
 
 @dataclass(frozen=True)
 class Trained:
-    net: nn.Module  # the averaged weights
+    """The network with its averaged weights, the steps they took, and what ended training."""
+
+    net: nn.Module
     steps: int
-    stopped_by: str  # "steps", "budget" or "divergence"
+    stopped_by: StoppedBy
 
 
 def optimize(
@@ -102,328 +138,299 @@ def optimize(
     device: torch.device,
     reserve: float = 0.0,
 ) -> Trained:
-    """Minimise `loss(net, draw)` over random batches of `images` [N, C, H, W].
+    """Minimise `loss(net, batch)` over random batches of `images` [N, C, H, W].
 
-    Each image of a batch has a generator of its own, seeded by (seed, step, place in the batch), so
-    that a resumed run repeats what an uninterrupted one does, and several processes what one does.
-    `reserve` seconds of the budget are left for what the caller still has to do.
+    Each image of a batch has its own generator, seeded by (seed, step, place in the batch), so that
+    a resumed training repeats what an uninterrupted one does, and several processes what one does.
+    `reserve` seconds of the budget are left to the caller. Raise Interrupted after a signal, with
+    the checkpoint saved, and AnodetectError if there was no time for a step or the loss diverged
+    before there were good weights.
     """
-    path = checkpoint_of(context)
-    rank, processes = join_processes(device)
-    if config.batch % processes:
-        raise ConfigError(
-            f"training.batch: {config.batch} images cannot be shared evenly by {processes} processes"
-        )
-    learner = Learner(net.to(device).train(), config)
-    before = learner.restore(path) if context.resume and path.exists() else 0.0
+    path = checkpoint_path(context)
+    processes = _processes_that_share(config.batch, device)
+    learner = Learner(net.to(device).train(), config, processes)
+    seconds_before = learner.restore(path) if context.resume and path.exists() else 0.0
     if config.compile:
         net.compile()
-    clock = Clock(
-        before, math.inf if context.budget is None else max(context.budget - reserve, 0.0)
-    )
-    stopped_by, first = "steps", learner.step
-    saved = shown = time.monotonic()
-    with _signals() as signals:
+
+    stopped_by: StoppedBy = "steps"
+    first_step, clock = learner.step, Clock(context.budget, reserve, seconds_before)
+    progress_timer, checkpoint_timer = Timer(PROGRESS_SECONDS), Timer(CHECKPOINT_SECONDS)
+    with _collected_signals() as signals:
         # Processes must agree on when to stop: the slowest clock and any process's signal decide.
-        spent_share, interrupted = _largest(processes, device, clock.share(), len(signals))
+        budget_share, interrupted = processes.largest(device, clock.share(), len(signals))
         while learner.step < config.steps:
-            if spent_share >= 1:
+            if budget_share >= 1:
                 stopped_by = "budget"
                 break
-            rows, generators = _draw(
-                len(images), config.batch, context.seed, learner.step, rank, processes
-            )
-            batch = torch.from_numpy(np.ascontiguousarray(images[rows])).to(device)
-            batch = augmented(batch, generators, config.augment)
-            done = min(1.0, max(learner.step / config.steps, spent_share))
-            losses = loss(net, Draw(batch, generators, done, rows, learner.returns))
-            learner.backward(
-                losses if isinstance(losses, Losses) else Losses(losses, losses), processes
-            )
-            if learner.watch.diverged(learner.loss, learner.norm):
-                path.unlink(missing_ok=True)  # or --resume would go on from the bad weights
-                learner.return_to_good()
-                if learner.returns == config.returns:
+
+            progress = min(1.0, max(learner.step / config.steps, budget_share))
+            batch = _draw_batch(images, learner, progress, context.seed, device)
+            learner.backward(loss(net, batch))
+
+            if learner.monitor.diverged(learner.loss, learner.gradient_norm):
+                path.unlink(missing_ok=True)  # a resumed training must not start from bad weights
+                if not learner.return_to_good():
                     stopped_by = "divergence"
                     break
-                learner.go_on_slower()
-                context.log(
-                    {"returned_to_step": learner.step, "rate_factor": SLOWER**learner.returns}
-                )
+                context.log(learner.facts_of_return())
             else:
-                learner.update(config.learning_rate * _schedule(learner.step, done, config))
+                learner.update(progress)
                 if learner.step % LOG_STEPS == 0 or learner.step == config.steps:
-                    context.log(learner.record() | {"seconds": clock.spent()})
+                    context.log(learner.facts_of_step() | {"seconds": clock.spent()})
 
-            spent_share, interrupted = _largest(processes, device, clock.share(), len(signals))
-            now = time.monotonic()
-            if now - shown > 1 or learner.step == config.steps:
-                shown = now
-                context.progress(*_progress(learner.step, clock, config), learner.loss)
-            if rank == 0 and (
-                interrupted or (now - saved > CHECKPOINT_SECONDS and learner.watch.calm())
-            ):
-                saved = now
+            budget_share, interrupted = processes.largest(device, clock.share(), len(signals))
+            if progress_timer.is_due() or learner.step == config.steps:
+                context.progress(*_expected_steps(learner, clock), learner.loss)
+            due = learner.monitor.is_stable() and checkpoint_timer.is_due()
+            if processes.rank == 0 and (interrupted or due):
                 learner.save(path, clock.spent())
             if interrupted:
                 raise Interrupted(f"stopped at step {learner.step}; continue with --resume")
-    if learner.step == first == 0 and stopped_by == "budget":
+
+    if learner.step == first_step == 0 and stopped_by == "budget":
         raise AnodetectError(
             "the budget ended before the first step of training; give more minutes"
         )
     return Trained(learner.ema.average, learner.step, stopped_by)
 
 
-def checkpoint_of(context: TrainContext) -> Path:
-    """Where a training is saved that is to be continued."""
+def checkpoint_path(context: TrainContext) -> Path:
+    """Return where a training keeps what is needed to resume it."""
     return context.workdir / checkpoint.CHECKPOINT_FILE
 
 
-@dataclass(frozen=True)
-class Clock:
-    """Seconds of training, counting those before a resume, and the limit set to them."""
+def _processes_that_share(batch: int, device: torch.device) -> Processes:
+    """Return the processes that train together; ConfigError if `batch` is no multiple of them."""
+    processes = join_processes(device)
+    if batch % processes.count:
+        raise ConfigError(
+            f"training.batch: {batch} images cannot be shared evenly by {processes.count} processes"
+        )
+    return processes
 
-    before: float
-    limit: float
-    begun: float = field(default_factory=time.monotonic)
 
-    def spent(self) -> float:
-        return self.before + time.monotonic() - self.begun
+# -- The network that learns -----------------------------------------------------------------------
 
-    def share(self) -> float:
-        return self.spent() / self.limit if self.limit else 1.0
+
+class GoodWeights(NamedTuple):
+    """Averaged weights from before the loss diverged, and the step they are from."""
+
+    step: int
+    weights: dict[str, Tensor]
 
 
 class Learner:
-    """A network with its optimiser, its average and the watch over them: all that a checkpoint
-    holds."""
+    """A network with its optimiser, its averaged weights and its divergence monitor.
 
-    def __init__(self, net: nn.Module, config: Training) -> None:
-        self.net, self.config, self.step, self.returns = net, config, 0, 0
+    This is all that a checkpoint holds, beside the seconds spent.
+    """
+
+    def __init__(self, net: nn.Module, config: Training, processes: Processes) -> None:
+        self.net, self.config, self.processes = net, config, processes
+        self.step, self.returns = 0, 0
         self.ema = EMA(net, config.ema)
-        self.optimizer = self._fresh_optimizer()
-        self.watch = Watch(config.batch)
-        self.facts: Mapping[str, float] = {}
-        self.loss = self.norm = self.rate = math.nan
-        self.good: tuple[int, dict[str, Tensor]] | None = None
+        self.optimizer = self._new_optimizer()
+        self.monitor = DivergenceMonitor(config.batch)
+        self.good: GoodWeights | None = None
 
-    def _fresh_optimizer(self) -> torch.optim.AdamW:
+        # What train.jsonl has of the last step.
+        self.loss = self.gradient_norm = self.rate = math.nan
+        self.facts: Mapping[str, float] = {}
+
+    def _new_optimizer(self) -> torch.optim.AdamW:
         rate, decay = self.config.learning_rate, self.config.weight_decay
         return torch.optim.AdamW(
             self.net.parameters(), rate, betas=(0.9, 0.99), weight_decay=decay, fused=True
         )
 
-    def backward(self, losses: Losses, processes: int) -> None:
+    def backward(self, losses: Tensor | Losses) -> None:
+        """Compute the gradients, averaged over all processes and clipped."""
+        if isinstance(losses, Tensor):
+            losses = Losses(losses, losses)
+
         self.optimizer.zero_grad(set_to_none=True)
         losses.total.backward()  # type: ignore[no-untyped-call]
-        self.loss = _average(processes, self.net, losses.watched.detach()).item()
-        self.norm = float(nn.utils.clip_grad_norm_(self.net.parameters(), self.config.clip))
+        self.loss = self.processes.average(self.net, losses.watched.detach()).item()
+        self.gradient_norm = float(
+            nn.utils.clip_grad_norm_(self.net.parameters(), self.config.clip)
+        )
         self.facts = losses.facts
 
-    def update(self, rate: float) -> None:
-        self.rate = rate * SLOWER**self.returns
+    def update(self, progress: float) -> None:
+        """Take one step of the optimiser, at the learning rate for this share of training."""
+        config = self.config
+        warmup = min(1.0, (self.step + 1) / config.warmup)
+        decay = 0.5 + 0.5 * math.cos(math.pi * progress)
+        self.rate = config.learning_rate * (warmup * decay) * SLOWER**self.returns
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate
+
         self.optimizer.step()
         self.ema.update(self.net, self.step)
         self.step += 1
-        if self.step % GOOD_STEPS == 0 and self.watch.calm():
-            self.keep()
+        if self.step % GOOD_STEPS == 0 and self.monitor.is_stable():
+            self.keep_as_good()
 
-    def keep(self) -> None:
-        """Note the averaged weights as good."""
-        self.good = (
-            self.step,
-            {name: value.clone() for name, value in self.ema.average.state_dict().items()},
-        )
+    def keep_as_good(self) -> None:
+        """Keep a copy of the averaged weights as good ones."""
+        average = self.ema.average.state_dict()
+        self.good = GoodWeights(self.step, {name: value.clone() for name, value in average.items()})
 
-    def return_to_good(self) -> None:
-        """Back to the last good averaged weights; AnodetectError if there are none."""
+    def return_to_good(self) -> bool:
+        """Make the last good weights the averaged ones; return True if training may continue.
+
+        It then continues from them at a lower rate, with a new optimiser. Raise AnodetectError if
+        there are no good weights.
+        """
         if self.good is None:
             raise AnodetectError(
                 "the loss diverged before there were good weights; lower training.learning_rate"
             )
-        self.step, weights = self.good
-        self.ema.average.load_state_dict(weights)
+        self.step = self.good.step
+        self.ema.average.load_state_dict(self.good.weights)
+        if self.returns == self.config.returns:
+            return False
 
-    def go_on_slower(self) -> None:
-        """Continue from the averaged weights at a lower rate, with the optimiser's and the watch's
-        memory cleared."""
         self.net.load_state_dict(self.ema.average.state_dict())
         self.returns += 1
-        self.optimizer = self._fresh_optimizer()
-        self.watch.forget()
+        self.optimizer = self._new_optimizer()
+        self.monitor.reset()
+        return True
 
-    def record(self) -> dict[str, float]:
+    def facts_of_step(self) -> dict[str, float]:
+        """Return what train.jsonl has of the last step."""
         own = {
             "step": self.step,
             "loss": self.loss,
-            "gradient_norm": self.norm,
+            "gradient_norm": self.gradient_norm,
             "learning_rate": self.rate,
         }
         return own | dict(self.facts)
 
+    def facts_of_return(self) -> dict[str, float]:
+        """Return what train.jsonl has of a return to good weights."""
+        return {"returned_to_step": self.step, "rate_factor": SLOWER**self.returns}
+
     def save(self, path: Path, seconds: float) -> None:
-        tensors = {f"net.{name}": value for name, value in self.net.state_dict().items()}
-        tensors |= {f"ema.{name}": value for name, value in self.ema.average.state_dict().items()}
+        """Write a checkpoint; `seconds` is the time of training spent so far."""
+        arrays = module_state(self.net, "net.") | module_state(self.ema.average, "ema.")
         for index, slots in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{slot}": value for slot, value in slots.items()}
-        good, weights = self.good or (None, {})
-        tensors |= {f"good.{name}": value for name, value in weights.items()}
-        arrays: State = {name: value.detach().cpu().numpy() for name, value in tensors.items()}
+            for slot, value in slots.items():
+                arrays[f"optimizer.{index}.{slot}"] = value.detach().cpu().numpy()
+        if self.good is not None:
+            for name, value in self.good.weights.items():
+                arrays[f"good.{name}"] = value.detach().cpu().numpy()
+
         header = {
-            "good": good,
+            "good": None if self.good is None else self.good.step,
             "step": self.step,
             "seconds": seconds,
-            "watch": self.watch.state(),
+            "watch": self.monitor.state(),
             "returns": self.returns,
         }
         checkpoint.write(path, arrays, header)
 
     def restore(self, path: Path) -> float:
-        """Become what was saved; the seconds it had taken."""
+        """Continue from a checkpoint; return the seconds that training had taken until then."""
         arrays, header = checkpoint.read(path)
-        self.net.load_state_dict(tensors_below(arrays, "net."))
-        self.ema.average.load_state_dict(tensors_below(arrays, "ema."))
-        slots: dict[int, dict[str, Any]] = {}
-        for key, value in tensors_below(arrays, "optimizer.").items():
+        self.net.load_state_dict(tensors_under(arrays, "net."))
+        self.ema.average.load_state_dict(tensors_under(arrays, "ema."))
+        self._restore_optimizer(arrays)
+
+        self.step, self.returns = int(header["step"]), int(header["returns"])
+        self.monitor.load_state(header["watch"])
+        if header.get("good") is not None:
+            self.good = GoodWeights(int(header["good"]), tensors_under(arrays, "good."))
+        elif self.monitor.is_stable():
+            self.keep_as_good()
+        return float(header["seconds"])
+
+    def _restore_optimizer(self, arrays: State) -> None:
+        slots: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors_under(arrays, "optimizer.").items():
             index, slot = key.split(".")
             slots.setdefault(int(index), {})[slot] = value
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": slots})
-        for (
-            weight,
-            state,
-        ) in self.optimizer.state.items():  # the fused kernel needs moments laid out as weights are
+
+        # The fused kernel needs moments that are laid out in memory as the weights are.
+        for weight, state in self.optimizer.state.items():
             for slot, value in state.items():
                 if value.shape == weight.shape:
                     state[slot] = torch.empty_like(weight).copy_(value)
-        self.step, self.returns = int(header["step"]), int(header["returns"])
-        self.watch.load_state(header["watch"])
-        if header.get("good") is not None:
-            self.good = int(header["good"]), tensors_below(arrays, "good.")
-        elif self.watch.calm():
-            self.keep()
-        return float(header["seconds"])
 
 
-def _draw(
-    count: int, size: int, seed: int, step: int, rank: int, processes: int
-) -> tuple[NDArray[np.int64], list[torch.Generator]]:
-    """This process's share of batch `step` of `count` images, and a generator for each."""
-    rows = np.random.default_rng([seed, step]).integers(count, size=size)
-    mine = range(rank, size, processes)
-    states = (np.random.SeedSequence([seed, step, place]).generate_state(2) for place in mine)
-    generators = [
-        torch.Generator().manual_seed(int(state[0]) << 31 ^ int(state[1])) for state in states
-    ]
-    return rows[mine], generators
+# -- Batches ---------------------------------------------------------------------------------------
 
 
-# -- Divergence ------------------------------------------------------------------------------------
+def _draw_batch(
+    images: Floats, learner: Learner, progress: float, seed: int, device: torch.device
+) -> TrainingBatch:
+    """Draw this process's share of the batch of a step, and change its images at random."""
+    config, processes, step = learner.config, learner.processes, learner.step
+    drawn = np.random.default_rng([seed, step]).integers(len(images), size=config.batch)
+    places = range(processes.rank, config.batch, processes.count)
+    generators = [_generator(seed, step, place) for place in places]
+
+    rows = drawn[places]
+    batch = torch.from_numpy(np.ascontiguousarray(images[rows])).to(device)
+    batch = augmented(batch, generators, config.augment)
+    return TrainingBatch(batch, generators, progress, rows, learner.returns)
 
 
-class Watch:
-    """Notices a loss that is not finite, or several times the best it was on average over some
-    hundred images."""
-
-    def __init__(self, batch: int) -> None:
-        self.decay = max(0.0, 1 - batch / WATCHED)
-        self.sum, self.weight, self.best = 0.0, 0.0, math.inf
-
-    def diverged(self, loss: float, norm: float) -> bool:
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            return True
-        self.sum, self.weight = (
-            self.decay * old + (1 - self.decay) * new
-            for old, new in ((self.sum, loss), (self.weight, 1.0))
-        )
-        if self.weight > SETTLED:
-            self.best = min(self.best, self.sum / self.weight)
-        return self._rise() > DIVERGED
-
-    def calm(self) -> bool:
-        """Whether weights may be kept as good ones."""
-        return self._rise() < math.sqrt(DIVERGED)
-
-    def _rise(self) -> float:
-        return (
-            self.sum / self.weight / self.best
-            if math.isfinite(self.best) and self.weight > 0
-            else 1.0
-        )
-
-    def forget(self) -> None:
-        """Take it that the loss is at its best again."""
-        if math.isfinite(self.best):
-            self.sum, self.weight = self.best, 1.0
-
-    def state(self) -> list[float]:
-        return [self.sum, self.weight, self.best]
-
-    def load_state(self, state: Sequence[float]) -> None:
-        self.sum, self.weight, self.best = state
-
-
-# -- Several processes -----------------------------------------------------------------------------
-
-
-def join_processes(device: torch.device) -> tuple[int, int]:
-    """(rank, number of processes) under `torchrun`, joining the others on first use; (0, 1)
-    otherwise."""
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if processes == 1:
-        return 0, 1
-    if not distributed.is_initialized():
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
-        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return distributed.get_rank(), processes
-
-
-def _largest(processes: int, device: torch.device, *values: float) -> list[float]:
-    """Each value's largest over all processes."""
-    if processes == 1:
-        return list(values)
-    largest = torch.tensor(values, dtype=torch.float64, device=device)
-    distributed.all_reduce(largest, distributed.ReduceOp.MAX)
-    return largest.tolist()
-
-
-def _average(processes: int, net: nn.Module, value: Tensor) -> Tensor:
-    """Average gradients in place, and the loss, over all processes."""
-    if processes == 1:
-        return value
-    gradients = [p.grad for p in net.parameters() if p.grad is not None]
-    flat = torch.cat([value.reshape(1), *(gradient.flatten() for gradient in gradients)])
-    distributed.all_reduce(flat)
-    flat /= processes
-    for gradient, mean in zip(
-        gradients, torch.split(flat[1:], [g.numel() for g in gradients]), strict=True
-    ):
-        gradient.copy_(mean.view_as(gradient))
-    return flat[0]
+def _generator(seed: int, step: int, place: int) -> torch.Generator:
+    high, low = np.random.SeedSequence([seed, step, place]).generate_state(2)
+    return torch.Generator().manual_seed(int(high) << 31 ^ int(low))
 
 
 # -- Time and interruption -------------------------------------------------------------------------
 
 
-def _schedule(step: int, done: float, config: Training) -> float:
-    return min(1.0, (step + 1) / config.warmup) * (0.5 + 0.5 * math.cos(math.pi * done))
+class Clock:
+    """Seconds of training, those before a resume included, and the budget set to them."""
+
+    def __init__(self, budget: float | None, reserve: float, seconds_before: float) -> None:
+        self.limit = math.inf if budget is None else max(budget - reserve, 0.0)
+        self.seconds_before = seconds_before
+        self.started = time.monotonic()
+
+    def spent(self) -> float:
+        """Return the seconds spent."""
+        return self.seconds_before + time.monotonic() - self.started
+
+    def share(self) -> float:
+        """Return the share of the budget that is spent; above 1 where there is none left."""
+        return self.spent() / self.limit if self.limit else 1.0
 
 
-def _progress(step: int, clock: Clock, config: Training) -> tuple[int, int]:
-    """(done, total) steps, the total being what the budget will allow at the present pace."""
-    allowed = (
-        step / max(clock.spent(), 1e-9) * clock.limit
-        if math.isfinite(clock.limit)
-        else config.steps
-    )
-    return step, max(step, min(config.steps, round(allowed)))
+class Timer:
+    """Says when something that is done every `seconds` is due."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.last = time.monotonic()
+
+    def is_due(self) -> bool:
+        """Return True if `seconds` have passed since the last time this was True."""
+        now = time.monotonic()
+        if now - self.last <= self.seconds:
+            return False
+        self.last = now
+        return True
+
+
+def _expected_steps(learner: Learner, clock: Clock) -> tuple[int, int]:
+    """Return the steps done, and how many there will be if the budget allows no more."""
+    most, step = learner.config.steps, learner.step
+    if math.isfinite(clock.limit):
+        affordable = step / max(clock.spent(), 1e-9) * clock.limit
+        most = min(most, round(affordable))
+    return step, max(step, most)
 
 
 @contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying, so that the loop can save first."""
+def _collected_signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM in a list instead of dying, so that the loop can save first."""
     received: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -435,22 +442,9 @@ def _signals() -> Iterator[list[int]]:
     except ValueError:  # not the main thread: signals are the caller's business
         yield received
         return
+
     try:
         yield received
     finally:
         for kind, handler in zip(kinds, old, strict=True):
             signal.signal(kind, handler)
-
-
-def below(arrays: State, prefix: str) -> State:
-    """The arrays whose names begin with `prefix`, without it."""
-    return {
-        name.removeprefix(prefix): array
-        for name, array in arrays.items()
-        if name.startswith(prefix)
-    }
-
-
-def tensors_below(arrays: State, prefix: str) -> dict[str, Tensor]:
-    """The arrays whose names begin with `prefix`, without it, as tensors of their own."""
-    return {name: torch.from_numpy(array.copy()) for name, array in below(arrays, prefix).items()}

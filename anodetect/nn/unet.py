@@ -1,7 +1,7 @@
-"""MONAI's diffusion U-Net, of images and of volumes, behind a stem.
+"""MONAI's diffusion U-Net, for images and for volumes, behind a stem.
 
-The stem folds r × r pixels into channels, so that the U-Net works on a grid r times smaller: the
-same image for r² times less work, at no loss of pixels.
+The stem folds r × r pixels into channels, so that the U-Net works on a grid r times smaller: r²
+times less work for the same image, without losing a pixel.
 """
 
 import math
@@ -20,29 +20,34 @@ Widths = Annotated[tuple[Annotated[int, Field(gt=0, multiple_of=16)], ...], Fiel
 
 
 def check_size(size: int, widths: Sequence[int], stem: int) -> None:
-    """ConfigError if images of `size` do not fit a network of these widths and stem."""
+    """Raise ConfigError if images of `size` do not fit a `UNet` of these widths and stem."""
     stride = stem * 2 ** (len(widths) - 1)
     if size % stride:
         raise ConfigError(
-            f"representation.size: {size} is not a multiple of {stride}, the U-Net's stride (stem × levels)"
+            f"representation.size: {size} is not a multiple of {stride}, "
+            "the U-Net's stride (stem × levels)"
         )
 
 
 def check_patch(sides: Sequence[int], widths: Sequence[int], stem: Sequence[int]) -> None:
-    """ConfigError if patches of these sides do not fit a `VolumeUNet` of these widths and stem."""
+    """Raise ConfigError if patches of these sides do not fit a `VolumeUNet` like this."""
     strides = [fold * 2 ** (len(widths) - 1) for fold in stem]
     if any(side % stride for side, stride in zip(sides, strides, strict=True)):
-        needed, given = (" × ".join(map(str, each)) for each in (strides, sides))
         raise ConfigError(
-            f"tiling.patch: {given} are not multiples of {needed}, the U-Net's strides (stem × levels)"
+            f"tiling.patch: {_product(sides)} are not multiples of {_product(strides)}, "
+            "the U-Net's strides (stem × levels)"
         )
 
 
-class UNet(nn.Module):
-    """Maps (x [N,inputs,H,W], t int64 [N]) to [N,outputs,H,W]; H and W must be multiples of stem ·
-    2^(levels − 1).
+def _product(numbers: Sequence[int]) -> str:
+    return " × ".join(map(str, numbers))
 
-    The `attention` deepest levels have self-attention.
+
+class UNet(nn.Module):
+    """Maps (x [N, inputs, H, W], t int64 [N]) to [N, outputs, H, W].
+
+    H and W are multiples of stem · 2^(levels − 1), with as many levels as `widths`. The `attention`
+    deepest levels have self-attention.
     """
 
     def __init__(
@@ -67,11 +72,11 @@ class UNet(nn.Module):
 
 
 class VolumeUNet(nn.Module):
-    """Maps (x [N,inputs,D,H,W], t int64 [N]) to [N,outputs,D,H,W]; each side is a multiple of its
-    entry of `stem` · 2^(levels − 1).
+    """Maps (x [N, inputs, D, H, W], t int64 [N]) to [N, outputs, D, H, W].
 
-    A stem of its own for each axis brings flat voxels to cells that are about as deep as they are
-    wide, so that thick slices are not mixed before they have to be.
+    Each side is a multiple of its entry of `stem` · 2^(levels − 1). With a stem of its own for each
+    axis, cells of flat voxels are about as deep as they are wide, so that thick slices are not
+    mixed earlier than necessary.
     """
 
     def __init__(
@@ -90,13 +95,14 @@ class VolumeUNet(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         folded = rearrange(x, "n c (d i) (h j) (w k) -> n (c i j k) d h w", **self.stem)
+
         # oneDNN's gradient of a 3 × 3 × 3 convolution's weights is wrong in bfloat16 on grids 2
-        # deep (torch 2.13).
+        # deep (torch 2.13), so small grids stay in float32.
+        device = x.device.type
         smallest = min(folded.shape[2:]) >> self.halvings
-        with torch.autocast(
-            x.device.type, enabled=torch.is_autocast_enabled(x.device.type) and smallest > 2
-        ):
+        with torch.autocast(device, enabled=torch.is_autocast_enabled(device) and smallest > 2):
             out = self.net(folded, t)
+
         unfolded: Tensor = rearrange(out, "n (c i j k) d h w -> n c (d i) (h j) (w k)", **self.stem)
         return unfolded
 
@@ -104,17 +110,17 @@ class VolumeUNet(nn.Module):
 def _diffusion_unet(
     dims: int, inputs: int, outputs: int, widths: Sequence[int], blocks: int, attention: int
 ) -> nn.Module:
-    from monai.networks.nets import (
-        DiffusionModelUNet,
-    )  # here: MONAI imports all it has, which takes two seconds
+    # Not at the top: MONAI imports all it has, which takes two seconds.
+    from monai.networks.nets import DiffusionModelUNet
 
+    levels = len(widths)
     net: nn.Module = DiffusionModelUNet(
         spatial_dims=dims,
         in_channels=inputs,
         out_channels=outputs,
         num_res_blocks=blocks,
         channels=tuple(widths),
-        attention_levels=[level >= len(widths) - attention for level in range(len(widths))],
+        attention_levels=[level >= levels - attention for level in range(levels)],
         norm_num_groups=16,
         num_head_channels=16,
     )
