@@ -26,9 +26,9 @@ app.add_typer(data_app, name="data")
 
 def emit(result: Any, as_json: bool, text: str) -> None:
     """Print the result on stdout, as JSON or as text."""
-    from anodetect.config import plain
+    from anodetect.config import without_nan
 
-    print(json.dumps(plain(result), ensure_ascii=False) if as_json else text)
+    print(json.dumps(without_nan(result), ensure_ascii=False) if as_json else text)
 
 
 def finish(result: dict[str, Any], as_json: bool, text: str) -> None:

@@ -1,5 +1,7 @@
-"""Configuration: frozen pydantic models; TOML and `key=value` in, JSON out; an unknown key is an
-error."""
+"""Configuration: frozen pydantic models, read from TOML and `key=value`, written as JSON.
+
+An unknown key is an error.
+"""
 
 import json
 import math
@@ -15,7 +17,7 @@ from anodetect.errors import ConfigError, nearest
 
 
 class Config(BaseModel):
-    """Base of every configuration: immutable, and strict about names."""
+    """The base of every configuration: immutable, without unknown keys and infinite numbers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -58,28 +60,34 @@ C = TypeVar("C", bound=Config)
 
 
 def build(cls: type[C], values: Mapping[str, Any], where: str) -> C:
-    """Validate `values` as `cls`; the first problem becomes a one-line ConfigError naming the
-    nearest key. A table of `values` changes the keys it names: the others keep what they are by
-    default in `cls`."""
-    defaults = {name: cls.model_fields[name].default for name in values if name in cls.model_fields}
-    tables = {
-        name: default.model_dump()
-        for name, default in defaults.items()
-        if isinstance(default, Config)
-    }
+    """Return `values` as a configuration of type `cls`.
+
+    A table among `values` changes the keys it names; its other keys keep the default of `cls`. The
+    first problem becomes a ConfigError in one line, which starts with `where` and for an unknown
+    key names the nearest one.
+    """
+    tables = {}
+    for name in values:
+        field = cls.model_fields.get(name)
+        if field is not None and isinstance(field.default, Config):
+            tables[name] = field.default.model_dump()
+
     try:
         return cls.model_validate(merge(tables, values))
     except ValidationError as error:
-        problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
-        first = problems[0]
-        key = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            raise ConfigError(
-                f"{where}: unknown key {key!r}; {nearest(key, known_keys(cls))}"
-            ) from None
-        raise ConfigError(
-            f"{where}: {key}: {first['msg'].lower()} (got {first['input']!r:.80})"
-        ) from None
+        reason = _reason(cls, error)
+    raise ConfigError(f"{where}: {reason}")
+
+
+def _reason(cls: type[Config], error: ValidationError) -> str:
+    """Return the first problem in words; an unknown key comes before wrong values."""
+    problems = error.errors()
+    unknown = [problem for problem in problems if problem["type"] == "extra_forbidden"]
+    first = (unknown or problems)[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if unknown:
+        return f"unknown key {key!r}; {nearest(key, known_keys(cls))}"
+    return f"{key}: {first['msg'].lower()} (got {first['input']!r:.80})"
 
 
 def fields_of(cls: type[Config], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
@@ -98,6 +106,7 @@ def known_keys(cls: type[Config]) -> list[str]:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
+    """Return the contents of a TOML file; ConfigError if it cannot be read."""
     try:
         return tomllib.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -108,7 +117,7 @@ def read_values(
     file: Path | None, assignments: Sequence[str], sections: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
     """Return settings as one tree: those of a TOML file, over them `assignments` ("key=value"),
-    over them `sections`, of which a value None says nothing."""
+    over them `sections`, of which values that are None are left out."""
     values = merge(read_toml(file) if file else {}, parse_assignments(assignments))
     for name, section in sections.items():
         given = {key: value for key, value in section.items() if value is not None}
@@ -118,53 +127,63 @@ def read_values(
 
 
 def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
-    """["a.b=1", "c=text"] → {"a": {"b": 1}, "c": "text"}; a value is TOML where it parses, else a
-    string."""
+    """Return assignments as one tree: ["a.b=1", "c=text"] → {"a": {"b": 1}, "c": "text"}.
+
+    A value is TOML if it can be read as such, else a string. Raises ConfigError for what is no
+    assignment and for a key below one that has a value.
+    """
     tree: dict[str, Any] = {}
     for assignment in assignments:
         key, separator, text = assignment.partition("=")
         if not separator or not key:
             raise ConfigError(f"--set {assignment!r}: expected key=value")
-        try:
-            value = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            value = text
+
         *parents, leaf = key.split(".")
         node = tree
         for parent in parents:
             node = node.setdefault(parent, {})
             if not isinstance(node, dict):
                 raise ConfigError(f"--set {assignment!r}: {parent!r} already has a value")
-        node[leaf] = value
+        node[leaf] = _toml_value(text)
     return tree
 
 
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `changes` written over it, table by table."""
+    """Return `base` with `changes` written over it, table by table."""
     merged = dict(base)
     for key, value in changes.items():
         old = merged.get(key)
-        merged[key] = (
-            merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-        )
+        if isinstance(old, dict) and isinstance(value, dict):
+            merged[key] = merge(old, value)
+        else:
+            merged[key] = value
     return merged
 
 
 def canonical(values: Any) -> bytes:
-    """The one JSON spelling of `values`, for hashing."""
+    """Return the one JSON spelling of `values`, for hashing."""
     return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
 
 
 def canonical_parts(values: Any) -> Iterator[bytes]:
-    """`canonical` in small parts, for values too many to spell at once."""
+    """Yield `canonical` in small parts, for values too large to be spelled at once."""
     encoder = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return (part.encode() for part in encoder.iterencode(values))
+    for part in encoder.iterencode(values):
+        yield part.encode()
 
 
-def plain(value: Any) -> Any:
-    """JSON has no NaN and no infinity: both become null, in tables of any depth."""
+def without_nan(value: Any) -> Any:
+    """Return a value with every NaN and infinity replaced by None, in tables of any depth: JSON has
+    neither."""
     if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
+        return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
+        return [without_nan(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,11 +1,11 @@
-"""One small tree of errors. Every message says what happened and what to do next."""
+"""The errors that users see. Every message says what happened and what to do next."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 
 class AnodetectError(Exception):
-    """Anything the user can mend. The command line prints it in one line and exits with
+    """An error that the user can correct. The command line prints it in one line and exits with
     `exit_code`."""
 
     exit_code = 2
@@ -20,7 +20,7 @@ class DataError(AnodetectError):
 
 
 class ImageError(DataError):
-    """One image cannot be read or scored; a folder run records the reason and goes on."""
+    """An image that cannot be read or scored. Scoring a folder records the reason and goes on."""
 
 
 class RunError(AnodetectError):
@@ -28,13 +28,14 @@ class RunError(AnodetectError):
 
 
 class Interrupted(AnodetectError):  # noqa: N818
-    """Stopped by the user or the system; what was done is kept and can be resumed."""
+    """The user or the system stopped it. What was done is kept and can be resumed."""
 
     exit_code = 130
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return "; did you mean 'x'? Known: …" for an unknown name."""
+    """Return "did you mean 'x'? Known: …" for an unknown name; only what is known if nothing is
+    similar."""
     known = sorted(known)
     close = get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""

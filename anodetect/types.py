@@ -1,11 +1,12 @@
-"""The few types everything else speaks: NumPy arrays in, NumPy arrays out, no torch.
+"""The few types that all modules share: NumPy arrays in, NumPy arrays out, no torch.
 
 Shapes: N images, C channels, H rows, W columns; with `--dims 3` N patches of volumes, which have D
-slices before H and W. Larger score = more anomalous, everywhere.
+slices before H and W. A larger score is more anomalous, everywhere.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from itertools import repeat
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,12 +22,12 @@ State = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Batch:
-    """Images as a detector sees them: float32 [N, C, H, W], about [-1, 1], and where they count [N,
-    H, W]; or patches of volumes [N, C, D, H, W] and [N, D, H, W].
+    """Images as a detector sees them: float32 [N, C, H, W], about -1 to 1, and `foreground`
+    [N, H, W], True where pixels count. Patches of volumes are [N, C, D, H, W] and [N, D, H, W].
 
-    For training the arrays may be memory maps, so that a detector reads only the rows it indexes,
-    and `kinds` [N] says which of the normal kinds 0 … K−1 an image is of, −1 for none of them; None
-    where there is only one.
+    For training the arrays may be memory maps, so that a detector reads only the rows it indexes.
+    `kinds` [N] says to which of the normal kinds 0 … K−1 an image belongs, −1 for none of them; it
+    is None if there is only one kind.
     """
 
     images: Floats
@@ -41,7 +42,7 @@ class Batch:
         return Batch(self.images[rows], self.foreground[rows], kinds)
 
     def parts(self, size: int) -> Iterator[tuple[slice, "Batch"]]:
-        """Up to `size` images at a time, with their rows."""
+        """Yield up to `size` images at a time, with their rows."""
         for start in range(0, len(self), size):
             rows = slice(start, min(start + size, len(self)))
             yield rows, self[rows]
@@ -49,8 +50,8 @@ class Batch:
 
 @dataclass(frozen=True)
 class Scores:
-    """Image scores [N], heatmaps [N, H, W] on the detector's grid, and reconstructions [N, C, H, W]
-    or None; of patches of volumes heatmaps [N, D, H, W].
+    """Image scores [N], heatmaps [N, H, W] on the detector's grid, and reconstructions
+    [N, C, H, W] or None. Of patches of volumes, heatmaps are [N, D, H, W].
 
     Heatmaps are 0 where there is nothing, as outside the foreground, and positive elsewhere.
     """
@@ -62,11 +63,11 @@ class Scores:
 
 @dataclass(frozen=True)
 class TrainContext:
-    """What a detector is given beside the data.
+    """The circumstances of a training.
 
-    `budget` is in seconds, counted from the call of `fit`, None for no limit. `log` takes one flat
-    record and appends it to train.jsonl. `progress` takes (done, total, loss) and draws the bar.
-    `workdir` holds the checkpoint; with `resume` training continues from it.
+    `budget` is in seconds from the call of `fit`, None for no limit. `log` appends one flat entry
+    to train.jsonl. `progress` takes (done, total, loss) and draws the bar. `workdir` holds the
+    checkpoint; with `resume` training continues from it.
     """
 
     seed: int
@@ -74,25 +75,26 @@ class TrainContext:
     workdir: Path
     budget: float | None = None
     resume: bool = False
-    log: Callable[[Mapping[str, Any]], None] = lambda record: None
+    log: Callable[[Mapping[str, Any]], None] = lambda entry: None
     progress: Callable[[int, int, float], None] = lambda done, total, loss: None
 
 
 class Reporter(Protocol):
-    """Where the pipeline tells what it does; the command line draws bars."""
+    """Shows messages and progress; that of the command line draws bars."""
 
     def say(self, text: str) -> None:
-        """A line worth reading."""
+        """Show a line of text."""
 
     def warn(self, text: str) -> None:
-        """Something that degrades the result."""
+        """Show a line about something that makes the result worse."""
 
     def progress(self, task: str, done: int, total: int, note: str = "") -> None:
-        """`done` of `total`; the first call of a task opens its bar, done = total closes it."""
+        """Show that `done` of `total` are done. The first call of a task opens its bar, and the one
+        with done = total closes it."""
 
 
 class Silent:
-    """A reporter that tells nothing."""
+    """A reporter that shows nothing."""
 
     def say(self, text: str) -> None:
         pass
@@ -105,21 +107,22 @@ class Silent:
 
 
 class Detector(Protocol):
-    """A way of learning what normal looks like and of scoring departures from it."""
+    """A method that learns from normal images and scores how far others depart from them."""
 
     config: Any
 
     def fit(self, fit: Batch, tune: Batch, *, context: TrainContext) -> None:
-        """Learn from normal images; choose and standardise on `tune`. Both are frozen after."""
+        """Learn from the normal images of `fit`; make choices and standardise on those of `tune`.
+        Nothing changes afterwards."""
 
     def score(self, batch: Batch, *, seeds: Seeds) -> Scores:
-        """Score images. All randomness comes from `seeds` [N], one per image."""
+        """Return the scores of images. All randomness comes from `seeds` [N], one for each."""
 
     def state(self) -> State:
-        """Everything learned, as named arrays."""
+        """Return all that was learned, as named arrays."""
 
     def load_state(self, state: State, *, device: str) -> None:
-        """Become the detector whose `state` this was."""
+        """Become the detector that returned this `state`."""
 
 
 @dataclass(frozen=True)
@@ -130,19 +133,21 @@ class Expert:
     detector: Any
 
     def encode(self, image: Floats, foreground: Bools) -> tuple[Floats, Bools]:
-        """What the detector sees of a scaled image [C, H, W] with foreground [H, W]."""
+        """Return what the detector sees of a scaled image [C, H, W] and its foreground [H, W]."""
         seen: tuple[Floats, Bools] = self.representation.encode(image, foreground)
         return seen
 
 
 def image_seeds(images: Sequence[Floats], numbers: Iterable[int | None] = repeat(None)) -> Seeds:
-    """One seed per image from its decoded content and, of a volume's slice, its number, so that a
-    score never depends on position in a batch or on company."""
-    from hashlib import sha256
+    """Return a seed for each image, from its content and, for a volume's slice, its number.
 
-    def seed(image: Floats, number: int | None) -> int:
-        what = repr(image.shape if number is None else (image.shape, number))
-        digest = sha256(what.encode() + np.ascontiguousarray(image).tobytes()).digest()
-        return int.from_bytes(digest[:8], "little")
+    A score never depends on the position in a batch or on the other images in it.
+    """
+    pairs = zip(images, numbers, strict=False)
+    return np.array([_seed(image, number) for image, number in pairs], dtype=np.uint64)
 
-    return np.array([seed(*each) for each in zip(images, numbers, strict=False)], dtype=np.uint64)
+
+def _seed(image: Floats, number: int | None) -> int:
+    shape = repr(image.shape if number is None else (image.shape, number))
+    digest = sha256(shape.encode() + np.ascontiguousarray(image).tobytes()).digest()
+    return int.from_bytes(digest[:8], "little")

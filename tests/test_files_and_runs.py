@@ -207,7 +207,7 @@ def test_used_directory_is_not_overwritten(tmp_path):
 
 
 def test_plain_turns_nan_into_null():
-    assert json.loads(json.dumps(config.plain({"a": [float("nan"), 1.0], "b": float("inf")}))) == {
+    assert json.loads(json.dumps(config.without_nan({"a": [float("nan"), 1.0], "b": float("inf")}))) == {
         "a": [None, 1.0],
         "b": None,
     }

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import compute as pc
 
-from anodetect.config import plain
+from anodetect.config import without_nan
 from anodetect.files import atomic
 from anodetect.output.formats import SOURCES, asks_for, has_files, names_of
 from anodetect.record import directories
@@ -126,14 +126,14 @@ def _drift(
     )
     found = drift.compare(calibration.scores, calibration.groups, scores, groups)
     checks: dict[str, dict[str, Any] | None] = {
-        "batch": plain(asdict(found)) if found else None,
+        "batch": without_nan(asdict(found)) if found else None,
         "time": None,
     }
     when = images["acquired"].to_pylist()
     if when and all(when) and not len(scored_slices):
         reference = calibration.scores.tolist()
         followed = drift.martingale(reference, calibration.groups, scores, groups, when)
-        checks["time"] = plain(asdict(followed)) if followed else None
+        checks["time"] = without_nan(asdict(followed)) if followed else None
     return checks
 
 
@@ -151,7 +151,7 @@ def _write_regions(
     }
     sides = zip(good["width"].to_pylist(), good["height"].to_pylist(), strict=True)
     with atomic(out / "regions.json") as file:
-        file.write(json.dumps(plain(head)).removesuffix("}").encode() + b', "images": [')
+        file.write(json.dumps(without_nan(head)).removesuffix("}").encode() + b', "images": [')
         for (path, number), (width, height) in zip(ids.items(), sides, strict=True):
             image = {"id": number, "file_name": path, "width": width, "height": height}
             file.write((b", " if number > 1 else b"") + json.dumps(image).encode())

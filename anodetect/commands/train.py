@@ -18,7 +18,7 @@ import numpy as np
 
 from anodetect.commands.calibrate import calibrate_model
 from anodetect.commands.normals import usable_normals, used_rows
-from anodetect.config import build, canonical, plain
+from anodetect.config import build, canonical, without_nan
 from anodetect.data import cards, readers, split
 from anodetect.data.scan import Record
 from anodetect.detectors import DETECTORS
@@ -275,7 +275,7 @@ def _fit(
     with (workdir / "train.jsonl").open("a", encoding="utf-8") as file:
 
         def log(record: Mapping[str, Any]) -> None:
-            file.write(json.dumps(plain(record)) + "\n")
+            file.write(json.dumps(without_nan(record)) + "\n")
             file.flush()
 
         context = TrainContext(

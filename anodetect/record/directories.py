@@ -34,7 +34,7 @@ from pyarrow import compute as pc
 from pyarrow import csv as pa_csv
 from pyarrow import parquet
 
-from anodetect.config import canonical, canonical_parts, plain
+from anodetect.config import canonical, canonical_parts, without_nan
 from anodetect.errors import RunError
 from anodetect.files import WRITING, atomic, sha256_of, walk
 from anodetect.record.rows import (
@@ -123,7 +123,7 @@ def failures(rows: pa.Table) -> list[tuple[str, int, str]]:
 
 def row_hash(row: ScoreRow) -> str:
     """Return the hash of one row, whatever the order of its columns."""
-    return sha256(canonical(plain(values_of(row)))).hexdigest()
+    return sha256(canonical(without_nan(values_of(row)))).hexdigest()
 
 
 def chain(hashes: Iterable[str], value: str = EMPTY) -> Iterator[str]:
@@ -189,7 +189,7 @@ def write(
     names = files(path)
     outputs = pa.table([names, [sha256_of(path / name) for name in names]], schema=OUTPUT_COLUMNS)
     return _write_audit(
-        path, plain({**audit, "format": FORMAT, "rows": len(rows), "chain": last}), outputs
+        path, without_nan({**audit, "format": FORMAT, "rows": len(rows), "chain": last}), outputs
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from anodetect.config import canonical, plain
+from anodetect.config import canonical, without_nan
 from anodetect.errors import RunError
 from anodetect.files import WRITING, sha256_of, walk
 from anodetect.record import directories
@@ -32,7 +32,7 @@ class Journal:
     """
 
     def __init__(self, path: Path, options: Mapping[str, Any], *, resume: bool) -> None:
-        self.path, self.options, self.resume = path, plain(options), resume
+        self.path, self.options, self.resume = path, without_nan(options), resume
         self.file = path / directories.JOURNAL
         self.lock = FileLock(path / directories.LOCK, timeout=0)
 

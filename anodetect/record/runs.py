@@ -147,9 +147,7 @@ def write(
     write_atomic(workdir / "model_card.md", card)
     (workdir / "train.jsonl").touch()
     hashes = {
-        name: sha256_of(workdir / name)
-        for name in FILES
-        if name not in (MODEL_FILE, "train.jsonl")
+        name: sha256_of(workdir / name) for name in FILES if name not in (MODEL_FILE, "train.jsonl")
     }
     full = dict(header) | {"calibration_groups": list(calibration.groups), "hashes": hashes}
     checkpoint.write(workdir / MODEL_FILE, tensors, full)
