@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar, get_args, get_type_hints
 import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
 
-from anodetect.config import canonical, plain
+from anodetect.config import canonical, without_nan
 
 OK, FAILED, SKIPPED = "ok", "failed", "skipped"  # the values of `status`
 # Reasons why a slice has no score, the values of `unscored`.
@@ -259,7 +259,7 @@ def _entry_adapter() -> TypeAdapter[JournalEntry]:
 
 def entry_to_json(entry: JournalEntry) -> bytes:
     """Return the entry as one line of JSON, without its end; NaN and infinity become null."""
-    return canonical(plain(asdict(entry)))
+    return canonical(without_nan(asdict(entry)))
 
 
 def entry_from_json(line: bytes | str) -> JournalEntry:
