@@ -73,12 +73,11 @@ FORMATS: dict[str, Format] = {
 }
 
 
-def suffixes(content: Content | None = None) -> list[str]:
-    """Return all suffixes, or those of one kind of content, in the order of the table."""
+def suffixes() -> list[str]:
+    """Return all suffixes in the order of the table."""
     found: list[str] = []
     for each in FORMATS.values():
-        if content in (None, each.content):
-            found += each.suffixes
+        found += each.suffixes
     return found
 
 

@@ -25,15 +25,25 @@ from anodetect.output.volumes import VolumeMap
 from anodetect.types import Floats
 
 RESEARCH = "Research use only, not for diagnosis"
-# with a segment and measurements of their own, those with the highest peaks; the rest share a
-# segment
+# So many findings, those with the highest peaks, have a segment and measurements of their own; the
+# others share a segment.
 FINDINGS = 20
-UNSCORED = -1.0  # in floats, which are never negative where scored
+UNSCORED = -1.0  # stands for NaN; values are never negative where scored
+
+# Codes: value, scheme, meaning
+Code = tuple[str, str, str]
 AI = ("123110", "DCM", "Artificial Intelligence")
 ABNORMAL_STRUCTURE = ("49755003", "SCT", "Morphologically Abnormal Structure")
 ABNORMALITY = ("263679003", "SCT", "Abnormality")
 PEAK, NO_UNITS = ("126031", "DCM", "Peak Value Within ROI"), ("1", "UCUM", "no units")
 VOLUME, CUBIC = ("118565006", "SCT", "Volume"), ("mm3", "UCUM", "cubic millimeter")
+DEVICE = ("121007", "DCM", "Device")
+COMMENT = ("121106", "DCM", "Comment")
+PROCESSING = ("109102", "DCM", "Processing Equipment")
+PROCEDURE = ("363679005", "SCT", "Imaging procedure")
+REPORT_TITLE = ("126000", "DCM", "Imaging Measurement Report")
+
+# Attributes that are taken over from the source: where its voxels lie, and UIDs
 PLACES = (
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID",
     "FrameOfReferenceUID", "Modality", "Rows", "Columns", "ImagePositionPatient",
@@ -57,13 +67,14 @@ def write(shown: VolumeMap, files: OutputFiles) -> None:
 
     datasets: dict[Kind, Dataset] = {}
     try:
-        source, order = _source(volume, shown.pseudonym)
+        source = _source(volume.volume.origin, shown.pseudonym)
         segments, found = findings(shown.heatmap, shown.above(), volume)
-        datasets["map"] = _map(shown.heatmap, volume, source, order, model)
-        datasets["mask"] = _segmentation(segments, len(found), volume, source, order, model)
+        values = volume.geometry.to_source(shown.heatmap)[source.order]
+        numbered = volume.geometry.to_source(segments)[source.order]
+        datasets["map"] = _parametric_map(values, source, model)
+        datasets["mask"] = _segmentation(numbered, len(found), source, model)
         if found:
-            evidence = [datasets["mask"], datasets["map"], *source]
-            datasets["report"] = _report(found, evidence, model)
+            datasets["report"] = _report(found, datasets["mask"], datasets["map"], source, model)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         # An attribute that the source should have is missing or wrong.
         raise RunError(f"no DICOM map: {error}") from None
@@ -71,6 +82,46 @@ def write(shown: VolumeMap, files: OutputFiles) -> None:
     for kind, dataset in datasets.items():
         with files.open(kind) as file:
             dataset.save_as(file, enforce_file_format=True)
+
+
+# -- Source ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Source:
+    """The headers of the files that a volume was made from, as far as highdicom needs them, and for
+    each of their frames the number of its slice in the volume."""
+
+    headers: list[Dataset]
+    order: list[int]
+
+
+def _source(series: Series, pseudonym: str) -> Source:
+    order = [0] * len(series.numbers)
+    for place, number in enumerate(series.numbers):
+        order[number] = place
+    return Source([_named(header, pseudonym) for header in series.headers], order)
+
+
+def _named(header: Dataset, pseudonym: str) -> Dataset:
+    """Return a source's header as it is, or with a pseudonym only its places and UIDs, and the
+    pseudonym for the patient's name."""
+    kept = Dataset()
+    for tag in PLACES if pseudonym else header.keys():
+        if tag in header:
+            kept.add(header[tag])
+
+    names = {"PatientName": f"{pseudonym}^", "PatientID": pseudonym}
+    for tag in PATIENT:
+        if tag not in kept:
+            setattr(kept, tag, names.get(tag, ""))
+
+    kept.file_meta = FileMetaDataset()
+    kept.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    return kept
+
+
+# -- Findings --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -85,29 +136,35 @@ class Finding:
 def findings(
     heatmap: Floats, above: NDArray[np.bool_], volume: Prepared
 ) -> tuple[NDArray[np.uint8], list[Finding]]:
-    """Number the connected regions of `above` [D, H, W] from 1, highest peak first; after FINDINGS
-    of them all others have the same number."""
+    """Number the connected regions of `above` [D, H, W] from 1, highest peak first, and measure
+    them. After FINDINGS of them all others have the same number and are not measured."""
     parts, count = ndimage.label(above)
     if not count:
         return np.zeros(above.shape, np.uint8), []
-    numbers = np.arange(1, count + 1)
-    peaks = ndimage.maximum(heatmap, parts, numbers)
+
+    peaks = ndimage.maximum(heatmap, parts, np.arange(1, count + 1))
     order = np.argsort(-np.asarray(peaks), kind="stable")
-    place = np.zeros(count + 1, np.uint8)
-    place[1 + order] = np.minimum(np.arange(count), FINDINGS) + 1
+    number_of = np.zeros(count + 1, np.uint8)
+    number_of[1 + order] = np.minimum(np.arange(count), FINDINGS) + 1
+
     voxel = abs(float(np.linalg.det(volume.geometry.affine[:3, :3])))
     sizes = np.bincount(parts.ravel())[1:]
     found = [Finding(float(peaks[n]), round(float(sizes[n]) * voxel, 3)) for n in order[:FINDINGS]]
-    return place[parts], found
+    return number_of[parts], found
 
 
-def _map(
-    heatmap: Floats, volume: Prepared, source: list[Dataset], order: list[int], model: str
-) -> Dataset:
-    """A heatmap [D, H, W] as a Parametric Map of floats."""
+def _label(number: int) -> str:
+    return f"finding {number}"
+
+
+# -- Parametric Map and Segmentation ---------------------------------------------------------------
+
+
+def _parametric_map(heatmap: Floats, source: Source, model: str) -> Dataset:
+    """Return a heatmap [frames, rows, columns] as a Parametric Map of floats."""
     import highdicom as hd
 
-    values = np.nan_to_num(volume.geometry.to_source(heatmap), nan=UNSCORED)[order]
+    values = np.nan_to_num(heatmap, nan=UNSCORED)
     high = max(float(values.max()), 1e-6)
     window = hd.VOILUTTransformation(
         window_center=high / 2, window_width=high, voi_lut_function="LINEAR_EXACT"
@@ -120,8 +177,9 @@ def _map(
         slope=1.0,
         intercept=0.0,
     )
-    made: Dataset = hd.pm.ParametricMap(
-        source_images=source,
+
+    dataset: Dataset = hd.pm.ParametricMap(
+        source_images=source.headers,
         pixel_array=np.ascontiguousarray(values, np.float32),
         real_world_value_mappings=[mapping],
         voi_lut_transformations=[window],
@@ -130,24 +188,17 @@ def _map(
         content_description=RESEARCH,
         series_description="anodetect anomaly map",
         contributing_equipment=[_equipment(model)],
-        **_common(),
+        **_instance(),
         **_device(),
     )
-    made.FloatPixelPaddingValue = made.FloatPixelPaddingRangeLimit = UNSCORED
-    made.Laterality = ""  # the whole patient's; the checker wants it said
-    return made
+    dataset.FloatPixelPaddingValue = dataset.FloatPixelPaddingRangeLimit = UNSCORED
+    dataset.Laterality = ""  # of the whole patient; checkers ask for the attribute
+    return dataset
 
 
-def _segmentation(
-    segments: NDArray[np.uint8],
-    found: int,
-    volume: Prepared,
-    source: list[Dataset],
-    order: list[int],
-    model: str,
-) -> Dataset:
-    """Return findings [D, H, W], numbered from 1, as a binary Segmentation; the first `found` have
-    a name of their own."""
+def _segmentation(segments: NDArray[np.uint8], found: int, source: Source, model: str) -> Dataset:
+    """Return findings [frames, rows, columns], numbered from 1, as a binary Segmentation; the first
+    `found` have a name of their own."""
     import highdicom as hd
 
     algorithm = hd.AlgorithmIdentificationSequence(
@@ -156,46 +207,73 @@ def _segmentation(
         version=version("anodetect"),
         parameters={"model SHA-256": model},
     )
-    count = max(1, int(segments.max()))
-    descriptions = [
-        hd.seg.SegmentDescription(
+    labels = [_label(number) for number in range(1, found + 1)]
+    if not found or int(segments.max()) > found:
+        labels.append("other findings" if found else "anomaly")
+    descriptions = []
+    for number, label in enumerate(labels, start=1):
+        description = hd.seg.SegmentDescription(
             segment_number=number,
-            segment_label=_label(number)
-            if number <= found
-            else "other findings"
-            if found
-            else "anomaly",
+            segment_label=label,
             segmented_property_category=hd.sr.CodedConcept(*ABNORMAL_STRUCTURE),
             segmented_property_type=hd.sr.CodedConcept(*ABNORMALITY),
             algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
             algorithm_identification=algorithm,
         )
-        for number in range(1, count + 1)
-    ]
-    made: Dataset = hd.seg.Segmentation(
-        source_images=source,
-        pixel_array=np.ascontiguousarray(volume.geometry.to_source(segments)[order]),
+        descriptions.append(description)
+
+    dataset: Dataset = hd.seg.Segmentation(
+        source_images=source.headers,
+        pixel_array=np.ascontiguousarray(segments),
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=descriptions,
         content_label="ANOMALY",
         content_description=RESEARCH,
         series_description="anodetect above the anomaly threshold",
         omit_empty_frames=bool(found),
-        **_common(),
+        **_instance(),
         **_device(),
     )
-    return made
+    return dataset
 
 
-def _report(found: list[Finding], evidence: list[Dataset], model: str) -> Dataset:
-    """Measurements of each finding, referring to its segment in the Segmentation, which is the
-    first of `evidence`; the last is of the source."""
+# -- Structured Report -----------------------------------------------------------------------------
+
+
+def _report(
+    found: list[Finding], segmentation: Dataset, heatmap: Dataset, source: Source, model: str
+) -> Dataset:
+    """Return the measurements of each finding, which refer to its segment in the Segmentation."""
     import highdicom as hd
 
-    segmentation, series = (
-        evidence[0],
-        hd.sr.SourceSeriesForSegmentation(evidence[-1].SeriesInstanceUID),
+    report = hd.sr.MeasurementReport(
+        observation_context=_observer(),
+        procedure_reported=hd.sr.CodedConcept(*PROCEDURE),
+        imaging_measurements=_measurements(found, segmentation, source, model),
+        title=hd.sr.CodedConcept(*REPORT_TITLE),
     )
+    contains = hd.sr.RelationshipTypeValues.CONTAINS
+    comment = hd.sr.TextContentItem(hd.sr.CodedConcept(*COMMENT), RESEARCH, contains)
+    report[0].ContentSequence.append(comment)
+
+    dataset: Dataset = hd.sr.ComprehensiveSR(
+        evidence=[segmentation, heatmap, *source.headers],
+        content=report[0],
+        is_complete=True,
+        series_description="anodetect findings",
+        **_instance(),
+    )
+    dataset.ManufacturerModelName = "anodetect"
+    dataset.SoftwareVersions = version("anodetect")
+    return dataset
+
+
+def _measurements(
+    found: list[Finding], segmentation: Dataset, source: Source, model: str
+) -> list[Any]:
+    """Return a group of measurements for each finding: its peak and its volume."""
+    import highdicom as hd
+
     algorithm = hd.sr.AlgorithmIdentification(
         name="anodetect",
         version=version("anodetect"),
@@ -203,68 +281,57 @@ def _report(found: list[Finding], evidence: list[Dataset], model: str) -> Datase
         family=hd.sr.CodedConcept(*AI),
         manufacturer="anodetect",
     )
-    groups = [
-        hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
+    series = hd.sr.SourceSeriesForSegmentation(source.headers[-1].SeriesInstanceUID)
+    instance = (segmentation.SOPClassUID, segmentation.SOPInstanceUID)
+
+    groups = []
+    for number, finding in enumerate(found, start=1):
+        values = (PEAK, finding.peak, NO_UNITS), (VOLUME, finding.volume, CUBIC)
+        group = hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
             tracking_identifier=hd.sr.TrackingIdentifier(
                 uid=generate_uid(), identifier=_label(number)
             ),
-            referenced_segment=hd.sr.ReferencedSegment(
-                segmentation.SOPClassUID, segmentation.SOPInstanceUID, number, source_series=series
-            ),
+            referenced_segment=hd.sr.ReferencedSegment(*instance, number, source_series=series),
             finding_category=hd.sr.CodedConcept(*ABNORMAL_STRUCTURE),
             finding_type=hd.sr.CodedConcept(*ABNORMALITY),
             algorithm_id=algorithm,
-            measurements=[
-                hd.sr.Measurement(
-                    hd.sr.CodedConcept(*PEAK), finding.peak, hd.sr.CodedConcept(*NO_UNITS)
-                ),
-                hd.sr.Measurement(
-                    hd.sr.CodedConcept(*VOLUME), finding.volume, hd.sr.CodedConcept(*CUBIC)
-                ),
-            ],
+            measurements=[_measurement(*each) for each in values],
         )
-        for number, finding in enumerate(found, start=1)
-    ]
+        groups.append(group)
+    return groups
+
+
+def _measurement(name: Code, value: float, unit: Code) -> Any:
+    import highdicom as hd
+
+    return hd.sr.Measurement(hd.sr.CodedConcept(*name), value, hd.sr.CodedConcept(*unit))
+
+
+def _observer() -> Any:
+    """Return this program as the device that observed."""
+    import highdicom as hd
+
     device = hd.sr.DeviceObserverIdentifyingAttributes(
         generate_uid(),
         name="anodetect",
         manufacturer_name="anodetect",
         model_name=version("anodetect"),
     )
-    observer = hd.sr.ObserverContext(hd.sr.CodedConcept("121007", "DCM", "Device"), device)
-    report = hd.sr.MeasurementReport(
-        observation_context=hd.sr.ObservationContext(observer_device_context=observer),
-        procedure_reported=hd.sr.CodedConcept("363679005", "SCT", "Imaging procedure"),
-        imaging_measurements=groups,
-        title=hd.sr.CodedConcept("126000", "DCM", "Imaging Measurement Report"),
-    )
-    contains = hd.sr.RelationshipTypeValues.CONTAINS
-    comment = hd.sr.TextContentItem(
-        hd.sr.CodedConcept("121106", "DCM", "Comment"), RESEARCH, contains
-    )
-    report[0].ContentSequence.append(comment)
-    made: Dataset = hd.sr.ComprehensiveSR(
-        evidence=evidence,
-        content=report[0],
-        is_complete=True,
-        series_description="anodetect findings",
-        **_common(),
-    )
-    made.ManufacturerModelName, made.SoftwareVersions = "anodetect", version("anodetect")
-    return made
+    observer = hd.sr.ObserverContext(hd.sr.CodedConcept(*DEVICE), device)
+    return hd.sr.ObservationContext(observer_device_context=observer)
 
 
-def _label(number: int) -> str:
-    return f"finding {number}"
+# -- What all have in common -----------------------------------------------------------------------
 
 
 def _equipment(model: str) -> Any:
-    """What made a Parametric Map, which has no place for an algorithm otherwise."""
+    """Return this program with the model as the equipment that contributed to a Parametric Map,
+    which has no other place for an algorithm."""
     import highdicom as hd
 
     return hd.ContributingEquipment(
         manufacturer="anodetect",
-        purpose_of_reference=hd.sr.CodedConcept("109102", "DCM", "Processing Equipment"),
+        purpose_of_reference=hd.sr.CodedConcept(*PROCESSING),
         manufacturer_model_name="anodetect",
         software_versions=version("anodetect"),
         contribution_description=(
@@ -273,7 +340,8 @@ def _equipment(model: str) -> Any:
     )
 
 
-def _common() -> dict[str, Any]:
+def _instance() -> dict[str, Any]:
+    """Return the attributes of a new file in a series of its own."""
     return {
         "series_instance_uid": generate_uid(),
         "series_number": 9000,
@@ -284,34 +352,9 @@ def _common() -> dict[str, Any]:
 
 
 def _device() -> dict[str, Any]:
+    """Return the attributes of the program that made a file."""
     return {
         "manufacturer_model_name": "anodetect",
         "software_versions": version("anodetect"),
         "device_serial_number": "none",
     }
-
-
-def _source(volume: Prepared, pseudonym: str) -> tuple[list[Dataset], list[int]]:
-    """The source's headers as far as highdicom needs them, and the volume's slices in the order of
-    their frames."""
-    series: Series = volume.volume.origin
-    order = [0] * len(series.numbers)
-    for place, number in enumerate(series.numbers):
-        order[number] = place
-    return [_named(header, pseudonym) for header in series.headers], order
-
-
-def _named(header: Dataset, pseudonym: str) -> Dataset:
-    """A source's header as it is, or only its places and UIDs, with the pseudonym for a name."""
-    kept = Dataset()
-    for tag in PLACES if pseudonym else header.keys():
-        if tag in header:
-            kept.add(header[tag])
-    for tag in PATIENT:
-        if tag not in kept:
-            setattr(
-                kept, tag, {"PatientName": f"{pseudonym}^", "PatientID": pseudonym}.get(tag, "")
-            )
-    kept.file_meta = FileMetaDataset()
-    kept.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    return kept

@@ -1,6 +1,6 @@
 """Maps of volumes as NIfTI, float32 or a mask of bytes, in exactly the geometry of the source.
 
-Of a NIfTI source's header only what says where voxels lie is taken over, bit for bit: no
+From a NIfTI source's header only the fields that place the voxels are taken over, bit for bit: no
 description, file name or extension, which may name the patient.
 """
 
@@ -62,22 +62,22 @@ def write(file: IO[bytes], values: NDArray[Any], volume: Prepared, description: 
 
 
 def header_like(volume: Prepared) -> Any:
-    """A header that places voxels as the source's does; that of a DICOM series or an NRRD says the
-    same in NIfTI's terms, RAS+."""
+    """Return a header that places voxels as that of the source; for DICOM or an NRRD it says
+    the same in NIfTI's terms, RAS+."""
     origin = volume.volume.origin
-    if not isinstance(origin, nib.Nifti1Header):
-        header = nib.Nifti1Header()
-        header.set_data_shape(volume.geometry.shape)
-        affine = FLIP_XY @ volume.geometry.affine
-        header.set_sform(affine, SCANNER)
-        header.set_qform(affine, SCANNER, strip_shears=True)
-        if (np.abs(header.get_qform() - affine) @ (*volume.geometry.shape, 1)).max() > SAME_PLACE:
-            header["qform_code"] = (
-                0  # a qform cannot say sheared, as by a tilted gantry: no viewer is to take it
-            )
-        header.set_xyzt_units("mm")
+    if isinstance(origin, nib.Nifti1Header):
+        header = type(origin)(endianness=origin.endianness)
+        for name in PLACED:
+            header[name] = origin[name]
         return header
-    header = type(origin)(endianness=origin.endianness)
-    for name in PLACED:
-        header[name] = origin[name]
+
+    header = nib.Nifti1Header()
+    header.set_data_shape(volume.geometry.shape)
+    affine = FLIP_XY @ volume.geometry.affine
+    header.set_sform(affine, SCANNER)
+    header.set_qform(affine, SCANNER, strip_shears=True)
+    # A qform cannot hold a sheared matrix, as of a tilted gantry: then no viewer may use it.
+    if (np.abs(header.get_qform() - affine) @ (*volume.geometry.shape, 1)).max() > SAME_PLACE:
+        header["qform_code"] = 0
+    header.set_xyzt_units("mm")
     return header

@@ -1,4 +1,7 @@
-"""A volume's heatmap as files, and a picture of it in three planes."""
+"""A volume's heatmap as files, and a picture of it in three planes.
+
+The formats that lie in the source's grid are written by nifti.py and dicom.py.
+"""
 
 import io
 from collections.abc import Sequence
@@ -15,6 +18,7 @@ from anodetect.output.images import Picture, overlay
 from anodetect.types import Bools, Floats
 
 PANEL, GAP, LINE = 280, 6, 18  # pixels: a plane's side, between planes, a line of text
+SAVED_AS: dict[str, dict[str, int]] = {"jpeg": {"quality": 85}, "png": {}}
 
 
 @dataclass(frozen=True)
@@ -66,17 +70,19 @@ def write_planes(shown: VolumeMap, files: OutputFiles) -> None:
 def picture(
     heatmap: Floats, volume: Prepared, scale: tuple[float, float], kind: str = "jpeg"
 ) -> bytes:
-    """Axial, coronal and sagittal slices through the highest value of a heatmap [D, H, W], the
-    heatmap over the image, with the patient's directions at the edges and the slice's place in
+    """Return axial, coronal and sagittal slices through the highest value of a heatmap [D, H, W],
+    the heatmap over the image, with the patient's directions at the edges and the slice's place in
     millimetres, as a PNG or JPEG."""
     number = int(max(volume.numbers, key=lambda each: heatmap[each].max()))
     row, column = divmod(int(heatmap[number].argmax()), heatmap.shape[2])
-    found = volume.geometry.source_index((number, row, column))
-    panels = [_panel(plane, heatmap, volume, scale, found) for plane in PLANES]
+    highest = volume.geometry.source_index((number, row, column))
+
+    axial, coronal, sagittal = (_panel(each, heatmap, volume, scale, highest) for each in PLANES)
     gap = np.full((PANEL + LINE, GAP, 3), 255, np.uint8)
+    whole = np.concatenate([axial, gap, coronal, gap, sagittal], axis=1)
+
     buffer = io.BytesIO()
-    whole = np.concatenate([panels[0], gap, panels[1], gap, panels[2]], axis=1)
-    Image.fromarray(whole).save(buffer, kind, **({"quality": 85} if kind == "jpeg" else {}))
+    Image.fromarray(whole).save(buffer, kind, **SAVED_AS[kind])
     return buffer.getvalue()
 
 
@@ -85,42 +91,46 @@ def _panel(
     heatmap: Floats,
     volume: Prepared,
     scale: tuple[float, float],
-    found: tuple[float, float, float],
+    voxel: tuple[float, float, float],
 ) -> Picture:
-    """One plane through the source's voxel `found` on a black square, a line of text below it."""
+    """Return one plane through a voxel (i, j, k) of the source on a black square, a line of text
+    below it."""
     geometry = along(volume.geometry.shape, volume.geometry.affine, plane)
-    number = round(geometry.inside((found[0], found[1], found[2]))[0])
+    number = round(geometry.inside(voxel)[0])
     image = geometry.to_slices(volume.volume.voxels)[:, number]
     values = geometry.to_slices(volume.geometry.to_source(heatmap))[number]
+
     _, row, column = geometry.spacing
     height, width = values.shape[0] * row, values.shape[1] * column
     zoom = PANEL / max(height, width)
     size = (max(1, round(width * zoom)), max(1, round(height * zoom)))
     shown = Image.fromarray(overlay(image, values, scale)).resize(size, Image.Resampling.BILINEAR)
+
     canvas = Image.new("RGB", (PANEL, PANEL + LINE), "black")
     canvas.paste(shown, ((PANEL - size[0]) // 2, (PANEL - size[1]) // 2))
+    _write_texts(canvas, plane, place_text(geometry.centre(number), plane))
+    return np.asarray(canvas)
+
+
+def _write_texts(canvas: Image.Image, plane: str, place: str) -> None:
+    """Write the letters of the patient's directions at the edges of a plane, and below it what it
+    is and where it lies."""
     draw, letters, font = ImageDraw.Draw(canvas), edges(plane), ImageFont.load_default(13)
-    places = {
+    anchors = {
         "left": (3.0, PANEL / 2, "lm"),
         "right": (PANEL - 3.0, PANEL / 2, "rm"),
         "top": (PANEL / 2, 2.0, "mt"),
         "bottom": (PANEL / 2, PANEL - 2.0, "mb"),
     }
-    for edge, (x, y, anchor) in places.items():
+    for edge, (x, y, anchor) in anchors.items():
         draw.text((x, y), letters[edge], "white", font, anchor, stroke_width=1, stroke_fill="black")
+
     draw.rectangle((0, PANEL, PANEL, PANEL + LINE), "white")
-    draw.text(
-        (PANEL / 2, PANEL + 2),
-        f"{plane}, {place_text(geometry.centre(number), plane)}",
-        "black",
-        font,
-        "mt",
-    )
-    return np.asarray(canvas)
+    draw.text((PANEL / 2, PANEL + 2), f"{plane}, {place}", "black", font, "mt")
 
 
 def place_text(centre: tuple[float, float, float], plane: str) -> str:
-    """Where a slice lies in the patient along its plane's axis, such as "12 mm S"."""
+    """Return where a slice lies in the patient along its plane's axis, such as "12 mm S"."""
     letter = PLANES[plane][0]
     value = centre["LPS".index(letter)]
     return f"{abs(value):.0f} mm {letter if value >= 0 else OPPOSITE[letter]}"
