@@ -310,7 +310,7 @@ def info(run: options.Run, as_json: options.Json = False) -> None:
 
 @app.command()
 def detectors(name: options.DetectorName = None, as_json: options.Json = False) -> None:
-    """What there is to train; with a name every setting of that detector."""
+    """List what there is to train; with a name, list every setting of that detector."""
     from anodetect.commands import detectors as command
 
     if name is None:

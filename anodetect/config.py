@@ -23,8 +23,8 @@ class Config(BaseModel):
 
 
 class Pooling(Config):
-    """How a map becomes an image score: it is smoothed, and the mean of the highest share of its
-    foreground pixels is taken."""
+    """The pooling of a map to an image score: it is smoothed, and the mean of the highest share of
+    its foreground pixels is taken."""
 
     smooth: float = Field(
         default=1.0,

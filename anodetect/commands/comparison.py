@@ -52,12 +52,17 @@ def summarise(data: str, rows: Sequence[ResultRow], draws: Sequence[Draws]) -> S
     `rows` and `draws` have an entry for each seed. The resamples are the same for every seed, so
     the interval is that of the mean, over seeds, of each resample's value.
     """
-    means = {name: np.mean([each[name] for each in draws], axis=0) for name in draws[0]}
-    metrics = {}
+    means = {}
+    for name in draws[0]:
+        means[name] = np.mean([each[name] for each in draws], axis=0)
+
+    metrics, costs = {}, {}
     for name in METRICS:
         low, high = np.nanpercentile(means[name], (2.5, 97.5)) if name in means else (None, None)
-        values = [getattr(row, name) for row in rows]
+        values = _column(rows, name)
         metrics[name] = Estimate(None if None in values else float(np.mean(values)), low, high)
+    for name in COSTS:
+        costs[name] = float(np.mean(_column(rows, name)))
 
     return Summary(
         data=data,
@@ -66,9 +71,13 @@ def summarise(data: str, rows: Sequence[ResultRow], draws: Sequence[Draws]) -> S
         representation=rows[0].representation,
         seeds=len(rows),
         metrics=metrics,
-        costs={name: float(np.mean([getattr(row, name) for row in rows])) for name in COSTS},
+        costs=costs,
         draws=means,
     )
+
+
+def _column(rows: Sequence[ResultRow], name: str) -> list[Any]:
+    return [getattr(row, name) for row in rows]
 
 
 def differences(summary: Summary, others: Sequence[Summary]) -> list[Difference]:
@@ -103,13 +112,16 @@ def summary_json(summary: Summary, compared: Sequence[Difference]) -> dict[str, 
         "dataset": summary.dataset,
         "representation": summary.representation,
     }
-    content |= {name: asdict(estimate) for name, estimate in summary.metrics.items()}
+    content |= _as_json(summary.metrics)
     content |= summary.costs
-    content["differences"] = []
-    for difference in compared:
-        metrics = {name: asdict(estimate) for name, estimate in difference.metrics.items()}
-        content["differences"].append({"other": difference.other, **metrics})
+    content["differences"] = [
+        {"other": difference.other, **_as_json(difference.metrics)} for difference in compared
+    ]
     return content
+
+
+def _as_json(metrics: Mapping[str, Estimate]) -> dict[str, Any]:
+    return {name: asdict(estimate) for name, estimate in metrics.items()}
 
 
 def markdown(summaries: Sequence[Summary], budget: float, seeds: int) -> str:

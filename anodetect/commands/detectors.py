@@ -1,4 +1,4 @@
-"""What there is to train, and every setting of one detector."""
+"""The list of detectors, and every setting of one of them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict

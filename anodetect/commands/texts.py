@@ -1,4 +1,4 @@
-"""What commands answer, as text for a reader."""
+"""The answers of commands as text for a reader."""
 
 import math
 from collections.abc import Mapping, Sequence

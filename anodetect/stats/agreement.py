@@ -85,10 +85,13 @@ def cohens_kappa(pairs: Sequence[tuple[str, str]]) -> float:
     if not pairs:
         return float("nan")
     n = len(pairs)
-    first, second = (Counter(verdicts) for verdicts in zip(*pairs, strict=True))
-    observed = sum(a == b for a, b in pairs) / n
+    first, second = map(Counter, zip(*pairs, strict=True))
     expected = sum(count * second[verdict] for verdict, count in first.items()) / n**2
-    return float("nan") if expected == 1 else (observed - expected) / (1 - expected)
+    return float("nan") if expected == 1 else (_agreed(pairs) / n - expected) / (1 - expected)
+
+
+def _agreed(pairs: Sequence[tuple[str, str]]) -> int:
+    return sum(one == other for one, other in pairs)
 
 
 def agreements(judgements: Judgements) -> list[Agreement]:
@@ -104,8 +107,8 @@ def agreements(judgements: Judgements) -> list[Agreement]:
             if one in judged and other in judged:
                 pairs.append((judged[one].verdict, judged[other].verdict))
         if pairs:
-            agreed = sum(a == b for a, b in pairs)
-            found.append(Agreement((one, other), len(pairs), agreed, cohens_kappa(pairs)))
+            readers = one, other
+            found.append(Agreement(readers, len(pairs), _agreed(pairs), cohens_kappa(pairs)))
     return found
 
 
@@ -122,18 +125,24 @@ def summary(flagged: Mapping[str, bool], judgements: Judgements) -> Summary:
     listed = {path: judgements[path] for path in flagged if judgements.get(path)}
     reviewers: Counter[str] = Counter()
     verdicts: Counter[str] = Counter()
-    for judged in listed.values():
-        reviewers.update(review.reviewer for review in judged.values())
-        verdicts.update(review.verdict for review in judged.values())
+    disagreements, labels_of_flagged = [], []
 
-    labels = [consensus(judged) for path, judged in listed.items() if flagged[path]]
-    known = [label for label in labels if label is not None]
+    for path, judged in listed.items():
+        for review in judged.values():
+            reviewers[review.reviewer] += 1
+            verdicts[review.verdict] += 1
+        if disagreement(judged) > 0:
+            disagreements.append(path)
+        label = consensus(judged)
+        if flagged[path] and label is not None:
+            labels_of_flagged.append(label)
+
     return Summary(
         images=len(flagged),
         reviewed=len(listed),
         by_reviewer=dict(reviewers.most_common()),
         verdicts=dict(verdicts.most_common()),
-        disagreements=tuple(path for path, judged in listed.items() if disagreement(judged) > 0),
-        precision=Rate(sum(known), len(known)),
+        disagreements=tuple(disagreements),
+        precision=Rate(sum(labels_of_flagged), len(labels_of_flagged)),
         agreements=tuple(agreements(listed)),
     )

@@ -72,16 +72,22 @@ class Evaluation:
 
     def as_json(self) -> dict[str, Any]:
         """Return the evaluation as `evaluate --json` and audit.json have it."""
-        pixel, pixel_intervals = None, None
+        image: dict[str, Any] = {}
+        for name, interval in self.image.items():
+            image[name] = _bounds(interval) | {"value": interval.value}
+
+        pixel: dict[str, float] = {}
+        pixel_intervals: dict[str, Any] = {}
+        for name, interval in (self.pixel or {}).items():
+            pixel[name] = interval.value
+            pixel_intervals[name] = _bounds(interval)
         if self.pixel is not None:
-            pixel = {name: interval.value for name, interval in self.pixel.items()}
             pixel["dice_at_threshold"] = self.dice_at_threshold
-            pixel_intervals = {name: _bounds(interval) for name, interval in self.pixel.items()}
 
         content = {
-            "image": {name: _bounds(i) | {"value": i.value} for name, i in self.image.items()},
-            "pixel": pixel,
-            "pixel_intervals": pixel_intervals,
+            "image": image,
+            "pixel": pixel or None,
+            "pixel_intervals": pixel_intervals or None,
             "n_normal": self.n_normal,
             "n_anomalous": self.n_anomalous,
             "n_groups": self.n_groups,
@@ -220,10 +226,16 @@ class Measure:
 
     def draws(self) -> dict[str, NDArray[np.float64]]:
         """Return each metric's values over the resampled groups, by image_… and pixel_…."""
-        intervals = {f"image_{name}": i for name, i in self.image_intervals.items()}
+        parts = {"image": self.image_intervals}
         if self.has_masks:
-            intervals |= {f"pixel_{name}": i for name, i in self.pixel_intervals.items()}
-        return {name: i.draws for name, i in intervals.items() if i.draws is not None}
+            parts["pixel"] = self.pixel_intervals
+
+        draws = {}
+        for part, intervals in parts.items():
+            for name, interval in intervals.items():
+                if interval.draws is not None:
+                    draws[f"{part}_{name}"] = interval.draws
+        return draws
 
 
 class MeasureByColumn:

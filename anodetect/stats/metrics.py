@@ -7,7 +7,7 @@ memory does not grow with their size, and a bootstrap over groups is a weighted 
 metric that is not defined, because there is one class only, is NaN.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -93,7 +93,7 @@ def image_metrics(
     }
     note = _why_no_interval(labels, groups)
     if note:
-        return {name: Interval(value, note=note) for name, value in values.items()}
+        return _without_intervals(values, note)
 
     blocks = []
     for found, alarms in bootstrap_curves(labels, scores, groups, resamples=RESAMPLES, seed=seed):
@@ -170,6 +170,10 @@ def _fpr_at(found: Doubles, alarms: Doubles) -> Doubles:
     reached = _rate(found) >= 0.95 - 1e-12
     lowest = np.where(reached, _rate(alarms), np.inf).min(-1)
     return np.asarray(lowest + 0 * _rate(found)[..., -1])
+
+
+def _without_intervals(values: Mapping[str, float], note: str) -> dict[str, Interval]:
+    return {name: Interval(value, note=note) for name, value in values.items()}
 
 
 def _interval(value: float, draws: Doubles) -> Interval:
@@ -297,12 +301,13 @@ class PixelCurves:
             return {name: Interval(value, note=note) for name, value in values.items()}
 
         rng = np.random.default_rng(seed)
-        draws: dict[str, list[float]] = {name: [] for name in values}
+        draws = []
         for _ in range(resamples):
             weights = rng.multinomial(count, [1 / count] * count).astype(float)
-            for name, value in self.measure(weights).items():
-                draws[name].append(value)
-        return {name: _interval(value, np.array(draws[name])) for name, value in values.items()}
+            draws.append(list(self.measure(weights).values()))
+        columns = np.array(draws).T  # [metrics, resamples]
+        named = zip(values.items(), columns, strict=True)
+        return {name: _interval(value, column) for (name, value), column in named}
 
 
 def _from_the_highest(counts: Doubles) -> Doubles:
@@ -338,7 +343,7 @@ def _lower_edge(bins: NDArray[np.int64]) -> Floats:
 
 
 class LesionSensitivity(NamedTuple):
-    """How many lesions of `total` are found above a threshold."""
+    """The number of lesions, of `total`, that are found above a threshold."""
 
     found: int
     total: int
@@ -365,7 +370,8 @@ def lesion_sensitivity(
     truths = [ndimage.label(mask, around) for mask in masks]
     best = LesionSensitivity(0, sum(count for _, count in truths), float("inf"))
 
-    finite = np.concatenate([value[np.isfinite(value)] for value in values])
+    everything = np.concatenate([value.ravel() for value in values])
+    finite = everything[np.isfinite(everything)]
     tails = 1 - np.geomspace(1e-7, 0.5, thresholds)  # most of them where few voxels lie above
     for threshold in np.unique(np.quantile(finite, tails))[::-1]:
         found = wrong = 0
