@@ -27,7 +27,7 @@ from anodetect.commands import review
 from anodetect.data import synthetic
 from anodetect.errors import ConfigError
 from anodetect.record import directories, reviews, verification
-from apps.review import display, jobs, page, store
+from apps.review import display, jobs, loading, page, store
 
 pytestmark = pytest.mark.filterwarnings("default")  # Streamlit's own
 HOSTILE = "<script>alert(1)</script> ![x](http://evil.example/x.png) **bold** :red[x] $x$"
@@ -59,8 +59,8 @@ def opened(monkeypatch):
     return open_app
 
 
-def told(app):
-    """What the line under the pictures tells: its layers."""
+def pointer_layers(app):
+    """Return the layers whose values the line under the pictures shows."""
     component = next(
         part for part in app.get("bidi_component") if part.proto.component_name == "anodetect_read"
     )
@@ -155,7 +155,7 @@ def test_blind_hides_everything_until_a_verdict(opened, scores):
     )
     figure = json.loads(app.get("plotly_chart")[0].proto.spec)
     assert [trace["type"] for trace in figure["data"]] == ["image"]
-    assert "anomaly" not in figure["layout"] and len(told(app)) == 1
+    assert "anomaly" not in figure["layout"] and len(pointer_layers(app)) == 1
     app.button(key="verdict_normal").click().run()
     assert app.session_state["open"] == path and path in " ".join(texts(app))
     assert any(
@@ -186,7 +186,7 @@ def test_the_picture_has_panels_contours_and_truth(opened, scores):
     figure = json.loads(app.get("plotly_chart")[0].proto.spec)
     kinds = [trace["type"] for trace in figure["data"]]
     assert (kinds.count("image"), kinds.count("scatter")) == (3, 7)
-    assert [layer["name"] for layer in told(app)] == ["intensity", "anomaly"]
+    assert [layer["name"] for layer in pointer_layers(app)] == ["intensity", "anomaly"]
     for third in ("reconstruction", "difference"):
         app.selectbox(key="third").set_value(third).run()
         assert not app.exception
@@ -324,7 +324,7 @@ def test_a_directory_that_goes_while_it_is_open_is_a_message(opened, scores):
 
 
 def test_a_huge_image_is_a_note(opened, scores, monkeypatch):
-    monkeypatch.setattr(display, "LARGEST", 100)
+    monkeypatch.setattr(loading, "LARGEST", 100)
     app = opened(scores)
     assert any("viewer for large images" in text for text in texts(app)) and not app.exception
 
@@ -471,7 +471,7 @@ def test_slices_of_a_volume_are_scrolled_from_the_highest_score(opened, scored_v
     assert (slider.min, slider.max, slider.value) == (1, 9, 1)
     (row,) = directories.read(scores).rows
     directory = directories.read(scores)
-    case = display.load_volume(directory, row, "axial")
+    case = loading.load_volume(directory, row, "axial")
     assert (case.slices[0, 0] == pictures[-1]).all() and (case.mask[0] == masks[-1]).all()
     assert case.heatmap.shape == (9, 64, 64) and case.heatmap[0].max() > case.heatmap[1:].max()
     profile = json.loads(app.get("plotly_chart")[0].proto.spec)
@@ -480,7 +480,7 @@ def test_slices_of_a_volume_are_scrolled_from_the_highest_score(opened, scored_v
     slider.set_value(5).run()
     assert not app.exception
     app.toggle(key="blind").set_value(True).run()
-    assert len(app.get("plotly_chart")) == 1 and len(told(app)) == 1
+    assert len(app.get("plotly_chart")) == 1 and len(pointer_layers(app)) == 1
     app.button(key="verdict_anomalous").click().run()
     assert verification.verify(scores).intact
 
@@ -502,10 +502,8 @@ def test_the_thumbnail_of_a_volume_is_its_slice_with_the_highest_score(opened, s
             np.corrcoef(picture[inner].ravel(), other[inner].ravel())[0, 1] for other in pictures
         ]
         assert picture.shape == (64, 64) and max(alike) > 0.95 and not app.exception
-        for part in (
-            np.s_[25:40, :8],
-            np.s_[54:, 12:52],
-        ):  # the patient's direction, and the place in millimetres
+        direction, place_in_mm = np.s_[25:40, :8], np.s_[54:, 12:52]
+        for part in (direction, place_in_mm):
             assert picture[part].std() > 2 * max(other[part].std() for other in pictures)
         return int(np.argmax(alike))
 
@@ -525,7 +523,7 @@ def test_a_dicom_series_is_shown_as_the_volume_it_is(opened, volume_run, tmp_pat
     directory = directories.read(tmp_path / "out")
     (row,) = directory.rows
     plane = directories.read_slices(directory.path)[0].axis
-    case = display.load_volume(directory, row, plane)
+    case = loading.load_volume(directory, row, plane)
     assert case.notes == () and case.heatmap.shape == case.slices.shape[1:]
     assert (case.geometry.to_source(case.slices[0]) == voxels).all()
     shown = [display.slice_view(case, number).heatmap is not None for number in range(5)]

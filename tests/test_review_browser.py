@@ -14,7 +14,7 @@ from playwright.sync_api import expect
 import anodetect
 from anodetect.data import synthetic
 from anodetect.record import directories, reviews, verification
-from apps.review import display
+from apps.review import loading
 from benchmarks.review import browser, served
 
 VERDICTS = 200  # by each of two who judge at once
@@ -125,7 +125,7 @@ def test_the_pointer_tells_the_value_of_its_pixel_in_every_panel(chromium, addre
     page = visit(chromium, address, "Dora")
     directory = directories.read(scores)
     first = min(directory.rows, key=lambda row: (row.p_value, -row.score, row.path))
-    case = display.load(directory, first)
+    case = loading.load(directory, first)
     for panel in ("xy", "x2y2", "x3y3"):
         box = page.locator(f".nsewdrag[data-subplot={panel}]").bounding_box()
         page.mouse.move(box["x"] + 41.5 / 64 * box["width"], box["y"] + 12.5 / 64 * box["height"])

@@ -20,7 +20,7 @@ from anodetect.errors import RunError
 from anodetect.files import path_of, path_text
 from anodetect.output import images as writer
 from anodetect.record import directories
-from apps.review import display
+from apps.review import display, loading, thumbnails
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def scored(made, tmp_path):
 
 def test_a_case_is_the_image_its_map_and_its_truth(scored):
     directory, row = scored
-    case = display.load(directory, row)
+    case = loading.load(directory, row)
     file = Path(directory.audit["root"]) / row.path
     assert (case.image[0] == np.asarray(Image.open(file))).all()
     assert (case.heatmap == tifffile.imread(directory.path / row.heatmap)).all()
@@ -57,7 +57,7 @@ def test_sixteen_bits_stay_sixteen_bits(scored):
     directory, row = scored
     file = Path(directory.audit["root"]) / row.path
     Image.fromarray(np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) * 16).save(file)
-    case = display.load(directory, replace(row, sha256=sha256(file.read_bytes()).hexdigest()))
+    case = loading.load(directory, replace(row, sha256=sha256(file.read_bytes()).hexdigest()))
     assert case.image.max() == 4095 * 16 and len(np.unique(case.image)) == 4096
 
 
@@ -75,15 +75,15 @@ def test_paths_that_lead_out_are_refused(tmp_path, name):
     (root / "link.png").symlink_to(tmp_path / "secret.png")
     (root / "loop").symlink_to(root / "loop")
     with pytest.raises(RunError):
-        display.inside(root, name)
+        loading.inside(root, name)
 
 
 def test_a_folder_with_a_longer_name_is_outside(tmp_path):
     for name in ("root", "root-secret"):
         (tmp_path / name).mkdir()
     with pytest.raises(RunError, match="leads out"):
-        display.inside(tmp_path / "root", "../root-secret/a.png")
-    assert display.inside(tmp_path / "root", "a/../b.png") == (tmp_path / "root/b.png").resolve()
+        loading.inside(tmp_path / "root", "../root-secret/a.png")
+    assert loading.inside(tmp_path / "root", "a/../b.png") == (tmp_path / "root/b.png").resolve()
 
 
 @pytest.mark.parametrize("path", ["../outside.png", "%2E%2E/outside.png", "test/../../outside.png"])
@@ -91,7 +91,7 @@ def test_a_row_cannot_name_an_image_outside_the_root(scored, path):
     directory, row = scored
     outside = Path(directory.audit["root"]).parent / "outside.png"
     shutil.copy(Path(directory.audit["root"]) / row.path, outside)
-    case = display.load(directory, replace(row, path=path))
+    case = loading.load(directory, replace(row, path=path))
     assert case.image is None
     assert "leads out" in case.notes[0]
 
@@ -99,7 +99,7 @@ def test_a_row_cannot_name_an_image_outside_the_root(scored, path):
 def test_a_row_cannot_name_a_heatmap_outside_the_directory(scored):
     directory, row = scored
     shutil.copy(directory.path / row.heatmap, directory.path.parent / "outside.tiff")
-    case = display.load(directory, replace(row, heatmap="../outside.tiff"))
+    case = loading.load(directory, replace(row, heatmap="../outside.tiff"))
     assert case.heatmap is None and "leads out" in case.notes[0]
 
 
@@ -122,7 +122,7 @@ def spoiled(scored, what):
         shutil.copy(next(file.parent.glob("*9.png")), file)
     elif what == "large image":
         with file.open("r+b") as opened:
-            opened.truncate(display.LARGEST + 1)
+            opened.truncate(loading.LARGEST + 1)
     elif what == "missing heatmap":
         heatmap.unlink()
     elif what == "changed heatmap":
@@ -135,7 +135,7 @@ def spoiled(scored, what):
     else:
         tifffile.imwrite(heatmap, np.zeros((9, 9), np.float32))
         directory.audit["outputs"][row.heatmap] = sha256(heatmap.read_bytes()).hexdigest()
-    return display.load(directory, row)
+    return loading.load(directory, row)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_what_cannot_be_shown_is_said(scored, what, note):
 
 def test_a_failed_row_shows_its_image_if_there_is_one(scored):
     directory, row = scored
-    case = display.load(directory, replace(row, status="failed", heatmap="", sha256=None))
+    case = loading.load(directory, replace(row, status="failed", heatmap="", sha256=None))
     assert case.image is not None and case.notes == ()
 
 
@@ -229,7 +229,7 @@ def test_a_view_is_small_and_keeps_the_grid():
     heatmap, mask = np.zeros((900, 1600), np.float32), np.zeros((900, 1600), bool)
     heatmap[451, 1001], mask[451, 1001] = 7, True
     view = display.view(display.Case(image, heatmap, mask, None, None, ("a note",)))
-    assert (view.size, view.block, view.image.shape, view.told) == (
+    assert (view.size, view.block, view.image.shape, view.hover_block) == (
         (900, 1600),
         3,
         (3, 300, 534),
@@ -246,24 +246,24 @@ def test_a_view_is_small_and_keeps_the_grid():
     ("values", "kind"),
     [([0, 255], "uint8"), ([0, 256], "uint16"), ([-1, 5], "float32"), ([0.5], "float32")],
 )
-def test_told_intensities_stay_what_they_are(values, kind):
+def test_intensities_under_the_pointer_stay_what_they_are(values, kind):
     image = np.broadcast_to(np.array(values, np.float32), (1, 1, len(values)))
-    told = display.view(display.Case(image, None, None, None, None, ())).intensity
-    assert told.dtype == kind and (told == image[0]).all()
+    intensity = display.view(display.Case(image, None, None, None, None, ())).intensity
+    assert intensity.dtype == kind and (intensity == image[0]).all()
 
 
 def test_thumbnails_are_small_and_only_of_the_image_that_was_scored(scored):
     directory, row = scored
-    picture = display.thumbnail(directory, row)
+    picture = thumbnails.thumbnail(directory, row)
     content = base64.b64decode(picture.removeprefix("data:image/jpeg;base64,"))
-    assert max(Image.open(io.BytesIO(content)).size) <= display.THUMBNAIL and len(content) < 4000
+    assert max(Image.open(io.BytesIO(content)).size) <= thumbnails.SIDE and len(content) < 4000
     for change in (
         {"sha256": "0" * 64},
         {"status": "failed"},
         {"width": 90000},
         {"path": "../x.png"},
     ):
-        assert display.thumbnail(directory, replace(row, **change)) == ""
+        assert thumbnails.thumbnail(directory, replace(row, **change)) == ""
 
 
 def test_masks_come_from_the_manifest_where_there_is_one(scored):
@@ -271,9 +271,9 @@ def test_masks_come_from_the_manifest_where_there_is_one(scored):
     root = Path(directory.audit["root"])
     Image.fromarray(np.eye(64, dtype=np.uint8)).save(root / "eye.png")
     (root / "manifest.csv").write_text(f"path,mask\n{row.path},eye.png\n")
-    assert (display.load(directory, row).mask == np.eye(64, dtype=bool)).all()
+    assert (loading.load(directory, row).mask == np.eye(64, dtype=bool)).all()
     (root / "manifest.csv").write_text(f"path,mask\n{row.path},../eye.png\n")
-    case = display.load(directory, row)
+    case = loading.load(directory, row)
     assert case.mask is None and "leads out" in case.notes[0]
 
 

@@ -30,7 +30,7 @@ def until(condition, seconds=60):
 @pytest.fixture
 def stand_in(root, monkeypatch):
     """Starts Python code in place of the command line, and ends it if a test has not."""
-    begun = []
+    started = []
 
     def start(code, out="run"):
         real = jobs._start
@@ -39,12 +39,12 @@ def stand_in(root, monkeypatch):
             "_start",
             lambda folder, _, out: real(folder, [sys.executable, "-P", "-c", code, "train"], out),
         )
-        begun.append(jobs.start(root, ["train"], root / out))
+        started.append(jobs.start(root, ["train"], root / out))
         monkeypatch.setattr(jobs, "_start", real)
-        return begun[-1]
+        return started[-1]
 
     yield start
-    for job in begun:
+    for job in started:
         jobs.cancel(job)
 
 
@@ -65,9 +65,8 @@ time.sleep(60)
 
 def test_train_and_score_from_the_folder_to_the_table(root, synthetic_folder):
     (root / "data").symlink_to(synthetic_folder / "train/good")
-    with pytest.raises(
-        ConfigError, match="in none of the folders"
-    ):  # a link that leads out is outside
+    # A link that leads out of the root is outside.
+    with pytest.raises(ConfigError, match="in none of the folders"):
         jobs.train_command([root], root / "data", "pca", root / "run", budget=1)
     (root / "data").unlink()
     shutil.copytree(synthetic_folder / "train/good", root / "data")
@@ -93,16 +92,16 @@ def test_a_job_is_known_again_from_the_disk(root, stand_in):
     until(lambda: jobs.progress(job).total)
     (again,) = jobs.all_jobs([root])
     assert again == job and jobs.state(again) == "running"
-    told = jobs.progress(again)
-    assert (told.done, told.total, told.line) == (3, 10, "train: 3/10 loss 1")
+    progress = jobs.progress(again)
+    assert (progress.done, progress.total, progress.line) == (3, 10, "train: 3/10 loss 1")
     with pytest.raises(ConfigError, match="still being made"):
         jobs.start(root, ["train"], root / "other")
 
 
 def test_another_process_with_the_same_number_is_not_the_job(root, stand_in):
     job = stand_in(SLEEP)
-    said = json.loads((job.folder / jobs.JOB).read_text())
-    (job.folder / jobs.JOB).write_text(json.dumps(said | {"created": said["created"] - 60}))
+    content = json.loads((job.folder / jobs.JOB).read_text())
+    (job.folder / jobs.JOB).write_text(json.dumps(content | {"created": content["created"] - 60}))
     (other,) = jobs.all_jobs([root])
     assert jobs.state(other) == "failed"
     jobs.cancel(other)
@@ -126,12 +125,12 @@ def test_nothing_is_left_running_when_a_job_is_cancelled(root, stand_in, monkeyp
 def test_a_cancelled_training_goes_on(root, stand_in, monkeypatch):
     job = stand_in(SLEEP)
     jobs.cancel(job)
-    begun = []
-    monkeypatch.setattr(jobs, "_start", lambda folder, command, out: begun.append((command, out)))
+    started = []
+    monkeypatch.setattr(jobs, "_start", lambda folder, command, out: started.append((command, out)))
     jobs.resume(
         root, jobs.Job(job.folder, (*"abcd", "train", "x", "--resume"), job.out, 1, 0.0, "")
     )
-    ((command, out),) = begun
+    ((command, out),) = started
     assert command[3:] == ["anodetect.cli", "train", "x", "--resume"] and out == job.out
 
 
@@ -157,7 +156,7 @@ def test_what_is_there_already_is_not_written_over(root):
         jobs.train_command([root], root, "pca", root / "run", budget=1)
 
 
-def test_a_damaged_job_is_said(root):
+def test_a_damaged_job_is_reported(root):
     folder = root / jobs.FOLDER / "1"
     folder.mkdir(parents=True)
     (folder / jobs.JOB).write_text("{")

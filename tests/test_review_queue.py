@@ -18,7 +18,7 @@ from anodetect.stats import agreement
 from anodetect.stats.agreement import Rate
 from anodetect.stats.calibration import Calibration
 from anodetect.stats.decision import Rule
-from apps.review import worklist
+from apps.review import export, outcome, regions, worklist
 from apps.review.worklist import Filter
 
 
@@ -121,11 +121,11 @@ def test_a_blind_list_gives_nothing_away():
 
 
 def test_stepping_stays_within_the_list():
-    assert worklist.beside(["a", "b", "c"], "b", 1) == "c"
-    assert worklist.beside(["a", "b", "c"], "c", 1) == "c"
-    assert worklist.beside(["a", "b", "c"], "a", -1) == "a"
-    assert worklist.beside(["a", "b", "c"], "gone", 1) == "a"
-    assert worklist.beside([], "a", 1) == ""
+    assert worklist.neighbour(["a", "b", "c"], "b", 1) == "c"
+    assert worklist.neighbour(["a", "b", "c"], "c", 1) == "c"
+    assert worklist.neighbour(["a", "b", "c"], "a", -1) == "a"
+    assert worklist.neighbour(["a", "b", "c"], "gone", 1) == "a"
+    assert worklist.neighbour([], "a", 1) == ""
 
 
 def test_after_a_verdict_comes_the_next_image_without_one():
@@ -211,7 +211,7 @@ def test_a_moved_threshold_flags_what_scoring_at_it_would(far):
     rows.append(row("failed"))
     decided, _, threshold = decide(to_table(rows, ScoreRow), calibration, Rule(far))
     again = list(rows_of(decided, ScoreRow))
-    found = worklist.bench(rows, worklist.truths(rows, {}, "labels"), calibration, far)
+    found = outcome.outcome_at(rows, outcome.truths(rows, {}, "labels"), calibration, far)
     assert (found.flagged, found.scored, found.threshold) == (
         sum(bool(r.flagged) for r in again),
         200,
@@ -227,7 +227,7 @@ def test_a_moved_threshold_flags_what_scoring_at_it_would(far):
 
 def test_without_calibration_images_nothing_is_flagged():
     none = Calibration(np.array([]), np.array([]), ())
-    found = worklist.bench(ROWS, worklist.truths(ROWS, {}, "verdicts"), none, 0.05)
+    found = outcome.outcome_at(ROWS, outcome.truths(ROWS, {}, "verdicts"), none, 0.05)
     assert (found.flagged, found.precision) == (0, Rate(0, 0))
 
 
@@ -239,7 +239,7 @@ def test_the_bench_decides_on_volumes_as_the_record_does():
     rows = [row(str(n), float(s), label=0, depth=20) for n, s in enumerate(rng.normal(1.5, 1, 100))]
     decided, _, _ = decide(to_table(rows, ScoreRow), calibration, Rule(0.05))
     again = list(rows_of(decided, ScoreRow))
-    found = worklist.bench(rows, worklist.truths(rows, {}, "labels"), calibration, 0.05)
+    found = outcome.outcome_at(rows, outcome.truths(rows, {}, "labels"), calibration, 0.05)
     assert (found.flagged, found.threshold) == (
         sum(r.flagged for r in again),
         again[0].threshold,
@@ -251,24 +251,25 @@ def test_the_roc_is_that_of_the_library():
     rng = np.random.default_rng(2)
     labels, scores = rng.integers(0, 2, 100), rng.normal(size=100).round(1)
     rows = [row(str(n), float(s)) for n, s in enumerate(scores)]
-    alarms, found = worklist.roc(rows, labels.tolist())
+    curve = outcome.roc(rows, labels.tolist())
     fpr, tpr, _ = roc_curve(labels, scores, drop_intermediate=False)
-    assert alarms == pytest.approx(fpr) and found == pytest.approx(tpr)
-    assert worklist.roc(rows, [1] * 100) is None and worklist.roc(rows, [None] * 100) is None
+    assert curve.false_alarms == pytest.approx(fpr)
+    assert curve.sensitivity == pytest.approx(tpr)
+    assert outcome.roc(rows, [1] * 100) is None and outcome.roc(rows, [None] * 100) is None
 
 
 def test_a_table_of_all_records_also_of_none():
-    found = worklist.table([review("a", "Ada", "normal"), review("b", "Ben", "unsure", 2)])
+    found = export.reviews_table([review("a", "Ada", "normal"), review("b", "Ben", "unsure", 2)])
     assert found.column("number").to_pylist() == [1, 2] and found.column(
         "reviewer"
     ).to_pylist() == ["Ada", "Ben"]
-    assert worklist.table([]).schema == found.schema
+    assert export.reviews_table([]).schema == found.schema
 
 
 def test_regions_lie_within_the_image():
-    assert worklist.region(" 1, 2,3,4 ", 10, 10) == "1,2,3,4"
-    assert worklist.region("  ", 10, 10) == ""
-    assert worklist.region("0,0 10,0  10,10", 10, 10) == "0,0 10,0 10,10"
+    assert regions.parse(" 1, 2,3,4 ", 10, 10) == "1,2,3,4"
+    assert regions.parse("  ", 10, 10) == ""
+    assert regions.parse("0,0 10,0  10,10", 10, 10) == "0,0 10,0 10,10"
     wrong = [
         "1,2,3",
         "a,b,c,d",
@@ -282,19 +283,19 @@ def test_regions_lie_within_the_image():
     ]
     for text in [*wrong, "0,0 11,0 1,1", "0,0 1,-1 1,1", "0,0 1 1,1"]:
         with pytest.raises(DataError):
-            worklist.region(text, 10, 10)
+            regions.parse(text, 10, 10)
 
 
 def test_a_drawn_box_holds_every_pixel_it_touches():
     # A chart has pixel centres at whole numbers: pixel 2 reaches from 1.5 to 2.5.
-    assert worklist.drawn({"box": [{"x": [1.6, 4.4], "y": [2.4, 0.6]}]}, 10, 8) == "2,1,3,2"
-    assert worklist.drawn({"box": [{"x": [-9, 99], "y": [-9, 99]}]}, 10, 8) == "0,0,10,8"
-    assert worklist.drawn({"box": [{"x": [99, 99], "y": [99, 99]}]}, 10, 8) == "9,7,1,1"
+    assert regions.from_selection({"box": [{"x": [1.6, 4.4], "y": [2.4, 0.6]}]}, 10, 8) == "2,1,3,2"
+    assert regions.from_selection({"box": [{"x": [-9, 99], "y": [-9, 99]}]}, 10, 8) == "0,0,10,8"
+    assert regions.from_selection({"box": [{"x": [99, 99], "y": [99, 99]}]}, 10, 8) == "9,7,1,1"
     lasso = {"lasso": [{"x": [-0.6, 9.7, 9.6, 0.2], "y": [0.5, 0.4, 20, 7]}]}
-    assert worklist.drawn(lasso, 10, 8) == "0,1 10,1 10,8 1,8"
-    assert worklist.drawn({"box": [], "lasso": []}, 10, 8) == ""
-    for found in (worklist.drawn(lasso, 10, 8), "9,7,1,1"):
-        assert worklist.region(found, 10, 8) == found
+    assert regions.from_selection(lasso, 10, 8) == "0,1 10,1 10,8 1,8"
+    assert regions.from_selection({"box": [], "lasso": []}, 10, 8) == ""
+    for found in (regions.from_selection(lasso, 10, 8), "9,7,1,1"):
+        assert regions.parse(found, 10, 8) == found
 
 
 def test_groups_stand_where_their_first_image_does():

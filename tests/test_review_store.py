@@ -46,12 +46,10 @@ def postgres():
     """The URL of an empty PostgreSQL server on a socket of its own, which ends with the tests."""
     if not SERVERS:
         pytest.skip("no PostgreSQL server on this machine: apt-get install postgresql")
-    owner = (
-        ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
-    )  # as root it refuses to run
-    folder = Path(
-        tempfile.mkdtemp(dir="/tmp")
-    )  # a socket's path is short, and its folder the server's own
+    # PostgreSQL refuses to run as root.
+    owner = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+    # The path of a socket must be short, and the server must own its folder.
+    folder = Path(tempfile.mkdtemp(dir="/tmp"))
     if owner:
         shutil.chown(folder, "postgres")
 

@@ -1,15 +1,23 @@
 """The review app: a worklist for people who look at scored images and judge them.
 
-    app.py        the script that Streamlit runs
-    page.py       the frame around every page, and PAGES: cases.py (with picture.py), threshold.py,
-                  summary.py, training.py
-    opened.py     the score directory a page is drawn from, read once
-    figures.py    plotly figures
-    worklist.py   order, filters, patients and lots, and the effect of another threshold
-    display.py    images and maps as arrays
-    store.py      verdicts, added and never changed
-    folders.py    runs, score directories and images in the folders the app may use
-    jobs.py       commands in the background
+    app.py         the script that Streamlit runs
+    page.py        the frame around every page, and PAGES, the table of them
+
+    cases.py       the page to judge on, with case_list.py (sidebar) and picture.py
+    threshold.py   the page about another false-alarm rate
+    summary.py     the page about the state of the review
+    training.py    the page to train and to score on
+    widgets.py     parts that several pages draw; shortcuts.py and pointer.py run in the browser
+
+    session.py     the score directory a page is drawn from, its verdicts and the reviewer
+    store.py       verdicts, added and never changed; export.py writes them to files
+    loading.py     the files behind a case; thumbnails.py makes small pictures of them
+    display.py     a case as arrays for a screen; figures.py makes plotly figures of it
+    worklist.py    order, filters, patients and lots
+    regions.py     regions that reviewers mark
+    outcome.py     the outcome of another false-alarm rate
+    folders.py     runs, score directories and images in the folders the app may use
+    jobs.py        commands in the background
 
 A checkout has it as apps.review, an installation as anodetect._review. Nothing here imports torch.
 """

@@ -20,7 +20,7 @@ DATA_SET = {"manifest.csv", "train", "test"}  # names that a folder of a data se
 
 @dataclass(frozen=True)
 class Contents:
-    """What lies in the roots: finished runs, finished score directories, folders of images."""
+    """The finished runs, finished score directories and folders of images in the roots."""
 
     runs: tuple[Path, ...]
     scores: tuple[Path, ...]

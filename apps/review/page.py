@@ -12,7 +12,8 @@ from anodetect.errors import AnodetectError, RunError
 from anodetect.record.reviews import DATABASE
 
 from . import cases, summary, threshold, training
-from .opened import Opened, open_directory, problem
+from .session import ReviewSession, open_session
+from .widgets import show_problem
 
 # Narrow margins, and a picture that is as high as the width of the window allows.
 STYLE = """<style>
@@ -47,7 +48,7 @@ STATE = {
 class ScorePage:
     """A page about the score directory that is open."""
 
-    draw: Callable[[Opened], None]
+    draw: Callable[[ReviewSession], None]
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def main(folders: Sequence[Path], roots: Sequence[Path]) -> None:
     try:
         _draw(folders, roots)
     except AnodetectError as error:
-        problem(str(error))
+        show_problem(str(error))
 
 
 def _draw(folders: Sequence[Path], roots: Sequence[Path]) -> None:
@@ -86,7 +87,7 @@ def _draw(folders: Sequence[Path], roots: Sequence[Path]) -> None:
         "Page", names, default=names[0], required=True, key="page", bind="query-params"
     )
     if st.session_state.problem:
-        problem(st.session_state.problem)
+        show_problem(st.session_state.problem)
         st.session_state.problem = ""
 
     page = PAGES[name]
@@ -94,14 +95,14 @@ def _draw(folders: Sequence[Path], roots: Sequence[Path]) -> None:
         page.draw(roots)
         return
 
-    opened = _open(folders, roots)
-    if opened.directory.rows:
-        page.draw(opened)
+    session = _open(folders, roots)
+    if session.directory.rows:
+        page.draw(session)
     else:
         st.info("No image was scored here.")
 
 
-def _open(folders: Sequence[Path], roots: Sequence[Path]) -> Opened:
+def _open(folders: Sequence[Path], roots: Sequence[Path]) -> ReviewSession:
     """Draw the choice of the score directory and the reviewer's name, and open the directory.
 
     Raises RunError where there is no directory.
@@ -114,7 +115,7 @@ def _open(folders: Sequence[Path], roots: Sequence[Path]) -> Opened:
     folder = st.sidebar.selectbox(
         "Score directory", choices, format_func=str, key="directory", persist_state="session"
     )
-    return open_directory(folder, os.environ.get(DATABASE, ""), _reviewer())
+    return open_session(folder, os.environ.get(DATABASE, ""), _reviewer())
 
 
 def _reviewer() -> str:

@@ -1,6 +1,5 @@
-"""The case itself: image, heatmap over it, third panel, and what can be changed about them."""
+"""The picture of the open case: image, heatmap over it and third panel, with their controls."""
 
-from base64 import b64encode
 from dataclasses import replace
 from typing import Any
 
@@ -10,88 +9,74 @@ from anodetect.data import geometry
 from anodetect.output.volumes import place_text
 from anodetect.record.rows import ScoreRow
 
-from . import display, figures, opened, worklist
-from .opened import Opened
+from . import display, figures, pointer, regions, shortcuts
+from .display import View
+from .figures import Appearance
+from .session import ReviewSession, highest_slice, view_of, volume_of
 
-BY_HAND = "by hand"  # of the windows, the one to set oneself
-KEYS = """
-| key | |
-|---|---|
-| N, P | next, previous |
-| A | verdict *normal* (accept) |
-| R | verdict *anomalous* (reject) |
-| U, B | verdict *unsure*, *bad image* |
-| Z | take my last verdict back |
-| O | heatmap over the image on, off |
-| +, − | heatmap more, less opaque |
-| ? | this list |
-"""
-# What lies under the pointer, in whichever panel. Plotly tells values only of layers of its own,
-# three of which would take as long to draw as all the rest; where the pointer is, it tells
-# anywhere.
-READ = """
-const kinds = {"|u1": Uint8Array, "<u2": Uint16Array, "<f4": Float32Array};
-const number = (value) => Number.isNaN(value) ? "not scored" : String(Number(value.toPrecision(4)));
-const bytes = (text) => Uint8Array.from(atob(text), (character) => character.charCodeAt(0)).buffer;
-const decoded = ({name, kind, values}) => ({name, values: new kinds[kind](bytes(values))});
-let data, line, layers, plot;
-function tell({xvals, yvals}) {
-  const x = Math.round(xvals[0]), y = Math.round(yvals[0]);
-  if (!(x >= 0 && y >= 0 && x < data.width && y < data.height)) return;
-  layers ??= data.layers.map(decoded);  // not before: most cases are judged without
-  const place = Math.floor(y / data.block) * data.columns + Math.floor(x / data.block);
-  const about = data.block > 1 ? ` (of ${data.block} × ${data.block} pixels)` : "";
-  const values = layers.map((layer) => `${layer.name} ${number(layer.values[place])}`);
-  line.textContent = [`x ${x}, y ${y}`, ...values].join(" · ") + about;
-}
-function listen(event) {
-  const under = event.target.closest && event.target.closest("[class*=st-key-picture] .js-plotly-plot");
-  if (!under || under === plot) return;
-  plot = under;
-  plot.on("plotly_hover", tell);
-}
-export default function (component) {  // called for every case; to add a listener again adds nothing
-  data = component.data;
-  line = component.parentElement.querySelector("output");
-  layers = undefined;
-  window.addEventListener("mousemove", listen, true);
-}
-"""
-READ_HTML = "<output>Intensity and anomaly value are told here, under the pointer.</output>"
-READ_CSS = "output { font-size: 0.875rem; opacity: 0.7; }"
+BY_HAND = "by hand"  # the name of the window that the reader sets
+OPACITY_STEP = 10  # %
 
 
-def draw(now: Opened, row: ScoreRow, hidden: bool) -> None:
-    view, notes = _slice(now, row, hidden) if row.is_volume else opened.view(now.directory, row)
-    for note in notes if not hidden else ():
-        st.text(note)
+def draw(session: ReviewSession, row: ScoreRow, hidden: bool) -> None:
+    """Draw the picture; `hidden` leaves out everything that would reveal the score."""
+    if row.is_volume:
+        view, notes = _slice(session, row, hidden)
+    else:
+        view, notes = view_of(session.directory, row)
+    if not hidden:
+        for note in notes:
+            st.text(note)
+
     if view is None:
         st.info(
-            "There is no image to show."
-            if not hidden
-            else "The image cannot be shown; see it with blind mode off."
+            "The image cannot be shown; see it with blind mode off."
+            if hidden
+            else "There is no image to show."
         )
         return
-    # Above the controls it depends on; page.STYLE gives it its height.
-    place = st.container(
-        key="picture" if not hidden and view.heatmap is not None else "picture_alone"
-    )
-    under = st.container()
-    look = st.session_state.look = _look(now, view, hidden)
+
+    # The chart stands above the controls it depends on; page.STYLE sets the height of its place.
+    has_map = view.heatmap is not None and not hidden
+    chart_place = st.container(key="picture" if has_map else "picture_alone")
+    below = st.container()
+    appearance = st.session_state.appearance = _appearance(session, view, has_map)
+    with chart_place:
+        _chart(view, appearance, row.path, hidden)
+    with below:
+        pointer.draw(view, hidden)
+
+
+def prepare(session: ReviewSession, row: ScoreRow, hidden: bool) -> None:
+    """Make the figure of a case before it is opened, with the choices made for the last one."""
+    appearance = st.session_state.get("appearance")
+    preset = st.session_state.get("window", "auto")
+    if row.is_volume or appearance is None or preset == BY_HAND:
+        return
+
+    view, _ = view_of(session.directory, row)
+    if view is not None:
+        appearance = replace(appearance, window=_preset(view, preset))
+        figures.case(view, appearance, hidden=hidden)
+
+
+def _chart(view: View, appearance: Appearance, path: str, hidden: bool) -> None:
+    """Draw the chart; a box or outline drawn in it becomes the region of the next verdict."""
     key = "chart"
 
-    def mark() -> None:
+    def keep_region() -> None:
         height, width = view.size
-        st.session_state[f"region-{row.path}"] = worklist.drawn(
-            st.session_state[key].selection, width, height
-        )
+        selection = st.session_state[key].selection
+        st.session_state[f"region-{path}"] = regions.from_selection(selection, width, height)
 
-    names = "Image" if hidden or view.heatmap is None else f"Image, heatmap over it, {look.third}"
-    place.plotly_chart(
-        figures.case(view, look, hidden=hidden),
+    names = "Image"
+    if view.heatmap is not None and not hidden:
+        names = f"Image, heatmap over it, {appearance.third}"
+    st.plotly_chart(
+        figures.case(view, appearance, hidden=hidden),
         height="stretch",
         key=key,
-        on_select=mark,
+        on_select=keep_region,
         selection_mode=("box", "lasso"),
         config={
             "scrollZoom": True,
@@ -100,148 +85,132 @@ def draw(now: Opened, row: ScoreRow, hidden: bool) -> None:
         },
         alt=f"{names}; drag to zoom, double-click to see all; box and lasso mark a region",
     )
-    with under:
-        _read_out(view, hidden)
 
 
-def ahead(now: Opened, row: ScoreRow, hidden: bool) -> None:
-    """Have the picture of a case ready, as it will look unless the reader chooses otherwise."""
-    look, preset = st.session_state.get("look"), st.session_state.get("window", "auto")
-    if row.is_volume:
-        return
-    view, _ = opened.view(now.directory, row)
-    if view is not None and look is not None and preset != BY_HAND:
-        figures.case(view, replace(look, window=_preset(view, preset)), hidden=hidden)
+# -- Volumes ---------------------------------------------------------------------------------------
 
 
-def _slice(now: Opened, row: ScoreRow, hidden: bool) -> tuple[display.View | None, tuple[str, ...]]:
-    """The slice of a volume that the reader scrolled to, at first the one with the highest score."""
-    slices = now.scored.slices.get(row.path, [])
+def _slice(
+    session: ReviewSession, row: ScoreRow, hidden: bool
+) -> tuple[View | None, tuple[str, ...]]:
+    """Draw the choice of a volume's slice, and return its view with notes.
+
+    The choice starts at the slice with the highest score, or at the middle one where scores are
+    hidden.
+    """
+    slices = session.scores.slices.get(row.path, [])
     if not slices:
         return None, ("No image: the volume's slices were not recorded; score it again",)
     plane = slices[0].axis
-    volume = opened.volume(now.directory, row, plane)
+    volume = volume_of(session.directory, row, plane)
     if volume.geometry is None:
         return None, volume.notes
-    flipped = volume.geometry.flipped[0]
-    slices = sorted(slices, key=lambda each: -each.slice if flipped else each.slice)
-    key, depth = f"slice-{row.path}", len(slices)
-    first = (
-        depth // 2 if hidden else slices.index(opened.highest(slices))
-    )  # where it is highest would tell
-    st.session_state.setdefault(key, first + 1)
-    number = st.slider("Slice", 1, max(depth, 2), key=key, persist_state="session") - 1
-    number = min(number, depth - 1)
+
+    downward = volume.geometry.flipped[0]
+    ordered = sorted(slices, key=lambda each: each.slice, reverse=downward)
+    depth, key = len(ordered), f"slice-{row.path}"
+    start = depth // 2 if hidden else ordered.index(highest_slice(ordered))
+    st.session_state.setdefault(key, start + 1)
+    chosen = st.slider("Slice", 1, max(depth, 2), key=key, persist_state="session")
+    number = min(chosen, depth) - 1
+
     if not hidden:
-        chart = figures.profile(slices, number, row.threshold or float("nan"))
+        chart = figures.profile(ordered, number, row.threshold or float("nan"))
         st.plotly_chart(
             chart, key="profile", alt="Score of each slice", config={"displayModeBar": False}
         )
     edges = geometry.edges(plane)
     place = place_text(volume.geometry.centre(number), plane)
     st.caption(
-        f"{plane}, {place}; left {edges['left']}, right {edges['right']}, top {edges['top']} of the patient"
-    )
-    reason = slices[number].unscored
-    notes = (f"This slice was not scored: {reason}.",) if reason else ()
-    return display.slice_view(volume, number), (*volume.notes, *notes)
-
-
-def _read_out(view: display.View, hidden: bool) -> None:
-    """The line that tells intensity and anomaly value under the pointer."""
-    layers = [("intensity", view.intensity)]
-    if view.anomaly is not None and not hidden:
-        layers.append(("anomaly", view.anomaly))
-    height, width = view.size
-    data: dict[str, Any] = {
-        "height": height,
-        "width": width,
-        "block": view.told,
-        "columns": view.intensity.shape[1],
-    }
-    data["layers"] = [
-        {"name": name, "kind": values.dtype.str, "values": b64encode(values.tobytes()).decode()}
-        for name, values in layers
-    ]
-    st.components.v2.component("anodetect_read", html=READ_HTML, css=READ_CSS, js=READ)(
-        data=data, key="read"
+        f"{plane}, {place}; left {edges['left']}, right {edges['right']}, "
+        f"top {edges['top']} of the patient"
     )
 
+    notes = volume.notes
+    if ordered[number].unscored:
+        notes += (f"This slice was not scored: {ordered[number].unscored}.",)
+    return display.slice_view(volume, number), notes
 
-def _look(now: Opened, view: display.View, hidden: bool) -> figures.Look:
-    """What the reader chose, and the controls to choose with."""
-    state, mapped = st.session_state, not hidden and view.heatmap is not None
-    columns = st.columns([2, 2, 2, 2, 3] if mapped else [2, 6])
+
+# -- Controls --------------------------------------------------------------------------------------
+
+
+def _appearance(session: ReviewSession, view: View, has_map: bool) -> Appearance:
+    """Draw the controls, and return the reader's choices."""
+    columns = st.columns([2, 2, 2, 2, 3] if has_map else [2, 6])
     window = _window(columns[0], view)
-    scale = display.scale_of(now.directory.audit)
-    if not mapped:
-        return figures.Look(window, scale)
+    scale = display.scale_of(session.directory.audit)
+    if not has_map:
+        return Appearance(window, scale)
+
     colours = columns[1].selectbox(
         "Colours", display.COLOURS, key="colours", persist_state="session"
     )
-    panels = [
-        "heatmap",
-        *(["reconstruction", "difference"] if view.reconstruction is not None else []),
-    ]
+    panels = ["heatmap"]
+    if view.reconstruction is not None:
+        panels += ["reconstruction", "difference"]
     third = columns[2].selectbox("Third panel", panels, key="third", persist_state="session")
-    with columns[3]:
-        kept: dict[str, Any] = {"persist_state": "session"}
-        contours = st.checkbox(
-            "Contours", key="contours", help="Around what exceeds the pixel threshold.", **kept
-        )
-        known = view.mask is not None
-        truth = known and st.checkbox(
-            "Truth", key="truth", help="The mask that came with the image.", **kept
-        )
+
+    contours = columns[3].checkbox(
+        "Contours",
+        key="contours",
+        help="Around what exceeds the pixel threshold.",
+        persist_state="session",
+    )
+    truth = view.mask is not None and columns[3].checkbox(
+        "Truth", key="truth", help="The mask that came with the image.", persist_state="session"
+    )
     columns[4].slider(
-        "Heatmap's opacity, %", 0, 100, key="opacity", step=10, persist_state="session"
+        "Heatmap's opacity, %", 0, 100, key="opacity", step=OPACITY_STEP, persist_state="session"
     )
+    _buttons()
 
-    def more(by: int) -> None:
-        state.opacity = min(max(state.opacity + by, 0), 100)
-
-    def toggle() -> None:
-        state.overlay = not state.overlay
-
-    shortcuts = st.container(horizontal=True, gap="small")
-    shortcuts.button("Overlay on/off · O", key="toggle", on_click=toggle)
-    shortcuts.button("Less opaque · −", key="less", on_click=more, args=(-10,))
-    shortcuts.button("More opaque · +", key="more", on_click=more, args=(10,))
-    if shortcuts.button("Keys · ?", key="help"):
-        _help()
-    threshold = now.directory.audit.get("pixel_threshold") if contours else None
-    return figures.Look(
-        window,
-        scale,
-        colours,
-        state.opacity / 100 if state.overlay else 0,
-        third,
-        threshold,
-        bool(truth),
+    state = st.session_state
+    return Appearance(
+        window=window,
+        scale=scale,
+        colours=colours,
+        opacity=state.opacity / 100 if state.overlay else 0,
+        third=third,
+        threshold=session.directory.audit.get("pixel_threshold") if contours else None,
+        truth=bool(truth),
     )
 
 
-def _window(column: Any, view: display.View) -> tuple[float, float]:
-    """The values to show black and white."""
+def _buttons() -> None:
+    """Draw the buttons that change the overlay, and the one that shows the keys."""
+    buttons = st.container(horizontal=True, gap="small")
+    buttons.button("Overlay on/off · O", key="toggle", on_click=_toggle_overlay)
+    buttons.button("Less opaque · −", key="less", on_click=_add_opacity, args=(-OPACITY_STEP,))
+    buttons.button("More opaque · +", key="more", on_click=_add_opacity, args=(OPACITY_STEP,))
+    if buttons.button("Keys · ?", key="help"):
+        shortcuts.show_help()
+
+
+def _toggle_overlay() -> None:
+    st.session_state.overlay = not st.session_state.overlay
+
+
+def _add_opacity(percent: int) -> None:
+    st.session_state.opacity = min(max(st.session_state.opacity + percent, 0), 100)
+
+
+def _window(column: Any, view: View) -> display.Window:
+    """Draw the choice of the window, and return the values shown black and white."""
     preset = column.selectbox(
         "Window", [*view.windows, BY_HAND], key="window", persist_state="session"
     )
     if preset != BY_HAND:
         return _preset(view, preset)
+
     low, high = view.windows["full range"]
     auto = view.windows["auto"]
-    chosen: tuple[float, float] = st.slider(
+    chosen: display.Window = st.slider(
         "Black and white at", low, max(high, low + 1e-6), auto, key="levels"
     )
     return chosen
 
 
-def _preset(view: display.View, name: str) -> tuple[float, float]:
-    return view.windows.get(
-        name, view.windows["auto"]
-    )  # an image that is no CT has none of its windows
-
-
-@st.dialog("Keys")
-def _help() -> None:
-    st.markdown(KEYS)
+def _preset(view: View, name: str) -> display.Window:
+    """Return a window by its name; "auto" where the image has none of that name."""
+    return view.windows.get(name, view.windows["auto"])

@@ -1,40 +1,41 @@
-"""The page that says where the review stands, and hands out its record."""
+"""The page that shows how far the review is, and exports its record."""
 
-import io
 from collections.abc import Sequence
 
 import streamlit as st
-from pyarrow import csv, parquet
 
-from anodetect.record import directories
 from anodetect.stats.agreement import Agreement, summary
 
-from . import worklist
-from .opened import Opened, problem, rate
+from . import export
+from .session import ReviewSession
+from .widgets import show_problem, show_rate
 
 
-def draw(now: Opened) -> None:
-    flagged = {row.path: bool(row.flagged) for row in now.directory.rows}
-    found = summary(flagged, now.judgements)
+def draw(session: ReviewSession) -> None:
+    """Draw the page."""
+    flagged = {row.path: bool(row.flagged) for row in session.directory.rows}
+    found = summary(flagged, session.judgements)
     st.subheader("Where the review stands")
     columns = st.columns(3)
     columns[0].metric("reviewed", f"{found.reviewed} of {found.images}")
-    rate(columns[1], "flags judged that are anomalous", found.precision)
+    show_rate(columns[1], "flags judged that are anomalous", found.precision)
     columns[2].metric("disagreements", len(found.disagreements))
-    one, other = st.columns(2)
+
+    left, right = st.columns(2)
     by_reviewer = {"reviewer": list(found.by_reviewer), "images": list(found.by_reviewer.values())}
-    one.dataframe(by_reviewer, hide_index=True, alt="Images by reviewer")
+    left.dataframe(by_reviewer, hide_index=True, alt="Images by reviewer")
     verdicts = {"verdict": list(found.verdicts), "times": list(found.verdicts.values())}
-    other.dataframe(verdicts, hide_index=True, alt="Verdicts and how often they were given")
+    right.dataframe(verdicts, hide_index=True, alt="Verdicts and how often they were given")
+
     if found.agreements:
         _agreements(found.agreements)
     if found.disagreements:
-        st.subheader("Disagreements")
-        _disagreements(now, found.disagreements)
-    _record(now)
+        _disagreements(session, found.disagreements)
+    _record(session)
 
 
 def _agreements(pairs: Sequence[Agreement]) -> None:
+    """Draw the table of every two readers' agreement."""
     st.subheader("Agreement")
     shown = {
         "readers": [" and ".join(pair.readers) for pair in pairs],
@@ -46,45 +47,53 @@ def _agreements(pairs: Sequence[Agreement]) -> None:
     st.dataframe(shown, hide_index=True, column_config=kappa, alt="Agreement of every two readers")
 
 
-def _disagreements(now: Opened, paths: Sequence[str]) -> None:
-    """The images on which readers differ, and what each of them said."""
-    judged = [now.judgements[path] for path in paths]
+def _disagreements(session: ReviewSession, paths: Sequence[str]) -> None:
+    """Draw the table of the images on which readers differ, with each reader's verdict."""
+    st.subheader("Disagreements")
+    judged = [session.judgements[path] for path in paths]
+    readers = sorted(set().union(*judged))
+
     shown: dict[str, Sequence[str]] = {"image": paths}
-    for reader in sorted({name for each in judged for name in each}):
+    for reader in readers:
         shown[f"verdict of {reader}"] = [
             each[reader].verdict if reader in each else "" for each in judged
         ]
     st.dataframe(shown, hide_index=True, alt="Images with differing verdicts")
 
 
-def _record(now: Opened) -> None:
+def _record(session: ReviewSession) -> None:
+    """Draw the state of the chain of reviews, and the buttons that export it."""
     st.subheader("The record")
-    problems = now.store.verify()
+    problems = session.store.verify()
     if problems:
-        problem(problems[0])
-    end = now.everything[-1].hash if now.everything else now.store.head
-    st.text(
-        f"{len(now.everything)} records, {'broken' if problems else 'unbroken'}; their chain ends with {end}"
-    )
-    table = worklist.table(now.everything)
-    as_csv, as_parquet = io.BytesIO(), io.BytesIO()
-    csv.write_csv(directories.without_formulas(table), as_csv)
-    parquet.write_table(table, as_parquet)
+        show_problem(problems[0])
+    end = session.reviews[-1].hash if session.reviews else session.store.head
+    state = "broken" if problems else "unbroken"
+    st.text(f"{len(session.reviews)} records, {state}; their chain ends with {end}")
 
-    def as_html() -> str:
-        from anodetect.output import (
-            report,
-        )  # with its libraries, which take a second that no other page needs
+    def html_file() -> str:
+        # The report's libraries take a second to import, which no other page needs.
+        from anodetect.output import report
 
-        return report.html(now.directory.path, now.everything)
+        return report.html(session.directory.path, session.reviews)
 
+    table = export.reviews_table(session.reviews)
     buttons = st.container(horizontal=True, gap="small")
     buttons.download_button(
-        "Export CSV", as_csv.getvalue(), "reviews.csv", "text/csv", key="csv", on_click="ignore"
+        "Export CSV",
+        export.csv_file(table),
+        "reviews.csv",
+        "text/csv",
+        key="csv",
+        on_click="ignore",
     )
     buttons.download_button(
-        "Export Parquet", as_parquet.getvalue(), "reviews.parquet", key="parquet", on_click="ignore"
+        "Export Parquet",
+        export.parquet_file(table),
+        "reviews.parquet",
+        key="parquet",
+        on_click="ignore",
     )
     buttons.download_button(
-        "Export HTML report", as_html, "report.html", "text/html", key="html", on_click="ignore"
+        "Export HTML report", html_file, "report.html", "text/html", key="html", on_click="ignore"
     )

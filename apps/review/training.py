@@ -14,7 +14,7 @@ from anodetect.stats.calibration import DEFAULT_FAR
 from . import folders, jobs
 from .folders import Contents, RunRow
 from .jobs import Job
-from .opened import careful, problem
+from .widgets import show_problem, with_message
 
 JOBS_SHOWN = 5
 
@@ -53,7 +53,7 @@ def _jobs(roots: Sequence[Path]) -> None:
     try:
         listed = jobs.all_jobs(roots)[:JOBS_SHOWN]
     except AnodetectError as error:
-        problem(str(error))
+        show_problem(str(error))
         return
     if not listed:
         return
@@ -83,13 +83,13 @@ def _job(job: Job, state: jobs.State, roots: Sequence[Path]) -> None:
     if state == "running":
         share = min((progress.done or 0) / (progress.total or 1), 1.0)
         text.progress(share, progress.line if progress.total else "starting")
-        action.button("Cancel", key=f"cancel-{key}", on_click=careful(jobs.cancel, job))
+        action.button("Cancel", key=f"cancel-{key}", on_click=with_message(jobs.cancel, job))
         if len(progress.losses) > 1:
             curve = {"step": progress.steps, "loss": progress.losses}
             text.line_chart(curve, x="step", y="loss", height=160, alt="Loss by step")
     elif state != "done":
         root = next((root for root in roots if job.folder.is_relative_to(root)), roots[0])
-        action.button("Go on", key=f"resume-{key}", on_click=careful(jobs.resume, root, job))
+        action.button("Go on", key=f"resume-{key}", on_click=with_message(jobs.resume, root, job))
         text.text(progress.line)
 
 
@@ -215,6 +215,6 @@ def _start(root: Path, command: Callable[[], list[str]], out: Path) -> None:
     try:
         jobs.start(root, command(), out)
     except AnodetectError as error:
-        problem(str(error))
+        show_problem(str(error))
         return
     st.rerun()

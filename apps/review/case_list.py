@@ -1,0 +1,215 @@
+"""The list of cases in the sidebar: its order and filters, the reviewer's progress, and the tables
+of images and of patients or lots."""
+
+from collections.abc import Mapping, Sequence
+from math import isnan
+from typing import Any
+
+import streamlit as st
+
+from anodetect.record.reviews import JUDGEMENTS, Review
+from anodetect.record.rows import ScoreRow
+from anodetect.stats.agreement import agreements
+
+from . import worklist
+from .session import ReviewSession, Scores, thumbnails_of
+from .worklist import Filter, Group, Order
+
+SIGNS = {"normal": "✓", "anomalous": "✗", "unsure": "?", "bad image": "⊘"}
+FLAGGED = {"all": None, "yes": True, "no": False}  # the choices of the filter
+AROUND = 12  # images listed on either side of the open one
+GROUPS_SHOWN = 6
+ROW_HEIGHT, GROUP_HEIGHT, TABLE_HEIGHT = 44, 36, 600  # pixels
+
+
+def go_to(path: str) -> None:
+    """Open a case."""
+    st.session_state.open = path
+    st.session_state.turn += 1
+
+
+# -- Order and filters -----------------------------------------------------------------------------
+
+
+def choose_rows(session: ReviewSession, blind: bool) -> list[ScoreRow]:
+    """Draw the choices of order and filters, and return the rows they leave, in that order."""
+    name = "Filter" if blind else "Sort and filter"
+    popover = st.sidebar.popover(name, width="stretch", key="choices")
+    order: Order = "name"
+    if not blind:
+        order = popover.selectbox("Sort by", worklist.ORDERS, key="order", persist_state="session")
+    keep = _choose_filter(popover, session.scores, blind)
+
+    # From case to case the list stays the same, and sorting takes time: it is sorted again only
+    # when something has changed that it depends on.
+    by_verdicts = order == "disagreement" or keep.reviewed != "all" or keep.verdicts
+    count = len(session.reviews) if by_verdicts else 0
+    key = (session.store.head, count, order, keep, session.reviewer, blind)
+    state = st.session_state
+    if state.get("listed_for") != key:
+        state.listed_for = key
+        state.listed = worklist.worklist(
+            session.directory.rows,
+            session.judgements,
+            order=order,
+            keep=keep,
+            reviewer=session.reviewer,
+            blind=blind,
+        )
+    listed: list[ScoreRow] = state.listed
+    return listed
+
+
+def _choose_filter(popover: Any, scores: Scores, blind: bool) -> Filter:
+    """Draw the filters; a blind list has none that would reveal names, scores or verdicts."""
+
+    def choose_several(label: str, key: str, options: Sequence[str]) -> frozenset[str]:
+        if len(options) < 2:
+            return frozenset()
+        chosen = popover.multiselect(label, options, key=key, persist_state="session")
+        return frozenset(chosen)
+
+    reviewed = popover.selectbox(
+        "Reviewed", worklist.PROGRESS, key="reviewed", persist_state="session"
+    )
+    if blind:
+        return Filter(
+            status=choose_several("Status", "status", scores.statuses),
+            groups=choose_several("Patient or lot", "groups", scores.group_names),
+            reviewed=reviewed,
+        )
+
+    search = popover.text_input("Search names", key="search", persist_state="session")
+    flagged = popover.radio(
+        "Flagged", list(FLAGGED), horizontal=True, key="flagged", persist_state="session"
+    )
+    return Filter(
+        status=choose_several("Status", "status", scores.statuses),
+        groups=choose_several("Patient or lot", "groups", scores.group_names),
+        kinds=choose_several("Kind", "kinds", scores.kinds),
+        verdicts=choose_several("My verdict", "verdicts", JUDGEMENTS),
+        flagged=FLAGGED[flagged],
+        reviewed=reviewed,
+        search=search,
+    )
+
+
+def draw_progress(session: ReviewSession) -> None:
+    """Draw how far the reviewer is, and how much the others' verdicts agree with the reviewer's."""
+    total = len(session.directory.rows)
+    done = sum(session.reviewer in judged for judged in session.judgements.values())
+    by_whom = " by you" if session.reviewer else ""
+    st.sidebar.progress(done / total, f"{done} of {total} reviewed{by_whom}")
+
+    for pair in agreements(session.judgements):
+        if session.reviewer not in pair.readers:
+            continue
+        other = next(name for name in pair.readers if name != session.reviewer)
+        kappa = "–" if isnan(pair.kappa) else f"{pair.kappa:.2f}"
+        st.sidebar.text(f"{pair.agreed} of {pair.images} as {other} judged; Cohen's κ {kappa}")
+
+
+# -- Tables ----------------------------------------------------------------------------------------
+
+
+def draw_groups(groups: Sequence[Group], place: int, blind: bool) -> None:
+    """Draw the patients or lots around the one at `place`; a click opens its first image."""
+    start = max(0, min(place - AROUND // 4, len(groups) - GROUPS_SHOWN))
+    part = groups[start : start + GROUPS_SHOWN]
+
+    shown: dict[str, Sequence[Any]] = {
+        "": [_mark(group is groups[place]) for group in part],
+        "patient or lot": [group.name for group in part],
+        "judged": [f"{group.judged} of {len(group.rows)}" for group in part],
+    }
+    if not blind:
+        shown["p"] = [group.p_value for group in part]
+        shown["flag"] = [_flag(group.flagged) for group in part]
+
+    st.caption(f"{len(groups)} patients or lots listed")
+    paths = [group.rows[0].path for group in part]
+    _draw_table(shown, paths, key="groups", alt="Patients or lots", row_height=GROUP_HEIGHT)
+
+
+def draw_images(session: ReviewSession, rows: Sequence[ScoreRow], path: str, blind: bool) -> None:
+    """Draw the images around the open one; a click opens another."""
+    paths = [row.path for row in rows]
+    place = paths.index(path) if path in paths else 0
+    start = max(0, min(place - AROUND, len(rows) - 2 * AROUND))
+    part = rows[start : start + 2 * AROUND]
+    own = [session.own_verdict(row.path) for row in part]
+    hidden = [session.is_hidden(row.path, blind) for row in part]
+    small = thumbnails_of(session.scores, part, hidden)
+
+    shown: dict[str, Sequence[Any]] = {
+        "": [_mark(row.path == path) for row in part],
+        "seen": small.pictures,
+        "mine": [_sign(review) for review in own],
+    }
+    if not blind:
+        shown["p"] = [row.p_value for row in part]
+        shown["flag"] = [_flag(row.flagged) for row in part]
+    # Names can reveal the truth, so a hidden image has a number instead.
+    names = [row.path.rpartition("/")[2] for row in part]
+    for n, is_hidden in enumerate(hidden):
+        if is_hidden:
+            names[n] = str(start + n + 1)
+    shown["image"] = names
+
+    st.caption(f"{len(rows)} {'image' if len(rows) == 1 else 'images'} listed")
+    shown_paths = paths[start : start + 2 * AROUND]
+    _draw_table(shown, shown_paths, key="list", alt="Images", row_height=ROW_HEIGHT)
+    if small.pending:
+        _wait_for_thumbnails(session, part, blind)
+
+
+def _mark(is_open: bool) -> str:
+    return "▶" if is_open else ""
+
+
+def _flag(flagged: bool | None) -> str:
+    return "⚑" if flagged else ""
+
+
+def _sign(verdict: Review | None) -> str:
+    return SIGNS.get(verdict.verdict, "") if verdict else ""
+
+
+@st.fragment(run_every=1)
+def _wait_for_thumbnails(session: ReviewSession, rows: Sequence[ScoreRow], blind: bool) -> None:
+    """Draw the page again when all thumbnails of the list are made."""
+    hidden = [session.is_hidden(row.path, blind) for row in rows]
+    if not thumbnails_of(session.scores, rows, hidden).pending:
+        st.rerun()
+
+
+def _draw_table(
+    shown: Mapping[str, Sequence[Any]], paths: Sequence[str], *, key: str, alt: str, row_height: int
+) -> None:
+    """Draw a table; a click on its n-th line opens the n-th path."""
+    key = f"{key}-{st.session_state.turn}"  # a table of another turn has nothing selected
+
+    def open_chosen() -> None:
+        cells = st.session_state[key].selection.cells
+        if cells:
+            go_to(paths[cells[0][0]])
+
+    signs = ", ".join(f"{sign} {verdict}" for verdict, sign in SIGNS.items())
+    columns = {
+        "": st.column_config.TextColumn("", width=20),
+        "seen": st.column_config.ImageColumn("", width=50),
+        "mine": st.column_config.TextColumn("", width=24, help=signs),
+        "p": st.column_config.NumberColumn("p", format="%.3f", width=56),
+        "flag": st.column_config.TextColumn("", width=20, help="flagged"),
+    }
+    st.dataframe(
+        shown,
+        height=min(TABLE_HEIGHT, (len(paths) + 1) * row_height + 4),
+        row_height=row_height,
+        hide_index=True,
+        key=key,
+        on_select=open_chosen,
+        selection_mode="single-cell",
+        column_config=columns,
+        alt=alt,
+    )

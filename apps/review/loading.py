@@ -1,0 +1,214 @@
+"""The files behind a case. Nothing is written.
+
+Only files of a score directory are read and, of the images, those below the root it recorded: a
+path that leads elsewhere, also through a symbolic link, is refused. An image counts as the scored
+one only if its bytes have the recorded hash.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from PIL import Image
+
+from anodetect.data import readers, scan
+from anodetect.data.geometry import along
+from anodetect.data.volumes import Volume
+from anodetect.errors import DataError, ImageError, RunError
+from anodetect.files import inside, path_of, sha256_of
+from anodetect.output.formats import Source, map_reader, readable_names
+from anodetect.record.directories import ScoreDirectory, picture_of
+from anodetect.record.rows import OK, ScoreRow
+from anodetect.types import Bools, Floats
+
+from .display import Case, Picture, VolumeCase
+
+T = TypeVar("T")
+LARGEST = 512 * 2**20  # bytes of a file that is read for display
+# The pictures that a score directory keeps: pixels of a panel, and between two panels.
+PANEL, PANEL_GAP = 200, 6
+
+
+def load(directory: ScoreDirectory, row: ScoreRow) -> Case:
+    """Read everything that can be shown of an image; what is missing becomes a note, no error."""
+    notes: list[str] = []
+    image = or_note(notes, "image", lambda: read_image(directory, row))
+
+    heatmap = None
+    if row.status == OK:
+        heatmap = or_note(notes, "heatmap", lambda: _read_heatmap(directory, row, "image"))
+    if image is not None and heatmap is not None and image.shape[1:] != heatmap.shape:
+        notes.append("The heatmap does not have the image's size; it is not shown over it.")
+        heatmap = None
+
+    mask = or_note(notes, "ground-truth mask", lambda: _read_mask(directory, row))
+    if mask is not None and image is not None and mask.shape != image.shape[1:]:
+        mask = None
+
+    # The picture kept of a volume shows three planes, not an image beside its reconstruction.
+    kept = None
+    if not row.is_volume:
+        kept = or_note(notes, "kept picture", lambda: _read_kept_picture(directory, row))
+    reconstruction, shown = kept or (None, None)
+    return Case(image, heatmap, mask, reconstruction, shown, tuple(notes))
+
+
+def load_volume(directory: ScoreDirectory, row: ScoreRow, plane: str) -> VolumeCase:
+    """Read everything that can be shown of a volume that was scored along a plane ("axial" …); what
+    is missing becomes a note."""
+    notes: list[str] = []
+    volume = or_note(notes, "image", lambda: read_volume(directory, row))
+    if volume is None:
+        return VolumeCase(None, None, None, None, tuple(notes))
+
+    _, depth, height, width = volume.voxels.shape
+    geometry = along((depth, height, width), volume.affine, plane)
+
+    def read_heatmap() -> Floats:
+        values = _read_heatmap(directory, row, "volume")
+        if values.shape != (depth, height, width):
+            raise RunError("it does not have the volume's size")
+        return np.asarray(geometry.to_slices(values))
+
+    def read_mask() -> Bools | None:
+        path = _mask_file(directory, row)
+        return None if path is None else readers.volume_mask(path, volume, geometry)
+
+    heatmap = or_note(notes, "heatmap", read_heatmap) if row.status == OK else None
+    mask = or_note(notes, "ground-truth mask", read_mask)
+    return VolumeCase(geometry, geometry.to_slices(volume.voxels), heatmap, mask, tuple(notes))
+
+
+def or_note(notes: list[str], name: str, read: Callable[[], T]) -> T | None:
+    """Return what `read` returns, or None with a note that says why `name` is missing."""
+    try:
+        return read()
+    except OSError as error:
+        reason = error.strerror or "unreadable"
+    except (DataError, RunError, ValueError, MemoryError) as error:
+        reason = str(error) or "too large"
+    notes.append(f"No {name}: {reason}")
+    return None
+
+
+# -- Images and volumes ----------------------------------------------------------------------------
+
+
+def original(directory: ScoreDirectory, row: ScoreRow) -> Path:
+    """Return where the image of a row was when it was scored.
+
+    Raises RunError if that is not below the recorded root.
+    """
+    root = directory.audit.get("root")
+    if not root:
+        raise RunError("the record does not say where the images were")
+    return inside(Path(root), path_of(row.path))
+
+
+def read_image(directory: ScoreDirectory, row: ScoreRow) -> Floats:
+    """Return the image [C, H, W] that was scored; raise ImageError where it is not there."""
+    decoded = _source(directory, row).decode()
+    if isinstance(decoded, Volume):
+        raise ImageError("it is a volume; score it again")
+    return decoded
+
+
+def read_volume(directory: ScoreDirectory, row: ScoreRow) -> Volume:
+    """Return the volume that was scored; raise ImageError where it is not there."""
+    component = _manifest_row(directory, row).get("component", "")
+    decoded = _source(directory, row).decode(int(component) if component.isdecimal() else None)
+    if not isinstance(decoded, Volume):
+        raise ImageError("it is no volume; score it again")
+    return decoded
+
+
+def _source(directory: ScoreDirectory, row: ScoreRow) -> readers.Source:
+    """Return a row's file, or the files of its DICOM series.
+
+    Raises ImageError where they are missing, too large, or have another hash than the recorded one.
+    """
+    path = original(directory, row)
+    if not path.is_file():
+        raise ImageError(f"{path} is no longer there; put the images back where they were scored")
+
+    files = [inside(path.parent, file.name) for file in scan.series_of(path)]
+    if sum(file.stat().st_size for file in files or [path]) > LARGEST:
+        raise ImageError(
+            f"the file has more than {LARGEST // 2**20} MB; open it with a viewer for large images"
+        )
+
+    source = readers.read_source(scan.Record(row.path, path, files=tuple(files)))
+    if row.sha256 and source.sha256 != row.sha256:
+        raise ImageError(f"{path} was changed since it was scored; it is not shown")
+    return source
+
+
+# -- Heatmaps, masks and kept pictures -------------------------------------------------------------
+
+
+def _read_heatmap(directory: ScoreDirectory, row: ScoreRow, source: Source) -> Floats:
+    """Return a row's heatmap as it was written, in the grid of its image or volume."""
+    reader = map_reader(row.heatmap, source)
+    if reader is None:
+        names = " or ".join(readable_names(source))
+        raise RunError(f"none was written; score with --heatmaps {names}")
+
+    path = inside(directory.path, row.heatmap)
+    if not path.is_file():
+        raise RunError(f"{row.heatmap} is missing; anodetect verify tells what else is")
+    if sha256_of(path) != directory.audit["outputs"].get(row.heatmap):
+        raise RunError(f"{row.heatmap} was changed since it was written; it is not shown")
+    return reader(path)
+
+
+def _read_mask(directory: ScoreDirectory, row: ScoreRow) -> Bools | None:
+    """Return the true mask [H, W] of an image, or None."""
+    path = _mask_file(directory, row)
+    return None if path is None else readers.read_mask(path)
+
+
+def _mask_file(directory: ScoreDirectory, row: ScoreRow) -> Path | None:
+    """Return the file of an image's true mask, which the manifest names or the MVTec layout of the
+    folder gives; None where there is none."""
+    if not directory.audit.get("root"):
+        return None
+
+    root, parts = Path(directory.audit["root"]), Path(path_of(row.path)).parts
+    if (root / scan.MANIFEST).is_file():
+        name = _manifest_row(directory, row).get("mask", "")
+        return inside(root, name) if name else None
+
+    if len(parts) != 3 or parts[0] != "test" or ".." in parts:
+        return None
+    path = scan.mvtec_mask(root, *parts[1:])
+    return inside(root, str(path.relative_to(root))) if path else None
+
+
+def _manifest_row(directory: ScoreDirectory, row: ScoreRow) -> dict[str, str]:
+    """Return an image's line in the manifest of the scored folder; {} where it has none."""
+    file = Path(directory.audit.get("root", "")) / scan.MANIFEST
+    if not file.is_file():
+        return {}
+    return _read_manifest(file, file.stat().st_mtime_ns).get(row.path, {})
+
+
+@lru_cache(4)
+def _read_manifest(file: Path, changed: int) -> dict[str, dict[str, str]]:
+    """Return the lines of a manifest by their paths; `changed` makes a new one be read anew."""
+    return scan.manifest_rows(file)
+
+
+def _read_kept_picture(directory: ScoreDirectory, row: ScoreRow) -> tuple[Picture, Picture] | None:
+    """Return reconstruction and image, small and grey, from the picture that the score directory
+    kept; None where it kept none, or one without a reconstruction."""
+    path = inside(directory.path, str(picture_of(Path(), row.path)))
+    if not path.is_file():
+        return None
+
+    with Image.open(path) as picture:
+        grey = np.asarray(picture.convert("L"))
+    if grey.shape != (PANEL, 3 * PANEL + 2 * PANEL_GAP):
+        return None  # it has two panels, image and heatmap
+    return grey[:, -PANEL:], grey[:, :PANEL]

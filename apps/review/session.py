@@ -1,0 +1,245 @@
+"""The review session that a page is drawn from: the open score directory, its verdicts, and the
+reviewer. Files are read once and cached.
+
+Streamlit's session state holds which case is open and what is hidden; verdicts are in the store and
+nowhere else.
+"""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import streamlit as st
+
+from anodetect.errors import RunError
+from anodetect.files import sha256_of
+from anodetect.record import directories
+from anodetect.record.directories import ScoreDirectory
+from anodetect.record.reviews import Review, in_force
+from anodetect.record.rows import GroupRow, ScoreRow, SliceRow
+
+from . import display, loading, thumbnails
+from .store import Store
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A score directory as it was read: its rows by path, the rows of groups.csv by name, those of
+    slices.parquet by path, and the values to filter by.
+
+    `group_names` is empty where every image is a group of its own.
+    """
+
+    directory: ScoreDirectory
+    by_path: Mapping[str, ScoreRow]
+    groups: Mapping[str, GroupRow]
+    slices: Mapping[str, Sequence[SliceRow]]
+    statuses: tuple[str, ...]
+    kinds: tuple[str, ...]
+    group_names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ReviewSession:
+    """One reviewer at one score directory: all reviews of it, and the judgements in force.
+
+    `reviewer` is "" as long as nobody has given a name.
+    """
+
+    scores: Scores
+    store: Store
+    reviews: list[Review]
+    judgements: Mapping[str, Mapping[str, Review]]
+    reviewer: str
+
+    @property
+    def directory(self) -> ScoreDirectory:
+        return self.scores.directory
+
+    def own_verdict(self, path: str) -> Review | None:
+        """Return the reviewer's own verdict on an image."""
+        return self.judgements.get(path, {}).get(self.reviewer)
+
+    def is_hidden(self, path: str, blind: bool) -> bool:
+        """Return whether an image's name and scores are hidden: in blind mode, until the reviewer
+        has judged it."""
+        return blind and self.own_verdict(path) is None
+
+
+@dataclass(frozen=True)
+class Thumbnails:
+    """Data URIs of small pictures, "" where there is none; `pending` while some are being made."""
+
+    pictures: list[str]
+    pending: bool
+
+
+def open_session(path: Path, url: str, reviewer: str) -> ReviewSession:
+    """Read what has changed since the last reading, and return the session.
+
+    `url` names the database of reviews, "" for the file in the directory. Raises RunError or
+    ConfigError with what to do.
+    """
+    try:
+        changed = (path / directories.AUDIT_FILE).stat().st_mtime_ns
+    except (OSError, ValueError):
+        changed = 0  # reading the directory raises the error
+    scores = _read_scores(path, changed)
+    store = _store(path, scores.directory.audit["head"], url)
+
+    # Streamlit's session keeps the reviews it has read, and only new ones are read again.
+    known: dict[str, list[Review]] = st.session_state.setdefault("reviews", {})
+    reviews = known.setdefault(f"{store.place}#{store.head}", [])
+    reviews += store.read(after=len(reviews))
+    return ReviewSession(scores, store, reviews, in_force(reviews), reviewer)
+
+
+@st.cache_resource(max_entries=4, show_spinner="Reading the scores …")
+def _read_scores(path: Path, changed: int) -> Scores:
+    """Return a score directory; `changed` is part of the key, so that a new one is read anew."""
+    directory = directories.read(path)
+    _check_unchanged(directory)
+
+    slices: dict[str, list[SliceRow]] = {}
+    for each in directories.read_slices(path):
+        slices.setdefault(each.path, []).append(each)
+
+    rows = directory.rows
+    group_names = sorted({row.group for row in rows})
+    return Scores(
+        directory=directory,
+        by_path={row.path: row for row in rows},
+        groups={group.group: group for group in directories.read_groups(path)},
+        slices=slices,
+        statuses=tuple(sorted({row.status for row in rows})),
+        kinds=tuple(sorted({row.kind or "" for row in rows})),
+        group_names=tuple(group_names) if len(group_names) < len(rows) else (),
+    )
+
+
+def _check_unchanged(directory: ScoreDirectory) -> None:
+    """Raise RunError if the files that pages are drawn from are not those that were written."""
+    audit, wrong = directory.audit, []
+    try:
+        if directories.head_of(audit) != audit["head"]:
+            raise ValueError
+        for name in ("scores.parquet", "groups.csv", "slices.parquet"):
+            file = directory.path / name
+            digest = sha256_of(file) if file.is_file() else None
+            if digest != audit["outputs"].get(name):
+                wrong.append(name)
+    except (ValueError, TypeError, AttributeError):
+        wrong = [directories.AUDIT_FILE]
+
+    if wrong:
+        raise RunError(
+            f"{directory.path}: {', '.join(wrong)} changed or missing since the images were "
+            "scored; anodetect verify says what else is; put back a copy, or score again"
+        )
+
+
+@st.cache_resource(show_spinner=False)
+def _store(path: Path, head: str, url: str) -> Store:
+    return Store(path, head, url)
+
+
+# -- Views -----------------------------------------------------------------------------------------
+#
+# Streamlit leaves arguments whose names start with an underscore out of a cache's key. The key is
+# the directory, its head and root, and the image.
+
+
+def view_of(
+    directory: ScoreDirectory, row: ScoreRow
+) -> tuple[display.View | None, tuple[str, ...]]:
+    """Return the view of an image, and notes on what is missing."""
+    return _view(*_key(directory), row.path, directory, row)
+
+
+# A view is not kept for long: missing files can be put back.
+@st.cache_resource(max_entries=64, ttl=60, show_spinner=False)
+def _view(
+    path: Path, head: str, root: str, image: str, _directory: ScoreDirectory, _row: ScoreRow
+) -> tuple[display.View | None, tuple[str, ...]]:
+    case = loading.load(_directory, _row)
+    return display.view(case), case.notes
+
+
+def volume_of(directory: ScoreDirectory, row: ScoreRow, plane: str) -> display.VolumeCase:
+    """Return a volume along the plane that it was scored in."""
+    return _volume(*_key(directory), row.path, plane, directory, row)
+
+
+@st.cache_resource(max_entries=2, ttl=600, show_spinner="Reading the volume …")
+def _volume(
+    path: Path,
+    head: str,
+    root: str,
+    image: str,
+    plane: str,
+    _directory: ScoreDirectory,
+    _row: ScoreRow,
+) -> display.VolumeCase:
+    return loading.load_volume(_directory, _row, plane)
+
+
+def _key(directory: ScoreDirectory) -> tuple[Path, str, str]:
+    """Return what a score directory is recognised by: its folder, its head and its root."""
+    return directory.path, directory.audit["head"], directory.audit.get("root", "")
+
+
+# -- Thumbnails ------------------------------------------------------------------------------------
+
+
+def thumbnails_of(scores: Scores, rows: Sequence[ScoreRow], hidden: Sequence[bool]) -> Thumbnails:
+    """Return a small picture for each row; `hidden` tells for each whether its scores are hidden.
+
+    A volume is shown by the slice with the highest score, or by the middle one where that is
+    hidden. Volumes take long to read, so a thread beside the page reads them.
+    """
+    directory = scores.directory
+    key = _key(directory)
+    pictures, pending = list[str](), False
+
+    for row, is_hidden in zip(rows, hidden, strict=True):
+        slices = scores.slices.get(row.path)
+        if not slices:
+            pictures.append(_thumbnail(*key, row.path, directory, row))
+            continue
+
+        shown = slices[len(slices) // 2] if is_hidden else highest_slice(slices)
+        future = _slice_thumbnail(*key, row.path, shown.axis, shown.slice, directory, row)
+        pictures.append(future.result() if future.done() else "")
+        pending |= not future.done()
+    return Thumbnails(pictures, pending)
+
+
+def highest_slice(slices: Sequence[SliceRow]) -> SliceRow:
+    """Return the slice with the highest score, or the middle one where none was scored."""
+    known = [each for each in slices if each.score is not None]
+    return max(known, key=lambda each: each.score or 0.0, default=slices[len(slices) // 2])
+
+
+@st.cache_resource(max_entries=5000, ttl=3600, show_spinner=False)
+def _thumbnail(
+    path: Path, head: str, root: str, image: str, _directory: ScoreDirectory, _row: ScoreRow
+) -> str:
+    return thumbnails.thumbnail(_directory, _row)
+
+
+_background = ThreadPoolExecutor(1, "thumbnails")
+
+
+@st.cache_resource(max_entries=5000, ttl=3600, show_spinner=False)
+def _slice_thumbnail(
+    path: Path,
+    head: str,
+    root: str,
+    image: str,
+    plane: str,
+    index: int,
+    _directory: ScoreDirectory,
+    _row: ScoreRow,
+) -> Future[str]:
+    return _background.submit(thumbnails.slice_thumbnail, _directory, _row, plane, index)

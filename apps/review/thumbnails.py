@@ -1,0 +1,73 @@
+"""Small pictures of images and slices for the list, as JPEG in data URIs."""
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from anodetect.data.geometry import along, edges
+from anodetect.output import images as writer
+from anodetect.output.volumes import place_text
+from anodetect.record.directories import ScoreDirectory
+from anodetect.record.rows import OK, ScoreRow
+from anodetect.types import Floats
+
+from .display import Picture, data_uri, factor, reduced
+from .loading import or_note, read_image, read_volume
+
+SIDE = 64  # pixels of the longer side
+LARGEST = 2**22  # pixels of an image that is still read
+
+
+def thumbnail(directory: ScoreDirectory, row: ScoreRow) -> str:
+    """Return a small picture of an image; "" where it is missing, or where it would take long."""
+    pixels = (row.width or 0) * (row.height or 0)
+    if row.is_volume or row.status != OK or pixels > LARGEST:
+        return ""
+    image = or_note([], "image", lambda: read_image(directory, row))
+    return "" if image is None else data_uri(_shrunk(image, aspect=1.0), "jpeg")
+
+
+def slice_thumbnail(directory: ScoreDirectory, row: ScoreRow, plane: str, index: int) -> str:
+    """Return a small picture of a volume's slice; "" where it is missing.
+
+    It has the patient's direction at its left and the place in millimetres at its foot. `index` is
+    that of the slice in the source, from 0, as slices.parquet has it.
+    """
+    volume = or_note([], "image", lambda: read_volume(directory, row))
+    if volume is None:
+        return ""
+
+    _, depth, height, width = volume.voxels.shape
+    geometry = along((depth, height, width), volume.affine, plane)
+    number = geometry.sides[0] - 1 - index if geometry.flipped[0] else index
+    _, pixel_height, pixel_width = geometry.spacing
+
+    image = geometry.to_slices(volume.voxels)[:, number]
+    small = _shrunk(image, aspect=pixel_height / pixel_width)
+    place = place_text(geometry.centre(number), plane)
+    return data_uri(_marked(small, edges(plane)["left"], place), "jpeg")
+
+
+def _shrunk(image: Floats, aspect: float) -> Picture:
+    """Return an image [C, H, W] as a small picture [h, w, 3] with square pixels; `aspect` is the
+    height of the image's pixels over their width."""
+    small = reduced(image, factor(image.shape, SIDE), "mean")
+    picture = writer.grey(small, writer.contrast(small))
+
+    tall, wide = picture.shape[0] * aspect, picture.shape[1]
+    shrink = min(1, SIDE / max(tall, wide))
+    size = max(round(wide * shrink), 1), max(round(tall * shrink), 1)
+    if size == (wide, picture.shape[0]):
+        return picture
+    return np.asarray(Image.fromarray(picture).resize(size))
+
+
+def _marked(picture: Picture, left: str, foot: str) -> Picture:
+    """Return a picture with a text at its left and one at its foot."""
+    image = Image.fromarray(picture)
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(10)
+    for place, text, anchor in (
+        ((2, image.height / 2), left, "lm"),
+        ((image.width / 2, image.height - 1), foot, "mb"),
+    ):
+        draw.text(place, text, "white", font, anchor, stroke_width=1, stroke_fill="black")
+    return np.asarray(image)

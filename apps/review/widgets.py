@@ -1,0 +1,44 @@
+"""Parts that several pages draw. A file name, comment or message is never drawn as Markdown or
+HTML: `st.text` and tables show it as text."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import streamlit as st
+
+from anodetect.errors import AnodetectError
+from anodetect.stats.agreement import Rate
+
+
+def show_problem(text: str) -> None:
+    """Draw a message about something the user can correct."""
+    st.error("This needs your attention:")
+    st.text(text)
+
+
+def with_message(action: Callable[..., object], *arguments: Any) -> Callable[[], None]:
+    """Return the action as a callback whose failure becomes a message in the page."""
+
+    def run() -> None:
+        try:
+            action(*arguments)
+        except AnodetectError as error:
+            st.session_state.problem = str(error)
+
+    return run
+
+
+def show_rate(column: Any, name: str, rate: Rate) -> None:
+    """Draw a share with its interval into a column."""
+    if not rate.total:
+        column.metric(name, "–")
+        return
+    low, high = rate.interval
+    interval = f"{rate.hits} of {rate.total}; {low:.0%}–{high:.0%}"
+    column.metric(name, f"{rate.value:.0%}", interval, delta_color="off", delta_arrow="off")
+
+
+def number_text(value: float | None) -> str:
+    """Return a number with four digits, "–" where it is missing or not finite."""
+    return "–" if value is None or not np.isfinite(value) else f"{value:.4g}"
