@@ -15,7 +15,7 @@ from test_volumes import prepared, save_nifti
 
 import anodetect
 from anodetect.errors import ConfigError
-from anodetect.output import formats, images, volumes
+from anodetect.output import formats, images, pictures, volumes
 
 RNG = np.random.default_rng(3)
 THRESHOLD = 0.5
@@ -75,7 +75,7 @@ def png_image(folder, request):
     assert written.kind == "picture"
     with Image.open(written.path) as picture:
         pixels = np.asarray(picture)
-    assert np.array_equal(pixels, images.overlay(image, heatmap, SCALE))
+    assert np.array_equal(pixels, pictures.overlay(image, heatmap, SCALE))
     unscored = pixels[np.isnan(heatmap)]
     assert (unscored == unscored[:, :1]).all()
 

@@ -18,7 +18,7 @@ pytest.importorskip("sqlalchemy", reason="the extra `app` is not installed")
 import anodetect
 from anodetect.errors import RunError
 from anodetect.files import path_of, path_text
-from anodetect.output import images as writer
+from anodetect.output import pictures
 from anodetect.record import directories
 from apps.review import display, loading, thumbnails
 
@@ -169,8 +169,8 @@ def test_a_failed_row_shows_its_image_if_there_is_one(scored):
 
 def test_the_window_is_black_and_white_at_its_ends():
     image = np.array([[[-2.0, 0, 50, 100, 300]]], np.float32)
-    assert writer.grey(image, (0, 100))[0, :, 0].tolist() == [0, 0, 127, 255, 255]
-    assert writer.grey(np.broadcast_to(image, (3, 1, 5)), (0, 100)).shape == (1, 5, 3)
+    assert pictures.grey(image, (0, 100))[0, :, 0].tolist() == [0, 0, 127, 255, 255]
+    assert pictures.grey(np.broadcast_to(image, (3, 1, 5)), (0, 100)).shape == (1, 5, 3)
 
 
 def test_ct_windows_are_offered_only_for_what_looks_like_ct():
@@ -185,7 +185,7 @@ def test_ct_windows_are_offered_only_for_what_looks_like_ct():
 def test_colours_are_those_of_the_model_whatever_the_image():
     scale = (1.0, 3.0)
     calm, odd = np.full((2, 2), 1.2, np.float32), np.array([[1.2, 9.0]], np.float32)
-    assert (writer.colour(calm, scale)[0, 0] == writer.colour(odd, scale)[0, 0]).all()
+    assert (pictures.colour(calm, scale)[0, 0] == pictures.colour(odd, scale)[0, 0]).all()
 
 
 def test_an_overlay_hides_only_what_is_anomalous():
@@ -193,7 +193,7 @@ def test_an_overlay_hides_only_what_is_anomalous():
     values = np.array([[0.0, 1.0, np.nan]], np.float32)
     shown = display.overlay(picture, values, (0, 1), "viridis", 1.0)
     assert (shown[0, 0] == 100).all() and (shown[0, 2] == 100).all()
-    assert (shown[0, 1] == writer.colour(values, (0, 1), "viridis")[0, 1]).all()
+    assert (shown[0, 1] == pictures.colour(values, (0, 1), "viridis")[0, 1]).all()
     assert (display.overlay(picture, values, (0, 1), "viridis", 0.0) == picture).all()
 
 

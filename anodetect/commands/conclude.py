@@ -1,7 +1,6 @@
 """What ends a scoring and a merge alike: decide over all rows, compare with the calibration, write
 the directory."""
 
-import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict
@@ -13,8 +12,8 @@ import pyarrow as pa
 from pyarrow import compute as pc
 
 from anodetect.config import without_nan
-from anodetect.files import atomic
 from anodetect.output.formats import SOURCES, asks_for, has_files, names_of
+from anodetect.output.regions import write_regions
 from anodetect.record import directories
 from anodetect.record.decisions import (
     decide,
@@ -79,7 +78,10 @@ def conclude(
             f"{of_volumes}"
         )
     if asks_for(facts["heatmaps"], "regions"):
-        _write_regions(out, rows.filter(pa.array(good)), regions, facts)
+        images = rows.filter(pa.array(good))
+        paths, widths = images["path"].to_pylist(), images["width"].to_pylist()
+        heights = images["height"].to_pylist()
+        write_regions(out, paths, widths, heights, regions, facts["pixel_threshold"])
     if measure.labelled():
         directories.write_draws(out, measure.draws())
 
@@ -135,38 +137,3 @@ def _drift(
         followed = drift.martingale(reference, calibration.groups, scores, groups, when)
         checks["time"] = without_nan(asdict(followed)) if followed else None
     return checks
-
-
-def _write_regions(
-    out: Path, good: pa.Table, regions: Iterable[tuple[str, Region]], facts: Mapping[str, Any]
-) -> None:
-    """regions.json, a file in COCO's format, an image and an annotation at a time."""
-    ids = {path: number for number, path in enumerate(good["path"].to_pylist(), start=1)}
-    head = {
-        "info": {
-            "description": "what exceeds the pixel threshold",
-            "threshold": facts["pixel_threshold"],
-        },
-        "categories": [{"id": 1, "name": "anomaly"}],
-    }
-    sides = zip(good["width"].to_pylist(), good["height"].to_pylist(), strict=True)
-    with atomic(out / "regions.json") as file:
-        file.write(json.dumps(without_nan(head)).removesuffix("}").encode() + b', "images": [')
-        for (path, number), (width, height) in zip(ids.items(), sides, strict=True):
-            image = {"id": number, "file_name": path, "width": width, "height": height}
-            file.write((b", " if number > 1 else b"") + json.dumps(image).encode())
-
-        file.write(b'], "annotations": [')
-        for number, (path, region) in enumerate(regions, start=1):
-            marks = {
-                "id": number,
-                "image_id": ids[path],
-                "category_id": 1,
-                "iscrowd": 0,
-                "segmentation": region.segmentation,
-                "area": region.area,
-                "bbox": region.bbox,
-                "score": region.score,
-            }
-            file.write((b",\n" if number > 1 else b"\n") + json.dumps(marks).encode())
-        file.write(b"\n]}\n")

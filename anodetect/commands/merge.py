@@ -1,9 +1,8 @@
 """Merge: the score directories of all shards in, one out."""
 
-import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ from anodetect.errors import RunError
 from anodetect.files import inside
 from anodetect.output import report
 from anodetect.output.cases import Cases
+from anodetect.output.regions import read_regions
 from anodetect.record import directories, environment, verification
-from anodetect.record.rows import Region
 from anodetect.stats.calibration import DEFAULT_FAR, Calibration
 from anodetect.stats.evaluation import LabelledScore, Measure
 from anodetect.types import Reporter, Silent
@@ -75,7 +74,7 @@ def merge(
     timings = pa.concat_tables(
         [directories.read_timings(directory.path) for directory in shards]
     ).sort_by("path")
-    regions = chain.from_iterable(_regions_of(directory.path) for directory in shards)
+    regions = chain.from_iterable(read_regions(directory.path) for directory in shards)
     slices = pa.concat_tables([directories.slice_table(directory.path) for directory in shards])
     slices = slices.combine_chunks().sort_by("path")
     _warn_of_gaps(len(rows), audits, reporter)
@@ -130,14 +129,3 @@ def _copy(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     if source.is_file():
         shutil.copyfile(source, target)
-
-
-def _regions_of(path: Path) -> Iterator[tuple[str, Region]]:
-    """Yield the regions of a score directory, each with the path of its image."""
-    if not (path / "regions.json").is_file():
-        return
-    content = json.loads((path / "regions.json").read_text("utf-8"))
-    names = {image["id"]: image["file_name"] for image in content["images"]}
-    for marks in content["annotations"]:
-        region = Region(marks["segmentation"], marks["area"], marks["bbox"], marks["score"])
-        yield names[marks["image_id"]], region

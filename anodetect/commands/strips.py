@@ -13,7 +13,7 @@ from anodetect.data import cards, readers
 from anodetect.data.scan import Record
 from anodetect.data.split import position
 from anodetect.errors import ImageError
-from anodetect.output.images import colour, contrast, grey
+from anodetect.output.pictures import colour, contrast, grey
 from anodetect.record import directories
 
 STRIPS = 4  # of a data set

@@ -21,6 +21,7 @@ from anodetect.output import images as image_writer
 from anodetect.output import volumes as volume_writer
 from anodetect.output.cases import Cases
 from anodetect.output.formats import Written, asks_for, float_map
+from anodetect.output.regions import find_regions
 from anodetect.record import environment, runs, threads
 from anodetect.record.rows import (
     FAILED,
@@ -138,7 +139,7 @@ class Worker:
             for name in self.task.heatmaps:
                 written += self._write(name, row, heatmap, loaded)
             if loaded.volume is None and asks_for(self.task.heatmaps, "regions"):
-                regions = image_writer.regions(heatmap, self.pixel_threshold)
+                regions = find_regions(heatmap, self.pixel_threshold)
         except Exception as error:  # also an unforeseen one: one file must not end a long scoring
             row = replace(row, error=why(error))
 

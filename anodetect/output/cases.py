@@ -8,7 +8,7 @@ import numpy as np
 from anodetect.files import write_atomic
 from anodetect.imaging.preprocess import Prepared
 from anodetect.output import volumes
-from anodetect.output.images import case_strip
+from anodetect.output.pictures import case_strip
 from anodetect.record.directories import picture_of
 from anodetect.types import Floats
 

@@ -42,7 +42,7 @@ class Writer:
 
 @dataclass(frozen=True)
 class Format:
-    """How a format is written for an image and for a volume; None where it is not.
+    """The writers of a format for an image and for a volume; None where there is none.
 
     `directory` names the one file that a format has for all images of a score directory. `package`
     must be installed, by the extra of this project named `extra`. `note` explains the name.

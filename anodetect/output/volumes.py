@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from anodetect.data.geometry import OPPOSITE, PLANES, along, edges
 from anodetect.imaging.preprocess import Prepared
 from anodetect.output.formats import OutputFiles, Written, write_files
-from anodetect.output.images import Picture, overlay
+from anodetect.output.pictures import Picture, overlay
 from anodetect.types import Bools, Floats
 
 PANEL, GAP, LINE = 280, 6, 18  # pixels: a plane's side, between planes, a line of text
@@ -23,7 +23,7 @@ SAVED_AS: dict[str, dict[str, int]] = {"jpeg": {"quality": 85}, "png": {}}
 
 @dataclass(frozen=True)
 class VolumeMap:
-    """What there is to write of a volume: its heatmap [D, H, W], NaN where not scored, the volume,
+    """All that is written about a volume: its heatmap [D, H, W], NaN where not scored, the volume,
     the ends of the colour scale, and the threshold of voxels.
 
     `pseudonym` is what DICOM files call the patient; "" leaves what identifies the patient in them.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from anodetect.data.geometry import Geometry
-from anodetect.output import images as writer
+from anodetect.output import pictures, regions
 from anodetect.types import Bools, Floats
 
 Picture = NDArray[np.uint8]
@@ -133,7 +133,7 @@ def slice_view(volume: VolumeCase, number: int) -> View | None:
 def windows(image: Floats) -> dict[str, Window]:
     """Return the windows to choose from: "auto", "full range", and for CT those of CT_WINDOWS."""
     low, high = float(image.min()), float(image.max())
-    choices = {"auto": writer.contrast(image), "full range": (low, high)}
+    choices = {"auto": pictures.contrast(image), "full range": (low, high)}
     if low < AIR:
         for name, (level, width) in CT_WINDOWS.items():
             choices[name] = (level - width / 2, level + width / 2)
@@ -187,9 +187,9 @@ def overlay(
 
     The map is the more opaque the higher its value, at most `opacity`, 0 to 1.
     """
-    place = writer.stretched(heatmap, scale)
+    place = pictures.stretched(heatmap, scale)
     alpha = (opacity / 255 * place)[..., None]
-    mixed = (1 - alpha) * picture + alpha * writer.palette(colours)[place]
+    mixed = (1 - alpha) * picture + alpha * pictures.palette(colours)[place]
     return mixed.round().astype(np.uint8)
 
 
@@ -211,7 +211,7 @@ def outlines(inside: Bools, block: int = 1) -> NDArray[np.float64]:
     """
     gap = np.full((1, 2), np.nan)
     parts = []
-    for line in writer.outlines(inside) if inside.any() else []:
+    for line in regions.outlines(inside) if inside.any() else []:
         parts += [line, gap]
     return np.concatenate(parts or [gap]) * block + (block - 1) / 2
 
@@ -229,7 +229,7 @@ def colour_scale(colours: Colours) -> list[tuple[float, str]]:
 
     They are written as rgb(…): Streamlit replaces #000004 by the red of its theme.
     """
-    palette = writer.palette(colours)
+    palette = pictures.palette(colours)
     stops = []
     for n in range(17):
         red, green, blue = palette[min(16 * n, 255)]

@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from anodetect.output import images as writer
+from anodetect.output import pictures
 from anodetect.record.rows import OK, ScoreRow, SliceRow
 from anodetect.stats.agreement import Rate
 from anodetect.types import Bools
@@ -103,7 +103,7 @@ def case(view: View, appearance: Appearance, *, hidden: bool) -> dict[str, Any]:
 
 def _panels(view: View, appearance: Appearance, has_map: bool) -> list[Panel]:
     """Return the panels from left to right."""
-    image = Panel("image", writer.grey(view.image, appearance.window))
+    image = Panel("image", pictures.grey(view.image, appearance.window))
     if view.heatmap is None or not has_map:
         return [image]
 
@@ -115,7 +115,7 @@ def _panels(view: View, appearance: Appearance, has_map: bool) -> list[Panel]:
     if third is not None:
         last = Panel(appearance.third, third)
     else:
-        heatmap = writer.colour(view.heatmap, appearance.scale, appearance.colours)
+        heatmap = pictures.colour(view.heatmap, appearance.scale, appearance.colours)
         last = Panel("heatmap", heatmap)
     return [image, Panel("heatmap over it", over), last]
 

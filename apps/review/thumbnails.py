@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from anodetect.data.geometry import along, edges
-from anodetect.output import images as writer
+from anodetect.output import pictures
 from anodetect.output.volumes import place_text
 from anodetect.record.directories import ScoreDirectory
 from anodetect.record.rows import OK, ScoreRow
@@ -51,7 +51,7 @@ def _shrunk(image: Floats, aspect: float) -> Picture:
     """Return an image [C, H, W] as a small picture [h, w, 3] with square pixels; `aspect` is the
     height of the image's pixels over their width."""
     small = reduced(image, factor(image.shape, SIDE), "mean")
-    picture = writer.grey(small, writer.contrast(small))
+    picture = pictures.grey(small, pictures.contrast(small))
 
     tall, wide = picture.shape[0] * aspect, picture.shape[1]
     shrink = min(1, SIDE / max(tall, wide))

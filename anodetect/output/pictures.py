@@ -1,0 +1,105 @@
+"""Images and heatmaps as colours to look at, as RGB bytes [H, W, 3].
+
+Heatmaps are shown on the model's fixed scale, never on a scale of their own.
+"""
+
+import io
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from anodetect.types import Floats
+
+COLOURS = "inferno"
+BAND = 2**22  # pixels coloured at a time
+OPAQUE = 0.85  # opacity of the heatmap's colours at the upper end of the scale
+OPACITIES = [round(OPAQUE * value) for value in range(256)]
+SAMPLED = 128  # rows and columns that a window is chosen by
+STRIP_GAP = 6  # pixels
+Picture = NDArray[np.uint8]
+
+
+def contrast(image: Floats) -> tuple[float, float]:
+    """Return the values of an image [C, H, W] to show black and white: percentiles 1 and 99.5."""
+    step = max(1, min(image.shape[1:]) // SAMPLED)
+    low, high = np.percentile(image[:, ::step, ::step], (1, 99.5))
+    return float(low), float(high)
+
+
+def grey(image: Floats, window: tuple[float, float]) -> Picture:
+    """Return an image [C, H, W] in native units, black and white at the ends of the window."""
+    return np.moveaxis(np.broadcast_to(stretched(image, window), (3, *image.shape[1:])), 0, -1)
+
+
+def colour(heatmap: Floats, scale: tuple[float, float], colours: str = COLOURS) -> Picture:
+    """Return a heatmap [H, W] on the model's fixed scale; `colours` names a map of matplotlib's."""
+    return palette(colours)[stretched(heatmap, scale)]
+
+
+def overlay(image: Floats, heatmap: Floats, scale: tuple[float, float]) -> Picture:
+    """Return an image [C, H, W] with the heatmap [H, W] over it, the more opaque the higher the
+    value."""
+    window = contrast(image)
+    picture = np.empty((*heatmap.shape, 3), np.uint8)
+
+    # In bands, so that a huge image needs no huge intermediates.
+    rows = max(1, BAND // heatmap.shape[1])
+    for start in range(0, len(heatmap), rows):
+        band = np.s_[start : start + rows]
+        planes, places = stretched(image[:, band], window), stretched(heatmap[band], scale)
+        picture[band] = _coloured(planes, places)
+    return picture
+
+
+def _coloured(planes: Picture, places: Picture) -> Picture:
+    """Return planes [C, h, w] under the colours of places on the scale [h, w]."""
+    channels = [Image.fromarray(planes[number % len(planes)]) for number in range(3)]
+    colours = Image.fromarray(places)
+    colours.putpalette(palette(COLOURS).tobytes())
+    opacity = Image.fromarray(places).point(OPACITIES)
+
+    under = Image.merge("RGB", channels)
+    return np.asarray(Image.composite(colours.convert("RGB"), under, opacity))
+
+
+def stretched(values: Floats, span: tuple[float, float]) -> Picture:
+    """Return where values lie between the ends of a span, 0 to 255; 0 where they are NaN."""
+    low, high = span
+    factor = np.float32(255 / max(high - low, 1e-9))
+    shown = (np.nan_to_num(values, nan=low) - np.float32(low)) * factor
+    return np.asarray(np.clip(shown, 0, 255), np.uint8)
+
+
+@cache
+def palette(colours: str) -> Picture:
+    """Return the 256 colours of one of matplotlib's colour maps as RGB bytes [256, 3]."""
+    from matplotlib import colormaps  # takes long to import, and scoring begins without it
+
+    return np.asarray(colormaps[colours](np.arange(256), bytes=True)[:, :3])
+
+
+def case_strip(
+    image: Floats,
+    heatmap: Floats,
+    reconstruction: Floats | None,
+    scale: tuple[float, float],
+    side: int = 200,
+) -> bytes:
+    """Return image, overlay and reconstruction side by side as one JPEG, `side` pixels each;
+    without a reconstruction two panels."""
+    window = contrast(image)
+    panels = [grey(image, window), overlay(image, heatmap, scale)]
+    if reconstruction is not None:
+        panels.append(grey(reconstruction, window))
+
+    gap = np.full((side, STRIP_GAP, 3), 255, np.uint8)
+    row: list[Picture] = []
+    for panel in panels:
+        resized = Image.fromarray(panel).resize((side, side), Image.Resampling.BILINEAR)
+        row += [gap, np.asarray(resized)]
+
+    buffer = io.BytesIO()
+    Image.fromarray(np.concatenate(row[1:], axis=1)).save(buffer, "jpeg", quality=80)
+    return buffer.getvalue()

@@ -1,0 +1,104 @@
+"""Outlines of what exceeds the threshold in the images of a score directory, one file in COCO's
+format for all of them."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from contourpy import LineType, contour_generator
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from anodetect.config import without_nan
+from anodetect.files import atomic
+from anodetect.output.formats import FORMATS
+from anodetect.record.rows import Region
+from anodetect.types import Bools, Floats
+
+FILE = FORMATS["regions"].directory["regions"]
+MOST_REGIONS = 100  # of one image
+
+
+def find_regions(heatmap: Floats, threshold: float) -> list[Region]:
+    """Return the parts of a heatmap [H, W] that exceed `threshold`, the highest peaks first."""
+    values = np.nan_to_num(heatmap, nan=-np.inf)
+    above = values > threshold
+    if not above.any():
+        return []
+
+    labels, _ = ndimage.label(above, np.ones((3, 3)))
+    found = []
+    for number, (rows, columns) in enumerate(ndimage.find_objects(labels), start=1):
+        inside = labels[rows, columns] == number
+        corner = np.array([columns.start + 0.5, rows.start + 0.5])
+        outer = max(outlines(inside), key=len) + corner
+        width, height = columns.stop - columns.start, rows.stop - rows.start
+        region = Region(
+            segmentation=(tuple(outer.round(1).ravel().tolist()),),
+            area=int(inside.sum()),
+            bbox=(columns.start, rows.start, width, height),
+            score=float(values[rows, columns][inside].max()),
+        )
+        found.append(region)
+    return sorted(found, key=lambda region: region.score, reverse=True)[:MOST_REGIONS]
+
+
+def outlines(inside: Bools) -> list[NDArray[np.float64]]:
+    """Return closed lines [N, 2] of x, y around what is True in [H, W], holes too; pixel centres
+    lie at whole numbers."""
+    padded = np.pad(inside, 1).astype(np.float32)
+    lines = contour_generator(z=padded, line_type=LineType.Separate).lines(0.5)
+    return [np.asarray(line) - 1 for line in lines]
+
+
+def write_regions(
+    folder: Path,
+    paths: Sequence[str],
+    widths: Sequence[int],
+    heights: Sequence[int],
+    regions: Iterable[tuple[str, Region]],
+    threshold: float,
+) -> None:
+    """Write the regions of a score directory's images, each with the path of its image.
+
+    `paths`, `widths` and `heights` are those of all images, in the order of the file. Images and
+    regions are written one at a time, so that none of them stay in memory.
+    """
+    ids = {path: number for number, path in enumerate(paths, start=1)}
+    head = {
+        "info": {"description": "what exceeds the pixel threshold", "threshold": threshold},
+        "categories": [{"id": 1, "name": "anomaly"}],
+    }
+    with atomic(folder / FILE) as file:
+        file.write(json.dumps(without_nan(head)).removesuffix("}").encode() + b', "images": [')
+        for (path, number), width, height in zip(ids.items(), widths, heights, strict=True):
+            image = {"id": number, "file_name": path, "width": width, "height": height}
+            file.write((b", " if number > 1 else b"") + json.dumps(image).encode())
+
+        file.write(b'], "annotations": [')
+        for number, (path, region) in enumerate(regions, start=1):
+            marks = {
+                "id": number,
+                "image_id": ids[path],
+                "category_id": 1,
+                "iscrowd": 0,
+                "segmentation": region.segmentation,
+                "area": region.area,
+                "bbox": region.bbox,
+                "score": region.score,
+            }
+            file.write((b",\n" if number > 1 else b"\n") + json.dumps(marks).encode())
+        file.write(b"\n]}\n")
+
+
+def read_regions(folder: Path) -> Iterator[tuple[str, Region]]:
+    """Yield the regions of a score directory, each with the path of its image; none without the
+    file."""
+    if not (folder / FILE).is_file():
+        return
+    content = json.loads((folder / FILE).read_text("utf-8"))
+    names = {image["id"]: image["file_name"] for image in content["images"]}
+    for marks in content["annotations"]:
+        region = Region(marks["segmentation"], marks["area"], marks["bbox"], marks["score"])
+        yield names[marks["image_id"]], region
