@@ -21,6 +21,7 @@ from anodetect.commands.conclude import conclude, where_scored
 from anodetect.commands.labelled import labelled_score
 from anodetect.data import cards, readers
 from anodetect.data.scan import Problem, Record, identified, is_below
+from anodetect.detectors import entry_named
 from anodetect.engines.worker import Engine, ScoredEntries, Task, problem_row, shard_of
 from anodetect.errors import ConfigError, DataError, Interrupted, nearest
 from anodetect.files import path_text
@@ -131,7 +132,8 @@ def score(
                     _count(entry.row, out, by_id, cases, measure, scored)
         except KeyboardInterrupt:
             raise Interrupted(
-                f"stopped after {tally.count} of {len(items)} files; the same command with --resume goes on"
+                f"stopped after {tally.count} of {len(items)} files; "
+                "the same command with --resume goes on"
             ) from None
         seconds = time.monotonic() - first
         del items, todo, by_id  # of very many files they take more than all that follows
@@ -187,7 +189,8 @@ def _warn_of_known(rows: pa.Table, run_path: Path, reporter: Reporter) -> None:
     used = {row["sha256"] for row in runs.read_manifest(run_path) if row["sha256"]}
     if known := sum(sha256 in used for sha256 in rows["sha256"].to_pylist()):
         reporter.warn(
-            f"{known} of these images took part in training or calibration; their p-values are not valid"
+            f"{known} of these images took part in training or calibration; "
+            "their p-values are not valid"
         )
 
 
@@ -198,6 +201,7 @@ def _facts(run: runs.Run, far: float, fdr: float | None) -> dict[str, Any]:
         "run_path": str(run.path.absolute()),
         "model_sha256": run.model_sha256,
         **{key: run.header[key] for key in ("detector", "data", "facts", "config")},
+        "baseline": entry_named(run.header["detector"]).baseline,
         "far": None if fdr is not None else far,
         "fdr": fdr,
         "pixel_threshold": run.calibration.pixel_threshold(far),

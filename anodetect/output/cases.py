@@ -35,7 +35,7 @@ class Cases:
     def draw(
         self, identity: str, heatmap: Floats, volume: Prepared | None, panels: Panels | None
     ) -> None:
-        """Write the picture of an image that was admitted: its panels, or three planes of a volume."""
+        """Write the picture of an admitted image: its panels, or three planes of a volume."""
         if volume is not None:
             picture = volumes.picture(heatmap, volume, self.scale)
         else:
@@ -49,7 +49,7 @@ class Cases:
             self.admits(identity, score)
 
     def settle(self) -> dict[str, list[str]]:
-        """The ids of the images in the end, the first ones first; pictures of others are removed."""
+        """Remove the pictures of images that no longer count; return the others' ids, best first."""
         wanted = {picture_of(self.out, identity) for identity in self._names()}
         for picture in picture_of(self.out, "").parent.glob("*"):
             if picture not in wanted:
