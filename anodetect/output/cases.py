@@ -49,7 +49,7 @@ class Cases:
             self.admits(identity, score)
 
     def settle(self) -> dict[str, list[str]]:
-        """Remove the pictures of images that no longer count; return the others' ids, best first."""
+        """Remove pictures that no longer count; return the ids of the others, best first."""
         wanted = {picture_of(self.out, identity) for identity in self._names()}
         for picture in picture_of(self.out, "").parent.glob("*"):
             if picture not in wanted:
