@@ -2,7 +2,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: demo test check clean
+.PHONY: demo test check docs clean
 
 demo: $(VENV)/demo-installed
 	rm -rf anodetect-demo
@@ -17,6 +17,9 @@ check: $(VENV)/dev-installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest tests/test_cards.py
+
+docs: $(VENV)/docs-installed
+	$(BIN)/python tools/docs.py
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
