@@ -1,4 +1,4 @@
-"""What each choice in AnoDDPM on pixels is worth: one seed, two minutes of training per row.
+"""The worth of each choice in AnoDDPM on pixels: one seed, two minutes of training per row.
 
     python -m benchmarks.ablation DATA... --out DIR [--budget 2] [--seed 0]
 
@@ -20,6 +20,7 @@ from anodetect.commands.labelled import labelled_score
 from anodetect.commands.terminal import reporting
 from anodetect.config import build
 from anodetect.data import cards
+from anodetect.data.scan import Dataset
 from anodetect.detectors.anoddpm import AnoDDPM, AnoDDPMConfig
 from anodetect.files import write_atomic
 from anodetect.model.loading import load
@@ -28,6 +29,7 @@ from anodetect.model.scoring import score_records
 from anodetect.record import runs
 from anodetect.stats.evaluation import Measure
 from anodetect.types import Batch, Floats, Reporter, TrainContext
+from benchmarks import common
 
 TRAINED: dict[str, dict[str, Any]] = {
     "default": {},
@@ -92,8 +94,12 @@ class Structural(AnoDDPM):
 
 
 def dissimilarity(x: Floats, y: Floats, sigma: float = 1.5) -> Floats:
-    """1 − SSIM with a Gaussian window (Wang et al., IEEE TIP 2004), for images in [-1, 1]."""
-    mean = lambda a: ndimage.gaussian_filter(a, (0, sigma, sigma))  # noqa: E731
+    """Return 1 − SSIM with a Gaussian window (Wang et al., IEEE TIP 2004) of images [N, H, W] from
+    -1 to 1."""
+
+    def mean(a: Floats) -> Floats:
+        return ndimage.gaussian_filter(a, (0, sigma, sigma))
+
     mx, my = mean(x), mean(y)
     vx, vy, vxy = mean(x * x) - mx**2, mean(y * y) - my**2, mean(x * y) - mx * my
     c1, c2 = 0.02**2, 0.06**2
@@ -101,84 +107,98 @@ def dissimilarity(x: Floats, y: Floats, sigma: float = 1.5) -> Floats:
 
 
 def row(run: Path, data: str, detector: AnoDDPM, reporter: Reporter) -> dict[str, Any]:
-    """Metrics on the test part, with a detector that takes the run's weights."""
+    """Return metrics on the test part, with a detector that takes the run's weights."""
     stored = runs.read(run)
     model = Model.load(stored, "auto")
     dataset = cards.open_data(data)
     detector.load_state(stored.state, device="auto")
-    by_id = {record.id: record for record in dataset.training()}
-    tune = [by_id[entry["path"]] for entry in runs.read_manifest(run) if entry["role"] == "tune"]
-    encoded = [load(record, model.preprocess, model.encode).encoded for record in tune]
-    batch = Batch(np.stack([e[0] for e in encoded if e]), np.stack([e[1] for e in encoded if e]))
-    detector.settle(batch, context=TrainContext(0, "auto", run))
+    detector.settle(tune_batch(model, run, dataset), context=TrainContext(0, "auto", run))
     model.detector = detector
+
     items = dataset.labelled()
     measure = Measure(stored.calibration, 0.05, masks=any(record.mask for record in items))
     for scored in score_records(model, items, reporter, "test"):
         item = labelled_score(scored.loaded.record, scored.score, scored.heatmap)
         if item is not None and scored.heatmap is not None:
             measure.add(item)
-    result = measure.result().as_json()
-    pixel = result["pixel"] or {"ap": None, "auroc": None}
-    return {
-        "image_auroc": result["image"]["auroc"]["value"],
-        "pixel_ap": pixel["ap"],
-        "pixel_auroc": pixel["auroc"],
-    }
+
+    evaluation = measure.result()
+    result: dict[str, Any] = {"image_auroc": evaluation.image["auroc"].value}
+    for name in ("ap", "auroc"):
+        result[f"pixel_{name}"] = evaluation.pixel[name].value if evaluation.pixel else None
+    return result
+
+
+def tune_batch(model: Model, run: Path, dataset: Dataset) -> Batch:
+    """Return the tune images of a run as its detector sees them."""
+    by_id = {record.id: record for record in dataset.training()}
+    images, foregrounds = [], []
+    for entry in runs.read_manifest(run):
+        if entry["role"] == "tune":
+            encoded = load(by_id[entry["path"]], model.preprocess, model.encode).encoded
+            if encoded:
+                images.append(encoded[0])
+                foregrounds.append(encoded[1])
+    return Batch(np.stack(images), np.stack(foregrounds))
 
 
 def variant(run: Path, name: str) -> AnoDDPM:
-    """The detector of a row."""
+    """Return the detector of a row."""
     trained_with = dict(runs.read(run).header["config"]["detector"])
     changes = {} if name in TRAINED else {"prior": "auto"} | SCORED.get(name, {})
-    made = build(AnoDDPMConfig, trained_with | changes, name)
-    return Structural(made) if name == STRUCTURAL else AnoDDPM(made)
+    config = build(AnoDDPMConfig, trained_with | changes, name)
+    return Structural(config) if name == STRUCTURAL else AnoDDPM(config)
 
 
 def slug(data: str, name: str) -> str:
     return "".join(c if c.isalnum() else "-" for c in f"{Path(data).name}-{name}")
 
 
+def finished(data: str, name: str, arguments: argparse.Namespace, reporter: Reporter) -> Any:
+    """Return a row's metrics on one data set; train and score what is not done yet."""
+    done = arguments.out / f"{slug(data, name)}.json"
+    if done.exists():
+        return json.loads(done.read_text())
+
+    reporter.say(f"{data}: {name}")
+    trained = name if name in TRAINED else WEIGHTS
+    run = arguments.out / slug(data, trained)
+    if not run.exists():
+        anodetect.train(
+            data,
+            "anoddpm",
+            run,
+            representation="pixels",
+            values=TRAINED[trained],
+            budget=arguments.budget,
+            seed=arguments.seed,
+            reporter=reporter,
+        )
+    result = row(run, data, variant(run, name), reporter)
+    write_atomic(done, json.dumps(result))
+    return result
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = common.parser(__doc__)
     parser.add_argument("data", nargs="+")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--budget", type=float, default=2.0)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    table: dict[str, dict[str, Any]] = {}
+
+    table: dict[str, list[str]] = {}
     with reporting() as reporter:
         for data in arguments.data:
             for name in [*TRAINED, *SCORED, STRUCTURAL]:
-                done = arguments.out / f"{slug(data, name)}.json"
-                own = name if name in TRAINED else WEIGHTS
-                run = arguments.out / slug(data, own)
-                if not done.exists():
-                    reporter.say(f"{data}: {name}")
-                    if not run.exists():
-                        anodetect.train(
-                            data,
-                            "anoddpm",
-                            run,
-                            representation="pixels",
-                            values=TRAINED[own],
-                            budget=arguments.budget,
-                            seed=arguments.seed,
-                            reporter=reporter,
-                        )
-                    write_atomic(done, json.dumps(row(run, data, variant(run, name), reporter)))
-                table.setdefault(name, {})[data] = json.loads(done.read_text())
-    lines = ["| | " + " | ".join(Path(data).name for data in arguments.data) + " |"]
-    lines.append("|---|" + "---|" * len(arguments.data))
-    for name, columns in table.items():
-        cells = [
-            " / ".join("–" if v is None else f"{v:.3f}" for v in columns[data].values())
-            for data in arguments.data
-        ]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    print("\n".join(lines))
+                result = finished(data, name, arguments, reporter)
+                values = ["–" if value is None else f"{value:.3f}" for value in result.values()]
+                table.setdefault(name, []).append(" / ".join(values))
+
+    print(f"| | {' | '.join(Path(data).name for data in arguments.data)} |")
+    print("|---|" + "---|" * len(arguments.data))
+    for name, cells in table.items():
+        print(f"| {name} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

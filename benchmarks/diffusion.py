@@ -8,9 +8,8 @@ runs. The chain draws its noise as the single step does. The reference preset's 
 two passes of one image.
 """
 
-import argparse
-import json
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -27,7 +26,8 @@ from anodetect.nn.inference import autocast
 from anodetect.nn.training import TrainingBatch
 from anodetect.nn.unet import UNet
 from anodetect.types import Batch, TrainContext, image_seeds
-from benchmarks.timing import median_seconds
+from benchmarks import common
+from benchmarks.common import median_seconds
 
 IMAGES = 16
 CHAIN = 250
@@ -44,20 +44,17 @@ def images(size: int) -> Batch:
 
 
 def detector(batch: Batch, **changes: Any) -> AnoDDPM:
-    """AnoDDPM after two steps of training: its speed does not depend on what it has learned."""
-    made = AnoDDPM(
-        AnoDDPMConfig.model_validate(
-            {"training": {"steps": 2}, "prior": "on", "pixel_error": "off", "relative": "off"}
-            | changes
-        )
-    )
+    """Return an AnoDDPM after two steps of training: its speed does not depend on what it has
+    learned."""
+    values = {"training": {"steps": 2}, "prior": "on", "pixel_error": "off", "relative": "off"}
+    made = AnoDDPM(AnoDDPMConfig.model_validate(values | changes))
     with tempfile.TemporaryDirectory() as folder:
         made.fit(batch, batch, context=TrainContext(0, "cpu", Path(folder)))
     return made
 
 
 def scoring() -> dict[str, Any]:
-    """Seconds an image: the default, one λ with one draw, and the ancestral chain."""
+    """Return seconds an image: the default, one λ with one draw, and the ancestral chain."""
     batch = images(SIZE)
     seeds = image_seeds(list(batch.images))
     variants = {
@@ -65,13 +62,12 @@ def scoring() -> dict[str, Any]:
         "one_lambda_one_draw": detector(batch, lambdas=[CHAIN], draws=1),
         "chain": detector(batch, lambdas=[CHAIN], draws=1, mode="chain", sampler="ancestral"),
     }
-    seconds = {
-        name: median_seconds(
-            lambda made=made: made.score(batch, seeds=seeds), 1 if name == "chain" else 5
-        )
-        / IMAGES
-        for name, made in variants.items()
-    }
+
+    seconds = {}
+    for name, made in variants.items():
+        repeats = 1 if name == "chain" else 5
+        score = partial(made.score, batch, seeds=seeds)
+        seconds[name] = median_seconds(score, repeats) / IMAGES
     return {
         "score_seconds_per_image": seconds,
         "speedup_default_vs_chain": seconds["chain"] / seconds["default"],
@@ -80,14 +76,14 @@ def scoring() -> dict[str, Any]:
 
 
 def reference(default_seconds: float) -> dict[str, Any]:
-    """The reference preset: λ passes of its network an image, two of them timed."""
-    config = AnoDDPMConfig.model_validate(
-        resolve("anoddpm", "pixels", {"preset": "reference"})["detector"]
-    )
+    """Return the cost of the reference preset: λ passes of its network an image, two of them
+    timed."""
+    resolved = resolve("anoddpm", "pixels", {"preset": "reference"})
+    config = AnoDDPMConfig.model_validate(resolved["detector"])
     size = REFERENCE["representation"]["size"]
-    net = UNet(
-        1, 1, config.widths, stem=config.stem, blocks=config.blocks, attention=config.attention
-    ).eval()
+    options = {"stem": config.stem, "blocks": config.blocks, "attention": config.attention}
+    net = UNet(1, 1, config.widths, **options).eval()
+
     x, t = torch.randn(1, 1, size, size), torch.ones(1, dtype=torch.long)
     with torch.no_grad():
         seconds = median_seconds(lambda: net(x, t), 2)
@@ -101,8 +97,8 @@ def reference(default_seconds: float) -> dict[str, Any]:
 
 
 def training() -> dict[str, Any]:
-    """Images a second in training: the default, and the same U-Net in float32 on single pixels
-    instead of blocks.
+    """Return images a second in training: the default, and the same U-Net in float32 on single
+    pixels instead of blocks.
 
     On a machine without bfloat16 the default computes in float32 too.
     """
@@ -110,16 +106,16 @@ def training() -> dict[str, Any]:
     batch = images(size)
     generators = [torch.Generator().manual_seed(n) for n in range(IMAGES)]
     x = torch.from_numpy(batch.images)
+
     for name, changes in {"default": {}, "float32_without_stem": {"stem": 1}}.items():
         made = detector(batch, **changes)
         net = made.denoiser.train().requires_grad_(True)
 
         def step(made: AnoDDPM = made, net: Any = net, half: bool = name == "default") -> None:
             net.zero_grad()
+            draw = TrainingBatch(x, generators, 0.0, np.arange(len(generators)))
             with mock.patch.object(denoiser, "autocast", autocast if half else no_autocast):
-                made._loss(
-                    net, TrainingBatch(x, generators, 0.0, np.arange(len(generators)))
-                ).backward()
+                made._loss(net, draw).backward()
 
         rates[name] = IMAGES / median_seconds(step, 3)
     return {
@@ -129,12 +125,13 @@ def training() -> dict[str, Any]:
 
 
 def roofline() -> dict[str, Any]:
-    """FLOP/s of the U-Net's forward pass as a share of those of a large matrix product."""
+    """Return the FLOP/s of the U-Net's forward pass as a share of a large matrix product's."""
     config, size = AnoDDPMConfig(), SIZE
     net = UNet(1, 1, config.widths, stem=config.stem).to(memory_format=torch.channels_last).eval()
     x = torch.randn(IMAGES, 1, size, size).to(memory_format=torch.channels_last)
     t = torch.ones(IMAGES, dtype=torch.long)
     a = torch.randn(2048, 2048)
+
     with torch.no_grad(), autocast(x.device):
         with FlopCounterMode(display=False) as counter:
             net(x, t)
@@ -148,22 +145,17 @@ def roofline() -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = common.parser(__doc__)
     parser.add_argument("--json", action="store_true")
     parser.add_argument(
         "--skip-reference", action="store_true", help="without the 131-million-parameter network"
     )
     arguments = parser.parse_args()
+
     result = scoring() | training() | roofline()
     if not arguments.skip_reference:
         result |= reference(result["score_seconds_per_image"]["default"])
-    print(
-        json.dumps(result)
-        if arguments.json
-        else "\n".join(f"{name:>30}  {value}" for name, value in result.items())
-    )
+    common.show(result, arguments.json)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,9 @@ and without (prior=off), each on pixels; and a training step with K Langevin ste
 forward and backward passes of the same network. Medians of several runs.
 """
 
-import argparse
-import json
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -26,12 +25,12 @@ from anodetect.generative.chains import Chains
 from anodetect.nn.inference import autocast
 from anodetect.nn.training import TrainingBatch
 from anodetect.types import Batch, TrainContext, image_seeds
-from benchmarks.timing import median_seconds
+from benchmarks import common
+from benchmarks.common import median_seconds
 
 IMAGES = 32
-LEARNED_FROM = (
-    240  # images: a Gaussian model has half as many components, here all of `anoddpm`'s 120
-)
+# A Gaussian model has half as many components as images: here all 120 of `anoddpm`.
+LEARNED_FROM = 240
 SIZE = 128
 TRAINING_BATCH = 16
 PRIORS = ("on", "off")  # of `anoddpm`; its default leaves the choice to planted defects
@@ -43,8 +42,8 @@ def images(count: int) -> Batch:
 
 
 def made(name: str, batch: Batch, **settings: str) -> Any:
-    """A detector after two steps of training: with the `prior` given, its speed does not depend on
-    what it has learned."""
+    """Return a detector after two steps of training: with the `prior` given, its speed does not
+    depend on what it has learned."""
     cls = detector_class(name)
     detector = cls(cls.Config.model_validate({"training": {"steps": 2}} | settings))
     with tempfile.TemporaryDirectory() as folder:
@@ -53,8 +52,8 @@ def made(name: str, batch: Batch, **settings: str) -> Any:
 
 
 def step_ratio(detector: JEM | EBM, batch: Batch) -> float:
-    """A training step in which every image has a chain, in units of (K + 2) forward and backward
-    passes."""
+    """Return the time of a training step in which every image has a chain, in units of (K + 2)
+    forward and backward passes."""
     module = sys.modules[type(detector).__module__]
     net = detector.net.requires_grad_(True)
     x = torch.from_numpy(batch.images[:TRAINING_BATCH])
@@ -80,34 +79,29 @@ def step_ratio(detector: JEM | EBM, batch: Batch) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = common.parser(__doc__)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
+
     learned_from, facts = images(LEARNED_FROM), {}
     batch = learned_from[:IMAGES]
     seeds = image_seeds(list(batch.images))
-    detectors = {
-        f"anoddpm prior={prior}": made("anoddpm", learned_from, prior=prior) for prior in PRIORS
-    }
-    detectors |= {name: made(name, learned_from) for name in ("ebm", "jem")}
+    detectors = {}
+    for prior in PRIORS:
+        detectors[f"anoddpm prior={prior}"] = made("anoddpm", learned_from, prior=prior)
+    for name in ("ebm", "jem"):
+        detectors[name] = made(name, learned_from)
+
+    rates = {}
     for name, detector in detectors.items():
-        seconds = median_seconds(lambda detector=detector: detector.score(batch, seeds=seeds))
-        facts[f"images_per_second {name}"] = round(IMAGES / seconds, 1)
+        rates[name] = IMAGES / median_seconds(partial(detector.score, batch, seeds=seeds))
+        facts[f"images_per_second {name}"] = round(rates[name], 1)
     for name in ("ebm", "jem"):
         for prior in PRIORS:
-            faster = (
-                facts[f"images_per_second {name}"]
-                / facts[f"images_per_second anoddpm prior={prior}"]
-            )
+            faster = rates[name] / rates[f"anoddpm prior={prior}"]
             facts[f"faster_than_anoddpm prior={prior} {name}"] = round(faster, 2)
         facts[f"step_over_passes {name}"] = round(step_ratio(detectors[name], batch), 2)
-    print(
-        json.dumps(facts)
-        if arguments.json
-        else "\n".join(f"{name}: {value}" for name, value in facts.items())
-    )
+    common.show(facts, arguments.json)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,6 @@ timed on fewer points, in a process where numba may not compile, and scaled. Nee
 install 'anodetect[numba]'.
 """
 
-import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -21,14 +19,15 @@ import torch
 from opensimplex.internals import _noise3a
 
 from anodetect.generative import noise
-from benchmarks.timing import median_seconds
+from benchmarks import common
+from benchmarks.common import median_seconds
 
 FIELDS, SIDE, OCTAVES = 16, 256, 6
 PURE_SIDE = 40
 
 
 def package_fields(side: int, fields: int, octaves: int) -> None:
-    """The same sums of octaves, by the package."""
+    """Draw the same sums of octaves with the `opensimplex` package."""
     for seed in range(fields):
         tables = noise.permutation_of(seed)
         for octave in range(octaves):
@@ -37,25 +36,23 @@ def package_fields(side: int, fields: int, octaves: int) -> None:
 
 
 def pure_python_seconds() -> float:
-    """Of one batch, from a smaller one."""
+    """Return the seconds for one batch, scaled from a smaller one."""
     code = (
         "import time; from benchmarks import noise; start = time.perf_counter();"
         f"noise.package_fields({PURE_SIDE}, 1, {OCTAVES}); print(time.perf_counter() - start)"
     )
     environment = os.environ | {"NUMBA_DISABLE_JIT": "1"}
-    times = [
-        float(
-            subprocess.run(
-                [sys.executable, "-c", code], env=environment, capture_output=True, check=True
-            ).stdout
-        )
-        for _ in range(3)
-    ]
+    times = []
+    for _ in range(3):
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, env=environment, capture_output=True, check=True)
+        times.append(float(done.stdout))
     return statistics.median(times) * FIELDS * (SIDE / PURE_SIDE) ** 2
 
 
 def max_abs_difference(points: int = 2000) -> float:
-    """Between `opensimplex3` in float64 and the package's `noise3`, over several seeds."""
+    """Return the largest difference between `opensimplex3` in float64 and the package's `noise3`,
+    over several seeds."""
     worst = 0.0
     for seed in (0, 1, 12345):
         opensimplex.seed(seed)
@@ -67,7 +64,8 @@ def max_abs_difference(points: int = 2000) -> float:
 
 
 def share_of_training_step() -> float:
-    """Drawing the noise of a batch, over a whole training step of the default AnoDDPM."""
+    """Return the time to draw the noise of a batch over that of a whole training step of the
+    default AnoDDPM."""
     from anodetect.detectors.anoddpm import AnoDDPM
     from anodetect.generative import denoiser
     from anodetect.nn.training import TrainingBatch
@@ -88,29 +86,25 @@ def share_of_training_step() -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = common.parser(__doc__)
     parser.add_argument("--json", action="store_true")
     as_json = parser.parse_args().json
+
     ours = median_seconds(lambda: noise.simplex((SIDE, SIDE), range(FIELDS), octaves=OCTAVES))
     pure = pure_python_seconds()
-    numba = (
-        median_seconds(lambda: package_fields(SIDE, FIELDS, OCTAVES)) if noise.COMPILED else None
-    )
+    speedup_vs_numba = None
+    if noise.COMPILED:
+        numba = median_seconds(lambda: package_fields(SIDE, FIELDS, OCTAVES))
+        speedup_vs_numba = numba / ours
     result = {
         "seconds": ours,
         "uses": "numba" if noise.COMPILED else "torch",
         "max_abs_difference": max_abs_difference(),
         "speedup_vs_pure_python": pure / ours,
-        "speedup_vs_numba": None if numba is None else numba / ours,
+        "speedup_vs_numba": speedup_vs_numba,
         "share_of_training_step": share_of_training_step(),
     }
-    print(
-        json.dumps(result)
-        if as_json
-        else "\n".join(f"{name:>24}  {value}" for name, value in result.items())
-    )
+    common.show(result, as_json)
 
 
 if __name__ == "__main__":

@@ -7,21 +7,21 @@ lots and, as axial slices, heads. Two readers judge some of them; then each page
 distribution's Chromium, light at the first width and dark at the others.
 """
 
-import argparse
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import nibabel
 import numpy as np
-from playwright.sync_api import Page, ViewportSize
+from playwright.sync_api import Browser, Page, ViewportSize
 
 import anodetect
 from anodetect.data import synthetic
 from anodetect.record import directories
 from apps.review import jobs
 from apps.review.store import Store
+from benchmarks import common
 from benchmarks.review import IMAGE, browser, served
 
 WAIT = 120_000  # milliseconds, on a busy machine
@@ -29,77 +29,82 @@ HIGH = {1280: 900, 1920: 1080}
 
 
 def make(root: Path) -> None:
-    """Score directories of parts and of volumes, some of them judged."""
-    synthetic.write(root / "parts", train=90, test=30, size=112, seed=5)
-    names = sorted(
-        file.relative_to(root / "parts").as_posix() for file in (root / "parts/test").rglob("*.png")
-    )
-    train = sorted(
-        file.relative_to(root / "parts").as_posix()
-        for file in (root / "parts/train").rglob("*.png")
-    )
-    lines = [f"{name},train,,,train-{n}" for n, name in enumerate(train)]
-    for n, name in enumerate(names):
-        defect = "/defect/" in name
-        mask = f"ground_truth/defect/{Path(name).stem}_mask.png" if defect else ""
-        lines.append(f"{name},test,{int(defect)},{mask},lot-{n % 12:02}")
-    (root / "parts/manifest.csv").write_text(
-        "path,split,label,mask,group\n" + "\n".join(lines) + "\n"
-    )
+    """Write score directories of parts and of volumes, some of them judged."""
+    write_parts(root / "parts")
     for number in range(60):
         _head(root / f"normal-heads/head-{number:02}.nii.gz", 6, seed=100 + number)
     for number in range(4):
-        _head(
-            root / f"heads/head-{number}.nii.gz",
-            14,
-            seed=40 + number,
-            defect=(3 * number, 2) if number else None,
-        )
+        defect = (3 * number, 2) if number else None
+        _head(root / f"heads/head-{number}.nii.gz", 14, seed=40 + number, defect=defect)
+
     os.chdir(root)  # so that no machine's folders stand in the pictures
     anodetect.train("parts", "pca", Path("runs/pca"))
     anodetect.score(Path("runs/pca"), ["parts"], Path("scores"), far=0.1)
     anodetect.train("normal-heads", "pca", Path("runs/heads"))
     anodetect.score(Path("runs/heads"), ["heads"], Path("volumes"), far=0.1)
-    scores = directories.read(Path("scores"))
+    judge(Path("scores"))
+
+
+def write_parts(folder: Path) -> None:
+    """Write photographs of parts with a manifest that names their lots."""
+    synthetic.write(folder, train=90, test=30, size=112, seed=5)
+    lines = ["path,split,label,mask,group"]
+    for number, file in enumerate(sorted((folder / "train").rglob("*.png"))):
+        lines.append(f"{file.relative_to(folder).as_posix()},train,,,train-{number}")
+    for number, file in enumerate(sorted((folder / "test").rglob("*.png"))):
+        name = file.relative_to(folder).as_posix()
+        defect = "/defect/" in name
+        mask = f"ground_truth/defect/{file.stem}_mask.png" if defect else ""
+        lines.append(f"{name},test,{int(defect)},{mask},lot-{number % 12:02}")
+    (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
+
+
+def judge(path: Path) -> None:
+    """Record the verdicts of two readers on the first cases of a score directory."""
+    scores = directories.read(path)
     store = Store(scores.path, scores.audit["head"])
     ranked = sorted(scores.rows, key=lambda row: (row.p_value, -row.score, row.path))
     for reader, count in (("Ben", 25), ("Ada", 14)):
-        for n, row in enumerate(ranked[:count]):
-            doubtful = reader == "Ben" and n % 9 == 4
-            store.add(row, reader, "unsure" if doubtful else "anomalous" if row.label else "normal")
+        for number, row in enumerate(ranked[:count]):
+            verdict = "anomalous" if row.label else "normal"
+            if reader == "Ben" and number % 9 == 4:
+                verdict = "unsure"
+            store.add(row, reader, verdict)
     store.close()
 
 
 def _head(file: Path, depth: int, *, seed: int, defect: tuple[int, int] | None = None) -> None:
-    """A volume of so many axial slices, with a defect from one slice on for some slices."""
+    """Write a volume of so many axial slices; `defect` is the first slice with a defect and the
+    number of those slices."""
     slices = synthetic.images(depth, size=160, seed=seed)[0][:, 0]
     if defect:
         start, count = defect
-        slices[start : start + count] = synthetic.images(count, size=160, defects=True, seed=seed)[
-            0
-        ][:, 0]
+        defects, _ = synthetic.images(count, size=160, defects=True, seed=seed)
+        slices[start : start + count] = defects[:, 0]
+
     file.parent.mkdir(exist_ok=True)
     voxels = slices.transpose(2, 1, 0).astype(np.uint8)
     nibabel.save(nibabel.Nifti1Image(voxels, np.diag([-1.0, -1.0, 5.0, 1.0])), file)
 
 
 def pages(page: Page, address: str) -> Iterator[str]:
-    """Open page after page, and name what is to be seen."""
+    """Open page after page, and yield the name of each."""
     page.goto(f"{address}?reviewer=Ada")
     page.wait_for_selector(IMAGE, timeout=WAIT)
     for label in ("Contours", "Truth"):
         page.get_by_text(label, exact=True).click()
         settle(page)
     yield "cases"
+
     page.get_by_text("By patient or lot").click()
     settle(page)
     yield "lots"
+
     page.get_by_text("By patient or lot").click()
     page.get_by_text("Blind until judged").click()
     settle(page)
-    page.get_by_role("button", name="Sort and filter").or_(
-        page.get_by_role("button", name="Filter")
-    ).click()
+    filters = page.get_by_role("button", name="Filter")
+    page.get_by_role("button", name="Sort and filter").or_(filters).click()
     page.get_by_label("Reviewed").click()
     page.get_by_text("not by me", exact=True).click()
     page.keyboard.press("Escape")
@@ -107,11 +112,13 @@ def pages(page: Page, address: str) -> Iterator[str]:
     page.keyboard.press("n")
     settle(page)
     yield "blind"
+
     page.get_by_text("Blind until judged").click()
     for name in ("Threshold", "Summary"):
         page.get_by_text(name, exact=True).first.click()
         settle(page)
         yield name.lower()
+
     page.goto(f"{address}?reviewer=Ada")
     page.wait_for_selector(IMAGE, timeout=WAIT)
     page.get_by_label("Score directory").click()
@@ -138,40 +145,42 @@ def settle(page: Page) -> None:
     page.wait_for_timeout(1500)
 
 
+def views(chromium: Browser, widths: Sequence[int]) -> dict[int, Page]:
+    """Return a page of each width, light at the first and dark at the others."""
+    found = {}
+    for number, width in enumerate(widths):
+        size: ViewportSize = {"width": width, "height": HIGH.get(width, 1080)}
+        found[width] = chromium.new_page(viewport=size, color_scheme="dark" if number else "light")
+        found[width].set_default_timeout(WAIT)
+    return found
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = common.parser(__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--widths", type=int, nargs="+", default=list(HIGH))
     arguments = parser.parse_args()
+
     out = arguments.out.absolute()
     out.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
         make(root)
-        with (
-            served([Path("scores"), Path("volumes")], "--root", ".") as address,
-            browser() as chromium,
-        ):
-            views = {}
-            for number, width in enumerate(arguments.widths):
-                size: ViewportSize = {"width": width, "height": HIGH.get(width, 1080)}
-                views[width] = chromium.new_page(
-                    viewport=size, color_scheme="dark" if number else "light"
-                )
-                views[width].set_default_timeout(WAIT)
-            command = jobs.train_command(
-                [root], "parts", "anoddpm", root / "runs/denoiser", budget=30
+        folders = [Path("scores"), Path("volumes")]
+        with served(folders, "--root", ".") as address, browser() as chromium:
+            opened = views(chromium, arguments.widths)
+            run = root / "runs/denoiser"
+            job = jobs.start(
+                root, jobs.train_command([root], "parts", "anoddpm", run, budget=30), run
             )
-            job = jobs.start(root, command, root / "runs/denoiser")
             try:
-                for width, page in views.items():
+                for width, page in opened.items():
                     training(page, address)
                     page.screenshot(path=out / f"train-{width}.png")
             finally:
                 jobs.cancel(job)
-            for width, page in views.items():
+
+            for width, page in opened.items():
                 for name in pages(page, address):
                     page.mouse.move(0, 0)
                     page.screenshot(path=out / f"{name}-{width}.png")

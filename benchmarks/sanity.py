@@ -1,4 +1,4 @@
-"""What likelihoods are known to get wrong: are degraded images, images of another kind and mixtures
+"""Known failures of likelihoods: are degraded images, images of another kind and mixtures
 anomalous?
 
     python -m benchmarks.sanity BENCH
@@ -10,10 +10,9 @@ AUROCs of test normals against those of the other data sets, the mean of one AUR
 the means of two test normals each.
 """
 
-import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from itertools import islice, pairwise
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +26,7 @@ from anodetect.model.loading import load
 from anodetect.model.model import Model
 from anodetect.record import runs
 from anodetect.types import Floats
+from benchmarks import common
 
 IMAGES = 60
 ODD = ("constant", "blurred", "inverted", "noise")
@@ -34,16 +34,18 @@ PERCENTILE = 95
 
 
 def some(records: Sequence[Record]) -> list[Floats]:
-    """Images, evenly spread over the records."""
+    """Return images that are evenly spread over the records."""
     rows = np.unique(np.linspace(0, len(records) - 1, IMAGES).astype(int))
-    return [
-        loaded.image
-        for loaded in map(load, (records[row] for row in rows))
-        if loaded.image is not None
-    ]
+    images = []
+    for row in rows:
+        image = load(records[row]).image
+        if image is not None:
+            images.append(image)
+    return images
 
 
 def degraded(image: Floats, kind: str, rng: np.random.Generator) -> Floats:
+    """Return an image made constant, blurred, inverted or replaced by noise."""
     low, high = image.min(), image.max()
     if kind == "constant":
         return np.full_like(image, image.mean())
@@ -56,76 +58,82 @@ def degraded(image: Floats, kind: str, rng: np.random.Generator) -> Floats:
 
 
 def scores(model: Model, images: Sequence[Floats]) -> list[float]:
-    """Image scores; an image that is refused as no image of this kind at all scores highest."""
+    """Return image scores; infinity for an image that is refused as no image of this kind."""
     values = np.full(len(images), np.inf)
     encoded = {}
     for row, image in enumerate(images):
         with suppress(ImageError):
             encoded[row] = model.encode(image)
-    rows = iter(encoded)
-    while some_rows := list(islice(rows, model.batch)):
-        scored = model.score(
-            [images[row] for row in some_rows], [encoded[row] for row in some_rows]
-        )
-        values[some_rows] = scored.image
+
+    rows = list(encoded)
+    for start in range(0, len(rows), model.batch):
+        chunk = rows[start : start + model.batch]
+        scored = model.score([images[row] for row in chunk], [encoded[row] for row in chunk])
+        values[chunk] = scored.image
     return values.tolist()
 
 
-def auroc(plain: Sequence[float], odd: Sequence[float]) -> float:
-    values = np.minimum([*plain, *odd], np.finfo(np.float32).max)
-    return float(roc_auc_score([0] * len(plain) + [1] * len(odd), values))
+def auroc(normal: Sequence[float], odd: Sequence[float]) -> float:
+    values = np.minimum([*normal, *odd], np.finfo(np.float32).max)
+    return float(roc_auc_score([0] * len(normal) + [1] * len(odd), values))
 
 
 def matched(image: Floats, channels: int) -> Floats:
-    """An image of another set with as many channels as this one's."""
-    return (
-        np.repeat(image.mean(0, keepdims=True), channels, axis=0)
-        if len(image) != channels
-        else image
-    )
+    """Return an image of another set with as many channels as this one's."""
+    if len(image) == channels:
+        return image
+    return np.repeat(image.mean(0, keepdims=True), channels, axis=0)
+
+
+def tune_images(path: Path, data: str) -> list[Floats]:
+    """Return some of the images a run was tuned on."""
+    by_id = {record.id: record for record in cards.open_data(data).training()}
+    manifest = runs.read_manifest(path)
+    return some([by_id[row["path"]] for row in manifest if row["role"] == "tune"])
+
+
+def row(path: Path, data: str, normals: Mapping[str, list[Floats]]) -> str:
+    """Return the row of a run; `normals` are test normals of every data set."""
+    rng = np.random.default_rng(0)
+    model, own = Model.load(runs.read(path), "auto"), normals[data]
+    cells = [data, f"`{runs.facts(path)['detector']}`"]
+
+    limit = np.percentile(scores(model, tune_images(path, data)), PERCENTILE)
+    for kind in ODD:
+        values = np.array(scores(model, [degraded(image, kind, rng) for image in own]))
+        cells.append(f"{np.mean(values > limit):.2f}")
+
+    own_scores, channels = scores(model, own), model.preprocess.channels
+    others = []
+    for name, images in normals.items():
+        if name != data:
+            odd = scores(model, [matched(image, channels) for image in images])
+            others.append(auroc(own_scores, odd))
+    cells.append(f"{np.mean(others):.3f}" if others else "–")
+
+    mixtures = [(one + two) / 2 for one, two in pairwise(own) if one.shape == two.shape]
+    cells.append(f"{auroc(own_scores, scores(model, mixtures)):.3f}" if mixtures else "–")
+    return f"| {' | '.join(cells)} |"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = common.parser(__doc__)
     parser.add_argument("bench", type=Path)
     bench = parser.parse_args().bench
-    found = [
-        path
-        for path in sorted((bench / "runs").iterdir())
-        if path.is_dir() and path.name.endswith("-0")
-    ]
-    data = {path: runs.facts(path)["data"] for path in found}
-    normals = {
-        name: some([record for record in cards.open_data(name).labelled() if record.label == 0])
-        for name in sorted(set(data.values()))
-    }
+
+    data = {}
+    for path in sorted((bench / "runs").iterdir()):
+        if path.is_dir() and path.name.endswith("-0"):
+            data[path] = runs.facts(path)["data"]
+    normals = {}
+    for name in sorted(set(data.values())):
+        labelled = cards.open_data(name).labelled()
+        normals[name] = some([record for record in labelled if record.label == 0])
+
     print(f"| data set | detector | {' | '.join(ODD)} | other sets | mixtures |")
     print("|---|---|" + "---|" * (len(ODD) + 2))
-    for path in found:
-        facts, rng = runs.facts(path), np.random.default_rng(0)
-        model, own = Model.load(runs.read(path), "auto"), normals[data[path]]
-        by_id = {record.id: record for record in cards.open_data(data[path]).training()}
-        tune = some(
-            [by_id[row["path"]] for row in runs.read_manifest(path) if row["role"] == "tune"]
-        )
-        limit = np.percentile(scores(model, tune), PERCENTILE)
-        shares = [
-            np.mean(np.array(scores(model, [degraded(i, kind, rng) for i in own])) > limit)
-            for kind in ODD
-        ]
-        plain, channels = scores(model, own), model.preprocess.channels
-        others = [
-            auroc(plain, scores(model, [matched(image, channels) for image in normals[name]]))
-            for name in normals
-            if name != data[path]
-        ]
-        mixtures = [(one + two) / 2 for one, two in pairwise(own) if one.shape == two.shape]
-        cells = [f"{share:.2f}" for share in shares]
-        cells += [f"{np.mean(others):.3f}" if others else "–"]
-        cells += [f"{auroc(plain, scores(model, mixtures)):.3f}" if mixtures else "–"]
-        print(f"| {data[path]} | `{facts['detector']}` | {' | '.join(cells)} |", flush=True)
+    for path, name in data.items():
+        print(row(path, name, normals), flush=True)
 
 
 if __name__ == "__main__":

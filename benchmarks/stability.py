@@ -16,6 +16,7 @@ from anodetect.commands.terminal import reporting
 from anodetect.errors import AnodetectError, Interrupted
 from anodetect.record import runs
 from anodetect.types import Reporter
+from benchmarks import common
 
 HEAD = """\
 | data set | detector | image AUROC, lowest | highest | returns | ended by |
@@ -23,9 +24,7 @@ HEAD = """\
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = common.parser(__doc__)
     parser.add_argument("data", nargs="+")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--detectors", default="ebm,jem")
@@ -43,7 +42,7 @@ def main() -> None:
 def row(data: str, detector: str, arguments: argparse.Namespace, reporter: Reporter) -> str:
     """Train with every seed and return the detector's row."""
     values: list[float] = []
-    returns, ended = 0, Counter()
+    returns, ended = 0, Counter[str]()
     for seed in range(arguments.seeds):
         job = benchmark.Job(data, detector, seed, arguments.out)
         reporter.say(job.name)

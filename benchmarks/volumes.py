@@ -1,32 +1,32 @@
-"""What a run finds in whole volumes with known lesions, and what scoring volumes costs.
+"""The lesions a run finds in whole volumes with known ones, and the cost of scoring volumes.
 
     python -m benchmarks.volumes RUN --data FOLDER [--listed FOLDER] [--json]
     python -m benchmarks.volumes RUN --speed [--json]
 
-Quality, on <name>_flair.nii.gz beside <name>_mask.nii.gz: AUROC of slices (anomalous: any lesion
-voxel), average precision and Dice of voxels over all volumes together, at the calibrated pixel
-threshold, and lesions found at one false positive per volume on average. Slices that are not scored
-count as the most normal ones; the same follows for scored slices alone, and how many lesion voxels
-the slices hold that are outside what the model has seen. Nothing is chosen on these volumes.
-`--listed`: also on those slices alone that a folder has as images <name>_<slice>.png.
+Quality is measured on <name>_flair.nii.gz beside <name>_mask.nii.gz: the AUROC of slices, which are
+anomalous with any lesion voxel; average precision and Dice of voxels over all volumes together, at
+the calibrated pixel threshold; and lesions found at one false positive per volume on average.
+Slices that are not scored count as the most normal ones. The same follows for scored slices alone,
+and the number of lesion voxels in slices outside what the model has seen. Nothing is chosen on
+these volumes. `--listed` measures also on those slices alone that a folder has as images
+<name>_<slice>.png.
 
-Speed: synthetic volumes of 256 × 256 × 150 in 16 bits, from the disk to the score directory with
-all default outputs, two in one process and six as the command line does it, with a process for each
-core; against the bare model on all cores on the same slices (read and prepared before the clock
-starts, nothing written), or in three dimensions on the same volume (read), three times in turns,
-medians. The clock starts when models are loaded. Memory is what a fresh process that scores two
-such volumes holds at its peak beyond one that scores a volume of 4 slices, as multiples of the
-volume as float32.
+Speed is measured on synthetic volumes of 256 × 256 × 150 in 16 bits, from the disk to the score
+directory with all default outputs: two in one process, and six as the command line does it, with a
+process for each core. They are compared with the bare model on all cores on the same slices (read
+and prepared before the clock starts, nothing written), or in three dimensions on the same volume
+(read): medians of three turns. The clock starts when models are loaded. Memory is that of a fresh
+process at its peak which scores two such volumes, beyond that of one which scores a volume of 4
+slices, in multiples of the volume as float32.
 """
 
-import argparse
 import json
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -47,6 +47,7 @@ from anodetect.record import runs
 from anodetect.stats import metrics
 from anodetect.stats.calibration import clopper_pearson
 from anodetect.types import Bools, Floats, Silent
+from benchmarks import common
 
 SHAPE, REPEATS, MANY = (256, 256, 150), 3, 6
 FAR = 0.05
@@ -54,8 +55,11 @@ FAR = 0.05
 
 @dataclass(frozen=True)
 class Found:
-    """Of a volume: score [D] and flag [D] of each slice, which are scored [D] and which are outside
-    what the model has seen [D], heatmap, truth and scaled intensity [D, H, W]."""
+    """The results of a volume of D slices.
+
+    `scores`, `flags`, `scored` (which slices are scored) and `unseen` (which are outside what the
+    model has seen) are [D]; `heatmap`, `mask` and scaled `intensity` are [D, H, W].
+    """
 
     name: str
     scores: NDArray[np.float64]
@@ -66,59 +70,55 @@ class Found:
     mask: Bools
     intensity: Floats
 
-    def part(self, numbers: list[int]) -> "Found":
-        arrays = (
-            self.scores,
-            self.flags,
-            self.scored,
-            self.unseen,
-            self.heatmap,
-            self.mask,
-            self.intensity,
-        )
-        return Found(self.name, *(array[numbers] for array in arrays))
+    def part(self, numbers: Sequence[int]) -> "Found":
+        """Return the results of these slices alone."""
+        arrays = {}
+        for field in fields(self):
+            if field.name != "name":
+                arrays[field.name] = getattr(self, field.name)[list(numbers)]
+        return replace(self, **arrays)
 
 
 def find(run: runs.Run, folder: Path) -> Iterator[Found]:
     """Score each volume."""
-    names = sorted(
-        path.name.removesuffix("_flair.nii.gz") for path in folder.glob("*_flair.nii.gz")
-    )
-    items = [Record(name, folder / f"{name}_flair.nii.gz", group=name) for name in names]
+    items = []
+    for path in sorted(folder.glob("*_flair.nii.gz")):
+        name = path.name.removesuffix("_flair.nii.gz")
+        items.append(Record(name, path, group=name))
+
     for scored in score_records(Model.load(run, "auto"), items, Silent()):
         name, volume = scored.loaded.record.id, scored.loaded.volume
-        assert volume is not None and scored.heatmap is not None and scored.slices is not None, (
-            scored.loaded.error
-        )
+        assert volume is not None, scored.loaded.error
+        assert scored.heatmap is not None and scored.slices is not None
+
         scores = np.zeros(len(scored.heatmap))
         scores[scored.slices.numbers] = scored.slices.scores
-        mask = readers.volume_mask(folder / f"{name}_mask.nii.gz", volume.volume, volume.geometry)
-        intensity = (volume.slices[0] / np.percentile(volume.slices, 99.5)).astype(np.float32)
-        flags = scores > run.calibration.threshold(FAR)
+        mask = folder / f"{name}_mask.nii.gz"
         yield Found(
-            name,
-            scores,
-            flags,
-            volume.scored,
-            volume.unseen,
-            np.nan_to_num(scored.heatmap),
-            mask,
-            intensity,
+            name=name,
+            scores=scores,
+            flags=scores > run.calibration.threshold(FAR),
+            scored=volume.scored,
+            unseen=volume.unseen,
+            heatmap=np.nan_to_num(scored.heatmap),
+            mask=readers.volume_mask(mask, volume.volume, volume.geometry),
+            intensity=(volume.slices[0] / np.percentile(volume.slices, 99.5)).astype(np.float32),
         )
 
 
 def measures(volumes: Sequence[Found], threshold: float) -> dict[str, Any]:
-    """Slices and voxels against the truth, all volumes together."""
+    """Return measures of slices and voxels against the truth, all volumes together."""
     counts, intensities = metrics.PixelCounts(), metrics.PixelCounts()
+    truth_parts, groups = [], []
     for volume in volumes:
         counts.add(volume.heatmap, volume.mask, volume.name)
         intensities.add(volume.intensity, volume.mask, volume.name)
-    truth = np.concatenate([volume.mask.any((1, 2)) for volume in volumes]).astype(np.int64)
-    scores, flags = (
-        np.concatenate([getattr(volume, name) for volume in volumes])
-        for name in ("scores", "flags")
-    )
-    groups = [volume.name for volume in volumes for _ in volume.scores]
+        truth_parts.append(volume.mask.any((1, 2)))
+        groups += [volume.name] * len(volume.scores)
+
+    truth = np.concatenate(truth_parts).astype(np.int64)
+    scores = np.concatenate([volume.scores for volume in volumes])
+    flags = np.concatenate([volume.flags for volume in volumes])
     auroc = metrics.image_metrics(truth, scores, groups)["auroc"]
     curves = counts.curves()
     values = curves.measure()
@@ -137,137 +137,147 @@ def measures(volumes: Sequence[Found], threshold: float) -> dict[str, Any]:
 
 
 def quality(run: runs.Run, folder: Path, listed: Path | None) -> dict[str, Any]:
-    """Measures of whole volumes, and of the listed slices alone."""
+    """Return measures of whole volumes, and of the listed slices alone."""
     volumes = list(find(run, folder))
     threshold = run.calibration.pixel_threshold(FAR)
-    found, there, _ = metrics.lesion_sensitivity(
-        [v.heatmap for v in volumes], [v.mask for v in volumes]
-    )
-    low, high = clopper_pearson(found, there)
-    result = measures(volumes, threshold) | {
-        "lesions found at 1 false positive per volume": f"{found} of {there} ({low:.2f}–{high:.2f})"
-    }
-    lost = sum(int(v.mask[v.unseen].sum()) for v in volumes)
-    parts = measures([v.part(np.flatnonzero(v.scored).tolist()) for v in volumes], threshold)
-    result |= {
-        "slices outside what the model has seen": int(sum(v.unseen.sum() for v in volumes)),
-        "lesion voxels in them": f"{lost} of {sum(int(v.mask.sum()) for v in volumes)}",
-        **{f"scored slices: {name}": value for name, value in parts.items()},
+    result = measures(volumes, threshold)
+
+    masks = [volume.mask for volume in volumes]
+    found, total, _ = metrics.lesion_sensitivity([volume.heatmap for volume in volumes], masks)
+    low, high = clopper_pearson(found, total)
+    lesions = f"{found} of {total} ({low:.2f}–{high:.2f})"
+    result["lesions found at 1 false positive per volume"] = lesions
+
+    unseen = sum(int(volume.unseen.sum()) for volume in volumes)
+    lost = sum(int(volume.mask[volume.unseen].sum()) for volume in volumes)
+    result["slices outside what the model has seen"] = unseen
+    result["lesion voxels in them"] = f"{lost} of {sum(int(mask.sum()) for mask in masks)}"
+
+    parts = {
+        "scored slices": [volume.part(np.flatnonzero(volume.scored).tolist()) for volume in volumes]
     }
     if listed:
-        numbers = {
-            v.name: sorted(int(p.stem[-2:]) for p in listed.rglob(f"{v.name}_[0-9][0-9].png"))
-            for v in volumes
-        }
-        parts = measures([v.part(numbers[v.name]) for v in volumes], threshold)
-        result |= {f"listed slices: {name}": value for name, value in parts.items()}
+        parts["listed slices"] = [
+            volume.part(listed_slices(listed, volume.name)) for volume in volumes
+        ]
+    for part, some in parts.items():
+        for name, value in measures(some, threshold).items():
+            result[f"{part}: {name}"] = value
     return result
 
 
+def listed_slices(folder: Path, name: str) -> list[int]:
+    """Return the numbers of the slices of a volume that a folder has as images."""
+    return sorted(int(path.stem[-2:]) for path in folder.rglob(f"{name}_[0-9][0-9].png"))
+
+
 def synthetic(path: Path, depth: int, seed: int = 0) -> None:
-    """A head-like volume of 16 bits."""
+    """Write a volume of 16 bits that looks like a head."""
     rng = np.random.default_rng(seed)
-    axes = np.meshgrid(
-        *(np.linspace(-1, 1, side) for side in (*SHAPE[:2], depth)), indexing="ij", sparse=True
-    )
-    inside = (axes[0] / 0.8) ** 2 + (axes[1] / 0.9) ** 2 + (axes[2] * 0.8) ** 2 < 1
+    sides = [np.linspace(-1, 1, side) for side in (*SHAPE[:2], depth)]
+    x, y, z = np.meshgrid(*sides, indexing="ij", sparse=True)
+    inside = (x / 0.8) ** 2 + (y / 0.9) ** 2 + (z * 0.8) ** 2 < 1
+
     coarse = rng.normal(size=(32, 32)).astype(np.float32)
     texture: Floats = resize(coarse[None], *SHAPE[:2])[0]
-    array = np.where(
-        inside, 1000 + 100 * texture[..., None] + 30 * rng.normal(size=inside.shape), 20
-    )
-    nib.save(nib.Nifti1Image(array.astype(np.int16), np.diag([-1.0, -1.0, 1.0, 1.0])), path)
+    brain = 1000 + 100 * texture[..., None] + 30 * rng.normal(size=inside.shape)
+    array = np.where(inside, brain, 20).astype(np.int16)
+    nib.save(nib.Nifti1Image(array, np.diag([-1.0, -1.0, 1.0, 1.0])), path)
 
 
 def peak(run: Path, paths: list[Path], out: Path) -> float:
-    """Peak memory in MB of a process that scores volumes."""
-    command = [
-        sys.executable,
-        "-m",
-        "anodetect.cli",
-        "score",
-        str(run),
-        *map(str, paths),
-        "--out",
-        str(out),
-        "--json",
-    ]
+    """Return the peak memory in MB of a process that scores volumes."""
+    command = [sys.executable, "-m", "anodetect.cli", "score", str(run), *map(str, paths)]
+    command += ["--out", str(out), "--json"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return float(json.loads(done.stdout)["peak_memory_mb"])
 
 
 def bare_model(model: Model, volume: Prepared) -> Callable[[], object]:
-    """What scores a volume without reading or writing anything."""
+    """Return a function that scores a volume without reading or writing anything."""
     if model.tiling.dims == 3:
         return lambda: model.score_volume(volume)
-    images = [np.ascontiguousarray(volume.slices[:, n]) for n in volume.numbers]
-    encoded = [model.encode(i, volume, n) for i, n in zip(images, volume.numbers, strict=True)]
-    chunks = [slice(start, start + model.batch) for start in range(0, len(images), model.batch)]
-    return lambda: [model.score(images[c], encoded[c], volume.numbers[c].tolist()) for c in chunks]
+
+    images, encoded = [], []
+    for number in volume.numbers:
+        image = np.ascontiguousarray(volume.slices[:, number])
+        images.append(image)
+        encoded.append(model.encode(image, volume, number))
+
+    def score() -> None:
+        for start in range(0, len(images), model.batch):
+            chunk = slice(start, start + model.batch)
+            model.score(images[chunk], encoded[chunk], volume.numbers[chunk].tolist())
+
+    return score
 
 
 def speed(path: Path) -> dict[str, Any]:
-    """Seconds for a volume, and memory."""
+    """Return seconds for a volume, and memory."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         paths = [folder / f"{number}.nii.gz" for number in range(MANY)]
         for number, file in enumerate(paths):
             synthetic(file, SHAPE[2], seed=number)
         synthetic(folder / "few.nii.gz", 4)
+
         model = Model.load(runs.read(path), "auto")
         loaded = load(Record("0", paths[0]), model.preprocess, model.encode)
         assert loaded.volume is not None, loaded.error
         score = bare_model(model, loaded.volume)
-        ways = {
-            "two in one process": (paths[:2], 1),
-            f"{MANY} on all cores": (paths, None),
-        }
-        taken: dict[str, list[float]] = {name: [] for name in ("bare model", *ways)}
-        for turn in range(REPEATS):
-            begun = time.monotonic()
-            score()
-            taken["bare model"].append(time.monotonic() - begun)
-            for number, (name, (files, workers)) in enumerate(ways.items()):
-                result = anodetect.score(
-                    path, [str(file) for file in files], folder / f"{turn}{number}", workers=workers
-                )
-                taken[name].append((result["seconds"] - result["seconds_to_first"]) / len(files))
+        seconds = timed(path, score, paths, folder)
         few = peak(path, [folder / "few.nii.gz"], folder / "few")
         many = peak(path, paths[:2], folder / "many")
-    bare, *middle = (median(seconds) for seconds in taken.values())
-    told: dict[str, Any] = {
+
+    bare = seconds.pop("bare model")
+    result: dict[str, Any] = {
         "slices scored": len(loaded.volume.numbers),
         "bare model, seconds a volume": round(bare, 2),
     }
-    for name, seconds in zip(ways, middle, strict=True):
-        told[f"score, {name}, seconds a volume"] = round(seconds, 2)
-        told[f"score, {name}, against the bare model"] = round(seconds / bare, 2)
-    return told | {
+    for name, value in seconds.items():
+        result[f"score, {name}, seconds a volume"] = round(value, 2)
+        result[f"score, {name}, against the bare model"] = round(value / bare, 2)
+    return result | {
         "peak MB, a volume of 4 slices": round(few),
         "peak MB, two volumes": round(many),
         "difference in volumes of float32": round((many - few) * 1e6 / (4 * np.prod(SHAPE)), 1),
     }
 
 
+def timed(
+    run: Path, score: Callable[[], object], paths: Sequence[Path], folder: Path
+) -> dict[str, float]:
+    """Return the median seconds a volume of the bare model, `score`, and of the command's ways."""
+    ways = {"two in one process": (paths[:2], 1), f"{MANY} on all cores": (paths, None)}
+    taken: dict[str, list[float]] = {"bare model": []}
+    for turn in range(REPEATS):
+        start = time.monotonic()
+        score()
+        taken["bare model"].append(time.monotonic() - start)
+
+        for name, (files, workers) in ways.items():
+            out = folder / f"{turn} {name}"
+            result = anodetect.score(run, [str(file) for file in files], out, workers=workers)
+            seconds = result["seconds"] - result["seconds_to_first"]
+            taken.setdefault(name, []).append(seconds / len(files))
+    return {name: median(values) for name, values in taken.items()}
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = common.parser(__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--listed", type=Path)
     parser.add_argument("--speed", action="store_true")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
+
     result: dict[str, Any] = {}
     if arguments.data:
-        result = quality(runs.read(arguments.run), arguments.data, arguments.listed)
-    result |= speed(arguments.run) if arguments.speed else {}
-    print(
-        json.dumps(result)
-        if arguments.json
-        else "\n".join(f"{name:>48}  {value}" for name, value in result.items())
-    )
+        result |= quality(runs.read(arguments.run), arguments.data, arguments.listed)
+    if arguments.speed:
+        result |= speed(arguments.run)
+    common.show(result, arguments.json)
 
 
 if __name__ == "__main__":
