@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 
 import anodetect
@@ -93,11 +94,11 @@ class Structural(AnoDDPM):
         return np.stack(maps, 1).astype(np.float32), reconstruction
 
 
-def dissimilarity(x: Floats, y: Floats, sigma: float = 1.5) -> Floats:
+def dissimilarity(x: Floats, y: Floats, sigma: float = 1.5) -> NDArray[np.floating]:
     """Return 1 − SSIM with a Gaussian window (Wang et al., IEEE TIP 2004) of images [N, H, W] from
     -1 to 1."""
 
-    def mean(a: Floats) -> Floats:
+    def mean(a: Floats) -> NDArray[np.floating]:
         return ndimage.gaussian_filter(a, (0, sigma, sigma))
 
     mx, my = mean(x), mean(y)

@@ -206,7 +206,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
 
-    run, side, result = arguments.run, arguments.side, {}
+    run, side = arguments.run, arguments.side
+    result: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         if arguments.turns:

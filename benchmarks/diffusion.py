@@ -19,7 +19,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from anodetect.data import synthetic
-from anodetect.detectors.anoddpm import REFERENCE, AnoDDPM, AnoDDPMConfig
+from anodetect.detectors.anoddpm import AnoDDPM, AnoDDPMConfig
 from anodetect.generative import denoiser
 from anodetect.model.settings import resolve
 from anodetect.nn.inference import autocast
@@ -80,7 +80,7 @@ def reference(default_seconds: float) -> dict[str, Any]:
     timed."""
     resolved = resolve("anoddpm", "pixels", {"preset": "reference"})
     config = AnoDDPMConfig.model_validate(resolved["detector"])
-    size = REFERENCE["representation"]["size"]
+    size = resolved["representation"]["size"]
     options = {"stem": config.stem, "blocks": config.blocks, "attention": config.attention}
     net = UNet(1, 1, config.widths, **options).eval()
 
@@ -127,7 +127,8 @@ def training() -> dict[str, Any]:
 def roofline() -> dict[str, Any]:
     """Return the FLOP/s of the U-Net's forward pass as a share of a large matrix product's."""
     config, size = AnoDDPMConfig(), SIZE
-    net = UNet(1, 1, config.widths, stem=config.stem).to(memory_format=torch.channels_last).eval()
+    net = UNet(1, 1, config.widths, stem=config.stem).eval()
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     x = torch.randn(IMAGES, 1, size, size).to(memory_format=torch.channels_last)
     t = torch.ones(IMAGES, dtype=torch.long)
     a = torch.randn(2048, 2048)

@@ -55,7 +55,7 @@ def step_ratio(detector: JEM | EBM, batch: Batch) -> float:
     """Return the time of a training step in which every image has a chain, in units of (K + 2)
     forward and backward passes."""
     module = sys.modules[type(detector).__module__]
-    net = detector.net.requires_grad_(True)
+    net: Any = detector.net.requires_grad_(True)
     x = torch.from_numpy(batch.images[:TRAINING_BATCH])
     chains = Chains(detector.config, batch.images)
 

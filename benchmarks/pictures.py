@@ -19,6 +19,7 @@ from playwright.sync_api import Browser, Page, ViewportSize
 import anodetect
 from anodetect.data import synthetic
 from anodetect.record import directories
+from anodetect.record.reviews import Judgement
 from apps.review import jobs
 from apps.review.store import Store
 from benchmarks import common
@@ -63,10 +64,12 @@ def judge(path: Path) -> None:
     """Record the verdicts of two readers on the first cases of a score directory."""
     scores = directories.read(path)
     store = Store(scores.path, scores.audit["head"])
-    ranked = sorted(scores.rows, key=lambda row: (row.p_value, -row.score, row.path))
+    ranked = sorted(
+        scores.scored(), key=lambda row: (row.p_value or 0.0, -(row.score or 0.0), row.path)
+    )
     for reader, count in (("Ben", 25), ("Ada", 14)):
         for number, row in enumerate(ranked[:count]):
-            verdict = "anomalous" if row.label else "normal"
+            verdict: Judgement = "anomalous" if row.label else "normal"
             if reader == "Ben" and number % 9 == 4:
                 verdict = "unsure"
             store.add(row, reader, verdict)

@@ -111,7 +111,7 @@ def row(path: Path, data: str, normals: Mapping[str, list[Floats]]) -> str:
             others.append(auroc(own_scores, odd))
     cells.append(f"{np.mean(others):.3f}" if others else "–")
 
-    mixtures = [(one + two) / 2 for one, two in pairwise(own) if one.shape == two.shape]
+    mixtures = [(one + two) / np.float32(2) for one, two in pairwise(own) if one.shape == two.shape]
     cells.append(f"{auroc(own_scores, scores(model, mixtures)):.3f}" if mixtures else "–")
     return f"| {' | '.join(cells)} |"
 

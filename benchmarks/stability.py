@@ -42,7 +42,7 @@ def main() -> None:
 def row(data: str, detector: str, arguments: argparse.Namespace, reporter: Reporter) -> str:
     """Train with every seed and return the detector's row."""
     values: list[float] = []
-    returns, ended = 0, Counter[str]()
+    returns, ended = 0, Counter[str | None]()
     for seed in range(arguments.seeds):
         job = benchmark.Job(data, detector, seed, arguments.out)
         reporter.say(job.name)
