@@ -125,19 +125,6 @@ class Detector(Protocol):
         """Become the detector that returned this `state`."""
 
 
-@dataclass(frozen=True)
-class Expert:
-    """A detector with the representation it works on, as a member of an ensemble."""
-
-    representation: Any
-    detector: Any
-
-    def encode(self, image: Floats, foreground: Bools) -> tuple[Floats, Bools]:
-        """Return what the detector sees of a scaled image [C, H, W] and its foreground [H, W]."""
-        seen: tuple[Floats, Bools] = self.representation.encode(image, foreground)
-        return seen
-
-
 def image_seeds(images: Sequence[Floats], numbers: Iterable[int | None] = repeat(None)) -> Seeds:
     """Return a seed for each image, from its content and, for a volume's slice, its number.
 

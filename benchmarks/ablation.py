@@ -24,9 +24,9 @@ from anodetect.data import cards
 from anodetect.data.scan import Dataset
 from anodetect.detectors.anoddpm import AnoDDPM, AnoDDPMConfig
 from anodetect.files import write_atomic
-from anodetect.model.loading import load
+from anodetect.model.loading import LoadedImage, load
 from anodetect.model.model import Model
-from anodetect.model.scoring import score_records
+from anodetect.model.scoring import ScoredImage, score_records
 from anodetect.record import runs
 from anodetect.stats.evaluation import Measure
 from anodetect.types import Batch, Floats, Reporter, TrainContext
@@ -119,9 +119,10 @@ def row(run: Path, data: str, detector: AnoDDPM, reporter: Reporter) -> dict[str
     items = dataset.labelled()
     measure = Measure(stored.calibration, 0.05, masks=any(record.mask for record in items))
     for scored in score_records(model, items, reporter, "test"):
-        item = labelled_score(scored.loaded.record, scored.score, scored.heatmap)
-        if item is not None and scored.heatmap is not None:
-            measure.add(item)
+        if isinstance(scored, ScoredImage):
+            item = labelled_score(scored.record, scored.score, scored.heatmap)
+            if item is not None:
+                measure.add(item)
 
     evaluation = measure.result()
     result: dict[str, Any] = {"image_auroc": evaluation.image["auroc"].value}
@@ -136,10 +137,11 @@ def tune_batch(model: Model, run: Path, dataset: Dataset) -> Batch:
     images, foregrounds = [], []
     for entry in runs.read_manifest(run):
         if entry["role"] == "tune":
-            encoded = load(by_id[entry["path"]], model.preprocess, model.encode).encoded
-            if encoded:
-                images.append(encoded[0])
-                foregrounds.append(encoded[1])
+            loaded = load(by_id[entry["path"]], model.preprocess)
+            if isinstance(loaded, LoadedImage):
+                image, foreground = model.encoded(loaded)
+                images.append(image)
+                foregrounds.append(foreground)
     return Batch(np.stack(images), np.stack(foregrounds))
 
 

@@ -32,7 +32,7 @@ import anodetect
 from anodetect.commands.score import collect
 from anodetect.data import synthetic
 from anodetect.engines import local
-from anodetect.model.loading import load
+from anodetect.model.loading import LoadedImage, load
 from anodetect.model.model import Model
 from anodetect.output.formats import DEFAULT
 from anodetect.record import runs, threads
@@ -58,13 +58,13 @@ def bare(run: Path, folder: Path, part: slice = slice(None), count: int | None =
         threads.limit(count)
     _, records, _ = collect([str(folder)], folder / "out", False)
     loaded = [load(record, model.preprocess, model.encode) for record in records[part]]
+    images = [each for each in loaded if isinstance(each, LoadedImage)]
 
     start = time.time()
-    for first in range(0, len(loaded), model.batch):
-        chunk = loaded[first : first + model.batch]
-        images = [each.image for each in chunk if each.image is not None]
-        model.score(images, [each.encoded for each in chunk if each.encoded])
-    return Timing(start, time.time(), len(loaded))
+    for first in range(0, len(images), model.batch):
+        chunk = images[first : first + model.batch]
+        model.score([each.image for each in chunk], [model.encoded(each) for each in chunk])
+    return Timing(start, time.time(), len(images))
 
 
 def speed(timings: Sequence[Timing]) -> float:

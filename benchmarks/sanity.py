@@ -22,7 +22,7 @@ from sklearn.metrics import roc_auc_score
 from anodetect.data import cards
 from anodetect.data.scan import Record
 from anodetect.errors import ImageError
-from anodetect.model.loading import load
+from anodetect.model.loading import LoadedImage, load
 from anodetect.model.model import Model
 from anodetect.record import runs
 from anodetect.types import Floats
@@ -38,9 +38,9 @@ def some(records: Sequence[Record]) -> list[Floats]:
     rows = np.unique(np.linspace(0, len(records) - 1, IMAGES).astype(int))
     images = []
     for row in rows:
-        image = load(records[row]).image
-        if image is not None:
-            images.append(image)
+        loaded = load(records[row])
+        if isinstance(loaded, LoadedImage):
+            images.append(loaded.image)
     return images
 
 

@@ -40,9 +40,9 @@ from anodetect.data import readers
 from anodetect.data.scan import Record
 from anodetect.imaging.preprocess import Prepared
 from anodetect.imaging.resize import resize
-from anodetect.model.loading import load
+from anodetect.model.loading import LoadedVolume, load
 from anodetect.model.model import Model
-from anodetect.model.scoring import score_records
+from anodetect.model.scoring import ScoredVolume, score_records
 from anodetect.record import runs
 from anodetect.stats import metrics
 from anodetect.stats.calibration import clopper_pearson
@@ -87,10 +87,8 @@ def find(run: runs.Run, folder: Path) -> Iterator[Found]:
         items.append(Record(name, path, group=name))
 
     for scored in score_records(Model.load(run, "auto"), items, Silent()):
-        name, volume = scored.loaded.record.id, scored.loaded.volume
-        assert volume is not None, scored.loaded.error
-        assert scored.heatmap is not None and scored.slices is not None
-
+        assert isinstance(scored, ScoredVolume), scored
+        name, volume = scored.record.id, scored.loaded.volume
         scores = np.zeros(len(scored.heatmap))
         scores[scored.slices.numbers] = scored.slices.scores
         mask = folder / f"{name}_mask.nii.gz"
@@ -223,7 +221,7 @@ def speed(path: Path) -> dict[str, Any]:
 
         model = Model.load(runs.read(path), "auto")
         loaded = load(Record("0", paths[0]), model.preprocess, model.encode)
-        assert loaded.volume is not None, loaded.error
+        assert isinstance(loaded, LoadedVolume), loaded
         score = bare_model(model, loaded.volume)
         seconds = timed(path, score, paths, folder)
         few = peak(path, [folder / "few.nii.gz"], folder / "few")

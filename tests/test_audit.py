@@ -895,7 +895,7 @@ def test_files_that_vanish_or_change_after_they_were_listed(pca_run, tmp_path):
 
 
 def test_huge_images_do_not_pile_up(pca_run, tmp_path, monkeypatch):
-    from anodetect.model import loading
+    from anodetect.model import loading, read_ahead
 
     folder = tmp_path / "in"
     folder.mkdir()
@@ -909,9 +909,9 @@ def test_huge_images_do_not_pile_up(pca_run, tmp_path, monkeypatch):
         most[0] = max(most[0], len(held))
         return loaded
 
-    monkeypatch.setattr(loading, "PIXELS_AHEAD", 2 * 400 * 400)
+    monkeypatch.setattr(read_ahead, "PIXELS_AHEAD", 2 * 400 * 400)
     items = collect([str(folder)], tmp_path / "out", False)[1]
-    for _ in loading.ahead(load, items):
+    for _ in read_ahead.read_ahead(load, items):
         time.sleep(0.02)
         held.pop(0)
     assert most[0] <= 2 + 2 + 1  # the limit, one in each thread, one with the consumer

@@ -50,8 +50,9 @@ from anodetect.data import dicom, dicom_codecs, pseudonyms, scan
 from anodetect.data.scan import Record
 from anodetect.errors import ConfigError, DataError
 from anodetect.imaging.preprocess import Preprocess, PreprocessConfig
-from anodetect.model.loading import ahead, load
+from anodetect.model.loading import Failed, LoadedImage, LoadedVolume, load
 from anodetect.model.model import Model
+from anodetect.model.read_ahead import read_ahead
 from anodetect.output import dicom as dicom_writer
 from anodetect.output import volumes as volume_writer
 from anodetect.record import directories, runs
@@ -223,7 +224,7 @@ def test_a_lone_slice_without_thickness_is_seen_as_it_was_taken(tmp_path):
         tmp_path / "a.dcm", enforce_file_format=True
     )
     loaded = read(tmp_path)
-    assert not loaded.error
+    assert isinstance(loaded, LoadedVolume), loaded
     assert (loaded.volume.geometry.plane, loaded.volume.geometry.sides) == ("axial", (1, 24, 20))
 
 
@@ -363,8 +364,8 @@ def test_a_large_file_of_many_frames_waits_until_there_is_room(tmp_path, monkeyp
         at_once.pop()
         return load(record)
 
-    for loaded in ahead(slowly, [several] * 4):
-        assert loaded.is_volume
+    for loaded in read_ahead(slowly, [several] * 4):
+        assert isinstance(loaded, LoadedVolume)
     assert max(most) == 1
 
 
@@ -496,7 +497,7 @@ def test_a_radiograph_is_an_image(tmp_path):
     lacking = dict.fromkeys(("ImagePositionPatient", "ImageOrientationPatient"))
     instance(stored, Modality="DX", **lacking).save_as(tmp_path / "a.dcm", enforce_file_format=True)
     loaded = read(tmp_path)
-    assert loaded.volume is None
+    assert isinstance(loaded, LoadedImage)
     assert np.array_equal(loaded.image[0], stored)
 
 
@@ -627,11 +628,10 @@ def test_pydicoms_own_odd_files_load_or_are_refused():
     found, _ = scan.walk(Path(pydicom.__file__).parent / "data/test_files")
     outcomes = [load(scan.record_of(path.parent, path, (path,))) for path in found]
     assert len(outcomes) > 80
-    assert all((each.image is None) == bool(each.error) for each in outcomes)
-    assert not any(
-        "\n" in each.error or each.error.startswith("please report") for each in outcomes
-    )
-    assert sum(each.image is not None for each in outcomes) > 50
+    reasons = [each.error for each in outcomes if isinstance(each, Failed)]
+    assert all(reasons)
+    assert not any("\n" in each or each.startswith("please report") for each in reasons)
+    assert sum(isinstance(each, LoadedImage | LoadedVolume) for each in outcomes) > 50
 
 
 # -- Pseudonyms ------------------------------------------------------------------------------------

@@ -16,11 +16,11 @@ from anodetect.detectors.ensemble import Ensemble, EnsembleConfig
 from anodetect.detectors.pca import PCA
 from anodetect.errors import ConfigError, Interrupted, RunError
 from anodetect.imaging.pixels import Pixels, PixelsConfig
-from anodetect.imaging.representations import features_installed
+from anodetect.imaging.representations import Expert, features_installed
 from anodetect.model.settings import create_detector, resolve
 from anodetect.output import report
 from anodetect.record import runs
-from anodetect.types import Batch, Expert, Scores, TrainContext
+from anodetect.types import Batch, Scores, TrainContext
 
 SIZE = 32
 QUICK = {"widths": [16, 32], "training": {"steps": 6}}

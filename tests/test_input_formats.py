@@ -17,7 +17,7 @@ from anodetect.data import formats, readers
 from anodetect.data.scan import Record, is_volume, scan
 from anodetect.data.volumes import Volume
 from anodetect.imaging.preprocess import Preprocess, PreprocessConfig
-from anodetect.model.loading import load
+from anodetect.model.loading import Failed, load
 from anodetect.record import directories
 
 RNG = np.random.default_rng(11)
@@ -209,7 +209,7 @@ def test_a_truncated_file_is_refused_with_a_reason(name, suffix, tmp_path):
     path.write_bytes(content[: len(content) * 2 // 3])
     (record,) = scan(tmp_path).records
     loaded = load(record, Preprocess(PreprocessConfig()))
-    assert loaded.image is None
+    assert isinstance(loaded, Failed)
     assert loaded.error
     assert "\n" not in loaded.error
 

@@ -9,6 +9,7 @@ from anodetect.detectors.ebm import EBMConfig
 from anodetect.errors import ConfigError, ImageError
 from anodetect.imaging import foreground
 from anodetect.imaging.heatmaps import block_means, counted, finish, pool, smooth
+from anodetect.imaging.intensities import sample_of
 from anodetect.imaging.pixels import Pixels, PixelsConfig
 from anodetect.imaging.planted import plant
 from anodetect.imaging.preprocess import Preprocess, PreprocessConfig
@@ -30,7 +31,7 @@ def test_flat_background_is_found_and_kept_out():
     assert foreground.has_flat_background(image)
     assert (foreground.foreground(image) == inside).mean() > 0.98
     learned = Preprocess(PreprocessConfig())
-    learned.learn([image])
+    learned.learn([sample_of(image)])
     assert learned.flat_background
     scaled, found = learned.apply(image)
     assert scaled[:, found].mean() == pytest.approx(0, abs=0.3)
@@ -53,14 +54,15 @@ def test_the_fast_foreground_is_scipys_and_numpys(seed):
 def test_textures_have_no_background():
     texture = RNG.normal(size=(1, 32, 32)).astype(np.float32)
     learned = Preprocess(PreprocessConfig())
-    learned.learn([texture])
+    learned.learn([sample_of(texture)])
     assert not learned.flat_background
     assert learned.apply(texture)[1].all()
 
 
 def test_range_is_frozen_and_brightness_keeps_its_meaning():
     learned = Preprocess(PreprocessConfig())
-    learned.learn([RNG.uniform(1000, 3000, (1, 32, 32)).astype(np.float32) for _ in range(4)])
+    images = [RNG.uniform(1000, 3000, (1, 32, 32)).astype(np.float32) for _ in range(4)]
+    learned.learn(map(sample_of, images))
     dark, bright = (
         learned.apply(np.full((1, 16, 16), v, np.float32))[0].mean() for v in (1200, 2800)
     )
@@ -73,14 +75,14 @@ def test_range_is_frozen_and_brightness_keeps_its_meaning():
 def test_per_image_scaling_removes_gain_and_offset():
     learned = Preprocess(PreprocessConfig(intensity="image"))
     image = RNG.uniform(0, 1, (1, 32, 32)).astype(np.float32)
-    learned.learn([image])
+    learned.learn([sample_of(image)])
     assert np.allclose(learned.apply(image)[0], learned.apply(image * 500 + 77)[0], atol=1e-4)
 
 
 def test_colour_in_a_grey_model_is_refused_but_grey_as_rgb_is_fine():
     learned = Preprocess(PreprocessConfig())
     grey = RNG.uniform(0, 1, (1, 16, 16)).astype(np.float32)
-    learned.learn([np.repeat(grey, 3, 0)])
+    learned.learn([sample_of(np.repeat(grey, 3, 0))])
     assert learned.channels == 1
     assert learned.apply(np.repeat(grey, 3, 0))[0].shape == (1, 16, 16)
     with pytest.raises(ImageError, match="colour"):
@@ -89,7 +91,7 @@ def test_colour_in_a_grey_model_is_refused_but_grey_as_rgb_is_fine():
 
 def test_constant_images_do_not_divide_by_zero():
     learned = Preprocess(PreprocessConfig())
-    learned.learn([np.full((1, 16, 16), 7, np.float32)])
+    learned.learn([sample_of(np.full((1, 16, 16), 7, np.float32))])
     assert np.isfinite(learned.apply(np.full((1, 16, 16), 7, np.float32))[0]).all()
 
 

@@ -4,15 +4,9 @@ from sklearn.metrics import roc_auc_score
 
 from anodetect.config import Pooling, build
 from anodetect.errors import ConfigError
-from anodetect.imaging.standardise import (
-    MICRO_BATCH,
-    Choice,
-    MapStandardizer,
-    StandardizerConfig,
-    levels,
-    planted_auroc,
-    simplest_of_the_best,
-)
+from anodetect.imaging.choices import Choice, planted_auroc, simplest_of_the_best
+from anodetect.imaging.quiet import levels
+from anodetect.imaging.standardise import MICRO_BATCH, MapStandardizer, StandardizerConfig
 from anodetect.types import Batch, TrainContext
 
 SIMPLE, MIDDLE, FULL = Choice(1, "off", "off"), Choice(1, "on", "off"), Choice(1, "on", "on")

@@ -2,110 +2,141 @@
 
 from collections.abc import Mapping, Sequence
 from copy import copy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from anodetect.commands.normals import usable_normals, used_rows
+from anodetect.commands.manifest import refuse_known_groups, used_rows
+from anodetect.commands.normals import LeftOut, Normals, usable_normals, warn_of
 from anodetect.data import cards, split
 from anodetect.data.scan import Record
 from anodetect.errors import DataError
+from anodetect.model.decoded import DecodedFiles
+from anodetect.model.loading import Failed
 from anodetect.model.model import Model
-from anodetect.model.scoring import score_records
+from anodetect.model.scoring import ScoredImage, score_records
 from anodetect.record import runs
 from anodetect.stats.calibration import Calibration
 from anodetect.types import Reporter, Silent
 
 
-def calibrate_model(
-    model: Model, items: Sequence[Record], reporter: Reporter
-) -> tuple[Calibration, list[tuple[str, str]]]:
-    """Score held-out normals; the calibration, and what could not be scored. Only numbers are kept
-    of an image, and of a volume those of each of its slices."""
-    scores: list[float] = []
-    peaks: list[float] = []
-    groups: list[str] = []
-    failed = []
-    for scored in score_records(model, items, reporter, "calibrate"):
-        if scored.heatmap is None:
-            failed.append((scored.loaded.record.id, scored.loaded.error))
-            reporter.warn(f"left out: {scored.loaded.record.id}: {scored.loaded.error}")
-        elif scored.slices is not None:
-            scores += scored.slices.scores.tolist()
-            peaks += scored.slices.peaks.tolist()
-            groups += [scored.loaded.record.group] * len(scored.slices.numbers)
-        else:
-            scores.append(scored.score)
-            peaks.append(float(np.nanmax(scored.heatmap)))
-            groups.append(scored.loaded.record.group)
-    return Calibration(
-        np.array(scores, np.float64), np.array(peaks, np.float64), tuple(groups)
-    ), failed
+@dataclass(frozen=True)
+class Calibrated:
+    """A calibration, and the images that could not be scored for it."""
+
+    calibration: Calibration
+    left_out: list[LeftOut]
 
 
 def calibrate(
     run_path: Path, data: str, out: Path, *, device: str = "auto", reporter: Reporter | None = None
 ) -> dict[str, Any]:
-    """The same frozen weights with new calibration normals, as a new run."""
+    """Write the run `out` with the weights of `run_path` and the normals of `data` as its
+    calibration images.
+
+    Return `info`'s facts and the files that failed. Raises DataError if there are too few images,
+    or if one of them, or its group, was used for the weights.
+    """
     reporter = reporter or Silent()
     run = runs.read(run_path)
     dataset = cards.open_data(data)
     model = Model.load(run, device)
-    dims = model.tiling.dims
-    preprocess = copy(
-        model.preprocess
-    )  # what it learns here is no part of the model, which is frozen
-    normals, hashes, failed = usable_normals(dataset, preprocess, dims, reporter)
-    if len(normals) < split.MINIMUM:
-        raise DataError(
-            f"{len(normals)} normal {'volumes' if dims == 3 else 'images'} are too few to calibrate with; at least "
-            f"{split.MINIMUM} are needed"
-        )
-    kept = [row for row in runs.read_manifest(run_path) if row["role"] in ("fit", "tune")]
-    used = {row["sha256"]: row["path"] for row in kept}
-    for record in normals:
-        if hashes[record.id] in used:
-            raise DataError(
-                f"leak: {record.id} has the same bytes as {used[hashes[record.id]]}, which the model was trained on"
-            )
-    refuse_known_groups(kept, normals)
-    calibration, unscored = calibrate_model(model, normals, reporter)
-    if len(normals) - len(unscored) < split.MINIMUM:
-        raise DataError(
-            f"only {len(normals) - len(unscored)} of {len(normals)} could be scored; {unscored[0][1]}"
-        )
-    failed += unscored
+    preprocess = copy(model.preprocess)  # what it learns here is no part of the frozen model
+    normals = usable_normals(dataset, preprocess, model.tiling.dims, reporter)
+    _check_count(normals.records, model.tiling.dims)
+
+    learned_from = [row for row in runs.read_manifest(run_path) if row["role"] in ("fit", "tune")]
+    _refuse_known_bytes(learned_from, normals)
+    refuse_known_groups(learned_from, normals.records)
+
+    calibrated = calibrate_model(model, normals.records, reporter)
+    usable = len(normals.records) - len(calibrated.left_out)
+    if usable < split.MINIMUM:
+        reason = calibrated.left_out[0].reason
+        raise DataError(f"only {usable} of {len(normals.records)} could be scored; {reason}")
+    left_out = normals.left_out + calibrated.left_out
+
     workdir = runs.begin(out, resume=False)
-    facts = dict(run.header["facts"]) | {
-        "calibrated_on": dataset.name,
-        "calibrated_from": run.model_sha256,
-    }
-    facts |= {"failed": len(failed), "dropped": ""}
-    header = {
-        key: value
-        for key, value in run.header.items()
-        if key not in ("hashes", "calibration_groups")
-    } | {"facts": facts}
-    manifest = kept + used_rows(normals, "calibrate", hashes)
     (workdir / "train.jsonl").write_bytes((run_path / "train.jsonl").read_bytes())
+    header = _header(run, dataset.name, len(left_out))
     runs.write(
         workdir,
         out,
         header=header,
         state=run.state,
-        calibration=calibration,
-        manifest=manifest,
-        card=runs.model_card(header, calibration),
+        calibration=calibrated.calibration,
+        manifest=learned_from + used_rows(normals.records, "calibrate", normals.hashes),
+        card=runs.model_card(header, calibrated.calibration),
     )
-    return runs.facts(out) | {"failures": [f"{name}: {reason}" for name, reason in failed]}
+    failures = [f"{each.path}: {each.reason}" for each in left_out]
+    return runs.facts(out) | {"failures": failures}
 
 
-def refuse_known_groups(rows: Sequence[Mapping[str, str]], items: Sequence[Record]) -> None:
-    """DataError if a named group (a patient, a lot) is among the `rows` of a run's manifest."""
-    known = {row["group"]: row["path"] for row in rows if row["group"] != row["path"]}
-    for record in items:
-        if record.group != record.id and record.group in known:
+def calibrate_model(
+    model: Model,
+    records: Sequence[Record],
+    reporter: Reporter,
+    scratch: DecodedFiles | None = None,
+) -> Calibrated:
+    """Score held-out normals and return their calibration.
+
+    Only numbers are kept of an image, and of a volume those of each of its slices. What `scratch`
+    holds is not decoded again.
+    """
+    scores: list[float] = []
+    peaks: list[float] = []
+    groups: list[str] = []
+    left_out: list[LeftOut] = []
+
+    for scored in score_records(model, records, reporter, "calibrate", scratch=scratch):
+        if isinstance(scored, Failed):
+            left_out.append(LeftOut(scored.record.id, scored.error))
+            warn_of(left_out[-1:], reporter)
+        elif isinstance(scored, ScoredImage):
+            scores.append(scored.score)
+            peaks.append(float(np.nanmax(scored.heatmap)))
+            groups.append(scored.record.group)
+        else:
+            scores += scored.slices.scores.tolist()
+            peaks += scored.slices.peaks.tolist()
+            groups += [scored.record.group] * len(scored.slices.numbers)
+
+    arrays = np.array(scores, np.float64), np.array(peaks, np.float64)
+    return Calibrated(Calibration(*arrays, tuple(groups)), left_out)
+
+
+def _check_count(records: Sequence[Record], dims: int) -> None:
+    """Raise DataError if there are too few images, or volumes in three dimensions."""
+    if len(records) < split.MINIMUM:
+        raise DataError(
+            f"{len(records)} normal {'volumes' if dims == 3 else 'images'} are too few to "
+            f"calibrate with; at least {split.MINIMUM} are needed"
+        )
+
+
+def _refuse_known_bytes(rows: Sequence[Mapping[str, str]], normals: Normals) -> None:
+    """Raise DataError if one of the normals has the bytes of an image that the model learned
+    from."""
+    known = {row["sha256"]: row["path"] for row in rows}
+    for record in normals.records:
+        sha256 = normals.hashes[record.id]
+        if sha256 in known:
             raise DataError(
-                f"leak: group {record.group!r} of {record.id} took part in the run ({known[record.group]})"
+                f"leak: {record.id} has the same bytes as {known[sha256]}, "
+                "which the model was trained on"
             )
+
+
+def _header(run: runs.Run, data: str, failed: int) -> dict[str, Any]:
+    """Return the new run's header: the old one with the facts of this calibration."""
+    header = dict(run.header)
+    del header["hashes"], header["calibration_groups"]  # `runs.write` gives new ones
+    header["facts"] = header["facts"] | {
+        "calibrated_on": data,
+        "calibrated_from": run.model_sha256,
+        "failed": failed,
+        "dropped": "",
+    }
+    return header

@@ -4,13 +4,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from anodetect.commands.calibrate import refuse_known_groups
 from anodetect.commands.labelled import labelled_score
+from anodetect.commands.manifest import refuse_known_groups
 from anodetect.data import cards
 from anodetect.data.scan import Record
 from anodetect.errors import ConfigError, DataError, nearest
+from anodetect.model.loading import Failed
 from anodetect.model.model import Model
-from anodetect.model.scoring import score_records
+from anodetect.model.scoring import ScoredVolume, score_records
 from anodetect.record import runs
 from anodetect.stats.calibration import DEFAULT_FAR
 from anodetect.stats.evaluation import MeasureByColumn
@@ -52,17 +53,19 @@ def evaluate(
     measure = MeasureByColumn(run.calibration, far, by, masks=masks)
     failures = [f"{each.name}: {each.reason}" for each in dataset.problems]
     for scored in score_records(model, items, reporter):
-        loaded = scored.loaded
-        if loaded.error:
-            failures.append(f"{loaded.record.id}: {loaded.error}")
-        elif loaded.sha256 in known_bytes:
+        if isinstance(scored, Failed):
+            failures.append(f"{scored.record.id}: {scored.error}")
+            continue
+        sha256 = scored.loaded.sha256
+        if sha256 in known_bytes:
             raise DataError(
-                f"leak: {loaded.record.id} has the same bytes as {known_bytes[loaded.sha256]}, "
+                f"leak: {scored.record.id} has the same bytes as {known_bytes[sha256]}, "
                 "which the run was made from"
             )
-        item = labelled_score(loaded.record, scored.score, scored.heatmap, loaded.volume)
-        if item is not None and scored.heatmap is not None:
-            measure.add(item, _columns_of(loaded.record))
+        volume = scored.loaded.volume if isinstance(scored, ScoredVolume) else None
+        item = labelled_score(scored.record, scored.score, scored.heatmap, volume)
+        if item is not None:
+            measure.add(item, _columns_of(scored.record))
 
     if not measure.whole.labelled():
         raise DataError(

@@ -1,84 +1,155 @@
-"""The readable normal images of a data set, which training and calibration begin with."""
+"""The readable normal images of a data set, with which training and calibration begin."""
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 from anodetect.data import readers, split
 from anodetect.data.scan import Dataset, Record
 from anodetect.errors import ConfigError, DataError, ImageError
+from anodetect.imaging.intensities import ImageSample, sample_of
 from anodetect.imaging.preprocess import Preprocess, has_fixed_units
-from anodetect.model.loading import ahead, load, slice_records
+from anodetect.model.decoded import DecodedFiles
+from anodetect.model.loading import Failed, LoadedImage, LoadedVolume, Reader, slice_records
+from anodetect.model.read_ahead import read_ahead
 from anodetect.types import Reporter
 
 
-def used_rows(
-    items: Sequence[Record], role: str, hashes: Mapping[str, str]
-) -> list[dict[str, str]]:
-    """A row for each file, however many slices of it were used."""
-    return [
-        {
-            "path": r.id,
-            "role": role,
-            "group": r.group,
-            "kind": r.kind,
-            "sha256": hashes[r.id],
-            "error": "",
-        }
-        for r in {record.id: record for record in items}.values()
-    ]
+@dataclass(frozen=True)
+class LeftOut:
+    """A file that was not used, and why."""
+
+    path: str
+    reason: str
 
 
-def usable_normals(
-    dataset: Dataset, preprocess: Preprocess, dims: int, reporter: Reporter
-) -> tuple[list[Record], dict[str, str], list[tuple[str, str]]]:
-    """The readable normals, in two dimensions of volumes their slices, with copies merged into one
-    group, all hashes, and what failed. Refuses leaks. The plane that volumes are sliced along
-    becomes that of `preprocess`, which also learns whether all have fixed units."""
-    normals, testing = dataset.training(), [r for r in dataset.records if r.split == "test"]
-    failed = [(each.name, each.reason) for each in dataset.problems]
-    hashes: dict[str, str] = {}
-    usable = []
-    axes: dict[str, str] = {}
-    fixed = True
-    for done, loaded in enumerate(ahead(partial(load, preprocess=preprocess), normals), start=1):
-        if loaded.image is None:
-            failed.append((loaded.record.id, loaded.error))
+@dataclass(frozen=True)
+class Normals:
+    """The normals of a data set.
+
+    `records` are those to use: of a volume one for each slice to learn from, in three dimensions
+    one. `hashes` has the SHA-256 of every file by its record's id, also of test files.
+    """
+
+    records: list[Record]
+    hashes: dict[str, str]
+    left_out: list[LeftOut]
+
+
+class Samples:
+    """Samples of values, from which a model learns what becomes -1 and 1."""
+
+    def __init__(self) -> None:
+        self._by_id: dict[str, list[ImageSample]] = {}
+
+    def add(self, loaded: LoadedImage | LoadedVolume) -> None:
+        """Take a sample of an image, or one of each slice of a volume that is to be scored."""
+        if isinstance(loaded, LoadedImage):
+            samples = [sample_of(loaded.image)]
         else:
-            usable += slice_records(loaded, dims)
-            hashes[loaded.record.id] = loaded.sha256
-        if loaded.volume is not None:
-            axes.setdefault(loaded.volume.geometry.plane, loaded.record.id)
-            fixed &= has_fixed_units(loaded.volume.volume)
-        reporter.progress("read", done, len(normals))
-    if len(axes) > 1:
-        found = ", ".join(f"{axis} ({name})" for axis, name in axes.items())
-        raise DataError(
-            f"volumes have their finest pixels in different planes: {found}; choose one with --axis"
-        )
-    if axes:
-        preprocess.axis, preprocess.of_volumes, preprocess.fixed_units = (
-            next(iter(axes)),
-            True,
-            fixed,
-        )
+            slices = loaded.volume.slices
+            samples = [sample_of(slices[:, number]) for number in loaded.volume.numbers]
+        self._by_id[loaded.record.id] = samples
+
+    def of(self, records: Iterable[Record]) -> list[ImageSample]:
+        """Return the samples of the files that records belong to."""
+        samples: list[ImageSample] = []
+        for name in dict.fromkeys(record.id for record in records):
+            samples += self._by_id[name]
+        return samples
+
+
+@dataclass
+class _Planes:
+    """The plane and the units that the volumes of a data set have in common."""
+
+    first_of: dict[str, str] = field(default_factory=dict)  # plane → the first volume in it
+    fixed_units: bool = True
+
+    def add(self, loaded: LoadedVolume) -> None:
+        self.first_of.setdefault(loaded.volume.geometry.plane, loaded.record.id)
+        self.fixed_units &= has_fixed_units(loaded.volume.volume)
+
+    def set_on(self, preprocess: Preprocess) -> None:
+        """Make the common plane and units those of `preprocess`, if there are volumes."""
+        if len(self.first_of) > 1:
+            found = ", ".join(f"{plane} ({name})" for plane, name in self.first_of.items())
+            raise DataError(
+                f"volumes have their finest pixels in different planes: {found}; "
+                "choose one with --axis"
+            )
+        if not self.first_of:
+            return
+
+        (preprocess.axis,) = self.first_of
+        preprocess.of_volumes, preprocess.fixed_units = True, self.fixed_units
         if preprocess.config.exported:
             raise ConfigError(
                 "exported says how images were made of volumes, but these are volumes; leave it out"
             )
+
+
+def usable_normals(
+    dataset: Dataset,
+    preprocess: Preprocess,
+    dims: int,
+    reporter: Reporter,
+    scratch: DecodedFiles | None = None,
+    samples: Samples | None = None,
+) -> Normals:
+    """Read all normals of a data set and return those that can be used.
+
+    Copies of an image are merged into one group. The plane that volumes are sliced along becomes
+    that of `preprocess`, which also learns whether all volumes have fixed units. What is decoded
+    goes into `scratch` and `samples`. Raises DataError if a group or the same bytes are also among
+    the test files, if volumes lie in different planes, or if nothing can be read.
+    """
+    normals = dataset.training()
+    left_out = [LeftOut(each.name, each.reason) for each in dataset.problems]
+    usable: list[Record] = []
+    hashes: dict[str, str] = {}
+    planes = _Planes()
+
+    reader = Reader(preprocess, scratch=scratch)
+    for done, loaded in enumerate(read_ahead(reader.read, normals), start=1):
+        if isinstance(loaded, Failed):
+            left_out.append(LeftOut(loaded.record.id, loaded.error))
+        if isinstance(loaded, LoadedVolume):
+            planes.add(loaded)
+        if isinstance(loaded, LoadedImage | LoadedVolume):
+            usable += slice_records(loaded, dims)
+            hashes[loaded.record.id] = loaded.sha256
+            if samples is not None:
+                samples.add(loaded)
+        reporter.progress("read", done, len(normals))
+
+    planes.set_on(preprocess)
+    _refuse_leaks(dataset, usable, hashes)
+    if not usable:
+        reason = f"; the first: {left_out[0].path}: {left_out[0].reason}" if left_out else ""
+        raise DataError(f"{dataset.root}: no readable normal image among {len(normals)}{reason}")
+
+    usable, copies = split.merge_duplicates(usable, [hashes[record.id] for record in usable])
+    if copies:
+        reporter.warn(
+            f"{copies} images are exact copies of others; copies stay on one side of the split"
+        )
+    warn_of(left_out, reporter)
+    return Normals(usable, hashes, left_out)
+
+
+def warn_of(left_out: Sequence[LeftOut], reporter: Reporter) -> None:
+    """Say which files were left out."""
+    for each in left_out:
+        reporter.warn(f"left out: {each.path}: {each.reason}")
+
+
+def _refuse_leaks(dataset: Dataset, usable: Sequence[Record], hashes: dict[str, str]) -> None:
+    """Add the hashes of test files to `hashes`; raise DataError if one of them, or its group, is
+    among the usable normals."""
+    testing = [record for record in dataset.records if record.split == "test"]
     for record in testing:
         try:
             hashes[record.id] = readers.read_source(record).sha256
         except ImageError:
             continue  # an unreadable test file cannot leak; scoring it will say why
     split.refuse_leaks(usable, testing, hashes)
-    if not usable:
-        reason = f"; the first: {failed[0][0]}: {failed[0][1]}" if failed else ""
-        raise DataError(f"{dataset.root}: no readable normal image among {len(normals)}{reason}")
-    usable, copies = split.merge_duplicates(usable, [hashes[record.id] for record in usable])
-    if copies:
-        reporter.warn(
-            f"{copies} images are exact copies of others; copies stay on one side of the split"
-        )
-    for name, reason in failed:
-        reporter.warn(f"left out: {name}: {reason}")
-    return usable, hashes, failed

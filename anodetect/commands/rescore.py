@@ -10,6 +10,7 @@ from anodetect.data.scan import MANIFEST, Record, is_volume, scan, series_of
 from anodetect.engines.worker import device_type
 from anodetect.errors import RunError
 from anodetect.files import leads_out, path_of
+from anodetect.model.loading import Failed
 from anodetect.model.model import Model
 from anodetect.model.scoring import Scored, score_records
 from anodetect.record import directories, environment, runs, threads
@@ -65,12 +66,13 @@ def rescore(
 def _differs(row: ScoreRow, again: Sequence[Scored], *, exact: bool) -> str:
     """How a file, scored at each place in a batch, differs from its record, "" if at one it does
     not."""
+    scores = []
     for each in again:
-        if each.heatmap is None:
-            return f"{row.path}: cannot be scored again: {each.loaded.error}"
-        if each.loaded.sha256 != row.sha256:
+        if isinstance(each, Failed):
+            return f"{row.path}: cannot be scored again: {each.error}"
+        if each.sha256 != row.sha256:
             return f"{row.path}: the file is not the one that was scored"
-    scores = [each.score for each in again]
+        scores.append(each.score)
     known = float("nan") if row.score is None else row.score
     if known in scores or (not exact and np.isclose(scores[0], known, rtol=CLOSE, atol=0)):
         return ""

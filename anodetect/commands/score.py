@@ -25,8 +25,9 @@ from anodetect.detectors import entry_named
 from anodetect.engines.worker import Engine, ScoredEntries, Task, problem_row, shard_of
 from anodetect.errors import ConfigError, DataError, Interrupted, nearest
 from anodetect.files import path_text
-from anodetect.model.loading import BATCH
-from anodetect.model.scoring import Scored
+from anodetect.model.loading import Failed
+from anodetect.model.read_ahead import BATCH
+from anodetect.model.scoring import Scored, ScoredVolume
 from anodetect.output import report
 from anodetect.output.cases import Cases
 from anodetect.output.formats import DEFAULT, check_formats, map_reader
@@ -274,10 +275,9 @@ def _count(
     if row.score is None or row.path not in by_id:
         return
     cases.recall(row.path, row.score)
-    if scored is not None and scored.heatmap is not None:
-        item = labelled_score(
-            scored.loaded.record, scored.score, scored.heatmap, scored.loaded.volume
-        )
+    if scored is not None and not isinstance(scored, Failed):
+        volume = scored.loaded.volume if isinstance(scored, ScoredVolume) else None
+        item = labelled_score(scored.record, scored.score, scored.heatmap, volume)
         if item is not None:
             measure.add(item)
         return
@@ -299,7 +299,7 @@ def _journaled(
     last = time.monotonic()
     for item in items:
         batch.append(item)
-        volume = item[0] is not None and item[0].loaded.is_volume  # is not to wait in memory
+        volume = isinstance(item[0], ScoredVolume)  # is not to wait in memory
         if volume or len(batch) >= BATCH or time.monotonic() - last > PROMPT:
             journal.append([entry for _, entry in batch])
             yield from batch

@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 from anodetect.config import Config, fields_of
 from anodetect.detectors import DETECTORS, detector_class
 from anodetect.imaging.preprocess import PreprocessConfig
-from anodetect.imaging.representations import representation_class
+from anodetect.imaging.representations import representation_config
 from anodetect.imaging.tiling import TilingConfig
 from anodetect.model.settings import resolve
 
@@ -66,11 +66,11 @@ def settings_of(name: str) -> DetectorSettings:
 def section_configs(name: str, use: str) -> dict[str, type[Config]]:
     """Return the configuration class of each section for one use of a detector."""
     detector = detector_class(name, 3 if use == VOLUMES else 2)
-    representation = representation_class("pixels" if use == VOLUMES else use)
+    representation = representation_config("pixels" if use == VOLUMES else use)
     return {
         "preprocess": PreprocessConfig,
         "tiling": TilingConfig,
-        "representation": representation.Config,
+        "representation": representation,
         "detector": detector.Config,
     }
 

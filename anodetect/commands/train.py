@@ -4,45 +4,71 @@ scan → split → model → calibration → run directory
 """
 
 import json
-import math
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from anodetect.commands.calibrate import calibrate_model
-from anodetect.commands.normals import usable_normals, used_rows
+from anodetect.commands.calibrate import Calibrated, calibrate_model
+from anodetect.commands.manifest import manifest_rows
+from anodetect.commands.normals import Normals, Samples, usable_normals
 from anodetect.config import build, canonical, without_nan
 from anodetect.data import cards, readers, split
-from anodetect.data.scan import Record
+from anodetect.data.scan import Dataset, Record
 from anodetect.detectors import DETECTORS
 from anodetect.errors import ConfigError, DataError
-from anodetect.imaging.batch_files import BatchWriter
-from anodetect.imaging.preprocess import Preprocess, PreprocessConfig
+from anodetect.imaging.intensities import Traits, traits_of
+from anodetect.imaging.preprocess import Prepared, Preprocess, PreprocessConfig
 from anodetect.imaging.representations import FEATURE_MULTIPLE, features_installed
-from anodetect.model.loading import BATCH, LOOK_AHEAD, Loaded, ahead, load
+from anodetect.model.colour_scale import colour_scale, some_for_scale
+from anodetect.model.decoded import SCRATCH, DecodedFiles
+from anodetect.model.encoding import encode_all
+from anodetect.model.loading import Encoded, Loaded, LoadedImage, Reader
 from anodetect.model.model import Model
-from anodetect.model.scoring import Scored, score_records
+from anodetect.model.read_ahead import LOOK_AHEAD, read_ahead
+from anodetect.model.scoring import score_records
 from anodetect.model.settings import resolve
 from anodetect.record import environment, runs
-from anodetect.types import Batch, Floats, Reporter, Silent, TrainContext
+from anodetect.types import Batch, Detector, Floats, Reporter, Silent, TrainContext
 
-SEEN = 2000  # images, about, to learn what slices of volumes are like
-LEARNED_FROM = 64  # images, for a representation that has something to learn
-SCALE_IMAGES, SCALE_PIXELS = (
-    200,
-    2**14,
-)  # what the colour scale is learned from; pixels of one image
-TILES, TILE_PIXELS = (
-    2000,
-    2**26,
-)  # random tiles to learn from, at most, but at least one of each image
+OBSERVED = 2000  # images, about, to learn what slices of volumes may be like
+LEARNED_FROM = 64  # images, about, for a representation that has something to learn
+
+
+@dataclass(frozen=True)
+class Request:
+    """The arguments of `train`; `budget` is in minutes.
+
+    `helping` says that this process trains along with another one, which writes the run.
+    """
+
+    detector: str
+    out: Path
+    values: Mapping[str, Any]
+    representation: str
+    budget: float | None
+    seed: int
+    device: str
+    resume: bool
+    helping: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that is known before a detector is fitted: the full configuration, the model that
+    is to learn, and which image is used for what."""
+
+    detector: str
+    representation: str
+    config: dict[str, Any]
+    model: Model
+    normals: Normals
+    roles: split.Roles
 
 
 def train(
@@ -58,7 +84,7 @@ def train(
     resume: bool = False,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
-    """Train on the normals of `data` and write the run `out`; returns `info`'s facts plus the files
+    """Train on the normals of `data` and write the run `out`; return `info`'s facts plus the files
     that failed.
 
     With `representation` "auto", a detector that works on both gets pixels where images show a
@@ -68,125 +94,88 @@ def train(
     """
     helping = os.environ.get("RANK", "0") != "0"
     reporter = Silent() if helping or reporter is None else reporter
-    values = values or {}
-    config = resolve(detector, representation, values)
+    request = Request(
+        detector, out, values or {}, representation, budget, seed, device, resume, helping
+    )
+    config = resolve(detector, representation, request.values)
     if budget is not None and budget <= 0:
         raise ConfigError(f"--budget {budget}: minutes above 0 are expected")
     dataset = cards.open_data(data)
-    preprocess = Preprocess(build(PreprocessConfig, config["preprocess"], "preprocess"))
-    dims = config["tiling"]["dims"]
-    representation = "pixels" if dims == 3 else representation
-    normals, hashes, failed = usable_normals(dataset, preprocess, dims, reporter)
-    if dims == 3 and len(normals) < split.MINIMUM:
-        raise DataError(
-            f"{len(normals)} normal volumes are too few for --dims 3: at least {split.MINIMUM} are needed, since each "
-            "counts as one; slice by slice (--dims 2) every slice counts"
+
+    # Helpers decode anew each time: they may be many, and their temporary folder small.
+    with DecodedFiles(out.parent, limit=0 if helping else SCRATCH) as scratch:
+        plan = _plan(request, config, dataset, scratch, reporter)
+        roles, model = plan.roles, plan.model
+        workdir = _begin(request, plan)
+        reporter.say(
+            f"{dataset.name}: fit {len(roles.fit)}, tune {len(roles.tune)}, "
+            f"calibrate {len(roles.calibrate)} {'volumes' if model.tiling.dims == 3 else 'images'}"
         )
-    roles = split.assign(normals)
-    if roles.dropped:
-        reporter.warn(roles.dropped)
-    tile = config["tiling"]["tile"]
-    depth = LOOK_AHEAD * (1 if tile else BATCH)
-    read = partial(load, preprocess=preprocess)
-    preprocess.learn(image for loaded in ahead(read, roles.fit, depth) for image in _images(loaded))
-    if representation == "auto":
-        fixed = (
-            DETECTORS[detector].representations[0] if "preset" in values else None
-        )  # presets are for the first
-        representation = fixed or _suited(detector, preprocess.flat_background, tile, reporter)
-        config = resolve(detector, representation, values)
-    fingerprint = {
-        "config": config,
-        "seed": seed,
-        "fit": [hashes[record.id] for record in roles.fit],
-    }
-    model = Model.create(detector, representation, config)
-    model.preprocess = preprocess
-    workdir = (
-        runs.begin_helping(out, resume=resume)
-        if helping
-        else runs.begin(out, resume=resume, fingerprint=fingerprint)
-    )
-    reporter.say(
-        f"{dataset.name}: fit {len(roles.fit)}, tune {len(roles.tune)}, calibrate {len(roles.calibrate)} "
-        f"{'volumes' if dims == 3 else 'images'}"
-    )
-    _learn_to_see(model, roles, lambda items: ahead(read, items, depth))
-    with tempfile.TemporaryDirectory(dir=workdir) as scratch:
-        kinds = sorted({record.kind for record in roles.fit})
-        fit = _encode_all(model, roles.fit, Path(scratch, "fit"), seed, kinds)
-        tune = (
-            _encode_all(model, roles.tune, Path(scratch, "tune"), seed, kinds)
-            if roles.tune
-            else fit
-        )
-        _fit(model.detector, fit, tune, workdir, budget, seed, device, resume, reporter)
-    if helping:
-        return {}
-    reference = roles.tune or roles.fit
-    scale = _colour_scale(model, reference, reporter)
-    calibration, unscored = calibrate_model(model, roles.calibrate, reporter)
-    failed += unscored
-    log = runs.read_log(workdir)
-    if _last(log, "stopped_by") == "divergence":
-        reporter.warn(
-            f"the loss diverged; the weights are those of step {_last(log, 'step')}, the last good ones"
-        )
-    header = {
-        "detector": detector,
-        "representation": representation,
-        "config": config,
-        "data": dataset.name,
-        "preprocess": model.preprocess.state(),
-        "representation_state": model.representation.state(),
-        "scale": scale,
-        "facts": _facts(log, roles, len(failed))
-        | {
-            "seed": seed,
-            "budget_minutes": budget,
-            "config_sha256": readers.digest(canonical(config)),
-        },
-    }
-    runs.write(
-        workdir,
-        out,
-        header=header,
-        state=model.detector.state(),
-        calibration=calibration,
-        manifest=_manifest(roles, hashes, failed),
-        card=runs.model_card(header, calibration),
-    )
-    failures = [f"{name}: {reason}" for name, reason in failed]
+        _learn(request, model, roles, workdir, scratch, reporter)
+        if helping:
+            return {}
+
+        reference = some_for_scale(roles.tune or roles.fit)
+        scale = colour_scale(score_records(model, reference, reporter, "scale", scratch=scratch))
+        calibrated = calibrate_model(model, roles.calibrate, reporter, scratch)
+
+    left_out = plan.normals.left_out + calibrated.left_out
+    facts = _facts(request, plan, runs.read_log(workdir), len(left_out), reporter)
+    _write(workdir, out, plan, dataset.name, scale, calibrated, facts)
+    failures = [f"{each.path}: {each.reason}" for each in left_out]
     return runs.facts(out) | {"failures": failures, "peak_memory_mb": environment.peak_memory_mb()}
 
 
-def _learn_to_see(
-    model: Model, roles: split.Roles, loaded: Callable[[Sequence[Record]], Iterable[Loaded]]
-) -> None:
-    """Learn what slices of volumes are like, where the model has none to learn from, and what the
-    representation has to learn."""
-    preprocess = model.preprocess
-    if preprocess.config.refuse_unseen and not preprocess.of_volumes:
-        few = [*roles.fit, *roles.tune]
-        few = few[:: max(1, len(few) // SEEN)]
-        preprocess.learn_seen(
-            preprocess.apply(each.image) for each in loaded(few) if each.image is not None
+def _plan(
+    request: Request,
+    config: Mapping[str, Any],
+    dataset: Dataset,
+    scratch: DecodedFiles,
+    reporter: Reporter,
+) -> Plan:
+    """Read all normals, decide which image is used for what, and create the model; `config` is the
+    configuration without the choice of a representation."""
+    preprocess = Preprocess(build(PreprocessConfig, config["preprocess"], "preprocess"))
+    samples, dims = Samples(), config["tiling"]["dims"]
+    normals = usable_normals(dataset, preprocess, dims, reporter, scratch, samples)
+    roles = _assign(normals.records, dims, reporter)
+    preprocess.learn(samples.of(roles.fit))
+
+    representation = _representation(request, config, preprocess, reporter)
+    full = resolve(request.detector, representation, request.values)
+    model = Model.create(request.detector, representation, full)
+    model.preprocess = preprocess
+    return Plan(request.detector, representation, full, model, normals, roles)
+
+
+def _assign(records: Sequence[Record], dims: int, reporter: Reporter) -> split.Roles:
+    """Return the normals by use; DataError if there are too few."""
+    if dims == 3 and len(records) < split.MINIMUM:
+        raise DataError(
+            f"{len(records)} normal volumes are too few for --dims 3: at least {split.MINIMUM} are "
+            "needed, since each counts as one; slice by slice (--dims 2) every slice counts"
         )
-    some = roles.fit[:: max(1, len(roles.fit) // LEARNED_FROM)]
-    model.representation.learn(
-        preprocess.apply(each.image, each.volume, each.record.slice or 0)
-        for each in loaded(some)
-        if each.image is not None
-    )
+    roles = split.assign(records)
+    if roles.dropped:
+        reporter.warn(roles.dropped)
+    return roles
 
 
-def _suited(detector: str, flat_background: bool, tile: int, reporter: Reporter) -> str:
-    """The representation that suits a detector and the images it is to learn from."""
-    *others, full_frame = DETECTORS[detector].representations
-    if not others:
-        return full_frame
-    if flat_background:
-        return others[0]
+def _representation(
+    request: Request, config: Mapping[str, Any], preprocess: Preprocess, reporter: Reporter
+) -> str:
+    """Return the representation asked for, or the one that suits the detector and the images."""
+    if request.representation != "auto":
+        return request.representation
+    if config["tiling"]["dims"] == 3:
+        return "pixels"
+    representations = DETECTORS[request.detector].representations
+    first, full_frame = representations[0], representations[-1]
+    # Presets are for the detector's first representation.
+    if "preset" in request.values or preprocess.flat_background or first == full_frame:
+        return first
+
+    tile = config["tiling"]["tile"]
     if not features_installed():
         hindrance = "pip install 'anodetect[features]'"
     elif tile % FEATURE_MULTIPLE:
@@ -194,100 +183,109 @@ def _suited(detector: str, flat_background: bool, tile: int, reporter: Reporter)
     else:
         return full_frame
     reporter.warn(f"images fill their frame: features would find more than pixels; {hindrance}")
-    return others[0]
+    return first
 
 
-def _facts(log: Sequence[Mapping[str, Any]], roles: split.Roles, failed: int) -> dict[str, Any]:
-    return {
-        "train_seconds": round(sum(record.get("fit_seconds", 0.0) for record in log), 3),
-        "stopped_by": _last(log, "stopped_by"),
-        "steps": _last(log, "step"),
-        "fit_images": len(roles.fit),
-        "tune_images": len(roles.tune),
-        "dropped": roles.dropped,
-        "trained_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "failed": failed,
-    }
+def _begin(request: Request, plan: Plan) -> Path:
+    """Return the working directory, a new one or that of an interrupted training."""
+    if request.helping:
+        return runs.begin_helping(request.out, resume=request.resume)
+    fit_hashes = [plan.normals.hashes[record.id] for record in plan.roles.fit]
+    fingerprint = {"config": plan.config, "seed": request.seed, "fit": fit_hashes}
+    return runs.begin(request.out, resume=request.resume, fingerprint=fingerprint)
 
 
-def _manifest(
-    roles: split.Roles, hashes: Mapping[str, str], failed: Sequence[tuple[str, str]]
-) -> list[dict[str, str]]:
-    """The rows of the run's manifest.csv: what each image was used for."""
-    parts = {"fit": roles.fit, "tune": roles.tune, "calibrate": roles.calibrate}
-    return [row for role, part in parts.items() for row in used_rows(part, role, hashes)] + [
-        {"path": name, "role": "failed", "group": "", "kind": "", "sha256": "", "error": reason}
-        for name, reason in failed
-    ]
+def _learn(
+    request: Request,
+    model: Model,
+    roles: split.Roles,
+    workdir: Path,
+    scratch: DecodedFiles,
+    reporter: Reporter,
+) -> None:
+    """Let the representation learn, encode all images, and fit the detector."""
+    some = roles.fit[:: max(1, len(roles.fit) // LEARNED_FROM)]
+    needed_again = [*some, *some_for_scale(roles.tune or roles.fit)]
+    scratch.keep_only(record.id for record in needed_again)
+    _learn_representation(model, some, scratch)
+
+    with tempfile.TemporaryDirectory(dir=workdir) as folder:
+        observer = Observer(model, roles, scratch)
+        kinds = sorted({record.kind for record in roles.fit})
+        encode = partial(encode_all, model, observer.read, seed=request.seed, kinds=kinds)
+        fit = encode(roles.fit, Path(folder, "fit"))
+        tune = encode(roles.tune, Path(folder, "tune")) if roles.tune else fit
+        observer.teach()
+        _fit(request, model.detector, fit, tune, workdir, reporter)
 
 
-def _last(log: Sequence[Mapping[str, Any]], key: str) -> Any:
-    return next((record[key] for record in reversed(log) if key in record), None)
+def _learn_representation(model: Model, records: Sequence[Record], scratch: DecodedFiles) -> None:
+    """Let the representation learn from some fit images what it has to learn."""
+    reader = Reader(model.preprocess, scratch=scratch)
+    model.representation.learn(
+        model.preprocess.apply(loaded.image, loaded.cut_from, loaded.record.slice or 0)
+        for loaded in read_ahead(reader.read, records, LOOK_AHEAD * model.batch)
+        if isinstance(loaded, LoadedImage)
+    )
 
 
-def _images(loaded: Loaded) -> list[Floats]:
-    """What there is to learn from as images [C, H, W]: of a volume the slices with enough
-    foreground."""
-    if loaded.image is None:
-        return []
-    if not loaded.is_volume or loaded.volume is None:
-        return [loaded.image]
-    return [loaded.image[:, number] for number in loaded.volume.numbers]
+class Observer:
+    """Reads images with what the detector sees of them, and notes meanwhile what they are like.
 
+    A model that learned from images judges by it later which slices of volumes it can score. One
+    that learned from volumes does not need it.
+    """
 
-def _encode_all(
-    model: Model, items: Sequence[Record], stem: Path, seed: int, kinds: Sequence[str]
-) -> Batch:
-    """All images as the detector sees them, or random tiles or patches, in files that are mapped
-    into memory."""
-    numbers = []
-    tile = math.prod(model.tiling.sides)
-    count = max(1, min(TILES, TILE_PIXELS // tile) // len(items)) if tile else 1
-    rng = np.random.default_rng(seed)
-    writer = BatchWriter(stem, len(items) * count)
-    for loaded in ahead(
-        partial(load, preprocess=model.preprocess, encode=model.encode),
-        items,
-        LOOK_AHEAD * model.batch,
-    ):
-        encoded = loaded.encoded
-        if loaded.is_volume and loaded.volume is not None:
-            encoded = model.encode_volume(loaded.volume)
-        if encoded is None:
-            raise DataError(f"{loaded.record.id}: {loaded.error}")
-        for image, foreground in model.crops(encoded, count, rng):
-            writer.append(image, foreground)
-            numbers.append(kinds.index(loaded.record.kind) if loaded.record.kind in kinds else -1)
-    return writer.batch(np.array(numbers, np.int64) if len(kinds) > 1 else None)
+    def __init__(self, model: Model, roles: split.Roles, scratch: DecodedFiles) -> None:
+        self.model = model
+        self.traits: list[Traits] = []
+        self._plain = Reader(model.preprocess, model.encode, scratch=scratch)
+        self._observing = Reader(model.preprocess, self._encode, scratch=scratch)
+
+        observed: list[Record] = []
+        if model.preprocess.config.refuse_unseen and not model.preprocess.of_volumes:
+            observed = [*roles.fit, *roles.tune]
+            observed = observed[:: max(1, len(observed) // OBSERVED)]
+        self._observed = {record.id for record in observed}
+
+    def read(self, record: Record) -> Loaded:
+        """Read a record, on any thread."""
+        reader = self._observing if record.id in self._observed else self._plain
+        return reader.read(record)
+
+    def teach(self) -> None:
+        """Tell the preprocessing what the images were like."""
+        if self.traits:
+            self.model.preprocess.learn_seen(self.traits)
+
+    def _encode(self, image: Floats, of: Prepared | None, number: int) -> Encoded:
+        scaled, inside = self.model.preprocess.apply(image, of, number)
+        self.traits.append(traits_of(scaled, inside))
+        return self.model.encode_scaled(scaled, inside)
 
 
 def _fit(
-    detector: Any,
-    fit: Batch,
-    tune: Batch,
-    workdir: Path,
-    budget: float | None,
-    seed: int,
-    device: str,
-    resume: bool,
-    reporter: Reporter,
+    request: Request, detector: Detector, fit: Batch, tune: Batch, workdir: Path, reporter: Reporter
 ) -> None:
+    """Fit the detector, and log what it says and how long it took to train.jsonl."""
+
+    def progress(done: int, total: int, loss: float) -> None:
+        reporter.progress("train", done, total, f"loss {loss:.4f}")
+
     with (workdir / "train.jsonl").open("a", encoding="utf-8") as file:
 
-        def log(record: Mapping[str, Any]) -> None:
-            file.write(json.dumps(without_nan(record)) + "\n")
+        def log(entry: Mapping[str, Any]) -> None:
+            file.write(json.dumps(without_nan(entry)) + "\n")
             file.flush()
 
         context = TrainContext(
-            seed=seed,
-            device=device,
+            seed=request.seed,
+            device=request.device,
             workdir=workdir,
-            budget=None if budget is None else 60 * budget,
-            resume=resume,
+            budget=None if request.budget is None else 60 * request.budget,
+            resume=request.resume,
             log=log,
-            progress=lambda done, total, loss: reporter.progress(
-                "train", done, total, f"loss {loss:.4f}"
-            ),
+            progress=progress,
         )
         begun = time.monotonic()
         try:
@@ -296,23 +294,69 @@ def _fit(
             log({"fit_seconds": time.monotonic() - begun})
 
 
-def _colour_scale(model: Model, items: Sequence[Record], reporter: Reporter) -> list[float]:
-    """Map values shown darkest and brightest, from tune normals: a normal image stays dark but for
-    its odd spots."""
-    step = max(1, len(items) // SCALE_IMAGES)
-    scored_items = score_records(model, items[::step], reporter, "scale")
-    values = [some_pixels(each) for each in map(_scored_pixels, scored_items) if each is not None]
-    middle, low, high = np.percentile(np.concatenate(values), (50, 95, 99.9))
-    return [float(low), float(high + max(high - middle, 1e-9))]
+def _facts(
+    request: Request,
+    plan: Plan,
+    log: Sequence[Mapping[str, Any]],
+    failed: int,
+    reporter: Reporter,
+) -> dict[str, Any]:
+    """Return how the training went, and say so if its loss diverged."""
+    stopped_by, steps = _last(log, "stopped_by"), _last(log, "step")
+    if stopped_by == "divergence":
+        reporter.warn(
+            f"the loss diverged; the weights are those of step {steps}, the last good ones"
+        )
+    return {
+        "train_seconds": round(sum(entry.get("fit_seconds", 0.0) for entry in log), 3),
+        "stopped_by": stopped_by,
+        "steps": steps,
+        "fit_images": len(plan.roles.fit),
+        "tune_images": len(plan.roles.tune),
+        "dropped": plan.roles.dropped,
+        "trained_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "failed": failed,
+        "seed": request.seed,
+        "budget_minutes": request.budget,
+        "config_sha256": readers.digest(canonical(plan.config)),
+    }
 
 
-def _scored_pixels(scored: Scored) -> Floats | None:
-    """An image's map on the detector's grid, a volume's where it was scored."""
-    if scored.slices is not None and scored.heatmap is not None:
-        return scored.heatmap[scored.slices.numbers]
-    return None if scored.grid is None else scored.grid[1]
+def _write(
+    workdir: Path,
+    out: Path,
+    plan: Plan,
+    data: str,
+    scale: Sequence[float],
+    calibrated: Calibrated,
+    facts: Mapping[str, Any],
+) -> None:
+    """Write the run into its working directory, and give that its name."""
+    header = {
+        "detector": plan.detector,
+        "representation": plan.representation,
+        "config": plan.config,
+        "data": data,
+        "preprocess": plan.model.preprocess.state(),
+        "representation_state": plan.model.representation.state(),
+        "scale": scale,
+        "facts": facts,
+    }
+    left_out = plan.normals.left_out + calibrated.left_out
+    runs.write(
+        workdir,
+        out,
+        header=header,
+        state=plan.model.detector.state(),
+        calibration=calibrated.calibration,
+        manifest=manifest_rows(plan.roles, plan.normals.hashes, left_out),
+        card=runs.model_card(header, calibrated.calibration),
+    )
 
 
-def some_pixels(heatmap: Floats) -> Floats:
-    """About SCALE_PIXELS values of a map, evenly spread; a copy, so that the map itself can go."""
-    return heatmap.ravel()[:: max(1, heatmap.size // SCALE_PIXELS)].copy()
+def _last(log: Sequence[Mapping[str, Any]], key: str) -> Any:
+    """Return the value of a key in the last entry of the log that has it, None if none has."""
+    for entry in reversed(log):
+        if key in entry:
+            return entry[key]
+    return None

@@ -28,7 +28,7 @@ from anodetect.generative import denoiser, diffusion
 from anodetect.generative.denoiser import Denoiser
 from anodetect.generative.noise import generator, of_octaves
 from anodetect.imaging.heatmaps import pool, smooth
-from anodetect.imaging.standardise import levels, quiet_limits, quiet_raised
+from anodetect.imaging.quiet import levels, quiet_limits, quiet_raised
 from anodetect.nn.augment import Augment
 from anodetect.nn.batching import in_micro_batches
 from anodetect.nn.inference import autocast, pick_device

@@ -26,12 +26,14 @@ from pydantic import Field
 
 from anodetect.config import Config
 from anodetect.imaging.batch_files import BatchWriter
+from anodetect.imaging.quiet import LEAST_SPREAD, TINY
+from anodetect.imaging.representations import Expert
 from anodetect.imaging.resize import resize
-from anodetect.imaging.standardise import LEAST_SPREAD, MAX_TUNE, MICRO_BATCH, TINY
+from anodetect.imaging.standardise import MAX_TUNE, MICRO_BATCH
 from anodetect.nn.state import arrays_under
 from anodetect.nn.training import checkpoint_path
 from anodetect.record import checkpoint
-from anodetect.types import Batch, Bools, Expert, Floats, Scores, Seeds, State, TrainContext
+from anodetect.types import Batch, Bools, Floats, Scores, Seeds, State, TrainContext
 
 LEARNED_FROM = 64  # images, for a representation that has something to learn
 HIGHEST = 80.0  # of z: what exp still has a float32 for

@@ -14,7 +14,7 @@ from typing import Any
 from anodetect.data.scan import Record
 from anodetect.engines.worker import Engine, ScoredEntries, Task, Worker
 from anodetect.errors import ConfigError, RunError
-from anodetect.model.loading import BATCH
+from anodetect.model.read_ahead import BATCH
 from anodetect.record.rows import JournalEntry, entry_from_json, entry_to_json
 from anodetect.types import Reporter, Silent
 

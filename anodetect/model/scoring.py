@@ -1,35 +1,37 @@
-"""Records in, scores out: images in batches of a fixed size, volumes one at a time."""
+"""Records in, scores out: images in batches of a fixed size, volumes one at a time.
+
+What comes of a record is a `ScoredImage`, a `ScoredVolume`, or `Failed` with the reason.
+"""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from anodetect.data.scan import Record
 from anodetect.errors import AnodetectError
-from anodetect.imaging.preprocess import Prepared
+from anodetect.imaging.representations import Panels
+from anodetect.model.decoded import DecodedFiles
 from anodetect.model.loading import (
-    LOOK_AHEAD,
-    Loaded,
-    ahead,
-    in_chunks,
-    load,
-    slice_of,
+    Failed,
+    LoadedImage,
+    LoadedVolume,
+    OtherShards,
+    Reader,
+    cut,
+    reason_of,
     slice_records,
-    why,
 )
 from anodetect.model.model import Model
-from anodetect.stats.calibration import Doubles
+from anodetect.model.read_ahead import LOOK_AHEAD, in_chunks, read_ahead
 from anodetect.types import Floats, Reporter
 
 
 @dataclass(frozen=True)
 class SliceScores:
-    """Of a volume's slices that were scored: their numbers [n], scores [n] and highest map values
-    [n]."""
+    """The slices of a volume that were scored: numbers [n], scores [n], highest map values [n]."""
 
     numbers: NDArray[np.int64]
     scores: NDArray[np.float64]
@@ -37,135 +39,172 @@ class SliceScores:
 
 
 @dataclass(frozen=True)
-class Scored:
-    """A record with its score, heatmap in the image's own grid, and what the detector saw and made
-    of it.
+class ScoredImage:
+    """An image with its score, its heatmap in its own grid [H, W], and what to show of it.
 
-    A volume's heatmap is [D, H, W], NaN in slices that were not scored; its score is that of its
-    most anomalous slice.
+    `seconds` is the time the model took for it.
     """
 
-    loaded: Loaded
-    score: float = float("nan")
-    heatmap: Floats | None = None
-    grid: tuple[Floats, Floats, Floats | None] | None = (
-        None  # image, heatmap, reconstruction on one grid, to be shown
-    )
-    seconds: float = 0.0
-    slices: SliceScores | None = None
+    loaded: LoadedImage
+    score: float
+    heatmap: Floats
+    panels: Panels
+    seconds: float
+
+    @property
+    def record(self) -> Record:
+        return self.loaded.record
+
+    @property
+    def sha256(self) -> str:
+        return self.loaded.sha256
+
+
+@dataclass(frozen=True)
+class ScoredVolume:
+    """A volume with its heatmap [D, H, W], NaN in slices that were not scored, and their scores."""
+
+    loaded: LoadedVolume
+    heatmap: Floats
+    slices: SliceScores
+    seconds: float
+
+    @property
+    def record(self) -> Record:
+        return self.loaded.record
+
+    @property
+    def sha256(self) -> str:
+        return self.loaded.sha256
+
+    @property
+    def score(self) -> float:
+        """The score of the most anomalous slice."""
+        return float(self.slices.scores.max())
+
+
+Scored = ScoredImage | ScoredVolume | Failed
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The score, heatmap and reconstruction of an image on the detector's grid."""
+
+    score: float
+    heatmap: Floats
+    reconstruction: Floats | None
 
 
 def score_records(
     model: Model,
-    items: Iterable[Record],
+    records: Iterable[Record],
     reporter: Reporter,
     task: str = "score",
     *,
     mine: Callable[[str], bool] | None = None,
     note: Callable[[], str] = lambda: "",
+    scratch: DecodedFiles | None = None,
 ) -> Iterator[Scored]:
-    """Score records in order, a fixed number at a time; failed ones come out as they went in, those
-    of other shards not at all. `note` is shown beside the progress, of which the end is 0 where it
-    is not known."""
-    done, total = 0, len(items) if isinstance(items, Sized) else 0
-    read = partial(load, preprocess=model.preprocess, encode=model.encode, mine=mine)
-    for chunk in in_chunks(ahead(read, items, LOOK_AHEAD * model.batch), model.batch):
-        good = [loaded for loaded in chunk if loaded.image is not None and not loaded.is_volume]
+    """Score records in order, a fixed number at a time.
+
+    Files whose hash is not `mine` are left out. `note` is shown beside the progress, whose end is 0
+    if it is not known. What `scratch` holds is not decoded again.
+    """
+    done, total = 0, len(records) if isinstance(records, Sized) else 0
+    reader = Reader(model.preprocess, model.encode, mine, scratch)
+    loaded_records = read_ahead(reader.read, records, LOOK_AHEAD * model.batch)
+
+    for chunk in in_chunks(loaded_records, model.batch):
+        images = [loaded for loaded in chunk if isinstance(loaded, LoadedImage)]
         begun = time.monotonic()
-        results = iter(_each_scored(model, good) if good else [])
-        seconds = (time.monotonic() - begun) / max(len(good), 1)
+        found = iter(_detect_each(model, images))
+        seconds = (time.monotonic() - begun) / max(len(images), 1)
+
         for loaded in chunk:
-            if loaded.is_volume:
-                yield _volume_scored(model, loaded)
-            elif loaded.image is not None:
-                yield _shown(model, loaded, next(results), seconds)
-            elif not loaded.elsewhere:
-                yield Scored(loaded)
+            if isinstance(loaded, LoadedImage):
+                yield _scored_image(model, loaded, next(found), seconds)
+            elif isinstance(loaded, LoadedVolume):
+                yield _scored_volume(model, loaded)
+            elif not isinstance(loaded, OtherShards):
+                yield loaded
         done += len(chunk)
         reporter.progress(task, done, total, note())
 
 
-def _failed(loaded: Loaded, reason: str) -> Loaded:
-    return replace(loaded, image=None, encoded=None, volume=None, error=reason)
-
-
-def _each_scored(model: Model, chunk: Sequence[Loaded]) -> list["Found | str"]:
-    """What is found in each image, or why it cannot be scored: one that fails must not take the
-    others with it."""
+def _detect_each(model: Model, images: Sequence[LoadedImage]) -> list[_Found | Failed]:
+    """Return what is found in each image, or why it cannot be scored: an image that fails must not
+    take the others with it."""
+    if not images:
+        return []
     try:
-        return [*_score_chunk(model, chunk)]
+        return list(_detect(model, images))
     except AnodetectError:
         raise
     except Exception as error:
-        return (
-            [why(error)]
-            if len(chunk) == 1
-            else [_each_scored(model, [loaded])[0] for loaded in chunk]
-        )
+        if len(images) == 1:
+            return [Failed(images[0].record, images[0].sha256, reason_of(error))]
+        return [_detect_each(model, [image])[0] for image in images]
 
 
-def _shown(model: Model, loaded: Loaded, found: "Found | str", seconds: float) -> Scored:
-    """What was found in an image, on its own grid, or why nothing was."""
-    if isinstance(found, str) or loaded.image is None:
-        return Scored(_failed(loaded, str(found)))
-    score, heatmap, reconstruction = found
-    full = model.decode(heatmap, loaded.image.shape[1:])
-    return Scored(loaded, score, full, model.shown(loaded, heatmap, reconstruction), seconds)
+def _detect(model: Model, images: Sequence[LoadedImage]) -> list[_Found]:
+    encoded = [model.encoded(image) for image in images]
+    numbers = [image.record.slice for image in images]
+    scores = model.score([image.image for image in images], encoded, numbers)
+
+    found = []
+    for row, score in enumerate(scores.image.tolist()):
+        reconstruction = None if scores.reconstruction is None else scores.reconstruction[row]
+        found.append(_Found(score, scores.heatmap[row], reconstruction))
+    return found
 
 
-def _volume_scored(model: Model, loaded: Loaded) -> Scored:
-    """A volume's score, or why it has none."""
+def _scored_image(
+    model: Model, loaded: LoadedImage, found: _Found | Failed, seconds: float
+) -> ScoredImage | Failed:
+    """Return what was found in an image on its own grid."""
+    if isinstance(found, Failed):
+        return found
+    heatmap = model.decode(found.heatmap, loaded.image.shape[1:])
+    panels = model.panels(loaded, found.heatmap, found.reconstruction)
+    return ScoredImage(loaded, found.score, heatmap, panels, seconds)
+
+
+def _scored_volume(model: Model, loaded: LoadedVolume) -> ScoredVolume | Failed:
     try:
         return _score_volume(model, loaded)
     except AnodetectError:
         raise
     except Exception as error:
-        return Scored(_failed(loaded, why(error)))
+        return Failed(loaded.record, loaded.sha256, reason_of(error))
 
 
-def _score_volume(model: Model, loaded: Loaded) -> Scored:
+def _score_volume(model: Model, loaded: LoadedVolume) -> ScoredVolume:
     """Score a volume, as patches or slice by slice."""
-    assert loaded.volume is not None
     begun = time.monotonic()
     numbers = loaded.volume.numbers
     if model.tiling.dims == 3:
         scores, heatmap = model.score_volume(loaded.volume)
     else:
-        scores, heatmap = _score_slices(model, loaded, loaded.volume)
+        scores, heatmap = _score_slices(model, loaded)
+
     peaks = np.array([heatmap[number].max() for number in numbers], np.float64)
     seconds = time.monotonic() - begun
-    return Scored(
-        loaded, float(scores.max()), heatmap, None, seconds, SliceScores(numbers, scores, peaks)
-    )
+    return ScoredVolume(loaded, heatmap, SliceScores(numbers, scores, peaks), seconds)
 
 
-def _score_slices(model: Model, loaded: Loaded, volume: Prepared) -> tuple[Doubles, Floats]:
-    """A volume slice by slice, in the batches images are scored in; as `Model.score_volume`."""
-    depth, height, width = volume.geometry.sides
+def _score_slices(model: Model, loaded: LoadedVolume) -> tuple[NDArray[np.float64], Floats]:
+    """Score a volume slice by slice, in the batches in which images are scored; return the same as
+    `Model.score_volume`."""
+    depth, height, width = loaded.volume.geometry.sides
     heatmap = np.full((depth, height, width), np.nan, np.float32)
     scores: list[float] = []
-    slices = ahead(
-        lambda record: slice_of(loaded, model.encode, record),
-        slice_records(loaded),
-        2 * model.batch,
+
+    slices = read_ahead(
+        lambda record: cut(loaded, record, model.encode), slice_records(loaded), 2 * model.batch
     )
     for chunk in in_chunks(slices, model.batch):
-        for each, (score, found, _) in zip(chunk, _score_chunk(model, chunk), strict=True):
-            scores.append(score)
-            heatmap[each.record.slice] = model.decode(found, (height, width))
+        images = [each for each in chunk if isinstance(each, LoadedImage)]
+        for image, found in zip(images, _detect(model, images), strict=True):
+            scores.append(found.score)
+            heatmap[image.record.slice] = model.decode(found.heatmap, (height, width))
     return np.array(scores), heatmap
-
-
-Found = tuple[
-    float, Floats, Floats | None
-]  # score, heatmap and reconstruction, on the detector's grid
-
-
-def _score_chunk(model: Model, chunk: Sequence[Loaded]) -> list[Found]:
-    images = [loaded.image for loaded in chunk if loaded.image is not None]
-    encoded = [loaded.encoded for loaded in chunk if loaded.encoded is not None]
-    scores = model.score(images, encoded, [loaded.record.slice for loaded in chunk])
-    reconstructions = (
-        [None] * len(images) if scores.reconstruction is None else list(scores.reconstruction)
-    )
-    return list(zip(scores.image.tolist(), scores.heatmap, reconstructions, strict=True))

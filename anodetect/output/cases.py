@@ -7,12 +7,12 @@ import numpy as np
 
 from anodetect.files import write_atomic
 from anodetect.imaging.preprocess import Prepared
+from anodetect.imaging.representations import Panels
 from anodetect.output import volumes
 from anodetect.output.pictures import case_strip
 from anodetect.record.directories import picture_of
 from anodetect.types import Floats
 
-Panels = tuple[Floats, Floats, Floats | None]  # image, heatmap and reconstruction on one grid
 KEPT = {"highest": 50, "borderline": 12}
 
 
@@ -32,15 +32,14 @@ class Cases:
                 self.kept[name] = sorted([*self.kept[name], (rank, identity)])[: KEPT[name]]
         return identity in self._names()
 
-    def draw(
-        self, identity: str, heatmap: Floats, volume: Prepared | None, panels: Panels | None
-    ) -> None:
-        """Write the picture of an admitted image: its panels, or three planes of a volume."""
-        if volume is not None:
-            picture = volumes.picture(heatmap, volume, self.scale)
-        else:
-            assert panels is not None
-            picture = case_strip(*panels, self.scale)
+    def draw_image(self, identity: str, panels: Panels) -> None:
+        """Write the picture of an image that was admitted: its panels."""
+        picture = case_strip(panels.image, panels.heatmap, panels.reconstruction, self.scale)
+        write_atomic(picture_of(self.out, identity), picture, durable=False)
+
+    def draw_volume(self, identity: str, heatmap: Floats, volume: Prepared) -> None:
+        """Write the picture of a volume that was admitted: three planes through its peak."""
+        picture = volumes.picture(heatmap, volume, self.scale)
         write_atomic(picture_of(self.out, identity), picture, durable=False)
 
     def recall(self, identity: str, score: float) -> None:

@@ -1,0 +1,76 @@
+"""The values of an image: ranges that become -1 to 1, and what an image is like in two numbers."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from anodetect.imaging.foreground import HIGH, LOW, foreground, has_flat_background, quantiles
+from anodetect.types import Bools, Floats
+
+SAMPLE_PIXELS = 512  # about as many values of an image stand for it when a range is learned
+Range = tuple[float, float]  # native values that become -1 and 1
+
+
+@dataclass(frozen=True)
+class ImageSample:
+    """A small sample of one image, from which a model learns about values.
+
+    `values` and `inner_values` are values of all pixels and of the foreground, evenly spread.
+    """
+
+    coloured: bool
+    flat_background: bool
+    values: Floats
+    inner_values: Floats
+
+
+@dataclass(frozen=True)
+class Traits:
+    """Two numbers that do not depend on how ill a patient is: the share of an image's pixels that
+    is foreground, 0 to 1, and the median of the scaled foreground, about -1 to 1."""
+
+    share: float
+    brightness: float
+
+
+def sample_of(image: Floats) -> ImageSample:
+    """Return the sample of an image [C, H, W] in native units."""
+    return ImageSample(
+        coloured=to_channels(image, 1) is None,
+        flat_background=has_flat_background(image),
+        values=_spread(image.ravel()),
+        inner_values=_spread(image[:, foreground(image)].ravel()),
+    )
+
+
+def traits_of(scaled: Floats, inside: Bools) -> Traits:
+    """Return the traits of a scaled image [C, H, W] with its foreground [H, W]."""
+    return Traits(float(inside.mean()), quantiles(scaled[:, inside], (50.0,))[0])
+
+
+def to_channels(image: Floats, channels: int) -> Floats | None:
+    """Return the image [C, H, W] with 1 or 3 channels; None if colour would be lost."""
+    if len(image) == channels:
+        return image
+    if channels == 3:
+        return np.repeat(image, 3, axis=0)
+    return image[:1] if (image == image[:1]).all() else None
+
+
+def range_of(values: Floats) -> Range:
+    """Return the lowest and highest of the values but for a few, at least 1 apart if they are
+    equal."""
+    low, high = quantiles(values, (LOW, HIGH))
+    return low, high if high > low else low + 1.0
+
+
+def volume_values(slices: Floats, inside: Bools) -> Floats:
+    """Return the foreground values of every other slice, row and column of a volume [C, D, H, W];
+    of all of them if that leaves none."""
+    some = slices[:, ::2, ::2, ::2][:, inside[::2, ::2, ::2]]
+    return some if some.size else slices[:, inside]
+
+
+def _spread(values: Floats) -> Floats:
+    """Return about SAMPLE_PIXELS of the values, as a copy, so that the image itself can go."""
+    return values[:: max(1, values.size // SAMPLE_PIXELS)].copy()

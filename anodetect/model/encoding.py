@@ -1,0 +1,59 @@
+"""All training images as a detector sees them, in files that are mapped into memory."""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from anodetect.data.scan import Record
+from anodetect.errors import DataError
+from anodetect.imaging.batch_files import BatchWriter
+from anodetect.model.loading import Encoded, Failed, Loaded, LoadedImage, LoadedVolume
+from anodetect.model.model import Model
+from anodetect.model.read_ahead import LOOK_AHEAD, read_ahead
+from anodetect.types import Batch
+
+CROPS = 2000  # random tiles or patches to learn from, at most, but at least one of each image
+CROP_PIXELS = 2**26  # and at most as many pixels of them
+
+
+def encode_all(
+    model: Model,
+    read: Callable[[Record], Loaded],
+    records: Sequence[Record],
+    stem: Path,
+    seed: int,
+    kinds: Sequence[str],
+) -> Batch:
+    """Return the images of records, or random tiles or patches of them, as the detector sees them.
+
+    The arrays are written to files whose names begin with `stem`. `read` gives images with what the
+    detector sees of them. With more than one of `kinds` the batch has the number of each image's
+    kind, -1 for others. Raises DataError if an image cannot be read.
+    """
+    count = crop_count(math.prod(model.tiling.sides), len(records))
+    rng = np.random.default_rng(seed)
+    writer = BatchWriter(stem, len(records) * count)
+    numbers: list[int] = []
+
+    for loaded in read_ahead(read, records, LOOK_AHEAD * model.batch):
+        kind = kinds.index(loaded.record.kind) if loaded.record.kind in kinds else -1
+        for image, foreground in model.crops(_encoded(model, loaded), count, rng):
+            writer.append(image, foreground)
+            numbers.append(kind)
+    return writer.batch(np.array(numbers, np.int64) if len(kinds) > 1 else None)
+
+
+def crop_count(pixels: int, images: int) -> int:
+    """Return how many tiles or patches of so many pixels to take of each image; 1 without them."""
+    return max(1, min(CROPS, CROP_PIXELS // pixels) // images) if pixels else 1
+
+
+def _encoded(model: Model, loaded: Loaded) -> Encoded:
+    if isinstance(loaded, LoadedVolume):
+        return model.encode_volume(loaded.volume)
+    if isinstance(loaded, LoadedImage):
+        return model.encoded(loaded)
+    reason = loaded.error if isinstance(loaded, Failed) else "belongs to another shard"
+    raise DataError(f"{loaded.record.id}: {reason}")
