@@ -37,6 +37,10 @@ SAME_DIRECTION = 1e-3  # of cosines
 SAME_PLACE = 1e-3  # mm
 EVEN = 0.05  # share of the spacing
 TOMOGRAPHIC = ("CT", "MR", "PT")  # modalities whose images have a place in the patient
+HEADLINE_TAGS = [
+    "SeriesInstanceUID", "StudyInstanceUID", "PatientID", "IssuerOfPatientID",
+    "ImagePositionPatient", "SOPClassUID", "Rows", "NumberOfFrames",
+]  # fmt: skip
 PLACE_TAGS = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 # What all files of a series have in common, and what a reason calls it.
 ALIKE = (
@@ -61,12 +65,14 @@ warnings.filterwarnings("ignore", module=r"pydicom\.")
 class Headline:
     """The part of a header that says whose image a file is and which others belong to it.
 
-    `series` is "" for a file that stands alone. `patient` is all that identifies the patient.
-    `frames` is 0 for a file that is no image, such as a report.
+    `series` is "" for a file that stands alone. `patient` is the patient's identifier, which
+    `issuer` gave; without one it is that of the study or series, "" without any. `frames` is 0 for
+    a file that is no image, such as a report.
     """
 
-    series: str
-    patient: str
+    series: str = ""
+    issuer: str = ""
+    patient: str = ""
     frames: int = 1
 
 
@@ -74,24 +80,23 @@ def headline(path: Path) -> Headline:
     """Read a file's headline. That of a file that cannot be read is empty; reading the file will
     say why."""
     try:
-        return _headline(path) if path.is_file() else Headline("", "")
+        return _headline(path) if path.is_file() else Headline()
     except Exception:  # pydicom raises any kind of error on damaged files
-        return Headline("", "")
+        return Headline()
 
 
 def _headline(path: Path) -> Headline:
     header = _start_of_header(path)
     issuer = str(header.get("IssuerOfPatientID") or "")
     patient = str(header.get("PatientID") or "")
-    study = str(header.get("StudyInstanceUID") or "")
     series = str(header.get("SeriesInstanceUID") or "")
+    if not patient:
+        issuer, patient = "", str(header.get("StudyInstanceUID") or series)
 
     is_image = header.get("Rows") and header.get("SOPClassUID") != SegmentationStorage
     count = int(header.get("NumberOfFrames") or 1) if is_image else 0
     alone = "ImagePositionPatient" not in header or count > 1
-    # A patient without an identifier is known by the study, or by the series.
-    known = f"{issuer}\0{patient}" if patient else f"\0{study or series}"
-    return Headline("" if alone else series, known.rstrip("\0"), count)
+    return Headline("" if alone else series, issuer, patient.rstrip("\0"), count)
 
 
 def _start_of_header(path: Path) -> Dataset:
@@ -100,29 +105,14 @@ def _start_of_header(path: Path) -> Dataset:
         deflated = _is_deflated(file.read(META))
     if deflated:
         return parse(path.read_bytes())
-    return pydicom.dcmread(
-        path,
-        stop_before_pixels=True,
-        specific_tags=[
-            "SeriesInstanceUID",
-            "StudyInstanceUID",
-            "PatientID",
-            "IssuerOfPatientID",
-            "ImagePositionPatient",
-            "SOPClassUID",
-            "Rows",
-            "NumberOfFrames",
-        ],
-    )
+    return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=HEADLINE_TAGS)
 
 
 def group_of(found: Headline, *, keep_identifiers: bool) -> str:
     """Return the patient's pseudonym, or what identifies the patient; "" if nothing does."""
     if not found.patient:
         return ""
-    if keep_identifiers:
-        return found.patient.rpartition("\0")[2]
-    return pseudonym(*found.patient.split("\0"))
+    return found.patient if keep_identifiers else pseudonym(found.issuer, found.patient)
 
 
 # -- One file --------------------------------------------------------------------------------------

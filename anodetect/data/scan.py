@@ -166,7 +166,7 @@ def is_below(path: Path, folder: str | Path) -> bool:
 # -- Records of files and of DICOM series ----------------------------------------------------------
 
 
-def _records(folder: Path, paths: Iterable[Path], **known: object) -> Iterator[Record]:
+def _records(folder: Path, paths: Iterable[Path]) -> Iterator[Record]:
     """Yield a record for each file, and one for all files of a DICOM series in the same folder."""
     series: dict[tuple[Path, str], list[Path]] = {}
     for path in paths:
@@ -174,17 +174,17 @@ def _records(folder: Path, paths: Iterable[Path], **known: object) -> Iterator[R
         series.setdefault((path.parent, name or path.name), []).append(path)
 
     for first, *rest in series.values():
-        yield record_of(folder, first, (first, *rest), **known)
+        yield record_of(folder, first, (first, *rest))
 
 
-def record_of(folder: Path, path: Path, files: tuple[Path, ...], **known: object) -> Record:
+def record_of(folder: Path, path: Path, files: tuple[Path, ...]) -> Record:
     """Return the record of a file or of a series' `files`, its id relative to `folder`. A DICOM
     file's group is its patient's pseudonym, any other's its own id."""
     name = path_text(path.relative_to(folder))
     if not formats.is_series(path):
-        return Record(id=name, path=path, **{"group": name, **known})  # type: ignore[arg-type]
+        return Record(id=name, path=path, group=name)
     group = dicom.group_of(dicom.headline(path), keep_identifiers=False) or name
-    return Record(id=name, path=path, files=files, **{"group": group, **known})  # type: ignore[arg-type]
+    return Record(id=name, path=path, files=files, group=group)
 
 
 Headlines = Mapping[Path, dicom.Headline]
@@ -261,12 +261,13 @@ def _mvtec(folder: Path, follow_symlinks: bool) -> Dataset:
         problems += [Problem(f"{place}/{each.name}", each.reason) for each in passed_over]
         label = NORMAL if kind == "good" else ANOMALOUS
         masks = _masks(folder, kind) if label else {}
-        for record in _records(folder, found, split=split, label=label, kind=path_text(kind)):
+        for record in _records(folder, found):
             mask = _mask_of(record.path.name, masks)
             if mask and not follow_symlinks and not is_below(mask, folder):
                 problems.append(Problem(path_text(mask.relative_to(folder)), LINK_OUT))
                 mask = None
-            records.append(replace(record, mask=mask))
+            known = replace(record, split=split, label=label, kind=path_text(kind), mask=mask)
+            records.append(known)
 
     return Dataset(path_text(folder.name), folder, tuple(records), tuple(problems))
 

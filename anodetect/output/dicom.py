@@ -67,7 +67,7 @@ def write(shown: VolumeMap, files: OutputFiles) -> None:
 
     datasets: dict[Kind, Dataset] = {}
     try:
-        source = _source(volume.volume.origin, shown.pseudonym)
+        source = _source_headers(volume.volume.origin, shown.pseudonym)
         segments, found = findings(shown.heatmap, shown.above(), volume)
         values = volume.geometry.to_source(shown.heatmap)[source.order]
         numbered = volume.geometry.to_source(segments)[source.order]
@@ -88,7 +88,7 @@ def write(shown: VolumeMap, files: OutputFiles) -> None:
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceHeaders:
     """The headers of the files that a volume was made from, as far as highdicom needs them, and for
     each of their frames the number of its slice in the volume."""
 
@@ -96,11 +96,11 @@ class Source:
     order: list[int]
 
 
-def _source(series: Series, pseudonym: str) -> Source:
+def _source_headers(series: Series, pseudonym: str) -> SourceHeaders:
     order = [0] * len(series.numbers)
     for place, number in enumerate(series.numbers):
         order[number] = place
-    return Source([_named(header, pseudonym) for header in series.headers], order)
+    return SourceHeaders([_named(header, pseudonym) for header in series.headers], order)
 
 
 def _named(header: Dataset, pseudonym: str) -> Dataset:
@@ -160,7 +160,7 @@ def _label(number: int) -> str:
 # -- Parametric Map and Segmentation ---------------------------------------------------------------
 
 
-def _parametric_map(heatmap: Floats, source: Source, model: str) -> Dataset:
+def _parametric_map(heatmap: Floats, source: SourceHeaders, model: str) -> Dataset:
     """Return a heatmap [frames, rows, columns] as a Parametric Map of floats."""
     import highdicom as hd
 
@@ -196,7 +196,9 @@ def _parametric_map(heatmap: Floats, source: Source, model: str) -> Dataset:
     return dataset
 
 
-def _segmentation(segments: NDArray[np.uint8], found: int, source: Source, model: str) -> Dataset:
+def _segmentation(
+    segments: NDArray[np.uint8], found: int, source: SourceHeaders, model: str
+) -> Dataset:
     """Return findings [frames, rows, columns], numbered from 1, as a binary Segmentation; the first
     `found` have a name of their own."""
     import highdicom as hd
@@ -241,7 +243,7 @@ def _segmentation(segments: NDArray[np.uint8], found: int, source: Source, model
 
 
 def _report(
-    found: list[Finding], segmentation: Dataset, heatmap: Dataset, source: Source, model: str
+    found: list[Finding], segmentation: Dataset, heatmap: Dataset, source: SourceHeaders, model: str
 ) -> Dataset:
     """Return the measurements of each finding, which refer to its segment in the Segmentation."""
     import highdicom as hd
@@ -269,7 +271,7 @@ def _report(
 
 
 def _measurements(
-    found: list[Finding], segmentation: Dataset, source: Source, model: str
+    found: list[Finding], segmentation: Dataset, source: SourceHeaders, model: str
 ) -> list[Any]:
     """Return a group of measurements for each finding: its peak and its volume."""
     import highdicom as hd
