@@ -44,7 +44,7 @@ class Appearance:
     `window` holds the values shown black and white, `scale` the ends of the map's colours.
     `opacity` is that of the map over the image, 0 to 1. `third` names the third panel: "heatmap",
     "reconstruction" or "difference". Contours are drawn at `threshold`, none where it is None;
-    `truth` tells whether the true mask is outlined.
+    with `truth` the true mask is outlined.
     """
 
     window: tuple[float, float]

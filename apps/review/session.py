@@ -193,7 +193,7 @@ def _key(directory: ScoreDirectory) -> tuple[Path, str, str]:
 
 
 def thumbnails_of(scores: Scores, rows: Sequence[ScoreRow], hidden: Sequence[bool]) -> Thumbnails:
-    """Return a small picture for each row; `hidden` tells for each whether its scores are hidden.
+    """Return a small picture for each row; `hidden` has True where a row's scores are hidden.
 
     A volume is shown by the slice with the highest score, or by the middle one where that is
     hidden. Volumes take long to read, so a thread beside the page reads them.
