@@ -19,6 +19,7 @@ from anodetect.data.volumes import Volume
 from anodetect.imaging.preprocess import Preprocess, PreprocessConfig
 from anodetect.model.loading import Failed, load
 from anodetect.record import directories
+from apps.review import folders
 
 RNG = np.random.default_rng(11)
 SPACING, ORIGIN = (0.5, 0.75, 2.0), (-10.0, 20.0, 30.0)  # millimetres, toward L, P and S
@@ -199,6 +200,15 @@ def test_a_file_is_found_and_read_as_it_was_written(name, suffix, change, tmp_pa
         assert np.allclose(decoded.affine, affine, atol=1e-6)
         decoded = decoded.voxels
     assert decoded.dtype == np.float32
+
+
+@pytest.mark.parametrize(("name", "suffix"), CASES)
+def test_the_review_app_offers_a_folder_of_such_files(name, suffix, tmp_path):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/notes.txt").write_text("not an image")
+    assert folders.search([tmp_path]).images == ()
+    (tmp_path / f"set/a{suffix}").write_bytes(of_suffix(MAKERS[name]()[0], suffix))
+    assert folders.search([tmp_path]).images == (tmp_path / "set",)
 
 
 @pytest.mark.parametrize(("name", "suffix"), CASES)
