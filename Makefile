@@ -9,7 +9,7 @@ demo: $(VENV)/demo-installed
 	$(BIN)/anodetect demo --out anodetect-demo
 
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2
 
 check: $(VENV)/dev-installed
 	$(BIN)/ruff check .

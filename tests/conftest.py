@@ -1,18 +1,36 @@
 import os
+import signal
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from anodetect.data import synthetic
-
 SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+def pytest_configure(config):
+    """Fix the number of threads, for which bit-equality is promised, before a library reads it.
+
+    There are two, and the workers of pytest-xdist share them. Numba has a setting of its own: when
+    it starts, it gives torch as many threads as it has itself.
+    """
+    workers = config.getoption("numprocesses", None) or 1
+    for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        os.environ.setdefault(name, str(max(1, 2 // workers)))
+
+
+def pytest_collection_modifyitems(items):
+    """Keep the tests of a file on one worker of pytest-xdist, where its fixtures are made once."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
 
 
 @pytest.fixture(scope="session")
 def synthetic_folder(tmp_path_factory):
     """The synthetic set in the MVTec layout: 60 normals to train on, 20 normals and 20 defects to
     test on."""
+    from anodetect.data import synthetic
+
     folder = tmp_path_factory.mktemp("synthetic") / "tiles"
     synthetic.write(folder, train=60, test=20, size=64)
     return folder
@@ -38,6 +56,7 @@ def shared_data():
 @pytest.fixture
 def save_png(tmp_path):
     """Write an array as PNG below tmp_path and return its path."""
+    import numpy as np
     from PIL import Image
 
     def save(name, array):
@@ -49,7 +68,12 @@ def save_png(tmp_path):
     return save
 
 
-@pytest.fixture(autouse=True)
-def two_threads():
-    """Bit-equality is promised for a fixed number of threads."""
-    os.environ.setdefault("OMP_NUM_THREADS", "2")
+@pytest.fixture
+def interruptible():
+    """Let child processes react to SIGINT where the shell that started the tests ignores it.
+
+    A child inherits an ignored signal. A signal with a handler has its default action in the child.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

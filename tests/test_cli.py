@@ -450,6 +450,7 @@ def test_the_same_bytes_in_train_and_test_are_a_leak(
     assert "leak" in err
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_interrupted_training_resumes_to_the_same_model(anodetect, synthetic_folder, tmp_path):
     long = [*SMALL, "--set", "training.steps=40"]
     train = ["train", synthetic_folder, "-d", "dae", *long, "--json"]

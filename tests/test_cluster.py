@@ -95,6 +95,7 @@ def test_workers_write_the_same_files(both):
     assert verification.verify(there.path).intact
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_ends_the_cluster_and_the_rest_can_be_resumed(folder, run, tmp_path):
     pytest.importorskip("ray")
     arguments = [

@@ -62,6 +62,22 @@ HARD = {"ebm": {"inverted"}}
 SIZE = 32
 
 
+def one_worker(name):
+    """Return the mark that keeps the cases of a detector on one worker, which trains it once."""
+    return pytest.mark.xdist_group(f"{__name__}-{name}")
+
+
+def spelled(changes):
+    """Return the name of changed settings in the name of a case, None for other parameters."""
+    if isinstance(changes, dict):
+        return ",".join(f"{key}={value}" for key, value in changes.items())
+    return None
+
+
+EACH_DETECTOR = [pytest.param(name, marks=one_worker(name)) for name in DETECTORS]
+EACH_TRAINED_BY_STEPS = [each for each in EACH_DETECTOR if "training" in TINY[each.values[0]]]
+
+
 def batch(count, channels=1, size=SIZE, **options):
     pixels, _ = synthetic.images(count, size=size, channels=channels, **options)
     return Batch(pixels.astype(np.float32) / 127.5 - 1, np.ones((count, size, size), bool))
@@ -85,9 +101,19 @@ def trained(name, folder, channels=1, size=SIZE, **options):
 
 
 def hurried(name, folder, channels=1, size=SIZE):
-    """Trained for a few steps: what is asked of it does not depend on what it has learned."""
-    short = {"training": TINY[name]["training"] | {"steps": 10}} if "training" in TINY[name] else {}
-    return fitted(make(name, **short), folder, channels, size)
+    """Return a detector after a few steps, for what does not depend on what it has learned."""
+    return fitted(create_detector(name, shortened(TINY[name])), folder, channels, size)
+
+
+def shortened(values):
+    """Return the settings with ten steps of training, also for the members of an ensemble."""
+    short = dict(values)
+    for key, value in values.items():
+        if isinstance(value, dict):
+            short[key] = shortened(value)
+        elif key == "steps":
+            short[key] = 10
+    return short
 
 
 def fitted(detector, folder, channels=1, size=SIZE, **options):
@@ -101,7 +127,7 @@ def fitted(detector, folder, channels=1, size=SIZE, **options):
 
 
 def seen(name, images):
-    """Images; for detectors of features alone, the pixels around each pixel in place of features."""
+    """Return images; for detectors of features alone, the pixels around each as its features."""
     if "pixels" in DETECTORS[name].representations:
         return images
     around = F.unfold(F.pad(torch.from_numpy(images.images), (2, 2, 2, 2), mode="reflect"), 5)
@@ -114,14 +140,10 @@ def score(detector, images):
     return detector.score(seen(name_of(detector), images), seeds=image_seeds(list(images.images)))
 
 
-@pytest.fixture(scope="module")
-def detectors(tmp_path_factory):
-    return {name: trained(name, tmp_path_factory.mktemp(name)) for name in DETECTORS}
-
-
-@pytest.fixture(params=list(DETECTORS))
-def detector(request, detectors):
-    return detectors[request.param]
+@pytest.fixture(scope="module", params=EACH_DETECTOR)
+def detector(request, tmp_path_factory):
+    """Return a trained detector. It is trained when its first case runs."""
+    return trained(request.param, tmp_path_factory.mktemp(request.param))
 
 
 def test_every_detector_has_a_tiny_config():
@@ -219,7 +241,7 @@ def test_channels_and_sizes(detector, tmp_path, channels, size):
     assert score(other, batch(2, channels, size)).heatmap.shape == (2, size, size)
 
 
-@pytest.mark.parametrize("name", [name for name in DETECTORS if "training" in TINY[name]])
+@pytest.mark.parametrize("name", EACH_TRAINED_BY_STEPS)
 def test_budget_is_respected_and_recorded(name, tmp_path):
     records, cls = [], detector_class(name)
     detector = cls(build(cls.Config, TINY[name] | {"training": {"steps": 10**6}}, name))
@@ -247,6 +269,7 @@ def test_budget_is_respected_and_recorded(name, tmp_path):
         {"local": 0.0, "residual": "squared", "attention": 1},
         {"network": "mlp", "widths": [16], "blocks": 2, "crop": 16, "prior": "off"},
     ],
+    ids=spelled,
 )
 def test_every_variant_of_anoddpm_keeps_seeds_and_company(changes, tmp_path):
     detector = make("anoddpm", training={"steps": 4}, **changes)
@@ -287,6 +310,7 @@ def test_every_variant_of_anoddpm_keeps_seeds_and_company(changes, tmp_path):
         ("jem", {"score": "gradient", "chain": "short-run"}),
         ("jem", {"score": "class", "labels": "position", "pixel_error": "on"}),
     ],
+    ids=spelled,
 )
 def test_every_variant_of_an_energy_keeps_seeds_and_company(name, changes, tmp_path):
     detector = make(name, **{"training": {"steps": 4}} | changes)
@@ -319,10 +343,10 @@ def test_knn_measures_the_distance_to_the_nearest_location_of_the_memory():
     assert np.isclose(scores.image[2], distances.min(1).max(), atol=1e-4)
 
 
-def test_maps_of_rising_defects_rise():
+def test_maps_of_rising_defects_rise_with_pca():
     """A stronger defect never scores lower: checked on the detector with a closed form."""
     detector = detector_class("pca")(build(detector_class("pca").Config, {"components": 5}, "pca"))
-    detector.fit(batch(48), batch(12, seed=1), context=None or TrainContext(0, "cpu", None))
+    detector.fit(batch(48), batch(12, seed=1), context=TrainContext(0, "cpu", None))
     clean = batch(1, seed=4)
     values = []
     for strength in (0.0, 0.3, 0.6, 1.2):
@@ -332,7 +356,7 @@ def test_maps_of_rising_defects_rise():
     assert all(low < high for low, high in pairwise(values))
 
 
-def test_the_reference_preset_is_the_papers():
+def test_the_reference_preset_of_anoddpm_is_the_papers():
     config = resolve("anoddpm", "pixels", {"preset": "reference", "training": {"steps": 7}})
     assert config["representation"]["size"] == 256
     detector = config["detector"]

@@ -217,6 +217,7 @@ def test_what_makes_a_worker_fail_is_said(pca_run, folder, tmp_path):
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_ends_all_processes_without_noise_and_can_be_resumed(
     pca_run, folder, here, tmp_path
 ):

@@ -28,7 +28,7 @@ def until(condition, seconds=60):
 
 
 @pytest.fixture
-def stand_in(root, monkeypatch):
+def stand_in(root, monkeypatch, interruptible):
     """Starts Python code in place of the command line, and ends it if a test has not."""
     started = []
 
