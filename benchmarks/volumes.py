@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 import anodetect
 from anodetect.data import readers
 from anodetect.data.scan import Record
-from anodetect.imaging.preprocess import Prepared
+from anodetect.imaging.preprocess import PreparedVolume
 from anodetect.imaging.resize import resize
 from anodetect.model.loading import LoadedVolume, load
 from anodetect.model.model import Model
@@ -99,7 +99,7 @@ def find(run: runs.Run, folder: Path) -> Iterator[Found]:
             scored=volume.scored,
             unseen=volume.unseen,
             heatmap=np.nan_to_num(scored.heatmap),
-            mask=readers.volume_mask(mask, volume.volume, volume.geometry),
+            mask=readers.volume_mask(mask, volume.source, volume.geometry),
             intensity=(volume.slices[0] / np.percentile(volume.slices, 99.5)).astype(np.float32),
         )
 
@@ -191,7 +191,7 @@ def peak(run: Path, paths: list[Path], out: Path) -> float:
     return float(json.loads(done.stdout)["peak_memory_mb"])
 
 
-def bare_model(model: Model, volume: Prepared) -> Callable[[], object]:
+def bare_model(model: Model, volume: PreparedVolume) -> Callable[[], object]:
     """Return a function that scores a volume without reading or writing anything."""
     if model.tiling.dims == 3:
         return lambda: model.score_volume(volume)

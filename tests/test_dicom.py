@@ -158,7 +158,7 @@ def test_slices_are_ordered_by_position_whatever_their_names_and_lie_where_they_
     straight = read(write_series(tmp_path / "a", array)).volume
     shuffled = read(write_series(tmp_path / "b", array, order=RNG.permutation(len(array)))).volume
     for volume in (straight, shuffled):
-        assert np.array_equal(volume.volume.voxels[0], array)
+        assert np.array_equal(volume.source.voxels[0], array)
         assert np.allclose(volume.geometry.affine, AFFINE, atol=1e-6)
         assert np.allclose(
             volume.geometry.position(volume.geometry.inside((4, 5, 6))), (AFFINE @ (4, 5, 6, 1))[:3]
@@ -174,7 +174,7 @@ def test_a_series_that_runs_the_other_way_is_the_same_volume(tmp_path):
         instance(stored, back, number).save_as(
             tmp_path / "a" / f"{number}.dcm", enforce_file_format=True
         )
-    assert np.array_equal(read(tmp_path / "a").volume.volume.voxels[0], array)
+    assert np.array_equal(read(tmp_path / "a").volume.source.voxels[0], array)
 
 
 @settings(max_examples=15, deadline=None)
@@ -250,8 +250,8 @@ def test_a_real_scan_is_the_same_as_nifti_and_as_dicom(shared_data, tmp_path):
     path = shared_data / "lgg_volumes/lgg053_flair.nii.gz"
     other = load(scan.Record(path.name, path)).volume
     array, affine = (
-        other.volume.voxels[0].transpose(2, 1, 0).astype(np.int16),
-        other.volume.affine[:, [2, 1, 0, 3]],
+        other.source.voxels[0].transpose(2, 1, 0).astype(np.int16),
+        other.source.affine[:, [2, 1, 0, 3]],
     )
     for name, number in enumerate(RNG.permutation(len(array))):
         instance(array[number], affine, int(number)).save_as(
@@ -406,7 +406,7 @@ def test_frames_of_a_multiframe_image_are_ordered_and_scaled_one_by_one(tmp_path
     )
     volume = read(tmp_path).volume
     assert np.array_equal(
-        volume.volume.voxels[0], array * (1 + np.arange(len(array)))[:, None, None]
+        volume.source.voxels[0], array * (1 + np.arange(len(array)))[:, None, None]
     )
     assert np.allclose(volume.geometry.affine, AFFINE, atol=1e-6)
 
@@ -419,13 +419,13 @@ def test_hounsfield_units_signs_and_monochrome1(tmp_path):
     ct = read(
         write_series(tmp_path / "ct", array, Modality="CT", RescaleSlope=2, RescaleIntercept=-1024)
     )
-    assert np.array_equal(ct.volume.volume.voxels[0], 2 * array - 1024)
+    assert np.array_equal(ct.volume.source.voxels[0], 2 * array - 1024)
     assert ct.volume.span is None  # every CT on the same scale
     white = voxels(dtype=np.uint16)
     inverted = read(
         write_series(tmp_path / "w", white, PhotometricInterpretation="MONOCHROME1", BitsStored=12)
     )
-    assert np.array_equal(inverted.volume.volume.voxels[0], 4095 - white.astype(int))
+    assert np.array_equal(inverted.volume.source.voxels[0], 4095 - white.astype(int))
 
 
 @pytest.mark.parametrize("tags", [{"Modality": "CT"}, {"RescaleType": "HU"}])
@@ -437,7 +437,7 @@ def test_monochrome1_leaves_hounsfield_units_alone(tmp_path, tags):
         "RescaleIntercept": -1024,
     }
     assert np.array_equal(
-        read(write_series(tmp_path, array, **tags)).volume.volume.voxels[0], 2 * array - 1024
+        read(write_series(tmp_path, array, **tags)).volume.source.voxels[0], 2 * array - 1024
     )
 
 
@@ -449,7 +449,7 @@ def test_monochrome1_leaves_hounsfield_units_of_frames_alone(tmp_path):
         group.PixelValueTransformationSequence[0].RescaleType = "HU"
     made.save_as(tmp_path / "a.dcm", enforce_file_format=True)
     assert np.array_equal(
-        read(tmp_path).volume.volume.voxels[0], array * (1 + order)[:, None, None]
+        read(tmp_path).volume.source.voxels[0], array * (1 + order)[:, None, None]
     )
 
 
@@ -482,14 +482,14 @@ def test_compressed_pixels_are_what_was_compressed(tmp_path, syntax):
         made["PixelData"].is_undefined_length = True
 
     assert np.array_equal(
-        read(write_series(tmp_path, array, change=compress)).volume.volume.voxels[0], array
+        read(write_series(tmp_path, array, change=compress)).volume.source.voxels[0], array
     )
 
 
 def test_rle_is_what_was_compressed(tmp_path):
     array = voxels(dtype=np.uint16)
     write_series(tmp_path, array, change=lambda number, made: made.compress(RLELossless))
-    assert np.array_equal(read(tmp_path).volume.volume.voxels[0], array)
+    assert np.array_equal(read(tmp_path).volume.source.voxels[0], array)
 
 
 def test_a_radiograph_is_an_image(tmp_path):
@@ -757,7 +757,7 @@ def test_a_model_of_volumes_decides_how_all_are_scaled(scored, tmp_path, monkeyp
     )
     shutil.copytree(tmp_path / "CT", tmp_path / "both")
     shutil.copytree(mr, tmp_path / "both/t")
-    volumes = [read(folder.parent).volume.volume for folder in (ct, mr)]
+    volumes = [read(folder.parent).volume.source for folder in (ct, mr)]
     for name, fixed in (("CT", True), ("MR", False), ("both", False)):
         preprocess, again, older = (Preprocess(PreprocessConfig()) for _ in range(3))
         usable_normals(scan.scan(tmp_path / name), preprocess, 2, Silent())

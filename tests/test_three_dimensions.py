@@ -1,4 +1,4 @@
-"""`--dims 3`: volumes as patches of voxels, from single functions to the whole way on tiny volumes."""
+"""`--dims 3`: volumes as patches of voxels, from single functions to whole runs on tiny volumes."""
 
 import math
 import os
@@ -491,7 +491,7 @@ def test_maps_of_resampled_slices_come_back_in_the_source_grid(tmp_path):
 
 @pytest.mark.parametrize("spacing", [0.0, 2.0, 8.0])
 def test_volumes_come_to_the_spacing_asked_for_and_maps_back_to_theirs(tmp_path, spacing):
-    """4 mm slices of 1 mm pixels become as many voxels as lie in them; slabs stay where they are."""
+    """4 mm slices of 1 mm pixels become as many voxels as lie in them; slabs keep their place."""
     volume = head(np.random.default_rng(0), np.s_[4:6, 8:32, 10:34])
     nib.save(nib.Nifti1Image(volume.transpose(2, 1, 0), AFFINE), tmp_path / "a.nii")
     config = resolve("anoddpm", "auto", VALUES | {"spacing": spacing, "foreground": "all"})

@@ -30,7 +30,7 @@ from anodetect.engines import worker
 from anodetect.errors import ConfigError, DataError, ImageError, Interrupted, RunError
 from anodetect.imaging.bias import remove_bias
 from anodetect.imaging.foreground import otsu, volume_foreground
-from anodetect.imaging.preprocess import Prepared, Preprocess, PreprocessConfig
+from anodetect.imaging.preprocess import PreparedVolume, Preprocess, PreprocessConfig
 from anodetect.model.loading import Failed, LoadedImage, LoadedVolume, load
 from anodetect.model.model import Model
 from anodetect.output import nifti, volumes
@@ -243,8 +243,8 @@ def test_one_component_of_an_nrrd(tmp_path, first):
     assert "3 volumes in one file; choose one" in error_of(tmp_path / "a.nrrd")
     assert "no component 3" in error_of(tmp_path / "a.nrrd", component=3)
     found = load(Record("a", tmp_path / "a.nrrd", component=2)).volume
-    assert np.array_equal(found.volume.voxels[0], array[2] if first else array[..., 2])
-    assert np.allclose(found.volume.affine, np.diag([1, 2, 3, 1]))
+    assert np.array_equal(found.source.voxels[0], array[2] if first else array[..., 2])
+    assert np.allclose(found.source.affine, np.diag([1, 2, 3, 1]))
 
 
 def test_an_nrrd_that_lies_nowhere_or_has_its_data_elsewhere_is_refused(tmp_path):
@@ -312,9 +312,9 @@ def test_one_component_of_a_4d_file(tmp_path):
     path = save_nifti(tmp_path / "a.nii.gz", array, np.eye(4))
     assert "3 volumes in one file; choose one" in error_of(path)
     assert "no component 3" in error_of(path, component=3)
-    one = load(Record("a", path, component=2)).volume.volume.voxels
+    one = load(Record("a", path, component=2)).volume.source.voxels
     assert np.array_equal(one[0], array[..., 2])
-    assert np.array_equal(prepared(path, component=2).volume.voxels, one)
+    assert np.array_equal(prepared(path, component=2).source.voxels, one)
 
 
 def test_scaled_and_signed_values_are_native_ones(tmp_path):
@@ -323,7 +323,7 @@ def test_scaled_and_signed_values_are_native_ones(tmp_path):
     image.header.set_slope_inter(0.5, -10)
     nib.save(image, tmp_path / "a.nii")
     expected = nib.load(tmp_path / "a.nii").get_fdata()
-    assert np.allclose(prepared(tmp_path / "a.nii").volume.voxels[0], expected)
+    assert np.allclose(prepared(tmp_path / "a.nii").source.voxels[0], expected)
     assert expected.min() < -400
 
 
@@ -567,9 +567,9 @@ def test_intensity_of_a_volume_is_its_own_but_hounsfield_units_are_everyones(tmp
     preprocess = Preprocess(PreprocessConfig(axis="axial"))
     scaled, _ = preprocess.apply(one.slices[:, 2], one, 2)
     assert np.allclose(scaled, preprocess.apply(ten.slices[:, 2], ten, 2)[0], atol=1e-4)
-    assert preprocess.prepare(replace(one.volume, modality="CT")).span is None
+    assert preprocess.prepare(replace(one.source, modality="CT")).span is None
     window = Preprocess(PreprocessConfig(axis="axial", window=(40, 400)))
-    assert window.prepare(one.volume).span == (-160, 240)
+    assert window.prepare(one.source).span == (-160, 240)
 
 
 def test_slow_changes_of_brightness_are_evened_out():
@@ -625,8 +625,8 @@ def scored(run, tmp_path_factory):
 def test_each_slice_of_a_normal_volume_is_an_image_and_its_patient_a_group(run):
     calibration = read_run(run).calibration
     assert len(calibration.scores) == DEPTH * calibration.n_groups
-    gc.collect()
-    assert not any(isinstance(each, Prepared) for each in gc.get_objects())  # the last volume read
+    gc.collect()  # the last volume that was read does not stay in memory
+    assert not any(type(each) is PreparedVolume for each in gc.get_objects())
     assert runs.facts(run)["fit_images"] % DEPTH == 0
     assert read_run(run).header["preprocess"]["axis"] == "axial"
     rows = runs.read_manifest(run)

@@ -3,7 +3,7 @@
 from anodetect.data.scan import Record
 from anodetect.data.truth import read_truth
 from anodetect.errors import ImageError
-from anodetect.imaging.preprocess import Prepared
+from anodetect.imaging.preprocess import PreparedVolume
 from anodetect.stats.evaluation import LabelledScore
 from anodetect.types import Bools, Floats
 
@@ -12,7 +12,7 @@ def labelled_score(
     record: Record,
     score: float,
     heatmap: Floats | None,
-    volume: Prepared | None = None,
+    volume: PreparedVolume | None = None,
     *,
     is_volume: bool = False,
 ) -> LabelledScore | None:
@@ -27,7 +27,7 @@ def labelled_score(
     mask: Bools | None = None
     problem = ""
     if heatmap is not None:
-        grid = None if volume is None else (volume.volume, volume.geometry)
+        grid = None if volume is None else (volume.source, volume.geometry)
         try:
             mask = read_truth(record, heatmap.shape, grid)
         except ImageError as error:

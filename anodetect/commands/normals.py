@@ -67,7 +67,7 @@ class _Planes:
 
     def add(self, loaded: LoadedVolume) -> None:
         self.first_of.setdefault(loaded.volume.geometry.plane, loaded.record.id)
-        self.fixed_units &= has_fixed_units(loaded.volume.volume)
+        self.fixed_units &= has_fixed_units(loaded.volume.source)
 
     def set_on(self, preprocess: Preprocess) -> None:
         """Make the common plane and units those of `preprocess`, if there are volumes."""

@@ -3,41 +3,31 @@
 scan → split → model → calibration → run directory
 """
 
-import json
 import os
-import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from anodetect.commands.calibrate import Calibrated, calibrate_model
 from anodetect.commands.manifest import manifest_rows
 from anodetect.commands.normals import Normals, Samples, usable_normals
-from anodetect.config import build, canonical, without_nan
+from anodetect.config import build, canonical
 from anodetect.data import cards, readers, split
 from anodetect.data.scan import Dataset, Record
 from anodetect.detectors import DETECTORS
 from anodetect.errors import ConfigError, DataError
-from anodetect.imaging.intensities import Traits, traits_of
-from anodetect.imaging.preprocess import Prepared, Preprocess, PreprocessConfig
+from anodetect.imaging.preprocess import Preprocess, PreprocessConfig
 from anodetect.imaging.representations import FEATURE_MULTIPLE, features_installed
 from anodetect.model.colour_scale import colour_scale, some_for_scale
 from anodetect.model.decoded import SCRATCH, DecodedFiles
-from anodetect.model.encoding import encode_all
-from anodetect.model.loading import Encoded, Loaded, LoadedImage, Reader
+from anodetect.model.fitting import Training, fit_model
 from anodetect.model.model import Model
-from anodetect.model.read_ahead import LOOK_AHEAD, read_ahead
 from anodetect.model.scoring import score_records
 from anodetect.model.settings import resolve
 from anodetect.record import environment, runs
-from anodetect.types import Batch, Detector, Floats, Reporter, Silent, TrainContext
-
-OBSERVED = 2000  # images, about, to learn what slices of volumes may be like
-LEARNED_FROM = 64  # images, about, for a representation that has something to learn
+from anodetect.types import Reporter, Silent
 
 
 @dataclass(frozen=True)
@@ -111,7 +101,9 @@ def train(
             f"{dataset.name}: fit {len(roles.fit)}, tune {len(roles.tune)}, "
             f"calibrate {len(roles.calibrate)} {'volumes' if model.tiling.dims == 3 else 'images'}"
         )
-        _learn(request, model, roles, workdir, scratch, reporter)
+        seconds = None if budget is None else 60 * budget
+        training = Training(workdir, seed, seconds, device, resume)
+        fit_model(model, roles, training, scratch, reporter)
         if helping:
             return {}
 
@@ -195,105 +187,6 @@ def _begin(request: Request, plan: Plan) -> Path:
     return runs.begin(request.out, resume=request.resume, fingerprint=fingerprint)
 
 
-def _learn(
-    request: Request,
-    model: Model,
-    roles: split.Roles,
-    workdir: Path,
-    scratch: DecodedFiles,
-    reporter: Reporter,
-) -> None:
-    """Let the representation learn, encode all images, and fit the detector."""
-    some = roles.fit[:: max(1, len(roles.fit) // LEARNED_FROM)]
-    needed_again = [*some, *some_for_scale(roles.tune or roles.fit)]
-    scratch.keep_only(record.id for record in needed_again)
-    _learn_representation(model, some, scratch)
-
-    with tempfile.TemporaryDirectory(dir=workdir) as folder:
-        observer = Observer(model, roles, scratch)
-        kinds = sorted({record.kind for record in roles.fit})
-        encode = partial(encode_all, model, observer.read, seed=request.seed, kinds=kinds)
-        fit = encode(roles.fit, Path(folder, "fit"))
-        tune = encode(roles.tune, Path(folder, "tune")) if roles.tune else fit
-        observer.teach()
-        _fit(request, model.detector, fit, tune, workdir, reporter)
-
-
-def _learn_representation(model: Model, records: Sequence[Record], scratch: DecodedFiles) -> None:
-    """Let the representation learn from some fit images what it has to learn."""
-    reader = Reader(model.preprocess, scratch=scratch)
-    model.representation.learn(
-        model.preprocess.apply(loaded.image, loaded.cut_from, loaded.record.slice or 0)
-        for loaded in read_ahead(reader.read, records, LOOK_AHEAD * model.batch)
-        if isinstance(loaded, LoadedImage)
-    )
-
-
-class Observer:
-    """Reads images with what the detector sees of them, and notes meanwhile what they are like.
-
-    A model that learned from images judges by it later which slices of volumes it can score. One
-    that learned from volumes does not need it.
-    """
-
-    def __init__(self, model: Model, roles: split.Roles, scratch: DecodedFiles) -> None:
-        self.model = model
-        self.traits: list[Traits] = []
-        self._plain = Reader(model.preprocess, model.encode, scratch=scratch)
-        self._observing = Reader(model.preprocess, self._encode, scratch=scratch)
-
-        observed: list[Record] = []
-        if model.preprocess.config.refuse_unseen and not model.preprocess.of_volumes:
-            observed = [*roles.fit, *roles.tune]
-            observed = observed[:: max(1, len(observed) // OBSERVED)]
-        self._observed = {record.id for record in observed}
-
-    def read(self, record: Record) -> Loaded:
-        """Read a record, on any thread."""
-        reader = self._observing if record.id in self._observed else self._plain
-        return reader.read(record)
-
-    def teach(self) -> None:
-        """Tell the preprocessing what the images were like."""
-        if self.traits:
-            self.model.preprocess.learn_seen(self.traits)
-
-    def _encode(self, image: Floats, of: Prepared | None, number: int) -> Encoded:
-        scaled, inside = self.model.preprocess.apply(image, of, number)
-        self.traits.append(traits_of(scaled, inside))
-        return self.model.encode_scaled(scaled, inside)
-
-
-def _fit(
-    request: Request, detector: Detector, fit: Batch, tune: Batch, workdir: Path, reporter: Reporter
-) -> None:
-    """Fit the detector, and log what it says and how long it took to train.jsonl."""
-
-    def progress(done: int, total: int, loss: float) -> None:
-        reporter.progress("train", done, total, f"loss {loss:.4f}")
-
-    with (workdir / "train.jsonl").open("a", encoding="utf-8") as file:
-
-        def log(entry: Mapping[str, Any]) -> None:
-            file.write(json.dumps(without_nan(entry)) + "\n")
-            file.flush()
-
-        context = TrainContext(
-            seed=request.seed,
-            device=request.device,
-            workdir=workdir,
-            budget=None if request.budget is None else 60 * request.budget,
-            resume=request.resume,
-            log=log,
-            progress=progress,
-        )
-        begun = time.monotonic()
-        try:
-            detector.fit(fit, tune, context=context)
-        finally:
-            log({"fit_seconds": time.monotonic() - begun})
-
-
 def _facts(
     request: Request,
     plan: Plan,
@@ -307,6 +200,7 @@ def _facts(
         reporter.warn(
             f"the loss diverged; the weights are those of step {steps}, the last good ones"
         )
+
     return {
         "train_seconds": round(sum(entry.get("fit_seconds", 0.0) for entry in log), 3),
         "stopped_by": stopped_by,
@@ -342,6 +236,7 @@ def _write(
         "scale": scale,
         "facts": facts,
     }
+
     left_out = plan.normals.left_out + calibrated.left_out
     runs.write(
         workdir,

@@ -103,8 +103,8 @@ class PreprocessConfig(Config):
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A volume as its slices are scored.
+class PreparedVolume:
+    """A volume as its slices are scored, made from the voxels of `source`.
 
     `slices` are [C, D, H, W] in native units, without bias if that is to be removed. `foreground`
     is [D, H, W]; `supplied` says whether a manifest named it. `scored` [D] says which slices are
@@ -113,7 +113,7 @@ class Prepared:
     Values above `highest` count as that value.
     """
 
-    volume: Volume
+    source: Volume
     geometry: Geometry
     slices: Floats
     foreground: Bools
@@ -206,7 +206,7 @@ class Preprocess:
     # -- images and slices ---------------------------------------------------------------------
 
     def apply(
-        self, image: Floats, of: Prepared | None = None, number: int = 0
+        self, image: Floats, of: PreparedVolume | None = None, number: int = 0
     ) -> tuple[Floats, Bools]:
         """Return an image [C, H, W] in native units scaled, [channels, H, W], and its foreground
         [H, W].
@@ -229,7 +229,7 @@ class Preprocess:
             span = range_of(same[:, inside]) if own else self.range
         return _scaled(same, span), inside
 
-    def _apply_slice(self, image: Floats, of: Prepared, number: int) -> tuple[Floats, Bools]:
+    def _apply_slice(self, image: Floats, of: PreparedVolume, number: int) -> tuple[Floats, Bools]:
         image = np.minimum(image, of.highest)
         inside = np.ones(image.shape[1:], bool)
         if of.supplied or self.flat_background:
@@ -261,7 +261,7 @@ class Preprocess:
 
     # -- volumes -------------------------------------------------------------------------------
 
-    def prepare(self, volume: Volume, supplied: Bools | None = None) -> Prepared:
+    def prepare(self, volume: Volume, supplied: Bools | None = None) -> PreparedVolume:
         """Slice a volume, and find its foreground and its range of values.
 
         `supplied` [I, J, K] takes the place of the foreground. ImageError if no slice can be
@@ -284,7 +284,7 @@ class Preprocess:
         if not filled.any():
             raise ImageError("no foreground")
         scored = filled >= max(1, self.config.least_foreground * filled.max())
-        prepared = Prepared(
+        prepared = PreparedVolume(
             volume,
             geometry,
             slices,
@@ -312,7 +312,7 @@ class Preprocess:
             return count
         return max(1, round(count * distance / self.config.spacing))
 
-    def _with_range(self, of: Prepared) -> Prepared:
+    def _with_range(self, of: PreparedVolume) -> PreparedVolume:
         """Return the volume with the values that become -1 and 1."""
         if self.config.exported:
             percentile, exported = self.config.exported
@@ -321,7 +321,7 @@ class Preprocess:
 
         span = self._window()
         if span is None and self.config.intensity != "dataset":
-            fixed = has_fixed_units(of.volume) if self.fixed_units is None else self.fixed_units
+            fixed = has_fixed_units(of.source) if self.fixed_units is None else self.fixed_units
             if self.config.intensity == "image" or not fixed:
                 span = range_of(volume_values(of.slices, of.foreground))
         return replace(of, span=span)
@@ -335,7 +335,7 @@ class Preprocess:
             raise ImageError(f"no voxels to scale by, above {0 if above is None else above:g}")
         return highest
 
-    def _without_unseen(self, of: Prepared) -> Prepared:
+    def _without_unseen(self, of: PreparedVolume) -> PreparedVolume:
         """Return the volume without the slices that are unlike any the model has learned from;
         ImageError if none is left."""
         found = [traits_of(*self.apply(of.slices[:, n], of, n)) for n in of.numbers]

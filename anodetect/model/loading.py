@@ -14,13 +14,13 @@ from anodetect.data import readers
 from anodetect.data.scan import Record
 from anodetect.data.volumes import Volume
 from anodetect.errors import AnodetectError, ConfigError, ImageError
-from anodetect.imaging.preprocess import Prepared, Preprocess, PreprocessConfig
+from anodetect.imaging.preprocess import PreparedVolume, Preprocess, PreprocessConfig
 from anodetect.model.decoded import Decoded, DecodedFiles
 from anodetect.types import Bools, Floats
 
 Encoded = tuple[Floats, Bools]  # an image as a detector sees it, and where it counts
 # Takes an image, the volume it is a slice of (or None) and the number of that slice.
-Encode = Callable[[Floats, Prepared | None, int], Encoded]
+Encode = Callable[[Floats, PreparedVolume | None, int], Encoded]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class LoadedImage:
     sha256: str
     image: Floats
     encoded: Encoded | None = None
-    cut_from: Prepared | None = None
+    cut_from: PreparedVolume | None = None
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class LoadedVolume:
 
     record: Record
     sha256: str
-    volume: Prepared
+    volume: PreparedVolume
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from anodetect.config import build
 from anodetect.errors import ImageError, RunError
 from anodetect.imaging import tiling
 from anodetect.imaging.heatmaps import pool
-from anodetect.imaging.preprocess import Prepared, Preprocess, PreprocessConfig
+from anodetect.imaging.preprocess import PreparedVolume, Preprocess, PreprocessConfig
 from anodetect.imaging.representations import Panels, Representation, create_representation
 from anodetect.imaging.resize import resize, resize_depth
 from anodetect.imaging.tiling import TilingConfig
@@ -74,7 +74,7 @@ class Model:
 
     # -- images --------------------------------------------------------------------------------
 
-    def encode(self, image: Floats, of: Prepared | None = None, number: int = 0) -> Encoded:
+    def encode(self, image: Floats, of: PreparedVolume | None = None, number: int = 0) -> Encoded:
         """Return what the detector sees of an image [C, H, W], or of slice `number` `of` a volume.
 
         With tiling that is the whole scaled image, from which tiles are cut. ImageError if the
@@ -155,7 +155,7 @@ class Model:
 
     # -- volumes in three dimensions -----------------------------------------------------------
 
-    def encode_volume(self, volume: Prepared) -> Encoded:
+    def encode_volume(self, volume: PreparedVolume) -> Encoded:
         """Return the scaled volume [C, D, H, W] from which patches are cut, and the foreground
         [D, H, W] of its slices that have enough of it.
 
@@ -171,7 +171,7 @@ class Model:
         depth = self.preprocess.depth(volume.geometry)
         return resize_depth(np.stack(planes, axis=1), depth), _with_depth(inside, depth)
 
-    def score_volume(self, volume: Prepared) -> tuple[Doubles, Floats]:
+    def score_volume(self, volume: PreparedVolume) -> tuple[Doubles, Floats]:
         """Return the scores [n] of the slices to score, and the heatmap [D, H, W].
 
         The heatmap is on the grid of the volume's slices, NaN in slices that are not scored. A

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from anodetect.files import write_atomic
-from anodetect.imaging.preprocess import Prepared
+from anodetect.imaging.preprocess import PreparedVolume
 from anodetect.imaging.representations import Panels
 from anodetect.output import volumes
 from anodetect.output.pictures import case_strip
@@ -37,7 +37,7 @@ class Cases:
         picture = case_strip(panels.image, panels.heatmap, panels.reconstruction, self.scale)
         write_atomic(picture_of(self.out, identity), picture, durable=False)
 
-    def draw_volume(self, identity: str, heatmap: Floats, volume: Prepared) -> None:
+    def draw_volume(self, identity: str, heatmap: Floats, volume: PreparedVolume) -> None:
         """Write the picture of a volume that was admitted: three planes through its peak."""
         picture = volumes.picture(heatmap, volume, self.scale)
         write_atomic(picture_of(self.out, identity), picture, durable=False)

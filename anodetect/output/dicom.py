@@ -19,7 +19,7 @@ from scipy import ndimage
 
 from anodetect.data.dicom import Series
 from anodetect.errors import RunError
-from anodetect.imaging.preprocess import Prepared
+from anodetect.imaging.preprocess import PreparedVolume
 from anodetect.output.formats import Kind, OutputFiles
 from anodetect.output.volumes import VolumeMap
 from anodetect.types import Floats
@@ -62,12 +62,12 @@ def write(shown: VolumeMap, files: OutputFiles) -> None:
     """Write the heatmap as a Parametric Map, its findings as a Segmentation and, where there are
     any, as a Structured Report. RunError if the volume did not come from DICOM."""
     volume, model = shown.volume, shown.model
-    if not isinstance(volume.volume.origin, Series):
+    if not isinstance(volume.source.origin, Series):
         raise RunError("no DICOM map: the source is not DICOM; ask for nifti")
 
     datasets: dict[Kind, Dataset] = {}
     try:
-        source = _source_headers(volume.volume.origin, shown.pseudonym)
+        source = _source_headers(volume.source.origin, shown.pseudonym)
         segments, found = findings(shown.heatmap, shown.above(), volume)
         values = volume.geometry.to_source(shown.heatmap)[source.order]
         numbered = volume.geometry.to_source(segments)[source.order]
@@ -134,7 +134,7 @@ class Finding:
 
 
 def findings(
-    heatmap: Floats, above: NDArray[np.bool_], volume: Prepared
+    heatmap: Floats, above: NDArray[np.bool_], volume: PreparedVolume
 ) -> tuple[NDArray[np.uint8], list[Finding]]:
     """Number the connected regions of `above` [D, H, W] from 1, highest peak first, and measure
     them. After FINDINGS of them all others have the same number and are not measured."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from anodetect.data.geometry import FLIP_XY
 from anodetect.data.volumes import decode_nifti
-from anodetect.imaging.preprocess import Prepared
+from anodetect.imaging.preprocess import PreparedVolume
 from anodetect.output.formats import OutputFiles
 from anodetect.output.volumes import VolumeMap
 from anodetect.types import Floats
@@ -45,7 +45,7 @@ def read_map(path: Path) -> Floats:
     return np.asarray(decode_nifti(path.read_bytes(), holes=True).voxels[0])
 
 
-def write(file: IO[bytes], values: NDArray[Any], volume: Prepared, description: str) -> None:
+def write(file: IO[bytes], values: NDArray[Any], volume: PreparedVolume, description: str) -> None:
     """Write a map [D, H, W] in the order of the source; `description` is at most 79 bytes."""
     source = volume.geometry.to_source(values)
 
@@ -61,10 +61,10 @@ def write(file: IO[bytes], values: NDArray[Any], volume: Prepared, description: 
         file.write(np.asarray(source[..., number], header.get_data_dtype()).tobytes(order="F"))
 
 
-def header_like(volume: Prepared) -> Any:
+def header_like(volume: PreparedVolume) -> Any:
     """Return a header that places voxels as that of the source; for DICOM or an NRRD it says
     the same in NIfTI's terms, RAS+."""
-    origin = volume.volume.origin
+    origin = volume.source.origin
     if isinstance(origin, nib.Nifti1Header):
         header = type(origin)(endianness=origin.endianness)
         for name in PLACED:

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from anodetect.data.geometry import OPPOSITE, PLANES, along, edges
-from anodetect.imaging.preprocess import Prepared
+from anodetect.imaging.preprocess import PreparedVolume
 from anodetect.output.formats import OutputFiles, Written, write_files
 from anodetect.output.pictures import Picture, overlay
 from anodetect.types import Bools, Floats
@@ -31,7 +31,7 @@ class VolumeMap:
     """
 
     heatmap: Floats
-    volume: Prepared
+    volume: PreparedVolume
     scale: tuple[float, float]
     threshold: float
     pseudonym: str
@@ -46,7 +46,7 @@ def write(
     stem: Path,
     formats: Sequence[str],
     heatmap: Floats,
-    volume: Prepared,
+    volume: PreparedVolume,
     scale: tuple[float, float],
     threshold: float,
     pseudonym: str,
@@ -68,7 +68,7 @@ def write_planes(shown: VolumeMap, files: OutputFiles) -> None:
 
 
 def picture(
-    heatmap: Floats, volume: Prepared, scale: tuple[float, float], kind: str = "jpeg"
+    heatmap: Floats, volume: PreparedVolume, scale: tuple[float, float], kind: str = "jpeg"
 ) -> bytes:
     """Return axial, coronal and sagittal slices through the highest value of a heatmap [D, H, W],
     the heatmap over the image, with the patient's directions at the edges and the slice's place in
@@ -89,7 +89,7 @@ def picture(
 def _panel(
     plane: str,
     heatmap: Floats,
-    volume: Prepared,
+    volume: PreparedVolume,
     scale: tuple[float, float],
     voxel: tuple[float, float, float],
 ) -> Picture:
@@ -97,7 +97,7 @@ def _panel(
     below it."""
     geometry = along(volume.geometry.shape, volume.geometry.affine, plane)
     number = round(geometry.inside(voxel)[0])
-    image = geometry.to_slices(volume.volume.voxels)[:, number]
+    image = geometry.to_slices(volume.source.voxels)[:, number]
     values = geometry.to_slices(volume.geometry.to_source(heatmap))[number]
 
     _, row, column = geometry.spacing

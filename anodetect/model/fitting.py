@@ -1,0 +1,135 @@
+"""Training a model: the representation learns, images are encoded, the detector is fitted."""
+
+import json
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from anodetect.config import without_nan
+from anodetect.data.scan import Record
+from anodetect.data.split import Roles
+from anodetect.imaging.intensities import Traits, traits_of
+from anodetect.imaging.preprocess import PreparedVolume
+from anodetect.model.colour_scale import some_for_scale
+from anodetect.model.decoded import DecodedFiles
+from anodetect.model.encoding import encode_all
+from anodetect.model.loading import Encoded, Loaded, LoadedImage, Reader
+from anodetect.model.model import Model
+from anodetect.model.read_ahead import LOOK_AHEAD, read_ahead
+from anodetect.types import Batch, Detector, Floats, Reporter, TrainContext
+
+OBSERVED = 2000  # images, about, to learn what slices of volumes may be like
+LEARNED_FROM = 64  # images, about, for a representation that has something to learn
+
+
+@dataclass(frozen=True)
+class Training:
+    """Where and how a detector is trained. `budget` is in seconds, None for no limit; with `resume`
+    an interrupted training in `workdir` goes on."""
+
+    workdir: Path
+    seed: int
+    budget: float | None
+    device: str
+    resume: bool
+
+
+def fit_model(
+    model: Model, roles: Roles, training: Training, scratch: DecodedFiles, reporter: Reporter
+) -> None:
+    """Let the representation learn, encode all fit and tune images, and fit the detector.
+
+    The preprocessing must have learned already. What `scratch` holds is not decoded again.
+    """
+    some = roles.fit[:: max(1, len(roles.fit) // LEARNED_FROM)]
+    needed_again = [*some, *some_for_scale(roles.tune or roles.fit)]
+    scratch.keep_only(record.id for record in needed_again)
+    _learn_representation(model, some, scratch)
+
+    with tempfile.TemporaryDirectory(dir=training.workdir) as folder:
+        observer = Observer(model, roles, scratch)
+        kinds = sorted({record.kind for record in roles.fit})
+        encode = partial(encode_all, model, observer.read, seed=training.seed, kinds=kinds)
+        fit = encode(roles.fit, Path(folder, "fit"))
+        tune = encode(roles.tune, Path(folder, "tune")) if roles.tune else fit
+        observer.teach()
+        _fit(model.detector, fit, tune, training, reporter)
+
+
+def _learn_representation(model: Model, records: Sequence[Record], scratch: DecodedFiles) -> None:
+    """Let the representation learn from some fit images what it has to learn."""
+    reader = Reader(model.preprocess, scratch=scratch)
+    model.representation.learn(
+        model.preprocess.apply(loaded.image, loaded.cut_from, loaded.record.slice or 0)
+        for loaded in read_ahead(reader.read, records, LOOK_AHEAD * model.batch)
+        if isinstance(loaded, LoadedImage)
+    )
+
+
+class Observer:
+    """Reads images with what the detector sees of them, and notes meanwhile what they are like.
+
+    A model that learned from images judges by it later which slices of volumes it can score. One
+    that learned from volumes does not need it.
+    """
+
+    def __init__(self, model: Model, roles: Roles, scratch: DecodedFiles) -> None:
+        self.model = model
+        self.traits: list[Traits] = []
+        self._plain = Reader(model.preprocess, model.encode, scratch=scratch)
+        self._observing = Reader(model.preprocess, self._encode, scratch=scratch)
+
+        observed: list[Record] = []
+        if model.preprocess.config.refuse_unseen and not model.preprocess.of_volumes:
+            observed = [*roles.fit, *roles.tune]
+            observed = observed[:: max(1, len(observed) // OBSERVED)]
+        self._observed = {record.id for record in observed}
+
+    def read(self, record: Record) -> Loaded:
+        """Read a record, on any thread."""
+        reader = self._observing if record.id in self._observed else self._plain
+        return reader.read(record)
+
+    def teach(self) -> None:
+        """Tell the preprocessing what the images were like."""
+        if self.traits:
+            self.model.preprocess.learn_seen(self.traits)
+
+    def _encode(self, image: Floats, of: PreparedVolume | None, number: int) -> Encoded:
+        scaled, inside = self.model.preprocess.apply(image, of, number)
+        self.traits.append(traits_of(scaled, inside))
+        return self.model.encode_scaled(scaled, inside)
+
+
+def _fit(
+    detector: Detector, fit: Batch, tune: Batch, training: Training, reporter: Reporter
+) -> None:
+    """Fit the detector, and log what it says and how long it took to train.jsonl."""
+
+    def progress(done: int, total: int, loss: float) -> None:
+        reporter.progress("train", done, total, f"loss {loss:.4f}")
+
+    with (training.workdir / "train.jsonl").open("a", encoding="utf-8") as file:
+
+        def log(entry: Mapping[str, Any]) -> None:
+            file.write(json.dumps(without_nan(entry)) + "\n")
+            file.flush()
+
+        context = TrainContext(
+            seed=training.seed,
+            device=training.device,
+            workdir=training.workdir,
+            budget=training.budget,
+            resume=training.resume,
+            log=log,
+            progress=progress,
+        )
+        begun = time.monotonic()
+        try:
+            detector.fit(fit, tune, context=context)
+        finally:
+            log({"fit_seconds": time.monotonic() - begun})
