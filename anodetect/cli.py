@@ -146,9 +146,11 @@ def score(
     from anodetect.commands.texts import scores_text
 
     if dry_run:
-        _, items, problems = command.collect(paths, out, follow_symlinks)
-        names = [record.id for record in items]
-        listed = {"would_score": len(names), "problems": len(problems), "paths": names}
+        from anodetect.commands.inputs import collect
+
+        inputs = collect(paths, out, follow_symlinks)
+        names = [record.id for record in inputs.records]
+        listed = {"would_score": len(names), "problems": len(inputs.problems), "paths": names}
         emit(listed, as_json, "\n".join(names))
         return
 

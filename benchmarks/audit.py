@@ -29,7 +29,7 @@ from joblib import cpu_count
 from PIL import Image
 
 import anodetect
-from anodetect.commands.score import collect
+from anodetect.commands.inputs import collect
 from anodetect.data import synthetic
 from anodetect.engines import local
 from anodetect.model.loading import LoadedImage, load
@@ -56,7 +56,7 @@ def bare(run: Path, folder: Path, part: slice = slice(None), count: int | None =
     model = Model.load(runs.read(run), "auto")
     if count:
         threads.limit(count)
-    _, records, _ = collect([str(folder)], folder / "out", False)
+    records = collect([str(folder)], folder / "out", False).records
     loaded = [load(record, model.preprocess, model.encode) for record in records[part]]
     images = [each for each in loaded if isinstance(each, LoadedImage)]
 

@@ -27,18 +27,11 @@ from playwright.sync_api import Browser, Page, sync_playwright
 import anodetect
 from anodetect.data import synthetic
 from anodetect.record import directories
-from anodetect.record.rows import ScoreRow, to_table
+from anodetect.record.rows import OutputRow, ScoreRow, to_table
 from benchmarks import common
 
 IMAGES = 60  # distinct ones
 KEYS = {"new case": "n", "case seen before": "p", "verdict, next case": "a"}
-WRITTEN = (
-    "format",
-    "rows",
-    "outputs",
-    "chain",
-    "head",
-)  # what `directories.write` adds to an audit
 FIRST_PAINT = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
 IMAGE = ".js-plotly-plot .imagelayer image"
 # Milliseconds from a key to the next image on the screen: another picture in the first panel, and a
@@ -105,7 +98,7 @@ def large_directory(folder: Path, count: int, side: int) -> Path:
     anodetect.score(folder / "run", [str(folder / "set")], folder / "few")
     few, out = directories.read(folder / "few"), folder / "scores"
 
-    rows = []
+    rows, outputs = [], []
     for number in range(count):
         row = few.rows[number % len(few.rows)]
         path = f"many/{number:05}/{Path(row.path).name}"
@@ -115,9 +108,11 @@ def large_directory(folder: Path, count: int, side: int) -> Path:
         # Ranked by number, so that neighbours in the list look different.
         ranked = replace(row, p_value=(number + 1) / count, score=-float(number))
         rows.append(replace(ranked, path=path, heatmap=heatmap, group=str(number // 4)))
+        digest = few.output_hash(row.heatmap)
+        outputs.append(OutputRow(name=heatmap, path=path, kind="tiff", sha256=digest))
 
-    audit = {key: value for key, value in few.audit.items() if key not in WRITTEN}
-    directories.write(out, to_table(rows, ScoreRow), audit | {"root": str(folder)})
+    tables = directories.Tables(to_table(rows, ScoreRow), outputs=to_table(outputs, OutputRow))
+    directories.write(out, replace(few.audit, root=str(folder)), tables)
     return out
 
 

@@ -27,8 +27,8 @@ from PIL import Image
 
 import anodetect
 from anodetect.commands import rescore as rescoring
+from anodetect.commands.inputs import collect
 from anodetect.commands.rescore import rescore
-from anodetect.commands.score import collect
 from anodetect.data import readers, synthetic
 from anodetect.data.scan import scan
 from anodetect.engines import worker
@@ -36,7 +36,17 @@ from anodetect.errors import AnodetectError, ConfigError, Interrupted, RunError
 from anodetect.files import sha256_of
 from anodetect.model.model import Model
 from anodetect.record import checkpoint, directories, journal, runs, verification
-from anodetect.record.rows import JournalEntry, OutputRow, ScoreRow, schema_of, to_table
+from anodetect.record.audit import ShownCases
+from anodetect.record.failures import MOST_REASONS
+from anodetect.record.rows import (
+    JournalEntry,
+    OutputRow,
+    ScoreRow,
+    rows_of,
+    schema_of,
+    to_table,
+)
+from anodetect.record.tables import FORMULA_STARTS
 from anodetect.types import Silent
 
 FORKED = multiprocessing.get_context("forkserver")
@@ -76,7 +86,8 @@ def interrupted_after(monkeypatch, count):
 
 def tables(path):
     return {
-        name: (path / name).read_bytes() for name in ("scores.parquet", "scores.csv", "groups.csv")
+        name: (path / name).read_bytes()
+        for name in ("scores.parquet", "scores.csv", "groups.parquet", "groups.csv")
     }
 
 
@@ -86,6 +97,13 @@ def change(path, /, **values):
     rows[1] |= values
     pq.write_table(pa.Table.from_pylist(rows, schema_of(ScoreRow)), path / "scores.parquet")
     return rows[1]["path"]
+
+
+def rewrite(path, **tables):
+    """A record with other tables, all of whose hashes fit."""
+    directories.write(
+        path, directories.read(path).audit, replace(directories.read_tables(path), **tables)
+    )
 
 
 def test_a_file_nobody_thought_of_is_a_failed_row_and_the_rest_is_scored(
@@ -170,8 +188,7 @@ def test_a_record_rewritten_with_care_is_only_caught_by_its_head(copy):
     directory = directories.read(copy)
     rows = list(directory.rows)
     rows[0] = replace(rows[0], kind="else")
-    audit = directory.audit
-    directories.write(copy, to_table(rows, ScoreRow), audit)
+    rewrite(copy, scores=to_table(rows, ScoreRow))
     assert verification.verify(copy).intact
     assert not verification.verify(copy, head=old).intact
 
@@ -264,8 +281,7 @@ def test_rescoring_gives_what_is_recorded(pca_run, synthetic_folder, scored, tmp
 def test_a_record_of_other_scores_does_not_survive_rescoring(copy):
     directory = directories.read(copy)
     rows = [replace(row, score=row.score * 1.001) for row in directory.rows]
-    audit = directory.audit
-    directories.write(copy, to_table(rows, ScoreRow), audit)
+    rewrite(copy, scores=to_table(rows, ScoreRow))
     assert len(rescore(copy, 3)) == 3
 
 
@@ -303,10 +319,7 @@ def test_killed_at_any_moment_and_resumed_nothing_is_lost_or_done_twice(pca_run,
         if not (out / "audit.json").exists():
             before = [entry["row"]["path"] for entry in _entries(out)]
             _score(pca_run, data, out, True)
-            timings = {
-                timing["path"]: timing["seconds"]
-                for timing in directories.read_timings(out).to_pylist()
-            }
+            timings = {timing.path: timing.seconds for timing in directories.read_timings(out)}
             assert len(timings) == 80
             assert set(before) <= set(timings)
         assert tables(out) == tables(whole)
@@ -357,10 +370,10 @@ def test_what_is_finished_is_not_scored_again(
     assert calls == [40 - finished]
     assert tables(out) == tables(scored)
     assert (
-        result["evaluation"] == directories.read(scored).audit["evaluation"]
+        result["evaluation"] == directories.read(scored).audit.evaluation.as_json()
     )  # pixels of the first part too
     assert json.loads((out / "regions.json").read_text())["annotations"]
-    kept, expected = (directories.read(path).audit["cases"] for path in (out, scored))
+    kept, expected = (directories.read(path).audit.cases for path in (out, scored))
     assert kept == expected
     with pytest.raises(RunError, match="finished"):
         anodetect.score(pca_run, [str(synthetic_folder)], out, far=FAR, resume=True)
@@ -477,13 +490,38 @@ def test_what_fails_while_it_is_scored_or_written_is_a_row_and_takes_nothing_wit
 def test_a_model_that_was_replaced_meanwhile_scores_nothing(pca_run, synthetic_folder, tmp_path):
     run = shutil.copytree(pca_run, tmp_path / "run")
 
+    anodetect.calibrate(run, str(synthetic_folder / "test/good"), tmp_path / "other")
+
     class Replaces(Silent):
         def say(self, text):
-            anodetect.calibrate(run, str(synthetic_folder / "test/good"), tmp_path / "other")
             shutil.copytree(tmp_path / "other", run, dirs_exist_ok=True)
 
     with pytest.raises(RunError, match="not the model that this scoring was begun with"):
-        anodetect.score(run, [str(synthetic_folder)], tmp_path / "s", far=FAR, reporter=Replaces())
+        anodetect.score(
+            run, [str(synthetic_folder)], tmp_path / "s", far=FAR, workers=2, reporter=Replaces()
+        )
+
+
+def test_a_process_that_has_read_its_model_scores_with_it_whatever_becomes_of_the_file(
+    pca_run, synthetic_folder, scored, tmp_path, monkeypatch
+):
+    """The run is read and hashed once, and the record names what scored."""
+    run = shutil.copytree(pca_run, tmp_path / "run")
+    anodetect.calibrate(run, str(synthetic_folder / "test/good"), tmp_path / "other")
+    real, times = runs.read, []
+    monkeypatch.setattr(runs, "read", lambda path: times.append(path) or real(path))
+
+    class Replaces(Silent):
+        def say(self, text):
+            shutil.copytree(tmp_path / "other", run, dirs_exist_ok=True)
+
+    anodetect.score(
+        run, [str(synthetic_folder)], tmp_path / "s", far=FAR, workers=1, reporter=Replaces()
+    )
+    assert len(times) == 1
+    assert tables(tmp_path / "s") == tables(scored)
+    problems = verification.verify(tmp_path / "s").problems
+    assert [problem.partition(":")[0] for problem in problems] == ["the model was changed"]
 
 
 def test_two_processes_do_not_write_one_directory(tmp_path):
@@ -521,7 +559,10 @@ def test_shards_merge_to_byte_identical_tables(pca_run, synthetic_folder, scored
     result = anodetect.merge(parts[::-1], tmp_path / "merged")
     assert tables(tmp_path / "merged") == tables(scored)
     assert verification.verify(tmp_path / "merged").intact
-    assert result["evaluation"]["image"] == directories.read(scored).audit["evaluation"]["image"]
+    assert (
+        result["evaluation"]["image"]
+        == directories.read(scored).audit.evaluation.as_json()["image"]
+    )
     assert result["evaluation"]["pixel"] is None
     both = [
         json.loads((path / "regions.json").read_text()) for path in (scored, tmp_path / "merged")
@@ -553,15 +594,11 @@ def test_a_record_from_elsewhere_cannot_reach_out_of_its_directory(
     parts = [tmp_path / f"deep/part{index}" for index in (1, 2)]
     for index, part in enumerate(parts, start=1):
         anodetect.score(pca_run, [str(synthetic_folder)], part, shard=f"{index}/2")
-    directory = directories.read(parts[0])
-    shutil.copy(
-        parts[0] / next(n for n in directory.audit["outputs"] if n.endswith(".png")),
-        tmp_path / "planted.png",
-    )
-    audit = directory.audit | {
-        "outputs": directory.audit["outputs"] | {name: sha256_of(tmp_path / "planted.png")}
-    }
-    (parts[0] / "audit.json").write_text(json.dumps(audit))
+    outputs = list(rows_of(directories.read(parts[0]).outputs, OutputRow))
+    written = next(output for output in outputs if output.name.endswith(".png"))
+    shutil.copy(parts[0] / written.name, tmp_path / "planted.png")
+    planted = replace(written, name=name, sha256=sha256_of(tmp_path / "planted.png"))
+    rewrite(parts[0], outputs=to_table([planted, *outputs], OutputRow))
     assert (
         f"{name} is not an output: it leads out of the directory"
         in verification.verify(parts[0]).problems
@@ -634,11 +671,11 @@ def test_masks_and_regions_are_where_the_map_exceeds_the_threshold(scored):
         x, y, width, height = marks["bbox"]
         assert outline.min(0) == pytest.approx([x, y], abs=0.51)
         assert outline.max(0) == pytest.approx([x + width, y + height], abs=0.51)
-        assert marks["score"] > audit["pixel_threshold"]
+        assert marks["score"] > audit.pixel_threshold
     for row in directories.read(scored).scored():
         heatmap = tifffile.imread(scored / row.heatmap)
         mask = np.asarray(Image.open(scored / row.heatmap.replace("_heatmap.tiff", "_mask.png")))
-        assert np.array_equal(mask, heatmap > audit["pixel_threshold"])
+        assert np.array_equal(mask, heatmap > audit.pixel_threshold)
         assert area[row.path] == mask.sum()
 
 
@@ -675,7 +712,7 @@ def made_up_engine(workers):
     return made
 
 
-def made(task, items, reporter, note):
+def made(run, task, items, reporter, note):
     (task.out / "heatmaps").mkdir()
     for record in items:
         outputs = []
@@ -732,10 +769,8 @@ def test_the_report_of_twenty_thousand_images_is_small(tmp_path, scored):
         directories.picture_of(tmp_path / "s", path).parent.mkdir(parents=True, exist_ok=True)
         noise = rng.integers(0, 255, (200, 612, 3), dtype=np.uint8)
         Image.fromarray(noise).save(directories.picture_of(tmp_path / "s", path), quality=80)
-    table = to_table(rows, ScoreRow)
-    directories.write(
-        tmp_path / "s", table, audit | {"cases": {"highest": paths, "borderline": []}}
-    )
+    audit = replace(audit, cases=ShownCases(highest=tuple(paths)))
+    directories.write(tmp_path / "s", audit, directories.Tables(to_table(rows, ScoreRow)))
     from anodetect.output import report
 
     assert report.write(tmp_path / "s").stat().st_size < 10e6
@@ -778,9 +813,7 @@ def test_hostile_names_and_contents_become_rows(pca_run, tmp_path):
         row["path"] for row in rows
     }
     assert not any(
-        text.startswith(directories.FORMULA_STARTS)
-        for row in rows
-        for text in (row["path"], row["group"])
+        text.startswith(FORMULA_STARTS) for row in rows for text in (row["path"], row["group"])
     )
     assert verification.verify(folder / "out").intact
 
@@ -826,7 +859,7 @@ def test_every_decoders_own_words_do_not_fill_the_record(pca_run, tmp_path):
     result = anodetect.score(pca_run, [str(folder)], tmp_path / "s", far=FAR)
     assert result["failed"] == 60
     assert sum(result["reasons"].values()) == 60
-    assert len(result["reasons"]) <= directories.MOST_REASONS + 1
+    assert len(result["reasons"]) <= MOST_REASONS + 1
 
 
 def test_pipes_do_not_stop_a_scan_and_odd_names_of_kinds_do_not_stop_a_scoring(
@@ -910,7 +943,7 @@ def test_huge_images_do_not_pile_up(pca_run, tmp_path, monkeypatch):
         return loaded
 
     monkeypatch.setattr(read_ahead, "PIXELS_AHEAD", 2 * 400 * 400)
-    items = collect([str(folder)], tmp_path / "out", False)[1]
+    items = collect([str(folder)], tmp_path / "out", False).records
     for _ in read_ahead.read_ahead(load, items):
         time.sleep(0.02)
         held.pop(0)
@@ -923,7 +956,7 @@ def test_a_folder_of_very_many_empty_files_is_scanned_in_seconds(tmp_path):
     for n in range(50_000):
         os.close(os.open(folder / f"{n}.png", os.O_CREAT | os.O_WRONLY))
     begun = time.process_time()
-    assert len(collect([str(folder)], tmp_path / "out", False)[1]) == 50_000
+    assert len(collect([str(folder)], tmp_path / "out", False).records) == 50_000
     assert time.process_time() - begun < 15
 
 

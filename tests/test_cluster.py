@@ -85,8 +85,8 @@ def test_sixteen_bits_stay_sixteen_bits(both):
 
 def test_workers_write_the_same_files(both):
     here, there = both
-    assert set(there.audit["outputs"]) == set(here.audit["outputs"])
-    assert there.audit["cases"]["highest"][0] == here.audit["cases"]["highest"][0]
+    assert there.outputs["name"].to_pylist() == here.outputs["name"].to_pylist()
+    assert there.audit.cases.highest[0] == here.audit.cases.highest[0]
     for row in here.scored():
         one, other = (tifffile.imread(directory.path / row.heatmap) for directory in both)
         np.testing.assert_allclose(other, one, rtol=1e-3, atol=1e-4)

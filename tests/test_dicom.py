@@ -871,6 +871,29 @@ def test_dicom_maps_lie_on_the_source_and_hold_the_values_of_the_nifti_map(score
     assert LESION[0] in [round(float((p - AFFINE[:3, 3]) @ along)) for p in places(found)]
 
 
+@pytest.mark.parametrize(
+    ("heatmaps", "ending"),
+    [
+        (("png", "dicom", "nifti"), "_heatmap.nii"),
+        (("dicom", "png"), "_heatmap.dcm"),
+        (("mask", "png"), ""),
+    ],
+)
+def test_the_heatmap_of_a_volume_is_its_nifti_else_its_parametric_map(
+    scored, tmp_path, heatmaps, ending
+):
+    anodetect.score(
+        scored / "run",
+        [str(scored / "new")],
+        tmp_path / "s",
+        far=0.2,
+        heatmaps=heatmaps,
+    )
+    (row,) = directories.read(tmp_path / "s").rows
+    assert row.error == ""
+    assert row.heatmap == (f"heatmaps/{row.path}{ending}" if ending else "")
+
+
 def test_maps_of_a_model_of_three_dimensions_are_written_alike(scored, tmp_path):
     values = {"dims": 3, "patch": [4, 32, 32], "widths": [16], "training": {"steps": 2}}
     anodetect.train(str(scored / "normal"), "anoddpm", tmp_path / "run", values=values)

@@ -14,7 +14,11 @@ import anodetect
 from anodetect import config, files
 from anodetect.errors import AnodetectError, RunError
 from anodetect.record import checkpoint, directories, runs
+from anodetect.record.audit import Audit, ShownCases
+from anodetect.record.chain import chain_values, head_of, row_hash
+from anodetect.record.directories import Tables
 from anodetect.record.rows import ScoreRow, to_table
+from anodetect.stats.calibration import Calibration
 
 ARRAYS = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.array([1], np.int64)}
 HEADER = {"x": [1, 2.5, "é"], "nested": {"y": None}}
@@ -152,7 +156,26 @@ def test_existing_run_is_not_overwritten(pca_run):
 # -- Score directories -----------------------------------------------------------------------------
 
 
-AUDIT = dict.fromkeys(directories.AUDIT)
+AUDIT = Audit(
+    model_sha256="",
+    detector="pca",
+    data="tiles",
+    facts={},
+    far=0.05,
+    fdr=None,
+    scale=(0.0, 1.0),
+    calibration=Calibration(np.zeros(0), np.zeros(0), ()),
+    command=(),
+    environment={},
+    cases=ShownCases(),
+    statement="",
+    ended="",
+    counts={},
+    rows=0,
+    chain="",
+    tables={},
+    head="",
+)
 
 
 def row(path, **values):
@@ -162,14 +185,15 @@ def row(path, **values):
 
 def test_formulas_are_neutralised_in_csv_only(tmp_path):
     directories.prepare(tmp_path / "s")
-    directories.write(tmp_path / "s", to_table([row("=cmd()"), row('a,"b\n.png')], ScoreRow), AUDIT)
+    rows = to_table([row("=cmd()"), row('a,"b\n.png')], ScoreRow)
+    directories.write(tmp_path / "s", AUDIT, Tables(rows))
     text = (tmp_path / "s/scores.csv").read_text()
     assert '"\'=cmd()"' in text or "'=cmd()" in text
     assert [r.path for r in directories.read(tmp_path / "s").rows] == ["=cmd()", 'a,"b\n.png']
 
 
 def chain_end(rows):
-    return list(directories.chain(map(directories.row_hash, rows)))[-1]
+    return list(chain_values(map(row_hash, rows)))[-1]
 
 
 def test_chain_depends_on_every_value_and_on_order():
@@ -187,10 +211,10 @@ def test_chain_and_head_survive_the_round_trip(tmp_path):
         row("b", status="failed", score=None),
     ]
     directories.prepare(tmp_path / "s")
-    head = directories.write(tmp_path / "s", to_table(rows, ScoreRow), AUDIT)
+    head = directories.write(tmp_path / "s", AUDIT, Tables(to_table(rows, ScoreRow)))
     stored = directories.read(tmp_path / "s")
-    assert chain_end(stored.rows) == stored.audit["chain"]
-    assert directories.head_of(stored.audit) == head == stored.audit["head"]
+    assert chain_end(stored.rows) == stored.audit.chain
+    assert head_of(directories.audit_content(tmp_path / "s")) == head == stored.audit.head
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 99}', '{"format": 1}', "\xff"])
@@ -207,7 +231,9 @@ def test_used_directory_is_not_overwritten(tmp_path):
 
 
 def test_plain_turns_nan_into_null():
-    assert json.loads(json.dumps(config.without_nan({"a": [float("nan"), 1.0], "b": float("inf")}))) == {
+    assert json.loads(
+        json.dumps(config.without_nan({"a": [float("nan"), 1.0], "b": float("inf")}))
+    ) == {
         "a": [None, 1.0],
         "b": None,
     }

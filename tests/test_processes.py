@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 
 import anodetect
+from anodetect.commands.inputs import collect
 from anodetect.commands.rescore import CLOSE, rescore
-from anodetect.commands.score import collect
 from anodetect.data import synthetic
 from anodetect.engines import local
 from anodetect.errors import ConfigError, RunError
@@ -106,9 +106,9 @@ def test_two_processes_give_the_rows_of_one(pca_run, folder, here, tmp_path):
     anodetect.score(pca_run, [str(folder)], out, far=FAR, workers=2, reporter=Heard())
     there = directories.read(out)
     same_rows(there, here)
-    assert set(there.audit["outputs"]) == set(here.audit["outputs"])
-    assert there.audit["cases"] == here.audit["cases"]
-    assert there.audit["counts"] == {"ok": 149, "failed": 1}
+    assert there.outputs["name"].to_pylist() == here.outputs["name"].to_pylist()
+    assert there.audit.cases == here.audit.cases
+    assert there.audit.counts == {"ok": 149, "failed": 1}
     assert told[-1][:2] == (150, 150)
     assert [done for done, _, _ in told] == sorted(done for done, _, _ in told)
     assert verification.verify(out).intact
@@ -130,7 +130,7 @@ def test_scores_of_a_network_are_scored_again_bit_for_bit_on_as_many_threads(
     out = tmp_path / "s"
     anodetect.score(trained, [str(folder)], out, far=FAR, heatmaps=(), workers=2)
     scored = directories.read(out)
-    assert scored.audit["threads"] == [max(1, local.cpu_count() // 2)]
+    assert scored.audit.threads == (max(1, local.cpu_count() // 2),)
     anodetect.score(trained, [str(folder)], tmp_path / "alone", far=FAR, heatmaps=())
     same_rows(scored, directories.read(tmp_path / "alone"))
     before = threads.in_use()
@@ -146,7 +146,8 @@ def test_rescoring_uses_the_recorded_number_of_threads(pca_run, folder, tmp_path
     out = tmp_path / "s"
     anodetect.score(pca_run, [str(folder / "1.png")], out, far=FAR, heatmaps=())
     scored = directories.read(out)
-    directories.write(out, scored.table, scored.audit | {"threads": [3, 5]})
+    tables = directories.read_tables(out)
+    directories.write(out, replace(scored.audit, threads=(3, 5)), tables)
     limited = []
     monkeypatch.setattr(threads, "limit", limited.append)
     assert rescore(out, 1) == []
@@ -158,9 +159,10 @@ def test_rescoring_uses_the_recorded_number_of_threads(pca_run, folder, tmp_path
     rows = to_table(
         (replace(row, score=row.score * (1 + CLOSE / 2)) for row in scored.rows), ScoreRow
     )
-    directories.write(out, rows, scored.audit | {"host": "another"})
+    tables = replace(tables, scores=rows)
+    directories.write(out, replace(scored.audit, host="another"), tables)
     assert rescore(out, 1) == []
-    directories.write(out, rows, scored.audit)
+    directories.write(out, scored.audit, tables)
     assert len(rescore(out, 1)) == 1
 
 
@@ -174,7 +176,7 @@ def test_shards_on_processes_are_the_whole(pca_run, folder, here, tmp_path):
             far=FAR,
             workers=2,
             shard=f"{number}/2",
-            heatmaps=here.audit["heatmaps"],
+            heatmaps=here.audit.heatmaps,
         )
     anodetect.merge(parts, tmp_path / "merged")
     same_rows(directories.read(tmp_path / "merged"), here)
@@ -284,7 +286,7 @@ def test_no_processes_are_started_where_they_do_not_help(pca_run, folder, tmp_pa
     anodetect.score(pca_run, [str(folder)], tmp_path / "one", heatmaps=(), workers=1)
     with pytest.raises(AssertionError, match="were started"):
         anodetect.score(pca_run, [str(folder)], tmp_path / "two", heatmaps=(), workers=None)
-    task, items = None, collect([str(folder)], tmp_path, False)[1]
+    task, items = None, collect([str(folder)], tmp_path, False).records
     with_masks = [replace(record, mask=record.path) for record in items]
     assert local._suited(task, with_masks)[0] == 1
 

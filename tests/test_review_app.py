@@ -27,6 +27,7 @@ from anodetect.commands import review
 from anodetect.data import synthetic
 from anodetect.errors import ConfigError
 from anodetect.record import directories, reviews, verification
+from anodetect.record.chain import head_of
 from apps.review import display, jobs, loading, page, store
 
 pytestmark = pytest.mark.filterwarnings("default")  # Streamlit's own
@@ -70,7 +71,7 @@ def pointer_layers(app):
 def rewrite(scores, **changes):
     """A record that says something else, and holds together."""
     audit = json.loads((scores / "audit.json").read_text()) | changes
-    (scores / "audit.json").write_text(json.dumps(audit | {"head": directories.head_of(audit)}))
+    (scores / "audit.json").write_text(json.dumps(audit | {"head": head_of(audit)}))
 
 
 def texts(app):
@@ -259,7 +260,7 @@ def vanished_rows(scores):
 
 
 def bad_groups(scores):
-    (scores / "groups.csv").write_bytes(b"\xff\xfe,")
+    (scores / "groups.parquet").write_bytes(b"\xff\xfe,")
 
 
 def no_scale(scores):
@@ -275,7 +276,7 @@ def bad_slices(scores):
     ("spoil", "message"),
     [
         (vanished_rows, "not a readable score directory"),
-        (bad_groups, "groups.csv changed or missing"),
+        (bad_groups, "groups.parquet changed or missing"),
         (bad_slices, "slices.parquet changed or missing"),
         (no_scale, "audit.json changed or missing"),
         (nothing, "not a finished score directory"),

@@ -20,6 +20,7 @@ from anodetect.errors import RunError
 from anodetect.files import path_of, path_text
 from anodetect.output import pictures
 from anodetect.record import directories
+from anodetect.record.rows import OutputRow, rows_of, to_table
 from apps.review import display, loading, thumbnails
 
 
@@ -38,14 +39,14 @@ def scored(made, tmp_path):
     """(score directory, a row with a defect), with images and scores of its own."""
     copy = shutil.copytree(made, tmp_path / "copy")
     directory = directories.read(copy / "scores")
-    directory.audit["root"] = str(copy / "data")
+    directory = replace(directory, audit=replace(directory.audit, root=str(copy / "data")))
     return directory, next(row for row in directory.rows if row.label == 1)
 
 
 def test_a_case_is_the_image_its_map_and_its_truth(scored):
     directory, row = scored
     case = loading.load(directory, row)
-    file = Path(directory.audit["root"]) / row.path
+    file = Path(directory.audit.root) / row.path
     assert (case.image[0] == np.asarray(Image.open(file))).all()
     assert (case.heatmap == tifffile.imread(directory.path / row.heatmap)).all()
     assert case.mask.shape == case.heatmap.shape and 0 < case.mask.mean() < 0.2
@@ -55,7 +56,7 @@ def test_a_case_is_the_image_its_map_and_its_truth(scored):
 
 def test_sixteen_bits_stay_sixteen_bits(scored):
     directory, row = scored
-    file = Path(directory.audit["root"]) / row.path
+    file = Path(directory.audit.root) / row.path
     Image.fromarray(np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) * 16).save(file)
     case = loading.load(directory, replace(row, sha256=sha256(file.read_bytes()).hexdigest()))
     assert case.image.max() == 4095 * 16 and len(np.unique(case.image)) == 4096
@@ -89,8 +90,8 @@ def test_a_folder_with_a_longer_name_is_outside(tmp_path):
 @pytest.mark.parametrize("path", ["../outside.png", "%2E%2E/outside.png", "test/../../outside.png"])
 def test_a_row_cannot_name_an_image_outside_the_root(scored, path):
     directory, row = scored
-    outside = Path(directory.audit["root"]).parent / "outside.png"
-    shutil.copy(Path(directory.audit["root"]) / row.path, outside)
+    outside = Path(directory.audit.root).parent / "outside.png"
+    shutil.copy(Path(directory.audit.root) / row.path, outside)
     case = loading.load(directory, replace(row, path=path))
     assert case.image is None
     assert "leads out" in case.notes[0]
@@ -113,9 +114,22 @@ def test_escaped_names_are_undone(name):
 # -- What is missing -------------------------------------------------------------------------------
 
 
+def relisted(directory, name):
+    """A score directory that has recorded a file as it is now."""
+    tables = directories.read_tables(directory.path)
+    digest = sha256((directory.path / name).read_bytes()).hexdigest()
+    outputs = [
+        replace(output, sha256=digest) if output.name == name else output
+        for output in rows_of(tables.outputs, OutputRow)
+    ]
+    tables = replace(tables, outputs=to_table(outputs, OutputRow))
+    directories.write(directory.path, directory.audit, tables)
+    return directories.read(directory.path)
+
+
 def spoiled(scored, what):
     directory, row = scored
-    file, heatmap = Path(directory.audit["root"]) / row.path, directory.path / row.heatmap
+    file, heatmap = Path(directory.audit.root) / row.path, directory.path / row.heatmap
     if what == "moved image":
         file.rename(file.with_name("elsewhere.png"))
     elif what == "changed image":
@@ -131,10 +145,10 @@ def spoiled(scored, what):
         row = replace(row, heatmap="")
     elif what == "damaged heatmap":
         heatmap.write_bytes(b"II*\0" + b"x" * 50)
-        directory.audit["outputs"][row.heatmap] = sha256(heatmap.read_bytes()).hexdigest()
+        directory = relisted(directory, row.heatmap)
     else:
         tifffile.imwrite(heatmap, np.zeros((9, 9), np.float32))
-        directory.audit["outputs"][row.heatmap] = sha256(heatmap.read_bytes()).hexdigest()
+        directory = relisted(directory, row.heatmap)
     return loading.load(directory, row)
 
 
@@ -268,7 +282,7 @@ def test_thumbnails_are_small_and_only_of_the_image_that_was_scored(scored):
 
 def test_masks_come_from_the_manifest_where_there_is_one(scored):
     directory, row = scored
-    root = Path(directory.audit["root"])
+    root = Path(directory.audit.root)
     Image.fromarray(np.eye(64, dtype=np.uint8)).save(root / "eye.png")
     (root / "manifest.csv").write_text(f"path,mask\n{row.path},eye.png\n")
     assert (loading.load(directory, row).mask == np.eye(64, dtype=bool)).all()

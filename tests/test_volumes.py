@@ -697,7 +697,7 @@ def test_directories_of_volumes_verify_merge_and_score_again(run, scored, tmp_pa
     for part in ("1/2", "2/2"):
         anodetect.score(run, [str(folder)], tmp_path / part[0], far=0.2, shard=part)
     anodetect.merge([tmp_path / "1", tmp_path / "2"], tmp_path / "m")
-    for name in ("scores.parquet", "slices.parquet", "groups.csv"):
+    for name in ("scores.parquet", "slices.parquet", "groups.parquet", "groups.csv"):
         assert (tmp_path / "m" / name).read_bytes() == (out / name).read_bytes(), name
 
 
@@ -722,7 +722,7 @@ def test_an_interrupted_scoring_of_volumes_goes_on_to_the_same_tables(
             run, [str(folder)], tmp_path / "s", far=0.2, resume=True, keep_identifiers=True
         )
     anodetect.score(run, [str(folder)], tmp_path / "s", far=0.2, resume=True)
-    for name in ("scores.parquet", "slices.parquet", "groups.csv"):
+    for name in ("scores.parquet", "slices.parquet", "groups.parquet", "groups.csv"):
         assert (tmp_path / "s" / name).read_bytes() == (out / name).read_bytes(), name
 
 

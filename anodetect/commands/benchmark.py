@@ -203,16 +203,16 @@ def _call(*arguments: str) -> dict[str, Any]:
 def _result(job: Job) -> Finished:
     """Return the result of a job that is trained and scored."""
     facts, audit = runs.facts(job.run), directories.read(job.scores).audit
-    if audit["evaluation"] is None:
+    if audit.evaluation is None:
         raise DataError(f"{job.data}: no labelled test images to measure on")
     trained, scored = _kept(job.run), _kept(job.scores)
 
     row = BenchmarkRow(
-        dataset=audit["data"],
+        dataset=audit.data,
         detector=job.detector,
         representation=facts["representation"],
         seed=job.seed,
-        **metrics_of(audit["evaluation"]),
+        **metrics_of(audit.evaluation.as_json()),
         train_seconds=facts["train_seconds"],
         score_ms_per_image=scored.ms,
         peak_memory_mb=max(trained.peak, scored.peak),

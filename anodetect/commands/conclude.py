@@ -2,8 +2,8 @@
 the directory."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict
+from collections.abc import Collection, Iterable
+from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,12 @@ import pyarrow as pa
 from pyarrow import compute as pc
 
 from anodetect.config import without_nan
+from anodetect.files import sha256_of
 from anodetect.output.formats import SOURCES, asks_for, has_files, names_of
+from anodetect.output.regions import FILE as REGIONS_FILE
 from anodetect.output.regions import write_regions
 from anodetect.record import directories
+from anodetect.record.audit import Audit, DriftChecks, Scoring, ShownCases
 from anodetect.record.decisions import (
     decide,
     decide_slices,
@@ -23,117 +26,164 @@ from anodetect.record.decisions import (
     is_volume,
     volume_caveats,
 )
-from anodetect.record.rows import Region
+from anodetect.record.directories import Tables
+from anodetect.record.failures import failures, in_error
+from anodetect.record.rows import FAILED, OK, SKIPPED, OutputRow, Region, to_table
 from anodetect.stats import drift
 from anodetect.stats.calibration import Calibration
-from anodetect.stats.decision import Rule, statement
+from anodetect.stats.decision import statement
 from anodetect.stats.evaluation import Measure
 from anodetect.types import Reporter
 
+CASE, REGIONS, BOOTSTRAP = "case", "regions", "bootstrap"  # kinds of outputs that are no map
 
-def where_scored(hosts: Collection[str], threads: Collection[int]) -> dict[str, Any]:
-    one = len(hosts) == 1 and "" not in hosts
-    return {"host": next(iter(hosts)) if one else "", "threads": sorted(threads) if one else []}
+
+def where_scored(hosts: Collection[str], threads: Collection[int]) -> tuple[str, tuple[int, ...]]:
+    """Return the machine and the numbers of threads that files were scored on; "" and () if there
+    were machines that are not alike."""
+    if len(hosts) != 1 or "" in hosts:
+        return "", ()
+    return next(iter(hosts)), tuple(sorted(threads))
 
 
 def conclude(
     out: Path,
-    rows: pa.Table,
-    slices: pa.Table,
-    timings: pa.Table,
+    scoring: Scoring,
+    tables: Tables,
     regions: Iterable[tuple[str, Region]],
-    calibration: Calibration,
-    facts: Mapping[str, Any],
     measure: Measure,
     reporter: Reporter,
 ) -> dict[str, Any]:
-    """Decide over all rows, compare with the calibration, and write the directory; what `score`
-    answers."""
-    rule = Rule.of(facts["far"], facts["fdr"])
-    rows, groups, threshold = decide(rows, calibration, rule)
-    slices = decide_slices(slices, calibration, rule)
-    good, volumes = is_ok(rows), is_volume(rows)
-    volume_paths = rows["path"].filter(pa.array(good & volumes)).to_pylist()
-    caveats = volume_caveats(volume_paths, slices, calibration, rule.rate)
-    caveats = caveats or group_caveats(groups, calibration)
+    """Decide over all rows, compare with the calibration, and write the directory; return what
+    `score` answers. `regions` are given with the paths of their images."""
+    calibration, rule = scoring.calibration, scoring.rule
+    rows, groups, threshold = decide(tables.scores, calibration, rule)
+    slices = decide_slices(tables.slices, calibration, rule)
+    caveats = _caveats(rows, groups, slices, scoring)
+    checks = _drift(rows, slices, calibration)
+    _warn(caveats, measure, checks, _without_heatmap(rows, scoring), reporter)
+
+    evaluation = None
+    if measure.labelled():
+        evaluation = measure.result(threshold if rule.by_fdr else None)
+        directories.write_draws(out, measure.draws())
+    scored = rows.filter(pa.array(is_ok(rows)))
+    if asks_for(scoring.heatmaps, "regions"):
+        paths, widths = scored["path"].to_pylist(), scored["width"].to_pylist()
+        heights = scored["height"].to_pylist()
+        write_regions(out, paths, widths, heights, regions, scoring.pixel_threshold)
+
+    audit = Audit(
+        **{each.name: getattr(scoring, each.name) for each in fields(Scoring)},
+        statement=statement(calibration, rule, len(scored), len(scored["group"].unique())),
+        ended=datetime.now(UTC).isoformat(timespec="seconds"),
+        counts=dict(Counter(rows["status"].to_pylist())),
+        reasons={each.reason: each.count for each in failures(rows)},
+        drift=checks,
+        caveats=tuple(caveats),
+        evaluation=evaluation,
+        rows=len(rows),
+        chain="",
+        tables={},
+        head="",
+    )
+    outputs = _with_other_outputs(out, tables.outputs, scoring.cases)
+    tables = replace(tables, scores=rows, groups=groups, slices=slices, outputs=outputs)
+    head = directories.write(out, audit, tables)
+    return _answer(out, audit, rows, head)
+
+
+def _answer(out: Path, audit: Audit, rows: pa.Table, head: str) -> dict[str, Any]:
+    """Return what `score --json` and `merge --json` say of all files."""
+    unwritten = int((is_ok(rows) & in_error(rows)).sum())
+    return {
+        "scored": audit.counts.get(OK, 0),
+        "failed": audit.counts.get(FAILED, 0) + unwritten,
+        "skipped": audit.counts.get(SKIPPED, 0),
+        "flagged": pc.sum(rows["flagged"]).as_py() or 0,
+        "reasons": audit.reasons,
+        "drift": without_nan(asdict(audit.drift)),
+        "head": head,
+        "out": str(out),
+        "statement": audit.statement,
+        "evaluation": None if audit.evaluation is None else audit.evaluation.as_json(),
+    }
+
+
+# -- Warnings --------------------------------------------------------------------------------------
+
+
+def _caveats(rows: pa.Table, groups: pa.Table, slices: pa.Table, scoring: Scoring) -> list[str]:
+    """Return what is to be known of volumes, or, where there is nothing, of groups of images."""
+    volumes = rows["path"].filter(pa.array(is_ok(rows) & is_volume(rows))).to_pylist()
+    found = volume_caveats(volumes, slices, scoring.calibration, scoring.rule.rate)
+    return found or group_caveats(groups, scoring.calibration)
+
+
+def _without_heatmap(rows: pa.Table, scoring: Scoring) -> int:
+    """Return how many files have no heatmap, because no format was asked for that theirs has."""
+    without = is_ok(rows) & ~in_error(rows)
+    if has_files(scoring.heatmaps, "image"):
+        without &= is_volume(rows)
+    if has_files(scoring.heatmaps, "volume"):
+        without &= ~is_volume(rows)
+    return int(without.sum()) if scoring.heatmaps else 0
+
+
+def _warn(
+    caveats: Iterable[str],
+    measure: Measure,
+    checks: DriftChecks,
+    without_heatmap: int,
+    reporter: Reporter,
+) -> None:
     for caveat in caveats:
         reporter.warn(caveat)
     for problem in measure.problems:
         reporter.warn(f"not measured: {problem}")
-    checks = _drift(rows, slices, calibration)
-    for check in checks.values():
-        if check and check["fires"]:
-            reporter.warn(check["text"])
-
-    in_error = directories.in_error(rows)
-    without_file = good & ~in_error
-    if has_files(facts["heatmaps"], "image"):
-        without_file &= volumes
-    if has_files(facts["heatmaps"], "volume"):
-        without_file &= ~volumes
-    if without_file.any() and facts["heatmaps"]:
+    for check in (checks.batch, checks.time):
+        if check is not None and check.fires:
+            reporter.warn(check.text)
+    if without_heatmap:
         of_images, of_volumes = (" or ".join(names_of(source, "map")) for source in SOURCES)
         reporter.warn(
-            f"{without_file.sum()} have no heatmap: images come as {of_images}, volumes as "
+            f"{without_heatmap} have no heatmap: images come as {of_images}, volumes as "
             f"{of_volumes}"
         )
-    if asks_for(facts["heatmaps"], "regions"):
-        images = rows.filter(pa.array(good))
-        paths, widths = images["path"].to_pylist(), images["width"].to_pylist()
-        heights = images["height"].to_pylist()
-        write_regions(out, paths, widths, heights, regions, facts["pixel_threshold"])
-    if measure.labelled():
-        directories.write_draws(out, measure.draws())
-
-    counts = Counter(rows["status"].to_pylist())
-    unwritten = int((good & in_error).sum())
-    groups_of_scored = rows["group"].filter(pa.array(good)).to_pylist()
-    audit = dict(facts) | {
-        "statement": statement(
-            calibration, rule, len(groups_of_scored), len(set(groups_of_scored))
-        ),
-        "ended": datetime.now(UTC).isoformat(timespec="seconds"),
-        "counts": dict(counts),
-        "reasons": {reason: count for reason, count, _ in directories.failures(rows)},
-        "drift": checks,
-        "caveats": caveats,
-        "evaluation": measure.result(None if facts["fdr"] is None else threshold).as_json()
-        if measure.labelled()
-        else None,
-    }
-    head = directories.write(out, rows, audit, groups, timings, slices)
-    return {
-        "scored": counts["ok"],
-        "failed": counts["failed"] + unwritten,
-        "skipped": counts["skipped"],
-        "flagged": pc.sum(rows["flagged"]).as_py() or 0,
-        "reasons": audit["reasons"],
-        "drift": checks,
-        "head": head,
-        "out": str(out),
-        "statement": audit["statement"],
-        "evaluation": audit["evaluation"],
-    }
 
 
-def _drift(
-    rows: pa.Table, slices: pa.Table, calibration: Calibration
-) -> dict[str, dict[str, Any] | None]:
-    """The batch, of volumes their slices, against the calibration images; over time where every
+def _drift(rows: pa.Table, slices: pa.Table, calibration: Calibration) -> DriftChecks:
+    """Compare the batch, of volumes their slices, with the calibration images; over time if every
     image says when it was taken."""
     images = rows.filter(pa.array(is_ok(rows) & ~is_volume(rows)))
     scored_slices = slices.filter(pc.is_valid(slices["score"]))
-    scores, groups = (
-        images[key].to_pylist() + scored_slices[key].to_pylist() for key in ("score", "group")
-    )
-    found = drift.compare(calibration.scores, calibration.groups, scores, groups)
-    checks: dict[str, dict[str, Any] | None] = {
-        "batch": without_nan(asdict(found)) if found else None,
-        "time": None,
-    }
-    when = images["acquired"].to_pylist()
+    scores = images["score"].to_pylist() + scored_slices["score"].to_pylist()
+    groups = images["group"].to_pylist() + scored_slices["group"].to_pylist()
+    batch = drift.compare(calibration.scores, calibration.groups, scores, groups)
+
+    when, time = images["acquired"].to_pylist(), None
     if when and all(when) and not len(scored_slices):
         reference = calibration.scores.tolist()
-        followed = drift.martingale(reference, calibration.groups, scores, groups, when)
-        checks["time"] = without_nan(asdict(followed)) if followed else None
-    return checks
+        time = drift.martingale(reference, calibration.groups, scores, groups, when)
+    return DriftChecks(batch, time)
+
+
+# -- Files -----------------------------------------------------------------------------------------
+
+
+def _with_other_outputs(out: Path, outputs: pa.Table, cases: ShownCases) -> pa.Table:
+    """Return the table of OutputRow with the pictures of cases, regions.json and bootstrap.npz, in
+    the order of their names."""
+    others = []
+    for path in dict.fromkeys((*cases.highest, *cases.borderline)):
+        others.append((directories.picture_of(out, path), path, CASE))
+    others.append((out / REGIONS_FILE, "", REGIONS))
+    others.append((out / directories.BOOTSTRAP, "", BOOTSTRAP))
+
+    rows = []
+    for file, path, kind in others:
+        if file.is_file():
+            name = file.relative_to(out).as_posix()
+            rows.append(OutputRow(name=name, path=path, kind=kind, sha256=sha256_of(file)))
+    both = pa.concat_tables([outputs, to_table(rows, OutputRow)])
+    return both.combine_chunks().sort_by("name")

@@ -2,13 +2,15 @@
 
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from pyarrow import compute as pc
 
 from anodetect.commands.conclude import conclude, where_scored
 from anodetect.errors import RunError
@@ -16,10 +18,17 @@ from anodetect.files import inside
 from anodetect.output import report
 from anodetect.output.cases import Cases
 from anodetect.output.regions import read_regions
+from anodetect.record import audit as audits
 from anodetect.record import directories, environment, verification
-from anodetect.stats.calibration import DEFAULT_FAR, Calibration
+from anodetect.record.audit import Audit, ShownCases
+from anodetect.record.directories import ScoreDirectory, Tables
+from anodetect.record.rows import OutputRow, rows_of
+from anodetect.stats.calibration import DEFAULT_FAR
 from anodetect.stats.evaluation import LabelledScore, Measure
 from anodetect.types import Reporter, Silent
+
+HEATMAPS = "heatmaps/"  # the outputs that are copied; all others are made anew
+ALIKE = ("format", "model_sha256", "far", "fdr", "heatmaps", "calibration", "identifiers")
 
 
 def merge(
@@ -29,100 +38,144 @@ def merge(
     command: Sequence[str] = (),
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
-    """Join the score directories of all shards: tables as one machine would have written them;
-    p-values, q-values and flags are those of the whole. Pixel metrics are not joined. RunError if a
-    part is missing or was changed."""
+    """Join the score directories of all shards into `out`, and return what `score` returns.
+
+    The tables are those that one machine would have written: p-values, q-values and flags are those
+    of the whole. Pixel metrics are not joined. RunError if a part is missing or was changed.
+    """
     reporter = reporter or Silent()
     shards = [directories.read(part) for part in parts]
-    audits = [directory.audit for directory in shards]
     _refuse_misfits(shards)
     directories.prepare(out)
-    calibration = Calibration.restore(audits[0]["calibration"])
-    rows = (
-        pa.concat_tables([directory.table for directory in shards]).combine_chunks().sort_by("path")
+    tables = _joined_tables(shards)
+    _refuse_duplicates(tables.scores)
+    _copy_heatmaps(shards, out)
+    cases = _joined_cases(shards, out)
+    _warn_of_gaps(len(tables.scores), [shard.audit for shard in shards], reporter)
+
+    audits = [shard.audit for shard in shards]
+    threads = {count for audit in audits for count in audit.threads}
+    host, threads_used = where_scored({audit.host for audit in audits}, threads)
+    scoring = replace(
+        audits[0],
+        shard="1/1",
+        merged_from=tuple(audit.head for audit in audits),
+        started=min(audit.started for audit in audits),
+        command=tuple(command),
+        environment=environment.facts(),
+        host=host,
+        threads=threads_used,
+        cases=cases,
     )
-    twice = [path for path, count in Counter(rows["path"].to_pylist()).items() if count > 1]
-    if twice:
-        raise RunError(
-            f"{twice[0]} and {len(twice) - 1} more paths are in more than one part; nothing was merged"
-        )
-    for directory in shards:
-        for name in directory.audit["outputs"]:
-            if name.startswith("heatmaps/"):
-                _copy(inside(directory.path, name), inside(out, name))
-    far = audits[0]["far"]
-    threshold = np.inf if far is None else calibration.threshold(far)
-    low, high = audits[0]["scale"]
-    cases = Cases(out, threshold, (low, high))
-    for directory in shards:
-        shown = {path for names in directory.audit["cases"].values() for path in names}
-        for row in directory.each():
-            if row.path in shown and row.score is not None:
-                _copy(
-                    directories.picture_of(directory.path, row.path),
-                    directories.picture_of(out, row.path),
-                )
-                cases.recall(row.path, row.score)
-    measure = Measure(calibration, far or DEFAULT_FAR, masks=False)
-    for directory in shards:
-        for row in directory.each():
-            if row.score is not None and row.label is not None:
-                item = LabelledScore(
-                    row.path, row.label, row.score, row.group, is_volume=row.is_volume
-                )
-                measure.add(item)
-    timings = pa.concat_tables(
-        [directories.read_timings(directory.path) for directory in shards]
-    ).sort_by("path")
-    regions = chain.from_iterable(read_regions(directory.path) for directory in shards)
-    slices = pa.concat_tables([directories.slice_table(directory.path) for directory in shards])
-    slices = slices.combine_chunks().sort_by("path")
-    _warn_of_gaps(len(rows), audits, reporter)
-    hosts = {audit.get("host", "") for audit in audits}
-    facts = audits[0] | {
-        "shard": "1/1",
-        "merged_from": [audit["head"] for audit in audits],
-        "started": min(audit["started"] for audit in audits),
-        "command": list(command),
-        "environment": environment.facts(),
-        **where_scored(hosts, {count for audit in audits for count in audit["threads"]}),
-        "cases": cases.settle(),
-    }
-    result = conclude(out, rows, slices, timings, regions, calibration, facts, measure, reporter)
+    regions = chain.from_iterable(read_regions(shard.path) for shard in shards)
+    result = conclude(out, scoring, tables, regions, _measure(shards), reporter)
     report.write(out)
     return result
 
 
-def _warn_of_gaps(rows: int, audits: Sequence[Mapping[str, Any]], reporter: Reporter) -> None:
+def _joined_tables(shards: Sequence[ScoreDirectory]) -> Tables:
+    """Return the rows of all parts in the order of their paths; of outputs only the heatmaps."""
+    parts = [directories.read_tables(shard.path) for shard in shards]
+    outputs = pa.concat_tables([each.outputs for each in parts])
+    return Tables(
+        scores=_joined([each.scores for each in parts]),
+        timings=_joined([each.timings for each in parts]),
+        slices=_joined([each.slices for each in parts]),
+        outputs=outputs.filter(pc.starts_with(outputs["name"], HEATMAPS)),
+    )
+
+
+def _joined(tables: Sequence[pa.Table]) -> pa.Table:
+    return pa.concat_tables(tables).combine_chunks().sort_by("path")
+
+
+def _joined_cases(shards: Sequence[ScoreDirectory], out: Path) -> ShownCases:
+    """Copy the pictures of the images that rank first in the whole, and return their paths."""
+    audit = shards[0].audit
+    threshold = np.inf if audit.far is None else audit.calibration.threshold(audit.far)
+    cases = Cases(out, threshold, audit.scale)
+    for shard in shards:
+        shown = {*shard.audit.cases.highest, *shard.audit.cases.borderline}
+        for row in shard.each():
+            if row.path in shown and row.score is not None:
+                source = directories.picture_of(shard.path, row.path)
+                _copy(source, directories.picture_of(out, row.path))
+                cases.recall(row.path, row.score)
+    return cases.settle()
+
+
+def _measure(shards: Sequence[ScoreDirectory]) -> Measure:
+    """Return the measure of all labelled images, without their pixels."""
+    audit = shards[0].audit
+    measure = Measure(audit.calibration, audit.far or DEFAULT_FAR, masks=False)
+    for row in chain.from_iterable(shard.each() for shard in shards):
+        if row.score is not None and row.label is not None:
+            scored = LabelledScore(
+                row.path, row.label, row.score, row.group, is_volume=row.is_volume
+            )
+            measure.add(scored)
+    return measure
+
+
+def _warn_of_gaps(rows: int, audits: Sequence[Audit], reporter: Reporter) -> None:
     """Say so if parts found other files in their folder than are in them."""
-    listed = {audit.get("listed", rows) for audit in audits}
-    if audits[0]["shard"] != "1/1" and listed != {rows}:
+    listed = {audit.listed or rows for audit in audits}
+    if audits[0].shard != "1/1" and listed != {rows}:
         counts = " or ".join(map(str, sorted(listed)))
         reporter.warn(
-            f"the parts have {rows} files, but found {counts} in their folder: it was changed meanwhile"
+            f"the parts have {rows} files, but found {counts} in their folder: it was changed "
+            "meanwhile"
         )
 
 
-def _refuse_misfits(shards: Sequence[directories.ScoreDirectory]) -> None:
-    """RunError if parts were not made alike, one is missing, or one is not what was written: what
-    was changed in it would get a new, honest record."""
-    parts, audits = (
-        [directory.path for directory in shards],
-        [directory.audit for directory in shards],
-    )
-    for part, audit in zip(parts, audits, strict=True):
-        for key in ("model_sha256", "far", "fdr", "heatmaps", "calibration", "identifiers"):
-            if audit[key] != audits[0][key]:
+# -- What is refused -------------------------------------------------------------------------------
+
+
+def _refuse_misfits(shards: Sequence[ScoreDirectory]) -> None:
+    """Raise RunError if parts were not made alike, one is missing, or one is not what was written:
+    what was changed in it would get a new, honest record."""
+    first = audits.to_json(shards[0].audit)
+    for shard in shards:
+        if shard.audit.format != directories.FORMAT:
+            raise RunError(
+                f"{shard.path} is of format {shard.audit.format}, and only parts of format "
+                f"{directories.FORMAT} are merged: merge with the release that wrote it, or score "
+                "anew"
+            )
+        content = audits.to_json(shard.audit)
+        for key in ALIKE:
+            if content[key] != first[key]:
                 raise RunError(
-                    f"{part} and {parts[0]} differ in {key}; parts of one scoring are expected"
+                    f"{shard.path} and {shards[0].path} differ in {key}; parts of one scoring are "
+                    "expected"
                 )
-    numbers = [audit["shard"] for audit in audits]
-    count = max(int(shard.partition("/")[2]) for shard in numbers)
-    if count > 1 and sorted(numbers) != sorted(f"{index}/{count}" for index in range(1, count + 1)):
-        raise RunError(f"shards {', '.join(sorted(numbers))} are not 1 to {count}, each once")
-    for directory in shards:
-        if problems := verification.of_record(directory, []):
-            raise RunError(f"{directory.path} is not what was written: {problems[0]}")
+
+    numbers = sorted(shard.audit.shard for shard in shards)
+    count = max(int(number.partition("/")[2]) for number in numbers)
+    if count > 1 and numbers != sorted(f"{index}/{count}" for index in range(1, count + 1)):
+        raise RunError(f"shards {', '.join(numbers)} are not 1 to {count}, each once")
+    for shard in shards:
+        if problems := verification.record_problems(shard):
+            raise RunError(f"{shard.path} is not what was written: {problems[0]}")
+
+
+def _refuse_duplicates(rows: pa.Table) -> None:
+    twice = [path for path, count in Counter(rows["path"].to_pylist()).items() if count > 1]
+    if twice:
+        raise RunError(
+            f"{twice[0]} and {len(twice) - 1} more paths are in more than one part; nothing was "
+            "merged"
+        )
+
+
+# -- Files -----------------------------------------------------------------------------------------
+
+
+def _copy_heatmaps(shards: Sequence[ScoreDirectory], out: Path) -> None:
+    for shard in shards:
+        for output in rows_of(shard.outputs, OutputRow):
+            if output.name.startswith(HEATMAPS):
+                _copy(inside(shard.path, output.name), inside(out, output.name))
 
 
 def _copy(source: Path, target: Path) -> None:

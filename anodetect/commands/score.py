@@ -1,14 +1,12 @@
-"""Folders in, score directory out: score, merge the parts of several machines, score some files
-again.
+"""Score: a run and images in, a score directory out.
 
 scan → (model → files, journal)* → decision → score directory
 """
 
-import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from pkgutil import resolve_name
@@ -18,33 +16,37 @@ import numpy as np
 import pyarrow as pa
 
 from anodetect.commands.conclude import conclude, where_scored
+from anodetect.commands.inputs import collect
 from anodetect.commands.labelled import labelled_score
-from anodetect.data import cards, readers
-from anodetect.data.scan import Problem, Record, identified, is_below
+from anodetect.data import readers
+from anodetect.data.scan import Problem, Record
 from anodetect.detectors import entry_named
 from anodetect.engines.worker import Engine, ScoredEntries, Task, problem_row, shard_of
-from anodetect.errors import ConfigError, DataError, Interrupted, nearest
-from anodetect.files import path_text
+from anodetect.errors import ConfigError, Interrupted, nearest
 from anodetect.model.loading import Failed
 from anodetect.model.read_ahead import BATCH
 from anodetect.model.scoring import Scored, ScoredVolume
 from anodetect.output import report
 from anodetect.output.cases import Cases
 from anodetect.output.formats import DEFAULT, check_formats, map_reader
-from anodetect.record import environment, runs, verification
+from anodetect.record import directories, environment, runs, verification
+from anodetect.record.audit import Scoring, ShownCases
 from anodetect.record.decisions import numbers
+from anodetect.record.directories import Tables
 from anodetect.record.journal import Journal
 from anodetect.record.rows import (
     OK,
     JournalEntry,
+    OutputRow,
     Region,
     ScoreRow,
     SliceRow,
     TableBuilder,
     TimingRow,
 )
+from anodetect.record.runs import Run
 from anodetect.stats.calibration import DEFAULT_FAR
-from anodetect.stats.decision import Rule, statement
+from anodetect.stats.decision import statement
 from anodetect.stats.evaluation import Measure
 from anodetect.types import Floats, Reporter, Silent
 
@@ -73,108 +75,44 @@ def score(
 ) -> dict[str, Any]:
     """Score files, folders or a card's test part, and write the score directory `out`.
 
-    With `resume` an interrupted scoring of the same `out` goes on, and what is finished is not
-    scored again. `shard` "i/n" scores the i-th of n parts, told apart by the files' contents.
-    `sign` is a file with an Ed25519 private key. `engine` is one of ENGINES: "local" scores on this
-    machine, in as many processes as help or in `workers`; "ray" on a cluster.
+    `far` is the false-alarm rate at which images are flagged; with `fdr` it is the false-discovery
+    rate. `heatmaps` names output formats. With `resume` an interrupted scoring of the same `out`
+    goes on, and what is finished is not scored again. `shard` "i/n" scores the i-th of n parts,
+    which the contents of the files decide. `sign` is a file with an Ed25519 private key. `engine`
+    is one of ENGINES: "local" scores on this machine, in as many processes as help or in `workers`;
+    "ray" on a cluster. ConfigError and DataError before any work for what cannot be scored.
     """
-    reporter = reporter or Silent()
-    begun, started = time.monotonic(), datetime.now(UTC)
+    reporter, begun = reporter or Silent(), time.monotonic()
     check_formats(heatmaps)
     run_engine = engine_named(engine, workers)
-    mine = shard_of(shard)
     key = verification.private_key(sign) if sign else None
     run = runs.read(run_path)
-    run.calibration.level(far)  # refuses an impossible rate before any work
-    run.calibration.level(far if fdr is None else fdr)
-    root, items, problems = collect(paths, out, follow_symlinks, keep_identifiers)
-    listed = len(items) + len(problems)
-    problems = [each for each in problems if mine(readers.digest(each.name.encode()))]
-    asked = {
-        "shard": shard,
-        "heatmaps": list(heatmaps),
-        "root": str(root.absolute()),
-        "identifiers": keep_identifiers,
-    }
-    facts = _facts(run, far, fdr) | asked | {"listed": listed}
-    begun_with = asked | {key: facts[key] for key in ("model_sha256", "far", "fdr")}
-    task = Task(
-        run=run_path.absolute(),
-        model_sha256=run.model_sha256,
-        out=out.absolute(),
-        heatmaps=tuple(heatmaps),
-        far=far,
-        fdr=fdr,
-        shard=shard,
-        device=device,
-        keep_identifiers=keep_identifiers,
-    )
-    threshold = task.threshold(run.calibration)
-    with Journal(out, begun_with, resume=resume) as journal:
-        groups = {record.group for record in items}
-        reporter.say(statement(run.calibration, Rule.of(far, fdr), len(items), len(groups)))
-        cases = Cases(out, threshold, run.scale)
-        measure = Measure(run.calibration, far, masks=any(record.mask for record in items))
-        by_id = {record.id: record for record in items}
-        tally, done = Tally(threshold), set()
-        for entry in journal.resumed():
-            tally.add(entry)
-            done.add(entry.row.path)
-            _count(entry.row, out, by_id, cases, measure)
-        if done:
-            reporter.say(f"{len(done)} of {len(items)} files were finished before; going on")
-        todo = [record for record in items if record.id not in done]
-        made = run_engine(task, todo, reporter, tally.note) if todo else _nothing()
-        first = time.monotonic()
-        try:
-            with closing(made):
-                for scored, entry in _journaled(made, journal):
-                    tally.add(entry)
-                    _count(entry.row, out, by_id, cases, measure, scored)
-        except KeyboardInterrupt:
-            raise Interrupted(
-                f"stopped after {tally.count} of {len(items)} files; "
-                "the same command with --resume goes on"
-            ) from None
-        seconds = time.monotonic() - first
-        del items, todo, by_id  # of very many files they take more than all that follows
-        rows, timings, slices = _tables(
-            journal.entries(), [problem_row(each, run.model_sha256) for each in problems]
-        )
-        _warn_of_known(rows, run_path, reporter)
-        facts |= {
-            "command": list(command),
-            "started": started.isoformat(timespec="seconds"),
-            "environment": environment.facts(),
-            **tally.where(),
-            "cases": cases.settle(),
-        }
-        result = conclude(
-            out,
-            rows,
-            slices,
-            timings,
-            regions_of(journal.entries()),
-            run.calibration,
-            facts,
-            measure,
-            reporter,
-        )
+    for rate in (far, far if fdr is None else fdr):
+        run.calibration.level(rate)  # refuses an impossible rate
+
+    inputs = collect(paths, out, follow_symlinks, keep_identifiers)
+    places = (run_path.absolute(), run.model_sha256, out.absolute())
+    task = Task(*places, tuple(heatmaps), far, fdr, shard, device, keep_identifiers)
+    scoring = _scoring(run, task, inputs.root, len(inputs.records) + len(inputs.problems), command)
+    with Journal(out, _options(scoring), resume=resume) as journal:
+        groups = {record.group for record in inputs.records}
+        reporter.say(statement(run.calibration, scoring.rule, len(inputs.records), len(groups)))
+        progress = Progress(run, task, has_masks=any(record.mask for record in inputs.records))
+        speed = _score_all(run, task, run_engine, inputs.records, journal, progress, reporter)
+        problems = _problem_rows(inputs.problems, task)
+        del inputs, groups  # of very many files they take more than all that follows
+
+        tables = _tables(journal.entries(), problems)
+        _warn_of_known(tables.scores, run_path, reporter)
+        host, threads = where_scored(progress.hosts, progress.threads)
+        scoring = replace(scoring, host=host, threads=threads, cases=progress.cases.settle())
+        regions = _regions(journal.entries())
+        result = conclude(out, scoring, tables, regions, progress.measure, reporter)
         if key:
             verification.sign(out, result["head"], key)
         journal.remove()
     report.write(out)
-    each_took = numbers(timings["seconds"])
-    return result | {
-        "failures": measure.problems,
-        "seconds": round(time.monotonic() - begun, 3),
-        "seconds_to_first": round(first - begun, 3),
-        "images_per_second": round((tally.count - len(done)) / seconds, 3) if seconds else 0.0,
-        "peak_memory_mb": environment.peak_memory_mb(),
-        "model_seconds_per_image": float(np.median(each_took[each_took > 0]))
-        if (each_took > 0).any()
-        else 0.0,
-    }
+    return result | {"failures": progress.measure.problems} | speed.answer(begun, tables.timings)
 
 
 def engine_named(name: str, workers: int | None) -> Engine:
@@ -186,159 +124,222 @@ def engine_named(name: str, workers: int | None) -> Engine:
     return engine
 
 
+def _scoring(run: Run, task: Task, root: Path, listed: int, command: Sequence[str]) -> Scoring:
+    """Return what is known of a scoring when it starts."""
+    header = run.header
+    return Scoring(
+        run=run.path.name,
+        run_path=str(task.run),
+        model_sha256=run.model_sha256,
+        detector=header["detector"],
+        data=header["data"],
+        facts=header["facts"],
+        config=header["config"],
+        training=tuple(runs.curves(run.path)),
+        baseline=entry_named(header["detector"]).baseline,
+        far=task.far if task.fdr is None else None,
+        fdr=task.fdr,
+        pixel_threshold=run.calibration.pixel_threshold(task.far),
+        scale=run.scale,
+        calibration=run.calibration,
+        shard=task.shard,
+        heatmaps=task.heatmaps,
+        root=str(root.absolute()),
+        identifiers=task.keep_identifiers,
+        listed=listed,
+        command=tuple(command),
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        environment=environment.facts(),
+        cases=ShownCases(),
+    )
+
+
+def _options(scoring: Scoring) -> dict[str, Any]:
+    """Return what must be the same for an interrupted scoring to go on."""
+    return {
+        "format": directories.FORMAT,
+        "shard": scoring.shard,
+        "heatmaps": list(scoring.heatmaps),
+        "root": scoring.root,
+        "identifiers": scoring.identifiers,
+        "model_sha256": scoring.model_sha256,
+        "far": scoring.far,
+        "fdr": scoring.fdr,
+    }
+
+
 def _warn_of_known(rows: pa.Table, run_path: Path, reporter: Reporter) -> None:
     used = {row["sha256"] for row in runs.read_manifest(run_path) if row["sha256"]}
     if known := sum(sha256 in used for sha256 in rows["sha256"].to_pylist()):
         reporter.warn(
-            f"{known} of these images took part in training or calibration; "
-            "their p-values are not valid"
+            f"{known} of these images took part in training or calibration; their p-values are not "
+            "valid"
         )
 
 
-def _facts(run: runs.Run, far: float, fdr: float | None) -> dict[str, Any]:
-    """What audit.json says of the model and of how it decides."""
-    return {
-        "run": run.path.name,
-        "run_path": str(run.path.absolute()),
-        "model_sha256": run.model_sha256,
-        **{key: run.header[key] for key in ("detector", "data", "facts", "config")},
-        "baseline": entry_named(run.header["detector"]).baseline,
-        "far": None if fdr is not None else far,
-        "fdr": fdr,
-        "pixel_threshold": run.calibration.pixel_threshold(far),
-        "scale": list(run.scale),
-        "training": runs.curves(run.path),
-        "calibration": run.calibration.snapshot(),
-    }
+# -- File by file ----------------------------------------------------------------------------------
 
 
-class Tally:
-    """How many files have been scored until now, and how many of them are flagged above the
-    threshold, or failed; and on which machines, on how many threads."""
+class Progress:
+    """What is known of the files scored so far: how many, how many of them failed or are flagged,
+    on which machines and threads, the cases to be shown, and the metrics of labelled ones."""
 
-    def __init__(self, threshold: float) -> None:
-        self.threshold = threshold
+    def __init__(self, run: Run, task: Task, *, has_masks: bool) -> None:
+        self.out, self.threshold = task.out, task.threshold(run.calibration)
+        self.cases = Cases(task.out, self.threshold, run.scale)
+        self.measure = Measure(run.calibration, task.far, masks=has_masks)
         self.threads: set[int] = set()
         self.hosts: set[str] = set()
         self.count = self.flagged = self.failed = 0
 
-    def add(self, entry: JournalEntry) -> None:
+    def add(self, entry: JournalEntry, record: Record | None, scored: Scored | None = None) -> None:
+        """Count a file. Without `scored` it was scored earlier or by another process, and its
+        heatmap is read again if it is to be measured."""
+        row = entry.row
         self.count += 1
         self.threads.add(entry.threads)
         self.hosts.add(entry.host)
-        score = entry.row.score
-        self.failed += entry.row.status != OK
-        self.flagged += score is not None and score > self.threshold
+        self.failed += row.status != OK
+        self.flagged += row.score is not None and row.score > self.threshold
+        if row.score is None or record is None:
+            return
+
+        self.cases.recall(row.path, row.score)
+        if scored is not None and not isinstance(scored, Failed):
+            volume = scored.loaded.volume if isinstance(scored, ScoredVolume) else None
+            item = labelled_score(record, row.score, scored.heatmap, volume)
+        else:
+            heatmap = self._heatmap_of(row)
+            item = labelled_score(record, row.score, heatmap, is_volume=row.is_volume)
+        if item is not None:
+            self.measure.add(item)
+
+    def _heatmap_of(self, row: ScoreRow) -> Floats | None:
+        """Return an image's heatmap from its file; None if it is not needed or cannot be read."""
+        reader = map_reader(row.heatmap, "image")
+        if reader is None or not self.measure.has_masks or row.label is None:
+            return None
+        return reader(self.out / row.heatmap)
 
     def note(self) -> str:
-        """With --fdr flags are known only when everything has been scored."""
+        """Return the counts in words; with `--fdr` flags are known only at the end."""
         flagged = f"{self.flagged} flagged, " if np.isfinite(self.threshold) else ""
         return f"{flagged}{self.failed} failed"
 
-    def where(self) -> dict[str, Any]:
-        """What audit.json says of the machines: which one and on how many threads, nothing if there
-        were several."""
-        return where_scored(self.hosts, self.threads)
+
+@dataclass(frozen=True)
+class Speed:
+    """The number of files that were scored now, when scoring started, and how many seconds it
+    took."""
+
+    files: int
+    started: float
+    seconds: float
+
+    def answer(self, begun: float, timings: pa.Table) -> dict[str, Any]:
+        """Return what `score --json` says of time and memory; `begun` is when the command began."""
+        took = numbers(timings["seconds"])
+        took = took[took > 0]
+        return {
+            "seconds": round(time.monotonic() - begun, 3),
+            "seconds_to_first": round(self.started - begun, 3),
+            "images_per_second": round(self.files / self.seconds, 3) if self.seconds else 0.0,
+            "peak_memory_mb": environment.peak_memory_mb(),
+            "model_seconds_per_image": float(np.median(took)) if len(took) else 0.0,
+        }
 
 
-def _tables(
-    entries: Iterable[JournalEntry], problems: Iterable[ScoreRow]
-) -> tuple[pa.Table, pa.Table, pa.Table]:
-    """Return rows, also those of what could not be looked at, timings and slices, in the order of
-    their paths."""
-    rows, timings = TableBuilder(ScoreRow), TableBuilder(TimingRow)
-    slices = TableBuilder(SliceRow)
-    for entry in entries:
-        rows.add(entry.row)
-        timings.add(TimingRow(path=entry.row.path, seconds=entry.seconds))
-        slices.extend(entry.slices)
-    rows.extend(problems)
-    return tuple(each.table().sort_by("path") for each in (rows, timings, slices))
+def _score_all(
+    run: Run,
+    task: Task,
+    engine: Engine,
+    records: Sequence[Record],
+    journal: Journal,
+    progress: Progress,
+    reporter: Reporter,
+) -> Speed:
+    """Score what the journal does not have; Interrupted on Ctrl-C."""
+    by_id, done = {record.id: record for record in records}, set[str]()
+    for entry in journal.resumed():
+        progress.add(entry, by_id.get(entry.row.path))
+        done.add(entry.row.path)
+    if done:
+        reporter.say(f"{len(done)} of {len(records)} files were finished before; going on")
+
+    todo = [record for record in records if record.id not in done]
+    entries = engine(run, task, todo, reporter, progress.note) if todo else _no_entries()
+    started = time.monotonic()
+    try:
+        with closing(entries):
+            for scored, entry in _journaled(entries, journal):
+                progress.add(entry, by_id.get(entry.row.path), scored)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"stopped after {progress.count} of {len(records)} files; the same command with "
+            "--resume goes on"
+        ) from None
+    return Speed(progress.count - len(done), started, time.monotonic() - started)
 
 
-def regions_of(entries: Iterable[JournalEntry]) -> Iterator[tuple[str, Region]]:
-    """Yield each region with the path of its image."""
-    for entry in entries:
-        for region in entry.regions:
-            yield entry.row.path, region
-
-
-def _count(
-    row: ScoreRow,
-    out: Path,
-    by_id: Mapping[str, Record],
-    cases: Cases,
-    measure: Measure,
-    scored: Scored | None = None,
-) -> None:
-    """Count an image that was scored: by this process just now, or earlier, or by another one."""
-    if row.score is None or row.path not in by_id:
-        return
-    cases.recall(row.path, row.score)
-    if scored is not None and not isinstance(scored, Failed):
-        volume = scored.loaded.volume if isinstance(scored, ScoredVolume) else None
-        item = labelled_score(scored.record, scored.score, scored.heatmap, volume)
-        if item is not None:
-            measure.add(item)
-        return
-
-    heatmap: Floats | None = None
-    if measure.has_masks and row.label is not None:
-        reader = map_reader(row.heatmap, "image")
-        heatmap = None if reader is None else reader(out / row.heatmap)
-    item = labelled_score(by_id[row.path], row.score, heatmap, is_volume=row.is_volume)
-    if item is not None:
-        measure.add(item)
+def _no_entries() -> ScoredEntries:
+    yield from ()
 
 
 def _journaled(
     items: ScoredEntries, journal: Journal
 ) -> Iterator[tuple[Scored | None, JournalEntry]]:
-    """Add to the journal, as many at a time as is worth a flush to the disk, and pass on."""
+    """Add entries to the journal, as many at a time as are worth a flush to the disk, and pass them
+    on."""
     batch: list[tuple[Scored | None, JournalEntry]] = []
     last = time.monotonic()
-    for item in items:
-        batch.append(item)
-        volume = isinstance(item[0], ScoredVolume)  # is not to wait in memory
-        if volume or len(batch) >= BATCH or time.monotonic() - last > PROMPT:
+    for scored, entry in items:
+        batch.append((scored, entry))
+        is_volume = isinstance(scored, ScoredVolume)
+        del scored  # a volume is not to wait in memory
+        if is_volume or len(batch) >= BATCH or time.monotonic() - last > PROMPT:
             journal.append([entry for _, entry in batch])
             yield from batch
             batch, last = [], time.monotonic()
+
     journal.append([entry for _, entry in batch])
     yield from batch
 
 
-def _nothing() -> ScoredEntries:
-    yield from ()
+# -- Tables ----------------------------------------------------------------------------------------
 
 
-def collect(
-    paths: Sequence[str], out: Path, follow_symlinks: bool, keep_identifiers: bool = False
-) -> tuple[Path, list[Record], list[Problem]]:
-    """What `score` is asked to score: the input root, records, and what cannot be looked at.
+def _problem_rows(problems: Sequence[Problem], task: Task) -> list[ScoreRow]:
+    """Return the rows of files that cannot be looked at; they belong to the shards of their
+    names."""
+    in_shard = shard_of(task.shard)
+    rows = []
+    for problem in problems:
+        if in_shard(readers.digest(problem.name.encode())):
+            rows.append(problem_row(problem, task.model_sha256))
+    return rows
 
-    With several paths the root is their common parent folder and ids are relative to it.
-    """
-    if not paths:
-        raise ConfigError("nothing to score: give files, folders or a data set's name")
-    datasets = [cards.open_data(path, follow_symlinks=follow_symlinks) for path in paths]
-    root = datasets[0].root
-    items = [record for dataset in datasets for record in dataset.testing()]
-    problems = [problem for dataset in datasets for problem in dataset.problems]
-    if len(datasets) > 1:
-        root = Path(os.path.commonpath([os.path.abspath(dataset.root) for dataset in datasets]))  # noqa: PTH100
-        items = [cards.relative_to(record, root) for record in items]
-        below = {
-            dataset.root: path_text(os.path.relpath(dataset.root, root)) for dataset in datasets
-        }
-        problems = []
-        for dataset in datasets:
-            prefix = "" if below[dataset.root] == "." else f"{below[dataset.root]}/"
-            problems += [replace(each, name=prefix + each.name) for each in dataset.problems]
-    within = is_below(out, root)  # only then can outputs be among the inputs
-    unique = {record.id: record for record in items if not (within and is_below(record.path, out))}
-    if keep_identifiers:
-        unique = {name: identified(record) for name, record in unique.items()}
-    if not unique and not problems:
-        raise DataError(f"{', '.join(paths)}: nothing to score")
-    return root, list(unique.values()), problems
+
+def _tables(entries: Iterable[JournalEntry], problems: Iterable[ScoreRow]) -> Tables:
+    """Return rows, timings and slices in the order of their paths, and outputs in that of their
+    names."""
+    rows, timings = TableBuilder(ScoreRow), TableBuilder(TimingRow)
+    slices, outputs = TableBuilder(SliceRow), TableBuilder(OutputRow)
+    for entry in entries:
+        rows.add(entry.row)
+        timings.add(TimingRow(path=entry.row.path, seconds=entry.seconds))
+        slices.extend(entry.slices)
+        outputs.extend(entry.outputs)
+    rows.extend(problems)
+    return Tables(
+        scores=rows.table().sort_by("path"),
+        timings=timings.table().sort_by("path"),
+        slices=slices.table().sort_by("path"),
+        outputs=outputs.table(),
+    )
+
+
+def _regions(entries: Iterable[JournalEntry]) -> Iterator[tuple[str, Region]]:
+    """Yield each region with the path of its image."""
+    for entry in entries:
+        for region in entry.regions:
+            yield entry.row.path, region

@@ -63,7 +63,7 @@ def _heatmap(record: Record, path: Path) -> Pixels:
     row = next((row for row in scored.rows if row.path == record.id), None)
     if not row or not row.heatmap:
         return BLANK
-    return colour(tifffile.imread(path / row.heatmap), tuple(scored.audit["scale"]))
+    return colour(tifffile.imread(path / row.heatmap), scored.audit.scale)
 
 
 def sheet(titles: Sequence[str], rows: Sequence[Pixels]) -> Pixels:

@@ -16,6 +16,7 @@ from anodetect.engines.worker import Engine, ScoredEntries, Task, Worker
 from anodetect.errors import ConfigError, RunError
 from anodetect.model.read_ahead import BATCH
 from anodetect.record.rows import JournalEntry, entry_from_json, entry_to_json
+from anodetect.record.runs import Run
 from anodetect.types import Reporter, Silent
 
 BLOCK = 4 * BATCH  # files handed out at a time
@@ -37,7 +38,7 @@ def engine(workers: int | None) -> Engine:
         raise ConfigError("--engine ray needs Ray: pip install 'anodetect[ray]'") from None
 
     def entries(
-        task: Task, items: Sequence[Record], reporter: Reporter, note: Callable[[], str]
+        run: Run, task: Task, items: Sequence[Record], reporter: Reporter, note: Callable[[], str]
     ) -> ScoredEntries:
         _start()
         return _entries(task, items, reporter, note, workers)

@@ -4,11 +4,12 @@ from collections.abc import Callable, Sequence
 
 from anodetect.data.scan import Record
 from anodetect.engines.worker import ScoredEntries, Task, Worker
+from anodetect.record.runs import Run
 from anodetect.types import Reporter
 
 
 def line_engine(
-    task: Task, items: Sequence[Record], reporter: Reporter, note: Callable[[], str]
+    run: Run, task: Task, items: Sequence[Record], reporter: Reporter, note: Callable[[], str]
 ) -> ScoredEntries:
     """Score in this process; the text of `note` is shown beside the progress."""
-    return Worker(task).work(items, reporter, note)
+    return Worker(task, run=run).work(items, reporter, note)

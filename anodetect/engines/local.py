@@ -28,6 +28,7 @@ from anodetect.engines.line import line_engine
 from anodetect.engines.worker import Engine, ScoredEntries, Task, Worker
 from anodetect.errors import AnodetectError, ConfigError, RunError
 from anodetect.model.read_ahead import BATCH
+from anodetect.record.runs import Run
 from anodetect.types import Reporter, Silent
 
 FEW = 64  # images: scored before other processes would have begun
@@ -46,13 +47,13 @@ def engine(workers: int | None) -> Engine:
         raise ConfigError(f"--workers {workers}: at least one is needed")
 
     def entries(
-        task: Task, items: Sequence[Record], reporter: Reporter, note: Callable[[], str]
+        run: Run, task: Task, items: Sequence[Record], reporter: Reporter, note: Callable[[], str]
     ) -> ScoredEntries:
         count, threads = (
             (workers, max(1, cpu_count() // workers)) if workers else _suited(task, items)
         )
         if count == 1:
-            return line_engine(task, items, reporter, note)
+            return line_engine(run, task, items, reporter, note)
         return _made(_start(task, min(count, len(items)), threads), items, reporter, note)
 
     return entries

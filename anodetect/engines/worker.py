@@ -36,6 +36,7 @@ from anodetect.record.rows import (
     ScoreRow,
     SliceRow,
 )
+from anodetect.record.runs import Run
 from anodetect.stats.calibration import Calibration
 from anodetect.types import Reporter
 
@@ -64,7 +65,9 @@ class Task:
 # Entries as they are finished, in any order, each with what was scored, None where another process
 # scored it.
 ScoredEntries = Generator[tuple[Scored | None, JournalEntry], None, None]
-Engine = Callable[[Task, Sequence[Record], Reporter, Callable[[], str]], ScoredEntries]
+# Takes the run, which has been read, the task, the records to score, and a text to show beside the
+# progress.
+Engine = Callable[[Run, Task, Sequence[Record], Reporter, Callable[[], str]], ScoredEntries]
 
 
 def device_type(device: str) -> str:
@@ -79,12 +82,15 @@ def device_type(device: str) -> str:
 
 
 class Worker:
-    """A model that scores files and writes what there is to write of each, on `count` threads or
-    those it finds."""
+    """A model that scores files and writes what there is to write of each.
 
-    def __init__(self, task: Task, count: int | None = None) -> None:
+    It computes on `count` threads, or on as many as are set. Without `run` the run is read; RunError
+    if it is no longer the one that the task names.
+    """
+
+    def __init__(self, task: Task, count: int | None = None, run: Run | None = None) -> None:
         self.task = task
-        self.run = runs.read(task.run)
+        self.run = run or runs.read(task.run)
         if self.run.model_sha256 != task.model_sha256:
             raise RunError(f"{task.run} is not the model that this scoring was begun with")
         self.model = Model.load(self.run, task.device)

@@ -10,6 +10,7 @@ from anodetect.imaging.preprocess import PreparedVolume
 from anodetect.imaging.representations import Panels
 from anodetect.output import volumes
 from anodetect.output.pictures import case_strip
+from anodetect.record.audit import ShownCases
 from anodetect.record.directories import picture_of
 from anodetect.types import Floats
 
@@ -47,13 +48,14 @@ class Cases:
         if picture_of(self.out, identity).is_file():
             self.admits(identity, score)
 
-    def settle(self) -> dict[str, list[str]]:
-        """Remove pictures that no longer count; return the ids of the others, best first."""
+    def settle(self) -> ShownCases:
+        """Return the images that are kept in the end; pictures of others are removed."""
         wanted = {picture_of(self.out, identity) for identity in self._names()}
         for picture in picture_of(self.out, "").parent.glob("*"):
             if picture not in wanted:
                 picture.unlink()
-        return {name: [identity for _, identity in kept] for name, kept in self.kept.items()}
+        names = {name: tuple(path for _, path in kept) for name, kept in self.kept.items()}
+        return ShownCases(**names)
 
     def _names(self) -> set[str]:
         return {identity for kept in self.kept.values() for _, identity in kept}

@@ -58,7 +58,7 @@ def write_regions(
     widths: Sequence[int],
     heights: Sequence[int],
     regions: Iterable[tuple[str, Region]],
-    threshold: float,
+    threshold: float | None,
 ) -> None:
     """Write the regions of a score directory's images, each with the path of its image.
 

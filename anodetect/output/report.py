@@ -6,7 +6,7 @@ import heapq
 import json
 import shlex
 from collections.abc import Callable, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,11 @@ from anodetect.errors import RunError
 from anodetect.files import write_atomic
 from anodetect.output import figures
 from anodetect.record import directories, reviews
-from anodetect.record.directories import ScoreDirectory, failures, picture_of
+from anodetect.record.directories import ScoreDirectory, picture_of
+from anodetect.record.failures import failures
 from anodetect.record.reviews import Review, in_force
 from anodetect.record.rows import OK, ScoreRow, SliceRow
 from anodetect.stats.agreement import summary
-from anodetect.stats.calibration import Calibration
 
 FLAGGED_ROWS, CASES, PROFILES = 50, 12, 4
 
@@ -63,9 +63,9 @@ def html(folder: Path, reviewed: Sequence[Review]) -> str:
     the reviews those of its record are shown. RunError if there is nothing to report.
     """
     scored = _directories(folder)
-    main = next((each for each in scored if not each.audit.get("baseline")), scored[0])
+    main = next((each for each in scored if not each.audit.baseline), scored[0])
     results = _results(folder / "results.json")
-    own = [review for review in reviewed if review.head == main.audit["head"]]
+    own = [review for review in reviewed if review.head == main.audit.head]
     flags = {row.path: bool(row.flagged) for row in main.rows} if own else {}
 
     page = environment().get_template("report.html.j2")
@@ -73,16 +73,16 @@ def html(folder: Path, reviewed: Sequence[Review]) -> str:
         main=main,
         audit=main.audit,
         rows=results.get("rows", []),
-        commands=results.get("commands", [shlex.join(main.audit["command"])]),
-        counts=main.audit["counts"],
-        evaluation=main.audit.get("evaluation"),
-        drift=[check for check in main.audit.get("drift", {}).values() if check],
+        commands=results.get("commands", [shlex.join(main.audit.command)]),
+        counts=main.audit.counts,
+        evaluation=main.audit.evaluation,
+        drift=[check for check in (main.audit.drift.batch, main.audit.drift.time) if check],
         # figures
         histogram=_histogram(main),
         roc=_roc(scored),
-        training=figures.training(main.audit.get("training", [])),
+        training=figures.training(main.audit.training),
         profiles=_profiles(main),
-        colour_bar=figures.colour_bar(*main.audit["scale"]),
+        colour_bar=figures.colour_bar(*main.audit.scale),
         # images
         cases=_cases(main),
         flagged=_flagged(main),
@@ -92,7 +92,7 @@ def html(folder: Path, reviewed: Sequence[Review]) -> str:
         # reviews
         review=summary(flags, in_force(own)) if own else None,
         verdicts=_verdicts(main, own),
-        broken=next(reviews.broken(own, main.audit["head"]), ""),
+        broken=next(reviews.broken(own, main.audit.head), ""),
         chain_end=own[-1].hash if own else "",
     )
     return text
@@ -106,17 +106,22 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    templates.tests["known"] = _is_known
     templates.filters["number"] = _number
     templates.filters["percent"] = _percent
     return templates
 
 
+def _is_known(value: float | None) -> bool:
+    return value is not None and not np.isnan(value)
+
+
 def _number(value: float | None, digits: int = 3) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
+    return f"{value:.{digits}f}" if _is_known(value) else "–"
 
 
 def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f} %"
+    return "–" if value is None or np.isnan(value) else f"{100 * value:.1f} %"
 
 
 # -- Files -----------------------------------------------------------------------------------------
@@ -125,13 +130,13 @@ def _percent(value: float | None) -> str:
 def _directories(folder: Path) -> list[ScoreDirectory]:
     """Read the score directory, or those in its scores/, in the order of their names."""
     if (folder / directories.AUDIT_FILE).is_file():
-        return [directories.read(folder, outputs=False)]
+        return [directories.read(folder)]
     files = sorted(folder.glob(f"scores/*/{directories.AUDIT_FILE}"))
     if not files:
         raise RunError(
             f"{folder}: neither a score directory nor a folder with score directories in scores/"
         )
-    return [directories.read(file.parent, outputs=False) for file in files]
+    return [directories.read(file.parent) for file in files]
 
 
 def _results(path: Path) -> dict[str, Any]:
@@ -152,7 +157,7 @@ def _picture(main: ScoreDirectory, path: str) -> str:
 
 def _cases(main: ScoreDirectory) -> dict[str, list[Case]]:
     """Return the cases that have a picture, in the order they were chosen, by why they were."""
-    chosen: dict[str, list[str]] = main.audit["cases"]
+    chosen = asdict(main.audit.cases)
     rows = _rows_of(main, set().union(*chosen.values()))
     cases: dict[str, list[Case]] = {}
     for name, paths in chosen.items():
@@ -196,7 +201,7 @@ def _histogram(main: ScoreDirectory) -> str:
     """Draw the scores of this batch; of volumes alone beside the highest score of each group."""
     scored = main.table.filter(pc.equal(main.table["status"], OK))
     volumes = bool((scored["depth"].fill_null(0).to_numpy() > 0).all())
-    calibration = Calibration.restore(main.audit["calibration"])
+    calibration = main.audit.calibration
     return figures.histogram(
         scored["score"].to_numpy(),
         scored["label"].fill_null(-1).to_numpy(),
@@ -215,7 +220,7 @@ def _roc(scored: Sequence[ScoreDirectory]) -> str:
         labels = table["label"].to_numpy().astype(np.int64)
         if 0 < labels.sum() < len(labels):
             scores, groups = table["score"].to_numpy(), table["group"].to_pylist()
-            name = each.audit["detector"]
+            name = each.audit.detector
             detectors.append(figures.LabelledScores(name, labels, scores, groups))
     return figures.roc(detectors)
 
@@ -228,6 +233,5 @@ def _profiles(main: ScoreDirectory) -> str:
         if each.path in slices:
             slices[each.path].append(each)
 
-    calibration = Calibration.restore(main.audit["calibration"])
-    threshold = calibration.threshold(main.audit["far"] or main.audit["fdr"])
+    threshold = main.audit.calibration.threshold(main.audit.rule.rate)
     return figures.profiles({path: rows for path, rows in slices.items() if rows}, threshold)

@@ -1,27 +1,25 @@
 """The score directory: what was scored, how it was decided, and a hash chain over the rows.
 
-    scores.parquet   authoritative, one row per image (columns: COLUMNS); scores.csv has the same rows
-    slices.parquet   one row per slice, where there are volumes: its place in the patient, and its score
-    groups.csv       one row per patient or lot
-    timings.parquet  seconds per image, apart, so that equal inputs give equal tables
-    regions.json     outlines of what exceeds the pixel threshold, in COCO's format
+    scores.parquet   authoritative, one row per file (ScoreRow); scores.csv has the same rows
+    slices.parquet   one row per slice of volumes (SliceRow); only where there are volumes
+    groups.parquet   one row per patient or lot (GroupRow); groups.csv has the same rows
+    timings.parquet  seconds per file, apart, so that equal inputs give equal tables
     chain.parquet    each row's hash and the chain's value after it
-    heatmaps/        <path>_heatmap.<ext> and <path>_mask.png, in the image's own grid
-    bootstrap.npz    each metric's value in every resample of the groups, where labels are known
+    outputs.parquet  every other file of the record, with its hash (OutputRow)
+    heatmaps/        <path>_heatmap.<ext>, <path>_mask.png …, in the source's own grid
     cases/           pictures of the most anomalous and the most borderline images, for the report
-    audit.json       model, calibration, command, counts, the head and the hash of every output
+    regions.json     outlines of what exceeds the pixel threshold, in COCO's format
+    bootstrap.npz    each metric's value in every resample of the groups, where labels are known
+    audit.json       model, calibration, command, counts, the hashes of all tables, and the head
 
-The chain: h_0 = sha256(""), h_n = sha256(h_{n−1} ‖ r_n) with r_n = sha256(canonical JSON of row n).
-Rows in order of their paths give equal chains for equal results. The head, sha256(h_N ‖ canonical
-JSON of audit.json without it), stands for everything; report.html, signature.json and reviews stand
-outside it.
+The head stands for all of it: for the rows through their chain, for the other tables through their
+hashes in audit.json, for the other files through outputs.parquet. report.html, signature.json and
+reviews are not part of the record. docs/formats.md is the specification.
 """
 
 import json
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -31,58 +29,52 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import compute as pc
-from pyarrow import csv as pa_csv
-from pyarrow import parquet
 
-from anodetect.config import canonical, canonical_parts, without_nan
 from anodetect.errors import RunError
-from anodetect.files import WRITING, atomic, sha256_of, walk
+from anodetect.files import WRITING, atomic, sha256_of, walk, write_atomic
+from anodetect.record import audit as audits
+from anodetect.record import format2
+from anodetect.record.audit import Audit
+from anodetect.record.chain import chain_end, chain_table, head_of
 from anodetect.record.rows import (
-    AT_ONCE,
     OK,
     ChainRow,
     GroupRow,
+    OutputRow,
     ScoreRow,
     SliceRow,
-    TableBuilder,
     TimingRow,
-    check_columns,
     rows_of,
-    schema_of,
     to_table,
-    values_of,
 )
+from anodetect.record.tables import read_table, write_table
 
-FORMAT = 2
-EMPTY = sha256(b"").hexdigest()  # where a chain begins
+FORMAT, OLDEST = 3, 2
 AUDIT_FILE = "audit.json"
 JOURNAL, LOCK = "journal.jsonl", ".lock"  # only while a scoring is under way
-OUTSIDE = (
-    AUDIT_FILE,
-    "report.html",
-    "signature.json",
-    JOURNAL,
-    LOCK,
-)  # not among the hashed outputs
-AUDIT = (
-    "detector", "data", "model_sha256", "facts", "far", "fdr", "statement", "scale", "calibration", "command", "ended",
-    "counts", "cases", "environment", "outputs", "rows", "chain", "head",
-)  # fmt: skip
-BOOTSTRAP = "bootstrap.npz"  # each metric over resampled groups, where labels are known
-OUTPUT_COLUMNS = pa.schema([("name", pa.string()), ("sha256", pa.string())])
-PART = 4096  # rows of a table that are written at a time
-MOST_REASONS = 30  # that are told apart
-OUTPUTS_TEXT = re.compile(
-    rb'(?<=\n  "outputs": {).*?(?=\n  })', re.DOTALL
-)  # in audit.json as it is written here
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+OUTSIDE = (AUDIT_FILE, "report.html", "signature.json", JOURNAL, LOCK)  # not among the outputs
+BOOTSTRAP = "bootstrap.npz"
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The tables of a score directory, of the rows that each one names."""
+
+    scores: pa.Table  # of ScoreRow
+    groups: pa.Table = field(default_factory=lambda: to_table([], GroupRow))
+    timings: pa.Table = field(default_factory=lambda: to_table([], TimingRow))
+    slices: pa.Table = field(default_factory=lambda: to_table([], SliceRow))
+    outputs: pa.Table = field(default_factory=lambda: to_table([], OutputRow))
 
 
 @dataclass(frozen=True)
 class ScoreDirectory:
+    """A score directory as it was read: what audit.json says, and a table of ScoreRow, which takes
+    a tenth of the memory of `rows`."""
+
     path: Path
-    audit: dict[str, Any]
-    table: pa.Table  # of ScoreRow; of very many files a tenth of what `rows` takes
+    audit: Audit
+    table: pa.Table
 
     @cached_property
     def rows(self) -> list[ScoreRow]:
@@ -93,142 +85,64 @@ class ScoreDirectory:
         return rows_of(self.table, ScoreRow)
 
     def scored(self) -> list[ScoreRow]:
+        """Return the rows with a score."""
         return [row for row in self.rows if row.status == OK]
 
+    @cached_property
+    def outputs(self) -> pa.Table:
+        """The table of OutputRow; RunError if it cannot be read."""
+        return read_outputs(self.path)
 
-def in_error(rows: pa.Table) -> NDArray[np.bool_]:
-    """Which rows say what went wrong: with scoring, or with writing what was scored."""
-    return np.asarray(pc.fill_null(pc.not_equal(rows["error"], ""), False), bool)
-
-
-def failures(rows: pa.Table) -> list[tuple[str, int, str]]:
-    """(reason, how many, an example) of the rows in error, the most frequent reasons first.
-    Decoders have a message for every file, so of rare reasons only the number is told."""
-    table = rows.filter(pa.array(in_error(rows))).select(["error", "path"])
-    counted = (
-        table.group_by("error", use_threads=False)
-        .aggregate([("path", "count"), ("path", "first")])
-        .to_pylist()
-    )
-    counted.sort(key=lambda each: -each["path_count"])
-    ranked = [(each["error"], each["path_count"], each["path_first"]) for each in counted]
-    rest = ranked[MOST_REASONS:]
-    others = (
-        [(f"{len(rest)} other reasons", sum(count for _, count, _ in rest), rest[0][2])]
-        if rest
-        else []
-    )
-    return ranked[:MOST_REASONS] + others
+    def output_hash(self, name: str) -> str:
+        """Return the hash that was recorded of an output; "" if there is none of this name."""
+        place = pc.index(self.outputs["name"], name).as_py()
+        return "" if place < 0 else str(self.outputs["sha256"][place])
 
 
-def row_hash(row: ScoreRow) -> str:
-    """Return the hash of one row, whatever the order of its columns."""
-    return sha256(canonical(without_nan(values_of(row)))).hexdigest()
-
-
-def chain(hashes: Iterable[str], value: str = EMPTY) -> Iterator[str]:
-    """The chain's value after each of these rows, which begins from `value`."""
-    for each in hashes:
-        value = sha256(f"{value}{each}".encode()).hexdigest()
-        yield value
-
-
-def head_of(audit: Mapping[str, Any]) -> str:
-    """The hash that stands for the rows, through their chain, and for all else `audit`, which is
-    JSON, says."""
-    digest = sha256(audit["chain"].encode())
-    for part in canonical_parts({key: value for key, value in audit.items() if key != "head"}):
-        digest.update(part)
-    return digest.hexdigest()
+# -- Writing ---------------------------------------------------------------------------------------
 
 
 def prepare(path: Path, allowed: Sequence[str] = ()) -> None:
     """Make an empty score directory; RunError if something is there already, other than files
     `allowed`."""
-    if path.exists() and (
-        not path.is_dir() or any(child.name not in allowed for child in path.iterdir())
-    ):
-        begun = (
-            " and holds an interrupted scoring: continue it with --resume, or"
-            if (path / JOURNAL).exists()
-            else ""
-        )
-        raise RunError(
-            f"{path} already exists{begun or ' and is not an empty folder;'} choose another --out"
-        )
+    if path.exists():
+        others = [path] if not path.is_dir() else path.iterdir()
+        if any(child.name not in allowed for child in others):
+            state = " and is not an empty folder;"
+            if (path / JOURNAL).exists():
+                state = " and holds an interrupted scoring: continue it with --resume, or"
+            raise RunError(f"{path} already exists{state} choose another --out")
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"{path}: cannot be made ({error.strerror})") from None
 
 
-def write(
-    path: Path,
-    rows: pa.Table,
-    audit: Mapping[str, Any],
-    groups: pa.Table | None = None,
-    timings: pa.Table | None = None,
-    slices: pa.Table | None = None,
-) -> str:
-    """Write the tables and, last of all, audit.json; the head is returned."""
-    chained = TableBuilder(ChainRow)
-    last = EMPTY
-    for row in rows_of(rows, ScoreRow):
-        own = row_hash(row)
-        (last,) = chain([own], last)
-        chained.add(ChainRow(path=row.path, row=own, chain=last))
-    _write_table(path / "scores", rows)
-    _write_table(
-        path / "groups", to_table([], GroupRow) if groups is None else groups, formats=("csv",)
+def write(path: Path, audit: Audit, tables: Tables) -> str:
+    """Write the tables and, last of all, audit.json; return the head. What `audit` says of format,
+    rows, chain, tables and head is replaced."""
+    chain = chain_table(tables.scores)
+    written = [
+        *write_table(path / "scores", tables.scores, ("parquet", "csv")),
+        *write_table(path / "groups", tables.groups, ("parquet", "csv")),
+        *write_table(path / "timings", tables.timings),
+        *write_table(path / "outputs", tables.outputs),
+        *write_table(path / "chain", chain),
+    ]
+    if len(tables.slices):
+        written += write_table(path / "slices", tables.slices)
+
+    audit = replace(
+        audit,
+        format=FORMAT,
+        rows=len(tables.scores),
+        chain=chain_end(chain),
+        tables={file.name: sha256_of(file) for file in sorted(written)},
     )
-    timings = to_table([], TimingRow) if timings is None else timings
-    _write_table(path / "timings", timings, formats=("parquet",))
-    if slices:
-        _write_table(path / "slices", slices, formats=("parquet",))
-    _write_table(path / "chain", chained.table(), formats=("parquet",))
-    names = files(path)
-    outputs = pa.table([names, [sha256_of(path / name) for name in names]], schema=OUTPUT_COLUMNS)
-    return _write_audit(
-        path, without_nan({**audit, "format": FORMAT, "rows": len(rows), "chain": last}), outputs
-    )
-
-
-def _write_audit(path: Path, audit: dict[str, Any], outputs: pa.Table) -> str:
-    """Write audit.json with its head, which is returned. Of outputs there may be very many: none of
-    their spellings is made as a whole. They are in the order of their names, as canonical JSON has
-    them."""
-    others = {key: value for key, value in audit.items() if key not in ("outputs", "head")}
-    before, after = (
-        {k: v for k, v in others.items() if (k < "outputs") == first} for first in (True, False)
-    )
-    digest = sha256(audit["chain"].encode() + canonical(before)[:-1] + b',"outputs":{')
-    for part in _spelled(outputs, ",", ":"):
-        digest.update(part)
-    digest.update(b"}," + canonical(after)[1:])
-    head = digest.hexdigest()
-    with atomic(path / AUDIT_FILE) as file:
-        file.write(json.dumps(others, indent=2).removesuffix("\n}").encode() + b',\n  "outputs": {')
-        for part in _spelled(outputs, ",\n    ", ": ", "\n    "):
-            file.write(part)
-        file.write(b"\n  },\n" + f'  "head": "{head}"\n}}\n'.encode())
-    return head
-
-
-def _spelled(outputs: pa.Table, between: str, colon: str, first: str = "") -> Iterator[bytes]:
-    for batch in outputs.to_batches(max_chunksize=AT_ONCE):
-        for row in batch.to_pylist():
-            yield f'{first}{json.dumps(row["name"])}{colon}"{row["sha256"]}"'.encode()
-            first = between
-
-
-def files(path: Path) -> list[str]:
-    """The outputs the head stands for, relative to `path`; not what an interrupted write has left."""
-    found = (
-        file.relative_to(path).as_posix()
-        for file in walk(path)
-        if not file.name.startswith(WRITING)
-    )
-    return sorted(name for name in found if name not in OUTSIDE and not name.startswith("reviews."))
+    content = audits.to_json(audit)
+    content["head"] = head_of(content)
+    write_atomic(path / AUDIT_FILE, json.dumps(content, indent=2) + "\n")
+    return str(content["head"])
 
 
 def write_draws(path: Path, draws: Mapping[str, NDArray[np.float64]]) -> None:
@@ -237,70 +151,117 @@ def write_draws(path: Path, draws: Mapping[str, NDArray[np.float64]]) -> None:
         np.savez_compressed(file, allow_pickle=False, **draws)
 
 
-def read(path: Path, *, outputs: bool = True) -> ScoreDirectory:
-    """Read a score directory; RunError if it is none, unfinished or of a newer release. Without
-    `outputs` the list of them is left empty, which spares much of the memory that very many files
-    take."""
+def picture_of(path: Path, identity: str) -> Path:
+    """Return where a score directory keeps the picture of an image, if it keeps one."""
+    return path / "cases" / f"{sha256(identity.encode()).hexdigest()[:20]}.jpg"
+
+
+# -- Reading ---------------------------------------------------------------------------------------
+
+
+def read(path: Path) -> ScoreDirectory:
+    """Read a score directory; RunError if it is none, unfinished or of a newer release."""
+    content = audit_content(path)
     try:
-        text = (path / AUDIT_FILE).read_bytes()
-        audit = json.loads((text if outputs else OUTPUTS_TEXT.sub(b"", text)).decode("utf-8"))
-        del text
-        if audit["format"] > FORMAT:
-            raise RunError(
-                f"{path}: format {audit['format']} is newer than this release reads ({FORMAT}); update anodetect"
-            )
-        if audit["format"] < FORMAT:
-            raise RunError(
-                f"{path}: format {audit['format']} is that of a version before the first release; score anew"
-            )
-        lacking = [key for key in AUDIT if key not in audit]
-        if lacking:
-            raise RunError(f"{path}: audit.json lacks {', '.join(lacking)}")
-        rows = parquet.read_table(path / "scores.parquet")
-        check_columns(rows, ScoreRow)
-    except FileNotFoundError as error:
-        state = "; it was interrupted, or is being written" if (path / JOURNAL).exists() else ""
-        raise RunError(
-            f"{path}: not a finished score directory (no {Path(error.filename).name}){state}"
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError, pa.ArrowInvalid) as error:
+        if content["format"] == format2.FORMAT:
+            content = format2.converted(content)
+        audit = audits.from_json(content)
+        if not (path / "scores.parquet").is_file():
+            raise _unfinished(path, "scores.parquet")
+        table = read_table(path / "scores.parquet", ScoreRow)
+    except ValueError as error:
         raise RunError(f"{path}: not a readable score directory ({error})") from None
-    return ScoreDirectory(path, audit, rows)
+    return ScoreDirectory(path, audit, table)
+
+
+def audit_content(path: Path) -> dict[str, Any]:
+    """Return audit.json as JSON values; RunError if there is none, or of a format that is not
+    read."""
+    try:
+        content = json.loads((path / AUDIT_FILE).read_text("utf-8"))
+        version = int(content["format"])
+    except FileNotFoundError:
+        raise _unfinished(path, AUDIT_FILE) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path}: not a readable score directory ({error})") from None
+    if version > FORMAT:
+        raise RunError(
+            f"{path}: format {version} is newer than this release reads ({FORMAT}); update anodetect"
+        )
+    if version < OLDEST:
+        raise RunError(
+            f"{path}: format {version} is that of a version before the first release; score anew"
+        )
+    return dict(content)
+
+
+def _unfinished(path: Path, missing: str) -> RunError:
+    state = "; it was interrupted, or is being written" if (path / JOURNAL).exists() else ""
+    return RunError(f"{path}: not a finished score directory (no {missing}){state}")
+
+
+def read_as_written(path: Path) -> ScoreDirectory:
+    """Read a score directory as `read` does; RunError also if audit.json or a table that is read
+    is not what was written."""
+    content = audit_content(path)
+    try:
+        wrong = [] if head_of(content) == content["head"] else [AUDIT_FILE]
+    except (KeyError, TypeError, AttributeError):
+        wrong = [AUDIT_FILE]
+    if not wrong:
+        scored = read(path)
+        for name, digest in scored.audit.tables.items():
+            file, is_read = path / name, name.endswith(".parquet") or name == format2.GROUPS
+            if is_read and not (file.is_file() and sha256_of(file) == digest):
+                wrong.append(name)
+    if wrong:
+        raise RunError(
+            f"{path}: {', '.join(wrong)} changed or missing since the images were scored; "
+            "anodetect verify says what else is; put back a copy, or score again"
+        )
+    return scored
+
+
+def read_tables(path: Path) -> Tables:
+    """Return the tables of a score directory; RunError if one cannot be read."""
+    return Tables(
+        scores=read_table(path / "scores.parquet", ScoreRow),
+        groups=group_table(path),
+        timings=read_table(path / "timings.parquet", TimingRow),
+        slices=slice_table(path),
+        outputs=read_outputs(path),
+    )
+
+
+def read_outputs(path: Path) -> pa.Table:
+    """Return a table of OutputRow of every file of the record that is no table."""
+    content = audit_content(path)
+    if content["format"] == format2.FORMAT:
+        return format2.output_table(content)
+    return read_table(path / "outputs.parquet", OutputRow)
+
+
+def group_table(path: Path) -> pa.Table:
+    """Return a table of GroupRow."""
+    if audit_content(path)["format"] == format2.FORMAT:
+        return format2.read_groups(path)
+    return read_table(path / "groups.parquet", GroupRow)
+
+
+def slice_table(path: Path) -> pa.Table:
+    """Return a table of SliceRow of all volumes; an empty one where there are only images."""
+    file = path / "slices.parquet"
+    return read_table(file, SliceRow) if file.is_file() else to_table([], SliceRow)
 
 
 def read_chain(path: Path) -> list[ChainRow]:
     """Return for each row as it was written its path, its hash and the chain's value after it."""
-    try:
-        table = parquet.read_table(path / "chain.parquet", schema=schema_of(ChainRow))
-    except (OSError, ValueError, pa.ArrowInvalid) as error:
-        raise RunError(f"{path}: chain.parquet cannot be read ({error})") from None
-    return list(rows_of(table, ChainRow))
-
-
-def picture_of(path: Path, identity: str) -> Path:
-    """Where a score directory keeps the picture of an image, if it was worth one."""
-    return path / "cases" / f"{sha256(identity.encode()).hexdigest()[:20]}.jpg"
+    return list(rows_of(read_table(path / "chain.parquet", ChainRow), ChainRow))
 
 
 def read_groups(path: Path) -> list[GroupRow]:
-    """Return the rows of groups.csv, their names as they are in scores.parquet."""
-    try:
-        types = pa_csv.ConvertOptions(column_types=schema_of(GroupRow), strings_can_be_null=False)
-        groups = pa_csv.read_csv(path / "groups.csv", convert_options=types)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise RunError(f"{path}: groups.csv cannot be read ({error})") from None
-    return [replace(group, group=with_formulas(group.group)) for group in rows_of(groups, GroupRow)]
-
-
-def read_timings(path: Path) -> pa.Table:
-    """Seconds for each path."""
-    return parquet.read_table(path / "timings.parquet")
-
-
-def slice_table(path: Path) -> pa.Table:
-    """Return the slices of all volumes, a table of SliceRow; none where there are only images."""
-    file = path / "slices.parquet"
-    return parquet.read_table(file) if file.is_file() else to_table([], SliceRow)
+    """Return the patients or lots, their names as they are in scores.parquet."""
+    return list(rows_of(group_table(path), GroupRow))
 
 
 def read_slices(path: Path) -> list[SliceRow]:
@@ -308,32 +269,18 @@ def read_slices(path: Path) -> list[SliceRow]:
     return list(rows_of(slice_table(path), SliceRow))
 
 
-def _write_table(stem: Path, table: pa.Table, formats: Sequence[str] = ("parquet", "csv")) -> None:
-    """A table in parts, so that a long one needs no more memory than a short one."""
-    with ExitStack() as stack:
-        writers: list[Any] = []
-        for name in formats:
-            file = stack.enter_context(atomic(stem.with_suffix(f".{name}")))
-            kind = parquet.ParquetWriter if name == "parquet" else pa_csv.CSVWriter
-            writers.append(stack.enter_context(kind(file, table.schema)))
-        for start in range(0, len(table), PART) or [0]:
-            part = table.slice(start, PART)
-            for name, writer in zip(formats, writers, strict=True):
-                writer.write_table(without_formulas(part) if name == "csv" else part)
+def read_timings(path: Path) -> list[TimingRow]:
+    """Return the seconds for each path."""
+    return list(rows_of(read_table(path / "timings.parquet", TimingRow), TimingRow))
 
 
-def with_formulas(text: str) -> str:
-    """What `without_formulas` made this text of."""
-    return text[1:] if text.startswith("'") and text[1:].startswith(FORMULA_STARTS) else text
-
-
-def without_formulas(table: pa.Table) -> pa.Table:
-    """Text that a spreadsheet would run as a formula gets a leading apostrophe."""
-    for index, column in enumerate(table.schema):
-        if column.type == pa.string():
-            safe = [
-                f"'{text}" if text and text.startswith(FORMULA_STARTS) else text
-                for text in table[index].to_pylist()
-            ]
-            table = table.set_column(index, column, pa.array(safe, pa.string()))
-    return table
+def files(path: Path) -> list[str]:
+    """Return the names of all files below `path` that can be part of a record, in order; not those
+    that an interrupted write has left."""
+    names = []
+    for file in walk(path):
+        name = file.relative_to(path).as_posix()
+        outside = name in OUTSIDE or name.startswith("reviews.")
+        if not outside and not file.name.startswith(WRITING):
+            names.append(name)
+    return sorted(names)

@@ -1,4 +1,4 @@
-"""Is a score directory what it was when it was written? Hashes, chain, decisions, model, signature,
+"""Check that a score directory is what was written: hashes, chain, decisions, model, signature,
 reviews. No torch.
 
 Whoever can write a directory can also write a new chain: without a copy of the head kept elsewhere
@@ -8,10 +8,9 @@ consistent, not authenticated.
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,10 +21,12 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key, l
 from anodetect.errors import AnodetectError, ConfigError, RunError
 from anodetect.files import leads_out, sha256_of, write_atomic
 from anodetect.record import directories, reviews
+from anodetect.record.audit import Audit
+from anodetect.record.chain import START, chain_values, head_of, row_hash
 from anodetect.record.checkpoint import MODEL_FILE
 from anodetect.record.decisions import decide, decide_slices, numbers
-from anodetect.stats.calibration import Calibration
-from anodetect.stats.decision import Rule
+from anodetect.record.directories import ScoreDirectory
+from anodetect.record.rows import OutputRow, rows_of
 
 SIGNATURE = "signature.json"
 UNCHECKABLE = (
@@ -41,8 +42,8 @@ UNCHECKABLE = (
 
 @dataclass(frozen=True)
 class Verdict:
-    """`problems` is empty where everything holds; `authenticated`: against a kept head or a trusted
-    key."""
+    """What is wrong with a score directory (nothing, if it is intact), what is worth knowing, and
+    whether it is `authenticated` by a head that was kept elsewhere or by a trusted key."""
 
     problems: tuple[str, ...]
     notes: tuple[str, ...]
@@ -61,36 +62,36 @@ def verify(
     """Recompute everything a score directory says of itself; RunError if it is no finished score
     directory.
 
-    `head`: the head as kept elsewhere. `key`: the public key (PEM) that must have signed it. `run`:
-    where the run is now, if not where it was.
+    `head` is the head as it was kept elsewhere, `key` the public key (PEM) that must have signed
+    it, `run` the place of the run, if it was moved.
     """
     try:
         scored = directories.read(path)
     except RunError as error:
         if not (path / directories.AUDIT_FILE).is_file():
             raise
-        return Verdict((str(error),), (), False, 0, "")
-    audit = scored.audit
-    notes: list[str] = []
-    problems = [*of_record(scored, notes), *_model(audit, run, notes)]
-    if head is not None and head.lower() != audit["head"]:
+        return Verdict((f"it cannot be checked: {error}",), (), False, 0, "")
+
+    audit, notes = scored.audit, unlisted_files(scored)
+    problems = [*record_problems(scored), *_model(audit, run, notes)]
+    if head is not None and head.lower() != audit.head:
         problems.append(
-            f"the head is {audit['head']}, not the one that was kept: the record was replaced"
+            f"the head is {audit.head}, not the one that was kept: the record was replaced"
         )
     trusted = _public_key(key) if key else None
-    problems += _signature(path, audit["head"], trusted, notes)
-    wrong, known = reviews.verify(path, audit["head"], scored.rows)
+    problems += _signature(path, audit.head, trusted, notes)
+    wrong, known = reviews.verify(path, audit.head, scored.rows)
     problems += wrong
     notes += known
     authenticated = not problems and (head is not None or trusted is not None)
-    return Verdict(tuple(problems), tuple(notes), authenticated, len(scored.rows), audit["head"])
+    return Verdict(tuple(problems), tuple(notes), authenticated, len(scored.rows), audit.head)
 
 
-def of_record(scored: directories.ScoreDirectory, notes: list[str]) -> list[str]:
-    """What does not hold of rows, decisions, outputs and head, whatever the model and the
-    signature."""
+def record_problems(scored: ScoreDirectory) -> list[str]:
+    """Return what is wrong with rows, decisions, tables, outputs and head, whatever the model and
+    the signature."""
     problems: list[str] = []
-    for check in (_rows, _decisions, lambda scored: _outputs(scored, notes), _head):
+    for check in (_rows, _decisions, _tables, _outputs, _head):
         try:
             problems += check(scored)
         except UNCHECKABLE as error:
@@ -100,12 +101,43 @@ def of_record(scored: directories.ScoreDirectory, notes: list[str]) -> list[str]
     return problems
 
 
-def _head(scored: directories.ScoreDirectory) -> Iterator[str]:
-    if directories.head_of(scored.audit) != scored.audit["head"]:
+def unlisted_files(scored: ScoreDirectory) -> list[str]:
+    """Return a note about files in the directory that are no part of the record."""
+    try:
+        listed = {*scored.audit.tables, *scored.outputs["name"].to_pylist()}
+    except AnodetectError:
+        return []  # the check of outputs says why
+    extra = [name for name in directories.files(scored.path) if name not in listed]
+    if not extra:
+        return []
+    return [f"{len(extra)} files are not part of the record, the first: {extra[0]}"]
+
+
+def _head(scored: ScoreDirectory) -> Iterator[str]:
+    if head_of(directories.audit_content(scored.path)) != scored.audit.head:
         yield "audit.json was changed: its contents do not give its head"
 
 
-def _rows(scored: directories.ScoreDirectory) -> Iterator[str]:
+def _tables(scored: ScoreDirectory) -> Iterator[str]:
+    for name, digest in scored.audit.tables.items():
+        yield from _file_problems(scored.path, name, digest)
+
+
+def _outputs(scored: ScoreDirectory) -> Iterator[str]:
+    for row in rows_of(scored.outputs, OutputRow):
+        yield from _file_problems(scored.path, row.name, row.sha256)
+
+
+def _file_problems(path: Path, name: str, digest: str) -> Iterator[str]:
+    if leads_out(name):
+        yield f"{name} is not an output: it leads out of the directory"
+    elif not (path / name).is_file():
+        yield f"{name} is missing"
+    elif sha256_of(path / name) != digest:
+        yield f"{name} was changed"
+
+
+def _rows(scored: ScoreDirectory) -> Iterator[str]:
     """Yield what is wrong with the first record that does not hold."""
     try:
         links = directories.read_chain(scored.path)
@@ -113,7 +145,7 @@ def _rows(scored: directories.ScoreDirectory) -> Iterator[str]:
         yield str(error)
         return
 
-    hashes = {row.path: directories.row_hash(row) for row in scored.rows}
+    hashes = {row.path: row_hash(row) for row in scored.rows}
     for number, link in enumerate(links, start=1):
         if link.path not in hashes:
             yield f"record {number} ({link.path}) is missing from scores.parquet"
@@ -130,28 +162,33 @@ def _rows(scored: directories.ScoreDirectory) -> Iterator[str]:
     if [row.path for row in scored.rows] != [link.path for link in links]:
         yield "the records are not in the order they were written in"
 
-    value = directories.EMPTY
-    values = directories.chain(link.row for link in links)
+    value = START
+    values = chain_values(link.row for link in links)
     for number, (link, value) in enumerate(zip(links, values, strict=True), start=1):
         if value != link.chain:
             yield f"the chain breaks at record {number} ({link.path})"
             return
-    if value != scored.audit["chain"] or len(links) != scored.audit["rows"]:
+    if value != scored.audit.chain or len(links) != scored.audit.rows:
         yield "the chain does not end where audit.json says it does"
 
 
-def _decisions(scored: directories.ScoreDirectory) -> Iterator[str]:
+def _decisions(scored: ScoreDirectory) -> Iterator[str]:
     """Yield what is wrong with p-values, q-values, flags and counts, which must be those that scores
     and calibration give."""
-    audit = scored.audit
-    calibration = Calibration.restore(audit["calibration"])
-    rule = Rule.of(audit["far"], audit["fdr"])
-
-    again, _, _ = decide(scored.table, calibration, rule)
+    calibration, rule = scored.audit.calibration, scored.audit.rule
+    again, groups_again, _ = decide(scored.table, calibration, rule)
     place = _first_difference(scored.table, again, ("p_value", "q_value", "flagged", "threshold"))
     if place is not None:
         name = again["path"][place]
         yield f"record {place + 1} ({name}): its decision does not follow from its score"
+
+    groups = directories.group_table(scored.path)
+    place = 0
+    if groups["group"].to_pylist() == groups_again["group"].to_pylist():
+        columns = ("images", "score", "p_value", "q_value", "flagged")
+        place = _first_difference(groups, groups_again, columns)
+    if place is not None:
+        yield "the groups do not follow from the scores"
 
     slices = directories.slice_table(scored.path)
     again = decide_slices(slices, calibration, rule)
@@ -160,7 +197,7 @@ def _decisions(scored: directories.ScoreDirectory) -> Iterator[str]:
         name, number = again["path"][place], again["slice"][place]
         yield f"slice {number} of {name}: its decision does not follow from its score"
 
-    if dict(Counter(row.status for row in scored.rows)) != audit["counts"]:
+    if dict(Counter(row.status for row in scored.rows)) != scored.audit.counts:
         yield "the counts in audit.json are not those of the rows"
 
 
@@ -175,25 +212,11 @@ def _first_difference(table: pa.Table, other: pa.Table, columns: Sequence[str]) 
     return min(places, default=None)
 
 
-def _outputs(scored: directories.ScoreDirectory, notes: list[str]) -> Iterator[str]:
-    recorded = scored.audit["outputs"]
-    for name, digest in recorded.items():
-        file = scored.path / name
-        if leads_out(name):
-            yield f"{name} is not an output: it leads out of the directory"
-        elif not file.is_file():
-            yield f"{name} is missing"
-        elif sha256_of(file) != digest:
-            yield f"{name} was changed"
-    if extra := [name for name in directories.files(scored.path) if name not in recorded]:
-        notes.append(f"{len(extra)} files are not part of the record, the first: {extra[0]}")
-
-
-def _model(audit: Mapping[str, Any], run: Path | None, notes: list[str]) -> Iterator[str]:
-    file = (run or Path(audit["run_path"])) / MODEL_FILE
+def _model(audit: Audit, run: Path | None, notes: list[str]) -> Iterator[str]:
+    file = (run or Path(audit.run_path)) / MODEL_FILE
     if not file.is_file():
         notes.append(f"the model was not checked: no {file}; --run says where it is")
-    elif sha256_of(file) != audit["model_sha256"]:
+    elif sha256_of(file) != audit.model_sha256:
         yield f"the model was changed: {file} is not the one that scored"
 
 

@@ -235,9 +235,3 @@ def colour_scale(colours: Colours) -> list[tuple[float, str]]:
         red, green, blue = palette[min(16 * n, 255)]
         stops.append((n / 16, f"rgb({red}, {green}, {blue})"))
     return stops
-
-
-def scale_of(audit: Mapping[str, Any]) -> tuple[float, float]:
-    """Return the model's fixed colour scale."""
-    low, high = audit["scale"]
-    return float(low), float(high)

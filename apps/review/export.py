@@ -7,8 +7,8 @@ from dataclasses import asdict
 import pyarrow as pa
 from pyarrow import csv, parquet
 
-from anodetect.record import directories
 from anodetect.record.reviews import COLUMNS, Review
+from anodetect.record.tables import without_formulas
 
 _TYPES = {
     "number": pa.int64(),
@@ -29,7 +29,7 @@ def reviews_table(reviews: Sequence[Review]) -> pa.Table:
 def csv_file(table: pa.Table) -> bytes:
     """Return a table as CSV whose texts no spreadsheet takes for formulas."""
     buffer = io.BytesIO()
-    csv.write_csv(directories.without_formulas(table), buffer)
+    csv.write_csv(without_formulas(table), buffer)
     return buffer.getvalue()
 
 

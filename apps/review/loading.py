@@ -101,7 +101,7 @@ def original(directory: ScoreDirectory, row: ScoreRow) -> Path:
 
     Raises RunError if that is not below the recorded root.
     """
-    root = directory.audit.get("root")
+    root = directory.audit.root
     if not root:
         raise RunError("the record does not say where the images were")
     return inside(Path(root), path_of(row.path))
@@ -158,7 +158,7 @@ def _read_heatmap(directory: ScoreDirectory, row: ScoreRow, source: Source) -> F
     path = inside(directory.path, row.heatmap)
     if not path.is_file():
         raise RunError(f"{row.heatmap} is missing; anodetect verify tells what else is")
-    if sha256_of(path) != directory.audit["outputs"].get(row.heatmap):
+    if sha256_of(path) != directory.output_hash(row.heatmap):
         raise RunError(f"{row.heatmap} was changed since it was written; it is not shown")
     return reader(path)
 
@@ -172,10 +172,10 @@ def _read_mask(directory: ScoreDirectory, row: ScoreRow) -> Bools | None:
 def _mask_file(directory: ScoreDirectory, row: ScoreRow) -> Path | None:
     """Return the file of an image's true mask, which the manifest names or the MVTec layout of the
     folder gives; None where there is none."""
-    if not directory.audit.get("root"):
+    if not directory.audit.root:
         return None
 
-    root, parts = Path(directory.audit["root"]), Path(path_of(row.path)).parts
+    root, parts = Path(directory.audit.root), Path(path_of(row.path)).parts
     if (root / scan.MANIFEST).is_file():
         name = _manifest_row(directory, row).get("mask", "")
         return inside(root, name) if name else None
@@ -188,7 +188,7 @@ def _mask_file(directory: ScoreDirectory, row: ScoreRow) -> Path | None:
 
 def _manifest_row(directory: ScoreDirectory, row: ScoreRow) -> dict[str, str]:
     """Return an image's line in the manifest of the scored folder; {} where it has none."""
-    file = Path(directory.audit.get("root", "")) / scan.MANIFEST
+    file = Path(directory.audit.root) / scan.MANIFEST
     if not file.is_file():
         return {}
     return _read_manifest(file, file.stat().st_mtime_ns).get(row.path, {})

@@ -139,7 +139,7 @@ def _appearance(session: ReviewSession, view: View, has_map: bool) -> Appearance
     """Draw the controls, and return the reader's choices."""
     columns = st.columns([2, 2, 2, 2, 3] if has_map else [2, 6])
     window = _window(columns[0], view)
-    scale = display.scale_of(session.directory.audit)
+    scale = session.directory.audit.scale
     if not has_map:
         return Appearance(window, scale)
 
@@ -172,7 +172,7 @@ def _appearance(session: ReviewSession, view: View, has_map: bool) -> Appearance
         colours=colours,
         opacity=state.opacity / 100 if state.overlay else 0,
         third=third,
-        threshold=session.directory.audit.get("pixel_threshold") if contours else None,
+        threshold=session.directory.audit.pixel_threshold if contours else None,
         truth=bool(truth),
     )
 

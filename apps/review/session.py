@@ -12,8 +12,6 @@ from pathlib import Path
 
 import streamlit as st
 
-from anodetect.errors import RunError
-from anodetect.files import sha256_of
 from anodetect.record import directories
 from anodetect.record.directories import ScoreDirectory
 from anodetect.record.reviews import Review, in_force
@@ -86,7 +84,7 @@ def open_session(path: Path, url: str, reviewer: str) -> ReviewSession:
     except (OSError, ValueError):
         changed = 0  # reading the directory raises the error
     scores = _read_scores(path, changed)
-    store = _store(path, scores.directory.audit["head"], url)
+    store = _store(path, scores.directory.audit.head, url)
 
     # Streamlit's session keeps the reviews it has read, and only new ones are read again.
     known: dict[str, list[Review]] = st.session_state.setdefault("reviews", {})
@@ -98,9 +96,7 @@ def open_session(path: Path, url: str, reviewer: str) -> ReviewSession:
 @st.cache_resource(max_entries=4, show_spinner="Reading the scores …")
 def _read_scores(path: Path, changed: int) -> Scores:
     """Return a score directory; `changed` is part of the key, so that a new one is read anew."""
-    directory = directories.read(path)
-    _check_unchanged(directory)
-
+    directory = directories.read_as_written(path)
     slices: dict[str, list[SliceRow]] = {}
     for each in directories.read_slices(path):
         slices.setdefault(each.path, []).append(each)
@@ -116,27 +112,6 @@ def _read_scores(path: Path, changed: int) -> Scores:
         kinds=tuple(sorted({row.kind or "" for row in rows})),
         group_names=tuple(group_names) if len(group_names) < len(rows) else (),
     )
-
-
-def _check_unchanged(directory: ScoreDirectory) -> None:
-    """Raise RunError if the files that pages are drawn from are not those that were written."""
-    audit, wrong = directory.audit, []
-    try:
-        if directories.head_of(audit) != audit["head"]:
-            raise ValueError
-        for name in ("scores.parquet", "groups.csv", "slices.parquet"):
-            file = directory.path / name
-            digest = sha256_of(file) if file.is_file() else None
-            if digest != audit["outputs"].get(name):
-                wrong.append(name)
-    except (ValueError, TypeError, AttributeError):
-        wrong = [directories.AUDIT_FILE]
-
-    if wrong:
-        raise RunError(
-            f"{directory.path}: {', '.join(wrong)} changed or missing since the images were "
-            "scored; anodetect verify says what else is; put back a copy, or score again"
-        )
 
 
 @st.cache_resource(show_spinner=False)
@@ -186,7 +161,7 @@ def _volume(
 
 def _key(directory: ScoreDirectory) -> tuple[Path, str, str]:
     """Return what a score directory is recognised by: its folder, its head and its root."""
-    return directory.path, directory.audit["head"], directory.audit.get("root", "")
+    return directory.path, directory.audit.head, directory.audit.root
 
 
 # -- Thumbnails ------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ def draw(session: ReviewSession) -> None:
     rows, audit = session.directory.rows, session.directory.audit
     left, right = st.columns(2)
 
-    start = round(100 * (audit["far"] or audit["fdr"]), 1)
+    start = round(100 * audit.rule.rate, 1)
     st.session_state.setdefault("far", min(max(start, 0.1), 50.0))
     percent = left.slider(
         "False-alarm rate, %",
@@ -38,7 +38,7 @@ def draw(session: ReviewSession) -> None:
         "Truth from", sources, horizontal=True, key="truth_from", persist_state="session"
     )
 
-    calibration = Calibration.restore(audit["calibration"])
+    calibration = audit.calibration
     truth = outcome.truths(rows, session.judgements, source)
     found = outcome.outcome_at(rows, truth, calibration, percent / 100)
     _numbers(found, source)

@@ -1,0 +1,63 @@
+"""What a scoring is asked to score: files, folders, or the test part of a data set."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from anodetect.data import cards
+from anodetect.data.scan import Dataset, Problem, Record, identified, is_below
+from anodetect.errors import ConfigError, DataError
+from anodetect.files import path_text
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The records to score, with ids relative to the folder `root`, and what cannot be looked at."""
+
+    root: Path
+    records: Sequence[Record]
+    problems: Sequence[Problem]
+
+
+def collect(
+    paths: Sequence[str], out: Path, follow_symlinks: bool, keep_identifiers: bool = False
+) -> Inputs:
+    """Return what is at these paths, without what lies in the score directory `out`.
+
+    With several paths the root is their common parent folder. ConfigError without a path, DataError
+    if there is nothing to score.
+    """
+    if not paths:
+        raise ConfigError("nothing to score: give files, folders or a data set's name")
+    datasets = [cards.open_data(path, follow_symlinks=follow_symlinks) for path in paths]
+    if len(datasets) == 1:
+        (dataset,) = datasets
+        found = Inputs(dataset.root, dataset.testing(), dataset.problems)
+    else:
+        found = _joined(datasets)
+
+    records = {record.id: record for record in found.records}
+    if is_below(out, found.root):  # only then can outputs be among the inputs
+        records = {
+            name: record for name, record in records.items() if not is_below(record.path, out)
+        }
+    if keep_identifiers:
+        records = {name: identified(record) for name, record in records.items()}
+    if not records and not found.problems:
+        raise DataError(f"{', '.join(paths)}: nothing to score")
+    return replace(found, records=list(records.values()))
+
+
+def _joined(datasets: Sequence[Dataset]) -> Inputs:
+    """Return several data sets as one below their common parent folder."""
+    roots = [os.path.abspath(dataset.root) for dataset in datasets]  # noqa: PTH100 — keeps links
+    root = Path(os.path.commonpath(roots))
+    records: list[Record] = []
+    problems: list[Problem] = []
+    for dataset in datasets:
+        records += [cards.relative_to(record, root) for record in dataset.testing()]
+        below = path_text(os.path.relpath(dataset.root, root))
+        prefix = "" if below == "." else f"{below}/"
+        problems += [replace(each, name=prefix + each.name) for each in dataset.problems]
+    return Inputs(root, records, problems)

@@ -1,0 +1,187 @@
+"""audit.json as types: how images were scored, what was decided, and the hashes of the tables."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from typing import Annotated, Any, TypeVar, get_type_hints
+
+from pydantic import PlainValidator, TypeAdapter, ValidationError
+
+from anodetect.config import without_nan
+from anodetect.record.rows import first_problem
+from anodetect.stats.calibration import Calibration
+from anodetect.stats.decision import Rule
+from anodetect.stats.drift import Drift, Martingale
+from anodetect.stats.evaluation import Evaluation, OperatingPoint
+from anodetect.stats.metrics import Interval
+
+T = TypeVar("T")
+
+
+def _restored(cls: type[T], content: Mapping[str, Any]) -> T:
+    """Return a dataclass from its JSON, in which NaN is null; ValueError if something is missing."""
+    values = {}
+    for name, hint in get_type_hints(cls).items():
+        if name in content:
+            value = content[name]
+            values[name] = float("nan") if value is None and hint is float else value
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+
+
+def _calibration(content: Mapping[str, Any]) -> Calibration:
+    try:
+        return Calibration.restore(content)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"it lacks {error}") from None
+
+
+def _evaluation(content: Mapping[str, Any] | None) -> Evaluation | None:
+    """Return the evaluation of which `content` is the JSON; the draws of its intervals are not in
+    it."""
+    if content is None:
+        return None
+    try:
+        image = {name: _restored(Interval, each) for name, each in content["image"].items()}
+        pixel, dice = None, None
+        if content["pixel"] is not None:
+            values = dict(content["pixel"])
+            dice = values.pop("dice_at_threshold")
+            bounds = content["pixel_intervals"]
+            pixel = {
+                name: _restored(Interval, bounds[name] | {"value": value})
+                for name, value in values.items()
+            }
+        return Evaluation(
+            image=image,
+            pixel=pixel,
+            dice_at_threshold=float("nan") if dice is None else dice,
+            n_normal=content["n_normal"],
+            n_anomalous=content["n_anomalous"],
+            n_groups=content["n_groups"],
+            operating_point=_restored(OperatingPoint, content["operating_point"]),
+            statement=content["statement"],
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"it lacks {error}") from None
+
+
+def _drift(content: Mapping[str, Any] | None) -> Drift | None:
+    return None if content is None else _restored(Drift, content)
+
+
+def _martingale(content: Mapping[str, Any] | None) -> Martingale | None:
+    return None if content is None else _restored(Martingale, content)
+
+
+@dataclass(frozen=True)
+class DriftChecks:
+    """The comparison of the batch with the calibration images, and over time; None where a check
+    was not possible."""
+
+    batch: Annotated[Drift | None, PlainValidator(_drift)] = None
+    time: Annotated[Martingale | None, PlainValidator(_martingale)] = None
+
+
+@dataclass(frozen=True)
+class ShownCases:
+    """The paths of the images whose pictures are kept, the first ones first."""
+
+    highest: tuple[str, ...] = ()
+    borderline: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scoring:
+    """How images were scored: what is known before anything is decided.
+
+    `facts` and `config` are those of the run's model file, `training` its curves; `baseline` says
+    that its detector is one that others are compared with. `far` is None
+    where images are flagged by a false-discovery rate, `fdr` where by a false-alarm rate.
+    `pixel_threshold` is None where no map value can be so rare. `listed` counts the files that were
+    found, of all shards. `host` and `threads` say where it was scored, "" and () if on machines
+    that are not alike.
+    """
+
+    run: str = ""
+    run_path: str = ""
+    model_sha256: str
+    detector: str
+    data: str
+    facts: Mapping[str, Any]
+    config: Mapping[str, Any] = field(default_factory=dict)
+    training: tuple[Mapping[str, Any], ...] = ()
+    baseline: bool = False
+    far: float | None
+    fdr: float | None
+    pixel_threshold: float | None = None
+    scale: tuple[float, float]
+    calibration: Annotated[Calibration, PlainValidator(_calibration)]
+    shard: str = "1/1"
+    heatmaps: tuple[str, ...] = ()
+    root: str = ""
+    identifiers: bool = False
+    listed: int | None = None
+    command: tuple[str, ...]
+    started: str = ""
+    environment: Mapping[str, Any]
+    host: str = ""
+    threads: tuple[int, ...] = ()
+    cases: ShownCases
+    merged_from: tuple[str, ...] = ()
+
+    @property
+    def rule(self) -> Rule:
+        """How p-values become flags."""
+        return Rule.of(self.far, self.fdr)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit(Scoring):
+    """All that audit.json says.
+
+    `counts` has the number of rows by their status, `reasons` by what went wrong. `tables` maps
+    the names of the tables' files to their hashes. `chain` and `head` are those of record.chain.
+    """
+
+    statement: str
+    ended: str
+    counts: Mapping[str, int]
+    reasons: Mapping[str, int] = field(default_factory=dict)
+    drift: DriftChecks = DriftChecks()
+    caveats: tuple[str, ...] = ()
+    evaluation: Annotated[Evaluation | None, PlainValidator(_evaluation)] = None
+    format: int = 0
+    rows: int
+    chain: str
+    tables: Mapping[str, str]
+    head: str
+
+
+def to_json(audit: Audit) -> dict[str, Any]:
+    """Return what audit.json says, as JSON values; NaN and infinity become null."""
+    content = {each.name: getattr(audit, each.name) for each in fields(audit)}
+    content["calibration"] = audit.calibration.snapshot()
+    content["drift"] = asdict(audit.drift)
+    content["cases"] = asdict(audit.cases)
+    if audit.evaluation is not None:
+        content["evaluation"] = audit.evaluation.as_json()
+    values: dict[str, Any] = without_nan(content)
+    return values
+
+
+def from_json(content: Mapping[str, Any]) -> Audit:
+    """Return the audit of which `content` is the JSON; ValueError says what is missing or wrong."""
+    lacking = []
+    for each in fields(Audit):
+        has_default = each.default is not MISSING or each.default_factory is not MISSING
+        if not has_default and each.name not in content:
+            lacking.append(each.name)
+    if lacking:
+        raise ValueError(f"audit.json lacks {', '.join(lacking)}")
+    try:
+        return TypeAdapter(Audit).validate_json(json.dumps(content), strict=True)
+    except ValidationError as error:
+        raise ValueError(f"audit.json: {first_problem(error)}") from None
