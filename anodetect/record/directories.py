@@ -54,6 +54,8 @@ AUDIT_FILE = "audit.json"
 JOURNAL, LOCK = "journal.jsonl", ".lock"  # only while a scoring is under way
 OUTSIDE = (AUDIT_FILE, "report.html", "signature.json", JOURNAL, LOCK)  # not among the outputs
 BOOTSTRAP = "bootstrap.npz"
+# The tables that pages are drawn from.
+READ = ("scores.parquet", "groups.parquet", "slices.parquet", "outputs.parquet")
 
 
 @dataclass(frozen=True)
@@ -210,9 +212,11 @@ def read_as_written(path: Path) -> ScoreDirectory:
         wrong = [AUDIT_FILE]
     if not wrong:
         scored = read(path)
-        for name, digest in scored.audit.tables.items():
-            file, is_read = path / name, name.endswith(".parquet") or name == format2.GROUPS
-            if is_read and not (file.is_file() and sha256_of(file) == digest):
+        tables = scored.audit.tables
+        names = format2.READ if scored.audit.format == format2.FORMAT else READ
+        for name in names:
+            digest = sha256_of(path / name) if (path / name).is_file() else None
+            if digest != tables.get(name):
                 wrong.append(name)
     if wrong:
         raise RunError(

@@ -28,6 +28,8 @@ TABLES = (
     "chain.parquet",
 )
 
+READ = ("scores.parquet", GROUPS, "slices.parquet")  # the tables that pages are drawn from
+
 
 def converted(content: Mapping[str, Any]) -> dict[str, Any]:
     """Return audit.json as format 3 has it; RunError if it has no outputs."""
