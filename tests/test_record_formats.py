@@ -243,6 +243,9 @@ def test_what_audit_json_says_comes_back(scored):
 
     content = directories.audit_content(scored)
     assert audits.to_json(audits.from_json(content)) == content
+    scale = audits.from_json(content | {"scale": [0, 2]}).scale
+    assert scale == (0.0, 2.0)
+    assert all(isinstance(value, float) for value in scale)
 
 
 # -- The heatmap column ----------------------------------------------------------------------------

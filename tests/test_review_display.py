@@ -2,7 +2,6 @@
 
 import base64
 import io
-import json
 import shutil
 from dataclasses import replace
 from hashlib import sha256
@@ -311,4 +310,3 @@ def test_pictures_travel_unchanged():
     assert (
         display.colour_scale("cividis")[0][0] == 0 and display.colour_scale("cividis")[-1][0] == 1
     )
-    assert display.scale_of(json.loads('{"scale": [0, 2]}')) == (0.0, 2.0)
