@@ -306,8 +306,7 @@ def info(run: options.Run, as_json: options.Json = False) -> None:
     """The facts of a run."""
     from anodetect.record import runs
 
-    facts = runs.facts(run)
-    emit(facts, as_json, (run / "model_card.md").read_text("utf-8"))
+    emit(runs.facts(run).as_json(), as_json, (run / "model_card.md").read_text("utf-8"))
 
 
 @app.command()

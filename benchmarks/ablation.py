@@ -136,8 +136,8 @@ def tune_batch(model: Model, run: Path, dataset: Dataset) -> Batch:
     by_id = {record.id: record for record in dataset.training()}
     images, foregrounds = [], []
     for entry in runs.read_manifest(run):
-        if entry["role"] == "tune":
-            loaded = load(by_id[entry["path"]], model.preprocess)
+        if entry.role == "tune":
+            loaded = load(by_id[entry.path], model.preprocess)
             if isinstance(loaded, LoadedImage):
                 image, foreground = model.encoded(loaded)
                 images.append(image)

@@ -89,14 +89,14 @@ def tune_images(path: Path, data: str) -> list[Floats]:
     """Return some of the images a run was tuned on."""
     by_id = {record.id: record for record in cards.open_data(data).training()}
     manifest = runs.read_manifest(path)
-    return some([by_id[row["path"]] for row in manifest if row["role"] == "tune"])
+    return some([by_id[row.path] for row in manifest if row.role == "tune"])
 
 
 def row(path: Path, data: str, normals: Mapping[str, list[Floats]]) -> str:
     """Return the row of a run; `normals` are test normals of every data set."""
     rng = np.random.default_rng(0)
     model, own = Model.load(runs.read(path), "auto"), normals[data]
-    cells = [data, f"`{runs.facts(path)['detector']}`"]
+    cells = [data, f"`{runs.facts(path).detector}`"]
 
     limit = np.percentile(scores(model, tune_images(path, data)), PERCENTILE)
     for kind in ODD:
@@ -124,7 +124,7 @@ def main() -> None:
     data = {}
     for path in sorted((bench / "runs").iterdir()):
         if path.is_dir() and path.name.endswith("-0"):
-            data[path] = runs.facts(path)["data"]
+            data[path] = runs.facts(path).data
     normals = {}
     for name in sorted(set(data.values())):
         labelled = cards.open_data(name).labelled()

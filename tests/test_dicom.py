@@ -744,7 +744,7 @@ def test_no_output_names_the_patient(scored):
             assert "tagged" not in path.name.lower()
     (row,) = directories.read(scored / "out").rows
     assert row.group.startswith("patient-")
-    assert {r["group"][:8] for r in runs.read_manifest(scored / "run")} == {"patient-"}
+    assert {r.group[:8] for r in runs.read_manifest(scored / "run")} == {"patient-"}
 
 
 def test_a_model_of_volumes_decides_how_all_are_scaled(scored, tmp_path, monkeypatch):

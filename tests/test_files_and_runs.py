@@ -115,7 +115,7 @@ def test_run_holds_everything(pca_run):
     assert sorted(path.name for path in pca_run.iterdir()) == sorted(runs.FILES)
     run = runs.read(pca_run)
     assert run.calibration.n_groups == 12
-    roles = [row["role"] for row in runs.read_manifest(pca_run)]
+    roles = [row.role for row in runs.read_manifest(pca_run)]
     assert {role: roles.count(role) for role in set(roles)} == {
         "fit": 42,
         "tune": 6,

@@ -212,7 +212,7 @@ def test_without_the_extra_pixels_are_used_and_that_is_said(
         cli.main()
     assert stop.value.code in (0, None)
     assert "features would find more than pixels" in capsys.readouterr().err
-    assert runs.facts(tmp_path / "run")["representation"] == "pixels"
+    assert runs.facts(tmp_path / "run").representation == "pixels"
 
 
 @needs_weights

@@ -406,10 +406,11 @@ def scored(run, tmp_path_factory):
 
 def test_a_volume_counts_once_and_its_slices_calibrate(run):
     facts, calibration = runs.facts(run), read_run(run).calibration
-    assert facts["fit_images"] + facts["tune_images"] + calibration.n_groups == 24
+    training = facts.training
+    assert training["fit_images"] + training["tune_images"] + calibration.n_groups == 24
     assert len(calibration.scores) == SHAPE[0] * calibration.n_groups
-    assert facts["config"]["tiling"]["dims"] == 3
-    assert facts["representation"] == "pixels"
+    assert facts.config["tiling"]["dims"] == 3
+    assert facts.representation == "pixels"
 
 
 def test_lesions_are_found_where_they_are(scored):

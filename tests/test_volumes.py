@@ -627,10 +627,10 @@ def test_each_slice_of_a_normal_volume_is_an_image_and_its_patient_a_group(run):
     assert len(calibration.scores) == DEPTH * calibration.n_groups
     gc.collect()  # the last volume that was read does not stay in memory
     assert not any(type(each) is PreparedVolume for each in gc.get_objects())
-    assert runs.facts(run)["fit_images"] % DEPTH == 0
+    assert runs.facts(run).training["fit_images"] % DEPTH == 0
     assert read_run(run).header["preprocess"]["axis"] == "axial"
     rows = runs.read_manifest(run)
-    assert len(rows) == len({row["path"] for row in rows}) == 30
+    assert len(rows) == len({row.path for row in rows}) == 30
 
 
 def test_lesions_are_found_where_they_are(scored):
@@ -881,8 +881,8 @@ def test_what_slices_are_like_is_learned_from_fit_and_tune_images_alone(middle):
     model, folder = Model.load(read_run(middle), "cpu"), middle.parent
     shares, brightness = [], []
     for row in runs.read_manifest(middle):
-        if row["role"] in ("fit", "tune"):
-            scaled, inside = model.preprocess.apply(readers.read_image(folder / row["path"]))
+        if row.role in ("fit", "tune"):
+            scaled, inside = model.preprocess.apply(readers.read_image(folder / row.path))
             shares.append(inside.mean())
             brightness.append(np.median(scaled[0][inside]))
     for found, values in zip(model.preprocess.seen, (shares, brightness), strict=True):

@@ -169,7 +169,7 @@ def finished(job: Job, budget: float) -> Finished:
         facts = _call("train", job.data, *options)
         _keep(job.run, peak=facts["peak_memory_mb"])
 
-    trained_for = runs.facts(job.run)["budget_minutes"]
+    trained_for = runs.facts(job.run).training["budget_minutes"]
     if trained_for != budget:
         raise ConfigError(
             f"{job.run} was trained with --budget {trained_for:g}; use that, or another --out"
@@ -210,15 +210,15 @@ def _result(job: Job) -> Finished:
     row = BenchmarkRow(
         dataset=audit.data,
         detector=job.detector,
-        representation=facts["representation"],
+        representation=facts.representation,
         seed=job.seed,
         **metrics_of(audit.evaluation.as_json()),
-        train_seconds=facts["train_seconds"],
+        train_seconds=facts.training["train_seconds"],
         score_ms_per_image=scored.ms,
         peak_memory_mb=max(trained.peak, scored.peak),
-        model_mb=facts["model_mb"],
-        steps=facts["steps"],
-        stopped_by=facts["stopped_by"],
+        model_mb=facts.model_mb,
+        steps=facts.training["steps"],
+        stopped_by=facts.training["stopped_by"],
     )
     with np.load(job.scores / directories.BOOTSTRAP, allow_pickle=False) as file:
         draws = {name: file[name] for name in file.files}

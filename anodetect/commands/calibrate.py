@@ -1,6 +1,6 @@
 """Calibrate: frozen weights and new calibration normals in, a new run out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from anodetect.model.loading import Failed
 from anodetect.model.model import Model
 from anodetect.model.scoring import ScoredImage, score_records
 from anodetect.record import runs
+from anodetect.record.runs import ManifestRow
 from anodetect.stats.calibration import Calibration
 from anodetect.types import Reporter, Silent
 
@@ -47,7 +48,7 @@ def calibrate(
     normals = usable_normals(dataset, preprocess, model.tiling.dims, reporter)
     _check_count(normals.records, model.tiling.dims)
 
-    learned_from = [row for row in runs.read_manifest(run_path) if row["role"] in ("fit", "tune")]
+    learned_from = [row for row in runs.read_manifest(run_path) if row.role in ("fit", "tune")]
     _refuse_known_bytes(learned_from, normals)
     refuse_known_groups(learned_from, normals.records)
 
@@ -71,7 +72,7 @@ def calibrate(
         card=runs.model_card(header, calibrated.calibration),
     )
     failures = [f"{each.path}: {each.reason}" for each in left_out]
-    return runs.facts(out) | {"failures": failures}
+    return runs.facts(out).as_json() | {"failures": failures}
 
 
 def calibrate_model(
@@ -116,10 +117,10 @@ def _check_count(records: Sequence[Record], dims: int) -> None:
         )
 
 
-def _refuse_known_bytes(rows: Sequence[Mapping[str, str]], normals: Normals) -> None:
+def _refuse_known_bytes(rows: Sequence[ManifestRow], normals: Normals) -> None:
     """Raise DataError if one of the normals has the bytes of an image that the model learned
     from."""
-    known = {row["sha256"]: row["path"] for row in rows}
+    known = {row.sha256: row.path for row in rows}
     for record in normals.records:
         sha256 = normals.hashes[record.id]
         if sha256 in known:

@@ -43,7 +43,7 @@ def evaluate(
         )
 
     known_rows = runs.read_manifest(run_path)
-    known_bytes = {row["sha256"]: row["path"] for row in known_rows if row["sha256"]}
+    known_bytes = {row.sha256: row.path for row in known_rows if row.sha256}
     refuse_known_groups(known_rows, items)
     model = Model.load(run, device)
     run.calibration.level(far)  # refuses an impossible rate before any work

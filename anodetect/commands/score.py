@@ -169,7 +169,7 @@ def _options(scoring: Scoring) -> dict[str, Any]:
 
 
 def _warn_of_known(rows: pa.Table, run_path: Path, reporter: Reporter) -> None:
-    used = {row["sha256"] for row in runs.read_manifest(run_path) if row["sha256"]}
+    used = {row.sha256 for row in runs.read_manifest(run_path) if row.sha256}
     if known := sum(sha256 in used for sha256 in rows["sha256"].to_pylist()):
         reporter.warn(
             f"{known} of these images took part in training or calibration; their p-values are not "

@@ -115,7 +115,10 @@ def train(
     facts = _facts(request, plan, runs.read_log(workdir), len(left_out), reporter)
     _write(workdir, out, plan, dataset.name, scale, calibrated, facts)
     failures = [f"{each.path}: {each.reason}" for each in left_out]
-    return runs.facts(out) | {"failures": failures, "peak_memory_mb": environment.peak_memory_mb()}
+    return runs.facts(out).as_json() | {
+        "failures": failures,
+        "peak_memory_mb": environment.peak_memory_mb(),
+    }
 
 
 def _plan(

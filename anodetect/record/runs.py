@@ -17,7 +17,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -50,8 +50,7 @@ HEADER = (
     "hashes",
     "calibration_groups",
 )
-
-
+HASHED = ("config.json", "environment.json", "manifest.csv", "model_card.md")  # in the model file
 CURVE_POINTS = 200
 FINGERPRINT = "fingerprint"  # only while a run is being made
 
@@ -74,38 +73,84 @@ class Run:
         return float(low), float(high)
 
 
+@dataclass(frozen=True)
+class ManifestRow:
+    """A file that a run was made from: a row of manifest.csv.
+
+    `role` is fit, tune, calibrate or failed; `error` says why a file failed. `sha256` is "" for a
+    file that could not be read.
+    """
+
+    path: str
+    role: str
+    group: str = ""
+    kind: str = ""
+    sha256: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What `anodetect info` prints. `training` are the facts that training has written: seconds,
+    steps, numbers of images, seed …"""
+
+    run: str
+    detector: str
+    representation: str
+    data: str
+    training: Mapping[str, Any]
+    config: Mapping[str, Any]
+    preprocess: Mapping[str, Any]
+    scale: tuple[float, float]
+    calibration_images: int
+    calibration_groups: int
+    model_sha256: str
+    model_mb: float
+    environment: Mapping[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the facts on one level, those of training among them."""
+        content: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            content |= value if field.name == "training" else {field.name: value}
+        return content | {"scale": list(self.scale)}
+
+
+# -- Writing ---------------------------------------------------------------------------------------
+
+
 def partial(path: Path) -> Path:
-    """Where a run lives while it is being made."""
+    """Return where a run lies while it is being made."""
     return path.with_name(path.name + ".partial")
 
 
 def checkpoints(workdir: Path) -> list[Path]:
-    """What an interrupted training can go on from: its checkpoint, or an ensemble's members that
-    are finished."""
+    """Return what an interrupted training can continue from: its checkpoint, or the members of an
+    ensemble that are finished."""
     return [file for file in workdir.glob("*.safetensors") if file.name != MODEL_FILE]
 
 
 def begin(path: Path, *, resume: bool, fingerprint: Mapping[str, Any] | None = None) -> Path:
-    """The working directory for a new run, or for one to be continued with the same `fingerprint`."""
+    """Return the working directory of a new run, or of one to be continued.
+
+    RunError if the run exists, if there is nothing to continue or something that was not asked to
+    be continued, or if it was started with another `fingerprint`.
+    """
     workdir = partial(path)
     if path.exists():
         raise RunError(f"{path} already exists; choose another --out or remove it")
-    begun = bool(checkpoints(workdir))
-    if resume and not begun:
+    interrupted = bool(checkpoints(workdir))
+    if resume and not interrupted:
         raise RunError(f"{workdir} holds no checkpoint to resume from; train without --resume")
-    if begun and not resume:
+    if interrupted and not resume:
         raise RunError(
             f"{workdir} holds an interrupted training; continue it with --resume or remove it"
         )
+
     digest = sha256(canonical(fingerprint or {})).hexdigest()
     if resume:
-        begun_as = workdir / FINGERPRINT
-        if not begun_as.exists() or begun_as.read_text("utf-8") != digest:
-            raise RunError(
-                f"{workdir} was begun with other settings, seed or images; resume with the same ones"
-            )
-        for scratch in (child for child in workdir.iterdir() if child.is_dir()):
-            shutil.rmtree(scratch, ignore_errors=True)  # what a killed process left
+        _continue(workdir, digest)
         return workdir
     try:
         shutil.rmtree(workdir, ignore_errors=True)
@@ -116,8 +161,22 @@ def begin(path: Path, *, resume: bool, fingerprint: Mapping[str, Any] | None = N
     return workdir
 
 
+def _continue(workdir: Path, digest: str) -> None:
+    """Prepare an interrupted training to be continued; RunError if it was started with another
+    fingerprint than that with this hash."""
+    file = workdir / FINGERPRINT
+    if not file.exists() or file.read_text("utf-8") != digest:
+        raise RunError(
+            f"{workdir} was begun with other settings, seed or images; resume with the same ones"
+        )
+    for child in list(workdir.iterdir()):
+        if child.is_dir():
+            shutil.rmtree(child, ignore_errors=True)  # what a killed process left
+
+
 def begin_helping(path: Path, *, resume: bool) -> Path:
-    """A working directory for a process that trains along with the one that writes the run."""
+    """Return a working directory for a process that trains along with the one that writes the
+    run."""
     workdir = Path(tempfile.mkdtemp())
     atexit.register(shutil.rmtree, workdir, ignore_errors=True)
     if resume:
@@ -133,27 +192,64 @@ def write(
     header: Mapping[str, Any],
     state: State,
     calibration: Calibration,
-    manifest: Iterable[Mapping[str, Any]],
+    manifest: Iterable[ManifestRow],
     card: str,
 ) -> None:
-    """Write all files into `workdir`, then give it its name."""
-    host_facts = environment.facts() | {"threads": threads.in_use()}
-    config_text = json.dumps(header["config"], indent=2) + "\n"
-    tensors = {f"detector.{name}": array for name, array in state.items()}
-    tensors |= {"calibration.scores": calibration.scores, "calibration.peaks": calibration.peaks}
-    write_atomic(workdir / "config.json", config_text)
-    write_atomic(workdir / "environment.json", json.dumps(host_facts, indent=2) + "\n")
-    write_atomic(workdir / "manifest.csv", to_csv(manifest))
+    """Write all files into `workdir`, then rename it to `path`."""
+    versions = environment.facts() | {"threads": threads.in_use()}
+    config = json.dumps(header["config"], indent=2)
+    write_atomic(workdir / "config.json", config + "\n")
+    write_atomic(workdir / "environment.json", json.dumps(versions, indent=2) + "\n")
+    write_atomic(workdir / "manifest.csv", to_csv(asdict(row) for row in manifest))
     write_atomic(workdir / "model_card.md", card)
     (workdir / "train.jsonl").touch()
-    hashes = {
-        name: sha256_of(workdir / name) for name in FILES if name not in (MODEL_FILE, "train.jsonl")
-    }
+
+    hashes = {name: sha256_of(workdir / name) for name in HASHED}
     full = dict(header) | {"calibration_groups": list(calibration.groups), "hashes": hashes}
+    tensors = {f"detector.{name}": array for name, array in state.items()}
+    tensors |= {"calibration.scores": calibration.scores, "calibration.peaks": calibration.peaks}
     checkpoint.write(workdir / MODEL_FILE, tensors, full)
     for name in (CHECKPOINT_FILE, FINGERPRINT):
         (workdir / name).unlink(missing_ok=True)
     workdir.replace(path)
+
+
+def model_card(header: Mapping[str, Any], calibration: Calibration) -> str:
+    """Return the text of model_card.md."""
+    facts, preprocess = header["facts"], header["preprocess"]
+    low, high = preprocess["range"]
+    steps = f", {facts['steps']} steps, ended by {facts['stopped_by']}" if facts["steps"] else ""
+    foreground = "above the flat background" if preprocess["flat_background"] else "every pixel"
+    return f"""# {header["detector"]} on {header["data"]}
+
+An anomaly detector trained on normal images only. A larger score means: less like the normals it \
+has seen.
+It says nothing about why, and it is not a medical device.
+
+- Detector: `{header["detector"]}` on `{header["representation"]}`, seed {facts["seed"]}; \
+trained {facts["trained_at"]}
+- Data: {header["data"]}: {facts["fit_images"]} images to fit, {facts["tune_images"]} to tune,
+  {len(calibration.scores)} to calibrate ({calibration.n_groups} groups); which ones, with their \
+hashes: `manifest.csv`
+- Training: {facts["train_seconds"]:.1f} s{steps}
+- Given up: {facts["dropped"] or "nothing"}
+- Images: {preprocess["channels"]} channel(s); values {low:g} to {high:g} become -1 to 1; foreground:
+  {foreground}
+- False alarms: {calibration.statement(0.05)}
+"""
+
+
+def to_csv(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return rows with the same keys as CSV text."""
+    rows = list(rows)
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue()
+
+
+# -- Reading ---------------------------------------------------------------------------------------
 
 
 def read(path: Path) -> Run:
@@ -163,18 +259,11 @@ def read(path: Path) -> Run:
     lacking = [key for key in HEADER if key not in header]
     if lacking:
         raise RunError(
-            f"{path}: the model file lacks {', '.join(lacking)}; it was not written by `anodetect train`"
+            f"{path}: the model file lacks {', '.join(lacking)}; "
+            "it was not written by `anodetect train`"
         )
-    hashes = header.get("hashes", {})
-    if not isinstance(hashes, dict):
-        raise RunError(f"{path}: the model file does not say what the run's other files are")
-    for name, digest in hashes.items():
-        if name not in FILES:
-            raise RunError(f"{path}: the model file names {name!r}, which is no file of a run")
-        if sha256_of(path / name) != digest:
-            raise RunError(
-                f"{path / name}: does not match the hash in the model file; it was altered"
-            )
+    _check_hashes(path, header.get("hashes", {}))
+
     try:
         calibration = Calibration(
             tensors.pop("calibration.scores"),
@@ -189,66 +278,6 @@ def read(path: Path) -> Run:
         ) from None
 
 
-def model_card(header: Mapping[str, Any], calibration: Calibration) -> str:
-    facts, preprocess = header["facts"], header["preprocess"]
-    low, high = preprocess["range"]
-    steps = f", {facts['steps']} steps, ended by {facts['stopped_by']}" if facts["steps"] else ""
-    return f"""# {header["detector"]} on {header["data"]}
-
-An anomaly detector trained on normal images only. A larger score means: less like the normals it has seen.
-It says nothing about why, and it is not a medical device.
-
-- Detector: `{header["detector"]}` on `{header["representation"]}`, seed {facts["seed"]}; trained {facts["trained_at"]}
-- Data: {header["data"]}: {facts["fit_images"]} images to fit, {facts["tune_images"]} to tune,
-  {len(calibration.scores)} to calibrate ({calibration.n_groups} groups); which ones, with their hashes: `manifest.csv`
-- Training: {facts["train_seconds"]:.1f} s{steps}
-- Given up: {facts["dropped"] or "nothing"}
-- Images: {preprocess["channels"]} channel(s); values {low:g} to {high:g} become -1 to 1; foreground:
-  {"above the flat background" if preprocess["flat_background"] else "every pixel"}
-- False alarms: {calibration.statement(0.05)}
-"""
-
-
-def facts(path: Path) -> dict[str, Any]:
-    """What `anodetect info` tells."""
-    run = read(path)
-    header = run.header
-    return {
-        "run": str(path),
-        "detector": header["detector"],
-        "representation": header["representation"],
-        "data": header["data"],
-        **header["facts"],
-        "config": header["config"],
-        "preprocess": header["preprocess"],
-        "scale": list(run.scale),
-        "calibration_images": len(run.calibration.scores),
-        "calibration_groups": run.calibration.n_groups,
-        "model_sha256": run.model_sha256,
-        "model_mb": round((path / MODEL_FILE).stat().st_size / 1e6, 3),
-        "environment": json.loads((path / "environment.json").read_text("utf-8")),
-    }
-
-
-def read_manifest(path: Path) -> list[dict[str, str]]:
-    """The images a run was made from: path, role, sha256, …"""
-    with (path / "manifest.csv").open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """The records of train.jsonl; a line that is being written at this moment is not yet one."""
-    lines = (path / "train.jsonl").read_text("utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.strip() and line.endswith("\n")]
-
-
-def curves(path: Path) -> list[dict[str, Any]]:
-    """The steps of train.jsonl as they were logged, at most CURVE_POINTS evenly spread ones; a
-    detector that is not trained in steps has none."""
-    steps = [record for record in read_log(path) if "loss" in record]
-    return steps[:: -(-len(steps) // CURVE_POINTS) or 1]
-
-
 def _check_complete(path: Path) -> None:
     if not path.is_dir():
         hint = f"; an unfinished training lies in {partial(path)}" if partial(path).is_dir() else ""
@@ -258,11 +287,58 @@ def _check_complete(path: Path) -> None:
         raise RunError(f"{path}: not a complete run directory; missing: {', '.join(missing)}")
 
 
-def to_csv(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Rows with the same keys as CSV text."""
-    rows = list(rows)
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return stream.getvalue()
+def _check_hashes(path: Path, hashes: Any) -> None:
+    """Raise RunError if a file of the run is not the one that the model file names."""
+    if not isinstance(hashes, dict):
+        raise RunError(f"{path}: the model file does not say what the run's other files are")
+    for name, digest in hashes.items():
+        if name not in FILES:
+            raise RunError(f"{path}: the model file names {name!r}, which is no file of a run")
+        if sha256_of(path / name) != digest:
+            raise RunError(
+                f"{path / name}: does not match the hash in the model file; it was altered"
+            )
+
+
+def facts(path: Path) -> RunFacts:
+    """Return what `anodetect info` prints; RunError as for `read`."""
+    run = read(path)
+    header = run.header
+    return RunFacts(
+        run=str(path),
+        detector=header["detector"],
+        representation=header["representation"],
+        data=header["data"],
+        training=header["facts"],
+        config=header["config"],
+        preprocess=header["preprocess"],
+        scale=run.scale,
+        calibration_images=len(run.calibration.scores),
+        calibration_groups=run.calibration.n_groups,
+        model_sha256=run.model_sha256,
+        model_mb=round((path / MODEL_FILE).stat().st_size / 1e6, 3),
+        environment=json.loads((path / "environment.json").read_text("utf-8")),
+    )
+
+
+def read_manifest(path: Path) -> list[ManifestRow]:
+    """Return the files that a run was made from."""
+    names = [field.name for field in fields(ManifestRow)]
+    rows = []
+    with (path / "manifest.csv").open(newline="", encoding="utf-8") as file:
+        for line in csv.DictReader(file):
+            rows.append(ManifestRow(**{name: line.get(name) or "" for name in names}))
+    return rows
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Return the entries of train.jsonl, without a line that is not yet complete."""
+    lines = (path / "train.jsonl").read_text("utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.strip() and line.endswith("\n")]
+
+
+def curves(path: Path) -> list[dict[str, Any]]:
+    """Return the steps in train.jsonl, at most CURVE_POINTS evenly spread ones; none of a detector
+    that is not trained in steps."""
+    steps = [entry for entry in read_log(path) if "loss" in entry]
+    return steps[:: -(-len(steps) // CURVE_POINTS) or 1]

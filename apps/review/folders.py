@@ -119,15 +119,15 @@ def run_row(run: Path, measured: Mapping[str, str]) -> RunRow:
     Raises RunError where the run cannot be read.
     """
     facts = runs.facts(run)
-    images, groups = facts["calibration_images"], facts["calibration_groups"]
+    images, groups = facts.calibration_images, facts.calibration_groups
     return RunRow(
         run=run.name,
-        detector=facts["detector"],
-        image_auroc=measured.get(facts["model_sha256"], ""),
-        representation=facts["representation"],
-        data=facts["data"],
-        trained=facts["trained_at"][:16].replace("T", " "),
-        seconds=facts["train_seconds"],
-        ended_by=facts["stopped_by"] or "",
+        detector=facts.detector,
+        image_auroc=measured.get(facts.model_sha256, ""),
+        representation=facts.representation,
+        data=facts.data,
+        trained=facts.training["trained_at"][:16].replace("T", " "),
+        seconds=facts.training["train_seconds"],
+        ended_by=facts.training["stopped_by"] or "",
         calibration=f"{images} images, {groups} groups",
     )
