@@ -1,7 +1,7 @@
-"""Scoring on a Ray cluster: one worker a node or GPU, fed with a table of what there is to score.
+"""Score on a Ray cluster: one worker for each node or GPU takes files from one table.
 
-The machine that calls keeps the journal and writes the tables; workers read images and write
-heatmaps, so the images, the run and `--out` must be at the same place for all of them.
+The calling machine keeps the journal and writes the tables. Workers read images and write heatmaps,
+so the images, the run and `--out` must be at the same place for all machines.
 """
 
 import logging
@@ -24,11 +24,12 @@ RESERVED = 0.5  # of a CPU on each node, for Ray's own work
 
 
 def engine(workers: int | None) -> Engine:
-    """`scoring.score`'s engine of `workers` workers; without a number one for each GPU, or for each
-    node without any.
+    """Return the engine that scores with `workers` workers; None for one on each GPU, or on each
+    node if there are no GPUs.
 
-    The cluster is that of the environment variable RAY_ADDRESS, else one of this machine alone, for
-    the time being.
+    The cluster is that of the environment variable RAY_ADDRESS. Without it, one of this machine
+    alone is started for the time of the scoring. ConfigError if `workers` is below one, or without
+    the extra `ray`.
     """
     if workers is not None and workers < 1:
         raise ConfigError(f"--workers {workers}: at least one is needed")
@@ -67,12 +68,14 @@ def _entries(
     note: Callable[[], str],
     workers: int | None,
 ) -> ScoredEntries:
+    """Yield entries as they are finished, in any order; end the connection to the cluster."""
     import ray
 
     try:
         share = _share(ray.nodes(), workers)
         reporter.say(
-            f"{share['concurrency']} workers with {share['num_cpus']:g} CPUs and {share['num_gpus']} GPUs each"
+            f"{share['concurrency']} workers with {share['num_cpus']:g} CPUs and "
+            f"{share['num_gpus']} GPUs each"
         )
         for done, entry in enumerate(_results(task, items, share)):
             reporter.progress("score", done, len(items), note())
@@ -88,7 +91,7 @@ def _entries(
 
 
 def _share(nodes: Sequence[dict[str, Any]], workers: int | None) -> dict[str, Any]:
-    """How many workers there are to be, and what each gets."""
+    """Return the number of workers and what each gets, as the arguments of Ray's `map_batches`."""
     alive = [node["Resources"] for node in nodes if node["Alive"]]
     gpus = int(sum(node.get("GPU", 0) for node in alive))
     count = workers or gpus or len(alive)
@@ -102,7 +105,7 @@ def _share(nodes: Sequence[dict[str, Any]], workers: int | None) -> dict[str, An
 
 
 def _results(task: Task, items: Sequence[Record], share: dict[str, Any]) -> Iterator[JournalEntry]:
-    """Entries as they are finished, in any order."""
+    """Yield entries as they are finished, in any order."""
     from ray import data
 
     logging.getLogger("ray.data").setLevel(logging.ERROR)
@@ -119,7 +122,7 @@ def _results(task: Task, items: Sequence[Record], share: dict[str, Any]) -> Iter
 
 
 def _absolute(record: Record) -> Record:
-    """The record for a process that runs in another folder."""
+    """Return the record for a process that runs in another folder."""
     files = tuple(file.absolute() for file in record.files)
     foreground = record.foreground.absolute() if record.foreground else None
     return replace(record, path=record.path.absolute(), files=files, foreground=foreground)
@@ -132,6 +135,7 @@ class RemoteWorker:
         self.worker = Worker(task)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Records in, the journal's entries out; those of other shards are missing."""
+        """Score records and return the entries of the journal, as JSON, without those of other
+        shards."""
         entries = self.worker.work(list(batch["record"]), Silent())
         return {"entry": [entry_to_json(entry).decode() for _, entry in entries]}

@@ -1,9 +1,8 @@
-"""Scoring on several processes of this machine: a model in each, handed files from one list as it
-asks for them.
+"""Score in several processes of this machine: each has a model, and asks for files from one list.
 
 A model on all cores waits in every operation for its slowest thread, and reading and writing take
-cores from it all the time; models on one thread each wait for nobody. The process that calls keeps
-the journal and writes the tables.
+cores from it all the time. Models on one thread each do not wait. The calling process keeps the
+journal and writes the tables.
 """
 
 import math
@@ -19,7 +18,7 @@ from itertools import islice
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from joblib import cpu_count
 
@@ -28,20 +27,22 @@ from anodetect.engines.line import line_engine
 from anodetect.engines.worker import Engine, ScoredEntries, Task, Worker
 from anodetect.errors import AnodetectError, ConfigError, RunError
 from anodetect.model.read_ahead import BATCH
+from anodetect.record.rows import JournalEntry
 from anodetect.record.runs import Run
 from anodetect.types import Reporter, Silent
 
-FEW = 64  # images: scored before other processes would have begun
-VOLUME = 16  # images, that a volume counts for at least
+FEW = 64  # images that are scored before other processes would have started
+VOLUME = 16  # images that a volume counts as, at least
 MEMORY = 6e9  # bytes that a worker may take: an image of 10⁸ pixels with all outputs
 CONTAINER = Path("/sys/fs/cgroup/memory.max")
 
 
 def engine(workers: int | None) -> Engine:
-    """`scoring.score`'s engine of `workers` processes; without a number as many as help.
+    """Return the engine that scores in `workers` processes; None for as many as help.
 
-    One is the process that calls. Without a number it is also alone with few files, with masks to
-    compare with (it then has the maps at hand), and where the model runs on a GPU.
+    With one process that is the calling one. If `workers` is None, it is also alone for few files,
+    for files with masks (the calling process then has the maps at hand), and if the model runs on
+    a GPU. ConfigError if `workers` is below one.
     """
     if workers is not None and workers < 1:
         raise ConfigError(f"--workers {workers}: at least one is needed")
@@ -49,32 +50,34 @@ def engine(workers: int | None) -> Engine:
     def entries(
         run: Run, task: Task, items: Sequence[Record], reporter: Reporter, note: Callable[[], str]
     ) -> ScoredEntries:
-        count, threads = (
-            (workers, max(1, cpu_count() // workers)) if workers else _suited(task, items)
-        )
+        if workers is None:
+            count, threads = _suitable_number(task, items)
+        else:
+            count, threads = workers, max(1, cpu_count() // workers)
         if count == 1:
             return line_engine(run, task, items, reporter, note)
-        return _made(_start(task, min(count, len(items)), threads), items, reporter, note)
+        return _collect(_start(task, min(count, len(items)), threads), items, reporter, note)
 
     return entries
 
 
-def _suited(task: Task, items: Sequence[Record]) -> tuple[int, int]:
-    """How many processes help, and how many threads each is to have."""
-    images = sum(VOLUME if is_volume(record) else 1 for record in items)
+def _suitable_number(task: Task, items: Sequence[Record]) -> tuple[int, int]:
+    """Return how many processes help, and how many threads each should have."""
+    images = len(items) + (VOLUME - 1) * sum(map(is_volume, items))
     if images <= FEW or any(record.mask for record in items) or not _on_cpu(task.device):
         return 1, cpu_count()
     return share(cpu_count(), memory())
 
 
 def share(cores: int, memory: float) -> tuple[int, int]:
-    """A process for each core; fewer, on several threads each, where memory may not do for so many."""
+    """Return numbers of processes and of threads for each: one process for each core, or fewer
+    with several threads if there is too little memory (in bytes)."""
     threads = math.ceil(cores / max(1, min(cores, memory // MEMORY)))
     return math.ceil(cores / threads), threads
 
 
 def memory() -> float:
-    """Bytes of memory that this machine, or container, has."""
+    """Return the bytes of memory that this machine, or container, has."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = CONTAINER.read_text("ascii").strip() if CONTAINER.is_file() else "max"
     return total if limit == "max" else min(total, int(limit))
@@ -88,51 +91,83 @@ def _on_cpu(device: str) -> bool:
     return pick_device(device).type == "cpu"
 
 
-# -- The process that calls ------------------------------------------------------------------------
+# -- Messages of a worker --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A file has been scored and written."""
+
+    entry: JournalEntry
+
+
+@dataclass(frozen=True)
+class Count:
+    """So many files have been looked at, those of other shards included."""
+
+    done: int
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The worker cannot go on."""
+
+    error: AnodetectError
+
+
+# The worker is ready, asks for files, or has ended.
+Message = Finished | Count | Failure | Literal["ready", "asks", "ended"]
+
+
+# -- The calling process ---------------------------------------------------------------------------
 
 
 @dataclass
 class WorkerHandle:
-    """A worker's process as the process that calls sees it."""
+    """A worker's process, its end of the connection, and the files it has looked at so far."""
 
     process: BaseProcess
     connection: Connection
-    done: int = 0  # files, also those of other shards
+    done: int = 0
 
-    def receive(self) -> tuple[str, Any]:
-        """The next message; what made the worker fail is raised."""
+    def receive(self) -> Message:
+        """Return the next message; raise the error of a worker that cannot go on, and RunError if
+        its process has ended."""
         try:
-            kind, value = self.connection.recv()
+            message: Message = self.connection.recv()
         except (EOFError, OSError):
             self.process.join()
             raise RunError(
-                f"a worker process {_ending(self.process.exitcode or 0)}; the same command with --resume goes on"
+                f"a worker process {_ending(self.process.exitcode or 0)}; "
+                "the same command with --resume goes on"
             ) from None
-        if kind == "failed":
-            raise value
-        return kind, value
+        if isinstance(message, Failure):
+            raise message.error
+        return message
 
-    def hand(self, records: list[Record]) -> None:
-        """Answer a worker that asks; no records are the end. That it is gone is noticed when it
-        should answer."""
+    def send(self, records: list[Record]) -> None:
+        """Send files to a worker that asks; none mean that there are no more. That its process has
+        ended is noticed when the next message is received."""
         with suppress(OSError):
             self.connection.send(records)
 
 
 def _ending(code: int) -> str:
+    """Return in words how a process ended that has this exit code."""
     if code >= 0:
         return f"ended with code {code}"
-    reason = (
-        ", as when memory runs out; --workers 1 takes the least" if code == -signal.SIGKILL else ""
-    )
+    reason = ""
+    if code == -signal.SIGKILL:
+        reason = ", as when memory runs out; --workers 1 takes the least"
     return f"was ended by {signal.Signals(-code).name}{reason}"
 
 
 def _start(task: Task, count: int, threads: int) -> list[WorkerHandle]:
-    """Workers, when all are ready, so that the first one does not take everything."""
+    """Start workers and return them when all are ready, so that the first one does not take all
+    files."""
     context = multiprocessing.get_context("spawn")
-    hands: list[WorkerHandle] = []
-    # Ctrl-C on a terminal is for all processes, but workers are ended by the one that calls: they
+    workers: list[WorkerHandle] = []
+    # Ctrl-C on a terminal reaches all processes, but the calling process ends the workers: they
     # inherit this mask.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -140,53 +175,59 @@ def _start(task: Task, count: int, threads: int) -> list[WorkerHandle]:
             ours, theirs = context.Pipe()
             process = context.Process(target=_work, args=(theirs, task, threads), daemon=True)
             process.start()
-            theirs.close()  # or the end of the process would go unnoticed
-            hands.append(WorkerHandle(process, ours))
+            theirs.close()  # otherwise the end of the process would not be noticed
+            workers.append(WorkerHandle(process, ours))
+
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        for hand in hands:
-            hand.receive()
+        for worker in workers:
+            worker.receive()
     except BaseException:
-        _stop(hands)
+        _stop(workers)
         raise
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    return hands
+    return workers
 
 
-def _stop(hands: Sequence[WorkerHandle]) -> None:
-    for hand in hands:
-        hand.process.terminate()
-    for hand in hands:
-        hand.process.join()
-        hand.connection.close()
+def _stop(workers: Sequence[WorkerHandle]) -> None:
+    for worker in workers:
+        worker.process.terminate()
+    for worker in workers:
+        worker.process.join()
+        worker.connection.close()
 
 
-def _made(
-    hands: list[WorkerHandle], items: Sequence[Record], reporter: Reporter, note: Callable[[], str]
+def _collect(
+    workers: list[WorkerHandle],
+    items: Sequence[Record],
+    reporter: Reporter,
+    note: Callable[[], str],
 ) -> ScoredEntries:
-    """Entries as they are finished, in any order."""
-    at_work, rest, left = {hand.connection: hand for hand in hands}, iter(items), len(items)
+    """Hand out files and yield entries as they are finished, in any order."""
+    active = {worker.connection: worker for worker in workers}
+    rest, left = iter(items), len(items)
     try:
-        while at_work:
-            for connection in wait(list(at_work)):
+        while active:
+            for connection in wait(list(active)):
                 assert isinstance(connection, Connection)
-                hand = at_work[connection]
-                kind, value = hand.receive()
-                if kind == "made":
-                    yield None, value
-                elif kind == "done":
-                    hand.done = value
-                    reporter.progress("score", sum(each.done for each in hands), len(items), note())
-                elif (
-                    kind == "asks"
-                ):  # the fewer are left, the fewer at a time, so that all end together
-                    handed = list(islice(rest, max(1, min(BATCH, left // (2 * len(hands))))))
-                    left -= len(handed)
-                    hand.hand(handed)
-                else:
-                    del at_work[connection]
+                worker = active[connection]
+                message = worker.receive()
+
+                if isinstance(message, Finished):
+                    yield None, message.entry
+                elif isinstance(message, Count):
+                    worker.done = message.done
+                    done = sum(each.done for each in workers)
+                    reporter.progress("score", done, len(items), note())
+                elif message == "asks":
+                    # Fewer files at a time towards the end, so that all workers end together.
+                    some = list(islice(rest, max(1, min(BATCH, left // (2 * len(workers))))))
+                    left -= len(some)
+                    worker.send(some)
+                elif message == "ended":
+                    del active[connection]
     finally:
-        _stop(hands)
+        _stop(workers)
 
 
 # -- A worker's process ----------------------------------------------------------------------------
@@ -196,37 +237,37 @@ def _work(connection: Connection, task: Task, threads: int) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         worker = Worker(task, threads)
-        connection.send(("ready", None))
-        for _, entry in worker.work(_asked(connection), _Relay(connection)):
-            connection.send(("made", entry))
-        connection.send(("ends", None))
+        connection.send("ready")
+        for _, entry in worker.work(_requested(connection), _CountReporter(connection)):
+            connection.send(Finished(entry))
+        connection.send("ended")
     except AnodetectError as error:
-        connection.send(("failed", error))
+        connection.send(Failure(error))
 
 
 def _end_with_parent() -> None:
-    """However it ended."""
+    """End this process when the calling one has ended, for whatever reason."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
     os._exit(1)
 
 
-def _asked(connection: Connection) -> Iterator[Record]:
-    """Records as they are handed out."""
+def _requested(connection: Connection) -> Iterator[Record]:
+    """Ask for files, and yield their records, until there are no more."""
     while True:
-        connection.send(("asks", None))
+        connection.send("asks")
         records: list[Record] = connection.recv()
         if not records:
             return
         yield from records
 
 
-class _Relay(Silent):
-    """Tells the process that calls how many files are done."""
+class _CountReporter(Silent):
+    """Sends the calling process the number of files that were looked at."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
 
     def progress(self, task: str, done: int, total: int, note: str = "") -> None:
-        self.connection.send(("done", done))
+        self.connection.send(Count(done))

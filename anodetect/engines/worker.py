@@ -43,8 +43,8 @@ from anodetect.types import Reporter
 
 @dataclass(frozen=True)
 class Task:
-    """What it takes to score a file on any machine: the run, as it was when scoring began, and
-    which files to write where."""
+    """What a worker needs to score a file on any machine: the run, with the hash that its model had
+    when scoring started, and which files to write where."""
 
     run: Path
     model_sha256: str
@@ -57,8 +57,8 @@ class Task:
     keep_identifiers: bool
 
     def threshold(self, calibration: Calibration) -> float:
-        """The score above which an image is flagged; with --fdr known only when everything has been
-        scored."""
+        """Return the score above which an image is flagged; infinity with `fdr`, as that score is
+        known only when everything has been scored."""
         return calibration.threshold(self.far) if self.fdr is None else np.inf
 
 
@@ -71,10 +71,8 @@ Engine = Callable[[Run, Task, Sequence[Record], Reporter, Callable[[], str]], Sc
 
 
 def device_type(device: str) -> str:
-    """Return the type of device that `device`, perhaps "auto", stands for, such as "cpu" or "cuda"."""
-    if (
-        "torch" not in sys.modules
-    ):  # no detector that needs it was loaded, so everything runs on the CPU
+    """Return the type of device, such as "cpu" or "cuda", of a device that may be "auto"."""
+    if "torch" not in sys.modules:  # no detector needs it, so everything runs on the CPU
         return "cpu"
     from anodetect.nn.inference import pick_device
 
@@ -84,8 +82,8 @@ def device_type(device: str) -> str:
 class Worker:
     """A model that scores files and writes what there is to write of each.
 
-    It computes on `count` threads, or on as many as are set. Without `run` the run is read; RunError
-    if it is no longer the one that the task names.
+    It computes on `count` threads, or on as many as are set. Without `run` the run is read;
+    RunError if it is no longer the one that the task names.
     """
 
     def __init__(self, task: Task, count: int | None = None, run: Run | None = None) -> None:
@@ -106,9 +104,8 @@ class Worker:
         """Score, and write files on two threads beside the model, a bounded number behind it."""
         with ThreadPoolExecutor(2) as pool:
             waiting: deque[tuple[Scored, Future[JournalEntry]]] = deque()
-            for scored in score_records(
-                self.model, items, reporter, mine=shard_of(self.task.shard), note=note
-            ):
+            mine = shard_of(self.task.shard)
+            for scored in score_records(self.model, items, reporter, mine=mine, note=note):
                 shown = not isinstance(scored, Failed) and self.cases.admits(
                     scored.record.id, scored.score
                 )
@@ -253,7 +250,8 @@ def problem_row(problem: Problem, model_sha256: str) -> ScoreRow:
 
 
 def shard_of(shard: str) -> Callable[[str], bool]:
-    """Whether a file of this SHA-256 belongs to the shard."""
+    """Return the function that says whether a file with this SHA-256 belongs to the shard "i/n";
+    ConfigError if it is none."""
     match = re.fullmatch(r"(\d+)/(\d+)", shard)
     index, count = (int(match[1]), int(match[2])) if match else (0, 0)
     if not 1 <= index <= count:
