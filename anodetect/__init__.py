@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from anodetect.commands.merge import merge
     from anodetect.commands.score import score
     from anodetect.commands.train import train
+    from anodetect.commands.verify import verify
     from anodetect.detectors import DETECTORS
     from anodetect.errors import AnodetectError
-    from anodetect.record.verification import verify
     from anodetect.stats.calibration import Calibration
     from anodetect.types import Batch, Detector, Scores, TrainContext
 
@@ -44,7 +44,7 @@ _MODULES = {
     "evaluate": "commands.evaluate",
     "calibrate": "commands.calibrate",
     "merge": "commands.merge",
-    "verify": "record.verification",
+    "verify": "commands.verify",
     "Calibration": "stats.calibration",
     "Batch": "types",
     "Scores": "types",

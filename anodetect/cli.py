@@ -201,33 +201,14 @@ def verify(
 ) -> None:
     """Check that a score directory is what it was when it was written: exit 0 if it holds, 1 if
     not."""
-    from anodetect.record import verification
+    from anodetect.commands import verify as command
+    from anodetect.commands.texts import verdict_text
 
-    verdict = verification.verify(directory, head=head, key=key, run=run)
-    problems = list(verdict.problems)
-    if rescore and verdict.rows:
-        from anodetect.commands.rescore import rescore as score_again
-
-        try:
-            problems += score_again(directory, rescore, run_path=run, root=data, device=device)
-        except AnodetectError as error:  # what was found before is told all the same
-            problems.append(f"nothing was scored again: {error}")
-    level = "authenticated" if verdict.authenticated else "internally consistent, not authenticated"
-    state = "broken" if problems else level
-    lines = [f"{directory}: {state} ({verdict.rows} records, head {verdict.head})"]
-    lines += [f"broken: {problem}" for problem in problems] + [
-        f"note: {note}" for note in verdict.notes
-    ]
-    result = {
-        "intact": not problems,
-        "authenticated": verdict.authenticated and not problems,
-        "problems": problems,
-        "notes": verdict.notes,
-        "rows": verdict.rows,
-        "head": verdict.head,
-    }
-    emit(result, as_json, "\n".join(lines))
-    if problems:
+    verdict = command.verify(
+        directory, head=head, key=key, run=run, rescore=rescore, data=data, device=device
+    )
+    emit(verdict.as_json(), as_json, verdict_text(verdict, directory))
+    if not verdict.intact:
         raise typer.Exit(1)
 
 

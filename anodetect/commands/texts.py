@@ -3,12 +3,15 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 from anodetect.data.cards import Page
+
+if TYPE_CHECKING:  # most commands need none of what it imports
+    from anodetect.record.verification import Verdict
 
 WIDTH = 100  # characters of a line of a table
 
@@ -113,3 +116,16 @@ def drawn(grid: Table) -> str:
     with console.capture() as capture:
         console.print(grid)
     return capture.get().rstrip()
+
+
+def verdict_text(verdict: "Verdict", directory: Path) -> str:
+    """Return what `verify` prints."""
+    state = "internally consistent, not authenticated"
+    if verdict.authenticated:
+        state = "authenticated"
+    if not verdict.intact:
+        state = "broken"
+    lines = [f"{directory}: {state} ({verdict.rows} records, head {verdict.head})"]
+    lines += [f"broken: {problem}" for problem in verdict.problems]
+    lines += [f"note: {note}" for note in verdict.notes]
+    return "\n".join(lines)

@@ -9,8 +9,9 @@ consistent, not authenticated.
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -55,6 +56,10 @@ class Verdict:
     def intact(self) -> bool:
         return not self.problems
 
+    def as_json(self) -> dict[str, Any]:
+        """Return what `verify --json` prints."""
+        return {"intact": self.intact} | asdict(self)
+
 
 def verify(
     path: Path, *, head: str | None = None, key: Path | None = None, run: Path | None = None
@@ -72,7 +77,7 @@ def verify(
             raise
         return Verdict((f"it cannot be checked: {error}",), (), False, 0, "")
 
-    audit, notes = scored.audit, unlisted_files(scored)
+    audit, notes = scored.audit, _unlisted_files(scored)
     problems = [*record_problems(scored), *_model(audit, run, notes)]
     if head is not None and head.lower() != audit.head:
         problems.append(
@@ -83,6 +88,7 @@ def verify(
     wrong, known = reviews.verify(path, audit.head, scored.rows)
     problems += wrong
     notes += known
+
     authenticated = not problems and (head is not None or trusted is not None)
     return Verdict(tuple(problems), tuple(notes), authenticated, len(scored.rows), audit.head)
 
@@ -101,7 +107,7 @@ def record_problems(scored: ScoreDirectory) -> list[str]:
     return problems
 
 
-def unlisted_files(scored: ScoreDirectory) -> list[str]:
+def _unlisted_files(scored: ScoreDirectory) -> list[str]:
     """Return a note about files in the directory that are no part of the record."""
     try:
         listed = {*scored.audit.tables, *scored.outputs["name"].to_pylist()}
@@ -173,7 +179,7 @@ def _rows(scored: ScoreDirectory) -> Iterator[str]:
 
 
 def _decisions(scored: ScoreDirectory) -> Iterator[str]:
-    """Yield what is wrong with p-values, q-values, flags and counts, which must be those that scores
+    """Yield what is wrong with p-values, q-values, flags and counts: they must be those that scores
     and calibration give."""
     calibration, rule = scored.audit.calibration, scored.audit.rule
     again, groups_again, _ = decide(scored.table, calibration, rule)
@@ -224,8 +230,8 @@ def _model(audit: Audit, run: Path | None, notes: list[str]) -> Iterator[str]:
 
 
 def private_key(path: Path) -> Ed25519PrivateKey:
-    """An Ed25519 private key from a PEM file without a password (`openssl genpkey -algorithm
-    ed25519 -out key.pem`)."""
+    """Read an Ed25519 private key from a PEM file without a password (`openssl genpkey -algorithm
+    ed25519 -out key.pem`); ConfigError if it is none."""
     try:
         key = load_pem_private_key(path.read_bytes(), None)
     except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
@@ -238,6 +244,7 @@ def private_key(path: Path) -> Ed25519PrivateKey:
 
 
 def _public_key(path: Path) -> Ed25519PublicKey:
+    """Read an Ed25519 public key from a PEM file; ConfigError if it is none."""
     try:
         key = load_pem_public_key(path.read_bytes())
     except (OSError, ValueError, UnsupportedAlgorithm) as error:
@@ -248,38 +255,40 @@ def _public_key(path: Path) -> Ed25519PublicKey:
 
 
 def sign(path: Path, head: str, key: Ed25519PrivateKey) -> None:
-    """Write signature.json: the head, signed."""
-    made = {
+    """Write signature.json, which holds the head and its signature."""
+    signature = {
         "algorithm": "Ed25519",
         "head": head,
         "public_key": key.public_key().public_bytes_raw().hex(),
         "signature": key.sign(head.encode()).hex(),
     }
-    write_atomic(path / SIGNATURE, json.dumps(made, indent=2) + "\n")
+    write_atomic(path / SIGNATURE, json.dumps(signature, indent=2) + "\n")
 
 
 def _signature(
     path: Path, head: str, trusted: Ed25519PublicKey | None, notes: list[str]
 ) -> Iterator[str]:
+    """Yield what is wrong with signature.json, if there is one, or if a trusted key is given."""
     file = path / SIGNATURE
     if not file.is_file():
         if trusted:
             yield "there is no signature"
         return
+
     try:
-        made = json.loads(file.read_text("utf-8"))
-        signer = Ed25519PublicKey.from_public_bytes(bytes.fromhex(made["public_key"]))
-        (trusted or signer).verify(bytes.fromhex(made["signature"]), head.encode())
+        content = json.loads(file.read_text("utf-8"))
+        signer = Ed25519PublicKey.from_public_bytes(bytes.fromhex(content["public_key"]))
+        (trusted or signer).verify(bytes.fromhex(content["signature"]), head.encode())
     except (OSError, ValueError, KeyError, TypeError):
         yield f"{SIGNATURE} cannot be read"
     except InvalidSignature:
-        yield (
-            "the signature is not that of the key"
-            if trusted
-            else "the signature does not fit the head"
-        )
+        if trusted:
+            yield "the signature is not that of the key"
+        else:
+            yield "the signature does not fit the head"
     else:
         if not trusted:
             notes.append(
-                f"signed by the key {made['public_key']}, which was not checked against one you trust (--key)"
+                f"signed by the key {content['public_key']}, which was not checked against one you "
+                "trust (--key)"
             )
