@@ -1,5 +1,5 @@
-"""What ends a scoring and a merge alike: decide over all rows, compare with the calibration, write
-the directory."""
+"""The end of a scoring and of a merge: decide over all rows, compare with the calibration, and
+write the directory."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable

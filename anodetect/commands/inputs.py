@@ -1,4 +1,4 @@
-"""What a scoring is asked to score: files, folders, or the test part of a data set."""
+"""The files to score: files, folders, or the test part of a data set."""
 
 import os
 from collections.abc import Sequence
@@ -13,7 +13,8 @@ from anodetect.files import path_text
 
 @dataclass(frozen=True)
 class Inputs:
-    """The records to score, with ids relative to the folder `root`, and what cannot be looked at."""
+    """The records to score, with ids relative to the folder `root`, and the files that cannot be
+    looked at."""
 
     root: Path
     records: Sequence[Record]

@@ -1,4 +1,4 @@
-"""audit.json as types: how images were scored, what was decided, and the hashes of the tables."""
+"""The content of audit.json as types."""
 
 import json
 from collections.abc import Mapping
@@ -19,7 +19,8 @@ T = TypeVar("T")
 
 
 def _restored(cls: type[T], content: Mapping[str, Any]) -> T:
-    """Return a dataclass from its JSON, in which NaN is null; ValueError if something is missing."""
+    """Return a dataclass from its JSON, in which NaN is null; ValueError if something is
+    missing."""
     values = {}
     for name, hint in get_type_hints(cls).items():
         if name in content:
@@ -32,6 +33,7 @@ def _restored(cls: type[T], content: Mapping[str, Any]) -> T:
 
 
 def _calibration(content: Mapping[str, Any]) -> Calibration:
+    """Return the calibration of which `content` is the JSON."""
     try:
         return Calibration.restore(content)
     except (KeyError, TypeError) as error:
@@ -45,19 +47,11 @@ def _evaluation(content: Mapping[str, Any] | None) -> Evaluation | None:
         return None
     try:
         image = {name: _restored(Interval, each) for name, each in content["image"].items()}
-        pixel, dice = None, None
-        if content["pixel"] is not None:
-            values = dict(content["pixel"])
-            dice = values.pop("dice_at_threshold")
-            bounds = content["pixel_intervals"]
-            pixel = {
-                name: _restored(Interval, bounds[name] | {"value": value})
-                for name, value in values.items()
-            }
+        pixel, dice = _pixel(content["pixel"], content["pixel_intervals"])
         return Evaluation(
             image=image,
             pixel=pixel,
-            dice_at_threshold=float("nan") if dice is None else dice,
+            dice_at_threshold=dice,
             n_normal=content["n_normal"],
             n_anomalous=content["n_anomalous"],
             n_groups=content["n_groups"],
@@ -66,6 +60,18 @@ def _evaluation(content: Mapping[str, Any] | None) -> Evaluation | None:
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"it lacks {error}") from None
+
+
+def _pixel(
+    values: Mapping[str, Any] | None, bounds: Mapping[str, Any] | None
+) -> tuple[dict[str, Interval] | None, float]:
+    """Return the intervals of pixel metrics, None without any, and Dice at the pixel threshold."""
+    if values is None:
+        return None, float("nan")
+    intervals, dice = {}, values["dice_at_threshold"]
+    for name, interval in (bounds or {}).items():
+        intervals[name] = _restored(Interval, interval | {"value": values[name]})
+    return intervals, float("nan") if dice is None else dice
 
 
 def _drift(content: Mapping[str, Any] | None) -> Drift | None:

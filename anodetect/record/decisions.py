@@ -64,7 +64,8 @@ def decide_slices(slices: pa.Table, calibration: Calibration, rule: Rule) -> pa.
 
 
 def _filled(table: pa.Table, where: Bools, columns: Mapping[str, Doubles | Bools]) -> pa.Table:
-    """Return the table with these columns, whose values stand in the rows `where`; null elsewhere."""
+    """Return the table with these columns. Their values stand in the rows `where`; other rows are
+    null."""
     for name, values in columns.items():
         every = np.zeros(len(where), values.dtype)
         every[where] = values
@@ -89,7 +90,7 @@ def numbers(column: pa.ChunkedArray) -> Doubles:
     return np.asarray(column.cast(pa.float64()).fill_null(np.nan))
 
 
-# -- What is to be known of decisions ---------------------------------------------------------------
+# -- Caveats ---------------------------------------------------------------------------------------
 
 
 def volume_caveats(

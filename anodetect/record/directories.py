@@ -168,12 +168,13 @@ def read(path: Path) -> ScoreDirectory:
         if content["format"] == format2.FORMAT:
             content = format2.converted(content)
         audit = audits.from_json(content)
-        if not (path / "scores.parquet").is_file():
-            raise _unfinished(path, "scores.parquet")
-        table = read_table(path / "scores.parquet", ScoreRow)
     except ValueError as error:
         raise RunError(f"{path}: not a readable score directory ({error})") from None
-    return ScoreDirectory(path, audit, table)
+
+    file = path / "scores.parquet"
+    if not file.is_file():
+        raise _unfinished(path, file.name)
+    return ScoreDirectory(path, audit, read_table(file, ScoreRow))
 
 
 def audit_content(path: Path) -> dict[str, Any]:
@@ -186,9 +187,11 @@ def audit_content(path: Path) -> dict[str, Any]:
         raise _unfinished(path, AUDIT_FILE) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path}: not a readable score directory ({error})") from None
+
     if version > FORMAT:
         raise RunError(
-            f"{path}: format {version} is newer than this release reads ({FORMAT}); update anodetect"
+            f"{path}: format {version} is newer than this release reads ({FORMAT}); update "
+            "anodetect"
         )
     if version < OLDEST:
         raise RunError(
@@ -210,6 +213,7 @@ def read_as_written(path: Path) -> ScoreDirectory:
         wrong = [] if head_of(content) == content["head"] else [AUDIT_FILE]
     except (KeyError, TypeError, AttributeError):
         wrong = [AUDIT_FILE]
+
     if not wrong:
         scored = read(path)
         tables = scored.audit.tables
@@ -218,6 +222,7 @@ def read_as_written(path: Path) -> ScoreDirectory:
             digest = sha256_of(path / name) if (path / name).is_file() else None
             if digest != tables.get(name):
                 wrong.append(name)
+
     if wrong:
         raise RunError(
             f"{path}: {', '.join(wrong)} changed or missing since the images were scored; "

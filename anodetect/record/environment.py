@@ -1,5 +1,4 @@
-"""What the last bits of a score depend on: versions, machine and threads; and how much memory was
-used."""
+"""The versions and the machine on which the last bits of a score depend, and the memory in use."""
 
 import os
 import platform
@@ -38,27 +37,28 @@ PACKAGES = (
 
 
 def _processor() -> str:
-    """The processor's name, on which the last bits of a score depend."""
+    """Return the processor's name, "" if it is not known."""
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     except OSError:
         return platform.processor()
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), ""
-    )
+    for line in lines:
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return ""
+
+
+def _installed(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def facts() -> dict[str, Any]:
-    """Versions of what takes part in a score, and the host."""
-
-    def installed(name: str) -> str:
-        try:
-            return version(name)
-        except PackageNotFoundError:
-            return "not installed"
-
+    """Return the versions of what takes part in a score, and the machine."""
     return {
-        "packages": {name: installed(name) for name in PACKAGES},
+        "packages": {name: _installed(name) for name in PACKAGES},
         "python": platform.python_version(),
         "system": platform.system(),
         "machine": platform.machine(),
@@ -75,6 +75,6 @@ def host(device_type: str) -> str:
 
 
 def peak_memory_mb() -> float:
-    """The most memory this process has held so far, in MB."""
+    """Return the most memory this process has held so far, in MB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if sys.platform == "darwin" else peak / 1e3

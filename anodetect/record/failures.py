@@ -1,4 +1,4 @@
-"""What went wrong: the rows in error and their reasons."""
+"""The rows in error and their reasons."""
 
 from dataclasses import dataclass
 

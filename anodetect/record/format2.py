@@ -1,4 +1,4 @@
-"""What was different in score directories of format 2, which are still read.
+"""Read score directories of format 2, where they differ from the present format.
 
 The names and hashes of all files stood in audit.json, under `outputs`; groups were kept as
 groups.csv alone, and the heatmap of a row was the first file that was written for it.
@@ -27,7 +27,6 @@ TABLES = (
     "slices.parquet",
     "chain.parquet",
 )
-
 READ = ("scores.parquet", GROUPS, "slices.parquet")  # the tables that pages are drawn from
 
 

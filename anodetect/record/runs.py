@@ -1,4 +1,4 @@
-"""The run directory: what training leaves behind, and the only thing the other commands need.
+"""The run directory, which training leaves behind and all other commands need.
 
     config.json         everything resolved
     model.safetensors   weights and calibration, with all that is frozen in the header
@@ -218,7 +218,9 @@ def model_card(header: Mapping[str, Any], calibration: Calibration) -> str:
     """Return the text of model_card.md."""
     facts, preprocess = header["facts"], header["preprocess"]
     low, high = preprocess["range"]
-    steps = f", {facts['steps']} steps, ended by {facts['stopped_by']}" if facts["steps"] else ""
+    steps = ""
+    if facts["steps"]:
+        steps = f", {facts['steps']} steps, ended by {facts['stopped_by']}"
     foreground = "above the flat background" if preprocess["flat_background"] else "every pixel"
     return f"""# {header["detector"]} on {header["data"]}
 
@@ -233,7 +235,8 @@ trained {facts["trained_at"]}
 hashes: `manifest.csv`
 - Training: {facts["train_seconds"]:.1f} s{steps}
 - Given up: {facts["dropped"] or "nothing"}
-- Images: {preprocess["channels"]} channel(s); values {low:g} to {high:g} become -1 to 1; foreground:
+- Images: {preprocess["channels"]} channel(s); values {low:g} to {high:g} become -1 to 1; \
+foreground:
   {foreground}
 - False alarms: {calibration.statement(0.05)}
 """
@@ -327,7 +330,8 @@ def read_manifest(path: Path) -> list[ManifestRow]:
     rows = []
     with (path / "manifest.csv").open(newline="", encoding="utf-8") as file:
         for line in csv.DictReader(file):
-            rows.append(ManifestRow(**{name: line.get(name) or "" for name in names}))
+            values = {name: line.get(name) or "" for name in names}
+            rows.append(ManifestRow(**values))
     return rows
 
 

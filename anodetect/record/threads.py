@@ -1,4 +1,5 @@
-"""How many threads compute: the last bits of a score depend on it. No torch of its own."""
+"""The number of threads that compute, on which the last bits of a score depend. torch is used only
+if it has been imported."""
 
 import sys
 
@@ -6,11 +7,9 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 
 def in_use() -> int:
-    """The most threads that a library loaded until now computes with."""
+    """Return the highest number of threads that a library loaded until now computes with."""
     counts = [pool["num_threads"] for pool in threadpool_info()]
-    if torch := sys.modules.get(
-        "torch"
-    ):  # its own settings count for it; a detector without it shall not load it
+    if torch := sys.modules.get("torch"):  # it has a setting of its own
         counts.append(torch.get_num_threads())
     return max(counts, default=1)
 
