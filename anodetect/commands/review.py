@@ -1,4 +1,4 @@
-"""Review: start the app, which is no part of the package's imports."""
+"""Review: start the app, which the package does not import."""
 
 import os
 import sys
@@ -8,16 +8,19 @@ from pathlib import Path
 
 from anodetect.errors import ConfigError
 
+PACKAGES = ("streamlit", "plotly", "sqlalchemy", "psutil")  # of the extra `app`
+
 
 def app_file() -> Path:
-    """The app beside the package in a checkout, or inside it when installed from a wheel."""
+    """Return the app's file: beside the package in a checkout, inside it if installed from a
+    wheel."""
     package = Path(__file__).parents[1]
     inside = package / "_review"
     return (inside if inside.is_dir() else package.parent / "apps" / "review") / "app.py"
 
 
 def app_command(folders: Sequence[Path], port: int, roots: Sequence[Path] = ()) -> list[str]:
-    """What starts the app for this machine only; a list of arguments, which no shell reads."""
+    """Return the arguments of the process that serves the app to this machine alone."""
     options = {
         "server.address": "127.0.0.1",
         "server.port": str(port),
@@ -29,26 +32,24 @@ def app_command(folders: Sequence[Path], port: int, roots: Sequence[Path] = ()) 
         "client.showErrorDetails": "none",
         "client.toolbarMode": "minimal",
     }
-    given = [f"--{name}={value}" for name, value in options.items()]
-    # -P: what lies in the folder it is started from is not imported.
-    streamlit = [
-        sys.executable,
-        "-P",
-        str(app_file().with_name("serve.py")),
-        "run",
-        str(app_file()),
-        *given,
-    ]
-    workplaces = [f"--root={root.absolute()}" for root in roots]
-    return [*streamlit, "--", *workplaces, *(str(folder.absolute()) for folder in folders)]
+    app = app_file()
+    # With -P nothing is imported from the folder in which it is started.
+    command = [sys.executable, "-P", str(app.with_name("serve.py")), "run", str(app)]
+    command += [f"--{name}={value}" for name, value in options.items()]
+
+    command.append("--")
+    command += [f"--root={root.absolute()}" for root in roots]
+    command += [str(folder.absolute()) for folder in folders]
+    return command
 
 
 def serve(folders: Sequence[Path], *, port: int, roots: Sequence[Path] = ()) -> None:
-    """Become the review app on score directories; does not return. `roots`: the folders it may
-    train and score in. ConfigError without the extra `app`, or where a root is no folder."""
-    missing = [
-        name for name in ("streamlit", "plotly", "sqlalchemy", "psutil") if find_spec(name) is None
-    ]
+    """Become the review app on score directories; this function does not return.
+
+    `roots` are the folders that it may train and score in. ConfigError without the extra `app`,
+    without any folder, or if a root is no folder.
+    """
+    missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
         raise ConfigError(
             f"the review app needs {', '.join(missing)}: pip install 'anodetect[app]'"
@@ -58,6 +59,7 @@ def serve(folders: Sequence[Path], *, port: int, roots: Sequence[Path] = ()) -> 
     for root in roots:
         if not root.is_dir():
             raise ConfigError(f"--root {root}: not a folder")
+
     command = app_command(folders, port, roots)
     # This process becomes the app, so that whatever stops the one stops the other.
     os.execv(command[0], command)

@@ -181,8 +181,8 @@ def _warn_of_known(rows: pa.Table, run_path: Path, reporter: Reporter) -> None:
 
 
 class Progress:
-    """What is known of the files scored so far: how many, how many of them failed or are flagged,
-    on which machines and threads, the cases to be shown, and the metrics of labelled ones."""
+    """Counts of the files scored so far, of those that failed and that are flagged; machines and
+    threads; the cases to be shown; and the metrics of labelled files."""
 
     def __init__(self, run: Run, task: Task, *, has_masks: bool) -> None:
         self.out, self.threshold = task.out, task.threshold(run.calibration)

@@ -43,8 +43,8 @@ from anodetect.types import Reporter
 
 @dataclass(frozen=True)
 class Task:
-    """What a worker needs to score a file on any machine: the run, with the hash that its model had
-    when scoring started, and which files to write where."""
+    """All that a worker needs to score a file on any machine: the run, with the hash that its model
+    had when scoring started, and which files to write where."""
 
     run: Path
     model_sha256: str
@@ -104,8 +104,8 @@ class Worker:
         """Score, and write files on two threads beside the model, a bounded number behind it."""
         with ThreadPoolExecutor(2) as pool:
             waiting: deque[tuple[Scored, Future[JournalEntry]]] = deque()
-            mine = shard_of(self.task.shard)
-            for scored in score_records(self.model, items, reporter, mine=mine, note=note):
+            in_shard = shard_of(self.task.shard)
+            for scored in score_records(self.model, items, reporter, mine=in_shard, note=note):
                 shown = not isinstance(scored, Failed) and self.cases.admits(
                     scored.record.id, scored.score
                 )

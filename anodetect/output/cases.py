@@ -1,5 +1,5 @@
-"""Pictures of the images worth looking at, chosen while a batch is scored; a bounded number is
-kept, on the disk."""
+"""Pictures of the most anomalous and the most borderline images. They are chosen while a batch is
+scored, and a limited number is kept on the disk."""
 
 from pathlib import Path
 
@@ -26,8 +26,8 @@ class Cases:
         self.kept: dict[str, list[tuple[float, str]]] = {name: [] for name in KEPT}
 
     def admits(self, identity: str, score: float) -> bool:
-        """Whether the image ranks among the first by score or by nearness to the threshold, of all
-        until now."""
+        """Rank an image, and return whether it is among the first by its score or by its nearness
+        to the threshold, of all so far."""
         for name, rank in (("highest", -score), ("borderline", abs(score - self.threshold))):
             if np.isfinite(rank):
                 self.kept[name] = sorted([*self.kept[name], (rank, identity)])[: KEPT[name]]
@@ -44,7 +44,7 @@ class Cases:
         write_atomic(picture_of(self.out, identity), picture, durable=False)
 
     def recall(self, identity: str, score: float) -> None:
-        """Rank an image that was scored before; its picture is there if it was worth one."""
+        """Rank an image that was scored before, if its picture was kept."""
         if picture_of(self.out, identity).is_file():
             self.admits(identity, score)
 
@@ -54,8 +54,11 @@ class Cases:
         for picture in picture_of(self.out, "").parent.glob("*"):
             if picture not in wanted:
                 picture.unlink()
-        names = {name: tuple(path for _, path in kept) for name, kept in self.kept.items()}
-        return ShownCases(**names)
+        return ShownCases(self._ranked("highest"), self._ranked("borderline"))
+
+    def _ranked(self, name: str) -> tuple[str, ...]:
+        """Return the images of one ranking, the first ones first."""
+        return tuple(identity for _, identity in self.kept[name])
 
     def _names(self) -> set[str]:
-        return {identity for kept in self.kept.values() for _, identity in kept}
+        return {*self._ranked("highest"), *self._ranked("borderline")}

@@ -101,7 +101,7 @@ class ShownCases:
 
 @dataclass(frozen=True, kw_only=True)
 class Scoring:
-    """How images were scored: what is known before anything is decided.
+    """The way images were scored: all that is known before anything is decided.
 
     `facts` and `config` are those of the run's model file, `training` its curves; `baseline` says
     that its detector is one that others are compared with. `far` is None
@@ -140,7 +140,7 @@ class Scoring:
 
     @property
     def rule(self) -> Rule:
-        """How p-values become flags."""
+        """The rule by which p-values become flags."""
         return Rule.of(self.far, self.fdr)
 
 

@@ -21,7 +21,7 @@ from anodetect.files import WRITING, sha256_of, walk
 from anodetect.record import directories
 from anodetect.record.rows import JournalEntry, OutputRow, entry_from_json, entry_to_json
 
-OPTIONS = "begun_with"  # the key of the first line
+OPTIONS = "options"  # the key of the first line
 
 
 class Journal:

@@ -91,8 +91,8 @@ class ManifestRow:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What `anodetect info` prints. `training` are the facts that training has written: seconds,
-    steps, numbers of images, seed …"""
+    """The facts that `anodetect info` prints. `training` are those that training has written:
+    seconds, steps, numbers of images, seed …"""
 
     run: str
     detector: str

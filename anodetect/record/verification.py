@@ -43,7 +43,7 @@ UNCHECKABLE = (
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is wrong with a score directory (nothing, if it is intact), what is worth knowing, and
+    """The problems of a score directory (none, if it is intact), notes on what is worth knowing, and
     whether it is `authenticated` by a head that was kept elsewhere or by a trusted key."""
 
     problems: tuple[str, ...]
