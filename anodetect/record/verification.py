@@ -43,8 +43,8 @@ UNCHECKABLE = (
 
 @dataclass(frozen=True)
 class Verdict:
-    """The problems of a score directory (none, if it is intact), notes on what is worth knowing, and
-    whether it is `authenticated` by a head that was kept elsewhere or by a trusted key."""
+    """The problems of a score directory, notes on what is worth knowing, and whether it is
+    `authenticated` by a head that was kept elsewhere or by a trusted key."""
 
     problems: tuple[str, ...]
     notes: tuple[str, ...]
