@@ -113,7 +113,7 @@ def row(run: Path, data: str, detector: AnoDDPM, reporter: Reporter) -> dict[str
     model = Model.load(stored, "auto")
     dataset = cards.open_data(data)
     detector.load_state(stored.state, device="auto")
-    detector.settle(tune_batch(model, run, dataset), context=TrainContext(0, "auto", run))
+    detector.standardize(tune_batch(model, run, dataset), context=TrainContext(0, "auto", run))
     model.detector = detector
 
     items = dataset.labelled()

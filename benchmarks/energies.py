@@ -21,7 +21,7 @@ from anodetect.data import synthetic
 from anodetect.detectors import detector_class
 from anodetect.detectors.ebm import EBM
 from anodetect.detectors.jem import JEM
-from anodetect.generative.chains import Chains
+from anodetect.generative.chains import ChainedImages, Chains
 from anodetect.nn.inference import autocast
 from anodetect.nn.training import TrainingBatch
 from anodetect.types import Batch, TrainContext, image_seeds
@@ -63,7 +63,9 @@ def step_ratio(detector: JEM | EBM, batch: Batch) -> float:
         generators = [torch.Generator().manual_seed(n) for n in range(len(x))]
         draw = TrainingBatch(x, generators, 1.0, np.arange(len(x)))
         with mock.patch.object(
-            module, "some_of", lambda draw: (list(range(len(draw.images))), draw, 1.0)
+            module,
+            "choose_chained",
+            lambda batch: ChainedImages(list(range(len(batch.images))), batch, 1.0),
         ):
             detector._loss(net, draw, *extra).total.backward()
         net.zero_grad()

@@ -18,7 +18,7 @@ import opensimplex
 import torch
 from opensimplex.internals import _noise3a
 
-from anodetect.generative import noise
+from anodetect.generative import noise, simplex
 from benchmarks import common
 from benchmarks.common import median_seconds
 
@@ -29,7 +29,7 @@ PURE_SIDE = 40
 def package_fields(side: int, fields: int, octaves: int) -> None:
     """Draw the same sums of octaves with the `opensimplex` package."""
     for seed in range(fields):
-        tables = noise.permutation_of(seed)
+        tables = simplex.permutation_table(seed)
         for octave in range(octaves):
             axis = np.arange(side) * 2**octave / 64
             _noise3a(axis, axis, np.array([seed + 0.5]), *tables)
@@ -59,7 +59,7 @@ def max_abs_difference(points: int = 2000) -> float:
         at = np.random.default_rng(seed).uniform(-50, 50, (points, 3))
         expected = np.array([opensimplex.noise3(*point) for point in at])
         x, y, z = torch.from_numpy(at.T)
-        ours = noise.opensimplex3(x, y, z, seed).numpy()
+        ours = simplex.opensimplex3(x, y, z, seed).numpy()
         worst = max(worst, float(np.abs(ours - expected).max()))
     return worst
 
@@ -91,15 +91,17 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     as_json = parser.parse_args().json
 
-    ours = median_seconds(lambda: noise.simplex((SIDE, SIDE), range(FIELDS), octaves=OCTAVES))
+    ours = median_seconds(
+        lambda: noise.simplex_fields((SIDE, SIDE), range(FIELDS), octaves=OCTAVES)
+    )
     pure = pure_python_seconds()
     speedup_vs_numba = None
-    if noise.COMPILED:
+    if simplex.NUMBA_INSTALLED:
         numba = median_seconds(lambda: package_fields(SIDE, FIELDS, OCTAVES))
         speedup_vs_numba = numba / ours
     result = {
         "seconds": ours,
-        "uses": "numba" if noise.COMPILED else "torch",
+        "uses": "numba" if simplex.NUMBA_INSTALLED else "torch",
         "max_abs_difference": max_abs_difference(),
         "speedup_vs_pure_python": pure / ours,
         "speedup_vs_numba": speedup_vs_numba,

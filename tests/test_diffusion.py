@@ -75,9 +75,11 @@ def test_prior_is_the_posterior_mean_of_its_gaussian():
     """Against the textbook formula with full covariance matrices."""
     rng = np.random.default_rng(0)
     mixing = rng.normal(size=(3, 16)) * [[3], [2], [1]]
-    draw = lambda n: (rng.normal(size=(n, 3)) @ mixing + 0.1 * rng.normal(size=(n, 16)) + 1).astype(
-        np.float32
-    )  # noqa: E731
+
+    def draw(n):
+        values = rng.normal(size=(n, 3)) @ mixing + 0.1 * rng.normal(size=(n, 16)) + 1
+        return values.astype(np.float32)
+
     prior = GaussianPrior.learn(
         draw(3000).reshape(-1, 1, 4, 4),
         draw(3000).reshape(-1, 1, 4, 4),

@@ -20,9 +20,11 @@ from anodetect.generative import diffusion
 from anodetect.generative.chains import (
     BUFFER_BYTES,
     ChainConfig,
+    ChainFacts,
     Chains,
-    beyond,
+    EnergyFacts,
     contrastive_divergence,
+    instability,
 )
 from anodetect.nn.local import LocalNet, receptive_field
 from anodetect.nn.training import Trained, TrainingBatch
@@ -63,8 +65,8 @@ def test_chains_end_at_the_energys_own_distribution():
     ends, facts = runner.run(gaussian_energy, start, generators(400), unit=UNIT)
     assert float(ends.mean()) == pytest.approx(0.2, abs=0.02)
     assert float(ends.std()) == pytest.approx(0.5, rel=0.05)
-    assert facts["saturated"] < 0.01
-    assert facts["langevin_gradient"] == pytest.approx(
+    assert facts.saturated < 0.01
+    assert facts.langevin_gradient == pytest.approx(
         1.0, rel=0.2
     )  # of N(0, 1), in units of its deviation
 
@@ -84,7 +86,7 @@ def test_chains_stay_within_the_images_range():
     ends, facts = runner.run(uphill, torch.zeros(2, 1, 4, 4), generators(2), unit=UNIT[:2])
     room = 0.1 * (IMAGES.max() - IMAGES.min())
     assert torch.allclose(ends, torch.full_like(ends, float(IMAGES.max() + room)))
-    assert facts["saturated"] == 1.0
+    assert facts.saturated == 1.0
 
 
 def test_replayed_chains_go_on_where_they_ended():
@@ -118,6 +120,11 @@ def test_what_ended_on_a_diverged_energy_is_not_replayed():
 HEALTHY = {"energy_gap": -0.5, "energy_scale": 0.3, "saturated": 0.05}
 
 
+def instability_of(facts):
+    energies = EnergyFacts(facts["energy_gap"], facts["energy_scale"])
+    return instability(energies, ChainFacts(1.0, facts["saturated"]))
+
+
 @pytest.mark.parametrize(
     ("facts", "least"),
     [
@@ -129,26 +136,28 @@ HEALTHY = {"energy_gap": -0.5, "energy_scale": 0.3, "saturated": 0.05}
     ],
 )
 def test_collapse_and_flight_of_energies_are_seen(facts, least):
-    assert beyond(HEALTHY | facts) == pytest.approx(least)
+    assert instability_of(HEALTHY | facts) == pytest.approx(least)
 
 
 def test_healthy_energies_are_not_taken_for_diverged_ones():
-    assert beyond(HEALTHY) == 0
-    assert beyond({"energy_gap": 4.9, "energy_scale": 20.0, "saturated": 0.8}) == 0
-    assert beyond({"energy_gap": 0.001, "energy_scale": 0.001, "saturated": 0.0}) == 0
+    assert instability_of(HEALTHY) == 0
+    assert instability_of({"energy_gap": 4.9, "energy_scale": 20.0, "saturated": 0.8}) == 0
+    assert instability_of({"energy_gap": 0.001, "energy_scale": 0.001, "saturated": 0.0}) == 0
 
 
 @pytest.mark.parametrize("name", HEALTHY)
 def test_energies_that_are_not_numbers_are_seen(name):
-    assert math.isnan(beyond(HEALTHY | {name: math.nan}))
+    assert math.isnan(instability_of(HEALTHY | {name: math.nan}))
 
 
 def test_chains_of_one_shelf_are_not_replayed_on_another():
     config = ChainConfig(chain="replay", buffer=2, renewed=0.0, langevin_steps=1, temperature=0.0)
-    runner = Chains(config, IMAGES, shelves=2)
+    runner = Chains(config, IMAGES, partitions=2)
     start, anew = torch.zeros(1, 1, 4, 4), []
     for shelf in (0, 1):
-        ends, _ = runner.run(gaussian_energy, start, generators(1), unit=UNIT[:1], shelves=[shelf])
+        ends, _ = runner.run(
+            gaussian_energy, start, generators(1), unit=UNIT[:1], partitions=[shelf]
+        )
         anew.append(ends)
     assert torch.equal(*anew)  # both began anew, from the same generator
     assert set(runner.ends) == {(0, 0), (1, 0)}
@@ -167,7 +176,11 @@ def test_what_is_not_finite_is_not_replayed():
 
 def test_the_buffer_is_bounded_in_memory():
     runner, large = chains(chain="replay"), torch.zeros(16, 64, 256, 256)
-    places = {place for n in range(50) for place in runner._places(large, generators(16, n))}
+    places = {
+        place
+        for n in range(50)
+        for _, place in runner._draw_slots(large, generators(16, n), [0] * 16)
+    }
     assert max(places) * 4 * large[0].numel() < BUFFER_BYTES
 
 
@@ -202,7 +215,7 @@ def test_contrastive_divergence_teaches_the_mean():
         loss.backward()
         optimizer.step()
     assert m.item() == pytest.approx(float(x.mean()), abs=0.1)
-    assert abs(facts["energy_gap"]) < 0.5
+    assert abs(facts.energy_gap) < 0.5
 
 
 def test_too_few_images_are_refused():
@@ -237,12 +250,14 @@ def test_local_energy_is_half_the_squared_score_of_noisy_images():
     )
 
 
-def test_curvature_is_the_hessian_times_a_direction():
+def test_hessian_vector_product_is_the_hessian_times_a_direction():
     energy = lambda x: (x.sin() * x.roll(1, -1).square()).flatten(1).sum(1)  # noqa: E731
     x, direction = torch.randn(1, 1, 2, 3), torch.randn(1, 1, 2, 3)
     hessian = torch.autograd.functional.hessian(lambda v: energy(v).sum(), x).reshape(6, 6)
     assert torch.allclose(
-        ebm.curvature(energy, x, direction).flatten(), hessian @ direction.flatten(), atol=1e-5
+        ebm.hessian_vector_product(energy, x, direction).flatten(),
+        hessian @ direction.flatten(),
+        atol=1e-5,
     )
 
 
@@ -276,7 +291,7 @@ def test_inversions_gradient_is_that_of_the_whole_chain():
             grads.extend(p.grad for p in self.parameters)
 
     x, t = torch.randn(2, 1, 16, 16), torch.tensor([200, 250])
-    energy, unit = ebm.total_energy(detector.net, t), ebm.deviation(detector.net, t)
+    energy, unit = ebm.total_energy(detector.net, t), ebm.noise_deviation(detector.net, t)
     rate = ebm.INVERSION_RATE * unit
     z = (detector._noised(x, t, generators(2)) / rate).requires_grad_(True)
     with mock.patch.object(ebm, "autocast", lambda device: nullcontext()):
@@ -286,7 +301,7 @@ def test_inversions_gradient_is_that_of_the_whole_chain():
         for _ in range(3):
             (slope,) = torch.autograd.grad(energy(y).sum(), y, create_graph=True)
             y = y - detector.config.langevin_step * unit**2 * slope
-        assert torch.allclose(y, detector._path(z.detach() * rate, t)[-1], atol=1e-5)
+        assert torch.allclose(y, detector._descent(z.detach() * rate, t)[-1], atol=1e-5)
         (whole,) = torch.autograd.grad((y - detector._amplitude(t) * x).square().sum() / 2, z)
     straight = (y - detector._amplitude(t) * x) * rate  # as if the chain were not there
     assert (grads[0] - whole).norm() < 1e-3 * whole.norm() < 1e-2 * (straight - whole).norm()
@@ -349,7 +364,7 @@ def test_inversion_comes_nearer_than_the_chain_from_the_image():
 def test_a_short_run_goes_down_the_energy():
     x, t = torch.randn(2, 1, 16, 16), torch.tensor([100, 100])
     detector = made_ebm(score="reconstruction")
-    path = detector._path(x, t)
+    path = detector._descent(x, t)
     energies = [float(ebm.total_energy(detector.net, t)(y).sum()) for y in path]
     assert all(later < earlier for earlier, later in itertools.pairwise(energies))
 
@@ -414,7 +429,7 @@ def test_contrast_of_places_is_a_share_among_places():
     logits, y = torch.randn(2, 3, 4, 4), torch.randint(3, (2, 4, 4))
     rows, own = logits.movedim(1, -1).reshape(-1, 3), y.flatten()
     shares = [math.log(rows[:, own[n]].exp().sum() / rows[n, own[n]].exp()) for n in range(32)]
-    assert float(jem.contrast_of_places(logits, y, generators(1)[0])) == pytest.approx(
+    assert float(jem.hdge_loss(logits, y, generators(1)[0])) == pytest.approx(
         np.mean(shares) - math.log(32), abs=1e-4
     )
 
@@ -494,16 +509,16 @@ def test_too_few_images_to_learn_an_energy_from_are_refused(tmp_path, detector):
 
 
 def test_stopping_a_trial_leaves_no_checkpoint(tmp_path):
-    label = jem.label
+    assign_labels = jem.assign_labels
 
-    def stop_and_label(*arguments):
+    def stop_and_assign(*arguments):
         os.kill(os.getpid(), signal.SIGTERM)
-        return label(*arguments)
+        return assign_labels(*arguments)
 
     detector, images = jem_of(), pictures("cross").astype(np.float32)
     everywhere = np.ones((48, 16, 16), bool)
     both = Batch(images, everywhere), Batch(images, everywhere)
-    stopping = mock.patch.object(jem, "label", side_effect=stop_and_label)
+    stopping = mock.patch.object(jem, "assign_labels", side_effect=stop_and_assign)
     with stopping, pytest.raises(Interrupted, match="labels were tried"):
         detector.fit(*both, context=TrainContext(0, "cpu", tmp_path))
     assert not list(tmp_path.iterdir())
@@ -512,7 +527,7 @@ def test_stopping_a_trial_leaves_no_checkpoint(tmp_path):
 def test_a_resumed_training_keeps_its_labels_whatever_another_trial_would_say(tmp_path):
     images, found = batch(pictures("noise")), {"transformation": 0.9, "position": 0.5}
     trial = mock.patch.object(
-        jem.JEM, "_trial", lambda self, labels, *others: (found[labels], "steps")
+        jem.JEM, "_trial", lambda self, labels, *others: jem.Trial(found[labels], "steps")
     )
     detector, calls = jem_of(pretraining=1.0), []
 

@@ -95,10 +95,14 @@ def test_mala_is_in_detailed_balance():
     x, y = torch.randn(200, 2, generator=rng).double(), torch.randn(200, 2, generator=rng).double()
 
     def log_flow(a, b):
-        drift = a - step * langevin.gradient(banana, a)[1]
+        drift = a - step * langevin.energy_and_gradient(banana, a).gradient
         log_q = torch.distributions.Normal(drift, math.sqrt(2 * step)).log_prob(b).sum(1)
         ratio = langevin.mala_log_ratio(
-            a, langevin.gradient(banana, a), b, langevin.gradient(banana, b), step
+            a,
+            langevin.energy_and_gradient(banana, a),
+            b,
+            langevin.energy_and_gradient(banana, b),
+            step,
         )
         return -banana(a) + log_q + ratio.clamp(max=0)
 

@@ -54,7 +54,7 @@ TINY = {
 def test_noise_has_unit_variance_and_the_correlation_of_its_spectrum():
     """Against the inverse transform of S(f) ∝ max(f, 4)^(−3 + 2·log₂ .8), f in cycles a side; white
     noise has none."""
-    fields = noise.of_octaves(
+    fields = noise.octave_noise(
         [noise.generator(seed) for seed in range(40)], 2, (8, 32, 32)
     ).double()
     assert fields.shape == (40, 2, 8, 32, 32)
@@ -81,8 +81,10 @@ def test_noise_has_unit_variance_and_the_correlation_of_its_spectrum():
 
 
 def test_noise_is_seeded_per_patch():
-    one = noise.of_octaves([noise.generator(7)], 1, SIDES)[0]
-    assert torch.equal(noise.of_octaves([noise.generator(3), noise.generator(7)], 1, SIDES)[1], one)
+    one = noise.octave_noise([noise.generator(7)], 1, SIDES)[0]
+    assert torch.equal(
+        noise.octave_noise([noise.generator(3), noise.generator(7)], 1, SIDES)[1], one
+    )
 
 
 # -- Network, maps and patches ---------------------------------------------------------------------

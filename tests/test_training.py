@@ -40,11 +40,11 @@ def conv_net():
     return nn.Sequential(*layers, nn.Flatten()).to(memory_format=torch.channels_last)
 
 
-def loss(model, draw):
+def loss(model, batch):
     noise = torch.stack(
-        [torch.randn(draw.images.shape[1:], generator=rng) for rng in draw.generators]
+        [torch.randn(batch.images.shape[1:], generator=rng) for rng in batch.generators]
     )
-    return (model(draw.images + noise) - draw.images.flatten(1)).square().mean()
+    return (model(batch.images + noise) - batch.images.flatten(1)).square().mean()
 
 
 def error(model):
@@ -81,11 +81,11 @@ def test_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path, mak
     folder.mkdir()
     calls = []
 
-    def stop_after_seven(model, draw):
+    def stop_after_seven(model, batch):
         calls.append(1)
         if len(calls) == 7:
             os.kill(os.getpid(), signal.SIGTERM)
-        return loss(model, draw)
+        return loss(model, batch)
 
     context = TrainContext(seed=1, device="cpu", workdir=folder)
     with pytest.raises(Interrupted, match=r"step 7.*--resume"):
@@ -120,7 +120,7 @@ def test_a_loss_that_diverges_at_once_is_an_error(tmp_path):
     with pytest.raises(AnodetectError, match="diverged before there were good weights"):
         optimize(
             net(),
-            lambda m, draw: loss(m, draw) * float("nan"),
+            lambda m, batch: loss(m, batch) * float("nan"),
             IMAGES,
             Training(),
             context,
@@ -132,9 +132,9 @@ def test_a_loss_that_diverges_at_once_is_an_error(tmp_path):
 def test_a_loss_that_diverges_later_leaves_the_last_good_weights(tmp_path, factor):
     calls = []
 
-    def diverging(model, draw):
+    def diverging(model, batch):
         calls.append(1)
-        return loss(model, draw) * (factor if len(calls) > 120 else 1)
+        return loss(model, batch) * (factor if len(calls) > 120 else 1)
 
     context = TrainContext(seed=1, device="cpu", workdir=tmp_path)
     trained = optimize(net(), diverging, IMAGES, Training(steps=300, ema=0.9), context, device=CPU)
@@ -148,10 +148,10 @@ def test_training_goes_on_slower_from_good_weights_as_often_as_it_may(tmp_path):
     for bursts, stopped_by in ((3, "steps"), (4, "divergence")):
         calls, records, told = [], [], []
 
-        def bursting(model, draw, calls=calls, bursts=bursts, told=told):
+        def bursting(model, batch, calls=calls, bursts=bursts, told=told):
             calls.append(1)
-            told.append(draw.returns)
-            return loss(model, draw) * (
+            told.append(batch.returns)
+            return loss(model, batch) * (
                 float("nan") if len(calls) in (120, 240, 360, 480)[:bursts] else 1
             )
 
@@ -172,9 +172,9 @@ def test_training_goes_on_slower_from_good_weights_as_often_as_it_may(tmp_path):
 def test_what_a_loss_reports_is_logged_and_what_it_watches_tells_divergence(tmp_path):
     records = []
 
-    def reporting(model, draw):
-        value = loss(model, draw)
-        return Losses(value - 5, value, {"energy_gap": draw.progress})
+    def reporting(model, batch):
+        value = loss(model, batch)
+        return Losses(value - 5, value, {"energy_gap": batch.progress})
 
     context = TrainContext(seed=1, device="cpu", workdir=tmp_path, log=records.append)
     trained = optimize(net(), reporting, IMAGES, Training(steps=20), context, device=CPU)
@@ -188,11 +188,11 @@ def test_an_interrupted_diverging_run_still_ends_with_an_earlier_step(tmp_path):
     after it."""
     calls = []
 
-    def rising(model, draw):
+    def rising(model, batch):
         calls.append(1)
         if len(calls) == 150:
             os.kill(os.getpid(), signal.SIGTERM)
-        return loss(model, draw) * (1 if len(calls) <= 140 else 3 if len(calls) <= 150 else 9)
+        return loss(model, batch) * (1 if len(calls) <= 140 else 3 if len(calls) <= 150 else 9)
 
     config = Training(steps=400, learning_rate=1e-4)
     context = TrainContext(seed=1, device="cpu", workdir=tmp_path)
@@ -209,11 +209,11 @@ def rising_after(calm, stop):
     it interrupts."""
     calls = []
 
-    def rising(model, draw):
+    def rising(model, batch):
         calls.append(1)
         if len(calls) == stop:
             os.kill(os.getpid(), signal.SIGTERM)
-        return loss(model, draw) * (1 if len(calls) <= calm else 3 if len(calls) <= stop else 9)
+        return loss(model, batch) * (1 if len(calls) <= calm else 3 if len(calls) <= stop else 9)
 
     return rising
 

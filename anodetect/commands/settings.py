@@ -47,7 +47,7 @@ def settings_of(name: str) -> DetectorSettings:
     """Return all settings of a detector; ConfigError if there is no such detector."""
     presets = tuple(getattr(detector_class(name), "presets", {}))
     entry = DETECTORS[name]
-    uses = entry.representations + ((VOLUMES,) if entry.of_volumes else ())
+    uses = entry.representations + ((VOLUMES,) if entry.volume_target else ())
 
     # A key may mean something else in another use: then it is another setting.
     defaults: dict[tuple[str, str, str], dict[str, Any]] = {}

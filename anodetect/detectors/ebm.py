@@ -2,27 +2,30 @@
 
     E_t(x) = ½ Σ ‖ε̂_t(x)‖²,   ε̂_t(x) = (x − √ᾱ_t·f(x, t)) / √(1−ᾱ_t)
 
-f predicts the clean image under x, so that ε̂ is the noise it sees in x: half a squared
-reconstruction error, the form of energy that Salimans & Ho ("Should EBMs model the energy or the
-score?", 2021) and the normalized autoencoder (Yoon et al., ICML 2021) use. A sum over places has
-local energies: their map is the heatmap.
+f predicts the clean image under x, so that ε̂ is the noise it sees in x. The energy is half a
+squared reconstruction error, the form that Salimans & Ho ("Should EBMs model the energy or the
+score?", 2021) and the normalized autoencoder (Yoon et al., ICML 2021) use. As a sum over locations
+it has local energies, whose map is the heatmap.
 
-Trained first by denoising, which makes −∇E about the score of noisy normal images and needs no
-chain; then also by contrastive divergence (`generative/chains.py`): chains look for places of low
-energy that no normal image is at, and their energy is raised. With `contrast=0` there is no second
-part, and `score="energy"` is close to the single-step `anoddpm`, but with squares and without a
-Gaussian model.
+It is trained first by denoising, which makes −∇E about the score of noisy normal images and needs
+no chain; then also by contrastive divergence (`generative/chains.py`): chains look for places of
+low energy that no normal image is at, and their energy is raised. With `contrast=0` there is no
+second part, and `score="energy"` is close to `anoddpm` with a single step, but with squares and
+without a Gaussian model.
 
-`score` is what is compared with normal images, each as local squares standardised on tune:
+The setting `score` is what is compared with normal images, each as local squares, standardised on
+tune:
 
-    "energy"          E_t(√ᾱ_t·x) itself, one pass for each of `levels`; the default: it costs least and localises best
-    "reconstruction"  x minus the end of a short chain down the energy, itself without noise, from x plus noise (Nijkamp
-                      et al., NeurIPS 2019)
+    "energy"          E_t(√ᾱ_t·x) itself, one pass for each of `levels`; the default, which costs
+                      least and localises best
+    "reconstruction"  x minus the end of a short chain down the energy, without noise on the way,
+                      from x plus noise (Nijkamp et al., NeurIPS 2019)
     "inversion"       x minus the nearest end of such a chain, min_z ‖x − M(z)‖², from x plus noise
-    "inpaint"         x minus what chains, without noise too, make of hidden squares while the others are held (Du &
-                      Mordatch, NeurIPS 2019)
+    "inpaint"         x minus what chains without noise make of hidden squares while the others are
+                      held (Du & Mordatch, NeurIPS 2019)
 
-Larger = more anomalous.
+Larger = more anomalous. Fails on inverted magnetic tiles, which differ little from tiles, and on
+mixtures of two normal images. Cost: minutes to train, tens of milliseconds an image.
 """
 
 import math
@@ -33,18 +36,26 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt
-from torch import Tensor, nn
+from torch import Tensor
 
 from anodetect.errors import ConfigError
 from anodetect.generative import denoiser, diffusion, langevin
-from anodetect.generative.chains import ChainConfig, Chains, beyond, contrastive_divergence, some_of
+from anodetect.generative.chains import (
+    ChainConfig,
+    ChainFacts,
+    Chains,
+    EnergyFacts,
+    choose_chained,
+    contrastive_divergence,
+    instability,
+)
 from anodetect.generative.denoiser import Denoiser, DenoiserConfig
 from anodetect.generative.langevin import Energy
 from anodetect.generative.noise import NoiseSource, generator
 from anodetect.imaging.standardise import MICRO_BATCH, MapStandardizer, StandardizerConfig
 from anodetect.nn.batching import in_micro_batches
 from anodetect.nn.filters import gaussian_blur
-from anodetect.nn.inference import autocast, pick_device
+from anodetect.nn.inference import autocast, pick_device, to_tensor
 from anodetect.nn.training import Losses, Training, TrainingBatch, optimize
 from anodetect.types import Batch, Floats, Scores, Seeds, State, TrainContext
 
@@ -53,27 +64,56 @@ ON_FEATURES = denoiser.ON_FEATURES | {"levels": (60, 100, 150)}
 
 
 class EBMConfig(DenoiserConfig, ChainConfig, StandardizerConfig):
-    """`levels` are steps t; `scales` the widths of Gaussians, as shares of the side, through which
-    ε̂ is also squared; `pretraining` is the share of training without chains, `contrast` the weight
-    of contrastive divergence and `penalty` that of squared energies in it. Scores by chains take
-    `score_steps` each, and "inversion" `iterations`; "inpaint" hides every other square of `hidden`
-    pixels."""
+    """The energy, its training and its score, beside the settings of denoiser and chains."""
 
-    levels: tuple[int, ...] = (5, 10, 20)
-    scales: tuple[Annotated[float, Field(ge=0, le=0.25)], ...] = Field(
-        default=(0, 1 / 64), min_length=1
+    levels: tuple[int, ...] = Field(
+        default=(5, 10, 20),
+        description="The noise steps t whose energies are used, each in 1 to trained_to.",
     )
-    pretraining: float = Field(default=0.6, ge=0, le=1)
-    contrast: NonNegativeFloat = 0.01
-    penalty: NonNegativeFloat = 0.1
-    score: Literal["energy", "reconstruction", "inversion", "inpaint"] = "energy"
-    score_steps: int = Field(default=10, ge=2, le=100)
-    iterations: PositiveInt = 20
-    hidden: PositiveInt = 8
-    training: Training = denoiser.TRAINING.model_copy(update={"returns": 3})
+    scales: tuple[Annotated[float, Field(ge=0, le=0.25)], ...] = Field(
+        default=(0, 1 / 64),
+        min_length=1,
+        description="The standard deviations of the Gaussians that smooth the difference before it "
+        "is squared, as shares of the image's side.",
+    )
+    pretraining: float = Field(
+        default=0.6,
+        ge=0,
+        le=1,
+        description="The share of training by denoising alone, before contrastive divergence.",
+    )
+    contrast: NonNegativeFloat = Field(
+        default=0.01,
+        description="The weight of contrastive divergence in the loss; 0 is denoising alone.",
+    )
+    penalty: NonNegativeFloat = Field(
+        default=0.1, description="The weight of squared energies in contrastive divergence."
+    )
+    score: Literal["energy", "reconstruction", "inversion", "inpaint"] = Field(
+        default="energy",
+        description="What is compared with normal images: the 'energy', or the difference of the "
+        "image and what chains make of it ('reconstruction', 'inversion' or 'inpaint').",
+    )
+    score_steps: int = Field(
+        default=10, ge=2, le=100, description="The steps of the chains of a score that uses them."
+    )
+    iterations: PositiveInt = Field(
+        default=20, description="The iterations of the search for the nearest end ('inversion')."
+    )
+    hidden: PositiveInt = Field(
+        default=8,
+        description="The side of the squares that are hidden ('inpaint'), in pixels of the "
+        "detector's grid.",
+    )
+    training: Training = Field(
+        default=denoiser.TRAINING.model_copy(update={"returns": 3}),
+        description="How the denoiser is trained.",
+    )
 
 
 class EBM:
+    """The energy of a denoiser."""
+
     Config = EBMConfig
     defaults: ClassVar[dict[str, Any]] = {
         "pixels": {"representation": {"size": 128}},
@@ -91,241 +131,257 @@ class EBM:
         self.net: Denoiser
         self.noise: NoiseSource
         self.channels = 1
-        self.standard = MapStandardizer(config, [len(config.levels) * len(config.scales)])
+        self.standardizer = MapStandardizer(config, [len(config.levels) * len(config.scales)])
+
+    # -- Training ----------------------------------------------------------------------------------
 
     def fit(self, fit: Batch, tune: Batch, *, context: TrainContext) -> None:
-        begun = time.monotonic()
+        """Train the denoiser on fit images, then learn what its maps are on tune images."""
+        started = time.monotonic()
         _, self.channels, size, _ = fit.images.shape
         denoiser.check(self.config, size)
         self.device = pick_device(context.device)
         self.noise = denoiser.noise_source(self.config, size)
-        chains = Chains(self.config, fit.images, shelves=len(self.config.levels))
+        chains = Chains(self.config, fit.images, partitions=len(self.config.levels))
         torch.manual_seed(context.seed)  # initial weights
         net = denoiser.build(self.config, self.channels, self.device)
         self.net = net.eval().requires_grad_(False)
-        tune, reserve = self.standard.affordable(
-            tune, context, self._seconds_of(tune[:MICRO_BATCH])
-        )
 
-        def loss(net: nn.Module, draw: TrainingBatch) -> Losses:
-            assert isinstance(net, Denoiser)
-            return self._loss(net, draw, chains)
-
+        # Training leaves time to score tune images.
+        seconds = self._seconds_of(tune[:MICRO_BATCH])
+        tune, reserve = self.standardizer.affordable(tune, context, seconds)
         trained = optimize(
             net.requires_grad_(True),
-            loss,
+            lambda net, batch: self._loss(net, batch, chains),
             fit.images,
             self.config.training,
             context,
             device=self.device,
-            reserve=reserve + time.monotonic() - begun,
+            reserve=reserve + time.monotonic() - started,
         )
-        assert isinstance(trained.net, Denoiser)
         self.net = trained.net
-        self.standard.learn(lambda batch, seeds: self._maps(batch, seeds)[0], tune, context)
+        self.standardizer.learn(lambda batch, seeds: self._maps(batch, seeds)[0], tune, context)
         context.log({"step": trained.steps, "stopped_by": trained.stopped_by})
 
     def _seconds_of(self, batch: Batch) -> float:
-        """What scoring a micro-batch takes, from one level and one iteration."""
+        """Return how long a micro-batch takes to score, from one level and one iteration."""
         config = self.config
-        self.config = config.model_copy(update={"levels": config.levels[:1], "iterations": 1})
-        begun = time.monotonic()
-        self._maps(batch, np.zeros(len(batch), np.uint64))
-        self.config = config
+        quick = EBM(config.model_copy(update={"levels": config.levels[:1], "iterations": 1}))
+        quick.device, quick.net, quick.noise = self.device, self.net, self.noise
+        started = time.monotonic()
+        quick._maps(batch, np.zeros(len(batch), np.uint64))
         times = config.iterations if config.score == "inversion" else 1
-        return (time.monotonic() - begun) * len(config.levels) * times
+        return (time.monotonic() - started) * len(config.levels) * times
 
-    # -- Training ---------------------------------------------------------------------------------------
-
-    def _loss(self, net: Denoiser, draw: TrainingBatch, chains: Chains) -> Losses:
+    def _loss(self, net: Denoiser, batch: TrainingBatch, chains: Chains) -> Losses:
         config = self.config
-        denoising = denoiser.denoising_loss(net, draw, config, self.noise)
-        if draw.progress < config.pretraining or config.contrast == 0:
+        denoising = denoiser.denoising_loss(net, batch, config, self.noise)
+        if batch.progress < config.pretraining or config.contrast == 0:
             return Losses(denoising, denoising)
-        places, part, weight = some_of(draw)
-        if not places:
+
+        chained = choose_chained(batch)
+        if not chained.places:
             return Losses(denoising, denoising)
-        contrast, facts = self._contrast(net, part, chains)
-        # The denoising error stays comparable from the first step to the last.
-        total = denoising + config.contrast * weight * contrast
-        return Losses(total, denoising.detach() + beyond(facts), facts)
+        contrast, energies, ends = self._contrast(net, chained.batch, chains)
+        # What is watched is the denoising error, comparable from the first step to the last.
+        watched = denoising.detach() + instability(energies, ends)
+        total = denoising + config.contrast * chained.weight * contrast
+        return Losses(total, watched, ends._asdict() | energies._asdict())
 
     def _contrast(
-        self, net: Denoiser, draw: TrainingBatch, chains: Chains
-    ) -> tuple[Tensor, dict[str, float]]:
-        """Contrastive divergence at random levels."""
-        config = self.config
-        x0, noise, more = denoiser.disturbed(draw, config, self.noise, config.crop)
-        levels = [
-            int(torch.randint(len(config.levels), (), generator=rng)) for rng in draw.generators
-        ]
+        self, net: Denoiser, batch: TrainingBatch, chains: Chains
+    ) -> tuple[Tensor, EnergyFacts, ChainFacts]:
+        """Return contrastive divergence at random levels, a scalar, and facts about it."""
+        config, generators = self.config, batch.generators
+        x0, noise, noise_step = denoiser.draw_noise(batch, config, self.noise, config.crop)
+        levels = [int(torch.randint(len(config.levels), (), generator=rng)) for rng in generators]
         t = torch.tensor([config.levels[level] for level in levels], device=x0.device)
-        a, unit = diffusion.alpha_bar(net.schedule, t), deviation(net, t)
+        a, unit = diffusion.alpha_bar(net.schedule, t), noise_deviation(net, t)
+
+        # Normal images get twice the noise of a chain's step: the noise that chains cannot do
+        # without must not tell them from images (Grathwohl et al., ICLR 2020).
         normal = a.sqrt() * x0
-        # Chains start where there is more noise than a level has; normal images get twice the noise
-        # of a chain's step (Grathwohl et al.: what chains cannot do without must not tell them from
-        # images).
-        more = torch.maximum(t, more)
-        start = diffusion.diffuse(x0, noise, more, net.schedule)
-        start = start * (a / diffusion.alpha_bar(net.schedule, more)).sqrt()
-        shake = 2 * math.sqrt(2 * config.langevin_step * config.temperature) * unit
-        shaken = normal + shake * langevin.normal(normal, draw.generators)
-        ends, facts = chains.run(
+        deviation = 2 * math.sqrt(2 * config.langevin_step * config.temperature) * unit
+        normal = normal + deviation * langevin.standard_normal(normal, generators)
+
+        # Chains start where there is at least as much noise as their level has.
+        noise_step = torch.maximum(t, noise_step)
+        start = diffusion.diffuse(x0, noise, noise_step, net.schedule)
+        start = start * (a / diffusion.alpha_bar(net.schedule, noise_step)).sqrt()
+        ends, chain_facts = chains.run(
             total_energy(net, t),
             start,
-            draw.generators,
+            generators,
             unit=unit,
-            shelves=levels,
-            returns=draw.returns,
+            partitions=levels,
+            returns=batch.returns,
         )
-        places = (1, 2, 3)
-        contrast, more_facts = contrastive_divergence(
-            local_energy(net, shaken, t).mean(places),
-            local_energy(net, ends, t).mean(places),
+
+        contrast, energy_facts = contrastive_divergence(
+            local_energy(net, normal, t).mean((1, 2, 3)),
+            local_energy(net, ends, t).mean((1, 2, 3)),
             config.penalty,
         )
-        return contrast, facts | more_facts
+        return contrast, energy_facts, chain_facts
 
-    # -- Scoring ----------------------------------------------------------------------------------------
+    # -- Scoring -----------------------------------------------------------------------------------
 
     def score(self, batch: Batch, *, seeds: Seeds) -> Scores:
-        """Image score, map of local energies, and what was compared with the image at the last
-        level."""
+        """Return image scores, maps of local energies, and what the image was compared with.
+
+        The last is that of the last level.
+        """
         maps, reconstruction = self._maps(batch, seeds)
-        return Scores(*self.standard.combine(maps, batch.foreground), reconstruction)
+        return Scores(*self.standardizer.combine(maps, batch.foreground), reconstruction)
 
     def _maps(self, batch: Batch, seeds: Seeds) -> tuple[Floats, Floats]:
-        """Local squares for each level and scale [N, M, H, W], and the reconstruction [N, C, H, W]."""
+        """Return local squares for each level and scale [N, M, H, W], and the last reconstruction.
+
+        The reconstruction is [N, C, H, W].
+        """
         maps, reconstruction = in_micro_batches(
             self._maps_of, batch.images, seeds, size=MICRO_BATCH
         )
-        return maps.astype(np.float32), reconstruction.astype(np.float32)
+        return maps, reconstruction
 
     @torch.no_grad()
     def _maps_of(self, images: Floats, seeds: Seeds) -> tuple[Floats, Floats]:
-        x = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
-        compare = {
+        x = to_tensor(images, self.device)
+        reconstruct = {
             "energy": self._denoised,
             "reconstruction": self._short_run,
             "inversion": self._inverted,
             "inpaint": self._inpainted,
         }[self.config.score]
+
         maps = []
         for level in self.config.levels:
-            t = torch.full((len(x),), level, device=x.device)
-            made = compare(x, t, [generator(int(seed)) for seed in seeds]).float()
-            maps += [
-                gaussian_blur(x - made, scale * x.shape[-1]).square().mean(1)
-                for scale in self.config.scales
-            ]
+            t = diffusion.steps_for(x, level)
+            made = reconstruct(x, t, [generator(int(seed)) for seed in seeds]).float()
+            for scale in self.config.scales:
+                difference = gaussian_blur(x - made, scale * x.shape[-1])
+                maps.append(difference.square().mean(1))
         return torch.stack(maps, 1).cpu().numpy(), made.cpu().numpy()
 
     def _denoised(self, x: Tensor, t: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        """Return f(√ᾱ_t·x, t)."""
         with autocast(x.device):
             made: Tensor = self.net(self._amplitude(t) * x, t)
         return made
 
     def _noised(self, x: Tensor, t: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-        return diffusion.diffuse(
-            x, self.noise(generators, x.shape[1]).to(x.device), t, self.net.schedule
-        )
+        """Return x_t with new noise."""
+        noise = self.noise(generators, x.shape[1]).to(x.device)
+        return diffusion.diffuse(x, noise, t, self.net.schedule)
 
     def _short_run(self, x: Tensor, t: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-        return self._path(self._noised(x, t, generators), t)[-1] / self._amplitude(t)
+        """Return the end of a chain down the energy from x plus noise."""
+        return self._descent(self._noised(x, t, generators), t)[-1] / self._amplitude(t)
 
     def _inverted(self, x: Tensor, t: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-        """The chain is differentiated a step at a time, from its stored places: the memory of one
-        step."""
-        energy, unit = total_energy(self.net, t), deviation(self.net, t)
-        aim, rate = self._amplitude(t) * x, INVERSION_RATE * unit
+        """Return the end nearest to x that a chain down the energy can have.
+
+        The chain is differentiated one step at a time, from its stored states: this takes the
+        memory of one step.
+        """
+        energy, unit = total_energy(self.net, t), noise_deviation(self.net, t)
+        target, rate = self._amplitude(t) * x, INVERSION_RATE * unit
         z = self._noised(x, t, generators) / rate  # so that a step of the search fits its level
         search = torch.optim.Adam([z], lr=1.0)
         for _ in range(self.config.iterations):
-            path = self._path(z * rate, t)
-            pull = (
-                path[-1] - aim
-            )  # the gradient of ½‖M(z) − x‖² at the chain's end, carried back to its beginning
-            for y in reversed(path[:-1]):
-                pull = pull - self.config.langevin_step * unit**2 * curvature(energy, y, pull)
+            states = self._descent(z * rate, t)
+            # The gradient of ½‖M(z) − x‖² at the chain's end, carried back to its start.
+            pull = states[-1] - target
+            for y in reversed(states[:-1]):
+                product = hessian_vector_product(energy, y, pull)
+                pull = pull - self.config.langevin_step * unit**2 * product
             z.grad = pull * rate
             search.step()
-        return self._path(z * rate, t)[-1] / self._amplitude(t)
+        return self._descent(z * rate, t)[-1] / self._amplitude(t)
 
     def _inpainted(self, x: Tensor, t: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-        """Chains from no content at all, through levels from `trained_to` down to t."""
-        rows, columns = torch.meshgrid(
-            *(torch.arange(side, device=x.device) for side in x.shape[-2:]), indexing="ij"
-        )
-        odd = (rows // self.config.hidden + columns // self.config.hidden) % 2 == 1
+        """Return x with each square replaced by what chains make of it from its neighbours.
+
+        The squares of a chessboard are hidden in turn, the black ones and the white ones. Chains
+        start from zeros and go through levels from `trained_to` down to t.
+        """
+        side, steps = self.config.hidden, self.config.score_steps
+        rows = torch.arange(x.shape[-2], device=x.device)[:, None] // side
+        columns = torch.arange(x.shape[-1], device=x.device) // side
+        black = (rows + columns) % 2 == 1
+        levels = torch.linspace(self.config.trained_to, int(t[0]), steps).round().long()
+
         made = torch.zeros_like(x)
-        for hidden in (odd, ~odd):
+        for hidden in (black, ~black):
             guess = torch.where(hidden, torch.zeros_like(x), x)
-            for level in (
-                torch.linspace(self.config.trained_to, int(t[0]), self.config.score_steps)
-                .round()
-                .long()
-            ):
+            for level in levels:
                 now = level.to(x.device).expand(len(x))
-                guess = self._down(self._amplitude(now) * guess, now) / self._amplitude(now)
+                guess = self._descend(self._amplitude(now) * guess, now) / self._amplitude(now)
                 guess = torch.where(hidden, guess, x)
             made = torch.where(hidden, guess, made)
         return made
 
-    def _path(self, y: Tensor, t: Tensor) -> list[Tensor]:
-        """All places of a chain from y down the energy."""
-        path = [y]
+    def _descent(self, y: Tensor, t: Tensor) -> list[Tensor]:
+        """Return all states of a chain of `score_steps` steps from y down the energy."""
+        states = [y]
         for _ in range(self.config.score_steps):
-            path.append(self._down(path[-1], t))
-        return path
+            states.append(self._descend(states[-1], t))
+        return states
 
-    def _down(self, y: Tensor, t: Tensor) -> Tensor:
-        """A step down the energy, without noise."""
-        _, slope = langevin.gradient(total_energy(self.net, t), y)
-        return y - self.config.langevin_step * deviation(self.net, t) ** 2 * slope
+    def _descend(self, y: Tensor, t: Tensor) -> Tensor:
+        """Take a step down the energy, without noise."""
+        _, gradient = langevin.energy_and_gradient(total_energy(self.net, t), y)
+        return y - self.config.langevin_step * noise_deviation(self.net, t) ** 2 * gradient
 
     def _amplitude(self, t: Tensor) -> Tensor:
+        """Return √ᾱ_t, [N, 1, 1, 1]."""
         return diffusion.alpha_bar(self.net.schedule, t).sqrt()
 
+    # -- State -------------------------------------------------------------------------------------
+
     def state(self) -> State:
+        """Return the weights and what was learned on tune."""
         own = {"size": np.array([self.noise.size]), "channels": np.array([self.channels])}
-        tensors = {
-            name: value.detach().cpu().numpy()
-            for name, value in denoiser.to_tensors(self.net).items()
-        }
-        return tensors | self.standard.state() | own
+        return denoiser.state_of(self.net) | self.standardizer.state() | own
 
     def load_state(self, state: State, *, device: str) -> None:
+        """Become the detector whose state this was."""
         self.device, self.channels = pick_device(device), int(state["channels"][0])
         self.noise = denoiser.noise_source(self.config, int(state["size"][0]))
-        self.net = denoiser.from_state(state, self.config, self.channels, self.device)
-        self.standard.load_state(state)
+        net = denoiser.build(self.config, self.channels, self.device)
+        self.net = denoiser.load_into(net, state)
+        self.standardizer.load_state(state)
 
 
 # -- The energy ------------------------------------------------------------------------------------
 
 
-def deviation(net: Denoiser, t: Tensor) -> Tensor:
-    """√(1−ᾱ_t), the noise's deviation at level t and the unit of a chain's steps, [N, 1, 1, 1]."""
+def noise_deviation(net: Denoiser, t: Tensor) -> Tensor:
+    """Return √(1−ᾱ_t), the deviation of the noise at step t and the unit of a chain's steps.
+
+    It is [N, 1, 1, 1].
+    """
     return (1 - diffusion.alpha_bar(net.schedule, t)).sqrt()
 
 
 def local_energy(net: Denoiser, x: Tensor, t: Tensor) -> Tensor:
-    """½ ε̂² at every value of x [N, C, H, W]."""
+    """Return ½ ε̂² at every value of x [N, C, H, W]."""
     with autocast(x.device):
         clean = net(x, t)
-    noise: Tensor = (x - diffusion.alpha_bar(net.schedule, t).sqrt() * clean) / deviation(net, t)
+    difference = x - diffusion.alpha_bar(net.schedule, t).sqrt() * clean
+    noise: Tensor = difference / noise_deviation(net, t)
     return noise.square() / 2
 
 
 def total_energy(net: Denoiser, t: Tensor) -> Energy:
-    """x [N, C, H, W] → E_t(x) [N]."""
+    """Return the function x [N, C, H, W] → E_t(x) [N]."""
     return lambda x: local_energy(net, x, t).flatten(1).sum(1)
 
 
-def curvature(energy: Energy, x: Tensor, direction: Tensor) -> Tensor:
-    """∂²E/∂x² · direction, [N, ...]."""
+def hessian_vector_product(energy: Energy, x: Tensor, direction: Tensor) -> Tensor:
+    """Return ∂²E/∂x² · direction, of the shape of x [N, ...]."""
     with torch.enable_grad():
         x = x.detach().requires_grad_(True)
-        (slope,) = torch.autograd.grad(energy(x).sum(), x, create_graph=True)
-        (product,) = torch.autograd.grad((slope * direction).sum(), x)
+        (gradient,) = torch.autograd.grad(energy(x).sum(), x, create_graph=True)
+        (product,) = torch.autograd.grad((gradient * direction).sum(), x)
     return product.detach()

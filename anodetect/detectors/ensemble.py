@@ -2,24 +2,26 @@
 
     S(x) = Π_k exp(z_k)^(1/K),   z_k = (log s_k(x) − mean) / deviation of log s_k on tune normals
 
-Raw scores have arbitrary scales, so none is ever added to another: each becomes a distance from
-normal in deviations of normal images, and what they are multiplied to is the score of a product of
-experts (Hinton, Neural Computation 2002). Maps are joined in the same way, place by place, on the
-ensemble's own grid; where a member's own foreground does not reach it says neither.
+Raw scores have arbitrary scales, so none is ever added to another. Each is turned into a distance
+from normal, in deviations of normal images; their product is the score of a product of experts
+(Hinton, Neural Computation 2002). Maps are joined in the same way, location by location, on the
+ensemble's own grid; outside a member's own foreground the member counts as average (z = 0).
 
 `members` are named detector/representation, such as "ebm/features": shapes and brightness are seen
-in pixels, texture in features, and which of them matters need not be known. Where one member is
-blind, the other's evidence is diluted. Members are trained one after another in equal shares of the
-budget, with their own defaults, which `settings` change; then means and deviations are learned on
-tune. Larger = more anomalous.
+in pixels, texture in features, and which of them matters need not be known. They are trained one
+after another in equal shares of the budget, with their own defaults, which `settings` change; then
+means and deviations are learned on tune. Larger = more anomalous.
+
+Fails partly where a member finds nothing: it dilutes the evidence of the others. Cost: that of all
+members.
 """
 
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -36,194 +38,255 @@ from anodetect.record import checkpoint
 from anodetect.types import Batch, Bools, Floats, Scores, Seeds, State, TrainContext
 
 LEARNED_FROM = 64  # images, for a representation that has something to learn
-HIGHEST = 80.0  # of z: what exp still has a float32 for
-WITHIN_REACH = (
-    1e-3  # weight of a member's foreground at a place, from which on its map says something of it
-)
+HIGHEST = 80.0  # of z: the exponential of more does not fit a float32
+LEAST_WEIGHT = 1e-3  # of a member's foreground at a place, from which on its map counts there
 RESERVE = 0.03  # of a member's share of the budget, for what comes after its training
-
+REASONS = ("divergence", "budget", "steps")  # why a training ended, the worst first
 
 Build = Callable[[str, Mapping[str, Any]], Expert]
 
 
 class EnsembleConfig(Config):
-    """`settings` has the sections `representation` and `detector` of each member's configuration,
-    by its name."""
+    """The members and what is changed in their settings."""
 
-    members: tuple[str, ...] = Field(default=("ebm/features", "ebm/pixels"), min_length=2)
-    settings: dict[str, dict[str, Any]] = Field(default={})
+    members: tuple[str, ...] = Field(
+        default=("ebm/features", "ebm/pixels"),
+        min_length=2,
+        description="The members, each as detector/representation.",
+    )
+    settings: dict[str, dict[str, Any]] = Field(
+        default={},
+        description="The settings of members, by name, in the sections `representation` and "
+        "`detector`; what is not named keeps the member's default.",
+    )
+
+
+class NormalScores(NamedTuple):
+    """Mean and standard deviation of a member's log scores and log maps on tune normals."""
+
+    mean: float
+    deviation: float
+    map_mean: float
+    map_deviation: float
+
+
+@dataclass(frozen=True)
+class MemberTraining:
+    """The end of a member's training; `stopped_by` is None for a member that has no steps."""
+
+    step: int
+    stopped_by: str | None
+    seconds: float
 
 
 class Ensemble:
+    """A product of experts."""
+
     Config = EnsembleConfig
     defaults: ClassVar[dict[str, Any]] = {"pixels": {"representation": {"size": 256}}}
 
     def __init__(self, config: EnsembleConfig, build: Build) -> None:
+        """Make the members: `build` takes a member's name and settings."""
         self.config = config
         self.experts = [build(name, config.settings.get(name, {})) for name in config.members]
-        self.normal = np.ones(
-            (len(self.experts), 4)
-        )  # of each: mean and deviation of log scores, and of log maps
+        self.normal = [NormalScores(1.0, 1.0, 1.0, 1.0) for _ in self.experts]
+
+    # -- Training ----------------------------------------------------------------------------------
 
     def fit(self, fit: Batch, tune: Batch, *, context: TrainContext) -> None:
-        tune = tune[np.linspace(0, len(tune) - 1, min(len(tune), MAX_TUNE)).astype(np.int64)]
-        ended: list[Mapping[str, Any]] = []
-        files = [
-            context.workdir / f"member{number}.safetensors" for number in range(len(self.experts))
-        ]
+        """Train one member after another; a resumed training starts with the first unfinished."""
+        rows = np.linspace(0, len(tune) - 1, min(len(tune), MAX_TUNE)).astype(np.int64)
+        tune = tune[rows]
+        count = len(self.experts)
+        files = [context.workdir / f"member{number}.safetensors" for number in range(count)]
+
+        ended: list[MemberTraining] = []
         for number, file in enumerate(files):
             if context.resume and file.exists():
                 arrays, facts = checkpoint.read(file)
                 self._load_member(number, arrays, context.device)
-            else:
-                left = (
-                    None
-                    if context.budget is None
-                    else context.budget - sum(each["seconds"] for each in ended)
-                )
-                share = None if left is None else (1 - RESERVE) * left / (len(files) - number)
-                facts = self._fit_member(number, fit, tune, replace(context, budget=share))
-                checkpoint.write(file, self._member_state(number), facts)
-                checkpoint_path(context).unlink(missing_ok=True)
-            ended.append(facts)
+                ended.append(MemberTraining(**facts))
+                continue
+
+            # An equal share of what is left of the budget.
+            share = None
+            if context.budget is not None:
+                left = context.budget - sum(member.seconds for member in ended)
+                share = (1 - RESERVE) * left / (count - number)
+            member = self._fit_member(number, fit, tune, replace(context, budget=share))
+            checkpoint.write(file, self._member_state(number), asdict(member))
+            checkpoint_path(context).unlink(missing_ok=True)
+            ended.append(member)
+
         for file in files:
             file.unlink()
-        reasons = [facts["stopped_by"] for facts in ended if facts["stopped_by"]]
-        worst = next((each for each in ("divergence", "budget", "steps") if each in reasons), None)
-        context.log({"step": sum(facts["step"] for facts in ended), "stopped_by": worst})
+        reasons = {member.stopped_by for member in ended}
+        worst = next((reason for reason in REASONS if reason in reasons), None)
+        context.log({"step": sum(member.step for member in ended), "stopped_by": worst})
 
     def _fit_member(
         self, number: int, fit: Batch, tune: Batch, context: TrainContext
-    ) -> dict[str, Any]:
-        """Train a member and learn what its scores and maps are on tune; how its training ended."""
-        begun = time.monotonic()
+    ) -> MemberTraining:
+        """Train a member, and learn what its scores and maps are on tune."""
+        started = time.monotonic()
         expert, name = self.experts[number], self.config.members[number]
-        last: dict[str, Any] = {"step": 0, "stopped_by": None}
+        step = 0
+        stopped_by: str | None = None
 
-        def log(record: Mapping[str, Any]) -> None:
-            last.update({key: record[key] for key in last if key in record})
-            context.log({"member": name, **record})
+        def log(entry: Mapping[str, Any]) -> None:
+            nonlocal step, stopped_by
+            step = entry.get("step", step)
+            stopped_by = entry.get("stopped_by", stopped_by)
+            context.log({"member": name, **entry})
 
         some = range(0, len(fit), max(1, len(fit) // LEARNED_FROM))
         expert.representation.learn((fit.images[row], fit.foreground[row]) for row in some)
         with tempfile.TemporaryDirectory(dir=context.workdir) as scratch:
-            seen = [
-                encoded(expert, batch, Path(scratch, part))
-                for part, batch in (("fit", fit), ("tune", tune))
-            ]
-            left = (
-                None
-                if context.budget is None
-                else max(0.0, context.budget - (time.monotonic() - begun))
-            )
-            expert.detector.fit(*seen, context=replace(context, budget=left, log=log))
-            scores, places = [], []
-            for rows, part in seen[1].parts(MICRO_BATCH):
-                scored = expert.detector.score(
-                    part, seeds=np.arange(rows.start, rows.stop, dtype=np.uint64)
-                )
-                scores.append(scored.image)
-                places.append(scored.heatmap[part.foreground])
-        values = [
-            np.log(np.maximum(np.concatenate(each), TINY), dtype=np.float64)
-            for each in (scores, places)
-        ]
-        self.normal[number] = [
-            fact for each in values for fact in (each.mean(), max(each.std(), LEAST_SPREAD))
-        ]
-        return last | {"seconds": time.monotonic() - begun}
+            seen_fit = encoded(expert, fit, Path(scratch, "fit"))
+            seen_tune = encoded(expert, tune, Path(scratch, "tune"))
+            left = None
+            if context.budget is not None:
+                left = max(0.0, context.budget - (time.monotonic() - started))
+            expert.detector.fit(seen_fit, seen_tune, context=replace(context, budget=left, log=log))
+            self.normal[number] = normal_scores(expert, seen_tune)
+        return MemberTraining(step, stopped_by, time.monotonic() - started)
+
+    # -- Scoring -----------------------------------------------------------------------------------
 
     def score(self, batch: Batch, *, seeds: Seeds) -> Scores:
-        """Image score, map, and the reconstruction of the first member that has one and sees
-        pixels."""
-        joined = [self._joined(part, seeds[rows]) for rows, part in batch.parts(MICRO_BATCH)]
-        image, heatmap, reconstructions = (list(each) for each in zip(*joined, strict=True))
-        made = [each for each in reconstructions if each is not None]
+        """Return image scores, maps, and reconstructions by the first member that has any.
+
+        That member has to see images as they are, with as many channels.
+        """
+        parts = [self._score_part(part, seeds[rows]) for rows, part in batch.parts(MICRO_BATCH)]
+        made = [part.reconstruction for part in parts if part.reconstruction is not None]
         return Scores(
-            np.concatenate(image), np.concatenate(heatmap), np.concatenate(made) if made else None
+            np.concatenate([part.image for part in parts]),
+            np.concatenate([part.heatmap for part in parts]),
+            np.concatenate(made) if made else None,
         )
 
-    def _joined(self, batch: Batch, seeds: Seeds) -> tuple[Floats, Floats, Floats | None]:
-        """Scores [N], maps [N, H, W] and, if there is one, the reconstruction [N, C, H, W]; of few
-        images."""
-        side = batch.images.shape[-1]
-        scores, maps = [], []
+    def _score_part(self, batch: Batch, seeds: Seeds) -> Scores:
+        """Return the scores of a few images."""
+        channels, side = batch.images.shape[1], batch.images.shape[-1]
+        image_z, map_z = [], []
         reconstruction = None
-        for expert, (middle, deviation, map_middle, map_deviation) in zip(
-            self.experts, self.normal, strict=True
-        ):
-            seen = [
-                expert.encode(*each) for each in zip(batch.images, batch.foreground, strict=True)
-            ]
-            images, inside = (np.stack(each) for each in zip(*seen, strict=True))
-            scored = expert.detector.score(Batch(images, inside), seeds=seeds)
-            scores.append(standing(scored.image, middle, deviation))
-            near = [within(*each, side) for each in zip(scored.heatmap, inside, strict=True)]
-            places, known = (np.stack(each) for each in zip(*near, strict=True))
-            maps.append(np.where(known, standing(places, map_middle, map_deviation), 0))
+        for expert, normal in zip(self.experts, self.normal, strict=True):
+            seen = encoded_in_memory(expert, batch)
+            scored = expert.detector.score(seen, seeds=seeds)
+            image_z.append(z_scores(scored.image, normal.mean, normal.deviation))
+            map_z.append(map_z_scores(scored.heatmap, seen.foreground, normal, side))
+
             made = scored.reconstruction
-            if (
-                reconstruction is None
-                and made is not None
-                and made.shape[1] == batch.images.shape[1]
-            ):
-                reconstruction = np.stack([resize(each, side, side) for each in made])
-        heatmap = np.where(batch.foreground, together(maps), 0).astype(np.float32)
-        return together(scores), heatmap, reconstruction
+            if reconstruction is None and made is not None and made.shape[1] == channels:
+                reconstruction = np.stack([resize(image, side, side) for image in made])
+
+        heatmap = np.where(batch.foreground, product_of_experts(map_z), 0).astype(np.float32)
+        return Scores(product_of_experts(image_z), heatmap, reconstruction)
+
+    # -- State -------------------------------------------------------------------------------------
 
     def state(self) -> State:
-        numbers = range(len(self.experts))
-        return {
-            f"{n}.{name}": array for n in numbers for name, array in self._member_state(n).items()
-        }
+        """Return the states of all members, each under its number."""
+        state: State = {}
+        for number in range(len(self.experts)):
+            for name, array in self._member_state(number).items():
+                state[f"{number}.{name}"] = array
+        return state
 
     def load_state(self, state: State, *, device: str) -> None:
+        """Become the detector whose state this was."""
         for number in range(len(self.experts)):
             self._load_member(number, arrays_under(state, f"{number}."), device)
 
     def _member_state(self, number: int) -> State:
         expert = self.experts[number]
-        state = {
-            f"seen.{name}": np.asarray(value, np.float32)
-            for name, value in expert.representation.state().items()
-        }
-        state |= {f"detector.{name}": array for name, array in expert.detector.state().items()}
-        return state | {"normal": self.normal[number]}
+        state: State = {"normal": np.array(self.normal[number])}
+        for name, value in expert.representation.state().items():
+            state[f"seen.{name}"] = np.asarray(value, np.float32)
+        for name, array in expert.detector.state().items():
+            state[f"detector.{name}"] = array
+        return state
 
     def _load_member(self, number: int, arrays: State, device: str) -> None:
         expert = self.experts[number]
         expert.representation.load_state(arrays_under(arrays, "seen."))
         expert.detector.load_state(arrays_under(arrays, "detector."), device=device)
-        self.normal[number] = arrays["normal"]
+        self.normal[number] = NormalScores(*arrays["normal"].tolist())
+
+
+# -- What members see and say ----------------------------------------------------------------------
 
 
 def encoded(expert: Expert, batch: Batch, stem: Path) -> Batch:
     """Write all images as a member sees them to files; return them as a batch of memory maps."""
     writer = BatchWriter(stem, len(batch))
-    for row in range(len(batch)):
-        writer.append(*expert.encode(batch.images[row], batch.foreground[row]))
+    for image, foreground in zip(batch.images, batch.foreground, strict=True):
+        writer.append(*expert.encode(image, foreground))
     return writer.batch(batch.kinds)
 
 
-def within(heatmap: Floats, inside: Bools, side: int) -> tuple[Floats, Bools]:
-    """A member's map [h, w] on a grid of this side, and where the member has any evidence. Only
-    what is in its own foreground is interpolated: the zeros outside are no evidence, and would deny
-    what is beside them."""
+def encoded_in_memory(expert: Expert, batch: Batch) -> Batch:
+    """Return a few images as a member sees them."""
+    images, foregrounds = [], []
+    for image, foreground in zip(batch.images, batch.foreground, strict=True):
+        seen, inside = expert.encode(image, foreground)
+        images.append(seen)
+        foregrounds.append(inside)
+    return Batch(np.stack(images), np.stack(foregrounds))
+
+
+def normal_scores(expert: Expert, tune: Batch) -> NormalScores:
+    """Return what the scores and maps of a trained member are on tune, as it sees it."""
+    scores, places = [], []
+    for rows, part in tune.parts(MICRO_BATCH):
+        seeds = np.arange(rows.start, rows.stop, dtype=np.uint64)
+        scored = expert.detector.score(part, seeds=seeds)
+        scores.append(scored.image)
+        places.append(scored.heatmap[part.foreground])
+    return NormalScores(*log_moments(scores), *log_moments(places))
+
+
+def log_moments(parts: Sequence[Floats]) -> tuple[float, float]:
+    """Return mean and standard deviation of the logarithms of values, the latter bounded below."""
+    logs = np.log(np.maximum(np.concatenate(parts), TINY), dtype=np.float64)
+    return float(logs.mean()), max(float(logs.std()), LEAST_SPREAD)
+
+
+def z_scores(values: Floats, mean: float, deviation: float) -> Floats:
+    """Return z: the logarithms of scores or maps, in deviations of normal ones."""
+    logs = np.log(np.maximum(values, TINY)).astype(np.float64)
+    z: Floats = ((logs - mean) / deviation).astype(np.float32)
+    return z
+
+
+def map_z_scores(heatmaps: Floats, foreground: Bools, normal: NormalScores, side: int) -> Floats:
+    """Return z of a member's maps [N, h, w], on a grid of this side, [N, side, side].
+
+    It is 0 where the member has no evidence.
+    """
+    maps = []
+    for heatmap, inside in zip(heatmaps, foreground, strict=True):
+        values, known = resized_inside(heatmap, inside, side)
+        z = z_scores(values, normal.map_mean, normal.map_deviation)
+        maps.append(np.where(known, z, 0))
+    return np.stack(maps)
+
+
+def resized_inside(heatmap: Floats, inside: Bools, side: int) -> tuple[Floats, Bools]:
+    """Return a map [h, w] on a grid of this side, and where on it there is evidence.
+
+    Only what is in the foreground is interpolated: the zeros outside are no evidence, and would
+    lower what is beside them.
+    """
     weight = resize(inside[None].astype(np.float32), side, side)[0]
-    known: Bools = weight > WITHIN_REACH
+    known: Bools = weight > LEAST_WEIGHT
     values: Floats = resize((heatmap * inside)[None], side, side)[0] / np.where(known, weight, 1)
     return values, known
 
 
-def standing(values: Floats, middle: float, deviation: float) -> Floats:
-    """z: the logarithm of scores or maps, in deviations of normal ones."""
-    z: Floats = ((np.log(np.maximum(values, TINY)) - middle) / deviation).astype(np.float32)
-    return z
-
-
-def together(standings: Sequence[Floats]) -> Floats:
-    """Members' z as one positive value, [K, ...] → [...]."""
-    joined: Floats = np.exp(
-        np.clip(np.mean(standings, 0, dtype=np.float64), -HIGHEST, HIGHEST)
-    ).astype(np.float32)
-    return joined
+def product_of_experts(z: Sequence[Floats]) -> Floats:
+    """Return Π_k exp(z_k)^(1/K) of members' z, [K, ...] → [...]."""
+    mean = np.clip(np.mean(z, 0, dtype=np.float64), -HIGHEST, HIGHEST)
+    product: Floats = np.exp(mean).astype(np.float32)
+    return product

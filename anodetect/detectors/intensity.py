@@ -1,14 +1,21 @@
-"""Intensity: the map is the image. A_p = max(0, (x_p + 1) / 2), x averaged over channels, x = ±1 at
-the ends of the normal range; the score pools the brightest pixels.
+"""Intensity: the map is the image.
 
-The baseline that beats many published methods on FLAIR (Meissen et al., MIDL 2021), where lesions
-are bright. It learns nothing, and it fails by design on dark, constant and blurred images: a score
-is high only where something is bright.
+    A_p = max(0, (x_p + 1) / 2)
+
+x is the mean over channels, ±1 at the ends of the normal range. The image score pools the brightest
+pixels. Larger = more anomalous.
+
+It beats many published methods on FLAIR (Meissen et al., "Challenging current semi-supervised
+anomaly segmentation methods for brain MRI", MIDL 2021), where lesions are bright.
+
+Fails by design on dark, constant and blurred images: a score is high only where something is
+bright. Cost: nothing to train, a millisecond an image.
 """
 
 from typing import Any, ClassVar
 
 import numpy as np
+from pydantic import Field
 
 from anodetect.config import Config, Pooling
 from anodetect.imaging.heatmaps import finish
@@ -16,10 +23,14 @@ from anodetect.types import Batch, Scores, Seeds, State, TrainContext
 
 
 class IntensityConfig(Config):
-    pooling: Pooling = Pooling()
+    """The step from map to score, the only one with settings."""
+
+    pooling: Pooling = Field(default=Pooling(), description="How a map becomes an image score.")
 
 
 class Intensity:
+    """The baseline that takes bright for anomalous."""
+
     Config = IntensityConfig
     defaults: ClassVar[dict[str, Any]] = {"pixels": {"representation": {"size": 64}}}
 
@@ -27,14 +38,16 @@ class Intensity:
         self.config = config
 
     def fit(self, fit: Batch, tune: Batch, *, context: TrainContext) -> None:
-        """There is nothing to learn."""
+        """Do nothing: there is nothing to learn."""
 
     def score(self, batch: Batch, *, seeds: Seeds) -> Scores:
+        """Return image scores and maps of brightness; nothing is random."""
         brightness = np.maximum(0, (batch.images.mean(1) + 1) / 2).astype(np.float32)
         return Scores(*finish(brightness, batch.foreground, self.config.pooling))
 
     def state(self) -> State:
+        """Return no arrays."""
         return {}
 
     def load_state(self, state: State, *, device: str) -> None:
-        """There is nothing to load."""
+        """Do nothing."""

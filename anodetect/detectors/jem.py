@@ -1,24 +1,31 @@
-"""JEM: a classifier of normal images' places, read as an energy.
+"""JEM: a classifier of normal images' locations, read as an energy.
 
-    E_p(x) = −log Σ_y exp f_p(x)[y],   loss = cross-entropy + weight · (E(x⁺) − E(x⁻))     (Grathwohl et al., ICLR 2020)
+    E_p(x) = −log Σ_y exp f_p(x)[y]
+    loss = cross-entropy + weight · (E(x⁺) − E(x⁻))                  (Grathwohl et al., ICLR 2020)
 
-f is fully convolutional, so every place p has a free energy of its own and their map is the
+f is fully convolutional, so every location p has a free energy of its own, and their map is the
 heatmap. x⁻ are the ends of Langevin chains (`generative/chains.py`). Classes y are the normal
-images' kinds where there are several; else labels that images give themselves, whichever a short
-trial learns best on tune:
+images' kinds where there are several; otherwise labels that images give themselves, whichever a
+short trial learns better on tune:
 
-    "transformation"   which of the eight turns and mirrorings was applied (Golan & El-Yaniv, NeurIPS 2018)
-    "position"         which of 4 × 4 parts of the image a place is in, for registered images
+    "transformation"   which of the eight rotations and reflections was applied (Golan & El-Yaniv,
+                       NeurIPS 2018)
+    "position"         which of 4 × 4 parts of the image a location is in, for registered images
 
 `objective="contrastive"` needs no chains: the generative term is log f(x)[y] against the other
-places of the batch (HDGE, Liu & Abbeel 2020). `score` is what is standardised on tune and pooled:
+locations of the batch (HDGE, Liu & Abbeel 2020). The setting `score` is what is standardised on
+tune and pooled:
 
     "free-energy"   softplus of E_p, standardised; one pass; the default
     "gradient"      ‖∂E/∂x_p‖, the approximate mass (Grathwohl et al., section 5.3.3)
-    "class"         −log p(y | x) of the true label: of the position, of each of the eight transformations in turn, or,
-                    as nobody knows a new image's kind, of the likeliest kind
+    "class"         −log p(y | x) of the true label: of the position, of each of the eight
+                    transformations in turn, or of the likeliest kind, as the kind of a new image is
+                    not known
 
-Larger = more anomalous.
+Larger = more anomalous. It is a baseline here: its free energy says more about how sure the
+classifier is of a location than about what is in it. Fails where no label can be learned, which it
+refuses; after a minute of training it takes constant solar cells and most degraded magnetic tiles
+for normal. Cost: minutes to train, milliseconds an image.
 """
 
 import math
@@ -26,61 +33,125 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
-from torch import Tensor, nn
+from torch import Tensor
 
 from anodetect.errors import ConfigError, DataError, Interrupted
 from anodetect.generative import denoiser, diffusion, langevin
-from anodetect.generative.chains import ChainConfig, Chains, beyond, contrastive_divergence, some_of
+from anodetect.generative.chains import (
+    ChainConfig,
+    Chains,
+    choose_chained,
+    contrastive_divergence,
+    instability,
+)
 from anodetect.generative.denoiser import NoiseConfig
 from anodetect.generative.langevin import Energy
 from anodetect.generative.noise import NoiseSource
 from anodetect.imaging.standardise import MICRO_BATCH, MapStandardizer, StandardizerConfig
 from anodetect.nn.batching import in_micro_batches
-from anodetect.nn.inference import autocast, pick_device
+from anodetect.nn.inference import autocast, pick_device, to_tensor
 from anodetect.nn.local import LocalNet, receptive_field
-from anodetect.nn.state import tensors_under
-from anodetect.nn.training import Losses, Training, TrainingBatch, checkpoint_path, optimize
+from anodetect.nn.state import module_state, tensors_under
+from anodetect.nn.training import (
+    Losses,
+    StoppedBy,
+    Training,
+    TrainingBatch,
+    checkpoint_path,
+    optimize,
+)
 from anodetect.record import checkpoint
 from anodetect.types import Batch, Floats, Scores, Seeds, State, TrainContext
 
+LABELS = ("kind", "transformation", "position")  # a stored model has the number of its labels
 TRANSFORMATIONS = 8
 PARTS = 4  # of the image, along each side
 TRIAL = Training(steps=100, learning_rate=1e-3)
-TRIAL_SHARE = 0.1  # of the budget, at most, for each
-LEARNABLE = 0.1  # of the way from chance to certainty, the least a label must be told by on tune
-SURE = 0.2
-CONTRASTED = 2048  # places of a batch
+TRIAL_SHARE = 0.1  # of the budget, at most, for each trial
+TRIAL_IMAGES = 64  # of tune, on which a trial is judged
+LEARNABLE = 0.1  # of the way from chance to certainty: the least accuracy on tune of a usable label
+# Added to the watched loss: a label learned to perfection must not make every fluctuation look like
+# a divergence.
+CERTAIN = 0.2
+CONTRASTED = 2048  # locations of a batch that are contrasted
 
 
 class JEMConfig(NoiseConfig, ChainConfig, StandardizerConfig):
-    """`weight` is that of the generative term, which comes in after the share `pretraining` of
-    training; `penalty` that of squared energies in it, which holds E(x⁺) − E(x⁻) above −1 / penalty
-    where chains do not keep up; `data_noise` is put on training images. The network has `blocks` of
-    `width` channels on pixel squares of side `stem`."""
+    """Labels, loss, network and score, beside the settings of noise and chains."""
 
-    labels: Literal["auto", "kind", "transformation", "position"] = "auto"
-    objective: Literal["sgld", "contrastive"] = "sgld"
-    score: Literal["free-energy", "gradient", "class"] = "free-energy"
-    weight: NonNegativeFloat = 0.1
-    penalty: NonNegativeFloat = 1.0
-    pretraining: float = Field(default=0.2, ge=0, le=1)
-    data_noise: NonNegativeFloat = 0.03
-    langevin_step: PositiveFloat = 0.05
-    temperature: NonNegativeFloat = 0.001
-    width: PositiveInt = 64
-    blocks: PositiveInt = 3
-    stem: PositiveInt = 4
-    training: Training = Training(steps=2000, learning_rate=5e-4, returns=3)
+    labels: Literal["auto", "kind", "transformation", "position"] = Field(
+        default="auto",
+        description="What the network classifies: the 'kind' of the image, its 'transformation', "
+        "or the 'position' of a location in it; 'auto' takes kinds where there are several, else "
+        "what a short trial learns better.",
+    )
+    objective: Literal["sgld", "contrastive"] = Field(
+        default="sgld",
+        description="The generative term of the loss: 'sgld', with Langevin chains, or "
+        "'contrastive', without (HDGE, Liu & Abbeel 2020).",
+    )
+    score: Literal["free-energy", "gradient", "class"] = Field(
+        default="free-energy",
+        description="What is scored at each location: the 'free-energy', the norm of its "
+        "'gradient', or −log of the probability of the true 'class'.",
+    )
+    weight: NonNegativeFloat = Field(
+        default=0.1, description="The weight of the generative term in the loss."
+    )
+    penalty: NonNegativeFloat = Field(
+        default=1.0,
+        description="The weight of squared energies in the generative term, which keeps E(x⁺) − "
+        "E(x⁻) above −1 / penalty where chains do not keep up.",
+    )
+    pretraining: float = Field(
+        default=0.2,
+        ge=0,
+        le=1,
+        description="The share of training by classification alone, before the generative term.",
+    )
+    data_noise: NonNegativeFloat = Field(
+        default=0.03,
+        description="The standard deviation of the noise on training images, on images in [-1, 1].",
+    )
+    langevin_step: PositiveFloat = Field(
+        default=0.05, description="The size of a Langevin step: what the gradient is multiplied by."
+    )
+    temperature: NonNegativeFloat = Field(
+        default=0.001,
+        description="The temperature of the chains in training: the variance of a step's noise is "
+        "2 × step × temperature; 1 samples the energy's own distribution.",
+    )
+    width: PositiveInt = Field(default=64, description="The channels of the network.")
+    blocks: PositiveInt = Field(
+        default=3,
+        description="The residual blocks of the network; each widens what a location sees by two "
+        "locations.",
+    )
+    stem: PositiveInt = Field(
+        default=4, description="The side of the squares of pixels that are one location."
+    )
+    training: Training = Field(
+        default=Training(steps=2000, learning_rate=5e-4, returns=3),
+        description="How the network is trained.",
+    )
+
+
+class Trial(NamedTuple):
+    """A label's accuracy on tune, 0 at chance and 1 at certainty, and what ended its training."""
+
+    accuracy: float
+    stopped_by: StoppedBy
 
 
 class JEM:
+    """The free energy of a classifier of locations."""
+
     Config = JEMConfig
     defaults: ClassVar[dict[str, Any]] = {"pixels": {"representation": {"size": 128}}}
 
@@ -91,11 +162,14 @@ class JEM:
         self.noise: NoiseSource
         self.schedule: Tensor
         self.labels: str = config.labels
-        self.middle, self.spread = 0.0, 1.0  # of the free energy of tune normals' places
-        self.standard = MapStandardizer(config, [1])
+        self.middle, self.spread = 0.0, 1.0  # mean and deviation of the free energy on tune
+        self.standardizer = MapStandardizer(config, [1])
+
+    # -- Training ----------------------------------------------------------------------------------
 
     def fit(self, fit: Batch, tune: Batch, *, context: TrainContext) -> None:
-        begun = time.monotonic()
+        """Choose the labels, train the network, then learn what its maps are on tune images."""
+        started = time.monotonic()
         channels, size = fit.images.shape[1], fit.images.shape[-1]
         self._check(size)
         self.device = pick_device(context.device)
@@ -104,52 +178,90 @@ class JEM:
         chains = Chains(self.config, fit.images)
         self.labels = self._choose_labels(fit, tune, context)
         torch.manual_seed(context.seed)  # initial weights
-        self.net = self._build(channels, classes(self.labels, fit))
-        scored = time.monotonic()
+        self.net = self._build(channels, count_classes(self.labels, fit))
+
+        # Training leaves time to score tune images.
+        before = time.monotonic()
         self._maps(tune[:MICRO_BATCH])
-        tune, reserve = self.standard.affordable(tune, context, time.monotonic() - scored)
-
-        def loss(net: nn.Module, draw: TrainingBatch) -> Losses:
-            return self._loss(net, draw, fit, chains)
-
+        tune, reserve = self.standardizer.affordable(tune, context, time.monotonic() - before)
         trained = optimize(
             self.net,
-            loss,
+            lambda net, batch: self._loss(net, batch, fit, chains),
             fit.images,
             self.config.training,
             context,
             device=self.device,
-            reserve=reserve + time.monotonic() - begun,
+            reserve=reserve + time.monotonic() - started,
         )
-        assert isinstance(trained.net, LocalNet)
         self.net = trained.net
-        self._settle(tune, context)
+        self._standardize(tune, context)
         context.log(
             {"step": trained.steps, "stopped_by": trained.stopped_by, "labels": self.labels}
         )
 
     def _check(self, size: int) -> None:
+        """Raise ConfigError if images of this side do not fit the network."""
         config = self.config
         field = receptive_field(config.blocks, config.stem)
         if size < field:
             raise ConfigError(
                 f"images of {size} pixels are smaller than the network's receptive field of {field}"
             )
-        if size % (config.stem * PARTS):
+        multiple = config.stem * PARTS
+        if size % multiple:
             raise ConfigError(
-                f"representation.size: {size} is not a multiple of {config.stem * PARTS} (stem × {PARTS})"
+                f"representation.size: {size} is not a multiple of {multiple} (stem × {PARTS})"
             )
 
-    def _build(self, channels: int, count: int) -> LocalNet:
+    def _build(self, channels: int, classes: int) -> LocalNet:
         config = self.config
-        net = LocalNet(channels, count, config.width, blocks=config.blocks, stem=config.stem)
+        net = LocalNet(channels, classes, config.width, blocks=config.blocks, stem=config.stem)
         return net.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
-    # -- Labels -----------------------------------------------------------------------------------------
+    def _loss(self, net: LocalNet, batch: TrainingBatch, fit: Batch, chains: Chains) -> Losses:
+        config, generators = self.config, batch.generators
+        clean, y = assign_labels(self.labels, batch, fit, config.stem)
+        x = clean + config.data_noise * langevin.standard_normal(clean, generators)
+        with autocast(x.device):
+            logits = net(x).float()
+        cross_entropy = F.cross_entropy(logits, y)
+        watched = CERTAIN + cross_entropy.detach() / math.log(logits.shape[1])  # 1 is chance
+        if batch.progress < config.pretraining or config.weight == 0:
+            return Losses(cross_entropy, watched)
+
+        if config.objective == "contrastive":
+            contrast = hdge_loss(logits, y, generators[0])
+            return Losses(cross_entropy + config.weight * contrast, watched)
+
+        # Chains from some of the images, disturbed.
+        chained = choose_chained(replace(batch, images=clean))
+        if not chained.places:
+            return Losses(cross_entropy, watched)
+        x0, noise, t = denoiser.draw_noise(chained.batch, config, self.noise)
+        amplitude = diffusion.alpha_bar(self.schedule, t).sqrt()
+        start = diffusion.diffuse(x0, noise, t, self.schedule) / amplitude
+        ends, chain_facts = chains.run(
+            total_energy(net), start, chained.batch.generators, returns=batch.returns
+        )
+
+        contrast, energy_facts = contrastive_divergence(
+            -logits[chained.places].logsumexp(1).mean((1, 2)),
+            free_energy(net, ends).mean((1, 2)),
+            config.penalty,
+        )
+        return Losses(
+            cross_entropy + config.weight * chained.weight * contrast,
+            watched + instability(energy_facts, chain_facts),
+            chain_facts._asdict() | energy_facts._asdict(),
+        )
+
+    # -- Choice of labels --------------------------------------------------------------------------
 
     def _choose_labels(self, fit: Batch, tune: Batch, context: TrainContext) -> str:
-        """The kinds where there are several; else the labels that a short trial learns best, by how
-        far its accuracy on tune is from chance."""
+        """Return the kinds where there are several, else the label that a short trial learns best.
+
+        Raise DataError if none can be learned, or kinds are wanted and there are none.
+        """
         wanted = self.config.labels
         if wanted == "kind" and fit.kinds is None:
             raise DataError(
@@ -159,177 +271,147 @@ class JEM:
             return wanted
         if fit.kinds is not None:
             return "kind"
-        begun = checkpoint_path(context)
-        if (
-            context.resume and begun.exists()
-        ):  # the weights there are for these labels, and another trial may differ
-            arrays, _ = checkpoint.read(begun)
-            return (
-                "transformation"
-                if len(arrays["net.last.weight"]) == TRANSFORMATIONS
-                else "position"
-            )
-        trials = {
-            labels: self._trial(labels, fit, tune, context)
-            for labels in ("transformation", "position")
-        }
-        above = {labels: accuracy for labels, (accuracy, _) in trials.items()}
-        context.log({f"learnable {labels}": value for labels, value in above.items()})
-        best = max(above, key=lambda labels: above[labels])
-        if above[best] < LEARNABLE and any(by == "budget" for _, by in trials.values()):
+
+        # The weights of a checkpoint are for the labels they were trained with, and another trial
+        # may find others.
+        path = checkpoint_path(context)
+        if context.resume and path.exists():
+            arrays, _ = checkpoint.read(path)
+            classes = len(arrays["net.last.weight"])
+            return "transformation" if classes == TRANSFORMATIONS else "position"
+
+        trials = {}
+        for labels in ("transformation", "position"):
+            trials[labels] = self._trial(labels, fit, tune, context)
+        context.log({f"learnable {labels}": trials[labels].accuracy for labels in trials})
+        best = max(trials, key=lambda labels: trials[labels].accuracy)
+        if trials[best].accuracy >= LEARNABLE:
+            return best
+
+        if any(trial.stopped_by == "budget" for trial in trials.values()):
             raise ConfigError(
-                "--budget leaves too little time to see which labels can be learned; give more, or labels=…"
+                "--budget leaves too little time to see which labels can be learned; "
+                "give more, or labels=…"
             )
-        if above[best] < LEARNABLE:
-            raise DataError(
-                "one class: neither an image's orientation nor the position in it can be told from these images, and "
-                "JEM would only be an unconditional energy; use ebm"
-            )
-        return best
+        raise DataError(
+            "one class: neither an image's orientation nor the position in it can be told from "
+            "these images, and JEM would only be an unconditional energy; use ebm"
+        )
 
-    def _trial(
-        self, labels: str, fit: Batch, tune: Batch, context: TrainContext
-    ) -> tuple[float, str]:
-        """Held-out accuracy of a briefly trained classifier, 0 at chance and 1 at certainty, and
-        what ended it."""
+    def _trial(self, labels: str, fit: Batch, tune: Batch, context: TrainContext) -> Trial:
+        """Train a classifier briefly on fit and judge it on tune."""
         torch.manual_seed(context.seed)
-        count = classes(labels, fit)
-        net = self._build(fit.images.shape[1], count)
+        classes = count_classes(labels, fit)
+        net = self._build(fit.images.shape[1], classes)
 
-        def loss(net: nn.Module, draw: TrainingBatch) -> Tensor:
-            x, y = label(labels, draw.images, draw.generators, fit, draw.rows, self.config.stem)
+        def loss(net: LocalNet, batch: TrainingBatch) -> Tensor:
+            x, y = assign_labels(labels, batch, fit, self.config.stem)
             with autocast(x.device):
                 return F.cross_entropy(net(x).float(), y)
 
-        with (
-            tempfile.TemporaryDirectory() as scratch
-        ):  # the checkpoint of a trial must not be taken for the training's
-            aside = replace(
-                context,
-                workdir=Path(scratch),
-                budget=None if context.budget is None else TRIAL_SHARE * context.budget,
-                resume=False,
-                log=lambda record: None,
-                progress=lambda *values: None,
-            )
+        # In a folder of its own: its checkpoint must not be taken for the training's.
+        with tempfile.TemporaryDirectory() as scratch:
+            budget = None if context.budget is None else TRIAL_SHARE * context.budget
+            apart = TrainContext(context.seed, context.device, Path(scratch), budget)
             try:
-                trained = optimize(net, loss, fit.images, TRIAL, aside, device=self.device)
+                trained = optimize(net, loss, fit.images, TRIAL, apart, device=self.device)
             except Interrupted:
                 raise Interrupted(
                     "stopped while labels were tried; begin again, or go on with --resume"
                 ) from None
-        rows = np.linspace(0, len(tune) - 1, min(len(tune), 64)).astype(np.int64)
-        images = torch.from_numpy(np.ascontiguousarray(tune.images[rows])).to(self.device)
-        # Every image in all transformations, or a few images' chance ones could be guessed by who
-        # knows nothing.
+
+        accuracy = self._accuracy(trained.net, labels, tune)
+        return Trial((accuracy - 1 / classes) / (1 - 1 / classes), trained.stopped_by)
+
+    def _accuracy(self, net: LocalNet, labels: str, tune: Batch) -> float:
+        """Return the share of locations of some tune images that are classified correctly."""
+        count = min(len(tune), TRIAL_IMAGES)
+        rows = np.linspace(0, len(tune) - 1, count).astype(np.int64)
+        images = to_tensor(tune.images[rows], self.device)
+
         cases: list[tuple[Tensor, Tensor | int]] = [(images, positions(images, self.config.stem))]
         if labels == "transformation":
-            cases = [(transformed(images, number), number) for number in range(TRANSFORMATIONS)]
+            # Every image in all transformations: the random ones of a few images could be guessed
+            # without having learned anything.
+            numbers = range(TRANSFORMATIONS)
+            cases = [(transformed(images, number), number) for number in numbers]
+        accuracies = []
         with torch.no_grad(), autocast(images.device):
-            accuracy = np.mean(
-                [float((trained.net(x).argmax(1) == y).float().mean()) for x, y in cases]
-            )
-        return (float(accuracy) - 1 / count) / (1 - 1 / count), trained.stopped_by
+            for x, y in cases:
+                accuracies.append(float((net(x).argmax(1) == y).float().mean()))
+        return float(np.mean(accuracies))
 
-    # -- Training ---------------------------------------------------------------------------------------
-
-    def _loss(self, net: nn.Module, draw: TrainingBatch, fit: Batch, chains: Chains) -> Losses:
-        config, generators = self.config, draw.generators
-        clean, y = label(self.labels, draw.images, generators, fit, draw.rows, config.stem)
-        x = clean + config.data_noise * langevin.normal(clean, generators)
-        with autocast(x.device):
-            logits = net(x).float()
-        told = F.cross_entropy(logits, y)
-        # 1 is chance. A label learned to perfection must not make every hiccup look like a
-        # divergence.
-        known = SURE + told.detach() / math.log(logits.shape[1])
-        if draw.progress < config.pretraining or config.weight == 0:
-            return Losses(told, known)
-        if config.objective == "contrastive":
-            return Losses(
-                told + config.weight * contrast_of_places(logits, y, generators[0]), known
-            )
-        places, part, weight = some_of(replace(draw, images=clean))
-        if not places:
-            return Losses(told, known)
-        x0, noise, t = denoiser.disturbed(part, config, self.noise)
-        start = (
-            diffusion.diffuse(x0, noise, t, self.schedule)
-            / diffusion.alpha_bar(self.schedule, t).sqrt()
-        )
-        ends, facts = chains.run(total_energy(net), start, part.generators, returns=draw.returns)
-        contrast, more_facts = contrastive_divergence(
-            -logits[places].logsumexp(1).mean((1, 2)),
-            free_energy(net, ends).mean((1, 2)),
-            config.penalty,
-        )
-        facts |= more_facts
-        return Losses(told + config.weight * weight * contrast, known + beyond(facts), facts)
-
-    # -- Scoring ----------------------------------------------------------------------------------------
+    # -- Scoring -----------------------------------------------------------------------------------
 
     def score(self, batch: Batch, *, seeds: Seeds) -> Scores:
-        """Image score and map; there is no chance in it, and no reconstruction."""
-        return Scores(*self.standard.combine(self._evidence(batch), batch.foreground))
+        """Return image scores and maps; nothing is random, and there is no reconstruction."""
+        return Scores(*self.standardizer.combine(self._positive_maps(batch), batch.foreground))
 
-    def _settle(self, tune: Batch, context: TrainContext) -> None:
+    def _standardize(self, tune: Batch, context: TrainContext) -> None:
+        """Learn what maps are on tune normals."""
         if self.config.score == "free-energy":
             inside = self._maps(tune)[:, 0][tune.foreground]
             self.middle, self.spread = float(inside.mean()), max(float(inside.std()), 1e-6)
-        self.standard.learn(lambda batch, seeds: self._evidence(batch), tune, context)
+        self.standardizer.learn(lambda batch, seeds: self._positive_maps(batch), tune, context)
 
-    def _evidence(self, batch: Batch) -> Floats:
-        """Non-negative maps [N, 1, H, W]."""
+    def _positive_maps(self, batch: Batch) -> Floats:
+        """Return the maps of `score`, [N, 1, H, W], free energies as their softplus."""
         maps = self._maps(batch)
         if self.config.score == "free-energy":
             maps = np.logaddexp(0, (maps - self.middle) / self.spread).astype(np.float32)
         return maps
 
     def _maps(self, batch: Batch) -> Floats:
-        """What `score` says, at every pixel [N, 1, H, W]."""
+        """Return the quantity `score` at every pixel, [N, 1, H, W]."""
         (maps,) = in_micro_batches(self._maps_of, batch.images, size=MICRO_BATCH)
-        return maps.astype(np.float32)
+        return maps
 
     @torch.no_grad()
     def _maps_of(self, images: Floats) -> tuple[Floats]:
-        x = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
+        x = to_tensor(images, self.device)
         if self.config.score == "gradient":
-            _, slope = langevin.gradient(total_energy(self.net), x)
-            maps = slope.square().sum(1).sqrt()
+            _, gradient = langevin.energy_and_gradient(total_energy(self.net), x)
+            maps = gradient.square().sum(1).sqrt()
         elif self.config.score == "class":
             maps = self._surprise(x)
         else:
             maps = free_energy(self.net, x)
-        return (F.interpolate(maps[:, None].float(), x.shape[-2:], mode="bilinear").cpu().numpy(),)
+        enlarged = F.interpolate(maps[:, None].float(), x.shape[-2:], mode="bilinear")
+        return (enlarged.cpu().numpy(),)
 
     def _surprise(self, x: Tensor) -> Tensor:
-        """−log p of the true label at each place, [N, h, w]."""
-
-        def minus_log_p(x: Tensor) -> Tensor:
-            with autocast(x.device):
-                logits: Tensor = self.net(x)
-            return -logits.float().log_softmax(1)
-
+        """Return −log p of the true label at each location, [N, h, w]."""
         if self.labels == "kind":
-            return minus_log_p(x).amin(1)
+            return self._minus_log_p(x).amin(1)
         if self.labels == "position":
             y = positions(x, self.config.stem)
-            return minus_log_p(x).gather(1, y[:, None])[:, 0]
+            return self._minus_log_p(x).gather(1, y[:, None])[:, 0]
+
         total = torch.zeros(1, device=x.device)
         for number in range(TRANSFORMATIONS):
-            total = total + transformed_back(minus_log_p(transformed(x, number))[:, number], number)
+            minus_log_p = self._minus_log_p(transformed(x, number))[:, number]
+            total = total + transformed_back(minus_log_p, number)
         return total / TRANSFORMATIONS
 
+    def _minus_log_p(self, x: Tensor) -> Tensor:
+        """Return −log p of each class at each location, [N, classes, h, w]."""
+        with autocast(x.device):
+            logits: Tensor = self.net(x)
+        return -logits.float().log_softmax(1)
+
+    # -- State -------------------------------------------------------------------------------------
+
     def state(self) -> State:
-        tensors = {
-            f"net.{name}": value.detach().cpu().numpy()
-            for name, value in self.net.state_dict().items()
+        """Return the weights, the labels, and what was learned on tune."""
+        state = module_state(self.net, "net.") | self.standardizer.state()
+        return state | {
+            "middle": np.array([self.middle]),
+            "spread": np.array([self.spread]),
+            "labels": np.array([LABELS.index(self.labels)]),
         }
-        own = {"middle": np.array([self.middle]), "spread": np.array([self.spread])}
-        own["labels"] = np.array([LABELS.index(self.labels)])
-        return tensors | self.standard.state() | own
 
     def load_state(self, state: State, *, device: str) -> None:
+        """Become the detector whose state this was; the weights tell channels and classes."""
         self.device = pick_device(device)
         weights = tensors_under(state, "net.")
         channels = weights["first.weight"].shape[1] // self.config.stem**2
@@ -338,82 +420,84 @@ class JEM:
         self.net.eval().requires_grad_(False)
         self.labels = LABELS[int(state["labels"][0])]
         self.middle, self.spread = float(state["middle"][0]), float(state["spread"][0])
-        self.standard.load_state(state)
+        self.standardizer.load_state(state)
 
 
 # -- Energies --------------------------------------------------------------------------------------
 
 
-def free_energy(net: nn.Module, x: Tensor) -> Tensor:
-    """−logsumexp of the logits at each place, [N, h, w]."""
+def free_energy(net: LocalNet, x: Tensor) -> Tensor:
+    """Return −logsumexp of the logits at each location, [N, h, w]."""
     with autocast(x.device):
         logits: Tensor = net(x)
     return -logits.float().logsumexp(1)
 
 
-def total_energy(net: nn.Module) -> Energy:
-    """x [N, C, H, W] → E(x) [N], the sum over places."""
+def total_energy(net: LocalNet) -> Energy:
+    """Return the function x [N, C, H, W] → E(x) [N], the sum over locations."""
     return lambda x: free_energy(net, x).sum((1, 2))
 
 
-def contrast_of_places(logits: Tensor, y: Tensor, rng: torch.Generator) -> Tensor:
-    """−log of f(x)[y]'s share among all places of the batch, for some of them (HDGE)."""
-    places = torch.randperm(y.numel(), generator=rng)[:CONTRASTED].to(y.device)
-    rows = logits.movedim(1, -1).flatten(0, 2)[places]
-    own = y.flatten()[places]
-    return (rows.logsumexp(0)[own] - rows.gather(1, own[:, None])[:, 0]).mean() - math.log(
-        len(places)
-    )
+def hdge_loss(logits: Tensor, y: Tensor, rng: torch.Generator) -> Tensor:
+    """Return −log of the share of f(x)[y] among locations of the batch, a scalar (HDGE).
+
+    It is a mean over random locations. `logits` are [N, classes, h, w], `y` is [N, h, w].
+    """
+    chosen = torch.randperm(y.numel(), generator=rng)[:CONTRASTED].to(y.device)
+    rows = logits.movedim(1, -1).flatten(0, 2)[chosen]
+    own = y.flatten()[chosen]
+    all_locations = rows.logsumexp(0)[own]
+    own_location = rows.gather(1, own[:, None])[:, 0]
+    return (all_locations - own_location).mean() - math.log(len(chosen))
 
 
 # -- Labels ----------------------------------------------------------------------------------------
 
 
-LABELS = ("kind", "transformation", "position")
-
-
-def classes(labels: str, fit: Batch) -> int:
+def count_classes(labels: str, fit: Batch) -> int:
+    """Return how many classes a label has."""
     if labels == "kind":
         assert fit.kinds is not None
         return int(fit.kinds.max()) + 1
     return TRANSFORMATIONS if labels == "transformation" else PARTS**2
 
 
-def label(
-    labels: str,
-    x: Tensor,
-    generators: list[torch.Generator],
-    batch: Batch,
-    rows: NDArray[np.int64],
-    stem: int,
+def assign_labels(
+    labels: str, batch: TrainingBatch, fit: Batch, stem: int
 ) -> tuple[Tensor, Tensor]:
-    """Images as they are to be told apart [N, C, H, W], and each place's class [N, h, w]."""
-    side = x.shape[-1] // stem
+    """Return the images to classify [N, C, H, W] and the class of each location, int64 [N, h, w].
+
+    With transformations as labels the images are transformed at random.
+    """
+    x = batch.images
     if labels == "position":
         return x, positions(x, stem)
+
     if labels == "kind":
-        assert batch.kinds is not None
-        y = torch.from_numpy(batch.kinds[rows]).to(x.device)
+        assert fit.kinds is not None
+        y = torch.from_numpy(fit.kinds[batch.rows]).to(x.device)
     else:
-        numbers = [int(torch.randint(TRANSFORMATIONS, (), generator=rng)) for rng in generators]
-        x = torch.stack(
-            [transformed(image, number) for image, number in zip(x, numbers, strict=True)]
-        )
+        numbers = [int(torch.randint(TRANSFORMATIONS, (), generator=g)) for g in batch.generators]
+        pairs = zip(x, numbers, strict=True)
+        x = torch.stack([transformed(image, number) for image, number in pairs])
         y = torch.tensor(numbers, device=x.device)
+    side = x.shape[-1] // stem
     return x, y[:, None, None].expand(-1, side, side)
 
 
 def positions(x: Tensor, stem: int) -> Tensor:
+    """Return the number of the part of the image that each location is in, int64 [N, h, w]."""
     side = x.shape[-1] // stem
     part = torch.arange(side, device=x.device) * PARTS // side
     return (PARTS * part[:, None] + part).expand(len(x), -1, -1)
 
 
 def transformed(x: Tensor, number: int) -> Tensor:
-    """[..., H, W] turned by a multiple of 90°, and mirrored first where `number` is 4 or more."""
+    """Return images [..., H, W] rotated by `number` · 90°, transposed before from 4 on."""
     return torch.rot90(x.mT if number >= 4 else x, number % 4, (-2, -1))
 
 
 def transformed_back(x: Tensor, number: int) -> Tensor:
+    """Return images [..., H, W] as they were before `transformed`."""
     x = torch.rot90(x, -(number % 4), (-2, -1))
     return x.mT if number >= 4 else x

@@ -1,20 +1,19 @@
-"""Langevin chains for training an energy: where they start, how they run, what is learned from
-their ends.
+"""Langevin chains for training an energy: where they start, how they run, what their ends teach.
 
-    loss = E(x⁺) − E(x⁻) + penalty · (E(x⁺)² + E(x⁻)²)         (contrastive divergence, Hinton, Neural Computation 2002)
+    loss = E(x⁺) − E(x⁻) + penalty · (E(x⁺)² + E(x⁻)²)
 
-x⁺ are normal images, x⁻ the ends of chains. Where chains start is called `chain`:
+This is contrastive divergence (Hinton, Neural Computation 2002): x⁺ are normal images, x⁻ the ends
+of chains. Where chains start is the setting `chain`:
 
-    "data"       at normal images with noise put on (as in recovery likelihood, Gao et al., ICLR 2021)
-    "replay"     at the ends of earlier chains, a share of them anew (Du & Mordatch, NeurIPS 2019)
-    "short-run"  at noise, every time (Nijkamp et al., NeurIPS 2019): the normals' own Gaussian by default, see
-                 `informative`
+    "data"       at normal images with noise (as in recovery likelihood, Gao et al., ICLR 2021)
+    "replay"     at the ends of earlier chains, some of them anew (Du & Mordatch, NeurIPS 2019)
+    "short-run"  at noise, every time (Nijkamp et al., NeurIPS 2019)
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
@@ -27,63 +26,120 @@ from anodetect.generative.langevin import Energy
 from anodetect.nn.training import TrainingBatch
 from anodetect.types import Floats
 
-BUFFER_BYTES = 2**28
-LEARNED_FROM = 100  # images, or up to twice as many
-FEWEST = 16  # images
-# of a batch: chains cost several passes each, and the rest of training goes on beside them
+BUFFER_BYTES = 2**28  # of a replay buffer, at most
+LEARNED_FROM = 100  # images, or up to twice as many, that range and Gaussian are learned from
+FEWEST = 16  # images to learn from
+MARGIN = 0.1  # of the images' range, by which a chain may leave it
+# The share of a batch that gets chains: they cost several passes each, and the rest of training
+# continues beside them.
 CHAINED = 0.25
-# What trainings come back from. Measured in healthy ones, with the default penalties: energies per
-# value or place 0.02 to 3 in size and at most 1 apart, and hardly a value of a chain's end at its
-# bounds (7 % at most). Energies that have run away, are the same everywhere, or send every chain to
-# the bounds are none to learn from, however small their gap.
+
+# Measured in healthy trainings with the default penalties: energies per value or location are 0.02
+# to 3 in size and at most 1 apart, and at most 7 % of the values of a chain's end are at a bound.
+# Energies that have run away, are the same everywhere, or send every chain to the bounds teach
+# nothing, however small their gap. These are the limits that trainings still come back from.
 HEALTHY_GAP = 5.0
 HEALTHY_SCALE = 1e-4, 100.0
-SATURATED = 0.9
-# what a wholly collapsed energy adds to the loss that is watched: more than DIVERGED times a usual
-# one
+HEALTHY_SATURATION = 0.9
+# What a completely collapsed energy adds to the watched loss: more than a divergence monitor's
+# limit times a usual loss.
 COLLAPSED = 5.0
-MARGIN = 0.1  # of the images' range, by which a chain may leave it
-
-
-Place = tuple[int, int]  # shelf and number
 
 
 class ChainConfig(Config):
-    """`langevin_steps` of size `langevin_step` at a `temperature`; `proximal` bounds what a step's
-    gradient changes in a value. A replay buffer has `buffer` places, or as many as 256 MB hold; a
-    share `renewed` of chains begins anew: at the normals' own Gaussian, value by value, where
-    `informative` (Yang & Ji, JEM++, ICCV 2021), else at uniform noise. In a short training a large
-    buffer is hardly ever revisited: a few hundred places are enough for minutes."""
+    """Where chains start and how they run."""
 
-    chain: Literal["data", "replay", "short-run"] = "data"
-    langevin_steps: PositiveInt = 5
-    langevin_step: PositiveFloat = 0.2
-    temperature: NonNegativeFloat = 0.01
-    proximal: PositiveFloat = 1.0
-    buffer: PositiveInt = 10_000
-    renewed: float = Field(default=0.05, ge=0, le=1)
-    informative: bool = True
+    chain: Literal["data", "replay", "short-run"] = Field(
+        default="data",
+        description="Where the Langevin chains of training start: 'data' (normal images with "
+        "noise), 'replay' (the ends of earlier chains) or 'short-run' (noise).",
+    )
+    langevin_steps: PositiveInt = Field(
+        default=5, description="The steps of each Langevin chain in training."
+    )
+    langevin_step: PositiveFloat = Field(
+        default=0.2, description="The size of a Langevin step: what the gradient is multiplied by."
+    )
+    temperature: NonNegativeFloat = Field(
+        default=0.01,
+        description="The temperature of the chains in training: the variance of a step's noise is "
+        "2 × step × temperature; 1 samples the energy's own distribution.",
+    )
+    proximal: PositiveFloat = Field(
+        default=1.0, description="The largest change of a value by the gradient of one step."
+    )
+    buffer: PositiveInt = Field(
+        default=10_000,
+        description="The number of chains a replay buffer holds, at most as many as fit into 256 "
+        "MB. In a short training a large buffer is hardly revisited: some hundred are enough for "
+        "minutes.",
+    )
+    renewed: float = Field(
+        default=0.05,
+        ge=0,
+        le=1,
+        description="The share of replayed chains that start anew, from noise.",
+    )
+    informative: bool = Field(
+        default=True,
+        description="Start new chains from a Gaussian with the normal images' own mean and "
+        "deviation at each value (Yang & Ji, JEM++, ICCV 2021), instead of uniform noise.",
+    )
+
+
+class ChainFacts(NamedTuple):
+    """Facts about the chains of a step, as train.jsonl has them.
+
+    `langevin_gradient` is the root mean square of the gradient along them, `saturated` the share of
+    their ends' values that are at the bounds.
+    """
+
+    langevin_gradient: float
+    saturated: float
+
+
+class EnergyFacts(NamedTuple):
+    """Facts about the energies of a step, as train.jsonl has them.
+
+    `energy_gap` is the mean of normal images minus that of chains' ends, `energy_scale` the root
+    mean square of both.
+    """
+
+    energy_gap: float
+    energy_scale: float
+
+
+class Slot(NamedTuple):
+    """A place in the replay buffer."""
+
+    partition: int
+    number: int
 
 
 class Chains:
-    """Begins chains, runs them, and keeps their ends for "replay".
+    """Starts chains, runs them, and keeps their ends for "replay".
 
-    The buffer is this process's own and not part of a checkpoint: after a resume it fills anew.
+    The replay buffer belongs to this process and is not part of a checkpoint: after a resume it
+    fills anew. It has `partitions` of equal size, which do not share chains.
     """
 
-    def __init__(self, config: ChainConfig, images: Floats, *, shelves: int = 1) -> None:
-        """`images` [N, C, H, W] give the range that chains stay in and the Gaussian they may begin
-        at."""
+    def __init__(self, config: ChainConfig, images: Floats, *, partitions: int = 1) -> None:
+        """Learn the range that chains stay in, and the Gaussian they may start from.
+
+        `images` are [N, C, H, W]; fewer than 16 raise DataError.
+        """
         if len(images) < FEWEST:
             raise DataError(
                 f"an energy needs {FEWEST} images to learn from, there are {len(images)}"
             )
-        self.config, self.shelves = config, shelves
+        self.config, self.partitions = config, partitions
         sample = torch.from_numpy(images[:: max(1, len(images) // LEARNED_FROM)].copy())
-        room = MARGIN * float(sample.max() - sample.min())
-        self.bounds = float(sample.min()) - room, float(sample.max()) + room
+        lowest, highest = float(sample.min()), float(sample.max())
+        margin = MARGIN * float(sample.max() - sample.min())
+        self.bounds = lowest - margin, highest + margin
         self.mean, self.deviation = sample.mean(0), sample.std(0, correction=0)
-        self.ends: dict[Place, Tensor] = {}
+
+        self.ends: dict[Slot, Tensor] = {}
         self.returns = 0
 
     def run(
@@ -93,107 +149,141 @@ class Chains:
         generators: Sequence[torch.Generator],
         *,
         unit: Tensor | float = 1.0,
-        shelves: Sequence[int] | None = None,
+        partitions: Sequence[int] | None = None,
         returns: int = 0,
-    ) -> tuple[Tensor, dict[str, float]]:
-        """Ends [N, C, H, W] of one chain per generator, and facts about them. `start` is where
-        "data" begins; a step is taken in values divided by `unit`, [N, 1, 1, 1] where chains
-        differ. A chain is replayed only with others of its shelf, and, by the number of `returns`
-        to good weights so far, none that ended on a diverged energy."""
+    ) -> tuple[Tensor, ChainFacts]:
+        """Run one chain per generator; return their ends [N, C, H, W] and facts about them.
+
+        `start` [N, C, H, W] is where "data" starts. Steps are taken in values divided by `unit`,
+        [N, 1, 1, 1] where chains differ. Each chain replays only ends of its own partition. When
+        `returns`, the count of training's returns to good weights, has changed, the buffer is
+        emptied: its ends are from a diverged energy.
+        """
         if returns != self.returns:
             self.ends, self.returns = {}, returns
-        places = list(
-            zip(shelves or [0] * len(generators), self._places(start, generators), strict=True)
-        )
-        x = self._begin(start, generators, places)
-        config, norms = self.config, []
+
+        config = self.config
+        slots = self._draw_slots(start, generators, partitions or [0] * len(generators))
+        x = self._start(start, generators, slots)
+        norms = []
         for _ in range(config.langevin_steps):
-            _, slope = langevin.gradient(lambda y: energy(y * unit), x / unit)
-            norms.append(float(slope.square().mean().sqrt()))
-            moved = langevin.move(
+            _, gradient = langevin.energy_and_gradient(lambda y: energy(y * unit), x / unit)
+            norms.append(float(gradient.square().mean().sqrt()))
+            moved = langevin.langevin_step(
                 x / unit,
-                slope,
+                gradient,
                 generators,
                 step=config.langevin_step,
                 noise=math.sqrt(2 * config.langevin_step * config.temperature),
                 clip=config.proximal / config.langevin_step,
             )
             x = (moved * unit).clamp(*self.bounds)
+
         if config.chain == "replay":
-            ends = zip(places, x.cpu(), strict=True)
-            self.ends |= {place: end.clone() for place, end in ends if end.isfinite().all()}
-        saturated = ((x <= self.bounds[0]) | (x >= self.bounds[1])).float().mean()
-        return x, {"langevin_gradient": sum(norms) / len(norms), "saturated": float(saturated)}
+            self._keep(slots, x)
+        lowest, highest = self.bounds
+        saturated = ((x <= lowest) | (x >= highest)).float().mean()
+        return x, ChainFacts(sum(norms) / len(norms), float(saturated))
 
-    def _places(self, like: Tensor, generators: Sequence[torch.Generator]) -> list[int]:
-        room = max(
-            1, min(self.config.buffer, BUFFER_BYTES // (4 * like[0].numel())) // self.shelves
-        )
-        return [int(torch.randint(room, (), generator=rng)) for rng in generators]
+    def _draw_slots(
+        self, like: Tensor, generators: Sequence[torch.Generator], partitions: Sequence[int]
+    ) -> list[Slot]:
+        """Draw a slot of the buffer for each chain."""
+        bytes_of_one = 4 * like[0].numel()
+        size = max(1, min(self.config.buffer, BUFFER_BYTES // bytes_of_one) // self.partitions)
+        slots = []
+        for partition, rng in zip(partitions, generators, strict=True):
+            slots.append(Slot(partition, int(torch.randint(size, (), generator=rng))))
+        return slots
 
-    def _begin(
-        self, start: Tensor, generators: Sequence[torch.Generator], places: Sequence[Place]
+    def _start(
+        self, start: Tensor, generators: Sequence[torch.Generator], slots: Sequence[Slot]
     ) -> Tensor:
+        """Return where chains start, [N, C, H, W]."""
         if self.config.chain == "data":
             return start
-        new = torch.stack([self._anew(start[0], rng) for rng in generators])
-        if self.config.chain == "replay":
-            for n, (place, rng) in enumerate(zip(places, generators, strict=True)):
-                renewed = float(torch.rand((), generator=rng)) < self.config.renewed
-                if place in self.ends and not renewed:
-                    new[n] = self.ends[place]
-        return new.to(start.device)
 
-    def _anew(self, like: Tensor, rng: torch.Generator) -> Tensor:
+        x = torch.stack([self._noise(start[0], rng) for rng in generators])
+        if self.config.chain == "replay":
+            for n, (slot, rng) in enumerate(zip(slots, generators, strict=True)):
+                renewed = float(torch.rand((), generator=rng)) < self.config.renewed
+                if slot in self.ends and not renewed:
+                    x[n] = self.ends[slot]
+        return x.to(start.device)
+
+    def _noise(self, like: Tensor, rng: torch.Generator) -> Tensor:
+        """Return the start of a new chain, of the shape [C, H, W] of `like`."""
         if not self.config.informative:
             low, high = self.bounds
             return low + (high - low) * torch.rand(like.shape, generator=rng)
+
         mean, deviation = self.mean, self.deviation
-        if mean.shape != like.shape:  # of windows nobody knows where in the image they are from
-            mean, deviation = mean.mean((1, 2), keepdim=True), sample_deviation(mean, deviation)
+        if mean.shape != like.shape:
+            # Windows may be from anywhere in the image: the moments of values at any place of it.
+            variance = deviation.square().mean((1, 2), keepdim=True)
+            deviation = (variance + mean.var((1, 2), keepdim=True, correction=0)).sqrt()
+            mean = mean.mean((1, 2), keepdim=True)
         return mean + deviation * torch.randn(like.shape, generator=rng)
 
-
-def sample_deviation(mean: Tensor, deviation: Tensor) -> Tensor:
-    """The deviation of values at any place of an image, [C, 1, 1], from the mean and deviation at
-    each [C, H, W]."""
-    return (
-        deviation.square().mean((1, 2), keepdim=True) + mean.var((1, 2), keepdim=True, correction=0)
-    ).sqrt()
+    def _keep(self, slots: Sequence[Slot], ends: Tensor) -> None:
+        """Put the ends of chains into their slots of the buffer, but none that is not finite."""
+        for slot, end in zip(slots, ends.cpu(), strict=True):
+            if end.isfinite().all():
+                self.ends[slot] = end.clone()
 
 
-def some_of(draw: TrainingBatch) -> tuple[list[int], TrainingBatch, float]:
-    """The images of a batch that get a chain, each with the chance CHAINED by its own generator:
-    their places, a draw of them alone, and the weight of their mean, 1 on average."""
-    places = [
-        n for n, rng in enumerate(draw.generators) if float(torch.rand((), generator=rng)) < CHAINED
-    ]
-    generators = [draw.generators[n] for n in places]
-    part = replace(draw, images=draw.images[places], generators=generators, rows=draw.rows[places])
-    return places, part, len(places) / (CHAINED * len(draw.images))
+class ChainedImages(NamedTuple):
+    """The images of a batch that get a chain.
+
+    `places` are their places in the batch, `batch` has them alone, and `weight` is what the mean of
+    a loss over them is multiplied by: 1 on average.
+    """
+
+    places: list[int]
+    batch: TrainingBatch
+    weight: float
 
 
-def beyond(facts: Mapping[str, float]) -> float:
-    """By how much energies and chains have left the range that trainings come back from: what to
-    watch for divergence."""
-    low, high = HEALTHY_SCALE
-    gap, scale, saturated = facts["energy_gap"], facts["energy_scale"], facts["saturated"]
-    apart = max(abs(gap) - HEALTHY_GAP, 0.0)  # in this order NaN stays NaN, here and below
-    large = max(scale - high, 0.0)
-    flat = max(1 - scale / low, 0.0)
-    stuck = max((saturated - SATURATED) / (1 - SATURATED), 0.0)
-    return apart + large + COLLAPSED * (flat + stuck)
+def choose_chained(batch: TrainingBatch) -> ChainedImages:
+    """Choose the images that get a chain, each with probability CHAINED by its own generator."""
+    places = []
+    for place, rng in enumerate(batch.generators):
+        if float(torch.rand((), generator=rng)) < CHAINED:
+            places.append(place)
+
+    chosen = replace(
+        batch,
+        images=batch.images[places],
+        generators=[batch.generators[place] for place in places],
+        rows=batch.rows[places],
+    )
+    return ChainedImages(places, chosen, len(places) / (CHAINED * len(batch.images)))
 
 
 def contrastive_divergence(
     positive: Tensor, negative: Tensor, penalty: float
-) -> tuple[Tensor, dict[str, float]]:
-    """The loss from mean energies [N] of normal images and of chains' ends, and facts about them.
-    It is least where these are ∓1 / (2 · penalty): the penalty bounds how far apart they are
-    driven."""
+) -> tuple[Tensor, EnergyFacts]:
+    """Return the loss, a scalar, and facts about the energies.
+
+    `positive` and `negative` are mean energies [N] of normal images and of chains' ends. The loss
+    is least where these are ∓1 / (2 · penalty): the penalty bounds how far apart they are driven.
+    """
     gap = positive.mean() - negative.mean()
     size = positive.square().mean() + negative.square().mean()
-    return gap + penalty * size, {
-        "energy_gap": gap.item(),
-        "energy_scale": (size / 2).sqrt().item(),
-    }
+    facts = EnergyFacts(energy_gap=gap.item(), energy_scale=(size / 2).sqrt().item())
+    return gap + penalty * size, facts
+
+
+def instability(energies: EnergyFacts, chains: ChainFacts) -> float:
+    """Return how far energies and chains are outside the range that trainings come back from.
+
+    It is 0 inside, and NaN if a fact is NaN. Added to the watched loss, it shows a divergence.
+    """
+    lowest, highest = HEALTHY_SCALE
+    scale = energies.energy_scale
+    # In this order of arguments max keeps NaN.
+    apart = max(abs(energies.energy_gap) - HEALTHY_GAP, 0.0)
+    large = max(scale - highest, 0.0)
+    flat = max(1 - scale / lowest, 0.0)
+    stuck = max((chains.saturated - HEALTHY_SATURATION) / (1 - HEALTHY_SATURATION), 0.0)
+    return apart + large + COLLAPSED * (flat + stuck)

@@ -1,8 +1,10 @@
-"""A denoiser of partly noised images, trained on normal ones. `anoddpm` compares images with what
-it makes of them; `ebm` makes an energy of it."""
+"""A denoiser of partly noised images, trained on normal ones.
+
+`anoddpm` compares images with what it makes of them; `ebm` makes an energy of it.
+"""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
@@ -11,46 +13,91 @@ from torch import Tensor, nn
 from anodetect.config import Config
 from anodetect.errors import ConfigError
 from anodetect.generative import diffusion
-from anodetect.generative.noise import NoiseSource, regions
+from anodetect.generative.noise import NoiseSource, random_regions
 from anodetect.nn.augment import Augment
 from anodetect.nn.inference import autocast
 from anodetect.nn.mlp import LocationMLP
-from anodetect.nn.state import tensors_under
+from anodetect.nn.state import module_state, tensors_under
 from anodetect.nn.training import Training, TrainingBatch
 from anodetect.nn.unet import UNet, Widths, check_size
 from anodetect.types import State
 
+PREFIX = "denoiser."  # of the names of its weights in a stored model
+
 
 class NoiseConfig(Config):
-    """`wavelength` is that of the first octave of simplex noise in pixels, None for a quarter of
-    the side; `local` the share of images whose noise is confined to a random region; `trained_to`
-    the largest step, of a schedule of 1000."""
+    """The noise that is put on training images."""
 
-    noise: Literal["simplex", "gaussian", "coarse"] = "simplex"
-    unit_variance: bool = True
-    wavelength: PositiveFloat | None = None
-    local: float = Field(default=0.8, ge=0, le=1)
-    trained_to: int = Field(default=250, ge=1, le=1000)
+    noise: Literal["simplex", "gaussian", "coarse"] = Field(
+        default="simplex",
+        description="The kind of noise: 'simplex' as in AnoDDPM, 'gaussian' (white), or 'coarse' "
+        "(white on cells of 8 pixels, enlarged).",
+    )
+    unit_variance: bool = Field(
+        default=True,
+        description="Bring each field of simplex noise to standard deviation 1; without, it keeps "
+        "its own of about 0.5, as in the paper.",
+    )
+    wavelength: PositiveFloat | None = Field(
+        default=None,
+        description="The wavelength of the first octave of simplex noise, in pixels; none is a "
+        "quarter of the image's side.",
+    )
+    local: float = Field(
+        default=0.8,
+        ge=0,
+        le=1,
+        description="The share of training images whose noise is confined to a random region, as "
+        "an anomaly is.",
+    )
+    trained_to: int = Field(
+        default=250,
+        ge=1,
+        le=1000,
+        description="The largest noise step that is trained, of a schedule of 1000.",
+    )
 
 
 class DenoiserConfig(NoiseConfig):
-    """`crop` is the side of the random windows to train on, 0 for whole images; `widths` are the
-    U-Net's channels per level, `stem` the side of the pixel blocks it works on, `attention` the
-    number of its deepest levels with self-attention; of an MLP, `widths` has one entry."""
+    """The network and what its output stands for."""
 
-    crop: NonNegativeInt = 0
-    prediction: Literal["v", "epsilon"] = "v"
-    network: Literal["unet", "mlp"] = "unet"
-    widths: Widths = (64, 96, 128)
-    stem: PositiveInt = 8
-    blocks: PositiveInt = 1
-    attention: NonNegativeInt = 0
+    crop: NonNegativeInt = Field(
+        default=0,
+        description="The side of the random windows to train on, in pixels of the detector's grid; "
+        "0 trains on whole images.",
+    )
+    prediction: Literal["v", "epsilon"] = Field(
+        default="v",
+        description="What the network predicts: 'v' (Salimans & Ho, 2022) or the noise 'epsilon' "
+        "(Ho et al., 2020).",
+    )
+    network: Literal["unet", "mlp"] = Field(
+        default="unet",
+        description="The network: a U-Net ('unet'), or an MLP that sees one location at a time, "
+        "for features ('mlp').",
+    )
+    widths: Widths = Field(
+        default=(64, 96, 128),
+        description="The channels of each level of the U-Net; of an MLP its width, one entry. "
+        "Multiples of 16.",
+    )
+    stem: PositiveInt = Field(
+        default=8,
+        description="The side of the squares of pixels that the U-Net works on as one cell; larger "
+        "is faster and coarser.",
+    )
+    blocks: PositiveInt = Field(
+        default=1, description="The residual blocks of each level of the U-Net, or of the MLP."
+    )
+    attention: NonNegativeInt = Field(
+        default=0, description="The number of deepest levels of the U-Net with self-attention."
+    )
 
 
 TRAINING = Training(
     steps=4000, learning_rate=5e-4, augment=Augment(rotation=10, scale=0.1, shift=0.05, flip=0.5)
 )
-# Features are as different from place to place as from image to image: Gaussian noise up to larger
+# Features differ from place to place as much as from image to image: Gaussian noise up to larger
 # steps, and a network that sees single locations, which learns in a minute what a U-Net does not in
 # five.
 ON_FEATURES = {
@@ -74,7 +121,7 @@ ON_FEATURES = {
 
 
 class Denoiser(nn.Module):
-    """(x_t [N,C,H,W], or whatever `net` takes, t [N]) → x̂_0."""
+    """Maps (x_t [N, C, H, W], or whatever `net` takes, t int64 [N]) to x̂_0 of the same shape."""
 
     def __init__(self, net: nn.Module, prediction: Literal["v", "epsilon"]) -> None:
         super().__init__()
@@ -88,22 +135,27 @@ class Denoiser(nn.Module):
             return diffusion.x0_from_velocity(xt, out, t, self.schedule)
         return diffusion.x0_from_noise(xt, out, t, self.schedule)
 
-    def scale(self, t: Tensor, dims: int = 4) -> Tensor:
-        """What one unit of network output is in x̂_0, [N, 1, 1, 1] for images: an error in these
-        units is one of v or of ε."""
+    def output_scale(self, t: Tensor, dims: int = 4) -> Tensor:
+        """Return how far x̂_0 moves per unit of network output, [N, 1, 1, 1] for images.
+
+        An error of x̂_0 divided by it is an error of v or of ε.
+        """
         a = diffusion.alpha_bar(self.schedule, t, dims)
         return (1 - a).sqrt() if self.prediction == "v" else ((1 - a) / a).sqrt()
 
 
+# -- Making one ------------------------------------------------------------------------------------
+
+
 def check(config: DenoiserConfig, size: int) -> None:
-    """ConfigError if images of this side, or windows of them, do not fit the network."""
+    """Raise ConfigError if images of this side, or windows of them, do not fit the network."""
     if config.network == "unet":
         for side in {size, min(size, config.crop or size)}:
             check_size(side, config.widths, config.stem)
 
 
 def check_steps(trained_to: int, name: str, steps: Sequence[int]) -> None:
-    """ConfigError if the setting `name` has no steps, or some outside those that are trained."""
+    """Raise ConfigError if the setting `name` has no steps, or steps that are not trained."""
     if not steps or min(steps) < 1 or max(steps) > trained_to:
         raise ConfigError(
             f"detector.{name}: {list(steps)} must lie in 1 … trained_to ({trained_to})"
@@ -111,79 +163,102 @@ def check_steps(trained_to: int, name: str, steps: Sequence[int]) -> None:
 
 
 def noise_source(config: NoiseConfig, size: int) -> NoiseSource:
+    """Return the source of the configured noise for images of this side."""
     return NoiseSource(config.noise, size, unit=config.unit_variance, wavelength=config.wavelength)
 
 
 def build(config: DenoiserConfig, channels: int, device: torch.device) -> Denoiser:
+    """Return a denoiser with new weights from torch's global generator."""
     net: nn.Module
     if config.network == "unet":
-        size = {"stem": config.stem, "blocks": config.blocks, "attention": config.attention}
-        net = UNet(channels, channels, config.widths, **size)
+        net = UNet(
+            channels,
+            channels,
+            config.widths,
+            stem=config.stem,
+            blocks=config.blocks,
+            attention=config.attention,
+        )
     else:
         net = LocationMLP(channels, channels, config.widths[0], blocks=config.blocks)
     return Denoiser(net, config.prediction).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
-def disturbed(
-    draw: TrainingBatch, config: NoiseConfig, source: NoiseSource, crop: int = 0
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Images, or windows of them of side `crop`, noise to put on, and t uniform in 1 … trained_to."""
-    x0, generators = draw.images, draw.generators
+def state_of(net: Denoiser) -> State:
+    """Return the weights as named arrays."""
+    return module_state(net, PREFIX)
+
+
+def load_into(net: Denoiser, state: State) -> Denoiser:
+    """Load what `state_of` returned into a network built alike; return it, ready for scoring."""
+    net.load_state_dict(tensors_under(state, PREFIX))
+    return net.eval().requires_grad_(False)
+
+
+# -- Training one ----------------------------------------------------------------------------------
+
+
+class NoisyImages(NamedTuple):
+    """Clean images [N, C, H, W], noise of the same shape to put on them, and steps t [N]."""
+
+    x0: Tensor
+    noise: Tensor
+    t: Tensor
+
+
+def draw_noise(
+    batch: TrainingBatch, config: NoiseConfig, source: NoiseSource, crop: int = 0
+) -> NoisyImages:
+    """Draw noise for the images of a batch, and t uniform in 1 … trained_to.
+
+    With `crop` the images and their noise are cut to random windows of this side.
+    """
+    x0, generators = batch.images, batch.generators
     t = random_steps(generators, config.trained_to)
     noise = source(generators, x0.shape[1])
+
+    # Some images have noise only in a region.
     local = torch.cat([torch.rand(1, generator=rng) for rng in generators]) < config.local
     if local.any():
         chosen = [rng for rng, yes in zip(generators, local, strict=True) if yes]
-        noise[local] *= regions(chosen, x0.shape[-1])
+        noise[local] *= random_regions(chosen, x0.shape[-1])
+
     noise = noise.to(x0.device)
     if 0 < crop < x0.shape[-1]:
-        x0, noise = windows(torch.stack([x0, noise], 1), crop, generators).unbind(1)
-    return x0, noise, t.to(x0.device)
-
-
-def denoising_loss(
-    net: Denoiser, draw: TrainingBatch, config: DenoiserConfig, source: NoiseSource
-) -> Tensor:
-    """Mean square error of x̂_0 in units of the network's output."""
-    return restoration_error(net, *disturbed(draw, config, source, config.crop))
+        x0, noise = random_windows(torch.stack([x0, noise], 1), crop, generators).unbind(1)
+    return NoisyImages(x0, noise, t.to(x0.device))
 
 
 def random_steps(generators: Sequence[torch.Generator], most: int) -> Tensor:
-    """t uniform in 1 … `most`, one from each generator."""
+    """Return t [N], uniform in 1 … `most`, one from each generator."""
     return torch.cat([torch.randint(1, most + 1, (1,), generator=rng) for rng in generators])
 
 
-def restoration_error(net: Denoiser, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-    """Mean square error of x̂_0 in units of the network's output, of images or volumes with `noise`
-    put on."""
+def random_windows(x: Tensor, side: int, generators: Sequence[torch.Generator]) -> Tensor:
+    """Return a random window [N, ..., side, side] of each of [N, ..., H, W]."""
+    height, width = x.shape[-2:]
+    windows = []
+    for image, rng in zip(x, generators, strict=True):
+        row = int(torch.randint(height - side + 1, (), generator=rng))
+        column = int(torch.randint(width - side + 1, (), generator=rng))
+        windows.append(image[..., row : row + side, column : column + side])
+    return torch.stack(windows)
+
+
+def denoising_loss(
+    net: Denoiser, batch: TrainingBatch, config: DenoiserConfig, source: NoiseSource
+) -> Tensor:
+    """Return the `denoising_error` of a batch with random noise, a scalar."""
+    return denoising_error(net, draw_noise(batch, config, source, config.crop))
+
+
+def denoising_error(net: Denoiser, noisy: NoisyImages) -> Tensor:
+    """Return the mean square error of x̂_0 in units of the network's output, a scalar.
+
+    Takes volumes too.
+    """
+    x0, noise, t = noisy
     with autocast(x0.device):
         predicted = net(diffusion.diffuse(x0, noise, t, net.schedule), t)
-    error: Tensor = (predicted - x0) / net.scale(t, x0.dim())
+    error: Tensor = (predicted - x0) / net.output_scale(t, x0.dim())
     return error.square().mean()
-
-
-def windows(x: Tensor, side: int, generators: Sequence[torch.Generator]) -> Tensor:
-    """A random window of each of [N, ..., H, W], [N, ..., side, side]."""
-    cut = []
-    for each, rng in zip(x, generators, strict=True):
-        row, column = (
-            int(torch.randint(room - side + 1, (), generator=rng)) for room in each.shape[-2:]
-        )
-        cut.append(each[..., row : row + side, column : column + side])
-    return torch.stack(cut)
-
-
-def to_tensors(net: Denoiser) -> dict[str, Tensor]:
-    return {f"denoiser.{name}": value for name, value in net.state_dict().items()}
-
-
-def from_state(
-    state: State, config: DenoiserConfig, channels: int, device: torch.device
-) -> Denoiser:
-    return restore(build(config, channels, device), state)
-
-
-def restore(net: Denoiser, state: State) -> Denoiser:
-    """The weights of `to_tensors` into a network built alike."""
-    net.load_state_dict(tensors_under(state, "denoiser."))
-    return net.eval().requires_grad_(False)

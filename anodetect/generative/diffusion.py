@@ -1,9 +1,10 @@
-"""Gaussian-process diffusion in a few plain functions (Ho et al., NeurIPS 2020; Salimans & Ho, ICLR
-2022).
+"""Gaussian diffusion in a few plain functions (Ho et al., NeurIPS 2020; Salimans & Ho, ICLR 2022).
 
-x_t = √ᾱ_t · x_0 + √(1−ᾱ_t) · ε. The noise ε may be of any kind with unit variance. A `denoise`
-callable takes (x_t [N,C,H,W] or [N,C,D,H,W], t int64 [N]) and returns the predicted x_0; samplers
-know nothing else of the network.
+    x_t = √ᾱ_t · x_0 + √(1−ᾱ_t) · ε
+
+The noise ε may be of any kind with unit variance. A `denoise` callable takes (x_t [N, C, H, W] or
+[N, C, D, H, W], t int64 [N]) and returns the predicted x_0; samplers know nothing else of the
+network.
 """
 
 import itertools
@@ -16,38 +17,48 @@ Denoise = Callable[[Tensor, Tensor], Tensor]
 
 
 def linear_schedule(steps: int = 1000, first: float = 1e-4, last: float = 2e-2) -> Tensor:
-    """ᾱ_t for t = 0 … steps, float32 [steps + 1], with ᾱ_0 = 1 (Ho et al., section 4)."""
+    """Return ᾱ_t for t = 0 … steps, float32 [steps + 1], with ᾱ_0 = 1 (Ho et al., section 4)."""
     beta = torch.linspace(first, last, steps, dtype=torch.float64)
     return torch.cat([torch.ones(1, dtype=torch.float64), torch.cumprod(1 - beta, 0)]).float()
 
 
 def alpha_bar(schedule: Tensor, t: Tensor, dims: int = 4) -> Tensor:
-    """ᾱ_t beside tensors of so many dimensions, [N, 1, 1, 1] beside images."""
+    """Return ᾱ_t for steps t [N] with `dims` dimensions: [N, 1, 1, 1] for use with images."""
     return schedule.to(t.device)[t].reshape(-1, *[1] * (dims - 1))
 
 
+def steps_for(x: Tensor, step: int) -> Tensor:
+    """Return the same step for each row of x [N, ...], int64 [N]."""
+    return torch.full((len(x),), step, device=x.device)
+
+
 def diffuse(x0: Tensor, noise: Tensor, t: Tensor, schedule: Tensor) -> Tensor:
-    """x_t from x_0 (Ho et al., eq. 4)."""
+    """Return x_t from x_0 (Ho et al., eq. 4)."""
     a = alpha_bar(schedule, t, x0.dim())
     return a.sqrt() * x0 + (1 - a).sqrt() * noise
 
 
 def x0_from_velocity(xt: Tensor, v: Tensor, t: Tensor, schedule: Tensor) -> Tensor:
-    """x̂_0 from v = √ᾱ·ε − √(1−ᾱ)·x_0 (Salimans & Ho, eq. 11)."""
+    """Return x̂_0 from v = √ᾱ·ε − √(1−ᾱ)·x_0 (Salimans & Ho, eq. 11)."""
     a = alpha_bar(schedule, t, xt.dim())
     return a.sqrt() * xt - (1 - a).sqrt() * v
 
 
 def x0_from_noise(xt: Tensor, noise: Tensor, t: Tensor, schedule: Tensor) -> Tensor:
+    """Return x̂_0 from ε (Ho et al., eq. 4 solved for x_0)."""
     a = alpha_bar(schedule, t, xt.dim())
     return (xt - (1 - a).sqrt() * noise) / a.sqrt()
 
 
 def ddim(denoise: Denoise, xt: Tensor, start: int, steps: int, schedule: Tensor) -> Tensor:
-    """x̂_0 from x_start in `steps` deterministic steps (Song et al., ICLR 2021, eq. 12 with σ = 0)."""
+    """Return x̂_0 from x_start in `steps` deterministic steps.
+
+    Song et al., "Denoising diffusion implicit models", ICLR 2021, eq. 12 with σ = 0.
+    """
     times = torch.linspace(start, 0, steps + 1).round().long()
-    for now, then in itertools.pairwise(times):
-        t, u = (time.to(xt.device).expand(len(xt)) for time in (now, then))
+    for now, later in itertools.pairwise(times):
+        t = now.to(xt.device).expand(len(xt))
+        u = later.to(xt.device).expand(len(xt))
         x0 = denoise(xt, t)
         noise = (xt - alpha_bar(schedule, t).sqrt() * x0) / (1 - alpha_bar(schedule, t)).sqrt()
         xt = diffuse(x0, noise, u, schedule)
@@ -57,15 +68,16 @@ def ddim(denoise: Denoise, xt: Tensor, start: int, steps: int, schedule: Tensor)
 def ancestral(
     denoise: Denoise, xt: Tensor, start: int, noise: Callable[[int], Tensor], schedule: Tensor
 ) -> Tensor:
-    """x̂_0 from x_start, one step at a time, with fresh `noise(t)` on the way (Ho et al., algorithm
-    2, eq. 6–7)."""
+    """Return x̂_0 from x_start, one step at a time, with new `noise(t)` at each but the last.
+
+    Ho et al., algorithm 2 with the mean and variance of eq. 7.
+    """
     for step in range(start, 0, -1):
-        t = torch.full((len(xt),), step, device=xt.device)
+        t = steps_for(xt, step)
         a, before = alpha_bar(schedule, t), alpha_bar(schedule, t - 1)
         beta = 1 - a / before
-        mean = (before.sqrt() * beta * denoise(xt, t) + (1 - beta).sqrt() * (1 - before) * xt) / (
-            1 - a
-        )
+        mean = before.sqrt() * beta * denoise(xt, t) + (1 - beta).sqrt() * (1 - before) * xt
+        mean = mean / (1 - a)
         deviation = ((1 - before) / (1 - a) * beta).sqrt()
         xt = mean + deviation * noise(step) if step > 1 else mean
     return xt

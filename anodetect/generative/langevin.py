@@ -1,29 +1,36 @@
 """Markov chains on an energy, as plain functions: SGLD, MALA, HMC and annealed Langevin dynamics.
 
 The target is p(x) ∝ exp(−E(x)). An `energy` callable takes x [N, ...] and returns one energy per
-row [N]. Rows are chains of their own: the gradient is that of the energies' sum, and a row's noise
-comes from its own generator where one per row is given. Functions leave their arguments unchanged
-and work under a caller's `torch.no_grad()`.
+row [N]. Rows are independent chains: the gradient is that of the energies' sum, and the noise of a
+row comes from its own generator where one per row is given. Functions leave their arguments
+unchanged and work under a caller's `torch.no_grad()`.
 """
 
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 Energy = Callable[[Tensor], Tensor]
-Known = tuple[Tensor, Tensor]  # energies and gradients
 Random = torch.Generator | Sequence[torch.Generator]
 
 
-def gradient(energy: Energy, x: Tensor) -> tuple[Tensor, Tensor]:
+class EnergyAndGradient(NamedTuple):
     """E(x) [N] and ∂E/∂x [N, ...]."""
+
+    energy: Tensor
+    gradient: Tensor
+
+
+def energy_and_gradient(energy: Energy, x: Tensor) -> EnergyAndGradient:
+    """Return the energies of x [N, ...] and their gradients, detached from any graph."""
     with torch.enable_grad():
         x = x.detach().requires_grad_(True)
         energies = energy(x)
-        (slope,) = torch.autograd.grad(energies.sum(), x)
-    return energies.detach(), slope
+        (gradient,) = torch.autograd.grad(energies.sum(), x)
+    return EnergyAndGradient(energies.detach(), gradient)
 
 
 def sgld(
@@ -36,17 +43,18 @@ def sgld(
     clip: float = math.inf,
     bounds: tuple[float, float] = (-math.inf, math.inf),
 ) -> Tensor:
-    """x − step · ∂E/∂x + noise · z (Welling & Teh, ICML 2011), unadjusted.
+    """Return x − step · ∂E/∂x + noise · z, without correction (Welling & Teh, ICML 2011).
 
     `noise` None is √(2 step), which targets p for small steps; image models use less, a temperature
     below 1. `clip` bounds each component of the gradient, `bounds` each value of the result.
     """
-    return move(x, gradient(energy, x)[1], rng, step=step, noise=noise, clip=clip, bounds=bounds)
+    gradient = energy_and_gradient(energy, x).gradient
+    return langevin_step(x, gradient, rng, step=step, noise=noise, clip=clip, bounds=bounds)
 
 
-def move(
+def langevin_step(
     x: Tensor,
-    slope: Tensor,
+    gradient: Tensor,
     rng: Random,
     *,
     step: float,
@@ -54,56 +62,58 @@ def move(
     clip: float = math.inf,
     bounds: tuple[float, float] = (-math.inf, math.inf),
 ) -> Tensor:
-    """The step of `sgld` where the gradient is known."""
+    """Return what `sgld` does, where the gradient is known."""
     deviation = math.sqrt(2 * step) if noise is None else noise
-    moved = x - step * slope.clamp(-clip, clip) + deviation * normal(x, rng)
+    moved = x - step * gradient.clamp(-clip, clip) + deviation * standard_normal(x, rng)
     return moved.clamp(*bounds)
 
 
 def mala(energy: Energy, x: Tensor, rng: Random, *, step: float) -> tuple[Tensor, Tensor]:
-    """One Metropolis-adjusted Langevin step (Roberts & Tweedie, Bernoulli 1996); x and what was
-    accepted [N].
+    """Take a Metropolis-adjusted Langevin step (Roberts & Tweedie, Bernoulli 1996).
 
-    y = x − step · ∂E/∂x + √(2 step) z, accepted with probability min(1, p(y) q(x|y) / p(x) q(y|x)).
+    Return x and which rows were accepted, bool [N]. The proposal is y = x − step · ∂E/∂x +
+    √(2 step) z, accepted with probability min(1, p(y) q(x|y) / p(x) q(y|x)).
     """
-    here = gradient(energy, x)
-    y = x - step * here[1] + math.sqrt(2 * step) * normal(x, rng)
-    return _accept(x, y, mala_log_ratio(x, here, y, gradient(energy, y), step), rng)
+    at_x = energy_and_gradient(energy, x)
+    y = x - step * at_x.gradient + math.sqrt(2 * step) * standard_normal(x, rng)
+    at_y = energy_and_gradient(energy, y)
+    return _metropolis(x, y, mala_log_ratio(x, at_x, y, at_y, step), rng)
 
 
-def mala_log_ratio(x: Tensor, here: Known, y: Tensor, there: Known, step: float) -> Tensor:
-    """log p(y) q(x|y) − log p(x) q(y|x), [N], from x and y with their energies and gradients."""
-    (at_x, slope_x), (at_y, slope_y) = here, there
-    forth = (y - x + step * slope_x).square().flatten(1).sum(1) / (4 * step)
-    back = (x - y + step * slope_y).square().flatten(1).sum(1) / (4 * step)
-    return at_x - at_y + forth - back
+def mala_log_ratio(
+    x: Tensor, at_x: EnergyAndGradient, y: Tensor, at_y: EnergyAndGradient, step: float
+) -> Tensor:
+    """Return log p(y) q(x|y) − log p(x) q(y|x), [N]."""
+    forward = (y - x + step * at_x.gradient).square().flatten(1).sum(1) / (4 * step)
+    backward = (x - y + step * at_y.gradient).square().flatten(1).sum(1) / (4 * step)
+    return at_x.energy - at_y.energy + forward - backward
 
 
 def hmc(
     energy: Energy, x: Tensor, rng: Random, *, step: float, leapfrogs: int
 ) -> tuple[Tensor, Tensor]:
-    """One trajectory of Hamiltonian Monte Carlo (Neal 2011, section 3); x and what was accepted
-    [N].
+    """Follow one trajectory of Hamiltonian Monte Carlo (Neal 2011, section 3).
 
-    Momenta are drawn anew; the end is accepted with probability min(1, exp(H − H′)), H = E(x) +
-    |p|²/2.
+    Return x and which rows were accepted, bool [N]. Momenta are new; the end is accepted with
+    probability min(1, exp(H − H′)), H = E(x) + |p|²/2.
     """
-    momentum = normal(x, rng)
-    y, end = leapfrog(energy, x, momentum, step, leapfrogs)
-    kinetic = (momentum.square() - end.square()).flatten(1).sum(1) / 2
+    momentum = standard_normal(x, rng)
+    y, final = leapfrog(energy, x, momentum, step, leapfrogs)
+    kinetic = (momentum.square() - final.square()).flatten(1).sum(1) / 2
     with torch.no_grad():
         log_ratio = energy(x) - energy(y) + kinetic
-    return _accept(x, y, log_ratio, rng)
+    return _metropolis(x, y, log_ratio, rng)
 
 
 def leapfrog(
     energy: Energy, x: Tensor, momentum: Tensor, step: float, count: int
 ) -> tuple[Tensor, Tensor]:
-    """`count` leapfrog steps from (x, p): reversible, and preserving volume."""
-    momentum = momentum - step / 2 * gradient(energy, x)[1]
+    """Return (x, momentum) after `count` leapfrog steps, which are reversible and keep volume."""
+    momentum = momentum - step / 2 * energy_and_gradient(energy, x).gradient
     for k in range(count):
         x = x + step * momentum
-        momentum = momentum - (step if k < count - 1 else step / 2) * gradient(energy, x)[1]
+        kick = step if k < count - 1 else step / 2
+        momentum = momentum - kick * energy_and_gradient(energy, x).gradient
     return x, momentum
 
 
@@ -116,10 +126,10 @@ def annealed(
     steps: int,
     step: float,
 ) -> Tensor:
-    """Annealed Langevin dynamics (Song & Ermon, NeurIPS 2019, algorithm 1).
+    """Run annealed Langevin dynamics; return x (Song & Ermon, NeurIPS 2019, algorithm 1).
 
     `energy_at(σ)` is the energy of the data blurred by noise of deviation σ. At each σ, from large
-    to small, `steps` unadjusted steps of size step · σ² / σ_last².
+    to small, there are `steps` steps of `sgld`, of size step · σ² / σ_last².
     """
     for sigma in sigmas:
         for _ in range(steps):
@@ -127,17 +137,22 @@ def annealed(
     return x
 
 
-def normal(like: Tensor, rng: Random) -> Tensor:
-    """Standard normal noise of this shape; row n from the n-th generator where there is one per
-    row."""
+def standard_normal(like: Tensor, rng: Random) -> Tensor:
+    """Return standard normal noise of the shape of `like`, and on its device.
+
+    Row n is from the n-th generator where there is one per row.
+    """
     if isinstance(rng, torch.Generator):
         return torch.randn(like.shape, generator=rng).to(like.device)
-    return torch.stack([torch.randn(like.shape[1:], generator=each) for each in rng]).to(
-        like.device
-    )
+    rows = [torch.randn(like.shape[1:], generator=each) for each in rng]
+    return torch.stack(rows).to(like.device)
 
 
-def _accept(x: Tensor, y: Tensor, log_ratio: Tensor, rng: Random) -> tuple[Tensor, Tensor]:
+def _metropolis(x: Tensor, y: Tensor, log_ratio: Tensor, rng: Random) -> tuple[Tensor, Tensor]:
+    """Replace rows of x by those of y with probability min(1, exp(log_ratio)).
+
+    Return the rows and which of them were replaced, bool [N].
+    """
     if isinstance(rng, torch.Generator):
         chance = torch.rand(len(x), generator=rng)
     else:

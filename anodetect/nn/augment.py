@@ -12,25 +12,28 @@ from anodetect.config import Config
 
 
 class Augment(Config):
-    """How far an image is changed at random: uniformly up to the limits, by default not at all."""
+    """The limits of random changes, which are uniform; by default there are none."""
 
     rotation: float = Field(
-        default=0.0, ge=0, le=180, description="Largest rotation, in degrees, in both directions."
+        default=0.0,
+        ge=0,
+        le=180,
+        description="The largest rotation, in degrees, in both directions.",
     )
     scale: float = Field(
         default=0.0,
         ge=0,
         le=0.5,
-        description="Largest change of size: 0.1 is from 1 / 1.1 to 1.1 times the size.",
+        description="The largest change of size: 0.1 is from 1 / 1.1 to 1.1 times the size.",
     )
     shift: float = Field(
         default=0.0,
         ge=0,
         le=0.5,
-        description="Largest shift along each axis, as a share of half the image's side.",
+        description="The largest shift along each axis, as a share of half the image's side.",
     )
     flip: float = Field(
-        default=0.0, ge=0, le=1, description="Probability of mirroring left to right."
+        default=0.0, ge=0, le=1, description="The probability of mirroring left to right."
     )
 
 

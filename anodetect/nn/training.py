@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Literal, NamedTuple
+from typing import Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -47,32 +47,30 @@ class Training(Config):
     """
 
     steps: PositiveInt = Field(
-        default=3000, description="Steps of training at most; a budget may end it earlier."
+        default=3000, description="The steps of training at most; a budget may end it earlier."
     )
     batch: PositiveInt = Field(
-        default=16, description="Images per step, over all processes together."
+        default=16, description="The images of one step, over all processes together."
     )
     learning_rate: PositiveFloat = Field(
-        default=1e-3, description="Highest learning rate of AdamW, reached after the warm-up."
+        default=1e-3, description="The highest learning rate of AdamW, reached after the warm-up."
     )
     warmup: PositiveInt = Field(
-        default=50, description="Steps over which the learning rate rises from 0."
+        default=50, description="The steps over which the learning rate rises from 0."
     )
-    weight_decay: NonNegativeFloat = Field(default=1e-2, description="Weight decay of AdamW.")
+    weight_decay: NonNegativeFloat = Field(default=1e-2, description="The weight decay of AdamW.")
     clip: PositiveFloat = Field(
         default=1.0,
-        description="Largest norm of the gradient of all weights; a longer gradient is shortened.",
+        description="The largest norm of the gradient of all weights; a longer one is shortened.",
     )
     ema: float = Field(
         default=0.999,
         ge=0,
         lt=1,
-        description="Limit of the decay of the weights' moving average, which is what is kept; "
+        description="The limit of the decay of the weights' moving average, which is what is kept; "
         "at step n the decay is at most (1 + n) / (10 + n).",
     )
-    augment: Augment = Field(
-        default=Augment(), description="Random changes of training images; none by default."
-    )
+    augment: Augment = Field(default=Augment(), description="Random changes of training images.")
     returns: NonNegativeInt = Field(
         default=0,
         description="How often a training whose loss diverges may return to its last good weights "
@@ -87,7 +85,7 @@ class Training(Config):
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """What one step learns from.
+    """The images that one step learns from.
 
     `images` are [N, C, H, W] (or [N, C, D, H, W]), `generators` one for each, `rows` the images'
     row numbers among all. `progress` is the share of training that is over, in [0, 1), and
@@ -103,7 +101,7 @@ class TrainingBatch:
 
 @dataclass(frozen=True)
 class Losses:
-    """What a loss function returns: scalars.
+    """The values of a loss function, scalars.
 
     `total` is minimised. `watched` is positive and shows divergence. `facts` are written to
     train.jsonl.
@@ -114,30 +112,31 @@ class Losses:
     facts: Mapping[str, float] = field(default_factory=dict)
 
 
+Net = TypeVar("Net", bound=nn.Module)
 # A loss that is a tensor is both minimised and watched.
-Loss = Callable[[nn.Module, TrainingBatch], Tensor | Losses]
+Loss = Callable[[Net, TrainingBatch], Tensor | Losses]
 StoppedBy = Literal["steps", "budget", "divergence"]
 
 
 @dataclass(frozen=True)
-class Trained:
+class Trained(Generic[Net]):
     """The network with its averaged weights, the steps they took, and what ended training."""
 
-    net: nn.Module
+    net: Net
     steps: int
     stopped_by: StoppedBy
 
 
 def optimize(
-    net: nn.Module,
-    loss: Loss,
+    net: Net,
+    loss: Loss[Net],
     images: Floats,
     config: Training,
     context: TrainContext,
     *,
     device: torch.device,
     reserve: float = 0.0,
-) -> Trained:
+) -> Trained[Net]:
     """Minimise `loss(net, batch)` over random batches of `images` [N, C, H, W].
 
     Each image of a batch has its own generator, seeded by (seed, step, place in the batch), so that
@@ -220,13 +219,13 @@ class GoodWeights(NamedTuple):
     weights: dict[str, Tensor]
 
 
-class Learner:
+class Learner(Generic[Net]):
     """A network with its optimiser, its averaged weights and its divergence monitor.
 
     This is all that a checkpoint holds, beside the seconds spent.
     """
 
-    def __init__(self, net: nn.Module, config: Training, processes: Processes) -> None:
+    def __init__(self, net: Net, config: Training, processes: Processes) -> None:
         self.net, self.config, self.processes = net, config, processes
         self.step, self.returns = 0, 0
         self.ema = EMA(net, config.ema)
@@ -364,7 +363,7 @@ class Learner:
 
 
 def _draw_batch(
-    images: Floats, learner: Learner, progress: float, seed: int, device: torch.device
+    images: Floats, learner: Learner[Net], progress: float, seed: int, device: torch.device
 ) -> TrainingBatch:
     """Draw this process's share of the batch of a step, and change its images at random."""
     config, processes, step = learner.config, learner.processes, learner.step
@@ -419,7 +418,7 @@ class Timer:
         return True
 
 
-def _expected_steps(learner: Learner, clock: Clock) -> tuple[int, int]:
+def _expected_steps(learner: Learner[Net], clock: Clock) -> tuple[int, int]:
     """Return the steps done, and how many there will be if the budget allows no more."""
     most, step = learner.config.steps, learner.step
     if math.isfinite(clock.limit):
