@@ -10,7 +10,7 @@ without a random part, unless `draws` asks for some; then x̂ is the mean over t
 
 No plane is preferred, except by the patch: its sides and the stem's tell how deep voxels are, so
 that slices 5 mm thick are neither folded nor blurred like pixels of 1 mm. A patch whose map is
-quieter than those of all normal ones is raised as a whole (`imaging/standardise.py`), because what
+quieter than those of all normal ones is raised as a whole (`imaging/quiet.py`), because what
 is blurred is easy to restore. Nothing is left to planted defects. Larger = more anomalous.
 
 Fails on patches of mere noise: a network that knows only smooth noise may leave them as they are.
@@ -30,7 +30,7 @@ from anodetect.generative import denoiser, diffusion
 from anodetect.generative.denoiser import Denoiser, NoisyImages
 from anodetect.generative.noise import generator, octave_noise
 from anodetect.imaging.heatmaps import pool, smooth
-from anodetect.imaging.quiet import levels, quiet_limits, quiet_raised
+from anodetect.imaging.quiet import QuietLimits, levels, quiet_limits, quiet_raised
 from anodetect.nn.augment import Augment
 from anodetect.nn.batching import in_micro_batches
 from anodetect.nn.inference import autocast, pick_device, to_tensor
@@ -103,7 +103,7 @@ class AnoDDPM3D:
         self.denoiser: Denoiser
         self.channels = 1
         self.error: Floats  # e_λ
-        self.quiet: Floats  # of quiet_limits
+        self.quiet: QuietLimits
 
     # -- Training ----------------------------------------------------------------------------------
 
@@ -218,7 +218,7 @@ class AnoDDPM3D:
         """Return the weights and what was learned on tune."""
         return denoiser.state_of(self.denoiser) | {
             "error": self.error,
-            "quiet": self.quiet,
+            "quiet": np.array(self.quiet, np.float32),
             "channels": np.array([self.channels]),
         }
 
@@ -226,7 +226,7 @@ class AnoDDPM3D:
         """Become the detector whose state this was."""
         self.device, self.channels = pick_device(device), int(state["channels"][0])
         self.denoiser = denoiser.load_into(self._build(), state)
-        self.error, self.quiet = state["error"], state["quiet"]
+        self.error, self.quiet = state["error"], QuietLimits(*state["quiet"])
 
 
 def noise_like(x: Tensor, generators: list[torch.Generator]) -> Tensor:

@@ -23,7 +23,7 @@ from anodetect.errors import ConfigError
 from anodetect.imaging.choices import Choice, simplest_of_the_best
 from anodetect.imaging.heatmaps import block_means, counted, finish, pool
 from anodetect.imaging.planted import plant
-from anodetect.imaging.quiet import levels, quiet_limits, quiet_raised
+from anodetect.imaging.quiet import QuietLimits, levels, quiet_limits, quiet_raised
 from anodetect.types import Batch, Bools, Floats, Seeds, State, TrainContext
 
 MICRO_BATCH = 16
@@ -61,14 +61,14 @@ class MapStandardizer:
     """Learns what maps are on normal images, and makes one map and one score of them.
 
     The first maps are averaged, as many as the best of `counts`. `error` is what each of them is
-    divided by, [M, H, W] or [M, 1, 1]; `quiet` are the limits of `quiet_limits`.
+    divided by, [M, H, W] or [M, 1, 1]; `quiet` are the limits below which a map is too quiet.
     """
 
     def __init__(self, config: StandardizerConfig, counts: Sequence[int]) -> None:
         self.config, self.counts = config, counts
         self.pooling = config.pooling
         self.error: Floats
-        self.quiet: Floats
+        self.quiet: QuietLimits
 
     def affordable(self, tune: Batch, context: TrainContext, seconds: float) -> tuple[Batch, float]:
         """Return as many tune images, evenly spread, as can be scored in a fifth of the budget, and
@@ -118,12 +118,12 @@ class MapStandardizer:
         return {
             "error": self.error,
             "relative": np.array([self.pooling.relative]),
-            "quiet": self.quiet,
+            "quiet": np.array(self.quiet, np.float32),
         }
 
     def load_state(self, state: State) -> None:
         """Become the standardizer whose `state` this was."""
-        self.error, self.quiet = state["error"], state["quiet"]
+        self.error, self.quiet = state["error"], QuietLimits(*state["quiet"])
         relative = float(state["relative"][0])
         self.pooling = self.config.pooling.model_copy(update={"relative": relative})
 
