@@ -113,13 +113,13 @@ def test_a_file_nobody_thought_of_is_a_failed_row_and_the_rest_is_scored(
 
     def strange(record):
         if record.id.endswith("003.png"):
-            raise ZeroDivisionError("odd")
+            raise ZeroDivisionError("odd caf\udce9")
         return read(record)
 
     monkeypatch.setattr(readers, "read_source", strange)
     result = anodetect.score(pca_run, [str(synthetic_folder)], tmp_path / "out", far=FAR)
     assert result["failed"] > 0
-    assert set(result["reasons"]) == {"please report: ZeroDivisionError: odd"}
+    assert set(result["reasons"]) == {"please report: ZeroDivisionError: odd caf\\udce9"}
     assert result["scored"] > result["failed"]
 
 

@@ -164,9 +164,10 @@ def heatmap(image, foreground=None, detect=local_contrast, patch=SIDES):
 @pytest.mark.parametrize("shape", [(19, 70, 45), (3, 20, 50)])
 def test_a_detector_that_looks_at_single_voxels_sees_the_whole_volume(shape):
     image = np.random.default_rng(0).random((1, *shape), np.float32)
-    voxelwise = lambda batch, seeds: Scores(
-        batch.images.max((1, 2, 3, 4)), batch.images[:, 0] * batch.foreground
-    )
+
+    def voxelwise(batch, seeds):
+        return Scores(batch.images.max((1, 2, 3, 4)), batch.images[:, 0] * batch.foreground)
+
     assert np.allclose(heatmap(image, detect=voxelwise), image[0], atol=1e-6)
     inside = np.zeros(shape, bool)
     inside[:, 5:15] = True

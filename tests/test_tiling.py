@@ -43,9 +43,10 @@ def score(image, foreground=None, config=CONFIG, detect=local_contrast):
 
 def test_a_detector_that_looks_at_single_pixels_sees_the_whole_image():
     image = texture(75, 110)
-    pixelwise = lambda batch, seeds: Scores(
-        batch.images.max((1, 2, 3)), batch.images[:, 0], batch.images
-    )
+
+    def pixelwise(batch, seeds):
+        return Scores(batch.images.max((1, 2, 3)), batch.images[:, 0], batch.images)
+
     scores = score(image, detect=pixelwise)
     assert np.allclose(scores.heatmap, image, atol=1e-6)
     assert np.allclose(scores.reconstruction, image[None], atol=1e-6)

@@ -142,7 +142,7 @@ class Worker:
             if isinstance(scored, ScoredImage) and asks_for(self.task.heatmaps, "regions"):
                 regions = find_regions(scored.heatmap, self.pixel_threshold)
         except Exception as error:  # also an unforeseen one: one file must not end a long scoring
-            row = replace(row, error=reason_of(error))
+            row = replace(row, error=_printable(reason_of(error)))
 
         outputs = tuple(self._output_row(row.path, each) for each in written)
         shown_by = float_map(written)
@@ -230,12 +230,17 @@ def _row(scored: Scored, model_sha256: str) -> ScoreRow:
         acquired=record.extra.get("acquired", ""),
     )
     if isinstance(scored, Failed):
-        return replace(row, status=FAILED, error=scored.error)
+        return replace(row, status=FAILED, error=_printable(scored.error))
 
     *depth, height, width = scored.heatmap.shape
     return replace(
         row, score=scored.score, width=width, height=height, depth=depth[0] if depth else None
     )
+
+
+def _printable(reason: str) -> str:
+    """Return a reason as text that can be written: bytes of file names may be none."""
+    return reason.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def problem_row(problem: Problem, model_sha256: str) -> ScoreRow:
@@ -245,7 +250,7 @@ def problem_row(problem: Problem, model_sha256: str) -> ScoreRow:
         group=problem.name,
         model_sha256=model_sha256,
         status=SKIPPED if "symbolic link" in problem.reason else FAILED,
-        error=problem.reason,
+        error=_printable(problem.reason),
     )
 
 

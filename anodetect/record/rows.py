@@ -6,14 +6,12 @@ JSON, and back. The Arrow schema of a table follows from the fields of its row: 
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Any, Generic, TypeVar, get_args, get_type_hints
 
 import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
-
-from anodetect.config import canonical, without_nan
 
 OK, FAILED, SKIPPED = "ok", "failed", "skipped"  # the values of `status`
 # Reasons why a slice has no score, the values of `unscored`.
@@ -259,7 +257,7 @@ def _entry_adapter() -> TypeAdapter[JournalEntry]:
 
 def entry_to_json(entry: JournalEntry) -> bytes:
     """Return the entry as one line of JSON, without its end; NaN and infinity become null."""
-    return canonical(without_nan(asdict(entry)))
+    return _entry_adapter().dump_json(entry)
 
 
 def entry_from_json(line: bytes | str) -> JournalEntry:

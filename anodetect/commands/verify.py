@@ -1,0 +1,39 @@
+"""Verify: check a score directory, and score some of its files again."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from anodetect.errors import AnodetectError
+from anodetect.record import verification
+from anodetect.record.verification import Verdict
+
+
+def verify(
+    path: Path,
+    *,
+    head: str | None = None,
+    key: Path | None = None,
+    run: Path | None = None,
+    rescore: int = 0,
+    data: Path | None = None,
+    device: str = "auto",
+) -> Verdict:
+    """Check that a score directory is what was written, and score `rescore` of its files again.
+
+    `head` is the head as it was kept elsewhere, `key` the public key (PEM) that must have signed
+    it. `run` and `data` say where the run and the images are, if they were moved. RunError if it is
+    no finished score directory.
+    """
+    verdict = verification.verify(path, head=head, key=key, run=run)
+    if not rescore or not verdict.rows:
+        return verdict
+
+    from anodetect.commands.rescore import rescore as score_again  # only this needs a detector
+
+    try:
+        found = score_again(path, rescore, run_path=run, root=data, device=device)
+    except AnodetectError as error:
+        found = [f"nothing was scored again: {error}"]
+    problems = (*verdict.problems, *found)
+    authenticated = verdict.authenticated and not problems
+    return replace(verdict, problems=problems, authenticated=authenticated)
