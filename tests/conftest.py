@@ -7,15 +7,15 @@ import pytest
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
-def pytest_configure(config):
-    """Fix the number of threads, for which bit-equality is promised, before a library reads it.
+def pytest_configure():
+    """Let the libraries compute with one thread, before one of them is imported.
 
-    There are two, and the workers of pytest-xdist share them. Numba has a setting of its own: when
-    it starts, it gives torch as many threads as it has itself.
+    Two workers then have a core each. Also scores and weights, whose last bits depend on the number
+    of threads, are the same for a single test as for all. Numba has a setting of its own: when it
+    starts, it gives torch as many threads as it has itself.
     """
-    workers = config.getoption("numprocesses", None) or 1
     for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
-        os.environ.setdefault(name, str(max(1, 2 // workers)))
+        os.environ.setdefault(name, "1")
 
 
 def pytest_collection_modifyitems(items):
@@ -77,3 +77,14 @@ def interruptible():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def two_threads():
+    """Compute with two threads, for what is promised for any fixed number of them."""
+    from anodetect.record import threads
+
+    before = threads.in_use()
+    threads.limit(2)
+    yield
+    threads.limit(before)

@@ -203,6 +203,7 @@ def test_scores_do_not_depend_on_company_or_order(detector):
         assert np.allclose(alone.heatmap[0], together.heatmap[n], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.usefixtures("two_threads")
 def test_scoring_twice_and_after_reloading_is_bit_equal(detector):
     images = batch(9, seed=7)
     first, second = score(detector, images), score(detector, images)
@@ -214,6 +215,7 @@ def test_scoring_twice_and_after_reloading_is_bit_equal(detector):
     assert np.array_equal(first.heatmap, reloaded.heatmap)
 
 
+@pytest.mark.usefixtures("two_threads")
 def test_same_seed_gives_the_same_weights(detector, tmp_path):
     first, again = (hurried(name_of(detector), tmp_path / part) for part in ("first", "again"))
     for name, array in first.state().items():

@@ -124,6 +124,7 @@ def trained(synthetic_folder, tmp_path_factory):
     return out
 
 
+@pytest.mark.usefixtures("two_threads")
 def test_scores_of_a_network_are_scored_again_bit_for_bit_on_as_many_threads(
     trained, folder, tmp_path
 ):
