@@ -61,8 +61,8 @@ def bare(run: Path, folder: Path, part: slice = slice(None), count: int | None =
     images = [each for each in loaded if isinstance(each, LoadedImage)]
 
     start = time.time()
-    for first in range(0, len(images), model.batch):
-        chunk = images[first : first + model.batch]
+    for first in range(0, len(images), model.batch_size):
+        chunk = images[first : first + model.batch_size]
         model.score([each.image for each in chunk], [model.encoded(each) for each in chunk])
     return Timing(start, time.time(), len(images))
 

@@ -66,8 +66,8 @@ def scores(model: Model, images: Sequence[Floats]) -> list[float]:
             encoded[row] = model.encode(image)
 
     rows = list(encoded)
-    for start in range(0, len(rows), model.batch):
-        chunk = rows[start : start + model.batch]
+    for start in range(0, len(rows), model.batch_size):
+        chunk = rows[start : start + model.batch_size]
         scored = model.score([images[row] for row in chunk], [encoded[row] for row in chunk])
         values[chunk] = scored.image
     return values.tolist()

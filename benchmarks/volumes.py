@@ -203,8 +203,8 @@ def bare_model(model: Model, volume: PreparedVolume) -> Callable[[], object]:
         encoded.append(model.encode(image, volume, number))
 
     def score() -> None:
-        for start in range(0, len(images), model.batch):
-            chunk = slice(start, start + model.batch)
+        for start in range(0, len(images), model.batch_size):
+            chunk = slice(start, start + model.batch_size)
             model.score(images[chunk], encoded[chunk], volume.numbers[chunk].tolist())
 
     return score

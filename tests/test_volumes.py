@@ -885,7 +885,7 @@ def test_what_slices_are_like_is_learned_from_fit_and_tune_images_alone(middle):
             scaled, inside = model.preprocess.apply(readers.read_image(folder / row.path))
             shares.append(inside.mean())
             brightness.append(np.median(scaled[0][inside]))
-    for found, values in zip(model.preprocess.seen, (shares, brightness), strict=True):
+    for found, values in zip(model.preprocess.trait_limits, (shares, brightness), strict=True):
         margin = 0.1 * (max(values) - min(values))
         assert found == pytest.approx((min(values) - margin, max(values) + margin), abs=1e-6)
 

@@ -64,7 +64,7 @@ def _problem(row: ScoreRow, record: Record, model: Model, exact: bool) -> str:
     The last bits of a product depend on a row's place among the rows, so an image is scored at each
     place in a batch: one of them is that of the record.
     """
-    copies = [record] * (1 if is_volume(record) else model.batch)
+    copies = [record] * (1 if is_volume(record) else model.batch_size)
     scores = []
     for each in score_records(model, copies, Silent()):
         if isinstance(each, Failed):

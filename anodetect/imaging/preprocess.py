@@ -138,7 +138,7 @@ class PreparedVolume:
 class Preprocess:
     """Scales native values to about [-1, 1] and finds foregrounds.
 
-    What it learns from fit images (and `seen`, from fit and tune images) is frozen afterwards.
+    What it learns from fit images, and `trait_limits` from fit and tune images, is frozen then.
     """
 
     def __init__(self, config: PreprocessConfig) -> None:
@@ -150,7 +150,7 @@ class Preprocess:
         self.of_volumes = False  # whether it learned from volumes
         # Whether these were all of FIXED_UNITS; None: every volume says it of itself.
         self.fixed_units: bool | None = None
-        self.seen: list[Range] = []  # limits of each of `Traits`; empty after volumes
+        self.trait_limits: list[Range] = []  # limits of each of `Traits`; empty after volumes
 
     # -- learning ------------------------------------------------------------------------------
 
@@ -172,13 +172,15 @@ class Preprocess:
             values = [sample.values for sample in samples]
         self.range = range_of(np.concatenate(values))
 
-    def learn_seen(self, traits: Iterable[Traits]) -> None:
+    def learn_trait_limits(self, traits: Iterable[Traits]) -> None:
         """Learn from the traits of fit and tune images which slices of volumes the model can judge:
         those within the range of each trait and a margin."""
         values = np.array([(each.share, each.brightness) for each in traits])
         low, high = values.min(0), values.max(0)
         margin = SEEN_MARGIN * (high - low)
-        self.seen = list(zip((low - margin).tolist(), (high + margin).tolist(), strict=True))
+        self.trait_limits = list(
+            zip((low - margin).tolist(), (high + margin).tolist(), strict=True)
+        )
 
     def state(self) -> dict[str, Any]:
         """Return everything learned, for JSON."""
@@ -189,7 +191,7 @@ class Preprocess:
             "axis": self.axis,
             "of_volumes": self.of_volumes,
             "fixed_units": self.fixed_units,
-            "seen": [list(limits) for limits in self.seen],
+            "seen": [list(limits) for limits in self.trait_limits],
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -201,7 +203,7 @@ class Preprocess:
         self.axis = str(state.get("axis", "auto"))
         self.of_volumes = bool(state.get("of_volumes", False))
         self.fixed_units = state.get("fixed_units")
-        self.seen = [(float(low), float(high)) for low, high in state.get("seen", ())]
+        self.trait_limits = [(float(low), float(high)) for low, high in state.get("seen", ())]
 
     # -- images and slices ---------------------------------------------------------------------
 
@@ -300,7 +302,7 @@ class Preprocess:
         if supplied is None and self.flat_background and not self.of_volumes:
             for number in prepared.numbers:
                 inside[number] = foreground(np.minimum(slices[:, number], prepared.highest))
-        if self.seen and self.config.refuse_unseen:
+        if self.trait_limits and self.config.refuse_unseen:
             return self._without_unseen(prepared)
         return prepared
 
@@ -340,7 +342,7 @@ class Preprocess:
         ImageError if none is left."""
         found = [traits_of(*self.apply(of.slices[:, n], of, n)) for n in of.numbers]
         traits = np.array([(each.share, each.brightness) for each in found])
-        low, high = np.array(self.seen).T
+        low, high = np.array(self.trait_limits).T
         unseen = np.zeros_like(of.scored)
         unseen[of.numbers] = ((traits < low) | (traits > high)).any(1)
 

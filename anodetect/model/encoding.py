@@ -37,7 +37,7 @@ def encode_all(
     writer = BatchWriter(stem, len(records) * count)
     numbers: list[int] = []
 
-    for loaded in read_ahead(read, records, LOOK_AHEAD * model.batch):
+    for loaded in read_ahead(read, records, LOOK_AHEAD * model.batch_size):
         kind = kinds.index(loaded.record.kind) if loaded.record.kind in kinds else -1
         for image, foreground in model.crops(_encoded(model, loaded), count, rng):
             writer.append(image, foreground)

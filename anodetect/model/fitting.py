@@ -51,12 +51,12 @@ def fit_model(
     _learn_representation(model, some, scratch)
 
     with tempfile.TemporaryDirectory(dir=training.workdir) as folder:
-        observer = Observer(model, roles, scratch)
+        observer = TraitsObserver(model, roles, scratch)
         kinds = sorted({record.kind for record in roles.fit})
         encode = partial(encode_all, model, observer.read, seed=training.seed, kinds=kinds)
         fit = encode(roles.fit, Path(folder, "fit"))
         tune = encode(roles.tune, Path(folder, "tune")) if roles.tune else fit
-        observer.teach()
+        observer.finish()
         _fit(model.detector, fit, tune, training, reporter)
 
 
@@ -65,13 +65,13 @@ def _learn_representation(model: Model, records: Sequence[Record], scratch: Deco
     reader = Reader(model.preprocess, scratch=scratch)
     model.representation.learn(
         model.preprocess.apply(loaded.image, loaded.cut_from, loaded.record.slice or 0)
-        for loaded in read_ahead(reader.read, records, LOOK_AHEAD * model.batch)
+        for loaded in read_ahead(reader.read, records, LOOK_AHEAD * model.batch_size)
         if isinstance(loaded, LoadedImage)
     )
 
 
-class Observer:
-    """Reads images with what the detector sees of them, and notes meanwhile what they are like.
+class TraitsObserver:
+    """Reads images with what the detector sees of them, and notes their traits meanwhile.
 
     A model that learned from images judges by it later which slices of volumes it can score. One
     that learned from volumes does not need it.
@@ -94,10 +94,10 @@ class Observer:
         reader = self._observing if record.id in self._observed else self._plain
         return reader.read(record)
 
-    def teach(self) -> None:
-        """Tell the preprocessing what the images were like."""
+    def finish(self) -> None:
+        """Let the preprocessing learn from the traits of all images that were read."""
         if self.traits:
-            self.model.preprocess.learn_seen(self.traits)
+            self.model.preprocess.learn_trait_limits(self.traits)
 
     def _encode(self, image: Floats, of: PreparedVolume | None, number: int) -> Encoded:
         scaled, inside = self.model.preprocess.apply(image, of, number)
@@ -128,8 +128,8 @@ def _fit(
             log=log,
             progress=progress,
         )
-        begun = time.monotonic()
+        start = time.monotonic()
         try:
             detector.fit(fit, tune, context=context)
         finally:
-            log({"fit_seconds": time.monotonic() - begun})
+            log({"fit_seconds": time.monotonic() - start})

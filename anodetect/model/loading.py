@@ -149,7 +149,7 @@ class Reader:
             volume = self._last_volume
 
         if isinstance(volume, LoadedVolume):
-            return cut(volume, record, self.encode)
+            return slice_image(volume, record, self.encode)
         return replace(volume, record=record)
 
 
@@ -166,7 +166,7 @@ def slice_records(loaded: LoadedImage | LoadedVolume, dims: int = 2) -> list[Rec
     return [replace(loaded.record, slice=int(number)) for number in loaded.volume.numbers]
 
 
-def cut(loaded: LoadedVolume, record: Record, encode: Encode | None) -> LoadedImage:
+def slice_image(loaded: LoadedVolume, record: Record, encode: Encode | None) -> LoadedImage:
     """Return the slice of a volume that `record` names as an image."""
     number = record.slice or 0
     image = np.ascontiguousarray(loaded.volume.slices[:, number])

@@ -68,7 +68,7 @@ class Model:
         return model
 
     @property
-    def batch(self) -> int:
+    def batch_size(self) -> int:
         """The number of images to score together; with tiles whole images are scored one by one."""
         return 1 if self.tiling.tile else BATCH
 

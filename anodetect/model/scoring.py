@@ -20,8 +20,8 @@ from anodetect.model.loading import (
     LoadedVolume,
     OtherShards,
     Reader,
-    cut,
     reason_of,
+    slice_image,
     slice_records,
 )
 from anodetect.model.model import Model
@@ -112,13 +112,13 @@ def score_records(
     """
     done, total = 0, len(records) if isinstance(records, Sized) else 0
     reader = Reader(model.preprocess, model.encode, mine, scratch)
-    loaded_records = read_ahead(reader.read, records, LOOK_AHEAD * model.batch)
+    loaded_records = read_ahead(reader.read, records, LOOK_AHEAD * model.batch_size)
 
-    for chunk in in_chunks(loaded_records, model.batch):
+    for chunk in in_chunks(loaded_records, model.batch_size):
         images = [loaded for loaded in chunk if isinstance(loaded, LoadedImage)]
-        begun = time.monotonic()
+        start = time.monotonic()
         found = iter(_detect_each(model, images))
-        seconds = (time.monotonic() - begun) / max(len(images), 1)
+        seconds = (time.monotonic() - start) / max(len(images), 1)
 
         for loaded in chunk:
             if isinstance(loaded, LoadedImage):
@@ -180,7 +180,7 @@ def _scored_volume(model: Model, loaded: LoadedVolume) -> ScoredVolume | Failed:
 
 def _score_volume(model: Model, loaded: LoadedVolume) -> ScoredVolume:
     """Score a volume, as patches or slice by slice."""
-    begun = time.monotonic()
+    start = time.monotonic()
     numbers = loaded.volume.numbers
     if model.tiling.dims == 3:
         scores, heatmap = model.score_volume(loaded.volume)
@@ -188,7 +188,7 @@ def _score_volume(model: Model, loaded: LoadedVolume) -> ScoredVolume:
         scores, heatmap = _score_slices(model, loaded)
 
     peaks = np.array([heatmap[number].max() for number in numbers], np.float64)
-    seconds = time.monotonic() - begun
+    seconds = time.monotonic() - start
     return ScoredVolume(loaded, heatmap, SliceScores(numbers, scores, peaks), seconds)
 
 
@@ -200,9 +200,11 @@ def _score_slices(model: Model, loaded: LoadedVolume) -> tuple[NDArray[np.float6
     scores: list[float] = []
 
     slices = read_ahead(
-        lambda record: cut(loaded, record, model.encode), slice_records(loaded), 2 * model.batch
+        lambda record: slice_image(loaded, record, model.encode),
+        slice_records(loaded),
+        2 * model.batch_size,
     )
-    for chunk in in_chunks(slices, model.batch):
+    for chunk in in_chunks(slices, model.batch_size):
         images = [each for each in chunk if isinstance(each, LoadedImage)]
         for image, found in zip(images, _detect(model, images), strict=True):
             scores.append(found.score)
