@@ -8,6 +8,7 @@ import pytest
 from anodetect import cli
 from anodetect.commands.settings import default_texts, range_text, settings_of
 from anodetect.detectors import DETECTORS
+from tools.settings import PAGE, page
 
 
 def call(capfd, monkeypatch, *arguments):
@@ -27,6 +28,17 @@ def test_every_setting_has_a_range_and_a_default_for_each_use(name):
         assert setting.range, setting.key
         assert setting.defaults.keys() <= set(found.uses), setting.key
         json.dumps(setting.defaults)
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_every_setting_says_what_it_means(name):
+    for setting in settings_of(name).settings:
+        assert setting.meaning.endswith("."), setting.key
+
+
+def test_the_page_of_settings_is_the_one_that_is_generated():
+    text = PAGE.read_text("utf-8") if PAGE.is_file() else ""
+    assert text == page(), "python -m tools.settings writes docs/settings.md anew"
 
 
 def test_a_detector_is_described_with_all_of_its_settings(capfd, monkeypatch):
