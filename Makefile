@@ -16,6 +16,7 @@ check: $(VENV)/dev-installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python tools/style.py
 	$(BIN)/python -m pytest tests/test_cards.py
 
 docs: $(VENV)/docs-installed
