@@ -13,7 +13,7 @@ from anodetect.imaging.intensities import sample_of
 from anodetect.imaging.pixels import Pixels, PixelsConfig
 from anodetect.imaging.planted import plant
 from anodetect.imaging.preprocess import Preprocess, PreprocessConfig
-from anodetect.nn.filters import blur
+from anodetect.nn.filters import gaussian_blur
 
 RNG = np.random.default_rng(0)
 
@@ -208,7 +208,7 @@ def test_a_relative_score_is_the_peak_over_a_power_of_the_median():
 def test_blur_is_scipys_gaussian(sigma):
     image = np.random.default_rng(0).normal(size=(2, 1, 30, 40)).astype(np.float32)
     expected = ndimage.gaussian_filter(image, (0, 0, sigma, sigma), mode="nearest", truncate=3)
-    assert np.allclose(blur(torch.from_numpy(image), sigma).numpy(), expected, atol=1e-5)
+    assert np.allclose(gaussian_blur(torch.from_numpy(image), sigma).numpy(), expected, atol=1e-5)
 
 
 def test_block_means():
