@@ -79,9 +79,8 @@ def results_text(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the rows of a result table as text."""
     grid = Table(box=None, pad_edge=False)
     grid.add_column("detector")
-    for name in ("image AUROC (95 % interval)", "image AP", "pixel AP"):
-        grid.add_column(name, justify="right")
-    for name in ("train s", "ms/image", "peak MB"):
+    metrics = ("image AUROC (95 % interval)", "image AP", "pixel AP")
+    for name in (*metrics, "train s", "ms/image", "peak MB"):
         grid.add_column(name, justify="right")
 
     for row in rows:
