@@ -128,6 +128,6 @@ class DAE:
 
 
 def reconstruct(net: nn.Module, x: Tensor) -> Tensor:
-    """Return f(x): one pass of the U-Net at step 0, as it is not told how much noise there is."""
+    """Return f(x): one pass of the U-Net, at step 0 whatever the noise."""
     out: Tensor = net(x, torch.zeros(len(x), dtype=torch.long, device=x.device))
     return out

@@ -1,4 +1,4 @@
-"""EBM: an energy made of a denoiser, and Langevin chains on it.
+"""EBM: the energy of a denoiser, and Langevin chains on it.
 
     E_t(x) = ½ Σ ‖ε̂_t(x)‖²,   ε̂_t(x) = (x − √ᾱ_t·f(x, t)) / √(1−ᾱ_t)
 
@@ -257,17 +257,18 @@ class EBM:
         maps = []
         for level in self.config.levels:
             t = diffusion.steps_for(x, level)
-            made = reconstruct(x, t, [generator(int(seed)) for seed in seeds]).float()
+            generators = [generator(int(seed)) for seed in seeds]
+            restored = reconstruct(x, t, generators).float()
             for scale in self.config.scales:
-                difference = gaussian_blur(x - made, scale * x.shape[-1])
+                difference = gaussian_blur(x - restored, scale * x.shape[-1])
                 maps.append(difference.square().mean(1))
-        return torch.stack(maps, 1).cpu().numpy(), made.cpu().numpy()
+        return torch.stack(maps, 1).cpu().numpy(), restored.cpu().numpy()
 
     def _denoised(self, x: Tensor, t: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """Return f(√ᾱ_t·x, t)."""
         with autocast(x.device):
-            made: Tensor = self.net(self._amplitude(t) * x, t)
-        return made
+            restored: Tensor = self.net(self._amplitude(t) * x, t)
+        return restored
 
     def _noised(self, x: Tensor, t: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """Return x_t with new noise."""
@@ -311,15 +312,15 @@ class EBM:
         black = (rows + columns) % 2 == 1
         levels = torch.linspace(self.config.trained_to, int(t[0]), steps).round().long()
 
-        made = torch.zeros_like(x)
+        restored = torch.zeros_like(x)
         for hidden in (black, ~black):
             guess = torch.where(hidden, torch.zeros_like(x), x)
             for level in levels:
                 now = level.to(x.device).expand(len(x))
                 guess = self._descend(self._amplitude(now) * guess, now) / self._amplitude(now)
                 guess = torch.where(hidden, guess, x)
-            made = torch.where(hidden, guess, made)
-        return made
+            restored = torch.where(hidden, guess, restored)
+        return restored
 
     def _descent(self, y: Tensor, t: Tensor) -> list[Tensor]:
         """Return all states of a chain of `score_steps` steps from y down the energy."""

@@ -159,11 +159,11 @@ class Ensemble:
         That member has to see images as they are, with as many channels.
         """
         parts = [self._score_part(part, seeds[rows]) for rows, part in batch.parts(MICRO_BATCH)]
-        made = [part.reconstruction for part in parts if part.reconstruction is not None]
+        restored = [part.reconstruction for part in parts if part.reconstruction is not None]
         return Scores(
             np.concatenate([part.image for part in parts]),
             np.concatenate([part.heatmap for part in parts]),
-            np.concatenate(made) if made else None,
+            np.concatenate(restored) if restored else None,
         )
 
     def _score_part(self, batch: Batch, seeds: Seeds) -> Scores:
@@ -177,9 +177,9 @@ class Ensemble:
             image_z.append(z_scores(scored.image, normal.mean, normal.deviation))
             map_z.append(map_z_scores(scored.heatmap, seen.foreground, normal, side))
 
-            made = scored.reconstruction
-            if reconstruction is None and made is not None and made.shape[1] == channels:
-                reconstruction = np.stack([resize(image, side, side) for image in made])
+            restored = scored.reconstruction
+            if reconstruction is None and restored is not None and restored.shape[1] == channels:
+                reconstruction = np.stack([resize(image, side, side) for image in restored])
 
         heatmap = np.where(batch.foreground, product_of_experts(map_z), 0).astype(np.float32)
         return Scores(product_of_experts(image_z), heatmap, reconstruction)

@@ -6,7 +6,7 @@ This is contrastive divergence (Hinton, Neural Computation 2002): x⁺ are norma
 of chains. Where chains start is the setting `chain`:
 
     "data"       at normal images with noise (as in recovery likelihood, Gao et al., ICLR 2021)
-    "replay"     at the ends of earlier chains, some of them anew (Du & Mordatch, NeurIPS 2019)
+    "replay"     at the ends of earlier chains, some at noise (Du & Mordatch, NeurIPS 2019)
     "short-run"  at noise, every time (Nijkamp et al., NeurIPS 2019)
 """
 
@@ -78,7 +78,7 @@ class ChainConfig(Config):
         default=0.05,
         ge=0,
         le=1,
-        description="The share of replayed chains that start anew, from noise.",
+        description="The share of replayed chains that start from noise instead.",
     )
     informative: bool = Field(
         default=True,
@@ -120,7 +120,7 @@ class Chains:
     """Starts chains, runs them, and keeps their ends for "replay".
 
     The replay buffer belongs to this process and is not part of a checkpoint: after a resume it
-    fills anew. It has `partitions` of equal size, which do not share chains.
+    starts empty. It has `partitions` of equal size, which do not share chains.
     """
 
     def __init__(self, config: ChainConfig, images: Floats, *, partitions: int = 1) -> None:
@@ -285,5 +285,5 @@ def instability(energies: EnergyFacts, chains: ChainFacts) -> float:
     apart = max(abs(energies.energy_gap) - HEALTHY_GAP, 0.0)
     large = max(scale - highest, 0.0)
     flat = max(1 - scale / lowest, 0.0)
-    stuck = max((chains.saturated - HEALTHY_SATURATION) / (1 - HEALTHY_SATURATION), 0.0)
-    return apart + large + COLLAPSED * (flat + stuck)
+    saturated = max((chains.saturated - HEALTHY_SATURATION) / (1 - HEALTHY_SATURATION), 0.0)
+    return apart + large + COLLAPSED * (flat + saturated)

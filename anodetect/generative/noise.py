@@ -125,6 +125,7 @@ class NoiseSource:
                 f"{kind} noise of {wavelength or cell:g} pixels is larger than the image, "
                 f"{size} pixels"
             )
+
         self.kind, self.size, self.unit, self.cell = kind, size, unit, cell
         self.wavelength = wavelength or size / LOWEST_FREQUENCY
 

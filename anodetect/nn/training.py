@@ -419,7 +419,7 @@ class Timer:
 
 
 def _expected_steps(learner: Learner[Net], clock: Clock) -> tuple[int, int]:
-    """Return the steps done, and how many there will be if the budget allows no more."""
+    """Return the steps done, and those expected in all at the present pace."""
     most, step = learner.config.steps, learner.step
     if math.isfinite(clock.limit):
         affordable = step / max(clock.spent(), 1e-9) * clock.limit

@@ -114,13 +114,15 @@ def _diffusion_unet(
     from monai.networks.nets import DiffusionModelUNet
 
     levels = len(widths)
+    with_attention = [level >= levels - attention for level in range(levels)]
+
     net: nn.Module = DiffusionModelUNet(
         spatial_dims=dims,
         in_channels=inputs,
         out_channels=outputs,
         num_res_blocks=blocks,
         channels=tuple(widths),
-        attention_levels=[level >= levels - attention for level in range(levels)],
+        attention_levels=with_attention,
         norm_num_groups=16,
         num_head_channels=16,
     )
