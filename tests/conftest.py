@@ -18,6 +18,7 @@ def pytest_configure():
         os.environ.setdefault(name, "1")
 
 
+@pytest.hookimpl(tryfirst=True)  # before the hook of pytest-xdist, which reads the marks
 def pytest_collection_modifyitems(items):
     """Keep the tests of a file on one worker of pytest-xdist, where its fixtures are made once."""
     for item in items:

@@ -31,9 +31,11 @@ TINY = {
     "ebm": {
         "widths": [16, 32],
         "stem": 4,
-        "training": QUICK | {"steps": 100, "learning_rate": 2e-3},
-    }
-    | {"levels": [200, 240], "pretraining": 0.9},
+        "training": QUICK | {"steps": 55, "learning_rate": 2e-3},
+        "levels": [240],
+        "scales": [0],
+        "pretraining": 0.9,
+    },
     "jem": {
         "width": 32,
         "blocks": 1,
