@@ -82,7 +82,7 @@ def score(
     is one of ENGINES: "local" scores on this machine, in as many processes as help or in `workers`;
     "ray" on a cluster. ConfigError and DataError before any work for what cannot be scored.
     """
-    reporter, begun = reporter or Silent(), time.monotonic()
+    reporter, began = reporter or Silent(), time.monotonic()
     check_formats(heatmaps)
     run_engine = engine_named(engine, workers)
     key = verification.private_key(sign) if sign else None
@@ -112,7 +112,7 @@ def score(
             verification.sign(out, result["head"], key)
         journal.remove()
     report.write(out)
-    return result | {"failures": progress.measure.problems} | speed.answer(begun, tables.timings)
+    return result | {"failures": progress.measure.problems} | speed.answer(began, tables.timings)
 
 
 def engine_named(name: str, workers: int | None) -> Engine:
@@ -236,13 +236,14 @@ class Speed:
     started: float
     seconds: float
 
-    def answer(self, begun: float, timings: pa.Table) -> dict[str, Any]:
-        """Return what `score --json` says of time and memory; `begun` is when the command began."""
+    def answer(self, began: float, timings: pa.Table) -> dict[str, Any]:
+        """Return what `score --json` says of time and memory. `began` is the time of
+        `time.monotonic()` at which the command started."""
         took = numbers(timings["seconds"])
         took = took[took > 0]
         return {
-            "seconds": round(time.monotonic() - begun, 3),
-            "seconds_to_first": round(self.started - begun, 3),
+            "seconds": round(time.monotonic() - began, 3),
+            "seconds_to_first": round(self.started - began, 3),
             "images_per_second": round(self.files / self.seconds, 3) if self.seconds else 0.0,
             "peak_memory_mb": environment.peak_memory_mb(),
             "model_seconds_per_image": float(np.median(took)) if len(took) else 0.0,
