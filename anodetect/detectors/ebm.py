@@ -26,7 +26,8 @@ tune:
 
 Larger = more anomalous. Fails on inverted magnetic tiles, which differ little from tiles, and on
 mixtures of two normal images. After few steps it notices a blur only by a hair: AUROC .82 to .94
-over three seeds after 100 steps on synthetic images, 1.00 on the real sets after minutes. Cost: minutes to train, tens of milliseconds an image.
+over three seeds after 100 steps on synthetic images, 1.00 on the real sets after minutes.
+Cost: minutes to train, tens of milliseconds an image.
 """
 
 import math
