@@ -224,8 +224,9 @@ def test_records_of_several_directories_keep_apart(tmp_path):
 # -- Two at once -----------------------------------------------------------------------------------
 
 
-def write_many(folder, url, head, reviewer, count):
+def write_many(folder, url, head, reviewer, count, together):
     kept = Store(folder, head, url)
+    together.wait(50)  # or a slow start lets one end before the other begins
     for number in range(count):
         kept.add(replace(ROW, path=f"{number}.png"), reviewer, "anomalous", comment=str(number))
     kept.close()
@@ -234,8 +235,9 @@ def write_many(folder, url, head, reviewer, count):
 def test_two_processes_lose_nothing(tmp_path, url):
     head = os.urandom(32).hex()
     spawn = multiprocessing.get_context("spawn")
+    together = spawn.Barrier(2)
     writers = [
-        spawn.Process(target=write_many, args=(tmp_path, url, head, name, 200))
+        spawn.Process(target=write_many, args=(tmp_path, url, head, name, 200, together))
         for name in ("Ada", "Ben")
     ]
     for writer in writers:
