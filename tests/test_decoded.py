@@ -1,5 +1,6 @@
 """A training decodes each file once, or twice if its scratch space is full, and learns the same."""
 
+import time
 from collections import Counter
 from dataclasses import replace
 
@@ -10,11 +11,14 @@ import pytest
 import anodetect
 from anodetect.commands import train as training
 from anodetect.data import readers, synthetic
+from anodetect.data.scan import Record
 from anodetect.data.volumes import Volume
 from anodetect.detectors.pca import PCA
 from anodetect.imaging.representations import features_installed
 from anodetect.model import decoded as decoded_module
 from anodetect.model.decoded import Decoded, DecodedFiles
+from anodetect.model.loading import Failed
+from anodetect.model.read_ahead import read_ahead
 from anodetect.record import runs
 
 RNG = np.random.default_rng(0)
@@ -160,6 +164,27 @@ def test_files_are_decoded_once_or_where_scratch_is_full_twice(
     assert len(decodings) == files
     assert set(decodings.values()) == {2}
     assert learned(tmp_path / "once") == learned(tmp_path / "twice")
+
+
+def test_slices_of_two_volumes_are_never_read_at_once(tmp_path):
+    """Otherwise threads that overtake each other read both volumes twice."""
+    slices = [
+        replace(Record(tmp_path / name, name, name), slice=number)
+        for name in ("a", "b", "c")
+        for number in range(9)
+    ]
+    reading, pairs = [], []
+
+    def slowly(record):
+        reading.append(record.id)
+        time.sleep(0.002 * (record.slice % 3))
+        pairs.append(set(reading))
+        reading.remove(record.id)
+        return Failed(record, "", "")
+
+    done = [loaded.record for loaded in read_ahead(slowly, slices)]
+    assert done == slices
+    assert all(len(ids) == 1 for ids in pairs)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])

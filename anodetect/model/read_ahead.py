@@ -65,6 +65,8 @@ def read_ahead(
 
     At most `depth` records, and about PIXELS_AHEAD, are read ahead of the consumer, so that memory
     does not grow with the size of the images. A volume is not read before there is room for it.
+    Slices of a volume are not read before the consumer has got all slices of the one before: each
+    volume is decoded once, and only one is in memory.
     """
     budget = MemoryBudget(PIXELS_AHEAD)
 
@@ -82,7 +84,13 @@ def read_ahead(
     with ThreadPoolExecutor(2) as pool:
         waiting: deque[tuple[int, Future[Loaded]]] = deque()
         try:
+            of: str | None = None  # the volume that the records waiting are slices of
             for number, record in enumerate(records):
+                if record.slice is not None and record.id != of:
+                    while waiting:
+                        yield _next(waiting, budget)
+                    of = record.id
+
                 waiting.append((number, pool.submit(work, number, record)))
                 if len(waiting) >= depth:
                     yield _next(waiting, budget)
