@@ -76,6 +76,12 @@ def walk(folder: Path) -> Iterator[Path]:
                 yield file
 
 
+def is_below(path: Path, folder: str | Path) -> bool:
+    """Return whether a path, its links followed, lies in a folder. A loop of links lies where its
+    name says."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
 def leads_out(name: str) -> bool:
     """Return whether a POSIX path is absolute or climbs with "..". Symbolic links are not
     followed."""

@@ -21,7 +21,7 @@ from anodetect.commands.labelled import labelled_score
 from anodetect.commands.terminal import reporting
 from anodetect.config import build
 from anodetect.data import cards
-from anodetect.data.scan import Dataset
+from anodetect.data.records import Dataset
 from anodetect.detectors.anoddpm import AnoDDPM, AnoDDPMConfig
 from anodetect.files import write_atomic
 from anodetect.model.loading import LoadedImage, load
@@ -117,7 +117,7 @@ def row(run: Path, data: str, detector: AnoDDPM, reporter: Reporter) -> dict[str
     model.detector = detector
 
     items = dataset.labelled()
-    measure = Measure(stored.calibration, 0.05, masks=any(record.mask for record in items))
+    measure = Measure(stored.calibration, 0.05, masks=any(record.masks for record in items))
     for scored in score_records(model, items, reporter, "test"):
         if isinstance(scored, ScoredImage):
             item = labelled_score(scored.record, scored.score, scored.heatmap)

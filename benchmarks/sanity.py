@@ -20,7 +20,7 @@ from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 
 from anodetect.data import cards
-from anodetect.data.scan import Record
+from anodetect.data.records import Record
 from anodetect.errors import ImageError
 from anodetect.model.loading import LoadedImage, load
 from anodetect.model.model import Model

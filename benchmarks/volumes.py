@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 
 import anodetect
 from anodetect.data import readers
-from anodetect.data.scan import Record
+from anodetect.data.records import Record
 from anodetect.imaging.preprocess import PreparedVolume
 from anodetect.imaging.resize import resize
 from anodetect.model.loading import LoadedVolume, load

@@ -11,7 +11,7 @@ import pytest
 import anodetect
 from anodetect.commands import train as training
 from anodetect.data import readers, synthetic
-from anodetect.data.scan import Record
+from anodetect.data.records import Record
 from anodetect.data.volumes import Volume
 from anodetect.detectors.pca import PCA
 from anodetect.imaging.representations import features_installed

@@ -46,8 +46,10 @@ from test_volumes import LESION, head, rotation, write_nifti
 import anodetect
 from anodetect.commands.normals import usable_normals
 from anodetect.commands.rescore import rescore
-from anodetect.data import dicom, dicom_codecs, pseudonyms, scan
-from anodetect.data.scan import Record
+from anodetect.data import dicom, dicom_codecs, pseudonyms, records, scan
+from anodetect.data.records import Record, fills_memory
+from anodetect.data.series import identified, record_of, series_of
+from anodetect.data.walk import walk
 from anodetect.errors import ConfigError, DataError
 from anodetect.imaging.preprocess import Preprocess, PreprocessConfig
 from anodetect.model.loading import Failed, LoadedImage, LoadedVolume, load
@@ -248,7 +250,7 @@ def test_a_tilted_gantry_has_no_qform(tmp_path, tilt):
 
 def test_a_real_scan_is_the_same_as_nifti_and_as_dicom(shared_data, tmp_path):
     path = shared_data / "lgg_volumes/lgg053_flair.nii.gz"
-    other = load(scan.Record(path.name, path)).volume
+    other = load(Record(path.name, path)).volume
     array, affine = (
         other.source.voxels[0].transpose(2, 1, 0).astype(np.int16),
         other.source.affine[:, [2, 1, 0, 3]],
@@ -275,7 +277,7 @@ def test_series_in_one_folder_are_told_apart_and_patients_are_groups(tmp_path):
     assert (one.id, len(one.files), other.id, len(other.files)) == ("a/IM000", 9, "a/X0", 9)
     assert one.group != other.group
     assert one.group.startswith("patient-")
-    assert scan.identified(other).group == "B"
+    assert identified(other).group == "B"
 
 
 def other_uids(number):
@@ -325,7 +327,7 @@ def test_hidden_files_and_links_out_of_the_folder_are_no_part_of_a_series(tmp_pa
     (tmp_path / "in/a/x.dcm").symlink_to(tmp_path / "out/x.dcm")
     (walked,) = scan.scan(tmp_path / "in").records
     assert len(walked.files) == 7
-    assert scan.series_of(walked.path) == walked.files
+    assert series_of(walked.path) == walked.files
     for name in ("a", "a/IM002"):
         assert set(listed(tmp_path / "in", name)[0].files) == set(walked.files)
     followed = scan.scan(tmp_path / "in", follow_symlinks=True).records[0].files
@@ -351,10 +353,14 @@ def test_a_large_file_of_many_frames_waits_until_there_is_room(tmp_path, monkeyp
     several, single, gone = (
         Record(name, tmp_path / name, files=(tmp_path / name,)) for name in ("a.dcm", "b.dcm", "c")
     )
-    assert not scan.fills_memory(several)  # small as it is
-    monkeypatch.setattr(scan, "LARGE", 100)
-    assert [scan.fills_memory(record) for record in (several, single, gone)] == [True, False, False]
-    assert not scan.fills_memory(replace(several, slice=2))
+    assert not fills_memory(several)  # small as it is
+    monkeypatch.setattr(records, "LARGE", 100)
+    assert [fills_memory(record) for record in (several, single, gone)] == [
+        True,
+        False,
+        False,
+    ]
+    assert not fills_memory(replace(several, slice=2))
     at_once, most = [], []
 
     def slowly(record):
@@ -625,8 +631,8 @@ def test_a_compressed_image_that_claims_another_size_is_not_decoded(tmp_path):
 
 
 def test_pydicoms_own_odd_files_load_or_are_refused():
-    found, _ = scan.walk(Path(pydicom.__file__).parent / "data/test_files")
-    outcomes = [load(scan.record_of(path.parent, path, (path,))) for path in found]
+    found, _ = walk(Path(pydicom.__file__).parent / "data/test_files")
+    outcomes = [load(record_of(path.parent, path, (path,))) for path in found]
     assert len(outcomes) > 80
     reasons = [each.error for each in outcomes if isinstance(each, Failed)]
     assert all(reasons)

@@ -14,7 +14,8 @@ from PIL import Image
 
 import anodetect
 from anodetect.data import formats, readers
-from anodetect.data.scan import Record, is_volume, scan
+from anodetect.data.records import Record, is_volume
+from anodetect.data.scan import scan
 from anodetect.data.volumes import Volume
 from anodetect.imaging.preprocess import Preprocess, PreprocessConfig
 from anodetect.model.loading import Failed, load
@@ -254,7 +255,7 @@ def test_masks_of_the_mvtec_layout_may_be_of_any_image_format(name, change, tmp_
         Image.fromarray(truth).save(path, name)
 
     (record,) = scan(tmp_path).records
-    assert record.mask == path
+    assert record.masks == (path,)
     assert np.array_equal(readers.read_mask(path), truth > 0)
 
 

@@ -288,7 +288,7 @@ def test_no_processes_are_started_where_they_do_not_help(pca_run, folder, tmp_pa
     with pytest.raises(AssertionError, match="were started"):
         anodetect.score(pca_run, [str(folder)], tmp_path / "two", heatmaps=(), workers=None)
     task, items = None, collect([str(folder)], tmp_path, False).records
-    with_masks = [replace(record, mask=record.path) for record in items]
+    with_masks = [replace(record, masks=(record.path,)) for record in items]
     assert local._suitable_number(task, with_masks)[0] == 1
 
 

@@ -3,7 +3,8 @@ import os
 import numpy as np
 import pytest
 
-from anodetect.data.scan import scan, walk
+from anodetect.data.scan import scan
+from anodetect.data.walk import walk
 from anodetect.errors import DataError
 
 PIXELS = np.zeros((16, 16), np.uint8)
@@ -41,8 +42,8 @@ def test_mvtec_layout(tmp_path, save_png):
         "test/hole/2.png",
         "test/hole/3.png",
     }
-    assert records["test/hole/2.png"].mask == tmp_path / "ground_truth/hole/2_mask.png"
-    assert records["test/hole/3.png"].mask is None
+    assert records["test/hole/2.png"].masks == (tmp_path / "ground_truth/hole/2_mask.png",)
+    assert records["test/hole/3.png"].masks == ()
     assert [records[name].label for name in sorted(records)] == [0, 1, 1, 0]
     assert records["test/hole/2.png"].kind == "hole"
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from anodetect.data import split
-from anodetect.data.scan import Record
+from anodetect.data.records import Record
 from anodetect.errors import DataError
 
 

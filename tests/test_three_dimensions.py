@@ -23,7 +23,7 @@ from sklearn.metrics import roc_auc_score
 import anodetect
 from anodetect.commands.rescore import rescore
 from anodetect.config import Pooling, build
-from anodetect.data.scan import Record
+from anodetect.data.records import Record
 from anodetect.detectors import detector_class
 from anodetect.errors import ConfigError, DataError, Interrupted
 from anodetect.generative import noise

@@ -24,8 +24,10 @@ from PIL import Image, ImageDraw
 import anodetect
 from anodetect.commands.rescore import rescore
 from anodetect.data import geometry, readers, scan
-from anodetect.data.scan import Record
+from anodetect.data.records import Record
+from anodetect.data.series import series_of
 from anodetect.data.volumes import MAX_VOXELS, Volume, decode_nifti
+from anodetect.data.walk import walk
 from anodetect.engines import worker
 from anodetect.errors import ConfigError, DataError, ImageError, Interrupted, RunError
 from anodetect.imaging.bias import remove_bias
@@ -421,8 +423,8 @@ def test_a_gzip_bomb_is_not_inflated(tmp_path):
 
 
 def test_nibabels_own_odd_files_load_or_are_refused():
-    found, _ = scan.walk(Path(nib.__file__).parent)
-    outcomes = [load(Record(path.name, path, files=scan.series_of(path))) for path in found]
+    found, _ = walk(Path(nib.__file__).parent)
+    outcomes = [load(Record(path.name, path, files=series_of(path))) for path in found]
     assert len(outcomes) > 8
     reasons = [each.error for each in outcomes if isinstance(each, Failed)]
     assert all(reasons)

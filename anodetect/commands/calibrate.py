@@ -11,7 +11,7 @@ import numpy as np
 from anodetect.commands.manifest import refuse_known_groups, used_rows
 from anodetect.commands.normals import LeftOut, Normals, usable_normals, warn_of
 from anodetect.data import cards, split
-from anodetect.data.scan import Record
+from anodetect.data.records import Record
 from anodetect.errors import DataError
 from anodetect.model.decoded import DecodedFiles
 from anodetect.model.loading import Failed

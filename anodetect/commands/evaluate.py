@@ -7,7 +7,7 @@ from typing import Any
 from anodetect.commands.labelled import labelled_score
 from anodetect.commands.manifest import refuse_known_groups
 from anodetect.data import cards
-from anodetect.data.scan import Record
+from anodetect.data.records import Record
 from anodetect.errors import ConfigError, DataError, nearest
 from anodetect.model.loading import Failed
 from anodetect.model.model import Model
@@ -49,7 +49,7 @@ def evaluate(
     run.calibration.level(far)  # refuses an impossible rate before any work
     _check_columns(by, items)
 
-    masks = any(record.mask for record in items)
+    masks = any(record.masks for record in items)
     measure = MeasureByColumn(run.calibration, far, by, masks=masks)
     failures = [f"{each.name}: {each.reason}" for each in dataset.problems]
     for scored in score_records(model, items, reporter):

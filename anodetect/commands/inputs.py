@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from anodetect.data import cards
-from anodetect.data.scan import Dataset, Problem, Record, identified, is_below
+from anodetect.data.records import Dataset, Problem, Record
+from anodetect.data.series import identified
 from anodetect.errors import ConfigError, DataError
-from anodetect.files import path_text
+from anodetect.files import is_below, path_text
 
 
 @dataclass(frozen=True)

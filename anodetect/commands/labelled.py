@@ -1,6 +1,6 @@
 """A scored record beside what is known of it, to be measured."""
 
-from anodetect.data.scan import Record
+from anodetect.data.records import Record
 from anodetect.data.truth import read_truth
 from anodetect.errors import ImageError
 from anodetect.imaging.preprocess import PreparedVolume

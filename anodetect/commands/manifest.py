@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from anodetect.commands.normals import LeftOut
-from anodetect.data.scan import Record
+from anodetect.data.records import Record
 from anodetect.data.split import Roles
 from anodetect.errors import DataError
 from anodetect.record.runs import ManifestRow

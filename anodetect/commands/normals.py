@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from anodetect.data import readers, split
-from anodetect.data.scan import Dataset, Record
+from anodetect.data.records import Dataset, Record
 from anodetect.errors import ConfigError, DataError, ImageError
 from anodetect.imaging.intensities import ImageSample, sample_of
 from anodetect.imaging.preprocess import Preprocess, has_fixed_units

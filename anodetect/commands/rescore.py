@@ -6,7 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from anodetect.data.scan import MANIFEST, Record, is_volume, scan, series_of
+from anodetect.data.manifest import MANIFEST
+from anodetect.data.records import Record, is_volume
+from anodetect.data.scan import scan
+from anodetect.data.series import series_of
 from anodetect.engines.worker import device_type
 from anodetect.errors import RunError
 from anodetect.files import leads_out, path_of

@@ -19,7 +19,7 @@ from anodetect.commands.conclude import conclude, where_scored
 from anodetect.commands.inputs import collect
 from anodetect.commands.labelled import labelled_score
 from anodetect.data import readers
-from anodetect.data.scan import Problem, Record
+from anodetect.data.records import Problem, Record
 from anodetect.detectors import entry_named
 from anodetect.engines.worker import Engine, ScoredEntries, Task, problem_row, shard_of
 from anodetect.errors import ConfigError, Interrupted, nearest
@@ -97,7 +97,7 @@ def score(
     with Journal(out, _options(scoring), resume=resume) as journal:
         groups = {record.group for record in inputs.records}
         reporter.say(statement(run.calibration, scoring.rule, len(inputs.records), len(groups)))
-        progress = Progress(run, task, has_masks=any(record.mask for record in inputs.records))
+        progress = Progress(run, task, has_masks=any(record.masks for record in inputs.records))
         speed = _score_all(run, task, run_engine, inputs.records, journal, progress, reporter)
         problems = _problem_rows(inputs.problems, task)
         del inputs, groups  # of very many files they take more than all that follows

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from anodetect.data import cards, readers
-from anodetect.data.scan import Record
+from anodetect.data.records import Record
 from anodetect.data.split import position
+from anodetect.data.truth import read_truth
 from anodetect.errors import ImageError
 from anodetect.output.pictures import colour, contrast, grey
 from anodetect.record import directories
@@ -30,7 +31,7 @@ def strips(data: str, scored: Sequence[Path]) -> list[Pixels]:
     An image that cannot be read is left out; its row in the score directories says why.
     """
     anomalous = [record for record in cards.open_data(data).testing() if record.label == 1]
-    with_mask = [record for record in anomalous if record.mask] or anomalous
+    with_mask = [record for record in anomalous if record.masks] or anomalous
     with_mask.sort(key=lambda record: position(record.id, "pictures"))
 
     found = []
@@ -44,16 +45,16 @@ def strips(data: str, scored: Sequence[Path]) -> list[Pixels]:
 
 def _strip(record: Record, scored: Sequence[Path]) -> Pixels:
     image = readers.read_image(record.path)
-    panels = [grey(image, contrast(image)), _truth(record)]
+    panels = [grey(image, contrast(image)), _truth(record, image.shape[1:])]
     panels += [_heatmap(record, path) for path in scored]
     resized = [np.asarray(Image.fromarray(panel).resize((SIDE, SIDE))) for panel in panels]
     return np.concatenate(resized, axis=1)
 
 
-def _truth(record: Record) -> Pixels:
-    if not record.mask:
+def _truth(record: Record, shape: tuple[int, ...]) -> Pixels:
+    mask = read_truth(record, shape)
+    if mask is None:
         return BLANK
-    mask = readers.read_mask(record.mask)
     return np.repeat(mask[..., None].astype(np.uint8) * 255, 3, axis=2)
 
 

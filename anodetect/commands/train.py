@@ -15,7 +15,7 @@ from anodetect.commands.manifest import manifest_rows
 from anodetect.commands.normals import Normals, Samples, usable_normals
 from anodetect.config import build, canonical
 from anodetect.data import cards, readers, split
-from anodetect.data.scan import Dataset, Record
+from anodetect.data.records import Dataset, Record
 from anodetect.detectors import DETECTORS
 from anodetect.errors import ConfigError, DataError
 from anodetect.imaging.preprocess import Preprocess, PreprocessConfig

@@ -14,7 +14,9 @@ from pathlib import Path
 
 from anodetect.config import Config, build
 from anodetect.data import formats
-from anodetect.data.scan import Dataset, Record, record_of, scan, series_of
+from anodetect.data.records import Dataset, Record
+from anodetect.data.scan import scan
+from anodetect.data.series import record_of, series_of
 from anodetect.data.split import position
 from anodetect.errors import DataError, nearest
 from anodetect.files import path_text

@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from anodetect.data import dicom, formats
 from anodetect.data.geometry import MIN_SIDE, Geometry
 from anodetect.data.images import MAX_PIXELS, Array, channels_first
-from anodetect.data.scan import Record
+from anodetect.data.records import Record
 from anodetect.data.volumes import MAX_VOXELS, Volume, same_grid
 from anodetect.errors import ImageError
 from anodetect.types import Bools, Floats

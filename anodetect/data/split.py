@@ -8,7 +8,7 @@ from itertools import chain
 
 import numpy as np
 
-from anodetect.data.scan import Record
+from anodetect.data.records import Record
 from anodetect.errors import DataError
 
 MINIMUM = 20

@@ -2,7 +2,7 @@
 
 from anodetect.data import readers
 from anodetect.data.geometry import Geometry
-from anodetect.data.scan import Record
+from anodetect.data.records import Record
 from anodetect.data.volumes import Volume
 from anodetect.errors import ImageError
 from anodetect.types import Bools
@@ -11,14 +11,17 @@ from anodetect.types import Bools
 def read_truth(
     record: Record, shape: tuple[int, ...], grid: tuple[Volume, Geometry] | None = None
 ) -> Bools | None:
-    """Return a record's mask, bool [H, W], True where anomalous; None if it has no mask.
+    """Return where any of a record's masks says that it is anomalous, bool [H, W]; None if it has
+    no mask.
 
-    With `grid`, a volume and its geometry, the mask is a volume and is returned as [D, H, W] in the
-    order of the slices. Raises ImageError if the mask cannot be read or has another `shape`.
+    With `grid`, a volume and its geometry, masks are volumes and the truth is returned as [D,
+    H, W] in the order of the slices. Raises ImageError if a mask cannot be read or has another
+    `shape`.
     """
-    if record.mask is None:
-        return None
-    mask = readers.volume_mask(record.mask, *grid) if grid else readers.read_mask(record.mask)
-    if mask.shape != shape:
-        raise ImageError(f"its size {mask.shape} is not the image's {shape}")
-    return mask
+    truth: Bools | None = None
+    for path in record.masks:
+        mask = readers.volume_mask(path, *grid) if grid else readers.read_mask(path)
+        if mask.shape != shape:
+            raise ImageError(f"its size {mask.shape} is not the image's {shape}")
+        truth = mask if truth is None else truth | mask
+    return truth

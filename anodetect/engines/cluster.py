@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from anodetect.data.scan import Record
+from anodetect.data.records import Record
 from anodetect.engines.worker import Engine, ScoredEntries, Task, Worker
 from anodetect.errors import ConfigError, RunError
 from anodetect.model.read_ahead import BATCH

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from anodetect.data.scan import Record
+from anodetect.data.records import Record
 from anodetect.engines.worker import ScoredEntries, Task, Worker
 from anodetect.record.runs import Run
 from anodetect.types import Reporter

@@ -22,7 +22,7 @@ from typing import Literal
 
 from joblib import cpu_count
 
-from anodetect.data.scan import Record, is_volume
+from anodetect.data.records import Record, is_volume
 from anodetect.engines.line import line_engine
 from anodetect.engines.worker import Engine, ScoredEntries, Task, Worker
 from anodetect.errors import AnodetectError, ConfigError, RunError
@@ -64,7 +64,7 @@ def engine(workers: int | None) -> Engine:
 def _suitable_number(task: Task, items: Sequence[Record]) -> tuple[int, int]:
     """Return how many processes help, and how many threads each should have."""
     images = len(items) + (VOLUME - 1) * sum(map(is_volume, items))
-    if images <= FEW or any(record.mask for record in items) or not _on_cpu(task.device):
+    if images <= FEW or any(record.masks for record in items) or not _on_cpu(task.device):
         return 1, cpu_count()
     return share(cpu_count(), memory())
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from anodetect.data.scan import Problem, Record
+from anodetect.data.records import Problem, Record
 from anodetect.errors import ConfigError, RunError
 from anodetect.files import sha256_of, short_name
 from anodetect.model.loading import Failed, reason_of

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from anodetect.data.scan import Record
+from anodetect.data.records import Record
 from anodetect.errors import DataError
 from anodetect.imaging.batch_files import BatchWriter
 from anodetect.model.loading import Encoded, Failed, Loaded, LoadedImage, LoadedVolume

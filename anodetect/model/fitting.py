@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from anodetect.config import without_nan
-from anodetect.data.scan import Record
+from anodetect.data.records import Record
 from anodetect.data.split import Roles
 from anodetect.imaging.intensities import Traits, traits_of
 from anodetect.imaging.preprocess import PreparedVolume

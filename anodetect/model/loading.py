@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from anodetect.data import readers
-from anodetect.data.scan import Record
+from anodetect.data.records import Record
 from anodetect.data.volumes import Volume
 from anodetect.errors import AnodetectError, ConfigError, ImageError
 from anodetect.imaging.preprocess import PreparedVolume, Preprocess, PreprocessConfig

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from anodetect.data.scan import Record, fills_memory
+from anodetect.data.records import Record, fills_memory
 from anodetect.model.loading import Loaded, LoadedImage, LoadedVolume
 
 BATCH = 16  # images that are scored together

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from anodetect.data.scan import Record
+from anodetect.data.records import Record
 from anodetect.errors import AnodetectError
 from anodetect.imaging.representations import Panels
 from anodetect.model.decoded import DecodedFiles

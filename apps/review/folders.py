@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anodetect.data import formats
-from anodetect.data.scan import is_below
 from anodetect.errors import ConfigError
+from anodetect.files import is_below
 from anodetect.record import directories, runs
 from anodetect.record.checkpoint import MODEL_FILE
 

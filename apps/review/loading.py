@@ -13,8 +13,10 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-from anodetect.data import readers, scan
+from anodetect.data import layouts, manifest, readers
 from anodetect.data.geometry import along
+from anodetect.data.records import Record
+from anodetect.data.series import series_of
 from anodetect.data.volumes import Volume
 from anodetect.errors import DataError, ImageError, RunError
 from anodetect.files import inside, path_of, sha256_of
@@ -133,13 +135,13 @@ def _source(directory: ScoreDirectory, row: ScoreRow) -> readers.Source:
     if not path.is_file():
         raise ImageError(f"{path} is no longer there; put the images back where they were scored")
 
-    files = [inside(path.parent, file.name) for file in scan.series_of(path)]
+    files = [inside(path.parent, file.name) for file in series_of(path)]
     if sum(file.stat().st_size for file in files or [path]) > LARGEST:
         raise ImageError(
             f"the file has more than {LARGEST // 2**20} MB; open it with a viewer for large images"
         )
 
-    source = readers.read_source(scan.Record(row.path, path, files=tuple(files)))
+    source = readers.read_source(Record(row.path, path, files=tuple(files)))
     if row.sha256 and source.sha256 != row.sha256:
         raise ImageError(f"{path} was changed since it was scored; it is not shown")
     return source
@@ -176,19 +178,19 @@ def _mask_file(directory: ScoreDirectory, row: ScoreRow) -> Path | None:
         return None
 
     root, parts = Path(directory.audit.root), Path(path_of(row.path)).parts
-    if (root / scan.MANIFEST).is_file():
+    if (root / manifest.MANIFEST).is_file():
         name = _manifest_row(directory, row).get("mask", "")
         return inside(root, name) if name else None
 
     if len(parts) != 3 or parts[0] != "test" or ".." in parts:
         return None
-    path = scan.mvtec_mask(root, *parts[1:])
+    path = layouts.mvtec_mask(root, *parts[1:])
     return inside(root, str(path.relative_to(root))) if path else None
 
 
 def _manifest_row(directory: ScoreDirectory, row: ScoreRow) -> dict[str, str]:
     """Return an image's line in the manifest of the scored folder; {} where it has none."""
-    file = Path(directory.audit.root) / scan.MANIFEST
+    file = Path(directory.audit.root) / manifest.MANIFEST
     if not file.is_file():
         return {}
     return _read_manifest(file, file.stat().st_mtime_ns).get(row.path, {})
@@ -197,7 +199,7 @@ def _manifest_row(directory: ScoreDirectory, row: ScoreRow) -> dict[str, str]:
 @lru_cache(4)
 def _read_manifest(file: Path, changed: int) -> dict[str, dict[str, str]]:
     """Return the lines of a manifest by their paths; `changed` makes a new one be read anew."""
-    return scan.manifest_rows(file)
+    return manifest.manifest_rows(file)
 
 
 def _read_kept_picture(directory: ScoreDirectory, row: ScoreRow) -> tuple[Picture, Picture] | None:

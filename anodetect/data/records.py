@@ -1,0 +1,85 @@
+"""What is known of an input file before it is read, and a data set of such files."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from anodetect.data import dicom, formats
+
+LARGE = 2**23  # bytes of a DICOM file, whose frames may be as much as a volume
+NORMAL, ANOMALOUS = 0, 1
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One image or volume. `split` is "train", "test" or "" (not said); `label` 0 normal, 1
+    anomalous, None unknown.
+
+    What any of the `masks` marks is anomalous. `component` is the one to take of a 4-D file. With
+    `slice` the record is that slice of the volume alone. `files` are those of a DICOM series, whose
+    `path` is the first of them by name.
+    """
+
+    id: str
+    path: Path
+    split: str = ""
+    label: int | None = None
+    kind: str = ""
+    group: str = ""
+    masks: tuple[Path, ...] = ()
+    extra: Mapping[str, str] = field(default_factory=dict)
+    foreground: Path | None = None
+    component: int | None = None
+    slice: int | None = None
+    files: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A file or folder that was left out, by its path relative to the root, and the reason."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The records below a root, and what there could not be looked into."""
+
+    name: str
+    root: Path
+    records: tuple[Record, ...]
+    problems: tuple[Problem, ...] = ()
+
+    def training(self) -> list[Record]:
+        """Return the normals to learn from."""
+        return [r for r in self.records if r.split in ("train", "") and r.label != ANOMALOUS]
+
+    def labelled(self) -> list[Record]:
+        """Return what can be evaluated on: everything labelled outside the train part."""
+        return [r for r in self.records if r.split != "train" and r.label is not None]
+
+    def testing(self) -> list[Record]:
+        """Return what there is to score: the test part where there is one, else everything."""
+        return [r for r in self.records if r.split == "test"] or list(self.records)
+
+
+def is_volume(record: Record) -> bool:
+    """Return whether a record is known to be a volume before it is read; of a single DICOM file
+    only reading tells."""
+    if record.slice is not None:
+        return False
+    found = formats.format_named(record.path.name)
+    return len(record.files) > 1 or (found is not None and found.content == "volume")
+
+
+def fills_memory(record: Record) -> bool:
+    """Return whether a record is a volume, or a DICOM file with so many frames that it may as well
+    be one."""
+    if is_volume(record) or record.slice is not None or not record.files:
+        return is_volume(record)
+    try:
+        large = record.path.stat().st_size > LARGE
+    except OSError:  # reading it will say so
+        return False
+    return large and dicom.headline(record.path).frames > 1
