@@ -1,0 +1,127 @@
+"""The meaning of names of folders and files, as people give them to normal and anomalous images, to
+masks and to the parts of a data set."""
+
+import re
+from typing import Literal
+
+Meaning = Literal["normal", "anomalous", "mask", "train", "test", "validation", "image", ""]
+
+
+def _set(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+NORMAL_WORDS = _set(
+    """
+    good ok okay normal normals healthy negative negatives intact clean passed control
+    controls nominal unremarkable inlier inliers
+    """
+)
+ANOMALOUS_WORDS = _set(
+    """
+    ng ko nok bad ungood defect defects defective defectives abnormal abnormals abnormality
+    abnormalities anomaly anomalies anomalous anomal tumor tumors tumour tumours lesion
+    lesions disease diseased diseases sick pathology pathologic pathological positive
+    positives fault faults faulty failed reject rejects rejected scrap outlier outliers
+    unhealthy notok notgood finding findings cancer malignant carcinoma metastasis metastases
+    glioma meningioma pneumonia covid tuberculosis stroke hemorrhage haemorrhage fracture
+    fractures fractured broken damaged damage crack cracks cracked scratch scratches dent
+    dents blowhole contaminated contamination
+    """
+)
+# Words that mean something only when they are the whole name.
+WHOLE_NORMAL = _set("neg pass no free")
+WHOLE_ANOMALOUS = _set("pos fail yes")
+NEGATIONS = _set("no not non without free un")
+
+MASK_WORDS = _set(
+    """
+    mask masks segmentation segmentations groundtruth gt dseg annotation annotations
+    """
+)
+WHOLE_MASK = _set("label labels seg segs truth labelstr labelsts labelsva roi rois anno annos")
+TRAIN = _set("train training trainset imagestr")
+TEST = _set("test testing tests testset imagests")
+VALIDATION = _set("val valid validation validate validationset dev imagesva")
+AFTER_PART = _set("public private mixed set data images part split")
+IMAGE = _set("image images img imgs rgb data pictures jpegimages")
+
+# The end of a file's name that makes it a mask, and one that does so only beside its image.
+MASK_ENDS = MASK_WORDS | _set("seg segs")
+MASK_ENDS_BESIDE = _set("label labels labelmap roi truth")
+OWN_ENDS = _set("heatmap")  # of files that `score` writes
+
+# Folders that hold copies and leftovers, never images to learn from or to judge.
+LEFTOVERS = {
+    "@eadir": "thumbnails of a disk station",
+    "#recycle": "trash",
+    "$recycle.bin": "trash",
+    "recycler": "trash",
+    "trash": "trash",
+    "lost+found": "trash",
+    "__macosx": "leftovers of an archive",
+    "thumbnails": "thumbnails",
+    "thumbs": "thumbnails",
+    "thumbnail": "thumbnails",
+    "__pycache__": "leftovers of programs",
+    "system volume information": "leftovers of programs",
+}
+
+
+def words(name: str) -> list[str]:
+    """Return the words of a name in lower case: what stands between other characters than letters
+    and digits, without numbers before the first word."""
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)  # defectFree
+    found = re.findall(r"[^\W_]+", spaced.casefold())
+    while len(found) > 1 and found[0].isdecimal():
+        found.pop(0)
+    return found
+
+
+def meaning(name: str) -> Meaning:
+    """Return what a folder of this name holds, "" if the name does not say it."""
+    found = words(name)
+    joined = "".join(found)
+    if not found:
+        return ""
+
+    ground_truth = found[-2:] == ["ground", "truth"]
+    if joined in WHOLE_MASK or ground_truth or any(word in MASK_WORDS for word in found):
+        return "mask"
+    if part := _part(found, joined):
+        return part
+    if joined in IMAGE:
+        return "image"
+    return _normality(found, joined)
+
+
+def _part(found: list[str], joined: str) -> Meaning:
+    """Return the part of a data set that words name, such as `test_public`, "" for none."""
+    first, rest = found[0], found[1:]
+    alone = all(word in AFTER_PART or word.isdecimal() for word in rest)
+    if joined in TRAIN or (first in TRAIN and alone):
+        return "train"
+    if joined in TEST or (first in TEST and alone):
+        return "test"
+    if joined in VALIDATION or (first in VALIDATION and alone):
+        return "validation"
+    return ""
+
+
+def _normality(found: list[str], joined: str) -> Meaning:
+    """Return what words say: a negation turns it round (`defect free`, `not ok`)."""
+    if joined in ANOMALOUS_WORDS or joined in WHOLE_ANOMALOUS:
+        return "anomalous"
+    if joined in NORMAL_WORDS or joined in WHOLE_NORMAL:
+        return "normal"
+
+    rests = {joined.removeprefix(each) for each in ("no", "non", "not", "un")} - {joined}
+    rests &= ANOMALOUS_WORDS | NORMAL_WORDS
+    negated = bool(rests) or any(word in NEGATIONS for word in found)
+    anomalous = any(word in ANOMALOUS_WORDS for word in [*found, *rests])
+    normal = any(word in NORMAL_WORDS for word in [*found, *rests])
+    if anomalous:
+        return "normal" if negated else "anomalous"
+    if normal:
+        return "anomalous" if negated else "normal"
+    return "normal" if found[-1] == "free" else ""
