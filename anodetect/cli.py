@@ -26,9 +26,20 @@ app.add_typer(data_app, name="data")
 
 def emit(result: Any, as_json: bool, text: str) -> None:
     """Print the result on stdout, as JSON or as text."""
+    print(_json_text(result) if as_json else text)
+
+
+def _json_text(result: Any) -> str:
+    """Return a result as JSON, which is UTF-8 by its standard. Where stdout has another encoding,
+    or a name is no text, letters that are not ASCII are escaped."""
     from anodetect.config import without_nan
 
-    print(json.dumps(without_nan(result), ensure_ascii=False) if as_json else text)
+    content = without_nan(result)
+    text = json.dumps(content, ensure_ascii=False)
+    utf8 = (sys.stdout.encoding or "").lower().replace("-", "") in ("utf8", "utf8sig")
+    if utf8 and not any("\ud800" <= letter <= "\udfff" for letter in text):
+        return text
+    return json.dumps(content)
 
 
 def finish(result: dict[str, Any], as_json: bool, text: str) -> None:
@@ -222,8 +233,8 @@ def review(
     reviews.sqlite, or in the database whose SQLAlchemy URL is in ANODETECT_REVIEWS."""
     from anodetect.commands import review as command
 
-    terminal.screen.print(f"http://127.0.0.1:{port} (Ctrl-C stops it)", highlight=False)
-    command.serve(directories or [], port=port, roots=root or [])
+    with terminal.reporting() as reporter:
+        command.serve(directories or [], port=port, roots=root or [], reporter=reporter)
 
 
 @app.command()
@@ -346,6 +357,7 @@ def _command_line() -> list[str]:
 
 def main() -> None:
     """Run the command line. Errors are printed in one line; exit codes are 0, 1, 2 and 130."""
+    terminal.replace_what_cannot_be_printed()
     try:
         app()
     except AnodetectError as error:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import file_digest, sha256
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath
 from secrets import token_hex
 from typing import IO
 
@@ -83,10 +83,10 @@ def is_below(path: Path, folder: str | Path) -> bool:
 
 
 def leads_out(name: str) -> bool:
-    """Return whether a POSIX path is absolute or climbs with "..". Symbolic links are not
-    followed."""
-    path = PurePosixPath(name)
-    return path.is_absolute() or ".." in path.parts
+    """Return whether a path is absolute or climbs with "..", on Windows also with a drive or with
+    backslashes. Symbolic links are not followed."""
+    path = PurePath(name)
+    return bool(path.anchor) or ".." in path.parts
 
 
 def inside(root: Path, name: str) -> Path:

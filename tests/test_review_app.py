@@ -595,11 +595,15 @@ def test_the_page_lists_runs_and_starts_commands(opened, scores, pca_run, tmp_pa
 
 def test_review_starts_for_this_machine_only_and_without_a_shell(monkeypatch, tmp_path):
     started = []
+    monkeypatch.chdir(tmp_path)
+    for name in ("scores", "-x; rm -rf y"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "audit.json").write_text('{"format": 3}')
     monkeypatch.setattr(
         review.os, "execv", lambda program, command: started.append((program, command))
     )
     monkeypatch.setattr(
-        sys, "argv", ["anodetect", "review", "--port", "8765", "--", str(tmp_path), "-x; rm -rf y"]
+        sys, "argv", ["anodetect", "review", "--port", "8765", "--", "scores", "-x; rm -rf y"]
     )
     with pytest.raises(SystemExit):
         cli.main()
@@ -613,7 +617,7 @@ def test_review_starts_for_this_machine_only_and_without_a_shell(monkeypatch, tm
         "--server.port=8765",
         "--server.enableXsrfProtection=true",
     } <= set(command)
-    assert command[-3:] == ["--", str(tmp_path), str(Path.cwd() / "-x; rm -rf y")]
+    assert command[-3:] == ["--", str(tmp_path / "scores"), str(tmp_path / "-x; rm -rf y")]
 
 
 def test_without_the_extra_review_says_what_to_install(monkeypatch, tmp_path):

@@ -167,7 +167,7 @@ def finished(job: Job, budget: float) -> Finished:
         if runs.checkpoints(runs.partial(job.run)):
             options.append("--resume")
         facts = _call("train", job.data, *options)
-        _keep(job.run, peak=facts["peak_memory_mb"])
+        _keep(job.run, peak=_peak(facts))
 
     trained_for = runs.facts(job.run).training["budget_minutes"]
     if trained_for != budget:
@@ -180,7 +180,7 @@ def finished(job: Job, budget: float) -> Finished:
         options = ["--out", str(job.scores), "--heatmaps", "tiff" if job.seed == 0 else "none"]
         result = _call("score", str(job.run), job.data, *options)
         milliseconds = 1000 * result["model_seconds_per_image"]
-        _keep(job.scores, peak=result["peak_memory_mb"], ms=milliseconds)
+        _keep(job.scores, peak=_peak(result), ms=milliseconds)
     return _result(job)
 
 
@@ -223,6 +223,12 @@ def _result(job: Job) -> Finished:
     with np.load(job.scores / directories.BOOTSTRAP, allow_pickle=False) as file:
         draws = {name: file[name] for name in file.files}
     return Finished(job, row, draws)
+
+
+def _peak(answer: dict[str, Any]) -> float:
+    """Return the memory in MB that a command's answer names; NaN if its system does not say it."""
+    peak = answer["peak_memory_mb"]
+    return float("nan") if peak is None else float(peak)
 
 
 def _keep(path: Path, **cost: float) -> None:

@@ -1,12 +1,16 @@
 """Review: start the app, which the package does not import."""
 
 import os
+import socket
+import subprocess
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 from anodetect.errors import ConfigError
+from anodetect.record import directories
+from anodetect.types import Reporter, Silent
 
 PACKAGES = ("streamlit", "plotly", "sqlalchemy", "psutil")  # of the extra `app`
 
@@ -43,11 +47,18 @@ def app_command(folders: Sequence[Path], port: int, roots: Sequence[Path] = ()) 
     return command
 
 
-def serve(folders: Sequence[Path], *, port: int, roots: Sequence[Path] = ()) -> None:
+def serve(
+    folders: Sequence[Path],
+    *,
+    port: int,
+    roots: Sequence[Path] = (),
+    reporter: Reporter | None = None,
+) -> None:
     """Become the review app on score directories; this function does not return.
 
     `roots` are the folders that it may train and score in. ConfigError without the extra `app`,
-    without any folder, or if a root is no folder.
+    without any folder, if a root is no folder, or if the port is in use; RunError for a folder that
+    is no finished score directory.
     """
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
@@ -59,7 +70,26 @@ def serve(folders: Sequence[Path], *, port: int, roots: Sequence[Path] = ()) -> 
     for root in roots:
         if not root.is_dir():
             raise ConfigError(f"--root {root}: not a folder")
+    for folder in folders:
+        directories.audit_content(folder)
+    _check_port(port)
 
+    (reporter or Silent()).say(f"http://127.0.0.1:{port} (Ctrl-C stops it)")
     command = app_command(folders, port, roots)
+    if os.name == "nt":  # where execv would give the terminal back at once
+        sys.exit(subprocess.call(command))
     # This process becomes the app, so that whatever stops the one stops the other.
     os.execv(command[0], command)
+
+
+def _check_port(port: int) -> None:
+    """Raise ConfigError if nothing can listen on this port of 127.0.0.1."""
+    with socket.socket() as listener:
+        if os.name == "posix":  # a port whose last connections were closed just now is free
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise ConfigError(
+                f"--port {port}: cannot be used ({error.strerror}); choose another --port"
+            ) from None

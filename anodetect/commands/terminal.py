@@ -1,5 +1,7 @@
-"""Progress and messages on the terminal, all on stderr."""
+"""Progress and messages on the terminal, all on stderr, and what a terminal cannot print."""
 
+import io
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -81,6 +83,14 @@ def reporting() -> Iterator[RichReporter]:
         yield reporter
     finally:
         reporter.stop()
+
+
+def replace_what_cannot_be_printed() -> None:
+    """Let stdout and stderr print "?" for a character that their encoding does not have, where they
+    would raise UnicodeEncodeError."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
 
 
 def print_error(text: str) -> None:

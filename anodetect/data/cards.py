@@ -110,7 +110,8 @@ def open_data(data: str, *, follow_symlinks: bool = False) -> Dataset:
     name, _, variant = data.partition(":")
     pages = all_pages()
     if name not in pages:
-        hint = "" if os.sep in data else f", and no data card of that name; {nearest(name, pages)}"
+        is_path = len(path.parts) > 1 or path.is_absolute()
+        hint = "" if is_path else f", and no data card of that name; {nearest(name, pages)}"
         raise DataError(f"{data}: no such file or folder{hint}")
 
     card = pages[name].card

@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import islice
@@ -77,7 +77,10 @@ def share(cores: int, memory: float) -> tuple[int, int]:
 
 
 def memory() -> float:
-    """Return the bytes of memory that this machine, or container, has."""
+    """Return the bytes of memory that this machine, or container, has; where the system does not
+    say it (Windows), what one worker may take."""
+    if not hasattr(os, "sysconf"):
+        return MEMORY
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = CONTAINER.read_text("ascii").strip() if CONTAINER.is_file() else "max"
     return total if limit == "max" else min(total, int(limit))
@@ -156,10 +159,12 @@ def _ending(code: int) -> str:
     """Return in words how a process ended that has this exit code."""
     if code >= 0:
         return f"ended with code {code}"
+    names = {each.value: each.name for each in signal.Signals}
+    name = names.get(-code, f"signal {-code}")
     reason = ""
-    if code == -signal.SIGKILL:
+    if name == "SIGKILL":
         reason = ", as when memory runs out; --workers 1 takes the least"
-    return f"was ended by {signal.Signals(-code).name}{reason}"
+    return f"was ended by {name}{reason}"
 
 
 def _start(task: Task, count: int, threads: int) -> list[WorkerHandle]:
@@ -167,26 +172,38 @@ def _start(task: Task, count: int, threads: int) -> list[WorkerHandle]:
     files."""
     context = multiprocessing.get_context("spawn")
     workers: list[WorkerHandle] = []
-    # Ctrl-C on a terminal reaches all processes, but the calling process ends the workers: they
-    # inherit this mask.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        for _ in range(count):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(theirs, task, threads), daemon=True)
-            process.start()
-            theirs.close()  # otherwise the end of the process would not be noticed
-            workers.append(WorkerHandle(process, ours))
+        with _interrupts_blocked():
+            for _ in range(count):
+                ours, theirs = context.Pipe()
+                process = context.Process(target=_work, args=(theirs, task, threads), daemon=True)
+                process.start()
+                theirs.close()  # otherwise the end of the process would not be noticed
+                workers.append(WorkerHandle(process, ours))
 
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         for worker in workers:
             worker.receive()
     except BaseException:
         _stop(workers)
         raise
+    return workers
+
+
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Block Ctrl-C in this process, and in those that it starts meanwhile for as long as they live.
+
+    On a terminal it reaches all processes, but the calling process ends the workers. Windows has no
+    such block; there the workers ignore Ctrl-C themselves.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    return workers
 
 
 def _stop(workers: Sequence[WorkerHandle]) -> None:
@@ -234,6 +251,7 @@ def _collect(
 
 
 def _work(connection: Connection, task: Task, threads: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the calling process ends this one
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         worker = Worker(task, threads)

@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from anodetect.output.drawing import Figure, rc_context
 from anodetect.record.rows import SliceRow
 from anodetect.stats import metrics
 
@@ -210,7 +209,7 @@ def _svg(figure: Figure) -> str:
     """Return the figure as SVG text that is the same every time."""
     buffer = io.StringIO()
     style: Any = {"svg.fonttype": "none", "svg.hashsalt": "anodetect", "font.family": "sans-serif"}
-    with matplotlib.rc_context(style):
+    with rc_context(style):
         figure.savefig(
             buffer, format="svg", bbox_inches="tight", metadata={"Date": None}, transparent=True
         )

@@ -75,7 +75,8 @@ def stretched(values: Floats, span: tuple[float, float]) -> Picture:
 @cache
 def palette(colours: str) -> Picture:
     """Return the 256 colours of one of matplotlib's colour maps as RGB bytes [256, 3]."""
-    from matplotlib import colormaps  # takes long to import, and scoring begins without it
+    # matplotlib takes long to import, and scoring begins without it.
+    from anodetect.output.drawing import colormaps
 
     return np.asarray(colormaps[colours](np.arange(256), bytes=True)[:, :3])
 

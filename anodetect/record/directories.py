@@ -183,7 +183,7 @@ def audit_content(path: Path) -> dict[str, Any]:
     try:
         content = json.loads((path / AUDIT_FILE).read_text("utf-8"))
         version = int(content["format"])
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise _unfinished(path, AUDIT_FILE) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path}: not a readable score directory ({error})") from None
@@ -201,6 +201,9 @@ def audit_content(path: Path) -> dict[str, Any]:
 
 
 def _unfinished(path: Path, missing: str) -> RunError:
+    if not path.is_dir():
+        missing = "not a folder" if path.exists() else "no such folder"
+        return RunError(f"{path}: not a finished score directory ({missing})")
     state = "; it was interrupted, or is being written" if (path / JOURNAL).exists() else ""
     return RunError(f"{path}: not a finished score directory (no {missing}){state}")
 

@@ -2,7 +2,6 @@
 
 import os
 import platform
-import resource
 import sys
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
@@ -12,6 +11,11 @@ from typing import Any
 import numpy as np
 
 from anodetect.config import canonical
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 PACKAGES = (
     "anodetect",
@@ -75,6 +79,9 @@ def host(device_type: str) -> str:
 
 
 def peak_memory_mb() -> float:
-    """Return the most memory this process has held so far, in MB."""
+    """Return the most memory this process has held so far, in MB; NaN where the system does not
+    say it (Windows)."""
+    if resource is None:
+        return float("nan")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if sys.platform == "darwin" else peak / 1e3

@@ -38,7 +38,8 @@ def write_table(stem: Path, table: pa.Table, formats: Sequence[str] = ("parquet"
 def read_table(file: Path, row_type: type[Row]) -> pa.Table:
     """Return the table of these rows in a Parquet file; RunError if it is none."""
     try:
-        table = parquet.read_table(file)
+        with file.open("rb") as stream:  # pyarrow opens no path with bytes that are not UTF-8
+            table = parquet.read_table(stream)
         check_columns(table, row_type)
     except (OSError, ValueError, pa.ArrowException) as error:
         raise RunError(

@@ -10,6 +10,7 @@ same number later is never taken for it.
 """
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -186,7 +187,7 @@ def cancel(job: Job) -> None:
     (job.folder / CANCELLED).touch()
     try:
         processes = [process, *process.children(recursive=True)]
-        process.send_signal(signal.SIGINT)
+        _interrupt(process)
     except psutil.NoSuchProcess:
         return
 
@@ -194,6 +195,15 @@ def cancel(job: Job) -> None:
     for each in alive:
         each.kill()
     psutil.wait_procs(alive, timeout=PATIENCE)
+
+
+def _interrupt(process: psutil.Process) -> None:
+    """Ask a process to save its work and end. On Windows no program can send Ctrl-C to another
+    one's session: there the process ends at once, and what it saved last is kept."""
+    if os.name == "nt":
+        process.terminate()
+    else:
+        process.send_signal(signal.SIGINT)
 
 
 # -- Looking ---------------------------------------------------------------------------------------

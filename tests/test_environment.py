@@ -1,0 +1,216 @@
+"""The same results wherever the program runs: notebooks, terminals without UTF-8, and systems
+without POSIX."""
+
+import io
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from anodetect import cli
+from anodetect.commands import review
+from anodetect.engines import local
+from anodetect.errors import ConfigError, RunError
+from anodetect.files import leads_out
+
+PROJECT = Path(__file__).parents[1]
+ODD = "缺陷–é\N{GRINNING FACE}.png"  # no encoding but Unicode's has all of it
+
+# What Windows does not have. What numpy, platformdirs and subprocess need where they believe to be
+# on Linux stays.
+AS_ON_WINDOWS = """
+import os, signal, sys
+for name in ("resource", "fcntl", "pwd", "grp", "termios", "tty", "pty", "syslog"):
+    sys.modules[name] = None
+for name in ("fork", "forkpty", "sysconf", "sync", "O_DIRECTORY", "killpg", "setsid", "mkfifo"):
+    delattr(os, name)
+for name in ("SIGKILL", "SIGHUP", "SIGQUIT", "SIGALRM", "SIGUSR1", "pthread_sigmask", "SIG_BLOCK"):
+    delattr(signal, name)
+"""
+
+
+def run_code(code, *arguments, text=True, **variables):
+    """Run Python code in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        capture_output=True,
+        text=text,
+        check=False,
+        cwd=PROJECT,
+        env={**os.environ, "PYTHONPATH": str(PROJECT), **variables},
+    )
+
+
+def run_command(*arguments, **variables):
+    code = "from anodetect.cli import main; main()"
+    return run_code(code, *arguments, text=False, **variables)
+
+
+@pytest.fixture
+def odd_folder(synthetic_folder, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    source = next((synthetic_folder / "test/good").iterdir())
+    shutil.copy(source, folder / ODD)
+    return folder
+
+
+# -- Notebooks -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "qtagg", "none"])
+def test_the_backend_that_a_notebook_names_does_not_matter(backend):
+    """Figures are drawn, and the variable is there afterwards for the programs that it is for."""
+    code = """
+import os
+from anodetect.output import figures, pictures
+assert figures.colour_bar(0, 1).startswith("<svg")
+assert pictures.palette("magma").shape == (256, 3)
+print(os.environ["MPLBACKEND"])
+"""
+    done = run_code(code, MPLBACKEND=backend)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == backend
+
+
+# -- Terminals without UTF-8 -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def print_in(monkeypatch):
+    """Run a command with a stdout of another encoding; return the bytes that it printed."""
+
+    def printed(encoding, *arguments):
+        stream = io.TextIOWrapper(io.BytesIO(), encoding)
+        monkeypatch.setattr(sys, "stdout", stream)
+        monkeypatch.setattr(sys, "argv", ["anodetect", *map(str, arguments)])
+        with pytest.raises(SystemExit) as leave:
+            cli.main()
+        stream.flush()
+        assert not leave.value.code
+        return stream.buffer.getvalue()
+
+    return printed
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-16"])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["detectors", "pca"], ["data", "show", "elpv"], ["train", "--help"]]
+)
+def test_texts_are_printed_where_stdout_is_not_utf8(print_in, arguments, encoding):
+    assert print_in(encoding, *arguments).decode(encoding)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_names_are_printed_with_replacements_and_json_keeps_them(print_in, odd_folder, encoding):
+    arguments = ["score", "run", odd_folder, "--out", odd_folder.parent / "s", "--dry-run"]
+    text = print_in(encoding, *arguments).decode(encoding)
+    assert text.strip() == ODD.encode(encoding, "replace").decode(encoding)
+    content = print_in(encoding, *arguments, "--json").decode("utf-8")
+    assert json.loads(content)["paths"] == [ODD]
+
+
+def test_the_program_prints_where_the_environment_says_ascii():
+    done = run_command("--help", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0, done.stderr
+    assert b"?" in done.stdout and done.stdout.decode("ascii")
+
+
+def test_json_is_valid_where_a_name_is_not_even_unicode(print_in, pca_run, odd_folder):
+    """The name of --out is a byte that is no UTF-8."""
+    out = os.fsdecode(os.fsencode(odd_folder.parent) + b"/\xff")
+    content = print_in(
+        "utf-8", "score", pca_run, odd_folder, "--out", out, "--heatmaps", "none", "--json"
+    )
+    assert json.loads(content.decode("utf-8"))["out"] == out
+
+
+# -- Windows ---------------------------------------------------------------------------------------
+
+
+def test_every_module_and_the_command_line_work_without_posix(synthetic_folder, tmp_path):
+    """All modules are imported; training, scoring in processes that do not fork, the report and the
+    verification work."""
+    run, out = tmp_path / "run", tmp_path / "scores"
+    commands = [
+        ["train", synthetic_folder, "-d", "pca", "--set", "components=5", "--out", run],
+        ["score", run, synthetic_folder, "--out", out, "--workers", "2"],
+        ["verify", out, "--rescore", "1"],
+    ]
+    program = tmp_path / "program.py"
+    program.write_text(f"""{AS_ON_WINDOWS}
+if __name__ == "__main__":
+    import importlib, pkgutil, anodetect
+    for module in pkgutil.walk_packages(anodetect.__path__, "anodetect."):
+        importlib.import_module(module.name)
+
+    from anodetect import cli
+    for arguments in {[list(map(str, each)) for each in commands]!r}:
+        sys.argv[1:] = arguments
+        try:
+            cli.main()
+        except SystemExit as leave:
+            assert not leave.code, arguments
+""")
+    done = subprocess.run(
+        [sys.executable, program],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(PROJECT), "MPLBACKEND": "none"},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "<svg" in (out / "report.html").read_text("utf-8")
+
+
+def test_where_the_system_does_not_say_its_memory_one_process_scores(monkeypatch):
+    monkeypatch.delattr(os, "sysconf")
+    assert local.share(8, local.memory()) == (1, 8)
+
+
+def test_the_end_of_a_process_has_words_for_signals_that_are_not_known(monkeypatch):
+    assert local._ending(-signal.SIGKILL).startswith("was ended by SIGKILL, as when memory")
+    assert local._ending(-200) == "was ended by signal 200"
+    monkeypatch.delattr(signal, "SIGKILL")
+    assert local._ending(-signal.SIGTERM) == "was ended by SIGTERM"
+
+
+@pytest.mark.parametrize(
+    ("name", "out"), [("a/b.png", False), ("/a", True), ("../a", True), ("a/../../b", True)]
+)
+def test_a_path_that_leads_out_of_its_folder_is_noticed(name, out):
+    assert leads_out(name) is out
+
+
+# -- Review ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["nope", "file", "empty"])
+def test_review_refuses_at_once_what_is_no_score_directory(tmp_path, name):
+    (tmp_path / "file").touch()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RunError, match=f"{name}: not a finished score directory"):
+        review.serve([tmp_path / name], port=8501)
+
+
+def test_review_refuses_a_port_that_is_in_use(tmp_path):
+    (tmp_path / "audit.json").write_text('{"format": 3}')
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"--port {port}: cannot be used.*in use"):
+            review.serve([tmp_path], port=port)
+
+
+def test_review_fails_in_the_terminal_with_one_line():
+    done = run_command("review", "nope")
+    assert done.returncode == 2
+    expected = "anodetect: nope: not a finished score directory (no such folder)"
+    assert done.stderr.decode().strip() == expected
