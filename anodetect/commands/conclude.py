@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import compute as pc
 
+from anodetect.commands.labelled import mask_warnings
 from anodetect.config import without_nan
 from anodetect.files import sha256_of
 from anodetect.output.formats import SOURCES, asks_for, has_files, names_of
@@ -66,6 +67,8 @@ def conclude(
     evaluation = None
     if measure.labelled():
         evaluation = measure.result(threshold if rule.by_fdr else None)
+        for warning in mask_warnings(evaluation):
+            reporter.warn(warning)
         directories.write_draws(out, measure.draws())
     scored = rows.filter(pa.array(is_ok(rows)))
     if asks_for(scoring.heatmaps, "regions"):

@@ -1,10 +1,11 @@
 """A scored record beside what is known of it, to be measured."""
 
 from anodetect.data.records import Record
-from anodetect.data.truth import read_truth
+from anodetect.data.truth import is_lossy, read_truth
 from anodetect.errors import ImageError
 from anodetect.imaging.preprocess import PreparedVolume
-from anodetect.stats.evaluation import LabelledScore
+from anodetect.stats.evaluation import Evaluation, LabelledScore
+from anodetect.stats.mask_use import SHOWN
 from anodetect.types import Bools, Floats
 
 
@@ -34,5 +35,22 @@ def labelled_score(
             problem = str(error)
     is_volume = is_volume or volume is not None
     return LabelledScore(
-        record.id, record.label, score, record.group, is_volume, heatmap, mask, problem
+        record.id,
+        record.label,
+        score,
+        record.group,
+        is_volume,
+        heatmap,
+        mask,
+        problem,
+        lossy=is_lossy(record),
     )
+
+
+def mask_warnings(evaluation: Evaluation) -> list[str]:
+    """Return what is to be said of masks: that some anomalous images have none that can be used, or
+    that some were compressed with loss. Nothing if there are no masks at all."""
+    masks = evaluation.masks
+    if masks is None or not (masks.in_part or masks.lossy):
+        return []
+    return [masks.statement(SHOWN)]

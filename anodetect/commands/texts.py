@@ -45,6 +45,8 @@ def evaluation_text(result: Mapping[str, Any]) -> str:
         lines.append(f"image {name:<18}{entry['value']:.3f}{_bounds(entry, '  ')}{note}")
     for name, value in (result["pixel"] or {}).items():
         lines.append(f"pixel {name:<18}{value:.3f}")
+    if "masks" in result:
+        lines.append(result["masks"]["statement"])
 
     point = result["operating_point"]
     lines.append(

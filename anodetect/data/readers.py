@@ -17,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from anodetect.data import dicom, formats
 from anodetect.data.geometry import MIN_SIDE, Geometry
 from anodetect.data.images import MAX_PIXELS, Array, channels_first
+from anodetect.data.mask_images import marked_in
 from anodetect.data.records import Record
 from anodetect.data.volumes import MAX_VOXELS, Volume, same_grid
 from anodetect.errors import ImageError
@@ -163,13 +164,20 @@ def _checked(array: Array) -> Floats:
 
 
 def read_mask(path: Path) -> Bools:
-    """Return a ground-truth mask, bool [H, W]: True where any channel is not zero.
+    """Return a ground-truth mask, bool [H, W]: True where any channel is not zero, of an image with
+    a palette where the index is not zero.
 
     In a format that compresses with loss, black and white are not exactly 0 and 255 near edges:
     there a pixel is True above HALF_WHITE.
     """
+    content = read_bytes(path)
     found = formats.format_named(path.name)
-    image = read_image(path)
+    if found is not None and found.content == "image":
+        marked = _with_reason(lambda: marked_in(content))
+        if marked is not None:
+            return marked
+
+    image = decode_image(content, path.name)
     if found is not None and found.lossy:
         return np.asarray((image > HALF_WHITE).any(0))
     return np.asarray((image != 0).any(0))

@@ -1,6 +1,6 @@
 """Where a labelled image or volume is anomalous, as its mask says."""
 
-from anodetect.data import readers
+from anodetect.data import formats, readers
 from anodetect.data.geometry import Geometry
 from anodetect.data.records import Record
 from anodetect.data.volumes import Volume
@@ -25,3 +25,10 @@ def read_truth(
             raise ImageError(f"its size {mask.shape} is not the image's {shape}")
         truth = mask if truth is None else truth | mask
     return truth
+
+
+def is_lossy(record: Record) -> bool:
+    """Return whether a mask of the record is of a format that compresses with loss, where pixels
+    are marked from the middle of their values on."""
+    found = [formats.format_named(path.name) for path in record.masks]
+    return any(each is not None and each.lossy for each in found)

@@ -9,6 +9,7 @@ from pydantic import PlainValidator, TypeAdapter, ValidationError
 
 from anodetect.config import without_nan
 from anodetect.record.rows import first_problem
+from anodetect.stats import mask_use
 from anodetect.stats.calibration import Calibration
 from anodetect.stats.decision import Rule
 from anodetect.stats.drift import Drift, Martingale
@@ -57,6 +58,7 @@ def _evaluation(content: Mapping[str, Any] | None) -> Evaluation | None:
             n_groups=content["n_groups"],
             operating_point=_restored(OperatingPoint, content["operating_point"]),
             statement=content["statement"],
+            masks=mask_use.from_json(content.get("masks")),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"it lacks {error}") from None

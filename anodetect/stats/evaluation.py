@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from anodetect.stats import metrics
 from anodetect.stats.calibration import Calibration, clopper_pearson
+from anodetect.stats.mask_use import MaskState, MaskUse, SeenMask, use_of
 from anodetect.types import Bools, Floats
 
 
@@ -19,7 +20,7 @@ class LabelledScore:
 
     `heatmap` is [H, W], of a volume [D, H, W] with NaN where it was not scored; None if it is not
     at hand. `mask` is bool of the same shape, True where anomalous; None if there is no mask.
-    `problem` says why a mask could not be used.
+    `problem` says why a mask could not be used. A `lossy` mask was compressed with loss.
     """
 
     name: str
@@ -30,6 +31,7 @@ class LabelledScore:
     heatmap: Floats | None = None
     mask: Bools | None = None
     problem: str = ""
+    lossy: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ class Evaluation:
     """Metrics of labelled images at one false-alarm rate.
 
     `image` has auroc, ap and fpr_at_95_tpr. `pixel` has auroc, ap, aupro and dice_best; it is None
-    if there are no masks. `dice_at_threshold` belongs to the pixel threshold of the rate.
+    if there are no masks. `dice_at_threshold` belongs to the pixel threshold of the rate. `masks`
+    says of which anomalous images pixels were measured; None if there was none.
     """
 
     image: Mapping[str, metrics.Interval]
@@ -69,6 +72,7 @@ class Evaluation:
     operating_point: OperatingPoint
     statement: str
     false_alarms: FalseAlarms | None = None
+    masks: MaskUse | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the evaluation as `evaluate --json` and audit.json have it."""
@@ -94,6 +98,8 @@ class Evaluation:
             "operating_point": asdict(self.operating_point),
             "statement": self.statement,
         }
+        if self.masks is not None:
+            content["masks"] = self.masks.as_json()
         if self.false_alarms is not None:
             content["false_alarms"] = asdict(self.false_alarms)
         return content
@@ -125,7 +131,8 @@ class Measure:
     """Collects labelled scores and returns their `Evaluation`.
 
     With `masks` pixels are measured too. Those of an anomalous image count only if its mask can be
-    read; `problems` lists the images whose pixels could not be measured, with the reason.
+    read and marks something; `problems` lists the images whose pixels could not be measured because
+    of an error, with the reason.
     """
 
     def __init__(self, calibration: Calibration, far: float, *, masks: bool) -> None:
@@ -136,6 +143,7 @@ class Measure:
         self.volumes: list[bool] = []
         self.pixels = metrics.PixelCounts()
         self.problems: list[str] = []
+        self.masks: list[SeenMask] = []
 
     def add(self, item: LabelledScore) -> None:
         """Add an image or volume. Voxels that were not scored count as 0, the lowest value, if the
@@ -148,8 +156,13 @@ class Measure:
         if item.heatmap is None:
             if self.has_masks:
                 self.problems.append(f"pixels of {item.name}: {_why_no_heatmap(item)}")
-        elif item.problem:
+            return
+        if item.label == 1 or item.problem:
+            self.masks.append(SeenMask(item.name, _state_of(item), item.lossy))
+        if item.problem:
             self.problems.append(f"mask of {item.name}: {item.problem}")
+        elif item.label == 1 and _state_of(item) != "used":
+            return
         elif item.mask is not None:
             heatmap = np.nan_to_num(item.heatmap) if item.is_volume else item.heatmap
             self.pixels.add(heatmap, item.mask, item.group)
@@ -180,12 +193,13 @@ class Measure:
             calibration = self.calibration.pooled() if all(self.volumes) else self.calibration
             threshold = calibration.threshold(self.far)
 
-        dice = float("nan")
-        if self.has_masks:
+        masks, dice = use_of(self.masks), float("nan")
+        measured = self.has_masks and (masks.used > 0 or not masks.total)
+        if measured:
             dice = self.curves.dice_at(self.calibration.pixel_threshold(self.far))
         return Evaluation(
             image=self.image_intervals,
-            pixel=self.pixel_intervals if self.has_masks else None,
+            pixel=self.pixel_intervals if measured else None,
             dice_at_threshold=dice,
             n_normal=int((labels == 0).sum()),
             n_anomalous=int((labels == 1).sum()),
@@ -194,6 +208,7 @@ class Measure:
                 self.far, threshold, _share(above[labels == 1]), _share(above[labels == 0])
             ),
             statement=self.calibration.statement(self.far),
+            masks=masks if masks.total else None,
         )
 
     def false_alarms(self, comparisons: int = 1) -> FalseAlarms:
@@ -291,6 +306,15 @@ def _departures(name: str, part: Evaluation, whole: Evaluation) -> list[str]:
             f"({all_images.value:.3f})"
         )
     return found
+
+
+def _state_of(item: LabelledScore) -> MaskState:
+    """Return whether the mask of an anomalous image can be measured with."""
+    if item.problem:
+        return "wrong"
+    if item.mask is None:
+        return "missing"
+    return "used" if item.mask.any() else "empty"
 
 
 def _why_no_heatmap(item: LabelledScore) -> str:

@@ -1,0 +1,123 @@
+"""Which anomalous images have a mask that pixels can be measured with, and what is wrong with the
+others."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+MaskState = Literal["used", "missing", "empty", "wrong"]
+SHOWN = 3  # names in a sentence
+
+
+@dataclass(frozen=True)
+class MaskUse:
+    """How many masks were `used`, and the names of the images without one (`missing`), with one
+    that marks nothing (`empty`), or that cannot be read or does not fit (`wrong`).
+
+    `lossy` counts those of a format that compresses with loss.
+    """
+
+    used: int = 0
+    missing: tuple[str, ...] = ()
+    empty: tuple[str, ...] = ()
+    wrong: tuple[str, ...] = ()
+    lossy: int = 0
+
+    @property
+    def total(self) -> int:
+        """The number of images that were to be measured."""
+        return self.used + len(self.missing) + len(self.empty) + len(self.wrong)
+
+    @property
+    def in_part(self) -> bool:
+        """Whether some images have a mask, but not every one has a mask that was used."""
+        return self.used < self.total and len(self.missing) < self.total
+
+    def statement(self, shown: int = 0) -> str:
+        """Return in words over which images pixels were measured and why not over the others, with
+        the first names, as many as are `shown`, of each kind."""
+        images = "image" if self.total == 1 else "images"
+        if len(self.missing) == self.total:
+            return f"no pixel metrics: none of {self.total} anomalous {images} has a mask"
+
+        parts = [f"pixel metrics over {self.used} of {self.total} anomalous {images}"]
+        for names, one, many in (
+            (self.missing, "has no mask", "have no mask"),
+            (self.empty, "has a mask that marks nothing", "have masks that mark nothing"),
+            (
+                self.wrong,
+                "has a mask that cannot be read or does not fit",
+                "have masks that cannot be read or do not fit",
+            ),
+        ):
+            if names:
+                words = f"{len(names)} {one if len(names) == 1 else many}"
+                parts.append(words + _listed(names, shown))
+        if self.lossy:
+            verb = "mask was" if self.lossy == 1 else "masks were"
+            parts.append(
+                f"{self.lossy} {verb} compressed with loss: pixels brighter than the middle count"
+            )
+        return "; ".join(parts)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the counts, the statement, and the names by what is wrong with their masks."""
+        return {
+            "used": self.used,
+            "missing": len(self.missing),
+            "empty": len(self.empty),
+            "wrong": len(self.wrong),
+            "lossy": self.lossy,
+            "statement": self.statement(),
+            "images": {
+                "missing": list(self.missing),
+                "empty": list(self.empty),
+                "wrong": list(self.wrong),
+            },
+        }
+
+
+@dataclass(frozen=True)
+class SeenMask:
+    """What became of the mask of one image."""
+
+    name: str
+    state: MaskState
+    lossy: bool
+
+
+def use_of(seen: Sequence[SeenMask]) -> MaskUse:
+    """Return the masks of all images together."""
+
+    def names(state: MaskState) -> tuple[str, ...]:
+        return tuple(mask.name for mask in seen if mask.state == state)
+
+    return MaskUse(
+        used=len(names("used")),
+        missing=names("missing"),
+        empty=names("empty"),
+        wrong=names("wrong"),
+        lossy=sum(mask.lossy for mask in seen),
+    )
+
+
+def from_json(content: Mapping[str, Any] | None) -> MaskUse | None:
+    """Return what `as_json` wrote; None for None, which older records have."""
+    if content is None:
+        return None
+    images = content["images"]
+    return MaskUse(
+        used=int(content["used"]),
+        missing=tuple(images["missing"]),
+        empty=tuple(images["empty"]),
+        wrong=tuple(images["wrong"]),
+        lossy=int(content["lossy"]),
+    )
+
+
+def _listed(names: Sequence[str], shown: int) -> str:
+    """Return the first names in brackets, and how many more there are; "" if none are shown."""
+    if not shown:
+        return ""
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return f" ({', '.join(names[:shown])}{more})"

@@ -1,0 +1,223 @@
+"""Truth: what masks mark, and what is said of images without one."""
+
+import io
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import anodetect
+from anodetect.commands.texts import evaluation_text
+from anodetect.data import readers
+from anodetect.data.records import Record
+from anodetect.data.truth import is_lossy, read_truth
+from anodetect.errors import ImageError
+from anodetect.record import directories
+from anodetect.stats.mask_use import MaskUse, SeenMask, from_json, use_of
+
+MARKED = np.zeros((16, 20), np.uint8)
+MARKED[4:9, 3:17] = 1
+
+
+def palette_image(first, second):
+    image = Image.fromarray(MARKED).convert("P")
+    image.putpalette([*first, *second] + [7] * 762)
+    return image
+
+
+# -- What a mask marks -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp"])
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ((0, 0, 0), (255, 255, 255)),
+        ((255, 255, 255), (0, 0, 0)),
+        ((120, 120, 120), (6, 230, 230)),
+        ((0, 0, 0), (0, 0, 0)),
+        ((128, 0, 0), (0, 0, 0)),
+    ],
+)
+def test_in_a_palette_index_0_is_background_whatever_its_colour(tmp_path, suffix, first, second):
+    path = tmp_path / f"mask{suffix}"
+    image = palette_image(first, second)
+    image.save(path)
+    assert np.array_equal(readers.read_mask(path), MARKED > 0)
+
+
+def test_a_palette_mask_with_several_classes_and_transparency(tmp_path):
+    classes = MARKED.copy()
+    classes[6, 5] = 9
+    image = Image.fromarray(classes).convert("P")
+    image.putpalette([50] * 768)
+    image.save(tmp_path / "m.png", transparency=0)
+    assert np.array_equal(readers.read_mask(tmp_path / "m.png"), MARKED > 0)
+
+
+def test_where_a_mask_is_transparent_nothing_was_drawn(tmp_path):
+    painted = np.zeros((*MARKED.shape, 4), np.uint8)
+    painted[..., 0] = 200
+    painted[..., 3] = 255 * MARKED
+    Image.fromarray(painted).save(tmp_path / "m.png")
+    assert np.array_equal(readers.read_mask(tmp_path / "m.png"), MARKED > 0)
+    painted[..., 3] = 255
+    painted[..., 0] *= MARKED
+    Image.fromarray(painted).save(tmp_path / "opaque.png")
+    assert np.array_equal(readers.read_mask(tmp_path / "opaque.png"), MARKED > 0)
+
+
+def test_the_orientation_of_a_palette_mask_is_applied(tmp_path):
+    image = palette_image((9, 9, 9), (200, 0, 0))
+    exif = Image.Exif()
+    exif[274] = 6  # to be turned by 90° to the right
+    image.save(tmp_path / "m.png", exif=exif)
+    turned = np.rot90(MARKED, -1) > 0
+    assert np.array_equal(readers.read_mask(tmp_path / "m.png"), turned)
+
+
+def test_a_jpeg_mask_is_divided_in_the_middle_and_known_to_be_lossy(tmp_path):
+    Image.fromarray(255 * MARKED).save(tmp_path / "m.jpg", quality=60)
+    record = Record("a", tmp_path / "a.png", masks=(tmp_path / "m.jpg",))
+    truth = read_truth(record, MARKED.shape)
+    assert (truth != (MARKED > 0)).mean() < 0.01
+    assert is_lossy(record)
+    assert not is_lossy(Record("a", tmp_path / "a.png", masks=(tmp_path / "m.png",)))
+
+
+def test_masks_of_one_image_are_joined_and_must_fit(tmp_path, save_png):
+    left, right = MARKED.copy(), MARKED.copy()
+    left[:, 10:], right[:, :10] = 0, 0
+    paths = save_png("l.png", 236 * left), save_png("r.png", 240 * right)
+    record = Record("a", tmp_path / "a.png", masks=paths)
+    assert np.array_equal(read_truth(record, MARKED.shape), MARKED > 0)
+    with pytest.raises(ImageError, match="is not the image's"):
+        read_truth(record, (16, 21))
+    assert read_truth(Record("a", tmp_path / "a.png"), MARKED.shape) is None
+
+
+def test_a_damaged_mask_has_a_reason(tmp_path):
+    stream = io.BytesIO()
+    palette_image((1, 2, 3), (4, 5, 6)).save(stream, "PNG")
+    (tmp_path / "m.png").write_bytes(stream.getvalue()[:60])
+    with pytest.raises(ImageError, match=r"damaged or unreadable|not a readable image"):
+        readers.read_mask(tmp_path / "m.png")
+
+
+# -- What is said of masks -------------------------------------------------------------------------
+
+
+def seen(states, lossy=0):
+    return use_of([SeenMask(f"i{n}", state, n < lossy) for n, state in enumerate(states)])
+
+
+@pytest.mark.parametrize(
+    ("states", "statement"),
+    [
+        (["used"] * 31 + ["missing"] * 29, "pixel metrics over 31 of 60 anomalous images; "
+         "29 have no mask"),
+        (["used"], "pixel metrics over 1 of 1 anomalous image"),
+        (["missing"] * 2, "no pixel metrics: none of 2 anomalous images has a mask"),
+        (["used", "empty", "wrong"], "pixel metrics over 1 of 3 anomalous images; "
+         "1 has a mask that marks nothing; 1 has a mask that cannot be read or does not fit"),
+    ],
+)  # fmt: skip
+def test_the_statement_about_masks(states, statement):
+    use = seen(states)
+    assert use.statement() == statement
+    assert use.as_json()["statement"] == statement
+    assert from_json(json.loads(json.dumps(use.as_json()))) == use
+    assert use.total == len(states)
+
+
+def test_names_in_the_statement_are_the_first_ones():
+    use = seen(["missing"] * 5 + ["used", "empty"], lossy=1)
+    assert use.statement(2) == (
+        "pixel metrics over 1 of 7 anomalous images; 5 have no mask (i0, i1 and 3 more); "
+        "1 has a mask that marks nothing (i6); "
+        "1 mask was compressed with loss: pixels brighter than the middle count"
+    )
+    assert MaskUse(used=3).in_part is False
+    assert MaskUse(missing=("a",)).in_part is False
+    assert use.in_part is True
+
+
+@pytest.fixture(scope="module")
+def uneven(synthetic_folder, tmp_path_factory):
+    """The synthetic set, where of 20 masks 2 are missing, 1 marks nothing and 1 does not fit."""
+    folder = shutil.copytree(synthetic_folder, tmp_path_factory.mktemp("uneven") / "in")
+    masks = sorted((folder / "ground_truth/defect").iterdir())
+    for mask in masks[:2]:
+        mask.unlink()
+    Image.fromarray(np.zeros((64, 64), np.uint8)).save(masks[2])
+    Image.fromarray(np.zeros((64, 65), np.uint8)).save(masks[3])
+    return folder
+
+
+class Heard:
+    """A reporter that remembers its warnings."""
+
+    def __init__(self):
+        self.warnings = []
+
+    def say(self, text): ...
+    def progress(self, task, done, total, note=""): ...
+    def warn(self, text):
+        self.warnings.append(text)
+
+
+NAMES = {
+    "missing": ["test/defect/0000.png", "test/defect/0001.png"],
+    "empty": ["test/defect/0002.png"],
+    "wrong": ["test/defect/0003.png"],
+}
+
+
+def test_evaluate_counts_and_names_masks_that_cannot_be_used(pca_run, uneven):
+    heard = Heard()
+    result = anodetect.evaluate(pca_run, str(uneven), reporter=heard)
+    masks = result["masks"]
+    assert [masks[name] for name in ("used", "missing", "empty", "wrong")] == [16, 2, 1, 1]
+    assert masks["images"] == NAMES
+    assert masks["statement"].startswith("pixel metrics over 16 of 20 anomalous images; 2 have no")
+    assert masks["statement"] in evaluation_text(result)
+    (said,) = (text for text in heard.warnings if "pixel metrics" in text)
+    assert all(name in said for names in NAMES.values() for name in names)
+    assert [failure.split(":")[0] for failure in result["failures"]] == [
+        "mask of test/defect/0003.png"
+    ]
+
+
+def test_images_without_a_usable_mask_do_not_change_pixel_metrics(pca_run, uneven, tmp_path):
+    folder = shutil.copytree(uneven, tmp_path / "in")
+    for names in NAMES.values():
+        for name in names:
+            (folder / name).unlink()
+    expected = anodetect.evaluate(pca_run, str(folder))["pixel"]
+    assert anodetect.evaluate(pca_run, str(uneven))["pixel"] == expected
+
+
+def test_score_and_its_report_say_the_same_of_masks(pca_run, uneven, tmp_path):
+    heard = Heard()
+    result = anodetect.score(pca_run, [str(uneven)], tmp_path / "s", reporter=heard, heatmaps=[])
+    assert result["evaluation"]["masks"]["images"] == NAMES
+    assert any("pixel metrics over 16 of 20" in text for text in heard.warnings)
+    html = (tmp_path / "s/report.html").read_text("utf-8")
+    assert "pixel metrics over 16 of 20 anomalous images" in html
+    assert "test/defect/0002.png" in html
+    evaluation = directories.read(tmp_path / "s").audit.evaluation
+    assert evaluation.masks.empty == ("test/defect/0002.png",)
+
+
+def test_without_any_mask_it_is_said_once_and_pixels_are_not_measured(
+    pca_run, synthetic_folder, tmp_path
+):
+    folder = shutil.copytree(synthetic_folder, tmp_path / "in")
+    shutil.rmtree(folder / "ground_truth")
+    heard = Heard()
+    result = anodetect.evaluate(pca_run, str(folder), reporter=heard)
+    assert result["pixel"] is None
+    assert "none of 20 anomalous images has a mask" in evaluation_text(result)
+    assert not any("mask" in text for text in heard.warnings)
