@@ -98,11 +98,13 @@ def test_symlink_loops_end_and_outward_links_are_reported(tmp_path, save_png):
     folder = tmp_path / "inside"
     (folder / "loop").symlink_to(folder, target_is_directory=True)
     (folder / "out.png").symlink_to(outside)
-    found, problems = walk(folder)
+    walked = walk(folder)
+    found, problems = walked.files, walked.problems
     assert [path.name for path in found] == ["a.png"]
     assert [problem.name for problem in problems] == ["loop", "out.png"]
     assert all("--follow-symlinks" in problem.reason for problem in problems)
-    found, problems = walk(folder, follow_symlinks=True)
+    walked = walk(folder, follow_symlinks=True)
+    found, problems = walked.files, walked.problems
     assert sorted(path.name for path in found) == ["a.png", "out.png"]
     assert problems == []
 
@@ -119,7 +121,8 @@ def test_a_link_to_itself_and_a_linked_folder_are_no_tracebacks(tmp_path, save_p
     save_png("elsewhere/b.png", PIXELS)
     (tmp_path / "in/loop.png").symlink_to(tmp_path / "in/loop.png")
     (tmp_path / "in/linked").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
-    found, problems = walk(tmp_path / "in")
+    walked = walk(tmp_path / "in")
+    found, problems = walked.files, walked.problems
     assert [path.name for path in found] == ["a.png", "loop.png"]
     assert [problem.name for problem in problems] == ["linked"]
 

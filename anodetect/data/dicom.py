@@ -8,6 +8,7 @@ LUT: of CT Hounsfield units.
 """
 
 import io
+import re
 import warnings
 import zlib
 from collections.abc import Iterable, Sequence
@@ -39,8 +40,33 @@ EVEN = 0.05  # share of the spacing
 TOMOGRAPHIC = ("CT", "MR", "PT")  # modalities whose images have a place in the patient
 HEADLINE_TAGS = [
     "SeriesInstanceUID", "StudyInstanceUID", "PatientID", "IssuerOfPatientID",
-    "ImagePositionPatient", "SOPClassUID", "Rows", "NumberOfFrames",
+    "ImagePositionPatient", "SOPClassUID", "Rows", "NumberOfFrames", "Modality", "ImageType",
+    "SeriesDescription",
 ]  # fmt: skip
+# Modalities of objects that are no images to learn from or to judge, and what they are called.
+NO_IMAGES = {
+    "SEG": "DICOM segmentations",
+    "RTSTRUCT": "DICOM contours and doses",
+    "RTDOSE": "DICOM contours and doses",
+    "RTPLAN": "DICOM contours and doses",
+    "SR": "DICOM reports and notes",
+    "PR": "DICOM reports and notes",
+    "KO": "DICOM reports and notes",
+    "DOC": "DICOM reports and notes",
+    "REG": "DICOM reports and notes",
+}
+PARAMETRIC_MAP = "1.2.840.10008.5.1.4.1.1.30"
+# Values of the image type, patterns of the series' description, and what such images are called.
+NO_IMAGE_TYPES = (
+    ("LOCALIZER", r"\b(localizer|topogram|scout|surview|scanogram)\b", "DICOM localizers"),
+    ("MOSAIC", r"\bmosaic\b", "DICOM mosaics"),
+    (
+        "SCREEN SAVE",
+        r"\b(dose (report|record)|patient protocol|screen ?(save|shot|capture))\b",
+        "DICOM screen captures and dose reports",
+    ),
+)
+DERIVED = "derived DICOM images beside original ones"
 PLACE_TAGS = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 # What all files of a series have in common, and what a reason calls it.
 ALIKE = (
@@ -67,13 +93,16 @@ class Headline:
 
     `series` is "" for a file that stands alone. `patient` is the patient's identifier, which
     `issuer` gave; without one it is that of the study or series, "" without any. `frames` is 0 for
-    a file that is no image, such as a report.
+    a file that is no image, such as a report. `no_image` says what is not to be judged as one, such
+    as a localizer or a segmentation. `derived` images were computed from others.
     """
 
     series: str = ""
     issuer: str = ""
     patient: str = ""
     frames: int = 1
+    no_image: str = ""
+    derived: bool = False
 
 
 def headline(path: Path) -> Headline:
@@ -96,7 +125,47 @@ def _headline(path: Path) -> Headline:
     is_image = header.get("Rows") and header.get("SOPClassUID") != SegmentationStorage
     count = int(header.get("NumberOfFrames") or 1) if is_image else 0
     alone = "ImagePositionPatient" not in header or count > 1
-    return Headline("" if alone else series, issuer, patient.rstrip("\0"), count)
+    return Headline(
+        series="" if alone else series,
+        issuer=issuer,
+        patient=patient.rstrip("\0"),
+        frames=count,
+        no_image=_no_image(header, count),
+        derived=_is_derived(header),
+    )
+
+
+def _no_image(header: Dataset, count: int) -> str:
+    """Return what a file is if it is no image to learn from or to judge, else ""."""
+    modality, storage = str(header.get("Modality", "")), header.get("SOPClassUID")
+    if modality in NO_IMAGES or storage == SegmentationStorage:
+        return NO_IMAGES.get(modality, NO_IMAGES["SEG"])
+    if storage == PARAMETRIC_MAP:
+        return "DICOM parametric maps"
+    if not count and storage and "Image" not in UID(str(storage)).name:
+        return "DICOM objects without pixels"
+
+    kinds, description = _image_type(header), str(header.get("SeriesDescription", ""))
+    for kind, pattern, reason in NO_IMAGE_TYPES:
+        if kind in kinds or re.search(pattern, description, re.IGNORECASE):
+            return reason
+    return ""
+
+
+def _is_derived(header: Dataset) -> bool:
+    """Return whether an image was computed from others. Radiographs and photographs call
+    themselves derived when they are only prepared for display."""
+    kinds = _image_type(header)
+    if kinds[:1] != ["DERIVED"]:
+        return False
+    return kinds[1:2] == ["SECONDARY"] or header.get("Modality") in TOMOGRAPHIC
+
+
+def _image_type(header: Dataset) -> list[str]:
+    """Return the values of the image type in capitals; [] if there is none."""
+    value = header.get("ImageType") or ()
+    parts = (value,) if isinstance(value, str) else value
+    return [str(part).strip().upper() for part in parts]
 
 
 def _start_of_header(path: Path) -> Dataset:

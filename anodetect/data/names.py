@@ -49,7 +49,10 @@ IMAGE = _set("image images img imgs rgb data pictures jpegimages")
 # The end of a file's name that makes it a mask, and one that does so only beside its image.
 MASK_ENDS = MASK_WORDS | _set("seg segs")
 MASK_ENDS_BESIDE = _set("label labels labelmap roi truth")
-OWN_ENDS = _set("heatmap")  # of files that `score` writes
+# MR sequences, as files of one patient are named for them.
+SEQUENCES = _set(
+    "t1 t1w t1n t1c t1ce t1gd t1post t1pre t2 t2w t2f t2star t2s flair pd pdw dwi adc swi bold"
+)
 
 # Folders that hold copies and leftovers, never images to learn from or to judge.
 LEFTOVERS = {
@@ -70,17 +73,16 @@ LEFTOVERS = {
 
 def words(name: str) -> list[str]:
     """Return the words of a name in lower case: what stands between other characters than letters
-    and digits, without numbers before the first word."""
+    and digits."""
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)  # defectFree
-    found = re.findall(r"[^\W_]+", spaced.casefold())
-    while len(found) > 1 and found[0].isdecimal():
-        found.pop(0)
-    return found
+    return re.findall(r"[^\W_]+", spaced.casefold())
 
 
 def meaning(name: str) -> Meaning:
     """Return what a folder of this name holds, "" if the name does not say it."""
     found = words(name)
+    while len(found) > 1 and found[0].isdecimal():
+        found.pop(0)
     joined = "".join(found)
     if not found:
         return ""
@@ -125,3 +127,8 @@ def _normality(found: list[str], joined: str) -> Meaning:
     if normal:
         return "anomalous" if negated else "normal"
     return "normal" if found[-1] == "free" else ""
+
+
+def is_own_output(name: str) -> bool:
+    """Return whether a file's name ends like a heatmap or overlay that `score` writes."""
+    return "_heatmap." in name.casefold()

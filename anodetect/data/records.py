@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from anodetect.data import dicom, formats
+from anodetect.errors import DataError
 
 LARGE = 2**23  # bytes of a DICOM file, whose frames may be as much as a volume
 NORMAL, ANOMALOUS = 0, 1
@@ -43,16 +44,39 @@ class Problem:
 
 
 @dataclass(frozen=True)
+class PassedOver:
+    """Files of a folder, by its path relative to the root, that are not looked at for one reason:
+    how many, and the path of the first."""
+
+    folder: str
+    reason: str
+    count: int
+    first: str
+
+
+@dataclass(frozen=True)
 class Dataset:
-    """The records below a root, and what there could not be looked into."""
+    """The records below a root, what could not be looked into, and what was passed over.
+
+    `layout` says in words how the folder was read. `doubt` says why nothing can be learned from it
+    as it stands, and what to do; "" if it can. `categories` are the folders that are data sets of
+    their own. With `own_split` the test part is a choice of ours: the folder names none.
+    """
 
     name: str
     root: Path
     records: tuple[Record, ...]
     problems: tuple[Problem, ...] = ()
+    passed_over: tuple[PassedOver, ...] = ()
+    layout: str = "a folder of images"
+    doubt: str = ""
+    categories: tuple[str, ...] = ()
+    own_split: bool = False
 
     def training(self) -> list[Record]:
-        """Return the normals to learn from."""
+        """Return the normals to learn from; DataError if they cannot be told."""
+        if self.doubt:
+            raise DataError(self.doubt)
         return [r for r in self.records if r.split in ("train", "") and r.label != ANOMALOUS]
 
     def labelled(self) -> list[Record]:
@@ -60,8 +84,10 @@ class Dataset:
         return [r for r in self.records if r.split != "train" and r.label is not None]
 
     def testing(self) -> list[Record]:
-        """Return what there is to score: the test part where there is one, else everything."""
-        return [r for r in self.records if r.split == "test"] or list(self.records)
+        """Return what there is to score: the test part where the folder has one, else
+        everything."""
+        testing = [r for r in self.records if r.split == "test"]
+        return list(self.records) if self.own_split else testing or list(self.records)
 
 
 def is_volume(record: Record) -> bool:

@@ -6,17 +6,42 @@ from pathlib import Path
 
 from anodetect.data import dicom, formats
 from anodetect.data.records import Record
+from anodetect.data.walk import PassedOverCounts
 from anodetect.files import is_below, path_text
 
 Headlines = Mapping[Path, dicom.Headline]
 
 
-def records_of(folder: Path, paths: Iterable[Path]) -> Iterator[Record]:
-    """Yield a record for each file, and one for all files of a DICOM series in the same folder."""
-    series: dict[tuple[Path, str], list[Path]] = {}
+def records_of(
+    folder: Path, paths: Iterable[Path], passed_over: PassedOverCounts
+) -> Iterator[Record]:
+    """Yield a record for each file, and one for all files of a DICOM series in the same folder.
+
+    DICOM files that are no images to judge, such as reports and localizers, are passed over; so are
+    derived images where there are original ones of the same patient.
+    """
+    headlines: dict[Path, dicom.Headline] = {}
+    files: list[Path] = []
     for path in paths:
-        name = dicom.headline(path).series if formats.is_series(path) else ""
-        series.setdefault((path.parent, name or path.name), []).append(path)
+        files.append(path)
+        if formats.is_series(path):
+            headlines[path] = dicom.headline(path)
+    originals = {
+        (each.issuer, each.patient)
+        for each in headlines.values()
+        if not each.derived and not each.no_image
+    }
+
+    series: dict[tuple[Path, str], list[Path]] = {}
+    for path in files:
+        found = headlines.get(path, dicom.Headline())
+        reason = found.no_image
+        if found.derived and (found.issuer, found.patient) in originals:
+            reason = reason or dicom.DERIVED
+        if reason:
+            passed_over.add(path_text(path.relative_to(folder)), reason)
+        else:
+            series.setdefault((path.parent, found.series or path.name), []).append(path)
 
     for first, *rest in series.values():
         yield record_of(folder, first, (first, *rest))

@@ -13,9 +13,10 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-from anodetect.data import layouts, manifest, readers
+from anodetect.data import manifest, readers
 from anodetect.data.geometry import along
 from anodetect.data.records import Record
+from anodetect.data.scan import scan
 from anodetect.data.series import series_of
 from anodetect.data.volumes import Volume
 from anodetect.errors import DataError, ImageError, RunError
@@ -182,10 +183,16 @@ def _mask_file(directory: ScoreDirectory, row: ScoreRow) -> Path | None:
         name = _manifest_row(directory, row).get("mask", "")
         return inside(root, name) if name else None
 
-    if len(parts) != 3 or parts[0] != "test" or ".." in parts:
+    if ".." in parts or not root.is_dir():
         return None
-    path = layouts.mvtec_mask(root, *parts[1:])
-    return inside(root, str(path.relative_to(root))) if path else None
+    masks = _masks_of(root, root.stat().st_mtime_ns).get(row.path, ())
+    return inside(root, str(masks[0].relative_to(root))) if masks else None
+
+
+@lru_cache(4)
+def _masks_of(root: Path, changed: int) -> dict[str, tuple[Path, ...]]:
+    """Return the masks of a folder's images by their paths; `changed` makes them be found anew."""
+    return {record.id: record.masks for record in scan(root).records if record.masks}
 
 
 def _manifest_row(directory: ScoreDirectory, row: ScoreRow) -> dict[str, str]:

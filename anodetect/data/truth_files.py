@@ -1,0 +1,184 @@
+"""Which files are masks, and which masks belong to an image, as their names say.
+
+A mask lies in a folder that is named for masks (`ground_truth/hole/003_mask.png`), or its name ends
+like one (`003_seg.nii.gz`). It belongs to the image of the same kind and name, with or without that
+ending, whatever the suffixes and their case. A folder with an image's name holds several masks of
+it.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from anodetect.data import formats, names, readers
+from anodetect.errors import ImageError
+
+PAIRS = 3  # of files with one name, to look at
+LEVELS = 3  # values that the pixels of a mask may have
+THE_ONLY = "*"  # the name of a mask that is called only that, beside an `image`
+NNUNET_IMAGES = ("imagesTr", "imagesTs", "imagesVal")
+Key = tuple[str, tuple[str, ...], str]  # the part of the data set, folders of kinds, name
+
+
+@dataclass(frozen=True)
+class NamedFile:
+    """A file with the folders above it, from the root down, and its name without suffix and, in
+    lower case, without the ending that makes it a mask."""
+
+    path: Path
+    folders: tuple[str, ...]
+    stem: str
+
+    @property
+    def part(self) -> str:
+        """The part of the data set that the folders name, "" if they name none."""
+        for folder in self.folders:
+            if (found := names.meaning(folder)) in ("train", "test", "validation"):
+                return found
+        return ""
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The folders that tell what images are of, in lower case: not parts, masks or images."""
+        kinds = []
+        for folder in self.folders:
+            if names.meaning(folder) in ("normal", "anomalous", ""):
+                kinds.append(folder.casefold())
+        return tuple(kinds)
+
+
+def named_file(root: Path, path: Path) -> NamedFile:
+    """Return what names say of a file below `root`."""
+    suffix = formats.suffix_of(path.name)
+    stem = path.name[: len(path.name) - len(suffix)] or path.name
+    return NamedFile(path, PurePosixPath(path.relative_to(root)).parts[:-1], stem)
+
+
+def is_mask_named(file: NamedFile, stems: frozenset[str] | set[str]) -> bool:
+    """Return whether a file's folders or its name say that it is a mask.
+
+    `stems` are the names without suffix of the files in its folder, in lower case: `left_label` is
+    a mask beside `left`, and an image of a label alone.
+    """
+    if any(names.meaning(folder) == "mask" for folder in file.folders):
+        return True
+    end = names.words(file.stem)[-1:]
+    if not end or len(stems) < 2:
+        return False
+    if end[0] in names.MASK_ENDS:
+        return True
+    of = _without_end(file.stem)
+    return end[0] in names.MASK_ENDS_BESIDE and of != file.stem.casefold() and of in stems
+
+
+def paired_masks(files: Iterable[NamedFile]) -> set[Path]:
+    """Return the files that are masks of another one with the same name and another suffix, as
+    their pixels show: a mask has few values, and its image has more.
+
+    A few pairs of each folder and each two suffixes are read.
+    """
+    by_name: dict[tuple[tuple[str, ...], str], list[Path]] = {}
+    for file in files:
+        found = formats.format_named(file.path.name)
+        if found is not None and found.content == "image" and found.mask:
+            by_name.setdefault((file.folders, file.stem), []).append(file.path)
+
+    pairs: dict[tuple[tuple[str, ...], str, str], list[tuple[Path, Path]]] = {}
+    for (folders, _), paths in by_name.items():
+        if len(paths) == 2:
+            one, other = sorted(paths, key=lambda path: formats.suffix_of(path.name))
+            key = folders, formats.suffix_of(one.name), formats.suffix_of(other.name)
+            pairs.setdefault(key, []).append((one, other))
+
+    masks: set[Path] = set()
+    for found_pairs in pairs.values():
+        looked_at = found_pairs[:: max(1, len(found_pairs) // PAIRS)]
+        levels = [(_levels(one), _levels(other)) for one, other in looked_at]
+        if all(one <= LEVELS < other for one, other in levels):
+            masks |= {one for one, _ in found_pairs}
+        elif all(other <= LEVELS < one for one, other in levels):
+            masks |= {other for _, other in found_pairs}
+    return masks
+
+
+def _levels(path: Path) -> int:
+    """Return how many values an image's pixels have; 0 if it cannot be read."""
+    try:
+        return len(np.unique(readers.read_image(path)))
+    except ImageError:
+        return 0
+
+
+class Masks:
+    """The masks of a data set, found by the image they belong to."""
+
+    def __init__(self, masks: Iterable[NamedFile]) -> None:
+        self._by_key: dict[Key, list[Path]] = {}
+        for mask in masks:
+            for part, kinds, stem in _keys(mask):
+                self._by_key.setdefault((part, kinds, stem), []).append(mask.path)
+
+    def of(self, image: NamedFile) -> tuple[Path, ...]:
+        """Return the masks of an image; () if there are none.
+
+        Of masks that differ in their format only, the one whose format comes first in the table
+        is returned.
+        """
+        for stem in _image_stems(image):
+            for part in (image.part, ""):
+                found = self._by_key.get((part, image.kinds, stem))
+                if found:
+                    return _one_of_each_name(found)
+        return ()
+
+
+def _keys(mask: NamedFile) -> list[Key]:
+    """Return what a mask may be found by: its own name, and that of its folder."""
+    stem = mask.stem.casefold()
+    keys = [(mask.part, mask.kinds, stem)]
+    if _without_end(stem) != stem:
+        keys.append((mask.part, mask.kinds, _without_end(stem)))
+    if stem in names.MASK_ENDS:
+        keys.append((mask.part, mask.kinds, THE_ONLY))
+    if mask.kinds:
+        keys.append((mask.part, mask.kinds[:-1], mask.kinds[-1]))
+    return keys
+
+
+def _image_stems(image: NamedFile) -> list[str]:
+    """Return the names under which an image's mask may stand: its own, and that without the MR
+    sequence or, in nnU-Net's layout, the channel's number (`case_0000`)."""
+    stems = [image.stem.casefold(), _without_end(image.stem, names.SEQUENCES)]
+    if any(folder in NNUNET_IMAGES for folder in image.folders):
+        stems.append(image.stem.casefold()[: -len("_0000")])
+    if stems[0] in ("image", "img", "scan", "volume", *names.SEQUENCES):
+        stems.append(THE_ONLY)
+    return stems
+
+
+def _without_end(stem: str, ends: frozenset[str] = names.MASK_ENDS | names.MASK_ENDS_BESIDE) -> str:
+    """Return a name in lower case without its last word, if that is one of `ends`."""
+    lower = stem.casefold()
+    end = names.words(lower)[-1:]
+    if end and end[0] in ends:
+        return lower[: -len(end[0])].rstrip("-_. ") or lower
+    return lower
+
+
+def _one_of_each_name(paths: Sequence[Path]) -> tuple[Path, ...]:
+    """Return paths in name order; of those that differ in suffix or its case only the first by the
+    table of formats."""
+    order = formats.suffixes()
+
+    def rank(path: Path) -> tuple[str, int, bool]:
+        suffix = formats.suffix_of(path.name)
+        place = order.index(suffix) if suffix in order else len(order)
+        return str(path)[: -len(suffix)], place, not path.name.endswith(suffix)
+
+    found: dict[str, Path] = {}
+    for path in sorted(set(paths), key=rank):
+        suffix = formats.suffix_of(path.name)
+        found.setdefault(str(path)[: len(str(path)) - len(suffix)], path)
+    return tuple(found.values())

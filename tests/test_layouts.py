@@ -1,0 +1,359 @@
+"""Layouts of data sets: what is learned from, what is tested with, where masks are, and what is
+passed over."""
+
+import json
+
+import numpy as np
+import pytest
+
+from anodetect.data.scan import passed_over_text, scan
+from anodetect.errors import DataError
+
+PIXELS = np.arange(256, dtype=np.uint8).reshape(16, 16)
+MASK = np.eye(16, dtype=np.uint8) * 255
+
+
+@pytest.fixture
+def tree(tmp_path, save_png):
+    """Write images, masks (names with `mask` or in folders for them) and texts at these paths."""
+
+    def write(*paths):
+        for name in paths:
+            target = tmp_path / "set" / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if name.endswith((".png", ".JPG", ".jpg", ".bmp", ".tif")):
+                from PIL import Image
+
+                values = MASK if is_mask(name) else PIXELS
+                Image.fromarray(values).save(target)
+            else:
+                target.write_bytes(b"")
+        return tmp_path / "set"
+
+    return write
+
+
+def is_mask(name):
+    lower = name.lower()
+    return any(word in lower for word in ("mask", "ground_truth", "/gt/", "/label/")) or (
+        lower.endswith(".png") and "imgs/" in lower
+    )
+
+
+def facts(dataset):
+    """Return split, label, kind and the names of the masks by record."""
+    found = {}
+    for record in dataset.records:
+        masks = [path.relative_to(dataset.root).as_posix() for path in record.masks]
+        found[record.id] = (record.split, record.label, record.kind, *masks)
+    return found
+
+
+# Each layout: its files and what is known of each image; what is not listed is passed over.
+LAYOUTS = {
+    "MVTec AD": {
+        "train/good/0.png": ("train", 0, "good"),
+        "test/good/0.png": ("test", 0, "good"),
+        "test/hole/0.png": ("test", 1, "hole", "ground_truth/hole/0_mask.png"),
+        "test/hole/1.png": ("test", 1, "hole"),
+        "ground_truth/hole/0_mask.png": None,
+    },
+    "MVTec AD in capitals": {
+        "Train/Good/0.JPG": ("train", 0, "Good"),
+        "TEST/NORMAL/0.JPG": ("test", 0, "NORMAL"),
+        "TEST/Hole/0.JPG": ("test", 1, "Hole", "Ground_Truth/hole/0.png"),
+        "Ground_Truth/hole/0.png": None,
+    },
+    "MVTec AD 2": {
+        "train/good/000_regular.png": ("train", 0, "good"),
+        "validation/good/001_regular.png": ("train", 0, "good"),
+        "test_public/good/000_regular.png": ("test", 0, "good"),
+        "test_public/bad/000_shift_1.png": (
+            "test", 1, "bad", "test_public/ground_truth/bad/000_shift_1_mask.png",
+        ),
+        "test_public/ground_truth/bad/000_shift_1_mask.png": None,
+        "test_private/000_regular.png": ("test", None, ""),
+        "test_private_mixed/000_mixed.png": ("test", None, ""),
+    },
+    "MVTec LOCO": {
+        "train/good/0.png": ("train", 0, "good"),
+        "validation/good/0.png": ("train", 0, "good"),
+        "test/good/0.png": ("test", 0, "good"),
+        "test/logical_anomalies/0.png": (
+            "test", 1, "logical_anomalies",
+            "ground_truth/logical_anomalies/0/000.png", "ground_truth/logical_anomalies/0/001.png",
+        ),
+        "ground_truth/logical_anomalies/0/000.png": None,
+        "ground_truth/logical_anomalies/0/001.png": None,
+    },
+    "MVTec 3D": {
+        "train/good/rgb/0.png": ("train", 0, "good"),
+        "train/good/xyz/0.tif": None,
+        "test/good/rgb/0.png": ("test", 0, "good"),
+        "test/good/gt/0.png": None,
+        "test/cut/rgb/0.png": ("test", 1, "cut", "test/cut/gt/0.png"),
+        "test/cut/gt/0.png": None,
+        "test/cut/xyz/0.tif": None,
+    },
+    "BTAD": {
+        "train/ok/0.bmp": ("train", 0, "ok"),
+        "test/ok/0.bmp": ("test", 0, "ok"),
+        "test/ko/0.bmp": ("test", 1, "ko", "ground_truth/ko/0.png"),
+        "ground_truth/ko/0.png": None,
+    },
+    "BMAD": {
+        "train/good/0.png": ("train", 0, "good"),
+        "valid/good/img/0.png": ("train", 0, "good"),
+        "valid/Ungood/img/0.png": None,
+        "valid/Ungood/label/0.png": None,
+        "test/good/img/0.png": ("test", 0, "good"),
+        "test/good/label/0.png": None,
+        "test/Ungood/img/0.png": ("test", 1, "Ungood", "test/Ungood/label/0.png"),
+        "test/Ungood/label/0.png": None,
+    },
+    "train and test of a chest X-ray set": {
+        "train/NORMAL/0.jpg": ("train", 0, "NORMAL"),
+        "train/PNEUMONIA/0.jpg": ("train", 1, "PNEUMONIA"),
+        "val/PNEUMONIA/0.jpg": None,
+        "test/NORMAL/1.jpg": ("test", 0, "NORMAL"),
+        "test/PNEUMONIA/1.jpg": ("test", 1, "PNEUMONIA"),
+    },
+    "train part without kinds": {
+        "train/0.png": ("train", None, ""),
+        "train/lot3/0.png": ("train", None, ""),
+        "test/0.png": ("test", None, ""),
+    },
+    "normal and anomalous images with masks, as VisA": {
+        "Data/Images/Normal/0.JPG": ("train", 0, "Normal"),
+        "Data/Images/Normal/2.JPG": ("test", 0, "Normal"),
+        "Data/Images/Anomaly/0.JPG": ("test", 1, "Anomaly", "Data/Masks/Anomaly/0.png"),
+        "Data/Masks/Anomaly/0.png": None,
+    },
+    "kinds with masks beside images, as magnetic tile": {
+        "MT_Free/Imgs/a.jpg": ("train", 0, "MT_Free"),
+        "MT_Free/Imgs/a.png": None,
+        "MT_Uneven/Imgs/b.jpg": ("test", 1, "MT_Uneven", "MT_Uneven/Imgs/b.png"),
+        "MT_Uneven/Imgs/b.png": None,
+    },
+    "a folder of images": {
+        "0.png": ("", None, ""),
+        "patient 7/0.png": ("", None, ""),
+        "2024-10-01/0.png": ("", None, ""),
+        "2024-10-01/0_mask.png": None,
+        "label.png": ("", None, ""),
+        "thumbnails/0.png": None,
+        "@eaDir/0.png": None,
+        "__MACOSX/0.png": None,
+        ".trash/0.png": None,
+        "notes.txt": None,
+        "0_heatmap.png": None,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_layouts(tree, name):
+    expected = LAYOUTS[name]
+    dataset = scan(tree(*expected))
+    known = {path: each for path, each in expected.items() if each is not None}
+    if "2024-10-01/0.png" in known:
+        known["2024-10-01/0.png"] += ("2024-10-01/0_mask.png",)
+    assert facts(dataset) == known
+    assert sum(each.count for each in dataset.passed_over) == len(expected) - len(known)
+    assert dataset.doubt == ""
+
+
+# Folders from which nothing is learned as they stand, and a word of the reason.
+DOUBTS = {
+    "an anomalous name": (["ng/0.png", "lot1/0.png"], "ng (1) means anomalous"),
+    "normal beside anomalous": (["healthy/0.png", "tumour/0.png"], "tumour (1) means anomalous"),
+    "normal beside unknown": (["ok/0.png", "misc/0.png"], "misc (1) stands beside ok (1)"),
+    "normal beside unknown in train": (
+        ["train/good/0.png", "train/x/0.png", "test/good/0.png"],
+        "in train, x (1) stands beside good (1)",
+    ),
+    "only anomalous in train": (["train/bad/0.png", "test/good/0.png"], "means anomalous"),
+    "several categories": (
+        ["nut/train/good/0.png", "nut/test/hole/0.png", "cap/train/ok/0.png", "cap/test/ok/0.png"],
+        "several data sets: cap, nut",
+    ),
+    "several categories as VisA": (
+        [
+            "a/Data/Images/Normal/0.JPG",
+            "a/Data/Images/Anomaly/0.JPG",
+            "b/Data/Images/Normal/0.JPG",
+            "b/Data/Images/Anomaly/0.JPG",
+        ],
+        "--each",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DOUBTS)
+def test_what_is_in_doubt_is_not_learned_from(tree, name):
+    paths, reason = DOUBTS[name]
+    dataset = scan(tree(*paths))
+    with pytest.raises(DataError) as error:
+        dataset.training()
+    assert reason in str(error.value)
+    assert len(dataset.testing()) >= 1  # scoring is another matter
+
+
+@pytest.mark.parametrize("name", ["defects", "NG", "masks"])
+def test_the_name_of_the_folder_itself_counts(tree, name):
+    folder = tree(f"{name}/0.png").joinpath(name)
+    with pytest.raises(DataError, match="--kind-normal"):
+        scan(folder).training()
+
+
+def test_what_the_user_calls_normal_is_normal(tree):
+    root = tree("misc/0.png", "misc/1.png", "tumour/0.png", "other/0.png")
+    dataset = scan(root, kind_normal=["Misc"])
+    assert {record.id for record in dataset.training()} <= {"misc/0.png", "misc/1.png"}
+    known = {record.id: record.label for record in dataset.records}
+    assert known == {"misc/0.png": 0, "misc/1.png": 0, "tumour/0.png": 1, "other/0.png": None}
+    assert not any(r.split in ("", "train") for r in dataset.records if r.label != 0)
+    with pytest.raises(DataError, match="misc"):
+        scan(root, kind_normal=["mics"])
+
+
+def test_a_normal_images_part_does_not_depend_on_other_images(tree):
+    names = [f"Normal/{number}.jpg" for number in range(40)]
+    masks = ["Bad/0.jpg", "Masks/Bad/0.png"]
+    few = facts(scan(tree(*names[:10], *masks)))
+    many = facts(scan(tree(*names, *masks)))
+    assert few.items() <= many.items()
+    tested = sum(each[:2] == ("test", 0) for each in many.values())
+    assert 3 <= tested <= 14  # of 40, a fifth expected
+
+
+def test_visa_is_split_by_its_table(tree):
+    root = tree(
+        "candle/Data/Images/Normal/0.JPG",
+        "candle/Data/Images/Normal/1.JPG",
+        "candle/Data/Images/Normal/2.JPG",
+        "candle/Data/Images/Anomaly/0.JPG",
+        "candle/Data/Masks/Anomaly/0.png",
+        "split_csv/1cls.csv",
+    )
+    (root / "split_csv/1cls.csv").write_text(
+        "object,split,label,image,mask\n"
+        "candle,train,normal,candle/Data/Images/Normal/0.JPG,\n"
+        "candle,test,normal,candle/Data/Images/Normal/1.JPG,\n"
+        "candle,test,anomaly,candle/Data/Images/Anomaly/0.JPG,candle/Data/Masks/Anomaly/0.png\n"
+        "pcb1,train,normal,pcb1/Data/Images/Normal/2.JPG,\n"
+    )
+    dataset = scan(root / "candle")
+    assert facts(dataset) == {
+        "Data/Images/Normal/0.JPG": ("train", 0, "normal"),
+        "Data/Images/Normal/1.JPG": ("test", 0, "normal"),
+        "Data/Images/Anomaly/0.JPG": ("test", 1, "anomaly", "Data/Masks/Anomaly/0.png"),
+    }
+    assert "1 images that 1cls.csv does not list" in passed_over_text(dataset.passed_over)
+
+
+def test_real_iad_is_split_by_its_table_and_views_of_a_sample_are_a_group(tree):
+    files = [
+        "OK/S0001/toy_0001_OK_C1.jpg",
+        "OK/S0001/toy_0001_OK_C2.jpg",
+        "NG/BX/S0002/toy_0002_NG_C1.jpg",
+    ]
+    root = tree(*(f"realiad_256/toy/{name}" for name in files), "realiad_jsons/toy.json")
+    rows = [{"image_path": name, "anomaly_class": name.split("/")[-3]} for name in files]
+    rows[0]["anomaly_class"] = rows[1]["anomaly_class"] = "OK"
+    table = {"meta": {"normal_class": "OK", "prefix": "toy/"}, "train": rows[:2], "test": rows[2:]}
+    (root / "realiad_jsons/toy.json").write_text(json.dumps(table))
+
+    dataset = scan(root / "realiad_256/toy")
+    assert facts(dataset) == {
+        files[0]: ("train", 0, "OK"),
+        files[1]: ("train", 0, "OK"),
+        files[2]: ("test", 1, "BX"),
+    }
+    assert len({record.group for record in dataset.records}) == 2
+
+
+def test_lights_of_an_object_in_mvtec_ad_2_are_a_group(tree):
+    root = tree("test_public/good/004_regular.png", "test_public/good/004_overexposed.png")
+    assert {record.group for record in scan(root).records} == {"test_public/good/004"}
+
+
+def test_real_iad_without_its_table_has_masks_beside_its_images(tree, save_png):
+    from PIL import Image
+
+    root = tree("OK/S0001/a.jpg", "OK/S0003/c.jpg", "NG/BX/S0002/b.jpg")
+    Image.fromarray(MASK).save(root / "NG/BX/S0002/b.png")
+    known = facts(scan(root))
+    assert known["NG/BX/S0002/b.jpg"] == ("test", 1, "NG", "NG/BX/S0002/b.png")
+    assert {known[name][1] for name in ("OK/S0001/a.jpg", "OK/S0003/c.jpg")} == {0}
+
+
+def test_copies_of_an_image_in_another_format_are_no_masks(tree):
+    root = tree("0.png", "0.tif", "1.png", "1.tif")
+    assert len(scan(root).records) == 4
+
+
+def test_nnunet_does_not_say_what_is_normal(tree):
+    root = tree(
+        "imagesTr/liver_001_0000.nii.gz",
+        "imagesTr/liver_001_0001.nii.gz",
+        "labelsTr/liver_001.nii.gz",
+        "imagesTs/liver_002_0000.nii.gz",
+        "dataset.json",
+    )
+    dataset = scan(root)
+    assert facts(dataset) == {
+        "imagesTr/liver_001_0000.nii.gz": ("train", None, "", "labelsTr/liver_001.nii.gz"),
+        "imagesTs/liver_002_0000.nii.gz": ("test", None, ""),
+    }
+    assert "1 further channels of nnU-Net's images" in passed_over_text(dataset.passed_over)
+    with pytest.raises(DataError, match="--kind-normal imagesTr"):
+        dataset.training()
+
+
+def test_bids_subjects_are_groups_and_derivatives_are_passed_over(tree):
+    root = tree(
+        "dataset_description.json",
+        "sub-01/ses-1/anat/sub-01_ses-1_T1w.nii.gz",
+        "sub-01/ses-2/anat/sub-01_ses-2_T1w.nii.gz",
+        "sub-02/anat/sub-02_T1w.nii.gz",
+        "derivatives/fsl/sub-01/sub-01_T1w.nii.gz",
+    )
+    dataset = scan(root)
+    assert [record.group for record in dataset.training()] == ["sub-01", "sub-01", "sub-02"]
+    assert "1 derivatives of a BIDS data set" in passed_over_text(dataset.passed_over)
+
+    tree("sub-02/anat/sub-02_FLAIR.nii.gz")
+    with pytest.raises(DataError, match=r"flair \(1\), t1w \(3\)"):
+        scan(root).training()
+    assert len(scan(root, kind_normal=["T1w"]).training()) == 3
+
+
+def test_sequences_of_one_patient_are_not_mixed_and_segmentations_are_truth(tree):
+    root = tree(*(f"BraTS-{n}/BraTS-{n}-{s}.nii.gz" for n in (1, 2) for s in ("t1n", "t2f", "seg")))
+    dataset = scan(root)
+    assert {record.group for record in dataset.records} == {"BraTS-1", "BraTS-2"}
+    assert all(len(record.masks) == 1 for record in dataset.records)
+    with pytest.raises(DataError, match=r"t1n \(2\), t2f \(2\)"):
+        dataset.training()
+    chosen = scan(root, kind_normal=["t2f"]).training()
+    assert [record.path.name for record in chosen] == ["BraTS-1-t2f.nii.gz", "BraTS-2-t2f.nii.gz"]
+
+
+def test_what_anodetect_wrote_is_passed_over(tree):
+    root = tree("0.png", "scores/audit.json", "scores/cases/0.png", "run/model.safetensors")
+    dataset = scan(root)
+    assert [record.id for record in dataset.records] == ["0.png"]
+    text = passed_over_text(dataset.passed_over)
+    assert "2 score directories of anodetect" in text
+    assert "1 runs of anodetect" in text
+
+
+def test_nothing_but_masks_is_said_so(tree):
+    with pytest.raises(DataError, match="only 2 masks and segmentations"):
+        scan(tree("case/0_mask.png", "case/1_mask.png"))
+
+
+def test_an_image_and_its_mask_in_a_folder_of_each_case(tree):
+    known = facts(scan(tree("a/image.png", "a/mask.png", "b/image.png")))
+    assert known == {"a/image.png": ("", None, "", "a/mask.png"), "b/image.png": ("", None, "")}
