@@ -1,8 +1,12 @@
 import os
+import unicodedata
 
+import nibabel as nib
+import nrrd
 import numpy as np
 import pytest
 
+from anodetect.data.manifest import manifest_of
 from anodetect.data.scan import scan
 from anodetect.data.walk import walk
 from anodetect.errors import DataError
@@ -77,6 +81,27 @@ def test_manifest_wins_over_folder_names(tmp_path, save_png):
         (["path,split", "a.png"], "fields"),
         (["path", "a.png", "./a.png"], "listed twice"),
         (["path,path", "a.png,b.png"], "occurs twice"),
+        (["path,Path ", "a.png,b.png"], "occurs twice"),
+        (["path,Site,site", "a.png,b,c"], "occurs twice"),
+        (["path,,split", "a.png,odd,train"], "'odd' stands in a column without a name"),
+        (["path,split", "", ",,", "a.png,both"], "line 4: split 'both'"),
+        (["path,kind,split", 'a.png,"two', 'lines",train', "b.png,c,both"], "line 4: split 'both'"),
+        (["path,label", "a.png,maybe"], "line 2: label 'maybe' is neither 0"),
+        (["path,label", "a.png,2"], "line 2: label '2' is neither 0"),
+        (["path,split,label", "a.png,Train ,NG"], "line 2: .*normals only"),
+        (["path", r"..\a.png"], "out of the folder"),
+        (["path", r"C:\images\a.png"], "out of the folder"),
+        (["path", r"\\server\a.png"], "out of the folder"),
+        (["split,path", "train,"], "line 2: no path"),
+        (["path,lables", "a.png,0"], "'lables' is not known; did you mean 'label'"),
+        (["path;Spilt", "a.png;train"], "'Spilt' is not known; did you mean 'split'"),
+        (["path\tgrp", "a.png\tp1"], "'grp' is not known; did you mean 'group'"),
+        (["path,masks", "a.png,m.png"], "'masks' is not known; did you mean 'mask'"),
+        (["path,forground", "a.png,m.png"], "'forground' is not known; did you mean 'foreground'"),
+        (["path,kinds", "a.png,m"], "did you mean 'kind'"),
+        (["path,lable", "a.png,m"], "did you mean 'label'"),
+        (["path,componant", "a.png,0"], "did you mean 'component'"),
+        (["path,component", "a.png,0"], "line 2: a.png is an image"),
     ],
 )
 def test_manifest_errors_name_the_line(tmp_path, lines, reason):
@@ -131,3 +156,121 @@ def test_hidden_folders_are_no_kinds(tmp_path, save_png):
     for name in ("test/good/1.png", "test/.ipynb_checkpoints/2.png"):
         save_png(name, PIXELS)
     assert [record.id for record in scan(tmp_path).records] == ["test/good/1.png"]
+
+
+def listed(folder):
+    return [(r.id, r.split, r.label, r.group) for r in scan(folder).records]
+
+
+LISTED = [("a/0.png", "train", 0, "p1"), ("a/1.png", "test", 1, "p2")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "path, split, label, group\na/0.png, train, 0, p1\na/1.png, test, 1, p2\n",
+        "Path,SPLIT,Label,Group\na/0.png,Train,Normal,p1\na/1.png,TEST,ANOMALOUS,p2\n",
+        "\ufeffpath;split;label;group\r\na/0.png;train;good;p1\r\na/1.png;test;NG;p2\r\n",
+        "path\tsplit\tlabel\tgroup\na/0.png\ttrain\tOK\tp1\na/1.png\ttest\tdefect\tp2\n",
+        "sep=;\npath;split;label;group\na/0.png;train;0;p1\na/1.png;test;1;p2\n",
+        "path,split,label,group\n\n,,,\na/0.png,train,0.0,p1\n ; , , ,\n".replace(" ;", "")
+        + "a/1.png,test,1.0,p2\n,,,\n,,,",
+        "path,split,label,group,,\na/0.png,train,0,p1,,\na/1.png,test,1,p2\t,,,,\n",
+        "path,split,label,group\na\\0.png,train,0,p1\n.\\a\\1.png,test,1,p2\n",
+        '"path","split","label","group"\n"a/0.png", "train", "0", "p1"\n"a/1.png",test,1,p2\n',
+        "\n\npath,split,label,group\ra/0.png,train,0,p1\ra/1.png,test,1,p2\r",
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_a_manifest_as_people_and_spreadsheets_write_it(tmp_path, save_png, text, encoding):
+    for name in ("a/0.png", "a/1.png"):
+        save_png(name, PIXELS)
+    (tmp_path / "manifest.csv").write_bytes(text.removeprefix("\ufeff").encode(encoding))
+    if text.startswith("\ufeff"):
+        (tmp_path / "manifest.csv").write_bytes(text.encode("utf-8"))
+    assert listed(tmp_path) == LISTED
+
+
+def test_quoted_separators_and_newlines_stay_in_a_value(tmp_path):
+    manifest(tmp_path, "path,kind,note", '"a, b.png","one', 'two","x;y"', "c.png,,")
+    first, second = scan(tmp_path).records
+    assert (first.id, first.kind, first.extra) == ("a, b.png", "one\ntwo", {"note": "x;y"})
+    assert second.id == "c.png"
+
+
+def test_other_columns_keep_their_names(tmp_path):
+    names = ("Site", "scanner", "age", "lot", "lab", "comment", "task", "grade", "level", "batch")
+    manifest(tmp_path, f"path,Acquired,{','.join(names)}", "a.png" + ",1" * 11)
+    (record,) = scan(tmp_path).records
+    assert record.extra == {"acquired": "1"} | dict.fromkeys(names, "1")
+
+
+def test_a_column_beside_the_one_it_resembles_is_another(tmp_path):
+    manifest(tmp_path, "path,label,labels", "a.png,1,scratch")
+    (record,) = scan(tmp_path).records
+    assert (record.label, record.extra) == (1, {"labels": "scratch"})
+
+
+def test_a_manifest_that_is_neither_utf8_nor_utf16_names_the_line(tmp_path):
+    (tmp_path / "manifest.csv").write_bytes("path\na.png\nb\u00e9.png\n".encode("cp1252"))
+    with pytest.raises(DataError, match="line 3: not UTF-8; save it as CSV UTF-8"):
+        scan(tmp_path)
+
+
+@pytest.mark.parametrize(("on_disk", "written"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_accents_put_together_otherwise_name_the_same_file(tmp_path, save_png, on_disk, written):
+    disk = unicodedata.normalize(on_disk, "s\u00fcd/t\u00e9st.png")
+    save_png(disk, PIXELS)
+    save_png(unicodedata.normalize(on_disk, "m/\u00fc.png"), PIXELS)
+    line = unicodedata.normalize(written, "s\u00fcd\\t\u00e9st.png,m\\\u00fc.png")
+    manifest(tmp_path, "path,mask", line)
+    (record,) = scan(tmp_path).records
+    assert record.id == disk
+    assert record.path.is_file()
+    assert record.masks[0].is_file()
+
+
+def test_a_backslash_in_a_name_on_the_disk_is_kept(tmp_path, save_png):
+    save_png("a\\b.png", PIXELS)
+    manifest(tmp_path, "path", r"a\b.png")
+    assert [record.id for record in scan(tmp_path).records] == [r"a\b.png"]
+
+
+@pytest.mark.parametrize("name", ["Manifest.csv", "MANIFEST.CSV", "manifest.csv"])
+def test_the_manifest_is_found_in_any_case(tmp_path, save_png, name):
+    save_png("a.png", PIXELS)
+    (tmp_path / name).write_text("path,label\na.png,1\n")
+    assert [record.label for record in scan(tmp_path).records] == [1]
+    assert manifest_of(tmp_path) == tmp_path / name
+
+
+def test_two_manifests_are_refused_by_name(tmp_path):
+    for name in ("Manifest.csv", "manifest.csv"):
+        (tmp_path / name).write_text("path\na.png\n")
+    with pytest.raises(DataError, match=r"Manifest.csv and manifest.csv: two manifests"):
+        scan(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("shape", "component", "reason"),
+    [
+        ((8, 9, 10), 0, "holds one volume"),
+        ((8, 9, 10, 3), 2, ""),
+        ((8, 9, 10, 3), 3, "no component 3 in a file of 3"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd"])
+def test_a_component_is_of_a_file_with_several_volumes(tmp_path, shape, component, reason, suffix):
+    path, values = tmp_path / f"v{suffix}", np.zeros(shape, np.int16)
+    if suffix == ".nrrd":
+        directions = np.vstack([np.eye(3), np.full((len(shape) - 3, 3), np.nan)])
+        header = {"space": "left-posterior-superior", "space directions": directions}
+        nrrd.write(str(path), values, header)
+    else:
+        nib.save(nib.Nifti1Image(values, np.eye(4)), path)
+    manifest(tmp_path, "path,component", f"{path.name},{component}")
+    if not reason:
+        assert scan(tmp_path).records[0].component == component
+        return
+    with pytest.raises(DataError, match=f"line 2: .*{reason}"):
+        scan(tmp_path)

@@ -47,7 +47,7 @@ def evaluate(
     refuse_known_groups(known_rows, items)
     model = Model.load(run, device)
     run.calibration.level(far)  # refuses an impossible rate before any work
-    _check_columns(by, items)
+    by = _columns_named(by, items)
 
     masks = any(record.masks for record in items)
     measure = MeasureByColumn(run.calibration, far, by, masks=masks)
@@ -78,14 +78,17 @@ def evaluate(
     return result.as_json() | {"failed": len(failures), "failures": failures}
 
 
-def _check_columns(columns: Sequence[str], items: Sequence[Record]) -> None:
-    """Raise ConfigError for a column that no record has."""
+def _columns_named(columns: Sequence[str], items: Sequence[Record]) -> list[str]:
+    """Return columns as the records spell them; ConfigError for one that no record has."""
     known = {"kind", "group"}
     for record in items:
         known |= set(record.extra)
+
+    spelled = {name.casefold(): name for name in known}
     for column in columns:
-        if column not in known:
+        if column.casefold() not in spelled:
             raise ConfigError(f"no column {column!r} in the manifest; {nearest(column, known)}")
+    return [spelled[column.casefold()] for column in columns]
 
 
 def _columns_of(record: Record) -> Mapping[str, str]:

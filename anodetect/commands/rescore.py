@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from anodetect.data.manifest import MANIFEST
+from anodetect.data.manifest import manifest_of
 from anodetect.data.records import Record, is_volume
 from anodetect.data.scan import scan
 from anodetect.data.series import series_of
@@ -107,7 +107,7 @@ class RecordFinder:
         """Return the records in a folder's manifest; none if it has no manifest."""
         if folder not in self.manifests:
             records: Sequence[Record] = ()
-            if (folder / MANIFEST).is_file():
+            if manifest_of(folder):
                 records = scan(folder, follow_symlinks=True).records
             self.manifests[folder] = {folder / path_of(record.id): record for record in records}
         return self.manifests[folder]

@@ -1,29 +1,71 @@
 """manifest.csv: a table that says what each image is."""
 
-import csv
-from collections.abc import Callable, Iterator, Mapping
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from difflib import get_close_matches
 from functools import cache, partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from anodetect.data import dicom
-from anodetect.data.records import ANOMALOUS, Dataset, Record
+from anodetect.data import dicom, formats
+from anodetect.data.delimited import lines_of
+from anodetect.data.names import meaning
+from anodetect.data.records import ANOMALOUS, NORMAL, Dataset, Record
 from anodetect.data.series import Headlines, headlines_of, series_of
+from anodetect.data.volumes import volumes_in
 from anodetect.data.walk import LINK_OUT
 from anodetect.errors import DataError
 from anodetect.files import is_below, leads_out, path_text
 
 MANIFEST = "manifest.csv"
 COLUMNS = ("path", "split", "label", "kind", "mask", "group", "foreground", "component")
+KNOWN = (*COLUMNS, "acquired")
+LABELS: dict[str, int | None] = {
+    "0": NORMAL,
+    "0.0": NORMAL,
+    "1": ANOMALOUS,
+    "1.0": ANOMALOUS,
+    "": None,
+}
+MEANINGS = {"normal": NORMAL, "anomalous": ANOMALOUS}
+SIMILAR = 0.8  # of a misspelt column's name and the name it was meant to be, as difflib counts it
+
+
+def is_manifest(name: str) -> bool:
+    """Return whether a file of this name is a manifest, in whatever case it is written."""
+    return name.casefold() == MANIFEST
+
+
+def manifest_of(folder: Path) -> Path | None:
+    """Return the manifest.csv of a folder, its name in any case; None if there is none.
+
+    DataError if there are two.
+    """
+    if not folder.is_dir():
+        return None
+    try:
+        found = [path for path in folder.iterdir() if is_manifest(path.name)]
+    except OSError as error:
+        raise DataError(f"{folder}: {error.strerror or 'unreadable'}") from None
+
+    files = sorted(path for path in found if path.is_file())
+    if len(files) > 1:
+        names = " and ".join(path.name for path in files)
+        raise DataError(f"{folder}: {names}: two manifests; remove one of them")
+    return files[0] if files else None
 
 
 def read_manifest(folder: Path, follow_symlinks: bool) -> Dataset:
-    """Return what manifest.csv lists; DataError names the line that is wrong."""
+    """Return what the manifest of a folder lists; DataError names the line that is wrong."""
+    file = manifest_of(folder)
+    if file is None:
+        raise DataError(f"{folder}: no {MANIFEST} here")
     records: list[Record] = []
     seen: set[str] = set()
     root = None if follow_symlinks else folder
     headlines = cache(partial(headlines_of, root=root))  # reads each folder once
+    names = NamesOnDisk(folder)
 
-    for where, row in _rows(folder / MANIFEST):
+    for where, row in _rows(file, names):
         identity = path_text(PurePosixPath(row["path"]))
         if identity in seen:
             raise DataError(f"{where}: {row['path']!r} is listed twice")
@@ -34,6 +76,60 @@ def read_manifest(folder: Path, follow_symlinks: bool) -> Dataset:
     return Dataset(path_text(folder.name), folder, tuple(records))
 
 
+def manifest_rows(file: Path) -> dict[str, dict[str, str]]:
+    """Return the rows of a manifest by their images' ids, paths as they are on the disk."""
+    rows = _rows(file, NamesOnDisk(file.parent))
+    return {path_text(PurePosixPath(row["path"])): row for _, row in rows}
+
+
+# -- Rows ------------------------------------------------------------------------------------------
+
+
+def _rows(file: Path, names: "NamesOnDisk") -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield where each line stands and its row, every standard column present; `split` is in lower
+    case and paths are those of the disk."""
+    for number, line in enumerate(lines_of(file, "path", KNOWN)):
+        if number == 0:
+            _refuse_misspelt(file, line.values)
+        row = dict.fromkeys(COLUMNS, "") | line.values
+        if not row["path"]:
+            raise DataError(f"{line.where}: no path")
+        for column in ("path", "mask", "foreground"):
+            row[column] = names.of(row[column])
+        row["split"] = row["split"].casefold()
+        yield line.where, row
+
+
+def _refuse_misspelt(file: Path, columns: Iterable[str]) -> None:
+    """Raise DataError for a column that looks like one of COLUMNS, if that is not there as well.
+
+    Names are alike if their consonants are the same, a final s left out, or if difflib says so.
+    """
+    missing = [name for name in COLUMNS if name not in columns]
+    for column in columns:
+        if column in KNOWN:
+            continue
+        folded = column.casefold()
+        alike = [name for name in missing if _consonants(name) == _consonants(folded)]
+        alike += get_close_matches(folded, missing, n=1, cutoff=SIMILAR)
+        if alike:
+            raise DataError(
+                f"{file}: the column {column!r} is not known; did you mean {alike[0]!r}? "
+                "If not, give it a name that is less like it"
+            )
+
+
+def _consonants(name: str) -> str:
+    return "".join(letter for letter in name.removesuffix("s") if letter not in "aeiouy -_")
+
+
+def _label_of(text: str) -> int | None:
+    """Return the label that a manifest's text means, None for none; KeyError if it means
+    nothing."""
+    folded = text.casefold()
+    return LABELS[folded] if folded in LABELS else MEANINGS[meaning(folded)]
+
+
 def _check_row(folder: Path, row: Mapping[str, str], where: str, follow_symlinks: bool) -> None:
     """Raise DataError if a row's values are not what its columns hold."""
     for column in ("path", "mask", "foreground"):
@@ -41,15 +137,93 @@ def _check_row(folder: Path, row: Mapping[str, str], where: str, follow_symlinks
 
     if row["split"] not in ("train", "test", ""):
         raise DataError(f"{where}: split {row['split']!r} is neither 'train' nor 'test'")
-    if row["label"] not in ("0", "1", ""):
-        raise DataError(f"{where}: label {row['label']!r} is neither 0 (normal) nor 1 (anomalous)")
-    if row["component"] and not row["component"].isdecimal():
-        raise DataError(f"{where}: component {row['component']!r} is not a number from 0 on")
-    if row["split"] == "train" and row["label"] == str(ANOMALOUS):
+    try:
+        label = _label_of(row["label"])
+    except KeyError:
+        raise DataError(
+            f"{where}: label {row['label']!r} is neither 0 (normal) nor 1 (anomalous), nor a word "
+            "for one of them"
+        ) from None
+    if row["split"] == "train" and label == ANOMALOUS:
         raise DataError(
             f"{where}: {row['path']!r} is anomalous but in the train split, "
             "which holds normals only"
         )
+    _check_component(folder / row["path"], row["component"], where)
+
+
+def _check_component(path: Path, component: str, where: str) -> None:
+    """Raise DataError if a component is no number, or its file does not hold several volumes."""
+    if not component:
+        return
+    if not component.isdecimal():
+        raise DataError(f"{where}: component {component!r} is not a number from 0 on")
+
+    found = formats.format_named(path.name)
+    if found is not None and found.content == "image":
+        raise DataError(
+            f"{where}: {path.name} is an image; only a 4-D volume has components, "
+            "leave the column empty"
+        )
+    count = volumes_in(path)
+    if count == 1:
+        raise DataError(
+            f"{where}: {path.name} holds one volume and no components; leave the column empty"
+        )
+    if count is not None and int(component) >= count:
+        raise DataError(f"{where}: no component {component} in a file of {count} volumes")
+
+
+def _check_inside(folder: Path, name: str, where: str, follow_symlinks: bool) -> None:
+    """Raise DataError if a path of a manifest leads out of its folder."""
+    windows = PureWindowsPath(name)
+    absolute = "\\" in name and bool(windows.drive or windows.root)
+    if leads_out(name) or absolute:
+        raise DataError(f"{where}: {name!r} leads out of the folder; paths are relative to it")
+    if "\0" in name:
+        raise DataError(f"{where}: the path holds a NUL character")
+    if not follow_symlinks and not is_below(folder / name, folder):
+        raise DataError(f"{where}: {name!r} is a {LINK_OUT}; see --follow-symlinks")
+
+
+class NamesOnDisk:
+    """Finds the files below a folder that a manifest names, which may have been written on another
+    system: with backslashes, or with letters and accents put together otherwise (NFC, NFD)."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._composed: dict[Path, dict[str, str]] = {}
+
+    def of(self, name: str) -> str:
+        """Return a path as it is on the disk, or as it is given if there is no such file."""
+        if not name or leads_out(name) or "\0" in name or (self.folder / name).exists():
+            return name
+        windows = PureWindowsPath(name)
+        if "\\" in name and not (windows.drive or windows.root):
+            name = windows.as_posix()
+            if leads_out(name) or (self.folder / name).exists():
+                return name
+
+        place = self.folder
+        for part in PurePosixPath(name).parts:
+            found = part
+            if not (place / part).exists():
+                found = self._names_in(place).get(unicodedata.normalize("NFC", part), part)
+            place = place / found
+        return place.relative_to(self.folder).as_posix() if place.exists() else name
+
+    def _names_in(self, place: Path) -> dict[str, str]:
+        """Return the names in a folder by their composed form; none if it cannot be read."""
+        if place not in self._composed:
+            try:
+                children = [child.name for child in place.iterdir()]
+            except OSError:
+                children = []
+            self._composed[place] = {unicodedata.normalize("NFC", name): name for name in children}
+        return self._composed[place]
+
+
+# -- Records ---------------------------------------------------------------------------------------
 
 
 def _listed_record(
@@ -68,7 +242,7 @@ def _listed_record(
         id=identity,
         path=path,
         split=row["split"],
-        label=int(row["label"]) if row["label"] else None,
+        label=_label_of(row["label"]),
         kind=row["kind"],
         group=row["group"] or pseudonym or identity,
         masks=(folder / row["mask"],) if row["mask"] else (),
@@ -99,40 +273,3 @@ def _listed_files(
             "name a file of one of them"
         )
     return images[0], series_of(images[0], headlines)
-
-
-def manifest_rows(file: Path) -> dict[str, dict[str, str]]:
-    """Return the rows of a manifest.csv by their images' ids, as they stand there."""
-    return {path_text(PurePosixPath(row["path"])): row for _, row in _rows(file)}
-
-
-def _rows(file: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield where each line stands and its row, every standard column present and stripped."""
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
-            columns = reader.fieldnames or ()
-            if "path" not in columns:
-                expected = ", ".join(COLUMNS)
-                raise DataError(f"{file}: no column 'path' (columns: {expected} and any others)")
-            if len(set(columns)) < len(columns):
-                raise DataError(f"{file}: a column name occurs twice")
-
-            for number, row in enumerate(reader, start=2):
-                where = f"{file}, line {number}"
-                if None in row or None in row.values():
-                    raise DataError(f"{where}: not as many fields as the header has")
-                stripped = {name: value.strip() for name, value in row.items()}
-                yield where, dict.fromkeys(COLUMNS, "") | stripped
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{file}: {error}") from None
-
-
-def _check_inside(folder: Path, name: str, where: str, follow_symlinks: bool) -> None:
-    """Raise DataError if a path of a manifest leads out of its folder."""
-    if leads_out(name):
-        raise DataError(f"{where}: {name!r} leads out of the folder")
-    if "\0" in name:
-        raise DataError(f"{where}: the path holds a NUL character")
-    if not follow_symlinks and not is_below(folder / name, folder):
-        raise DataError(f"{where}: {name!r} is a {LINK_OUT}; see --follow-symlinks")

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from anodetect.data import formats, layouts
-from anodetect.data.manifest import MANIFEST, read_manifest
+from anodetect.data.manifest import MANIFEST, manifest_of, read_manifest
 from anodetect.data.records import Dataset, PassedOver
 from anodetect.data.walk import walk
 from anodetect.errors import DataError
@@ -22,7 +22,7 @@ def scan(
     if not folder.is_dir():
         raise DataError(f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}")
 
-    if (folder / MANIFEST).is_file():
+    if manifest_of(folder):
         dataset = read_manifest(folder, follow_symlinks)
     else:
         walked = walk(folder, follow_symlinks=follow_symlinks)

@@ -10,10 +10,12 @@ import bz2
 import gzip
 import io
 import logging
+import math
 import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import nibabel as nib
@@ -91,6 +93,23 @@ def decode_nifti(content: bytes, component: int | None = None, *, holes: bool = 
     affine = FLIP_XY @ np.diag([unit, unit, unit, 1.0]) @ image.affine
     volume = Volume(array, affine, origin=image.header)
     return volume if holes else checked(volume)
+
+
+def volumes_in(path: Path) -> int | None:
+    """Return how many volumes the header of a NIfTI or NRRD file names; None if it cannot be read
+    or the file is of another format."""
+    name = path.name.lower()
+    try:
+        if name.endswith((".nii", ".nii.gz")):
+            return int(np.prod(nib.load(path).header.get_data_shape()[3:], dtype=np.int64))
+        if name.endswith(".nrrd"):
+            header = nrrd.read_header(str(path))
+            axes, _ = _nrrd_space(header, [1.0, 1.0, 1.0])
+            sizes = [int(size) for size in header["sizes"]]
+            return math.prod(size for axis, size in enumerate(sizes) if axis not in axes)
+    except Exception:  # decoding the file will say what is wrong with it
+        return None
+    return None
 
 
 def _inflated(content: bytes) -> Any:

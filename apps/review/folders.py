@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anodetect.data import formats
+from anodetect.data.manifest import is_manifest
 from anodetect.errors import ConfigError
 from anodetect.files import is_below
 from anodetect.record import directories, runs
@@ -15,7 +16,7 @@ from anodetect.record.checkpoint import MODEL_FILE
 
 DEPTH = 4  # levels of folders that are searched
 MOST = 200  # folders that are searched on one level
-DATA_SET = {"manifest.csv", "train", "test"}  # names that a folder of a data set has
+DATA_SET = {"train", "test"}  # names of folders that a data set has
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def search(roots: Sequence[Path]) -> Contents:
             if directories.AUDIT_FILE in names:
                 scores.append(folder)
                 continue
-            if names & DATA_SET or _has_images(folder, names):
+            if names & DATA_SET or any(map(is_manifest, names)) or _has_images(folder, names):
                 images.append(folder)
             next_level += subfolders
         level = next_level

@@ -179,7 +179,7 @@ def _mask_file(directory: ScoreDirectory, row: ScoreRow) -> Path | None:
         return None
 
     root, parts = Path(directory.audit.root), Path(path_of(row.path)).parts
-    if (root / manifest.MANIFEST).is_file():
+    if manifest.manifest_of(root):
         name = _manifest_row(directory, row).get("mask", "")
         return inside(root, name) if name else None
 
@@ -197,8 +197,8 @@ def _masks_of(root: Path, changed: int) -> dict[str, tuple[Path, ...]]:
 
 def _manifest_row(directory: ScoreDirectory, row: ScoreRow) -> dict[str, str]:
     """Return an image's line in the manifest of the scored folder; {} where it has none."""
-    file = Path(directory.audit.root) / manifest.MANIFEST
-    if not file.is_file():
+    file = manifest.manifest_of(Path(directory.audit.root))
+    if file is None:
         return {}
     return _read_manifest(file, file.stat().st_mtime_ns).get(row.path, {})
 

@@ -1,0 +1,113 @@
+"""A table in a text file, as people and spreadsheets write it: the separators, the spelling of the
+header and the encoding are found out, and empty lines do not count."""
+
+import codecs
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from anodetect.errors import DataError
+
+if TYPE_CHECKING:
+    from _csv import Reader
+
+SEPARATORS = ",;\t"
+UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a table: where it stands, for messages, and its stripped values by column."""
+
+    where: str
+    values: dict[str, str]
+
+
+def lines_of(file: Path, first: str, known: Sequence[str]) -> Iterator[Line]:
+    """Yield the lines of a table in a text file that has the column `first`.
+
+    Names of columns that are `known`, in lower case, are found in any case; others stay as they
+    are. DataError names the file, and the line, if it is no such table.
+    """
+    text = _text(file)
+    try:
+        reader = _reader(text, first)
+        header = next((row for row in reader if any(row)), [])
+        columns = _columns(file, header, first, known)
+
+        start = reader.line_num + 1
+        for fields in reader:
+            where, start = f"{file}, line {start}", reader.line_num + 1
+            values = [field.strip() for field in fields]
+            if any(values):
+                yield Line(where, _by_column(where, columns, values))
+    except csv.Error as error:
+        raise DataError(f"{file}: {error}") from None
+
+
+def _text(file: Path) -> str:
+    """Return a file's text; DataError if it is neither UTF-8 nor, with its mark, UTF-16."""
+    try:
+        content = file.read_bytes()
+        return content.decode("utf-16" if content.startswith(UTF16) else "utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{file}: {error.strerror or 'unreadable'}") from None
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise DataError(f"{file}, line {line}: not UTF-8; save it as CSV UTF-8") from None
+
+
+def _reader(text: str, first: str) -> "Reader":
+    """Return a reader of the lines, from the header on, with the separator by which the header has
+    a column `first`; with a comma if none gives it one."""
+    start, _, rest = text.partition("\n")
+    if start.strip().casefold().removeprefix("sep=") in tuple(SEPARATORS):  # as Excel writes it
+        text = "\n" + rest  # an empty line, so that lines keep their numbers
+
+    for separator in SEPARATORS:
+        header = next((row for row in _rows(text, separator) if any(row)), [])
+        if first in [name.strip().casefold() for name in header]:
+            return _rows(text, separator)
+    return _rows(text, ",")
+
+
+def _rows(text: str, separator: str) -> "Reader":
+    stream = io.StringIO(text, newline="")
+    return csv.reader(stream, delimiter=separator, skipinitialspace=True)
+
+
+def _columns(file: Path, header: Sequence[str], first: str, known: Sequence[str]) -> list[str]:
+    """Return the names of the columns, "" for one without a name; DataError if `first` is missing
+    or a name occurs twice."""
+    names: list[str] = []
+    for name in map(str.strip, header):
+        names.append(name.casefold() if name.casefold() in known else name)
+
+    if first not in names:
+        expected = ", ".join(known)
+        raise DataError(f"{file}: no column {first!r} (columns: {expected} and any others)")
+    folded = [name.casefold() for name in names if name]
+    for name in folded:
+        if folded.count(name) > 1:
+            raise DataError(f"{file}: the column name {name!r} occurs twice")
+    return names
+
+
+def _by_column(where: str, columns: Sequence[str], values: list[str]) -> dict[str, str]:
+    """Return values by the names of their columns; DataError if there are more or fewer, or one
+    stands below no name. Empty ones at the end are what spreadsheets add."""
+    while len(values) > len(columns) and not values[-1]:
+        values = values[:-1]
+    if len(values) != len(columns):
+        raise DataError(f"{where}: {len(values)} fields, but the header has {len(columns)}")
+
+    found: dict[str, str] = {}
+    for name, value in zip(columns, values, strict=True):
+        if name:
+            found[name] = value
+        elif value:
+            raise DataError(f"{where}: {value!r} stands in a column without a name")
+    return found
