@@ -240,13 +240,13 @@ def frames(header: Dataset, file: int) -> list[Frame]:
     """Return the frames of a file, which has the number `file` in its series; none if they have no
     place in the patient. ImageError if there is no image."""
     count = _frame_count(header)
-    groups = _functional_groups(header)
+    groups = functional_groups(header)
     if groups and len(groups) != count:
         raise ImageError(f"{count} frames, but {len(groups)} are described")
     if not groups and count == 1:
         groups = [header]
 
-    found = [_frame(group, file, number) for number, group in enumerate(groups)]
+    found = [frame_of(group, file, number) for number, group in enumerate(groups)]
     places = [frame for frame in found if frame is not None]
     if len(places) < len(found) and (places or header.get("Modality") in TOMOGRAPHIC):
         raise ImageError(
@@ -276,7 +276,7 @@ def _frame_count(header: Dataset) -> int:
     return count
 
 
-def _functional_groups(header: Dataset) -> list[Dataset]:
+def functional_groups(header: Dataset) -> list[Dataset]:
     """Return for each frame of a multi-frame image one flat data set of its own attributes and
     those that all frames share."""
     shared = tuple(header.get("SharedFunctionalGroupsSequence") or ())
@@ -291,7 +291,7 @@ def _functional_groups(header: Dataset) -> list[Dataset]:
     return flat
 
 
-def _frame(header: Dataset, file: int, number: int) -> Frame | None:
+def frame_of(header: Dataset, file: int, number: int) -> Frame | None:
     """Return a frame from its attributes, None if it has no place in the patient; ImageError if the
     place is not valid."""
     if not all(header.get(tag) for tag in PLACE_TAGS):
@@ -499,7 +499,7 @@ def _check_length(dataset: Dataset) -> None:
 def _has_unit(dataset: Dataset) -> bool:
     """Return whether values are Hounsfield units, which stay what they are however they are to be
     shown."""
-    types = {str(each.get("RescaleType", "")) for each in (dataset, *_functional_groups(dataset))}
+    types = {str(each.get("RescaleType", "")) for each in (dataset, *functional_groups(dataset))}
     return dataset.get("Modality") in FIXED_UNITS or "HU" in types
 
 
@@ -513,7 +513,7 @@ def _inverted(values: NDArray[Any], dataset: Dataset) -> NDArray[Any]:
 def _rescaled(values: NDArray[Any], dataset: Dataset) -> NDArray[Any]:
     """Return stored values [frames, rows, columns, 1] in native units, of multi-frame images frame
     by frame."""
-    groups = _functional_groups(dataset)
+    groups = functional_groups(dataset)
     if not any("RescaleSlope" in group for group in groups):
         return np.asarray(apply_modality_lut(values, dataset))
     scaled = np.empty(values.shape, np.float32)

@@ -15,11 +15,13 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from anodetect.data import dicom, formats
+from anodetect.data.dicom_seg import marked_voxels
 from anodetect.data.geometry import MIN_SIDE, Geometry
 from anodetect.data.images import MAX_PIXELS, Array, channels_first
 from anodetect.data.mask_images import marked_in
 from anodetect.data.records import Record
-from anodetect.data.volumes import MAX_VOXELS, Volume, same_grid
+from anodetect.data.regrid import on_grid_of
+from anodetect.data.volumes import MAX_VOXELS, Volume
 from anodetect.errors import ImageError
 from anodetect.types import Bools, Floats
 
@@ -195,7 +197,17 @@ def supplied_foreground(record: Record, volume: Volume) -> Bools | None:
 
 
 def _mask_on(path: Path, volume: Volume, what: str) -> Bools:
+    """Return where a volume's mask or foreground is not zero, bool [I, J, K] in the volume's own
+    order; ImageError if it does not lie on its grid.
+
+    Voxels in another order of axes are put into the volume's. A DICOM file is a Segmentation.
+    """
+    if formats.is_series(path):
+        content = read_bytes(path)
+        return _with_reason(lambda: marked_voxels(content, volume))
+
     decoded = read_source(Record(path.name, path)).decode()
-    if not isinstance(decoded, Volume) or not same_grid(decoded, volume):
+    same = on_grid_of(decoded, volume) if isinstance(decoded, Volume) else None
+    if same is None:
         raise ImageError(f"its {what} {path.name} does not lie on the same grid")
-    return np.asarray((decoded.voxels != 0).any(0))
+    return np.asarray((same.voxels != 0).any(0))
