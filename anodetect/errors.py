@@ -27,6 +27,10 @@ class RunError(AnodetectError):
     """A run or score directory that is missing, incomplete, newer than this release, or altered."""
 
 
+class DiskFullError(RunError):
+    """A file that cannot be written because there is no room for it, on the disk or in a quota."""
+
+
 class Interrupted(AnodetectError):  # noqa: N818
     """The user or the system stopped it. What was done is kept and can be resumed."""
 

@@ -1,5 +1,6 @@
 """Files that are never half-written, hashes, and paths as text."""
 
+import errno
 import os
 import re
 from collections.abc import Iterator
@@ -9,16 +10,18 @@ from pathlib import Path, PurePath
 from secrets import token_hex
 from typing import IO
 
-from anodetect.errors import RunError
+from anodetect.errors import DiskFullError, RunError
 
 WRITING = ".writing."  # the beginning of the names of unfinished files
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of errors where there is no room for a file
 LONGEST_PART = 200  # bytes of a file's name, with room for a suffix
 
 
 @contextmanager
 def atomic(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
     """Open a file that appears under its name only when it is complete; on any failure the old one
-    survives. Missing folders are made. RunError if it cannot be written.
+    survives. Missing folders are made. RunError if it cannot be written; DiskFullError if there is no
+    room for it.
 
     Without `durable` a power failure, though no crash of the process, may still leave it empty.
     """
@@ -26,7 +29,7 @@ def atomic(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
     try:
         file = _new_file(unfinished)
     except OSError as error:
-        raise RunError(f"{path}: cannot be written ({error.strerror or error})") from None
+        raise write_error(path, error) from None
 
     try:
         with file:
@@ -38,10 +41,7 @@ def atomic(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
     except BaseException as error:
         unfinished.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            reason = error.strerror or error
-            raise RunError(
-                f"{path}: cannot be written ({reason}); what was there is unchanged"
-            ) from None
+            raise write_error(path, error, "; what was there is unchanged") from None
         raise
 
 
@@ -51,6 +51,12 @@ def _new_file(path: Path) -> IO[bytes]:
     except FileNotFoundError:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path.open("xb")
+
+
+def write_error(path: Path, error: OSError, note: str = "") -> RunError:
+    """Return the error of a file that cannot be written; DiskFullError if there is no room for it."""
+    kind = DiskFullError if error.errno in FULL else RunError
+    return kind(f"{path}: cannot be written ({error.strerror or error}){note}")
 
 
 def write_atomic(path: Path, content: bytes | str, *, durable: bool = True) -> None:

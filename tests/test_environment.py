@@ -1,6 +1,7 @@
 """The same results wherever the program runs: notebooks, terminals without UTF-8, and systems
 without POSIX."""
 
+import errno
 import io
 import json
 import os
@@ -13,11 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from anodetect import cli
+import anodetect
+from anodetect import cli, files
 from anodetect.commands import review
 from anodetect.engines import local
-from anodetect.errors import ConfigError, RunError
+from anodetect.errors import ConfigError, DiskFullError, RunError
 from anodetect.files import leads_out
+from anodetect.record import journal, verification
+from anodetect.record.rows import ScoreRow, to_table
+from anodetect.record.tables import write_table
 
 PROJECT = Path(__file__).parents[1]
 ODD = "缺陷–é\N{GRINNING FACE}.png"  # no encoding but Unicode's has all of it
@@ -214,3 +219,95 @@ def test_review_fails_in_the_terminal_with_one_line():
     assert done.returncode == 2
     expected = "anodetect: nope: not a finished score directory (no such folder)"
     assert done.stderr.decode().strip() == expected
+
+
+# -- A full disk -----------------------------------------------------------------------------------
+
+NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.fixture
+def full_for(monkeypatch):
+    """Let the disk be full for the files with these ends of names, until undone."""
+
+    def fill(*ends):
+        replace = Path.replace
+
+        def checked(path, target):
+            if str(target).endswith(ends):
+                raise NO_SPACE
+            return replace(path, target)
+
+        monkeypatch.setattr(Path, "replace", checked)
+
+    return fill
+
+
+@pytest.mark.parametrize("end", ["heatmap.tiff", "scores.csv", "report.html"])
+def test_a_scoring_goes_on_after_the_disk_was_full(
+    pca_run, synthetic_folder, tmp_path, monkeypatch, full_for, end
+):
+    """One line names the file and the command that goes on. Then everything is there."""
+    out, images = tmp_path / "s", [str(synthetic_folder / "test/good")]
+    command = ["anodetect", "score", "a run", "--out", str(out)]
+    options = {"heatmaps": ("tiff",), "command": command}
+    full_for(end)
+    with pytest.raises(DiskFullError, match=rf"{end}: cannot be written \(No space left") as error:
+        anodetect.score(pca_run, images, out, **options)
+    monkeypatch.undo()
+    assert str(error.value).endswith(f"go on with anodetect score 'a run' --out {out} --resume")
+    assert "\n" not in str(error.value)
+
+    command.append("--resume")
+    answer = anodetect.score(pca_run, images, out, resume=True, **options)
+    assert (answer["scored"], answer["failed"]) == (20, 0)
+    assert "<svg" in (out / "report.html").read_text("utf-8")
+    assert verification.verify(out).intact
+
+
+def test_a_scoring_goes_on_after_its_journal_could_not_be_written(
+    pca_run, synthetic_folder, tmp_path, monkeypatch
+):
+    out, images = tmp_path / "s", [str(synthetic_folder / "test/good")]
+
+    def full(descriptor):
+        raise NO_SPACE
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal.os, "fsync", full)
+        with pytest.raises(
+            DiskFullError, match=r"journal.jsonl: cannot be written.*score … --resume"
+        ):
+            anodetect.score(pca_run, images, out, heatmaps=())
+    assert anodetect.score(pca_run, images, out, heatmaps=(), resume=True)["scored"] == 20
+
+
+def test_a_table_that_no_longer_fits_is_one_error_and_leaves_nothing(tmp_path, monkeypatch):
+    class Full(io.FileIO):
+        def write(self, content):
+            raise NO_SPACE
+
+    monkeypatch.setattr(files, "_new_file", lambda path: Full(path, "xb"))
+    table = to_table([ScoreRow(path="a", group="a", status="ok", model_sha256="")], ScoreRow)
+    with pytest.raises(DiskFullError, match=r"scores.parquet: cannot be written \(No space left"):
+        write_table(tmp_path / "scores", table)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_cannot_be_written_for_another_reason_is_a_row_with_the_reason(
+    pca_run, synthetic_folder, tmp_path, monkeypatch
+):
+    """A name that is too long, for example, does not end a long scoring."""
+    replace = Path.replace
+
+    def checked(path, target):
+        if target.name == "0003.png_heatmap.tiff":
+            raise OSError(errno.EACCES, "Permission denied")
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", checked)
+    answer = anodetect.score(
+        pca_run, [str(synthetic_folder / "test/good")], tmp_path / "s", heatmaps=("tiff",)
+    )
+    assert answer["failed"] == 1
+    assert "Permission denied" in next(iter(answer["reasons"]))

@@ -3,9 +3,10 @@
 scan → (model → files, journal)* → decision → score directory
 """
 
+import shlex
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +23,7 @@ from anodetect.data import readers
 from anodetect.data.records import Problem, Record
 from anodetect.detectors import entry_named
 from anodetect.engines.worker import Engine, ScoredEntries, Task, problem_row, shard_of
-from anodetect.errors import ConfigError, Interrupted, nearest
+from anodetect.errors import ConfigError, DiskFullError, Interrupted, nearest
 from anodetect.model.loading import Failed
 from anodetect.model.read_ahead import BATCH
 from anodetect.model.scoring import Scored, ScoredVolume
@@ -94,7 +95,7 @@ def score(
     places = (run_path.absolute(), run.model_sha256, out.absolute())
     task = Task(*places, tuple(heatmaps), far, fdr, shard, device, keep_identifiers)
     scoring = _scoring(run, task, inputs.root, len(inputs.records) + len(inputs.problems), command)
-    with Journal(out, _options(scoring), resume=resume) as journal:
+    with _resumable(command), Journal(out, _options(scoring), resume=resume) as journal:
         groups = {record.group for record in inputs.records}
         reporter.say(statement(run.calibration, scoring.rule, len(inputs.records), len(groups)))
         progress = Progress(run, task, has_masks=any(record.masks for record in inputs.records))
@@ -110,9 +111,22 @@ def score(
         result = conclude(out, scoring, tables, regions, progress.measure, reporter)
         if key:
             verification.sign(out, result["head"], key)
+        report.write(out)
         journal.remove()
-    report.write(out)
     return result | {"failures": progress.measure.problems} | speed.answer(began, tables.timings)
+
+
+@contextmanager
+def _resumable(command: Sequence[str]) -> Iterator[None]:
+    """Say, where the disk is full, what goes on when there is room again."""
+    try:
+        yield
+    except DiskFullError as error:
+        again = shlex.join(part for part in command if part != "--resume")
+        raise DiskFullError(
+            f"{error}; what is finished is kept: make room, then go on with "
+            f"{again or 'anodetect score …'} --resume"
+        ) from None
 
 
 def engine_named(name: str, workers: int | None) -> Engine:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from anodetect.data.records import Problem, Record
-from anodetect.errors import ConfigError, RunError
+from anodetect.errors import ConfigError, DiskFullError, RunError
 from anodetect.files import sha256_of, short_name
 from anodetect.model.loading import Failed, reason_of
 from anodetect.model.model import Model
@@ -141,6 +141,8 @@ class Worker:
                 written += self._write(name, row, scored)
             if isinstance(scored, ScoredImage) and asks_for(self.task.heatmaps, "regions"):
                 regions = find_regions(scored.heatmap, self.pixel_threshold)
+        except DiskFullError:  # no further file would be written either
+            raise
         except Exception as error:  # also an unforeseen one: one file must not end a long scoring
             row = replace(row, error=_printable(reason_of(error)))
 

@@ -9,6 +9,7 @@ The file is removed when the directory is complete.
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from anodetect.config import canonical, without_nan
 from anodetect.errors import RunError
-from anodetect.files import WRITING, sha256_of, walk
+from anodetect.files import WRITING, sha256_of, walk, write_error
 from anodetect.record import directories
 from anodetect.record.rows import JournalEntry, OutputRow, entry_from_json, entry_to_json
 
@@ -62,7 +63,7 @@ class Journal:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.stream.close()
+        self._close()
         self.lock.release()
 
     def _open(self) -> None:
@@ -77,8 +78,16 @@ class Journal:
         end = self._checked_end() if self.file.exists() else 0
         self.stream = self.file.open("ab")
         self.stream.truncate(end)
-        if end == 0:
-            self._write([canonical({OPTIONS: self.options})])
+        try:
+            if end == 0:
+                self._write([canonical({OPTIONS: self.options})])
+        except RunError:
+            self._close()
+            raise
+
+    def _close(self) -> None:
+        with suppress(OSError):  # of a line that could not be written, which was said
+            self.stream.close()
 
     def _checked_end(self) -> int:
         """Return where the last complete line ends; RunError if the options are not the same."""
@@ -145,9 +154,7 @@ class Journal:
             self.stream.flush()
             os.fsync(self.stream.fileno())
         except OSError as error:
-            raise RunError(
-                f"{self.file}: cannot be written ({error.strerror}); continue with --resume"
-            ) from None
+            raise write_error(self.file, error) from None
 
 
 def _is_entry(line: bytes) -> bool:
