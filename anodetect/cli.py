@@ -101,9 +101,15 @@ def train(
     seed: options.Seed = 0,
     device: options.Device = "auto",
     resume: options.ResumeTraining = False,
+    kind_normal: options.KindNormal = None,
+    each: options.Each = False,
+    dry_run: options.DryTraining = False,
     as_json: options.Json = False,
 ) -> None:
     """Learn what normal looks like."""
+    if dry_run:
+        _print_inspection(data, kind_normal, as_json)
+        return
     from anodetect.commands import train as command
     from anodetect.config import read_values
     from anodetect.detectors import RECOMMENDED
@@ -112,24 +118,35 @@ def train(
         "tiling": {"tile": tile, "overlap": overlap, "dims": dims},
         "preprocess": {"axis": axis},
     }
+    settings: dict[str, Any] = {
+        "values": read_values(config, set_ or [], sections),
+        "representation": representation,
+        "budget": budget,
+        "seed": seed,
+        "device": device,
+        "resume": resume,
+        "kind_normal": kind_normal or (),
+    }
     with terminal.reporting() as reporter:
         if detector is None:
             detector = RECOMMENDED
             reporter.say(f"no --detector given: {detector}, as docs/detectors.md recommends")
-        facts = command.train(
-            data,
-            detector,
-            out,
-            values=read_values(config, set_ or [], sections),
-            representation=representation,
-            budget=budget,
-            seed=seed,
-            device=device,
-            resume=resume,
-            reporter=reporter,
-        )
+        if each:
+            runs = command.train_each(data, detector, out, reporter=reporter, **settings)
+            emit({"runs": runs}, as_json, f"{out}: {', '.join(runs)} trained")
+            return
+        facts = command.train(data, detector, out, reporter=reporter, **settings)
     if facts:  # none from a process that helps another
         finish(facts, as_json, f"{out}: {detector} trained in {facts['train_seconds']:.1f} s")
+
+
+def _print_inspection(
+    data: str, kind_normal: list[str] | None, as_json: bool, **options: Any
+) -> None:
+    from anodetect.commands import inspect as command
+
+    inspection = command.inspect(data, kind_normal=kind_normal or (), **options)
+    emit(inspection.as_json(), as_json, command.inspection_text(inspection))
 
 
 @app.command()
@@ -321,6 +338,18 @@ def report(directory: options.ReportDirectory, as_json: options.Json = False) ->
 
     path = module.write(directory)
     emit({"report": str(path)}, as_json, str(path))
+
+
+@data_app.command("inspect")
+def data_inspect(
+    data: options.InspectedData,
+    follow_symlinks: options.FollowLinks = False,
+    kind_normal: options.KindNormal = None,
+    html: options.Html = None,
+    as_json: options.Json = False,
+) -> None:
+    """What a folder holds: what would be learned from, tested with and passed over, and why."""
+    _print_inspection(data, kind_normal, as_json, follow_symlinks=follow_symlinks, page=html)
 
 
 @data_app.command("list")

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from anodetect.data.scan import passed_over_text, scan
+from anodetect.data.scan import counted, reasons, scan
 from anodetect.errors import DataError
 
 PIXELS = np.arange(256, dtype=np.uint8).reshape(16, 16)
@@ -249,7 +249,7 @@ def test_visa_is_split_by_its_table(tree):
         "Data/Images/Normal/1.JPG": ("test", 0, "normal"),
         "Data/Images/Anomaly/0.JPG": ("test", 1, "anomaly", "Data/Masks/Anomaly/0.png"),
     }
-    assert "1 images that 1cls.csv does not list" in passed_over_text(dataset.passed_over)
+    assert "1 images that 1cls.csv does not list" in counted(reasons(dataset.passed_over))
 
 
 def test_real_iad_is_split_by_its_table_and_views_of_a_sample_are_a_group(tree):
@@ -306,7 +306,7 @@ def test_nnunet_does_not_say_what_is_normal(tree):
         "imagesTr/liver_001_0000.nii.gz": ("train", None, "", "labelsTr/liver_001.nii.gz"),
         "imagesTs/liver_002_0000.nii.gz": ("test", None, ""),
     }
-    assert "1 further channels of nnU-Net's images" in passed_over_text(dataset.passed_over)
+    assert "1 further channels of nnU-Net's images" in counted(reasons(dataset.passed_over))
     with pytest.raises(DataError, match="--kind-normal imagesTr"):
         dataset.training()
 
@@ -321,7 +321,7 @@ def test_bids_subjects_are_groups_and_derivatives_are_passed_over(tree):
     )
     dataset = scan(root)
     assert [record.group for record in dataset.training()] == ["sub-01", "sub-01", "sub-02"]
-    assert "1 derivatives of a BIDS data set" in passed_over_text(dataset.passed_over)
+    assert "1 derivatives of a BIDS data set" in counted(reasons(dataset.passed_over))
 
     tree("sub-02/anat/sub-02_FLAIR.nii.gz")
     with pytest.raises(DataError, match=r"flair \(1\), t1w \(3\)"):
@@ -344,7 +344,7 @@ def test_what_anodetect_wrote_is_passed_over(tree):
     root = tree("0.png", "scores/audit.json", "scores/cases/0.png", "run/model.safetensors")
     dataset = scan(root)
     assert [record.id for record in dataset.records] == ["0.png"]
-    text = passed_over_text(dataset.passed_over)
+    text = counted(reasons(dataset.passed_over))
     assert "2 score directories of anodetect" in text
     assert "1 runs of anodetect" in text
 

@@ -103,6 +103,7 @@ def _answer(out: Path, audit: Audit, rows: pa.Table, head: str) -> dict[str, Any
         "scored": audit.counts.get(OK, 0),
         "failed": audit.counts.get(FAILED, 0) + unwritten,
         "skipped": audit.counts.get(SKIPPED, 0),
+        "passed_over": dict(audit.passed_over),
         "flagged": pc.sum(rows["flagged"]).as_py() or 0,
         "reasons": audit.reasons,
         "drift": without_nan(asdict(audit.drift)),

@@ -1,25 +1,30 @@
 """The files to score: files, folders, or the test part of a data set."""
 
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from anodetect.data import cards
 from anodetect.data.records import Dataset, Problem, Record
+from anodetect.data.scan import reasons
 from anodetect.data.series import identified
 from anodetect.errors import ConfigError, DataError
 from anodetect.files import is_below, path_text
 
+TRAIN_PART = "images of the train part"
+
 
 @dataclass(frozen=True)
 class Inputs:
-    """The records to score, with ids relative to the folder `root`, and the files that cannot be
-    looked at."""
+    """The records to score, with ids relative to the folder `root`, the files that cannot be looked
+    at, and by the reason how many were passed over."""
 
     root: Path
     records: Sequence[Record]
     problems: Sequence[Problem]
+    passed_over: Mapping[str, int]
 
 
 def collect(
@@ -35,7 +40,8 @@ def collect(
     datasets = [cards.open_data(path, follow_symlinks=follow_symlinks) for path in paths]
     if len(datasets) == 1:
         (dataset,) = datasets
-        found = Inputs(dataset.root, dataset.testing(), dataset.problems)
+        testing = dataset.testing()
+        found = Inputs(dataset.root, testing, dataset.problems, _passed_over(dataset, testing))
     else:
         found = _joined(datasets)
 
@@ -57,9 +63,20 @@ def _joined(datasets: Sequence[Dataset]) -> Inputs:
     root = Path(os.path.commonpath(roots))
     records: list[Record] = []
     problems: list[Problem] = []
+    passed_over: Counter[str] = Counter()
     for dataset in datasets:
-        records += [cards.relative_to(record, root) for record in dataset.testing()]
+        testing = dataset.testing()
+        records += [cards.relative_to(record, root) for record in testing]
+        passed_over.update(_passed_over(dataset, testing))
         below = path_text(os.path.relpath(dataset.root, root))
         prefix = "" if below == "." else f"{below}/"
         problems += [replace(each, name=prefix + each.name) for each in dataset.problems]
-    return Inputs(root, records, problems)
+    return Inputs(root, records, problems, passed_over)
+
+
+def _passed_over(dataset: Dataset, testing: Sequence[Record]) -> Mapping[str, int]:
+    """Return how many files of a data set are not scored, by the reason."""
+    counts = reasons(dataset.passed_over)
+    if others := len(dataset.records) - len(testing):
+        counts[TRAIN_PART] = others
+    return counts

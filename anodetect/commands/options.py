@@ -52,6 +52,26 @@ Representation = Annotated[
         help="What the detector sees: pixels, features, or auto for what suits detector and images."
     ),
 ]
+KindNormal = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A folder, kind or MR sequence that holds normals, whatever its name means; "
+        "may be repeated. Nothing else is learned from."
+    ),
+]
+DryTraining = Annotated[
+    bool, typer.Option("--dry-run", help="Only say what would be learned from, as `data inspect`.")
+]
+Each = Annotated[
+    bool,
+    typer.Option(
+        "--each", help="DATA holds several data sets: train one run for each, OUT/<its name>."
+    ),
+]
+InspectedData = Annotated[str, typer.Argument(help="A folder, a file, or a card's name.")]
+Html = Annotated[
+    Path | None, typer.Option(help="Also write a page with pictures from every folder.")
+]
 Tile = Annotated[
     int | None,
     typer.Option(help="Model tiles of this many native pixels instead of the whole image, shrunk."),

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from anodetect.commands.conclude import conclude, where_scored
-from anodetect.commands.inputs import collect
+from anodetect.commands.inputs import Inputs, collect
 from anodetect.commands.labelled import labelled_score
 from anodetect.data import readers
 from anodetect.data.records import Problem, Record
@@ -94,7 +94,7 @@ def score(
     inputs = collect(paths, out, follow_symlinks, keep_identifiers)
     places = (run_path.absolute(), run.model_sha256, out.absolute())
     task = Task(*places, tuple(heatmaps), far, fdr, shard, device, keep_identifiers)
-    scoring = _scoring(run, task, inputs.root, len(inputs.records) + len(inputs.problems), command)
+    scoring = _scoring(run, task, inputs, command)
     with _resumable(command), Journal(out, _options(scoring), resume=resume) as journal:
         groups = {record.group for record in inputs.records}
         reporter.say(statement(run.calibration, scoring.rule, len(inputs.records), len(groups)))
@@ -138,7 +138,7 @@ def engine_named(name: str, workers: int | None) -> Engine:
     return engine
 
 
-def _scoring(run: Run, task: Task, root: Path, listed: int, command: Sequence[str]) -> Scoring:
+def _scoring(run: Run, task: Task, inputs: Inputs, command: Sequence[str]) -> Scoring:
     """Return what is known of a scoring when it starts."""
     header = run.header
     return Scoring(
@@ -158,9 +158,10 @@ def _scoring(run: Run, task: Task, root: Path, listed: int, command: Sequence[st
         calibration=run.calibration,
         shard=task.shard,
         heatmaps=task.heatmaps,
-        root=str(root.absolute()),
+        root=str(inputs.root.absolute()),
         identifiers=task.keep_identifiers,
-        listed=listed,
+        listed=len(inputs.records) + len(inputs.problems),
+        passed_over=inputs.passed_over,
         command=tuple(command),
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         environment=environment.facts(),

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from anodetect.data.cards import Page
+from anodetect.data.scan import counted
 
 if TYPE_CHECKING:  # most commands need none of what it imports
     from anodetect.record.verification import Verdict
@@ -27,6 +28,8 @@ def scores_text(result: Mapping[str, Any], out: Path) -> str:
     ]
 
     lines += [f"  {count} × {reason}" for reason, count in result["reasons"].items()]
+    if result["passed_over"]:
+        lines.append(f"passed over: {counted(result['passed_over'])}")
     lines.append(result["statement"])
     lines += [check["text"] for check in result["drift"].values() if check]
     lines.append(f"chain head {result['head']}")

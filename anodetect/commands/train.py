@@ -4,13 +4,14 @@ scan → split → model → calibration → run directory
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from anodetect.commands.calibrate import Calibrated, calibrate_model
+from anodetect.commands.inspect import summary
 from anodetect.commands.manifest import manifest_rows
 from anodetect.commands.normals import Normals, Samples, usable_normals
 from anodetect.config import build, canonical
@@ -72,6 +73,7 @@ def train(
     seed: int = 0,
     device: str = "auto",
     resume: bool = False,
+    kind_normal: Collection[str] = (),
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
     """Train on the normals of `data` and write the run `out`; return `info`'s facts plus the files
@@ -79,7 +81,8 @@ def train(
 
     With `representation` "auto", a detector that works on both gets pixels where images show a
     shape before a flat background, and features where they fill their frame. `budget` is in minutes
-    and covers the detector's whole `fit`. Under `torchrun` the processes train together; the first
+    and covers the detector's whole `fit`. `kind_normal` names the folders or kinds of `data` that
+    hold normals. Under `torchrun` the processes train together; the first
     writes the run, the others return {}.
     """
     helping = os.environ.get("RANK", "0") != "0"
@@ -90,7 +93,10 @@ def train(
     config = resolve(detector, representation, request.values)
     if budget is not None and budget <= 0:
         raise ConfigError(f"--budget {budget}: minutes above 0 are expected")
-    dataset = cards.open_data(data)
+    dataset = cards.open_data(data, kind_normal=kind_normal)
+    found = summary(dataset)
+    for line in found:
+        reporter.say(line)
 
     # Helpers decode anew each time: they may be many, and their temporary folder small.
     with DecodedFiles(out.parent, limit=0 if helping else SCRATCH) as scratch:
@@ -113,12 +119,30 @@ def train(
 
     left_out = plan.normals.left_out + calibrated.left_out
     facts = _facts(request, plan, runs.read_log(workdir), len(left_out), reporter)
+    facts["found"] = found
     _write(workdir, out, plan, dataset.name, scale, calibrated, facts)
     failures = [f"{each.path}: {each.reason}" for each in left_out]
     return runs.facts(out).as_json() | {
         "failures": failures,
         "peak_memory_mb": environment.peak_memory_mb(),
     }
+
+
+def train_each(
+    data: str, detector: str, out: Path, *, reporter: Reporter | None = None, **options: Any
+) -> dict[str, dict[str, Any]]:
+    """Train one run for each of the data sets in the folder `data`, in the folder `out`; return
+    `train`'s answer by their names. `options` are those of `train`. DataError if `data` is not a
+    folder of several data sets."""
+    categories = cards.open_data(data).categories
+    if not categories:
+        raise DataError(f"{data}: not a folder of several data sets; train without --each")
+
+    answers = {}
+    for name in categories:
+        place = Path(data, name)
+        answers[name] = train(str(place), detector, out / name, reporter=reporter, **options)
+    return answers
 
 
 def _plan(

@@ -7,7 +7,7 @@ ANODETECT_DATA.
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +18,7 @@ from anodetect.data.records import Dataset, Record
 from anodetect.data.scan import scan
 from anodetect.data.series import record_of, series_of
 from anodetect.data.split import position
-from anodetect.errors import DataError, nearest
+from anodetect.errors import ConfigError, DataError, nearest
 from anodetect.files import path_text
 
 HOME = "ANODETECT_DATA"
@@ -98,12 +98,20 @@ def page(name: str) -> Page:
     return pages[name]
 
 
-def open_data(data: str, *, follow_symlinks: bool = False) -> Dataset:
+def open_data(
+    data: str, *, follow_symlinks: bool = False, kind_normal: Collection[str] = ()
+) -> Dataset:
     """Return the records of DATA on the command line: a folder, one image file, or a card's name
-    (`elpv:mono`). DataError if it is none of them."""
+    (`elpv:mono`).
+
+    `kind_normal` names the folders or kinds that hold normals. Raises DataError if `data` is none
+    of these, ConfigError if `kind_normal` is given for something else than a folder.
+    """
     path = Path(data)
     if path.is_dir():
-        return scan(path, follow_symlinks=follow_symlinks)
+        return scan(path, follow_symlinks=follow_symlinks, kind_normal=kind_normal)
+    if kind_normal:
+        raise ConfigError("--kind-normal is for folders; a card or a file says what it is")
     if path.is_file():
         return _one_file(path)
 

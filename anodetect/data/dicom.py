@@ -41,7 +41,7 @@ TOMOGRAPHIC = ("CT", "MR", "PT")  # modalities whose images have a place in the 
 HEADLINE_TAGS = [
     "SeriesInstanceUID", "StudyInstanceUID", "PatientID", "IssuerOfPatientID",
     "ImagePositionPatient", "SOPClassUID", "Rows", "NumberOfFrames", "Modality", "ImageType",
-    "SeriesDescription",
+    "SeriesDescription", "Manufacturer",
 ]  # fmt: skip
 # Modalities of objects that are no images to learn from or to judge, and what they are called.
 NO_IMAGES = {
@@ -95,6 +95,7 @@ class Headline:
     `issuer` gave; without one it is that of the study or series, "" without any. `frames` is 0 for
     a file that is no image, such as a report. `no_image` says what is not to be judged as one, such
     as a localizer or a segmentation. `derived` images were computed from others.
+    `description` is the pattern of the series' description: its words without numbers.
     """
 
     series: str = ""
@@ -103,6 +104,9 @@ class Headline:
     frames: int = 1
     no_image: str = ""
     derived: bool = False
+    modality: str = ""
+    description: str = ""
+    maker: str = ""
 
 
 def headline(path: Path) -> Headline:
@@ -132,6 +136,11 @@ def _headline(path: Path) -> Headline:
         frames=count,
         no_image=_no_image(header, count),
         derived=_is_derived(header),
+        modality=str(header.get("Modality") or ""),
+        description=" ".join(
+            re.findall(r"[^\W\d_]+", str(header.get("SeriesDescription") or "").lower())
+        ),
+        maker=str(header.get("Manufacturer") or "").strip(),
     )
 
 

@@ -1,7 +1,7 @@
 """A folder or a manifest as records: what there is, before any image is read."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from anodetect.data import formats, layouts
@@ -33,14 +33,19 @@ def scan(
     if dataset.problems:
         first = dataset.problems[0]
         raise DataError(f"{folder}: nothing can be read here; {first.name}: {first.reason}")
-    counts = passed_over_text(dataset.passed_over)
+    counts = counted(reasons(dataset.passed_over))
     found = f"only {counts}" if counts else f"{formats.described()}, or a {MANIFEST}"
     raise DataError(f"{folder}: no images here ({found})")
 
 
-def passed_over_text(passed_over: Iterable[PassedOver]) -> str:
-    """Return how many files were passed over for which reasons, "" if none were."""
+def reasons(passed_over: Iterable[PassedOver]) -> Counter[str]:
+    """Return how many files were passed over for each reason."""
     counts: Counter[str] = Counter()
     for each in passed_over:
         counts[each.reason] += each.count
-    return ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
+    return counts
+
+
+def counted(reasons: Mapping[str, int]) -> str:
+    """Return counts by reason in words, the most frequent first; "" if there are none."""
+    return ", ".join(f"{count} {reason}" for reason, count in Counter(reasons).most_common())

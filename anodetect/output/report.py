@@ -14,6 +14,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader
 from pyarrow import compute as pc
 
+from anodetect.data.scan import counted
 from anodetect.errors import RunError
 from anodetect.files import write_atomic
 from anodetect.output import figures
@@ -75,6 +76,7 @@ def html(folder: Path, reviewed: Sequence[Review]) -> str:
         rows=results.get("rows", []),
         commands=results.get("commands", [shlex.join(main.audit.command)]),
         counts=main.audit.counts,
+        passed_over=counted(main.audit.passed_over),
         evaluation=main.audit.evaluation,
         drift=[check for check in (main.audit.drift.batch, main.audit.drift.time) if check],
         # figures

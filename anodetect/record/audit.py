@@ -106,11 +106,11 @@ class Scoring:
     """The way images were scored: all that is known before anything is decided.
 
     `facts` and `config` are those of the run's model file, `training` its curves; `baseline` says
-    that its detector is one that others are compared with. `far` is None
-    where images are flagged by a false-discovery rate, `fdr` where by a false-alarm rate.
-    `pixel_threshold` is None where no map value can be so rare. `listed` counts the files that were
-    found, of all shards. `host` and `threads` say where it was scored, "" and () if on machines
-    that are not alike.
+    that its detector is one that others are compared with. `far` is None where images are flagged
+    by a false-discovery rate, `fdr` where by a false-alarm rate. `pixel_threshold` is None where no
+    map value can be so rare. `listed` counts the files that were found, of all shards, and
+    `passed_over` by the reason those that have no row. `host` and `threads` say where it was
+    scored, "" and () if on machines that are not alike.
     """
 
     run: str = ""
@@ -132,6 +132,7 @@ class Scoring:
     root: str = ""
     identifiers: bool = False
     listed: int | None = None
+    passed_over: Mapping[str, int] = field(default_factory=dict)
     command: tuple[str, ...]
     started: str = ""
     environment: Mapping[str, Any]

@@ -1,0 +1,256 @@
+"""Inspect: what a folder holds, and what each of its images would be used for."""
+
+import html
+from base64 import b64encode
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from rich.table import Table
+
+from anodetect.commands.strips import png
+from anodetect.commands.texts import drawn
+from anodetect.data import cards, split
+from anodetect.data.records import ANOMALOUS, Dataset, Record
+from anodetect.data.scan import counted, reasons
+from anodetect.errors import DataError
+from anodetect.files import write_atomic
+from anodetect.imaging.preprocess import Preprocess, PreprocessConfig
+from anodetect.model.input_facts import InputFacts, facts_of
+from anodetect.model.loading import Failed, LoadedImage, LoadedVolume, load
+from anodetect.output.pictures import contrast, grey
+
+LOOKED_AT = 5  # files of a folder that are opened
+SHOWN = 40  # rows that are printed
+THUMBNAILS = 3  # pictures of a folder on the page
+SIDE = 160  # of a picture, in pixels
+LEARN, CALIBRATE, TEST, UNCLEAR = "learn", "calibrate", "test", "unclear"
+IN_TRAIN = "passed over: anomalous, in the train part"
+
+
+@dataclass(frozen=True)
+class FolderRow:
+    """The images of one folder and kind that are used for the same: how many there are, how many
+    of them were opened, and what those are like. `masks` have a mask. Texts list what was found,
+    "" where a format does not say it."""
+
+    folder: str
+    kind: str
+    use: str
+    count: int
+    masks: int
+    looked_at: int
+    sizes: str
+    channels: str
+    bits: str
+    modality: str
+    plane: str
+    spacing: str
+    problem: str
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a folder holds. `doubt` says why nothing would be learned from it, "" if it would be;
+    `passed_over` has the number of files by folder and reason."""
+
+    data: str
+    layout: str
+    doubt: str
+    rows: tuple[FolderRow, ...]
+    passed_over: Mapping[str, int]
+    summary: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what `data inspect --json` prints."""
+        return asdict(self) | {"rows": [asdict(row) for row in self.rows]}
+
+
+def inspect(
+    data: str,
+    *,
+    follow_symlinks: bool = False,
+    kind_normal: Collection[str] = (),
+    page: Path | None = None,
+) -> Inspection:
+    """Return what a folder, file or card holds; a few files of each folder are opened.
+
+    With `page` an HTML page with pictures from every folder is written there. The parts that images
+    would have in a training are those before copies and unreadable files are known.
+    """
+    dataset = cards.open_data(data, follow_symlinks=follow_symlinks, kind_normal=kind_normal)
+    by_place: dict[tuple[str, str, str], list[Record]] = {}
+    uses = uses_of(dataset)
+    for record in dataset.records:
+        folder = str(PurePosixPath(record.id).parent)
+        by_place.setdefault((folder, record.kind, uses[record.id]), []).append(record)
+
+    rows, pictures = [], []
+    for (folder, kind, use), records in by_place.items():
+        row, images = _row(folder, kind, use, records)
+        rows.append(row)
+        pictures.append(images)
+    inspection = Inspection(
+        data=dataset.name,
+        layout=dataset.layout,
+        doubt=dataset.doubt,
+        rows=tuple(rows),
+        passed_over=reasons(dataset.passed_over),
+        summary=tuple(summary(dataset)),
+    )
+    if page is not None:
+        write_atomic(page, _page(inspection, pictures))
+    return inspection
+
+
+def uses_of(dataset: Dataset) -> dict[str, str]:
+    """Return what each record would be used for in a training, by its id."""
+    uses = {}
+    for record in dataset.records:
+        if record.split == "test":
+            uses[record.id] = TEST
+        elif record.label == ANOMALOUS:
+            uses[record.id] = IN_TRAIN
+        else:
+            uses[record.id] = UNCLEAR if dataset.doubt else LEARN
+    if dataset.doubt:
+        return uses
+
+    try:
+        roles = split.assign(dataset.training())
+    except DataError:  # too few: training will say so
+        return uses
+    return uses | {record.id: CALIBRATE for record in roles.calibrate}
+
+
+def summary(dataset: Dataset) -> list[str]:
+    """Return in at most five lines what was found and what it would be used for."""
+    uses = Counter(uses_of(dataset).values())
+    lines = [f"{dataset.name}: {dataset.layout}"]
+    if dataset.doubt:
+        lines.append(f"nothing is learned from it: {dataset.doubt}")
+    else:
+        total = uses[LEARN] + uses[CALIBRATE]
+        lines.append(
+            f"normal: {total} images{_kinds(dataset)}, {uses[LEARN]} to learn from and "
+            f"{uses[CALIBRATE]} to calibrate with{_masked(dataset)}"
+        )
+
+    tested = [record for record in dataset.records if record.split == "test"]
+    anomalous = [record for record in tested if record.label == ANOMALOUS]
+    if tested:
+        masked = sum(bool(record.masks) for record in anomalous)
+        lines.append(
+            f"kept for tests: {len(tested)} images, {len(anomalous)} of them anomalous "
+            f"({masked} with masks)"
+        )
+    passed_over = reasons(dataset.passed_over)
+    if uses[IN_TRAIN]:
+        passed_over["anomalous images in the train part"] = uses[IN_TRAIN]
+    if passed_over:
+        lines.append(f"passed over: {counted(passed_over)}")
+    if dataset.problems:
+        first = dataset.problems[0]
+        lines.append(f"not looked into: {len(dataset.problems)}; {first.name}: {first.reason}")
+    return lines
+
+
+def _kinds(dataset: Dataset) -> str:
+    """Return the first kinds of what is learned from, in brackets; "" without any."""
+    kinds = Counter(record.kind for record in dataset.training() if record.kind)
+    named = [f"{kind} {count}" for kind, count in kinds.most_common(3)]
+    return f" ({', '.join(named)})" if named else ""
+
+
+def _masked(dataset: Dataset) -> str:
+    """Return a warning if images to learn from have masks, which may mark anomalies."""
+    masked = sum(bool(record.masks) for record in dataset.training())
+    if not masked:
+        return ""
+    return f"; {masked} of them have masks: if these mark anomalies, the images are not normal"
+
+
+def _row(
+    folder: str, kind: str, use: str, records: Sequence[Record]
+) -> tuple[FolderRow, list[LoadedImage]]:
+    """Open some files of a folder; return its row, and images to show."""
+    facts: list[InputFacts] = []
+    images: list[LoadedImage] = []
+    problem = ""
+    step = max(1, len(records) // LOOKED_AT)
+    chosen = records[::step][:LOOKED_AT]
+    preprocess = Preprocess(PreprocessConfig())
+
+    for record in chosen:
+        loaded = load(record, preprocess)
+        if isinstance(loaded, Failed):
+            problem = problem or f"{record.id}: {loaded.error}"
+        if isinstance(loaded, LoadedImage | LoadedVolume):
+            facts.append(facts_of(loaded))
+        if isinstance(loaded, LoadedImage):
+            images.append(loaded)
+    row = FolderRow(
+        folder=folder,
+        kind=kind,
+        use=use,
+        count=len(records),
+        masks=sum(bool(record.masks) for record in records),
+        looked_at=len(chosen),
+        sizes=_values("×".join(map(str, each.size)) for each in facts),
+        channels=_values(str(each.channels) for each in facts),
+        bits=_values(str(each.bits or "") for each in facts),
+        modality=_values(each.modality for each in facts),
+        plane=_values(each.plane for each in facts),
+        spacing=_values("×".join(f"{mm:.3g}" for mm in each.spacing) for each in facts),
+        problem=problem,
+    )
+    return row, images[:THUMBNAILS]
+
+
+def _values(values: Iterable[str]) -> str:
+    """Return the different values that are not "", the first three of them."""
+    found = [value for value in dict.fromkeys(values) if value]
+    return ", ".join(found[:3]) + (" …" if len(found) > 3 else "")
+
+
+def inspection_text(inspection: Inspection) -> str:
+    """Return what `data inspect` prints."""
+    grid = Table(box=None, pad_edge=False)
+    for name in ("folder", "kind", "use", "images", "masks", "size", "ch", "bits", "modality"):
+        grid.add_column(name, overflow="fold")
+    grid.add_column("plane, mm")
+    for row in inspection.rows[:SHOWN]:
+        place = f"{row.plane} {row.spacing}".strip()
+        cells = (row.kind, row.use, str(row.count), str(row.masks or ""), row.sizes)
+        grid.add_row(row.folder, *cells, row.channels, row.bits, row.modality, place)
+
+    lines = [*inspection.summary, "", drawn(grid)]
+    if len(inspection.rows) > SHOWN:
+        lines.append(f"… and {len(inspection.rows) - SHOWN} more; --json lists all")
+    lines += [f"cannot be read: {row.problem}" for row in inspection.rows if row.problem]
+    lines.append(f"Of each row at most {LOOKED_AT} files were opened.")
+    return "\n".join(lines)
+
+
+def _page(inspection: Inspection, pictures: Sequence[Sequence[LoadedImage]]) -> str:
+    """Return a page with the summary and, for every row, some of its images."""
+    parts = ["<!doctype html><meta charset='utf-8'><title>anodetect: what a folder holds</title>"]
+    parts.append("<style>body{font:16px sans-serif;margin:2rem}img{margin-right:4px}</style>")
+    parts += [f"<p>{html.escape(line)}</p>" for line in inspection.summary]
+    for row, images in zip(inspection.rows, pictures, strict=True):
+        title = f"{row.folder} · {row.kind or 'no kind'} · {row.use} · {row.count}"
+        parts.append(f"<h2>{html.escape(title)}</h2>")
+        for loaded in images:
+            parts.append(_picture(loaded))
+    return "\n".join(parts)
+
+
+def _picture(loaded: LoadedImage) -> str:
+    """Return an image in its own contrast as an HTML element."""
+    step = max(1, max(loaded.image.shape[1:]) // SIDE)
+    small = loaded.image[:, ::step, ::step]
+    source = b64encode(png(grey(small, contrast(small)))).decode()
+    name = html.escape(loaded.record.id)
+    return f"<img alt='{name}' title='{name}' src='data:image/png;base64,{source}'>"

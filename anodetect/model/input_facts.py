@@ -1,0 +1,53 @@
+"""What a file is, beside the values of its pixels: modality, size, plane, spacing, maker."""
+
+from dataclasses import dataclass
+
+from anodetect.data import dicom, formats, names
+from anodetect.model.loading import LoadedImage, LoadedVolume
+
+
+@dataclass(frozen=True)
+class InputFacts:
+    """What is known of an image or volume; "" and () where its format does not say it.
+
+    `description` has the words of a DICOM series' description, or the MR sequence at the end of a
+    file's name. `spacing` is in millimetres between columns, between rows and between slices, and
+    `size` in pixels in the same order.
+    """
+
+    modality: str
+    description: str
+    maker: str
+    plane: str
+    spacing: tuple[float, ...]
+    size: tuple[int, ...]
+    channels: int
+    bits: int = 0
+
+
+def facts_of(loaded: LoadedImage | LoadedVolume) -> InputFacts:
+    """Return what is known of an image or volume. Of DICOM the header is read again."""
+    record = loaded.record
+    modality, description, maker = "", "", ""
+    if record.files:
+        header = dicom.headline(record.path)
+        modality, description, maker = header.modality, header.description, header.maker
+    if not description:
+        suffix = formats.suffix_of(record.path.name)
+        end = names.words(record.path.name[: -len(suffix) or None])[-1:]
+        description = end[0] if end and end[0] in names.SEQUENCES else ""
+
+    if isinstance(loaded, LoadedImage):
+        channels, height, width = loaded.image.shape
+        return InputFacts(modality, description, maker, "", (), (width, height), channels)
+    geometry, source = loaded.volume.geometry, loaded.volume.source
+    depth, height, width = geometry.sides
+    return InputFacts(
+        modality=modality or source.modality,
+        description=description,
+        maker=maker,
+        plane=geometry.plane,
+        spacing=tuple(geometry.spacing[::-1]),
+        size=(width, height, depth),
+        channels=len(source.voxels),
+    )

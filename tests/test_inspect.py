@@ -1,0 +1,117 @@
+"""`data inspect`, `train --dry-run` and `--each`: what a folder is said to hold is what is used."""
+
+import json
+import shutil
+from collections import Counter
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import anodetect
+from anodetect.commands import inspect as command
+from anodetect.commands.train import train_each
+from anodetect.data import synthetic
+from anodetect.errors import DataError
+from anodetect.record import directories, runs
+
+
+@pytest.fixture(scope="module")
+def tiles(tmp_path_factory):
+    """25 normals to learn from, 4 good and 4 with masks to test with, and what is passed over."""
+    folder = tmp_path_factory.mktemp("inspect") / "tiles"
+    synthetic.write(folder, train=25, test=4, size=64)
+    (folder / "train/good/notes.txt").write_text("")
+    (folder / "train/thumbnails").mkdir()
+    Image.new("L", (16, 16)).save(folder / "train/thumbnails/0.png")
+    return folder
+
+
+def test_the_rows_count_every_file_once(tiles):
+    found = command.inspect(str(tiles))
+    assert found.doubt == ""
+    uses = Counter()
+    for row in found.rows:
+        uses[row.use] += row.count
+    assert uses == {"learn": 20, "calibrate": 5, "test": 8}
+    (defects,) = (row for row in found.rows if row.kind == "defect")
+    assert (defects.masks, defects.sizes, defects.channels) == (4, "64×64", "1")
+    assert sum(found.passed_over.values()) == 4 + 2
+    files = [path for path in tiles.rglob("*") if path.is_file()]
+    assert len(files) == sum(row.count for row in found.rows) + sum(found.passed_over.values())
+
+
+def test_training_uses_what_was_said_and_keeps_it(tiles, tmp_path):
+    found = command.inspect(str(tiles))
+    said = {row.use: row.count for row in found.rows if row.folder == "train/good"}
+    run = tmp_path / "run"
+    anodetect.train(str(tiles), "pca", run, values={"components": 3})
+    roles = Counter(row.role for row in runs.read_manifest(run))
+    assert roles["calibrate"] == said["calibrate"]
+    assert roles["fit"] + roles["tune"] == said["learn"]
+    kept = runs.facts(run).as_json()["found"]
+    assert kept == list(found.summary)
+    assert 3 <= len(kept) <= 5
+
+
+def test_a_scored_folder_has_a_row_or_a_reason_for_every_file(pca_run, tmp_path):
+    folder = tmp_path / "in"
+    synthetic.write(folder, train=1, test=1, size=64)
+    for number in range(30):
+        (folder / f"{number}.xyz").write_bytes(b"unknown")
+    out = tmp_path / "out"
+    anodetect.score(pca_run, [str(folder)], out)
+    audit = directories.read(out).audit
+    assert audit.passed_over == {
+        "no image that can be read (.xyz)": 30,
+        "masks and segmentations": 1,
+        "images of the train part": 1,
+    }
+    assert "30 no image that can be read (.xyz)" in (out / "report.html").read_text("utf-8")
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert len(files) == len(directories.read(out).rows) + sum(audit.passed_over.values())
+    assert json.loads((out / "audit.json").read_text())["passed_over"] == audit.passed_over
+
+
+def test_in_doubt_inspect_says_why_and_training_refuses(tmp_path):
+    synthetic.write(tmp_path, train=40, test=4, size=64)
+    shutil.move(tmp_path / "train/good", tmp_path / "ok")
+    shutil.move(tmp_path / "test/defect", tmp_path / "ng")
+    for rest in ("train", "test", "ground_truth"):
+        shutil.rmtree(tmp_path / rest)
+    found = command.inspect(str(tmp_path))
+    assert "ng (4) means anomalous" in found.doubt
+    with pytest.raises(DataError, match="--kind-normal"):
+        anodetect.train(str(tmp_path), "pca", tmp_path / "run")
+
+    anodetect.train(
+        str(tmp_path), "pca", tmp_path / "run", kind_normal=["ok"], values={"components": 3}
+    )
+    assert {row.path.split("/")[0] for row in runs.read_manifest(tmp_path / "run")} == {"ok"}
+
+
+def test_one_run_for_each_data_set(tiles, tmp_path):
+    for name in ("bolt", "nut"):
+        shutil.copytree(tiles, tmp_path / "all" / name)
+    with pytest.raises(DataError, match="several data sets"):
+        train_each(str(tiles), "pca", tmp_path / "runs")
+    answers = train_each(str(tmp_path / "all"), "pca", tmp_path / "runs", values={"components": 3})
+    assert list(answers) == ["bolt", "nut"]
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"bolt", "nut"}
+
+
+def test_the_page_has_pictures_of_every_folder(tiles, tmp_path):
+    page = tmp_path / "page.html"
+    command.inspect(str(tiles), page=page)
+    text = page.read_text("utf-8")
+    for name in ("train/good", "test/good", "test/defect"):
+        assert f"<h2>{name}" in text
+    assert text.count("<img") >= 3 * 3
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "0.png").write_bytes(b"no PNG")
+    np.save(tmp_path / "1.npy", np.zeros((32, 24), np.float32))
+    (row,) = command.inspect(str(tmp_path)).rows
+    assert row.problem.startswith("0.png: ")
+    assert row.sizes == "24×32"
