@@ -348,7 +348,7 @@ def data_inspect(
     html: options.Html = None,
     as_json: options.Json = False,
 ) -> None:
-    """What a folder holds: what would be learned from, tested with and passed over, and why."""
+    """Say what a folder holds: what would be learned from, tested with and passed over."""
     _print_inspection(data, kind_normal, as_json, follow_symlinks=follow_symlinks, page=html)
 
 

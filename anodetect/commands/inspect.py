@@ -53,7 +53,7 @@ class FolderRow:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a folder holds. `doubt` says why nothing would be learned from it, "" if it would be;
+    """The content of a folder. `doubt` says why nothing would be learned from it, "" if it would be;
     `passed_over` has the number of files by folder and reason."""
 
     data: str

@@ -69,7 +69,7 @@ class Image:
 
     @property
     def is_anomalous(self) -> bool:
-        """Whether the image's kind or a mask says that it is anomalous."""
+        """True if the image's kind or a mask says that it is anomalous."""
         return self.meaning == "anomalous" or (bool(self.masks) and self.meaning != "normal")
 
     def known(self, split: str, label: int | None) -> Record:

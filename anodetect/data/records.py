@@ -1,4 +1,4 @@
-"""What is known of an input file before it is read, and a data set of such files."""
+"""Input files as records before they are read, and data sets of them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

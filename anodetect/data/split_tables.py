@@ -16,7 +16,7 @@ from anodetect.files import path_text
 
 @dataclass(frozen=True)
 class Entry:
-    """What a table says of an image."""
+    """An image as a table describes it."""
 
     split: str
     label: int

@@ -1,4 +1,4 @@
-"""What a file is, beside the values of its pixels: modality, size, plane, spacing, maker."""
+"""Facts of a file beside the values of its pixels: modality, size, plane, spacing, maker."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from anodetect.model.loading import LoadedImage, LoadedVolume
 
 @dataclass(frozen=True)
 class InputFacts:
-    """What is known of an image or volume; "" and () where its format does not say it.
+    """Facts of an image or volume; "" and () where its format does not say it.
 
     `description` has the words of a DICOM series' description, or the MR sequence at the end of a
     file's name. `spacing` is in millimetres between columns, between rows and between slices, and
