@@ -20,8 +20,8 @@ LONGEST_PART = 200  # bytes of a file's name, with room for a suffix
 @contextmanager
 def atomic(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
     """Open a file that appears under its name only when it is complete; on any failure the old one
-    survives. Missing folders are made. RunError if it cannot be written; DiskFullError if there is no
-    room for it.
+    survives. Missing folders are made. RunError if it cannot be written; DiskFullError if there is
+    no room for it.
 
     Without `durable` a power failure, though no crash of the process, may still leave it empty.
     """
@@ -54,7 +54,7 @@ def _new_file(path: Path) -> IO[bytes]:
 
 
 def write_error(path: Path, error: OSError, note: str = "") -> RunError:
-    """Return the error of a file that cannot be written; DiskFullError if there is no room for it."""
+    """Return the error of a file that cannot be written; a DiskFullError if the disk is full."""
     kind = DiskFullError if error.errno in FULL else RunError
     return kind(f"{path}: cannot be written ({error.strerror or error}){note}")
 

@@ -53,8 +53,8 @@ class FolderRow:
 
 @dataclass(frozen=True)
 class Inspection:
-    """The content of a folder. `doubt` says why nothing would be learned from it, "" if it would be;
-    `passed_over` has the number of files by folder and reason."""
+    """The content of a folder. `doubt` says why nothing would be learned from it, "" if it would
+    be; `passed_over` has the number of files by reason, `summary` the most important in words."""
 
     data: str
     layout: str
