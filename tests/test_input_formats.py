@@ -69,6 +69,29 @@ def npy():
     return head + array.tobytes(), array[None], None
 
 
+def webp():
+    array = RNG.integers(0, 256, (12, 10, 3), dtype=np.uint8)
+    return imagecodecs.webp_encode(array, lossless=True), np.moveaxis(array, -1, 0), None
+
+
+def jpeg2000():
+    """Twelve bits, which are not to be stretched to sixteen."""
+    array = RNG.integers(0, 4096, (12, 10), dtype=np.uint16)
+    content = imagecodecs.jpeg2k_encode(array, bitspersample=12, level=0, reversible=True)
+    return content, array[None], None
+
+
+def pnm():
+    """Ten bits in a binary PGM, which is big-endian."""
+    array = RNG.integers(0, 1000, (12, 10)).astype(">u2")
+    return b"P5 # grey\n10 12\n999\n" + array.tobytes(), array[None], None
+
+
+def gif():
+    array = RNG.integers(0, 256, (12, 10), dtype=np.uint8)
+    return imagecodecs.gif_encode(array), array[None], None
+
+
 def box():
     """A volume [I, J, K], and where it lies."""
     affine = np.diag([*SPACING, 1.0])
@@ -91,6 +114,56 @@ def nifti():
     struct.pack_into("<12f", head, 280, *rows[:3].ravel())
     head[344:348] = b"n+1\0"
     return bytes(head) + array.tobytes(order="F"), array[None], affine
+
+
+def analyze():
+    """Analyze 7.5: no directions; rows run from left to right, and the middle voxel is the
+    origin."""
+    array = box()[0]
+    head = bytearray(348)
+    struct.pack_into("<i", head, 0, 348)
+    struct.pack_into("<8h", head, 40, 3, *array.shape, 1, 1, 1, 1)
+    struct.pack_into("<2h", head, 70, 4, 16)  # int16
+    struct.pack_into("<8f", head, 76, 1, *SPACING, 0, 0, 0, 0)
+    affine = np.diag([SPACING[0], -SPACING[1], SPACING[2], 1.0])  # toward L, A and S
+    affine[:3, 3] = -affine[:3, :3] @ ((np.array(array.shape) - 1) / 2)
+    return bytes(head), array[None], affine
+
+
+def mgh():
+    """FreeSurfer's, big-endian; directions toward R, A and S, and the place of the middle."""
+    array, affine = box()
+    middle = affine @ (*(np.array(array.shape) / 2), 1)
+    head = bytearray(284)
+    struct.pack_into(">7ih", head, 0, 1, *array.shape, 1, 4, 0, 1)  # int16, has directions
+    struct.pack_into(">3f", head, 30, *SPACING)
+    struct.pack_into(">9f", head, 42, -1, 0, 0, 0, -1, 0, 0, 0, 1)
+    struct.pack_into(">3f", head, 78, -middle[0], -middle[1], middle[2])
+    return bytes(head) + array.astype(">i2").tobytes(order="F"), array[None], affine
+
+
+def metaimage():
+    pytest.importorskip("SimpleITK")
+    array, affine = box()
+    lines = [
+        "ObjectType = Image",
+        "NDims = 3",
+        "BinaryData = True",
+        "BinaryDataByteOrderMSB = False",
+        "TransformMatrix = 1 0 0 0 1 0 0 0 1",
+        "Offset = {} {} {}".format(*ORIGIN),
+        "ElementSpacing = {} {} {}".format(*SPACING),
+        "DimSize = 8 9 10",
+        "ElementType = MET_SHORT",
+        "ElementDataFile = LOCAL",
+    ]
+    return "\n".join(lines).encode() + b"\n" + array.tobytes(order="F"), array[None], affine
+
+
+def nhdr():
+    content, array, affine = nrrd()
+    text = content.split(b"\n\n")[0] + b"\ndata file: voxels.raw\n"
+    return text, array[None] if array.ndim == 3 else array, affine
 
 
 def nrrd():
@@ -159,22 +232,48 @@ MAKERS = {
     "bmp": bmp,
     "tiff": tiff,
     "npy": npy,
+    "webp": webp,
+    "jpeg2000": jpeg2000,
+    "pnm": pnm,
+    "gif": gif,
     "nifti": nifti,
+    "analyze": analyze,
+    "mgh": mgh,
     "nrrd": nrrd,
+    "nhdr": nhdr,
+    "metaimage": metaimage,
     "dicom": dicom,
 }
 
 
+# What Pillow calls the formats.
+PILLOW = {"jpeg2000": "JPEG2000", "pnm": "PPM"}
+
+
 def of_suffix(content, suffix):
-    return gzip.compress(content) if suffix.endswith(".gz") else content
+    return gzip.compress(content) if suffix.endswith((".gz", ".mgz")) else content
+
+
+def write_companion(name, path, array):
+    """Write the data of a header beside it, and return their bytes."""
+    if name == "analyze":
+        companion = path.with_suffix(".IMG" if path.suffix.isupper() else ".img")
+        content = array.tobytes(order="F")
+    elif name == "nhdr":
+        companion, content = path.with_name("voxels.raw"), gzip.compress(array.tobytes(order="F"))
+    else:
+        return b""
+    companion.write_bytes(content)
+    return content
 
 
 CASES = []
 for title, entry in formats.FORMATS.items():
     CASES += [pytest.param(title, ending, id=f"{title}-{ending[1:]}") for ending in entry.suffixes]
-    if entry.magic:
+    if entry.under_any_name:
         CASES.append(pytest.param(title, "", id=f"{title}-no suffix"))
         CASES.append(pytest.param(title, ".17", id=f"{title}-number"))
+        CASES.append(pytest.param(title, ".mr_export", id=f"{title}-unknown suffix"))
 
 
 @pytest.mark.parametrize(("name", "suffix"), CASES)
@@ -184,11 +283,12 @@ def test_a_file_is_found_and_read_as_it_was_written(name, suffix, change, tmp_pa
     content = of_suffix(content, suffix)
     path = tmp_path / ("a" + change(suffix))
     path.write_bytes(content)
+    companion = write_companion(name, path, array)
 
     (record,) = scan(tmp_path).records
     assert record.path == path
     source = readers.read_source(record)
-    assert source.sha256 == hashlib.sha256(content).hexdigest()
+    assert source.sha256 == hashlib.sha256(content + companion).hexdigest()
     decoded = source.decode()
     if affine is None:
         assert formats.format_of(path).content == "image"
@@ -214,10 +314,14 @@ def test_the_review_app_offers_a_folder_of_such_files(name, suffix, tmp_path):
 
 @pytest.mark.parametrize(("name", "suffix"), CASES)
 def test_a_truncated_file_is_refused_with_a_reason(name, suffix, tmp_path):
-    content, _, _ = MAKERS[name]()
+    content, array, _ = MAKERS[name]()
     content = of_suffix(content, suffix)
     path = tmp_path / f"a{suffix}"
-    path.write_bytes(content[: len(content) * 2 // 3])
+    if formats.FORMATS[name].companion and name != "metaimage":
+        path.write_bytes(content)
+        write_companion(name, path, array[:, :-3])
+    else:
+        path.write_bytes(content[: len(content) * 2 // 3])
     (record,) = scan(tmp_path).records
     loaded = load(record, Preprocess(PreprocessConfig()))
     assert isinstance(loaded, Failed)
@@ -229,7 +333,7 @@ def test_truncated_files_are_rows_with_a_reason(pca_run, tmp_path):
     folder = tmp_path / "cut"
     folder.mkdir()
     for name, make in MAKERS.items():
-        content = make()[0]
+        content = b"NDims = 3\n" if name == "metaimage" else make()[0]
         suffix = formats.FORMATS[name].suffixes[-1]
         (folder / f"{name}{suffix}").write_bytes(content[: len(content) * 2 // 3])
     result = anodetect.score(pca_run, [str(folder)], tmp_path / "s", far=0.2)
@@ -252,7 +356,7 @@ def test_masks_of_the_mvtec_layout_may_be_of_any_image_format(name, change, tmp_
         with path.open("wb") as file:
             np.save(file, truth)
     else:
-        Image.fromarray(truth).save(path, name)
+        Image.fromarray(truth).save(path, PILLOW.get(name, name))
 
     (record,) = scan(tmp_path).records
     assert record.masks == (path,)

@@ -137,7 +137,7 @@ BAD = {
     "huge claim": (npy_claiming((10**6, 10**6)), ".npy", "pixels"),
     "truncated tiff": (tiff(np.zeros((64, 64), np.uint16))[:100], ".tif", "damaged"),
     "truncated npy": (npy(np.zeros((64, 64)))[:200], ".npy", "damaged"),
-    "suffix": (whole, ".gif", "format"),
+    "suffix": (whole, ".xyz", "format"),
 }
 
 

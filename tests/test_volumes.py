@@ -383,8 +383,8 @@ def bad_volumes(folder):
             "an empty volume, 10 × 0 × 12",
         ),
         "flat.nii": (
-            save_nifti(folder / "x.nii", flat((10, 11)), np.eye(4)).read_bytes(),
-            "2-D data",
+            save_nifti(folder / "x.nii", flat((10,)), np.eye(4)).read_bytes(),
+            "1-D data",
         ),
         "small.nii": (
             save_nifti(folder / "x.nii", flat((9, 5, 5)), np.eye(4)).read_bytes(),

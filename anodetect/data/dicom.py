@@ -7,6 +7,7 @@ refused with the reason. Stored values become native ones by rescale slope and i
 LUT: of CT Hounsfield units.
 """
 
+import gzip
 import io
 import re
 import warnings
@@ -27,7 +28,7 @@ from pydicom.pixels.utils import get_expected_length
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, SegmentationStorage
 
 from anodetect.data import dicom_codecs
-from anodetect.data.formats import DICOM_MAGIC
+from anodetect.data.formats import DICOM_MAGIC, GZIP
 from anodetect.data.pseudonyms import pseudonym
 from anodetect.data.volumes import FIXED_UNITS, MAX_VOXELS, Volume, checked
 from anodetect.errors import ImageError
@@ -180,8 +181,8 @@ def _image_type(header: Dataset) -> list[str]:
 def _start_of_header(path: Path) -> Dataset:
     """Read the attributes that a headline is made of."""
     with path.open("rb") as file:
-        deflated = _is_deflated(file.read(META))
-    if deflated:
+        start = file.read(META)
+    if _is_deflated(start) or start.startswith(GZIP):
         return parse(path.read_bytes())
     return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=HEADLINE_TAGS)
 
@@ -198,7 +199,9 @@ def group_of(found: Headline, *, keep_identifiers: bool) -> str:
 
 def parse(content: bytes, *, pixels: bool = False) -> Dataset:
     """Return a file's data set; ImageError if it is not DICOM, or inflates to more than an image
-    may have."""
+    may have. The file may be gzipped."""
+    if content.startswith(GZIP):
+        content = _gunzipped(content)
     if not DICOM_MAGIC.matches(content):
         raise ImageError("not a DICOM file (no DICM prefix)")
     if _is_deflated(content):
@@ -209,6 +212,15 @@ def parse(content: bytes, *, pixels: bool = False) -> Dataset:
         raise ImageError(f"not a DICOM file ({error})") from None
     dataset.buffer = None  # else a header would keep the whole file in memory
     return dataset
+
+
+def _gunzipped(content: bytes) -> bytes:
+    """Return a gzipped file's bytes; ImageError if they are more than an image may have."""
+    most = 4 * MAX_VOXELS
+    inflated = gzip.GzipFile(fileobj=io.BytesIO(content)).read(most + 1)
+    if len(inflated) > most:
+        raise ImageError(f"it inflates to more than {most} bytes")
+    return inflated
 
 
 def _is_deflated(content: bytes) -> bool:

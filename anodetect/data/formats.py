@@ -4,7 +4,6 @@ Everything that asks whether a file is an image, which suffixes there are, or ho
 asks this table. A new kind of file is one entry here and one reader.
 """
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,6 +11,7 @@ from typing import Literal
 # "image": [C, H, W]; "volume": a `Volume`; "either": only reading tells, and several files of one
 # folder may be the slices of one volume
 Content = Literal["image", "volume", "either"]
+GZIP = b"\x1f\x8b"
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,19 @@ class Format:
 
     `suffixes` are in lower case. `reader` is a function "module:name". For an image it takes the
     file's bytes and returns an array [H, W], [H, W, C] or [C, H, W]. For a volume it takes the
-    bytes and the number of the component to read (None: the only one) and returns a `Volume`. For
-    "either" it takes the bytes of all files of a series and returns a `Volume` or an image [C, H,
-    W].
+    bytes, the number of the component to read (None: the only one) and, where there is one, the
+    bytes of the companion, and returns a `Volume`. For "either" it takes the bytes of all files of
+    a series and returns a `Volume` or an image [C, H, W].
 
-    With `magic`, files whose name has no suffix, or a number for one, are recognised by their
-    bytes, except those named in `never`. `mask` says whether a ground-truth mask may be of this
-    format, and `lossy` that pixels are not exactly those that were saved.
+    `companion` is a function "module:name" for a header whose data lie in a second file: it takes
+    the header's path and bytes and returns the second file's name, "" if there is none. Both are
+    one record.
+
+    A file of an image format is decoded as another image format if its bytes begin with the `magic`
+    of that one and not with that of its own. With `under_any_name`, files whose names no format
+    claims are recognised by their magic, except those named in `never`. `mask` says whether a
+    ground-truth mask may be of this format, and `lossy` that pixels may not be exactly those that
+    were saved.
     """
 
     content: Content
@@ -46,28 +52,102 @@ class Format:
     reader: str
     mask: bool = True
     lossy: bool = False
-    magic: Magic | None = None
+    magic: tuple[Magic, ...] = ()
+    under_any_name: bool = False
     never: tuple[str, ...] = ()
+    companion: str = ""
 
 
 DICOM_MAGIC = Magic(128, b"DICM")
 
 FORMATS: dict[str, Format] = {
-    "png": Format("image", (".png",), "anodetect.data.images:decode_png"),
-    "jpeg": Format(
-        "image", (".jpg", ".jpeg"), "anodetect.data.images:decode_with_pillow", lossy=True
+    "png": Format(
+        "image",
+        (".png",),
+        "anodetect.data.images:decode_png",
+        magic=(Magic(0, b"\x89PNG\r\n\x1a\n"),),
     ),
-    "bmp": Format("image", (".bmp",), "anodetect.data.images:decode_with_pillow"),
-    "tiff": Format("image", (".tif", ".tiff"), "anodetect.data.images:decode_tiff"),
-    "npy": Format("image", (".npy",), "anodetect.data.images:decode_npy"),
+    "jpeg": Format(
+        "image",
+        (".jpg", ".jpeg", ".jfif", ".jpe"),
+        "anodetect.data.images:decode_with_pillow",
+        lossy=True,
+        magic=(Magic(0, b"\xff\xd8\xff"),),
+    ),
+    "bmp": Format(
+        "image", (".bmp", ".dib"), "anodetect.data.images:decode_bmp", magic=(Magic(0, b"BM"),)
+    ),
+    "tiff": Format(
+        "image",
+        (".tif", ".tiff"),
+        "anodetect.data.tiff:decode_tiff",
+        magic=(
+            Magic(0, b"II*\0"),
+            Magic(0, b"MM\0*"),
+            Magic(0, b"II+\0"),
+            Magic(0, b"MM\0+"),
+        ),
+    ),
+    "npy": Format(
+        "image",
+        (".npy",),
+        "anodetect.data.images:decode_npy",
+        magic=(Magic(0, b"\x93NUMPY"),),
+    ),
+    "webp": Format(
+        "image",
+        (".webp",),
+        "anodetect.data.images:decode_with_pillow",
+        lossy=True,
+        magic=(Magic(8, b"WEBP"),),
+    ),
+    "jpeg2000": Format(
+        "image",
+        (".jp2", ".j2k"),
+        "anodetect.data.images:decode_jpeg2000",
+        lossy=True,
+        magic=(Magic(0, b"\0\0\0\x0cjP  \r\n\x87\n"), Magic(0, b"\xff\x4f\xff\x51")),
+    ),
+    "pnm": Format(
+        "image",
+        (".pgm", ".ppm", ".pnm", ".pbm"),
+        "anodetect.data.images:decode_pnm",
+        magic=tuple(Magic(0, b"P%d" % number) for number in range(1, 7)),
+    ),
+    "gif": Format(
+        "image",
+        (".gif",),
+        "anodetect.data.images:decode_with_pillow",
+        magic=(Magic(0, b"GIF8"),),
+    ),
     "nifti": Format("volume", (".nii.gz", ".nii"), "anodetect.data.volumes:decode_nifti"),
-    "nrrd": Format("volume", (".nrrd",), "anodetect.data.volumes:decode_nrrd"),
+    "analyze": Format(
+        "volume",
+        (".hdr",),
+        "anodetect.data.volumes:decode_pair",
+        companion="anodetect.data.volumes:pair_image",
+    ),
+    "mgh": Format("volume", (".mgz", ".mgh"), "anodetect.data.volumes:decode_mgh"),
+    "nrrd": Format("volume", (".nrrd",), "anodetect.data.nrrd_files:decode_nrrd"),
+    "nhdr": Format(
+        "volume",
+        (".nhdr",),
+        "anodetect.data.nrrd_files:decode_nhdr",
+        companion="anodetect.data.nrrd_files:nhdr_data",
+    ),
+    "metaimage": Format(
+        "volume",
+        (".mha", ".mhd"),
+        "anodetect.data.metaimage:decode_metaimage",
+        companion="anodetect.data.metaimage:data_name",
+    ),
     "dicom": Format(
         "either",
-        (".dcm", ".dicom", ".ima"),
+        (".dcm.gz", ".dcm", ".dicom", ".ima"),
         "anodetect.data.dicom:decode",
         mask=False,
-        magic=DICOM_MAGIC,
+        magic=(DICOM_MAGIC,),
+        under_any_name=True,
         never=("DICOMDIR",),
     ),
 }
@@ -103,23 +183,36 @@ def format_named(name: str) -> Format | None:
 def format_of(path: Path) -> Format | None:
     """Return the format of a file, by its name or else by its bytes; None if it cannot be read."""
     found = format_named(path.name)
-    if found is not None or not re.fullmatch(r"(\.\d+)?", suffix_of(path.name)):
+    if found is not None:
         return found
 
     for each in FORMATS.values():
-        if each.magic and path.name not in each.never and _has_bytes(path, each.magic):
+        if each.under_any_name and path.name not in each.never and _has_bytes(path, each.magic):
             return each
     return None
 
 
-def _has_bytes(path: Path, magic: Magic) -> bool:
+def image_format_in(content: bytes, named: Format) -> Format:
+    """Return the format in which to decode the bytes of a file that is `named` as an image: another
+    one where they are of another one, as in a PNG that is called .jpg."""
+    if any(magic.matches(content) for magic in named.magic):
+        return named
+    for each in FORMATS.values():
+        if each.content == "image" and any(magic.matches(content) for magic in each.magic):
+            return each
+    return named
+
+
+def _has_bytes(path: Path, magics: tuple[Magic, ...]) -> bool:
+    longest = max(magic.offset + len(magic.value) for magic in magics)
     try:
         if not path.is_file():  # reading a pipe would wait
             return False
         with path.open("rb") as file:
-            return magic.matches(file.read(magic.offset + len(magic.value)))
+            start = file.read(longest)
     except OSError:
         return False
+    return any(magic.matches(start) for magic in magics)
 
 
 def is_series(path: Path) -> bool:
@@ -132,6 +225,6 @@ def described() -> str:
     """Return what can be read, as a list for messages."""
     names = sorted(suffixes())
     for name, each in FORMATS.items():
-        if each.magic:
-            names.append(f"{name.upper()} without a suffix")
+        if each.under_any_name:
+            names.append(f"{name.upper()} of any other name")
     return ", ".join(names)

@@ -11,7 +11,7 @@ from anodetect.data.delimited import lines_of
 from anodetect.data.names import meaning
 from anodetect.data.records import ANOMALOUS, NORMAL, Dataset, Record
 from anodetect.data.series import Headlines, headlines_of, series_of
-from anodetect.data.volumes import volumes_in
+from anodetect.data.volume_headers import volumes_in
 from anodetect.data.walk import LINK_OUT
 from anodetect.errors import DataError
 from anodetect.files import is_below, leads_out, path_text

@@ -15,6 +15,7 @@ from anodetect.types import Bools
 
 PALETTES = ("P", "PA")
 WITH_ALPHA = ("LA", "RGBA")
+NEVER_FILLED = ("BMP", "DIB")  # formats whose alpha may be 0 everywhere and mean nothing
 HALF = 127  # an alpha of 8 bits above it counts as opaque
 
 
@@ -36,5 +37,7 @@ def marked_in(content: bytes) -> Bools | None:
 
     if image.mode == "P":
         return np.asarray(values != 0)
+    if image.format in NEVER_FILLED and not values[..., -1].any():
+        return np.asarray(values[..., :-1].any(-1))
     classes, alpha = values[..., :-1], values[..., -1]
     return np.asarray(classes.any(-1) & (alpha > HALF))

@@ -17,12 +17,13 @@ from PIL import Image, UnidentifiedImageError
 from anodetect.data import dicom, formats
 from anodetect.data.dicom_seg import marked_voxels
 from anodetect.data.geometry import MIN_SIDE, Geometry
-from anodetect.data.images import MAX_PIXELS, Array, channels_first
+from anodetect.data.images import MAX_PIXELS, Array, as_float32, channels_first
 from anodetect.data.mask_images import marked_in
 from anodetect.data.records import Record
 from anodetect.data.regrid import on_grid_of
 from anodetect.data.volumes import MAX_VOXELS, Volume
 from anodetect.errors import ImageError
+from anodetect.files import is_below, leads_out, path_text
 from anodetect.types import Bools, Floats
 
 MAX_BYTES = 8 * MAX_VOXELS + 2**24  # the largest volume, not compressed, and its header
@@ -35,8 +36,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Source:
-    """A record's bytes and their SHA-256, not decoded yet. `contents` is one file, or the files of
-    a series in the order of its slices."""
+    """A record's bytes and their SHA-256, not decoded yet. `contents` is one file, a header and the
+    file with its data, or the files of a series in the order of its slices."""
 
     record: Record
     contents: tuple[bytes, ...]
@@ -59,7 +60,32 @@ def read_source(record: Record) -> Source:
     contents = [read_bytes(path) for path in record.files or (record.path,)]
     if len(contents) > 1:
         contents = _with_reason(lambda: dicom.in_order(contents))
+    else:
+        companion = _companion(record.path, contents[0])
+        contents += [] if companion is None else [read_bytes(companion)]
     return Source(record, tuple(contents), digest(*contents))
+
+
+def _companion(path: Path, content: bytes) -> Path | None:
+    """Return the file that holds the data of a header, None if there is none; ImageError if it is
+    not beside or below the header."""
+    found = formats.format_of(path)
+    if found is None or not found.companion or not content:
+        return None
+    name: str = _with_reason(lambda: resolve_name(found.companion)(path, content))
+    if not name:
+        return None
+
+    shown = path_text(name)
+    companion = path.parent / name
+    if leads_out(name) or "\\" in name or ":" in name or "\0" in name:
+        raise ImageError(f"its data file {shown} leads out of the folder; put both into one")
+    # A header that is a link stands for data that may be one as well.
+    if not path.is_symlink() and not is_below(companion, path.parent):
+        raise ImageError(f"its data file {shown} is a link out of the folder")
+    if not companion.is_file():
+        raise ImageError(f"its data file {shown} is missing")
+    return companion
 
 
 def read_bytes(path: Path) -> bytes:
@@ -88,9 +114,9 @@ def digest(*contents: bytes) -> str:
 def read_image(path: Path) -> Floats:
     """Read an image file; ImageError with the reason if it cannot be used.
 
-    Arrays (NPY, TIFF) are [H, W], [H, W, C] or [C, H, W] with C 1 or 3. Palettes become their
-    colours and an alpha channel is dropped if it is opaque everywhere; CMYK, transparency and
-    animations are refused.
+    Arrays (NPY, TIFF) are [H, W], [H, W, C] or [C, H, W] with C 1 or 3. The orientation that a file
+    names is applied. Palettes become their colours and an alpha channel is dropped if it is opaque
+    everywhere; CMYK, transparency and animations are refused.
     """
     return decode_image(read_bytes(path), path.name)
 
@@ -119,9 +145,10 @@ def _decode(
 
     read = resolve_name(found.reader)
     if found.content == "volume":
-        volume: Volume = _with_reason(lambda: read(contents[0], component))
+        volume: Volume = _with_reason(lambda: read(contents[0], component, *contents[1:]))
         return volume
     if found.content == "image":
+        read = resolve_name(formats.image_format_in(contents[0], found).reader)
         array: Array = _with_reason(lambda: read(contents[0]))
         return _checked(channels_first(array))
     either: Floats | Volume = _with_reason(lambda: read(contents))
@@ -155,7 +182,7 @@ def _checked(array: Array) -> Floats:
     if min(height, width) < MIN_SIDE:
         raise ImageError(f"{width}×{height} pixels; at least {MIN_SIDE}×{MIN_SIDE} are needed")
 
-    image = np.ascontiguousarray(array, dtype=np.float32)
+    image = as_float32(array)
     bad = image.size - int(np.isfinite(image).sum())
     if bad:
         raise ImageError(f"{bad} pixels are NaN or infinite")
@@ -169,8 +196,8 @@ def read_mask(path: Path) -> Bools:
     """Return a ground-truth mask, bool [H, W]: True where any channel is not zero, of an image with
     a palette where the index is not zero.
 
-    In a format that compresses with loss, black and white are not exactly 0 and 255 near edges:
-    there a pixel is True above HALF_WHITE.
+    In a format that may compress with loss, black and white are not exactly 0 and 255 near edges:
+    there a pixel is True above HALF_WHITE, unless no value is.
     """
     content = read_bytes(path)
     found = formats.format_named(path.name)
@@ -180,7 +207,7 @@ def read_mask(path: Path) -> Bools:
             return marked
 
     image = decode_image(content, path.name)
-    if found is not None and found.lossy:
+    if found is not None and found.lossy and image.max() > HALF_WHITE:
         return np.asarray((image > HALF_WHITE).any(0))
     return np.asarray((image != 0).any(0))
 

@@ -1,51 +1,33 @@
-"""The bytes of a NIfTI or NRRD file as voxels in native units, and where they lie. DICOM is in
-dicom.py.
+"""The bytes of a NIfTI, Analyze or FreeSurfer file as voxels in native units, and where they lie.
+Other formats have modules of their own: dicom.py, nrrd_files.py and metaimage.py.
 
 Only as many bytes are decompressed as the header has voxels for, and a header that claims too many
 is refused before. What libraries raise on damaged files is left to `readers`, which gives the
 reason.
 """
 
-import bz2
 import gzip
 import io
 import logging
-import math
-import re
-import zlib
-from collections.abc import Iterator
+import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
-import nrrd
 import numpy as np
 
+from anodetect.data.formats import GZIP
 from anodetect.data.geometry import FLIP_XY, Affine, check_affine
 from anodetect.errors import ImageError
 from anodetect.types import Floats
 
 MAX_VOXELS = 2**29  # 2 GB of float32
-PIECE = 2**20  # bytes to inflate at a time
 FIXED_UNITS = ("CT",)  # modalities whose values mean the same in every volume
 # Codes of metre and micrometre, in millimetres; other codes count as millimetres.
 NIFTI_UNITS = {1: 1e3, 3: 1e-3}
-NRRD_UNITS = {
-    **dict.fromkeys(("m", "meter", "metre", "meters", "metres"), 1e3),
-    "cm": 10.0,
-    **dict.fromkeys(("um", "micron", "microns", "micrometer", "micrometre"), 1e-3),
-    "nm": 1e-6,
-}
-# The signs that take x and y to LPS+.
-NRRD_SPACES = {
-    "left-posterior-superior": (1, 1),
-    "lps": (1, 1),
-    "right-anterior-superior": (-1, -1),
-    "ras": (-1, -1),
-    "left-anterior-superior": (1, -1),
-    "las": (1, -1),
-}
+MGH_START = struct.Struct(">7ih")  # version, four sides, type, degrees of freedom, is it placed
 
 # nibabel reports on stderr what it corrects in a header; what matters here is checked before, and
 # refused.
@@ -69,15 +51,22 @@ class Volume:
 
 def decode_nifti(content: bytes, component: int | None = None, *, holes: bool = False) -> Volume:
     """Return the volume in the bytes of a NIfTI-1 or -2 file, compressed or not; of a 4-D file the
-    volume number `component`, from 0. With `holes` voxels may be NaN, as in maps."""
+    volume number `component`, from 0; of a 2-D file its one slice. With `holes` voxels may be NaN,
+    as in maps."""
     stream = _inflated(content)
     kind = nib.Nifti2Image if _header_size(stream) == 540 else nib.Nifti1Image
     stream.seek(0)
-    header = kind.header_class.from_fileobj(stream, check=False)
+    return _nifti(kind, {"header": stream, "image": stream}, component, holes=holes)
 
-    shape = _volume_shape(header.get_data_shape(), component)
+
+def _nifti(
+    kind: Any, streams: Mapping[str, Any], component: int | None, *, holes: bool = False
+) -> Volume:
+    """Return the volume of a NIfTI whose header and image are read from `streams`."""
+    header = kind.header_class.from_fileobj(streams["header"], check=False)
+    shape = volume_shape(header.get_data_shape(), component)
     zooms = np.asarray(header["pixdim"][1:4], float)
-    if not (zooms > 0).all():
+    if not (zooms[: min(3, int(header["dim"][0]))] > 0).all():
         x, y, z = zooms
         raise ImageError(f"voxel spacing {x:g} × {y:g} × {z:g} mm; correct the header")
     if header["qform_code"] == 0 and header["sform_code"] == 0:
@@ -85,37 +74,103 @@ def decode_nifti(content: bytes, component: int | None = None, *, holes: bool = 
             "neither qform nor sform says how the volume lies in the patient; set one of them"
         )
 
-    stream.seek(0)
-    holder = nib.FileHolder(fileobj=stream)
-    image = kind.from_file_map({"header": holder, "image": holder})
+    image = _opened(kind, streams)
     array = _voxels(image.dataobj, shape, component)
     unit = NIFTI_UNITS.get(int(header["xyzt_units"]) & 7, 1.0)
-    affine = FLIP_XY @ np.diag([unit, unit, unit, 1.0]) @ image.affine
+    affine = FLIP_XY @ np.diag([unit, unit, unit, 1.0]) @ _with_thickness(image.affine)
     volume = Volume(array, affine, origin=image.header)
     return volume if holes else checked(volume)
 
 
-def volumes_in(path: Path) -> int | None:
-    """Return how many volumes the header of a NIfTI or NRRD file names; None if it cannot be read
-    or the file is of another format."""
-    name = path.name.lower()
+def _opened(kind: Any, streams: Mapping[str, Any]) -> Any:
+    """Return nibabel's image of a kind, whose voxels have not been read yet."""
+    holders = {}
+    for name, stream in streams.items():
+        stream.seek(0)
+        holders[name] = nib.FileHolder(fileobj=stream)
+    return kind.from_file_map(holders)
+
+
+def _with_thickness(affine: Affine) -> Affine:
+    """Return the affine of a slice, whose third direction may be missing, with one of length 1."""
+    if affine[:3, 2].any():
+        return affine
+    across = np.cross(affine[:3, 0], affine[:3, 1])
+    filled = affine.copy()
+    filled[:3, 2] = across / (np.linalg.norm(across) or 1.0)
+    return filled
+
+
+# -- Analyze ---------------------------------------------------------------------------------------
+
+
+def pair_image(path: Path, content: bytes) -> str:
+    """Return the name of the file with the voxels of an Analyze or NIfTI header; "" for a header of
+    another kind."""
     try:
-        if name.endswith((".nii", ".nii.gz")):
-            return int(np.prod(nib.load(path).header.get_data_shape()[3:], dtype=np.int64))
-        if name.endswith(".nrrd"):
-            header = nrrd.read_header(str(path))
-            axes, _ = _nrrd_space(header, [1.0, 1.0, 1.0])
-            sizes = [int(size) for size in header["sizes"]]
-            return math.prod(size for axis, size in enumerate(sizes) if axis not in axes)
-    except Exception:  # decoding the file will say what is wrong with it
-        return None
-    return None
+        _header_size(io.BytesIO(content))
+    except ImageError:
+        return ""
+    stem = path.name[: -len(path.suffix)]
+    for suffix in (".IMG", ".img"):
+        if path.with_name(stem + suffix).is_file():
+            return stem + suffix
+    return f"{stem}.img"
+
+
+def decode_pair(content: bytes, component: int | None = None, image: bytes = b"") -> Volume:
+    """Return the volume of a header and the file with its voxels: Analyze 7.5 or a NIfTI pair.
+
+    Analyze does not say which side is left: rows are taken to run from the patient's left to the
+    right (LAS), as nibabel and SPM do.
+    """
+    try:
+        size = _header_size(io.BytesIO(content))
+    except ImageError:
+        raise ImageError("not an Analyze or NIfTI header") from None
+    streams = {"header": io.BytesIO(content), "image": io.BytesIO(image)}
+    if size == 540:
+        return _nifti(nib.Nifti2Pair, streams, component)
+    if content[344:347] == b"ni1":
+        return _nifti(nib.Nifti1Pair, streams, component)
+
+    kind = nib.Spm2AnalyzeImage
+    header = kind.header_class.from_fileobj(streams["header"], check=False)
+    shape = volume_shape(header.get_data_shape(), component)
+    if not (np.asarray(header["pixdim"][1:4], float) > 0).all():
+        raise ImageError("voxel spacing is not above 0; correct the header")
+    opened = _opened(kind, streams | {"mat": io.BytesIO()})  # SPM keeps directions there
+    array = _voxels(opened.dataobj, shape, component)
+    return checked(Volume(array, FLIP_XY @ opened.affine))
+
+
+# -- FreeSurfer ------------------------------------------------------------------------------------
+
+
+def decode_mgh(content: bytes, component: int | None = None) -> Volume:
+    """Return the volume in the bytes of an MGH or MGZ file."""
+    stream = _inflated(content)
+    start = stream.read(MGH_START.size)
+    if len(start) < MGH_START.size:
+        raise ImageError("damaged or unreadable (it ends too early)")
+    version, *sides, frames, _, _, placed = MGH_START.unpack(start)
+    if version != 1:
+        raise ImageError("not an MGH file")
+    shape = volume_shape((*sides, frames), component)
+    if placed != 1:
+        raise ImageError("it does not say how the volume lies in the patient (no RAS directions)")
+
+    image = _opened(nib.MGHImage, {"image": stream})
+    return checked(Volume(_voxels(image.dataobj, shape, component), FLIP_XY @ image.affine))
+
+
+# -- What they have in common ----------------------------------------------------------------------
 
 
 def _inflated(content: bytes) -> Any:
     """Return a stream of a file's bytes, decompressed where they are gzipped."""
     stream = io.BytesIO(content)
-    return gzip.GzipFile(fileobj=stream) if content[:2] == b"\x1f\x8b" else stream
+    return gzip.GzipFile(fileobj=stream) if content.startswith(GZIP) else stream
 
 
 def _header_size(stream: Any) -> int:
@@ -127,9 +182,12 @@ def _header_size(stream: Any) -> int:
     raise ImageError("not a NIfTI file")
 
 
-def _volume_shape(shape: tuple[int, ...], component: int | None) -> tuple[int, int, int]:
+def volume_shape(shape: tuple[int, ...], component: int | None) -> tuple[int, int, int]:
     """Return the three sides of a volume in an array whose axes beyond the third count components;
-    ImageError if it is no volume, too large, or has no such component."""
+    an array with two axes is one slice. ImageError if it is no volume, too large, or has no such
+    component."""
+    if len(shape) == 2:
+        shape = (*shape, 1)
     if len(shape) < 3:
         raise ImageError(f"{len(shape)}-D data; a volume has three axes")
     sides, count = shape[:3], int(np.prod(shape[3:], dtype=np.int64))
@@ -160,92 +218,6 @@ def _voxels(proxy: Any, shape: tuple[int, int, int], component: int | None) -> F
         chosen = proxy[(..., *map(int, place))]
         return np.asarray(chosen, np.float32).reshape(1, *shape)
     return np.asarray(proxy, np.float32).reshape(1, *shape)
-
-
-def decode_nrrd(content: bytes, component: int | None = None) -> Volume:
-    """Return the volume in the bytes of an NRRD file with its data inside; vectors along the first
-    or last axis count as components."""
-    stream = io.BytesIO(content)
-    header = nrrd.read_header(stream)
-    if "data file" in header or "datafile" in header:
-        raise ImageError("its data lie in another file; convert to one file with the data inside")
-
-    sizes = [int(size) for size in header["sizes"]]
-    axes, affine = _nrrd_space(header, _nrrd_units(content[: stream.tell()]))
-    in_space = [sizes[axis] for axis in axes]
-    others = [size for axis, size in enumerate(sizes) if axis not in axes]
-    _volume_shape((*in_space, *others), component)
-    _check_inflated(header, content[stream.tell() :], sizes)
-
-    array = np.moveaxis(nrrd.read_data(header, stream), axes, (0, 1, 2))
-    if array.dtype.kind not in "uif":
-        raise ImageError(f"values of type {array.dtype}; numbers are expected")
-    sides = array.shape[:3]
-    chosen = array.reshape(*sides, -1)[..., component or 0]
-    return checked(Volume(np.asarray(chosen, np.float32)[None], affine))
-
-
-def _nrrd_units(text: bytes) -> list[float]:
-    """Return the units of the three directions of space in millimetres, from the header's text:
-    pynrrd reads µm as metres."""
-    line = re.search(rb"^space units:(.*)$", text, re.MULTILINE | re.IGNORECASE)
-    if line is None:
-        return [1.0, 1.0, 1.0]
-    names = re.findall(r'"([^"]*)"', re.sub("\ufffd+", "u", line[1].decode("ascii", "replace")))
-    lengths = [NRRD_UNITS.get(name.strip().lower(), 1.0) for name in names]
-    return lengths if len(lengths) == 3 else [1.0, 1.0, 1.0]
-
-
-def _nrrd_space(header: Any, units: list[float]) -> tuple[list[int], Affine]:
-    """Return the axes that lie in space, and the matrix from their index to LPS+ millimetres."""
-    space = str(header.get("space", "")).lower()
-    if space not in NRRD_SPACES or "space directions" not in header:
-        raise ImageError(
-            "the NRRD does not say how the volume lies in the patient (space, space directions)"
-        )
-
-    directions = [np.asarray(each) for each in header["space directions"]]
-    axes = [axis for axis, each in enumerate(directions) if not np.isnan(each).all()]
-    if len(axes) != 3:
-        raise ImageError(f"{len(axes)} axes lie in space; a volume has three")
-
-    affine = np.eye(4)
-    affine[:3, :3] = np.stack([directions[axis] for axis in axes], axis=1)
-    affine[:3, 3] = header.get("space origin", np.zeros(3))
-    return axes, np.diag([*NRRD_SPACES[space], 1.0, 1.0]) @ np.diag([*units, 1.0]) @ affine
-
-
-def _check_inflated(header: Any, body: bytes, sizes: list[int]) -> None:
-    """Raise ImageError if a compressed body holds more than its header has voxels for, or is of an
-    encoding that cannot be read."""
-    encoding = str(header.get("encoding", ""))
-    if encoding in ("raw", "ASCII", "ascii", "text", "txt"):
-        return
-    if encoding not in ("gzip", "gz", "bzip2", "bz2"):
-        raise ImageError(
-            f"an NRRD of encoding {encoding!r}; raw, ascii, gzip and bzip2 can be read"
-        )
-
-    most, total = int(np.prod(sizes, dtype=np.int64)) * 8, 0
-    pieces = _gunzipped(body) if encoding.startswith("g") else _bunzipped(body)
-    for piece in pieces:
-        total += len(piece)
-        if total > most:
-            raise ImageError("it inflates to more than its header has voxels for")
-
-
-def _gunzipped(body: bytes) -> Iterator[bytes]:
-    inflate = zlib.decompressobj(zlib.MAX_WBITS | 16)
-    while body and not inflate.eof:
-        yield inflate.decompress(body, PIECE)
-        body = inflate.unconsumed_tail
-
-
-def _bunzipped(body: bytes) -> Iterator[bytes]:
-    inflate = bz2.BZ2Decompressor()
-    while not inflate.eof and (body or not inflate.needs_input):
-        yield inflate.decompress(body, PIECE)
-        body = b""
 
 
 def checked(volume: Volume) -> Volume:

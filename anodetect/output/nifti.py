@@ -51,7 +51,7 @@ def write(file: IO[bytes], values: NDArray[Any], volume: PreparedVolume, descrip
 
     header = header_like(volume)
     header.set_data_dtype(source.dtype)
-    header.set_data_shape(source.shape)
+    header.set_data_shape(source.shape[: _dimensions(volume)])
     header["descrip"] = description.encode()
     header["vox_offset"] = header.single_vox_offset
 
@@ -61,12 +61,20 @@ def write(file: IO[bytes], values: NDArray[Any], volume: PreparedVolume, descrip
         file.write(np.asarray(source[..., number], header.get_data_dtype()).tobytes(order="F"))
 
 
+def _dimensions(volume: PreparedVolume) -> int:
+    """Return how many axes the map's file has: two for a source that is a slice with two."""
+    origin = volume.source.origin
+    is_slice = isinstance(origin, nib.Nifti1Header) and len(origin.get_data_shape()) == 2
+    return 2 if is_slice else 3
+
+
 def header_like(volume: PreparedVolume) -> Any:
     """Return a header that places voxels as that of the source; for DICOM or an NRRD it says
     the same in NIfTI's terms, RAS+."""
     origin = volume.source.origin
     if isinstance(origin, nib.Nifti1Header):
-        header = type(origin)(endianness=origin.endianness)
+        kind = nib.Nifti2Header if isinstance(origin, nib.Nifti2Header) else nib.Nifti1Header
+        header = kind(endianness=origin.endianness)
         for name in PLACED:
             header[name] = origin[name]
         return header

@@ -1,0 +1,29 @@
+"""What the header of a volume says, read without its voxels."""
+
+import math
+from pathlib import Path
+
+import nibabel as nib
+import nrrd
+
+from anodetect.data.nrrd_files import nrrd_space
+
+BY_NIBABEL = (".nii", ".nii.gz", ".hdr", ".mgh", ".mgz")
+BY_PYNRRD = (".nrrd", ".nhdr")
+
+
+def volumes_in(path: Path) -> int | None:
+    """Return how many volumes a file's header names; None if it cannot be read or the file is of
+    another format."""
+    name = path.name.lower()
+    try:
+        if name.endswith(BY_NIBABEL):
+            return math.prod(int(side) for side in nib.load(path).shape[3:])
+        if name.endswith(BY_PYNRRD):
+            header = nrrd.read_header(str(path))
+            axes, _ = nrrd_space(header, [1.0, 1.0, 1.0])
+            sizes = [int(size) for size in header["sizes"]]
+            return math.prod(size for axis, size in enumerate(sizes) if axis not in axes)
+    except Exception:  # decoding the file will say what is wrong with it
+        return None
+    return None
