@@ -25,7 +25,6 @@ ROW_HEIGHT, GROUP_HEIGHT, TABLE_HEIGHT = 44, 36, 600  # pixels
 def go_to(path: str) -> None:
     """Open a case."""
     st.session_state.open = path
-    st.session_state.turn += 1
 
 
 # -- Order and filters -----------------------------------------------------------------------------
@@ -187,12 +186,15 @@ def _draw_table(
     shown: Mapping[str, Sequence[Any]], paths: Sequence[str], *, key: str, alt: str, row_height: int
 ) -> None:
     """Draw a table; a click on its n-th line opens the n-th path."""
-    key = f"{key}-{st.session_state.turn}"  # a table of another turn has nothing selected
+    # After a click the table is a new one, which has nothing selected. Else it stays: to make a
+    # table takes the browser longer than to draw the rest of the page.
+    key = f"{key}-{st.session_state.clicks}"
 
     def open_chosen() -> None:
         cells = st.session_state[key].selection.cells
         if cells:
             go_to(paths[cells[0][0]])
+            st.session_state.clicks += 1
 
     signs = ", ".join(f"{sign} {verdict}" for verdict, sign in SIGNS.items())
     columns = {

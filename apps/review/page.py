@@ -39,7 +39,7 @@ STATE = {
     "overlay": True,
     "opacity": 70,  # %
     "problem": "",  # a message to show once
-    "turn": 0,  # how often a case was opened
+    "clicks": 0,  # how often a case was opened from a table
     "drawn": 0,  # how often a case was drawn
 }
 
