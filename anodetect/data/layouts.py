@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from anodetect.data import formats, names, split_tables
+from anodetect.data.annotation_files import Annotated, find_annotations
 from anodetect.data.records import ANOMALOUS, NORMAL, Dataset, Record
 from anodetect.data.series import records_of
 from anodetect.data.split import position
@@ -31,13 +32,14 @@ from anodetect.data.truth_files import (
     named_file,
     paired_masks,
 )
-from anodetect.data.walk import Walked
+from anodetect.data.walk import Walked, unreadable
 from anodetect.errors import DataError, nearest
 from anodetect.files import path_text
 
 TEST_SHARE = 0.2  # of normals, where a layout has no test part
 SEVERAL = 5  # names that a message lists
 MASKS = "masks and segmentations"
+ANNOTATIONS = "annotations"
 BESIDE = "images beside the parts of the data set"
 POINTS = "depth and points beside colours"
 DERIVATIVES = "derivatives of a BIDS data set"
@@ -141,7 +143,7 @@ def recognise(root: Path, walked: Walked, said_normal: Collection[str] = ()) -> 
 def _look(root: Path, walked: Walked, said: frozenset[str]) -> Found:
     """Tell images from masks, and note what names say of each image."""
     masks, files = _without_masks(_without_points(root, walked))
-    by_image = Masks(masks)
+    by_image, annotated = Masks(masks), _annotated(root, files, walked)
     for mask in masks:
         walked.passed_over.add(path_text(mask.path.relative_to(root)), MASKS)
 
@@ -149,11 +151,20 @@ def _look(root: Path, walked: Walked, said: frozenset[str]) -> Found:
     for record in records_of(root, [file.path for file in files], walked.passed_over):
         file = named_file(root, record.path)
         kind, meaning = _kind(file, said)
-        images.append(
-            Image(record, file, file.part, kind, meaning, _sequence(file), by_image.of(file))
-        )
+        truth = by_image.of(file) or annotated.of.get(record.path, ())
+        images.append(Image(record, file, file.part, kind, meaning, _sequence(file), truth))
     found = Found(root, tuple(images), walked)
     return replace(found, images=tuple(_without_copies(found)))
+
+
+def _annotated(root: Path, files: Sequence[NamedFile], walked: Walked) -> Annotated:
+    """Return which annotation files mark which images, and count these files."""
+    found = find_annotations(root, files, walked.annotations)
+    walked.problems += found.unclear
+    for path in walked.annotations:
+        reason = ANNOTATIONS if path in found.used else unreadable(path)
+        walked.passed_over.add(path_text(path.relative_to(root)), reason)
+    return found
 
 
 def _without_copies(found: Found) -> list[Image]:
@@ -391,7 +402,8 @@ def _parts(found: Found) -> Dataset | None:
             label = ANOMALOUS if anomalous else NORMAL if image.meaning == "normal" else None
             records.append(replace(image.known("test", label), group=_group(image)))
         else:
-            label = {"normal": NORMAL, "anomalous": ANOMALOUS}.get(image.meaning)
+            label = NORMAL if image.meaning == "normal" else None
+            label = ANOMALOUS if image.is_anomalous else label
             records.append(replace(image.known("train", label), group=_group(image)))
 
     learned = [image for image in found.images if image.part in ("train", "validation")]

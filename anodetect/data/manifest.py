@@ -73,7 +73,7 @@ def read_manifest(folder: Path, follow_symlinks: bool) -> Dataset:
         _check_row(folder, row, where, follow_symlinks)
         records.append(_listed_record(folder, row, where, headlines))
 
-    return Dataset(path_text(folder.name), folder, tuple(records))
+    return Dataset(path_text(folder.name), folder, tuple(records), layout=file.name)
 
 
 def manifest_rows(file: Path) -> dict[str, dict[str, str]]:
@@ -245,12 +245,24 @@ def _listed_record(
         label=_label_of(row["label"]),
         kind=row["kind"],
         group=row["group"] or pseudonym or identity,
-        masks=(folder / row["mask"],) if row["mask"] else (),
+        masks=_masks(folder / row["mask"]) if row["mask"] else (),
         foreground=folder / row["foreground"] if row["foreground"] else None,
         component=int(row["component"]) if row["component"] else None,
         files=files,
         extra=extra,
     )
+
+
+def _masks(path: Path) -> tuple[Path, ...]:
+    """Return a mask, or of a folder all masks in it, without links out of it."""
+    if not path.is_dir():
+        return (path,)
+    found = []
+    for file in sorted(path.iterdir()):
+        is_mask = formats.format_named(file.name) is not None and not file.name.startswith(".")
+        if is_mask and is_below(file, path):
+            found.append(file)
+    return tuple(found)
 
 
 def _listed_files(

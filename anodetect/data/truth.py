@@ -1,6 +1,7 @@
 """Where a labelled image or volume is anomalous, as its mask says."""
 
 from anodetect.data import formats, readers
+from anodetect.data.annotations import is_annotation, read_annotation
 from anodetect.data.geometry import Geometry
 from anodetect.data.records import Record
 from anodetect.data.volumes import Volume
@@ -12,7 +13,7 @@ def read_truth(
     record: Record, shape: tuple[int, ...], grid: tuple[Volume, Geometry] | None = None
 ) -> Bools | None:
     """Return where any of a record's masks says that it is anomalous, bool [H, W]; None if it has
-    no mask.
+    no mask. A mask may be a file of annotations.
 
     With `grid`, a volume and its geometry, masks are volumes and the truth is returned as [D,
     H, W] in the order of the slices. Raises ImageError if a mask cannot be read or has another
@@ -20,7 +21,10 @@ def read_truth(
     """
     truth: Bools | None = None
     for path in record.masks:
-        mask = readers.volume_mask(path, *grid) if grid else readers.read_mask(path)
+        if is_annotation(path):
+            mask = read_annotation(path, record.path, shape)
+        else:
+            mask = readers.volume_mask(path, *grid) if grid else readers.read_mask(path)
         if mask.shape != shape:
             raise ImageError(f"its size {mask.shape} is not the image's {shape}")
         truth = mask if truth is None else truth | mask

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from anodetect.data import formats, names
+from anodetect.data.annotations import is_annotation
 from anodetect.data.records import PassedOver, Problem
 from anodetect.files import is_below, path_text
 
@@ -44,10 +45,11 @@ class PassedOverCounts:
 
 @dataclass
 class Walked:
-    """The files below a folder that can be read, in name order; what could not be looked into; and
-    what was passed over."""
+    """The files below a folder that can be read, in name order, and those that may be annotations;
+    what could not be looked into; and what was passed over."""
 
     files: list[Path] = field(default_factory=list)
+    annotations: list[Path] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     passed_over: PassedOverCounts = field(default_factory=PassedOverCounts)
 
@@ -100,17 +102,19 @@ def _take(folder: Path, root: str, path: Path, follow_symlinks: bool, found: Wal
     where = path_text(path.relative_to(folder))
     if path.name.startswith("."):
         found.passed_over.add(where, HIDDEN)
-    elif formats.format_of(path) is None:
-        found.passed_over.add(where, _unreadable(path))
+    elif formats.format_of(path) is None and not is_annotation(path):
+        found.passed_over.add(where, unreadable(path))
     elif names.is_own_output(path.name):
         found.passed_over.add(where, "maps and pictures of anodetect")
     elif path.is_symlink() and not follow_symlinks and not is_below(path, root):
         found.problems.append(Problem(where, f"{LINK_OUT}; see --follow-symlinks"))
+    elif is_annotation(path):
+        found.annotations.append(path)
     else:
         found.files.append(path)
 
 
-def _unreadable(path: Path) -> str:
+def unreadable(path: Path) -> str:
     """Return why a file is no image for us, by its suffix where it has a plausible one."""
     suffix = path.suffix.lower()
     if suffix[1:].isalpha() and len(suffix) <= 6:
