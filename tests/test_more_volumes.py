@@ -16,6 +16,7 @@ from anodetect.data import formats, readers
 from anodetect.data.records import Record
 from anodetect.data.scan import scan
 from anodetect.data.volumes import decode_nifti
+from anodetect.data.walk import walk
 from anodetect.errors import ImageError
 from anodetect.record import directories
 
@@ -124,6 +125,8 @@ def test_pairs_are_one_record_and_read_as_nibabel_does(tmp_path, kind):
     nib.save(image, tmp_path / "a.img")
     (record,) = scan(tmp_path).records
     assert record.id == "a.hdr"
+    (passed_over,) = walk(tmp_path).passed_over.all()
+    assert (passed_over.first, passed_over.reason) == ("a.img", "data of the header beside them")
     found = readers.read_source(record)
     both = (tmp_path / "a.hdr").read_bytes() + (tmp_path / "a.img").read_bytes()
     assert found.sha256 == hashlib.sha256(both).hexdigest()

@@ -373,7 +373,8 @@ def decode(contents: Sequence[bytes]) -> Volume | Floats:
     if not places:
         if len(contents) > 1:
             raise ImageError(f"{len(contents)} images without a place in the patient are no volume")
-        return np.ascontiguousarray(_native(parse(contents[0], pixels=True))[:, 0])
+        native = _native(parse(contents[0], pixels=True))
+        return _without_padding(np.ascontiguousarray(native[:, 0]))
 
     _check_alike(headers)
     places = _sorted(places)
@@ -403,7 +404,7 @@ def _voxels(contents: Sequence[bytes], header: Dataset, places: Sequence[Frame])
         for slot, frame in enumerate(places):
             if frame.file == file:
                 voxels[:, slot] = native[:, frame.number]
-    return voxels
+    return _without_padding(voxels)
 
 
 def _check_alike(headers: Sequence[Dataset]) -> None:
@@ -479,7 +480,8 @@ def _check_even(places: Sequence[Frame]) -> None:
 
 
 def _native(dataset: Dataset) -> Floats:
-    """Return all frames of a file in native units, float32 [C, frames, rows, columns]."""
+    """Return all frames of a file in native units, float32 [C, frames, rows, columns], NaN where
+    the file says that pixels are padding."""
     syntax: UID | None = dataset.file_meta.get("TransferSyntaxUID")
     if syntax is None:
         raise ImageError("no transfer syntax: how its pixels are stored is not said")
@@ -497,10 +499,46 @@ def _native(dataset: Dataset) -> Floats:
         values = stored.reshape(count, *stored.shape[-3:-1], 3)
     else:
         values = stored.reshape(count, *stored.shape[-2:], 1)
+        padding = _padding(values, dataset)
         if dataset.get("PhotometricInterpretation") == "MONOCHROME1" and not _has_unit(dataset):
             values = _inverted(values, dataset)
         values = _rescaled(values, dataset)
+        if padding is not None:
+            values = np.where(padding, np.float32(np.nan), values)
     return np.moveaxis(np.asarray(values, np.float32), -1, 0)
+
+
+def _padding(stored: NDArray[Any], dataset: Dataset) -> NDArray[np.bool_] | None:
+    """Return where stored integers are padding (PixelPaddingValue, PixelPaddingRangeLimit); None if
+    a file does not say, or no pixel is."""
+    value = dataset.get("PixelPaddingValue")
+    if value is None or value == "" or stored.dtype.kind not in "ui":
+        return None
+    limits = np.iinfo(stored.dtype)
+    limit = dataset.get("PixelPaddingRangeLimit")
+    ends = []
+    for end in (value, value if limit is None else limit):
+        # Some write an unsigned number where pixels are signed, or the other way round.
+        number = int(end)
+        size = 2 ** int(dataset.BitsAllocated)
+        number -= size if number > limits.max else 0
+        number += size if number < limits.min else 0
+        ends.append(number)
+
+    found = (stored >= min(ends)) & (stored <= max(ends))
+    return found if found.any() else None
+
+
+def _without_padding(values: Floats) -> Floats:
+    """Return values in which padding, NaN, has become the lowest of the others; ImageError if there
+    are no others."""
+    padding = np.isnan(values)
+    if not padding.any():
+        return values
+    if padding.all():
+        raise ImageError("all pixels are padding (PixelPaddingValue)")
+    values[padding] = values[~padding].min()
+    return values
 
 
 def _is_coloured(header: Dataset) -> bool:

@@ -203,6 +203,18 @@ def image_format_in(content: bytes, named: Format) -> Format:
     return named
 
 
+def header_beside(path: Path) -> Path | None:
+    """Return the header of the same name beside a file that no format claims; None if there is
+    none. The file may then hold the header's data."""
+    for each in FORMATS.values():
+        for suffix in each.suffixes if each.companion else ():
+            for spelled in (suffix, suffix.upper()):
+                header = path.with_suffix(spelled)
+                if header != path and header.is_file():
+                    return header
+    return None
+
+
 def _has_bytes(path: Path, magics: tuple[Magic, ...]) -> bool:
     longest = max(magic.offset + len(magic.value) for magic in magics)
     try:

@@ -116,6 +116,8 @@ def _take(folder: Path, root: str, path: Path, follow_symlinks: bool, found: Wal
 
 def unreadable(path: Path) -> str:
     """Return why a file is no image for us, by its suffix where it has a plausible one."""
+    if formats.header_beside(path) is not None:
+        return "data of the header beside them"
     suffix = path.suffix.lower()
     if suffix[1:].isalpha() and len(suffix) <= 6:
         return f"no image that can be read ({suffix})"

@@ -26,6 +26,7 @@ from anodetect.imaging.intensities import (
     traits_of,
     volume_values,
 )
+from anodetect.imaging.padding import padding_as_air
 from anodetect.imaging.resize import resize
 from anodetect.types import Bools, Floats
 
@@ -106,7 +107,8 @@ class PreprocessConfig(Config):
 class PreparedVolume:
     """A volume as its slices are scored, made from the voxels of `source`.
 
-    `slices` are [C, D, H, W] in native units, without bias if that is to be removed. `foreground`
+    `slices` are [C, D, H, W] in native units, with air in place of padding, and without bias if
+    that is to be removed. `foreground`
     is [D, H, W]; `supplied` says whether a manifest named it. `scored` [D] says which slices are
     scored: those with enough foreground that are not `unseen` [D], outside what the model has seen.
     `span` are the values that become -1 and 1; None for those of the model, times `native_unit`.
@@ -272,6 +274,7 @@ class Preprocess:
         geometry = along(volume.voxels.shape[1:], volume.affine, self.axis)
         slices = geometry.to_slices(volume.voxels)
         _check_slices(slices, geometry)
+        slices = padding_as_air(slices, hounsfield=has_fixed_units(volume))
 
         if supplied is not None:
             inside = np.ascontiguousarray(geometry.to_slices(supplied))
