@@ -99,6 +99,7 @@ def train(
     dims: options.Dims = None,
     budget: options.Budget = 5.0,
     seed: options.Seed = 0,
+    follow_symlinks: options.FollowLinks = False,
     device: options.Device = "auto",
     resume: options.ResumeTraining = False,
     kind_normal: options.KindNormal = None,
@@ -108,7 +109,7 @@ def train(
 ) -> None:
     """Learn what normal looks like."""
     if dry_run:
-        _print_inspection(data, kind_normal, as_json)
+        _print_inspection(data, kind_normal, as_json, follow_symlinks=follow_symlinks)
         return
     from anodetect.commands import train as command
     from anodetect.config import read_values
@@ -123,6 +124,7 @@ def train(
         "representation": representation,
         "budget": budget,
         "seed": seed,
+        "follow_symlinks": follow_symlinks,
         "device": device,
         "resume": resume,
         "kind_normal": kind_normal or (),
@@ -154,7 +156,7 @@ def score(
     run: options.Run,
     paths: options.Paths,
     out: options.Out,
-    far: options.Far = 0.05,
+    far: options.ScoreFar = None,
     fdr: options.Fdr = None,
     heatmaps: options.Heatmaps = options.DEFAULT_HEATMAPS,
     resume: options.ResumeScoring = False,
@@ -259,6 +261,7 @@ def calibrate(
     run: options.Run,
     data: options.NewNormals,
     out: options.Out,
+    follow_symlinks: options.FollowLinks = False,
     device: options.Device = "auto",
     as_json: options.Json = False,
 ) -> None:
@@ -266,7 +269,9 @@ def calibrate(
     from anodetect.commands import calibrate as command
 
     with terminal.reporting() as reporter:
-        facts = command.calibrate(run, data, out, device=device, reporter=reporter)
+        facts = command.calibrate(
+            run, data, out, follow_symlinks=follow_symlinks, device=device, reporter=reporter
+        )
     images, groups = facts["calibration_images"], facts["calibration_groups"]
     finish(facts, as_json, f"{out}: calibrated on {images} images in {groups} groups")
 
@@ -277,6 +282,7 @@ def evaluate(
     data: options.LabelledData,
     far: options.Far = 0.05,
     by: options.By = "",
+    follow_symlinks: options.FollowLinks = False,
     device: options.Device = "auto",
     as_json: options.Json = False,
 ) -> None:
@@ -286,7 +292,13 @@ def evaluate(
 
     with terminal.reporting() as reporter:
         result = command.evaluate(
-            run, data, far=far, by=_names(by), device=device, reporter=reporter
+            run,
+            data,
+            far=far,
+            by=_names(by),
+            follow_symlinks=follow_symlinks,
+            device=device,
+            reporter=reporter,
         )
     finish(result, as_json, evaluation_text(result))
 
@@ -298,6 +310,7 @@ def benchmark(
     out: options.BenchmarkOut,
     seeds: options.Seeds = 3,
     budget: options.BudgetEach = 5.0,
+    follow_symlinks: options.FollowLinks = False,
     as_json: options.Json = False,
 ) -> None:
     """Detectors × data sets × seeds, each in a fresh process, to one table."""
@@ -305,7 +318,13 @@ def benchmark(
 
     with terminal.reporting() as reporter:
         result = command.run(
-            data, _names(detectors), out, seeds=seeds, budget=budget, reporter=reporter
+            data,
+            _names(detectors),
+            out,
+            seeds=seeds,
+            budget=budget,
+            follow_symlinks=follow_symlinks,
+            reporter=reporter,
         )
     emit(result, as_json, (out / "results.md").read_text("utf-8"))
 

@@ -16,13 +16,15 @@ import pytest
 
 import anodetect
 from anodetect import cli, files
-from anodetect.commands import review
+from anodetect.commands import benchmark, review
+from anodetect.data import readers
 from anodetect.engines import local
-from anodetect.errors import ConfigError, DiskFullError, RunError
+from anodetect.errors import ConfigError, DataError, DiskFullError, Interrupted, RunError
 from anodetect.files import leads_out
-from anodetect.record import journal, verification
+from anodetect.record import journal, runs, verification
 from anodetect.record.rows import ScoreRow, to_table
 from anodetect.record.tables import write_table
+from anodetect.types import Silent
 
 PROJECT = Path(__file__).parents[1]
 ODD = "缺陷–é\N{GRINNING FACE}.png"  # no encoding but Unicode's has all of it
@@ -311,3 +313,203 @@ def test_a_file_that_cannot_be_written_for_another_reason_is_a_row_with_the_reas
     )
     assert answer["failed"] == 1
     assert "Permission denied" in next(iter(answer["reasons"]))
+
+
+# -- What is checked before an image is read -------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        *(
+            (
+                ["train", "{none}", "-d", "pca", "--out", "{out}", "--device", device],
+                f"--device {device}: not available here",
+            )
+            for device in ("gpu", "cuda:77", "mps", "meta", "nonsense")
+        ),
+        (["score", "{run}", "{none}", "--out", "{out}", "--device", "gpu"], "--device gpu"),
+        (["calibrate", "{run}", "{none}", "--out", "{out}", "--device", "gpu"], "--device gpu"),
+        (["evaluate", "{run}", "{none}", "--device", "gpu"], "--device gpu"),
+        (["verify", "{none}", "--device", "gpu"], "--device gpu"),
+        (["score", "{run}", "{none}", "--out", "{out}", "--far", "0.05", "--fdr", "0.1"], "--fdr"),
+        (["score", "{run}", "{none}", "--out", "{out}", "--sign", "{none}"], "no usable private"),
+        (["score", "{run}", "{none}", "--out", "{out}", "--shard", "3/2"], "--shard 3/2"),
+        (["score", "{run}", "{none}", "--out", "{run}"], "not an empty folder"),
+        (["train", "{none}", "-d", "pca", "--out", "{run}"], "already exists"),
+        (["train", "{none}", "-d", "pca", "--out", "{file}/run"], "cannot be made (Not a dir"),
+        (["calibrate", "{run}", "{none}", "--out", "{run}"], "already exists"),
+        (["calibrate", "{run}", "{none}", "--out", "{file}/run"], "cannot be made (Not a dir"),
+    ],
+)
+def test_options_are_checked_before_the_data_is_looked_for(
+    capfd, monkeypatch, pca_run, tmp_path, arguments, reason
+):
+    (tmp_path / "file").touch()
+    places = {
+        "run": pca_run,
+        "none": tmp_path / "none",
+        "out": tmp_path / "out",
+        "file": tmp_path / "file",
+    }
+    given = [argument.format(**places) for argument in arguments]
+    monkeypatch.setattr(sys, "argv", ["anodetect", *given])
+    with pytest.raises(SystemExit) as leave:
+        cli.main()
+    (line,) = capfd.readouterr().err.splitlines()
+    assert leave.value.code == 2
+    assert reason in line
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_that_cannot_be_written_is_noticed_before_an_image_is_read(
+    pca_run, synthetic_folder, tmp_path, monkeypatch
+):
+    """Root may write everywhere, so the system's answer is simulated."""
+
+    def refuse(path, *arguments, **options):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    def read(*arguments):
+        pytest.fail("an image was read")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    monkeypatch.setattr(readers, "read_bytes", read)
+    data, out = str(synthetic_folder), tmp_path / "out"
+    for write in (
+        lambda: anodetect.train(data, "pca", out),
+        lambda: anodetect.calibrate(pca_run, data, out),
+        lambda: anodetect.score(pca_run, [data], out),
+    ):
+        with pytest.raises(RunError, match=r"out.*cannot be made \(Permission denied\)"):
+            write()
+
+
+def test_the_cpu_needs_no_torch_to_be_a_device():
+    code = "from anodetect.model.devices import check_device as c; c('auto'); c('cpu'); import sys"
+    assert run_code(f"{code}; sys.exit('torch' in sys.modules)").returncode == 0
+
+
+# -- Links -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def linked_folder(synthetic_folder, tmp_path):
+    """The set with every image as a link to a store outside the folder, as DVC and git-annex have
+    it."""
+    folder = tmp_path / "linked"
+    for file in synthetic_folder.rglob("*.png"):
+        link = folder / file.relative_to(synthetic_folder)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(file)
+    return folder
+
+
+def test_every_command_that_advises_follow_symlinks_has_it(
+    linked_folder, tmp_path, capfd, monkeypatch
+):
+    run, out = tmp_path / "run", tmp_path / "s"
+    links = "--follow-symlinks"
+    commands = {
+        "train": ["train", linked_folder, "-d", "pca", "--set", "components=5", "--out", run],
+        "score": ["score", run, linked_folder, "--heatmaps", "none", "--out", out],
+        "evaluate": ["evaluate", run, linked_folder],
+        "calibrate": ["calibrate", run, linked_folder / "test/good", "--out", tmp_path / "run2"],
+    }
+    for name, arguments in commands.items():
+        monkeypatch.setattr(sys, "argv", ["anodetect", *map(str, arguments)])
+        with pytest.raises(SystemExit) as leave:
+            cli.main()
+        assert leave.value.code == 2, name
+        assert links in capfd.readouterr().err, name
+
+        sys.argv += [links, "--json"]
+        with pytest.raises(SystemExit) as leave:
+            cli.main()
+        answer = json.loads(capfd.readouterr().out)
+        assert not leave.value.code and not answer.get("failed"), name
+
+
+def test_benchmark_hands_follow_symlinks_on(tmp_path, monkeypatch):
+    calls = []
+
+    def call(*arguments):
+        calls.append(arguments)
+        raise Interrupted("stopped")
+
+    monkeypatch.setattr(benchmark, "_call", call)
+    with pytest.raises(Interrupted):
+        benchmark.run(
+            ["tiles"],
+            ["pca"],
+            tmp_path,
+            seeds=1,
+            budget=1.0,
+            follow_symlinks=True,
+            reporter=Silent(),
+        )
+    assert "--follow-symlinks" in calls[0]
+
+
+# -- Two writers -----------------------------------------------------------------------------------
+
+
+def test_a_second_process_that_writes_the_same_run_is_refused(tmp_path, synthetic_folder):
+    data, out = str(synthetic_folder), tmp_path / "run"
+    with pytest.raises(DataError), runs.begin(out, resume=False) as workdir:
+        (workdir / "train.jsonl").write_text("first")
+        with pytest.raises(RunError, match=r"run.partial: another process is writing this run"):
+            anodetect.train(data, "pca", out)
+        done = run_command("train", data, "-d", "pca", "--out", out)
+        assert done.returncode == 2
+        assert len(done.stderr.splitlines()) == 1 and b"another process" in done.stderr
+        assert (workdir / "train.jsonl").read_text() == "first"
+        raise DataError("the first one fails, and leaves nothing")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no signal kills a process there")
+def test_the_lock_of_a_killed_process_does_not_block(tmp_path, synthetic_folder):
+    code = """
+import os, signal, sys
+from pathlib import Path
+from anodetect.record import runs
+with runs.begin(Path(sys.argv[1]), resume=False) as workdir:
+    (workdir / "left.tmp").touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    out = tmp_path / "run"
+    assert run_code(code, out).returncode == -signal.SIGKILL
+    assert sorted(file.name for file in runs.partial(out).iterdir()) == [".lock", "left.tmp"]
+    anodetect.train(str(synthetic_folder), "pca", out, values={"components": 5})
+    assert [file.name for file in tmp_path.iterdir()] == ["run"]
+    assert sorted(file.name for file in out.iterdir()) == sorted(runs.FILES)
+
+
+def test_a_run_that_was_finished_meanwhile_is_not_overwritten(tmp_path, monkeypatch):
+    """Both processes saw that there was no run; the first finishes before the second has the
+    lock."""
+    out = tmp_path / "run"
+    locked = runs._locked
+
+    def finish_first(workdir):
+        out.mkdir()
+        return locked(workdir)
+
+    monkeypatch.setattr(runs, "_locked", finish_first)
+    with pytest.raises(RunError, match="already exists"), runs.begin(out, resume=False):
+        pytest.fail("the second process went on")
+
+
+def test_a_full_disk_says_how_a_training_goes_on(tmp_path):
+    with (
+        pytest.raises(DiskFullError, match=r"train.jsonl.*the same command with --resume goes on"),
+        runs.begin(tmp_path / "run", resume=False) as workdir,
+    ):
+        runs.identify(workdir, {"seed": 0}, resume=False)
+        (workdir / runs.CHECKPOINT_FILE).touch()
+        raise files.write_error(workdir / "train.jsonl", NO_SPACE)
+    with runs.begin(tmp_path / "run", resume=True) as workdir:
+        runs.identify(workdir, {"seed": 0}, resume=True)
+        with pytest.raises(RunError, match="begun with other settings"):
+            runs.identify(workdir, {"seed": 1}, resume=True)

@@ -148,9 +148,9 @@ def test_missing_run_points_to_the_unfinished_one(tmp_path):
 
 def test_existing_run_is_not_overwritten(pca_run):
     with pytest.raises(RunError, match="already exists"):
-        runs.begin(pca_run, resume=False)
+        runs.begin(pca_run, resume=False).__enter__()
     with pytest.raises(RunError, match="no checkpoint"):
-        runs.begin(pca_run.with_name("other"), resume=True)
+        runs.begin(pca_run.with_name("other"), resume=True).__enter__()
 
 
 # -- Score directories -----------------------------------------------------------------------------

@@ -90,6 +90,7 @@ def run(
     *,
     seeds: int,
     budget: float,
+    follow_symlinks: bool = False,
     reporter: Reporter,
 ) -> dict[str, Any]:
     """Do what is not done yet, and write results.csv, results.md, benchmark.html and benchmark.png
@@ -110,7 +111,7 @@ def run(
     results = []
     for number, job in enumerate(jobs, start=1):
         reporter.say(f"{job.name} ({number} of {len(jobs)})")
-        results.append(finished(job, budget))
+        results.append(finished(job, budget, follow_symlinks))
 
     rows = [asdict(result.row) for result in results]
     summaries = _summaries(results)
@@ -155,18 +156,19 @@ def _write_pictures(out: Path, jobs: Sequence[Job], content: dict[str, Any]) -> 
     write_atomic(out / "benchmark.html", page.render(**content, pictures=pictures))
 
 
-def finished(job: Job, budget: float) -> Finished:
+def finished(job: Job, budget: float, follow_symlinks: bool = False) -> Finished:
     """Train and score as far as that is still to do, and return the result.
 
     Raises ConfigError if the job was trained with another budget, and Interrupted if the training
     or scoring was.
     """
+    links = ["--follow-symlinks"] if follow_symlinks else []
     if not job.run.exists():
         options = ["--detector", job.detector, "--budget", f"{budget:g}", "--seed", str(job.seed)]
         options += ["--out", str(job.run)]
         if runs.checkpoints(runs.partial(job.run)):
             options.append("--resume")
-        facts = _call("train", job.data, *options)
+        facts = _call("train", job.data, *options, *links)
         _keep(job.run, peak=_peak(facts))
 
     trained_for = runs.facts(job.run).training["budget_minutes"]
@@ -178,7 +180,7 @@ def finished(job: Job, budget: float) -> Finished:
     if not (job.scores / "audit.json").exists():
         shutil.rmtree(job.scores, ignore_errors=True)  # what an interrupted scoring left
         options = ["--out", str(job.scores), "--heatmaps", "tiff" if job.seed == 0 else "none"]
-        result = _call("score", str(job.run), job.data, *options)
+        result = _call("score", str(job.run), job.data, *options, *links)
         milliseconds = 1000 * result["model_seconds_per_image"]
         _keep(job.scores, peak=_peak(result), ms=milliseconds)
     return _result(job)

@@ -14,6 +14,7 @@ from anodetect.data import cards, split
 from anodetect.data.records import Record
 from anodetect.errors import DataError
 from anodetect.model.decoded import DecodedFiles
+from anodetect.model.devices import check_device
 from anodetect.model.loading import Failed
 from anodetect.model.model import Model
 from anodetect.model.scoring import ScoredImage, score_records
@@ -32,7 +33,13 @@ class Calibrated:
 
 
 def calibrate(
-    run_path: Path, data: str, out: Path, *, device: str = "auto", reporter: Reporter | None = None
+    run_path: Path,
+    data: str,
+    out: Path,
+    *,
+    follow_symlinks: bool = False,
+    device: str = "auto",
+    reporter: Reporter | None = None,
 ) -> dict[str, Any]:
     """Write the run `out` with the weights of `run_path` and the normals of `data` as its
     calibration images.
@@ -41,14 +48,30 @@ def calibrate(
     or if one of them, or its group, was used for the weights.
     """
     reporter = reporter or Silent()
+    check_device(device)
     run = runs.read(run_path)
-    dataset = cards.open_data(data)
+    with runs.begin(out, resume=False) as workdir:
+        left_out = _calibrate(run, data, workdir, follow_symlinks, device, reporter)
+    failures = [f"{each.path}: {each.reason}" for each in left_out]
+    return runs.facts(out).as_json() | {"failures": failures}
+
+
+def _calibrate(
+    run: runs.Run,
+    data: str,
+    workdir: Path,
+    follow_symlinks: bool,
+    device: str,
+    reporter: Reporter,
+) -> list[LeftOut]:
+    """Write the files of the new run, and return the images that were left out."""
+    dataset = cards.open_data(data, follow_symlinks=follow_symlinks)
     model = Model.load(run, device)
     preprocess = copy(model.preprocess)  # what it learns here is no part of the frozen model
     normals = usable_normals(dataset, preprocess, model.tiling.dims, reporter)
     _check_count(normals.records, model.tiling.dims)
 
-    learned_from = [row for row in runs.read_manifest(run_path) if row.role in ("fit", "tune")]
+    learned_from = [row for row in runs.read_manifest(run.path) if row.role in ("fit", "tune")]
     _refuse_known_bytes(learned_from, normals)
     refuse_known_groups(learned_from, normals.records)
 
@@ -59,20 +82,17 @@ def calibrate(
         raise DataError(f"only {usable} of {len(normals.records)} could be scored; {reason}")
     left_out = normals.left_out + calibrated.left_out
 
-    workdir = runs.begin(out, resume=False)
-    (workdir / "train.jsonl").write_bytes((run_path / "train.jsonl").read_bytes())
+    (workdir / "train.jsonl").write_bytes((run.path / "train.jsonl").read_bytes())
     header = _header(run, dataset.name, len(left_out))
     runs.write(
         workdir,
-        out,
         header=header,
         state=run.state,
         calibration=calibrated.calibration,
         manifest=learned_from + used_rows(normals.records, "calibrate", normals.hashes),
         card=runs.model_card(header, calibrated.calibration),
     )
-    failures = [f"{each.path}: {each.reason}" for each in left_out]
-    return runs.facts(out).as_json() | {"failures": failures}
+    return left_out
 
 
 def calibrate_model(

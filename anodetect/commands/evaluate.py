@@ -9,6 +9,7 @@ from anodetect.commands.manifest import refuse_known_groups
 from anodetect.data import cards
 from anodetect.data.records import Record
 from anodetect.errors import ConfigError, DataError, nearest
+from anodetect.model.devices import check_device
 from anodetect.model.loading import Failed
 from anodetect.model.model import Model
 from anodetect.model.scoring import ScoredVolume, score_records
@@ -24,6 +25,7 @@ def evaluate(
     *,
     far: float = DEFAULT_FAR,
     by: Sequence[str] = (),
+    follow_symlinks: bool = False,
     device: str = "auto",
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
@@ -33,8 +35,9 @@ def evaluate(
     made from, and if none can be measured; ConfigError for an unknown column or device.
     """
     reporter = reporter or Silent()
+    check_device(device)
     run = runs.read(run_path)
-    dataset = cards.open_data(data)
+    dataset = cards.open_data(data, follow_symlinks=follow_symlinks)
     items = dataset.labelled()
     if not items:
         raise DataError(

@@ -15,6 +15,9 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps …")]
 Far = Annotated[
     float, typer.Option(help="False-alarm rate: the share of normal images that may be flagged.")
 ]
+FollowLinks = Annotated[
+    bool, typer.Option("--follow-symlinks", help="Also read links that lead out of the folder.")
+]
 Budget = Annotated[float, typer.Option(help="Minutes of training at most.")]
 Run = Annotated[Path, typer.Argument(help="A run directory.")]
 ScoreDirectory = Annotated[Path, typer.Argument(help="A score directory.")]
@@ -99,6 +102,14 @@ ResumeTraining = Annotated[
 Paths = Annotated[
     list[str], typer.Argument(help="Files, folders, or a card's name (its test part).")
 ]
+ScoreFar = Annotated[
+    float | None,
+    typer.Option(
+        help="False-alarm rate: the share of normal images that may be flagged; "
+        "0.05 without --fdr.",
+        show_default=False,
+    ),
+]
 Fdr = Annotated[
     float | None,
     typer.Option(help="Instead of --far: the false-discovery rate among flagged images."),
@@ -126,9 +137,6 @@ Workers = Annotated[
     ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only list what would be scored.")]
-FollowLinks = Annotated[
-    bool, typer.Option("--follow-symlinks", help="Also read links that lead out of the folder.")
-]
 KeepIdentifiers = Annotated[
     bool,
     typer.Option(

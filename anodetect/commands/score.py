@@ -24,6 +24,7 @@ from anodetect.data.records import Problem, Record
 from anodetect.detectors import entry_named
 from anodetect.engines.worker import Engine, ScoredEntries, Task, problem_row, shard_of
 from anodetect.errors import ConfigError, DiskFullError, Interrupted, nearest
+from anodetect.model.devices import check_device
 from anodetect.model.loading import Failed
 from anodetect.model.read_ahead import BATCH
 from anodetect.model.scoring import Scored, ScoredVolume
@@ -60,7 +61,7 @@ def score(
     paths: Sequence[str],
     out: Path,
     *,
-    far: float = DEFAULT_FAR,
+    far: float | None = None,
     fdr: float | None = None,
     heatmaps: Sequence[str] = DEFAULT,
     follow_symlinks: bool = False,
@@ -76,17 +77,26 @@ def score(
 ) -> dict[str, Any]:
     """Score files, folders or a card's test part, and write the score directory `out`.
 
-    `far` is the false-alarm rate at which images are flagged; with `fdr` it is the false-discovery
-    rate. `heatmaps` names output formats. With `resume` an interrupted scoring of the same `out`
-    goes on, and what is finished is not scored again. `shard` "i/n" scores the i-th of n parts,
-    which the contents of the files decide. `sign` is a file with an Ed25519 private key. `engine`
-    is one of ENGINES: "local" scores on this machine, in as many processes as help or in `workers`;
+    `far` is the false-alarm rate at which images are flagged, DEFAULT_FAR if neither is given; with
+    `fdr` instead it is the false-discovery rate. `heatmaps` names output formats. With `resume` an
+    interrupted scoring of the same `out` goes on, and what is finished is not scored again. `shard`
+    "i/n" scores the i-th of n parts, which the contents of the files decide. `sign` is a file with
+    an Ed25519 private key. `engine` is one of ENGINES: "local" scores on this machine, in as many
+    processes as help or in `workers`;
     "ray" on a cluster. ConfigError and DataError before any work for what cannot be scored.
     """
     reporter, began = reporter or Silent(), time.monotonic()
+    if far is not None and fdr is not None:
+        raise ConfigError("--far and --fdr: flags are decided by one of them; leave the other out")
+    far = DEFAULT_FAR if far is None else far
     check_formats(heatmaps)
+    shard_of(shard)  # refuses a shard that is none
     run_engine = engine_named(engine, workers)
+    if engine == "local":  # a cluster's machines have other devices
+        check_device(device)
     key = verification.private_key(sign) if sign else None
+    if not resume:
+        directories.refuse_used(out, allowed=(directories.LOCK,))
     run = runs.read(run_path)
     for rate in (far, far if fdr is None else fdr):
         run.calibration.level(rate)  # refuses an impossible rate

@@ -13,7 +13,7 @@ from typing import Any
 from anodetect.commands.calibrate import Calibrated, calibrate_model
 from anodetect.commands.inspect import summary
 from anodetect.commands.manifest import manifest_rows
-from anodetect.commands.normals import Normals, Samples, usable_normals
+from anodetect.commands.normals import LeftOut, Normals, Samples, usable_normals
 from anodetect.config import build, canonical
 from anodetect.data import cards, readers, split
 from anodetect.data.records import Dataset, Record
@@ -23,6 +23,7 @@ from anodetect.imaging.preprocess import Preprocess, PreprocessConfig
 from anodetect.imaging.representations import FEATURE_MULTIPLE, features_installed
 from anodetect.model.colour_scale import colour_scale, some_for_scale
 from anodetect.model.decoded import SCRATCH, DecodedFiles
+from anodetect.model.devices import check_device
 from anodetect.model.fitting import Training, fit_model
 from anodetect.model.model import Model
 from anodetect.model.scoring import score_records
@@ -44,8 +45,10 @@ class Request:
     representation: str
     budget: float | None
     seed: int
+    follow_symlinks: bool
     device: str
     resume: bool
+    kind_normal: Collection[str]
     helping: bool
 
 
@@ -71,6 +74,7 @@ def train(
     representation: str = "auto",
     budget: float | None = None,
     seed: int = 0,
+    follow_symlinks: bool = False,
     device: str = "auto",
     resume: bool = False,
     kind_normal: Collection[str] = (),
@@ -88,30 +92,63 @@ def train(
     helping = os.environ.get("RANK", "0") != "0"
     reporter = Silent() if helping or reporter is None else reporter
     request = Request(
-        detector, out, values or {}, representation, budget, seed, device, resume, helping
+        detector=detector,
+        out=out,
+        values=values or {},
+        representation=representation,
+        budget=budget,
+        seed=seed,
+        follow_symlinks=follow_symlinks,
+        device=device,
+        resume=resume,
+        kind_normal=kind_normal,
+        helping=helping,
     )
     config = resolve(detector, representation, request.values)
     if budget is not None and budget <= 0:
         raise ConfigError(f"--budget {budget}: minutes above 0 are expected")
-    dataset = cards.open_data(data, kind_normal=kind_normal)
+    check_device(device)
+
+    if helping:
+        _train(request, config, data, runs.begin_helping(out, resume=resume), reporter)
+        return {}
+    with runs.begin(out, resume=resume) as workdir:
+        left_out = _train(request, config, data, workdir, reporter)
+    failures = [f"{each.path}: {each.reason}" for each in left_out]
+    return runs.facts(out).as_json() | {
+        "failures": failures,
+        "peak_memory_mb": environment.peak_memory_mb(),
+    }
+
+
+def _train(
+    request: Request, config: Mapping[str, Any], data: str, workdir: Path, reporter: Reporter
+) -> list[LeftOut]:
+    """Write the files of the run, unless this process only helps; return what was left out.
+    `config` is the configuration without the choice of a representation."""
+    dataset = cards.open_data(
+        data, follow_symlinks=request.follow_symlinks, kind_normal=request.kind_normal
+    )
     found = summary(dataset)
     for line in found:
         reporter.say(line)
 
     # Helpers decode anew each time: they may be many, and their temporary folder small.
-    with DecodedFiles(out.parent, limit=0 if helping else SCRATCH) as scratch:
+    with DecodedFiles(request.out.parent, limit=0 if request.helping else SCRATCH) as scratch:
         plan = _plan(request, config, dataset, scratch, reporter)
         roles, model = plan.roles, plan.model
-        workdir = _begin(request, plan)
+        if not request.helping:
+            runs.identify(workdir, _fingerprint(request, plan), resume=request.resume)
         reporter.say(
             f"{dataset.name}: fit {len(roles.fit)}, tune {len(roles.tune)}, "
             f"calibrate {len(roles.calibrate)} {'volumes' if model.tiling.dims == 3 else 'images'}"
         )
-        seconds = None if budget is None else 60 * budget
-        training = Training(workdir, seed, seconds, device, resume)
+
+        seconds = None if request.budget is None else 60 * request.budget
+        training = Training(workdir, request.seed, seconds, request.device, request.resume)
         fit_model(model, roles, training, scratch, reporter)
-        if helping:
-            return {}
+        if request.helping:
+            return []
 
         reference = some_for_scale(roles.tune or roles.fit)
         scale = colour_scale(score_records(model, reference, reporter, "scale", scratch=scratch))
@@ -120,12 +157,8 @@ def train(
     left_out = plan.normals.left_out + calibrated.left_out
     facts = _facts(request, plan, runs.read_log(workdir), len(left_out), reporter)
     facts["found"] = found
-    _write(workdir, out, plan, dataset.name, scale, calibrated, facts)
-    failures = [f"{each.path}: {each.reason}" for each in left_out]
-    return runs.facts(out).as_json() | {
-        "failures": failures,
-        "peak_memory_mb": environment.peak_memory_mb(),
-    }
+    _write(workdir, plan, dataset.name, scale, calibrated, facts)
+    return left_out
 
 
 def train_each(
@@ -134,7 +167,8 @@ def train_each(
     """Train one run for each of the data sets in the folder `data`, in the folder `out`; return
     `train`'s answer by their names. `options` are those of `train`. DataError if `data` is not a
     folder of several data sets."""
-    categories = cards.open_data(data).categories
+    follow_symlinks = bool(options.get("follow_symlinks"))
+    categories = cards.open_data(data, follow_symlinks=follow_symlinks).categories
     if not categories:
         raise DataError(f"{data}: not a folder of several data sets; train without --each")
 
@@ -205,13 +239,10 @@ def _representation(
     return first
 
 
-def _begin(request: Request, plan: Plan) -> Path:
-    """Return the working directory, a new one or that of an interrupted training."""
-    if request.helping:
-        return runs.begin_helping(request.out, resume=request.resume)
+def _fingerprint(request: Request, plan: Plan) -> dict[str, Any]:
+    """Return what must be the same for an interrupted training to be continued."""
     fit_hashes = [plan.normals.hashes[record.id] for record in plan.roles.fit]
-    fingerprint = {"config": plan.config, "seed": request.seed, "fit": fit_hashes}
-    return runs.begin(request.out, resume=request.resume, fingerprint=fingerprint)
+    return {"config": plan.config, "seed": request.seed, "fit": fit_hashes}
 
 
 def _facts(
@@ -245,14 +276,13 @@ def _facts(
 
 def _write(
     workdir: Path,
-    out: Path,
     plan: Plan,
     data: str,
     scale: Sequence[float],
     calibrated: Calibrated,
     facts: Mapping[str, Any],
 ) -> None:
-    """Write the run into its working directory, and give that its name."""
+    """Write the run into its working directory."""
     header = {
         "detector": plan.detector,
         "representation": plan.representation,
@@ -267,7 +297,6 @@ def _write(
     left_out = plan.normals.left_out + calibrated.left_out
     runs.write(
         workdir,
-        out,
         header=header,
         state=plan.model.detector.state(),
         calibration=calibrated.calibration,

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from anodetect.errors import AnodetectError
+from anodetect.model.devices import check_device
 from anodetect.record import verification
 from anodetect.record.verification import Verdict
 
@@ -22,8 +23,9 @@ def verify(
 
     `head` is the head as it was kept elsewhere, `key` the public key (PEM) that must have signed
     it. `run` and `data` say where the run and the images are, if they were moved. RunError if it is
-    no finished score directory.
+    no finished score directory, ConfigError for an unknown device.
     """
+    check_device(device)
     verdict = verification.verify(path, head=head, key=key, run=run)
     if not rescore or not verdict.rows:
         return verdict

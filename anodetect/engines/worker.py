@@ -14,6 +14,7 @@ import numpy as np
 from anodetect.data.records import Problem, Record
 from anodetect.errors import ConfigError, DiskFullError, RunError
 from anodetect.files import sha256_of, short_name
+from anodetect.model.devices import check_device
 from anodetect.model.loading import Failed, reason_of
 from anodetect.model.model import Model
 from anodetect.model.read_ahead import BATCH, PIXELS_AHEAD, pixels
@@ -87,6 +88,7 @@ class Worker:
     """
 
     def __init__(self, task: Task, count: int | None = None, run: Run | None = None) -> None:
+        check_device(task.device)
         self.task = task
         self.run = run or runs.read(task.run)
         if self.run.model_sha256 != task.model_sha256:

@@ -22,10 +22,12 @@ def pick_device(name: str) -> torch.device:
         name = f"cuda:{os.environ['LOCAL_RANK']}"
 
     try:
-        return torch.zeros(1, device=torch.device(name)).device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        values = torch.zeros(1, device=torch.device(name))
+        values.cpu()  # the device "meta" has none
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigError(f"--device {name}: not available here ({reason})") from None
+    return values.device
 
 
 def _first_available() -> str:

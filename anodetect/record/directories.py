@@ -107,6 +107,16 @@ class ScoreDirectory:
 def prepare(path: Path, allowed: Sequence[str] = ()) -> None:
     """Make an empty score directory; RunError if something is there already, other than files
     `allowed`."""
+    refuse_used(path, allowed)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be made ({error.strerror})") from None
+
+
+def refuse_used(path: Path, allowed: Sequence[str] = ()) -> None:
+    """Raise RunError if something is here already, other than an empty folder or files
+    `allowed`."""
     if path.exists():
         others = [path] if not path.is_dir() else path.iterdir()
         if any(child.name not in allowed for child in others):
@@ -114,10 +124,6 @@ def prepare(path: Path, allowed: Sequence[str] = ()) -> None:
             if (path / JOURNAL).exists():
                 state = " and holds an interrupted scoring: continue it with --resume, or"
             raise RunError(f"{path} already exists{state} choose another --out")
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"{path}: cannot be made ({error.strerror})") from None
 
 
 def write(path: Path, audit: Audit, tables: Tables) -> str:

@@ -14,17 +14,21 @@ import atexit
 import csv
 import io
 import json
+import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from filelock import BaseFileLock, FileLock, Timeout
+
 from anodetect.config import canonical
-from anodetect.errors import RunError
-from anodetect.files import sha256_of, write_atomic
+from anodetect.errors import DiskFullError, RunError
+from anodetect.files import FULL, sha256_of, write_atomic, write_error
 from anodetect.record import checkpoint, environment, threads
 from anodetect.record.checkpoint import CHECKPOINT_FILE, MODEL_FILE
 from anodetect.stats.calibration import Calibration
@@ -52,7 +56,7 @@ HEADER = (
 )
 HASHED = ("config.json", "environment.json", "manifest.csv", "model_card.md")  # in the model file
 CURVE_POINTS = 200
-FINGERPRINT = "fingerprint"  # only while a run is being made
+FINGERPRINT, LOCK = "fingerprint", ".lock"  # only while a run is being made
 
 
 @dataclass(frozen=True)
@@ -131,47 +135,101 @@ def checkpoints(workdir: Path) -> list[Path]:
     return [file for file in workdir.glob("*.safetensors") if file.name != MODEL_FILE]
 
 
-def begin(path: Path, *, resume: bool, fingerprint: Mapping[str, Any] | None = None) -> Path:
-    """Return the working directory of a new run, or of one to be continued.
+@contextmanager
+def begin(path: Path, *, resume: bool) -> Iterator[Path]:
+    """Yield the working directory of a new run, or of one to be continued, and give it the run's
+    name at the end of the block.
 
-    RunError if the run exists, if there is nothing to continue or something that was not asked to
-    be continued, or if it was started with another `fingerprint`.
+    It is locked meanwhile; the lock of a process that was killed is void. RunError if the run
+    exists, if another process is making it, if there is nothing to continue or something that was
+    not asked to be continued, or if nothing can be written here. After an error what can be
+    continued stays; a directory without a fingerprint is removed.
     """
     workdir = partial(path)
-    if path.exists():
-        raise RunError(f"{path} already exists; choose another --out or remove it")
-    interrupted = bool(checkpoints(workdir))
-    if resume and not interrupted:
+    _refuse_existing(path)
+    if resume and not checkpoints(workdir):
         raise RunError(f"{workdir} holds no checkpoint to resume from; train without --resume")
-    if interrupted and not resume:
+    lock = _locked(workdir)
+    try:
+        _refuse_existing(path)  # another process may have finished it just now
+        _prepare(workdir, resume=resume)
+        yield workdir
+        _release_on_windows(lock)
+        workdir.replace(path)
+        for name in (LOCK, FINGERPRINT):
+            (path / name).unlink(missing_ok=True)
+    except BaseException as error:
+        if not (workdir / FINGERPRINT).exists():
+            _release_on_windows(lock)
+            shutil.rmtree(workdir, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise write_error(workdir, error, _hint(workdir)) from None
+        if isinstance(error, DiskFullError):
+            raise DiskFullError(f"{error}{_hint(workdir)}") from None
+        raise
+    finally:
+        lock.release()
+
+
+def _refuse_existing(path: Path) -> None:
+    if path.exists() or path.is_symlink():
+        raise RunError(f"{path} already exists; choose another --out or remove it")
+
+
+def _locked(workdir: Path) -> BaseFileLock:
+    """Return the lock of a working directory, which is made if there is none; RunError if another
+    process holds it."""
+    lock = FileLock(workdir / LOCK, timeout=0)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise RunError(
+            f"{workdir}: another process is writing this run; wait for it, or choose another --out"
+        ) from None
+    except OSError as error:
+        raise RunError(f"{workdir}: cannot be made ({error.strerror or error})") from None
+    return lock
+
+
+def _release_on_windows(lock: BaseFileLock) -> None:
+    """Release the lock where no folder with an open file can be renamed or removed."""
+    if os.name == "nt":
+        lock.release()
+
+
+def _prepare(workdir: Path, *, resume: bool) -> None:
+    """Remove what a killed process left in a working directory: its folders, and if nothing is
+    continued everything; RunError if there is something that was not asked to be continued."""
+    if checkpoints(workdir) and not resume:
         raise RunError(
             f"{workdir} holds an interrupted training; continue it with --resume or remove it"
         )
-
-    digest = sha256(canonical(fingerprint or {})).hexdigest()
-    if resume:
-        _continue(workdir, digest)
-        return workdir
-    try:
-        shutil.rmtree(workdir, ignore_errors=True)
-        workdir.mkdir(parents=True, exist_ok=True)
-        write_atomic(workdir / FINGERPRINT, digest)
-    except OSError as error:
-        raise RunError(f"{workdir}: cannot be made ({error.strerror})") from None
-    return workdir
+    for child in list(workdir.iterdir()):
+        if child.is_dir():
+            shutil.rmtree(child, ignore_errors=True)
+        elif not resume and child.name != LOCK:
+            child.unlink()
 
 
-def _continue(workdir: Path, digest: str) -> None:
-    """Prepare an interrupted training to be continued; RunError if it was started with another
-    fingerprint than that with this hash."""
+def _hint(workdir: Path) -> str:
+    """Return what to do where the disk is full."""
+    if checkpoints(workdir):
+        return "; make room, then the same command with --resume goes on"
+    return "; make room, then train again"
+
+
+def identify(workdir: Path, fingerprint: Mapping[str, Any], *, resume: bool) -> None:
+    """Write down what a new run is made from; RunError if one that is continued was started with
+    another fingerprint."""
+    digest = sha256(canonical(fingerprint)).hexdigest()
     file = workdir / FINGERPRINT
-    if not file.exists() or file.read_text("utf-8") != digest:
+    if not resume:
+        write_atomic(file, digest)
+    elif not file.exists() or file.read_text("utf-8") != digest:
         raise RunError(
             f"{workdir} was begun with other settings, seed or images; resume with the same ones"
         )
-    for child in list(workdir.iterdir()):
-        if child.is_dir():
-            shutil.rmtree(child, ignore_errors=True)  # what a killed process left
 
 
 def begin_helping(path: Path, *, resume: bool) -> Path:
@@ -187,7 +245,6 @@ def begin_helping(path: Path, *, resume: bool) -> Path:
 
 def write(
     workdir: Path,
-    path: Path,
     *,
     header: Mapping[str, Any],
     state: State,
@@ -195,7 +252,7 @@ def write(
     manifest: Iterable[ManifestRow],
     card: str,
 ) -> None:
-    """Write all files into `workdir`, then rename it to `path`."""
+    """Write all files of a run into `workdir`."""
     versions = environment.facts() | {"threads": threads.in_use()}
     config = json.dumps(header["config"], indent=2)
     write_atomic(workdir / "config.json", config + "\n")
@@ -209,9 +266,7 @@ def write(
     tensors = {f"detector.{name}": array for name, array in state.items()}
     tensors |= {"calibration.scores": calibration.scores, "calibration.peaks": calibration.peaks}
     checkpoint.write(workdir / MODEL_FILE, tensors, full)
-    for name in (CHECKPOINT_FILE, FINGERPRINT):
-        (workdir / name).unlink(missing_ok=True)
-    workdir.replace(path)
+    (workdir / CHECKPOINT_FILE).unlink(missing_ok=True)
 
 
 def model_card(header: Mapping[str, Any], calibration: Calibration) -> str:
