@@ -1,4 +1,4 @@
-"""What is used of matplotlib: figures without a window, and colour maps.
+"""Matplotlib without a window: figures, and colour maps.
 
 Nothing here needs a backend for a screen. A notebook names one in MPLBACKEND that other programs
 often do not have, and matplotlib refuses to be imported with a name it does not know. The variable
