@@ -2,6 +2,7 @@
 
 import base64
 import io
+import os
 import shutil
 from dataclasses import replace
 from hashlib import sha256
@@ -288,6 +289,32 @@ def test_masks_come_from_the_manifest_where_there_is_one(scored):
     (root / "manifest.csv").write_text(f"path,mask\n{row.path},../eye.png\n")
     case = loading.load(directory, row)
     assert case.mask is None and "leads out" in case.notes[0]
+
+
+def test_truth_is_shown_as_it_was_measured(scored):
+    directory, row = scored
+    root = Path(directory.audit.root)
+    mask = next((root / "ground_truth").rglob(f"{Path(row.path).stem}_mask.png"))
+    before, mask_folder = loading.load(directory, row).mask, mask.with_name(Path(row.path).stem)
+    mask.unlink()
+    mask_folder.mkdir()
+    halves = before.copy(), before.copy()
+    halves[0][:, :32], halves[1][:, 32:] = False, False
+    for number, half in enumerate(halves):
+        Image.fromarray(half).save(mask_folder / f"{number:03}.png")
+    os.utime(root)  # the folder has changed
+    assert np.array_equal(loading.load(directory, row).mask, before)
+
+    below = root / Path(row.path).parent
+    (below / "Manifest.CSV").write_text(f"path;Mask\n{Path(row.path).name};a.txt\n")
+    (below / "a.txt").write_text("0 0.5 0.25 0.5 0.5\n")
+    assert np.array_equal(
+        np.argwhere(loading.load(directory, row).mask)[[0, -1]], [[0, 16], [31, 47]]
+    )
+    (below / "Manifest.CSV").write_text(f"path;Mask\n{Path(row.path).name};m.png\n ")
+    Image.fromarray(np.eye(63, dtype=bool)).save(below / "m.png")
+    case = loading.load(directory, row)
+    assert case.mask is None and "not the image's" in case.notes[0]
 
 
 def test_difference_is_bright_where_the_reconstruction_differs():

@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 import anodetect
@@ -67,6 +68,31 @@ def test_where_a_mask_is_transparent_nothing_was_drawn(tmp_path):
     painted[..., 0] *= MARKED
     Image.fromarray(painted).save(tmp_path / "opaque.png")
     assert np.array_equal(readers.read_mask(tmp_path / "opaque.png"), MARKED > 0)
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp"])
+def test_masks_of_other_formats(tmp_path, suffix):
+    Image.fromarray(255 * MARKED).save(tmp_path / f"m{suffix}", lossless=True)
+    assert np.array_equal(readers.read_mask(tmp_path / f"m{suffix}"), MARKED > 0)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2", "u4", "i1", "i2", "f4"])
+@pytest.mark.parametrize(("white", "black"), [(0, 1), (0, 100)])
+def test_where_white_is_the_lowest_value_a_mask_marks_what_is_shown_white(
+    tmp_path, dtype, white, black
+):
+    values = np.where(MARKED, white, black).astype(dtype)
+    tifffile.imwrite(tmp_path / "m.tif", values, photometric="miniswhite")
+    assert np.array_equal(readers.read_mask(tmp_path / "m.tif"), MARKED > 0)
+
+
+def test_a_mask_of_one_bit_and_one_of_a_single_value_with_white_as_0(tmp_path):
+    tifffile.imwrite(tmp_path / "bits.tif", MARKED == 0, photometric="miniswhite")
+    assert np.array_equal(readers.read_mask(tmp_path / "bits.tif"), MARKED > 0)
+    for value, marked in ((0, True), (255, False)):
+        values = np.full((16, 20), value, np.uint8)
+        tifffile.imwrite(tmp_path / "one.tif", values, photometric="miniswhite")
+        assert (readers.read_mask(tmp_path / "one.tif") == marked).all()
 
 
 def test_the_orientation_of_a_palette_mask_is_applied(tmp_path):

@@ -245,7 +245,7 @@ def _listed_record(
         label=_label_of(row["label"]),
         kind=row["kind"],
         group=row["group"] or pseudonym or identity,
-        masks=_masks(folder / row["mask"]) if row["mask"] else (),
+        masks=masks_at(folder / row["mask"]) if row["mask"] else (),
         foreground=folder / row["foreground"] if row["foreground"] else None,
         component=int(row["component"]) if row["component"] else None,
         files=files,
@@ -253,7 +253,7 @@ def _listed_record(
     )
 
 
-def _masks(path: Path) -> tuple[Path, ...]:
+def masks_at(path: Path) -> tuple[Path, ...]:
     """Return a mask, or of a folder all masks in it, without links out of it."""
     if not path.is_dir():
         return (path,)

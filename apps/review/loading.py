@@ -5,7 +5,9 @@ path that leads elsewhere, also through a symbolic link, is refused. An image co
 one only if its bytes have the recorded hash.
 """
 
+import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
@@ -18,9 +20,10 @@ from anodetect.data.geometry import along
 from anodetect.data.records import Record
 from anodetect.data.scan import scan
 from anodetect.data.series import series_of
+from anodetect.data.truth import read_truth
 from anodetect.data.volumes import Volume
 from anodetect.errors import DataError, ImageError, RunError
-from anodetect.files import inside, path_of, sha256_of
+from anodetect.files import inside, leads_out, path_of, path_text, sha256_of
 from anodetect.output.formats import Source, map_reader, readable_names
 from anodetect.record.directories import ScoreDirectory, picture_of
 from anodetect.record.rows import OK, ScoreRow
@@ -46,9 +49,8 @@ def load(directory: ScoreDirectory, row: ScoreRow) -> Case:
         notes.append("The heatmap does not have the image's size; it is not shown over it.")
         heatmap = None
 
-    mask = or_note(notes, "ground-truth mask", lambda: _read_mask(directory, row))
-    if mask is not None and image is not None and mask.shape != image.shape[1:]:
-        mask = None
+    shape = (row.height or 0, row.width or 0) if image is None else image.shape[1:]
+    mask = or_note(notes, "ground-truth mask", lambda: _read_mask(directory, row, shape))
 
     # The picture kept of a volume shows three planes, not an image beside its reconstruction.
     kept = None
@@ -76,8 +78,7 @@ def load_volume(directory: ScoreDirectory, row: ScoreRow, plane: str) -> VolumeC
         return np.asarray(geometry.to_slices(values))
 
     def read_mask() -> Bools | None:
-        path = _mask_file(directory, row)
-        return None if path is None else readers.volume_mask(path, volume, geometry)
+        return read_truth(_with_masks(directory, row), geometry.sides, (volume, geometry))
 
     heatmap = or_note(notes, "heatmap", read_heatmap) if row.status == OK else None
     mask = or_note(notes, "ground-truth mask", read_mask)
@@ -166,27 +167,28 @@ def _read_heatmap(directory: ScoreDirectory, row: ScoreRow, source: Source) -> F
     return reader(path)
 
 
-def _read_mask(directory: ScoreDirectory, row: ScoreRow) -> Bools | None:
-    """Return the true mask [H, W] of an image, or None."""
-    path = _mask_file(directory, row)
-    return None if path is None else readers.read_mask(path)
+def _read_mask(directory: ScoreDirectory, row: ScoreRow, shape: tuple[int, ...]) -> Bools | None:
+    """Return the true mask [H, W] of an image of this shape, or None."""
+    return read_truth(_with_masks(directory, row), shape)
 
 
-def _mask_file(directory: ScoreDirectory, row: ScoreRow) -> Path | None:
-    """Return the file of an image's true mask, which the manifest names or the MVTec layout of the
-    folder gives; None where there is none."""
-    if not directory.audit.root:
-        return None
+def _with_masks(directory: ScoreDirectory, row: ScoreRow) -> Record:
+    """Return the record of an image with its masks, which a manifest names or the names of the
+    scored folder show, as they are found for `evaluate`."""
+    name, root = path_of(row.path), Path(directory.audit.root)
+    record = Record(row.path, root / name)
+    if not directory.audit.root or leads_out(name) or not root.is_dir():
+        return record
 
-    root, parts = Path(directory.audit.root), Path(path_of(row.path)).parts
-    if manifest.manifest_of(root):
-        name = _manifest_row(directory, row).get("mask", "")
-        return inside(root, name) if name else None
+    folder = _manifest_folder(root, name)
+    if folder is None:
+        masks = _masks_of(root, root.stat().st_mtime_ns).get(row.path, ())
+    else:
+        listed = _manifest_row(directory, row).get("mask", "")
+        masks = manifest.masks_at(inside(folder, listed)) if listed else ()
 
-    if ".." in parts or not root.is_dir():
-        return None
-    masks = _masks_of(root, root.stat().st_mtime_ns).get(row.path, ())
-    return inside(root, str(masks[0].relative_to(root))) if masks else None
+    found = tuple(inside(root, os.path.relpath(mask, root)) for mask in masks)
+    return replace(record, masks=found)
 
 
 @lru_cache(4)
@@ -195,12 +197,25 @@ def _masks_of(root: Path, changed: int) -> dict[str, tuple[Path, ...]]:
     return {record.id: record.masks for record in scan(root).records if record.masks}
 
 
+def _manifest_folder(root: Path, name: str) -> Path | None:
+    """Return the nearest folder above an image, up to the root, that has a manifest; None if none
+    has one."""
+    for parent in Path(name).parents:
+        if manifest.manifest_of(root / parent):
+            return root / parent
+    return None
+
+
 def _manifest_row(directory: ScoreDirectory, row: ScoreRow) -> dict[str, str]:
-    """Return an image's line in the manifest of the scored folder; {} where it has none."""
-    file = manifest.manifest_of(Path(directory.audit.root))
-    if file is None:
+    """Return an image's line in the manifest of the scored folder, or of one in it; {} where it has
+    none."""
+    name, root = path_of(row.path), Path(directory.audit.root)
+    folder = None if leads_out(name) else _manifest_folder(root, name)
+    file = None if folder is None else manifest.manifest_of(folder)
+    if folder is None or file is None:
         return {}
-    return _read_manifest(file, file.stat().st_mtime_ns).get(row.path, {})
+    listed = path_text(Path(root, name).relative_to(folder))
+    return _read_manifest(file, file.stat().st_mtime_ns).get(listed, {})
 
 
 @lru_cache(4)
