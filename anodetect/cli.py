@@ -167,6 +167,7 @@ def score(
     dry_run: options.DryRun = False,
     follow_symlinks: options.FollowLinks = False,
     keep_identifiers: options.KeepIdentifiers = False,
+    accept_different: options.AcceptDifferent = False,
     device: options.Device = "auto",
     as_json: options.Json = False,
 ) -> None:
@@ -194,6 +195,7 @@ def score(
             heatmaps=[] if heatmaps == "none" else _names(heatmaps),
             follow_symlinks=follow_symlinks,
             keep_identifiers=keep_identifiers,
+            accept_different=accept_different,
             resume=resume,
             shard=shard,
             sign=sign,

@@ -1057,3 +1057,63 @@ def test_rescoring_finds_a_series_by_its_first_file(scored):
     row = directories.read(scored / "out").rows[0]
     assert row.path == "s/IM000"
     assert dicom.headline(scored / "new/s/IM000").series
+
+
+def test_what_a_model_cannot_judge_is_refused_unless_that_is_wanted(scored, tmp_path):
+    """The model has seen MR; a CT of the same size is refused, and another series is named."""
+    rng = np.random.default_rng(7)
+    for place, tags in (("ct", {"Modality": "CT"}), ("other", {"SeriesDescription": "t2 SAG 3"})):
+        write_patient(tmp_path / "in" / place, "TAGGED-7", rng)
+        for file in (tmp_path / "in" / place).iterdir():
+            made = pydicom.dcmread(file)
+            for name, value in tags.items():
+                setattr(made, name, value)
+            made.save_as(file)
+
+    anodetect.score(scored / "run", [str(tmp_path / "in")], tmp_path / "out", far=0.2)
+    rows = {row.path.split("/")[0]: row for row in directories.read(tmp_path / "out").rows}
+    assert rows["ct"].status == "failed"
+    assert rows["ct"].error.startswith("a CT image, and the model has seen MR")
+    assert rows["other"].status == "ok"
+
+    anodetect.score(
+        scored / "run", [str(tmp_path / "in")], tmp_path / "all", far=0.2, accept_different=True
+    )
+    accepted = directories.read(tmp_path / "all")
+    rows = {row.path.split("/")[0]: row for row in accepted.rows}
+    assert accepted.audit.accept_different
+    assert (rows["ct"].status, rows["ct"].error) == ("ok", "")
+    assert rows["ct"].differs.startswith("a CT image, and the model has seen MR")
+
+
+def test_what_hospitals_export_beside_images_is_passed_over(tmp_path):
+    """A localizer, a dose report, a derived map and a presentation state are counted by reason."""
+    write_series(tmp_path / "p1/axial", voxels())
+    write_series(tmp_path / "p2/axial", voxels(), PatientID="P2", uids=other_uids(2))
+    others = {
+        "localizer": {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]},
+        "topogram": {"SeriesDescription": "Topogram 0.6"},
+        "dose": {"ImageType": ["DERIVED", "SECONDARY", "SCREEN SAVE"], "Modality": "OT"},
+        "adc": {"ImageType": ["DERIVED", "PRIMARY", "ADC"]},
+        "state": {"Modality": "PR"},
+        "contours": {"Modality": "RTSTRUCT"},
+    }
+    for number, (name, tags) in enumerate(others.items()):
+        write_series(tmp_path / "p1" / name, voxels()[:1], uids=other_uids(10 + number), **tags)
+    dataset = scan.scan(tmp_path)
+    assert [record.id.split("/")[:2] for record in dataset.records] == [
+        ["p1", "axial"],
+        ["p2", "axial"],
+    ]
+    assert scan.reasons(dataset.passed_over) == {
+        "DICOM localizers": 2,
+        "DICOM screen captures and dose reports": 1,
+        dicom.DERIVED: 1,
+        "DICOM reports and notes": 1,
+        "DICOM contours and doses": 1,
+    }
+
+
+def test_a_set_of_derived_images_alone_is_read(tmp_path):
+    write_series(tmp_path / "a", voxels(), ImageType=["DERIVED", "PRIMARY", "AXIAL"])
+    assert len(scan.scan(tmp_path).records) == 1

@@ -28,7 +28,7 @@ from anodetect.record.decisions import (
     volume_caveats,
 )
 from anodetect.record.directories import Tables
-from anodetect.record.failures import failures, in_error
+from anodetect.record.failures import differences, failures, in_error
 from anodetect.record.rows import FAILED, OK, SKIPPED, OutputRow, Region, to_table
 from anodetect.stats import drift
 from anodetect.stats.calibration import Calibration
@@ -63,6 +63,11 @@ def conclude(
     caveats = _caveats(rows, groups, slices, scoring)
     checks = _drift(rows, slices, calibration)
     _warn(caveats, measure, checks, _without_heatmap(rows, scoring), reporter)
+    if unlike := differences(rows):
+        count = sum(each.count for each in unlike)
+        reporter.warn(
+            f"{count} files differ from what the model has seen; most often: {unlike[0].reason}"
+        )
 
     evaluation = None
     if measure.labelled():

@@ -9,8 +9,10 @@ from anodetect.errors import ConfigError, DataError, ImageError
 from anodetect.imaging.intensities import ImageSample, sample_of
 from anodetect.imaging.preprocess import Preprocess, has_fixed_units
 from anodetect.model.decoded import DecodedFiles
+from anodetect.model.input_facts import InputFacts, facts_of
 from anodetect.model.loading import Failed, LoadedImage, LoadedVolume, Reader, slice_records
 from anodetect.model.read_ahead import read_ahead
+from anodetect.model.seen import Seen
 from anodetect.types import Reporter
 
 
@@ -36,10 +38,11 @@ class Normals:
 
 
 class Samples:
-    """Samples of values, from which a model learns what becomes -1 and 1."""
+    """Samples of values, from which a model learns what becomes -1 and 1, and facts of files."""
 
     def __init__(self) -> None:
         self._by_id: dict[str, list[ImageSample]] = {}
+        self._facts: dict[str, InputFacts] = {}
 
     def add(self, loaded: LoadedImage | LoadedVolume) -> None:
         """Take a sample of an image, or one of each slice of a volume that is to be scored."""
@@ -49,6 +52,11 @@ class Samples:
             slices = loaded.volume.slices
             samples = [sample_of(slices[:, number]) for number in loaded.volume.numbers]
         self._by_id[loaded.record.id] = samples
+        self._facts[loaded.record.id] = facts_of(loaded)
+
+    def seen(self, records: Iterable[Record]) -> Seen:
+        """Return what the files are like that records belong to."""
+        return Seen.of(self._facts[name] for name in dict.fromkeys(each.id for each in records))
 
     def of(self, records: Iterable[Record]) -> list[ImageSample]:
         """Return the samples of the files that records belong to."""

@@ -137,6 +137,13 @@ Workers = Annotated[
     ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only list what would be scored.")]
+AcceptDifferent = Annotated[
+    bool,
+    typer.Option(
+        "--accept-different",
+        help="Also score what differs so much from what the model has seen that it is refused.",
+    ),
+]
 KeepIdentifiers = Annotated[
     bool,
     typer.Option(

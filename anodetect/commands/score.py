@@ -66,6 +66,7 @@ def score(
     heatmaps: Sequence[str] = DEFAULT,
     follow_symlinks: bool = False,
     keep_identifiers: bool = False,
+    accept_different: bool = False,
     resume: bool = False,
     shard: str = "1/1",
     sign: Path | None = None,
@@ -80,10 +81,11 @@ def score(
     `far` is the false-alarm rate at which images are flagged, DEFAULT_FAR if neither is given; with
     `fdr` instead it is the false-discovery rate. `heatmaps` names output formats. With `resume` an
     interrupted scoring of the same `out` goes on, and what is finished is not scored again. `shard`
-    "i/n" scores the i-th of n parts, which the contents of the files decide. `sign` is a file with
-    an Ed25519 private key. `engine` is one of ENGINES: "local" scores on this machine, in as many
-    processes as help or in `workers`;
-    "ray" on a cluster. ConfigError and DataError before any work for what cannot be scored.
+    "i/n" scores the i-th of n parts, which the contents of the files decide. Files that the model
+    cannot judge, such as a CT by a model of MR, fail unless `accept_different`. `sign` is a file
+    with an Ed25519 private key. `engine` is one of ENGINES: "local" scores on this machine, in as
+    many processes as help or in `workers`; "ray" on a cluster. ConfigError and DataError before any
+    work for what cannot be scored.
     """
     reporter, began = reporter or Silent(), time.monotonic()
     if far is not None and fdr is not None:
@@ -103,7 +105,9 @@ def score(
 
     inputs = collect(paths, out, follow_symlinks, keep_identifiers)
     places = (run_path.absolute(), run.model_sha256, out.absolute())
-    task = Task(*places, tuple(heatmaps), far, fdr, shard, device, keep_identifiers)
+    task = Task(
+        *places, tuple(heatmaps), far, fdr, shard, device, keep_identifiers, accept_different
+    )
     scoring = _scoring(run, task, inputs, command)
     with _resumable(command), Journal(out, _options(scoring), resume=resume) as journal:
         groups = {record.group for record in inputs.records}
@@ -170,6 +174,7 @@ def _scoring(run: Run, task: Task, inputs: Inputs, command: Sequence[str]) -> Sc
         heatmaps=task.heatmaps,
         root=str(inputs.root.absolute()),
         identifiers=task.keep_identifiers,
+        accept_different=task.accept_different,
         listed=len(inputs.records) + len(inputs.problems),
         passed_over=inputs.passed_over,
         command=tuple(command),
@@ -187,6 +192,7 @@ def _options(scoring: Scoring) -> dict[str, Any]:
         "heatmaps": list(scoring.heatmaps),
         "root": scoring.root,
         "identifiers": scoring.identifiers,
+        "accept_different": scoring.accept_different,
         "model_sha256": scoring.model_sha256,
         "far": scoring.far,
         "fdr": scoring.fdr,

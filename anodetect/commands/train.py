@@ -31,6 +31,8 @@ from anodetect.model.settings import resolve
 from anodetect.record import environment, runs
 from anodetect.types import Reporter, Silent
 
+LONG = 2.0  # times as long as wide, from which on squeezing is worth a warning
+
 
 @dataclass(frozen=True)
 class Request:
@@ -197,7 +199,8 @@ def _plan(
     representation = _representation(request, config, preprocess, reporter)
     full = resolve(request.detector, representation, request.values)
     model = Model.create(request.detector, representation, full)
-    model.preprocess = preprocess
+    model.preprocess, model.seen = preprocess, samples.seen(roles.fit)
+    _warn_of_squeezing(model, reporter)
     return Plan(request.detector, representation, full, model, normals, roles)
 
 
@@ -237,6 +240,20 @@ def _representation(
         return full_frame
     reporter.warn(f"images fill their frame: features would find more than pixels; {hindrance}")
     return first
+
+
+def _warn_of_squeezing(model: Model, reporter: Reporter) -> None:
+    """Say so if long images are squeezed into a square, in which small defects vanish."""
+    if model.seen is None or not model.seen.aspects or any(model.tiling.sides):
+        return
+    ((low, high),) = model.seen.aspects
+    ratio = max(high, 1 / low)
+    if ratio >= LONG and not model.preprocess.config.letterbox:
+        side = round(min(least for least, _ in model.seen.sizes[:2]))
+        reporter.warn(
+            f"images are up to {ratio:.3g} times as long as wide, and squeezed into a square; "
+            f"--tile {side} keeps small defects, --set preprocess.letterbox=true the shape"
+        )
 
 
 def _fingerprint(request: Request, plan: Plan) -> dict[str, Any]:
@@ -291,6 +308,7 @@ def _write(
         "preprocess": plan.model.preprocess.state(),
         "representation_state": plan.model.representation.state(),
         "scale": scale,
+        "seen": None if plan.model.seen is None else plan.model.seen.model_dump(mode="json"),
         "facts": facts,
     }
 

@@ -15,6 +15,7 @@ from anodetect.data.records import Problem, Record
 from anodetect.errors import ConfigError, DiskFullError, RunError
 from anodetect.files import sha256_of, short_name
 from anodetect.model.devices import check_device
+from anodetect.model.input_facts import facts_of
 from anodetect.model.loading import Failed, reason_of
 from anodetect.model.model import Model
 from anodetect.model.read_ahead import BATCH, PIXELS_AHEAD, pixels
@@ -56,6 +57,7 @@ class Task:
     shard: str
     device: str
     keep_identifiers: bool
+    accept_different: bool = False
 
     def threshold(self, calibration: Calibration) -> float:
         """Return the score above which an image is flagged; infinity with `fdr`, as that score is
@@ -107,7 +109,15 @@ class Worker:
         with ThreadPoolExecutor(2) as pool:
             waiting: deque[tuple[Scored, Future[JournalEntry]]] = deque()
             in_shard = shard_of(self.task.shard)
-            for scored in score_records(self.model, items, reporter, mine=in_shard, note=note):
+            found = score_records(
+                self.model,
+                items,
+                reporter,
+                mine=in_shard,
+                note=note,
+                accept_different=self.task.accept_different,
+            )
+            for scored in found:
                 shown = not isinstance(scored, Failed) and self.cases.admits(
                     scored.record.id, scored.score
                 )
@@ -131,6 +141,7 @@ class Worker:
             return entry
 
         entry = replace(entry, seconds=scored.seconds)
+        row = replace(row, differs=self._differs(scored))
         if isinstance(scored, ScoredVolume):
             entry = replace(entry, slices=_slice_rows(scored))
         if shown:
@@ -153,6 +164,14 @@ class Worker:
         if shown_by is not None:
             row = replace(row, heatmap=shown_by.path.relative_to(self.task.out).as_posix())
         return replace(entry, row=row, outputs=outputs, regions=tuple(regions))
+
+    def _differs(self, scored: ScoredImage | ScoredVolume) -> str:
+        """Return in words how a file differs from what the model has seen, "" if it does not."""
+        if self.model.seen is None:
+            return ""
+        difference = self.model.seen.difference(facts_of(scored.loaded))
+        accepted = difference.refused.partition(";")[0]
+        return "; ".join([*([accepted] if accepted else []), *difference.notes])
 
     def _draw(self, scored: ScoredImage | ScoredVolume) -> None:
         """Write the picture of a case that is to be shown."""

@@ -96,6 +96,11 @@ class PreprocessConfig(Config):
         description="The native value above which voxels count for the percentile of `exported`; "
         "all voxels count by default.",
     )
+    letterbox: bool = Field(
+        default=False,
+        description="Whether images are padded to a square, with the values of their edges, before "
+        "they are resized; by default they are squeezed into it.",
+    )
     refuse_unseen: bool = Field(
         default=True,
         description="Whether a model that learned from images refuses slices of volumes that are "

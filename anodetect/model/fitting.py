@@ -64,7 +64,9 @@ def _learn_representation(model: Model, records: Sequence[Record], scratch: Deco
     """Let the representation learn from some fit images what it has to learn."""
     reader = Reader(model.preprocess, scratch=scratch)
     model.representation.learn(
-        model.preprocess.apply(loaded.image, loaded.cut_from, loaded.record.slice or 0)
+        model.framed(
+            *model.preprocess.apply(loaded.image, loaded.cut_from, loaded.record.slice or 0)
+        )
         for loaded in read_ahead(reader.read, records, LOOK_AHEAD * model.batch_size)
         if isinstance(loaded, LoadedImage)
     )

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from anodetect.data import dicom, formats, names
+from anodetect.imaging.intensities import to_channels
 from anodetect.model.loading import LoadedImage, LoadedVolume
 
 
@@ -10,9 +11,9 @@ from anodetect.model.loading import LoadedImage, LoadedVolume
 class InputFacts:
     """Facts of an image or volume; "" and () where its format does not say it.
 
-    `description` has the words of a DICOM series' description, or the MR sequence at the end of a
-    file's name. `spacing` is in millimetres between columns, between rows and between slices, and
-    `size` in pixels in the same order.
+    `channels` is 3 only if there are colours. `description` has the words of a DICOM series'
+    description, or the MR sequence at the end of a file's name. `spacing` is in millimetres between
+    columns, between rows and between slices, and `size` in pixels in the same order.
     """
 
     modality: str
@@ -38,7 +39,8 @@ def facts_of(loaded: LoadedImage | LoadedVolume) -> InputFacts:
         description = end[0] if end and end[0] in names.SEQUENCES else ""
 
     if isinstance(loaded, LoadedImage):
-        channels, height, width = loaded.image.shape
+        _, height, width = loaded.image.shape
+        channels = 3 if to_channels(loaded.image, 1) is None else 1
         return InputFacts(modality, description, maker, "", (), (width, height), channels)
     geometry, source = loaded.volume.geometry, loaded.volume.source
     depth, height, width = geometry.sides

@@ -23,6 +23,7 @@ from anodetect.imaging.resize import resize, resize_depth
 from anodetect.imaging.tiling import TilingConfig
 from anodetect.model.loading import Encoded, LoadedImage
 from anodetect.model.read_ahead import BATCH
+from anodetect.model.seen import Seen
 from anodetect.model.settings import create_detector
 from anodetect.record import runs
 from anodetect.stats.calibration import Doubles
@@ -31,12 +32,16 @@ from anodetect.types import Batch, Bools, Detector, Floats, Scores, Seeds, image
 
 @dataclass
 class Model:
-    """Everything between an image in native units and its score."""
+    """Everything between an image in native units and its score.
+
+    `seen` says what it learned from, None if that is not known.
+    """
 
     preprocess: Preprocess
     tiling: TilingConfig
     representation: Representation
     detector: Detector
+    seen: Seen | None = None
 
     @classmethod
     def create(cls, detector: str, representation: str, config: Mapping[str, Any]) -> "Model":
@@ -61,6 +66,8 @@ class Model:
             model.preprocess.load_state(header["preprocess"])
             model.representation.load_state(header["representation_state"])
             model.detector.load_state(run.state, device=device)
+            if header.get("seen"):
+                model.seen = build(Seen, header["seen"], "seen")
         except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
             raise RunError(
                 f"{run.path}: not a usable model ({type(error).__name__}: {error})"
@@ -90,7 +97,15 @@ class Model:
         """Return what the detector sees of an image that is preprocessed already."""
         if self.tiling.tile:
             return scaled, foreground
-        return self.representation.encode(scaled, foreground)
+        return self.representation.encode(*self.framed(scaled, foreground))
+
+    def framed(self, scaled: Floats, foreground: Bools) -> Encoded:
+        """Return a scaled image padded to a square if that is asked for, else as it is. The padding
+        has the values of the edges, and is no foreground."""
+        if not self.preprocess.config.letterbox:
+            return scaled, foreground
+        rows, columns = _padding(foreground.shape)
+        return np.pad(scaled, ((0, 0), rows, columns), "edge"), np.pad(foreground, (rows, columns))
 
     def encoded(self, loaded: LoadedImage) -> Encoded:
         """Return what the detector sees of an image, which may have been found before."""
@@ -131,7 +146,13 @@ class Model:
         if any(self.tiling.sides):  # it has the image's size already, unless that was resampled
             decoded: Floats = resize(heatmap[None], *shape)[0]
             return decoded
-        return self.representation.decode(heatmap, shape)
+        if not self.preprocess.config.letterbox:
+            return self.representation.decode(heatmap, shape)
+
+        height, width = shape
+        (top, _), (left, _) = _padding(shape)
+        square = self.representation.decode(heatmap, (max(shape), max(shape)))
+        return square[top : top + height, left : left + width]
 
     def panels(self, loaded: LoadedImage, heatmap: Floats, reconstruction: Floats | None) -> Panels:
         """Return what a person is shown of a scored image."""
@@ -188,6 +209,13 @@ class Model:
         for number in numbers:
             heatmap[number] = self.decode(found[number], (height, width))
         return pooled.astype(np.float64), heatmap
+
+
+def _padding(shape: tuple[int, ...]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return how many rows (above, below) and columns (left, right) make [H, W] a square."""
+    height, width = shape
+    rows, columns = max(0, width - height), max(0, height - width)
+    return (rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2)
 
 
 def _with_depth(foreground: Bools, depth: int) -> Bools:

@@ -14,8 +14,10 @@ from anodetect.data.records import Record
 from anodetect.errors import AnodetectError
 from anodetect.imaging.representations import Panels
 from anodetect.model.decoded import DecodedFiles
+from anodetect.model.input_facts import facts_of
 from anodetect.model.loading import (
     Failed,
+    Loaded,
     LoadedImage,
     LoadedVolume,
     OtherShards,
@@ -104,15 +106,21 @@ def score_records(
     mine: Callable[[str], bool] | None = None,
     note: Callable[[], str] = lambda: "",
     scratch: DecodedFiles | None = None,
+    accept_different: bool = False,
 ) -> Iterator[Scored]:
     """Score records in order, a fixed number at a time.
 
     Files whose hash is not `mine` are left out. `note` is shown beside the progress, whose end is 0
-    if it is not known. What `scratch` holds is not decoded again.
+    if it is not known. What `scratch` holds is not decoded again. A file that differs so much from
+    what the model has seen that it cannot be judged is `Failed`, unless `accept_different`.
     """
     done, total = 0, len(records) if isinstance(records, Sized) else 0
     reader = Reader(model.preprocess, model.encode, mine, scratch)
-    loaded_records = read_ahead(reader.read, records, LOOK_AHEAD * model.batch_size)
+
+    def read(record: Record) -> Loaded:
+        return _unless_refused(model, reader.read(record), accept_different)
+
+    loaded_records = read_ahead(read, records, LOOK_AHEAD * model.batch_size)
 
     for chunk in in_chunks(loaded_records, model.batch_size):
         images = [loaded for loaded in chunk if isinstance(loaded, LoadedImage)]
@@ -129,6 +137,17 @@ def score_records(
                 yield loaded
         done += len(chunk)
         reporter.progress(task, done, total, note())
+
+
+def _unless_refused(model: Model, loaded: Loaded, accept_different: bool) -> Loaded:
+    """Return what was read, or `Failed` if the model cannot judge it."""
+    if accept_different or model.seen is None:
+        return loaded
+    if isinstance(loaded, LoadedImage | LoadedVolume):
+        refused = model.seen.difference(facts_of(loaded)).refused
+        if refused:
+            return Failed(loaded.record, loaded.sha256, refused)
+    return loaded
 
 
 def _detect_each(model: Model, images: Sequence[LoadedImage]) -> list[_Found | Failed]:

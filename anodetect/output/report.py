@@ -20,7 +20,7 @@ from anodetect.files import write_atomic
 from anodetect.output import figures
 from anodetect.record import directories, reviews
 from anodetect.record.directories import ScoreDirectory, picture_of
-from anodetect.record.failures import failures
+from anodetect.record.failures import differences, failures
 from anodetect.record.reviews import Review, in_force
 from anodetect.record.rows import OK, ScoreRow, SliceRow
 from anodetect.stats.agreement import summary
@@ -89,6 +89,7 @@ def html(folder: Path, reviewed: Sequence[Review]) -> str:
         cases=_cases(main),
         flagged=_flagged(main),
         failures=failures(main.table),
+        differences=differences(main.table),
         n_rows=len(main.table),
         n_flagged=pc.sum(main.table["flagged"]).as_py() or 0,
         # reviews

@@ -131,6 +131,7 @@ class Scoring:
     heatmaps: tuple[str, ...] = ()
     root: str = ""
     identifiers: bool = False
+    accept_different: bool = False
     listed: int | None = None
     passed_over: Mapping[str, int] = field(default_factory=dict)
     command: tuple[str, ...]

@@ -20,8 +20,12 @@ START = sha256(b"").hexdigest()  # h_0
 
 
 def row_hash(row: ScoreRow) -> str:
-    """Return the hash of one row, whatever the order of its columns."""
-    return sha256(canonical(without_nan(values_of(row)))).hexdigest()
+    """Return the hash of one row, whatever the order of its columns. The column `differs`, which
+    format 2 does not have, counts where it says something."""
+    values = values_of(row)
+    if not row.differs:
+        values = {name: value for name, value in values.items() if name != "differs"}
+    return sha256(canonical(without_nan(values))).hexdigest()
 
 
 def chain_values(hashes: Iterable[str]) -> Iterator[str]:

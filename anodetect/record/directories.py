@@ -180,7 +180,7 @@ def read(path: Path) -> ScoreDirectory:
     file = path / "scores.parquet"
     if not file.is_file():
         raise _unfinished(path, file.name)
-    return ScoreDirectory(path, audit, read_table(file, ScoreRow))
+    return ScoreDirectory(path, audit, read_table(file, ScoreRow, _added(audit.format)))
 
 
 def audit_content(path: Path) -> dict[str, Any]:
@@ -242,13 +242,19 @@ def read_as_written(path: Path) -> ScoreDirectory:
 
 def read_tables(path: Path) -> Tables:
     """Return the tables of a score directory; RunError if one cannot be read."""
+    added = _added(audit_content(path)["format"])
     return Tables(
-        scores=read_table(path / "scores.parquet", ScoreRow),
+        scores=read_table(path / "scores.parquet", ScoreRow, added),
         groups=group_table(path),
         timings=read_table(path / "timings.parquet", TimingRow),
         slices=slice_table(path),
         outputs=read_outputs(path),
     )
+
+
+def _added(number: int) -> Mapping[str, str]:
+    """Return the columns of scores.parquet that a format with this number does not have."""
+    return format2.ADDED if number == format2.FORMAT else {}
 
 
 def read_outputs(path: Path) -> pa.Table:

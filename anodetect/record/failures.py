@@ -31,12 +31,22 @@ def failures(rows: pa.Table) -> list[Failure]:
     Decoders have a message of their own for every file, so the reasons after the first MOST_REASONS
     are counted together.
     """
-    table = rows.filter(pa.array(in_error(rows))).select(["error", "path"])
-    grouped = table.group_by("error", use_threads=False)
+    return _by_reason(rows.filter(pa.array(in_error(rows))), "error")
+
+
+def differences(rows: pa.Table) -> list[Failure]:
+    """Return in which ways files differ from what the model has seen, as `failures` returns
+    reasons."""
+    return _by_reason(rows.filter(pc.not_equal(rows["differs"], "")), "differs")
+
+
+def _by_reason(rows: pa.Table, column: str) -> list[Failure]:
+    """Return the texts in a column, how many rows have each, and an example."""
+    grouped = rows.select([column, "path"]).group_by(column, use_threads=False)
     counted = grouped.aggregate([("path", "count"), ("path", "first")]).to_pylist()
     counted.sort(key=lambda each: -each["path_count"])
 
-    found = [Failure(each["error"], each["path_count"], each["path_first"]) for each in counted]
+    found = [Failure(each[column], each["path_count"], each["path_first"]) for each in counted]
     rest = found[MOST_REASONS:]
     if rest:
         count = sum(each.count for each in rest)

@@ -34,7 +34,8 @@ class ScoreRow(Row):
     decoded. `score` is larger for more anomalous images; `p_value` and `q_value` lie in (0, 1].
     `heatmap` is the file of the float map, "" where none was written. Sizes are in pixels or
     voxels of the source; `depth` is that of a volume, None for an image. `status` is OK, FAILED or
-    SKIPPED, and `error` says why. `label` is 0 for normal, 1 for anomalous.
+    SKIPPED, and `error` says why. `label` is 0 for normal, 1 for anomalous. `differs` says how the
+    file differs from what the model has seen, "" if it does not.
     """
 
     path: str
@@ -55,6 +56,7 @@ class ScoreRow(Row):
     label: int | None = field(default=None, metadata={"arrow": pa.int8()})
     kind: str | None = None
     acquired: str | None = None
+    differs: str = ""
 
     @property
     def is_volume(self) -> bool:

@@ -1,6 +1,6 @@
 """Tables as files: Parquet, and CSV without formulas, in parts of bounded size."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from anodetect.record.rows import Row, check_columns
 PART = 4096  # rows that are written at a time
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 WRITERS = {"parquet": parquet.ParquetWriter, "csv": pa_csv.CSVWriter}
+
+NOTHING: Mapping[str, str] = {}
 
 
 def write_table(stem: Path, table: pa.Table, formats: Sequence[str] = ("parquet",)) -> list[Path]:
@@ -35,11 +37,16 @@ def write_table(stem: Path, table: pa.Table, formats: Sequence[str] = ("parquet"
     return files
 
 
-def read_table(file: Path, row_type: type[Row]) -> pa.Table:
-    """Return the table of these rows in a Parquet file; RunError if it is none."""
+def read_table(file: Path, row_type: type[Row], added: Mapping[str, str] = NOTHING) -> pa.Table:
+    """Return the table of these rows in a Parquet file; RunError if it is none.
+
+    `added` are texts for columns at the end that a table of an older format does not have.
+    """
     try:
         with file.open("rb") as stream:  # pyarrow opens no path with bytes that are not UTF-8
             table = parquet.read_table(stream)
+        for name, text in added.items():
+            table = table.append_column(name, pa.array([text] * len(table), pa.string()))
         check_columns(table, row_type)
     except (OSError, ValueError, pa.ArrowException) as error:
         raise RunError(
