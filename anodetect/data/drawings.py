@@ -50,7 +50,7 @@ class Drawing:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is drawn."""
+        """True if nothing is drawn."""
         return not (self.polygons or self.discs or self.runs or self.stamps)
 
     def marked(self, shape: tuple[int, int]) -> Bools:

@@ -1,4 +1,4 @@
-"""What the header of a volume says, read without its voxels."""
+"""Headers of volumes, read without their voxels."""
 
 import math
 from pathlib import Path

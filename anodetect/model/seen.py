@@ -1,4 +1,4 @@
-"""What a model has learned from: kinds of images, so that others are noticed.
+"""The kinds of images that a model has learned from, so that others are noticed.
 
 A score is a false-alarm probability only for images like those of the calibration. What differs is
 said in an image's row; what cannot be judged at all, such as a CT by a model of MR, is refused.
@@ -25,7 +25,7 @@ class Difference(NamedTuple):
 
 
 class Seen(Config):
-    """What the images a model learned from are like. Texts are sorted; () where none is known, or
+    """Properties of the images a model learned from. Texts are sorted; () where none is known, or
     where there are more than MOST. Spans are the least and the greatest value."""
 
     modalities: tuple[str, ...] = ()

@@ -30,7 +30,7 @@ class MaskUse:
 
     @property
     def in_part(self) -> bool:
-        """Whether some images have a mask, but not every one has a mask that was used."""
+        """True if some images have a mask, but not every one has a mask that was used."""
         return self.used < self.total and len(self.missing) < self.total
 
     def statement(self, shown: int = 0) -> str:
@@ -79,7 +79,7 @@ class MaskUse:
 
 @dataclass(frozen=True)
 class SeenMask:
-    """What became of the mask of one image."""
+    """Outcomes for the mask of one image."""
 
     name: str
     state: MaskState
