@@ -1,15 +1,23 @@
 """Simulations of the promises: false alarms, false discoveries, drift."""
 
+import re
+import shutil
+from datetime import UTC, datetime, timedelta, timezone
 from functools import cache
 
 import numpy as np
 import pytest
 
+import anodetect
+from anodetect.errors import DataError
+from anodetect.record import directories
 from anodetect.record.decisions import decide
 from anodetect.record.rows import ScoreRow, to_table
 from anodetect.stats import drift
 from anodetect.stats.calibration import Calibration
 from anodetect.stats.decision import Rule
+from anodetect.stats.times import order_of, untimed
+from anodetect.types import Silent
 
 REPETITIONS = 500
 
@@ -148,3 +156,130 @@ def test_a_change_in_time_is_found_where_it_happened_and_seldom_where_there_is_n
     changed = [followed(seed, 1.5) for seed in range(50)]
     assert np.mean([each.fires for each in changed]) >= 0.9
     assert 150 <= np.median([int(each.alarm) for each in changed if each.fires]) < 230
+
+
+# -- Times of acquisition --------------------------------------------------------------------------
+
+MIDNIGHT = datetime(2024, 10, 27, tzinfo=UTC)  # in this night clocks of Berlin go back by an hour
+
+
+def in_zone(*hours):
+    """Write times with these offsets from UTC, in turn."""
+
+    def write(time, number):
+        return time.astimezone(timezone(timedelta(hours=hours[number % len(hours)]))).isoformat()
+
+    return write
+
+
+def berlin(time, number):
+    return in_zone(2 if time < MIDNIGHT + timedelta(hours=1) else 1)(time, 0)
+
+
+WAYS = {
+    "UTC": lambda time, n: time.isoformat(),
+    "Z": lambda time, n: f"{time:%Y-%m-%dT%H:%M:%S}Z",
+    "end of summer time": berlin,
+    "two sites": in_zone(9, -5),
+    "no zone": lambda time, n: time.replace(tzinfo=None).isoformat(),
+    "no seconds": lambda time, n: f"{time:%Y-%m-%d %H:%M}",
+    "fractions of any length": lambda time, n: f"{time:%Y-%m-%dT%H:%M:%S}.{'0' * (n % 9)}1+00:00",
+    "space before the zone": lambda time, n: f"{time:%Y-%m-%d %H:%M:%S} +00:00",
+    "DICOM, two columns": lambda time, n: f"{time:%Y%m%d %H%M%S}.5",
+    "DICOM, joined": lambda time, n: f"{time:%Y%m%d%H%M%S}.123456+0000",
+    "DICOM, digits alone": lambda time, n: f"{time:%Y%m%d%H%M%S}",
+    "counter": lambda time, n: str(n + 1),
+    "seconds since 1970": lambda time, n: f"{time.timestamp():.0f}",
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_times_are_compared_as_times_in_whatever_way_they_are_written(way):
+    """120 images two minutes apart; texts would stand in another order where offsets differ, and
+    numbers where they have more digits."""
+    times = [MIDNIGHT + timedelta(minutes=2 * n) for n in range(120)]
+    texts = [WAYS[way](time, n) for n, time in enumerate(times)]
+    order = order_of(texts, names("image", 120, 1))
+    assert order == sorted(order) and len(set(order)) == 120
+    assert untimed(texts, texts) == ""
+
+
+@pytest.mark.parametrize(
+    ("texts", "reason"),
+    [
+        (["2024-10-27T08:00Z", "2024-10-27T09:00"], "time zone for a and none for b"),
+        (["2024-10-27", "2024-10-27T09:00+01:00"], "time zone for b and none for a"),
+        (["unknown", "unknown"], "'unknown' of a is not a time that is known; write ISO 8601"),
+        (["27.10.2024 08:00", "28.10.2024 08:00"], "'27.10.2024 08:00' of a is not a time"),
+        (["10/27/2024 8:00 AM", "10/27/2024 9:00 AM"], "'10/27/2024 8:00 AM' of a is not a time"),
+        (["2024-10-27", "27 Oct"], "'27 Oct' of b is not a time"),
+        (["2024-10-27", "17"], "'17' of b is not a time"),
+        (["45592.5", "45593.25"], "'45592.5' of a is not a time"),
+        (["2024-02-30", "2024-02-31"], "'2024-02-30' of a is not a time"),
+        (["2024-10-27", ""], "b has no 'acquired', others have"),
+    ],
+)
+def test_texts_that_have_no_order_in_time_are_named_and_never_sorted(texts, reason):
+    with pytest.raises(DataError, match=re.escape(reason)):
+        order_of(texts, ["a", "b"])
+    with pytest.raises(DataError, match=re.escape(reason)):
+        drift.martingale([0.0, 1.0], ["c", "d"], [1.0, 2.0], ["a", "b"], texts)
+    assert reason in untimed(texts, ["a", "b"])
+
+
+def test_nothing_is_said_where_no_image_says_when_it_was_taken():
+    assert untimed(["", ""], ["a", "b"]) == untimed([], []) == ""
+
+
+@pytest.mark.parametrize("way", ["two sites", "end of summer time", "counter", "DICOM, joined"])
+def test_a_change_is_noticed_whatever_the_clocks(way):
+    """The lamp ages in the second half. Sorted as text, the two halves would be mixed."""
+    rng = np.random.default_rng(0)
+    reference, groups = draw(rng, 100, side="old")
+    scores = np.concatenate([rng.normal(0, 1, 60), rng.normal(1.5, 1, 60)])
+    times = [MIDNIGHT + timedelta(minutes=2 * n) for n in range(120)]
+    texts = [WAYS[way](time, n) for n, time in enumerate(times)]
+    found, plain = (
+        drift.martingale(reference.tolist(), groups, scores.tolist(), names("new", 120, 1), when)
+        for when in (texts, [time.isoformat() for time in times])
+    )
+    assert found.fires and found.peak == plain.peak
+    assert texts.index(found.alarm) == [time.isoformat() for time in times].index(plain.alarm) > 60
+
+
+@pytest.mark.parametrize(
+    ("texts", "reason"),
+    [
+        (["unknown"], "'unknown' of"),
+        (["2024-10-27T08:00Z", "2024-10-27T09:00"], "time zone for"),
+        (["2024-10-27", ""], "has no 'acquired'"),
+        (["2024-10-27T08:00:00.5+02:00"], ""),
+    ],
+)
+def test_a_scoring_says_before_and_after_that_times_are_not_used(
+    pca_run, synthetic_folder, tmp_path, texts, reason
+):
+    folder = shutil.copytree(synthetic_folder / "test/good", tmp_path / "images")
+    files = sorted(file.name for file in folder.iterdir())
+    lines = [f"{name},{texts[n % len(texts)]}" for n, name in enumerate(files)]
+    (folder / "manifest.csv").write_text("\n".join(["path,acquired", *lines]))
+    said = []
+
+    class Heard(Silent):
+        def warn(self, text):
+            said.append(text)
+
+        def progress(self, *arguments):
+            said.append("scoring")
+
+    out = tmp_path / "s"
+    anodetect.score(pca_run, [str(folder)], out, heatmaps=(), reporter=Heard())
+    audit = directories.read(out).audit
+    about = [text for text in said if "column acquired is not used" in text]
+    if not reason:
+        assert not about and audit.drift.time is not None
+        return
+    assert len(about) == 2 and reason in about[0]
+    assert said.index(about[0]) < said.index("scoring")
+    assert about[1] in audit.caveats and audit.drift.time is None
+    assert "column acquired is not used" in (out / "report.html").read_text("utf-8")

@@ -34,6 +34,7 @@ from anodetect.stats import drift
 from anodetect.stats.calibration import Calibration
 from anodetect.stats.decision import statement
 from anodetect.stats.evaluation import Measure
+from anodetect.stats.times import untimed
 from anodetect.types import Reporter
 
 CASE, REGIONS, BOOTSTRAP = "case", "regions", "bootstrap"  # kinds of outputs that are no map
@@ -61,6 +62,9 @@ def conclude(
     rows, groups, threshold = decide(tables.scores, calibration, rule)
     slices = decide_slices(tables.slices, calibration, rule)
     caveats = _caveats(rows, groups, slices, scoring)
+    not_in_time = _not_in_time(rows)
+    if not_in_time:
+        caveats.append(not_in_time)
     checks = _drift(rows, slices, calibration)
     _warn(caveats, measure, checks, _without_heatmap(rows, scoring), reporter)
     if unlike := differences(rows):
@@ -162,8 +166,8 @@ def _warn(
 
 
 def _drift(rows: pa.Table, slices: pa.Table, calibration: Calibration) -> DriftChecks:
-    """Compare the batch, of volumes their slices, with the calibration images; over time if every
-    image says when it was taken."""
+    """Compare the batch, of volumes their slices, with the calibration images; over time if there
+    are images alone, and every one says when it was taken."""
     images = rows.filter(pa.array(is_ok(rows) & ~is_volume(rows)))
     scored_slices = slices.filter(pc.is_valid(slices["score"]))
     scores = images["score"].to_pylist() + scored_slices["score"].to_pylist()
@@ -171,10 +175,20 @@ def _drift(rows: pa.Table, slices: pa.Table, calibration: Calibration) -> DriftC
     batch = drift.compare(calibration.scores, calibration.groups, scores, groups)
 
     when, time = images["acquired"].to_pylist(), None
-    if when and all(when) and not len(scored_slices):
+    if any(when) and not _not_in_time(rows):
         reference = calibration.scores.tolist()
         time = drift.martingale(reference, calibration.groups, scores, groups, when)
     return DriftChecks(batch, time)
+
+
+def _not_in_time(rows: pa.Table) -> str:
+    """Return why a batch is not followed over time although its files say when they were taken; ""
+    if it is, and if none says it."""
+    scored = rows.filter(pa.array(is_ok(rows)))
+    when = [text or "" for text in scored["acquired"].to_pylist()]
+    if any(when) and is_volume(scored).any():
+        return "The column acquired is not used: scores of volumes are not followed over time."
+    return untimed(when, scored["path"].to_pylist())
 
 
 # -- Files -----------------------------------------------------------------------------------------

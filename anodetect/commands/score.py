@@ -50,6 +50,7 @@ from anodetect.record.runs import Run
 from anodetect.stats.calibration import DEFAULT_FAR
 from anodetect.stats.decision import statement
 from anodetect.stats.evaluation import Measure
+from anodetect.stats.times import untimed
 from anodetect.types import Floats, Reporter, Silent
 
 ENGINES = {"local": "anodetect.engines.local:engine", "ray": "anodetect.engines.cluster:engine"}
@@ -91,12 +92,9 @@ def score(
     if far is not None and fdr is not None:
         raise ConfigError("--far and --fdr: flags are decided by one of them; leave the other out")
     far = DEFAULT_FAR if far is None else far
-    check_formats(heatmaps)
-    shard_of(shard)  # refuses a shard that is none
     run_engine = engine_named(engine, workers)
-    if engine == "local":  # a cluster's machines have other devices
-        check_device(device)
     key = verification.private_key(sign) if sign else None
+    _check_options(heatmaps, shard, device if engine == "local" else "auto")
     if not resume:
         directories.refuse_used(out, allowed=(directories.LOCK,))
     run = runs.read(run_path)
@@ -104,6 +102,7 @@ def score(
         run.calibration.level(rate)  # refuses an impossible rate
 
     inputs = collect(paths, out, follow_symlinks, keep_identifiers)
+    _warn_of_times(inputs.records, reporter)
     places = (run_path.absolute(), run.model_sha256, out.absolute())
     task = Task(
         *places, tuple(heatmaps), far, fdr, shard, device, keep_identifiers, accept_different
@@ -128,6 +127,14 @@ def score(
         report.write(out)
         journal.remove()
     return result | {"failures": progress.measure.problems} | speed.answer(began, tables.timings)
+
+
+def _check_options(heatmaps: Sequence[str], shard: str, device: str) -> None:
+    """Raise ConfigError for an unknown format, a shard that is none, or a device that is not here.
+    The machines of a cluster have devices of their own."""
+    check_formats(heatmaps)
+    shard_of(shard)
+    check_device(device)
 
 
 @contextmanager
@@ -182,6 +189,14 @@ def _scoring(run: Run, task: Task, inputs: Inputs, command: Sequence[str]) -> Sc
         environment=environment.facts(),
         cases=ShownCases(),
     )
+
+
+def _warn_of_times(records: Sequence[Record], reporter: Reporter) -> None:
+    """Say before any work if the times of a manifest cannot be used; the record says it too."""
+    when = [record.extra.get("acquired", "") for record in records]
+    reason = untimed(when, [record.id for record in records])
+    if reason:
+        reporter.warn(reason)
 
 
 def _options(scoring: Scoring) -> dict[str, Any]:

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from anodetect.stats.times import order_of
+
 Doubles = NDArray[np.float64]
 ALPHA = 0.04  # of the comparison: it is nearly exact, and at most 5 % shall be false alarms
 PATIENCE = 20.0  # evidence at which the martingale fires: 1 / .05
@@ -166,11 +168,13 @@ def martingale(
     """Follow the scores of a batch in the order in which its images were acquired.
 
     One image of each group is drawn at random. Returns None if there are no images on either side.
+    Raises DataError if `acquired` cannot be put in the order of time.
     """
+    times = order_of(acquired, batch_groups)
     rng = np.random.default_rng(seed)
     reference = sorted(calibration[n] for n in _one_per_group(calibration_groups, rng))
     drawn = _one_per_group(batch_groups, rng)
-    drawn.sort(key=lambda n: (acquired[n], batch_groups[n], batch[n]))
+    drawn.sort(key=lambda n: (times[n], batch_groups[n], batch[n]))
     if not drawn or not reference:
         return None
 
