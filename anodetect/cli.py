@@ -181,7 +181,12 @@ def score(
 
         inputs = collect(paths, out, follow_symlinks)
         names = [record.id for record in inputs.records]
-        listed = {"would_score": len(names), "problems": len(inputs.problems), "paths": names}
+        listed = {
+            "would_score": len(names),
+            "problems": len(inputs.problems),
+            "passed_over": inputs.passed_over,
+            "paths": names,
+        }
         emit(listed, as_json, "\n".join(names))
         return
 

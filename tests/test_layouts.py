@@ -173,6 +173,7 @@ DOUBTS = {
         "in train, x (1) stands beside good (1)",
     ),
     "only anomalous in train": (["train/bad/0.png", "test/good/0.png"], "means anomalous"),
+    "numbers that look like labels": (["0/0.png", "1/0.png"], "look like labels"),
     "several categories": (
         ["nut/train/good/0.png", "nut/test/hole/0.png", "cap/train/ok/0.png", "cap/test/ok/0.png"],
         "several data sets: cap, nut",
@@ -357,3 +358,30 @@ def test_nothing_but_masks_is_said_so(tree):
 def test_an_image_and_its_mask_in_a_folder_of_each_case(tree):
     known = facts(scan(tree("a/image.png", "a/mask.png", "b/image.png")))
     assert known == {"a/image.png": ("", None, "", "a/mask.png"), "b/image.png": ("", None, "")}
+
+
+def test_masks_in_a_folder_named_for_the_kind(tree):
+    known = facts(scan(tree("good/0.png", "bad/0.png", "bad_mask/0.png")))
+    assert known["bad/0.png"] == ("test", 1, "bad", "bad_mask/0.png")
+    known = facts(scan(tree("images/3.png", "lesion_masks/3.png")))
+    assert known["images/3.png"][3:] == ("lesion_masks/3.png",)
+
+
+def test_numbered_lots_and_names_of_studies_are_no_labels(tree):
+    assert scan(tree("0/0.png", "1/0.png", "2/0.png")).doubt == ""
+    root = tree("anomaly_detection/lot 1/0.png", "anomaly_detection/lot 2/0.png")
+    assert scan(root / "anomaly_detection").doubt == ""
+
+
+def test_what_a_manifest_does_not_list_is_counted(tree):
+    root = tree("a.png", "b.png", "b_mask.png", "notes.txt", "manifest.csv")
+    (root / "manifest.csv").write_text("path,mask\na.png,\nb.png,b_mask.png\n")
+    tree("c.png")
+    counts = reasons(scan(root).passed_over)
+    assert counts == {
+        "images and masks that the manifest does not list as images": 2,
+        "no image that can be read (.txt)": 1,
+        "no image that can be read (.csv)": 1,
+    }
+    with pytest.raises(DataError, match="leave --kind-normal out"):
+        scan(root, kind_normal=["a"])

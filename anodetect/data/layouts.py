@@ -434,8 +434,10 @@ def _plain(found: Found) -> Dataset:
     if len(sequences) > 1:
         return _by_sequence(found, "MR sequences")
 
-    doubt = _doubt_of_kinds(found.images, "") or _doubt_of_name(found.root)
     kinds = {image.kind: image.meaning for image in found.images}
+    doubt = _doubt_of_kinds(found.images, "")
+    if not doubt and not any(kinds.values()):
+        doubt = _doubt_of_name(found.root) or _doubt_of_numbers(kinds)
     if set(kinds.values()) == {"normal", "anomalous"}:
         labels = {kind: ANOMALOUS for kind, meaning in kinds.items() if meaning == "anomalous"}
         records = _split_by_hash(found.images, labels)
@@ -484,6 +486,13 @@ def _doubt_of_name(root: Path) -> str:
     if meaning == "mask":
         return f"the name {root.absolute().name!r} means masks, not images; {WHAT_TO_DO}"
     return ""
+
+
+def _doubt_of_numbers(kinds: Collection[str]) -> str:
+    """Return the doubt that folders 0 and 1 leave, which look like labels."""
+    if set(kinds) != {"0", "1"}:
+        return ""
+    return f"folders 0 and 1 look like labels, normal and anomalous; {WHAT_TO_DO}"
 
 
 def _several(kinds: Counter[str]) -> str:

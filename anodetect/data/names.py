@@ -14,7 +14,8 @@ def _set(words: str) -> frozenset[str]:
 NORMAL_WORDS = _set(
     """
     good ok okay normal normals healthy negative negatives intact clean passed control
-    controls nominal unremarkable inlier inliers
+    controls nominal unremarkable inlier inliers conform conforming conforme
+    conformes compliant acceptable accepted accept gut
     """
 )
 ANOMALOUS_WORDS = _set(
@@ -26,12 +27,20 @@ ANOMALOUS_WORDS = _set(
     unhealthy notok notgood finding findings cancer malignant carcinoma metastasis metastases
     glioma meningioma pneumonia covid tuberculosis stroke hemorrhage haemorrhage fracture
     fractures fractured broken damaged damage crack cracks cracked scratch scratches dent
-    dents blowhole contaminated contamination
+    dents blowhole contaminated contamination nonconforming noncompliant unacceptable schlecht
+    defekt defekte fehler ausschuss defaut mauvais
     """
 )
 # Words that mean something only when they are the whole name.
-WHOLE_NORMAL = _set("neg pass no free")
-WHOLE_ANOMALOUS = _set("pos fail yes")
+WHOLE_NORMAL = _set("neg pass no free io")
+WHOLE_ANOMALOUS = _set("pos fail yes nio")
+# Words of names that tell what a whole data set is about, not what its images are.
+ABOUT = _set(
+    """
+    detection inspection dataset study project analysis database challenge benchmark
+    classification
+    """
+)
 NEGATIONS = _set("no not non without free un")
 
 MASK_WORDS = _set(
@@ -119,6 +128,8 @@ def _normality(found: list[str], joined: str) -> Meaning:
 
     rests = {joined.removeprefix(each) for each in ("no", "non", "not", "un")} - {joined}
     rests &= ANOMALOUS_WORDS | NORMAL_WORDS
+    if any(word in ABOUT for word in found):
+        return ""
     negated = bool(rests) or any(word in NEGATIONS for word in found)
     anomalous = any(word in ANOMALOUS_WORDS for word in [*found, *rests])
     normal = any(word in NORMAL_WORDS for word in [*found, *rests])
@@ -132,3 +143,11 @@ def _normality(found: list[str], joined: str) -> Meaning:
 def is_own_output(name: str) -> bool:
     """Return whether a file's name ends like a heatmap or overlay that `score` writes."""
     return "_heatmap." in name.casefold()
+
+
+def without_masks(name: str) -> str:
+    """Return what is left of a folder's name, in lower case, without the words for masks."""
+    rest = re.sub(
+        "|".join(sorted(MASK_WORDS | WHOLE_MASK, key=len, reverse=True)), "", name.lower()
+    )
+    return rest.strip("-_. ")

@@ -2,13 +2,17 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from anodetect.data import formats, layouts
 from anodetect.data.manifest import MANIFEST, manifest_of, read_manifest
 from anodetect.data.records import Dataset, PassedOver
-from anodetect.data.walk import walk
+from anodetect.data.walk import unreadable, walk
 from anodetect.errors import DataError
+from anodetect.files import path_text
+
+UNLISTED = "images and masks that the manifest does not list as images"
 
 
 def scan(
@@ -22,8 +26,11 @@ def scan(
     if not folder.is_dir():
         raise DataError(f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}")
 
-    if manifest_of(folder):
-        dataset = read_manifest(folder, follow_symlinks)
+    manifest = manifest_of(folder)
+    if manifest is not None and kind_normal:
+        raise DataError(f"{manifest}: it says what is normal; leave --kind-normal out")
+    if manifest is not None:
+        dataset = _with_unlisted(read_manifest(folder, follow_symlinks))
     else:
         walked = walk(folder, follow_symlinks=follow_symlinks)
         dataset = layouts.recognise(folder, walked, kind_normal)
@@ -36,6 +43,21 @@ def scan(
     counts = counted(reasons(dataset.passed_over))
     found = f"only {counts}" if counts else f"{formats.described()}, or a {MANIFEST}"
     raise DataError(f"{folder}: no images here ({found})")
+
+
+def _with_unlisted(dataset: Dataset) -> Dataset:
+    """Return a manifest's data set with a count of the images and masks in its folder that it does
+    not list as images."""
+    listed: set[Path] = set()
+    for record in dataset.records:
+        listed |= {record.path, *record.files}
+    walked = walk(dataset.root)
+    for path in walked.files:
+        if path not in listed:
+            walked.passed_over.add(path_text(path.relative_to(dataset.root)), UNLISTED)
+    for path in walked.annotations:
+        walked.passed_over.add(path_text(path.relative_to(dataset.root)), unreadable(path))
+    return replace(dataset, passed_over=walked.passed_over.all())
 
 
 def reasons(passed_over: Iterable[PassedOver]) -> Counter[str]:

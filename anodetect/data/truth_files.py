@@ -48,6 +48,17 @@ class NamedFile:
                 kinds.append(folder.casefold())
         return tuple(kinds)
 
+    @property
+    def kinds_with_masks(self) -> tuple[str, ...]:
+        """As `kinds`, and what is left of a folder's name such as `bad_masks`: `bad`."""
+        kinds = []
+        for folder in self.folders:
+            meaning = names.meaning(folder)
+            name = names.without_masks(folder) if meaning == "mask" else folder.casefold()
+            if name and meaning in ("normal", "anomalous", "", "mask"):
+                kinds.append(name)
+        return tuple(kinds)
+
 
 def named_file(root: Path, path: Path) -> NamedFile:
     """Return what names say of a file below `root`."""
@@ -137,9 +148,11 @@ class Masks:
 def _keys(mask: NamedFile) -> list[Key]:
     """Return what a mask may be found by: its own name, and that of its folder."""
     stem = mask.stem.casefold()
-    keys = [(mask.part, mask.kinds, stem)]
-    if _without_end(stem) != stem:
-        keys.append((mask.part, mask.kinds, _without_end(stem)))
+    keys = []
+    for kinds in {mask.kinds, mask.kinds_with_masks}:
+        keys.append((mask.part, kinds, stem))
+        if _without_end(stem) != stem:
+            keys.append((mask.part, kinds, _without_end(stem)))
     if stem in names.MASK_ENDS:
         keys.append((mask.part, mask.kinds, THE_ONLY))
     if mask.kinds:
