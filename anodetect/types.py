@@ -134,7 +134,11 @@ def image_seeds(images: Sequence[Floats], numbers: Iterable[int | None] = repeat
     return np.array([_seed(image, number) for image, number in pairs], dtype=np.uint64)
 
 
-def _seed(image: Floats, number: int | None) -> int:
+def content_digest(image: Floats, number: int | None = None) -> bytes:
+    """Return the SHA-256 of an image's shape and values, and of the number of a volume's slice."""
     shape = repr(image.shape if number is None else (image.shape, number))
-    digest = sha256(shape.encode() + np.ascontiguousarray(image).tobytes()).digest()
-    return int.from_bytes(digest[:8], "little")
+    return sha256(shape.encode() + np.ascontiguousarray(image).tobytes()).digest()
+
+
+def _seed(image: Floats, number: int | None) -> int:
+    return int.from_bytes(content_digest(image, number)[:8], "little")

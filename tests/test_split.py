@@ -60,11 +60,14 @@ def test_copies_join_groups():
 def test_leaks_are_refused_by_name():
     train, test = records(["a", "b"]), [Record(id="t.png", path=Path("t.png"), group="c")]
     hashes = {"0.png": "x", "1.png": "y", "t.png": "z"}
-    split.refuse_leaks(train, test, hashes)
+    split.refuse_leaks(train, test, hashes, {})
     with pytest.raises(DataError, match=r"t\.png in test has the same bytes as 1\.png"):
-        split.refuse_leaks(train, test, hashes | {"t.png": "y"})
+        split.refuse_leaks(train, test, hashes | {"t.png": "y"}, {})
+    pixels = {"1.png": "p", "0.png": "q", "t.png": "p"}
+    with pytest.raises(DataError, match=r"t\.png in test has the same pixels as 1\.png"):
+        split.refuse_leaks(train, test, hashes, pixels)
     with pytest.raises(DataError, match="group 'a'"):
-        split.refuse_leaks(train, [Record(id="t.png", path=Path("t.png"), group="a")], hashes)
+        split.refuse_leaks(train, [Record(id="t.png", path=Path("t.png"), group="a")], hashes, {})
 
 
 def test_a_large_group_stays_in_fit_or_is_refused():

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from anodetect.commands.manifest import refuse_known_groups, used_rows
+from anodetect.commands.manifest import KnownFiles, refuse_known_groups, used_rows
 from anodetect.commands.normals import LeftOut, Normals, usable_normals, warn_of
 from anodetect.data import cards, split
 from anodetect.data.records import Record
@@ -72,7 +72,7 @@ def _calibrate(
     _check_count(normals.records, model.tiling.dims)
 
     learned_from = [row for row in runs.read_manifest(run.path) if row.role in ("fit", "tune")]
-    _refuse_known_bytes(learned_from, normals)
+    _refuse_copies(learned_from, normals)
     refuse_known_groups(learned_from, normals.records)
 
     calibrated = calibrate_model(model, normals.records, reporter)
@@ -89,7 +89,7 @@ def _calibrate(
         header=header,
         state=run.state,
         calibration=calibrated.calibration,
-        manifest=learned_from + used_rows(normals.records, "calibrate", normals.hashes),
+        manifest=learned_from + used_rows(normals.records, "calibrate", normals),
         card=runs.model_card(header, calibrated.calibration),
     )
     return left_out
@@ -137,17 +137,14 @@ def _check_count(records: Sequence[Record], dims: int) -> None:
         )
 
 
-def _refuse_known_bytes(rows: Sequence[ManifestRow], normals: Normals) -> None:
-    """Raise DataError if one of the normals has the bytes of an image that the model learned
-    from."""
-    known = {row.sha256: row.path for row in rows}
+def _refuse_copies(rows: Sequence[ManifestRow], normals: Normals) -> None:
+    """Raise DataError if one of the normals has the bytes or the pixels of an image that the model
+    learned from."""
+    known = KnownFiles(rows)
     for record in normals.records:
-        sha256 = normals.hashes[record.id]
-        if sha256 in known:
-            raise DataError(
-                f"leak: {record.id} has the same bytes as {known[sha256]}, "
-                "which the model was trained on"
-            )
+        copied = known.copied(normals.hashes[record.id], normals.pixels[record.id])
+        if copied:
+            raise DataError(f"leak: {record.id} has {copied}, which the model was trained on")
 
 
 def _header(run: runs.Run, data: str, failed: int) -> dict[str, Any]:

@@ -114,6 +114,7 @@ def _answer(out: Path, audit: Audit, rows: pa.Table, head: str) -> dict[str, Any
         "skipped": audit.counts.get(SKIPPED, 0),
         "passed_over": dict(audit.passed_over),
         "flagged": pc.sum(rows["flagged"]).as_py() or 0,
+        "copies": audit.copies,
         "reasons": audit.reasons,
         "drift": without_nan(asdict(audit.drift)),
         "head": head,
@@ -127,10 +128,17 @@ def _answer(out: Path, audit: Audit, rows: pa.Table, head: str) -> dict[str, Any
 
 
 def _caveats(rows: pa.Table, groups: pa.Table, slices: pa.Table, scoring: Scoring) -> list[str]:
-    """Return what is to be known of volumes, or, where there is nothing, of groups of images."""
+    """Return what is to be known of volumes, or, where there is nothing, of groups of images; and
+    of copies."""
     volumes = rows["path"].filter(pa.array(is_ok(rows) & is_volume(rows))).to_pylist()
     found = volume_caveats(volumes, slices, scoring.calibration, scoring.rule.rate)
-    return found or group_caveats(groups, scoring.calibration)
+    found = found or group_caveats(groups, scoring.calibration)
+    if scoring.copies:
+        found.append(
+            f"{scoring.copies} of these files have exactly the pixels of another one: copies count "
+            "as often as they are there"
+        )
+    return found
 
 
 def _without_heatmap(rows: pa.Table, scoring: Scoring) -> int:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from anodetect.commands.labelled import labelled_score, mask_warnings
-from anodetect.commands.manifest import refuse_known_groups
+from anodetect.commands.manifest import KnownFiles, refuse_known_groups
 from anodetect.data import cards
 from anodetect.data.records import Record
 from anodetect.errors import ConfigError, DataError, nearest
@@ -46,7 +46,7 @@ def evaluate(
         )
 
     known_rows = runs.read_manifest(run_path)
-    known_bytes = {row.sha256: row.path for row in known_rows if row.sha256}
+    known = KnownFiles(known_rows)
     refuse_known_groups(known_rows, items)
     model = Model.load(run, device)
     run.calibration.level(far)  # refuses an impossible rate before any work
@@ -59,12 +59,9 @@ def evaluate(
         if isinstance(scored, Failed):
             failures.append(f"{scored.record.id}: {scored.error}")
             continue
-        sha256 = scored.loaded.sha256
-        if sha256 in known_bytes:
-            raise DataError(
-                f"leak: {scored.record.id} has the same bytes as {known_bytes[sha256]}, "
-                "which the run was made from"
-            )
+        copied = known.copied(scored.loaded.sha256, scored.loaded.pixels)
+        if copied:
+            raise DataError(f"leak: {scored.record.id} has {copied}, which the run was made from")
         volume = scored.loaded.volume if isinstance(scored, ScoredVolume) else None
         item = labelled_score(scored.record, scored.score, scored.heatmap, volume)
         if item is not None:

@@ -1,32 +1,48 @@
 """The manifest of a run: what each image was used for, and what must not be used again."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
-from anodetect.commands.normals import LeftOut
+from anodetect.commands.normals import LeftOut, Normals
 from anodetect.data.records import Record
 from anodetect.data.split import Roles
 from anodetect.errors import DataError
 from anodetect.record.runs import ManifestRow
 
 
-def manifest_rows(
-    roles: Roles, hashes: Mapping[str, str], left_out: Iterable[LeftOut]
-) -> list[ManifestRow]:
+def manifest_rows(roles: Roles, normals: Normals, left_out: Iterable[LeftOut]) -> list[ManifestRow]:
     """Return the rows of a new run's manifest.csv: its images by role, and those that failed."""
-    rows = used_rows(roles.fit, "fit", hashes)
-    rows += used_rows(roles.tune, "tune", hashes)
-    rows += used_rows(roles.calibrate, "calibrate", hashes)
+    rows = used_rows(roles.fit, "fit", normals)
+    rows += used_rows(roles.tune, "tune", normals)
+    rows += used_rows(roles.calibrate, "calibrate", normals)
     rows += [ManifestRow(each.path, "failed", error=each.reason) for each in left_out]
     return rows
 
 
-def used_rows(records: Sequence[Record], role: str, hashes: Mapping[str, str]) -> list[ManifestRow]:
+def used_rows(records: Sequence[Record], role: str, normals: Normals) -> list[ManifestRow]:
     """Return a row for each file, however many slices of it were used."""
-    files = {record.id: record for record in records}
-    return [
-        ManifestRow(name, role, record.group, record.kind, hashes[name])
-        for name, record in files.items()
-    ]
+    rows = []
+    for name, record in {record.id: record for record in records}.items():
+        hashes = {"sha256": normals.hashes[name], "pixels_sha256": normals.pixels[name]}
+        rows.append(ManifestRow(name, role, record.group, record.kind, **hashes))
+    return rows
+
+
+class KnownFiles:
+    """The bytes and the pixels of the files that a run was made from."""
+
+    def __init__(self, rows: Iterable[ManifestRow]) -> None:
+        rows = list(rows)
+        self._by_bytes = {row.sha256: row.path for row in rows if row.sha256}
+        self._by_pixels = {row.pixels_sha256: row.path for row in rows if row.pixels_sha256}
+
+    def copied(self, sha256: str, pixels: str) -> str:
+        """Return of which file this is a copy, as "the same bytes as a.png" or "the same pixels as
+        a.png"; "" if of none."""
+        if sha256 in self._by_bytes:
+            return f"the same bytes as {self._by_bytes[sha256]}"
+        if pixels in self._by_pixels:
+            return f"the same pixels as {self._by_pixels[pixels]}"
+        return ""
 
 
 def refuse_known_groups(rows: Sequence[ManifestRow], records: Sequence[Record]) -> None:

@@ -1,9 +1,12 @@
 """The readable normal images of a data set, with which training and calibration begin."""
 
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 from anodetect.data import readers, split
+from anodetect.data.content_hash import content_hash
 from anodetect.data.records import Dataset, Record
 from anodetect.errors import ConfigError, DataError, ImageError
 from anodetect.imaging.intensities import ImageSample, sample_of
@@ -14,6 +17,8 @@ from anodetect.model.loading import Failed, LoadedImage, LoadedVolume, Reader, s
 from anodetect.model.read_ahead import read_ahead
 from anodetect.model.seen import Seen
 from anodetect.types import Reporter
+
+DECODERS = 2  # threads that decode test files, each with one in memory
 
 
 @dataclass(frozen=True)
@@ -29,11 +34,13 @@ class Normals:
     """The normals of a data set.
 
     `records` are those to use: of a volume one for each slice to learn from, in three dimensions
-    one. `hashes` has the SHA-256 of every file by its record's id, also of test files.
+    one. `hashes` has the SHA-256 of every file by its record's id, also of test files, and `pixels`
+    that of its decoded content.
     """
 
     records: list[Record]
     hashes: dict[str, str]
+    pixels: dict[str, str]
     left_out: list[LeftOut]
 
 
@@ -108,13 +115,15 @@ def usable_normals(
 
     Copies of an image are merged into one group. The plane that volumes are sliced along becomes
     that of `preprocess`, which also learns whether all volumes have fixed units. What is decoded
-    goes into `scratch` and `samples`. Raises DataError if a group or the same bytes are also among
-    the test files, if volumes lie in different planes, or if nothing can be read.
+    goes into `scratch` and `samples`. Raises DataError if a group, the same bytes or the same
+    pixels are also among the test files, if volumes lie in different planes, or if nothing can be
+    read.
     """
     normals = dataset.training()
     left_out = [LeftOut(each.name, each.reason) for each in dataset.problems]
     usable: list[Record] = []
     hashes: dict[str, str] = {}
+    pixels: dict[str, str] = {}
     planes = _Planes()
 
     reader = Reader(preprocess, scratch=scratch)
@@ -126,23 +135,25 @@ def usable_normals(
         if isinstance(loaded, LoadedImage | LoadedVolume):
             usable += slice_records(loaded, dims)
             hashes[loaded.record.id] = loaded.sha256
+            pixels[loaded.record.id] = loaded.pixels
             if samples is not None:
                 samples.add(loaded)
         reporter.progress("read", done, len(normals))
 
     planes.set_on(preprocess)
-    _refuse_leaks(dataset, usable, hashes)
+    _refuse_leaks(dataset, usable, hashes, pixels, preprocess.config.component)
     if not usable:
         reason = f"; the first: {left_out[0].path}: {left_out[0].reason}" if left_out else ""
         raise DataError(f"{dataset.root}: no readable normal image among {len(normals)}{reason}")
 
-    usable, copies = split.merge_duplicates(usable, [hashes[record.id] for record in usable])
+    usable, copies = split.merge_duplicates(usable, [pixels[record.id] for record in usable])
     if copies:
         reporter.warn(
-            f"{copies} images are exact copies of others; copies stay on one side of the split"
+            f"{copies} images are exact copies of others, pixel by pixel; copies stay on one side "
+            "of the split"
         )
     warn_of(left_out, reporter)
-    return Normals(usable, hashes, left_out)
+    return Normals(usable, hashes, pixels, left_out)
 
 
 def warn_of(left_out: Sequence[LeftOut], reporter: Reporter) -> None:
@@ -151,13 +162,34 @@ def warn_of(left_out: Sequence[LeftOut], reporter: Reporter) -> None:
         reporter.warn(f"left out: {each.path}: {each.reason}")
 
 
-def _refuse_leaks(dataset: Dataset, usable: Sequence[Record], hashes: dict[str, str]) -> None:
-    """Add the hashes of test files to `hashes`; raise DataError if one of them, or its group, is
-    among the usable normals."""
+def _refuse_leaks(
+    dataset: Dataset,
+    usable: Sequence[Record],
+    hashes: dict[str, str],
+    pixels: dict[str, str],
+    component: int | None,
+) -> None:
+    """Add the hashes of test files to `hashes` and `pixels`; raise DataError if one of them, or its
+    group, is among the usable normals."""
     testing = [record for record in dataset.records if record.split == "test"]
-    for record in testing:
-        try:
-            hashes[record.id] = readers.read_source(record).sha256
-        except ImageError:
-            continue  # an unreadable test file cannot leak; scoring it will say why
-    split.refuse_leaks(usable, testing, hashes)
+    with ThreadPoolExecutor(DECODERS) as pool:
+        found = pool.map(partial(_hashes_of, component=component), testing)
+        for record, (sha256, content) in zip(testing, found, strict=True):
+            if sha256:
+                hashes[record.id] = sha256
+            if content:
+                pixels[record.id] = content
+    split.refuse_leaks(usable, testing, hashes, pixels)
+
+
+def _hashes_of(record: Record, component: int | None) -> tuple[str, str]:
+    """Return the hashes of a file's bytes and pixels, "" for what cannot be read: it cannot leak,
+    and scoring it will say why."""
+    sha256 = ""
+    try:
+        source = readers.read_source(record)
+        sha256 = source.sha256
+        found = source.content(component)
+        return sha256, content_hash(found.pixels, found.sample_type)
+    except ImageError:
+        return sha256, ""

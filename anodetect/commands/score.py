@@ -19,6 +19,7 @@ import pyarrow as pa
 from anodetect.commands.conclude import conclude, where_scored
 from anodetect.commands.inputs import Inputs, collect
 from anodetect.commands.labelled import labelled_score
+from anodetect.commands.manifest import KnownFiles
 from anodetect.data import readers
 from anodetect.data.records import Problem, Record
 from anodetect.detectors import entry_named
@@ -111,15 +112,23 @@ def score(
     with _resumable(command), Journal(out, _options(scoring), resume=resume) as journal:
         groups = {record.group for record in inputs.records}
         reporter.say(statement(run.calibration, scoring.rule, len(inputs.records), len(groups)))
-        progress = Progress(run, task, has_masks=any(record.masks for record in inputs.records))
+        has_masks = any(record.masks for record in inputs.records)
+        known = KnownFiles(runs.read_manifest(run_path))
+        progress = Progress(run, task, known, has_masks=has_masks)
         speed = _score_all(run, task, run_engine, inputs.records, journal, progress, reporter)
         problems = _problem_rows(inputs.problems, task)
         del inputs, groups  # of very many files they take more than all that follows
 
         tables = _tables(journal.entries(), problems)
-        _warn_of_known(tables.scores, run_path, reporter)
+        _warn_of_known(progress.known, reporter)
         host, threads = where_scored(progress.hosts, progress.threads)
-        scoring = replace(scoring, host=host, threads=threads, cases=progress.cases.settle())
+        scoring = replace(
+            scoring,
+            host=host,
+            threads=threads,
+            cases=progress.cases.settle(),
+            copies=progress.copies,
+        )
         regions = _regions(journal.entries())
         result = conclude(out, scoring, tables, regions, progress.measure, reporter)
         if key:
@@ -214,9 +223,8 @@ def _options(scoring: Scoring) -> dict[str, Any]:
     }
 
 
-def _warn_of_known(rows: pa.Table, run_path: Path, reporter: Reporter) -> None:
-    used = {row.sha256 for row in runs.read_manifest(run_path) if row.sha256}
-    if known := sum(sha256 in used for sha256 in rows["sha256"].to_pylist()):
+def _warn_of_known(known: int, reporter: Reporter) -> None:
+    if known:
         reporter.warn(
             f"{known} of these images took part in training or calibration; their p-values are not "
             "valid"
@@ -228,15 +236,21 @@ def _warn_of_known(rows: pa.Table, run_path: Path, reporter: Reporter) -> None:
 
 class Progress:
     """Counts of the files scored so far, of those that failed and that are flagged; machines and
-    threads; the cases to be shown; and the metrics of labelled files."""
+    threads; the cases to be shown; and the metrics of labelled files.
 
-    def __init__(self, run: Run, task: Task, *, has_masks: bool) -> None:
+    `copies` counts the files with the pixels of an earlier one, `known` those that are copies of
+    `used` files, with which the run was made.
+    """
+
+    def __init__(self, run: Run, task: Task, used: KnownFiles, *, has_masks: bool) -> None:
         self.out, self.threshold = task.out, task.threshold(run.calibration)
         self.cases = Cases(task.out, self.threshold, run.scale)
         self.measure = Measure(run.calibration, task.far, masks=has_masks)
         self.threads: set[int] = set()
         self.hosts: set[str] = set()
         self.count = self.flagged = self.failed = 0
+        self.used, self.known, self.copies = used, 0, 0
+        self._contents: set[bytes] = set()
 
     def add(self, entry: JournalEntry, record: Record | None, scored: Scored | None = None) -> None:
         """Count a file. Without `scored` it was scored earlier or by another process, and its
@@ -246,6 +260,7 @@ class Progress:
         self.threads.add(entry.threads)
         self.hosts.add(entry.host)
         self.failed += row.status != OK
+        self._compare(row.sha256 or "", entry.pixels)
         self.flagged += row.score is not None and row.score > self.threshold
         if row.score is None or record is None:
             return
@@ -259,6 +274,13 @@ class Progress:
             item = labelled_score(record, row.score, heatmap, is_volume=row.is_volume)
         if item is not None:
             self.measure.add(item)
+
+    def _compare(self, sha256: str, pixels: str) -> None:
+        """Count a file that is a copy of an earlier one, or of one of the run's."""
+        self.known += bool(self.used.copied(sha256, pixels))
+        content = bytes.fromhex(pixels)
+        self.copies += bool(content) and content in self._contents
+        self._contents.add(content)
 
     def _heatmap_of(self, row: ScoreRow) -> Floats | None:
         """Return an image's heatmap from its file; None if it is not needed or cannot be read."""

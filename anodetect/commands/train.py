@@ -318,7 +318,7 @@ def _write(
         header=header,
         state=plan.model.detector.state(),
         calibration=calibrated.calibration,
-        manifest=manifest_rows(plan.roles, plan.normals.hashes, left_out),
+        manifest=manifest_rows(plan.roles, plan.normals, left_out),
         card=runs.model_card(header, calibrated.calibration),
     )
 

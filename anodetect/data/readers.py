@@ -35,6 +35,18 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
+class Content:
+    """What a file holds: an image [C, H, W] or a volume, in native units.
+
+    `sample_type` is the type of its samples, such as "uint8"; "" for volumes and DICOM, whose
+    values have units of their own.
+    """
+
+    pixels: Floats | Volume
+    sample_type: str = ""
+
+
+@dataclass(frozen=True)
 class Source:
     """A record's bytes and their SHA-256, not decoded yet. `contents` is one file, a header and the
     file with its data, or the files of a series in the order of its slices."""
@@ -48,6 +60,10 @@ class Source:
 
         Of a 4-D file the component that the record names is read, else `component`.
         """
+        return self.content(component).pixels
+
+    def content(self, component: int | None = None) -> Content:
+        """Return what `decode` does, and how samples were stored."""
         if self.record.component is not None:
             component = self.record.component
         path = self.record.path
@@ -123,12 +139,17 @@ def read_image(path: Path) -> Floats:
 
 def decode_image(content: bytes, name: str) -> Floats:
     """Decode an image file's bytes as `read_image` does; the suffix of `name` says the format."""
+    image = content_of(content, name).pixels
+    assert not isinstance(image, Volume)
+    return image
+
+
+def content_of(content: bytes, name: str) -> Content:
+    """Return what `decode_image` does, and how samples were stored."""
     found = formats.format_named(name)
     if content and (found is None or found.content != "image"):
         raise _unknown(name)
-    image = _decode((content,), found, name)
-    assert not isinstance(image, Volume)
-    return image
+    return _decode((content,), found, name)
 
 
 def _decode(
@@ -136,7 +157,7 @@ def _decode(
     found: formats.Format | None,
     name: str,
     component: int | None = None,
-) -> Floats | Volume:
+) -> Content:
     """Decode the bytes of one file or of a series' files in the format that was found for them."""
     if not any(contents):
         raise ImageError("the file is empty")
@@ -146,13 +167,13 @@ def _decode(
     read = resolve_name(found.reader)
     if found.content == "volume":
         volume: Volume = _with_reason(lambda: read(contents[0], component, *contents[1:]))
-        return volume
+        return Content(volume)
     if found.content == "image":
         read = resolve_name(formats.image_format_in(contents[0], found).reader)
         array: Array = _with_reason(lambda: read(contents[0]))
-        return _checked(channels_first(array))
+        return Content(_checked(channels_first(array)), array.dtype.name)
     either: Floats | Volume = _with_reason(lambda: read(contents))
-    return either if isinstance(either, Volume) else _checked(either)
+    return Content(either if isinstance(either, Volume) else _checked(either))
 
 
 def _unknown(name: str) -> ImageError:

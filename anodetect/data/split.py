@@ -1,7 +1,7 @@
 """The uses of normal images: fit, tune, calibrate. Whole groups, by a fixed hash, never
 overlapping."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import chain
@@ -87,8 +87,8 @@ def _take(order: list[list[Record]], wanted: float, leave: int) -> list[Record]:
 
 
 def merge_duplicates(records: Sequence[Record], hashes: Sequence[str]) -> tuple[list[Record], int]:
-    """Return the records with those of the same bytes (`hashes`, one for each record) in one group,
-    so that no copy crosses a split, and how many copies there are."""
+    """Return the records with those of the same pixels (`hashes`, one for each record) in one
+    group, so that no copy crosses a split, and how many copies there are."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -114,11 +114,17 @@ def merge_duplicates(records: Sequence[Record], hashes: Sequence[str]) -> tuple[
     return merged, len({record.id for record in records}) - len(contents)
 
 
-def refuse_leaks(train: Sequence[Record], test: Sequence[Record], hashes: dict[str, str]) -> None:
-    """Raise DataError if a group or the same bytes (`hashes`: record id → sha256) stand on both
-    sides."""
+def refuse_leaks(
+    train: Sequence[Record],
+    test: Sequence[Record],
+    hashes: Mapping[str, str],
+    pixels: Mapping[str, str],
+) -> None:
+    """Raise DataError if a group, the same bytes or the same pixels (`hashes` and `pixels`: record
+    id → hash) stand on both sides."""
     train_groups = {record.group: record.id for record in train}
     train_bytes = {hashes[record.id]: record.id for record in train if record.id in hashes}
+    train_pixels = {pixels[record.id]: record.id for record in train if record.id in pixels}
 
     for record in test:
         if record.group in train_groups:
@@ -127,9 +133,11 @@ def refuse_leaks(train: Sequence[Record], test: Sequence[Record], hashes: dict[s
                 f"group {record.group!r} is in train ({other}) and in test ({record.id}); "
                 "move it to one side"
             )
-        other = train_bytes.get(hashes.get(record.id, ""), "")
-        if other:
+        same_bytes = train_bytes.get(hashes.get(record.id, ""))
+        same_pixels = train_pixels.get(pixels.get(record.id, ""))
+        if same_bytes or same_pixels:
+            what = "bytes" if same_bytes else "pixels"
             raise DataError(
-                f"leak: {record.id} in test has the same bytes as {other} in train; "
-                "remove one of them"
+                f"leak: {record.id} in test has the same {what} as {same_bytes or same_pixels} in "
+                "train; remove one of them"
             )

@@ -140,7 +140,7 @@ class Worker:
         if isinstance(scored, Failed):
             return entry
 
-        entry = replace(entry, seconds=scored.seconds)
+        entry = replace(entry, seconds=scored.seconds, pixels=scored.loaded.pixels)
         row = replace(row, differs=self._differs(scored))
         if isinstance(scored, ScoredVolume):
             entry = replace(entry, slices=_slice_rows(scored))

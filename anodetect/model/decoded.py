@@ -25,11 +25,17 @@ INTEGERS = (np.uint8, np.uint16, np.int16)  # types that may hold the same value
 @dataclass(frozen=True)
 class Decoded:
     """The content of a file in native units: an image [C, H, W], or a volume and the foreground
-    [I, J, K] that a manifest names for it."""
+    [I, J, K] that a manifest names for it.
+
+    `pixels` is the hash of the content. `sample_type` is the type of an image's samples, such as
+    "uint8"; "" where values have units of their own.
+    """
 
     sha256: str
     content: Floats | Volume
     foreground: Bools | None = None
+    pixels: str = ""
+    sample_type: str = ""
 
 
 @dataclass(frozen=True)
@@ -44,11 +50,10 @@ class _Array:
 
 @dataclass(frozen=True)
 class _Entry:
-    """A decoded file of which the arrays lie in the scratch file. `volume` has no voxels."""
+    """A decoded file of which the arrays lie in the scratch file; those of `decoded` are empty."""
 
-    sha256: str
+    decoded: Decoded
     values: _Array
-    volume: Volume | None
     foreground: _Array | None
 
 
@@ -93,9 +98,10 @@ class DecodedFiles:
         if not self.limit or (self.wanted is not None and name not in self.wanted):
             return
 
-        volume = None
+        nothing = np.zeros(0, np.float32)
+        empty: Floats | Volume = nothing
         if isinstance(content, Volume):
-            volume = replace(content, voxels=np.zeros(0, np.float32), origin=None)
+            empty = replace(content, voxels=nothing, origin=None)
         stored, foreground = _smallest(values), decoded.foreground
         needed = stored.nbytes + (0 if foreground is None else foreground.nbytes)
 
@@ -108,7 +114,8 @@ class DecodedFiles:
             except OSError:  # no space left, or no right to write here
                 self.limit = 0
                 return
-            self._entries[name] = _Entry(decoded.sha256, place, volume, inside)
+            without = replace(decoded, content=empty, foreground=None)
+            self._entries[name] = _Entry(without, place, inside)
 
     def get(self, name: str) -> Decoded | None:
         """Return a file's content, None if it was not stored."""
@@ -120,8 +127,9 @@ class DecodedFiles:
             foreground = None if entry.foreground is None else self._read(entry.foreground)
 
         pixels = values.astype(np.float32, copy=False)
-        content = pixels if entry.volume is None else replace(entry.volume, voxels=pixels)
-        return Decoded(entry.sha256, content, foreground)
+        empty = entry.decoded.content
+        content = replace(empty, voxels=pixels) if isinstance(empty, Volume) else pixels
+        return replace(entry.decoded, content=content, foreground=foreground)
 
     def _append(self, array: NDArray[Any]) -> _Array:
         """Write an array to the end of the file, in its own order in memory."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from anodetect.data import readers
+from anodetect.data.content_hash import content_hash
 from anodetect.data.records import Record
 from anodetect.data.volumes import Volume
 from anodetect.errors import AnodetectError, ConfigError, ImageError
@@ -27,7 +28,8 @@ Encode = Callable[[Floats, PreparedVolume | None, int], Encoded]
 class LoadedImage:
     """An image [C, H, W] in native units, or slice `record.slice` of the volume `cut_from`.
 
-    `encoded` is what the detector sees of it, if that was asked for.
+    `encoded` is what the detector sees of it, if that was asked for. `pixels` is the hash of the
+    file's decoded content.
     """
 
     record: Record
@@ -35,15 +37,18 @@ class LoadedImage:
     image: Floats
     encoded: Encoded | None = None
     cut_from: PreparedVolume | None = None
+    pixels: str = ""
 
 
 @dataclass(frozen=True)
 class LoadedVolume:
-    """A volume with its slices, of which some are to be scored."""
+    """A volume with its slices, of which some are to be scored. `pixels` is the hash of its
+    voxels."""
 
     record: Record
     sha256: str
     volume: PreparedVolume
+    pixels: str = ""
 
 
 @dataclass(frozen=True)
@@ -124,19 +129,20 @@ class Reader:
             return Failed(record, sha256, reason_of(error))
 
     def _decode(self, source: readers.Source) -> Decoded:
-        content = source.decode(self.preprocess.config.component)
+        found = source.content(self.preprocess.config.component)
         foreground = None
-        if isinstance(content, Volume):
-            foreground = readers.supplied_foreground(source.record, content)
-        return Decoded(source.sha256, content, foreground)
+        if isinstance(found.pixels, Volume):
+            foreground = readers.supplied_foreground(source.record, found.pixels)
+        pixels = content_hash(found.pixels, found.sample_type)
+        return Decoded(source.sha256, found.pixels, foreground, pixels, found.sample_type)
 
     def _prepare(self, record: Record, decoded: Decoded) -> LoadedImage | LoadedVolume:
         if isinstance(decoded.content, Volume):
             prepared = self.preprocess.prepare(decoded.content, decoded.foreground)
-            return LoadedVolume(record, decoded.sha256, prepared)
+            return LoadedVolume(record, decoded.sha256, prepared, decoded.pixels)
 
         encoded = self.encode(decoded.content, None, 0) if self.encode else None
-        return LoadedImage(record, decoded.sha256, decoded.content, encoded)
+        return LoadedImage(record, decoded.sha256, decoded.content, encoded, pixels=decoded.pixels)
 
     def _read_slice(self, record: Record) -> Loaded:
         """Read the slice of a volume that a record names, and the volume only if it is another one
@@ -171,7 +177,7 @@ def slice_image(loaded: LoadedVolume, record: Record, encode: Encode | None) -> 
     number = record.slice or 0
     image = np.ascontiguousarray(loaded.volume.slices[:, number])
     encoded = encode(image, loaded.volume, number) if encode else None
-    return LoadedImage(record, loaded.sha256, image, encoded, loaded.volume)
+    return LoadedImage(record, loaded.sha256, image, encoded, loaded.volume, loaded.pixels)
 
 
 def reason_of(error: Exception) -> str:

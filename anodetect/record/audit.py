@@ -110,7 +110,8 @@ class Scoring:
     by a false-discovery rate, `fdr` where by a false-alarm rate. `pixel_threshold` is None where no
     map value can be so rare. `listed` counts the files that were found, of all shards, and
     `passed_over` by the reason those that have no row. `host` and `threads` say where it was
-    scored, "" and () if on machines that are not alike.
+    scored, "" and () if on machines that are not alike. `copies` counts files with the pixels of
+    another one.
     """
 
     run: str = ""
@@ -141,6 +142,7 @@ class Scoring:
     threads: tuple[int, ...] = ()
     cases: ShownCases
     merged_from: tuple[str, ...] = ()
+    copies: int = 0
 
     @property
     def rule(self) -> Rule:

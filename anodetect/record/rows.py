@@ -151,7 +151,7 @@ class JournalEntry:
     """All that is kept of a file that was scored: its row, and what was written for it.
 
     `seconds` is the time the model took, on `threads` threads of the machine whose versions and
-    hardware have the hash `host`.
+    hardware have the hash `host`. `pixels` is the hash of the decoded content, "" if there is none.
     """
 
     row: ScoreRow
@@ -161,6 +161,7 @@ class JournalEntry:
     outputs: tuple[OutputRow, ...] = ()
     regions: tuple[Region, ...] = ()
     slices: tuple[SliceRow, ...] = ()
+    pixels: str = ""
 
 
 R = TypeVar("R", bound=Row)

@@ -82,7 +82,8 @@ class ManifestRow:
     """A file that a run was made from: a row of manifest.csv.
 
     `role` is fit, tune, calibrate or failed; `error` says why a file failed. `sha256` is "" for a
-    file that could not be read.
+    file that could not be read. `pixels_sha256` is the hash of the decoded content, which runs of
+    older versions do not have.
     """
 
     path: str
@@ -91,6 +92,7 @@ class ManifestRow:
     kind: str = ""
     sha256: str = ""
     error: str = ""
+    pixels_sha256: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,36 @@
+"""The hash of a file's decoded pixels: the same for copies in another format, compression or order
+of a volume's axes."""
+
+import numpy as np
+
+from anodetect.data.geometry import along
+from anodetect.data.volumes import Volume
+from anodetect.types import Floats, content_digest
+
+EIGHT_TO_SIXTEEN = 257  # 255 times it is 65535
+
+
+def content_hash(content: Floats | Volume, sample_type: str = "") -> str:
+    """Return the hash of an image [C, H, W] or of a volume's voxels as hexadecimal digits.
+
+    Equal channels count as one. Values of 16 bits that are all multiples of 257 count as the 8 bits
+    they were made from. Voxels are hashed in the order of axial slices.
+    """
+    if isinstance(content, Volume):
+        geometry = along(content.voxels.shape[1:], content.affine, "axial")
+        values = geometry.to_slices(content.voxels)
+    else:
+        values = content
+
+    if len(values) == 3 and (values[1:] == values[:1]).all():
+        values = values[:1]
+    if sample_type == "uint16" and _was_eight_bits(values):
+        values = values / np.float32(EIGHT_TO_SIXTEEN)
+    return content_digest(values).hex()
+
+
+def _was_eight_bits(values: Floats) -> bool:
+    """Return whether all values [C, H, W] are multiples of 257."""
+    if (values[:, :1] % EIGHT_TO_SIXTEEN).any():  # most images end here
+        return False
+    return not (values % EIGHT_TO_SIXTEEN).any()

@@ -1,0 +1,200 @@
+"""Copies are found by their pixels, in whatever format they are."""
+
+import io
+
+import nibabel as nib
+import nrrd
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+from test_dicom import AFFINE, write_series
+
+import anodetect
+from anodetect.data import readers, synthetic
+from anodetect.data.content_hash import content_hash
+from anodetect.data.records import Record
+from anodetect.data.scan import scan
+from anodetect.errors import DataError
+from anodetect.record import directories, runs
+from anodetect.types import Silent
+
+RNG = np.random.default_rng(8)
+GREY = RNG.integers(0, 256, (12, 17), dtype=np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def own_key(tmp_path_factory, monkeypatch):
+    """A key for pseudonyms of the tests' own."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "config"))
+
+
+def hash_of(content, name):
+    found = readers.content_of(content, name)
+    return content_hash(found.pixels, found.sample_type)
+
+
+def saved(array, kind, **options):
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def tiff(array, **options):
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, array, **options)
+    return buffer.getvalue()
+
+
+TURNED = Image.Exif()
+TURNED[0x0112] = 6
+COPIES = {
+    "bmp": (saved(GREY, "bmp"), "a.bmp"),
+    "gif": (saved(GREY, "gif"), "a.gif"),
+    "pgm": (saved(GREY, "ppm"), "a.pgm"),
+    "webp": (saved(np.dstack([GREY] * 3), "webp", lossless=True), "a.webp"),
+    "tiff": (tiff(GREY, compression="zlib"), "a.tif"),
+    "float": (tiff(GREY.astype(np.float32)), "a.tif"),
+    "sixteen bits": (tiff(GREY.astype(np.uint16) * 257), "a.tif"),
+    "same values in sixteen bits": (tiff(GREY.astype(np.uint16)), "a.tif"),
+    "rgb": (saved(np.dstack([GREY] * 3), "png"), "a.png"),
+    "alpha": (saved(np.dstack([GREY] * 3 + [GREY * 0 + 255]), "png"), "a.png"),
+    "level": (saved(GREY, "png", compress_level=1), "a.png"),
+    "turned": (saved(np.rot90(GREY), "png", exif=TURNED), "a.png"),
+}
+
+
+@pytest.mark.parametrize("name", COPIES)
+def test_copies_have_one_hash(name):
+    assert hash_of(*COPIES[name]) == hash_of(saved(GREY, "png"), "a.png")
+
+
+def test_other_pixels_have_another_hash():
+    other = GREY.copy()
+    other[3, 4] ^= 1
+    hashes = {hash_of(saved(array, "png"), "a.png") for array in (GREY, other, GREY.T, GREY[::-1])}
+    hashes.add(hash_of(saved(np.dstack([GREY, GREY, other]), "png"), "a.png"))
+    assert len(hashes) == 5
+
+
+def test_copies_of_a_volume_have_one_hash_in_any_format_and_order_of_axes(tmp_path):
+    stack = RNG.integers(0, 900, (9, 12, 14)).astype(np.int16)
+    write_series(tmp_path / "dicom", stack)
+    (record,) = scan(tmp_path / "dicom").records
+    volume = readers.read_source(record).decode()
+    flip = np.diag([-1.0, -1, 1, 1])
+    for number, axes in enumerate([(0, 1, 2), (2, 1, 0), (1, 0, 2)]):
+        order = np.eye(4)[[*axes, 3]].T
+        image = nib.Nifti1Image(stack.transpose(axes), flip @ volume.affine @ order)
+        image = image.as_reoriented([[0, -1], [1, 1], [2, -1]])
+        nib.save(image, tmp_path / f"{number}.nii.gz")
+    header = {
+        "space": "left-posterior-superior",
+        "space directions": AFFINE[:3, :3].T,
+        "space origin": AFFINE[:3, 3],
+    }
+    nrrd.write(str(tmp_path / "a.nrrd"), stack, header)
+
+    hashes = {content_hash(volume)}
+    for path in [*tmp_path.glob("*.nii.gz"), tmp_path / "a.nrrd"]:
+        hashes.add(content_hash(readers.read_source(Record("a", path)).decode()))
+    assert len(hashes) == 1
+
+
+# -- What is done about them -----------------------------------------------------------------------
+
+
+class Heard(Silent):
+    def __init__(self):
+        self.warnings = []
+
+    def warn(self, text):
+        self.warnings.append(text)
+
+
+def images(count, seed):
+    return synthetic.images(count, size=32, seed=seed)[0][:, 0]
+
+
+def write(folder, arrays, suffix=".png", start=0):
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, array in enumerate(arrays, start):
+        Image.fromarray(array).save(folder / f"{number:03d}{suffix}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run of 30 images, of which four are there again as TIFF or BMP; and the images."""
+    place = tmp_path_factory.mktemp("copies")
+    normals = images(30, 1)
+    write(place / "data", normals)
+    write(place / "data", normals[:3], ".tif", 100)
+    write(place / "data", normals[3:4], ".bmp", 200)
+    heard = Heard()
+    anodetect.train(
+        str(place / "data"), "pca", place / "run", values={"components": 4}, reporter=heard
+    )
+    return place / "run", normals, heard.warnings
+
+
+def test_copies_stay_on_one_side_of_a_split(trained):
+    run, _, warnings = trained
+    assert any(text.startswith("4 images are exact copies") for text in warnings)
+    rows = {row.path: row for row in runs.read_manifest(run)}
+    for first, copy in (("000.png", "100.tif"), ("002.png", "102.tif"), ("003.png", "200.bmp")):
+        assert rows[first].pixels_sha256 == rows[copy].pixels_sha256
+        assert rows[first].sha256 != rows[copy].sha256
+        assert rows[first].role == rows[copy].role
+        assert rows[first].group == rows[copy].group
+    assert len({row.pixels_sha256 for row in rows.values()}) == 30
+
+
+def test_a_copy_in_the_test_part_is_a_leak(tmp_path):
+    normals = images(22, 1)
+    write(tmp_path / "train/good", normals)
+    write(tmp_path / "test/good", [np.dstack([normals[7]] * 3)], ".bmp")
+    with pytest.raises(DataError, match=r"test/good/000\.bmp in test has the same pixels as train"):
+        anodetect.train(str(tmp_path), "pca", tmp_path / "run", values={"components": 4})
+
+
+def role_of(run, role):
+    name = next(row.path for row in runs.read_manifest(run) if row.role == role)
+    return int(name[:3]) % 100
+
+
+@pytest.mark.parametrize("role", ["fit", "calibrate"])
+def test_evaluate_refuses_copies_of_what_the_run_was_made_from(trained, tmp_path, role):
+    run, normals, _ = trained
+    write(tmp_path / "test/good", [*images(2, 5), normals[role_of(run, role)]], ".pgm")
+    write(tmp_path / "test/bad", images(2, 6))
+    with pytest.raises(DataError, match=r"002\.pgm has the same pixels as \d+\.\w+"):
+        anodetect.evaluate(run, str(tmp_path))
+
+
+def test_calibrate_refuses_copies_of_what_the_model_learned_from(trained, tmp_path):
+    run, normals, _ = trained
+    write(tmp_path / "new", [*images(22, 5), normals[role_of(run, "fit")]], ".pgm")
+    with pytest.raises(DataError, match=r"022\.pgm has the same pixels as"):
+        anodetect.calibrate(run, str(tmp_path / "new"), tmp_path / "run2")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_score_counts_copies(trained, tmp_path, workers):
+    run, normals, _ = trained
+    batch = images(3, 5)
+    write(tmp_path / "in", [*batch, normals[0]])
+    write(tmp_path / "in", [*batch[:2], batch[0]], ".tif", 10)
+    heard = Heard()
+    result = anodetect.score(
+        run, [str(tmp_path / "in")], tmp_path / "s", far=0.3, reporter=heard, workers=workers
+    )
+    assert result["copies"] == 3
+    audit = directories.read(tmp_path / "s").audit
+    assert audit.copies == 3
+    assert any(
+        text.startswith("3 of these files have exactly the pixels") for text in audit.caveats
+    )
+    assert any(
+        text.startswith("1 of these images took part in training") for text in heard.warnings
+    )
