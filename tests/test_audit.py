@@ -496,7 +496,7 @@ def test_a_model_that_was_replaced_meanwhile_scores_nothing(pca_run, synthetic_f
         def say(self, text):
             shutil.copytree(tmp_path / "other", run, dirs_exist_ok=True)
 
-    with pytest.raises(RunError, match="not the model that this scoring was begun with"):
+    with pytest.raises(RunError, match="not the model that this scoring was started with"):
         anodetect.score(
             run, [str(synthetic_folder)], tmp_path / "s", far=FAR, workers=2, reporter=Replaces()
         )

@@ -511,5 +511,5 @@ def test_a_full_disk_says_how_a_training_goes_on(tmp_path):
         raise files.write_error(workdir / "train.jsonl", NO_SPACE)
     with runs.begin(tmp_path / "run", resume=True) as workdir:
         runs.identify(workdir, {"seed": 0}, resume=True)
-        with pytest.raises(RunError, match="begun with other settings"):
+        with pytest.raises(RunError, match="started with other settings"):
             runs.identify(workdir, {"seed": 1}, resume=True)

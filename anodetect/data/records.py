@@ -74,7 +74,7 @@ class Dataset:
     own_split: bool = False
 
     def training(self) -> list[Record]:
-        """Return the normals to learn from; DataError if they cannot be told."""
+        """Return the normals to learn from; DataError if it is not evident which these are."""
         if self.doubt:
             raise DataError(self.doubt)
         return [r for r in self.records if r.split in ("train", "") and r.label != ANOMALOUS]

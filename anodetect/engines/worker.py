@@ -94,7 +94,7 @@ class Worker:
         self.task = task
         self.run = run or runs.read(task.run)
         if self.run.model_sha256 != task.model_sha256:
-            raise RunError(f"{task.run} is not the model that this scoring was begun with")
+            raise RunError(f"{task.run} is not the model that this scoring was started with")
         self.model = Model.load(self.run, task.device)
         self.host = environment.host(device_type(task.device))
         self.threads = count or threads.in_use()

@@ -230,7 +230,7 @@ def identify(workdir: Path, fingerprint: Mapping[str, Any], *, resume: bool) -> 
         write_atomic(file, digest)
     elif not file.exists() or file.read_text("utf-8") != digest:
         raise RunError(
-            f"{workdir} was begun with other settings, seed or images; resume with the same ones"
+            f"{workdir} was started with other settings, seed or images; resume with the same ones"
         )
 
 

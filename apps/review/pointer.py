@@ -42,7 +42,7 @@ export default function (component) {  // called for every case; a listener is a
   window.addEventListener("mousemove", listen, true);
 }
 """
-HTML = "<output>Intensity and anomaly value are told here, under the pointer.</output>"
+HTML = "<output>Intensity and anomaly value under the pointer are shown here.</output>"
 CSS = "output { font-size: 0.875rem; opacity: 0.7; }"
 
 

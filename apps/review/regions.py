@@ -51,7 +51,7 @@ def _points(text: str) -> list[list[int]]:
 def _not_a_region() -> DataError:
     return DataError(
         "a region is x,y,width,height or an outline x,y x,y x,y … in whole pixels; "
-        "draw it or mend it"
+        "draw it, or correct the numbers"
     )
 
 

@@ -77,7 +77,7 @@ def _job(job: Job, state: jobs.State, roots: Sequence[Path]) -> None:
     text, action = st.columns([5, 1], vertical_alignment="center")
     progress = jobs.progress(job)
     started = job.started[:16].replace("T", " ")
-    text.text(f"{job.subcommand} → {job.out.name}: {state}, begun {started} UTC")
+    text.text(f"{job.subcommand} → {job.out.name}: {state}, started {started} UTC")
 
     key = job.folder.name
     if state == "running":
