@@ -102,7 +102,8 @@ class Journal:
             if canonical(options) != canonical(self.options):
                 changed = [key for key, value in self.options.items() if options.get(key) != value]
                 raise RunError(
-                    f"{self.path} was started with another {', '.join(changed)}; resume with the same"
+                    f"{self.path} was started with another {', '.join(changed)}; "
+                    "resume with the same"
                 )
 
             end = len(first)
