@@ -10,6 +10,8 @@ import signal
 import socket
 import subprocess
 import sys
+import tomllib
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -29,13 +31,13 @@ from anodetect.types import Silent
 PROJECT = Path(__file__).parents[1]
 ODD = "缺陷–é\N{GRINNING FACE}.png"  # no encoding but Unicode's has all of it
 
-# What Windows does not have. What numpy, platformdirs and subprocess need where they believe to be
-# on Linux stays.
+# What Windows does not have. What numpy, platformdirs, asyncio and subprocess need where they
+# believe to be on Linux stays.
 AS_ON_WINDOWS = """
 import os, signal, sys
 for name in ("resource", "fcntl", "pwd", "grp", "termios", "tty", "pty", "syslog"):
     sys.modules[name] = None
-for name in ("fork", "forkpty", "sysconf", "sync", "O_DIRECTORY", "killpg", "setsid", "mkfifo"):
+for name in ("fork", "forkpty", "sync", "O_DIRECTORY", "killpg", "setsid", "mkfifo"):
     delattr(os, name)
 for name in ("SIGKILL", "SIGHUP", "SIGQUIT", "SIGALRM", "SIGUSR1", "pthread_sigmask", "SIG_BLOCK"):
     delattr(signal, name)
@@ -197,7 +199,12 @@ def test_a_path_that_leads_out_of_its_folder_is_noticed(name, out):
 
 # -- Review ----------------------------------------------------------------------------------------
 
+needs_app = pytest.mark.skipif(
+    not all(map(find_spec, review.PACKAGES)), reason="the extra `app` is not installed"
+)
 
+
+@needs_app
 @pytest.mark.parametrize("name", ["nope", "file", "empty"])
 def test_review_refuses_at_once_what_is_no_score_directory(tmp_path, name):
     (tmp_path / "file").touch()
@@ -206,6 +213,7 @@ def test_review_refuses_at_once_what_is_no_score_directory(tmp_path, name):
         review.serve([tmp_path / name], port=8501)
 
 
+@needs_app
 def test_review_refuses_a_port_that_is_in_use(tmp_path):
     (tmp_path / "audit.json").write_text('{"format": 3}')
     with socket.socket() as other:
@@ -216,6 +224,7 @@ def test_review_refuses_a_port_that_is_in_use(tmp_path):
             review.serve([tmp_path], port=port)
 
 
+@needs_app
 def test_review_fails_in_the_terminal_with_one_line():
     done = run_command("review", "nope")
     assert done.returncode == 2
@@ -513,3 +522,16 @@ def test_a_full_disk_says_how_a_training_goes_on(tmp_path):
         runs.identify(workdir, {"seed": 0}, resume=True)
         with pytest.raises(RunError, match="started with other settings"):
             runs.identify(workdir, {"seed": 1}, resume=True)
+
+
+# -- Versions of Python ----------------------------------------------------------------------------
+
+
+def test_the_versions_of_python_that_are_named_are_those_that_are_required():
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text("utf-8"))["project"]
+    start = "Programming Language :: Python :: 3."
+    named = [int(each.removeprefix(start)) for each in project["classifiers"] if start in each]
+    assert project["requires-python"] == f">=3.{min(named)}"
+    assert named == list(range(min(named), max(named) + 1))
+    tools = tomllib.loads((PROJECT / "pyproject.toml").read_text("utf-8"))["tool"]
+    assert tools["mypy"].get("python_version", f"3.{min(named)}") == f"3.{min(named)}"
