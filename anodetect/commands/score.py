@@ -119,23 +119,36 @@ def score(
         problems = _problem_rows(inputs.problems, task)
         del inputs, groups  # of very many files they take more than all that follows
 
-        tables = _tables(journal.entries(), problems)
-        _warn_of_known(progress.known, reporter)
-        host, threads = where_scored(progress.hosts, progress.threads)
-        scoring = replace(
-            scoring,
-            host=host,
-            threads=threads,
-            cases=progress.cases.settle(),
-            copies=progress.copies,
-        )
-        regions = _regions(journal.entries())
-        result = conclude(out, scoring, tables, regions, progress.measure, reporter)
+        result, timings = _finish(scoring, progress, journal, problems, reporter)
         if key:
             verification.sign(out, result["head"], key)
         report.write(out)
         journal.remove()
-    return result | {"failures": progress.measure.problems} | speed.answer(began, tables.timings)
+    return result | {"failures": progress.measure.problems} | speed.answer(began, timings)
+
+
+def _finish(
+    scoring: Scoring,
+    progress: "Progress",
+    journal: Journal,
+    problems: Iterable[ScoreRow],
+    reporter: Reporter,
+) -> tuple[dict[str, Any], pa.Table]:
+    """Decide over everything that was scored, and write the directory but for its signature and
+    report; return what `score` answers, and the seconds of each file."""
+    tables = _tables(journal.entries(), problems)
+    _warn_of_known(progress.known, reporter)
+    host, threads = where_scored(progress.hosts, progress.threads)
+    scoring = replace(
+        scoring,
+        host=host,
+        threads=threads,
+        cases=progress.cases.settle(),
+        copies=progress.copies,
+    )
+    regions = _regions(journal.entries())
+    result = conclude(journal.path, scoring, tables, regions, progress.measure, reporter)
+    return result, tables.timings
 
 
 def _check_options(heatmaps: Sequence[str], shard: str, device: str) -> None:
