@@ -1117,3 +1117,12 @@ def test_what_hospitals_export_beside_images_is_passed_over(tmp_path):
 def test_a_set_of_derived_images_alone_is_read(tmp_path):
     write_series(tmp_path / "a", voxels(), ImageType=["DERIVED", "PRIMARY", "AXIAL"])
     assert len(scan.scan(tmp_path).records) == 1
+
+
+def test_modalities_are_not_mixed(tmp_path):
+    write_series(tmp_path / "a", voxels(), Modality="CT")
+    write_series(tmp_path / "b", voxels(), Modality="MR", uids=other_uids(2))
+    with pytest.raises(DataError, match=r"ct \(1\), mr \(1\); choose one with --kind-normal ct"):
+        scan.scan(tmp_path).training()
+    (record,) = scan.scan(tmp_path, kind_normal=["CT"]).training()
+    assert record.path.parent.name == "a"

@@ -58,7 +58,7 @@ Representation = Annotated[
 KindNormal = Annotated[
     list[str] | None,
     typer.Option(
-        help="A folder, kind or MR sequence that holds normals, whatever its name means; "
+        help="A folder, kind, modality or MR sequence that holds normals, whatever its name means; "
         "may be repeated. Nothing else is learned from."
     ),
 ]

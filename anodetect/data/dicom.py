@@ -39,6 +39,7 @@ SAME_DIRECTION = 1e-3  # of cosines
 SAME_PLACE = 1e-3  # mm
 EVEN = 0.05  # share of the spacing
 TOMOGRAPHIC = ("CT", "MR", "PT")  # modalities whose images have a place in the patient
+PROJECTIONS = ("CR", "DX", "RG")  # modalities of the same kind of picture
 HEADLINE_TAGS = [
     "SeriesInstanceUID", "StudyInstanceUID", "PatientID", "IssuerOfPatientID",
     "ImagePositionPatient", "SOPClassUID", "Rows", "NumberOfFrames", "Modality", "ImageType",

@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from anodetect.data import formats, names, split_tables
+from anodetect.data import dicom, formats, names, split_tables
 from anodetect.data.annotation_files import Annotated, find_annotations
 from anodetect.data.records import ANOMALOUS, NORMAL, Dataset, Record
 from anodetect.data.series import records_of
@@ -43,7 +43,7 @@ ANNOTATIONS = "annotations"
 BESIDE = "images beside the parts of the data set"
 POINTS = "depth and points beside colours"
 DERIVATIVES = "derivatives of a BIDS data set"
-OTHER_SEQUENCES = "images of other MR sequences"
+OTHER_SEQUENCES = "images of other modalities or MR sequences"
 CHANNELS = "further channels of nnU-Net's images"
 UNUSED = "anomalous images of the validation part"
 WHAT_TO_DO = "name what is normal with --kind-normal NAME, or list the images in a manifest.csv"
@@ -52,7 +52,7 @@ WHAT_TO_DO = "name what is normal with --kind-normal NAME, or list the images in
 @dataclass(frozen=True)
 class Image:
     """An image and what names say of it: its part of the data set, its kind and what that means,
-    and of a volume the MR sequence. `masks` are those that belong to it by their names."""
+    and the MR sequence or the modality. `masks` are those that belong to it by their names."""
 
     record: Record
     file: NamedFile
@@ -120,7 +120,7 @@ class Found:
 def recognise(root: Path, walked: Walked, said_normal: Collection[str] = ()) -> Dataset:
     """Return the data set that a folder is.
 
-    `said_normal` are the names of folders, kinds or MR sequences that hold normals; then nothing
+    `said_normal` are the names of folders, kinds, modalities or MR sequences that hold normals; then nothing
     else is learned from. Raises DataError if there is nothing of such a name.
     """
     said = frozenset(name.casefold() for name in said_normal)
@@ -152,7 +152,7 @@ def _look(root: Path, walked: Walked, said: frozenset[str]) -> Found:
         file = named_file(root, record.path)
         kind, meaning = _kind(file, said)
         truth = by_image.of(file) or annotated.of.get(record.path, ())
-        images.append(Image(record, file, file.part, kind, meaning, _sequence(file), truth))
+        images.append(Image(record, file, file.part, kind, meaning, _sequence(record, file), truth))
     found = Found(root, tuple(images), walked)
     return replace(found, images=tuple(_without_copies(found)))
 
@@ -244,8 +244,11 @@ def _kind(file: NamedFile, said: Collection[str]) -> tuple[str, str]:
     return (path_text(others[0]) if others else ""), ""
 
 
-def _sequence(file: NamedFile) -> str:
-    """Return the MR sequence that ends a volume's name, in lower case; "" if none does."""
+def _sequence(record: Record, file: NamedFile) -> str:
+    """Return a DICOM file's modality, or the MR sequence that ends a volume's name, in lower case;
+    "" if there is neither. Digital and computed radiographs are alike."""
+    if record.modality:
+        return "cr" if record.modality in dicom.PROJECTIONS else record.modality.casefold()
     found = formats.format_named(file.path.name)
     end = names.words(file.stem)[-1:]
     if found is None or found.content != "volume" or not end:
@@ -321,7 +324,8 @@ def _bids(found: Found) -> Dataset | None:
 
 
 def _by_sequence(found: Found, layout: str) -> Dataset:
-    """Return the data set of volumes whose kinds are MR sequences; several are not mixed."""
+    """Return the data set of images whose kinds are modalities or MR sequences; several are not
+    mixed."""
     counts = Counter(image.sequence for image in found.images)
     records = []
     for image in found.images:
@@ -432,7 +436,7 @@ def _plain(found: Found) -> Dataset:
     """Return the data set of a folder of images, with the doubt that its names leave."""
     sequences = Counter(image.sequence for image in found.images if image.sequence)
     if len(sequences) > 1:
-        return _by_sequence(found, "MR sequences")
+        return _by_sequence(found, "several modalities or MR sequences")
 
     kinds = {image.kind: image.meaning for image in found.images}
     doubt = _doubt_of_kinds(found.images, "")

@@ -53,8 +53,9 @@ def record_of(folder: Path, path: Path, files: tuple[Path, ...]) -> Record:
     name = path_text(path.relative_to(folder))
     if not formats.is_series(path):
         return Record(id=name, path=path, group=name)
-    group = dicom.group_of(dicom.headline(path), keep_identifiers=False) or name
-    return Record(id=name, path=path, files=files, group=group)
+    found = dicom.headline(path)
+    group = dicom.group_of(found, keep_identifiers=False) or name
+    return Record(id=name, path=path, files=files, group=group, modality=found.modality)
 
 
 def series_of(path: Path, headlines: Callable[[Path], Headlines] | None = None) -> tuple[Path, ...]:

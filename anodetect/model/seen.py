@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from anodetect.config import Config
+from anodetect.data.dicom import PROJECTIONS
 from anodetect.model.input_facts import InputFacts
 
 MOST = 30  # different texts that are kept of one kind; with more, none is told to be new
 SPACING, SIZE, ASPECT = 1.5, 2.0, 1.25  # factors beyond what was seen that are worth a word
-PROJECTIONS = ("CR", "DX", "RG")  # modalities of the same kind of picture
 Span = tuple[float, float]
 
 
