@@ -120,8 +120,8 @@ class Found:
 def recognise(root: Path, walked: Walked, said_normal: Collection[str] = ()) -> Dataset:
     """Return the data set that a folder is.
 
-    `said_normal` are the names of folders, kinds, modalities or MR sequences that hold normals; then nothing
-    else is learned from. Raises DataError if there is nothing of such a name.
+    `said_normal` are the names of folders, kinds, modalities or MR sequences that hold normals;
+    then nothing else is learned from. Raises DataError if there is nothing of such a name.
     """
     said = frozenset(name.casefold() for name in said_normal)
     found = _look(root, walked, said)
