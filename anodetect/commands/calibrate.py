@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from anodetect.commands.manifest import KnownFiles, refuse_known_groups, used_rows
-from anodetect.commands.normals import LeftOut, Normals, usable_normals, warn_of
+from anodetect.commands.normals import LeftOut, Normals, usable_normals, warn_of, warn_of_scaled
 from anodetect.data import cards, split
 from anodetect.data.records import Record
 from anodetect.errors import DataError
@@ -110,6 +110,7 @@ def calibrate_model(
     peaks: list[float] = []
     groups: list[str] = []
     left_out: list[LeftOut] = []
+    scaled: list[str] = []
 
     for scored in score_records(model, records, reporter, "calibrate", scratch=scratch):
         if isinstance(scored, Failed):
@@ -119,11 +120,14 @@ def calibrate_model(
             scores.append(scored.score)
             peaks.append(float(np.nanmax(scored.heatmap)))
             groups.append(scored.record.group)
+            scaled.append(scored.loaded.scaled)
         else:
             scores += scored.slices.scores.tolist()
             peaks += scored.slices.peaks.tolist()
             groups += [scored.record.group] * len(scored.slices.numbers)
 
+    if scratch is None:  # a training has said it already
+        warn_of_scaled(scaled, reporter)
     arrays = np.array(scores, np.float64), np.array(peaks, np.float64)
     return Calibrated(Calibration(*arrays, tuple(groups)), left_out)
 

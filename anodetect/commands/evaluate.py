@@ -6,6 +6,7 @@ from typing import Any
 
 from anodetect.commands.labelled import labelled_score, mask_warnings
 from anodetect.commands.manifest import KnownFiles, refuse_known_groups
+from anodetect.commands.normals import warn_of_scaled
 from anodetect.data import cards
 from anodetect.data.records import Record
 from anodetect.errors import ConfigError, DataError, nearest
@@ -55,6 +56,7 @@ def evaluate(
     masks = any(record.masks for record in items)
     measure = MeasureByColumn(run.calibration, far, by, masks=masks)
     failures = [f"{each.name}: {each.reason}" for each in dataset.problems]
+    scaled: list[str] = []
     for scored in score_records(model, items, reporter):
         if isinstance(scored, Failed):
             failures.append(f"{scored.record.id}: {scored.error}")
@@ -63,6 +65,7 @@ def evaluate(
         if copied:
             raise DataError(f"leak: {scored.record.id} has {copied}, which the run was made from")
         volume = scored.loaded.volume if isinstance(scored, ScoredVolume) else None
+        scaled.append("" if isinstance(scored, ScoredVolume) else scored.loaded.scaled)
         item = labelled_score(scored.record, scored.score, scored.heatmap, volume)
         if item is not None:
             measure.add(item, _columns_of(scored.record))
@@ -72,6 +75,7 @@ def evaluate(
             f"{data}: none of {len(items)} labelled images can be read; the first: {failures[0]}"
         )
     failures += measure.whole.problems
+    warn_of_scaled(scaled, reporter)
     result = measure.result()
     for warning in (*mask_warnings(result.whole), *result.warnings):
         reporter.warn(warning)

@@ -1,5 +1,6 @@
 """The readable normal images of a data set, with which training and calibration begin."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -54,7 +55,7 @@ class Samples:
     def add(self, loaded: LoadedImage | LoadedVolume) -> None:
         """Take a sample of an image, or one of each slice of a volume that is to be scored."""
         if isinstance(loaded, LoadedImage):
-            samples = [sample_of(loaded.image)]
+            samples = [sample_of(loaded.image, loaded.sample_type)]
         else:
             slices = loaded.volume.slices
             samples = [sample_of(slices[:, number]) for number in loaded.volume.numbers]
@@ -64,6 +65,14 @@ class Samples:
     def seen(self, records: Iterable[Record]) -> Seen:
         """Return what the files are like that records belong to."""
         return Seen.of(self._facts[name] for name in dict.fromkeys(each.id for each in records))
+
+    def named(self, records: Iterable[Record]) -> dict[str, ImageSample]:
+        """Return the samples of images by their records' ids; of volumes none."""
+        found = {}
+        for name in dict.fromkeys(record.id for record in records):
+            if len(self._by_id[name]) == 1:
+                found[name] = self._by_id[name][0]
+        return found
 
     def of(self, records: Iterable[Record]) -> list[ImageSample]:
         """Return the samples of the files that records belong to."""
@@ -160,6 +169,12 @@ def warn_of(left_out: Sequence[LeftOut], reporter: Reporter) -> None:
     """Say which files were left out."""
     for each in left_out:
         reporter.warn(f"left out: {each.path}: {each.reason}")
+
+
+def warn_of_scaled(notes: Iterable[str], reporter: Reporter) -> None:
+    """Say how many images were scaled, from the note of each, "" for those that were not."""
+    for note, count in Counter(note for note in notes if note).items():
+        reporter.warn(f"{count} images: {note}")
 
 
 def _refuse_leaks(

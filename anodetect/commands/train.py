@@ -19,8 +19,10 @@ from anodetect.data import cards, readers, split
 from anodetect.data.records import Dataset, Record
 from anodetect.detectors import DETECTORS
 from anodetect.errors import ConfigError, DataError
+from anodetect.imaging.intensities import ImageSample
 from anodetect.imaging.preprocess import Preprocess, PreprocessConfig
 from anodetect.imaging.representations import FEATURE_MULTIPLE, features_installed
+from anodetect.imaging.sample_types import learn_sample_types
 from anodetect.model.colour_scale import colour_scale, some_for_scale
 from anodetect.model.decoded import SCRATCH, DecodedFiles
 from anodetect.model.devices import check_device
@@ -194,6 +196,7 @@ def _plan(
     samples, dims = Samples(), config["tiling"]["dims"]
     normals = usable_normals(dataset, preprocess, dims, reporter, scratch, samples)
     roles = _assign(normals.records, dims, reporter)
+    _learn_sample_types(preprocess, samples.named([*roles.fit, *roles.tune]), reporter)
     preprocess.learn(samples.of(roles.fit))
 
     representation = _representation(request, config, preprocess, reporter)
@@ -202,6 +205,20 @@ def _plan(
     model.preprocess, model.seen = preprocess, samples.seen(roles.fit)
     _warn_of_squeezing(model, reporter)
     return Plan(request.detector, representation, full, model, normals, roles)
+
+
+def _learn_sample_types(
+    preprocess: Preprocess, samples: Mapping[str, ImageSample], reporter: Reporter
+) -> None:
+    """Learn how values of types of different ranges are brought together, and say so."""
+    preprocess.sample_types = learned = learn_sample_types(samples)
+    for sample_type, factor in learned.factors.items():
+        if factor != 1:
+            reporter.warn(
+                f"{sample_type} and {learned.reference} images show the same as shares of their "
+                f"ranges: {sample_type} values are multiplied by {factor:.6g}, also when scoring; "
+                "convert all images to one bit depth if that is wrong"
+            )
 
 
 def _assign(records: Sequence[Record], dims: int, reporter: Reporter) -> split.Roles:

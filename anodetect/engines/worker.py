@@ -167,11 +167,13 @@ class Worker:
 
     def _differs(self, scored: ScoredImage | ScoredVolume) -> str:
         """Return in words how a file differs from what the model has seen, "" if it does not."""
+        scaled = scored.loaded.scaled if isinstance(scored, ScoredImage) else ""
+        notes = [scaled] if scaled else []
         if self.model.seen is None:
-            return ""
+            return "; ".join(notes)
         difference = self.model.seen.difference(facts_of(scored.loaded))
         accepted = difference.refused.partition(";")[0]
-        return "; ".join([*([accepted] if accepted else []), *difference.notes])
+        return "; ".join([*([accepted] if accepted else []), *difference.notes, *notes])
 
     def _draw(self, scored: ScoredImage | ScoredVolume) -> None:
         """Write the picture of a case that is to be shown."""

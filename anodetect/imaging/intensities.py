@@ -1,6 +1,6 @@
 """The values of an image: ranges that become -1 to 1, and what an image is like in two numbers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,12 +16,22 @@ class ImageSample:
     """A small sample of one image, from which a model learns about values.
 
     `values` and `inner_values` are values of all pixels and of the foreground, evenly spread.
+    `sample_type` is the type they are stored in, such as "uint8", "" where values have units of
+    their own.
     """
 
     coloured: bool
     flat_background: bool
     values: Floats
     inner_values: Floats
+    sample_type: str = ""
+
+    def scaled(self, factor: float) -> "ImageSample":
+        """Return the sample of the image multiplied by a factor."""
+        if factor == 1:
+            return self
+        scale = np.float32(factor)
+        return replace(self, values=self.values * scale, inner_values=self.inner_values * scale)
 
 
 @dataclass(frozen=True)
@@ -33,13 +43,14 @@ class Traits:
     brightness: float
 
 
-def sample_of(image: Floats) -> ImageSample:
+def sample_of(image: Floats, sample_type: str = "") -> ImageSample:
     """Return the sample of an image [C, H, W] in native units."""
     return ImageSample(
         coloured=to_channels(image, 1) is None,
         flat_background=has_flat_background(image),
         values=_spread(image.ravel()),
         inner_values=_spread(image[:, foreground(image)].ravel()),
+        sample_type=sample_type,
     )
 
 

@@ -28,6 +28,7 @@ from anodetect.imaging.intensities import (
 )
 from anodetect.imaging.padding import padding_as_air
 from anodetect.imaging.resize import resize
+from anodetect.imaging.sample_types import SampleTypes
 from anodetect.types import Bools, Floats
 
 CLIP = 1.5  # scaled values beyond are clipped
@@ -158,12 +159,15 @@ class Preprocess:
         # Whether these were all of FIXED_UNITS; None: every volume says it of itself.
         self.fixed_units: bool | None = None
         self.trait_limits: list[Range] = []  # limits of each of `Traits`; empty after volumes
+        self.sample_types = SampleTypes()
 
     # -- learning ------------------------------------------------------------------------------
 
     def learn(self, samples: Iterable[ImageSample]) -> None:
-        """Learn channels, kind of background and range of values from samples of fit images."""
-        samples = list(samples)
+        """Learn channels, kind of background and range of values from samples of fit images, after
+        `sample_types`."""
+        factors = self.sample_types.factors
+        samples = [each.scaled(factors.get(each.sample_type, 1.0)) for each in samples]
         self.channels = 3 if any(sample.coloured for sample in samples) else 1
 
         wanted = self.config.foreground
@@ -199,6 +203,8 @@ class Preprocess:
             "of_volumes": self.of_volumes,
             "fixed_units": self.fixed_units,
             "seen": [list(limits) for limits in self.trait_limits],
+            "sample_type": self.sample_types.reference,
+            "sample_factors": dict(self.sample_types.factors),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -211,8 +217,20 @@ class Preprocess:
         self.of_volumes = bool(state.get("of_volumes", False))
         self.fixed_units = state.get("fixed_units")
         self.trait_limits = [(float(low), float(high)) for low, high in state.get("seen", ())]
+        factors = {name: float(value) for name, value in state.get("sample_factors", {}).items()}
+        self.sample_types = SampleTypes(str(state.get("sample_type", "")), factors)
 
     # -- images and slices ---------------------------------------------------------------------
+
+    def in_learned_type(self, image: Floats, sample_type: str) -> tuple[Floats, str]:
+        """Return an image [C, H, W] in the values of the type that was learned from, and in words
+        how it was scaled, "" if it was not; ImageError if its values fit in no way."""
+        factor = self.sample_types.factor(image, sample_type, self.range[1])
+        if factor == 1:
+            return image, ""
+        reference = self.sample_types.reference
+        note = f"{sample_type} values scaled by {factor:.6g} to the range of {reference}"
+        return image * np.float32(factor), note
 
     def apply(
         self, image: Floats, of: PreparedVolume | None = None, number: int = 0

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from anodetect.data import dicom, formats, names
 from anodetect.imaging.intensities import to_channels
 from anodetect.model.loading import LoadedImage, LoadedVolume
@@ -13,7 +15,8 @@ class InputFacts:
 
     `channels` is 3 only if there are colours. `description` has the words of a DICOM series'
     description, or the MR sequence at the end of a file's name. `spacing` is in millimetres between
-    columns, between rows and between slices, and `size` in pixels in the same order.
+    columns, between rows and between slices, and `size` in pixels in the same order. `bits` are
+    those of whole numbers that have no units of their own, else 0.
     """
 
     modality: str
@@ -41,7 +44,8 @@ def facts_of(loaded: LoadedImage | LoadedVolume) -> InputFacts:
     if isinstance(loaded, LoadedImage):
         _, height, width = loaded.image.shape
         channels = 3 if to_channels(loaded.image, 1) is None else 1
-        return InputFacts(modality, description, maker, "", (), (width, height), channels)
+        bits = _bits(loaded.sample_type)
+        return InputFacts(modality, description, maker, "", (), (width, height), channels, bits)
     geometry, source = loaded.volume.geometry, loaded.volume.source
     depth, height, width = geometry.sides
     return InputFacts(
@@ -53,3 +57,9 @@ def facts_of(loaded: LoadedImage | LoadedVolume) -> InputFacts:
         size=(width, height, depth),
         channels=len(source.voxels),
     )
+
+
+def _bits(sample_type: str) -> int:
+    """Return how many bits a type of whole numbers has; 0 for others."""
+    is_integer = bool(sample_type) and np.issubdtype(np.dtype(sample_type), np.integer)
+    return np.iinfo(sample_type).bits if is_integer else 0

@@ -29,7 +29,8 @@ class LoadedImage:
     """An image [C, H, W] in native units, or slice `record.slice` of the volume `cut_from`.
 
     `encoded` is what the detector sees of it, if that was asked for. `pixels` is the hash of the
-    file's decoded content.
+    file's decoded content. `sample_type` is the type its samples are stored in, "" where values
+    have units of their own; `scaled` says how they were brought into the one that was learned from.
     """
 
     record: Record
@@ -38,6 +39,8 @@ class LoadedImage:
     encoded: Encoded | None = None
     cut_from: PreparedVolume | None = None
     pixels: str = ""
+    sample_type: str = ""
+    scaled: str = ""
 
 
 @dataclass(frozen=True)
@@ -141,8 +144,16 @@ class Reader:
             prepared = self.preprocess.prepare(decoded.content, decoded.foreground)
             return LoadedVolume(record, decoded.sha256, prepared, decoded.pixels)
 
-        encoded = self.encode(decoded.content, None, 0) if self.encode else None
-        return LoadedImage(record, decoded.sha256, decoded.content, encoded, pixels=decoded.pixels)
+        image, scaled = self.preprocess.in_learned_type(decoded.content, decoded.sample_type)
+        return LoadedImage(
+            record,
+            decoded.sha256,
+            image,
+            self.encode(image, None, 0) if self.encode else None,
+            pixels=decoded.pixels,
+            sample_type=decoded.sample_type,
+            scaled=scaled,
+        )
 
     def _read_slice(self, record: Record) -> Loaded:
         """Read the slice of a volume that a record names, and the volume only if it is another one
