@@ -269,6 +269,7 @@ def calibrate(
     data: options.NewNormals,
     out: options.Out,
     follow_symlinks: options.FollowLinks = False,
+    kind_normal: options.KindNormal = None,
     device: options.Device = "auto",
     as_json: options.Json = False,
 ) -> None:
@@ -277,7 +278,13 @@ def calibrate(
 
     with terminal.reporting() as reporter:
         facts = command.calibrate(
-            run, data, out, follow_symlinks=follow_symlinks, device=device, reporter=reporter
+            run,
+            data,
+            out,
+            follow_symlinks=follow_symlinks,
+            kind_normal=kind_normal or (),
+            device=device,
+            reporter=reporter,
         )
     images, groups = facts["calibration_images"], facts["calibration_groups"]
     finish(facts, as_json, f"{out}: calibrated on {images} images in {groups} groups")

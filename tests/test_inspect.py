@@ -115,3 +115,14 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
     (row,) = command.inspect(str(tmp_path)).rows
     assert row.problem.startswith("0.png: ")
     assert row.sizes == "24×32"
+
+
+def test_calibration_takes_what_is_said_to_be_normal(pca_run, tmp_path):
+    synthetic.write(tmp_path, train=40, test=4, size=64, seed=77)
+    shutil.move(tmp_path / "train/good", tmp_path / "all/lot 1")
+    shutil.move(tmp_path / "test/defect", tmp_path / "all/ng")
+    with pytest.raises(DataError, match="--kind-normal"):
+        anodetect.calibrate(pca_run, str(tmp_path / "all"), tmp_path / "run")
+    anodetect.calibrate(pca_run, str(tmp_path / "all"), tmp_path / "again", kind_normal=["lot 1"])
+    rows = runs.read_manifest(tmp_path / "again")
+    assert {row.path.split("/")[0] for row in rows if row.role == "calibrate"} == {"lot 1"}

@@ -1,6 +1,6 @@
 """Calibrate: frozen weights and new calibration normals in, a new run out."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from anodetect.commands.inspect import summary
 from anodetect.commands.manifest import KnownFiles, refuse_known_groups, used_rows
 from anodetect.commands.normals import LeftOut, Normals, usable_normals, warn_of, warn_of_scaled
 from anodetect.data import cards, split
-from anodetect.data.records import Record
+from anodetect.data.records import Dataset, Record
 from anodetect.errors import DataError
 from anodetect.model.decoded import DecodedFiles
 from anodetect.model.devices import check_device
@@ -38,11 +39,12 @@ def calibrate(
     out: Path,
     *,
     follow_symlinks: bool = False,
+    kind_normal: Collection[str] = (),
     device: str = "auto",
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
     """Write the run `out` with the weights of `run_path` and the normals of `data` as its
-    calibration images.
+    calibration images. `kind_normal` names the folders or kinds of `data` that hold normals.
 
     Return `info`'s facts and the files that failed. Raises DataError if there are too few images,
     or if one of them, or its group, was used for the weights.
@@ -51,21 +53,22 @@ def calibrate(
     check_device(device)
     run = runs.read(run_path)
     with runs.begin(out, resume=False) as workdir:
-        left_out = _calibrate(run, data, workdir, follow_symlinks, device, reporter)
+        dataset = cards.open_data(data, follow_symlinks=follow_symlinks, kind_normal=kind_normal)
+        for line in summary(dataset):
+            reporter.say(line)
+        left_out = _calibrate(run, dataset, workdir, device, reporter)
     failures = [f"{each.path}: {each.reason}" for each in left_out]
     return runs.facts(out).as_json() | {"failures": failures}
 
 
 def _calibrate(
     run: runs.Run,
-    data: str,
+    dataset: Dataset,
     workdir: Path,
-    follow_symlinks: bool,
     device: str,
     reporter: Reporter,
 ) -> list[LeftOut]:
     """Write the files of the new run, and return the images that were left out."""
-    dataset = cards.open_data(data, follow_symlinks=follow_symlinks)
     model = Model.load(run, device)
     preprocess = copy(model.preprocess)  # what it learns here is no part of the frozen model
     normals = usable_normals(dataset, preprocess, model.tiling.dims, reporter)
