@@ -106,9 +106,10 @@ def card_text(page: Page) -> str:
     """Return a data card: its facts, a line each, and then its page."""
     lines = []
     for key, value in page.card.model_dump().items():
-        if value and key not in ("known_biases", "baselines"):
+        if value and key not in ("known_biases", "sources", "baselines"):
             lines.append(f"{key}: {value}")
     lines += [f"known bias: {bias}" for bias in page.card.known_biases]
+    lines += [f"source: {source}" for source in page.card.sources]
     for baseline in page.card.baselines:
         lines.append(f"baseline: {baseline.model_dump(exclude_none=True)}")
     return "\n".join([*lines, "", page.text])

@@ -37,8 +37,12 @@ class Baseline(Config):
 
 
 class Card(Config):
-    """The front matter of a card. `folder` is the name below $ANODETECT_DATA, "" for a set that
-    comes as a package."""
+    """The front matter of a card.
+
+    `folder` is the name below $ANODETECT_DATA, "" for a set that comes as a package. `normal` says
+    what is learned from, `layout` how the folder looks, `command` what trains on it. `checksum` is
+    that of the archive, "" where none was published. `sources` say where numbers come from.
+    """
 
     name: str
     title: str
@@ -47,13 +51,18 @@ class Card(Config):
     citation: str
     licence: str
     obtain: str
+    layout: str
+    normal: str
     splits: str
     groups: str
     images: str
+    command: str
     known_biases: tuple[str, ...]
     variants: tuple[str, ...] = ()
     folder: str = ""
     package: str = ""
+    checksum: str = ""
+    sources: tuple[str, ...] = ()
     baselines: tuple[Baseline, ...] = ()
 
 
