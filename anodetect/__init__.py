@@ -11,11 +11,19 @@ if TYPE_CHECKING:
     from anodetect.commands.calibrate import calibrate
     from anodetect.commands.evaluate import evaluate
     from anodetect.commands.merge import merge
+    from anodetect.commands.results import (
+        CalibrateResult,
+        EvaluateResult,
+        MergeResult,
+        ScoreResult,
+        TrainResult,
+    )
     from anodetect.commands.score import score
     from anodetect.commands.train import train
     from anodetect.commands.verify import verify
     from anodetect.detectors import DETECTORS
     from anodetect.errors import AnodetectError
+    from anodetect.record.verification import Verdict
     from anodetect.stats.calibration import Calibration
     from anodetect.types import Batch, Detector, Scores, TrainContext
 
@@ -25,10 +33,16 @@ __all__ = [
     "DETECTORS",
     "AnodetectError",
     "Batch",
+    "CalibrateResult",
     "Calibration",
     "Detector",
+    "EvaluateResult",
+    "MergeResult",
+    "ScoreResult",
     "Scores",
     "TrainContext",
+    "TrainResult",
+    "Verdict",
     "__version__",
     "calibrate",
     "evaluate",
@@ -45,6 +59,12 @@ _MODULES = {
     "calibrate": "commands.calibrate",
     "merge": "commands.merge",
     "verify": "commands.verify",
+    "TrainResult": "commands.results",
+    "ScoreResult": "commands.results",
+    "EvaluateResult": "commands.results",
+    "CalibrateResult": "commands.results",
+    "MergeResult": "commands.results",
+    "Verdict": "record.verification",
     "Calibration": "stats.calibration",
     "Batch": "types",
     "Scores": "types",

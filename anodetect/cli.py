@@ -82,7 +82,7 @@ def demo(
 
     with terminal.reporting() as reporter:
         result = command.run(out, quick=quick, reporter=reporter)
-    emit(result, as_json, f"{results_text(result['rows'])}\nReport: {result['report']}")
+    emit(result.as_json(), as_json, f"{results_text(result.rows)}\nReport: {result.report}")
 
 
 @app.command()
@@ -134,12 +134,14 @@ def train(
             detector = RECOMMENDED
             reporter.say(f"no --detector given: {detector}, as docs/detectors.md recommends")
         if each:
-            runs = command.train_each(data, detector, out, reporter=reporter, **settings)
+            results = command.train_each(data, detector, out, reporter=reporter, **settings)
+            runs = {name: each.as_json() if each else {} for name, each in results.items()}
             emit({"runs": runs}, as_json, f"{out}: {', '.join(runs)} trained")
             return
-        facts = command.train(data, detector, out, reporter=reporter, **settings)
-    if facts:  # none from a process that helps another
-        finish(facts, as_json, f"{out}: {detector} trained in {facts['train_seconds']:.1f} s")
+        result = command.train(data, detector, out, reporter=reporter, **settings)
+    if result is not None:  # none from a process that helps another
+        seconds = result.facts.training.train_seconds
+        finish(result.as_json(), as_json, f"{out}: {detector} trained in {seconds:.1f} s")
 
 
 def _print_inspection(
@@ -210,7 +212,7 @@ def score(
             command=_command_line(),
             reporter=reporter,
         )
-    finish(result, as_json, scores_text(result, out))
+    finish(result.as_json(), as_json, scores_text(result, result.images_per_second))
 
 
 @app.command()
@@ -222,7 +224,7 @@ def merge(parts: options.Parts, out: options.Out, as_json: options.Json = False)
 
     with terminal.reporting() as reporter:
         result = command.merge(parts, out, command=_command_line(), reporter=reporter)
-    finish(result, as_json, scores_text(result, out))
+    finish(result.as_json(), as_json, scores_text(result))
 
 
 @app.command()
@@ -277,7 +279,7 @@ def calibrate(
     from anodetect.commands import calibrate as command
 
     with terminal.reporting() as reporter:
-        facts = command.calibrate(
+        result = command.calibrate(
             run,
             data,
             out,
@@ -286,8 +288,8 @@ def calibrate(
             device=device,
             reporter=reporter,
         )
-    images, groups = facts["calibration_images"], facts["calibration_groups"]
-    finish(facts, as_json, f"{out}: calibrated on {images} images in {groups} groups")
+    images, groups = result.facts.calibration_images, result.facts.calibration_groups
+    finish(result.as_json(), as_json, f"{out}: calibrated on {images} images in {groups} groups")
 
 
 @app.command()
@@ -314,7 +316,7 @@ def evaluate(
             device=device,
             reporter=reporter,
         )
-    finish(result, as_json, evaluation_text(result))
+    finish(result.as_json(), as_json, evaluation_text(result))
 
 
 @app.command()
@@ -340,7 +342,7 @@ def benchmark(
             follow_symlinks=follow_symlinks,
             reporter=reporter,
         )
-    emit(result, as_json, (out / "results.md").read_text("utf-8"))
+    emit(result.as_json(), as_json, (out / "results.md").read_text("utf-8"))
 
 
 @app.command()
@@ -357,11 +359,12 @@ def detectors(name: options.DetectorName = None, as_json: options.Json = False) 
     from anodetect.commands import detectors as command
 
     if name is None:
-        entries = command.listing()
-        emit({"detectors": entries}, as_json, command.listing_text(entries))
+        listed = command.listing()
+        content = {"detectors": [each.as_json() for each in listed]}
+        emit(content, as_json, command.listing_text(listed))
     else:
-        result = command.describe(name)
-        emit(result, as_json, command.description_text(result))
+        described = command.describe(name)
+        emit(described.as_json(), as_json, command.description_text(described))
 
 
 @app.command()

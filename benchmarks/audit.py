@@ -158,8 +158,8 @@ def throughput(run: Path, scratch: Path, images: int, side: int, turns: int) -> 
         speeds.setdefault("bare models", []).append(bare_models(run, folder))
         for name, (heatmaps, workers) in ways.items():
             out = scratch / f"{name}{turn}"
-            result = anodetect.score(run, [str(folder)], out, heatmaps=heatmaps, workers=workers)
-            speeds.setdefault(name, []).append(result["images_per_second"])
+            scored = anodetect.score(run, [str(folder)], out, heatmaps=heatmaps, workers=workers)
+            speeds.setdefault(name, []).append(scored.images_per_second)
 
     middle = {name: median(values) for name, values in speeds.items()}
     result = {f"images per second, {name}": round(value, 1) for name, value in middle.items()}

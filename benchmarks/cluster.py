@@ -17,7 +17,7 @@ from benchmarks.audit import write_images
 def seconds(run: Path, folder: Path, out: Path, workers: int) -> float:
     """Return the seconds to score a folder; 0 workers are this process alone."""
     how = {"engine": "ray", "workers": workers} if workers else {"workers": 1}
-    return float(anodetect.score(run, [str(folder)], out, **how)["seconds"])
+    return anodetect.score(run, [str(folder)], out, **how).seconds
 
 
 def main() -> None:

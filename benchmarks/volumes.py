@@ -256,7 +256,7 @@ def timed(
         for name, (files, workers) in ways.items():
             out = folder / f"{turn} {name}"
             result = anodetect.score(run, [str(file) for file in files], out, workers=workers)
-            seconds = result["seconds"] - result["seconds_to_first"]
+            seconds = result.seconds - result.seconds_to_first
             taken.setdefault(name, []).append(seconds / len(files))
     return {name: median(values) for name, values in taken.items()}
 

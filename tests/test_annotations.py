@@ -321,5 +321,5 @@ def test_evaluate_measures_with_annotations_as_with_masks(pca_run, synthetic_fol
             (folder / part / path.name).write_bytes(path.read_bytes())
     write(folder / "ground_truth/defect/a.json", {"images": images, "annotations": annotations})
     result = anodetect.evaluate(pca_run, str(folder))
-    assert result["pixel"] == with_masks["pixel"]
-    assert result["masks"]["used"] == 20
+    assert result.as_json()["pixel"] == with_masks.as_json()["pixel"]
+    assert result.whole.masks.used == 20

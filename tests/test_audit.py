@@ -118,9 +118,9 @@ def test_a_file_nobody_thought_of_is_a_failed_row_and_the_rest_is_scored(
 
     monkeypatch.setattr(readers, "read_source", strange)
     result = anodetect.score(pca_run, [str(synthetic_folder)], tmp_path / "out", far=FAR)
-    assert result["failed"] > 0
-    assert set(result["reasons"]) == {"please report: ZeroDivisionError: odd caf\\udce9"}
-    assert result["scored"] > result["failed"]
+    assert result.failed > 0
+    assert set(result.reasons) == {"please report: ZeroDivisionError: odd caf\\udce9"}
+    assert result.scored > result.failed
 
 
 # -- Proof -----------------------------------------------------------------------------------------
@@ -370,7 +370,7 @@ def test_what_is_finished_is_not_scored_again(
     assert calls == [40 - finished]
     assert tables(out) == tables(scored)
     assert (
-        result["evaluation"] == directories.read(scored).audit.evaluation.as_json()
+        result.evaluation.as_json() == directories.read(scored).audit.evaluation.as_json()
     )  # pixels of the first part too
     assert json.loads((out / "regions.json").read_text())["annotations"]
     kept, expected = (directories.read(path).audit.cases for path in (out, scored))
@@ -398,7 +398,7 @@ def test_files_that_failed_are_tried_again_on_resuming(
     monkeypatch.setattr(worker, "score_records", real)
     away.write_bytes(kept)
     result = anodetect.score(pca_run, [str(data)], tmp_path / "s", heatmaps=(), resume=True)
-    assert (result["scored"], result["failed"]) == (19, 1)
+    assert (result.scored, result.failed) == (19, 1)
     assert [row.path for row in directories.read(tmp_path / "s").rows] == sorted(
         file.name for file in data.iterdir()
     )
@@ -448,7 +448,7 @@ def test_what_ends_between_the_tables_and_the_signature_is_resumed_and_signed(
     result = anodetect.score(
         pca_run, [str(synthetic_folder)], tmp_path / "s", far=FAR, sign=private, resume=True
     )
-    assert result["scored"] == 40
+    assert result.scored == 40
     assert verification.verify(tmp_path / "s", key=public).authenticated
     assert not (tmp_path / "s" / directories.JOURNAL).exists()
     with pytest.raises(RunError, match="choose another --out"):
@@ -478,7 +478,7 @@ def test_what_fails_while_it_is_scored_or_written_is_a_row_and_takes_nothing_wit
     monkeypatch.setattr(Model, "score", score)
     monkeypatch.setattr(worker.image_writer, "write", write)
     result = anodetect.score(pca_run, [str(folder)], tmp_path / "s", far=FAR)
-    assert (result["scored"], result["failed"]) == (19, 2)
+    assert (result.scored, result.failed) == (19, 2)
     rows = {row.path: row for row in directories.read(tmp_path / "s").rows}
     assert rows[names[3]].error == "does not fit into memory"
     assert (rows[names[3]].status, rows[names[3]].score) == ("failed", None)
@@ -550,9 +550,9 @@ def test_shards_merge_to_byte_identical_tables(pca_run, synthetic_folder, scored
     counts = []
     for index, part in enumerate(parts, start=1):
         counts.append(
-            anodetect.score(pca_run, [str(synthetic_folder)], part, far=FAR, shard=f"{index}/3")[
-                "scored"
-            ]
+            anodetect.score(
+                pca_run, [str(synthetic_folder)], part, far=FAR, shard=f"{index}/3"
+            ).scored
         )
     assert sum(counts) == 40
     assert min(counts) > 0
@@ -560,10 +560,10 @@ def test_shards_merge_to_byte_identical_tables(pca_run, synthetic_folder, scored
     assert tables(tmp_path / "merged") == tables(scored)
     assert verification.verify(tmp_path / "merged").intact
     assert (
-        result["evaluation"]["image"]
+        result.evaluation.as_json()["image"]
         == directories.read(scored).audit.evaluation.as_json()["image"]
     )
-    assert result["evaluation"]["pixel"] is None
+    assert result.evaluation.pixel is None
     both = [
         json.loads((path / "regions.json").read_text()) for path in (scored, tmp_path / "merged")
     ]
@@ -621,7 +621,7 @@ def test_no_shard_leaves_out_a_file_that_cannot_be_read(pca_run, synthetic_folde
     for index, part in enumerate(parts, start=1):
         anodetect.score(pca_run, [str(folder)], part, far=FAR, heatmaps=(), shard=f"{index}/2")
     merged = anodetect.merge(parts, tmp_path / "merged")
-    assert (merged["scored"], merged["failed"]) == (whole["scored"], whole["failed"]) == (20, 21)
+    assert (merged.scored, merged.failed) == (whole.scored, whole.failed) == (20, 21)
     assert tables(tmp_path / "merged") == tables(tmp_path / "whole")
 
 
@@ -801,10 +801,10 @@ def test_hostile_names_and_contents_become_rows(pca_run, tmp_path):
     (folder / "fifo.png").unlink()
     os.mkfifo(folder / "fifo.png")
     result = anodetect.score(pca_run, [str(folder)], folder / "out")  # the output inside the input
-    assert result["scored"] == 7
-    assert result["failed"] + result["skipped"] == 4
+    assert result.scored == 7
+    assert result.failed + result.skipped == 4
     again = anodetect.score(pca_run, [str(folder)], folder / "again", heatmaps=())
-    assert again["scored"] == 7  # not the pictures of another scoring
+    assert again.scored == 7  # not the pictures of another scoring
     with (folder / "out/scores.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert {"'=1+1.png", "'@formula.png", "'-tab.png", "'+plus.png"} <= {
@@ -839,7 +839,7 @@ def test_images_of_more_pixels_than_fit_and_files_of_more_bytes_are_refused_unre
             planarconfig="contig" if len(shape) > 2 else None,
         )
     result = anodetect.score(pca_run, [str(folder)], tmp_path / "s", far=FAR)
-    assert (result["scored"], result["failed"]) == (1, 5)
+    assert (result.scored, result.failed) == (1, 5)
     reasons = {row.path: row.error for row in directories.read(tmp_path / "s").rows}
     assert "bytes are more than any image has" in reasons.pop("sparse.png")
     assert reasons.pop("small.png") == ""
@@ -855,9 +855,9 @@ def test_every_decoders_own_words_do_not_fill_the_record(pca_run, tmp_path):
             b"\x93NUMPY\x01\x00" + bytes([n % 50 + 10, 0]) + b"{" * (n % 50 + 10)
         )
     result = anodetect.score(pca_run, [str(folder)], tmp_path / "s", far=FAR)
-    assert result["failed"] == 60
-    assert sum(result["reasons"].values()) == 60
-    assert len(result["reasons"]) <= MOST_REASONS + 1
+    assert result.failed == 60
+    assert sum(result.reasons.values()) == 60
+    assert len(result.reasons) <= MOST_REASONS + 1
 
 
 def test_pipes_do_not_stop_a_scan_and_odd_names_of_kinds_do_not_stop_a_scoring(
@@ -874,7 +874,7 @@ def test_pipes_do_not_stop_a_scan_and_odd_names_of_kinds_do_not_stop_a_scoring(
         result = anodetect.score(pca_run, [str(folder)], tmp_path / "s", far=FAR, heatmaps=())
     finally:
         signal.alarm(0)
-    assert (result["scored"], result["failed"]) == (40, 1)
+    assert (result.scored, result.failed) == (40, 1)
     assert {row.kind for row in directories.read(tmp_path / "s").rows} == {"good", "caf%E9"}
 
 
@@ -918,7 +918,7 @@ def test_files_that_vanish_or_change_after_they_were_listed(pca_run, tmp_path):
     result = anodetect.score(pca_run, [str(folder)], tmp_path / "s", reporter=Meddles())
     rows = {row.path: row for row in directories.read(tmp_path / "s").rows}
     assert len(rows) == 6
-    assert (result["scored"], result["failed"]) == (3, 3)
+    assert (result.scored, result.failed) == (3, 3)
     assert all(rows[f"{number}.png"].error for number in (0, 2, 3))
     assert rows["1.png"].sha256 == rows["5.png"].sha256 == sha256_of(folder / "5.png")
     assert rows["1.png"].score == rows["5.png"].score
@@ -1103,13 +1103,11 @@ def test_evaluation_by_site_warns_where_a_site_departs(pca_run, tmp_path):
                 lines.append(f"{name},test,{label},{site}")
     (folder / "manifest.csv").write_text("\n".join(lines))
     result = anodetect.evaluate(pca_run, str(folder), far=FAR, by=["site"])
-    assert {value: part["n_normal"] for value, part in result["by"]["site"].items()} == {
-        "north": 40,
-        "south": 40,
-    }
-    assert result["by"]["site"]["north"]["false_alarms"]["low"] <= FAR
-    assert result["by"]["site"]["south"]["false_alarms"]["rate"] > 0.5
-    assert [warning.split(":")[0] for warning in result["warnings"] if "flagged" in warning] == [
+    parts = result.by["site"]
+    assert {value: part.n_normal for value, part in parts.items()} == {"north": 40, "south": 40}
+    assert parts["north"].false_alarms.low <= FAR
+    assert parts["south"].false_alarms.rate > 0.5
+    assert [warning.split(":")[0] for warning in result.warnings if "flagged" in warning] == [
         "site south"
     ]
     with pytest.raises(ConfigError, match="did you mean 'site'"):

@@ -41,7 +41,7 @@ def test_benchmark_makes_one_table_and_repeats_nothing(synthetic_folder, tmp_pat
         rows = list(csv.DictReader(file))
     assert [row["detector"] for row in rows] == ["intensity", "pca"]
     assert set(rows[0]) >= COLUMNS
-    assert json.dumps(first)
+    assert json.dumps(first.as_json())
     monkeypatch.setattr(
         benchmark, "_call", lambda *arguments: pytest.fail("finished work was repeated")
     )
@@ -51,13 +51,10 @@ def test_benchmark_makes_one_table_and_repeats_nothing(synthetic_folder, tmp_pat
     assert "intensity − pca" in text
     html = (tmp_path / "b/benchmark.html").read_text()
     assert html.count("data:image/png;base64,") == strips.STRIPS
-    difference = first["summary"][1]["differences"][0]
-    assert difference["other"] == "intensity"
-    assert (
-        difference["pixel_ap"]["low"]
-        <= difference["pixel_ap"]["value"]
-        <= difference["pixel_ap"]["high"]
-    )
+    difference = first.summary[1].differences[0]
+    assert difference.other == "intensity"
+    pixel_ap = difference.metrics["pixel_ap"]
+    assert pixel_ap.low <= pixel_ap.value <= pixel_ap.high
 
 
 def test_paired_differences_are_narrower_than_unpaired_ones():

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from typer.testing import CliRunner
 
 from anodetect import cli
 from anodetect.commands import terminal
+from anodetect.commands.results import TrainResult
 from anodetect.data import synthetic
 from anodetect.detectors import RECOMMENDED
 from anodetect.record import runs
@@ -610,6 +612,12 @@ PUBLIC = {
     "calibrate",
     "merge",
     "verify",
+    "TrainResult",
+    "ScoreResult",
+    "EvaluateResult",
+    "CalibrateResult",
+    "MergeResult",
+    "Verdict",
     "Calibration",
     "Batch",
     "Scores",
@@ -661,12 +669,15 @@ def test_version(anodetect):
     assert out == f"anodetect {version('anodetect')}\n"
 
 
-def test_without_a_detector_the_recommended_one_is_trained(anodetect, monkeypatch, tmp_path):
-    trained = []
+def test_without_a_detector_the_recommended_one_is_trained(
+    anodetect, monkeypatch, pca_run, tmp_path
+):
+    trained, facts = [], runs.facts(pca_run)
+    facts = replace(facts, training=replace(facts.training, train_seconds=1.0))
 
     def train(data, detector, out, **options):
         trained.append((data, detector, out))
-        return {"train_seconds": 1.0}
+        return TrainResult(facts, (), None)
 
     monkeypatch.setattr(importlib.import_module("anodetect.commands.train"), "train", train)
     code, out, err = anodetect("train", "images", "--out", tmp_path / "run")

@@ -189,7 +189,7 @@ def test_score_counts_copies(trained, tmp_path, workers):
     result = anodetect.score(
         run, [str(tmp_path / "in")], tmp_path / "s", far=0.3, reporter=heard, workers=workers
     )
-    assert result["copies"] == 3
+    assert result.copies == 3
     audit = directories.read(tmp_path / "s").audit
     assert audit.copies == 3
     assert any(

@@ -39,10 +39,10 @@ def quick(tmp_path_factory):
 
 def test_quick_demo_makes_everything(quick):
     result, out = quick
-    assert [row["detector"] for row in result["rows"]] == ["intensity", "pca", "anoddpm"]
-    assert all(set(row) >= ROW_KEYS for row in result["rows"])
-    assert all(row["image_auroc"] > 0.9 for row in result["rows"])
-    assert all(runs.read(out / "runs" / row["detector"]) for row in result["rows"])
+    assert [row.detector for row in result.rows] == ["intensity", "pca", "anoddpm"]
+    assert all(set(row) >= ROW_KEYS for row in result.as_json()["rows"])
+    assert all(row.image_auroc > 0.9 for row in result.rows)
+    assert all(runs.read(out / "runs" / row.detector) for row in result.rows)
     assert (out / "scores/anoddpm/heatmaps").is_dir()
 
 
@@ -90,15 +90,12 @@ def test_shared_sets_train_and_evaluate(shared_data, monkeypatch, tmp_path, name
         sum(r.label == 0 for r in testing),
         sum(r.label == 1 for r in testing),
     ) == counts
-    facts = anodetect.train(name, "pca", tmp_path / "run")
-    assert facts["preprocess"]["flat_background"] == flat
-    result = anodetect.evaluate(tmp_path / "run", name)
+    facts = anodetect.train(name, "pca", tmp_path / "run").facts
+    assert facts.preprocess["flat_background"] == flat
+    evaluation = anodetect.evaluate(tmp_path / "run", name).whole
     # Near the published figures for PCA (LGG .69/.16, magnetic tile .71/.16): the path is the right
     # one.
-    assert 0.6 < result["image"]["auroc"]["value"] < 0.85
-    assert result["pixel"]["ap"] > 0.08
-    assert (
-        result["pixel_intervals"]["ap"]["low"]
-        < result["pixel"]["ap"]
-        < result["pixel_intervals"]["ap"]["high"]
-    )
+    assert 0.6 < evaluation.image["auroc"].value < 0.85
+    ap = evaluation.pixel["ap"]
+    assert ap.value > 0.08
+    assert ap.low < ap.value < ap.high

@@ -813,7 +813,7 @@ def test_reasons_of_failed_rows_do_not_name_the_patient(scored, tmp_path):
         uids = ("1.2.815", f"1.2.815.{number}", "1.2.815.9")
         write_series(tmp_path / "new" / name, voxels(), change=change, uids=uids)
     result = anodetect.score(scored / "run", [str(tmp_path / "new")], tmp_path / "s", far=0.2)
-    assert result["failed"] == 3
+    assert result.failed == 3
     tagged = [
         b"TAGGED",
         b"Tagged",
@@ -1046,7 +1046,7 @@ def test_a_map_that_cannot_be_written_as_dicom_is_said_in_its_row(scored, tmp_pa
     result = anodetect.score(
         scored / "run", [str(tmp_path / "a.nii")], tmp_path / "s", far=0.2, heatmaps=["dicom"]
     )
-    assert result["failed"] == 1
+    assert result.failed == 1
     assert (
         directories.read(tmp_path / "s").rows[0].error
         == "no DICOM map: the source is not DICOM; ask for nifti"

@@ -271,7 +271,7 @@ def test_a_scoring_goes_on_after_the_disk_was_full(
 
     command.append("--resume")
     answer = anodetect.score(pca_run, images, out, resume=True, **options)
-    assert (answer["scored"], answer["failed"]) == (20, 0)
+    assert (answer.scored, answer.failed) == (20, 0)
     assert "<svg" in (out / "report.html").read_text("utf-8")
     assert verification.verify(out).intact
 
@@ -290,7 +290,7 @@ def test_a_scoring_goes_on_after_its_journal_could_not_be_written(
             DiskFullError, match=r"journal.jsonl: cannot be written.*score … --resume"
         ):
             anodetect.score(pca_run, images, out, heatmaps=())
-    assert anodetect.score(pca_run, images, out, heatmaps=(), resume=True)["scored"] == 20
+    assert anodetect.score(pca_run, images, out, heatmaps=(), resume=True).scored == 20
 
 
 def test_a_table_that_no_longer_fits_is_one_error_and_leaves_nothing(tmp_path, monkeypatch):
@@ -320,8 +320,8 @@ def test_a_file_that_cannot_be_written_for_another_reason_is_a_row_with_the_reas
     answer = anodetect.score(
         pca_run, [str(synthetic_folder / "test/good")], tmp_path / "s", heatmaps=("tiff",)
     )
-    assert answer["failed"] == 1
-    assert "Permission denied" in next(iter(answer["reasons"]))
+    assert answer.failed == 1
+    assert "Permission denied" in next(iter(answer.reasons))
 
 
 # -- What is checked before an image is read -------------------------------------------------------

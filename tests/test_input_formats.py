@@ -337,7 +337,7 @@ def test_truncated_files_are_rows_with_a_reason(pca_run, tmp_path):
         suffix = formats.FORMATS[name].suffixes[-1]
         (folder / f"{name}{suffix}").write_bytes(content[: len(content) * 2 // 3])
     result = anodetect.score(pca_run, [str(folder)], tmp_path / "s", far=0.2)
-    assert result["failed"] == len(MAKERS) == len(formats.FORMATS)
+    assert result.failed == len(MAKERS) == len(formats.FORMATS)
     rows = directories.read(tmp_path / "s").rows
     assert {row.status for row in rows} == {"failed"}
     assert all(row.error for row in rows)

@@ -183,7 +183,7 @@ def test_a_model_of_two_axes_writes_maps_with_two_axes(tmp_path):
     anodetect.train(str(tmp_path / "data"), "pca", run, values={"components": 4})
     out = tmp_path / "s"
     result = anodetect.score(run, [str(tmp_path / "data")], out, far=0.25, heatmaps=["nifti"])
-    assert result["scored"] == 24
+    assert result.scored == 24
     row = directories.read(out).rows[0]
     written = nib.load(out / row.heatmap)
     assert written.shape == (24, 24)

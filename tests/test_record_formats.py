@@ -268,7 +268,7 @@ def test_the_heatmap_is_the_float_map_whatever_is_asked_for_first(
         "case",
         "bootstrap",
     }
-    assert result["evaluation"] == directories.read(scored).audit.evaluation.as_json()
+    assert result.evaluation.as_json() == directories.read(scored).audit.evaluation.as_json()
 
 
 def test_pixels_are_measured_again_from_the_float_maps_after_an_interruption(
@@ -292,9 +292,9 @@ def test_pixels_are_measured_again_from_the_float_maps_after_an_interruption(
     result = anodetect.score(
         pca_run, [str(synthetic_folder)], tmp_path / "s", resume=True, **options
     )
-    assert result["evaluation"]["pixel"] is not None
-    assert result["failures"] == []
-    assert result["evaluation"] == directories.read(scored).audit.evaluation.as_json()
+    assert result.evaluation.pixel is not None
+    assert result.failures == ()
+    assert result.evaluation.as_json() == directories.read(scored).audit.evaluation.as_json()
 
 
 def test_the_app_has_the_heatmap_of_images_scored_as_png_and_tiff(scored):

@@ -156,13 +156,13 @@ def test_a_run_on_features_scores_as_its_report_says(detector, tmp_path):
     values = {"size": 128}
     if detector == "anoddpm":
         values |= {"training": {"steps": 60}, "widths": [64], "crop": 8}
-    facts = anodetect.train(str(tmp_path / "tiles"), detector, tmp_path / "run", values=values)
-    assert facts["representation"] == "features"  # chosen: the tiles fill their frame
+    trained = anodetect.train(str(tmp_path / "tiles"), detector, tmp_path / "run", values=values)
+    assert trained.facts.representation == "features"  # chosen: the tiles fill their frame
     assert runs.read(tmp_path / "run").header["representation_state"]["mean"]
     result = anodetect.score(
         tmp_path / "run", [str(tmp_path / "tiles")], tmp_path / "scores", heatmaps=("tiff", "png")
     )
-    assert result["evaluation"]["image"]["auroc"]["value"] > 0.8
+    assert result.evaluation.image["auroc"].value > 0.8
     rescored = rescore(tmp_path / "scores", 2)
     assert rescored == []
 
@@ -175,7 +175,7 @@ def test_tiles_may_be_seen_as_features(tmp_path):
     result = anodetect.score(
         tmp_path / "run", [str(tmp_path / "tiles")], tmp_path / "scores", heatmaps=("tiff",)
     )
-    assert result["failed"] == 0
+    assert result.failed == 0
 
 
 def test_shapes_before_a_flat_background_are_seen_as_pixels(tmp_path, save_png):
@@ -187,8 +187,8 @@ def test_shapes_before_a_flat_background_are_seen_as_pixels(tmp_path, save_png):
             f"discs/{n}.png", np.where(disc, rng.integers(90, 200, (64, 64)), 0).astype(np.uint8)
         )
     values = {"size": 32, "widths": [16], "stem": 4, "training": {"steps": 2}, "components": 5}
-    facts = anodetect.train(str(tmp_path / "discs"), "anoddpm", tmp_path / "run", values=values)
-    assert facts["representation"] == "pixels"
+    trained = anodetect.train(str(tmp_path / "discs"), "anoddpm", tmp_path / "run", values=values)
+    assert trained.facts.representation == "pixels"
 
 
 def test_without_the_extra_pixels_are_used_and_that_is_said(
@@ -228,10 +228,10 @@ def test_where_tiles_do_not_fit_features_pixels_are_used_and_that_is_said(tmp_pa
     said = []
     reporter = Silent()
     reporter.warn = said.append
-    facts = anodetect.train(
+    trained = anodetect.train(
         str(tmp_path / "tiles"), "anoddpm", tmp_path / "run", values=values, reporter=reporter
     )
-    assert facts["representation"] == "pixels"
+    assert trained.facts.representation == "pixels"
     assert any("a multiple of 32" in text for text in said)
 
 

@@ -366,7 +366,7 @@ def test_a_network_drive_is_refused_unless_there_is_a_database(tmp_path, monkeyp
 def reviewed(pca_run, synthetic_folder, tmp_path):
     """A score directory with two verdicts, and its rows."""
     out = tmp_path / "scores"
-    head = anodetect.score(pca_run, [str(synthetic_folder)], out, far=0.2, heatmaps=())["head"]
+    head = anodetect.score(pca_run, [str(synthetic_folder)], out, far=0.2, heatmaps=()).head
     rows = directories.read(out).rows
     kept = Store(out, head)
     kept.add(rows[0], "Ada", "normal")

@@ -410,7 +410,7 @@ def scored(run, tmp_path_factory):
 def test_a_volume_counts_once_and_its_slices_calibrate(run):
     facts, calibration = runs.facts(run), read_run(run).calibration
     training = facts.training
-    assert training["fit_images"] + training["tune_images"] + calibration.n_groups == 24
+    assert training.fit_images + training.tune_images + calibration.n_groups == 24
     assert len(calibration.scores) == SHAPE[0] * calibration.n_groups
     assert facts.config["tiling"]["dims"] == 3
     assert facts.representation == "pixels"
@@ -518,8 +518,8 @@ def test_images_are_refused_in_one_line(run, tmp_path):
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 255, (40, 40), np.uint8)).save(tmp_path / "a.png")
     result = anodetect.score(run, [str(tmp_path / "a.png")], tmp_path / "s", far=0.2)
-    assert result["failed"] == 1
-    assert "an image, but the model was trained on volumes" in next(iter(result["reasons"]))
+    assert result.failed == 1
+    assert "an image, but the model was trained on volumes" in next(iter(result.reasons))
     with pytest.raises(ConfigError, match=r"--dims 3 is for volumes, and a\.png is an image"):
         anodetect.train(str(tmp_path), "anoddpm", tmp_path / "run", values=VALUES)
 

@@ -154,10 +154,10 @@ def test_a_scratch_that_vanishes_in_the_shrunk_image_is_found_with_tiles(
     scratched, tiled_run, tmp_path
 ):
     anodetect.train(str(scratched), "pca", tmp_path / "whole", values={"size": 64} | FINE)
-    tiled = anodetect.evaluate(tiled_run, str(scratched))
-    whole = anodetect.evaluate(tmp_path / "whole", str(scratched))
-    assert tiled["image"]["auroc"]["value"] > 0.95
-    assert whole["image"]["auroc"]["value"] < 0.75
+    tiled = anodetect.evaluate(tiled_run, str(scratched)).whole
+    whole = anodetect.evaluate(tmp_path / "whole", str(scratched)).whole
+    assert tiled.image["auroc"].value > 0.95
+    assert whole.image["auroc"].value < 0.75
 
 
 @pytest.mark.parametrize("detector", ["anoddpm", "dae"])
@@ -173,9 +173,9 @@ def test_networks_score_tiles_of_colour_images_of_any_size(tmp_path, detector):
         str(tmp_path / "data"), detector, tmp_path / "run", representation="pixels", values=tiny
     )
     result = anodetect.score(tmp_path / "run", [str(tmp_path / "data")], tmp_path / "scores")
-    assert (result["scored"], result["failed"]) == (24, 0)
+    assert (result.scored, result.failed) == (24, 0)
     alone = anodetect.score(tmp_path / "run", [str(tmp_path / "data/7.png")], tmp_path / "alone")
-    assert alone["scored"] == 1
+    assert alone.scored == 1
     scores = {row.path: row.score for row in directories.read(tmp_path / "scores").rows}
     assert directories.read(tmp_path / "alone").rows[0].score == pytest.approx(
         scores["7.png"], rel=1e-5

@@ -204,14 +204,14 @@ NAMES = {
 def test_evaluate_counts_and_names_masks_that_cannot_be_used(pca_run, uneven):
     heard = Heard()
     result = anodetect.evaluate(pca_run, str(uneven), reporter=heard)
-    masks = result["masks"]
+    masks = result.whole.masks.as_json()
     assert [masks[name] for name in ("used", "missing", "empty", "wrong")] == [16, 2, 1, 1]
     assert masks["images"] == NAMES
     assert masks["statement"].startswith("pixel metrics over 16 of 20 anomalous images; 2 have no")
     assert masks["statement"] in evaluation_text(result)
     (said,) = (text for text in heard.warnings if "pixel metrics" in text)
     assert all(name in said for names in NAMES.values() for name in names)
-    assert [failure.split(":")[0] for failure in result["failures"]] == [
+    assert [failure.split(":")[0] for failure in result.failures] == [
         "mask of test/defect/0003.png"
     ]
 
@@ -221,14 +221,14 @@ def test_images_without_a_usable_mask_do_not_change_pixel_metrics(pca_run, uneve
     for names in NAMES.values():
         for name in names:
             (folder / name).unlink()
-    expected = anodetect.evaluate(pca_run, str(folder))["pixel"]
-    assert anodetect.evaluate(pca_run, str(uneven))["pixel"] == expected
+    expected = anodetect.evaluate(pca_run, str(folder)).as_json()["pixel"]
+    assert anodetect.evaluate(pca_run, str(uneven)).as_json()["pixel"] == expected
 
 
 def test_score_and_its_report_say_the_same_of_masks(pca_run, uneven, tmp_path):
     heard = Heard()
     result = anodetect.score(pca_run, [str(uneven)], tmp_path / "s", reporter=heard, heatmaps=[])
-    assert result["evaluation"]["masks"]["images"] == NAMES
+    assert result.evaluation.masks.as_json()["images"] == NAMES
     assert any("pixel metrics over 16 of 20" in text for text in heard.warnings)
     html = (tmp_path / "s/report.html").read_text("utf-8")
     assert "pixel metrics over 16 of 20 anomalous images" in html
@@ -244,6 +244,6 @@ def test_without_any_mask_it_is_said_once_and_pixels_are_not_measured(
     shutil.rmtree(folder / "ground_truth")
     heard = Heard()
     result = anodetect.evaluate(pca_run, str(folder), reporter=heard)
-    assert result["pixel"] is None
+    assert result.whole.pixel is None
     assert "none of 20 anomalous images has a mask" in evaluation_text(result)
     assert not any("mask" in text for text in heard.warnings)

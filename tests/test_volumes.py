@@ -629,7 +629,7 @@ def test_each_slice_of_a_normal_volume_is_an_image_and_its_patient_a_group(run):
     assert len(calibration.scores) == DEPTH * calibration.n_groups
     gc.collect()  # the last volume that was read does not stay in memory
     assert not any(type(each) is PreparedVolume for each in gc.get_objects())
-    assert runs.facts(run).training["fit_images"] % DEPTH == 0
+    assert runs.facts(run).training.fit_images % DEPTH == 0
     assert read_run(run).header["preprocess"]["axis"] == "axial"
     rows = runs.read_manifest(run)
     assert len(rows) == len({row.path for row in rows}) == 30
@@ -789,11 +789,10 @@ def test_truth_and_foreground_from_a_manifest(run, tmp_path):
     ]
     (tmp_path / "manifest.csv").write_text("\n".join(lines))
     result = anodetect.evaluate(run, str(tmp_path), far=0.2)
-    assert result["operating_point"]["threshold"] == read_run(run).calibration.pooled().threshold(
-        0.2
-    )
-    assert result["operating_point"]["tpr"] == 1
-    assert result["pixel"]["ap"] > 0.15
+    point = result.whole.operating_point
+    assert point.threshold == read_run(run).calibration.pooled().threshold(0.2)
+    assert point.tpr == 1
+    assert result.whole.pixel["ap"].value > 0.15
     assert load(scan.scan(tmp_path).records[0]).volume.foreground.sum() == inside.sum()
     (tmp_path / "manifest.csv").write_text("path,foreground\np00.nii.gz,wrong.nii.gz")
     assert "does not lie on the same grid" in load(scan.scan(tmp_path).records[0]).error

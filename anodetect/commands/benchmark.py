@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from anodetect.commands.comparison import (
+    ComparedSummary,
     Draws,
     Summary,
-    differences,
+    compared,
     markdown,
     summarise,
-    summary_json,
 )
 from anodetect.commands.results import ResultRow, metrics_of
 from anodetect.commands.strips import Pixels, png, sheet, strips
@@ -67,6 +67,22 @@ class BenchmarkRow(ResultRow):
 
 
 @dataclass(frozen=True)
+class BenchmarkResult:
+    """The rows, one for each data set, detector and seed; means over seeds with their differences;
+    and the folder of all."""
+
+    rows: tuple[BenchmarkRow, ...]
+    summary: tuple[ComparedSummary, ...]
+    out: Path
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what `benchmark --json` prints."""
+        rows = [asdict(row) for row in self.rows]
+        summary = [entry.as_json() for entry in self.summary]
+        return {"rows": rows, "summary": summary, "out": str(self.out)}
+
+
+@dataclass(frozen=True)
 class Finished:
     """A finished job: its row, and each metric's values over the resampled groups."""
 
@@ -92,7 +108,7 @@ def run(
     budget: float,
     follow_symlinks: bool = False,
     reporter: Reporter,
-) -> dict[str, Any]:
+) -> BenchmarkResult:
     """Do what is not done yet, and write results.csv, results.md, benchmark.html and benchmark.png
     below `out`.
 
@@ -113,17 +129,14 @@ def run(
         reporter.say(f"{job.name} ({number} of {len(jobs)})")
         results.append(finished(job, budget, follow_symlinks))
 
-    rows = [asdict(result.row) for result in results]
+    rows = tuple(result.row for result in results)
     summaries = _summaries(results)
-    summary = []
-    for entry in summaries:
-        others = [other for other in summaries if other.data == entry.data]
-        summary.append(summary_json(entry, differences(entry, others)))
-    write_atomic(out / "results.csv", runs.to_csv(rows))
+    summary = compared(summaries)
+    write_atomic(out / "results.csv", runs.to_csv(asdict(row) for row in rows))
     write_atomic(out / "results.md", markdown(summaries, budget, seeds))
     asked = {"data": data, "detectors": detectors, "seeds": seeds, "budget": budget}
-    _write_pictures(out, jobs, asked | {"summary": summary})
-    return {"rows": rows, "summary": summary, "out": str(out)}
+    _write_pictures(out, jobs, asked | {"summary": [entry.as_json() for entry in summary]})
+    return BenchmarkResult(rows, tuple(summary), out)
 
 
 def _summaries(results: Sequence[Finished]) -> list[Summary]:
@@ -171,11 +184,10 @@ def finished(job: Job, budget: float, follow_symlinks: bool = False) -> Finished
         facts = _call("train", job.data, *options, *links)
         _keep(job.run, peak=_peak(facts))
 
-    trained_for = runs.facts(job.run).training["budget_minutes"]
+    trained_for = runs.facts(job.run).training.budget_minutes
     if trained_for != budget:
-        raise ConfigError(
-            f"{job.run} was trained with --budget {trained_for:g}; use that, or another --out"
-        )
+        limit = "no --budget" if trained_for is None else f"--budget {trained_for:g}"
+        raise ConfigError(f"{job.run} was trained with {limit}; use that, or another --out")
 
     if not (job.scores / "audit.json").exists():
         shutil.rmtree(job.scores, ignore_errors=True)  # what an interrupted scoring left
@@ -214,13 +226,13 @@ def _result(job: Job) -> Finished:
         detector=job.detector,
         representation=facts.representation,
         seed=job.seed,
-        **metrics_of(audit.evaluation.as_json()),
-        train_seconds=facts.training["train_seconds"],
+        **metrics_of(audit.evaluation),
+        train_seconds=facts.training.train_seconds,
         score_ms_per_image=scored.ms,
         peak_memory_mb=max(trained.peak, scored.peak),
         model_mb=facts.model_mb,
-        steps=facts.training["steps"],
-        stopped_by=facts.training["stopped_by"],
+        steps=facts.training.steps,
+        stopped_by=facts.training.stopped_by,
     )
     with np.load(job.scores / directories.BOOTSTRAP, allow_pickle=False) as file:
         draws = {name: file[name] for name in file.files}

@@ -11,6 +11,7 @@ import numpy as np
 from anodetect.commands.inspect import summary
 from anodetect.commands.manifest import KnownFiles, refuse_known_groups, used_rows
 from anodetect.commands.normals import LeftOut, Normals, usable_normals, warn_of, warn_of_scaled
+from anodetect.commands.results import CalibrateResult
 from anodetect.data import cards, split
 from anodetect.data.records import Dataset, Record
 from anodetect.errors import DataError
@@ -42,11 +43,11 @@ def calibrate(
     kind_normal: Collection[str] = (),
     device: str = "auto",
     reporter: Reporter | None = None,
-) -> dict[str, Any]:
+) -> CalibrateResult:
     """Write the run `out` with the weights of `run_path` and the normals of `data` as its
     calibration images. `kind_normal` names the folders or kinds of `data` that hold normals.
 
-    Return `info`'s facts and the files that failed. Raises DataError if there are too few images,
+    Return its facts and the files that failed. Raises DataError if there are too few images,
     or if one of them, or its group, was used for the weights.
     """
     reporter = reporter or Silent()
@@ -57,8 +58,8 @@ def calibrate(
         for line in summary(dataset):
             reporter.say(line)
         left_out = _calibrate(run, dataset, workdir, device, reporter)
-    failures = [f"{each.path}: {each.reason}" for each in left_out]
-    return runs.facts(out).as_json() | {"failures": failures}
+    failures = tuple(f"{each.path}: {each.reason}" for each in left_out)
+    return CalibrateResult(runs.facts(out), failures)
 
 
 def _calibrate(

@@ -1,7 +1,7 @@
 """Detectors compared: means over seeds, intervals, and differences on the same resamples."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,7 @@ class Summary:
     seeds: int
     metrics: Mapping[str, Estimate]
     costs: Mapping[str, float]
-    draws: Draws
+    draws: Draws = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -103,21 +103,37 @@ def _difference(one: Summary, other: Summary, name: str) -> Estimate:
     return Estimate(own_value - other_value, low, high)
 
 
-def summary_json(summary: Summary, compared: Sequence[Difference]) -> dict[str, Any]:
-    """Return a summary and its differences as `benchmark --json` has them."""
-    content: dict[str, Any] = {
-        "data": summary.data,
-        "detector": summary.detector,
-        "seeds": summary.seeds,
-        "dataset": summary.dataset,
-        "representation": summary.representation,
-    }
-    content |= _as_json(summary.metrics)
-    content |= summary.costs
-    content["differences"] = [
-        {"other": difference.other, **_as_json(difference.metrics)} for difference in compared
-    ]
-    return content
+@dataclass(frozen=True)
+class ComparedSummary:
+    """A detector on a data set, and its differences from the other detectors there."""
+
+    summary: Summary
+    differences: tuple[Difference, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return an entry of `summary` as `benchmark --json` has it."""
+        content: dict[str, Any] = {
+            "data": self.summary.data,
+            "detector": self.summary.detector,
+            "seeds": self.summary.seeds,
+            "dataset": self.summary.dataset,
+            "representation": self.summary.representation,
+        }
+        content |= _as_json(self.summary.metrics)
+        content |= self.summary.costs
+        content["differences"] = [
+            {"other": each.other, **_as_json(each.metrics)} for each in self.differences
+        ]
+        return content
+
+
+def compared(summaries: Sequence[Summary]) -> list[ComparedSummary]:
+    """Return each summary with its differences from the others on the same data."""
+    found = []
+    for summary in summaries:
+        others = [other for other in summaries if other.data == summary.data]
+        found.append(ComparedSummary(summary, tuple(differences(summary, others))))
+    return found
 
 
 def _as_json(metrics: Mapping[str, Estimate]) -> dict[str, Any]:

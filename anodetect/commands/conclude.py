@@ -3,16 +3,15 @@ write the directory."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 from pyarrow import compute as pc
 
 from anodetect.commands.labelled import mask_warnings
-from anodetect.config import without_nan
+from anodetect.commands.results import MergeResult
 from anodetect.files import sha256_of
 from anodetect.output.formats import SOURCES, asks_for, has_files, names_of
 from anodetect.output.regions import FILE as REGIONS_FILE
@@ -55,9 +54,9 @@ def conclude(
     regions: Iterable[tuple[str, Region]],
     measure: Measure,
     reporter: Reporter,
-) -> dict[str, Any]:
-    """Decide over all rows, compare with the calibration, and write the directory; return what
-    `score` answers. `regions` are given with the paths of their images."""
+) -> MergeResult:
+    """Decide over all rows, compare with the calibration, and write the directory; return what it
+    amounts to. `regions` are given with the paths of their images."""
     calibration, rule = scoring.calibration, scoring.rule
     rows, groups, threshold = decide(tables.scores, calibration, rule)
     slices = decide_slices(tables.slices, calibration, rule)
@@ -102,26 +101,26 @@ def conclude(
     outputs = _with_other_outputs(out, tables.outputs, scoring.cases)
     tables = replace(tables, scores=rows, groups=groups, slices=slices, outputs=outputs)
     head = directories.write(out, audit, tables)
-    return _answer(out, audit, rows, head)
+    return _result(out, audit, rows, head)
 
 
-def _answer(out: Path, audit: Audit, rows: pa.Table, head: str) -> dict[str, Any]:
-    """Return what `score --json` and `merge --json` say of all files."""
+def _result(out: Path, audit: Audit, rows: pa.Table, head: str) -> MergeResult:
+    """Return what `score` and `merge` say of all files."""
     unwritten = int((is_ok(rows) & in_error(rows)).sum())
-    return {
-        "scored": audit.counts.get(OK, 0),
-        "failed": audit.counts.get(FAILED, 0) + unwritten,
-        "skipped": audit.counts.get(SKIPPED, 0),
-        "passed_over": dict(audit.passed_over),
-        "flagged": pc.sum(rows["flagged"]).as_py() or 0,
-        "copies": audit.copies,
-        "reasons": audit.reasons,
-        "drift": without_nan(asdict(audit.drift)),
-        "head": head,
-        "out": str(out),
-        "statement": audit.statement,
-        "evaluation": None if audit.evaluation is None else audit.evaluation.as_json(),
-    }
+    return MergeResult(
+        scored=audit.counts.get(OK, 0),
+        failed=audit.counts.get(FAILED, 0) + unwritten,
+        skipped=audit.counts.get(SKIPPED, 0),
+        passed_over=audit.passed_over,
+        flagged=pc.sum(rows["flagged"]).as_py() or 0,
+        copies=audit.copies,
+        reasons=audit.reasons,
+        drift=audit.drift,
+        head=head,
+        out=out,
+        statement=audit.statement,
+        evaluation=audit.evaluation,
+    )
 
 
 # -- Warnings --------------------------------------------------------------------------------------

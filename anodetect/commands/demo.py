@@ -8,13 +8,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from anodetect.commands.results import ResultRow, metrics_of
+from anodetect.commands.results import ResultRow, ScoreResult, metrics_of
 from anodetect.commands.score import score
 from anodetect.commands.train import train
 from anodetect.data import synthetic
+from anodetect.errors import ConfigError, DataError
 from anodetect.files import write_atomic
 from anodetect.output import report
 from anodetect.record import directories, environment
+from anodetect.record.runs import RunFacts
 from anodetect.types import Reporter
 
 DATA = "elpv:mono"
@@ -36,11 +38,25 @@ class DemoRow(ResultRow):
     images_per_second: float
 
 
-def run(out: Path, *, quick: bool, reporter: Reporter) -> dict[str, Any]:
+@dataclass(frozen=True)
+class DemoResult:
+    """The rows of the table, a detector each, the file of the report, and the folder of all."""
+
+    rows: tuple[DemoRow, ...]
+    report: Path
+    out: Path
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what `demo --json` prints."""
+        rows = [asdict(row) for row in self.rows]
+        return {"rows": rows, "report": str(self.report), "out": str(self.out)}
+
+
+def run(out: Path, *, quick: bool, reporter: Reporter) -> DemoResult:
     """Write runs/, scores/, results.json and report.html below `out`.
 
-    With `quick` the images are synthetic and the detectors small. Returns the rows of the table and
-    where the report is.
+    With `quick` the images are synthetic and the detectors small. Raises ConfigError in a process
+    that helps another one to train.
     """
     directories.prepare(out)
     data, name = DATA, DATA
@@ -56,7 +72,7 @@ def run(out: Path, *, quick: bool, reporter: Reporter) -> dict[str, Any]:
         heatmaps = ("tiff", "png") if detector == SHOWN else ()
         scoring = score_command(run_path, data, score_path, heatmaps)
 
-        facts = train(
+        trained = train(
             data,
             detector,
             run_path,
@@ -65,17 +81,20 @@ def run(out: Path, *, quick: bool, reporter: Reporter) -> dict[str, Any]:
             budget=BUDGET_MINUTES,
             reporter=reporter,
         )
+        if trained is None:
+            raise ConfigError("the demo trains in one process; start it without torchrun")
         result = score(
             run_path, [data], score_path, heatmaps=heatmaps, command=scoring, reporter=reporter
         )
-        rows.append(asdict(result_row(name, facts, result)))
+        rows.append(result_row(name, trained.facts, result))
         commands.append(shlex.join(train_command(data, detector, run_path, values)))
         commands.append(shlex.join(scoring))
 
-    results = json.dumps({"rows": rows, "commands": commands}, indent=2)
+    table = [asdict(row) for row in rows]
+    results = json.dumps({"rows": table, "commands": commands}, indent=2)
     write_atomic(out / "results.json", results + "\n")
     path = report.write(out)
-    return {"rows": rows, "report": str(path), "out": str(out)}
+    return DemoResult(tuple(rows), path, out)
 
 
 def train_command(data: str, detector: str, out: Path, values: Mapping[str, Any]) -> list[str]:
@@ -104,20 +123,23 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     return flat
 
 
-def result_row(dataset: str, facts: Mapping[str, Any], result: Mapping[str, Any]) -> DemoRow:
-    """Return a row of the result table from the answers of `train` and `score`."""
-    evaluation = result["evaluation"]
+def result_row(dataset: str, facts: RunFacts, result: ScoreResult) -> DemoRow:
+    """Return a row of the result table of a run and its scores; DataError without labels."""
+    evaluation = result.evaluation
+    if evaluation is None:
+        raise DataError(f"{dataset}: no labelled test images to measure on")
+    ap = evaluation.image["ap"]
     return DemoRow(
         dataset=dataset,
-        detector=facts["detector"],
-        representation=facts["representation"],
-        seed=facts["seed"],
+        detector=facts.detector,
+        representation=facts.representation,
+        seed=facts.training.seed,
         **metrics_of(evaluation),
-        image_ap_low=evaluation["image"]["ap"]["low"],
-        image_ap_high=evaluation["image"]["ap"]["high"],
-        train_seconds=facts["train_seconds"],
-        score_ms_per_image=1000 * result["model_seconds_per_image"],
-        images_per_second=result["images_per_second"],
+        image_ap_low=ap.low,
+        image_ap_high=ap.high,
+        train_seconds=facts.training.train_seconds,
+        score_ms_per_image=1000 * result.model_seconds_per_image,
+        images_per_second=result.images_per_second,
         peak_memory_mb=environment.peak_memory_mb(),
-        model_mb=facts["model_mb"],
+        model_mb=facts.model_mb,
     )

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from anodetect.commands.labelled import labelled_score, mask_warnings
 from anodetect.commands.manifest import KnownFiles, refuse_known_groups
 from anodetect.commands.normals import warn_of_scaled
+from anodetect.commands.results import EvaluateResult
 from anodetect.data import cards
 from anodetect.data.records import Record
 from anodetect.errors import ConfigError, DataError, nearest
@@ -29,7 +29,7 @@ def evaluate(
     follow_symlinks: bool = False,
     device: str = "auto",
     reporter: Reporter | None = None,
-) -> dict[str, Any]:
+) -> EvaluateResult:
     """Return metrics on labelled data, also for each value of the columns `by` of its manifest.
 
     `far` is the false-alarm rate of the operating point. Raises DataError for images the run was
@@ -79,7 +79,7 @@ def evaluate(
     result = measure.result()
     for warning in (*mask_warnings(result.whole), *result.warnings):
         reporter.warn(warning)
-    return result.as_json() | {"failed": len(failures), "failures": failures}
+    return EvaluateResult(result.whole, result.by, result.warnings, tuple(failures))
 
 
 def _columns_named(columns: Sequence[str], items: Sequence[Record]) -> list[str]:

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from pyarrow import compute as pc
 
 from anodetect.commands.conclude import conclude, where_scored
+from anodetect.commands.results import MergeResult
 from anodetect.errors import RunError
 from anodetect.files import inside
 from anodetect.output import report
@@ -37,8 +37,8 @@ def merge(
     *,
     command: Sequence[str] = (),
     reporter: Reporter | None = None,
-) -> dict[str, Any]:
-    """Join the score directories of all shards into `out`, and return what `score` returns.
+) -> MergeResult:
+    """Join the score directories of all shards into `out`, and return what the whole amounts to.
 
     The tables are those that one machine would have written: p-values, q-values and flags are those
     of the whole. Pixel metrics are not joined. RunError if a part is missing or was changed.

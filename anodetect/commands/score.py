@@ -7,7 +7,7 @@ import shlex
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from pkgutil import resolve_name
@@ -20,6 +20,7 @@ from anodetect.commands.conclude import conclude, where_scored
 from anodetect.commands.inputs import Inputs, collect
 from anodetect.commands.labelled import labelled_score
 from anodetect.commands.manifest import KnownFiles
+from anodetect.commands.results import MergeResult, ScoreResult
 from anodetect.data import readers
 from anodetect.data.records import Problem, Record
 from anodetect.detectors import entry_named
@@ -77,7 +78,7 @@ def score(
     workers: int | None = None,
     command: Sequence[str] = (),
     reporter: Reporter | None = None,
-) -> dict[str, Any]:
+) -> ScoreResult:
     """Score files, folders or a card's test part, and write the score directory `out`.
 
     `far` is the false-alarm rate at which images are flagged, DEFAULT_FAR if neither is given; with
@@ -121,10 +122,10 @@ def score(
 
         result, timings = _finish(scoring, progress, journal, problems, reporter)
         if key:
-            verification.sign(out, result["head"], key)
+            verification.sign(out, result.head, key)
         report.write(out)
         journal.remove()
-    return result | {"failures": progress.measure.problems} | speed.answer(began, timings)
+    return speed.result(result, tuple(progress.measure.problems), began, timings)
 
 
 def _finish(
@@ -133,9 +134,9 @@ def _finish(
     journal: Journal,
     problems: Iterable[ScoreRow],
     reporter: Reporter,
-) -> tuple[dict[str, Any], pa.Table]:
+) -> tuple[MergeResult, pa.Table]:
     """Decide over everything that was scored, and write the directory but for its signature and
-    report; return what `score` answers, and the seconds of each file."""
+    report; return what it amounts to, and the seconds of each file."""
     tables = _tables(journal.entries(), problems)
     _warn_of_known(progress.known, reporter)
     host, threads = where_scored(progress.hosts, progress.threads)
@@ -317,18 +318,22 @@ class Speed:
     started: float
     seconds: float
 
-    def answer(self, began: float, timings: pa.Table) -> dict[str, Any]:
-        """Return what `score --json` says of time and memory. `began` is the time of
+    def result(
+        self, whole: MergeResult, failures: tuple[str, ...], began: float, timings: pa.Table
+    ) -> ScoreResult:
+        """Return what all files amount to, with time and memory. `began` is the time of
         `time.monotonic()` at which the command started."""
         took = numbers(timings["seconds"])
         took = took[took > 0]
-        return {
-            "seconds": round(time.monotonic() - began, 3),
-            "seconds_to_first": round(self.started - began, 3),
-            "images_per_second": round(self.files / self.seconds, 3) if self.seconds else 0.0,
-            "peak_memory_mb": environment.peak_memory_mb(),
-            "model_seconds_per_image": float(np.median(took)) if len(took) else 0.0,
-        }
+        return ScoreResult(
+            **{each.name: getattr(whole, each.name) for each in fields(MergeResult)},
+            failures=failures,
+            seconds=round(time.monotonic() - began, 3),
+            seconds_to_first=round(self.started - began, 3),
+            images_per_second=round(self.files / self.seconds, 3) if self.seconds else 0.0,
+            peak_memory_mb=environment.peak_memory_mb(),
+            model_seconds_per_image=float(np.median(took)) if len(took) else 0.0,
+        )
 
 
 def _score_all(

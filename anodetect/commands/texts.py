@@ -1,9 +1,9 @@
 """The answers of commands as text for a reader."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -11,76 +11,84 @@ from rich.table import Table
 from anodetect.data.cards import Page
 from anodetect.data.scan import counted
 
-if TYPE_CHECKING:  # most commands need none of what it imports
+if TYPE_CHECKING:  # most commands need none of what these import
+    from anodetect.commands.results import MergeResult, ResultRow
     from anodetect.record.verification import Verdict
+    from anodetect.stats.evaluation import Breakdown, Evaluation
+    from anodetect.stats.metrics import Interval
 
 WIDTH = 100  # characters of a line of a table
 
 
-def scores_text(result: Mapping[str, Any], out: Path) -> str:
-    """Return what `score` and `merge` answer, as lines of text."""
-    speed = ""
-    if "images_per_second" in result:
-        speed = f" ({result['images_per_second']:.1f} images/s)"
+def scores_text(result: "MergeResult", speed: float | None = None) -> str:
+    """Return what `score` and `merge` return, as lines of text; `speed` is in images a second."""
+    pace = "" if speed is None else f" ({speed:.1f} images/s)"
     lines = [
-        f"{result['scored']} scored, {result['flagged']} flagged, {result['failed']} failed, "
-        f"{result['skipped']} skipped{speed}"
+        f"{result.scored} scored, {result.flagged} flagged, {result.failed} failed, "
+        f"{result.skipped} skipped{pace}"
     ]
 
-    lines += [f"  {count} × {reason}" for reason, count in result["reasons"].items()]
-    if result["passed_over"]:
-        lines.append(f"passed over: {counted(result['passed_over'])}")
-    lines.append(result["statement"])
-    lines += [check["text"] for check in result["drift"].values() if check]
-    lines.append(f"chain head {result['head']}")
-    lines.append(f"Report: {out / 'report.html'}")
+    lines += [f"  {count} × {reason}" for reason, count in result.reasons.items()]
+    if result.passed_over:
+        lines.append(f"passed over: {counted(result.passed_over)}")
+    lines.append(result.statement)
+    for check in (result.drift.batch, result.drift.time):
+        if check is not None:
+            lines.append(check.text)
+    lines.append(f"chain head {result.head}")
+    lines.append(f"Report: {result.out / 'report.html'}")
     return "\n".join(lines)
 
 
-def evaluation_text(result: Mapping[str, Any]) -> str:
-    """Return what `evaluate` answers, as lines of text."""
+def evaluation_text(result: "Breakdown") -> str:
+    """Return what `evaluate` returns, as lines of text."""
+    whole = result.whole
     lines = [
-        f"{result['n_normal']} normal and {result['n_anomalous']} anomalous images "
-        f"in {result['n_groups']} groups"
+        f"{whole.n_normal} normal and {whole.n_anomalous} anomalous images "
+        f"in {whole.n_groups} groups"
     ]
-    for name, entry in result["image"].items():
-        note = f"  ({entry['note']})" if entry["note"] else ""
-        lines.append(f"image {name:<18}{entry['value']:.3f}{_bounds(entry, '  ')}{note}")
-    for name, value in (result["pixel"] or {}).items():
-        lines.append(f"pixel {name:<18}{value:.3f}")
-    if "masks" in result:
-        lines.append(result["masks"]["statement"])
+    for name, interval in whole.image.items():
+        note = f"  ({interval.note})" if interval.note else ""
+        lines.append(f"image {name:<18}{interval.value:.3f}{_bounds(interval, '  ')}{note}")
+    for name, interval in (whole.pixel or {}).items():
+        lines.append(f"pixel {name:<18}{interval.value:.3f}")
+    if whole.pixel is not None:
+        lines.append(f"pixel {'dice_at_threshold':<18}{whole.dice_at_threshold:.3f}")
+    if whole.masks is not None:
+        lines.append(whole.masks.statement())
 
-    point = result["operating_point"]
+    point = whole.operating_point
     lines.append(
-        f"at far {point['far']:g}: threshold {point['threshold']:.4g}, "
-        f"finds {point['tpr']:.1%}, false alarms {point['fpr']:.1%}"
+        f"at far {point.far:g}: threshold {point.threshold:.4g}, "
+        f"finds {point.tpr:.1%}, false alarms {point.fpr:.1%}"
     )
-    for column, parts in result.get("by", {}).items():
+    for column, parts in result.by.items():
         lines.append(f"by {column}:")
         lines += [_part_text(value, part) for value, part in parts.items()]
-    lines.append(result["statement"])
+    lines.append(whole.statement)
     return "\n".join(lines)
 
 
-def _part_text(value: str, part: Mapping[str, Any]) -> str:
-    alarms, auroc = part["false_alarms"], part["image"]["auroc"]
+def _part_text(value: str, part: "Evaluation") -> str:
+    auroc, alarms = part.image["auroc"], ""
+    if part.false_alarms is not None:
+        rate, low, high = part.false_alarms.rate, part.false_alarms.low, part.false_alarms.high
+        alarms = f"; false alarms {rate:.1%} [{low:.1%}, {high:.1%}]"
     return (
         f"  {value or 'not given':<18}"
-        f"{part['n_normal']} normal, {part['n_anomalous']} anomalous; "
-        f"image AUROC {auroc['value']:.3f}{_bounds(auroc, ' ')}; "
-        f"false alarms {alarms['rate']:.1%} [{alarms['low']:.1%}, {alarms['high']:.1%}]"
+        f"{part.n_normal} normal, {part.n_anomalous} anomalous; "
+        f"image AUROC {auroc.value:.3f}{_bounds(auroc, ' ')}{alarms}"
     )
 
 
-def _bounds(entry: Mapping[str, Any], space: str) -> str:
+def _bounds(interval: "Interval", space: str) -> str:
     """Return a metric's interval in brackets, "" if it has none."""
-    if not math.isfinite(entry["low"]):
+    if not math.isfinite(interval.low):
         return ""
-    return f"{space}[{entry['low']:.3f}, {entry['high']:.3f}]"
+    return f"{space}[{interval.low:.3f}, {interval.high:.3f}]"
 
 
-def results_text(rows: Sequence[Mapping[str, Any]]) -> str:
+def results_text(rows: Sequence["ResultRow"]) -> str:
     """Return the rows of a result table as text."""
     grid = Table(box=None, pad_edge=False)
     grid.add_column("detector")
@@ -89,15 +97,15 @@ def results_text(rows: Sequence[Mapping[str, Any]]) -> str:
         grid.add_column(name, justify="right")
 
     for row in rows:
-        low, high, pixel_ap = row["image_auroc_low"], row["image_auroc_high"], row["pixel_ap"]
+        pixel_ap = row.pixel_ap
         grid.add_row(
-            row["detector"],
-            f"{row['image_auroc']:.3f} ({low:.3f}–{high:.3f})",
-            f"{row['image_ap']:.3f}",
+            row.detector,
+            f"{row.image_auroc:.3f} ({row.image_auroc_low:.3f}–{row.image_auroc_high:.3f})",
+            f"{row.image_ap:.3f}",
             "–" if pixel_ap is None else f"{pixel_ap:.3f}",
-            f"{row['train_seconds']:.1f}",
-            f"{row['score_ms_per_image']:.1f}",
-            f"{row['peak_memory_mb']:.0f}",
+            f"{row.train_seconds:.1f}",
+            f"{row.score_ms_per_image:.1f}",
+            f"{row.peak_memory_mb:.0f}",
         )
     return drawn(grid)
 

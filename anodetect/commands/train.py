@@ -14,6 +14,7 @@ from anodetect.commands.calibrate import Calibrated, calibrate_model
 from anodetect.commands.inspect import summary
 from anodetect.commands.manifest import manifest_rows
 from anodetect.commands.normals import LeftOut, Normals, Samples, usable_normals
+from anodetect.commands.results import TrainResult
 from anodetect.config import build, canonical
 from anodetect.data import cards, readers, split
 from anodetect.data.records import Dataset, Record
@@ -31,6 +32,7 @@ from anodetect.model.model import Model
 from anodetect.model.scoring import score_records
 from anodetect.model.settings import resolve
 from anodetect.record import environment, runs
+from anodetect.record.runs import TrainingFacts
 from anodetect.types import Reporter, Silent
 
 LONG = 2.0  # times as long as wide, from which on squeezing is worth a warning
@@ -83,15 +85,15 @@ def train(
     resume: bool = False,
     kind_normal: Collection[str] = (),
     reporter: Reporter | None = None,
-) -> dict[str, Any]:
-    """Train on the normals of `data` and write the run `out`; return `info`'s facts plus the files
-    that failed.
+) -> TrainResult | None:
+    """Train on the normals of `data` and write the run `out`; return its facts and the files that
+    failed.
 
     With `representation` "auto", a detector that works on both gets pixels where images show a
     shape before a flat background, and features where they fill their frame. `budget` is in minutes
     and covers the detector's whole `fit`. `kind_normal` names the folders or kinds of `data` that
     hold normals. Under `torchrun` the processes train together; the first
-    writes the run, the others return {}.
+    writes the run, the others return None.
     """
     helping = os.environ.get("RANK", "0") != "0"
     reporter = Silent() if helping or reporter is None else reporter
@@ -115,14 +117,11 @@ def train(
 
     if helping:
         _train(request, config, data, runs.begin_helping(out, resume=resume), reporter)
-        return {}
+        return None
     with runs.begin(out, resume=resume) as workdir:
         left_out = _train(request, config, data, workdir, reporter)
-    failures = [f"{each.path}: {each.reason}" for each in left_out]
-    return runs.facts(out).as_json() | {
-        "failures": failures,
-        "peak_memory_mb": environment.peak_memory_mb(),
-    }
+    failures = tuple(f"{each.path}: {each.reason}" for each in left_out)
+    return TrainResult(runs.facts(out), failures, environment.peak_memory_mb())
 
 
 def _train(
@@ -159,28 +158,28 @@ def _train(
         calibrated = calibrate_model(model, roles.calibrate, reporter, scratch)
 
     left_out = plan.normals.left_out + calibrated.left_out
-    facts = _facts(request, plan, runs.read_log(workdir), len(left_out), reporter)
-    facts["found"] = found
+    log = runs.read_log(workdir)
+    facts = _facts(request, plan, log, len(left_out), found, reporter)
     _write(workdir, plan, dataset.name, scale, calibrated, facts)
     return left_out
 
 
 def train_each(
     data: str, detector: str, out: Path, *, reporter: Reporter | None = None, **options: Any
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, TrainResult | None]:
     """Train one run for each of the data sets in the folder `data`, in the folder `out`; return
-    `train`'s answer by their names. `options` are those of `train`. DataError if `data` is not a
+    `train`'s results by their names. `options` are those of `train`. DataError if `data` is not a
     folder of several data sets."""
     follow_symlinks = bool(options.get("follow_symlinks"))
     categories = cards.open_data(data, follow_symlinks=follow_symlinks).categories
     if not categories:
         raise DataError(f"{data}: not a folder of several data sets; train without --each")
 
-    answers = {}
+    results = {}
     for name in categories:
         place = Path(data, name)
-        answers[name] = train(str(place), detector, out / name, reporter=reporter, **options)
-    return answers
+        results[name] = train(str(place), detector, out / name, reporter=reporter, **options)
+    return results
 
 
 def _plan(
@@ -284,8 +283,9 @@ def _facts(
     plan: Plan,
     log: Sequence[Mapping[str, Any]],
     failed: int,
+    found: Sequence[str],
     reporter: Reporter,
-) -> dict[str, Any]:
+) -> TrainingFacts:
     """Return how the training went, and say so if its loss diverged."""
     stopped_by, steps = _last(log, "stopped_by"), _last(log, "step")
     if stopped_by == "divergence":
@@ -293,19 +293,20 @@ def _facts(
             f"the loss diverged; the weights are those of step {steps}, the last good ones"
         )
 
-    return {
-        "train_seconds": round(sum(entry.get("fit_seconds", 0.0) for entry in log), 3),
-        "stopped_by": stopped_by,
-        "steps": steps,
-        "fit_images": len(plan.roles.fit),
-        "tune_images": len(plan.roles.tune),
-        "dropped": plan.roles.dropped,
-        "trained_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "failed": failed,
-        "seed": request.seed,
-        "budget_minutes": request.budget,
-        "config_sha256": readers.digest(canonical(plan.config)),
-    }
+    return TrainingFacts(
+        train_seconds=round(sum(entry.get("fit_seconds", 0.0) for entry in log), 3),
+        stopped_by=stopped_by,
+        steps=steps,
+        fit_images=len(plan.roles.fit),
+        tune_images=len(plan.roles.tune),
+        dropped=plan.roles.dropped,
+        trained_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        failed=failed,
+        seed=request.seed,
+        budget_minutes=request.budget,
+        config_sha256=readers.digest(canonical(plan.config)),
+        found=tuple(found),
+    )
 
 
 def _write(
@@ -314,7 +315,7 @@ def _write(
     data: str,
     scale: Sequence[float],
     calibrated: Calibrated,
-    facts: Mapping[str, Any],
+    facts: TrainingFacts,
 ) -> None:
     """Write the run into its working directory."""
     header = {
@@ -326,7 +327,7 @@ def _write(
         "representation_state": plan.model.representation.state(),
         "scale": scale,
         "seen": None if plan.model.seen is None else plan.model.seen.model_dump(mode="json"),
-        "facts": facts,
+        "facts": facts.as_json(),
     }
 
     left_out = plan.normals.left_out + calibrated.left_out

@@ -95,6 +95,52 @@ class ManifestRow:
     pixels_sha256: str = ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainingFacts:
+    """The facts of a training, as the header of the model file has them.
+
+    `stopped_by` says what ended it: steps, budget …; it and `steps` are None for a detector that
+    has no steps. `dropped` says which part the images were too few for, "" if none. `failed` counts
+    the images that were left out. `budget_minutes` is None where there was no limit. `found` says
+    what the data held. `calibrated_on` names the data of a later calibration, `calibrated_from` the
+    hash of the model that was calibrated anew. None stands where an older release wrote nothing.
+    """
+
+    train_seconds: float
+    stopped_by: str | None
+    steps: int | None
+    fit_images: int
+    tune_images: int
+    dropped: str
+    trained_at: str
+    failed: int
+    seed: int
+    budget_minutes: float | None
+    config_sha256: str | None = None
+    found: tuple[str, ...] | None = None
+    calibrated_on: str | None = None
+    calibrated_from: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the facts as the header has them, without what was not written."""
+        content = asdict(self)
+        for field in fields(self):
+            if field.default is None and content[field.name] is None:
+                del content[field.name]
+        if self.found is not None:
+            content["found"] = list(self.found)
+        return content
+
+
+def training_facts(content: Mapping[str, Any]) -> TrainingFacts:
+    """Return the facts that `TrainingFacts.as_json` wrote; TypeError if one is missing."""
+    known = {field.name for field in fields(TrainingFacts)}
+    values = {name: value for name, value in content.items() if name in known}
+    if "found" in values:
+        values["found"] = tuple(values["found"])
+    return TrainingFacts(**values)
+
+
 @dataclass(frozen=True)
 class RunFacts:
     """The facts that `anodetect info` prints. `training` are those that training has written:
@@ -104,7 +150,7 @@ class RunFacts:
     detector: str
     representation: str
     data: str
-    training: Mapping[str, Any]
+    training: TrainingFacts
     config: Mapping[str, Any]
     preprocess: Mapping[str, Any]
     scale: tuple[float, float]
@@ -119,7 +165,7 @@ class RunFacts:
         content: dict[str, Any] = {}
         for field in fields(self):
             value = getattr(self, field.name)
-            content |= value if field.name == "training" else {field.name: value}
+            content |= value.as_json() if field.name == "training" else {field.name: value}
         return content | {"scale": list(self.scale)}
 
 
@@ -364,12 +410,19 @@ def facts(path: Path) -> RunFacts:
     """Return what `anodetect info` prints; RunError as for `read`."""
     run = read(path)
     header = run.header
+    try:
+        training = training_facts(header["facts"])
+    except (TypeError, ValueError):
+        raise RunError(
+            f"{path}: the model file does not say how it was trained; it was not written by "
+            "`anodetect train`"
+        ) from None
     return RunFacts(
         run=str(path),
         detector=header["detector"],
         representation=header["representation"],
         data=header["data"],
-        training=header["facts"],
+        training=training,
         config=header["config"],
         preprocess=header["preprocess"],
         scale=run.scale,

@@ -127,8 +127,8 @@ def run_row(run: Path, measured: Mapping[str, str]) -> RunRow:
         image_auroc=measured.get(facts.model_sha256, ""),
         representation=facts.representation,
         data=facts.data,
-        trained=facts.training["trained_at"][:16].replace("T", " "),
-        seconds=facts.training["train_seconds"],
-        ended_by=facts.training["stopped_by"] or "",
+        trained=facts.training.trained_at[:16].replace("T", " "),
+        seconds=facts.training.train_seconds,
+        ended_by=facts.training.stopped_by or "",
         calibration=f"{images} images, {groups} groups",
     )
