@@ -88,6 +88,19 @@ print(os.environ["MPLBACKEND"])
     assert done.stdout.strip() == backend
 
 
+def test_what_a_user_has_set_for_own_figures_does_not_change_those_of_a_report():
+    code = """
+import matplotlib
+from anodetect.output import figures
+plain = figures.colour_bar(0, 1)
+matplotlib.rcParams.update({"text.usetex": True, "text.color": "white", "axes.facecolor": "black"})
+assert figures.colour_bar(0, 1) == plain
+assert matplotlib.rcParams["text.usetex"]
+"""
+    done = run_code(code)
+    assert done.returncode == 0, done.stderr
+
+
 # -- Terminals without UTF-8 -----------------------------------------------------------------------
 
 
@@ -347,6 +360,7 @@ def test_a_file_that_cannot_be_written_for_another_reason_is_a_row_with_the_reas
         (["score", "{run}", "{none}", "--out", "{run}"], "not an empty folder"),
         (["train", "{none}", "-d", "pca", "--out", "{run}"], "already exists"),
         (["train", "{none}", "-d", "pca", "--out", "{file}/run"], "cannot be made (Not a dir"),
+        (["benchmark", "{none}", "--detectors", "pca", "--out", "{file}"], "cannot be made (File"),
         (["calibrate", "{run}", "{none}", "--out", "{run}"], "already exists"),
         (["calibrate", "{run}", "{none}", "--out", "{file}/run"], "cannot be made (Not a dir"),
     ],

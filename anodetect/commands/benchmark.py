@@ -27,7 +27,7 @@ from anodetect.commands.comparison import (
 from anodetect.commands.results import ResultRow, metrics_of
 from anodetect.commands.strips import Pixels, png, sheet, strips
 from anodetect.detectors import detector_class
-from anodetect.errors import AnodetectError, ConfigError, DataError, Interrupted
+from anodetect.errors import AnodetectError, ConfigError, DataError, Interrupted, RunError
 from anodetect.files import write_atomic
 from anodetect.output import report
 from anodetect.record import directories, runs
@@ -119,6 +119,11 @@ def run(
         detector_class(name)
     if len({Job(name, "", 0, out).name for name in data}) < len(data):
         raise DataError("two data sets have the same name; rename one folder")
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"--out {out}: cannot be made ({error.strerror or error})") from None
 
     jobs = []
     for name in data:

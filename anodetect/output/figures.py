@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from anodetect.output.drawing import Figure, rc_context
+from anodetect.output.drawing import Figure, in_own_style
 from anodetect.record.rows import SliceRow
 from anodetect.stats import metrics
 
@@ -48,6 +48,7 @@ class LabelledScores:
         return metrics.auroc(self.labels, self.scores)
 
 
+@in_own_style
 def histogram(
     scores: Doubles, labels: Integers, calibration: Doubles, threshold: float, *, of_groups: bool
 ) -> str:
@@ -89,6 +90,7 @@ def histogram(
     return _svg(figure)
 
 
+@in_own_style
 def training(steps: Sequence[Mapping[str, Any]]) -> str:
     """Draw what a training logged against the step, a panel each; a line for each member of an
     ensemble."""
@@ -117,6 +119,7 @@ def training(steps: Sequence[Mapping[str, Any]]) -> str:
     return _svg(figure)
 
 
+@in_own_style
 def profiles(volumes: Mapping[str, Sequence[SliceRow]], threshold: float) -> str:
     """Draw the scores along each of the volumes, given by path, with the threshold of slices."""
     if not volumes:
@@ -140,6 +143,7 @@ def profiles(volumes: Mapping[str, Sequence[SliceRow]], threshold: float) -> str
     return _svg(figure)
 
 
+@in_own_style
 def roc(detectors: Sequence[LabelledScores]) -> str:
     """Draw ROC curves, best first, with 95 % bootstrap bands."""
     if not detectors:
@@ -180,6 +184,7 @@ def _roc_band(detector: LabelledScores) -> tuple[Doubles, Doubles] | None:
     return low, high
 
 
+@in_own_style
 def colour_bar(low: float, high: float) -> str:
     """Draw the model's fixed colour scale, from its lowest to its highest value."""
     figure = Figure(figsize=(3.2, 0.45))
@@ -208,10 +213,8 @@ def _plain(axes: Any) -> None:
 def _svg(figure: Figure) -> str:
     """Return the figure as SVG text that is the same every time."""
     buffer = io.StringIO()
-    style: Any = {"svg.fonttype": "none", "svg.hashsalt": "anodetect", "font.family": "sans-serif"}
-    with rc_context(style):
-        figure.savefig(
-            buffer, format="svg", bbox_inches="tight", metadata={"Date": None}, transparent=True
-        )
+    figure.savefig(
+        buffer, format="svg", bbox_inches="tight", metadata={"Date": None}, transparent=True
+    )
     text = buffer.getvalue()
     return text[text.index("<svg") :]
