@@ -1,5 +1,6 @@
 """Copies are found by their pixels, in whatever format they are."""
 
+import hashlib
 import io
 
 import nibabel as nib
@@ -17,7 +18,7 @@ from anodetect.data.records import Record
 from anodetect.data.scan import scan
 from anodetect.errors import DataError
 from anodetect.record import directories, runs
-from anodetect.types import Silent
+from anodetect.types import Silent, content_digest
 
 RNG = np.random.default_rng(8)
 GREY = RNG.integers(0, 256, (12, 17), dtype=np.uint8)
@@ -99,6 +100,16 @@ def test_copies_of_a_volume_have_one_hash_in_any_format_and_order_of_axes(tmp_pa
     for path in [*tmp_path.glob("*.nii.gz"), tmp_path / "a.nrrd"]:
         hashes.add(content_hash(readers.read_source(Record("a", path)).decode()))
     assert len(hashes) == 1
+
+
+def test_the_digest_is_that_of_all_bytes_in_order():
+    """Seeds of draws come from it: they must not change."""
+    for shape in ((1, 9, 11), (3, 9, 11), (1, 4, 9, 11)):
+        values = RNG.normal(size=shape[::-1]).astype(np.float32).T
+        for number in (None, 3):
+            text = repr(shape if number is None else (shape, number))
+            plain = hashlib.sha256(text.encode() + values.tobytes())
+            assert content_digest(values, number) == plain.digest()
 
 
 # -- What is done about them -----------------------------------------------------------------------

@@ -146,6 +146,16 @@ def test_an_orientation_that_does_not_exist_leaves_the_image(value):
     assert np.array_equal(upright(GREY, value), GREY)
 
 
+@pytest.mark.parametrize("quality", [10, 50, 90, 100])
+def test_a_grey_webp_is_grey_again(quality):
+    blocks = np.kron(GREY, np.ones((8, 8), np.uint8))
+    found = read(saved(blocks, "webp", quality=quality), "a.webp")
+    assert found.shape == (1, *blocks.shape)
+    assert np.median(np.abs(found[0] - blocks.astype(float))) < 30 - quality / 4
+    colours = read(saved(np.kron(COLOUR, np.ones((8, 8, 1), np.uint8)), "webp"), "a.webp")
+    assert len(colours) == 3
+
+
 # -- Transparency ----------------------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ from functools import partial
 
 from anodetect.data import readers, split
 from anodetect.data.content_hash import content_hash
-from anodetect.data.records import Dataset, Record
+from anodetect.data.records import Dataset, Record, fills_memory
 from anodetect.errors import ConfigError, DataError, ImageError
 from anodetect.imaging.intensities import ImageSample, sample_of
 from anodetect.imaging.preprocess import Preprocess, has_fixed_units
@@ -19,7 +19,7 @@ from anodetect.model.read_ahead import read_ahead
 from anodetect.model.seen import Seen
 from anodetect.types import Reporter
 
-DECODERS = 2  # threads that decode test files, each with one in memory
+DECODERS = 2  # threads that decode test images, each with one in memory
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def usable_normals(
         reporter.progress("read", done, len(normals))
 
     planes.set_on(preprocess)
-    _refuse_leaks(dataset, usable, hashes, pixels, preprocess.config.component)
+    _refuse_leaks(dataset, usable, hashes, pixels, preprocess.config.component, reporter)
     if not usable:
         reason = f"; the first: {left_out[0].path}: {left_out[0].reason}" if left_out else ""
         raise DataError(f"{dataset.root}: no readable normal image among {len(normals)}{reason}")
@@ -183,13 +183,16 @@ def _refuse_leaks(
     hashes: dict[str, str],
     pixels: dict[str, str],
     component: int | None,
+    reporter: Reporter,
 ) -> None:
     """Add the hashes of test files to `hashes` and `pixels`; raise DataError if one of them, or its
     group, is among the usable normals."""
     testing = [record for record in dataset.records if record.split == "test"]
-    with ThreadPoolExecutor(DECODERS) as pool:
+    one_by_one = any(fills_memory(record) for record in testing)
+    with ThreadPoolExecutor(1 if one_by_one else DECODERS) as pool:
         found = pool.map(partial(_hashes_of, component=component), testing)
-        for record, (sha256, content) in zip(testing, found, strict=True):
+        for done, (record, (sha256, content)) in enumerate(zip(testing, found, strict=True), 1):
+            reporter.progress("compare with the test part", done, len(testing))
             if sha256:
                 hashes[record.id] = sha256
             if content:

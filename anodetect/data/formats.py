@@ -97,7 +97,7 @@ FORMATS: dict[str, Format] = {
     "webp": Format(
         "image",
         (".webp",),
-        "anodetect.data.images:decode_with_pillow",
+        "anodetect.data.images:decode_webp",
         lossy=True,
         magic=(Magic(8, b"WEBP"),),
     ),

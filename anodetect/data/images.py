@@ -78,6 +78,17 @@ def decode_bmp(content: bytes) -> Array:
     return array
 
 
+def decode_webp(content: bytes) -> Array:
+    """Decode a WebP; one that was grey is grey again. WebP has no grey, and with loss it returns
+    red and blue that are equal and green that is the same or one less."""
+    array = decode_with_pillow(content)
+    if array.ndim != 3 or array.shape[-1] != 3:
+        return array
+    red, green, blue = np.moveaxis(array.astype(np.int16), -1, 0)
+    was_grey = (red == blue).all() and ((red == green) | (red == green + 1)).all()
+    return array[..., 1] if was_grey else array
+
+
 # -- PNG -------------------------------------------------------------------------------------------
 
 

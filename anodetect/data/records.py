@@ -106,7 +106,7 @@ def fills_memory(record: Record) -> bool:
     if is_volume(record) or record.slice is not None or not record.files:
         return is_volume(record)
     try:
-        large = record.path.stat().st_size > LARGE
+        large = record.path.stat().st_size > LARGE or record.path.suffix.lower() == ".gz"
     except OSError:  # reading it will say so
         return False
     return large and dicom.headline(record.path).frames > 1
