@@ -12,6 +12,7 @@ from typing import IO
 
 from anodetect.errors import DiskFullError, RunError
 
+ON_WINDOWS = os.name == "nt"
 WRITING = ".writing."  # the beginning of the names of unfinished files
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of errors where there is no room for a file
 LONGEST_PART = 200  # bytes of a file's name, with room for a suffix

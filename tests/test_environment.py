@@ -4,6 +4,7 @@ without POSIX."""
 import errno
 import io
 import json
+import math
 import os
 import shutil
 import signal
@@ -11,19 +12,22 @@ import socket
 import subprocess
 import sys
 import tomllib
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from filelock import FileLock, Timeout
 
 import anodetect
 from anodetect import cli, files
 from anodetect.commands import benchmark, review
-from anodetect.data import readers
+from anodetect.config import without_nan
+from anodetect.data import pseudonyms, readers
 from anodetect.engines import local
 from anodetect.errors import ConfigError, DataError, DiskFullError, Interrupted, RunError
 from anodetect.files import leads_out
-from anodetect.record import journal, runs, verification
+from anodetect.record import environment, journal, runs, verification
 from anodetect.record.rows import ScoreRow, to_table
 from anodetect.record.tables import write_table
 from anodetect.types import Silent
@@ -194,6 +198,32 @@ if __name__ == "__main__":
 def test_where_the_system_does_not_say_its_memory_one_process_scores(monkeypatch):
     monkeypatch.delattr(os, "sysconf")
     assert local.share(8, local.memory()) == (1, 8)
+
+
+def test_memory_that_the_system_does_not_say_is_null_and_not_counted(monkeypatch):
+    monkeypatch.setattr(environment, "resource", None)
+    peak = without_nan({"peak_memory_mb": environment.peak_memory_mb()})
+    assert peak == {"peak_memory_mb": None}
+    assert math.isnan(benchmark._peak(peak))
+    assert benchmark._peak({"peak_memory_mb": 5}) == 5.0
+
+
+def test_the_key_of_pseudonyms_is_made_once_where_there_are_no_hard_links(monkeypatch, tmp_path):
+    """On Windows a draft is renamed, which fails there if another process was quicker."""
+    monkeypatch.setattr(pseudonyms, "ON_WINDOWS", True)
+    monkeypatch.delattr(pseudonyms.os, "link")
+    path = tmp_path / "folder" / "pseudonym.key"
+    pseudonyms._make_key(path)
+    assert len(bytes.fromhex(path.read_text("ascii"))) == pseudonyms.KEY_BYTES
+
+    def refuse(draft, target):
+        raise FileExistsError
+
+    before = path.read_text("ascii")
+    monkeypatch.setattr(type(path), "rename", refuse)
+    pseudonyms._make_key(path)
+    assert path.read_text("ascii") == before
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
 def test_the_end_of_a_process_has_words_for_signals_that_are_not_known(monkeypatch):
@@ -507,6 +537,28 @@ with runs.begin(Path(sys.argv[1]), resume=False) as workdir:
     anodetect.train(str(synthetic_folder), "pca", out, values={"components": 5})
     assert [file.name for file in tmp_path.iterdir()] == ["run"]
     assert sorted(file.name for file in out.iterdir()) == sorted(runs.FILES)
+
+
+@pytest.mark.parametrize("on_windows", [False, True])
+def test_a_run_gets_its_name_and_its_lock_goes(monkeypatch, tmp_path, on_windows):
+    """Windows renames no folder with an open file in it."""
+    monkeypatch.setattr(runs, "ON_WINDOWS", on_windows)
+    replace, held = Path.replace, []
+
+    def checked(path, target):
+        if path.suffix == ".partial":
+            held.append(FileLock(path / runs.LOCK, timeout=0))
+            with pytest.raises(Timeout) if not on_windows else nullcontext():
+                held[0].acquire()
+            held[0].release()
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", checked)
+    with runs.begin(tmp_path / "run", resume=False) as workdir:
+        runs.identify(workdir, {}, resume=False)
+        (workdir / "config.json").touch()
+    assert held
+    assert [file.name for file in (tmp_path / "run").iterdir()] == ["config.json"]
 
 
 def test_a_run_that_was_finished_meanwhile_is_not_overwritten(tmp_path, monkeypatch):

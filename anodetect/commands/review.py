@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from anodetect.errors import ConfigError
+from anodetect.files import ON_WINDOWS
 from anodetect.record import directories
 from anodetect.types import Reporter, Silent
 
@@ -76,7 +77,7 @@ def serve(
 
     (reporter or Silent()).say(f"http://127.0.0.1:{port} (Ctrl-C stops it)")
     command = app_command(folders, port, roots)
-    if os.name == "nt":  # where execv would give the terminal back at once
+    if ON_WINDOWS:  # where execv would give the terminal back at once
         sys.exit(subprocess.call(command))
     # This process becomes the app, so that whatever stops the one stops the other.
     os.execv(command[0], command)
@@ -85,7 +86,7 @@ def serve(
 def _check_port(port: int) -> None:
     """Raise ConfigError if nothing can listen on this port of 127.0.0.1."""
     with socket.socket() as listener:
-        if os.name == "posix":  # a port whose last connections were closed just now is free
+        if not ON_WINDOWS:  # a port whose last connections were closed just now is free
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(("127.0.0.1", port))

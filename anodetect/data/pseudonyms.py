@@ -16,6 +16,7 @@ from pathlib import Path
 import platformdirs
 
 from anodetect.errors import ConfigError
+from anodetect.files import ON_WINDOWS
 
 APPLICATION = "anodetect"
 KEY_BYTES = 32
@@ -63,7 +64,10 @@ def _make_key(path: Path) -> None:
     try:
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(secrets.token_hex(KEY_BYTES) + "\n")
-        os.link(draft, path)
+        if ON_WINDOWS:
+            draft.rename(path)  # replaces nothing there, and needs no links
+        else:
+            os.link(draft, path)
     except FileExistsError:
         pass  # another process was quicker, and its key is the key
     finally:

@@ -14,7 +14,6 @@ import atexit
 import csv
 import io
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -28,7 +27,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from anodetect.config import canonical
 from anodetect.errors import DiskFullError, RunError
-from anodetect.files import FULL, sha256_of, write_atomic, write_error
+from anodetect.files import FULL, ON_WINDOWS, sha256_of, write_atomic, write_error
 from anodetect.record import checkpoint, environment, threads
 from anodetect.record.checkpoint import CHECKPOINT_FILE, MODEL_FILE
 from anodetect.stats.calibration import Calibration
@@ -242,7 +241,7 @@ def _locked(workdir: Path) -> BaseFileLock:
 
 def _release_on_windows(lock: BaseFileLock) -> None:
     """Release the lock where no folder with an open file can be renamed or removed."""
-    if os.name == "nt":
+    if ON_WINDOWS:
         lock.release()
 
 

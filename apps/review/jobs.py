@@ -10,7 +10,6 @@ same number later is never taken for it.
 """
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -26,7 +25,7 @@ import psutil
 from filelock import FileLock
 
 from anodetect.errors import ConfigError, RunError
-from anodetect.files import write_atomic
+from anodetect.files import ON_WINDOWS, write_atomic
 from anodetect.record import runs
 
 from .folders import allowed
@@ -200,7 +199,7 @@ def cancel(job: Job) -> None:
 def _interrupt(process: psutil.Process) -> None:
     """Ask a process to save its work and end. On Windows no program can send Ctrl-C to another
     one's session: there the process ends at once, and what it saved last is kept."""
-    if os.name == "nt":
+    if ON_WINDOWS:
         process.terminate()
     else:
         process.send_signal(signal.SIGINT)
