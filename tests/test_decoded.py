@@ -194,7 +194,7 @@ def test_scratch_is_removed_when_a_training_ends_early(images, tmp_path, monkeyp
 
     def temporary_file(**options):
         opened.append(real(**options))
-        assert options["dir"] == tmp_path  # the disk of the run
+        assert options["dir"] == tmp_path / "new"  # the disk of the run, which is begun there
         return opened[-1]
 
     def fit(self, *batches, context):
@@ -206,5 +206,5 @@ def test_scratch_is_removed_when_a_training_ends_early(images, tmp_path, monkeyp
         anodetect.train(str(images), "pca", tmp_path / "new" / "run")
     assert [file.closed for file in opened] == [True]
     names = sorted(path.name for path in (tmp_path / "new" / "run.partial").iterdir())
-    assert names == ["fingerprint", "train.jsonl"]
+    assert names == [".lock", "fingerprint", "train.jsonl"]
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["run.partial"]

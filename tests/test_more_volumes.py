@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 import anodetect
-from anodetect.data import formats, readers
+from anodetect.data import cards, formats, readers
 from anodetect.data.records import Record
 from anodetect.data.scan import scan
 from anodetect.data.volumes import decode_nifti
 from anodetect.data.walk import walk
-from anodetect.errors import ImageError
+from anodetect.errors import DataError, ImageError
 from anodetect.record import directories
 
 RNG = np.random.default_rng(3)
@@ -69,6 +69,16 @@ def test_an_nrrd_whose_data_lie_beside_it(tmp_path, encoding, body, lines):
     source = readers.read_source(Record("a", path))
     assert source.sha256 == hashlib.sha256(path.read_bytes() + body).hexdigest()
     assert [record.id for record in scan(tmp_path).records] == ["a.nhdr"]
+    with pytest.raises(DataError, match=r"a\.bin: the data of a\.nhdr; name that file"):
+        cards.open_data(str(tmp_path / "a.bin"))
+
+
+def test_data_that_are_compressed_belong_to_their_header(tmp_path):
+    for name in ("a.raw.gz", "a.raw", "A.NHDR.raw", "b.raw"):
+        (tmp_path / name).write_bytes(b"0")
+    (tmp_path / "a.nhdr").write_bytes(b"0")
+    found = {path.name for path in tmp_path.iterdir() if formats.header_beside(path)}
+    assert found == {"a.raw.gz", "a.raw"}
 
 
 def test_data_may_lie_in_a_folder_below(tmp_path):

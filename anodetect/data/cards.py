@@ -143,6 +143,9 @@ def open_data(
 def _one_file(path: Path) -> Dataset:
     """Return the record of one file; a DICOM file stands for its series."""
     if formats.format_of(path) is None:
+        header = formats.header_beside(path)
+        if header is not None:
+            raise DataError(f"{path}: the data of {header.name}; name that file")
         raise DataError(f"{path}: not an image file ({formats.described()})")
     files = series_of(path)
     record = record_of(path.parent, files[0] if files else path, files)

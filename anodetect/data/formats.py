@@ -206,10 +206,15 @@ def image_format_in(content: bytes, named: Format) -> Format:
 def header_beside(path: Path) -> Path | None:
     """Return the header of the same name beside a file that no format claims; None if there is
     none. The file may then hold the header's data."""
+    headers: list[str] = []
     for each in FORMATS.values():
-        for suffix in each.suffixes if each.companion else ():
+        headers += each.suffixes if each.companion else ()
+    stem = path.name
+    while Path(stem).suffix:  # "a.raw.gz" belongs to "a.nhdr"
+        stem = Path(stem).stem
+        for suffix in headers:
             for spelled in (suffix, suffix.upper()):
-                header = path.with_suffix(spelled)
+                header = path.with_name(stem + spelled)
                 if header != path and header.is_file():
                     return header
     return None
