@@ -142,7 +142,7 @@ def test_members_see_tiles_in_their_own_size():
     [
         ({"members": ["pcaa/pixels", "dae/pixels"]}, "no detector 'pcaa'; did you mean 'pca'"),
         ({"members": ["pca/features", "dae/pixels"]}, "pca works on pixels only"),
-        ({"members": ["pca/pixels", "ensemble/pixels"]}, "an ensemble in an ensemble"),
+        ({"members": ["pca/pixels", "ensemble/pixels"]}, "ensemble has members of its own"),
         ({"members": ["pca/pixels"]}, "at least 2"),
         (
             {"members": ["pca/pixels", "dae/pixels"], "settings": {"dae/pixel": {}}},

@@ -315,6 +315,13 @@ def old(tmp_path):
     return shutil.copytree(OLD, tmp_path / "old")
 
 
+def test_a_directory_from_before_the_first_release_is_refused(old):
+    audit = json.loads((old / "audit.json").read_text())
+    (old / "audit.json").write_text(json.dumps(audit | {"format": 1}))
+    with pytest.raises(RunError, match="a version before the first release; score anew"):
+        directories.read(old)
+
+
 def test_a_directory_of_format_2_is_read(old):
     directory = directories.read_as_written(old)
     audit = directory.audit
@@ -384,7 +391,8 @@ def test_tables_of_format_3_planted_in_a_directory_of_format_2_count_for_nothing
 def test_a_directory_of_format_2_is_reported_reviewed_and_not_merged(old, tmp_path):
     assert "1.png" in report.write(old).read_text()
     assert verification.verify(old).problems == ()
-    with pytest.raises(RunError, match="is of format 2, and only parts of format 3 are merged"):
+    refusal = r"is of format 2, and only parts of format 3 .* with release 0\.1\.0"
+    with pytest.raises(RunError, match=refusal):
         anodetect.merge([old], tmp_path / "merged")
     with pytest.raises(RunError, match="no such run directory"):
         rescore(old, 1)

@@ -19,7 +19,7 @@ from anodetect.output import report
 from anodetect.output.cases import Cases
 from anodetect.output.regions import read_regions
 from anodetect.record import audit as audits
-from anodetect.record import directories, environment, verification
+from anodetect.record import directories, environment, format2, verification
 from anodetect.record.audit import Audit, ShownCases
 from anodetect.record.directories import ScoreDirectory, Tables
 from anodetect.record.rows import OutputRow, rows_of
@@ -140,8 +140,8 @@ def _refuse_misfits(shards: Sequence[ScoreDirectory]) -> None:
         if shard.audit.format != directories.FORMAT:
             raise RunError(
                 f"{shard.path} is of format {shard.audit.format}, and only parts of format "
-                f"{directories.FORMAT} are merged: merge with the release that wrote it, or score "
-                "anew"
+                f"{directories.FORMAT} are merged: merge with release {format2.RELEASE}, which "
+                "wrote it, or score anew"
             )
         content = audits.to_json(shard.audit)
         for key in ALIKE:

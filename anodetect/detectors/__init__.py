@@ -15,7 +15,8 @@ class Entry:
     `cost` is what training and scoring take on two CPU cores at the defaults. Of several
     `representations` the first is for shapes before a flat background, the last for images that
     fill their frame, unless one is asked for. A report of several detectors shows one in detail
-    that is not a `baseline`.
+    that is not a `baseline`. A detector that `has_members` is made of others, which its settings
+    name; its class is handed a function that makes them.
     """
 
     target: str
@@ -25,6 +26,7 @@ class Entry:
     representations: tuple[str, ...] = ("pixels",)
     volume_target: str = ""
     baseline: bool = False
+    has_members: bool = False
 
 
 DETECTORS = {
@@ -60,6 +62,7 @@ DETECTORS = {
         citation="Hinton, Training products of experts by minimizing contrastive divergence, "
         "Neural Computation 2002",
         cost="minutes to train, tens of milliseconds an image",
+        has_members=True,
     ),
     "dae": Entry(
         target="anodetect.detectors.dae:DAE",

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from anodetect.config import Config, build, merge
-from anodetect.detectors import DETECTORS, detector_class
+from anodetect.detectors import DETECTORS, detector_class, entry_named
 from anodetect.errors import ConfigError, nearest
 from anodetect.imaging.preprocess import PreprocessConfig
 from anodetect.imaging.representations import (
@@ -49,23 +49,23 @@ def resolve(detector: str, representation: str, values: Mapping[str, Any]) -> di
     for name in SECTIONS:
         values = merge(defaults.get(name, {}), given[name])
         sections[name] = build(classes[name], values, name)
-    if "members" in cls.Config.model_fields:
+    if entry_named(detector).has_members:
         settings = _member_settings(sections["detector"], tile)
         sections["detector"] = sections["detector"].model_copy(update={"settings": settings})
     return {name: section.model_dump(mode="json") for name, section in sections.items()}
 
 
 def create_detector(name: str, settings: Mapping[str, Any], dims: int = 2) -> Detector:
-    """Return the detector of this name with these settings; an ensemble can make its members."""
+    """Return the detector of this name with these settings; one with members can make them."""
     cls = detector_class(name, dims)
     config = build(cls.Config, settings, "detector")
-    members = "members" in cls.Config.model_fields
-    detector: Detector = cls(config, _create_expert) if members else cls(config)
+    has_members = entry_named(name).has_members
+    detector: Detector = cls(config, _create_expert) if has_members else cls(config)
     return detector
 
 
 def _create_expert(member: str, settings: Mapping[str, Any]) -> Expert:
-    """Return the member of an ensemble that is called detector/representation or detector."""
+    """Return the member that is called detector/representation or detector."""
     detector, _, representation = member.partition("/")
     representation = representation or DETECTORS[detector].representations[0]
     return Expert(
@@ -140,14 +140,14 @@ def _preset(cls: Any, name: str | None) -> Mapping[str, Any]:
 
 
 def _member_settings(config: Any, tile: int | None) -> dict[str, Any]:
-    """Return an ensemble's settings with the defaults of its members filled in."""
+    """Return the settings of all members with the defaults filled in."""
     _check_members(config.settings, config.members)
     settings = {}
     for member in config.members:
         detector, _, representation = member.partition("/")
-        if detector == "ensemble":
+        if entry_named(detector).has_members:
             raise ConfigError(
-                "detector.members: an ensemble in an ensemble says nothing new; name its members"
+                f"detector.members: {detector} has members of its own; name those instead"
             )
         asked = config.settings.get(member, {}) | ({"tiling": {"tile": tile}} if tile else {})
         whole = resolve(detector, representation or "auto", asked)
@@ -156,7 +156,7 @@ def _member_settings(config: Any, tile: int | None) -> dict[str, Any]:
 
 
 def _check_members(settings: Mapping[str, Any], members: Iterable[str]) -> None:
-    """Raise ConfigError if there are settings for what is no member of an ensemble."""
+    """Raise ConfigError if there are settings for what is no member."""
     unknown = set(settings) - set(members)
     if unknown:
         name = min(unknown)

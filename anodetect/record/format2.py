@@ -16,7 +16,7 @@ from anodetect.errors import RunError
 from anodetect.record.rows import GroupRow, OutputRow, rows_of, schema_of, to_table
 from anodetect.record.tables import FORMULA_STARTS
 
-FORMAT = 2
+FORMAT, RELEASE = 2, "0.1.0"
 GROUPS = "groups.csv"
 # In the directory itself; all other files are outputs.
 TABLES = (
