@@ -115,6 +115,14 @@ def test_a_mask_is_read_upright(tmp_path):
     assert np.array_equal(readers.read_mask(tmp_path / "m.png"), np.rot90(mask) > 0)
 
 
+def test_a_png_mask_that_is_called_jpg_has_lost_nothing(tmp_path):
+    classes = RNG.choice(np.array([0, 60, 200], np.uint8), (12, 17))
+    (tmp_path / "m.jpg").write_bytes(saved(classes, "png"))
+    assert np.array_equal(readers.read_mask(tmp_path / "m.jpg"), classes > 0)
+    (tmp_path / "m.webp").write_bytes(saved(np.minimum(classes, 1), "webp", lossless=True))
+    assert np.array_equal(readers.read_mask(tmp_path / "m.webp"), classes > 0)
+
+
 def test_a_bmp_mask_whose_alpha_was_never_filled_in(tmp_path):
     truth = np.zeros((*GREY.shape, 3), np.uint8)
     truth[2:5, 3:9] = 255

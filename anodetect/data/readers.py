@@ -228,7 +228,8 @@ def read_mask(path: Path) -> Bools:
             return marked
 
     image = decode_image(content, path.name)
-    if found is not None and found.lossy and image.max() > HALF_WHITE:
+    stored = formats.image_format_in(content, found) if found is not None else None
+    if stored is not None and stored.lossy and image.max() > HALF_WHITE:
         return np.asarray((image > HALF_WHITE).any(0))
     return np.asarray((image != 0).any(0))
 
