@@ -163,14 +163,14 @@ def test_defects_are_found_in_both_depths(mixed, tmp_path, depth):
     result = anodetect.evaluate(run, str(tmp_path), reporter=heard)
     said = "24 images: uint8 values scaled by 257 to the range of uint16"
     assert (said in heard.warnings) == (depth == 8)
-    assert result["image"]["auroc"]["value"] > 0.95
+    assert result.whole.image["auroc"].value > 0.95
 
     scored = anodetect.score(run, [str(tmp_path)], tmp_path / "s", far=0.1)
     rows = directories.read(tmp_path / "s").rows
     flagged = {
         kind: sum(row.flagged for row in rows if row.kind == kind) for kind in ("good", "bad")
     }
-    assert scored["failed"] == 0
+    assert scored.failed == 0
     assert flagged["bad"] >= 9
     assert flagged["good"] <= 4
     note = "uint8 values scaled by 257 to the range of uint16"
@@ -195,7 +195,7 @@ def test_a_model_of_one_depth_scores_the_other_scaled(tmp_path):
     one, other, refused = directories.read(tmp_path / "s").rows
     assert one.score == other.score
     assert "scaled by 257" in one.differs
-    assert result["failed"] == 1
+    assert result.failed == 1
     assert "convert it to the bit depth" in refused.error
 
 

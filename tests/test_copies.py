@@ -190,16 +190,13 @@ def test_calibrate_refuses_copies_of_what_the_model_learned_from(trained, tmp_pa
         anodetect.calibrate(run, str(tmp_path / "new"), tmp_path / "run2")
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_score_counts_copies(trained, tmp_path, workers):
+def test_score_counts_copies(trained, tmp_path):
     run, normals, _ = trained
     batch = images(3, 5)
     write(tmp_path / "in", [*batch, normals[0]])
     write(tmp_path / "in", [*batch[:2], batch[0]], ".tif", 10)
     heard = Heard()
-    result = anodetect.score(
-        run, [str(tmp_path / "in")], tmp_path / "s", far=0.3, reporter=heard, workers=workers
-    )
+    result = anodetect.score(run, [str(tmp_path / "in")], tmp_path / "s", far=0.3, reporter=heard)
     assert result.copies == 3
     audit = directories.read(tmp_path / "s").audit
     assert audit.copies == 3
