@@ -18,6 +18,8 @@ from anodetect.data.scan import scan
 from anodetect.data.volumes import decode_nifti
 from anodetect.data.walk import walk
 from anodetect.errors import DataError, ImageError
+from anodetect.imaging.preprocess import Preprocess, PreprocessConfig
+from anodetect.output import nifti
 from anodetect.record import directories
 
 RNG = np.random.default_rng(3)
@@ -143,6 +145,17 @@ def test_pairs_are_one_record_and_read_as_nibabel_does(tmp_path, kind):
     volume = found.decode()
     assert np.array_equal(volume.voxels[0], VOXELS)
     assert np.allclose(volume.affine, FLIP @ nib.load(tmp_path / "a.hdr").affine)
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Pair, nib.Nifti2Pair, nib.AnalyzeImage])
+def test_maps_of_pairs_are_single_files_in_the_same_place(tmp_path, kind):
+    nib.save(kind(VOXELS, AFFINE), tmp_path / "a.img")
+    volume = Preprocess(PreprocessConfig(foreground="all")).prepare(decoded(tmp_path / "a.hdr"))
+    with (tmp_path / "map.nii").open("wb") as file:
+        nifti.write(file, volume.slices[0], volume, "a map")
+    written = nib.load(tmp_path / "map.nii")
+    assert np.array_equal(written.get_fdata(), VOXELS)
+    assert np.allclose(written.affine, nib.load(tmp_path / "a.hdr").affine)
 
 
 def test_a_header_without_voxels_or_of_another_kind_says_so(tmp_path):

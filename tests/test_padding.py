@@ -5,6 +5,7 @@ from io import BytesIO
 import nibabel as nib
 import numpy as np
 import pytest
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from test_dicom import instance, read, write_series
 
 from anodetect.data import dicom
@@ -99,8 +100,10 @@ def test_a_dicom_ct_is_known_by_its_modality(tmp_path):
         (30000, {"PixelPaddingValue": 30010, "PixelPaddingRangeLimit": 29990}),
     ],
 )
-@pytest.mark.parametrize("modality", ["CT", "MR"])
-def test_dicom_says_which_value_is_padding(tmp_path, stored_pad, tags, modality):
+@pytest.mark.parametrize(
+    ("modality", "syntax"), [("CT", ExplicitVRLittleEndian), ("MR", ImplicitVRLittleEndian)]
+)
+def test_dicom_says_which_value_is_padding(tmp_path, stored_pad, tags, modality, syntax):
     voxels = chest(stored_pad)
     rescale = {"RescaleSlope": 1, "RescaleIntercept": -24}
 
@@ -108,7 +111,9 @@ def test_dicom_says_which_value_is_padding(tmp_path, stored_pad, tags, modality)
         for name, value in tags.items():
             made.add_new(name, "US" if value > 32767 else "SS", value)
 
-    folder = write_series(tmp_path / "a", voxels, change=mark, Modality=modality, **rescale)
+    folder = write_series(
+        tmp_path / "a", voxels, change=mark, Modality=modality, syntax=syntax, **rescale
+    )
     found = read(folder)
     inner = voxels[:, CIRCLE] - 24.0
     assert found.volume.source.voxels.min() == inner.min()

@@ -337,6 +337,18 @@ def test_ycbcr_is_converted_as_pillow_does():
     assert np.abs(read(content, "a.tif") - expected(blocks).astype(float)).max() < 6
 
 
+def test_ycbcr_of_another_coding_is_refused_by_name():
+    content = saved(COLOUR, "tiff", "YCbCr")
+    plain = struct.pack("<HHIHH", 530, 3, 2, 1, 1)
+    assert plain in content
+    subsampled = content.replace(plain, struct.pack("<HHIHH", 530, 3, 2, 2, 2))
+    video = content.replace(struct.pack("<II", 255, 1), struct.pack("<II", 235, 1), 1)
+    assert video != content
+    for odd in (subsampled, video):
+        with pytest.raises(ImageError, match="YCbCr colours in an unusual coding; convert"):
+            read(odd, "a.tif")
+
+
 CMYK = np.dstack([COLOUR, GREY])
 ODD_COLOURS = {
     "cmyk jpeg": (saved(COLOUR, "jpeg", "CMYK"), "a.jpg", "CMYK"),

@@ -35,6 +35,7 @@ def decode_tiff(content: bytes) -> Array:
         channels = page.samplesperpixel * page.imagedepth
         if channels > MAX_CHANNELS:
             raise ImageError(f"{channels} channels; one or three are expected")
+        _check_colours(page)
 
         # The file may hold more than its only page says: a stack with one header.
         alone = len(file.pages) == 1 and page is file.pages.first
@@ -64,19 +65,32 @@ def _is_beside(page: Any) -> bool:
     return bool(page.is_reduced or page.is_mask)
 
 
+def _check_colours(page: Any) -> None:
+    """Raise ImageError for colours that are neither grey nor RGB nor become them plainly."""
+    kinds, photometric = tifffile.PHOTOMETRIC, page.photometric
+    plain = (kinds.MINISWHITE, kinds.MINISBLACK, kinds.RGB, kinds.PALETTE, kinds.YCBCR)
+    if photometric not in plain:
+        name = COLOURS.get(photometric, getattr(photometric, "name", str(photometric)))
+        raise ImageError(f"{name} colours; convert to RGB or grey")
+
+    if photometric == kinds.YCBCR and page.compression not in JPEGS:
+        usual = page.bitspersample == 8 and page.samplesperpixel == 3 and not page.is_subsampled
+        for number in YCBCR_TAGS:
+            tag = page.tags.get(number)
+            usual = usual and (tag is None or tuple(tag.value) in USUAL_YCBCR)
+        if not usual:
+            raise ImageError("YCbCr colours in an unusual coding; convert to RGB or grey")
+
+
 def _shown(array: Array, page: Any) -> Array:
-    """Return the samples of a page as grey or RGB, as a viewer shows them; ImageError for colours
-    of another kind."""
+    """Return the samples of a page as grey or RGB, as a viewer shows them."""
     kinds, photometric = tifffile.PHOTOMETRIC, page.photometric
     if photometric == kinds.PALETTE:
         return _coloured(array, page)
     if photometric == kinds.YCBCR and page.compression not in JPEGS:
-        return _from_ycbcr(array, page)
+        return _from_ycbcr(array)
     if photometric == kinds.MINISWHITE:
         array = _inverted(array, page.bitspersample)
-    elif photometric not in (kinds.MINISBLACK, kinds.RGB, kinds.YCBCR):
-        name = COLOURS.get(photometric, getattr(photometric, "name", str(photometric)))
-        raise ImageError(f"{name} colours; convert to RGB or grey")
     return np.where(array, np.uint8(255), np.uint8(0)) if array.dtype == np.bool_ else array
 
 
@@ -108,13 +122,7 @@ def _coloured(array: Array, page: Any) -> Array:
     return grey_if_equal(np.moveaxis(colours[:, array.astype(np.int64)], 0, -1))
 
 
-def _from_ycbcr(array: Array, page: Any) -> Array:
-    """Return RGB of plain YCbCr; ImageError if it is coded in an unusual way."""
-    usual = array.dtype == np.uint8 and array.ndim == 3 and array.shape[-1] == 3
-    for number in YCBCR_TAGS:
-        tag = page.tags.get(number)
-        usual = usual and (tag is None or tuple(tag.value) in USUAL_YCBCR)
-    if not usual or page.is_subsampled:
-        raise ImageError("YCbCr colours in an unusual coding; convert to RGB or grey")
+def _from_ycbcr(array: Array) -> Array:
+    """Return RGB of plain YCbCr [H, W, 3] of 8 bits."""
     bands = [Image.fromarray(np.ascontiguousarray(array[..., band])) for band in range(3)]
     return np.asarray(Image.merge("YCbCr", bands).convert("RGB"))
