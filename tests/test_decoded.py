@@ -145,7 +145,7 @@ def learned(path):
     ("data", "detector", "values", "files"),
     [
         ("images", "pca", {"components": 5}, 40),
-        pytest.param("images", "knn", {"size": 64, "memory": 100}, 40, marks=needs_weights),
+        pytest.param("images", "patchcore", {"size": 64, "memory": 100}, 40, marks=needs_weights),
         ("images", "pca", {"tile": 32, "components": 5}, 40),
         ("volumes", "pca", {"size": 16, "components": 5}, 16),
     ],

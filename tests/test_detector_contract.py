@@ -54,7 +54,7 @@ TINY = {
     },
     "dae": {"widths": [16, 32], "training": {"steps": 120}},
     "pca": {"components": 30},
-    "knn": {"memory": 2000},
+    "patchcore": {"memory": 1000, "candidates": 4000},
     "intensity": {},
 }
 # Fails by design, and its module says so.
@@ -330,22 +330,6 @@ def test_every_variant_of_an_energy_keeps_seeds_and_company(name, changes, tmp_p
     assert np.array_equal(other.image, together.image) == (
         changes.get("score") not in ("reconstruction", "inversion")
     )
-
-
-def test_knn_measures_the_distance_to_the_nearest_location_of_the_memory():
-    rng = np.random.default_rng(0)
-    images = rng.normal(size=(3, 4, 6, 6)).astype(np.float32)
-    everywhere = np.ones((3, 6, 6), bool)
-    detector = make("knn", memory=40, pooling={"smooth": 0.0, "top": 0.01, "erode": 0})
-    normal = Batch(images[:2], everywhere[:2])
-    detector.fit(normal, normal, context=TrainContext(0, "cpu", None))
-    assert detector.memory.shape == (40, 4)
-    scores = detector.score(Batch(images, everywhere), seeds=np.arange(3, dtype=np.uint64))
-    distances = (
-        np.linalg.norm(images[2].reshape(4, 36).T[:, None] - detector.memory[None], axis=2) / 2
-    )
-    assert np.allclose(scores.heatmap[2].ravel(), distances.min(1), atol=1e-4)
-    assert np.isclose(scores.image[2], distances.min(1).max(), atol=1e-4)
 
 
 def test_maps_of_rising_defects_rise_with_pca():

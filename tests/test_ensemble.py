@@ -238,7 +238,7 @@ def test_a_run_stopped_between_members_goes_on_with_the_next(
 @pytest.mark.skipif(not features_installed(), reason="the extra `features` is not installed")
 def test_pixels_and_features_together_come_back_bit_for_bit(tmp_path):
     settings = {
-        "knn/features": {"representation": {"size": 64}, "detector": {"memory": 500}},
+        "patchcore/features": {"representation": {"size": 64}, "detector": {"memory": 500}},
         "pca/pixels": {"representation": {"size": SIZE}, "detector": {"components": 10}},
     }
     values = {"members": list(settings), "settings": settings}

@@ -150,7 +150,7 @@ def test_features_keep_their_scale(learned):
 
 
 @needs_weights
-@pytest.mark.parametrize("detector", ["knn", "anoddpm"])
+@pytest.mark.parametrize("detector", ["patchcore", "anoddpm"])
 def test_a_run_on_features_scores_as_its_report_says(detector, tmp_path):
     synthetic.write(tmp_path / "tiles", train=40, test=8, size=64)
     values = {"size": 128}
@@ -171,7 +171,7 @@ def test_a_run_on_features_scores_as_its_report_says(detector, tmp_path):
 def test_tiles_may_be_seen_as_features(tmp_path):
     synthetic.write(tmp_path / "tiles", train=24, test=4, size=160)
     values = {"tiling": {"tile": 96}, "memory": 500}
-    anodetect.train(str(tmp_path / "tiles"), "knn", tmp_path / "run", values=values)
+    anodetect.train(str(tmp_path / "tiles"), "patchcore", tmp_path / "run", values=values)
     result = anodetect.score(
         tmp_path / "run", [str(tmp_path / "tiles")], tmp_path / "scores", heatmaps=("tiff",)
     )
@@ -236,7 +236,7 @@ def test_where_tiles_do_not_fit_features_pixels_are_used_and_that_is_said(tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("detector", "representation"), [("intensity", "features"), ("knn", "pixels")]
+    ("detector", "representation"), [("intensity", "features"), ("patchcore", "pixels")]
 )
 def test_a_representation_a_detector_does_not_work_on_is_refused(
     detector, representation, synthetic_folder, tmp_path

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from anodetect.commands.texts import drawn
-from anodetect.detectors import DETECTORS
+from anodetect.detectors import DETECTORS, entry_named
 
 if TYPE_CHECKING:  # it imports torch, which the listing does not need
     from anodetect.commands.settings import DetectorSettings
@@ -88,5 +88,5 @@ def description_text(described: DescribedDetector) -> str:
 
 
 def _listed(name: str) -> ListedDetector:
-    entry = DETECTORS[name]
+    entry = entry_named(name)
     return ListedDetector(name, entry.summary, entry.citation, entry.cost, entry.representations)

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 from pydantic.fields import FieldInfo
 
 from anodetect.config import Config, fields_of
-from anodetect.detectors import DETECTORS, detector_class
+from anodetect.detectors import detector_class, entry_named
 from anodetect.imaging.preprocess import PreprocessConfig
 from anodetect.imaging.representations import representation_config
 from anodetect.imaging.tiling import TilingConfig
@@ -46,7 +46,7 @@ class DetectorSettings:
 def settings_of(name: str) -> DetectorSettings:
     """Return all settings of a detector; ConfigError if there is no such detector."""
     presets = tuple(getattr(detector_class(name), "presets", {}))
-    entry = DETECTORS[name]
+    entry = entry_named(name)
     uses = entry.representations + ((VOLUMES,) if entry.volume_target else ())
 
     # A key may mean something else in another use: then it is another setting.

@@ -18,7 +18,7 @@ from anodetect.commands.results import TrainResult
 from anodetect.config import build, canonical
 from anodetect.data import cards, readers, split
 from anodetect.data.records import Dataset, Record
-from anodetect.detectors import DETECTORS
+from anodetect.detectors import current_name, entry_named
 from anodetect.errors import ConfigError, DataError
 from anodetect.imaging.intensities import ImageSample
 from anodetect.imaging.preprocess import Preprocess, PreprocessConfig
@@ -92,11 +92,14 @@ def train(
     With `representation` "auto", a detector that works on both gets pixels where images show a
     shape before a flat background, and features where they fill their frame. `budget` is in minutes
     and covers the detector's whole `fit`. `kind_normal` names the folders or kinds of `data` that
-    hold normals. Under `torchrun` the processes train together; the first
-    writes the run, the others return None.
+    hold normals. Under `torchrun` the processes train together; the first writes the run, the
+    others return None.
     """
     helping = os.environ.get("RANK", "0") != "0"
     reporter = Silent() if helping or reporter is None else reporter
+    if current_name(detector) != detector:
+        reporter.say(f"{detector} is now called {current_name(detector)}")
+        detector = current_name(detector)
     request = Request(
         detector=detector,
         out=out,
@@ -241,7 +244,7 @@ def _representation(
         return request.representation
     if config["tiling"]["dims"] == 3:
         return "pixels"
-    representations = DETECTORS[request.detector].representations
+    representations = entry_named(request.detector).representations
     first, full_frame = representations[0], representations[-1]
     # Presets are for the detector's first representation.
     if "preset" in request.values or preprocess.flat_background or first == full_frame:

@@ -1,5 +1,6 @@
 """The detectors by name. Each is one file; its module is imported only when it is asked for."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pkgutil import resolve_name
 from typing import Any
@@ -77,11 +78,11 @@ DETECTORS = {
         cost="seconds to train, a millisecond an image",
         baseline=True,
     ),
-    "knn": Entry(
-        target="anodetect.detectors.knn:KNN",
-        summary="Baseline: distance to the nearest of many normal locations.",
+    "patchcore": Entry(
+        target="anodetect.detectors.patchcore:PatchCore",
+        summary="Baseline: distance to the nearest of normal locations that cover all of them.",
         citation="Roth et al., Towards Total Recall in Industrial Anomaly Detection, CVPR 2022",
-        cost="seconds to train, tens of milliseconds an image",
+        cost="a minute to train, tens of milliseconds an image",
         representations=("features",),
         baseline=True,
     ),
@@ -96,14 +97,31 @@ DETECTORS = {
 }
 
 
+@dataclass(frozen=True)
+class Renamed:
+    """A detector of an older release: the name of the one that took its place, and the settings
+    with which that scores a run of the old one as the old one did."""
+
+    name: str
+    settings: Mapping[str, Any]
+
+
+RENAMED = {"knn": Renamed("patchcore", {"reweight": 0})}
 RECOMMENDED = "anoddpm"  # what docs/detectors.md recommends, taken where no detector is named
 
 
 def entry_named(name: str) -> Entry:
-    """Return the entry of this name; ConfigError with the nearest name if there is none."""
+    """Return the entry of this name, or of what took its place; ConfigError with the nearest name
+    if there is none."""
+    name = current_name(name)
     if name not in DETECTORS:
         raise ConfigError(f"no detector {name!r}; {nearest(name, DETECTORS)}")
     return DETECTORS[name]
+
+
+def current_name(name: str) -> str:
+    """Return the name that a detector has now; another name as it is."""
+    return RENAMED[name].name if name in RENAMED else name
 
 
 def detector_class(name: str, dims: int = 2) -> Any:

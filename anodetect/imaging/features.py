@@ -9,12 +9,14 @@ changes of brightness are lost.
 """
 
 from collections.abc import Iterable, Mapping
+from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import ArrayLike
 from pydantic import Field
+from torch import Tensor
 
 from anodetect.config import Config
 from anodetect.imaging.backbones import pretrained
@@ -27,7 +29,7 @@ CHANNELS = 152
 
 
 class FeaturesConfig(Config):
-    """The size at which images are given to the network."""
+    """The size at which images are given to the network, and what is made of its features."""
 
     size: int = Field(
         default=256,
@@ -36,6 +38,15 @@ class FeaturesConfig(Config):
         multiple_of=FEATURE_MULTIPLE,
         description="The side in pixels, from 64 to 4096 and a multiple of 32, to which images are "
         "resampled before the network sees them; the grid of features has an eighth of it.",
+    )
+    neighbours: Literal[1, 3, 5] = Field(
+        default=1,
+        description="The side of the square of places over which features are averaged, on the "
+        "grid of each layer, with zeros beyond the edge.",
+    )
+    scaled: bool = Field(
+        default=True,
+        description="Whether each channel is scaled to mean 0 and deviation 1 over fit images.",
     )
 
 
@@ -51,6 +62,10 @@ class Features:
 
     def learn(self, images: Iterable[tuple[Floats, Bools]]) -> None:
         """Learn each channel's mean and deviation from fit images."""
+        if not self.config.scaled:
+            self.mean = np.zeros(CHANNELS, np.float32)
+            self.deviation = np.ones(CHANNELS, np.float32)
+            return
         extracted = [self._extract(image).reshape(CHANNELS, -1) for image, _ in images]
         values = np.concatenate(extracted, axis=1)
         self.mean, self.deviation = values.mean(1), np.maximum(values.std(1), 1e-6)
@@ -79,10 +94,15 @@ class Features:
         """Return the features as the network gives them."""
         side = self.config.size
         x = torch.from_numpy(resize(image, side, side)).expand(3, -1, -1)[None]
-        fine, coarse = self.net(x)
+        fine, coarse = (self._averaged(layer) for layer in self.net(x))
         coarse = F.interpolate(coarse, fine.shape[-2:], mode="bilinear")
         features: Floats = torch.cat([fine, coarse], dim=1)[0].numpy()
         return features
+
+    def _averaged(self, layer: Tensor) -> Tensor:
+        """Return a layer [1, c, h, w] averaged over neighbouring places."""
+        side = self.config.neighbours
+        return layer if side == 1 else F.avg_pool2d(layer, side, 1, side // 2)
 
     def state(self) -> dict[str, list[float]]:
         """Return the mean and the deviation of each channel."""

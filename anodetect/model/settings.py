@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from anodetect.config import Config, build, merge
-from anodetect.detectors import DETECTORS, detector_class, entry_named
+from anodetect.detectors import RENAMED, detector_class, entry_named
 from anodetect.errors import ConfigError, nearest
 from anodetect.imaging.preprocess import PreprocessConfig
 from anodetect.imaging.representations import (
@@ -56,7 +56,12 @@ def resolve(detector: str, representation: str, values: Mapping[str, Any]) -> di
 
 
 def create_detector(name: str, settings: Mapping[str, Any], dims: int = 2) -> Detector:
-    """Return the detector of this name with these settings; one with members can make them."""
+    """Return the detector of this name with these settings; one with members can make them.
+
+    One of an older release becomes the one that took its place, and scores as before.
+    """
+    if name in RENAMED:
+        settings = {**RENAMED[name].settings, **settings}
     cls = detector_class(name, dims)
     config = build(cls.Config, settings, "detector")
     has_members = entry_named(name).has_members
@@ -67,7 +72,7 @@ def create_detector(name: str, settings: Mapping[str, Any], dims: int = 2) -> De
 def _create_expert(member: str, settings: Mapping[str, Any]) -> Expert:
     """Return the member that is called detector/representation or detector."""
     detector, _, representation = member.partition("/")
-    representation = representation or DETECTORS[detector].representations[0]
+    representation = representation or entry_named(detector).representations[0]
     return Expert(
         create_representation(representation, settings.get("representation", {})),
         create_detector(detector, settings.get("detector", {})),
@@ -84,7 +89,7 @@ def _dims(values: Mapping[str, Any]) -> int:
 def _suitable(detector: str, representation: str, dims: int) -> str:
     """Return the representation's name, the first of the detector's for "auto"; ConfigError if the
     detector does not work on it."""
-    suitable = DETECTORS[detector].representations if dims == 2 else ("pixels",)
+    suitable = entry_named(detector).representations if dims == 2 else ("pixels",)
     if representation == "auto":
         return suitable[0]
 
