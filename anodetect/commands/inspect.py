@@ -13,7 +13,8 @@ from rich.table import Table
 from anodetect.commands.strips import png
 from anodetect.commands.texts import drawn
 from anodetect.data import cards, split
-from anodetect.data.records import ANOMALOUS, Dataset, Record
+from anodetect.data.layouts import MASKS
+from anodetect.data.records import ANOMALOUS, Dataset, PassedOver, Record
 from anodetect.data.scan import counted, reasons
 from anodetect.errors import DataError
 from anodetect.files import write_atomic
@@ -27,12 +28,13 @@ SHOWN = 40  # rows that are printed
 THUMBNAILS = 3  # pictures of a folder on the page
 SIDE = 160  # of a picture, in pixels
 LEARN, CALIBRATE, TEST, UNCLEAR = "learn", "calibrate", "test", "unclear"
+MASK = "mask"
 IN_TRAIN = "passed over: anomalous, in the train part"
 
 
 @dataclass(frozen=True)
 class FolderRow:
-    """The images of one folder and kind that are used for the same: how many there are, how many
+    """The files of one folder and kind that are used for the same: how many there are, how many
     of them were opened, and what those are like. `masks` have a mask. Texts list what was found,
     "" where a format does not say it."""
 
@@ -40,15 +42,15 @@ class FolderRow:
     kind: str
     use: str
     count: int
-    masks: int
-    looked_at: int
-    sizes: str
-    channels: str
-    bits: str
-    modality: str
-    plane: str
-    spacing: str
-    problem: str
+    masks: int = 0
+    looked_at: int = 0
+    sizes: str = ""
+    channels: str = ""
+    bits: str = ""
+    modality: str = ""
+    plane: str = ""
+    spacing: str = ""
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ def inspect(
         row, images = _row(folder, kind, use, records)
         rows.append(row)
         pictures.append(images)
+    rows += [_passed_over_row(each) for each in dataset.passed_over]
     inspection = Inspection(
         data=dataset.name,
         layout=dataset.layout,
@@ -172,6 +175,12 @@ def _masked(dataset: Dataset) -> str:
     return f"; {masked} of them have masks: if these mark anomalies, the images are not normal"
 
 
+def _passed_over_row(found: PassedOver) -> FolderRow:
+    """Return the row of files that are not looked at."""
+    use = MASK if found.reason == MASKS else f"passed over: {found.reason}"
+    return FolderRow(folder=found.folder, kind="", use=use, count=found.count)
+
+
 def _row(
     folder: str, kind: str, use: str, records: Sequence[Record]
 ) -> tuple[FolderRow, list[LoadedImage]]:
@@ -239,7 +248,7 @@ def _page(inspection: Inspection, pictures: Sequence[Sequence[LoadedImage]]) -> 
     parts = ["<!doctype html><meta charset='utf-8'><title>anodetect: what a folder holds</title>"]
     parts.append("<style>body{font:16px sans-serif;margin:2rem}img{margin-right:4px}</style>")
     parts += [f"<p>{html.escape(line)}</p>" for line in inspection.summary]
-    for row, images in zip(inspection.rows, pictures, strict=True):
+    for row, images in zip(inspection.rows, pictures, strict=False):  # none of what is passed over
         title = f"{row.folder} · {row.kind or 'no kind'} · {row.use} · {row.count}"
         parts.append(f"<h2>{html.escape(title)}</h2>")
         for loaded in images:
