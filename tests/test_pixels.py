@@ -297,6 +297,21 @@ def test_black_and_white_are_0_and_255(kind, name):
     assert np.array_equal(read(saved(white, kind), name)[0], white * 255)
 
 
+@pytest.mark.parametrize("bits", [2, 4])
+def test_grey_of_few_bits_is_stretched_to_eight_in_tiff_as_in_png(bits):
+    few = GREY >> (8 - bits)
+    for photometric, want in (("minisblack", few), ("miniswhite", 2**bits - 1 - few)):
+        content = tiff(few, bitspersample=bits, photometric=photometric)
+        assert np.array_equal(read(content, "a.tif")[0], want * (255 // (2**bits - 1)))
+
+
+def test_more_than_eight_bits_are_not_stretched():
+    twelve = GREY.astype(np.uint16) << 4
+    for photometric, want in (("minisblack", twelve), ("miniswhite", 4095 - twelve)):
+        content = tiff(twelve, bitspersample=12, photometric=photometric)
+        assert np.array_equal(read(content, "a.tif")[0], want)
+
+
 def test_fax_where_white_is_0():
     white = GREY > 128
     for packed in (tiff(~white, photometric="miniswhite"), saved_fax(white)):
@@ -410,7 +425,11 @@ BITS = np.array([[0, 1, 0, 1, 1, 0, 0, 1]] * 8)
 MAPS = {
     "P1": (b"P1\n# made by hand\n8 8\n" + ROW * 8, 255 - 255 * BITS),
     "P1 joined": (b"P1 8 8\n" + ROW.replace(b" ", b"") * 8, 255 - 255 * BITS),
-    "P2": (b"P2\n8 8\n7\n" + b"7 6 5 4\n3 2 1 0 " * 8, [[7, 6, 5, 4, 3, 2, 1, 0]] * 8),
+    "P2": (b"P2\n8 8\n15\n" + b"15 6 5 4\n3 2 1 0 " * 8, [[255, 102, 85, 68, 51, 34, 17, 0]] * 8),
+    "P2 of 10 bits": (
+        b"P2\n8 8\n999\n" + b"999 6 5 4\n3 2 1 0 " * 8,
+        [[999, *range(6, -1, -1)]] * 8,
+    ),
     "P4": (b"P4\n8 8\n" + bytes([0b01011001] * 8), 255 - 255 * BITS),
     "P5": (b"P5 8 8 255\n" + bytes(range(64)), np.arange(64).reshape(8, 8)),
 }

@@ -164,8 +164,8 @@ PNM_MOST = re.compile(PNM_FIELD)
 
 
 def decode_pnm(content: bytes) -> Array:
-    """Decode a PBM, PGM or PPM, as text or binary, of 1 to 16 bits; values stay what they are, and
-    black and white become 0 and 255."""
+    """Decode a PBM, PGM or PPM, as text or binary, of 1 to 16 bits. Values of fewer than 8 bits are
+    stretched to 8, all others stay what they are."""
     header = PNM_HEADER.match(content)
     if header is None:
         raise ImageError("not a readable image")
@@ -187,7 +187,9 @@ def decode_pnm(content: bytes) -> Array:
     array = _samples(body, most, width * height * channels, kind).reshape(shape)
     if array.max() > most:
         raise ImageError(f"values above {most}, the highest that its header allows")
-    return np.where(array, np.uint8(0), np.uint8(255)) if kind == 1 else array
+    if kind == 1:
+        return np.where(array, np.uint8(0), np.uint8(255))
+    return stretched(array, most) if most < 255 else array
 
 
 def _packed_bits(body: bytes, width: int, height: int) -> Array:
@@ -239,6 +241,11 @@ def check_size(width: int, height: int) -> None:
     """Raise ImageError for more than MAX_PIXELS."""
     if width * height > MAX_PIXELS:
         raise ImageError(f"{width}×{height} is more than {MAX_PIXELS} pixels")
+
+
+def stretched(array: Array, most: int) -> Array:
+    """Return values from 0 to `most`, fewer than 8 bits have, as 8 bits, as viewers show them."""
+    return ((array.astype(np.int64) * 255 + most // 2) // most).astype(np.uint8)
 
 
 def channels_first(array: Array) -> Array:

@@ -7,7 +7,7 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from anodetect.data.images import Array, check_size, grey_if_equal
+from anodetect.data.images import Array, check_size, grey_if_equal, stretched
 from anodetect.data.orientation import TAG, UPRIGHT, upright
 from anodetect.errors import ImageError
 
@@ -91,7 +91,9 @@ def _shown(array: Array, page: Any) -> Array:
         return _from_ycbcr(array)
     if photometric == kinds.MINISWHITE:
         array = _inverted(array, page.bitspersample)
-    return np.where(array, np.uint8(255), np.uint8(0)) if array.dtype == np.bool_ else array
+    if array.dtype == np.bool_ or (array.dtype == np.uint8 and page.bitspersample < 8):
+        return stretched(array, 2**page.bitspersample - 1)
+    return array
 
 
 def _inverted(array: Array, bits: int) -> Array:
