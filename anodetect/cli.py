@@ -103,6 +103,7 @@ def train(
     device: options.Device = "auto",
     resume: options.ResumeTraining = False,
     kind_normal: options.KindNormal = None,
+    roi: options.Roi = None,
     each: options.Each = False,
     dry_run: options.DryTraining = False,
     as_json: options.Json = False,
@@ -128,6 +129,7 @@ def train(
         "device": device,
         "resume": resume,
         "kind_normal": kind_normal or (),
+        "roi": roi,
     }
     with terminal.reporting() as reporter:
         if detector is None:
@@ -170,6 +172,7 @@ def score(
     follow_symlinks: options.FollowLinks = False,
     keep_identifiers: options.KeepIdentifiers = False,
     accept_different: options.AcceptDifferent = False,
+    roi: options.Roi = None,
     device: options.Device = "auto",
     as_json: options.Json = False,
 ) -> None:
@@ -203,6 +206,7 @@ def score(
             follow_symlinks=follow_symlinks,
             keep_identifiers=keep_identifiers,
             accept_different=accept_different,
+            roi=roi,
             resume=resume,
             shard=shard,
             sign=sign,
@@ -270,6 +274,7 @@ def calibrate(
     run: options.Run,
     data: options.NewNormals,
     out: options.Out,
+    roi: options.Roi = None,
     follow_symlinks: options.FollowLinks = False,
     kind_normal: options.KindNormal = None,
     device: options.Device = "auto",
@@ -286,6 +291,7 @@ def calibrate(
             follow_symlinks=follow_symlinks,
             kind_normal=kind_normal or (),
             device=device,
+            roi=roi,
             reporter=reporter,
         )
     images, groups = result.facts.calibration_images, result.facts.calibration_groups
@@ -298,6 +304,7 @@ def evaluate(
     data: options.LabelledData,
     far: options.Far = 0.05,
     by: options.By = "",
+    roi: options.Roi = None,
     follow_symlinks: options.FollowLinks = False,
     device: options.Device = "auto",
     as_json: options.Json = False,
@@ -312,6 +319,7 @@ def evaluate(
             data,
             far=far,
             by=_names(by),
+            roi=roi,
             follow_symlinks=follow_symlinks,
             device=device,
             reporter=reporter,

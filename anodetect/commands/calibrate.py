@@ -15,6 +15,7 @@ from anodetect.commands.results import CalibrateResult
 from anodetect.data import cards, split
 from anodetect.data.records import Dataset, Record
 from anodetect.errors import DataError
+from anodetect.imaging.regions import RegionOfInterest, read_roi
 from anodetect.model.decoded import DecodedFiles
 from anodetect.model.devices import check_device
 from anodetect.model.loading import Failed
@@ -42,12 +43,14 @@ def calibrate(
     follow_symlinks: bool = False,
     kind_normal: Collection[str] = (),
     device: str = "auto",
+    roi: Path | None = None,
     reporter: Reporter | None = None,
 ) -> CalibrateResult:
     """Write the run `out` with the weights of `run_path` and the normals of `data` as its
     calibration images. `kind_normal` names the folders or kinds of `data` that hold normals.
 
-    Return its facts and the files that failed. Raises DataError if there are too few images,
+    `roi` is a mask of where all images count, by default that of the run. Return the run's facts
+    and the files that failed. Raises DataError if there are too few images,
     or if one of them, or its group, was used for the weights.
     """
     reporter = reporter or Silent()
@@ -57,7 +60,8 @@ def calibrate(
         dataset = cards.open_data(data, follow_symlinks=follow_symlinks, kind_normal=kind_normal)
         for line in summary(dataset):
             reporter.say(line)
-        left_out = _calibrate(run, dataset, workdir, device, reporter)
+        own = None if roi is None else read_roi(roi)
+        left_out = _calibrate(run, dataset, workdir, device, own, reporter)
     failures = tuple(f"{each.path}: {each.reason}" for each in left_out)
     return CalibrateResult(runs.facts(out), failures)
 
@@ -67,10 +71,12 @@ def _calibrate(
     dataset: Dataset,
     workdir: Path,
     device: str,
+    roi: RegionOfInterest | None,
     reporter: Reporter,
 ) -> list[LeftOut]:
     """Write the files of the new run, and return the images that were left out."""
     model = Model.load(run, device)
+    model.preprocess.roi = roi or model.preprocess.roi
     preprocess = copy(model.preprocess)  # what it learns here is no part of the frozen model
     normals = usable_normals(dataset, preprocess, model.tiling.dims, reporter)
     _check_count(normals.records, model.tiling.dims)
@@ -87,7 +93,7 @@ def _calibrate(
     left_out = normals.left_out + calibrated.left_out
 
     (workdir / "train.jsonl").write_bytes((run.path / "train.jsonl").read_bytes())
-    header = _header(run, dataset.name, len(left_out))
+    header = _header(run, dataset.name, len(left_out), model.preprocess.roi)
     runs.write(
         workdir,
         header=header,
@@ -155,10 +161,12 @@ def _refuse_copies(rows: Sequence[ManifestRow], normals: Normals) -> None:
             raise DataError(f"leak: {record.id} has {copied}, which the model was trained on")
 
 
-def _header(run: runs.Run, data: str, failed: int) -> dict[str, Any]:
+def _header(run: runs.Run, data: str, failed: int, roi: RegionOfInterest | None) -> dict[str, Any]:
     """Return the new run's header: the old one with the facts of this calibration."""
     header = dict(run.header)
     del header["hashes"], header["calibration_groups"]  # `runs.write` gives new ones
+    if roi is not None:
+        header["preprocess"] = header["preprocess"] | {"roi": roi.state()}
     header["facts"] = header["facts"] | {
         "calibrated_on": data,
         "calibrated_from": run.model_sha256,

@@ -7,6 +7,7 @@ from anodetect.commands.labelled import labelled_score, mask_warnings
 from anodetect.commands.manifest import KnownFiles, refuse_known_groups
 from anodetect.commands.normals import warn_of_scaled
 from anodetect.commands.results import EvaluateResult
+from anodetect.commands.roi import other_roi
 from anodetect.data import cards
 from anodetect.data.records import Record
 from anodetect.errors import ConfigError, DataError, nearest
@@ -28,11 +29,13 @@ def evaluate(
     by: Sequence[str] = (),
     follow_symlinks: bool = False,
     device: str = "auto",
+    roi: Path | None = None,
     reporter: Reporter | None = None,
 ) -> EvaluateResult:
     """Return metrics on labelled data, also for each value of the columns `by` of its manifest.
 
-    `far` is the false-alarm rate of the operating point. Raises DataError for images the run was
+    `far` is the false-alarm rate of the operating point. `roi` is a mask of where all images count,
+    by default that of the run. Raises DataError for images the run was
     made from, and if none can be measured; ConfigError for an unknown column or device.
     """
     reporter = reporter or Silent()
@@ -50,6 +53,7 @@ def evaluate(
     known = KnownFiles(known_rows)
     refuse_known_groups(known_rows, items)
     model = Model.load(run, device)
+    model.preprocess.roi = other_roi(run, roi, reporter) or model.preprocess.roi
     run.calibration.level(far)  # refuses an impossible rate before any work
     by = _columns_named(by, items)
 

@@ -28,7 +28,7 @@ from anodetect.stats.evaluation import LabelledScore, Measure
 from anodetect.types import Reporter, Silent
 
 HEATMAPS = "heatmaps/"  # the outputs that are copied; all others are made anew
-ALIKE = ("format", "model_sha256", "far", "fdr", "heatmaps", "calibration", "identifiers")
+ALIKE = ("format", "model_sha256", "far", "fdr", "heatmaps", "calibration", "identifiers", "roi")
 
 
 def merge(

@@ -55,7 +55,7 @@ class Samples:
     def add(self, loaded: LoadedImage | LoadedVolume) -> None:
         """Take a sample of an image, or one of each slice of a volume that is to be scored."""
         if isinstance(loaded, LoadedImage):
-            samples = [sample_of(loaded.image, loaded.sample_type)]
+            samples = [sample_of(loaded.image, loaded.sample_type, loaded.region)]
         else:
             slices = loaded.volume.slices
             samples = [sample_of(slices[:, number]) for number in loaded.volume.numbers]

@@ -12,6 +12,14 @@ from anodetect.output import formats
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout and nothing else.")]
 Out = Annotated[Path, typer.Option("--out", help="Directory to write; it must not exist yet.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps …")]
+Roi = Annotated[
+    Path | None,
+    typer.Option(
+        "--roi",
+        help="A mask of the images' size: only where it is white is anything learned or scored. "
+        "A run remembers its own.",
+    ),
+]
 Far = Annotated[
     float, typer.Option(help="False-alarm rate: the share of normal images that may be flagged.")
 ]

@@ -13,6 +13,7 @@ from anodetect.data.series import series_of
 from anodetect.engines.worker import device_type
 from anodetect.errors import RunError
 from anodetect.files import leads_out, path_of
+from anodetect.imaging.regions import roi_of
 from anodetect.model.loading import Failed
 from anodetect.model.model import Model
 from anodetect.model.scoring import score_records
@@ -43,6 +44,8 @@ def rescore(
         return [f"the model at {run.path} is not the one that scored"]
 
     model = Model.load(run, device)
+    if "bits" in scored.audit.roi:
+        model.preprocess.roi = roi_of(scored.audit.roi)
     same_host = environment.host(device_type(device)) == scored.audit.host
     rows = scored.scored()
     chosen = np.random.default_rng().choice(len(rows), min(count, len(rows)), replace=False)

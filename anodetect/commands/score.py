@@ -21,6 +21,7 @@ from anodetect.commands.inputs import Inputs, collect
 from anodetect.commands.labelled import labelled_score
 from anodetect.commands.manifest import KnownFiles
 from anodetect.commands.results import MergeResult, ScoreResult
+from anodetect.commands.roi import other_roi, own_roi
 from anodetect.data import readers
 from anodetect.data.records import Problem, Record
 from anodetect.detectors import entry_named
@@ -70,6 +71,7 @@ def score(
     follow_symlinks: bool = False,
     keep_identifiers: bool = False,
     accept_different: bool = False,
+    roi: Path | None = None,
     resume: bool = False,
     shard: str = "1/1",
     sign: Path | None = None,
@@ -85,15 +87,13 @@ def score(
     `fdr` instead it is the false-discovery rate. `heatmaps` names output formats. With `resume` an
     interrupted scoring of the same `out` goes on, and what is finished is not scored again. `shard`
     "i/n" scores the i-th of n parts, which the contents of the files decide. Files that the model
-    cannot judge, such as a CT by a model of MR, fail unless `accept_different`. `sign` is a file
-    with an Ed25519 private key. `engine` is one of ENGINES: "local" scores on this machine, in as
-    many processes as help or in `workers`; "ray" on a cluster. ConfigError and DataError before any
-    work for what cannot be scored.
+    cannot judge fail unless `accept_different`. `roi` is a mask of where images count, by default
+    the run's. `sign` is a file with an Ed25519 private key. `engine` is one of ENGINES: "local"
+    scores on this machine, in as many processes as help or in `workers`; "ray" on a cluster.
+    ConfigError and DataError before any work for what cannot be scored.
     """
     reporter, began = reporter or Silent(), time.monotonic()
-    if far is not None and fdr is not None:
-        raise ConfigError("--far and --fdr: flags are decided by one of them; leave the other out")
-    far = DEFAULT_FAR if far is None else far
+    far = _false_alarm_rate(far, fdr)
     run_engine = engine_named(engine, workers)
     key = verification.private_key(sign) if sign else None
     _check_options(heatmaps, shard, device if engine == "local" else "auto")
@@ -105,10 +105,10 @@ def score(
 
     inputs = collect(paths, out, follow_symlinks, keep_identifiers)
     _warn_of_times(inputs.records, reporter)
-    places = (run_path.absolute(), run.model_sha256, out.absolute())
     task = Task(
-        *places, tuple(heatmaps), far, fdr, shard, device, keep_identifiers, accept_different
-    )
+        run_path.absolute(), run.model_sha256, out.absolute(), tuple(heatmaps), far, fdr, shard,
+        device, keep_identifiers, accept_different, other_roi(run, roi, reporter),
+    )  # fmt: skip
     scoring = _scoring(run, task, inputs, command)
     with _resumable(command), Journal(out, _options(scoring), resume=resume) as journal:
         groups = {record.group for record in inputs.records}
@@ -160,6 +160,13 @@ def _check_options(heatmaps: Sequence[str], shard: str, device: str) -> None:
     check_device(device)
 
 
+def _false_alarm_rate(far: float | None, fdr: float | None) -> float:
+    """Return the false-alarm rate to score with; ConfigError if flags are to be decided twice."""
+    if far is not None and fdr is not None:
+        raise ConfigError("--far and --fdr: flags are decided by one of them; leave the other out")
+    return DEFAULT_FAR if far is None else far
+
+
 @contextmanager
 def _resumable(command: Sequence[str]) -> Iterator[None]:
     """Say, where the disk is full, what goes on when there is room again."""
@@ -204,6 +211,7 @@ def _scoring(run: Run, task: Task, inputs: Inputs, command: Sequence[str]) -> Sc
         heatmaps=task.heatmaps,
         root=str(inputs.root.absolute()),
         identifiers=task.keep_identifiers,
+        roi=_roi(run, task),
         accept_different=task.accept_different,
         listed=len(inputs.records) + len(inputs.problems),
         passed_over=inputs.passed_over,
@@ -222,6 +230,15 @@ def _warn_of_times(records: Sequence[Record], reporter: Reporter) -> None:
         reporter.warn(reason)
 
 
+def _roi(run: Run, task: Task) -> dict[str, Any]:
+    """Return what the record says of the region of interest: its hash and size, and all of it if it
+    is not the run's; {} without one."""
+    if task.roi is not None:
+        return task.roi.state()
+    own = own_roi(run)
+    return {} if own is None else own.summary()
+
+
 def _options(scoring: Scoring) -> dict[str, Any]:
     """Return what must be the same for an interrupted scoring to go on."""
     return {
@@ -230,6 +247,7 @@ def _options(scoring: Scoring) -> dict[str, Any]:
         "heatmaps": list(scoring.heatmaps),
         "root": scoring.root,
         "identifiers": scoring.identifiers,
+        "roi": scoring.roi.get("sha256", ""),
         "accept_different": scoring.accept_different,
         "model_sha256": scoring.model_sha256,
         "far": scoring.far,

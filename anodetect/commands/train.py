@@ -22,6 +22,7 @@ from anodetect.detectors import current_name, entry_named
 from anodetect.errors import ConfigError, DataError
 from anodetect.imaging.intensities import ImageSample
 from anodetect.imaging.preprocess import Preprocess, PreprocessConfig
+from anodetect.imaging.regions import RegionOfInterest, read_roi
 from anodetect.imaging.representations import FEATURE_MULTIPLE, features_installed
 from anodetect.imaging.sample_types import learn_sample_types
 from anodetect.model.colour_scale import colour_scale, some_for_scale
@@ -55,6 +56,7 @@ class Request:
     device: str
     resume: bool
     kind_normal: Collection[str]
+    roi: RegionOfInterest | None
     helping: bool
 
 
@@ -84,6 +86,7 @@ def train(
     device: str = "auto",
     resume: bool = False,
     kind_normal: Collection[str] = (),
+    roi: Path | None = None,
     reporter: Reporter | None = None,
 ) -> TrainResult | None:
     """Train on the normals of `data` and write the run `out`; return its facts and the files that
@@ -92,8 +95,8 @@ def train(
     With `representation` "auto", a detector that works on both gets pixels where images show a
     shape before a flat background, and features where they fill their frame. `budget` is in minutes
     and covers the detector's whole `fit`. `kind_normal` names the folders or kinds of `data` that
-    hold normals. Under `torchrun` the processes train together; the first writes the run, the
-    others return None.
+    hold normals. `roi` is a mask of where all images count. Under `torchrun` the processes train
+    together; the first writes the run, the others return None.
     """
     helping = os.environ.get("RANK", "0") != "0"
     reporter = Silent() if helping or reporter is None else reporter
@@ -111,6 +114,7 @@ def train(
         device=device,
         resume=resume,
         kind_normal=kind_normal,
+        roi=None if roi is None else read_roi(roi),
         helping=helping,
     )
     config = resolve(detector, representation, request.values)
@@ -195,6 +199,7 @@ def _plan(
     """Read all normals, decide which image is used for what, and create the model; `config` is the
     configuration without the choice of a representation."""
     preprocess = Preprocess(build(PreprocessConfig, config["preprocess"], "preprocess"))
+    preprocess.roi = request.roi
     samples, dims = Samples(), config["tiling"]["dims"]
     normals = usable_normals(dataset, preprocess, dims, reporter, scratch, samples)
     roles = _assign(normals.records, dims, reporter)
@@ -278,7 +283,8 @@ def _warn_of_squeezing(model: Model, reporter: Reporter) -> None:
 def _fingerprint(request: Request, plan: Plan) -> dict[str, Any]:
     """Return what must be the same for an interrupted training to be continued."""
     fit_hashes = [plan.normals.hashes[record.id] for record in plan.roles.fit]
-    return {"config": plan.config, "seed": request.seed, "fit": fit_hashes}
+    made_from = {"config": plan.config, "seed": request.seed, "fit": fit_hashes}
+    return made_from if request.roi is None else made_from | {"roi": request.roi.sha256}
 
 
 def _facts(

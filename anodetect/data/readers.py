@@ -245,6 +245,20 @@ def supplied_foreground(record: Record, volume: Volume) -> Bools | None:
     return None if record.foreground is None else _mask_on(record.foreground, volume, "foreground")
 
 
+def supplied_region(record: Record, image: Floats) -> Bools | None:
+    """Return the foreground [H, W] that a manifest names for an image, None if it names none;
+    ImageError if it has another size."""
+    if record.foreground is None:
+        return None
+    inside = read_mask(record.foreground)
+    if inside.shape != image.shape[1:]:
+        raise ImageError(
+            f"the size {inside.shape} of its foreground {record.foreground.name} is not the "
+            f"image's {image.shape[1:]}"
+        )
+    return inside
+
+
 def _mask_on(path: Path, volume: Volume, what: str) -> Bools:
     """Return where a volume's mask or foreground is not zero, bool [I, J, K] in the volume's own
     order; ImageError if it does not lie on its grid.

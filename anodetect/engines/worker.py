@@ -14,6 +14,7 @@ import numpy as np
 from anodetect.data.records import Problem, Record
 from anodetect.errors import ConfigError, DiskFullError, RunError
 from anodetect.files import sha256_of, short_name
+from anodetect.imaging.regions import RegionOfInterest
 from anodetect.model.devices import check_device
 from anodetect.model.input_facts import facts_of
 from anodetect.model.loading import Failed, reason_of
@@ -58,6 +59,7 @@ class Task:
     device: str
     keep_identifiers: bool
     accept_different: bool = False
+    roi: RegionOfInterest | None = None  # if it is not the run's
 
     def threshold(self, calibration: Calibration) -> float:
         """Return the score above which an image is flagged; infinity with `fdr`, as that score is
@@ -96,6 +98,7 @@ class Worker:
         if self.run.model_sha256 != task.model_sha256:
             raise RunError(f"{task.run} is not the model that this scoring was started with")
         self.model = Model.load(self.run, task.device)
+        self.model.preprocess.roi = task.roi or self.model.preprocess.roi
         self.host = environment.host(device_type(task.device))
         self.threads = count or threads.in_use()
         threads.limit(self.threads)  # of all libraries, now that they are loaded

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from anodetect.imaging.foreground import HIGH, LOW, foreground, has_flat_background, quantiles
+from anodetect.imaging.regions import Region, filled
 from anodetect.types import Bools, Floats
 
 SAMPLE_PIXELS = 512  # about as many values of an image stand for it when a range is learned
@@ -43,13 +44,31 @@ class Traits:
     brightness: float
 
 
-def sample_of(image: Floats, sample_type: str = "") -> ImageSample:
-    """Return the sample of an image [C, H, W] in native units."""
+def sample_of(image: Floats, sample_type: str = "", region: Region | None = None) -> ImageSample:
+    """Return the sample of an image [C, H, W] in native units, of its region only."""
+    if region is not None:
+        return _sample_inside(image, sample_type, region)
     return ImageSample(
         coloured=to_channels(image, 1) is None,
         flat_background=has_flat_background(image),
         values=_spread(image.ravel()),
         inner_values=_spread(image[:, foreground(image)].ravel()),
+        sample_type=sample_type,
+    )
+
+
+def _sample_inside(image: Floats, sample_type: str, region: Region) -> ImageSample:
+    values = image[:, None, region.inside]  # [C, 1, n]
+    inner = region.inside
+    if not region.exact:
+        inner = foreground(filled(image, region, with_lowest=True)) & region.inside
+    if not inner.any():
+        inner = region.inside
+    return ImageSample(
+        coloured=to_channels(values, 1) is None,
+        flat_background=has_flat_background(values),
+        values=_spread(values.ravel()),
+        inner_values=_spread(image[:, inner].ravel()),
         sample_type=sample_type,
     )
 

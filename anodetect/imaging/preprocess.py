@@ -27,6 +27,7 @@ from anodetect.imaging.intensities import (
     volume_values,
 )
 from anodetect.imaging.padding import padding_as_air
+from anodetect.imaging.regions import Region, RegionOfInterest, filled, region_of, roi_of
 from anodetect.imaging.resize import resize
 from anodetect.imaging.sample_types import SampleTypes
 from anodetect.types import Bools, Floats
@@ -143,6 +144,10 @@ class PreparedVolume:
         return np.asarray(self.foreground.mean((1, 2)), np.float32)
 
 
+# What an image is of: the volume that it is a slice of, or the region in which it counts.
+Whole = PreparedVolume | Region | None
+
+
 class Preprocess:
     """Scales native values to about [-1, 1] and finds foregrounds.
 
@@ -160,6 +165,7 @@ class Preprocess:
         self.fixed_units: bool | None = None
         self.trait_limits: list[Range] = []  # limits of each of `Traits`; empty after volumes
         self.sample_types = SampleTypes()
+        self.roi: RegionOfInterest | None = None  # where images count
 
     # -- learning ------------------------------------------------------------------------------
 
@@ -195,7 +201,7 @@ class Preprocess:
 
     def state(self) -> dict[str, Any]:
         """Return everything learned, for JSON."""
-        return {
+        state: dict[str, Any] = {
             "channels": self.channels,
             "flat_background": self.flat_background,
             "range": list(self.range),
@@ -206,6 +212,7 @@ class Preprocess:
             "sample_type": self.sample_types.reference,
             "sample_factors": dict(self.sample_types.factors),
         }
+        return state if self.roi is None else state | {"roi": self.roi.state()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Become the preprocessing whose `state` this was."""
@@ -219,42 +226,60 @@ class Preprocess:
         self.trait_limits = [(float(low), float(high)) for low, high in state.get("seen", ())]
         factors = {name: float(value) for name, value in state.get("sample_factors", {}).items()}
         self.sample_types = SampleTypes(str(state.get("sample_type", "")), factors)
+        self.roi = roi_of(state.get("roi"))
 
     # -- images and slices ---------------------------------------------------------------------
 
-    def in_learned_type(self, image: Floats, sample_type: str) -> tuple[Floats, str]:
+    def region(self, shape: tuple[int, int], supplied: Bools | None) -> Region | None:
+        """Return where an image counts, for which a manifest may have named the foreground
+        `supplied` [H, W]; None if it is everywhere. ImageError if it is nowhere, or the region of
+        interest has another size."""
+        return region_of(shape, self.roi, supplied)
+
+    def in_learned_type(
+        self, image: Floats, sample_type: str, region: Region | None = None
+    ) -> tuple[Floats, str]:
         """Return an image [C, H, W] in the values of the type that was learned from, and in words
-        how it was scaled, "" if it was not; ImageError if its values fit in no way."""
-        factor = self.sample_types.factor(image, sample_type, self.range[1])
+        how it was scaled, "" if it was not; ImageError if its values fit in no way. Only those in
+        its region are looked at."""
+        values = image if region is None else image[:, None, region.inside]
+        factor = self.sample_types.factor(values, sample_type, self.range[1])
         if factor == 1:
             return image, ""
         reference = self.sample_types.reference
         note = f"{sample_type} values scaled by {factor:.6g} to the range of {reference}"
         return image * np.float32(factor), note
 
-    def apply(
-        self, image: Floats, of: PreparedVolume | None = None, number: int = 0
-    ) -> tuple[Floats, Bools]:
+    def apply(self, image: Floats, of: Whole = None, number: int = 0) -> tuple[Floats, Bools]:
         """Return an image [C, H, W] in native units scaled, [channels, H, W], and its foreground
         [H, W].
 
-        With `of` the image is slice `number` of that volume, and comes in the spacing asked for.
-        ImageError for a colour image if the model was trained on grey ones.
+        With `of` the image counts only in that region, or is slice `number` of that volume, and
+        comes in the spacing asked for. ImageError for a colour image if the model was trained on
+        grey ones.
         """
+        region = of if isinstance(of, Region) else None
+        if region is not None:
+            image = filled(image, region, with_lowest=self.flat_background)
         same = to_channels(image, self.channels)
         if same is None:
             raise ImageError("a colour image, but the model was trained on grey ones")
-        if of is not None:
+        if isinstance(of, PreparedVolume):
             return self._apply_slice(same, of, number)
 
-        inside = np.ones(same.shape[1:], bool)
-        if self.flat_background:
-            inside = foreground(same)
+        inside = np.ones(same.shape[1:], bool) if region is None else region.inside
+        if self.flat_background and not (region is not None and region.exact):
+            inside = self._found_inside(same, inside)
         span = self._window()
         if span is None:
             own = self.config.intensity == "image"
             span = range_of(same[:, inside]) if own else self.range
         return _scaled(same, span), inside
+
+    def _found_inside(self, image: Floats, region: Bools) -> Bools:
+        """Return the foreground of an image inside its region; the region if nothing is left."""
+        found = foreground(image) & region
+        return found if found.any() else region
 
     def _apply_slice(self, image: Floats, of: PreparedVolume, number: int) -> tuple[Floats, Bools]:
         image = np.minimum(image, of.highest)

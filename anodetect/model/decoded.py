@@ -24,8 +24,8 @@ INTEGERS = (np.uint8, np.uint16, np.int16)  # types that may hold the same value
 
 @dataclass(frozen=True)
 class Decoded:
-    """The content of a file in native units: an image [C, H, W], or a volume and the foreground
-    [I, J, K] that a manifest names for it.
+    """The content of a file in native units, an image [C, H, W] or a volume, and the foreground
+    [H, W] or [I, J, K] that a manifest names for it.
 
     `pixels` is the hash of the content. `sample_type` is the type of an image's samples, such as
     "uint8"; "" where values have units of their own.

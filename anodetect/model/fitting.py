@@ -13,7 +13,7 @@ from anodetect.config import without_nan
 from anodetect.data.records import Record
 from anodetect.data.split import Roles
 from anodetect.imaging.intensities import Traits, traits_of
-from anodetect.imaging.preprocess import PreparedVolume
+from anodetect.imaging.preprocess import Whole
 from anodetect.model.colour_scale import some_for_scale
 from anodetect.model.decoded import DecodedFiles
 from anodetect.model.encoding import encode_all
@@ -64,9 +64,7 @@ def _learn_representation(model: Model, records: Sequence[Record], scratch: Deco
     """Let the representation learn from some fit images what it has to learn."""
     reader = Reader(model.preprocess, scratch=scratch)
     model.representation.learn(
-        model.framed(
-            *model.preprocess.apply(loaded.image, loaded.cut_from, loaded.record.slice or 0)
-        )
+        model.framed(*model.preprocess.apply(loaded.image, loaded.of, loaded.record.slice or 0))
         for loaded in read_ahead(reader.read, records, LOOK_AHEAD * model.batch_size)
         if isinstance(loaded, LoadedImage)
     )
@@ -101,7 +99,7 @@ class TraitsObserver:
         if self.traits:
             self.model.preprocess.learn_trait_limits(self.traits)
 
-    def _encode(self, image: Floats, of: PreparedVolume | None, number: int) -> Encoded:
+    def _encode(self, image: Floats, of: Whole, number: int) -> Encoded:
         scaled, inside = self.model.preprocess.apply(image, of, number)
         self.traits.append(traits_of(scaled, inside))
         return self.model.encode_scaled(scaled, inside)

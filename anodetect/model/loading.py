@@ -15,13 +15,15 @@ from anodetect.data.content_hash import content_hash
 from anodetect.data.records import Record
 from anodetect.data.volumes import Volume
 from anodetect.errors import AnodetectError, ConfigError, ImageError
-from anodetect.imaging.preprocess import PreparedVolume, Preprocess, PreprocessConfig
+from anodetect.imaging.preprocess import PreparedVolume, Preprocess, PreprocessConfig, Whole
+from anodetect.imaging.regions import Region
 from anodetect.model.decoded import Decoded, DecodedFiles
 from anodetect.types import Bools, Floats
 
 Encoded = tuple[Floats, Bools]  # an image as a detector sees it, and where it counts
-# Takes an image, the volume it is a slice of (or None) and the number of that slice.
-Encode = Callable[[Floats, PreparedVolume | None, int], Encoded]
+# Takes an image, the volume it is a slice of or the region it counts in (or None), and the number
+# of that slice.
+Encode = Callable[[Floats, Whole, int], Encoded]
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class LoadedImage:
     `encoded` is what the detector sees of it, if that was asked for. `pixels` is the hash of the
     file's decoded content. `sample_type` is the type its samples are stored in, "" where values
     have units of their own; `scaled` says how they were brought into the one that was learned from.
+    `region` is where an image counts, None if everywhere.
     """
 
     record: Record
@@ -41,6 +44,17 @@ class LoadedImage:
     pixels: str = ""
     sample_type: str = ""
     scaled: str = ""
+    region: Region | None = None
+
+    @property
+    def of(self) -> Whole:
+        """The volume that the image is a slice of, or the region in which it counts."""
+        return self.region if self.cut_from is None else self.cut_from
+
+    @property
+    def counted(self) -> Floats:
+        """The image without what does not count, which is 0."""
+        return self.image if self.region is None else self.image * self.region.inside
 
 
 @dataclass(frozen=True)
@@ -133,26 +147,34 @@ class Reader:
 
     def _decode(self, source: readers.Source) -> Decoded:
         found = source.content(self.preprocess.config.component)
-        foreground = None
         if isinstance(found.pixels, Volume):
             foreground = readers.supplied_foreground(source.record, found.pixels)
+        else:
+            foreground = readers.supplied_region(source.record, found.pixels)
         pixels = content_hash(found.pixels, found.sample_type)
         return Decoded(source.sha256, found.pixels, foreground, pixels, found.sample_type)
 
     def _prepare(self, record: Record, decoded: Decoded) -> LoadedImage | LoadedVolume:
         if isinstance(decoded.content, Volume):
+            if self.preprocess.roi is not None:
+                raise ImageError("a volume, but a region of interest (--roi) is one of images")
             prepared = self.preprocess.prepare(decoded.content, decoded.foreground)
             return LoadedVolume(record, decoded.sha256, prepared, decoded.pixels)
 
-        image, scaled = self.preprocess.in_learned_type(decoded.content, decoded.sample_type)
+        _, height, width = decoded.content.shape
+        region = self.preprocess.region((height, width), decoded.foreground)
+        image, scaled = self.preprocess.in_learned_type(
+            decoded.content, decoded.sample_type, region
+        )
         return LoadedImage(
             record,
             decoded.sha256,
             image,
-            self.encode(image, None, 0) if self.encode else None,
+            self.encode(image, region, 0) if self.encode else None,
             pixels=decoded.pixels,
             sample_type=decoded.sample_type,
             scaled=scaled,
+            region=region,
         )
 
     def _read_slice(self, record: Record) -> Loaded:

@@ -17,7 +17,8 @@ from anodetect.config import build
 from anodetect.errors import ImageError, RunError
 from anodetect.imaging import tiling
 from anodetect.imaging.heatmaps import pool
-from anodetect.imaging.preprocess import PreparedVolume, Preprocess, PreprocessConfig
+from anodetect.imaging.preprocess import PreparedVolume, Preprocess, PreprocessConfig, Whole
+from anodetect.imaging.regions import Region
 from anodetect.imaging.representations import Panels, Representation, create_representation
 from anodetect.imaging.resize import resize, resize_depth
 from anodetect.imaging.tiling import TilingConfig
@@ -81,8 +82,9 @@ class Model:
 
     # -- images --------------------------------------------------------------------------------
 
-    def encode(self, image: Floats, of: PreparedVolume | None = None, number: int = 0) -> Encoded:
+    def encode(self, image: Floats, of: Whole = None, number: int = 0) -> Encoded:
         """Return what the detector sees of an image [C, H, W], or of slice `number` `of` a volume.
+        An image may count only in the region that it is `of`.
 
         With tiling that is the whole scaled image, from which tiles are cut. ImageError if the
         model works on volumes in three dimensions.
@@ -91,7 +93,10 @@ class Model:
             raise ImageError(
                 "an image, but the model was trained on volumes in three dimensions (--dims 3)"
             )
-        return self.encode_scaled(*self.preprocess.apply(image, of, number))
+        encoded = self.encode_scaled(*self.preprocess.apply(image, of, number))
+        if isinstance(of, Region) and not encoded[1].any():
+            raise ImageError("its region of interest is smaller than a pixel of the model's grid")
+        return encoded
 
     def encode_scaled(self, scaled: Floats, foreground: Bools) -> Encoded:
         """Return what the detector sees of an image that is preprocessed already."""
@@ -111,7 +116,7 @@ class Model:
         """Return what the detector sees of an image, which may have been found before."""
         if loaded.encoded is not None:
             return loaded.encoded
-        return self.encode(loaded.image, loaded.cut_from, loaded.record.slice or 0)
+        return self.encode(loaded.image, loaded.of, loaded.record.slice or 0)
 
     def score(
         self,

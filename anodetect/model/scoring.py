@@ -42,7 +42,8 @@ class SliceScores:
 
 @dataclass(frozen=True)
 class ScoredImage:
-    """An image with its score, its heatmap in its own grid [H, W], and what to show of it.
+    """An image with its score, its heatmap in its own grid [H, W], NaN where it does not count, and
+    what to show of it.
 
     `seconds` is the time the model took for it.
     """
@@ -168,7 +169,7 @@ def _detect_each(model: Model, images: Sequence[LoadedImage]) -> list[_Found | F
 def _detect(model: Model, images: Sequence[LoadedImage]) -> list[_Found]:
     encoded = [model.encoded(image) for image in images]
     numbers = [image.record.slice for image in images]
-    scores = model.score([image.image for image in images], encoded, numbers)
+    scores = model.score([image.counted for image in images], encoded, numbers)
 
     found = []
     for row, score in enumerate(scores.image.tolist()):
@@ -184,6 +185,8 @@ def _scored_image(
     if isinstance(found, Failed):
         return found
     heatmap = model.decode(found.heatmap, loaded.image.shape[1:])
+    if loaded.region is not None:
+        heatmap = np.where(loaded.region.inside, heatmap, np.float32(np.nan))
     panels = model.panels(loaded, found.heatmap, found.reconstruction)
     return ScoredImage(loaded, found.score, heatmap, panels, seconds)
 

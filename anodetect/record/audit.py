@@ -111,7 +111,8 @@ class Scoring:
     map value can be so rare. `listed` counts the files that were found, of all shards, and
     `passed_over` by the reason those that have no row. `host` and `threads` say where it was
     scored, "" and () if on machines that are not alike. `copies` counts files with the pixels of
-    another one.
+    another one. `roi` has the SHA-256 and the size of the region of interest, and the region itself
+    if it is not the run's; {} without one.
     """
 
     run: str = ""
@@ -132,6 +133,7 @@ class Scoring:
     heatmaps: tuple[str, ...] = ()
     root: str = ""
     identifiers: bool = False
+    roi: Mapping[str, Any] = field(default_factory=dict)
     accept_different: bool = False
     listed: int | None = None
     passed_over: Mapping[str, int] = field(default_factory=dict)
