@@ -50,7 +50,7 @@ def folder(tmp_path_factory):
 def here(pca_run, folder, tmp_path_factory):
     """The folder scored by this process alone."""
     out = tmp_path_factory.mktemp("processes") / "here"
-    anodetect.score(pca_run, [str(folder)], out, far=FAR)
+    anodetect.score(pca_run, [str(folder)], out, far=FAR, workers=1)
     return directories.read(out)
 
 
@@ -132,7 +132,7 @@ def test_scores_of_a_network_are_scored_again_bit_for_bit_on_as_many_threads(
     anodetect.score(trained, [str(folder)], out, far=FAR, heatmaps=(), workers=2)
     scored = directories.read(out)
     assert scored.audit.threads == (max(1, local.cpu_count() // 2),)
-    anodetect.score(trained, [str(folder)], tmp_path / "alone", far=FAR, heatmaps=())
+    anodetect.score(trained, [str(folder)], tmp_path / "alone", far=FAR, heatmaps=(), workers=1)
     same_rows(scored, directories.read(tmp_path / "alone"))
     before = threads.in_use()
     threads.limit(before + 1)

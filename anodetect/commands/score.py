@@ -102,6 +102,7 @@ def score(
     run = runs.read(run_path)
     for rate in (far, far if fdr is None else fdr):
         run.calibration.level(rate)  # refuses an impossible rate
+    known = KnownFiles(runs.read_manifest(run_path))
 
     inputs = collect(paths, out, follow_symlinks, keep_identifiers)
     _warn_of_times(inputs.records, reporter)
@@ -114,7 +115,6 @@ def score(
         groups = {record.group for record in inputs.records}
         reporter.say(statement(run.calibration, scoring.rule, len(inputs.records), len(groups)))
         has_masks = any(record.masks for record in inputs.records)
-        known = KnownFiles(runs.read_manifest(run_path))
         progress = Progress(run, task, known, has_masks=has_masks)
         speed = _score_all(run, task, run_engine, inputs.records, journal, progress, reporter)
         problems = _problem_rows(inputs.problems, task)
