@@ -529,6 +529,7 @@ main()
         ["verify", "{scores}"],
         ["data", "list"],
         ["data", "show", "elpv"],
+        ["data", "inspect", "{data}"],
     ],
 )
 def test_commands_without_a_model_need_no_torch(arguments, pca_run, synthetic_folder, tmp_path):
@@ -537,7 +538,9 @@ def test_commands_without_a_model_need_no_torch(arguments, pca_run, synthetic_fo
     scores = tmp_path / "scores"
     if "{scores}" in arguments:
         anodetect.score(pca_run, [str(synthetic_folder)], scores, heatmaps=())
-    arguments = [argument.format(run=pca_run, scores=scores) for argument in arguments]
+    arguments = [
+        argument.format(run=pca_run, scores=scores, data=synthetic_folder) for argument in arguments
+    ]
     done = subprocess.run(
         [sys.executable, "-c", NO_TORCH, *arguments], check=False, capture_output=True, text=True
     )
