@@ -198,6 +198,12 @@ def test_a_model_of_one_depth_scores_the_other_scaled(tmp_path):
     assert result.failed == 1
     assert "convert it to the bit depth" in refused.error
 
+    names = [str(tmp_path / "in/002.png")]
+    anodetect.score(run, names, tmp_path / "s2", far=0.2, accept_different=True)
+    (row,) = directories.read(tmp_path / "s2").rows
+    assert row.status == "ok"
+    assert row.differs.startswith("8 bits, seen: 16")
+
 
 def test_calibrate_says_what_it_scales(mixed, tmp_path):
     run, _ = mixed

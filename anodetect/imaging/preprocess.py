@@ -237,13 +237,18 @@ class Preprocess:
         return region_of(shape, self.roi, supplied)
 
     def in_learned_type(
-        self, image: Floats, sample_type: str, region: Region | None = None
+        self,
+        image: Floats,
+        sample_type: str,
+        region: Region | None = None,
+        *,
+        accept_any: bool = False,
     ) -> tuple[Floats, str]:
         """Return an image [C, H, W] in the values of the type that was learned from, and in words
-        how it was scaled, "" if it was not; ImageError if its values fit in no way. Only those in
-        its region are looked at."""
-        values = image if region is None else image[:, None, region.inside]
-        factor = self.sample_types.factor(values, sample_type, self.range[1])
+        how it was scaled, "" if it was not; ImageError if its values fit in no way, unless
+        `accept_any`. Only those in its region are looked at."""
+        values, high = image if region is None else image[:, None, region.inside], self.range[1]
+        factor = self.sample_types.factor(values, sample_type, high, accept_any=accept_any)
         if factor == 1:
             return image, ""
         reference = self.sample_types.reference

@@ -34,10 +34,12 @@ class SampleTypes:
     reference: str = ""
     factors: Mapping[str, float] = field(default_factory=dict)
 
-    def factor(self, image: Floats, sample_type: str, high: float) -> float:
+    def factor(
+        self, image: Floats, sample_type: str, high: float, *, accept_any: bool = False
+    ) -> float:
         """Return the factor for an image. That of a type which was not learned from is 1, or that
         of the types' ranges, whichever brings its highest values near to `high`, the learned ones.
-        ImageError if neither does."""
+        If neither does, it is 1 with `accept_any`, else an ImageError is raised."""
         if not self.reference or not sample_type or sample_type in self.factors:
             return self.factors.get(sample_type, 1.0)
         by_range = full_scale(self.reference) / full_scale(sample_type)
@@ -51,11 +53,12 @@ class SampleTypes:
         nearest = min((1.0, by_range), key=distance)
         if distance(nearest) <= np.log(NEAR):
             return nearest
-        if np.dtype(sample_type).kind not in "ui":
+        if accept_any or np.dtype(sample_type).kind not in "ui":
             return 1.0
         raise ImageError(
             f"{sample_type} values up to {own:g}, but the model has learned from {self.reference} "
-            f"values up to {high:g}; convert it to the bit depth of the training images"
+            f"values up to {high:g}; convert it to the bit depth of the training images "
+            "(--accept-different scores it as it is)"
         )
 
 

@@ -99,8 +99,9 @@ class Reader:
 
     With `encode` an image comes with what the detector sees of it. `is_mine` says of a hash whether
     it belongs to this shard; other files are not decoded. What `scratch` holds is not decoded
-    again, and what is decoded is put there. The volume that was read last stays in memory, because
-    its slices are asked for one after another.
+    again, and what is decoded is put there. With `accept_different` images of an unsuitable bit
+    depth are taken as they are. The volume that was read last stays in memory, because its slices
+    are asked for one after another.
     """
 
     def __init__(
@@ -109,10 +110,12 @@ class Reader:
         encode: Encode | None = None,
         is_mine: Callable[[str], bool] | None = None,
         scratch: DecodedFiles | None = None,
+        *,
+        accept_different: bool = False,
     ) -> None:
         self.preprocess, self.encode = preprocess, encode
         self.is_mine = is_mine or (lambda sha256: True)
-        self.scratch = scratch
+        self.scratch, self.accept_different = scratch, accept_different
         self._last_volume: Loaded | None = None
         self._reading = threading.Lock()
 
@@ -164,7 +167,7 @@ class Reader:
         _, height, width = decoded.content.shape
         region = self.preprocess.region((height, width), decoded.foreground)
         image, scaled = self.preprocess.in_learned_type(
-            decoded.content, decoded.sample_type, region
+            decoded.content, decoded.sample_type, region, accept_any=self.accept_different
         )
         return LoadedImage(
             record,

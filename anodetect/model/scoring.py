@@ -116,7 +116,9 @@ def score_records(
     what the model has seen that it cannot be judged is `Failed`, unless `accept_different`.
     """
     done, total = 0, len(records) if isinstance(records, Sized) else 0
-    reader = Reader(model.preprocess, model.encode, mine, scratch)
+    reader = Reader(
+        model.preprocess, model.encode, mine, scratch, accept_different=accept_different
+    )
 
     def read(record: Record) -> Loaded:
         return _unless_refused(model, reader.read(record), accept_different)
