@@ -576,6 +576,15 @@ def test_a_run_that_was_finished_meanwhile_is_not_overwritten(tmp_path, monkeypa
         pytest.fail("the second process went on")
 
 
+def test_a_full_disk_without_anything_to_go_on_from_leaves_nothing(tmp_path):
+    with (
+        pytest.raises(DiskFullError, match=r"run.partial: .*then give the same command again"),
+        runs.begin(tmp_path / "run", resume=False),
+    ):
+        raise NO_SPACE
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_full_disk_says_how_a_training_goes_on(tmp_path):
     with (
         pytest.raises(DiskFullError, match=r"train.jsonl.*the same command with --resume goes on"),

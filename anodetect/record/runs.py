@@ -263,7 +263,7 @@ def _hint(workdir: Path) -> str:
     """Return what to do where the disk is full."""
     if checkpoints(workdir):
         return "; make room, then the same command with --resume goes on"
-    return "; make room, then train again"
+    return "; make room, then give the same command again"
 
 
 def identify(workdir: Path, fingerprint: Mapping[str, Any], *, resume: bool) -> None:
