@@ -179,6 +179,8 @@ def berlin(time, number):
 WAYS = {
     "UTC": lambda time, n: time.isoformat(),
     "Z": lambda time, n: f"{time:%Y-%m-%dT%H:%M:%S}Z",
+    "small letters": lambda time, n: f"{time:%Y-%m-%dt%H:%M:%S}z",
+    "UTC in words": lambda time, n: f"{time:%Y-%m-%d %H:%M:%S} UTC",
     "end of summer time": berlin,
     "two sites": in_zone(9, -5),
     "no zone": lambda time, n: time.replace(tzinfo=None).isoformat(),

@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from anodetect.errors import DataError
 
 JOINED = re.compile(r"([0-9]{8})([0-9]{6}.*)")  # date and time as DICOM's DT joins them
+NAMED_UTC = re.compile(r" ?(UTC|GMT)$")
 WHOLE = re.compile(r"[+-]?[0-9]+")
 MICROSECOND = timedelta(microseconds=1)
 EPOCH = datetime(1970, 1, 1)
@@ -51,6 +52,7 @@ def order_of(acquired: Sequence[str], names: Sequence[str]) -> list[int]:
 
 def _time(text: str) -> datetime | None:
     """Return the time that a text is, None if it is none."""
+    text = NAMED_UTC.sub("Z", text.upper())
     joined = JOINED.fullmatch(text)
     if joined:
         text = f"{joined[1]}T{joined[2]}"
