@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 import anodetect
 from anodetect import cli, files
 from anodetect.commands import benchmark, review
+from anodetect.commands.inputs import collect
 from anodetect.config import without_nan
 from anodetect.data import pseudonyms, readers
 from anodetect.engines import local
@@ -224,6 +225,16 @@ def test_the_key_of_pseudonyms_is_made_once_where_there_are_no_hard_links(monkey
     pseudonyms._make_key(path)
     assert path.read_text("ascii") == before
     assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_inputs_on_several_drives_are_refused(monkeypatch, synthetic_folder, tmp_path):
+    def different(roots):
+        raise ValueError("Paths don't have the same drive")
+
+    monkeypatch.setattr(os.path, "commonpath", different)
+    folders = [str(synthetic_folder / "test/good"), str(synthetic_folder / "train/good")]
+    with pytest.raises(DataError, match="not on one drive; score them apart"):
+        collect(folders, tmp_path, follow_symlinks=False)
 
 
 def test_the_end_of_a_process_has_words_for_signals_that_are_not_known(monkeypatch):

@@ -60,7 +60,10 @@ def collect(
 def _joined(datasets: Sequence[Dataset]) -> Inputs:
     """Return several data sets as one below their common parent folder."""
     roots = [os.path.abspath(dataset.root) for dataset in datasets]  # noqa: PTH100 — keeps links
-    root = Path(os.path.commonpath(roots))
+    try:
+        root = Path(os.path.commonpath(roots))
+    except ValueError:  # only on Windows
+        raise DataError(f"{', '.join(roots)}: not on one drive; score them apart") from None
     records: list[Record] = []
     problems: list[Problem] = []
     passed_over: Counter[str] = Counter()
