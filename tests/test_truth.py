@@ -13,6 +13,7 @@ import anodetect
 from anodetect.commands.texts import evaluation_text
 from anodetect.data import readers
 from anodetect.data.records import Record
+from anodetect.data.scan import scan
 from anodetect.data.truth import is_lossy, read_truth
 from anodetect.errors import ImageError
 from anodetect.record import directories
@@ -110,7 +111,15 @@ def test_a_jpeg_mask_is_divided_in_the_middle_and_known_to_be_lossy(tmp_path):
     truth = read_truth(record, MARKED.shape)
     assert (truth != (MARKED > 0)).mean() < 0.01
     assert is_lossy(record)
-    assert not is_lossy(Record("a", tmp_path / "a.png", masks=(tmp_path / "m.png",)))
+    for name, lossless, lossy in (
+        ("m.png", True, False),
+        ("m.webp", True, False),
+        ("n.webp", False, True),
+    ):
+        Image.fromarray(255 * MARKED).save(tmp_path / name, lossless=lossless)
+        record = Record("a", tmp_path / "a.png", masks=(tmp_path / name,))
+        assert is_lossy(record) == lossy
+        assert (read_truth(record, MARKED.shape) != (MARKED > 0)).mean() < 0.01
 
 
 def test_masks_of_one_image_are_joined_and_must_fit(tmp_path, save_png):
@@ -130,6 +139,22 @@ def test_a_damaged_mask_has_a_reason(tmp_path):
     (tmp_path / "m.png").write_bytes(stream.getvalue()[:60])
     with pytest.raises(ImageError, match=r"damaged or unreadable|not a readable image"):
         readers.read_mask(tmp_path / "m.png")
+
+
+@pytest.mark.parametrize(
+    "masks",
+    [
+        ["ground_truth/bad/caf\u00e9_mask_1.png", "ground_truth/bad/caf\u00e9_mask_2.png"],
+        ["ground_truth/bad/caf\u00e9/x.png", "ground_truth/bad/caf\u00e9/y.png"],
+        ["ground_truth/bad/cafe\u0301-Mask.PNG"],
+        ["test/bad/CAFE\u0301_gt.tif"],
+    ],
+)
+def test_masks_are_found_by_name(tmp_path, save_png, masks):
+    for name in ("train/good/0.png", "test/good/0.png", "test/bad/caf\u00e9.png", *masks):
+        save_png(name, MARKED)
+    (record,) = (each for each in scan(tmp_path).records if each.label)
+    assert [path.relative_to(tmp_path).as_posix() for path in record.masks] == masks
 
 
 # -- What is said of masks -------------------------------------------------------------------------

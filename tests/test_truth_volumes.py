@@ -1,6 +1,7 @@
 """Truth of volumes: masks in another order of axes, and DICOM Segmentations."""
 
 import itertools
+import shutil
 
 import highdicom as hd
 import nibabel as nib
@@ -15,6 +16,7 @@ from anodetect.data import readers
 from anodetect.data.geometry import FLIP_XY, along
 from anodetect.data.records import Record
 from anodetect.data.regrid import on_grid_of
+from anodetect.data.scan import scan
 from anodetect.data.truth import read_truth
 from anodetect.data.volumes import Volume
 from anodetect.errors import ImageError
@@ -247,6 +249,23 @@ def move(made, millimetres):
         place = group.PlanePositionSequence[0]
         x, y, z = place.ImagePositionPatient
         place.ImagePositionPatient = [round(float(x) + millimetres, 6), y, z]
+
+
+@pytest.mark.parametrize("name", ["case1.nii.gz", "case1_seg.nii.gz", "case1.dcm", "case1/a.dcm"])
+def test_the_mask_of_a_series_has_the_name_of_its_folder(tmp_path, scanned, name):
+    folder, volume, marked, in_order = scanned
+    for place in ("test/good/case0", "test/lesion/case1"):
+        shutil.copytree(folder, tmp_path / place)
+    path = tmp_path / "ground_truth/lesion" / name
+    path.parent.mkdir(parents=True)
+    if path.suffix == ".dcm":
+        segmentation(folder, in_order.astype(np.uint8)).save_as(path)
+    else:
+        write_nifti(path, marked.any(0).astype(np.uint8), volume.affine)
+    (record,) = (each for each in scan(tmp_path).records if each.label)
+    assert record.masks == (path,)
+    geometry, expected = slices_of(volume, marked.any(0))
+    assert np.array_equal(read_truth(record, expected.shape, (volume, geometry)), expected)
 
 
 def test_a_dicom_image_is_no_mask(scanned):

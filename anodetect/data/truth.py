@@ -1,12 +1,16 @@
 """Where a labelled image or volume is anomalous, as its mask says."""
 
-from anodetect.data import formats, readers
+from pathlib import Path
+
+from anodetect.data import readers
 from anodetect.data.annotations import is_annotation, read_annotation
 from anodetect.data.geometry import Geometry
 from anodetect.data.records import Record
 from anodetect.data.volumes import Volume
 from anodetect.errors import ImageError
 from anodetect.types import Bools
+
+JPEG = b"\xff\xd8\xff"
 
 
 def read_truth(
@@ -32,7 +36,20 @@ def read_truth(
 
 
 def is_lossy(record: Record) -> bool:
-    """Return whether a mask of the record is of a format that compresses with loss, where pixels
-    are marked from the middle of their values on."""
-    found = [formats.format_named(path.name) for path in record.masks]
-    return any(each is not None and each.lossy for each in found)
+    """Return whether a mask of the record was compressed with loss, as JPEG is and WebP may be, so
+    that pixels are marked from the middle of their values on."""
+    return any(_start_of(path).startswith(JPEG) or _is_lossy_webp(path) for path in record.masks)
+
+
+def _is_lossy_webp(path: Path) -> bool:
+    start = _start_of(path)
+    return start[8:12] == b"WEBP" and start[12:16] == b"VP8 "
+
+
+def _start_of(path: Path) -> bytes:
+    """Return a file's first 16 bytes, none if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(16)
+    except OSError:  # reading the mask says why
+        return b""

@@ -6,6 +6,8 @@ ending, whatever the suffixes and their case. A folder with an image's name hold
 it.
 """
 
+import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -45,7 +47,7 @@ class NamedFile:
         kinds = []
         for folder in self.folders:
             if names.meaning(folder) in ("normal", "anomalous", ""):
-                kinds.append(folder.casefold())
+                kinds.append(_folded(folder))
         return tuple(kinds)
 
     @property
@@ -54,7 +56,7 @@ class NamedFile:
         kinds = []
         for folder in self.folders:
             meaning = names.meaning(folder)
-            name = names.without_masks(folder) if meaning == "mask" else folder.casefold()
+            name = _folded(names.without_masks(folder) if meaning == "mask" else folder)
             if name and meaning in ("normal", "anomalous", "", "mask"):
                 kinds.append(name)
         return tuple(kinds)
@@ -137,9 +139,12 @@ class Masks:
         Of masks that differ in their format only, the one whose format comes first in the table
         is returned.
         """
-        for stem in _image_stems(image):
+        places = [(image.kinds, stem) for stem in _image_stems(image)]
+        if image.kinds and formats.is_series(image.path):
+            places.append((image.kinds[:-1], image.kinds[-1]))  # of a series' folder
+        for kinds, stem in places:
             for part in (image.part, ""):
-                found = self._by_key.get((part, image.kinds, stem))
+                found = self._by_key.get((part, kinds, stem))
                 if found:
                     return _one_of_each_name(found)
         return ()
@@ -147,7 +152,7 @@ class Masks:
 
 def _keys(mask: NamedFile) -> list[Key]:
     """Return what a mask may be found by: its own name, and that of its folder."""
-    stem = mask.stem.casefold()
+    stem = _without_number(_folded(mask.stem))
     keys = []
     for kinds in {mask.kinds, mask.kinds_with_masks}:
         keys.append((mask.part, kinds, stem))
@@ -163,9 +168,9 @@ def _keys(mask: NamedFile) -> list[Key]:
 def _image_stems(image: NamedFile) -> list[str]:
     """Return the names under which an image's mask may stand: its own, and that without the MR
     sequence or, in nnU-Net's layout, the channel's number (`case_0000`)."""
-    stems = [image.stem.casefold(), _without_end(image.stem, names.SEQUENCES)]
+    stems = [_folded(image.stem), _without_end(image.stem, names.SEQUENCES)]
     if any(folder in NNUNET_IMAGES for folder in image.folders):
-        stems.append(image.stem.casefold()[: -len("_0000")])
+        stems.append(stems[0][: -len("_0000")])
     if stems[0] in ("image", "img", "scan", "volume", *names.SEQUENCES):
         stems.append(THE_ONLY)
     return stems
@@ -173,11 +178,22 @@ def _image_stems(image: NamedFile) -> list[str]:
 
 def _without_end(stem: str, ends: frozenset[str] = names.MASK_ENDS | names.MASK_ENDS_BESIDE) -> str:
     """Return a name in lower case without its last word, if that is one of `ends`."""
-    lower = stem.casefold()
+    lower = _folded(stem)
     end = names.words(lower)[-1:]
     if end and end[0] in ends:
         return lower[: -len(end[0])].rstrip("-_. ") or lower
     return lower
+
+
+def _without_number(stem: str) -> str:
+    """Return a name without the number behind the ending of a mask: `003_mask_2` is `003_mask`."""
+    shorter = re.sub(r"[-_. ]?\d+$", "", stem)
+    return shorter if _without_end(shorter) != shorter else stem
+
+
+def _folded(name: str) -> str:
+    """Return a name without regard to case and to how accents are put together."""
+    return unicodedata.normalize("NFC", name.casefold())
 
 
 def _one_of_each_name(paths: Sequence[Path]) -> tuple[Path, ...]:
