@@ -169,6 +169,33 @@ def test_a_copy_in_the_test_part_is_a_leak(tmp_path):
         anodetect.train(str(tmp_path), "pca", tmp_path / "run", values={"components": 4})
 
 
+def test_copies_are_left_out_where_the_test_part_is_our_choice(tmp_path):
+    """Folders of classes name no test part: nobody could know what to remove."""
+    normals, defects = images(30, 1), images(6, 6)
+    write(tmp_path / "data/good", [*normals, normals[3], normals[8], defects[0]])
+    write(tmp_path / "data/good", normals[10:20], ".bmp", 100)
+    write(tmp_path / "data/bad", defects)
+    mask = np.zeros((32, 32), np.uint8)
+    mask[10:20, 10:20] = 255
+    write(tmp_path / "data/bad", [mask] * len(defects), "_mask.png")
+    dataset = scan(tmp_path / "data")
+    assert dataset.own_split
+    heard = Heard()
+    anodetect.train(
+        str(tmp_path / "data"), "pca", tmp_path / "run", values={"components": 4}, reporter=heard
+    )
+    tested = set()
+    for record in dataset.records:
+        if record.split == "test":
+            found = readers.read_source(record).content()
+            tested.add(content_hash(found.pixels, found.sample_type))
+    used = {row.pixels_sha256 for row in runs.read_manifest(tmp_path / "run")}
+    assert not used & tested
+    (said,) = [text for text in heard.warnings if "kept for testing" in text]
+    assert said.endswith("they are left out")
+    anodetect.evaluate(tmp_path / "run", str(tmp_path / "data"))  # finds no leak
+
+
 def role_of(run, role):
     name = next(row.path for row in runs.read_manifest(run) if row.role == role)
     return int(name[:3]) % 100

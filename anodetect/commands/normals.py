@@ -1,7 +1,7 @@
 """The readable normal images of a data set, with which training and calibration begin."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -125,8 +125,8 @@ def usable_normals(
     Copies of an image are merged into one group. The plane that volumes are sliced along becomes
     that of `preprocess`, which also learns whether all volumes have fixed units. What is decoded
     goes into `scratch` and `samples`. Raises DataError if a group, the same bytes or the same
-    pixels are also among the test files, if volumes lie in different planes, or if nothing can be
-    read.
+    pixels are also among the test files that the data set names, if volumes lie in different
+    planes, or if nothing can be read.
     """
     normals = dataset.training()
     left_out = [LeftOut(each.name, each.reason) for each in dataset.problems]
@@ -150,7 +150,8 @@ def usable_normals(
         reporter.progress("read", done, len(normals))
 
     planes.set_on(preprocess)
-    _refuse_leaks(dataset, usable, hashes, pixels, preprocess.config.component, reporter)
+    _compare_with_test(dataset, hashes, pixels, preprocess.config.component, reporter)
+    usable = _without_leaks(dataset, usable, hashes, pixels, reporter)
     if not usable:
         reason = f"; the first: {left_out[0].path}: {left_out[0].reason}" if left_out else ""
         raise DataError(f"{dataset.root}: no readable normal image among {len(normals)}{reason}")
@@ -177,17 +178,42 @@ def warn_of_scaled(notes: Iterable[str], reporter: Reporter) -> None:
         reporter.warn(f"{count} images: {note}")
 
 
-def _refuse_leaks(
+def _without_leaks(
     dataset: Dataset,
-    usable: Sequence[Record],
+    usable: list[Record],
+    hashes: Mapping[str, str],
+    pixels: Mapping[str, str],
+    reporter: Reporter,
+) -> list[Record]:
+    """Return the usable normals of which no copy is in the test part. DataError if there is one,
+    unless the test part is a choice of ours."""
+    testing = _tested(dataset)
+    if dataset.own_split:
+        tested = {pixels[record.id]: record.id for record in testing if record.id in pixels}
+        copies = {each.id: tested[pixels[each.id]] for each in usable if pixels[each.id] in tested}
+        usable = [record for record in usable if record.id not in copies]
+        for first, other in list(copies.items())[:1]:
+            reporter.warn(
+                f"{len(copies)} normal images have exactly the pixels of images kept for testing, "
+                f"as {first} those of {other}; they are left out"
+            )
+    split.refuse_leaks(usable, testing, hashes, pixels)
+    return usable
+
+
+def _tested(dataset: Dataset) -> list[Record]:
+    return [record for record in dataset.records if record.split == "test"]
+
+
+def _compare_with_test(
+    dataset: Dataset,
     hashes: dict[str, str],
     pixels: dict[str, str],
     component: int | None,
     reporter: Reporter,
 ) -> None:
-    """Add the hashes of test files to `hashes` and `pixels`; raise DataError if one of them, or its
-    group, is among the usable normals."""
-    testing = [record for record in dataset.records if record.split == "test"]
+    """Add the hashes of test files to `hashes` and `pixels`."""
+    testing = _tested(dataset)
     one_by_one = any(fills_memory(record) for record in testing)
     with ThreadPoolExecutor(1 if one_by_one else DECODERS) as pool:
         found = pool.map(partial(_hashes_of, component=component), testing)
@@ -197,7 +223,6 @@ def _refuse_leaks(
                 hashes[record.id] = sha256
             if content:
                 pixels[record.id] = content
-    split.refuse_leaks(usable, testing, hashes, pixels)
 
 
 def _hashes_of(record: Record, component: int | None) -> tuple[str, str]:
