@@ -147,7 +147,7 @@ def tune_batch(model: Model, run: Path, dataset: Dataset) -> Batch:
 
 def variant(run: Path, name: str) -> AnoDDPM:
     """Return the detector of a row."""
-    trained_with = dict(runs.read(run).header["config"]["detector"])
+    trained_with = dict(runs.read(run).header.config["detector"])
     changes = {} if name in TRAINED else {"prior": "auto"} | SCORED.get(name, {})
     config = build(AnoDDPMConfig, trained_with | changes, name)
     return Structural(config) if name == STRUCTURAL else AnoDDPM(config)

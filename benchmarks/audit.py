@@ -134,7 +134,7 @@ def peak(run: Path, folder: Path, out: Path) -> Peak:
 
 def write_images(folder: Path, run: Path, count: int, side: int) -> None:
     """Write synthetic images of as many channels as the run's."""
-    channels = runs.read(run).header["preprocess"]["channels"]
+    channels = runs.read(run).header.preprocess["channels"]
     folder.mkdir()
     for number in range(count):
         image = synthetic.images(1, size=side, channels=channels, seed=number)[0][0]

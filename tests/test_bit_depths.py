@@ -152,7 +152,7 @@ def mixed(tmp_path_factory):
 def test_defects_are_found_in_both_depths(mixed, tmp_path, depth):
     run, warnings = mixed
     assert any("uint8 values are multiplied by 257" in text for text in warnings)
-    preprocess = runs.read(run).header["preprocess"]
+    preprocess = runs.read(run).header.preprocess
     assert preprocess["sample_type"] == "uint16"
     assert preprocess["sample_factors"] == {"uint8": 257.0, "uint16": 1.0}
 
@@ -211,7 +211,7 @@ def test_calibrate_says_what_it_scales(mixed, tmp_path):
     heard = Heard()
     anodetect.calibrate(run, str(tmp_path / "new"), tmp_path / "run2", reporter=heard)
     assert "22 images: uint8 values scaled by 257 to the range of uint16" in heard.warnings
-    assert runs.read(tmp_path / "run2").header["preprocess"]["sample_type"] == "uint16"
+    assert runs.read(tmp_path / "run2").header.preprocess["sample_type"] == "uint16"
 
 
 def test_depths_that_do_not_agree_are_refused(tmp_path):

@@ -138,7 +138,7 @@ def learned(path):
     run = runs.read(path)
     arrays = [*run.state.values(), run.calibration.scores, run.calibration.peaks]
     keys = ("preprocess", "representation_state", "scale")
-    return [array.tobytes() for array in arrays], [run.header[key] for key in keys]
+    return [array.tobytes() for array in arrays], [getattr(run.header, key) for key in keys]
 
 
 @pytest.mark.parametrize(

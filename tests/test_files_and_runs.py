@@ -121,7 +121,47 @@ def test_run_holds_everything(pca_run):
         "tune": 6,
         "calibrate": 12,
     }
-    assert run.scale[0] < run.scale[1]
+    assert run.header.scale[0] < run.header.scale[1]
+
+
+def test_the_header_of_a_run_is_written_as_it_was_read(pca_run):
+    content = checkpoint.read_header(pca_run / "model.safetensors")
+    header = runs.read(pca_run).header.as_json()
+    assert list(content) == [*header, "calibration_groups", "hashes"]
+    assert header == {name: content[name] for name in header}
+    assert runs.run_header(header).as_json() == header
+
+
+OF_RELEASE_1 = {  # the facts that release 0.1.0 wrote
+    "train_seconds": 1.5,
+    "stopped_by": "budget",
+    "steps": 30,
+    "fit_images": 42,
+    "tune_images": 6,
+    "dropped": "",
+    "trained_at": "2026-11-28T06:00:00+00:00",
+    "failed": 0,
+    "seed": 0,
+    "budget_minutes": None,
+    "config_sha256": "ab",
+}
+
+
+def test_facts_of_an_older_or_newer_release_are_read():
+    facts = runs.training_facts(OF_RELEASE_1 | {"of a later release": 1})
+    assert (facts.steps, facts.stopped_by, facts.budget_minutes) == (30, "budget", None)
+    assert (facts.found, facts.calibrated_on) == (None, None)
+    assert facts.as_json() == OF_RELEASE_1
+    found = OF_RELEASE_1 | {"found": ["tiles"], "calibrated_on": "d", "calibrated_from": "cd"}
+    assert runs.training_facts(found).as_json() == found
+
+
+@pytest.mark.parametrize("changes", [{"facts": {}}, {"facts": None}, {"scale": [1.0]}])
+def test_a_run_with_another_header_is_refused(run_copy, changes):
+    arrays, header = checkpoint.read(run_copy / "model.safetensors")
+    checkpoint.write(run_copy / "model.safetensors", arrays, header | changes)
+    with pytest.raises(RunError, match="not written by `anodetect train`"):
+        runs.read(run_copy)
 
 
 @pytest.mark.parametrize("name", runs.FILES)

@@ -147,7 +147,7 @@ def scored(made, tmp_path_factory):
 
 def test_a_run_remembers_its_region_and_its_hash(made, scored):
     _, roi, run = made
-    state = runs.read(run).header["preprocess"]["roi"]
+    state = runs.read(run).header.preprocess["roi"]
     assert state["sha256"] == sha256(roi.read_bytes()).hexdigest()
     assert np.array_equal(Model.load(runs.read(run), "cpu").preprocess.roi.inside, INSIDE)
     assert scored.audit.roi == {"sha256": state["sha256"], "height": SIDE, "width": SIDE}
@@ -218,7 +218,7 @@ def test_calibrate_gives_a_run_another_region(made, tmp_path):
         Model.load(runs.read(tmp_path / "run"), "cpu").preprocess.roi.inside, smaller
     )
     anodetect.calibrate(run, str(normals), tmp_path / "same")
-    before, same = (runs.read(path).header["preprocess"] for path in (run, tmp_path / "same"))
+    before, same = (runs.read(path).header.preprocess for path in (run, tmp_path / "same"))
     assert before == same
 
 

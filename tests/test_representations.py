@@ -158,7 +158,7 @@ def test_a_run_on_features_scores_as_its_report_says(detector, tmp_path):
         values |= {"training": {"steps": 60}, "widths": [64], "crop": 8}
     trained = anodetect.train(str(tmp_path / "tiles"), detector, tmp_path / "run", values=values)
     assert trained.facts.representation == "features"  # chosen: the tiles fill their frame
-    assert runs.read(tmp_path / "run").header["representation_state"]["mean"]
+    assert runs.read(tmp_path / "run").header.representation_state["mean"]
     result = anodetect.score(
         tmp_path / "run", [str(tmp_path / "tiles")], tmp_path / "scores", heatmaps=("tiff", "png")
     )

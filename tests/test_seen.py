@@ -69,7 +69,7 @@ def test_very_many_different_descriptions_tell_nothing():
 
 
 def test_a_run_keeps_what_it_saw_and_rows_say_what_differs(pca_run, tmp_path):
-    seen = runs.read(pca_run).header["seen"]
+    seen = runs.read(pca_run).header.seen
     assert seen["channels"] == [1]
     assert seen["sizes"] == [[64.0, 64.0], [64.0, 64.0]]
 

@@ -630,7 +630,7 @@ def test_each_slice_of_a_normal_volume_is_an_image_and_its_patient_a_group(run):
     gc.collect()  # the last volume that was read does not stay in memory
     assert not any(type(each) is PreparedVolume for each in gc.get_objects())
     assert runs.facts(run).training.fit_images % DEPTH == 0
-    assert read_run(run).header["preprocess"]["axis"] == "axial"
+    assert read_run(run).header.preprocess["axis"] == "axial"
     rows = runs.read_manifest(run)
     assert len(rows) == len({row.path for row in rows}) == 30
 

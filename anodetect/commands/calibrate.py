@@ -2,9 +2,8 @@
 
 from collections.abc import Collection, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -22,7 +21,7 @@ from anodetect.model.loading import Failed
 from anodetect.model.model import Model
 from anodetect.model.scoring import ScoredImage, score_records
 from anodetect.record import runs
-from anodetect.record.runs import ManifestRow
+from anodetect.record.runs import ManifestRow, RunHeader
 from anodetect.stats.calibration import Calibration
 from anodetect.types import Reporter, Silent
 
@@ -161,16 +160,16 @@ def _refuse_copies(rows: Sequence[ManifestRow], normals: Normals) -> None:
             raise DataError(f"leak: {record.id} has {copied}, which the model was trained on")
 
 
-def _header(run: runs.Run, data: str, failed: int, roi: RegionOfInterest | None) -> dict[str, Any]:
+def _header(run: runs.Run, data: str, failed: int, roi: RegionOfInterest | None) -> RunHeader:
     """Return the new run's header: the old one with the facts of this calibration."""
-    header = dict(run.header)
-    del header["hashes"], header["calibration_groups"]  # `runs.write` gives new ones
+    preprocess = dict(run.header.preprocess)
     if roi is not None:
-        header["preprocess"] = header["preprocess"] | {"roi": roi.state()}
-    header["facts"] = header["facts"] | {
-        "calibrated_on": data,
-        "calibrated_from": run.model_sha256,
-        "failed": failed,
-        "dropped": "",
-    }
-    return header
+        preprocess["roi"] = roi.state()
+    facts = replace(
+        run.header.facts,
+        calibrated_on=data,
+        calibrated_from=run.model_sha256,
+        failed=failed,
+        dropped="",
+    )
+    return replace(run.header, preprocess=preprocess, facts=facts)

@@ -19,7 +19,7 @@ def own_roi(run: Run) -> RegionOfInterest | None:
     """Return the region of interest of a run, None if it has none; RunError if its model file does
     not say it as it should."""
     try:
-        return roi_of(run.header["preprocess"].get("roi"))
+        return roi_of(run.header.preprocess.get("roi"))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise RunError(
             f"{run.path}: not a usable model ({type(error).__name__}: {error})"

@@ -196,16 +196,16 @@ def _scoring(run: Run, task: Task, inputs: Inputs, command: Sequence[str]) -> Sc
         run=run.path.name,
         run_path=str(task.run),
         model_sha256=run.model_sha256,
-        detector=header["detector"],
-        data=header["data"],
-        facts=header["facts"],
-        config=header["config"],
+        detector=header.detector,
+        data=header.data,
+        facts=header.facts.as_json(),
+        config=header.config,
         training=tuple(runs.curves(run.path)),
-        baseline=entry_named(header["detector"]).baseline,
+        baseline=entry_named(header.detector).baseline,
         far=task.far if task.fdr is None else None,
         fdr=task.fdr,
         pixel_threshold=run.calibration.pixel_threshold(task.far),
-        scale=run.scale,
+        scale=header.scale,
         calibration=run.calibration,
         shard=task.shard,
         heatmaps=task.heatmaps,
@@ -276,7 +276,7 @@ class Progress:
 
     def __init__(self, run: Run, task: Task, used: KnownFiles, *, has_masks: bool) -> None:
         self.out, self.threshold = task.out, task.threshold(run.calibration)
-        self.cases = Cases(task.out, self.threshold, run.scale)
+        self.cases = Cases(task.out, self.threshold, run.header.scale)
         self.measure = Measure(run.calibration, task.far, masks=has_masks)
         self.threads: set[int] = set()
         self.hosts: set[str] = set()

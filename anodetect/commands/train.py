@@ -33,7 +33,7 @@ from anodetect.model.model import Model
 from anodetect.model.scoring import score_records
 from anodetect.model.settings import resolve
 from anodetect.record import environment, runs
-from anodetect.record.runs import TrainingFacts
+from anodetect.record.runs import RunHeader, TrainingFacts
 from anodetect.types import Reporter, Silent
 
 LONG = 2.0  # times as long as wide, from which on squeezing is worth a warning
@@ -322,22 +322,22 @@ def _write(
     workdir: Path,
     plan: Plan,
     data: str,
-    scale: Sequence[float],
+    scale: tuple[float, float],
     calibrated: Calibrated,
     facts: TrainingFacts,
 ) -> None:
     """Write the run into its working directory."""
-    header = {
-        "detector": plan.detector,
-        "representation": plan.representation,
-        "config": plan.config,
-        "data": data,
-        "preprocess": plan.model.preprocess.state(),
-        "representation_state": plan.model.representation.state(),
-        "scale": scale,
-        "seen": None if plan.model.seen is None else plan.model.seen.model_dump(mode="json"),
-        "facts": facts.as_json(),
-    }
+    header = RunHeader(
+        detector=plan.detector,
+        representation=plan.representation,
+        config=plan.config,
+        data=data,
+        preprocess=plan.model.preprocess.state(),
+        representation_state=plan.model.representation.state(),
+        scale=scale,
+        seen=None if plan.model.seen is None else plan.model.seen.model_dump(mode="json"),
+        facts=facts,
+    )
 
     left_out = plan.normals.left_out + calibrated.left_out
     runs.write(

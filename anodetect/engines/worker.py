@@ -102,7 +102,7 @@ class Worker:
         self.host = environment.host(device_type(task.device))
         self.threads = count or threads.in_use()
         threads.limit(self.threads)  # of all libraries, now that they are loaded
-        self.cases = Cases(task.out, task.threshold(self.run.calibration), self.run.scale)
+        self.cases = Cases(task.out, task.threshold(self.run.calibration), self.run.header.scale)
         self.pixel_threshold = self.run.calibration.pixel_threshold(task.far)
 
     def work(
@@ -188,7 +188,7 @@ class Worker:
     def _write(self, name: str, row: ScoreRow, scored: ScoredImage | ScoredVolume) -> list[Written]:
         """Write a heatmap in the format of this name; no file if its kind of source has none."""
         stem = self.task.out / "heatmaps" / short_name(row.path)
-        how = (self.run.scale, self.pixel_threshold)
+        how = (self.run.header.scale, self.pixel_threshold)
         if isinstance(scored, ScoredImage):
             return image_writer.write(stem, (name,), scored.heatmap, scored.loaded.image, *how)
 

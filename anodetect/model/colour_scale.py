@@ -19,7 +19,7 @@ def some_for_scale(records: Sequence[T]) -> Sequence[T]:
     return records[:: max(1, len(records) // IMAGES)]
 
 
-def colour_scale(scored: Iterable[Scored]) -> list[float]:
+def colour_scale(scored: Iterable[Scored]) -> tuple[float, float]:
     """Return the map values shown darkest and brightest, learned from scored tune normals.
 
     A normal image stays dark but for its odd spots: darkest is the 95th percentile, brightest lies
@@ -27,7 +27,7 @@ def colour_scale(scored: Iterable[Scored]) -> list[float]:
     """
     values = [_some_pixels(each) for each in scored if not isinstance(each, Failed)]
     middle, low, high = np.percentile(np.concatenate(values), (50, 95, 99.9))
-    return [float(low), float(high + max(high - middle, 1e-9))]
+    return float(low), float(high + max(high - middle, 1e-9))
 
 
 def _some_pixels(scored: ScoredImage | ScoredVolume) -> Floats:

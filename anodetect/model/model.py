@@ -63,12 +63,12 @@ class Model:
         """Return the model of a run; RunError if the run holds none, although its hashes fit."""
         header = run.header
         try:
-            model = cls.create(header["detector"], header["representation"], header["config"])
-            model.preprocess.load_state(header["preprocess"])
-            model.representation.load_state(header["representation_state"])
+            model = cls.create(header.detector, header.representation, header.config)
+            model.preprocess.load_state(header.preprocess)
+            model.representation.load_state(header.representation_state)
             model.detector.load_state(run.state, device=device)
-            if header.get("seen"):
-                model.seen = build(Seen, header["seen"], "seen")
+            if header.seen:
+                model.seen = build(Seen, header.seen, "seen")
         except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
             raise RunError(
                 f"{run.path}: not a usable model ({type(error).__name__}: {error})"

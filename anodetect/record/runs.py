@@ -58,42 +58,6 @@ CURVE_POINTS = 200
 FINGERPRINT, LOCK = "fingerprint", ".lock"  # only while a run is being made
 
 
-@dataclass(frozen=True)
-class Run:
-    """A finished run. `header` is the model file's: detector, representation, config, preprocess,
-    scale, facts."""
-
-    path: Path
-    header: dict[str, Any]
-    state: State
-    calibration: Calibration
-    model_sha256: str
-
-    @property
-    def scale(self) -> tuple[float, float]:
-        """The map values at the ends of the colour scale, fixed for the model."""
-        low, high = self.header["scale"]
-        return float(low), float(high)
-
-
-@dataclass(frozen=True)
-class ManifestRow:
-    """A file that a run was made from: a row of manifest.csv.
-
-    `role` is fit, tune, calibrate or failed; `error` says why a file failed. `sha256` is "" for a
-    file that could not be read. `pixels_sha256` is the hash of the decoded content, which runs of
-    older versions do not have.
-    """
-
-    path: str
-    role: str
-    group: str = ""
-    kind: str = ""
-    sha256: str = ""
-    error: str = ""
-    pixels_sha256: str = ""
-
-
 @dataclass(frozen=True, kw_only=True)
 class TrainingFacts:
     """The facts of a training, as the header of the model file has them.
@@ -138,6 +102,73 @@ def training_facts(content: Mapping[str, Any]) -> TrainingFacts:
     if "found" in values:
         values["found"] = tuple(values["found"])
     return TrainingFacts(**values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunHeader:
+    """The part of the model file that is no array: everything that is frozen with the weights.
+
+    `config` has the sections that were resolved. `preprocess` and `representation_state` are what
+    they learned, as their `state` returns it. `scale` has the map values at the ends of the colour
+    scale. `seen` says what kind of images the run was made from, None where that is not known.
+    """
+
+    detector: str
+    representation: str
+    config: Mapping[str, Any]
+    data: str
+    preprocess: Mapping[str, Any]
+    representation_state: Mapping[str, Any]
+    scale: tuple[float, float]
+    seen: Mapping[str, Any] | None = None
+    facts: TrainingFacts
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the header as the model file has it."""
+        content = {field.name: getattr(self, field.name) for field in fields(self)}
+        return content | {"scale": list(self.scale), "facts": self.facts.as_json()}
+
+
+def run_header(content: Mapping[str, Any]) -> RunHeader:
+    """Return the header that `RunHeader.as_json` wrote.
+
+    AttributeError, KeyError, TypeError or ValueError if it is none. Sections and states are checked
+    by what is made of them.
+    """
+    names = {field.name for field in fields(RunHeader)}
+    values = {name: value for name, value in content.items() if name in names}
+    low, high = content["scale"]
+    scale, facts = (float(low), float(high)), training_facts(content["facts"])
+    return RunHeader(**values | {"scale": scale, "facts": facts})
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run."""
+
+    path: Path
+    header: RunHeader
+    state: State
+    calibration: Calibration
+    model_sha256: str
+
+
+@dataclass(frozen=True)
+class ManifestRow:
+    """A file that a run was made from: a row of manifest.csv.
+
+    `role` is fit, tune, calibrate or failed; `error` says why a file failed. `sha256` is "" for a
+    file that could not be read. `pixels_sha256` is the hash of the decoded content, which runs of
+    older versions do not have.
+    """
+
+    path: str
+    role: str
+    group: str = ""
+    kind: str = ""
+    sha256: str = ""
+    error: str = ""
+    pixels_sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -293,7 +324,7 @@ def begin_helping(path: Path, *, resume: bool) -> Path:
 def write(
     workdir: Path,
     *,
-    header: Mapping[str, Any],
+    header: RunHeader,
     state: State,
     calibration: Calibration,
     manifest: Iterable[ManifestRow],
@@ -301,7 +332,7 @@ def write(
 ) -> None:
     """Write all files of a run into `workdir`."""
     versions = environment.facts() | {"threads": threads.in_use()}
-    config = json.dumps(header["config"], indent=2)
+    config = json.dumps(header.config, indent=2)
     write_atomic(workdir / "config.json", config + "\n")
     write_atomic(workdir / "environment.json", json.dumps(versions, indent=2) + "\n")
     write_atomic(workdir / "manifest.csv", to_csv(asdict(row) for row in manifest))
@@ -309,34 +340,34 @@ def write(
     (workdir / "train.jsonl").touch()
 
     hashes = {name: sha256_of(workdir / name) for name in HASHED}
-    full = dict(header) | {"calibration_groups": list(calibration.groups), "hashes": hashes}
+    added = {"calibration_groups": list(calibration.groups), "hashes": hashes}
     tensors = {f"detector.{name}": array for name, array in state.items()}
     tensors |= {"calibration.scores": calibration.scores, "calibration.peaks": calibration.peaks}
-    checkpoint.write(workdir / MODEL_FILE, tensors, full)
+    checkpoint.write(workdir / MODEL_FILE, tensors, header.as_json() | added)
     (workdir / CHECKPOINT_FILE).unlink(missing_ok=True)
 
 
-def model_card(header: Mapping[str, Any], calibration: Calibration) -> str:
+def model_card(header: RunHeader, calibration: Calibration) -> str:
     """Return the text of model_card.md."""
-    facts, preprocess = header["facts"], header["preprocess"]
+    facts, preprocess = header.facts, header.preprocess
     low, high = preprocess["range"]
     steps = ""
-    if facts["steps"]:
-        steps = f", {facts['steps']} steps, ended by {facts['stopped_by']}"
+    if facts.steps:
+        steps = f", {facts.steps} steps, ended by {facts.stopped_by}"
     foreground = "above the flat background" if preprocess["flat_background"] else "every pixel"
-    return f"""# {header["detector"]} on {header["data"]}
+    return f"""# {header.detector} on {header.data}
 
 An anomaly detector trained on normal images only. A larger score means: less like the normals it \
 has seen.
 It says nothing about why, and it is not a medical device.
 
-- Detector: `{header["detector"]}` on `{header["representation"]}`, seed {facts["seed"]}; \
-trained {facts["trained_at"]}
-- Data: {header["data"]}: {facts["fit_images"]} images to fit, {facts["tune_images"]} to tune,
+- Detector: `{header.detector}` on `{header.representation}`, seed {facts.seed}; \
+trained {facts.trained_at}
+- Data: {header.data}: {facts.fit_images} images to fit, {facts.tune_images} to tune,
   {len(calibration.scores)} to calibrate ({calibration.n_groups} groups); which ones, with their \
 hashes: `manifest.csv`
-- Training: {facts["train_seconds"]:.1f} s{steps}
-- Given up: {facts["dropped"] or "nothing"}
+- Training: {facts.train_seconds:.1f} s{steps}
+- Given up: {facts.dropped or "nothing"}
 - Images: {preprocess["channels"]} channel(s); values {low:g} to {high:g} become -1 to 1; \
 foreground:
   {foreground}
@@ -376,10 +407,12 @@ def read(path: Path) -> Run:
             tuple(header["calibration_groups"]),
         )
         state = {name.removeprefix("detector."): array for name, array in tensors.items()}
-        return Run(path, header, state, calibration, sha256_of(path / MODEL_FILE))
-    except (KeyError, TypeError) as error:
+        model_sha256 = sha256_of(path / MODEL_FILE)
+        return Run(path, run_header(header), state, calibration, model_sha256)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise RunError(
-            f"{path}: the model file lacks {error}; it was not written by `anodetect train`"
+            f"{path}: the model file is not as it should be ({error}); it was not written by "
+            "`anodetect train`"
         ) from None
 
 
@@ -409,22 +442,15 @@ def facts(path: Path) -> RunFacts:
     """Return what `anodetect info` prints; RunError as for `read`."""
     run = read(path)
     header = run.header
-    try:
-        training = training_facts(header["facts"])
-    except (TypeError, ValueError):
-        raise RunError(
-            f"{path}: the model file does not say how it was trained; it was not written by "
-            "`anodetect train`"
-        ) from None
     return RunFacts(
         run=str(path),
-        detector=header["detector"],
-        representation=header["representation"],
-        data=header["data"],
-        training=training,
-        config=header["config"],
-        preprocess=header["preprocess"],
-        scale=run.scale,
+        detector=header.detector,
+        representation=header.representation,
+        data=header.data,
+        training=header.facts,
+        config=header.config,
+        preprocess=header.preprocess,
+        scale=header.scale,
         calibration_images=len(run.calibration.scores),
         calibration_groups=run.calibration.n_groups,
         model_sha256=run.model_sha256,
