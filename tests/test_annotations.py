@@ -292,6 +292,15 @@ def test_annotated_images_are_anomalous_and_others_are_not_by_that(tmp_path):
     assert labels["images/train/1.png"] is None
 
 
+def test_in_a_folder_of_images_those_with_annotations_are_not_learned_from(tmp_path):
+    put_images(tmp_path, "a.png", "b.png", "c.png")
+    write(tmp_path / "a.json", labelme())
+    write(tmp_path / "b.json", labelme(shape("polygon", CORNERS)))
+    dataset = scan(tmp_path)
+    assert [record.id for record in dataset.training()] == ["a.png", "c.png"]
+    assert [record.id for record in dataset.labelled()] == ["b.png"]
+
+
 def test_a_manifest_names_annotations_and_folders_of_masks(tmp_path):
     put_images(tmp_path, "a/000.png", "a/001.png", "b/002.png")
     write(tmp_path / "coco.json", coco([{"bbox": [3, 4, 14, 5]}], names=["000.png", "a/001.png"]))

@@ -151,6 +151,8 @@ def test_a_run_remembers_its_region_and_its_hash(made, scored):
     assert state["sha256"] == sha256(roi.read_bytes()).hexdigest()
     assert np.array_equal(Model.load(runs.read(run), "cpu").preprocess.roi.inside, INSIDE)
     assert scored.audit.roi == {"sha256": state["sha256"], "height": SIDE, "width": SIDE}
+    html = (scored.path / "report.html").read_text("utf-8")
+    assert f"SHA-256 of its mask {state['sha256'][:12]}" in html
 
 
 def test_heatmaps_are_nan_outside_and_nothing_is_found_there(scored):

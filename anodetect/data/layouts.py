@@ -21,6 +21,7 @@ from pathlib import Path
 
 from anodetect.data import dicom, formats, names, split_tables
 from anodetect.data.annotation_files import Annotated, find_annotations
+from anodetect.data.annotations import is_annotation
 from anodetect.data.records import ANOMALOUS, NORMAL, Dataset, Record
 from anodetect.data.series import records_of
 from anodetect.data.split import position
@@ -450,6 +451,8 @@ def _plain(found: Found) -> Dataset:
     records = []
     for image in found.images:
         label = NORMAL if set(kinds.values()) == {"normal"} else None
+        if label is None and any(is_annotation(path) for path in image.masks):
+            label = ANOMALOUS  # a mask may mark anything, an outline what is to be found
         records.append(replace(image.record, label=label, masks=image.masks))
     folders = len({image.file.folders for image in found.images})
     layout = "a folder of images" if folders < 2 else f"images in {folders} folders"
