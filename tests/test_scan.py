@@ -274,3 +274,152 @@ def test_a_component_is_of_a_file_with_several_volumes(tmp_path, shape, componen
         return
     with pytest.raises(DataError, match=f"line 2: .*{reason}"):
         scan(tmp_path)
+
+
+# -- Columns of other names ------------------------------------------------------------------------
+
+
+def table(folder, header, *rows):
+    """Write a manifest of images a.png, b.png …, with one row of further values for each."""
+    lines = [f"{chr(97 + number)}.png,{row}" for number, row in enumerate(rows)]
+    manifest(folder, f"path,{header}", *lines)
+
+
+@pytest.mark.parametrize(
+    ("header", "rows", "name"),
+    [
+        ("class", ("good", "bad"), "label"),
+        ("Quality check", ("OK", "", "NOK"), "label"),
+        ("target", ("0", "1"), "label"),
+        ("y", ("0", "0"), "label"),
+        ("is_anomaly", ("False", "True"), "label"),
+        ("defective", ("0", "1"), "label"),
+        ("abnormal", ("0.0", "1.0"), "label"),
+        ("ground_truth_label", ("0", "1"), "label"),
+        ("has defect,split", ("0,train", "1,test"), "label"),
+        ("class", ("good", "hole"), "kind"),
+        ("set", ("train", "test"), "split"),
+        ("Subset,label", ("Training,0", "testing,1"), "split"),
+        ("phase", ("train", "val"), "split"),
+        ("partition", ("valid", "validation"), "split"),
+        ("fold", ("train", "train"), "split"),
+        ("part", ("", "test"), "split"),
+        ("use of it", ("train", "test"), "split"),
+    ],
+)
+def test_a_column_of_labels_or_parts_by_another_name_is_refused(tmp_path, header, rows, name):
+    table(tmp_path, header, *rows)
+    column = header.split(",")[0]
+    with pytest.raises(DataError, match=f"the column {column!r} holds .*call it {name!r}"):
+        scan(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("header", "rows"),
+    [
+        ("class,label", ("good,0", "bad,1")),
+        ("contrast,label", ("yes,", "no,")),
+        ("fold,set", ("1,north", "2,south")),
+        ("site,rater", ("dev,1", "dev,0")),
+        ("set,split", ("train,train", "test,test")),
+        ("diagnosis", ("", "")),
+    ],
+)
+def test_other_columns_stay_what_they_are(tmp_path, header, rows):
+    table(tmp_path, header, *rows)
+    own = {"label", "split"}
+    names = [name for name in header.split(",") if name not in own]
+    assert [list(record.extra) for record in scan(tmp_path).records] == [names, names]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "labels"),
+    [
+        (("good", "scratch", "hole", ""), [0, 1, 1, None]),
+        (("OK", "bad", "good"), [0, 1, 0]),
+        (("scratch", "wood", "wood"), [1, None, None]),
+        (("metal", "wood"), [None, None]),
+    ],
+)
+def test_without_labels_kinds_say_what_is_normal(tmp_path, kinds, labels):
+    table(tmp_path, "kind", *kinds)
+    dataset = scan(tmp_path)
+    assert [record.label for record in dataset.records] == labels
+    assert [record.label for record in dataset.training()] == [each for each in labels if each != 1]
+    table(tmp_path, "kind,split", *(f"{kind},test" for kind in kinds))
+    assert [record.label for record in scan(tmp_path).records] == labels
+    table(tmp_path, "kind,label", *(f"{kind}," for kind in kinds))
+    assert [record.label for record in scan(tmp_path).records] == [None] * len(kinds)
+
+
+def test_a_kind_that_is_anomalous_is_refused_in_the_train_split(tmp_path):
+    table(tmp_path, "kind,split", "good,train", "hole,train")
+    with pytest.raises(DataError, match=r"line 3: 'b.png' is anomalous \(kind 'hole'\) but in the"):
+        scan(tmp_path)
+
+
+def test_labels_that_are_true_or_false(tmp_path):
+    table(tmp_path, "label", "FALSE", "TRUE", "false", "True")
+    assert [record.label for record in scan(tmp_path).records] == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize("split", ["val", "valid", "validation", "Training"])
+def test_other_words_for_the_split_say_what_to_write(tmp_path, split):
+    table(tmp_path, "split", split)
+    with pytest.raises(DataError, match=r"line 2: .*write train for normals .*, test for all othe"):
+        scan(tmp_path)
+
+
+@pytest.mark.parametrize("separator", [",", ";"])
+def test_a_first_column_that_numbers_the_lines_is_left_out(tmp_path, separator):
+    lines = [",path,label", "0,a.png,0", "1,b.png,1"]
+    manifest(tmp_path, *(line.replace(",", separator) for line in lines))
+    records = scan(tmp_path).records
+    assert [(r.id, r.label, r.extra) for r in records] == [("a.png", 0, {}), ("b.png", 1, {})]
+    manifest(tmp_path, ",path,label", "0,a.png,0", "5,b.png,1")
+    with pytest.raises(DataError, match="line 3: '5' stands in a column without a name"):
+        scan(tmp_path)
+
+
+@pytest.mark.parametrize("value", ["nan", "NaN", "None", "-", "NULL"])
+def test_masks_that_programs_write_as_empty_are_none(tmp_path, value):
+    table(tmp_path, "mask,foreground", f"{value},{value}")
+    (record,) = scan(tmp_path).records
+    assert (record.masks, record.foreground) == ((), None)
+
+
+@pytest.mark.parametrize("name", ["filename", "Image", "file", "image_path", "file name"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_another_name_of_the_column_path_is_said(tmp_path, name, separator):
+    manifest(tmp_path, separator.join((name, "split")), separator.join(("a.png", "train")))
+    with pytest.raises(DataError, match=f"no column 'path'; call the column {name!r} 'path'"):
+        scan(tmp_path)
+
+
+@pytest.mark.parametrize(("one", "other"), [("P1", "p1"), ("lot 7", "lot7")])
+def test_groups_that_differ_in_case_or_spaces_are_refused(tmp_path, one, other):
+    table(tmp_path, "group", one, "p2", one, other)
+    with pytest.raises(DataError, match=f"the groups {one!r} and {other!r} differ only in case"):
+        scan(tmp_path)
+
+
+def test_paths_in_another_case_are_found_if_they_are_unique(tmp_path, save_png):
+    for name in ("img/a.png", "img/B.PNG", "img/c.png", "img/C.png", "m/x.png"):
+        save_png(name, PIXELS)
+    manifest(tmp_path, "path,mask", r"IMG\A.PNG,M/X.png", "Img/b.png,", "img/c.PNG,", "img/C.png,")
+    records = scan(tmp_path).records
+    assert [r.id for r in records] == ["img/a.png", "img/B.PNG", "img/c.PNG", "img/C.png"]
+    assert records[0].masks == (tmp_path / "m/x.png",)
+    assert not records[2].path.exists()
+    manifest(tmp_path, "path", "img/a.png", "IMG/a.png")
+    with pytest.raises(DataError, match=r"line 3: .*listed twice"):
+        scan(tmp_path)
+
+
+def test_a_pattern_is_refused(tmp_path, save_png):
+    save_png("img/a.png", PIXELS)
+    manifest(tmp_path, "path,label", "img/*.png,0")
+    with pytest.raises(DataError, match=r"line 2: 'img/\*.png' is a pattern; list each file"):
+        scan(tmp_path)
+    save_png("img/*.png", PIXELS)
+    assert len(scan(tmp_path).records) == 1

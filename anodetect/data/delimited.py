@@ -26,24 +26,32 @@ class Line:
     values: dict[str, str]
 
 
-def lines_of(file: Path, first: str, known: Sequence[str]) -> Iterator[Line]:
+def lines_of(
+    file: Path, first: str, known: Sequence[str], instead: Sequence[str] = ()
+) -> Iterator[Line]:
     """Yield the lines of a table in a text file that has the column `first`.
 
     Names of columns that are `known`, in lower case, are found in any case; others stay as they
-    are. DataError names the file, and the line, if it is no such table.
+    are. A first column without a name that numbers the lines from 0 on is left out, as pandas
+    writes it. DataError names the file, and the line, if it is no such table; and a column that is
+    called one of `instead`, in lower case without signs, if there is none called `first`.
     """
     text = _text(file)
     try:
-        reader = _reader(text, first)
+        reader = _reader(text, (first, *instead))
         header = next((row for row in reader if any(row)), [])
-        columns = _columns(file, header, first, known)
+        columns = _columns(file, header, first, known, instead)
 
-        start = reader.line_num + 1
+        count, start = 0, reader.line_num + 1
         for fields in reader:
             where, start = f"{file}, line {start}", reader.line_num + 1
             values = [field.strip() for field in fields]
-            if any(values):
-                yield Line(where, _by_column(where, columns, values))
+            if not any(values):
+                continue
+            if not columns[0] and values[0] == str(count):
+                values[0] = ""
+            count += 1
+            yield Line(where, _by_column(where, columns, values))
     except csv.Error as error:
         raise DataError(f"{file}: {error}") from None
 
@@ -60,18 +68,23 @@ def _text(file: Path) -> str:
         raise DataError(f"{file}, line {line}: not UTF-8; save it as CSV UTF-8") from None
 
 
-def _reader(text: str, first: str) -> "Reader":
+def _reader(text: str, wanted: Sequence[str]) -> "Reader":
     """Return a reader of the lines, from the header on, with the separator by which the header has
-    a column `first`; with a comma if none gives it one."""
+    one of the columns `wanted`; with a comma if none gives it one."""
     start, _, rest = text.partition("\n")
     if start.strip().casefold().removeprefix("sep=") in tuple(SEPARATORS):  # as Excel writes it
         text = "\n" + rest  # an empty line, so that lines keep their numbers
 
     for separator in SEPARATORS:
         header = next((row for row in _rows(text, separator) if any(row)), [])
-        if first in [name.strip().casefold() for name in header]:
+        if any(name.strip().casefold() in wanted or _plain(name) in wanted for name in header):
             return _rows(text, separator)
     return _rows(text, ",")
+
+
+def _plain(name: str) -> str:
+    """Return the letters and digits of a name in lower case."""
+    return "".join(letter for letter in name.casefold() if letter.isalnum())
 
 
 def _rows(text: str, separator: str) -> "Reader":
@@ -79,7 +92,9 @@ def _rows(text: str, separator: str) -> "Reader":
     return csv.reader(stream, delimiter=separator, skipinitialspace=True)
 
 
-def _columns(file: Path, header: Sequence[str], first: str, known: Sequence[str]) -> list[str]:
+def _columns(
+    file: Path, header: Sequence[str], first: str, known: Sequence[str], instead: Sequence[str]
+) -> list[str]:
     """Return the names of the columns, "" for one without a name; DataError if `first` is missing
     or a name occurs twice."""
     names: list[str] = []
@@ -87,6 +102,9 @@ def _columns(file: Path, header: Sequence[str], first: str, known: Sequence[str]
         names.append(name.casefold() if name.casefold() in known else name)
 
     if first not in names:
+        for name in names:
+            if _plain(name) in instead:
+                raise DataError(f"{file}: no column {first!r}; call the column {name!r} {first!r}")
         expected = ", ".join(known)
         raise DataError(f"{file}: no column {first!r} (columns: {expected} and any others)")
     folded = [name.casefold() for name in names if name]

@@ -1,13 +1,21 @@
 """manifest.csv: a table that says what each image is."""
 
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from difflib import get_close_matches
+from collections.abc import Callable, Mapping
 from functools import cache, partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from anodetect.data import dicom, formats
 from anodetect.data.delimited import lines_of
+from anodetect.data.manifest_columns import (
+    COLUMNS,
+    KNOWN,
+    PATHS,
+    labels_of_kinds,
+    refuse_like_groups,
+    refuse_misspelt,
+    refuse_other_names,
+)
 from anodetect.data.names import meaning
 from anodetect.data.records import ANOMALOUS, NORMAL, Dataset, Record
 from anodetect.data.series import Headlines, headlines_of, series_of
@@ -17,17 +25,17 @@ from anodetect.errors import DataError
 from anodetect.files import is_below, leads_out, path_text
 
 MANIFEST = "manifest.csv"
-COLUMNS = ("path", "split", "label", "kind", "mask", "group", "foreground", "component")
-KNOWN = (*COLUMNS, "acquired")
 LABELS: dict[str, int | None] = {
     "0": NORMAL,
     "0.0": NORMAL,
     "1": ANOMALOUS,
     "1.0": ANOMALOUS,
+    "false": NORMAL,
+    "true": ANOMALOUS,
     "": None,
 }
 MEANINGS = {"normal": NORMAL, "anomalous": ANOMALOUS}
-SIMILAR = 0.8  # of a misspelt column's name and the name it was meant to be, as difflib counts it
+NO_FILE = ("nan", "none", "null", "na", "n/a", "<na>", "-")  # as programs write an empty value
 
 
 def is_manifest(name: str) -> bool:
@@ -65,7 +73,9 @@ def read_manifest(folder: Path, follow_symlinks: bool) -> Dataset:
     headlines = cache(partial(headlines_of, root=root))  # reads each folder once
     names = NamesOnDisk(folder)
 
-    for where, row in _rows(file, names):
+    rows = _rows(file, names)
+    refuse_like_groups(file, (row["group"] for _, row in rows))
+    for where, row in rows:
         identity = path_text(PurePosixPath(row["path"]))
         if identity in seen:
             raise DataError(f"{where}: {row['path']!r} is listed twice")
@@ -85,42 +95,31 @@ def manifest_rows(file: Path) -> dict[str, dict[str, str]]:
 # -- Rows ------------------------------------------------------------------------------------------
 
 
-def _rows(file: Path, names: "NamesOnDisk") -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield where each line stands and its row, every standard column present; `split` is in lower
-    case and paths are those of the disk."""
-    for number, line in enumerate(lines_of(file, "path", KNOWN)):
-        if number == 0:
-            _refuse_misspelt(file, line.values)
+def _rows(file: Path, names: "NamesOnDisk") -> list[tuple[str, dict[str, str]]]:
+    """Return where each line stands and its row, every standard column present; `split` is in lower
+    case and paths are those of the disk. Without a column `label` kinds give labels."""
+    lines = list(lines_of(file, "path", KNOWN, PATHS))
+    header = lines[0].values if lines else {}
+    refuse_misspelt(file, header)
+    refuse_other_names(file, [line.values for line in lines])
+    labels: dict[str, str] = {}
+    if "label" not in header:
+        labels = labels_of_kinds(line.values.get("kind", "") for line in lines)
+
+    rows = []
+    for line in lines:
         row = dict.fromkeys(COLUMNS, "") | line.values
         if not row["path"]:
             raise DataError(f"{line.where}: no path")
+        for column in ("mask", "foreground"):
+            if row[column].casefold() in NO_FILE:
+                row[column] = ""
         for column in ("path", "mask", "foreground"):
             row[column] = names.of(row[column])
         row["split"] = row["split"].casefold()
-        yield line.where, row
-
-
-def _refuse_misspelt(file: Path, columns: Iterable[str]) -> None:
-    """Raise DataError for a column that looks like one of COLUMNS, if that is not there as well.
-
-    Names are alike if their consonants are the same, a final s left out, or if difflib says so.
-    """
-    missing = [name for name in COLUMNS if name not in columns]
-    for column in columns:
-        if column in KNOWN:
-            continue
-        folded = column.casefold()
-        alike = [name for name in missing if _consonants(name) == _consonants(folded)]
-        alike += get_close_matches(folded, missing, n=1, cutoff=SIMILAR)
-        if alike:
-            raise DataError(
-                f"{file}: the column {column!r} is not known; did you mean {alike[0]!r}? "
-                "If not, give it a name that is less like it"
-            )
-
-
-def _consonants(name: str) -> str:
-    return "".join(letter for letter in name.removesuffix("s") if letter not in "aeiouy -_")
+        row["label"] = row["label"] or labels.get(row["kind"], "")
+        rows.append((line.where, row))
+    return rows
 
 
 def _label_of(text: str) -> int | None:
@@ -136,7 +135,10 @@ def _check_row(folder: Path, row: Mapping[str, str], where: str, follow_symlinks
         _check_inside(folder, row[column], where, follow_symlinks)
 
     if row["split"] not in ("train", "test", ""):
-        raise DataError(f"{where}: split {row['split']!r} is neither 'train' nor 'test'")
+        raise DataError(
+            f"{where}: split {row['split']!r} is neither 'train' nor 'test'; "
+            "write train for normals to learn from, test for all others"
+        )
     try:
         label = _label_of(row["label"])
     except KeyError:
@@ -145,8 +147,9 @@ def _check_row(folder: Path, row: Mapping[str, str], where: str, follow_symlinks
             "for one of them"
         ) from None
     if row["split"] == "train" and label == ANOMALOUS:
+        kind = f" (kind {row['kind']!r})" if row["kind"] else ""
         raise DataError(
-            f"{where}: {row['path']!r} is anomalous but in the train split, "
+            f"{where}: {row['path']!r} is anomalous{kind} but in the train split, "
             "which holds normals only"
         )
     _check_component(folder / row["path"], row["component"], where)
@@ -175,24 +178,28 @@ def _check_component(path: Path, component: str, where: str) -> None:
 
 
 def _check_inside(folder: Path, name: str, where: str, follow_symlinks: bool) -> None:
-    """Raise DataError if a path of a manifest leads out of its folder."""
+    """Raise DataError if a path of a manifest leads out of its folder, or is a pattern."""
     windows = PureWindowsPath(name)
     absolute = "\\" in name and bool(windows.drive or windows.root)
     if leads_out(name) or absolute:
         raise DataError(f"{where}: {name!r} leads out of the folder; paths are relative to it")
     if "\0" in name:
         raise DataError(f"{where}: the path holds a NUL character")
+    if ("*" in name or "?" in name) and not (folder / name).exists():
+        raise DataError(f"{where}: {name!r} is a pattern; list each file in a line of its own")
     if not follow_symlinks and not is_below(folder / name, folder):
         raise DataError(f"{where}: {name!r} is a {LINK_OUT}; see --follow-symlinks")
 
 
 class NamesOnDisk:
     """Finds the files below a folder that a manifest names, which may have been written on another
-    system: with backslashes, or with letters and accents put together otherwise (NFC, NFD)."""
+    system: with backslashes, with letters and accents put together otherwise (NFC, NFD), or in
+    another case, if only one file has such a name."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._composed: dict[Path, dict[str, str]] = {}
+        self._folded: dict[Path, dict[str, list[str]]] = {}
 
     def of(self, name: str) -> str:
         """Return a path as it is on the disk, or as it is given if there is no such file."""
@@ -206,21 +213,32 @@ class NamesOnDisk:
 
         place = self.folder
         for part in PurePosixPath(name).parts:
-            found = part
-            if not (place / part).exists():
-                found = self._names_in(place).get(unicodedata.normalize("NFC", part), part)
+            found = part if (place / part).exists() else self._alike(place, part)
             place = place / found
         return place.relative_to(self.folder).as_posix() if place.exists() else name
 
-    def _names_in(self, place: Path) -> dict[str, str]:
-        """Return the names in a folder by their composed form; none if it cannot be read."""
+    def _alike(self, place: Path, name: str) -> str:
+        """Return the only name in a folder that is spelt like this one, by accents put together
+        otherwise or else in another case; the name itself if there is none or there are several."""
         if place not in self._composed:
-            try:
-                children = [child.name for child in place.iterdir()]
-            except OSError:
-                children = []
-            self._composed[place] = {unicodedata.normalize("NFC", name): name for name in children}
-        return self._composed[place]
+            self._read_names(place)
+        composed = unicodedata.normalize("NFC", name)
+        if composed in self._composed[place]:
+            return self._composed[place][composed]
+        folded = self._folded[place].get(composed.casefold(), [])
+        return folded[0] if len(folded) == 1 else name
+
+    def _read_names(self, place: Path) -> None:
+        """Note the names in a folder; none if it cannot be read."""
+        try:
+            children = [child.name for child in place.iterdir()]
+        except OSError:
+            children = []
+        self._composed[place] = {unicodedata.normalize("NFC", name): name for name in children}
+
+        self._folded[place] = {}
+        for composed, name in self._composed[place].items():
+            self._folded[place].setdefault(composed.casefold(), []).append(name)
 
 
 # -- Records ---------------------------------------------------------------------------------------
