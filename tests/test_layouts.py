@@ -3,8 +3,10 @@ passed over."""
 
 import json
 
+import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image
 
 from anodetect.data.scan import counted, reasons, scan
 from anodetect.errors import DataError
@@ -22,8 +24,6 @@ def tree(tmp_path, save_png):
             target = tmp_path / "set" / name
             target.parent.mkdir(parents=True, exist_ok=True)
             if name.endswith((".png", ".JPG", ".jpg", ".bmp", ".tif")):
-                from PIL import Image
-
                 values = MASK if is_mask(name) else PIXELS
                 Image.fromarray(values).save(target)
             else:
@@ -139,7 +139,6 @@ LAYOUTS = {
         "0.png": ("", None, ""),
         "patient 7/0.png": ("", None, ""),
         "2024-10-01/0.png": ("", None, ""),
-        "2024-10-01/0_mask.png": None,
         "label.png": ("", None, ""),
         "thumbnails/0.png": None,
         "@eaDir/0.png": None,
@@ -156,8 +155,6 @@ def test_layouts(tree, name):
     expected = LAYOUTS[name]
     dataset = scan(tree(*expected))
     known = {path: each for path, each in expected.items() if each is not None}
-    if "2024-10-01/0.png" in known:
-        known["2024-10-01/0.png"] += ("2024-10-01/0_mask.png",)
     assert facts(dataset) == known
     assert sum(each.count for each in dataset.passed_over) == len(expected) - len(known)
     assert dataset.doubt == ""
@@ -174,6 +171,14 @@ DOUBTS = {
     ),
     "only anomalous in train": (["train/bad/0.png", "test/good/0.png"], "means anomalous"),
     "numbers that look like labels": (["0/0.png", "1/0.png"], "look like labels"),
+    "labels in every patient's folder": (
+        ["p1/0/0.png", "p1/1/0.png", "p2/0/0.png"],
+        "folders 0 and 1 look like labels",
+    ),
+    "labels in the train part": (["train/0/0.png", "train/1/0.png"], "look like labels"),
+    "classes with numbers": (["class_0/0.png", "class_1/0.png"], "class_0 and class_1"),
+    "files that are called NG": (["a/OK_01.png", "a/NG_02.png", "a/NG_03.png"], "called ng (2)"),
+    "masks of some images": (["0.png", "1.png", "0_mask.png"], "1 of 2 images"),
     "several categories": (
         ["nut/train/good/0.png", "nut/test/hole/0.png", "cap/train/ok/0.png", "cap/test/ok/0.png"],
         "several data sets: cap, nut",
@@ -280,8 +285,6 @@ def test_lights_of_an_object_in_mvtec_ad_2_are_a_group(tree):
 
 
 def test_real_iad_without_its_table_has_masks_beside_its_images(tree, save_png):
-    from PIL import Image
-
     root = tree("OK/S0001/a.jpg", "OK/S0003/c.jpg", "NG/BX/S0002/b.jpg")
     Image.fromarray(MASK).save(root / "NG/BX/S0002/b.png")
     known = facts(scan(root))
@@ -385,3 +388,120 @@ def test_what_a_manifest_does_not_list_is_counted(tree):
     }
     with pytest.raises(DataError, match="leave --kind-normal out"):
         scan(root, kind_normal=["a"])
+
+
+def pictures(root, *names, values=PIXELS):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(values).save(root / name)
+
+
+# Folders whose names do not say that they hold masks; pixels do.
+DRAWN = {
+    "before": ("img_{}.png", "mask_{}.png"),
+    "joined": ("img{}.png", "label{}.png"),
+    "beside": ("{}.png", "{}_bw.png"),
+    "folder": ("Bilder/{}.png", "Masken/{}.png"),
+    "contour": ("images/{}.png", "contour/{}.png"),
+    "manual": ("images/{}_training.tif", "1st_manual/{}_manual1.gif"),
+}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_what_pixels_show_to_be_a_drawing_is_no_image(tmp_path, name):
+    image, mask = DRAWN[name]
+    for number in range(4):
+        pictures(tmp_path, image.format(f"{number:03}"))
+        pictures(tmp_path, mask.format(f"{number:03}"), values=MASK)
+    dataset = scan(tmp_path)
+    assert sorted(record.id for record in dataset.records) == [
+        image.format(f"{number:03}") for number in range(4)
+    ]
+    assert reasons(dataset.passed_over) == {"masks and segmentations": 4}
+    if name != "manual":
+        assert all(len(record.masks) == 1 for record in dataset.records)
+
+
+def test_images_of_few_values_are_images_where_all_are(tmp_path):
+    pictures(tmp_path, "a/0.png", "a/1.png", "b_/0.png", values=MASK)
+    assert len(scan(tmp_path).records) == 3
+
+
+def test_volumes_of_labels_are_no_images(tmp_path):
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        for name, values in (
+            ("brain", rng.integers(0, 3000, (12, 12, 12))),
+            ("aparcish", rng.integers(0, 30, (12, 12, 12))),
+        ):
+            (tmp_path / f"p{number}").mkdir(exist_ok=True)
+            volume = nib.Nifti1Image(values.astype(np.int16), np.eye(4))
+            nib.save(volume, tmp_path / f"p{number}/{name}.nii.gz")
+    dataset = scan(tmp_path)
+    assert {record.path.name for record in dataset.records} == {"brain.nii.gz"}
+    assert reasons(dataset.passed_over) == {"masks and segmentations": 3}
+
+
+def test_an_anomalous_name_below_a_normal_one_counts(tree):
+    known = facts(
+        scan(tree("train/good/lot1/0.png", "train/good/lot1/rejected/0.png", "test/0.png"))
+    )
+    assert known["train/good/lot1/0.png"][1] == 0
+    assert known["train/good/lot1/rejected/0.png"][1] == 1
+
+
+def test_folders_above_the_parts_are_no_kinds(tree):
+    root = tree(
+        "OCT2017/train/NORMAL/0.png", "OCT2017/test/NORMAL/1.png", "OCT2017/test/DRUSEN/0.png"
+    )
+    known = facts(scan(root))
+    assert known["OCT2017/test/DRUSEN/0.png"] == ("test", 1, "DRUSEN")
+
+
+def test_a_blank_mask_says_normal_where_no_folder_does(tmp_path):
+    """As KolektorSDD2 is distributed: every image has a mask, most are blank."""
+    for part in ("train", "test"):
+        for number in range(3):
+            pictures(tmp_path, f"{part}/{number}.png")
+            drawn = MASK if number == 2 else 0 * MASK
+            pictures(tmp_path, f"{part}/{number}_GT.png", values=drawn)
+    dataset = scan(tmp_path)
+    labels = {record.id: record.label for record in dataset.records}
+    assert [labels[f"test/{number}.png"] for number in range(3)] == [0, 0, 1]
+    assert sorted(record.id for record in dataset.training()) == ["train/0.png", "train/1.png"]
+
+
+def test_a_product_that_is_called_a_mask_is_one(tree):
+    known = facts(scan(tree("face_mask/train/good/0.png", "face_mask/test/torn/0.png")))
+    assert set(known) == {"face_mask/train/good/0.png", "face_mask/test/torn/0.png"}
+
+
+def test_small_copies_and_depth_beside_colours_are_passed_over(tree):
+    root = tree("a.jpg", "a_thumb.jpg", "0/RGB/0.png", "0/XYZ/0.tif", "b_depth.png", "b.png")
+    assert {record.id for record in scan(root).records} == {"a.jpg", "0/RGB/0.png", "b.png"}
+
+
+def test_the_truth_of_the_test_part_stays_when_normals_are_named(tree):
+    root = tree("train/good/0.png", "test/good/0.png", "test/zz/0.png")
+    known = facts(scan(root, kind_normal=["good"]))
+    assert known["test/zz/0.png"] == ("test", 1, "zz")
+
+
+def test_subjects_keep_their_groups_in_folders_of_sequences(tree):
+    root = tree("IXI-T1/001-T1.nii.gz", "IXI-T1/002-T1.nii.gz", "IXI-T2/001-T2.nii.gz")
+    records = scan(root, kind_normal=["t1"]).training()
+    assert len({record.group for record in records}) == 2
+
+
+def test_sequences_are_told_by_folders_and_within_names(tree):
+    for names in (["T1/a.nii.gz", "T2/a.nii.gz"], ["P1_T1_brain.nii.gz", "P1_T2_brain.nii.gz"]):
+        with pytest.raises(DataError, match=r"t1 \(1\), t2 \(1\)"):
+            scan(tree(*names)).training()
+        for name in names:
+            tree(name).joinpath(name).unlink()
+
+
+def test_pictures_beside_volumes_are_not_learned_from_with_them(tree):
+    root = tree("a/0.nii.gz", "a/preview.png")
+    with pytest.raises(DataError, match="1 single images beside 1 volumes"):
+        scan(root).training()

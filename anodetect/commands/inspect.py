@@ -13,7 +13,7 @@ from rich.table import Table
 from anodetect.commands.strips import png
 from anodetect.commands.texts import drawn
 from anodetect.data import cards, split
-from anodetect.data.layouts import MASKS
+from anodetect.data.named_images import MASKS
 from anodetect.data.records import ANOMALOUS, Dataset, PassedOver, Record
 from anodetect.data.scan import counted, reasons
 from anodetect.errors import DataError

@@ -10,6 +10,7 @@ LUT: of CT Hounsfield units.
 import gzip
 import io
 import re
+import unicodedata
 import warnings
 import zlib
 from collections.abc import Iterable, Sequence
@@ -58,14 +59,26 @@ NO_IMAGES = {
     "REG": "DICOM reports and notes",
 }
 PARAMETRIC_MAP = "1.2.840.10008.5.1.4.1.1.30"
-# Values of the image type, patterns of the series' description, and what such images are called.
+# Values of the image type, patterns of the description's words, and what such images are called.
 NO_IMAGE_TYPES = (
-    ("LOCALIZER", r"\b(localizer|topogram|scout|surview|scanogram)\b", "DICOM localizers"),
+    (
+        "LOCALIZER",
+        r"\b(locali[sz]er|topogram|scout|surview|scanogram|survey|loc|lokalisator|ubersicht|"
+        r"smartbrain)\b",
+        "DICOM localizers",
+    ),
     ("MOSAIC", r"\bmosaic\b", "DICOM mosaics"),
     (
         "SCREEN SAVE",
-        r"\b(dose (report|record)|patient protocol|screen ?(save|shot|capture))\b",
+        r"\b(dose (report|record|info|sheet|summary)|rapport de dose|dosis\w+|"
+        r"(patient|exam) proto[ck]ol|protokoll|exam summary|(screen|result) ?(save|shot|capture|"
+        r"screens))\b",
         "DICOM screen captures and dose reports",
+    ),
+    (
+        "MONITORING",
+        r"\b((pre)?monitoring|bolus tracking|calibration|ref scan|phoenix\w*)\b",
+        "DICOM reference scans",
     ),
 )
 DERIVED = "derived DICOM images beside original ones"
@@ -139,9 +152,7 @@ def _headline(path: Path) -> Headline:
         no_image=_no_image(header, count),
         derived=_is_derived(header),
         modality=str(header.get("Modality") or ""),
-        description=" ".join(
-            re.findall(r"[^\W\d_]+", str(header.get("SeriesDescription") or "").lower())
-        ),
+        description=" ".join(_words(str(header.get("SeriesDescription") or ""))),
         maker=str(header.get("Manufacturer") or "").strip(),
     )
 
@@ -156,11 +167,20 @@ def _no_image(header: Dataset, count: int) -> str:
     if not count and storage and "Image" not in UID(str(storage)).name:
         return "DICOM objects without pixels"
 
-    kinds, description = _image_type(header), str(header.get("SeriesDescription", ""))
+    kinds = _image_type(header)
+    words = " ".join(_words(str(header.get("SeriesDescription") or "")))
     for kind, pattern, reason in NO_IMAGE_TYPES:
-        if kind in kinds or re.search(pattern, description, re.IGNORECASE):
+        if kind in kinds or re.search(pattern, words):
             return reason
     return ""
+
+
+def _words(description: str) -> list[str]:
+    """Return the words of a series' description in lower case, without accents and without numbers
+    that stand alone: `t1 mprage 2` is `t1 mprage`."""
+    plain = unicodedata.normalize("NFKD", description).encode("ascii", "ignore").decode().lower()
+    found = re.findall(r"[a-z][a-z0-9]*", plain)
+    return [word for word in found if len(word) > 1 or word.isalpha()]
 
 
 def _is_derived(header: Dataset) -> bool:

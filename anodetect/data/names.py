@@ -2,6 +2,8 @@
 masks and to the parts of a data set."""
 
 import re
+import unicodedata
+from functools import lru_cache
 from typing import Literal
 
 Meaning = Literal["normal", "anomalous", "mask", "train", "test", "validation", "image", ""]
@@ -15,7 +17,10 @@ NORMAL_WORDS = _set(
     """
     good ok okay normal normals healthy negative negatives intact clean passed control
     controls nominal unremarkable inlier inliers conform conforming conforme
-    conformes compliant acceptable accepted accept gut
+    conformes compliant acceptable accepted accept perfect io
+    gut gute gutteil gutteile gesund gesunde fehlerfrei einwandfrei ordnung
+    bon bons bonne sain saine sains saines normale normales normaux normali
+    buono buona buoni buone sano sana sanos sanas sani bueno buena buenos buenas
     """
 )
 ANOMALOUS_WORDS = _set(
@@ -27,21 +32,28 @@ ANOMALOUS_WORDS = _set(
     unhealthy notok notgood finding findings cancer malignant carcinoma metastasis metastases
     glioma meningioma pneumonia covid tuberculosis stroke hemorrhage haemorrhage fracture
     fractures fractured broken damaged damage crack cracks cracked scratch scratches dent
-    dents blowhole contaminated contamination nonconforming noncompliant unacceptable schlecht
-    defekt defekte fehler ausschuss defaut mauvais
+    dents blowhole contaminated contamination nonconforming noncompliant unacceptable nio def
+    scrapped infected parasitized severe moderate mild unperfect imperfect
+    schlecht schlechte schlechtteil schlechtteile defekt defekte fehler fehlerhaft fehlerhafte
+    fehlerbild fehlerbilder fehlteil fehlteile ausschuss schrott kratzer krank kranke
+    defaut defauts mauvais mauvaise malade malades pathologique pathologiques anormal anormale
+    anormaux difetto difetti difettoso difettosa difettosi difettose cattivo cattivi scarto
+    patologico patologica patologici malato malati anomalo anomala anomali
+    defecto defectos defectuoso defectuosa defectuosos malo mala malos malas enfermo enfermos
+    patologicos
     """
 )
 # Words that mean something only when they are the whole name.
-WHOLE_NORMAL = _set("neg pass no free io")
-WHOLE_ANOMALOUS = _set("pos fail yes nio")
+WHOLE_NORMAL = _set("neg pass no free")
+WHOLE_ANOMALOUS = _set("pos fail yes")
 # Words of names that tell what a whole data set is about, not what its images are.
 ABOUT = _set(
     """
     detection inspection dataset study project analysis database challenge benchmark
-    classification
+    classification db
     """
 )
-NEGATIONS = _set("no not non without free un")
+NEGATIONS = _set("no not non without free un nicht ohne kein keine sans pas sin senza frei")
 
 MASK_WORDS = _set(
     """
@@ -56,11 +68,15 @@ AFTER_PART = _set("public private mixed set data images part split")
 IMAGE = _set("image images img imgs rgb data pictures jpegimages")
 
 # The end of a file's name that makes it a mask, and one that does so only beside its image.
-MASK_ENDS = MASK_WORDS | _set("seg segs")
-MASK_ENDS_BESIDE = _set("label labels labelmap roi truth")
-# MR sequences, as files of one patient are named for them.
+MASK_ENDS = MASK_WORDS | _set("seg segs msk lbl brainmask lesionmask aseg aparc labelmap")
+MASK_ENDS_BESIDE = _set("label labels roi truth lesion lesions")
+POINTS = _set("depth normals xyz pointcloud pcd")  # ends of names beside pictures in colour
+SMALL = _set("thumb thumbs thumbnail preview")  # ends of names of small copies
+IMAGE_WORDS = _set("image images img im volume vol scan slice")
+# MR sequences and modalities, as files of one patient are named for them.
 SEQUENCES = _set(
-    "t1 t1w t1n t1c t1ce t1gd t1post t1pre t2 t2w t2f t2star t2s flair pd pdw dwi adc swi bold"
+    "t1 t1w t1n t1c t1ce t1gd t1post t1pre t2 t2w t2f t2star t2s flair pd pdw dwi adc swi bold "
+    "ct ctres pet pt suv"
 )
 
 # Folders that hold copies and leftovers, never images to learn from or to judge.
@@ -75,18 +91,27 @@ LEFTOVERS = {
     "thumbnails": "thumbnails",
     "thumbs": "thumbnails",
     "thumbnail": "thumbnails",
+    "preview": "thumbnails",
+    "previews": "thumbnails",
+    "overlay": "pictures of results",
+    "overlays": "pictures of results",
+    "visualization": "pictures of results",
+    "visualizations": "pictures of results",
+    "heatmaps": "pictures of results",
     "__pycache__": "leftovers of programs",
     "system volume information": "leftovers of programs",
 }
 
 
 def words(name: str) -> list[str]:
-    """Return the words of a name in lower case: what stands between other characters than letters
-    and digits."""
-    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)  # defectFree
+    """Return the words of a name in lower case and without accents: what stands between other
+    characters than letters and digits."""
+    plain = "".join(c for c in unicodedata.normalize("NFKD", name) if not unicodedata.combining(c))
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", plain)  # defectFree
     return re.findall(r"[^\W_]+", spaced.casefold())
 
 
+@lru_cache(2**14)
 def meaning(name: str) -> Meaning:
     """Return what a folder of this name holds, "" if the name does not say it."""
     found = words(name)
@@ -108,7 +133,8 @@ def meaning(name: str) -> Meaning:
 
 def _part(found: list[str], joined: str) -> Meaning:
     """Return the part of a data set that words name, such as `test_public`, "" for none."""
-    first, rest = found[0], found[1:]
+    first, rest = found[0].rstrip("0123456789"), found[1:]
+    joined = joined.rstrip("0123456789")
     alone = all(word in AFTER_PART or word.isdecimal() for word in rest)
     if joined in TRAIN or (first in TRAIN and alone):
         return "train"
@@ -133,11 +159,11 @@ def _normality(found: list[str], joined: str) -> Meaning:
     negated = bool(rests) or any(word in NEGATIONS for word in found)
     anomalous = any(word in ANOMALOUS_WORDS for word in [*found, *rests])
     normal = any(word in NORMAL_WORDS for word in [*found, *rests])
-    if anomalous:
-        return "normal" if negated else "anomalous"
-    if normal:
-        return "anomalous" if negated else "normal"
-    return "normal" if found[-1] == "free" else ""
+    if anomalous != normal:
+        return "anomalous" if anomalous != negated else "normal"
+    if anomalous and negated:  # not good but defective
+        return "anomalous"
+    return "normal" if not normal and found[-1] == "free" else ""
 
 
 def is_own_output(name: str) -> bool:
@@ -151,3 +177,15 @@ def without_masks(name: str) -> str:
         "|".join(sorted(MASK_WORDS | WHOLE_MASK, key=len, reverse=True)), "", name.lower()
     )
     return rest.strip("-_. ")
+
+
+def letters(name: str) -> list[str]:
+    """Return the words of a name without their numbers: `label0000` is `label`."""
+    return re.findall(r"[^\W\d_]+", " ".join(words(name)))
+
+
+def core(name: str) -> str:
+    """Return a name without words for masks and for images: `mask_000` and `img_000` are `000`."""
+    parts = re.findall(r"[^\W\d_]+|\d+", " ".join(words(name)))
+    kept = [part for part in parts if part not in MASK_ENDS | MASK_ENDS_BESIDE | IMAGE_WORDS]
+    return "_".join(kept)

@@ -18,7 +18,8 @@ class Record:
 
     What any of the `masks` marks is anomalous. `component` is the one to take of a 4-D file. With
     `slice` the record is that slice of the volume alone. `files` are those of a DICOM series, whose
-    `path` is the first of them by name, and `modality` what their header says.
+    `path` is the first of them by name, and `modality` and `description` what their
+    header says.
     """
 
     id: str
@@ -34,6 +35,7 @@ class Record:
     slice: int | None = None
     files: tuple[Path, ...] = ()
     modality: str = ""
+    description: str = ""
 
 
 @dataclass(frozen=True)

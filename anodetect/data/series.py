@@ -55,7 +55,14 @@ def record_of(folder: Path, path: Path, files: tuple[Path, ...]) -> Record:
         return Record(id=name, path=path, group=name)
     found = dicom.headline(path)
     group = dicom.group_of(found, keep_identifiers=False) or name
-    return Record(id=name, path=path, files=files, group=group, modality=found.modality)
+    return Record(
+        id=name,
+        path=path,
+        files=files,
+        group=group,
+        modality=found.modality,
+        description=found.description,
+    )
 
 
 def series_of(path: Path, headlines: Callable[[Path], Headlines] | None = None) -> tuple[Path, ...]:

@@ -20,6 +20,7 @@ from anodetect.errors import ImageError
 PAIRS = 3  # of files with one name, to look at
 LEVELS = 3  # values that the pixels of a mask may have
 THE_ONLY = "*"  # the name of a mask that is called only that, beside an `image`
+CORE = "core:"  # before a name without words for masks and images
 NNUNET_IMAGES = ("imagesTr", "imagesTs", "imagesVal")
 Key = tuple[str, tuple[str, ...], str]  # the part of the data set, folders of kinds, name
 
@@ -73,17 +74,23 @@ def is_mask_named(file: NamedFile, stems: frozenset[str] | set[str]) -> bool:
     """Return whether a file's folders or its name say that it is a mask.
 
     `stems` are the names without suffix of the files in its folder, in lower case: `left_label` is
-    a mask beside `left`, and an image of a label alone.
+    a mask beside `left`, and an image of a label alone. A folder for masks that holds a part of a
+    data set, such as `face_mask/train`, is a product.
     """
-    if any(names.meaning(folder) == "mask" for folder in file.folders):
-        return True
-    end = names.words(file.stem)[-1:]
-    if not end or len(stems) < 2:
+    meanings = [names.meaning(folder) for folder in file.folders]
+    for number, meaning in enumerate(meanings):
+        if meaning == "mask" and not {"train", "test"} & set(meanings[number + 1 :]):
+            return True
+
+    found = names.letters(file.stem)
+    if not found or len(stems) < 2:
         return False
-    if end[0] in names.MASK_ENDS:
+    if found[-1] in names.MASK_ENDS:
         return True
+    if found[0] in names.MASK_ENDS:
+        return any(names.letters(stem)[:1] != found[:1] for stem in stems)
     of = _without_end(file.stem)
-    return end[0] in names.MASK_ENDS_BESIDE and of != file.stem.casefold() and of in stems
+    return found[-1] in names.MASK_ENDS_BESIDE and of != file.stem.casefold() and of in stems
 
 
 def paired_masks(files: Iterable[NamedFile]) -> set[Path]:
@@ -125,13 +132,24 @@ def _levels(path: Path) -> int:
 
 
 class Masks:
-    """The masks of a data set, found by the image they belong to."""
+    """The masks of a data set, found by the image they belong to.
 
-    def __init__(self, masks: Iterable[NamedFile]) -> None:
+    Of `drawn` only pixels say that they are masks: they may lie in a folder of any name beside the
+    images'.
+    """
+
+    def __init__(self, masks: Iterable[NamedFile], drawn: Iterable[NamedFile] = ()) -> None:
         self._by_key: dict[Key, list[Path]] = {}
+        self._drawn: dict[Key, list[Path]] = {}
         for mask in masks:
-            for part, kinds, stem in _keys(mask):
-                self._by_key.setdefault((part, kinds, stem), []).append(mask.path)
+            for key in _keys(mask):
+                self._by_key.setdefault(key, []).append(mask.path)
+        for mask in drawn:
+            core = names.core(mask.stem)
+            shorter = re.sub(r"_[^\W\d_]+$", "", core)  # 003_bw
+            for kinds in (mask.kinds, mask.kinds[:-1]):
+                for name in {core, shorter}:
+                    self._drawn.setdefault((mask.part, kinds, name), []).append(mask.path)
 
     def of(self, image: NamedFile) -> tuple[Path, ...]:
         """Return the masks of an image; () if there are none.
@@ -147,6 +165,11 @@ class Masks:
                 found = self._by_key.get((part, kinds, stem))
                 if found:
                     return _one_of_each_name(found)
+
+        for kinds in (image.kinds, image.kinds[:-1]):
+            found = self._drawn.get((image.part, kinds, names.core(image.stem)))
+            if found:
+                return _one_of_each_name(found)
         return ()
 
 
@@ -160,6 +183,8 @@ def _keys(mask: NamedFile) -> list[Key]:
             keys.append((mask.part, kinds, _without_end(stem)))
     if stem in names.MASK_ENDS:
         keys.append((mask.part, mask.kinds, THE_ONLY))
+    if names.core(mask.stem):
+        keys.append((mask.part, mask.kinds, f"{CORE}{names.core(mask.stem)}"))
     if mask.kinds:
         keys.append((mask.part, mask.kinds[:-1], mask.kinds[-1]))
     return keys
@@ -173,6 +198,7 @@ def _image_stems(image: NamedFile) -> list[str]:
         stems.append(stems[0][: -len("_0000")])
     if stems[0] in ("image", "img", "scan", "volume", *names.SEQUENCES):
         stems.append(THE_ONLY)
+    stems.append(f"{CORE}{names.core(image.stem)}")
     return stems
 
 

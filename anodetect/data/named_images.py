@@ -1,0 +1,291 @@
+"""The images of a folder, and what names and pixels say of each: its part, its kind, its masks.
+
+Masks, depth maps, small copies and what programs derive from images are told from them here, and
+passed over with a reason.
+"""
+
+import re
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from anodetect.data import dicom, formats, names, readers
+from anodetect.data.annotation_files import Annotated, find_annotations
+from anodetect.data.annotations import is_annotation
+from anodetect.data.evidence import drawings
+from anodetect.data.records import NORMAL, Dataset, Record
+from anodetect.data.series import records_of
+from anodetect.data.truth_files import (
+    NNUNET_IMAGES,
+    Masks,
+    NamedFile,
+    is_mask_named,
+    named_file,
+    paired_masks,
+)
+from anodetect.data.walk import Walked, unreadable
+from anodetect.errors import ImageError
+from anodetect.files import path_text
+
+MASKS = "masks and segmentations"
+ANNOTATIONS = "annotations"
+POINTS = "depth and points beside colours"
+DEPTHS = ("xyz", "depth", "z")  # folders beside one of colours
+DERIVATIVES = "derivatives of a BIDS data set"
+CHANNELS = "further channels of nnU-Net's images"
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image and what names say of it: its part of the data set, its kind and what that means,
+    and the MR sequence or the modality. `masks` are those that belong to it by their names, and
+    `marked` says that one of them marks something."""
+
+    record: Record
+    file: NamedFile
+    part: str
+    kind: str
+    meaning: str
+    sequence: str
+    masks: tuple[Path, ...]
+    marked: bool
+
+    def is_called(self, said: Collection[str]) -> bool:
+        """Return whether one of these names, in lower case, is that of the image's folder, kind or
+        sequence."""
+        own = {folder.casefold() for folder in self.file.folders}
+        own |= {self.kind.casefold(), self.sequence, *self.sequence.split()}
+        return bool(own & set(said))
+
+    @property
+    def is_anomalous(self) -> bool:
+        """True if the image's kind or a mask says that it is anomalous."""
+        return self.meaning == "anomalous" or (self.marked and self.meaning != "normal")
+
+    @property
+    def is_normal(self) -> bool:
+        """True if the image's kind says that it is normal, or, without a kind, its mask marks
+        nothing."""
+        blank = bool(self.masks) and not self.marked
+        return self.meaning == "normal" or (blank and not self.kind)
+
+    def known(self, split: str, label: int | None) -> Record:
+        """Return the record with what is known of it. Normals have no mask."""
+        kind = self.kind if self.meaning or label is not None else ""
+        masks = () if label == NORMAL else self.masks
+        return replace(self.record, split=split, label=label, kind=kind, masks=masks)
+
+
+@dataclass(frozen=True)
+class Found:
+    """The images below a root, and what was passed over."""
+
+    root: Path
+    images: tuple[Image, ...]
+    walked: Walked
+
+    def dataset(
+        self,
+        records: Iterable[Record],
+        layout: str,
+        *,
+        doubt: str = "",
+        categories: Sequence[str] = (),
+        own_split: bool = False,
+    ) -> Dataset:
+        """Return the data set of these records."""
+        return Dataset(
+            name=path_text(self.root.name),
+            root=self.root,
+            records=tuple(records),
+            problems=tuple(self.walked.problems),
+            passed_over=self.walked.passed_over.all(),
+            layout=layout,
+            doubt=f"{self.root}: {doubt}" if doubt else "",
+            categories=tuple(categories),
+            own_split=own_split,
+        )
+
+    def pass_over(self, image: Image, reason: str) -> None:
+        """Count an image that is not looked at."""
+        for path in image.record.files or (image.record.path,):
+            self.walked.passed_over.add(path_text(path.relative_to(self.root)), reason)
+
+
+def look(root: Path, walked: Walked, said: frozenset[str]) -> Found:
+    """Tell images from masks, and note what names say of each image."""
+    masks, files = _without_masks(_without_points(root, walked))
+    drawn = drawings(files)
+    marks = [file for file in files if file.path in drawn]
+    files = [file for file in files if file.path not in drawn]
+    by_image, annotated = Masks(masks, marks), _annotated(root, files, walked)
+    for mask in [*masks, *marks]:
+        walked.passed_over.add(path_text(mask.path.relative_to(root)), MASKS)
+
+    images = []
+    for record in records_of(root, [file.path for file in files], walked.passed_over):
+        file = named_file(root, record.path)
+        kind, meaning = _kind(file, said)
+        truth = by_image.of(file) or annotated.of.get(record.path, ())
+        marked = any(meaning or _marks(path) for path in truth)
+        sequence = _sequence(record, file)
+        images.append(Image(record, file, file.part, kind, meaning, sequence, truth, marked))
+    found = Found(root, tuple(images), walked)
+    return replace(found, images=tuple(_without_copies(found)))
+
+
+def _marks(path: Path) -> bool:
+    """Return whether a mask marks anything; True of a volume's and of one that cannot be read."""
+    found = formats.format_named(path.name)
+    if is_annotation(path) or found is None or found.content != "image":
+        return True
+    try:
+        return bool(readers.read_mask(path).any())
+    except ImageError:
+        return True
+
+
+def _annotated(root: Path, files: Sequence[NamedFile], walked: Walked) -> Annotated:
+    """Return which annotation files mark which images, and count these files."""
+    found = find_annotations(root, files, walked.annotations)
+    walked.problems += found.unclear
+    for path in walked.annotations:
+        reason = ANNOTATIONS if path in found.used else unreadable(path)
+        walked.passed_over.add(path_text(path.relative_to(root)), reason)
+    return found
+
+
+def _without_copies(found: Found) -> list[Image]:
+    """Return the images without those that BIDS derives from others, and without further channels
+    of nnU-Net; what BIDS calls a subject, or a folder with several sequences, is a group."""
+    is_bids = any(is_subject(image) for image in found.images)
+    is_nnunet = any(image.file.folders[:1] == (NNUNET_IMAGES[0],) for image in found.images)
+    in_folder: dict[tuple[str, ...], set[str]] = {}
+    for image in found.images:
+        in_folder.setdefault(image.file.folders, set()).add(image.sequence)
+
+    kept = []
+    for image in found.images:
+        stem = image.file.stem
+        if is_bids and not is_subject(image):
+            found.pass_over(image, DERIVATIVES)
+        elif is_bids:
+            record = replace(image.record, group=path_text(_subject(image)))
+            kept.append(replace(image, record=record, sequence=stem.rpartition("_")[2].casefold()))
+        elif is_nnunet and re.search(r"_\d{4}$", stem) and not stem.endswith("_0000"):
+            found.pass_over(image, CHANNELS)
+        elif len(in_folder[image.file.folders]) > 1 and image.record.group == image.record.id:
+            group = path_text("/".join(image.file.folders))
+            kept.append(replace(image, record=replace(image.record, group=group)))
+        else:
+            kept.append(image)
+    return kept
+
+
+def is_subject(image: Image) -> bool:
+    """Return whether an image lies in a subject's folder of a BIDS data set."""
+    return bool(_subject(image))
+
+
+def _subject(image: Image) -> str:
+    """Return the subject in whose folder an image lies, "" if in none or below derivatives."""
+    for folder in image.file.folders:
+        if folder in ("derivatives", "sourcedata", "code"):
+            return ""
+        if folder.startswith("sub-"):
+            return folder
+    return ""
+
+
+def _without_points(root: Path, walked: Walked) -> list[NamedFile]:
+    """Return all files but depth and points beside pictures in colour, and small copies."""
+    files = [named_file(root, path) for path in walked.files]
+    coloured, stems = set(), set()
+    for file in files:
+        stems.add((file.folders, file.stem.casefold()))
+        if file.folders and file.folders[-1].casefold() == "rgb":
+            coloured.add(file.folders[:-1])
+
+    kept = []
+    for file in files:
+        folder = file.folders[-1].casefold() if file.folders else ""
+        *others, end = names.words(file.stem) or [""]
+        before = file.stem.casefold()[: -len(end) or None].rstrip("-_. ")
+        where = path_text(file.path.relative_to(root))
+
+        is_depth = folder in DEPTHS and file.folders[:-1] in coloured
+        if others and end in names.SMALL and (file.folders, before) in stems:
+            walked.passed_over.add(where, "thumbnails")
+        elif is_depth or (others and end in names.POINTS):
+            walked.passed_over.add(where, POINTS)
+        else:
+            kept.append(file)
+    return kept
+
+
+def _without_masks(
+    files: Sequence[NamedFile],
+) -> tuple[list[NamedFile], list[NamedFile]]:
+    """Return the files that are masks by their names or beside an image of the same name, and the
+    others."""
+    stems: dict[tuple[str, ...], set[str]] = {}
+    for file in files:
+        stems.setdefault(file.folders, set()).add(file.stem.casefold())
+
+    masks: list[NamedFile] = []
+    others: list[NamedFile] = []
+    for file in files:
+        masked = is_mask_named(file, stems[file.folders])
+        (masks if masked else others).append(file)
+    paired = paired_masks(others)
+    masks += [file for file in others if file.path in paired]
+    return masks, [file for file in others if file.path not in paired]
+
+
+def _kind(file: NamedFile, said: Collection[str]) -> tuple[str, str]:
+    """Return the folder that says of which kind an image is, and what that means.
+
+    Folders below a part of the data set count, or all if there is no part. It is the first one that
+    means anomalous, else the first that means normal, else the first that is nothing else.
+    """
+    folders = _below_part(file.folders)
+    for folder in folders:
+        if folder.casefold() in said:
+            return path_text(folder), "normal"
+    for wanted in ("anomalous", "normal", ""):
+        for folder in folders:
+            if names.meaning(folder) == wanted:
+                return path_text(folder), wanted
+    return "", ""
+
+
+def _below_part(folders: Sequence[str]) -> Sequence[str]:
+    """Return the folders below the last one that is a part of a data set; all if none is."""
+    for number in reversed(range(len(folders))):
+        if names.meaning(folders[number]) in ("train", "test", "validation"):
+            return folders[number + 1 :]
+    return folders
+
+
+def _sequence(record: Record, file: NamedFile) -> str:
+    """Return in lower case which modality or MR sequence an image is of, "" if that is not known.
+
+    That is what a DICOM header says, for MR with the sequence in the series' description, or what a
+    volume's name or folder says. Digital and computed radiographs are alike.
+    """
+    if record.modality in dicom.PROJECTIONS:
+        return "cr"
+    if record.modality:
+        sequence = _sequence_in(record.description) if record.modality == "MR" else ""
+        return f"{record.modality.casefold()} {sequence}".strip()
+
+    found = formats.format_named(file.path.name)
+    if found is None or found.content != "volume":
+        return ""
+    return _sequence_in(file.stem) or _sequence_in(" ".join(file.folders[-1:]))
+
+
+def _sequence_in(name: str) -> str:
+    """Return the last word of a name that is a modality or an MR sequence, "" if none is."""
+    found = [word for word in names.words(name) if word in names.SEQUENCES]
+    return found[-1] if found else ""
