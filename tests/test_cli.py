@@ -711,7 +711,7 @@ def test_help_names_every_command():
         assert name in result.output
 
 
-def test_two_processes_train_one_run(synthetic_folder, tmp_path):
+def test_two_processes_train_one_run(anodetect, synthetic_folder, tmp_path):
     """`torchrun` gives the loss curve and, within rounding, the scores of one process."""
     arguments = ["train", str(synthetic_folder), "-d", "dae", *SMALL, "--seed", "3"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -724,14 +724,15 @@ def test_two_processes_train_one_run(synthetic_folder, tmp_path):
         "-m",
         "anodetect.cli",
     ]
+    code, _, err = anodetect(*arguments, "--out", tmp_path / "one")
+    assert code == 0, err
+    command = [sys.executable, *launch, *arguments, "--out", str(tmp_path / "two")]
+    subprocess.run(command, check=True, capture_output=True, env=environment)
+
     curves = []
-    for name, how in {"one": ["-m", "anodetect.cli"], "two": launch}.items():
-        command = [sys.executable, *how, *arguments, "--out", str(tmp_path / name)]
-        subprocess.run(command, check=True, capture_output=True, env=environment)
-        log = [
-            json.loads(line) for line in (tmp_path / name / "train.jsonl").read_text().splitlines()
-        ]
-        curves.append([record["loss"] for record in log if "loss" in record])
+    for name in ("one", "two"):
+        log = runs.read_log(tmp_path / name)
+        curves.append([entry["loss"] for entry in log if "loss" in entry])
     assert len(curves[0]) == 3
     assert curves[1] == pytest.approx(curves[0], rel=1e-4)
     assert {path.name for path in tmp_path.iterdir()} == {"one", "two"}
