@@ -12,7 +12,8 @@ NAMES = {
     "anomalous": "NG ng ko nok bad defect defects 1.abnormal not_ok not-good notokay Ungood "
     "unhealthy abnormal Anomaly tumour_cases structural_anomalies positive yes fail non_normal "
     "unusual_defects non-conforme niO schlecht "
-    "krank fehlerhaft Schlechtteile malade difettoso Kratzer Défauts Parasitized NIO_Board "
+    "krank fehlerhaft Fehlerbilder Defektteile Schlechtteile malade difettoso "
+    "Kratzer Défauts Parasitized NIO_Board "
     "def_front avec_defaut",
     "mask": "ground_truth GroundTruth gt masks lesion_masks labelsTr label labels seg Segmentation",
     "train": "train Train training imagesTr train_images train2017",

@@ -12,6 +12,7 @@ from anodetect.data import synthetic
 from anodetect.model.input_facts import InputFacts
 from anodetect.model.seen import Seen
 from anodetect.record import directories, runs, verification
+from anodetect.types import Silent
 
 MR = InputFacts(
     modality="MR",
@@ -124,26 +125,18 @@ def test_a_long_image_is_a_warning_and_letterboxing_keeps_its_shape(tmp_path, ca
         Image.fromarray(strip.clip(0, 255).astype(np.uint8)).save(folder / f"{number}.png")
 
     warnings = []
-
-    class Listener:
-        def say(self, text):
-            pass
-
-        def warn(self, text):
-            warnings.append(text)
-
-        def progress(self, *parts):
-            pass
+    reporter = Silent()
+    reporter.warn = warnings.append
 
     values = {"size": 32, "components": 3}
-    anodetect.train(str(folder), "pca", tmp_path / "a", values=values, reporter=Listener())
+    anodetect.train(str(folder), "pca", tmp_path / "a", values=values, reporter=reporter)
     (squeezed,) = (text for text in warnings if "squeezed" in text)
     assert "up to 8 times as long as wide" in squeezed
     assert "--tile 16" in squeezed
 
     warnings.clear()
     values |= {"preprocess": {"letterbox": True}}
-    anodetect.train(str(folder), "pca", tmp_path / "b", values=values, reporter=Listener())
+    anodetect.train(str(folder), "pca", tmp_path / "b", values=values, reporter=reporter)
     assert not any("squeezed" in text for text in warnings)
 
     # A defect is found where it is: rows of the heatmap are rows of the image.
@@ -158,3 +151,18 @@ def test_a_long_image_is_a_warning_and_letterboxing_keeps_its_shape(tmp_path, ca
     heatmap = read_map(tmp_path / "out" / row.heatmap)
     assert heatmap.shape == (16, 128)
     assert 86 <= np.unravel_index(heatmap.argmax(), heatmap.shape)[1] <= 110
+
+
+def test_grey_and_coloured_images_are_a_warning(tmp_path):
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    for number in range(24):
+        shape = (32, 32, 3) if number % 2 else (32, 32)
+        Image.fromarray(rng.integers(0, 255, shape).astype(np.uint8)).save(folder / f"{number}.png")
+    warnings = []
+    reporter = Silent()
+    reporter.warn = warnings.append
+    values = {"size": 16, "components": 3}
+    anodetect.train(str(folder), "pca", tmp_path / "run", values=values, reporter=reporter)
+    assert any("grey and coloured images are mixed" in text for text in warnings)

@@ -210,7 +210,7 @@ def _plan(
     full = resolve(request.detector, representation, request.values)
     model = Model.create(request.detector, representation, full)
     model.preprocess, model.seen = preprocess, samples.seen(roles.fit)
-    _warn_of_squeezing(model, reporter)
+    _warn_of_kinds(model, reporter)
     return Plan(request.detector, representation, full, model, normals, roles)
 
 
@@ -266,9 +266,16 @@ def _representation(
     return first
 
 
-def _warn_of_squeezing(model: Model, reporter: Reporter) -> None:
-    """Say so if long images are squeezed into a square, in which small defects vanish."""
-    if model.seen is None or not model.seen.aspects or any(model.tiling.sides):
+def _warn_of_kinds(model: Model, reporter: Reporter) -> None:
+    """Say so if grey and coloured images are mixed, and if long images are squeezed into a square,
+    in which small defects vanish."""
+    if model.seen is None:
+        return
+    if len(model.seen.channels) > 1:
+        reporter.warn(
+            "grey and coloured images are mixed; a model of one kind of images finds more in them"
+        )
+    if not model.seen.aspects or any(model.tiling.sides):
         return
     ((low, high),) = model.seen.aspects
     ratio = max(high, 1 / low)

@@ -5,7 +5,7 @@ passed over with a reason.
 """
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -174,12 +174,18 @@ def _without_copies(found: Found) -> list[Image]:
             kept.append(replace(image, record=record, sequence=stem.rpartition("_")[2].casefold()))
         elif is_nnunet and re.search(r"_\d{4}$", stem) and not stem.endswith("_0000"):
             found.pass_over(image, CHANNELS)
-        elif len(in_folder[image.file.folders]) > 1 and image.record.group == image.record.id:
+        elif _is_case(image, in_folder):
             group = path_text("/".join(image.file.folders))
             kept.append(replace(image, record=replace(image.record, group=group)))
         else:
             kept.append(image)
     return kept
+
+
+def _is_case(image: Image, in_folder: Mapping[tuple[str, ...], set[str]]) -> bool:
+    """Return whether an image's folder holds several sequences, and so one patient."""
+    folders = image.file.folders
+    return bool(folders) and len(in_folder[folders]) > 1 and image.record.group == image.record.id
 
 
 def is_subject(image: Image) -> bool:

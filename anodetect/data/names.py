@@ -35,7 +35,7 @@ ANOMALOUS_WORDS = _set(
     dents blowhole contaminated contamination nonconforming noncompliant unacceptable nio def
     scrapped infected parasitized severe moderate mild unperfect imperfect
     schlecht schlechte schlechtteil schlechtteile defekt defekte fehler fehlerhaft fehlerhafte
-    fehlerbild fehlerbilder fehlteil fehlteile ausschuss schrott kratzer krank kranke
+    fehlteil fehlteile ausschuss schrott kratzer krank kranke
     defaut defauts mauvais mauvaise malade malades pathologique pathologiques anormal anormale
     anormaux difetto difetti difettoso difettosa difettosi difettose cattivo cattivi scarto
     patologico patologica patologici malato malati anomalo anomala anomali
@@ -43,6 +43,7 @@ ANOMALOUS_WORDS = _set(
     patologicos
     """
 )
+STEMS = ("defekt", "fehler", "schlecht", "ausschuss", "schrott")  # of compounds: Fehlerbilder
 # Words that mean something only when they are the whole name.
 WHOLE_NORMAL = _set("neg pass no free")
 WHOLE_ANOMALOUS = _set("pos fail yes")
@@ -157,7 +158,10 @@ def _normality(found: list[str], joined: str) -> Meaning:
     if any(word in ABOUT for word in found):
         return ""
     negated = bool(rests) or any(word in NEGATIONS for word in found)
-    anomalous = any(word in ANOMALOUS_WORDS for word in [*found, *rests])
+    anomalous = any(
+        word in ANOMALOUS_WORDS or (word.startswith(STEMS) and word not in NORMAL_WORDS)
+        for word in [*found, *rests]
+    )
     normal = any(word in NORMAL_WORDS for word in [*found, *rests])
     if anomalous != normal:
         return "anomalous" if anomalous != negated else "normal"
