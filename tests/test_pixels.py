@@ -77,6 +77,21 @@ def exif_of(orientation):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("kind", [3, 4])
+def test_an_orientation_is_a_short_or_a_long(orientation, order, kind):
+    value = struct.pack(f"{order}{'H' if kind == 3 else 'I'}", orientation).ljust(4, b"\0")
+    mark = b"II" if order == "<" else b"MM"
+    header = mark + struct.pack(f"{order}HIHHHI", 42, 8, 1, ORIENTATION, kind, 1)
+    exif = b"Exif\0\0" + header + value + bytes(4)
+    assert of_exif(exif) == orientation
+    content = saved(COLOUR, "webp", lossless=True, exif=exif)
+    with Image.open(io.BytesIO(content)) as image:
+        shown = np.asarray(ImageOps.exif_transpose(image))
+    assert np.array_equal(read(content, "a.webp"), expected(shown))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_file_is_read_upright(orientation):
     blocks = np.kron(GREY, np.ones((8, 8), np.uint8))  # which JPEG keeps
     exif = exif_of(orientation)
@@ -507,6 +522,37 @@ def test_several_pages_are_refused():
     for content in (pages((DEEP, 0), (DEEP, 0)), pages((DEEP, 2), (DEEP, 2), (SMALL, 1))):
         with pytest.raises(ImageError, match=r"multi-page \(2 pages\)"):
             read(content, "a.tif")
+
+
+@pytest.mark.parametrize("imagej", [False, True])
+@pytest.mark.parametrize("count", [2, 3, 4, 7])
+def test_a_stack_with_one_header_is_refused_as_several_pages(count, imagej):
+    buffer = io.BytesIO()
+    stack = np.stack([DEEP] * count)
+    tifffile.imwrite(buffer, stack, imagej=imagej, truncate=True, photometric="minisblack")
+    with pytest.raises(ImageError, match=rf"multi-page \({count} pages\)"):
+        read(buffer.getvalue(), "a.tif")
+
+
+def test_one_picture_with_such_a_header_is_an_image():
+    for array in (DEEP, COLOUR):
+        buffer = io.BytesIO()
+        photometric = "rgb" if array.ndim == 3 else "minisblack"
+        tifffile.imwrite(buffer, array, truncate=True, photometric=photometric)
+        assert np.array_equal(read(buffer.getvalue(), "a.tif"), expected(array))
+
+
+def test_further_channels_are_not_called_transparency():
+    infrared = np.dstack([COLOUR, GREY])
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, infrared, photometric="rgb", extrasamples=["unspecified"])
+    with pytest.raises(ImageError, match="4 channels, and the last one is not said to be transp"):
+        read(buffer.getvalue(), "a.tif")
+    for shape in ((3, 40, 4), (20, 30, 2)):
+        buffer = io.BytesIO()
+        np.save(buffer, np.arange(np.prod(shape)).reshape(shape))
+        with pytest.raises(ImageError, match=f"{shape[-1]} channels; one or three are expected"):
+            read(buffer.getvalue(), "a.npy")
 
 
 def test_a_gif_of_one_frame_is_an_image_and_an_animation_is_not():

@@ -21,6 +21,7 @@ from anodetect.stats.mask_use import MaskUse, SeenMask, from_json, use_of
 
 MARKED = np.zeros((16, 20), np.uint8)
 MARKED[4:9, 3:17] = 1
+BLACK, WHITE = (0, 0, 0), (255, 255, 255)
 
 
 def palette_image(first, second):
@@ -37,7 +38,7 @@ def palette_image(first, second):
     ("first", "second"),
     [
         ((0, 0, 0), (255, 255, 255)),
-        ((255, 255, 255), (0, 0, 0)),
+        ((254, 255, 255), (0, 0, 0)),
         ((120, 120, 120), (6, 230, 230)),
         ((0, 0, 0), (0, 0, 0)),
         ((128, 0, 0), (0, 0, 0)),
@@ -48,6 +49,32 @@ def test_in_a_palette_index_0_is_background_whatever_its_colour(tmp_path, suffix
     image = palette_image(first, second)
     image.save(path)
     assert np.array_equal(readers.read_mask(path), MARKED > 0)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp", ".gif"])
+def test_where_a_palette_shows_black_and_white_alone_white_is_marked(tmp_path, suffix):
+    path = tmp_path / f"mask{suffix}"
+    for entries in ((WHITE, BLACK), (BLACK, WHITE)):
+        white = MARKED if entries[1] == WHITE else 1 - MARKED
+        palette_image(*entries).save(path)
+        assert np.array_equal(readers.read_mask(path), white > 0)
+        image = Image.fromarray(0 * MARKED + entries.index(BLACK)).convert("P")
+        image.putpalette([*entries[0], *entries[1]])
+        image.save(path)
+        assert not readers.read_mask(path).any()
+    image = Image.fromarray(np.where(MARKED, 3, 7).astype(np.uint8)).convert("P")
+    image.putpalette([9] * 9 + [255] * 3 + [9] * 9 + [0] * 3)
+    image.save(path)
+    assert np.array_equal(readers.read_mask(path), MARKED > 0)
+
+
+def test_a_palette_with_a_third_class_beside_black_and_white_is_one_of_classes(tmp_path):
+    classes = MARKED.copy()
+    classes[0, 0] = 2
+    image = Image.fromarray(classes).convert("P")
+    image.putpalette([255, 255, 255, 0, 0, 0, 255, 0, 0])
+    image.save(tmp_path / "m.png")
+    assert np.array_equal(readers.read_mask(tmp_path / "m.png"), classes > 0)
 
 
 def test_a_palette_mask_with_several_classes_and_transparency(tmp_path):
@@ -69,6 +96,31 @@ def test_where_a_mask_is_transparent_nothing_was_drawn(tmp_path):
     painted[..., 0] *= MARKED
     Image.fromarray(painted).save(tmp_path / "opaque.png")
     assert np.array_equal(readers.read_mask(tmp_path / "opaque.png"), MARKED > 0)
+
+
+@pytest.mark.parametrize("marked", [MARKED, np.pad(np.ones((14, 18), np.uint8), 1)])
+@pytest.mark.parametrize("colour", [(0, 0, 0), (255, 0, 0), (255, 255, 255)])
+@pytest.mark.parametrize("alpha", [1, 100, 255])
+def test_what_is_drawn_on_a_transparent_background_is_marked(tmp_path, marked, colour, alpha):
+    painted = np.zeros((16, 20, 4), np.uint8)
+    painted[marked > 0] = (*colour, alpha)
+    Image.fromarray(painted).save(tmp_path / "m.png")
+    assert np.array_equal(readers.read_mask(tmp_path / "m.png"), marked > 0)
+    grey = np.stack([painted[..., 0], painted[..., 3]], -1)
+    Image.fromarray(grey).save(tmp_path / "m.png")
+    assert np.array_equal(readers.read_mask(tmp_path / "m.png"), marked > 0)
+
+
+def test_a_drawing_in_several_colours_and_an_opaque_background_with_a_transparent_edge(tmp_path):
+    painted = np.zeros((16, 20, 4), np.uint8)
+    painted[4:9, 3:17] = (0, 0, 0, 255)
+    painted[5, 5] = (9, 9, 200, 90)
+    Image.fromarray(painted).save(tmp_path / "m.png")
+    assert np.array_equal(readers.read_mask(tmp_path / "m.png"), MARKED > 0)
+    painted = np.dstack([255 * MARKED] * 3 + [np.full_like(MARKED, 255)])
+    painted[:, :2, 3] = 0
+    Image.fromarray(painted).save(tmp_path / "m.png")
+    assert np.array_equal(readers.read_mask(tmp_path / "m.png"), MARKED > 0)
 
 
 @pytest.mark.parametrize("suffix", [".gif", ".webp"])
@@ -195,15 +247,30 @@ def test_names_in_the_statement_are_the_first_ones():
     assert use.in_part is True
 
 
+def test_masks_that_mark_nearly_all_are_named_and_older_records_have_none():
+    use = use_of([SeenMask("i0", "used", False, True), SeenMask("i1", "used", False)])
+    assert (use.used, use.large) == (2, ("i0",))
+    said = "; 1 mask marks more than 90% of the image and may be inverted (i0)"
+    assert use.statement(2).endswith(said)
+    assert from_json(json.loads(json.dumps(use.as_json()))) == use
+    older = use.as_json()
+    del older["large"], older["images"]["large"]
+    assert from_json(older) == MaskUse(used=2)
+
+
 @pytest.fixture(scope="module")
 def uneven(synthetic_folder, tmp_path_factory):
-    """The synthetic set, where of 20 masks 2 are missing, 1 marks nothing and 1 does not fit."""
+    """The synthetic set, where of 20 masks 2 are missing, 1 marks nothing, 1 does not fit and 1
+    is inverted."""
     folder = shutil.copytree(synthetic_folder, tmp_path_factory.mktemp("uneven") / "in")
     masks = sorted((folder / "ground_truth/defect").iterdir())
     for mask in masks[:2]:
         mask.unlink()
     Image.fromarray(np.zeros((64, 64), np.uint8)).save(masks[2])
     Image.fromarray(np.zeros((64, 65), np.uint8)).save(masks[3])
+    inverted = np.full((64, 64), 255, np.uint8)
+    inverted[:19, :20] = 0  # 9.3 %
+    Image.fromarray(inverted).save(masks[4])
     return folder
 
 
@@ -223,6 +290,7 @@ NAMES = {
     "missing": ["test/defect/0000.png", "test/defect/0001.png"],
     "empty": ["test/defect/0002.png"],
     "wrong": ["test/defect/0003.png"],
+    "large": ["test/defect/0004.png"],
 }
 
 
@@ -231,6 +299,7 @@ def test_evaluate_counts_and_names_masks_that_cannot_be_used(pca_run, uneven):
     result = anodetect.evaluate(pca_run, str(uneven), reporter=heard)
     masks = result.whole.masks.as_json()
     assert [masks[name] for name in ("used", "missing", "empty", "wrong")] == [16, 2, 1, 1]
+    assert masks["large"] == 1
     assert masks["images"] == NAMES
     assert masks["statement"].startswith("pixel metrics over 16 of 20 anomalous images; 2 have no")
     assert masks["statement"] in evaluation_text(result)
@@ -243,8 +312,8 @@ def test_evaluate_counts_and_names_masks_that_cannot_be_used(pca_run, uneven):
 
 def test_images_without_a_usable_mask_do_not_change_pixel_metrics(pca_run, uneven, tmp_path):
     folder = shutil.copytree(uneven, tmp_path / "in")
-    for names in NAMES.values():
-        for name in names:
+    for state in ("missing", "empty", "wrong"):
+        for name in NAMES[state]:
             (folder / name).unlink()
     expected = anodetect.evaluate(pca_run, str(folder)).as_json()["pixel"]
     assert anodetect.evaluate(pca_run, str(uneven)).as_json()["pixel"] == expected

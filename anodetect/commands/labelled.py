@@ -48,9 +48,10 @@ def labelled_score(
 
 
 def mask_warnings(evaluation: Evaluation) -> list[str]:
-    """Return what is to be said of masks: that some anomalous images have none that can be used, or
-    that some were compressed with loss. Nothing if there are no masks at all."""
+    """Return what is to be said of masks: that some anomalous images have none that can be used,
+    that some mark nearly all of an image, or were compressed with loss. Nothing if there are no
+    masks at all."""
     masks = evaluation.masks
-    if masks is None or not (masks.in_part or masks.lossy):
+    if masks is None or not (masks.in_part or masks.lossy or masks.large):
         return []
     return [masks.statement(SHOWN)]

@@ -9,6 +9,7 @@ import io
 import re
 import struct
 import warnings
+from typing import Any
 
 import numpy as np
 from imagecodecs import jpeg2k_decode, png_decode
@@ -231,7 +232,11 @@ def decode_npy(content: bytes) -> Array:
         raise ImageError(f"array of type {dtype}; numbers are expected")
     if len(shape) >= 2:
         check_size(*sorted(shape)[-2:])
-    return np.asarray(np.load(io.BytesIO(content), allow_pickle=False))
+    array = np.asarray(np.load(io.BytesIO(content), allow_pickle=False))
+    if array.ndim == 3 and array.shape[-1] in (2, 4) and not is_opaque(array[..., -1]):
+        channels = array.shape[-1]
+        raise ImageError(f"array of shape {shape}, {channels} channels; one or three are expected")
+    return array
 
 
 # -- What all have in common -----------------------------------------------------------------------
@@ -263,11 +268,16 @@ def channels_first(array: Array) -> Array:
 def _without_alpha(array: Array) -> Array:
     if len(array) in (1, 3):
         return array
-    alpha = array[-1]
-    opaque = np.iinfo(alpha.dtype).max if alpha.dtype.kind in "ui" else 1
-    if (alpha != opaque).any():
+    if not is_opaque(array[-1]):
         raise ImageError(TRANSPARENT)
     return array[:-1]
+
+
+def is_opaque(alpha: NDArray[Any]) -> bool:
+    """Return whether an alpha channel has the highest value of its type everywhere, of floats
+    1."""
+    opaque = np.iinfo(alpha.dtype).max if alpha.dtype.kind in "ui" else 1
+    return bool((alpha == opaque).all())
 
 
 def as_float32(array: Array) -> NDArray[np.float32]:

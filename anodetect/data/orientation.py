@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 TAG = 0x0112
 UPRIGHT = 1
-SHORT = 3  # the type of the value in Exif
+TYPES = {3: "H", 4: "I"}  # of the value: SHORT, as Exif has it, and LONG, as some programs do
 MARK = b"Exif\0\0"  # before the TIFF header, in JPEG and in some WebP files
 
 
@@ -43,7 +43,9 @@ def _of_directory(content: bytes, order: str) -> int:
     (start,) = struct.unpack_from(f"{order}I", content, 4)
     (count,) = struct.unpack_from(f"{order}H", content, start)
     for number in range(count):
-        entry = struct.unpack_from(f"{order}HHIH", content, start + 2 + 12 * number)
-        if entry[:2] == (TAG, SHORT):
-            return int(entry[3])
+        place = start + 2 + 12 * number
+        tag, kind = struct.unpack_from(f"{order}HH", content, place)
+        if tag == TAG and kind in TYPES:
+            (value,) = struct.unpack_from(f"{order}{TYPES[kind]}", content, place + 8)
+            return int(value)
     return UPRIGHT

@@ -1,13 +1,14 @@
 """The bytes of a TIFF as an array in the file's own bit depth, as it is shown."""
 
 import io
+import math
 from typing import Any
 
 import numpy as np
 import tifffile
 from PIL import Image
 
-from anodetect.data.images import Array, check_size, grey_if_equal, stretched
+from anodetect.data.images import Array, check_size, grey_if_equal, is_opaque, stretched
 from anodetect.data.orientation import TAG, UPRIGHT, upright
 from anodetect.errors import ImageError
 
@@ -19,6 +20,7 @@ COLOURS = {
     tifffile.PHOTOMETRIC.ITULAB: "LAB",
 }
 JPEGS = (6, 7, 34892)  # compressions that are decoded to RGB
+ALPHAS = (tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA)
 YCBCR_TAGS = (529, 532)  # coefficients, and the values of black and white
 USUAL_YCBCR = (
     (299, 1000, 587, 1000, 114, 1000),
@@ -37,15 +39,36 @@ def decode_tiff(content: bytes) -> Array:
             raise ImageError(f"{channels} channels; one or three are expected")
         _check_colours(page)
 
-        # The file may hold more than its only page says: a stack with one header.
-        alone = len(file.pages) == 1 and page is file.pages.first
-        array = np.asarray(file.asarray() if alone else page.asarray())
+        _check_alone(file, page)
+        array = np.asarray(page.asarray())
         if array.ndim == 3 and page.axes == "SYX":
             array = np.moveaxis(array, 0, -1)
         if array.ndim == 2 or array.shape[-1] <= MAX_CHANNELS:
             orientation = page.tags.get(TAG)
             array = upright(array, UPRIGHT if orientation is None else int(orientation.value))
+        _check_last_channel(array, page)
         return _shown(array, page)
+
+
+def _check_alone(file: tifffile.TiffFile, page: Any) -> None:
+    """Raise ImageError if the only page of a file is the first of a stack that has one header."""
+    if len(file.pages) > 1 or page is not file.pages.first:
+        return
+    count = math.prod(file.series[0].shape) // max(1, math.prod(page.shape))
+    if count > 1:
+        raise ImageError(f"multi-page ({count} pages); one image per file is expected")
+
+
+def _check_last_channel(array: Array, page: Any) -> None:
+    """Raise ImageError if a second or fourth channel holds values and is not said to be alpha."""
+    channels = page.samplesperpixel
+    if channels not in (2, 4) or array.ndim != 3 or is_opaque(array[..., -1]):
+        return
+    if not any(kind in ALPHAS for kind in page.extrasamples):
+        raise ImageError(
+            f"{channels} channels, and the last one is not said to be transparency; "
+            "one or three are expected"
+        )
 
 
 def _picture(file: tifffile.TiffFile) -> Any:

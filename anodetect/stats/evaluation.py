@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from anodetect.stats import metrics
 from anodetect.stats.calibration import Calibration, clopper_pearson
-from anodetect.stats.mask_use import MaskState, MaskUse, SeenMask, use_of
+from anodetect.stats.mask_use import MaskState, MaskUse, SeenMask, is_large, use_of
 from anodetect.types import Bools, Floats
 
 
@@ -158,7 +158,9 @@ class Measure:
                 self.problems.append(f"pixels of {item.name}: {_why_no_heatmap(item)}")
             return
         if item.label == 1 or item.problem:
-            self.masks.append(SeenMask(item.name, _state_of(item), item.lossy))
+            self.masks.append(
+                SeenMask(item.name, _state_of(item), item.lossy, is_large(item.mask, item.label))
+            )
         if item.problem:
             self.problems.append(f"mask of {item.name}: {item.problem}")
         elif item.label == 1 and _state_of(item) != "used":

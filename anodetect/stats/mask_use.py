@@ -5,8 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from anodetect.types import Bools
+
 MaskState = Literal["used", "missing", "empty", "wrong"]
 SHOWN = 3  # names in a sentence
+LARGE = 0.9  # share of an image; a mask that marks more is rarely right
 
 
 @dataclass(frozen=True)
@@ -14,6 +17,7 @@ class MaskUse:
     """How many masks were `used`, and the names of the images without one (`missing`), with one
     that marks nothing (`empty`), or that cannot be read or does not fit (`wrong`).
 
+    `large` names those of the used ones that mark more than LARGE of the image: it may be inverted.
     `lossy` counts those of a format that compresses with loss.
     """
 
@@ -22,6 +26,7 @@ class MaskUse:
     empty: tuple[str, ...] = ()
     wrong: tuple[str, ...] = ()
     lossy: int = 0
+    large: tuple[str, ...] = ()
 
     @property
     def total(self) -> int:
@@ -53,6 +58,12 @@ class MaskUse:
             if names:
                 words = f"{len(names)} {one if len(names) == 1 else many}"
                 parts.append(words + _listed(names, shown))
+        if self.large:
+            masks = "mask marks" if len(self.large) == 1 else "masks mark"
+            parts.append(
+                f"{len(self.large)} {masks} more than {LARGE:.0%} of the image and may be inverted"
+                + _listed(self.large, shown)
+            )
         if self.lossy:
             verb = "mask was" if self.lossy == 1 else "masks were"
             parts.append(
@@ -67,12 +78,14 @@ class MaskUse:
             "missing": len(self.missing),
             "empty": len(self.empty),
             "wrong": len(self.wrong),
+            "large": len(self.large),
             "lossy": self.lossy,
             "statement": self.statement(),
             "images": {
                 "missing": list(self.missing),
                 "empty": list(self.empty),
                 "wrong": list(self.wrong),
+                "large": list(self.large),
             },
         }
 
@@ -84,6 +97,7 @@ class SeenMask:
     name: str
     state: MaskState
     lossy: bool
+    large: bool = False
 
 
 def use_of(seen: Sequence[SeenMask]) -> MaskUse:
@@ -97,8 +111,14 @@ def use_of(seen: Sequence[SeenMask]) -> MaskUse:
         missing=names("missing"),
         empty=names("empty"),
         wrong=names("wrong"),
+        large=tuple(mask.name for mask in seen if mask.large),
         lossy=sum(mask.lossy for mask in seen),
     )
+
+
+def is_large(mask: Bools | None, label: int) -> bool:
+    """Return whether the mask of an anomalous image marks more than LARGE of it."""
+    return label == 1 and mask is not None and float(mask.mean()) > LARGE
 
 
 def from_json(content: Mapping[str, Any] | None) -> MaskUse | None:
@@ -111,6 +131,7 @@ def from_json(content: Mapping[str, Any] | None) -> MaskUse | None:
         missing=tuple(images["missing"]),
         empty=tuple(images["empty"]),
         wrong=tuple(images["wrong"]),
+        large=tuple(images.get("large", ())),
         lossy=int(content["lossy"]),
     )
 
