@@ -112,6 +112,8 @@ def path_text(path: str | os.PathLike[str]) -> str:
     become %XX."""
     raw = os.fsencode(Path(path).as_posix())
     text = raw.decode("utf-8", "surrogateescape").replace("%", "%25")
+    if text.isascii() and text.isprintable():
+        return text
     return "".join(_escape(character) for character in text)
 
 
