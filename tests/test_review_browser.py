@@ -15,9 +15,11 @@ import anodetect
 from anodetect.data import synthetic
 from anodetect.record import directories, reviews, verification
 from apps.review import loading
+from apps.review.case_list import ROW_HEIGHT
 from benchmarks.review import browser, served
 
 VERDICTS = 30  # by each of two who judge at once
+HEAD = 35  # pixels of a table's head
 PANEL = ".js-plotly-plot .imagelayer image"
 expect.set_options(timeout=60_000)  # on a busy machine
 pytestmark = [
@@ -211,6 +213,28 @@ def test_a_box_drawn_on_the_image_goes_with_the_verdict(chromium, address, score
     x, y, w, h = map(int, drawn.split(","))
     assert 0 <= x < 32 and 0 <= y < 32 and 10 < w < 40 and 10 < h < 40
     expect(region).to_have_value("")  # the next image has none
+
+
+def test_a_click_in_the_list_opens_an_image_also_after_keys_and_twice_on_one_place(
+    chromium, address
+):
+    page = visit(chromium, address, "Gil")
+    table = page.get_by_test_id("stDataFrame").bounding_box()
+
+    def click_line(number):
+        page.mouse.click(table["x"] + 90, table["y"] + (number - 0.5) * ROW_HEIGHT + HEAD)
+
+    page.keyboard.press("n")
+    expect(page.get_by_text("(2 of 40)")).to_be_visible()
+    drawn(page)
+    click_line(5)
+    expect(page.get_by_text("(5 of 40)")).to_be_visible()
+    drawn(page)
+    page.keyboard.press("p")
+    expect(page.get_by_text("(4 of 40)")).to_be_visible()
+    drawn(page)
+    click_line(5)
+    expect(page.get_by_text("(5 of 40)")).to_be_visible()
 
 
 CONTROLS = {
