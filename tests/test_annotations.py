@@ -172,7 +172,6 @@ def test_runs_as_text_of_another_program_fill_their_image():
     [
         ("a.json", "{", "not readable"),
         ("a.json", {"a": 1}, "neither COCO"),
-        ("a.json", coco([{"bbox": [1, 2, 3, 4]}], names=["001.png"]), "does not list 000.png"),
         ("a.json", coco([{"bbox": [1, 2, 3, 4]}], size=(H, W + 1)), "is not the image's"),
         ("a.json", coco([{"segmentation": [[1, 2, 3, 4]]}]), "fewer than three points"),
         ("a.json", coco([{"segmentation": {"size": [H, W], "counts": [5]}}]), "do not fill"),
@@ -196,6 +195,13 @@ def test_what_cannot_be_used_has_a_reason_that_names_the_file(tmp_path, name, co
     with pytest.raises(ImageError, match=reason) as caught:
         read_annotation(tmp_path / name, tmp_path / "000.png", (H, W))
     assert name in str(caught.value)
+
+
+def test_an_image_that_a_coco_file_does_not_list_has_no_truth(tmp_path):
+    path = write(tmp_path / "a.json", coco([{"bbox": [1, 2, 3, 4]}], names=["001.png"]))
+    assert read_annotation(path, tmp_path / "000.png", (H, W)) is None
+    record = Record("000.png", tmp_path / "000.png", masks=(path,))
+    assert read_truth(record, (H, W)) is None
 
 
 def test_a_drawing_beyond_the_image_is_cut_off():

@@ -59,10 +59,13 @@ def is_annotation(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES
 
 
-def read_annotation(path: Path, image: Path, shape: tuple[int, ...]) -> Bools:
-    """Return where an annotation file marks an image, bool [H, W] of `shape`; ImageError with the
-    reason if it cannot be read, does not list the image, or is of one of another size."""
+def read_annotation(path: Path, image: Path, shape: tuple[int, ...]) -> Bools | None:
+    """Return where an annotation file marks an image, bool [H, W] of `shape`; None if it does not
+    list the image. ImageError with the reason if it cannot be read, or is of one of another
+    size."""
     found = read_drawing(path, image)
+    if found is None:
+        return None
     if len(shape) != 2:
         raise ImageError(f"{path.name} marks an image, not a volume")
     try:
@@ -71,9 +74,9 @@ def read_annotation(path: Path, image: Path, shape: tuple[int, ...]) -> Bools:
         raise ImageError(f"{path.name}: {error}") from None
 
 
-def read_drawing(path: Path, image: Path) -> Drawing:
-    """Return what an annotation file says is drawn on an image; ImageError if it cannot be read or
-    does not list the image."""
+def read_drawing(path: Path, image: Path) -> Drawing | None:
+    """Return what an annotation file says is drawn on an image, None if it does not list the image;
+    ImageError if it cannot be read."""
     try:
         state = path.stat()
         if state.st_size > MOST:
@@ -88,7 +91,7 @@ def read_drawing(path: Path, image: Path) -> Drawing:
         raise ImageError(f"{path.name}: {error}") from None
 
     if entry is None:
-        raise ImageError(f"{path.name} does not list {image.name}")
+        return None
     if entry.problem:
         raise ImageError(f"{path.name}, {entry.name}: {entry.problem}")
     return entry.drawing

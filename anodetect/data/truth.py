@@ -17,18 +17,21 @@ def read_truth(
     record: Record, shape: tuple[int, ...], grid: tuple[Volume, Geometry] | None = None
 ) -> Bools | None:
     """Return where any of a record's masks says that it is anomalous, bool [H, W]; None if it has
-    no mask. A mask may be a file of annotations.
+    no mask. A mask may be a file of annotations, which may not list the image.
 
     With `grid`, a volume and its geometry, masks are volumes and the truth is returned as [D,
     H, W] in the order of the slices. Raises ImageError if a mask cannot be read or has another
     `shape`.
     """
     truth: Bools | None = None
+    mask: Bools | None
     for path in record.masks:
         if is_annotation(path):
             mask = read_annotation(path, record.path, shape)
         else:
             mask = readers.volume_mask(path, *grid) if grid else readers.read_mask(path)
+        if mask is None:
+            continue
         if mask.shape != shape:
             raise ImageError(f"its size {mask.shape} is not the image's {shape}")
         truth = mask if truth is None else truth | mask
