@@ -189,7 +189,7 @@ def _elpv(variant: str) -> Dataset:
         records.append(
             Record(id=name, path=root / name, split=split, label=label, kind=word, group=name)
         )
-    return Dataset(f"elpv:{variant}", root, tuple(records))
+    return Dataset(f"elpv:{variant}", root, tuple(records), layout="the card's own labels")
 
 
 def describe(page: Page) -> Mapping[str, object]:
