@@ -75,6 +75,16 @@ def labelme(*shapes, size=(H, W)):
     }
 
 
+def voc(*boxes, size=(H, W), depth=3):
+    sides = {"width": size[1], "height": size[0], "depth": depth}
+    text = "".join(f"<{name}>{side}</{name}>" for name, side in sides.items())
+    objects = ""
+    for box in boxes:
+        corners = "".join(f"<{name}>{value}</{name}>" for name, value in box.items())
+        objects += f"<object><name>scratch</name><bndbox>{corners}</bndbox></object>\n"
+    return f"<annotation><folder>a</folder><size>{text}</size>{objects}</annotation>"
+
+
 def png(mask):
     stream = io.BytesIO()
     Image.fromarray(mask).save(stream, "PNG")
@@ -95,6 +105,7 @@ def shares(points):
     return " ".join(f"{x / W:.9f} {y / H:.9f}" for x, y in points)
 
 
+VOC_BOX = {"xmin": 4, "ymin": 5, "xmax": 17, "ymax": 9}  # counted from 1, the last one included
 YOLO_BOX = f"0 {10 / W:.9f} {6.5 / H:.9f} {14 / W:.9f} {5 / H:.9f}\n"
 DISC = (ROWS - 15) ** 2 + (COLUMNS - 31) ** 2 <= 25
 
@@ -132,6 +143,18 @@ DISC = (ROWS - 15) ** 2 + (COLUMNS - 31) ** 2 <= 25
         ("000.txt", YOLO_BOX, BOX),
         ("000.txt", YOLO_BOX + f"3 {shares(CORNERS)}\n", BOTH),
         ("000.txt", "", np.zeros((H, W), bool)),
+        ("000.xml", voc(VOC_BOX), BOX),
+        ("000.XML", voc(VOC_BOX, size=(0, 0)), BOX),
+        ("000.xml", '<?xml version="1.0" encoding="utf-8"?>\n<!-- x -->' + voc(VOC_BOX), BOX),
+        (
+            "000.xml",
+            voc(VOC_BOX, {"xmin": 11.0, "ymin": 21, "xmax": 14, "ymax": 30},
+                {"xmin": 11, "ymin": 27, "xmax": "40", "ymax": 30}),
+            BOTH,
+        ),
+        ("000.xml", voc({"xmin": 1, "ymin": 1, "xmax": W, "ymax": H}), np.ones((H, W), bool)),
+        ("000.xml", voc(), np.zeros((H, W), bool)),
+        ("000.xml", "<annotation/>", np.zeros((H, W), bool)),
     ],
 )  # fmt: skip
 def test_annotations_mark_the_pixels_that_were_drawn(tmp_path, name, content, expected):
@@ -187,6 +210,14 @@ def test_runs_as_text_of_another_program_fill_their_image():
         ("000.txt", YOLO_BOX + "0 12 20 4 5\n", "line 2 is not in shares"),
         ("000.txt", "a note\n", "none of YOLO's"),
         ("none.txt", None, "No such file"),
+        ("000.xml", "<annotation>", "not readable"),
+        ("000.xml", "<ImageMetadata/>", "XML of 'ImageMetadata'"),
+        ("000.xml", '<!DOCTYPE a [<!ENTITY b "c">]><annotation/>', "with declarations"),
+        ("000.xml", voc({"xmin": 1}), "it lacks 'ymin'"),
+        ("000.xml", "<annotation><object/></annotation>", "it lacks 'xmin'"),
+        ("000.xml", voc(VOC_BOX | {"xmin": "a"}), "damaged"),
+        ("000.xml", voc(VOC_BOX | {"xmax": 2}), "whose end lies before its start"),
+        ("000.xml", voc(VOC_BOX, size=(W, H)), "is not the image's"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_used_has_a_reason_that_names_the_file(tmp_path, name, content, reason):
@@ -238,10 +269,11 @@ MVTEC = ("train/good/0.png", "test/good/000.png", "test/bad/000.png", "test/bad/
 @pytest.mark.parametrize(
     "name", ["test/bad/000", "ground_truth/bad/000", "annotations/bad/000", "labels/test/bad/000"]
 )
-@pytest.mark.parametrize("suffix", [".json", ".txt", ".TXT"])
+@pytest.mark.parametrize("suffix", [".json", ".txt", ".TXT", ".xml"])
 def test_annotations_of_one_image_are_found_by_its_name(tmp_path, name, suffix):
     put_images(tmp_path, *MVTEC)
-    content = labelme(shape("rectangle", [[3, 4], [17, 9]])) if suffix == ".json" else YOLO_BOX
+    rectangle = labelme(shape("rectangle", [[3, 4], [17, 9]]))
+    content = {".json": rectangle, ".xml": voc(VOC_BOX)}.get(suffix, YOLO_BOX)
     write(tmp_path / f"{name}{suffix}", content)
     write(tmp_path / "test/bad/notes.txt", "made on Monday")
     write(tmp_path / "test/good/000.txt", "")
@@ -305,6 +337,45 @@ def test_in_a_folder_of_images_those_with_annotations_are_not_learned_from(tmp_p
     dataset = scan(tmp_path)
     assert [record.id for record in dataset.training()] == ["a.png", "c.png"]
     assert [record.id for record in dataset.labelled()] == ["b.png"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "label"),
+    [
+        ("0.xml", voc(VOC_BOX), 1),
+        ("0.xml", voc({"xmin": 1}), 1),
+        ("0.json", labelme(shape("linestrip", [[1, 2], [3, 4]])), 1),
+        ("0.xml", voc(), None),
+        ("0.xml", "<metadata/>", None),
+        ("0.json", {"exposure": 3}, None),
+    ],
+)
+def test_annotations_beside_images_of_a_plain_folder_keep_them_from_being_learned(
+    tmp_path, name, content, label
+):
+    folder = tmp_path / "in"
+    put_images(folder, *(f"{number}.png" for number in range(4)))
+    write(folder / name, content)
+    dataset = scan(folder)
+    assert [record.label for record in dataset.records] == [label, None, None, None]
+    assert len(dataset.training()) == (3 if label else 4)
+
+
+def test_a_coco_file_with_a_folder_in_its_name_is_of_the_images_below_it(tmp_path):
+    names = [f"{number:03d}.png" for number in range(3)]
+    put_images(tmp_path, *(f"train2017/{name}" for name in names), "val2017/000.png")
+    put_images(tmp_path, "val2017/002.png")
+    first = coco([{"bbox": [3, 4, 14, 5]}], names=names)
+    second = coco([{"bbox": [0, 0, 2, 2]}], names=[names[1], names[2]])
+    write(tmp_path / "annotations/instances_train2017.json", first)
+    write(tmp_path / "annotations/instances_val2017.json", second)
+    dataset = scan(tmp_path)
+    assert dataset.problems == ()
+    # 001.png of val2017 is not there, and the one of train2017 is another image
+    assert truths(tmp_path) == {"train2017/000.png": 70}
+    second = coco([{"bbox": [0, 0, 2, 2]}], names=["train2017/001.png", names[2]])
+    write(tmp_path / "annotations/instances_val2017.json", second)
+    assert truths(tmp_path) == {"train2017/000.png": 70, "train2017/001.png": 4}
 
 
 def test_a_manifest_names_annotations_and_folders_of_masks(tmp_path):

@@ -1,16 +1,24 @@
 """Which annotation files mark which images, as their names and their contents say.
 
-A file of one image (LabelMe, YOLO) is found as a mask is: by its name, beside the image or in a
-folder named for masks, labels or annotations. A COCO file lists images by their names.
+A file of one image (LabelMe, Pascal VOC, YOLO) is found as a mask is: by its name, beside the image
+or in a folder named for masks, labels or annotations. A COCO file lists images by their names; one
+that has the name of a folder in its own, as `instances_train2017.json` has, is of the images below.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from anodetect.data import names
-from anodetect.data.annotations import Coco, CocoImage, folded, parsed, parts_in_common
-from anodetect.data.drawings import Drawing
+from anodetect.data.annotations import (
+    Coco,
+    CocoImage,
+    folded,
+    marks_image,
+    parsed,
+    parts_in_common,
+)
 from anodetect.data.records import Problem
 from anodetect.data.truth_files import Masks, NamedFile, named_file
 from anodetect.files import path_text
@@ -40,11 +48,14 @@ def find_annotations(
     for image in images:
         for path in by_name.of(image):
             own.add(path)
-            drawing = parsed(path)
-            if isinstance(drawing, Drawing):
-                _note(found, image.path, path, drawing)
+            marks = marks_image(path)
+            if marks is not None:
+                found.used.add(path)
+            if marks:
+                found.of[image.path] = (*found.of.get(image.path, ()), path)
 
     listed = _by_name(images)
+    folders = {folder for image in images for folder in image.folders}
     for file in files:
         if file.path.suffix.lower() != ".json" or not _may_list(file, images):
             continue
@@ -52,14 +63,8 @@ def find_annotations(
             continue
         coco = parsed(file.path)
         if isinstance(coco, Coco):
-            _note_listed(root, found, file, coco, listed)
+            _note_listed(root, found, file, coco, listed, _named_in(file, folders))
     return found
-
-
-def _note(found: Annotated, image: Path, path: Path, drawing: Drawing) -> None:
-    found.used.add(path)
-    if not drawing.is_empty:
-        found.of[image] = (*found.of.get(image, ()), path)
 
 
 def _may_list(file: NamedFile, images: Sequence[NamedFile]) -> bool:
@@ -83,13 +88,19 @@ def _note_listed(
     file: NamedFile,
     coco: Coco,
     images: dict[str, list[NamedFile]],
+    folders: set[str],
 ) -> None:
-    """Note the images that a COCO file lists and marks."""
+    """Note the images that a COCO file lists and marks. `folders` are those that its name names:
+    an image is of one of them, if its entry does not give its folder."""
     found.used.add(file.path)
     for name, entries in coco.images.items():
         nearby = [image for image in images.get(name, ()) if _is_of(file, image)]
+        below = [image for image in nearby if not folders or folders & set(image.folders)]
         for entry in entries:
-            fitting = _best(entry, nearby)
+            fitting = _best(entry, below)
+            if not fitting:
+                told = [image for image in nearby if parts_in_common(entry.name, image.path) > 1]
+                fitting = _best(entry, told)
             if len(fitting) > 1:
                 where = path_text(file.path.relative_to(root))
                 reason = f"{entry.name} is the name of several images; give their folders too"
@@ -104,6 +115,17 @@ def _is_of(file: NamedFile, image: NamedFile) -> bool:
     name."""
     same_part = file.part in ("", image.part)
     return same_part and image.kinds[: len(file.kinds)] == file.kinds
+
+
+def _named_in(file: NamedFile, folders: Iterable[str]) -> set[str]:
+    """Return the folders of images whose name is part of a file's name, between its signs."""
+    named = set()
+    for folder in folders:
+        edge = r"[-_. ]"
+        pattern = rf"(^|{edge}){re.escape(folder)}($|{edge})"
+        if re.search(pattern, file.stem, re.IGNORECASE):
+            named.add(folder)
+    return named
 
 
 def _best(entry: CocoImage, images: Sequence[NamedFile]) -> list[NamedFile]:

@@ -1,4 +1,4 @@
-"""Annotation files as truth: COCO and LabelMe JSON, and YOLO text.
+"""Annotation files as truth: COCO and LabelMe JSON, Pascal VOC XML, and YOLO text.
 
 A COCO file lists many images and is asked for one by its file name; the others belong to one image.
 All classes count.
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +23,14 @@ from anodetect.data.drawings import Disc, Drawing, Points, Stamp
 from anodetect.errors import ImageError
 from anodetect.types import Bools
 
-SUFFIXES = (".json", ".txt")
+SUFFIXES = (".json", ".txt", ".xml")
 MOST = 2**30  # bytes of a file that is read
 BOX, LEAST_POINTS = 4, 3
 OUTSIDE = 0.01  # share of a side by which YOLO's points may lie beside an image
+
+
+class UnusableError(ImageError):
+    """The file is an annotation of one image, but what it draws cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -106,25 +111,48 @@ def parsed(path: Path) -> Coco | Drawing | None:
         return None
 
 
+def marks_image(path: Path) -> bool | None:
+    """Return whether an annotation file of one image marks something, which one also does that
+    cannot be used; None if it is no such file."""
+    try:
+        state = path.stat()
+        found = None if state.st_size > MOST else _parsed(path, state.st_mtime_ns)
+    except UnusableError:
+        return True
+    except (OSError, ImageError):
+        return None
+    return not found.is_empty if isinstance(found, Drawing) else None
+
+
 @lru_cache(8)
 def _parsed(path: Path, changed: int) -> Coco | Drawing:
     """Return what a file holds; `changed` makes a new version be read anew. ImageError if it is
     none of the formats."""
     try:
+        if path.suffix.lower() == ".xml":
+            return _of_one_image(_voc, _xml(path.read_bytes()))
         text = path.read_text("utf-8-sig")
         if path.suffix.lower() == ".txt":
             return _yolo(text)
         content = json.loads(text)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, ElementTree.ParseError, RecursionError) as error:
         raise ImageError(f"not readable ({error})") from None
 
     if isinstance(content, dict) and isinstance(content.get("shapes"), list):
-        drawing: Drawing = _with_reason(_labelme, content)
-        return drawing
+        return _of_one_image(_labelme, content)
     if isinstance(content, dict) and isinstance(content.get("images"), list):
         coco: Coco = _with_reason(_coco, content)
         return coco
     raise ImageError("neither COCO ('images', 'annotations') nor LabelMe ('shapes')")
+
+
+def _of_one_image(read: Any, content: Any) -> Drawing:
+    """Return what `read` returns; UnusableError with the reason if it fails."""
+    try:
+        drawing: Drawing = _with_reason(read, content)
+    except ImageError as error:
+        raise UnusableError(str(error)) from None
+    return drawing
 
 
 def _with_reason(read: Any, content: Any) -> Any:
@@ -263,6 +291,46 @@ def _labelme(content: Mapping[str, Any]) -> Drawing:
         else:
             raise ImageError(f"a shape of type {kind!r} marks no area; draw a polygon")
     return Drawing(size, tuple(polygons), discs=tuple(discs), stamps=tuple(stamps))
+
+
+# -- Pascal VOC ------------------------------------------------------------------------------------
+
+
+def _xml(content: bytes) -> ElementTree.Element:
+    """Return the root of Pascal VOC's XML; ImageError if it is another one, or declares types and
+    entities, which it never does."""
+    if b"<!DOCTYPE" in content or b"<!ENTITY" in content:
+        raise ImageError("XML with declarations, which Pascal VOC has not")
+    root = ElementTree.fromstring(content)
+    if root.tag != "annotation":
+        raise ImageError(f"XML of {root.tag!r}; Pascal VOC's is of 'annotation'")
+    return root
+
+
+def _voc(root: ElementTree.Element) -> Drawing:
+    """Return the boxes of a Pascal VOC file. Its coordinates are numbers of pixels from 1 on, and
+    the last ones belong to the box."""
+    height, width = (_number(root.find("size"), side, "0") for side in ("height", "width"))
+    size = (round(height), round(width)) if height and width else None
+
+    polygons: list[Points] = []
+    for found in root.iter("object"):
+        box = found.find("bndbox")
+        left, top = _number(box, "xmin") - 1, _number(box, "ymin") - 1
+        right, bottom = _number(box, "xmax"), _number(box, "ymax")
+        if right <= left or bottom <= top:
+            raise ImageError("a box whose end lies before its start")
+        polygons.append(_box(left, top, right, bottom))
+    return Drawing(size, tuple(polygons))
+
+
+def _number(parent: ElementTree.Element | None, name: str, default: str | None = None) -> float:
+    """Return the number in a child of an element; KeyError if there is no such child and no
+    default."""
+    text = default if parent is None else parent.findtext(name, default)
+    if text is None:
+        raise KeyError(name)
+    return float(text)
 
 
 # -- YOLO ------------------------------------------------------------------------------------------
