@@ -361,6 +361,36 @@ def test_annotations_beside_images_of_a_plain_folder_keep_them_from_being_learne
     assert len(dataset.training()) == (3 if label else 4)
 
 
+@pytest.mark.parametrize(
+    ("annotations", "expected"),
+    [
+        ({"test/a.json": coco([{"bbox": [3, 4, 14, 5]}], names=["1.png", "2.png"])}, [1, 0, None]),
+        ({"all.json": coco([{"bbox": [3, 4, 14, 5]}], names=["1.png", "2.png"])}, [1, 0, None]),
+        ({"all.json": coco([], names=["1.png", "2.png", "3.png"])}, [None, None, None]),
+        ({"test/labels/1.txt": YOLO_BOX, "test/labels/2.txt": ""}, [1, 0, None]),
+        ({"labels/test/1.txt": "", "labels/test/2.txt": ""}, [None, None, None]),
+        ({"test/1.json": labelme(), "test/3.json": labelme(shape("polygon", CORNERS))},
+         [0, None, 1]),
+        ({"test/1.xml": voc(VOC_BOX), "test/2.xml": voc()}, [1, 0, None]),
+        ({"test/1.xml": voc(VOC_BOX), "labels/test/2.txt": ""}, [1, None, None]),
+        ({"labels/test/1.txt": "", "labels/test/2.txt": YOLO_BOX,
+          "all.json": coco([{"bbox": [3, 4, 14, 5]}], names=["1.png"])}, [1, 1, None]),
+        ({"train/a.json": coco([{"bbox": [3, 4, 14, 5]}], names=["0.png", "9.png"])}, [None] * 3),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("train", ["train", "train/good"])
+def test_images_of_a_test_part_that_are_listed_beside_marked_ones_are_normal(
+    tmp_path, train, annotations, expected
+):
+    folder = tmp_path / "in"
+    put_images(folder, f"{train}/0.png", f"{train}/9.png", *(f"test/{n}.png" for n in "123"))
+    for name, content in annotations.items():
+        write(folder / name, content)
+    labels = {record.id: record.label for record in scan(folder).records}
+    assert [labels[f"test/{n}.png"] for n in "123"] == expected
+    assert labels[f"{train}/9.png"] == (0 if train == "train/good" else None)
+
+
 def test_a_coco_file_with_a_folder_in_its_name_is_of_the_images_below_it(tmp_path):
     names = [f"{number:03d}.png" for number in range(3)]
     put_images(tmp_path, *(f"train2017/{name}" for name in names), "val2017/000.png")

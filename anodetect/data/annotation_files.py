@@ -32,6 +32,25 @@ class Annotated:
     of: dict[Path, tuple[Path, ...]] = field(default_factory=dict)
     used: set[Path] = field(default_factory=set)
     unclear: list[Problem] = field(default_factory=list)
+    _tested: dict[Path, dict[Path, bool]] = field(default_factory=dict)
+
+    def note(self, image: NamedFile, path: Path, marks: bool, source: Path) -> None:
+        """Note that a file lists an image, and whether it marks something there. `source` is the
+        file, or the folder of files of one image each."""
+        self.used.add(path)
+        if image.part == "test":
+            self._tested.setdefault(source, {})[image.path] = marks
+        if marks:
+            self.of[image.path] = (*self.of.get(image.path, ()), path)
+
+    def unmarked(self) -> set[Path]:
+        """Return the images of a test part that are listed and not marked, by a file or a folder of
+        files that marks other images of that part."""
+        found: set[Path] = set()
+        for listed in self._tested.values():
+            if any(listed.values()):
+                found |= listed.keys() - self.of.keys()
+        return found
 
 
 def find_annotations(
@@ -50,9 +69,7 @@ def find_annotations(
             own.add(path)
             marks = marks_image(path)
             if marks is not None:
-                found.used.add(path)
-            if marks:
-                found.of[image.path] = (*found.of.get(image.path, ()), path)
+                found.note(image, path, marks, path.parent)
 
     listed = _by_name(images)
     folders = {folder for image in images for folder in image.folders}
@@ -105,9 +122,9 @@ def _note_listed(
                 where = path_text(file.path.relative_to(root))
                 reason = f"{entry.name} is the name of several images; give their folders too"
                 found.unclear.append(Problem(where, reason))
-            elif fitting and (entry.problem or not entry.drawing.is_empty):
-                path = fitting[0].path
-                found.of[path] = (*found.of.get(path, ()), file.path)
+            elif fitting:
+                marks = bool(entry.problem) or not entry.drawing.is_empty
+                found.note(fitting[0], file.path, marks, file.path)
 
 
 def _is_of(file: NamedFile, image: NamedFile) -> bool:

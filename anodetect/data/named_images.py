@@ -39,7 +39,8 @@ CHANNELS = "further channels of nnU-Net's images"
 class Image:
     """An image and what names say of it: its part of the data set, its kind and what that means,
     and the MR sequence or the modality. `masks` are those that belong to it by their names, and
-    `marked` says that one of them marks something."""
+    `marked` says that one of them marks something. With `unmarked` annotations list the image and
+    mark others only."""
 
     record: Record
     file: NamedFile
@@ -49,6 +50,7 @@ class Image:
     sequence: str
     masks: tuple[Path, ...]
     marked: bool
+    unmarked: bool
 
     def is_called(self, said: Collection[str]) -> bool:
         """Return whether one of these names, in lower case, is that of the image's folder, kind or
@@ -64,9 +66,10 @@ class Image:
 
     @property
     def is_normal(self) -> bool:
-        """True if the image's kind says that it is normal, or, without a kind, its mask marks
-        nothing."""
-        blank = bool(self.masks) and not self.marked
+        """True if the image's kind says that it is normal, or, without a kind, its mask or its
+        annotation marks nothing."""
+        blank = self.unmarked or bool(self.masks)
+        blank = blank and not self.marked
         return self.meaning == "normal" or (blank and not self.kind)
 
     def known(self, split: str, label: int | None) -> Record:
@@ -122,6 +125,7 @@ def look(root: Path, walked: Walked, said: frozenset[str]) -> Found:
     for mask in [*masks, *marks]:
         walked.passed_over.add(path_text(mask.path.relative_to(root)), MASKS)
 
+    unmarked = annotated.unmarked()
     images = []
     for record in records_of(root, [file.path for file in files], walked.passed_over):
         file = named_file(root, record.path)
@@ -129,7 +133,10 @@ def look(root: Path, walked: Walked, said: frozenset[str]) -> Found:
         truth = by_image.of(file) or annotated.of.get(record.path, ())
         marked = any(meaning or _marks(path) for path in truth)
         sequence = _sequence(record, file)
-        images.append(Image(record, file, file.part, kind, meaning, sequence, truth, marked))
+        listed = record.path in unmarked
+        images.append(
+            Image(record, file, file.part, kind, meaning, sequence, truth, marked, listed)
+        )
     found = Found(root, tuple(images), walked)
     return replace(found, images=tuple(_without_copies(found)))
 
