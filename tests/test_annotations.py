@@ -130,6 +130,7 @@ DISC = (ROWS - 15) ** 2 + (COLUMNS - 31) ** 2 <= 25
             BOTH,
         ),
         ("a.json", coco([]), np.zeros((H, W), bool)),
+        ("a.json", coco([{"caption": "a scratch"}]), np.zeros((H, W), bool)),
         ("000.json", labelme(shape("rectangle", [[17, 9], [3, 4]])), BOX),
         (
             "000.json",

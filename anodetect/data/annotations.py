@@ -213,6 +213,8 @@ def _coco_drawing(
     polygons: list[Points] = []
     runs: list[NDArray[np.int64]] = []
     for annotation in annotations:
+        if "caption" in annotation and "bbox" not in annotation:
+            continue  # a sentence about the image, which draws nothing
         segmentation = annotation.get("segmentation")
         if isinstance(segmentation, Mapping):
             size = _same_size(size, segmentation["size"])
