@@ -423,3 +423,12 @@ def test_a_pattern_is_refused(tmp_path, save_png):
         scan(tmp_path)
     save_png("img/*.png", PIXELS)
     assert len(scan(tmp_path).records) == 1
+
+
+def test_images_with_a_mask_and_no_label_are_not_learned_from_unasked(tmp_path):
+    table(tmp_path, "mask", "", "m.png", "n.png")
+    reason = r"2 images have a mask, no label and no split 'test' \(the first: b.png\); write label"
+    with pytest.raises(DataError, match=reason):
+        scan(tmp_path).training()
+    table(tmp_path, "mask,label,split", ",,", "m.png,0,", "n.png,,test", "o.png,1,")
+    assert [record.id for record in scan(tmp_path).training()] == ["a.png", "b.png"]

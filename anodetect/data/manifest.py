@@ -1,7 +1,7 @@
 """manifest.csv: a table that says what each image is."""
 
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -83,7 +83,26 @@ def read_manifest(folder: Path, follow_symlinks: bool) -> Dataset:
         _check_row(folder, row, where, follow_symlinks)
         records.append(_listed_record(folder, row, where, headlines))
 
-    return Dataset(path_text(folder.name), folder, tuple(records), layout=file.name)
+    return Dataset(
+        path_text(folder.name),
+        folder,
+        tuple(records),
+        layout=file.name,
+        doubt=_doubt_of_masks(file, records),
+    )
+
+
+def _doubt_of_masks(file: Path, records: Sequence[Record]) -> str:
+    """Return the doubt that masks leave of images without a label that would be learned from, "" if
+    there are none: they may mark what is anomalous."""
+    masked = [r for r in records if r.masks and r.label is None and r.split != "test"]
+    if not masked:
+        return ""
+    images = "image has" if len(masked) == 1 else "images have"
+    return (
+        f"{file}: {len(masked)} {images} a mask, no label and no split 'test' (the first: "
+        f"{masked[0].id}); write label 0 (normal) or 1 (anomalous)"
+    )
 
 
 def manifest_rows(file: Path) -> dict[str, dict[str, str]]:
