@@ -6,18 +6,20 @@ no family of images: it marks something in the others, whatever it is called.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from anodetect.data import formats, readers
+from anodetect.data import formats, names, readers
 from anodetect.data.records import Record
 from anodetect.data.truth_files import NamedFile
 from anodetect.data.volumes import Volume
 from anodetect.errors import ImageError
 
 LOOKED_AT = 3  # files of a family; of volumes one less
+LARGEST = 2**27  # bytes of a file that is read for this
 MOST_FAMILIES = 40  # of one folder; with more, names say nothing, and a folder is a family
 FEW, MANY = 3, 16  # values that the pixels of a drawing have at most, those of an image at least
 FEW_LABELS, MANY_VOXEL_VALUES = 64, 100  # the same of volumes
@@ -28,22 +30,42 @@ def drawings(files: Iterable[NamedFile]) -> set[Path]:
     """Return the files that are drawings on others by their pixels.
 
     Only images and volumes that may be masks are looked at, and only if there are several families.
+    One that is alone in a folder of normal or anomalous images is taken for what its name says.
     """
-    drawn: set[Path] = set()
+    files, drawn = list(files), set[Path]()
     for content in ("image", "volume"):
         families = _families(files, content)
-        if len(families) < 2:
-            continue
-        levels = {family: _levels_of(paths, content) for family, paths in families.items()}
-        many = MANY if content == "image" else MANY_VOXEL_VALUES
-        if not any(min(each) >= many for each in levels.values()):
-            continue
-
         few = FEW if content == "image" else FEW_LABELS
-        for family, each in levels.items():
-            if 2 <= max(each) <= few and min(each) > 0:
+        many = MANY if content == "image" else MANY_VOXEL_VALUES
+        named = _alone_and_named(families)
+
+        found, has_images = [], False
+        for family, paths in families.items():
+            if family in named or len(families) < 2:
+                continue
+            levels = _levels_of(paths, content)
+            has_images = has_images or min(levels) >= many
+            if 2 <= max(levels) <= few and min(levels) > 0:
+                found.append(family)
+
+        if found and not has_images:
+            has_images = any(min(_levels_of(families[each], content)) >= many for each in named)
+        if has_images:
+            for family in found:
                 drawn |= set(families[family])
     return drawn
+
+
+def _alone_and_named(families: Iterable[Family]) -> set[Family]:
+    """Return the families that are alone in a folder whose name means normal or anomalous."""
+    families = list(families)
+    counts = Counter(folder for folder, _, _ in families)
+    named = set()
+    for family in families:
+        meanings = {names.meaning(folder) for folder in family[0].split("/")}
+        if counts[family[0]] == 1 and meanings & {"normal", "anomalous"}:
+            named.add(family)
+    return named
 
 
 def _families(files: Iterable[NamedFile], content: str) -> dict[Family, list[Path]]:
@@ -81,9 +103,12 @@ def _levels_of(paths: Sequence[Path], content: str) -> list[int]:
 
 
 def _levels(path: Path) -> int:
-    """Return how many values a file's pixels have; of a volume those of its middle, with more than
-    MANY_VOXEL_VALUES if they are no whole numbers. 0 if it cannot be read."""
+    """Return how many values a file's pixels have; of a volume those of its middle, and
+    MANY_VOXEL_VALUES if they are no whole numbers. 0 if it cannot be read, or is larger than
+    LARGEST."""
     try:
+        if path.stat().st_size > LARGEST:
+            return 0
         decoded = readers.read_source(Record(path.name, path)).decode()
     except (ImageError, OSError, ValueError, MemoryError):
         return 0
