@@ -255,7 +255,9 @@ def _plain(found: Found) -> Dataset:
         label = NORMAL if set(kinds.values()) == {"normal"} else None
         if label is None and any(is_annotation(path) for path in image.masks):
             label = ANOMALOUS  # a mask may mark anything, an outline what is to be found
-        records.append(replace(image.record, label=label, masks=image.masks))
+        known = label is not None or bool(image.masks)
+        record = replace(image.record, label=label, masks=image.masks) if known else image.record
+        records.append(record)
     folders = len({image.file.folders for image in found.images})
     layout = "a folder of images" if folders < 2 else f"images in {folders} folders"
     return found.dataset(records, layout, doubt=doubt)

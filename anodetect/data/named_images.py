@@ -35,7 +35,7 @@ DERIVATIVES = "derivatives of a BIDS data set"
 CHANNELS = "further channels of nnU-Net's images"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Image:
     """An image and what names say of it: its part of the data set, its kind and what that means,
     and the MR sequence or the modality. `masks` are those that belong to it by their names, and
@@ -126,9 +126,11 @@ def look(root: Path, walked: Walked, said: frozenset[str]) -> Found:
         walked.passed_over.add(path_text(mask.path.relative_to(root)), MASKS)
 
     unmarked = annotated.unmarked()
+    by_path = {file.path: file for file in files}
+    del files
     images = []
-    for record in records_of(root, [file.path for file in files], walked.passed_over):
-        file = named_file(root, record.path)
+    for record in records_of(root, by_path, walked.passed_over):
+        file = by_path[record.path]
         kind, meaning = _kind(file, said)
         truth = by_image.of(file) or annotated.of.get(record.path, ())
         marked = any(meaning or _marks(path) for path in truth)
@@ -137,6 +139,7 @@ def look(root: Path, walked: Walked, said: frozenset[str]) -> Found:
         images.append(
             Image(record, file, file.part, kind, meaning, sequence, truth, marked, listed)
         )
+    del by_path
     found = Found(root, tuple(images), walked)
     return replace(found, images=tuple(_without_copies(found)))
 

@@ -20,12 +20,12 @@ def records_of(
     DICOM files that are no images to judge, such as reports and localizers, are passed over; so are
     derived images where there are original ones of the same patient.
     """
-    headlines: dict[Path, dicom.Headline] = {}
-    files: list[Path] = []
-    for path in paths:
-        files.append(path)
-        if formats.is_series(path):
-            headlines[path] = dicom.headline(path)
+    paths = list(paths)
+    headlines = {path: dicom.headline(path) for path in paths if formats.is_series(path)}
+    if not headlines:
+        for path in paths:
+            yield record_of(folder, path, (path,))
+        return
     originals = {
         (each.issuer, each.patient)
         for each in headlines.values()
@@ -33,7 +33,7 @@ def records_of(
     }
 
     series: dict[tuple[Path, str], list[Path]] = {}
-    for path in files:
+    for path in paths:
         found = headlines.get(path, dicom.Headline())
         reason = found.no_image
         if found.derived and (found.issuer, found.patient) in originals:

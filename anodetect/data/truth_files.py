@@ -10,7 +10,8 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 
@@ -25,7 +26,7 @@ NNUNET_IMAGES = ("imagesTr", "imagesTs", "imagesVal")
 Key = tuple[str, tuple[str, ...], str]  # the part of the data set, folders of kinds, name
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class NamedFile:
     """A file with the folders above it, from the root down, and its name without suffix and, in
     lower case, without the ending that makes it a mask."""
@@ -67,7 +68,13 @@ def named_file(root: Path, path: Path) -> NamedFile:
     """Return what names say of a file below `root`."""
     suffix = formats.suffix_of(path.name)
     stem = path.name[: len(path.name) - len(suffix)] or path.name
-    return NamedFile(path, PurePosixPath(path.relative_to(root)).parts[:-1], stem)
+    return NamedFile(path, _folders(root, path.parent), stem)
+
+
+@lru_cache(2**12)
+def _folders(root: Path, place: Path) -> tuple[str, ...]:
+    """Return the names of the folders from `root` down to `place`, one object for all files."""
+    return place.relative_to(root).parts
 
 
 def is_mask_named(file: NamedFile, stems: frozenset[str] | set[str]) -> bool:
