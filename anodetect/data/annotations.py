@@ -83,10 +83,7 @@ def read_drawing(path: Path, image: Path) -> Drawing | None:
     """Return what an annotation file says is drawn on an image, None if it does not list the image;
     ImageError if it cannot be read."""
     try:
-        state = path.stat()
-        if state.st_size > MOST:
-            raise ImageError(f"{path.name}: more than {MOST} bytes")
-        content = _parsed(path, state.st_mtime_ns)
+        content = _content(path)
         if isinstance(content, Drawing):
             return content
         entry = content.find(image)
@@ -105,8 +102,7 @@ def read_drawing(path: Path, image: Path) -> Drawing | None:
 def parsed(path: Path) -> Coco | Drawing | None:
     """Return what an annotation file holds, None if it is no annotation file."""
     try:
-        state = path.stat()
-        return None if state.st_size > MOST else _parsed(path, state.st_mtime_ns)
+        return _content(path)
     except (OSError, ImageError):
         return None
 
@@ -115,13 +111,20 @@ def marks_image(path: Path) -> bool | None:
     """Return whether an annotation file of one image marks something, which one also does that
     cannot be used; None if it is no such file."""
     try:
-        state = path.stat()
-        found = None if state.st_size > MOST else _parsed(path, state.st_mtime_ns)
+        found = _content(path)
     except UnusableError:
         return True
     except (OSError, ImageError):
         return None
     return not found.is_empty if isinstance(found, Drawing) else None
+
+
+def _content(path: Path) -> Coco | Drawing:
+    """Return what a file holds; OSError or ImageError if it cannot be read, or is too large."""
+    state = path.stat()
+    if state.st_size > MOST:
+        raise ImageError(f"more than {MOST} bytes")
+    return _parsed(path, state.st_mtime_ns)
 
 
 @lru_cache(8)

@@ -41,12 +41,12 @@ def read_truth(
 def is_lossy(record: Record) -> bool:
     """Return whether a mask of the record was compressed with loss, as JPEG is and WebP may be, so
     that pixels are marked from the middle of their values on."""
-    return any(_start_of(path).startswith(JPEG) or _is_lossy_webp(path) for path in record.masks)
+    return any(_starts_lossy(_start_of(path)) for path in record.masks)
 
 
-def _is_lossy_webp(path: Path) -> bool:
-    start = _start_of(path)
-    return start[8:12] == b"WEBP" and start[12:16] == b"VP8 "
+def _starts_lossy(start: bytes) -> bool:
+    """Return whether a file that starts so is a JPEG, or a WebP compressed with loss."""
+    return start.startswith(JPEG) or start[8:16] == b"WEBPVP8 "
 
 
 def _start_of(path: Path) -> bytes:

@@ -29,6 +29,15 @@ class InputFacts:
     bits: int = 0
 
 
+def modality_of(loaded: LoadedImage | LoadedVolume) -> str:
+    """Return the modality of an image, a slice or a volume, "" if its format does not say it. Only
+    of a DICOM file that is no volume the header is read again."""
+    volume = loaded.volume if isinstance(loaded, LoadedVolume) else loaded.cut_from
+    if volume is not None and volume.source.modality:
+        return volume.source.modality
+    return dicom.headline(loaded.record.path).modality if loaded.record.files else ""
+
+
 def facts_of(loaded: LoadedImage | LoadedVolume) -> InputFacts:
     """Return what is known of an image or volume. Of DICOM the header is read again."""
     record = loaded.record

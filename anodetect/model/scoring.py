@@ -14,7 +14,7 @@ from anodetect.data.records import Record
 from anodetect.errors import AnodetectError
 from anodetect.imaging.representations import Panels
 from anodetect.model.decoded import DecodedFiles
-from anodetect.model.input_facts import facts_of
+from anodetect.model.input_facts import modality_of
 from anodetect.model.loading import (
     Failed,
     Loaded,
@@ -144,10 +144,10 @@ def score_records(
 
 def _unless_refused(model: Model, loaded: Loaded, accept_different: bool) -> Loaded:
     """Return what was read, or `Failed` if the model cannot judge it."""
-    if accept_different or model.seen is None:
+    if accept_different or model.seen is None or not model.seen.modalities:
         return loaded
     if isinstance(loaded, LoadedImage | LoadedVolume):
-        refused = model.seen.difference(facts_of(loaded)).refused
+        refused = model.seen.refusal(modality_of(loaded))
         if refused:
             return Failed(loaded.record, loaded.sha256, refused)
     return loaded

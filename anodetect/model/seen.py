@@ -54,15 +54,17 @@ class Seen(Config):
             spacings=_spans([image.spacing for image in images]),
         )
 
+    def refusal(self, modality: str) -> str:
+        """Return why an image of a modality cannot be judged, "" if it can."""
+        if not modality or not self.modalities or _among(modality, self.modalities):
+            return ""
+        return (
+            f"{_with_article(modality)} image, and the model has seen "
+            f"{' and '.join(self.modalities)}; --accept-different scores it all the same"
+        )
+
     def difference(self, image: InputFacts) -> Difference:
         """Return in which respects an image differs from what was seen."""
-        refused = ""
-        if image.modality and self.modalities and not _among(image.modality, self.modalities):
-            refused = (
-                f"{_with_article(image.modality)} image, and the model has seen "
-                f"{' and '.join(self.modalities)}; --accept-different scores it all the same"
-            )
-
         notes = []
         for what, value, known in (
             ("series", image.description, self.descriptions),
@@ -77,7 +79,7 @@ class Seen(Config):
         notes += _beyond("size", image.size, self.sizes, SIZE, "")
         notes += _beyond("spacing", image.spacing, self.spacings, SPACING, " mm")
         notes += _beyond("aspect ratio", (_aspect(image),), self.aspects, ASPECT, "")
-        return Difference(refused, tuple(notes))
+        return Difference(self.refusal(image.modality), tuple(notes))
 
 
 def _texts(values: Iterable[str]) -> tuple[str, ...]:
