@@ -2,7 +2,8 @@
 
 Files whose folders and names differ in numbers only are a family, such as `img_000` and `img_001`.
 A few of each family are read. One whose pixels have two or three values, beside one with many, is
-no family of images: it marks something in the others, whatever it is called.
+no family of images: it marks something in the others, whatever it is called. So does one of two
+files with the same name and other suffixes.
 """
 
 import re
@@ -56,6 +57,36 @@ def drawings(files: Iterable[NamedFile]) -> set[Path]:
     return drawn
 
 
+def paired_masks(files: Iterable[NamedFile]) -> set[Path]:
+    """Return the files that are masks of another one with the same name and another suffix, as
+    their pixels show: a mask has few values, and its image has more.
+
+    A few pairs of each folder and each two suffixes are read.
+    """
+    by_name: dict[tuple[tuple[str, ...], str], list[Path]] = {}
+    for file in files:
+        found = formats.format_named(file.path.name)
+        if found is not None and found.content == "image" and found.mask:
+            by_name.setdefault((file.folders, file.stem), []).append(file.path)
+
+    pairs: dict[tuple[tuple[str, ...], str, str], list[tuple[Path, Path]]] = {}
+    for (folders, _), paths in by_name.items():
+        if len(paths) == 2:
+            one, other = sorted(paths, key=lambda path: formats.suffix_of(path.name))
+            key = folders, formats.suffix_of(one.name), formats.suffix_of(other.name)
+            pairs.setdefault(key, []).append((one, other))
+
+    masks: set[Path] = set()
+    for found_pairs in pairs.values():
+        looked_at = found_pairs[:: max(1, len(found_pairs) // LOOKED_AT)]
+        levels = [(_levels(one), _levels(other)) for one, other in looked_at]
+        if all(one <= FEW < other for one, other in levels):
+            masks |= {one for one, _ in found_pairs}
+        elif all(other <= FEW < one for one, other in levels):
+            masks |= {other for _, other in found_pairs}
+    return masks
+
+
 def _alone_and_named(families: Iterable[Family]) -> set[Family]:
     """Return the families that are alone in a folder whose name means normal or anomalous."""
     families = list(families)
@@ -98,17 +129,24 @@ def _pattern(name: str) -> str:
 def _levels_of(paths: Sequence[Path], content: str) -> list[int]:
     """Return how many values the pixels of some of these files have; [0] if none can be read."""
     count = LOOKED_AT if content == "image" else LOOKED_AT - 1
-    chosen = paths[:: max(1, len(paths) // count)][:count]
-    return [_levels(path) for path in chosen]
+    levels = []
+    for path in paths[:: max(1, len(paths) // count)][:count]:
+        levels.append(0 if _is_large(path) else _levels(path))
+    return levels
+
+
+def _is_large(path: Path) -> bool:
+    """Return whether a file is too large to be read for this."""
+    try:
+        return path.stat().st_size > LARGEST
+    except OSError:  # reading it says why
+        return False
 
 
 def _levels(path: Path) -> int:
     """Return how many values a file's pixels have; of a volume those of its middle, and
-    MANY_VOXEL_VALUES if they are no whole numbers. 0 if it cannot be read, or is larger than
-    LARGEST."""
+    MANY_VOXEL_VALUES if they are no whole numbers. 0 if it cannot be read."""
     try:
-        if path.stat().st_size > LARGEST:
-            return 0
         decoded = readers.read_source(Record(path.name, path)).decode()
     except (ImageError, OSError, ValueError, MemoryError):
         return 0

@@ -12,7 +12,7 @@ from pathlib import Path
 from anodetect.data import dicom, formats, names, readers
 from anodetect.data.annotation_files import Annotated, find_annotations
 from anodetect.data.annotations import is_annotation
-from anodetect.data.evidence import drawings
+from anodetect.data.evidence import drawings, paired_masks
 from anodetect.data.records import NORMAL, Dataset, Record
 from anodetect.data.series import records_of
 from anodetect.data.truth_files import (
@@ -21,7 +21,6 @@ from anodetect.data.truth_files import (
     NamedFile,
     is_mask_named,
     named_file,
-    paired_masks,
 )
 from anodetect.data.walk import Walked, unreadable
 from anodetect.errors import ImageError

@@ -44,16 +44,19 @@ def records_of(
             series.setdefault((path.parent, found.series or path.name), []).append(path)
 
     for first, *rest in series.values():
-        yield record_of(folder, first, (first, *rest))
+        yield record_of(folder, first, (first, *rest), headlines.get(first))
 
 
-def record_of(folder: Path, path: Path, files: tuple[Path, ...]) -> Record:
+def record_of(
+    folder: Path, path: Path, files: tuple[Path, ...], found: dicom.Headline | None = None
+) -> Record:
     """Return the record of a file or of a series' `files`, its id relative to `folder`. A DICOM
-    file's group is its patient's pseudonym, any other's its own id."""
+    file's group is its patient's pseudonym, any other's its own id; what is `found` in its header
+    is read if it is not given."""
     name = path_text(path.relative_to(folder))
-    if not formats.is_series(path):
+    if found is None and not formats.is_series(path):
         return Record(id=name, path=path, group=name)
-    found = dicom.headline(path)
+    found = found or dicom.headline(path)
     group = dicom.group_of(found, keep_identifiers=False) or name
     return Record(
         id=name,

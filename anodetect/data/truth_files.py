@@ -13,13 +13,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
+from anodetect.data import formats, names
 
-from anodetect.data import formats, names, readers
-from anodetect.errors import ImageError
-
-PAIRS = 3  # of files with one name, to look at
-LEVELS = 3  # values that the pixels of a mask may have
 THE_ONLY = "*"  # the name of a mask that is called only that, beside an `image`
 CORE = "core:"  # before a name without words for masks and images
 NNUNET_IMAGES = ("imagesTr", "imagesTs", "imagesVal")
@@ -98,44 +93,6 @@ def is_mask_named(file: NamedFile, stems: frozenset[str] | set[str]) -> bool:
         return any(names.letters(stem)[:1] != found[:1] for stem in stems)
     of = _without_end(file.stem)
     return found[-1] in names.MASK_ENDS_BESIDE and of != file.stem.casefold() and of in stems
-
-
-def paired_masks(files: Iterable[NamedFile]) -> set[Path]:
-    """Return the files that are masks of another one with the same name and another suffix, as
-    their pixels show: a mask has few values, and its image has more.
-
-    A few pairs of each folder and each two suffixes are read.
-    """
-    by_name: dict[tuple[tuple[str, ...], str], list[Path]] = {}
-    for file in files:
-        found = formats.format_named(file.path.name)
-        if found is not None and found.content == "image" and found.mask:
-            by_name.setdefault((file.folders, file.stem), []).append(file.path)
-
-    pairs: dict[tuple[tuple[str, ...], str, str], list[tuple[Path, Path]]] = {}
-    for (folders, _), paths in by_name.items():
-        if len(paths) == 2:
-            one, other = sorted(paths, key=lambda path: formats.suffix_of(path.name))
-            key = folders, formats.suffix_of(one.name), formats.suffix_of(other.name)
-            pairs.setdefault(key, []).append((one, other))
-
-    masks: set[Path] = set()
-    for found_pairs in pairs.values():
-        looked_at = found_pairs[:: max(1, len(found_pairs) // PAIRS)]
-        levels = [(_levels(one), _levels(other)) for one, other in looked_at]
-        if all(one <= LEVELS < other for one, other in levels):
-            masks |= {one for one, _ in found_pairs}
-        elif all(other <= LEVELS < one for one, other in levels):
-            masks |= {other for _, other in found_pairs}
-    return masks
-
-
-def _levels(path: Path) -> int:
-    """Return how many values an image's pixels have; 0 if it cannot be read."""
-    try:
-        return len(np.unique(readers.read_image(path)))
-    except ImageError:
-        return 0
 
 
 class Masks:
