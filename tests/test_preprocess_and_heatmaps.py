@@ -11,7 +11,6 @@ from anodetect.imaging import foreground
 from anodetect.imaging.heatmaps import block_means, counted, finish, pool, smooth
 from anodetect.imaging.intensities import sample_of
 from anodetect.imaging.pixels import Pixels, PixelsConfig
-from anodetect.imaging.planted import plant
 from anodetect.imaging.preprocess import Preprocess, PreprocessConfig
 from anodetect.nn.filters import gaussian_blur
 
@@ -152,19 +151,6 @@ def test_a_table_changes_only_the_keys_it_names():
     augment = default.training.augment.model_copy(update={"flip": 0.0})
     assert config.training == default.training.model_copy(update={"steps": 7, "augment": augment})
     assert config.pooling == default.pooling.model_copy(update={"top": 0.1})
-
-
-def test_planted_defects_stay_in_the_foreground_and_are_reproducible():
-    images = synthetic.images(6, size=32)[0].astype(np.float32) / 127.5 - 1
-    inside = np.zeros((6, 32, 32), bool)
-    inside[:, 8:24, 8:24] = True
-    planted = plant(images, inside, seed=1)
-    assert np.array_equal(planted, plant(images, inside, seed=1))
-    changed = (np.abs(planted - images) > 1e-3).any(1)
-    assert changed.any((1, 2)).all()
-    far = np.ones((32, 32), bool)
-    far[3:29, 3:29] = False
-    assert not changed[:, far].any()
 
 
 def test_synthetic_masks_cover_what_was_planted():

@@ -22,7 +22,7 @@ from anodetect.config import Config, Pooling
 from anodetect.errors import ConfigError
 from anodetect.imaging.choices import Choice, simplest_of_the_best
 from anodetect.imaging.heatmaps import block_means, counted, finish, pool
-from anodetect.imaging.planted import plant
+from anodetect.imaging.planted import draw_defect, plant
 from anodetect.imaging.quiet import QuietLimits, levels, quiet_limits, quiet_raised
 from anodetect.types import Batch, Bools, Floats, Seeds, State, TrainContext
 
@@ -159,8 +159,7 @@ class MapStandardizer:
 
         planted = []
         for number in range(PLANTINGS):
-            copy = Batch(plant(tune.images, tune.foreground, seed=number), tune.foreground)
-            planted.append(survey(maps, copy, side)[1] / flat)
+            planted.append(survey(maps, _planted_copy(tune, number), side)[1] / flat)
         scores = self._planted_scores(clean / flat, planted, tune.foreground, side)
         choice, auroc = simplest_of_the_best(scores, context.seed)
         entry = {f"planted_auroc {name}": value for name, value in auroc.items()}
@@ -190,6 +189,15 @@ class MapStandardizer:
                 pooled.append(pool(averaged, inside, pooling))
             scores[choice] = np.stack(pooled)
         return scores
+
+
+def _planted_copy(tune: Batch, number: int) -> Batch:
+    """Return images with a defect in each."""
+    images = np.empty_like(tune.images)
+    for row, (image, inside) in enumerate(zip(tune.images, tune.foreground, strict=True)):
+        seed = number * len(tune) + row
+        images[row] = plant(image, inside, draw_defect(seed), seed=seed).image
+    return Batch(images, tune.foreground)
 
 
 def in_parts(maps: Maps, batch: Batch) -> Iterator[tuple[Batch, Floats]]:
