@@ -26,6 +26,7 @@ COLUMNS = {
     "score_ms_per_image",
     "peak_memory_mb",
     "model_mb",
+    "tpr_at_5_fpr",
 }
 
 
@@ -41,6 +42,7 @@ def test_benchmark_makes_one_table_and_repeats_nothing(synthetic_folder, tmp_pat
         rows = list(csv.DictReader(file))
     assert [row["detector"] for row in rows] == ["intensity", "pca"]
     assert set(rows[0]) >= COLUMNS
+    assert 0 <= float(rows[0]["tpr_at_5_fpr"]) <= 1
     assert json.dumps(first.as_json())
     monkeypatch.setattr(
         benchmark, "_call", lambda *arguments: pytest.fail("finished work was repeated")
@@ -49,12 +51,16 @@ def test_benchmark_makes_one_table_and_repeats_nothing(synthetic_folder, tmp_pat
     text = (tmp_path / "b/results.md").read_text()
     assert "### tiles" in text
     assert "intensity − pca" in text
+    assert "tpr at 5 fpr" in text
     html = (tmp_path / "b/benchmark.html").read_text()
     assert html.count("data:image/png;base64,") == strips.STRIPS
+    assert "TPR at 5 % FPR" in html
     difference = first.summary[1].differences[0]
     assert difference.other == "intensity"
     pixel_ap = difference.metrics["pixel_ap"]
     assert pixel_ap.low <= pixel_ap.value <= pixel_ap.high
+    found = first.summary[0].summary.metrics["tpr_at_5_fpr"]
+    assert found.low <= found.value <= found.high
 
 
 def test_paired_differences_are_narrower_than_unpaired_ones():

@@ -97,6 +97,7 @@ def test_train_score_evaluate_report(anodetect, synthetic_folder, tmp_path):
     evaluation = json.loads(out)
     assert code == 0
     assert {"value", "low", "high"} <= set(evaluation["image"]["auroc"])
+    assert {"value", "low", "high"} <= set(evaluation["image"]["tpr_at_5_fpr"])
     assert set(evaluation["pixel"]) == {"auroc", "ap", "aupro", "dice_best", "dice_at_threshold"}
     assert set(evaluation["operating_point"]) == {"far", "threshold", "tpr", "fpr"}
     assert evaluation["n_normal"] == evaluation["n_anomalous"] == 20

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 from scipy import ndimage
+from sklearn.metrics import roc_curve
 
 from anodetect.stats import metrics
 
@@ -38,6 +39,43 @@ def test_image_metrics():
     assert metrics.fpr_at_95_tpr(LABELS, SCORES) == pytest.approx(min(rates))
 
 
+def reference_tpr_at_5_fpr(labels, scores):
+    rates = [0.0]
+    for threshold in set(scores):
+        if np.mean(scores[labels == 0] >= threshold) <= 0.05:
+            rates.append(np.mean(scores[labels == 1] >= threshold))
+    return max(rates)
+
+
+@pytest.mark.parametrize("decimals", [0, 1, 8])
+def test_tpr_at_5_fpr_against_its_definition_and_scikit_learn(decimals):
+    labels = np.arange(200) % 2
+    scores = np.round(np.random.default_rng(decimals).normal(size=200) + 2 * labels, decimals)
+    value = metrics.tpr_at_5_fpr(labels, scores)
+    assert value == pytest.approx(reference_tpr_at_5_fpr(labels, scores))
+    fpr, tpr, _ = roc_curve(labels, scores)  # without the points that are on a line with others
+    assert value >= tpr[fpr <= 0.05].max()
+    assert value <= np.interp(0.05, fpr, tpr) + 1e-12
+
+
+def test_tpr_at_5_fpr_by_hand():
+    """Of 20 normal images one may lie above the threshold: 5 %. Those with scores 1 to 20, and
+    anomalous ones above, between and level with them."""
+    labels = np.array([0] * 20 + [1] * 4)
+    normal = np.arange(1.0, 21.0)
+
+    def rate(*anomalous):
+        return metrics.tpr_at_5_fpr(labels, np.array([*normal, *anomalous]))
+
+    assert rate(30, 19.5, 19.5, 3) == 0.75
+    assert rate(20, 20, 20, 20) == 1  # level with the one that may be flagged
+    assert rate(30, 19, 19, 19) == 0.25  # level with a second one, which they cannot be told from
+    assert rate(1, 2, 3, 4) == 0
+    tied = np.array([7.0] * 20 + [7.0] * 3 + [8.0])
+    assert metrics.tpr_at_5_fpr(labels, tied) == 0.25
+    assert metrics.tpr_at_5_fpr(labels[1:], np.array([*normal[1:], 30, 19.5, 19.5, 3])) == 0.25
+
+
 def test_energies_far_outside_zero_and_one_are_not_squashed():
     labels, scores = np.array([0, 0, 1, 1]), np.array([1e4, 2e4, 3e4, 4e4])
     assert metrics.auroc(labels, scores) == 1
@@ -68,6 +106,7 @@ def test_bootstrap_curves_of_weight_one_are_the_curves_themselves():
         metrics._area(found, alarms),
         metrics._step_area(found, alarms),
         metrics._fpr_at(found, alarms),
+        metrics._tpr_at(found, alarms),
     )
     for n, drawn in enumerate(weights):
         rows = np.repeat(np.arange(60), drawn[groups])
@@ -76,6 +115,7 @@ def test_bootstrap_curves_of_weight_one_are_the_curves_themselves():
             metrics.auroc(labels, scores),
             metrics.average_precision(labels, scores),
             metrics.fpr_at_95_tpr(labels, scores),
+            metrics.tpr_at_5_fpr(labels, scores),
         )
         assert [area[n] for area in areas] == pytest.approx(exact)
 

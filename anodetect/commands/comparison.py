@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from anodetect.commands.results import ResultRow
 
-METRICS = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "pixel_aupro")
-COMPARED = ("image_auroc", "pixel_ap")
+METRICS = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "pixel_aupro", "tpr_at_5_fpr")
+COMPARED = ("image_auroc", "pixel_ap", "tpr_at_5_fpr")
+RENAMED = {"image_tpr_at_5_fpr": "tpr_at_5_fpr"}  # draws that have another name than their column
 COSTS = ("train_seconds", "score_ms_per_image", "peak_memory_mb", "model_mb")
 Draws = Mapping[str, NDArray[np.float64]]  # each metric's values over the resampled groups
 
@@ -54,7 +55,7 @@ def summarise(data: str, rows: Sequence[ResultRow], draws: Sequence[Draws]) -> S
     """
     means = {}
     for name in draws[0]:
-        means[name] = np.mean([each[name] for each in draws], axis=0)
+        means[RENAMED.get(name, name)] = np.mean([each[name] for each in draws], axis=0)
 
     metrics, costs = {}, {}
     for name in METRICS:

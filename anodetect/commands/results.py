@@ -144,17 +144,22 @@ class ResultRow:
     score_ms_per_image: float
     peak_memory_mb: float
     model_mb: float
+    tpr_at_5_fpr: float | None
 
 
 def metrics_of(evaluation: Evaluation) -> dict[str, float | None]:
-    """Return the metrics of a ResultRow from an evaluation."""
+    """Return the metrics of a ResultRow from an evaluation. That of an older release has no
+    tpr_at_5_fpr."""
     auroc, ap = evaluation.image["auroc"], evaluation.image["ap"]
     metrics: dict[str, float | None] = {
         "image_auroc": auroc.value,
         "image_auroc_low": auroc.low,
         "image_auroc_high": auroc.high,
         "image_ap": ap.value,
+        "tpr_at_5_fpr": None,
     }
+    if "tpr_at_5_fpr" in evaluation.image:
+        metrics["tpr_at_5_fpr"] = evaluation.image["tpr_at_5_fpr"].value
     for name in ("auroc", "ap", "aupro"):
         metrics[f"pixel_{name}"] = evaluation.pixel[name].value if evaluation.pixel else None
     return metrics

@@ -70,14 +70,15 @@ def evaluation_text(result: "Breakdown") -> str:
 
 
 def _part_text(value: str, part: "Evaluation") -> str:
-    auroc, alarms = part.image["auroc"], ""
+    auroc, found, alarms = part.image["auroc"], part.image["tpr_at_5_fpr"], ""
     if part.false_alarms is not None:
         rate, low, high = part.false_alarms.rate, part.false_alarms.low, part.false_alarms.high
         alarms = f"; false alarms {rate:.1%} [{low:.1%}, {high:.1%}]"
     return (
         f"  {value or 'not given':<18}"
         f"{part.n_normal} normal, {part.n_anomalous} anomalous; "
-        f"image AUROC {auroc.value:.3f}{_bounds(auroc, ' ')}{alarms}"
+        f"image AUROC {auroc.value:.3f}{_bounds(auroc, ' ')}, "
+        f"TPR at 5 % FPR {found.value:.3f}{_bounds(found, ' ')}{alarms}"
     )
 
 

@@ -58,9 +58,10 @@ class FalseAlarms:
 class Evaluation:
     """Metrics of labelled images at one false-alarm rate.
 
-    `image` has auroc, ap and fpr_at_95_tpr. `pixel` has auroc, ap, aupro and dice_best; it is None
-    if there are no masks. `dice_at_threshold` belongs to the pixel threshold of the rate. `masks`
-    says of which anomalous images pixels were measured; None if there was none.
+    `image` has auroc, ap, fpr_at_95_tpr and tpr_at_5_fpr. `pixel` has auroc, ap, aupro and
+    dice_best; it is None if there are no masks. `dice_at_threshold` belongs to the pixel threshold
+    of the rate. `masks` says of which anomalous images pixels were measured; None if there was
+    none.
     """
 
     image: Mapping[str, metrics.Interval]

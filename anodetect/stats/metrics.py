@@ -75,6 +75,21 @@ def fpr_at_95_tpr(labels: Labels, scores: Doubles) -> float:
     return float(fpr[tpr >= 0.95 - 1e-12].min())
 
 
+def tpr_at_5_fpr(labels: Labels, scores: Doubles) -> float:
+    """Return the greatest true-positive rate at a false-positive rate of at most 5 %.
+
+    A threshold cannot tell equal scores apart, so images with the same score are found together,
+    and where that would be too many normal ones, none of them. With fewer than 20 normal images
+    none may lie above the threshold.
+    """
+    from sklearn.metrics import roc_curve
+
+    if not _has_both(labels):
+        return float("nan")
+    fpr, tpr, _ = roc_curve(labels, scores, drop_intermediate=False)
+    return float(tpr[fpr <= 0.05 + 1e-12].max())
+
+
 def _has_both(labels: Labels) -> bool:
     return 0 < int(np.sum(labels)) < len(labels)
 
@@ -82,7 +97,8 @@ def _has_both(labels: Labels) -> bool:
 def image_metrics(
     labels: Labels, scores: Doubles, groups: Sequence[str], *, seed: int = 0
 ) -> dict[str, Interval]:
-    """Return auroc, ap and fpr_at_95_tpr with percentile intervals over resampled groups.
+    """Return auroc, ap, fpr_at_95_tpr and tpr_at_5_fpr with percentile intervals over resampled
+    groups.
 
     `labels` [n] are 0 or 1; `scores` and `groups` belong to the same n images.
     """
@@ -90,6 +106,7 @@ def image_metrics(
         "auroc": auroc(labels, scores),
         "ap": average_precision(labels, scores),
         "fpr_at_95_tpr": fpr_at_95_tpr(labels, scores),
+        "tpr_at_5_fpr": tpr_at_5_fpr(labels, scores),
     }
     note = _why_no_interval(labels, groups)
     if note:
@@ -97,7 +114,8 @@ def image_metrics(
 
     blocks = []
     for found, alarms in bootstrap_curves(labels, scores, groups, resamples=RESAMPLES, seed=seed):
-        blocks.append((_area(found, alarms), _step_area(found, alarms), _fpr_at(found, alarms)))
+        areas = _area(found, alarms), _step_area(found, alarms)
+        blocks.append((*areas, _fpr_at(found, alarms), _tpr_at(found, alarms)))
     draws = dict(zip(values, np.concatenate(blocks, axis=1), strict=True))
     return {name: _interval(value, draws[name]) for name, value in values.items()}
 
@@ -170,6 +188,13 @@ def _fpr_at(found: Doubles, alarms: Doubles) -> Doubles:
     reached = _rate(found) >= 0.95 - 1e-12
     lowest = np.where(reached, _rate(alarms), np.inf).min(-1)
     return np.asarray(lowest + 0 * _rate(found)[..., -1])
+
+
+def _tpr_at(found: Doubles, alarms: Doubles) -> Doubles:
+    """Return the true-positive rate of each draw at a false-positive rate of 5 %."""
+    allowed = _rate(alarms) <= 0.05 + 1e-12
+    highest = np.where(allowed, _rate(found), -np.inf).max(-1)
+    return np.asarray(highest + 0 * _rate(alarms)[..., -1])
 
 
 def _without_intervals(values: Mapping[str, float], note: str) -> dict[str, Interval]:
