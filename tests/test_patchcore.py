@@ -7,6 +7,7 @@ import anodetect
 from anodetect.config import build
 from anodetect.detectors import current_name, detector_class, entry_named
 from anodetect.detectors.patchcore import PatchCore, PatchCoreConfig
+from anodetect.imaging import coreset
 from anodetect.imaging.coreset import k_centre
 from anodetect.imaging.representations import features_installed
 from anodetect.model.model import Model
@@ -27,16 +28,20 @@ def greedy(vectors, count, first):
     return rows
 
 
+@pytest.mark.parametrize("furthest", [1, 8, 40, 1000])
 @pytest.mark.parametrize("shape", [(60, 3), (200, 16)])
-def test_k_centre_is_the_greedy_choice(shape):
-    vectors = RNG.normal(size=shape).astype(np.float32)
-    rows = k_centre(vectors, 25, seed=3)
-    assert rows.tolist() == greedy(vectors, 25, rows[0])
+def test_k_centre_is_the_greedy_choice(shape, furthest, monkeypatch):
+    monkeypatch.setattr(coreset, "FURTHEST", furthest)
+    monkeypatch.setattr(coreset, "PART", 33)
+    vectors = 100 + RNG.normal(size=shape).astype(np.float32)
+    rows = k_centre(vectors, 50, seed=3)
+    assert rows.tolist() == greedy(vectors, 50, rows[0])
 
 
 def test_k_centre_takes_each_row_once_and_all_if_there_are_few():
     vectors = np.repeat(RNG.normal(size=(10, 4)).astype(np.float32), 5, axis=0)
     assert len(set(k_centre(vectors, 30, seed=0).tolist())) == 30
+    assert len({tuple(vectors[row]) for row in k_centre(vectors, 10, seed=0)}) == 10
     assert k_centre(vectors, 50, seed=0).tolist() == list(range(50))
 
 
