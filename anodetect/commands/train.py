@@ -250,8 +250,10 @@ def _representation(
         return request.representation
     if config["tiling"]["dims"] == 3:
         return "pixels"
-    representations = entry_named(request.detector).representations
-    first, full_frame = representations[0], representations[-1]
+    entry = entry_named(request.detector)
+    first, full_frame = entry.representations[0], entry.representations[-1]
+    if entry.first_only:
+        return first
     # Presets are for the detector's first representation.
     if "preset" in request.values or preprocess.flat_background or first == full_frame:
         return first

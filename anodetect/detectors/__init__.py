@@ -15,9 +15,9 @@ class Entry:
     `target` is "module:Class", `volume_target` the same for `--dims 3`, "" where there is none.
     `cost` is what training and scoring take on two CPU cores at the defaults. Of several
     `representations` the first is for shapes before a flat background, the last for images that
-    fill their frame, unless one is asked for. A report of several detectors shows one in detail
-    that is not a `baseline`. A detector that `has_members` is made of others, which its settings
-    name; its class is handed a function that makes them.
+    fill their frame, unless one is asked for; with `first_only` the first is for both. A report of
+    several detectors shows one in detail that is not a `baseline`. A detector that `has_members` is
+    made of others, which its settings name; its class is handed a function that makes them.
     """
 
     target: str
@@ -25,6 +25,7 @@ class Entry:
     citation: str
     cost: str
     representations: tuple[str, ...] = ("pixels",)
+    first_only: bool = False
     volume_target: str = ""
     baseline: bool = False
     has_members: bool = False
@@ -73,9 +74,12 @@ DETECTORS = {
     ),
     "pca": Entry(
         target="anodetect.detectors.pca:PCA",
-        summary="Baseline: distance to the linear subspace of normal images.",
-        citation="Turk & Pentland, Eigenfaces, J. Cognitive Neuroscience 1991",
+        summary="Baseline: distance to the linear subspace of normal images, or of their features.",
+        citation="Turk & Pentland, Eigenfaces, J. Cognitive Neuroscience 1991; on features "
+        "Lendering et al., SubspaceAD, CVPR 2026",
         cost="seconds to train, a millisecond an image",
+        representations=("pixels", "features"),
+        first_only=True,
         baseline=True,
     ),
     "patchcore": Entry(
@@ -83,6 +87,14 @@ DETECTORS = {
         summary="Baseline: distance to the nearest of normal locations that cover all of them.",
         citation="Roth et al., Towards Total Recall in Industrial Anomaly Detection, CVPR 2022",
         cost="a minute to train, tens of milliseconds an image",
+        representations=("features",),
+        baseline=True,
+    ),
+    "padim": Entry(
+        target="anodetect.detectors.padim:PaDiM",
+        summary="Baseline: distance to the Gaussian of normal features at each place.",
+        citation="Defard et al., PaDiM, ICPR Workshops 2021",
+        cost="seconds to train, tens of milliseconds an image",
         representations=("features",),
         baseline=True,
     ),
