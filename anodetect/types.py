@@ -62,12 +62,39 @@ class Scores:
 
 
 @dataclass(frozen=True)
+class PlantedCopies:
+    """Copies of tune images with a defect planted in each, to make choices with.
+
+    Row n of every copy is the tune image in row `of`[n], with another defect in each copy. `of` is
+    in ascending order. The foreground is that of the clean image: a defect does not change what
+    counts.
+    """
+
+    copies: tuple[Batch, ...]
+    of: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.of)
+
+    def among(self, rows: NDArray[np.int64]) -> "PlantedCopies":
+        """Return the copies for one who has only these rows of tune, in ascending order."""
+        _, own, places = np.intersect1d(self.of, rows, return_indices=True)
+        copies = []
+        for copy in self.copies:
+            copies.append(copy if len(own) == len(self.of) else copy[own])
+        return PlantedCopies(tuple(copies), places)
+
+
+@dataclass(frozen=True)
 class TrainContext:
     """The circumstances of a training.
 
     `budget` is in seconds from the call of `fit`, None for no limit. `log` appends one flat entry
     to train.jsonl. `progress` takes (done, total, loss) and draws the bar. `workdir` holds the
     checkpoint; with `resume` training continues from it.
+
+    `planted` returns copies of tune images with planted defects, which are made when they are first
+    asked for; None where there are none, and then no choice can be made with them.
     """
 
     seed: int
@@ -77,6 +104,7 @@ class TrainContext:
     resume: bool = False
     log: Callable[[Mapping[str, Any]], None] = lambda entry: None
     progress: Callable[[int, int, float], None] = lambda done, total, loss: None
+    planted: Callable[[], PlantedCopies | None] = lambda: None
 
 
 class Reporter(Protocol):

@@ -9,6 +9,7 @@ row. Finished rows are kept in DIR and not repeated.
 
 import argparse
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,13 @@ from anodetect.commands.labelled import labelled_score
 from anodetect.commands.terminal import reporting
 from anodetect.config import build
 from anodetect.data import cards
-from anodetect.data.records import Dataset
+from anodetect.data.records import Dataset, Record
 from anodetect.detectors.anoddpm import AnoDDPM, AnoDDPMConfig
+from anodetect.errors import ImageError
 from anodetect.files import write_atomic
 from anodetect.model.loading import LoadedImage, load
 from anodetect.model.model import Model
+from anodetect.model.planting import Planting
 from anodetect.model.scoring import ScoredImage, score_records
 from anodetect.record import runs
 from anodetect.stats.evaluation import Measure
@@ -113,7 +116,12 @@ def row(run: Path, data: str, detector: AnoDDPM, reporter: Reporter) -> dict[str
     model = Model.load(stored, "auto")
     dataset = cards.open_data(data)
     detector.load_state(stored.state, device="auto")
-    detector.standardize(tune_batch(model, run, dataset), context=TrainContext(0, "auto", run))
+    records = tune_records(run, dataset)
+    with tempfile.TemporaryDirectory() as folder:
+        rows = np.arange(len(records))
+        planting = Planting(model, records, rows, Path(folder), seed=0, budget=None)
+        context = TrainContext(0, "auto", run, planted=planting.copies)
+        detector.standardize(tune_batch(model, records), context=context)
     model.detector = detector
 
     items = dataset.labelled()
@@ -131,17 +139,22 @@ def row(run: Path, data: str, detector: AnoDDPM, reporter: Reporter) -> dict[str
     return result
 
 
-def tune_batch(model: Model, run: Path, dataset: Dataset) -> Batch:
-    """Return the tune images of a run as its detector sees them."""
+def tune_records(run: Path, dataset: Dataset) -> list[Record]:
+    """Return the records of the tune images of a run."""
     by_id = {record.id: record for record in dataset.training()}
+    return [by_id[entry.path] for entry in runs.read_manifest(run) if entry.role == "tune"]
+
+
+def tune_batch(model: Model, records: list[Record]) -> Batch:
+    """Return images as the run's detector sees them; ImageError if one cannot be read."""
     images, foregrounds = [], []
-    for entry in runs.read_manifest(run):
-        if entry.role == "tune":
-            loaded = load(by_id[entry.path], model.preprocess)
-            if isinstance(loaded, LoadedImage):
-                image, foreground = model.encoded(loaded)
-                images.append(image)
-                foregrounds.append(foreground)
+    for record in records:
+        loaded = load(record, model.preprocess)
+        if not isinstance(loaded, LoadedImage):
+            raise ImageError(f"{record.id}: no image, or not readable any more")
+        image, foreground = model.encoded(loaded)
+        images.append(image)
+        foregrounds.append(foreground)
     return Batch(np.stack(images), np.stack(foregrounds))
 
 

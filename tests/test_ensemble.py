@@ -20,7 +20,7 @@ from anodetect.imaging.representations import Expert, features_installed
 from anodetect.model.settings import create_detector, resolve
 from anodetect.output import report
 from anodetect.record import runs
-from anodetect.types import Batch, Scores, TrainContext
+from anodetect.types import Batch, PlantedCopies, Scores, TrainContext
 
 SIZE = 32
 QUICK = {"widths": [16, 32], "training": {"steps": 6}}
@@ -84,6 +84,36 @@ def test_scores_are_the_product_of_what_members_say_in_deviations_of_normal_imag
     places = np.log(loudness(tune))
     z = (np.log(loudness(new)) - places.mean()) / places.std()
     assert np.allclose(scored.heatmap, np.exp(z), rtol=1e-3)
+
+
+def test_members_get_planted_copies_as_they_see_images(tmp_path):
+    seen = []
+
+    class Curious(Power):
+        def fit(self, fit, tune, *, context):
+            seen.append((tune, context.planted(), context.planted()))
+
+    made = iter([16, SIZE])
+    config = EnsembleConfig(members=("coarse", "fine"))
+    detector = Ensemble(
+        config, lambda name, settings: Expert(Pixels(PixelsConfig(size=next(made))), Curious(1.0))
+    )
+    tune = batch(200, seed=1)  # more than are looked at
+    rows = np.array([0, 12, 199])
+    planted = PlantedCopies((batch(3, seed=2), batch(3, seed=3)), rows)
+    detector.fit(batch(20), tune, context=context(tmp_path, planted=lambda: planted))
+
+    assert len(seen) == 2
+    for (own, copies, again), size in zip(seen, (16, SIZE), strict=True):
+        assert copies is again
+        assert (len(own), len(copies)) == (128, 3)
+        for n, row in enumerate(copies.of):
+            assert np.array_equal(own.images[row], as_seen(tune, rows[n], size))
+            assert np.array_equal(copies.copies[1].images[n], as_seen(planted.copies[1], n, size))
+
+
+def as_seen(images, row, size):
+    return Pixels(PixelsConfig(size=size)).encode(images.images[row], images.foreground[row])[0]
 
 
 def test_members_that_contradict_each_other_cancel_out(tmp_path):

@@ -7,7 +7,7 @@ from anodetect.errors import ConfigError
 from anodetect.imaging.choices import Choice, planted_auroc, simplest_of_the_best
 from anodetect.imaging.quiet import levels
 from anodetect.imaging.standardise import MICRO_BATCH, MapStandardizer, StandardizerConfig
-from anodetect.types import Batch, TrainContext
+from anodetect.types import Batch, PlantedCopies, TrainContext
 
 SIMPLE, MIDDLE, FULL = Choice(1, "off", "off"), Choice(1, "on", "off"), Choice(1, "on", "on")
 CONTEXT = TrainContext(0, "cpu", None)
@@ -50,6 +50,14 @@ def test_ranks_give_the_auroc():
 def batch(count, seed=0):
     images = np.random.default_rng(seed).normal(size=(count, 1, 16, 16)).astype(np.float32)
     return Batch(images, np.ones((count, 16, 16), bool))
+
+
+def copies_of(part, *rows):
+    """Copies of some images with a bright square, the same in three copies."""
+    defective = part[np.array(rows)]
+    images = defective.images.copy()
+    images[:, :, 4:8, 4:8] += 4
+    return PlantedCopies((Batch(images, defective.foreground),) * 3, np.array(rows))
 
 
 def squares(part, seeds):
@@ -126,11 +134,51 @@ def test_a_stored_standard_is_the_same(settings):
 
 def test_only_what_the_budget_affords_is_looked_at():
     standard = MapStandardizer(StandardizerConfig(pooling=Pooling()), [1])
-    part, seconds = standard.affordable(batch(100), TrainContext(0, "cpu", None, budget=100.0), 1.0)
+    copies = copies_of(batch(100), *range(0, 100, 2))
+    context = TrainContext(0, "cpu", None, budget=60.0, planted=lambda: copies)
+    part, own, seconds = standard.affordable(batch(100), context, 1.0)
+    assert len(part) == len(own.planted()) == 2 * MICRO_BATCH
+    for row, image in zip(own.planted().of, own.planted().copies[0].images, strict=True):
+        assert np.array_equal(image[:, 8:], part.images[row][:, 8:])
+
+    # Without planted copies there is time for more.
+    context = TrainContext(0, "cpu", None, budget=40.0)
+    part, _, seconds = standard.affordable(batch(100), context, 1.0)
     assert (
         len(part) == 4 * MICRO_BATCH
-    )  # a fifth of 100 s, a surveying, three plantings and the last look for each 16
-    assert seconds < 0.3 * 100
+    )  # a fifth of 40 s, a surveying and the last look for each 16
+    assert seconds < 0.3 * 40
     with pytest.raises(ConfigError, match="give more minutes"):
         standard.affordable(batch(100), TrainContext(0, "cpu", None, budget=10.0), 5.0)
     assert len(standard.affordable(batch(100), CONTEXT, 1.0)[0]) == 100
+
+
+def test_planted_copies_decide_and_without_them_the_simplest_is_taken():
+    clean = batch(40)
+
+    def maps(part, seeds):
+        """Only the second kind of map shows the bright squares."""
+        noise = np.abs(part.images[:, 0])
+        return np.stack([1 / (1 + noise), noise**4], 1).astype(np.float32)
+
+    def learned_with(planted):
+        log = []
+        context = TrainContext(0, "cpu", None, log=log.append, planted=lambda: planted)
+        standard = MapStandardizer(StandardizerConfig(pixel_error="off", relative="off"), [1, 2])
+        standard.learn(maps, clean, context)
+        return len(standard.error), log
+
+    assert learned_with(copies_of(clean, *range(0, 40, 3)))[0] == 2
+    assert learned_with(PlantedCopies((clean,) * 3, np.arange(40)))[0] == 1  # nothing is planted
+    count, log = learned_with(None)
+    assert count == 1
+    assert log == [{"maps": 1, "pixel_error": "off", "relative": "off"}]
+
+
+def test_copies_among_some_rows_are_those_of_these_images():
+    copies = copies_of(batch(10), 1, 4, 6, 9)
+    few = copies.among(np.array([0, 4, 5, 9]))
+    assert few.of.tolist() == [1, 3]
+    for whole, part in zip(copies.copies, few.copies, strict=True):
+        assert np.array_equal(part.images, whole.images[[1, 3]])
+    assert len(copies.among(np.array([0, 2]))) == 0

@@ -182,7 +182,7 @@ class AnoDDPM:
 
         # Training leaves time to score tune images.
         seconds = self._passes() * self._seconds_of_a_pass(tune[:MICRO_BATCH])
-        tune, reserve = self.standardizer.affordable(tune, context, seconds)
+        tune, context, reserve = self.standardizer.affordable(tune, context, seconds)
         trained = optimize(
             self.denoiser,
             self._loss,

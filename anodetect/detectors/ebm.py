@@ -151,7 +151,7 @@ class EBM:
 
         # Training leaves time to score tune images.
         seconds = self._seconds_of(tune[:MICRO_BATCH])
-        tune, reserve = self.standardizer.affordable(tune, context, seconds)
+        tune, context, reserve = self.standardizer.affordable(tune, context, seconds)
         trained = optimize(
             net.requires_grad_(True),
             lambda net, batch: self._loss(net, batch, chains),

@@ -20,10 +20,12 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from anodetect.config import Config
@@ -35,7 +37,7 @@ from anodetect.imaging.standardise import MAX_TUNE, MICRO_BATCH
 from anodetect.nn.state import arrays_under
 from anodetect.nn.training import checkpoint_path
 from anodetect.record import checkpoint
-from anodetect.types import Batch, Bools, Floats, Scores, Seeds, State, TrainContext
+from anodetect.types import Batch, Bools, Floats, PlantedCopies, Scores, Seeds, State, TrainContext
 
 LEARNED_FROM = 64  # images, for a representation that has something to learn
 HIGHEST = 80.0  # of z: the exponential of more does not fit a float32
@@ -96,7 +98,7 @@ class Ensemble:
     def fit(self, fit: Batch, tune: Batch, *, context: TrainContext) -> None:
         """Train one member after another; a resumed training starts with the first unfinished."""
         rows = np.linspace(0, len(tune) - 1, min(len(tune), MAX_TUNE)).astype(np.int64)
-        tune = tune[rows]
+        tune, context = tune[rows], replace(context, planted=partial(among, context.planted, rows))
         count = len(self.experts)
         files = [context.workdir / f"member{number}.safetensors" for number in range(count)]
 
@@ -147,7 +149,9 @@ class Ensemble:
             left = None
             if context.budget is not None:
                 left = max(0.0, context.budget - (time.monotonic() - started))
-            expert.detector.fit(seen_fit, seen_tune, context=replace(context, budget=left, log=log))
+            seen_planted = cache(partial(encoded_copies, expert, context.planted, Path(scratch)))
+            own = replace(context, budget=left, log=log, planted=seen_planted)
+            expert.detector.fit(seen_fit, seen_tune, context=own)
             self.normal[number] = normal_scores(expert, seen_tune)
         return MemberTraining(step, stopped_by, time.monotonic() - started)
 
@@ -224,6 +228,28 @@ def encoded(expert: Expert, batch: Batch, stem: Path) -> Batch:
     for image, foreground in zip(batch.images, batch.foreground, strict=True):
         writer.append(*expert.encode(image, foreground))
     return writer.batch(batch.kinds)
+
+
+def among(
+    planted: Callable[[], PlantedCopies | None], rows: NDArray[np.int64]
+) -> PlantedCopies | None:
+    """Return the planted copies of some tune images, if there are any."""
+    copies = planted()
+    return None if copies is None else copies.among(rows)
+
+
+def encoded_copies(
+    expert: Expert, planted: Callable[[], PlantedCopies | None], folder: Path
+) -> PlantedCopies | None:
+    """Write planted copies as a member sees them to files in a folder; return them as memory
+    maps."""
+    found = planted()
+    if found is None or len(found) == 0:
+        return None
+    copies = []
+    for number, copy in enumerate(found.copies):
+        copies.append(encoded(expert, copy, folder / f"planted{number}"))
+    return replace(found, copies=tuple(copies))
 
 
 def encoded_in_memory(expert: Expert, batch: Batch) -> Batch:

@@ -183,7 +183,8 @@ class JEM:
         # Training leaves time to score tune images.
         before = time.monotonic()
         self._maps(tune[:MICRO_BATCH])
-        tune, reserve = self.standardizer.affordable(tune, context, time.monotonic() - before)
+        seconds = time.monotonic() - before
+        tune, context, reserve = self.standardizer.affordable(tune, context, seconds)
         trained = optimize(
             self.net,
             lambda net, batch: self._loss(net, batch, fit, chains),

@@ -12,6 +12,7 @@ those of normal images. All is learned on tune and then frozen.
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -22,12 +23,10 @@ from anodetect.config import Config, Pooling
 from anodetect.errors import ConfigError
 from anodetect.imaging.choices import Choice, simplest_of_the_best
 from anodetect.imaging.heatmaps import block_means, counted, finish, pool
-from anodetect.imaging.planted import draw_defect, plant
 from anodetect.imaging.quiet import QuietLimits, levels, quiet_limits, quiet_raised
 from anodetect.types import Batch, Bools, Floats, Seeds, State, TrainContext
 
 MICRO_BATCH = 16
-PLANTINGS = 3  # copies of each tune image with planted defects
 MAX_TUNE = 128  # images
 FOLDS = 5
 RELATIVE = 0.5  # the exponent of the map's median, if the score is relative
@@ -70,17 +69,22 @@ class MapStandardizer:
         self.error: Floats
         self.quiet: QuietLimits
 
-    def affordable(self, tune: Batch, context: TrainContext, seconds: float) -> tuple[Batch, float]:
-        """Return as many tune images, evenly spread, as can be scored in a fifth of the budget, and
-        the seconds that takes.
+    def affordable(
+        self, tune: Batch, context: TrainContext, seconds: float
+    ) -> tuple[Batch, TrainContext, float]:
+        """Return as many tune images, evenly spread, as can be scored in a fifth of the budget, a
+        context with planted copies of these, and the seconds that the scoring takes.
 
-        `seconds` is the time for MICRO_BATCH of them. ConfigError if there is too little budget.
+        `seconds` is the time for MICRO_BATCH of them. Defects are planted now, if there are choices
+        to make. ConfigError if there is too little budget.
         """
-        seconds *= 2 if len(self._choices()) == 1 else 2 + PLANTINGS
+        planted = context.planted() if len(self._choices()) > 1 else None
+        seconds *= 2 if planted is None else 2 + len(planted.copies)
         limit = math.inf if context.budget is None else max(1.0, 0.2 * context.budget / seconds)
         batches = int(min(math.ceil(MAX_TUNE / MICRO_BATCH), limit))
-        count = min(len(tune), MAX_TUNE, batches * MICRO_BATCH)
-        rows = np.linspace(0, len(tune) - 1, count).astype(np.int64)
+        possible = np.arange(len(tune)) if planted is None else planted.of
+        count = min(len(possible), MAX_TUNE, batches * MICRO_BATCH)
+        rows = possible[np.linspace(0, len(possible) - 1, count).astype(np.int64)]
 
         reserve = 2.0 + 1.2 * seconds * math.ceil(count / MICRO_BATCH)
         if context.budget is not None and reserve > 0.9 * context.budget:
@@ -89,7 +93,8 @@ class MapStandardizer:
                 f"{context.budget:.0f} seconds, too many to train in the rest: give more minutes, "
                 "or settings that score faster"
             )
-        return tune[rows], reserve
+        own = None if planted is None else planted.among(rows)
+        return tune[rows], replace(context, planted=lambda: own), reserve
 
     def learn(self, maps: Maps, tune: Batch, context: TrainContext) -> None:
         """Learn what normal images' maps are, and make the choices."""
@@ -151,16 +156,19 @@ class MapStandardizer:
         side: int,
         context: TrainContext,
     ) -> Choice:
-        """Return the choice that planted defects recommend, the simplest if there are too few
-        images; log how well each tells them from clean images."""
+        """Return the choice that planted defects recommend, the simplest if there are none or too
+        few images; log how well each tells them from clean images."""
         first, *others = self._choices()
-        if not others or len(tune) < 2:
+        planted = context.planted() if others else None
+        if planted is None or len(planted) < 2:
+            context.log(first._asdict())
             return first
 
-        planted = []
-        for number in range(PLANTINGS):
-            planted.append(survey(maps, _planted_copy(tune, number), side)[1] / flat)
-        scores = self._planted_scores(clean / flat, planted, tune.foreground, side)
+        blocks = []
+        for copy in planted.copies:
+            blocks.append(survey(maps, copy, side)[1] / flat)
+        foreground = tune.foreground[planted.of]
+        scores = self._planted_scores(clean[planted.of] / flat, blocks, foreground, side)
         choice, auroc = simplest_of_the_best(scores, context.seed)
         entry = {f"planted_auroc {name}": value for name, value in auroc.items()}
         context.log(entry | choice._asdict())
@@ -169,7 +177,7 @@ class MapStandardizer:
     def _planted_scores(
         self, clean: Floats, planted: Sequence[Floats], foreground: Bools, side: int
     ) -> dict[Choice, Floats]:
-        """Return image scores [1 + PLANTINGS, N] for every open choice: of the clean images and of
+        """Return image scores [1 + copies, N] for every open choice: of the clean images and of
         each copy with planted defects.
 
         Maps are [N, M, h, w] each, in blocks of `side` pixels.
@@ -189,15 +197,6 @@ class MapStandardizer:
                 pooled.append(pool(averaged, inside, pooling))
             scores[choice] = np.stack(pooled)
         return scores
-
-
-def _planted_copy(tune: Batch, number: int) -> Batch:
-    """Return images with a defect in each."""
-    images = np.empty_like(tune.images)
-    for row, (image, inside) in enumerate(zip(tune.images, tune.foreground, strict=True)):
-        seed = number * len(tune) + row
-        images[row] = plant(image, inside, draw_defect(seed), seed=seed).image
-    return Batch(images, tune.foreground)
 
 
 def in_parts(maps: Maps, batch: Batch) -> Iterator[tuple[Batch, Floats]]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from anodetect.data.records import Record
 from anodetect.errors import DataError
@@ -13,6 +14,8 @@ from anodetect.model.loading import Encoded, Failed, Loaded, LoadedImage, Loaded
 from anodetect.model.model import Model
 from anodetect.model.read_ahead import LOOK_AHEAD, read_ahead
 from anodetect.types import Batch
+
+Rows = NDArray[np.int64]
 
 CROPS = 2000  # random tiles or patches to learn from, at most, but at least one of each image
 CROP_PIXELS = 2**26  # and at most as many pixels of them
@@ -25,24 +28,34 @@ def encode_all(
     stem: Path,
     seed: int,
     kinds: Sequence[str],
-) -> Batch:
-    """Return the images of records, or random tiles or patches of them, as the detector sees them.
+) -> tuple[Batch, Rows]:
+    """Return the images of records, or random tiles or patches of them, as the detector sees them,
+    and the first row of each record [number of records].
 
     The arrays are written to files whose names begin with `stem`. `read` gives images with what the
     detector sees of them. With more than one of `kinds` the batch has the number of each image's
     kind, -1 for others. Raises DataError if an image cannot be read.
     """
     count = crop_count(math.prod(model.tiling.sides), len(records))
-    rng = np.random.default_rng(seed)
     writer = BatchWriter(stem, len(records) * count)
     numbers: list[int] = []
+    starts = []
 
-    for loaded in read_ahead(read, records, LOOK_AHEAD * model.batch_size):
+    loaded_records = read_ahead(read, records, LOOK_AHEAD * model.batch_size)
+    for number, loaded in enumerate(loaded_records):
         kind = kinds.index(loaded.record.kind) if loaded.record.kind in kinds else -1
-        for image, foreground in model.crops(_encoded(model, loaded), count, rng):
-            writer.append(image, foreground)
+        starts.append(writer.written)
+        for crop in model.crops(_encoded(model, loaded), count, crop_places(seed, number)):
+            writer.append(*model.encode_crop(*crop))
             numbers.append(kind)
-    return writer.batch(np.array(numbers, np.int64) if len(kinds) > 1 else None)
+
+    batch = writer.batch(np.array(numbers, np.int64) if len(kinds) > 1 else None)
+    return batch, np.array(starts, np.int64)
+
+
+def crop_places(seed: int, number: int) -> np.random.Generator:
+    """Return what draws the places of the crops of a record with this number among all records."""
+    return np.random.default_rng([seed, number])
 
 
 def crop_count(pixels: int, images: int) -> int:

@@ -3,7 +3,7 @@
 import json
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,8 +19,9 @@ from anodetect.model.decoded import DecodedFiles
 from anodetect.model.encoding import encode_all
 from anodetect.model.loading import Encoded, Loaded, LoadedImage, Reader
 from anodetect.model.model import Model
+from anodetect.model.planting import MAX_PLANTED, Planting, spread
 from anodetect.model.read_ahead import LOOK_AHEAD, read_ahead
-from anodetect.types import Batch, Detector, Floats, Reporter, TrainContext
+from anodetect.types import Batch, Detector, Floats, PlantedCopies, Reporter, TrainContext
 
 OBSERVED = 2000  # images, about, to learn what slices of volumes may be like
 LEARNED_FROM = 64  # images, about, for a representation that has something to learn
@@ -46,7 +47,10 @@ def fit_model(
     The preprocessing must have learned already. What `scratch` holds is not decoded again.
     """
     some = roles.fit[:: max(1, len(roles.fit) // LEARNED_FROM)]
-    needed_again = [*some, *some_for_scale(roles.tune or roles.fit)]
+    looked_at = roles.tune or roles.fit
+    needed_again = [*some, *some_for_scale(looked_at)]
+    for number in spread(len(looked_at), MAX_PLANTED).tolist():
+        needed_again.append(looked_at[number])
     scratch.keep_only(record.id for record in needed_again)
     _learn_representation(model, some, scratch)
 
@@ -54,10 +58,22 @@ def fit_model(
         observer = TraitsObserver(model, roles, scratch)
         kinds = sorted({record.kind for record in roles.fit})
         encode = partial(encode_all, model, observer.read, seed=training.seed, kinds=kinds)
-        fit = encode(roles.fit, Path(folder, "fit"))
-        tune = encode(roles.tune, Path(folder, "tune")) if roles.tune else fit
+        fit, starts = encode(roles.fit, Path(folder, "fit"))
+        tune = fit
+        if roles.tune:
+            tune, starts = encode(roles.tune, Path(folder, "tune"))
         observer.finish()
-        _fit(model.detector, fit, tune, training, reporter)
+
+        planting = Planting(
+            model,
+            roles.tune or roles.fit,
+            starts,
+            Path(folder),
+            seed=training.seed,
+            budget=training.budget,
+            scratch=scratch,
+        )
+        _fit(model.detector, fit, tune, training, planting.copies, reporter)
 
 
 def _learn_representation(model: Model, records: Sequence[Record], scratch: DecodedFiles) -> None:
@@ -106,7 +122,12 @@ class TraitsObserver:
 
 
 def _fit(
-    detector: Detector, fit: Batch, tune: Batch, training: Training, reporter: Reporter
+    detector: Detector,
+    fit: Batch,
+    tune: Batch,
+    training: Training,
+    planted: Callable[[], PlantedCopies | None],
+    reporter: Reporter,
 ) -> None:
     """Fit the detector, and log what it says and how long it took to train.jsonl."""
 
@@ -127,6 +148,7 @@ def _fit(
             resume=training.resume,
             log=log,
             progress=progress,
+            planted=planted,
         )
         start = time.monotonic()
         try:

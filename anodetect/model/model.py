@@ -167,14 +167,17 @@ class Model:
         return self.representation.panels(loaded.image, image, heatmap, reconstruction)
 
     def crops(self, encoded: Encoded, count: int, rng: np.random.Generator) -> list[Encoded]:
-        """Return what to learn from an encoded image or volume: itself, or with tiling up to
-        `count` tiles or patches at random places."""
+        """Return the parts of an encoded image or volume to learn from: itself, or with tiling up
+        to `count` tiles or patches at random places, which `encode_crop` encodes."""
         if not any(self.tiling.sides):
             return [encoded]
-        crops = tiling.random_crops(*encoded, self.tiling, count, rng)
-        if self.tiling.dims == 3:
-            return crops
-        return [self.representation.encode(*crop) for crop in crops]
+        return tiling.random_crops(*encoded, self.tiling, count, rng)
+
+    def encode_crop(self, image: Floats, foreground: Bools) -> Encoded:
+        """Return one of `crops` as the detector sees it."""
+        if self.tiling.tile and self.tiling.dims == 2:
+            return self.representation.encode(image, foreground)
+        return image, foreground
 
     def _detect(self, batch: Batch, seeds: Seeds) -> Scores:
         return self.detector.score(batch, seeds=seeds)
