@@ -18,6 +18,7 @@ Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
 Seeds = NDArray[np.uint64]
 State = dict[str, NDArray[Any]]
+Encoded = tuple[Floats, Bools]  # an image [c, h, w] on its way to a detector, and where it counts
 
 
 @dataclass(frozen=True)

@@ -148,11 +148,13 @@ def tune_records(run: Path, dataset: Dataset) -> list[Record]:
 def tune_batch(model: Model, records: list[Record]) -> Batch:
     """Return images as the run's detector sees them; ImageError if one cannot be read."""
     images, foregrounds = [], []
+    prepared = []
     for record in records:
         loaded = load(record, model.preprocess)
         if not isinstance(loaded, LoadedImage):
             raise ImageError(f"{record.id}: no image, or not readable any more")
-        image, foreground = model.encoded(loaded)
+        prepared.append(model.prepared(loaded))
+    for image, foreground in model.represent(prepared):
         images.append(image)
         foregrounds.append(foreground)
     return Batch(np.stack(images), np.stack(foregrounds))

@@ -57,13 +57,13 @@ def bare(run: Path, folder: Path, part: slice = slice(None), count: int | None =
     if count:
         threads.limit(count)
     records = collect([str(folder)], folder / "out", False).records
-    loaded = [load(record, model.preprocess, model.encode) for record in records[part]]
+    loaded = [load(record, model.preprocess, model.prepare) for record in records[part]]
     images = [each for each in loaded if isinstance(each, LoadedImage)]
 
     start = time.time()
     for first in range(0, len(images), model.batch_size):
         chunk = images[first : first + model.batch_size]
-        model.score([each.image for each in chunk], [model.encoded(each) for each in chunk])
+        model.score([each.image for each in chunk], [model.prepared(each) for each in chunk])
     return Timing(start, time.time(), len(images))
 
 

@@ -60,15 +60,15 @@ def degraded(image: Floats, kind: str, rng: np.random.Generator) -> Floats:
 def scores(model: Model, images: Sequence[Floats]) -> list[float]:
     """Return image scores; infinity for an image that is refused as no image of this kind."""
     values = np.full(len(images), np.inf)
-    encoded = {}
+    prepared = {}
     for row, image in enumerate(images):
         with suppress(ImageError):
-            encoded[row] = model.encode(image)
+            prepared[row] = model.prepare(image)
 
-    rows = list(encoded)
+    rows = list(prepared)
     for start in range(0, len(rows), model.batch_size):
         chunk = rows[start : start + model.batch_size]
-        scored = model.score([images[row] for row in chunk], [encoded[row] for row in chunk])
+        scored = model.score([images[row] for row in chunk], [prepared[row] for row in chunk])
         values[chunk] = scored.image
     return values.tolist()
 

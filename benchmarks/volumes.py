@@ -196,16 +196,16 @@ def bare_model(model: Model, volume: PreparedVolume) -> Callable[[], object]:
     if model.tiling.dims == 3:
         return lambda: model.score_volume(volume)
 
-    images, encoded = [], []
+    images, prepared = [], []
     for number in volume.numbers:
         image = np.ascontiguousarray(volume.slices[:, number])
         images.append(image)
-        encoded.append(model.encode(image, volume, number))
+        prepared.append(model.prepare(image, volume, number))
 
     def score() -> None:
         for start in range(0, len(images), model.batch_size):
             chunk = slice(start, start + model.batch_size)
-            model.score(images[chunk], encoded[chunk], volume.numbers[chunk].tolist())
+            model.score(images[chunk], prepared[chunk], volume.numbers[chunk].tolist())
 
     return score
 
@@ -220,7 +220,7 @@ def speed(path: Path) -> dict[str, Any]:
         synthetic(folder / "few.nii.gz", 4)
 
         model = Model.load(runs.read(path), "auto")
-        loaded = load(Record("0", paths[0]), model.preprocess, model.encode)
+        loaded = load(Record("0", paths[0]), model.preprocess, model.prepare)
         assert isinstance(loaded, LoadedVolume), loaded
         score = bare_model(model, loaded.volume)
         seconds = timed(path, score, paths, folder)

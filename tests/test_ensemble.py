@@ -113,7 +113,7 @@ def test_members_get_planted_copies_as_they_see_images(tmp_path):
 
 
 def as_seen(images, row, size):
-    return Pixels(PixelsConfig(size=size)).encode(images.images[row], images.foreground[row])[0]
+    return Pixels(PixelsConfig(size=size)).prepare(images.images[row], images.foreground[row])[0]
 
 
 def test_members_that_contradict_each_other_cancel_out(tmp_path):

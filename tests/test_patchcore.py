@@ -9,7 +9,7 @@ from anodetect.detectors import current_name, detector_class, entry_named
 from anodetect.detectors.patchcore import PatchCore, PatchCoreConfig
 from anodetect.imaging import coreset
 from anodetect.imaging.coreset import k_centre
-from anodetect.imaging.representations import features_installed
+from anodetect.imaging.representations import encode_each, features_installed
 from anodetect.model.model import Model
 from anodetect.model.settings import create_detector, resolve
 from anodetect.types import Batch, TrainContext
@@ -135,7 +135,8 @@ def test_neighbours_are_averaged_on_each_layers_own_grid():
         build(FeaturesConfig, {"size": 64, "scaled": False, "neighbours": 3}, "representation")
     )
     averaged.learn([])
-    one, other = plain.encode(image, inside)[0], averaged.encode(image, inside)[0]
+    ((one, _),) = encode_each(plain, [(image, inside)])
+    ((other, _),) = encode_each(averaged, [(image, inside)])
     # The finer layer has 40 channels on the grid itself.
     middle = np.mean([one[:40, y, x] for y in (3, 4, 5) for x in (2, 3, 4)], axis=0)
     assert np.allclose(other[:40, 4, 3], middle, atol=1e-5)

@@ -38,7 +38,7 @@ def model_of(records, *, size=SIDE, **sections):
 
 
 def tune_and_copies(model, records, folder, seed=3, **options):
-    reader = Reader(model.preprocess, model.encode)
+    reader = Reader(model.preprocess, model.prepare)
     tune, starts = encode_all(model, reader.read, records, folder / "tune", seed, kinds=[""])
     planting = Planting(model, records, starts, folder, seed=seed, **{"budget": None} | options)
     return tune, planting
@@ -153,13 +153,13 @@ def test_volumes_in_three_dimensions_have_no_copies(records, tmp_path):
 def test_little_time_means_fewer_images_evenly_spread(records, tmp_path, monkeypatch):
     model = model_of(records)
     tune, planting = tune_and_copies(model, records, tmp_path, budget=2.0)
-    encode = model.encode_scaled
+    prepare = model.prepare_scaled
 
-    def slow(*encoded):
+    def slow(*scaled):
         time.sleep(0.01)
-        return encode(*encoded)
+        return prepare(*scaled)
 
-    monkeypatch.setattr(model, "encode_scaled", slow)
+    monkeypatch.setattr(model, "prepare_scaled", slow)
     copies = planting.copies()
     assert copies.of.tolist() == spread(20, LEAST_PLANTED).tolist()
     check(tune, copies)

@@ -98,7 +98,7 @@ def test_grid_and_back_puts_a_spot_where_it_was():
     pixels = Pixels(PixelsConfig(size=32))
     image = np.zeros((1, 96, 200), np.float32)
     image[0, 60:70, 150:160] = 1
-    grid, _ = pixels.encode(image, np.ones((96, 200), bool))
+    grid, _ = pixels.prepare(image, np.ones((96, 200), bool))
     back = pixels.decode(grid[0], (96, 200))
     assert back.shape == (96, 200)
     row, column = np.unravel_index(back.argmax(), back.shape)

@@ -478,7 +478,7 @@ def test_slices_without_enough_foreground_are_nan(run, tmp_path):
     assert [value is None for value in profile] == [True] * 2 + [False] * 10
     assert int(np.argmax(profile[2:])) + 2 in (5, 6)
     model = Model.load(read_run(run), "cpu")
-    prepared = load(Record("a", tmp_path / "a.nii"), model.preprocess, model.encode).volume
+    prepared = load(Record("a", tmp_path / "a.nii"), model.preprocess, model.prepare).volume
     _, inside = model.encode_volume(prepared)
     assert prepared.foreground[0].any()
     assert not inside[:2].any()  # nor do they count for their neighbours
@@ -503,7 +503,7 @@ def test_volumes_come_to_the_spacing_asked_for_and_maps_back_to_theirs(tmp_path,
     model.detector.score = lambda batch, seeds: Scores(
         batch.images.max((1, 2, 3, 4)), batch.images[:, 0] + 2
     )
-    loaded = load(Record("a", tmp_path / "a.nii"), model.preprocess, model.encode)
+    loaded = load(Record("a", tmp_path / "a.nii"), model.preprocess, model.prepare)
     scaled, inside = model.encode_volume(loaded.volume)
     sides = {0.0: SHAPE, 2.0: (24, 20, 22), 8.0: (6, 8, 8)}[spacing]  # at least 8 pixels
     assert scaled.shape == (1, *sides) and inside.shape == sides

@@ -35,7 +35,7 @@ def score(image, foreground=None, config=CONFIG, detect=local_contrast):
         inside,
         config,
         seed=1,
-        encode=lambda image, inside: (image, inside),
+        encode=lambda tiles: tiles,
         detect=detect,
         decode=lambda heatmap, shape: heatmap,
     )

@@ -684,10 +684,10 @@ def test_a_volume_is_compared_with_pooled_calibration_groups(run, scored):
 def test_a_slice_scores_alike_whatever_else_is_scored(run, scored):
     folder, out = scored
     model = Model.load(read_run(run), "cpu")
-    loaded = load(Record("x", folder / "p01.nii.gz"), model.preprocess, model.encode)
+    loaded = load(Record("x", folder / "p01.nii.gz"), model.preprocess, model.prepare)
     rows = [row for row in directories.read_slices(out) if row.path == "p01.nii.gz"]
-    alone = load(Record("x", folder / "p01.nii.gz", slice=2), model.preprocess, model.encode)
-    found = model.score([alone.image], [alone.encoded], [2])
+    alone = load(Record("x", folder / "p01.nii.gz", slice=2), model.preprocess, model.prepare)
+    found = model.score([alone.image], [alone.prepared], [2])
     assert np.isclose(found.image[0], rows[2].score, rtol=1e-5)
     assert loaded.volume.geometry.sides == (DEPTH, 40, 44)
 
@@ -927,7 +927,7 @@ def test_volumes_are_scaled_as_the_images_were_that_a_model_learned_from(tmp_pat
     path = save_nifti(tmp_path / "new.nii", 7 * new.transpose(2, 1, 0), np.diag([-1.0, -1, 4, 1]))
     as_image = (new[3] * 200 / np.percentile(new, 99)).clip(0, 200)[None]
     expected, inside = model.preprocess.apply(as_image)
-    volume = load(Record("x", path), model.preprocess, model.encode).volume
+    volume = load(Record("x", path), model.preprocess, model.prepare).volume
     found, also = model.preprocess.apply(volume.slices[:, 3], volume, 3)
     assert np.allclose(found, expected, atol=1e-4)
     assert np.array_equal(inside, also)

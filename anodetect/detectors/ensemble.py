@@ -141,6 +141,7 @@ class Ensemble:
             stopped_by = entry.get("stopped_by", stopped_by)
             context.log({"member": name, **entry})
 
+        expert.representation.run_on(context.device)
         some = range(0, len(fit), max(1, len(fit) // LEARNED_FROM))
         expert.representation.learn((fit.images[row], fit.foreground[row]) for row in some)
         with tempfile.TemporaryDirectory(dir=context.workdir) as scratch:
@@ -214,6 +215,7 @@ class Ensemble:
 
     def _load_member(self, number: int, arrays: State, device: str) -> None:
         expert = self.experts[number]
+        expert.representation.run_on(device)
         expert.representation.load_state(arrays_under(arrays, "seen."))
         expert.detector.load_state(arrays_under(arrays, "detector."), device=device)
         self.normal[number] = NormalScores(*arrays["normal"].tolist())
@@ -225,8 +227,8 @@ class Ensemble:
 def encoded(expert: Expert, batch: Batch, stem: Path) -> Batch:
     """Write all images as a member sees them to files; return them as a batch of memory maps."""
     writer = BatchWriter(stem, len(batch))
-    for image, foreground in zip(batch.images, batch.foreground, strict=True):
-        writer.append(*expert.encode(image, foreground))
+    for image, foreground in expert.encode_each(zip(batch.images, batch.foreground, strict=True)):
+        writer.append(image, foreground)
     return writer.batch(batch.kinds)
 
 
@@ -255,8 +257,7 @@ def encoded_copies(
 def encoded_in_memory(expert: Expert, batch: Batch) -> Batch:
     """Return a few images as a member sees them."""
     images, foregrounds = [], []
-    for image, foreground in zip(batch.images, batch.foreground, strict=True):
-        seen, inside = expert.encode(image, foreground)
+    for seen, inside in expert.encode_each(zip(batch.images, batch.foreground, strict=True)):
         images.append(seen)
         foregrounds.append(inside)
     return Batch(np.stack(images), np.stack(foregrounds))

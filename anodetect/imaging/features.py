@@ -8,7 +8,7 @@ crystal, look much alike there. Shapes smaller than the grid and faint changes o
 lost.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -19,11 +19,16 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from anodetect.config import Config
+from anodetect.imaging.backbones.extraction import Extractor
 from anodetect.imaging.backbones.loading import load_backbone
 from anodetect.imaging.backbones.table import DEFAULT, check_layers, fitting_side, outline_of
-from anodetect.imaging.representations import LEAST_FEATURE_SIZE, Panels
+from anodetect.imaging.representations import (
+    LEAST_FEATURE_SIZE,
+    Panels,
+    encode_each,
+)
 from anodetect.imaging.resize import on_grid, resize
-from anodetect.types import Bools, Floats
+from anodetect.types import Bools, Encoded, Floats
 
 
 class FeaturesConfig(Config):
@@ -83,7 +88,12 @@ class Features:
         self.config = config
         self.backbone = load_backbone(config.backbone, config.layers)
         self.side = fitting_side(config.size, self.backbone.multiple)
+        self.extractor = Extractor(self.backbone)
         self.mean, self.deviation = np.zeros(1, np.float32), np.ones(1, np.float32)
+
+    def run_on(self, device: str) -> None:
+        """Compute on this device from now on; ConfigError if there is none."""
+        self.extractor.run_on(device)
 
     def learn(self, images: Iterable[tuple[Floats, Bools]]) -> None:
         """Learn each channel's mean and deviation from fit images."""
@@ -91,18 +101,34 @@ class Features:
             self.mean, self.deviation = np.zeros(1, np.float32), np.ones(1, np.float32)
             return
 
-        extracted = []
-        for image, _ in images:
-            features = self._extract(image)
-            extracted.append(features.reshape(len(features), -1))
-        values = np.concatenate(extracted, axis=1)
-        self.mean, self.deviation = values.mean(1), np.maximum(values.std(1), 1e-6)
+        self.mean, self.deviation = np.zeros(1, np.float32), np.ones(1, np.float32)
+        count, total, squares = 0, np.zeros(1), np.zeros(1)
+        for features, inside in encode_each(self, images):
+            values = features.reshape(len(features), -1).astype(np.float64)
+            count += inside.size
+            total = total + values.sum(1)
+            squares = squares + (values**2).sum(1)
 
-    def encode(self, image: Floats, foreground: Bools) -> tuple[Floats, Bools]:
-        """Return the features [c, h, w] of a scaled image [C, H, W], and its foreground [H, W] on
-        their grid."""
-        features = (self._extract(image) - self.mean[:, None, None]) / self.deviation[:, None, None]
-        return features, on_grid(foreground, features.shape[-1])
+        mean = total / max(count, 1)
+        variance = np.maximum(squares / max(count, 1) - mean**2, 1e-12)
+        self.mean, self.deviation = mean.astype(np.float32), np.sqrt(variance).astype(np.float32)
+
+    def prepare(self, image: Floats, foreground: Bools) -> Encoded:
+        """Return a scaled image [C, H, W] as the network takes it [C, side, side], and its
+        foreground [H, W] on the grid of features."""
+        grid = self.side // self.backbone.stride
+        return resize(image, self.side, self.side), on_grid(foreground, grid)
+
+    def represent(self, prepared: Iterable[Encoded]) -> Iterator[Encoded]:
+        """Yield the features [c, h, w] of prepared images, with their foregrounds [h, w]."""
+        mean, deviation = self.mean[:, None, None], self.deviation[:, None, None]
+        for outputs, batch in self.extractor.batches(prepared):
+            for layers, (_, inside) in zip(outputs, batch, strict=True):
+                averaged = []
+                for layer in layers:
+                    averaged.append(averaged_over(layer.float()[None], self.config.neighbours))
+                features: Floats = on_finest_grid(averaged)[0].numpy()
+                yield (features - mean) / deviation, inside
 
     def decode(self, heatmap: Floats, shape: tuple[int, int]) -> Floats:
         """Return a map on the grid of features in the image's own grid [H, W]."""
@@ -117,36 +143,29 @@ class Features:
         side = self.side
         return Panels(resize(image, side, side), self.decode(heatmap, (side, side)), None)
 
-    @torch.no_grad()
-    def _extract(self, image: Floats) -> Floats:
-        """Return the features [c, h, w] as the network gives them, on its finest grid."""
-        x = torch.from_numpy(resize(image, self.side, self.side)).expand(3, -1, -1)[None]
-        layers = []
-        for layer in self.backbone.net(x):
-            layers.append(self._averaged(layer))
-        features: Floats = on_finest_grid(layers)[0].numpy()
-        return features
-
-    def _averaged(self, layer: Tensor) -> Tensor:
-        """Return a layer [1, c, h, w] averaged over neighbouring places."""
-        side = self.config.neighbours
-        return layer if side == 1 else F.avg_pool2d(layer, side, 1, side // 2)
-
     def state(self) -> dict[str, list[float]]:
-        """Return the mean and the deviation of each channel."""
-        return {"mean": self.mean.tolist(), "deviation": self.deviation.tolist()}
+        """Return the mean and the deviation of each channel, and that features are rounded, which
+        those of older releases were not."""
+        scale = {"mean": self.mean.tolist(), "deviation": self.deviation.tolist()}
+        return scale if self.extractor.exact else scale | {"rounded": [16.0]}
 
     def load_state(self, state: Mapping[str, ArrayLike]) -> None:
         """Take the mean and the deviation of each channel from `state`."""
+        self.extractor.exact = "rounded" not in state
         self.mean = np.array(state["mean"], np.float32)
         self.deviation = np.array(state["deviation"], np.float32)
 
 
+def averaged_over(layer: Tensor, side: int) -> Tensor:
+    """Return a layer [N, c, h, w], of which each place is the mean of a square of this side."""
+    return layer if side == 1 else F.avg_pool2d(layer, side, 1, side // 2)
+
+
 def on_finest_grid(layers: Sequence[Tensor]) -> Tensor:
-    """Return grids [N, c, h, w] of several layers on that of the first, [N, Σc, h, w]."""
-    finest = layers[0].shape[-2:]
-    resized = [layers[0]]
-    for layer in layers[1:]:
-        same = layer.shape[-2:] == finest
-        resized.append(layer if same else F.interpolate(layer, finest, mode="bilinear"))
+    """Return grids [N, c, h, w] of several layers on the finest of them, [N, Σc, h, w]."""
+    finest = max(layer.shape[-1] for layer in layers)
+    resized = []
+    for layer in layers:
+        same = layer.shape[-1] == finest
+        resized.append(layer if same else F.interpolate(layer, (finest, finest), mode="bilinear"))
     return torch.cat(resized, dim=1)

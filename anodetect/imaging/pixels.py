@@ -1,6 +1,6 @@
 """`pixels`: a detector models the image itself, on a square grid."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from numpy.typing import ArrayLike
 from pydantic import Field
@@ -8,7 +8,7 @@ from pydantic import Field
 from anodetect.config import Config
 from anodetect.imaging.representations import Panels
 from anodetect.imaging.resize import on_grid, resize
-from anodetect.types import Bools, Floats
+from anodetect.types import Bools, Encoded, Floats
 
 
 class PixelsConfig(Config):
@@ -30,11 +30,18 @@ class Pixels:
     def __init__(self, config: PixelsConfig) -> None:
         self.config = config
 
-    def encode(self, image: Floats, foreground: Bools) -> tuple[Floats, Bools]:
+    def run_on(self, device: str) -> None:
+        """Nothing is computed on a device."""
+
+    def prepare(self, image: Floats, foreground: Bools) -> Encoded:
         """Return a scaled image [C, H, W] and its foreground [H, W] on the grid: [C, size, size]
         and [size, size]."""
         side = self.config.size
         return resize(image, side, side), on_grid(foreground, side)
+
+    def represent(self, prepared: Iterable[Encoded]) -> Iterator[Encoded]:
+        """Yield what was prepared as it is."""
+        yield from prepared
 
     def decode(self, heatmap: Floats, shape: tuple[int, int]) -> Floats:
         """Return a map on the grid [size, size] in the image's own grid [H, W]."""

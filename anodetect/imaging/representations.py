@@ -1,6 +1,6 @@
 """Representations, the forms in which detectors see images: a table, imported on demand."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pkgutil import resolve_name
 from typing import Any, Protocol
@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from anodetect.config import Config, build
 from anodetect.errors import ConfigError, nearest
 from anodetect.imaging.backbones.table import DEFAULT, is_installed
-from anodetect.types import Bools, Detector, Floats
+from anodetect.types import Bools, Detector, Encoded, Floats
 
 REPRESENTATIONS = {
     "pixels": "anodetect.imaging.pixels:Pixels",
@@ -38,9 +38,19 @@ class Representation(Protocol):
     def learn(self, images: Iterable[tuple[Floats, Bools]]) -> None:
         """Learn from scaled fit images [C, H, W] with foregrounds [H, W] what there is to learn."""
 
-    def encode(self, image: Floats, foreground: Bools) -> tuple[Floats, Bools]:
-        """Return a scaled image [C, H, W] as the detector sees it [c, h, w], and its foreground
-        [H, W] on that grid [h, w]."""
+    def run_on(self, device: str) -> None:
+        """Compute on this device from now on; ConfigError if there is none."""
+
+    def prepare(self, image: Floats, foreground: Bools) -> Encoded:
+        """Return a scaled image [C, H, W] with its foreground [H, W] as `represent` takes them.
+
+        This is the part that is cheap, and safe on several threads.
+        """
+
+    def represent(self, prepared: Iterable[Encoded]) -> Iterator[Encoded]:
+        """Yield images as the detector sees them [c, h, w], with their foregrounds on that grid
+        [h, w], in batches of the representation's own choice; what they become does not depend on
+        the batch."""
 
     def decode(self, heatmap: Floats, shape: tuple[int, int]) -> Floats:
         """Return a map on the detector's grid [h, w] in the image's own grid `shape` [H, W]."""
@@ -65,9 +75,16 @@ class Expert:
     representation: Representation
     detector: Detector
 
-    def encode(self, image: Floats, foreground: Bools) -> tuple[Floats, Bools]:
-        """Return what the detector sees of a scaled image [C, H, W] with foreground [H, W]."""
-        return self.representation.encode(image, foreground)
+    def encode_each(self, images: Iterable[Encoded]) -> Iterator[Encoded]:
+        """Yield what the detector sees of scaled images [C, H, W] with foregrounds [H, W]."""
+        return encode_each(self.representation, images)
+
+
+def encode_each(representation: Representation, images: Iterable[Encoded]) -> Iterator[Encoded]:
+    """Yield what a detector sees of scaled images [C, H, W] with foregrounds [H, W]."""
+    return representation.represent(
+        representation.prepare(image, foreground) for image, foreground in images
+    )
 
 
 def representation_config(name: str) -> type[Config]:

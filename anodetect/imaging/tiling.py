@@ -13,7 +13,7 @@ gives maps of them, and `Model` pools the map of the whole volume.
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -29,7 +29,8 @@ WINDOWS = 16  # tiles or patches scored at a time: one micro-batch of the detect
 EMPTY = 0.1  # a crop with a smaller share of foreground is drawn again, a few times
 DRAWS = 10  # of a crop's place
 
-Encode = Callable[[Floats, Bools], tuple[Floats, Bools]]
+# Takes tiles with their foregrounds.
+Encode = Callable[[Iterable[tuple[Floats, Bools]]], Iterable[tuple[Floats, Bools]]]
 Decode = Callable[[Floats, tuple[int, int]], Floats]
 Detect = Callable[[Batch, Seeds], Scores]
 
@@ -142,7 +143,7 @@ def score(
     def windows(stack: "Tensor") -> "Tensor":
         """Take tiles [n, C + 1, tile, tile], the last plane their foreground; return maps and
         reconstructions [n, 1 or 1 + C, tile, tile]."""
-        tiles = [encode(tile[:-1], tile[-1] > 0.5) for tile in stack.numpy()]
+        tiles = list(encode((tile[:-1], tile[-1] > 0.5) for tile in stack.numpy()))
         batch = Batch(
             np.stack([tile for tile, _ in tiles]), np.stack([inside for _, inside in tiles])
         )

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from anodetect.data.records import Record
 from anodetect.errors import DataError
 from anodetect.imaging.batch_files import BatchWriter
-from anodetect.model.loading import Encoded, Failed, Loaded, LoadedImage, LoadedVolume
+from anodetect.model.loading import Failed, Loaded, LoadedImage, LoadedVolume
 from anodetect.model.model import Model
-from anodetect.model.read_ahead import LOOK_AHEAD, read_ahead
-from anodetect.types import Batch
+from anodetect.model.read_ahead import LOOK_AHEAD, in_chunks, read_ahead
+from anodetect.types import Batch, Encoded
 
 Rows = NDArray[np.int64]
 
@@ -32,22 +32,27 @@ def encode_all(
     """Return the images of records, or random tiles or patches of them, as the detector sees them,
     and the first row of each record [number of records].
 
-    The arrays are written to files whose names begin with `stem`. `read` gives images with what the
-    detector sees of them. With more than one of `kinds` the batch has the number of each image's
-    kind, -1 for others. Raises DataError if an image cannot be read.
+    The arrays are written to files whose names begin with `stem`. `read` gives images as they are
+    prepared for the detector. With more than one of `kinds` the batch has the number of each
+    image's kind, -1 for others. Raises DataError if an image cannot be read.
     """
     count = crop_count(math.prod(model.tiling.sides), len(records))
     writer = BatchWriter(stem, len(records) * count)
     numbers: list[int] = []
-    starts = []
+    starts: list[int] = []
 
     loaded_records = read_ahead(read, records, LOOK_AHEAD * model.batch_size)
-    for number, loaded in enumerate(loaded_records):
-        kind = kinds.index(loaded.record.kind) if loaded.record.kind in kinds else -1
-        starts.append(writer.written)
-        for crop in model.crops(_encoded(model, loaded), count, crop_places(seed, number)):
-            writer.append(*model.encode_crop(*crop))
-            numbers.append(kind)
+    for chunk in in_chunks(loaded_records, model.batch_size):
+        prepared: list[Encoded] = []
+        for loaded in chunk:
+            places = crop_places(seed, len(starts))
+            starts.append(len(numbers))
+            kind = kinds.index(loaded.record.kind) if loaded.record.kind in kinds else -1
+            for crop in model.crops(_prepared(model, loaded), count, places):
+                prepared.append(model.prepare_crop(*crop))
+                numbers.append(kind)
+        for image, foreground in model.represent(prepared):
+            writer.append(image, foreground)
 
     batch = writer.batch(np.array(numbers, np.int64) if len(kinds) > 1 else None)
     return batch, np.array(starts, np.int64)
@@ -63,10 +68,10 @@ def crop_count(pixels: int, images: int) -> int:
     return max(1, min(CROPS, CROP_PIXELS // pixels) // images) if pixels else 1
 
 
-def _encoded(model: Model, loaded: Loaded) -> Encoded:
+def _prepared(model: Model, loaded: Loaded) -> Encoded:
     if isinstance(loaded, LoadedVolume):
         return model.encode_volume(loaded.volume)
     if isinstance(loaded, LoadedImage):
-        return model.encoded(loaded)
+        return model.prepared(loaded)
     reason = loaded.error if isinstance(loaded, Failed) else "belongs to another shard"
     raise DataError(f"{loaded.record.id}: {reason}")

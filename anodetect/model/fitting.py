@@ -17,11 +17,19 @@ from anodetect.imaging.preprocess import Whole
 from anodetect.model.colour_scale import some_for_scale
 from anodetect.model.decoded import DecodedFiles
 from anodetect.model.encoding import encode_all
-from anodetect.model.loading import Encoded, Loaded, LoadedImage, Reader
+from anodetect.model.loading import Loaded, LoadedImage, Reader
 from anodetect.model.model import Model
 from anodetect.model.planting import MAX_PLANTED, Planting, spread
 from anodetect.model.read_ahead import LOOK_AHEAD, read_ahead
-from anodetect.types import Batch, Detector, Floats, PlantedCopies, Reporter, TrainContext
+from anodetect.types import (
+    Batch,
+    Detector,
+    Encoded,
+    Floats,
+    PlantedCopies,
+    Reporter,
+    TrainContext,
+)
 
 OBSERVED = 2000  # images, about, to learn what slices of volumes may be like
 LEARNED_FROM = 64  # images, about, for a representation that has something to learn
@@ -46,6 +54,7 @@ def fit_model(
 
     The preprocessing must have learned already. What `scratch` holds is not decoded again.
     """
+    model.representation.run_on(training.device)
     some = roles.fit[:: max(1, len(roles.fit) // LEARNED_FROM)]
     looked_at = roles.tune or roles.fit
     needed_again = [*some, *some_for_scale(looked_at)]
@@ -87,7 +96,7 @@ def _learn_representation(model: Model, records: Sequence[Record], scratch: Deco
 
 
 class TraitsObserver:
-    """Reads images with what the detector sees of them, and notes their traits meanwhile.
+    """Reads images as they are prepared for the detector, and notes their traits meanwhile.
 
     A model that learned from images judges by it later which slices of volumes it can score. One
     that learned from volumes does not need it.
@@ -96,8 +105,8 @@ class TraitsObserver:
     def __init__(self, model: Model, roles: Roles, scratch: DecodedFiles) -> None:
         self.model = model
         self.traits: list[Traits] = []
-        self._plain = Reader(model.preprocess, model.encode, scratch=scratch)
-        self._observing = Reader(model.preprocess, self._encode, scratch=scratch)
+        self._plain = Reader(model.preprocess, model.prepare, scratch=scratch)
+        self._observing = Reader(model.preprocess, self._prepare, scratch=scratch)
 
         observed: list[Record] = []
         if model.preprocess.config.refuse_unseen and not model.preprocess.of_volumes:
@@ -115,10 +124,10 @@ class TraitsObserver:
         if self.traits:
             self.model.preprocess.learn_trait_limits(self.traits)
 
-    def _encode(self, image: Floats, of: Whole, number: int) -> Encoded:
+    def _prepare(self, image: Floats, of: Whole, number: int) -> Encoded:
         scaled, inside = self.model.preprocess.apply(image, of, number)
         self.traits.append(traits_of(scaled, inside))
-        return self.model.encode_scaled(scaled, inside)
+        return self.model.prepare_scaled(scaled, inside)
 
 
 def _fit(

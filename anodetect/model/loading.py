@@ -18,28 +18,28 @@ from anodetect.errors import AnodetectError, ConfigError, ImageError
 from anodetect.imaging.preprocess import PreparedVolume, Preprocess, PreprocessConfig, Whole
 from anodetect.imaging.regions import Region
 from anodetect.model.decoded import Decoded, DecodedFiles
-from anodetect.types import Bools, Floats
+from anodetect.types import Encoded, Floats
 
-Encoded = tuple[Floats, Bools]  # an image as a detector sees it, and where it counts
 # Takes an image, the volume it is a slice of or the region it counts in (or None), and the number
 # of that slice.
-Encode = Callable[[Floats, Whole, int], Encoded]
+Prepare = Callable[[Floats, Whole, int], Encoded]
 
 
 @dataclass(frozen=True)
 class LoadedImage:
     """An image [C, H, W] in native units, or slice `record.slice` of the volume `cut_from`.
 
-    `encoded` is what the detector sees of it, if that was asked for. `pixels` is the hash of the
-    file's decoded content. `sample_type` is the type its samples are stored in, "" where values
-    have units of their own; `scaled` says how they were brought into the one that was learned from.
+    `prepared` is what the detector's view of it is made of, if that was asked for. `pixels` is the
+    hash of the file's decoded content. `sample_type` is the type its samples are stored in, ""
+    where values have units of their own; `scaled` says how they were brought into the one that was
+    learned from.
     `region` is where an image counts, None if everywhere.
     """
 
     record: Record
     sha256: str
     image: Floats
-    encoded: Encoded | None = None
+    prepared: Encoded | None = None
     cut_from: PreparedVolume | None = None
     pixels: str = ""
     sample_type: str = ""
@@ -88,16 +88,16 @@ Loaded = LoadedImage | LoadedVolume | Failed | OtherShards
 
 
 def load(
-    record: Record, preprocess: Preprocess | None = None, encode: Encode | None = None
+    record: Record, preprocess: Preprocess | None = None, prepare: Prepare | None = None
 ) -> Loaded:
     """Read one record; see `Reader`. Without `preprocess` the defaults are taken."""
-    return Reader(preprocess or Preprocess(PreprocessConfig()), encode).read(record)
+    return Reader(preprocess or Preprocess(PreprocessConfig()), prepare).read(record)
 
 
 class Reader:
     """Reads records; safe to use on several threads.
 
-    With `encode` an image comes with what the detector sees of it. `is_mine` says of a hash whether
+    With `prepare` an image comes with what it returns of it. `is_mine` says of a hash whether
     it belongs to this shard; other files are not decoded. What `scratch` holds is not decoded
     again, and what is decoded is put there. With `accept_different` images of an unsuitable bit
     depth are taken as they are. The volume that was read last stays in memory, because its slices
@@ -107,13 +107,13 @@ class Reader:
     def __init__(
         self,
         preprocess: Preprocess,
-        encode: Encode | None = None,
+        prepare: Prepare | None = None,
         is_mine: Callable[[str], bool] | None = None,
         scratch: DecodedFiles | None = None,
         *,
         accept_different: bool = False,
     ) -> None:
-        self.preprocess, self.encode = preprocess, encode
+        self.preprocess, self.prepare = preprocess, prepare
         self.is_mine = is_mine or (lambda sha256: True)
         self.scratch, self.accept_different = scratch, accept_different
         self._last_volume: Loaded | None = None
@@ -173,7 +173,7 @@ class Reader:
             record,
             decoded.sha256,
             image,
-            self.encode(image, region, 0) if self.encode else None,
+            self.prepare(image, region, 0) if self.prepare else None,
             pixels=decoded.pixels,
             sample_type=decoded.sample_type,
             scaled=scaled,
@@ -191,7 +191,7 @@ class Reader:
             volume = self._last_volume
 
         if isinstance(volume, LoadedVolume):
-            return slice_image(volume, record, self.encode)
+            return slice_image(volume, record, self.prepare)
         return replace(volume, record=record)
 
 
@@ -208,12 +208,12 @@ def slice_records(loaded: LoadedImage | LoadedVolume, dims: int = 2) -> list[Rec
     return [replace(loaded.record, slice=int(number)) for number in loaded.volume.numbers]
 
 
-def slice_image(loaded: LoadedVolume, record: Record, encode: Encode | None) -> LoadedImage:
+def slice_image(loaded: LoadedVolume, record: Record, prepare: Prepare | None) -> LoadedImage:
     """Return the slice of a volume that `record` names as an image."""
     number = record.slice or 0
     image = np.ascontiguousarray(loaded.volume.slices[:, number])
-    encoded = encode(image, loaded.volume, number) if encode else None
-    return LoadedImage(record, loaded.sha256, image, encoded, loaded.volume, loaded.pixels)
+    prepared = prepare(image, loaded.volume, number) if prepare else None
+    return LoadedImage(record, loaded.sha256, image, prepared, loaded.volume, loaded.pixels)
 
 
 def reason_of(error: Exception) -> str:

@@ -7,8 +7,9 @@ volume is one array that the detector sees in patches.
 """
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,16 +20,21 @@ from anodetect.imaging import tiling
 from anodetect.imaging.heatmaps import pool
 from anodetect.imaging.preprocess import PreparedVolume, Preprocess, PreprocessConfig, Whole
 from anodetect.imaging.regions import Region
-from anodetect.imaging.representations import Panels, Representation, create_representation
+from anodetect.imaging.representations import (
+    Panels,
+    Representation,
+    create_representation,
+    encode_each,
+)
 from anodetect.imaging.resize import resize, resize_depth
 from anodetect.imaging.tiling import TilingConfig
-from anodetect.model.loading import Encoded, LoadedImage
+from anodetect.model.loading import LoadedImage
 from anodetect.model.read_ahead import BATCH
 from anodetect.model.seen import Seen
 from anodetect.model.settings import create_detector
 from anodetect.record import runs
 from anodetect.stats.calibration import Doubles
-from anodetect.types import Batch, Bools, Detector, Floats, Scores, Seeds, image_seeds
+from anodetect.types import Batch, Bools, Detector, Encoded, Floats, Scores, Seeds, image_seeds
 
 
 @dataclass
@@ -65,6 +71,7 @@ class Model:
         try:
             model = cls.create(header.detector, header.representation, header.config)
             model.preprocess.load_state(header.preprocess)
+            model.representation.run_on(device)
             model.representation.load_state(header.representation_state)
             model.detector.load_state(run.state, device=device)
             if header.seen:
@@ -82,9 +89,9 @@ class Model:
 
     # -- images --------------------------------------------------------------------------------
 
-    def encode(self, image: Floats, of: Whole = None, number: int = 0) -> Encoded:
-        """Return what the detector sees of an image [C, H, W], or of slice `number` `of` a volume.
-        An image may count only in the region that it is `of`.
+    def prepare(self, image: Floats, of: Whole = None, number: int = 0) -> Encoded:
+        """Return an image [C, H, W], or slice `number` `of` a volume, as `represent` takes it. An
+        image may count only in the region that it is `of`. Safe on several threads.
 
         With tiling that is the whole scaled image, from which tiles are cut. ImageError if the
         model works on volumes in three dimensions.
@@ -93,16 +100,20 @@ class Model:
             raise ImageError(
                 "an image, but the model was trained on volumes in three dimensions (--dims 3)"
             )
-        encoded = self.encode_scaled(*self.preprocess.apply(image, of, number))
-        if isinstance(of, Region) and not encoded[1].any():
+        prepared = self.prepare_scaled(*self.preprocess.apply(image, of, number))
+        if isinstance(of, Region) and not prepared[1].any():
             raise ImageError("its region of interest is smaller than a pixel of the model's grid")
-        return encoded
+        return prepared
 
-    def encode_scaled(self, scaled: Floats, foreground: Bools) -> Encoded:
-        """Return what the detector sees of an image that is preprocessed already."""
+    def prepare_scaled(self, scaled: Floats, foreground: Bools) -> Encoded:
+        """Return an image that is preprocessed already as `represent` takes it."""
         if self.tiling.tile:
             return scaled, foreground
-        return self.representation.encode(*self.framed(scaled, foreground))
+        return self.representation.prepare(*self.framed(scaled, foreground))
+
+    def represent(self, prepared: Iterable[Encoded]) -> Iterator[Encoded]:
+        """Yield what the detector sees of prepared images, or of tiles or patches of them."""
+        return self.representation.represent(prepared)
 
     def framed(self, scaled: Floats, foreground: Bools) -> Encoded:
         """Return a scaled image padded to a square if that is asked for, else as it is. The padding
@@ -112,35 +123,36 @@ class Model:
         rows, columns = _padding(foreground.shape)
         return np.pad(scaled, ((0, 0), rows, columns), "edge"), np.pad(foreground, (rows, columns))
 
-    def encoded(self, loaded: LoadedImage) -> Encoded:
-        """Return what the detector sees of an image, which may have been found before."""
-        if loaded.encoded is not None:
-            return loaded.encoded
-        return self.encode(loaded.image, loaded.of, loaded.record.slice or 0)
+    def prepared(self, loaded: LoadedImage) -> Encoded:
+        """Return an image as `represent` takes it, which it may be already."""
+        if loaded.prepared is not None:
+            return loaded.prepared
+        return self.prepare(loaded.image, loaded.of, loaded.record.slice or 0)
 
     def score(
         self,
         images: Sequence[Floats],
-        encoded: Sequence[Encoded],
+        prepared: Sequence[Encoded],
         numbers: Iterable[int | None] = itertools.repeat(None),
     ) -> Scores:
-        """Score images in native units, given what the detector sees of each; with tiling only one.
+        """Score images in native units, given each as it was prepared; with tiling only one.
 
         `numbers` are those of slices, None for images; random draws depend on them.
         """
         seeds = image_seeds(images, numbers)
         if self.tiling.tile:
-            ((image, inside),) = encoded
+            ((image, inside),) = prepared
             return tiling.score(
                 image,
                 inside,
                 self.tiling,
                 seed=int(seeds[0]),
-                encode=self.representation.encode,
+                encode=partial(encode_each, self.representation),
                 detect=self._detect,
                 decode=self.representation.decode,
             )
 
+        encoded = list(self.represent(prepared))
         batch = Batch(
             np.stack([image for image, _ in encoded]), np.stack([inside for _, inside in encoded])
         )
@@ -161,22 +173,22 @@ class Model:
 
     def panels(self, loaded: LoadedImage, heatmap: Floats, reconstruction: Floats | None) -> Panels:
         """Return what a person is shown of a scored image."""
-        image, _ = self.encoded(loaded)
+        image, _ = self.prepared(loaded)
         if self.tiling.tile:
             return Panels(image, heatmap, reconstruction)
         return self.representation.panels(loaded.image, image, heatmap, reconstruction)
 
-    def crops(self, encoded: Encoded, count: int, rng: np.random.Generator) -> list[Encoded]:
-        """Return the parts of an encoded image or volume to learn from: itself, or with tiling up
-        to `count` tiles or patches at random places, which `encode_crop` encodes."""
+    def crops(self, prepared: Encoded, count: int, rng: np.random.Generator) -> list[Encoded]:
+        """Return the parts of a prepared image or volume to learn from: itself, or with tiling up
+        to `count` tiles or patches at random places, which `prepare_crop` prepares."""
         if not any(self.tiling.sides):
-            return [encoded]
-        return tiling.random_crops(*encoded, self.tiling, count, rng)
+            return [prepared]
+        return tiling.random_crops(*prepared, self.tiling, count, rng)
 
-    def encode_crop(self, image: Floats, foreground: Bools) -> Encoded:
-        """Return one of `crops` as the detector sees it."""
+    def prepare_crop(self, image: Floats, foreground: Bools) -> Encoded:
+        """Return one of `crops` as `represent` takes it."""
         if self.tiling.tile and self.tiling.dims == 2:
-            return self.representation.encode(image, foreground)
+            return self.representation.prepare(image, foreground)
         return image, foreground
 
     def _detect(self, batch: Batch, seeds: Seeds) -> Scores:

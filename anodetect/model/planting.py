@@ -32,9 +32,9 @@ from anodetect.imaging.preprocess import CLIP, Preprocess
 from anodetect.imaging.resize import resize
 from anodetect.model.decoded import DecodedFiles
 from anodetect.model.encoding import Rows, crop_count, crop_places
-from anodetect.model.loading import Encoded, LoadedImage, Reader
+from anodetect.model.loading import LoadedImage, Reader
 from anodetect.model.model import Model
-from anodetect.types import Bools, PlantedCopies
+from anodetect.types import Bools, Encoded, PlantedCopies
 
 PLANTINGS = 3  # copies of each image
 MAX_PLANTED = 128  # images
@@ -103,11 +103,13 @@ class Planting:
         """Return the row of a tune image in its batch, and its planted copies."""
         loaded = self._read(number)
         if any(self.model.tiling.sides):
-            return self._planted_tiles(loaded, number)
-        return int(self.starts[number]), self._planted_copies(loaded, number)
+            row, prepared = self._planted_tiles(loaded, number)
+        else:
+            row, prepared = int(self.starts[number]), self._planted_copies(loaded, number)
+        return row, list(self.model.represent(prepared))
 
     def _planted_copies(self, loaded: LoadedImage, number: int) -> list[Encoded]:
-        """Return copies of an image, encoded with the foreground of the clean one."""
+        """Return copies of an image, prepared with the foreground of the clean one."""
         model, preprocess = self.model, self.model.preprocess
         which = loaded.record.slice or 0
         _, inside = preprocess.apply(loaded.image, loaded.of, which)
@@ -121,14 +123,14 @@ class Planting:
             limits = limits_in(preprocess, loaded)
             made = plant(*source, defect, seed=seed, other=other, limits=limits)
             scaled, _ = preprocess.apply(made.image, loaded.of, which)
-            copies.append(model.encode_scaled(scaled, inside))
+            copies.append(model.prepare_scaled(scaled, inside))
         return copies
 
     def _planted_tiles(self, loaded: LoadedImage, number: int) -> tuple[int, list[Encoded]]:
-        """Return the row of one of an image's tiles in the batch, and its planted copies."""
+        """Return the row of one of an image's tiles in the batch, and its prepared copies."""
         model = self.model
         count = crop_count(math.prod(model.tiling.sides), len(self.records))
-        tiles = model.crops(model.encoded(loaded), count, crop_places(self.seed, number))
+        tiles = model.crops(model.prepared(loaded), count, crop_places(self.seed, number))
         chosen = number % len(tiles)
         image, foreground = tiles[chosen]
         other = tiles[chosen - 1]
@@ -138,7 +140,7 @@ class Planting:
             seed = seed_of(self.seed, number, copy)
             defect = draw_defect(seed)
             made = plant(image, foreground, defect, seed=seed, other=other, limits=SCALED)
-            copies.append(model.encode_crop(made.image, foreground))
+            copies.append(model.prepare_crop(made.image, foreground))
         return int(self.starts[number]) + chosen, copies
 
     def _read(self, number: int) -> LoadedImage:

@@ -117,7 +117,7 @@ def score_records(
     """
     done, total = 0, len(records) if isinstance(records, Sized) else 0
     reader = Reader(
-        model.preprocess, model.encode, mine, scratch, accept_different=accept_different
+        model.preprocess, model.prepare, mine, scratch, accept_different=accept_different
     )
 
     def read(record: Record) -> Loaded:
@@ -169,9 +169,9 @@ def _detect_each(model: Model, images: Sequence[LoadedImage]) -> list[_Found | F
 
 
 def _detect(model: Model, images: Sequence[LoadedImage]) -> list[_Found]:
-    encoded = [model.encoded(image) for image in images]
+    prepared = [model.prepared(image) for image in images]
     numbers = [image.record.slice for image in images]
-    scores = model.score([image.counted for image in images], encoded, numbers)
+    scores = model.score([image.counted for image in images], prepared, numbers)
 
     found = []
     for row, score in enumerate(scores.image.tolist()):
@@ -224,7 +224,7 @@ def _score_slices(model: Model, loaded: LoadedVolume) -> tuple[NDArray[np.float6
     scores: list[float] = []
 
     slices = read_ahead(
-        lambda record: slice_image(loaded, record, model.encode),
+        lambda record: slice_image(loaded, record, model.prepare),
         slice_records(loaded),
         2 * model.batch_size,
     )

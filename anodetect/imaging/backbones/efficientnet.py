@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from anodetect.errors import ConfigError
 from anodetect.imaging.backbones.table import (
@@ -24,13 +25,19 @@ PADDED_FOR = 256
 
 class Trunk(nn.Module):
     """Maps images [N, 3, H, W] from -1 to 1 to the outputs of some blocks, the finest grid
-    first."""
+    first.
+
+    It takes the network's own modules and changes them: what batch norms do is folded into the
+    convolutions before them.
+    """
 
     def __init__(self, net: Any, layers: Sequence[int]) -> None:
         super().__init__()
         self.layers = tuple(layers)
-        self.stem = nn.Sequential(net._conv_stem, net._bn0, nn.ReLU6())
+        self.stem = nn.Sequential(folded(net._conv_stem, net._bn0), nn.ReLU6(inplace=True))
         self.blocks = net._blocks[: max(layers) + 1]
+        for block in self.blocks:
+            fold_block(block)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         x, kept = self.stem(x), []
@@ -55,7 +62,30 @@ def pretrained(backbone: WheelBackbone, layers: Sequence[int]) -> Trunk:
     networks = importlib.import_module(NETWORK_PACKAGE)
     net = networks.EfficientNet.from_name(name, image_size=PADDED_FOR)
     net.load_state_dict(weights)
-    return Trunk(net, layers).eval().requires_grad_(False)
+    return Trunk(net.eval(), layers).requires_grad_(False).eval()
+
+
+def fold_block(block: Any) -> None:
+    """Fold the batch norms of a block into its convolutions."""
+    pairs = [("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2")]
+    for conv, norm in pairs:
+        if hasattr(block, conv):
+            setattr(block, conv, folded(getattr(block, conv), getattr(block, norm)))
+            setattr(block, norm, nn.Identity())
+    block._swish = nn.ReLU6(inplace=True)
+
+
+def folded(conv: Any, norm: Any) -> Any:
+    """Return a convolution that does what it and the batch norm after it did.
+
+    Padding that is the same on all sides becomes the convolution's own, which is quicker.
+    """
+    fused: Any = fuse_conv_bn_eval(conv, norm)
+    if isinstance(fused.static_padding, nn.ZeroPad2d):
+        left, right, top, bottom = fused.static_padding.padding
+        if left == right == top == bottom:
+            fused.padding, fused.static_padding = (left, left), nn.Identity()
+    return fused
 
 
 def read_weights(path: Path, expected_sha256: str) -> dict[str, Tensor]:

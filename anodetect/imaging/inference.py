@@ -1,0 +1,44 @@
+"""Where and how networks run: device and precision."""
+
+import os
+
+import torch
+
+from anodetect.errors import ConfigError
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device of this name, for "auto" the first of CUDA, MPS and CPU that is present.
+
+    Under `torchrun` "cuda" is the process's own device. Raise ConfigError if a device is not
+    available.
+    """
+    if name == "auto":
+        name = _first_available()
+    if name == "cuda" and "LOCAL_RANK" in os.environ:
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
+
+    try:
+        values = torch.zeros(1, device=torch.device(name))
+        values.cpu()  # the device "meta" has none
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"--device {name}: not available here ({reason})") from None
+    return values.device
+
+
+def _first_available() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    if torch.backends.mps.is_available():
+        return "mps"
+    return "cpu"
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """Return a context of bfloat16 where the hardware multiplies it natively, else of float32."""
+    if device.type == "cpu":
+        native = torch.cpu._is_avx512_bf16_supported()
+    else:
+        native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.autocast(device.type, torch.bfloat16, enabled=native)
