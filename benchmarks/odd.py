@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from anodetect.imaging.features import Features, FeaturesConfig
 from anodetect.imaging.odd import odd_scores, places_of_features
+from anodetect.imaging.representations import encode_each
 from anodetect.stats.metrics import auroc
 from anodetect.types import Batch, Floats
 from benchmarks import common
@@ -54,9 +55,9 @@ def places(images: Iterable[NDArray[np.uint8]]) -> Floats:
     features = Features(FeaturesConfig(scaled=False))
     features.learn([])
     found = []
-    for image in images:
-        scaled = image.astype(np.float32)[None] / 127.5 - 1
-        encoded, inside = features.encode(scaled, np.ones(image.shape, bool))
+    scaled = ((image.astype(np.float32)[None] / 127.5 - 1) for image in images)
+    pairs = ((image, np.ones(image.shape[1:], bool)) for image in scaled)
+    for encoded, inside in encode_each(features, pairs):
         found.append(places_of_features(Batch(encoded[None], inside[None]))[0][0])
     return np.stack(found)
 
