@@ -1,13 +1,15 @@
 import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from anodetect.commands import benchmark, strips
 from anodetect.commands.comparison import Estimate, Summary, differences
+from anodetect.commands.results import metrics_of
 from anodetect.errors import AnodetectError, Interrupted
-from anodetect.record import runs
+from anodetect.record import directories, runs
 from anodetect.types import Silent
 
 COLUMNS = {
@@ -61,6 +63,13 @@ def test_benchmark_makes_one_table_and_repeats_nothing(synthetic_folder, tmp_pat
     assert pixel_ap.low <= pixel_ap.value <= pixel_ap.high
     found = first.summary[0].summary.metrics["tpr_at_5_fpr"]
     assert found.low <= found.value <= found.high
+
+
+def test_scores_of_an_older_release_have_no_rate_at_five_percent():
+    old = directories.read(Path(__file__).parent / "data/scores-format-2").audit.evaluation
+    found = metrics_of(old)
+    assert found["tpr_at_5_fpr"] is None
+    assert found["image_auroc"] == old.image["auroc"].value
 
 
 def test_paired_differences_are_narrower_than_unpaired_ones():
