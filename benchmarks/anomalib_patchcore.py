@@ -58,7 +58,7 @@ def export(data: str, out: Path, places: int | None) -> None:
 
     read = Reader(model.preprocess, model.encode).read
     encode_all(model, read, dataset.labelled(), out / "test", 0, [])
-    batch = encode_all(model, read, fit, out / "fit", 0, [])
+    batch, _ = encode_all(model, read, fit, out / "fit", 0, [])
     if places is not None:
         some = some_places(batch, places)
         np.save(out / "fit-images.npy", some.images)
