@@ -104,6 +104,7 @@ def train(
     resume: options.ResumeTraining = False,
     kind_normal: options.KindNormal = None,
     roi: options.Roi = None,
+    allow_few: options.AllowFew = False,
     each: options.Each = False,
     dry_run: options.DryTraining = False,
     as_json: options.Json = False,
@@ -114,7 +115,7 @@ def train(
         return
     from anodetect.commands import train as command
     from anodetect.config import read_values
-    from anodetect.detectors import RECOMMENDED
+    from anodetect.detectors import FOR_FEW, RECOMMENDED
 
     sections: dict[str, dict[str, Any]] = {
         "tiling": {"tile": tile, "overlap": overlap, "dims": dims},
@@ -130,10 +131,11 @@ def train(
         "resume": resume,
         "kind_normal": kind_normal or (),
         "roi": roi,
+        "allow_few": allow_few,
     }
     with terminal.reporting() as reporter:
         if detector is None:
-            detector = RECOMMENDED
+            detector = FOR_FEW if allow_few else RECOMMENDED
             reporter.say(f"no --detector given: {detector}, as docs/detectors.md recommends")
         if each:
             results = command.train_each(data, detector, out, reporter=reporter, **settings)

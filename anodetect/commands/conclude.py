@@ -112,7 +112,7 @@ def _result(out: Path, audit: Audit, rows: pa.Table, head: str) -> MergeResult:
         failed=audit.counts.get(FAILED, 0) + unwritten,
         skipped=audit.counts.get(SKIPPED, 0),
         passed_over=audit.passed_over,
-        flagged=pc.sum(rows["flagged"]).as_py() or 0,
+        flagged=(pc.sum(rows["flagged"]).as_py() or 0) if audit.calibration.groups else None,
         copies=audit.copies,
         reasons=audit.reasons,
         drift=audit.drift,

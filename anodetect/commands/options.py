@@ -101,6 +101,14 @@ Dims = Annotated[
     typer.Option(help="Volumes: 2 slice by slice (the default), 3 as patches of voxels."),
 ]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1)]
+AllowFew = Annotated[
+    bool,
+    typer.Option(
+        "--allow-few",
+        help="Fewer than 20 normal images will do, for a detector that needs no training: without "
+        "p-values, flags and thresholds.",
+    ),
+]
 ResumeTraining = Annotated[
     bool, typer.Option("--resume", help="Continue an interrupted training of the same --out.")
 ]

@@ -44,16 +44,16 @@ class MergeResult:
     """A finished score directory `out`: numbers of files, of those passed over and of those that
     failed by their reasons, and what the record says of the whole.
 
-    `copies` counts files with the pixels of another one. `drift` compares the batch with the
-    calibration images. `evaluation` is None where no label is known. `head` is the end of the
-    record's chain, to be kept elsewhere.
+    `flagged` is None without calibration images. `copies` counts files with the pixels of another
+    one. `drift` compares the batch with the calibration images. `evaluation` is None where no label
+    is known. `head` is the end of the record's chain, to be kept elsewhere.
     """
 
     scored: int
     failed: int
     skipped: int
     passed_over: Mapping[str, int]
-    flagged: int
+    flagged: int | None
     copies: int
     reasons: Mapping[str, int]
     drift: DriftChecks

@@ -23,9 +23,9 @@ WIDTH = 100  # characters of a line of a table
 def scores_text(result: "MergeResult", speed: float | None = None) -> str:
     """Return what `score` and `merge` return, as lines of text; `speed` is in images a second."""
     pace = "" if speed is None else f" ({speed:.1f} images/s)"
+    flagged = "nothing decided" if result.flagged is None else f"{result.flagged} flagged"
     lines = [
-        f"{result.scored} scored, {result.flagged} flagged, {result.failed} failed, "
-        f"{result.skipped} skipped{pace}"
+        f"{result.scored} scored, {flagged}, {result.failed} failed, {result.skipped} skipped{pace}"
     ]
 
     lines += [f"  {count} × {reason}" for reason, count in result.reasons.items()]
@@ -52,16 +52,17 @@ def evaluation_text(result: "Breakdown") -> str:
         lines.append(f"image {name:<18}{interval.value:.3f}{_bounds(interval, '  ')}{note}")
     for name, interval in (whole.pixel or {}).items():
         lines.append(f"pixel {name:<18}{interval.value:.3f}")
-    if whole.pixel is not None:
+    if whole.pixel is not None and whole.operating_point is not None:
         lines.append(f"pixel {'dice_at_threshold':<18}{whole.dice_at_threshold:.3f}")
     if whole.masks is not None:
         lines.append(whole.masks.statement())
 
     point = whole.operating_point
-    lines.append(
-        f"at far {point.far:g}: threshold {point.threshold:.4g}, "
-        f"finds {point.tpr:.1%}, false alarms {point.fpr:.1%}"
-    )
+    if point is not None:
+        lines.append(
+            f"at far {point.far:g}: threshold {point.threshold:.4g}, "
+            f"finds {point.tpr:.1%}, false alarms {point.fpr:.1%}"
+        )
     for column, parts in result.by.items():
         lines.append(f"by {column}:")
         lines += [_part_text(value, part) for value, part in parts.items()]

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from anodetect.commands import few
 from anodetect.commands.calibrate import Calibrated, calibrate_model
 from anodetect.commands.inspect import summary
 from anodetect.commands.manifest import manifest_rows
@@ -44,7 +45,8 @@ LONG = 2.0  # times as long as wide, from which on squeezing is worth a warning
 class Request:
     """The arguments of `train`; `budget` is in minutes.
 
-    `helping` says that this process trains along with another one, which writes the run.
+    `allow_few` says that fewer normals will do than a promise needs, `helping` that this process
+    trains along with another one, which writes the run.
     """
 
     detector: str
@@ -58,6 +60,7 @@ class Request:
     resume: bool
     kind_normal: Collection[str]
     roi: RegionOfInterest | None
+    allow_few: bool
     helping: bool
 
 
@@ -88,6 +91,7 @@ def train(
     resume: bool = False,
     kind_normal: Collection[str] = (),
     roi: Path | None = None,
+    allow_few: bool = False,
     reporter: Reporter | None = None,
 ) -> TrainResult | None:
     """Train on the normals of `data` and write the run `out`; return its facts and the files that
@@ -96,14 +100,17 @@ def train(
     With `representation` "auto", a detector that works on both gets pixels where images show a
     shape before a flat background, and features where they fill their frame. `budget` is in minutes
     and covers the detector's whole `fit`. `kind_normal` names the folders or kinds of `data` that
-    hold normals. `roi` is a mask of where all images count. Under `torchrun` the processes train
-    together; the first writes the run, the others return None.
+    hold normals. `roi` is a mask of where all images count. With `allow_few` a detector that needs
+    no training learns from two images and more, without calibration below 20 of them. Under
+    `torchrun` the processes train together; the first writes the run, the others return None.
     """
     helping = os.environ.get("RANK", "0") != "0"
     reporter = Silent() if helping or reporter is None else reporter
     if current_name(detector) != detector:
         reporter.say(f"{detector} is now called {current_name(detector)}")
         detector = current_name(detector)
+    if allow_few:
+        representation = few.representation_of_few(detector, representation)
     request = Request(
         detector=detector,
         out=out,
@@ -116,6 +123,7 @@ def train(
         resume=resume,
         kind_normal=kind_normal,
         roi=None if roi is None else read_roi(roi),
+        allow_few=allow_few,
         helping=helping,
     )
     config = resolve(detector, representation, request.values)
@@ -157,12 +165,17 @@ def _train(
 
         seconds = None if request.budget is None else 60 * request.budget
         training = Training(workdir, request.seed, seconds, request.device, request.resume)
+        scale = None
+        if roles.dropped == split.FEW:
+            scale = few.scale_of_few(model, roles, training, scratch)
         fit_model(model, roles, training, scratch, reporter)
         if request.helping:
             return []
 
-        reference = some_for_scale(roles.tune or roles.fit)
-        scale = colour_scale(score_records(model, reference, reporter, "scale", scratch=scratch))
+        if scale is None:
+            reference = some_for_scale(roles.tune or roles.fit)
+            scored = score_records(model, reference, reporter, "scale", scratch=scratch)
+            scale = colour_scale(scored)
         calibrated = calibrate_model(model, roles.calibrate, reporter, scratch)
 
     left_out = plan.normals.left_out + calibrated.left_out
@@ -203,7 +216,7 @@ def _plan(
     preprocess.roi = request.roi
     samples, dims = Samples(), config["tiling"]["dims"]
     normals = usable_normals(dataset, preprocess, dims, reporter, scratch, samples)
-    roles = _assign(normals.records, dims, reporter)
+    roles = _assign(normals.records, dims, reporter, allow_few=request.allow_few)
     _learn_sample_types(preprocess, samples.named([*roles.fit, *roles.tune]), reporter)
     preprocess.learn(samples.of(roles.fit))
 
@@ -229,14 +242,16 @@ def _learn_sample_types(
             )
 
 
-def _assign(records: Sequence[Record], dims: int, reporter: Reporter) -> split.Roles:
+def _assign(
+    records: Sequence[Record], dims: int, reporter: Reporter, *, allow_few: bool
+) -> split.Roles:
     """Return the normals by use; DataError if there are too few."""
     if dims == 3 and len(records) < split.MINIMUM:
         raise DataError(
             f"{len(records)} normal volumes are too few for --dims 3: at least {split.MINIMUM} are "
             "needed, since each counts as one; slice by slice (--dims 2) every slice counts"
         )
-    roles = split.assign(records)
+    roles = split.assign(records, few=allow_few)
     if roles.dropped:
         reporter.warn(roles.dropped)
     return roles

@@ -11,8 +11,13 @@ import numpy as np
 from anodetect.data.records import Record
 from anodetect.errors import DataError
 
-MINIMUM = 20
+MINIMUM = 20  # images, below which nothing can be promised
+FEWEST = 2  # with `few`
 TUNE_SHARE, CALIBRATE_SHARE = 0.1, 0.2
+FEW = (
+    f"fewer than {MINIMUM} normal images, too few normals for a promise: all are used to fit, and "
+    "scores carry no p-values, flags or thresholds (give them later with `anodetect calibrate`)"
+)
 ONE_GROUP = (
     "all images belong to one group: the calibrate and tune parts are dropped, "
     "so scores carry no p-values (give them later with `anodetect calibrate`) "
@@ -40,14 +45,20 @@ def position(name: str, salt: str = "anodetect") -> float:
     return int.from_bytes(sha256(f"{salt}\0{name}".encode()).digest()[:8], "big") / 2**64
 
 
-def assign(records: Sequence[Record]) -> Roles:
-    """Split normals about 70/10/20 by images, whole groups in the order of their hash. DataError if
-    there are fewer than MINIMUM, or a few groups hold most of them."""
-    if len(records) < MINIMUM:
+def assign(records: Sequence[Record], *, few: bool = False) -> Roles:
+    """Split normals about 70/10/20 by images, whole groups in the order of their hash.
+
+    With `few` all are there to fit if there are fewer than MINIMUM. DataError if there are fewer
+    without `few`, fewer than FEWEST, or if a few groups hold most of them.
+    """
+    if len(records) < (FEWEST if few else MINIMUM):
+        hint = "" if few else "; --allow-few takes a detector that needs no training"
         raise DataError(
-            f"{len(records)} normal images are too few; at least {MINIMUM} are needed, "
-            "some hundreds are good"
+            f"{len(records)} normal images are too few; at least {FEWEST if few else MINIMUM} are "
+            f"needed, some hundreds are good{hint}"
         )
+    if len(records) < MINIMUM:
+        return Roles(list(records), [], [], dropped=FEW)
 
     groups: dict[str, list[Record]] = {}
     for record in records:

@@ -16,8 +16,9 @@ class Entry:
     `cost` is what training and scoring take on two CPU cores at the defaults. Of several
     `representations` the first is for shapes before a flat background, the last for images that
     fill their frame, unless one is asked for; with `first_only` the first is for both. A report of
-    several detectors shows one in detail that is not a `baseline`. A detector that `has_members` is
-    made of others, which its settings name; its class is handed a function that makes them.
+    several detectors shows one in detail that is not a `baseline`. One that is `for_few` learns
+    something from two images, too. A detector that `has_members` is made of others, which its
+    settings name; its class is handed a function that makes them.
     """
 
     target: str
@@ -28,6 +29,7 @@ class Entry:
     first_only: bool = False
     volume_target: str = ""
     baseline: bool = False
+    for_few: bool = False
     has_members: bool = False
 
 
@@ -81,6 +83,7 @@ DETECTORS = {
         representations=("pixels", "features"),
         first_only=True,
         baseline=True,
+        for_few=True,
     ),
     "patchcore": Entry(
         target="anodetect.detectors.patchcore:PatchCore",
@@ -89,6 +92,7 @@ DETECTORS = {
         cost="a minute to train, tens of milliseconds an image",
         representations=("features",),
         baseline=True,
+        for_few=True,
     ),
     "padim": Entry(
         target="anodetect.detectors.padim:PaDiM",
@@ -119,6 +123,7 @@ class Renamed:
 
 
 RENAMED = {"knn": Renamed("patchcore", {"reweight": 0})}
+FOR_FEW = "patchcore"  # taken for few images, where no detector is named
 RECOMMENDED = "anoddpm"  # what docs/detectors.md recommends, taken where no detector is named
 
 

@@ -92,6 +92,7 @@ def html(folder: Path, reviewed: Sequence[Review]) -> str:
         differences=differences(main.table),
         n_rows=len(main.table),
         n_flagged=pc.sum(main.table["flagged"]).as_py() or 0,
+        decided=bool(main.audit.calibration.groups),
         # reviews
         review=summary(flags, in_force(own)) if own else None,
         verdicts=_verdicts(main, own),

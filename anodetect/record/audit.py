@@ -49,6 +49,7 @@ def _evaluation(content: Mapping[str, Any] | None) -> Evaluation | None:
     try:
         image = {name: _restored(Interval, each) for name, each in content["image"].items()}
         pixel, dice = _pixel(content["pixel"], content["pixel_intervals"])
+        point = content["operating_point"]
         return Evaluation(
             image=image,
             pixel=pixel,
@@ -56,7 +57,7 @@ def _evaluation(content: Mapping[str, Any] | None) -> Evaluation | None:
             n_normal=content["n_normal"],
             n_anomalous=content["n_anomalous"],
             n_groups=content["n_groups"],
-            operating_point=_restored(OperatingPoint, content["operating_point"]),
+            operating_point=None if point is None else _restored(OperatingPoint, point),
             statement=content["statement"],
             masks=mask_use.from_json(content.get("masks")),
         )

@@ -2,7 +2,7 @@
 about them. No torch."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +22,7 @@ def decide(
     rows: pa.Table, calibration: Calibration, rule: Rule
 ) -> tuple[pa.Table, pa.Table, float]:
     """Return a table of ScoreRow with the decisions filled in, a table of GroupRow, and the
-    threshold of images."""
+    threshold of images. Without calibration images nothing is decided: the columns are null."""
     scored = is_ok(rows)
     names = rows["group"].filter(pa.array(scored))
     coded = pc.dictionary_encode(pa.chunked_array(names, pa.string()).combine_chunks())
@@ -41,23 +41,28 @@ def decide(
         "flagged": found.flags,
         "threshold": found.thresholds,
     }
-    of_groups = found.groups
+    of_groups, decided = found.groups, bool(calibration.groups)
+    undecided = np.full(len(coded.dictionary), not decided)
     groups = pa.table(
         [
             coded.dictionary,
             of_groups.images,
             of_groups.scores,
-            of_groups.p_values,
-            of_groups.q_values,
-            of_groups.flags,
+            pa.array(of_groups.p_values, mask=undecided),
+            pa.array(of_groups.q_values, mask=undecided),
+            pa.array(of_groups.flags, mask=undecided),
         ],
         schema=schema_of(GroupRow),
     )
-    return _filled(rows, scored, columns), groups, found.threshold
+    rows = _filled(rows, scored, columns) if decided else _emptied(rows, columns)
+    return rows, groups, found.threshold
 
 
 def decide_slices(slices: pa.Table, calibration: Calibration, rule: Rule) -> pa.Table:
-    """Return a table of SliceRow with p_value and flagged filled in where there is a score."""
+    """Return a table of SliceRow with p_value and flagged filled in where there is a score; null
+    everywhere without calibration images."""
+    if not calibration.groups:
+        return _emptied(slices, ("p_value", "flagged"))
     scored = np.asarray(pc.is_valid(slices["score"]), bool)
     p, flags = decision.decide_slices(numbers(slices["score"])[scored], calibration, rule)
     return _filled(slices, scored, {"p_value": p, "flagged": flags})
@@ -72,6 +77,15 @@ def _filled(table: pa.Table, where: Bools, columns: Mapping[str, Doubles | Bools
         place = table.schema.get_field_index(name)
         column = pa.array(every, mask=~where)
         table = table.set_column(place, table.schema.field(place), column)
+    return table
+
+
+def _emptied(table: pa.Table, names: Iterable[str]) -> pa.Table:
+    """Return the table with null in all rows of the columns `names`."""
+    for name in names:
+        place = table.schema.get_field_index(name)
+        column = table.schema.field(place)
+        table = table.set_column(place, column, pa.nulls(len(table), column.type))
     return table
 
 

@@ -31,7 +31,8 @@ class ScoreRow(Row):
     """One file, image or volume: a row of scores.parquet and scores.csv.
 
     `path` is POSIX text relative to the input root. `sha256` is that of the bytes that were
-    decoded. `score` is larger for more anomalous images; `p_value` and `q_value` lie in (0, 1].
+    decoded. `score` is larger for more anomalous images; `p_value` and `q_value` lie in (0, 1];
+    they, `flagged` and `threshold` are None without calibration images.
     `heatmap` is the file of the float map, "" where none was written. Sizes are in pixels or
     voxels of the source; `depth` is that of a volume, None for an image. `status` is OK, FAILED or
     SKIPPED, and `error` says why. `label` is 0 for normal, 1 for anomalous. `differs` says how the
@@ -89,14 +90,14 @@ class SliceRow(Row):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupRow(Row):
     """One patient or lot: a row of groups.parquet and groups.csv. `score` is the highest of its
-    images."""
+    images. Nothing is decided without calibration images."""
 
     group: str
     images: int
     score: float
     p_value: float | None
     q_value: float | None
-    flagged: bool
+    flagged: bool | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

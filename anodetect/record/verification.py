@@ -78,6 +78,8 @@ def verify(
         return Verdict((f"it cannot be checked: {error}",), (), False, 0, "")
 
     audit, notes = scored.audit, _unlisted_files(scored)
+    if not audit.calibration.groups:
+        notes.append(audit.calibration.statement(audit.rule.rate))
     problems = [*record_problems(scored), *_model(audit, run, notes)]
     if head is not None and head.lower() != audit.head:
         problems.append(
@@ -183,7 +185,10 @@ def _decisions(scored: ScoreDirectory) -> Iterator[str]:
     and calibration give."""
     calibration, rule = scored.audit.calibration, scored.audit.rule
     again, groups_again, _ = decide(scored.table, calibration, rule)
-    place = _first_difference(scored.table, again, ("p_value", "q_value", "flagged", "threshold"))
+    columns: tuple[str, ...] = ("p_value", "q_value", "flagged")
+    if calibration.groups:  # older releases have a threshold without calibration images
+        columns = (*columns, "threshold")
+    place = _first_difference(scored.table, again, columns)
     if place is not None:
         name = again["path"][place]
         yield f"record {place + 1} ({name}): its decision does not follow from its score"
@@ -208,12 +213,16 @@ def _decisions(scored: ScoreDirectory) -> Iterator[str]:
 
 
 def _first_difference(table: pa.Table, other: pa.Table, columns: Sequence[str]) -> int | None:
-    """Return the number of the first row in which a column is not the same, None if there is none;
-    numbers may differ in their last bits."""
+    """Return the number of the first row in which a column is not the same, None if there is none.
+
+    Numbers may differ in their last bits. Where `other` has nothing, `flagged` may be False, as
+    older releases have it.
+    """
     places = []
     for name in columns:
         first, second = numbers(table[name]), numbers(other[name])
         same = np.isclose(first, second, equal_nan=True)
+        same |= np.isnan(second) & (first == 0)
         places += np.flatnonzero(~same)[:1].tolist()
     return min(places, default=None)
 

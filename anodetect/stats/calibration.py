@@ -89,7 +89,9 @@ class Calibration:
         n, groups = len(self.scores), self.n_groups
         if n == 0:
             return (
-                "There are no calibration images: scores carry no p-values and nothing is flagged."
+                "There are no calibration images: too few normals for a promise. "
+                "p-values, q-values, flags and thresholds are empty; "
+                "`anodetect calibrate` gives them from new normals."
             )
         level, finest = self.level(far), 1 / (groups + 1)
 

@@ -60,8 +60,8 @@ class Evaluation:
 
     `image` has auroc, ap, fpr_at_95_tpr and tpr_at_5_fpr. `pixel` has auroc, ap, aupro and
     dice_best; it is None if there are no masks. `dice_at_threshold` belongs to the pixel threshold
-    of the rate. `masks` says of which anomalous images pixels were measured; None if there was
-    none.
+    of the rate. Without calibration images it is NaN, and `operating_point` is None. `masks` says
+    of which anomalous images pixels were measured; None if there was none.
     """
 
     image: Mapping[str, metrics.Interval]
@@ -70,7 +70,7 @@ class Evaluation:
     n_normal: int
     n_anomalous: int
     n_groups: int
-    operating_point: OperatingPoint
+    operating_point: OperatingPoint | None
     statement: str
     false_alarms: FalseAlarms | None = None
     masks: MaskUse | None = None
@@ -96,7 +96,9 @@ class Evaluation:
             "n_normal": self.n_normal,
             "n_anomalous": self.n_anomalous,
             "n_groups": self.n_groups,
-            "operating_point": asdict(self.operating_point),
+            "operating_point": None
+            if self.operating_point is None
+            else asdict(self.operating_point),
             "statement": self.statement,
         }
         if self.masks is not None:
@@ -191,14 +193,10 @@ class Measure:
     def result(self, threshold: float | None = None) -> Evaluation:
         """Return the evaluation of all that was added, at `threshold`, by default that of the
         false-alarm rate."""
-        labels, above = np.array(self.labels), self.flags(threshold)
-        if threshold is None:
-            calibration = self.calibration.pooled() if all(self.volumes) else self.calibration
-            threshold = calibration.threshold(self.far)
-
+        labels = np.array(self.labels)
         masks, dice = use_of(self.masks), float("nan")
         measured = self.has_masks and (masks.used > 0 or not masks.total)
-        if measured:
+        if measured and self.calibration.groups:
             dice = self.curves.dice_at(self.calibration.pixel_threshold(self.far))
         return Evaluation(
             image=self.image_intervals,
@@ -207,19 +205,32 @@ class Measure:
             n_normal=int((labels == 0).sum()),
             n_anomalous=int((labels == 1).sum()),
             n_groups=len(set(self.groups)),
-            operating_point=OperatingPoint(
-                self.far, threshold, _share(above[labels == 1]), _share(above[labels == 0])
-            ),
+            operating_point=self._operating_point(threshold),
             statement=self.calibration.statement(self.far),
             masks=masks if masks.total else None,
         )
 
-    def false_alarms(self, comparisons: int = 1) -> FalseAlarms:
-        """Return the share of normal images that are flagged, each group counted once.
+    def _operating_point(self, threshold: float | None) -> OperatingPoint | None:
+        """Return what is flagged at `threshold`, by default that of the false-alarm rate; None
+        without calibration images, which alone give one."""
+        if not self.calibration.groups:
+            return None
+        labels, above = np.array(self.labels), self.flags(threshold)
+        if threshold is None:
+            calibration = self.calibration.pooled() if all(self.volumes) else self.calibration
+            threshold = calibration.threshold(self.far)
+        found, alarms = _share(above[labels == 1]), _share(above[labels == 0])
+        return OperatingPoint(self.far, threshold, found, alarms)
+
+    def false_alarms(self, comparisons: int = 1) -> FalseAlarms | None:
+        """Return the share of normal images that are flagged, each group counted once; None without
+        calibration images, as nothing is flagged.
 
         The interval is exact (Clopper & Pearson 1934) and holds at 95 % for `comparisons` such
         shares together. Its units are groups: with few of them it is wide.
         """
+        if not self.calibration.groups:
+            return None
         flags: dict[str, list[bool]] = {}
         for label, flag, group in zip(self.labels, self.flags().tolist(), self.groups, strict=True):
             if label == 0:
@@ -294,12 +305,12 @@ class MeasureByColumn:
 def _departures(name: str, part: Evaluation, whole: Evaluation) -> list[str]:
     """Return in which respects a part departs from the promised rate and from the whole."""
     found = []
-    alarms, far = part.false_alarms, part.operating_point.far
-    if part.n_normal and alarms is not None and not alarms.low <= far <= alarms.high:
+    alarms, point = part.false_alarms, part.operating_point
+    if part.n_normal and alarms and point and not alarms.low <= point.far <= alarms.high:
         found.append(
             f"{name}: {alarms.rate:.1%} of normal images are flagged "
             f"({alarms.low:.1%} to {alarms.high:.1%}), "
-            f"not the promised {far:.1%}; calibrate for it"
+            f"not the promised {point.far:.1%}; calibrate for it"
         )
 
     own, all_images = part.image["auroc"], whole.image["auroc"]

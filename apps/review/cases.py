@@ -79,8 +79,11 @@ def _draw_facts(row: ScoreRow, paths: Sequence[str], hidden: bool) -> None:
         return
 
     p, score, threshold = map(number_text, (row.p_value, row.score, row.threshold))
-    flagged = "flagged" if row.flagged else "not flagged"
-    st.text(f"p {p} · score {score} (threshold {threshold}; larger is more anomalous) · {flagged}")
+    decision = {True: "flagged", False: "not flagged", None: "not decided: there is no calibration"}
+    st.text(
+        f"p {p} · score {score} (threshold {threshold}; larger is more anomalous) · "
+        f"{decision[row.flagged]}"
+    )
     if row.differs:
         st.warning("Unlike what the model has seen; its p-value may not hold:")
         st.text(row.differs)

@@ -18,6 +18,9 @@ def draw(session: ReviewSession) -> None:
     st.subheader("What another false-alarm rate would flag")
     st.caption("Only to look at: flags and p-values on record stay as they are.")
     rows, audit = session.directory.rows, session.directory.audit
+    if not audit.calibration.groups:
+        st.info(audit.statement)
+        return
     left, right = st.columns(2)
 
     start = round(100 * audit.rule.rate, 1)

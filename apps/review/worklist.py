@@ -204,7 +204,7 @@ def grouped(
                 name=name,
                 rows=tuple(group_rows),
                 p_value=decision.p_value if decision else None,
-                flagged=decision is not None and decision.flagged,
+                flagged=decision is not None and bool(decision.flagged),
                 judged=judged,
             )
         )
