@@ -105,6 +105,7 @@ def train(
     kind_normal: options.KindNormal = None,
     roi: options.Roi = None,
     allow_few: options.AllowFew = False,
+    drop_odd: options.DropOdd = None,
     each: options.Each = False,
     dry_run: options.DryTraining = False,
     as_json: options.Json = False,
@@ -132,6 +133,7 @@ def train(
         "kind_normal": kind_normal or (),
         "roi": roi,
         "allow_few": allow_few,
+        "drop_odd": drop_odd,
     }
     with terminal.reporting() as reporter:
         if detector is None:
@@ -379,10 +381,13 @@ def detectors(name: options.DetectorName = None, as_json: options.Json = False) 
 
 @app.command()
 def report(directory: options.ReportDirectory, as_json: options.Json = False) -> None:
-    """Write report.html again."""
+    """Write report.html: again that of a score directory, or that of a run."""
     from anodetect.output import report as module
+    from anodetect.output import run_report
+    from anodetect.record.checkpoint import MODEL_FILE
 
-    path = module.write(directory)
+    is_run = (directory / MODEL_FILE).is_file()
+    path = run_report.write(directory) if is_run else module.write(directory)
     emit({"report": str(path)}, as_json, str(path))
 
 

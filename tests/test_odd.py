@@ -1,10 +1,27 @@
 """Odd normals: which images the others do not explain."""
 
+import shutil
+from base64 import b64decode
+from pathlib import Path
+
+import imagecodecs
 import numpy as np
 import pytest
 from sklearn.decomposition import PCA
 
+import anodetect
+from anodetect.commands.odd import leave_out_odd
+from anodetect.data import synthetic
+from anodetect.data.records import Record
+from anodetect.data.split import Roles
+from anodetect.errors import ConfigError, DataError, RunError
 from anodetect.imaging import odd
+from anodetect.imaging.representations import features_installed
+from anodetect.model.model import Model
+from anodetect.model.settings import resolve
+from anodetect.output import run_report
+from anodetect.record import directories, runs
+from anodetect.record.odd import read_odd
 from anodetect.stats.metrics import auroc
 from anodetect.types import Batch
 
@@ -129,3 +146,144 @@ def test_pixels_of_a_place_are_its_channels():
     assert places.shape == (2, 64, 8, 8)
     np.testing.assert_array_equal(places[1, :, 2, 3], images[1, 0, 16:24, 24:32].ravel())
     assert (share == 1).all()
+
+
+# -- In a training ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    """A folder of 40 normals, five of which have a defect: (folder, names of those)."""
+    folder = tmp_path_factory.mktemp("mixed")
+    synthetic.write(folder / "made", train=35, test=5, size=64)
+    (folder / "all").mkdir()
+    for file in (folder / "made/train/good").iterdir():
+        shutil.copy(file, folder / "all")
+    defects = []
+    for file in (folder / "made/test/defect").iterdir():
+        defects.append(f"part_{file.name}")
+        shutil.copy(file, folder / "all" / defects[-1])
+    return folder / "all", defects
+
+
+def odd_in_fit(run, defects):
+    """The defects among the fit images of a run, and those it left out."""
+    rows = runs.read_manifest(run)
+    return {row.path for row in rows if row.role in ("fit", "odd") and row.path in defects}
+
+
+@pytest.fixture(scope="module")
+def listed(mixed):
+    out = mixed[0].parent / "run"
+    result = anodetect.train(str(mixed[0]), "pca", out, values={"size": 32})
+    return out, result
+
+
+@pytest.mark.skipif(not features_installed(), reason="the extra `features` is not installed")
+def test_a_training_lists_the_defects_among_its_images_first(listed, mixed):
+    run, result = listed
+    found = result.as_json()["odd"]
+    assert found["seen_as"] == "features"
+    fit_images = result.facts.training.fit_images
+    assert found["looked_at"] == found["fit_images"] == fit_images
+    assert [image["rank"] for image in found["images"]] == list(range(1, 11))
+    inside = odd_in_fit(run, mixed[1])
+    assert len(inside) >= 2
+    assert {image["path"] for image in found["images"][: len(inside)]} == inside
+    assert "picture" not in found["images"][0]
+
+    kept = read_odd(run)
+    assert kept.as_json() == found
+    picture = imagecodecs.png_decode(b64decode(kept.images[0].picture))
+    assert picture.shape == (64, 64, 3)
+    assert odd_in_fit(run, mixed[1]) == {
+        row.path for row in runs.read_manifest(run) if row.role == "fit" and row.path in mixed[1]
+    }, "listed, but not left out"
+
+
+def test_the_list_is_covered_by_the_hashes_of_the_run(listed, tmp_path):
+    run = shutil.copytree(listed[0], tmp_path / "run")
+    (run / "odd.json").write_text(
+        (run / "odd.json").read_text().replace('"rank": 1,', '"rank": 9,')
+    )
+    with pytest.raises(RunError, match="altered"):
+        runs.read(run)
+    (run / "odd.json").unlink()
+    with pytest.raises(RunError, match="altered"):
+        runs.read(run)
+
+
+def test_the_report_of_a_run_shows_them(listed):
+    page = run_report.write(listed[0]).read_text()
+    kept = read_odd(listed[0])
+    assert all(image.picture in page for image in kept.images if image.picture)
+    assert "None was left out" in page
+    assert runs.read(listed[0])
+
+
+@pytest.mark.skipif(not features_installed(), reason="the extra `features` is not installed")
+def test_the_oddest_are_left_out_on_request(mixed, listed, tmp_path):
+    values = {"size": 64, "memory": 200}
+    result = anodetect.train(
+        str(mixed[0]), "patchcore", tmp_path / "run", values=values, drop_odd=0.1
+    )
+    facts, before = result.facts.training, listed[1].facts.training
+    assert (facts.odd_left_out, facts.fit_images) == (3, before.fit_images - 3)
+    rows = runs.read_manifest(tmp_path / "run")
+    odd_rows = [row for row in rows if row.role == "odd"]
+    assert {row.path for row in odd_rows} == {
+        image.path for image in result.odd.images if image.left_out
+    }
+    assert all("--drop-odd" in row.error and row.sha256 for row in odd_rows)
+    for role in ("tune", "calibrate"):
+        assert [row for row in rows if row.role == role] == [
+            row for row in runs.read_manifest(listed[0]) if row.role == role
+        ], "a promise holds for normals as they come"
+    assert "3 images" in (tmp_path / "run/model_card.md").read_text()
+
+    anodetect.score(tmp_path / "run", [str(mixed[0])], tmp_path / "scores", heatmaps=())
+    assert directories.read(tmp_path / "scores").audit.facts["odd_left_out"] == 3
+
+
+@pytest.mark.parametrize(
+    ("wanted", "error", "message"),
+    [
+        (0.0, ConfigError, "share below 1"),
+        (2.5, ConfigError, "share below 1"),
+        (15.0, DataError, "would leave 13 of 28"),
+        (0.9, DataError, "at least half"),
+    ],
+)
+def test_numbers_that_cannot_be_left_out_are_refused(mixed, tmp_path, wanted, error, message):
+    with pytest.raises(error, match=message):
+        anodetect.train(str(mixed[0]), "pca", tmp_path / "run", drop_odd=wanted)
+    assert not (tmp_path / "run.partial").exists()
+
+
+def test_slices_of_volumes_are_listed_but_not_left_out():
+    slices = [Record("scan.nii", Path("scan.nii"), slice=number) for number in range(30)]
+    model = Model.create("pca", "pixels", resolve("pca", "pixels", {}))
+    with pytest.raises(ConfigError, match="odd volumes"):
+        leave_out_odd(model, Roles(slices, [], []), None, 0, 2.0, few=False)
+
+
+def test_without_the_extra_pixels_are_compared(mixed, monkeypatch, tmp_path):
+    monkeypatch.setattr("anodetect.model.odd.features_installed", lambda: False)
+    values = {"size": 32}
+    result = anodetect.train(str(mixed[0]), "pca", tmp_path / "run", values=values)
+    assert result.odd.seen_as == "pixels"
+    assert "as pixels" in result.odd.sentence()
+    assert np.isfinite([image.score for image in result.odd.images]).all()
+
+
+def test_a_search_without_time_says_how_many_it_compared(mixed, monkeypatch, tmp_path):
+    monkeypatch.setattr("anodetect.commands.odd.SECONDS", 0.0)
+    monkeypatch.setattr("anodetect.model.odd.LOOK_AHEAD", 1)
+    values = {"size": 32}
+    result = anodetect.train(str(mixed[0]), "pca", tmp_path / "run", values=values)
+    assert result.odd is None
+    monkeypatch.setattr("anodetect.model.odd.LOOKED_AT", 6)
+    monkeypatch.setattr("anodetect.commands.odd.SECONDS", 60.0)
+    result = anodetect.train(str(mixed[0]), "pca", tmp_path / "other", values=values)
+    assert (result.odd.looked_at, len(result.odd.images)) == (6, 6)
+    assert "6 of 28 images were compared" in result.odd.sentence()

@@ -25,11 +25,12 @@ from anodetect.commands.comparison import (
     summarise,
 )
 from anodetect.commands.results import ResultRow, metrics_of
-from anodetect.commands.strips import Pixels, png, sheet, strips
+from anodetect.commands.strips import Pixels, sheet, strips
 from anodetect.detectors import detector_class
 from anodetect.errors import AnodetectError, ConfigError, DataError, Interrupted, RunError
 from anodetect.files import write_atomic
 from anodetect.output import report
+from anodetect.output.pictures import png
 from anodetect.record import directories, runs
 from anodetect.types import Reporter
 

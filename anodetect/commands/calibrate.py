@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from anodetect.commands.inspect import summary
-from anodetect.commands.manifest import KnownFiles, refuse_known_groups, used_rows
+from anodetect.commands.manifest import ODD, KnownFiles, refuse_known_groups, used_rows
 from anodetect.commands.normals import LeftOut, Normals, usable_normals, warn_of, warn_of_scaled
 from anodetect.commands.results import CalibrateResult
 from anodetect.data import cards, split
@@ -21,6 +21,7 @@ from anodetect.model.loading import Failed
 from anodetect.model.model import Model
 from anodetect.model.scoring import ScoredImage, score_records
 from anodetect.record import runs
+from anodetect.record.odd import read_odd
 from anodetect.record.runs import ManifestRow, RunHeader
 from anodetect.stats.calibration import Calibration
 from anodetect.types import Reporter, Silent
@@ -80,7 +81,8 @@ def _calibrate(
     normals = usable_normals(dataset, preprocess, model.tiling.dims, reporter)
     _check_count(normals.records, model.tiling.dims)
 
-    learned_from = [row for row in runs.read_manifest(run.path) if row.role in ("fit", "tune")]
+    known = [row for row in runs.read_manifest(run.path) if row.role in ("fit", "tune", ODD)]
+    learned_from = [row for row in known if row.role != ODD]
     _refuse_copies(learned_from, normals)
     refuse_known_groups(learned_from, normals.records)
 
@@ -98,8 +100,9 @@ def _calibrate(
         header=header,
         state=run.state,
         calibration=calibrated.calibration,
-        manifest=learned_from + used_rows(normals.records, "calibrate", normals),
+        manifest=known + used_rows(normals.records, "calibrate", normals),
         card=runs.model_card(header, calibrated.calibration),
+        odd=read_odd(run.path),
     )
     return left_out
 

@@ -10,7 +10,6 @@ from typing import Any
 
 from rich.table import Table
 
-from anodetect.commands.strips import png
 from anodetect.commands.texts import drawn
 from anodetect.data import cards, split
 from anodetect.data.named_images import MASKS
@@ -21,7 +20,7 @@ from anodetect.files import write_atomic
 from anodetect.imaging.preprocess import Preprocess, PreprocessConfig
 from anodetect.model.input_facts import InputFacts, facts_of
 from anodetect.model.loading import Failed, LoadedImage, LoadedVolume, load
-from anodetect.output.pictures import contrast, grey
+from anodetect.output.pictures import contrast, grey, png
 
 LOOKED_AT = 5  # files of a folder that are opened
 SHOWN = 40  # rows that are printed

@@ -1,19 +1,27 @@
 """The manifest of a run: what each image was used for, and what must not be used again."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from anodetect.commands.normals import LeftOut, Normals
 from anodetect.data.records import Record
 from anodetect.data.split import Roles
 from anodetect.errors import DataError
+from anodetect.record.odd import OddNormals
 from anodetect.record.runs import ManifestRow
 
+ODD = "odd"  # the role of an image that was left out on request
 
-def manifest_rows(roles: Roles, normals: Normals, left_out: Iterable[LeftOut]) -> list[ManifestRow]:
-    """Return the rows of a new run's manifest.csv: its images by role, and those that failed."""
+
+def manifest_rows(
+    roles: Roles, normals: Normals, left_out: Iterable[LeftOut], odd: OddNormals | None = None
+) -> list[ManifestRow]:
+    """Return the rows of a new run's manifest.csv: its images by role, the odd ones that were left
+    out, and those that failed."""
     rows = used_rows(roles.fit, "fit", normals)
     rows += used_rows(roles.tune, "tune", normals)
     rows += used_rows(roles.calibrate, "calibrate", normals)
+    rows += _odd_rows(normals, odd)
     rows += [ManifestRow(each.path, "failed", error=each.reason) for each in left_out]
     return rows
 
@@ -24,6 +32,21 @@ def used_rows(records: Sequence[Record], role: str, normals: Normals) -> list[Ma
     for name, record in {record.id: record for record in records}.items():
         hashes = {"sha256": normals.hashes[name], "pixels_sha256": normals.pixels[name]}
         rows.append(ManifestRow(name, role, record.group, record.kind, **hashes))
+    return rows
+
+
+def _odd_rows(normals: Normals, odd: OddNormals | None) -> list[ManifestRow]:
+    """Return a row for each image that was left out because it is odd."""
+    images = {image.path: image for image in odd.images if image.left_out} if odd else {}
+    records = [record for record in normals.records if record.id in images]
+    rows = []
+    for row in used_rows(records, ODD, normals):
+        image = images[row.path]
+        reason = (
+            f"left out by --drop-odd: {image.score:.2f} times as hard to explain from the others "
+            f"as the typical image, rank {image.rank}"
+        )
+        rows.append(replace(row, error=reason))
     return rows
 
 

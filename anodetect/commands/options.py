@@ -101,6 +101,13 @@ Dims = Annotated[
     typer.Option(help="Volumes: 2 slice by slice (the default), 3 as patches of voxels."),
 ]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1)]
+DropOdd = Annotated[
+    float | None,
+    typer.Option(
+        help="Learn nothing from this many images, or this share of them (5, 0.02): those that are "
+        "hardest to explain from the others."
+    ),
+]
 AllowFew = Annotated[
     bool,
     typer.Option(
@@ -185,7 +192,9 @@ Roots = Annotated[
     typer.Option(help="A folder the app may train and score in; may be repeated."),
 ]
 Port = Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")]
-ReportDirectory = Annotated[Path, typer.Argument(help="A score directory, or a folder of them.")]
+ReportDirectory = Annotated[
+    Path, typer.Argument(help="A score directory, a folder of them, or a run.")
+]
 
 # -- calibrate, evaluate, benchmark, detectors -----------------------------------------------------
 

@@ -1,6 +1,5 @@
 """Pictures that compare detectors: strips of image, truth and the heatmap of each detector."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -75,10 +74,3 @@ def sheet(titles: Sequence[str], rows: Sequence[Pixels]) -> Pixels:
         middle = SIDE * (column + 0.5), TITLE_HEIGHT / 2
         draw.text(middle, title, "black", anchor="mm", font_size=14)
     return np.concatenate([np.asarray(head), *rows])
-
-
-def png(pixels: Pixels) -> bytes:
-    """Return a picture as the bytes of a PNG file."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "png")
-    return buffer.getvalue()

@@ -5,12 +5,14 @@ scan → split → model → calibration → run directory
 
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from anodetect.commands import few
+from anodetect.commands import odd as odd_normals
 from anodetect.commands.calibrate import Calibrated, calibrate_model
 from anodetect.commands.inspect import summary
 from anodetect.commands.manifest import manifest_rows
@@ -35,6 +37,7 @@ from anodetect.model.model import Model
 from anodetect.model.scoring import score_records
 from anodetect.model.settings import resolve
 from anodetect.record import environment, runs
+from anodetect.record.odd import OddNormals, read_odd
 from anodetect.record.runs import RunHeader, TrainingFacts
 from anodetect.types import Reporter, Silent
 
@@ -46,7 +49,8 @@ class Request:
     """The arguments of `train`; `budget` is in minutes.
 
     `allow_few` says that fewer normals will do than a promise needs, `helping` that this process
-    trains along with another one, which writes the run.
+    trains along with another one, which writes the run. `drop_odd` is the number or share of odd
+    normals to leave out.
     """
 
     detector: str
@@ -61,13 +65,17 @@ class Request:
     kind_normal: Collection[str]
     roi: RegionOfInterest | None
     allow_few: bool
+    drop_odd: float | None
     helping: bool
 
 
 @dataclass(frozen=True)
 class Plan:
     """Everything that is known before a detector is fitted: the full configuration, the model that
-    is to learn, and which image is used for what."""
+    is to learn, and which image is used for what.
+
+    `odd` lists odd normals, if some were left out; it is None before the model is fitted otherwise.
+    """
 
     detector: str
     representation: str
@@ -75,6 +83,7 @@ class Plan:
     model: Model
     normals: Normals
     roles: split.Roles
+    odd: OddNormals | None = None
 
 
 def train(
@@ -92,6 +101,7 @@ def train(
     kind_normal: Collection[str] = (),
     roi: Path | None = None,
     allow_few: bool = False,
+    drop_odd: float | None = None,
     reporter: Reporter | None = None,
 ) -> TrainResult | None:
     """Train on the normals of `data` and write the run `out`; return its facts and the files that
@@ -101,7 +111,9 @@ def train(
     shape before a flat background, and features where they fill their frame. `budget` is in minutes
     and covers the detector's whole `fit`. `kind_normal` names the folders or kinds of `data` that
     hold normals. `roi` is a mask of where all images count. With `allow_few` a detector that needs
-    no training learns from two images and more, without calibration below 20 of them. Under
+    no training learns from two images and more, without calibration below 20 of them.
+    `drop_odd` is a number of images, or a share, that are left out of fit: those that are hardest
+    to explain from the others. Under
     `torchrun` the processes train together; the first writes the run, the others return None.
     """
     helping = os.environ.get("RANK", "0") != "0"
@@ -124,6 +136,7 @@ def train(
         kind_normal=kind_normal,
         roi=None if roi is None else read_roi(roi),
         allow_few=allow_few,
+        drop_odd=drop_odd,
         helping=helping,
     )
     config = resolve(detector, representation, request.values)
@@ -137,7 +150,8 @@ def train(
     with runs.begin(out, resume=resume) as workdir:
         left_out = _train(request, config, data, workdir, reporter)
     failures = tuple(f"{each.path}: {each.reason}" for each in left_out)
-    return TrainResult(runs.facts(out), failures, environment.peak_memory_mb())
+    peak_memory = environment.peak_memory_mb()
+    return TrainResult(runs.facts(out), failures, peak_memory, read_odd(out))
 
 
 def _train(
@@ -168,7 +182,12 @@ def _train(
         scale = None
         if roles.dropped == split.FEW:
             scale = few.scale_of_few(model, roles, training, scratch)
-        fit_model(model, roles, training, scratch, reporter)
+        if request.helping or plan.odd is not None:
+            fit_model(model, roles, training, scratch, reporter)
+        else:
+            seen_as = plan.representation
+            odd = odd_normals.fit_and_look(model, roles, training, scratch, seen_as, reporter)
+            plan = replace(plan, odd=odd)
         if request.helping:
             return []
 
@@ -178,6 +197,8 @@ def _train(
             scale = colour_scale(scored)
         calibrated = calibrate_model(model, roles.calibrate, reporter, scratch)
 
+    if plan.odd is not None:
+        reporter.say(plan.odd.sentence())
     left_out = plan.normals.left_out + calibrated.left_out
     log = runs.read_log(workdir)
     facts = _facts(request, plan, log, len(left_out), found, reporter)
@@ -211,12 +232,34 @@ def _plan(
     reporter: Reporter,
 ) -> Plan:
     """Read all normals, decide which image is used for what, and create the model; `config` is the
-    configuration without the choice of a representation."""
+    configuration without the choice of a representation. Nothing is learned from odd normals that
+    are left out."""
     preprocess = Preprocess(build(PreprocessConfig, config["preprocess"], "preprocess"))
     preprocess.roi = request.roi
     samples, dims = Samples(), config["tiling"]["dims"]
     normals = usable_normals(dataset, preprocess, dims, reporter, scratch, samples)
     roles = _assign(normals.records, dims, reporter, allow_few=request.allow_few)
+    if request.drop_odd is None:
+        return _planned(request, config, preprocess, samples, normals, roles, reporter)
+
+    whole = _planned(request, config, copy(preprocess), samples, normals, roles, Silent())
+    roles, odd = odd_normals.leave_out_odd(
+        whole.model, roles, scratch, request.seed, request.drop_odd, few=request.allow_few
+    )
+    plan = _planned(request, config, preprocess, samples, normals, roles, reporter)
+    return replace(plan, odd=odd)
+
+
+def _planned(
+    request: Request,
+    config: Mapping[str, Any],
+    preprocess: Preprocess,
+    samples: Samples,
+    normals: Normals,
+    roles: split.Roles,
+    reporter: Reporter,
+) -> Plan:
+    """Let `preprocess` learn from the fit and tune images, and create the model."""
     _learn_sample_types(preprocess, samples.named([*roles.fit, *roles.tune]), reporter)
     preprocess.learn(samples.of(roles.fit))
 
@@ -340,6 +383,7 @@ def _facts(
         budget_minutes=request.budget,
         config_sha256=readers.digest(canonical(plan.config)),
         found=tuple(found),
+        odd_left_out=None if request.drop_odd is None or plan.odd is None else plan.odd.left_out,
     )
 
 
@@ -370,7 +414,8 @@ def _write(
         header=header,
         state=plan.model.detector.state(),
         calibration=calibrated.calibration,
-        manifest=manifest_rows(plan.roles, plan.normals, left_out),
+        manifest=manifest_rows(plan.roles, plan.normals, left_out, plan.odd),
+        odd=plan.odd,
         card=runs.model_card(header, calibrated.calibration),
     )
 

@@ -48,11 +48,17 @@ class Training:
 
 
 def fit_model(
-    model: Model, roles: Roles, training: Training, scratch: DecodedFiles, reporter: Reporter
+    model: Model,
+    roles: Roles,
+    training: Training,
+    scratch: DecodedFiles,
+    reporter: Reporter,
+    look_at: Callable[[Batch], object] = lambda fit: None,
 ) -> None:
     """Let the representation learn, encode all fit and tune images, and fit the detector.
 
     The preprocessing must have learned already. What `scratch` holds is not decoded again.
+    `look_at` is handed the encoded fit images beforehand.
     """
     model.representation.run_on(training.device)
     some = roles.fit[:: max(1, len(roles.fit) // LEARNED_FROM)]
@@ -72,6 +78,7 @@ def fit_model(
         if roles.tune:
             tune, starts = encode(roles.tune, Path(folder, "tune"))
         observer.finish()
+        look_at(fit)
 
         planting = Planting(
             model,

@@ -104,3 +104,10 @@ def case_strip(
     buffer = io.BytesIO()
     Image.fromarray(np.concatenate(row[1:], axis=1)).save(buffer, "jpeg", quality=80)
     return buffer.getvalue()
+
+
+def png(picture: Picture) -> bytes:
+    """Return a picture as the bytes of a PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "png")
+    return buffer.getvalue()

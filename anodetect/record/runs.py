@@ -6,6 +6,7 @@
     environment.json    versions and host
     manifest.csv        every image used, its role and its hash
     model_card.md       the facts for a reader
+    odd.json            the fit images that are hardest to explain from the others, with pictures
 
 The directory is complete or absent: it is written as `<name>.partial` and renamed.
 """
@@ -30,6 +31,7 @@ from anodetect.errors import DiskFullError, RunError
 from anodetect.files import FULL, ON_WINDOWS, sha256_of, write_atomic, write_error
 from anodetect.record import checkpoint, environment, threads
 from anodetect.record.checkpoint import CHECKPOINT_FILE, MODEL_FILE
+from anodetect.record.odd import ODD_FILE, OddNormals, write_odd
 from anodetect.stats.calibration import Calibration
 from anodetect.types import State
 
@@ -53,6 +55,7 @@ HEADER = (
     "hashes",
     "calibration_groups",
 )
+OPTIONAL = (ODD_FILE,)  # files that not every run has
 HASHED = ("config.json", "environment.json", "manifest.csv", "model_card.md")  # in the model file
 CURVE_POINTS = 200
 FINGERPRINT, LOCK = "fingerprint", ".lock"  # only while a run is being made
@@ -65,7 +68,8 @@ class TrainingFacts:
     `stopped_by` says what ended it: steps, budget …; it and `steps` are None for a detector that
     has no steps. `dropped` says which part the images were too few for, "" if none. `failed` counts
     the images that were left out. `budget_minutes` is None where there was no limit. `found` says
-    what the data held. `calibrated_on` names the data of a later calibration, `calibrated_from` the
+    what the data held. `odd_left_out` counts the oddest images, from which nothing was learned on
+    request. `calibrated_on` names the data of a later calibration, `calibrated_from` the
     hash of the model that was calibrated anew. None stands where an older release wrote nothing.
     """
 
@@ -81,6 +85,7 @@ class TrainingFacts:
     budget_minutes: float | None
     config_sha256: str | None = None
     found: tuple[str, ...] | None = None
+    odd_left_out: int | None = None
     calibrated_on: str | None = None
     calibrated_from: str | None = None
 
@@ -157,7 +162,8 @@ class Run:
 class ManifestRow:
     """A file that a run was made from: a row of manifest.csv.
 
-    `role` is fit, tune, calibrate or failed; `error` says why a file failed. `sha256` is "" for a
+    `role` is fit, tune, calibrate, odd (left out of fit on request) or failed; `error` says why a
+    file failed or was left out. `sha256` is "" for a
     file that could not be read. `pixels_sha256` is the hash of the decoded content, which runs of
     older versions do not have.
     """
@@ -329,6 +335,7 @@ def write(
     calibration: Calibration,
     manifest: Iterable[ManifestRow],
     card: str,
+    odd: OddNormals | None = None,
 ) -> None:
     """Write all files of a run into `workdir`."""
     versions = environment.facts() | {"threads": threads.in_use()}
@@ -338,8 +345,11 @@ def write(
     write_atomic(workdir / "manifest.csv", to_csv(asdict(row) for row in manifest))
     write_atomic(workdir / "model_card.md", card)
     (workdir / "train.jsonl").touch()
+    if odd is not None:
+        write_odd(workdir, odd)
 
-    hashes = {name: sha256_of(workdir / name) for name in HASHED}
+    hashed = HASHED if odd is None else (*HASHED, ODD_FILE)
+    hashes = {name: sha256_of(workdir / name) for name in hashed}
     added = {"calibration_groups": list(calibration.groups), "hashes": hashes}
     tensors = {f"detector.{name}": array for name, array in state.items()}
     tensors |= {"calibration.scores": calibration.scores, "calibration.peaks": calibration.peaks}
@@ -354,6 +364,12 @@ def model_card(header: RunHeader, calibration: Calibration) -> str:
     steps = ""
     if facts.steps:
         steps = f", {facts.steps} steps, ended by {facts.stopped_by}"
+    odd = ""
+    if facts.odd_left_out:
+        odd = (
+            f"\n- Left out of fit by --drop-odd: {facts.odd_left_out} images, the hardest to "
+            "explain from the others; calibration images stayed as they are"
+        )
     foreground = "above the flat background" if preprocess["flat_background"] else "every pixel"
     return f"""# {header.detector} on {header.data}
 
@@ -367,7 +383,7 @@ trained {facts.trained_at}
   {len(calibration.scores)} to calibrate ({calibration.n_groups} groups); which ones, with their \
 hashes: `manifest.csv`
 - Training: {facts.train_seconds:.1f} s{steps}
-- Given up: {facts.dropped or "nothing"}
+- Given up: {facts.dropped or "nothing"}{odd}
 - Images: {preprocess["channels"]} channel(s); values {low:g} to {high:g} become -1 to 1; \
 foreground:
   {foreground}
@@ -430,9 +446,9 @@ def _check_hashes(path: Path, hashes: Any) -> None:
     if not isinstance(hashes, dict):
         raise RunError(f"{path}: the model file does not say what the run's other files are")
     for name, digest in hashes.items():
-        if name not in FILES:
+        if name not in FILES + OPTIONAL:
             raise RunError(f"{path}: the model file names {name!r}, which is no file of a run")
-        if sha256_of(path / name) != digest:
+        if not (path / name).is_file() or sha256_of(path / name) != digest:
             raise RunError(
                 f"{path / name}: does not match the hash in the model file; it was altered"
             )

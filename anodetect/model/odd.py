@@ -1,0 +1,149 @@
+"""Looking for odd normals: fit images as features, or as pixels without the extra `features`."""
+
+import math
+import time
+from base64 import b64encode
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from anodetect.data.records import Record
+from anodetect.imaging.odd import (
+    GRID,
+    PIXEL_BLOCKS,
+    odd_scores,
+    places_of_features,
+    places_of_pixels,
+)
+from anodetect.imaging.preprocess import Whole
+from anodetect.imaging.representations import (
+    create_representation,
+    features_installed,
+)
+from anodetect.model.decoded import DecodedFiles
+from anodetect.model.loading import Encoded, LoadedImage, Reader
+from anodetect.model.model import Model
+from anodetect.model.read_ahead import LOOK_AHEAD, read_ahead
+from anodetect.output.pictures import contrast, grey, png
+from anodetect.record.odd import OddImage, OddNormals
+from anodetect.types import Batch, Floats
+
+LOOKED_AT = 2000  # images, at most
+FEATURE_SIZES = (64, 256)  # pixels of a side that images are brought to for features
+TENTH, LEAST, MOST = 0.1, 10, 100  # the share of images that is listed, and how many of them
+PICTURES, SIDE = 12, 160  # that are kept, and their longer side in pixels
+
+Places = tuple[Floats, Floats]  # [n, C, GRID, GRID] and their share of foreground [n, GRID, GRID]
+
+
+class OddSearch:
+    """Looks for odd normals among the fit images `records`.
+
+    It takes the batch that a detector is fitted on if that is one of features, else it encodes the
+    images itself. `found` is None as long as there is no list, and if there are fewer than two
+    groups to compare.
+    """
+
+    def __init__(
+        self, model: Model, records: Sequence[Record], scratch: DecodedFiles, seed: int
+    ) -> None:
+        self.model, self.records, self.scratch, self.seed = model, records, scratch, seed
+        self.found: OddNormals | None = None
+
+    def takes_batch(self, representation: str) -> bool:
+        """Return whether the batch that a detector is fitted on will do."""
+        return representation == "features" and not any(self.model.tiling.sides)
+
+    def look_at(self, batch: Batch) -> None:
+        """Look at features of all records, in their order."""
+        some = slice(None, None, math.ceil(len(self.records) / LOOKED_AT))
+        if self._comparable(self.records[some]):
+            self._list(self.records[some], places_of_features(batch[some]), "features")
+
+    def read(self, seconds: float | None, listed: int = 0) -> None:
+        """Read the images, for at most so many seconds, None for all of them without a limit; list
+        at least `listed` of them."""
+        if not self._comparable(self.records) or self.model.tiling.dims == 3:
+            return
+        seen_as, encode, to_places = self._encoding()
+        reader = Reader(self.model.preprocess, encode, scratch=self.scratch)
+        deadline = time.monotonic() + (math.inf if seconds is None else seconds)
+
+        looked_at, places, shares = [], [], []
+        for loaded in read_ahead(reader.read, self._order(seconds is None), LOOK_AHEAD):
+            if isinstance(loaded, LoadedImage) and loaded.encoded is not None:
+                image, inside = loaded.encoded
+                found, share = to_places(Batch(image[None], inside[None]))
+                places.append(found[0])
+                shares.append(share[0])
+                looked_at.append(loaded.record)
+            if time.monotonic() > deadline:
+                break
+        if self._comparable(looked_at):
+            self._list(looked_at, (np.stack(places), np.stack(shares)), seen_as, listed)
+
+    def _comparable(self, records: Sequence[Record]) -> bool:
+        return len({record.group for record in records}) > 1
+
+    def _order(self, every: bool) -> list[Record]:
+        """Return the records in the order in which to read them: images in a random one, so that
+        the first are a sample; slices volume by volume."""
+        if any(record.slice is not None for record in self.records):
+            return list(self.records[:: 1 if every else math.ceil(len(self.records) / LOOKED_AT)])
+        order = np.random.default_rng(self.seed).permutation(len(self.records))
+        return [self.records[row] for row in (order if every else order[:LOOKED_AT])]
+
+    def _encoding(
+        self,
+    ) -> tuple[str, Callable[[Floats, Whole, int], Encoded], Callable[[Batch], Places]]:
+        """Return the representation to compare images in, and what encodes an image in it and makes
+        places of it."""
+        if features_installed():
+            seen_as, settings = "features", {"size": self._side(), "scaled": False}
+            to_places = places_of_features
+        else:
+            seen_as, settings = "pixels", {"size": GRID * PIXEL_BLOCKS}
+            to_places = places_of_pixels
+        representation = create_representation(seen_as, settings)
+        representation.learn([])
+
+        def encode(image: Floats, of: Whole, number: int) -> Encoded:
+            scaled = self.model.preprocess.apply(image, of, number)
+            return representation.encode(*self.model.framed(*scaled))
+
+        return seen_as, encode, to_places
+
+    def _side(self) -> int:
+        """Return the side that images are brought to for features, about that of the smallest."""
+        low, high = FEATURE_SIZES
+        sizes = self.model.seen.sizes if self.model.seen else ()
+        side = min((least for least, _ in sizes[:2]), default=high)
+        return int(np.clip(side, low, high))
+
+    def _list(
+        self, records: Sequence[Record], places: Places, seen_as: str, listed: int = 0
+    ) -> None:
+        groups = np.array([record.group for record in records])
+        scores = odd_scores(*places, groups, self.seed)
+        count = max(listed, min(max(LEAST, math.ceil(TENTH * len(records))), MOST))
+
+        images = []
+        plain = Reader(self.model.preprocess, scratch=self.scratch)
+        for rank, row in enumerate(np.argsort(-scores, kind="stable")[:count].tolist(), 1):
+            record = records[row]
+            picture = _picture(plain, record) if rank <= PICTURES else ""
+            image = OddImage(
+                rank, record.id, record.slice, record.group, float(scores[row]), picture
+            )
+            images.append(image)
+        self.found = OddNormals(seen_as, len(records), len(self.records), tuple(images))
+
+
+def _picture(reader: Reader, record: Record) -> str:
+    """Return a small PNG of an image in its own contrast, in base 64; "" if it cannot be read."""
+    loaded = reader.read(record)
+    if not isinstance(loaded, LoadedImage):
+        return ""
+    step = max(1, max(loaded.image.shape[1:]) // SIDE)
+    small = loaded.image[:, ::step, ::step]
+    return b64encode(png(grey(small, contrast(small)))).decode()

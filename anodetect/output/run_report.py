@@ -1,0 +1,29 @@
+"""One self-contained HTML file about a run: its model card, its training, and its odd normals."""
+
+from pathlib import Path
+
+from anodetect.files import write_atomic
+from anodetect.output import figures
+from anodetect.output.report import environment
+from anodetect.record import runs
+from anodetect.record.odd import read_odd
+
+
+def write(run_path: Path) -> Path:
+    """Write `run_path`/report.html and return its path; see `html`."""
+    write_atomic(run_path / "report.html", html(run_path))
+    return run_path / "report.html"
+
+
+def html(run_path: Path) -> str:
+    """Return the report; RunError if there is no run, or if it was altered."""
+    run = runs.read(run_path)
+    page = environment().get_template("run.html.j2")
+    text: str = page.render(
+        header=run.header,
+        model_sha256=run.model_sha256,
+        card=(run_path / "model_card.md").read_text("utf-8"),
+        training=figures.training(runs.curves(run_path)),
+        odd=read_odd(run_path),
+    )
+    return text
