@@ -266,7 +266,7 @@ def test_slices_of_volumes_are_listed_but_not_left_out():
     slices = [Record("scan.nii", Path("scan.nii"), slice=number) for number in range(30)]
     model = Model.create("pca", "pixels", resolve("pca", "pixels", {}))
     with pytest.raises(ConfigError, match="odd volumes"):
-        leave_out_odd(model, Roles(slices, [], []), None, 0, 2.0, few=False)
+        leave_out_odd(model, Roles(slices, [], []), None, 2.0, seed=0, device="cpu", few=False)
 
 
 def test_without_the_extra_pixels_are_compared(mixed, monkeypatch, tmp_path):
@@ -280,12 +280,15 @@ def test_without_the_extra_pixels_are_compared(mixed, monkeypatch, tmp_path):
 
 def test_a_search_without_time_says_how_many_it_compared(mixed, monkeypatch, tmp_path):
     monkeypatch.setattr("anodetect.commands.odd.SECONDS", 0.0)
-    monkeypatch.setattr("anodetect.model.odd.LOOK_AHEAD", 1)
     values = {"size": 32}
     result = anodetect.train(str(mixed[0]), "pca", tmp_path / "run", values=values)
-    assert result.odd is None
+    assert (result.odd.looked_at, len(result.odd.images)) == (16, 10), "one batch"
+    assert "16 of 28 images were compared" in result.odd.sentence()
+
+
+def test_of_many_images_a_sample_is_compared(mixed, monkeypatch, tmp_path):
     monkeypatch.setattr("anodetect.model.odd.LOOKED_AT", 6)
-    monkeypatch.setattr("anodetect.commands.odd.SECONDS", 60.0)
-    result = anodetect.train(str(mixed[0]), "pca", tmp_path / "other", values=values)
-    assert (result.odd.looked_at, len(result.odd.images)) == (6, 6)
-    assert "6 of 28 images were compared" in result.odd.sentence()
+    for detector, values in (("pca", {"size": 32}), ("patchcore", {"size": 64, "memory": 99})):
+        out = tmp_path / detector
+        result = anodetect.train(str(mixed[0]), detector, out, values=values)
+        assert result.odd.looked_at == len(result.odd.images) <= 6

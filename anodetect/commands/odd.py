@@ -28,7 +28,7 @@ def fit_and_look(
     The search uses the features that the detector is fitted on, or encodes images itself for
     SECONDS or SHARE of the budget, whichever is less.
     """
-    search = OddSearch(model, roles.fit, scratch, training.seed)
+    search = OddSearch(model, roles.fit, scratch, seed=training.seed, device=training.device)
     if search.takes_batch(representation):
         fit_model(model, roles, training, scratch, reporter, search.look_at)
         return search.found
@@ -40,7 +40,14 @@ def fit_and_look(
 
 
 def leave_out_odd(
-    model: Model, roles: Roles, scratch: DecodedFiles, seed: int, wanted: float, *, few: bool
+    model: Model,
+    roles: Roles,
+    scratch: DecodedFiles,
+    wanted: float,
+    *,
+    seed: int,
+    device: str,
+    few: bool,
 ) -> tuple[Roles, OddNormals]:
     """Return the roles without the oddest fit images, and the list of odd normals.
 
@@ -59,7 +66,7 @@ def leave_out_odd(
             f"half of them and {FEWEST if few else MINIMUM} normal images in all have to stay"
         )
 
-    search = OddSearch(model, roles.fit, scratch, seed)
+    search = OddSearch(model, roles.fit, scratch, seed=seed, device=device)
     search.read(None, listed=count)
     if search.found is None:
         raise DataError("--drop-odd: all images are of one group, with no other to compare")

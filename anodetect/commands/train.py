@@ -244,7 +244,13 @@ def _plan(
 
     whole = _planned(request, config, copy(preprocess), samples, normals, roles, Silent())
     roles, odd = odd_normals.leave_out_odd(
-        whole.model, roles, scratch, request.seed, request.drop_odd, few=request.allow_few
+        whole.model,
+        roles,
+        scratch,
+        request.drop_odd,
+        seed=request.seed,
+        device=request.device,
+        few=request.allow_few,
     )
     plan = _planned(request, config, preprocess, samples, normals, roles, reporter)
     return replace(plan, odd=odd)

@@ -3,7 +3,7 @@
 import math
 import time
 from base64 import b64encode
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -17,16 +17,17 @@ from anodetect.imaging.odd import (
 )
 from anodetect.imaging.preprocess import Whole
 from anodetect.imaging.representations import (
+    Representation,
     create_representation,
     features_installed,
 )
 from anodetect.model.decoded import DecodedFiles
-from anodetect.model.loading import Encoded, LoadedImage, Reader
+from anodetect.model.loading import LoadedImage, Reader
 from anodetect.model.model import Model
-from anodetect.model.read_ahead import LOOK_AHEAD, read_ahead
+from anodetect.model.read_ahead import BATCH, LOOK_AHEAD, in_chunks, read_ahead
 from anodetect.output.pictures import contrast, grey, png
 from anodetect.record.odd import OddImage, OddNormals
-from anodetect.types import Batch, Floats
+from anodetect.types import Batch, Encoded, Floats
 
 LOOKED_AT = 2000  # images, at most
 FEATURE_SIZES = (64, 256)  # pixels of a side that images are brought to for features
@@ -45,9 +46,16 @@ class OddSearch:
     """
 
     def __init__(
-        self, model: Model, records: Sequence[Record], scratch: DecodedFiles, seed: int
+        self,
+        model: Model,
+        records: Sequence[Record],
+        scratch: DecodedFiles,
+        *,
+        seed: int,
+        device: str,
     ) -> None:
-        self.model, self.records, self.scratch, self.seed = model, records, scratch, seed
+        self.model, self.records, self.scratch = model, records, scratch
+        self.seed, self.device = seed, device
         self.found: OddNormals | None = None
 
     def takes_batch(self, representation: str) -> bool:
@@ -65,18 +73,27 @@ class OddSearch:
         at least `listed` of them."""
         if not self._comparable(self.records) or self.model.tiling.dims == 3:
             return
-        seen_as, encode, to_places = self._encoding()
-        reader = Reader(self.model.preprocess, encode, scratch=self.scratch)
+        seen_as, representation = self._representation()
+        to_places = places_of_features if seen_as == "features" else places_of_pixels
         deadline = time.monotonic() + (math.inf if seconds is None else seconds)
 
+        def prepare(image: Floats, of: Whole, number: int) -> Encoded:
+            scaled = self.model.preprocess.apply(image, of, number)
+            return representation.prepare(*self.model.framed(*scaled))
+
+        reader = Reader(self.model.preprocess, prepare, scratch=self.scratch)
         looked_at, places, shares = [], [], []
-        for loaded in read_ahead(reader.read, self._order(seconds is None), LOOK_AHEAD):
-            if isinstance(loaded, LoadedImage) and loaded.encoded is not None:
-                image, inside = loaded.encoded
+        loaded_images = read_ahead(reader.read, self._order(seconds is None), LOOK_AHEAD * BATCH)
+        for chunk in in_chunks(loaded_images, BATCH):
+            prepared = []
+            for loaded in chunk:
+                if isinstance(loaded, LoadedImage) and loaded.prepared is not None:
+                    prepared.append(loaded.prepared)
+                    looked_at.append(loaded.record)
+            for image, inside in representation.represent(prepared):
                 found, share = to_places(Batch(image[None], inside[None]))
                 places.append(found[0])
                 shares.append(share[0])
-                looked_at.append(loaded.record)
             if time.monotonic() > deadline:
                 break
         if self._comparable(looked_at):
@@ -93,25 +110,15 @@ class OddSearch:
         order = np.random.default_rng(self.seed).permutation(len(self.records))
         return [self.records[row] for row in (order if every else order[:LOOKED_AT])]
 
-    def _encoding(
-        self,
-    ) -> tuple[str, Callable[[Floats, Whole, int], Encoded], Callable[[Batch], Places]]:
-        """Return the representation to compare images in, and what encodes an image in it and makes
-        places of it."""
+    def _representation(self) -> tuple[str, Representation]:
+        """Return the representation to compare images in, with its name."""
+        seen_as, settings = "pixels", {"size": GRID * PIXEL_BLOCKS}
         if features_installed():
             seen_as, settings = "features", {"size": self._side(), "scaled": False}
-            to_places = places_of_features
-        else:
-            seen_as, settings = "pixels", {"size": GRID * PIXEL_BLOCKS}
-            to_places = places_of_pixels
         representation = create_representation(seen_as, settings)
         representation.learn([])
-
-        def encode(image: Floats, of: Whole, number: int) -> Encoded:
-            scaled = self.model.preprocess.apply(image, of, number)
-            return representation.encode(*self.model.framed(*scaled))
-
-        return seen_as, encode, to_places
+        representation.run_on(self.device)
+        return seen_as, representation
 
     def _side(self) -> int:
         """Return the side that images are brought to for features, about that of the smallest."""
