@@ -56,7 +56,7 @@ def export(data: str, out: Path, places: int | None) -> None:
     by_id = {record.id: record for record in dataset.training()}
     fit = [by_id[row.path] for row in runs.read_manifest(out / "run") if row.role == "fit"]
 
-    read = Reader(model.preprocess, model.encode).read
+    read = Reader(model.preprocess, model.prepare).read
     encode_all(model, read, dataset.labelled(), out / "test", 0, [])
     batch, _ = encode_all(model, read, fit, out / "fit", 0, [])
     if places is not None:
