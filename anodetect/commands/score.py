@@ -201,6 +201,7 @@ def _scoring(run: Run, task: Task, inputs: Inputs, command: Sequence[str]) -> Sc
         facts=header.facts.as_json(),
         config=header.config,
         training=tuple(runs.curves(run.path)),
+        backbones=tuple(each.as_json() for each in header.backbones or ()),
         baseline=entry_named(header.detector).baseline,
         far=task.far if task.fdr is None else None,
         fdr=task.fdr,

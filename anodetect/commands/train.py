@@ -411,6 +411,7 @@ def _write(
         representation_state=plan.model.representation.state(),
         scale=scale,
         seen=None if plan.model.seen is None else plan.model.seen.model_dump(mode="json"),
+        backbones=tuple(plan.model.backbones()),
         facts=facts,
     )
 

@@ -9,7 +9,7 @@ lost.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
@@ -20,8 +20,8 @@ from torch import Tensor
 
 from anodetect.config import Config
 from anodetect.imaging.backbones.extraction import Extractor
-from anodetect.imaging.backbones.loading import load_backbone
-from anodetect.imaging.backbones.table import DEFAULT, check_layers, fitting_side, outline_of
+from anodetect.imaging.backbones.loading import load_backbone, outline_of
+from anodetect.imaging.backbones.table import DEFAULT, BackboneFacts, check_layers, fitting_side
 from anodetect.imaging.representations import (
     LEAST_FEATURE_SIZE,
     Panels,
@@ -30,6 +30,8 @@ from anodetect.imaging.representations import (
 from anodetect.imaging.resize import on_grid, resize
 from anodetect.types import Bools, Encoded, Floats
 
+DEFAULT_SIZE = 256
+
 
 class FeaturesConfig(Config):
     """The network, the size at which images are given to it, and what is made of its features."""
@@ -37,20 +39,21 @@ class FeaturesConfig(Config):
     backbone: str = Field(
         default=DEFAULT,
         min_length=1,
-        description="The network: `efficientnet-lite0` or `efficientnet-lite2`.",
+        description="The network: `efficientnet-lite0` or `efficientnet-lite2`, a file of weights "
+        "of one of them (`.safetensors`), a folder with a checkpoint of Hugging Face, or the name "
+        "of one that `anodetect backbone get` has fetched.",
     )
     layers: tuple[int, ...] = Field(
         default=(),
         description="The layers whose outputs are the features, counted from 0, such as `[6, 9]`; "
         "if none are named, those that suit the backbone.",
     )
-    size: int = Field(
-        default=256,
-        ge=LEAST_FEATURE_SIZE,
-        le=4096,
+    size: Annotated[int, Field(ge=LEAST_FEATURE_SIZE, le=4096)] | Literal["auto"] = Field(
+        default=DEFAULT_SIZE,
         description="The side in pixels, from 32 to 4096, to which images are resampled before the "
         "network sees them; the nearest multiple that the network needs is taken, for most of 32, "
-        "14 or 16. The grid of features has a fraction of it, for the default an eighth.",
+        "14 or 16. The grid of features has a fraction of it, for the default an eighth. `auto` is "
+        "256, or the images' own side where that is smaller.",
     )
     neighbours: Literal[1, 3, 5] = Field(
         default=1,
@@ -87,16 +90,29 @@ class Features:
     def __init__(self, config: FeaturesConfig) -> None:
         self.config = config
         self.backbone = load_backbone(config.backbone, config.layers)
-        self.side = fitting_side(config.size, self.backbone.multiple)
         self.extractor = Extractor(self.backbone)
+        self.use_side(DEFAULT_SIZE if config.size == "auto" else config.size)
         self.mean, self.deviation = np.zeros(1, np.float32), np.ones(1, np.float32)
+
+    def use_side(self, side: int) -> None:
+        """Resample images to this side from now on, or to the nearest that the network can take;
+        ConfigError if that is too small for it."""
+        self.side = fitting_side(side, self.backbone.multiple)
+        self.grid = self.backbone.grid(self.side)
+
+    def source(self) -> BackboneFacts:
+        """Return what is known of the network."""
+        return self.backbone.facts
 
     def run_on(self, device: str) -> None:
         """Compute on this device from now on; ConfigError if there is none."""
         self.extractor.run_on(device)
 
     def learn(self, images: Iterable[tuple[Floats, Bools]]) -> None:
-        """Learn each channel's mean and deviation from fit images."""
+        """Learn each channel's mean and deviation from fit images, and with `size` "auto" how large
+        they are."""
+        if self.config.size == "auto":
+            images = self._sized(images)
         if not self.config.scaled:
             self.mean, self.deviation = np.zeros(1, np.float32), np.ones(1, np.float32)
             return
@@ -113,11 +129,23 @@ class Features:
         variance = np.maximum(squares / max(count, 1) - mean**2, 1e-12)
         self.mean, self.deviation = mean.astype(np.float32), np.sqrt(variance).astype(np.float32)
 
+    def _sized(self, images: Iterable[tuple[Floats, Bools]]) -> list[tuple[Floats, Bools]]:
+        """Let images be resampled to the median of their longer sides, to the default at most;
+        return them no larger than that."""
+        kept, sides = [], []
+        for image, _ in images:
+            side = max(image.shape[1:])
+            sides.append(side)
+            small = image if side <= DEFAULT_SIZE else resize(image, DEFAULT_SIZE, DEFAULT_SIZE)
+            kept.append((small, np.ones((1, 1), bool)))
+        if sides:
+            self.use_side(min(DEFAULT_SIZE, int(np.median(sides))))
+        return kept
+
     def prepare(self, image: Floats, foreground: Bools) -> Encoded:
         """Return a scaled image [C, H, W] as the network takes it [C, side, side], and its
         foreground [H, W] on the grid of features."""
-        grid = self.side // self.backbone.stride
-        return resize(image, self.side, self.side), on_grid(foreground, grid)
+        return resize(image, self.side, self.side), on_grid(foreground, self.grid)
 
     def represent(self, prepared: Iterable[Encoded]) -> Iterator[Encoded]:
         """Yield the features [c, h, w] of prepared images, with their foregrounds [h, w]."""
@@ -144,14 +172,16 @@ class Features:
         return Panels(resize(image, side, side), self.decode(heatmap, (side, side)), None)
 
     def state(self) -> dict[str, list[float]]:
-        """Return the mean and the deviation of each channel, and that features are rounded, which
-        those of older releases were not."""
+        """Return the mean and the deviation of each channel, the side of images, and that features
+        are rounded, which those of older releases were not."""
         scale = {"mean": self.mean.tolist(), "deviation": self.deviation.tolist()}
-        return scale if self.extractor.exact else scale | {"rounded": [16.0]}
+        return scale if self.extractor.exact else scale | {"rounded": [16.0], "side": [self.side]}
 
     def load_state(self, state: Mapping[str, ArrayLike]) -> None:
         """Take the mean and the deviation of each channel from `state`."""
         self.extractor.exact = "rounded" not in state
+        if "side" in state:
+            self.use_side(int(np.array(state["side"]).item()))
         self.mean = np.array(state["mean"], np.float32)
         self.deviation = np.array(state["deviation"], np.float32)
 

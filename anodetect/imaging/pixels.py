@@ -30,6 +30,9 @@ class Pixels:
     def __init__(self, config: PixelsConfig) -> None:
         self.config = config
 
+    def source(self) -> None:
+        """No network is used."""
+
     def run_on(self, device: str) -> None:
         """Nothing is computed on a device."""
 

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from anodetect.config import Config, build
 from anodetect.errors import ConfigError, nearest
-from anodetect.imaging.backbones.table import DEFAULT, is_installed
+from anodetect.imaging.backbones.table import DEFAULT, BackboneFacts, is_installed
 from anodetect.types import Bools, Detector, Encoded, Floats
 
 REPRESENTATIONS = {
@@ -37,6 +37,9 @@ class Representation(Protocol):
 
     def learn(self, images: Iterable[tuple[Floats, Bools]]) -> None:
         """Learn from scaled fit images [C, H, W] with foregrounds [H, W] what there is to learn."""
+
+    def source(self) -> BackboneFacts | None:
+        """Return what is known of the network that it uses, None if it uses none."""
 
     def run_on(self, device: str) -> None:
         """Compute on this device from now on; ConfigError if there is none."""

