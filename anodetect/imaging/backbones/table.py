@@ -14,7 +14,7 @@ NETWORK_PACKAGE = "efficientnet_lite_pytorch"  # the networks whose weights the 
 
 @dataclass(frozen=True)
 class Outline:
-    """What is known of a backbone before its weights are read.
+    """The facts known of a backbone before its weights are read.
 
     `depth` is its number of layers, which count from 0. `layers` are those whose outputs are the
     features if none are named. The sides of images must be a multiple of `multiple` pixels.
@@ -30,7 +30,7 @@ class Outline:
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneFacts:
-    """What a run notes of the network whose features it models. `sha256` is that of the weights,
+    """The facts that a run notes of the network whose features it models. `sha256` is that of the weights,
     `revision` the version of a wheel or a revision of the hub, "" of other files."""
 
     name: str
