@@ -30,8 +30,11 @@ class Outline:
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneFacts:
-    """The facts that a run notes of the network whose features it models. `sha256` is that of the weights,
-    `revision` the version of a wheel or a revision of the hub, "" of other files."""
+    """The facts that a run notes of the network whose features it models.
+
+    `sha256` is that of the weights, `revision` the version of a wheel or a revision of the hub, ""
+    of other files.
+    """
 
     name: str
     revision: str
