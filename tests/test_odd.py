@@ -20,6 +20,7 @@ from anodetect.imaging.representations import features_installed
 from anodetect.model.model import Model
 from anodetect.model.settings import resolve
 from anodetect.output import run_report
+from anodetect.output.pictures import thumbnail
 from anodetect.record import directories, runs
 from anodetect.record.odd import read_odd
 from anodetect.stats.metrics import auroc
@@ -194,7 +195,7 @@ def test_a_training_lists_the_defects_among_its_images_first(listed, mixed):
 
     kept = read_odd(run)
     assert kept.as_json() == found
-    picture = imagecodecs.png_decode(b64decode(kept.images[0].picture))
+    picture = imagecodecs.jpeg_decode(b64decode(kept.images[0].picture))
     assert picture.shape == (64, 64, 3)
     assert odd_in_fit(run, mixed[1]) == {
         row.path for row in runs.read_manifest(run) if row.role == "fit" and row.path in mixed[1]
@@ -245,6 +246,14 @@ def test_the_oddest_are_left_out_on_request(mixed, listed, tmp_path):
 
     anodetect.score(tmp_path / "run", [str(mixed[0])], tmp_path / "scores", heatmaps=())
     assert directories.read(tmp_path / "scores").audit.facts["odd_left_out"] == 3
+
+
+def test_pictures_are_small_and_keep_their_shape():
+    image = np.linspace(0, 60_000, 300 * 500, dtype=np.float32).reshape(1, 300, 500)
+    picture = imagecodecs.jpeg_decode(thumbnail(image, 160))
+    assert picture.shape == (96, 160, 3)
+    assert picture[0].max() < 10
+    assert picture[-1].min() > 245
 
 
 @pytest.mark.parametrize(

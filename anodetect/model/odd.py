@@ -25,7 +25,7 @@ from anodetect.model.decoded import DecodedFiles
 from anodetect.model.loading import LoadedImage, Reader
 from anodetect.model.model import Model
 from anodetect.model.read_ahead import BATCH, LOOK_AHEAD, in_chunks, read_ahead
-from anodetect.output.pictures import contrast, grey, png
+from anodetect.output.pictures import thumbnail
 from anodetect.record.odd import OddImage, OddNormals
 from anodetect.types import Batch, Encoded, Floats
 
@@ -147,10 +147,8 @@ class OddSearch:
 
 
 def _picture(reader: Reader, record: Record) -> str:
-    """Return a small PNG of an image in its own contrast, in base 64; "" if it cannot be read."""
+    """Return a small JPEG of an image in base 64; "" if it cannot be read."""
     loaded = reader.read(record)
     if not isinstance(loaded, LoadedImage):
         return ""
-    step = max(1, max(loaded.image.shape[1:]) // SIDE)
-    small = loaded.image[:, ::step, ::step]
-    return b64encode(png(grey(small, contrast(small)))).decode()
+    return b64encode(thumbnail(loaded.image, SIDE)).decode()

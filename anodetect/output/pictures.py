@@ -106,6 +106,15 @@ def case_strip(
     return buffer.getvalue()
 
 
+def thumbnail(image: Floats, side: int) -> bytes:
+    """Return an image [C, H, W] in its own contrast as a JPEG of at most `side` pixels a side."""
+    small = Image.fromarray(grey(image, contrast(image)))
+    small.thumbnail((side, side))
+    buffer = io.BytesIO()
+    small.save(buffer, "jpeg", quality=80)
+    return buffer.getvalue()
+
+
 def png(picture: Picture) -> bytes:
     """Return a picture as the bytes of a PNG file."""
     buffer = io.BytesIO()

@@ -19,7 +19,7 @@ class OddImage:
     """An image in the list of odd normals, or the slice `slice` of a volume.
 
     `rank` counts from 1. `score` says how hard it is to explain: 1 is the typical image. `picture`
-    is a PNG in base 64, "" for none. `left_out` says that nothing was learned from it.
+    is a JPEG in base 64, "" for none. `left_out` says that nothing was learned from it.
     """
 
     rank: int
