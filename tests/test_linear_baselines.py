@@ -6,6 +6,7 @@ from scipy.spatial.distance import mahalanobis
 from sklearn import decomposition
 
 import anodetect
+from anodetect.detectors import padim as padim_module
 from anodetect.detectors.padim import PaDiM
 from anodetect.imaging.representations import features_installed
 from anodetect.model.settings import create_detector, resolve
@@ -101,7 +102,8 @@ def test_a_run_on_features_is_trained_and_scored(name, synthetic_folder, tmp_pat
 
 
 @pytest.mark.parametrize(("count", "channels"), [(40, 12), (40, 5), (6, 12), (1, 3)])
-def test_padim_is_the_mahalanobis_distance_of_each_place(count, channels):
+def test_padim_is_the_mahalanobis_distance_of_each_place(count, channels, monkeypatch):
+    monkeypatch.setattr(padim_module, "PLACES_AT_ONCE", 33)
     fit, test = features(count), features(3, seed=1)
     padim = fitted("padim", fit, channels=channels, pooling=MAXIMUM)
     assert len(set(padim.channels.tolist())) == channels

@@ -29,6 +29,7 @@ from anodetect.types import Batch, Floats, Scores, Seeds, State, TrainContext
 
 MICRO_BATCH = 16
 READ_AT_ONCE = 32  # images, when the Gaussians are learned
+PLACES_AT_ONCE = 256  # so that little beside the covariances is in memory
 
 
 class PaDiMConfig(Config):
@@ -72,10 +73,8 @@ class PaDiM:
         self.channels = np.sort(rng.permutation(total)[:count])
 
         mean, covariance = _moments(fit, self.channels)
-        covariance += self.config.shrinkage * np.eye(count)
         self.mean = mean.astype(np.float32)
-        whitening = np.tril(np.linalg.inv(np.linalg.cholesky(covariance)))  # L⁻¹, Σ = LLᵀ
-        self.whitening = whitening.astype(np.float32)
+        self.whitening = _whitening(covariance, self.config.shrinkage)
 
         entry = {"images": len(fit), "channels": count}
         if len(fit) <= count:
@@ -131,9 +130,25 @@ def _moments(
 
     covariance = np.zeros((places, count, count))
     for _, part in batch.parts(READ_AT_ONCE):
-        deviations = _by_place(part.images, channels) - mean[:, None]
-        covariance += deviations.transpose(0, 2, 1) @ deviations
-    return mean, covariance / max(len(batch) - 1, 1)
+        values = _by_place(part.images, channels)
+        for start in range(0, places, PLACES_AT_ONCE):
+            some = slice(start, start + PLACES_AT_ONCE)
+            deviations = values[some] - mean[some, None]
+            covariance[some] += deviations.transpose(0, 2, 1) @ deviations
+    covariance /= max(len(batch) - 1, 1)
+    return mean, covariance
+
+
+def _whitening(covariance: NDArray[np.float64], shrinkage: float) -> Floats:
+    """Return L⁻¹ [P, c, c] of Σ = covariance + shrinkage · I = LLᵀ. A departure multiplied by it
+    has the Mahalanobis distance as its length."""
+    whitening = np.empty(covariance.shape, np.float32)
+    shrunk = shrinkage * np.eye(covariance.shape[1])
+    for start in range(0, len(covariance), PLACES_AT_ONCE):
+        some = slice(start, start + PLACES_AT_ONCE)
+        lower = np.linalg.cholesky(covariance[some] + shrunk)
+        whitening[some] = np.tril(np.linalg.inv(lower))
+    return whitening
 
 
 def _by_place(images: Floats, channels: NDArray[np.int64]) -> Floats:
