@@ -22,6 +22,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(no_args_is_help=True, help="Data cards: what is known of public data sets.")
 app.add_typer(data_app, name="data")
+backbone_app = typer.Typer(no_args_is_help=True, help="Networks whose features can be modelled.")
+app.add_typer(backbone_app, name="backbone")
 
 
 def emit(result: Any, as_json: bool, text: str) -> None:
@@ -421,6 +423,39 @@ def data_show(name: str, as_json: options.Json = False) -> None:
 
     page = cards.page(name.partition(":")[0])
     emit(cards.describe(page), as_json, card_text(page))
+
+
+@backbone_app.command("list")
+def backbone_list(as_json: options.Json = False) -> None:
+    """The backbones that can be named, and those that were fetched."""
+    from dataclasses import asdict
+
+    from anodetect.commands import backbone as command
+
+    listed = command.listing()
+    content = {"backbones": [asdict(each) for each in listed]}
+    emit(content, as_json, command.listing_text(listed))
+
+
+@backbone_app.command("get")
+def backbone_get(
+    name: options.BackboneName,
+    revision: options.Revision = "main",
+    yes: options.Yes = False,
+    as_json: options.Json = False,
+) -> None:
+    """Fetch a network from the hub of Hugging Face; its size and licence are said first."""
+    from dataclasses import asdict
+
+    from anodetect.commands import backbone as command
+
+    with terminal.reporting() as reporter:
+        offered = command.offer(name, revision)
+        reporter.say(offered.text())
+        if not yes and not typer.confirm("Fetch it?", err=True):
+            raise ConfigError(f"backbone {name}: not fetched")
+        known = command.fetch(offered, reporter)
+    emit(asdict(known), as_json, f"{name}: fetched; --set backbone={name} uses it")
 
 
 def _names(text: str) -> list[str]:

@@ -2,18 +2,22 @@
 
 import json
 import shutil
+import threading
 from hashlib import sha256
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from typer.testing import CliRunner
 
 import anodetect
+from anodetect import cli
 from anodetect.data import synthetic
 from anodetect.errors import ConfigError, RunError
-from anodetect.imaging.backbones.checkpoints import card_facts
+from anodetect.imaging.backbones.places import card_facts, hub_cache
 from anodetect.imaging.backbones.table import BACKBONES
 from anodetect.imaging.features import Features, FeaturesConfig
 from anodetect.imaging.representations import encode_each, features_installed
@@ -309,6 +313,102 @@ def test_another_network_in_its_place_is_refused(trained, tmp_path):
     finally:
         shutil.copytree(kept, folder, dirs_exist_ok=True)
     Model.load(runs.read(trained / "run"), "cpu")
+
+
+@pytest.fixture
+def hub(vit, tmp_path, monkeypatch):
+    """A hub on this machine with one network, `some/net`; yields the paths that were asked for."""
+    folder = Path(shutil.copytree(vit, tmp_path / "served"))
+    (folder / "pytorch_model.bin").write_bytes(b"a pickle")
+    files = {file.name: file.read_bytes() for file in folder.iterdir()}
+    commit, asked = "c" * 40, []
+    about = {
+        "id": "some/net",
+        "sha": commit,
+        "cardData": {"license": "mit", "datasets": ["images/one"]},
+        "siblings": [{"rfilename": name, "size": len(data)} for name, data in files.items()],
+    }
+
+    class Hub(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            if self.path.startswith("/api/models/some/net"):
+                self.answer(json.dumps(about).encode(), "application/json")
+                return
+            data = files.get(self.path.rpartition("/")[2])
+            if not self.path.startswith(f"/some/net/resolve/{commit}/") or data is None:
+                self.send_error(404)
+                return
+            self.answer(data, "application/octet-stream")
+
+        do_HEAD = do_GET
+
+        def answer(self, data, kind):
+            self.send_response(200)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(data)))
+            self.send_header("X-Repo-Commit", commit)
+            self.send_header("ETag", f'"{sha256(data).hexdigest()}"')
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(data)
+
+        def log_message(self, *arguments):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    yield asked
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_backbone_is_fetched_once_asked_for(hub, vit, tmp_path, image):
+    runner = CliRunner()
+    refused = runner.invoke(cli.app, ["backbone", "get", "some/net"], input="n\n")
+    assert refused.exit_code != 0
+    assert "licence mit, pretrained on images/one" in refused.stderr
+    assert not any("resolve" in path for path in hub)  # nothing is fetched before
+
+    fetched = runner.invoke(cli.app, ["backbone", "get", "some/net", "--yes", "--json"])
+    assert fetched.exit_code == 0, fetched.output
+    digest = sha256(Path(vit, "model.safetensors").read_bytes()).hexdigest()
+    assert json.loads(fetched.stdout)["sha256"] == digest
+    assert not any("pytorch_model.bin" in path for path in hub)
+
+    asked = len(hub)
+    features = features_of("some/net", image, size=96)
+    assert np.array_equal(features, features_of(vit, image, size=96))
+    facts = Features(FeaturesConfig(backbone="some/net")).source()
+    assert (facts.revision, facts.licence, facts.sha256) == ("c" * 40, "mit", digest)
+    assert len(hub) == asked  # features need no network
+
+    listed = json.loads(runner.invoke(cli.app, ["backbone", "list", "--json"]).stdout)
+    assert [each["name"] for each in listed["backbones"]] == [*BACKBONES, "some/net"]
+
+
+def test_weights_that_were_changed_since_are_refused(hub):
+    assert CliRunner().invoke(cli.app, ["backbone", "get", "some/net", "--yes"]).exit_code == 0
+    (weights,) = hub_cache().rglob("snapshots/*/model.safetensors")
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.unlink()
+    weights.write_bytes(content)
+    with pytest.raises(ConfigError, match="another hash than when they were fetched"):
+        Features(FeaturesConfig(backbone="some/net"))
+
+
+def test_what_the_hub_does_not_have_is_said(hub):
+    found = CliRunner().invoke(cli.app, ["backbone", "get", "other/net", "--yes"])
+    assert isinstance(found.exception, ConfigError)
+    assert "other/net" in str(found.exception)
+    found = CliRunner().invoke(cli.app, ["backbone", "get", "net", "--yes"])
+    assert "no name of the hub" in str(found.exception)
 
 
 def test_heads_of_model_cards():

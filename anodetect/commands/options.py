@@ -217,3 +217,11 @@ BudgetEach = Annotated[float, typer.Option(help="Minutes of training at most, ea
 DetectorName = Annotated[
     str | None, typer.Argument(help="Show the settings of this detector.", show_default=False)
 ]
+
+# -- backbone --------------------------------------------------------------------------------------
+
+BackboneName = Annotated[
+    str, typer.Argument(help="A name on the hub, such as facebook/dinov2-small.")
+]
+Revision = Annotated[str, typer.Option(help="A branch, tag or commit; its commit is noted.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Fetch it without asking.")]

@@ -10,13 +10,12 @@ from torch import Tensor, nn
 
 from anodetect.errors import ConfigError, nearest
 from anodetect.imaging.backbones.checkpoints import (
-    NOT_STATED,
     facts_of_checkpoint,
-    find_checkpoint,
     load_checkpoint,
     outline_of_checkpoint,
 )
 from anodetect.imaging.backbones.efficientnet import blocks_in, from_file, pretrained
+from anodetect.imaging.backbones.places import NOT_STATED, find_checkpoint
 from anodetect.imaging.backbones.table import (
     BACKBONES,
     BackboneFacts,
