@@ -341,7 +341,7 @@ def hub(vit, tmp_path, monkeypatch):
                 return
             self.answer(data, "application/octet-stream")
 
-        do_HEAD = do_GET
+        do_HEAD = do_GET  # noqa: N815
 
         def answer(self, data, kind):
             self.send_response(200)

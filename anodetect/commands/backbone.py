@@ -18,6 +18,7 @@ from anodetect.imaging.backbones.table import BACKBONES, is_installed
 from anodetect.types import Reporter
 
 WEIGHTS = "model"  # the beginning of the names of the files of weights
+INDEX = "model.safetensors.index.json"  # of weights in several files
 OTHERS = ("config.json", "preprocessor_config.json", "README.md")
 
 
@@ -94,14 +95,11 @@ def offer(name: str, revision: str) -> Offer:
 
     files, size, has_weights = [], 0, False
     for file in info.siblings or ():
-        weights = file.rfilename.startswith(WEIGHTS) and file.rfilename.endswith(".safetensors")
+        found: str = file.rfilename
+        weights = found.startswith(WEIGHTS) and found.endswith(".safetensors")
         has_weights |= weights
-        if (
-            weights
-            or file.rfilename in OTHERS
-            or file.rfilename.endswith(".safetensors.index.json")
-        ):
-            files.append(file.rfilename)
+        if weights or found in OTHERS or found == INDEX:
+            files.append(found)
             size += file.size or 0
     if not has_weights or "config.json" not in files:
         raise ConfigError(
