@@ -87,12 +87,6 @@ def test_what_needs_more_images_is_refused(detector, representation, message):
         representation_of_few(detector, representation)
 
 
-def test_without_the_extra_the_message_says_how_to_get_it(monkeypatch):
-    monkeypatch.setattr("anodetect.commands.few.features_installed", lambda: False)
-    with pytest.raises(ConfigError, match="pip install"):
-        representation_of_few("patchcore", "auto")
-
-
 @pytest.mark.parametrize("rule", [Rule(0.05), Rule(0.1, by_fdr=True)])
 def test_nothing_is_decided_without_calibration(rule):
     found = []

@@ -8,7 +8,6 @@ from pathlib import Path
 from anodetect.data.split import Roles
 from anodetect.detectors import DETECTORS, entry_named
 from anodetect.errors import ConfigError
-from anodetect.imaging.representations import features_installed
 from anodetect.model.colour_scale import colour_scale
 from anodetect.model.decoded import DecodedFiles
 from anodetect.model.fitting import Training, fit_model
@@ -20,8 +19,8 @@ from anodetect.types import Silent
 def representation_of_few(detector: str, representation: str) -> str:
     """Return the representation that a detector gets with few normals, which is features.
 
-    ConfigError if another one is asked for, if the detector has to be trained or cannot see
-    features, or if the extra is not installed.
+    ConfigError if another one is asked for, or if the detector has to be trained or cannot see
+    features.
     """
     entry = entry_named(detector)
     if not entry.for_few or "features" not in entry.representations:
@@ -37,8 +36,6 @@ def representation_of_few(detector: str, representation: str) -> str:
             f"--allow-few: few images tell too little of {representation}; leave out "
             "--representation, and the detector sees features"
         )
-    if not features_installed():
-        raise ConfigError("--allow-few needs features: pip install 'anodetect[features]'")
     return "features"
 
 
