@@ -16,6 +16,7 @@ def pytest_configure():
     """
     for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ.setdefault(name, "1")
+    os.environ["ANODETECT_CACHE"] = "off"  # the user's own is neither read nor filled
 
 
 @pytest.hookimpl(tryfirst=True)  # before the hook of pytest-xdist, which reads the marks

@@ -1,6 +1,7 @@
 """Backbones by name: checkpoints in folders and in the hub's cache, and what runs note of them."""
 
 import json
+import os
 import shutil
 import threading
 from hashlib import sha256
@@ -17,6 +18,8 @@ import anodetect
 from anodetect import cli
 from anodetect.data import synthetic
 from anodetect.errors import ConfigError, RunError
+from anodetect.imaging.backbones.cache import FeatureCache
+from anodetect.imaging.backbones.extraction import Extractor
 from anodetect.imaging.backbones.places import card_facts, hub_cache
 from anodetect.imaging.backbones.table import BACKBONES
 from anodetect.imaging.features import Features, FeaturesConfig
@@ -409,6 +412,94 @@ def test_what_the_hub_does_not_have_is_said(hub):
     assert "other/net" in str(found.exception)
     found = CliRunner().invoke(cli.app, ["backbone", "get", "net", "--yes"])
     assert "no name of the hub" in str(found.exception)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("ANODETECT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def files_in(folder):
+    return sorted(file for file in folder.rglob("*") if file.is_file())
+
+
+def test_features_are_the_same_from_the_cache_and_without_it(vit, cache, image, monkeypatch):
+    first = features_of(vit, image, size=96, neighbours=3)
+    (file,) = files_in(cache)
+
+    def refuse(*arguments):
+        raise AssertionError("computed again")
+
+    with monkeypatch.context() as context:
+        context.setattr(Extractor, "_forward", refuse)
+        assert np.array_equal(features_of(vit, image, size=96, neighbours=3), first)
+        # Averages are made of what is kept, so detectors with other settings share it.
+        assert not np.array_equal(features_of(vit, image, size=96), first)
+        with pytest.raises(AssertionError, match="computed again"):
+            features_of(vit, image, size=96, layers=(1, 3))
+        with pytest.raises(AssertionError, match="computed again"):
+            features_of(vit, image + np.float32(1e-6), size=96)
+        with pytest.raises(AssertionError, match="computed again"):
+            features_of(vit, image, size=80)
+
+    assert len(files_in(cache)) == 1
+    file.unlink()
+    assert np.array_equal(features_of(vit, image, size=96, neighbours=3), first)
+    monkeypatch.setenv("ANODETECT_CACHE", "off")
+    assert np.array_equal(features_of(vit, image, size=96, neighbours=3), first)
+
+
+def test_what_another_network_made_is_not_used(vit, cache, image, tmp_path):
+    folder = Path(shutil.copytree(vit, tmp_path / "net"))
+    weights = safetensors.torch.load_file(folder / "model.safetensors")
+    weights = {name: tensor + 0.01 for name, tensor in weights.items()}
+    safetensors.torch.save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    one, other = features_of(vit, image, size=96), features_of(str(folder), image, size=96)
+    assert not np.array_equal(one, other)
+    assert len(files_in(cache)) == 2
+
+
+def test_damaged_features_are_computed_anew_and_that_is_said(vit, cache, image, caplog):
+    first = features_of(vit, image, size=96)
+    (file,) = files_in(cache)
+    for content in (b"", file.read_bytes()[:-1], file.read_bytes()[:-1] + b"x"):
+        caplog.clear()
+        file.write_bytes(content)
+        assert np.array_equal(features_of(vit, image, size=96), first)
+        assert "damaged, and computed anew" in caplog.text
+    caplog.clear()
+    assert np.array_equal(features_of(vit, image, size=96), first)
+    assert caplog.text == ""
+
+
+def test_the_oldest_features_are_deleted(tmp_path):
+    layers = [torch.zeros(10, 10, 10, dtype=torch.float16)]
+    cache = FeatureCache(tmp_path / "cache", 20_000)
+    for number in range(30):
+        cache.put(f"{number:064}", layers)
+        file = next(file for file in files_in(tmp_path / "cache") if file.name == f"{number:064}")
+        os.utime(file, (number, number))
+        assert sum(file.stat().st_size for file in files_in(tmp_path / "cache")) <= 20_000
+    assert cache.get(f"{29:064}") is not None
+    assert cache.get(f"{0:064}") is None
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(vit, tmp_path, image, monkeypatch, caplog):
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("ANODETECT_CACHE", str(tmp_path / "file" / "cache"))
+    features_of(vit, image, size=96)
+    assert "features are not cached" in caplog.text
+    monkeypatch.setenv("ANODETECT_CACHE_GB", "much")
+    with pytest.raises(ConfigError, match="a number of gigabytes"):
+        Features(FeaturesConfig(backbone=vit))
+
+
+def test_scores_are_not_proved_by_what_is_kept(trained, cache, monkeypatch):
+    model = Model.load(runs.read(trained / "run"), "cpu")
+    assert model.representation.extractor.cache is not None
+    model.without_cache()
+    assert model.representation.extractor.cache is None
 
 
 def test_heads_of_model_cards():

@@ -44,6 +44,7 @@ def rescore(
         return [f"the model at {run.path} is not the one that scored"]
 
     model = Model.load(run, device)
+    model.without_cache()
     if "bits" in scored.audit.roi:
         model.preprocess.roi = roi_of(scored.audit.roi)
     same_host = environment.host(device_type(device)) == scored.audit.host

@@ -19,6 +19,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from anodetect.config import Config
+from anodetect.imaging.backbones.cache import open_cache
 from anodetect.imaging.backbones.extraction import Extractor
 from anodetect.imaging.backbones.loading import load_backbone, outline_of
 from anodetect.imaging.backbones.table import DEFAULT, BackboneFacts, check_layers, fitting_side
@@ -90,7 +91,7 @@ class Features:
     def __init__(self, config: FeaturesConfig) -> None:
         self.config = config
         self.backbone = load_backbone(config.backbone, config.layers)
-        self.extractor = Extractor(self.backbone)
+        self.extractor = Extractor(self.backbone, open_cache())
         self.use_side(DEFAULT_SIZE if config.size == "auto" else config.size)
         self.mean, self.deviation = np.zeros(1, np.float32), np.ones(1, np.float32)
 
@@ -103,6 +104,10 @@ class Features:
     def source(self) -> BackboneFacts:
         """Return what is known of the network."""
         return self.backbone.facts
+
+    def without_cache(self) -> None:
+        """Compute all features from now on, though they may have been kept."""
+        self.extractor.cache = None
 
     def run_on(self, device: str) -> None:
         """Compute on this device from now on; ConfigError if there is none."""

@@ -37,8 +37,12 @@ def _first_available() -> str:
 
 def autocast(device: torch.device) -> torch.autocast:
     """Return a context of bfloat16 where the hardware multiplies it natively, else of float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=autocast_is_native(device))
+
+
+def autocast_is_native(device: torch.device) -> bool:
+    """Return whether the hardware multiplies bfloat16 natively."""
     if device.type == "cpu":
-        native = torch.cpu._is_avx512_bf16_supported()
-    else:
-        native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.autocast(device.type, torch.bfloat16, enabled=native)
+        native: bool = torch.cpu._is_avx512_bf16_supported()
+        return native
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)

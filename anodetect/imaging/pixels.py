@@ -33,6 +33,9 @@ class Pixels:
     def source(self) -> None:
         """No network is used."""
 
+    def without_cache(self) -> None:
+        """Nothing is kept."""
+
     def run_on(self, device: str) -> None:
         """Nothing is computed on a device."""
 

@@ -41,6 +41,9 @@ class Representation(Protocol):
     def source(self) -> BackboneFacts | None:
         """Return what is known of the network that it uses, None if it uses none."""
 
+    def without_cache(self) -> None:
+        """Compute everything from now on, though it may have been kept."""
+
     def run_on(self, device: str) -> None:
         """Compute on this device from now on; ConfigError if there is none."""
 

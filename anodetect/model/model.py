@@ -87,14 +87,24 @@ class Model:
     def backbones(self) -> list[BackboneFacts]:
         """Return what is known of each network whose features are modelled, those of an ensemble's
         members among them."""
-        representations = [self.representation]
-        for expert in getattr(self.detector, "experts", ()):
-            representations.append(expert.representation)
         found = []
-        for representation in representations:
+        for representation in self._representations():
             source = representation.source()
             if source is not None and source not in found:
                 found.append(source)
+        return found
+
+    def without_cache(self) -> None:
+        """Compute all features from now on, though they may have been kept: what is kept proves
+        nothing."""
+        for representation in self._representations():
+            representation.without_cache()
+
+    def _representations(self) -> list[Representation]:
+        """Return the representation, and those of an ensemble's members."""
+        found = [self.representation]
+        for expert in getattr(self.detector, "experts", ()):
+            found.append(expert.representation)
         return found
 
     @property

@@ -1,15 +1,17 @@
 """Images through a backbone, in batches, on a device."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from hashlib import sha256
 from itertools import islice
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from anodetect.imaging.backbones.cache import FeatureCache
 from anodetect.imaging.backbones.loading import Backbone
-from anodetect.imaging.inference import autocast, pick_device
-from anodetect.types import Encoded, Floats
+from anodetect.imaging.inference import autocast, autocast_is_native, pick_device
+from anodetect.types import Encoded, Floats, content_digest
 
 BATCH_PIXELS = 2**19  # of the images in a batch: eight with 256 pixels a side
 MOST = 16  # images in a batch
@@ -21,12 +23,13 @@ Layers = list[Tensor]  # of one image: [c, h, w] each
 class Extractor:
     """Runs a backbone on batches of images.
 
-    The outputs of its layers are rounded to float16, so that they are the same whether they are
-    kept on disk meanwhile or not. With `exact` they are not, as in releases that kept none.
+    The outputs of its layers are rounded to float16, so that they are the same whether they come
+    from `cache` or not. With `exact` they are not rounded, nor cached, as in releases that had no
+    cache.
     """
 
-    def __init__(self, backbone: Backbone) -> None:
-        self.backbone, self.exact = backbone, False
+    def __init__(self, backbone: Backbone, cache: FeatureCache | None) -> None:
+        self.backbone, self.cache, self.exact = backbone, cache, False
         self.device = torch.device("cpu")
 
     def run_on(self, device: str) -> None:
@@ -40,7 +43,34 @@ class Extractor:
         for first in items:
             size = self._together(first[0][0].size)
             batch = [first, *islice(items, size - 1)]
-            yield self._layers([image for image, _ in batch], size), batch
+            yield self._known_or_computed([image for image, _ in batch], size), batch
+
+    def _known_or_computed(self, images: Sequence[Floats], size: int) -> list[Layers]:
+        """Return the layers of each image, from the cache where they are there."""
+        cache = None if self.exact else self.cache
+        if cache is None:
+            return self._layers(images, size)
+
+        keys, found, missing = [self._key(image) for image in images], {}, []
+        for row, key in enumerate(keys):
+            known = cache.get(key)
+            if known is None:
+                missing.append(row)
+            else:
+                found[row] = known
+        if missing:
+            computed = self._layers([images[row] for row in missing], size)
+            for row, layers in zip(missing, computed, strict=True):
+                cache.put(keys[row], layers)
+                found[row] = layers
+        return [found[row] for row in range(len(images))]
+
+    def _key(self, image: Floats) -> str:
+        """Return a hash of all that the layers of an image depend on, to the last bit."""
+        halves = self.backbone.halves and autocast_is_native(self.device)
+        how = (self.device.type, halves, torch.get_num_threads(), torch.__version__)
+        parts = repr((1, self.backbone.fingerprint, how)).encode()
+        return sha256(content_digest(image) + parts).hexdigest()
 
     def _together(self, pixels: int) -> int:
         """Return how many images of so many pixels are computed together.
