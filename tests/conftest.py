@@ -27,6 +27,17 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_detection_limit():
+    """Let trainings end without a detection limit, which takes seconds; its own tests measure
+    it."""
+    from anodetect.commands import limit
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(limit, "SERIES", {})
+        yield
+
+
 @pytest.fixture(scope="session")
 def synthetic_folder(tmp_path_factory):
     """The synthetic set in the MVTec layout: 60 normals to train on, 20 normals and 20 defects to

@@ -15,6 +15,7 @@ from anodetect.commands import few
 from anodetect.commands import odd as odd_normals
 from anodetect.commands.calibrate import Calibrated, calibrate_model
 from anodetect.commands.inspect import summary
+from anodetect.commands.limit import plant_and_score
 from anodetect.commands.manifest import manifest_rows
 from anodetect.commands.normals import LeftOut, Normals, Samples, usable_normals
 from anodetect.commands.results import TrainResult
@@ -39,6 +40,8 @@ from anodetect.model.settings import resolve
 from anodetect.record import environment, runs
 from anodetect.record.odd import OddNormals, read_odd
 from anodetect.record.runs import RunHeader, TrainingFacts
+from anodetect.stats.calibration import DEFAULT_FAR
+from anodetect.stats.limit import PlantedTrials, detection_limit
 from anodetect.types import Reporter, Silent
 
 LONG = 2.0  # times as long as wide, from which on squeezing is worth a warning
@@ -196,12 +199,22 @@ def _train(
             scored = score_records(model, reference, reporter, "scale", scratch=scratch)
             scale = colour_scale(scored)
         calibrated = calibrate_model(model, roles.calibrate, reporter, scratch)
+        looked_at = roles.tune or roles.fit
+        planted = plant_and_score(
+            model,
+            looked_at if roles.calibrate else [],
+            reporter,
+            seed=request.seed,
+            budget=seconds,
+            scratch=scratch,
+        )
 
     if plan.odd is not None:
         reporter.say(plan.odd.sentence())
     left_out = plan.normals.left_out + calibrated.left_out
     log = runs.read_log(workdir)
-    facts = _facts(request, plan, log, len(left_out), found, reporter)
+    facts = _facts(request, plan, log, len(left_out), found, planted, reporter)
+    reporter.say(detection_limit(planted, calibrated.calibration, DEFAULT_FAR).statement())
     _write(workdir, plan, dataset.name, scale, calibrated, facts)
     return left_out
 
@@ -367,6 +380,7 @@ def _facts(
     log: Sequence[Mapping[str, Any]],
     failed: int,
     found: Sequence[str],
+    planted: PlantedTrials,
     reporter: Reporter,
 ) -> TrainingFacts:
     """Return how the training went, and say so if its loss diverged."""
@@ -390,6 +404,7 @@ def _facts(
         config_sha256=readers.digest(canonical(plan.config)),
         found=tuple(found),
         odd_left_out=None if request.drop_odd is None or plan.odd is None else plan.odd.left_out,
+        planted=planted,
     )
 
 

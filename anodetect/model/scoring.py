@@ -142,6 +142,11 @@ def score_records(
         reporter.progress(task, done, total, note())
 
 
+def image_scores(model: Model, images: Sequence[LoadedImage]) -> list[float]:
+    """Return the scores of images, at most as many as are scored together."""
+    return [found.score for found in _detect(model, images)]
+
+
 def _unless_refused(model: Model, loaded: Loaded, accept_different: bool) -> Loaded:
     """Return what was read, or `Failed` if the model cannot judge it."""
     if accept_different or model.seen is None or not model.seen.modalities:

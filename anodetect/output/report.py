@@ -24,6 +24,8 @@ from anodetect.record.failures import differences, failures
 from anodetect.record.reviews import Review, in_force
 from anodetect.record.rows import OK, ScoreRow, SliceRow
 from anodetect.stats.agreement import summary
+from anodetect.stats.calibration import DEFAULT_FAR
+from anodetect.stats.limit import DetectionLimit, detection_limit, trials_of
 
 FLAGGED_ROWS, CASES, PROFILES = 50, 12, 4
 
@@ -78,6 +80,7 @@ def html(folder: Path, reviewed: Sequence[Review]) -> str:
         counts=main.audit.counts,
         passed_over=counted(main.audit.passed_over),
         evaluation=main.audit.evaluation,
+        limit=_limit(main),
         drift=[check for check in (main.audit.drift.batch, main.audit.drift.time) if check],
         # figures
         histogram=_histogram(main),
@@ -199,6 +202,21 @@ def _highest(main: ScoreDirectory, count: int, which: Callable[[ScoreRow], bool]
 
 
 # -- Figures ---------------------------------------------------------------------------------------
+
+
+def _limit(main: ScoreDirectory) -> DetectionLimit | None:
+    """Return the detection limit at the false-alarm rate of this scoring, the default one where it
+    had none; None where nothing was planted."""
+    try:
+        planted = trials_of(main.audit.facts.get("planted"))
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{main.path}: the scores of planted defects lack {error}") from None
+    if planted is None:
+        return None
+    rule = main.audit.rule
+    return detection_limit(
+        planted, main.audit.calibration, DEFAULT_FAR if rule.by_fdr else rule.rate
+    )
 
 
 def _histogram(main: ScoreDirectory) -> str:

@@ -33,7 +33,14 @@ from anodetect.imaging.backbones.table import BackboneFacts, backbone_facts
 from anodetect.record import checkpoint, environment, threads
 from anodetect.record.checkpoint import CHECKPOINT_FILE, MODEL_FILE
 from anodetect.record.odd import ODD_FILE, OddNormals, write_odd
-from anodetect.stats.calibration import Calibration
+from anodetect.stats.calibration import DEFAULT_FAR, Calibration
+from anodetect.stats.limit import (
+    DetectionLimit,
+    PlantedTrials,
+    detection_limit,
+    limit_table,
+    trials_of,
+)
 from anodetect.types import State
 
 FILES = (
@@ -70,8 +77,9 @@ class TrainingFacts:
     has no steps. `dropped` says which part the images were too few for, "" if none. `failed` counts
     the images that were left out. `budget_minutes` is None where there was no limit. `found` says
     what the data held. `odd_left_out` counts the oddest images, from which nothing was learned on
-    request. `calibrated_on` names the data of a later calibration, `calibrated_from` the
-    hash of the model that was calibrated anew. None stands where an older release wrote nothing.
+    request. `calibrated_on` names the data of a later calibration, `calibrated_from` the hash of
+    the model that was calibrated anew. `planted` are the scores of planted defects. None stands
+    where an older release wrote nothing.
     """
 
     train_seconds: float
@@ -89,6 +97,7 @@ class TrainingFacts:
     odd_left_out: int | None = None
     calibrated_on: str | None = None
     calibrated_from: str | None = None
+    planted: PlantedTrials | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the facts as the header has them, without what was not written."""
@@ -98,6 +107,8 @@ class TrainingFacts:
                 del content[field.name]
         if self.found is not None:
             content["found"] = list(self.found)
+        if self.planted is not None:
+            content["planted"] = self.planted.as_json()
         return content
 
 
@@ -107,6 +118,8 @@ def training_facts(content: Mapping[str, Any]) -> TrainingFacts:
     values = {name: value for name, value in content.items() if name in known}
     if "found" in values:
         values["found"] = tuple(values["found"])
+    if "planted" in values:
+        values["planted"] = trials_of(values["planted"])
     return TrainingFacts(**values)
 
 
@@ -189,7 +202,8 @@ class ManifestRow:
 @dataclass(frozen=True)
 class RunFacts:
     """The facts that `anodetect info` prints. `training` are those that training has written:
-    seconds, steps, numbers of images, seed …"""
+    seconds, steps, numbers of images, seed … `limit` is the detection limit at the default
+    false-alarm rate, None where nothing was planted."""
 
     run: str
     detector: str
@@ -205,15 +219,19 @@ class RunFacts:
     model_sha256: str
     model_mb: float
     environment: Mapping[str, Any]
+    limit: DetectionLimit | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Return the facts on one level, those of training among them."""
+        """Return the facts on one level, those of training among them; the scores of planted
+        defects come as the detection limit."""
         content: dict[str, Any] = {}
         for field in fields(self):
             value = getattr(self, field.name)
             content |= value.as_json() if field.name == "training" else {field.name: value}
+        content.pop("planted", None)
+        limit = None if self.limit is None else self.limit.as_json()
         backbones = [each.as_json() for each in self.backbones]
-        return content | {"scale": list(self.scale), "backbones": backbones}
+        return content | {"scale": list(self.scale), "backbones": backbones, "limit": limit}
 
 
 # -- Writing ---------------------------------------------------------------------------------------
@@ -398,7 +416,26 @@ hashes: `manifest.csv`
 - Images: {preprocess["channels"]} channel(s); values {low:g} to {high:g} become -1 to 1; \
 foreground:
   {foreground}{_backbone_lines(header)}
-- False alarms: {calibration.statement(0.05)}
+- False alarms: {calibration.statement(DEFAULT_FAR)}
+{_limit_text(header, calibration)}"""
+
+
+def _limit_text(header: RunHeader, calibration: Calibration) -> str:
+    """Return the detection limit for the model card, "" where nothing was planted."""
+    if header.facts.planted is None:
+        return ""
+    limit = detection_limit(header.facts.planted, calibration, DEFAULT_FAR)
+    if not limit.rows:
+        return f"\n{limit.statement()}\n"
+    return f"""
+## Detection limit
+
+{limit.statement()}
+Measured with defects planted in normal tune images, which are not real ones: found of planted, by \
+size (share of the shorter side of an image or tile) and contrast (share of the range of an \
+image's values).
+
+{limit_table(limit)}
 """
 
 
@@ -483,6 +520,8 @@ def facts(path: Path) -> RunFacts:
     """Return what `anodetect info` prints; RunError as for `read`."""
     run = read(path)
     header = run.header
+    planted = header.facts.planted
+    limit = None if planted is None else detection_limit(planted, run.calibration, DEFAULT_FAR)
     return RunFacts(
         run=str(path),
         detector=header.detector,
@@ -498,6 +537,7 @@ def facts(path: Path) -> RunFacts:
         model_sha256=run.model_sha256,
         model_mb=round((path / MODEL_FILE).stat().st_size / 1e6, 3),
         environment=json.loads((path / "environment.json").read_text("utf-8")),
+        limit=limit,
     )
 
 

@@ -1,0 +1,282 @@
+"""The detection limit: what is planted, how it is scored, and how it is told."""
+
+import json
+import re
+import shutil
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from sklearn.isotonic import isotonic_regression
+from typer.testing import CliRunner
+
+import anodetect
+from anodetect.cli import app
+from anodetect.commands import limit as command
+from anodetect.data import cards, synthetic
+from anodetect.errors import RunError
+from anodetect.imaging.sample_types import SampleTypes
+from anodetect.model.loading import load
+from anodetect.model.model import Model
+from anodetect.model.scoring import score_records
+from anodetect.output import report
+from anodetect.record import directories, runs
+from anodetect.stats.calibration import Calibration
+from anodetect.stats.limit import (
+    DetectionLimit,
+    PlantedCell,
+    PlantedTrials,
+    detection_limit,
+    limit_table,
+    rising,
+    trials_of,
+)
+from anodetect.types import Silent
+
+SERIES = {
+    "scratches": (("scratch",), (0.2, 0.8)),
+    "spots": (("blob", "lesion"), (0.8,)),
+    "swapped texture": (("swap",), (None,)),
+}
+
+
+@pytest.fixture(autouse=True)
+def few_series(monkeypatch):
+    monkeypatch.setattr(command, "SERIES", SERIES)
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """A run with its detection limit, and what was said in training."""
+    folder = tmp_path_factory.mktemp("limit")
+    synthetic.write(folder / "tiles", train=120, test=4, size=64)
+    said = []
+
+    class Listener(Silent):
+        def say(self, text):
+            said.append(text)
+
+    from anodetect.commands.train import train
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(command, "SERIES", SERIES)
+        patch.setattr(command, "MOST_SECONDS", 1e6)
+        options = {"representation": "pixels", "reporter": Listener()}
+        train(str(folder / "tiles"), "pca", folder / "run", **options)
+    return folder, said
+
+
+def calibration_of(count=99):
+    """Scores 1 to 99: at a false-alarm rate of .05 what is above 95 is flagged."""
+    scores = np.arange(1, count + 1).astype(float)
+    return Calibration(scores, scores, tuple(map(str, range(count))))
+
+
+def cell(kind, size, contrast, found, of=8):
+    return PlantedCell(kind, size, contrast, (100.0,) * found + (1.0,) * (of - found))
+
+
+def test_shares_are_counted_above_the_threshold_and_rise_with_size():
+    counts = [(0.01, 2), (0.02, 7), (0.04, 8), (0.08, 6), (0.16, 8)]
+    trials = PlantedTrials(200.0, tuple(cell("spots", size, 0.2, hits) for size, hits in counts))
+    limit = detection_limit(trials, calibration_of(), 0.05)
+    assert [row.found for row in limit.rows] == [2, 7, 8, 6, 8]
+    assert [row.pixels for row in limit.rows] == [2, 4, 8, 16, 32]
+    assert [row.share for row in limit.rows] == pytest.approx([2 / 8, 7 / 8, 7 / 8, 7 / 8, 1])
+    on_threshold = PlantedTrials(10.0, (PlantedCell("spots", 0.1, 0.2, (95.0, 95.5)),))
+    assert detection_limit(on_threshold, calibration_of(), 0.05).rows[0].found == 1
+
+
+def test_rising_is_isotonic_regression():
+    rng = np.random.default_rng(0)
+    for count in (1, 2, 5, 30):
+        values, weights = rng.integers(0, 9, count) / 8, rng.integers(1, 9, count)
+        expected = isotonic_regression(values, sample_weight=weights)
+        assert rising(values.tolist(), weights.tolist()) == pytest.approx(expected.tolist())
+
+
+def test_the_sentence_names_the_faintest_contrast_with_a_size_and_what_is_not_found():
+    cells = [
+        *(cell("scratches", size, 0.1, 3) for size in (0.02, 0.08)),
+        *(cell("scratches", size, 0.2, hits) for size, hits in ((0.02, 4), (0.08, 8))),
+        *(cell("scratches", size, 0.8, 8) for size in (0.02, 0.08)),
+        *(cell("swapped texture", size, None, 5) for size in (0.02, 0.08)),
+    ]
+    text = detection_limit(PlantedTrials(150, tuple(cells)), calibration_of(), 0.05).statement()
+    assert text == (
+        "At a false-alarm rate of 0.05 it finds 90% of planted scratches from 12 px at contrast "
+        "0.2; it does not find 90% of planted swapped texture at any size tried (up to 12 px)."
+    )
+    fewer = PlantedTrials(150, tuple(cells[2:4]), "from 2 in place of 8 images each, to save time")
+    assert "save time)." in detection_limit(fewer, calibration_of(), 0.05).statement()
+
+
+def test_where_nothing_can_be_flagged_there_is_no_limit():
+    trials = PlantedTrials(150, (cell("spots", 0.1, 0.2, 8),))
+    few = detection_limit(trials, calibration_of(9), 0.05)
+    assert few.rows == ()
+    assert few.statement() == "No detection limit: nothing can be flagged at 0.05."
+    assert detection_limit(trials, calibration_of(9), 0.1).rows
+
+
+def test_trials_come_back_from_json():
+    trials = PlantedTrials(
+        150.5, (cell("spots", 0.1, 0.2, 8), cell("swapped texture", 0.1, None, 1)), "note"
+    )
+    assert trials_of(json.loads(json.dumps(trials.as_json()))) == trials
+    assert trials_of(None) is None
+    with pytest.raises(KeyError):
+        trials_of({"side": 1})
+
+
+def test_a_table_has_a_line_for_each_kind_and_contrast():
+    trials = PlantedTrials(100, (cell("spots", 0.1, 0.2, 8), cell("swaps", 0.02, None, 1)))
+    text = limit_table(detection_limit(trials, calibration_of(), 0.05))
+    assert text.splitlines() == [
+        "| planted | contrast | 2% (2 px) | 10% (10 px) |",
+        "|---|---|---|---|",
+        "| spots | 0.2 | – | 8 of 8 |",
+        "| swaps | as cut | 1 of 8 | – |",
+    ]
+
+
+def test_each_round_has_every_cell_and_images_ascend():
+    cells = command.empty_cells()
+    trials = command.trials_of_rounds(cells, 3, 7)
+    assert [trial.cell for trial in trials] == list(range(len(cells))) * 3
+    numbers = [trial.image for trial in trials]
+    assert set(numbers) == set(range(7))
+    assert all(after - before in (0, 1) for before, after in pairwise(numbers))
+    spots = {trial.defect.kind for trial in trials if cells[trial.cell].kind == "spots"}
+    assert spots == {"blob", "lesion"}
+
+
+def test_training_ends_with_a_limit_in_run_card_and_words(measured):
+    folder, said = measured
+    run = runs.read(folder / "run")
+    planted = run.header.facts.planted
+    assert planted.side == 64
+    assert planted.note == ""
+    assert {(each.kind, each.contrast) for each in planted.cells} == {
+        (kind, contrast) for kind, (_, contrasts) in SERIES.items() for contrast in contrasts
+    }
+    assert {len(each.scores) for each in planted.cells} == {command.IMAGES}
+
+    limit = runs.facts(folder / "run").limit
+    assert limit == detection_limit(planted, run.calibration, 0.05)
+    strong = [row.share for row in limit.rows if (row.kind, row.contrast) == ("spots", 0.8)]
+    assert strong[-1] >= 0.9  # 10 pixels of 64, nearly as bright as bright gets
+    assert strong[0] < 0.9  # less than a pixel
+    assert limit.statement() in said
+    card = (folder / "run" / "model_card.md").read_text()
+    assert limit.statement() in card
+    assert limit_table(limit) in card
+
+    found = CliRunner().invoke(app, ["info", str(folder / "run"), "--json"])
+    facts = json.loads(found.stdout)
+    assert facts["limit"]["statement"] == limit.statement()
+    assert len(facts["limit"]["rows"]) == len(limit.rows)
+    assert "planted" not in facts
+
+
+def test_altered_scores_of_planted_defects_are_noticed(measured, tmp_path):
+    copied = shutil.copytree(measured[0] / "run", tmp_path / "run")
+    content = bytearray((copied / "model.safetensors").read_bytes())
+    place = content.index(b"scores", content.index(b"planted"))
+    digits = re.compile(rb"\d\.\d+").search(content, place)
+    content[digits.start() + 2] ^= 1  # another digit
+    (copied / "model.safetensors").write_bytes(content)
+    with pytest.raises(RunError, match="do not match their hash"):
+        runs.read(copied)
+
+
+def test_the_report_has_the_limit_at_the_rate_of_the_scoring(measured, tmp_path):
+    folder, _ = measured
+    anodetect.score(folder / "run", [str(folder / "tiles")], tmp_path / "scores", far=0.2)
+    page = report.html(tmp_path / "scores", [])
+    audit = directories.read(tmp_path / "scores").audit
+    limit = detection_limit(trials_of(audit.facts["planted"]), audit.calibration, 0.2)
+    assert limit.statement() in page
+    assert "Detection limit" in page
+
+
+def test_a_new_calibration_has_its_own_limit(measured, tmp_path):
+    folder, _ = measured
+    synthetic.write(tmp_path / "new", train=40, test=1, size=64, seed=9)
+    anodetect.calibrate(folder / "run", str(tmp_path / "new"), tmp_path / "again")
+    old, new = runs.read(folder / "run"), runs.read(tmp_path / "again")
+    assert new.header.facts.planted == old.header.facts.planted
+    limit = runs.facts(tmp_path / "again").limit
+    assert limit == detection_limit(old.header.facts.planted, new.calibration, 0.05)
+
+
+def records_and_model(folder):
+    records = cards.open_data(str(folder / "tiles")).training()[:6]
+    return records, Model.load(runs.read(folder / "run"), "cpu")
+
+
+def test_scores_are_those_of_files_with_the_same_pixels(measured, tmp_path, save_png):
+    """A planted image that is written to a file gets the same score from `score`."""
+    folder, _ = measured
+    records, model = records_and_model(folder)
+    cells = [PlantedCell("scratches", 0.2, 0.8, ()), PlantedCell("spots", 0.3, 0.8, ())]
+    trials = command.trials_of_rounds(cells, 3, len(records))
+    measuring = command.Measuring(model, records, 5, None)
+    for trial, planted in list(measuring._planted(trials)):
+        pixels = planted.image[0].astype(np.uint8)
+        assert np.array_equal(pixels, planted.image[0])
+        assert not np.array_equal(pixels, load(records[trial.image], model.preprocess).image[0])
+    scores = [score for _, score in measuring.scored(trials)]
+    files = []
+    for number, (_, planted) in enumerate(measuring._planted(trials)):
+        path = save_png(f"{number}.png", planted.image[0].astype(np.uint8))
+        files.append(replace(records[0], id=path.name, path=path))
+    again = [found.score for found in score_records(model, files, Silent())]
+    assert scores == pytest.approx(again, rel=1e-6)
+
+
+def test_little_time_means_fewer_images_or_none_and_the_note_says_so(measured, monkeypatch):
+    records, model = records_and_model(measured[0])
+    cells = len(command.empty_cells())
+    for seconds, rounds in ((30 / cells / 2.5, 2), (30.1 / cells, 0)):
+        monkeypatch.setattr(
+            command.Measuring, "seconds_of_a_trial", lambda self, cells, seconds=seconds: seconds
+        )
+        made = command.plant_and_score(model, records, Silent(), seed=0, budget=None)
+        assert {len(each.scores) for each in made.cells} == ({rounds} if rounds else set())
+        assert "in place of 8" in made.note if rounds else "too long" in made.note
+    short = 3 / cells / 1.5
+    monkeypatch.setattr(command.Measuring, "seconds_of_a_trial", lambda self, cells: short)
+    made = command.plant_and_score(model, records, Silent(), seed=0, budget=1.0)
+    assert {len(each.scores) for each in made.cells} == {1}  # 3 seconds at least
+
+
+def test_with_tiles_sizes_are_shares_of_a_tile(measured, monkeypatch):
+    monkeypatch.setattr(command, "SERIES", {"spots": (("shift",), (0.8,))})
+    records, model = records_and_model(measured[0])
+    model.tiling = model.tiling.model_copy(update={"tile": 32})
+    cells = [PlantedCell("spots", 0.5, 0.8, ())]
+    measuring = command.Measuring(model, records, 0, None)
+    for trial, planted in measuring._planted(command.trials_of_rounds(cells, 6, 6)):
+        clean = load(records[trial.image], model.preprocess).image
+        rows, columns = np.nonzero((planted.image != clean)[0])
+        assert max(np.ptp(rows), np.ptp(columns)) + 1 <= 20  # of 32, not of 64
+    assert measuring.side == 32
+
+
+def test_three_dimensions_have_no_limit(measured):
+    records, model = records_and_model(measured[0])
+    model.tiling = model.tiling.model_copy(update={"dims": 3})
+    made = command.plant_and_score(model, records, Silent(), seed=0, budget=None)
+    assert "--dims 3" in DetectionLimit(0.05, (), made.note).statement()
+
+
+def test_a_scaled_bit_depth_keeps_its_range(measured):
+    records, model = records_and_model(measured[0])
+    model.preprocess.sample_types = SampleTypes("uint16", {"uint8": 257.0})
+    cells = [PlantedCell("spots", 0.3, 5.0, ())]
+    measuring = command.Measuring(model, records, 0, None)
+    for _, planted in measuring._planted(command.trials_of_rounds(cells, 4, 4)):
+        assert 0 <= planted.image.min() <= planted.image.max() <= 65535
+        assert not (planted.image % 257).any()
