@@ -163,8 +163,12 @@ class AnoDDPM:
 
         # Maps of the network come first; the Gaussian model has as many.
         self.network_maps = count = len(config.lambdas) * len(config.scales)
-        counts = {"off": [count], "on": [2 * count], "auto": [count, 2 * count]}
-        self.standardizer = MapStandardizer(config, counts[config.prior])
+        options = {"network": range(count), "both": range(2 * count)}
+        if config.prior == "auto":
+            options["gaussian"] = range(count, 2 * count)
+        else:
+            del options["network" if config.prior == "on" else "both"]
+        self.standardizer = MapStandardizer(config, options)
 
     # -- Training ----------------------------------------------------------------------------------
 
@@ -178,7 +182,8 @@ class AnoDDPM:
         if self.config.prior != "off":
             self.prior = self._learn_prior(fit, tune, context).to(self.device)
         torch.manual_seed(context.seed)  # initial weights
-        self.denoiser = denoiser.build(self.config, self.channels, self.device)
+        self.denoiser = denoiser.build(self.config, self.channels, self.device, fit)
+        self.standardizer.prepare(fit, context)
 
         # Training leaves time to score tune images.
         seconds = self._passes() * self._seconds_of_a_pass(tune[:MICRO_BATCH])
@@ -191,8 +196,12 @@ class AnoDDPM:
             context,
             device=self.device,
             reserve=reserve + time.monotonic() - started,
+            useful_untrained=self.config.start == "linear" or self.config.prior == "auto",
         )
         self.denoiser = trained.net
+        if trained.steps == 0 and self.config.prior == "auto":
+            gaussian = self.standardizer.options["gaussian"]
+            self.standardizer.options = {"gaussian": gaussian}
         self.standardize(tune, context=context)
         context.log({"step": trained.steps, "stopped_by": trained.stopped_by})
 
@@ -239,7 +248,8 @@ class AnoDDPM:
         self.standardizer.learn(
             lambda batch, seeds: self._residuals(batch, seeds)[0], tune, context
         )
-        if len(self.standardizer.error) == self.network_maps:
+        only_network = max(self.standardizer.used()) < self.network_maps
+        if only_network and self.standardizer.patterns is None:
             self.prior = None
 
     # -- Scoring -----------------------------------------------------------------------------------
@@ -247,7 +257,7 @@ class AnoDDPM:
     def score(self, batch: Batch, *, seeds: Seeds) -> Scores:
         """Return image scores, maps and reconstructions: the mean x̂ over draws at the last λ."""
         residuals, reconstruction = self._residuals(batch, seeds)
-        return Scores(*self.standardizer.combine(residuals, batch.foreground), reconstruction)
+        return Scores(*self.standardizer.combine(residuals, batch), reconstruction)
 
     def _residuals(self, batch: Batch, seeds: Seeds) -> tuple[Floats, Floats]:
         """Return the residuals for each λ and scale [N, M, H, W], and the last x̂ [N, C, H, W].

@@ -133,7 +133,9 @@ class EBM:
         self.net: Denoiser
         self.noise: NoiseSource
         self.channels = 1
-        self.standardizer = MapStandardizer(config, [len(config.levels) * len(config.scales)])
+        self.standardizer = MapStandardizer(
+            config, {"energy": range(len(config.levels) * len(config.scales))}
+        )
 
     # -- Training ----------------------------------------------------------------------------------
 
@@ -146,10 +148,11 @@ class EBM:
         self.noise = denoiser.noise_source(self.config, size)
         chains = Chains(self.config, fit.images, partitions=len(self.config.levels))
         torch.manual_seed(context.seed)  # initial weights
-        net = denoiser.build(self.config, self.channels, self.device)
+        net = denoiser.build(self.config, self.channels, self.device, fit)
         self.net = net.eval().requires_grad_(False)
 
         # Training leaves time to score tune images.
+        self.standardizer.prepare(fit, context)
         seconds = self._seconds_of(tune[:MICRO_BATCH])
         tune, context, reserve = self.standardizer.affordable(tune, context, seconds)
         trained = optimize(
@@ -160,6 +163,7 @@ class EBM:
             context,
             device=self.device,
             reserve=reserve + time.monotonic() - started,
+            useful_untrained=self.config.start == "linear",
         )
         self.net = trained.net
         self.standardizer.learn(lambda batch, seeds: self._maps(batch, seeds)[0], tune, context)
@@ -234,7 +238,7 @@ class EBM:
         The last is that of the last level.
         """
         maps, reconstruction = self._maps(batch, seeds)
-        return Scores(*self.standardizer.combine(maps, batch.foreground), reconstruction)
+        return Scores(*self.standardizer.combine(maps, batch), reconstruction)
 
     def _maps(self, batch: Batch, seeds: Seeds) -> tuple[Floats, Floats]:
         """Return local squares for each level and scale [N, M, H, W], and the last reconstruction.

@@ -1,28 +1,33 @@
 """Ensemble: several detectors, each with a representation of its own, as one product of experts.
 
-    S(x) = Π_k exp(z_k)^(1/K),   z_k = (log s_k(x) − mean) / deviation of log s_k on tune normals
+    S(x) = Π_k exp(z_k)^w_k,   z_k = (log s_k(x) − mean) / deviation of log s_k on tune normals
 
 Raw scores have arbitrary scales, so none is ever added to another. Each is turned into a distance
 from normal, in deviations of normal images; their product is the score of a product of experts
 (Hinton, Neural Computation 2002). Maps are joined in the same way, location by location, on the
 ensemble's own grid; outside a member's own foreground the member counts as average (z = 0).
 
+The weights w_k have sum 1. They are equal, unless defects planted in tune images are told better
+from clean ones by a single member, or with one member that counts three times as much as another
+(`weights`); a member without weight is not asked any more.
+
 `members` are named detector/representation, such as "ebm/features": shapes and brightness are seen
 in pixels, texture in features, and which of them matters need not be known. They are trained one
 after another in equal shares of the budget, with their own defaults, which `settings` change; then
 means and deviations are learned on tune. Larger = more anomalous.
 
-Fails partly where a member finds nothing: it dilutes the evidence of the others. Cost: that of all
-members.
+Fails partly where a member finds nothing and planted defects do not show it: it dilutes the
+evidence of the others. Cost: that of all members.
 """
 
+import math
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +35,7 @@ from pydantic import Field
 
 from anodetect.config import Config
 from anodetect.imaging.batch_files import BatchWriter
+from anodetect.imaging.choices import first_of_the_best
 from anodetect.imaging.quiet import LEAST_SPREAD, TINY
 from anodetect.imaging.representations import Expert
 from anodetect.imaging.resize import resize
@@ -43,9 +49,11 @@ LEARNED_FROM = 64  # images, for a representation that has something to learn
 HIGHEST = 80.0  # of z: the exponential of more does not fit a float32
 LEAST_WEIGHT = 1e-3  # of a member's foreground at a place, from which on its map counts there
 RESERVE = 0.03  # of a member's share of the budget, for what comes after its training
+EVIDENCE = 0.05  # of a member's share of the budget, at most, for scoring planted defects
 REASONS = ("divergence", "budget", "steps")  # why a training ended, the worst first
 
 Build = Callable[[str, Mapping[str, Any]], Expert]
+Weights = tuple[float, ...]  # of the members, with sum 1
 
 
 class EnsembleConfig(Config):
@@ -60,6 +68,11 @@ class EnsembleConfig(Config):
         default={},
         description="The settings of members, by name, in the sections `representation` and "
         "`detector`; what is not named keeps the member's default.",
+    )
+    weights: Literal["auto", "equal"] = Field(
+        default="auto",
+        description="What members count: 'auto' counts as planted defects on tune images recommend, "
+        "'equal' all alike.",
     )
 
 
@@ -92,6 +105,7 @@ class Ensemble:
         self.config = config
         self.experts = [build(name, config.settings.get(name, {})) for name in config.members]
         self.normal = [NormalScores(1.0, 1.0, 1.0, 1.0) for _ in self.experts]
+        self.weights: Weights = equal_weights(len(self.experts))
 
     # -- Training ----------------------------------------------------------------------------------
 
@@ -103,9 +117,11 @@ class Ensemble:
         files = [context.workdir / f"member{number}.safetensors" for number in range(count)]
 
         ended: list[MemberTraining] = []
+        evidence: list[Floats] = []
         for number, file in enumerate(files):
             if context.resume and file.exists():
                 arrays, facts = checkpoint.read(file)
+                evidence.append(arrays.pop("evidence"))
                 self._load_member(number, arrays, context.device)
                 ended.append(MemberTraining(**facts))
                 continue
@@ -115,21 +131,26 @@ class Ensemble:
             if context.budget is not None:
                 left = context.budget - sum(member.seconds for member in ended)
                 share = (1 - RESERVE) * left / (count - number)
-            member = self._fit_member(number, fit, tune, replace(context, budget=share))
-            checkpoint.write(file, self._member_state(number), asdict(member))
+            own = replace(context, budget=share)
+            member, planted = self._fit_member(number, fit, tune, own)
+            evidence.append(planted)
+            arrays = self._member_state(number) | {"evidence": planted}
+            checkpoint.write(file, arrays, asdict(member))
             checkpoint_path(context).unlink(missing_ok=True)
             ended.append(member)
 
         for file in files:
             file.unlink()
+        self.weights = self._choose_weights(evidence, context)
         reasons = {member.stopped_by for member in ended}
         worst = next((reason for reason in REASONS if reason in reasons), None)
         context.log({"step": sum(member.step for member in ended), "stopped_by": worst})
 
     def _fit_member(
         self, number: int, fit: Batch, tune: Batch, context: TrainContext
-    ) -> MemberTraining:
-        """Train a member, and learn what its scores and maps are on tune."""
+    ) -> tuple[MemberTraining, Floats]:
+        """Train a member, and learn what its scores and maps are on tune. Return how that went, and
+        z of tune images and their planted copies, [1 + copies, N]."""
         started = time.monotonic()
         expert, name = self.experts[number], self.config.members[number]
         step = 0
@@ -154,7 +175,61 @@ class Ensemble:
             own = replace(context, budget=left, log=log, planted=seen_planted)
             expert.detector.fit(seen_fit, seen_tune, context=own)
             self.normal[number] = normal_scores(expert, seen_tune)
-        return MemberTraining(step, stopped_by, time.monotonic() - started)
+            evidence = np.zeros((1, 0), np.float32)
+            if self.config.weights == "auto":
+                seconds = None if context.budget is None else EVIDENCE * context.budget
+                evidence = self._evidence(number, seen_tune, seen_planted(), seconds)
+        return MemberTraining(step, stopped_by, time.monotonic() - started), evidence
+
+    def _evidence(
+        self, number: int, tune: Batch, planted: PlantedCopies | None, seconds: float | None
+    ) -> Floats:
+        """Return a member's z [1 + copies, N] of tune images and of their planted copies, of none
+        without copies. After so many `seconds` the images that are left have z = NaN."""
+        if planted is None:
+            return np.zeros((1, 0), np.float32)
+        batches = (tune[planted.of], *planted.copies)
+        z = np.full((len(batches), len(planted)), np.nan, np.float32)
+        started = time.monotonic()
+
+        for rows, _ in batches[0].parts(MICRO_BATCH):
+            if seconds is not None and rows.start and time.monotonic() - started > seconds:
+                break
+            seeds = np.arange(rows.start, rows.stop, dtype=np.uint64)
+            for copy, batch in enumerate(batches):
+                scored = self.experts[number].detector.score(batch[rows], seeds=seeds)
+                normal = self.normal[number]
+                z[copy, rows] = z_scores(scored.image, normal.mean, normal.deviation)
+        return z
+
+    def _choose_weights(self, evidence: Sequence[Floats], context: TrainContext) -> Weights:
+        """Return the weights that planted defects recommend, equal ones if there are too few; log
+        how well each choice tells them from clean images."""
+        count = len(self.experts)
+        z = np.stack(evidence) if self.config.weights == "auto" else np.zeros((count, 1, 0))
+        known = ~np.isnan(z).any((0, 1))
+        if known.sum() < 2:
+            return equal_weights(count)
+
+        scores = {}
+        for weights in possible_weights(count):
+            scores[weights] = product_of_experts(z[:, :, known], weights)
+        chosen, auroc = first_of_the_best(scores, context.seed)
+        entry: dict[str, Any] = {}
+        for weights, value in auroc.items():
+            entry[f"planted_auroc {self._described(weights)}"] = value
+        context.log(entry | {"weights": self._described(chosen)})
+        return chosen
+
+    def _described(self, weights: Weights) -> str:
+        """Return the members that count in words, with their weights where these differ."""
+        parts = []
+        for name, weight in zip(self.config.members, weights, strict=True):
+            if weight == 1:
+                return name
+            if weight > 0:
+                parts.append(f"{weight:.2g} {name}")
+        return " + ".join(parts)
 
     # -- Scoring -----------------------------------------------------------------------------------
 
@@ -176,7 +251,10 @@ class Ensemble:
         channels, side = batch.images.shape[1], batch.images.shape[-1]
         image_z, map_z = [], []
         reconstruction = None
-        for expert, normal in zip(self.experts, self.normal, strict=True):
+        weights = [weight for weight in self.weights if weight > 0]
+        for expert, normal, weight in zip(self.experts, self.normal, self.weights, strict=True):
+            if weight == 0:
+                continue
             seen = encoded_in_memory(expert, batch)
             scored = expert.detector.score(seen, seeds=seeds)
             image_z.append(z_scores(scored.image, normal.mean, normal.deviation))
@@ -186,14 +264,15 @@ class Ensemble:
             if reconstruction is None and restored is not None and restored.shape[1] == channels:
                 reconstruction = np.stack([resize(image, side, side) for image in restored])
 
-        heatmap = np.where(batch.foreground, product_of_experts(map_z), 0).astype(np.float32)
-        return Scores(product_of_experts(image_z), heatmap, reconstruction)
+        product = product_of_experts(np.stack(map_z), weights)
+        heatmap = np.where(batch.foreground, product, 0).astype(np.float32)
+        return Scores(product_of_experts(np.stack(image_z), weights), heatmap, reconstruction)
 
     # -- State -------------------------------------------------------------------------------------
 
     def state(self) -> State:
-        """Return the states of all members, each under its number."""
-        state: State = {}
+        """Return the weights and the states of all members, each under its number."""
+        state: State = {"weights": np.array(self.weights)}
         for number in range(len(self.experts)):
             for name, array in self._member_state(number).items():
                 state[f"{number}.{name}"] = array
@@ -201,6 +280,8 @@ class Ensemble:
 
     def load_state(self, state: State, *, device: str) -> None:
         """Become the detector whose state this was."""
+        if "weights" in state:  # in older runs all members count alike
+            self.weights = tuple(state["weights"].tolist())
         for number in range(len(self.experts)):
             self._load_member(number, arrays_under(state, f"{number}."), device)
 
@@ -312,8 +393,27 @@ def resized_inside(heatmap: Floats, inside: Bools, side: int) -> tuple[Floats, B
     return values, known
 
 
-def product_of_experts(z: Sequence[Floats]) -> Floats:
-    """Return Π_k exp(z_k)^(1/K) of members' z, [K, ...] → [...]."""
-    mean = np.clip(np.mean(z, 0, dtype=np.float64), -HIGHEST, HIGHEST)
+def equal_weights(count: int) -> Weights:
+    """Return the same weight for each of so many members."""
+    return (1 / count,) * count
+
+
+def possible_weights(count: int) -> list[Weights]:
+    """Return the weights that members may have, the preferred ones first: equal, one that counts
+    three times as much as each other, and one alone."""
+    possible = [equal_weights(count)]
+    for most in (3, math.inf):
+        for chosen in range(count):
+            others = 1 / most
+            total = 1 + others * (count - 1)
+            weights = [others / total] * count
+            weights[chosen] = 1 / total
+            possible.append(tuple(weights))
+    return possible
+
+
+def product_of_experts(z: Floats, weights: Sequence[float]) -> Floats:
+    """Return Π_k exp(z_k)^w_k of members' z, [K, ...] → [...]."""
+    mean = np.clip(np.tensordot(np.asarray(weights), z, 1), -HIGHEST, HIGHEST)
     product: Floats = np.exp(mean).astype(np.float32)
     return product

@@ -163,7 +163,7 @@ class JEM:
         self.schedule: Tensor
         self.labels: str = config.labels
         self.middle, self.spread = 0.0, 1.0  # mean and deviation of the free energy on tune
-        self.standardizer = MapStandardizer(config, [1])
+        self.standardizer = MapStandardizer(config, {"free energy": [0]})
 
     # -- Training ----------------------------------------------------------------------------------
 
@@ -181,6 +181,7 @@ class JEM:
         self.net = self._build(channels, count_classes(self.labels, fit))
 
         # Training leaves time to score tune images.
+        self.standardizer.prepare(fit, context)
         before = time.monotonic()
         self._maps(tune[:MICRO_BATCH])
         seconds = time.monotonic() - before
@@ -346,7 +347,7 @@ class JEM:
 
     def score(self, batch: Batch, *, seeds: Seeds) -> Scores:
         """Return image scores and maps; nothing is random, and there is no reconstruction."""
-        return Scores(*self.standardizer.combine(self._positive_maps(batch), batch.foreground))
+        return Scores(*self.standardizer.combine(self._positive_maps(batch), batch))
 
     def _standardize(self, tune: Batch, context: TrainContext) -> None:
         """Learn what maps are on tune normals."""

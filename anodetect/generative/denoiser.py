@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from anodetect.config import Config
 from anodetect.errors import ConfigError
 from anodetect.generative import diffusion
+from anodetect.generative.linear import LocationGaussian
 from anodetect.generative.noise import NoiseSource, random_regions
 from anodetect.nn.augment import Augment
 from anodetect.nn.inference import autocast
@@ -20,7 +21,7 @@ from anodetect.nn.mlp import LocationMLP
 from anodetect.nn.state import module_state, tensors_under
 from anodetect.nn.training import Training, TrainingBatch
 from anodetect.nn.unet import UNet, Widths, check_size
-from anodetect.types import State
+from anodetect.types import Batch, State
 
 PREFIX = "denoiser."  # of the names of its weights in a stored model
 
@@ -92,6 +93,11 @@ class DenoiserConfig(NoiseConfig):
     attention: NonNegativeInt = Field(
         default=0, description="The number of deepest levels of the U-Net with self-attention."
     )
+    start: Literal["none", "linear"] = Field(
+        default="none",
+        description="What an MLP corrects: the noisy image ('none'), or what the best linear "
+        "denoiser of single locations makes of it ('linear').",
+    )
 
 
 TRAINING = Training(
@@ -108,8 +114,11 @@ ON_FEATURES = {
     "network": "mlp",
     "widths": (512,),
     "blocks": 3,
+    "start": "linear",
     "scales": (0.0,),
-    "pixel_error": "off",
+    "pattern": "auto",
+    "distance": "auto",
+    "pixel_error": "auto",
     "relative": "off",
     "training": {
         "steps": 1200,
@@ -121,16 +130,27 @@ ON_FEATURES = {
 
 
 class Denoiser(nn.Module):
-    """Maps (x_t [N, C, H, W], or whatever `net` takes, t int64 [N]) to x̂_0 of the same shape."""
+    """Maps (x_t [N, C, H, W], or whatever `net` takes, t int64 [N]) to x̂_0 of the same shape.
 
-    def __init__(self, net: nn.Module, prediction: Literal["v", "epsilon"]) -> None:
+    With a `start` the network's output is a correction of that denoiser's x̂_0.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        prediction: Literal["v", "epsilon"],
+        start: LocationGaussian | None = None,
+    ) -> None:
         super().__init__()
-        self.net, self.prediction = net, prediction
+        self.net, self.prediction, self.start = net, prediction, start
         self.register_buffer("schedule", diffusion.linear_schedule(), persistent=False)
         self.schedule: Tensor
 
     def forward(self, xt: Tensor, t: Tensor) -> Tensor:
         out = self.net(xt, t)
+        if self.start is not None:
+            linear = self.start.denoise(xt, self.schedule[t])
+            return linear + self.output_scale(t) * out
         if self.prediction == "v":
             return diffusion.x0_from_velocity(xt, out, t, self.schedule)
         return diffusion.x0_from_noise(xt, out, t, self.schedule)
@@ -167,9 +187,15 @@ def noise_source(config: NoiseConfig, size: int) -> NoiseSource:
     return NoiseSource(config.noise, size, unit=config.unit_variance, wavelength=config.wavelength)
 
 
-def build(config: DenoiserConfig, channels: int, device: torch.device) -> Denoiser:
-    """Return a denoiser with new weights from torch's global generator."""
+def build(
+    config: DenoiserConfig, channels: int, device: torch.device, fit: Batch | None = None
+) -> Denoiser:
+    """Return a denoiser with new weights from torch's global generator.
+
+    A linear start is learned from `fit`; without it, the weights of a stored model are to follow.
+    """
     net: nn.Module
+    start = None
     if config.network == "unet":
         net = UNet(
             channels,
@@ -181,7 +207,11 @@ def build(config: DenoiserConfig, channels: int, device: torch.device) -> Denois
         )
     else:
         net = LocationMLP(channels, channels, config.widths[0], blocks=config.blocks)
-    return Denoiser(net, config.prediction).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+        if config.start == "linear":
+            start = LocationGaussian(channels) if fit is None else LocationGaussian.learn(fit)
+            nn.init.zeros_(net.last.weight)
+            nn.init.zeros_(net.last.bias)
+    return Denoiser(net, config.prediction, start).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def state_of(net: Denoiser) -> State:

@@ -1,11 +1,11 @@
 """Choices made with planted defects: how maps of normal images become one score.
 
-The simplest choice is taken that is within a standard error of the best (Breiman et al., CART,
-1984, section 3.4.3): a few dozen images cannot tell more.
+The first choice is taken that is within a standard error of the best (Breiman et al., CART, 1984,
+section 3.4.3): a few dozen images cannot tell more.
 """
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Hashable, Mapping
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,34 +16,38 @@ RESAMPLES = 200
 
 
 class Choice(NamedTuple):
-    """A way to make a score of maps: the number of maps averaged, and two settings, each "on" or
-    "off"."""
+    """A way to make a score of maps: which maps are averaged, and settings, each "on" or "off"."""
 
-    maps: int
+    maps: str
+    pattern: str
+    distance: str
     pixel_error: str
     relative: str
 
     def __str__(self) -> str:
-        return "/".join(map(str, self))
+        return "/".join(self)
 
 
-def simplest_of_the_best(
-    scores: Mapping[Choice, Floats], seed: int
-) -> tuple[Choice, dict[Choice, float]]:
-    """Return the first choice whose planted AUROC is within a standard error of the best, and all
+Option = TypeVar("Option", bound=Hashable)
+
+
+def first_of_the_best(
+    scores: Mapping[Option, Floats], seed: int
+) -> tuple[Option, dict[Option, float]]:
+    """Return the first option whose planted AUROC is within a standard error of the best, and all
     AUROCs.
 
-    `scores` are [1 + plantings, N] for each choice, those of clean images first; the simplest
-    choice is the first. The error is that of the difference, over resampled images.
+    `scores` are [1 + plantings, N] for each option, those of clean images first. The error is that
+    of the difference, over resampled images.
     """
-    auroc = {choice: float(planted_auroc(values)) for choice, values in scores.items()}
-    best = max(auroc, key=lambda choice: auroc[choice])
+    auroc = {option: float(planted_auroc(values)) for option, values in scores.items()}
+    best = max(auroc, key=lambda option: auroc[option])
     count = scores[best].shape[1]
     resamples = np.random.default_rng(seed).integers(count, size=(RESAMPLES, count))
-    again = {choice: planted_auroc(values[:, resamples]) for choice, values in scores.items()}
+    again = {option: planted_auroc(values[:, resamples]) for option, values in scores.items()}
 
-    error = {choice: (again[best] - values).std() for choice, values in again.items()}
-    close = [choice for choice in scores if auroc[best] - auroc[choice] <= error[choice]]
+    error = {option: (again[best] - values).std() for option, values in again.items()}
+    close = [option for option in scores if auroc[best] - auroc[option] <= error[option]]
     return close[0], auroc
 
 

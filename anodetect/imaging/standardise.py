@@ -1,28 +1,44 @@
 """From several maps of an image to one map and one score.
 
-Each map is divided by its mean on tune normals; then the maps are averaged.
+    raw maps → divided by what similar normal patterns have → divided by what normal images have
+    → averaged → times the distance to normal patterns → smoothed and pooled
 
-Two choices can be left to how well planted defects on tune images are told from clean ones: whether
-a map is divided by its own mean or by each pixel's (`pixel_error`), and whether an image's score is
-the peak of the map or the peak over the root of the map's median (`relative`). A third is how many
-maps are averaged. `choices` says which one is taken, and `quiet` what happens to maps quieter than
-those of normal images. All is learned on tune and then frozen.
+Each map is divided by its mean on tune normals, so that none outweighs the others. Five choices can
+be left to how well planted defects on tune images are told from clean ones (`imaging.choices`):
+
+    maps         which of a detector's maps are averaged
+    pattern      whether each place of a map is first judged against normal places that look like it
+                 (`imaging.patterns`): a rare but normal pattern is no anomaly
+    distance     whether the distance to the nearest of these is an expert of its own: the geometric
+                 mean of both maps is a product of experts (Hinton, Neural Computation 2002)
+    pixel_error  whether each place has an error of its own to be divided by
+    relative     whether a score is the peak of a map, or the peak over the root of its median
+
+`imaging.quiet` says what happens to maps quieter than those of normal images. All is learned on fit
+and tune and then frozen.
 """
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from time import monotonic
 from typing import Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from scipy import ndimage
 
 from anodetect.config import Config, Pooling
 from anodetect.errors import ConfigError
-from anodetect.imaging.choices import Choice, simplest_of_the_best
+from anodetect.imaging.choices import Choice, first_of_the_best
 from anodetect.imaging.heatmaps import block_means, counted, finish, pool
+from anodetect.imaging.patterns import (
+    LEAST_CHANNELS,
+    as_images,
+    choose_patterns,
+    similar_patterns,
+)
 from anodetect.imaging.quiet import QuietLimits, levels, quiet_limits, quiet_raised
 from anodetect.types import Batch, Bools, Floats, Seeds, State, TrainContext
 
@@ -30,22 +46,42 @@ MICRO_BATCH = 16
 MAX_TUNE = 128  # images
 FOLDS = 5
 RELATIVE = 0.5  # the exponent of the map's median, if the score is relative
-# The share of the mean error that is added to each pixel's own: nothing may be divided by zero
-# where normals never err.
-PIXEL_FLOOR = 0.1
+# The share of the mean error that is added to a pattern's or a place's own: nothing may be divided
+# by zero where normals never err.
+FLOOR = 0.1
+SECONDS_A_PATTERN = 0.004  # about, to choose it: a short budget has fewer
+FEWEST_PATTERNS = 500
 
 Maps = Callable[[Batch, Seeds], Floats]  # non-negative maps of several kinds, [N, M, H, W]
+Switch = Literal["auto", "on", "off"]
 
 
 class StandardizerConfig(Config):
     """The scaling of maps; "auto" leaves a choice to planted defects on tune images."""
 
-    pixel_error: Literal["auto", "on", "off"] = Field(
+    pattern: Switch = Field(
+        default="off",
+        description="Whether each place of a map is divided by what the most similar places of fit "
+        "images have, for features ('on', 'off'); 'auto' is 'on' unless planted defects are "
+        "separated better without.",
+    )
+    distance: Switch = Field(
+        default="off",
+        description="Whether the map is multiplied with the distance to the most similar place of "
+        "fit images, for features ('on', 'off'); 'auto' is 'on' unless planted defects are "
+        "separated better without.",
+    )
+    patterns: PositiveInt = Field(
+        default=3000,
+        description="The number of places of fit images that stand for all of them, where `pattern` "
+        "or `distance` needs them; a budget of minutes may leave time for fewer.",
+    )
+    pixel_error: Switch = Field(
         default="auto",
         description="Whether a map is divided by the mean of each pixel on normal images ('on') or "
         "by the mean of the whole map ('off'); 'auto' takes what separates planted defects better.",
     )
-    relative: Literal["auto", "on", "off"] = Field(
+    relative: Switch = Field(
         default="auto",
         description="Whether the score of an image is the peak of its map over the root of the "
         "map's median ('on'), or the peak as `pooling` has it ('off'); 'auto' takes what separates "
@@ -56,18 +92,67 @@ class StandardizerConfig(Config):
     )
 
 
+@dataclass(frozen=True)
+class Patterns:
+    """Places of fit images: their vectors [P, C], and what M maps have there, [M, P]."""
+
+    vectors: Floats
+    errors: Floats
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the maps of an image become one: the mean of the maps `rows`, each divided by its
+    `error`, [H, W] or [1, 1] each; with `distance_error` times the distance over that."""
+
+    rows: list[int]
+    error: Floats
+    distance_error: Floats | None
+
+    def combined(self, maps: Floats) -> Floats:
+        """Return the one map [N, H, W] of stacked maps [N, S, H, W], of which the distance is the
+        last."""
+        mean: Floats = (maps[:, self.rows] / self.error).mean(1)
+        if self.distance_error is None:
+            return mean
+        product: Floats = np.sqrt(mean * (maps[:, -1] / self.distance_error))
+        return product
+
+
 class MapStandardizer:
     """Learns what maps are on normal images, and makes one map and one score of them.
 
-    The first maps are averaged, as many as the best of `counts`. `error` is what each of them is
-    divided by, [M, H, W] or [M, 1, 1]; `quiet` are the limits below which a map is too quiet.
+    `options` says by name which of a detector's maps can be averaged, the preferred ones first. A
+    stack of maps has the raw maps, then with `patterns` the divided ones and the distance.
     """
 
-    def __init__(self, config: StandardizerConfig, counts: Sequence[int]) -> None:
-        self.config, self.counts = config, counts
+    def __init__(self, config: StandardizerConfig, options: Mapping[str, Sequence[int]]) -> None:
+        self.config, self.options = config, options
         self.pooling = config.pooling
-        self.error: Floats
+        self.patterns: Patterns | None = None
+        self.recipe: Recipe
         self.quiet: QuietLimits
+
+    # -- Learning ----------------------------------------------------------------------------------
+
+    def prepare(self, fit: Batch, context: TrainContext) -> None:
+        """Choose the patterns among places of fit images, if any are needed.
+
+        ConfigError if images have too few channels to say what a place is like.
+        """
+        if self.config.pattern == self.config.distance == "off":
+            return
+        if fit.images.shape[1] < LEAST_CHANNELS:
+            raise ConfigError(
+                "detector.pattern and detector.distance are for features, not for pixels: set both "
+                "to 'off', or add --representation features"
+            )
+        count = self.config.patterns
+        if context.budget is not None:
+            affordable = int(0.2 * context.budget / SECONDS_A_PATTERN)
+            count = min(count, max(FEWEST_PATTERNS, affordable))
+        vectors = choose_patterns(fit, count, context.seed)
+        self.patterns = Patterns(vectors, np.ones((1, len(vectors)), np.float32))
 
     def affordable(
         self, tune: Batch, context: TrainContext, seconds: float
@@ -76,8 +161,13 @@ class MapStandardizer:
         context with planted copies of these, and the seconds that the scoring takes.
 
         `seconds` is the time for MICRO_BATCH of them. Defects are planted now, if there are choices
-        to make. ConfigError if there is too little budget.
+        to make. A micro-batch of images is looked at in any case.
         """
+        if self.patterns is not None:
+            started = monotonic()
+            similar_patterns(tune.images[:MICRO_BATCH], self.patterns.vectors)
+            seconds += monotonic() - started
+
         planted = context.planted() if len(self._choices()) > 1 else None
         seconds *= 2 if planted is None else 2 + len(planted.copies)
         limit = math.inf if context.budget is None else max(1.0, 0.2 * context.budget / seconds)
@@ -87,137 +177,255 @@ class MapStandardizer:
         rows = possible[np.linspace(0, len(possible) - 1, count).astype(np.int64)]
 
         reserve = 2.0 + 1.2 * seconds * math.ceil(count / MICRO_BATCH)
-        if context.budget is not None and reserve > 0.9 * context.budget:
-            raise ConfigError(
-                f"looking at {count} normal images takes {reserve:.0f} of the budget's "
-                f"{context.budget:.0f} seconds, too many to train in the rest: give more minutes, "
-                "or settings that score faster"
-            )
         own = None if planted is None else planted.among(rows)
         return tune[rows], replace(context, planted=lambda: own), reserve
 
     def learn(self, maps: Maps, tune: Batch, context: TrainContext) -> None:
         """Learn what normal images' maps are, and make the choices."""
+        if self.patterns is not None:
+            self.patterns = self._with_errors(self.patterns, maps, tune.images.shape[-1])
         side = block_side(tune.images.shape[-1], self.config.pooling)
-        mean, clean = survey(maps, tune, side)
-        flat = _flat(mean, tune.foreground.mean(0))
-        choice = self._choose(maps, tune, clean, flat, side, context)
+        seen = survey(lambda batch, seeds: self._stack(maps(batch, seeds), batch), tune, side)
+        choice = self._choose(maps, tune, seen, side, context)
 
-        pixel: Floats = ndimage.gaussian_filter(mean, (0, 1, 1)) + PIXEL_FLOOR * flat
-        self.error = (pixel if choice.pixel_error == "on" else flat)[: choice.maps]
+        error = seen.place_errors() if choice.pixel_error == "on" else seen.flat
+        rows = self._rows(choice)
+        distance_error = error[-1] if choice.distance == "on" else None
+        self.recipe = Recipe(rows, error[rows], distance_error)
         self.pooling = self._pooling(choice)
+        if choice.pattern == choice.distance == "off":
+            self.patterns = None
 
         level, score = [], []
         for part, values in in_parts(maps, tune):
-            scores, heatmaps = self._finish(values, part.foreground)
+            scores, heatmaps = self._finish(values, part)
             level.append(levels(heatmaps, part.foreground))
             score.append(scores)
         self.quiet = quiet_limits(np.concatenate(level), np.concatenate(score), tune.foreground)
 
-    def combine(self, maps: Floats, foreground: Bools) -> tuple[Floats, Floats]:
-        """Return image scores [N] and heatmaps [N, H, W] of maps [N, M or more, H, W]."""
-        return quiet_raised(*self._finish(maps, foreground), foreground, self.quiet)
+    def _with_errors(self, patterns: Patterns, maps: Maps, side: int) -> Patterns:
+        """Return the patterns with what maps have there, and a floor under it."""
+        found = []
+        for _, values in in_parts(maps, as_images(patterns.vectors, side)):
+            found.append(values.swapaxes(0, 1).reshape(values.shape[1], -1))
+        errors = np.concatenate(found, 1)[:, : len(patterns.vectors)]
+        floor = FLOOR * errors.mean(1, keepdims=True) + 1e-12
+        return Patterns(patterns.vectors, (errors + floor).astype(np.float32))
 
-    def state(self) -> State:
-        """Return everything learned, as named arrays."""
-        return {
-            "error": self.error,
-            "relative": np.array([self.pooling.relative]),
-            "quiet": np.array(self.quiet, np.float32),
+    def _stack(self, maps: Floats, batch: Batch) -> Floats:
+        """Return maps [N, M, H, W], with patterns also divided by those and the distance,
+        [N, 2M + 1, H, W]."""
+        if self.patterns is None:
+            return maps
+        similar = similar_patterns(batch.images, self.patterns.vectors)
+        divided = np.empty_like(maps)
+        for number, errors in enumerate(self.patterns.errors):
+            divided[:, number] = maps[:, number] / errors[similar.rows].mean(-1)
+        return np.concatenate([maps, divided, similar.distance[:, None]], 1)
+
+    # -- Scoring -----------------------------------------------------------------------------------
+
+    def combine(self, maps: Floats, batch: Batch) -> tuple[Floats, Floats]:
+        """Return image scores [N] and heatmaps [N, H, W] of a batch's maps [N, M, H, W]."""
+        return quiet_raised(*self._finish(maps, batch), batch.foreground, self.quiet)
+
+    def _finish(self, maps: Floats, batch: Batch) -> tuple[Floats, Floats]:
+        one = self.recipe.combined(self._stack(maps, batch))
+        return finish(one, batch.foreground, self.pooling)
+
+    def used(self) -> set[int]:
+        """Return the numbers of the detector's maps that count."""
+        count = 1 + max(max(rows) for rows in self.options.values())
+        return {row % count for row in self.recipe.rows}
+
+    # -- Choices -----------------------------------------------------------------------------------
+
+    def _choices(self) -> list[Choice]:
+        """Return all choices that are open to planted defects, the preferred ones first."""
+        settings = {
+            "pattern": _options(self.config.pattern, preferred="on"),
+            "distance": _options(self.config.distance, preferred="on"),
+            "pixel_error": _options(self.config.pixel_error, preferred="off"),
+            "relative": _options(self.config.relative, preferred="off"),
         }
+        combinations = itertools.product(self.options, *settings.values())
+        choices = [Choice(*each) for each in combinations]
+        names = list(self.options)
 
-    def load_state(self, state: State) -> None:
-        """Become the standardizer whose `state` this was."""
-        self.error, self.quiet = state["error"], QuietLimits(*state["quiet"])
-        relative = float(state["relative"][0])
-        self.pooling = self.config.pooling.model_copy(update={"relative": relative})
+        def departures(choice: Choice) -> int:
+            departed = names.index(choice.maps)
+            for name, options in settings.items():
+                departed += getattr(choice, name) != options[0]
+            return departed
 
-    def _finish(self, maps: Floats, foreground: Bools) -> tuple[Floats, Floats]:
-        averaged = (maps[:, : len(self.error)] / self.error).mean(1)
-        return finish(averaged, foreground, self.pooling)
+        return sorted(choices, key=departures)
+
+    def _rows(self, choice: Choice) -> list[int]:
+        """Return the rows of a stack of maps that a choice averages."""
+        count = 1 + max(max(rows) for rows in self.options.values())
+        first = count if choice.pattern == "on" else 0
+        return [first + row for row in self.options[choice.maps]]
 
     def _pooling(self, choice: Choice) -> Pooling:
         exponent = RELATIVE if choice.relative == "on" else self.config.pooling.relative
         return self.config.pooling.model_copy(update={"relative": exponent})
 
-    def _choices(self) -> list[Choice]:
-        """Return all choices that are open to planted defects, the simplest first."""
-        pixel_error = _options(self.config.pixel_error)
-        relative = _options(self.config.relative)
-        choices = [Choice(*each) for each in itertools.product(self.counts, pixel_error, relative)]
-        return sorted(choices, key=lambda each: self.counts.index(each.maps) + each.count("on"))
-
     def _choose(
-        self,
-        maps: Maps,
-        tune: Batch,
-        clean: Floats,
-        flat: Floats,
-        side: int,
-        context: TrainContext,
+        self, maps: Maps, tune: Batch, seen: "Survey", side: int, context: TrainContext
     ) -> Choice:
-        """Return the choice that planted defects recommend, the simplest if there are none or too
-        few images; log how well each tells them from clean images."""
+        """Return the choice that planted defects recommend, the preferred one if there are none or
+        too few images; log how well each tells them from clean images."""
         first, *others = self._choices()
         planted = context.planted() if others else None
         if planted is None or len(planted) < 2:
             context.log(first._asdict())
             return first
 
-        blocks = []
+        blocks = [seen.blocks[planted.of]]
         for copy in planted.copies:
-            blocks.append(survey(maps, copy, side)[1] / flat)
-        foreground = tune.foreground[planted.of]
-        scores = self._planted_scores(clean[planted.of] / flat, blocks, foreground, side)
-        choice, auroc = simplest_of_the_best(scores, context.seed)
+            found = survey(lambda batch, seeds: self._stack(maps(batch, seeds), batch), copy, side)
+            blocks.append(found.blocks)
+        scores = self._planted_scores(blocks, seen, tune.foreground[planted.of], side)
+        choice, auroc = first_of_the_best(scores, context.seed)
         entry = {f"planted_auroc {name}": value for name, value in auroc.items()}
         context.log(entry | choice._asdict())
         return choice
 
     def _planted_scores(
-        self, clean: Floats, planted: Sequence[Floats], foreground: Bools, side: int
+        self, blocks: Sequence[Floats], seen: "Survey", foreground: Bools, side: int
     ) -> dict[Choice, Floats]:
         """Return image scores [1 + copies, N] for every open choice: of the clean images and of
         each copy with planted defects.
 
-        Maps are [N, M, h, w] each, in blocks of `side` pixels.
+        Stacks of maps are [N, S, h, w] each, in blocks of `side` pixels, the clean ones first.
         """
         erode = self.config.pooling.erode
         inside = block_means(counted(foreground, erode).astype(np.float32), side) >= 0.5
         share = block_means(foreground.astype(np.float32), side)
-        errors = {"off": np.ones_like(clean), "on": _own_errors(clean, share)}
+        flat = np.broadcast_to(seen.flat[None], (len(inside), *seen.flat.shape))
+        errors = {"off": flat, "on": seen.own_errors(blocks[0], share)}
 
         scores = {}
         for choice in self._choices():
-            error = errors[choice.pixel_error]
+            error, rows = errors[choice.pixel_error], self._rows(choice)
             pooling = self._pooling(choice).model_copy(update={"erode": 0})
             pooled = []
-            for maps in (clean, *planted):
-                averaged = (maps / error)[:, : choice.maps].mean(1)
-                pooled.append(pool(averaged, inside, pooling))
+            for maps in blocks:
+                one = (maps[:, rows] / error[:, rows]).mean(1)
+                if choice.distance == "on":
+                    one = np.sqrt(one * (maps[:, -1] / error[:, -1]))
+                pooled.append(pool(one, inside, pooling))
             scores[choice] = np.stack(pooled)
         return scores
+
+    # -- State -------------------------------------------------------------------------------------
+
+    def state(self) -> State:
+        """Return everything learned, as named arrays."""
+        state: State = {
+            "rows": np.array(self.recipe.rows),
+            "error": self.recipe.error,
+            "relative": np.array([self.pooling.relative]),
+            "quiet": np.array(self.quiet, np.float32),
+        }
+        if self.recipe.distance_error is not None:
+            state["distance_error"] = self.recipe.distance_error
+        if self.patterns is not None:
+            state["patterns.vectors"] = self.patterns.vectors
+            state["patterns.errors"] = self.patterns.errors
+        return state
+
+    def load_state(self, state: State) -> None:
+        """Become the standardizer whose `state` this was."""
+        rows = state.get("rows", np.arange(len(state["error"])))
+        self.recipe = Recipe(rows.tolist(), state["error"], state.get("distance_error"))
+        if "patterns.vectors" in state:
+            self.patterns = Patterns(state["patterns.vectors"], state["patterns.errors"])
+        self.quiet = QuietLimits(*state["quiet"])
+        relative = float(state["relative"][0])
+        self.pooling = self.config.pooling.model_copy(update={"relative": relative})
+
+
+# -- What maps are on normal images ----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What S maps are over a batch.
+
+    `total` and `squares` [S, H, W] are sums over the foregrounds of images, and `count` [H, W] says
+    of how many. `flat` [S, 1, 1] is the mean of each map. `blocks` [N, S, h, w] are each image's
+    maps averaged over blocks, and 0 outside the foreground.
+    """
+
+    total: Floats
+    squares: Floats
+    count: Floats
+    flat: Floats
+    blocks: Floats
+
+    def place_errors(self) -> Floats:
+        """Return each place's mean [S, H, W], smoothed and drawn towards that of the whole map."""
+        total = ndimage.gaussian_filter(self.total, (0, 1, 1))
+        count = ndimage.gaussian_filter(self.count, 1)
+        errors = self._shrunk(total, count, self.prior_images()) + FLOOR * self.flat
+        return errors.astype(np.float32)
+
+    def own_errors(self, clean: Floats, share: Floats) -> Floats:
+        """Return the same in blocks for each image [N, S, h, w], learned from the other folds of
+        images; with its own images a fold would be flattered.
+
+        `clean` [N, S, h, w] are the images' blocks, and `share` [N, h, w] is that of foreground.
+        """
+        own = np.empty_like(clean)
+        for fold in np.array_split(np.arange(len(clean)), min(FOLDS, len(clean))):
+            total = np.delete(clean, fold, 0).sum(0)
+            weight = np.delete(share, fold, 0).sum(0)
+            own[fold] = self._shrunk(total, weight, self.prior_images()) + FLOOR * self.flat
+        return own
+
+    def _shrunk(self, total: Floats, count: Floats, images: Floats) -> Floats:
+        shrunk: Floats = (total + images * self.flat) / (count + images)
+        return shrunk
+
+    def prior_images(self) -> Floats:
+        """Return as how many images the mean of a whole map counts at each place, [S, 1, 1].
+
+        It is the variance among images at a place over that among places (empirical Bayes; James &
+        Stein, 1961): where places differ by no more than chance, the whole map decides.
+        """
+        seen = self.count > 1
+        if not seen.any():
+            return np.full_like(self.flat, 1e9)
+        count = self.count[seen]
+        mean = self.total[:, seen] / count
+        within = (self.squares[:, seen] / count - mean**2) * count / (count - 1)
+        noise = within.mean(1)
+        among = mean.var(1) - noise * (1 / count).mean()
+        images: Floats = noise / np.maximum(among, 1e-3 * noise + 1e-12)
+        return images[:, None, None]
+
+
+def survey(maps: Maps, batch: Batch, side: int) -> Survey:
+    """Return what maps are over a batch; blocks have `side` pixels a side."""
+    total, squares = np.zeros(1), np.zeros(1)
+    blocks = []
+    for part, values in in_parts(maps, batch):
+        inside = values * part.foreground[:, None]
+        total = total + inside.sum(0, dtype=np.float64)
+        squares = squares + np.square(inside, dtype=np.float64).sum(0)
+        blocks.append(block_means(inside, side))
+
+    count = batch.foreground.sum(0).astype(np.float64)
+    flat = total.sum((1, 2), keepdims=True) / max(1.0, float(count.sum()))
+    flat = np.maximum(flat, 1e-6).astype(np.float32)
+    return Survey(total, squares, count, flat, np.concatenate(blocks))
 
 
 def in_parts(maps: Maps, batch: Batch) -> Iterator[tuple[Batch, Floats]]:
     """Yield MICRO_BATCH images at a time, with their maps."""
     for rows, part in batch.parts(MICRO_BATCH):
         yield part, maps(part, np.arange(rows.start, rows.stop, dtype=np.uint64))
-
-
-def survey(maps: Maps, batch: Batch, side: int) -> tuple[Floats, Floats]:
-    """Return the mean of each map over a batch [M, H, W], and each image's maps averaged over
-    blocks [N, M, h, w].
-
-    Both are over the foreground, and 0 outside it.
-    """
-    total, blocks = np.zeros(1), []
-    for part, values in in_parts(maps, batch):
-        inside = values * part.foreground[:, None]
-        total = total + inside.sum(0, dtype=np.float64)
-        blocks.append(block_means(inside, side))
-    mean: Floats = (total / np.maximum(batch.foreground.sum(0), 1)).astype(np.float32)
-    return mean, np.concatenate(blocks)
 
 
 def block_side(size: int, pooling: Pooling) -> int:
@@ -229,27 +437,8 @@ def block_side(size: int, pooling: Pooling) -> int:
     return side
 
 
-def _options(setting: str) -> tuple[str, ...]:
-    return ("off", "on") if setting == "auto" else (setting,)
-
-
-def _flat(mean: Floats, weight: Floats) -> Floats:
-    """Return the mean of each map [M, 1, 1], given that of its pixels [M, H, W] and how often each
-    is foreground [H, W]."""
-    means = (mean * weight).sum((1, 2), keepdims=True) / weight.sum()
-    flat: Floats = np.maximum(means, 1e-6).astype(np.float32)
-    return flat
-
-
-def _own_errors(clean: Floats, share: Floats) -> Floats:
-    """Return what each image's maps [N, M, h, w] are divided by if `pixel_error` is "on".
-
-    It is the mean of the other folds' images over the foreground, whose `share` of each block is
-    [N, h, w]. With its own images a fold would be flattered.
-    """
-    own = np.empty_like(clean)
-    for fold in np.array_split(np.arange(len(clean)), min(FOLDS, len(clean))):
-        total = np.delete(clean, fold, 0).sum(0)
-        weight = np.delete(share, fold, 0).sum(0)
-        own[fold] = total / np.maximum(weight, 1e-6) + PIXEL_FLOOR
-    return own
+def _options(setting: str, preferred: str) -> tuple[str, ...]:
+    """Return what a setting leaves open, the preferred value first."""
+    if setting != "auto":
+        return (setting,)
+    return ("on", "off") if preferred == "on" else ("off", "on")

@@ -136,14 +136,15 @@ def optimize(
     *,
     device: torch.device,
     reserve: float = 0.0,
+    useful_untrained: bool = False,
 ) -> Trained[Net]:
     """Minimise `loss(net, batch)` over random batches of `images` [N, C, H, W].
 
     Each image of a batch has its own generator, seeded by (seed, step, place in the batch), so that
     a resumed training repeats what an uninterrupted one does, and several processes what one does.
     `reserve` seconds of the budget are left to the caller. Raise Interrupted after a signal, with
-    the checkpoint saved, and AnodetectError if there was no time for a step or the loss diverged
-    before there were good weights.
+    the checkpoint saved, and AnodetectError if the loss diverged before there were good weights, or
+    if there was no time for a step and the network is not `useful_untrained`.
     """
     path = checkpoint_path(context)
     processes = _processes_that_share(config.batch, device)
@@ -187,7 +188,8 @@ def optimize(
             if interrupted:
                 raise Interrupted(f"stopped at step {learner.step}; continue with --resume")
 
-    if learner.step == first_step == 0 and stopped_by == "budget":
+    at_once = learner.step == first_step == 0 and stopped_by == "budget"
+    if at_once and not useful_untrained:
         raise AnodetectError(
             "the budget ended before the first step of training; give more minutes"
         )
