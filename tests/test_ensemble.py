@@ -171,7 +171,7 @@ def test_members_see_tiles_in_their_own_size():
     ("values", "message"),
     [
         ({"members": ["pcaa/pixels", "dae/pixels"]}, "no detector 'pcaa'; did you mean 'pca'"),
-        ({"members": ["pca/features", "dae/pixels"]}, "pca works on pixels only"),
+        ({"members": ["intensity/features", "dae/pixels"]}, "intensity works on pixels only"),
         ({"members": ["pca/pixels", "ensemble/pixels"]}, "ensemble has members of its own"),
         ({"members": ["pca/pixels"]}, "at least 2"),
         (

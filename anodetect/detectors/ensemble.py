@@ -71,8 +71,8 @@ class EnsembleConfig(Config):
     )
     weights: Literal["auto", "equal"] = Field(
         default="auto",
-        description="What members count: 'auto' counts as planted defects on tune images recommend, "
-        "'equal' all alike.",
+        description="How much each member counts: as planted defects on tune images recommend "
+        "('auto'), or all alike ('equal').",
     )
 
 
@@ -206,7 +206,7 @@ class Ensemble:
         """Return the weights that planted defects recommend, equal ones if there are too few; log
         how well each choice tells them from clean images."""
         count = len(self.experts)
-        z = np.stack(evidence) if self.config.weights == "auto" else np.zeros((count, 1, 0))
+        z: Floats = np.stack(evidence)
         known = ~np.isnan(z).any((0, 1))
         if known.sum() < 2:
             return equal_weights(count)

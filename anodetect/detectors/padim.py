@@ -33,7 +33,7 @@ PLACES_AT_ONCE = 256  # so that little beside the covariances is in memory
 
 
 class PaDiMConfig(Config):
-    """What the Gaussians are of, and how a map becomes an image score."""
+    """The channels that the Gaussians are of, and how a map becomes an image score."""
 
     channels: PositiveInt = Field(
         default=100,

@@ -149,8 +149,9 @@ class Denoiser(nn.Module):
     def forward(self, xt: Tensor, t: Tensor) -> Tensor:
         out = self.net(xt, t)
         if self.start is not None:
-            linear = self.start.denoise(xt, self.schedule[t])
-            return linear + self.output_scale(t) * out
+            linear: Tensor = self.start.denoise(xt, self.schedule[t])
+            corrected: Tensor = linear + self.output_scale(t) * out
+            return corrected
         if self.prediction == "v":
             return diffusion.x0_from_velocity(xt, out, t, self.schedule)
         return diffusion.x0_from_noise(xt, out, t, self.schedule)

@@ -13,9 +13,10 @@ moments say. `generative.prior` models whole images in the same way.
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from anodetect.types import Batch, Floats
+from anodetect.types import Batch
 
 MAX_IMAGES = 1000
 LEAST_VARIANCE = 1e-6
@@ -56,7 +57,7 @@ class LocationGaussian(nn.Module):
         return mean.mT.reshape(xt.shape)
 
 
-def location_moments(fit: Batch) -> tuple[Floats, Floats]:
+def location_moments(fit: Batch) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the mean [C] and the covariance [C, C] of locations in the foreground, in float64."""
     rows = np.linspace(0, len(fit) - 1, min(len(fit), MAX_IMAGES)).astype(np.int64)
     channels = fit.images.shape[1]

@@ -26,6 +26,7 @@ from time import monotonic
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, PositiveInt
 from scipy import ndimage
 
@@ -54,6 +55,7 @@ FEWEST_PATTERNS = 500
 
 Maps = Callable[[Batch, Seeds], Floats]  # non-negative maps of several kinds, [N, M, H, W]
 Switch = Literal["auto", "on", "off"]
+Doubles = NDArray[np.float64]
 
 
 class StandardizerConfig(Config):
@@ -73,8 +75,8 @@ class StandardizerConfig(Config):
     )
     patterns: PositiveInt = Field(
         default=3000,
-        description="The number of places of fit images that stand for all of them, where `pattern` "
-        "or `distance` needs them; a budget of minutes may leave time for fewer.",
+        description="The number of places of fit images that stand for all of them, where "
+        "`pattern` or `distance` needs them; a budget of minutes may leave time for fewer.",
     )
     pixel_error: Switch = Field(
         default="auto",
@@ -102,7 +104,7 @@ class Patterns:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the maps of an image become one: the mean of the maps `rows`, each divided by its
+    """The way from the maps of an image to one: the mean of the maps `rows`, each divided by its
     `error`, [H, W] or [1, 1] each; with `distance_error` times the distance over that."""
 
     rows: list[int]
@@ -351,16 +353,16 @@ class MapStandardizer:
 
 @dataclass(frozen=True)
 class Survey:
-    """What S maps are over a batch.
+    """The facts of S maps over a batch.
 
     `total` and `squares` [S, H, W] are sums over the foregrounds of images, and `count` [H, W] says
     of how many. `flat` [S, 1, 1] is the mean of each map. `blocks` [N, S, h, w] are each image's
     maps averaged over blocks, and 0 outside the foreground.
     """
 
-    total: Floats
-    squares: Floats
-    count: Floats
+    total: Doubles
+    squares: Doubles
+    count: Doubles
     flat: Floats
     blocks: Floats
 
@@ -384,11 +386,13 @@ class Survey:
             own[fold] = self._shrunk(total, weight, self.prior_images()) + FLOOR * self.flat
         return own
 
-    def _shrunk(self, total: Floats, count: Floats, images: Floats) -> Floats:
-        shrunk: Floats = (total + images * self.flat) / (count + images)
+    def _shrunk(self, total: Doubles, count: Doubles, images: Doubles) -> Doubles:
+        """Return means [S, H, W] of sums over `count` images, to which `images` are added that are
+        like the whole map."""
+        shrunk: Doubles = (total + images * self.flat) / (count + images)
         return shrunk
 
-    def prior_images(self) -> Floats:
+    def prior_images(self) -> Doubles:
         """Return as how many images the mean of a whole map counts at each place, [S, 1, 1].
 
         It is the variance among images at a place over that among places (empirical Bayes; James &
@@ -396,19 +400,20 @@ class Survey:
         """
         seen = self.count > 1
         if not seen.any():
-            return np.full_like(self.flat, 1e9)
+            return np.full(self.flat.shape, 1e9)
         count = self.count[seen]
         mean = self.total[:, seen] / count
         within = (self.squares[:, seen] / count - mean**2) * count / (count - 1)
         noise = within.mean(1)
         among = mean.var(1) - noise * (1 / count).mean()
-        images: Floats = noise / np.maximum(among, 1e-3 * noise + 1e-12)
+        images: Doubles = noise / np.maximum(among, 1e-3 * noise + 1e-12)
         return images[:, None, None]
 
 
 def survey(maps: Maps, batch: Batch, side: int) -> Survey:
     """Return what maps are over a batch; blocks have `side` pixels a side."""
-    total, squares = np.zeros(1), np.zeros(1)
+    total: Doubles = np.zeros(1)
+    squares: Doubles = np.zeros(1)
     blocks = []
     for part, values in in_parts(maps, batch):
         inside = values * part.foreground[:, None]
