@@ -148,7 +148,7 @@ class AnoDDPM:
     Config = AnoDDPMConfig
     defaults: ClassVar[dict[str, Any]] = {
         "pixels": {"representation": {"size": 128}},
-        "features": {"detector": ON_FEATURES},
+        "features": {"representation": {"neighbours": 3}, "detector": ON_FEATURES},
     }
     presets: ClassVar[dict[str, Any]] = {"reference": REFERENCE}
 

@@ -119,7 +119,7 @@ class EBM:
     Config = EBMConfig
     defaults: ClassVar[dict[str, Any]] = {
         "pixels": {"representation": {"size": 128}},
-        "features": {"detector": ON_FEATURES},
+        "features": {"representation": {"neighbours": 3}, "detector": ON_FEATURES},
     }
 
     def __init__(self, config: EBMConfig) -> None:

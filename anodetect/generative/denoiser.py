@@ -121,7 +121,7 @@ ON_FEATURES = {
     "pixel_error": "auto",
     "relative": "off",
     "training": {
-        "steps": 1200,
+        "steps": 300,
         "learning_rate": 1e-3,
         "augment": {"rotation": 0, "scale": 0, "shift": 0, "flip": 0},
     },
