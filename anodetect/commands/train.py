@@ -22,21 +22,19 @@ from anodetect.commands.results import TrainResult
 from anodetect.config import build, canonical
 from anodetect.data import cards, readers, split
 from anodetect.data.records import Dataset, Record
-from anodetect.detectors import current_name, entry_named
+from anodetect.detectors import current_name
 from anodetect.errors import ConfigError, DataError
-from anodetect.imaging.backbones.table import INSTALL_FEATURES
 from anodetect.imaging.intensities import ImageSample
 from anodetect.imaging.preprocess import Preprocess, PreprocessConfig
 from anodetect.imaging.regions import RegionOfInterest, read_roi
-from anodetect.imaging.representations import LEAST_FEATURE_SIZE, features_installed
 from anodetect.imaging.sample_types import learn_sample_types
 from anodetect.model.colour_scale import colour_scale, some_for_scale
 from anodetect.model.decoded import SCRATCH, DecodedFiles
 from anodetect.model.devices import check_device
 from anodetect.model.fitting import Training, fit_model
+from anodetect.model.forms import Form, form_of
 from anodetect.model.model import Model
 from anodetect.model.scoring import score_records
-from anodetect.model.settings import resolve
 from anodetect.record import environment, runs
 from anodetect.record.odd import OddNormals, read_odd
 from anodetect.record.runs import RunHeader, TrainingFacts
@@ -74,15 +72,13 @@ class Request:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that is known before a detector is fitted: the full configuration, the model that
-    is to learn, and which image is used for what.
+    """Everything that is known before a detector is fitted: its form, the model that is to learn,
+    and which image is used for what.
 
     `odd` lists odd normals, if some were left out; it is None before the model is fitted otherwise.
     """
 
-    detector: str
-    representation: str
-    config: dict[str, Any]
+    form: Form
     model: Model
     normals: Normals
     roles: split.Roles
@@ -110,14 +106,14 @@ def train(
     """Train on the normals of `data` and write the run `out`; return its facts and the files that
     failed.
 
-    With `representation` "auto", a detector that works on both gets pixels where images show a
-    shape before a flat background, and features where they fill their frame. `budget` is in minutes
-    and covers the detector's whole `fit`. `kind_normal` names the folders or kinds of `data` that
+    With `representation` "auto", a detector that works on both gets both, as an ensemble in which
+    planted defects decide what either counts (`model.forms`). `budget` is in minutes and covers
+    encoding and the detector's whole `fit`. `kind_normal` names the folders or kinds of `data` that
     hold normals. `roi` is a mask of where all images count. With `allow_few` a detector that needs
     no training learns from two images and more, without calibration below 20 of them.
     `drop_odd` is a number of images, or a share, that are left out of fit: those that are hardest
-    to explain from the others. Under
-    `torchrun` the processes train together; the first writes the run, the others return None.
+    to explain from the others. Under `torchrun` the processes train together; the first writes the
+    run, the others return None.
     """
     helping = os.environ.get("RANK", "0") != "0"
     reporter = Silent() if helping or reporter is None else reporter
@@ -142,36 +138,37 @@ def train(
         drop_odd=drop_odd,
         helping=helping,
     )
-    config = resolve(detector, representation, request.values)
+    form = form_of(detector, representation, request.values)
     if budget is not None and budget <= 0:
         raise ConfigError(f"--budget {budget}: minutes above 0 are expected")
     check_device(device)
 
     if helping:
-        _train(request, config, data, runs.begin_helping(out, resume=resume), reporter)
+        _train(request, form, data, runs.begin_helping(out, resume=resume), reporter)
         return None
     with runs.begin(out, resume=resume) as workdir:
-        left_out = _train(request, config, data, workdir, reporter)
+        left_out = _train(request, form, data, workdir, reporter)
     failures = tuple(f"{each.path}: {each.reason}" for each in left_out)
     peak_memory = environment.peak_memory_mb()
     return TrainResult(runs.facts(out), failures, peak_memory, read_odd(out))
 
 
 def _train(
-    request: Request, config: Mapping[str, Any], data: str, workdir: Path, reporter: Reporter
+    request: Request, form: Form, data: str, workdir: Path, reporter: Reporter
 ) -> list[LeftOut]:
-    """Write the files of the run, unless this process only helps; return what was left out.
-    `config` is the configuration without the choice of a representation."""
+    """Write the files of the run, unless this process only helps; return what was left out."""
     dataset = cards.open_data(
         data, follow_symlinks=request.follow_symlinks, kind_normal=request.kind_normal
     )
     found = summary(dataset)
-    for line in found:
+    for line in (*found, *form.notes):
         reporter.say(line)
+    for line in form.warnings:
+        reporter.warn(line)
 
     # Helpers decode anew each time: they may be many, and their temporary folder small.
     with DecodedFiles(request.out.parent, limit=0 if request.helping else SCRATCH) as scratch:
-        plan = _plan(request, config, dataset, scratch, reporter)
+        plan = _plan(request, form, dataset, scratch, reporter)
         roles, model = plan.roles, plan.model
         if not request.helping:
             runs.identify(workdir, _fingerprint(request, plan), resume=request.resume)
@@ -239,23 +236,22 @@ def train_each(
 
 def _plan(
     request: Request,
-    config: Mapping[str, Any],
+    form: Form,
     dataset: Dataset,
     scratch: DecodedFiles,
     reporter: Reporter,
 ) -> Plan:
-    """Read all normals, decide which image is used for what, and create the model; `config` is the
-    configuration without the choice of a representation. Nothing is learned from odd normals that
-    are left out."""
-    preprocess = Preprocess(build(PreprocessConfig, config["preprocess"], "preprocess"))
+    """Read all normals, decide which image is used for what, and create the model. Nothing is
+    learned from odd normals that are left out."""
+    preprocess = Preprocess(build(PreprocessConfig, form.config["preprocess"], "preprocess"))
     preprocess.roi = request.roi
-    samples, dims = Samples(), config["tiling"]["dims"]
+    samples, dims = Samples(), form.config["tiling"]["dims"]
     normals = usable_normals(dataset, preprocess, dims, reporter, scratch, samples)
     roles = _assign(normals.records, dims, reporter, allow_few=request.allow_few)
     if request.drop_odd is None:
-        return _planned(request, config, preprocess, samples, normals, roles, reporter)
+        return _planned(form, preprocess, samples, normals, roles, reporter)
 
-    whole = _planned(request, config, copy(preprocess), samples, normals, roles, Silent())
+    whole = _planned(form, copy(preprocess), samples, normals, roles, Silent())
     roles, odd = odd_normals.leave_out_odd(
         whole.model,
         roles,
@@ -265,13 +261,12 @@ def _plan(
         device=request.device,
         few=request.allow_few,
     )
-    plan = _planned(request, config, preprocess, samples, normals, roles, reporter)
+    plan = _planned(form, preprocess, samples, normals, roles, reporter)
     return replace(plan, odd=odd)
 
 
 def _planned(
-    request: Request,
-    config: Mapping[str, Any],
+    form: Form,
     preprocess: Preprocess,
     samples: Samples,
     normals: Normals,
@@ -282,12 +277,10 @@ def _planned(
     _learn_sample_types(preprocess, samples.named([*roles.fit, *roles.tune]), reporter)
     preprocess.learn(samples.of(roles.fit))
 
-    representation = _representation(request, config, preprocess, reporter)
-    full = resolve(request.detector, representation, request.values)
-    model = Model.create(request.detector, representation, full)
+    model = Model.create(form.detector, form.representation, form.config)
     model.preprocess, model.seen = preprocess, samples.seen(roles.fit)
     _warn_of_kinds(model, reporter)
-    return Plan(request.detector, representation, full, model, normals, roles)
+    return Plan(form, model, normals, roles)
 
 
 def _learn_sample_types(
@@ -319,33 +312,6 @@ def _assign(
     return roles
 
 
-def _representation(
-    request: Request, config: Mapping[str, Any], preprocess: Preprocess, reporter: Reporter
-) -> str:
-    """Return the representation asked for, or the one that suits the detector and the images."""
-    if request.representation != "auto":
-        return request.representation
-    if config["tiling"]["dims"] == 3:
-        return "pixels"
-    entry = entry_named(request.detector)
-    first, full_frame = entry.representations[0], entry.representations[-1]
-    if entry.first_only:
-        return first
-    # Presets are for the detector's first representation.
-    if "preset" in request.values or preprocess.flat_background or first == full_frame:
-        return first
-
-    tile = config["tiling"]["tile"]
-    if not features_installed():
-        hindrance = INSTALL_FEATURES
-    elif 0 < tile < LEAST_FEATURE_SIZE:
-        hindrance = f"choose a --tile of at least {LEAST_FEATURE_SIZE}"
-    else:
-        return full_frame
-    reporter.warn(f"images fill their frame: features would find more than pixels; {hindrance}")
-    return first
-
-
 def _warn_of_kinds(model: Model, reporter: Reporter) -> None:
     """Say so if grey and coloured images are mixed, and if long images are squeezed into a square,
     in which small defects vanish."""
@@ -370,7 +336,7 @@ def _warn_of_kinds(model: Model, reporter: Reporter) -> None:
 def _fingerprint(request: Request, plan: Plan) -> dict[str, Any]:
     """Return what must be the same for an interrupted training to be continued."""
     fit_hashes = [plan.normals.hashes[record.id] for record in plan.roles.fit]
-    made_from = {"config": plan.config, "seed": request.seed, "fit": fit_hashes}
+    made_from = {"config": plan.form.config, "seed": request.seed, "fit": fit_hashes}
     return made_from if request.roi is None else made_from | {"roi": request.roi.sha256}
 
 
@@ -401,7 +367,7 @@ def _facts(
         failed=failed,
         seed=request.seed,
         budget_minutes=request.budget,
-        config_sha256=readers.digest(canonical(plan.config)),
+        config_sha256=readers.digest(canonical(plan.form.config)),
         found=tuple(found),
         odd_left_out=None if request.drop_odd is None or plan.odd is None else plan.odd.left_out,
         planted=planted,
@@ -418,9 +384,9 @@ def _write(
 ) -> None:
     """Write the run into its working directory."""
     header = RunHeader(
-        detector=plan.detector,
-        representation=plan.representation,
-        config=plan.config,
+        detector=plan.form.detector,
+        representation=plan.form.representation,
+        config=plan.form.config,
         data=data,
         preprocess=plan.model.preprocess.state(),
         representation_state=plan.model.representation.state(),

@@ -58,8 +58,9 @@ def fit_model(
     """Let the representation learn, encode all fit and tune images, and fit the detector.
 
     The preprocessing must have learned already. What `scratch` holds is not decoded again.
-    `look_at` is handed the encoded fit images beforehand.
+    `look_at` is handed the encoded fit images beforehand. The budget is for all of it.
     """
+    started = time.monotonic()
     model.representation.run_on(training.device)
     some = roles.fit[:: max(1, len(roles.fit) // LEARNED_FROM)]
     looked_at = roles.tune or roles.fit
@@ -89,7 +90,7 @@ def fit_model(
             budget=training.budget,
             scratch=scratch,
         )
-        _fit(model.detector, fit, tune, training, planting.copies, reporter)
+        _fit(model.detector, fit, tune, training, planting.copies, started, reporter)
 
 
 def _learn_representation(model: Model, records: Sequence[Record], scratch: DecodedFiles) -> None:
@@ -143,9 +144,11 @@ def _fit(
     tune: Batch,
     training: Training,
     planted: Callable[[], PlantedCopies | None],
+    started: float,
     reporter: Reporter,
 ) -> None:
-    """Fit the detector, and log what it says and how long it took to train.jsonl."""
+    """Fit the detector, and log what it says to train.jsonl, and how long it took since `started`,
+    of which the budget counts."""
 
     def progress(done: int, total: int, loss: float) -> None:
         reporter.progress("train", done, total, f"loss {loss:.4f}")
@@ -156,18 +159,20 @@ def _fit(
             file.write(json.dumps(without_nan(entry)) + "\n")
             file.flush()
 
+        budget = training.budget
+        if budget is not None:
+            budget = max(0.0, budget - (time.monotonic() - started))
         context = TrainContext(
             seed=training.seed,
             device=training.device,
             workdir=training.workdir,
-            budget=training.budget,
+            budget=budget,
             resume=training.resume,
             log=log,
             progress=progress,
             planted=planted,
         )
-        start = time.monotonic()
         try:
             detector.fit(fit, tune, context=context)
         finally:
-            log({"fit_seconds": time.monotonic() - start})
+            log({"fit_seconds": time.monotonic() - started})

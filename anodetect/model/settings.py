@@ -25,7 +25,7 @@ def resolve(detector: str, representation: str, values: Mapping[str, Any]) -> di
     `representation` "auto" stands for the detector's first. Raises ConfigError for whatever is
     unknown or does not go together.
     """
-    dims = _dims(values)
+    dims = dims_of(values)
     cls = detector_class(detector, dims)
     representation = _suitable(detector, representation, dims)
     classes: dict[str, type[Config]] = {
@@ -79,7 +79,7 @@ def _create_expert(member: str, settings: Mapping[str, Any]) -> Expert:
     )
 
 
-def _dims(values: Mapping[str, Any]) -> int:
+def dims_of(values: Mapping[str, Any]) -> int:
     """Return the number of dimensions of tiling; its section checks the value itself later."""
     section = values.get("tiling", {})
     of_section = section.get("dims") if isinstance(section, Mapping) else None
