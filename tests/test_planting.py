@@ -172,5 +172,5 @@ def test_training_makes_choices_with_planted_copies(synthetic_folder, tmp_path):
     log = Path(tmp_path, "run", "train.jsonl").read_text().splitlines()
     chosen = [json.loads(line) for line in log if "pixel_error" in line]
     names = [name for name in chosen[0] if name.startswith("planted_auroc")]
-    assert len(names) == 8
+    assert len(names) == 12
     assert all(0.3 < chosen[0][name] <= 1 for name in names)

@@ -1,0 +1,80 @@
+"""Which form a detector is trained in, and that `auto` decides by planted defects."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import anodetect
+from anodetect.data import synthetic
+from anodetect.errors import ConfigError
+from anodetect.imaging.representations import features_installed
+from anodetect.model.forms import form_of
+from anodetect.record import runs
+
+needs_weights = pytest.mark.skipif(not features_installed(), reason="the extra `features`")
+BOTH = ["anoddpm/features", "anoddpm/pixels"]
+
+
+@needs_weights
+def test_auto_gives_pixels_and_features():
+    form = form_of("anoddpm", "auto", {"training": {"steps": 7}, "foreground": "all"})
+    assert (form.detector, form.representation) == ("ensemble", "pixels")
+    settings = form.config["detector"]["settings"]
+    assert form.config["detector"]["members"] == BOTH
+    for member in BOTH:
+        assert settings[member]["detector"]["training"]["steps"] == 7
+    assert settings[BOTH[0]]["detector"]["network"] == "mlp"
+    assert settings[BOTH[1]]["detector"]["network"] == "unet"
+    assert form.config["preprocess"]["foreground"] == "all"
+    # The ensemble's own grid is no coarser than that of any member.
+    assert form.config["representation"]["size"] == 256
+
+
+@needs_weights
+@pytest.mark.parametrize(
+    ("detector", "values", "expected"),
+    [
+        ("anoddpm", {"preset": "reference"}, "pixels"),
+        ("anoddpm", {"dims": 3}, "pixels"),
+        ("anoddpm", {"tile": 24}, "pixels"),
+        ("anoddpm", {"layers": [4]}, "features"),
+        ("pca", {}, "pixels"),
+        ("jem", {}, "pixels"),
+        ("padim", {}, "features"),
+    ],
+)
+def test_where_there_is_nothing_to_compare_one_form_is_taken(detector, values, expected):
+    form = form_of(detector, "auto", values)
+    assert (form.detector, form.representation) == (detector, expected)
+
+
+@needs_weights
+def test_a_representation_that_is_asked_for_is_taken():
+    for name in ("pixels", "features"):
+        assert form_of("anoddpm", name, {}).representation == name
+
+
+@needs_weights
+def test_a_setting_that_no_form_knows_is_refused():
+    with pytest.raises(ConfigError, match="unknown key 'lambda'"):
+        form_of("anoddpm", "auto", {"lambda": [3]})
+
+
+@needs_weights
+def test_a_run_on_both_says_what_counts(tmp_path):
+    synthetic.write(tmp_path / "tiles", train=40, test=8, size=64)
+    values = {"size": 64, "widths": [16], "training": {"steps": 5}, "patterns": 100}
+    trained = anodetect.train(str(tmp_path / "tiles"), "anoddpm", tmp_path / "run", values=values)
+    assert trained.facts.detector == "ensemble"
+    log = Path(tmp_path, "run", "train.jsonl").read_text().splitlines()
+    (chosen,) = [json.loads(line) for line in log if '"weights"' in line]
+    compared = [name for name in chosen if name.startswith("planted_auroc")]
+    assert len(compared) == 5
+    assert all(0 <= chosen[name] <= 1 for name in compared)
+
+    state = runs.read(tmp_path / "run").state
+    assert np.isclose(state["weights"].sum(), 1)
+    result = anodetect.score(tmp_path / "run", [str(tmp_path / "tiles")], tmp_path / "scores")
+    assert result.failed == 0
