@@ -185,7 +185,7 @@ def _train(
         if request.helping or plan.odd is not None:
             fit_model(model, roles, training, scratch, reporter)
         else:
-            seen_as = plan.representation
+            seen_as = plan.form.representation
             odd = odd_normals.fit_and_look(model, roles, training, scratch, seen_as, reporter)
             plan = replace(plan, odd=odd)
         if request.helping:

@@ -14,11 +14,11 @@ class Entry:
 
     `target` is "module:Class", `volume_target` the same for `--dims 3`, "" where there is none.
     `cost` is what training and scoring take on two CPU cores at the defaults. Of several
-    `representations` the first is for shapes before a flat background, the last for images that
-    fill their frame, unless one is asked for; with `first_only` the first is for both. A report of
-    several detectors shows one in detail that is not a `baseline`. One that is `for_few` learns
-    something from two images, too. A detector that `has_members` is made of others, which its
-    settings name; its class is handed a function that makes them.
+    `representations` each becomes a member of an ensemble, unless one is asked for; with
+    `first_only` the first is taken. A report of several detectors shows one in detail that is not a
+    `baseline`. One that is `for_few` learns something from two images, too. A detector that
+    `has_members` is made of others, which its settings name; its class is handed a function that
+    makes them.
     """
 
     target: str

@@ -13,6 +13,7 @@ from anodetect.config import merge
 from anodetect.detectors import Entry, entry_named
 from anodetect.errors import ConfigError
 from anodetect.imaging.backbones.table import INSTALL_FEATURES
+from anodetect.imaging.features import DEFAULT_SIZE
 from anodetect.imaging.representations import LEAST_FEATURE_SIZE, features_installed
 from anodetect.model.settings import dims_of, resolve
 
@@ -99,7 +100,8 @@ def _both(detector: str, values: Mapping[str, Any], found: Mapping[str, Form]) -
             "representation": form.config["representation"],
             "detector": form.config["detector"],
         }
-        sides.append(int(form.config["representation"]["size"]))
+        size = form.config["representation"]["size"]
+        sides.append(size if isinstance(size, int) else DEFAULT_SIZE)
 
     first = next(iter(found.values())).config
     tiling = {key: value for key, value in first["tiling"].items() if key != "patch"}
