@@ -12,6 +12,7 @@ from anodetect.errors import ConfigError
 from anodetect.imaging.representations import features_installed
 from anodetect.model.forms import form_of
 from anodetect.record import runs
+from anodetect.types import Silent
 
 needs_weights = pytest.mark.skipif(not features_installed(), reason="the extra `features`")
 BOTH = ["anoddpm/features", "anoddpm/pixels"]
@@ -78,3 +79,38 @@ def test_a_run_on_both_says_what_counts(tmp_path):
     assert np.isclose(state["weights"].sum(), 1)
     result = anodetect.score(tmp_path / "run", [str(tmp_path / "tiles")], tmp_path / "scores")
     assert result.failed == 0
+
+
+@needs_weights
+def test_a_budget_too_short_to_train_ends_with_the_linear_model(tmp_path):
+    synthetic.write(tmp_path / "tiles", train=40, test=16, size=64)
+    said = []
+    reporter = Silent()
+    reporter.say = said.append
+
+    def auroc(run, budget, steps):
+        values = {"size": 64, "widths": [16], "training": {"steps": steps}, "patterns": 100}
+        options = {"representation": "features", "budget": budget, "reporter": reporter}
+        data = str(tmp_path / "tiles")
+        trained = anodetect.train(data, "anoddpm", tmp_path / run, values=values, **options)
+        result = anodetect.evaluate(tmp_path / run, data)
+        return trained.facts.training, result.whole.image["auroc"].value
+
+    facts, short = auroc("short", 0.001, 1000)
+    assert (facts.steps, facts.stopped_by) == (0, "budget")
+    assert any("the budget ended training after 0 of 1000 steps" in line for line in said)
+    # One step of a rate that rises from 0 changes next to nothing.
+    assert short >= auroc("one step", None, 1)[1] - 0.02
+    assert short > 0.8
+
+
+@needs_weights
+def test_a_budget_too_short_to_train_on_pixels_ends_with_the_gaussian_model(tmp_path):
+    synthetic.write(tmp_path / "tiles", train=40, test=16, size=64)
+    data = str(tmp_path / "tiles")
+    values = {"size": 64, "widths": [16], "stem": 4, "components": 10}
+    trained = anodetect.train(
+        data, "anoddpm", tmp_path / "run", values=values, representation="pixels", budget=0.001
+    )
+    assert trained.facts.training.steps == 0
+    assert anodetect.evaluate(tmp_path / "run", data).whole.image["auroc"].value > 0.75

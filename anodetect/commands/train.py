@@ -43,6 +43,7 @@ from anodetect.stats.limit import PlantedTrials, detection_limit
 from anodetect.types import Reporter, Silent
 
 LONG = 2.0  # times as long as wide, from which on squeezing is worth a warning
+PLANTED = "planted_auroc "  # begins the names of what planted defects compared
 
 
 @dataclass(frozen=True)
@@ -349,7 +350,10 @@ def _facts(
     planted: PlantedTrials,
     reporter: Reporter,
 ) -> TrainingFacts:
-    """Return how the training went, and say so if its loss diverged."""
+    """Return how the training went, and say what planted defects decided, what more minutes might
+    bring, and whether the loss diverged."""
+    for line in outcome_lines(log):
+        reporter.say(line)
     stopped_by, steps = _last(log, "stopped_by"), _last(log, "step")
     if stopped_by == "divergence":
         reporter.warn(
@@ -406,6 +410,28 @@ def _write(
         odd=plan.odd,
         card=runs.model_card(header, calibrated.calibration),
     )
+
+
+def outcome_lines(log: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return in words what planted defects decided between members, and where the budget ended
+    training before its last step, from the entries of train.jsonl."""
+    lines = []
+    for entry in log:
+        if "of_steps" in entry:
+            member = f"{entry['member']}: " if "member" in entry else ""
+            lines.append(
+                f"{member}the budget ended training after {entry['step']} of {entry['of_steps']} "
+                "steps; more minutes may find more"
+            )
+        if "weights" in entry:
+            compared = []
+            for name, value in entry.items():
+                if name.startswith(PLANTED):
+                    compared.append(f"{name.removeprefix(PLANTED)} {value:.3f}")
+            lines.append(
+                f"what counts: {entry['weights']} (AUROC of planted defects: {', '.join(compared)})"
+            )
+    return lines
 
 
 def _last(log: Sequence[Mapping[str, Any]], key: str) -> Any:

@@ -193,6 +193,8 @@ def optimize(
         raise AnodetectError(
             "the budget ended before the first step of training; give more minutes"
         )
+    if stopped_by == "budget":
+        context.log({"step": learner.step, "of_steps": config.steps})
     return Trained(learner.ema.average, learner.step, stopped_by)
 
 
