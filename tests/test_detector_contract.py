@@ -14,9 +14,10 @@ from anodetect.config import build
 from anodetect.data import synthetic
 from anodetect.detectors import DETECTORS, detector_class
 from anodetect.errors import ConfigError
+from anodetect.imaging.planted import draw_defect, plant
 from anodetect.model.settings import create_detector, resolve
 from anodetect.nn.unet import UNet
-from anodetect.types import Batch, TrainContext, image_seeds
+from anodetect.types import Batch, PlantedCopies, TrainContext, image_seeds
 
 QUICK = {"learning_rate": 1e-3, "augment": {"rotation": 0, "scale": 0, "shift": 0, "flip": 0}}
 TINY = {
@@ -130,12 +131,22 @@ def shortened(values):
 
 def fitted(detector, folder, channels=1, size=SIZE, **options):
     name = name_of(detector)
-    fit, tune = (
-        seen(name, images)
-        for images in (batch(48, channels, size), batch(12, channels, size, seed=1))
-    )
+    tune = batch(12, channels, size, seed=1)
+    copies = PlantedCopies(tuple(seen(name, each) for each in planted(tune)), np.arange(12))
+    options = {"planted": lambda: copies} | options
+    fit, tune = seen(name, batch(48, channels, size)), seen(name, tune)
     detector.fit(fit, tune, context=context(folder, **options))
     return detector
+
+
+def planted(tune):
+    """Yield copies of images with a defect in each, as training makes them."""
+    for copy in range(3):
+        images = tune.images.copy()
+        for row, (image, inside) in enumerate(zip(tune.images, tune.foreground, strict=True)):
+            seed = copy * len(images) + row
+            images[row] = plant(image, inside, draw_defect(seed), seed=seed).image
+        yield Batch(images, tune.foreground)
 
 
 def seen(name, images):
