@@ -301,3 +301,15 @@ def test_of_many_images_a_sample_is_compared(mixed, monkeypatch, tmp_path):
         out = tmp_path / detector
         result = anodetect.train(str(mixed[0]), detector, out, values=values)
         assert result.odd.looked_at == len(result.odd.images) <= 6
+
+
+@pytest.mark.skipif(not features_installed(), reason="the extra `features` is not installed")
+def test_of_many_images_all_are_compared_in_parts_before_some_are_left_out(
+    mixed, monkeypatch, tmp_path
+):
+    monkeypatch.setattr("anodetect.model.odd.LOOKED_AT", 15)
+    values = {"size": 32}
+    result = anodetect.train(str(mixed[0]), "pca", tmp_path / "run", values=values, drop_odd=3)
+    assert (result.odd.looked_at, result.odd.fit_images) == (28, 28)
+    left_out = {image.path for image in result.odd.images if image.left_out}
+    assert left_out <= set(mixed[1])

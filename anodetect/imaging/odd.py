@@ -9,6 +9,8 @@ twice, the second time without the oddest tenth of the first.
     score = mean of the highest r_p / (mean of r at p over all images), in medians of all images
 """
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,7 +24,7 @@ LEARNED_FROM = 600  # images of other folds, at most
 SUSPECT = 0.1  # share of the images that nothing is learned from the second time
 FLOOR = 0.3  # of the mean error, added to the error that each place has on all images
 TOP = 0.05  # share of the places of an image that count
-PART = 256  # images at a time
+PART = 32  # images at a time
 
 
 def places_of_features(batch: Batch) -> tuple[Floats, Floats]:
@@ -55,7 +57,9 @@ def odd_scores(places: Floats, share: Floats, groups: NDArray[np.str_], seed: in
     count, channels, *grid = places.shape
     folds = fold_numbers(groups, seed)
     mean, deviation = places.mean((0, 2, 3), keepdims=True), places.std((0, 2, 3), keepdims=True)
-    inside = (places - mean) / np.maximum(deviation, 1e-6) * share[:, None]
+    inside = places - mean
+    inside /= np.maximum(deviation, 1e-6)  # in place, as it may be large
+    inside *= share[:, None]
     flat = inside.reshape(count, -1)
 
     scores = np.ones(count, np.float32)
@@ -109,8 +113,10 @@ def _components(images: Floats) -> tuple[Floats, Floats]:
 
 def _pooled(residuals: Floats, share: Floats) -> Floats:
     """Return image scores [N] of what is left of images [N, C, h, w]."""
-    spread = np.sqrt(np.square(residuals).mean((0, 2, 3), keepdims=True))
-    maps = np.sqrt(np.square(residuals / np.maximum(spread, 1e-6)).mean(1)) * share
+    count, channels, *grid = residuals.shape
+    squares = np.einsum("nchw,nchw->c", residuals, residuals) / (count * math.prod(grid))
+    weights = 1 / (np.maximum(squares, 1e-12) * channels)
+    maps = np.sqrt(np.einsum("nchw,nchw,c->nhw", residuals, residuals, weights)) * share
     usual = maps.mean(0) + FLOOR * maps.mean()
     ratios = (maps / np.maximum(usual, 1e-6)).reshape(len(maps), -1)
 

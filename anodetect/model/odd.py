@@ -66,24 +66,51 @@ class OddSearch:
         """Look at features of all records, in their order."""
         some = slice(None, None, math.ceil(len(self.records) / LOOKED_AT))
         if self._comparable(self.records[some]):
-            self._list(self.records[some], places_of_features(batch[some]), "features")
+            scores = self._scores(self.records[some], places_of_features(batch[some]))
+            self._list(self.records[some], scores, "features")
 
     def read(self, seconds: float | None, listed: int = 0) -> None:
         """Read the images, for at most so many seconds, None for all of them without a limit; list
-        at least `listed` of them."""
+        at least `listed` of them.
+
+        LOOKED_AT of them at most are compared with each other, so that memory is bounded.
+        """
         if not self._comparable(self.records) or self.model.tiling.dims == 3:
             return
         seen_as, representation = self._representation()
-        to_places = places_of_features if seen_as == "features" else places_of_pixels
+        order = self._order(every=seconds is None)
         deadline = time.monotonic() + (math.inf if seconds is None else seconds)
+
+        looked_at: list[Record] = []
+        scores: list[float] = []
+        size = math.ceil(len(order) / math.ceil(len(order) / LOOKED_AT))
+        for start in range(0, len(order), size):
+            part = order[start : start + size]
+            records, places = self._places(part, seen_as, representation, deadline)
+            if self._comparable(records):
+                looked_at += records
+                scores += self._scores(records, places)
+        if scores:
+            self._list(looked_at, scores, seen_as, listed)
+
+    def _places(
+        self,
+        records: Sequence[Record],
+        seen_as: str,
+        representation: Representation,
+        deadline: float,
+    ) -> tuple[list[Record], Places]:
+        """Return the records that could be read until the deadline, of `time.monotonic()`, and what
+        to compare of them."""
 
         def prepare(image: Floats, of: Whole, number: int) -> Encoded:
             scaled = self.model.preprocess.apply(image, of, number)
             return representation.prepare(*self.model.framed(*scaled))
 
+        to_places = places_of_features if seen_as == "features" else places_of_pixels
         reader = Reader(self.model.preprocess, prepare, scratch=self.scratch)
         looked_at, places, shares = [], [], []
-        loaded_images = read_ahead(reader.read, self._order(seconds is None), LOOK_AHEAD * BATCH)
+        loaded_images = read_ahead(reader.read, records, LOOK_AHEAD * BATCH)
         for chunk in in_chunks(loaded_images, BATCH):
             prepared = []
             for loaded in chunk:
@@ -96,13 +123,19 @@ class OddSearch:
                 shares.append(share[0])
             if time.monotonic() > deadline:
                 break
-        if self._comparable(looked_at):
-            self._list(looked_at, (np.stack(places), np.stack(shares)), seen_as, listed)
+        if not places:
+            return [], (np.zeros(0, np.float32), np.zeros(0, np.float32))
+        return looked_at, (np.stack(places), np.stack(shares))
+
+    def _scores(self, records: Sequence[Record], places: Places) -> list[float]:
+        groups = np.array([record.group for record in records])
+        scores: list[float] = odd_scores(*places, groups, self.seed).tolist()
+        return scores
 
     def _comparable(self, records: Sequence[Record]) -> bool:
         return len({record.group for record in records}) > 1
 
-    def _order(self, every: bool) -> list[Record]:
+    def _order(self, *, every: bool) -> list[Record]:
         """Return the records in the order in which to read them: images in a random one, so that
         the first are a sample; slices volume by volume."""
         if any(record.slice is not None for record in self.records):
@@ -128,20 +161,17 @@ class OddSearch:
         return int(np.clip(side, low, high))
 
     def _list(
-        self, records: Sequence[Record], places: Places, seen_as: str, listed: int = 0
+        self, records: Sequence[Record], scores: Sequence[float], seen_as: str, listed: int = 0
     ) -> None:
-        groups = np.array([record.group for record in records])
-        scores = odd_scores(*places, groups, self.seed)
         count = max(listed, min(max(LEAST, math.ceil(TENTH * len(records))), MOST))
 
         images = []
+        order = np.argsort(-np.array(scores), kind="stable")
         plain = Reader(self.model.preprocess, scratch=self.scratch)
-        for rank, row in enumerate(np.argsort(-scores, kind="stable")[:count].tolist(), 1):
+        for rank, row in enumerate(order[:count].tolist(), 1):
             record = records[row]
             picture = _picture(plain, record) if rank <= PICTURES else ""
-            image = OddImage(
-                rank, record.id, record.slice, record.group, float(scores[row]), picture
-            )
+            image = OddImage(rank, record.id, record.slice, record.group, scores[row], picture)
             images.append(image)
         self.found = OddNormals(seen_as, len(records), len(self.records), tuple(images))
 
