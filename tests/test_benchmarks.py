@@ -4,6 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from anodetect.imaging.representations import features_installed
+
 PROJECT = Path(__file__).parents[1]
 
 
@@ -15,3 +19,12 @@ def test_every_script_can_be_imported():
         [sys.executable, "-c", code], check=False, capture_output=True, text=True, cwd=PROJECT
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(not features_installed(), reason="the extra `features` is not installed")
+def test_the_features_benchmark_compares_both_ways():
+    from benchmarks.features import extraction
+
+    found = extraction(2, 1)
+    assert found["images/s now"] > 0
+    assert found["largest difference"] < 2e-3  # of float16, and of nothing else

@@ -223,6 +223,7 @@ def test_a_batch_that_is_not_full_is_filled_up(monkeypatch):
     """As on devices whose algorithms depend on the number of images."""
     representation = Features(FeaturesConfig(size=64))
     monkeypatch.setattr(Extractor, "_together", lambda self, pixels: 4)
+    representation.extractor.one_by_one = False  # as on other devices
     images = np.random.default_rng(0).uniform(-1, 1, (5, 1, 64, 64)).astype(np.float32)
     inside = np.ones((64, 64), bool)
     together = list(encode_each(representation, ((image, inside) for image in images)))

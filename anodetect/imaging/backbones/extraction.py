@@ -1,6 +1,8 @@
 """Images through a backbone, in batches, on a device."""
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from hashlib import sha256
 from itertools import islice
 
@@ -15,6 +17,7 @@ from anodetect.types import Encoded, Floats, content_digest
 
 BATCH_PIXELS = 2**19  # of the images in a batch: eight with 256 pixels a side
 MOST = 16  # images in a batch
+THREADS = 2  # that compute on a processor
 LARGEST = 65504.0  # the largest number that a float16 holds
 
 Layers = list[Tensor]  # of one image: [c, h, w] each
@@ -30,20 +33,40 @@ class Extractor:
 
     def __init__(self, backbone: Backbone, cache: FeatureCache | None) -> None:
         self.backbone, self.cache, self.exact = backbone, cache, False
-        self.device = torch.device("cpu")
+        self.device, self.one_by_one = torch.device("cpu"), True
 
     def run_on(self, device: str) -> None:
         """Compute on this device from now on; ConfigError if there is none."""
         self.device = pick_device(device)
+        self.one_by_one = self.device.type == "cpu"
         self.backbone.net.to(self.device)
 
     def batches(self, prepared: Iterable[Encoded]) -> Iterator[tuple[list[Layers], list[Encoded]]]:
         """Yield the layers of a batch of images [C, side, side], with what they were made of."""
+        if self.one_by_one:
+            yield from self._on_threads(prepared)
+            return
         items = iter(prepared)
         for first in items:
             size = self._together(first[0][0].size)
             batch = [first, *islice(items, size - 1)]
             yield self._known_or_computed([image for image, _ in batch], size), batch
+
+    def _on_threads(
+        self, prepared: Iterable[Encoded]
+    ) -> Iterator[tuple[list[Layers], list[Encoded]]]:
+        """Yield images one by one, computed on two threads: a processor does less work for single
+        images than for several at once, and two of them wait for each other less than its threads
+        do within one."""
+        with ThreadPoolExecutor(THREADS) as pool:
+            waiting: deque[tuple[Encoded, Future[list[Layers]]]] = deque()
+            for item in prepared:
+                waiting.append((item, pool.submit(self._known_or_computed, [item[0]], 1)))
+                if len(waiting) > THREADS:
+                    first, future = waiting.popleft()
+                    yield future.result(), [first]
+            for first, future in waiting:
+                yield future.result(), [first]
 
     def _known_or_computed(self, images: Sequence[Floats], size: int) -> list[Layers]:
         """Return the layers of each image, from the cache where they are there."""
@@ -76,10 +99,9 @@ class Extractor:
         """Return how many images of so many pixels are computed together.
 
         Algorithms are chosen by the number of images, and the last bits depend on them. So it is
-        always the same number, filled up with copies. A processor gains nothing from more than one,
-        since its threads share the work on each.
+        always the same number, filled up with copies.
         """
-        return 1 if self.device.type == "cpu" else min(MOST, max(1, BATCH_PIXELS // pixels))
+        return min(MOST, max(1, BATCH_PIXELS // pixels))
 
     def _layers(self, images: Sequence[Floats], size: int) -> list[Layers]:
         """Return the layers of each image, `size` at most."""
