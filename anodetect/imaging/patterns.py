@@ -20,7 +20,7 @@ from anodetect.types import Batch, Bools, Floats
 
 LEAST_CHANNELS = 8  # fewer values than that do not say what a place is like
 NEIGHBOURS = 5
-CANDIDATES = 40_000  # random places among which the patterns are chosen
+CANDIDATES = 60_000  # random places among which the patterns are chosen
 
 
 @dataclass(frozen=True)

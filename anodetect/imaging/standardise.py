@@ -50,7 +50,7 @@ RELATIVE = 0.5  # the exponent of the map's median, if the score is relative
 # The share of the mean error that is added to a pattern's or a place's own: nothing may be divided
 # by zero where normals never err.
 FLOOR = 0.1
-SECONDS_A_PATTERN = 0.004  # about, to choose it: a short budget has fewer
+SECONDS_A_PATTERN = 0.001  # about, to choose it: a short budget has fewer
 FEWEST_PATTERNS = 500
 
 Maps = Callable[[Batch, Seeds], Floats]  # non-negative maps of several kinds, [N, M, H, W]
@@ -74,14 +74,15 @@ class StandardizerConfig(Config):
         "separated better without.",
     )
     patterns: PositiveInt = Field(
-        default=3000,
+        default=8000,
         description="The number of places of fit images that stand for all of them, where "
         "`pattern` or `distance` needs them; a budget of minutes may leave time for fewer.",
     )
     pixel_error: Switch = Field(
         default="auto",
         description="Whether a map is divided by the mean of each pixel on normal images ('on') or "
-        "by the mean of the whole map ('off'); 'auto' takes what separates planted defects better.",
+        "by the mean of the whole map ('off'); 'auto' takes what separates planted defects better, "
+        "and with `pattern` is 'on' unless 'off' does.",
     )
     relative: Switch = Field(
         default="auto",
@@ -243,11 +244,16 @@ class MapStandardizer:
     # -- Choices -----------------------------------------------------------------------------------
 
     def _choices(self) -> list[Choice]:
-        """Return all choices that are open to planted defects, the preferred ones first."""
+        """Return all choices that are open to planted defects, the preferred ones first.
+
+        By pattern and then by place was best on the cells of ELPV whose defects are uncertain, and
+        safest elsewhere; by place alone is not preferred.
+        """
+        place = "off" if self.config.pattern == "off" else "on"
         settings = {
             "pattern": _options(self.config.pattern, preferred="on"),
             "distance": _options(self.config.distance, preferred="on"),
-            "pixel_error": _options(self.config.pixel_error, preferred="off"),
+            "pixel_error": _options(self.config.pixel_error, preferred=place),
             "relative": _options(self.config.relative, preferred="off"),
         }
         combinations = itertools.product(self.options, *settings.values())
