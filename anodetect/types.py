@@ -68,7 +68,7 @@ class PlantedCopies:
 
     Row n of every copy is the tune image in row `of`[n], with another defect in each copy. `of` is
     in ascending order. The foreground is that of the clean image: a defect does not change what
-    counts.
+    counts. `kinds` of a copy are the kinds of its defects, or None if they are not known.
     """
 
     copies: tuple[Batch, ...]
@@ -76,6 +76,15 @@ class PlantedCopies:
 
     def __len__(self) -> int:
         return len(self.of)
+
+    def kinds(self) -> NDArray[np.int64] | None:
+        """Return the kind of each defect, [copies, N]; None if they are not known."""
+        kinds = []
+        for copy in self.copies:
+            if copy.kinds is None:
+                return None
+            kinds.append(copy.kinds)
+        return np.stack(kinds)
 
     def among(self, rows: NDArray[np.int64]) -> "PlantedCopies":
         """Return the copies for one who has only these rows of tune, in ascending order."""

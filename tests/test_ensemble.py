@@ -12,7 +12,7 @@ import anodetect
 from anodetect.commands.rescore import rescore
 from anodetect.data import synthetic
 from anodetect.detectors.dae import DAE
-from anodetect.detectors.ensemble import Ensemble, EnsembleConfig
+from anodetect.detectors.ensemble import Ensemble, EnsembleConfig, possible_weights
 from anodetect.detectors.pca import PCA
 from anodetect.errors import ConfigError, Interrupted, RunError
 from anodetect.imaging.pixels import Pixels, PixelsConfig
@@ -298,3 +298,34 @@ def test_a_folder_is_trained_on_scored_and_reported(synthetic_folder, tmp_path):
     html = report.write(tmp_path / "scores").read_text()
     assert all(member in html for member in settings)  # each has a line in the training's figure
     assert "Langevin gradient" in html
+
+
+def test_weights_have_sum_one_and_those_of_the_preferred_member_come_first():
+    possible = possible_weights(3)
+    assert np.allclose([sum(weights) for weights in possible], 1)
+    assert possible[0] == (1 / 3, 1 / 3, 1 / 3)
+    assert len(set(possible)) == 7
+    preferring = possible_weights(3, preferred=1)
+    assert preferring[0] == (0, 1, 0)
+    assert set(preferring) == set(possible)
+    assert preferring[1] == pytest.approx((0.2, 0.6, 0.2))
+
+
+def test_planted_defects_decide_what_members_count(tmp_path):
+    """One member sees the defects, the other takes them for the most normal of all."""
+    tune = batch(30, seed=1)
+    defects = tune.images.copy()
+    defects[:, :, 8:12, 8:12] += 3.0
+    copies = PlantedCopies((Batch(defects, tune.foreground),) * 2, np.arange(30))
+
+    def weights(settings, exponents=(1.0, -1.0)):
+        detector = powers(*exponents)
+        detector.config = detector.config.model_copy(update=settings)
+        own = context(tmp_path, planted=lambda: copies)
+        detector.fit(batch(20), tune, context=own)
+        return detector.weights
+
+    assert weights({})[0] > 0.7
+    assert weights({"weights": "equal"}) == (0.5, 0.5)
+    assert weights({}, exponents=(1.0, 2.0)) == (0.5, 0.5)  # both say the same
+    assert weights({"preferred": "power1"}, exponents=(1.0, 2.0)) == (0, 1)

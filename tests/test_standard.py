@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from anodetect.config import Pooling, build
-from anodetect.imaging.choices import Choice, first_of_the_best, planted_auroc
+from anodetect.imaging.choices import Choice, first_of_the_best, planted_auroc, shares_below
 from anodetect.imaging.quiet import levels
 from anodetect.imaging.standardise import MICRO_BATCH, MapStandardizer, StandardizerConfig
 from anodetect.types import Batch, PlantedCopies, TrainContext
@@ -183,3 +183,23 @@ def test_copies_among_some_rows_are_those_of_these_images():
     for whole, part in zip(copies.copies, few.copies, strict=True):
         assert np.array_equal(part.images, whole.images[[1, 3]])
     assert len(copies.among(np.array([0, 2]))) == 0
+
+
+def test_what_one_kind_of_defects_shows_does_not_decide_for_all():
+    """The second option finds one kind of four; which kind real defects are of is not known."""
+    rng = np.random.default_rng(0)
+    simple = rng.normal(size=(4, 40)).astype(np.float32)
+    other = simple + 0.01 * rng.normal(size=simple.shape).astype(np.float32)
+    kinds = np.tile(np.arange(4), (3, 10))
+    other[1:][kinds == 2] += 10
+    scores = {SIMPLE: simple, FULL: other}
+    assert first_of_the_best(scores, 0)[0] == FULL
+    assert first_of_the_best(scores, 0, kinds)[0] == SIMPLE
+
+    other[1:] += 10  # all kinds are found
+    assert first_of_the_best(scores, 0, kinds)[0] == FULL
+
+
+def test_the_share_below_gives_the_auroc():
+    scores = np.random.default_rng(0).integers(0, 5, (4, 20)).astype(np.float32)  # with ties
+    assert np.isclose(shares_below(scores).mean(), planted_auroc(scores))

@@ -277,6 +277,8 @@ def _planned(
     """Let `preprocess` learn from the fit and tune images, and create the model."""
     _learn_sample_types(preprocess, samples.named([*roles.fit, *roles.tune]), reporter)
     preprocess.learn(samples.of(roles.fit))
+    if preprocess.flat_background:
+        form = form.preferring("pixels")
 
     model = Model.create(form.detector, form.representation, form.config)
     model.preprocess, model.seen = preprocess, samples.seen(roles.fit)

@@ -294,7 +294,7 @@ class MapStandardizer:
             found = survey(lambda batch, seeds: self._stack(maps(batch, seeds), batch), copy, side)
             blocks.append(found.blocks)
         scores = self._planted_scores(blocks, seen, tune.foreground[planted.of], side)
-        choice, auroc = first_of_the_best(scores, context.seed)
+        choice, auroc = first_of_the_best(scores, context.seed, planted.kinds())
         entry = {f"planted_auroc {name}": value for name, value in auroc.items()}
         context.log(entry | choice._asdict())
         return choice

@@ -158,6 +158,8 @@ def _fit(
         def log(entry: Mapping[str, Any]) -> None:
             file.write(json.dumps(without_nan(entry)) + "\n")
             file.flush()
+            if "note" in entry:
+                reporter.warn(str(entry["note"]))
 
         budget = training.budget
         if budget is not None:

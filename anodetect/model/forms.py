@@ -2,11 +2,14 @@
 
 With `--representation auto` a detector that works on both gets both: each becomes a member of an
 ensemble, and planted defects on tune images decide what either counts. What suits images is thus
-decided by what the trained members find, not by what images look like.
+decided by what the trained members find. Only where they find as much, as far as planted defects
+can tell, both count, or pixels alone where images show a shape before a flat background: there
+features were worth less on real data than any kind of planted defect shows.
 """
 
+import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from anodetect.config import merge
@@ -24,7 +27,8 @@ ENSEMBLE = "ensemble"
 class Form:
     """A detector with the name of its representation and the full configuration of both.
 
-    `notes` say in words what the automatic choice did, and `warnings` what it lacks.
+    `notes` say in words what the automatic choice did, and `warnings` what it lacks. It is
+    `compared` where several representations are trained, of which planted defects choose.
     """
 
     detector: str
@@ -32,6 +36,18 @@ class Form:
     config: dict[str, Any]
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    compared: bool = False
+
+    def preferring(self, representation: str) -> "Form":
+        """Return the form with a representation that counts alone unless planted defects are told
+        better with the other; the form itself where nothing is compared."""
+        if not self.compared:
+            return self
+        config = copy.deepcopy(self.config)
+        for member in config["detector"]["members"]:
+            if member.endswith(f"/{representation}"):
+                config["detector"]["preferred"] = member
+        return replace(self, config=config)
 
 
 def form_of(detector: str, representation: str, values: Mapping[str, Any]) -> Form:
@@ -113,4 +129,4 @@ def _both(detector: str, values: Mapping[str, Any], found: Mapping[str, Form]) -
     own = {"detector": {"members": list(members), "settings": members}}
     config = resolve(ENSEMBLE, "pixels", merge(shared, own))
     note = f"{detector} on pixels and on features: planted defects decide what each of them counts"
-    return Form(ENSEMBLE, "pixels", config, notes=(note,))
+    return Form(ENSEMBLE, "pixels", config, notes=(note,), compared=True)

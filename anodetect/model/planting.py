@@ -21,6 +21,7 @@ from anodetect.data.records import Record
 from anodetect.errors import DataError
 from anodetect.imaging.batch_files import BatchWriter
 from anodetect.imaging.planted import (
+    KINDS,
     SWAP,
     Source,
     ValueLimits,
@@ -84,9 +85,17 @@ class Planting:
                 writer.append(image, foreground)
             rows.append(row)
         copies = []
-        for writer in writers:
-            copies.append(writer.batch())
+        for copy, writer in enumerate(writers):
+            copies.append(writer.batch(self._kinds(numbers, copy)))
         return PlantedCopies(tuple(copies), np.array(rows, np.int64))
+
+    def _kinds(self, numbers: Rows, copy: int) -> Rows:
+        """Return the kind of the defect in a copy of each image, as a place in `planted.KINDS`."""
+        kinds = []
+        for number in numbers.tolist():
+            defect = draw_defect(seed_of(self.seed, number, copy))
+            kinds.append(KINDS.index(defect.kind))
+        return np.array(kinds, np.int64)
 
     def _affordable(self, numbers: Rows) -> Rows:
         """Return as many of these records' numbers, evenly spread, as there is time for."""
