@@ -1,8 +1,8 @@
 """Choices made with planted defects: how maps of normal images become one score.
 
 The first choice is taken that is within a standard error of the best (Breiman et al., CART, 1984,
-section 3.4.3): a few dozen images cannot tell more. Nor can a few kinds of defects, as real ones are
-of another kind: the error also has the part that comes from which kinds there are.
+section 3.4.3): a few dozen images cannot tell more. Nor can a few kinds of defects, as real ones
+are of another kind: the error also has the part that comes from which kinds there are.
 """
 
 from collections.abc import Hashable, Mapping
