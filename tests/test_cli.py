@@ -348,7 +348,10 @@ def few(tmp_path):
             ["train", "{data}", "-d", "anoddpm", "--out", "{out}", "--set", "lambdas=[900]"],
             "trained_to",
         ),
-        (["train", "{data}", "-d", "anoddpm", "--out", "{out}", "--set", "size=50"], "multiple of"),
+        (
+            ["train", "{data}", "-d", "dae", "--out", "{out}", "--set", "size=50"],
+            "multiple of",
+        ),
         (
             ["train", "{data}", "-d", "anoddpm", "--out", "{out}", "--set", "widths=[20]"],
             "multiple of 16",

@@ -150,7 +150,7 @@ def learned(path):
         ("volumes", "pca", {"size": 16, "components": 5}, 16),
     ],
 )
-def test_files_are_decoded_once_or_where_scratch_is_full_twice(
+def test_files_are_decoded_once_or_where_scratch_is_full_a_few_times(
     data, detector, values, files, request, decodings, tmp_path, monkeypatch
 ):
     folder = request.getfixturevalue(data)
@@ -162,7 +162,13 @@ def test_files_are_decoded_once_or_where_scratch_is_full_twice(
     decodings.clear()
     monkeypatch.setattr(training, "SCRATCH", 1)
     anodetect.train(str(folder), detector, tmp_path / "twice", values=values)
-    assert {decodings[name] for name in trained_on} == {2}
+    fit = {row.path for row in runs.read_manifest(tmp_path / "twice") if row.role == "fit"}
+    for name in trained_on:
+        if name in fit and detector != "patchcore":
+            # Once more to look for odd ones, and those that are shown for their pictures.
+            assert 2 < decodings[name] <= 5
+        else:
+            assert decodings[name] == 2
     assert {count for name, count in decodings.items() if name not in trained_on} <= {1}
     assert learned(tmp_path / "once") == learned(tmp_path / "twice")
 
