@@ -300,15 +300,11 @@ def test_a_folder_is_trained_on_scored_and_reported(synthetic_folder, tmp_path):
     assert "Langevin gradient" in html
 
 
-def test_weights_have_sum_one_and_those_of_the_preferred_member_come_first():
+def test_weights_have_sum_one_and_equal_ones_come_first():
     possible = possible_weights(3)
     assert np.allclose([sum(weights) for weights in possible], 1)
     assert possible[0] == (1 / 3, 1 / 3, 1 / 3)
     assert len(set(possible)) == 7
-    preferring = possible_weights(3, preferred=1)
-    assert preferring[0] == (0, 1, 0)
-    assert set(preferring) == set(possible)
-    assert preferring[1] == pytest.approx((0.2, 0.6, 0.2))
 
 
 def test_planted_defects_decide_what_members_count(tmp_path):
@@ -328,4 +324,3 @@ def test_planted_defects_decide_what_members_count(tmp_path):
     assert weights({})[0] > 0.7
     assert weights({"weights": "equal"}) == (0.5, 0.5)
     assert weights({}, exponents=(1.0, 2.0)) == (0.5, 0.5)  # both say the same
-    assert weights({"preferred": "power1"}, exponents=(1.0, 2.0)) == (0, 1)

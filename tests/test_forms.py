@@ -114,3 +114,22 @@ def test_a_budget_too_short_to_train_on_pixels_ends_with_the_gaussian_model(tmp_
     )
     assert trained.facts.training.steps == 0
     assert anodetect.evaluate(tmp_path / "run", data).whole.image["auroc"].value > 0.75
+
+
+@needs_weights
+def test_shapes_before_a_flat_background_are_seen_as_pixels(tmp_path, save_png):
+    rng = np.random.default_rng(0)
+    rows, columns = np.mgrid[:64, :64]
+    disc = np.hypot(rows - 32, columns - 32) < 20
+    for n in range(24):
+        values = np.where(disc, rng.integers(90, 200, (64, 64)), 0)
+        save_png(f"discs/{n}.png", values.astype(np.uint8))
+    said = []
+    reporter = Silent()
+    reporter.say = said.append
+    values = {"size": 32, "widths": [16], "stem": 4, "training": {"steps": 2}, "components": 5}
+    trained = anodetect.train(
+        str(tmp_path / "discs"), "anoddpm", tmp_path / "run", values=values, reporter=reporter
+    )
+    assert (trained.facts.detector, trained.facts.representation) == ("anoddpm", "pixels")
+    assert "pixels, as images show a shape before a flat background" in said

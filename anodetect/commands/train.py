@@ -162,10 +162,8 @@ def _train(
         data, follow_symlinks=request.follow_symlinks, kind_normal=request.kind_normal
     )
     found = summary(dataset)
-    for line in (*found, *form.notes):
+    for line in found:
         reporter.say(line)
-    for line in form.warnings:
-        reporter.warn(line)
 
     # Helpers decode anew each time: they may be many, and their temporary folder small.
     with DecodedFiles(request.out.parent, limit=0 if request.helping else SCRATCH) as scratch:
@@ -277,8 +275,12 @@ def _planned(
     """Let `preprocess` learn from the fit and tune images, and create the model."""
     _learn_sample_types(preprocess, samples.named([*roles.fit, *roles.tune]), reporter)
     preprocess.learn(samples.of(roles.fit))
-    if preprocess.flat_background:
-        form = form.preferring("pixels")
+    if preprocess.flat_background and form.for_shapes is not None:
+        form = form.for_shapes
+    for line in form.notes:
+        reporter.say(line)
+    for line in form.warnings:
+        reporter.warn(line)
 
     model = Model.create(form.detector, form.representation, form.config)
     model.preprocess, model.seen = preprocess, samples.seen(roles.fit)

@@ -69,11 +69,6 @@ class EnsembleConfig(Config):
         description="The settings of members, by name, in the sections `representation` and "
         "`detector`; what is not named keeps the member's default.",
     )
-    preferred: str = Field(
-        default="",
-        description="The member that counts alone unless others tell planted defects better, where "
-        "`weights` is 'auto'; if empty all count alike unless that is worse.",
-    )
     weights: Literal["auto", "equal"] = Field(
         default="auto",
         description="How much each member counts: as planted defects on tune images recommend "
@@ -217,7 +212,7 @@ class Ensemble:
             return equal_weights(count)
 
         scores = {}
-        for weights in possible_weights(count, self._preferred()):
+        for weights in possible_weights(count):
             scores[weights] = product_of_experts(z[:, :, known], weights)
         planted = context.planted()
         kinds = None if planted is None else planted.kinds()
@@ -229,11 +224,6 @@ class Ensemble:
             entry[f"planted_auroc {self._described(weights)}"] = value
         context.log(entry | {"weights": self._described(chosen)})
         return chosen
-
-    def _preferred(self) -> int | None:
-        """Return the number of the preferred member, None if there is none."""
-        members, preferred = self.config.members, self.config.preferred
-        return members.index(preferred) if preferred in members else None
 
     def _described(self, weights: Weights) -> str:
         """Return the members that count in words, with their weights where these differ."""
@@ -412,9 +402,9 @@ def equal_weights(count: int) -> Weights:
     return (1 / count,) * count
 
 
-def possible_weights(count: int, preferred: int | None = None) -> list[Weights]:
-    """Return the weights that members may have: equal, one that counts three times as much as each
-    other, and one alone. Those of a preferred member come first, alone before all."""
+def possible_weights(count: int) -> list[Weights]:
+    """Return the weights that members may have, the preferred ones first: equal, one that counts
+    three times as much as each other, and one alone."""
     possible = [equal_weights(count)]
     for most in (3, math.inf):
         for chosen in range(count):
@@ -423,10 +413,7 @@ def possible_weights(count: int, preferred: int | None = None) -> list[Weights]:
             weights = [others / total] * count
             weights[chosen] = 1 / total
             possible.append(tuple(weights))
-
-    if preferred is None:
-        return possible
-    return sorted(possible, key=lambda weights: -weights[preferred])
+    return possible
 
 
 def product_of_experts(z: Floats, weights: Sequence[float]) -> Floats:

@@ -2,12 +2,14 @@
 
 With `--representation auto` a detector that works on both gets both: each becomes a member of an
 ensemble, and planted defects on tune images decide what either counts. What suits images is thus
-decided by what the trained members find. Only where they find as much, as far as planted defects
-can tell, both count, or pixels alone where images show a shape before a flat background: there
-features were worth less on real data than any kind of planted defect shows.
+decided by what the trained members find.
+
+Images that show a shape before a flat background are the exception: there pixels are taken, and
+have the whole budget. On brain MRI planted defects mislead: by them features find more (AUROC .62
+against .58), of real tumours they find much less (.73 against .90). Planted noise and blur, which
+only features see, are not what lesions look like.
 """
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,7 +30,7 @@ class Form:
     """A detector with the name of its representation and the full configuration of both.
 
     `notes` say in words what the automatic choice did, and `warnings` what it lacks. It is
-    `compared` where several representations are trained, of which planted defects choose.
+    `for_shapes` is the form to take instead where images show shapes before a flat background.
     """
 
     detector: str
@@ -36,18 +38,7 @@ class Form:
     config: dict[str, Any]
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
-    compared: bool = False
-
-    def preferring(self, representation: str) -> "Form":
-        """Return the form with a representation that counts alone unless planted defects are told
-        better with the other; the form itself where nothing is compared."""
-        if not self.compared:
-            return self
-        config = copy.deepcopy(self.config)
-        for member in config["detector"]["members"]:
-            if member.endswith(f"/{representation}"):
-                config["detector"]["preferred"] = member
-        return replace(self, config=config)
+    for_shapes: "Form | None" = None
 
 
 def form_of(detector: str, representation: str, values: Mapping[str, Any]) -> Form:
@@ -129,4 +120,6 @@ def _both(detector: str, values: Mapping[str, Any], found: Mapping[str, Form]) -
     own = {"detector": {"members": list(members), "settings": members}}
     config = resolve(ENSEMBLE, "pixels", merge(shared, own))
     note = f"{detector} on pixels and on features: planted defects decide what each of them counts"
-    return Form(ENSEMBLE, "pixels", config, notes=(note,), compared=True)
+    note_for_shapes = "pixels, as images show a shape before a flat background"
+    for_shapes = replace(found["pixels"], notes=(note_for_shapes,))
+    return Form(ENSEMBLE, "pixels", config, notes=(note,), for_shapes=for_shapes)
