@@ -107,8 +107,9 @@ def train(
     """Train on the normals of `data` and write the run `out`; return its facts and the files that
     failed.
 
-    With `representation` "auto", a detector that works on both gets both, as an ensemble in which
-    planted defects decide what either counts (`model.forms`). `budget` is in minutes and covers
+    With `representation` "auto", a detector that works on both gets pixels where images show a
+    shape before a flat background, else both, as an ensemble in which planted defects decide what
+    either counts (`model.forms`). `budget` is in minutes and covers
     encoding and the detector's whole `fit`. `kind_normal` names the folders or kinds of `data` that
     hold normals. `roi` is a mask of where all images count. With `allow_few` a detector that needs
     no training learns from two images and more, without calibration below 20 of them.

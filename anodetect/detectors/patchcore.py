@@ -24,8 +24,8 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from anodetect.config import Config, Pooling
-from anodetect.imaging.coreset import k_centre
 from anodetect.imaging.heatmaps import finish
+from anodetect.imaging.patterns import choose_patterns
 from anodetect.nn.batching import in_micro_batches
 from anodetect.nn.inference import pick_device, to_tensor
 from anodetect.types import Batch, Bools, Floats, Scores, Seeds, State, TrainContext
@@ -68,18 +68,8 @@ class PatchCore:
         """Choose the memory among random locations of the foreground, about as many of each fit
         image."""
         self.device = pick_device(context.device)
-        rng = np.random.default_rng(context.seed)
-        wanted = max(self.config.candidates, self.config.memory)
-        each = -(-wanted // len(fit))
-
-        found = []
-        for image, inside in zip(fit.images, fit.foreground, strict=True):
-            places = np.flatnonzero(inside if inside.any() else ~inside)
-            chosen = rng.choice(places, min(each, len(places)), replace=False)
-            found.append(image.reshape(len(image), -1).T[chosen])
-
-        candidates: Floats = np.ascontiguousarray(np.concatenate(found))
-        self.memory = candidates[k_centre(candidates, self.config.memory, context.seed)]
+        config = self.config
+        self.memory = choose_patterns(fit, config.memory, context.seed, config.candidates)
         context.log({"images": len(fit), "memory": len(self.memory)})
 
     def score(self, batch: Batch, *, seeds: Seeds) -> Scores:

@@ -32,13 +32,13 @@ class Similar:
     rows: NDArray[np.int64]
 
 
-def choose_patterns(fit: Batch, count: int, seed: int) -> Floats:
+def choose_patterns(fit: Batch, count: int, seed: int, candidates: int = CANDIDATES) -> Floats:
     """Return up to `count` vectors [M, C] that cover the foregrounds of fit images [N, C, H, W].
 
-    They are chosen among CANDIDATES random places, about as many of each image.
+    They are chosen among so many random places as `candidates`, about as many of each image.
     """
     rng = np.random.default_rng(seed)
-    each = -(-max(CANDIDATES, count) // len(fit))
+    each = -(-max(candidates, count) // len(fit))
 
     found = []
     for image, inside in zip(fit.images, fit.foreground, strict=True):
@@ -46,9 +46,8 @@ def choose_patterns(fit: Batch, count: int, seed: int) -> Floats:
         chosen = rng.choice(places, min(each, len(places)), replace=False)
         found.append(image.reshape(len(image), -1).T[chosen])
 
-    candidates: Floats = np.ascontiguousarray(np.concatenate(found))
-    chosen_rows = k_centre(candidates, count, seed)
-    vectors: Floats = candidates[chosen_rows]
+    places_found: Floats = np.ascontiguousarray(np.concatenate(found))
+    vectors: Floats = places_found[k_centre(places_found, count, seed)]
     return vectors
 
 

@@ -105,8 +105,12 @@ class Patterns:
 
 @dataclass(frozen=True)
 class Recipe:
-    """The way from the maps of an image to one: the mean of the maps `rows`, each divided by its
-    `error`, [H, W] or [1, 1] each; with `distance_error` times the distance over that."""
+    """The way from the maps of an image to one.
+
+    It is the mean of the maps `rows`, each divided by its `error`, [R, H, W] or [R, 1, 1], with an
+    axis for images in front where each has its own. With `distance_error` it is multiplied with the
+    distance over that.
+    """
 
     rows: list[int]
     error: Floats
@@ -238,8 +242,7 @@ class MapStandardizer:
 
     def used(self) -> set[int]:
         """Return the numbers of the detector's maps that count."""
-        count = 1 + max(max(rows) for rows in self.options.values())
-        return {row % count for row in self.recipe.rows}
+        return {row % self._count() for row in self.recipe.rows}
 
     # -- Choices -----------------------------------------------------------------------------------
 
@@ -270,9 +273,12 @@ class MapStandardizer:
 
     def _rows(self, choice: Choice) -> list[int]:
         """Return the rows of a stack of maps that a choice averages."""
-        count = 1 + max(max(rows) for rows in self.options.values())
-        first = count if choice.pattern == "on" else 0
+        first = self._count() if choice.pattern == "on" else 0
         return [first + row for row in self.options[choice.maps]]
+
+    def _count(self) -> int:
+        """Return the number of the detector's maps."""
+        return 1 + max(max(rows) for rows in self.options.values())
 
     def _pooling(self, choice: Choice) -> Pooling:
         exponent = RELATIVE if choice.relative == "on" else self.config.pooling.relative
@@ -316,13 +322,12 @@ class MapStandardizer:
         scores = {}
         for choice in self._choices():
             error, rows = errors[choice.pixel_error], self._rows(choice)
+            distance_error = error[:, -1] if choice.distance == "on" else None
+            recipe = Recipe(rows, error[:, rows], distance_error)
             pooling = self._pooling(choice).model_copy(update={"erode": 0})
             pooled = []
             for maps in blocks:
-                one = (maps[:, rows] / error[:, rows]).mean(1)
-                if choice.distance == "on":
-                    one = np.sqrt(one * (maps[:, -1] / error[:, -1]))
-                pooled.append(pool(one, inside, pooling))
+                pooled.append(pool(recipe.combined(maps), inside, pooling))
             scores[choice] = np.stack(pooled)
         return scores
 
@@ -385,11 +390,11 @@ class Survey:
 
         `clean` [N, S, h, w] are the images' blocks, and `share` [N, h, w] is that of foreground.
         """
-        own = np.empty_like(clean)
+        own, images = np.empty_like(clean), self.prior_images()
         for fold in np.array_split(np.arange(len(clean)), min(FOLDS, len(clean))):
             total = np.delete(clean, fold, 0).sum(0)
             weight = np.delete(share, fold, 0).sum(0)
-            own[fold] = self._shrunk(total, weight, self.prior_images()) + FLOOR * self.flat
+            own[fold] = self._shrunk(total, weight, images) + FLOOR * self.flat
         return own
 
     def _shrunk(self, total: Doubles, count: Doubles, images: Doubles) -> Doubles:

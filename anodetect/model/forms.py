@@ -29,7 +29,7 @@ ENSEMBLE = "ensemble"
 class Form:
     """A detector with the name of its representation and the full configuration of both.
 
-    `notes` say in words what the automatic choice did, and `warnings` what it lacks. It is
+    `notes` say in words what the automatic choice did, and `warnings` what it lacks.
     `for_shapes` is the form to take instead where images show shapes before a flat background.
     """
 
@@ -70,7 +70,7 @@ def form_of(detector: str, representation: str, values: Mapping[str, Any]) -> Fo
         (only,) = found.values()
         note = f"{only.representation}, which alone know these settings"
         return Form(only.detector, only.representation, only.config, notes=(note,))
-    return _both(detector, values, found)
+    return _both(detector, found)
 
 
 def _single(detector: str, entry: Entry, representation: str, values: Mapping[str, Any]) -> Form:
@@ -98,7 +98,7 @@ def _hindrance(values: Mapping[str, Any]) -> str:
     return ""
 
 
-def _both(detector: str, values: Mapping[str, Any], found: Mapping[str, Form]) -> Form:
+def _both(detector: str, found: Mapping[str, Form]) -> Form:
     """Return the ensemble of a detector's forms, which share preprocessing and tiling."""
     members = {}
     sides = []
