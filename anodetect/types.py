@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from itertools import repeat
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +60,16 @@ class Scores:
     image: Floats
     heatmap: Floats
     reconstruction: Floats | None = None
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What a model takes for normal: the images that it made, [N, C, H, W] as the detector sees
+    them, and the states on the way there, `chain` [T, N, C, H, W]. The first state is where the
+    chain started, the last one is `images`."""
+
+    images: Floats
+    chain: Floats
 
 
 @dataclass(frozen=True)
@@ -161,6 +171,17 @@ class Detector(Protocol):
 
     def load_state(self, state: State, *, device: str) -> None:
         """Become the detector that returned this `state`."""
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """A detector whose model makes images."""
+
+    def sample(self, count: int, *, seed: int, start: Floats | None = None) -> Samples:
+        """Return so many images, or what becomes of `start` [C, H, W] in so many chains.
+
+        All randomness comes from `seed`. A chain has a dozen states or so, evenly spread.
+        """
 
 
 def image_seeds(images: Sequence[Floats], numbers: Iterable[int | None] = repeat(None)) -> Seeds:
