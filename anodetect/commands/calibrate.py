@@ -1,5 +1,6 @@
 """Calibrate: frozen weights and new calibration normals in, a new run out."""
 
+import shutil
 from collections.abc import Collection, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from anodetect.commands.results import CalibrateResult
 from anodetect.data import cards, split
 from anodetect.data.records import Dataset, Record
 from anodetect.errors import DataError
+from anodetect.imaging.backbones.table import EMBEDDED
 from anodetect.imaging.regions import RegionOfInterest, read_roi
 from anodetect.model.decoded import DecodedFiles
 from anodetect.model.devices import check_device
@@ -94,6 +96,8 @@ def _calibrate(
     left_out = normals.left_out + calibrated.left_out
 
     (workdir / "train.jsonl").write_bytes((run.path / "train.jsonl").read_bytes())
+    if runs.copies_in(run.path):
+        shutil.copytree(run.path / EMBEDDED, workdir / EMBEDDED)
     header = _header(run, dataset.name, len(left_out), model.preprocess.roi)
     runs.write(
         workdir,

@@ -108,6 +108,14 @@ DropOdd = Annotated[
         "hardest to explain from the others."
     ),
 ]
+EmbedBackbone = Annotated[
+    bool,
+    typer.Option(
+        "--embed-backbone",
+        help="Copy the weights of the backbone into the run, which then scores where they are not "
+        "installed; their licence applies to who passes the run on.",
+    ),
+]
 AllowFew = Annotated[
     bool,
     typer.Option(

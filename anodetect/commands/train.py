@@ -24,6 +24,8 @@ from anodetect.data import cards, readers, split
 from anodetect.data.records import Dataset, Record
 from anodetect.detectors import current_name
 from anodetect.errors import ConfigError, DataError
+from anodetect.imaging.backbones.embedding import embed
+from anodetect.imaging.backbones.table import BackboneFacts
 from anodetect.imaging.intensities import ImageSample
 from anodetect.imaging.preprocess import Preprocess, PreprocessConfig
 from anodetect.imaging.regions import RegionOfInterest, read_roi
@@ -52,7 +54,7 @@ class Request:
 
     `allow_few` says that fewer normals will do than a promise needs, `helping` that this process
     trains along with another one, which writes the run. `drop_odd` is the number or share of odd
-    normals to leave out.
+    normals to leave out, `embed_backbone` says that the run gets copies of its backbones.
     """
 
     detector: str
@@ -68,6 +70,7 @@ class Request:
     roi: RegionOfInterest | None
     allow_few: bool
     drop_odd: float | None
+    embed_backbone: bool
     helping: bool
 
 
@@ -102,6 +105,7 @@ def train(
     roi: Path | None = None,
     allow_few: bool = False,
     drop_odd: float | None = None,
+    embed_backbone: bool = False,
     reporter: Reporter | None = None,
 ) -> TrainResult | None:
     """Train on the normals of `data` and write the run `out`; return its facts and the files that
@@ -114,8 +118,9 @@ def train(
     hold normals. `roi` is a mask of where all images count. With `allow_few` a detector that needs
     no training learns from two images and more, without calibration below 20 of them.
     `drop_odd` is a number of images, or a share, that are left out of fit: those that are hardest
-    to explain from the others. Under `torchrun` the processes train together; the first writes the
-    run, the others return None.
+    to explain from the others. With `embed_backbone` the weights of the backbones are copied into
+    the run, which then scores where they are not installed. Under `torchrun` the processes train
+    together; the first writes the run, the others return None.
     """
     helping = os.environ.get("RANK", "0") != "0"
     reporter = Silent() if helping or reporter is None else reporter
@@ -138,6 +143,7 @@ def train(
         roi=None if roi is None else read_roi(roi),
         allow_few=allow_few,
         drop_odd=drop_odd,
+        embed_backbone=embed_backbone,
         helping=helping,
     )
     form = form_of(detector, representation, request.values)
@@ -212,7 +218,8 @@ def _train(
     log = runs.read_log(workdir)
     facts = _facts(request, plan, log, len(left_out), found, planted, reporter)
     reporter.say(detection_limit(planted, calibrated.calibration, DEFAULT_FAR).statement())
-    _write(workdir, plan, dataset.name, scale, calibrated, facts)
+    backbones = _backbones(request, plan.model, workdir, reporter)
+    _write(workdir, plan, dataset.name, scale, calibrated, facts, backbones)
     return left_out
 
 
@@ -383,6 +390,19 @@ def _facts(
     )
 
 
+def _backbones(
+    request: Request, model: Model, workdir: Path, reporter: Reporter
+) -> list[BackboneFacts]:
+    """Return what is known of the backbones of a model, which are copied into the run on
+    request."""
+    backbones = model.backbones()
+    if not request.embed_backbone:
+        return backbones
+    if not backbones:
+        reporter.warn("--embed-backbone: this model looks at pixels, and has no backbone")
+    return [embed(each, workdir) for each in backbones]
+
+
 def _write(
     workdir: Path,
     plan: Plan,
@@ -390,6 +410,7 @@ def _write(
     scale: tuple[float, float],
     calibrated: Calibrated,
     facts: TrainingFacts,
+    backbones: Sequence[BackboneFacts],
 ) -> None:
     """Write the run into its working directory."""
     header = RunHeader(
@@ -401,7 +422,7 @@ def _write(
         representation_state=plan.model.representation.state(),
         scale=scale,
         seen=None if plan.model.seen is None else plan.model.seen.model_dump(mode="json"),
-        backbones=tuple(plan.model.backbones()),
+        backbones=tuple(backbones),
         facts=facts,
     )
 

