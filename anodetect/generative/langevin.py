@@ -77,7 +77,7 @@ def mala(energy: Energy, x: Tensor, rng: Random, *, step: float) -> tuple[Tensor
     at_x = energy_and_gradient(energy, x)
     y = x - step * at_x.gradient + math.sqrt(2 * step) * standard_normal(x, rng)
     at_y = energy_and_gradient(energy, y)
-    return _metropolis(x, y, mala_log_ratio(x, at_x, y, at_y, step), rng)
+    return accept(x, y, mala_log_ratio(x, at_x, y, at_y, step), rng)
 
 
 def mala_log_ratio(
@@ -102,7 +102,7 @@ def hmc(
     kinetic = (momentum.square() - final.square()).flatten(1).sum(1) / 2
     with torch.no_grad():
         log_ratio = energy(x) - energy(y) + kinetic
-    return _metropolis(x, y, log_ratio, rng)
+    return accept(x, y, log_ratio, rng)
 
 
 def leapfrog(
@@ -148,14 +148,18 @@ def standard_normal(like: Tensor, rng: Random) -> Tensor:
     return torch.stack(rows).to(like.device)
 
 
-def _metropolis(x: Tensor, y: Tensor, log_ratio: Tensor, rng: Random) -> tuple[Tensor, Tensor]:
+def uniform(like: Tensor, rng: Random) -> Tensor:
+    """Return uniform noise in [0, 1) of the shape of `like`, drawn as `standard_normal` is."""
+    if isinstance(rng, torch.Generator):
+        return torch.rand(like.shape, generator=rng).to(like.device)
+    rows = [torch.rand(like.shape[1:], generator=each) for each in rng]
+    return torch.stack(rows).to(like.device)
+
+
+def accept(x: Tensor, y: Tensor, log_ratio: Tensor, rng: Random) -> tuple[Tensor, Tensor]:
     """Replace rows of x by those of y with probability min(1, exp(log_ratio)).
 
     Return the rows and which of them were replaced, bool [N].
     """
-    if isinstance(rng, torch.Generator):
-        chance = torch.rand(len(x), generator=rng)
-    else:
-        chance = torch.cat([torch.rand(1, generator=each) for each in rng])
-    accepted = chance.to(x.device).log() < log_ratio
+    accepted = uniform(log_ratio, rng).log() < log_ratio
     return torch.where(accepted.reshape(-1, *[1] * (x.dim() - 1)), y, x), accepted
