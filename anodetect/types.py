@@ -174,6 +174,15 @@ class Detector(Protocol):
 
 
 @runtime_checkable
+class ShapeChecker(Protocol):
+    """A detector that does not work on images of every shape."""
+
+    def check(self, shape: Sequence[int]) -> None:
+        """Raise ConfigError if it cannot learn from images of this shape, [C, H, W], or patches of
+        volumes, [C, D, H, W]."""
+
+
+@runtime_checkable
 class Sampler(Protocol):
     """A detector whose model makes images."""
 

@@ -133,3 +133,77 @@ def test_shapes_before_a_flat_background_are_seen_as_pixels(tmp_path, save_png):
     )
     assert (trained.facts.detector, trained.facts.representation) == ("anoddpm", "pixels")
     assert "pixels, as images show a shape before a flat background" in said
+
+
+class OpenedError(Exception):
+    """The data were opened, so work was begun."""
+
+
+@pytest.fixture
+def no_work(monkeypatch):
+    """Training may not open its data before all settings are found to be right."""
+
+    def opened(*arguments, **options):
+        raise OpenedError
+
+    monkeypatch.setattr("anodetect.commands.train.cards.open_data", opened)
+
+
+REFUSED = [
+    ("anoddpm", "pixels", {"size": 50}, "not a multiple of 32"),
+    ("anoddpm", "pixels", {"crop": 40}, "detector.crop: 40 is not a multiple of 32"),
+    ("anoddpm", "pixels", {"pattern": "on"}, "are for features"),
+    ("anoddpm", "pixels", {"noise": "simplex", "wavelength": 500}, "larger than the image"),
+    ("anoddpm", "pixels", {"lambdas": [2000]}, "must lie in"),
+    ("anoddpm", "pixels", {"dims": 3, "patch": [15, 64, 64]}, "multiples of"),
+    ("anoddpm", "pixels", {"tile": 40}, "not a multiple of 32"),
+    ("ebm", "pixels", {"size": 50}, "not a multiple of 32"),
+    ("ebm", "pixels", {"distance": "on"}, "are for features"),
+    ("ebm", "pixels", {"network": "mlp", "score": "inpaint"}, "not an mlp"),
+    ("jem", "pixels", {"size": 50}, "not a multiple of 16"),
+    ("jem", "pixels", {"size": 16}, "receptive field"),
+    ("jem", "pixels", {"pattern": "on"}, "are for features"),
+    ("dae", "pixels", {"size": 50}, "not a multiple of 16"),
+]
+
+
+@pytest.mark.parametrize(("detector", "representation", "values", "reason"), REFUSED)
+def test_what_does_not_fit_is_refused_before_any_work(
+    detector, representation, values, reason, tmp_path, no_work
+):
+    with pytest.raises(ConfigError, match=reason):
+        anodetect.train(
+            "tiles", detector, tmp_path / "run", values=values, representation=representation
+        )
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(OpenedError):
+        anodetect.train("tiles", detector, tmp_path / "run", representation=representation)
+
+
+@needs_weights
+@pytest.mark.parametrize(
+    ("detector", "values", "reason"),
+    [
+        ("anoddpm", {"representation": {"size": 50}}, "anoddpm/pixels: .* not a multiple of 32"),
+        ("ebm", {"pattern": "on"}, "ebm/pixels: .* are for features"),
+        (
+            "ensemble",
+            {"settings": {"ebm/pixels": {"representation": {"size": 50}}}},
+            "ebm/pixels: .* not a multiple of 32",
+        ),
+        (
+            "ensemble",
+            {
+                "members": ["pca/features", "dae/pixels"],
+                "settings": {"dae/pixels": {"representation": {"size": 40}}},
+            },
+            "dae/pixels: .* not a multiple of 16",
+        ),
+    ],
+)
+def test_what_does_not_fit_one_member_is_refused_before_any_work(
+    detector, values, reason, tmp_path, no_work
+):
+    with pytest.raises(ConfigError, match=reason):
+        anodetect.train("tiles", detector, tmp_path / "run", values=values)
+    assert not list(tmp_path.iterdir())

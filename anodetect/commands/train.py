@@ -150,6 +150,7 @@ def train(
     if budget is not None and budget <= 0:
         raise ConfigError(f"--budget {budget}: minutes above 0 are expected")
     check_device(device)
+    Model.create(form.detector, form.representation, form.config).check()
 
     if helping:
         _train(request, form, data, runs.begin_helping(out, resume=resume), reporter)

@@ -172,11 +172,17 @@ class AnoDDPM:
 
     # -- Training ----------------------------------------------------------------------------------
 
+    def check(self, shape: Sequence[int]) -> None:
+        """Raise ConfigError if images [C, H, W] of this shape do not fit the network, the noise or
+        the settings of patterns."""
+        denoiser.check(self.config, shape[-1])
+        self.standardizer.check(shape[0])
+
     def fit(self, fit: Batch, tune: Batch, *, context: TrainContext) -> None:
         """Learn the Gaussian model and train the denoiser, then what their maps are on tune."""
         started = time.monotonic()
         _, self.channels, size, _ = fit.images.shape
-        denoiser.check(self.config, size)
+        self.check(fit.images.shape[1:])
         self.device = pick_device(context.device)
         self.noise = denoiser.noise_source(self.config, size)
         if self.config.prior != "off":

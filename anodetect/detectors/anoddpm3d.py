@@ -18,6 +18,7 @@ Cost: minutes to train.
 """
 
 import time
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -107,11 +108,15 @@ class AnoDDPM3D:
 
     # -- Training ----------------------------------------------------------------------------------
 
+    def check(self, shape: Sequence[int]) -> None:
+        """Raise ConfigError if patches [C, D, H, W] of this shape do not fit the network."""
+        check_patch(shape[1:], self.config.widths, self.config.stem)
+
     def fit(self, fit: Batch, tune: Batch, *, context: TrainContext) -> None:
         """Train the U-Net on fit patches, then learn what its residuals are on tune patches."""
         started = time.monotonic()
-        _, self.channels, *sides = fit.images.shape
-        check_patch(sides, self.config.widths, self.config.stem)
+        self.channels = fit.images.shape[1]
+        self.check(fit.images.shape[1:])
         self.device = pick_device(context.device)
         torch.manual_seed(context.seed)  # initial weights
         self.denoiser = self._build()

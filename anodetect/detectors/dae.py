@@ -13,6 +13,7 @@ blurred images: they lack only fine texture, which the network never had to rest
 data often on constant ones. Cost: minutes to train, milliseconds an image.
 """
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -70,10 +71,14 @@ class DAE:
         self.device = torch.device("cpu")
         self.net: nn.Module
 
+    def check(self, shape: Sequence[int]) -> None:
+        """Raise ConfigError if images [C, H, W] of this shape do not fit the network."""
+        check_size(shape[-1], self.config.widths, self.config.stem)
+
     def fit(self, fit: Batch, tune: Batch, *, context: TrainContext) -> None:
         """Train the U-Net to take coarse noise away from fit images."""
         _, channels, size, _ = fit.images.shape
-        check_size(size, self.config.widths, self.config.stem)
+        self.check(fit.images.shape[1:])
         self.device = pick_device(context.device)
         source = NoiseSource("coarse", size, cell=max(1, size // NOISE_GRID))
 

@@ -139,11 +139,17 @@ class EBM:
 
     # -- Training ----------------------------------------------------------------------------------
 
+    def check(self, shape: Sequence[int]) -> None:
+        """Raise ConfigError if images [C, H, W] of this shape do not fit the network, the noise or
+        the settings of patterns."""
+        denoiser.check(self.config, shape[-1])
+        self.standardizer.check(shape[0])
+
     def fit(self, fit: Batch, tune: Batch, *, context: TrainContext) -> None:
         """Train the denoiser on fit images, then learn what its maps are on tune images."""
         started = time.monotonic()
         _, self.channels, size, _ = fit.images.shape
-        denoiser.check(self.config, size)
+        self.check(fit.images.shape[1:])
         self.device = pick_device(context.device)
         self.noise = denoiser.noise_source(self.config, size)
         chains = Chains(self.config, fit.images, partitions=len(self.config.levels))

@@ -31,6 +31,7 @@ for normal. Cost: minutes to train, milliseconds an image.
 import math
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -171,7 +172,7 @@ class JEM:
         """Choose the labels, train the network, then learn what its maps are on tune images."""
         started = time.monotonic()
         channels, size = fit.images.shape[1], fit.images.shape[-1]
-        self._check(size)
+        self.check(fit.images.shape[1:])
         self.device = pick_device(context.device)
         self.noise = denoiser.noise_source(self.config, size)
         self.schedule = diffusion.linear_schedule().to(self.device)
@@ -201,9 +202,12 @@ class JEM:
             {"step": trained.steps, "stopped_by": trained.stopped_by, "labels": self.labels}
         )
 
-    def _check(self, size: int) -> None:
-        """Raise ConfigError if images of this side do not fit the network."""
-        config = self.config
+    def check(self, shape: Sequence[int]) -> None:
+        """Raise ConfigError if images [C, H, W] of this shape do not fit the network, the noise or
+        the settings of patterns."""
+        config, size = self.config, shape[-1]
+        denoiser.noise_source(config, size)
+        self.standardizer.check(shape[0])
         field = receptive_field(config.blocks, config.stem)
         if size < field:
             raise ConfigError(

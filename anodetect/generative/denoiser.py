@@ -169,10 +169,13 @@ class Denoiser(nn.Module):
 
 
 def check(config: DenoiserConfig, size: int) -> None:
-    """Raise ConfigError if images of this side, or windows of them, do not fit the network."""
+    """Raise ConfigError if images of this side, or windows of them, do not fit the network, or if
+    they are smaller than the noise."""
+    noise_source(config, size)
     if config.network == "unet":
-        for side in {size, min(size, config.crop or size)}:
-            check_size(side, config.widths, config.stem)
+        check_size(size, config.widths, config.stem)
+        if 0 < config.crop < size:
+            check_size(config.crop, config.widths, config.stem, "detector.crop")
 
 
 def check_steps(trained_to: int, name: str, steps: Sequence[int]) -> None:

@@ -99,7 +99,12 @@ class Features:
         """Resample images to this side from now on, or to the nearest that the network can take;
         ConfigError if that is too small for it."""
         self.side = fitting_side(side, self.backbone.multiple)
-        self.grid = self.backbone.grid(self.side)
+        self.channels, self.grid = self.backbone.outputs(self.side)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """The shape [c, h, w] of features; with `size` "auto" it may change in `learn`."""
+        return self.channels, self.grid, self.grid
 
     def source(self) -> BackboneFacts:
         """Return what is known of the network."""

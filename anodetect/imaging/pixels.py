@@ -10,6 +10,8 @@ from anodetect.imaging.representations import Panels
 from anodetect.imaging.resize import on_grid, resize
 from anodetect.types import Bools, Encoded, Floats
 
+COLOURS = 3  # channels, the most that images have
+
 
 class PixelsConfig(Config):
     """The grid on which images are modelled."""
@@ -29,6 +31,11 @@ class Pixels:
 
     def __init__(self, config: PixelsConfig) -> None:
         self.config = config
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """The shape of coloured images on the grid."""
+        return COLOURS, self.config.size, self.config.size
 
     def source(self) -> None:
         """No network is used."""

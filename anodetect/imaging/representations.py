@@ -35,6 +35,10 @@ class Representation(Protocol):
     The class behind it also has `Config`, the type of its settings.
     """
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """The shape [c, h, w] of what detectors see; grey images may have fewer channels."""
+
     def learn(self, images: Iterable[tuple[Floats, Bools]]) -> None:
         """Learn from scaled fit images [C, H, W] with foregrounds [H, W] what there is to learn."""
 

@@ -142,18 +142,22 @@ class MapStandardizer:
 
     # -- Learning ----------------------------------------------------------------------------------
 
-    def prepare(self, fit: Batch, context: TrainContext) -> None:
-        """Choose the patterns among places of fit images, if any are needed.
-
-        ConfigError if images have too few channels to say what a place is like.
-        """
-        if self.config.pattern == self.config.distance == "off":
-            return
-        if fit.images.shape[1] < LEAST_CHANNELS:
+    def check(self, channels: int) -> None:
+        """Raise ConfigError if patterns are needed, and images have too few channels to say what a
+        place is like."""
+        needed = not self.config.pattern == self.config.distance == "off"
+        if needed and channels < LEAST_CHANNELS:
             raise ConfigError(
                 "detector.pattern and detector.distance are for features, not for pixels: set both "
                 "to 'off', or add --representation features"
             )
+
+    def prepare(self, fit: Batch, context: TrainContext) -> None:
+        """Choose the patterns among places of fit images, if any are needed; ConfigError as for
+        `check`."""
+        self.check(fit.images.shape[1])
+        if self.config.pattern == self.config.distance == "off":
+            return
         count = self.config.patterns
         if context.budget is not None:
             affordable = int(0.2 * context.budget / SECONDS_A_PATTERN)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from anodetect.config import build
-from anodetect.errors import ImageError, RunError
+from anodetect.errors import ConfigError, ImageError, RunError
 from anodetect.imaging import tiling
 from anodetect.imaging.backbones.embedding import embedded_name
 from anodetect.imaging.backbones.table import BackboneFacts
@@ -36,7 +36,17 @@ from anodetect.model.seen import Seen
 from anodetect.model.settings import create_detector, with_backbones
 from anodetect.record import runs
 from anodetect.stats.calibration import Doubles
-from anodetect.types import Batch, Bools, Detector, Encoded, Floats, Scores, Seeds, image_seeds
+from anodetect.types import (
+    Batch,
+    Bools,
+    Detector,
+    Encoded,
+    Floats,
+    Scores,
+    Seeds,
+    ShapeChecker,
+    image_seeds,
+)
 
 
 @dataclass
@@ -85,6 +95,20 @@ class Model:
                 f"{run.path}: not a usable model ({type(error).__name__}: {error})"
             ) from error
         return model
+
+    def check(self) -> None:
+        """Raise ConfigError if the detector, or a member of an ensemble, cannot learn from images
+        of the shape that its representation gives them."""
+        if self.tiling.dims == 3:
+            _check_shape(self.detector, (1, *self.tiling.patch))
+            return
+        _check_shape(self.detector, self.representation.shape)
+        members = getattr(self.detector.config, "members", ())
+        for name, expert in zip(members, getattr(self.detector, "experts", ()), strict=True):
+            try:
+                _check_shape(expert.detector, expert.representation.shape)
+            except ConfigError as error:
+                raise ConfigError(f"{name}: {error}") from None
 
     def backbones(self) -> list[BackboneFacts]:
         """Return what is known of each network whose features are modelled, those of an ensemble's
@@ -256,6 +280,11 @@ class Model:
         for number in numbers:
             heatmap[number] = self.decode(found[number], (height, width))
         return pooled.astype(np.float64), heatmap
+
+
+def _check_shape(detector: Detector, shape: Sequence[int]) -> None:
+    if isinstance(detector, ShapeChecker):
+        detector.check(shape)
 
 
 def _embedded(run: runs.Run) -> dict[str, str]:

@@ -19,13 +19,15 @@ from anodetect.errors import ConfigError
 Widths = Annotated[tuple[Annotated[int, Field(gt=0, multiple_of=16)], ...], Field(min_length=1)]
 
 
-def check_size(size: int, widths: Sequence[int], stem: int) -> None:
-    """Raise ConfigError if images of `size` do not fit a `UNet` of these widths and stem."""
+def check_size(
+    size: int, widths: Sequence[int], stem: int, name: str = "representation.size"
+) -> None:
+    """Raise ConfigError if images of `size`, which the setting `name` has, do not fit a `UNet` of
+    these widths and stem."""
     stride = stem * 2 ** (len(widths) - 1)
     if size % stride:
         raise ConfigError(
-            f"representation.size: {size} is not a multiple of {stride}, "
-            "the U-Net's stride (stem × levels)"
+            f"{name}: {size} is not a multiple of {stride}, the U-Net's stride (stem × levels)"
         )
 
 

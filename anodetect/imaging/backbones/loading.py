@@ -42,9 +42,9 @@ class Backbone:
     fingerprint: str
     halves: bool
 
-    def grid(self, side: int) -> int:
-        """Return how many places a side of the finest grid has for images of this side; ConfigError
-        if they are too small for the network."""
+    def outputs(self, side: int) -> tuple[int, int]:
+        """Return how many channels all layers have, and how many places a side of the finest grid,
+        for images of this side; ConfigError if they are too small for the network."""
         where = next(self.net.parameters()).device
         try:
             with torch.inference_mode():
@@ -53,7 +53,7 @@ class Backbone:
             raise ConfigError(
                 f"size: images of {side} pixels are too small for {self.facts.name} ({error})"
             ) from None
-        return max(layer.shape[-1] for layer in layers)
+        return sum(layer.shape[1] for layer in layers), max(layer.shape[-1] for layer in layers)
 
 
 def outline_of(name: str) -> Outline:
