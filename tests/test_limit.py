@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from scipy.optimize import LinearConstraint, minimize
 from sklearn.isotonic import isotonic_regression
 from typer.testing import CliRunner
 
@@ -20,7 +21,7 @@ from anodetect.imaging.sample_types import SampleTypes
 from anodetect.model.loading import load
 from anodetect.model.model import Model
 from anodetect.model.scoring import score_records
-from anodetect.output import report
+from anodetect.output import report, run_report
 from anodetect.record import directories, runs
 from anodetect.stats.calibration import Calibration
 from anodetect.stats.limit import (
@@ -28,8 +29,8 @@ from anodetect.stats.limit import (
     PlantedCell,
     PlantedTrials,
     detection_limit,
+    isotonic,
     limit_table,
-    rising,
     trials_of,
 )
 from anodetect.types import Silent
@@ -88,12 +89,91 @@ def test_shares_are_counted_above_the_threshold_and_rise_with_size():
     assert detection_limit(on_threshold, calibration_of(), 0.05).rows[0].found == 1
 
 
-def test_rising_is_isotonic_regression():
+def test_along_one_line_it_is_the_isotonic_regression_of_scikit_learn():
     rng = np.random.default_rng(0)
-    for count in (1, 2, 5, 30):
-        values, weights = rng.integers(0, 9, count) / 8, rng.integers(1, 9, count)
-        expected = isotonic_regression(values, sample_weight=weights)
-        assert rising(values.tolist(), weights.tolist()) == pytest.approx(expected.tolist())
+    for count in (1, 2, 5):
+        values, weights = rng.integers(0, 9, (1, 1, count)) / 8, rng.integers(1, 9, (1, count))
+        expected = isotonic_regression(values[0, 0], sample_weight=weights[0])
+        assert isotonic(values, weights)[0, 0] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_over_size_and_contrast_no_monotone_table_is_nearer(seed):
+    """Against a general solver of the same quadratic programme; one cell has no images."""
+    rng = np.random.default_rng(seed)
+    values, weights = rng.integers(0, 9, (3, 4)) / 8, rng.integers(1, 9, (3, 4))
+    weights[0, 3] = 0
+    fitted = isotonic(values[None], weights)[0]
+
+    rises = []
+    cells = np.arange(12).reshape(3, 4)
+    for low, high in ((cells[:-1], cells[1:]), (cells[:, :-1], cells[:, 1:])):
+        for first, second in zip(low.ravel(), high.ravel(), strict=True):
+            row = np.zeros(12)
+            row[[first, second]] = -1, 1
+            rises.append(row)
+    solved = minimize(
+        lambda x: np.sum(weights.ravel() * (x - values.ravel()) ** 2),
+        np.full(12, 0.5),
+        jac=lambda x: 2 * weights.ravel() * (x - values.ravel()),
+        constraints=LinearConstraint(np.array(rises), 0, np.inf),
+        method="SLSQP",
+        options={"ftol": 1e-12, "maxiter": 500},
+    )
+    known = weights > 0
+    assert fitted[known] == pytest.approx(solved.x.reshape(3, 4)[known], abs=1e-4)
+
+
+SIZES, CONTRASTS = (0.01, 0.02, 0.04, 0.08, 0.16), (0.1, 0.2, 0.4, 0.8)
+
+
+def simulated(middle, slope, seed):
+    """Return the true shares [contrasts, sizes], logistic in log size + log contrast, and the
+    limit from 8 images for each; found ones score 100, above the threshold."""
+    strength = np.log2(SIZES)[None] + np.log2(CONTRASTS)[:, None]
+    truth = 1 / (1 + np.exp(-slope * (strength - middle)))
+    found = np.random.default_rng(seed).binomial(8, truth)
+    cells = []
+    for row, contrast in enumerate(CONTRASTS):
+        for column, size in enumerate(SIZES):
+            cells.append(cell("spots", size, contrast, int(found[row, column])))
+    return truth, detection_limit(PlantedTrials(100, tuple(cells)), calibration_of(), 0.05)
+
+
+@pytest.mark.parametrize(("middle", "slope"), [(-9, 1), (-8, 2), (-7, 1), (-6, 4)])
+def test_shares_and_limits_are_near_those_that_the_counts_were_drawn_from(middle, slope):
+    errors, raw_errors, covered, held = [], [], [], []
+    for seed in range(12):
+        truth, limit = simulated(middle, slope, seed)
+        table = np.array([(row.share, row.found / 8, row.low, row.high) for row in limit.rows])
+        share, raw, low, high = table.T.reshape(4, *truth.shape)
+        assert (np.diff(share, axis=0) >= 0).all()
+        assert (np.diff(share, axis=1) >= 0).all()
+        assert (low <= share).all()
+        assert (share <= high).all()
+        errors.append(np.square(share - truth).mean())
+        raw_errors.append(np.square(raw - truth).mean())
+        covered.append((low - 0.01 <= truth) & (truth <= high + 0.01))
+
+        (kind,) = limit.kinds
+        assert kind.trials == 160
+        sizes = [*SIZES, np.inf]
+        true = sizes[int(np.sum(truth[CONTRASTS.index(kind.contrast)] < 0.9))]
+        low, high = (np.inf if end is None else end / 100 for end in (kind.low, kind.high))
+        held.append(low <= true <= high)
+    assert np.mean(errors) <= np.mean(raw_errors)
+    assert np.mean(covered) > 0.85
+    assert np.mean(held) > 0.85
+
+
+def test_a_lucky_cell_does_not_make_a_limit():
+    """All 8 were found at one small size, 2 of 8 at larger ones: chance, and not the limit."""
+    counts = [(0.01, 1), (0.02, 8), (0.04, 2), (0.08, 2), (0.16, 8)]
+    cells = [cell("spots", size, 0.2, hits) for size, hits in counts]
+    limit = detection_limit(PlantedTrials(100, tuple(cells)), calibration_of(), 0.05)
+    assert [row.share for row in limit.rows] == pytest.approx([1 / 8, 0.5, 0.5, 0.5, 1])
+    assert limit.kinds[0].pixels == 16
+    assert "spots from 16 px" in limit.statement()
 
 
 def test_the_sentence_names_the_faintest_contrast_with_a_size_and_what_is_not_found():
@@ -105,11 +185,15 @@ def test_the_sentence_names_the_faintest_contrast_with_a_size_and_what_is_not_fo
     ]
     text = detection_limit(PlantedTrials(150, tuple(cells)), calibration_of(), 0.05).statement()
     assert text == (
-        "At a false-alarm rate of 0.05 it finds 90% of planted scratches from 12 px at contrast "
-        "0.2; it does not find 90% of planted swapped texture at any size tried (up to 12 px)."
+        "At a false-alarm rate of 0.05 it finds 90% of planted scratches from 12 px (12 to above "
+        "12) at contrast 0.2; it does not find 90% of planted swapped texture at any size tried "
+        "(up to 12 px) (64 trials; 95% intervals in brackets)."
     )
     fewer = PlantedTrials(150, tuple(cells[2:4]), "from 2 in place of 8 images each, to save time")
-    assert "save time)." in detection_limit(fewer, calibration_of(), 0.05).statement()
+    assert (
+        "(16 trials, from 2 in place of 8 images each, to save time; 95%"
+        in detection_limit(fewer, calibration_of(), 0.05).statement()
+    )
 
 
 def test_where_nothing_can_be_flagged_there_is_no_limit():
@@ -136,8 +220,8 @@ def test_a_table_has_a_line_for_each_kind_and_contrast():
     assert text.splitlines() == [
         "| planted | contrast | 2% (2 px) | 10% (10 px) |",
         "|---|---|---|---|",
-        "| spots | 0.2 | – | 8 of 8 |",
-        "| swaps | as cut | 1 of 8 | – |",
+        "| spots | 0.2 | – | 100% (8 of 8) |",
+        "| swaps | as cut | 12% (1 of 8) | – |",
     ]
 
 
@@ -199,6 +283,16 @@ def test_the_report_has_the_limit_at_the_rate_of_the_scoring(measured, tmp_path)
     limit = detection_limit(trials_of(audit.facts["planted"]), audit.calibration, 0.2)
     assert limit.statement() in page
     assert "Detection limit" in page
+
+
+def test_the_report_of_a_run_has_the_limit_as_a_table(measured):
+    folder, _ = measured
+    page = run_report.html(folder / "run")
+    limit = runs.facts(folder / "run").limit
+    assert page.count(limit.statement()) == 1
+    assert "|---" not in page
+    for line in limit.table().lines:
+        assert f"<tr>{''.join(f'<td>{cell}</td>' for cell in line)}</tr>" in page
 
 
 def test_a_new_calibration_has_its_own_limit(measured, tmp_path):
@@ -269,7 +363,7 @@ def test_three_dimensions_have_no_limit(measured):
     records, model = records_and_model(measured[0])
     model.tiling = model.tiling.model_copy(update={"dims": 3})
     made = command.plant_and_score(model, records, Silent(), seed=0, budget=None)
-    assert "--dims 3" in DetectionLimit(0.05, (), made.note).statement()
+    assert "--dims 3" in DetectionLimit(0.05, (), note=made.note).statement()
 
 
 def test_a_scaled_bit_depth_keeps_its_range(measured):

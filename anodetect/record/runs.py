@@ -74,6 +74,7 @@ OPTIONAL = (ODD_FILE,)  # files that not every run has, and that may be removed
 COPY = re.compile(rf"{EMBEDDED}/[0-9a-f]{{{DIGITS}}}/\w[\w.-]*")  # a file of a backbone
 HASHED = ("config.json", "environment.json", "manifest.csv", "model_card.md")  # in the model file
 CURVE_POINTS = 200
+LIMIT_HEADING = "## Detection limit"  # of the model card's last part
 FINGERPRINT, LOCK = "fingerprint", ".lock"  # only while a run is being made
 
 
@@ -438,12 +439,12 @@ def _limit_text(header: RunHeader, calibration: Calibration) -> str:
     if not limit.rows:
         return f"\n{limit.statement()}\n"
     return f"""
-## Detection limit
+{LIMIT_HEADING}
 
 {limit.statement()}
-Measured with defects planted in normal tune images, which are not real ones: found of planted, by \
+Measured with defects planted in normal tune images, which are not real ones: the share found, by \
 size (share of the shorter side of an image or tile) and contrast (share of the range of an \
-image's values).
+image's values). Shares are made to rise with size and contrast; in brackets are the counts.
 
 {limit_table(limit)}
 """

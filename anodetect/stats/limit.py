@@ -2,17 +2,29 @@
 
 Planted defects are not real ones: what a model finds of them says how small and how faint a change
 it notices, not which defects a factory or a disease makes.
+
+Few images are scored for each size and contrast, so shares of single cells are unsteady. Larger and
+stronger defects of a kind are taken to be found no less often: the shares are those that are most
+likely under this order, which are the isotonic regression of the counts over size and contrast
+(Robertson, Wright & Dykstra, Order Restricted Statistical Inference, 1988, sections 1.4 and 1.5).
+
+Intervals are those of shares drawn from each cell's Beta(found + 1/2, missed + 1/2) and brought
+into the same order (Dunson & Neelon, Biometrics 2003).
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import combinations_with_replacement
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from anodetect.stats.calibration import Calibration
+from anodetect.stats.calibration import Calibration, Doubles
 
 GOAL = 0.9  # the share that has to be found for a size to be within the limit
+DRAWS = 100  # of all shares, for intervals
+INTERVAL = (2.5, 97.5)  # percent
 
 
 @dataclass(frozen=True)
@@ -51,8 +63,8 @@ class PlantedTrials:
 class LimitRow:
     """How many of the `images` with planted defects of a kind, size and contrast were `found`.
 
-    `pixels` is the size in pixels. `share` is the share found, made to rise with the size: larger
-    defects of the same contrast are taken to be found no less often (isotonic regression).
+    `pixels` is the size in pixels. `share` is the share found, made to rise with size and contrast,
+    and `low` to `high` its 95 % interval.
     """
 
     kind: str
@@ -62,87 +74,213 @@ class LimitRow:
     images: int
     found: int
     share: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class KindLimit:
+    """The size from which on defects of a kind are found, at the faintest contrast with such a
+    size.
+
+    `pixels` and the ends of its 95 % interval are sizes that were tried, None for a larger one than
+    these. `largest` is the largest size tried, in pixels; `trials` counts the images of this kind.
+    """
+
+    kind: str
+    contrast: float | None
+    pixels: float | None
+    low: float | None
+    high: float | None
+    largest: float
+    trials: int
+
+    def text(self) -> str:
+        """Return the limit in words."""
+        if self.pixels is None:
+            return f"{self.kind} at any size tried (up to {self.largest:.0f} px)"
+        contrast = "" if self.contrast is None else f" at contrast {self.contrast:g}"
+        more = f"above {self.largest:.0f}"
+        low, high = (more if end is None else f"{end:.0f}" for end in (self.low, self.high))
+        return f"{self.kind} from {self.pixels:.0f} px ({low} to {high}){contrast}"
+
+
+@dataclass(frozen=True)
+class LimitTable:
+    """A limit as a table of texts: a line for each kind and contrast, a column for each size."""
+
+    heads: tuple[str, ...]
+    lines: tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True)
 class DetectionLimit:
-    """The rows of a detection limit at a false-alarm rate `far`; `note` says what is lacking."""
+    """The rows of a detection limit at a false-alarm rate `far`, and what they mean for each kind;
+    `note` says what is lacking."""
 
     far: float
     rows: tuple[LimitRow, ...]
+    kinds: tuple[KindLimit, ...] = ()
     note: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """Return the limit with its sentence as JSON values."""
-        rows = [asdict(row) for row in self.rows]
-        sentence = self.statement()
-        return {"far": self.far, "rows": rows, "note": self.note, "statement": sentence}
+        return {
+            "far": self.far,
+            "rows": [asdict(row) for row in self.rows],
+            "kinds": [asdict(kind) for kind in self.kinds],
+            "note": self.note,
+            "statement": self.statement(),
+        }
 
     def statement(self) -> str:
-        """Return in one sentence from which size on defects of each kind are found.
-
-        Of each kind the faintest contrast counts at which there is such a size.
-        """
+        """Return in one sentence from which size on defects of each kind are found, with 95 %
+        intervals, and in how many trials."""
         if not self.rows:
             return f"No detection limit: {self.note}."
-        found, lost = [], []
-        for kind in dict.fromkeys(row.kind for row in self.rows):
-            rows = [row for row in self.rows if row.kind == kind]
-            within = [row for row in rows if row.share >= GOAL]
-            if within:
-                first = min(within, key=_faintness)
-                contrast = "" if first.contrast is None else f" at contrast {first.contrast:g}"
-                found.append(f"{kind} from {first.pixels:.0f} px{contrast}")
-            else:
-                lost.append(f"{kind} at any size tried (up to {rows[-1].pixels:.0f} px)")
+        found = [kind.text() for kind in self.kinds if kind.pixels is not None]
+        lost = [kind.text() for kind in self.kinds if kind.pixels is None]
 
         parts = []
         if found:
             parts.append(f"it finds {GOAL:.0%} of planted {', '.join(found)}")
         if lost:
             parts.append(f"it does not find {GOAL:.0%} of planted {', '.join(lost)}")
-        note = f" ({self.note})" if self.note else ""
-        return f"At a false-alarm rate of {self.far:.2g} {'; '.join(parts)}{note}."
+        trials = f"{sum(kind.trials for kind in self.kinds)} trials"
+        note = f"{trials}, {self.note}" if self.note else trials
+        if found:
+            note += "; 95% intervals in brackets"
+        return f"At a false-alarm rate of {self.far:.2g} {'; '.join(parts)} ({note})."
+
+    def table(self) -> LimitTable:
+        """Return the shares found, made to rise with size and contrast, each with how many of how
+        many images it comes from."""
+        pixels = {row.size: row.pixels for row in self.rows}
+        sizes = sorted(pixels)
+        heads = ("planted", "contrast", *(f"{size:.0%} ({pixels[size]:.0f} px)" for size in sizes))
+
+        lines = []
+        for kind, contrast in dict.fromkeys((row.kind, row.contrast) for row in self.rows):
+            texts = {}
+            for row in self.rows:
+                if (row.kind, row.contrast) == (kind, contrast):
+                    texts[row.size] = f"{row.share:.0%} ({row.found} of {row.images})"
+            shown = "as cut" if contrast is None else f"{contrast:g}"
+            lines.append((kind, shown, *(texts.get(size, "–") for size in sizes)))
+        return LimitTable(heads, tuple(lines))
 
 
 def detection_limit(trials: PlantedTrials, calibration: Calibration, far: float) -> DetectionLimit:
     """Return the detection limit at a false-alarm rate."""
-    note = trials.note
     if trials.cells and calibration.level(far) == "none":
-        return DetectionLimit(far, (), f"nothing can be flagged at {far:g}")
+        return DetectionLimit(far, (), note=f"nothing can be flagged at {far:g}")
     threshold = calibration.threshold(far)
 
     rows: list[LimitRow] = []
-    series = dict.fromkeys((cell.kind, cell.contrast) for cell in trials.cells)
-    for kind, contrast in series:
-        cells = [each for each in trials.cells if (each.kind, each.contrast) == (kind, contrast)]
-        cells.sort(key=lambda each: each.size)
-        images = np.array([len(each.scores) for each in cells])
-        found = np.array([int(np.sum(np.array(each.scores) > threshold)) for each in cells])
-        shares = rising((found / images).tolist(), images.tolist())
-        for cell, count, hits, share in zip(cells, images, found, shares, strict=True):
-            pixels = cell.size * trials.side
-            row = LimitRow(kind, cell.size, pixels, contrast, int(count), int(hits), share)
-            rows.append(row)
-    return DetectionLimit(far, tuple(rows), note)
+    kinds: list[KindLimit] = []
+    for name in dict.fromkeys(cell.kind for cell in trials.cells):
+        cells = [cell for cell in trials.cells if cell.kind == name]
+        own, limit = _limit_of_kind(cells, threshold, trials.side)
+        rows += own
+        kinds.append(limit)
+    return DetectionLimit(far, tuple(rows), tuple(kinds), trials.note)
 
 
-def rising(values: Sequence[float], weights: Sequence[float]) -> list[float]:
-    """Return the values that rise, or stay, and differ least from the given ones by weighted
-    squares: isotonic regression by pooling adjacent violators (Ayer et al., 1955)."""
-    blocks: list[tuple[float, float, int]] = []  # mean, weight, how many values
-    for value, weight in zip(values, weights, strict=True):
-        mean, total, count = float(value), float(weight), 1
-        while blocks and blocks[-1][0] >= mean:
-            before, own, more = blocks.pop()
-            mean = (before * own + mean * total) / (own + total)
-            total, count = own + total, count + more
-        blocks.append((mean, total, count))
+def _limit_of_kind(
+    cells: Sequence[PlantedCell], threshold: float, side: float
+) -> tuple[list[LimitRow], KindLimit]:
+    """Return the rows of one kind, by contrast and size, and its limit."""
+    contrasts = sorted({cell.contrast for cell in cells}, key=lambda contrast: contrast or 0.0)
+    sizes = sorted({cell.size for cell in cells})
+    images, found = (np.zeros((len(contrasts), len(sizes)), int) for _ in range(2))
+    for cell in cells:
+        place = contrasts.index(cell.contrast), sizes.index(cell.size)
+        images[place] = len(cell.scores)
+        found[place] = np.sum(np.array(cell.scores) > threshold)
 
-    fitted: list[float] = []
-    for mean, _, count in blocks:
-        fitted += [mean] * count
-    return fitted
+    rng = np.random.default_rng(0)
+    drawn = rng.beta(found + 0.5, images - found + 0.5, (DRAWS, *images.shape))
+    shares = isotonic((found / np.maximum(images, 1))[None], images)[0]
+    drawn = isotonic(drawn, images)
+    low, high = np.percentile(drawn, INTERVAL, axis=0)
+    low, high = np.minimum(low, shares), np.maximum(high, shares)
+
+    rows = []
+    for row, column in zip(*np.nonzero(images), strict=True):
+        place = row, column
+        rows.append(
+            LimitRow(
+                kind=cells[0].kind,
+                size=sizes[column],
+                pixels=sizes[column] * side,
+                contrast=contrasts[row],
+                images=int(images[place]),
+                found=int(found[place]),
+                share=float(shares[place]),
+                low=float(low[place]),
+                high=float(high[place]),
+            )
+        )
+
+    faintest = _faintest(shares)
+    first = _first_within(shares[faintest])
+    ends = np.percentile(_first_within(drawn[:, faintest]), INTERVAL, method="nearest")
+    tried: list[float | None] = [size * side for size in sizes]
+    tried.append(None)
+    limit = KindLimit(
+        kind=cells[0].kind,
+        contrast=contrasts[faintest],
+        pixels=tried[int(first)],
+        low=tried[int(min(ends[0], first))],
+        high=tried[int(max(ends[1], first))],
+        largest=sizes[-1] * side,
+        trials=int(images.sum()),
+    )
+    return rows, limit
+
+
+def _faintest(shares: Doubles) -> int:
+    """Return the row of the faintest contrast at which the goal is reached, the last one where it
+    is never reached."""
+    reached = np.flatnonzero(_first_within(shares) < shares.shape[1])
+    return int(reached[0]) if len(reached) else len(shares) - 1
+
+
+def _first_within(shares: Doubles) -> NDArray[np.intp]:
+    """Return the number of the first size [...] at which the share found [..., sizes] reaches the
+    goal; the number of sizes where none does."""
+    within: NDArray[np.intp] = np.sum(shares < GOAL - 1e-9, axis=-1)
+    return within
+
+
+def isotonic(values: Doubles, weights: NDArray[np.int64]) -> Doubles:
+    """Return the values [N, rows, columns] that fall neither along rows nor along columns and
+    differ least from the given ones by squares, weighted with `weights` [rows, columns].
+
+    It is max_U min_L of the mean over U ∩ L, where U are the sets that hold with a cell all larger
+    ones, L those that hold all smaller ones, and both hold the cell (Robertson et al., theorem
+    1.4.4). The sets are counted out, so rows and columns have to be few.
+    """
+    rows, columns = weights.shape
+    above = []
+    for starts in combinations_with_replacement(range(columns, -1, -1), rows):
+        above.append(np.arange(columns) >= np.array(starts)[:, None])
+    upper = np.array(above).reshape(len(above), -1)
+    both = (upper[:, None] & ~upper[None]).reshape(-1, rows * columns)  # each U with each L
+
+    flat, weight = values.reshape(len(values), -1), weights.reshape(-1).astype(float)
+    total = both @ weight
+    sums = both @ (flat * weight).T
+    means = np.full(sums.shape, np.inf)
+    np.divide(sums, total[:, None], out=means, where=total[:, None] > 0)
+    means = means.reshape(len(upper), len(upper), -1)
+
+    fitted = np.empty_like(flat)
+    for cell in range(rows * columns):
+        holds = upper[:, cell]
+        least = means[holds][:, ~holds].min(1)
+        fitted[:, cell] = np.where(np.isinf(least), -np.inf, least).max(0)
+    return fitted.reshape(values.shape)
 
 
 def trials_of(content: Mapping[str, Any] | None) -> PlantedTrials | None:
@@ -161,20 +299,8 @@ def trials_of(content: Mapping[str, Any] | None) -> PlantedTrials | None:
 
 
 def limit_table(limit: DetectionLimit) -> str:
-    """Return a limit as a Markdown table: found of scored images, a column for each size."""
-    sizes = sorted({row.size for row in limit.rows})
-    pixels = {row.size: row.pixels for row in limit.rows}
-    heads = [f"{size:.0%} ({pixels[size]:.0f} px)" for size in sizes]
-    lines = [f"| planted | contrast | {' | '.join(heads)} |", "|---|---|" + "---|" * len(sizes)]
-
-    for kind, contrast in dict.fromkeys((row.kind, row.contrast) for row in limit.rows):
-        own = [row for row in limit.rows if (row.kind, row.contrast) == (kind, contrast)]
-        counts = {row.size: f"{row.found} of {row.images}" for row in own}
-        shown = "as cut" if contrast is None else f"{contrast:g}"
-        line = " | ".join(counts.get(size, "–") for size in sizes)
-        lines.append(f"| {kind} | {shown} | {line} |")
-    return "\n".join(lines)
-
-
-def _faintness(row: LimitRow) -> tuple[float, float]:
-    return row.contrast or 0.0, row.pixels
+    """Return a limit as a Markdown table; see `DetectionLimit.table`."""
+    table = limit.table()
+    rule = "|" + "---|" * len(table.heads)
+    rows = [f"| {' | '.join(line)} |" for line in (table.heads, *table.lines)]
+    return "\n".join([rows[0], rule, *rows[1:]])
