@@ -1,4 +1,5 @@
-"""One self-contained HTML file about a run: its model card, its training, and its odd normals."""
+"""One self-contained HTML file about a run: its model card, its detection limit, its training, and
+its odd normals."""
 
 from pathlib import Path
 
@@ -7,6 +8,8 @@ from anodetect.output import figures
 from anodetect.output.report import environment
 from anodetect.record import runs
 from anodetect.record.odd import read_odd
+from anodetect.stats.calibration import DEFAULT_FAR
+from anodetect.stats.limit import detection_limit
 
 
 def write(run_path: Path) -> Path:
@@ -18,11 +21,16 @@ def write(run_path: Path) -> Path:
 def html(run_path: Path) -> str:
     """Return the report; RunError if there is no run, or if it was altered."""
     run = runs.read(run_path)
+    planted, limit = run.header.facts.planted, None
+    if planted is not None:
+        limit = detection_limit(planted, run.calibration, DEFAULT_FAR)
+    card = (run_path / "model_card.md").read_text("utf-8")
     page = environment().get_template("run.html.j2")
     text: str = page.render(
         header=run.header,
         model_sha256=run.model_sha256,
-        card=(run_path / "model_card.md").read_text("utf-8"),
+        card=card.partition(runs.LIMIT_HEADING)[0].rstrip(),
+        limit=limit,
         training=figures.training(runs.curves(run_path)),
         odd=read_odd(run_path),
     )
