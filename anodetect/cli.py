@@ -383,13 +383,32 @@ def detectors(name: options.DetectorName = None, as_json: options.Json = False) 
 @app.command()
 def report(directory: options.ReportDirectory, as_json: options.Json = False) -> None:
     """Write report.html: again that of a score directory, or that of a run."""
+    from anodetect.commands.sample import made_by
     from anodetect.output import report as module
     from anodetect.output import run_report
     from anodetect.record.checkpoint import MODEL_FILE
 
     is_run = (directory / MODEL_FILE).is_file()
-    path = run_report.write(directory) if is_run else module.write(directory)
+    path = run_report.write(directory, made_by(directory)) if is_run else module.write(directory)
     emit({"report": str(path)}, as_json, str(path))
+
+
+@app.command()
+def sample(
+    run: options.Run,
+    out: options.Out,
+    count: options.SampleCount = 8,
+    start: options.Start = None,
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    as_json: options.Json = False,
+) -> None:
+    """Let a model make images, to see what it takes for normal."""
+    from anodetect.commands import sample as command
+
+    result = command.sample(run, out, count=count, start=start, seed=seed, device=device)
+    last = f"{out}: {result.images} images, and how they came about in {result.files[-1]}"
+    emit(result.as_json(), as_json, last)
 
 
 @data_app.command("inspect")

@@ -64,9 +64,9 @@ class Scores:
 
 @dataclass(frozen=True)
 class Samples:
-    """What a model takes for normal: the images that it made, [N, C, H, W] as the detector sees
-    them, and the states on the way there, `chain` [T, N, C, H, W]. The first state is where the
-    chain started, the last one is `images`."""
+    """Images that a model made, [N, C, H, W] as the detector sees them, and the states on the way
+    there, `chain` [T, N, C, H, W]. The first state is where the chain started, the last one is
+    `images`."""
 
     images: Floats
     chain: Floats

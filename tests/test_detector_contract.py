@@ -17,7 +17,7 @@ from anodetect.errors import ConfigError
 from anodetect.imaging.planted import draw_defect, plant
 from anodetect.model.settings import create_detector, resolve
 from anodetect.nn.unet import UNet
-from anodetect.types import Batch, PlantedCopies, TrainContext, image_seeds
+from anodetect.types import Batch, PlantedCopies, Sampler, TrainContext, image_seeds
 
 QUICK = {"learning_rate": 1e-3, "augment": {"rotation": 0, "scale": 0, "shift": 0, "flip": 0}}
 TINY = {
@@ -243,6 +243,27 @@ def test_same_seed_gives_the_same_weights(detector, tmp_path):
     first, again = (hurried(name_of(detector), tmp_path / part) for part in ("first", "again"))
     for name, array in first.state().items():
         assert np.array_equal(array, again.state()[name]), name
+
+
+def test_images_that_a_model_makes_depend_on_the_seed_and_the_chain(detector):
+    if not isinstance(detector, Sampler):
+        pytest.skip("makes no images")
+    made, again = (detector.sample(count, seed=3) for count in (3, 2))
+    assert np.array_equal(made.images, made.chain[-1])
+    assert made.chain.shape[1:] == made.images.shape
+    assert np.isfinite(made.chain).all()
+    # A chain's course depends on the seed and its number alone, but for the last bits.
+    assert np.allclose(made.images[:2], again.images, atol=1e-3)
+    assert not np.allclose(made.images[0], made.images[1], atol=1e-3)
+    assert not np.allclose(made.images, detector.sample(3, seed=4).images, atol=1e-3)
+
+
+def test_chains_begin_at_the_image_that_is_given(detector):
+    if not isinstance(detector, Sampler):
+        pytest.skip("makes no images")
+    images = seen(name_of(detector), batch(2, seed=5)).images
+    first, second = (detector.sample(2, seed=3, start=image).chain[0] for image in images)
+    assert ((first - second) * (images[0] - images[1])).sum() > 0
 
 
 def test_works_without_gradients_and_leaves_none_behind(detector):

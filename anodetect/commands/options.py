@@ -204,6 +204,13 @@ ReportDirectory = Annotated[
     Path, typer.Argument(help="A score directory, a folder of them, or a run.")
 ]
 
+# -- sample ----------------------------------------------------------------------------------------
+
+SampleCount = Annotated[int, typer.Option("--count", min=1, max=256, help="Images to make.")]
+Start = Annotated[
+    Path | None, typer.Option("--from", help="An image to begin at; without it, at noise.")
+]
+
 # -- calibrate, evaluate, benchmark, detectors -----------------------------------------------------
 
 NewNormals = Annotated[str, typer.Argument(help="New normal images.")]

@@ -39,6 +39,7 @@ from anodetect.generative import denoiser, diffusion
 from anodetect.generative.denoiser import Denoiser, DenoiserConfig
 from anodetect.generative.noise import NoiseSource, generator
 from anodetect.generative.prior import GaussianPrior
+from anodetect.generative.samples import chain_generators, samples_of
 from anodetect.imaging.standardise import MICRO_BATCH, MapStandardizer, StandardizerConfig
 from anodetect.nn.augment import Augment
 from anodetect.nn.batching import in_micro_batches
@@ -46,9 +47,10 @@ from anodetect.nn.filters import gaussian_blur
 from anodetect.nn.inference import autocast, pick_device, to_tensor
 from anodetect.nn.state import module_state, tensors_under
 from anodetect.nn.training import Training, TrainingBatch, optimize
-from anodetect.types import Batch, Floats, Scores, Seeds, State, TrainContext
+from anodetect.types import Batch, Floats, Samples, Scores, Seeds, State, TrainContext
 
 PRIOR_NOISE_FIELDS = 256
+ROUNDS = 10  # of noise and back, to make images
 # The paper's own settings: a day of training on a GPU, minutes for an image. Its network has 131
 # million parameters, this one, of MONAI's blocks, 120. The paper has no image score: smoothing and
 # pooling are this package's.
@@ -329,6 +331,34 @@ class AnoDDPM:
             size = smooth.abs() if self.config.residual == "absolute" else smooth.square()
             maps.append(size.mean(1))
         return maps
+
+    # -- Making images -----------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def sample(self, count: int, *, seed: int, start: Floats | None = None) -> Samples:
+        """Return images after ROUNDS of noise up to the last trained step and back from it.
+
+        Without a `start` chains begin with images of the Gaussian model, and with noise alone where
+        there is none.
+        """
+        config, net = self.config, self.denoiser
+        generators = chain_generators(seed, count)
+        shape = self.channels, self.noise.size, self.noise.size
+
+        def new_noise() -> Tensor:
+            return self.noise(generators, self.channels).to(self.device)
+
+        if start is not None:
+            x = to_tensor(np.stack([start] * count), self.device)
+        elif self.prior is not None:
+            x = self.prior.draw(generators, shape)
+        else:
+            x = new_noise()
+        level, steps = config.trained_to, min(config.trained_to, config.sampler_steps)
+        rounds = diffusion.walk_back(
+            net, x, new_noise, net.schedule, level=level, steps=steps, rounds=ROUNDS
+        )
+        return samples_of([x, *rounds])
 
     # -- State -------------------------------------------------------------------------------------
 

@@ -54,13 +54,15 @@ from anodetect.generative.chains import (
 from anodetect.generative.denoiser import Denoiser, DenoiserConfig
 from anodetect.generative.langevin import Energy
 from anodetect.generative.noise import NoiseSource, generator
+from anodetect.generative.samples import chain_generators, samples_of
 from anodetect.imaging.standardise import MICRO_BATCH, MapStandardizer, StandardizerConfig
 from anodetect.nn.batching import in_micro_batches
 from anodetect.nn.filters import gaussian_blur
 from anodetect.nn.inference import autocast, pick_device, to_tensor
 from anodetect.nn.training import Losses, Training, TrainingBatch, optimize
-from anodetect.types import Batch, Floats, Scores, Seeds, State, TrainContext
+from anodetect.types import Batch, Floats, Samples, Scores, Seeds, State, TrainContext
 
+SAMPLED_LEVELS, SAMPLED_STEPS = 12, 10  # of the chains that make images
 INVERSION_RATE = 0.2  # of a level's noise, the step of the search for z
 ON_FEATURES = denoiser.ON_FEATURES | {"levels": (60, 100, 150)}
 
@@ -349,6 +351,41 @@ class EBM:
     def _amplitude(self, t: Tensor) -> Tensor:
         """Return √ᾱ_t, [N, 1, 1, 1]."""
         return diffusion.alpha_bar(self.net.schedule, t).sqrt()
+
+    # -- Making images -----------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def sample(self, count: int, *, seed: int, start: Floats | None = None) -> Samples:
+        """Return the ends of Langevin chains at temperature 1, which go through energies from
+        `trained_to` down to the first of `levels`, and are denoised at last.
+
+        Without a `start` they begin at noise (annealed Langevin dynamics, Song & Ermon 2019).
+        """
+        config, generators = self.config, chain_generators(seed, count)
+        x = self.noise(generators, self.channels).to(self.device)
+        levels = torch.linspace(config.trained_to, min(config.levels), SAMPLED_LEVELS)
+        t = diffusion.steps_for(x, config.trained_to)
+        clean = torch.zeros_like(x)
+        if start is not None:
+            clean = to_tensor(np.stack([start] * count), self.device)
+        x, before = diffusion.diffuse(clean, x, t, self.net.schedule), self._amplitude(t)
+        states = [x / before]
+
+        for level in levels.round().long().tolist():
+            t = diffusion.steps_for(x, level)
+            unit, amplitude = noise_deviation(self.net, t), self._amplitude(t)
+            x, before = x * amplitude / before, amplitude
+            energy = total_energy(self.net, t)
+            for _ in range(SAMPLED_STEPS):
+                _, gradient = langevin.energy_and_gradient(energy, x)
+                moved = langevin.langevin_step(
+                    x / unit, gradient * unit, generators, step=config.langevin_step
+                )
+                x = moved * unit
+            states.append(x / amplitude)
+        with autocast(x.device):
+            states.append(self.net(x, t).float())
+        return samples_of(states)
 
     # -- State -------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ network.
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -81,3 +81,25 @@ def ancestral(
         deviation = ((1 - before) / (1 - a) * beta).sqrt()
         xt = mean + deviation * noise(step) if step > 1 else mean
     return xt
+
+
+def walk_back(
+    denoise: Denoise,
+    x0: Tensor,
+    noise: Callable[[], Tensor],
+    schedule: Tensor,
+    *,
+    level: int,
+    steps: int,
+    rounds: int,
+) -> Iterator[Tensor]:
+    """Yield x_0 after each round of new noise up to a level and `ddim` back from it.
+
+    The chain of walkback training (Bengio et al., NeurIPS 2013). An exact denoiser and many steps
+    leave the distribution of its data as it is, so that the chain ends there from any start; what
+    the noise of a level leaves of the start is forgotten a share in each round.
+    """
+    for _ in range(rounds):
+        t = steps_for(x0, level)
+        x0 = ddim(denoise, diffuse(x0, noise(), t, schedule), level, steps, schedule)
+        yield x0

@@ -13,6 +13,8 @@ denoisers are close to it (Wang & Vastola, TMLR 2024). Where images are register
 as well as they do, at no cost.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -85,6 +87,16 @@ class GaussianPrior(nn.Module):
         off = _wiener_gain(a, self.rest[0], self.rest[1])  # [N, 1]
         mean = self.mean + off * centred + ((along - off) * (centred @ self.basis.T)) @ self.basis
         return mean.reshape(xt.shape)
+
+    def draw(self, generators: Sequence[torch.Generator], shape: Sequence[int]) -> Tensor:
+        """Return images of the model [N, C, H, W], one from each generator; `shape` is theirs."""
+        images = []
+        for rng in generators:
+            white = torch.randn(len(self.mean), generator=rng).to(self.mean.device)
+            along = self.basis @ white
+            scale = self.variance.clamp_min(0).sqrt() - self.rest[0].sqrt()
+            images.append(self.mean + self.rest[0].sqrt() * white + (scale * along) @ self.basis)
+        return torch.stack(images).reshape(len(images), *shape)
 
 
 def _wiener_gain(a: Tensor, variance: Tensor, noise: Tensor) -> Tensor:

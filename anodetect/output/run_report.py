@@ -1,6 +1,7 @@
 """One self-contained HTML file about a run: its model card, its detection limit, its training, and
 its odd normals."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from anodetect.files import write_atomic
@@ -12,14 +13,23 @@ from anodetect.stats.calibration import DEFAULT_FAR
 from anodetect.stats.limit import detection_limit
 
 
-def write(run_path: Path) -> Path:
+@dataclass(frozen=True)
+class MadeImages:
+    """Images that a model makes, as one PNG in base 64; if it is "", `reason` says why."""
+
+    picture: str
+    reason: str
+
+
+def write(run_path: Path, made: MadeImages | None = None) -> Path:
     """Write `run_path`/report.html and return its path; see `html`."""
-    write_atomic(run_path / "report.html", html(run_path))
+    write_atomic(run_path / "report.html", html(run_path, made))
     return run_path / "report.html"
 
 
-def html(run_path: Path) -> str:
-    """Return the report; RunError if there is no run, or if it was altered."""
+def html(run_path: Path, made: MadeImages | None = None) -> str:
+    """Return the report, with the images that the model makes if they are given; RunError if there
+    is no run, or if it was altered."""
     run = runs.read(run_path)
     planted, limit = run.header.facts.planted, None
     if planted is not None:
@@ -33,5 +43,6 @@ def html(run_path: Path) -> str:
         limit=limit,
         training=figures.training(runs.curves(run_path)),
         odd=read_odd(run_path),
+        made=made,
     )
     return text

@@ -1,0 +1,66 @@
+"""Images that a trained model makes itself, as a picture of what it takes for normal."""
+
+from collections.abc import Iterator
+
+from anodetect.detectors import DETECTORS, detector_class
+from anodetect.errors import ConfigError
+from anodetect.imaging.pixels import Pixels
+from anodetect.imaging.representations import Representation
+from anodetect.model.loading import LoadedImage
+from anodetect.model.model import Model
+from anodetect.types import Detector, Floats, Sampler, Samples
+
+
+def make_images(
+    model: Model, count: int, *, seed: int, start: LoadedImage | None = None
+) -> Samples:
+    """Return images that a model makes, scaled to about -1 to 1.
+
+    With `start` chains begin at that image. Of an ensemble the first member makes them that can.
+    ConfigError if none can, or if what the model makes cannot be looked at.
+    """
+    if model.tiling.tile or model.tiling.dims == 3:
+        raise ConfigError("a model of tiles or patches makes no whole images")
+    representation, sampler = _sampler(model)
+    return sampler.sample(count, seed=seed, start=_seen(model, representation, start))
+
+
+def _sampler(model: Model) -> tuple[Representation, Sampler]:
+    """Return the first detector that makes images of pixels, and how it sees them."""
+    makes_features = False
+    for representation, detector in _detectors(model):
+        if isinstance(detector, Sampler):
+            if isinstance(representation, Pixels):
+                return representation, detector
+            makes_features = True
+    if makes_features:
+        raise ConfigError(
+            "the model makes features, which cannot be looked at; train it with "
+            "--representation pixels"
+        )
+    raise ConfigError(f"the detector makes no images; those that do are {', '.join(makers())}")
+
+
+def _detectors(model: Model) -> Iterator[tuple[Representation, Detector]]:
+    """Yield the detector, or the members of an ensemble, each with its representation."""
+    experts = getattr(model.detector, "experts", None)
+    if experts is None:
+        yield model.representation, model.detector
+        return
+    for expert in experts:
+        yield expert.representation, expert.detector
+
+
+def makers() -> list[str]:
+    """Return the names of the detectors that make images."""
+    return [name for name in DETECTORS if issubclass(detector_class(name), Sampler)]
+
+
+def _seen(model: Model, representation: Representation, start: LoadedImage | None) -> Floats | None:
+    """Return an image as the detector sees it."""
+    if start is None:
+        return None
+    image, inside = model.preprocess.apply(start.image, start.of)
+    framed = model.framed(image, inside)
+    ((seen, _),) = representation.represent([representation.prepare(*framed)])
+    return seen

@@ -1,0 +1,143 @@
+"""Images that a model makes itself: the chains against known distributions, and the command."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy import stats
+
+from anodetect.commands.sample import film, made_by, sample
+from anodetect.commands.train import train
+from anodetect.data import synthetic
+from anodetect.errors import ConfigError, ImageError
+from anodetect.generative import diffusion
+from anodetect.generative.prior import GaussianPrior
+from anodetect.generative.samples import chain_generators
+from anodetect.model.sampling import makers
+from anodetect.output import run_report
+from anodetect.types import Samples
+
+TINY = {"widths": [16], "stem": 8, "components": 20, "training": {"steps": 3}}
+
+
+# -- Chains ----------------------------------------------------------------------------------------
+
+
+def test_noise_and_back_ends_in_the_distribution_of_an_exact_denoiser():
+    """The denoiser is that of N(2, 0.5²); chains start far away."""
+    schedule = diffusion.linear_schedule()
+    rng = torch.Generator().manual_seed(0)
+
+    def denoise(xt, t):
+        a = diffusion.alpha_bar(schedule, t)
+        gain = a.sqrt() * 0.25 / (a * 0.25 + 1 - a)
+        return 2 + gain * (xt - a.sqrt() * 2)
+
+    start = torch.full((4000, 1, 1, 1), -5.0)
+    rounds = list(
+        diffusion.walk_back(
+            denoise,
+            start,
+            lambda: torch.randn(start.shape, generator=rng),
+            schedule,
+            level=250,
+            steps=50,
+            rounds=12,
+        )
+    )
+    values = rounds[-1].flatten().numpy()
+    assert len(rounds) == 12
+    assert values.mean() == pytest.approx(2, abs=0.05)
+    assert values.std() == pytest.approx(0.5, abs=0.03)
+    assert rounds[0].mean() < 1  # it takes several rounds to forget the start
+
+
+def test_images_of_the_gaussian_model_have_its_moments():
+    prior = GaussianPrior(2, 4)
+    prior.mean.copy_(torch.tensor([1.0, -1.0, 0.0, 2.0]))
+    prior.basis.copy_(
+        torch.linalg.qr(torch.randn(4, 2, generator=torch.Generator().manual_seed(1)))[0].T
+    )
+    prior.variance.copy_(torch.tensor([4.0, 1.0]))
+    prior.rest.copy_(torch.tensor([0.25, 1.0]))
+    drawn = prior.draw(chain_generators(0, 20_000), (1, 2, 2)).flatten(1).numpy()
+
+    basis = prior.basis.numpy()
+    covariance = basis.T @ np.diag([3.75, 0.75]) @ basis + 0.25 * np.eye(4)
+    assert np.allclose(drawn.mean(0), prior.mean.numpy(), atol=0.06)
+    assert np.allclose(np.cov(drawn.T), covariance, atol=0.12)
+
+
+def test_a_chains_generator_does_not_depend_on_how_many_there_are():
+    few, many = chain_generators(7, 2), chain_generators(7, 5)
+    for first, second in zip(few, many, strict=False):
+        assert torch.equal(torch.rand(3, generator=first), torch.rand(3, generator=second))
+    drawn = [torch.rand(200, generator=each).numpy() for each in chain_generators(7, 2)]
+    assert abs(stats.pearsonr(*drawn).statistic) < 0.25
+
+
+def test_a_film_strip_shows_the_first_state_and_the_last():
+    levels = np.linspace(-1, 1, 13, dtype=np.float32)
+    chain = np.broadcast_to(levels[:, None, None, None, None], (13, 2, 1, 16, 16))
+    picture = film(Samples(chain[-1], chain))
+    assert picture[:, 0].max() == 255  # the gap between the rows
+    assert picture[0, 0].tolist() == [0, 0, 0]
+    assert picture[-1, -1].tolist() == [255, 255, 255]
+
+
+# -- The command -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sample")
+    synthetic.write(folder / "data", train=30, test=2, size=48)
+    values = {"detector": TINY, "representation": {"size": 32}}
+    train(str(folder / "data"), "anoddpm", folder / "run", representation="pixels", values=values)
+    return folder / "run"
+
+
+def test_images_and_their_chains_are_written(run, tmp_path):
+    result = sample(run, tmp_path / "out", count=3)
+    assert result.files == ("sample001.png", "sample002.png", "sample003.png", "chains.png")
+    with Image.open(tmp_path / "out" / "sample001.png") as image:
+        assert image.size == (32, 32)
+    again = sample(run, tmp_path / "again", count=3)
+    other = sample(run, tmp_path / "other", count=3, seed=1)
+    first, same, different = (
+        (each.out / "sample002.png").read_bytes() for each in (result, again, other)
+    )
+    assert first == same
+    assert first != different
+    with pytest.raises(ConfigError, match="exists already"):
+        sample(run, tmp_path / "out")
+
+
+def test_chains_begin_at_an_image(run, tmp_path):
+    dark = tmp_path / "dark.png"
+    Image.fromarray(np.zeros((48, 48), np.uint8)).save(dark)
+    sample(run, tmp_path / "out", count=1, start=dark)
+    with Image.open(tmp_path / "out" / "chains.png") as picture:
+        assert np.asarray(picture)[:100, :100].mean() < 30
+
+    text = tmp_path / "text.png"
+    text.write_text("no image")
+    with pytest.raises(ImageError, match=r"text\.png"):
+        sample(run, tmp_path / "none", start=text)
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_report_of_a_run_shows_them(run):
+    page = run_report.html(run, made_by(run))
+    assert "What the model takes for normal" in page
+    assert page.count("data:image/png;base64,") == 1
+    assert "What the model takes for normal" not in run_report.html(run)
+
+
+def test_a_detector_that_makes_none_says_which_do(tmp_path):
+    synthetic.write(tmp_path / "data", train=24, test=2, size=48)
+    train(str(tmp_path / "data"), "pca", tmp_path / "run", representation="pixels")
+    with pytest.raises(ConfigError, match="those that do are anoddpm, ebm"):
+        sample(tmp_path / "run", tmp_path / "out")
+    assert "those that do are" in run_report.html(tmp_path / "run", made_by(tmp_path / "run"))
+    assert {"anoddpm", "ebm"} <= set(makers())
