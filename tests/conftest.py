@@ -1,5 +1,7 @@
 import os
 import signal
+import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -19,14 +21,6 @@ def pytest_configure():
     os.environ["ANODETECT_CACHE"] = "off"  # the user's own is neither read nor filled
 
 
-@pytest.hookimpl(tryfirst=True)  # before the hook of pytest-xdist, which reads the marks
-def pytest_collection_modifyitems(items):
-    """Keep the tests of a file on one worker of pytest-xdist, where its fixtures are made once."""
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
-
-
 @pytest.fixture(scope="session", autouse=True)
 def no_detection_limit():
     """Let trainings end without a detection limit, which takes seconds; its own tests measure
@@ -35,6 +29,28 @@ def no_detection_limit():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(limit, "SERIES", {})
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def backbones_kept():
+    """Keep a backbone of the extra `features` once it is read: every training looks for odd normals
+    with one. Nothing changes it. Where no test module has imported features, nothing is kept."""
+    features = sys.modules.get("anodetect.imaging.features")
+    if features is None:
+        yield
+        return
+    from anodetect.imaging.backbones.table import BACKBONES
+
+    load = features.load_backbone
+    kept = cache(lambda name, layers, _: load(name, layers))
+
+    def keep(name, layers):
+        known = BACKBONES.get(name)  # that of a test is another one
+        return load(name, layers) if known is None else kept(name, tuple(layers), known)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(features, "load_backbone", keep)
         yield
 
 
@@ -56,6 +72,18 @@ def pca_run(synthetic_folder, tmp_path_factory):
 
     out = tmp_path_factory.mktemp("runs") / "pca"
     anodetect.train(str(synthetic_folder), "pca", out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def anoddpm_run(synthetic_folder, tmp_path_factory):
+    """A finished run of a network that has seen little: what it scores is hardly rounded away."""
+    import anodetect
+
+    out = tmp_path_factory.mktemp("runs") / "anoddpm"
+    small = {"size": 32, "widths": [16, 32], "components": 10, "training": {"steps": 3}}
+    values = small | {"intensity": "image"}
+    anodetect.train(str(synthetic_folder), "anoddpm", out, values=values, representation="pixels")
     return out
 
 

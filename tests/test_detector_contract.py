@@ -74,11 +74,6 @@ HARD = {"ebm": {"inverted", "blurred"}}
 SIZE = 32
 
 
-def one_worker(name):
-    """Return the mark that keeps the cases of a detector on one worker, which trains it once."""
-    return pytest.mark.xdist_group(f"{__name__}-{name}")
-
-
 def spelled(changes):
     """Return the name of changed settings in the name of a case, None for other parameters."""
     if isinstance(changes, dict):
@@ -86,8 +81,7 @@ def spelled(changes):
     return None
 
 
-EACH_DETECTOR = [pytest.param(name, marks=one_worker(name)) for name in TINY]
-EACH_TRAINED_BY_STEPS = [each for each in EACH_DETECTOR if "training" in TINY[each.values[0]]]
+TRAINED_BY_STEPS = [name for name in TINY if "training" in TINY[name]]
 
 
 def batch(count, channels=1, size=SIZE, **options):
@@ -163,7 +157,7 @@ def score(detector, images):
     return detector.score(seen(name_of(detector), images), seeds=image_seeds(list(images.images)))
 
 
-@pytest.fixture(scope="module", params=EACH_DETECTOR)
+@pytest.fixture(scope="module", params=TINY)
 def detector(request, tmp_path_factory):
     """Return a trained detector. It is trained when its first case runs."""
     return trained(request.param, tmp_path_factory.mktemp(request.param))
@@ -287,7 +281,7 @@ def test_channels_and_sizes(detector, tmp_path, channels, size):
     assert score(other, batch(2, channels, size)).heatmap.shape == (2, size, size)
 
 
-@pytest.mark.parametrize("name", EACH_TRAINED_BY_STEPS)
+@pytest.mark.parametrize("name", TRAINED_BY_STEPS)
 def test_budget_is_respected_and_recorded(name, tmp_path):
     records, cls = [], detector_class(name)
     detector = cls(build(cls.Config, TINY[name] | {"training": {"steps": 10**6}}, name))

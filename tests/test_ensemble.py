@@ -284,7 +284,7 @@ def test_pixels_and_features_together_come_back_bit_for_bit(tmp_path):
 
 
 def test_a_folder_is_trained_on_scored_and_reported(synthetic_folder, tmp_path):
-    quick = {"widths": [16, 32], "stem": 4, "training": {"steps": 30}}
+    quick = {"widths": [16, 32], "stem": 4, "training": {"steps": 20}}
     settings = {
         "anoddpm/pixels": {"representation": {"size": SIZE}, "detector": quick | {"prior": "off"}},
         "ebm/pixels": {"representation": {"size": SIZE}, "detector": quick | {"pretraining": 0.3}},

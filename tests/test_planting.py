@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import anodetect
 from anodetect.data import cards
 from anodetect.data.records import Record
 from anodetect.imaging.intensities import sample_of
@@ -165,11 +164,8 @@ def test_little_time_means_fewer_images_evenly_spread(records, tmp_path, monkeyp
     check(tune, copies)
 
 
-def test_training_makes_choices_with_planted_copies(synthetic_folder, tmp_path):
-    quick = {"size": 32, "widths": [16, 32], "components": 10, "training": {"steps": 2}}
-    options = {"values": quick, "representation": "pixels"}
-    anodetect.train(str(synthetic_folder), "anoddpm", tmp_path / "run", **options)
-    log = Path(tmp_path, "run", "train.jsonl").read_text().splitlines()
+def test_training_makes_choices_with_planted_copies(anoddpm_run):
+    log = Path(anoddpm_run, "train.jsonl").read_text().splitlines()
     chosen = [json.loads(line) for line in log if "pixel_error" in line]
     names = [name for name in chosen[0] if name.startswith("planted_auroc")]
     assert len(names) == 12

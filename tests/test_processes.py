@@ -115,24 +115,15 @@ def test_two_processes_give_the_rows_of_one(pca_run, folder, here, tmp_path):
     assert not multiprocessing.active_children()
 
 
-@pytest.fixture(scope="module")
-def trained(synthetic_folder, tmp_path_factory):
-    """A network that has seen little: what is scored is hardly rounded away."""
-    out = tmp_path_factory.mktemp("processes") / "run"
-    values = {"size": 32, "training": {"steps": 3}, "intensity": "image"}
-    anodetect.train(str(synthetic_folder), "anoddpm", out, values=values, representation="pixels")
-    return out
-
-
 @pytest.mark.usefixtures("two_threads")
 def test_scores_of_a_network_are_scored_again_bit_for_bit_on_as_many_threads(
-    trained, folder, tmp_path
+    anoddpm_run, folder, tmp_path
 ):
-    out = tmp_path / "s"
-    anodetect.score(trained, [str(folder)], out, far=FAR, heatmaps=(), workers=2)
+    out, some = tmp_path / "s", [str(folder / f"{number}.png") for number in range(24)]
+    anodetect.score(anoddpm_run, some, out, far=FAR, heatmaps=(), workers=2)
     scored = directories.read(out)
     assert scored.audit.threads == (max(1, local.cpu_count() // 2),)
-    anodetect.score(trained, [str(folder)], tmp_path / "alone", far=FAR, heatmaps=(), workers=1)
+    anodetect.score(anoddpm_run, some, tmp_path / "alone", far=FAR, heatmaps=(), workers=1)
     same_rows(scored, directories.read(tmp_path / "alone"))
     before = threads.in_use()
     threads.limit(before + 1)

@@ -7,6 +7,7 @@ import json
 import shlex
 from collections.abc import Callable, Sequence, Set
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,7 @@ def html(folder: Path, reviewed: Sequence[Review]) -> str:
     return text
 
 
+@cache
 def environment() -> Environment:
     """Return what renders the package's templates; everything put into them is escaped."""
     templates = Environment(

@@ -3,6 +3,7 @@
 import os
 import platform
 import sys
+from functools import cache
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -53,6 +54,7 @@ def _processor() -> str:
     return ""
 
 
+@cache
 def _installed(name: str) -> str:
     try:
         return version(name)
