@@ -17,8 +17,7 @@ import numpy as np
 from anodetect.config import build
 from anodetect.errors import ConfigError, ImageError, RunError
 from anodetect.imaging import tiling
-from anodetect.imaging.backbones.embedding import embedded_name
-from anodetect.imaging.backbones.table import BackboneFacts
+from anodetect.imaging.backbones.table import BackboneFacts, embedded_name
 from anodetect.imaging.heatmaps import pool
 from anodetect.imaging.preprocess import PreparedVolume, Preprocess, PreprocessConfig, Whole
 from anodetect.imaging.regions import Region

@@ -15,10 +15,14 @@ from anodetect.errors import ConfigError
 from anodetect.files import write_atomic
 from anodetect.imaging.backbones.efficientnet import wheel_weights
 from anodetect.imaging.backbones.places import find_checkpoint, weights_sha256
-from anodetect.imaging.backbones.table import BACKBONES, BackboneFacts, embedded_folder
+from anodetect.imaging.backbones.table import (
+    BACKBONES,
+    CONFIG,
+    WEIGHTS,
+    BackboneFacts,
+    embedded_folder,
+)
 
-WEIGHTS = "model.safetensors"
-CONFIG = "config.json"
 COPIED = (
     "model*.safetensors",
     "model.safetensors.index.json",
@@ -59,14 +63,3 @@ def _copy_checkpoint(source: Path, folder: Path) -> None:
     for pattern in COPIED:
         for file in source.glob(pattern):
             shutil.copyfile(file, folder / file.name)
-
-
-def embedded_name(run: Path, facts: BackboneFacts) -> str:
-    """Return the name by which `load_backbone` finds the copy of a backbone in a run, "" where
-    there is none."""
-    if not facts.embedded:
-        return ""
-    folder = embedded_folder(run, facts)
-    if not folder.is_dir():
-        return ""  # it was taken away before the run was passed on
-    return str(folder if (folder / CONFIG).is_file() else folder / WEIGHTS)

@@ -12,6 +12,7 @@ DEFAULT = "efficientnet-lite0"
 INSTALL_FEATURES = "pip install 'anodetect[features]'"
 EMBEDDED = "backbones"  # the folder in a run for copies of backbones
 DIGITS = 12  # of its hash name the folder of a copy
+WEIGHTS, CONFIG = "model.safetensors", "config.json"  # files in it
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,17 @@ def backbone_facts(content: Mapping[str, Any]) -> BackboneFacts:
 def embedded_folder(run: Path, facts: BackboneFacts) -> Path:
     """Return where the copy of a backbone lies in a run."""
     return run / EMBEDDED / facts.embedded[:DIGITS]
+
+
+def embedded_name(run: Path, facts: BackboneFacts) -> str:
+    """Return the name by which `load_backbone` finds the copy of a backbone in a run, "" where
+    there is none."""
+    if not facts.embedded:
+        return ""
+    folder = embedded_folder(run, facts)
+    if not folder.is_dir():
+        return ""  # it was taken away before the run was passed on
+    return str(folder if (folder / CONFIG).is_file() else folder / WEIGHTS)
 
 
 @dataclass(frozen=True)
