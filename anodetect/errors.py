@@ -23,6 +23,10 @@ class ImageError(DataError):
     """An image that cannot be read or scored. Scoring a folder records the reason and goes on."""
 
 
+class BudgetTooShort(AnodetectError):  # noqa: N818
+    """A budget that leaves no time for the first step of a training that needs it."""
+
+
 class RunError(AnodetectError):
     """A run or score directory that is missing, incomplete, newer than this release, or altered."""
 

@@ -7,14 +7,17 @@ from functools import partial
 
 import numpy as np
 import pytest
+from scipy import stats
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 import anodetect
 from anodetect.commands.rescore import rescore
+from anodetect.commands.train import outcome_lines
 from anodetect.data import synthetic
 from anodetect.detectors.dae import DAE
-from anodetect.detectors.ensemble import Ensemble, EnsembleConfig, possible_weights
+from anodetect.detectors.ensemble import Ensemble, EnsembleConfig, proportional_weights
 from anodetect.detectors.pca import PCA
-from anodetect.errors import ConfigError, Interrupted, RunError
+from anodetect.errors import BudgetTooShort, ConfigError, Interrupted, RunError
 from anodetect.imaging.pixels import Pixels, PixelsConfig
 from anodetect.imaging.representations import Expert, features_installed
 from anodetect.model.settings import create_detector, resolve
@@ -214,6 +217,33 @@ def test_the_budget_is_shared_and_what_ended_training_is_recorded(tmp_path):
     assert {record.get("member") for record in records} == {"dae/pixels", "anoddpm/pixels", None}
 
 
+def test_a_member_without_time_for_a_step_is_left_out(tmp_path, monkeypatch):
+    def too_short(fit, tune, *, context):
+        raise BudgetTooShort("the budget ended")
+
+    records = []
+    detector = ensemble()
+    monkeypatch.setattr(detector.experts[0].detector, "fit", too_short)
+    detector.fit(batch(40), batch(12, 1), context=context(tmp_path, log=records.append))
+    assert detector.weights == (0, 1)
+    assert {"member": "dae/pixels", "left_out": "budget"} in records
+    assert records[-1]["stopped_by"] == "budget"
+    assert "dae/pixels: left out" in outcome_lines(records)[0]
+
+    again, images = ensemble(), batch(5, 2)
+    again.load_state(detector.state(), device="cpu")
+    scores = [each.score(images, seeds=np.zeros(5, np.uint64)) for each in (detector, again)]
+    assert np.array_equal(scores[0].image, scores[1].image)
+    assert np.isfinite(scores[0].image).all()
+    assert not [name for name in detector.state() if name.startswith("0.")]
+
+    none = ensemble()
+    for expert in none.experts:
+        monkeypatch.setattr(expert.detector, "fit", too_short)
+    with pytest.raises(BudgetTooShort):
+        none.fit(batch(40), batch(12, 1), context=context(tmp_path))
+
+
 def test_a_resumed_training_ends_with_the_weights_of_an_uninterrupted_one(tmp_path, monkeypatch):
     folders = [tmp_path / name for name in ("whole", "parts")]
     for folder in folders:
@@ -300,11 +330,21 @@ def test_a_folder_is_trained_on_scored_and_reported(synthetic_folder, tmp_path):
     assert "Langevin gradient" in html
 
 
-def test_weights_have_sum_one_and_equal_ones_come_first():
-    possible = possible_weights(3)
-    assert np.allclose([sum(weights) for weights in possible], 1)
-    assert possible[0] == (1 / 3, 1 / 3, 1 / 3)
-    assert len(set(possible)) == 7
+def test_weights_are_those_of_the_best_linear_combination():
+    """Against a discriminant analysis of independent Gaussian scores with these AUROCs."""
+    auroc = (0.9, 0.7)
+    rng = np.random.default_rng(0)
+    normal, odd = rng.normal(size=(2, 200_000, 2))
+    odd += np.sqrt(2) * stats.norm.ppf(auroc)
+    labels = np.repeat([0, 1], len(normal))
+    best = LinearDiscriminantAnalysis().fit(np.concatenate([normal, odd]), labels).coef_[0]
+    assert np.allclose(proportional_weights(auroc), best / best.sum(), atol=0.01)
+
+    assert proportional_weights((0.8, 0.8, 0.8)) == pytest.approx((1 / 3,) * 3)
+    assert proportional_weights((0.9, 0.6)) == (1, 0)
+    assert proportional_weights((0.9, 0.2)) == (1, 0)
+    assert proportional_weights((0.4, 0.5)) == (0.5, 0.5)
+    assert proportional_weights((1.0, 0.9))[1] > 0.2
 
 
 def test_planted_defects_decide_what_members_count(tmp_path):

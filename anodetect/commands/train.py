@@ -441,7 +441,7 @@ def _write(
 
 def outcome_lines(log: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return in words what planted defects decided between members, and where the budget ended
-    training before its last step, from the entries of train.jsonl."""
+    training before its last step or its first, from the entries of train.jsonl."""
     lines = []
     for entry in log:
         if "of_steps" in entry:
@@ -449,6 +449,11 @@ def outcome_lines(log: Sequence[Mapping[str, Any]]) -> list[str]:
             lines.append(
                 f"{member}the budget ended training after {entry['step']} of {entry['of_steps']} "
                 "steps; more minutes may find more"
+            )
+        if "left_out" in entry:
+            lines.append(
+                f"{entry['member']}: left out, as the budget ended before its first step of "
+                "training; give more minutes"
             )
         if "weights" in entry:
             compared = []

@@ -7,9 +7,11 @@ from normal, in deviations of normal images; their product is the score of a pro
 (Hinton, Neural Computation 2002). Maps are joined in the same way, location by location, on the
 ensemble's own grid; outside a member's own foreground the member counts as average (z = 0).
 
-The weights w_k have sum 1. They are equal, unless defects planted in tune images are told better
-from clean ones by a single member, or with one member that counts three times as much as another
-(`weights`); a member without weight is not asked any more.
+The weights w_k have sum 1. They are proportional to how far defects planted in tune images move
+each member's z, d′_k = √2 Φ⁻¹(AUROC_k): for independent Gaussian z this is the best linear
+combination (Green & Swets, Signal Detection Theory and Psychophysics, 1966). A member that would
+have less than half of an equal share is left out, and not stored; so is one for which the budget
+left no step.
 
 `members` are named detector/representation, such as "ebm/features": shapes and brightness are seen
 in pixels, texture in features, and which of them matters need not be known. They are trained one
@@ -20,7 +22,6 @@ Fails partly where a member finds nothing and planted defects do not show it: it
 evidence of the others. Cost: that of all members.
 """
 
-import math
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -32,10 +33,12 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
+from scipy.special import ndtri
 
 from anodetect.config import Config
+from anodetect.errors import BudgetTooShort
 from anodetect.imaging.batch_files import BatchWriter
-from anodetect.imaging.choices import first_of_the_best
+from anodetect.imaging.choices import planted_auroc
 from anodetect.imaging.quiet import LEAST_SPREAD, TINY
 from anodetect.imaging.representations import Expert
 from anodetect.imaging.resize import resize
@@ -50,6 +53,8 @@ HIGHEST = 80.0  # of z: the exponential of more does not fit a float32
 LEAST_WEIGHT = 1e-3  # of a member's foreground at a place, from which on its map counts there
 RESERVE = 0.03  # of a member's share of the budget, for what comes after its training
 EVIDENCE = 0.05  # of a member's share of the budget, at most, for scoring planted defects
+HIGHEST_AUROC = 0.999  # a few hundred planted defects cannot tell more
+LEAST_SHARE = 0.5  # of an equal weight, from which on a member counts
 REASONS = ("divergence", "budget", "steps")  # why a training ended, the worst first
 
 Build = Callable[[str, Mapping[str, Any]], Expert]
@@ -117,32 +122,42 @@ class Ensemble:
         files = [context.workdir / f"member{number}.safetensors" for number in range(count)]
 
         ended: list[MemberTraining] = []
-        evidence: list[Floats] = []
+        evidence: dict[int, Floats] = {}
+        spent = 0.0
         for number, file in enumerate(files):
             if context.resume and file.exists():
                 arrays, facts = checkpoint.read(file)
-                evidence.append(arrays.pop("evidence"))
+                evidence[number] = arrays.pop("evidence")
                 self._load_member(number, arrays, context.device)
                 ended.append(MemberTraining(**facts))
+                spent += ended[-1].seconds
                 continue
 
             # An equal share of what is left of the budget.
             share = None
             if context.budget is not None:
-                left = context.budget - sum(member.seconds for member in ended)
-                share = (1 - RESERVE) * left / (count - number)
-            own = replace(context, budget=share)
-            member, planted = self._fit_member(number, fit, tune, own)
-            evidence.append(planted)
-            arrays = self._member_state(number) | {"evidence": planted}
+                share = (1 - RESERVE) * (context.budget - spent) / (count - number)
+            own, started = replace(context, budget=share), time.monotonic()
+            try:
+                member, evidence[number] = self._fit_member(number, fit, tune, own)
+            except BudgetTooShort:
+                spent += time.monotonic() - started
+                if number == count - 1 and not evidence:
+                    raise
+                context.log({"member": self.config.members[number], "left_out": "budget"})
+                continue
+            arrays = self._member_state(number) | {"evidence": evidence[number]}
             checkpoint.write(file, arrays, asdict(member))
             checkpoint_path(context).unlink(missing_ok=True)
             ended.append(member)
+            spent += member.seconds
 
         for file in files:
-            file.unlink()
+            file.unlink(missing_ok=True)
         self.weights = self._choose_weights(evidence, context)
         reasons = {member.stopped_by for member in ended}
+        if len(evidence) < count:
+            reasons.add("budget")
         worst = next((reason for reason in REASONS if reason in reasons), None)
         context.log({"step": sum(member.step for member in ended), "stopped_by": worst})
 
@@ -202,28 +217,30 @@ class Ensemble:
                 z[copy, rows] = z_scores(scored.image, normal.mean, normal.deviation)
         return z
 
-    def _choose_weights(self, evidence: Sequence[Floats], context: TrainContext) -> Weights:
-        """Return the weights that planted defects recommend, equal ones if there are too few; log
-        how well each choice tells them from clean images."""
-        count = len(self.experts)
-        z: Floats = np.stack(evidence)
+    def _choose_weights(self, evidence: Mapping[int, Floats], context: TrainContext) -> Weights:
+        """Return the weights that planted defects recommend among the members that have any
+        `evidence`, equal ones if there is too little; log how well each member, and all together,
+        tell them from clean images."""
+        trained = sorted(evidence)
+        z: Floats = np.stack([evidence[number] for number in trained])
         known = ~np.isnan(z).any((0, 1))
-        if known.sum() < 2:
-            return equal_weights(count)
+        if known.sum() < 2 or len(trained) == 1:
+            return self._of_all(equal_weights(len(trained)), trained)
 
-        scores = {}
-        for weights in possible_weights(count):
-            scores[weights] = product_of_experts(z[:, :, known], weights)
-        planted = context.planted()
-        kinds = None if planted is None else planted.kinds()
-        chosen, auroc = first_of_the_best(
-            scores, context.seed, None if kinds is None else kinds[:, known]
-        )
+        auroc = [float(planted_auroc(each)) for each in z[:, :, known]]
+        weights = self._of_all(proportional_weights(auroc), trained)
         entry: dict[str, Any] = {}
-        for weights, value in auroc.items():
-            entry[f"planted_auroc {self._described(weights)}"] = value
-        context.log(entry | {"weights": self._described(chosen)})
-        return chosen
+        for number, value in zip(trained, auroc, strict=True):
+            entry[f"planted_auroc {self.config.members[number]}"] = value
+        together = product_of_experts(z[:, :, known], [weights[number] for number in trained])
+        entry["planted_auroc together"] = float(planted_auroc(together))
+        context.log(entry | {"weights": self._described(weights)})
+        return weights
+
+    def _of_all(self, weights: Weights, trained: Sequence[int]) -> Weights:
+        """Return the weights of trained members with 0 for the others."""
+        own = dict(zip(trained, weights, strict=True))
+        return tuple(own.get(number, 0.0) for number in range(len(self.experts)))
 
     def _described(self, weights: Weights) -> str:
         """Return the members that count in words, with their weights where these differ."""
@@ -275,9 +292,9 @@ class Ensemble:
     # -- State -------------------------------------------------------------------------------------
 
     def state(self) -> State:
-        """Return the weights and the states of all members, each under its number."""
+        """Return the weights and the states of the members that count, each under its number."""
         state: State = {"weights": np.array(self.weights)}
-        for number in range(len(self.experts)):
+        for number in self._counted():
             for name, array in self._member_state(number).items():
                 state[f"{number}.{name}"] = array
         return state
@@ -286,8 +303,12 @@ class Ensemble:
         """Become the detector whose state this was."""
         if "weights" in state:  # in older runs all members count alike
             self.weights = tuple(state["weights"].tolist())
-        for number in range(len(self.experts)):
+        for number in self._counted():
             self._load_member(number, arrays_under(state, f"{number}."), device)
+
+    def _counted(self) -> list[int]:
+        """Return the numbers of the members that have a weight."""
+        return [number for number, weight in enumerate(self.weights) if weight > 0]
 
     def _member_state(self, number: int) -> State:
         expert = self.experts[number]
@@ -402,18 +423,16 @@ def equal_weights(count: int) -> Weights:
     return (1 / count,) * count
 
 
-def possible_weights(count: int) -> list[Weights]:
-    """Return the weights that members may have, the preferred ones first: equal, one that counts
-    three times as much as each other, and one alone."""
-    possible = [equal_weights(count)]
-    for most in (3, math.inf):
-        for chosen in range(count):
-            others = 1 / most
-            total = 1 + others * (count - 1)
-            weights = [others / total] * count
-            weights[chosen] = 1 / total
-            possible.append(tuple(weights))
-    return possible
+def proportional_weights(auroc: Sequence[float]) -> Weights:
+    """Return weights proportional to d′ of members with these AUROCs, but 0 for less than
+    LEAST_SHARE of an equal weight; equal ones if no member is better than chance."""
+    departures = np.maximum(ndtri(np.clip(auroc, 0.0, HIGHEST_AUROC)), 0)
+    if not departures.any():
+        return equal_weights(len(auroc))
+    shares = departures / departures.sum()
+    shares[shares < LEAST_SHARE / len(auroc)] = 0
+    weights: list[float] = (shares / shares.sum()).tolist()
+    return tuple(weights)
 
 
 def product_of_experts(z: Floats, weights: Sequence[float]) -> Floats:

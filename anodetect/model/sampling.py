@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from anodetect.detectors import DETECTORS, detector_class
+from anodetect.detectors.ensemble import Ensemble
 from anodetect.errors import ConfigError
 from anodetect.imaging.pixels import Pixels
 from anodetect.imaging.representations import Representation
@@ -42,13 +43,15 @@ def _sampler(model: Model) -> tuple[Representation, Sampler]:
 
 
 def _detectors(model: Model) -> Iterator[tuple[Representation, Detector]]:
-    """Yield the detector, or the members of an ensemble, each with its representation."""
-    experts = getattr(model.detector, "experts", None)
-    if experts is None:
-        yield model.representation, model.detector
+    """Yield the detector, or the members of an ensemble that count, each with its
+    representation."""
+    detector = model.detector
+    if not isinstance(detector, Ensemble):
+        yield model.representation, detector
         return
-    for expert in experts:
-        yield expert.representation, expert.detector
+    for expert, weight in zip(detector.experts, detector.weights, strict=True):
+        if weight > 0:
+            yield expert.representation, expert.detector
 
 
 def makers() -> list[str]:

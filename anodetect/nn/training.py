@@ -23,7 +23,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from torch import Tensor, nn
 
 from anodetect.config import Config
-from anodetect.errors import AnodetectError, ConfigError, Interrupted
+from anodetect.errors import AnodetectError, BudgetTooShort, ConfigError, Interrupted
 from anodetect.nn.augment import Augment, augmented
 from anodetect.nn.divergence import DivergenceMonitor
 from anodetect.nn.ema import EMA
@@ -190,7 +190,7 @@ def optimize(
 
     at_once = learner.step == first_step == 0 and stopped_by == "budget"
     if at_once and not useful_untrained:
-        raise AnodetectError(
+        raise BudgetTooShort(
             "the budget ended before the first step of training; give more minutes"
         )
     if stopped_by == "budget":
