@@ -23,33 +23,47 @@ TINY = {"widths": [16], "stem": 8, "components": 20, "training": {"steps": 3}}
 # -- Chains ----------------------------------------------------------------------------------------
 
 
-def test_noise_and_back_ends_in_the_distribution_of_an_exact_denoiser():
-    """The denoiser is that of N(2, 0.5²); chains start far away."""
+def test_what_an_exact_denoiser_settles_on_is_likely_and_forgets_the_start():
+    """The denoiser is that of N(2, 0.5²); chains start far away, on both sides."""
     schedule = diffusion.linear_schedule()
-    rng = torch.Generator().manual_seed(0)
 
     def denoise(xt, t):
         a = diffusion.alpha_bar(schedule, t)
         gain = a.sqrt() * 0.25 / (a * 0.25 + 1 - a)
         return 2 + gain * (xt - a.sqrt() * 2)
 
-    start = torch.full((4000, 1, 1, 1), -5.0)
-    rounds = list(
-        diffusion.walk_back(
+    ends = []
+    for first in (-5.0, 9.0):
+        rng = torch.Generator().manual_seed(0)
+        start = torch.full((4000, 1, 1, 1), first)
+        levels = [250] * 5 + [200, 100, 50, 10]
+        states = list(
+            diffusion.settle(
+                denoise,
+                start,
+                lambda rng=rng, start=start: torch.randn(start.shape, generator=rng),
+                schedule,
+                levels,
+            )
+        )
+        assert len(states) == len(levels)
+        ends.append(states[-1].flatten().numpy())
+    assert ends[0].mean() == pytest.approx(2, abs=0.02)
+    assert np.allclose(*ends, atol=0.02)
+    assert 0.02 < ends[0].std() < 0.5  # less variety than the data has, but some
+
+    spread = {}
+    for draws in (1, 16):
+        (settled,) = diffusion.settle(
             denoise,
             start,
             lambda: torch.randn(start.shape, generator=rng),
             schedule,
-            level=250,
-            steps=50,
-            rounds=12,
+            [250],
+            draws,
         )
-    )
-    values = rounds[-1].flatten().numpy()
-    assert len(rounds) == 12
-    assert values.mean() == pytest.approx(2, abs=0.05)
-    assert values.std() == pytest.approx(0.5, abs=0.03)
-    assert rounds[0].mean() < 1  # it takes several rounds to forget the start
+        spread[draws] = float(settled.std())
+    assert spread[16] == pytest.approx(spread[1] / 4, rel=0.1)
 
 
 def test_images_of_the_gaussian_model_have_its_moments():

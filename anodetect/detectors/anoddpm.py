@@ -50,7 +50,7 @@ from anodetect.nn.training import Training, TrainingBatch, optimize
 from anodetect.types import Batch, Floats, Samples, Scores, Seeds, State, TrainContext
 
 PRIOR_NOISE_FIELDS = 256
-ROUNDS = 10  # of noise and back, to make images
+LEVELS = (1, 1, 1, 1, 1, 0.8, 0.6, 0.4, 0.2, 0.1, 0.04)  # of noise, to make images
 # The paper's own settings: a day of training on a GPU, minutes for an image. Its network has 131
 # million parameters, this one, of MONAI's blocks, 120. The paper has no image score: smoothing and
 # pooling are this package's.
@@ -336,29 +336,28 @@ class AnoDDPM:
 
     @torch.no_grad()
     def sample(self, count: int, *, seed: int, start: Floats | None = None) -> Samples:
-        """Return images after ROUNDS of noise up to the last trained step and back from it.
+        """Return images that the denoiser settles on under less and less noise.
 
         Without a `start` chains begin with images of the Gaussian model, and with noise alone where
         there is none.
         """
-        config, net = self.config, self.denoiser
         generators = chain_generators(seed, count)
-        shape = self.channels, self.noise.size, self.noise.size
-
-        def new_noise() -> Tensor:
-            return self.noise(generators, self.channels).to(self.device)
-
         if start is not None:
             x = to_tensor(np.stack([start] * count), self.device)
         elif self.prior is not None:
-            x = self.prior.draw(generators, shape)
+            x = self.prior.draw(generators, (self.channels, self.noise.size, self.noise.size))
         else:
-            x = new_noise()
-        level, steps = config.trained_to, min(config.trained_to, config.sampler_steps)
-        rounds = diffusion.walk_back(
-            net, x, new_noise, net.schedule, level=level, steps=steps, rounds=ROUNDS
+            x = self.noise(generators, self.channels).to(self.device)
+
+        net, levels = self.denoiser, [max(1, round(s * self.config.trained_to)) for s in LEVELS]
+        states = diffusion.settle(
+            net,
+            x,
+            lambda: self.noise(generators, self.channels).to(self.device),
+            net.schedule,
+            levels,
         )
-        return samples_of([x, *rounds])
+        return samples_of([x, *states])
 
     # -- State -------------------------------------------------------------------------------------
 

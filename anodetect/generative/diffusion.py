@@ -8,7 +8,7 @@ network.
 """
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -83,23 +83,22 @@ def ancestral(
     return xt
 
 
-def walk_back(
+def settle(
     denoise: Denoise,
     x0: Tensor,
     noise: Callable[[], Tensor],
     schedule: Tensor,
-    *,
-    level: int,
-    steps: int,
-    rounds: int,
+    levels: Iterable[int],
+    draws: int = 4,
 ) -> Iterator[Tensor]:
-    """Yield x_0 after each round of new noise up to a level and `ddim` back from it.
+    """Yield x_0 after each level: what the denoiser makes of it under new noise, mean of `draws`.
 
-    The chain of walkback training (Bengio et al., NeurIPS 2013). An exact denoiser and many steps
-    leave the distribution of its data as it is, so that the chain ends there from any start; what
-    the noise of a level leaves of the start is forgotten a share in each round.
+    Noise is always new, of the kind that the denoiser was trained on; a sampler's own estimate of
+    it is not. Each x_0 is a posterior mean, so that this ends near what the denoiser takes for
+    likely, with less variety than its data has (cf. walkback, Bengio et al., NeurIPS 2013).
     """
-    for _ in range(rounds):
+    for level in levels:
         t = steps_for(x0, level)
-        x0 = ddim(denoise, diffuse(x0, noise(), t, schedule), level, steps, schedule)
+        cleaned = [denoise(diffuse(x0, noise(), t, schedule), t) for _ in range(draws)]
+        x0 = torch.stack(cleaned).mean(0)
         yield x0
