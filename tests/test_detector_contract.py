@@ -43,6 +43,15 @@ TINY = {
         "labels": "position",
         "training": {"steps": 300} | QUICK,
     },
+    "vq": {
+        "codes": 32,
+        "code_values": 8,
+        "width": 32,
+        "blocks": 1,
+        "stem": 4,
+        "widths": [16, 32],
+        "training": {"steps": 150} | QUICK,
+    },
     "ensemble": {
         "members": ["pca/pixels", "dae/pixels"],
         "settings": {

@@ -59,6 +59,15 @@ DETECTORS = {
         citation="Grathwohl et al., Your classifier is secretly an energy based model, ICLR 2020",
         cost="minutes to train, milliseconds an image",
     ),
+    "vq": Entry(
+        target="anodetect.detectors.vq:VQ",
+        summary="Codes of a vector-quantised autoencoder, and how surprising each is to a prior "
+        "that predicts it from the others.",
+        citation="van den Oord et al., Neural discrete representation learning, NeurIPS 2017; "
+        "Marimont & Tarroni, ISBI 2021; Austin et al., D3PM, NeurIPS 2021",
+        cost="minutes to train, tens of milliseconds an image",
+        representations=("pixels", "features"),
+    ),
     "ensemble": Entry(
         target="anodetect.detectors.ensemble:Ensemble",
         summary="Product of experts: detectors of pixels and of features, each in deviations of "

@@ -50,3 +50,21 @@ def join_processes(device: torch.device) -> Processes:
             torch.cuda.set_device(device)
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return Processes(distributed.get_rank(), count)
+
+
+def summed(values: Tensor) -> Tensor:
+    """Return the sum of a tensor over the processes that train together."""
+    if not distributed.is_initialized():
+        return values
+    total = values.clone()
+    distributed.all_reduce(total)
+    return total
+
+
+def from_first_process(values: Tensor) -> Tensor:
+    """Return the first process's tensor; all have one of this shape."""
+    if not distributed.is_initialized():
+        return values
+    first = values.clone()
+    distributed.broadcast(first, 0)
+    return first
