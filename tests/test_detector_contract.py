@@ -52,6 +52,14 @@ TINY = {
         "widths": [16, 32],
         "training": {"steps": 150} | QUICK,
     },
+    "rbm": {"hidden": 16, "places": 16, "training": {"steps": 60} | QUICK},
+    "rbm-features": {
+        "window": 1,
+        "stride": 1,
+        "hidden": 16,
+        "places": 16,
+        "training": {"steps": 60} | QUICK,
+    },
     "ensemble": {
         "members": ["pca/pixels", "dae/pixels"],
         "settings": {
@@ -74,9 +82,10 @@ BLIND = {
     "intensity": {"constant", "blurred"},
     "dae": {"blurred"},
     "pca-features": {"constant", "blurred", "inverted"},
+    "rbm-features": {"constant"},
 }
 # A detector that is another one on features has promises of its own there.
-ON_FEATURES = {"pca-features": "pca"}
+ON_FEATURES = {"pca-features": "pca", "rbm-features": "rbm"}
 # Told from normal ones, but not well after so few steps, and its module says so. How well `ebm`
 # notices a blur depends on the last bits of its weights: AUROC .82, .88 and .94 with three seeds.
 HARD = {"ebm": {"inverted", "blurred"}}
@@ -108,8 +117,9 @@ def make(name, **changes):
 
 
 def name_of(detector):
-    name = type(detector).__name__.lower()
-    return f"{name}-features" if getattr(detector.config, "subspace", "") == "places" else name
+    name, config = type(detector).__name__.lower(), detector.config
+    of_places = getattr(config, "subspace", "") == "places" or getattr(config, "window", 0) == 1
+    return f"{name}-features" if of_places else name
 
 
 def trained(name, folder, channels=1, size=SIZE, **options):
@@ -292,12 +302,11 @@ def test_channels_and_sizes(detector, tmp_path, channels, size):
 
 @pytest.mark.parametrize("name", TRAINED_BY_STEPS)
 def test_budget_is_respected_and_recorded(name, tmp_path):
-    records, cls = [], detector_class(name)
+    records, cls = [], detector_class(ON_FEATURES.get(name, name))
     detector = cls(build(cls.Config, TINY[name] | {"training": {"steps": 10**6}}, name))
+    fit, tune = seen(name, batch(48)), seen(name, batch(12, seed=1))
     begun = time.monotonic()
-    detector.fit(
-        batch(48), batch(12, seed=1), context=context(tmp_path, budget=9.0, log=records.append)
-    )
+    detector.fit(fit, tune, context=context(tmp_path, budget=9.0, log=records.append))
     assert time.monotonic() - begun < 9.0 * 1.1
     assert records[-1]["stopped_by"] == "budget"
 
@@ -358,6 +367,9 @@ def test_every_variant_of_anoddpm_keeps_seeds_and_company(changes, tmp_path):
         ("jem", {"objective": "contrastive", "score": "class", "labels": "transformation"}),
         ("jem", {"score": "gradient", "chain": "short-run"}),
         ("jem", {"score": "class", "labels": "position", "pixel_error": "on"}),
+        ("rbm", {"layers": 2, "window": 5, "stride": 3}),
+        ("rbm", {"layers": 2, "joint": True, "pretraining": 0.5}),
+        ("rbm", {"layers": 3, "chain": "data", "gibbs_steps": 2}),
     ],
     ids=spelled,
 )

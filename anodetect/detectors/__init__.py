@@ -68,6 +68,15 @@ DETECTORS = {
         cost="minutes to train, tens of milliseconds an image",
         representations=("pixels", "features"),
     ),
+    "rbm": Entry(
+        target="anodetect.detectors.rbm:RBM",
+        summary="Boltzmann machine of patches or feature vectors: its free energy is low on normal "
+        "ones and high elsewhere.",
+        citation="Hinton, Training products of experts by minimizing contrastive divergence, "
+        "Neural Computation 2002; Salakhutdinov & Hinton, Deep Boltzmann machines, AISTATS 2009",
+        cost="a minute to train, tens of milliseconds an image",
+        representations=("pixels", "features"),
+    ),
     "ensemble": Entry(
         target="anodetect.detectors.ensemble:Ensemble",
         summary="Product of experts: detectors of pixels and of features, each in deviations of "

@@ -1,0 +1,470 @@
+"""Boltzmann machines against enumeration, and the detector made of them."""
+
+import math
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+from scipy import integrate, stats
+
+from anodetect.config import build
+from anodetect.detectors import rbm
+from anodetect.errors import ConfigError, DataError, Interrupted
+from anodetect.generative.boltzmann import Boltzmann, Restricted, entropy, log_partition
+from anodetect.generative.sampling import every_state
+from anodetect.generative.whitening import Whitening, all_windows, as_map, random_windows
+from anodetect.types import Batch, TrainContext
+
+LOG_2_PI = math.log(2 * math.pi)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@torch.no_grad()
+def scattered(machine, deviation=0.7):
+    """Return a machine with random weights, biases and variances."""
+    rng = generator(3)
+    for parameter in machine.parameters():
+        parameter.copy_(deviation * torch.randn(parameter.shape, generator=rng))
+    return machine
+
+
+def gaussian_machine(values=3, units=8, deviation=0.7):
+    return scattered(Restricted(values, units, gaussian=True), deviation)
+
+
+def binary_machine(values=3, units=2, deviation=0.7):
+    return scattered(Restricted(values, units, gaussian=False), deviation)
+
+
+def gaussian_integral(machine, inputs):
+    """Return log ∫ exp(−(v − b)²/2σ² + vᵀ a/σ²) dv for inputs a [..., D], in closed form."""
+    b, log_variance = machine.value_bias, machine.log_variance
+    gained = ((b + inputs).square() - b.square()) * (-log_variance).exp()
+    return (gained + log_variance + LOG_2_PI).sum(-1) / 2
+
+
+def log_weights_of_units(machine):
+    """Return log ∫ exp(−E(v, h)) dv of every h, [2^K]."""
+    h = every_state(machine.weight.shape[1])
+    return h @ machine.unit_bias + gaussian_integral(machine, h @ machine.weight.T)
+
+
+def numbers_of(states):
+    """Return the number of each state [N, K] in `every_state`."""
+    return (states @ 2.0 ** torch.arange(states.shape[-1])).long()
+
+
+def assert_as_often(numbers, log_weights):
+    expected = log_weights.detach().double().softmax(0).numpy()
+    counts = torch.bincount(numbers.flatten(), minlength=len(expected)).numpy()
+    assert stats.chisquare(counts, expected * counts.sum()).pvalue > 0.001
+
+
+# -- One layer -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("machine", [gaussian_machine(4, 12), binary_machine(4, 12)])
+def test_free_energy_is_the_sum_over_all_units(machine):
+    v = torch.randn(5, 4, generator=generator())
+    energies = machine.energy(v[:, None], every_state(12))
+    assert torch.allclose(machine.free_energy(v), -(-energies).logsumexp(1), rtol=1e-5)
+
+
+def test_the_energy_is_the_formula():
+    machine, v, h = gaussian_machine(2, 2), torch.tensor([0.3, -1.0]), torch.tensor([1.0, 0.0])
+    (b, c, w), variance = (
+        (machine.value_bias, machine.unit_bias, machine.weight),
+        machine.log_variance.exp(),
+    )
+    expected = sum((v[i] - b[i]) ** 2 / (2 * variance[i]) for i in range(2))
+    expected = expected - c[0] - sum(v[i] * w[i, 0] / variance[i] for i in range(2))
+    assert machine.energy(v, h).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_gaussian_values_integrate_to_the_sum_over_units():
+    machine = gaussian_machine(1, 3)
+
+    def density(value):
+        return math.exp(-machine.free_energy(torch.tensor([value])).item())
+
+    found, _ = integrate.quad(density, -30, 30, limit=200)
+    assert math.log(found) == pytest.approx(log_weights_of_units(machine).logsumexp(0).item())
+
+
+def test_log_partition_agrees_with_enumeration():
+    """Within four of its errors, which are below .05 nats."""
+    machine = gaussian_machine(5, 12, deviation=0.8)
+    exact = log_weights_of_units(machine).logsumexp(0).item()
+    found = log_partition(machine, generator(), chains=500, temperatures=200)
+    assert 0 < found.error < 0.05
+    assert found.value == pytest.approx(exact, abs=4 * found.error)
+
+
+def test_gibbs_chains_reach_the_joint_distribution_of_a_gaussian_machine():
+    machine = gaussian_machine(2, 3)
+    v = machine.gibbs(torch.zeros(40_000, 2), generator(), 60).detach()
+    log_weights = log_weights_of_units(machine).detach()
+    h = torch.bernoulli(machine.units(v), generator=generator(1))
+    assert_as_often(numbers_of(h), log_weights)
+
+    shares, means = log_weights.softmax(0), machine.downward(every_state(3)).detach()
+    mean = shares @ means
+    second = (shares[:, None] * means).T @ means + machine.log_variance.exp().diag()
+    assert torch.allclose(v.mean(0), mean, atol=0.06)
+    assert torch.allclose(v.T @ v / len(v), second, rtol=0.05, atol=0.1)
+
+
+def test_gibbs_chains_reach_the_joint_distribution_of_a_binary_machine():
+    machine = binary_machine(3, 2, deviation=1.2)
+    v = machine.gibbs(torch.zeros(40_000, 3), generator(), 40)
+    h = torch.bernoulli(machine.units(v), generator=generator(1)).detach()
+    log_weights = -machine.energy(every_state(3)[None], every_state(2)[:, None]).flatten()
+    assert_as_often(numbers_of(torch.cat([v, h], 1)), log_weights)
+
+
+def gradients(machine, loss):
+    machine.zero_grad()
+    loss.backward()
+    return torch.cat([p.grad.flatten() for p in machine.parameters()])
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_the_gradient_of_contrastive_divergence_is_the_exact_one(steps):
+    """The expected gradient of CD-k follows from the matrix of transitions between all states."""
+    machine, v = binary_machine(4, 3, deviation=1.0), every_state(4)
+    data = torch.tensor([[1.0, 0.0, 1.0, 0.0], [1.0, 1.0, 0.0, 0.0]])
+    with torch.no_grad():
+        h, up, down = every_state(3), machine.units(v), machine.values(every_state(3))
+        to_units = (up[:, None] * h + (1 - up[:, None]) * (1 - h)).prod(-1)
+        to_values = (down[:, None] * v + (1 - down[:, None]) * (1 - v)).prod(-1)
+        ends = torch.linalg.matrix_power(to_units @ to_values, steps)[numbers_of(data)].mean(0)
+        sampled = machine.gibbs(data.repeat(100_000, 1), generator(), steps)
+
+    positive = machine.free_energy(data).mean()
+    expected = gradients(machine, positive - ends @ machine.free_energy(v))
+    found = gradients(
+        machine, machine.free_energy(data).mean() - machine.free_energy(sampled).mean()
+    )
+    assert expected.norm() > 0.1
+    assert torch.allclose(found, expected, atol=0.01)
+
+
+def test_long_chains_give_the_gradient_of_the_likelihood():
+    machine, data = gaussian_machine(2, 3), torch.randn(50, 2, generator=generator(5))
+    with torch.no_grad():
+        ends = machine.gibbs(torch.zeros(100_000, 2), generator(), 60)
+    found = gradients(machine, machine.free_energy(data).mean() - machine.free_energy(ends).mean())
+    log_z = log_weights_of_units(machine).logsumexp(0)
+    expected = gradients(machine, machine.free_energy(data).mean() + log_z)
+    assert torch.allclose(found, expected, atol=0.03)
+
+
+def test_a_layer_counts_its_input_as_often_as_it_is_told():
+    """Two copies of values and two of units, enumerated as a machine of twice the size."""
+    once = binary_machine(2, 2)
+    twice = Restricted(2, 2, gaussian=False, up=2, down=2)
+    twice.load_state_dict(once.state_dict())
+    large = Restricted(4, 4, gaussian=False)
+    with torch.no_grad():
+        large.weight.copy_(once.weight.repeat(2, 2))
+        large.value_bias.copy_(once.value_bias.repeat(2))
+        large.unit_bias.copy_(once.unit_bias.repeat(2))
+    v, h = every_state(2), every_state(2)
+    assert torch.allclose(twice.free_energy(v), large.free_energy(v.repeat(1, 2)), atol=1e-5)
+    assert torch.allclose(twice.units(v), large.units(v.repeat(1, 2))[:, :2])
+    assert torch.allclose(twice.values(h), large.values(h.repeat(1, 2))[:, :2])
+
+
+# -- Several layers --------------------------------------------------------------------------------
+
+
+def deep(units, *, joint, deviation=0.7, values=2):
+    return scattered(Boltzmann(values, units, joint=joint), deviation)
+
+
+def every_pair(first, second):
+    """Return all states of two layers, [2^(K₁ + K₂), K₁] and [..., K₂]."""
+    both = every_state(first + second)
+    return both[:, :first], both[:, first:]
+
+
+@pytest.mark.parametrize(("deviation", "gap"), [(0.2, 0.01), (1.0, 1.0)])
+def test_the_mean_field_bound_of_a_deep_machine_is_above_enumeration(deviation, gap):
+    machine = deep([4, 4], joint=True, deviation=deviation)
+    v = torch.randn(20, 2, generator=generator())
+    exact = -(-machine.energy(v[:, None], every_pair(4, 4))).logsumexp(1)
+    bound = machine.free_energy(v, 50)
+    assert (bound >= exact - 1e-5).all()
+    assert (bound <= exact + gap).all()
+
+
+def test_the_mean_field_posterior_cannot_be_improved():
+    machine, v = deep([3, 2, 3], joint=True), torch.randn(4, 2, generator=generator())
+    means = [mean.detach().requires_grad_(True) for mean in machine.mean_field(v, 200)]
+    bound = (machine.energy(v, means) - entropy(means)).sum()
+    for slope in torch.autograd.grad(bound, means):
+        assert slope.abs().max() < 1e-3
+
+
+def test_sweeps_reach_the_joint_distribution_of_a_deep_machine():
+    machine = deep([3, 2], joint=True)
+    lowest, top = machine.machines()
+    states = [torch.zeros(40_000, 2), torch.zeros(40_000, 3), torch.zeros(40_000, 2)]
+    rng = generator()
+    with torch.no_grad():
+        for _ in range(60):
+            states = machine.sweep(states, rng)
+
+    first, second = every_pair(3, 2)
+    log_weights = first @ lowest.unit_bias + gaussian_integral(lowest, first @ lowest.weight.T)
+    log_weights = log_weights + second @ top.unit_bias + ((first @ top.weight) * second).sum(1)
+    assert_as_often(numbers_of(torch.cat(states[1:], 1)), log_weights)
+    # The values are drawn last: their mean is that which the units give them.
+    expected = log_weights.softmax(0) @ lowest.downward(first)
+    assert torch.allclose(states[0].mean(0), expected, atol=0.06)
+
+
+def exact_belief(machine, v):
+    """Return −log p(v) − log Z of the top layer of a deep belief network, [N], enumerated."""
+    lowest, *others = machine.machines()
+    variance, states = lowest.log_variance.exp(), every_state(lowest.weight.shape[1])
+    error = (v[:, None] - lowest.downward(states)).square() / variance
+    log_p = -(error + variance.log() + LOG_2_PI).sum(-1) / 2
+    if len(others) == 1:
+        return -(log_p - others[0].free_energy(states)).logsumexp(1)
+
+    middle, top = others
+    above = every_state(middle.weight.shape[1])
+    p = middle.values(above)[:, None]
+    log_p_states = (states * p.log() + (1 - states) * (1 - p).log()).sum(-1)  # [above, states]
+    log_prior = (log_p_states - top.free_energy(above)[:, None]).logsumexp(0)
+    return -(log_p + log_prior).logsumexp(1)
+
+
+@pytest.mark.parametrize(("deviation", "gap"), [(0.1, 0.05), (0.7, 5.0)])
+def test_the_bound_of_a_belief_network_is_above_enumeration(deviation, gap):
+    machine = deep([5, 4], joint=False, deviation=deviation)
+    v = torch.randn(20, 2, generator=generator())
+    bound, exact = machine.free_energy(v, 1), exact_belief(machine, v)
+    assert (bound >= exact - 1e-5).all()
+    assert (bound <= exact + gap).all()
+
+
+def test_three_layers_of_a_belief_network_are_near_enumeration():
+    machine = deep([4, 3, 3], joint=False, deviation=0.15)
+    v = torch.randn(20, 2, generator=generator())
+    assert torch.allclose(machine.free_energy(v, 1), exact_belief(machine, v), atol=0.1)
+
+
+@pytest.mark.parametrize("joint", [True, False])
+def test_chains_of_several_layers_end_at_the_models_mean(joint):
+    machine, rng = deep([3, 2], joint=joint), generator()
+    with torch.no_grad():
+        *_, last = machine.chain(torch.zeros(40_000, 2), rng, (30, 30))
+    lowest, top = machine.machines()
+    first, second = every_pair(3, 2)
+    if joint:
+        log_weights = first @ lowest.unit_bias + gaussian_integral(lowest, first @ lowest.weight.T)
+        log_weights = log_weights + second @ top.unit_bias + ((first @ top.weight) * second).sum(1)
+    else:
+        log_weights = -top.energy(first, second)
+    expected = log_weights.softmax(0) @ lowest.downward(first)
+    assert torch.allclose(last.mean(0), expected, atol=0.06)
+
+
+# -- Windows ---------------------------------------------------------------------------------------
+
+
+def test_whitened_vectors_with_noise_have_unit_covariance():
+    mixing = torch.randn(6, 6, generator=generator()) * torch.tensor([3.0, 1, 1, 0.1, 0.01, 0])
+    x = torch.randn(50_000, 6, generator=generator(1)) @ mixing.T + 5
+    whitening = Whitening.learn(x, 0.01)
+    assert torch.allclose(torch.cov(whitening.noisy(x, generator()).T), torch.eye(6), atol=0.03)
+    assert torch.allclose(whitening.back(whitening(x)), x, atol=1e-3)
+    assert whitening(x).var(0).min() < 0.5  # what hardly varies is not blown up
+
+
+def test_random_windows_are_of_the_foreground():
+    images = torch.arange(2 * 2 * 81.0).reshape(2, 2, 9, 9)
+    inside = torch.zeros(2, 9, 9, dtype=torch.bool)
+    inside[0, 4, 5] = True  # the second image has none
+    found = random_windows(images, inside, 3, 40, [generator(), generator(1)])
+    assert found.shape == (2, 40, 18)
+    assert torch.equal(found[0], images[0, :, 3:6, 4:7].flatten().expand(40, -1))
+    assert len(found[1].unique(dim=0)) > 20
+    alone = random_windows(images[1:], inside[1:], 3, 40, [generator(1)])
+    assert torch.equal(alone[0], found[1])
+
+
+@pytest.mark.parametrize(
+    ("side", "stride", "size"), [(5, 1, 17), (8, 2, 33), (4, 4, 18), (1, 1, 7)]
+)
+def test_a_window_is_mapped_to_its_middle(side, stride, size):
+    images = torch.zeros(1, 1, size, size)
+    middle = size // 2
+    images[0, 0, middle, middle] = 1
+    vectors, columns = all_windows(images, side, stride)
+    assert vectors.shape == (1, columns**2, side**2)
+    assert vectors.sum() > 0
+    # The windows' own middles, as a map, are where they are in the image.
+    weight = torch.exp(-((torch.arange(side) - (side - 1) / 2).square()) / 4)
+    values = (vectors.reshape(1, -1, side, side) * weight * weight[:, None]).sum((2, 3))
+    found = as_map(values, columns, side, stride, (size, size))[0]
+    assert found.shape == (size, size)
+    rows = torch.arange(size, dtype=torch.float32)
+    assert (found.sum(0) @ rows / found.sum()).item() == pytest.approx(middle, abs=0.6 * stride)
+    assert (found.sum(1) @ rows / found.sum()).item() == pytest.approx(middle, abs=0.6 * stride)
+
+
+def test_windows_cover_an_image_of_any_size():
+    images = torch.randn(1, 2, 19, 13, generator=generator())
+    vectors, columns = all_windows(images, 4, 3)
+    flat = as_map(torch.ones(vectors.shape[:2]), columns, 4, 3, (19, 13))
+    assert torch.equal(flat, torch.ones(1, 19, 13))
+    assert torch.equal(vectors[0, 0], images[0, :, :4, :4].flatten())
+    assert torch.equal(vectors[0, columns], images[0, :, 3:7, :4].flatten())
+
+
+# -- The detector ----------------------------------------------------------------------------------
+
+CENTRES = np.array([[2.0, 1.0], [-2.0, 1.0]], np.float32)
+
+
+def clusters(count, seed=0):
+    """Return images whose places are from one of two Gaussians, and nothing is between them."""
+    rng = np.random.default_rng(seed)
+    chosen = CENTRES[rng.integers(2, size=(count, 12, 12))]
+    images = (chosen + 0.3 * rng.normal(size=chosen.shape)).astype(np.float32)
+    images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    return Batch(images, np.ones((count, 12, 12), bool))
+
+
+def detector_of(**settings):
+    values = {"window": 1, "stride": 1, "hidden": 8, "places": 128, "gibbs_steps": 3} | settings
+    quick = {"steps": 300, "batch": 4, "warmup": 10, "learning_rate": 0.03}
+    values["training"] = quick | settings.get("training", {})
+    return rbm.RBM(build(rbm.RBMConfig, values, "rbm"))
+
+
+def trained(folder, *, log=lambda entry: None, **settings):
+    detector = detector_of(**settings)
+    context = TrainContext(0, "cpu", folder, log=log)
+    detector.fit(clusters(32), clusters(12, seed=1), context=context)
+    return detector
+
+
+def free_energy(detector, places):
+    x = torch.tensor(places, dtype=torch.float32)
+    return detector.net.free_energy(detector.whitening(x), 20)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"chain": "data", "gibbs_steps": 3},
+        {"layers": 2},
+        {"layers": 3},
+        {"layers": 2, "joint": True},
+        {"layers": 3, "joint": True, "pretraining": 0.0},
+    ],
+    ids=str,
+)
+def test_every_form_learns_that_nothing_is_between_two_clusters(settings, tmp_path):
+    """A Gaussian would say the opposite: the middle is its mode. Samples are in the clusters."""
+    detector = trained(tmp_path, **settings)
+    first, second, between, beyond = free_energy(
+        detector, [[2.0, 1.0], [-2.0, 1.0], [0.0, 1.0], [2.0, 3.0]]
+    ).tolist()
+    assert max(first, second) < between - 1
+    assert max(first, second) < beyond - 1
+
+    made = detector.sample(4, seed=0).images
+    distance = np.abs(np.abs(made[:, 0]) - 2) + np.abs(made[:, 1] - 1)
+    assert np.mean(distance < 1) > 0.8
+    assert 0.2 < np.mean(made[:, 0] > 0) < 0.8
+
+
+def test_the_likelihood_that_is_logged_is_above_a_gaussians_and_below_the_truth(tmp_path):
+    entries = []
+    detector = trained(tmp_path, log=entries.append)
+    (found,) = [entry for entry in entries if "log_likelihood" in entry]
+    assert found["log_likelihood"] > found["log_likelihood_of_a_gaussian"] + 0.5
+
+    # The entropy of two clusters that do not overlap, whitened and with the noise of training.
+    scale = detector.whitening.scale.numpy()
+    added = (detector.whitening.noise.numpy() * scale) ** 2
+    truth = -math.log(2) - np.log(2 * np.pi * math.e * (0.09 + added)).sum() / 2
+    truth += np.log(scale).sum()
+    assert found["log_likelihood"] < truth + 0.1
+    assert found["log_likelihood"] > truth - 0.5
+
+
+def test_a_resumed_training_ends_as_an_uninterrupted_one(tmp_path):
+    """Persistent chains are in the checkpoint."""
+    whole = trained(tmp_path / "whole", training={"steps": 12})
+    detector, calls = detector_of(training={"steps": 12}), []
+    (tmp_path / "parts").mkdir()
+
+    def stop_at_five(*arguments):
+        calls.append(1)
+        if len(calls) == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return rbm.RBM._loss(detector, *arguments)
+
+    detector._loss = stop_at_five
+    images = clusters(32), clusters(12, seed=1)
+    with pytest.raises(Interrupted, match="step 5"):
+        detector.fit(*images, context=TrainContext(0, "cpu", tmp_path / "parts"))
+    again = detector_of(training={"steps": 12})
+    again.fit(*images, context=TrainContext(0, "cpu", tmp_path / "parts", resume=True))
+    assert all(np.array_equal(array, again.state()[name]) for name, array in whole.state().items())
+
+
+def test_mosaics_begin_at_the_image_that_is_given(tmp_path):
+    detector = detector_of(window=5, stride=2, training={"steps": 2})
+    detector.fit(clusters(32), clusters(12, seed=1), context=TrainContext(0, "cpu", tmp_path))
+    image = clusters(1, seed=7).images[0]
+    made = detector.sample(2, seed=0, start=image)
+    assert made.chain.shape == (12, 2, 2, 12, 12)
+    assert np.allclose(made.chain[0], image, atol=1e-3)
+    assert not np.allclose(made.images[0], image, atol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"joint": True}, "needs layers=2 or 3"),
+        ({"window": 4, "stride": 5}, "larger than the window"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        detector_of(**settings)
+
+
+def test_images_that_cannot_be_learned_from_are_refused(tmp_path):
+    context = TrainContext(0, "cpu", tmp_path)
+    with pytest.raises(ConfigError, match="12 pixels are smaller than a window of 13"):
+        detector_of(window=13).fit(clusters(32), clusters(4), context=context)
+    with pytest.raises(DataError, match="need 144 places"):
+        detector_of(window=6).fit(clusters(32), clusters(4), context=context)
+
+
+def test_the_watched_share_is_one_without_units_and_less_with_them():
+    v = torch.randn(1000, 2, generator=generator())
+    machine = Restricted(2, 1, gaussian=True)
+    with torch.no_grad():
+        machine.weight.zero_()
+        machine.value_bias.zero_()
+    assert rbm.unexplained(machine, v).item() == pytest.approx(1, abs=0.01)
+    with torch.no_grad():
+        machine.weight.copy_(torch.tensor([[2.0], [0.0]]))
+        machine.value_bias.copy_(torch.tensor([-1.0, 0.0]))
+        machine.unit_bias.zero_()
+    assert rbm.unexplained(machine, v).item() < 0.9
