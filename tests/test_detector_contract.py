@@ -36,6 +36,11 @@ TINY = {
         "scales": [0],
         "pretraining": 0.9,
     },
+    "ncsn": {
+        "widths": [16, 32],
+        "stem": 4,
+        "training": QUICK | {"steps": 100, "learning_rate": 2e-3},
+    },
     "jem": {
         "width": 32,
         "blocks": 1,

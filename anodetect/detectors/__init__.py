@@ -52,6 +52,16 @@ DETECTORS = {
         cost="minutes to train, tens of milliseconds an image",
         representations=("pixels", "features"),
     ),
+    "ncsn": Entry(
+        target="anodetect.detectors.ncsn:NCSN",
+        summary="Score matching: the score of noisy normal images at ten levels of noise, which is "
+        "too large or too small elsewhere.",
+        citation="Song & Ermon, Generative modeling by estimating gradients of the data "
+        "distribution, NeurIPS 2019; Mahmood et al., Multiscale score matching for "
+        "out-of-distribution detection, ICLR 2021",
+        cost="minutes to train, tens of milliseconds an image",
+        representations=("pixels", "features"),
+    ),
     "jem": Entry(
         target="anodetect.detectors.jem:JEM",
         summary="Joint energy model: a classifier of places whose free energy is low on normal "

@@ -1,6 +1,7 @@
 """A denoiser of partly noised images, trained on normal ones.
 
-`anoddpm` compares images with what it makes of them; `ebm` makes an energy of it.
+`anoddpm` compares images with what it makes of them, `ebm` makes an energy of it, and `ncsn` a
+score.
 """
 
 from collections.abc import Sequence
@@ -59,7 +60,7 @@ class NoiseConfig(Config):
     )
 
 
-class DenoiserConfig(NoiseConfig):
+class NetworkConfig(Config):
     """The network and what its output stands for."""
 
     crop: NonNegativeInt = Field(
@@ -100,22 +101,21 @@ class DenoiserConfig(NoiseConfig):
     )
 
 
+class DenoiserConfig(NetworkConfig, NoiseConfig):
+    """The network and the noise that it is trained with."""
+
+
 TRAINING = Training(
     steps=4000, learning_rate=5e-4, augment=Augment(rotation=10, scale=0.1, shift=0.05, flip=0.5)
 )
-# Features differ from place to place as much as from image to image: Gaussian noise up to larger
-# steps, and a network that sees single locations, which learns in a minute what a U-Net does not in
-# five.
-ON_FEATURES = {
-    "noise": "gaussian",
-    "local": 0.0,
-    "trained_to": 350,
+# Features differ from place to place as much as from image to image: a network that sees single
+# locations learns in a minute what a U-Net does not in five.
+NETWORK_ON_FEATURES = {
     "crop": 16,
     "network": "mlp",
     "widths": (512,),
     "blocks": 3,
     "start": "linear",
-    "scales": (0.0,),
     "pattern": "auto",
     "distance": "auto",
     "pixel_error": "auto",
@@ -127,12 +127,20 @@ ON_FEATURES = {
     },
     "pooling": {"smooth": 1.0},
 }
+# Gaussian noise, up to larger steps than on pixels.
+ON_FEATURES = NETWORK_ON_FEATURES | {
+    "noise": "gaussian",
+    "local": 0.0,
+    "trained_to": 350,
+    "scales": (0.0,),
+}
 
 
 class Denoiser(nn.Module):
     """Maps (x_t [N, C, H, W], or whatever `net` takes, t int64 [N]) to x̂_0 of the same shape.
 
-    With a `start` the network's output is a correction of that denoiser's x̂_0.
+    With a `start` the network's output is a correction of that denoiser's x̂_0. `schedule` has ᾱ_t
+    for all steps from 0; None is the linear schedule of 1000.
     """
 
     def __init__(
@@ -140,10 +148,12 @@ class Denoiser(nn.Module):
         net: nn.Module,
         prediction: Literal["v", "epsilon"],
         start: LocationGaussian | None = None,
+        schedule: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.net, self.prediction, self.start = net, prediction, start
-        self.register_buffer("schedule", diffusion.linear_schedule(), persistent=False)
+        schedule = diffusion.linear_schedule() if schedule is None else schedule
+        self.register_buffer("schedule", schedule, persistent=False)
         self.schedule: Tensor
 
     def forward(self, xt: Tensor, t: Tensor) -> Tensor:
@@ -172,6 +182,11 @@ def check(config: DenoiserConfig, size: int) -> None:
     """Raise ConfigError if images of this side, or windows of them, do not fit the network, or if
     they are smaller than the noise."""
     noise_source(config, size)
+    check_network(config, size)
+
+
+def check_network(config: NetworkConfig, size: int) -> None:
+    """Raise ConfigError if images of this side, or windows of them, do not fit the network."""
     if config.network == "unet":
         check_size(size, config.widths, config.stem)
         if 0 < config.crop < size:
@@ -192,7 +207,11 @@ def noise_source(config: NoiseConfig, size: int) -> NoiseSource:
 
 
 def build(
-    config: DenoiserConfig, channels: int, device: torch.device, fit: Batch | None = None
+    config: NetworkConfig,
+    channels: int,
+    device: torch.device,
+    fit: Batch | None = None,
+    schedule: Tensor | None = None,
 ) -> Denoiser:
     """Return a denoiser with new weights from torch's global generator.
 
@@ -215,7 +234,8 @@ def build(
             start = LocationGaussian(channels) if fit is None else LocationGaussian.learn(fit)
             nn.init.zeros_(net.last.weight)
             nn.init.zeros_(net.last.bias)
-    return Denoiser(net, config.prediction, start).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    denoiser = Denoiser(net, config.prediction, start, schedule)
+    return denoiser.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def state_of(net: Denoiser) -> State:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 Energy = Callable[[Tensor], Tensor]
+Score = Callable[[Tensor], Tensor]  # x [N, ...] → ∇ log p(x) = −∂E/∂x, of the same shape
 Random = torch.Generator | Sequence[torch.Generator]
 
 
@@ -131,10 +132,31 @@ def annealed(
     `energy_at(σ)` is the energy of the data blurred by noise of deviation σ. At each σ, from large
     to small, there are `steps` steps of `sgld`, of size step · σ² / σ_last².
     """
+
+    def score_at(sigma: float) -> Score:
+        return lambda x: -energy_and_gradient(energy_at(sigma), x).gradient
+
+    return annealed_states(score_at, x, rng, sigmas=sigmas, steps=steps, step=step)[-1]
+
+
+def annealed_states(
+    score_at: Callable[[float], Score],
+    x: Tensor,
+    rng: Random,
+    *,
+    sigmas: Sequence[float],
+    steps: int,
+    step: float,
+) -> list[Tensor]:
+    """Do what `annealed` does, where the score is known instead of an energy; return x before the
+    first step and after the last step at each σ."""
+    states = [x]
     for sigma in sigmas:
+        score, size = score_at(sigma), step * (sigma / sigmas[-1]) ** 2
         for _ in range(steps):
-            x = sgld(energy_at(sigma), x, rng, step=step * (sigma / sigmas[-1]) ** 2)
-    return x
+            x = langevin_step(x, -score(x), rng, step=size)
+        states.append(x)
+    return states
 
 
 def standard_normal(like: Tensor, rng: Random) -> Tensor:

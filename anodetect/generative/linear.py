@@ -56,6 +56,18 @@ class LocationGaussian(nn.Module):
         mean = self.mean + (gain * (centred @ self.basis)) @ self.basis.T
         return mean.mT.reshape(xt.shape)
 
+    def score(self, x: Tensor, noise: Tensor) -> Tensor:
+        """Return ∇ log p(x) = −(Σ + σ²)⁻¹ (x − μ) of locations with white noise, [N, C, H, W].
+
+        `noise` [N] is its variance σ². It is computed in float32, also under autocast: a score of
+        little noise is the difference of nearly equal numbers where it is made of `denoise`.
+        """
+        with torch.autocast(x.device.type, enabled=False):
+            centred = x.float().flatten(2).mT - self.mean  # [N, H·W, C]
+            along = centred @ self.basis / (self.variance + noise[:, None, None])
+            score = -(along @ self.basis.T)
+        return score.mT.reshape(x.shape)
+
 
 def location_moments(fit: Batch) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the mean [C] and the covariance [C, C] of locations in the foreground, in float64."""

@@ -382,11 +382,15 @@ class Survey:
     blocks: Floats
 
     def place_errors(self) -> Floats:
+        """Return each place's mean [S, H, W], with a floor under it."""
+        errors = self.place_means() + FLOOR * self.flat
+        return errors.astype(np.float32)
+
+    def place_means(self) -> Doubles:
         """Return each place's mean [S, H, W], smoothed and drawn towards that of the whole map."""
         total = ndimage.gaussian_filter(self.total, (0, 1, 1))
         count = ndimage.gaussian_filter(self.count, 1)
-        errors = self._shrunk(total, count, self.prior_images()) + FLOOR * self.flat
-        return errors.astype(np.float32)
+        return self._shrunk(total, count, self.prior_images())
 
     def own_errors(self, clean: Floats, share: Floats) -> Floats:
         """Return the same in blocks for each image [N, S, h, w], learned from the other folds of
