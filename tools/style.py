@@ -1,6 +1,6 @@
 """Print how readable the code is in numbers, and exit with 1 where one is above its limit.
 
-    python tools/style.py [FOLDER ...]        anodetect and apps by default
+    python tools/style.py [FOLDER ...]        anodetect, apps and examples by default
 
 Code lines are lines that are neither blank nor comment nor docstring.
 """
@@ -12,7 +12,7 @@ import tokenize
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-FOLDERS = ("anodetect", "apps")
+FOLDERS = ("anodetect", "apps", "examples")
 LONG = 15  # lines from which a function should have paragraphs
 LONGEST = 60  # lines a function may have
 RIDDLES = ("Of ", "What ", "Whether ", "How ")  # beginnings of docstrings without a verb

@@ -9,7 +9,7 @@ same notebook, does not matter either.
 import os
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, TypeVar
 
 BACKEND = "MPLBACKEND"
 
@@ -22,6 +22,7 @@ finally:
         os.environ[BACKEND] = _named
 
 P = ParamSpec("P")
+Drawn = TypeVar("Drawn")
 __all__ = ["Figure", "colormaps", "in_own_style"]
 
 # Matplotlib's own settings but for those about windows, and what makes SVG the same every time.
@@ -33,11 +34,11 @@ STYLE: Any = {
 STYLE |= {"svg.fonttype": "none", "svg.hashsalt": "anodetect", "font.family": "sans-serif"}
 
 
-def in_own_style(draw: Callable[P, str]) -> Callable[P, str]:
+def in_own_style(draw: Callable[P, Drawn]) -> Callable[P, Drawn]:
     """Return the function that draws as `draw` does, whatever settings matplotlib has."""
 
     @wraps(draw)
-    def drawn(*arguments: P.args, **options: P.kwargs) -> str:
+    def drawn(*arguments: P.args, **options: P.kwargs) -> Drawn:
         with rc_context(STYLE):
             return draw(*arguments, **options)
 
