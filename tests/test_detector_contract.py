@@ -65,6 +65,13 @@ TINY = {
         "places": 16,
         "training": {"steps": 60} | QUICK,
     },
+    "gan": {
+        "width": 32,
+        "blocks": 2,
+        "stem": 4,
+        "critic_stem": 2,
+        "training": {"steps": 200} | QUICK,
+    },
     "ensemble": {
         "members": ["pca/pixels", "dae/pixels"],
         "settings": {

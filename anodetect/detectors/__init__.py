@@ -87,6 +87,15 @@ DETECTORS = {
         cost="a minute to train, tens of milliseconds an image",
         representations=("pixels", "features"),
     ),
+    "gan": Entry(
+        target="anodetect.detectors.gan:GAN",
+        summary="A discriminator with a gradient penalty as energy, and the residual of an encoder "
+        "into its generator's latents.",
+        citation="Gulrajani et al., Improved training of Wasserstein GANs, NeurIPS 2017; Schlegl "
+        "et al., f-AnoGAN, Medical Image Analysis 2019",
+        cost="minutes to train, milliseconds an image",
+        representations=("pixels", "features"),
+    ),
     "ensemble": Entry(
         target="anodetect.detectors.ensemble:Ensemble",
         summary="Product of experts: detectors of pixels and of features, each in deviations of "

@@ -22,11 +22,15 @@ class LocalNet(nn.Module):
         self.last = nn.Conv2d(width, classes, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.last(self.hidden(x))
+        return logits
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """Return the values that logits are linear in, [N, width, H / stem, W / stem]."""
         h = self.first(self.fold(x))
         for block in self.blocks:
             h = block(h)
-        logits: Tensor = self.last(F.silu(h))
-        return logits
+        return F.silu(h)
 
 
 class Block(nn.Module):

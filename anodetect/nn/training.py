@@ -58,6 +58,13 @@ class Training(Config):
     warmup: PositiveInt = Field(
         default=50, description="The steps over which the learning rate rises from 0."
     )
+    momentum: float = Field(
+        default=0.9,
+        ge=0,
+        lt=1,
+        description="The share of the mean gradient that a step of AdamW keeps, its β₁; 0 suits "
+        "games between networks.",
+    )
     weight_decay: NonNegativeFloat = Field(default=1e-2, description="The weight decay of AdamW.")
     clip: PositiveFloat = Field(
         default=1.0,
@@ -243,8 +250,9 @@ class Learner(Generic[Net]):
 
     def _new_optimizer(self) -> torch.optim.AdamW:
         rate, decay = self.config.learning_rate, self.config.weight_decay
+        betas = self.config.momentum, 0.99
         return torch.optim.AdamW(
-            self.net.parameters(), rate, betas=(0.9, 0.99), weight_decay=decay, fused=True
+            self.net.parameters(), rate, betas=betas, weight_decay=decay, fused=True
         )
 
     def backward(self, losses: Tensor | Losses) -> None:
