@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from anodetect.detectors.jem import free_energy
 from anodetect.errors import nearest
-from anodetect.generative import convergence, diffusion, ising, langevin, sampling
+from anodetect.generative import convergence, diffusion, ising, langevin, sampling, scores
 from anodetect.generative.chains import contrastive_divergence
 from anodetect.generative.langevin import Energy
 from anodetect.generative.noise import generator
@@ -465,14 +465,8 @@ def divergence_loss(model: Ring, x: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def matching_loss(model: Ring, x: Tensor) -> Tensor:
-    """Return exact score matching: the mean of tr ∂s/∂x + ½ |s|²."""
-    x = x.detach().requires_grad_(True)
-    s = model.score(x)
-    trace = torch.zeros(len(x))
-    for axis in (0, 1):
-        (slopes,) = torch.autograd.grad(s[:, axis].sum(), x, create_graph=True)
-        trace = trace + slopes[:, axis]
-    return (trace + s.square().sum(1) / 2).mean()
+    """Return exact score matching."""
+    return scores.exact(model.score, x).mean()
 
 
 def noise_contrastive_loss(model: Ring, x: Tensor, noise: Tensor) -> Tensor:
@@ -897,8 +891,8 @@ def partial_diffusion(count: int = 500, *, seed: int = 0) -> Partial:
         once = denoise(diffusion.diffuse(x, torch.zeros_like(x), t, schedule), t).flatten(1)
 
         restored[level] = back[count:]
-        scores = distances[0], torch.stack(distances).mean(0), (once - points).norm(dim=1)
-        for values, score in zip(found.values(), scores, strict=True):
+        by_method = distances[0], torch.stack(distances).mean(0), (once - points).norm(dim=1)
+        for values, score in zip(found.values(), by_method, strict=True):
             values.append(auroc_of(score[:count], score[count:]))
     return Partial(target, points[count:], restored, found)
 
