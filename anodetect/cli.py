@@ -383,13 +383,17 @@ def detectors(name: options.DetectorName = None, as_json: options.Json = False) 
 @app.command()
 def report(directory: options.ReportDirectory, as_json: options.Json = False) -> None:
     """Write report.html: again that of a score directory, or that of a run."""
-    from anodetect.commands.sample import made_by
-    from anodetect.output import report as module
-    from anodetect.output import run_report
     from anodetect.record.checkpoint import MODEL_FILE
 
-    is_run = (directory / MODEL_FILE).is_file()
-    path = run_report.write(directory, made_by(directory)) if is_run else module.write(directory)
+    if (directory / MODEL_FILE).is_file():
+        from anodetect.commands.sample import made_by  # only this needs a detector
+        from anodetect.output import run_report
+
+        path = run_report.write(directory, made_by(directory))
+    else:
+        from anodetect.output import report as module
+
+        path = module.write(directory)
     emit({"report": str(path)}, as_json, str(path))
 
 
