@@ -54,7 +54,7 @@ LANGEVIN_STEP = 0.01
 ON_FEATURES = {
     "stem": 1,
     "critic_stem": 1,
-    "width": 128,
+    "blocks": 2,
     "relative": "off",
     "pooling": {"smooth": 1.0},
     "training": {"augment": Augment().model_dump()},
