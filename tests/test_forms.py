@@ -164,6 +164,12 @@ REFUSED = [
     ("jem", "pixels", {"size": 16}, "receptive field"),
     ("jem", "pixels", {"pattern": "on"}, "are for features"),
     ("dae", "pixels", {"size": 50}, "not a multiple of 16"),
+    ("rbm", "pixels", {"size": 16, "window": 20}, "smaller than a window of 20"),
+    ("rbm", "pixels", {"pattern": "on"}, "are for features"),
+    ("ncsn", "pixels", {"objective": "exact"}, "exact is for 256 values"),
+    ("gan", "pixels", {"size": 50}, "not a multiple of detector"),
+    ("vq", "pixels", {"size": 50}, "not a multiple of the stem"),
+    ("vq", "features", {"pattern": "on"}, "vq judges a place by its surroundings"),
 ]
 
 

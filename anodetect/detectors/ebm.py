@@ -53,7 +53,7 @@ from anodetect.generative.chains import (
 )
 from anodetect.generative.denoiser import Denoiser, DenoiserConfig
 from anodetect.generative.langevin import Energy
-from anodetect.generative.noise import NoiseSource, generator
+from anodetect.generative.noise import NoiseSource, generators_of
 from anodetect.generative.samples import chain_generators, samples_of
 from anodetect.imaging.standardise import MICRO_BATCH, MapStandardizer, StandardizerConfig
 from anodetect.nn.batching import in_micro_batches
@@ -271,7 +271,7 @@ class EBM:
         maps = []
         for level in self.config.levels:
             t = diffusion.steps_for(x, level)
-            generators = [generator(int(seed)) for seed in seeds]
+            generators = generators_of(seeds)
             restored = reconstruct(x, t, generators).float()
             for scale in self.config.scales:
                 difference = gaussian_blur(x - restored, scale * x.shape[-1])
@@ -357,7 +357,7 @@ class EBM:
     @torch.no_grad()
     def sample(self, count: int, *, seed: int, start: Floats | None = None) -> Samples:
         """Return the ends of Langevin chains at temperature 1, which go through energies from
-        `trained_to` down to the first of `levels`, and are denoised at last.
+        `trained_to` down to the lowest of `levels`, and are denoised at last.
 
         Without a `start` they begin at noise (annealed Langevin dynamics, Song & Ermon 2019).
         """

@@ -38,9 +38,15 @@ from anodetect.generative import adversarial, langevin
 from anodetect.generative.adversarial import frozen
 from anodetect.generative.chains import FEWEST, contrastive_divergence
 from anodetect.generative.samples import chain_generators, samples_of
-from anodetect.imaging.standardise import MICRO_BATCH, MapStandardizer, StandardizerConfig
+from anodetect.imaging.standardise import (
+    MICRO_BATCH,
+    MapStandardizer,
+    StandardizerConfig,
+    refuse_patterns,
+    seconds_to_score,
+)
 from anodetect.nn.augment import Augment
-from anodetect.nn.batching import in_micro_batches
+from anodetect.nn.batching import in_micro_batches, variance_of
 from anodetect.nn.inference import autocast, pick_device, to_tensor
 from anodetect.nn.local import LocalNet, receptive_field
 from anodetect.nn.state import module_state, tensors_under
@@ -169,10 +175,7 @@ class GAN:
     }
 
     def __init__(self, config: GANConfig) -> None:
-        if config.pattern != "off":
-            raise ConfigError(
-                "detector.pattern: gan judges a place by its surroundings, which patterns lack"
-            )
+        refuse_patterns(config, "gan")
         self.config = config
         self.device = torch.device("cpu")
         self.net: GANNet
@@ -216,12 +219,10 @@ class GAN:
 
         # Training leaves time to score tune images.
         self.standardizer.prepare(fit, context)
-        before = time.monotonic()
-        self._maps(tune[:MICRO_BATCH])
-        seconds = time.monotonic() - before
+        seconds = seconds_to_score(lambda batch, seeds: self._maps(batch), tune)
         tune, context, reserve = self.standardizer.affordable(tune, context, seconds)
         reserve += seconds * math.ceil(len(tune) / MICRO_BATCH)  # for the mean of energies
-        variance = float(np.var(fit.images[:: max(1, len(fit) // 100)])) + 1e-6
+        variance = variance_of(fit.images)
         trained = optimize(
             net.requires_grad_(True),
             lambda net, batch: self._loss(net, batch, variance),

@@ -54,7 +54,12 @@ from anodetect.generative.chains import (
 from anodetect.generative.denoiser import NoiseConfig
 from anodetect.generative.langevin import Energy
 from anodetect.generative.noise import NoiseSource
-from anodetect.imaging.standardise import MICRO_BATCH, MapStandardizer, StandardizerConfig
+from anodetect.imaging.standardise import (
+    MICRO_BATCH,
+    MapStandardizer,
+    StandardizerConfig,
+    seconds_to_score,
+)
 from anodetect.nn.batching import in_micro_batches
 from anodetect.nn.inference import autocast, pick_device, to_tensor
 from anodetect.nn.local import LocalNet, receptive_field
@@ -183,9 +188,7 @@ class JEM:
 
         # Training leaves time to score tune images.
         self.standardizer.prepare(fit, context)
-        before = time.monotonic()
-        self._maps(tune[:MICRO_BATCH])
-        seconds = time.monotonic() - before
+        seconds = seconds_to_score(lambda batch, seeds: self._maps(batch), tune)
         tune, context, reserve = self.standardizer.affordable(tune, context, seconds)
         trained = optimize(
             self.net,

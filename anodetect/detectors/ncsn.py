@@ -37,6 +37,7 @@ from torch import Tensor
 
 from anodetect.errors import ConfigError, DataError
 from anodetect.generative import denoiser, diffusion, langevin, scores
+from anodetect.generative.chains import FEWEST
 from anodetect.generative.denoiser import Denoiser, NetworkConfig
 from anodetect.generative.densities import Kind, VectorDensity
 from anodetect.generative.langevin import Score
@@ -56,7 +57,6 @@ from anodetect.nn.state import arrays_under
 from anodetect.nn.training import Losses, Training, TrainingBatch, optimize
 from anodetect.types import Batch, Bools, Floats, Samples, Scores, Seeds, State, TrainContext
 
-FEWEST = 16  # images to learn from
 MOST_EXACT = 256  # values of an image or window, for the objective that needs a pass for each
 MOMENT_IMAGES = 1000  # that mean and variance are learned from
 REFERENCE_SHARE = 0.1  # of the budget, for what maps are on fit images
@@ -144,7 +144,8 @@ class NCSN:
         """Train the network on fit images, then learn what its scores are on fit and tune."""
         started = time.monotonic()
         self.check(fit.images.shape[1:])
-        self._check_images(fit)
+        if len(fit) < FEWEST:
+            raise DataError(f"a score needs {FEWEST} images to learn from, there are {len(fit)}")
         self.device = pick_device(context.device)
         self.moments = torch.from_numpy(_moments(fit)).to(self.device)
         torch.manual_seed(context.seed)  # initial weights
@@ -177,19 +178,12 @@ class NCSN:
         context.log(entry)
 
     def check(self, shape: Sequence[int]) -> None:
-        """Raise ConfigError if images [C, H, W] of this shape do not fit the network or the
-        settings of patterns."""
-        denoiser.check_network(self.config, shape[-1])
+        """Raise ConfigError if images [C, H, W] of this shape do not fit the network, the objective
+        or the settings of patterns."""
+        config, size = self.config, shape[-1]
+        denoiser.check_network(config, size)
         self.standardizer.check(shape[0])
-
-    def _check_images(self, fit: Batch) -> None:
-        """Raise ConfigError or DataError if images do not fit the objective, or are too few."""
-        config = self.config
-        count, channels, size, _ = fit.images.shape
-        if count < FEWEST:
-            raise DataError(f"a score needs {FEWEST} images to learn from, there are {count}")
-
-        values = channels * min(size, config.crop or size) ** 2
+        values = shape[0] * min(size, config.crop or size) ** 2
         if config.objective == "exact" and values > MOST_EXACT:
             raise ConfigError(
                 f"detector.objective: exact is for {MOST_EXACT} values at most, and images or "

@@ -29,6 +29,7 @@ train, tens of milliseconds an image.
 
 import math
 import time
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -43,7 +44,12 @@ from anodetect.generative.chains import ChainFacts, EnergyFacts, instability
 from anodetect.generative.noise import generator
 from anodetect.generative.samples import chain_generators, samples_of
 from anodetect.generative.whitening import Whitening, all_windows, as_map, random_windows
-from anodetect.imaging.standardise import MICRO_BATCH, MapStandardizer, StandardizerConfig
+from anodetect.imaging.standardise import (
+    MICRO_BATCH,
+    MapStandardizer,
+    StandardizerConfig,
+    seconds_to_score,
+)
 from anodetect.nn.batching import in_micro_batches
 from anodetect.nn.inference import pick_device, to_tensor
 from anodetect.nn.state import module_state, tensors_under
@@ -179,7 +185,8 @@ class RBM:
     def fit(self, fit: Batch, tune: Batch, *, context: TrainContext) -> None:
         """Learn the whitening, train the machine, then learn what its maps are on tune images."""
         started = time.monotonic()
-        self._check(fit)
+        self.check(fit.images.shape[1:])
+        self._check_places(fit)
         channels, height, width = fit.images.shape[1:]
         self.shape, self.device = (channels, height, width), pick_device(context.device)
         vectors = self._vectors(fit, context.seed)
@@ -191,9 +198,7 @@ class RBM:
 
         # Training leaves time to score tune images.
         self.standardizer.prepare(fit, context)
-        before = time.monotonic()
-        self._free_energies(tune[:MICRO_BATCH])
-        seconds = time.monotonic() - before
+        seconds = seconds_to_score(lambda batch, seeds: self._free_energies(batch), tune)
         tune, context, reserve = self.standardizer.affordable(tune, context, seconds)
         trained = optimize(
             learner,
@@ -210,14 +215,19 @@ class RBM:
         self._log_likelihood(tune, context)
         context.log({"step": trained.steps, "stopped_by": trained.stopped_by})
 
-    def _check(self, fit: Batch) -> None:
-        """Raise ConfigError if images are smaller than a window, DataError if there are too few."""
-        side, (channels, height, width) = self.config.window, fit.images.shape[1:]
-        if min(height, width) < side:
+    def check(self, shape: Sequence[int]) -> None:
+        """Raise ConfigError if images [C, H, W] of this shape are smaller than a window, or do not
+        fit the settings of patterns."""
+        self.standardizer.check(shape[0])
+        if min(shape[1:]) < self.config.window:
             raise ConfigError(
-                f"detector.window: images of {min(height, width)} pixels are smaller than a window "
-                f"of {side}"
+                f"detector.window: images of {min(shape[1:])} pixels are smaller than a window "
+                f"of {self.config.window}"
             )
+
+    def _check_places(self, fit: Batch) -> None:
+        """Raise DataError if there are too few images to learn the whitening of windows from."""
+        side, (channels, height, width) = self.config.window, fit.images.shape[1:]
         size, places = channels * side**2, len(fit) * (height // side) * (width // side)
         if places < 2 * size:
             raise DataError(

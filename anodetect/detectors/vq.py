@@ -35,11 +35,18 @@ from torch import Tensor, nn
 from anodetect.errors import ConfigError, DataError
 from anodetect.generative import masked as masking
 from anodetect.generative.masked import Codes
-from anodetect.generative.noise import generator
+from anodetect.generative.noise import generators_of
 from anodetect.generative.samples import chain_generators
-from anodetect.imaging.standardise import MICRO_BATCH, MapStandardizer, StandardizerConfig, in_parts
+from anodetect.imaging.standardise import (
+    MICRO_BATCH,
+    MapStandardizer,
+    StandardizerConfig,
+    in_parts,
+    refuse_patterns,
+    seconds_to_score,
+)
 from anodetect.nn.augment import Augment
-from anodetect.nn.batching import in_micro_batches
+from anodetect.nn.batching import in_micro_batches, variance_of
 from anodetect.nn.inference import autocast, pick_device, to_tensor
 from anodetect.nn.quantised import CodePrior, QuantisedAutoencoder
 from anodetect.nn.state import module_state, tensors_under
@@ -166,10 +173,7 @@ class VQ:
     }
 
     def __init__(self, config: VQConfig) -> None:
-        if config.pattern != "off":
-            raise ConfigError(
-                "detector.pattern: vq judges a place by its surroundings, which patterns lack"
-            )
+        refuse_patterns(config, "vq")
         self.config = config
         self.device = torch.device("cpu")
         self.net: VQNet
@@ -207,12 +211,10 @@ class VQ:
 
         # Training leaves time to score tune images, once more than usual for the limit of surprise.
         self.standardizer.prepare(fit, context)
-        before = time.monotonic()
-        self._maps(tune[:MICRO_BATCH], np.zeros(min(len(tune), MICRO_BATCH), np.uint64))
-        seconds = time.monotonic() - before
+        seconds = seconds_to_score(self._maps, tune)
         tune, context, reserve = self.standardizer.affordable(tune, context, seconds)
         reserve += seconds * math.ceil(len(tune) / MICRO_BATCH)
-        variance = float(np.var(fit.images[:: max(1, len(fit) // 100)])) + 1e-6
+        variance = variance_of(fit.images)
         trained = optimize(
             net.requires_grad_(True),
             lambda net, batch: self._loss(net, batch, variance),
@@ -290,11 +292,11 @@ class VQ:
     @torch.no_grad()
     def _surprise_of(self, images: Floats, seeds: Seeds) -> tuple[Floats]:
         codes = self.net.codes(to_tensor(images, self.device))
-        return (self._surprise_at(codes, _generators(seeds)).cpu().numpy(),)
+        return (self._surprise_at(codes, generators_of(seeds)).cpu().numpy(),)
 
     @torch.no_grad()
     def _maps_of(self, images: Floats, seeds: Seeds) -> tuple[Floats, Floats]:
-        x, generators = to_tensor(images, self.device), _generators(seeds)
+        x, generators = to_tensor(images, self.device), generators_of(seeds)
         codes = self.net.codes(x)
         surprise = self._surprise_at(codes, generators)
         erased = Codes(codes, surprise > self.limit)
@@ -359,8 +361,3 @@ class VQ:
         self.net.load_state_dict(tensors_under(state, "net."))
         self.net.eval().requires_grad_(False)
         self.standardizer.load_state(state)
-
-
-def _generators(seeds: Seeds) -> list[torch.Generator]:
-    """Return a generator for each image."""
-    return [generator(int(seed)) for seed in seeds]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from anodetect.errors import ConfigError, nearest
 from anodetect.generative.simplex import simplex_planes
+from anodetect.types import Seeds
 
 KINDS = ("simplex", "gaussian", "coarse")
 SEED_LIMIT = 2**63  # seeds of a torch generator are below it
@@ -26,6 +27,11 @@ DEEPEST = 1000  # slices of 3-D noise are at a random depth from 0 to this
 def generator(seed: int) -> torch.Generator:
     """Return a generator with this seed, any non-negative integer."""
     return torch.Generator().manual_seed(seed % SEED_LIMIT)
+
+
+def generators_of(seeds: Seeds) -> list[torch.Generator]:
+    """Return a generator for each of the seeds of images."""
+    return [generator(int(seed)) for seed in seeds]
 
 
 def simplex_fields(

@@ -429,6 +429,22 @@ class Survey:
         return images[:, None, None]
 
 
+def seconds_to_score(maps: Callable[[Batch, Seeds], object], tune: Batch) -> float:
+    """Return how long it takes to make the maps of MICRO_BATCH images."""
+    part = tune[:MICRO_BATCH]
+    started = monotonic()
+    maps(part, np.arange(len(part), dtype=np.uint64))
+    return monotonic() - started
+
+
+def refuse_patterns(config: StandardizerConfig, detector: str) -> None:
+    """Raise ConfigError if a detector that sees no place alone is to judge places by patterns."""
+    if config.pattern != "off":
+        raise ConfigError(
+            f"detector.pattern: {detector} judges a place by its surroundings, which patterns lack"
+        )
+
+
 def survey(maps: Maps, batch: Batch, side: int) -> Survey:
     """Return what maps are over a batch; blocks have `side` pixels a side."""
     total: Doubles = np.zeros(1)
