@@ -2,7 +2,7 @@
 interrupted."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -195,6 +195,12 @@ def test_wrong_members_and_settings_are_refused(values, message):
         resolve("ensemble", "auto", values)
 
 
+def test_a_member_named_twice_is_refused():
+    twice = create_detector("ensemble", {"members": ["pca/pixels", "dae/pixels", "pca/pixels"]})
+    with pytest.raises(ConfigError, match="'pca/pixels' is named twice"):
+        twice.check((1, 64, 64))
+
+
 def ensemble(first=QUICK, second=QUICK):
     sections = {
         "dae/pixels": {"detector": first},
@@ -328,6 +334,9 @@ def test_a_folder_is_trained_on_scored_and_reported(synthetic_folder, tmp_path):
     html = report.write(tmp_path / "scores").read_text()
     assert all(member in html for member in settings)  # each has a line in the training's figure
     assert "Langevin gradient" in html
+    assert runs.facts(tmp_path / "run").representation == "pixels"
+    header, members = runs.read(tmp_path / "run").header, ["anoddpm/pixels", "anoddpm/features"]
+    assert replace(header, config={"detector": {"members": members}}).sees == "features + pixels"
 
 
 def test_weights_are_those_of_the_best_linear_combination():

@@ -7,6 +7,7 @@ import anodetect
 from anodetect.config import build
 from anodetect.detectors import current_name, detector_class, entry_named
 from anodetect.detectors.patchcore import PatchCore, PatchCoreConfig
+from anodetect.errors import ConfigError
 from anodetect.imaging import coreset
 from anodetect.imaging.coreset import k_centre
 from anodetect.imaging.representations import encode_each, features_installed
@@ -142,6 +143,13 @@ def test_neighbours_are_averaged_on_each_layers_own_grid():
     assert np.allclose(other[:40, 4, 3], middle, atol=1e-5)
     corner = sum(one[:40, y, x] for y in (0, 1) for x in (0, 1)) / 9  # zeros beyond the edge
     assert np.allclose(other[:40, 0, 0], corner, atol=1e-5)
+
+
+def test_a_memory_larger_than_its_candidates_is_refused():
+    shape = (1, 64, 64)
+    with pytest.raises(ConfigError, match="99 locations are fewer than the 100"):
+        create_detector("patchcore", {"memory": 100, "candidates": 99}).check(shape)
+    create_detector("patchcore", {"memory": 100, "candidates": 100}).check(shape)
 
 
 def test_training_says_the_new_name(tmp_path, synthetic_folder, monkeypatch):

@@ -36,7 +36,7 @@ from pydantic import Field
 from scipy.special import ndtri
 
 from anodetect.config import Config
-from anodetect.errors import BudgetTooShort
+from anodetect.errors import BudgetTooShort, ConfigError
 from anodetect.imaging.batch_files import BatchWriter
 from anodetect.imaging.choices import planted_auroc
 from anodetect.imaging.quiet import LEAST_SPREAD, TINY
@@ -67,7 +67,7 @@ class EnsembleConfig(Config):
     members: tuple[str, ...] = Field(
         default=("ebm/features", "ebm/pixels"),
         min_length=2,
-        description="The members, each as detector/representation.",
+        description="The members, each as detector/representation and each once.",
     )
     settings: dict[str, dict[str, Any]] = Field(
         default={},
@@ -113,6 +113,15 @@ class Ensemble:
         self.weights: Weights = equal_weights(len(self.experts))
 
     # -- Training ----------------------------------------------------------------------------------
+
+    def check(self, shape: Sequence[int]) -> None:
+        """Raise ConfigError if a member is named twice."""
+        members = self.config.members
+        for number, name in enumerate(members):
+            if name in members[:number]:
+                raise ConfigError(
+                    f"detector.members: {name!r} is named twice, and would learn the same again"
+                )
 
     def fit(self, fit: Batch, tune: Batch, *, context: TrainContext) -> None:
         """Train one member after another; a resumed training starts with the first unfinished."""

@@ -16,6 +16,7 @@ nearest neighbour is 0.53 where `anoddpm` on the same features has 0.74. Cost: a
 tens of milliseconds an image.
 """
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,6 +25,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from anodetect.config import Config, Pooling
+from anodetect.errors import ConfigError
 from anodetect.imaging.heatmaps import finish
 from anodetect.imaging.patterns import choose_patterns
 from anodetect.nn.batching import in_micro_batches
@@ -41,7 +43,8 @@ class PatchCoreConfig(Config):
     )
     candidates: PositiveInt = Field(
         default=60_000,
-        description="The number of random locations among which those to keep are chosen.",
+        description="The number of random locations among which those to keep are chosen, not "
+        "less than `memory`.",
     )
     reweight: NonNegativeInt = Field(
         default=9,
@@ -63,6 +66,15 @@ class PatchCore:
         self.config = config
         self.device = torch.device("cpu")
         self.memory = np.zeros((0, 0), np.float32)  # [M, C]
+
+    def check(self, shape: Sequence[int]) -> None:
+        """Raise ConfigError if there are fewer candidates than the memory is to hold."""
+        config = self.config
+        if config.candidates < config.memory:
+            raise ConfigError(
+                f"detector.candidates: {config.candidates} locations are fewer than the "
+                f"{config.memory} of detector.memory, which are chosen among them"
+            )
 
     def fit(self, fit: Batch, tune: Batch, *, context: TrainContext) -> None:
         """Choose the memory among random locations of the foreground, about as many of each fit

@@ -153,6 +153,13 @@ class RunHeader:
     backbones: tuple[BackboneFacts, ...] | None = None
     facts: TrainingFacts
 
+    @property
+    def sees(self) -> str:
+        """What is modelled: the representation, of an ensemble those of its members."""
+        members = self.config["detector"].get("members", ())
+        seen = {str(member).rpartition("/")[2] for member in members}
+        return " + ".join(sorted(seen)) or self.representation
+
     def as_json(self) -> dict[str, Any]:
         """Return the header as the model file has it."""
         content = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -210,7 +217,8 @@ class ManifestRow:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """The facts that `anodetect info` prints. `training` are those that training has written:
+    """The facts that `anodetect info` prints. `representation` names those of all members of an
+    ensemble. `training` are those that training has written:
     seconds, steps, numbers of images, seed … `limit` is the detection limit at the default
     false-alarm rate, None where nothing was planted."""
 
@@ -417,7 +425,7 @@ An anomaly detector trained on normal images only. A larger score means: less li
 has seen.
 It says nothing about why, and it is not a medical device.
 
-- Detector: `{header.detector}` on `{header.representation}`, seed {facts.seed}; \
+- Detector: `{header.detector}` on `{header.sees}`, seed {facts.seed}; \
 trained {facts.trained_at}
 - Data: {header.data}: {facts.fit_images} images to fit, {facts.tune_images} to tune,
   {len(calibration.scores)} to calibrate ({calibration.n_groups} groups); which ones, with their \
@@ -555,7 +563,7 @@ def facts(path: Path) -> RunFacts:
     return RunFacts(
         run=str(path),
         detector=header.detector,
-        representation=header.representation,
+        representation=header.sees,
         data=header.data,
         training=header.facts,
         config=header.config,

@@ -1,0 +1,310 @@
+"""Small changes of images: does the detector still tell normal images from anomalous ones?
+
+    python -m benchmarks.robustness BENCH [--json]
+
+BENCH is the directory of an `anodetect benchmark` of data cards; its runs of seed 0 are looked at.
+Each column is the image AUROC of up to 60 normal and 60 anomalous test images after one change,
+made alike in all of them. `PGD k` is an attack: each value that the detector is given may move by
+k/255 of the range of intensities, and ten steps of projected gradient ascent (Madry et al., 2018)
+make normal images look anomalous and anomalous ones normal. Gradients are those of the local
+energies of the detector, before maps are standardised: the mean of the highest 2 % is moved. An
+AUROC of 0 is a complete success of the attack. Detectors without gradients, and ensembles, are not
+attacked.
+"""
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from scipy import ndimage
+from torch import Tensor
+
+from anodetect.data import cards
+from anodetect.detectors import dae, ebm, jem
+from anodetect.detectors.anoddpm import AnoDDPM
+from anodetect.detectors.dae import DAE
+from anodetect.detectors.ebm import EBM
+from anodetect.detectors.gan import GAN
+from anodetect.detectors.jem import JEM
+from anodetect.detectors.ncsn import NCSN
+from anodetect.detectors.rbm import RBM
+from anodetect.errors import ImageError
+from anodetect.generative import diffusion, scores
+from anodetect.generative.whitening import all_windows
+from anodetect.imaging.features import Features, averaged_over, on_finest_grid
+from anodetect.imaging.pixels import Pixels
+from anodetect.imaging.representations import Representation
+from anodetect.model.model import Model
+from anodetect.record import runs
+from anodetect.types import Encoded, Floats
+from benchmarks import common
+from benchmarks.sanity import auroc, some
+from benchmarks.sanity import scores as image_scores
+
+BUDGETS = (1, 2, 4, 8)  # of the attack, in 255ths of the range
+STEPS = 10  # of the attack
+TOP = 0.02  # of the local energies, whose mean is attacked
+
+Energy = Callable[[Tensor], Tensor]  # images or features [N, C, H, W] → local energies [N, ...]
+Change = Callable[[Floats, float, np.random.Generator], Floats]  # of an image with its range
+
+
+# -- Changes of images -----------------------------------------------------------------------------
+
+
+def noisy(image: Floats, span: float, rng: np.random.Generator) -> Floats:
+    """Return an image with Gaussian noise of 5 % of the range."""
+    noise = rng.standard_normal(image.shape).astype(np.float32)
+    return image + np.float32(0.05 * span) * noise
+
+
+def blurred(image: Floats, span: float, rng: np.random.Generator) -> Floats:
+    """Return an image blurred by a Gaussian of 1/128 of its longer side."""
+    sigma = max(image.shape[1:]) / 128
+    smooth: Floats = ndimage.gaussian_filter(image, (0, sigma, sigma))
+    return smooth
+
+
+def brighter(image: Floats, span: float, rng: np.random.Generator) -> Floats:
+    """Return an image that is brighter by 10 % of the range."""
+    return image + np.float32(0.1 * span)
+
+
+def compressed(image: Floats, span: float, rng: np.random.Generator) -> Floats:
+    """Return an image after JPEG compression with quality 50, each channel by itself."""
+    low = image.min()
+    restored = []
+    for channel in image:
+        grey = np.clip((channel - low) / span * 255, 0, 255).round().astype(np.uint8)
+        file = io.BytesIO()
+        Image.fromarray(grey).save(file, "JPEG", quality=50)
+        restored.append(np.asarray(Image.open(file), np.float32) / 255 * span + low)
+    return np.stack(restored).astype(np.float32)
+
+
+def shifted(image: Floats, span: float, rng: np.random.Generator) -> Floats:
+    """Return an image moved by 3 % of its sides, its edges repeated."""
+    distances = (0, image.shape[1] * 0.03, image.shape[2] * 0.03)
+    moved: Floats = ndimage.shift(image, distances, order=1, mode="nearest")
+    return moved
+
+
+CHANGES: dict[str, Change] = {
+    "noise": noisy,
+    "blur": blurred,
+    "brightness": brighter,
+    "JPEG": compressed,
+    "shift": shifted,
+}
+
+
+# -- Attacks ---------------------------------------------------------------------------------------
+
+
+def residual(detector: DAE, x: Tensor) -> Tensor:
+    return (x - dae.reconstruct(detector.net, x)).abs().mean(1)
+
+
+def denoised_away(detector: AnoDDPM, x: Tensor) -> Tensor:
+    """Return the squares of what the network removes from images without noise, over all λ."""
+    total = torch.zeros_like(x[:, 0])
+    for step in detector.config.lambdas:
+        t = diffusion.steps_for(x, step)
+        faded = diffusion.alpha_bar(detector.denoiser.schedule, t).sqrt() * x
+        total = total + (x - detector.denoiser(faded, t)).square().mean(1)
+    return total
+
+
+def energies_at_levels(detector: EBM, x: Tensor) -> Tensor:
+    total = torch.zeros_like(x[:, 0])
+    for level in detector.config.levels:
+        t = diffusion.steps_for(x, level)
+        faded = diffusion.alpha_bar(detector.net.schedule, t).sqrt() * x
+        total = total + ebm.local_energy(detector.net, faded, t).mean(1)
+    return total
+
+
+def sizes_of_scores(detector: NCSN, x: Tensor) -> Tensor:
+    """Return σ‖s(x, σ)‖, summed over the levels of noise."""
+    total = torch.zeros_like(x[:, 0])
+    for number, sigma in enumerate(detector.sigmas, 1):
+        score = scores.denoiser_score(detector.net, x, diffusion.steps_for(x, number))
+        total = total + sigma * score.square().sum(1).clamp_min(1e-12).sqrt()
+    return total
+
+
+def free_energies_of_windows(detector: RBM, x: Tensor) -> Tensor:
+    config = detector.config
+    vectors, _ = all_windows(x, config.window, config.stride)
+    return detector.net.free_energy(detector.whitening(vectors), config.mean_field)
+
+
+def free_energy(detector: JEM, x: Tensor) -> Tensor:
+    return jem.free_energy(detector.net, x)
+
+
+def critic(detector: GAN, x: Tensor) -> Tensor:
+    return detector.net.local_energy(x)
+
+
+ENERGIES: dict[type, Callable[[Any, Tensor], Tensor]] = {
+    DAE: residual,
+    AnoDDPM: denoised_away,
+    EBM: energies_at_levels,
+    JEM: free_energy,
+    GAN: critic,
+    NCSN: sizes_of_scores,
+    RBM: free_energies_of_windows,
+}
+
+
+def encoder_of(representation: Representation) -> Callable[[Tensor], Tensor] | None:
+    """Return the function with gradients from prepared images to what the detector is given."""
+    if isinstance(representation, Pixels):
+        return lambda x: x
+    if not isinstance(representation, Features):
+        return None
+
+    mean = torch.from_numpy(representation.mean)[:, None, None]
+    deviation = torch.from_numpy(representation.deviation)[:, None, None]
+    side = representation.config.neighbours
+
+    def encode(x: Tensor) -> Tensor:
+        layers = representation.backbone.net(x.expand(-1, 3, -1, -1))
+        averaged = [averaged_over(layer, side) for layer in layers]
+        return (on_finest_grid(averaged) - mean) / deviation
+
+    return encode
+
+
+def attacked(energy: Energy, image: Floats, budget: float, towards: int, seed: int) -> Floats:
+    """Return a prepared image [C, H, W] within `budget` of what it was, its energy raised
+    (`towards` 1) or lowered (−1)."""
+    original = torch.from_numpy(image)[None]
+    rng = torch.Generator().manual_seed(seed)
+    change = budget * (2 * torch.rand(original.shape, generator=rng) - 1)
+
+    for _ in range(STEPS):
+        change.requires_grad_(True)
+        local = energy(original + change).flatten()
+        highest = local.topk(max(1, round(TOP * local.numel()))).values.mean()
+        (gradient,) = torch.autograd.grad(highest, change)
+        change = change.detach() + towards * 2.5 * budget / STEPS * gradient.sign()
+        change = change.clamp(-budget, budget)
+    result: Floats = (original + change)[0].numpy()
+    return result
+
+
+# -- The table -------------------------------------------------------------------------------------
+
+
+def scores_of_prepared(model: Model, images: Sequence[Floats], given: Sequence[Encoded]) -> Floats:
+    """Return image scores of prepared images; `images` are those they were made of."""
+    found = []
+    for start in range(0, len(given), model.batch_size):
+        part = slice(start, start + model.batch_size)
+        found.append(model.score(images[part], given[part]).image)
+    values: Floats = np.concatenate(found)
+    return values
+
+
+def attacks(model: Model, normal: Sequence[Floats], odd: Sequence[Floats]) -> dict[str, float]:
+    """Return the AUROC after attacks of each budget; nothing where there are no gradients."""
+    local, encode = ENERGIES.get(type(model.detector)), encoder_of(model.representation)
+    if local is None or encode is None or model.tiling.tile:
+        return {}
+
+    def energy(x: Tensor) -> Tensor:
+        return local(model.detector, encode(x))
+
+    model.without_cache()
+    result = {}
+    for budget in BUDGETS:
+        values = []
+        for images, towards in ((normal, 1), (odd, -1)):
+            given = []
+            for number, image in enumerate(images):
+                prepared, inside = model.prepare(image)
+                moved = attacked(energy, prepared, budget * 2 / 255, towards, number)
+                given.append((moved, inside))
+            values.append(scores_of_prepared(model, images, given).tolist())
+        result[f"PGD {budget}"] = auroc(*values)
+    return result
+
+
+def readable(model: Model, images: Sequence[Floats]) -> list[Floats]:
+    """Return the images that the model does not refuse."""
+    kept = []
+    for image in images:
+        try:
+            model.prepare(image)
+        except ImageError:
+            continue
+        kept.append(image)
+    return kept
+
+
+def measured(path: Path, normal: Sequence[Floats], odd: Sequence[Floats]) -> dict[str, float]:
+    """Return the AUROC of a run on images as they are, and after each change and attack."""
+    model = Model.load(runs.read(path), "cpu")
+    normal, odd = readable(model, normal), readable(model, odd)
+    result = {"as it is": auroc(image_scores(model, normal), image_scores(model, odd))}
+
+    span = float(max(image.max() for image in normal) - min(image.min() for image in normal))
+    for name, change in CHANGES.items():
+        rng = np.random.default_rng(0)
+        changed = []
+        for images in (normal, odd):
+            changed.append(image_scores(model, [change(image, span, rng) for image in images]))
+        result[name] = auroc(*changed)
+    return result | attacks(model, normal, odd)
+
+
+def test_images(name: str) -> tuple[list[Floats], list[Floats]]:
+    """Return normal and anomalous test images of a data set, as many of each at most."""
+    labelled = cards.open_data(name).labelled()
+    normal = some([record for record in labelled if record.label == 0])
+    return normal, some([record for record in labelled if record.label == 1])
+
+
+def as_row(title: Sequence[str], found: Mapping[str, float], columns: Sequence[str]) -> str:
+    cells = list(title)
+    for column in columns:
+        cells.append(f"{found[column]:.3f}" if column in found else "–")
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> None:
+    parser = common.parser(__doc__)
+    parser.add_argument("bench", type=Path)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+
+    columns = ["as it is", *CHANGES, *(f"PGD {budget}" for budget in BUDGETS)]
+    if not arguments.json:
+        print(f"| data set | detector | sees | {' | '.join(columns)} |")
+        print("|---|---|---|" + "---|" * len(columns))
+
+    images: dict[str, tuple[list[Floats], list[Floats]]] = {}
+    result = {}
+    for path in sorted((arguments.bench / "runs").iterdir()):
+        if not path.is_dir() or not path.name.endswith("-0"):
+            continue
+        facts = runs.facts(path)
+        if facts.data not in images:
+            images[facts.data] = test_images(facts.data)
+        found = measured(path, *images[facts.data])
+        result[path.name] = found
+        if not arguments.json:
+            title = [facts.data, f"`{facts.detector}`", facts.representation]
+            print(as_row(title, found, columns), flush=True)
+    if arguments.json:
+        common.show(result, as_json=True)
+
+
+if __name__ == "__main__":
+    main()
