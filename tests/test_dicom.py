@@ -417,6 +417,44 @@ def test_frames_of_a_multiframe_image_are_ordered_and_scaled_one_by_one(tmp_path
     assert np.allclose(volume.geometry.affine, AFFINE, atol=1e-6)
 
 
+def private_places(made):
+    """Give each frame a private group that holds a second place, spacing and scale, as some
+    scanners do."""
+    for group in made.PerFrameFunctionalGroupsSequence:
+        private = Dataset()
+        private.ImagePositionPatient, private.PixelSpacing = [7.0, 7.0, 7.0], [9.0, 9.0]
+        private.ImageOrientationPatient = [0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
+        private.RescaleSlope, private.RescaleIntercept = 100, 100
+        group.add_new(0x20050014, "LO", "Philips MR Imaging DD 005")
+        group.add_new(0x2005140F, "SQ", Sequence([private]))
+
+
+def measures_of_each_frame(made):
+    """Let each frame repeat the measures and the orientation that all share."""
+    shared = made.SharedFunctionalGroupsSequence[0]
+    for group in made.PerFrameFunctionalGroupsSequence:
+        group.PixelMeasuresSequence = shared.PixelMeasuresSequence
+        group.PlaneOrientationSequence = shared.PlaneOrientationSequence
+    made.SharedFunctionalGroupsSequence = Sequence([Dataset()])
+
+
+def without_shared_groups(made):
+    measures_of_each_frame(made)
+    del made.SharedFunctionalGroupsSequence
+
+
+@pytest.mark.parametrize("change", [private_places, measures_of_each_frame, without_shared_groups])
+def test_the_place_and_values_of_frames_are_those_of_their_macros(tmp_path, change):
+    array = voxels()
+    made = multiframe(array, RNG.permutation(len(array)))
+    change(made)
+    made.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    volume = read(tmp_path).volume
+    assert np.allclose(volume.geometry.affine, AFFINE, atol=1e-6)
+    expected = array * (1 + np.arange(len(array)))[:, None, None]
+    assert np.array_equal(volume.source.voxels[0], expected)
+
+
 # -- Values ----------------------------------------------------------------------------------------
 
 
@@ -921,12 +959,15 @@ def test_maps_of_a_model_of_three_dimensions_are_written_alike(scored, tmp_path)
     assert np.array_equal(found.pixel_array, np.nan_to_num(expected[numbers], nan=-1))
 
 
-def test_a_multiframe_source_gets_its_map_by_position_too(scored, tmp_path):
+@pytest.mark.parametrize("change", [None, private_places, measures_of_each_frame])
+def test_a_multiframe_source_gets_its_map_by_position_too(scored, tmp_path, change):
     volume, _ = head(SHAPE, lesion=LESION)
     order = np.array([2, 0, 1, 4, 5, 3])  # not its own inverse
     made = multiframe(volume.round().astype(np.int16), order)
     for group in made.PerFrameFunctionalGroupsSequence:
         group.PixelValueTransformationSequence[0].RescaleSlope = 1
+    if change:
+        change(made)
     made.save_as(tmp_path / "a.dcm", enforce_file_format=True)
     anodetect.score(
         scored / "run",

@@ -91,6 +91,15 @@ ALIKE = (
     ("PhotometricInterpretation", "photometric interpretations"),
     ("FrameOfReferenceUID", "frames of reference"),
 )
+# The functional groups of a multi-frame image that say where a frame lies and what its values mean,
+# and their attributes. Other groups, private ones above all, hold attributes of the same names that
+# mean something else.
+MACROS = {
+    "PlanePositionSequence": ("ImagePositionPatient",),
+    "PlaneOrientationSequence": ("ImageOrientationPatient",),
+    "PixelMeasuresSequence": ("PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
+    "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept", "RescaleType"),
+}
 PIXEL_TAGS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 # pydicom warns of values that it finds odd but can read: no reason to refuse an image, and nothing
@@ -319,16 +328,17 @@ def _frame_count(header: Dataset) -> int:
 
 
 def functional_groups(header: Dataset) -> list[Dataset]:
-    """Return for each frame of a multi-frame image one flat data set of its own attributes and
-    those that all frames share."""
-    shared = tuple(header.get("SharedFunctionalGroupsSequence") or ())
+    """Return for each frame of a multi-frame image one flat data set of its attributes in MACROS,
+    its own before those that all frames share."""
+    shared = (header.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
     flat = []
     for own in header.get("PerFrameFunctionalGroupsSequence") or ():
         merged = Dataset()
-        for group in (*shared, own):
-            for element in group:
-                if element.VR == "SQ" and len(element.value) == 1:
-                    merged.update(element.value[0])
+        for macro, attributes in MACROS.items():
+            items = own.get(macro) or shared.get(macro) or ()
+            for tag in attributes if len(items) == 1 else ():
+                if tag in items[0]:
+                    merged.add(items[0][tag])
         flat.append(merged)
     return flat
 

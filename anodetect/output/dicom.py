@@ -17,7 +17,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from scipy import ndimage
 
-from anodetect.data.dicom import Series
+from anodetect.data.dicom import Series, functional_groups
 from anodetect.errors import RunError
 from anodetect.imaging.preprocess import PreparedVolume
 from anodetect.output.formats import Kind, OutputFiles
@@ -116,9 +116,33 @@ def _named(header: Dataset, pseudonym: str) -> Dataset:
         if tag not in kept:
             setattr(kept, tag, names.get(tag, ""))
 
+    if "PerFrameFunctionalGroupsSequence" in header:
+        _place_frames(kept, header)
     kept.file_meta = FileMetaDataset()
     kept.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     return kept
+
+
+def _place_frames(kept: Dataset, header: Dataset) -> None:
+    """Let the functional groups say where frames lie, and nothing else: a spacing and an
+    orientation for all of them, which some scanners repeat for each, and a position for each."""
+    places = functional_groups(header)
+    measures, orientation = Dataset(), Dataset()
+    measures.PixelSpacing = places[0].PixelSpacing
+    measures.SliceThickness = places[0].get("SliceThickness", 1)
+    orientation.ImageOrientationPatient = places[0].ImageOrientationPatient
+    shared = Dataset()
+    shared.PixelMeasuresSequence = [measures]
+    shared.PlaneOrientationSequence = [orientation]
+    kept.SharedFunctionalGroupsSequence = [shared]
+
+    groups = []
+    for place in places:
+        position, group = Dataset(), Dataset()
+        position.ImagePositionPatient = place.ImagePositionPatient
+        group.PlanePositionSequence = [position]
+        groups.append(group)
+    kept.PerFrameFunctionalGroupsSequence = groups
 
 
 # -- Findings --------------------------------------------------------------------------------------
