@@ -586,7 +586,7 @@ BAD = {
     "turned": (
         {3: {"ImageOrientationPatient": [1, 0, 0, 0, 1, 0]}},
         None,
-        "different orientations",
+        "2 volumes in one series",
     ),
     "sizes": ({3: {"Rows": 6, "Columns": 28}}, None, "different sizes in one series (Rows: 12, 6)"),
     "spacings": ({3: {"PixelSpacing": [1, 1]}}, None, "different pixel spacings"),
@@ -628,6 +628,25 @@ def test_bad_series_are_refused_with_the_reason(tmp_path, monkeypatch, name):
         after(tmp_path / "s")
     assert reason in read(tmp_path).error
     assert "\n" not in read(tmp_path).error
+
+
+@pytest.mark.parametrize(
+    "tag", ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope"]
+)
+def test_a_reason_does_not_quote_the_header(tmp_path, tag):
+    buffer = BytesIO()
+    made = instance(
+        voxels()[0], RescaleSlope="1.25", RescaleIntercept=0, PixelSpacing=["1.125", "1.125"]
+    )
+    made.save_as(buffer, enforce_file_format=True)
+    value = made[tag].value
+    first = str(value if tag == "RescaleSlope" else value[0]).encode()
+    content = buffer.getvalue().replace(first, b"TAGGED^TAGGED^TAGGED"[: len(first)])
+    (tmp_path / "a.dcm").write_bytes(content)
+    found = load(Record("a", tmp_path / "a.dcm", files=(tmp_path / "a.dcm",)))
+    assert isinstance(found, Failed)
+    assert "TAG" not in found.error and "please report" not in found.error
+    assert tag == "RescaleSlope" or f"{tag} is not a number" in found.error
 
 
 def test_what_is_no_image_is_refused_with_the_reason(tmp_path):
@@ -981,10 +1000,17 @@ def test_a_multiframe_source_gets_its_map_by_position_too(scored, tmp_path, chan
     values = np.asarray(nib.load(tmp_path / "s" / row.heatmap).dataobj)
     found = pydicom.dcmread(tmp_path / "s/heatmaps/a.dcm_heatmap.dcm")
     along = AFFINE[:3, 0] / np.linalg.norm(AFFINE[:3, 0]) ** 2
-    for frame, place in zip(found.pixel_array, places(found), strict=True):
-        assert np.array_equal(
-            frame, np.nan_to_num(values[round(float((place - AFFINE[:3, 3]) @ along))], nan=-1)
-        )
+    groups = found.PerFrameFunctionalGroupsSequence
+    for frame, place, group in zip(found.pixel_array, places(found), groups, strict=True):
+        number = round(float((place - AFFINE[:3, 3]) @ along))
+        assert np.array_equal(frame, np.nan_to_num(values[number], nan=-1))
+        referred = group.DerivationImageSequence[0].SourceImageSequence[0]
+        assert referred.ReferencedSOPInstanceUID == made.SOPInstanceUID
+        assert referred.ReferencedSOPClassUID == EnhancedMRImageStorage
+        assert order[referred.ReferencedFrameNumber - 1] == number
+    (files,) = found.ReferencedSeriesSequence
+    (file,) = files.ReferencedInstanceSequence
+    assert file.ReferencedSOPInstanceUID == made.SOPInstanceUID
 
 
 def test_the_report_measures_each_finding_in_its_segment(scored):
@@ -1018,6 +1044,9 @@ def test_the_report_measures_each_finding_in_its_segment(scored):
         }
         assert numbers == pytest.approx({"Peak Value Within ROI": peak, "Volume": size}, rel=1e-4)
         assert said["Tracking Identifier"].TextValue == f"finding {number}"
+        segment = segmentation.SegmentSequence[number - 1]
+        assert segment.TrackingUID == said["Tracking Unique Identifier"].UID
+        assert segment.TrackingID == f"finding {number}"
         assert said["Algorithm Name"].TextValue == "anodetect"
         assert row.model_sha256 in said["Algorithm Parameters"].TextValue
         referenced = said["Referenced Segment"].ReferencedSOPSequence[0]

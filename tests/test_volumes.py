@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nibabel.orientations import aff2axcodes
 from PIL import Image, ImageDraw
+from scipy import ndimage
 
 import anodetect
 from anodetect.commands.rescore import rescore
@@ -968,3 +969,35 @@ def test_volumes_of_different_planes_are_not_mixed(tmp_path):
 def test_pooled_calibration_is_exact_for_one_volume_per_group():
     calibration = Calibration(np.arange(12.0), np.arange(12.0), tuple("aaabbbcccddd"))
     assert calibration.pooled().p_values([5.5], 0.2) == pytest.approx([3 / 5])
+
+
+def cut_out(scaled):
+    """A head without air around it, scaled to mean 0 or not; and where the head is."""
+    values, inside = head()
+    if scaled:
+        values = (values - values[inside].mean()) / values[inside].std()
+    return values, inside
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("outside", [0, np.nan])
+def test_what_surrounds_a_head_that_was_cut_out_is_background(tmp_path, scaled, outside):
+    values, inside = cut_out(scaled)
+    shown = np.where(inside, values, np.float32(outside))
+    nib.save(nib.Nifti1Image(shown, np.diag([5.0, 1, 1, 1])), tmp_path / "a.nii")
+    (record,) = scan.scan(tmp_path).records
+    loaded = load(record, Preprocess(PreprocessConfig()))
+    assert isinstance(loaded, LoadedVolume), loaded.error
+    found = loaded.volume.foreground
+    expected = loaded.volume.geometry.to_slices(ndimage.binary_fill_holes(inside))
+    overlap = 2 * (found & expected).sum() / (found.sum() + expected.sum())
+    assert overlap > 0.9
+
+
+def test_nan_inside_a_volume_is_refused(tmp_path):
+    values, inside = cut_out(scaled=True)
+    values[tuple(np.argwhere(inside)[len(np.argwhere(inside)) // 2])] = np.nan
+    shown = np.where(inside, values, np.float32(0))
+    nib.save(nib.Nifti1Image(shown, np.diag([5.0, 1, 1, 1])), tmp_path / "a.nii")
+    (record,) = scan.scan(tmp_path).records
+    assert "1 voxels are NaN" in load(record, Preprocess(PreprocessConfig())).error

@@ -8,7 +8,7 @@ from functools import partial
 
 from anodetect.data import readers, split
 from anodetect.data.content_hash import content_hash
-from anodetect.data.records import Dataset, Record, fills_memory
+from anodetect.data.records import Component, Dataset, Record, fills_memory
 from anodetect.errors import ConfigError, DataError, ImageError
 from anodetect.imaging.intensities import ImageSample, sample_of
 from anodetect.imaging.preprocess import Preprocess, has_fixed_units
@@ -209,7 +209,7 @@ def _compare_with_test(
     dataset: Dataset,
     hashes: dict[str, str],
     pixels: dict[str, str],
-    component: int | None,
+    component: Component,
     reporter: Reporter,
 ) -> None:
     """Add the hashes of test files to `hashes` and `pixels`."""
@@ -225,7 +225,7 @@ def _compare_with_test(
                 pixels[record.id] = content
 
 
-def _hashes_of(record: Record, component: int | None) -> tuple[str, str]:
+def _hashes_of(record: Record, component: Component) -> tuple[str, str]:
     """Return the hashes of a file's bytes and pixels, "" for what cannot be read: it cannot leak,
     and scoring it will say why."""
     sha256 = ""

@@ -105,7 +105,8 @@ class RecordFinder:
             listed = self._listed(folder)
             if path in listed:
                 return replace(listed[path], id=identity)
-        return Record(identity, path, files=series_of(path) if path.is_file() else ())
+        files = series_of(path, root=self.root) if path.is_file() else ()
+        return Record(identity, path, files=files)
 
     def _listed(self, folder: Path) -> dict[Path, Record]:
         """Return the records in a folder's manifest; none if it has no manifest."""

@@ -13,7 +13,7 @@ import re
 import unicodedata
 import warnings
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ from pydicom.pixels.utils import get_expected_length
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, SegmentationStorage
 
 from anodetect.data import dicom_codecs
+from anodetect.data.dicom_frames import TOMOGRAPHIC, Frame, frames, functional_groups, image_type
+from anodetect.data.dicom_stacks import SAME_PLACE, chosen, normal_of, stacks_of
 from anodetect.data.formats import DICOM_MAGIC, GZIP
 from anodetect.data.pseudonyms import pseudonym
 from anodetect.data.volumes import FIXED_UNITS, MAX_VOXELS, Volume, checked
@@ -36,15 +38,12 @@ from anodetect.errors import ImageError
 from anodetect.types import Floats
 
 META = 4096  # the bytes in which a file says how it is written
-SAME_DIRECTION = 1e-3  # of cosines
-SAME_PLACE = 1e-3  # mm
 EVEN = 0.05  # share of the spacing
-TOMOGRAPHIC = ("CT", "MR", "PT")  # modalities whose images have a place in the patient
 PROJECTIONS = ("CR", "DX", "RG")  # modalities of the same kind of picture
 HEADLINE_TAGS = [
     "SeriesInstanceUID", "StudyInstanceUID", "PatientID", "IssuerOfPatientID",
-    "ImagePositionPatient", "SOPClassUID", "Rows", "NumberOfFrames", "Modality", "ImageType",
-    "SeriesDescription", "Manufacturer",
+    "ImagePositionPatient", "SOPClassUID", "SOPInstanceUID", "Rows", "NumberOfFrames", "Modality",
+    "ImageType", "SeriesDescription", "Manufacturer", "ConcatenationUID",
 ]  # fmt: skip
 # Modalities of objects that are no images to learn from or to judge, and what they are called.
 NO_IMAGES = {
@@ -58,6 +57,12 @@ NO_IMAGES = {
     "DOC": "DICOM reports and notes",
     "REG": "DICOM reports and notes",
 }
+# Multi-frame CT, MR and PET, also those that were made of single frames.
+ENHANCED = (
+    "1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2", "1.2.840.10008.5.1.4.1.1.4.1",
+    "1.2.840.10008.5.1.4.1.1.4.3", "1.2.840.10008.5.1.4.1.1.4.4", "1.2.840.10008.5.1.4.1.1.130",
+    "1.2.840.10008.5.1.4.1.1.128.1",
+)  # fmt: skip
 PARAMETRIC_MAP = "1.2.840.10008.5.1.4.1.1.30"
 # Values of the image type, patterns of the description's words, and what such images are called.
 NO_IMAGE_TYPES = (
@@ -82,7 +87,7 @@ NO_IMAGE_TYPES = (
     ),
 )
 DERIVED = "derived DICOM images beside original ones"
-PLACE_TAGS = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
+COPIES = "second copies of DICOM images"
 # What all files of a series have in common, and what a reason calls it.
 ALIKE = (
     ("Rows", "sizes"),
@@ -91,15 +96,6 @@ ALIKE = (
     ("PhotometricInterpretation", "photometric interpretations"),
     ("FrameOfReferenceUID", "frames of reference"),
 )
-# The functional groups of a multi-frame image that say where a frame lies and what its values mean,
-# and their attributes. Other groups, private ones above all, hold attributes of the same names that
-# mean something else.
-MACROS = {
-    "PlanePositionSequence": ("ImagePositionPatient",),
-    "PlaneOrientationSequence": ("ImageOrientationPatient",),
-    "PixelMeasuresSequence": ("PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
-    "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept", "RescaleType"),
-}
 PIXEL_TAGS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 # pydicom warns of values that it finds odd but can read: no reason to refuse an image, and nothing
@@ -115,7 +111,8 @@ warnings.filterwarnings("ignore", module=r"pydicom\.")
 class Headline:
     """The part of a header that says whose image a file is and which others belong to it.
 
-    `series` is "" for a file that stands alone. `patient` is the patient's identifier, which
+    `series` is "" for a file that stands alone. `instance` names the image, whatever file holds it.
+    `patient` is the patient's identifier, which
     `issuer` gave; without one it is that of the study or series, "" without any. `frames` is 0 for
     a file that is no image, such as a report. `no_image` says what is not to be judged as one, such
     as a localizer or a segmentation. `derived` images were computed from others.
@@ -123,6 +120,7 @@ class Headline:
     """
 
     series: str = ""
+    instance: str = ""
     issuer: str = ""
     patient: str = ""
     frames: int = 1
@@ -152,9 +150,9 @@ def _headline(path: Path) -> Headline:
 
     is_image = header.get("Rows") and header.get("SOPClassUID") != SegmentationStorage
     count = int(header.get("NumberOfFrames") or 1) if is_image else 0
-    alone = "ImagePositionPatient" not in header or count > 1
     return Headline(
-        series="" if alone else series,
+        series=_series_of(header, count),
+        instance=str(header.get("SOPInstanceUID") or ""),
         issuer=issuer,
         patient=patient.rstrip("\0"),
         frames=count,
@@ -164,6 +162,15 @@ def _headline(path: Path) -> Headline:
         description=" ".join(_words(str(header.get("SeriesDescription") or ""))),
         maker=str(header.get("Manufacturer") or "").strip(),
     )
+
+
+def _series_of(header: Dataset, count: int) -> str:
+    """Return what files of one volume have in common: their series, or of multi-frame files the
+    concatenation; "" for a file that stands alone."""
+    if count > 1:
+        return str(header.get("ConcatenationUID") or "")
+    placed = "ImagePositionPatient" in header or header.get("SOPClassUID") in ENHANCED
+    return str(header.get("SeriesInstanceUID") or "") if placed else ""
 
 
 def _no_image(header: Dataset, count: int) -> str:
@@ -176,7 +183,7 @@ def _no_image(header: Dataset, count: int) -> str:
     if not count and storage and "Image" not in UID(str(storage)).name:
         return "DICOM objects without pixels"
 
-    kinds = _image_type(header)
+    kinds = image_type(header)
     words = " ".join(_words(str(header.get("SeriesDescription") or "")))
     for kind, pattern, reason in NO_IMAGE_TYPES:
         if kind in kinds or re.search(pattern, words):
@@ -195,17 +202,10 @@ def _words(description: str) -> list[str]:
 def _is_derived(header: Dataset) -> bool:
     """Return whether an image was computed from others. Radiographs and photographs call
     themselves derived when they are only prepared for display."""
-    kinds = _image_type(header)
+    kinds = image_type(header)
     if kinds[:1] != ["DERIVED"]:
         return False
     return kinds[1:2] == ["SECONDARY"] or header.get("Modality") in TOMOGRAPHIC
-
-
-def _image_type(header: Dataset) -> list[str]:
-    """Return the values of the image type in capitals; [] if there is none."""
-    value = header.get("ImageType") or ()
-    parts = (value,) if isinstance(value, str) else value
-    return [str(part).strip().upper() for part in parts]
 
 
 def _start_of_header(path: Path) -> Dataset:
@@ -238,8 +238,8 @@ def parse(content: bytes, *, pixels: bool = False) -> Dataset:
         _check_inflated(content)
     try:
         dataset = pydicom.dcmread(io.BytesIO(content), stop_before_pixels=not pixels)
-    except InvalidDicomError as error:
-        raise ImageError(f"not a DICOM file ({error})") from None
+    except InvalidDicomError:
+        raise ImageError("not a DICOM file (no DICM prefix)") from None
     dataset.buffer = None  # else a header would keep the whole file in memory
     return dataset
 
@@ -275,102 +275,9 @@ def _check_inflated(content: bytes) -> None:
 
 
 @dataclass(frozen=True)
-class Frame:
-    """One frame of one file, and where it lies: LPS+ millimetres of its first pixel, directions of
-    rows and columns [6], and millimetres between rows and between columns."""
-
-    file: int
-    number: int
-    position: NDArray[np.float64]
-    directions: NDArray[np.float64]
-    spacing: tuple[float, float]
-    thickness: float
-
-
-def frames(header: Dataset, file: int) -> list[Frame]:
-    """Return the frames of a file, which has the number `file` in its series; none if they have no
-    place in the patient. ImageError if there is no image."""
-    count = _frame_count(header)
-    groups = functional_groups(header)
-    if groups and len(groups) != count:
-        raise ImageError(f"{count} frames, but {len(groups)} are described")
-    if not groups and count == 1:
-        groups = [header]
-
-    found = [frame_of(group, file, number) for number, group in enumerate(groups)]
-    places = [frame for frame in found if frame is not None]
-    if len(places) < len(found) and (places or header.get("Modality") in TOMOGRAPHIC):
-        raise ImageError(
-            "no place in the patient (image position, orientation or pixel spacing is missing)"
-        )
-    if not places and count > 1:
-        raise ImageError(
-            f"{count} frames without a place in the patient; a volume or single images are expected"
-        )
-    return places
-
-
-def _frame_count(header: Dataset) -> int:
-    """Return how many frames a file has; ImageError if it has no pixels, or too many."""
-    if not header.get("Rows") or not header.get("Columns"):
-        name = UID(str(header.get("SOPClassUID", ""))).name or "no SOP class"
-        raise ImageError(f"no pixels ({name})")
-    if header.get("SOPClassUID") == SegmentationStorage:
-        raise ImageError("a segmentation, not an image")
-
-    count = int(header.get("NumberOfFrames") or 1)
-    size = int(header.Rows) * int(header.Columns) * count * int(header.get("SamplesPerPixel", 1))
-    if not 0 < size <= MAX_VOXELS:
-        raise ImageError(
-            f"{header.Columns} × {header.Rows} × {count} is more than {MAX_VOXELS} voxels, or none"
-        )
-    return count
-
-
-def functional_groups(header: Dataset) -> list[Dataset]:
-    """Return for each frame of a multi-frame image one flat data set of its attributes in MACROS,
-    its own before those that all frames share."""
-    shared = (header.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
-    flat = []
-    for own in header.get("PerFrameFunctionalGroupsSequence") or ():
-        merged = Dataset()
-        for macro, attributes in MACROS.items():
-            items = own.get(macro) or shared.get(macro) or ()
-            for tag in attributes if len(items) == 1 else ():
-                if tag in items[0]:
-                    merged.add(items[0][tag])
-        flat.append(merged)
-    return flat
-
-
-def frame_of(header: Dataset, file: int, number: int) -> Frame | None:
-    """Return a frame from its attributes, None if it has no place in the patient; ImageError if the
-    place is not valid."""
-    if not all(header.get(tag) for tag in PLACE_TAGS):
-        return None
-
-    position = np.array(header.ImagePositionPatient, np.float64)
-    directions = np.array(header.ImageOrientationPatient, np.float64)
-    complete = position.shape == (3,) and directions.shape == (6,)
-    if not complete or not (np.isfinite(position).all() and np.isfinite(directions).all()):
-        raise ImageError("image position or orientation is no place in the patient")
-
-    rows, columns = (float(value) for value in header.PixelSpacing)
-    if not (rows > 0 and columns > 0):
-        raise ImageError(f"pixel spacing {rows:g} × {columns:g} mm; correct the header")
-
-    lengths = np.linalg.norm(directions.reshape(2, 3), axis=1)
-    if np.abs(lengths - 1).max() > 0.01 or abs(directions[:3] @ directions[3:]) > 0.01:
-        raise ImageError("the image orientation is not two perpendicular directions")
-
-    thickness = float(header.get("SpacingBetweenSlices") or header.get("SliceThickness") or 1)
-    return Frame(file, number, position, directions, (rows, columns), abs(thickness) or 1.0)
-
-
-@dataclass(frozen=True)
 class Series:
-    """The headers, without pixels, of the files that a volume was made from, and for each slice the
-    number of its frame."""
+    """The header, without pixels, of the file that each slice of a volume was made from, and the
+    number of its frame in that file."""
 
     headers: tuple[Dataset, ...]
     numbers: tuple[int, ...]
@@ -388,35 +295,40 @@ def in_order(contents: Sequence[bytes]) -> list[bytes]:
     if any(len(each) != 1 for each in found):
         return list(contents)
 
-    places = _sorted([each[0] for each in found])
-    return [contents[frame.file] for frame in places]
+    order: dict[int, None] = {}  # of files, each once
+    for stack in stacks_of([each[0] for each in found]):
+        order.update(dict.fromkeys(frame.file for frame in stack.frames))
+    order.update(dict.fromkeys(range(len(contents))))
+    return [contents[file] for file in order]
 
 
-def decode(contents: Sequence[bytes]) -> Volume | Floats:
+def decode(contents: Sequence[bytes], component: int | str | None = None) -> Volume | Floats:
     """Return the volume [C, slices, rows, columns] of a series' files or of a multi-frame file,
-    given in the order of their slices; an image without a place in the patient, such as a
-    radiograph, is [C, H, W]. ImageError with the reason if it cannot be used."""
+    given in the order of their slices; of a series of several volumes the one that `component`
+    names or numbers. An image without a place in the patient, such as a radiograph, is [C, H, W].
+    ImageError with the reason if it cannot be used."""
     headers = [parse(content) for content in contents]
-    places: list[Frame] = []
+    found: list[Frame] = []
     for file, header in enumerate(headers):
-        places += frames(header, file)
+        found += frames(header, file)
 
-    if not places:
+    if not found:
         if len(contents) > 1:
             raise ImageError(f"{len(contents)} images without a place in the patient are no volume")
         native = _native(parse(contents[0], pixels=True))
         return _without_padding(np.ascontiguousarray(native[:, 0]))
 
-    _check_alike(headers)
-    places = _sorted(places)
+    places = chosen(stacks_of(found), component).frames
+    files = list(dict.fromkeys(frame.file for frame in places))
+    _check_alike([headers[file] for file in files])
     affine = _affine(places)
-    voxels = _voxels(contents, headers[0], places)
+    voxels = _voxels(contents, headers[files[0]], places)
 
-    if len(contents) == 1:
-        series = Series(tuple(headers), tuple(frame.number for frame in places))
-    else:
-        series = Series(tuple(headers[frame.file] for frame in places), tuple(range(len(places))))
-    return checked(Volume(voxels, affine, str(headers[0].get("Modality", "")), series))
+    series = Series(
+        headers=tuple(headers[frame.file] for frame in places),
+        numbers=tuple(frame.number for frame in places),
+    )
+    return checked(Volume(voxels, affine, str(headers[files[0]].get("Modality", "")), series))
 
 
 def _voxels(contents: Sequence[bytes], header: Dataset, places: Sequence[Frame]) -> Floats:
@@ -447,27 +359,14 @@ def _check_alike(headers: Sequence[Dataset]) -> None:
             raise ImageError(f"images of different {what} in one series ({said})")
 
 
-def _sorted(places: Iterable[Frame]) -> list[Frame]:
-    """Return frames in the order along their common normal; ImageError if they have none."""
-    places = list(places)
-    first = places[0]
-    for frame in places:
-        if np.abs(frame.directions - first.directions).max() > SAME_DIRECTION:
-            raise ImageError("images of different orientations in one series")
-        if not np.allclose(frame.spacing, first.spacing, rtol=1e-3):
-            raise ImageError("images of different pixel spacings in one series")
-    return sorted(places, key=lambda frame: float(frame.position @ _normal(first)))
-
-
-def _normal(frame: Frame) -> NDArray[np.float64]:
-    return np.asarray(np.cross(frame.directions[:3], frame.directions[3:]))
-
-
 def _affine(places: Sequence[Frame]) -> NDArray[np.float64]:
     """Return the matrix from an index (slice, row, column) to LPS+ millimetres; ImageError if
-    slices are not evenly spaced."""
+    slices are not evenly spaced, or their pixels are not."""
     first, last = places[0], places[-1]
-    step = _normal(first) * first.thickness
+    for frame in places:
+        if not np.allclose(frame.spacing, first.spacing, rtol=1e-3):
+            raise ImageError("images of different pixel spacings in one series")
+    step = normal_of(first) * first.thickness
     if len(places) > 1:
         _check_even(places)
         step = (last.position - first.position) / (len(places) - 1)
@@ -486,7 +385,7 @@ def _affine(places: Sequence[Frame]) -> NDArray[np.float64]:
 
 def _check_even(places: Sequence[Frame]) -> None:
     """Raise ImageError if slices lie at the same place, are missing or are unevenly spaced."""
-    along = np.array([frame.position @ _normal(places[0]) for frame in places])
+    along = np.array([frame.position @ normal_of(places[0]) for frame in places])
     steps = np.diff(along)
     if (double := int((steps < SAME_PLACE).sum())) > 0:
         raise ImageError(
@@ -522,7 +421,12 @@ def _native(dataset: Dataset) -> Floats:
     if not syntax.is_encapsulated and "PixelData" in dataset:
         _check_length(dataset)
 
-    stored = pixel_array(dataset, decoding_plugin=decoder)
+    try:
+        stored = pixel_array(dataset, decoding_plugin=decoder)
+    except RuntimeError as error:
+        if reason := dicom_codecs.reason_in(error):
+            raise ImageError(reason) from None
+        raise
     if dataset.get("PhotometricInterpretation") == "PALETTE COLOR":
         stored = apply_color_lut(stored, dataset)
     count = int(dataset.get("NumberOfFrames") or 1)

@@ -5,6 +5,7 @@ pydicom itself decodes RLE, Pillow 8-bit JPEG. The rest (JPEG lossless and 12-bi
 that.
 """
 
+import re
 import struct
 
 import imagecodecs
@@ -71,6 +72,13 @@ def decode_frame(content: bytes, runner: DecodeRunner) -> bytearray:
         if runner.photometric_interpretation in ("YBR_ICT", "YBR_RCT"):
             runner.set_option("photometric_interpretation", "RGB")
     return bytearray(pixels.tobytes())
+
+
+def reason_in(error: RuntimeError) -> str:
+    """Return the reason of `decode_frame` in what pydicom makes of its error; "" for an error of
+    another decoder, which may quote the file."""
+    found = re.search(r"compressed pixels [^\n]*", str(error))
+    return found.group() if found else ""
 
 
 def codestream_sides(content: bytes) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from pydicom.dataset import Dataset
 from pydicom.pixels import pixel_array
 from pydicom.uid import SegmentationStorage
 
-from anodetect.data import dicom
+from anodetect.data import dicom, dicom_frames
 from anodetect.data.volumes import MAX_VOXELS, Volume
 from anodetect.errors import ImageError
 from anodetect.types import Bools
@@ -30,13 +30,13 @@ def marked_voxels(content: bytes, volume: Volume) -> Bools:
 
     truth = np.zeros(volume.voxels.shape[1:], bool)
     from_world: NDArray[np.float64] = np.linalg.inv(volume.affine).astype(np.float64)
-    groups = dicom.functional_groups(header)
+    groups = dicom_frames.functional_groups(header)
     frames = _marked_frames(header, len(groups))
     for number, group in enumerate(groups):
         rows, columns = np.nonzero(frames[number])
         if not len(rows):
             continue
-        place = dicom.frame_of(group, 0, number)
+        place = dicom_frames.frame_of(group, 0, number, header)
         if place is None:
             raise ImageError("its mask has a frame without a place in the patient")
         voxels = _voxels_of(place, rows, columns, from_world)
@@ -73,7 +73,7 @@ def _marked_frames(header: Dataset, count: int) -> Bools:
 
 
 def _voxels_of(
-    place: dicom.Frame,
+    place: dicom_frames.Frame,
     rows: NDArray[np.int64],
     columns: NDArray[np.int64],
     from_world: NDArray[np.float64],

@@ -34,7 +34,7 @@ class Format:
     file's bytes and returns an array [H, W], [H, W, C] or [C, H, W]. For a volume it takes the
     bytes, the number of the component to read (None: the only one) and, where there is one, the
     bytes of the companion, and returns a `Volume`. For "either" it takes the bytes of all files of
-    a series and returns a `Volume` or an image [C, H, W].
+    a series and the number or name of the component, and returns a `Volume` or an image [C, H, W].
 
     `companion` is a function "module:name" for a header whose data lie in a second file: it takes
     the header's path and bytes and returns the second file's name, "" if there is none. Both are

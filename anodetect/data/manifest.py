@@ -17,7 +17,7 @@ from anodetect.data.manifest_columns import (
     refuse_other_names,
 )
 from anodetect.data.names import meaning
-from anodetect.data.records import ANOMALOUS, NORMAL, Dataset, Record
+from anodetect.data.records import ANOMALOUS, NORMAL, Component, Dataset, Record
 from anodetect.data.series import Headlines, headlines_of, series_of
 from anodetect.data.volume_headers import volumes_in
 from anodetect.data.walk import LINK_OUT
@@ -175,8 +175,9 @@ def _check_row(folder: Path, row: Mapping[str, str], where: str, follow_symlinks
 
 
 def _check_component(path: Path, component: str, where: str) -> None:
-    """Raise DataError if a component is no number, or its file does not hold several volumes."""
-    if not component:
+    """Raise DataError if a component is no number, or its file does not hold several volumes. In a
+    DICOM series components have names, too."""
+    if not component or (path.exists() and (path.is_dir() or formats.is_series(path))):
         return
     if not component.isdecimal():
         raise DataError(f"{where}: component {component!r} is not a number from 0 on")
@@ -284,10 +285,15 @@ def _listed_record(
         group=row["group"] or pseudonym or identity,
         masks=masks_at(folder / row["mask"]) if row["mask"] else (),
         foreground=folder / row["foreground"] if row["foreground"] else None,
-        component=int(row["component"]) if row["component"] else None,
+        component=_component_of(row["component"]),
         files=files,
         extra=extra,
     )
+
+
+def _component_of(cell: str) -> Component:
+    """Return the number or the name of a component, None for an empty cell."""
+    return int(cell) if cell.isdecimal() else cell or None
 
 
 def masks_at(path: Path) -> tuple[Path, ...]:

@@ -4,6 +4,9 @@ with its place in space.
 The file's own bit depth is kept.
 """
 
+import gzip
+import struct
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
@@ -19,7 +22,7 @@ from anodetect.data.dicom_seg import marked_voxels
 from anodetect.data.geometry import MIN_SIDE, Geometry
 from anodetect.data.images import MAX_PIXELS, Array, as_float32, channels_first
 from anodetect.data.mask_images import marked_in
-from anodetect.data.records import Record
+from anodetect.data.records import Component, Record
 from anodetect.data.regrid import on_grid_of
 from anodetect.data.volumes import MAX_VOXELS, Volume
 from anodetect.errors import ImageError
@@ -55,14 +58,15 @@ class Source:
     contents: tuple[bytes, ...]
     sha256: str
 
-    def decode(self, component: int | None = None) -> Floats | Volume:
+    def decode(self, component: Component = None) -> Floats | Volume:
         """Return the image [C, H, W] or the volume; ImageError with the reason if that fails.
 
-        Of a 4-D file the component that the record names is read, else `component`.
+        Of a 4-D file, or a series of several volumes, the component that the record names is read,
+        else `component`.
         """
         return self.content(component).pixels
 
-    def content(self, component: int | None = None) -> Content:
+    def content(self, component: Component = None) -> Content:
         """Return what `decode` does, and how samples were stored."""
         if self.record.component is not None:
             component = self.record.component
@@ -156,7 +160,7 @@ def _decode(
     contents: tuple[bytes, ...],
     found: formats.Format | None,
     name: str,
-    component: int | None = None,
+    component: Component = None,
 ) -> Content:
     """Decode the bytes of one file or of a series' files in the format that was found for them."""
     if not any(contents):
@@ -166,13 +170,15 @@ def _decode(
 
     read = resolve_name(found.reader)
     if found.content == "volume":
+        if isinstance(component, str):
+            raise ImageError(f"components of this format have numbers, and {component!r} is none")
         volume: Volume = _with_reason(lambda: read(contents[0], component, *contents[1:]))
         return Content(volume)
     if found.content == "image":
         read = resolve_name(formats.image_format_in(contents[0], found).reader)
         array: Array = _with_reason(lambda: read(contents[0]))
         return Content(_checked(channels_first(array)), array.dtype.name)
-    either: Floats | Volume = _with_reason(lambda: read(contents))
+    either: Floats | Volume = _with_reason(lambda: read(contents, component))
     return Content(either if isinstance(either, Volume) else _checked(either))
 
 
@@ -192,9 +198,14 @@ def _with_reason(decode: Callable[[], T]) -> T:
         raise ImageError("not a readable image") from None
     except MemoryError:
         raise ImageError("does not fit into memory") from None
-    except Exception as error:  # decoders raise any kind of error on damaged files
-        details = " ".join(str(error).split())[:200] or "no details"
-        raise ImageError(f"damaged or unreadable ({type(error).__name__}: {details})") from None
+    except (EOFError, struct.error):
+        raise ImageError("damaged or unreadable (it ends too early)") from None
+    except (zlib.error, gzip.BadGzipFile):
+        raise ImageError("damaged or unreadable (its compression is damaged)") from None
+    except Exception as error:
+        # Decoders raise any kind of error on damaged files. What they say may quote the file, and
+        # reasons land in tables that leave the house.
+        raise ImageError(f"damaged or unreadable ({type(error).__name__})") from None
 
 
 def _checked(array: Array) -> Floats:

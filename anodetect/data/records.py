@@ -9,6 +9,7 @@ from anodetect.errors import DataError
 
 LARGE = 2**23  # bytes of a DICOM file, whose frames may be as much as a volume
 NORMAL, ANOMALOUS = 0, 1
+Component = int | str | None  # the number of a volume in a file or series, or its name in a series
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,10 +17,10 @@ class Record:
     """One image or volume. `split` is "train", "test" or "" (not said); `label` 0 normal, 1
     anomalous, None unknown.
 
-    What any of the `masks` marks is anomalous. `component` is the one to take of a 4-D file. With
-    `slice` the record is that slice of the volume alone. `files` are those of a DICOM series, whose
-    `path` is the first of them by name, and `modality` and `description` what their
-    header says.
+    What any of the `masks` marks is anomalous. `component` is the one to take of a 4-D file or
+    of a series of several volumes. With `slice` the record is that slice of the volume alone.
+    `files` are those of a DICOM series, whose `path` is the first of them by name, and `modality`
+    and `description` what their header says.
     """
 
     id: str
@@ -31,7 +32,7 @@ class Record:
     masks: tuple[Path, ...] = ()
     extra: Mapping[str, str] = field(default_factory=dict)
     foreground: Path | None = None
-    component: int | None = None
+    component: Component = None
     slice: int | None = None
     files: tuple[Path, ...] = ()
     modality: str = ""

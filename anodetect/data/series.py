@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from anodetect.data import dicom, formats
+from anodetect.data import dicom, formats, names
 from anodetect.data.records import Record
 from anodetect.data.walk import PassedOverCounts
 from anodetect.files import is_below, path_text
@@ -15,10 +15,12 @@ Headlines = Mapping[Path, dicom.Headline]
 def records_of(
     folder: Path, paths: Iterable[Path], passed_over: PassedOverCounts
 ) -> Iterator[Record]:
-    """Yield a record for each file, and one for all files of a DICOM series in the same folder.
+    """Yield a record for each file, and one for all files of a DICOM series, which may lie in
+    several folders side by side unless names say what is in them.
 
     DICOM files that are no images to judge, such as reports and localizers, are passed over; so are
-    derived images where there are original ones of the same patient.
+    derived images where there are original ones of the same patient, and second copies of an image
+    in its series.
     """
     paths = list(paths)
     headlines = {path: dicom.headline(path) for path in paths if formats.is_series(path)}
@@ -33,18 +35,34 @@ def records_of(
     }
 
     series: dict[tuple[Path, str], list[Path]] = {}
+    instances: set[tuple[Path, str, str]] = set()
     for path in paths:
         found = headlines.get(path, dicom.Headline())
         reason = found.no_image
         if found.derived and (found.issuer, found.patient) in originals:
             reason = reason or dicom.DERIVED
+        where = _folder_of_series(folder, path) if found.series else path.parent
+        copy = where, found.series, found.instance
+        if found.series and found.instance and copy in instances:
+            reason = reason or dicom.COPIES
+
         if reason:
             passed_over.add(path_text(path.relative_to(folder)), reason)
         else:
-            series.setdefault((path.parent, found.series or path.name), []).append(path)
+            instances.add(copy)
+            series.setdefault((where, found.series or path.name), []).append(path)
 
     for first, *rest in series.values():
         yield record_of(folder, first, (first, *rest), headlines.get(first))
+
+
+def _folder_of_series(folder: Path, path: Path) -> Path:
+    """Return the folder below which a file's series lies: its own, or the one above where no name
+    on the way says what its images are, such as `test` or `good`."""
+    parts = path.parent.relative_to(folder).parts
+    if not parts or any(names.meaning(part) for part in parts):
+        return path.parent
+    return path.parent.parent
 
 
 def record_of(
@@ -68,25 +86,37 @@ def record_of(
     )
 
 
-def series_of(path: Path, headlines: Callable[[Path], Headlines] | None = None) -> tuple[Path, ...]:
-    """Return the files of the DICOM series that a file belongs to, in its folder; () for a file of
-    another format. A file that cannot be read stands alone.
+def series_of(
+    path: Path, headlines: Callable[[Path], Headlines] | None = None, root: Path | None = None
+) -> tuple[Path, ...]:
+    """Return the files of the DICOM series that a file belongs to, in its folder and, with a
+    `root`, in those beside it as `records_of` finds them; () for a file of another format. A file
+    that cannot be read stands alone.
 
     `headlines` returns those of a folder; by default they are read.
     """
     if not formats.is_series(path):
         return ()
-    name = dicom.headline(path).series
-    if not name:
+    own = dicom.headline(path)
+    if not own.series:
         return (path,)
 
-    if headlines is not None:
-        found = headlines(path.parent)
-    else:
-        # A link stands for files that may be links as well.
-        found = headlines_of(path.parent, None if path.is_symlink() else path.parent)
-    same = [file for file, headline in found.items() if headline.series == name]
-    return tuple(sorted({path, *same}))
+    folders = [path.parent]
+    if root is not None and _folder_of_series(root, path) != path.parent:
+        beside = (each for each in path.parent.parent.iterdir() if each.is_dir())
+        folders = sorted({path.parent, *beside})
+
+    files = {own.instance or path: path}  # one of each instance
+    for folder in folders:
+        if headlines is not None:
+            found = headlines(folder)
+        else:
+            # A link stands for files that may be links as well.
+            found = headlines_of(folder, None if path.is_symlink() else folder)
+        for file, each in found.items():
+            if each.series == own.series:
+                files.setdefault(each.instance or file, file)
+    return tuple(sorted(files.values()))
 
 
 def headlines_of(folder: Path, root: Path | None) -> Headlines:

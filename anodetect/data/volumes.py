@@ -11,7 +11,7 @@ import io
 import logging
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,10 @@ import numpy as np
 from anodetect.data.formats import GZIP
 from anodetect.data.geometry import FLIP_XY, Affine, check_affine
 from anodetect.errors import ImageError
-from anodetect.types import Floats
+from anodetect.types import Bools, Floats
 
 MAX_VOXELS = 2**29  # 2 GB of float32
+SURROUNDED = 0.5  # share of a volume's surface that is NaN, from which on NaN is its background
 FIXED_UNITS = ("CT",)  # modalities whose values mean the same in every volume
 # Codes of metre and micrometre, in millimetres; other codes count as millimetres.
 NIFTI_UNITS = {1: 1e3, 3: 1e-3}
@@ -221,15 +222,29 @@ def _voxels(proxy: Any, shape: tuple[int, int, int], component: int | None) -> F
 
 
 def checked(volume: Volume) -> Volume:
-    """Return the volume; ImageError if it has no place in space, or its values are no numbers."""
+    """Return the volume, with the lowest of its values where NaN surrounds it, as where a brain was
+    cut out; ImageError if it has no place in space, or its values are no numbers."""
     check_affine(volume.affine)
     voxels = volume.voxels
     with np.errstate(invalid="ignore", over="ignore"):
         finite = np.isfinite(voxels.sum(dtype=np.float64))
-    if not finite:
-        bad = voxels.size - int(np.isfinite(voxels).sum())
-        raise ImageError(f"{bad} voxels are NaN or infinite; replace them")
-    return volume
+    if finite:
+        return volume
+
+    holes = np.isnan(voxels)
+    if _surrounds(holes) and np.isfinite(voxels[~holes].sum(dtype=np.float64)):
+        return replace(volume, voxels=np.where(holes, voxels[~holes].min(), voxels))
+    bad = voxels.size - int(np.isfinite(voxels).sum())
+    raise ImageError(f"{bad} voxels are NaN or infinite; replace them")
+
+
+def _surrounds(holes: Bools) -> bool:
+    """Return whether holes [C, I, J, K] take up most of a volume's surface, and not all of the
+    volume."""
+    share = 0.0
+    for axis in (1, 2, 3):
+        share += float(np.take(holes, [0, -1], axis).mean()) / 3
+    return share >= SURROUNDED and not bool(holes.all())
 
 
 def same_grid(one: Volume, other: Volume) -> bool:

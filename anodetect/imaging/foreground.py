@@ -10,12 +10,18 @@ from anodetect.types import Bools, Floats
 # (measured: .38 to .66 in LGG FLAIR, less than .02 in tiles and cells).
 FLAT_SHARE, FLAT_LEVEL = 0.2, 0.05
 LOW, HIGH = 1.0, 99.5  # percentiles of values that become -1 and 1
+# A value is an exact background if at least this share of the border has it, and at least this
+# share of all values lies below it and above it: no threshold can tell it from the rest.
+BORDER_SHARE, BESIDE_SHARE = 0.9, 0.01
 COARSE = 128  # pixels: a volume's foreground is found on slices reduced to about this side
 
 
 def has_flat_background(image: Floats) -> bool:
     """Return whether a fifth or more of the pixels of [C, H, W] is nearly at the lowest value, as
-    around a head in MRI."""
+    around a head in MRI, or has the exact value of a background."""
+    background = exact_background(image)
+    if background is not None:
+        return bool((image == background).mean() >= FLAT_SHARE)
     share = (image <= _background_level(image)).all(0).mean()
     return bool(share >= FLAT_SHARE and image.max() > image.min())
 
@@ -25,7 +31,11 @@ def foreground(image: Floats) -> Bools:
 
     Specks are removed and holes are filled. Everything is foreground if nothing would be left.
     """
-    above = np.asarray((image > _background_level(image)).any(0))
+    background = exact_background(image)
+    if background is None:
+        above = np.asarray((image > _background_level(image)).any(0))
+    else:
+        above = np.asarray(image[0] != background)
     parts, count = ndimage.label(_opened(above))
     if count == 0:
         return np.ones(image.shape[1:], bool)
@@ -39,10 +49,41 @@ def volume_foreground(slices: Floats) -> Bools:
     pixels. The threshold is halfway between Otsu's and the background, which is the median of the
     values below Otsu's. Otsu's alone takes dark tissue for background: in the train part of
     lgg_flair its Dice with the foregrounds of single slices is .82, that of the threshold halfway
-    .95. ImageError if all voxels have one value.
+    .95. Where there is an exact background, all else is above it. ImageError if all voxels have one
+    value.
     """
     step = -(-max(slices.shape[2:]) // COARSE)
     coarse = slices[:, :, ::step, ::step].max(0)
+    background = exact_background(slices)
+    above = _above_threshold(coarse) if background is None else coarse != background
+
+    opened = _opened(above)
+    largest = _largest_part(opened if opened.any() else above)
+    inside = np.stack([_filled(plane) for plane in largest])
+    full: Bools = inside.repeat(step, 1).repeat(step, 2)[:, : slices.shape[2], : slices.shape[3]]
+    return full
+
+
+def exact_background(planes: Floats) -> float | None:
+    """Return the value of a background in the middle of the others, as around a brain that was cut
+    out and then scaled to mean 0: almost all of the border of planes [1, ..., H, W] has exactly
+    this value, and of the rest some lies below it and some above. None if there is no such
+    value."""
+    if len(planes) > 1:
+        return None
+    rows, columns = planes[..., [0, -1], :].ravel(), planes[..., [0, -1]].ravel()
+    values, counts = np.unique(np.concatenate([rows, columns]), return_counts=True)
+    most = int(counts.argmax())
+    if counts[most] < BORDER_SHARE * counts.sum():
+        return None
+    background = float(values[most])
+    beside = min((planes < background).mean(), (planes > background).mean())
+    return background if beside >= BESIDE_SHARE else None
+
+
+def _above_threshold(coarse: Floats) -> Bools:
+    """Return where values [D, H, W] lie above a threshold halfway between the background and
+    Otsu's; ImageError if all have one value."""
     some = coarse[::2, ::2, ::2] if min(coarse.shape) > 8 else coarse  # enough for a histogram
     usual = np.minimum(some, np.percentile(some, HIGH))  # the few brightest would stretch it
     if usual.min() == usual.max():  # unless there is nothing else
@@ -51,12 +92,8 @@ def volume_foreground(slices: Floats) -> Bools:
         raise ImageError("no foreground")
 
     upper = otsu(usual)
-    above = coarse > (np.median(some[some <= upper]) + upper) / 2
-    opened = _opened(above)
-    largest = _largest_part(opened if opened.any() else above)
-    inside = np.stack([_filled(plane) for plane in largest])
-    full: Bools = inside.repeat(step, 1).repeat(step, 2)[:, : slices.shape[2], : slices.shape[3]]
-    return full
+    above: Bools = coarse > (np.median(some[some <= upper]) + upper) / 2
+    return above
 
 
 def otsu(values: Floats) -> float:

@@ -5,7 +5,7 @@ For a volume both are found once, over all of its slices, and every slice is tre
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,10 +63,10 @@ class PreprocessConfig(Config):
         description="The plane in which volumes are sliced; "
         "'auto' takes the one with the finest pixels.",
     )
-    component: int | None = Field(
+    component: Annotated[int, Field(ge=0)] | str | None = Field(
         default=None,
-        ge=0,
-        description="The number, from 0, of the volume to take from files that hold several.",
+        description="The number, from 0, of the volume to take from files that hold several; of a "
+        "DICOM series also its name, such as 'echo 20 ms'.",
     )
     least_foreground: float = Field(
         default=0.25,

@@ -7,6 +7,8 @@ algorithm and the model. With a pseudonym they carry it and none of the source's
 names; its UIDs remain, without which no viewer could place a map on the scan.
 """
 
+from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -14,10 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pydicom.sequence import Sequence
+from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 from scipy import ndimage
 
-from anodetect.data.dicom import Series, functional_groups
+from anodetect.data.dicom import Series
+from anodetect.data.dicom_frames import functional_groups
 from anodetect.errors import RunError
 from anodetect.imaging.preprocess import PreparedVolume
 from anodetect.output.formats import Kind, OutputFiles
@@ -47,10 +51,13 @@ REPORT_TITLE = ("126000", "DCM", "Imaging Measurement Report")
 PLACES = (
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID",
     "FrameOfReferenceUID", "Modality", "Rows", "Columns", "ImagePositionPatient",
-    "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "NumberOfFrames",
-    "SpacingBetweenSlices", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
-    "DimensionIndexSequence", "DimensionOrganizationSequence", "PositionReferenceIndicator",
-    "SamplesPerPixel",
+    "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices",
+    "PositionReferenceIndicator", "SamplesPerPixel",
+)  # fmt: skip
+# Attributes that only files of several frames have
+MULTI_FRAME = (
+    "NumberOfFrames", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+    "DimensionIndexSequence", "DimensionOrganizationSequence",
 )  # fmt: skip
 PATIENT = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate",
@@ -69,10 +76,10 @@ def write(shown: VolumeMap, files: OutputFiles) -> None:
     try:
         source = _source_headers(volume.source.origin, shown.pseudonym)
         segments, found = findings(shown.heatmap, shown.above(), volume)
-        values = volume.geometry.to_source(shown.heatmap)[source.order]
-        numbered = volume.geometry.to_source(segments)[source.order]
+        values = volume.geometry.to_source(shown.heatmap)
+        numbered = volume.geometry.to_source(segments)
         datasets["map"] = _parametric_map(values, source, model)
-        datasets["mask"] = _segmentation(numbered, len(found), source, model)
+        datasets["mask"] = _segmentation(numbered, found, source, model)
         if found:
             datasets["report"] = _report(found, datasets["mask"], datasets["map"], source, model)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -80,6 +87,7 @@ def write(shown: VolumeMap, files: OutputFiles) -> None:
         raise RunError(f"no DICOM map: {error}") from None
 
     for kind, dataset in datasets.items():
+        _refer_to_frames(dataset, source.references)
         with files.open(kind) as file:
             dataset.save_as(file, enforce_file_format=True)
 
@@ -88,19 +96,73 @@ def write(shown: VolumeMap, files: OutputFiles) -> None:
 
 
 @dataclass(frozen=True)
+class Reference:
+    """A frame of a multi-frame file: the file's class and instance, and the frame's number from
+    1."""
+
+    storage: str
+    instance: str
+    frame: int
+
+
+@dataclass(frozen=True)
 class SourceHeaders:
-    """The headers of the files that a volume was made from, as far as highdicom needs them, and for
-    each of their frames the number of its slice in the volume."""
+    """The header of each slice of a volume, as far as highdicom needs it, as if it were a file of
+    its own. `references` are the frames that stand behind instances that are none."""
 
     headers: list[Dataset]
-    order: list[int]
+    references: dict[str, Reference]
 
 
 def _source_headers(series: Series, pseudonym: str) -> SourceHeaders:
-    order = [0] * len(series.numbers)
-    for place, number in enumerate(series.numbers):
-        order[number] = place
-    return SourceHeaders([_named(header, pseudonym) for header in series.headers], order)
+    headers: list[Dataset] = []
+    references: dict[str, Reference] = {}
+    for header, number in zip(series.headers, series.numbers, strict=True):
+        named = _named(header, pseudonym)
+        if "PerFrameFunctionalGroupsSequence" in header:
+            instance = generate_uid()
+            storage, named.SOPClassUID = str(header.SOPClassUID), MRImageStorage
+            references[instance] = Reference(storage, str(header.SOPInstanceUID), number + 1)
+            named.SOPInstanceUID = instance
+            _place(named, functional_groups(header)[number])
+        headers.append(named)
+    for named in headers:  # to the last digit, which scanners do not always write
+        named.ImageOrientationPatient = headers[0].ImageOrientationPatient
+    return SourceHeaders(headers, references)
+
+
+def _place(named: Dataset, group: Dataset) -> None:
+    """Let a header say itself where a frame lies, in place of its functional groups."""
+    for tag in MULTI_FRAME:
+        if tag in named:
+            delattr(named, tag)
+    for tag in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
+        named.add(group[tag])
+    named.SliceThickness = group.get("SliceThickness", 1)
+
+
+def _refer_to_frames(dataset: Dataset, references: Mapping[str, Reference]) -> None:
+    """Put frames in the place of the instances that stood for them, and each file once into lists
+    of files."""
+    for element in dataset:
+        if element.VR != "SQ":
+            continue
+        kept: dict[str, Dataset] = {}
+        for number, item in enumerate(element.value):
+            _refer_to_frames(item, references)
+            found = references.get(str(item.get("ReferencedSOPInstanceUID", "")))
+            if found is None:
+                kept[str(number)] = item
+                continue
+            item.ReferencedSOPClassUID = found.storage
+            item.ReferencedSOPInstanceUID = found.instance
+            if element.keyword == "SourceImageSequence":
+                item.ReferencedFrameNumber = found.frame
+                kept[str(number)] = item
+            else:
+                kept.setdefault(found.instance, item)
+        if len(kept) < len(element.value):
+            element.value = Sequence(kept.values())
 
 
 def _named(header: Dataset, pseudonym: str) -> Dataset:
@@ -109,40 +171,16 @@ def _named(header: Dataset, pseudonym: str) -> Dataset:
     kept = Dataset()
     for tag in PLACES if pseudonym else header.keys():
         if tag in header:
-            kept.add(header[tag])
+            kept.add(copy(header[tag]))  # else what is changed here would change the source
 
     names = {"PatientName": f"{pseudonym}^", "PatientID": pseudonym}
     for tag in PATIENT:
         if tag not in kept:
             setattr(kept, tag, names.get(tag, ""))
 
-    if "PerFrameFunctionalGroupsSequence" in header:
-        _place_frames(kept, header)
     kept.file_meta = FileMetaDataset()
     kept.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     return kept
-
-
-def _place_frames(kept: Dataset, header: Dataset) -> None:
-    """Let the functional groups say where frames lie, and nothing else: a spacing and an
-    orientation for all of them, which some scanners repeat for each, and a position for each."""
-    places = functional_groups(header)
-    measures, orientation = Dataset(), Dataset()
-    measures.PixelSpacing = places[0].PixelSpacing
-    measures.SliceThickness = places[0].get("SliceThickness", 1)
-    orientation.ImageOrientationPatient = places[0].ImageOrientationPatient
-    shared = Dataset()
-    shared.PixelMeasuresSequence = [measures]
-    shared.PlaneOrientationSequence = [orientation]
-    kept.SharedFunctionalGroupsSequence = [shared]
-
-    groups = []
-    for place in places:
-        position, group = Dataset(), Dataset()
-        position.ImagePositionPatient = place.ImagePositionPatient
-        group.PlanePositionSequence = [position]
-        groups.append(group)
-    kept.PerFrameFunctionalGroupsSequence = groups
 
 
 # -- Findings --------------------------------------------------------------------------------------
@@ -150,11 +188,12 @@ def _place_frames(kept: Dataset, header: Dataset) -> None:
 
 @dataclass(frozen=True)
 class Finding:
-    """A connected region above the threshold: its highest anomaly value, and its volume in cubic
-    millimetres."""
+    """A connected region above the threshold: its highest anomaly value, its volume in cubic
+    millimetres, and the identifier by which all files call it."""
 
     peak: float
     volume: float
+    uid: str
 
 
 def findings(
@@ -173,7 +212,10 @@ def findings(
 
     voxel = abs(float(np.linalg.det(volume.geometry.affine[:3, :3])))
     sizes = np.bincount(parts.ravel())[1:]
-    found = [Finding(float(peaks[n]), round(float(sizes[n]) * voxel, 3)) for n in order[:FINDINGS]]
+    found = []
+    for n in order[:FINDINGS]:
+        volume_of_it = round(float(sizes[n]) * voxel, 3)
+        found.append(Finding(float(peaks[n]), volume_of_it, generate_uid()))
     return number_of[parts], found
 
 
@@ -221,10 +263,10 @@ def _parametric_map(heatmap: Floats, source: SourceHeaders, model: str) -> Datas
 
 
 def _segmentation(
-    segments: NDArray[np.uint8], found: int, source: SourceHeaders, model: str
+    segments: NDArray[np.uint8], found: list[Finding], source: SourceHeaders, model: str
 ) -> Dataset:
-    """Return findings [frames, rows, columns], numbered from 1, as a binary Segmentation; the first
-    `found` have a name of their own."""
+    """Return findings [frames, rows, columns], numbered from 1, as a binary Segmentation; those
+    that were `found` have a name and an identifier of their own."""
     import highdicom as hd
 
     algorithm = hd.AlgorithmIdentificationSequence(
@@ -233,11 +275,13 @@ def _segmentation(
         version=version("anodetect"),
         parameters={"model SHA-256": model},
     )
-    labels = [_label(number) for number in range(1, found + 1)]
-    if not found or int(segments.max()) > found:
+    labels = [_label(number) for number in range(1, len(found) + 1)]
+    uids = [finding.uid for finding in found]
+    if not found or int(segments.max()) > len(found):
         labels.append("other findings" if found else "anomaly")
+        uids.append(generate_uid())
     descriptions = []
-    for number, label in enumerate(labels, start=1):
+    for number, (label, uid) in enumerate(zip(labels, uids, strict=True), start=1):
         description = hd.seg.SegmentDescription(
             segment_number=number,
             segment_label=label,
@@ -245,6 +289,8 @@ def _segmentation(
             segmented_property_type=hd.sr.CodedConcept(*ABNORMALITY),
             algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
             algorithm_identification=algorithm,
+            tracking_uid=uid,
+            tracking_id=label,
         )
         descriptions.append(description)
 
@@ -315,7 +361,7 @@ def _measurements(
         values = (PEAK, finding.peak, NO_UNITS), (VOLUME, finding.volume, CUBIC)
         group = hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
             tracking_identifier=hd.sr.TrackingIdentifier(
-                uid=generate_uid(), identifier=_label(number)
+                uid=finding.uid, identifier=_label(number)
             ),
             referenced_segment=hd.sr.ReferencedSegment(*instance, number, source_series=series),
             finding_category=hd.sr.CodedConcept(*ABNORMAL_STRUCTURE),

@@ -1,0 +1,230 @@
+"""Where each frame of a DICOM file lies in the patient, and what tells it from other frames of the
+same place.
+
+Attributes of multi-frame images are read from the functional group that the standard defines for
+them. Other groups, private ones above all, hold attributes of the same names that mean something
+else.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.uid import UID, SegmentationStorage
+
+from anodetect.data.volumes import MAX_VOXELS
+from anodetect.errors import ImageError
+
+TOMOGRAPHIC = ("CT", "MR", "PT")  # modalities whose images have a place in the patient
+PLACE_TAGS = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
+# Functional groups (PS3.3, C.7.6.16.2 and C.8.13.5) and the attributes that are read from each.
+MACROS = {
+    "PlanePositionSequence": ("ImagePositionPatient",),
+    "PlaneOrientationSequence": ("ImageOrientationPatient",),
+    "PixelMeasuresSequence": ("PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
+    "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept", "RescaleType"),
+    "FrameContentSequence": ("StackID", "TemporalPositionIndex", "FrameAcquisitionNumber"),
+    "MRImageFrameTypeSequence": ("ComplexImageComponent",),
+    "MREchoSequence": ("EffectiveEchoTime",),
+    "MRDiffusionSequence": ("DiffusionBValue", "DiffusionGradientDirectionSequence"),
+    "CardiacSynchronizationSequence": ("NominalCardiacTriggerDelayTime",),
+}
+# What frames of the same place may differ in, in the order in which it is looked for: what it is
+# called, and the attribute in single-frame and in multi-frame images.
+TRAITS = (
+    ("part", "ComplexImageComponent", "ComplexImageComponent"),
+    ("echo", "EchoTime", "EffectiveEchoTime"),
+    ("b", "DiffusionBValue", "DiffusionBValue"),
+    ("direction", "DiffusionGradientOrientation", "DiffusionGradientDirectionSequence"),
+    ("time", "TemporalPositionIdentifier", "TemporalPositionIndex"),
+    ("trigger", "TriggerTime", "NominalCardiacTriggerDelayTime"),
+    ("inversion", "InversionTime", "InversionTime"),
+    ("kernel", "ConvolutionKernel", "ConvolutionKernel"),
+    ("stack", "StackID", "StackID"),
+    ("acquisition", "AcquisitionNumber", "FrameAcquisitionNumber"),
+)
+# Values of the image type that say which part of a complex number pixels are.
+PARTS = {
+    "M": "magnitude", "MAGNITUDE": "magnitude", "M_FFE": "magnitude", "M_SE": "magnitude",
+    "P": "phase", "PHASE": "phase", "PHASE MAP": "phase",
+    "R": "real", "REAL": "real", "I": "imaginary", "IMAGINARY": "imaginary",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame of one file, and where it lies: LPS+ millimetres of its first pixel, directions of
+    rows and columns [6], and millimetres between rows and between columns.
+
+    `traits` are its values of TRAITS, "" where it has none. `instance` is the number of its file in
+    the series, as the scanner counted. With `localizer` it shows where others lie.
+    """
+
+    file: int
+    number: int
+    position: NDArray[np.float64]
+    directions: NDArray[np.float64]
+    spacing: tuple[float, float]
+    thickness: float
+    traits: tuple[str, ...] = ("",) * len(TRAITS)
+    instance: int = 0
+    localizer: bool = False
+
+
+def frames(header: Dataset, file: int) -> list[Frame]:
+    """Return the frames of a file, which has the number `file` in its series; none if they have no
+    place in the patient. ImageError if there is no image."""
+    count = _frame_count(header)
+    groups = functional_groups(header)
+    if groups and len(groups) != count:
+        raise ImageError(f"{count} frames, but {len(groups)} are described")
+    if not groups and count == 1:
+        groups = [header]
+
+    found = [frame_of(group, file, number, header) for number, group in enumerate(groups)]
+    places = [frame for frame in found if frame is not None]
+    if len(places) < len(found) and (places or header.get("Modality") in TOMOGRAPHIC):
+        raise ImageError(
+            "no place in the patient (image position, orientation or pixel spacing is missing)"
+        )
+    if not places and count > 1:
+        raise ImageError(
+            f"{count} frames without a place in the patient; a volume or single images are expected"
+        )
+    return places
+
+
+def _frame_count(header: Dataset) -> int:
+    """Return how many frames a file has; ImageError if it has no pixels, or too many."""
+    if not header.get("Rows") or not header.get("Columns"):
+        name = UID(str(header.get("SOPClassUID", ""))).name or "no SOP class"
+        raise ImageError(f"no pixels ({name})")
+    if header.get("SOPClassUID") == SegmentationStorage:
+        raise ImageError("a segmentation, not an image")
+
+    count = int(header.get("NumberOfFrames") or 1)
+    size = int(header.Rows) * int(header.Columns) * count * int(header.get("SamplesPerPixel", 1))
+    if not 0 < size <= MAX_VOXELS:
+        raise ImageError(
+            f"{header.Columns} × {header.Rows} × {count} is more than {MAX_VOXELS} voxels, or none"
+        )
+    return count
+
+
+def functional_groups(header: Dataset) -> list[Dataset]:
+    """Return for each frame of a multi-frame image one flat data set of its attributes in MACROS,
+    its own before those that all frames share."""
+    shared = (header.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
+    flat = []
+    for own in header.get("PerFrameFunctionalGroupsSequence") or ():
+        merged = Dataset()
+        for macro, attributes in MACROS.items():
+            items: list[Dataset] = list(own.get(macro) or shared.get(macro) or [])
+            for tag in attributes if len(items) == 1 else ():
+                if tag in items[0]:
+                    merged.add(items[0][tag])
+        flat.append(merged)
+    return flat
+
+
+def frame_of(group: Dataset, file: int, number: int, header: Dataset) -> Frame | None:
+    """Return a frame from its attributes and its file's `header`, None if it has no place in the
+    patient; ImageError if the place is not valid."""
+    if not all(group.get(tag) for tag in PLACE_TAGS):
+        return None
+
+    position = numbers_of(group, "ImagePositionPatient")
+    directions = numbers_of(group, "ImageOrientationPatient")
+    complete = position.shape == (3,) and directions.shape == (6,)
+    if not complete or not (np.isfinite(position).all() and np.isfinite(directions).all()):
+        raise ImageError("image position or orientation is no place in the patient")
+
+    spacing = numbers_of(group, "PixelSpacing")
+    if spacing.shape != (2,):
+        raise ImageError("PixelSpacing is not two numbers; correct the header")
+    rows, columns = spacing.tolist()
+    if not (rows > 0 and columns > 0):
+        raise ImageError(f"pixel spacing {rows:g} × {columns:g} mm; correct the header")
+
+    lengths = np.linalg.norm(directions.reshape(2, 3), axis=1)
+    if np.abs(lengths - 1).max() > 0.01 or abs(directions[:3] @ directions[3:]) > 0.01:
+        raise ImageError("the image orientation is not two perpendicular directions")
+
+    thickness = 1.0
+    for tag in ("SliceThickness", "SpacingBetweenSlices"):
+        if group.get(tag):
+            thickness = abs(float(numbers_of(group, tag)))
+    return Frame(
+        file=file,
+        number=number,
+        position=position,
+        directions=directions,
+        spacing=(rows, columns),
+        thickness=thickness or 1.0,
+        traits=_traits(group, header),
+        instance=_instance_number(header),
+        localizer="LOCALIZER" in image_type(header),
+    )
+
+
+def numbers_of(header: Dataset, tag: str) -> NDArray[np.float64]:
+    """Return the values of an attribute, [n] or of a single one []; ImageError if they are no
+    numbers."""
+    try:
+        return np.asarray(header[tag].value, np.float64)
+    except (TypeError, ValueError):  # what they are instead is the file's affair
+        raise ImageError(f"{tag} is not a number; correct the header") from None
+
+
+def image_type(header: Dataset) -> list[str]:
+    """Return the values of the image type in capitals; [] if there is none."""
+    value = header.get("ImageType") or ()
+    parts = (value,) if isinstance(value, str) else value
+    return [str(part).strip().upper() for part in parts]
+
+
+def _traits(group: Dataset, header: Dataset) -> tuple[str, ...]:
+    """Return a frame's values of TRAITS as text, numbers rounded to three digits after the
+    point."""
+    found = []
+    for name, single, several in TRAITS:
+        value = group.get(single if group is header else several)
+        if value is None:  # what all frames share may stand in the header itself
+            value = header.get(single)
+        if several.endswith("Sequence") and group is not header:
+            value = value[0].get(single) if value else None
+        text = _as_text(value)
+        if name == "part":
+            text = PARTS.get(text.upper(), "") or _part(header)
+        found.append(text)
+    return tuple(found)
+
+
+def _part(header: Dataset) -> str:
+    """Return which part of a complex number the image type names, "" if none."""
+    for value in image_type(header)[2:]:
+        if value in PARTS:
+            return PARTS[value]
+    return ""
+
+
+def _as_text(value: object) -> str:
+    """Return a value as short text that names may contain; "" for none."""
+    if value is None or value == "":
+        return ""
+    parts = [value] if isinstance(value, str) or not hasattr(value, "__iter__") else list(value)
+    words = []
+    for part in parts:
+        try:
+            words.append(f"{round(float(str(part)), 3):g}")
+        except ValueError:
+            words.append(" ".join(str(part).split()))
+    return " ".join(words)
+
+
+def _instance_number(header: Dataset) -> int:
+    try:
+        return int(header.get("InstanceNumber") or 0)
+    except (TypeError, ValueError):
+        return 0

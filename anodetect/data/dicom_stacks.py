@@ -1,0 +1,183 @@
+"""The volumes of one DICOM series: echoes, b-values, times, phases and planes that a scanner filed
+under one series, told apart by what their frames differ in.
+
+A series is one volume unless frames lie at the same place, or are of different orientations. Then
+the first of TRAITS that tells frames of the same place apart divides them, and if that leaves some
+together, the next. Where no attribute does and all places have as many frames, their order of
+acquisition does. Localizers beside other images are left out.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anodetect.data.dicom_frames import TRAITS, Frame
+from anodetect.errors import ImageError
+
+SAME_DIRECTION = 1e-3  # of cosines
+SAME_PLACE = 1e-3  # mm
+LEAST_SHARE = 0.5  # of the places of all frames, which a part needs to be a volume of its own
+MOST_NAMES = 8  # in a reason
+UNITS = {"echo": " ms", "trigger": " ms", "inversion": " ms"}
+PLANES = ("sagittal", "coronal", "axial")  # by the axis that lies closest to the normal
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The frames of one volume, and its name within the series, "" for the only one."""
+
+    name: str
+    frames: tuple[Frame, ...]
+
+
+def stacks_of(frames: Sequence[Frame]) -> list[Stack]:
+    """Return the volumes that frames make up, each in the order of its places."""
+    images = [frame for frame in frames if not frame.localizer] or list(frames)
+    planes = _by_orientation(images)
+    stacks = []
+    for plane in planes:
+        prefix = [_plane_name(plane[0])] if len(planes) > 1 else []
+        for names, part in _divided(plane):
+            stacks.append(Stack(" ".join([*prefix, *names]), tuple(in_order(part))))
+    return _numbered(stacks)
+
+
+def chosen(stacks: Sequence[Stack], component: int | str | None) -> Stack:
+    """Return the volume that `component` names or numbers from 0; ImageError with all names if it
+    is none of them, or if there are several and none is named."""
+    if isinstance(component, str):
+        for stack in stacks:
+            if stack.name.casefold() == component.strip().casefold():
+                return stack
+    elif component is not None and 0 <= component < len(stacks):
+        return stacks[component]
+    elif component is None and len(stacks) == 1:
+        return stacks[0]
+
+    if len(stacks) == 1:
+        raise ImageError(f"no component {component!r}: the series is one volume")
+    names = ", ".join(repr(stack.name) for stack in stacks[:MOST_NAMES])
+    names += ", …" if len(stacks) > MOST_NAMES else ""
+    if component is not None:
+        raise ImageError(f"no component {component!r} in a series of {len(stacks)}: {names}")
+    raise ImageError(
+        f"{len(stacks)} volumes in one series: {names}; choose one: --set component=NAME, or a "
+        "column 'component' in manifest.csv"
+    )
+
+
+def normal_of(frame: Frame) -> NDArray[np.float64]:
+    """Return the direction [3] along which frames of this orientation are stacked."""
+    return np.asarray(np.cross(frame.directions[:3], frame.directions[3:]))
+
+
+def in_order(frames: Iterable[Frame]) -> list[Frame]:
+    """Return frames of one orientation in the order along their normal."""
+    frames = list(frames)
+    normal = normal_of(frames[0])
+    return sorted(frames, key=lambda frame: float(frame.position @ normal))
+
+
+# -- Parts -----------------------------------------------------------------------------------------
+
+
+def _by_orientation(frames: Sequence[Frame]) -> list[list[Frame]]:
+    """Return the frames of each orientation together, as they come."""
+    parts: list[list[Frame]] = []
+    for frame in frames:
+        for part in parts:
+            if np.abs(frame.directions - part[0].directions).max() <= SAME_DIRECTION:
+                part.append(frame)
+                break
+        else:
+            parts.append([frame])
+    return parts
+
+
+def _plane_name(frame: Frame) -> str:
+    return PLANES[int(np.abs(normal_of(frame)).argmax())]
+
+
+def _divided(frames: Sequence[Frame]) -> list[tuple[list[str], list[Frame]]]:
+    """Return the parts of frames of one orientation that have no two at the same place, with their
+    names; the frames as they are if nothing tells those of a place apart."""
+    most = max(map(len, _at_places(frames)))
+    if most == 1:
+        return [([], list(frames))]
+
+    for number, (name, _, _) in enumerate(TRAITS):
+        parts = _by_trait(frames, number)
+        if len(parts) > 1 and _are_volumes(parts.values(), frames, most):
+            found = []
+            for value, part in parts.items():
+                own = f"{name} {value}{UNITS.get(name, '')}" if value else f"no {name}"
+                own = value if name == "part" and value else own
+                for names, rest in _divided(part):
+                    found.append(([own, *names], rest))
+            return found
+    return _by_acquisition(frames, most)
+
+
+def _by_trait(frames: Sequence[Frame], number: int) -> dict[str, list[Frame]]:
+    """Return the frames with each value of a trait, by the values in their order."""
+    parts: dict[str, list[Frame]] = {}
+    for frame in frames:
+        parts.setdefault(frame.traits[number], []).append(frame)
+    return dict(sorted(parts.items(), key=lambda item: _sort_key(item[0])))
+
+
+def _sort_key(value: str) -> tuple[float, str]:
+    try:
+        return float(value), ""
+    except ValueError:
+        return np.inf, value
+
+
+def _are_volumes(parts: Iterable[Sequence[Frame]], whole: Sequence[Frame], most: int) -> bool:
+    """Return whether each part has fewer frames at a place than the whole, and enough places."""
+    needed = LEAST_SHARE * len(_at_places(whole))
+    for part in parts:
+        places = _at_places(part)
+        if len(places) < needed or max(map(len, places)) >= most:
+            return False
+    return True
+
+
+def _at_places(frames: Sequence[Frame]) -> list[list[Frame]]:
+    """Return the frames at each place along their normal, as the scanner counted them."""
+    ordered = in_order(frames)
+    normal = normal_of(ordered[0])
+    places = [[ordered[0]]]
+    for before, frame in pairwise(ordered):
+        if (frame.position - before.position) @ normal > SAME_PLACE:
+            places.append([])
+        places[-1].append(frame)
+    return [sorted(place, key=lambda frame: (frame.instance, frame.number)) for place in places]
+
+
+def _by_acquisition(frames: Sequence[Frame], most: int) -> list[tuple[list[str], list[Frame]]]:
+    """Return the first frames of all places, the second ones and so on; the frames as they are if
+    places have different numbers of them."""
+    places = _at_places(frames)
+    if min(map(len, places)) < most:
+        return [([], list(frames))]
+    parts = []
+    for number in range(most):
+        parts.append(([f"repetition {number + 1}"], [place[number] for place in places]))
+    return parts
+
+
+def _numbered(stacks: Sequence[Stack]) -> list[Stack]:
+    """Return stacks with a number in the names that several have."""
+    seen: dict[str, int] = {}
+    names = [stack.name for stack in stacks]
+    found = []
+    for stack in stacks:
+        seen[stack.name] = seen.get(stack.name, 0) + 1
+        several = names.count(stack.name) > 1
+        name = f"{stack.name} {seen[stack.name]}".strip() if several else stack.name
+        found.append(Stack(name, stack.frames))
+    return found
