@@ -455,7 +455,71 @@ def test_the_place_and_values_of_frames_are_those_of_their_macros(tmp_path, chan
     assert np.array_equal(volume.source.voxels[0], expected)
 
 
+@pytest.mark.parametrize(("spacing", "digits"), [(0.625, 1), (4.4, 0), (0.11, 2)])
+def test_positions_may_be_rounded(tmp_path, spacing, digits):
+    array = voxels()
+
+    def change(number, made):
+        made.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+        made.ImagePositionPatient = [0, 0, round(number * spacing, digits)]
+
+    write_series(tmp_path / "s", array, change=change)
+    volume = read(tmp_path).volume
+    assert np.array_equal(volume.source.voxels[0], array)
+    step = np.linalg.norm(volume.source.affine[:3, 0])
+    assert step == pytest.approx(spacing, abs=10.0**-digits / 8)
+
+
+@pytest.mark.parametrize("places", [[0, 1, 2, 3, 5, 6, 7, 8, 9], [0, 2, 4, 6, 8, 9, 10, 11, 12]])
+def test_rounding_does_not_hide_uneven_slices(tmp_path, places):
+    def change(number, made):
+        made.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+        made.ImagePositionPatient = [0, 0, places[number]]
+
+    write_series(tmp_path / "s", voxels(), change=change)
+    assert "slices" in read(tmp_path).error
+
+
+@pytest.mark.parametrize("start", [132, "bare"])
+def test_files_without_a_preamble_are_read(tmp_path, start):
+    array, folder = voxels(), tmp_path / "s"
+    write_series(folder, array)
+    for path in sorted(folder.iterdir()):
+        made = pydicom.dcmread(path)
+        path.unlink()
+        named = folder / f"{path.name}.dcm"
+        if start == "bare":
+            del made.file_meta
+            made.preamble = None
+            made.save_as(named, implicit_vr=True, little_endian=True)
+        else:
+            made.save_as(named, enforce_file_format=True)
+            named.write_bytes(named.read_bytes()[start:])
+    assert np.array_equal(read(tmp_path).volume.source.voxels[0], array)
+
+
 # -- Values ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int16])
+def test_pixels_may_stand_in_the_high_bits(tmp_path, dtype):
+    array = voxels(dtype=dtype) // 2
+
+    def change(number, made):
+        made.BitsStored, made.HighBit = 12, 15
+        made.PixelData = (array[number] << 4).astype(array.dtype.newbyteorder("<")).tobytes()
+
+    write_series(tmp_path / "s", array, change=change)
+    assert np.array_equal(read(tmp_path).volume.source.voxels[0], array)
+
+
+def test_a_ct_without_hounsfield_units_is_refused(tmp_path):
+    stored = voxels(dtype=np.uint16)
+    write_series(tmp_path / "a", stored, Modality="CT")
+    assert "no Hounsfield units" in read(tmp_path / "a").error
+    native = stored.astype(np.int16) - 1024  # as they are, though the header does not say so
+    write_series(tmp_path / "b", native, Modality="CT")
+    assert np.array_equal(read(tmp_path / "b").volume.source.voxels[0], native)
 
 
 def test_hounsfield_units_signs_and_monochrome1(tmp_path):
@@ -1133,7 +1197,11 @@ def test_rescoring_finds_a_series_by_its_first_file(scored):
 def test_what_a_model_cannot_judge_is_refused_unless_that_is_wanted(scored, tmp_path):
     """The model has seen MR; a CT of the same size is refused, and another series is named."""
     rng = np.random.default_rng(7)
-    for place, tags in (("ct", {"Modality": "CT"}), ("other", {"SeriesDescription": "t2 SAG 3"})):
+    scale = {"RescaleSlope": 1, "RescaleIntercept": 0}
+    for place, tags in (
+        ("ct", {"Modality": "CT"} | scale),
+        ("other", {"SeriesDescription": "t2 SAG 3"}),
+    ):
         write_patient(tmp_path / "in" / place, "TAGGED-7", rng)
         for file in (tmp_path / "in" / place).iterdir():
             made = pydicom.dcmread(file)

@@ -26,7 +26,12 @@ from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
 from pydicom.pixels.utils import get_expected_length
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, SegmentationStorage
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    SegmentationStorage,
+)
 
 from anodetect.data import dicom_codecs
 from anodetect.data.dicom_frames import TOMOGRAPHIC, Frame, frames, functional_groups, image_type
@@ -37,8 +42,13 @@ from anodetect.data.volumes import FIXED_UNITS, MAX_VOXELS, Volume, checked
 from anodetect.errors import ImageError
 from anodetect.types import Floats
 
+META_START = b"\x02\x00\x00\x00UL\x04\x00"  # of a file without its preamble
+# Of a file that is a bare data set: the first attributes of group 8, with implicit value types.
+BARE_STARTS = (b"\x08\x00\x00\x00\x04\x00\x00\x00", b"\x08\x00\x05\x00", b"\x08\x00\x08\x00")
 META = 4096  # the bytes in which a file says how it is written
+LEAST_DENSE = -200.0  # Hounsfield units; some of what a CT shows is less dense: air, lung or fat
 EVEN = 0.05  # share of the spacing
+UNITS_OF_ROUNDING = (1.0, 0.1, 0.01)  # mm
 PROJECTIONS = ("CR", "DX", "RG")  # modalities of the same kind of picture
 HEADLINE_TAGS = [
     "SeriesInstanceUID", "StudyInstanceUID", "PatientID", "IssuerOfPatientID",
@@ -212,7 +222,7 @@ def _start_of_header(path: Path) -> Dataset:
     """Read the attributes that a headline is made of."""
     with path.open("rb") as file:
         start = file.read(META)
-    if _is_deflated(start) or start.startswith(GZIP):
+    if _is_deflated(start) or not DICOM_MAGIC.matches(start):  # gzipped, or without a preamble
         return parse(path.read_bytes())
     return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=HEADLINE_TAGS)
 
@@ -232,14 +242,20 @@ def parse(content: bytes, *, pixels: bool = False) -> Dataset:
     may have. The file may be gzipped."""
     if content.startswith(GZIP):
         content = _gunzipped(content)
-    if not DICOM_MAGIC.matches(content):
+    if content.startswith(META_START):
+        content = bytes(128) + DICOM_MAGIC.value + content
+    is_bare = content.startswith(BARE_STARTS)
+    if not is_bare and not DICOM_MAGIC.matches(content):
         raise ImageError("not a DICOM file (no DICM prefix)")
     if _is_deflated(content):
         _check_inflated(content)
     try:
-        dataset = pydicom.dcmread(io.BytesIO(content), stop_before_pixels=not pixels)
+        stream = io.BytesIO(content)
+        dataset = pydicom.dcmread(stream, stop_before_pixels=not pixels, force=is_bare)
     except InvalidDicomError:
         raise ImageError("not a DICOM file (no DICM prefix)") from None
+    if is_bare:  # as DICOM was written before there were files of it
+        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
     dataset.buffer = None  # else a header would keep the whole file in memory
     return dataset
 
@@ -328,7 +344,21 @@ def decode(contents: Sequence[bytes], component: int | str | None = None) -> Vol
         headers=tuple(headers[frame.file] for frame in places),
         numbers=tuple(frame.number for frame in places),
     )
-    return checked(Volume(voxels, affine, str(headers[files[0]].get("Modality", "")), series))
+    modality = str(headers[files[0]].get("Modality", ""))
+    if modality == "CT":
+        _check_hounsfield(headers[files[0]], voxels)
+    return checked(Volume(voxels, affine, modality, series))
+
+
+def _check_hounsfield(header: Dataset, voxels: Floats) -> None:
+    """Raise ImageError if a CT neither says how values become Hounsfield units nor has any of
+    air."""
+    rescaled = any("RescaleSlope" in each for each in (header, *functional_groups(header)))
+    if not rescaled and "ModalityLUTSequence" not in header and voxels.min() > LEAST_DENSE:
+        raise ImageError(
+            "a CT without RescaleSlope and RescaleIntercept whose values are no Hounsfield units "
+            f"(from {voxels.min():g} to {voxels.max():g}); correct the header"
+        )
 
 
 def _voxels(contents: Sequence[bytes], header: Dataset, places: Sequence[Frame]) -> Floats:
@@ -362,25 +392,47 @@ def _check_alike(headers: Sequence[Dataset]) -> None:
 def _affine(places: Sequence[Frame]) -> NDArray[np.float64]:
     """Return the matrix from an index (slice, row, column) to LPS+ millimetres; ImageError if
     slices are not evenly spaced, or their pixels are not."""
-    first, last = places[0], places[-1]
+    first = places[0]
     for frame in places:
         if not np.allclose(frame.spacing, first.spacing, rtol=1e-3):
             raise ImageError("images of different pixel spacings in one series")
-    step = normal_of(first) * first.thickness
+    origin, step = first.position, normal_of(first) * first.thickness
     if len(places) > 1:
-        _check_even(places)
-        step = (last.position - first.position) / (len(places) - 1)
-        straight = first.position + np.arange(len(places))[:, None] * step
-        off = np.abs(np.stack([frame.position for frame in places]) - straight).max()
-        if off > EVEN * np.linalg.norm(step):
-            raise ImageError(f"slices are shifted against each other by up to {off:.2f} mm")
+        origin, step = _line(places)
 
     affine = np.eye(4)
     affine[:3, 0] = step
     affine[:3, 1] = first.directions[3:] * first.spacing[0]
     affine[:3, 2] = first.directions[:3] * first.spacing[1]
-    affine[:3, 3] = first.position
+    affine[:3, 3] = origin
     return affine
+
+
+def _line(places: Sequence[Frame]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the first position [3] of slices and the step [3] from one to the next, of rounded
+    positions by least squares; ImageError if they are not evenly spaced on a line."""
+    positions, numbers = np.stack([frame.position for frame in places]), np.arange(len(places))
+    origin, step = positions[0], (positions[-1] - positions[0]) / (len(places) - 1)
+    off = np.abs(positions - origin - numbers[:, None] * step).max()
+    if off <= EVEN * np.linalg.norm(step):
+        return origin, step
+
+    step, origin = np.polyfit(numbers, positions, 1)
+    if np.abs(positions - origin - numbers[:, None] * step).max() <= _rounding(places):
+        return origin, step
+    _check_even(places)
+    raise ImageError(f"slices are shifted against each other by up to {off:.2f} mm")
+
+
+def _rounding(places: Sequence[Frame]) -> float:
+    """Return by how much positions may be off because they were written with few digits, in mm; 0
+    where they were not, or where slices are too close for that to be told from a missing one."""
+    positions = np.stack([frame.position for frame in places])
+    apart = float(np.linalg.norm(positions[-1] - positions[0])) / (len(places) - 1)
+    for unit in UNITS_OF_ROUNDING:
+        if unit <= apart / 4 and np.abs(positions / unit - np.rint(positions / unit)).max() < 1e-6:
+            return 0.6 * unit
+    return 0.0
 
 
 def _check_even(places: Sequence[Frame]) -> None:
@@ -421,12 +473,18 @@ def _native(dataset: Dataset) -> Floats:
     if not syntax.is_encapsulated and "PixelData" in dataset:
         _check_length(dataset)
 
+    below = _bits_below(dataset, syntax)
+    if below:
+        dataset.BitsStored = dataset.HighBit + 1
     try:
         stored = pixel_array(dataset, decoding_plugin=decoder)
     except RuntimeError as error:
         if reason := dicom_codecs.reason_in(error):
             raise ImageError(reason) from None
         raise
+    if below:
+        dataset.BitsStored = dataset.HighBit + 1 - below
+        stored = stored >> below
     if dataset.get("PhotometricInterpretation") == "PALETTE COLOR":
         stored = apply_color_lut(stored, dataset)
     count = int(dataset.get("NumberOfFrames") or 1)
@@ -441,6 +499,20 @@ def _native(dataset: Dataset) -> Floats:
         if padding is not None:
             values = np.where(padding, np.float32(np.nan), values)
     return np.moveaxis(np.asarray(values, np.float32), -1, 0)
+
+
+def _bits_below(dataset: Dataset, syntax: UID) -> int:
+    """Return how many bits below those of a pixel hold nothing of it. Some headers name a highest
+    bit that pixels do not reach: then what is below is not empty, and 0 is returned."""
+    stored, high = dataset.get("BitsStored"), dataset.get("HighBit")
+    if syntax.is_encapsulated or stored is None or high is None or "PixelData" not in dataset:
+        return 0
+    below, allocated = int(high) + 1 - int(stored), int(dataset.BitsAllocated)
+    if below <= 0 or int(high) >= allocated or allocated not in (8, 16, 32):
+        return 0
+    order = "<" if syntax.is_little_endian else ">"
+    pixels = np.frombuffer(dataset.PixelData, f"{order}u{allocated // 8}")
+    return 0 if (pixels & (2**below - 1)).any() else below
 
 
 def _padding(stored: NDArray[Any], dataset: Dataset) -> NDArray[np.bool_] | None:
