@@ -66,10 +66,11 @@ class Scores:
 class Samples:
     """Images that a model made, [N, C, H, W] as the detector sees them, and the states on the way
     there, `chain` [T, N, C, H, W]. The first state is where the chain started, the last one is
-    `images`."""
+    `images`. `between` [S, C, H, W] are images from starts between two others, if there are any."""
 
     images: Floats
     chain: Floats
+    between: Floats | None = None
 
 
 @dataclass(frozen=True)
@@ -191,6 +192,14 @@ class Sampler(Protocol):
 
         All randomness comes from `seed`. A chain has a dozen states or so, evenly spread.
         """
+
+
+@runtime_checkable
+class Interpolator(Protocol):
+    """A detector whose model makes an image of each start, without further noise."""
+
+    def interpolate(self, count: int, *, seed: int) -> Floats:
+        """Return the images [count, C, H, W] of starts from one random start to another one."""
 
 
 def image_seeds(images: Sequence[Floats], numbers: Iterable[int | None] = repeat(None)) -> Seeds:

@@ -24,7 +24,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from anodetect.data import cards
-from anodetect.detectors import dae, ebm, jem
+from anodetect.detectors import dae, jem
 from anodetect.detectors.anoddpm import AnoDDPM
 from anodetect.detectors.dae import DAE
 from anodetect.detectors.ebm import EBM
@@ -34,6 +34,7 @@ from anodetect.detectors.ncsn import NCSN
 from anodetect.detectors.rbm import RBM
 from anodetect.errors import ImageError
 from anodetect.generative import diffusion, scores
+from anodetect.generative.denoised_energy import local_energy
 from anodetect.generative.whitening import all_windows
 from anodetect.imaging.features import Features, averaged_over, on_finest_grid
 from anodetect.imaging.pixels import Pixels
@@ -124,7 +125,7 @@ def energies_at_levels(detector: EBM, x: Tensor) -> Tensor:
     for level in detector.config.levels:
         t = diffusion.steps_for(x, level)
         faded = diffusion.alpha_bar(detector.net.schedule, t).sqrt() * x
-        total = total + ebm.local_energy(detector.net, faded, t).mean(1)
+        total = total + local_energy(detector.net, faded, t).mean(1)
     return total
 
 

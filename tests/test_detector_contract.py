@@ -363,6 +363,7 @@ def test_every_variant_of_anoddpm_keeps_seeds_and_company(changes, tmp_path):
         ("ebm", {"score": "reconstruction", "score_steps": 3}),
         ("ebm", {"score": "inversion", "score_steps": 2, "iterations": 3, "levels": [10]}),
         ("ebm", {"score": "inpaint", "score_steps": 3}),
+        ("ebm", {"coarse_to_fine": 2, "chain": "replay", "pretraining": 0.0}),
         (
             "ebm",
             {

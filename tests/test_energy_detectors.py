@@ -16,7 +16,7 @@ import anodetect
 from anodetect.config import build
 from anodetect.detectors import ebm, jem
 from anodetect.errors import ConfigError, DataError, Interrupted
-from anodetect.generative import diffusion
+from anodetect.generative import denoised_energy, diffusion
 from anodetect.generative.chains import (
     BUFFER_BYTES,
     ChainConfig,
@@ -26,6 +26,7 @@ from anodetect.generative.chains import (
     contrastive_divergence,
     instability,
 )
+from anodetect.generative.samples import arc, chain_generators
 from anodetect.nn.local import LocalNet, receptive_field
 from anodetect.nn.training import Trained, TrainingBatch
 from anodetect.output import report
@@ -246,7 +247,7 @@ def test_local_energy_is_half_the_squared_score_of_noisy_images():
     a = net.schedule[t][:, None, None, None]
     score = -(x - a.sqrt() * 0.3) / (a * 0.25 + 1 - a)
     assert torch.allclose(
-        ebm.local_energy(net, x, t), (1 - a) * score.square() / 2, rtol=1e-3, atol=1e-5
+        denoised_energy.local_energy(net, x, t), (1 - a) * score.square() / 2, rtol=1e-3, atol=1e-5
     )
 
 
@@ -255,7 +256,7 @@ def test_hessian_vector_product_is_the_hessian_times_a_direction():
     x, direction = torch.randn(1, 1, 2, 3), torch.randn(1, 1, 2, 3)
     hessian = torch.autograd.functional.hessian(lambda v: energy(v).sum(), x).reshape(6, 6)
     assert torch.allclose(
-        ebm.hessian_vector_product(energy, x, direction).flatten(),
+        denoised_energy.hessian_vector_product(energy, x, direction).flatten(),
         hessian @ direction.flatten(),
         atol=1e-5,
     )
@@ -279,6 +280,11 @@ def small_ebm(**settings):
     return detector
 
 
+def descent(detector, y, t):
+    step, count = detector.config.langevin_step, detector.config.score_steps
+    return denoised_energy.descend(detector.net, y, t, step, count)
+
+
 def test_inversions_gradient_is_that_of_the_whole_chain():
     detector = small_ebm(score="inversion", score_steps=3, iterations=1, langevin_step=1.0)
     grads = []
@@ -291,19 +297,21 @@ def test_inversions_gradient_is_that_of_the_whole_chain():
             grads.extend(p.grad for p in self.parameters)
 
     x, t = torch.randn(2, 1, 16, 16), torch.tensor([200, 250])
-    energy, unit = ebm.total_energy(detector.net, t), ebm.noise_deviation(detector.net, t)
-    rate = ebm.INVERSION_RATE * unit
+    energy = denoised_energy.total_energy(detector.net, t)
+    unit = denoised_energy.noise_deviation(detector.net, t)
+    target = denoised_energy.amplitude(detector.net, t) * x
+    rate = denoised_energy.INVERSION_RATE * unit
     z = (detector._noised(x, t, generators(2)) / rate).requires_grad_(True)
-    with mock.patch.object(ebm, "autocast", lambda device: nullcontext()):
+    with mock.patch.object(denoised_energy, "autocast", lambda device: nullcontext()):
         with mock.patch.object(torch.optim, "Adam", Noting):
             detector._inverted(x, t, generators(2))
         y = z * rate
         for _ in range(3):
             (slope,) = torch.autograd.grad(energy(y).sum(), y, create_graph=True)
             y = y - detector.config.langevin_step * unit**2 * slope
-        assert torch.allclose(y, detector._descent(z.detach() * rate, t)[-1], atol=1e-5)
-        (whole,) = torch.autograd.grad((y - detector._amplitude(t) * x).square().sum() / 2, z)
-    straight = (y - detector._amplitude(t) * x) * rate  # as if the chain were not there
+        assert torch.allclose(y, descent(detector, z.detach() * rate, t)[-1], atol=1e-5)
+        (whole,) = torch.autograd.grad((y - target).square().sum() / 2, z)
+    straight = (y - target) * rate  # as if the chain were not there
     assert (grads[0] - whole).norm() < 1e-3 * whole.norm() < 1e-2 * (straight - whole).norm()
 
 
@@ -333,8 +341,9 @@ def test_ebms_contrast_lowers_normal_images_energy_below_that_of_chains_ends():
     t = torch.full((16,), 250)
 
     def gap():
-        normal, ends = detector._amplitude(t) * images, runner.first
-        return (ebm.local_energy(net, normal, t) - ebm.local_energy(net, ends, t)).mean().item()
+        normal = denoised_energy.amplitude(net, t) * images
+        low, high = (denoised_energy.local_energy(net, y, t) for y in (normal, runner.first))
+        return (low - high).mean().item()
 
     def contrast():
         return detector._contrast(
@@ -343,7 +352,7 @@ def test_ebms_contrast_lowers_normal_images_energy_below_that_of_chains_ends():
 
     detector.noise = ebm.denoiser.noise_source(detector.config, 8)
     with mock.patch.object(
-        ebm, "autocast", lambda device: nullcontext()
+        denoised_energy, "autocast", lambda device: nullcontext()
     ):  # slow where so little is computed
         contrast()
         before = gap()
@@ -364,9 +373,22 @@ def test_inversion_comes_nearer_than_the_chain_from_the_image():
 def test_a_short_run_goes_down_the_energy():
     x, t = torch.randn(2, 1, 16, 16), torch.tensor([100, 100])
     detector = made_ebm(score="reconstruction")
-    path = detector._descent(x, t)
-    energies = [float(ebm.total_energy(detector.net, t)(y).sum()) for y in path]
+    path = descent(detector, x, t)
+    energies = [float(denoised_energy.total_energy(detector.net, t)(y).sum()) for y in path]
     assert all(later < earlier for earlier, later in itertools.pairwise(energies))
+
+
+def test_images_between_two_starts_are_those_of_chains_without_noise():
+    """For a linear denoiser the end is a linear function of the start, the same at every pixel."""
+    detector = made_ebm()
+    made = detector.interpolate(5, seed=3)
+    starts = arc(*detector.noise(chain_generators(3, 2), 1), 5)
+    assert made.shape == (5, 1, 16, 16)
+    slope, offset = np.polyfit(starts.flatten(), made.flatten(), 1)
+    assert np.allclose(made, slope * starts.numpy() + offset, atol=1e-3)
+    assert slope > 0.01
+    assert np.array_equal(made, detector.interpolate(5, seed=3))
+    assert not np.allclose(made, detector.interpolate(5, seed=4), atol=0.01)
 
 
 def test_inpainting_never_sees_what_it_hides():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scipy import stats
+from scipy import spatial, stats
 
 from anodetect.commands.sample import film, made_by, sample
 from anodetect.commands.train import train
@@ -12,7 +12,7 @@ from anodetect.data import synthetic
 from anodetect.errors import ConfigError, ImageError
 from anodetect.generative import diffusion
 from anodetect.generative.prior import GaussianPrior
-from anodetect.generative.samples import chain_generators
+from anodetect.generative.samples import arc, chain_generators
 from anodetect.model.sampling import makers
 from anodetect.output import run_report
 from anodetect.types import Samples
@@ -97,6 +97,33 @@ def test_a_film_strip_shows_the_first_state_and_the_last():
     assert picture[:, 0].max() == 255  # the gap between the rows
     assert picture[0, 0].tolist() == [0, 0, 0]
     assert picture[-1, -1].tolist() == [255, 255, 255]
+
+
+def test_points_on_an_arc_are_those_of_scipy():
+    rng = torch.Generator().manual_seed(0)
+    ends = torch.randn(2, 3, 2, 2, generator=rng, dtype=torch.float64)
+    ends = ends / ends.flatten(1).norm(dim=1)[:, None, None, None]
+    expected = spatial.geometric_slerp(*ends.flatten(1).numpy(), np.linspace(0, 1, 7))
+    assert np.allclose(arc(*ends, 7).flatten(1).numpy(), expected, atol=1e-6)
+
+
+def test_on_an_arc_noise_keeps_its_deviation_and_equal_ends_stay():
+    first, last = torch.randn(2, 1, 64, 64, generator=torch.Generator().manual_seed(1))
+    assert torch.allclose(arc(first, last, 5)[[0, -1]], torch.stack([first, last]), atol=1e-5)
+    assert torch.allclose(arc(first, last, 5).std((1, 2, 3)), torch.ones(5), atol=0.05)
+    assert torch.allclose(arc(first, first, 3), first.expand(3, -1, -1, -1), atol=1e-3)
+
+
+def test_a_film_strip_ends_with_the_images_between_two_starts():
+    chain = np.full((13, 2, 1, 16, 16), -1, np.float32)
+    between = np.broadcast_to(np.linspace(-1, 1, 8, dtype=np.float32), (16, 16, 8))
+    between = between.transpose(2, 0, 1)[:, None]
+    alone, picture = film(Samples(chain[-1], chain)), film(Samples(chain[-1], chain, between))
+    assert np.array_equal(picture[: len(alone)], alone)
+    assert picture.shape[1] == alone.shape[1]
+    last = picture[-1, ::132, 0].astype(int)  # one value of each panel
+    assert last.tolist() == sorted(set(last))
+    assert (last[0], last[-1]) == (0, 255)
 
 
 # -- The command -----------------------------------------------------------------------------------

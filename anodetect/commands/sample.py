@@ -83,18 +83,23 @@ def made_by(run: Path) -> MadeImages:
         made = make_images(Model.load(runs.read(run), "cpu"), IN_REPORT, seed=0)
     except AnodetectError as error:
         return MadeImages("", str(error))
-    return MadeImages(b64encode(png(film(made))).decode(), "")
+    return MadeImages(b64encode(png(film(made))).decode(), "", made.between is not None)
 
 
 def film(made: Samples) -> Picture:
     """Return a picture with a row for each chain: its states from left to right, at most STATES of
-    them, the last one at the right."""
-    states = np.linspace(0, len(made.chain) - 1, min(STATES, len(made.chain))).round()
-    rows = []
-    for chain in made.chain[states.astype(np.int64)].swapaxes(0, 1):
-        panels = [_panel(image) for image in chain]
-        rows.append(np.concatenate(panels, 1))
+    them, the last one at the right. Images between two starts are a row of their own, the last."""
+    shown = min(STATES, len(made.chain))
+    rows = [_row(chain, shown) for chain in made.chain.swapaxes(0, 1)]
+    if made.between is not None:
+        rows.append(_row(made.between, shown))
     return np.concatenate(rows)[:-GAP, :-GAP]
+
+
+def _row(images: Floats, shown: int) -> Picture:
+    """Return so many of the images [T, C, H, W], evenly spread, beside each other."""
+    chosen = np.linspace(0, len(images) - 1, shown).round().astype(np.int64)
+    return np.concatenate([_panel(image) for image in images[chosen]], 1)
 
 
 def _panel(image: Floats) -> Picture:

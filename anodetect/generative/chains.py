@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
@@ -208,7 +209,7 @@ class Chains:
             for n, (slot, rng) in enumerate(zip(slots, generators, strict=True)):
                 renewed = float(torch.rand((), generator=rng)) < self.config.renewed
                 if slot in self.ends and not renewed:
-                    x[n] = self.ends[slot]
+                    x[n] = resized(self.ends[slot], x.shape[-2:])
         return x.to(start.device)
 
     def _noise(self, like: Tensor, rng: torch.Generator) -> Tensor:
@@ -230,6 +231,13 @@ class Chains:
         for slot, end in zip(slots, ends.cpu(), strict=True):
             if end.isfinite().all():
                 self.ends[slot] = end.clone()
+
+
+def resized(end: Tensor, sides: torch.Size) -> Tensor:
+    """Return the end of a chain [C, H, W] with these sides, to continue at another resolution."""
+    if end.shape[-2:] == sides:
+        return end
+    return F.interpolate(end[None], tuple(sides), mode="bilinear", antialias=True)[0]
 
 
 class ChainedImages(NamedTuple):

@@ -16,6 +16,7 @@ from anodetect.errors import ConfigError
 from anodetect.generative import diffusion
 from anodetect.generative.linear import LocationGaussian
 from anodetect.generative.noise import NoiseSource, random_regions
+from anodetect.imaging.pixels import COLOURS
 from anodetect.nn.augment import Augment
 from anodetect.nn.inference import autocast
 from anodetect.nn.mlp import LocationMLP
@@ -191,6 +192,13 @@ def check_network(config: NetworkConfig, size: int) -> None:
         check_size(size, config.widths, config.stem)
         if 0 < config.crop < size:
             check_size(config.crop, config.widths, config.stem, "detector.crop")
+
+
+def check_pixels(config: NetworkConfig, channels: int, setting: str) -> None:
+    """Raise ConfigError if images of so many channels are features, or a network sees one location
+    at a time: the setting of this name is for pixels and their neighbours."""
+    if channels > COLOURS or config.network == "mlp":
+        raise ConfigError(f"detector.{setting}: it is for pixels, not for features or an mlp")
 
 
 def check_steps(trained_to: int, name: str, steps: Sequence[int]) -> None:

@@ -126,14 +126,29 @@ class NoiseSource:
     ) -> None:
         if kind not in KINDS:
             raise ConfigError(f"noise {kind!r}; {nearest(kind, KINDS)}")
-        if (cell if kind == "coarse" else wavelength or 0) > size:
+        widest = cell if kind == "coarse" else wavelength or 0
+        if widest > size:
             raise ConfigError(
-                f"{kind} noise of {wavelength or cell:g} pixels is larger than the image, "
-                f"{size} pixels"
+                f"{kind} noise of {widest:g} pixels is larger than the image, {size} pixels"
             )
 
         self.kind, self.size, self.unit, self.cell = kind, size, unit, cell
         self.wavelength = wavelength or size / LOWEST_FREQUENCY
+        self.others: dict[int, NoiseSource] = {}
+
+    def at(self, size: int) -> "NoiseSource":
+        """Return the source of the same noise for images that were resized to this size."""
+        if size == self.size:
+            return self
+        if size not in self.others:
+            self.others[size] = NoiseSource(
+                self.kind,
+                size,
+                unit=self.unit,
+                wavelength=self.wavelength * size / self.size,
+                cell=self.cell,
+            )
+        return self.others[size]
 
     def __call__(self, generators: Sequence[torch.Generator], channels: int) -> Tensor:
         """Return noise [N, channels, size, size], a sample from each generator."""

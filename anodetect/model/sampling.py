@@ -1,6 +1,7 @@
 """Images that a trained model makes itself, as a picture of what it takes for normal."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from anodetect.detectors import DETECTORS, detector_class
 from anodetect.detectors.ensemble import Ensemble
@@ -9,7 +10,9 @@ from anodetect.imaging.pixels import Pixels
 from anodetect.imaging.representations import Representation
 from anodetect.model.loading import LoadedImage
 from anodetect.model.model import Model
-from anodetect.types import Detector, Floats, Sampler, Samples
+from anodetect.types import Detector, Floats, Interpolator, Sampler, Samples
+
+BETWEEN = 8  # images from starts between two others
 
 
 def make_images(
@@ -17,13 +20,17 @@ def make_images(
 ) -> Samples:
     """Return images that a model makes, scaled to about -1 to 1.
 
-    With `start` chains begin at that image. Of an ensemble the first member makes them that can.
+    With `start` chains begin at that image; without, there are also images from starts between two
+    others, if the model can make them. Of an ensemble the first member makes them that can.
     ConfigError if none can, or if what the model makes cannot be looked at.
     """
     if model.tiling.tile or model.tiling.dims == 3:
         raise ConfigError("a model of tiles or patches makes no whole images")
     representation, sampler = _sampler(model)
-    return sampler.sample(count, seed=seed, start=_seen(model, representation, start))
+    made = sampler.sample(count, seed=seed, start=_seen(model, representation, start))
+    if start is None and isinstance(sampler, Interpolator):
+        made = replace(made, between=sampler.interpolate(BETWEEN, seed=seed))
+    return made
 
 
 def _sampler(model: Model) -> tuple[Representation, Sampler]:

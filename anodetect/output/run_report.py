@@ -15,10 +15,12 @@ from anodetect.stats.limit import detection_limit
 
 @dataclass(frozen=True)
 class MadeImages:
-    """Images that a model makes, as one PNG in base 64; if it is "", `reason` says why."""
+    """Images that a model makes, as one PNG in base 64; if it is "", `reason` says why. With
+    `between` the last row of the picture are images of starts between two others."""
 
     picture: str
     reason: str
+    between: bool = False
 
 
 def write(run_path: Path, made: MadeImages | None = None) -> Path:
