@@ -1172,6 +1172,35 @@ def test_dicom_maps_pass_independent_checkers(scored, kind):
         assert not text.stderr
 
 
+@pytest.mark.parametrize("kind", ["heatmap", "segmentation"])
+def test_dcmqi_reads_the_values_and_places_of_the_nifti_maps(scored, tmp_path, kind):
+    tools = Path(sys.executable).parent
+    reader = {"heatmap": "paramap2itkimage", "segmentation": "segimage2itkimage"}[kind]
+    if not (tools / reader).exists():
+        pytest.skip("dcmqi is not installed")
+    path = next((scored / "out/heatmaps").rglob(f"*_{kind}.dcm"))
+    command = [str(tools / reader), "--inputDICOM", str(path), "--outputDirectory", str(tmp_path)]
+    subprocess.run([*command, "-t", "nifti"], check=True, capture_output=True)
+
+    (row,) = directories.read(scored / "out").rows
+    name = {"heatmap": "heatmap", "segmentation": "mask"}[kind]
+    expected = nib.as_closest_canonical(
+        nib.load(f"{scored / 'out/heatmaps' / row.path}_{name}.nii")
+    )
+    values = np.nan_to_num(np.asarray(expected.dataobj), nan=-1)
+    found = np.full_like(values, -1 if kind == "heatmap" else 0)
+    for file in tmp_path.glob("*.nii.gz"):
+        image = nib.as_closest_canonical(nib.load(file))
+        content = np.asarray(image.dataobj)
+        marked = np.argwhere(content != (-1 if kind == "heatmap" else 0))
+        places = nib.affines.apply_affine(image.affine, marked)
+        index = nib.affines.apply_affine(np.linalg.inv(expected.affine), places)
+        assert np.abs(index - index.round()).max() < 0.01  # a file may hold a part of the planes
+        i, j, k = index.round().astype(int).T
+        found[i, j, k] = content[tuple(marked.T)] if kind == "heatmap" else 1
+    assert np.array_equal(found, values)
+
+
 def test_a_map_that_cannot_be_written_as_dicom_is_said_in_its_row(scored, tmp_path):
     volume, _ = head(SHAPE)
     nib.save(

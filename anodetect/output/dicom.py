@@ -39,6 +39,7 @@ Code = tuple[str, str, str]
 AI = ("123110", "DCM", "Artificial Intelligence")
 ABNORMAL_STRUCTURE = ("49755003", "SCT", "Morphologically Abnormal Structure")
 ABNORMALITY = ("263679003", "SCT", "Abnormality")
+ENTIRE_BODY = ("38266002", "SCT", "Entire body")
 PEAK, NO_UNITS = ("126031", "DCM", "Peak Value Within ROI"), ("1", "UCUM", "no units")
 VOLUME, CUBIC = ("118565006", "SCT", "Volume"), ("mm3", "UCUM", "cubic millimeter")
 DEVICE = ("121007", "DCM", "Device")
@@ -252,14 +253,43 @@ def _parametric_map(heatmap: Floats, source: SourceHeaders, model: str) -> Datas
         contains_recognizable_visual_features=False,
         content_label="ANOMALY",
         content_description=RESEARCH,
+        content_creator_name="anodetect",
         series_description="anodetect anomaly map",
         contributing_equipment=[_equipment(model)],
         **_instance(),
         **_device(),
     )
     dataset.FloatPixelPaddingValue = dataset.FloatPixelPaddingRangeLimit = UNSCORED
-    dataset.Laterality = ""  # of the whole patient; checkers ask for the attribute
+    _name_anatomy(dataset)
+    _put_in_order(dataset)
     return dataset
+
+
+def _name_anatomy(dataset: Dataset) -> None:
+    """Say in general which part of the body frames show. Some readers fail without it."""
+    region, anatomy = Dataset(), Dataset()
+    region.CodeValue, region.CodingSchemeDesignator, region.CodeMeaning = ENTIRE_BODY
+    anatomy.AnatomicRegionSequence, anatomy.FrameLaterality = [region], "U"
+    dataset.SharedFunctionalGroupsSequence[0].FrameAnatomySequence = [anatomy]
+
+
+def _put_in_order(dataset: Dataset) -> None:
+    """Let frames follow each other along the normal of their rows and columns. highdicom writes
+    them the other way round, and some readers take the order for granted."""
+    shared = dataset.SharedFunctionalGroupsSequence[0]
+    directions = np.array(shared.PlaneOrientationSequence[0].ImageOrientationPatient, np.float64)
+    normal = np.cross(directions[:3], directions[3:])
+    groups = list(dataset.PerFrameFunctionalGroupsSequence)
+    along = []
+    for group in groups:
+        along.append(np.array(group.PlanePositionSequence[0].ImagePositionPatient) @ normal)
+
+    order = np.argsort(along, kind="stable")
+    for number, row in enumerate(order, start=1):
+        groups[row].FrameContentSequence[0].DimensionIndexValues = [number]
+    dataset.PerFrameFunctionalGroupsSequence = [groups[row] for row in order]
+    frames = np.frombuffer(dataset.FloatPixelData, np.uint8).reshape(len(groups), -1)
+    dataset.FloatPixelData = frames[order].tobytes()
 
 
 def _segmentation(
@@ -301,6 +331,7 @@ def _segmentation(
         segment_descriptions=descriptions,
         content_label="ANOMALY",
         content_description=RESEARCH,
+        content_creator_name="anodetect",
         series_description="anodetect above the anomaly threshold",
         omit_empty_frames=bool(found),
         **_instance(),
