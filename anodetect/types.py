@@ -202,6 +202,21 @@ class Interpolator(Protocol):
         """Return the images [count, C, H, W] of starts from one random start to another one."""
 
 
+@runtime_checkable
+class HasClasses(Protocol):
+    """A detector that tells normal images of several classes apart."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes; empty if they are not known."""
+
+    def logits(self, images: Floats) -> Floats:
+        """Return the logits [N, K] of images [N, C, H, W]."""
+
+    def probabilities(self, logits: Floats) -> NDArray[np.float64]:
+        """Return the probabilities of the classes [N, K] that belong to logits [N, K]."""
+
+
 def image_seeds(images: Sequence[Floats], numbers: Iterable[int | None] = repeat(None)) -> Seeds:
     """Return a seed for each image, from its content and, for a volume's slice, its number.
 

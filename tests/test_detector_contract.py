@@ -1,7 +1,11 @@
 """The promises every detector keeps, for every entry of DETECTORS, on a small synthetic set."""
 
+import atexit
+import tempfile
 import time
+from functools import cache
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -88,6 +92,7 @@ TINY = {
     "padim": {"channels": 20},
     "patchcore": {"memory": 1000, "candidates": 4000},
     "intensity": {},
+    "classifier": {"grid": 4},  # of the file that `make` adds
 }
 # Fails by design, and its module says so.
 BLIND = {
@@ -95,6 +100,7 @@ BLIND = {
     "dae": {"blurred"},
     "pca-features": {"constant", "blurred", "inverted"},
     "rbm-features": {"constant"},
+    "classifier": {"constant", "blurred"},
 }
 # A detector that is another one on features has promises of its own there.
 ON_FEATURES = {"pca-features": "pca", "rbm-features": "rbm"}
@@ -125,7 +131,21 @@ def context(folder, **options):
 
 
 def make(name, **changes):
+    if name == "classifier":
+        changes = {"file": tiny_classifier()} | changes
     return create_detector(ON_FEATURES.get(name, name), TINY[name] | changes)
+
+
+@cache
+def tiny_classifier():
+    """Return the path of a classifier in an ONNX file."""
+    for module in ("onnx", "onnxruntime"):
+        pytest.importorskip(module, reason="the extra `onnx` is not installed")
+    from onnx_models import knows_patches
+
+    folder = tempfile.TemporaryDirectory()
+    atexit.register(folder.cleanup)
+    return str(knows_patches(Path(folder.name, "classifier.onnx")))
 
 
 def name_of(detector):

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from anodetect.commands.known_classes import KnownClasses
 from anodetect.commands.labelled import labelled_score, mask_warnings
 from anodetect.commands.manifest import KnownFiles, refuse_known_groups
 from anodetect.commands.normals import warn_of_scaled
@@ -32,7 +33,8 @@ def evaluate(
     roi: Path | None = None,
     reporter: Reporter | None = None,
 ) -> EvaluateResult:
-    """Return metrics on labelled data, also for each value of the columns `by` of its manifest.
+    """Return metrics on labelled data, also for each value of the columns `by` of its manifest, and
+    how reliable a `classifier` is where the kinds of normal images are its classes.
 
     `far` is the false-alarm rate of the operating point. `roi` is a mask of where all images count,
     by default that of the run. Raises DataError for images the run was
@@ -59,6 +61,7 @@ def evaluate(
 
     masks = any(record.masks for record in items)
     measure = MeasureByColumn(run.calibration, far, by, masks=masks)
+    classes = KnownClasses(model)
     failures = [f"{each.name}: {each.reason}" for each in dataset.problems]
     scaled: list[str] = []
     for scored in score_records(model, items, reporter):
@@ -73,6 +76,7 @@ def evaluate(
         item = labelled_score(scored.record, scored.score, scored.heatmap, volume)
         if item is not None:
             measure.add(item, _columns_of(scored.record))
+            classes.add(scored)
 
     if not measure.whole.labelled():
         raise DataError(
@@ -83,7 +87,9 @@ def evaluate(
     result = measure.result()
     for warning in (*mask_warnings(result.whole), *result.warnings):
         reporter.warn(warning)
-    return EvaluateResult(result.whole, result.by, result.warnings, tuple(failures))
+    return EvaluateResult(
+        result.whole, result.by, result.warnings, tuple(failures), classes.result()
+    )
 
 
 def _columns_named(columns: Sequence[str], items: Sequence[Record]) -> list[str]:

@@ -10,6 +10,7 @@ from anodetect.record.audit import DriftChecks
 from anodetect.record.odd import OddNormals
 from anodetect.record.runs import RunFacts
 from anodetect.stats.evaluation import Breakdown, Evaluation
+from anodetect.stats.reliability import ClassifierReliability
 
 
 @dataclass(frozen=True)
@@ -114,13 +115,16 @@ class ScoreResult(MergeResult):
 @dataclass(frozen=True)
 class EvaluateResult(Breakdown):
     """Metrics on labelled data, as a whole and by columns. `failures` name the images that could
-    not be measured, each with its reason."""
+    not be measured, each with its reason. `classifier` is None where no class is known."""
 
     failures: tuple[str, ...] = ()
+    classifier: ClassifierReliability | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return what `evaluate --json` prints."""
-        own = {"failed": len(self.failures), "failures": list(self.failures)}
+        own: dict[str, Any] = {"failed": len(self.failures), "failures": list(self.failures)}
+        if self.classifier is not None:
+            own["classifier"] = self.classifier.as_json()
         return super().as_json() | own
 
 

@@ -12,10 +12,11 @@ from anodetect.data.cards import Page
 from anodetect.data.scan import counted
 
 if TYPE_CHECKING:  # most commands need none of what these import
-    from anodetect.commands.results import MergeResult, ResultRow
+    from anodetect.commands.results import EvaluateResult, MergeResult, ResultRow
     from anodetect.record.verification import Verdict
-    from anodetect.stats.evaluation import Breakdown, Evaluation
+    from anodetect.stats.evaluation import Evaluation
     from anodetect.stats.metrics import Interval
+    from anodetect.stats.reliability import ClassifierReliability
 
 WIDTH = 100  # characters of a line of a table
 
@@ -40,7 +41,7 @@ def scores_text(result: "MergeResult", speed: float | None = None) -> str:
     return "\n".join(lines)
 
 
-def evaluation_text(result: "Breakdown") -> str:
+def evaluation_text(result: "EvaluateResult") -> str:
     """Return what `evaluate` returns, as lines of text."""
     whole = result.whole
     lines = [
@@ -66,8 +67,27 @@ def evaluation_text(result: "Breakdown") -> str:
     for column, parts in result.by.items():
         lines.append(f"by {column}:")
         lines += [_part_text(value, part) for value, part in parts.items()]
+    if result.classifier is not None:
+        lines += _reliability_lines(result.classifier)
     lines.append(whole.statement)
     return "\n".join(lines)
+
+
+def _reliability_lines(found: "ClassifierReliability") -> list[str]:
+    """Return the reliability in words, and the diagram as a line for each bin with images."""
+    whole = found.reliability
+    lines = [
+        f"classifier, {whole.count} normal images of its classes: accuracy {whole.accuracy:.3f}, "
+        f"mean confidence {whole.confidence:.3f}, ECE {whole.ece:.3f}; "
+        f"best calibrated at temperature {found.temperature:.2f}"
+    ]
+    for each in whole.bins:
+        if each.count:
+            lines.append(
+                f"  confidence {each.low:.1f} to {each.high:.1f}: {each.count} images, mean "
+                f"{each.confidence:.3f}, correct {each.accuracy:.3f}"
+            )
+    return lines
 
 
 def _part_text(value: str, part: "Evaluation") -> str:

@@ -18,7 +18,7 @@ class Entry:
     `first_only` the first is taken. A report of several detectors shows one in detail that is not a
     `baseline`. One that is `for_few` learns something from two images, too. A detector that
     `has_members` is made of others, which its settings name; its class is handed a function that
-    makes them.
+    makes them. The scores of one that is `signed` may be below 0, and so it cannot be a member.
     """
 
     target: str
@@ -31,6 +31,7 @@ class Entry:
     baseline: bool = False
     for_few: bool = False
     has_members: bool = False
+    signed: bool = False
 
 
 DETECTORS = {
@@ -104,6 +105,15 @@ DETECTORS = {
         "Neural Computation 2002",
         cost="minutes to train, tens of milliseconds an image",
         has_members=True,
+    ),
+    "classifier": Entry(
+        target="anodetect.detectors.classifier:Classifier",
+        summary="A classifier of yours, in an ONNX file: its free energy is low on images that it "
+        "knows and high on others.",
+        citation="Liu et al., Energy-based out-of-distribution detection, NeurIPS 2020; Hendrycks "
+        "& Gimpel, ICLR 2017",
+        cost="nothing to train, 65 passes of the classifier an image",
+        signed=True,
     ),
     "dae": Entry(
         target="anodetect.detectors.dae:DAE",

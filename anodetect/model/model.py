@@ -17,7 +17,7 @@ import numpy as np
 from anodetect.config import build
 from anodetect.errors import ConfigError, ImageError, RunError
 from anodetect.imaging import tiling
-from anodetect.imaging.backbones.table import BackboneFacts, embedded_name
+from anodetect.imaging.backbones.table import BackboneFacts, UsesNetwork, embedded_name
 from anodetect.imaging.heatmaps import pool
 from anodetect.imaging.preprocess import PreparedVolume, Preprocess, PreprocessConfig, Whole
 from anodetect.imaging.regions import Region
@@ -110,11 +110,14 @@ class Model:
                 raise ConfigError(f"{name}: {error}") from None
 
     def backbones(self) -> list[BackboneFacts]:
-        """Return what is known of each network whose features are modelled, those of an ensemble's
-        members among them."""
+        """Return what is known of each network that was trained elsewhere: those whose features are
+        modelled, of an ensemble's members, too, and the classifier of a user."""
+        users: list[UsesNetwork] = [*self._representations()]
+        if isinstance(self.detector, UsesNetwork):
+            users.append(self.detector)
         found = []
-        for representation in self._representations():
-            source = representation.source()
+        for user in users:
+            source = user.source()
             if source is not None and source not in found:
                 found.append(source)
         return found

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anodetect.data.records import Record
-from anodetect.errors import AnodetectError
+from anodetect.errors import AnodetectError, ImageError
 from anodetect.imaging.representations import Panels
 from anodetect.model.decoded import DecodedFiles
 from anodetect.model.input_facts import modality_of
@@ -165,9 +165,9 @@ def _detect_each(model: Model, images: Sequence[LoadedImage]) -> list[_Found | F
         return []
     try:
         return list(_detect(model, images))
-    except AnodetectError:
-        raise
     except Exception as error:
+        if isinstance(error, AnodetectError) and not isinstance(error, ImageError):
+            raise
         if len(images) == 1:
             return [Failed(images[0].record, images[0].sha256, reason_of(error))]
         return [_detect_each(model, [image])[0] for image in images]
@@ -201,9 +201,9 @@ def _scored_image(
 def _scored_volume(model: Model, loaded: LoadedVolume) -> ScoredVolume | Failed:
     try:
         return _score_volume(model, loaded)
-    except AnodetectError:
-        raise
     except Exception as error:
+        if isinstance(error, AnodetectError) and not isinstance(error, ImageError):
+            raise
         return Failed(loaded.record, loaded.sha256, reason_of(error))
 
 

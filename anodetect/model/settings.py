@@ -70,14 +70,15 @@ def create_detector(name: str, settings: Mapping[str, Any], dims: int = 2) -> De
 
 
 def with_backbones(config: Mapping[str, Any], places: Mapping[str, str]) -> dict[str, Any]:
-    """Return a configuration in which backbones have the names that `places` has for theirs, those
-    of an ensemble's members, too."""
+    """Return a configuration in which backbones and files of networks have the names that `places`
+    has for theirs, those of an ensemble's members, too."""
     changed: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping):
             changed[key] = with_backbones(value, places)
         else:
-            changed[key] = places.get(value, value) if key == "backbone" else value
+            named = key in ("backbone", "file")
+            changed[key] = places.get(value, value) if named else value
     return changed
 
 
@@ -165,6 +166,11 @@ def _member_settings(config: Any, tile: int | None) -> dict[str, Any]:
         if entry_named(detector).has_members:
             raise ConfigError(
                 f"detector.members: {detector} has members of its own; name those instead"
+            )
+        if entry_named(detector).signed:
+            raise ConfigError(
+                f"detector.members: scores of {detector} may be below 0, and an ensemble joins "
+                "logarithms of scores; score with both and compare p-values"
             )
         asked = config.settings.get(member, {}) | ({"tiling": {"tile": tile}} if tile else {})
         whole = resolve(detector, representation or "auto", asked)

@@ -463,8 +463,9 @@ def _backbone_lines(header: RunHeader) -> str:
     lines = ""
     for each in header.backbones or ():
         revision = f" ({each.revision})" if each.revision else ""
+        layers = f", layers {list(each.layers)}" if each.layers else ", as a whole"
         lines += (
-            f"\n- Backbone: `{each.name}`{revision}, layers {list(each.layers)}; licence "
+            f"\n- Backbone: `{each.name}`{revision}{layers}; licence "
             f"{each.licence};\n  pretrained on {each.pretraining}; weights SHA-256 `{each.sha256}`"
         )
         if each.embedded:

@@ -1,7 +1,7 @@
 """Copies of backbones in a run, which scores then also where they are not installed.
 
 A copy lies in the folder `backbones/<start of its hash>` of the run: model.safetensors, and of a
-checkpoint its configuration and licence.
+checkpoint its configuration and licence; of a classifier model.onnx.
 """
 
 import shutil
@@ -12,14 +12,16 @@ from pathlib import Path
 import safetensors.torch
 
 from anodetect.errors import ConfigError
-from anodetect.files import write_atomic
+from anodetect.files import sha256_of, write_atomic
 from anodetect.imaging.backbones.efficientnet import wheel_weights
 from anodetect.imaging.backbones.places import find_checkpoint, weights_sha256
 from anodetect.imaging.backbones.table import (
     BACKBONES,
     CONFIG,
+    ONNX,
     WEIGHTS,
     BackboneFacts,
+    copy_name,
     embedded_folder,
 )
 
@@ -51,10 +53,11 @@ def embed(facts: BackboneFacts, run: Path) -> BackboneFacts:
     if content:
         write_atomic(folder / WEIGHTS, content)
     elif Path(facts.name).is_file():
-        shutil.copyfile(facts.name, folder / WEIGHTS)
+        shutil.copyfile(facts.name, folder / copy_name(facts.name))
     else:
         _copy_checkpoint(find_checkpoint(facts.name).folder, folder)
-    if weights_sha256(folder) != digest:
+    copied = folder / copy_name(facts.name)
+    if (sha256_of(copied) if copied.suffix == ONNX else weights_sha256(folder)) != digest:
         raise ConfigError(f"backbone {facts.name}: its weights were changed during the training")
     return embedded
 

@@ -4,7 +4,7 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from anodetect.errors import ConfigError
 
@@ -13,6 +13,7 @@ INSTALL_FEATURES = "pip install 'anodetect[features]'"
 EMBEDDED = "backbones"  # the folder in a run for copies of backbones
 DIGITS = 12  # of its hash name the folder of a copy
 WEIGHTS, CONFIG = "model.safetensors", "config.json"  # files in it
+ONNX = ".onnx"  # in its place the suffix of a network that comes as a whole
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,14 @@ class BackboneFacts:
         return content
 
 
+@runtime_checkable
+class UsesNetwork(Protocol):
+    """A representation or a detector that may use a network that was trained elsewhere."""
+
+    def source(self) -> BackboneFacts | None:
+        """Return what is known of the network, None if there is none."""
+
+
 def backbone_facts(content: Mapping[str, Any]) -> BackboneFacts:
     """Return the facts that `as_json` wrote; KeyError or TypeError if they are none."""
     return BackboneFacts(**{**content, "layers": tuple(content["layers"])})
@@ -74,7 +83,12 @@ def embedded_name(run: Path, facts: BackboneFacts) -> str:
     folder = embedded_folder(run, facts)
     if not folder.is_dir():
         return ""  # it was taken away before the run was passed on
-    return str(folder if (folder / CONFIG).is_file() else folder / WEIGHTS)
+    return str(folder if (folder / CONFIG).is_file() else folder / copy_name(facts.name))
+
+
+def copy_name(name: str) -> str:
+    """Return what the copy of the weights of a network is called in a run."""
+    return Path(WEIGHTS).with_suffix(ONNX).name if name.lower().endswith(ONNX) else WEIGHTS
 
 
 @dataclass(frozen=True)
