@@ -27,6 +27,7 @@ from anodetect.detectors.jem import free_energy
 from anodetect.errors import nearest
 from anodetect.generative import convergence, diffusion, ising, langevin, sampling, scores
 from anodetect.generative.chains import contrastive_divergence
+from anodetect.generative.contrastive import contrastive_loss
 from anodetect.generative.langevin import Energy
 from anodetect.generative.noise import generator
 from anodetect.nn.local import LocalNet
@@ -470,12 +471,12 @@ def matching_loss(model: Ring, x: Tensor) -> Tensor:
 
 
 def noise_contrastive_loss(model: Ring, x: Tensor, noise: Tensor) -> Tensor:
-    """Return the cross-entropy of telling data from as much noise by log p(x) − log q(x)."""
+    """Return the loss of telling data from noise by log p(x) − log q(x)."""
 
     def log_ratio(x: Tensor) -> Tensor:
         return noise_energy(x) + LOG_Z_NOISE - model.energy(x) - model.log_z
 
-    return F.softplus(-log_ratio(x)).mean() + F.softplus(log_ratio(noise)).mean()
+    return contrastive_loss(log_ratio(x), log_ratio(noise))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,13 @@ from anodetect.detectors import rbm
 from anodetect.errors import ConfigError, DataError, Interrupted
 from anodetect.generative.boltzmann import Boltzmann, Restricted, entropy, log_partition
 from anodetect.generative.sampling import every_state
-from anodetect.generative.whitening import Whitening, all_windows, as_map, random_windows
+from anodetect.generative.whitening import (
+    Whitening,
+    all_windows,
+    as_map,
+    maps_of_windows,
+    random_windows,
+)
 from anodetect.types import Batch, TrainContext
 
 LOG_2_PI = math.log(2 * math.pi)
@@ -291,7 +297,7 @@ def test_whitened_vectors_with_noise_have_unit_covariance():
 
 def test_random_windows_are_of_the_foreground():
     images = torch.arange(2 * 2 * 81.0).reshape(2, 2, 9, 9)
-    inside = torch.zeros(2, 9, 9, dtype=torch.bool)
+    inside = np.zeros((2, 9, 9), bool)
     inside[0, 4, 5] = True  # the second image has none
     found = random_windows(images, inside, 3, 40, [generator(), generator(1)])
     assert found.shape == (2, 40, 18)
@@ -328,6 +334,12 @@ def test_windows_cover_an_image_of_any_size():
     assert torch.equal(flat, torch.ones(1, 19, 13))
     assert torch.equal(vectors[0, 0], images[0, :, :4, :4].flatten())
     assert torch.equal(vectors[0, columns], images[0, :, 3:7, :4].flatten())
+
+
+def test_maps_of_windows_are_those_of_each_image():
+    images = torch.randn(3, 2, 9, 9, generator=generator())
+    found = maps_of_windows(lambda x: x.sum(1), images, 1, 1)
+    assert torch.allclose(found, images.sum(1), atol=1e-6)
 
 
 # -- The detector ----------------------------------------------------------------------------------

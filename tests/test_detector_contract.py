@@ -69,6 +69,15 @@ TINY = {
         "places": 16,
         "training": {"steps": 60} | QUICK,
     },
+    "nce": {"window": 4, "width": 32, "blocks": 1, "places": 16, "training": {"steps": 60} | QUICK},
+    "nce-features": {
+        "window": 1,
+        "stride": 1,
+        "width": 32,
+        "blocks": 1,
+        "places": 16,
+        "training": {"steps": 60} | QUICK,
+    },
     "gan": {
         "width": 32,
         "blocks": 2,
@@ -101,9 +110,10 @@ BLIND = {
     "pca-features": {"constant", "blurred", "inverted"},
     "rbm-features": {"constant"},
     "classifier": {"constant", "blurred"},
+    "nce-features": {"constant"},
 }
 # A detector that is another one on features has promises of its own there.
-ON_FEATURES = {"pca-features": "pca", "rbm-features": "rbm"}
+ON_FEATURES = {"pca-features": "pca", "rbm-features": "rbm", "nce-features": "nce"}
 # Told from normal ones, but not well after so few steps, and its module says so. How well `ebm`
 # notices a blur depends on the last bits of its weights: AUROC .82, .88 and .94 with three seeds.
 HARD = {"ebm": {"inverted", "blurred"}}
@@ -403,6 +413,7 @@ def test_every_variant_of_anoddpm_keeps_seeds_and_company(changes, tmp_path):
         ("rbm", {"layers": 2, "window": 5, "stride": 3}),
         ("rbm", {"layers": 2, "joint": True, "pretraining": 0.5}),
         ("rbm", {"layers": 3, "chain": "data", "gibbs_steps": 2}),
+        ("nce", {"noise": "gaussian", "window": 5, "stride": 3, "noise_draws": 3}),
     ],
     ids=spelled,
 )

@@ -166,6 +166,8 @@ REFUSED = [
     ("dae", "pixels", {"size": 50}, "not a multiple of 16"),
     ("rbm", "pixels", {"size": 16, "window": 20}, "smaller than a window of 20"),
     ("rbm", "pixels", {"pattern": "on"}, "are for features"),
+    ("nce", "pixels", {"size": 16, "window": 20}, "smaller than a window of 20"),
+    ("nce", "pixels", {"pattern": "on"}, "are for features"),
     ("ncsn", "pixels", {"objective": "exact"}, "exact is for 256 values"),
     ("gan", "pixels", {"size": 50}, "not a multiple of detector"),
     ("vq", "pixels", {"size": 50}, "not a multiple of the stem"),

@@ -63,6 +63,15 @@ DETECTORS = {
         cost="minutes to train, tens of milliseconds an image",
         representations=("pixels", "features"),
     ),
+    "nce": Entry(
+        target="anodetect.detectors.nce:NCE",
+        summary="Noise-contrastive estimation: a normalised density of normal locations, learned "
+        "by telling them from noise.",
+        citation="Gutmann & Hyvärinen, Noise-contrastive estimation of unnormalized statistical "
+        "models, JMLR 2012; Gao et al., Flow contrastive estimation, CVPR 2020",
+        cost="a minute or two to train, tens of milliseconds an image",
+        representations=("pixels", "features"),
+    ),
     "jem": Entry(
         target="anodetect.detectors.jem:JEM",
         summary="Joint energy model: a classifier of places whose free energy is low on normal "

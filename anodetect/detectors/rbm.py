@@ -38,15 +38,24 @@ import torch.nn.functional as F
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from anodetect.errors import ConfigError, DataError
+from anodetect.errors import ConfigError
 from anodetect.generative.boltzmann import Boltzmann, Restricted, draw_binary, log_partition
 from anodetect.generative.chains import ChainFacts, EnergyFacts, instability
 from anodetect.generative.noise import generator
 from anodetect.generative.samples import chain_generators, samples_of
-from anodetect.generative.whitening import Whitening, all_windows, as_map, random_windows
+from anodetect.generative.whitening import (
+    Whitening,
+    all_windows,
+    check_stride,
+    check_window,
+    maps_of_windows,
+    random_windows,
+    windows_to_learn_from,
+)
 from anodetect.imaging.standardise import (
     MICRO_BATCH,
     MapStandardizer,
+    Softplus,
     StandardizerConfig,
     seconds_to_score,
 )
@@ -54,10 +63,8 @@ from anodetect.nn.batching import in_micro_batches
 from anodetect.nn.inference import pick_device, to_tensor
 from anodetect.nn.state import module_state, tensors_under
 from anodetect.nn.training import Losses, Training, TrainingBatch, optimize
-from anodetect.types import Batch, Bools, Floats, Samples, Scores, Seeds, State, TrainContext
+from anodetect.types import Batch, Floats, Samples, Scores, Seeds, State, TrainContext
 
-LEARNED_FROM = 60_000  # windows, about, of which the whitening is learned
-QUIET = 5  # percentile of free energies on tune, from which on a place stands out
 ANNEALED = {"chains": 100, "temperatures": 200}
 SAMPLED = (1, 1, 2, 4, 8, 16, 32, 64, 64, 64, 64)  # Gibbs steps between the states of a chain
 # Added to the watched loss, which is a share of 0 to 1 in a machine that learns: the step from one
@@ -167,17 +174,13 @@ class RBM:
     def __init__(self, config: RBMConfig) -> None:
         if config.joint and config.layers == 1:
             raise ConfigError("detector.joint: a deep Boltzmann machine needs layers=2 or 3")
-        if config.stride > config.window:
-            raise ConfigError(
-                f"detector.stride: {config.stride} is larger than the window ({config.window}), so "
-                "pixels between windows would not be seen"
-            )
+        check_stride(config.stride, config.window)
         self.config = config
         self.device = torch.device("cpu")
         self.net: Boltzmann
         self.whitening: Whitening
         self.shape = (1, 1, 1)  # C, H, W of images
-        self.low, self.spread = 0.0, 1.0  # of free energies on tune
+        self.positive = Softplus()
         self.standardizer = MapStandardizer(config, {"free energy": [0]})
 
     # -- Training ----------------------------------------------------------------------------------
@@ -186,10 +189,9 @@ class RBM:
         """Learn the whitening, train the machine, then learn what its maps are on tune images."""
         started = time.monotonic()
         self.check(fit.images.shape[1:])
-        self._check_places(fit)
         channels, height, width = fit.images.shape[1:]
         self.shape, self.device = (channels, height, width), pick_device(context.device)
-        vectors = self._vectors(fit, context.seed)
+        vectors = windows_to_learn_from(fit, self.config.window, context.seed)
         self.whitening = Whitening.learn(vectors, self.config.shrinkage).to(self.device)
         torch.manual_seed(context.seed)  # initial weights
         self.net = self._build(vectors.shape[1])
@@ -219,38 +221,7 @@ class RBM:
         """Raise ConfigError if images [C, H, W] of this shape are smaller than a window, or do not
         fit the settings of patterns."""
         self.standardizer.check(shape[0])
-        if min(shape[1:]) < self.config.window:
-            raise ConfigError(
-                f"detector.window: images of {min(shape[1:])} pixels are smaller than a window "
-                f"of {self.config.window}"
-            )
-
-    def _check_places(self, fit: Batch) -> None:
-        """Raise DataError if there are too few images to learn the whitening of windows from."""
-        side, (channels, height, width) = self.config.window, fit.images.shape[1:]
-        size, places = channels * side**2, len(fit) * (height // side) * (width // side)
-        if places < 2 * size:
-            raise DataError(
-                f"windows of {size} values need {2 * size} places that do not overlap, these "
-                f"images have {places}: take a smaller detector.window or more images"
-            )
-
-    def _vectors(self, fit: Batch, seed: int) -> Tensor:
-        """Return random windows of fit images, [M, D]."""
-        each = -(-LEARNED_FROM // len(fit))
-        found = []
-        for number, rng in enumerate(chain_generators(seed, len(fit))):
-            one = fit[number : number + 1]
-            images = torch.from_numpy(one.images.copy())
-            found.append(self._windows(images, one.foreground, each, [rng])[0])
-        return torch.cat(found)
-
-    def _windows(
-        self, images: Tensor, foreground: Bools, count: int, rngs: list[torch.Generator]
-    ) -> Tensor:
-        """Return random windows of images [N, C, H, W], [N, count, D]."""
-        inside = torch.from_numpy(np.ascontiguousarray(foreground))
-        return random_windows(images, inside, self.config.window, count, rngs)
+        check_window(self.config.window, shape)
 
     def _build(self, values: int) -> Boltzmann:
         config = self.config
@@ -259,21 +230,22 @@ class RBM:
 
     def _loss(self, net: Learner, batch: TrainingBatch, fit: Batch) -> Losses:
         config, machine = self.config, net.machine
-        x = self._windows(batch.images, fit.foreground[batch.rows], config.places, batch.generators)
-        v = self.whitening.noisy(x, batch.generators)
+        foreground, rngs = fit.foreground[batch.rows], batch.generators
+        x = random_windows(batch.images, foreground, config.window, config.places, rngs)
+        v = self.whitening.noisy(x, rngs)
 
         number = self._learning(batch.progress)
         if number < config.layers:
-            energies = self._divergence(net, number, v, batch.generators)
+            energies = self._divergence(net, number, v, rngs)
         else:
-            energies = self._joint_divergence(net, v, batch.generators)
+            energies = self._joint_divergence(net, v, rngs)
         gap = energies.positive.mean() - energies.negative.mean()
         scale = (energies.positive.square() + energies.negative.square()).mean() / 2
 
         facts = EnergyFacts(gap.item(), scale.sqrt().item())
         layer = min(number, config.layers - 1)
         with torch.no_grad():
-            below = machine.drawn_below(v, layer, batch.generators)
+            below = machine.drawn_below(v, layer, rngs)
             share = unexplained(machine.machines()[layer], below)
         watched = UNEXPLAINED + share + instability(facts, ChainFacts(0.0, 0.0))
         return Losses(gap, watched, facts._asdict() | {"unexplained": float(share)})
@@ -328,16 +300,12 @@ class RBM:
 
     def _standardize(self, tune: Batch, context: TrainContext) -> None:
         """Learn what maps are on tune normals."""
-        inside = self._free_energies(tune)[:, 0][tune.foreground]
-        self.low = float(np.percentile(inside, QUIET))
-        self.spread = max(float(inside.std()), 1e-6)
+        self.positive = Softplus.learn(self._free_energies(tune)[:, 0][tune.foreground])
         self.standardizer.learn(lambda batch, seeds: self._positive_maps(batch), tune, context)
 
     def _positive_maps(self, batch: Batch) -> Floats:
         """Return the softplus of standardised free energies, [N, 1, H, W]."""
-        standardised = (self._free_energies(batch) - self.low) / self.spread
-        maps: Floats = np.logaddexp(0, standardised).astype(np.float32)
-        return maps
+        return self.positive(self._free_energies(batch))
 
     def _free_energies(self, batch: Batch) -> Floats:
         """Return the free energy around every pixel, [N, 1, H, W]."""
@@ -347,12 +315,13 @@ class RBM:
     @torch.no_grad()
     def _maps_of(self, images: Floats) -> tuple[Floats]:
         config = self.config
-        maps = []
-        for image in to_tensor(images, self.device):  # one at a time: windows are many
-            x, columns = all_windows(image[None], config.window, config.stride)
-            energies = self.net.free_energy(self.whitening(x), config.mean_field)
-            maps.append(as_map(energies, columns, config.window, config.stride, image.shape[1:]))
-        return (torch.stack(maps).cpu().numpy(),)
+
+        def free_energy(x: Tensor) -> Tensor:
+            return self.net.free_energy(self.whitening(x), config.mean_field)
+
+        x = to_tensor(images, self.device)
+        maps = maps_of_windows(free_energy, x, config.window, config.stride)
+        return (maps[:, None].cpu().numpy(),)
 
     @torch.no_grad()
     def _log_likelihood(self, tune: Batch, context: TrainContext) -> None:
@@ -360,13 +329,13 @@ class RBM:
         a Gaussian."""
         if self.config.layers > 1:
             return
-        rngs = chain_generators(context.seed, len(tune))
+        config, rngs = self.config, chain_generators(context.seed, len(tune))
         images = to_tensor(tune.images, self.device)
-        x = self._windows(images, tune.foreground, self.config.places, rngs)
+        x = random_windows(images, tune.foreground, config.window, config.places, rngs)
         v = self.whitening.noisy(x, rngs)
 
         found = log_partition(self.net.machines()[0], generator(context.seed), **ANNEALED)
-        energy = self.net.free_energy(v, self.config.mean_field).mean()
+        energy = self.net.free_energy(v, config.mean_field).mean()
         gaussian = -(v.square() + math.log(2 * math.pi)).sum(-1).mean() / 2
         entry = {
             "log_likelihood": -float(energy) - found.value,
@@ -406,11 +375,7 @@ class RBM:
     def state(self) -> State:
         """Return the weights, the whitening, and what was learned on tune."""
         networks = module_state(self.net, "net.") | module_state(self.whitening, "whitening.")
-        own = {
-            "shape": np.array(self.shape),
-            "low": np.array([self.low]),
-            "spread": np.array([self.spread]),
-        }
+        own = {"shape": np.array(self.shape)} | self.positive.state()
         return networks | self.standardizer.state() | own
 
     def load_state(self, state: State, *, device: str) -> None:
@@ -418,7 +383,7 @@ class RBM:
         self.device = pick_device(device)
         channels, height, width = state["shape"].tolist()
         self.shape = channels, height, width
-        self.low, self.spread = float(state["low"][0]), float(state["spread"][0])
+        self.positive = Softplus.from_state(state)
 
         whitening = tensors_under(state, "whitening.")
         self.whitening = Whitening(len(whitening["mean"])).to(self.device)

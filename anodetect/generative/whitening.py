@@ -6,13 +6,19 @@ With white noise of variance ε on x all components of v have variance 1. Withou
 vary would be as large as the rest, and most of them are noise.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from anodetect.errors import ConfigError, DataError
 from anodetect.generative.langevin import Random, standard_normal
+from anodetect.generative.samples import chain_generators
+from anodetect.types import Batch, Bools
+
+LEARNED_FROM = 60_000  # windows, about, that stand for all
 
 
 class Whitening(nn.Module):
@@ -62,8 +68,46 @@ class Whitening(nn.Module):
         return v + self.noise * standard_normal(v, rng)
 
 
+def check_window(side: int, shape: Sequence[int]) -> None:
+    """Raise ConfigError if images [C, H, W] of this shape are smaller than a window."""
+    if min(shape[1:]) < side:
+        raise ConfigError(
+            f"detector.window: images of {min(shape[1:])} pixels are smaller than a window of "
+            f"{side}"
+        )
+
+
+def check_stride(stride: int, side: int) -> None:
+    """Raise ConfigError if there are pixels between windows."""
+    if stride > side:
+        raise ConfigError(
+            f"detector.stride: {stride} is larger than the window ({side}), so pixels between "
+            "windows would not be seen"
+        )
+
+
+def windows_to_learn_from(fit: Batch, side: int, seed: int) -> Tensor:
+    """Return random windows of all images, as vectors [M, D]; DataError if there are too few places
+    to learn a whitening from."""
+    channels, height, width = fit.images.shape[1:]
+    size, places = channels * side**2, len(fit) * (height // side) * (width // side)
+    if places < 2 * size:
+        raise DataError(
+            f"windows of {size} values need {2 * size} places that do not overlap, these images "
+            f"have {places}: take a smaller detector.window or more images"
+        )
+
+    each = -(-LEARNED_FROM // len(fit))
+    found = []
+    for number, rng in enumerate(chain_generators(seed, len(fit))):
+        one = fit[number : number + 1]
+        images = torch.from_numpy(one.images.copy())
+        found.append(random_windows(images, one.foreground, side, each, [rng])[0])
+    return torch.cat(found)
+
+
 def random_windows(
-    images: Tensor, foreground: Tensor, side: int, count: int, rngs: Sequence[torch.Generator]
+    images: Tensor, foreground: Bools, side: int, count: int, rngs: Sequence[torch.Generator]
 ) -> Tensor:
     """Return `count` random windows of each image [N, C, H, W], as vectors [N, count, C·side²].
 
@@ -72,10 +116,11 @@ def random_windows(
     windows = images.unfold(2, side, 1).unfold(3, side, 1)  # [N, C, h, w, side, side], a view
     height, width = windows.shape[2:4]
     middle = side // 2
-    inside = foreground[:, middle : middle + height, middle : middle + width]
+    inside = torch.from_numpy(np.ascontiguousarray(foreground))
+    inside = inside[:, middle : middle + height, middle : middle + width]
 
     found = []
-    for image, allowed, rng in zip(windows, inside.cpu(), rngs, strict=True):
+    for image, allowed, rng in zip(windows, inside, rngs, strict=True):
         places = (allowed if allowed.any() else ~allowed).flatten().nonzero()[:, 0]
         chosen = places[torch.randint(len(places), (count,), generator=rng)]
         taken = image[:, chosen // width, chosen % width]  # [C, count, side, side]
@@ -105,3 +150,17 @@ def as_map(values: Tensor, columns: int, side: int, stride: int, shape: Sequence
     before = (side - stride) // 2
     rim = (before, width + side, before, height + side)
     return F.pad(maps, rim, mode="replicate")[:, 0, :height, :width]
+
+
+def maps_of_windows(
+    function: Callable[[Tensor], Tensor], images: Tensor, side: int, stride: int
+) -> Tensor:
+    """Return what a function of vectors [L, D] says of the windows of images, as maps [N, H, W].
+
+    Images are taken one at a time, as their windows are many.
+    """
+    maps = []
+    for image in images:
+        x, columns = all_windows(image[None], side, stride)
+        maps.append(as_map(function(x[0])[None], columns, side, stride, image.shape[1:]))
+    return torch.cat(maps)

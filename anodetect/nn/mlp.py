@@ -1,4 +1,4 @@
-"""A multilayer perceptron that sees one location at a time: residual blocks of linear layers."""
+"""Multilayer perceptrons of single locations: residual blocks of linear layers."""
 
 import math
 
@@ -29,6 +29,15 @@ class LocationMLP(nn.Module):
             h = block(h)
         out: Tensor = self.last(F.silu(h))
         return out.mT.reshape(len(x), -1, *x.shape[2:])
+
+
+def plain_mlp(inputs: int, outputs: int, width: int, *, blocks: int) -> nn.Sequential:
+    """Return a map of vectors [M, inputs] to [M, outputs], which at first is 0 everywhere."""
+    last = nn.Linear(width, outputs)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    middle = [Block(width) for _ in range(blocks)]
+    return nn.Sequential(nn.Linear(inputs, width), *middle, nn.SiLU(), last)
 
 
 def timestep_embedding(t: Tensor) -> Tensor:
