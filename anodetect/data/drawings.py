@@ -35,7 +35,7 @@ class Stamp:
 
 @dataclass(frozen=True)
 class Drawing:
-    """What is drawn on an image of `size` (rows, columns), None if the size is not known.
+    """The shapes drawn on an image of `size` (rows, columns), None if the size is not known.
 
     `polygons` are points (x, y) [n, 2] in pixels, or with `relative` in shares of the image's
     sides. `runs` are lengths [n] of runs of pixels column after column, the first not marked.

@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Content:
-    """What a file holds: an image [C, H, W] or a volume, in native units.
+    """The content of a file: an image [C, H, W] or a volume, in native units.
 
     `sample_type` is the type of its samples, such as "uint8"; "" for volumes and DICOM, whose
     values have units of their own.

@@ -39,7 +39,7 @@ Source = tuple[Floats, Bools]  # a normal image [C, H, W] and its foreground [H,
 
 @dataclass(frozen=True)
 class Defect:
-    """What is planted. `size` is the largest extent, as a share of the image's shorter side.
+    """A defect to plant. `size` is the largest extent, as a share of the image's shorter side.
 
     `contrast` is the change in values, as a share of the range of the image's own foreground (1st
     to 99th percentile). Of swapped, missing and blurred parts it is the most that the root mean

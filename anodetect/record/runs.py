@@ -155,7 +155,7 @@ class RunHeader:
 
     @property
     def sees(self) -> str:
-        """What is modelled: the representation, of an ensemble those of its members."""
+        """The representation that is modelled, of an ensemble those of its members."""
         members = self.config["detector"].get("members", ())
         seen = {str(member).rpartition("/")[2] for member in members}
         return " + ".join(sorted(seen)) or self.representation

@@ -13,7 +13,7 @@ TOLERANCE = 1e-12  # by which a p-value may exceed the rate: sums of weights are
 
 @dataclass(frozen=True)
 class Rule:
-    """How p-values become flags: at the false-alarm rate `rate`, or, `by_fdr`, at the
+    """The rule by which p-values become flags: at the false-alarm rate `rate`, or, `by_fdr`, at the
     false-discovery rate `rate`."""
 
     rate: float
@@ -36,7 +36,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class GroupDecisions:
-    """What was decided for m groups: `images` counts those of each, `scores` are the highest."""
+    """The decisions for m groups: `images` counts those of each, `scores` are the highest."""
 
     images: NDArray[np.int32]
     scores: Doubles
@@ -47,7 +47,7 @@ class GroupDecisions:
 
 @dataclass(frozen=True)
 class Decisions:
-    """What was decided for n images and volumes, and for their groups.
+    """The decisions for n images and volumes, and for their groups.
 
     `thresholds` [n] holds the score above which each is flagged, `threshold` that of images.
     """

@@ -61,7 +61,8 @@ class PlantedTrials:
 
 @dataclass(frozen=True)
 class LimitRow:
-    """How many of the `images` with planted defects of a kind, size and contrast were `found`.
+    """The number of `images` with planted defects of one kind, size and contrast, and of those
+    `found`.
 
     `pixels` is the size in pixels. `share` is the share found, made to rise with size and contrast,
     and `low` to `high` its 95 % interval.

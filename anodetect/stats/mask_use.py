@@ -14,8 +14,8 @@ LARGE = 0.9  # share of an image; a mask that marks more is rarely right
 
 @dataclass(frozen=True)
 class MaskUse:
-    """How many masks were `used`, and the names of the images without one (`missing`), with one
-    that marks nothing (`empty`), or that cannot be read or does not fit (`wrong`).
+    """The number of masks that were `used`, and the names of the images without one (`missing`),
+    with one that marks nothing (`empty`), or that cannot be read or does not fit (`wrong`).
 
     `large` names those of the used ones that mark more than LARGE of the image: it may be inverted.
     `lossy` counts those of a format that compresses with loss.
