@@ -473,7 +473,7 @@ def test_interrupted_training_resumes_to_the_same_model(anodetect, synthetic_fol
 def test_lists(anodetect):
     entries = json.loads(anodetect("detectors", "--json")[1])["detectors"]
     names = "anoddpm classifier dae ebm ensemble gan intensity jem"
-    names += " nce ncsn padim patchcore pca rbm vq"
+    names += " nce ncsn padim patchcore pca rbm translate vq"
     assert " ".join(sorted(entry["name"] for entry in entries)) == names
     assert all(
         set(entry) == {"name", "summary", "citation", "cost", "representations"}

@@ -85,6 +85,11 @@ TINY = {
         "critic_stem": 2,
         "training": {"steps": 200} | QUICK,
     },
+    "translate": {
+        "widths": [32],
+        "sampler_steps": 4,
+        "training": {"steps": 80} | QUICK | {"learning_rate": 2e-3},
+    },
     "ensemble": {
         "members": ["pca/pixels", "dae/pixels"],
         "settings": {
@@ -111,6 +116,7 @@ BLIND = {
     "rbm-features": {"constant"},
     "classifier": {"constant", "blurred"},
     "nce-features": {"constant"},
+    "translate": {"constant", "blurred"},
 }
 # A detector that is another one on features has promises of its own there.
 ON_FEATURES = {"pca-features": "pca", "rbm-features": "rbm", "nce-features": "nce"}
@@ -205,13 +211,22 @@ def planted(tune):
 
 
 def seen(name, images):
-    """Return images; for detectors of features, the pixels around each as its features."""
+    """Return images; for detectors of features, the pixels around each as its features, and for
+    those of several channels grey images in two lights."""
+    if DETECTORS.get(name, DETECTORS["pca"]).least_channels > images.images.shape[1]:
+        return Batch(in_two_lights(images.images), images.foreground)
     if name not in ON_FEATURES and "pixels" in DETECTORS[name].representations:
         return images
     around = F.unfold(F.pad(torch.from_numpy(images.images), (2, 2, 2, 2), mode="reflect"), 5)
     return Batch(
         around.reshape(len(images), -1, *images.images.shape[2:]).numpy(), images.foreground
     )
+
+
+def in_two_lights(images):
+    """Return grey images [N, 1, H, W] as [N, 2, H, W]: first a negative in which nothing is darker
+    than normal images' brightest places are, so that bright defects are hardly seen in it."""
+    return np.concatenate([-0.8 * np.minimum(images, 0.15), images], 1)
 
 
 def score(detector, images):
@@ -262,7 +277,8 @@ def test_shapes_are_right_values_finite_and_the_input_untouched(detector):
     assert scores.image.shape == (5,)
     assert scores.heatmap.shape == (5, SIZE, SIZE)
     assert scores.heatmap.dtype == np.float32
-    assert scores.reconstruction is None or scores.reconstruction.shape == images.images.shape
+    expected = seen(name_of(detector), images).images.shape
+    assert scores.reconstruction is None or scores.reconstruction.shape == expected
     assert np.isfinite(scores.image).all()
     assert np.isfinite(scores.heatmap).all()
     assert (scores.heatmap >= 0).all()
@@ -340,6 +356,12 @@ def test_works_without_gradients_and_leaves_none_behind(detector):
 def test_channels_and_sizes(detector, tmp_path, channels, size):
     other = hurried(name_of(detector), tmp_path, channels, size)
     assert score(other, batch(2, channels, size)).heatmap.shape == (2, size, size)
+
+
+@pytest.mark.parametrize("name", [name for name in DETECTORS if DETECTORS[name].least_channels > 1])
+def test_images_of_too_few_channels_are_refused(name, tmp_path):
+    with pytest.raises(ConfigError, match="images have 1 channel"):
+        make(name).fit(batch(48), batch(12, seed=1), context=context(tmp_path))
 
 
 @pytest.mark.parametrize("name", TRAINED_BY_STEPS)

@@ -171,6 +171,9 @@ REFUSED = [
     ("ncsn", "pixels", {"objective": "exact"}, "exact is for 256 values"),
     ("gan", "pixels", {"size": 50}, "not a multiple of detector"),
     ("vq", "pixels", {"size": 50}, "not a multiple of the stem"),
+    ("translate", "pixels", {"source": 1}, "there is nothing to translate"),
+    ("translate", "pixels", {"size": 50}, "not a multiple of 8"),
+    ("translate", "pixels", {"pattern": "on"}, "are for features"),
     ("vq", "features", {"pattern": "on"}, "vq judges a place by its surroundings"),
 ]
 

@@ -22,7 +22,7 @@ from anodetect.commands.results import TrainResult
 from anodetect.config import build, canonical
 from anodetect.data import cards, readers, split
 from anodetect.data.records import Dataset, Record
-from anodetect.detectors import current_name
+from anodetect.detectors import current_name, entry_named
 from anodetect.errors import ConfigError, DataError
 from anodetect.imaging.backbones.embedding import embed
 from anodetect.imaging.backbones.table import BackboneFacts
@@ -284,6 +284,12 @@ def _planned(
     """Let `preprocess` learn from the fit and tune images, and create the model."""
     _learn_sample_types(preprocess, samples.named([*roles.fit, *roles.tune]), reporter)
     preprocess.learn(samples.of(roles.fit))
+    least = entry_named(form.detector).least_channels
+    if preprocess.channels < least:
+        raise ConfigError(
+            f"{form.detector} needs images with {least} channels or more, and these are grey; "
+            "docs/detectors.md says how to put two images into one"
+        )
     if preprocess.flat_background and form.for_shapes is not None:
         form = form.for_shapes
     for line in form.notes:

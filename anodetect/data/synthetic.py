@@ -1,5 +1,5 @@
-"""A small data set with a known truth: a striped, shaded texture, and planted bright blobs and
-scratches."""
+"""Small data sets with a known truth: a striped, shaded texture with planted bright blobs and
+scratches, and scenes in two lights with discs that one of the lights does not show."""
 
 from pathlib import Path
 
@@ -73,6 +73,68 @@ def _shape(rng: np.random.Generator, size: int) -> Bools:
     across = (rows - y) * np.cos(angle) - (columns - x) * np.sin(angle)
     length, width = (0.25, 0.02) if rng.random() < 0.5 else (0.08, 0.06)
     return np.asarray((along / length) ** 2 + (across / width) ** 2 < 1)
+
+
+def two_lights(
+    count: int, *, size: int = 64, defects: bool = False, seed: int = 0
+) -> tuple[Images, Bools]:
+    """Return `count` scenes uint8 [N, 3, H, W], each by day in channel 0 and by night in channel 1,
+    and the masks bool [N, H, W] of what only one of the two shows.
+
+    A scene has discs on uneven ground, and a defect is one more disc, in either light. No light by
+    itself tells it from the others. Channel 2 is empty.
+    """
+    rng = np.random.default_rng([seed, size, defects])
+    pairs = [_scene(rng, size, defects) for _ in range(count)]
+    pictures, masks = zip(*pairs, strict=True)
+    return np.stack(pictures), np.stack(masks)
+
+
+def _scene(rng: np.random.Generator, size: int, defect: bool) -> tuple[Images, Bools]:
+    """Return one scene uint8 [3, H, W] and the mask [H, W] of its defect."""
+    reflectance = 0.5 + 0.05 * _smooth(rng, size, size / 6)
+    for _ in range(rng.integers(4, 8)):
+        reflectance = _with(reflectance, _disc(rng, size), rng.uniform(0.2, 0.9))
+
+    by_day = by_night = reflectance
+    mask = np.zeros((size, size), bool)
+    if defect:
+        mask = _disc(rng, size)
+        here = reflectance[mask].mean()
+        value = rng.uniform(0.2, 0.9)
+        while abs(value - here) < 0.2:
+            value = rng.uniform(0.2, 0.9)
+        if rng.random() < 0.5:
+            by_day = _with(reflectance, mask, value)
+        else:
+            by_night = _with(reflectance, mask, value)
+
+    # The sun stands at the left, the lamp at the top, and the lamp's light is weaker.
+    rise, run = np.gradient(_smooth(rng, size, size / 10) * size / 10)
+    day = by_day * (1 + 0.08 * run)
+    night = 0.05 + 0.7 * by_night**1.5 * (1 + 0.08 * rise)
+    lights = np.stack([day, night, np.zeros_like(day)])
+    lights[:2] += 0.01 * rng.normal(size=(2, size, size))
+    return np.clip(255 * lights, 0, 255).astype(np.uint8), mask
+
+
+def _smooth(rng: np.random.Generator, size: int, width: float) -> NDArray[np.float64]:
+    """Return a random field [H, W] with deviation 1 that changes over `width` pixels."""
+    field = ndimage.gaussian_filter(rng.normal(size=(size, size)), width, mode="wrap")
+    return np.asarray(field / field.std())
+
+
+def _disc(rng: np.random.Generator, size: int) -> Bools:
+    """Return a disc [H, W] with a radius of 5 to 13 % of the side."""
+    rows, columns = np.mgrid[:size, :size] / size
+    y, x = rng.uniform(0.1, 0.9, 2)
+    return np.asarray((rows - y) ** 2 + (columns - x) ** 2 < rng.uniform(0.05, 0.13) ** 2)
+
+
+def _with(reflectance: NDArray[np.float64], disc: Bools, value: float) -> NDArray[np.float64]:
+    """Return a reflectance [H, W] that is `value` on a disc with soft edges."""
+    edge = ndimage.gaussian_filter(disc.astype(float), 0.7)
+    return np.asarray(reflectance * (1 - edge) + value * edge)
 
 
 def _save(path: Path, array: NDArray[np.uint8]) -> None:

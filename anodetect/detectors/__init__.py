@@ -19,6 +19,7 @@ class Entry:
     `baseline`. One that is `for_few` learns something from two images, too. A detector that
     `has_members` is made of others, which its settings name; its class is handed a function that
     makes them. The scores of one that is `signed` may be below 0, and so it cannot be a member.
+    Images have at least `least_channels`; grey ones have one.
     """
 
     target: str
@@ -32,6 +33,7 @@ class Entry:
     for_few: bool = False
     has_members: bool = False
     signed: bool = False
+    least_channels: int = 1
 
 
 DETECTORS = {
@@ -105,6 +107,15 @@ DETECTORS = {
         "et al., f-AnoGAN, Medical Image Analysis 2019",
         cost="minutes to train, milliseconds an image",
         representations=("pixels", "features"),
+    ),
+    "translate": Entry(
+        target="anodetect.detectors.translate:Translate",
+        summary="One channel translated into another by diffusion, where an image has the same "
+        "scene twice: what can be seen in one of the two only.",
+        citation="Sasaki et al., UNIT-DDPM: unpaired image translation with denoising diffusion "
+        "probabilistic models, 2021; Su et al., Dual diffusion implicit bridges, ICLR 2023",
+        cost="minutes to train, tens of milliseconds an image",
+        least_channels=2,
     ),
     "ensemble": Entry(
         target="anodetect.detectors.ensemble:Ensemble",
