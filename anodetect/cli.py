@@ -5,6 +5,7 @@ Modules are imported by the command that needs them, so that `--help` is quick.
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -108,14 +109,16 @@ def train(
     roi: options.Roi = None,
     allow_few: options.AllowFew = False,
     drop_odd: options.DropOdd = None,
+    known_anomalies: options.KnownAnomalies = False,
     embed_backbone: options.EmbedBackbone = False,
     each: options.Each = False,
     dry_run: options.DryTraining = False,
     as_json: options.Json = False,
 ) -> None:
     """Learn what normal looks like."""
+    reading = {"follow_symlinks": follow_symlinks, "known_anomalies": known_anomalies}
     if dry_run:
-        _print_inspection(data, kind_normal, as_json, follow_symlinks=follow_symlinks)
+        _print_inspection(data, kind_normal, as_json, **reading)
         return
     from anodetect.commands import train as command
     from anodetect.config import read_values
@@ -127,7 +130,6 @@ def train(
         "representation": representation,
         "budget": budget,
         "seed": seed,
-        "follow_symlinks": follow_symlinks,
         "device": device,
         "resume": resume,
         "kind_normal": kind_normal or (),
@@ -135,6 +137,7 @@ def train(
         "allow_few": allow_few,
         "drop_odd": drop_odd,
         "embed_backbone": embed_backbone,
+        **reading,
     }
     with terminal.reporting() as reporter:
         if detector is None:
@@ -142,13 +145,17 @@ def train(
             reporter.say(f"no --detector given: {detector}, as docs/detectors.md recommends")
         if each:
             results = command.train_each(data, detector, out, reporter=reporter, **settings)
-            runs = {name: each.as_json() if each else {} for name, each in results.items()}
-            emit({"runs": runs}, as_json, f"{out}: {', '.join(runs)} trained")
+            _print_runs(results, out, as_json)
             return
         result = command.train(data, detector, out, reporter=reporter, **settings)
     if result is not None:  # none from a process that helps another
         seconds = result.facts.training.train_seconds
         finish(result.as_json(), as_json, f"{out}: {detector} trained in {seconds:.1f} s")
+
+
+def _print_runs(results: Mapping[str, Any], out: Path, as_json: bool) -> None:
+    runs = {name: each.as_json() if each else {} for name, each in results.items()}
+    emit({"runs": runs}, as_json, f"{out}: {', '.join(runs)} trained")
 
 
 def _print_inspection(

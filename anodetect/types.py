@@ -27,8 +27,8 @@ class Batch:
     [N, H, W], True where pixels count. Patches of volumes are [N, C, D, H, W] and [N, D, H, W].
 
     For training the arrays may be memory maps, so that a detector reads only the rows it indexes.
-    `kinds` [N] says to which of the normal kinds 0 … K−1 an image belongs, −1 for none of them; it
-    is None if there is only one kind.
+    `kinds` [N] says to which of the normal kinds 0 … K−1 an image belongs, −1 for none of them or
+    where that is not known; it is None if there are not several kinds.
     """
 
     images: Floats
@@ -116,6 +116,9 @@ class TrainContext:
 
     `planted` returns copies of tune images with planted defects, which are made when they are first
     asked for; None where there are none, and then no choice can be made with them.
+
+    `anomalies` are known anomalous images, a few, for a detector that learns from them; None
+    without any.
     """
 
     seed: int
@@ -126,6 +129,7 @@ class TrainContext:
     log: Callable[[Mapping[str, Any]], None] = lambda entry: None
     progress: Callable[[int, int, float], None] = lambda done, total, loss: None
     planted: Callable[[], PlantedCopies | None] = lambda: None
+    anomalies: Batch | None = None
 
 
 class Reporter(Protocol):
@@ -181,6 +185,23 @@ class ShapeChecker(Protocol):
     def check(self, shape: Sequence[int]) -> None:
         """Raise ConfigError if it cannot learn from images of this shape, [C, H, W], or patches of
         volumes, [C, D, H, W]."""
+
+
+@runtime_checkable
+class KindChecker(Protocol):
+    """A detector that may need normal images of several kinds."""
+
+    def check_kinds(self, count: int) -> None:
+        """Raise DataError if it cannot learn from normal images of so many named kinds."""
+
+
+@runtime_checkable
+class Clusterer(Protocol):
+    """A detector that may look for clusters among the images that it learns from."""
+
+    def clusters(self) -> NDArray[np.int64] | None:
+        """Return the cluster of each fit image [N], from 0, largest first, and −1 for none; None if
+        it has not looked for any in this process."""
 
 
 @runtime_checkable

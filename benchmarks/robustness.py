@@ -24,7 +24,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from anodetect.data import cards
-from anodetect.detectors import dae, jem
+from anodetect.detectors import dae
 from anodetect.detectors.anoddpm import AnoDDPM
 from anodetect.detectors.dae import DAE
 from anodetect.detectors.ebm import EBM
@@ -33,7 +33,7 @@ from anodetect.detectors.jem import JEM
 from anodetect.detectors.ncsn import NCSN
 from anodetect.detectors.rbm import RBM
 from anodetect.errors import ImageError
-from anodetect.generative import diffusion, scores
+from anodetect.generative import diffusion, joint, scores
 from anodetect.generative.denoised_energy import local_energy
 from anodetect.generative.whitening import all_windows
 from anodetect.imaging.features import Features, averaged_over, on_finest_grid
@@ -145,7 +145,7 @@ def free_energies_of_windows(detector: RBM, x: Tensor) -> Tensor:
 
 
 def free_energy(detector: JEM, x: Tensor) -> Tensor:
-    return jem.free_energy(detector.net, x)
+    return joint.free_energy(detector.net, x)
 
 
 def critic(detector: GAN, x: Tensor) -> Tensor:

@@ -23,11 +23,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from anodetect.detectors.jem import free_energy
 from anodetect.errors import nearest
 from anodetect.generative import convergence, diffusion, ising, langevin, sampling, scores
 from anodetect.generative.chains import contrastive_divergence
 from anodetect.generative.contrastive import contrastive_loss
+from anodetect.generative.joint import free_energy
 from anodetect.generative.langevin import Energy
 from anodetect.generative.noise import generator
 from anodetect.nn.local import LocalNet

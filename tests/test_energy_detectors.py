@@ -16,7 +16,7 @@ import anodetect
 from anodetect.config import build
 from anodetect.detectors import ebm, jem
 from anodetect.errors import ConfigError, DataError, Interrupted
-from anodetect.generative import denoised_energy, diffusion
+from anodetect.generative import denoised_energy, diffusion, joint, labels
 from anodetect.generative.chains import (
     BUFFER_BYTES,
     ChainConfig,
@@ -430,28 +430,30 @@ def test_free_energy_is_minus_the_log_of_the_sum_over_classes():
     net, x = LocalNet(1, 3, 16, blocks=1, stem=2), torch.randn(2, 1, 8, 8)
     expected = -net(x).double().exp().sum(1).log()
     assert torch.allclose(
-        jem.free_energy(net, x).double(), expected, atol=2e-2
+        joint.free_energy(net, x).double(), expected, atol=2e-2
     )  # bfloat16 where there is
 
 
-@pytest.mark.parametrize("number", range(jem.TRANSFORMATIONS))
+@pytest.mark.parametrize("number", range(labels.TRANSFORMATIONS))
 def test_transformations_are_eight_and_come_back(number):
     x = torch.arange(9.0).reshape(1, 3, 3)
-    assert torch.equal(jem.transformed_back(jem.transformed(x, number), number), x)
-    others = [jem.transformed(x, other) for other in range(jem.TRANSFORMATIONS) if other != number]
-    assert not any(torch.equal(jem.transformed(x, number), other) for other in others)
+    assert torch.equal(labels.transformed_back(labels.transformed(x, number), number), x)
+    others = [
+        labels.transformed(x, other) for other in range(labels.TRANSFORMATIONS) if other != number
+    ]
+    assert not any(torch.equal(labels.transformed(x, number), other) for other in others)
 
 
 def test_positions_are_the_parts_of_the_image():
     expected = np.arange(16).reshape(4, 4).repeat(2, 0).repeat(2, 1)
-    assert np.array_equal(jem.positions(torch.zeros(1, 1, 32, 32), 4)[0].numpy(), expected)
+    assert np.array_equal(labels.positions(torch.zeros(1, 1, 32, 32), 4)[0].numpy(), expected)
 
 
 def test_contrast_of_places_is_a_share_among_places():
     logits, y = torch.randn(2, 3, 4, 4), torch.randint(3, (2, 4, 4))
     rows, own = logits.movedim(1, -1).reshape(-1, 3), y.flatten()
     shares = [math.log(rows[:, own[n]].exp().sum() / rows[n, own[n]].exp()) for n in range(32)]
-    assert float(jem.hdge_loss(logits, y, generators(1)[0])) == pytest.approx(
+    assert float(joint.hdge_loss(logits, y, generators(1)[0])) == pytest.approx(
         np.mean(shares) - math.log(32), abs=1e-4
     )
 
@@ -504,7 +506,7 @@ def test_jems_contrast_lowers_normal_images_energy_below_that_of_chains_ends():
 
     def gap():
         return (
-            jem.free_energy(net, images).mean() - jem.free_energy(net, runner.first).mean()
+            joint.free_energy(net, images).mean() - joint.free_energy(net, runner.first).mean()
         ).item()
 
     def contrast():
@@ -570,9 +572,9 @@ def test_a_resumed_training_keeps_its_labels_whatever_another_trial_would_say(tm
     assert all(np.array_equal(array, again.state()[name]) for name, array in whole.state().items())
 
 
-@pytest.mark.parametrize("answer", range(jem.TRANSFORMATIONS))
+@pytest.mark.parametrize("answer", range(labels.TRANSFORMATIONS))
 def test_who_knows_nothing_is_at_chance_in_a_trial_of_few_images(tmp_path, answer):
-    logits = nn.functional.one_hot(torch.tensor(answer), jem.TRANSFORMATIONS)[
+    logits = nn.functional.one_hot(torch.tensor(answer), labels.TRANSFORMATIONS)[
         None, :, None, None
     ].float()
     guessing = Trained(lambda x: logits.expand(len(x), -1, 8, 8), 100, "steps")
@@ -607,6 +609,121 @@ def test_one_class_is_refused_where_nothing_can_be_told(tmp_path):
         fitted(tmp_path, flat)
     with pytest.raises(DataError, match=r"one class.*use ebm"):
         fitted(tmp_path, flat, labels="kind")
+    with pytest.raises(DataError, match=r"one class.*use ebm"):
+        fitted(tmp_path, flat, np.where(np.arange(48) % 3, -1, 0), labels="kind")
+
+
+def test_kinds_that_are_not_known_change_nothing_in_the_class_loss():
+    torch.manual_seed(0)
+    logits, y = torch.randn(6, 3, 4, 4), torch.randint(3, (6, 4, 4))
+    known = torch.tensor([0, 2, 3])
+    y_some = torch.full_like(y, -1)
+    y_some[known] = y[known]
+    loss = joint.class_loss(logits.requires_grad_(True), y_some)
+    expected = nn.functional.cross_entropy(logits[known], y[known])
+    assert torch.allclose(loss, expected)
+    (slopes,) = torch.autograd.grad(loss, logits)
+    assert set(slopes.flatten(1).abs().sum(1).nonzero()[:, 0].tolist()) == set(known.tolist())
+
+    nothing = joint.class_loss(logits, torch.full_like(y, -1))
+    (slopes,) = torch.autograd.grad(nothing, logits)
+    assert nothing.item() == 0
+    assert not slopes.any()
+
+
+def test_the_contrast_of_places_without_a_label_is_that_of_their_sums():
+    torch.manual_seed(0)
+    logits, y = torch.randn(2, 3, 4, 4), torch.randint(3, (2, 4, 4))
+    y[0] = -1
+    rows, own = logits.movedim(1, -1).reshape(-1, 3).double().exp(), y.flatten()
+    shares = []
+    for n in range(32):
+        column = rows.sum(1) if own[n] < 0 else rows[:, own[n]]
+        shares.append(math.log(column.sum() / column[n]))
+    assert float(joint.hdge_loss(logits, y, generators(1)[0])) == pytest.approx(
+        np.mean(shares) - math.log(32), abs=1e-4
+    )
+
+
+@pytest.mark.parametrize("objective", ["sgld", "contrastive"])
+def test_images_of_unknown_kind_teach_the_energy(objective):
+    detector = jem_of(labels="kind", pretraining=0.0, objective=objective)
+    normal = batch(pictures("noise", count=16), np.arange(16) % 2)
+    unknown = batch(normal.images, np.full(16, -1))
+    images = torch.from_numpy(normal.images)
+    torch.manual_seed(0)
+    net = detector._build(1, 2).requires_grad_(True)
+    detector.noise = jem.denoiser.noise_source(detector.config, 16)
+    detector.schedule = diffusion.linear_schedule()
+    for progress, learns in (
+        (0.5, True),
+        (-1.0, False),
+    ):  # below `pretraining` there are classes alone
+        one = TrainingBatch(images, generators(16), progress, np.arange(16))
+        net.zero_grad()
+        chains_of = Chains(detector.config, normal.images)
+        detector._loss(net, one, unknown, chains_of).total.backward()
+        assert bool(net.first.weight.grad.any()) == learns
+
+
+def test_kinds_of_some_images_are_enough(tmp_path):
+    kinds = np.where(np.arange(48) % 3, -1, np.arange(48) % 2)
+    detector = fitted(tmp_path, pictures("noise"), kinds)
+    assert detector.labels == "kind"
+    assert detector.net.last.out_channels == 2
+
+
+def two_products(count=48):
+    """Images of two products in turn: stripes and a plain face, each with noise of its own."""
+    images = pictures("noise", count)
+    images[::2, :, :, ::2] += 1
+    return images
+
+
+def test_clusters_of_images_are_the_classes(tmp_path):
+    detector = fitted(tmp_path, two_products(), labels="clusters")
+    assert detector.labels == "clusters"
+    assert detector.net.last.out_channels == 2
+    numbers = detector.clusters()
+    assert set(numbers[::2]) | set(numbers[1::2]) == {0, 1}
+    assert len(set(numbers[::2])) == len(set(numbers[1::2])) == 1
+
+    again = jem_of(labels="clusters", score="class")
+    again.load_state(detector.state(), device="cpu")
+    assert (again.labels, again.clusters()) == ("clusters", None)
+    scores = again.score(batch(two_products(4)), seeds=np.zeros(4, np.uint64))
+    assert np.isfinite(scores.image).all()
+
+
+def test_one_cluster_is_refused(tmp_path):
+    with pytest.raises(DataError, match="one component: no two clusters of these 24 images"):
+        fitted(tmp_path, pictures("noise"), labels="clusters")
+
+
+@pytest.mark.parametrize("margin", ["energy", "perceptron", "hinge"])
+def test_known_anomalies_get_higher_energies_than_normal_images(margin):
+    settings = {"weight": 0.0, "penalty": 0.0, "pretraining": 0.0}
+    detector = jem_of(labels="position", margin=margin, **settings)
+    normal = batch(pictures("cross", count=16))
+    odd = batch(-pictures("cross", count=3))
+    images, others = torch.from_numpy(normal.images), torch.from_numpy(odd.images)
+    torch.manual_seed(0)
+    net = detector._build(1, 16)
+    one = TrainingBatch(images, generators(16), 0.5, np.arange(16))
+
+    def gap():
+        energies = [joint.free_energy(net, each).mean() for each in (images, others)]
+        return (energies[1] - energies[0]).item()
+
+    with mock.patch.object(jem, "class_loss", return_value=torch.tensor(0.0)):
+        before = gap()
+        descend(net, lambda: detector._loss(net, one, normal, None, odd).total)
+    assert gap() > before + 0.01
+
+
+def test_energies_without_bounds_are_refused():
+    with pytest.raises(ConfigError, match="give a penalty"):
+        jem_of(margin="energy", penalty=0.0).check((1, 32, 32))
 
 
 def test_images_smaller_than_the_receptive_field_are_refused(tmp_path):

@@ -74,7 +74,6 @@ def test_manifest_wins_over_folder_names(tmp_path, save_png):
         (["name,split", "a.png,train"], "no column 'path'"),
         (["path,split", "a.png,training"], "neither 'train' nor 'test'"),
         (["path,label", "a.png,2"], "neither 0"),
-        (["path,split,label", "a.png,train,1"], "normals only"),
         (["path", "a.png", "a.png"], "listed twice"),
         (["path", "../a.png"], "out of the folder"),
         (["path,mask", "a.png,/etc/passwd"], "out of the folder"),
@@ -88,7 +87,6 @@ def test_manifest_wins_over_folder_names(tmp_path, save_png):
         (["path,kind,split", 'a.png,"two', 'lines",train', "b.png,c,both"], "line 4: split 'both'"),
         (["path,label", "a.png,maybe"], "line 2: label 'maybe' is neither 0"),
         (["path,label", "a.png,2"], "line 2: label '2' is neither 0"),
-        (["path,split,label", "a.png,Train ,NG"], "line 2: .*normals only"),
         (["path", r"..\a.png"], "out of the folder"),
         (["path", r"C:\images\a.png"], "out of the folder"),
         (["path", r"\\server\a.png"], "out of the folder"),
@@ -108,6 +106,19 @@ def test_manifest_errors_name_the_line(tmp_path, lines, reason):
     manifest(tmp_path, *lines)
     with pytest.raises(DataError, match=reason):
         scan(tmp_path)
+
+
+@pytest.mark.parametrize("line", ["a.png,train,1", "a.png,Train ,NG"])
+def test_anomalies_in_the_train_part_are_learned_from_on_request_only(tmp_path, line):
+    manifest(tmp_path, "path,split,label", line, "b.png,train,0", "c.png,test,1", "d.png,,1")
+    plain, asked = scan(tmp_path), scan(tmp_path, known_anomalies=True)
+    with pytest.raises(DataError, match=r"line 2: 'a\.png' is anomalous .*normals only"):
+        plain.training()
+    assert plain.anomalies() == []
+    assert [record.id for record in asked.training()] == ["b.png"]
+    assert [record.id for record in asked.anomalies()] == ["a.png"]
+    for dataset in (plain, asked):
+        assert [record.id for record in dataset.labelled()] == ["c.png", "d.png"]
 
 
 @pytest.mark.parametrize("make", [lambda p: None, lambda p: p.mkdir(), lambda p: p.write_text("x")])
@@ -355,7 +366,7 @@ def test_without_labels_kinds_say_what_is_normal(tmp_path, kinds, labels):
 def test_a_kind_that_is_anomalous_is_refused_in_the_train_split(tmp_path):
     table(tmp_path, "kind,split", "good,train", "hole,train")
     with pytest.raises(DataError, match=r"line 3: 'b.png' is anomalous \(kind 'hole'\) but in the"):
-        scan(tmp_path)
+        scan(tmp_path).training()
 
 
 def test_labels_that_are_true_or_false(tmp_path):

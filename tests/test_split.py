@@ -44,6 +44,28 @@ def test_few_groups_say_what_is_given_up(groups, calibrated):
     assert roles.tune == []
 
 
+def test_groups_of_known_anomalies_are_only_fitted_on():
+    given = records([f"g{n // 2}" for n in range(60)])
+    usual = split.assign(given)
+    wanted = names(usual.tune[:1]) | names(usual.calibrate[:1]) | names(usual.fit[:1])
+    roles = split.assign(given, to_fit=wanted)
+    assert wanted <= names(roles.fit)
+    assert sorted(r.id for r in (*roles.fit, *roles.tune, *roles.calibrate)) == sorted(
+        r.id for r in given
+    )
+    assert abs(len(roles.tune) - 6) <= 2
+    assert abs(len(roles.calibrate) - 12) <= 2
+
+
+def test_groups_of_known_anomalies_leave_some_to_calibrate_with():
+    given = records([f"g{n % 4}" for n in range(40)])
+    roles = split.assign(given, to_fit={"g0", "g1"})
+    assert names(roles.fit) == {"g0", "g1"}
+    assert (len(roles.tune), len(roles.calibrate)) == (10, 10)
+    with pytest.raises(DataError, match="3 of 4 groups have to be fitted on"):
+        split.assign(given, to_fit={"g0", "g1", "g2"})
+
+
 def test_too_few_normals_are_refused():
     with pytest.raises(DataError, match="at least 20"):
         split.assign(records([str(n) for n in range(19)]))

@@ -9,7 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from anodetect.commands.inspect import summary
-from anodetect.commands.manifest import ODD, KnownFiles, refuse_known_groups, used_rows
+from anodetect.commands.manifest import (
+    LEARNED_FROM,
+    ODD,
+    KnownFiles,
+    refuse_known_groups,
+    used_rows,
+)
 from anodetect.commands.normals import LeftOut, Normals, usable_normals, warn_of, warn_of_scaled
 from anodetect.commands.results import CalibrateResult
 from anodetect.data import cards, split
@@ -23,6 +29,7 @@ from anodetect.model.loading import Failed
 from anodetect.model.model import Model
 from anodetect.model.scoring import ScoredImage, score_records
 from anodetect.record import runs
+from anodetect.record.components import read_components
 from anodetect.record.odd import read_odd
 from anodetect.record.runs import ManifestRow, RunHeader
 from anodetect.stats.calibration import Calibration
@@ -83,7 +90,7 @@ def _calibrate(
     normals = usable_normals(dataset, preprocess, model.tiling.dims, reporter)
     _check_count(normals.records, model.tiling.dims)
 
-    known = [row for row in runs.read_manifest(run.path) if row.role in ("fit", "tune", ODD)]
+    known = [row for row in runs.read_manifest(run.path) if row.role in (*LEARNED_FROM, ODD)]
     learned_from = [row for row in known if row.role != ODD]
     _refuse_copies(learned_from, normals)
     refuse_known_groups(learned_from, normals.records)
@@ -107,6 +114,7 @@ def _calibrate(
         manifest=known + used_rows(normals.records, "calibrate", normals),
         card=runs.model_card(header, calibrated.calibration),
         odd=read_odd(run.path),
+        components=read_components(run.path),
     )
     return left_out
 

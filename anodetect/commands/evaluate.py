@@ -10,7 +10,7 @@ from anodetect.commands.normals import warn_of_scaled
 from anodetect.commands.results import EvaluateResult
 from anodetect.commands.roi import other_roi
 from anodetect.data import cards
-from anodetect.data.records import Record
+from anodetect.data.records import ANOMALOUS, Dataset, Record
 from anodetect.errors import ConfigError, DataError, nearest
 from anodetect.model.devices import check_device
 from anodetect.model.loading import Failed
@@ -44,13 +44,7 @@ def evaluate(
     check_device(device)
     run = runs.read(run_path)
     dataset = cards.open_data(data, follow_symlinks=follow_symlinks)
-    items = dataset.labelled()
-    if not items:
-        raise DataError(
-            f"{data}: no labelled images; "
-            "label them by folders (test/good, test/<kind>) or in manifest.csv"
-        )
-
+    items = _labelled(dataset, data, reporter)
     known_rows = runs.read_manifest(run_path)
     known = KnownFiles(known_rows)
     refuse_known_groups(known_rows, items)
@@ -90,6 +84,20 @@ def evaluate(
     return EvaluateResult(
         result.whole, result.by, result.warnings, tuple(failures), classes.result()
     )
+
+
+def _labelled(dataset: Dataset, data: str, reporter: Reporter) -> list[Record]:
+    """Return the labelled records outside the train part; DataError if there are none."""
+    items = dataset.labelled()
+    if not items:
+        raise DataError(
+            f"{data}: no labelled images; "
+            "label them by folders (test/good, test/<kind>) or in manifest.csv"
+        )
+    passed_over = sum(r.split == "train" and r.label == ANOMALOUS for r in dataset.records)
+    if passed_over:
+        reporter.warn(f"{passed_over} anomalous images of the train part are not evaluated")
+    return items
 
 
 def _columns_named(columns: Sequence[str], items: Sequence[Record]) -> list[str]:

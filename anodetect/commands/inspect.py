@@ -28,6 +28,7 @@ THUMBNAILS = 3  # pictures of a folder on the page
 SIDE = 160  # of a picture, in pixels
 LEARN, CALIBRATE, TEST, UNCLEAR = "learn", "calibrate", "test", "unclear"
 MASK = "mask"
+KNOWN = "learn as anomalous"
 IN_TRAIN = "passed over: anomalous, in the train part"
 
 
@@ -74,14 +75,21 @@ def inspect(
     *,
     follow_symlinks: bool = False,
     kind_normal: Collection[str] = (),
+    known_anomalies: bool = False,
     page: Path | None = None,
 ) -> Inspection:
     """Return what a folder, file or card holds; a few files of each folder are opened.
 
-    With `page` an HTML page with pictures from every folder is written there. The parts that images
-    would have in a training are those before copies and unreadable files are known.
+    With `page` an HTML page with pictures from every folder is written there. With
+    `known_anomalies` those of a manifest would be learned from. The parts that images would have in
+    a training are those before copies and unreadable files are known.
     """
-    dataset = cards.open_data(data, follow_symlinks=follow_symlinks, kind_normal=kind_normal)
+    dataset = cards.open_data(
+        data,
+        follow_symlinks=follow_symlinks,
+        kind_normal=kind_normal,
+        known_anomalies=known_anomalies,
+    )
     by_place: dict[tuple[str, str, str], list[Record]] = {}
     uses = uses_of(dataset)
     for record in dataset.records:
@@ -110,25 +118,27 @@ def inspect(
 def uses_of(dataset: Dataset) -> dict[str, str]:
     """Return what each record would be used for in a training, by its id."""
     uses = {}
+    known = {record.id for record in dataset.anomalies()}
     for record in dataset.records:
         if record.split == "test":
             uses[record.id] = TEST
         elif record.label == ANOMALOUS:
-            uses[record.id] = IN_TRAIN
+            uses[record.id] = KNOWN if record.id in known else IN_TRAIN
         else:
             uses[record.id] = UNCLEAR if dataset.doubt else LEARN
     if dataset.doubt:
         return uses
 
     try:
-        roles = split.assign(dataset.training())
+        groups = {record.group for record in dataset.anomalies()}
+        roles = split.assign(dataset.training(), to_fit=groups)
     except DataError:  # too few: training will say so
         return uses
     return uses | {record.id: CALIBRATE for record in roles.calibrate}
 
 
 def summary(dataset: Dataset) -> list[str]:
-    """Return in at most five lines what was found and what it would be used for."""
+    """Return in at most six lines what was found and what it would be used for."""
     uses = Counter(uses_of(dataset).values())
     lines = [f"{dataset.name}: {dataset.layout}"]
     if dataset.doubt:
@@ -140,6 +150,8 @@ def summary(dataset: Dataset) -> list[str]:
             f"{uses[CALIBRATE]} to calibrate with{_masked(dataset)}"
         )
 
+    if uses[KNOWN]:
+        lines.append(f"known anomalies: {uses[KNOWN]} images, learned from as such")
     tested = [record for record in dataset.records if record.split == "test"]
     anomalous = [record for record in tested if record.label == ANOMALOUS]
     if tested:

@@ -11,16 +11,19 @@ from anodetect.record.odd import OddNormals
 from anodetect.record.runs import ManifestRow
 
 ODD = "odd"  # the role of an image that was left out on request
+ANOMALY = "anomaly"  # and of a known anomaly that was learned from
+LEARNED_FROM = ("fit", "tune", ANOMALY)  # the roles of images that must not be calibrated with
 
 
 def manifest_rows(
     roles: Roles, normals: Normals, left_out: Iterable[LeftOut], odd: OddNormals | None = None
 ) -> list[ManifestRow]:
-    """Return the rows of a new run's manifest.csv: its images by role, the odd ones that were left
-    out, and those that failed."""
+    """Return the rows of a new run's manifest.csv: its images by role, known anomalies, the odd
+    ones that were left out, and those that failed."""
     rows = used_rows(roles.fit, "fit", normals)
     rows += used_rows(roles.tune, "tune", normals)
     rows += used_rows(roles.calibrate, "calibrate", normals)
+    rows += used_rows(roles.anomalies, ANOMALY, normals)
     rows += _odd_rows(normals, odd)
     rows += [ManifestRow(each.path, "failed", error=each.reason) for each in left_out]
     return rows

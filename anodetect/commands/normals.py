@@ -32,7 +32,7 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Normals:
-    """The normals of a data set.
+    """The normals of a data set, and with them known `anomalies` if these are to be learned from.
 
     `records` are those to use: of a volume one for each slice to learn from, in three dimensions
     one. `hashes` has the SHA-256 of every file by its record's id, also of test files, and `pixels`
@@ -43,6 +43,7 @@ class Normals:
     hashes: dict[str, str]
     pixels: dict[str, str]
     left_out: list[LeftOut]
+    anomalies: list[Record] = field(default_factory=list)
 
 
 class Samples:
@@ -187,10 +188,10 @@ def _without_leaks(
 ) -> list[Record]:
     """Return the usable normals of which no copy is in the test part. DataError if there is one,
     unless the test part is a choice of ours."""
-    testing = _tested(dataset)
+    testing = tested(dataset)
     if dataset.own_split:
-        tested = {pixels[record.id]: record.id for record in testing if record.id in pixels}
-        copies = {each.id: tested[pixels[each.id]] for each in usable if pixels[each.id] in tested}
+        names = {pixels[record.id]: record.id for record in testing if record.id in pixels}
+        copies = {each.id: names[pixels[each.id]] for each in usable if pixels[each.id] in names}
         usable = [record for record in usable if record.id not in copies]
         for first, other in list(copies.items())[:1]:
             reporter.warn(
@@ -201,7 +202,8 @@ def _without_leaks(
     return usable
 
 
-def _tested(dataset: Dataset) -> list[Record]:
+def tested(dataset: Dataset) -> list[Record]:
+    """Return the records of the test part."""
     return [record for record in dataset.records if record.split == "test"]
 
 
@@ -213,7 +215,7 @@ def _compare_with_test(
     reporter: Reporter,
 ) -> None:
     """Add the hashes of test files to `hashes` and `pixels`."""
-    testing = _tested(dataset)
+    testing = tested(dataset)
     one_by_one = any(fills_memory(record) for record in testing)
     with ThreadPoolExecutor(1 if one_by_one else DECODERS) as pool:
         found = pool.map(partial(_hashes_of, component=component), testing)

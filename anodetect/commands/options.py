@@ -108,6 +108,14 @@ DropOdd = Annotated[
         "hardest to explain from the others."
     ),
 ]
+KnownAnomalies = Annotated[
+    bool,
+    typer.Option(
+        "--known-anomalies",
+        help="Learn from a few known anomalies, too: the rows of manifest.csv with split train and "
+        "label 1. They are never fitted, tuned or calibrated on as normals.",
+    ),
+]
 EmbedBackbone = Annotated[
     bool,
     typer.Option(

@@ -7,6 +7,7 @@ from typing import Any
 
 from anodetect.config import without_nan
 from anodetect.record.audit import DriftChecks
+from anodetect.record.components import Components
 from anodetect.record.odd import OddNormals
 from anodetect.record.runs import RunFacts
 from anodetect.stats.evaluation import Breakdown, Evaluation
@@ -17,18 +18,23 @@ from anodetect.stats.reliability import ClassifierReliability
 class TrainResult:
     """A new run. `failures` name the images that were left out, each with its reason;
     `peak_memory_mb` is None where the system does not say it, `odd` where there is nothing to
-    compare."""
+    compare, `components` where the detector looked for no clusters."""
 
     facts: RunFacts
     failures: tuple[str, ...]
     peak_memory_mb: float | None
     odd: OddNormals | None = None
+    components: Components | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return what `train --json` prints."""
-        own = {"failures": list(self.failures), "peak_memory_mb": self.peak_memory_mb}
-        odd = {"odd": None if self.odd is None else self.odd.as_json()}
-        return self.facts.as_json() | own | odd
+        own = {
+            "failures": list(self.failures),
+            "peak_memory_mb": self.peak_memory_mb,
+            "odd": None if self.odd is None else self.odd.as_json(),
+            "components": None if self.components is None else self.components.as_json(),
+        }
+        return self.facts.as_json() | own
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import Any
 
 from anodetect.commands import few
 from anodetect.commands import odd as odd_normals
+from anodetect.commands.anomalies import check_can_learn, groups_of_anomalies, with_anomalies
 from anodetect.commands.calibrate import Calibrated, calibrate_model
 from anodetect.commands.inspect import summary
 from anodetect.commands.limit import plant_and_score
@@ -21,7 +22,7 @@ from anodetect.commands.normals import LeftOut, Normals, Samples, usable_normals
 from anodetect.commands.results import TrainResult
 from anodetect.config import build, canonical
 from anodetect.data import cards, readers, split
-from anodetect.data.records import Dataset, Record
+from anodetect.data.records import Dataset, named_kinds
 from anodetect.detectors import current_name, entry_named
 from anodetect.errors import ConfigError, DataError
 from anodetect.imaging.backbones.embedding import embed
@@ -38,11 +39,12 @@ from anodetect.model.forms import Form, form_of
 from anodetect.model.model import Model
 from anodetect.model.scoring import score_records
 from anodetect.record import environment, runs
+from anodetect.record.components import Components, named_components, read_components
 from anodetect.record.odd import OddNormals, read_odd
 from anodetect.record.runs import RunHeader, TrainingFacts
 from anodetect.stats.calibration import DEFAULT_FAR
 from anodetect.stats.limit import PlantedTrials, detection_limit
-from anodetect.types import Reporter, Silent
+from anodetect.types import Clusterer, Reporter, Silent
 
 LONG = 2.0  # times as long as wide, from which on squeezing is worth a warning
 PLANTED = "planted_auroc "  # begins the names of what planted defects compared
@@ -54,7 +56,8 @@ class Request:
 
     `allow_few` says that fewer normals will do than a promise needs, `helping` that this process
     trains along with another one, which writes the run. `drop_odd` is the number or share of odd
-    normals to leave out, `embed_backbone` says that the run gets copies of its backbones.
+    normals to leave out, `known_anomalies` says that the manifest's known anomalies are learned
+    from, and `embed_backbone` that the run gets copies of its backbones.
     """
 
     detector: str
@@ -70,6 +73,7 @@ class Request:
     roi: RegionOfInterest | None
     allow_few: bool
     drop_odd: float | None
+    known_anomalies: bool
     embed_backbone: bool
     helping: bool
 
@@ -105,6 +109,7 @@ def train(
     roi: Path | None = None,
     allow_few: bool = False,
     drop_odd: float | None = None,
+    known_anomalies: bool = False,
     embed_backbone: bool = False,
     reporter: Reporter | None = None,
 ) -> TrainResult | None:
@@ -118,9 +123,10 @@ def train(
     hold normals. `roi` is a mask of where all images count. With `allow_few` a detector that needs
     no training learns from two images and more, without calibration below 20 of them.
     `drop_odd` is a number of images, or a share, that are left out of fit: those that are hardest
-    to explain from the others. With `embed_backbone` the weights of the backbones are copied into
-    the run, which then scores where they are not installed. Under `torchrun` the processes train
-    together; the first writes the run, the others return None.
+    to explain from the others. With `known_anomalies` the rows of a manifest with split train and
+    label 1 are learned from as anomalies. With `embed_backbone` the weights of the backbones are
+    copied into the run, which then scores where they are not installed. Under `torchrun` the
+    processes train together; the first writes the run, the others return None.
     """
     helping = os.environ.get("RANK", "0") != "0"
     reporter = Silent() if helping or reporter is None else reporter
@@ -143,6 +149,7 @@ def train(
         roi=None if roi is None else read_roi(roi),
         allow_few=allow_few,
         drop_odd=drop_odd,
+        known_anomalies=known_anomalies,
         embed_backbone=embed_backbone,
         helping=helping,
     )
@@ -150,6 +157,8 @@ def train(
     if budget is not None and budget <= 0:
         raise ConfigError(f"--budget {budget}: minutes above 0 are expected")
     check_device(device)
+    if known_anomalies:
+        check_can_learn(form.detector, form.config["tiling"])
     Model.create(form.detector, form.representation, form.config).check()
 
     if helping:
@@ -159,19 +168,14 @@ def train(
         left_out = _train(request, form, data, workdir, reporter)
     failures = tuple(f"{each.path}: {each.reason}" for each in left_out)
     peak_memory = environment.peak_memory_mb()
-    return TrainResult(runs.facts(out), failures, peak_memory, read_odd(out))
+    return TrainResult(runs.facts(out), failures, peak_memory, read_odd(out), read_components(out))
 
 
 def _train(
     request: Request, form: Form, data: str, workdir: Path, reporter: Reporter
 ) -> list[LeftOut]:
     """Write the files of the run, unless this process only helps; return what was left out."""
-    dataset = cards.open_data(
-        data, follow_symlinks=request.follow_symlinks, kind_normal=request.kind_normal
-    )
-    found = summary(dataset)
-    for line in found:
-        reporter.say(line)
+    dataset, found = _open(request, form, data, reporter)
 
     # Helpers decode anew each time: they may be many, and their temporary folder small.
     with DecodedFiles(request.out.parent, limit=0 if request.helping else SCRATCH) as scratch:
@@ -213,15 +217,39 @@ def _train(
             scratch=scratch,
         )
 
-    if plan.odd is not None:
-        reporter.say(plan.odd.sentence())
+    components = _components(plan)
+    for found_in_fit in (plan.odd, components):
+        if found_in_fit is not None:
+            reporter.say(found_in_fit.sentence())
     left_out = plan.normals.left_out + calibrated.left_out
     log = runs.read_log(workdir)
     facts = _facts(request, plan, log, len(left_out), found, planted, reporter)
     reporter.say(detection_limit(planted, calibrated.calibration, DEFAULT_FAR).statement())
     backbones = _backbones(request, plan.model, workdir, reporter)
-    _write(workdir, plan, dataset.name, scale, calibrated, facts, backbones)
+    _write(workdir, plan, dataset.name, scale, calibrated, facts, backbones, components)
     return left_out
+
+
+def _open(
+    request: Request, form: Form, data: str, reporter: Reporter
+) -> tuple[Dataset, Sequence[str]]:
+    """Return what there is to learn from, and in words what was found.
+
+    DataError if the detector cannot learn from normals of so few kinds.
+    """
+    dataset = cards.open_data(
+        data,
+        follow_symlinks=request.follow_symlinks,
+        kind_normal=request.kind_normal,
+        known_anomalies=request.known_anomalies,
+    )
+    found = summary(dataset)
+    for line in found:
+        reporter.say(line)
+
+    model = Model.create(form.detector, form.representation, form.config)
+    model.check_kinds(len(named_kinds(dataset.training())))
+    return dataset, found
 
 
 def train_each(
@@ -255,7 +283,11 @@ def _plan(
     preprocess.roi = request.roi
     samples, dims = Samples(), form.config["tiling"]["dims"]
     normals = usable_normals(dataset, preprocess, dims, reporter, scratch, samples)
-    roles = _assign(normals.records, dims, reporter, allow_few=request.allow_few)
+    to_fit: set[str] = set()
+    if request.known_anomalies:
+        normals = with_anomalies(normals, dataset, preprocess, scratch, reporter)
+        to_fit = groups_of_anomalies(normals, dataset)
+    roles = _assign(normals, dims, reporter, allow_few=request.allow_few, to_fit=to_fit)
     if request.drop_odd is None:
         return _planned(form, preprocess, samples, normals, roles, reporter)
 
@@ -297,7 +329,11 @@ def _planned(
     for line in form.warnings:
         reporter.warn(line)
 
+    if roles.anomalies:
+        form = replace(form, config=form.config | {"known_anomalies": len(roles.anomalies)})
+
     model = Model.create(form.detector, form.representation, form.config)
+    model.check_kinds(len(named_kinds(roles.fit)))
     model.preprocess, model.seen = preprocess, samples.seen(roles.fit)
     _warn_of_kinds(model, reporter)
     return Plan(form, model, normals, roles)
@@ -318,18 +354,20 @@ def _learn_sample_types(
 
 
 def _assign(
-    records: Sequence[Record], dims: int, reporter: Reporter, *, allow_few: bool
+    normals: Normals, dims: int, reporter: Reporter, *, allow_few: bool, to_fit: Collection[str]
 ) -> split.Roles:
-    """Return the normals by use; DataError if there are too few."""
+    """Return the images by use, those of the groups `to_fit` in fit; DataError if there are too
+    few."""
+    records = normals.records
     if dims == 3 and len(records) < split.MINIMUM:
         raise DataError(
             f"{len(records)} normal volumes are too few for --dims 3: at least {split.MINIMUM} are "
             "needed, since each counts as one; slice by slice (--dims 2) every slice counts"
         )
-    roles = split.assign(records, few=allow_few)
+    roles = split.assign(records, few=allow_few, to_fit=to_fit)
     if roles.dropped:
         reporter.warn(roles.dropped)
-    return roles
+    return replace(roles, anomalies=normals.anomalies)
 
 
 def _warn_of_kinds(model: Model, reporter: Reporter) -> None:
@@ -357,6 +395,9 @@ def _fingerprint(request: Request, plan: Plan) -> dict[str, Any]:
     """Return what must be the same for an interrupted training to be continued."""
     fit_hashes = [plan.normals.hashes[record.id] for record in plan.roles.fit]
     made_from = {"config": plan.form.config, "seed": request.seed, "fit": fit_hashes}
+    if plan.roles.anomalies:
+        hashes = [plan.normals.hashes[record.id] for record in plan.roles.anomalies]
+        made_from["anomalies"] = hashes
     return made_from if request.roi is None else made_from | {"roi": request.roi.sha256}
 
 
@@ -393,8 +434,23 @@ def _facts(
         config_sha256=readers.digest(canonical(plan.form.config)),
         found=tuple(found),
         odd_left_out=None if request.drop_odd is None or plan.odd is None else plan.odd.left_out,
+        known_anomalies=len(plan.roles.anomalies) or None,
         planted=planted,
     )
+
+
+def _components(plan: Plan) -> Components | None:
+    """Return the clusters that the detector found among the fit images, None if it looked for
+    none."""
+    detector = plan.model.detector
+    numbers = detector.clusters() if isinstance(detector, Clusterer) else None
+    if numbers is None:
+        return None
+
+    names = []
+    for record in plan.roles.fit:
+        names.append(record.id if record.slice is None else f"{record.id} slice {record.slice}")
+    return named_components(numbers, names)
 
 
 def _backbones(
@@ -418,6 +474,7 @@ def _write(
     calibrated: Calibrated,
     facts: TrainingFacts,
     backbones: Sequence[BackboneFacts],
+    components: Components | None,
 ) -> None:
     """Write the run into its working directory."""
     header = RunHeader(
@@ -441,6 +498,7 @@ def _write(
         calibration=calibrated.calibration,
         manifest=manifest_rows(plan.roles, plan.normals, left_out, plan.odd),
         odd=plan.odd,
+        components=components,
         card=runs.model_card(header, calibrated.calibration),
     )
 

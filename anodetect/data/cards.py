@@ -108,17 +108,30 @@ def page(name: str) -> Page:
 
 
 def open_data(
-    data: str, *, follow_symlinks: bool = False, kind_normal: Collection[str] = ()
+    data: str,
+    *,
+    follow_symlinks: bool = False,
+    kind_normal: Collection[str] = (),
+    known_anomalies: bool = False,
 ) -> Dataset:
     """Return the records of DATA on the command line: a folder, one image file, or a card's name
     (`elpv:mono`).
 
-    `kind_normal` names the folders or kinds that hold normals. Raises DataError if `data` is none
-    of these, ConfigError if `kind_normal` is given for something else than a folder.
+    `kind_normal` names the folders or kinds that hold normals. With `known_anomalies` the anomalous
+    rows of a folder's manifest that are in the train part are to be learned from, too. Raises
+    DataError if `data` is none of these, ConfigError if `kind_normal` or `known_anomalies` is given
+    for something else than a folder.
     """
     path = Path(data)
     if path.is_dir():
-        return scan(path, follow_symlinks=follow_symlinks, kind_normal=kind_normal)
+        return scan(
+            path,
+            follow_symlinks=follow_symlinks,
+            kind_normal=kind_normal,
+            known_anomalies=known_anomalies,
+        )
+    if known_anomalies:
+        raise ConfigError("--known-anomalies is for folders, whose manifest.csv names them")
     if kind_normal:
         raise ConfigError("--kind-normal is for folders; a card or a file says what it is")
     if path.is_file():

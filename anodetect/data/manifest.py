@@ -62,13 +62,17 @@ def manifest_of(folder: Path) -> Path | None:
     return files[0] if files else None
 
 
-def read_manifest(folder: Path, follow_symlinks: bool) -> Dataset:
-    """Return what the manifest of a folder lists; DataError names the line that is wrong."""
+def read_manifest(folder: Path, follow_symlinks: bool, *, known_anomalies: bool = False) -> Dataset:
+    """Return what the manifest of a folder lists; DataError names the line that is wrong.
+
+    Anomalous rows of the train part leave a doubt, unless `known_anomalies` are to be learned from.
+    """
     file = manifest_of(folder)
     if file is None:
         raise DataError(f"{folder}: no {MANIFEST} here")
     records: list[Record] = []
     seen: set[str] = set()
+    doubts: list[str] = []
     root = None if follow_symlinks else folder
     headlines = cache(partial(headlines_of, root=root))  # reads each folder once
     names = NamesOnDisk(folder)
@@ -81,14 +85,29 @@ def read_manifest(folder: Path, follow_symlinks: bool) -> Dataset:
             raise DataError(f"{where}: {row['path']!r} is listed twice")
         seen.add(identity)
         _check_row(folder, row, where, follow_symlinks)
+        if row["split"] == "train" and _label_of(row["label"]) == ANOMALOUS:
+            doubts.append(_doubt_of_anomaly(row, where))
         records.append(_listed_record(folder, row, where, headlines))
 
+    if known_anomalies:
+        doubts = []
+    doubts.append(_doubt_of_masks(file, records))
     return Dataset(
         path_text(folder.name),
         folder,
         tuple(records),
         layout=file.name,
-        doubt=_doubt_of_masks(file, records),
+        doubt=doubts[0],
+        known_anomalies=known_anomalies,
+    )
+
+
+def _doubt_of_anomaly(row: Mapping[str, str], where: str) -> str:
+    """Return the doubt that an anomalous row of the train part leaves."""
+    kind = f" (kind {row['kind']!r})" if row["kind"] else ""
+    return (
+        f"{where}: {row['path']!r} is anomalous{kind} but in the train split, which holds normals "
+        "only; `train --known-anomalies` keeps such rows apart and learns what is not normal"
     )
 
 
@@ -159,18 +178,12 @@ def _check_row(folder: Path, row: Mapping[str, str], where: str, follow_symlinks
             "write train for normals to learn from, test for all others"
         )
     try:
-        label = _label_of(row["label"])
+        _label_of(row["label"])
     except KeyError:
         raise DataError(
             f"{where}: label {row['label']!r} is neither 0 (normal) nor 1 (anomalous), nor a word "
             "for one of them"
         ) from None
-    if row["split"] == "train" and label == ANOMALOUS:
-        kind = f" (kind {row['kind']!r})" if row["kind"] else ""
-        raise DataError(
-            f"{where}: {row['path']!r} is anomalous{kind} but in the train split, "
-            "which holds normals only"
-        )
     _check_component(folder / row["path"], row["component"], where)
 
 

@@ -1,6 +1,6 @@
 """Input files as records before they are read, and data sets of them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -64,7 +64,8 @@ class Dataset:
 
     `layout` says in words how the folder was read. `doubt` says why nothing can be learned from it
     as it stands, and what to do; "" if it can. `categories` are the folders that are data sets of
-    their own. With `own_split` the test part is a choice of ours: the folder names none.
+    their own. With `own_split` the test part is a choice of ours: the folder names none. With
+    `known_anomalies` the anomalous rows of a manifest's train part are to be learned from, too.
     """
 
     name: str
@@ -76,12 +77,19 @@ class Dataset:
     doubt: str = ""
     categories: tuple[str, ...] = ()
     own_split: bool = False
+    known_anomalies: bool = False
 
     def training(self) -> list[Record]:
         """Return the normals to learn from; DataError if it is not evident which these are."""
         if self.doubt:
             raise DataError(self.doubt)
         return [r for r in self.records if r.split in ("train", "") and r.label != ANOMALOUS]
+
+    def anomalies(self) -> list[Record]:
+        """Return the known anomalies to learn from, none unless they were asked for."""
+        if not self.known_anomalies:
+            return []
+        return [r for r in self.records if r.split == "train" and r.label == ANOMALOUS]
 
     def labelled(self) -> list[Record]:
         """Return what can be evaluated on: everything labelled outside the train part."""
@@ -92,6 +100,12 @@ class Dataset:
         everything."""
         testing = [r for r in self.records if r.split == "test"]
         return list(self.records) if self.own_split else testing or list(self.records)
+
+
+def named_kinds(records: Iterable[Record]) -> list[str]:
+    """Return the kinds that records name, each once, in alphabetical order. An empty kind is not
+    known, and no kind of its own."""
+    return sorted({record.kind for record in records} - {""})
 
 
 def is_volume(record: Record) -> bool:

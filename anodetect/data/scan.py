@@ -16,12 +16,17 @@ UNLISTED = "images and masks that the manifest does not list as images"
 
 
 def scan(
-    folder: Path, *, follow_symlinks: bool = False, kind_normal: Collection[str] = ()
+    folder: Path,
+    *,
+    follow_symlinks: bool = False,
+    kind_normal: Collection[str] = (),
+    known_anomalies: bool = False,
 ) -> Dataset:
     """Read a folder as its manifest says, else as the layout that its names show (see `layouts`).
 
-    `kind_normal` names the folders or kinds that hold normals. Raises DataError if there is nothing
-    to read.
+    `kind_normal` names the folders or kinds that hold normals. With `known_anomalies` the anomalous
+    rows of a manifest's train part are to be learned from, too. Raises DataError if there is
+    nothing to read.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}")
@@ -30,7 +35,8 @@ def scan(
     if manifest is not None and kind_normal:
         raise DataError(f"{manifest}: it says what is normal; leave --kind-normal out")
     if manifest is not None:
-        dataset = _with_unlisted(read_manifest(folder, follow_symlinks))
+        listed = read_manifest(folder, follow_symlinks, known_anomalies=known_anomalies)
+        dataset = _with_unlisted(listed)
     else:
         walked = walk(folder, follow_symlinks=follow_symlinks)
         dataset = layouts.recognise(folder, walked, kind_normal)

@@ -1,8 +1,8 @@
 """The uses of normal images: fit, tune, calibrate. Whole groups, by a fixed hash, never
 overlapping."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from itertools import chain
 
@@ -32,12 +32,13 @@ TWO_GROUPS = (
 @dataclass(frozen=True)
 class Roles:
     """Records by use. `dropped` says which part is missing because there are too few groups, and
-    what that costs; "" where none is."""
+    what that costs; "" where none is. `anomalies` are known ones to learn from, not normals."""
 
     fit: list[Record]
     tune: list[Record]
     calibrate: list[Record]
     dropped: str = ""
+    anomalies: list[Record] = field(default_factory=list)
 
 
 def position(name: str, salt: str = "anodetect") -> float:
@@ -45,11 +46,12 @@ def position(name: str, salt: str = "anodetect") -> float:
     return int.from_bytes(sha256(f"{salt}\0{name}".encode()).digest()[:8], "big") / 2**64
 
 
-def assign(records: Sequence[Record], *, few: bool = False) -> Roles:
+def assign(records: Sequence[Record], *, few: bool = False, to_fit: Collection[str] = ()) -> Roles:
     """Split normals about 70/10/20 by images, whole groups in the order of their hash.
 
-    With `few` all are there to fit if there are fewer than MINIMUM. DataError if there are fewer
-    without `few`, fewer than FEWEST, or if a few groups hold most of them.
+    The groups `to_fit` are learned from and nothing else. With `few` all are there to fit if there
+    are fewer than MINIMUM. DataError if there are fewer without `few`, fewer than FEWEST, if a few
+    groups hold most of them, or if there are fewer than two groups beside those `to_fit`.
     """
     if len(records) < (FEWEST if few else MINIMUM):
         hint = "" if few else "; --allow-few takes a detector that needs no training"
@@ -63,22 +65,30 @@ def assign(records: Sequence[Record], *, few: bool = False) -> Roles:
     groups: dict[str, list[Record]] = {}
     for record in records:
         groups.setdefault(record.group, []).append(record)
-    order = [groups[name] for name in sorted(groups, key=position)]
-    if len(order) == 1:
+    names = sorted(groups, key=position)
+    order = [groups[name] for name in names if name not in to_fit]
+    fit = [groups[name] for name in names if name in to_fit]
+    if fit and len(order) < 2:
+        raise DataError(
+            f"{len(fit)} of {len(groups)} groups have to be fitted on, as known anomalies are of "
+            "them; at least two others are needed, to tune and to calibrate with"
+        )
+    if len(groups) == 1:
         return Roles(list(records), [], [], dropped=ONE_GROUP)
-    if len(order) == 2:
+    if len(groups) == 2:
         small, large = sorted(order, key=len)
         return Roles(large, [], small, dropped=TWO_GROUPS)
 
-    tune = _take(order, TUNE_SHARE * len(records), leave=2)
-    calibrate = _take(order, CALIBRATE_SHARE * len(records), leave=1)
-    fit = list(chain.from_iterable(order))
-    if len(fit) < len(records) / 2:
+    rest = 0 if fit else 1  # groups in `order` that have to be left to fit
+    tune = _take(order, TUNE_SHARE * len(records), leave=rest + 1)
+    calibrate = _take(order, CALIBRATE_SHARE * len(records), leave=rest)
+    learned_from = list(chain.from_iterable([*order, *fit]))
+    if len(learned_from) < len(records) / 2:
         raise DataError(
-            f"only {len(fit)} of {len(records)} images are left to fit: "
+            f"only {len(learned_from)} of {len(records)} images are left to fit: "
             "a few groups hold most of them; add groups or take single images as groups"
         )
-    return Roles(fit, tune, calibrate)
+    return Roles(learned_from, tune, calibrate)
 
 
 def _take(order: list[list[Record]], wanted: float, leave: int) -> list[Record]:

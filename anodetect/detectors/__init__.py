@@ -19,7 +19,8 @@ class Entry:
     `baseline`. One that is `for_few` learns something from two images, too. A detector that
     `has_members` is made of others, which its settings name; its class is handed a function that
     makes them. The scores of one that is `signed` may be below 0, and so it cannot be a member.
-    Images have at least `least_channels`; grey ones have one.
+    Images have at least `least_channels`; grey ones have one. One that `learns_anomalies` takes
+    known ones, too.
     """
 
     target: str
@@ -34,6 +35,7 @@ class Entry:
     has_members: bool = False
     signed: bool = False
     least_channels: int = 1
+    learns_anomalies: bool = False
 
 
 DETECTORS = {
@@ -80,6 +82,7 @@ DETECTORS = {
         "images and high elsewhere.",
         citation="Grathwohl et al., Your classifier is secretly an energy based model, ICLR 2020",
         cost="minutes to train, milliseconds an image",
+        learns_anomalies=True,
     ),
     "vq": Entry(
         target="anodetect.detectors.vq:VQ",

@@ -5,12 +5,13 @@
 
 f is fully convolutional, so every location p has a free energy of its own, and their map is the
 heatmap. x⁻ are the ends of Langevin chains (`generative/chains.py`). Classes y are the normal
-images' kinds where there are several; otherwise labels that images give themselves, whichever a
-short trial learns better on tune:
+images' kinds where there are several; otherwise labels that images give themselves, their
+"transformation" or "position" (`generative/labels.py`), whichever a short trial learns better on
+tune. With `labels="clusters"` they are the clusters of the fit images (`generative/clusters.py`).
+Images of an unknown kind, or of no cluster, count in all terms but cross-entropy.
 
-    "transformation"   which of the eight rotations and reflections was applied (Golan & El-Yaniv,
-                       NeurIPS 2018)
-    "position"         which of 4 × 4 parts of the image a location is in, for registered images
+Known anomalies raise their own energies and lower those of normal images: the setting `margin`
+names the loss (`generative/margins.py`).
 
 `objective="contrastive"` needs no chains: the generative term is log f(x)[y] against the other
 locations of the batch (HDGE, Liu & Abbeel 2020). The setting `score` is what is standardised on
@@ -19,8 +20,8 @@ tune and pooled:
     "free-energy"   softplus of E_p, standardised; one pass; the default
     "gradient"      ‖∂E/∂x_p‖, the approximate mass (Grathwohl et al., section 5.3.3)
     "class"         −log p(y | x) of the true label: of the position, of each of the eight
-                    transformations in turn, or of the likeliest kind, as the kind of a new image is
-                    not known
+                    transformations in turn, or of the likeliest kind or cluster, as that of a new
+                    image is not known
 
 Larger = more anomalous. It is a baseline here: its free energy says more about how sure the
 classifier is of a location than about what is in it. Fails where no label can be learned, which it
@@ -39,11 +40,12 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from anodetect.errors import ConfigError, DataError, Interrupted
-from anodetect.generative import denoiser, diffusion, langevin
+from anodetect.generative import clusters, denoiser, diffusion, langevin
 from anodetect.generative.chains import (
     ChainConfig,
     Chains,
@@ -52,7 +54,16 @@ from anodetect.generative.chains import (
     instability,
 )
 from anodetect.generative.denoiser import NoiseConfig
-from anodetect.generative.langevin import Energy
+from anodetect.generative.joint import class_loss, free_energy, hdge_loss, total_energy
+from anodetect.generative.labels import (
+    PARTS,
+    TRANSFORMATIONS,
+    assign_labels,
+    count_classes,
+    label_accuracy,
+    label_surprise,
+)
+from anodetect.generative.margins import Margin, highest_mean, two_class_loss
 from anodetect.generative.noise import NoiseSource
 from anodetect.imaging.standardise import (
     MICRO_BATCH,
@@ -60,6 +71,7 @@ from anodetect.imaging.standardise import (
     StandardizerConfig,
     seconds_to_score,
 )
+from anodetect.nn.augment import augmented
 from anodetect.nn.batching import in_micro_batches
 from anodetect.nn.inference import autocast, pick_device, to_tensor
 from anodetect.nn.local import LocalNet, receptive_field
@@ -75,9 +87,8 @@ from anodetect.nn.training import (
 from anodetect.record import checkpoint
 from anodetect.types import Batch, Floats, Scores, Seeds, State, TrainContext
 
-LABELS = ("kind", "transformation", "position")  # a stored model has the number of its labels
-TRANSFORMATIONS = 8
-PARTS = 4  # of the image, along each side
+# A stored model has the number of its labels.
+LABELS = ("kind", "transformation", "position", "clusters")
 TRIAL = Training(steps=100, learning_rate=1e-3)
 TRIAL_SHARE = 0.1  # of the budget, at most, for each trial
 TRIAL_IMAGES = 64  # of tune, on which a trial is judged
@@ -85,17 +96,17 @@ LEARNABLE = 0.1  # of the way from chance to certainty: the least accuracy on tu
 # Added to the watched loss: a label learned to perfection must not make every fluctuation look like
 # a divergence.
 CERTAIN = 0.2
-CONTRASTED = 2048  # locations of a batch that are contrasted
+ANOMALOUS = 4  # images of a batch for each known anomaly beside them
 
 
 class JEMConfig(NoiseConfig, ChainConfig, StandardizerConfig):
     """Labels, loss, network and score, beside the settings of noise and chains."""
 
-    labels: Literal["auto", "kind", "transformation", "position"] = Field(
+    labels: Literal["auto", "kind", "transformation", "position", "clusters"] = Field(
         default="auto",
         description="What the network classifies: the 'kind' of the image, its 'transformation', "
-        "or the 'position' of a location in it; 'auto' takes kinds where there are several, else "
-        "what a short trial learns better.",
+        "the 'position' of a location in it, or which of the 'clusters' of normal images it is "
+        "in; 'auto' takes kinds where there are several, else what a short trial learns better.",
     )
     objective: Literal["sgld", "contrastive"] = Field(
         default="sgld",
@@ -114,6 +125,19 @@ class JEMConfig(NoiseConfig, ChainConfig, StandardizerConfig):
         default=1.0,
         description="The weight of squared energies in the generative term, which keeps E(x⁺) − "
         "E(x⁻) above −1 / penalty where chains do not keep up.",
+    )
+    margin: Margin = Field(
+        default="hinge",
+        description="The loss for known anomalies (LeCun et al. 2006): 'energy', 'perceptron' or "
+        "'hinge'.",
+    )
+    margin_weight: PositiveFloat = Field(
+        default=0.1, description="The weight of the loss for known anomalies."
+    )
+    margin_width: PositiveFloat = Field(
+        default=1.0,
+        description="How far 'hinge' wants the energies of the two answers apart, 'normal' and "
+        "'anomalous', which are F and −F of an image's free energy.",
     )
     pretraining: float = Field(
         default=0.2,
@@ -168,6 +192,7 @@ class JEM:
         self.noise: NoiseSource
         self.schedule: Tensor
         self.labels: str = config.labels
+        self.found: clusters.Clusters | None = None  # among the fit images
         self.middle, self.spread = 0.0, 1.0  # mean and deviation of the free energy on tune
         self.standardizer = MapStandardizer(config, {"free energy": [0]})
 
@@ -182,6 +207,7 @@ class JEM:
         self.noise = denoiser.noise_source(self.config, size)
         self.schedule = diffusion.linear_schedule().to(self.device)
         chains = Chains(self.config, fit.images)
+        fit = self._with_classes(fit, context)
         self.labels = self._choose_labels(fit, tune, context)
         torch.manual_seed(context.seed)  # initial weights
         self.net = self._build(channels, count_classes(self.labels, fit))
@@ -192,7 +218,7 @@ class JEM:
         tune, context, reserve = self.standardizer.affordable(tune, context, seconds)
         trained = optimize(
             self.net,
-            lambda net, batch: self._loss(net, batch, fit, chains),
+            lambda net, batch: self._loss(net, batch, fit, chains, context.anomalies),
             fit.images,
             self.config.training,
             context,
@@ -211,6 +237,8 @@ class JEM:
         config, size = self.config, shape[-1]
         denoiser.noise_source(config, size)
         self.standardizer.check(shape[0])
+        if config.margin == "energy" and not config.penalty:
+            raise ConfigError("margin=energy drives energies apart without end; give a penalty")
         field = receptive_field(config.blocks, config.stem)
         if size < field:
             raise ConfigError(
@@ -222,30 +250,55 @@ class JEM:
                 f"representation.size: {size} is not a multiple of {multiple} (stem × {PARTS})"
             )
 
+    def check_kinds(self, count: int) -> None:
+        """Raise DataError if kinds are to be classified, and normal images have not several."""
+        if self.config.labels == "kind" and count < 2:
+            raise DataError(
+                "one class: labels=kind needs normal images of several kinds, and JEM would only "
+                "be an unconditional energy; use ebm, or labels=auto"
+            )
+
+    def clusters(self) -> NDArray[np.int64] | None:
+        """Return the cluster of each fit image [N], −1 for none; None if none were looked for."""
+        return None if self.found is None else self.found.numbers
+
     def _build(self, channels: int, classes: int) -> LocalNet:
         config = self.config
         net = LocalNet(channels, classes, config.width, blocks=config.blocks, stem=config.stem)
         return net.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
-    def _loss(self, net: LocalNet, batch: TrainingBatch, fit: Batch, chains: Chains) -> Losses:
+    def _loss(
+        self,
+        net: LocalNet,
+        batch: TrainingBatch,
+        fit: Batch,
+        chains: Chains,
+        anomalies: Batch | None = None,
+    ) -> Losses:
         config, generators = self.config, batch.generators
         clean, y = assign_labels(self.labels, batch, fit, config.stem)
         x = clean + config.data_noise * langevin.standard_normal(clean, generators)
         with autocast(x.device):
             logits = net(x).float()
-        cross_entropy = F.cross_entropy(logits, y)
-        watched = CERTAIN + cross_entropy.detach() / math.log(logits.shape[1])  # 1 is chance
-        if batch.progress < config.pretraining or config.weight == 0:
-            return Losses(cross_entropy, watched)
+        loss = class_loss(logits, y)
+        facts: dict[str, float] = {}
+        watched = CERTAIN + loss.detach() / math.log(logits.shape[1])  # 1 is chance
+        if batch.progress < config.pretraining:
+            return Losses(loss, watched)
 
+        if anomalies is not None:
+            margin = self._margin_loss(net, -logits.logsumexp(1), anomalies, generators)
+            loss, facts = loss + config.margin_weight * margin, {"margin_loss": margin.item()}
+        if config.weight == 0:
+            return Losses(loss, watched, facts)
         if config.objective == "contrastive":
             contrast = hdge_loss(logits, y, generators[0])
-            return Losses(cross_entropy + config.weight * contrast, watched)
+            return Losses(loss + config.weight * contrast, watched, facts)
 
         # Chains from some of the images, disturbed.
         chained = choose_chained(replace(batch, images=clean))
         if not chained.places:
-            return Losses(cross_entropy, watched)
+            return Losses(loss, watched, facts)
         x0, noise, t = denoiser.draw_noise(chained.batch, config, self.noise)
         amplitude = diffusion.alpha_bar(self.schedule, t).sqrt()
         start = diffusion.diffuse(x0, noise, t, self.schedule) / amplitude
@@ -259,23 +312,61 @@ class JEM:
             config.penalty,
         )
         return Losses(
-            cross_entropy + config.weight * chained.weight * contrast,
+            loss + config.weight * chained.weight * contrast,
             watched + instability(energy_facts, chain_facts),
-            chain_facts._asdict() | energy_facts._asdict(),
+            facts | chain_facts._asdict() | energy_facts._asdict(),
         )
 
+    def _margin_loss(
+        self,
+        net: LocalNet,
+        normal: Tensor,
+        anomalies: Batch,
+        generators: Sequence[torch.Generator],
+    ) -> Tensor:
+        """Return the loss of normal images, whose free energies are given [N, h, w], and of some
+        known anomalies, a scalar."""
+        config, drawing = self.config, generators[::ANOMALOUS]
+        rows = [int(torch.randint(len(anomalies), (), generator=rng)) for rng in drawing]
+        x = to_tensor(anomalies.images[rows], normal.device)
+        x = augmented(x, drawing, config.training.augment)
+        x = x + config.data_noise * langevin.standard_normal(x, drawing)
+
+        total = torch.zeros((), device=normal.device)
+        for local, anomalous in ((normal, False), (free_energy(net, x), True)):
+            energies, margin = highest_mean(local), config.margin_width
+            losses = two_class_loss(config.margin, energies, anomalous=anomalous, margin=margin)
+            total = total + (losses + config.penalty * energies.square()).mean()
+        return total
+
     # -- Choice of labels --------------------------------------------------------------------------
+
+    def _with_classes(self, fit: Batch, context: TrainContext) -> Batch:
+        """Return the fit images, with their clusters as kinds if these are to be classified.
+
+        Raise DataError if there is only one cluster, or kinds are wanted and there are not several.
+        """
+        self.check_kinds(0 if fit.kinds is None else len(np.unique(fit.kinds[fit.kinds >= 0])))
+        if self.config.labels != "clusters":
+            return fit
+
+        self.found = found = clusters.level_set_clusters(clusters.describe(fit))
+        outside = int((found.numbers < 0).sum())
+        context.log({"clusters": found.count, "outside": outside, "persistence": found.persistence})
+        if found.count == 1:
+            raise DataError(
+                f"one component: no two clusters of these {len(fit)} images have peaks of density "
+                f"{np.exp(found.least):.2g} times as high as what lies between them; use "
+                "labels=auto"
+            )
+        return replace(fit, kinds=found.numbers)
 
     def _choose_labels(self, fit: Batch, tune: Batch, context: TrainContext) -> str:
         """Return the kinds where there are several, else the label that a short trial learns best.
 
-        Raise DataError if none can be learned, or kinds are wanted and there are none.
+        Raise DataError if none can be learned.
         """
         wanted = self.config.labels
-        if wanted == "kind" and fit.kinds is None:
-            raise DataError(
-                "one class: JEM would only be an unconditional energy; use ebm, or labels=auto"
-            )
         if wanted != "auto":
             return wanted
         if fit.kinds is not None:
@@ -329,26 +420,10 @@ class JEM:
                     "stopped while labels were tried; begin again, or go on with --resume"
                 ) from None
 
-        accuracy = self._accuracy(trained.net, labels, tune)
-        return Trial((accuracy - 1 / classes) / (1 - 1 / classes), trained.stopped_by)
-
-    def _accuracy(self, net: LocalNet, labels: str, tune: Batch) -> float:
-        """Return the share of locations of some tune images that are classified correctly."""
-        count = min(len(tune), TRIAL_IMAGES)
-        rows = np.linspace(0, len(tune) - 1, count).astype(np.int64)
+        rows = np.linspace(0, len(tune) - 1, min(len(tune), TRIAL_IMAGES)).astype(np.int64)
         images = to_tensor(tune.images[rows], self.device)
-
-        cases: list[tuple[Tensor, Tensor | int]] = [(images, positions(images, self.config.stem))]
-        if labels == "transformation":
-            # Every image in all transformations: the random ones of a few images could be guessed
-            # without having learned anything.
-            numbers = range(TRANSFORMATIONS)
-            cases = [(transformed(images, number), number) for number in numbers]
-        accuracies = []
-        with torch.no_grad(), autocast(images.device):
-            for x, y in cases:
-                accuracies.append(float((net(x).argmax(1) == y).float().mean()))
-        return float(np.mean(accuracies))
+        accuracy = label_accuracy(trained.net, labels, images, self.config.stem)
+        return Trial((accuracy - 1 / classes) / (1 - 1 / classes), trained.stopped_by)
 
     # -- Scoring -----------------------------------------------------------------------------------
 
@@ -382,31 +457,11 @@ class JEM:
             _, gradient = langevin.energy_and_gradient(total_energy(self.net), x)
             maps = gradient.square().sum(1).sqrt()
         elif self.config.score == "class":
-            maps = self._surprise(x)
+            maps = label_surprise(self.net, self.labels, x, self.config.stem)
         else:
             maps = free_energy(self.net, x)
         enlarged = F.interpolate(maps[:, None].float(), x.shape[-2:], mode="bilinear")
         return (enlarged.cpu().numpy(),)
-
-    def _surprise(self, x: Tensor) -> Tensor:
-        """Return −log p of the true label at each location, [N, h, w]."""
-        if self.labels == "kind":
-            return self._minus_log_p(x).amin(1)
-        if self.labels == "position":
-            y = positions(x, self.config.stem)
-            return self._minus_log_p(x).gather(1, y[:, None])[:, 0]
-
-        total = torch.zeros(1, device=x.device)
-        for number in range(TRANSFORMATIONS):
-            minus_log_p = self._minus_log_p(transformed(x, number))[:, number]
-            total = total + transformed_back(minus_log_p, number)
-        return total / TRANSFORMATIONS
-
-    def _minus_log_p(self, x: Tensor) -> Tensor:
-        """Return −log p of each class at each location, [N, classes, h, w]."""
-        with autocast(x.device):
-            logits: Tensor = self.net(x)
-        return -logits.float().log_softmax(1)
 
     # -- State -------------------------------------------------------------------------------------
 
@@ -430,83 +485,3 @@ class JEM:
         self.labels = LABELS[int(state["labels"][0])]
         self.middle, self.spread = float(state["middle"][0]), float(state["spread"][0])
         self.standardizer.load_state(state)
-
-
-# -- Energies --------------------------------------------------------------------------------------
-
-
-def free_energy(net: LocalNet, x: Tensor) -> Tensor:
-    """Return −logsumexp of the logits at each location, [N, h, w]."""
-    with autocast(x.device):
-        logits: Tensor = net(x)
-    return -logits.float().logsumexp(1)
-
-
-def total_energy(net: LocalNet) -> Energy:
-    """Return the function x [N, C, H, W] → E(x) [N], the sum over locations."""
-    return lambda x: free_energy(net, x).sum((1, 2))
-
-
-def hdge_loss(logits: Tensor, y: Tensor, rng: torch.Generator) -> Tensor:
-    """Return −log of the share of f(x)[y] among locations of the batch, a scalar (HDGE).
-
-    It is a mean over random locations. `logits` are [N, classes, h, w], `y` is [N, h, w].
-    """
-    chosen = torch.randperm(y.numel(), generator=rng)[:CONTRASTED].to(y.device)
-    rows = logits.movedim(1, -1).flatten(0, 2)[chosen]
-    own = y.flatten()[chosen]
-    all_locations = rows.logsumexp(0)[own]
-    own_location = rows.gather(1, own[:, None])[:, 0]
-    return (all_locations - own_location).mean() - math.log(len(chosen))
-
-
-# -- Labels ----------------------------------------------------------------------------------------
-
-
-def count_classes(labels: str, fit: Batch) -> int:
-    """Return how many classes a label has."""
-    if labels == "kind":
-        assert fit.kinds is not None
-        return int(fit.kinds.max()) + 1
-    return TRANSFORMATIONS if labels == "transformation" else PARTS**2
-
-
-def assign_labels(
-    labels: str, batch: TrainingBatch, fit: Batch, stem: int
-) -> tuple[Tensor, Tensor]:
-    """Return the images to classify [N, C, H, W] and the class of each location, int64 [N, h, w].
-
-    With transformations as labels the images are transformed at random.
-    """
-    x = batch.images
-    if labels == "position":
-        return x, positions(x, stem)
-
-    if labels == "kind":
-        assert fit.kinds is not None
-        y = torch.from_numpy(fit.kinds[batch.rows]).to(x.device)
-    else:
-        numbers = [int(torch.randint(TRANSFORMATIONS, (), generator=g)) for g in batch.generators]
-        pairs = zip(x, numbers, strict=True)
-        x = torch.stack([transformed(image, number) for image, number in pairs])
-        y = torch.tensor(numbers, device=x.device)
-    side = x.shape[-1] // stem
-    return x, y[:, None, None].expand(-1, side, side)
-
-
-def positions(x: Tensor, stem: int) -> Tensor:
-    """Return the number of the part of the image that each location is in, int64 [N, h, w]."""
-    side = x.shape[-1] // stem
-    part = torch.arange(side, device=x.device) * PARTS // side
-    return (PARTS * part[:, None] + part).expand(len(x), -1, -1)
-
-
-def transformed(x: Tensor, number: int) -> Tensor:
-    """Return images [..., H, W] rotated by `number` · 90°, transposed before from 4 on."""
-    return torch.rot90(x.mT if number >= 4 else x, number % 4, (-2, -1))
-
-
-def transformed_back(x: Tensor, number: int) -> Tensor:
-    """Return images [..., H, W] as they were before `transformed`."""
-    x = torch.rot90(x, -(number % 4), (-2, -1))
-    return x.mT if number >= 4 else x

@@ -30,8 +30,8 @@ PART = 32  # images at a time
 def places_of_features(batch: Batch) -> tuple[Floats, Floats]:
     """Return features [N, C, h, w] averaged on the grid of places, [N, C, GRID, GRID], and the
     share of foreground of each place [N, GRID, GRID]."""
-    parts = [_block_means(part.images) for _, part in batch.parts(PART)]
-    return np.concatenate(parts), _block_means(batch.foreground.astype(np.float32))
+    parts = [means_on_grid(part.images) for _, part in batch.parts(PART)]
+    return np.concatenate(parts), means_on_grid(batch.foreground.astype(np.float32))
 
 
 def places_of_pixels(batch: Batch) -> tuple[Floats, Floats]:
@@ -43,7 +43,7 @@ def places_of_pixels(batch: Batch) -> tuple[Floats, Floats]:
     count, channels, *_ = batch.images.shape
     blocks = batch.images.reshape(count, channels, GRID, PIXEL_BLOCKS, GRID, PIXEL_BLOCKS)
     places = blocks.transpose(0, 1, 3, 5, 2, 4).reshape(count, -1, GRID, GRID)
-    return np.ascontiguousarray(places), _block_means(batch.foreground.astype(np.float32))
+    return np.ascontiguousarray(places), means_on_grid(batch.foreground.astype(np.float32))
 
 
 def odd_scores(places: Floats, share: Floats, groups: NDArray[np.str_], seed: int) -> Floats:
@@ -126,7 +126,7 @@ def _pooled(residuals: Floats, share: Floats) -> Floats:
     return relative
 
 
-def _block_means(maps: Floats) -> Floats:
+def means_on_grid(maps: Floats) -> Floats:
     """Return the means of maps [..., h, w] over GRID × GRID blocks of about the same size; of maps
     with fewer places, those places."""
     for axis in (-2, -1):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from anodetect.config import without_nan
-from anodetect.data.records import Record
+from anodetect.data.records import Record, named_kinds
 from anodetect.data.split import Roles
 from anodetect.imaging.intensities import Traits, traits_of
 from anodetect.imaging.preprocess import Whole
@@ -57,8 +57,9 @@ def fit_model(
 ) -> None:
     """Let the representation learn, encode all fit and tune images, and fit the detector.
 
-    The preprocessing must have learned already. What `scratch` holds is not decoded again.
-    `look_at` is handed the encoded fit images beforehand. The budget is for all of it.
+    The preprocessing must have learned already, and nothing but the detector learns from known
+    anomalies. What `scratch` holds is not decoded again. `look_at` is handed the encoded fit images
+    beforehand. The budget is for all of it.
     """
     started = time.monotonic()
     model.representation.run_on(training.device)
@@ -72,13 +73,16 @@ def fit_model(
 
     with tempfile.TemporaryDirectory(dir=training.workdir) as folder:
         observer = TraitsObserver(model, roles, scratch)
-        kinds = sorted({record.kind for record in roles.fit})
+        kinds = named_kinds(roles.fit)
         encode = partial(encode_all, model, observer.read, seed=training.seed, kinds=kinds)
         fit, starts = encode(roles.fit, Path(folder, "fit"))
         tune = fit
         if roles.tune:
             tune, starts = encode(roles.tune, Path(folder, "tune"))
         observer.finish()
+        anomalies = None
+        if roles.anomalies:
+            anomalies, _ = encode(roles.anomalies, Path(folder, "anomalies"))
         look_at(fit)
 
         planting = Planting(
@@ -90,7 +94,7 @@ def fit_model(
             budget=training.budget,
             scratch=scratch,
         )
-        _fit(model.detector, fit, tune, training, planting.copies, started, reporter)
+        _fit(model.detector, fit, tune, anomalies, training, planting.copies, started, reporter)
 
 
 def _learn_representation(model: Model, records: Sequence[Record], scratch: DecodedFiles) -> None:
@@ -142,6 +146,7 @@ def _fit(
     detector: Detector,
     fit: Batch,
     tune: Batch,
+    anomalies: Batch | None,
     training: Training,
     planted: Callable[[], PlantedCopies | None],
     started: float,
@@ -173,6 +178,7 @@ def _fit(
             log=log,
             progress=progress,
             planted=planted,
+            anomalies=anomalies,
         )
         try:
             detector.fit(fit, tune, context=context)

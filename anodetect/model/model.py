@@ -41,6 +41,7 @@ from anodetect.types import (
     Detector,
     Encoded,
     Floats,
+    KindChecker,
     Scores,
     Seeds,
     ShapeChecker,
@@ -108,6 +109,14 @@ class Model:
                 _check_shape(expert.detector, expert.representation.shape)
             except ConfigError as error:
                 raise ConfigError(f"{name}: {error}") from None
+
+    def check_kinds(self, count: int) -> None:
+        """Raise DataError if the detector, or a member of an ensemble, cannot learn from normal
+        images of so many named kinds."""
+        experts = getattr(self.detector, "experts", ())
+        for detector in (self.detector, *[expert.detector for expert in experts]):
+            if isinstance(detector, KindChecker):
+                detector.check_kinds(count)
 
     def backbones(self) -> list[BackboneFacts]:
         """Return what is known of each network that was trained elsewhere: those whose features are

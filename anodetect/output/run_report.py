@@ -1,5 +1,5 @@
 """One self-contained HTML file about a run: its model card, its detection limit, its training, and
-its odd normals."""
+its components and odd normals."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +8,7 @@ from anodetect.files import write_atomic
 from anodetect.output import figures
 from anodetect.output.report import environment
 from anodetect.record import runs
+from anodetect.record.components import read_components
 from anodetect.record.odd import read_odd
 from anodetect.stats.calibration import DEFAULT_FAR
 from anodetect.stats.limit import detection_limit
@@ -45,6 +46,7 @@ def html(run_path: Path, made: MadeImages | None = None) -> str:
         limit=limit,
         training=figures.training(runs.curves(run_path)),
         odd=read_odd(run_path),
+        components=read_components(run_path),
         made=made,
     )
     return text

@@ -7,6 +7,7 @@
     manifest.csv        every image used, its role and its hash
     model_card.md       the facts for a reader
     odd.json            the fit images that are hardest to explain from the others, with pictures
+    components.json     the clusters of the fit images, where a detector looked for them
     backbones/          copies of the networks whose features are modelled, on request
 
 The directory is complete or absent: it is written as `<name>.partial` and renamed.
@@ -39,6 +40,7 @@ from anodetect.imaging.backbones.table import (
 )
 from anodetect.record import checkpoint, environment, threads
 from anodetect.record.checkpoint import CHECKPOINT_FILE, MODEL_FILE
+from anodetect.record.components import COMPONENTS_FILE, Components, write_components
 from anodetect.record.odd import ODD_FILE, OddNormals, write_odd
 from anodetect.stats.calibration import DEFAULT_FAR, Calibration
 from anodetect.stats.limit import (
@@ -70,7 +72,7 @@ HEADER = (
     "hashes",
     "calibration_groups",
 )
-OPTIONAL = (ODD_FILE,)  # files that not every run has, and that may be removed
+OPTIONAL = (ODD_FILE, COMPONENTS_FILE)  # files that not every run has, and that may be removed
 COPY = re.compile(rf"{EMBEDDED}/[0-9a-f]{{{DIGITS}}}/\w[\w.-]*")  # a file of a backbone
 HASHED = ("config.json", "environment.json", "manifest.csv", "model_card.md")  # in the model file
 CURVE_POINTS = 200
@@ -86,9 +88,10 @@ class TrainingFacts:
     has no steps. `dropped` says which part the images were too few for, "" if none. `failed` counts
     the images that were left out. `budget_minutes` is None where there was no limit. `found` says
     what the data held. `odd_left_out` counts the oddest images, from which nothing was learned on
-    request. `calibrated_on` names the data of a later calibration, `calibrated_from` the hash of
-    the model that was calibrated anew. `planted` are the scores of planted defects. None stands
-    where an older release wrote nothing.
+    request, `known_anomalies` those that were learned from beside the normals, None for none.
+    `calibrated_on` names the data of a later calibration, `calibrated_from` the hash of the model
+    that was calibrated anew. `planted` are the scores of planted defects. None stands where an
+    older release wrote nothing.
     """
 
     train_seconds: float
@@ -104,6 +107,7 @@ class TrainingFacts:
     config_sha256: str | None = None
     found: tuple[str, ...] | None = None
     odd_left_out: int | None = None
+    known_anomalies: int | None = None
     calibrated_on: str | None = None
     calibrated_from: str | None = None
     planted: PlantedTrials | None = None
@@ -200,8 +204,8 @@ class Run:
 class ManifestRow:
     """A file that a run was made from: a row of manifest.csv.
 
-    `role` is fit, tune, calibrate, odd (left out of fit on request) or failed; `error` says why a
-    file failed or was left out. `sha256` is "" for a
+    `role` is fit, tune, calibrate, anomaly (a known one that was learned from), odd (left out of
+    fit on request) or failed; `error` says why a file failed or was left out. `sha256` is "" for a
     file that could not be read. `pixels_sha256` is the hash of the decoded content, which runs of
     older versions do not have.
     """
@@ -382,6 +386,7 @@ def write(
     manifest: Iterable[ManifestRow],
     card: str,
     odd: OddNormals | None = None,
+    components: Components | None = None,
 ) -> None:
     """Write all files of a run into `workdir`."""
     versions = environment.facts() | {"threads": threads.in_use()}
@@ -391,12 +396,13 @@ def write(
     write_atomic(workdir / "manifest.csv", to_csv(asdict(row) for row in manifest))
     write_atomic(workdir / "model_card.md", card)
     (workdir / "train.jsonl").touch()
-    if odd is not None:
-        write_odd(workdir, odd)
-
     hashed = [*HASHED, *copies_in(workdir)]
     if odd is not None:
+        write_odd(workdir, odd)
         hashed.append(ODD_FILE)
+    if components is not None:
+        write_components(workdir, components)
+        hashed.append(COMPONENTS_FILE)
     hashes = {name: sha256_of(workdir / name) for name in hashed}
     added = {"calibration_groups": list(calibration.groups), "hashes": hashes}
     tensors = {f"detector.{name}": array for name, array in state.items()}
@@ -418,11 +424,17 @@ def model_card(header: RunHeader, calibration: Calibration) -> str:
             f"\n- Left out of fit by --drop-odd: {facts.odd_left_out} images, the hardest to "
             "explain from the others; calibration images stayed as they are"
         )
+    known = ""
+    if facts.known_anomalies:
+        known = (
+            f"\n- Known anomalies: {facts.known_anomalies} images, learned from as such "
+            "(--known-anomalies); none of them is among\n  the normals to fit, tune or calibrate"
+        )
     foreground = "above the flat background" if preprocess["flat_background"] else "every pixel"
     return f"""# {header.detector} on {header.data}
 
-An anomaly detector trained on normal images only. A larger score means: less like the normals it \
-has seen.
+An anomaly detector trained on normal images{" and known anomalies" if known else " only"}. A \
+larger score means: less like the normals it has seen.
 It says nothing about why, and it is not a medical device.
 
 - Detector: `{header.detector}` on `{header.sees}`, seed {facts.seed}; \
@@ -431,7 +443,7 @@ trained {facts.trained_at}
   {len(calibration.scores)} to calibrate ({calibration.n_groups} groups); which ones, with their \
 hashes: `manifest.csv`
 - Training: {facts.train_seconds:.1f} s{steps}
-- Given up: {facts.dropped or "nothing"}{odd}
+- Given up: {facts.dropped or "nothing"}{odd}{known}
 - Images: {preprocess["channels"]} channel(s); values {low:g} to {high:g} become -1 to 1; \
 foreground:
   {foreground}{_backbone_lines(header)}
