@@ -23,7 +23,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
-from sklearn.neighbors import NearestNeighbors
 
 from anodetect.imaging.odd import means_on_grid
 from anodetect.types import Batch, Floats
@@ -63,6 +62,8 @@ class Clusters:
 
 def level_set_clusters(points: Doubles) -> Clusters:
     """Return the clusters of points [N, D]; one, of all points, if no two stand apart."""
+    from sklearn.neighbors import NearestNeighbors  # not at the top: scoring has to start quickly
+
     fewest, most = NEIGHBOURS
     k = min(int(np.clip(round(np.sqrt(len(points))), fewest, most)), len(points) - 1)
     distances, nearest = NearestNeighbors(n_neighbors=k).fit(points).kneighbors()

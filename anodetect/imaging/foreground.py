@@ -10,9 +10,10 @@ from anodetect.types import Bools, Floats
 # (measured: .38 to .66 in LGG FLAIR, less than .02 in tiles and cells).
 FLAT_SHARE, FLAT_LEVEL = 0.2, 0.05
 LOW, HIGH = 1.0, 99.5  # percentiles of values that become -1 and 1
-# A value is an exact background if at least this share of the border has it, and at least this
-# share of all values lies below it and above it: no threshold can tell it from the rest.
-BORDER_SHARE, BESIDE_SHARE = 0.9, 0.01
+# A value is an exact background if at least this share of the border has it, and it lies at least
+# this share of the range of all other values from both ends: no threshold can tell it from them.
+BORDER_SHARE, FROM_ENDS = 0.9, 0.1
+ENOUGH = 10**6  # values for percentiles
 COARSE = 128  # pixels: a volume's foreground is found on slices reduced to about this side
 
 
@@ -67,8 +68,7 @@ def volume_foreground(slices: Floats) -> Bools:
 def exact_background(planes: Floats) -> float | None:
     """Return the value of a background in the middle of the others, as around a brain that was cut
     out and then scaled to mean 0: almost all of the border of planes [1, ..., H, W] has exactly
-    this value, and of the rest some lies below it and some above. None if there is no such
-    value."""
+    this value. None if there is no such value; one near the lowest is found by a threshold."""
     if len(planes) > 1:
         return None
     rows, columns = planes[..., [0, -1], :].ravel(), planes[..., [0, -1]].ravel()
@@ -77,8 +77,13 @@ def exact_background(planes: Floats) -> float | None:
     if counts[most] < BORDER_SHARE * counts.sum():
         return None
     background = float(values[most])
-    beside = min((planes < background).mean(), (planes > background).mean())
-    return background if beside >= BESIDE_SHARE else None
+    rest = planes[planes != background]
+    if not rest.size:
+        return None
+    some = rest[:: max(1, rest.size // ENOUGH)]
+    low, high = quantiles(some, (LOW, HIGH))
+    margin = FROM_ENDS * (high - low)
+    return background if low + margin <= background <= high - margin else None
 
 
 def _above_threshold(coarse: Floats) -> Bools:

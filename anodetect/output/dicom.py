@@ -253,7 +253,7 @@ def _parametric_map(heatmap: Floats, source: SourceHeaders, model: str) -> Datas
         contains_recognizable_visual_features=False,
         content_label="ANOMALY",
         content_description=RESEARCH,
-        content_creator_name="anodetect",
+        content_creator_name="anodetect^software",  # a name has two parts
         series_description="anodetect anomaly map",
         contributing_equipment=[_equipment(model)],
         **_instance(),
