@@ -28,6 +28,7 @@ from anodetect.output.formats import Kind, OutputFiles
 from anodetect.output.volumes import VolumeMap
 from anodetect.types import Floats
 
+CREATOR = "anodetect^software"  # a name has two parts
 RESEARCH = "Research use only, not for diagnosis"
 # So many findings, those with the highest peaks, have a segment and measurements of their own; the
 # others share a segment.
@@ -253,7 +254,7 @@ def _parametric_map(heatmap: Floats, source: SourceHeaders, model: str) -> Datas
         contains_recognizable_visual_features=False,
         content_label="ANOMALY",
         content_description=RESEARCH,
-        content_creator_name="anodetect^software",  # a name has two parts
+        content_creator_name=CREATOR,
         series_description="anodetect anomaly map",
         contributing_equipment=[_equipment(model)],
         **_instance(),
@@ -331,7 +332,7 @@ def _segmentation(
         segment_descriptions=descriptions,
         content_label="ANOMALY",
         content_description=RESEARCH,
-        content_creator_name="anodetect",
+        content_creator_name=CREATOR,
         series_description="anodetect above the anomaly threshold",
         omit_empty_frames=bool(found),
         **_instance(),
