@@ -89,7 +89,8 @@ def write(shown: VolumeMap, files: OutputFiles) -> None:
         raise RunError(f"no DICOM map: {error}") from None
 
     for kind, dataset in datasets.items():
-        _refer_to_frames(dataset, source.references)
+        if source.references:
+            _refer_to_frames(dataset, source.references)
         with files.open(kind) as file:
             dataset.save_as(file, enforce_file_format=True)
 
@@ -119,6 +120,7 @@ class SourceHeaders:
 def _source_headers(series: Series, pseudonym: str) -> SourceHeaders:
     headers: list[Dataset] = []
     references: dict[str, Reference] = {}
+    groups: dict[int, list[Dataset]] = {}  # of each file, whose header all of its slices share
     for header, number in zip(series.headers, series.numbers, strict=True):
         named = _named(header, pseudonym)
         if "PerFrameFunctionalGroupsSequence" in header:
@@ -126,7 +128,9 @@ def _source_headers(series: Series, pseudonym: str) -> SourceHeaders:
             storage, named.SOPClassUID = str(header.SOPClassUID), MRImageStorage
             references[instance] = Reference(storage, str(header.SOPInstanceUID), number + 1)
             named.SOPInstanceUID = instance
-            _place(named, functional_groups(header)[number])
+            if id(header) not in groups:
+                groups[id(header)] = functional_groups(header)
+            _place(named, groups[id(header)][number])
         headers.append(named)
     for named in headers:  # to the last digit, which scanners do not always write
         named.ImageOrientationPatient = headers[0].ImageOrientationPatient
