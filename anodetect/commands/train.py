@@ -154,28 +154,43 @@ def train(
         helping=helping,
     )
     form = form_of(detector, representation, request.values)
-    if budget is not None and budget <= 0:
-        raise ConfigError(f"--budget {budget}: minutes above 0 are expected")
-    check_device(device)
-    if known_anomalies:
-        check_can_learn(form.detector, form.config["tiling"])
-    Model.create(form.detector, form.representation, form.config).check()
+    untrained = _untrained(request, form)
 
     if helping:
-        _train(request, form, data, runs.begin_helping(out, resume=resume), reporter)
+        _train(request, form, untrained, data, runs.begin_helping(out, resume=resume), reporter)
         return None
     with runs.begin(out, resume=resume) as workdir:
-        left_out = _train(request, form, data, workdir, reporter)
+        left_out = _train(request, form, untrained, data, workdir, reporter)
     failures = tuple(f"{each.path}: {each.reason}" for each in left_out)
     peak_memory = environment.peak_memory_mb()
     return TrainResult(runs.facts(out), failures, peak_memory, read_odd(out), read_components(out))
 
 
+def _untrained(request: Request, form: Form) -> Model:
+    """Return a model of this form that has learned nothing yet; ConfigError if it cannot learn as
+    it is asked to, before any file is read."""
+    if request.budget is not None and request.budget <= 0:
+        raise ConfigError(f"--budget {request.budget}: minutes above 0 are expected")
+    check_device(request.device)
+    if request.known_anomalies:
+        check_can_learn(form.detector, form.config["tiling"])
+
+    model = Model.create(form.detector, form.representation, form.config)
+    model.check()
+    return model
+
+
 def _train(
-    request: Request, form: Form, data: str, workdir: Path, reporter: Reporter
+    request: Request,
+    form: Form,
+    untrained: Model,
+    data: str,
+    workdir: Path,
+    reporter: Reporter,
 ) -> list[LeftOut]:
-    """Write the files of the run, unless this process only helps; return what was left out."""
-    dataset, found = _open(request, form, data, reporter)
+    """Write the files of the run, unless this process only helps; return what was left out. The
+    `untrained` model of this form says what it can learn from."""
+    dataset, found = _open(request, untrained, data, reporter)
 
     # Helpers decode anew each time: they may be many, and their temporary folder small.
     with DecodedFiles(request.out.parent, limit=0 if request.helping else SCRATCH) as scratch:
@@ -231,11 +246,11 @@ def _train(
 
 
 def _open(
-    request: Request, form: Form, data: str, reporter: Reporter
+    request: Request, untrained: Model, data: str, reporter: Reporter
 ) -> tuple[Dataset, Sequence[str]]:
     """Return what there is to learn from, and in words what was found.
 
-    DataError if the detector cannot learn from normals of so few kinds.
+    DataError if the model cannot learn from normals of so few kinds.
     """
     dataset = cards.open_data(
         data,
@@ -247,8 +262,7 @@ def _open(
     for line in found:
         reporter.say(line)
 
-    model = Model.create(form.detector, form.representation, form.config)
-    model.check_kinds(len(named_kinds(dataset.training())))
+    untrained.check_kinds(len(named_kinds(dataset.training())))
     return dataset, found
 
 

@@ -22,6 +22,7 @@ from anodetect.imaging.heatmaps import pool
 from anodetect.imaging.preprocess import PreparedVolume, Preprocess, PreprocessConfig, Whole
 from anodetect.imaging.regions import Region
 from anodetect.imaging.representations import (
+    Expert,
     Panels,
     Representation,
     create_representation,
@@ -104,7 +105,7 @@ class Model:
             return
         _check_shape(self.detector, self.representation.shape)
         members = getattr(self.detector.config, "members", ())
-        for name, expert in zip(members, getattr(self.detector, "experts", ()), strict=True):
+        for name, expert in zip(members, self._experts, strict=True):
             try:
                 _check_shape(expert.detector, expert.representation.shape)
             except ConfigError as error:
@@ -113,8 +114,7 @@ class Model:
     def check_kinds(self, count: int) -> None:
         """Raise DataError if the detector, or a member of an ensemble, cannot learn from normal
         images of so many named kinds."""
-        experts = getattr(self.detector, "experts", ())
-        for detector in (self.detector, *[expert.detector for expert in experts]):
+        for detector in (self.detector, *[expert.detector for expert in self._experts]):
             if isinstance(detector, KindChecker):
                 detector.check_kinds(count)
 
@@ -137,12 +137,15 @@ class Model:
         for representation in self._representations():
             representation.without_cache()
 
+    @property
+    def _experts(self) -> Sequence[Expert]:
+        """The members of an ensemble; none of another detector."""
+        experts: Sequence[Expert] = getattr(self.detector, "experts", ())
+        return experts
+
     def _representations(self) -> list[Representation]:
         """Return the representation, and those of an ensemble's members."""
-        found = [self.representation]
-        for expert in getattr(self.detector, "experts", ()):
-            found.append(expert.representation)
-        return found
+        return [self.representation, *[expert.representation for expert in self._experts]]
 
     @property
     def batch_size(self) -> int:
