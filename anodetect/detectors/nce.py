@@ -48,7 +48,9 @@ from anodetect.generative.noise import generator
 from anodetect.generative.samples import chain_generators
 from anodetect.generative.sampling import log_mean
 from anodetect.generative.whitening import (
+    ON_FEATURES,
     Whitening,
+    WindowsConfig,
     check_stride,
     check_window,
     maps_of_windows,
@@ -59,7 +61,6 @@ from anodetect.imaging.standardise import (
     MICRO_BATCH,
     MapStandardizer,
     Softplus,
-    StandardizerConfig,
     seconds_to_score,
 )
 from anodetect.nn.batching import in_micro_batches
@@ -69,27 +70,11 @@ from anodetect.nn.training import Losses, Training, TrainingBatch, optimize
 from anodetect.types import Batch, Floats, Scores, Seeds, State, TrainContext
 
 LOG_Z_DRAWS = 10_000  # of the noise, that log Z is compared with
-ON_FEATURES = {
-    "window": 1,
-    "stride": 1,
-    "pattern": "auto",
-    "distance": "auto",
-    "relative": "off",
-    "pooling": {"smooth": 1.0},
-}
 
 
-class NCEConfig(StandardizerConfig):
+class NCEConfig(WindowsConfig):
     """The places, the network, the noise and the training."""
 
-    window: PositiveInt = Field(
-        default=8,
-        description="The side of the windows whose density is learned, in pixels of the detector's "
-        "grid.",
-    )
-    stride: PositiveInt = Field(
-        default=2, description="The distance between the windows of an image that are scored."
-    )
     shrinkage: float = Field(
         default=0.001,
         gt=0,
@@ -109,9 +94,6 @@ class NCEConfig(StandardizerConfig):
     width: PositiveInt = Field(default=128, description="The width of the networks.")
     blocks: PositiveInt = Field(
         default=2, description="The residual blocks of the network of the density."
-    )
-    places: PositiveInt = Field(
-        default=64, description="The random places of each image of a training step."
     )
     noise_draws: PositiveInt = Field(
         default=1, description="The draws of noise for each place of a training step."

@@ -44,7 +44,9 @@ from anodetect.generative.chains import ChainFacts, EnergyFacts, instability
 from anodetect.generative.noise import generator
 from anodetect.generative.samples import chain_generators, samples_of
 from anodetect.generative.whitening import (
+    ON_FEATURES,
     Whitening,
+    WindowsConfig,
     all_windows,
     check_stride,
     check_window,
@@ -56,7 +58,6 @@ from anodetect.imaging.standardise import (
     MICRO_BATCH,
     MapStandardizer,
     Softplus,
-    StandardizerConfig,
     seconds_to_score,
 )
 from anodetect.nn.batching import in_micro_batches
@@ -72,17 +73,9 @@ SAMPLED = (1, 1, 2, 4, 8, 16, 32, 64, 64, 64, 64)  # Gibbs steps between the sta
 UNEXPLAINED = 0.5
 
 
-class RBMConfig(StandardizerConfig):
+class RBMConfig(WindowsConfig):
     """The machine, what it sees, and its training."""
 
-    window: PositiveInt = Field(
-        default=8,
-        description="The side of the windows that the machine models, in pixels of the detector's "
-        "grid.",
-    )
-    stride: PositiveInt = Field(
-        default=2, description="The distance between the windows of an image that are scored."
-    )
     shrinkage: PositiveFloat = Field(
         default=0.001,
         description="What is added to the variance of each component before it is whitened, as a "
@@ -114,24 +107,10 @@ class RBMConfig(StandardizerConfig):
     gibbs_steps: PositiveInt = Field(
         default=1, description="The steps of each Gibbs chain in training."
     )
-    places: PositiveInt = Field(
-        default=64, description="The random places of each image of a training step."
-    )
     training: Training = Field(
         default=Training(steps=2000, learning_rate=5e-3, returns=3),
         description="How the machine is trained.",
     )
-
-
-ON_FEATURES = {
-    "window": 1,
-    "stride": 1,
-    "hidden": 256,
-    "pattern": "auto",
-    "distance": "auto",
-    "relative": "off",
-    "pooling": {"smooth": 1.0},
-}
 
 
 class Learner(nn.Module):
@@ -168,7 +147,10 @@ class RBM:
     Config = RBMConfig
     defaults: ClassVar[dict[str, Any]] = {
         "pixels": {"representation": {"size": 128}},
-        "features": {"representation": {"neighbours": 3}, "detector": ON_FEATURES},
+        "features": {
+            "representation": {"neighbours": 3},
+            "detector": ON_FEATURES | {"hidden": 256},
+        },
     }
 
     def __init__(self, config: RBMConfig) -> None:

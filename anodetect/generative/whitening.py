@@ -11,14 +11,40 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from anodetect.errors import ConfigError, DataError
 from anodetect.generative.langevin import Random, standard_normal
 from anodetect.generative.samples import chain_generators
+from anodetect.imaging.standardise import StandardizerConfig
 from anodetect.types import Batch, Bools
 
 LEARNED_FROM = 60_000  # windows, about, that stand for all
+# The defaults where a window is one place of features.
+ON_FEATURES = {
+    "window": 1,
+    "stride": 1,
+    "pattern": "auto",
+    "distance": "auto",
+    "relative": "off",
+    "pooling": {"smooth": 1.0},
+}
+
+
+class WindowsConfig(StandardizerConfig):
+    """The windows of images that a detector models."""
+
+    window: PositiveInt = Field(
+        default=8,
+        description="The side of the windows that are modelled, in pixels of the detector's grid.",
+    )
+    stride: PositiveInt = Field(
+        default=2, description="The distance between the windows of an image that are scored."
+    )
+    places: PositiveInt = Field(
+        default=64, description="The random places of each image of a training step."
+    )
 
 
 class Whitening(nn.Module):
