@@ -13,14 +13,14 @@ class Entry:
     """A detector in the list of detectors.
 
     `target` is "module:Class", `volume_target` the same for `--dims 3`, "" where there is none.
-    `cost` is what training and scoring take on two CPU cores at the defaults. Of several
-    `representations` each becomes a member of an ensemble, unless one is asked for; with
-    `first_only` the first is taken. A report of several detectors shows one in detail that is not a
-    `baseline`. One that is `for_few` learns something from two images, too. A detector that
-    `has_members` is made of others, which its settings name; its class is handed a function that
-    makes them. The scores of one that is `signed` may be below 0, and so it cannot be a member.
-    Images have at least `least_channels`; grey ones have one. One that `learns_anomalies` takes
-    known ones, too.
+    `cost` is what training and scoring take on two CPU cores at the defaults, as docs/benchmark.md
+    has it, or a count of passes where that has nothing. Of several `representations` each becomes a
+    member of an ensemble, unless one is asked for; with `first_only` the first is taken. A report
+    of several detectors shows one in detail that is not a `baseline`. One that is `for_few` learns
+    something from two images, too. A detector that `has_members` is made of others, which its
+    settings name; its class is handed a function that makes them. The scores of one that is
+    `signed` may be below 0, and so it cannot be a member. Images have at least `least_channels`;
+    grey ones have one. One that `learns_anomalies` takes known ones, too.
     """
 
     target: str
@@ -45,7 +45,7 @@ DETECTORS = {
         summary="Partial diffusion: add a little noise, remove it with a U-Net that knows only "
         "normal images, compare.",
         citation="Wyatt et al., AnoDDPM, CVPR Workshops 2022",
-        cost="minutes to train, tens of milliseconds an image",
+        cost="minutes to train, 14 ms an image on pixels and 50 ms on features",
         representations=("pixels", "features"),
     ),
     "ebm": Entry(
@@ -54,7 +54,7 @@ DETECTORS = {
         "local energies are the map.",
         citation="Du & Mordatch, Implicit generation and modeling with energy-based models, "
         "NeurIPS 2019; Yoon et al., Autoencoding under normalization constraints, ICML 2021",
-        cost="minutes to train, tens of milliseconds an image",
+        cost="minutes to train, 13 ms an image on pixels and 47 ms on features",
         representations=("pixels", "features"),
     ),
     "ncsn": Entry(
@@ -64,7 +64,7 @@ DETECTORS = {
         citation="Song & Ermon, Generative modeling by estimating gradients of the data "
         "distribution, NeurIPS 2019; Mahmood et al., Multiscale score matching for "
         "out-of-distribution detection, ICLR 2021",
-        cost="minutes to train, tens of milliseconds an image",
+        cost="minutes to train, 147 ms an image on features",
         representations=("pixels", "features"),
     ),
     "nce": Entry(
@@ -73,7 +73,7 @@ DETECTORS = {
         "by telling them from noise.",
         citation="Gutmann & Hyvärinen, Noise-contrastive estimation of unnormalized statistical "
         "models, JMLR 2012; Gao et al., Flow contrastive estimation, CVPR 2020",
-        cost="a minute or two to train, tens of milliseconds an image",
+        cost="two minutes to train, 59 ms an image on features",
         representations=("pixels", "features"),
     ),
     "jem": Entry(
@@ -81,7 +81,7 @@ DETECTORS = {
         summary="Joint energy model: a classifier of places whose free energy is low on normal "
         "images and high elsewhere.",
         citation="Grathwohl et al., Your classifier is secretly an energy based model, ICLR 2020",
-        cost="minutes to train, milliseconds an image",
+        cost="minutes to train, 3 to 6 ms an image",
         learns_anomalies=True,
     ),
     "vq": Entry(
@@ -90,7 +90,7 @@ DETECTORS = {
         "that predicts it from the others.",
         citation="van den Oord et al., Neural discrete representation learning, NeurIPS 2017; "
         "Marimont & Tarroni, ISBI 2021; Austin et al., D3PM, NeurIPS 2021",
-        cost="minutes to train, tens of milliseconds an image",
+        cost="minutes to train, 57 ms an image on features",
         representations=("pixels", "features"),
     ),
     "rbm": Entry(
@@ -99,7 +99,7 @@ DETECTORS = {
         "ones and high elsewhere.",
         citation="Hinton, Training products of experts by minimizing contrastive divergence, "
         "Neural Computation 2002; Salakhutdinov & Hinton, Deep Boltzmann machines, AISTATS 2009",
-        cost="a minute to train, tens of milliseconds an image",
+        cost="two minutes to train, 52 ms an image on features",
         representations=("pixels", "features"),
     ),
     "gan": Entry(
@@ -108,7 +108,7 @@ DETECTORS = {
         "into its generator's latents.",
         citation="Gulrajani et al., Improved training of Wasserstein GANs, NeurIPS 2017; Schlegl "
         "et al., f-AnoGAN, Medical Image Analysis 2019",
-        cost="minutes to train, milliseconds an image",
+        cost="minutes to train, 18 ms an image on features",
         representations=("pixels", "features"),
     ),
     "translate": Entry(
@@ -117,7 +117,7 @@ DETECTORS = {
         "scene twice: what can be seen in one of the two only.",
         citation="Sasaki et al., UNIT-DDPM: unpaired image translation with denoising diffusion "
         "probabilistic models, 2021; Su et al., Dual diffusion implicit bridges, ICLR 2023",
-        cost="minutes to train, tens of milliseconds an image",
+        cost="minutes to train, 12 passes of a network an image",
         least_channels=2,
     ),
     "ensemble": Entry(
@@ -126,7 +126,7 @@ DETECTORS = {
         "normal images, as one.",
         citation="Hinton, Training products of experts by minimizing contrastive divergence, "
         "Neural Computation 2002",
-        cost="minutes to train, tens of milliseconds an image",
+        cost="minutes to train, 60 to 80 ms an image",
         has_members=True,
     ),
     "classifier": Entry(
@@ -142,14 +142,14 @@ DETECTORS = {
         target="anodetect.detectors.dae:DAE",
         summary="Denoising autoencoder: take coarse noise away in one pass, compare.",
         citation="Kascenas et al., Denoising autoencoders, MIDL 2022",
-        cost="minutes to train, milliseconds an image",
+        cost="a minute or two to train, 4 to 8 ms an image",
     ),
     "pca": Entry(
         target="anodetect.detectors.pca:PCA",
         summary="Baseline: distance to the linear subspace of normal images, or of their features.",
         citation="Turk & Pentland, Eigenfaces, J. Cognitive Neuroscience 1991; on features "
         "Lendering et al., SubspaceAD, CVPR 2026",
-        cost="seconds to train, a millisecond an image",
+        cost="seconds to train, 1 to 3 ms an image on pixels",
         representations=("pixels", "features"),
         first_only=True,
         baseline=True,
@@ -159,7 +159,7 @@ DETECTORS = {
         target="anodetect.detectors.patchcore:PatchCore",
         summary="Baseline: distance to the nearest of normal locations that cover all of them.",
         citation="Roth et al., Towards Total Recall in Industrial Anomaly Detection, CVPR 2022",
-        cost="a minute to train, tens of milliseconds an image",
+        cost="half a minute to train, 50 ms an image",
         representations=("features",),
         baseline=True,
         for_few=True,
@@ -168,7 +168,7 @@ DETECTORS = {
         target="anodetect.detectors.padim:PaDiM",
         summary="Baseline: distance to the Gaussian of normal features at each place.",
         citation="Defard et al., PaDiM, ICPR Workshops 2021",
-        cost="seconds to train, tens of milliseconds an image",
+        cost="seconds to train, hardly more an image than its features take",
         representations=("features",),
         baseline=True,
     ),
@@ -177,7 +177,7 @@ DETECTORS = {
         summary="Baseline: bright is anomalous; nothing is learned.",
         citation="Meissen et al., Challenging Current Semi-Supervised Anomaly Segmentation "
         "Methods, MIDL 2021",
-        cost="nothing to train, a millisecond an image",
+        cost="nothing to train, less than a millisecond an image",
         baseline=True,
     ),
 }

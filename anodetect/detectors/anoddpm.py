@@ -23,7 +23,8 @@ defects. Everything is learned on fit and tune and then frozen. Larger = more an
 
 Fails on stationary texture under uneven light where it sees pixels: on magnetic tile its image
 AUROC is about 0.7, on features 0.84. Tiles whose grey values are inverted, which differ little from
-tiles, it takes for normal. Cost: minutes to train, tens of milliseconds an image.
+tiles, it takes for normal. Cost: minutes to train, 14 ms an image on pixels
+and 50 ms on features.
 """
 
 import time

@@ -10,7 +10,8 @@ AnoDDPM by far on brain tumours. Larger = more anomalous.
 
 It finds what differs from normal at the scale of the noise; finer defects pass through. Fails on
 blurred images: they lack only fine texture, which the network never had to restore; and on real
-data often on constant ones. Cost: minutes to train, milliseconds an image.
+data often on constant ones. Cost: a minute or two to train, 4 to 8 ms an
+image.
 """
 
 from collections.abc import Sequence

@@ -9,7 +9,7 @@ It beats many published methods on FLAIR (Meissen et al., "Challenging current s
 anomaly segmentation methods for brain MRI", MIDL 2021), where lesions are bright.
 
 Fails by design on dark, constant and blurred images: a score is high only where something is
-bright. Cost: nothing to train, a millisecond an image.
+bright. Cost: nothing to train, less than a millisecond an image.
 """
 
 from typing import Any, ClassVar

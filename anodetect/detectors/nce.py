@@ -24,7 +24,7 @@ Fails where an anomaly is in the arrangement of places that are normal each by i
 features are the pixels around a place also on constant images, whose places are among the
 likeliest. In hundreds of dimensions a Gaussian is told from data with certainty, which teaches
 nothing more: p is then too low on normal places, and log Z wrong. A flow comes closer. Far from all
-data q decides. Cost: a minute or two to train, tens of milliseconds an image.
+data q decides. Cost: two minutes to train, 59 ms an image on features.
 """
 
 import time

@@ -10,7 +10,7 @@ The distance needs about as many fit images as channels: with fewer, most direct
 to vary, and only ε says how far a departure along them is. train.jsonl then says so.
 
 Fails where images are not aligned: each place has a model of its own, and a texture is at another
-one in every image. Cost: seconds to train, a few milliseconds an image beside the features; at the
+one in every image. Cost: seconds to train, hardly more an image than its features take; at the
 defaults 20 MB of weights, and memory that does not grow with the number of images.
 """
 

@@ -23,8 +23,8 @@ importance sampling, beside that of a Gaussian: a machine that is no better has 
 else. Larger = more anomalous. `sample` makes mosaics of patches, as it knows nothing larger.
 
 Fails on whatever looks like normal patches in the wrong place, and where features are the pixels
-around a place also on constant images, whose places are among the likeliest. Cost: a minute to
-train, tens of milliseconds an image.
+around a place also on constant images, whose places are among the likeliest. Cost: two minutes to
+train, 52 ms an image on features.
 """
 
 import math

@@ -21,8 +21,8 @@ target only. Larger = more anomalous.
 Fails on what shows in both channels alike, as an image that is constant or blurred in both, and
 where the source does not determine the target. Unpaired also where what is bright in one channel is
 dark in the other, since nothing tells it so, and after little training: it starts at equal means
-and deviations of both channels, which its first steps make worse. Cost: minutes to train, tens of
-milliseconds an image.
+and deviations of both channels, which its first steps make worse. Cost: minutes to train, 12
+passes of a network an image, without pairs 24.
 """
 
 import time

@@ -17,7 +17,7 @@ Larger = more anomalous.
 
 Fails where a defect is larger than what is masked at once and like something normal elsewhere, and
 where a texture is as random as its defects: then all codes are equally surprising. Cost: minutes to
-train, tens of milliseconds an image.
+train, six passes of the prior an image, 57 ms on features.
 """
 
 import math
