@@ -25,6 +25,8 @@ data_app = typer.Typer(no_args_is_help=True, help="Data cards: what is known of 
 app.add_typer(data_app, name="data")
 backbone_app = typer.Typer(no_args_is_help=True, help="Networks whose features can be modelled.")
 app.add_typer(backbone_app, name="backbone")
+pacs_app = typer.Typer(no_args_is_help=True, help="To and from a DICOM archive.")
+app.add_typer(pacs_app, name="pacs")
 
 
 def emit(result: Any, as_json: bool, text: str) -> None:
@@ -485,6 +487,112 @@ def backbone_get(
             raise ConfigError(f"backbone {name}: not fetched")
         known = command.fetch(offered, reporter)
     emit(asdict(known), as_json, f"{name}: fetched; --set backbone={name} uses it")
+
+
+@pacs_app.command("pull")
+def pacs_pull(
+    archive: options.Archive,
+    out: options.PulledFolder,
+    modality: options.Modality = "",
+    description: options.Description = "",
+    since: options.Since = "",
+    until: options.Until = "",
+    patients: options.Patients = None,
+    retrieve: options.Retrieve = "get",
+    aet: options.OwnTitle = "ANODETECT",
+    host: options.OwnHost = "127.0.0.1",
+    port: options.OwnPort = 11112,
+    tls_cert: options.TlsCert = None,
+    tls_key: options.TlsKey = None,
+    tls_ca: options.TlsCa = None,
+    as_json: options.Json = False,
+) -> None:
+    """Fetch series into a folder that `train` and `score` read: manifest.csv and one folder a
+    series. The same command again fetches only what is missing."""
+    from anodetect.commands import pacs as command
+
+    own = command.own_side(aet, host, port, retrieve, (tls_cert, tls_key, tls_ca))
+    with terminal.reporting() as reporter:
+        result = command.pull(
+            archive,
+            out,
+            modality=modality,
+            description=description,
+            since=since,
+            until=until,
+            patients=patients,
+            own=own,
+            reporter=reporter,
+        )
+    emit(result.as_json(), as_json, command.pulled_text(result))
+    if result.incomplete:
+        raise typer.Exit(1)
+
+
+@pacs_app.command("push")
+def pacs_push(
+    directory: options.ScoreDirectory,
+    archive: options.Archive,
+    aet: options.OwnTitle = "ANODETECT",
+    tls_cert: options.TlsCert = None,
+    tls_key: options.TlsKey = None,
+    tls_ca: options.TlsCa = None,
+    as_json: options.Json = False,
+) -> None:
+    """Send the DICOM objects of a score directory to an archive, each once. They must carry the
+    identifiers of their scans: score with --heatmaps dicom --keep-identifiers."""
+    from anodetect.commands import pacs as command
+
+    own = command.own_side(aet, tls=(tls_cert, tls_key, tls_ca))
+    with terminal.reporting() as reporter:
+        result = command.push(directory, archive, own=own, reporter=reporter)
+    finish(result.as_json(), as_json, command.pushed_text(result))
+
+
+@pacs_app.command("listen")
+def pacs_listen(
+    run: options.Run,
+    out: options.NodeFolder,
+    to: options.PushTo = "",
+    watch: options.Watch = None,
+    quiet: options.Quiet = 30.0,
+    count: options.CountOf = False,
+    allow: options.Allow = None,
+    aet: options.OwnTitle = "ANODETECT",
+    host: options.OwnHost = "127.0.0.1",
+    port: options.OwnPort = 11112,
+    tls_cert: options.TlsCert = None,
+    tls_key: options.TlsKey = None,
+    tls_ca: options.TlsCa = None,
+    heatmaps: options.Heatmaps = "dicom,png",
+    keep_identifiers: options.KeepIdentifiers = False,
+    far: options.ScoreFar = None,
+    device: options.Device = "auto",
+    as_json: options.Json = False,
+) -> None:
+    """Score every series that is sent to this node, and push its results to an archive, until
+    SIGTERM or Ctrl-C. Started again it goes on; nothing is lost or done twice."""
+    from anodetect.commands import listen as command
+    from anodetect.commands.pacs import own_side
+
+    own = own_side(aet, host, port, tls=(tls_cert, tls_key, tls_ca))
+    with terminal.reporting() as reporter:
+        result = command.listen(
+            run,
+            out,
+            to=to,
+            watch=watch,
+            quiet=quiet,
+            count=count,
+            allowed=allow or [],
+            own=own,
+            heatmaps=_names(heatmaps),
+            keep_identifiers=keep_identifiers,
+            far=far,
+            device=device,
+            reporter=reporter,
+        )
+    emit(result.as_json(), as_json, result.text())
 
 
 def _names(text: str) -> list[str]:

@@ -248,3 +248,71 @@ BackboneName = Annotated[
 ]
 Revision = Annotated[str, typer.Option(help="A branch, tag or commit; its commit is noted.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Fetch it without asking.")]
+
+# -- pacs ------------------------------------------------------------------------------------------
+
+Archive = Annotated[
+    str,
+    typer.Argument(
+        help="The archive: https://host:port/dicom-web, dicom://TITLE@host:port, or dicoms:// with "
+        "TLS. A user and a password come from ANODETECT_PACS_USER and ANODETECT_PACS_PASSWORD."
+    ),
+]
+PulledFolder = Annotated[
+    Path,
+    typer.Option("--out", help="A folder; what it has of the series already is not fetched again."),
+]
+Modality = Annotated[str, typer.Option(help="Only series of this modality: CT, MR …")]
+Description = Annotated[
+    str,
+    typer.Option(help="Only series with this description, in any case; * and ? stand for others."),
+]
+Since = Annotated[str, typer.Option(help="Only studies of this day, such as 2026-01-31, or later.")]
+Until = Annotated[str, typer.Option(help="Only studies of this day or earlier.")]
+Patients = Annotated[
+    Path | None, typer.Option(help="A file of patient IDs, one a line: only theirs.")
+]
+Retrieve = Annotated[
+    str,
+    typer.Option(
+        help="How series come by DIMSE: get (on the same connection), or move (the archive must "
+        "know --aet, --host and --port)."
+    ),
+]
+OwnTitle = Annotated[str, typer.Option("--aet", help="Our AE title.")]
+OwnHost = Annotated[str, typer.Option("--host", help="The address on which objects are received.")]
+OwnPort = Annotated[int, typer.Option("--port", min=0, max=65535, help="And the port.")]
+NodeFolder = Annotated[
+    Path,
+    typer.Option(
+        "--out", help="The folder of the node: what arrives and its scores; used again later."
+    ),
+]
+PushTo = Annotated[str, typer.Option("--to", help="The archive that results are pushed to.")]
+Watch = Annotated[
+    Path | None,
+    typer.Option(help="Take DICOM files that appear in this folder; nothing is listened to then."),
+]
+Quiet = Annotated[
+    float,
+    typer.Option(min=0.1, help="Seconds without a new image after which a series is whole."),
+]
+CountOf = Annotated[
+    bool,
+    typer.Option(
+        "--count",
+        help="Ask the archive of --to how many objects a series has: it is whole when all came.",
+    ),
+]
+Allow = Annotated[
+    list[str] | None,
+    typer.Option(help="An AE title that may send; may be repeated. On loopback all may otherwise."),
+]
+TlsCert = Annotated[
+    Path | None, typer.Option(help="Our certificate (PEM), shown to the other side.")
+]
+TlsKey = Annotated[Path | None, typer.Option(help="Its private key (PEM).")]
+TlsCa = Annotated[
+    Path | None,
+    typer.Option(help="The authorities (PEM) that vouch for the other side; else the system's."),
+]

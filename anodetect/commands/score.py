@@ -76,7 +76,7 @@ def score(
     shard: str = "1/1",
     sign: Path | None = None,
     device: str = "auto",
-    engine: str = "local",
+    engine: str | Engine = "local",
     workers: int | None = None,
     command: Sequence[str] = (),
     reporter: Reporter | None = None,
@@ -89,14 +89,15 @@ def score(
     "i/n" scores the i-th of n parts, which the contents of the files decide. Files that the model
     cannot judge fail unless `accept_different`. `roi` is a mask of where images count, by default
     the run's. `sign` is a file with an Ed25519 private key. `engine` is one of ENGINES: "local"
-    scores on this machine, in as many processes as help or in `workers`; "ray" on a cluster.
+    scores on this machine, in as many processes as help or in `workers`; "ray" on a cluster; or an
+    engine itself.
     ConfigError and DataError before any work for what cannot be scored.
     """
     reporter, began = reporter or Silent(), time.monotonic()
     far = _false_alarm_rate(far, fdr)
-    run_engine = engine_named(engine, workers)
+    run_engine = engine_named(engine, workers) if isinstance(engine, str) else engine
     key = verification.private_key(sign) if sign else None
-    _check_options(heatmaps, shard, device if engine == "local" else "auto")
+    _check_options(heatmaps, shard, "auto" if engine == "ray" else device)
     if not resume:
         directories.refuse_used(out, allowed=(directories.LOCK,))
     run = runs.read(run_path)

@@ -87,17 +87,23 @@ def device_type(device: str) -> str:
 class Worker:
     """A model that scores files and writes what there is to write of each.
 
-    It computes on `count` threads, or on as many as are set. Without `run` the run is read;
-    RunError if it is no longer the one that the task names.
+    It computes on `count` threads, or on as many as are set. Without `run` the run is read, without
+    `model` its model is loaded; RunError if it is no longer the one that the task names.
     """
 
-    def __init__(self, task: Task, count: int | None = None, run: Run | None = None) -> None:
+    def __init__(
+        self,
+        task: Task,
+        count: int | None = None,
+        run: Run | None = None,
+        model: Model | None = None,
+    ) -> None:
         check_device(task.device)
         self.task = task
         self.run = run or runs.read(task.run)
         if self.run.model_sha256 != task.model_sha256:
             raise RunError(f"{task.run} is not the model that this scoring was started with")
-        self.model = Model.load(self.run, task.device)
+        self.model = model or Model.load(self.run, task.device)
         self.model.preprocess.roi = task.roi or self.model.preprocess.roi
         self.host = environment.host(device_type(task.device))
         self.threads = count or threads.in_use()

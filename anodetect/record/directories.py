@@ -13,8 +13,8 @@
     audit.json       model, calibration, command, counts, the hashes of all tables, and the head
 
 The head stands for all of it: for the rows through their chain, for the other tables through their
-hashes in audit.json, for the other files through outputs.parquet. report.html, signature.json and
-reviews are not part of the record. docs/formats.md is the specification.
+hashes in audit.json, for the other files through outputs.parquet. report.html, signature.json,
+pushed.jsonl and reviews are not part of the record. docs/formats.md is the specification.
 """
 
 import json
@@ -52,7 +52,9 @@ from anodetect.record.tables import read_table, write_table
 FORMAT, OLDEST = 3, 2
 AUDIT_FILE = "audit.json"
 JOURNAL, LOCK = "journal.jsonl", ".lock"  # only while a scoring is under way
-OUTSIDE = (AUDIT_FILE, "report.html", "signature.json", JOURNAL, LOCK)  # not among the outputs
+PUSHED, PUSHED_LOCK = "pushed.jsonl", "pushed.lock"  # what an archive has taken
+# Not among the outputs
+OUTSIDE = (AUDIT_FILE, "report.html", "signature.json", JOURNAL, LOCK, PUSHED, PUSHED_LOCK)
 BOOTSTRAP = "bootstrap.npz"
 # The tables that pages are drawn from.
 READ = ("scores.parquet", "groups.parquet", "slices.parquet", "outputs.parquet")

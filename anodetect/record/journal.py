@@ -25,6 +25,11 @@ from anodetect.record.rows import JournalEntry, OutputRow, entry_from_json, entr
 OPTIONS = "options"  # the key of the first line
 
 
+def is_finished(path: Path) -> bool:
+    """Return whether a scoring has written all of its score directory."""
+    return (path / directories.AUDIT_FILE).exists() and not (path / directories.JOURNAL).exists()
+
+
 class Journal:
     """The journal of the score directory `path`; a context manager that holds the directory's lock.
 
@@ -69,7 +74,7 @@ class Journal:
     def _open(self) -> None:
         # A record beside its journal is complete, but perhaps not signed: all that comes after
         # scoring is done again.
-        if (self.path / directories.AUDIT_FILE).exists() and not self.file.exists():
+        if is_finished(self.path):
             raise RunError(f"{self.path}: this scoring is finished; choose another --out")
         for file in walk(self.path):
             if file.name.startswith(WRITING):  # by a process that was killed

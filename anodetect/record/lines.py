@@ -1,0 +1,59 @@
+"""A file of JSON lines that is only appended to, and survives a crash.
+
+Lines are flushed to the disk before `append` returns. What a killed process left behind the last
+complete line is cut off when the file is opened again.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from anodetect.files import write_error
+
+
+class LineFile:
+    """The lines of `file`; a context manager that holds it open for appending. `is_whole` says
+    whether a line, with its end, is one that was written."""
+
+    def __init__(self, file: Path, is_whole: Callable[[bytes], bool]) -> None:
+        self.file, self.is_whole = file, is_whole
+
+    def __enter__(self) -> "LineFile":
+        end = 0
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            for line in self.lines():
+                end += len(line)
+            self.stream = self.file.open("ab")
+            self.stream.truncate(end)
+        except OSError as error:
+            raise write_error(self.file, error) from None
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stream.close()
+
+    def lines(self) -> Iterator[bytes]:
+        """Yield the lines up to the first that is not whole; none if there is no file."""
+        if not self.file.is_file():
+            return
+        with self.file.open("rb") as stream:
+            for line in stream:
+                if not line.endswith(b"\n") or not self.is_whole(line):
+                    return
+                yield line
+
+    def append(self, lines: Sequence[bytes]) -> None:
+        """Add lines, without their ends; RunError if there is no room."""
+        try:
+            self.stream.write(b"".join(line + b"\n" for line in lines))
+            self.stream.flush()
+            os.fsync(self.stream.fileno())
+        except OSError as error:
+            raise write_error(self.file, error) from None

@@ -1,0 +1,612 @@
+"""To and from an archive: against Orthanc with its DICOMweb plugin and dcmtk's dcmqrscp, which are
+programs of the distribution."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from pydicom.uid import generate_uid
+from test_dicom import SECRETS, instance
+
+import anodetect
+from anodetect.commands import pacs
+from anodetect.errors import ConfigError, DataError
+from anodetect.pacs import connection
+from anodetect.pacs.archive import ArchiveError, FoundSeries
+from anodetect.pacs.inbox import Inbox, Limits
+from anodetect.pacs.nodes import Own, Tls, address_of
+from anodetect.record import directories
+
+pytest.importorskip("pynetdicom", reason="the extra `pacs` is not installed")
+pytest.importorskip("dicomweb_client", reason="the extra `pacs` is not installed")
+from anodetect.pacs.receiver import receiving  # needs the extra
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::UserWarning:pydicom.*", "ignore::UserWarning:highdicom.*"
+)
+PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
+ORTHANC = shutil.which("Orthanc")
+needs_orthanc = pytest.mark.skipif(
+    ORTHANC is None or not PLUGIN.is_file(),
+    reason="no orthanc here: apt-get install orthanc orthanc-dicomweb",
+)
+needs_dcmtk = pytest.mark.skipif(
+    not (shutil.which("dcmqrscp") and shutil.which("storescu")),
+    reason="no dcmtk here: apt-get install dcmtk",
+)
+SLICES = 3
+SECRET = "tagged"  # is in all that SECRETS says of a patient
+
+
+# -- Scans -----------------------------------------------------------------------------------------
+
+
+def voxels(seed):
+    """A made-up head, CT in Hounsfield units [SLICES, 16, 16]."""
+    rng = np.random.default_rng(seed)
+    down, right = np.mgrid[:16, :16] - 7.5
+    inside = down**2 + right**2 < 40
+    made = np.full((SLICES, 16, 16), -1000, np.int16)
+    made[:, inside] = rng.integers(0, 80, (SLICES, inside.sum()))
+    return made
+
+
+def write_scan(folder, seed, **tags):
+    """A series of a study and a patient of its own; return its UID and its files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    uids = tuple(generate_uid() for _ in range(3))
+    tags = {"Modality": "CT", "PatientID": f"TAGGED-{seed}", "RescaleSlope": 1} | tags
+    files = []
+    for number, stored in enumerate(voxels(seed)):
+        made = instance(stored, number=number, uids=uids, RescaleIntercept=0, **tags)
+        files.append(folder / f"{seed}-{number}.dcm")
+        made.save_as(files[-1], enforce_file_format=True)
+    return uids[1], files
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_key(tmp_path_factory):
+    """A key for pseudonyms of the tests' own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "config"))
+        yield
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run that has learned nothing but ranges: all it needs is 20 heads."""
+    folder = tmp_path_factory.mktemp("heads")
+    for seed in range(20):
+        write_scan(folder / f"head{seed}", seed)
+    out = tmp_path_factory.mktemp("runs") / "intensity"
+    anodetect.train(str(folder), "intensity", out)
+    return out
+
+
+# -- Servers ---------------------------------------------------------------------------------------
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def wait_for_port(port, process):
+    for _ in range(400):
+        assert process.poll() is None, "the server ended"
+        with socket.socket() as trial:
+            trial.settimeout(1)
+            if trial.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    raise AssertionError(f"nothing listens on {port}")
+
+
+@contextmanager
+def running(*command, port, log):
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            command, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            wait_for_port(port, process)
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+
+class Orthanc:
+    """An archive that runs: its addresses by both protocols, and what it has."""
+
+    def __init__(self, http, dicom):
+        self.http, self.url = http, f"http://127.0.0.1:{http}/dicom-web"
+        self.dimse = f"dicom://ORTHANC@127.0.0.1:{dicom}"
+
+    def rest(self, path):
+        import requests
+
+        return requests.get(f"http://127.0.0.1:{self.http}{path}", timeout=10).json()
+
+    def add(self, files):
+        import requests
+
+        for file in files:
+            requests.post(
+                f"http://127.0.0.1:{self.http}/instances", data=file.read_bytes(), timeout=10
+            ).raise_for_status()
+
+    def series(self):
+        """All series as (modality, study, number of objects)."""
+        found = []
+        for each in self.rest("/series?expand"):
+            study = self.rest(f"/studies/{each['ParentStudy']}")["MainDicomTags"]
+            tags = each["MainDicomTags"]
+            found.append((tags["Modality"], study["StudyInstanceUID"], len(each["Instances"])))
+        return sorted(found)
+
+
+@pytest.fixture(scope="module")
+def orthanc(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("orthanc")
+    http, dicom, own = free_port(), free_port(), free_port()
+    settings = {
+        "StorageDirectory": str(folder / "db"),
+        "IndexDirectory": str(folder / "db"),
+        "HttpPort": http,
+        "DicomPort": dicom,
+        "DicomAet": "ORTHANC",
+        "RemoteAccessAllowed": False,
+        "AuthenticationEnabled": False,
+        "Plugins": [str(PLUGIN)],
+        "DicomModalities": {"own": ["ANODETECT", "127.0.0.1", own]},
+        "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
+    }
+    file = folder / "orthanc.json"
+    file.write_text(json.dumps(settings))
+    with running(ORTHANC, str(file), port=http, log=folder / "log"):
+        archive = Orthanc(http, dicom)
+        archive.own_port = own
+        yield archive
+
+
+@pytest.fixture
+def dcmqrscp(tmp_path):
+    """dcmtk's archive; return its address and the port to which it sends what is moved."""
+    port, own = free_port(), free_port()
+    store = tmp_path / "qr"
+    store.mkdir()
+    config = tmp_path / "qr.cfg"
+    config.write_text(
+        f"NetworkTCPPort = {port}\nMaxPDUSize = 16384\nMaxAssociations = 16\n"
+        f"HostTable BEGIN\nown = (ANODETECT, localhost, {own})\nHostTable END\n"
+        "VendorTable BEGIN\nVendorTable END\n"
+        f"AETable BEGIN\nDCMTK {store} RW (100, 1024mb) ANY\nAETable END\n"
+    )
+    with running("dcmqrscp", "-c", str(config), port=port, log=tmp_path / "log"):
+        yield f"dicom://DCMTK@127.0.0.1:{port}", own
+
+
+def send(port, files, title="ANODETECT", calling="SCANNER", more=()):
+    """Send files with dcmtk; return whether all were taken."""
+    done = subprocess.run(
+        [
+            "storescu",
+            *map(str, more),
+            "-aet",
+            calling,
+            "-aec",
+            title,
+            "127.0.0.1",
+            str(port),
+            *map(str, files),
+        ],
+        check=False,
+        capture_output=True,
+    )
+    return done.returncode == 0
+
+
+def manifest(folder):
+    with (folder / "manifest.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def texts_with(secret, folder):
+    """The files below a folder, other than DICOM objects, in which a text stands."""
+    found = []
+    for file in folder.rglob("*"):
+        if file.is_file() and file.suffix != ".dcm" and secret in file.read_bytes().lower():
+            found.append(file.name)
+    return found
+
+
+# -- Pull ------------------------------------------------------------------------------------------
+
+
+@needs_orthanc
+@pytest.mark.parametrize("how", ["web", "get", "move"])
+def test_a_pull_brings_what_was_asked_for_once(orthanc, tmp_path, how, run):
+    marks = {"SeriesDescription": f"Tagged head {how}"}
+    wanted = [write_scan(tmp_path / "in", seed, **marks) for seed in (1, 2)]
+    others = [
+        write_scan(tmp_path / "in", 3, SeriesDescription=f"Tagged foot {how}"),
+        write_scan(tmp_path / "in", 4, StudyDate="20180101", **marks),
+        write_scan(tmp_path / "in", 5, Modality="MR", **marks),
+    ]
+    for _, files in wanted + others:
+        orthanc.add(files)
+    archive = orthanc.url if how == "web" else orthanc.dimse
+    own = pacs.own_side(port=orthanc.own_port, retrieve="move" if how == "move" else "get")
+    out = tmp_path / "out"
+
+    def pull(**more):
+        return pacs.pull(
+            archive, out, modality="ct", description=f"*head {how}", since="2019-01-01", own=own,
+            **more,
+        )  # fmt: skip
+
+    result = pull()
+    assert (result.series, result.fetched, result.missing) == (2, 2 * SLICES, 0)
+    assert {row["path"] for row in manifest(out)} == {uid for uid, _ in wanted}
+    for uid, files in wanted:
+        sent = {pydicom.dcmread(file).SOPInstanceUID: file for file in files}
+        got = {file.stem: file for file in (out / uid).iterdir()}
+        assert set(got) == set(sent)
+        for name, file in got.items():
+            assert pydicom.dcmread(file).PixelData == pydicom.dcmread(sent[name]).PixelData
+    assert not texts_with(SECRETS["PatientName"].lower().encode(), tmp_path / "out")
+
+    (out / wanted[0][0] / f"{pydicom.dcmread(wanted[0][1][1]).SOPInstanceUID}.dcm").unlink()
+    again = pull()
+    assert (again.fetched, again.present) == (1, 2 * SLICES - 1)
+
+    scored = anodetect.score(run, [str(out)], tmp_path / "scores", heatmaps=[])
+    assert (scored.scored, scored.failed) == (2, 0)
+
+
+@needs_dcmtk
+@pytest.mark.parametrize("retrieve", ["get", "move"])
+def test_a_pull_from_dcmtk(dcmqrscp, tmp_path, retrieve):
+    archive, port = dcmqrscp
+    uid, files = write_scan(tmp_path / "in", 1, PatientID="TAGGED-A")
+    _, others = write_scan(tmp_path / "in", 2, PatientID="TAGGED-B")
+    assert send(address_of(archive).port, files + others, title="DCMTK")
+    (tmp_path / "list").write_text("# wanted\nTAGGED-A\n")
+    own = pacs.own_side(port=port, retrieve=retrieve)
+    result = pacs.pull(archive, tmp_path / "out", patients=tmp_path / "list", own=own)
+    assert (result.series, result.fetched, result.passed_over) == (1, SLICES, 0)
+    (row,) = manifest(tmp_path / "out")
+    assert (row["path"], row["images"], row["missing"]) == (uid, str(SLICES), "0")
+    assert row["group"].startswith("patient-")
+
+
+class Stub:
+    """An archive of one series that hands out only the first `most` objects of a request."""
+
+    name = "stub"
+
+    def __init__(self, uid, files, most):
+        self.uid, self.most = uid, most
+        self.files = {str(pydicom.dcmread(file).SOPInstanceUID): file for file in files}
+        self.study = str(pydicom.dcmread(files[0]).StudyInstanceUID)
+        self.asked = []
+
+    def studies(self, query):
+        yield self.study
+
+    def series(self, study):
+        yield FoundSeries(study, self.uid, "CT", "Tagged")
+
+    def instances(self, study, series):
+        return list(self.files)
+
+    def fetch(self, study, series, instances, keep):
+        wanted = list(self.files) if instances is None else list(instances)
+        self.asked.append(len(wanted))
+        for each in wanted[: self.most]:
+            keep(self.files[each].read_bytes())
+
+    def close(self):
+        pass
+
+
+def test_a_series_that_comes_in_part_is_said_and_completed_later(tmp_path, monkeypatch):
+    archive = Stub(*write_scan(tmp_path / "in", 1), most=2)
+    monkeypatch.setattr(pacs, "connect", lambda address, own: archive)
+    result = pacs.pull("http://stub", tmp_path / "out")
+    assert (result.fetched, result.incomplete, result.missing) == (2, 1, 1)
+    assert [row["missing"] for row in manifest(tmp_path / "out")] == ["1"]
+
+    rows = manifest(tmp_path / "out")
+    with (tmp_path / "out" / "manifest.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*rows[0], "label"])
+        writer.writeheader()
+        writer.writerow(rows[0] | {"label": "0"})  # what a user adds stays
+    result = pacs.pull("http://stub", tmp_path / "out")
+    assert (result.fetched, result.present, result.missing) == (1, 2, 0)
+    assert archive.asked == [3, 1]
+    assert [(row["missing"], row["label"]) for row in manifest(tmp_path / "out")] == [("0", "0")]
+
+
+def test_an_object_of_another_series_is_not_written(tmp_path, monkeypatch):
+    uid, files = write_scan(tmp_path / "in", 1)
+    archive = Stub(uid, files, most=9)
+    _, strangers = write_scan(tmp_path / "in", 2)
+    archive.files = dict(zip(archive.files, strangers, strict=True))
+    monkeypatch.setattr(pacs, "connect", lambda address, own: archive)
+    result = pacs.pull("http://stub", tmp_path / "out")
+    assert (result.fetched, result.missing) == (0, SLICES)
+    assert not list((tmp_path / "out").rglob("*.dcm"))
+
+
+def test_a_list_of_patients_is_not_quoted(tmp_path):
+    file = tmp_path / "list"
+    for text in ("TAGGED*\n", "", "TAGGED-1\nTAGGED\\2\n"):
+        file.write_text(text)
+        with pytest.raises(ConfigError) as error:
+            pacs.pull("dicom://A@localhost:1", tmp_path / "out", patients=file)
+        assert "TAGGED" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "", "nowhere", "ftp://host/", "dicom://host:104", "dicom://TITLE@host", "https://",
+        "https://user:secret@host/dicom-web", "dicom://TITLE:secret@host:104",
+        "dicom://A-TITLE-THAT-IS-TOO-LONG@host:104", "http://host:port/",
+    ],
+)  # fmt: skip
+def test_what_is_no_address_is_refused(url):
+    with pytest.raises(ConfigError) as error:
+        address_of(url)
+    assert "secret" not in str(error.value)
+
+
+def test_addresses():
+    web = address_of("https://host:8043/dicom-web/")
+    assert (web.web, web.secure, web.url) == (True, True, "https://host:8043/dicom-web")
+    node = address_of("dicoms://PACS@host:2762")
+    assert (node.web, node.secure, node.title, node.port) == (False, True, "PACS", 2762)
+
+
+# pynetdicom leaves the socket of a connection that was refused to be collected.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_archive_that_is_not_there(tmp_path):
+    port = free_port()
+    for address in (f"http://127.0.0.1:{port}/dicom-web", f"dicom://A@127.0.0.1:{port}"):
+        with pytest.raises(ArchiveError, match="cannot be reached"):
+            pacs.pull(address, tmp_path / "out")
+
+
+def test_the_extra_is_named_where_it_is_missing(monkeypatch, tmp_path):
+    monkeypatch.setattr(connection, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"pip install 'anodetect\[pacs\]'"):
+        pacs.pull("http://host/dicom-web", tmp_path / "out")
+
+
+# -- Push ------------------------------------------------------------------------------------------
+
+
+@needs_orthanc
+@pytest.mark.parametrize("how", ["web", "dimse"])
+def test_results_go_beside_their_scans_once(orthanc, run, tmp_path, how):
+    _, files = write_scan(tmp_path / "in", 7)
+    orthanc.add(files)
+    study = str(pydicom.dcmread(files[0]).StudyInstanceUID)
+    archive = orthanc.url if how == "web" else orthanc.dimse
+    scores = tmp_path / "scores"
+    anodetect.score(run, [str(tmp_path / "in")], scores, heatmaps=["dicom"], keep_identifiers=True)
+    outputs = {file.name for file in scores.rglob("*.dcm")}
+    assert len(outputs) >= 2
+    result = pacs.push(scores, archive)
+    assert (result.pushed, result.before, result.failures) == (len(outputs), 0, ())
+    mine = [each for each in orthanc.series() if each[1] == study]
+    assert sum(count for modality, _, count in mine if modality != "CT") == len(outputs)
+
+    again = pacs.push(scores, archive)
+    assert (again.pushed, again.before) == (0, len(outputs))
+    assert anodetect.verify(scores).intact
+    assert not texts_with(b"tagged^jane", scores)
+
+
+def test_results_with_pseudonyms_are_not_sent(run, tmp_path):
+    _, _ = write_scan(tmp_path / "in", 8)
+    scores = tmp_path / "scores"
+    anodetect.score(run, [str(tmp_path / "in")], scores, heatmaps=["dicom"])
+    with pytest.raises(DataError, match="--keep-identifiers"):
+        pacs.push(scores, "http://127.0.0.1:9/dicom-web")
+    plain = tmp_path / "plain"
+    anodetect.score(run, [str(tmp_path / "in")], plain, heatmaps=[], keep_identifiers=True)
+    with pytest.raises(DataError, match="--heatmaps dicom"):
+        pacs.push(plain, "http://127.0.0.1:9/dicom-web")
+
+
+# -- Listen ----------------------------------------------------------------------------------------
+
+
+def states(out):
+    """The last state of each job of a node, by its number."""
+    found = {}
+    file = out / "ledger.jsonl"
+    for line in file.read_text().splitlines() if file.is_file() else []:
+        with_state = json.loads(line)
+        found[with_state["job"]] = with_state["state"]
+    return found
+
+
+def wait_until(true, seconds=60):
+    for _ in range(20 * seconds):
+        if true():
+            return
+        time.sleep(0.05)
+    raise AssertionError("it took too long")
+
+
+@contextmanager
+def listening(run, out, port, *more, log):
+    """A node in a process of its own, which is killed at the end."""
+    command = [
+        sys.executable, "-m", "anodetect.cli", "pacs", "listen", str(run), "--out", str(out),
+        "--port", str(port), "--quiet", "0.5", "--json", *more,
+    ]  # fmt: skip
+    with log.open("ab") as stream:
+        process = subprocess.Popen(
+            command, stdout=stream, stderr=stream, start_new_session=True, env=os.environ
+        )
+        try:
+            if "--watch" not in more:
+                wait_for_port(port, process)
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def inbox(tmp_path):
+    return Inbox(tmp_path / "node", lambda series: (), quiet=0)
+
+
+def own_certificate(folder):
+    """A certificate for 127.0.0.1 that vouches for itself, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False
+        )
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    (folder / "cert.pem").write_bytes(made.public_bytes(pem))
+    plain = serialization.NoEncryption()
+    format_ = serialization.PrivateFormat.PKCS8
+    (folder / "key.pem").write_bytes(key.private_bytes(pem, format_, plain))
+    return folder / "cert.pem", folder / "key.pem"
+
+
+@needs_dcmtk
+def test_with_tls_a_sender_shows_a_certificate(inbox, tmp_path):
+    cert, key = own_certificate(tmp_path)
+    _, files = write_scan(tmp_path / "in", 1)
+    own = Own(port=0, tls=Tls(cert, key, cert))
+    with receiving(inbox.add, own, (), Limits().object_bytes) as port:
+        assert not send(port, files)  # without TLS
+        assert not send(port, files, more=["+tla", "-ic"])  # without a certificate
+        assert not inbox.arriving
+        assert send(port, files, more=["+tls", key, cert, "+cf", cert])
+    assert [each.files for each in inbox.arriving.values()] == [SLICES]
+
+
+@needs_dcmtk
+def test_an_object_that_is_too_large_ends_its_connection(inbox, tmp_path):
+    _, files = write_scan(tmp_path / "in", 1)
+    big = tmp_path / "big.dcm"
+    made = pydicom.dcmread(files[0])
+    made.Rows = made.Columns = 2048
+    made.PixelData = bytes(2 * 2048**2)
+    made.save_as(big)
+    with receiving(inbox.add, Own(port=0), (), limit=2**20) as port:
+        assert not send(port, [big])
+        assert send(port, files)
+    assert [each.files for each in inbox.arriving.values()] == [SLICES]
+
+
+def test_other_machines_are_heard_by_name_only(inbox):
+    with (
+        pytest.raises(ConfigError, match="--allow"),
+        receiving(inbox.add, Own(host="0.0.0.0", port=0), (), 1),
+    ):
+        pass
+
+
+@needs_orthanc
+@needs_dcmtk
+def test_a_node_that_is_killed_loses_and_doubles_nothing(orthanc, run, tmp_path):
+    scans = [write_scan(tmp_path / "in", seed)[1] for seed in range(30, 35)]
+    for files in scans:
+        orthanc.add(files)
+    out, port, log = tmp_path / "node", free_port(), tmp_path / "log"
+    more = ["--to", orthanc.url, "--heatmaps", "dicom", "--allow", "SCANNER"]
+    more += ["--count", "--quiet", "5"]  # whole ones wait a fifth of it
+
+    with listening(run, out, port, *more, log=log) as node:
+        assert not send(port, scans[0], calling="STRANGER")
+        assert all(send(port, files) for files in scans[:3])
+        wait_until(lambda: "started" in states(out).values())
+        assert send(port, scans[3][:1])
+        node.send_signal(signal.SIGKILL)
+        node.wait()
+
+    with listening(run, out, port, *more, log=log) as node:
+        assert all(send(port, files) for files in scans[::-1])  # some for the second time
+        wait_until(lambda: list(states(out).values()) == ["delivered"] * 5)
+        node.send_signal(signal.SIGTERM)
+        assert node.wait(20) == 0
+
+    found = orthanc.series()
+    for files in scans:
+        study = str(pydicom.dcmread(files[0]).StudyInstanceUID)
+        counts = {modality: count for modality, other, count in found if other == study}
+        assert counts.pop("CT") == SLICES
+        (job,) = [
+            each
+            for each in (out / "jobs").iterdir()
+            if (each / "files" / f"{pydicom.dcmread(files[0]).SOPInstanceUID}.dcm").is_file()
+        ]
+        assert len(list((job / "files").iterdir())) == SLICES
+        assert sum(counts.values()) == len(list((job / "scores").rglob("*.dcm")))
+        assert anodetect.verify(job / "scores").intact
+
+    assert SECRET not in log.read_text().lower()
+    assert SECRET not in (out / "ledger.jsonl").read_text().lower()
+    assert not texts_with(b"tagged^jane", out)
+
+
+def test_a_watched_folder_is_the_same_with_files(run, tmp_path):
+    incoming, out = tmp_path / "incoming", tmp_path / "node"
+    _, files = write_scan(incoming / "a", 40)
+    (incoming / "notes.txt").write_text("Tagged^Jane was here")
+    (incoming / ".hidden.dcm").write_bytes(files[0].read_bytes())
+    log = tmp_path / "log"
+    with listening(run, out, free_port(), "--watch", str(incoming), log=log) as node:
+        wait_until(lambda: list(states(out).values()) == ["delivered"])
+        write_scan(incoming / "b", 41)
+        wait_until(lambda: list(states(out).values()) == ["delivered"] * 2)
+        node.send_signal(signal.SIGTERM)
+        assert node.wait(20) == 0
+    result = json.loads(log.read_text().splitlines()[-1])
+    assert (result["finished"], result["failed"], result["waiting"]) == (2, 0, 0)
+    assert result["refused"] == {"not a readable DICOM object": 1}
+    assert SECRET not in log.read_text().lower()
+    assert not texts_with(SECRET.encode(), out)  # without --to nothing carries identifiers
+    (row,) = directories.read(out / "jobs" / "000001" / "scores").rows
+    assert row.group.startswith("patient-")
