@@ -294,13 +294,13 @@ def _score(run, data, out, resume):
 
 def test_killed_at_any_moment_and_resumed_nothing_is_lost_or_done_twice(pca_run, tmp_path):
     data = tmp_path / "data"
-    synthetic.write(data, train=1, test=40, size=32)
+    synthetic.write(data, train=1, test=20, size=32)
     whole = tmp_path / "whole"
     _score(pca_run, data, whole, False)
     files = len(list(whole.rglob("*")))
     rng = np.random.default_rng(0)
     kills, seen = 0, set()
-    for attempt in range(17):
+    for attempt in range(7):
         out = tmp_path / f"parts{attempt}"
         for _ in range(1 + attempt % 2):
             process = FORKED.Process(target=_score, args=(pca_run, data, out, True))
@@ -320,13 +320,13 @@ def test_killed_at_any_moment_and_resumed_nothing_is_lost_or_done_twice(pca_run,
             before = [entry["row"]["path"] for entry in _entries(out)]
             _score(pca_run, data, out, True)
             timings = {timing.path: timing.seconds for timing in directories.read_timings(out)}
-            assert len(timings) == 80
+            assert len(timings) == 40
             assert set(before) <= set(timings)
         assert tables(out) == tables(whole)
         assert verification.verify(out).intact
         assert not {"journal.jsonl", ".lock"} & {path.name for path in out.iterdir()}
         shutil.rmtree(out)
-    assert kills >= 20  # of 25; the rest had finished
+    assert kills >= 7  # of 10; the rest had finished
     assert len(seen) >= 3  # it was killed at different places
 
 

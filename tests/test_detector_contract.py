@@ -176,7 +176,7 @@ def trained(name, folder, channels=1, size=SIZE, **options):
 
 def hurried(name, folder, channels=1, size=SIZE):
     """Return a detector after a few steps, for what does not depend on what it has learned."""
-    return fitted(make(name, **shortened(TINY[name])), folder, channels, size)
+    return fitted(make(name, **shortened(TINY[name])), folder, channels, size, copies=1)
 
 
 def shortened(values):
@@ -190,19 +190,19 @@ def shortened(values):
     return short
 
 
-def fitted(detector, folder, channels=1, size=SIZE, **options):
+def fitted(detector, folder, channels=1, size=SIZE, copies=3, **options):
     name = name_of(detector)
     tune = batch(12, channels, size, seed=1)
-    copies = PlantedCopies(tuple(seen(name, each) for each in planted(tune)), np.arange(12))
-    options = {"planted": lambda: copies} | options
+    defective = tuple(seen(name, each) for each in planted(tune, copies))
+    options = {"planted": lambda: PlantedCopies(defective, np.arange(12))} | options
     fit, tune = seen(name, batch(48, channels, size)), seen(name, tune)
     detector.fit(fit, tune, context=context(folder, **options))
     return detector
 
 
-def planted(tune):
+def planted(tune, copies):
     """Yield copies of images with a defect in each, as training makes them."""
-    for copy in range(3):
+    for copy in range(copies):
         images = tune.images.copy()
         for row, (image, inside) in enumerate(zip(tune.images, tune.foreground, strict=True)):
             seed = copy * len(images) + row
