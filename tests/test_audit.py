@@ -1,6 +1,7 @@
 """The audit engine: nothing lost, nothing done twice, nothing changed unnoticed."""
 
 import csv
+import html
 import json
 import multiprocessing
 import os
@@ -463,28 +464,44 @@ def test_what_fails_while_it_is_scored_or_written_is_a_row_and_takes_nothing_wit
     folder = synthetic_folder / "test/good"
     names = sorted(file.name for file in folder.iterdir())
     odd = readers.read_image(folder / names[3]).mean()
-    real_score, real_write = Model.score, worker.image_writer.write
+    real_score, real_write = Model.score, worker.write_files
 
     def score(model, images, *rest):
         if any(image.mean() == odd for image in images):
             raise MemoryError
         return real_score(model, images, *rest)
 
-    def write(stem, *rest):
-        if stem.name == names[5]:
+    def write(stem, formats, *rest):
+        if stem.name == names[5] and formats == ("png",):
             raise ValueError("as a library might")
-        return real_write(stem, *rest)
+        return real_write(stem, formats, *rest)
 
     monkeypatch.setattr(Model, "score", score)
-    monkeypatch.setattr(worker.image_writer, "write", write)
+    monkeypatch.setattr(worker, "write_files", write)
     result = anodetect.score(pca_run, [str(folder)], tmp_path / "s", far=FAR)
     assert (result.scored, result.failed) == (19, 2)
     rows = {row.path: row for row in directories.read(tmp_path / "s").rows}
     assert rows[names[3]].error == "does not fit into memory"
     assert (rows[names[3]].status, rows[names[3]].score) == ("failed", None)
-    assert rows[names[5]].error == "please report: ValueError: as a library might"
+    assert rows[names[5]].error == "png: please report: ValueError: as a library might"
+    outputs = directories.read_outputs(tmp_path / "s").to_pylist()
+    written = {output["kind"] for output in outputs if output["path"] == names[5]}
+    assert written >= {"tiff", "mask"}
+    assert "png" not in written
     assert rows[names[5]].status == "ok"
     assert sorted(name for name, row in rows.items() if row.error) == [names[3], names[5]]
+
+
+def test_the_report_repeats_the_command_only_where_there_was_one(
+    pca_run, synthetic_folder, tmp_path
+):
+    file = str(min((synthetic_folder / "test/good").iterdir()))
+    command = ["anodetect", "score", "runs/my run", "parts"]
+    anodetect.score(pca_run, [file], tmp_path / "python", heatmaps=[])
+    anodetect.score(pca_run, [file], tmp_path / "shell", heatmaps=[], command=command)
+    assert "To repeat it" not in (tmp_path / "python/report.html").read_text()
+    page = html.unescape((tmp_path / "shell/report.html").read_text())
+    assert "<pre>anodetect score 'runs/my run' parts</pre>" in page
 
 
 def test_a_model_that_was_replaced_meanwhile_scores_nothing(pca_run, synthetic_folder, tmp_path):

@@ -55,8 +55,9 @@ from anodetect.imaging.preprocess import Preprocess, PreprocessConfig
 from anodetect.model.loading import Failed, LoadedImage, LoadedVolume, load
 from anodetect.model.model import Model
 from anodetect.model.read_ahead import read_ahead
-from anodetect.output import dicom as dicom_writer
-from anodetect.output import volumes as volume_writer
+from anodetect.output.dicom.findings import find_findings
+from anodetect.output.formats import write_files
+from anodetect.output.volumes import VolumeMap
 from anodetect.record import directories, runs
 from anodetect.record.runs import read as read_run
 from anodetect.types import Silent
@@ -969,7 +970,7 @@ def test_dicom_maps_lie_on_the_source_and_hold_the_values_of_the_nifti_map(score
     stem = scored / "out/heatmaps" / f"{row.path}"
     for name, expected in (
         ("heatmap", values),
-        ("segmentation", np.asarray(nib.load(f"{stem}_mask.nii").dataobj)),
+        ("segmentation", np.asarray(nib.load(f"{stem}_mask.nii.gz").dataobj)),
     ):
         found = pydicom.dcmread(f"{stem}_{name}.dcm")
         assert found.FrameOfReferenceUID == sources[0].FrameOfReferenceUID
@@ -1082,16 +1083,16 @@ def test_the_report_measures_each_finding_in_its_segment(scored):
     (row,) = directories.read(scored / "out").rows
     stem = scored / "out/heatmaps" / row.path
     values, mask = (
-        np.asarray(nib.load(f"{stem}_{name}.nii").dataobj) for name in ("heatmap", "mask")
+        np.asarray(nib.load(f"{stem}_{name}").dataobj) for name in ("heatmap.nii", "mask.nii.gz")
     )
     report, segmentation = (
         pydicom.dcmread(f"{stem}_{name}.dcm") for name in ("report", "segmentation")
     )
     groups = [
         item
-        for item in report.ContentSequence[-2].ContentSequence
+        for item in report.ContentSequence[-3].ContentSequence
         if item.ConceptNameCodeSequence[0].CodeValue == "125007"
-    ]
+    ][1:]  # after the decision
     parts, count = ndimage.label(mask)
     assert len(groups) == min(count, 20) >= 1
     voxel = np.prod(np.linalg.norm(AFFINE[:3, :3], axis=0))
@@ -1120,15 +1121,15 @@ def test_the_report_measures_each_finding_in_its_segment(scored):
     assert report.StudyInstanceUID == segmentation.StudyInstanceUID
 
 
-def test_without_findings_there_is_no_report(scored, tmp_path):
+def test_without_findings_the_segmentation_is_empty(scored, tmp_path):
     volume = read(scored / "new/s").volume
     heatmap = np.ones(volume.geometry.sides, np.float32)
-    written = volume_writer.write(
-        tmp_path / "x", ["dicom"], heatmap, volume, (0, 1), 2, "patient-x", "0" * 64
-    )
+    shown = VolumeMap(heatmap, volume, (0, 1), 2)
+    written = write_files(tmp_path / "x", ["dicom"], "volume", shown)
     assert [(each.path.name, each.kind) for each in written] == [
         ("x_heatmap.dcm", "map"),
         ("x_segmentation.dcm", "mask"),
+        ("x_report.dcm", "report"),
     ]
     assert not pydicom.dcmread(written[1].path).pixel_array.any()
 
@@ -1138,13 +1139,13 @@ def test_findings_beyond_the_first_share_a_segment(scored):
     heatmap = np.zeros(volume.geometry.sides, np.float32)
     heatmap[:, ::2, ::2] = RNG.random(heatmap[:, ::2, ::2].shape)
     heatmap[1::2] = 0
-    segments, found = dicom_writer.findings(heatmap, heatmap > 0.5, volume)
+    segments, found = find_findings(heatmap, heatmap > 0.5, volume)
     assert len(found) == 20
     assert [finding.peak for finding in found] == pytest.approx(np.sort(heatmap.ravel())[::-1][:20])
     assert np.array_equal(segments > 0, heatmap > 0.5)
     assert segments.max() == 21
     assert heatmap[segments == 21].max() <= found[-1].peak
-    nothing, found = dicom_writer.findings(heatmap, heatmap > 2, volume)
+    nothing, found = find_findings(heatmap, heatmap > 2, volume)
     assert not found
     assert not nothing.any()
 
@@ -1183,10 +1184,8 @@ def test_dcmqi_reads_the_values_and_places_of_the_nifti_maps(scored, tmp_path, k
     subprocess.run([*command, "-t", "nifti"], check=True, capture_output=True)
 
     (row,) = directories.read(scored / "out").rows
-    name = {"heatmap": "heatmap", "segmentation": "mask"}[kind]
-    expected = nib.as_closest_canonical(
-        nib.load(f"{scored / 'out/heatmaps' / row.path}_{name}.nii")
-    )
+    name = {"heatmap": "heatmap.nii", "segmentation": "mask.nii.gz"}[kind]
+    expected = nib.as_closest_canonical(nib.load(f"{scored / 'out/heatmaps' / row.path}_{name}"))
     values = np.nan_to_num(np.asarray(expected.dataobj), nan=-1)
     found = np.full_like(values, -1 if kind == "heatmap" else 0)
     for file in tmp_path.glob("*.nii.gz"):
@@ -1201,19 +1200,23 @@ def test_dcmqi_reads_the_values_and_places_of_the_nifti_maps(scored, tmp_path, k
     assert np.array_equal(found, values)
 
 
-def test_a_map_that_cannot_be_written_as_dicom_is_said_in_its_row(scored, tmp_path):
+def test_a_format_that_a_source_has_not_is_said(scored, tmp_path):
     volume, _ = head(SHAPE)
     nib.save(
         nib.Nifti1Image(volume.transpose(2, 1, 0), np.diag([-1.0, -1, 4, 1])), tmp_path / "a.nii"
     )
     result = anodetect.score(
-        scored / "run", [str(tmp_path / "a.nii")], tmp_path / "s", far=0.2, heatmaps=["dicom"]
+        scored / "run",
+        [str(tmp_path / "a.nii")],
+        tmp_path / "s",
+        far=0.2,
+        heatmaps=["dicom", "png"],
     )
-    assert result.failed == 1
-    assert (
-        directories.read(tmp_path / "s").rows[0].error
-        == "no DICOM map: the source is not DICOM; ask for nifti"
-    )
+    assert (result.scored, result.failed) == (1, 0)
+    read = directories.read(tmp_path / "s")
+    assert "1 volumes have no file as dicom, which only files of DICOM have" in read.audit.caveats
+    assert not [text for text in read.audit.caveats if "png" in text]
+    assert "only files of DICOM have" in (tmp_path / "s/report.html").read_text()
 
 
 def test_rescoring_finds_a_series_by_its_first_file(scored):

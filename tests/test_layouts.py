@@ -2,12 +2,15 @@
 passed over."""
 
 import json
+from collections import Counter
 
 import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
 
+from anodetect.commands.inspect import inspect
+from anodetect.data import split
 from anodetect.data.scan import counted, reasons, scan
 from anodetect.errors import DataError
 
@@ -331,6 +334,37 @@ def test_bids_subjects_are_groups_and_derivatives_are_passed_over(tree):
     with pytest.raises(DataError, match=r"flair \(1\), t1w \(3\)"):
         scan(root).training()
     assert len(scan(root, kind_normal=["T1w"]).training()) == 3
+
+
+def test_the_recipe_for_healthy_scans_takes_a_bids_folder(tree, tmp_path):
+    """As in docs/volumes.md: 30 subjects, a few with two sessions, and what lies beside them."""
+    names = ["dataset_description.json", "participants.tsv"]
+    for number in range(1, 31):
+        for session in ("ses-1", "ses-2")[: 1 + (number % 10 == 0)]:
+            stem = f"sub-{number:02}/{session}/anat/sub-{number:02}_{session}"
+            names += [f"{stem}_T1w.nii.gz", f"{stem}_FLAIR.nii.gz", f"{stem}_T1w.json"]
+    root = tree(*names, "derivatives/fmriprep/sub-01/anat/sub-01_T1w.nii.gz")
+    scan_of_any = nib.Nifti1Image(np.arange(1000, dtype=np.int16).reshape(10, 10, 10), np.eye(4))
+    nib.save(scan_of_any, tmp_path / "any.nii.gz")
+    for path in root.rglob("*.nii.gz"):
+        path.write_bytes((tmp_path / "any.nii.gz").read_bytes())
+
+    found, uses = inspect(str(root), kind_normal=["T1w"]), Counter()
+    for row in found.rows:
+        uses[row.use] += row.count
+        assert not row.problem
+        assert row.use.startswith("passed over") or row.sizes == "10×10×10"
+    assert uses["learn"] + uses["calibrate"] == 33
+    assert 4 <= uses["calibrate"] <= 9
+    assert found.passed_over["derivatives of a BIDS data set"] == 1
+    assert not found.doubt
+    assert "flair (33), t1w (33)" in inspect(str(root)).doubt
+
+    parts, groups = split.assign(scan(root, kind_normal=["T1w"]).training()), []
+    for part in (parts.fit, parts.tune, parts.calibrate):
+        groups.append({record.group for record in part})
+    assert set.union(*groups) == {f"sub-{number:02}" for number in range(1, 31)}
+    assert sum(map(len, groups)) == 30
 
 
 def test_sequences_of_one_patient_are_not_mixed_and_segmentations_are_truth(tree):

@@ -1,5 +1,6 @@
 """Every format of the table is written, and read back by a library that did not write it."""
 
+import gzip
 import json
 
 import nibabel as nib
@@ -10,16 +11,20 @@ from imagecodecs import png_decode
 from matplotlib.path import Path as Outline
 from PIL import Image
 from scipy import ndimage
-from test_dicom import read, voxels, write_series
+from test_dicom import instance, read, voxels, write_series
 from test_volumes import prepared, save_nifti
 
 import anodetect
 from anodetect.errors import ConfigError
 from anodetect.output import formats, images, pictures, volumes
+from anodetect.output.about import About
+from anodetect.stats.decision import Decision, Rule
 
 RNG = np.random.default_rng(3)
 THRESHOLD = 0.5
 SCALE = (0.0, 1.0)
+FLAGGED = Decision(Rule(0.05), 7.0, p_value=0.02, flagged=True, threshold=6.0)
+ABOUT = About("patient-x", "0" * 64, FLAGGED)
 AFFINE = np.array([[-0.8, 0.1, 0, 10], [0.1, 1.1, 0, -20], [0, 0, 2.5, 5], [0, 0, 0, 1]])
 
 pytestmark = pytest.mark.filterwarnings(
@@ -33,22 +38,20 @@ def own_key(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "config"))
 
 
-def write_image(folder, name):
+def write_image(folder, name, header=None):
     """Write a map of random values, some not scored, in a format; return it and the image."""
     heatmap = RNG.random((20, 24)).astype(np.float32)
     heatmap[3:6, 4:9] = np.nan
     image = RNG.integers(0, 4096, (1, 20, 24)).astype(np.float32)
-    written = images.write(folder / "a.png", [name], heatmap, image, SCALE, THRESHOLD)
-    return written, heatmap, image
+    shown = images.ImageMap(heatmap, image, SCALE, THRESHOLD, header=header, about=ABOUT)
+    return formats.write_files(folder / "a.png", [name], "image", shown), heatmap, image
 
 
 def write_volume(folder, name, volume):
     heatmap = RNG.random(volume.geometry.sides).astype(np.float32)
     heatmap[2, 3:6, 4:9] = np.nan
-    written = volumes.write(
-        folder / "a", [name], heatmap, volume, SCALE, THRESHOLD, "patient-x", "0" * 64
-    )
-    return written, heatmap
+    shown = volumes.VolumeMap(heatmap, volume, SCALE, THRESHOLD, about=ABOUT)
+    return formats.write_files(folder / "a", [name], "volume", shown), heatmap
 
 
 @pytest.fixture
@@ -111,6 +114,9 @@ def mask_volume(folder, request):
     expected = volume.geometry.to_source(heatmap > THRESHOLD)
     assert np.array_equal(np.asarray(found.dataobj), expected)
     assert np.array_equal(found.affine, nib.load(folder / "source.nii.gz").affine)
+    packed = written.path.read_bytes()
+    assert len(packed) < len(gzip.decompress(packed))
+    assert packed[3:8] == bytes(5)  # gzip's flags and time: neither name nor time of day
 
 
 def png_volume(folder, request):
@@ -145,6 +151,18 @@ def dicom_volume(folder, request):
     assert pydicom.dcmread(written[2].path).Modality == "SR"
 
 
+def dicom_image(folder, request):
+    """Against pydicom: the picture that is written as PNG, which the report refers to."""
+    pytest.importorskip("highdicom")
+    header = instance(voxels((1, 20, 24))[0], ImagePositionPatient=None, Modality="DX")
+    written, heatmap, image = write_image(folder, "dicom", header)
+    assert [each.kind for each in written] == ["picture", "report"]
+    capture, report = (pydicom.dcmread(each.path) for each in written)
+    assert np.array_equal(capture.pixel_array, pictures.overlay(image, heatmap, SCALE))
+    (referred,) = (item for item in report.ContentSequence if item.ValueType == "IMAGE")
+    assert referred.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == capture.SOPInstanceUID
+
+
 def regions_directory(folder, request):
     """Against matplotlib: the middle of every pixel of a region, and of no other, lies inside."""
     run, data = map(request.getfixturevalue, ("pca_run", "synthetic_folder"))
@@ -173,6 +191,7 @@ CHECKS = {
     ("mask", "image"): mask_image,
     ("mask", "volume"): mask_volume,
     ("regions", "directory"): regions_directory,
+    ("dicom", "image"): dicom_image,
     ("dicom", "volume"): dicom_volume,
 }
 ENTRIES = [
@@ -191,7 +210,8 @@ def test_a_format_is_read_back_as_it_was_written(name, source, tmp_path, request
 @pytest.mark.parametrize(("name", "source"), [e for e in ENTRIES if e[1] != "directory"])
 def test_files_are_named_as_the_table_says(name, source, tmp_path, request):
     if source == "image":
-        written, *_ = write_image(tmp_path, name)
+        header = instance(voxels((1, 20, 24))[0], ImagePositionPatient=None)
+        written, *_ = write_image(tmp_path, name, header)
     elif name == "dicom":
         pytest.importorskip("highdicom")
         volume = read(write_series(tmp_path / "s", voxels())).volume
@@ -217,8 +237,9 @@ def test_a_format_is_asked_for_by_kind():
     assert formats.asks_for(["png", "tiff"], "map")
     assert not formats.asks_for(["png", "mask"], "map")
     assert formats.asks_for(formats.DEFAULT, "regions")
-    assert formats.names_of("image", "map") == ["tiff"]
-    assert formats.names_of("volume", "map") == ["nifti", "dicom"]
+    assert formats.format_named("regions").has_files_of("image")
+    assert not formats.format_named("regions").has_files_of("volume")
+    assert not formats.format_named("tiff").has_files_of("volume")
     assert formats.readable_names("volume") == ["nifti"]
     assert formats.map_reader("x_heatmap.png", "image") is None
 

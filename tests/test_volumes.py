@@ -487,7 +487,8 @@ def test_pictures_show_a_marker_on_the_side_of_its_letter(monkeypatch, codes):
 
     monkeypatch.setattr(ImageDraw.ImageDraw, "text", text)
     found = np.asarray(
-        Image.open(BytesIO(volumes.picture(heatmap, volume, (0.0, 1.0), "png"))).convert("L"), int
+        Image.open(BytesIO(volumes.picture(heatmap, volume, (0.0, 1.0), kind="png"))).convert("L"),
+        int,
     )
     side = volumes.PANEL
     for number, (plane, letters) in enumerate(LETTERS.items()):

@@ -2,18 +2,20 @@
 write the directory."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 from pyarrow import compute as pc
 
 from anodetect.commands.labelled import mask_warnings
 from anodetect.commands.results import MergeResult
+from anodetect.data.patients import STUDY, warning_of
 from anodetect.files import sha256_of
-from anodetect.output.formats import SOURCES, asks_for, has_files, names_of
+from anodetect.output.formats import DEFAULT, SOURCES, Source, asks_for, format_named
 from anodetect.output.regions import FILE as REGIONS_FILE
 from anodetect.output.regions import write_regions
 from anodetect.record import directories
@@ -36,6 +38,7 @@ from anodetect.stats.evaluation import Measure
 from anodetect.stats.times import untimed
 from anodetect.types import Reporter
 
+OTHERS: dict[Source, str] = {"image": "volumes", "volume": "images"}
 CASE, REGIONS, BOOTSTRAP = "case", "regions", "bootstrap"  # kinds of outputs that are no map
 
 
@@ -64,8 +67,9 @@ def conclude(
     not_in_time = _not_in_time(rows)
     if not_in_time:
         caveats.append(not_in_time)
+    caveats += _not_written(rows, tables.outputs, scoring.heatmaps)
     checks = _drift(rows, slices, calibration)
-    _warn(caveats, measure, checks, _without_heatmap(rows, scoring), reporter)
+    _warn(caveats, measure, checks, reporter)
     if unlike := differences(rows):
         count = sum(each.count for each in unlike)
         reporter.warn(
@@ -127,11 +131,15 @@ def _result(out: Path, audit: Audit, rows: pa.Table, head: str) -> MergeResult:
 
 
 def _caveats(rows: pa.Table, groups: pa.Table, slices: pa.Table, scoring: Scoring) -> list[str]:
-    """Return what is to be known of volumes, or, where there is nothing, of groups of images; and
-    of copies."""
+    """Return what is to be known of volumes, or, where there is nothing, of groups of images; of
+    files that name no patient; and of copies."""
     volumes = rows["path"].filter(pa.array(is_ok(rows) & is_volume(rows))).to_pylist()
     found = volume_caveats(volumes, slices, scoring.calibration, scoring.rule.rate)
     found = found or group_caveats(groups, scoring.calibration)
+    scored_groups = rows["group"].filter(pa.array(is_ok(rows)))
+    studies = scored_groups.filter(pc.starts_with(scored_groups, STUDY))
+    if unnamed := warning_of(studies.to_pylist()):
+        found.append(unnamed)
     if scoring.copies:
         found.append(
             f"{scoring.copies} of these files have exactly the pixels of another one: copies count "
@@ -140,22 +148,37 @@ def _caveats(rows: pa.Table, groups: pa.Table, slices: pa.Table, scoring: Scorin
     return found
 
 
-def _without_heatmap(rows: pa.Table, scoring: Scoring) -> int:
-    """Return how many files have no heatmap, because no format was asked for that theirs has."""
-    without = is_ok(rows) & ~in_error(rows)
-    if has_files(scoring.heatmaps, "image"):
-        without &= is_volume(rows)
-    if has_files(scoring.heatmaps, "volume"):
-        without &= ~is_volume(rows)
-    return int(without.sum()) if scoring.heatmaps else 0
+def _not_written(rows: pa.Table, outputs: pa.Table, names: Sequence[str]) -> list[str]:
+    """Return which of the output formats with these names are not those of files that were scored.
+    The default formats are for images or for volumes, and were not asked for."""
+    by_default, found = set(names) == set(DEFAULT), []
+    for name in names:
+        each = format_named(name)
+        for source in SOURCES:
+            if by_default and not each.has_files_of(source):
+                continue
+            count = _without_files(rows, outputs, name, source)
+            if not count:
+                continue
+            only = f"files of {each.of}" if each.has_files_of(source) else OTHERS[source]
+            found.append(f"{count} {source}s have no file as {name}, which only {only} have")
+    return found
+
+
+def _without_files(rows: pa.Table, outputs: pa.Table, name: str, source: Source) -> int:
+    """Return how many images or volumes have no file in an output format, and no error that would
+    say why."""
+    without = is_ok(rows) & ~in_error(rows) & (is_volume(rows) == (source == "volume"))
+    each = format_named(name)
+    if each.directory and each.has_files_of(source):
+        return 0
+    written = outputs["path"].filter(pc.equal(outputs["kind"], name))
+    has_file = np.asarray(pc.is_in(rows["path"], value_set=written.combine_chunks()), bool)
+    return int((without & ~has_file).sum())
 
 
 def _warn(
-    caveats: Iterable[str],
-    measure: Measure,
-    checks: DriftChecks,
-    without_heatmap: int,
-    reporter: Reporter,
+    caveats: Iterable[str], measure: Measure, checks: DriftChecks, reporter: Reporter
 ) -> None:
     for caveat in caveats:
         reporter.warn(caveat)
@@ -164,12 +187,6 @@ def _warn(
     for check in (checks.batch, checks.time):
         if check is not None and check.fires:
             reporter.warn(check.text)
-    if without_heatmap:
-        of_images, of_volumes = (" or ".join(names_of(source, "map")) for source in SOURCES)
-        reporter.warn(
-            f"{without_heatmap} have no heatmap: images come as {of_images}, volumes as "
-            f"{of_volumes}"
-        )
 
 
 def _drift(rows: pa.Table, slices: pa.Table, calibration: Calibration) -> DriftChecks:

@@ -13,6 +13,7 @@ from rich.table import Table
 from anodetect.commands.texts import drawn
 from anodetect.data import cards, split
 from anodetect.data.named_images import MASKS
+from anodetect.data.patients import warning_of
 from anodetect.data.records import ANOMALOUS, Dataset, PassedOver, Record
 from anodetect.data.scan import counted, reasons
 from anodetect.errors import DataError
@@ -138,7 +139,7 @@ def uses_of(dataset: Dataset) -> dict[str, str]:
 
 
 def summary(dataset: Dataset) -> list[str]:
-    """Return in at most six lines what was found and what it would be used for."""
+    """Return in a few lines what was found and what it would be used for."""
     uses = Counter(uses_of(dataset).values())
     lines = [f"{dataset.name}: {dataset.layout}"]
     if dataset.doubt:
@@ -165,6 +166,8 @@ def summary(dataset: Dataset) -> list[str]:
         passed_over["anomalous images in the train part"] = uses[IN_TRAIN]
     if passed_over:
         lines.append(f"passed over: {counted(passed_over)}")
+    if unnamed := warning_of(record.group for record in dataset.records):
+        lines.append(unnamed)
     if dataset.problems:
         first = dataset.problems[0]
         lines.append(f"not looked into: {len(dataset.problems)}; {first.name}: {first.reason}")

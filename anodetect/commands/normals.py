@@ -8,6 +8,7 @@ from functools import partial
 
 from anodetect.data import readers, split
 from anodetect.data.content_hash import content_hash
+from anodetect.data.patients import warning_of
 from anodetect.data.records import Component, Dataset, Record, fills_memory
 from anodetect.errors import ConfigError, DataError, ImageError
 from anodetect.imaging.intensities import ImageSample, sample_of
@@ -163,6 +164,8 @@ def usable_normals(
             f"{copies} images are exact copies of others, pixel by pixel; copies stay on one side "
             "of the split"
         )
+    if unnamed := warning_of(record.group for record in normals):
+        reporter.warn(unnamed)
     warn_of(left_out, reporter)
     return Normals(usable, hashes, pixels, left_out)
 

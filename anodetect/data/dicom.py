@@ -37,7 +37,8 @@ from anodetect.data import dicom_codecs
 from anodetect.data.dicom_frames import TOMOGRAPHIC, Frame, frames, functional_groups, image_type
 from anodetect.data.dicom_stacks import SAME_PLACE, chosen, normal_of, stacks_of
 from anodetect.data.formats import DICOM_MAGIC, GZIP
-from anodetect.data.pseudonyms import pseudonym
+from anodetect.data.patients import STUDY, names_patient
+from anodetect.data.pseudonyms import PATIENT, pseudonym
 from anodetect.data.volumes import FIXED_UNITS, MAX_VOXELS, Volume, checked
 from anodetect.errors import ImageError
 from anodetect.types import Floats
@@ -123,7 +124,8 @@ class Headline:
 
     `series` is "" for a file that stands alone. `instance` names the image, whatever file holds it.
     `patient` is the patient's identifier, which
-    `issuer` gave; without one it is that of the study or series, "" without any. `frames` is 0 for
+    `issuer` gave. Without one it is that of the study or series, "" without any, and with
+    `names_patient` False. `frames` is 0 for
     a file that is no image, such as a report. `no_image` says what is not to be judged as one, such
     as a localizer or a segmentation. `derived` images were computed from others.
     `description` is the pattern of the series' description: its words without numbers.
@@ -133,6 +135,7 @@ class Headline:
     instance: str = ""
     issuer: str = ""
     patient: str = ""
+    names_patient: bool = True
     frames: int = 1
     no_image: str = ""
     derived: bool = False
@@ -153,9 +156,10 @@ def headline(path: Path) -> Headline:
 def _headline(path: Path) -> Headline:
     header = _start_of_header(path)
     issuer = str(header.get("IssuerOfPatientID") or "")
-    patient = str(header.get("PatientID") or "")
+    patient = str(header.get("PatientID") or "").rstrip("\0")
     series = str(header.get("SeriesInstanceUID") or "")
-    if not patient:
+    named = names_patient(patient)
+    if not named:
         issuer, patient = "", str(header.get("StudyInstanceUID") or series)
 
     is_image = header.get("Rows") and header.get("SOPClassUID") != SegmentationStorage
@@ -165,6 +169,7 @@ def _headline(path: Path) -> Headline:
         instance=str(header.get("SOPInstanceUID") or ""),
         issuer=issuer,
         patient=patient.rstrip("\0"),
+        names_patient=named,
         frames=count,
         no_image=_no_image(header, count),
         derived=_is_derived(header),
@@ -228,10 +233,15 @@ def _start_of_header(path: Path) -> Dataset:
 
 
 def group_of(found: Headline, *, keep_identifiers: bool) -> str:
-    """Return the patient's pseudonym, or what identifies the patient; "" if nothing does."""
+    """Return the patient's pseudonym, or what identifies the patient and, after `^^^`, who gave
+    that; of a file that names no patient the same of its study. "" if nothing identifies either."""
     if not found.patient:
         return ""
-    return found.patient if keep_identifiers else pseudonym(found.issuer, found.patient)
+    prefix = "" if found.names_patient else STUDY
+    if keep_identifiers:
+        issuer = f"^^^{found.issuer}" if found.issuer else ""
+        return f"{prefix}{found.patient}{issuer}"
+    return pseudonym(found.issuer, found.patient, prefix=prefix or PATIENT)
 
 
 # -- One file --------------------------------------------------------------------------------------
@@ -288,6 +298,14 @@ def _check_inflated(content: bytes) -> None:
         body = inflate.unconsumed_tail
         if total > 4 * MAX_VOXELS:
             raise ImageError(f"it inflates to more than {4 * MAX_VOXELS} bytes")
+
+
+def header_of(path: Path) -> Dataset:
+    """Return a file's header without its pixels; ImageError if it cannot be read."""
+    try:
+        return parse(path.read_bytes())
+    except OSError as error:
+        raise ImageError(error.strerror or "unreadable") from None
 
 
 @dataclass(frozen=True)
@@ -493,7 +511,7 @@ def _native(dataset: Dataset) -> Floats:
     else:
         values = stored.reshape(count, *stored.shape[-2:], 1)
         padding = _padding(values, dataset)
-        if dataset.get("PhotometricInterpretation") == "MONOCHROME1" and not _has_unit(dataset):
+        if dataset.get("PhotometricInterpretation") == "MONOCHROME1" and not has_unit(dataset):
             values = _inverted(values, dataset)
         values = _rescaled(values, dataset)
         if padding is not None:
@@ -562,7 +580,7 @@ def _check_length(dataset: Dataset) -> None:
         raise ImageError(f"{len(dataset.PixelData)} bytes of pixels, {expected} are expected")
 
 
-def _has_unit(dataset: Dataset) -> bool:
+def has_unit(dataset: Dataset) -> bool:
     """Return whether values are Hounsfield units, which stay what they are however they are to be
     shown."""
     types = {str(each.get("RescaleType", "")) for each in (dataset, *functional_groups(dataset))}

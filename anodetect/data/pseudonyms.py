@@ -20,12 +20,14 @@ from anodetect.files import ON_WINDOWS
 
 APPLICATION = "anodetect"
 KEY_BYTES = 32
+PATIENT = "patient-"
 
 
-def pseudonym(*identifiers: str) -> str:
-    """Return the pseudonym of a patient, from everything that distinguishes patients."""
+def pseudonym(*identifiers: str, prefix: str = PATIENT) -> str:
+    """Return the pseudonym of a patient, from everything that distinguishes patients; of something
+    else with another `prefix`."""
     message = "\0".join(identifiers).encode("utf-8", "surrogateescape")
-    return "patient-" + hmac.digest(_key(key_file()), message, "sha256").hex()[:16]
+    return prefix + hmac.digest(_key(key_file()), message, "sha256").hex()[:16]
 
 
 def key_file() -> Path:

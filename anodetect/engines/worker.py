@@ -4,28 +4,33 @@ or another."""
 import re
 import sys
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from pydicom.dataset import Dataset
 
+from anodetect.data import dicom
 from anodetect.data.records import Problem, Record
-from anodetect.errors import ConfigError, DiskFullError, RunError
+from anodetect.errors import ConfigError, DiskFullError, ImageError, RunError
 from anodetect.files import sha256_of, short_name
 from anodetect.imaging.regions import RegionOfInterest
 from anodetect.model.devices import check_device
+from anodetect.model.display import display_window
 from anodetect.model.input_facts import facts_of
 from anodetect.model.loading import Failed, reason_of
 from anodetect.model.model import Model
 from anodetect.model.read_ahead import BATCH, PIXELS_AHEAD, pixels
 from anodetect.model.scoring import Scored, ScoredImage, ScoredVolume, score_records
-from anodetect.output import images as image_writer
-from anodetect.output import volumes as volume_writer
+from anodetect.output.about import About
 from anodetect.output.cases import Cases
-from anodetect.output.formats import Written, asks_for, float_map
+from anodetect.output.formats import Source, Written, asks_for, float_map, write_files
+from anodetect.output.images import ImageMap
 from anodetect.output.regions import find_regions
+from anodetect.output.volumes import VolumeMap
 from anodetect.record import environment, runs, threads
 from anodetect.record.rows import (
     FAILED,
@@ -41,6 +46,7 @@ from anodetect.record.rows import (
 )
 from anodetect.record.runs import Run
 from anodetect.stats.calibration import Calibration
+from anodetect.stats.decision import Rule, decide_one
 from anodetect.types import Reporter
 
 
@@ -156,17 +162,10 @@ class Worker:
         if shown:
             self._draw(scored)
 
-        written: list[Written] = []
-        regions: list[Region] = []
-        try:
-            for name in self.task.heatmaps:
-                written += self._write(name, row, scored)
-            if isinstance(scored, ScoredImage) and asks_for(self.task.heatmaps, "regions"):
-                regions = find_regions(scored.heatmap, self.pixel_threshold)
-        except DiskFullError:  # no further file would be written either
-            raise
-        except Exception as error:  # also an unforeseen one: one file must not end a long scoring
-            row = replace(row, error=_printable(reason_of(error)))
+        problems: list[str] = []
+        written = self._write(row, scored, problems)
+        regions = self._regions(scored, problems)
+        row = replace(row, error="; ".join(problems))
 
         outputs = tuple(self._output_row(row.path, each) for each in written)
         shown_by = float_map(written)
@@ -187,21 +186,63 @@ class Worker:
     def _draw(self, scored: ScoredImage | ScoredVolume) -> None:
         """Write the picture of a case that is to be shown."""
         if isinstance(scored, ScoredVolume):
-            self.cases.draw_volume(scored.record.id, scored.heatmap, scored.loaded.volume)
+            window = display_window(self.model.preprocess, scored.loaded)
+            volume = scored.loaded.volume
+            self.cases.draw_volume(scored.record.id, scored.heatmap, volume, window)
         else:
             self.cases.draw_image(scored.record.id, scored.panels)
 
-    def _write(self, name: str, row: ScoreRow, scored: ScoredImage | ScoredVolume) -> list[Written]:
-        """Write a heatmap in the format of this name; no file if its kind of source has none."""
+    def _write(
+        self, row: ScoreRow, scored: ScoredImage | ScoredVolume, problems: list[str]
+    ) -> list[Written]:
+        """Write a heatmap in each of the formats that were asked for and that its kind of source
+        has. Why a format could not be written is added to `problems`; the others are written."""
         stem = self.task.out / "heatmaps" / short_name(row.path)
-        how = (self.run.header.scale, self.pixel_threshold)
-        if isinstance(scored, ScoredImage):
-            return image_writer.write(stem, (name,), scored.heatmap, scored.loaded.image, *how)
+        source: Source = "image" if isinstance(scored, ScoredImage) else "volume"
+        written: list[Written] = []
 
+        with _noted(problems):
+            shown = self._shown(row, scored)
+            for name in self.task.heatmaps:
+                with _noted(problems, f"{name}: "):
+                    written += write_files(stem, (name,), source, shown)
+        return written
+
+    def _regions(self, scored: ScoredImage | ScoredVolume, problems: list[str]) -> list[Region]:
+        """Return the regions of an image if outlines were asked for; [] for a volume."""
+        if isinstance(scored, ScoredImage) and asks_for(self.task.heatmaps, "regions"):
+            with _noted(problems, "regions: "):
+                return find_regions(scored.heatmap, self.pixel_threshold)
+        return []
+
+    def _shown(self, row: ScoreRow, scored: ScoredImage | ScoredVolume) -> ImageMap | VolumeMap:
+        """Return what the writers of all formats need of a scored file."""
+        header = self._header(scored)
+        heatmap, how = scored.heatmap, (self.run.header.scale, self.pixel_threshold)
+        window = display_window(self.model.preprocess, scored.loaded, header)
+        about = self._about(row)
+        if isinstance(scored, ScoredImage):
+            return ImageMap(heatmap, scored.loaded.image, *how, window, header, about)
+        return VolumeMap(heatmap, scored.loaded.volume, *how, window, about)
+
+    def _about(self, row: ScoreRow) -> About:
+        """Return what DICOM files say of a scored file."""
         pseudonym = "" if self.task.keep_identifiers else row.group
-        about = (pseudonym, row.model_sha256)
-        volume = scored.loaded.volume
-        return volume_writer.write(stem, (name,), scored.heatmap, volume, *how, *about)
+        if row.score is None or not asks_for(self.task.heatmaps, "report"):
+            return About(pseudonym, row.model_sha256)
+        rule = Rule.of(self.task.far, self.task.fdr)
+        calibration = self.run.calibration
+        decision = decide_one(row.score, calibration, rule, is_volume=row.is_volume)
+        return About(pseudonym, row.model_sha256, decision)
+
+    def _header(self, scored: ScoredImage | ScoredVolume) -> Dataset | None:
+        """Return the header of an image's DICOM file; None if it is another file, or a volume."""
+        if isinstance(scored, ScoredVolume) or not scored.record.files:
+            return None
+        try:
+            return dicom.header_of(scored.record.path)
+        except ImageError:  # it was there when its pixels were read
+            return None
 
     def _output_row(self, path: str, written: Written) -> OutputRow:
         name = written.path.relative_to(self.task.out).as_posix()
@@ -270,6 +311,18 @@ def _row(scored: Scored, model_sha256: str) -> ScoreRow:
     return replace(
         row, score=scored.score, width=width, height=height, depth=depth[0] if depth else None
     )
+
+
+@contextmanager
+def _noted(problems: list[str], what: str = "") -> Iterator[None]:
+    """Add the reason of what goes wrong to `problems`, after `what`: one file must not end a long
+    scoring. Where the disk is full it does, as no further file would be written."""
+    try:
+        yield
+    except DiskFullError:
+        raise
+    except Exception as error:  # also an unforeseen one
+        problems.append(what + _printable(reason_of(error)))
 
 
 def _printable(reason: str) -> str:

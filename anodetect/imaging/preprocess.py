@@ -281,6 +281,17 @@ class Preprocess:
             span = range_of(same[:, inside]) if own else self.range
         return _scaled(same, span), inside
 
+    def shown_range(self, of: Whole = None) -> Range | None:
+        """Return the native values that are seen as -1 and 1, in every image or in the volume `of`;
+        None where each image has its own."""
+        if isinstance(of, PreparedVolume):
+            low, high = self.range
+            return of.span or (low * of.native_unit, high * of.native_unit)
+        window = self._window()
+        if window is None and self.config.intensity != "image":
+            return self.range
+        return window
+
     def _found_inside(self, image: Floats, region: Bools) -> Bools:
         """Return the foreground of an image inside its region; the region if nothing is left."""
         found = foreground(image) & region
@@ -292,8 +303,7 @@ class Preprocess:
         if of.supplied or self.flat_background:
             inside = of.foreground[number]
 
-        low, high = self.range
-        scaled = _scaled(image, of.span or (low * of.native_unit, high * of.native_unit))
+        scaled = _scaled(image, self.shown_range(of) or self.range)
         return self._resampled(scaled, inside, of.geometry)
 
     def _resampled(self, scaled: Floats, inside: Bools, geometry: Geometry) -> tuple[Floats, Bools]:

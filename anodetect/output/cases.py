@@ -38,9 +38,15 @@ class Cases:
         picture = case_strip(panels.image, panels.heatmap, panels.reconstruction, self.scale)
         write_atomic(picture_of(self.out, identity), picture, durable=False)
 
-    def draw_volume(self, identity: str, heatmap: Floats, volume: PreparedVolume) -> None:
+    def draw_volume(
+        self,
+        identity: str,
+        heatmap: Floats,
+        volume: PreparedVolume,
+        window: tuple[float, float] | None,
+    ) -> None:
         """Write the picture of a volume that was admitted: three planes through its peak."""
-        picture = volumes.picture(heatmap, volume, self.scale)
+        picture = volumes.picture(heatmap, volume, self.scale, window)
         write_atomic(picture_of(self.out, identity), picture, durable=False)
 
     def recall(self, identity: str, score: float) -> None:

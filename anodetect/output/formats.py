@@ -1,16 +1,18 @@
 """The one table of what can be written, and the files of one image or volume.
 
 A format is asked for by its name (`--heatmaps tiff,mask`). Images and volumes have writers of their
-own; of the formats asked for, each gets what it has.
+own; of the formats asked for, each gets what it has, and the end of a scoring counts what it has
+not.
 """
 
+import gzip
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import IO, TYPE_CHECKING, Any, Literal, get_args
+from typing import IO, TYPE_CHECKING, Any, Literal, cast, get_args
 
 from anodetect.errors import ConfigError, nearest
 from anodetect.files import atomic
@@ -22,6 +24,7 @@ if TYPE_CHECKING:  # the command line lists the formats, and must not wait for N
 # outlines of what exceeds the threshold; "report": measurements of it
 Kind = Literal["map", "mask", "picture", "regions", "report"]
 Source = Literal["image", "volume"]
+LEVEL = 4  # of compression, from 1 to 9
 SOURCES: tuple[Source, ...] = get_args(Source)
 
 
@@ -30,7 +33,8 @@ class Writer:
     """A function "module:name" that writes a format, and the files it may write.
 
     `endings` maps each kind of file to what is added to the image's name. The function takes an
-    `ImageMap` or a `VolumeMap`, and `OutputFiles` to open the files with. `reader` is a function
+    `ImageMap` or a `VolumeMap`, and `OutputFiles` to open the files with. It opens none where the
+    format does not apply to a source. `reader` is a function
     "module:name" that reads the file of kind "map" back as float32, in the grid of the source; ""
     if there is none.
     """
@@ -45,7 +49,8 @@ class Format:
     """The writers of a format for an image and for a volume; None where there is none.
 
     `directory` names the one file that a format has for all images of a score directory. `package`
-    must be installed, by the extra of this project named `extra`. `note` explains the name.
+    must be installed, by the extra of this project named `extra`. `note` explains the name. `of`
+    names the only files that have it, such as "DICOM".
     """
 
     image: Writer | None = None
@@ -55,10 +60,15 @@ class Format:
     default: bool = True
     package: str = ""
     extra: str = ""
+    of: str = ""
 
     def writer(self, source: Source) -> Writer | None:
         """Return the writer for an image or a volume."""
         return self.image if source == "image" else self.volume
+
+    def has_files_of(self, source: Source) -> bool:
+        """Return whether an image or a volume gets a file, or a part of the one of all images."""
+        return self.writer(source) is not None or (bool(self.directory) and source == "image")
 
     def kinds(self) -> set[Kind]:
         """Return the kinds of files that the format may have."""
@@ -91,17 +101,22 @@ FORMATS: dict[str, Format] = {
     ),
     "mask": Format(
         image=Writer("anodetect.output.images:write_mask", {"mask": "_mask.png"}),
-        volume=Writer("anodetect.output.nifti:write_mask", {"mask": "_mask.nii"}),
+        volume=Writer("anodetect.output.nifti:write_mask", {"mask": "_mask.nii.gz"}),
     ),
     "regions": Format(directory={"regions": "regions.json"}, note="outlines"),
     "dicom": Format(
+        image=Writer(
+            "anodetect.output.dicom.files:write_image",
+            {"picture": "_capture.dcm", "report": "_report.dcm"},
+        ),
         volume=Writer(
-            "anodetect.output.dicom:write",
+            "anodetect.output.dicom.files:write_volume",
             {"map": "_heatmap.dcm", "mask": "_segmentation.dcm", "report": "_report.dcm"},
         ),
         default=False,
         package="highdicom",
         extra="dicom",
+        of="DICOM",
     ),
 }
 DEFAULT = tuple(name for name, each in FORMATS.items() if each.default)
@@ -133,24 +148,9 @@ def listed() -> str:
     return ", ".join(names)
 
 
-def has_files(names: Sequence[str], source: Source) -> bool:
-    """Return whether an image or a volume gets a file in one of the formats."""
-    return any(format_named(name).writer(source) is not None for name in names)
-
-
 def asks_for(names: Sequence[str], kind: Kind) -> bool:
     """Return whether one of the formats has files of this kind."""
     return any(kind in format_named(name).kinds() for name in names)
-
-
-def names_of(source: Source, kind: Kind) -> list[str]:
-    """Return the names of the formats that have such a file for an image or a volume."""
-    names = []
-    for name, each in FORMATS.items():
-        writer = each.writer(source)
-        if writer is not None and kind in writer.endings:
-            names.append(name)
-    return names
 
 
 # -- Writing ---------------------------------------------------------------------------------------
@@ -181,16 +181,28 @@ class OutputFiles:
 
     @contextmanager
     def open(self, kind: Kind) -> Iterator[IO[bytes]]:
-        """Open a file that appears under its name only when it is complete."""
+        """Open a file that appears under its name only when it is complete. What is written to one
+        that ends with .gz is compressed, to the same bytes each time."""
         path = self.stem.with_name(self.stem.name + self.endings[kind])
         with atomic(path, durable=False) as file:
-            yield file
+            if path.suffix == ".gz":
+                with gzip.GzipFile("", "wb", LEVEL, file, mtime=0) as packed:
+                    yield cast(IO[bytes], packed)
+            else:
+                yield file
         self.written.append(Written(self.name, path, kind))
+
+    def remove(self) -> None:
+        """Remove the files that were written: without the others of their format they are of no
+        use."""
+        for each in self.written:
+            each.path.unlink(missing_ok=True)
 
 
 def write_files(stem: Path, names: Sequence[str], source: Source, content: Any) -> list[Written]:
     """Write `content` (an `ImageMap` or a `VolumeMap`) in each of the formats that have files for
-    its source, beside the name `stem`. ConfigError if a format does not exist."""
+    its source, beside the name `stem`. ConfigError if a format does not exist; what its writer
+    raises if one cannot be written, of which then no file is left."""
     written: list[Written] = []
     for name in names:
         writer = format_named(name).writer(source)
@@ -198,7 +210,11 @@ def write_files(stem: Path, names: Sequence[str], source: Source, content: Any) 
             continue
 
         files = OutputFiles(stem, name, writer.endings)
-        resolve_name(writer.function)(content, files)
+        try:
+            resolve_name(writer.function)(content, files)
+        except BaseException:
+            files.remove()
+            raise
         written += files.written
     return written
 

@@ -2,17 +2,18 @@
 PNG on the model's fixed scale, and a mask."""
 
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import tifffile
 from imagecodecs import PNG, png_encode
 from PIL import Image
+from pydicom.dataset import Dataset
 
 from anodetect.errors import RunError
-from anodetect.output.formats import OutputFiles, Written, write_files
+from anodetect.output.about import About
+from anodetect.output.formats import OutputFiles
 from anodetect.output.pictures import overlay
 from anodetect.types import Floats
 
@@ -22,24 +23,19 @@ HUFFMAN_ONLY, UP = PNG.STRATEGY.HUFFMAN_ONLY, PNG.FILTER.UP
 @dataclass(frozen=True)
 class ImageMap:
     """All that is written about an image: its heatmap [H, W], NaN where not scored, the image
-    itself [C, H, W] in native units, the ends of the colour scale, and the threshold of pixels."""
+    itself [C, H, W] in native units, the ends of the colour scale, and the threshold of pixels.
+
+    `window` are the values that are black and white in pictures; None for the image's own contrast.
+    `header` is that of its file, if it is DICOM. `about` is what DICOM files say beside the map.
+    """
 
     heatmap: Floats
     image: Floats
     scale: tuple[float, float]
     threshold: float
-
-
-def write(
-    stem: Path,
-    formats: Sequence[str],
-    heatmap: Floats,
-    image: Floats,
-    scale: tuple[float, float],
-    threshold: float,
-) -> list[Written]:
-    """Write an image's heatmap beside the name `stem` in each of the formats that images have."""
-    return write_files(stem, formats, "image", ImageMap(heatmap, image, scale, threshold))
+    window: tuple[float, float] | None = None
+    header: Dataset | None = None
+    about: About = field(default_factory=About)
 
 
 def write_map(shown: ImageMap, files: OutputFiles) -> None:
@@ -64,7 +60,7 @@ def read_map(path: Path) -> Floats:
 
 def write_overlay(shown: ImageMap, files: OutputFiles) -> None:
     """Write the image with the heatmap over it as a PNG of 8 bits."""
-    picture = overlay(shown.image, shown.heatmap, shown.scale)
+    picture = overlay(shown.image, shown.heatmap, shown.scale, shown.window)
     # imagecodecs is four times as fast as Pillow, for files of the same size.
     content = png_encode(picture, level=1, strategy=HUFFMAN_ONLY, filter=UP)
     with files.open("picture") as file:

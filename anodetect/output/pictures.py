@@ -38,10 +38,16 @@ def colour(heatmap: Floats, scale: tuple[float, float], colours: str = COLOURS) 
     return palette(colours)[stretched(heatmap, scale)]
 
 
-def overlay(image: Floats, heatmap: Floats, scale: tuple[float, float]) -> Picture:
+def overlay(
+    image: Floats,
+    heatmap: Floats,
+    scale: tuple[float, float],
+    window: tuple[float, float] | None = None,
+) -> Picture:
     """Return an image [C, H, W] with the heatmap [H, W] over it, the more opaque the higher the
-    value."""
-    window = contrast(image)
+    value. The image is black and white at the ends of the window, by default of its own
+    contrast."""
+    window = contrast(image) if window is None else window
     picture = np.empty((*heatmap.shape, 3), np.uint8)
 
     # In bands, so that a huge image needs no huge intermediates.

@@ -77,7 +77,7 @@ def html(folder: Path, reviewed: Sequence[Review]) -> str:
         main=main,
         audit=main.audit,
         rows=results.get("rows", []),
-        commands=results.get("commands", [shlex.join(main.audit.command)]),
+        commands=results.get("commands") or _commands(main),
         counts=main.audit.counts,
         passed_over=counted(main.audit.passed_over),
         evaluation=main.audit.evaluation,
@@ -104,6 +104,11 @@ def html(folder: Path, reviewed: Sequence[Review]) -> str:
         chain_end=own[-1].hash if own else "",
     )
     return text
+
+
+def _commands(main: ScoreDirectory) -> list[str]:
+    """Return the command that a directory was scored by; [] if it was scored from Python."""
+    return [shlex.join(main.audit.command)] if main.audit.command else []
 
 
 @cache

@@ -1,19 +1,18 @@
 """A volume's heatmap as files, and a picture of it in three planes.
 
-The formats that lie in the source's grid are written by nifti.py and dicom.py.
+The formats that lie in the source's grid are written by nifti.py and the package dicom.
 """
 
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from anodetect.data.geometry import OPPOSITE, PLANES, along, edges
 from anodetect.imaging.preprocess import PreparedVolume
-from anodetect.output.formats import OutputFiles, Written, write_files
+from anodetect.output.about import About
+from anodetect.output.formats import OutputFiles
 from anodetect.output.pictures import Picture, overlay
 from anodetect.types import Bools, Floats
 
@@ -26,40 +25,25 @@ class VolumeMap:
     """All that is written about a volume: its heatmap [D, H, W], NaN where not scored, the volume,
     the ends of the colour scale, and the threshold of voxels.
 
-    `pseudonym` is what DICOM files call the patient; "" leaves what identifies the patient in them.
-    `model` is the model's SHA-256, which they name.
+    `window` are the values that are black and white in pictures; None for each plane's own
+    contrast. `about` is what DICOM files say beside the map.
     """
 
     heatmap: Floats
     volume: PreparedVolume
     scale: tuple[float, float]
     threshold: float
-    pseudonym: str
-    model: str
+    window: tuple[float, float] | None = None
+    about: About = field(default_factory=About)
 
     def above(self) -> Bools:
         """Return where the heatmap exceeds the threshold [D, H, W]; never where it is NaN."""
         return self.heatmap > self.threshold
 
 
-def write(
-    stem: Path,
-    formats: Sequence[str],
-    heatmap: Floats,
-    volume: PreparedVolume,
-    scale: tuple[float, float],
-    threshold: float,
-    pseudonym: str,
-    model: str,
-) -> list[Written]:
-    """Write a volume's heatmap beside the name `stem` in each of the formats that volumes have."""
-    shown = VolumeMap(heatmap, volume, scale, threshold, pseudonym, model)
-    return write_files(stem, formats, "volume", shown)
-
-
 def write_planes(shown: VolumeMap, files: OutputFiles) -> None:
     """Write a picture of the volume in three planes as a PNG."""
-    content = picture(shown.heatmap, shown.volume, shown.scale, "png")
+    content = picture(shown.heatmap, shown.volume, shown.scale, shown.window, "png")
     with files.open("picture") as file:
         file.write(content)
 
@@ -68,18 +52,23 @@ def write_planes(shown: VolumeMap, files: OutputFiles) -> None:
 
 
 def picture(
-    heatmap: Floats, volume: PreparedVolume, scale: tuple[float, float], kind: str = "jpeg"
+    heatmap: Floats,
+    volume: PreparedVolume,
+    scale: tuple[float, float],
+    window: tuple[float, float] | None = None,
+    kind: str = "jpeg",
 ) -> bytes:
     """Return axial, coronal and sagittal slices through the highest value of a heatmap [D, H, W],
     the heatmap over the image, with the patient's directions at the edges and the slice's place in
-    millimetres, as a PNG or JPEG."""
+    millimetres, as a PNG or JPEG. All planes have the same window, by default each its own."""
     number = int(max(volume.numbers, key=lambda each: heatmap[each].max()))
     row, column = divmod(int(heatmap[number].argmax()), heatmap.shape[2])
     highest = volume.geometry.source_index((number, row, column))
 
-    axial, coronal, sagittal = (_panel(each, heatmap, volume, scale, highest) for each in PLANES)
-    gap = np.full((PANEL + LINE, GAP, 3), 255, np.uint8)
-    whole = np.concatenate([axial, gap, coronal, gap, sagittal], axis=1)
+    gap, parts = np.full((PANEL + LINE, GAP, 3), 255, np.uint8), []
+    for plane in PLANES:
+        parts += [gap, _panel(plane, heatmap, volume, scale, window, highest)]
+    whole = np.concatenate(parts[1:], axis=1)
 
     buffer = io.BytesIO()
     Image.fromarray(whole).save(buffer, kind, **SAVED_AS[kind])
@@ -91,6 +80,7 @@ def _panel(
     heatmap: Floats,
     volume: PreparedVolume,
     scale: tuple[float, float],
+    window: tuple[float, float] | None,
     voxel: tuple[float, float, float],
 ) -> Picture:
     """Return one plane through a voxel (i, j, k) of the source on a black square, a line of text
@@ -104,7 +94,8 @@ def _panel(
     height, width = values.shape[0] * row, values.shape[1] * column
     zoom = PANEL / max(height, width)
     size = (max(1, round(width * zoom)), max(1, round(height * zoom)))
-    shown = Image.fromarray(overlay(image, values, scale)).resize(size, Image.Resampling.BILINEAR)
+    coloured = Image.fromarray(overlay(image, values, scale, window))
+    shown = coloured.resize(size, Image.Resampling.BILINEAR)
 
     canvas = Image.new("RGB", (PANEL, PANEL + LINE), "black")
     canvas.paste(shown, ((PANEL - size[0]) // 2, (PANEL - size[1]) // 2))

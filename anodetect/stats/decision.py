@@ -35,6 +35,23 @@ class Rule:
 
 
 @dataclass(frozen=True)
+class Decision:
+    """The decision over one image or volume: its score, its p-value, whether it is flagged, and the
+    score above which it would be.
+
+    `flagged` and `threshold` are None where nothing can be decided of it alone: by a
+    false-discovery rate, which looks at all images, and without calibration images. Then there is
+    no p-value either.
+    """
+
+    rule: Rule
+    score: float
+    p_value: float | None = None
+    flagged: bool | None = None
+    threshold: float | None = None
+
+
+@dataclass(frozen=True)
 class GroupDecisions:
     """The decisions for m groups: `images` counts those of each, `scores` are the highest."""
 
@@ -100,6 +117,19 @@ def decide(
     )
     thresholds = np.where(volumes, volume_threshold, threshold)
     return Decisions(p, q, flags, thresholds, float(threshold), of_groups)
+
+
+def decide_one(score: float, calibration: Calibration, rule: Rule, *, is_volume: bool) -> Decision:
+    """Decide over one image or volume as `decide` does over many."""
+    if not calibration.groups:
+        return Decision(rule, score)
+
+    reference = calibration.pooled() if is_volume else calibration
+    p = reference.p_values([score], rule.rate)
+    if rule.by_fdr:
+        return Decision(rule, score, float(p[0]))
+    flagged = bool(rule.flags(p, p)[0])
+    return Decision(rule, score, float(p[0]), flagged, reference.threshold(rule.rate))
 
 
 def p_values(scores: Doubles, volumes: Bools, calibration: Calibration, rate: float) -> Doubles:

@@ -1,0 +1,32 @@
+"""The values that pictures of an image or volume show black and white."""
+
+from pydicom.dataset import Dataset
+
+from anodetect.data.dicom import Series
+from anodetect.data.dicom_window import Window, window_of
+from anodetect.imaging.preprocess import Preprocess
+from anodetect.model.loading import LoadedImage, LoadedVolume
+
+
+def display_window(
+    preprocess: Preprocess, loaded: LoadedImage | LoadedVolume, header: Dataset | None = None
+) -> Window | None:
+    """Return the window of pictures in native units: the one that was asked for in training, else
+    that of the DICOM file, with `header` for an image, else the range that the model sees; None for
+    an image whose range is its own."""
+    if preprocess.config.window is None:
+        stated = _stated(loaded, header)
+        if stated is not None:
+            return stated
+    return preprocess.shown_range(loaded.volume if isinstance(loaded, LoadedVolume) else None)
+
+
+def _stated(loaded: LoadedImage | LoadedVolume, header: Dataset | None) -> Window | None:
+    """Return the window that a DICOM file states, of a series that of the slice in its middle."""
+    if isinstance(loaded, LoadedImage):
+        return None if header is None else window_of(header)
+    origin = loaded.volume.source.origin
+    if not isinstance(origin, Series):
+        return None
+    middle = len(origin.headers) // 2
+    return window_of(origin.headers[middle], origin.numbers[middle])

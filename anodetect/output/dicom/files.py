@@ -1,0 +1,89 @@
+"""What is written of DICOM sources as DICOM.
+
+Of a volume: a Parametric Map of floats, a Segmentation of what exceeds the threshold, and a
+Structured Report (TID 1500). They lie in the source's frame of reference, have its planes,
+reference its instances, and name the algorithm and the model. Of an image, such as a radiograph: a
+Secondary Capture with the heatmap over it, and a Structured Report with outlines.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataset import Dataset
+
+from anodetect.data.dicom import Series
+from anodetect.errors import RunError
+from anodetect.output.dicom.findings import FINDINGS, find_findings
+from anodetect.output.dicom.parametric_map import parametric_map
+from anodetect.output.dicom.secondary_capture import secondary_capture
+from anodetect.output.dicom.segmentation import segmentation
+from anodetect.output.dicom.source import image_header, refer_to_frames, source_headers
+from anodetect.output.dicom.structured_report import report_of_image, report_of_volume
+from anodetect.output.formats import Kind, OutputFiles
+from anodetect.output.images import ImageMap
+from anodetect.output.pictures import overlay
+from anodetect.output.regions import find_regions
+from anodetect.output.volumes import VolumeMap
+
+
+def write_volume(shown: VolumeMap, files: OutputFiles) -> None:
+    """Write the heatmap as a Parametric Map, what exceeds the threshold as a Segmentation, and the
+    decision with the findings as a Structured Report; nothing of a volume that is no DICOM series.
+    RunError if its headers lack what they need."""
+    volume, about = shown.volume, shown.about
+    if not isinstance(volume.source.origin, Series):
+        return
+
+    with _checked_headers():
+        source = source_headers(volume.source.origin, about.pseudonym)
+        numbered, found = find_findings(shown.heatmap, shown.above(), volume)
+        if about.decision is None or not about.decision.flagged:
+            found = []
+        values = volume.geometry.to_source(shown.heatmap)
+        regions = volume.geometry.to_source(numbered)
+
+        heatmap = parametric_map(values, source, about.model)
+        mask = segmentation(regions, found, source, about.model)
+        report = report_of_volume(found, mask, heatmap, source, about)
+        if source.references:
+            for dataset in (heatmap, mask, report):
+                refer_to_frames(dataset, source.references)
+    _save({"map": heatmap, "mask": mask, "report": report}, files)
+
+
+def write_image(shown: ImageMap, files: OutputFiles) -> None:
+    """Write the image with its heatmap as a Secondary Capture, and the decision with the outlines
+    of findings as a Structured Report; nothing of an image whose file is not DICOM. RunError if its
+    header lacks what they need."""
+    if shown.header is None:
+        return
+
+    about, regions = shown.about, []
+    if about.decision is not None and about.decision.flagged:
+        regions = find_regions(shown.heatmap, shown.threshold)[:FINDINGS]
+    picture = overlay(shown.image, shown.heatmap, shown.scale, shown.window)
+    with _checked_headers():
+        source = image_header(shown.header, about.pseudonym)
+        capture = secondary_capture(picture, source, about.model)
+        report = report_of_image(regions, capture, source, about)
+    _save({"picture": capture, "report": report}, files)
+
+
+def _save(datasets: Mapping[Kind, Dataset], files: OutputFiles) -> None:
+    for kind, dataset in datasets.items():
+        with files.open(kind) as file:
+            dataset.save_as(file, enforce_file_format=True)
+
+
+@contextmanager
+def _checked_headers() -> Iterator[None]:
+    """Raise RunError for an attribute that a source should have and that is missing or wrong. The
+    words of libraries may quote it, and reasons land in tables that leave the house."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        name = getattr(error, "name", None) or (error.args[0] if error.args else "")
+        if isinstance(name, str) and tag_for_keyword(name) is not None:
+            raise RunError(f"its header lacks {name}") from None
+        raise RunError(f"its header is not as DICOM has it ({type(error).__name__})") from None

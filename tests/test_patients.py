@@ -1,0 +1,83 @@
+"""Whose an image is: patients, issuers, and files that name nobody."""
+
+import numpy as np
+import pytest
+from test_dicom import other_uids, voxels, write_series
+
+from anodetect.commands.inspect import inspect
+from anodetect.data import scan
+from anodetect.data.patients import names_patient, warning_of
+from anodetect.data.series import identified
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom.*")
+ARRAY = voxels((3, 9, 9), np.int16)
+
+
+@pytest.fixture(autouse=True)
+def own_key(tmp_path_factory, monkeypatch):
+    """A key for pseudonyms of the tests' own."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "config"))
+
+
+def groups_of(folder, *patients):
+    """Write a series for each patient, study and tags; return the groups of the records."""
+    for number, (study, tags) in enumerate(patients):
+        uids = (f"1.2.{study}", *other_uids(100 + number)[1:])
+        write_series(folder / f"{number}", ARRAY, uids=uids, **tags)
+    return [record.group for record in scan.scan(folder).records]
+
+
+@pytest.mark.parametrize(
+    "identifier",
+    ["", " ", "ANONYMOUS", "anon", "Anonymized", "anonymised ", "Anonymous^", "UNKNOWN", "none",
+     "N/A", "00000", "xxxx", "-", "De-Identified", "no name", "Patient ID", "*", "\0"],
+)  # fmt: skip
+def test_identifiers_that_stand_for_any_patient(identifier):
+    assert not names_patient(identifier)
+
+
+@pytest.mark.parametrize(
+    "identifier",
+    ["4711", "ANON-0007", "anonymous_12", "Anonymous1", "P003", "TCGA-CS-4941", "0", "0001", "X12",
+     "Xavier", "Nonely", "patient 7", "患者"],
+)  # fmt: skip
+def test_identifiers_that_are_a_patients_own(identifier):
+    assert names_patient(identifier)
+
+
+def test_a_patients_series_and_studies_are_one_group_and_issuers_are_told_apart(tmp_path):
+    one, other_series, other_study, other_issuer, other = groups_of(
+        tmp_path,
+        (1, {"PatientID": "7", "IssuerOfPatientID": "A"}),
+        (1, {"PatientID": "7", "IssuerOfPatientID": "A"}),
+        (2, {"PatientID": "7", "IssuerOfPatientID": "A"}),
+        (3, {"PatientID": "7", "IssuerOfPatientID": "B"}),
+        (4, {"PatientID": "8", "IssuerOfPatientID": "A"}),
+    )
+    assert one == other_series == other_study
+    assert len({one, other_issuer, other}) == 3
+    kept = [identified(record).group for record in scan.scan(tmp_path).records]
+    assert kept == ["7^^^A", "7^^^A", "7^^^A", "7^^^B", "8^^^A"]
+
+
+@pytest.mark.parametrize("nobody", ["", "ANONYMOUS", "anon"])
+def test_files_that_name_nobody_are_grouped_by_study_and_counted(nobody, tmp_path):
+    one, other_series, other_study, named = groups_of(
+        tmp_path,
+        (1, {"PatientID": nobody}),
+        (1, {"PatientID": nobody}),
+        (2, {"PatientID": nobody, "IssuerOfPatientID": "A"}),
+        (3, {"PatientID": "7"}),
+    )
+    assert one == other_series != other_study
+    assert one.startswith("study-") and other_study.startswith("study-")
+    assert named.startswith("patient-")
+    records = scan.scan(tmp_path).records
+    assert identified(records[0]).group == "study-1.2.1"
+    (said,) = (line for line in inspect(str(tmp_path)).summary if "name no patient" in line)
+    assert said.startswith("3 files")
+
+
+def test_nothing_is_said_where_all_are_named():
+    assert warning_of(["patient-1", "sub-01", "lot 7"]) == ""
+    assert warning_of(["study-1", "patient-1"]).startswith("1 files name no patient")
