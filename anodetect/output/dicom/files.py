@@ -1,4 +1,4 @@
-"""What is written of DICOM sources as DICOM.
+"""Files of DICOM that are written of DICOM sources.
 
 Of a volume: a Parametric Map of floats, a Segmentation of what exceeds the threshold, and a
 Structured Report (TID 1500). They lie in the source's frame of reference, have its planes,

@@ -1,4 +1,4 @@
-"""What exceeds the threshold as a Segmentation, with a segment for each finding."""
+"""A Segmentation of what exceeds the threshold, with a segment for each finding."""
 
 from dataclasses import dataclass
 from importlib.metadata import version

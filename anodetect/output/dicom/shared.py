@@ -1,4 +1,4 @@
-"""What all DICOM files of a scoring have in common: what they say of the program that made them."""
+"""Attributes that all DICOM files of a scoring have, and the program that they name."""
 
 from importlib.metadata import version
 from typing import Any
