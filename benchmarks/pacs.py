@@ -33,7 +33,7 @@ from benchmarks import common
 
 PLUGIN = "/usr/share/orthanc/plugins/libOrthancDicomWeb.so"
 SLICES, SIDE = 3, 16
-PATIENCE = 1800  # seconds until all must have been delivered
+PATIENCE = 3600  # seconds until all must have been delivered
 
 
 def write_series(folder: Path, number: int) -> list[Path]:

@@ -7,9 +7,7 @@ The file is removed when the directory is complete.
 """
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,8 +16,9 @@ from filelock import FileLock, Timeout
 
 from anodetect.config import canonical, without_nan
 from anodetect.errors import RunError
-from anodetect.files import WRITING, sha256_of, walk, write_error
+from anodetect.files import WRITING, sha256_of, walk
 from anodetect.record import directories
+from anodetect.record.lines import LineFile
 from anodetect.record.rows import JournalEntry, OutputRow, entry_from_json, entry_to_json
 
 OPTIONS = "options"  # the key of the first line
@@ -41,6 +40,7 @@ class Journal:
         self.path, self.options, self.resume = path, without_nan(options), resume
         self.file = path / directories.JOURNAL
         self.lock = FileLock(path / directories.LOCK, timeout=0)
+        self.lines = LineFile(self.file, _is_line)
 
     def __enter__(self) -> "Journal":
         exists = (self.path / directories.LOCK).exists()
@@ -68,7 +68,7 @@ class Journal:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._close()
+        self.lines.close()
         self.lock.release()
 
     def _open(self) -> None:
@@ -80,43 +80,26 @@ class Journal:
             if file.name.startswith(WRITING):  # by a process that was killed
                 file.unlink()
 
-        end = self._checked_end() if self.file.exists() else 0
-        self.stream = self.file.open("ab")
-        self.stream.truncate(end)
+        options = _options_of(next(self.lines.lines(), b""))
+        if options is None:
+            self.file.unlink(missing_ok=True)
+        else:
+            self._check(options)
+        self.lines.open()
         try:
-            if end == 0:
-                self._write([canonical({OPTIONS: self.options})])
+            if options is None:
+                self.lines.append([canonical({OPTIONS: self.options})])
         except RunError:
-            self._close()
+            self.lines.close()
             raise
 
-    def _close(self) -> None:
-        with suppress(OSError):  # of a line that could not be written, which was said
-            self.stream.close()
-
-    def _checked_end(self) -> int:
-        """Return where the last complete line ends; RunError if the options are not the same."""
-        with self.file.open("rb") as stream:
-            first = stream.readline()
-            try:
-                options = json.loads(first)[OPTIONS] if first.endswith(b"\n") else None
-            except (ValueError, TypeError, KeyError):
-                options = None
-            if options is None:
-                return 0
-            if canonical(options) != canonical(self.options):
-                changed = [key for key, value in self.options.items() if options.get(key) != value]
-                raise RunError(
-                    f"{self.path} was started with another {', '.join(changed)}; "
-                    "resume with the same"
-                )
-
-            end = len(first)
-            for line in stream:
-                if not line.endswith(b"\n") or not _is_entry(line):
-                    break
-                end += len(line)
-        return end
+    def _check(self, options: Mapping[str, Any]) -> None:
+        """Raise RunError if a scoring was started with other options."""
+        if canonical(options) != canonical(self.options):
+            changed = [key for key, value in self.options.items() if options.get(key) != value]
+            raise RunError(
+                f"{self.path} was started with another {', '.join(changed)}; resume with the same"
+            )
 
     def resumed(self) -> Iterator[JournalEntry]:
         """Yield what needs not be done again: entries without an error, whose files are as they
@@ -131,7 +114,7 @@ class Journal:
 
     def append(self, entries: Sequence[JournalEntry]) -> None:
         """Add finished files; when this returns they are on the disk."""
-        self._write([entry_to_json(entry) for entry in entries])
+        self.lines.append([entry_to_json(entry) for entry in entries])
 
     def entries(self) -> Iterator[JournalEntry]:
         """Yield everything finished, one entry at a time; of a file that was scored again the last
@@ -154,13 +137,19 @@ class Journal:
         self.file.unlink()
         (self.path / directories.LOCK).unlink(missing_ok=True)
 
-    def _write(self, lines: Sequence[bytes]) -> None:
-        try:
-            self.stream.write(b"".join(line + b"\n" for line in lines))
-            self.stream.flush()
-            os.fsync(self.stream.fileno())
-        except OSError as error:
-            raise write_error(self.file, error) from None
+
+def _options_of(line: bytes) -> dict[str, Any] | None:
+    """Return the options that the first line of a journal holds; None if it is none."""
+    try:
+        options = json.loads(line)[OPTIONS]
+    except (ValueError, TypeError, KeyError):
+        return None
+    return options if isinstance(options, dict) else None
+
+
+def _is_line(line: bytes) -> bool:
+    """Return whether a line is one of those that a journal has."""
+    return _is_entry(line) or _options_of(line) is not None
 
 
 def _is_entry(line: bytes) -> bool:

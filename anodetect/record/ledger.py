@@ -77,7 +77,7 @@ class Ledger:
             raise RunError(f"{self.folder}: cannot be used ({error.strerror})") from None
 
         try:
-            self._lines.__enter__()
+            self._lines.open()
             for line in self._lines.lines():
                 self._apply(_ADAPTER.validate_json(line))
         except BaseException:
@@ -91,7 +91,7 @@ class Ledger:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._lines.__exit__(kind, error, trace)
+        self._lines.close()
         self._lock.release()
 
     def close(self, source: str, files: int, expected: int | None) -> Job:

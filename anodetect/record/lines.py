@@ -6,6 +6,7 @@ complete line is cut off when the file is opened again.
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -20,6 +21,19 @@ class LineFile:
         self.file, self.is_whole = file, is_whole
 
     def __enter__(self) -> "LineFile":
+        self.open()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def open(self) -> None:
+        """Cut off what is not whole, and be ready to append; RunError if that cannot be."""
         end = 0
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
@@ -29,15 +43,11 @@ class LineFile:
             self.stream.truncate(end)
         except OSError as error:
             raise write_error(self.file, error) from None
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stream.close()
+    def close(self) -> None:
+        """Close the file."""
+        with suppress(OSError):  # of a line that could not be written, which was said
+            self.stream.close()
 
     def lines(self) -> Iterator[bytes]:
         """Yield the lines up to the first that is not whole; none if there is no file."""
