@@ -590,6 +590,7 @@ def pacs_listen(
             keep_identifiers=keep_identifiers,
             far=far,
             device=device,
+            command=_command_line(),
             reporter=reporter,
         )
     emit(result.as_json(), as_json, result.text())

@@ -9,12 +9,15 @@ import pytest
 from pydicom.uid import ComprehensiveSRStorage
 from test_dicom import instance
 
+import anodetect
 from anodetect.engines import arrivals
 from anodetect.engines.arrivals import Arrivals, Arrived, Outcome
+from anodetect.engines.line import kept_engine
 from anodetect.errors import AnodetectError, DataError, DiskFullError, ImageError, RunError
 from anodetect.pacs.folder import WatchedFolder
 from anodetect.pacs.inbox import Inbox, Limits
 from anodetect.pacs.instances import instance_of, is_uid
+from anodetect.record import directories
 from anodetect.record.ledger import Ledger
 from anodetect.record.lines import LineFile
 from anodetect.types import Silent
@@ -322,6 +325,19 @@ def test_a_series_that_grows_is_scored_again_as_a_whole(tmp_path):
         work.step()
         counts = [len(list(ledger.files_of(job).iterdir())) for job in ledger.jobs.values()]
     assert counts == [1, 2]
+
+
+def test_a_model_that_is_kept_scores_the_same(pca_run, synthetic_folder, tmp_path):
+    images = sorted((synthetic_folder / "test").rglob("*.png"))[:6]
+    engine = kept_engine()
+    tables = []
+    for number, how in enumerate((engine, engine, "local")):
+        out = tmp_path / str(number)
+        given = [str(image) for image in (images[:3] if number == 0 else images)]
+        anodetect.score(pca_run, given, out, heatmaps=[], engine=how)
+        tables.append({row.path: row.score for row in directories.read(out).rows})
+    assert len(tables[1]) == 6
+    assert tables[1] == tables[2]
 
 
 def test_a_folder_has_one_node(tmp_path):

@@ -24,12 +24,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from pydicom.uid import generate_uid
 from test_dicom import SECRETS, instance
+from typer.testing import CliRunner
 
 import anodetect
+from anodetect.cli import app
 from anodetect.commands import pacs
 from anodetect.errors import ConfigError, DataError
 from anodetect.pacs import connection
-from anodetect.pacs.archive import ArchiveError, FoundSeries
+from anodetect.pacs.archive import Answer, ArchiveError, FoundSeries
 from anodetect.pacs.inbox import Inbox, Limits
 from anodetect.pacs.nodes import Own, Tls, address_of
 from anodetect.record import directories
@@ -308,7 +310,7 @@ class Stub:
         self.uid, self.most = uid, most
         self.files = {str(pydicom.dcmread(file).SOPInstanceUID): file for file in files}
         self.study = str(pydicom.dcmread(files[0]).StudyInstanceUID)
-        self.asked = []
+        self.asked, self.answers = [], []
 
     def studies(self, query):
         yield self.study
@@ -324,6 +326,11 @@ class Stub:
         self.asked.append(len(wanted))
         for each in wanted[: self.most]:
             keep(self.files[each].read_bytes())
+
+    def store(self, files):
+        for file in files:
+            name = str(pydicom.dcmread(file).SOPInstanceUID)
+            yield Answer(name, self.answers.pop(0) if self.answers else "")
 
     def close(self):
         pass
@@ -345,6 +352,24 @@ def test_a_series_that_comes_in_part_is_said_and_completed_later(tmp_path, monke
     assert (result.fetched, result.present, result.missing) == (1, 2, 0)
     assert archive.asked == [3, 1]
     assert [(row["missing"], row["label"]) for row in manifest(tmp_path / "out")] == [("0", "0")]
+
+
+def test_the_commands_say_what_is_missing_and_end_with_1(tmp_path, monkeypatch, run):
+    archive = Stub(*write_scan(tmp_path / "in", 1), most=2)
+    monkeypatch.setattr(pacs, "connect", lambda address, own: archive)
+    out = str(tmp_path / "out")
+    pull = ["pacs", "pull", "http://stub", "--out", out, "--json"]
+    for exit_code, missing in ((1, 1), (0, 0)):
+        done = CliRunner().invoke(app, pull)
+        assert (done.exit_code, json.loads(done.stdout)["missing"]) == (exit_code, missing)
+
+    scores = tmp_path / "scores"
+    anodetect.score(run, [out], scores, heatmaps=["dicom"], keep_identifiers=True)
+    archive.answers = ["", "refused with status 0xA700"]
+    for exit_code, pushed, before in ((1, 1, 0), (0, 1, 1)):
+        done = CliRunner().invoke(app, ["pacs", "push", str(scores), "http://stub", "--json"])
+        result = json.loads(done.stdout)
+        assert (done.exit_code, result["pushed"], result["before"]) == (exit_code, pushed, before)
 
 
 def test_an_object_of_another_series_is_not_written(tmp_path, monkeypatch):

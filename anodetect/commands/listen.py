@@ -78,6 +78,7 @@ def listen(
     far: float | None = None,
     device: str = "auto",
     limits: Limits | None = None,
+    command: Sequence[str] = (),
     reporter: Reporter | None = None,
 ) -> ListenResult:
     """Score what arrives by the run, until SIGTERM or Ctrl-C; all of it stays in the folder `out`.
@@ -99,7 +100,7 @@ def listen(
         raise ConfigError(f"{out} lies in the watched folder {watch}; choose another --out")
     runs.read(run).calibration.level(0.05 if far is None else far)  # refuses an impossible rate
     archive = connect(address_of(to), own) if to else None
-    scorer = _scorer(run, heatmaps, far, device, keep_identifiers or bool(to))
+    scorer = _scorer(run, heatmaps, far, device, keep_identifiers or bool(to), command)
 
     with ExitStack() as stack:
         stop = stack.enter_context(_until_stopped())
@@ -169,7 +170,12 @@ def _until_stopped() -> Iterator[threading.Event]:
 
 
 def _scorer(
-    run: Path, heatmaps: Sequence[str], far: float | None, device: str, keep_identifiers: bool
+    run: Path,
+    heatmaps: Sequence[str],
+    far: float | None,
+    device: str,
+    keep_identifiers: bool,
+    command: Sequence[str],
 ) -> Callable[[Path, Path], Outcome]:
     """Return what scores a folder. The model stays loaded."""
     engine = kept_engine()
@@ -186,6 +192,7 @@ def _scorer(
                 resume=True,
                 device=device,
                 engine=engine,
+                command=command,
             )
         return outcome_of(out)
 
