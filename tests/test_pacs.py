@@ -117,7 +117,7 @@ def free_port():
 
 
 def wait_for_port(port, process):
-    for _ in range(400):
+    for _ in range(2400):
         assert process.poll() is None, "the server ended"
         with socket.socket() as trial:
             trial.settimeout(1)
@@ -484,7 +484,7 @@ def states(out):
     return found
 
 
-def wait_until(true, seconds=60):
+def wait_until(true, seconds=120):
     for _ in range(20 * seconds):
         if true():
             return
