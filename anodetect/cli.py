@@ -187,6 +187,7 @@ def score(
     keep_identifiers: options.KeepIdentifiers = False,
     accept_different: options.AcceptDifferent = False,
     roi: options.Roi = None,
+    exact_grid: options.ExactGrid = False,
     device: options.Device = "auto",
     as_json: options.Json = False,
 ) -> None:
@@ -221,6 +222,7 @@ def score(
             keep_identifiers=keep_identifiers,
             accept_different=accept_different,
             roi=roi,
+            exact_grid=exact_grid,
             resume=resume,
             shard=shard,
             sign=sign,

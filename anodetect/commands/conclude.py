@@ -76,6 +76,9 @@ def conclude(
             f"{count} files differ from what the model has seen; most often: {unlike[0].reason}"
         )
 
+    for note, count in _notes(tables.outputs):
+        reporter.warn(f"{count} files of maps are {note}")
+
     evaluation = None
     if measure.labelled():
         evaluation = measure.result(threshold if rule.by_fdr else None)
@@ -187,6 +190,12 @@ def _warn(
     for check in (checks.batch, checks.time):
         if check is not None and check.fires:
             reporter.warn(check.text)
+
+
+def _notes(outputs: pa.Table) -> list[tuple[str, int]]:
+    """Return what is to be known of outputs, and of how many, the most frequent first."""
+    notes = outputs["note"].filter(pc.not_equal(outputs["note"], "")).to_pylist()
+    return Counter(notes).most_common()
 
 
 def _drift(rows: pa.Table, slices: pa.Table, calibration: Calibration) -> DriftChecks:

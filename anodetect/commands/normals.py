@@ -86,14 +86,26 @@ class Samples:
 
 @dataclass
 class _Planes:
-    """The plane and the units that the volumes of a data set have in common."""
+    """The plane and the units that the volumes of a data set have in common, and which of them
+    have uneven slices."""
 
     first_of: dict[str, str] = field(default_factory=dict)  # plane → the first volume in it
     fixed_units: bool = True
+    uneven: list[str] = field(default_factory=list)  # each with how its slices lie
 
     def add(self, loaded: LoadedVolume) -> None:
         self.first_of.setdefault(loaded.volume.geometry.plane, loaded.record.id)
         self.fixed_units &= has_fixed_units(loaded.volume.source)
+        if loaded.volume.source.unevenness:
+            self.uneven.append(f"{loaded.record.id}: {loaded.volume.source.unevenness}")
+
+    def warn(self, reporter: Reporter) -> None:
+        """Say how many volumes have uneven slices."""
+        if self.uneven:
+            reporter.warn(
+                f"{len(self.uneven)} volumes have slices that are not evenly spaced; the first: "
+                f"{self.uneven[0]}"
+            )
 
     def set_on(self, preprocess: Preprocess) -> None:
         """Make the common plane and units those of `preprocess`, if there are volumes."""
@@ -152,6 +164,7 @@ def usable_normals(
         reporter.progress("read", done, len(normals))
 
     planes.set_on(preprocess)
+    planes.warn(reporter)
     _compare_with_test(dataset, hashes, pixels, preprocess.config.component, reporter)
     usable = _without_leaks(dataset, usable, hashes, pixels, reporter)
     if not usable:

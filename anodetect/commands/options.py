@@ -183,6 +183,14 @@ AcceptDifferent = Annotated[
         help="Also score what differs so much from what the model has seen that it is refused.",
     ),
 ]
+ExactGrid = Annotated[
+    bool,
+    typer.Option(
+        "--exact-grid",
+        help="Keep the sheared grid of a tilted gantry in NIfTI maps, which ITK, Slicer and ANTs "
+        "do not open; else they are resampled onto a straight one.",
+    ),
+]
 KeepIdentifiers = Annotated[
     bool,
     typer.Option(

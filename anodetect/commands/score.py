@@ -72,6 +72,7 @@ def score(
     keep_identifiers: bool = False,
     accept_different: bool = False,
     roi: Path | None = None,
+    exact_grid: bool = False,
     resume: bool = False,
     shard: str = "1/1",
     sign: Path | None = None,
@@ -88,9 +89,10 @@ def score(
     interrupted scoring of the same `out` goes on, and what is finished is not scored again. `shard`
     "i/n" scores the i-th of n parts, which the contents of the files decide. Files that the model
     cannot judge fail unless `accept_different`. `roi` is a mask of where images count, by default
-    the run's. `sign` is a file with an Ed25519 private key. `engine` is one of ENGINES: "local"
-    scores on this machine, in as many processes as help or in `workers`; "ray" on a cluster; or an
-    engine itself.
+    the run's. With `exact_grid` NIfTI maps of sheared slices keep the source's grid. `sign` is a
+    file with an Ed25519 private key. `engine` is one of ENGINES: "local" scores on this machine, in
+    as many processes as help or in `workers`; "ray" on a cluster; or an engine
+    itself.
     ConfigError and DataError before any work for what cannot be scored.
     """
     reporter, began = reporter or Silent(), time.monotonic()
@@ -110,6 +112,7 @@ def score(
     task = Task(
         run_path.absolute(), run.model_sha256, out.absolute(), tuple(heatmaps), far, fdr, shard,
         device, keep_identifiers, accept_different, other_roi(run, roi, reporter),
+        exact_grid,
     )  # fmt: skip
     scoring = _scoring(run, task, inputs, command)
     with _resumable(command), Journal(out, _options(scoring), resume=resume) as journal:
@@ -215,6 +218,7 @@ def _scoring(run: Run, task: Task, inputs: Inputs, command: Sequence[str]) -> Sc
         identifiers=task.keep_identifiers,
         roi=_roi(run, task),
         accept_different=task.accept_different,
+        exact_grid=task.exact_grid,
         listed=len(inputs.records) + len(inputs.problems),
         passed_over=inputs.passed_over,
         command=tuple(command),
@@ -251,6 +255,7 @@ def _options(scoring: Scoring) -> dict[str, Any]:
         "identifiers": scoring.identifiers,
         "roi": scoring.roi.get("sha256", ""),
         "accept_different": scoring.accept_different,
+        "exact_grid": scoring.exact_grid,
         "model_sha256": scoring.model_sha256,
         "far": scoring.far,
         "fdr": scoring.fdr,

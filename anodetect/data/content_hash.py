@@ -3,7 +3,6 @@ of a volume's axes."""
 
 import numpy as np
 
-from anodetect.data.geometry import along
 from anodetect.data.volumes import Volume
 from anodetect.types import Floats, content_digest
 
@@ -17,8 +16,7 @@ def content_hash(content: Floats | Volume, sample_type: str = "") -> str:
     they were made from. Voxels are hashed in the order of axial slices.
     """
     if isinstance(content, Volume):
-        geometry = along(content.voxels.shape[1:], content.affine, "axial")
-        values = geometry.to_slices(content.voxels)
+        values = content.geometry("axial").to_slices(content.voxels)
     else:
         values = content
 

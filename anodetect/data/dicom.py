@@ -2,9 +2,9 @@
 in the patient.
 
 Frames are ordered along their common normal by position, whatever order, names or instance numbers
-they come with. What does not make a regular grid (gaps, duplicates, mixed orientations or sizes) is
-refused with the reason. Stored values become native ones by rescale slope and intercept or modality
-LUT: of CT Hounsfield units.
+they come with. Where they do not lie at even distances on a straight line, each keeps its own
+place. Duplicates and mixed sizes or pixel spacings are refused with the reason. Stored values
+become native ones by rescale slope and intercept or modality LUT: of CT Hounsfield units.
 """
 
 import gzip
@@ -355,7 +355,7 @@ def decode(contents: Sequence[bytes], component: int | str | None = None) -> Vol
     places = chosen(stacks_of(found), component).frames
     files = list(dict.fromkeys(frame.file for frame in places))
     _check_alike([headers[file] for file in files])
-    affine = _affine(places)
+    affine, own_places = _grid(places)
     voxels = _voxels(contents, headers[files[0]], places)
 
     series = Series(
@@ -365,7 +365,7 @@ def decode(contents: Sequence[bytes], component: int | str | None = None) -> Vol
     modality = str(headers[files[0]].get("Modality", ""))
     if modality == "CT":
         _check_hounsfield(headers[files[0]], voxels)
-    return checked(Volume(voxels, affine, modality, series))
+    return checked(Volume(voxels, affine, modality, series, own_places))
 
 
 def _check_hounsfield(header: Dataset, voxels: Floats) -> None:
@@ -407,39 +407,45 @@ def _check_alike(headers: Sequence[Dataset]) -> None:
             raise ImageError(f"images of different {what} in one series ({said})")
 
 
-def _affine(places: Sequence[Frame]) -> NDArray[np.float64]:
-    """Return the matrix from an index (slice, row, column) to LPS+ millimetres; ImageError if
-    slices are not evenly spaced, or their pixels are not."""
+def _grid(places: Sequence[Frame]) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+    """Return the matrix from an index (slice, row, column) to LPS+ millimetres, and the positions
+    [n, 3] of slices that are not evenly spaced on a line, else None; ImageError if two slices lie
+    at the same place, or pixels are not evenly spaced."""
     first = places[0]
     for frame in places:
         if not np.allclose(frame.spacing, first.spacing, rtol=1e-3):
             raise ImageError("images of different pixel spacings in one series")
     origin, step = first.position, normal_of(first) * first.thickness
+    own_places = None
     if len(places) > 1:
-        origin, step = _line(places)
+        origin, step, own_places = _line(places)
 
     affine = np.eye(4)
     affine[:3, 0] = step
     affine[:3, 1] = first.directions[3:] * first.spacing[0]
     affine[:3, 2] = first.directions[:3] * first.spacing[1]
     affine[:3, 3] = origin
-    return affine
+    return affine, own_places
 
 
-def _line(places: Sequence[Frame]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _line(
+    places: Sequence[Frame],
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64] | None]:
     """Return the first position [3] of slices and the step [3] from one to the next, of rounded
-    positions by least squares; ImageError if they are not evenly spaced on a line."""
+    positions by least squares; and their own positions [n, 3] if they are not evenly spaced on a
+    line, else None."""
+    _check_apart(places)
     positions, numbers = np.stack([frame.position for frame in places]), np.arange(len(places))
     origin, step = positions[0], (positions[-1] - positions[0]) / (len(places) - 1)
     off = np.abs(positions - origin - numbers[:, None] * step).max()
     if off <= EVEN * np.linalg.norm(step):
-        return origin, step
+        return origin, step, None
 
-    step, origin = np.polyfit(numbers, positions, 1)
-    if np.abs(positions - origin - numbers[:, None] * step).max() <= _rounding(places):
-        return origin, step
-    _check_even(places)
-    raise ImageError(f"slices are shifted against each other by up to {off:.2f} mm")
+    fitted_step, fitted_origin = np.polyfit(numbers, positions, 1)
+    off = np.abs(positions - fitted_origin - numbers[:, None] * fitted_step).max()
+    if off <= _rounding(places):
+        return fitted_origin, fitted_step, None
+    return origin, step, positions
 
 
 def _rounding(places: Sequence[Frame]) -> float:
@@ -453,26 +459,14 @@ def _rounding(places: Sequence[Frame]) -> float:
     return 0.0
 
 
-def _check_even(places: Sequence[Frame]) -> None:
-    """Raise ImageError if slices lie at the same place, are missing or are unevenly spaced."""
+def _check_apart(places: Sequence[Frame]) -> None:
+    """Raise ImageError if slices lie at the same place."""
     along = np.array([frame.position @ normal_of(places[0]) for frame in places])
-    steps = np.diff(along)
-    if (double := int((steps < SAME_PLACE).sum())) > 0:
+    double = int((np.diff(along) < SAME_PLACE).sum())
+    if double:
         raise ImageError(
             f"{double} of {len(places)} images lie at the place of another; "
             "keep one image of each slice"
-        )
-
-    usual = float(np.median(steps))
-    for before, step in zip(along, steps, strict=False):
-        if step > 1.5 * usual:
-            raise ImageError(
-                f"{round(step / usual) - 1} slices are missing between {before:.1f} and "
-                f"{before + step:.1f} mm along the series"
-            )
-    if np.abs(steps - usual).max() > EVEN * usual:
-        raise ImageError(
-            f"slices are unevenly spaced, by {steps.min():.2f} to {steps.max():.2f} mm"
         )
 
 
@@ -562,7 +556,7 @@ def _without_padding(values: Floats) -> Floats:
         return values
     if padding.all():
         raise ImageError("all pixels are padding (PixelPaddingValue)")
-    values[padding] = values[~padding].min()
+    values[padding] = np.fmin.reduce(values, axis=None)
     return values
 
 
@@ -595,11 +589,11 @@ def _inverted(values: NDArray[Any], dataset: Dataset) -> NDArray[Any]:
 
 
 def _rescaled(values: NDArray[Any], dataset: Dataset) -> NDArray[Any]:
-    """Return stored values [frames, rows, columns, 1] in native units, of multi-frame images frame
-    by frame."""
+    """Return stored values [frames, rows, columns, 1] in native units, frame by frame: a copy of
+    all of them as float64 would be large."""
     groups = functional_groups(dataset)
     if not any("RescaleSlope" in group for group in groups):
-        return np.asarray(apply_modality_lut(values, dataset))
+        groups = [dataset] * len(values)
     scaled = np.empty(values.shape, np.float32)
     for number, group in enumerate(groups):
         scaled[number] = apply_modality_lut(values[number], group)

@@ -11,6 +11,7 @@ from pydicom.pixels import pixel_array
 from pydicom.uid import SegmentationStorage
 
 from anodetect.data import dicom, dicom_frames
+from anodetect.data.uneven import indices_of
 from anodetect.data.volumes import MAX_VOXELS, Volume
 from anodetect.errors import ImageError
 from anodetect.types import Bools
@@ -29,7 +30,6 @@ def marked_voxels(content: bytes, volume: Volume) -> Bools:
     _check_space(header, volume)
 
     truth = np.zeros(volume.voxels.shape[1:], bool)
-    from_world: NDArray[np.float64] = np.linalg.inv(volume.affine).astype(np.float64)
     groups = dicom_frames.functional_groups(header)
     frames = _marked_frames(header, len(groups))
     for number, group in enumerate(groups):
@@ -39,7 +39,7 @@ def marked_voxels(content: bytes, volume: Volume) -> Bools:
         place = dicom_frames.frame_of(group, 0, number, header)
         if place is None:
             raise ImageError("its mask has a frame without a place in the patient")
-        voxels = _voxels_of(place, rows, columns, from_world)
+        voxels = _voxels_of(place, rows, columns, volume)
         if (voxels < 0).any() or (voxels >= truth.shape).any():
             raise ImageError(OFF_GRID)
         truth[tuple(voxels.T)] = True
@@ -76,14 +76,19 @@ def _voxels_of(
     place: dicom_frames.Frame,
     rows: NDArray[np.int64],
     columns: NDArray[np.int64],
-    from_world: NDArray[np.float64],
+    volume: Volume,
 ) -> NDArray[np.int64]:
     """Return the voxels [n, 3] of a frame's pixels; ImageError if they lie between voxels."""
     world = place.position
     world = world + rows[:, None] * place.spacing[0] * place.directions[3:]
     world = world + columns[:, None] * place.spacing[1] * place.directions[:3]
-    index = world @ from_world[:3, :3].T + from_world[:3, 3]
-    voxels = np.rint(index).astype(np.int64)
+    index: NDArray[np.float64]
+    if volume.places is None:
+        from_world = np.linalg.inv(volume.affine)
+        index = world @ from_world[:3, :3].T + from_world[:3, 3]
+    else:
+        index = indices_of(world, volume.places, volume.affine)
+    voxels: NDArray[np.int64] = np.rint(index).astype(np.int64)
     if np.abs(index - voxels).max() > NEAR:
         raise ImageError(OFF_GRID)
     return voxels

@@ -14,12 +14,14 @@ keeps its value and finds its way back.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from nibabel.orientations import io_orientation
 from numpy.typing import NDArray
 
+from anodetect.data.uneven import Doubles, EvenGrid, distances_of, even_grid, extents, place_at
 from anodetect.errors import ImageError
 
 Affine = NDArray[np.float64]
@@ -37,7 +39,9 @@ class Geometry:
     """A source array [I, J, K] and the plane it is sliced along.
 
     `affine` takes an index (i, j, k, 1) of the source to LPS+ millimetres. `axes` are the source's
-    axes that become D, H and W; `flipped` those of D, H, W that run against the source's.
+    axes that become D, H and W; `flipped` those of D, H, W that run against the source's. Where
+    slices along the source's first axis do not lie at even distances on a straight line, `places`
+    [I, 3] are those of their first voxels, and the affine goes from the first to the last of them.
     """
 
     shape: Index
@@ -45,6 +49,7 @@ class Geometry:
     plane: str
     axes: Index
     flipped: tuple[bool, bool, bool]
+    places: Doubles | None = None
 
     def to_slices(self, array: NDArray[Any]) -> NDArray[Any]:
         """Return a view [..., D, H, W] of an array [..., I, J, K]."""
@@ -75,7 +80,11 @@ class Geometry:
 
     def position(self, place: tuple[float, float, float]) -> tuple[float, float, float]:
         """Return the LPS+ millimetres of a place (d, h, w) in the slices."""
-        x, y, z = self.affine[:3] @ (*self.source_index(place), 1.0)
+        i, j, k = self.source_index(place)
+        if self.places is None:
+            x, y, z = self.affine[:3] @ (i, j, k, 1.0)
+        else:
+            x, y, z = place_at(self.places, i) + self.affine[:3, 1:3] @ (j, k)
         return float(x), float(y), float(z)
 
     def centre(self, number: int) -> tuple[float, float, float]:
@@ -96,17 +105,76 @@ class Geometry:
         depth, height, width = self.axes
         return float(lengths[depth]), float(lengths[height]), float(lengths[width])
 
+    @property
+    def voxel_volumes(self) -> Doubles:
+        """Return the cubic millimetres of voxels, broadcast to [D, H, W]: of slices at uneven
+        distances a voxel reaches half of the way to both neighbours."""
+        if self.places is None:
+            return np.full((1, 1, 1), abs(np.linalg.det(self.affine[:3, :3])))
+        area = np.linalg.norm(np.cross(self.affine[:3, 1], self.affine[:3, 2]))
+        of_slices = area * extents(distances_of(self.places, self.affine))
+        return self.to_slices(of_slices.reshape(-1, 1, 1))
+
+    # -- Uneven slices -------------------------------------------------------------------------
+
+    @cached_property
+    def even(self) -> EvenGrid | None:
+        """An even grid along the uneven axis, in the direction of D, H or W; None where slices are
+        even."""
+        if self.places is None:
+            return None
+        distances = distances_of(self.places, self.affine)
+        if self.flipped[self.uneven_axis]:
+            distances = distances[-1] - distances[::-1]
+        return even_grid(distances)
+
+    @property
+    def uneven_axis(self) -> int:
+        """Return which of D, H, W (0, 1, 2) runs across slices that may be uneven."""
+        return self.axes.index(0)
+
+    @property
+    def even_sides(self) -> Index:
+        """Return D, H and W after the uneven one has become even."""
+        sides = list(self.sides)
+        if self.even is not None:
+            sides[self.uneven_axis] = len(self.even)
+        return sides[0], sides[1], sides[2]
+
+    @property
+    def even_spacing(self) -> tuple[float, float, float]:
+        """Return the spacing after uneven slices have become even."""
+        spacing = list(self.spacing)
+        if self.even is not None:
+            spacing[self.uneven_axis] = self.even.step
+        return spacing[0], spacing[1], spacing[2]
+
+    def evened(self, values: NDArray[Any], axis: int) -> NDArray[Any]:
+        """Return values in which axis D, H or W (0, 1, 2), the third, second or last one of the
+        array, is even."""
+        if self.even is None or axis != self.uneven_axis:
+            return values
+        return self.even.to_even(values, axis - 3)
+
+    def unevened(self, values: NDArray[Any], axis: int) -> NDArray[Any]:
+        """Return values that `evened` made even at the slices' own places."""
+        if self.even is None or axis != self.uneven_axis:
+            return values
+        return self.even.to_own(values, axis - 3)
+
     def _steps(self) -> tuple[slice, slice, slice]:
         d, h, w = np.where(self.flipped, -1, 1).tolist()
         return slice(None, None, d), slice(None, None, h), slice(None, None, w)
 
 
-def along(shape: Index, affine: Affine, plane: str = "auto") -> Geometry:
+def along(
+    shape: Index, affine: Affine, plane: str = "auto", places: Doubles | None = None
+) -> Geometry:
     """Return the geometry of a source sliced along a plane; "auto" is the plane with the finest
     pixels, axial where equal, of those whose slices have MIN_SIDE pixels on each side.
 
-    An oblique source is sliced along its own axes, in the plane they are the nearest to. ImageError
-    if the affine cannot be inverted.
+    An oblique source is sliced along its own axes, in the plane they are the nearest to. `places`
+    [I, 3] are those of uneven slices. ImageError if the affine cannot be inverted.
     """
     check_affine(affine)
     # For each axis of the source: the world axis, and 1 or -1 if it runs with or against it.
@@ -121,7 +189,7 @@ def along(shape: Index, affine: Affine, plane: str = "auto") -> Geometry:
         axes.append(axis)
         flipped.append(bool(toward[axis, 1] < 0) == (letter in "LPS"))
     d, h, w = axes
-    return Geometry(shape, affine, plane, (d, h, w), (flipped[0], flipped[1], flipped[2]))
+    return Geometry(shape, affine, plane, (d, h, w), (flipped[0], flipped[1], flipped[2]), places)
 
 
 def _finest_plane(source_of: dict[int, int], shape: Index, affine: Affine) -> str:

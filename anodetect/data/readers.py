@@ -23,7 +23,7 @@ from anodetect.data.geometry import MIN_SIDE, Geometry
 from anodetect.data.images import MAX_PIXELS, Array, as_float32, channels_first
 from anodetect.data.mask_images import marked_in
 from anodetect.data.records import Component, Record
-from anodetect.data.regrid import on_grid_of
+from anodetect.data.regrid import at_places_of, on_grid_of
 from anodetect.data.volumes import MAX_VOXELS, Volume
 from anodetect.errors import ImageError
 from anodetect.files import is_below, leads_out, path_text
@@ -274,13 +274,22 @@ def _mask_on(path: Path, volume: Volume, what: str) -> Bools:
     """Return where a volume's mask or foreground is not zero, bool [I, J, K] in the volume's own
     order; ImageError if it does not lie on its grid.
 
-    Voxels in another order of axes are put into the volume's. A DICOM file is a Segmentation.
+    Voxels in another order of axes are put into the volume's. Slices of the volume may be uneven,
+    if those of the mask lie at the same places. A DICOM file is a Segmentation.
     """
     if formats.is_series(path):
         content = read_bytes(path)
         return _with_reason(lambda: marked_voxels(content, volume))
 
     decoded = read_source(Record(path.name, path)).decode()
+    if volume.places is not None and isinstance(decoded, Volume):
+        try:
+            return np.asarray((at_places_of(decoded, volume).voxels != 0).any(0))
+        except ImageError as error:
+            raise ImageError(
+                f"its {what} {path.name} {error}, and the volume's slices are not evenly spaced; "
+                "draw it on the DICOM series and save it as DICOM Segmentation"
+            ) from None
     same = on_grid_of(decoded, volume) if isinstance(decoded, Volume) else None
     if same is None:
         raise ImageError(f"its {what} {path.name} does not lie on the same grid")

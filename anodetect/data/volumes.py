@@ -19,7 +19,8 @@ import nibabel as nib
 import numpy as np
 
 from anodetect.data.formats import GZIP
-from anodetect.data.geometry import FLIP_XY, Affine, check_affine
+from anodetect.data.geometry import FLIP_XY, Affine, Geometry, along, check_affine
+from anodetect.data.uneven import Doubles, describe
 from anodetect.errors import ImageError
 from anodetect.types import Bools, Floats
 
@@ -41,13 +42,26 @@ class Volume:
 
     `affine` takes an index (i, j, k, 1) to LPS+ millimetres. `modality` is DICOM's: "CT" values are
     Hounsfield units. `origin` is what a map in the same geometry is written from: a NIfTI header, a
-    DICOM `Series`, or None.
+    DICOM `Series`, or None. Where slices along the first axis do not lie at even distances on a
+    straight line, `places` [I, 3] are the millimetres of their first voxels, and the affine goes
+    from the first to the last of them.
     """
 
     voxels: Floats
     affine: Affine
     modality: str = ""
     origin: Any = None
+    places: Doubles | None = None
+
+    @property
+    def unevenness(self) -> str:
+        """How slices lie, in words, where they are not even; else ""."""
+        return "" if self.places is None else describe(self.places, self.affine)
+
+    def geometry(self, plane: str = "auto") -> Geometry:
+        """Return where voxels lie when the volume is sliced along a plane; see `along`."""
+        _, i, j, k = self.voxels.shape
+        return along((i, j, k), self.affine, plane, self.places)
 
 
 def decode_nifti(content: bytes, component: int | None = None, *, holes: bool = False) -> Volume:
@@ -248,8 +262,8 @@ def _surrounds(holes: Bools) -> bool:
 
 
 def same_grid(one: Volume, other: Volume) -> bool:
-    """Return whether two volumes have the same sides and lie in the same place, to a hundredth of a
-    millimetre."""
-    if one.voxels.shape[1:] != other.voxels.shape[1:]:
+    """Return whether two volumes of even slices have the same sides and lie in the same place, to a
+    hundredth of a millimetre."""
+    if one.voxels.shape[1:] != other.voxels.shape[1:] or one.places is not other.places:
         return False
     return bool(np.allclose(one.affine, other.affine, atol=0.01))

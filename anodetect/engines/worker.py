@@ -17,6 +17,7 @@ from anodetect.data import dicom
 from anodetect.data.records import Problem, Record
 from anodetect.errors import ConfigError, DiskFullError, ImageError, RunError
 from anodetect.files import sha256_of, short_name
+from anodetect.imaging.preprocess import PreparedVolume
 from anodetect.imaging.regions import RegionOfInterest
 from anodetect.model.devices import check_device
 from anodetect.model.display import display_window
@@ -66,6 +67,7 @@ class Task:
     keep_identifiers: bool
     accept_different: bool = False
     roi: RegionOfInterest | None = None  # if it is not the run's
+    exact_grid: bool = False
 
     def threshold(self, calibration: Calibration) -> float:
         """Return the score above which an image is flagged; infinity with `fdr`, as that score is
@@ -175,13 +177,26 @@ class Worker:
 
     def _differs(self, scored: ScoredImage | ScoredVolume) -> str:
         """Return in words how a file differs from what the model has seen, "" if it does not."""
-        scaled = scored.loaded.scaled if isinstance(scored, ScoredImage) else ""
-        notes = [scaled] if scaled else []
+        if isinstance(scored, ScoredVolume):
+            notes = self._uneven_notes(scored.loaded.volume)
+        else:
+            notes = [scored.loaded.scaled] if scored.loaded.scaled else []
         if self.model.seen is None:
             return "; ".join(notes)
         difference = self.model.seen.difference(facts_of(scored.loaded))
         accepted = difference.refused.partition(";")[0]
         return "; ".join([*([accepted] if accepted else []), *difference.notes, *notes])
+
+    def _uneven_notes(self, volume: PreparedVolume) -> list[str]:
+        """Return how a volume's slices lie if they are not even, and whether they were resampled
+        for the model."""
+        even = volume.geometry.even
+        if even is None:
+            return []
+        notes = [volume.source.unevenness]
+        if self.model.tiling.dims == 3 or volume.geometry.uneven_axis != 0:
+            notes.append(f"resampled for the model to even slices {even.step:.3g} mm apart")
+        return notes
 
     def _draw(self, scored: ScoredImage | ScoredVolume) -> None:
         """Write the picture of a case that is to be shown."""
@@ -223,7 +238,8 @@ class Worker:
         about = self._about(row)
         if isinstance(scored, ScoredImage):
             return ImageMap(heatmap, scored.loaded.image, *how, window, header, about)
-        return VolumeMap(heatmap, scored.loaded.volume, *how, window, about)
+        volume, exact_grid = scored.loaded.volume, self.task.exact_grid
+        return VolumeMap(heatmap, volume, *how, window, about, exact_grid)
 
     def _about(self, row: ScoreRow) -> About:
         """Return what DICOM files say of a scored file."""
@@ -247,7 +263,9 @@ class Worker:
     def _output_row(self, path: str, written: Written) -> OutputRow:
         name = written.path.relative_to(self.task.out).as_posix()
         digest = sha256_of(written.path)
-        return OutputRow(name=name, path=path, kind=written.format, sha256=digest)
+        return OutputRow(
+            name=name, path=path, kind=written.format, sha256=digest, note=written.note
+        )
 
 
 def _finished(scored: Scored, future: Future[JournalEntry]) -> tuple[Scored | None, JournalEntry]:

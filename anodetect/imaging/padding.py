@@ -24,7 +24,8 @@ def padding_as_air(slices: Floats, *, hounsfield: bool) -> Floats:
     below = slices < AIR
     if below.all():
         return slices
-    return np.where(below, slices[~below].min(), slices)
+    lowest = slices.min(where=~below, initial=np.inf)
+    return np.where(below, lowest, slices)
 
 
 def _looks_padded(slices: Floats) -> bool:

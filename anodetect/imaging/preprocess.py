@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from anodetect.config import Config
-from anodetect.data.geometry import MIN_SIDE, Geometry, along
+from anodetect.data.geometry import MIN_SIDE, Geometry
 from anodetect.data.volumes import FIXED_UNITS, Volume
 from anodetect.errors import ImageError
 from anodetect.imaging.bias import remove_bias
@@ -307,13 +307,15 @@ class Preprocess:
         return self._resampled(scaled, inside, of.geometry)
 
     def _resampled(self, scaled: Floats, inside: Bools, geometry: Geometry) -> tuple[Floats, Bools]:
-        """Return a slice in the spacing asked for, if one is; the representation brings maps
-        back."""
+        """Return a slice with even rows and columns, in the spacing asked for, if one is;
+        `Model.decode_slice` brings maps back."""
+        for axis in (1, 2):
+            scaled, inside = geometry.evened(scaled, axis), geometry.evened(inside, axis)
         spacing = self.config.spacing
         if not spacing:
             return scaled, inside
 
-        _, row_distance, column_distance = geometry.spacing
+        _, row_distance, column_distance = geometry.even_spacing
         height = max(MIN_SIDE, round(inside.shape[0] * row_distance / spacing))
         width = max(MIN_SIDE, round(inside.shape[1] * column_distance / spacing))
         resized = resize(inside[None].astype(np.float32), height, width)[0]
@@ -334,7 +336,7 @@ class Preprocess:
         `supplied` [I, J, K] takes the place of the foreground. ImageError if no slice can be
         scored.
         """
-        geometry = along(volume.voxels.shape[1:], volume.affine, self.axis)
+        geometry = volume.geometry(self.axis)
         slices = geometry.to_slices(volume.voxels)
         _check_slices(slices, geometry)
         slices = padding_as_air(slices, hounsfield=has_fixed_units(volume))
@@ -375,7 +377,7 @@ class Preprocess:
     def depth(self, geometry: Geometry) -> int:
         """Return how many slices a volume that is modelled in three dimensions has in the spacing
         asked for."""
-        count, distance = geometry.sides[0], geometry.spacing[0]
+        count, distance = geometry.even_sides[0], geometry.even_spacing[0]
         if not self.config.spacing:
             return count
         return max(1, round(count * distance / self.config.spacing))
@@ -437,7 +439,7 @@ def _scaled(image: Floats, span: Range) -> Floats:
 
 def _check_slices(slices: Floats, geometry: Geometry) -> None:
     """Raise ImageError if slices are too small, or a volume has one value only."""
-    _, height, width = geometry.sides
+    _, height, width = geometry.even_sides
     if min(height, width) < MIN_SIDE:
         raise ImageError(
             f"{geometry.plane} slices of {width} × {height} pixels; "

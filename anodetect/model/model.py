@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from anodetect.config import build
+from anodetect.data.geometry import Geometry
 from anodetect.errors import ConfigError, ImageError, RunError
 from anodetect.imaging import tiling
 from anodetect.imaging.backbones.table import BackboneFacts, UsesNetwork, embedded_name
@@ -236,6 +237,12 @@ class Model:
         square = self.representation.decode(heatmap, (max(shape), max(shape)))
         return square[top : top + height, left : left + width]
 
+    def decode_slice(self, heatmap: Floats, geometry: Geometry) -> Floats:
+        """Return the heatmap of a volume's slice in the volume's own grid [H, W]."""
+        _, height, width = geometry.even_sides
+        decoded = self.decode(heatmap, (height, width))
+        return geometry.unevened(geometry.unevened(decoded, 1), 2)
+
     def panels(self, loaded: LoadedImage, heatmap: Floats, reconstruction: Floats | None) -> Panels:
         """Return what a person is shown of a scored image."""
         image, _ = self.prepared(loaded)
@@ -265,7 +272,8 @@ class Model:
         """Return the scaled volume [C, D, H, W] from which patches are cut, and the foreground
         [D, H, W] of its slices that have enough of it.
 
-        If a spacing is asked for, there are as many slices, rows and columns as it gives.
+        Its slices are at even distances. If a spacing is asked for, there are as many slices, rows
+        and columns as it gives.
         """
         planes, foregrounds = [], []
         for number in range(len(volume.scored)):
@@ -274,8 +282,10 @@ class Model:
             foregrounds.append(foreground)
 
         inside = np.stack(foregrounds) & volume.scored[:, None, None]
-        depth = self.preprocess.depth(volume.geometry)
-        return resize_depth(np.stack(planes, axis=1), depth), _with_depth(inside, depth)
+        depth, geometry = self.preprocess.depth(volume.geometry), volume.geometry
+        scaled = geometry.evened(np.stack(planes, axis=1), 0)
+        inside = geometry.evened(inside, 0)
+        return resize_depth(scaled, depth), _with_depth(inside, depth)
 
     def score_volume(self, volume: PreparedVolume) -> tuple[Doubles, Floats]:
         """Return the scores [n] of the slices to score, and the heatmap [D, H, W].
@@ -283,16 +293,18 @@ class Model:
         The heatmap is on the grid of the volume's slices, NaN in slices that are not scored. A
         slice's score is pooled from its map as an image's is.
         """
-        numbers, (depth, height, width) = volume.numbers, volume.geometry.sides
+        numbers, geometry = volume.numbers, volume.geometry
         seed = int(image_seeds([volume.slices])[0])
         scaled, inside = self.encode_volume(volume)
         found = tiling.volume_heatmap(scaled, inside, self.tiling, seed=seed, detect=self._detect)
 
+        depth = geometry.even_sides[0]
         found, inside = resize_depth(found[None], depth)[0], _with_depth(inside, depth)
+        found, inside = geometry.unevened(found, 0), geometry.unevened(inside, 0)
         pooled = pool(found[numbers], inside[numbers], self.detector.config.pooling)
-        heatmap = np.full((depth, height, width), np.nan, np.float32)
+        heatmap = np.full(geometry.sides, np.nan, np.float32)
         for number in numbers:
-            heatmap[number] = self.decode(found[number], (height, width))
+            heatmap[number] = self.decode_slice(found[number], geometry)
         return pooled.astype(np.float64), heatmap
 
 

@@ -191,7 +191,10 @@ def _scored_image(
     """Return what was found in an image on its own grid."""
     if isinstance(found, Failed):
         return found
-    heatmap = model.decode(found.heatmap, loaded.image.shape[1:])
+    if loaded.cut_from is not None:
+        heatmap = model.decode_slice(found.heatmap, loaded.cut_from.geometry)
+    else:
+        heatmap = model.decode(found.heatmap, loaded.image.shape[1:])
     if loaded.region is not None:
         heatmap = np.where(loaded.region.inside, heatmap, np.float32(np.nan))
     panels = model.panels(loaded, found.heatmap, found.reconstruction)
@@ -224,8 +227,8 @@ def _score_volume(model: Model, loaded: LoadedVolume) -> ScoredVolume:
 def _score_slices(model: Model, loaded: LoadedVolume) -> tuple[NDArray[np.float64], Floats]:
     """Score a volume slice by slice, in the batches in which images are scored; return the same as
     `Model.score_volume`."""
-    depth, height, width = loaded.volume.geometry.sides
-    heatmap = np.full((depth, height, width), np.nan, np.float32)
+    geometry = loaded.volume.geometry
+    heatmap = np.full(geometry.sides, np.nan, np.float32)
     scores: list[float] = []
 
     slices = read_ahead(
@@ -237,5 +240,5 @@ def _score_slices(model: Model, loaded: LoadedVolume) -> tuple[NDArray[np.float6
         images = [each for each in chunk if isinstance(each, LoadedImage)]
         for image, found in zip(images, _detect(model, images), strict=True):
             scores.append(found.score)
-            heatmap[image.record.slice] = model.decode(found.heatmap, (height, width))
+            heatmap[image.record.slice] = model.decode_slice(found.heatmap, geometry)
     return np.array(scores), heatmap

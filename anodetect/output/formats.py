@@ -20,9 +20,11 @@ from anodetect.files import atomic
 if TYPE_CHECKING:  # the command line lists the formats, and must not wait for NumPy
     from anodetect.types import Floats
 
-# "map": float values; "mask": what exceeds the threshold; "picture": colours to look at; "regions":
-# outlines of what exceeds the threshold; "report": measurements of it
-Kind = Literal["map", "mask", "picture", "regions", "report"]
+# "map": float values; "slices": those of the source's own slices, where the map is resampled;
+# "mask": what exceeds the threshold; "picture": colours to look at; "regions": outlines of what
+# exceeds the threshold; "report": measurements of it
+Kind = Literal["map", "slices", "mask", "picture", "regions", "report"]
+EXACT: tuple[Kind, ...] = ("slices", "map")  # files of a map's values, the one that counts first
 Source = Literal["image", "volume"]
 LEVEL = 4  # of compression, from 1 to 9
 SOURCES: tuple[Source, ...] = get_args(Source)
@@ -34,14 +36,13 @@ class Writer:
 
     `endings` maps each kind of file to what is added to the image's name. The function takes an
     `ImageMap` or a `VolumeMap`, and `OutputFiles` to open the files with. It opens none where the
-    format does not apply to a source. `reader` is a function
-    "module:name" that reads the file of kind "map" back as float32, in the grid of the source; ""
-    if there is none.
+    format does not apply to a source. `readers` are functions "module:name" that read the files of
+    a map's values back as float32, in the grid of the source.
     """
 
     function: str
     endings: Mapping[Kind, str]
-    reader: str = ""
+    readers: Mapping[Kind, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -84,14 +85,17 @@ FORMATS: dict[str, Format] = {
         image=Writer(
             "anodetect.output.images:write_map",
             {"map": "_heatmap.tiff"},
-            reader="anodetect.output.images:read_map",
+            readers={"map": "anodetect.output.images:read_map"},
         ),
     ),
     "nifti": Format(
         volume=Writer(
             "anodetect.output.nifti:write_map",
-            {"map": "_heatmap.nii"},
-            reader="anodetect.output.nifti:read_map",
+            {"map": "_heatmap.nii", "slices": "_heatmap.tiff"},
+            readers={
+                "map": "anodetect.output.nifti:read_map",
+                "slices": "anodetect.output.images:read_stack",
+            },
         ),
     ),
     "png": Format(
@@ -158,18 +162,24 @@ def asks_for(names: Sequence[str], kind: Kind) -> bool:
 
 @dataclass(frozen=True)
 class Written:
-    """A file that was written: its format's name, where it is, and what it shows."""
+    """A file that was written: its format's name, where it is, what it shows, and what is to be
+    known of it, "" for nothing."""
 
     format: str
     path: Path
     kind: Kind
+    note: str = ""
 
 
 def float_map(written: Sequence[Written]) -> Written | None:
-    """Return the file that holds the map's values, of several that of the first format in
-    FORMATS; None if there is none."""
-    maps = {each.format: each for each in written if each.kind == "map"}
-    return next((maps[name] for name in FORMATS if name in maps), None)
+    """Return the file that holds the map's values in the source's grid, of several that of the
+    first format in FORMATS; None if there is none."""
+    for name in FORMATS:
+        found = {each.kind: each for each in written if each.format == name}
+        for kind in EXACT:
+            if kind in found:
+                return found[kind]
+    return None
 
 
 class OutputFiles:
@@ -180,9 +190,10 @@ class OutputFiles:
         self.written: list[Written] = []
 
     @contextmanager
-    def open(self, kind: Kind) -> Iterator[IO[bytes]]:
-        """Open a file that appears under its name only when it is complete. What is written to one
-        that ends with .gz is compressed, to the same bytes each time."""
+    def open(self, kind: Kind, note: str = "") -> Iterator[IO[bytes]]:
+        """Open a file that appears under its name only when it is complete; `note` says what is to
+        be known of it. What is written to one that ends with .gz is compressed, to the same bytes
+        each time."""
         path = self.stem.with_name(self.stem.name + self.endings[kind])
         with atomic(path, durable=False) as file:
             if path.suffix == ".gz":
@@ -190,7 +201,7 @@ class OutputFiles:
                     yield cast(IO[bytes], packed)
             else:
                 yield file
-        self.written.append(Written(self.name, path, kind))
+        self.written.append(Written(self.name, path, kind, note))
 
     def remove(self) -> None:
         """Remove the files that were written: without the others of their format they are of no
@@ -224,7 +235,7 @@ def readable_names(source: Source) -> list[str]:
     names = []
     for name, each in FORMATS.items():
         writer = each.writer(source)
-        if writer is not None and writer.reader:
+        if writer is not None and writer.readers:
             names.append(name)
     return names
 
@@ -233,10 +244,11 @@ def map_reader(name: str, source: Source) -> "Callable[[Path], Floats] | None":
     """Return the function that reads the map in a file of this name; None if there is none."""
     for each in FORMATS.values():
         writer = each.writer(source)
-        if writer is None or not writer.reader:
+        if writer is None:
             continue
 
-        if Path(name).suffix == Path(writer.endings["map"]).suffix:
-            reader: Callable[[Path], Floats] = resolve_name(writer.reader)
-            return reader
+        for kind, function in writer.readers.items():
+            if Path(name).suffix == Path(writer.endings[kind]).suffix:
+                reader: Callable[[Path], Floats] = resolve_name(function)
+                return reader
     return None

@@ -4,6 +4,7 @@ PNG on the model's fixed scale, and a mask."""
 import io
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import tifffile
@@ -49,13 +50,32 @@ def write_map(shown: ImageMap, files: OutputFiles) -> None:
 
 def read_map(path: Path) -> Floats:
     """Return the values [H, W] that `write_map` wrote; RunError if the file is damaged."""
-    try:
-        values: Floats = np.asarray(tifffile.imread(path), np.float32)
-    except Exception as error:  # tifffile raises whatever it likes on damaged files
-        raise RunError(f"{path.name} is damaged ({type(error).__name__})") from None
+    values = _read_tiff(path)
     if values.ndim != 2:
         raise RunError(f"{path.name} is damaged: not a map of one value per pixel")
     return values
+
+
+def write_stack(file: IO[bytes], values: Floats) -> None:
+    """Write values [I, J, K] as a TIFF of I pages, without compression."""
+    with tifffile.TiffWriter(file) as pages:
+        for page in values:
+            pages.write(np.ascontiguousarray(page), metadata=None, contiguous=True)
+
+
+def read_stack(path: Path) -> Floats:
+    """Return the values [I, J, K] that `write_stack` wrote; RunError if the file is damaged."""
+    values = _read_tiff(path)
+    if values.ndim != 3:
+        raise RunError(f"{path.name} is damaged: not a stack of slices")
+    return values
+
+
+def _read_tiff(path: Path) -> Floats:
+    try:
+        return np.asarray(tifffile.imread(path), np.float32)
+    except Exception as error:  # tifffile raises whatever it likes on damaged files
+        raise RunError(f"{path.name} is damaged ({type(error).__name__})") from None
 
 
 def write_overlay(shown: ImageMap, files: OutputFiles) -> None:

@@ -1,20 +1,24 @@
 """Maps of volumes as NIfTI, float32 or a mask of bytes, in exactly the geometry of the source.
+Where that is not orthogonal, or slices are uneven, maps are resampled onto a straight grid.
 
 From a NIfTI source's header only the fields that place the voxels are taken over, bit for bit: no
 description, file name or extension, which may name the patient.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
 
 import nibabel as nib
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
-from anodetect.data.geometry import FLIP_XY
+from anodetect.data.geometry import FLIP_XY, Affine
 from anodetect.data.volumes import decode_nifti
 from anodetect.imaging.preprocess import PreparedVolume
 from anodetect.output.formats import OutputFiles
+from anodetect.output.images import write_stack
+from anodetect.output.straight import LARGEST_SHIFT, StraightGrid, straight_grid
 from anodetect.output.volumes import VolumeMap
 from anodetect.types import Floats
 
@@ -23,21 +27,41 @@ PLACED = (
     "qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z", "xyzt_units",
 )  # fmt: skip
 SCANNER = 1  # the code of coordinates as the scanner gave them
-SAME_PLACE = 0.01  # mm
 BY = "by anodetect; research use only"
 
 
 def write_map(shown: VolumeMap, files: OutputFiles) -> None:
-    """Write the heatmap's values, float32 in the grid of the source."""
-    with files.open("map") as file:
-        write(file, shown.heatmap, shown.volume, f"anomaly heatmap {BY}")
+    """Write the heatmap's values, float32 in the grid of the source.
+
+    Where readers of NIfTI do not open that grid, or NIfTI cannot hold it, the map is resampled, and
+    a TIFF has the exact values in the source's own slices.
+    """
+    grid = None if shown.exact_grid and shown.volume.source.places is None else _grid_for(shown)
+    if grid is None:
+        with files.open("map") as file:
+            write(file, shown.heatmap, shown.volume, f"anomaly heatmap {BY}")
+        return
+
+    with files.open("slices") as file:
+        write_stack(file, shown.volume.geometry.to_source(shown.heatmap))
+    with files.open("map", f"{grid.note}; the TIFF beside it has the source's slices") as file:
+        values = shown.volume.geometry.to_source(shown.heatmap)
+        _write_planes(file, grid, grid.planes(values), np.float32, f"resampled heatmap {BY}")
 
 
 def write_mask(shown: VolumeMap, files: OutputFiles) -> None:
-    """Write where the heatmap exceeds the threshold, bytes of 0 and 1 in the grid of the source."""
-    above = shown.above().astype(np.uint8)
-    with files.open("mask") as file:
-        write(file, above, shown.volume, f"above the anomaly threshold {BY}")
+    """Write where the heatmap exceeds the threshold, bytes of 0 and 1, in the grid of the map."""
+    grid = None if shown.exact_grid and shown.volume.source.places is None else _grid_for(shown)
+    if grid is None:
+        above = shown.above().astype(np.uint8)
+        with files.open("mask") as file:
+            write(file, above, shown.volume, f"above the anomaly threshold {BY}")
+        return
+
+    planes = grid.planes(shown.volume.geometry.to_source(shown.heatmap))
+    above_in = (plane > shown.threshold for plane in planes)
+    with files.open("mask", grid.note) as file:
+        _write_planes(file, grid, above_in, np.uint8, f"above the anomaly threshold {BY}")
 
 
 def read_map(path: Path) -> Floats:
@@ -45,20 +69,53 @@ def read_map(path: Path) -> Floats:
     return np.asarray(decode_nifti(path.read_bytes(), holes=True).voxels[0])
 
 
+def _grid_for(shown: VolumeMap) -> StraightGrid | None:
+    """Return the grid onto which a map is resampled; None where it keeps the source's, as that of a
+    NIfTI."""
+    if isinstance(shown.volume.source.origin, nib.Nifti1Header):
+        return None
+    return straight_grid(shown.volume.source)
+
+
 def write(file: IO[bytes], values: NDArray[Any], volume: PreparedVolume, description: str) -> None:
     """Write a map [D, H, W] in the order of the source; `description` is at most 79 bytes."""
     source = volume.geometry.to_source(values)
-
     header = header_like(volume)
-    header.set_data_dtype(source.dtype)
     header.set_data_shape(source.shape[: _dimensions(volume)])
+    planes = (source[..., number] for number in range(source.shape[2]))
+    _write(file, header, planes, source.dtype, description)
+
+
+def _write_planes(
+    file: IO[bytes],
+    grid: StraightGrid,
+    planes: Iterable[NDArray[Any]],
+    dtype: DTypeLike,
+    description: str,
+) -> None:
+    """Write the slices [rows, columns] of a grid as a NIfTI [columns, rows, slices]."""
+    header = nib.Nifti1Header()
+    header.set_data_shape(grid.shape[::-1])
+    _place(header, grid.affine[:, [2, 1, 0, 3]])
+    _write(file, header, (plane.T for plane in planes), dtype, description)
+
+
+def _write(
+    file: IO[bytes],
+    header: Any,
+    planes: Iterable[NDArray[Any]],
+    dtype: DTypeLike,
+    description: str,
+) -> None:
+    """Write a header and the slices [I, J] along the last axis, one at a time, so that no second
+    copy is needed."""
+    header.set_data_dtype(dtype)
     header["descrip"] = description.encode()
     header["vox_offset"] = header.single_vox_offset
-
     header.write_to(file)
     file.write(bytes(header.single_vox_offset - file.tell()))  # no extensions
-    for number in range(source.shape[2]):  # a slice at a time, so that no second copy is needed
-        file.write(np.asarray(source[..., number], header.get_data_dtype()).tobytes(order="F"))
+    for plane in planes:
+        file.write(np.asarray(plane, header.get_data_dtype()).tobytes(order="F"))
 
 
 def _dimensions(volume: PreparedVolume) -> int:
@@ -81,11 +138,17 @@ def header_like(volume: PreparedVolume) -> Any:
 
     header = nib.Nifti1Header()
     header.set_data_shape(volume.geometry.shape)
-    affine = FLIP_XY @ volume.geometry.affine
-    header.set_sform(affine, SCANNER)
-    header.set_qform(affine, SCANNER, strip_shears=True)
+    _place(header, volume.geometry.affine)
+    return header
+
+
+def _place(header: Any, affine: Affine) -> None:
+    """Let a header say where voxels lie, for an affine of LPS+ millimetres."""
+    world = FLIP_XY @ affine
+    header.set_sform(world, SCANNER)
+    header.set_qform(world, SCANNER, strip_shears=True)
     # A qform cannot hold a sheared matrix, as of a tilted gantry: then no viewer may use it.
-    if (np.abs(header.get_qform() - affine) @ (*volume.geometry.shape, 1)).max() > SAME_PLACE:
+    off = np.abs(header.get_qform() - world) @ (*header.get_data_shape(), 1)
+    if off.max() > LARGEST_SHIFT * np.linalg.norm(affine[:3, :3], axis=0).min():
         header["qform_code"] = 0
     header.set_xyzt_units("mm")
-    return header

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from anodetect.data.geometry import OPPOSITE, PLANES, along, edges
+from anodetect.data.geometry import OPPOSITE, PLANES, edges
 from anodetect.imaging.preprocess import PreparedVolume
 from anodetect.output.about import About
 from anodetect.output.formats import OutputFiles
@@ -26,7 +26,8 @@ class VolumeMap:
     the ends of the colour scale, and the threshold of voxels.
 
     `window` are the values that are black and white in pictures; None for each plane's own
-    contrast. `about` is what DICOM files say beside the map.
+    contrast. `about` is what DICOM files say beside the map. With `exact_grid` a NIfTI map keeps a
+    sheared grid, which many readers do not open.
     """
 
     heatmap: Floats
@@ -35,6 +36,7 @@ class VolumeMap:
     threshold: float
     window: tuple[float, float] | None = None
     about: About = field(default_factory=About)
+    exact_grid: bool = False
 
     def above(self) -> Bools:
         """Return where the heatmap exceeds the threshold [D, H, W]; never where it is NaN."""
@@ -85,12 +87,14 @@ def _panel(
 ) -> Picture:
     """Return one plane through a voxel (i, j, k) of the source on a black square, a line of text
     below it."""
-    geometry = along(volume.geometry.shape, volume.geometry.affine, plane)
+    geometry = volume.source.geometry(plane)
     number = round(geometry.inside(voxel)[0])
     image = geometry.to_slices(volume.source.voxels)[:, number]
     values = geometry.to_slices(volume.geometry.to_source(heatmap))[number]
+    for axis in (1, 2):
+        image, values = geometry.evened(image, axis), geometry.evened(values, axis)
 
-    _, row, column = geometry.spacing
+    _, row, column = geometry.even_spacing
     height, width = values.shape[0] * row, values.shape[1] * column
     zoom = PANEL / max(height, width)
     size = (max(1, round(width * zoom)), max(1, round(height * zoom)))

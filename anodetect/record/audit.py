@@ -138,6 +138,7 @@ class Scoring:
     identifiers: bool = False
     roi: Mapping[str, Any] = field(default_factory=dict)
     accept_different: bool = False
+    exact_grid: bool = False
     listed: int | None = None
     passed_over: Mapping[str, int] = field(default_factory=dict)
     command: tuple[str, ...]

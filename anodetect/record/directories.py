@@ -56,6 +56,7 @@ PUSHED, PUSHED_LOCK = "pushed.jsonl", "pushed.lock"  # what an archive has taken
 # Not among the outputs
 OUTSIDE = (AUDIT_FILE, "report.html", "signature.json", JOURNAL, LOCK, PUSHED, PUSHED_LOCK)
 BOOTSTRAP = "bootstrap.npz"
+ADDED_TO_OUTPUTS = {"note": ""}  # columns that release 0.2 did not write
 # The tables that pages are drawn from.
 READ = ("scores.parquet", "groups.parquet", "slices.parquet", "outputs.parquet")
 
@@ -264,7 +265,7 @@ def read_outputs(path: Path) -> pa.Table:
     content = audit_content(path)
     if content["format"] == format2.FORMAT:
         return format2.output_table(content)
-    return read_table(path / "outputs.parquet", OutputRow)
+    return read_table(path / "outputs.parquet", OutputRow, ADDED_TO_OUTPUTS)
 
 
 def group_table(path: Path) -> pa.Table:

@@ -105,13 +105,15 @@ class OutputRow(Row):
     """One file that a scoring wrote.
 
     `name` is its place below the score directory, `path` the input it belongs to ("" for none),
-    `kind` the name of its output format, such as "tiff".
+    `kind` the name of its output format, such as "tiff". `note` says what is to be known of it,
+    such as that it was resampled, "" for nothing.
     """
 
     name: str
     path: str
     kind: str
     sha256: str
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -40,12 +40,13 @@ def write_table(stem: Path, table: pa.Table, formats: Sequence[str] = ("parquet"
 def read_table(file: Path, row_type: type[Row], added: Mapping[str, str] = NOTHING) -> pa.Table:
     """Return the table of these rows in a Parquet file; RunError if it is none.
 
-    `added` are texts for columns at the end that a table of an older format does not have.
+    `added` are texts for columns at the end that a table of an older release may not have.
     """
     try:
         with file.open("rb") as stream:  # pyarrow opens no path with bytes that are not UTF-8
             table = parquet.read_table(stream)
-        for name, text in added.items():
+        for name in added.keys() - set(table.column_names):
+            text = added[name]
             table = table.append_column(name, pa.array([text] * len(table), pa.string()))
         check_columns(table, row_type)
     except (OSError, ValueError, pa.ArrowException) as error:

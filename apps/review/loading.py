@@ -16,7 +16,6 @@ import numpy as np
 from PIL import Image
 
 from anodetect.data import manifest, readers
-from anodetect.data.geometry import along
 from anodetect.data.records import Record
 from anodetect.data.scan import scan
 from anodetect.data.series import series_of
@@ -69,7 +68,7 @@ def load_volume(directory: ScoreDirectory, row: ScoreRow, plane: str) -> VolumeC
         return VolumeCase(None, None, None, None, tuple(notes))
 
     _, depth, height, width = volume.voxels.shape
-    geometry = along((depth, height, width), volume.affine, plane)
+    geometry = volume.geometry(plane)
 
     def read_heatmap() -> Floats:
         values = _read_heatmap(directory, row, "volume")

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from anodetect.data.geometry import along, edges
+from anodetect.data.geometry import edges
 from anodetect.output import pictures
 from anodetect.output.volumes import place_text
 from anodetect.record.directories import ScoreDirectory
@@ -36,8 +36,7 @@ def slice_thumbnail(directory: ScoreDirectory, row: ScoreRow, plane: str, index:
     if volume is None:
         return ""
 
-    _, depth, height, width = volume.voxels.shape
-    geometry = along((depth, height, width), volume.affine, plane)
+    geometry = volume.geometry(plane)
     number = geometry.sides[0] - 1 - index if geometry.flipped[0] else index
     _, pixel_height, pixel_width = geometry.spacing
 
