@@ -1137,6 +1137,8 @@ def test_the_report_measures_each_finding_in_its_segment(scored):
         assert referenced.ReferencedSegmentNumber == number
     assert report.ContentSequence[-1].TextValue == "Research use only, not for diagnosis"
     assert report.StudyInstanceUID == segmentation.StudyInstanceUID
+    assert row.flagged
+    assert report.ContentSequence[-2].TextValue.startswith("Flagged at a false-alarm rate of 0.2")
 
 
 def test_without_findings_the_segmentation_is_empty(scored, tmp_path):

@@ -10,15 +10,19 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+from PIL import Image
 from pydicom.dataset import Dataset
-from pydicom.uid import ComputedRadiographyImageStorage
+from pydicom.uid import ComputedRadiographyImageStorage, JPEGBaseline8Bit
 from test_dicom import SECRETS, instance, multiframe, read, voxels, write_series
 
+import anodetect
+from anodetect.data.readers import read_image
 from anodetect.errors import RunError
 from anodetect.output.about import About
 from anodetect.output.formats import write_files
 from anodetect.output.images import ImageMap
 from anodetect.output.volumes import VolumeMap
+from anodetect.record import directories
 from anodetect.stats.calibration import Calibration
 from anodetect.stats.decision import Decision, Rule, decide, decide_one
 
@@ -207,6 +211,44 @@ def test_a_radiograph_gets_a_capture_and_outlines(spacing, tmp_path):
         assert area.unit.value == ("mm2" if spacing else "{pixels}")
 
 
+@pytest.mark.parametrize("fdr", [None, 0.3])
+def test_the_report_of_a_scored_radiograph_says_what_the_table_says(
+    fdr, pca_run, synthetic_folder, tmp_path
+):
+    (tmp_path / "in").mkdir()
+    for number, kind in enumerate(("good", "defect")):
+        pixels = read_image(min((synthetic_folder / "test" / kind).iterdir()))[0]
+        made = radiograph(PatientID=f"P{number}", SeriesInstanceUID=f"1.2.3.{number}")
+        made.Rows, made.Columns = pixels.shape
+        made.PixelData = pixels.astype("<i2").tobytes()
+        made.SOPInstanceUID = made.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.4.{number}"
+        made.save_as(tmp_path / f"in/{kind}.dcm", enforce_file_format=True)
+
+    how = {"fdr": fdr} if fdr else {"far": 0.1}
+    how |= {"heatmaps": ["dicom", "png", "nifti"], "accept_different": True}
+    result = anodetect.score(pca_run, [str(tmp_path / "in")], tmp_path / "s", **how)
+    assert (result.scored, result.failed) == (2, 0)
+    scored = directories.read(tmp_path / "s")
+    assert "2 images have no file as nifti, which only volumes have" in scored.audit.caveats
+    for row in scored.rows:
+        stem = tmp_path / "s/heatmaps" / row.path
+        content = hd.sr.srread(f"{stem}_report.dcm").content
+        (whole,) = content.get_image_measurement_groups()
+        measured = {item.name.meaning: item.value for item in whole.get_measurements()}
+        assert measured["Anomaly score"] == pytest.approx(row.score)
+        assert measured["p-value among normal images"] == pytest.approx(row.p_value)
+        found = len(content.get_planar_roi_measurement_groups())
+        if fdr:
+            assert not found and "Score above which images are flagged" not in measured
+        else:
+            assert measured["Score above which images are flagged"] == pytest.approx(row.threshold)
+            assert bool(found) == row.flagged == ("defect" in row.path)
+        capture = pydicom.dcmread(f"{stem}_capture.dcm")
+        with Image.open(f"{stem}_heatmap.png") as picture:
+            assert np.array_equal(capture.pixel_array, np.asarray(picture))
+        assert capture.PatientID == row.group
+
+
 def test_an_image_that_is_not_dicom_has_no_files_of_dicom(tmp_path):
     assert write_image(tmp_path, None) == []
     assert not list(tmp_path.iterdir())
@@ -247,6 +289,14 @@ def test_loss_in_one_slice_is_loss(tmp_path):
     for kind in ("map", "mask"):
         assert files[kind].LossyImageCompression == "01"
         assert files[kind].LossyImageCompressionMethod == "ISO_15444_1"
+
+
+def test_loss_that_only_the_way_of_storing_says_is_loss(tmp_path):
+    header = radiograph()
+    header.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    capture = by_kind(write_image(tmp_path, header))["picture"]
+    assert capture.LossyImageCompression == "01"
+    assert capture.LossyImageCompressionMethod == "ISO_10918_1"
 
 
 @pytest.mark.parametrize("of", [of_volume, of_image])

@@ -11,7 +11,14 @@ from dataclasses import dataclass
 
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
-from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+from pydicom.uid import (
+    ExplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLSNearLossless,
+    MRImageStorage,
+    generate_uid,
+)
 
 from anodetect.data.dicom import Series
 from anodetect.data.dicom_frames import functional_groups
@@ -39,6 +46,11 @@ MULTI_FRAME = (
 LOSSY = (
     "LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod",
 )  # fmt: skip
+# Ways in which pixels may be stored that always lose something, and the methods they use
+LOSSY_SYNTAXES = {
+    JPEGBaseline8Bit: "ISO_10918_1", JPEGExtended12Bit: "ISO_10918_1",
+    JPEGLSNearLossless: "ISO_14495_1",
+}  # fmt: skip
 IDENTITY_REMOVED = (
     "PatientIdentityRemoved", "DeidentificationMethod", "DeidentificationMethodCodeSequence",
 )  # fmt: skip
@@ -179,6 +191,11 @@ def _named(header: Dataset, pseudonym: str) -> Dataset:
     for tag in PLACES if pseudonym else header.keys():
         if tag in header:
             kept.add(copy(header[tag]))  # else what is changed here would change the source
+
+    syntax = header.file_meta.get("TransferSyntaxUID") if hasattr(header, "file_meta") else None
+    if LOSSY[0] not in kept and syntax in LOSSY_SYNTAXES:
+        kept.LossyImageCompression = "01"
+        kept.LossyImageCompressionMethod = LOSSY_SYNTAXES[syntax]
 
     names = {"PatientName": f"{pseudonym}^", "PatientID": pseudonym}
     for tag in PATIENT:
