@@ -7,12 +7,15 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from anodetect.commands import options, terminal
 from anodetect.errors import AnodetectError, ConfigError, DataError
+
+if TYPE_CHECKING:
+    from anodetect.data.reading import Reading
 
 app = typer.Typer(
     add_completion=False,
@@ -102,6 +105,9 @@ def train(
     overlap: options.Overlap = None,
     axis: options.Axis = None,
     dims: options.Dims = None,
+    frames: options.Frames = False,
+    flip_right: options.FlipRight = False,
+    select: options.Select = None,
     budget: options.Budget = 5.0,
     seed: options.Seed = 0,
     follow_symlinks: options.FollowLinks = False,
@@ -118,15 +124,16 @@ def train(
     as_json: options.Json = False,
 ) -> None:
     """Learn what normal looks like."""
-    reading = {"follow_symlinks": follow_symlinks, "known_anomalies": known_anomalies}
+    finding = {"follow_symlinks": follow_symlinks, "known_anomalies": known_anomalies}
+    reading = _reading(select, frames, flip_right)
     if dry_run:
-        _print_inspection(data, kind_normal, as_json, **reading)
+        _print_inspection(data, kind_normal, as_json, reading=reading, **finding)
         return
-    from anodetect.commands import train as command
     from anodetect.config import read_values
-    from anodetect.detectors import FOR_FEW, RECOMMENDED
 
-    tiling, preprocess = {"tile": tile, "overlap": overlap, "dims": dims}, {"axis": axis}
+    tiling = {"tile": tile, "overlap": overlap, "dims": dims}
+    preprocess = {"axis": axis, "component": reading.component}
+    preprocess |= {"frames": frames or None, "flip_right": flip_right or None}
     settings: dict[str, Any] = {
         "values": read_values(config, set_ or [], {"tiling": tiling, "preprocess": preprocess}),
         "representation": representation,
@@ -139,11 +146,26 @@ def train(
         "allow_few": allow_few,
         "drop_odd": drop_odd,
         "embed_backbone": embed_backbone,
-        **reading,
+        **finding,
     }
+    _run_training(data, detector, out, each, as_json, settings)
+
+
+def _run_training(
+    data: str,
+    detector: str | None,
+    out: Path,
+    each: bool,
+    as_json: bool,
+    settings: dict[str, Any],
+) -> None:
+    """Train a run, or with `each` one for each of several data sets, and print what came of it."""
+    from anodetect.commands import train as command
+    from anodetect.detectors import FOR_FEW, RECOMMENDED
+
     with terminal.reporting() as reporter:
         if detector is None:
-            detector = FOR_FEW if allow_few else RECOMMENDED
+            detector = FOR_FEW if settings["allow_few"] else RECOMMENDED
             reporter.say(f"no --detector given: {detector}, as docs/detectors.md recommends")
         if each:
             results = command.train_each(data, detector, out, reporter=reporter, **settings)
@@ -153,6 +175,13 @@ def train(
     if result is not None:  # none from a process that helps another
         seconds = result.facts.training.train_seconds
         finish(result.as_json(), as_json, f"{out}: {detector} trained in {seconds:.1f} s")
+
+
+def _reading(select: str | None, frames: bool, flip_right: bool) -> "Reading":
+    """Return how files are to be read."""
+    from anodetect.data.reading import Reading, component_of
+
+    return Reading(component_of(select or ""), frames, flip_right)
 
 
 def _print_runs(results: Mapping[str, Any], out: Path, as_json: bool) -> None:
@@ -432,10 +461,15 @@ def data_inspect(
     follow_symlinks: options.FollowLinks = False,
     kind_normal: options.KindNormal = None,
     html: options.Html = None,
+    frames: options.Frames = False,
+    flip_right: options.FlipRight = False,
+    select: options.Select = None,
     as_json: options.Json = False,
 ) -> None:
     """Say what a folder holds: what would be learned from, tested with and passed over."""
-    _print_inspection(data, kind_normal, as_json, follow_symlinks=follow_symlinks, page=html)
+    reading = _reading(select, frames, flip_right)
+    finding: dict[str, Any] = {"follow_symlinks": follow_symlinks, "page": html}
+    _print_inspection(data, kind_normal, as_json, reading=reading, **finding)
 
 
 @data_app.command("list")

@@ -1,7 +1,9 @@
 """DICOM in and out: order, geometry, values, privacy, and bad input; written with pydicom, checked
 by others."""
 
+import gzip
 import hmac
+import re
 import shutil
 import subprocess
 import sys
@@ -504,6 +506,44 @@ def test_files_without_a_preamble_are_read(tmp_path, start):
             made.save_as(named, enforce_file_format=True)
             named.write_bytes(named.read_bytes()[start:])
     assert np.array_equal(read(tmp_path).volume.source.voxels[0], array)
+
+
+@pytest.mark.parametrize("start", ["whole", "no preamble", "implicit", "explicit"])
+@pytest.mark.parametrize("name", ["{}", "{}.img", "{}.IMG", "1.2.840.{}", "{}.dcm.gz", "{}.001"])
+def test_dicom_is_known_by_its_bytes_under_any_name(tmp_path, name, start):
+    array = voxels()
+    for number in range(len(array)):
+        made, path = instance(array[number], number=number), tmp_path / name.format(number)
+        made.save_as(path, enforce_file_format=True)
+        content = path.read_bytes()
+        if start == "no preamble":
+            content = content[132:]
+        elif start != "whole":
+            buffer, made.preamble = BytesIO(), None
+            del made.file_meta
+            made.save_as(buffer, implicit_vr=start == "implicit", little_endian=True)
+            content = buffer.getvalue()
+            assert content[:2] == b"\x08\0"
+        path.write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    assert np.array_equal(read(tmp_path).volume.source.voxels[0], array)
+
+
+@pytest.mark.parametrize("more", [b"\0" * 512, b"\xff" * 11])
+def test_what_stands_behind_a_file_does_not_matter(tmp_path, more):
+    array = voxels()
+    for path in write_series(tmp_path / "s", array).iterdir():
+        path.write_bytes(path.read_bytes() + more)
+    loaded = read(tmp_path)
+    assert isinstance(loaded, LoadedVolume), loaded.error
+    assert np.array_equal(loaded.volume.source.voxels[0], array)
+
+
+def test_more_pixels_than_there_are_rows_and_columns_are_refused_by_their_number(tmp_path):
+    def change(number, made):
+        made.PixelData += b"\0" * 64
+
+    write_series(tmp_path / "s", voxels(), change=change)
+    assert re.search(r"\d+ bytes of pixels, \d+ are expected", read(tmp_path).error)
 
 
 # -- Values ----------------------------------------------------------------------------------------

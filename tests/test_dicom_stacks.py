@@ -9,12 +9,15 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from test_dicom import AFFINE, instance, multiframe, voxels, write_series
+from test_volumes import rotation
 
 from anodetect.data import dicom, scan
 from anodetect.data.records import Record
 from anodetect.data.series import series_of
 from anodetect.model.loading import Failed, LoadedVolume, load
-from anodetect.output import volumes
+from anodetect.output.about import About
+from anodetect.output.formats import write_files
+from anodetect.output.volumes import VolumeMap
 
 ORDERS = {"by time": lambda time, place: time * 9 + place, "by place": lambda t, p: p * 3 + t}
 
@@ -131,6 +134,46 @@ def test_a_localizer_in_a_series_is_left_out(tmp_path):
     assert np.array_equal(voxels_of(load(Record("s", files[0], files=files))), array)
 
 
+TURNED = AFFINE @ np.array([[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
+OBLIQUE = np.diag([1, 1, 1, 1.0])
+OBLIQUE[:3, :3] = rotation([0.3, 0, 0])
+
+
+@pytest.mark.parametrize("strays", [1, 3])
+def test_a_single_slice_in_another_plane_is_left_out_and_counted(tmp_path, strays):
+    array = voxels()
+    write_series(tmp_path / "s", array)
+    for number, affine in enumerate((OBLIQUE @ AFFINE, TURNED, OBLIQUE @ TURNED)[:strays]):
+        made = instance(array[0], affine=affine)
+        made.save_as(tmp_path / "s" / f"A{number}", enforce_file_format=True)
+    (passed,) = scan.scan(tmp_path).passed_over
+    assert (passed.count, passed.reason) == (strays, dicom.STRAYS)
+    assert np.array_equal(voxels_of(read(tmp_path)), array)
+    files = tuple(sorted((tmp_path / "s").iterdir()))  # as a manifest may list them
+    assert np.array_equal(voxels_of(load(Record("s", files[0], files=files))), array)
+
+
+def test_few_slices_in_different_planes_are_no_strays(tmp_path):
+    array = voxels()[:5]
+    write_series(tmp_path / "s", array)
+    instance(array[0], affine=TURNED).save_as(tmp_path / "s/ZZ", enforce_file_format=True)
+    assert "2 volumes in one series" in read(tmp_path).error
+    assert not scan.scan(tmp_path).passed_over
+
+
+def test_a_rotating_projection_is_no_volume_and_is_called_so(tmp_path):
+    stored = voxels()[0]
+    (tmp_path / "s").mkdir()
+    for number in range(12):
+        turn = np.eye(4)
+        turn[:3, :3] = rotation([0, 0, np.pi * number / 12])
+        made = instance(stored, affine=turn @ AFFINE)
+        made.save_as(tmp_path / "s" / f"{number:02}", enforce_file_format=True)
+    failed = read(tmp_path)
+    assert "12 images in one series, each in a plane of its own, are no volume" in failed.error
+    assert "--frames" not in failed.error  # they are not frames of one file
+
+
 def test_second_copies_of_an_image_are_dropped_and_counted(tmp_path):
     array = voxels()
     write_series(tmp_path / "s", array)
@@ -242,7 +285,8 @@ def test_maps_of_such_series_refer_to_the_frames_they_were_made_of(tmp_path, wri
 
     heatmap = np.random.default_rng(0).uniform(0, 1, volume.geometry.sides).astype(np.float32)
     stem = tmp_path / "map"
-    volumes.write(stem, ["dicom"], heatmap, volume, (0, 1), 0.9, "patient-1", "0" * 64)
+    shown = VolumeMap(heatmap, volume, (0, 1), 0.9, about=About("patient-1", "0" * 64))
+    write_files(stem, ["dicom"], "volume", shown)
     found = pydicom.dcmread(f"{stem}_heatmap.dcm")
     sources = {}
     for file in (tmp_path / "s").iterdir():

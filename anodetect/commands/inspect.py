@@ -14,6 +14,7 @@ from anodetect.commands.texts import drawn
 from anodetect.data import cards, split
 from anodetect.data.named_images import MASKS
 from anodetect.data.patients import warning_of
+from anodetect.data.reading import AS_IT_IS, Reading
 from anodetect.data.records import ANOMALOUS, Dataset, PassedOver, Record
 from anodetect.data.scan import counted, reasons
 from anodetect.errors import DataError
@@ -49,6 +50,7 @@ class FolderRow:
     channels: str = ""
     bits: str = ""
     modality: str = ""
+    views: str = ""
     plane: str = ""
     spacing: str = ""
     problem: str = ""
@@ -77,9 +79,11 @@ def inspect(
     follow_symlinks: bool = False,
     kind_normal: Collection[str] = (),
     known_anomalies: bool = False,
+    reading: Reading = AS_IT_IS,
     page: Path | None = None,
 ) -> Inspection:
-    """Return what a folder, file or card holds; a few files of each folder are opened.
+    """Return what a folder, file or card holds; a few files of each folder are opened, and read
+    as `reading` says.
 
     With `page` an HTML page with pictures from every folder is written there. With
     `known_anomalies` those of a manifest would be learned from. The parts that images would have in
@@ -99,7 +103,7 @@ def inspect(
 
     rows, pictures = [], []
     for (folder, kind, use), records in by_place.items():
-        row, images = _row(folder, kind, use, records)
+        row, images = _row(folder, kind, use, records, reading)
         rows.append(row)
         pictures.append(images)
     rows += [_passed_over_row(each) for each in dataset.passed_over]
@@ -196,7 +200,7 @@ def _passed_over_row(found: PassedOver) -> FolderRow:
 
 
 def _row(
-    folder: str, kind: str, use: str, records: Sequence[Record]
+    folder: str, kind: str, use: str, records: Sequence[Record], reading: Reading
 ) -> tuple[FolderRow, list[LoadedImage]]:
     """Open some files of a folder; return its row, and images to show."""
     facts: list[InputFacts] = []
@@ -204,7 +208,7 @@ def _row(
     problem = ""
     step = max(1, len(records) // LOOKED_AT)
     chosen = records[::step][:LOOKED_AT]
-    preprocess = Preprocess(PreprocessConfig())
+    preprocess = Preprocess(PreprocessConfig(**asdict(reading)))
 
     for record in chosen:
         loaded = load(record, preprocess)
@@ -225,11 +229,17 @@ def _row(
         channels=_values(str(each.channels) for each in facts),
         bits=_values(str(each.bits or "") for each in facts),
         modality=_values(each.modality for each in facts),
+        views=_values(_view(record) for record in records),
         plane=_values(each.plane for each in facts),
         spacing=_values("×".join(f"{mm:.3g}" for mm in each.spacing) for each in facts),
         problem=problem,
     )
     return row, images[:THUMBNAILS]
+
+
+def _view(record: Record) -> str:
+    """Return a radiograph's view and side, such as "CC R"; "" where they are not said."""
+    return f"{record.extra.get('view', '')} {record.extra.get('laterality', '')}".strip()
 
 
 def _values(values: Iterable[str]) -> str:
@@ -247,7 +257,8 @@ def inspection_text(inspection: Inspection) -> str:
     for row in inspection.rows[:SHOWN]:
         place = f"{row.plane} {row.spacing}".strip()
         cells = (row.kind, row.use, str(row.count), str(row.masks or ""), row.sizes)
-        grid.add_row(row.folder, *cells, row.channels, row.bits, row.modality, place)
+        modality = f"{row.modality} {row.views}".strip()
+        grid.add_row(row.folder, *cells, row.channels, row.bits, modality, place)
 
     lines = [*inspection.summary, "", drawn(grid)]
     if len(inspection.rows) > SHOWN:

@@ -9,7 +9,8 @@ from functools import partial
 from anodetect.data import readers, split
 from anodetect.data.content_hash import content_hash
 from anodetect.data.patients import warning_of
-from anodetect.data.records import Component, Dataset, Record, fills_memory
+from anodetect.data.reading import Reading
+from anodetect.data.records import Dataset, Record, fills_memory
 from anodetect.errors import ConfigError, DataError, ImageError
 from anodetect.imaging.intensities import ImageSample, sample_of
 from anodetect.imaging.preprocess import Preprocess, has_fixed_units
@@ -59,8 +60,10 @@ class Samples:
         if isinstance(loaded, LoadedImage):
             samples = [sample_of(loaded.image, loaded.sample_type, loaded.region)]
         else:
-            slices = loaded.volume.slices
-            samples = [sample_of(slices[:, number]) for number in loaded.volume.numbers]
+            slices, region = loaded.volume.slices, loaded.volume.region
+            samples = []
+            for number in loaded.volume.numbers:
+                samples.append(sample_of(slices[:, number], region=region))
         self._by_id[loaded.record.id] = samples
         self._facts[loaded.record.id] = facts_of(loaded)
 
@@ -153,7 +156,7 @@ def usable_normals(
     for done, loaded in enumerate(read_ahead(reader.read, normals), start=1):
         if isinstance(loaded, Failed):
             left_out.append(LeftOut(loaded.record.id, loaded.error))
-        if isinstance(loaded, LoadedVolume):
+        if isinstance(loaded, LoadedVolume) and not loaded.volume.is_pictures:
             planes.add(loaded)
         if isinstance(loaded, LoadedImage | LoadedVolume):
             usable += slice_records(loaded, dims)
@@ -165,7 +168,7 @@ def usable_normals(
 
     planes.set_on(preprocess)
     planes.warn(reporter)
-    _compare_with_test(dataset, hashes, pixels, preprocess.config.component, reporter)
+    _compare_with_test(dataset, hashes, pixels, preprocess.config.reading, reporter)
     usable = _without_leaks(dataset, usable, hashes, pixels, reporter)
     if not usable:
         reason = f"; the first: {left_out[0].path}: {left_out[0].reason}" if left_out else ""
@@ -227,14 +230,14 @@ def _compare_with_test(
     dataset: Dataset,
     hashes: dict[str, str],
     pixels: dict[str, str],
-    component: Component,
+    reading: Reading,
     reporter: Reporter,
 ) -> None:
     """Add the hashes of test files to `hashes` and `pixels`."""
     testing = tested(dataset)
     one_by_one = any(fills_memory(record) for record in testing)
     with ThreadPoolExecutor(1 if one_by_one else DECODERS) as pool:
-        found = pool.map(partial(_hashes_of, component=component), testing)
+        found = pool.map(partial(_hashes_of, reading=reading), testing)
         for done, (record, (sha256, content)) in enumerate(zip(testing, found, strict=True), 1):
             reporter.progress("compare with the test part", done, len(testing))
             if sha256:
@@ -243,14 +246,14 @@ def _compare_with_test(
                 pixels[record.id] = content
 
 
-def _hashes_of(record: Record, component: Component) -> tuple[str, str]:
+def _hashes_of(record: Record, reading: Reading) -> tuple[str, str]:
     """Return the hashes of a file's bytes and pixels, "" for what cannot be read: it cannot leak,
     and scoring it will say why."""
     sha256 = ""
     try:
         source = readers.read_source(record)
         sha256 = source.sha256
-        found = source.content(component)
+        found = source.content(reading)
         return sha256, content_hash(found.pixels, found.sample_type)
     except ImageError:
         return sha256, ""

@@ -96,6 +96,29 @@ Axis = Annotated[
         help="Slices of volumes: axial, coronal, sagittal, or auto for the finest pixels."
     ),
 ]
+Frames = Annotated[
+    bool,
+    typer.Option(
+        "--frames",
+        help="Each frame of a DICOM file of ultrasound, angiography, OCT or another modality than "
+        "CT, MR and PET is an image. A run remembers it.",
+    ),
+]
+FlipRight = Annotated[
+    bool,
+    typer.Option(
+        "--flip-right",
+        help="Mirror images of right breasts, as the DICOM header or a manifest's column "
+        "'laterality' says; maps are mirrored back. A run remembers it.",
+    ),
+]
+Select = Annotated[
+    str | None,
+    typer.Option(
+        help="The volume to take of files that hold several, by its number from 0, or its name in "
+        "a DICOM series ('echo 20 ms'). A run remembers it."
+    ),
+]
 Dims = Annotated[
     int | None,
     typer.Option(help="Volumes: 2 slice by slice (the default), 3 as patches of voxels."),

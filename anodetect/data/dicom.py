@@ -13,7 +13,7 @@ import re
 import unicodedata
 import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,10 @@ from numpy.typing import NDArray
 from pydicom import config as pydicom_config
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_partial
 from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
 from pydicom.pixels.utils import get_expected_length
+from pydicom.tag import BaseTag
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
@@ -34,18 +36,40 @@ from pydicom.uid import (
 )
 
 from anodetect.data import dicom_codecs
-from anodetect.data.dicom_frames import TOMOGRAPHIC, Frame, frames, functional_groups, image_type
+from anodetect.data.dicom_frames import (
+    TOMOGRAPHIC,
+    Frame,
+    frame_count,
+    frames,
+    functional_groups,
+    image_type,
+    is_pictures,
+    numbers_of,
+    part_of,
+)
+from anodetect.data.dicom_mosaic import (
+    apart,
+    is_mosaic,
+    mosaic_frames,
+    slice_header,
+    slice_shape,
+)
 from anodetect.data.dicom_stacks import SAME_PLACE, chosen, normal_of, stacks_of
+from anodetect.data.dicom_views import laterality_of, view_of
 from anodetect.data.formats import DICOM_MAGIC, GZIP
 from anodetect.data.patients import STUDY, names_patient
 from anodetect.data.pseudonyms import PATIENT, pseudonym
+from anodetect.data.reading import AS_IT_IS, Reading
 from anodetect.data.volumes import FIXED_UNITS, MAX_VOXELS, Volume, checked
 from anodetect.errors import ImageError
 from anodetect.types import Floats
 
 META_START = b"\x02\x00\x00\x00UL\x04\x00"  # of a file without its preamble
-# Of a file that is a bare data set: the first attributes of group 8, with implicit value types.
-BARE_STARTS = (b"\x08\x00\x00\x00\x04\x00\x00\x00", b"\x08\x00\x05\x00", b"\x08\x00\x08\x00")
+# Of a file that is a bare data set: the first attributes of group 8.
+BARE_STARTS = (
+    b"\x08\x00\x00\x00\x04\x00\x00\x00", b"\x08\x00\x00\x00UL\x04\x00",
+    b"\x08\x00\x05\x00", b"\x08\x00\x08\x00",
+)  # fmt: skip
 META = 4096  # the bytes in which a file says how it is written
 LEAST_DENSE = -200.0  # Hounsfield units; some of what a CT shows is less dense: air, lung or fat
 EVEN = 0.05  # share of the spacing
@@ -53,8 +77,9 @@ UNITS_OF_ROUNDING = (1.0, 0.1, 0.01)  # mm
 PROJECTIONS = ("CR", "DX", "RG")  # modalities of the same kind of picture
 HEADLINE_TAGS = [
     "SeriesInstanceUID", "StudyInstanceUID", "PatientID", "IssuerOfPatientID",
-    "ImagePositionPatient", "SOPClassUID", "SOPInstanceUID", "Rows", "NumberOfFrames", "Modality",
-    "ImageType", "SeriesDescription", "Manufacturer", "ConcatenationUID",
+    "ImagePositionPatient", "ImageOrientationPatient", "SOPClassUID", "SOPInstanceUID", "Rows",
+    "NumberOfFrames", "Modality", "ImageType", "SeriesDescription", "Manufacturer",
+    "ConcatenationUID", "ImageLaterality", "Laterality", "ViewPosition", "ViewCodeSequence",
 ]  # fmt: skip
 # Modalities of objects that are no images to learn from or to judge, and what they are called.
 NO_IMAGES = {
@@ -75,15 +100,15 @@ ENHANCED = (
     "1.2.840.10008.5.1.4.1.1.128.1",
 )  # fmt: skip
 PARAMETRIC_MAP = "1.2.840.10008.5.1.4.1.1.30"
+LOCALIZERS = "DICOM localizers"
 # Values of the image type, patterns of the description's words, and what such images are called.
 NO_IMAGE_TYPES = (
     (
         "LOCALIZER",
         r"\b(locali[sz]er|topogram|scout|surview|scanogram|survey|loc|lokalisator|ubersicht|"
         r"smartbrain)\b",
-        "DICOM localizers",
+        LOCALIZERS,
     ),
-    ("MOSAIC", r"\bmosaic\b", "DICOM mosaics"),
     (
         "SCREEN SAVE",
         r"\b(dose (report|record|info|sheet|summary)|rapport de dose|dosis\w+|"
@@ -99,6 +124,7 @@ NO_IMAGE_TYPES = (
 )
 DERIVED = "derived DICOM images beside original ones"
 COPIES = "second copies of DICOM images"
+STRAYS = "single DICOM images in another plane than their series"
 # What all files of a series have in common, and what a reason calls it.
 ALIKE = (
     ("Rows", "sizes"),
@@ -107,6 +133,7 @@ ALIKE = (
     ("PhotometricInterpretation", "photometric interpretations"),
     ("FrameOfReferenceUID", "frames of reference"),
 )
+PIXELS, FIRST_PIXELS = 0x7FE00010, 0x7FE00007  # the last attribute that is read
 PIXEL_TAGS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 # pydicom warns of values that it finds odd but can read: no reason to refuse an image, and nothing
@@ -127,8 +154,11 @@ class Headline:
     `issuer` gave. Without one it is that of the study or series, "" without any, and with
     `names_patient` False. `frames` is 0 for
     a file that is no image, such as a report. `no_image` says what is not to be judged as one, such
-    as a localizer or a segmentation. `derived` images were computed from others.
-    `description` is the pattern of the series' description: its words without numbers.
+    as a localizer or a segmentation. `derived` images were computed from others. `directions` are
+    those of a single image's rows and columns [6], () where it does not say them.
+    `description` is the pattern of the series' description: its words without numbers. `quantity`
+    is the part of a complex number ("magnitude", "phase" …), and `view` and `laterality` are those
+    of a radiograph; "" where a file does not say them.
     """
 
     series: str = ""
@@ -142,6 +172,10 @@ class Headline:
     modality: str = ""
     description: str = ""
     maker: str = ""
+    directions: tuple[float, ...] = ()
+    quantity: str = ""
+    view: str = ""
+    laterality: str = ""
 
 
 def headline(path: Path) -> Headline:
@@ -172,11 +206,24 @@ def _headline(path: Path) -> Headline:
         names_patient=named,
         frames=count,
         no_image=_no_image(header, count),
-        derived=_is_derived(header),
+        derived=is_derived(image_type(header), str(header.get("Modality") or "")),
         modality=str(header.get("Modality") or ""),
         description=" ".join(_words(str(header.get("SeriesDescription") or ""))),
         maker=str(header.get("Manufacturer") or "").strip(),
+        directions=_directions(header),
+        quantity=part_of(header),
+        view=view_of(header),
+        laterality=laterality_of(header),
     )
+
+
+def _directions(header: Dataset) -> tuple[float, ...]:
+    """Return the directions of rows and columns [6] of a single image; () without valid ones."""
+    try:
+        values = numbers_of(header, "ImageOrientationPatient")
+    except (ImageError, KeyError):  # reading the file says why
+        return ()
+    return tuple(values.tolist()) if values.shape == (6,) else ()
 
 
 def _series_of(header: Dataset, count: int) -> str:
@@ -198,8 +245,13 @@ def _no_image(header: Dataset, count: int) -> str:
     if not count and storage and "Image" not in UID(str(storage)).name:
         return "DICOM objects without pixels"
 
-    kinds = image_type(header)
-    words = " ".join(_words(str(header.get("SeriesDescription") or "")))
+    return no_image_of(image_type(header), str(header.get("SeriesDescription") or ""))
+
+
+def no_image_of(kinds: Sequence[str], description: str) -> str:
+    """Return what an image is by the values of its type and the description of its series if it is
+    not to be learned from or to be judged, such as a localizer, else ""."""
+    words = " ".join(_words(description))
     for kind, pattern, reason in NO_IMAGE_TYPES:
         if kind in kinds or re.search(pattern, words):
             return reason
@@ -214,13 +266,12 @@ def _words(description: str) -> list[str]:
     return [word for word in found if len(word) > 1 or word.isalpha()]
 
 
-def _is_derived(header: Dataset) -> bool:
-    """Return whether an image was computed from others. Radiographs and photographs call
-    themselves derived when they are only prepared for display."""
-    kinds = image_type(header)
-    if kinds[:1] != ["DERIVED"]:
+def is_derived(kinds: Sequence[str], modality: str) -> bool:
+    """Return whether an image was computed from others, as the values of its type say. Radiographs
+    and photographs call themselves derived when they are only prepared for display."""
+    if list(kinds[:1]) != ["DERIVED"]:
         return False
-    return kinds[1:2] == ["SECONDARY"] or header.get("Modality") in TOMOGRAPHIC
+    return list(kinds[1:2]) == ["SECONDARY"] or modality in TOMOGRAPHIC
 
 
 def _start_of_header(path: Path) -> Dataset:
@@ -261,13 +312,18 @@ def parse(content: bytes, *, pixels: bool = False) -> Dataset:
         _check_inflated(content)
     try:
         stream = io.BytesIO(content)
-        dataset = pydicom.dcmread(stream, stop_before_pixels=not pixels, force=is_bare)
+        dataset = read_partial(stream, _behind(PIXELS if pixels else FIRST_PIXELS), force=is_bare)
     except InvalidDicomError:
         raise ImageError("not a DICOM file (no DICM prefix)") from None
     if is_bare:  # as DICOM was written before there were files of it
         dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
     dataset.buffer = None  # else a header would keep the whole file in memory
     return dataset
+
+
+def _behind(last: int) -> Callable[[BaseTag, str | None, int], bool]:
+    """Return the function that says whether an attribute stands behind another one."""
+    return lambda tag, vr, length: tag > last
 
 
 def _gunzipped(content: bytes) -> bytes:
@@ -323,7 +379,7 @@ class Series:
 def in_order(contents: Sequence[bytes]) -> list[bytes]:
     """Return a series' files in the order of their slices; as they are where that is not known."""
     try:
-        found = [frames(parse(content), file) for file, content in enumerate(contents)]
+        found = [_frames_of(parse(content), file) for file, content in enumerate(contents)]
     except ImageError:
         return list(contents)
     if any(len(each) != 1 for each in found):
@@ -336,15 +392,17 @@ def in_order(contents: Sequence[bytes]) -> list[bytes]:
     return [contents[file] for file in order]
 
 
-def decode(contents: Sequence[bytes], component: int | str | None = None) -> Volume | Floats:
+def decode(contents: Sequence[bytes], reading: Reading = AS_IT_IS) -> Volume | Floats:
     """Return the volume [C, slices, rows, columns] of a series' files or of a multi-frame file,
-    given in the order of their slices; of a series of several volumes the one that `component`
-    names or numbers. An image without a place in the patient, such as a radiograph, is [C, H, W].
+    given in the order of their slices; of a series of several volumes the one that `reading` names
+    or numbers. An image without a place in the patient, such as a radiograph, is [C, H, W].
     ImageError with the reason if it cannot be used."""
     headers = [parse(content) for content in contents]
+    if reading.frames and len(headers) == 1 and is_pictures(headers[0]):
+        return _pictures(contents[0], headers[0])
     found: list[Frame] = []
     for file, header in enumerate(headers):
-        found += frames(header, file)
+        found += _frames_of(header, file)
 
     if not found:
         if len(contents) > 1:
@@ -352,20 +410,54 @@ def decode(contents: Sequence[bytes], component: int | str | None = None) -> Vol
         native = _native(parse(contents[0], pixels=True))
         return _without_padding(np.ascontiguousarray(native[:, 0]))
 
-    places = chosen(stacks_of(found), component).frames
+    otherwise = ""
+    if len(headers) == 1 and is_pictures(headers[0]):
+        otherwise = "; train --frames takes each frame for an image"
+    places = chosen(stacks_of(found), reading.component, otherwise).frames
     files = list(dict.fromkeys(frame.file for frame in places))
     _check_alike([headers[file] for file in files])
     affine, own_places = _grid(places)
     voxels = _voxels(contents, headers[files[0]], places)
 
-    series = Series(
-        headers=tuple(headers[frame.file] for frame in places),
-        numbers=tuple(frame.number for frame in places),
-    )
+    series = _series(headers, places)
     modality = str(headers[files[0]].get("Modality", ""))
     if modality == "CT":
         _check_hounsfield(headers[files[0]], voxels)
     return checked(Volume(voxels, affine, modality, series, own_places))
+
+
+def _frames_of(header: Dataset, file: int) -> list[Frame]:
+    """Return the frames of a file, which has the number `file` in its series, or the slices of a
+    mosaic."""
+    return mosaic_frames(header, file) if is_mosaic(header) else frames(header, file)
+
+
+def _series(headers: Sequence[Dataset], places: Sequence[Frame]) -> Series:
+    """Return what maps of these frames refer to."""
+    own, numbers = [], []
+    for frame in places:
+        header = headers[frame.file]
+        tiled = is_mosaic(header)
+        own.append(slice_header(header, frame) if tiled else header)
+        numbers.append(0 if tiled else frame.number)
+    return Series(headers=tuple(own), numbers=tuple(numbers))
+
+
+def _pictures(content: bytes, header: Dataset) -> Volume:
+    """Return the frames of a file as pictures, slices of a volume that has no place in the
+    patient."""
+    count = frame_count(header)
+    voxels = _without_padding(_native(parse(content, pixels=True)))
+
+    affine = np.eye(4)[[2, 1, 0, 3]]  # a millimetre from frame to frame
+    for tag in ("PixelSpacing", "ImagerPixelSpacing"):
+        spacing = numbers_of(header, tag) if header.get(tag) else np.zeros(0)
+        if spacing.shape == (2,) and (spacing > 0).all():
+            affine[1, 1], affine[0, 2] = spacing
+            break
+    series = Series(headers=(header,) * count, numbers=tuple(range(count)))
+    modality = str(header.get("Modality", ""))
+    return Volume(np.ascontiguousarray(voxels), affine, modality, series, is_pictures=True)
 
 
 def _check_hounsfield(header: Dataset, voxels: Floats) -> None:
@@ -385,13 +477,14 @@ def _voxels(contents: Sequence[bytes], header: Dataset, places: Sequence[Frame])
     `header` is that of the first file. Only one file's pixels are in memory beside the result.
     """
     channels = 3 if _is_coloured(header) else 1
-    shape = (channels, len(places), int(header.get("Rows", 1)), int(header.get("Columns", 1)))
+    shape = (channels, len(places), *slice_shape(header))
     if np.prod(shape, dtype=np.float64) > MAX_VOXELS:
         raise ImageError(f"{' × '.join(map(str, shape[1:]))} is more than {MAX_VOXELS} voxels")
 
     voxels = np.empty(shape, np.float32)
     for file in dict.fromkeys(frame.file for frame in places):
-        native = _native(parse(contents[file], pixels=True))
+        dataset = parse(contents[file], pixels=True)
+        native = apart(_native(dataset), dataset)
         for slot, frame in enumerate(places):
             if frame.file == file:
                 voxels[:, slot] = native[:, frame.number]

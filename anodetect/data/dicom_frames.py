@@ -75,7 +75,7 @@ class Frame:
 def frames(header: Dataset, file: int) -> list[Frame]:
     """Return the frames of a file, which has the number `file` in its series; none if they have no
     place in the patient. ImageError if there is no image."""
-    count = _frame_count(header)
+    count = frame_count(header)
     groups = functional_groups(header)
     if groups and len(groups) != count:
         raise ImageError(f"{count} frames, but {len(groups)} are described")
@@ -84,18 +84,27 @@ def frames(header: Dataset, file: int) -> list[Frame]:
 
     found = [frame_of(group, file, number, header) for number, group in enumerate(groups)]
     places = [frame for frame in found if frame is not None]
-    if len(places) < len(found) and (places or header.get("Modality") in TOMOGRAPHIC):
+    tomographic = header.get("Modality") in TOMOGRAPHIC
+    if len(places) < max(len(found), count) and (places or tomographic):
         raise ImageError(
             "no place in the patient (image position, orientation or pixel spacing is missing)"
         )
     if not places and count > 1:
         raise ImageError(
-            f"{count} frames without a place in the patient; a volume or single images are expected"
+            f"{count} frames without a place in the patient, which are no volume; "
+            "train --frames takes each for an image"
         )
     return places
 
 
-def _frame_count(header: Dataset) -> int:
+def is_pictures(header: Dataset) -> bool:
+    """Return whether a file has several frames and is of a modality whose frames need not be slices
+    of a volume, such as ultrasound, angiography or OCT."""
+    several = int(header.get("NumberOfFrames") or 1) > 1
+    return several and header.get("Modality") not in TOMOGRAPHIC
+
+
+def frame_count(header: Dataset) -> int:
     """Return how many frames a file has; ImageError if it has no pixels, or too many."""
     if not header.get("Rows") or not header.get("Columns"):
         name = UID(str(header.get("SOPClassUID", ""))).name or "no SOP class"
@@ -196,12 +205,12 @@ def _traits(group: Dataset, header: Dataset) -> tuple[str, ...]:
             value = value[0].get(single) if value else None
         text = _as_text(value)
         if name == "part":
-            text = PARTS.get(text.upper(), "") or _part(header)
+            text = PARTS.get(text.upper(), "") or part_of(header)
         found.append(text)
     return tuple(found)
 
 
-def _part(header: Dataset) -> str:
+def part_of(header: Dataset) -> str:
     """Return which part of a complex number the image type names, "" if none."""
     for value in image_type(header)[2:]:
         if value in PARTS:

@@ -4,7 +4,8 @@ under one series, told apart by what their frames differ in.
 A series is one volume unless frames lie at the same place, or are of different orientations. Then
 the first of TRAITS that tells frames of the same place apart divides them, and if that leaves some
 together, the next. Where no attribute does and all places have as many frames, their order of
-acquisition does. Localizers beside other images are left out.
+acquisition does. Localizers beside other images are left out, and so are single images in other
+planes beside a volume.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,6 +22,9 @@ SAME_DIRECTION = 1e-3  # of cosines
 SAME_PLACE = 1e-3  # mm
 LEAST_SHARE = 0.5  # of the places of all frames, which a part needs to be a volume of its own
 MOST_NAMES = 8  # in a reason
+# So many images of one orientation are a volume, beside which so many single ones of others are
+# strays, such as localizers that do not say that they are.
+LEAST_OF_VOLUME, MOST_STRAYS = 8, 3
 UNITS = {"echo": " ms", "trigger": " ms", "inversion": " ms"}
 PLANES = ("sagittal", "coronal", "axial")  # by the axis that lies closest to the normal
 
@@ -36,6 +40,9 @@ class Stack:
 def stacks_of(frames: Sequence[Frame]) -> list[Stack]:
     """Return the volumes that frames make up, each in the order of its places."""
     images = [frame for frame in frames if not frame.localizer] or list(frames)
+    directions = [frame.directions for frame in images]
+    strays = strays_among(directions)
+    images = [frame for number, frame in enumerate(images) if number not in strays]
     planes = _by_orientation(images)
     stacks = []
     for plane in planes:
@@ -45,9 +52,29 @@ def stacks_of(frames: Sequence[Frame]) -> list[Stack]:
     return _numbered(stacks)
 
 
-def chosen(stacks: Sequence[Stack], component: int | str | None) -> Stack:
+def strays_among(directions: Sequence[NDArray[np.float64]]) -> set[int]:
+    """Return the numbers of the images that are alone in their orientation, of which [6] are given,
+    beside a volume; none unless it is evident which is the volume, and which are strays."""
+    planes: list[list[int]] = []
+    for number, own in enumerate(directions):
+        for plane in planes:
+            if _same(own, directions[plane[0]]):
+                plane.append(number)
+                break
+        else:
+            planes.append([number])
+            if len(planes) > 1 + MOST_STRAYS:
+                return set()
+
+    single = {plane[0] for plane in planes if len(plane) == 1}
+    others = [plane for plane in planes if len(plane) > 1]
+    return single if len(others) == 1 and len(others[0]) >= LEAST_OF_VOLUME else set()
+
+
+def chosen(stacks: Sequence[Stack], component: int | str | None, otherwise: str = "") -> Stack:
     """Return the volume that `component` names or numbers from 0; ImageError with all names if it
-    is none of them, or if there are several and none is named."""
+    is none of them, or if there are several and none is named. `otherwise` says what else can be
+    done then."""
     if isinstance(component, str):
         for stack in stacks:
             if stack.name.casefold() == component.strip().casefold():
@@ -63,9 +90,14 @@ def chosen(stacks: Sequence[Stack], component: int | str | None) -> Stack:
     names += ", …" if len(stacks) > MOST_NAMES else ""
     if component is not None:
         raise ImageError(f"no component {component!r} in a series of {len(stacks)}: {names}")
+    if all(len(stack.frames) == 1 for stack in stacks):
+        raise ImageError(
+            f"{len(stacks)} images in one series, each in a plane of its own, are no volume: a "
+            f"rotating projection or sections around an axis{otherwise}"
+        )
     raise ImageError(
-        f"{len(stacks)} volumes in one series: {names}; choose one: --set component=NAME, or a "
-        "column 'component' in manifest.csv"
+        f"{len(stacks)} volumes in one series: {names}; choose one: --select NAME, or a column "
+        f"'component' in manifest.csv{otherwise}"
     )
 
 
@@ -89,12 +121,16 @@ def _by_orientation(frames: Sequence[Frame]) -> list[list[Frame]]:
     parts: list[list[Frame]] = []
     for frame in frames:
         for part in parts:
-            if np.abs(frame.directions - part[0].directions).max() <= SAME_DIRECTION:
+            if _same(frame.directions, part[0].directions):
                 part.append(frame)
                 break
         else:
             parts.append([frame])
     return parts
+
+
+def _same(one: NDArray[np.float64], other: NDArray[np.float64]) -> bool:
+    return bool(np.abs(one - other).max() <= SAME_DIRECTION)
 
 
 def _plane_name(frame: Frame) -> str:

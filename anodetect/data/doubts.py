@@ -113,7 +113,10 @@ def of_several(kinds: Counter[str]) -> str:
         return ""
     found = listed([f"{kind or 'others'} ({count})" for kind, count in sorted(kinds.items())])
     first = min(kind for kind in kinds if kind)
-    return f"several kinds of images: {found}; choose one with --kind-normal {first.split()[-1]}"
+    word = first.split()[-1]
+    alone = [kind for kind in kinds if word in kind.split()] == [first]
+    name = word if alone else f"'{first}'"
+    return f"several kinds of images: {found}; choose one with --kind-normal {name}"
 
 
 def listed(parts: Sequence[str]) -> str:

@@ -34,7 +34,7 @@ class Format:
     file's bytes and returns an array [H, W], [H, W, C] or [C, H, W]. For a volume it takes the
     bytes, the number of the component to read (None: the only one) and, where there is one, the
     bytes of the companion, and returns a `Volume`. For "either" it takes the bytes of all files of
-    a series and the number or name of the component, and returns a `Volume` or an image [C, H, W].
+    a series and the `Reading`, and returns a `Volume` or an image [C, H, W].
 
     `companion` is a function "module:name" for a header whose data lie in a second file: it takes
     the header's path and bytes and returns the second file's name, "" if there is none. Both are
@@ -59,6 +59,17 @@ class Format:
 
 
 DICOM_MAGIC = Magic(128, b"DICM")
+# How DICOM without a preamble begins: with the length of the meta information or of group 8, or
+# with the character set or the image type, whose values stand behind eight bytes.
+BARE_DICOM = (
+    Magic(0, b"\x02\0\0\0UL\x04\0"),
+    Magic(0, b"\x08\0\0\0UL\x04\0"),
+    Magic(0, b"\x08\0\0\0\x04\0\0\0"),
+    Magic(8, b"ISO_IR "),
+    Magic(8, b"ISO 2022 IR"),
+    Magic(8, b"ORIGINAL\\"),
+    Magic(8, b"DERIVED\\"),
+)
 
 FORMATS: dict[str, Format] = {
     "png": Format(
@@ -146,7 +157,7 @@ FORMATS: dict[str, Format] = {
         (".dcm.gz", ".dcm", ".dicom", ".ima"),
         "anodetect.data.dicom:decode",
         mask=False,
-        magic=(DICOM_MAGIC,),
+        magic=(DICOM_MAGIC, *BARE_DICOM),
         under_any_name=True,
         never=("DICOMDIR",),
     ),

@@ -28,6 +28,7 @@ Affine = NDArray[np.float64]
 Index = tuple[int, int, int]
 # Where slices, rows and columns run to.
 PLANES = {"axial": "SPL", "coronal": "PIL", "sagittal": "LIP"}
+FRAMES = "frames"  # in place of a plane: pictures without a place in the patient
 OPPOSITE = dict(zip("LRPASI", "RLAPIS", strict=True))
 FLIP_XY = np.diag([-1.0, -1.0, 1.0, 1.0])  # between RAS+ (NIfTI) and LPS+ (DICOM)
 SAME_SPACING = 0.99
@@ -174,9 +175,12 @@ def along(
     pixels, axial where equal, of those whose slices have MIN_SIDE pixels on each side.
 
     An oblique source is sliced along its own axes, in the plane they are the nearest to. `places`
-    [I, 3] are those of uneven slices. ImageError if the affine cannot be inverted.
+    [I, 3] are those of uneven slices. Pictures, FRAMES, stay as they are in the source. ImageError
+    if the affine cannot be inverted.
     """
     check_affine(affine)
+    if plane == FRAMES:
+        return Geometry(shape, affine, plane, (0, 1, 2), (False, False, False))
     # For each axis of the source: the world axis, and 1 or -1 if it runs with or against it.
     toward = io_orientation(affine)
     source_of = {int(world): axis for axis, (world, _) in enumerate(toward)}
@@ -213,7 +217,9 @@ def _positive(letter: str) -> str:
 
 
 def edges(plane: str) -> dict[str, str]:
-    """Return the letters at the edges of a slice: left, right, top and bottom."""
+    """Return the letters at the edges of a slice: left, right, top and bottom; "" for pictures."""
+    if plane == FRAMES:
+        return dict.fromkeys(("left", "right", "top", "bottom"), "")
     rows, columns = PLANES[plane][1], PLANES[plane][2]
     return {"left": OPPOSITE[columns], "right": columns, "top": OPPOSITE[rows], "bottom": rows}
 

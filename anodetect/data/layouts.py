@@ -58,7 +58,10 @@ def recognise(root: Path, walked: Walked, said_normal: Collection[str] = ()) -> 
 def _stated(found: Found, said: frozenset[str]) -> Dataset:
     """Return the data set of a folder of which the user says what is normal."""
     chosen = [image for image in found.images if image.is_called(said)]
+    if said & {image.sequence for image in chosen}:  # then parts of other names do not count
+        chosen = [image for image in chosen if not _is_part_of_name(image, said)]
     sequences = {image.sequence for image in chosen if said & set(image.sequence.split())}
+    sequences |= said & {image.sequence for image in chosen}
     others = []
     for image in found.images:
         if sequences and image.sequence not in sequences:
@@ -85,6 +88,11 @@ def _stated(found: Found, said: frozenset[str]) -> Dataset:
         records.append(image.known("test", ANOMALOUS if anomalous else None))
     layout = f"as said, {', '.join(sorted(said))} is normal"
     return found.dataset(records, layout, own_split=own_split)
+
+
+def _is_part_of_name(image: Image, said: frozenset[str]) -> bool:
+    """Return whether a word of an image's sequence was said, but not the whole."""
+    return image.sequence not in said and bool(said & set(image.sequence.split()))
 
 
 def _tabled(found: Found) -> Dataset | None:

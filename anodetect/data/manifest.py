@@ -17,8 +17,9 @@ from anodetect.data.manifest_columns import (
     refuse_other_names,
 )
 from anodetect.data.names import meaning
-from anodetect.data.records import ANOMALOUS, NORMAL, Component, Dataset, Record
-from anodetect.data.series import Headlines, headlines_of, series_of
+from anodetect.data.reading import component_of
+from anodetect.data.records import ANOMALOUS, NORMAL, Dataset, Record
+from anodetect.data.series import Headlines, headlines_of, series_of, strata_of
 from anodetect.data.volume_headers import volumes_in
 from anodetect.data.walk import LINK_OUT
 from anodetect.errors import DataError
@@ -286,8 +287,10 @@ def _listed_record(
     """Return the record of a row that was checked."""
     identity = path_text(PurePosixPath(row["path"]))
     path, files = _listed_files(folder / row["path"], where, headlines)
-    pseudonym = dicom.group_of(dicom.headline(path), keep_identifiers=False) if files else ""
-    extra = {key: value for key, value in row.items() if key not in COLUMNS}
+    found = dicom.headline(path) if files else dicom.Headline()
+    pseudonym = dicom.group_of(found, keep_identifiers=False)
+    own = {key: value for key, value in row.items() if key not in COLUMNS}
+    extra = strata_of(found) | own
 
     return Record(
         id=identity,
@@ -298,15 +301,10 @@ def _listed_record(
         group=row["group"] or pseudonym or identity,
         masks=masks_at(folder / row["mask"]) if row["mask"] else (),
         foreground=folder / row["foreground"] if row["foreground"] else None,
-        component=_component_of(row["component"]),
+        component=component_of(row["component"]),
         files=files,
         extra=extra,
     )
-
-
-def _component_of(cell: str) -> Component:
-    """Return the number or the name of a component, None for an empty cell."""
-    return int(cell) if cell.isdecimal() else cell or None
 
 
 def masks_at(path: Path) -> tuple[Path, ...]:

@@ -12,8 +12,9 @@ from pathlib import Path
 from anodetect.data import dicom, formats, names, readers
 from anodetect.data.annotation_files import Annotated, find_annotations
 from anodetect.data.annotations import is_annotation
+from anodetect.data.converted import SIDECARS, Converted, converted, sidecar_of
 from anodetect.data.evidence import drawings, paired_masks
-from anodetect.data.records import NORMAL, Dataset, Record
+from anodetect.data.records import NORMAL, Dataset, Record, is_volume
 from anodetect.data.series import records_of
 from anodetect.data.truth_files import (
     NNUNET_IMAGES,
@@ -30,6 +31,8 @@ MASKS = "masks and segmentations"
 ANNOTATIONS = "annotations"
 POINTS = "depth and points beside colours"
 DEPTHS = ("xyz", "depth", "z")  # folders beside one of colours
+DERIVED = "derived images beside original ones"
+CLASH = "correct one of them, or list what is normal in a manifest.csv"
 DERIVATIVES = "derivatives of a BIDS data set"
 CHANNELS = "further channels of nnU-Net's images"
 
@@ -39,7 +42,8 @@ class Image:
     """An image and what names say of it: its part of the data set, its kind and what that means,
     and the MR sequence or the modality. `masks` are those that belong to it by their names, and
     `marked` says that one of them marks something. With `unmarked` annotations list the image and
-    mark others only."""
+    mark others only. `quantity` and `echo` tell apart what one series holds, such as magnitude and
+    phase."""
 
     record: Record
     file: NamedFile
@@ -50,6 +54,8 @@ class Image:
     masks: tuple[Path, ...]
     marked: bool
     unmarked: bool
+    quantity: str = ""
+    echo: str = ""
 
     def is_called(self, said: Collection[str]) -> bool:
         """Return whether one of these names, in lower case, is that of the image's folder, kind or
@@ -80,11 +86,13 @@ class Image:
 
 @dataclass(frozen=True)
 class Found:
-    """The images below a root, and what was passed over."""
+    """The images below a root, and what was passed over. `clash` says where a name and a
+    description beside it contradict each other, "" if none do."""
 
     root: Path
     images: tuple[Image, ...]
     walked: Walked
+    clash: str = ""
 
     def dataset(
         self,
@@ -96,6 +104,7 @@ class Found:
         own_split: bool = False,
     ) -> Dataset:
         """Return the data set of these records."""
+        doubt = self.clash or doubt
         return Dataset(
             name=path_text(self.root.name),
             root=self.root,
@@ -126,21 +135,81 @@ def look(root: Path, walked: Walked, said: frozenset[str]) -> Found:
 
     unmarked = annotated.unmarked()
     by_path = {file.path: file for file in files}
+    known = converted(files)
     del files
     images = []
-    for record in records_of(root, by_path, walked.passed_over):
-        file = by_path[record.path]
+    for found_record in records_of(root, by_path, walked.passed_over):
+        file = by_path[found_record.path]
+        about = known.get(file.path, Converted(quantity=found_record.quantity))
+        record = _described(found_record, about)
         kind, meaning = _kind(file, said)
         truth = by_image.of(file) or annotated.of.get(record.path, ())
         marked = any(meaning or _marks(path) for path in truth)
-        sequence = _sequence(record, file)
+        sequence = _sequence(record, file) or about.sequence
         listed = record.path in unmarked
-        images.append(
-            Image(record, file, file.part, kind, meaning, sequence, truth, marked, listed)
-        )
+        image = Image(record, file, file.part, kind, meaning, sequence, truth, marked, listed)
+        images.append(replace(image, quantity=about.quantity, echo=about.echo))
     del by_path
-    found = Found(root, tuple(images), walked)
-    return replace(found, images=tuple(_without_copies(found)))
+    clash = next((about.clash for about in known.values() if about.clash), "")
+    found = Found(root, tuple(images), walked, clash and f"{clash}; {CLASH}")
+    found = replace(found, images=tuple(_without_converted(found, known)))
+    return replace(found, images=tuple(_told_apart(_without_copies(found))))
+
+
+def _described(record: Record, about: Converted) -> Record:
+    """Return a record with what is known of it from its conversion."""
+    record = replace(record, quantity=about.quantity)
+    alone = record.group == record.id
+    return replace(record, group=path_text(about.patient)) if about.patient and alone else record
+
+
+def _without_converted(found: Found, known: Mapping[Path, Converted]) -> list[Image]:
+    """Return the images without converted volumes that are not to be learned from, such as
+    localizers, or derived ones where their patient or folder has original ones."""
+
+    def place(image: Image) -> str:
+        own = image.record.group != image.record.id
+        return image.record.group if own else "/".join(image.file.folders)
+
+    nothing, kept = Converted(), []
+    originals = set()
+    for image in found.images:
+        about = known.get(image.record.path, Converted(derived=True))
+        if not about.derived and not about.no_image:
+            originals.add(place(image))
+    for image in found.images:
+        about = known.get(image.record.path, nothing)
+        if about.no_image:
+            found.pass_over(image, about.no_image)
+        elif about.derived and place(image) in originals:
+            found.pass_over(image, DERIVED)
+        else:
+            kept.append(image)
+    return kept
+
+
+def _told_apart(images: Iterable[Image]) -> list[Image]:
+    """Return images in whose sequence the quantity and the echo are named, where others of the same
+    sequence are another quantity or echo."""
+    images = list(images)
+    quantities: dict[str, set[str]] = {}
+    echoes: dict[str, set[str]] = {}
+    for image in images:
+        quantities.setdefault(image.sequence, set()).add(image.quantity or "magnitude")
+        echoes.setdefault(image.sequence, set()).add(image.echo or "e1")
+
+    named = []
+    for image in images:
+        if not image.record.files and not is_volume(image.record):
+            named.append(image)
+            continue
+        words = [image.sequence]
+        if echoes[image.sequence] != {"e1"}:
+            words.append(image.echo or "e1")
+        if quantities[image.sequence] != {"magnitude"}:
+            words.append(image.quantity or "magnitude")
+        named.append(replace(image, sequence=" ".join(words).strip()))
+    return named
 
 
 def _marks(path: Path) -> bool:
@@ -158,8 +227,14 @@ def _annotated(root: Path, files: Sequence[NamedFile], walked: Walked) -> Annota
     """Return which annotation files mark which images, and count these files."""
     found = find_annotations(root, files, walked.annotations)
     walked.problems += found.unclear
+    described = set()
+    for file in files:
+        if sidecar_of(file):
+            described.add(file.path.with_name(f"{file.stem}.json"))
     for path in walked.annotations:
         reason = ANNOTATIONS if path in found.used else unreadable(path)
+        if path in described:
+            reason = SIDECARS
         walked.passed_over.add(path_text(path.relative_to(root)), reason)
     return found
 

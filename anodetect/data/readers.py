@@ -8,7 +8,7 @@ import gzip
 import struct
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from pkgutil import resolve_name
@@ -19,10 +19,12 @@ from PIL import Image, UnidentifiedImageError
 
 from anodetect.data import dicom, formats
 from anodetect.data.dicom_seg import marked_voxels
+from anodetect.data.dicom_views import laterality_of, looks_left, side_named
 from anodetect.data.geometry import MIN_SIDE, Geometry
 from anodetect.data.images import MAX_PIXELS, Array, as_float32, channels_first
 from anodetect.data.mask_images import marked_in
-from anodetect.data.records import Component, Record
+from anodetect.data.reading import AS_IT_IS, Reading
+from anodetect.data.records import Record
 from anodetect.data.regrid import at_places_of, on_grid_of
 from anodetect.data.volumes import MAX_VOXELS, Volume
 from anodetect.errors import ImageError
@@ -42,11 +44,12 @@ class Content:
     """The content of a file: an image [C, H, W] or a volume, in native units.
 
     `sample_type` is the type of its samples, such as "uint8"; "" for volumes and DICOM, whose
-    values have units of their own.
+    values have units of their own. With `mirrored` the file has its columns the other way round.
     """
 
     pixels: Floats | Volume
     sample_type: str = ""
+    mirrored: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,21 +61,34 @@ class Source:
     contents: tuple[bytes, ...]
     sha256: str
 
-    def decode(self, component: Component = None) -> Floats | Volume:
+    def decode(self, reading: Reading = AS_IT_IS) -> Floats | Volume:
         """Return the image [C, H, W] or the volume; ImageError with the reason if that fails.
 
         Of a 4-D file, or a series of several volumes, the component that the record names is read,
-        else `component`.
+        else that of `reading`.
         """
-        return self.content(component).pixels
+        return self.content(reading).pixels
 
-    def content(self, component: Component = None) -> Content:
+    def content(self, reading: Reading = AS_IT_IS) -> Content:
         """Return what `decode` does, and how samples were stored."""
         if self.record.component is not None:
-            component = self.record.component
+            reading = replace(reading, component=self.record.component)
         path = self.record.path
 
-        return _decode(self.contents, formats.format_of(path), path.name, component)
+        found = _decode(self.contents, formats.format_of(path), path.name, reading)
+        if not reading.flip_right or isinstance(found.pixels, Volume) or not self._is_right():
+            return found
+        mirrored = np.ascontiguousarray(found.pixels[..., ::-1])
+        return replace(found, pixels=mirrored, mirrored=True)
+
+    def _is_right(self) -> bool:
+        """Return whether an image shows something of the right side, and looks like it: as a
+        manifest's column `laterality` or its DICOM header says."""
+        side, mirrored_already = side_named(self.record.extra.get("laterality", "")), False
+        if formats.is_series(self.record.path):
+            header = dicom.parse(self.contents[0])
+            side, mirrored_already = side or laterality_of(header), looks_left(header)
+        return side == "R" and not mirrored_already
 
 
 def read_source(record: Record) -> Source:
@@ -160,7 +176,7 @@ def _decode(
     contents: tuple[bytes, ...],
     found: formats.Format | None,
     name: str,
-    component: Component = None,
+    reading: Reading = AS_IT_IS,
 ) -> Content:
     """Decode the bytes of one file or of a series' files in the format that was found for them."""
     if not any(contents):
@@ -170,15 +186,16 @@ def _decode(
 
     read = resolve_name(found.reader)
     if found.content == "volume":
-        if isinstance(component, str):
-            raise ImageError(f"components of this format have numbers, and {component!r} is none")
-        volume: Volume = _with_reason(lambda: read(contents[0], component, *contents[1:]))
+        number = reading.component
+        if isinstance(number, str):
+            raise ImageError(f"components of this format have numbers, and {number!r} is none")
+        volume: Volume = _with_reason(lambda: read(contents[0], number, *contents[1:]))
         return Content(volume)
     if found.content == "image":
         read = resolve_name(formats.image_format_in(contents[0], found).reader)
         array: Array = _with_reason(lambda: read(contents[0]))
         return Content(_checked(channels_first(array)), array.dtype.name)
-    either: Floats | Volume = _with_reason(lambda: read(contents, component))
+    either: Floats | Volume = _with_reason(lambda: read(contents, reading))
     return Content(either if isinstance(either, Volume) else _checked(either))
 
 

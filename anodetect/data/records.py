@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from anodetect.data import dicom, formats
+from anodetect.data.reading import Component
 from anodetect.errors import DataError
 
 LARGE = 2**23  # bytes of a DICOM file, whose frames may be as much as a volume
 NORMAL, ANOMALOUS = 0, 1
-Component = int | str | None  # the number of a volume in a file or series, or its name in a series
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,8 @@ class Record:
     What any of the `masks` marks is anomalous. `component` is the one to take of a 4-D file or
     of a series of several volumes. With `slice` the record is that slice of the volume alone.
     `files` are those of a DICOM series, whose `path` is the first of them by name, and `modality`
-    and `description` what their header says.
+    and `description` what their header says; `quantity` is the part of a complex number that pixels
+    are, such as "phase", "" where that is not known.
     """
 
     id: str
@@ -37,6 +38,7 @@ class Record:
     files: tuple[Path, ...] = ()
     modality: str = ""
     description: str = ""
+    quantity: str = ""
 
 
 @dataclass(frozen=True)

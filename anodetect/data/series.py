@@ -4,7 +4,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from anodetect.data import dicom, formats, names
+from anodetect.data.dicom_stacks import LEAST_OF_VOLUME, strays_among
 from anodetect.data.records import Record
 from anodetect.data.walk import PassedOverCounts
 from anodetect.files import is_below, path_text
@@ -52,8 +55,26 @@ def records_of(
             instances.add(copy)
             series.setdefault((where, found.series or path.name), []).append(path)
 
-    for first, *rest in series.values():
+    for files in series.values():
+        first, *rest = _without_strays(folder, files, headlines, passed_over)
         yield record_of(folder, first, (first, *rest), headlines.get(first))
+
+
+def _without_strays(
+    folder: Path, files: list[Path], headlines: Headlines, passed_over: PassedOverCounts
+) -> list[Path]:
+    """Return the files of a series without single images in other planes than its volume, which are
+    counted as passed over."""
+    if len(files) <= LEAST_OF_VOLUME:
+        return files
+    directions = [headlines[path].directions for path in files]
+    if not all(directions):
+        return files
+
+    strays = strays_among([np.array(each) for each in directions])
+    for number in strays:
+        passed_over.add(path_text(files[number].relative_to(folder)), dicom.STRAYS)
+    return [path for number, path in enumerate(files) if number not in strays]
 
 
 def _folder_of_series(folder: Path, path: Path) -> Path:
@@ -83,7 +104,16 @@ def record_of(
         group=group,
         modality=found.modality,
         description=found.description,
+        quantity=found.quantity,
+        extra=strata_of(found),
     )
+
+
+def strata_of(found: dicom.Headline) -> dict[str, str]:
+    """Return by their columns' names the strata that a radiograph's header says: its view and which
+    side of the body it shows."""
+    strata = {"view": found.view, "laterality": found.laterality}
+    return {name: value for name, value in strata.items() if value}
 
 
 def series_of(

@@ -44,7 +44,8 @@ class Volume:
     Hounsfield units. `origin` is what a map in the same geometry is written from: a NIfTI header, a
     DICOM `Series`, or None. Where slices along the first axis do not lie at even distances on a
     straight line, `places` [I, 3] are the millimetres of their first voxels, and the affine goes
-    from the first to the last of them.
+    from the first to the last of them. If it `is_pictures`, its slices are images that stand for
+    themselves, without a place in the patient, and the affine has no more than distances of pixels.
     """
 
     voxels: Floats
@@ -52,6 +53,7 @@ class Volume:
     modality: str = ""
     origin: Any = None
     places: Doubles | None = None
+    is_pictures: bool = False
 
     @property
     def unevenness(self) -> str:
@@ -67,7 +69,7 @@ class Volume:
 def decode_nifti(content: bytes, component: int | None = None, *, holes: bool = False) -> Volume:
     """Return the volume in the bytes of a NIfTI-1 or -2 file, compressed or not; of a 4-D file the
     volume number `component`, from 0; of a 2-D file its one slice. With `holes` voxels may be NaN,
-    as in maps."""
+    as in maps, and need not have a place in the patient."""
     stream = _inflated(content)
     kind = nib.Nifti2Image if _header_size(stream) == 540 else nib.Nifti1Image
     stream.seek(0)
@@ -84,7 +86,7 @@ def _nifti(
     if not (zooms[: min(3, int(header["dim"][0]))] > 0).all():
         x, y, z = zooms
         raise ImageError(f"voxel spacing {x:g} × {y:g} × {z:g} mm; correct the header")
-    if header["qform_code"] == 0 and header["sform_code"] == 0:
+    if header["qform_code"] == 0 and header["sform_code"] == 0 and not holes:
         raise ImageError(
             "neither qform nor sform says how the volume lies in the patient; set one of them"
         )
@@ -213,7 +215,7 @@ def volume_shape(shape: tuple[int, ...], component: int | None) -> tuple[int, in
 
     if count > 1 and component is None:
         raise ImageError(
-            f"{count} volumes in one file; choose one: --set component=0, "
+            f"{count} volumes in one file; choose one: --select 0, "
             "or a column 'component' in manifest.csv"
         )
     if component is not None and not 0 <= component < count:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from anodetect.config import Config
-from anodetect.data.geometry import MIN_SIDE, Geometry
+from anodetect.data.geometry import FRAMES, MIN_SIDE, Geometry
+from anodetect.data.reading import Reading
 from anodetect.data.volumes import FIXED_UNITS, Volume
 from anodetect.errors import ImageError
 from anodetect.imaging.bias import remove_bias
@@ -68,6 +69,18 @@ class PreprocessConfig(Config):
         description="The number, from 0, of the volume to take from files that hold several; of a "
         "DICOM series also its name, such as 'echo 20 ms'.",
     )
+    frames: bool = Field(
+        default=False,
+        description="Whether each frame of a DICOM file of ultrasound, angiography, OCT or another "
+        "modality than CT, MR and PET is an image of its own; by default only frames that are "
+        "slices of a volume are read.",
+    )
+    flip_right: bool = Field(
+        default=False,
+        description="Whether images of a right breast, or of another part of the right side, are "
+        "mirrored before a model sees them, as their DICOM header or a manifest's column "
+        "'laterality' says; maps are mirrored back.",
+    )
     least_foreground: float = Field(
         default=0.25,
         ge=0,
@@ -109,6 +122,11 @@ class PreprocessConfig(Config):
         "larger, smaller, brighter or darker than all of those images.",
     )
 
+    @property
+    def reading(self) -> Reading:
+        """The choices of how files are read."""
+        return Reading(self.component, self.frames, self.flip_right)
+
 
 @dataclass(frozen=True)
 class PreparedVolume:
@@ -120,6 +138,9 @@ class PreparedVolume:
     scored: those with enough foreground that are not `unseen` [D], outside what the model has seen.
     `span` are the values that become -1 and 1; None for those of the model, times `native_unit`.
     Values above `highest` count as that value.
+
+    Where the source has no place in the patient, slices are pictures: each is treated as an image
+    that counts in `region`, everywhere if that is None.
     """
 
     source: Volume
@@ -132,6 +153,12 @@ class PreparedVolume:
     native_unit: float = 1.0
     highest: float = float("inf")
     supplied: bool = False
+    region: Region | None = None
+
+    @property
+    def is_pictures(self) -> bool:
+        """True if slices are images that stand for themselves."""
+        return self.source.is_pictures
 
     @property
     def numbers(self) -> NDArray[np.int64]:
@@ -373,6 +400,27 @@ class Preprocess:
         if self.trait_limits and self.config.refuse_unseen:
             return self._without_unseen(prepared)
         return prepared
+
+    def prepare_pictures(self, source: Volume, supplied: Bools | None = None) -> PreparedVolume:
+        """Return the frames of a file that are images of their own, of which all are to be scored.
+        Each counts inside the region of interest and the foreground `supplied` [H, W]; ImageError
+        if that is nowhere."""
+        geometry = source.geometry(FRAMES)
+        _check_slices(source.voxels, geometry)
+        count, *shape = geometry.sides
+
+        region = self.region((shape[0], shape[1]), supplied)
+        inside = np.ones(shape, bool) if region is None else region.inside
+        return PreparedVolume(
+            source,
+            geometry,
+            source.voxels,
+            np.repeat(inside[None], count, 0),
+            span=None,
+            scored=np.ones(count, bool),
+            unseen=np.zeros(count, bool),
+            region=region,
+        )
 
     def depth(self, geometry: Geometry) -> int:
         """Return how many slices a volume that is modelled in three dimensions has in the spacing

@@ -28,7 +28,8 @@ class Decoded:
     [H, W] or [I, J, K] that a manifest names for it.
 
     `pixels` is the hash of the content. `sample_type` is the type of an image's samples, such as
-    "uint8"; "" where values have units of their own.
+    "uint8"; "" where values have units of their own. With `mirrored` the file has its columns the
+    other way round.
     """
 
     sha256: str
@@ -36,6 +37,7 @@ class Decoded:
     foreground: Bools | None = None
     pixels: str = ""
     sample_type: str = ""
+    mirrored: bool = False
 
 
 @dataclass(frozen=True)

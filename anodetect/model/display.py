@@ -18,7 +18,9 @@ def display_window(
         stated = _stated(loaded, header)
         if stated is not None:
             return stated
-    return preprocess.shown_range(loaded.volume if isinstance(loaded, LoadedVolume) else None)
+    if isinstance(loaded, LoadedVolume) and not loaded.volume.is_pictures:
+        return preprocess.shown_range(loaded.volume)
+    return preprocess.shown_range()
 
 
 def _stated(loaded: LoadedImage | LoadedVolume, header: Dataset | None) -> Window | None:

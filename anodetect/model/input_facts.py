@@ -49,6 +49,7 @@ def facts_of(loaded: LoadedImage | LoadedVolume) -> InputFacts:
         suffix = formats.suffix_of(record.path.name)
         end = names.words(record.path.name[: -len(suffix) or None])[-1:]
         description = end[0] if end and end[0] in names.SEQUENCES else ""
+    description = " ".join(word for word in (description, record.quantity) if word)
 
     if isinstance(loaded, LoadedImage):
         _, height, width = loaded.image.shape
@@ -57,6 +58,9 @@ def facts_of(loaded: LoadedImage | LoadedVolume) -> InputFacts:
         return InputFacts(modality, description, maker, "", (), (width, height), channels, bits)
     geometry, source = loaded.volume.geometry, loaded.volume.source
     depth, height, width = geometry.sides
+    if loaded.volume.is_pictures:
+        channels = 3 if to_channels(loaded.volume.slices, 1) is None else 1
+        return InputFacts(modality, description, maker, "", (), (width, height), channels)
     return InputFacts(
         modality=modality or source.modality,
         description=description,

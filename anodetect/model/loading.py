@@ -33,7 +33,8 @@ class LoadedImage:
     hash of the file's decoded content. `sample_type` is the type its samples are stored in, ""
     where values have units of their own; `scaled` says how they were brought into the one that was
     learned from.
-    `region` is where an image counts, None if everywhere.
+    `region` is where an image counts, None if everywhere. A `mirrored` image has its columns the
+    other way round in the file.
     """
 
     record: Record
@@ -45,6 +46,7 @@ class LoadedImage:
     sample_type: str = ""
     scaled: str = ""
     region: Region | None = None
+    mirrored: bool = False
 
     @property
     def of(self) -> Whole:
@@ -149,15 +151,29 @@ class Reader:
             return Failed(record, sha256, reason_of(error))
 
     def _decode(self, source: readers.Source) -> Decoded:
-        found = source.content(self.preprocess.config.component)
-        if isinstance(found.pixels, Volume):
+        found = source.content(self.preprocess.config.reading)
+        if isinstance(found.pixels, Volume) and not found.pixels.is_pictures:
             foreground = readers.supplied_foreground(source.record, found.pixels)
+        elif isinstance(found.pixels, Volume):
+            foreground = readers.supplied_region(source.record, found.pixels.voxels[:, 0])
         else:
             foreground = readers.supplied_region(source.record, found.pixels)
+            if found.mirrored and foreground is not None:
+                foreground = foreground[:, ::-1]
         pixels = content_hash(found.pixels, found.sample_type)
-        return Decoded(source.sha256, found.pixels, foreground, pixels, found.sample_type)
+        return Decoded(
+            source.sha256,
+            found.pixels,
+            foreground,
+            pixels,
+            found.sample_type,
+            mirrored=found.mirrored,
+        )
 
     def _prepare(self, record: Record, decoded: Decoded) -> LoadedImage | LoadedVolume:
+        if isinstance(decoded.content, Volume) and decoded.content.is_pictures:
+            pictures = self.preprocess.prepare_pictures(decoded.content, decoded.foreground)
+            return LoadedVolume(record, decoded.sha256, pictures, decoded.pixels)
         if isinstance(decoded.content, Volume):
             if self.preprocess.roi is not None:
                 raise ImageError("a volume, but a region of interest (--roi) is one of images")
@@ -178,6 +194,7 @@ class Reader:
             sample_type=decoded.sample_type,
             scaled=scaled,
             region=region,
+            mirrored=decoded.mirrored,
         )
 
     def _read_slice(self, record: Record) -> Loaded:
@@ -199,9 +216,10 @@ def slice_records(loaded: LoadedImage | LoadedVolume, dims: int = 2) -> list[Rec
     """Return the records to learn from: an image's own, or one for each slice of a volume that is
     to be scored; with three `dims` the volume's own.
 
-    Raises ConfigError for an image with three `dims`.
+    Raises ConfigError for an image, or pictures, with three `dims`.
     """
-    if dims == 3 and isinstance(loaded, LoadedImage):
+    is_image = isinstance(loaded, LoadedImage) or loaded.volume.is_pictures
+    if dims == 3 and is_image:
         raise ConfigError(f"--dims 3 is for volumes, and {loaded.record.id} is an image")
     if dims == 3 or isinstance(loaded, LoadedImage):
         return [loaded.record]
@@ -210,10 +228,15 @@ def slice_records(loaded: LoadedImage | LoadedVolume, dims: int = 2) -> list[Rec
 
 def slice_image(loaded: LoadedVolume, record: Record, prepare: Prepare | None) -> LoadedImage:
     """Return the slice of a volume that `record` names as an image."""
-    number = record.slice or 0
-    image = np.ascontiguousarray(loaded.volume.slices[:, number])
-    prepared = prepare(image, loaded.volume, number) if prepare else None
-    return LoadedImage(record, loaded.sha256, image, prepared, loaded.volume, loaded.pixels)
+    volume, number = loaded.volume, record.slice or 0
+    image = np.ascontiguousarray(volume.slices[:, number])
+    if volume.is_pictures:
+        prepared = prepare(image, volume.region, number) if prepare else None
+        return LoadedImage(
+            record, loaded.sha256, image, prepared, pixels=loaded.pixels, region=volume.region
+        )
+    prepared = prepare(image, volume, number) if prepare else None
+    return LoadedImage(record, loaded.sha256, image, prepared, volume, loaded.pixels)
 
 
 def reason_of(error: Exception) -> str:

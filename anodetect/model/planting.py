@@ -162,10 +162,10 @@ class Planting:
         raise DataError(f"{record.id}: {reason}")
 
     def _other(self, number: int, copy: int, loaded: LoadedImage) -> Source | None:
-        """Return another tune image to cut a patch from; None for a slice, since another volume
-        would have to be read for it."""
+        """Return another tune image to cut a patch from; None for a slice or a frame, since
+        another file of many would have to be read for it."""
         count = len(self.records)
-        if loaded.cut_from is not None or count == 1:
+        if loaded.record.slice is not None or count == 1:
             return None
         rng = np.random.default_rng([self.seed, number, copy])
         other = self._read((number + int(rng.integers(1, count))) % count)

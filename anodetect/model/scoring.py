@@ -5,13 +5,14 @@ What comes of a record is a `ScoredImage`, a `ScoredVolume`, or `Failed` with th
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from anodetect.data.records import Record
 from anodetect.errors import AnodetectError, ImageError
+from anodetect.imaging.regions import Region
 from anodetect.imaging.representations import Panels
 from anodetect.model.decoded import DecodedFiles
 from anodetect.model.input_facts import modality_of
@@ -195,10 +196,37 @@ def _scored_image(
         heatmap = model.decode_slice(found.heatmap, loaded.cut_from.geometry)
     else:
         heatmap = model.decode(found.heatmap, loaded.image.shape[1:])
-    if loaded.region is not None:
-        heatmap = np.where(loaded.region.inside, heatmap, np.float32(np.nan))
+    heatmap = _in_region(heatmap, loaded.region)
     panels = model.panels(loaded, found.heatmap, found.reconstruction)
-    return ScoredImage(loaded, found.score, heatmap, panels, seconds)
+    scored = ScoredImage(loaded, found.score, heatmap, panels, seconds)
+    return _as_in_file(scored) if loaded.mirrored else scored
+
+
+def _as_in_file(scored: ScoredImage) -> ScoredImage:
+    """Return what was found in a mirrored image with its columns as the file has them."""
+    loaded, panels = scored.loaded, scored.panels
+    region = loaded.region
+    if region is not None:
+        region = replace(region, inside=region.inside[:, ::-1])
+    image = np.ascontiguousarray(loaded.image[..., ::-1])
+    shown = panels.reconstruction
+    return replace(
+        scored,
+        loaded=replace(loaded, image=image, prepared=None, region=region, mirrored=False),
+        heatmap=np.ascontiguousarray(scored.heatmap[:, ::-1]),
+        panels=Panels(
+            panels.image[..., ::-1],
+            panels.heatmap[:, ::-1],
+            None if shown is None else shown[..., ::-1],
+        ),
+    )
+
+
+def _in_region(heatmap: Floats, region: Region | None) -> Floats:
+    """Return a heatmap [H, W] that is NaN where its image does not count."""
+    if region is None:
+        return heatmap
+    return np.where(region.inside, heatmap, np.float32(np.nan))
 
 
 def _scored_volume(model: Model, loaded: LoadedVolume) -> ScoredVolume | Failed:
@@ -219,7 +247,7 @@ def _score_volume(model: Model, loaded: LoadedVolume) -> ScoredVolume:
     else:
         scores, heatmap = _score_slices(model, loaded)
 
-    peaks = np.array([heatmap[number].max() for number in numbers], np.float64)
+    peaks = np.array([np.nanmax(heatmap[number]) for number in numbers], np.float64)
     seconds = time.monotonic() - start
     return ScoredVolume(loaded, heatmap, SliceScores(numbers, scores, peaks), seconds)
 
@@ -240,5 +268,6 @@ def _score_slices(model: Model, loaded: LoadedVolume) -> tuple[NDArray[np.float6
         images = [each for each in chunk if isinstance(each, LoadedImage)]
         for image, found in zip(images, _detect(model, images), strict=True):
             scores.append(found.score)
-            heatmap[image.record.slice] = model.decode_slice(found.heatmap, geometry)
+            own = model.decode_slice(found.heatmap, geometry)
+            heatmap[image.record.slice] = _in_region(own, image.region)
     return np.array(scores), heatmap

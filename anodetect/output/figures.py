@@ -128,7 +128,7 @@ def profiles(volumes: Mapping[str, Sequence[SliceRow]], threshold: float) -> str
     panels = figure.subplots(len(volumes), sharey=True, squeeze=False)[:, 0]
 
     for axes, (path, rows) in zip(panels, volumes.items(), strict=True):
-        column = PLACES[rows[0].axis]
+        column = PLACES.get(rows[0].axis, "slice")
         places = [getattr(row, column) for row in rows]
         scores = [row.score for row in rows]  # None, a gap in the line, where not scored
         line = {"color": ANOMALOUS_COLOUR, "linewidth": 1, "marker": ".", "markersize": 3}
@@ -137,7 +137,8 @@ def profiles(volumes: Mapping[str, Sequence[SliceRow]], threshold: float) -> str
             axes.axhline(threshold, color="black", linestyle="--", linewidth=0.8)
         _plain(axes)
         axes.set_title(path, fontsize=8, loc="left")
-        axes.set_xlabel(f"mm toward {column.removesuffix('_mm')}", fontsize=8)
+        toward = f"mm toward {column.removesuffix('_mm')}"
+        axes.set_xlabel("frame" if column == "slice" else toward, fontsize=8)
 
     figure.tight_layout()
     return _svg(figure)

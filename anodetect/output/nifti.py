@@ -127,7 +127,7 @@ def _dimensions(volume: PreparedVolume) -> int:
 
 def header_like(volume: PreparedVolume) -> Any:
     """Return a header that places voxels as that of the source; for DICOM or an NRRD it says
-    the same in NIfTI's terms, RAS+."""
+    the same in NIfTI's terms, RAS+, and of pictures that they lie nowhere."""
     origin = volume.source.origin
     if isinstance(origin, nib.Nifti1Header):
         kind = nib.Nifti2Header if isinstance(origin, nib.Nifti2Header) else nib.Nifti1Header
@@ -138,6 +138,9 @@ def header_like(volume: PreparedVolume) -> Any:
 
     header = nib.Nifti1Header()
     header.set_data_shape(volume.geometry.shape)
+    if volume.is_pictures:  # no code says that they lie anywhere
+        header.set_zooms(np.linalg.norm(volume.geometry.affine[:3, :3], axis=0))
+        return header
     _place(header, volume.geometry.affine)
     return header
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from anodetect.data.geometry import OPPOSITE, PLANES, edges
+from anodetect.data.geometry import FRAMES, OPPOSITE, PLANES, edges
 from anodetect.imaging.preprocess import PreparedVolume
 from anodetect.output.about import About
 from anodetect.output.formats import OutputFiles
@@ -62,13 +62,15 @@ def picture(
 ) -> bytes:
     """Return axial, coronal and sagittal slices through the highest value of a heatmap [D, H, W],
     the heatmap over the image, with the patient's directions at the edges and the slice's place in
-    millimetres, as a PNG or JPEG. All planes have the same window, by default each its own."""
-    number = int(max(volume.numbers, key=lambda each: heatmap[each].max()))
-    row, column = divmod(int(heatmap[number].argmax()), heatmap.shape[2])
+    millimetres, as a PNG or JPEG; of pictures only the one with the highest value. All planes have
+    the same window, by default each its own."""
+    number = int(max(volume.numbers, key=lambda each: np.nanmax(heatmap[each])))
+    row, column = divmod(int(np.nanargmax(heatmap[number])), heatmap.shape[2])
     highest = volume.geometry.source_index((number, row, column))
 
+    planes = [FRAMES] if volume.is_pictures else list(PLANES)
     gap, parts = np.full((PANEL + LINE, GAP, 3), 255, np.uint8), []
-    for plane in PLANES:
+    for plane in planes:
         parts += [gap, _panel(plane, heatmap, volume, scale, window, highest)]
     whole = np.concatenate(parts[1:], axis=1)
 
@@ -121,11 +123,15 @@ def _write_texts(canvas: Image.Image, plane: str, place: str) -> None:
         draw.text((x, y), letters[edge], "white", font, anchor, stroke_width=1, stroke_fill="black")
 
     draw.rectangle((0, PANEL, PANEL, PANEL + LINE), "white")
-    draw.text((PANEL / 2, PANEL + 2), f"{plane}, {place}", "black", font, "mt")
+    text = place if plane == FRAMES else f"{plane}, {place}"
+    draw.text((PANEL / 2, PANEL + 2), text, "black", font, "mt")
 
 
 def place_text(centre: tuple[float, float, float], plane: str) -> str:
-    """Return where a slice lies in the patient along its plane's axis, such as "12 mm S"."""
+    """Return where a slice lies in the patient along its plane's axis, such as "12 mm S"; of
+    pictures, which have no place, the number of the frame."""
+    if plane == FRAMES:
+        return f"frame {round(centre[2]) + 1}"
     letter = PLANES[plane][0]
     value = centre["LPS".index(letter)]
     return f"{abs(value):.0f} mm {letter if value >= 0 else OPPOSITE[letter]}"

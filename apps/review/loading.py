@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from anodetect.data import manifest, readers
+from anodetect.data.reading import component_of, reading_of
 from anodetect.data.records import Record
 from anodetect.data.scan import scan
 from anodetect.data.series import series_of
@@ -120,8 +121,11 @@ def read_image(directory: ScoreDirectory, row: ScoreRow) -> Floats:
 
 def read_volume(directory: ScoreDirectory, row: ScoreRow) -> Volume:
     """Return the volume that was scored; raise ImageError where it is not there."""
-    component = _manifest_row(directory, row).get("component", "")
-    decoded = _source(directory, row).decode(int(component) if component.isdecimal() else None)
+    reading = reading_of(directory.audit.config)
+    listed = component_of(_manifest_row(directory, row).get("component", ""))
+    if listed is not None:
+        reading = replace(reading, component=listed)
+    decoded = _source(directory, row).decode(reading)
     if not isinstance(decoded, Volume):
         raise ImageError("it is no volume; score it again")
     return decoded

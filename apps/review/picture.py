@@ -119,17 +119,25 @@ def _slice(
         st.plotly_chart(
             chart, key="profile", alt="Score of each slice", config={"displayModeBar": False}
         )
-    edges = geometry.edges(plane)
-    place = place_text(volume.geometry.centre(number), plane)
-    st.caption(
-        f"{plane}, {place}; left {edges['left']}, right {edges['right']}, "
-        f"top {edges['top']} of the patient"
-    )
+    st.caption(_where(volume.geometry, number))
 
     notes = volume.notes
     if ordered[number].unscored:
         notes += (f"This slice was not scored: {ordered[number].unscored}.",)
     return display.slice_view(volume, number), notes
+
+
+def _where(shown: geometry.Geometry, number: int) -> str:
+    """Return where a slice lies and which directions of the patient are at its edges; of a picture
+    the number of its frame."""
+    place = place_text(shown.centre(number), shown.plane)
+    if shown.plane == geometry.FRAMES:
+        return place
+    edges = geometry.edges(shown.plane)
+    return (
+        f"{shown.plane}, {place}; left {edges['left']}, right {edges['right']}, "
+        f"top {edges['top']} of the patient"
+    )
 
 
 # -- Controls --------------------------------------------------------------------------------------

@@ -34,6 +34,8 @@ def write_volume(shown: VolumeMap, files: OutputFiles) -> None:
     volume, about = shown.volume, shown.about
     if not isinstance(volume.source.origin, Series):
         return
+    if volume.is_pictures:
+        raise RunError("no DICOM map: frames that are no volume have no place; ask for nifti")
 
     with _checked_headers():
         source = source_headers(volume.source.origin, about.pseudonym)

@@ -24,6 +24,7 @@ from anodetect.data.dicom import Series
 from anodetect.data.dicom_frames import functional_groups
 from anodetect.output.dicom import codes
 from anodetect.output.dicom.codes import coded
+from anodetect.output.dicom.values import conforming
 
 SIDES = ("L", "R", "B", "U")  # left, right, both, unpaired
 SERIES_APART, HUGE_SERIES = 100, 10**7  # a number has at most 31 bits
@@ -190,7 +191,7 @@ def _named(header: Dataset, pseudonym: str) -> Dataset:
     kept = Dataset()
     for tag in PLACES if pseudonym else header.keys():
         if tag in header:
-            kept.add(copy(header[tag]))  # else what is changed here would change the source
+            kept.add(conforming(header[tag]))  # a copy, which may be changed
 
     syntax = header.file_meta.get("TransferSyntaxUID") if hasattr(header, "file_meta") else None
     if LOSSY[0] not in kept and syntax in LOSSY_SYNTAXES:

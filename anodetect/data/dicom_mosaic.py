@@ -1,0 +1,160 @@
+"""Siemens mosaics: all slices of a volume side by side in one picture.
+
+How many there are, and on which side of the first one the others lie, stands in a private header
+only (CSA). Without it a mosaic is refused. The place that the file names is that of the corner of a
+slice as large as the whole picture, around the same middle.
+"""
+
+import math
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from pydicom.dataset import Dataset
+
+from anodetect.data.dicom_frames import Frame, frame_of, image_type
+from anodetect.errors import ImageError
+from anodetect.types import Floats
+
+CSA, CREATOR, IMAGE = 0x29, "SIEMENS CSA HEADER", 0x10  # where the private header stands
+MR, MR_CREATOR, COUNT = 0x19, "SIEMENS MR HEADER", 0x0A  # where some scanners repeat the count
+MOST = 4096  # slices of a volume, and values of the private header
+# Of the private header: name, multiplicity, type, and number of values; then the length of a value.
+START, TAG, ITEM = struct.Struct("<4s4xI4x"), struct.Struct("<64si4s4xi4x"), struct.Struct("<4xi8x")
+Values = Mapping[str, Sequence[float]]
+NO_HEADER = "a mosaic of slices without the private header (CSA) that says"
+
+
+def is_mosaic(header: Dataset) -> bool:
+    """Return whether a file of one frame is a mosaic, as its image type or the scanner's count of
+    slices says."""
+    if int(header.get("NumberOfFrames") or 1) > 1:
+        return False
+    return "MOSAIC" in image_type(header) or _scanners_count(header) > 1
+
+
+def mosaic_frames(header: Dataset, file: int) -> list[Frame]:
+    """Return the slices of a mosaic, which has the number `file` in its series, as frames of their
+    own; ImageError if it does not say where they lie."""
+    whole = frame_of(header, file, 0, header)
+    if whole is None:
+        raise ImageError(
+            "no place in the patient (image position, orientation or pixel spacing is missing)"
+        )
+    private = _private_header(header)
+    count, normal = _count(header, private), private.get("SliceNormalVector", [])
+    if len(normal) != 3:
+        raise ImageError(f"{NO_HEADER} in which direction they follow each other")
+
+    across = np.cross(whole.directions[:3], whole.directions[3:])
+    if abs(np.array(normal) @ across) < 0.99:
+        raise ImageError("a mosaic whose slices do not follow each other along their normal")
+    step = across * whole.thickness * np.sign(np.array(normal) @ across)
+    side = _side(header, count)
+    spare = np.array([header.Rows, header.Columns]) * (1 - 1 / side) / 2
+    first = whole.position + whole.directions[3:] * spare[0] * whole.spacing[0]
+    first = first + whole.directions[:3] * spare[1] * whole.spacing[1]
+    return [replace(whole, number=n, position=first + n * step) for n in range(count)]
+
+
+def slice_header(header: Dataset, frame: Frame) -> Dataset:
+    """Return the header of a mosaic as if one of its slices were a file of its own."""
+    own = Dataset()
+    own.update(header)
+    own.file_meta = header.file_meta
+    for tag in ("Rows", "Columns", "ImagePositionPatient"):  # which both would share
+        del own[tag]
+    own.Rows, own.Columns = slice_shape(header)
+    own.ImagePositionPatient = [f"{value:.8g}" for value in frame.position]
+    return own
+
+
+def slice_shape(header: Dataset) -> tuple[int, int]:
+    """Return the rows and columns of a file's frames, or of the slices of a mosaic."""
+    rows, columns = int(header.get("Rows", 1)), int(header.get("Columns", 1))
+    if not is_mosaic(header):
+        return rows, columns
+    side = _side(header, _count(header, _private_header(header)))
+    return rows // side, columns // side
+
+
+def apart(native: Floats, header: Dataset) -> Floats:
+    """Return the slices of a mosaic [C, 1, R, C] as [C, frames, rows, columns]; the frames of any
+    other file as they are."""
+    if not is_mosaic(header):
+        return native
+    count = _count(header, _private_header(header))
+    side = _side(header, count)
+    rows, columns = slice_shape(header)
+
+    tiles = native.reshape(len(native), side, rows, side, columns).transpose(0, 1, 3, 2, 4)
+    return tiles.reshape(len(native), side * side, rows, columns)[:, :count]
+
+
+def _side(header: Dataset, count: int) -> int:
+    """Return how many slices lie in a row and in a column; ImageError if the picture cannot be
+    divided so."""
+    side = math.ceil(math.sqrt(count))
+    if header.Rows % side or header.Columns % side:
+        raise ImageError(
+            f"a mosaic of {count} slices, but {header.Columns} × {header.Rows} pixels cannot be "
+            f"divided into {side} × {side}"
+        )
+    return side
+
+
+def _count(header: Dataset, private: Values) -> int:
+    """Return how many slices a mosaic holds; ImageError if it does not say it."""
+    (found, *_) = [*private.get("NumberOfImagesInMosaic", []), _scanners_count(header)]
+    if not 1 <= found <= MOST:
+        raise ImageError(f"{NO_HEADER} how many there are")
+    return int(found)
+
+
+def _scanners_count(header: Dataset) -> float:
+    """Return how many slices there are by the attribute that some scanners write beside the private
+    header; 0 without it."""
+    try:
+        return float(header.private_block(MR, MR_CREATOR)[COUNT].value)
+    except (KeyError, TypeError, ValueError):
+        return 0.0
+
+
+def _private_header(header: Dataset) -> Values:
+    """Return the numbers of the private header by their names; {} if there is none, or another kind
+    of it."""
+    try:
+        content = header.private_block(CSA, CREATOR)[IMAGE].value
+        return _csa_numbers(bytes(content))
+    except (KeyError, TypeError, ValueError, struct.error):  # none, or damaged
+        return {}
+
+
+def _csa_numbers(content: bytes) -> Values:
+    """Return the values of a header "SV10" that are numbers, by their names. struct.error if it is
+    cut off."""
+    kind, count = START.unpack_from(content)
+    if kind != b"SV10" or count > MOST:
+        return {}
+
+    found: dict[str, list[float]] = {}
+    place = START.size
+    for _ in range(count):
+        name, _, _, items = TAG.unpack_from(content, place)
+        place += TAG.size
+        if not 0 <= items <= MOST:
+            return {}
+        numbers = found.setdefault(name.partition(b"\0")[0].decode("ascii", "replace"), [])
+        for _ in range(items):
+            (length,) = ITEM.unpack_from(content, place)
+            if length < 0:
+                return {}
+            place += ITEM.size
+            text = content[place : place + length].partition(b"\0")[0]
+            place += length + -length % 4
+            try:
+                numbers.append(float(text))
+            except ValueError:  # a text, or no value
+                continue
+    return found
