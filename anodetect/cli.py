@@ -118,13 +118,16 @@ def train(
     allow_few: options.AllowFew = False,
     drop_odd: options.DropOdd = None,
     known_anomalies: options.KnownAnomalies = False,
+    channels: options.Channels = None,
+    allow_missing: options.AllowMissing = False,
     embed_backbone: options.EmbedBackbone = False,
     each: options.Each = False,
     dry_run: options.DryTraining = False,
     as_json: options.Json = False,
 ) -> None:
     """Learn what normal looks like."""
-    finding = {"follow_symlinks": follow_symlinks, "known_anomalies": known_anomalies}
+    finding: dict[str, Any] = {"follow_symlinks": follow_symlinks, "channels": channels}
+    finding |= {"known_anomalies": known_anomalies, "allow_missing": allow_missing}
     reading = _reading(select, frames, flip_right)
     if dry_run:
         _print_inspection(data, kind_normal, as_json, reading=reading, **finding)
@@ -198,6 +201,25 @@ def _print_inspection(
     emit(inspection.as_json(), as_json, command.inspection_text(inspection))
 
 
+def _print_inputs(
+    run: Path, paths: list[str], out: Path, follow_symlinks: bool, as_json: bool
+) -> None:
+    """Print what would be scored."""
+    from anodetect.commands.channels import channels_of_run
+    from anodetect.commands.inputs import collect
+    from anodetect.record import runs
+
+    inputs = collect(paths, out, follow_symlinks, channels=channels_of_run(runs.read(run)))
+    names = [record.id for record in inputs.records]
+    listed = {
+        "would_score": len(names),
+        "problems": len(inputs.problems),
+        "passed_over": inputs.passed_over,
+        "paths": names,
+    }
+    emit(listed, as_json, "\n".join(names))
+
+
 @app.command()
 def score(
     run: options.Run,
@@ -226,17 +248,7 @@ def score(
     from anodetect.commands.texts import scores_text
 
     if dry_run:
-        from anodetect.commands.inputs import collect
-
-        inputs = collect(paths, out, follow_symlinks)
-        names = [record.id for record in inputs.records]
-        listed = {
-            "would_score": len(names),
-            "problems": len(inputs.problems),
-            "passed_over": inputs.passed_over,
-            "paths": names,
-        }
-        emit(listed, as_json, "\n".join(names))
+        _print_inputs(run, paths, out, follow_symlinks, as_json)
         return
 
     with terminal.reporting() as reporter:
@@ -460,6 +472,8 @@ def data_inspect(
     data: options.InspectedData,
     follow_symlinks: options.FollowLinks = False,
     kind_normal: options.KindNormal = None,
+    channels: options.Channels = None,
+    allow_missing: options.AllowMissing = False,
     html: options.Html = None,
     frames: options.Frames = False,
     flip_right: options.FlipRight = False,
@@ -469,6 +483,7 @@ def data_inspect(
     """Say what a folder holds: what would be learned from, tested with and passed over."""
     reading = _reading(select, frames, flip_right)
     finding: dict[str, Any] = {"follow_symlinks": follow_symlinks, "page": html}
+    finding |= {"channels": channels, "allow_missing": allow_missing}
     _print_inspection(data, kind_normal, as_json, reading=reading, **finding)
 
 

@@ -28,19 +28,32 @@ class Batch:
 
     For training the arrays may be memory maps, so that a detector reads only the rows it indexes.
     `kinds` [N] says to which of the normal kinds 0 … K−1 an image belongs, −1 for none of them or
-    where that is not known; it is None if there are not several kinds.
+    where that is not known; it is None if there are not several kinds. `absent` [N, C] says which
+    channels an image lacks, whose values mean nothing; None if no image lacks any.
     """
 
     images: Floats
     foreground: Bools
     kinds: NDArray[np.int64] | None = None
+    absent: Bools | None = None
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, rows: slice | NDArray[np.int64]) -> "Batch":
         kinds = None if self.kinds is None else self.kinds[rows]
-        return Batch(self.images[rows], self.foreground[rows], kinds)
+        absent = None if self.absent is None else self.absent[rows]
+        return Batch(self.images[rows], self.foreground[rows], kinds, absent)
+
+    @property
+    def channel_weights(self) -> Floats:
+        """The weight of each channel in a mean over channels [N, C]: 0 if it is absent, and 1 where
+        none is. Their mean is 1."""
+        if self.absent is None:
+            return np.ones(self.images.shape[:2], np.float32)
+        present = ~self.absent
+        share: Floats = (present / present.mean(1, keepdims=True)).astype(np.float32)
+        return share
 
     def parts(self, size: int) -> Iterator[tuple[slice, "Batch"]]:
         """Yield up to `size` images at a time, with their rows."""

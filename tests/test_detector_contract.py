@@ -352,8 +352,10 @@ def test_works_without_gradients_and_leaves_none_behind(detector):
     assert torch.is_grad_enabled()
 
 
-@pytest.mark.parametrize(("channels", "size"), [(3, 32), (1, 48)])
+@pytest.mark.parametrize(("channels", "size"), [(3, 32), (1, 48), (4, 32)])
 def test_channels_and_sizes(detector, tmp_path, channels, size):
+    if channels > 3 and name_of(detector) == "classifier":
+        pytest.skip("a file takes as many channels as it was trained on")
     other = hurried(name_of(detector), tmp_path, channels, size)
     assert score(other, batch(2, channels, size)).heatmap.shape == (2, size, size)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from anodetect.commands.channels import channels_of_run
 from anodetect.commands.inspect import summary
 from anodetect.commands.manifest import (
     LEARNED_FROM,
@@ -66,7 +67,12 @@ def calibrate(
     check_device(device)
     run = runs.read(run_path)
     with runs.begin(out, resume=False) as workdir:
-        dataset = cards.open_data(data, follow_symlinks=follow_symlinks, kind_normal=kind_normal)
+        dataset = cards.open_data(
+            data,
+            follow_symlinks=follow_symlinks,
+            kind_normal=kind_normal,
+            channels=channels_of_run(run),
+        )
         for line in summary(dataset):
             reporter.say(line)
         own = None if roi is None else read_roi(roi)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from anodetect.commands.channels import channels_of_run
 from anodetect.commands.known_classes import KnownClasses
 from anodetect.commands.labelled import labelled_score, mask_warnings
 from anodetect.commands.manifest import KnownFiles, refuse_known_groups
@@ -43,7 +44,8 @@ def evaluate(
     reporter = reporter or Silent()
     check_device(device)
     run = runs.read(run_path)
-    dataset = cards.open_data(data, follow_symlinks=follow_symlinks)
+    channels = channels_of_run(run)
+    dataset = cards.open_data(data, follow_symlinks=follow_symlinks, channels=channels)
     items = _labelled(dataset, data, reporter)
     known_rows = runs.read_manifest(run_path)
     known = KnownFiles(known_rows)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from anodetect.data import cards
+from anodetect.data.channels import Channels
 from anodetect.data.records import Dataset, Problem, Record
 from anodetect.data.scan import reasons
 from anodetect.data.series import identified
@@ -28,33 +29,41 @@ class Inputs:
 
 
 def collect(
-    paths: Sequence[str], out: Path, follow_symlinks: bool, keep_identifiers: bool = False
+    paths: Sequence[str],
+    out: Path,
+    follow_symlinks: bool,
+    keep_identifiers: bool = False,
+    channels: Channels | None = None,
 ) -> Inputs:
-    """Return what is at these paths, without what lies in the score directory `out`.
+    """Return what is at these paths, without what lies in the score directory `out`. With
+    `channels` the files of a study are one record.
 
     With several paths the root is their common parent folder. ConfigError without a path, DataError
     if there is nothing to score.
     """
     if not paths:
         raise ConfigError("nothing to score: give files, folders or a data set's name")
-    datasets = [cards.open_data(path, follow_symlinks=follow_symlinks) for path in paths]
+    datasets = []
+    for path in paths:
+        found = cards.open_data(path, follow_symlinks=follow_symlinks, channels=channels)
+        datasets.append(found)
     if len(datasets) == 1:
         (dataset,) = datasets
         testing = dataset.testing()
-        found = Inputs(dataset.root, testing, dataset.problems, _passed_over(dataset, testing))
+        inputs = Inputs(dataset.root, testing, dataset.problems, _passed_over(dataset, testing))
     else:
-        found = _joined(datasets)
+        inputs = _joined(datasets)
 
-    records = {record.id: record for record in found.records}
-    if is_below(out, found.root):  # only then can outputs be among the inputs
+    records = {record.id: record for record in inputs.records}
+    if is_below(out, inputs.root):  # only then can outputs be among the inputs
         records = {
             name: record for name, record in records.items() if not is_below(record.path, out)
         }
     if keep_identifiers:
         records = {name: identified(record) for name, record in records.items()}
-    if not records and not found.problems:
+    if not records and not inputs.problems:
         raise DataError(f"{', '.join(paths)}: nothing to score")
-    return replace(found, records=list(records.values()))
+    return replace(inputs, records=list(records.values()))
 
 
 def _joined(datasets: Sequence[Dataset]) -> Inputs:

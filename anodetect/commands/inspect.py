@@ -10,8 +10,10 @@ from typing import Any
 
 from rich.table import Table
 
+from anodetect.commands.channels import wanted_channels
 from anodetect.commands.texts import drawn
 from anodetect.data import cards, split
+from anodetect.data.channels import Channels
 from anodetect.data.named_images import MASKS
 from anodetect.data.patients import warning_of
 from anodetect.data.reading import AS_IT_IS, Reading
@@ -80,20 +82,24 @@ def inspect(
     kind_normal: Collection[str] = (),
     known_anomalies: bool = False,
     reading: Reading = AS_IT_IS,
+    channels: str | None = None,
+    allow_missing: bool = False,
     page: Path | None = None,
 ) -> Inspection:
     """Return what a folder, file or card holds; a few files of each folder are opened, and read
     as `reading` says.
 
     With `page` an HTML page with pictures from every folder is written there. With
-    `known_anomalies` those of a manifest would be learned from. The parts that images would have in
-    a training are those before copies and unreadable files are known.
+    `known_anomalies` those of a manifest would be learned from. `channels` are several files of
+    each image, as for `train`. The parts that images would have in a training are those before
+    copies and unreadable files are known.
     """
     dataset = cards.open_data(
         data,
         follow_symlinks=follow_symlinks,
         kind_normal=kind_normal,
         known_anomalies=known_anomalies,
+        channels=wanted_channels(channels, allow_missing=allow_missing),
     )
     by_place: dict[tuple[str, str, str], list[Record]] = {}
     uses = uses_of(dataset)
@@ -103,7 +109,7 @@ def inspect(
 
     rows, pictures = [], []
     for (folder, kind, use), records in by_place.items():
-        row, images = _row(folder, kind, use, records, reading)
+        row, images = _row(folder, kind, use, records, reading, dataset.channels)
         rows.append(row)
         pictures.append(images)
     rows += [_passed_over_row(each) for each in dataset.passed_over]
@@ -200,7 +206,12 @@ def _passed_over_row(found: PassedOver) -> FolderRow:
 
 
 def _row(
-    folder: str, kind: str, use: str, records: Sequence[Record], reading: Reading
+    folder: str,
+    kind: str,
+    use: str,
+    records: Sequence[Record],
+    reading: Reading,
+    channels: Channels | None,
 ) -> tuple[FolderRow, list[LoadedImage]]:
     """Open some files of a folder; return its row, and images to show."""
     facts: list[InputFacts] = []
@@ -209,6 +220,7 @@ def _row(
     step = max(1, len(records) // LOOKED_AT)
     chosen = records[::step][:LOOKED_AT]
     preprocess = Preprocess(PreprocessConfig(**asdict(reading)))
+    preprocess.named = channels
 
     for record in chosen:
         loaded = load(record, preprocess)
@@ -283,8 +295,9 @@ def _page(inspection: Inspection, pictures: Sequence[Sequence[LoadedImage]]) -> 
 
 def _picture(loaded: LoadedImage) -> str:
     """Return an image in its own contrast as an HTML element."""
-    step = max(1, max(loaded.image.shape[1:]) // SIDE)
-    small = loaded.image[:, ::step, ::step]
+    image = loaded.leading
+    step = max(1, max(image.shape[1:]) // SIDE)
+    small = image[:, ::step, ::step]
     source = b64encode(png(grey(small, contrast(small)))).decode()
     name = html.escape(loaded.record.id)
     return f"<img alt='{name}' title='{name}' src='data:image/png;base64,{source}'>"

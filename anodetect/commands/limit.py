@@ -15,7 +15,7 @@ from anodetect.imaging.planted import SWAP, Defect, Source, plant
 from anodetect.model.decoded import DecodedFiles
 from anodetect.model.loading import LoadedImage, Reader
 from anodetect.model.model import Model
-from anodetect.model.planting import limits_in, native_foreground, seed_of
+from anodetect.model.planting import as_scaled, limits_in, seed_of, source_of
 from anodetect.model.read_ahead import read_ahead
 from anodetect.model.scoring import image_scores
 from anodetect.stats.limit import PlantedCell, PlantedTrials
@@ -171,7 +171,7 @@ class Measuring:
         for number, loaded in zip(numbers, read_ahead(self.reader.read, records), strict=True):
             if not isinstance(loaded, LoadedImage):
                 continue
-            source = loaded.image, native_foreground(self.model.preprocess, loaded)
+            source = source_of(self.model.preprocess, loaded)
             for place, trial in enumerate(trials):
                 if trial.image == number:
                     yield trial, self._with_defect(loaded, source, trial, place, before)
@@ -181,11 +181,14 @@ class Measuring:
         self, loaded: LoadedImage, source: Source, trial: Trial, place: int, other: Source | None
     ) -> LoadedImage:
         """Return an image with a defect; with tiling its size is a share of the tile."""
-        shorter = min(loaded.image.shape[1:])
+        shorter = min(source[1].shape)
         side = self.model.tiling.tile or shorter
         self.sides.append(side)
         defect = replace(trial.defect, size=trial.defect.size * side / shorter)
         limits = limits_in(self.model.preprocess, loaded)
         seed = seed_of(self.seed, place)
         made = plant(*source, defect, seed=seed, other=other, limits=limits)
+        if self.model.preprocess.named is not None:  # planted in the scaled image
+            scaled = as_scaled(self.model.preprocess, loaded, made.image)
+            return replace(loaded, prepared=self.model.prepare_scaled(scaled, source[1]))
         return replace(loaded, image=made.image, prepared=None)

@@ -12,7 +12,7 @@ from anodetect.data.patients import warning_of
 from anodetect.data.reading import Reading
 from anodetect.data.records import Dataset, Record, fills_memory
 from anodetect.errors import ConfigError, DataError, ImageError
-from anodetect.imaging.intensities import ImageSample, sample_of
+from anodetect.imaging.intensities import ImageSample, sample_of, sample_of_channels
 from anodetect.imaging.preprocess import Preprocess, has_fixed_units
 from anodetect.model.decoded import DecodedFiles
 from anodetect.model.input_facts import InputFacts, facts_of
@@ -57,13 +57,20 @@ class Samples:
 
     def add(self, loaded: LoadedImage | LoadedVolume) -> None:
         """Take a sample of an image, or one of each slice of a volume that is to be scored."""
-        if isinstance(loaded, LoadedImage):
+        planes = [channel.planes for channel in loaded.channels]
+        if isinstance(loaded, LoadedImage) and planes:
+            samples = [sample_of_channels(loaded.image, planes, loaded.region)]
+        elif isinstance(loaded, LoadedImage):
             samples = [sample_of(loaded.image, loaded.sample_type, loaded.region)]
         else:
             slices, region = loaded.volume.slices, loaded.volume.region
             samples = []
             for number in loaded.volume.numbers:
-                samples.append(sample_of(slices[:, number], region=region))
+                image = slices[:, number]
+                if planes:
+                    samples.append(sample_of_channels(image, planes))
+                else:
+                    samples.append(sample_of(image, region=region))
         self._by_id[loaded.record.id] = samples
         self._facts[loaded.record.id] = facts_of(loaded)
 

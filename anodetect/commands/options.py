@@ -139,6 +139,19 @@ KnownAnomalies = Annotated[
         "label 1. They are never fitted, tuned or calibrated on as normals.",
     ),
 ]
+Channels = Annotated[
+    str | None,
+    typer.Option(
+        help="Several files are the channels of one image: their names with the patterns of file "
+        "or series names, as t1=*T1w*,flair=*FLAIR*. A run remembers them.",
+    ),
+]
+AllowMissing = Annotated[
+    bool,
+    typer.Option(
+        "--allow-missing", help="With --channels: also images that lack some of their channels."
+    ),
+]
 EmbedBackbone = Annotated[
     bool,
     typer.Option(

@@ -17,7 +17,7 @@ from anodetect.imaging.regions import roi_of
 from anodetect.model.loading import Failed
 from anodetect.model.model import Model
 from anodetect.model.scoring import score_records
-from anodetect.record import directories, environment, runs, threads
+from anodetect.record import channel_files, directories, environment, runs, threads
 from anodetect.record.rows import ScoreRow
 from anodetect.types import Silent
 
@@ -58,7 +58,8 @@ def rescore(
         for used in recorded or (before,):  # a scoring that was resumed may have used several
             threads.limit(used)
             for row in left:
-                problems[row.path] = _problem(row, find.record(row.path), model, bool(recorded))
+                record = find.with_channels(find.record(row.path), row.channels)
+                problems[row.path] = _problem(row, record, model, bool(recorded))
             left = [row for row in left if problems[row.path]]
     finally:
         threads.limit(before)
@@ -96,17 +97,24 @@ class RecordFinder:
     def record(self, identity: str) -> Record:
         """Return a file, or a DICOM series, as it was scored; RunError if it is outside the
         root."""
-        name = path_of(identity)
-        if leads_out(name):
-            raise RunError(f"{identity!r} leads out of {self.root}; it is not read")
-
-        path = self.root / name
+        name, path = path_of(identity), self._path(identity)
         for folder in path.parents[: len(Path(name).parts)]:
             listed = self._listed(folder)
             if path in listed:
                 return replace(listed[path], id=identity)
         files = series_of(path, root=self.root) if path.is_file() else ()
         return Record(identity, path, files=files)
+
+    def with_channels(self, record: Record, listed: str) -> Record:
+        """Return a record with the channels that its row lists, if there are any."""
+        return replace(record, channels=channel_files.files_of(listed, self._path, self.root))
+
+    def _path(self, identity: str) -> Path:
+        """Return where a file lies; RunError if that is outside the root."""
+        name = path_of(identity)
+        if leads_out(name):
+            raise RunError(f"{identity!r} leads out of {self.root}; it is not read")
+        return self.root / name
 
     def _listed(self, folder: Path) -> dict[Path, Record]:
         """Return the records in a folder's manifest; none if it has no manifest."""

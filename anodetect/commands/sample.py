@@ -1,6 +1,7 @@
 """Sample: images that a model makes itself, to see what it takes for normal."""
 
 from base64 import b64encode
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from PIL import Image
 from anodetect.data.records import Record
 from anodetect.errors import AnodetectError, ConfigError, ImageError
 from anodetect.files import write_atomic
+from anodetect.imaging.planes import split
 from anodetect.model.loading import LoadedImage, load
 from anodetect.model.model import Model
 from anodetect.model.sampling import make_images
@@ -63,9 +65,9 @@ def sample(
     files = []
     for number, image in enumerate(made.images, 1):
         files.append(f"sample{number:03d}.png")
-        write_atomic(out / files[-1], png(grey(image, SHOWN)))
+        write_atomic(out / files[-1], png(_picture(image, model.preprocess.planes)))
     files.append("chains.png")
-    write_atomic(out / files[-1], png(film(made)))
+    write_atomic(out / files[-1], png(film(made, model.preprocess.planes)))
     return SampleResult(count, out, tuple(files))
 
 
@@ -80,29 +82,40 @@ def _image(path: Path) -> LoadedImage:
 def made_by(run: Path) -> MadeImages:
     """Return images that the model of a run makes for its report, or why there are none."""
     try:
-        made = make_images(Model.load(runs.read(run), "cpu"), IN_REPORT, seed=0)
+        model = Model.load(runs.read(run), "cpu")
+        made = make_images(model, IN_REPORT, seed=0)
     except AnodetectError as error:
         return MadeImages("", str(error))
-    return MadeImages(b64encode(png(film(made))).decode(), "", made.between is not None)
+    picture = film(made, model.preprocess.planes)
+    return MadeImages(b64encode(png(picture)).decode(), "", made.between is not None)
 
 
-def film(made: Samples) -> Picture:
+def film(made: Samples, planes: Sequence[int] = ()) -> Picture:
     """Return a picture with a row for each chain: its states from left to right, at most STATES of
-    them, the last one at the right. Images between two starts are a row of their own, the last."""
+    them, the last one at the right. Images between two starts are a row of their own, the last.
+
+    Channels with so many `planes` each are beside each other.
+    """
     shown = min(STATES, len(made.chain))
-    rows = [_row(chain, shown) for chain in made.chain.swapaxes(0, 1)]
+    rows = [_row(chain, shown, planes) for chain in made.chain.swapaxes(0, 1)]
     if made.between is not None:
-        rows.append(_row(made.between, shown))
+        rows.append(_row(made.between, shown, planes))
     return np.concatenate(rows)[:-GAP, :-GAP]
 
 
-def _row(images: Floats, shown: int) -> Picture:
+def _row(images: Floats, shown: int, planes: Sequence[int]) -> Picture:
     """Return so many of the images [T, C, H, W], evenly spread, beside each other."""
     chosen = np.linspace(0, len(images) - 1, shown).round().astype(np.int64)
-    return np.concatenate([_panel(image) for image in images[chosen]], 1)
+    return np.concatenate([_panel(image, planes) for image in images[chosen]], 1)
 
 
-def _panel(image: Floats) -> Picture:
+def _panel(image: Floats, planes: Sequence[int]) -> Picture:
     """Return an image [C, H, W] with a white gap to its right and below."""
-    small = Image.fromarray(grey(image, SHOWN)).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+    size = (SIDE * max(1, len(planes)), SIDE)
+    small = Image.fromarray(_picture(image, planes)).resize(size, Image.Resampling.BILINEAR)
     return np.pad(np.asarray(small), ((0, GAP), (0, GAP), (0, 0)), constant_values=255)
+
+
+def _picture(image: Floats, planes: Sequence[int]) -> Picture:
+    """Return an image [C, H, W] in grey or in its colours, several channels beside each other."""
+    return np.concatenate([grey(channel, SHOWN) for channel in split(image, planes)], 1)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from anodetect.commands.channels import channels_of_run
 from anodetect.commands.conclude import conclude, where_scored
 from anodetect.commands.inputs import Inputs, collect
 from anodetect.commands.labelled import labelled_score
@@ -107,7 +108,7 @@ def score(
         run.calibration.level(rate)  # refuses an impossible rate
     known = KnownFiles(runs.read_manifest(run_path))
 
-    inputs = collect(paths, out, follow_symlinks, keep_identifiers)
+    inputs = collect(paths, out, follow_symlinks, keep_identifiers, channels_of_run(run))
     _warn_of_times(inputs.records, reporter)
     task = Task(
         run_path.absolute(), run.model_sha256, out.absolute(), tuple(heatmaps), far, fdr, shard,

@@ -15,6 +15,7 @@ from anodetect.commands import few
 from anodetect.commands import odd as odd_normals
 from anodetect.commands.anomalies import check_can_learn, groups_of_anomalies, with_anomalies
 from anodetect.commands.calibrate import Calibrated, calibrate_model
+from anodetect.commands.channels import check_settings, wanted_channels
 from anodetect.commands.inspect import summary
 from anodetect.commands.limit import plant_and_score
 from anodetect.commands.manifest import manifest_rows
@@ -22,6 +23,7 @@ from anodetect.commands.normals import LeftOut, Normals, Samples, usable_normals
 from anodetect.commands.results import TrainResult
 from anodetect.config import build, canonical
 from anodetect.data import cards, readers, split
+from anodetect.data.channels import Channels
 from anodetect.data.records import Dataset, named_kinds
 from anodetect.detectors import current_name, entry_named
 from anodetect.errors import ConfigError, DataError
@@ -38,6 +40,7 @@ from anodetect.model.fitting import Training, fit_model
 from anodetect.model.forms import Form, form_of
 from anodetect.model.model import Model
 from anodetect.model.scoring import score_records
+from anodetect.model.settings import with_planes
 from anodetect.record import environment, runs
 from anodetect.record.components import Components, named_components, read_components
 from anodetect.record.odd import OddNormals, read_odd
@@ -57,7 +60,8 @@ class Request:
     `allow_few` says that fewer normals will do than a promise needs, `helping` that this process
     trains along with another one, which writes the run. `drop_odd` is the number or share of odd
     normals to leave out, `known_anomalies` says that the manifest's known anomalies are learned
-    from, and `embed_backbone` that the run gets copies of its backbones.
+    from, and `embed_backbone` that the run gets copies of its backbones. `channels` are those of
+    images that have several files, None if a manifest may say it.
     """
 
     detector: str
@@ -75,6 +79,7 @@ class Request:
     drop_odd: float | None
     known_anomalies: bool
     embed_backbone: bool
+    channels: Channels | None
     helping: bool
 
 
@@ -111,6 +116,8 @@ def train(
     drop_odd: float | None = None,
     known_anomalies: bool = False,
     embed_backbone: bool = False,
+    channels: str | None = None,
+    allow_missing: bool = False,
     reporter: Reporter | None = None,
 ) -> TrainResult | None:
     """Train on the normals of `data` and write the run `out`; return its facts and the files that
@@ -125,7 +132,9 @@ def train(
     `drop_odd` is a number of images, or a share, that are left out of fit: those that are hardest
     to explain from the others. With `known_anomalies` the rows of a manifest with split train and
     label 1 are learned from as anomalies. With `embed_backbone` the weights of the backbones are
-    copied into the run, which then scores where they are not installed. Under `torchrun` the
+    copied into the run, which then scores where they are not installed. `channels` are several
+    files of each image with the patterns of their names, such as "t1=*T1w*,flair=*FLAIR*"; with
+    `allow_missing` an image may lack some of them. Under `torchrun` the
     processes train together; the first writes the run, the others return None.
     """
     helping = os.environ.get("RANK", "0") != "0"
@@ -151,9 +160,10 @@ def train(
         drop_odd=drop_odd,
         known_anomalies=known_anomalies,
         embed_backbone=embed_backbone,
+        channels=wanted_channels(channels, allow_missing=allow_missing),
         helping=helping,
     )
-    form = form_of(detector, representation, request.values)
+    form = form_of(detector, representation, request.values, request.channels)
     untrained = _untrained(request, form)
 
     if helping:
@@ -190,7 +200,7 @@ def _train(
 ) -> list[LeftOut]:
     """Write the files of the run, unless this process only helps; return what was left out. The
     `untrained` model of this form says what it can learn from."""
-    dataset, found = _open(request, untrained, data, reporter)
+    dataset, form, found = _open(request, form, untrained, data, reporter)
 
     # Helpers decode anew each time: they may be many, and their temporary folder small.
     with DecodedFiles(request.out.parent, limit=0 if request.helping else SCRATCH) as scratch:
@@ -246,9 +256,9 @@ def _train(
 
 
 def _open(
-    request: Request, untrained: Model, data: str, reporter: Reporter
-) -> tuple[Dataset, Sequence[str]]:
-    """Return what there is to learn from, and in words what was found.
+    request: Request, form: Form, untrained: Model, data: str, reporter: Reporter
+) -> tuple[Dataset, Form, Sequence[str]]:
+    """Return what there is to learn from, in which form, and in words what was found.
 
     DataError if the model cannot learn from normals of so few kinds.
     """
@@ -257,13 +267,18 @@ def _open(
         follow_symlinks=request.follow_symlinks,
         kind_normal=request.kind_normal,
         known_anomalies=request.known_anomalies,
+        channels=request.channels,
     )
     found = summary(dataset)
     for line in found:
         reporter.say(line)
 
     untrained.check_kinds(len(named_kinds(dataset.training())))
-    return dataset, found
+    if dataset.channels is not None:  # a manifest may have named them
+        values = request.values
+        form = form_of(request.detector, request.representation, values, dataset.channels)
+        check_settings(form.config, few=request.allow_few)
+    return dataset, form, found
 
 
 def train_each(
@@ -294,7 +309,7 @@ def _plan(
     """Read all normals, decide which image is used for what, and create the model. Nothing is
     learned from odd normals that are left out."""
     preprocess = Preprocess(build(PreprocessConfig, form.config["preprocess"], "preprocess"))
-    preprocess.roi = request.roi
+    preprocess.roi, preprocess.named = request.roi, dataset.channels
     samples, dims = Samples(), form.config["tiling"]["dims"]
     normals = usable_normals(dataset, preprocess, dims, reporter, scratch, samples)
     to_fit: set[str] = set()
@@ -334,10 +349,11 @@ def _planned(
     if preprocess.channels < least:
         raise ConfigError(
             f"{form.detector} needs images with {least} channels or more, and these are grey; "
-            "docs/detectors.md says how to put two images into one"
+            "name the files of two with --channels"
         )
     if preprocess.flat_background and form.for_shapes is not None:
         form = form.for_shapes
+    form = _with_channels(form, preprocess)
     for line in form.notes:
         reporter.say(line)
     for line in form.warnings:
@@ -351,6 +367,13 @@ def _planned(
     model.preprocess, model.seen = preprocess, samples.seen(roles.fit)
     _warn_of_kinds(model, reporter)
     return Plan(form, model, normals, roles)
+
+
+def _with_channels(form: Form, preprocess: Preprocess) -> Form:
+    """Return the form with members that know the planes of their channels; ConfigError if there are
+    no such channels."""
+    names = preprocess.named.names if preprocess.named else ()
+    return replace(form, config=with_planes(form.config, names, preprocess.planes))
 
 
 def _learn_sample_types(

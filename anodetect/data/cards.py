@@ -14,6 +14,7 @@ from pathlib import Path
 
 from anodetect.config import Config, build
 from anodetect.data import formats
+from anodetect.data.channels import Channels
 from anodetect.data.records import Dataset, Record
 from anodetect.data.scan import scan
 from anodetect.data.series import record_of, series_of
@@ -113,14 +114,15 @@ def open_data(
     follow_symlinks: bool = False,
     kind_normal: Collection[str] = (),
     known_anomalies: bool = False,
+    channels: Channels | None = None,
 ) -> Dataset:
     """Return the records of DATA on the command line: a folder, one image file, or a card's name
     (`elpv:mono`).
 
     `kind_normal` names the folders or kinds that hold normals. With `known_anomalies` the anomalous
-    rows of a folder's manifest that are in the train part are to be learned from, too. Raises
-    DataError if `data` is none of these, ConfigError if `kind_normal` or `known_anomalies` is given
-    for something else than a folder.
+    rows of a folder's manifest that are in the train part are to be learned from, too. With
+    `channels` the files of a study are one record. Raises DataError if `data` is none of these,
+    ConfigError if one of these options is given for something else than a folder.
     """
     path = Path(data)
     if path.is_dir():
@@ -129,7 +131,10 @@ def open_data(
             follow_symlinks=follow_symlinks,
             kind_normal=kind_normal,
             known_anomalies=known_anomalies,
+            channels=channels,
         )
+    if channels is not None and path.is_file():
+        raise _no_folder(data, channels)
     if known_anomalies:
         raise ConfigError("--known-anomalies is for folders, whose manifest.csv names them")
     if kind_normal:
@@ -150,7 +155,16 @@ def open_data(
         raise DataError(f"{data}: {card.name} comes as {known}")
     if variant and not card.variants:
         raise DataError(f"{data}: {card.name} has no variants")
-    return _elpv(variant) if card.package else _from_home(card, variant, follow_symlinks)
+    if card.package and channels is not None:
+        raise _no_folder(data, channels)
+    if card.package:
+        return _elpv(variant)
+    return _from_home(card, variant, follow_symlinks, channels)
+
+
+def _no_folder(data: str, channels: Channels) -> ConfigError:
+    """Return the error that data have no files for channels."""
+    return ConfigError(f"{data}: several channels ({channels.described()}) lie in a folder")
 
 
 def _one_file(path: Path) -> Dataset:
@@ -169,10 +183,17 @@ def relative_to(record: Record, root: Path) -> Record:
     """Return the record with an id (and, where it is its own group, a group) relative to
     `root`."""
     name = path_text(os.path.relpath(record.path, root))
-    return replace(record, id=name, group=name if record.group == record.id else record.group)
+    channels = []
+    for channel in record.channels:
+        own = "" if channel.path is None else path_text(os.path.relpath(channel.path, root))
+        channels.append(replace(channel, id=own))
+    group = name if record.group == record.id else record.group
+    return replace(record, id=name, group=group, channels=tuple(channels))
 
 
-def _from_home(card: Card, variant: str, follow_symlinks: bool) -> Dataset:
+def _from_home(
+    card: Card, variant: str, follow_symlinks: bool, channels: Channels | None
+) -> Dataset:
     """Return the records of a set below $ANODETECT_DATA; DataError says how to get it."""
     home = os.environ.get(HOME)
     folder = Path(home or f"${HOME}") / card.folder / variant
@@ -180,7 +201,7 @@ def _from_home(card: Card, variant: str, follow_symlinks: bool) -> Dataset:
         raise DataError(f"{card.name} is not here (looked for {folder}): {card.obtain}")
 
     name = f"{card.name}:{variant}" if variant else card.name
-    return replace(scan(folder, follow_symlinks=follow_symlinks), name=name)
+    return replace(scan(folder, follow_symlinks=follow_symlinks, channels=channels), name=name)
 
 
 def _elpv(variant: str) -> Dataset:

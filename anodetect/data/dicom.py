@@ -162,6 +162,7 @@ class Headline:
     """
 
     series: str = ""
+    study: str = ""
     instance: str = ""
     issuer: str = ""
     patient: str = ""
@@ -200,6 +201,7 @@ def _headline(path: Path) -> Headline:
     count = int(header.get("NumberOfFrames") or 1) if is_image else 0
     return Headline(
         series=_series_of(header, count),
+        study=str(header.get("StudyInstanceUID") or ""),
         instance=str(header.get("SOPInstanceUID") or ""),
         issuer=issuer,
         patient=patient.rstrip("\0"),

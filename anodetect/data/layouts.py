@@ -21,6 +21,7 @@ from pathlib import Path
 
 from anodetect.data import doubts, names, split_tables
 from anodetect.data.annotations import is_annotation
+from anodetect.data.channels import Channels
 from anodetect.data.named_images import Found, Image, is_subject, look
 from anodetect.data.records import ANOMALOUS, NORMAL, Dataset, Record
 from anodetect.data.split import position
@@ -35,14 +36,19 @@ OTHER_SEQUENCES = "images of other modalities or MR sequences"
 UNUSED = "anomalous images of the validation part"
 
 
-def recognise(root: Path, walked: Walked, said_normal: Collection[str] = ()) -> Dataset:
-    """Return the data set that a folder is.
+def recognise(
+    root: Path,
+    walked: Walked,
+    said_normal: Collection[str] = (),
+    channels: Channels | None = None,
+) -> Dataset:
+    """Return the data set that a folder is. With `channels` the files of a study are one record.
 
     `said_normal` are the names of folders, kinds, modalities or MR sequences that hold normals;
     then nothing else is learned from. Raises DataError if there is nothing of such a name.
     """
     said = frozenset(name.casefold() for name in said_normal)
-    found = look(root, walked, said)
+    found = look(root, walked, said, channels)
     if said:
         return _stated(found, said)
     layouts: tuple[Callable[[Found], Dataset | None], ...] = (

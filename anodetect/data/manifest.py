@@ -6,15 +6,19 @@ from functools import cache, partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from anodetect.data import dicom, formats
+from anodetect.data.channels import ChannelFile
 from anodetect.data.delimited import lines_of
 from anodetect.data.manifest_columns import (
+    CHANNELS,
     COLUMNS,
     KNOWN,
     PATHS,
     labels_of_kinds,
+    listed_channels,
     refuse_like_groups,
     refuse_misspelt,
     refuse_other_names,
+    written,
 )
 from anodetect.data.names import meaning
 from anodetect.data.reading import component_of
@@ -147,18 +151,32 @@ def _rows(file: Path, names: "NamesOnDisk") -> list[tuple[str, dict[str, str]]]:
 
     rows = []
     for line in lines:
-        row = dict.fromkeys(COLUMNS, "") | line.values
-        if not row["path"]:
-            raise DataError(f"{line.where}: no path")
+        row = dict.fromkeys((*COLUMNS, CHANNELS), "") | line.values
+        own = listed_channels(row[CHANNELS], line.where)
+        _check_first(row["path"], own, line.where)
+        row["path"] = row["path"] or next(iter(own.values()), "")
         for column in ("mask", "foreground"):
             if row[column].casefold() in NO_FILE:
                 row[column] = ""
         for column in ("path", "mask", "foreground"):
             row[column] = names.of(row[column])
+        row[CHANNELS] = written({name: names.of(path) for name, path in own.items()})
         row["split"] = row["split"].casefold()
         row["label"] = row["label"] or labels.get(row["kind"], "")
         rows.append((line.where, row))
     return rows
+
+
+def _check_first(path: str, channels: Mapping[str, str], where: str) -> None:
+    """Raise DataError if a line names no file, or another one than the first of its channels."""
+    first = next(iter(channels.values()), path)
+    if not first:
+        raise DataError(f"{where}: no path")
+    if path and path != first:
+        raise DataError(
+            f"{where}: the path is {path!r}, and the first of its channels {first!r}; leave the "
+            "path empty"
+        )
 
 
 def _label_of(text: str) -> int | None:
@@ -170,8 +188,9 @@ def _label_of(text: str) -> int | None:
 
 def _check_row(folder: Path, row: Mapping[str, str], where: str, follow_symlinks: bool) -> None:
     """Raise DataError if a row's values are not what its columns hold."""
-    for column in ("path", "mask", "foreground"):
-        _check_inside(folder, row[column], where, follow_symlinks)
+    named = [row[column] for column in ("path", "mask", "foreground")]
+    for name in (*named, *listed_channels(row[CHANNELS], where).values()):
+        _check_inside(folder, name, where, follow_symlinks)
 
     if row["split"] not in ("train", "test", ""):
         raise DataError(
@@ -289,8 +308,12 @@ def _listed_record(
     path, files = _listed_files(folder / row["path"], where, headlines)
     found = dicom.headline(path) if files else dicom.Headline()
     pseudonym = dicom.group_of(found, keep_identifiers=False)
-    own = {key: value for key, value in row.items() if key not in COLUMNS}
+    own = {key: value for key, value in row.items() if key not in (*COLUMNS, CHANNELS)}
     extra = strata_of(found) | own
+    channels = []
+    for name, listed in listed_channels(row[CHANNELS], where).items():
+        place, series = _listed_files(folder / listed, where, headlines)
+        channels.append(ChannelFile(name, path_text(PurePosixPath(listed)), place, series))
 
     return Record(
         id=identity,
@@ -304,6 +327,7 @@ def _listed_record(
         component=component_of(row["component"]),
         files=files,
         extra=extra,
+        channels=tuple(channels),
     )
 
 

@@ -6,10 +6,12 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from anodetect.data import names
-from anodetect.errors import DataError
+from anodetect.data.channels import check_name
+from anodetect.errors import ConfigError, DataError
 
 COLUMNS = ("path", "split", "label", "kind", "mask", "group", "foreground", "component")
-KNOWN = (*COLUMNS, "acquired")
+CHANNELS = "channels"  # the files of an image, as in "t1=a.nii.gz;flair=b.nii.gz"
+KNOWN = (*COLUMNS, CHANNELS, "acquired")
 # Names, without signs and in lower case, that people give to the column `path`.
 PATHS = (
     "file", "filename", "filepath", "image", "imagename", "imagepath", "imagefile", "img",
@@ -127,3 +129,24 @@ def refuse_like_groups(file: Path, groups: Iterable[str]) -> None:
                 f"{file}: the groups {other!r} and {group!r} differ only in case or spaces; write "
                 "the same group alike, and others with names that are less alike"
             )
+
+
+def listed_channels(cell: str, where: str) -> dict[str, str]:
+    """Return the files in a cell of CHANNELS by the names of the channels; DataError if it is not
+    written as it has to be."""
+    found: dict[str, str] = {}
+    for part in filter(None, map(str.strip, cell.split(";"))):
+        name, equals, path = (each.strip() for each in part.partition("="))
+        if not equals or not path:
+            raise DataError(f"{where}: {part!r} in channels; name=file is expected, as t1=a.nii.gz")
+        try:
+            check_name(name, found, where)
+        except ConfigError as error:
+            raise DataError(str(error)) from None
+        found[name] = path
+    return found
+
+
+def written(channels: Mapping[str, str]) -> str:
+    """Return files by the names of their channels as a cell of CHANNELS."""
+    return ";".join(f"{name}={path}" for name, path in channels.items())

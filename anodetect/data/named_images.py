@@ -12,10 +12,12 @@ from pathlib import Path
 from anodetect.data import dicom, formats, names, readers
 from anodetect.data.annotation_files import Annotated, find_annotations
 from anodetect.data.annotations import is_annotation
+from anodetect.data.channels import Channels
 from anodetect.data.converted import SIDECARS, Converted, converted, sidecar_of
 from anodetect.data.evidence import drawings, paired_masks
-from anodetect.data.records import NORMAL, Dataset, Record, is_volume
+from anodetect.data.records import NORMAL, Dataset, Problem, Record, is_volume
 from anodetect.data.series import records_of
+from anodetect.data.studies import find_channel, studies_of
 from anodetect.data.truth_files import (
     NNUNET_IMAGES,
     Masks,
@@ -35,6 +37,7 @@ DERIVED = "derived images beside original ones"
 CLASH = "correct one of them, or list what is normal in a manifest.csv"
 DERIVATIVES = "derivatives of a BIDS data set"
 CHANNELS = "further channels of nnU-Net's images"
+OF_NO_CHANNEL = "files that fit no pattern of --channels"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,14 +122,17 @@ class Found:
 
     def pass_over(self, image: Image, reason: str) -> None:
         """Count an image that is not looked at."""
-        for path in image.record.files or (image.record.path,):
+        for path in image.record.all_files():
             self.walked.passed_over.add(path_text(path.relative_to(self.root)), reason)
 
 
-def look(root: Path, walked: Walked, said: frozenset[str]) -> Found:
-    """Tell images from masks, and note what names say of each image."""
-    masks, files = _without_masks(_without_points(root, walked))
-    drawn = drawings(files)
+def look(
+    root: Path, walked: Walked, said: frozenset[str], channels: Channels | None = None
+) -> Found:
+    """Tell images from masks, and note what names say of each image. With `channels` the files of a
+    study are one image."""
+    masks, files = _without_masks(_without_points(root, walked, channels))
+    drawn = drawings(files) if channels is None else set()
     marks = [file for file in files if file.path in drawn]
     files = [file for file in files if file.path not in drawn]
     by_image, annotated = Masks(masks, marks), _annotated(root, files, walked)
@@ -153,6 +159,9 @@ def look(root: Path, walked: Walked, said: frozenset[str]) -> Found:
     clash = next((about.clash for about in known.values() if about.clash), "")
     found = Found(root, tuple(images), walked, clash and f"{clash}; {CLASH}")
     found = replace(found, images=tuple(_without_converted(found, known)))
+    if channels is not None:
+        found = replace(found, images=tuple(_joined(found, channels)))
+        return replace(found, images=tuple(_without_copies(found)))
     return replace(found, images=tuple(_told_apart(_without_copies(found))))
 
 
@@ -212,6 +221,49 @@ def _told_apart(images: Iterable[Image]) -> list[Image]:
     return named
 
 
+def _joined(found: Found, channels: Channels) -> list[Image]:
+    """Return an image for each study, whose files are its channels; a study that cannot be one is a
+    problem, and other files are passed over."""
+    is_bids = any(is_subject(image) for image in found.images)
+    by_id: dict[str, Image] = {}
+    candidates = []
+    for image in found.images:
+        if is_bids and not is_subject(image):
+            found.pass_over(image, DERIVATIVES)
+            continue
+        candidate = find_channel(image.file, image.record, channels)
+        if candidate is None:
+            found.pass_over(image, OF_NO_CHANNEL)
+        else:
+            candidates.append(candidate)
+            by_id[image.record.id] = image
+
+    joined = []
+    for study in studies_of(candidates, channels):
+        if study.problem:
+            found.walked.problems.append(Problem(study.files[0].record.id, study.problem))
+        else:
+            together = [by_id[candidate.record.id] for candidate in study.files]
+            joined.append(_as_one(study.record(channels), together))
+    return joined
+
+
+def _as_one(record: Record, together: Sequence[Image]) -> Image:
+    """Return the images of one study as one image: the first, with the masks of all."""
+    first = together[0]
+    masks: dict[Path, None] = {}
+    for image in together:
+        masks.update(dict.fromkeys(image.masks))
+    return replace(
+        first,
+        record=record,
+        sequence="",
+        masks=tuple(masks),
+        marked=any(image.marked for image in together),
+        unmarked=any(image.unmarked for image in together),
+    )
+
+
 def _marks(path: Path) -> bool:
     """Return whether a mask marks anything; True of a volume's and of one that cannot be read."""
     found = formats.format_named(path.name)
@@ -255,7 +307,10 @@ def _without_copies(found: Found) -> list[Image]:
             found.pass_over(image, DERIVATIVES)
         elif is_bids:
             record = replace(image.record, group=path_text(_subject(image)))
-            kept.append(replace(image, record=record, sequence=stem.rpartition("_")[2].casefold()))
+            sequence = "" if record.channels else stem.rpartition("_")[2].casefold()
+            kept.append(replace(image, record=record, sequence=sequence))
+        elif image.record.channels:
+            kept.append(image)
         elif is_nnunet and re.search(r"_\d{4}$", stem) and not stem.endswith("_0000"):
             found.pass_over(image, CHANNELS)
         elif _is_case(image, in_folder):
@@ -287,8 +342,9 @@ def _subject(image: Image) -> str:
     return ""
 
 
-def _without_points(root: Path, walked: Walked) -> list[NamedFile]:
-    """Return all files but depth and points beside pictures in colour, and small copies."""
+def _without_points(root: Path, walked: Walked, channels: Channels | None) -> list[NamedFile]:
+    """Return all files but depth and points beside pictures in colour, and small copies. With
+    `channels` depth and points may be one of them."""
     files = [named_file(root, path) for path in walked.files]
     coloured, stems = set(), set()
     for file in files:
@@ -306,7 +362,7 @@ def _without_points(root: Path, walked: Walked) -> list[NamedFile]:
         is_depth = folder in DEPTHS and file.folders[:-1] in coloured
         if others and end in names.SMALL and (file.folders, before) in stems:
             walked.passed_over.add(where, "thumbnails")
-        elif is_depth or (others and end in names.POINTS):
+        elif channels is None and (is_depth or (others and end in names.POINTS)):
             walked.passed_over.add(where, POINTS)
         else:
             kept.append(file)

@@ -7,8 +7,9 @@ The file's own bit depth is kept.
 import gzip
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from pkgutil import resolve_name
@@ -18,10 +19,12 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from anodetect.data import dicom, formats
+from anodetect.data.channels import ChannelFile
 from anodetect.data.dicom_seg import marked_voxels
 from anodetect.data.dicom_views import laterality_of, looks_left, side_named
 from anodetect.data.geometry import MIN_SIDE, Geometry
 from anodetect.data.images import MAX_PIXELS, Array, as_float32, channels_first
+from anodetect.data.joined import join
 from anodetect.data.mask_images import marked_in
 from anodetect.data.reading import AS_IT_IS, Reading
 from anodetect.data.records import Record
@@ -40,16 +43,34 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
+class DecodedChannel:
+    """One of several files that are the channels of an image or volume: its path relative to the
+    root and the SHA-256 of its bytes, both "" where it is absent.
+
+    It has so many `planes` along the first axis. `note` says how it was brought to the grid of the
+    first, "" if it lay on it.
+    """
+
+    name: str
+    path: str
+    sha256: str
+    planes: int
+    note: str
+
+
+@dataclass(frozen=True)
 class Content:
     """The content of a file: an image [C, H, W] or a volume, in native units.
 
     `sample_type` is the type of its samples, such as "uint8"; "" for volumes and DICOM, whose
-    values have units of their own. With `mirrored` the file has its columns the other way round.
+    values have units of their own, and for several channels. With `mirrored` the file has its
+    columns the other way round. `channels` are the files of several channels.
     """
 
     pixels: Floats | Volume
     sample_type: str = ""
     mirrored: bool = False
+    channels: tuple[DecodedChannel, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,8 +112,74 @@ class Source:
         return side == "R" and not mirrored_already
 
 
-def read_source(record: Record) -> Source:
+@dataclass(frozen=True)
+class ChannelSources:
+    """The bytes of a record whose channels are several files, None for those that are absent, and
+    the SHA-256 of their hashes."""
+
+    record: Record
+    sources: tuple[Source | None, ...]
+    sha256: str
+
+    def decode(self, reading: Reading = AS_IT_IS) -> Floats | Volume:
+        """Return all channels as one image or volume, as `Source.decode` does."""
+        return self.content(reading).pixels
+
+    def content(self, reading: Reading = AS_IT_IS) -> Content:
+        """Return all channels in one array on the grid of the first, as `Source.content` does."""
+        found: list[Floats | Volume | None] = []
+        for channel, source in zip(self.record.channels, self.sources, strict=True):
+            found.append(None if source is None else _of(channel, partial(source.decode, reading)))
+        names = [channel.name for channel in self.record.channels]
+        joined = join(names, found)
+
+        channels = []
+        for number, channel in enumerate(self.record.channels):
+            own = self.sources[number]
+            sha256 = "" if own is None else own.sha256
+            planes, note = joined.planes[number], joined.notes[number]
+            channels.append(DecodedChannel(channel.name, channel.id, sha256, planes, note))
+        return Content(joined.pixels, channels=tuple(channels))
+
+
+def read_source(record: Record) -> Source | ChannelSources:
     """Read a record's bytes; ImageError with the reason if that fails."""
+    return _read_channels(record) if record.channels else _read_one(record)
+
+
+def _read_channels(record: Record) -> ChannelSources:
+    """Read the files of a record's channels; ImageError names the one that cannot be read."""
+    sources: list[Source | None] = []
+    hashes: list[tuple[str, str]] = []
+    for channel in record.channels:
+        source = None
+        if channel.path is not None:
+            own = Record(channel.id, channel.path, files=channel.files, component=record.component)
+            source = _of(channel, partial(_read_one, own))
+        sources.append(source)
+        hashes.append((channel.name, "" if source is None else source.sha256))
+    return ChannelSources(record, tuple(sources), digest_of_channels(hashes))
+
+
+def digest_of_channels(hashes: Iterable[tuple[str, str]]) -> str:
+    """Return the SHA-256 of a line for each channel with its name and the SHA-256 of its bytes, ""
+    for one that is absent."""
+    lines = ""
+    for name, own in hashes:
+        lines += f"{name} {own}\n"
+    return digest(lines.encode())
+
+
+def _of(channel: ChannelFile, read: Callable[[], T]) -> T:
+    """Return what `read` returns; ImageError that names the channel if it fails."""
+    try:
+        return read()
+    except ImageError as error:
+        raise ImageError(f"{channel.name}: {error}") from None
+
+
+def _read_one(record: Record) -> Source:
+    """Read the bytes of one file or series."""
     contents = [read_bytes(path) for path in record.files or (record.path,)]
     if len(contents) > 1:
         contents = _with_reason(lambda: dicom.in_order(contents))
@@ -298,7 +385,7 @@ def _mask_on(path: Path, volume: Volume, what: str) -> Bools:
         content = read_bytes(path)
         return _with_reason(lambda: marked_voxels(content, volume))
 
-    decoded = read_source(Record(path.name, path)).decode()
+    decoded = _read_one(Record(path.name, path)).decode()
     if volume.places is not None and isinstance(decoded, Volume):
         try:
             return np.asarray((at_places_of(decoded, volume).voxels != 0).any(0))

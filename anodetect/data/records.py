@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from anodetect.data import dicom, formats
+from anodetect.data.channels import ChannelFile, Channels
 from anodetect.data.reading import Component
 from anodetect.errors import DataError
 
@@ -21,7 +22,8 @@ class Record:
     of a series of several volumes. With `slice` the record is that slice of the volume alone.
     `files` are those of a DICOM series, whose `path` is the first of them by name, and `modality`
     and `description` what their header says; `quantity` is the part of a complex number that pixels
-    are, such as "phase", "" where that is not known.
+    are, such as "phase", "" where that is not known. Of a record whose `channels` are several
+    files, `path` and `files` are those of the first that is there.
     """
 
     id: str
@@ -39,6 +41,17 @@ class Record:
     modality: str = ""
     description: str = ""
     quantity: str = ""
+    channels: tuple[ChannelFile, ...] = ()
+
+    def all_files(self) -> tuple[Path, ...]:
+        """Return every file that the record is read from, but those that headers name."""
+        if not self.channels:
+            return self.files or (self.path,)
+        found: list[Path] = []
+        for channel in self.channels:
+            if channel.path is not None:
+                found += channel.files or (channel.path,)
+        return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -68,6 +81,7 @@ class Dataset:
     as it stands, and what to do; "" if it can. `categories` are the folders that are data sets of
     their own. With `own_split` the test part is a choice of ours: the folder names none. With
     `known_anomalies` the anomalous rows of a manifest's train part are to be learned from, too.
+    `channels` are those of its records, None if each is of one file.
     """
 
     name: str
@@ -80,6 +94,7 @@ class Dataset:
     categories: tuple[str, ...] = ()
     own_split: bool = False
     known_anomalies: bool = False
+    channels: Channels | None = None
 
     def training(self) -> list[Record]:
         """Return the normals to learn from; DataError if it is not evident which these are."""

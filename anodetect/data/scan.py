@@ -6,8 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from anodetect.data import formats, layouts
+from anodetect.data.channels import Channels
 from anodetect.data.manifest import MANIFEST, manifest_of, read_manifest
 from anodetect.data.records import Dataset, PassedOver
+from anodetect.data.studies import in_channels
 from anodetect.data.walk import unreadable, walk
 from anodetect.errors import DataError
 from anodetect.files import path_text
@@ -21,12 +23,13 @@ def scan(
     follow_symlinks: bool = False,
     kind_normal: Collection[str] = (),
     known_anomalies: bool = False,
+    channels: Channels | None = None,
 ) -> Dataset:
     """Read a folder as its manifest says, else as the layout that its names show (see `layouts`).
 
     `kind_normal` names the folders or kinds that hold normals. With `known_anomalies` the anomalous
-    rows of a manifest's train part are to be learned from, too. Raises DataError if there is
-    nothing to read.
+    rows of a manifest's train part are to be learned from, too. With `channels` the files of a
+    study are one record. Raises DataError if there is nothing to read.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}")
@@ -36,10 +39,16 @@ def scan(
         raise DataError(f"{manifest}: it says what is normal; leave --kind-normal out")
     if manifest is not None:
         listed = read_manifest(folder, follow_symlinks, known_anomalies=known_anomalies)
-        dataset = _with_unlisted(listed)
+        dataset = in_channels(_with_unlisted(listed), channels, MANIFEST)
     else:
+        if channels is not None and channels.listed:
+            raise DataError(
+                f"{folder}: the channels {channels.described()} have no patterns of file names; "
+                f"list the files of each in a column 'channels' of a {MANIFEST}"
+            )
         walked = walk(folder, follow_symlinks=follow_symlinks)
-        dataset = layouts.recognise(folder, walked, kind_normal)
+        dataset = layouts.recognise(folder, walked, kind_normal, channels)
+        dataset = replace(dataset, channels=channels)
 
     if dataset.records:
         return dataset
@@ -56,7 +65,7 @@ def _with_unlisted(dataset: Dataset) -> Dataset:
     not list as images."""
     listed: set[Path] = set()
     for record in dataset.records:
-        listed |= {record.path, *record.files}
+        listed |= {record.path, *record.all_files()}
     walked = walk(dataset.root)
     for path in walked.files:
         if path not in listed:

@@ -20,7 +20,8 @@ class Entry:
     something from two images, too. A detector that `has_members` is made of others, which its
     settings name; its class is handed a function that makes them. The scores of one that is
     `signed` may be below 0, and so it cannot be a member. Images have at least `least_channels`;
-    grey ones have one. One that `learns_anomalies` takes known ones, too.
+    grey ones have one. One that `learns_anomalies` takes known ones, too. One that `leaves_out`
+    channels compares an image channel by channel, and an absent one adds nothing to its map.
     """
 
     target: str
@@ -36,6 +37,7 @@ class Entry:
     signed: bool = False
     least_channels: int = 1
     learns_anomalies: bool = False
+    leaves_out: bool = False
 
 
 DETECTORS = {
@@ -47,6 +49,7 @@ DETECTORS = {
         citation="Wyatt et al., AnoDDPM, CVPR Workshops 2022",
         cost="minutes to train, 14 ms an image on pixels and 50 ms on features",
         representations=("pixels", "features"),
+        leaves_out=True,
     ),
     "ebm": Entry(
         target="anodetect.detectors.ebm:EBM",
@@ -143,6 +146,7 @@ DETECTORS = {
         summary="Denoising autoencoder: take coarse noise away in one pass, compare.",
         citation="Kascenas et al., Denoising autoencoders, MIDL 2022",
         cost="a minute or two to train, 4 to 8 ms an image",
+        leaves_out=True,
     ),
     "pca": Entry(
         target="anodetect.detectors.pca:PCA",
@@ -154,6 +158,7 @@ DETECTORS = {
         first_only=True,
         baseline=True,
         for_few=True,
+        leaves_out=True,
     ),
     "patchcore": Entry(
         target="anodetect.detectors.patchcore:PatchCore",
@@ -179,6 +184,7 @@ DETECTORS = {
         "Methods, MIDL 2021",
         cost="nothing to train, less than a millisecond an image",
         baseline=True,
+        leaves_out=True,
     ),
 }
 

@@ -274,22 +274,24 @@ class AnoDDPM:
         The network's residuals come first, then the Gaussian model's if there is one.
         """
         residuals, reconstruction = in_micro_batches(
-            self._residuals_of, batch.images, seeds, size=MICRO_BATCH
+            self._residuals_of, batch.images, seeds, batch.channel_weights, size=MICRO_BATCH
         )
         return residuals, reconstruction
 
     @torch.no_grad()
-    def _residuals_of(self, images: Floats, seeds: Seeds) -> tuple[Floats, Floats]:
-        x = to_tensor(images, self.device)
+    def _residuals_of(
+        self, images: Floats, seeds: Seeds, channel_weights: Floats
+    ) -> tuple[Floats, Floats]:
+        x, weights = to_tensor(images, self.device), to_tensor(channel_weights, self.device)
         network: list[Tensor] = []
         gaussian: list[Tensor] = []
         for step in self.config.lambdas:
             restored = self._restore(x, step, seeds)
-            network += self._compare(x - restored)
+            network += self._compare(x - restored, weights)
             if self.prior is not None:
                 a = self.denoiser.schedule[diffusion.steps_for(x, step)]
                 mean = a.sqrt()[:, None, None, None] * x
-                gaussian += self._compare(x - self.prior.denoise(mean, a))
+                gaussian += self._compare(x - self.prior.denoise(mean, a), weights)
         return torch.stack(network + gaussian, 1).cpu().numpy(), restored.cpu().numpy()
 
     def _restore(self, x: Tensor, step: int, seeds: Seeds) -> Tensor:
@@ -324,13 +326,14 @@ class AnoDDPM:
                 return diffusion.ddim(net, xt, step, min(step, config.sampler_steps), net.schedule)
             return diffusion.ancestral(net, xt, step, new_noise, net.schedule)
 
-    def _compare(self, difference: Tensor) -> list[Tensor]:
-        """Return the size of x − x̂ [N, C, H, W] at each scale, [N, H, W] each."""
+    def _compare(self, difference: Tensor, weights: Tensor) -> list[Tensor]:
+        """Return the size of x − x̂ [N, C, H, W] at each scale, [N, H, W] each: its mean over
+        channels with `weights` [N, C]."""
         maps = []
         for scale in self.config.scales:
             smooth = gaussian_blur(difference, scale * difference.shape[-1])
             size = smooth.abs() if self.config.residual == "absolute" else smooth.square()
-            maps.append(size.mean(1))
+            maps.append((size * weights[:, :, None, None]).mean(1))
         return maps
 
     # -- Making images -----------------------------------------------------------------------------

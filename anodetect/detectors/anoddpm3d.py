@@ -189,12 +189,15 @@ class AnoDDPM3D:
     def _residuals(self, batch: Batch, seeds: Seeds | None = None) -> Floats:
         """Return (x − x̂)², averaged over channels, for each λ, [N, M, D, H, W]."""
         seeds = np.arange(len(batch), dtype=np.uint64) if seeds is None else seeds
-        (residuals,) = in_micro_batches(self._residuals_of, batch.images, seeds, size=MICRO_BATCH)
+        (residuals,) = in_micro_batches(
+            self._residuals_of, batch.images, seeds, batch.channel_weights, size=MICRO_BATCH
+        )
         return residuals
 
     @torch.no_grad()
-    def _residuals_of(self, images: Floats, seeds: Seeds) -> tuple[Floats]:
+    def _residuals_of(self, images: Floats, seeds: Seeds, channel_weights: Floats) -> tuple[Floats]:
         x = to_tensor(images, self.device)
+        weights = to_tensor(channel_weights, self.device)[:, :, None, None, None]
         noises = [torch.zeros_like(x)]
         if self.config.draws:
             noises = [self._noise(x, seeds, draw) for draw in range(self.config.draws)]
@@ -203,7 +206,8 @@ class AnoDDPM3D:
         for step in self.config.lambdas:
             t = diffusion.steps_for(x, step)
             restored = torch.stack([self._denoise(x, noise, t) for noise in noises])
-            maps.append((x - restored.mean(0).float()).square().mean(1))
+            squares = (x - restored.mean(0).float()).square()
+            maps.append((squares * weights).mean(1))
         return (torch.stack(maps, 1).cpu().numpy(),)
 
     def _denoise(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:

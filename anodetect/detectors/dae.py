@@ -110,7 +110,8 @@ class DAE:
     def score(self, batch: Batch, *, seeds: Seeds) -> Scores:
         """Return image scores, maps and reconstructions; nothing is random."""
         (restored,) = in_micro_batches(self._restore, batch.images, size=MICRO_BATCH)
-        residual: Floats = np.abs(batch.images - restored).mean(1)
+        weights = batch.channel_weights[:, :, None, None]
+        residual: Floats = (np.abs(batch.images - restored) * weights).mean(1)
         return Scores(*finish(residual, batch.foreground, self.config.pooling), restored)
 
     @torch.no_grad()

@@ -20,6 +20,9 @@ means and deviations are learned on tune. Larger = more anomalous.
 
 Fails partly where a member finds nothing and planted defects do not show it: it dilutes the
 evidence of the others. Cost: that of all members.
+
+Where the channels of images are several files, a member may see one of them, as "ebm/features@t1".
+It learns from the images that have it, and counts nothing where it is absent.
 """
 
 import tempfile
@@ -36,7 +39,7 @@ from pydantic import Field
 from scipy.special import ndtri
 
 from anodetect.config import Config
-from anodetect.errors import BudgetTooShort, ConfigError
+from anodetect.errors import BudgetTooShort, ConfigError, DataError, ImageError
 from anodetect.imaging.batch_files import BatchWriter
 from anodetect.imaging.choices import planted_auroc
 from anodetect.imaging.quiet import LEAST_SPREAD, TINY
@@ -67,7 +70,8 @@ class EnsembleConfig(Config):
     members: tuple[str, ...] = Field(
         default=("ebm/features", "ebm/pixels"),
         min_length=2,
-        description="The members, each as detector/representation and each once.",
+        description="The members, each as detector/representation and each once; of several "
+        "channels, features are of one, as in `ebm/features@t1`.",
     )
     settings: dict[str, dict[str, Any]] = Field(
         default={},
@@ -124,8 +128,12 @@ class Ensemble:
                 )
 
     def fit(self, fit: Batch, tune: Batch, *, context: TrainContext) -> None:
-        """Train one member after another; a resumed training starts with the first unfinished."""
-        rows = np.linspace(0, len(tune) - 1, min(len(tune), MAX_TUNE)).astype(np.int64)
+        """Train one member after another; a resumed training starts with the first unfinished.
+        DataError if all tune images lack a channel."""
+        whole = np.arange(len(tune)) if tune.absent is None else np.flatnonzero(~tune.absent.any(1))
+        if len(whole) == 0:
+            raise DataError("no image that members are compared on has all channels")
+        rows = whole[np.linspace(0, len(whole) - 1, min(len(whole), MAX_TUNE)).astype(np.int64)]
         tune, context = tune[rows], replace(context, planted=partial(among, context.planted, rows))
         count = len(self.experts)
         files = [context.workdir / f"member{number}.safetensors" for number in range(count)]
@@ -187,10 +195,13 @@ class Ensemble:
             context.log({"member": name, **entry})
 
         expert.representation.run_on(context.device)
-        some = range(0, len(fit), max(1, len(fit) // LEARNED_FROM))
-        expert.representation.learn((fit.images[row], fit.foreground[row]) for row in some)
+        rows = np.flatnonzero(~expert.lacks(fit))
+        some = rows[:: max(1, len(rows) // LEARNED_FROM)]
+        expert.representation.learn(
+            (expert.part(fit.images[row]), fit.foreground[row]) for row in some
+        )
         with tempfile.TemporaryDirectory(dir=context.workdir) as scratch:
-            seen_fit = encoded(expert, fit, Path(scratch, "fit"))
+            seen_fit = encoded(expert, fit, Path(scratch, "fit"), rows)
             seen_tune = encoded(expert, tune, Path(scratch, "tune"))
             left = None
             if context.budget is not None:
@@ -294,9 +305,24 @@ class Ensemble:
             if reconstruction is None and restored is not None and restored.shape[1] == channels:
                 reconstruction = np.stack([resize(image, side, side) for image in restored])
 
-        product = product_of_experts(np.stack(map_z), weights)
+        product = product_of_experts(self._shared(np.stack(map_z), batch), weights)
         heatmap = np.where(batch.foreground, product, 0).astype(np.float32)
-        return Scores(product_of_experts(np.stack(image_z), weights), heatmap, reconstruction)
+        image = product_of_experts(self._shared(np.stack(image_z), batch), weights)
+        return Scores(image, heatmap, reconstruction)
+
+    def _shared(self, z: Floats, batch: Batch) -> Floats:
+        """Return z of the members that count [K, N, ...], 0 where the channel of one is absent, and
+        as much more of the others; ImageError if nothing is left of an image."""
+        if batch.absent is None:
+            return z
+        counted = self._counted()
+        present = ~np.stack([self.experts[number].lacks(batch) for number in counted])
+        left = np.array([self.weights[number] for number in counted]) @ present
+        if not left.all():
+            raise ImageError("none of the channels that count is there")
+        factors = (present / left).astype(np.float32)
+        shared: Floats = z * factors.reshape(*factors.shape, *[1] * (z.ndim - 2))
+        return shared
 
     # -- State -------------------------------------------------------------------------------------
 
@@ -339,12 +365,22 @@ class Ensemble:
 # -- What members see and say ----------------------------------------------------------------------
 
 
-def encoded(expert: Expert, batch: Batch, stem: Path) -> Batch:
-    """Write all images as a member sees them to files; return them as a batch of memory maps."""
-    writer = BatchWriter(stem, len(batch))
-    for image, foreground in expert.encode_each(zip(batch.images, batch.foreground, strict=True)):
-        writer.append(image, foreground)
-    return writer.batch(batch.kinds)
+def encoded(
+    expert: Expert, batch: Batch, stem: Path, rows: NDArray[np.int64] | None = None
+) -> Batch:
+    """Write images as a member sees them to files, those in `rows` or all; return them as a batch
+    of memory maps."""
+    rows = np.arange(len(batch)) if rows is None else rows
+    writer = BatchWriter(stem, len(rows))
+    images = ((batch.images[row], batch.foreground[row]) for row in rows)
+    for row, (image, foreground) in zip(rows, expert.encode_each(images), strict=True):
+        writer.append(image, foreground, _lacking(expert, batch, int(row)))
+    return writer.batch(None if batch.kinds is None else batch.kinds[rows])
+
+
+def _lacking(expert: Expert, batch: Batch, row: int) -> Bools | None:
+    """Return which channels an image lacks of those that a member sees together, None if none."""
+    return None if batch.absent is None or expert.planes is not None else batch.absent[row]
 
 
 def among(
@@ -375,7 +411,8 @@ def encoded_in_memory(expert: Expert, batch: Batch) -> Batch:
     for seen, inside in expert.encode_each(zip(batch.images, batch.foreground, strict=True)):
         images.append(seen)
         foregrounds.append(inside)
-    return Batch(np.stack(images), np.stack(foregrounds))
+    absent = None if expert.planes is not None else batch.absent
+    return Batch(np.stack(images), np.stack(foregrounds), absent=absent)
 
 
 def normal_scores(expert: Expert, tune: Batch) -> NormalScores:

@@ -42,7 +42,9 @@ class Intensity:
 
     def score(self, batch: Batch, *, seeds: Seeds) -> Scores:
         """Return image scores and maps of brightness; nothing is random."""
-        brightness = np.maximum(0, (batch.images.mean(1) + 1) / 2).astype(np.float32)
+        weights = batch.channel_weights[:, :, None, None]
+        mean = (batch.images * weights).mean(1)
+        brightness = np.maximum(0, (mean + 1) / 2).astype(np.float32)
         return Scores(*finish(brightness, batch.foreground, self.config.pooling))
 
     def state(self) -> State:

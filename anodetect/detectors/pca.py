@@ -132,11 +132,13 @@ class PCA:
         """Return image scores and maps, and of whole images what they are projected to; nothing is
         random."""
         if self.config.subspace == "places":
-            maps = np.stack([self._residual(image) for image in batch.images])
+            pairs = zip(batch.images, batch.channel_weights, strict=True)
+            maps = np.stack([self._residual(image, weights) for image, weights in pairs])
             return Scores(*finish(maps, batch.foreground, self.config.pooling))
 
         (projected,) = in_micro_batches(self._project, batch.images, size=MICRO_BATCH)
-        residual: Floats = np.abs(batch.images - projected).mean(1)
+        weights = batch.channel_weights[:, :, None, None]
+        residual: Floats = (np.abs(batch.images - projected) * weights).mean(1)
         return Scores(*finish(residual, batch.foreground, self.config.pooling), projected)
 
     def _project(self, images: Floats) -> tuple[Floats]:
@@ -146,12 +148,12 @@ class PCA:
         along = np.stack([row @ self.basis.T @ self.basis for row in flat])
         return (np.asarray((along + self.mean).reshape(images.shape), np.float32),)
 
-    def _residual(self, image: Floats) -> Floats:
+    def _residual(self, image: Floats, weights: Floats) -> Floats:
         """Return the mean squared distance [H, W] of each place of an image [C, H, W] to the
-        subspace."""
+        subspace, with the `weights` of channels [C]."""
         places = image.reshape(len(image), -1).T - self.mean
         beside = places - places @ self.basis.T @ self.basis
-        residual: Floats = np.square(beside).mean(1).reshape(image.shape[1:])
+        residual: Floats = (np.square(beside) * weights).mean(1).reshape(image.shape[1:])
         return residual
 
     def state(self) -> State:

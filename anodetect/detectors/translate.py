@@ -137,8 +137,8 @@ class Translate:
         if shape[0] <= max(config.source, config.target):
             raise ConfigError(
                 f"detector.source, detector.target: channel {config.source} is translated into "
-                f"channel {config.target}, and images have {shape[0]} channel(s); put the two "
-                "into one image, as red and green"
+                f"channel {config.target}, and images have {shape[0]} channel(s); name the "
+                "files of two with --channels, or put them into red and green"
             )
         check_size(shape[-1], config.widths, config.stem)
         self.standardizer.check(shape[0])

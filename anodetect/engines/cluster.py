@@ -125,7 +125,18 @@ def _absolute(record: Record) -> Record:
     """Return the record for a process that runs in another folder."""
     files = tuple(file.absolute() for file in record.files)
     foreground = record.foreground.absolute() if record.foreground else None
-    return replace(record, path=record.path.absolute(), files=files, foreground=foreground)
+    channels = []
+    for channel in record.channels:
+        path = None if channel.path is None else channel.path.absolute()
+        own = tuple(file.absolute() for file in channel.files)
+        channels.append(replace(channel, path=path, files=own))
+    return replace(
+        record,
+        path=record.path.absolute(),
+        files=files,
+        foreground=foreground,
+        channels=tuple(channels),
+    )
 
 
 class RemoteWorker:

@@ -32,7 +32,7 @@ from anodetect.output.formats import Source, Written, asks_for, float_map, write
 from anodetect.output.images import ImageMap
 from anodetect.output.regions import find_regions
 from anodetect.output.volumes import VolumeMap
-from anodetect.record import environment, runs, threads
+from anodetect.record import channel_files, environment, runs, threads
 from anodetect.record.rows import (
     FAILED,
     LITTLE_FOREGROUND,
@@ -158,7 +158,8 @@ class Worker:
             return entry
 
         entry = replace(entry, seconds=scored.seconds, pixels=scored.loaded.pixels)
-        row = replace(row, differs=self._differs(scored))
+        files = channel_files.to_text(scored.loaded.channels)
+        row = replace(row, differs=self._differs(scored), channels=files)
         if isinstance(scored, ScoredVolume):
             entry = replace(entry, slices=_slice_rows(scored))
         if shown:
@@ -181,6 +182,8 @@ class Worker:
             notes = self._uneven_notes(scored.loaded.volume)
         else:
             notes = [scored.loaded.scaled] if scored.loaded.scaled else []
+        notes += [f"{each.name} {each.note}" for each in scored.loaded.channels if each.note]
+        notes += [f"{each.name} is absent" for each in scored.loaded.channels if not each.sha256]
         if self.model.seen is None:
             return "; ".join(notes)
         difference = self.model.seen.difference(facts_of(scored.loaded))
@@ -237,7 +240,7 @@ class Worker:
         window = display_window(self.model.preprocess, scored.loaded, header)
         about = self._about(row)
         if isinstance(scored, ScoredImage):
-            return ImageMap(heatmap, scored.loaded.image, *how, window, header, about)
+            return ImageMap(heatmap, scored.loaded.leading, *how, window, header, about)
         volume, exact_grid = scored.loaded.volume, self.task.exact_grid
         return VolumeMap(heatmap, volume, *how, window, about, exact_grid)
 

@@ -12,11 +12,11 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from anodetect.config import Config
+from anodetect.data.channels import MOST
 from anodetect.errors import ConfigError
 from anodetect.generative import diffusion
 from anodetect.generative.linear import LocationGaussian
 from anodetect.generative.noise import NoiseSource, random_regions
-from anodetect.imaging.pixels import COLOURS
 from anodetect.nn.augment import Augment
 from anodetect.nn.inference import autocast
 from anodetect.nn.mlp import LocationMLP
@@ -197,7 +197,7 @@ def check_network(config: NetworkConfig, size: int) -> None:
 def check_pixels(config: NetworkConfig, channels: int, setting: str) -> None:
     """Raise ConfigError if images of so many channels are features, or a network sees one location
     at a time: the setting of this name is for pixels and their neighbours."""
-    if channels > COLOURS or config.network == "mlp":
+    if channels > MOST or config.network == "mlp":
         raise ConfigError(f"detector.{setting}: it is for pixels, not for features or an mlp")
 
 

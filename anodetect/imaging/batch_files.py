@@ -20,9 +20,10 @@ class BatchWriter:
         self.written = 0
         self.images: Floats
         self.foreground: Bools
+        self.absent: list[Bools] = []
 
-    def append(self, image: Floats, foreground: Bools) -> None:
-        """Write an image and its foreground."""
+    def append(self, image: Floats, foreground: Bools, absent: Bools | None = None) -> None:
+        """Write an image and its foreground. `absent` [C] says which channels it lacks."""
         if self.written == 0:
             rows = self.count
             self.images = open_memmap(
@@ -32,9 +33,12 @@ class BatchWriter:
                 f"{self.stem}-inside.npy", "w+", np.bool_, (rows, *foreground.shape)
             )
         self.images[self.written], self.foreground[self.written] = image, foreground
+        self.absent.append(np.zeros(len(image), bool) if absent is None else absent)
         self.written += 1
 
     def batch(self, kinds: NDArray[np.int64] | None = None) -> Batch:
         """Return what was written, at least one image, without reading it into memory."""
         rows = slice(self.written)
-        return Batch(self.images[rows], self.foreground[rows], kinds)
+        absent = np.stack(self.absent)
+        lacking = absent if absent.any() else None
+        return Batch(self.images[rows], self.foreground[rows], kinds, lacking)

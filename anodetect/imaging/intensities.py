@@ -1,10 +1,12 @@
 """The values of an image: ranges that become -1 to 1, and what an image is like in two numbers."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from anodetect.imaging.foreground import HIGH, LOW, foreground, has_flat_background, quantiles
+from anodetect.imaging.planes import absent, comparable
 from anodetect.imaging.regions import Region, filled
 from anodetect.types import Bools, Floats
 
@@ -18,7 +20,8 @@ class ImageSample:
 
     `values` and `inner_values` are values of all pixels and of the foreground, evenly spread.
     `sample_type` is the type they are stored in, such as "uint8", "" where values have units of
-    their own.
+    their own. `channels` are the samples of the channels of an image that has several files, None
+    for those that are absent.
     """
 
     coloured: bool
@@ -26,6 +29,7 @@ class ImageSample:
     values: Floats
     inner_values: Floats
     sample_type: str = ""
+    channels: tuple["ImageSample | None", ...] = ()
 
     def scaled(self, factor: float) -> "ImageSample":
         """Return the sample of the image multiplied by a factor."""
@@ -71,6 +75,37 @@ def _sample_inside(image: Floats, sample_type: str, region: Region) -> ImageSamp
         inner_values=_spread(image[:, inner].ravel()),
         sample_type=sample_type,
     )
+
+
+def sample_of_channels(
+    image: Floats, planes: Sequence[int], region: Region | None = None
+) -> ImageSample:
+    """Return the sample of an image [C, H, W] whose channels have so many planes each, in units of
+    their own."""
+    where = np.ones(image.shape[1:], bool) if region is None else region.inside
+    inner = where
+    if region is None or not region.exact:
+        whole = image if region is None else filled(image, region, with_lowest=True)
+        found = foreground(comparable(whole)) & where
+        inner = found if found.any() else where
+
+    channels: list[ImageSample | None] = []
+    start = 0
+    for count in planes:
+        channel = image[start : start + count]
+        start += count
+        if absent(channel).any():
+            channels.append(None)
+            continue
+        values, inner_values = (
+            _spread(channel[:, where].ravel()),
+            _spread(channel[:, inner].ravel()),
+        )
+        channels.append(ImageSample(count > 1, False, values, inner_values))
+
+    flat = has_flat_background(comparable(image)[:, None, where])
+    nothing = np.zeros(0, np.float32)
+    return ImageSample(False, flat, nothing, nothing, channels=tuple(channels))
 
 
 def traits_of(scaled: Floats, inside: Bools) -> Traits:

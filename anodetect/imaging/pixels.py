@@ -10,7 +10,7 @@ from anodetect.imaging.representations import Panels
 from anodetect.imaging.resize import on_grid, resize
 from anodetect.types import Bools, Encoded, Floats
 
-COLOURS = 3  # channels, the most that images have
+COLOURS = 3  # channels, the most that images of one file have
 
 
 class PixelsConfig(Config):

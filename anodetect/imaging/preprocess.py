@@ -3,7 +3,7 @@
 For a volume both are found once, over all of its slices, and every slice is treated alike.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from anodetect.config import Config
+from anodetect.data.channels import Channels, channels_of
 from anodetect.data.geometry import FRAMES, MIN_SIDE, Geometry
+from anodetect.data.readers import DecodedChannel
 from anodetect.data.reading import Reading
 from anodetect.data.volumes import FIXED_UNITS, Volume
-from anodetect.errors import ImageError
+from anodetect.errors import DataError, ImageError
 from anodetect.imaging.bias import remove_bias
 from anodetect.imaging.foreground import foreground, volume_foreground
 from anodetect.imaging.intensities import (
@@ -28,6 +30,7 @@ from anodetect.imaging.intensities import (
     volume_values,
 )
 from anodetect.imaging.padding import padding_as_air
+from anodetect.imaging.planes import absent, arranged, comparable
 from anodetect.imaging.regions import Region, RegionOfInterest, filled, region_of, roi_of
 from anodetect.imaging.resize import resize
 from anodetect.imaging.sample_types import SampleTypes
@@ -137,7 +140,8 @@ class PreparedVolume:
     is [D, H, W]; `supplied` says whether a manifest named it. `scored` [D] says which slices are
     scored: those with enough foreground that are not `unseen` [D], outside what the model has seen.
     `span` are the values that become -1 and 1; None for those of the model, times `native_unit`.
-    Values above `highest` count as that value.
+    Values above `highest` count as that value. Of a volume whose channels are several files
+    `planes` counts those of each, and `spans` has in place of `span` the values of every plane.
 
     Where the source has no place in the patient, slices are pictures: each is treated as an image
     that counts in `region`, everywhere if that is None.
@@ -154,6 +158,8 @@ class PreparedVolume:
     highest: float = float("inf")
     supplied: bool = False
     region: Region | None = None
+    planes: tuple[int, ...] = ()
+    spans: tuple[Range, ...] = ()
 
     @property
     def is_pictures(self) -> bool:
@@ -193,6 +199,9 @@ class Preprocess:
         self.trait_limits: list[Range] = []  # limits of each of `Traits`; empty after volumes
         self.sample_types = SampleTypes()
         self.roi: RegionOfInterest | None = None  # where images count
+        self.named: Channels | None = None  # the channels of images that have several files
+        self.planes: tuple[int, ...] = ()  # of each of them
+        self.ranges: tuple[Range, ...] = ()  # and in place of `range`
 
     # -- learning ------------------------------------------------------------------------------
 
@@ -201,7 +210,6 @@ class Preprocess:
         `sample_types`."""
         factors = self.sample_types.factors
         samples = [each.scaled(factors.get(each.sample_type, 1.0)) for each in samples]
-        self.channels = 3 if any(sample.coloured for sample in samples) else 1
 
         wanted = self.config.foreground
         if wanted == "auto":
@@ -210,11 +218,30 @@ class Preprocess:
         else:
             self.flat_background = wanted == "flat"
 
-        if self.flat_background:
-            values = [sample.inner_values for sample in samples]
-        else:
-            values = [sample.values for sample in samples]
-        self.range = range_of(np.concatenate(values))
+        if self.named is not None:
+            self._learn_channels(self.named, samples)
+            return
+        self.channels = 3 if any(sample.coloured for sample in samples) else 1
+        self.range = self._range_of(samples)
+
+    def _learn_channels(self, named: Channels, samples: Sequence[ImageSample]) -> None:
+        """Learn the planes and the range of each of several channels."""
+        planes, ranges = [], []
+        for number, name in enumerate(named.names):
+            found = [sample.channels[number] for sample in samples]
+            present = [channel for channel in found if channel is not None]
+            if not present:
+                raise DataError(f"no fit image has the channel {name}")
+            planes.append(3 if any(channel.coloured for channel in present) else 1)
+            ranges.append(self._range_of(present))
+        self.planes, self.ranges, self.channels = tuple(planes), tuple(ranges), sum(planes)
+
+    def _range_of(self, samples: Sequence[ImageSample]) -> Range:
+        """Return the range of the values that count."""
+        values = []
+        for sample in samples:
+            values.append(sample.inner_values if self.flat_background else sample.values)
+        return range_of(np.concatenate(values))
 
     def learn_trait_limits(self, traits: Iterable[Traits]) -> None:
         """Learn from the traits of fit and tune images which slices of volumes the model can judge:
@@ -239,6 +266,9 @@ class Preprocess:
             "sample_type": self.sample_types.reference,
             "sample_factors": dict(self.sample_types.factors),
         }
+        if self.named is not None:
+            ranges = [list(each) for each in self.ranges]
+            state["named"] = self.named.state() | {"planes": list(self.planes), "ranges": ranges}
         return state if self.roi is None else state | {"roi": self.roi.state()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -254,6 +284,11 @@ class Preprocess:
         factors = {name: float(value) for name, value in state.get("sample_factors", {}).items()}
         self.sample_types = SampleTypes(str(state.get("sample_type", "")), factors)
         self.roi = roi_of(state.get("roi"))
+        self.named = channels_of(state.get("named"))
+        if self.named is not None:
+            self.planes = tuple(int(count) for count in state["named"]["planes"])
+            ranges = state["named"]["ranges"]
+            self.ranges = tuple((float(low), float(high)) for low, high in ranges)
 
     # -- images and slices ---------------------------------------------------------------------
 
@@ -262,6 +297,18 @@ class Preprocess:
         `supplied` [H, W]; None if it is everywhere. ImageError if it is nowhere, or the region of
         interest has another size."""
         return region_of(shape, self.roi, supplied)
+
+    def arranged(self, pixels: Floats, found: Sequence[DecodedChannel]) -> Floats:
+        """Return the planes [C, ...] of an image or volume that has the channels `found`, () for
+        one of a single file, in the order learned; ImageError if the model has other ones."""
+        return arranged(pixels, found, self.named, self.planes)
+
+    def laid_out(self, found: Sequence[DecodedChannel]) -> tuple[DecodedChannel, ...]:
+        """Return channels with the planes that they have in `arranged`."""
+        if not self.planes or len(found) != len(self.planes):
+            return tuple(found)
+        pairs = zip(found, self.planes, strict=True)
+        return tuple(replace(channel, planes=count) for channel, count in pairs)
 
     def in_learned_type(
         self,
@@ -287,30 +334,97 @@ class Preprocess:
         [H, W].
 
         With `of` the image counts only in that region, or is slice `number` of that volume, and
-        comes in the spacing asked for. ImageError for a colour image if the model was trained on
-        grey ones.
+        comes in the spacing asked for. A channel that is absent is background. ImageError for a
+        colour image if the model was trained on grey ones.
         """
         region = of if isinstance(of, Region) else None
         if region is not None:
             image = filled(image, region, with_lowest=self.flat_background)
-        same = to_channels(image, self.channels)
-        if same is None:
-            raise ImageError("a colour image, but the model was trained on grey ones")
+        same = self._in_channels(image)
         if isinstance(of, PreparedVolume):
             return self._apply_slice(same, of, number)
 
         inside = np.ones(same.shape[1:], bool) if region is None else region.inside
         if self.flat_background and not (region is not None and region.exact):
             inside = self._found_inside(same, inside)
-        span = self._window()
-        if span is None:
-            own = self.config.intensity == "image"
-            span = range_of(same[:, inside]) if own else self.range
-        return _scaled(same, span), inside
+        window = self._window()
+        if window is not None:
+            spans: tuple[Range, ...] = (window,)
+        elif self.config.intensity == "image":
+            spans = self._own_spans(same[:, inside])
+        else:
+            spans = self._learned_spans()
+        return self._scaled(same, spans), inside
+
+    def _in_channels(self, image: Floats) -> Floats:
+        """Return an image with the channels that were learned; ImageError if it has others."""
+        if self.named is not None and len(image) != self.channels:
+            raise ImageError(
+                f"a single file, but the model was trained on {self.named.described()}"
+            )
+        same = image if self.named is not None else to_channels(image, self.channels)
+        if same is None:
+            raise ImageError("a colour image, but the model was trained on grey ones")
+        return same
+
+    def _scaled(self, image: Floats, spans: Sequence[Range]) -> Floats:
+        """Return an image in which the two values of a span have become -1 and 1, of one for all
+        planes or of one for each. A channel that is absent is background, or 0 without any."""
+        if len(spans) == 1:
+            return _scaled(image, spans[0])
+        planes = []
+        for plane, span in zip(image, spans, strict=True):
+            planes.append(_scaled(plane, span))
+        return np.nan_to_num(np.stack(planes), nan=self.absent_value)
+
+    @property
+    def absent_value(self) -> float:
+        """The scaled value of a channel that is absent: that of a background, or the middle."""
+        return -1.0 if self.flat_background else 0.0
+
+    def fewer_channels(self, lacking: Bools, rng: np.random.Generator) -> Bools | None:
+        """Return which planes [C] an image lacks when it loses some channels more, at random, but
+        not all; None if it has one channel only."""
+        starts = np.cumsum((0, *self.planes))
+        present = [number for number in range(len(self.planes)) if not lacking[starts[number]]]
+        if len(present) < 2:
+            return None
+        after = lacking.copy()
+        for number in rng.permutation(present)[: rng.integers(1, len(present))]:
+            after[starts[number] : starts[number + 1]] = True
+        return after
+
+    def _learned_spans(self) -> tuple[Range, ...]:
+        """Return the ranges that were learned: one for all planes, or one for each."""
+        if self.named is None:
+            return (self.range,)
+        spans: list[Range] = []
+        for span, count in zip(self.ranges, self.planes, strict=True):
+            spans += [span] * count
+        return tuple(spans)
+
+    def _own_spans(self, values: Floats) -> tuple[Range, ...]:
+        """Return the ranges of an image's own values [C, n]: one for all planes, or one for each,
+        the same for the planes of one channel."""
+        if self.named is None:
+            return (range_of(values),)
+        spans: list[Range] = []
+        for count in self._planes(len(values)):
+            spans += [range_of(values[len(spans) : len(spans) + count])] * count
+        return tuple(spans)
+
+    def _planes(self, count: int) -> tuple[int, ...]:
+        """Return how many planes each channel of an image with `count` of them has, one each where
+        that is not learned yet; () for an image of one file."""
+        if self.named is None:
+            return ()
+        return self.planes if sum(self.planes) == count else (1,) * count
 
     def shown_range(self, of: Whole = None) -> Range | None:
         """Return the native values that are seen as -1 and 1, in every image or in the volume `of`;
-        None where each image has its own."""
+        None where each image has its own, or each channel."""
+        if self.named is not None:
+            return None
         if isinstance(of, PreparedVolume):
             low, high = self.range
             return of.span or (low * of.native_unit, high * of.native_unit)
@@ -321,8 +435,12 @@ class Preprocess:
 
     def _found_inside(self, image: Floats, region: Bools) -> Bools:
         """Return the foreground of an image inside its region; the region if nothing is left."""
-        found = foreground(image) & region
+        found = self._foreground(image) & region
         return found if found.any() else region
+
+    def _foreground(self, image: Floats) -> Bools:
+        """Return the foreground [H, W] of an image [C, H, W], of all of its channels together."""
+        return foreground(comparable(image) if self.named else image)
 
     def _apply_slice(self, image: Floats, of: PreparedVolume, number: int) -> tuple[Floats, Bools]:
         image = np.minimum(image, of.highest)
@@ -330,7 +448,11 @@ class Preprocess:
         if of.supplied or self.flat_background:
             inside = of.foreground[number]
 
-        scaled = _scaled(image, self.shown_range(of) or self.range)
+        if self.named is None:
+            spans: Sequence[Range] = (self.shown_range(of) or self.range,)
+        else:
+            spans = of.spans or self._learned_spans()
+        scaled = self._scaled(image, spans)
         return self._resampled(scaled, inside, of.geometry)
 
     def _resampled(self, scaled: Floats, inside: Bools, geometry: Geometry) -> tuple[Floats, Bools]:
@@ -366,14 +488,14 @@ class Preprocess:
         geometry = volume.geometry(self.axis)
         slices = geometry.to_slices(volume.voxels)
         _check_slices(slices, geometry)
-        slices = padding_as_air(slices, hounsfield=has_fixed_units(volume))
+        slices = self._without_padding(slices, hounsfield=has_fixed_units(volume))
 
         if supplied is not None:
             inside = np.ascontiguousarray(geometry.to_slices(supplied))
         elif self.config.foreground == "all":
             inside = np.ones(slices.shape[1:], bool)
         else:
-            inside = volume_foreground(slices)
+            inside = volume_foreground(comparable(slices) if self.named else slices)
         if self.config.bias:
             slices = remove_bias(slices, inside, self.config.bias, geometry.spacing)
 
@@ -390,13 +512,14 @@ class Preprocess:
             scored=scored,
             unseen=np.zeros_like(scored),
             supplied=supplied is not None,
+            planes=self._planes(len(slices)),
         )
         prepared = self._with_range(prepared)
 
         # A model of images expects the foreground as it is found in them.
         if supplied is None and self.flat_background and not self.of_volumes:
             for number in prepared.numbers:
-                inside[number] = foreground(np.minimum(slices[:, number], prepared.highest))
+                inside[number] = self._foreground(np.minimum(slices[:, number], prepared.highest))
         if self.trait_limits and self.config.refuse_unseen:
             return self._without_unseen(prepared)
         return prepared
@@ -422,6 +545,16 @@ class Preprocess:
             region=region,
         )
 
+    def _without_padding(self, slices: Floats, *, hounsfield: bool) -> Floats:
+        """Return slices [C, D, H, W] with air in place of padding, found in each channel alone."""
+        if self.named is None:
+            return padding_as_air(slices, hounsfield=hounsfield)
+        planes = []
+        for plane, is_absent in zip(slices, absent(slices), strict=True):
+            known = plane if is_absent else padding_as_air(plane[None], hounsfield=hounsfield)[0]
+            planes.append(known)
+        return np.stack(planes)
+
     def depth(self, geometry: Geometry) -> int:
         """Return how many slices a volume that is modelled in three dimensions has in the spacing
         asked for."""
@@ -437,12 +570,15 @@ class Preprocess:
             highest = self._highest_exported(of.slices, percentile)
             return replace(of, native_unit=highest / exported, highest=highest)
 
-        span = self._window()
-        if span is None and self.config.intensity != "dataset":
-            fixed = has_fixed_units(of.source) if self.fixed_units is None else self.fixed_units
-            if self.config.intensity == "image" or not fixed:
-                span = range_of(volume_values(of.slices, of.foreground))
-        return replace(of, span=span)
+        window = self._window()
+        if window is not None:
+            return replace(of, span=window)
+        fixed = has_fixed_units(of.source) if self.fixed_units is None else self.fixed_units
+        own = self.config.intensity == "image" or (self.config.intensity == "auto" and not fixed)
+        if not own:
+            return of
+        spans = self._own_spans(volume_values(of.slices, of.foreground))
+        return replace(of, span=spans[0]) if self.named is None else replace(of, spans=spans)
 
     def _highest_exported(self, slices: Floats, percentile: float) -> float:
         """Return the native value that became the highest one of the images made of a volume."""
@@ -493,5 +629,6 @@ def _check_slices(slices: Floats, geometry: Geometry) -> None:
             f"{geometry.plane} slices of {width} × {height} pixels; "
             f"{MIN_SIDE} × {MIN_SIDE} are needed"
         )
-    if slices.min() == slices.max():
-        raise ImageError(f"all voxels have the same value, {float(slices.flat[0]):g}")
+    low = np.nanmin(slices)  # a channel that is absent is NaN
+    if low == np.nanmax(slices):
+        raise ImageError(f"all voxels have the same value, {float(low):g}")

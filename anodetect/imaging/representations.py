@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from pkgutil import resolve_name
 from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from anodetect.config import Config, build
 from anodetect.errors import ConfigError, nearest
 from anodetect.imaging.backbones.table import DEFAULT, BackboneFacts, is_installed
-from anodetect.types import Bools, Detector, Encoded, Floats
+from anodetect.types import Batch, Bools, Detector, Encoded, Floats
 
 REPRESENTATIONS = {
     "pixels": "anodetect.imaging.pixels:Pixels",
@@ -22,11 +23,13 @@ LEAST_FEATURE_SIZE = 32  # pixels of a side, from which on an image can become f
 @dataclass(frozen=True)
 class Panels:
     """The pictures of a scored image on one grid, to be shown: image [C, h, w], heatmap [h, w] and
-    reconstruction [C, h, w], None if there is none."""
+    reconstruction [C, h, w], None if there is none. Of an image whose channels are several files
+    `planes` counts those of each."""
 
     image: Floats
     heatmap: Floats
     reconstruction: Floats | None
+    planes: tuple[int, ...] = ()
 
 
 class Representation(Protocol):
@@ -80,14 +83,27 @@ class Representation(Protocol):
 
 @dataclass(frozen=True)
 class Expert:
-    """A detector with the representation it works on, as a member of an ensemble."""
+    """A detector with the representation it works on, as a member of an ensemble. It sees the
+    channels from one number to another only, all of them if `planes` is None."""
 
     representation: Representation
     detector: Detector
+    planes: tuple[int, int] | None = None
 
     def encode_each(self, images: Iterable[Encoded]) -> Iterator[Encoded]:
         """Yield what the detector sees of scaled images [C, H, W] with foregrounds [H, W]."""
-        return encode_each(self.representation, images)
+        return encode_each(self.representation, ((self.part(image), own) for image, own in images))
+
+    def part(self, image: Floats) -> Floats:
+        """Return the channels [c, H, W] of an image [C, H, W] that the detector sees."""
+        return image if self.planes is None else image[slice(*self.planes)]
+
+    def lacks(self, batch: Batch) -> Bools:
+        """Return which images of a batch lack the channels that the detector sees [N]; none where
+        it sees all, as far as they are there."""
+        if batch.absent is None or self.planes is None:
+            return np.zeros(len(batch), bool)
+        return np.asarray(batch.absent[:, slice(*self.planes)].any(1))
 
 
 def encode_each(representation: Representation, images: Iterable[Encoded]) -> Iterator[Encoded]:

@@ -14,6 +14,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from anodetect.data.readers import DecodedChannel
 from anodetect.data.volumes import Volume
 from anodetect.types import Bools, Floats
 
@@ -29,7 +30,7 @@ class Decoded:
 
     `pixels` is the hash of the content. `sample_type` is the type of an image's samples, such as
     "uint8"; "" where values have units of their own. With `mirrored` the file has its columns the
-    other way round.
+    other way round. `channels` are the files of several channels.
     """
 
     sha256: str
@@ -38,6 +39,7 @@ class Decoded:
     pixels: str = ""
     sample_type: str = ""
     mirrored: bool = False
+    channels: tuple[DecodedChannel, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,9 @@ def display_window(
 ) -> Window | None:
     """Return the window of pictures in native units: the one that was asked for in training, else
     that of the DICOM file, with `header` for an image, else the range that the model sees; None for
-    an image whose range is its own."""
+    an image whose range is its own, and for several channels, which have units of their own."""
+    if preprocess.named is not None:
+        return None
     if preprocess.config.window is None:
         stated = _stated(loaded, header)
         if stated is not None:

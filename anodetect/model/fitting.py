@@ -75,7 +75,8 @@ def fit_model(
         observer = TraitsObserver(model, roles, scratch)
         kinds = named_kinds(roles.fit)
         encode = partial(encode_all, model, observer.read, seed=training.seed, kinds=kinds)
-        fit, starts = encode(roles.fit, Path(folder, "fit"))
+        dropout = model.learns_missing
+        fit, starts = encode(roles.fit, Path(folder, "fit"), dropout=dropout)
         tune = fit
         if roles.tune:
             tune, starts = encode(roles.tune, Path(folder, "tune"))

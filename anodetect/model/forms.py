@@ -10,17 +10,18 @@ against .58), of real tumours they find much less (.73 against .90). Planted noi
 only features see, are not what lesions look like.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from anodetect.config import merge
-from anodetect.detectors import Entry, entry_named
+from anodetect.data.channels import Channels
+from anodetect.detectors import DETECTORS, Entry, entry_named
 from anodetect.errors import ConfigError
 from anodetect.imaging.backbones.table import INSTALL_FEATURES
 from anodetect.imaging.features import DEFAULT_SIZE
 from anodetect.imaging.representations import LEAST_FEATURE_SIZE, features_installed
-from anodetect.model.settings import dims_of, resolve
+from anodetect.model.settings import dims_of, parts_of_member, resolve
 
 ENSEMBLE = "ensemble"
 
@@ -41,13 +42,20 @@ class Form:
     for_shapes: "Form | None" = None
 
 
-def form_of(detector: str, representation: str, values: Mapping[str, Any]) -> Form:
+def form_of(
+    detector: str,
+    representation: str,
+    values: Mapping[str, Any],
+    channels: Channels | None = None,
+) -> Form:
     """Return the form that a detector is to be trained in; `representation` may be "auto".
 
-    Settings that only one representation knows decide for that one. ConfigError if a name or a
-    setting is wrong.
+    Settings that only one representation knows decide for that one. `channels` are those of images
+    that have several files. ConfigError if a name or a setting is wrong.
     """
     entry = entry_named(detector)
+    if channels is not None:
+        return _of_channels(detector, entry, representation, values, channels)
     if representation != "auto" or not _is_open(entry, values):
         return _single(detector, entry, representation, values)
 
@@ -71,6 +79,61 @@ def form_of(detector: str, representation: str, values: Mapping[str, Any]) -> Fo
         note = f"{only.representation}, which alone know these settings"
         return Form(only.detector, only.representation, only.config, notes=(note,))
     return _both(detector, found)
+
+
+def _of_channels(
+    detector: str,
+    entry: Entry,
+    representation: str,
+    values: Mapping[str, Any],
+    channels: Channels,
+) -> Form:
+    """Return the form of images whose channels are several files: pixels of all of them together,
+    features of each alone, or both."""
+    if entry.has_members:
+        form = _single(detector, entry, representation, values)
+        _check_members(form.config["detector"]["members"], channels)
+        return form
+
+    seen = _seen_of_channels(entry, representation, values)
+    if "pixels" in seen:
+        _check_leaves_out(detector, channels)
+    found = {name: _single(detector, entry, name, values) for name in seen}
+    return found["pixels"] if seen == ["pixels"] else _both(detector, found, channels.names)
+
+
+def _seen_of_channels(entry: Entry, representation: str, values: Mapping[str, Any]) -> list[str]:
+    """Return the representations that are modelled of several channels."""
+    if representation != "auto":
+        return [representation]
+    if "pixels" not in entry.representations:
+        return ["features"]
+    if not _is_open(entry, values) or _hindrance(values):
+        return ["pixels"]
+    return ["features", "pixels"]
+
+
+def _check_members(members: Sequence[str], channels: Channels) -> None:
+    """Raise ConfigError if a member of an ensemble sees features of all channels, or cannot leave
+    one out that is absent."""
+    for member in members:
+        detector, representation, channel = parts_of_member(member)
+        if not channel and representation == "features":
+            raise ConfigError(
+                f"detector.members: features are of one channel; {member}@{channels.names[0]}"
+            )
+        if not channel:
+            _check_leaves_out(detector, channels)
+
+
+def _check_leaves_out(detector: str, channels: Channels) -> None:
+    """Raise ConfigError if channels may be absent, and a detector's map would show it."""
+    if channels.allow_missing and not entry_named(detector).leaves_out:
+        suitable = ", ".join(name for name in DETECTORS if DETECTORS[name].leaves_out)
+        raise ConfigError(
+            f"--allow-missing: {detector} sees all channels of a pixel at once, and cannot leave "
+            f"one out; take {suitable}, or --representation features where {detector} has it"
+        )
 
 
 def _single(detector: str, entry: Entry, representation: str, values: Mapping[str, Any]) -> Form:
@@ -98,15 +161,18 @@ def _hindrance(values: Mapping[str, Any]) -> str:
     return ""
 
 
-def _both(detector: str, found: Mapping[str, Form]) -> Form:
-    """Return the ensemble of a detector's forms, which share preprocessing and tiling."""
+def _both(detector: str, found: Mapping[str, Form], channels: Sequence[str] = ()) -> Form:
+    """Return the ensemble of a detector's forms, which share preprocessing and tiling. Features are
+    of each of `channels` alone, and then count alike."""
     members = {}
     sides = []
     for name, form in sorted(found.items()):  # features first: they need the least time
-        members[f"{detector}/{name}"] = {
+        own = {
             "representation": form.config["representation"],
             "detector": form.config["detector"],
         }
+        for member in _member_names(detector, name, channels):
+            members[member] = own
         size = form.config["representation"]["size"]
         sides.append(size if isinstance(size, int) else DEFAULT_SIZE)
 
@@ -117,9 +183,21 @@ def _both(detector: str, found: Mapping[str, Form]) -> Form:
         "tiling": tiling,
         "representation": {"size": max(sides)},
     }
-    own = {"detector": {"members": list(members), "settings": members}}
-    config = resolve(ENSEMBLE, "pixels", merge(shared, own))
+    weights = "equal" if "pixels" not in found else "auto"
+    joined = {"members": list(members), "settings": members, "weights": weights}
+    config = resolve(ENSEMBLE, "pixels", merge(shared, {"detector": joined}))
+    if "pixels" not in found:
+        note = f"{detector} on features of each of {', '.join(channels)}, whose maps count alike"
+        return Form(ENSEMBLE, "pixels", config, notes=(note,))
     note = f"{detector} on pixels and on features: planted defects decide what each of them counts"
     note_for_shapes = "pixels, as images show a shape before a flat background"
     for_shapes = replace(found["pixels"], notes=(note_for_shapes,))
     return Form(ENSEMBLE, "pixels", config, notes=(note,), for_shapes=for_shapes)
+
+
+def _member_names(detector: str, representation: str, channels: Sequence[str]) -> list[str]:
+    """Return the names of the members that see this of images."""
+    name = f"{detector}/{representation}"
+    if representation == "pixels" or not channels:
+        return [name]
+    return [f"{name}@{channel}" for channel in channels]

@@ -7,6 +7,7 @@ import numpy as np
 from anodetect.data import dicom, formats, names
 from anodetect.imaging.intensities import to_channels
 from anodetect.model.loading import LoadedImage, LoadedVolume
+from anodetect.types import Floats
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,9 @@ def facts_of(loaded: LoadedImage | LoadedVolume) -> InputFacts:
     if record.files:
         header = dicom.headline(record.path)
         modality, description, maker = header.modality, header.description, header.maker
-    if not description:
+    if record.channels:
+        description = " ".join(channel.name for channel in record.channels)
+    elif not description:
         suffix = formats.suffix_of(record.path.name)
         end = names.words(record.path.name[: -len(suffix) or None])[-1:]
         description = end[0] if end and end[0] in names.SEQUENCES else ""
@@ -53,7 +56,7 @@ def facts_of(loaded: LoadedImage | LoadedVolume) -> InputFacts:
 
     if isinstance(loaded, LoadedImage):
         _, height, width = loaded.image.shape
-        channels = 3 if to_channels(loaded.image, 1) is None else 1
+        channels = len(loaded.image) if record.channels else _colours(loaded.image)
         bits = _bits(loaded.sample_type)
         return InputFacts(modality, description, maker, "", (), (width, height), channels, bits)
     geometry, source = loaded.volume.geometry, loaded.volume.source
@@ -70,6 +73,11 @@ def facts_of(loaded: LoadedImage | LoadedVolume) -> InputFacts:
         size=(width, height, depth),
         channels=len(source.voxels),
     )
+
+
+def _colours(image: Floats) -> int:
+    """Return 3 for an image that is coloured, else 1."""
+    return 3 if to_channels(image, 1) is None else 1
 
 
 def _bits(sample_type: str) -> int:

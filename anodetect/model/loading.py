@@ -12,9 +12,11 @@ import numpy as np
 
 from anodetect.data import readers
 from anodetect.data.content_hash import content_hash
+from anodetect.data.readers import DecodedChannel
 from anodetect.data.records import Record
 from anodetect.data.volumes import Volume
 from anodetect.errors import AnodetectError, ConfigError, ImageError
+from anodetect.imaging.planes import leading
 from anodetect.imaging.preprocess import PreparedVolume, Preprocess, PreprocessConfig, Whole
 from anodetect.imaging.regions import Region
 from anodetect.model.decoded import Decoded, DecodedFiles
@@ -34,7 +36,7 @@ class LoadedImage:
     where values have units of their own; `scaled` says how they were brought into the one that was
     learned from.
     `region` is where an image counts, None if everywhere. A `mirrored` image has its columns the
-    other way round in the file.
+    other way round in the file. `channels` are the files of an image that has several.
     """
 
     record: Record
@@ -47,11 +49,22 @@ class LoadedImage:
     scaled: str = ""
     region: Region | None = None
     mirrored: bool = False
+    channels: tuple[DecodedChannel, ...] = ()
 
     @property
     def of(self) -> Whole:
         """The volume that the image is a slice of, or the region in which it counts."""
         return self.region if self.cut_from is None else self.cut_from
+
+    @property
+    def planes(self) -> tuple[int, ...]:
+        """The number of planes of each channel, () for an image of one file."""
+        return tuple(channel.planes for channel in self.channels)
+
+    @property
+    def leading(self) -> Floats:
+        """The image, or of several channels the first that is there [c, H, W]."""
+        return leading(self.image, self.planes)
 
     @property
     def counted(self) -> Floats:
@@ -61,13 +74,14 @@ class LoadedImage:
 
 @dataclass(frozen=True)
 class LoadedVolume:
-    """A volume with its slices, of which some are to be scored. `pixels` is the hash of its
-    voxels."""
+    """A volume with its slices, of which some are to be scored. `pixels` is the hash of its voxels.
+    `channels` are the files of a volume that has several."""
 
     record: Record
     sha256: str
     volume: PreparedVolume
     pixels: str = ""
+    channels: tuple[DecodedChannel, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -150,7 +164,7 @@ class Reader:
                 return OtherShards(record)
             return Failed(record, sha256, reason_of(error))
 
-    def _decode(self, source: readers.Source) -> Decoded:
+    def _decode(self, source: readers.Source | readers.ChannelSources) -> Decoded:
         found = source.content(self.preprocess.config.reading)
         if isinstance(found.pixels, Volume) and not found.pixels.is_pictures:
             foreground = readers.supplied_foreground(source.record, found.pixels)
@@ -168,22 +182,28 @@ class Reader:
             pixels,
             found.sample_type,
             mirrored=found.mirrored,
+            channels=found.channels,
         )
 
     def _prepare(self, record: Record, decoded: Decoded) -> LoadedImage | LoadedVolume:
-        if isinstance(decoded.content, Volume) and decoded.content.is_pictures:
-            pictures = self.preprocess.prepare_pictures(decoded.content, decoded.foreground)
+        content, channels = decoded.content, self.preprocess.laid_out(decoded.channels)
+        if isinstance(content, Volume):
+            voxels = self.preprocess.arranged(content.voxels, decoded.channels)
+            content = replace(content, voxels=voxels)
+        if isinstance(content, Volume) and content.is_pictures:
+            pictures = self.preprocess.prepare_pictures(content, decoded.foreground)
             return LoadedVolume(record, decoded.sha256, pictures, decoded.pixels)
-        if isinstance(decoded.content, Volume):
+        if isinstance(content, Volume):
             if self.preprocess.roi is not None:
                 raise ImageError("a volume, but a region of interest (--roi) is one of images")
-            prepared = self.preprocess.prepare(decoded.content, decoded.foreground)
-            return LoadedVolume(record, decoded.sha256, prepared, decoded.pixels)
+            prepared = self.preprocess.prepare(content, decoded.foreground)
+            return LoadedVolume(record, decoded.sha256, prepared, decoded.pixels, channels)
 
-        _, height, width = decoded.content.shape
+        image = self.preprocess.arranged(content, decoded.channels)
+        _, height, width = image.shape
         region = self.preprocess.region((height, width), decoded.foreground)
         image, scaled = self.preprocess.in_learned_type(
-            decoded.content, decoded.sample_type, region, accept_any=self.accept_different
+            image, decoded.sample_type, region, accept_any=self.accept_different
         )
         return LoadedImage(
             record,
@@ -195,6 +215,7 @@ class Reader:
             scaled=scaled,
             region=region,
             mirrored=decoded.mirrored,
+            channels=channels,
         )
 
     def _read_slice(self, record: Record) -> Loaded:
@@ -236,7 +257,15 @@ def slice_image(loaded: LoadedVolume, record: Record, prepare: Prepare | None) -
             record, loaded.sha256, image, prepared, pixels=loaded.pixels, region=volume.region
         )
     prepared = prepare(image, volume, number) if prepare else None
-    return LoadedImage(record, loaded.sha256, image, prepared, volume, loaded.pixels)
+    return LoadedImage(
+        record,
+        loaded.sha256,
+        image,
+        prepared,
+        volume,
+        loaded.pixels,
+        channels=loaded.channels,
+    )
 
 
 def reason_of(error: Exception) -> str:

@@ -8,7 +8,7 @@ volume is one array that the detector sees in patches.
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,7 @@ from anodetect.errors import ConfigError, ImageError, RunError
 from anodetect.imaging import tiling
 from anodetect.imaging.backbones.table import BackboneFacts, UsesNetwork, embedded_name
 from anodetect.imaging.heatmaps import pool
+from anodetect.imaging.planes import absent
 from anodetect.imaging.preprocess import PreparedVolume, Preprocess, PreprocessConfig, Whole
 from anodetect.imaging.regions import Region
 from anodetect.imaging.representations import (
@@ -149,6 +150,14 @@ class Model:
         return [self.representation, *[expert.representation for expert in self._experts]]
 
     @property
+    def learns_missing(self) -> bool:
+        """True if a detector that sees all channels together has to learn what images are like
+        that lack some of them."""
+        named = self.preprocess.named
+        together = any(expert.planes is None for expert in self._experts) or not self._experts
+        return named is not None and named.allow_missing and together
+
+    @property
     def batch_size(self) -> int:
         """The number of images to score together; with tiles whole images are scored one by one."""
         return 1 if self.tiling.tile else BATCH
@@ -206,6 +215,7 @@ class Model:
         `numbers` are those of slices, None for images; random draws depend on them.
         """
         seeds = image_seeds(images, numbers)
+        lacking = self._lacking(images)
         if self.tiling.tile:
             ((image, inside),) = prepared
             return tiling.score(
@@ -214,7 +224,7 @@ class Model:
                 self.tiling,
                 seed=int(seeds[0]),
                 encode=partial(encode_each, self.representation),
-                detect=self._detect,
+                detect=partial(self._detect, lacking=lacking),
                 decode=self.representation.decode,
             )
 
@@ -222,7 +232,7 @@ class Model:
         batch = Batch(
             np.stack([image for image, _ in encoded]), np.stack([inside for _, inside in encoded])
         )
-        return self._detect(batch, seeds)
+        return self._detect(batch, seeds, lacking)
 
     def decode(self, heatmap: Floats, shape: tuple[int, int]) -> Floats:
         """Return a heatmap in the image's own grid [H, W]."""
@@ -247,8 +257,9 @@ class Model:
         """Return what a person is shown of a scored image."""
         image, _ = self.prepared(loaded)
         if self.tiling.tile:
-            return Panels(image, heatmap, reconstruction)
-        return self.representation.panels(loaded.image, image, heatmap, reconstruction)
+            return Panels(image, heatmap, reconstruction, loaded.planes)
+        panels = self.representation.panels(loaded.image, image, heatmap, reconstruction)
+        return replace(panels, planes=loaded.planes)
 
     def crops(self, prepared: Encoded, count: int, rng: np.random.Generator) -> list[Encoded]:
         """Return the parts of a prepared image or volume to learn from: itself, or with tiling up
@@ -263,7 +274,20 @@ class Model:
             return self.representation.prepare(image, foreground)
         return image, foreground
 
-    def _detect(self, batch: Batch, seeds: Seeds) -> Scores:
+    def _lacking(self, images: Sequence[Floats]) -> Bools | None:
+        """Return which planes images or volumes [C, ...] in native units lack, [N, C]; None if they
+        lack none."""
+        if self.preprocess.named is None:
+            return None
+        lacking = np.stack([absent(image) for image in images])
+        return lacking if lacking.any() else None
+
+    def _detect(self, batch: Batch, seeds: Seeds, lacking: Bools | None = None) -> Scores:
+        """Score a batch; `lacking` [N, C], or [1, C] for parts of one image, says which channels
+        are absent."""
+        if lacking is not None:
+            rows = np.broadcast_to(lacking, (len(batch), lacking.shape[1]))
+            batch = replace(batch, absent=rows)
         return self.detector.score(batch, seeds=seeds)
 
     # -- volumes in three dimensions -----------------------------------------------------------
@@ -296,7 +320,8 @@ class Model:
         numbers, geometry = volume.numbers, volume.geometry
         seed = int(image_seeds([volume.slices])[0])
         scaled, inside = self.encode_volume(volume)
-        found = tiling.volume_heatmap(scaled, inside, self.tiling, seed=seed, detect=self._detect)
+        detect = partial(self._detect, lacking=self._lacking([volume.slices]))
+        found = tiling.volume_heatmap(scaled, inside, self.tiling, seed=seed, detect=detect)
 
         depth = geometry.even_sides[0]
         found, inside = resize_depth(found[None], depth)[0], _with_depth(inside, depth)

@@ -146,7 +146,7 @@ class OddSearch:
     def _representation(self) -> tuple[str, Representation]:
         """Return the representation to compare images in, with its name."""
         seen_as, settings = "pixels", {"size": GRID * PIXEL_BLOCKS}
-        if features_installed():
+        if features_installed() and self.model.preprocess.named is None:
             seen_as, settings = "features", {"size": self._side(), "scaled": False}
         representation = create_representation(seen_as, settings)
         representation.learn([])
@@ -181,4 +181,4 @@ def _picture(reader: Reader, record: Record) -> str:
     loaded = reader.read(record)
     if not isinstance(loaded, LoadedImage):
         return ""
-    return b64encode(thumbnail(loaded.image, SIDE)).decode()
+    return b64encode(thumbnail(loaded.leading, SIDE)).decode()

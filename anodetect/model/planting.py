@@ -20,6 +20,7 @@ import numpy as np
 from anodetect.data.records import Record
 from anodetect.errors import DataError
 from anodetect.imaging.batch_files import BatchWriter
+from anodetect.imaging.planes import absent
 from anodetect.imaging.planted import (
     KINDS,
     SWAP,
@@ -35,7 +36,7 @@ from anodetect.model.decoded import DecodedFiles
 from anodetect.model.encoding import Rows, crop_count, crop_places
 from anodetect.model.loading import LoadedImage, Reader
 from anodetect.model.model import Model
-from anodetect.types import Bools, Encoded, PlantedCopies
+from anodetect.types import Bools, Encoded, Floats, PlantedCopies
 
 PLANTINGS = 3  # copies of each image
 MAX_PLANTED = 128  # images
@@ -80,9 +81,9 @@ class Planting:
 
         rows = []
         for number in numbers.tolist():
-            row, planted = self._planted(number)
+            row, lacking, planted = self._planted(number)
             for writer, (image, foreground) in zip(writers, planted, strict=True):
-                writer.append(image, foreground)
+                writer.append(image, foreground, lacking)
             rows.append(row)
         copies = []
         for copy, writer in enumerate(writers):
@@ -108,21 +109,22 @@ class Planting:
         count = max(LEAST_PLANTED, int(SHARE * self.budget / max(seconds, 1e-6)))
         return numbers[spread(len(numbers), count)]
 
-    def _planted(self, number: int) -> tuple[int, list[Encoded]]:
-        """Return the row of a tune image in its batch, and its planted copies."""
+    def _planted(self, number: int) -> tuple[int, Bools | None, list[Encoded]]:
+        """Return the row of a tune image in its batch, which channels it lacks, if it may lack any,
+        and its planted copies."""
         loaded = self._read(number)
+        lacking = absent(loaded.image) if self.model.preprocess.named else None
         if any(self.model.tiling.sides):
             row, prepared = self._planted_tiles(loaded, number)
         else:
             row, prepared = int(self.starts[number]), self._planted_copies(loaded, number)
-        return row, list(self.model.represent(prepared))
+        return row, lacking, list(self.model.represent(prepared))
 
     def _planted_copies(self, loaded: LoadedImage, number: int) -> list[Encoded]:
         """Return copies of an image, prepared with the foreground of the clean one."""
         model, preprocess = self.model, self.model.preprocess
-        which = loaded.record.slice or 0
-        _, inside = preprocess.apply(loaded.image, loaded.of, which)
-        source = loaded.image, native_foreground(preprocess, loaded)
+        _, inside = preprocess.apply(loaded.image, loaded.of, loaded.record.slice or 0)
+        source = source_of(preprocess, loaded)
 
         copies = []
         for copy in range(PLANTINGS):
@@ -131,7 +133,7 @@ class Planting:
             other = self._other(number, copy, loaded) if defect.kind == SWAP else None
             limits = limits_in(preprocess, loaded)
             made = plant(*source, defect, seed=seed, other=other, limits=limits)
-            scaled, _ = preprocess.apply(made.image, loaded.of, which)
+            scaled = as_scaled(preprocess, loaded, made.image)
             copies.append(model.prepare_scaled(scaled, inside))
         return copies
 
@@ -169,15 +171,35 @@ class Planting:
             return None
         rng = np.random.default_rng([self.seed, number, copy])
         other = self._read((number + int(rng.integers(1, count))) % count)
-        return other.image, native_foreground(self.model.preprocess, other)
+        return source_of(self.model.preprocess, other)
 
 
 # -- Images that were read -------------------------------------------------------------------------
 
 
+def source_of(preprocess: Preprocess, loaded: LoadedImage) -> Source:
+    """Return an image to plant a defect in, with its foreground: in native units, or scaled if its
+    channels are several files, whose units differ."""
+    if preprocess.named is not None:
+        return preprocess.apply(loaded.image, loaded.of, loaded.record.slice or 0)
+    return loaded.image, native_foreground(preprocess, loaded)
+
+
+def as_scaled(preprocess: Preprocess, loaded: LoadedImage, planted: Floats) -> Floats:
+    """Return the image of `source_of` with a defect in it, scaled. Where a channel is absent, no
+    defect can be seen."""
+    if preprocess.named is not None:
+        lacking = absent(loaded.image)[:, None, None]
+        return np.where(lacking, np.float32(preprocess.absent_value), planted)
+    scaled, _ = preprocess.apply(planted, loaded.of, loaded.record.slice or 0)
+    return scaled
+
+
 def limits_in(preprocess: Preprocess, loaded: LoadedImage) -> ValueLimits:
-    """Return the values that an image can have in the type of its file, which may have been scaled
-    to that of the other images."""
+    """Return the values that an image of `source_of` can have: those of the type of its file, which
+    may have been scaled to that of the other images, or scaled values."""
+    if preprocess.named is not None:
+        return SCALED
     factor = preprocess.sample_types.factors.get(loaded.sample_type, 1.0)
     return limits_of(loaded.sample_type, factor)
 

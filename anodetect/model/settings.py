@@ -1,7 +1,9 @@
 """The full configuration of a model from what the user gave, and detectors made from it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from anodetect.config import Config, build, merge
 from anodetect.detectors import RENAMED, detector_class, entry_named
@@ -83,13 +85,48 @@ def with_backbones(config: Mapping[str, Any], places: Mapping[str, str]) -> dict
 
 
 def _create_expert(member: str, settings: Mapping[str, Any]) -> Expert:
-    """Return the member that is called detector/representation or detector."""
-    detector, _, representation = member.partition("/")
+    """Return the member that is called detector/representation or detector, with "@" and the name
+    of a channel if it sees that one only."""
+    detector, representation, _ = parts_of_member(member)
     representation = representation or entry_named(detector).representations[0]
+    start, stop = settings.get("planes") or (0, 0)
     return Expert(
         create_representation(representation, settings.get("representation", {})),
         create_detector(detector, settings.get("detector", {})),
+        (start, stop) if stop else None,
     )
+
+
+def parts_of_member(member: str) -> tuple[str, str, str]:
+    """Return the detector, the representation and the channel that a member's name has, "" for what
+    it does not have."""
+    name, _, channel = member.partition("@")
+    detector, _, representation = name.partition("/")
+    return detector, representation, channel
+
+
+def with_planes(
+    config: Mapping[str, Any], names: Sequence[str], planes: Sequence[int]
+) -> dict[str, Any]:
+    """Return a configuration in which members that see one channel know which `planes` that are, of
+    channels that have so many each; ConfigError if there is no such channel."""
+    detector = dict(config["detector"])
+    if "members" not in detector:
+        return dict(config)
+    ends = np.cumsum((0, *planes)).tolist()
+    places = {name: ends[number : number + 2] for number, name in enumerate(names)}
+
+    settings = {}
+    for member in detector["members"]:
+        settings[member] = dict(detector["settings"][member])
+        *_, channel = parts_of_member(member)
+        if channel and channel not in places:
+            raise ConfigError(
+                f"detector.members: no channel {channel!r}; {nearest(channel, names)}"
+            )
+        if channel:
+            settings[member]["planes"] = places[channel]
+    return {**config, "detector": detector | {"settings": settings}}
 
 
 def dims_of(values: Mapping[str, Any]) -> int:
@@ -162,7 +199,7 @@ def _member_settings(config: Any, tile: int | None) -> dict[str, Any]:
     _check_members(config.settings, config.members)
     settings = {}
     for member in config.members:
-        detector, _, representation = member.partition("/")
+        detector, representation, _ = parts_of_member(member)
         if entry_named(detector).has_members:
             raise ConfigError(
                 f"detector.members: {detector} has members of its own; name those instead"
@@ -173,8 +210,11 @@ def _member_settings(config: Any, tile: int | None) -> dict[str, Any]:
                 "logarithms of scores; score with both and compare p-values"
             )
         asked = config.settings.get(member, {}) | ({"tiling": {"tile": tile}} if tile else {})
+        planes = asked.pop("planes", None)
         whole = resolve(detector, representation or "auto", asked)
         settings[member] = {section: whole[section] for section in ("representation", "detector")}
+        if planes:
+            settings[member]["planes"] = planes
     return settings
 
 

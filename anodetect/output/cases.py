@@ -35,7 +35,9 @@ class Cases:
 
     def draw_image(self, identity: str, panels: Panels) -> None:
         """Write the picture of an image that was admitted: its panels."""
-        picture = case_strip(panels.image, panels.heatmap, panels.reconstruction, self.scale)
+        picture = case_strip(
+            panels.image, panels.heatmap, panels.reconstruction, self.scale, planes=panels.planes
+        )
         write_atomic(picture_of(self.out, identity), picture, durable=False)
 
     def draw_volume(

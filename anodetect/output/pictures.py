@@ -4,12 +4,14 @@ Heatmaps are shown on the model's fixed scale, never on a scale of their own.
 """
 
 import io
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from anodetect.imaging.planes import split
 from anodetect.types import Floats
 
 COLOURS = "inferno"
@@ -93,23 +95,42 @@ def case_strip(
     reconstruction: Floats | None,
     scale: tuple[float, float],
     side: int = 200,
+    planes: Sequence[int] = (),
 ) -> bytes:
     """Return image, overlay and reconstruction side by side as one JPEG, `side` pixels each;
-    without a reconstruction two panels."""
-    window = contrast(image)
-    panels = [grey(image, window), overlay(image, heatmap, scale)]
-    if reconstruction is not None:
-        panels.append(grey(reconstruction, window))
+    without a reconstruction two panels. Channels with so many `planes` each are below each
+    other."""
+    restored = [] if reconstruction is None else split(reconstruction, planes)
+    rows: list[Picture] = []
+    for number, channel in enumerate(split(image, planes)):
+        window = contrast(channel)
+        panels = [grey(channel, window), overlay(channel, heatmap, scale)]
+        if restored:
+            panels.append(grey(restored[number], window))
+        rows.append(_side_by_side(panels, side))
 
+    buffer = io.BytesIO()
+    Image.fromarray(below_each_other(rows)).save(buffer, "jpeg", quality=80)
+    return buffer.getvalue()
+
+
+def _side_by_side(panels: Sequence[Picture], side: int) -> Picture:
+    """Return panels in one row, each `side` pixels high and wide."""
     gap = np.full((side, STRIP_GAP, 3), 255, np.uint8)
     row: list[Picture] = []
     for panel in panels:
         resized = Image.fromarray(panel).resize((side, side), Image.Resampling.BILINEAR)
         row += [gap, np.asarray(resized)]
+    return np.concatenate(row[1:], axis=1)
 
-    buffer = io.BytesIO()
-    Image.fromarray(np.concatenate(row[1:], axis=1)).save(buffer, "jpeg", quality=80)
-    return buffer.getvalue()
+
+def below_each_other(rows: Sequence[Picture]) -> Picture:
+    """Return pictures of one width below each other."""
+    gap = np.full((STRIP_GAP, rows[0].shape[1], 3), 255, np.uint8)
+    parts: list[Picture] = []
+    for row in rows:
+        parts += [gap, row]
+    return np.concatenate(parts[1:], axis=0)
 
 
 def thumbnail(image: Floats, side: int) -> bytes:

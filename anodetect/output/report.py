@@ -19,7 +19,7 @@ from anodetect.data.scan import counted
 from anodetect.errors import RunError
 from anodetect.files import write_atomic
 from anodetect.output import figures
-from anodetect.record import directories, reviews
+from anodetect.record import channel_files, directories, reviews
 from anodetect.record.directories import ScoreDirectory, picture_of
 from anodetect.record.failures import differences, failures
 from anodetect.record.reviews import Review, in_force
@@ -123,6 +123,7 @@ def environment() -> Environment:
     templates.tests["known"] = _is_known
     templates.filters["number"] = _number
     templates.filters["percent"] = _percent
+    templates.filters["channel_names"] = _channel_names
     return templates
 
 
@@ -132,6 +133,14 @@ def _is_known(value: float | None) -> bool:
 
 def _number(value: float | None, digits: int = 3) -> str:
     return f"{value:.{digits}f}" if _is_known(value) else "–"
+
+
+def _channel_names(row: ScoreRow) -> str:
+    """Return the names of a row's channels in the order of their pictures."""
+    names = []
+    for channel in channel_files.from_text(row.channels):
+        names.append(channel.name if channel.path is not None else f"{channel.name} (absent)")
+    return ", ".join(names)
 
 
 def _percent(value: float | None) -> str:

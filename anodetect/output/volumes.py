@@ -10,10 +10,11 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from anodetect.data.geometry import FRAMES, OPPOSITE, PLANES, edges
+from anodetect.imaging.planes import split
 from anodetect.imaging.preprocess import PreparedVolume
 from anodetect.output.about import About
 from anodetect.output.formats import OutputFiles
-from anodetect.output.pictures import Picture, overlay
+from anodetect.output.pictures import Picture, below_each_other, overlay
 from anodetect.types import Bools, Floats
 
 PANEL, GAP, LINE = 280, 6, 18  # pixels: a plane's side, between planes, a line of text
@@ -63,35 +64,38 @@ def picture(
     """Return axial, coronal and sagittal slices through the highest value of a heatmap [D, H, W],
     the heatmap over the image, with the patient's directions at the edges and the slice's place in
     millimetres, as a PNG or JPEG; of pictures only the one with the highest value. All planes have
-    the same window, by default each its own."""
+    the same window, by default each its own. Several channels are below each other."""
     number = int(max(volume.numbers, key=lambda each: np.nanmax(heatmap[each])))
     row, column = divmod(int(np.nanargmax(heatmap[number])), heatmap.shape[2])
     highest = volume.geometry.source_index((number, row, column))
 
-    planes = [FRAMES] if volume.is_pictures else list(PLANES)
-    gap, parts = np.full((PANEL + LINE, GAP, 3), 255, np.uint8), []
-    for plane in planes:
-        parts += [gap, _panel(plane, heatmap, volume, scale, window, highest)]
-    whole = np.concatenate(parts[1:], axis=1)
+    gap = np.full((PANEL + LINE, GAP, 3), 255, np.uint8)
+    rows = []
+    for voxels in split(volume.source.voxels, volume.planes):
+        panels: list[Picture] = []
+        for plane in [FRAMES] if volume.is_pictures else list(PLANES):
+            panels += [gap, _panel(plane, voxels, heatmap, volume, scale, window, highest)]
+        rows.append(np.concatenate(panels[1:], axis=1))
 
     buffer = io.BytesIO()
-    Image.fromarray(whole).save(buffer, kind, **SAVED_AS[kind])
+    Image.fromarray(below_each_other(rows)).save(buffer, kind, **SAVED_AS[kind])
     return buffer.getvalue()
 
 
 def _panel(
     plane: str,
+    voxels: Floats,
     heatmap: Floats,
     volume: PreparedVolume,
     scale: tuple[float, float],
     window: tuple[float, float] | None,
     voxel: tuple[float, float, float],
 ) -> Picture:
-    """Return one plane through a voxel (i, j, k) of the source on a black square, a line of text
-    below it."""
+    """Return one plane of voxels [c, I, J, K] through one of them (i, j, k) on a black square, a
+    line of text below it."""
     geometry = volume.source.geometry(plane)
     number = round(geometry.inside(voxel)[0])
-    image = geometry.to_slices(volume.source.voxels)[:, number]
+    image = geometry.to_slices(voxels)[:, number]
     values = geometry.to_slices(volume.geometry.to_source(heatmap))[number]
     for axis in (1, 2):
         image, values = geometry.evened(image, axis), geometry.evened(values, axis)

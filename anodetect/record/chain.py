@@ -17,14 +17,16 @@ from anodetect.config import canonical, canonical_parts, without_nan
 from anodetect.record.rows import ChainRow, ScoreRow, TableBuilder, rows_of, values_of
 
 START = sha256(b"").hexdigest()  # h_0
+LATER = ("differs", "channels")
 
 
 def row_hash(row: ScoreRow) -> str:
-    """Return the hash of one row, whatever the order of its columns. The column `differs`, which
-    format 2 does not have, counts where it says something."""
+    """Return the hash of one row, whatever the order of its columns. The columns of LATER, which
+    older releases did not write, count where they say something."""
     values = values_of(row)
-    if not row.differs:
-        values = {name: value for name, value in values.items() if name != "differs"}
+    for name in LATER:
+        if not values[name]:
+            del values[name]
     return sha256(canonical(without_nan(values))).hexdigest()
 
 

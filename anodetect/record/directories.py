@@ -50,6 +50,7 @@ from anodetect.record.rows import (
 from anodetect.record.tables import read_table, write_table
 
 FORMAT, OLDEST = 3, 2
+ADDED = {"channels": ""}  # a column that scores.parquet has not always had
 AUDIT_FILE = "audit.json"
 JOURNAL, LOCK = "journal.jsonl", ".lock"  # only while a scoring is under way
 PUSHED, PUSHED_LOCK = "pushed.jsonl", "pushed.lock"  # what an archive has taken
@@ -257,7 +258,7 @@ def read_tables(path: Path) -> Tables:
 
 def _added(number: int) -> Mapping[str, str]:
     """Return the columns of scores.parquet that a format with this number does not have."""
-    return format2.ADDED if number == format2.FORMAT else {}
+    return format2.ADDED if number == format2.FORMAT else ADDED
 
 
 def read_outputs(path: Path) -> pa.Table:

@@ -36,7 +36,9 @@ class ScoreRow(Row):
     `heatmap` is the file of the float map, "" where none was written. Sizes are in pixels or
     voxels of the source; `depth` is that of a volume, None for an image. `status` is OK, FAILED or
     SKIPPED, and `error` says why. `label` is 0 for normal, 1 for anomalous. `differs` says how the
-    file differs from what the model has seen, "" if it does not.
+    file differs from what the model has seen, "" if it does not. `channels` has, as JSON, the name,
+    path and SHA-256 of each file of a row that several channels make up; then `path` is that of the
+    first, and `sha256` that of their names and hashes.
     """
 
     path: str
@@ -58,6 +60,7 @@ class ScoreRow(Row):
     kind: str | None = None
     acquired: str | None = None
     differs: str = ""
+    channels: str = ""
 
     @property
     def is_volume(self) -> bool:

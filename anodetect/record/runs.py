@@ -161,7 +161,7 @@ class RunHeader:
     def sees(self) -> str:
         """The representation that is modelled, of an ensemble those of its members."""
         members = self.config["detector"].get("members", ())
-        seen = {str(member).rpartition("/")[2] for member in members}
+        seen = {str(member).partition("@")[0].rpartition("/")[2] for member in members}
         return " + ".join(sorted(seen)) or self.representation
 
     def as_json(self) -> dict[str, Any]:

@@ -45,9 +45,9 @@ def read_table(file: Path, row_type: type[Row], added: Mapping[str, str] = NOTHI
     try:
         with file.open("rb") as stream:  # pyarrow opens no path with bytes that are not UTF-8
             table = parquet.read_table(stream)
-        for name in added.keys() - set(table.column_names):
-            text = added[name]
-            table = table.append_column(name, pa.array([text] * len(table), pa.string()))
+        for name, text in added.items():
+            if name not in table.column_names:
+                table = table.append_column(name, pa.array([text] * len(table), pa.string()))
         check_columns(table, row_type)
     except (OSError, ValueError, pa.ArrowException) as error:
         raise RunError(

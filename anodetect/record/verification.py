@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key, l
 
 from anodetect.errors import AnodetectError, ConfigError, RunError
 from anodetect.files import leads_out, sha256_of, write_atomic
-from anodetect.record import directories, reviews
+from anodetect.record import channel_files, directories, reviews
 from anodetect.record.audit import Audit
 from anodetect.record.chain import START, chain_values, head_of, row_hash
 from anodetect.record.checkpoint import MODEL_FILE
@@ -99,7 +99,7 @@ def record_problems(scored: ScoreDirectory) -> list[str]:
     """Return what is wrong with rows, decisions, tables, outputs and head, whatever the model and
     the signature."""
     problems: list[str] = []
-    for check in (_rows, _decisions, _tables, _outputs, _head):
+    for check in (_rows, _channels, _decisions, _tables, _outputs, _head):
         try:
             problems += check(scored)
         except UNCHECKABLE as error:
@@ -178,6 +178,15 @@ def _rows(scored: ScoreDirectory) -> Iterator[str]:
             return
     if value != scored.audit.chain or len(links) != scored.audit.rows:
         yield "the chain does not end where audit.json says it does"
+
+
+def _channels(scored: ScoreDirectory) -> Iterator[str]:
+    """Yield the first row whose hash is not that of the hashes of its channels."""
+    for row in scored.rows:
+        channels = channel_files.from_text(row.channels)
+        if channels and channel_files.joint_sha256(channels) != row.sha256:
+            yield f"{row.path}: its SHA-256 is not that of its channels"
+            return
 
 
 def _decisions(scored: ScoreDirectory) -> Iterator[str]:

@@ -24,7 +24,9 @@ from anodetect.data.truth import read_truth
 from anodetect.data.volumes import Volume
 from anodetect.errors import DataError, ImageError, RunError
 from anodetect.files import inside, leads_out, path_of, path_text, sha256_of
+from anodetect.imaging.planes import split
 from anodetect.output.formats import Source, map_reader, readable_names
+from anodetect.record import channel_files
 from anodetect.record.directories import ScoreDirectory, picture_of
 from anodetect.record.rows import OK, ScoreRow
 from anodetect.types import Bools, Floats
@@ -37,10 +39,11 @@ LARGEST = 512 * 2**20  # bytes of a file that is read for display
 PANEL, PANEL_GAP = 200, 6
 
 
-def load(directory: ScoreDirectory, row: ScoreRow) -> Case:
-    """Read everything that can be shown of an image; what is missing becomes a note, no error."""
+def load(directory: ScoreDirectory, row: ScoreRow, channel: str = "") -> Case:
+    """Read everything that can be shown of an image, or of one channel of it; what is missing
+    becomes a note, no error."""
     notes: list[str] = []
-    image = or_note(notes, "image", lambda: read_image(directory, row))
+    image = or_note(notes, "image", lambda: read_image(directory, row, channel))
 
     heatmap = None
     if row.status == OK:
@@ -60,11 +63,13 @@ def load(directory: ScoreDirectory, row: ScoreRow) -> Case:
     return Case(image, heatmap, mask, reconstruction, shown, tuple(notes))
 
 
-def load_volume(directory: ScoreDirectory, row: ScoreRow, plane: str) -> VolumeCase:
-    """Read everything that can be shown of a volume that was scored along a plane ("axial" …); what
-    is missing becomes a note."""
+def load_volume(
+    directory: ScoreDirectory, row: ScoreRow, plane: str, channel: str = ""
+) -> VolumeCase:
+    """Read everything that can be shown of a volume that was scored along a plane ("axial" …), or
+    of one channel of it; what is missing becomes a note."""
     notes: list[str] = []
-    volume = or_note(notes, "image", lambda: read_volume(directory, row))
+    volume = or_note(notes, "image", lambda: read_volume(directory, row, channel))
     if volume is None:
         return VolumeCase(None, None, None, None, tuple(notes))
 
@@ -111,42 +116,70 @@ def original(directory: ScoreDirectory, row: ScoreRow) -> Path:
     return inside(Path(root), path_of(row.path))
 
 
-def read_image(directory: ScoreDirectory, row: ScoreRow) -> Floats:
-    """Return the image [C, H, W] that was scored; raise ImageError where it is not there."""
-    decoded = _source(directory, row).decode()
+def read_image(directory: ScoreDirectory, row: ScoreRow, channel: str = "") -> Floats:
+    """Return the image [C, H, W] that was scored, of several channels that of this name or the
+    first; raise ImageError where it is not there."""
+    decoded = _channel_in(_source(directory, row).content(), channel)
     if isinstance(decoded, Volume):
         raise ImageError("it is a volume; score it again")
     return decoded
 
 
-def read_volume(directory: ScoreDirectory, row: ScoreRow) -> Volume:
-    """Return the volume that was scored; raise ImageError where it is not there."""
+def read_volume(directory: ScoreDirectory, row: ScoreRow, channel: str = "") -> Volume:
+    """Return the volume that was scored, of several channels that of this name or the first; raise
+    ImageError where it is not there."""
     reading = reading_of(directory.audit.config)
     listed = component_of(_manifest_row(directory, row).get("component", ""))
     if listed is not None:
         reading = replace(reading, component=listed)
-    decoded = _source(directory, row).decode(reading)
+    decoded = _channel_in(_source(directory, row).content(reading), channel)
     if not isinstance(decoded, Volume):
         raise ImageError("it is no volume; score it again")
     return decoded
 
 
-def _source(directory: ScoreDirectory, row: ScoreRow) -> readers.Source:
-    """Return a row's file, or the files of its DICOM series.
+def _channel_in(content: readers.Content, wanted: str) -> Floats | Volume:
+    """Return one channel of what was read, the first that is there if it has none of this name; all
+    of what has one file."""
+    pixels = content.pixels
+    if not content.channels:
+        return pixels
+    voxels = pixels.voxels if isinstance(pixels, Volume) else pixels
+    parts = split(voxels, [channel.planes for channel in content.channels])
+    present = {}
+    for channel, part in zip(content.channels, parts, strict=True):
+        if channel.sha256:
+            present[channel.name] = part
+    chosen = present.get(wanted, next(iter(present.values())))
+    return replace(pixels, voxels=chosen) if isinstance(pixels, Volume) else chosen
+
+
+def _source(directory: ScoreDirectory, row: ScoreRow) -> readers.Source | readers.ChannelSources:
+    """Return a row's file, the files of its DICOM series, or those of its channels.
 
     Raises ImageError where they are missing, too large, or have another hash than the recorded one.
     """
     path = original(directory, row)
-    if not path.is_file():
-        raise ImageError(f"{path} is no longer there; put the images back where they were scored")
+    files: tuple[Path, ...] = ()
+    if path.is_file():
+        files = tuple(inside(path.parent, file.name) for file in series_of(path))
 
-    files = [inside(path.parent, file.name) for file in series_of(path)]
-    if sum(file.stat().st_size for file in files or [path]) > LARGEST:
+    def place(name: str) -> Path:
+        return inside(Path(directory.audit.root), path_of(name))
+
+    channels = channel_files.files_of(row.channels, place)
+    record = Record(row.path, path, files=files, channels=channels)
+    for file in record.all_files():
+        if not file.is_file():
+            raise ImageError(
+                f"{file} is no longer there; put the images back where they were scored"
+            )
+    if sum(file.stat().st_size for file in record.all_files()) > LARGEST:
         raise ImageError(
             f"the file has more than {LARGEST // 2**20} MB; open it with a viewer for large images"
         )
 
-    source = readers.read_source(Record(row.path, path, files=tuple(files)))
+    source = readers.read_source(record)
     if row.sha256 and source.sha256 != row.sha256:
         raise ImageError(f"{path} was changed since it was scored; it is not shown")
     return source

@@ -1,5 +1,6 @@
 """The picture of the open case: image, heatmap over it and third panel, with their controls."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -7,6 +8,7 @@ import streamlit as st
 
 from anodetect.data import geometry
 from anodetect.output.volumes import place_text
+from anodetect.record import channel_files
 from anodetect.record.rows import ScoreRow
 
 from . import display, figures, pointer, regions, shortcuts
@@ -20,10 +22,11 @@ OPACITY_STEP = 10  # %
 
 def draw(session: ReviewSession, row: ScoreRow, hidden: bool) -> None:
     """Draw the picture; `hidden` leaves out everything that would reveal the score."""
+    channel = _chosen_channel(row)
     if row.is_volume:
-        view, notes = _slice(session, row, hidden)
+        view, notes = _slice(session, row, channel, hidden)
     else:
-        view, notes = view_of(session.directory, row)
+        view, notes = view_of(session.directory, row, channel)
     if not hidden:
         for note in notes:
             st.text(note)
@@ -54,10 +57,37 @@ def prepare(session: ReviewSession, row: ScoreRow, hidden: bool) -> None:
     if row.is_volume or appearance is None or preset == BY_HAND:
         return
 
-    view, _ = view_of(session.directory, row)
+    view, _ = view_of(session.directory, row, _channel_of(channel_names(row)))
     if view is not None:
         appearance = replace(appearance, window=_preset(view, preset))
         figures.case(view, appearance, hidden=hidden)
+
+
+def channel_names(row: ScoreRow) -> list[str]:
+    """Return the names of a row's channels that are there; none for one file."""
+    names = []
+    for channel in channel_files.from_text(row.channels):
+        if channel.path is not None:
+            names.append(channel.name)
+    return names
+
+
+def _channel_of(names: Sequence[str]) -> str:
+    """Return the channel that was chosen last, or the first that is there; "" for one file."""
+    if not names:
+        return ""
+    chosen: str = st.session_state.get("channel", names[0])
+    return chosen if chosen in names else names[0]
+
+
+def _chosen_channel(row: ScoreRow) -> str:
+    """Draw the choice of a channel, if there are several; return its name, "" for one file."""
+    names = channel_names(row)
+    if not names:
+        return ""
+    st.session_state.channel = _channel_of(names)
+    chosen: str = st.selectbox("Channel", names, key="channel", persist_state="session")
+    return chosen
 
 
 def _chart(view: View, appearance: Appearance, path: str, hidden: bool) -> None:
@@ -91,7 +121,7 @@ def _chart(view: View, appearance: Appearance, path: str, hidden: bool) -> None:
 
 
 def _slice(
-    session: ReviewSession, row: ScoreRow, hidden: bool
+    session: ReviewSession, row: ScoreRow, channel: str, hidden: bool
 ) -> tuple[View | None, tuple[str, ...]]:
     """Draw the choice of a volume's slice, and return its view with notes.
 
@@ -102,7 +132,7 @@ def _slice(
     if not slices:
         return None, ("No image: the volume's slices were not recorded; score it again",)
     plane = slices[0].axis
-    volume = volume_of(session.directory, row, plane)
+    volume = volume_of(session.directory, row, plane, channel)
     if volume.geometry is None:
         return None, volume.notes
 

@@ -126,24 +126,32 @@ def _store(path: Path, head: str, url: str) -> Store:
 
 
 def view_of(
-    directory: ScoreDirectory, row: ScoreRow
+    directory: ScoreDirectory, row: ScoreRow, channel: str = ""
 ) -> tuple[display.View | None, tuple[str, ...]]:
-    """Return the view of an image, and notes on what is missing."""
-    return _view(*_key(directory), row.path, directory, row)
+    """Return the view of an image, or of one channel of it, and notes on what is missing."""
+    return _view(*_key(directory), row.path, channel, directory, row)
 
 
 # A view is not kept for long: missing files can be put back.
 @st.cache_resource(max_entries=64, ttl=60, show_spinner=False)
 def _view(
-    path: Path, head: str, root: str, image: str, _directory: ScoreDirectory, _row: ScoreRow
+    path: Path,
+    head: str,
+    root: str,
+    image: str,
+    channel: str,
+    _directory: ScoreDirectory,
+    _row: ScoreRow,
 ) -> tuple[display.View | None, tuple[str, ...]]:
-    case = loading.load(_directory, _row)
+    case = loading.load(_directory, _row, channel)
     return display.view(case), case.notes
 
 
-def volume_of(directory: ScoreDirectory, row: ScoreRow, plane: str) -> display.VolumeCase:
-    """Return a volume along the plane that it was scored in."""
-    return _volume(*_key(directory), row.path, plane, directory, row)
+def volume_of(
+    directory: ScoreDirectory, row: ScoreRow, plane: str, channel: str = ""
+) -> display.VolumeCase:
+    """Return a volume, or one channel of it, along the plane that it was scored in."""
+    return _volume(*_key(directory), row.path, plane, channel, directory, row)
 
 
 @st.cache_resource(max_entries=2, ttl=600, show_spinner="Reading the volume …")
@@ -153,10 +161,11 @@ def _volume(
     root: str,
     image: str,
     plane: str,
+    channel: str,
     _directory: ScoreDirectory,
     _row: ScoreRow,
 ) -> display.VolumeCase:
-    return loading.load_volume(_directory, _row, plane)
+    return loading.load_volume(_directory, _row, plane, channel)
 
 
 def _key(directory: ScoreDirectory) -> tuple[Path, str, str]:

@@ -1,0 +1,42 @@
+"""Several files as the channels of one image: the options of `train`, and the channels of a run."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from anodetect.data.channels import Channels, channels_of, parse_channels
+from anodetect.errors import ConfigError
+from anodetect.record.runs import Run
+
+OF_ONE_FILE = ("frames", "flip_right")  # settings that would not do the same to every channel
+ONE_UNIT = ("window", "exported")  # settings in native units, which channels do not share
+
+
+def wanted_channels(text: str | None, *, allow_missing: bool) -> Channels | None:
+    """Return what the option `--channels` says, None if it is not given; ConfigError if it is
+    wrong."""
+    if text is not None:
+        return parse_channels(text, allow_missing=allow_missing)
+    if allow_missing:
+        raise ConfigError("--allow-missing is for --channels, which may lack some of their files")
+    return None
+
+
+def check_settings(config: Mapping[str, Any], *, few: bool) -> None:
+    """Raise ConfigError for settings that do not suit several channels, or if few images are to do
+    for them."""
+    if few:
+        raise ConfigError("--allow-few is for images of one file, not for several channels")
+    for name in OF_ONE_FILE:
+        if config["preprocess"].get(name):
+            raise ConfigError(f"preprocess.{name} is for images of one file; leave it out")
+    for name in ONE_UNIT:
+        if config["preprocess"][name] is not None:
+            raise ConfigError(
+                f"preprocess.{name} is in the units of one file, and channels have units of their "
+                "own; leave it out"
+            )
+
+
+def channels_of_run(run: Run) -> Channels | None:
+    """Return the channels that a run was trained on, None if its images are single files."""
+    return channels_of(run.header.preprocess.get("named"))
