@@ -9,18 +9,21 @@ import shlex
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
 import time
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from ipaddress import ip_address
 from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
+import requests
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -59,6 +62,7 @@ needs_dcmtk = pytest.mark.skipif(
     reason="no dcmtk here: apt-get install dcmtk",
 )
 SLICES = 3
+USER = ("tests", "open-sesame")
 SECRET = "tagged"  # is in all that SECRETS says of a patient
 
 
@@ -141,25 +145,50 @@ def running(*command, port, log):
             process.wait()
 
 
-class Orthanc:
-    """An archive that runs: its addresses by both protocols, and what it has."""
+def own_certificate(folder):
+    """A certificate for 127.0.0.1 that vouches for itself, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False
+        )
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    (folder / "cert.pem").write_bytes(made.public_bytes(pem))
+    plain = serialization.NoEncryption()
+    format_ = serialization.PrivateFormat.PKCS8
+    (folder / "key.pem").write_bytes(key.private_bytes(pem, format_, plain))
+    return folder / "cert.pem", folder / "key.pem"
 
-    def __init__(self, http, dicom):
-        self.http, self.url = http, f"http://127.0.0.1:{http}/dicom-web"
-        self.dimse = f"dicom://ORTHANC@127.0.0.1:{dicom}"
+
+class Orthanc:
+    """An archive that runs and wants a password: its addresses by both protocols, and what it
+    has."""
+
+    def __init__(self, http, dicom, own):
+        self.root, self.dimse = f"http://127.0.0.1:{http}", f"dicom://ORTHANC@127.0.0.1:{dicom}"
+        self.url, self.own_port = f"{self.root}/dicom-web", own
+        self.session = requests.Session()
+        self.session.auth = USER
 
     def rest(self, path):
-        import requests
-
-        return requests.get(f"http://127.0.0.1:{self.http}{path}", timeout=10).json()
+        return self.session.get(f"{self.root}{path}", timeout=30).json()
 
     def add(self, files):
-        import requests
-
         for file in files:
-            requests.post(
-                f"http://127.0.0.1:{self.http}/instances", data=file.read_bytes(), timeout=10
-            ).raise_for_status()
+            added = self.session.post(f"{self.root}/instances", data=file.read_bytes(), timeout=30)
+            added.raise_for_status()
 
     def series(self):
         """All series as (modality, study, number of objects)."""
@@ -173,6 +202,7 @@ class Orthanc:
 
 @pytest.fixture(scope="module")
 def orthanc(tmp_path_factory):
+    """Orthanc; the environment has its password. (By TLS the one of Debian 12 crashes.)"""
     folder = tmp_path_factory.mktemp("orthanc")
     http, dicom, own = free_port(), free_port(), free_port()
     settings = {
@@ -182,17 +212,19 @@ def orthanc(tmp_path_factory):
         "DicomPort": dicom,
         "DicomAet": "ORTHANC",
         "RemoteAccessAllowed": False,
-        "AuthenticationEnabled": False,
+        "AuthenticationEnabled": True,
+        "RegisteredUsers": dict([USER]),
         "Plugins": [str(PLUGIN)],
         "DicomModalities": {"own": ["ANODETECT", "127.0.0.1", own]},
         "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
     }
     file = folder / "orthanc.json"
     file.write_text(json.dumps(settings))
-    with running(ORTHANC, str(file), port=http, log=folder / "log"):
-        archive = Orthanc(http, dicom)
-        archive.own_port = own
-        yield archive
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ANODETECT_PACS_USER", USER[0])
+        patch.setenv("ANODETECT_PACS_PASSWORD", USER[1])
+        with running(ORTHANC, str(file), port=http, log=folder / "log"):
+            yield Orthanc(http, dicom, own)
 
 
 @pytest.fixture
@@ -421,11 +453,13 @@ def test_addresses():
 
 # pynetdicom leaves the socket of a connection that was refused to be collected.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_an_archive_that_is_not_there(tmp_path):
+def test_an_archive_that_is_not_there(tmp_path, caplog):
+    (tmp_path / "list").write_text("TAGGED-1\n")
     port = free_port()
     for address in (f"http://127.0.0.1:{port}/dicom-web", f"dicom://A@127.0.0.1:{port}"):
-        with pytest.raises(ArchiveError, match="cannot be reached"):
-            pacs.pull(address, tmp_path / "out")
+        with pytest.raises(ArchiveError, match="cannot be reached") as error:
+            pacs.pull(address, tmp_path / "out", patients=tmp_path / "list")
+        assert SECRET not in str(error.value).lower() + caplog.text.lower()
 
 
 def test_the_extra_is_named_where_it_is_missing(monkeypatch, tmp_path):
@@ -516,33 +550,6 @@ def inbox(tmp_path):
     return Inbox(tmp_path / "node", lambda series: (), quiet=0)
 
 
-def own_certificate(folder):
-    """A certificate for 127.0.0.1 that vouches for itself, and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False
-        )
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    (folder / "cert.pem").write_bytes(made.public_bytes(pem))
-    plain = serialization.NoEncryption()
-    format_ = serialization.PrivateFormat.PKCS8
-    (folder / "key.pem").write_bytes(key.private_bytes(pem, format_, plain))
-    return folder / "cert.pem", folder / "key.pem"
-
-
 @needs_dcmtk
 def test_with_tls_a_sender_shows_a_certificate(inbox, tmp_path):
     cert, key = own_certificate(tmp_path)
@@ -553,7 +560,55 @@ def test_with_tls_a_sender_shows_a_certificate(inbox, tmp_path):
         assert not send(port, files, more=["+tla", "-ic"])  # without a certificate
         assert not inbox.arriving
         assert send(port, files, more=["+tls", key, cert, "+cf", cert])
-    assert [each.files for each in inbox.arriving.values()] == [SLICES]
+        assert [each.files for each in inbox.arriving.values()] == [SLICES]
+
+        _, more = write_scan(tmp_path / "in", 2)
+        address = address_of(f"dicoms://ANODETECT@127.0.0.1:{port}")
+        node = connection.connect(address, Own(tls=Tls(cert, key, cert)))
+        assert [answer.reason for answer in node.store(more)] == [""] * SLICES
+        with pytest.raises(ArchiveError, match="cannot be reached"):
+            list(connection.connect(address, Own()).store(more))  # it trusts only the system's
+    assert [each.files for each in inbox.arriving.values()] == [SLICES] * 2
+
+
+@needs_orthanc
+def test_without_the_password_nothing_is_said(orthanc, tmp_path, monkeypatch):
+    with pytest.raises(DataError, match="no series there is as wanted"):
+        pacs.pull(orthanc.url, tmp_path / "out", modality="XX")
+    monkeypatch.setenv("ANODETECT_PACS_PASSWORD", "wrong")
+    with pytest.raises(ArchiveError, match="wants a user and a password"):
+        pacs.pull(orthanc.url, tmp_path / "out")
+
+
+class Empty(BaseHTTPRequestHandler):
+    """An archive that has nothing."""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"[]")
+
+    def log_message(self, *_):
+        pass
+
+
+def test_the_certificate_of_a_web_archive_is_checked(tmp_path):
+    certificate, key = own_certificate(tmp_path)
+    server = HTTPServer(("127.0.0.1", 0), Empty)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"https://127.0.0.1:{server.server_port}"
+    try:
+        with pytest.raises(ArchiveError, match="certificate is not trusted"):
+            pacs.pull(url, tmp_path / "out")
+        trusting = pacs.own_side(tls=(None, None, certificate))
+        with pytest.raises(DataError, match="no series there is as wanted"):
+            pacs.pull(url, tmp_path / "out", own=trusting)
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 @needs_dcmtk
@@ -616,7 +671,7 @@ def test_a_node_that_is_killed_loses_and_doubles_nothing(orthanc, run, tmp_path)
         assert sum(counts.values()) == len(list((job / "scores").rglob("*.dcm")))
         assert anodetect.verify(job / "scores").intact
 
-    assert SECRET not in log.read_text().lower()
+    assert SECRET not in log.read_text().lower() and USER[1] not in log.read_text()
     assert SECRET not in (out / "ledger.jsonl").read_text().lower()
     assert not texts_with(b"tagged^jane", out)
 

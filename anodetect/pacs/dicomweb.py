@@ -23,8 +23,9 @@ AS_STORED = (("application/dicom", "*"),)  # in the transfer syntax in which an 
 STATUS = {401: "wants a user and a password, or others", 403: "does not allow it"}
 REASONS = {0x0110: "processing failed", 0x0122: "its kind of object is not supported"}
 
-# It logs what an archive says of a patient.
-logging.getLogger("dicomweb_client").setLevel(logging.CRITICAL)
+# They log addresses, which hold what was searched for, and what an archive says of a patient.
+for name in ("dicomweb_client", "retrying", "urllib3"):
+    logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
 
 class WebArchive:
@@ -134,15 +135,27 @@ class WebArchive:
         except requests.exceptions.InvalidJSONError:
             raise ArchiveError(f"{self.name}: what it answers is no DICOMweb") from None
         except requests.exceptions.SSLError:
-            raise ArchiveError(f"{self.name}: its certificate is not trusted; --tls-ca") from None
+            raise ArchiveError(
+                f"{self.name}: its certificate is not trusted; --tls-ca names who vouches for it"
+            ) from None
         except requests.RequestException:
             raise ArchiveError(f"{self.name}: cannot be reached") from None
         except (OSError, ValueError, KeyError, AttributeError, TypeError):
             raise ArchiveError(f"{self.name}: what it answers is no DICOMweb") from None
 
 
+class OwnSession(requests.Session):
+    """A session whose own authorities go before those of REQUESTS_CA_BUNDLE."""
+
+    def merge_environment_settings(
+        self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any
+    ) -> Any:
+        verify = self.verify if verify is None else verify
+        return super().merge_environment_settings(url, proxies, stream, verify, cert)
+
+
 def _session(own: Own, credentials: Credentials) -> requests.Session:
-    session = requests.Session()
+    session = OwnSession()
     if own.tls.ca is not None:
         session.verify = str(own.tls.ca)
     if own.tls.cert is not None:
