@@ -144,7 +144,7 @@ class WebArchive:
             raise ArchiveError(f"{self.name}: what it answers is no DICOMweb") from None
 
 
-class OwnSession(requests.Session):
+class OwnSession(requests.Session):  # type: ignore[misc]
     """A session whose own authorities go before those of REQUESTS_CA_BUNDLE."""
 
     def merge_environment_settings(
