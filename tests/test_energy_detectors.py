@@ -391,6 +391,18 @@ def test_images_between_two_starts_are_those_of_chains_without_noise():
     assert not np.allclose(made, detector.interpolate(5, seed=4), atol=0.01)
 
 
+def test_chains_that_make_images_have_the_temperature_of_training():
+    """For a linear denoiser the noise of chains is added to what they end with without it."""
+    cold, warm, hot = (
+        made_ebm(temperature=temperature).sample(3, seed=1).images
+        for temperature in (0.0, 0.01, 1.0)
+    )
+    noise = made_ebm().noise(chain_generators(1, 3), 1)
+    assert np.allclose(cold, made_ebm()._annealed(torch.zeros_like(noise), noise, None)[-1])
+    assert np.std(warm - cold) > 0.01
+    assert np.allclose(hot - cold, 10 * (warm - cold), atol=1e-3)
+
+
 def test_inpainting_never_sees_what_it_hides():
     detector = small_ebm(score="inpaint", hidden=4, score_steps=3)
     x, t = torch.randn(1, 1, 16, 16), torch.tensor([10])

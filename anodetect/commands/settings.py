@@ -82,6 +82,8 @@ def range_text(schema: Mapping[str, Any]) -> str:
     if "enum" in schema:
         *others, last = map(str, schema["enum"])
         return f"{', '.join(others)} or {last}"
+    if "const" in schema:
+        return str(schema["const"])
 
     kind = schema.get("type")
     if kind in ("integer", "number"):

@@ -24,12 +24,13 @@ tune:
     "inpaint"         x minus what chains without noise make of hidden squares while the others are
                       held (Du & Mordatch, NeurIPS 2019)
 
-With `coarse_to_fine` it is trained at several resolutions (`generative/growth.py`).
+With `coarse_to_fine` it is trained at several resolutions (`generative/growth.py`), with
+`incomplete` on images of which parts are hidden (`generative/recovery.py`).
 
 Larger = more anomalous. Fails on inverted magnetic tiles, which differ little from tiles, and on
 mixtures of two normal images. After few steps it notices a blur only by a hair: AUROC .82 to .94
 over three seeds after 100 steps on synthetic images, 1.00 on the real sets after minutes.
-Cost: minutes to train, tens of milliseconds an image.
+Cost: minutes to train, 13 ms an image on pixels and 47 ms on features.
 """
 
 import time
@@ -42,9 +43,8 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 
 from anodetect.errors import ConfigError
-from anodetect.generative import denoiser, diffusion, growth
+from anodetect.generative import denoiser, diffusion, growth, recovery
 from anodetect.generative.chains import (
-    ChainConfig,
     ChainFacts,
     Chains,
     EnergyFacts,
@@ -60,9 +60,10 @@ from anodetect.generative.denoised_energy import (
     inpaint,
     nearest_end,
 )
-from anodetect.generative.denoiser import Denoiser, DenoiserConfig, NoisyImages
+from anodetect.generative.denoiser import Denoiser, NoisyImages
 from anodetect.generative.growth import GrowthConfig
 from anodetect.generative.noise import NoiseSource, generators_of
+from anodetect.generative.recovery import Recovered, RecoveryConfig
 from anodetect.generative.samples import arc, chain_generators, samples_of
 from anodetect.imaging.standardise import MICRO_BATCH, MapStandardizer, StandardizerConfig
 from anodetect.nn.batching import in_micro_batches
@@ -75,7 +76,7 @@ SAMPLED_LEVELS, SAMPLED_STEPS = 12, 10  # of the chains that make images
 ON_FEATURES = denoiser.ON_FEATURES | {"levels": (60, 100, 150)}
 
 
-class EBMConfig(DenoiserConfig, ChainConfig, StandardizerConfig, GrowthConfig):
+class EBMConfig(RecoveryConfig, StandardizerConfig, GrowthConfig):
     """The energy, its training and its score, beside the settings of denoiser and chains."""
 
     levels: tuple[int, ...] = Field(
@@ -111,11 +112,6 @@ class EBMConfig(DenoiserConfig, ChainConfig, StandardizerConfig, GrowthConfig):
     )
     iterations: PositiveInt = Field(
         default=20, description="The iterations of the search for the nearest end ('inversion')."
-    )
-    hidden: PositiveInt = Field(
-        default=8,
-        description="The side of the squares that are hidden ('inpaint'), in pixels of the "
-        "detector's grid.",
     )
     training: Training = Field(
         default=denoiser.TRAINING.model_copy(update={"returns": 3}),
@@ -154,6 +150,7 @@ class EBM:
         the settings of patterns."""
         denoiser.check(self.config, shape[-1])
         growth.check(self.config.coarse_to_fine, shape, self.config)
+        recovery.check(self.config, shape[0], self.config.coarse_to_fine)
         self.standardizer.check(shape[0])
 
     def fit(self, fit: Batch, tune: Batch, *, context: TrainContext) -> None:
@@ -163,6 +160,8 @@ class EBM:
         self.check(fit.images.shape[1:])
         self.device = pick_device(context.device)
         self.noise = denoiser.noise_source(self.config, size)
+        recovered = Recovered(self.config, fit, max(self.config.levels), context.seed)
+        fit = recovered.batch
         chains = Chains(self.config, fit.images, partitions=len(self.config.levels))
         torch.manual_seed(context.seed)  # initial weights
         net = denoiser.build(self.config, self.channels, self.device, fit)
@@ -174,8 +173,8 @@ class EBM:
         tune, context, reserve = self.standardizer.affordable(tune, context, seconds)
         trained = optimize(
             net.requires_grad_(True),
-            lambda net, batch: self._grown_loss(net, batch, chains),
-            fit.images,
+            recovered.before(lambda net, batch: self._grown_loss(net, batch, chains)),
+            recovered.shown,
             self.config.training,
             context,
             device=self.device,
@@ -208,7 +207,7 @@ class EBM:
 
     def _loss(self, net: Denoiser, batch: TrainingBatch, chains: Chains) -> Losses:
         config = self.config
-        denoising = denoiser.denoising_error(net, self._noisy(batch))
+        denoising = denoiser.denoising_error(net, self._noisy(batch), batch.visible)
         if batch.progress < config.pretraining or config.contrast == 0:
             return Losses(denoising, denoising)
 
@@ -307,10 +306,11 @@ class EBM:
     # -- Making images -----------------------------------------------------------------------------
 
     def sample(self, count: int, *, seed: int, start: Floats | None = None) -> Samples:
-        """Return the ends of Langevin chains at temperature 1, which go through energies from
-        `trained_to` down to the lowest of `levels`, and are denoised at last.
+        """Return the ends of Langevin chains at the temperature of training, which go through
+        energies from `trained_to` down to the lowest of `levels`, and are denoised at last.
 
-        Without a `start` they begin at noise (annealed Langevin dynamics, Song & Ermon 2019).
+        Without a `start` they begin at noise (annealed Langevin dynamics, Song & Ermon 2019). At
+        temperature 1 their noise, which is white, would stay: the denoiser has learned another one.
         """
         generators = chain_generators(seed, count)
         noise = self.noise(generators, self.channels)
@@ -339,8 +339,9 @@ class EBM:
         clean, noise = clean.to(self.device), noise.to(self.device)
         t = diffusion.steps_for(clean, self.config.trained_to)
         start = diffusion.diffuse(clean, noise, t, self.net.schedule) / amplitude(self.net, t)
-        levels, step = self._levels(SAMPLED_LEVELS), self.config.langevin_step
-        return anneal(self.net, start, levels, step, count, generators)
+        levels, config = self._levels(SAMPLED_LEVELS), self.config
+        steps = config.langevin_step, count
+        return anneal(self.net, start, levels, *steps, generators, config.temperature)
 
     # -- State -------------------------------------------------------------------------------------
 

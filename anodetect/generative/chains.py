@@ -252,11 +252,11 @@ class ChainedImages(NamedTuple):
     weight: float
 
 
-def choose_chained(batch: TrainingBatch) -> ChainedImages:
-    """Choose the images that get a chain, each with probability CHAINED by its own generator."""
+def choose_chained(batch: TrainingBatch, share: float = CHAINED) -> ChainedImages:
+    """Choose the images that get a chain, each with probability `share` by its own generator."""
     places = []
     for place, rng in enumerate(batch.generators):
-        if float(torch.rand((), generator=rng)) < CHAINED:
+        if float(torch.rand((), generator=rng)) < share:
             places.append(place)
 
     chosen = replace(
@@ -264,8 +264,9 @@ def choose_chained(batch: TrainingBatch) -> ChainedImages:
         images=batch.images[places],
         generators=[batch.generators[place] for place in places],
         rows=batch.rows[places],
+        visible=None if batch.visible is None else batch.visible[places],
     )
-    return ChainedImages(places, chosen, len(places) / (CHAINED * len(batch.images)))
+    return ChainedImages(places, chosen, len(places) / (share * len(batch.images)))
 
 
 def contrastive_divergence(

@@ -169,9 +169,10 @@ def anneal(
     step: float,
     count: int,
     generators: Generators | None = None,
+    temperature: float = 1.0,
 ) -> list[Tensor]:
     """Take `count` steps at each of the levels, noise steps from high to low (annealed Langevin
-    dynamics, Song & Ermon, NeurIPS 2019).
+    dynamics, Song & Ermon, NeurIPS 2019), with `generators` at a temperature.
 
     Return x, what it is after each level, and at last what the denoiser makes of that, each of them
     [N, C, H, W] at the scale of clean images.
@@ -181,12 +182,20 @@ def anneal(
         t = diffusion.steps_for(x, level)
         y = amplitude(net, t) * states[-1]
         for _ in range(count):
-            y = move(net, y, t, step, generators)
+            y = move(net, y, t, step, generators, temperature)
         states.append(y / amplitude(net, t))
 
-    with autocast(x.device):
-        states.append(net(y, t).float())
+    states.append(denoised(net, states[-1], levels[-1]))
     return states
+
+
+def denoised(net: Denoiser, x: Tensor, level: int) -> Tensor:
+    """Return what the denoiser makes of x [N, C, H, W], at the scale of clean images, in which
+    there is as much noise as at a noise step."""
+    t = diffusion.steps_for(x, level)
+    with autocast(x.device):
+        clean: Tensor = net(amplitude(net, t) * x, t)
+    return clean.float()
 
 
 def fill(
@@ -201,7 +210,8 @@ def fill(
     """Return clean images x whose hidden values have taken a step at each of the levels, while the
     others were held (Du & Mordatch, NeurIPS 2019).
 
-    `hidden` is bool and has the shape of x, or one that expands to it.
+    At one level, and temperature 1, many small steps sample the conditional distribution of what is
+    hidden. `hidden` is bool and has the shape of x, or one that expands to it.
     """
     for level in levels:
         t = diffusion.steps_for(x, level)

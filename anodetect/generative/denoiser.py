@@ -314,13 +314,15 @@ def denoising_loss(
     return denoising_error(net, draw_noise(batch, config, source, config.crop))
 
 
-def denoising_error(net: Denoiser, noisy: NoisyImages) -> Tensor:
+def denoising_error(net: Denoiser, noisy: NoisyImages, visible: Tensor | None = None) -> Tensor:
     """Return the mean square error of x̂_0 in units of the network's output, a scalar.
 
-    Takes volumes too.
+    Takes volumes too. Where there are `visible` pixels, bool [N, 1, H, W], the others do not count.
     """
     x0, noise, t = noisy
     with autocast(x0.device):
         predicted = net(diffusion.diffuse(x0, noise, t, net.schedule), t)
     error: Tensor = (predicted - x0) / net.output_scale(t, x0.dim())
-    return error.square().mean()
+    if visible is None:
+        return error.square().mean()
+    return error.square().mean(1, keepdim=True)[visible].mean()

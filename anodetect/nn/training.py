@@ -96,7 +96,8 @@ class TrainingBatch:
 
     `images` are [N, C, H, W] (or [N, C, D, H, W]), `generators` one for each, `rows` the images'
     row numbers among all. `progress` is the share of training that is over, in [0, 1), and
-    `returns` how often training has returned to good weights so far.
+    `returns` how often training has returned to good weights so far. `visible` [N, 1, H, W] says
+    which pixels are known; None for all of them.
     """
 
     images: Tensor
@@ -104,6 +105,7 @@ class TrainingBatch:
     progress: float
     rows: NDArray[np.int64]
     returns: int = 0
+    visible: Tensor | None = None
 
 
 @dataclass(frozen=True)
