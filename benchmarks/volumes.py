@@ -4,8 +4,10 @@
     python -m benchmarks.volumes RUN --speed [--json]
 
 Quality is measured on <name>_flair.nii.gz beside <name>_mask.nii.gz: the AUROC of slices, which are
-anomalous with any lesion voxel; average precision and Dice of voxels over all volumes together, at
-the calibrated pixel threshold; and lesions found at one false positive per volume on average.
+anomalous with any lesion voxel; average precision of voxels over all volumes together; and lesions
+found at one false positive per volume on average. Masks by the run's rule, and by the threshold of
+pixels that older releases had, are compared: Dice, lesions, false regions per volume, and slices in
+which a mask marks anything.
 Slices that are not scored count as the most normal ones. The same follows for scored slices alone,
 and the number of lesion voxels in slices outside what the model has seen. Nothing is chosen on
 these volumes. `--listed` measures also on those slices alone that a folder has as images
@@ -46,6 +48,8 @@ from anodetect.model.scoring import ScoredVolume, score_records
 from anodetect.record import runs
 from anodetect.stats import metrics
 from anodetect.stats.calibration import clopper_pearson
+from anodetect.stats.lesions import compare, dice_of, lesion_metrics
+from anodetect.stats.mask_rule import MaskRule, pixel_rule
 from anodetect.types import Bools, Floats, Silent
 from benchmarks import common
 
@@ -104,7 +108,35 @@ def find(run: runs.Run, folder: Path) -> Iterator[Found]:
         )
 
 
-def measures(volumes: Sequence[Found], threshold: float) -> dict[str, Any]:
+def mask_measures(volumes: Sequence[Found], rule: MaskRule) -> dict[str, Any]:
+    """Return how masks by a rule compare with the truth, all volumes together."""
+    compared = []
+    marked, truth = [], []
+    for volume in volumes:
+        compared.append(compare(volume.heatmap, volume.mask, rule, volume.name, is_volume=True))
+        marked.append(rule.mask(volume.heatmap).any((1, 2)))
+        truth.append(volume.mask.any((1, 2)))
+    found = lesion_metrics(compared, rule)
+    assert found is not None
+    in_mask, with_lesion = np.concatenate(marked), np.concatenate(truth)
+    (at_one,) = (each.value for each in found.sensitivities if each.false_regions == 1)
+    sizes = [
+        f"{each.name} {each.found}/{each.lesions} Dice {each.dice:.3f}" for each in found.sizes
+    ]
+    return {
+        "rule": str(rule.as_json()),
+        "Dice": round(dice_of(compared), 3),
+        "false regions per volume": round(found.false_regions, 2),
+        "lesions found": f"{found.found} of {found.lesions}",
+        "lesions found at 1 false region per volume": round(at_one, 3),
+        "mean sensitivity at 1/8 to 8": round(found.mean_sensitivity, 3),
+        "lesions by size": ", ".join(sizes),
+        "slices with a lesion that are marked": round(float(in_mask[with_lesion].mean()), 3),
+        "slices without one that are marked": round(float(in_mask[~with_lesion].mean()), 3),
+    }
+
+
+def measures(volumes: Sequence[Found]) -> dict[str, Any]:
     """Return measures of slices and voxels against the truth, all volumes together."""
     counts, intensities = metrics.PixelCounts(), metrics.PixelCounts()
     truth_parts, groups = [], []
@@ -129,7 +161,6 @@ def measures(volumes: Sequence[Found], threshold: float) -> dict[str, Any]:
         "flagged without": round(float(flags[truth == 0].mean()), 3),
         "voxel AP": round(values["ap"], 3),
         "voxel AP of intensity": round(intensities.curves().measure()["ap"], 3),
-        "Dice at the calibrated threshold": round(curves.dice_at(threshold), 3),
         "best Dice (threshold chosen with the truth)": round(values["dice_best"], 3),
     }
 
@@ -137,8 +168,14 @@ def measures(volumes: Sequence[Found], threshold: float) -> dict[str, Any]:
 def quality(run: runs.Run, folder: Path, listed: Path | None) -> dict[str, Any]:
     """Return measures of whole volumes, and of the listed slices alone."""
     volumes = list(find(run, folder))
-    threshold = run.calibration.pixel_threshold(FAR)
-    result = measures(volumes, threshold)
+    result = measures(volumes)
+    rules = {
+        "regions": run.calibration.mask_rule(FAR),
+        "pixels": pixel_rule(run.calibration.pixel_threshold(FAR)),
+    }
+    for rule_name, rule in rules.items():
+        for name, value in mask_measures(volumes, rule).items():
+            result[f"masks by {rule_name}: {name}"] = value
 
     masks = [volume.mask for volume in volumes]
     found, total, _ = metrics.lesion_sensitivity([volume.heatmap for volume in volumes], masks)
@@ -159,7 +196,7 @@ def quality(run: runs.Run, folder: Path, listed: Path | None) -> dict[str, Any]:
             volume.part(listed_slices(listed, volume.name)) for volume in volumes
         ]
     for part, some in parts.items():
-        for name, value in measures(some, threshold).items():
+        for name, value in measures(some).items():
             result[f"{part}: {name}"] = value
     return result
 

@@ -677,22 +677,24 @@ def test_bad_shards_are_refused(pca_run, synthetic_folder, tmp_path, shard):
 # -- Outputs ---------------------------------------------------------------------------------------
 
 
-def test_masks_and_regions_are_where_the_map_exceeds_the_threshold(scored):
-    audit = directories.read(scored).audit
+def test_masks_and_regions_are_where_regions_count(scored):
+    rule = directories.read(scored).audit.mask_rule
+    assert rule.least > 0 or rule.measure.statistic == "peak"
     content = json.loads((scored / "regions.json").read_text())
     names = {image["id"]: image["file_name"] for image in content["images"]}
     area = dict.fromkeys(names.values(), 0)
     for marks in content["annotations"]:
         area[names[marks["image_id"]]] += marks["area"]
-        outline = np.array(marks["segmentation"][0]).reshape(-1, 2)
+        outline = np.concatenate(marks["segmentation"]).reshape(-1, 2)
         x, y, width, height = marks["bbox"]
         assert outline.min(0) == pytest.approx([x, y], abs=0.51)
         assert outline.max(0) == pytest.approx([x + width, y + height], abs=0.51)
-        assert marks["score"] > audit.pixel_threshold
+        assert marks["score"] > rule.measure.low
+        assert marks["strength"] > rule.least
     for row in directories.read(scored).scored():
         heatmap = tifffile.imread(scored / row.heatmap)
         mask = np.asarray(Image.open(scored / row.heatmap.replace("_heatmap.tiff", "_mask.png")))
-        assert np.array_equal(mask, heatmap > audit.pixel_threshold)
+        assert np.array_equal(mask, rule.mask(heatmap))
         assert area[row.path] == mask.sum()
 
 

@@ -63,6 +63,7 @@ from anodetect.output.formats import write_files
 from anodetect.output.volumes import VolumeMap
 from anodetect.record import directories, runs
 from anodetect.record.runs import read as read_run
+from anodetect.stats.mask_rule import pixel_rule
 from anodetect.types import Silent
 
 pytestmark = pytest.mark.filterwarnings(
@@ -1184,7 +1185,7 @@ def test_the_report_measures_each_finding_in_its_segment(scored):
 def test_without_findings_the_segmentation_is_empty(scored, tmp_path):
     volume = read(scored / "new/s").volume
     heatmap = np.ones(volume.geometry.sides, np.float32)
-    shown = VolumeMap(heatmap, volume, (0, 1), 2)
+    shown = VolumeMap(heatmap, volume, (0, 1), pixel_rule(2))
     written = write_files(tmp_path / "x", ["dicom"], "volume", shown)
     assert [(each.path.name, each.kind) for each in written] == [
         ("x_heatmap.dcm", "map"),

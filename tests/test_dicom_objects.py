@@ -25,6 +25,7 @@ from anodetect.output.volumes import VolumeMap
 from anodetect.record import directories
 from anodetect.stats.calibration import Calibration
 from anodetect.stats.decision import Decision, Rule, decide, decide_one
+from anodetect.stats.mask_rule import pixel_rule
 
 hd = pytest.importorskip("highdicom")
 pytestmark = pytest.mark.filterwarnings(
@@ -61,7 +62,7 @@ def of_volume(folder, decision=FLAGGED, pseudonym="patient-x", formats=("dicom",
         heatmap_of(volume.geometry.sides),
         volume,
         (0, 1),
-        0.5,
+        pixel_rule(0.5),
         about=About(pseudonym, MODEL, decision),
     )
     return by_kind(write_files(folder / "a", formats, "volume", shown))
@@ -75,7 +76,7 @@ def of_image(folder, decision=FLAGGED, pseudonym="patient-x", **tags):
 def write_image(folder, header, decision=FLAGGED, pseudonym="patient-x"):
     image = np.arange(np.prod(SIDES), dtype=np.float32).reshape(1, *SIDES)
     about = About(pseudonym, MODEL, decision)
-    shown = ImageMap(heatmap_of(SIDES), image, (0, 1), 0.5, header=header, about=about)
+    shown = ImageMap(heatmap_of(SIDES), image, (0, 1), pixel_rule(0.5), header=header, about=about)
     return write_files(folder / "a", ["dicom"], "image", shown)
 
 
@@ -438,7 +439,8 @@ def test_a_multiframe_source_has_one_report_that_refers_to_its_frames(tmp_path):
     made.save_as(tmp_path / "s/a.dcm", enforce_file_format=True)
     volume = read(tmp_path / "s").volume
     about = About("patient-x", MODEL, FLAGGED)
-    shown = VolumeMap(heatmap_of(volume.geometry.sides), volume, (0, 1), 0.5, about=about)
+    heatmap = heatmap_of(volume.geometry.sides)
+    shown = VolumeMap(heatmap, volume, (0, 1), pixel_rule(0.5), about=about)
     files = by_kind(write_files(tmp_path / "a", ["dicom"], "volume", shown))
     checked(files["report"], tmp_path)
     assert {int(dataset.SeriesNumber) for dataset in files.values()} == {501, 502, 503}

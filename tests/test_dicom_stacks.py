@@ -18,6 +18,9 @@ from anodetect.model.loading import Failed, LoadedVolume, load
 from anodetect.output.about import About
 from anodetect.output.formats import write_files
 from anodetect.output.volumes import VolumeMap
+from anodetect.stats.mask_rule import pixel_rule
+
+ABOUT = About("patient-1", "0" * 64)
 
 ORDERS = {"by time": lambda time, place: time * 9 + place, "by place": lambda t, p: p * 3 + t}
 
@@ -285,7 +288,7 @@ def test_maps_of_such_series_refer_to_the_frames_they_were_made_of(tmp_path, wri
 
     heatmap = np.random.default_rng(0).uniform(0, 1, volume.geometry.sides).astype(np.float32)
     stem = tmp_path / "map"
-    shown = VolumeMap(heatmap, volume, (0, 1), 0.9, about=About("patient-1", "0" * 64))
+    shown = VolumeMap(heatmap, volume, (0, 1), pixel_rule(0.9), about=ABOUT)
     write_files(stem, ["dicom"], "volume", shown)
     found = pydicom.dcmread(f"{stem}_heatmap.dcm")
     sources = {}

@@ -127,7 +127,7 @@ def test_run_holds_everything(pca_run):
 def test_the_header_of_a_run_is_written_as_it_was_read(pca_run):
     content = checkpoint.read_header(pca_run / "model.safetensors")
     header = runs.read(pca_run).header.as_json()
-    assert list(content) == [*header, "calibration_groups", "hashes"]
+    assert list(content) == [*header, "calibration_groups", "hashes", "regions"]
     assert header == {name: content[name] for name in header}
     assert runs.run_header(header).as_json() == header
 

@@ -12,6 +12,7 @@ from anodetect.model.loading import load
 from anodetect.output.about import About
 from anodetect.output.formats import write_files
 from anodetect.output.volumes import VolumeMap
+from anodetect.stats.mask_rule import pixel_rule
 
 pytest.importorskip("highdicom")
 pytestmark = pytest.mark.filterwarnings(
@@ -52,7 +53,7 @@ def maps(tmp_path, **tags):
     volume = load(record).volume
     heatmap = np.zeros(volume.geometry.sides, np.float32)
     heatmap[2, 4:8, 4:8] = 1
-    shown = VolumeMap(heatmap, volume, (0, 1), 0.9, about=About("", "0" * 64))
+    shown = VolumeMap(heatmap, volume, (0, 1), pixel_rule(0.9), about=About("", "0" * 64))
     write_files(tmp_path / "m", ["dicom"], "volume", shown)
     found = [pydicom.dcmread(path) for path in sorted(tmp_path.glob("m*.dcm"))]
     assert len(found) == 3

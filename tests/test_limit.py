@@ -317,14 +317,16 @@ def test_scores_are_those_of_files_with_the_same_pixels(measured, tmp_path, save
     cells = [PlantedCell("scratches", 0.2, 0.8, ()), PlantedCell("spots", 0.3, 0.8, ())]
     trials = command.trials_of_rounds(cells, 3, len(records))
     measuring = command.Measuring(model, records, 5, None)
-    for trial, planted in list(measuring._planted(trials)):
-        pixels = planted.image[0].astype(np.uint8)
-        assert np.array_equal(pixels, planted.image[0])
-        assert not np.array_equal(pixels, load(records[trial.image], model.preprocess).image[0])
-    scores = [score for _, score in measuring.scored(trials)]
+    for planted in list(measuring._planted(trials)):
+        pixels = planted.loaded.image[0].astype(np.uint8)
+        assert np.array_equal(pixels, planted.loaded.image[0])
+        clean = load(records[planted.trial.image], model.preprocess).image[0]
+        assert not np.array_equal(pixels, clean)
+        assert (pixels != clean)[planted.mask].mean() > 0.5
+    scores = [scored.score for scored in measuring.scored(trials)]
     files = []
-    for number, (_, planted) in enumerate(measuring._planted(trials)):
-        path = save_png(f"{number}.png", planted.image[0].astype(np.uint8))
+    for number, planted in enumerate(measuring._planted(trials)):
+        path = save_png(f"{number}.png", planted.loaded.image[0].astype(np.uint8))
         files.append(replace(records[0], id=path.name, path=path))
     again = [found.score for found in score_records(model, files, Silent())]
     assert scores == pytest.approx(again, rel=1e-6)
@@ -337,8 +339,18 @@ def test_little_time_means_fewer_images_or_none_and_the_note_says_so(measured, m
         monkeypatch.setattr(
             command.Measuring, "seconds_of_a_trial", lambda self, cells, seconds=seconds: seconds
         )
-        made = command.plant_and_score(model, records, Silent(), seed=0, budget=None)
+        looked_at = []
+        made = command.plant_and_score(
+            model,
+            records,
+            Silent(),
+            seed=0,
+            budget=None,
+            look_at=lambda heatmap, mask, seen=looked_at: seen.append((heatmap.shape, mask.any())),
+        )
         assert {len(each.scores) for each in made.cells} == ({rounds} if rounds else set())
+        assert min(command.LEAST_LOOKED_AT, cells) <= len(looked_at) <= command.MOST_LOOKED_AT
+        assert set(looked_at) == {((64, 64), True)}
         assert "in place of 8" in made.note if rounds else "too long" in made.note
     short = 3 / cells / 1.5
     monkeypatch.setattr(command.Measuring, "seconds_of_a_trial", lambda self, cells: short)
@@ -352,9 +364,9 @@ def test_with_tiles_sizes_are_shares_of_a_tile(measured, monkeypatch):
     model.tiling = model.tiling.model_copy(update={"tile": 32})
     cells = [PlantedCell("spots", 0.5, 0.8, ())]
     measuring = command.Measuring(model, records, 0, None)
-    for trial, planted in measuring._planted(command.trials_of_rounds(cells, 6, 6)):
-        clean = load(records[trial.image], model.preprocess).image
-        rows, columns = np.nonzero((planted.image != clean)[0])
+    for planted in measuring._planted(command.trials_of_rounds(cells, 6, 6)):
+        clean = load(records[planted.trial.image], model.preprocess).image
+        rows, columns = np.nonzero((planted.loaded.image != clean)[0])
         assert max(np.ptp(rows), np.ptp(columns)) + 1 <= 20  # of 32, not of 64
     assert measuring.side == 32
 
@@ -371,6 +383,7 @@ def test_a_scaled_bit_depth_keeps_its_range(measured):
     model.preprocess.sample_types = SampleTypes("uint16", {"uint8": 257.0})
     cells = [PlantedCell("spots", 0.3, 5.0, ())]
     measuring = command.Measuring(model, records, 0, None)
-    for _, planted in measuring._planted(command.trials_of_rounds(cells, 4, 4)):
-        assert 0 <= planted.image.min() <= planted.image.max() <= 65535
-        assert not (planted.image % 257).any()
+    for planted in measuring._planted(command.trials_of_rounds(cells, 4, 4)):
+        image = planted.loaded.image
+        assert 0 <= image.min() <= image.max() <= 65535
+        assert not (image % 257).any()

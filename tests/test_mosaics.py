@@ -14,6 +14,7 @@ from anodetect.model.loading import Failed, LoadedVolume, load
 from anodetect.output.about import About
 from anodetect.output.formats import write_files
 from anodetect.output.volumes import VolumeMap
+from anodetect.stats.mask_rule import pixel_rule
 
 assert own_key  # a fixture for all tests of this module
 RNG = np.random.default_rng(0)
@@ -137,7 +138,9 @@ def test_a_map_of_a_mosaic_has_its_slices_and_places(tmp_path):
     prepared = read(tmp_path / "s").volume
     heatmap = RNG.uniform(0, 1, prepared.geometry.sides).astype(np.float32)
     stem = tmp_path / "map"
-    shown = VolumeMap(heatmap, prepared, (0, 1), 0.9, about=About("patient-1", "0" * 64))
+    shown = VolumeMap(
+        heatmap, prepared, (0, 1), pixel_rule(0.9), about=About("patient-1", "0" * 64)
+    )
     write_files(stem, ["dicom", "nifti"], "volume", shown)
     found = pydicom.dcmread(f"{stem}_heatmap.dcm")
     assert found.NumberOfFrames == COUNT

@@ -19,6 +19,7 @@ from anodetect.errors import ConfigError
 from anodetect.output import formats, images, pictures, volumes
 from anodetect.output.about import About
 from anodetect.stats.decision import Decision, Rule
+from anodetect.stats.mask_rule import pixel_rule
 
 RNG = np.random.default_rng(3)
 THRESHOLD = 0.5
@@ -43,14 +44,15 @@ def write_image(folder, name, header=None):
     heatmap = RNG.random((20, 24)).astype(np.float32)
     heatmap[3:6, 4:9] = np.nan
     image = RNG.integers(0, 4096, (1, 20, 24)).astype(np.float32)
-    shown = images.ImageMap(heatmap, image, SCALE, THRESHOLD, header=header, about=ABOUT)
+    rule = pixel_rule(THRESHOLD)
+    shown = images.ImageMap(heatmap, image, SCALE, rule, header=header, about=ABOUT)
     return formats.write_files(folder / "a.png", [name], "image", shown), heatmap, image
 
 
 def write_volume(folder, name, volume):
     heatmap = RNG.random(volume.geometry.sides).astype(np.float32)
     heatmap[2, 3:6, 4:9] = np.nan
-    shown = volumes.VolumeMap(heatmap, volume, SCALE, THRESHOLD, about=ABOUT)
+    shown = volumes.VolumeMap(heatmap, volume, SCALE, pixel_rule(THRESHOLD), about=ABOUT)
     return formats.write_files(folder / "a", [name], "volume", shown), heatmap
 
 
@@ -166,20 +168,20 @@ def dicom_image(folder, request):
 def regions_directory(folder, request):
     """Against matplotlib: the middle of every pixel of a region, and of no other, lies inside."""
     run, data = map(request.getfixturevalue, ("pca_run", "synthetic_folder"))
-    out, names = folder / "s", ["tiff", "regions"]
+    out, names = folder / "s", ["mask", "regions"]
     anodetect.score(run, [str(data / "test/defect")], out, far=0.2, heatmaps=names)
     content = json.loads((out / "regions.json").read_text())
-    threshold = json.loads((out / "audit.json").read_text())["pixel_threshold"]
     assert content["annotations"]
     for image in content["images"]:
-        with Image.open(out / "heatmaps" / f"{image['file_name']}_heatmap.tiff") as picture:
-            above = np.asarray(picture) > threshold
+        with Image.open(out / "heatmaps" / f"{image['file_name']}_mask.png") as picture:
+            above = np.asarray(picture)
         middles = np.stack(np.meshgrid(*map(np.arange, picture.size)), -1).reshape(-1, 2) + 0.5
         covered = np.zeros(above.shape, bool)
         for marks in content["annotations"]:
             if marks["image_id"] == image["id"]:
-                outline = Outline(np.reshape(marks["segmentation"][0], (-1, 2)), closed=True)
-                covered |= outline.contains_points(middles).reshape(above.shape)
+                for points in marks["segmentation"]:
+                    outline = Outline(np.reshape(points, (-1, 2)), closed=True)
+                    covered |= outline.contains_points(middles).reshape(above.shape)
         assert np.array_equal(covered, ndimage.binary_fill_holes(above, np.ones((3, 3))))
 
 

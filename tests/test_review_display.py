@@ -242,7 +242,7 @@ def test_a_view_is_small_and_keeps_the_grid():
     image[:, 450:, :] = 4095
     heatmap, mask = np.zeros((900, 1600), np.float32), np.zeros((900, 1600), bool)
     heatmap[451, 1001], mask[451, 1001] = 7, True
-    view = display.view(display.Case(image, heatmap, mask, None, None, ("a note",)))
+    view = display.view(display.Case(image, heatmap, heatmap > 0.5, mask, None, None, ("a note",)))
     assert (view.size, view.block, view.image.shape, view.hover_block) == (
         (900, 1600),
         3,
@@ -251,9 +251,10 @@ def test_a_view_is_small_and_keeps_the_grid():
     )
     assert view.heatmap[150, 333] == 7 and view.heatmap.sum() == 7
     assert view.mask[150, 333] and view.mask.sum() == 1
+    assert np.array_equal(view.found, view.mask)
     assert view.intensity.shape == view.anomaly.shape == (129, 229)
     assert view.windows["full range"] == (0, 4095) and view.notes == ("a note",)
-    assert display.view(display.Case(None, heatmap, None, None, None, ())) is None
+    assert display.view(display.Case(None, heatmap, None, None, None, None, ())) is None
 
 
 @pytest.mark.parametrize(
@@ -262,7 +263,7 @@ def test_a_view_is_small_and_keeps_the_grid():
 )
 def test_intensities_under_the_pointer_stay_what_they_are(values, kind):
     image = np.broadcast_to(np.array(values, np.float32), (1, 1, len(values)))
-    intensity = display.view(display.Case(image, None, None, None, None, ())).intensity
+    intensity = display.view(display.Case(image, None, None, None, None, None, ())).intensity
     assert intensity.dtype == kind and (intensity == image[0]).all()
 
 
@@ -320,14 +321,14 @@ def test_truth_is_shown_as_it_was_measured(scored):
 def test_difference_is_bright_where_the_reconstruction_differs():
     shown, reconstruction = np.zeros((200, 200), np.uint8), np.zeros((200, 200), np.uint8)
     shown[10, 20], reconstruction[30, 40] = 50, 100
-    found = display.difference(display.Case(None, None, None, reconstruction, shown, ()))
+    found = display.difference(display.Case(None, None, None, None, reconstruction, shown, ()))
     assert (found[10, 20, 0], found[30, 40, 0], found.max(), (found > 0).sum()) == (
         127,
         255,
         255,
         6,
     )
-    assert display.difference(display.Case(None, None, None, None, None, ())) is None
+    assert display.difference(display.Case(None, None, None, None, None, None, ())) is None
 
 
 def test_pictures_travel_unchanged():

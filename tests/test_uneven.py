@@ -33,6 +33,7 @@ from anodetect.output.formats import float_map, map_reader, write_files
 from anodetect.output.volumes import VolumeMap
 from anodetect.record import directories, runs
 from anodetect.record.rows import OutputRow, rows_of
+from anodetect.stats.mask_rule import pixel_rule
 from anodetect.types import Silent
 from apps.review import loading as review
 
@@ -278,8 +279,8 @@ def test_the_heatmap_has_the_values_of_the_source_and_the_nifti_is_even(scored):
     assert np.allclose(world[:3], expected, atol=1e-3)
 
     mask = np.asarray(nib.load(f"{scored.stem}_mask.nii.gz").dataobj).transpose(2, 1, 0)
-    threshold = directories.read(scored.base / "out").audit.pixel_threshold
-    assert np.array_equal(mask, values > threshold) and mask.any()
+    rule = directories.read(scored.base / "out").audit.mask_rule
+    assert mask.any() and (values[mask != 0] > rule.measure.low).all()
 
 
 def test_resampling_is_said(scored):
@@ -298,14 +299,14 @@ def test_dicom_maps_of_uneven_slices_lie_on_them(scored):
     assert np.allclose(places(found), expected, atol=1e-4)
     assert np.array_equal(found.pixel_array, np.nan_to_num(own, nan=-1))
 
-    threshold = directories.read(scored.base / "out").audit.pixel_threshold
+    rule = directories.read(scored.base / "out").audit.mask_rule
     sums = np.zeros(SHAPE)
     segmentation = pydicom.dcmread(f"{scored.stem}_segmentation.dcm")
     for frame, place in zip(segmentation.pixel_array, places(segmentation), strict=True):
         away = np.linalg.norm(expected - place, axis=1)
         assert away.min() < 1e-3
         sums[away.argmin()] += frame
-    assert np.array_equal(sums, own > threshold)
+    assert np.array_equal(sums, rule.mask(own))
 
 
 def test_the_app_shows_an_uneven_series(scored):
@@ -397,7 +398,7 @@ def test_a_segmentation_of_uneven_slices_is_exact(tmp_path):
     source, geometry, marked = truth_case(tmp_path)
     volume = read(tmp_path / "in").volume
     heatmap = np.ascontiguousarray(geometry.to_slices(marked)).astype(np.float32)
-    shown = VolumeMap(heatmap, volume, (0, 1), 0.5, about=About("patient-x", "0" * 64))
+    shown = VolumeMap(heatmap, volume, (0, 1), pixel_rule(0.5), about=About("patient-x", "0" * 64))
     written = write_files(tmp_path / "x", ["dicom"], "volume", shown)
     (path,) = [each.path for each in written if each.kind == "mask"]
     assert np.array_equal(marked_voxels(path.read_bytes(), source), marked)
@@ -433,7 +434,7 @@ def landmarks(tmp_path, shape):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_landmarks_come_back_at_their_place_in_itk(tmp_path, shape):
     volume, heatmap, world = landmarks(tmp_path, shape)
-    shown = VolumeMap(heatmap, volume, (0, 1), 2)
+    shown = VolumeMap(heatmap, volume, (0, 1), pixel_rule(2))
     written = write_files(tmp_path / "x", ["nifti", "mask"], "volume", shown)
     assert [(each.path.name, each.kind) for each in written] == [
         ("x_heatmap.tiff", "slices"), ("x_heatmap.nii", "map"), ("x_mask.nii.gz", "mask"),
@@ -462,7 +463,7 @@ def test_landmarks_come_back_at_their_place_in_itk(tmp_path, shape):
 def test_an_exact_grid_keeps_the_values_of_a_tilted_gantry(tmp_path, shape):
     """Where slices are uneven no NIfTI can."""
     volume, heatmap, _ = landmarks(tmp_path, shape)
-    shown = VolumeMap(heatmap, volume, (0, 1), 2, exact_grid=True)
+    shown = VolumeMap(heatmap, volume, (0, 1), pixel_rule(2), exact_grid=True)
     written = write_files(tmp_path / "x", ["nifti"], "volume", shown)
     image = nib.load(tmp_path / "x_heatmap.nii")
     if shape == "tilted":
@@ -486,7 +487,7 @@ def test_a_shear_of_a_hundredth_of_a_pixel_is_not_resampled(tmp_path):
     volume = read(tmp_path).volume
     assert straight.straight_grid(volume.source) is None
     heatmap = RNG.random(volume.geometry.sides).astype(np.float32)
-    shown = VolumeMap(heatmap, volume, (0, 1), 2)
+    shown = VolumeMap(heatmap, volume, (0, 1), pixel_rule(2))
     write_files(tmp_path / "x", ["nifti"], "volume", shown)
     image = SimpleITK.ReadImage(str(tmp_path / "x_heatmap.nii"))
     corner = np.array(image.TransformIndexToPhysicalPoint([5, 19, 21]))

@@ -34,6 +34,7 @@ from anodetect.record.components import read_components
 from anodetect.record.odd import read_odd
 from anodetect.record.runs import ManifestRow, RunHeader
 from anodetect.stats.calibration import Calibration
+from anodetect.stats.mask_rule import RegionMeasure
 from anodetect.types import Reporter, Silent
 
 
@@ -101,7 +102,8 @@ def _calibrate(
     _refuse_copies(learned_from, normals)
     refuse_known_groups(learned_from, normals.records)
 
-    calibrated = calibrate_model(model, normals.records, reporter)
+    measure = run.calibration.regions
+    calibrated = calibrate_model(model, normals.records, reporter, measure=measure)
     usable = len(normals.records) - len(calibrated.left_out)
     if usable < split.MINIMUM:
         reason = calibrated.left_out[0].reason
@@ -130,14 +132,17 @@ def calibrate_model(
     records: Sequence[Record],
     reporter: Reporter,
     scratch: DecodedFiles | None = None,
+    measure: RegionMeasure | None = None,
 ) -> Calibrated:
     """Score held-out normals and return their calibration.
 
     Only numbers are kept of an image, and of a volume those of each of its slices. What `scratch`
-    holds is not decoded again.
+    holds is not decoded again. `measure` says what the regions of maps are; without it only their
+    highest values are known.
     """
     scores: list[float] = []
     peaks: list[float] = []
+    strengths: list[float] = []
     groups: list[str] = []
     left_out: list[LeftOut] = []
     scaled: list[str] = []
@@ -146,20 +151,30 @@ def calibrate_model(
         if isinstance(scored, Failed):
             left_out.append(LeftOut(scored.record.id, scored.error))
             warn_of(left_out[-1:], reporter)
-        elif isinstance(scored, ScoredImage):
+            continue
+        if isinstance(scored, ScoredImage):
             scores.append(scored.score)
             peaks.append(float(np.nanmax(scored.heatmap)))
-            groups.append(scored.record.group)
+            maps = [scored.heatmap]
             scaled.append(scored.loaded.scaled)
         else:
             scores += scored.slices.scores.tolist()
             peaks += scored.slices.peaks.tolist()
-            groups += [scored.record.group] * len(scored.slices.numbers)
+            maps = [scored.heatmap[number] for number in scored.slices.numbers]
+        groups += [scored.record.group] * len(maps)
+        if measure is not None:
+            strengths += [measure.highest(heatmap) for heatmap in maps]
 
     if scratch is None:  # a training has said it already
         warn_of_scaled(scaled, reporter)
-    arrays = np.array(scores, np.float64), np.array(peaks, np.float64)
-    return Calibrated(Calibration(*arrays, tuple(groups)), left_out)
+    calibration = Calibration(
+        np.array(scores, np.float64),
+        np.array(peaks, np.float64),
+        tuple(groups),
+        measure,
+        None if measure is None else np.array(strengths, np.float64),
+    )
+    return Calibrated(calibration, left_out)
 
 
 def _check_count(records: Sequence[Record], dims: int) -> None:

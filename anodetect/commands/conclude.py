@@ -89,7 +89,7 @@ def conclude(
     if asks_for(scoring.heatmaps, "regions"):
         paths, widths = scored["path"].to_pylist(), scored["width"].to_pylist()
         heights = scored["height"].to_pylist()
-        write_regions(out, paths, widths, heights, regions, scoring.pixel_threshold)
+        write_regions(out, paths, widths, heights, regions, scoring.mask_rule)
 
     audit = Audit(
         **{each.name: getattr(scoring, each.name) for each in fields(Scoring)},

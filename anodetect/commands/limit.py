@@ -5,7 +5,7 @@ where an image counts, and what becomes -1 and 1, as a real one may.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,9 +17,9 @@ from anodetect.model.loading import LoadedImage, Reader
 from anodetect.model.model import Model
 from anodetect.model.planting import as_scaled, limits_in, seed_of, source_of
 from anodetect.model.read_ahead import read_ahead
-from anodetect.model.scoring import image_scores
+from anodetect.model.scoring import native_map, scores_and_maps
 from anodetect.stats.limit import PlantedCell, PlantedTrials
-from anodetect.types import Reporter
+from anodetect.types import Bools, Floats, Reporter
 
 SIZES = (0.01, 0.02, 0.04, 0.08, 0.16)
 CONTRASTS = (0.1, 0.2, 0.4, 0.8)
@@ -32,6 +32,10 @@ SERIES: dict[str, tuple[tuple[str, ...], tuple[float | None, ...]]] = {
 IMAGES = 8  # for each kind, size and contrast
 MOST_SECONDS, LEAST_SECONDS = 30.0, 3.0
 SHARE = 0.1  # of the budget
+# Maps of planted defects that the choice of a mask's rule looks at: at most, at least, and the
+# pixels of all of them together.
+MOST_LOOKED_AT, LEAST_LOOKED_AT, MOST_PIXELS = 160, 24, 2**25
+LookAt = Callable[[Floats, Bools], None]
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,24 @@ class Trial:
     defect: Defect
 
 
+@dataclass(frozen=True)
+class PlantedTrial:
+    """A trial with its image, in which the defect is, and the mask of the defect [H, W]."""
+
+    trial: Trial
+    loaded: LoadedImage
+    mask: Bools
+
+
+@dataclass(frozen=True)
+class ScoredTrial:
+    """A planted trial with its score, and its heatmap on the detector's grid."""
+
+    planted: PlantedTrial
+    score: float
+    heatmap: Floats
+
+
 def plant_and_score(
     model: Model,
     records: Sequence[Record],
@@ -52,12 +74,15 @@ def plant_and_score(
     seed: int,
     budget: float | None,
     scratch: DecodedFiles | None = None,
+    look_at: LookAt | None = None,
 ) -> PlantedTrials:
     """Return the scores of planted defects of all kinds, sizes and contrasts.
 
     At most 30 seconds are spent, or a tenth of the budget (in seconds) where that is less: then
     there are fewer images for each kind, size and contrast, or none, and the result says so.
-    Without records, as where there are no calibration images, nothing is planted.
+    Without records, as where there are no calibration images, nothing is planted. `look_at` is
+    handed some of the heatmaps in the images' own grids [H, W], evenly spread, with the masks of
+    the defects; LEAST_LOOKED_AT of them, however little time there is.
     """
     cells = empty_cells()
     if model.tiling.dims == 3:
@@ -71,16 +96,19 @@ def plant_and_score(
     measuring = Measuring(model, records, seed, scratch)
     seconds = measuring.seconds_of_a_trial(cells)
     rounds = min(IMAGES, int(most / (seconds * len(cells))))
+    planned = trials_of_rounds(cells, max(rounds, 1), len(records))
     if rounds == 0:
+        if look_at is not None:
+            for _ in measuring.looked_at(planned[:: len(planned) // LEAST_LOOKED_AT or 1], look_at):
+                pass
         needed = seconds * len(cells)
         return PlantedTrials(
             0.0, (), f"scoring {len(cells)} planted defects takes about {needed:.0f} s, too long"
         )
 
     scores: list[list[float]] = [[] for _ in cells]
-    planned = trials_of_rounds(cells, rounds, len(records))
-    for done, (trial, score) in enumerate(measuring.scored(planned), 1):
-        scores[trial.cell].append(score)
+    for done, scored in enumerate(measuring.looked_at(planned, look_at), 1):
+        scores[scored.planted.trial.cell].append(scored.score)
         reporter.progress("limit", done, len(planned))
     note = ""
     if rounds < IMAGES:
@@ -143,26 +171,41 @@ class Measuring:
             pass
         return (time.monotonic() - started) / len(some)
 
-    def scored(self, trials: Sequence[Trial]) -> Iterator[tuple[Trial, float]]:
+    def looked_at(self, trials: Sequence[Trial], look_at: LookAt | None) -> Iterator[ScoredTrial]:
+        """Yield each trial with its score, and hand some maps to `look_at`, evenly spread."""
+        for number, scored in enumerate(self.scored(trials)):
+            mask = scored.planted.mask
+            most = max(1, min(MOST_LOOKED_AT, MOST_PIXELS // mask.size))
+            if look_at is not None and number % -(-len(trials) // most) == 0:
+                look_at(self._map_like(scored), mask)
+            yield scored
+
+    def _map_like(self, scored: ScoredTrial) -> Floats:
+        """Return the map of a trial in the grid of its mask: that of the image, or of the scaled
+        image if it is planted there."""
+        loaded, mask = scored.planted.loaded, scored.planted.mask
+        if loaded.image.shape[1:] == mask.shape:
+            return native_map(self.model, loaded, scored.heatmap)
+        return self.model.decode(scored.heatmap, mask.shape)
+
+    def scored(self, trials: Sequence[Trial]) -> Iterator[ScoredTrial]:
         """Yield each trial with its score; those of an image that cannot be scored are left
         out."""
-        waiting: list[tuple[Trial, LoadedImage]] = []
-        for trial, planted in self._planted(trials):
-            waiting.append((trial, planted))
+        waiting: list[PlantedTrial] = []
+        for planted in self._planted(trials):
+            waiting.append(planted)
             if len(waiting) == self.model.batch_size:
                 yield from self._scores(waiting)
                 waiting = []
         yield from self._scores(waiting)
 
-    def _scores(
-        self, waiting: Sequence[tuple[Trial, LoadedImage]]
-    ) -> Iterator[tuple[Trial, float]]:
+    def _scores(self, waiting: Sequence[PlantedTrial]) -> Iterator[ScoredTrial]:
         if waiting:
-            scores = image_scores(self.model, [planted for _, planted in waiting])
-            for (trial, _), score in zip(waiting, scores, strict=True):
-                yield trial, score
+            found = scores_and_maps(self.model, [planted.loaded for planted in waiting])
+            for planted, (score, heatmap) in zip(waiting, found, strict=True):
+                yield ScoredTrial(planted, score, heatmap)
 
-    def _planted(self, trials: Sequence[Trial]) -> Iterator[tuple[Trial, LoadedImage]]:
+    def _planted(self, trials: Sequence[Trial]) -> Iterator[PlantedTrial]:
         """Yield each trial with its image, in which the defect is."""
         numbers = list(dict.fromkeys(trial.image for trial in trials))
         records = [self.records[number] for number in numbers]
@@ -174,13 +217,14 @@ class Measuring:
             source = source_of(self.model.preprocess, loaded)
             for place, trial in enumerate(trials):
                 if trial.image == number:
-                    yield trial, self._with_defect(loaded, source, trial, place, before)
+                    yield self._with_defect(loaded, source, trial, place, before)
             before = source
 
     def _with_defect(
         self, loaded: LoadedImage, source: Source, trial: Trial, place: int, other: Source | None
-    ) -> LoadedImage:
-        """Return an image with a defect; with tiling its size is a share of the tile."""
+    ) -> PlantedTrial:
+        """Return a trial with the defect in its image; with tiling its size is a share of the
+        tile."""
         shorter = min(source[1].shape)
         side = self.model.tiling.tile or shorter
         self.sides.append(side)
@@ -190,5 +234,6 @@ class Measuring:
         made = plant(*source, defect, seed=seed, other=other, limits=limits)
         if self.model.preprocess.named is not None:  # planted in the scaled image
             scaled = as_scaled(self.model.preprocess, loaded, made.image)
-            return replace(loaded, prepared=self.model.prepare_scaled(scaled, source[1]))
-        return replace(loaded, image=made.image, prepared=None)
+            prepared = self.model.prepare_scaled(scaled, source[1])
+            return PlantedTrial(trial, replace(loaded, prepared=prepared), made.mask)
+        return PlantedTrial(trial, replace(loaded, image=made.image, prepared=None), made.mask)

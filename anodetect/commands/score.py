@@ -119,6 +119,8 @@ def score(
     with _resumable(command), Journal(out, _options(scoring), resume=resume) as journal:
         groups = {record.group for record in inputs.records}
         reporter.say(statement(run.calibration, scoring.rule, len(inputs.records), len(groups)))
+        if heatmaps:
+            reporter.say(run.calibration.mask_statement(far))
         has_masks = any(record.masks for record in inputs.records)
         progress = Progress(run, task, known, has_masks=has_masks)
         speed = _score_all(run, task, run_engine, inputs.records, journal, progress, reporter)
@@ -210,7 +212,7 @@ def _scoring(run: Run, task: Task, inputs: Inputs, command: Sequence[str]) -> Sc
         baseline=entry_named(header.detector).baseline,
         far=task.far if task.fdr is None else None,
         fdr=task.fdr,
-        pixel_threshold=run.calibration.pixel_threshold(task.far),
+        mask_rule=run.calibration.mask_rule(task.far),
         scale=header.scale,
         calibration=run.calibration,
         shard=task.shard,

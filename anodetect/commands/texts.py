@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # most commands need none of what these import
     from anodetect.commands.results import EvaluateResult, MergeResult, ResultRow
     from anodetect.record.verification import Verdict
     from anodetect.stats.evaluation import Evaluation
+    from anodetect.stats.lesions import LesionMetrics
     from anodetect.stats.metrics import Interval
     from anodetect.stats.reliability import ClassifierReliability
 
@@ -57,6 +58,8 @@ def evaluation_text(result: "EvaluateResult") -> str:
         lines.append(f"pixel {'dice_at_threshold':<18}{whole.dice_at_threshold:.3f}")
     if whole.masks is not None:
         lines.append(whole.masks.statement())
+    if whole.lesions is not None:
+        lines += [*_lesion_lines(whole.lesions), whole.mask_statement]
 
     point = whole.operating_point
     if point is not None:
@@ -71,6 +74,28 @@ def evaluation_text(result: "EvaluateResult") -> str:
         lines += _reliability_lines(result.classifier)
     lines.append(whole.statement)
     return "\n".join(lines)
+
+
+def _lesion_lines(lesions: "LesionMetrics") -> list[str]:
+    """Return in words how many lesions masks find, the sensitivity at each number of false regions,
+    and Dice by the size of lesions."""
+    per, rates = lesions.per, []
+    for each in lesions.sensitivities:
+        bounds = f" [{each.low:.3f}, {each.high:.3f}]" if math.isfinite(each.low) else ""
+        rates.append(f"{each.false_regions:g}: {each.value:.3f}{bounds}")
+    unit = "voxels" if per == "volume" else "pixels"
+    lines = [
+        f"masks find {lesions.found} of {lesions.lesions} lesions, with "
+        f"{lesions.false_regions:.2f} false regions per {per}",
+        f"sensitivity at false regions per {per}: {', '.join(rates)}; "
+        f"mean {lesions.mean_sensitivity:.3f}",
+    ]
+    for size in lesions.sizes:
+        lines.append(
+            f"  {size.name} lesions ({size.smallest} to {size.largest} {unit}): {size.found} of "
+            f"{size.lesions} found, mean Dice {size.dice:.3f}"
+        )
+    return lines
 
 
 def _reliability_lines(found: "ClassifierReliability") -> list[str]:

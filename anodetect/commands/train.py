@@ -41,12 +41,15 @@ from anodetect.model.forms import Form, form_of
 from anodetect.model.model import Model
 from anodetect.model.scoring import score_records
 from anodetect.model.settings import with_planes
+from anodetect.model.tune_maps import TuneMaps
 from anodetect.record import environment, runs
 from anodetect.record.components import Components, named_components, read_components
 from anodetect.record.odd import OddNormals, read_odd
 from anodetect.record.runs import RunHeader, TrainingFacts
 from anodetect.stats.calibration import DEFAULT_FAR
 from anodetect.stats.limit import PlantedTrials, detection_limit
+from anodetect.stats.mask_choice import MeasureChoice
+from anodetect.stats.mask_rule import RegionMeasure
 from anodetect.types import Clusterer, Reporter, Silent
 
 LONG = 2.0  # times as long as wide, from which on squeezing is worth a warning
@@ -96,6 +99,16 @@ class Plan:
     normals: Normals
     roles: split.Roles
     odd: OddNormals | None = None
+
+
+@dataclass(frozen=True)
+class LearnedFromTune:
+    """The colour scale, the scores of planted defects, and how the regions of maps are measured,
+    None where nothing could be learned of them."""
+
+    scale: tuple[float, float]
+    planted: PlantedTrials
+    measure: RegionMeasure | None
 
 
 def train(
@@ -227,20 +240,8 @@ def _train(
         if request.helping:
             return []
 
-        if scale is None:
-            reference = some_for_scale(roles.tune or roles.fit)
-            scored = score_records(model, reference, reporter, "scale", scratch=scratch)
-            scale = colour_scale(scored)
-        calibrated = calibrate_model(model, roles.calibrate, reporter, scratch)
-        looked_at = roles.tune or roles.fit
-        planted = plant_and_score(
-            model,
-            looked_at if roles.calibrate else [],
-            reporter,
-            seed=request.seed,
-            budget=seconds,
-            scratch=scratch,
-        )
+        learned = _learn_from_tune(request, roles, model, scale, scratch, reporter)
+        calibrated = calibrate_model(model, roles.calibrate, reporter, scratch, learned.measure)
 
     components = _components(plan)
     for found_in_fit in (plan.odd, components):
@@ -248,11 +249,47 @@ def _train(
             reporter.say(found_in_fit.sentence())
     left_out = plan.normals.left_out + calibrated.left_out
     log = runs.read_log(workdir)
-    facts = _facts(request, plan, log, len(left_out), found, planted, reporter)
-    reporter.say(detection_limit(planted, calibrated.calibration, DEFAULT_FAR).statement())
+    facts = _facts(request, plan, log, len(left_out), found, learned.planted, reporter)
+    reporter.say(detection_limit(learned.planted, calibrated.calibration, DEFAULT_FAR).statement())
     backbones = _backbones(request, plan.model, workdir, reporter)
-    _write(workdir, plan, dataset.name, scale, calibrated, facts, backbones, components)
+    _write(workdir, plan, dataset.name, learned.scale, calibrated, facts, backbones, components)
     return left_out
+
+
+def _learn_from_tune(
+    request: Request,
+    roles: split.Roles,
+    model: Model,
+    scale: tuple[float, float] | None,
+    scratch: DecodedFiles,
+    reporter: Reporter,
+) -> LearnedFromTune:
+    """Return what a fitted model's maps of tune images and of defects planted in them say. With
+    `scale`, which few images need otherwise, regions are not measured."""
+    choice = None
+    if scale is None:
+        reference = some_for_scale(roles.tune or roles.fit)
+        kept = TuneMaps(len(reference))
+        scored = score_records(model, reference, reporter, "scale", scratch=scratch)
+        scale = colour_scale(kept.watch(scored))
+        choice = MeasureChoice(kept.maps)
+
+    looked_at = roles.tune or roles.fit
+    planted = plant_and_score(
+        model,
+        looked_at if roles.calibrate else [],
+        reporter,
+        seed=request.seed,
+        budget=None if request.budget is None else 60 * request.budget,
+        scratch=scratch,
+        look_at=None if choice is None else choice.add,
+    )
+    if choice is None:
+        return LearnedFromTune(scale, planted, None)
+
+    chosen = choice.best()
+    reporter.say(chosen.sentence())
+    return LearnedFromTune(scale, planted, chosen.measure)
 
 
 def _open(

@@ -117,7 +117,7 @@ class Worker:
         self.threads = count or threads.in_use()
         threads.limit(self.threads)  # of all libraries, now that they are loaded
         self.cases = Cases(task.out, task.threshold(self.run.calibration), self.run.header.scale)
-        self.pixel_threshold = self.run.calibration.pixel_threshold(task.far)
+        self.rule = self.run.calibration.mask_rule(task.far)
 
     def work(
         self, items: Iterable[Record], reporter: Reporter, note: Callable[[], str] = str
@@ -230,13 +230,13 @@ class Worker:
         """Return the regions of an image if outlines were asked for; [] for a volume."""
         if isinstance(scored, ScoredImage) and asks_for(self.task.heatmaps, "regions"):
             with _noted(problems, "regions: "):
-                return find_regions(scored.heatmap, self.pixel_threshold)
+                return find_regions(scored.heatmap, self.rule)
         return []
 
     def _shown(self, row: ScoreRow, scored: ScoredImage | ScoredVolume) -> ImageMap | VolumeMap:
         """Return what the writers of all formats need of a scored file."""
         header = self._header(scored)
-        heatmap, how = scored.heatmap, (self.run.header.scale, self.pixel_threshold)
+        heatmap, how = scored.heatmap, (self.run.header.scale, self.rule)
         window = display_window(self.model.preprocess, scored.loaded, header)
         about = self._about(row)
         if isinstance(scored, ScoredImage):

@@ -143,9 +143,20 @@ def score_records(
         reporter.progress(task, done, total, note())
 
 
-def image_scores(model: Model, images: Sequence[LoadedImage]) -> list[float]:
-    """Return the scores of images, at most as many as are scored together."""
-    return [found.score for found in _detect(model, images)]
+def scores_and_maps(model: Model, images: Sequence[LoadedImage]) -> list[tuple[float, Floats]]:
+    """Return the scores of images, and their heatmaps on the detector's grid; at most as many as
+    are scored together."""
+    return [(found.score, found.heatmap) for found in _detect(model, images)]
+
+
+def native_map(model: Model, loaded: LoadedImage, heatmap: Floats) -> Floats:
+    """Return a heatmap of the detector's grid in the image's own [H, W], NaN where the image does
+    not count."""
+    if loaded.cut_from is not None:
+        native = model.decode_slice(heatmap, loaded.cut_from.geometry)
+    else:
+        native = model.decode(heatmap, loaded.image.shape[1:])
+    return _in_region(native, loaded.region)
 
 
 def _unless_refused(model: Model, loaded: Loaded, accept_different: bool) -> Loaded:
@@ -192,11 +203,7 @@ def _scored_image(
     """Return what was found in an image on its own grid."""
     if isinstance(found, Failed):
         return found
-    if loaded.cut_from is not None:
-        heatmap = model.decode_slice(found.heatmap, loaded.cut_from.geometry)
-    else:
-        heatmap = model.decode(found.heatmap, loaded.image.shape[1:])
-    heatmap = _in_region(heatmap, loaded.region)
+    heatmap = native_map(model, loaded, found.heatmap)
     panels = model.panels(loaded, found.heatmap, found.reconstruction)
     scored = ScoredImage(loaded, found.score, heatmap, panels, seconds)
     return _as_in_file(scored) if loaded.mirrored else scored

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from anodetect.output.drawing import Figure, in_own_style
 from anodetect.record.rows import SliceRow
 from anodetect.stats import metrics
+from anodetect.stats.lesions import LesionMetrics
 
 Doubles = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -183,6 +184,32 @@ def _roc_band(detector: LabelledScores) -> tuple[Doubles, Doubles] | None:
             heights.append(np.interp(ROC_GRID, fpr, tpr))
     low, high = np.percentile(heights, (2.5, 97.5), axis=0)
     return low, high
+
+
+@in_own_style
+def froc(lesions: LesionMetrics | None) -> str:
+    """Draw the FROC curve, with a mark where the masks stand and the intervals that there are."""
+    if lesions is None:
+        return ""
+    figure, axes = _axes(4.2, 3.9)
+    alarms, found = (np.array(column) for column in zip(*lesions.curve, strict=True))
+    axes.step(alarms, found, where="post", color=ANOMALOUS_COLOUR)
+    for each in lesions.sensitivities:
+        if np.isfinite(each.low):
+            line = {"color": ANOMALOUS_COLOUR, "linewidth": 6, "alpha": 0.2}
+            axes.plot([each.false_regions] * 2, [each.low, each.high], **line)
+
+    point = (lesions.false_regions, lesions.found / lesions.lesions)
+    axes.plot(*point, "o", color="black", markersize=5, label="masks")
+    rates = [each.false_regions for each in lesions.sensitivities]
+    axes.set_xscale("symlog", base=2, linthresh=rates[0])
+    axes.set_xticks([0, *rates], ["0", "1/8", "1/4", "1/2", "1", "2", "4", "8"])
+    axes.set_xlim(0, max(rates[-1], 1.1 * point[0]))
+    axes.set_ylim(0, 1.02)
+    axes.set_xlabel(f"false regions per {lesions.per}")
+    axes.set_ylabel("lesions found")
+    axes.legend(frameon=False, fontsize=9, loc="lower right")
+    return _svg(figure)
 
 
 @in_own_style

@@ -16,6 +16,7 @@ from anodetect.errors import RunError
 from anodetect.output.about import About
 from anodetect.output.formats import OutputFiles
 from anodetect.output.pictures import overlay
+from anodetect.stats.mask_rule import MaskRule
 from anodetect.types import Floats
 
 HUFFMAN_ONLY, UP = PNG.STRATEGY.HUFFMAN_ONLY, PNG.FILTER.UP
@@ -24,7 +25,7 @@ HUFFMAN_ONLY, UP = PNG.STRATEGY.HUFFMAN_ONLY, PNG.FILTER.UP
 @dataclass(frozen=True)
 class ImageMap:
     """All that is written about an image: its heatmap [H, W], NaN where not scored, the image
-    itself [C, H, W] in native units, the ends of the colour scale, and the threshold of pixels.
+    itself [C, H, W] in native units, the ends of the colour scale, and the rule of masks.
 
     `window` are the values that are black and white in pictures; None for the image's own contrast.
     `header` is that of its file, if it is DICOM. `about` is what DICOM files say beside the map.
@@ -33,7 +34,7 @@ class ImageMap:
     heatmap: Floats
     image: Floats
     scale: tuple[float, float]
-    threshold: float
+    rule: MaskRule
     window: tuple[float, float] | None = None
     header: Dataset | None = None
     about: About = field(default_factory=About)
@@ -88,9 +89,8 @@ def write_overlay(shown: ImageMap, files: OutputFiles) -> None:
 
 
 def write_mask(shown: ImageMap, files: OutputFiles) -> None:
-    """Write where the heatmap exceeds the threshold as a black and white PNG."""
-    above = shown.heatmap > shown.threshold  # never where it is NaN
+    """Write where the heatmap has regions that count as a black and white PNG."""
     buffer = io.BytesIO()
-    Image.fromarray(above).save(buffer, "png")
+    Image.fromarray(shown.rule.mask(shown.heatmap)).save(buffer, "png")
     with files.open("mask") as file:
         file.write(buffer.getvalue())

@@ -5,7 +5,7 @@ From a NIfTI source's header only the fields that place the voxels are taken ove
 description, file name or extension, which may name the patient.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,7 +20,7 @@ from anodetect.output.formats import OutputFiles
 from anodetect.output.images import write_stack
 from anodetect.output.straight import LARGEST_SHIFT, StraightGrid, straight_grid
 from anodetect.output.volumes import VolumeMap
-from anodetect.types import Floats
+from anodetect.types import Bools, Floats
 
 PLACED = (
     "pixdim", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d",
@@ -50,18 +50,26 @@ def write_map(shown: VolumeMap, files: OutputFiles) -> None:
 
 
 def write_mask(shown: VolumeMap, files: OutputFiles) -> None:
-    """Write where the heatmap exceeds the threshold, bytes of 0 and 1, in the grid of the map."""
+    """Write where the heatmap has regions that count, bytes of 0 and 1, in the grid of the map."""
     grid = None if shown.exact_grid and shown.volume.source.places is None else _grid_for(shown)
     if grid is None:
-        above = shown.above().astype(np.uint8)
+        mask = shown.mask.astype(np.uint8)
         with files.open("mask") as file:
-            write(file, above, shown.volume, f"above the anomaly threshold {BY}")
+            write(file, mask, shown.volume, f"above the anomaly threshold {BY}")
         return
 
-    planes = grid.planes(shown.volume.geometry.to_source(shown.heatmap))
-    above_in = (plane > shown.threshold for plane in planes)
+    planes = _mask_planes(shown, grid)
     with files.open("mask", grid.note) as file:
-        _write_planes(file, grid, above_in, np.uint8, f"above the anomaly threshold {BY}")
+        _write_planes(file, grid, planes, np.uint8, f"above the anomaly threshold {BY}")
+
+
+def _mask_planes(shown: VolumeMap, grid: StraightGrid) -> Iterator[Bools]:
+    """Yield the planes of a mask in another grid: where the resampled map exceeds the low value of
+    regions, and a region that counts has a share in it."""
+    to_source, low = shown.volume.geometry.to_source, shown.rule.measure.low
+    shares = grid.planes(to_source(shown.mask.astype(np.float32)))
+    for plane, share in zip(grid.planes(to_source(shown.heatmap)), shares, strict=True):
+        yield (plane > low) & (share > 0)
 
 
 def read_map(path: Path) -> Floats:

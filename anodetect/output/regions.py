@@ -1,5 +1,5 @@
-"""Outlines of what exceeds the threshold in the images of a score directory, one file in COCO's
-format for all of them."""
+"""Outlines of the regions that count in the images of a score directory, one file in COCO's format
+for all of them."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,34 +14,41 @@ from anodetect.config import without_nan
 from anodetect.files import atomic
 from anodetect.output.formats import FORMATS
 from anodetect.record.rows import Region
+from anodetect.stats.mask_rule import MaskRule
 from anodetect.types import Bools, Floats
 
 FILE = FORMATS["regions"].directory["regions"]
 MOST_REGIONS = 100  # of one image
 
 
-def find_regions(heatmap: Floats, threshold: float) -> list[Region]:
-    """Return the parts of a heatmap [H, W] that exceed `threshold`, the highest peaks first."""
-    values = np.nan_to_num(heatmap, nan=-np.inf)
-    above = values > threshold
-    if not above.any():
-        return []
-
-    labels, _ = ndimage.label(above, np.ones((3, 3)))
+def find_regions(heatmap: Floats, rule: MaskRule) -> list[Region]:
+    """Return the regions of a heatmap [H, W] that count, the strongest first."""
+    regions = rule.regions(heatmap)
+    boxes = ndimage.find_objects(regions.labels)
     found = []
-    for number, (rows, columns) in enumerate(ndimage.find_objects(labels), start=1):
-        inside = labels[rows, columns] == number
+    for index in np.flatnonzero(regions.strengths > rule.least).tolist():
+        rows, columns = boxes[index]
+        inside = regions.labels[rows, columns] == index + 1
         corner = np.array([columns.start + 0.5, rows.start + 0.5])
-        outer = max(outlines(inside), key=len) + corner
         width, height = columns.stop - columns.start, rows.stop - rows.start
         region = Region(
-            segmentation=(tuple(outer.round(1).ravel().tolist()),),
+            segmentation=tuple(_outer_outlines(inside, corner)),
             area=int(inside.sum()),
             bbox=(columns.start, rows.start, width, height),
-            score=float(values[rows, columns][inside].max()),
+            score=float(heatmap[rows, columns][inside].max()),
+            strength=float(regions.strengths[index]),
         )
         found.append(region)
-    return sorted(found, key=lambda region: region.score, reverse=True)[:MOST_REGIONS]
+    return sorted(found, key=lambda region: region.strength, reverse=True)[:MOST_REGIONS]
+
+
+def _outer_outlines(inside: Bools, corner: NDArray[np.float64]) -> Iterator[tuple[float, ...]]:
+    """Yield the outline x, y, x, y, … of each part of a region that touches the others over corners
+    only; `corner` is added to its points."""
+    parts, count = ndimage.label(inside)
+    for number in range(1, count + 1):
+        outer = max(outlines(parts == number), key=len) + corner
+        yield tuple(outer.round(1).ravel().tolist())
 
 
 def outlines(inside: Bools) -> list[NDArray[np.float64]]:
@@ -58,7 +65,7 @@ def write_regions(
     widths: Sequence[int],
     heights: Sequence[int],
     regions: Iterable[tuple[str, Region]],
-    threshold: float | None,
+    rule: MaskRule,
 ) -> None:
     """Write the regions of a score directory's images, each with the path of its image.
 
@@ -67,7 +74,7 @@ def write_regions(
     """
     ids = {path: number for number, path in enumerate(paths, start=1)}
     head = {
-        "info": {"description": "what exceeds the pixel threshold", "threshold": threshold},
+        "info": {"description": "regions that count", **rule.as_json()},
         "categories": [{"id": 1, "name": "anomaly"}],
     }
     with atomic(folder / FILE) as file:
@@ -87,6 +94,7 @@ def write_regions(
                 "area": region.area,
                 "bbox": region.bbox,
                 "score": region.score,
+                "strength": region.strength,
             }
             file.write((b",\n" if number > 1 else b"\n") + json.dumps(marks).encode())
         file.write(b"\n]}\n")
@@ -100,5 +108,11 @@ def read_regions(folder: Path) -> Iterator[tuple[str, Region]]:
     content = json.loads((folder / FILE).read_text("utf-8"))
     names = {image["id"]: image["file_name"] for image in content["images"]}
     for marks in content["annotations"]:
-        region = Region(marks["segmentation"], marks["area"], marks["bbox"], marks["score"])
+        region = Region(
+            marks["segmentation"],
+            marks["area"],
+            marks["bbox"],
+            marks["score"],
+            marks.get("strength", 0.0),
+        )
         yield names[marks["image_id"]], region

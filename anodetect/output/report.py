@@ -86,6 +86,8 @@ def html(folder: Path, reviewed: Sequence[Review]) -> str:
         # figures
         histogram=_histogram(main),
         roc=_roc(scored),
+        froc=figures.froc(main.audit.evaluation.lesions if main.audit.evaluation else None),
+        mask_statement=main.audit.calibration.mask_statement(main.audit.far or DEFAULT_FAR),
         training=figures.training(main.audit.training),
         profiles=_profiles(main),
         colour_bar=figures.colour_bar(*main.audit.scale),

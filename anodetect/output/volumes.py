@@ -5,6 +5,7 @@ The formats that lie in the source's grid are written by nifti.py and the packag
 
 import io
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -15,6 +16,7 @@ from anodetect.imaging.preprocess import PreparedVolume
 from anodetect.output.about import About
 from anodetect.output.formats import OutputFiles
 from anodetect.output.pictures import Picture, below_each_other, overlay
+from anodetect.stats.mask_rule import MaskRule
 from anodetect.types import Bools, Floats
 
 PANEL, GAP, LINE = 280, 6, 18  # pixels: a plane's side, between planes, a line of text
@@ -24,7 +26,7 @@ SAVED_AS: dict[str, dict[str, int]] = {"jpeg": {"quality": 85}, "png": {}}
 @dataclass(frozen=True)
 class VolumeMap:
     """All that is written about a volume: its heatmap [D, H, W], NaN where not scored, the volume,
-    the ends of the colour scale, and the threshold of voxels.
+    the ends of the colour scale, and the rule of masks.
 
     `window` are the values that are black and white in pictures; None for each plane's own
     contrast. `about` is what DICOM files say beside the map. With `exact_grid` a NIfTI map keeps a
@@ -34,14 +36,15 @@ class VolumeMap:
     heatmap: Floats
     volume: PreparedVolume
     scale: tuple[float, float]
-    threshold: float
+    rule: MaskRule
     window: tuple[float, float] | None = None
     about: About = field(default_factory=About)
     exact_grid: bool = False
 
-    def above(self) -> Bools:
-        """Return where the heatmap exceeds the threshold [D, H, W]; never where it is NaN."""
-        return self.heatmap > self.threshold
+    @cached_property
+    def mask(self) -> Bools:
+        """Where the heatmap has regions that count [D, H, W]; never where it is NaN."""
+        return self.rule.mask(self.heatmap)
 
 
 def write_planes(shown: VolumeMap, files: OutputFiles) -> None:

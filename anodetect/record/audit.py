@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Annotated, Any, TypeVar, get_type_hints
 
+import numpy as np
 from pydantic import PlainValidator, TypeAdapter, ValidationError
 
 from anodetect.config import without_nan
@@ -14,9 +15,12 @@ from anodetect.stats.calibration import Calibration
 from anodetect.stats.decision import Rule
 from anodetect.stats.drift import Drift, Martingale
 from anodetect.stats.evaluation import Evaluation, OperatingPoint
+from anodetect.stats.lesions import metrics_of_json
+from anodetect.stats.mask_rule import MaskRule, pixel_rule, rule_of
 from anodetect.stats.metrics import Interval
 
 T = TypeVar("T")
+NO_MASKS = pixel_rule(float("inf"))
 
 
 def _restored(cls: type[T], content: Mapping[str, Any]) -> T:
@@ -60,6 +64,8 @@ def _evaluation(content: Mapping[str, Any] | None) -> Evaluation | None:
             operating_point=None if point is None else _restored(OperatingPoint, point),
             statement=content["statement"],
             masks=mask_use.from_json(content.get("masks")),
+            lesions=metrics_of_json(content.get("lesions")),
+            mask_statement=content.get("mask_statement", ""),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"it lacks {error}") from None
@@ -75,6 +81,17 @@ def _pixel(
     for name, interval in (bounds or {}).items():
         intervals[name] = _restored(Interval, interval | {"value": values[name]})
     return intervals, float("nan") if dice is None else dice
+
+
+def _mask_rule(content: Mapping[str, Any]) -> MaskRule:
+    """Return the rule of which `content` is the JSON."""
+    try:
+        rule = rule_of(content)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"it lacks {error}") from None
+    if rule is None:
+        raise ValueError("it is null")
+    return rule
 
 
 def _drift(content: Mapping[str, Any] | None) -> Drift | None:
@@ -109,12 +126,12 @@ class Scoring:
     `facts` and `config` are those of the run's model file, `training` its curves, `backbones` the
     facts of the networks whose features it models; `baseline` says that its detector is one that
     others are compared with. `far` is None where images are flagged by a false-discovery rate,
-    `fdr` where by a false-alarm rate. `pixel_threshold` is None where no
-    map value can be so rare. `listed` counts the files that were found, of all shards, and
-    `passed_over` by the reason those that have no row. `host` and `threads` say where it was
-    scored, "" and () if on machines that are not alike. `copies` counts files with the pixels of
-    another one. `roi` has the SHA-256 and the size of the region of interest, and the region itself
-    if it is not the run's; {} without one.
+    `fdr` where by a false-alarm rate. `mask_rule` says which regions of maps count; in records of
+    older releases these are all above a threshold of pixels. `listed` counts the files that were
+    found, of all shards, and `passed_over` by the reason those that have no row. `host` and
+    `threads` say where it was scored, "" and () if on machines that are not alike. `copies` counts
+    files with the pixels of another one. `roi` has the SHA-256 and the size of the region of
+    interest, and the region itself if it is not the run's; {} without one.
     """
 
     run: str = ""
@@ -129,7 +146,7 @@ class Scoring:
     baseline: bool = False
     far: float | None
     fdr: float | None
-    pixel_threshold: float | None = None
+    mask_rule: Annotated[MaskRule, PlainValidator(_mask_rule)] = NO_MASKS
     scale: tuple[float, float]
     calibration: Annotated[Calibration, PlainValidator(_calibration)]
     shard: str = "1/1"
@@ -182,6 +199,9 @@ def to_json(audit: Audit) -> dict[str, Any]:
     """Return what audit.json says, as JSON values; NaN and infinity become null."""
     content = {each.name: getattr(audit, each.name) for each in fields(audit)}
     content["calibration"] = audit.calibration.snapshot()
+    content["mask_rule"] = audit.mask_rule.as_json()
+    counts = np.isfinite(audit.mask_rule.least)
+    content["pixel_threshold"] = audit.mask_rule.measure.low if counts else None
     content["drift"] = asdict(audit.drift)
     content["cases"] = asdict(audit.cases)
     if audit.evaluation is not None:
@@ -199,6 +219,10 @@ def from_json(content: Mapping[str, Any]) -> Audit:
             lacking.append(each.name)
     if lacking:
         raise ValueError(f"audit.json lacks {', '.join(lacking)}")
+    if "mask_rule" not in content:  # a record of an older release
+        threshold = content.get("pixel_threshold")
+        rule = pixel_rule(float("inf") if threshold is None else float(threshold))
+        content = {**content, "mask_rule": without_nan(rule.as_json())}
     try:
         return TypeAdapter(Audit).validate_json(json.dumps(content), strict=True)
     except ValidationError as error:

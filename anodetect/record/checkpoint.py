@@ -22,7 +22,7 @@ from anodetect.types import State
 
 MODEL_FILE = "model.safetensors"  # of a finished run
 CHECKPOINT_FILE = "checkpoint.safetensors"  # of a training that can be resumed
-FORMAT = 5
+FORMAT = 6
 OLDEST = 4  # the oldest format that is read; it is that of before volumes
 
 

@@ -139,17 +139,19 @@ class ChainRow(Row):
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A connected part of a heatmap above the pixel threshold, in COCO's terms.
+    """A region of a heatmap that counts, in COCO's terms.
 
-    `segmentation` is one outline x, y, x, y, … in pixels, where (0, 0) is the corner of the upper
-    left pixel; holes are not cut out. `area` counts pixels, `bbox` is x, y, width, height, `score`
-    is the highest value inside.
+    `segmentation` has outlines x, y, x, y, … in pixels, where (0, 0) is the corner of the upper
+    left pixel, one for each part that touches the others over corners only; holes are not cut out.
+    `area` counts pixels, `bbox` is x, y, width, height, `score` is the highest value inside,
+    `strength` the statistic by which it counts, 0 in files of older releases.
     """
 
     segmentation: tuple[tuple[float, ...], ...]
     area: int
     bbox: tuple[int, int, int, int]
     score: float
+    strength: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

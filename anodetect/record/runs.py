@@ -50,6 +50,7 @@ from anodetect.stats.limit import (
     limit_table,
     trials_of,
 )
+from anodetect.stats.mask_rule import measure_of
 from anodetect.types import State
 
 FILES = (
@@ -404,9 +405,12 @@ def write(
         write_components(workdir, components)
         hashed.append(COMPONENTS_FILE)
     hashes = {name: sha256_of(workdir / name) for name in hashed}
-    added = {"calibration_groups": list(calibration.groups), "hashes": hashes}
+    added: dict[str, Any] = {"calibration_groups": list(calibration.groups), "hashes": hashes}
     tensors = {f"detector.{name}": array for name, array in state.items()}
     tensors |= {"calibration.scores": calibration.scores, "calibration.peaks": calibration.peaks}
+    if calibration.regions is not None and calibration.strengths is not None:
+        tensors["calibration.strengths"] = calibration.strengths
+        added["regions"] = calibration.regions.as_json()
     checkpoint.write(workdir / MODEL_FILE, tensors, header.as_json() | added)
     (workdir / CHECKPOINT_FILE).unlink(missing_ok=True)
 
@@ -448,6 +452,7 @@ hashes: `manifest.csv`
 foreground:
   {foreground}{_backbone_lines(header)}
 - False alarms: {calibration.statement(DEFAULT_FAR)}
+- Masks: {calibration.mask_statement(DEFAULT_FAR)}
 {_limit_text(header, calibration)}"""
 
 
@@ -518,6 +523,8 @@ def read(path: Path) -> Run:
             tensors.pop("calibration.scores"),
             tensors.pop("calibration.peaks"),
             tuple(header["calibration_groups"]),
+            measure_of(header.get("regions")),
+            tensors.pop("calibration.strengths", None),
         )
         state = {name.removeprefix("detector."): array for name, array in tensors.items()}
         model_sha256 = sha256_of(path / MODEL_FILE)

@@ -28,6 +28,7 @@ from anodetect.record.checkpoint import MODEL_FILE
 from anodetect.record.decisions import decide, decide_slices, numbers
 from anodetect.record.directories import ScoreDirectory
 from anodetect.record.rows import OutputRow, rows_of
+from anodetect.stats.calibration import DEFAULT_FAR
 
 SIGNATURE = "signature.json"
 UNCHECKABLE = (
@@ -216,6 +217,10 @@ def _decisions(scored: ScoreDirectory) -> Iterator[str]:
     if place is not None:
         name, number = again["path"][place], again["slice"][place]
         yield f"slice {number} of {name}: its decision does not follow from its score"
+
+    expected = calibration.mask_rule(scored.audit.far or DEFAULT_FAR)
+    if not expected.is_like(scored.audit.mask_rule):
+        yield "the rule of masks does not follow from the calibration"
 
     if dict(Counter(row.status for row in scored.rows)) != scored.audit.counts:
         yield "the counts in audit.json are not those of the rows"

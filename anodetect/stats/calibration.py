@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anodetect.errors import ConfigError
+from anodetect.stats.mask_rule import MaskRule, RegionMeasure, measure_of, pixel_rule
 
 Doubles = NDArray[np.float64]
 DEFAULT_FAR = 0.05
@@ -27,27 +28,41 @@ Level = Literal["group", "image", "none"]
 
 @dataclass(frozen=True)
 class Calibration:
-    """Held-out normal images: their scores [n], highest map values [n] and group names [n]."""
+    """Held-out normal images: their scores [n], highest map values [n] and group names [n].
+
+    `strengths` [n] are those of the strongest region of each by the measure `regions`; None in runs
+    of older releases, which know only highest values.
+    """
 
     scores: Doubles
     peaks: Doubles
     groups: tuple[str, ...]
+    regions: RegionMeasure | None = None
+    strengths: Doubles | None = None
 
     @classmethod
     def restore(cls, snapshot: Mapping[str, Any]) -> "Calibration":
         """Return the calibration that a `snapshot` was taken of."""
         scores = np.array(snapshot["scores"], np.float64)
         peaks = np.array(snapshot["peaks"], np.float64)
-        return cls(scores, peaks, tuple(snapshot["groups"]))
+        regions = measure_of(snapshot.get("regions"))
+        strengths = None
+        if regions is not None:
+            strengths = np.array(snapshot["strengths"], np.float64)
+        return cls(scores, peaks, tuple(snapshot["groups"]), regions, strengths)
 
     def snapshot(self) -> dict[str, Any]:
         """Return all of it as JSON values, for the record."""
-        return {
+        content = {
             "scores": self.scores.tolist(),
             "peaks": self.peaks.tolist(),
             "groups": list(self.groups),
             "n_groups": self.n_groups,
         }
+        if self.regions is not None and self.strengths is not None:
+            content["regions"] = self.regions.as_json()
+            content["strengths"] = self.strengths.tolist()
+        return content
 
     @cached_property
     def n_groups(self) -> int:
@@ -84,6 +99,46 @@ class Calibration:
         by groups as above."""
         return self._threshold(self.peaks, far)
 
+    def mask_rule(self, far: float) -> MaskRule:
+        """Return which regions of maps count at a false-alarm rate.
+
+        At most a share `far` of the calibration groups have any such region. Where groups are too
+        few for that, at most a share `far` of the images, as if independent. Without `regions` all
+        pixels count that exceed what at most a share `far` of the calibration images exceed
+        anywhere, which is the rule of older releases.
+        """
+        if self.regions is None or self.strengths is None:
+            return pixel_rule(self.pixel_threshold(far))
+        units = self.pooled() if self.level(far) == "group" else self
+        assert units.strengths is not None
+        return MaskRule(self.regions, units._threshold(units.strengths, far))
+
+    def mask_statement(self, far: float) -> str:
+        """Return in one or two sentences which regions of maps count, and what that promises."""
+        if len(self.scores) == 0:
+            return "There are no masks: without calibration images no region can be rare."
+        rule, level = self.mask_rule(far), self.level(far)
+        if self.regions is None:
+            return (
+                f"Masks show the pixels above {rule.least:.4g} (the rule of older releases, which "
+                "hangs on the brightest spots of a few images; `anodetect train` makes a run whose "
+                "regions are calibrated)."
+            )
+        if level == "none":
+            return f"Masks are empty: no region can be as rare as {far:.2%}."
+
+        what = (
+            f"Masks show regions above {rule.measure.low:.4g} with a {rule.measure.statistic} "
+            f"above {rule.least:.4g}"
+        )
+        if level == "group":
+            return f"{what}: at most {far:.2%} of new normal groups are expected to have any."
+        return (
+            f"{what}. Optimistic: {self.n_groups} calibration groups can only promise that at most "
+            f"{1 / (self.n_groups + 1):.2%} of new groups have any, so {far:.2%} is that of images "
+            "as if independent."
+        )
+
     def statement(self, far: float) -> str:
         """Return in one or two sentences what the promised rate is worth."""
         n, groups = len(self.scores), self.n_groups
@@ -117,12 +172,22 @@ class Calibration:
         )
 
     def pooled(self) -> "Calibration":
-        """Return a calibration with one entry per group: its highest score and map value."""
+        """Return a calibration with one entry per group: its highest score, map value and
+        strength."""
         names, index = np.unique(np.array(self.groups), return_inverse=True)
-        scores, peaks = np.full(len(names), -np.inf), np.full(len(names), -np.inf)
-        np.maximum.at(scores, index, self.scores)
-        np.maximum.at(peaks, index, self.peaks)
-        return Calibration(scores, peaks, tuple(str(name) for name in names))
+
+        def highest(values: Doubles) -> Doubles:
+            found = np.full(len(names), -np.inf)
+            np.maximum.at(found, index, values)
+            return found
+
+        return Calibration(
+            highest(self.scores),
+            highest(self.peaks),
+            tuple(str(name) for name in names),
+            self.regions,
+            None if self.strengths is None else highest(self.strengths),
+        )
 
     def _weights(self, level: Level) -> tuple[Doubles, int]:
         """Return the weight of each calibration image [n], and the number of units (groups or

@@ -10,6 +10,13 @@ from numpy.typing import NDArray
 
 from anodetect.stats import metrics
 from anodetect.stats.calibration import Calibration, clopper_pearson
+from anodetect.stats.lesions import (
+    ComparedMap,
+    LesionMetrics,
+    compare,
+    dice_of,
+    lesion_metrics,
+)
 from anodetect.stats.mask_use import MaskState, MaskUse, SeenMask, is_large, use_of
 from anodetect.types import Bools, Floats
 
@@ -59,9 +66,10 @@ class Evaluation:
     """Metrics of labelled images at one false-alarm rate.
 
     `image` has auroc, ap, fpr_at_95_tpr and tpr_at_5_fpr. `pixel` has auroc, ap, aupro and
-    dice_best; it is None if there are no masks. `dice_at_threshold` belongs to the pixel threshold
-    of the rate. Without calibration images it is NaN, and `operating_point` is None. `masks` says
-    of which anomalous images pixels were measured; None if there was none.
+    dice_best; it is None if there are no masks. `dice_at_threshold` is that of the regions that
+    count at the rate, which `mask_statement` names, and `lesions` compares them with those of the
+    truth. Without calibration images the first is NaN, and `lesions` and `operating_point` are
+    None. `masks` says of which anomalous images pixels were measured; None if there was none.
     """
 
     image: Mapping[str, metrics.Interval]
@@ -74,6 +82,8 @@ class Evaluation:
     statement: str
     false_alarms: FalseAlarms | None = None
     masks: MaskUse | None = None
+    lesions: LesionMetrics | None = None
+    mask_statement: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """Return the evaluation as `evaluate --json` and audit.json have it."""
@@ -103,6 +113,9 @@ class Evaluation:
         }
         if self.masks is not None:
             content["masks"] = self.masks.as_json()
+        if self.lesions is not None:
+            content["lesions"] = self.lesions.as_json()
+            content["mask_statement"] = self.mask_statement
         if self.false_alarms is not None:
             content["false_alarms"] = asdict(self.false_alarms)
         return content
@@ -140,11 +153,13 @@ class Measure:
 
     def __init__(self, calibration: Calibration, far: float, *, masks: bool) -> None:
         self.calibration, self.far, self.has_masks = calibration, far, masks
+        self.rule = calibration.mask_rule(far)
         self.labels: list[int] = []
         self.scores: list[float] = []
         self.groups: list[str] = []
         self.volumes: list[bool] = []
         self.pixels = metrics.PixelCounts()
+        self.compared: list[ComparedMap] = []
         self.problems: list[str] = []
         self.masks: list[SeenMask] = []
 
@@ -170,9 +185,17 @@ class Measure:
             return
         elif item.mask is not None:
             heatmap = np.nan_to_num(item.heatmap) if item.is_volume else item.heatmap
-            self.pixels.add(heatmap, item.mask, item.group)
+            self._add_map(item, heatmap, item.mask)
         elif item.label == 0 and self.has_masks:
-            self.pixels.add(item.heatmap, np.zeros(item.heatmap.shape, bool), item.group)
+            self._add_map(item, item.heatmap, np.zeros(item.heatmap.shape, bool))
+
+    def _add_map(self, item: LabelledScore, heatmap: Floats, mask: Bools) -> None:
+        """Count the pixels of a map, and compare its regions with the truth."""
+        self.pixels.add(heatmap, mask, item.group)
+        if self.calibration.groups:
+            self.compared.append(
+                compare(heatmap, mask, self.rule, item.group, is_volume=item.is_volume)
+            )
 
     def labelled(self) -> bool:
         """Return whether anything was added."""
@@ -194,20 +217,20 @@ class Measure:
         """Return the evaluation of all that was added, at `threshold`, by default that of the
         false-alarm rate."""
         labels = np.array(self.labels)
-        masks, dice = use_of(self.masks), float("nan")
+        masks = use_of(self.masks)
         measured = self.has_masks and (masks.used > 0 or not masks.total)
-        if measured and self.calibration.groups:
-            dice = self.curves.dice_at(self.calibration.pixel_threshold(self.far))
         return Evaluation(
             image=self.image_intervals,
             pixel=self.pixel_intervals if measured else None,
-            dice_at_threshold=dice,
+            dice_at_threshold=dice_of(self.compared) if measured else float("nan"),
             n_normal=int((labels == 0).sum()),
             n_anomalous=int((labels == 1).sum()),
             n_groups=len(set(self.groups)),
             operating_point=self._operating_point(threshold),
             statement=self.calibration.statement(self.far),
             masks=masks if masks.total else None,
+            lesions=lesion_metrics(self.compared, self.rule) if measured else None,
+            mask_statement=self.calibration.mask_statement(self.far),
         )
 
     def _operating_point(self, threshold: float | None) -> OperatingPoint | None:

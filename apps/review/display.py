@@ -33,13 +33,15 @@ AIR = -500  # an image with smaller values is taken to be in Hounsfield units
 class Case:
     """The arrays of one image, in its own grid.
 
-    `image` [C, H, W] is in native units; `heatmap` [H, W] is NaN where it was not scored.
+    `image` [C, H, W] is in native units; `heatmap` [H, W] is NaN where it was not scored; `found`
+    [H, W] are its regions that count.
     `reconstruction` and `shown` are small grey pictures [200, 200] of the detector's reconstruction
     and its input, as the report shows them. `notes` say what is missing, and why.
     """
 
     image: Floats | None
     heatmap: Floats | None
+    found: Bools | None
     mask: Bools | None
     reconstruction: Picture | None
     shown: Picture | None
@@ -50,13 +52,15 @@ class Case:
 class VolumeCase:
     """The arrays of one volume along the plane it was scored in.
 
-    `slices` [C, D, H, W] are in native units, `heatmap` and `mask` are [D, H, W]. All are None,
+    `slices` [C, D, H, W] are in native units, `heatmap`, `found` (its regions that count) and
+    `mask` are [D, H, W]. All are None,
     with a note, where the volume cannot be read.
     """
 
     geometry: Geometry | None
     slices: Floats | None
     heatmap: Floats | None
+    found: Bools | None
     mask: Bools | None
     notes: tuple[str, ...]
 
@@ -66,7 +70,7 @@ class View:
     """The part of a case that goes to a screen, small enough to keep for many cases.
 
     `size` is the image's height and width; `aspect` is the height of a pixel over its width. Each
-    pixel of `image` [C, h, w] (native units), `heatmap` [h, w] and `mask` [h, w] stands for
+    pixel of `image` [C, h, w] (native units), `heatmap`, `found` and `mask` [h, w] stands for
     `block` × `block` pixels of the image, each of `intensity` and `anomaly` [h', w'], the values
     shown under the pointer, for `hover_block` × `hover_block`.
     """
@@ -76,6 +80,7 @@ class View:
     block: int
     image: Floats
     heatmap: Floats | None
+    found: Bools | None
     mask: Bools | None
     hover_block: int
     intensity: NDArray[Any]
@@ -96,7 +101,6 @@ def view(case: Case, aspect: float = 1.0) -> View | None:
         return None
 
     block, hover_block = factor(image.shape, SIDE), factor(image.shape, HOVER_SIDE)
-    small_mask = None if mask is None else reduced(mask.astype(np.float32), block, "max") > 0
     in_colour = None if reconstruction is None else np.repeat(reconstruction[..., None], 3, -1)
     return View(
         size=(image.shape[1], image.shape[2]),
@@ -104,7 +108,8 @@ def view(case: Case, aspect: float = 1.0) -> View | None:
         block=block,
         image=reduced(image, block, "mean"),
         heatmap=None if heatmap is None else reduced(heatmap, block, "max"),
-        mask=small_mask,
+        found=_reduced_mask(case.found, block),
+        mask=_reduced_mask(mask, block),
         hover_block=hover_block,
         intensity=_compact(reduced(image.mean(0), hover_block, "mean")),
         anomaly=None if heatmap is None else reduced(heatmap, hover_block, "max"),
@@ -115,6 +120,11 @@ def view(case: Case, aspect: float = 1.0) -> View | None:
     )
 
 
+def _reduced_mask(mask: Bools | None, block: int) -> Bools | None:
+    """Return a mask made small, True where any pixel of a block is."""
+    return None if mask is None else reduced(mask.astype(np.float32), block, "max") > 0
+
+
 def slice_view(volume: VolumeCase, number: int) -> View | None:
     """Return the view of a volume's slice, counted from 0; None where there is no volume."""
     if volume.slices is None or volume.geometry is None:
@@ -123,10 +133,11 @@ def slice_view(volume: VolumeCase, number: int) -> View | None:
     heatmap = None if volume.heatmap is None else volume.heatmap[number]
     if heatmap is not None and np.isnan(heatmap).any():
         heatmap = None  # the slice was not scored
+    found = None if volume.found is None or heatmap is None else volume.found[number]
     mask = None if volume.mask is None else volume.mask[number]
 
     _, row, column = volume.geometry.spacing
-    case = Case(volume.slices[:, number], heatmap, mask, None, None, volume.notes)
+    case = Case(volume.slices[:, number], heatmap, found, mask, None, None, volume.notes)
     return view(case, aspect=row / column)
 
 

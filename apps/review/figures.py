@@ -43,8 +43,8 @@ class Appearance:
 
     `window` holds the values shown black and white, `scale` the ends of the map's colours.
     `opacity` is that of the map over the image, 0 to 1. `third` names the third panel: "heatmap",
-    "reconstruction" or "difference". Contours are drawn at `threshold`, none where it is None;
-    with `truth` the true mask is outlined.
+    "reconstruction" or "difference". With `contours` the regions that count are outlined,
+    with `truth` the true mask.
     """
 
     window: tuple[float, float]
@@ -52,7 +52,7 @@ class Appearance:
     colours: display.Colours = "inferno"
     opacity: float = 0.7
     third: str = "heatmap"
-    threshold: float | None = None
+    contours: bool = False
     truth: bool = False
 
 
@@ -153,13 +153,12 @@ def _title(text: str, x: float) -> dict[str, Any]:
 
 
 def _contours(view: View, appearance: Appearance) -> list[dict[str, Any]]:
-    """Return the outlines of the truth, and those of the map at the pixel threshold, as traces."""
+    """Return the outlines of the truth, and those of the regions that count, as traces."""
     lines = []
     if appearance.truth and view.mask is not None:
         lines.append(_outline(view.mask, view.block, TRUTH))
-    if appearance.threshold is not None and view.heatmap is not None:
-        above = np.nan_to_num(view.heatmap, nan=-np.inf) > appearance.threshold
-        lines.append(_outline(above, view.block, CONTOUR))
+    if appearance.contours and view.found is not None:
+        lines.append(_outline(view.found, view.block, CONTOUR))
     return lines
 
 

@@ -60,7 +60,8 @@ def load(directory: ScoreDirectory, row: ScoreRow, channel: str = "") -> Case:
     if not row.is_volume:
         kept = or_note(notes, "kept picture", lambda: _read_kept_picture(directory, row))
     reconstruction, shown = kept or (None, None)
-    return Case(image, heatmap, mask, reconstruction, shown, tuple(notes))
+    found = None if heatmap is None else directory.audit.mask_rule.mask(heatmap)
+    return Case(image, heatmap, found, mask, reconstruction, shown, tuple(notes))
 
 
 def load_volume(
@@ -71,7 +72,7 @@ def load_volume(
     notes: list[str] = []
     volume = or_note(notes, "image", lambda: read_volume(directory, row, channel))
     if volume is None:
-        return VolumeCase(None, None, None, None, tuple(notes))
+        return VolumeCase(None, None, None, None, None, tuple(notes))
 
     _, depth, height, width = volume.voxels.shape
     geometry = volume.geometry(plane)
@@ -87,7 +88,9 @@ def load_volume(
 
     heatmap = or_note(notes, "heatmap", read_heatmap) if row.status == OK else None
     mask = or_note(notes, "ground-truth mask", read_mask)
-    return VolumeCase(geometry, geometry.to_slices(volume.voxels), heatmap, mask, tuple(notes))
+    found = None if heatmap is None else directory.audit.mask_rule.mask(heatmap)
+    voxels_along = geometry.to_slices(volume.voxels)
+    return VolumeCase(geometry, voxels_along, heatmap, found, mask, tuple(notes))
 
 
 def or_note(notes: list[str], name: str, read: Callable[[], T]) -> T | None:

@@ -192,7 +192,7 @@ def _appearance(session: ReviewSession, view: View, has_map: bool) -> Appearance
     contours = columns[3].checkbox(
         "Contours",
         key="contours",
-        help="Around what exceeds the pixel threshold.",
+        help="Around the regions of the heatmap that count.",
         persist_state="session",
     )
     truth = view.mask is not None and columns[3].checkbox(
@@ -210,7 +210,7 @@ def _appearance(session: ReviewSession, view: View, has_map: bool) -> Appearance
         colours=colours,
         opacity=state.opacity / 100 if state.overlay else 0,
         third=third,
-        threshold=session.directory.audit.pixel_threshold if contours else None,
+        contours=contours,
         truth=bool(truth),
     )
 

@@ -28,7 +28,7 @@ from anodetect.output.volumes import VolumeMap
 
 
 def write_volume(shown: VolumeMap, files: OutputFiles) -> None:
-    """Write the heatmap as a Parametric Map, what exceeds the threshold as a Segmentation, and the
+    """Write the heatmap as a Parametric Map, the regions that count as a Segmentation, and the
     decision with the findings as a Structured Report; nothing of a volume that is no DICOM series.
     RunError if its headers lack what they need."""
     volume, about = shown.volume, shown.about
@@ -39,7 +39,7 @@ def write_volume(shown: VolumeMap, files: OutputFiles) -> None:
 
     with _checked_headers():
         source = source_headers(volume.source.origin, about.pseudonym)
-        numbered, found = find_findings(shown.heatmap, shown.above(), volume)
+        numbered, found = find_findings(shown.heatmap, shown.mask, volume)
         if about.decision is None or not about.decision.flagged:
             found = []
         values = volume.geometry.to_source(shown.heatmap)
@@ -63,7 +63,7 @@ def write_image(shown: ImageMap, files: OutputFiles) -> None:
 
     about, regions = shown.about, []
     if about.decision is not None and about.decision.flagged:
-        regions = find_regions(shown.heatmap, shown.threshold)[:FINDINGS]
+        regions = find_regions(shown.heatmap, shown.rule)[:FINDINGS]
     picture = overlay(shown.image, shown.heatmap, shown.scale, shown.window)
     with _checked_headers():
         source = image_header(shown.header, about.pseudonym)

@@ -1,4 +1,4 @@
-"""The connected regions above the threshold, and their measures."""
+"""The connected regions of a mask, and their measures."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ FINDINGS = 20
 
 @dataclass(frozen=True)
 class Finding:
-    """A connected region above the threshold: its highest anomaly value, its volume in cubic
+    """A connected region of a mask: its highest anomaly value, its volume in cubic
     millimetres, and the identifier by which all files call it."""
 
     peak: float
@@ -26,13 +26,13 @@ class Finding:
 
 
 def find_findings(
-    heatmap: Floats, above: NDArray[np.bool_], volume: PreparedVolume
+    heatmap: Floats, mask: NDArray[np.bool_], volume: PreparedVolume
 ) -> tuple[NDArray[np.uint8], list[Finding]]:
-    """Number the connected regions of `above` [D, H, W] from 1, highest peak first, and measure
+    """Number the connected regions of `mask` [D, H, W] from 1, highest peak first, and measure
     them. After FINDINGS of them all others have the same number and are not measured."""
-    parts, count = ndimage.label(above)
+    parts, count = ndimage.label(mask, np.ones((3, 3, 3)))
     if not count:
-        return np.zeros(above.shape, np.uint8), []
+        return np.zeros(mask.shape, np.uint8), []
 
     peaks = ndimage.maximum(heatmap, parts, np.arange(1, count + 1))
     order = np.argsort(-np.asarray(peaks), kind="stable")

@@ -1,4 +1,4 @@
-"""A Segmentation of what exceeds the threshold, with a segment for each finding."""
+"""A Segmentation of the regions that count, with a segment for each finding."""
 
 from dataclasses import dataclass
 from importlib.metadata import version

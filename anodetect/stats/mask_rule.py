@@ -1,0 +1,163 @@
+"""From a map to a mask: which of its regions count.
+
+A region is a connected part of a map above a low value: 8-connected in an image, 26-connected in a
+volume. What counts is its strength, which is one of three statistics of its pixels:
+
+    peak   their highest value
+    mass   the sum of what they exceed the low value by, over the number of pixels of the image
+    size   their number, over the number of pixels of the image
+
+A region of a volume is as strong as the strongest of its parts in single slices. So slices are
+compared with slices, also where the calibration knows slices alone.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from anodetect.types import Bools, Floats
+
+Doubles = NDArray[np.float64]
+Statistic = Literal["peak", "mass", "size"]
+STATISTICS: tuple[Statistic, ...] = get_args(Statistic)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of a map [H, W] above a low value: `labels` [H, W] numbers them from 1, 0 is no
+    part. `strengths` has the three statistics [parts] of each."""
+
+    labels: NDArray[np.integer]
+    strengths: Mapping[Statistic, Doubles]
+
+
+@dataclass(frozen=True)
+class Regions:
+    """The regions of a map: `labels` [(D,) H, W] numbers them from 1, 0 is no region, and
+    `strengths` [regions] says how strong each is."""
+
+    labels: NDArray[np.integer]
+    strengths: Doubles
+
+    def stronger(self, least: float) -> Bools:
+        """Return the mask [(D,) H, W] of the regions whose strength exceeds `least`."""
+        kept = np.append(False, self.strengths > least)
+        mask: Bools = kept[self.labels]
+        return mask
+
+
+@dataclass(frozen=True)
+class RegionMeasure:
+    """The low value above which a map has regions, and the statistic that is their strength."""
+
+    low: float
+    statistic: Statistic
+
+    def regions(self, heatmap: Floats) -> Regions:
+        """Return the regions of a map [(D,) H, W]; NaN belongs to none."""
+        if heatmap.ndim == 2:
+            parts = parts_above(heatmap, self.low)
+            return Regions(parts.labels, parts.strengths[self.statistic])
+
+        labels, count = ndimage.label(heatmap > self.low, np.ones((3, 3, 3)))
+        strengths = np.full(count, -np.inf)
+        for values, numbers in zip(heatmap, labels, strict=True):
+            parts = parts_above(values, self.low)
+            found, first = np.unique(parts.labels, return_index=True)
+            whole = numbers.ravel()[first[found > 0]]  # the region of each part
+            np.maximum.at(strengths, whole - 1, parts.strengths[self.statistic])
+        return Regions(labels, strengths)
+
+    def highest(self, heatmap: Floats) -> float:
+        """Return the strength of the strongest region of a map [H, W]; of one without regions a
+        value that any region exceeds."""
+        none = self.low if self.statistic == "peak" else 0.0
+        return float(parts_above(heatmap, self.low).strengths[self.statistic].max(initial=none))
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the measure as JSON values."""
+        return {"low": self.low, "statistic": self.statistic}
+
+
+@dataclass(frozen=True)
+class MaskRule:
+    """The regions of a map that count: those whose strength by a measure exceeds `least`."""
+
+    measure: RegionMeasure
+    least: float
+
+    @property
+    def by_pixels(self) -> bool:
+        """True if every region counts, so that the low value alone decides."""
+        return self.measure.statistic == "peak" and self.least <= self.measure.low
+
+    def regions(self, heatmap: Floats) -> Regions:
+        """Return all regions of a map [(D,) H, W], also those that do not count."""
+        return self.measure.regions(heatmap)
+
+    def mask(self, heatmap: Floats) -> Bools:
+        """Return where a map [(D,) H, W] has regions that count; never where it is NaN."""
+        if self.by_pixels:
+            return np.asarray(heatmap > self.measure.low)
+        if not np.isfinite(self.least) and self.least > 0:
+            return np.zeros(heatmap.shape, bool)
+        return self.regions(heatmap).stronger(self.least)
+
+    def is_like(self, other: "MaskRule") -> bool:
+        """Return whether another rule is the same but for the last bits of its numbers."""
+        own, others = (self.measure.low, self.least), (other.measure.low, other.least)
+        alike = self.measure.statistic == other.measure.statistic
+        return alike and bool(np.isclose(own, others).all())
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the rule as JSON values; infinity is not yet null."""
+        return self.measure.as_json() | {"least": self.least}
+
+
+def pixel_rule(threshold: float) -> MaskRule:
+    """Return the rule of releases without regions: all that exceeds a threshold counts."""
+    return MaskRule(RegionMeasure(threshold, "peak"), threshold)
+
+
+def measure_of(content: Mapping[str, Any] | None) -> RegionMeasure | None:
+    """Return the measure that `RegionMeasure.as_json` wrote, in which an infinite value may be
+    null; None for None.
+
+    KeyError, TypeError or ValueError if it wrote something else.
+    """
+    if content is None:
+        return None
+    low = content["low"]
+    if content["statistic"] not in STATISTICS:
+        raise ValueError(f"{content['statistic']!r} is no strength of a region")
+    return RegionMeasure(float("inf") if low is None else float(low), content["statistic"])
+
+
+def rule_of(content: Mapping[str, Any] | None) -> MaskRule | None:
+    """Return the rule that `MaskRule.as_json` wrote, in which an infinite strength may be null;
+    None for None. Raises as `measure_of`."""
+    measure = measure_of(content)
+    if content is None or measure is None:
+        return None
+    least = content["least"]
+    return MaskRule(measure, float("inf") if least is None else float(least))
+
+
+def parts_above(heatmap: Floats, low: float) -> Parts:
+    """Return the parts of a map [H, W] above a low value; NaN belongs to none."""
+    labels, count = ndimage.label(heatmap > low, np.ones((3, 3)))
+    inside = labels > 0
+    numbers, excess = labels[inside] - 1, heatmap[inside].astype(np.float64) - low
+
+    peaks = np.full(count, -np.inf)
+    np.maximum.at(peaks, numbers, heatmap[inside].astype(np.float64))
+    strengths: dict[Statistic, Doubles] = {
+        "peak": peaks,
+        "mass": np.bincount(numbers, excess, count) / heatmap.size,
+        "size": np.bincount(numbers, minlength=count) / heatmap.size,
+    }
+    return Parts(labels, strengths)
