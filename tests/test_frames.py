@@ -4,6 +4,7 @@ import json
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 from PIL import Image
 from pydicom.dataset import Dataset
@@ -282,6 +283,26 @@ def test_the_map_has_the_frames_of_the_file_and_claims_no_place(scored):
     with Image.open(next(scored.path.glob("heatmaps/*ill*_heatmap.png"))) as picture:
         assert picture.width < 300  # one frame, not three planes
     assert rescore(scored.path, 3) == []
+
+
+def test_dicom_files_refer_to_the_most_anomalous_frame(made, tmp_path):
+    pytest.importorskip("highdicom")
+    new, run = made
+    out = tmp_path / "s"
+    anodetect.score(run, [str(new / "ill.dcm")], out, heatmaps=["dicom"], workers=1)
+    (row,) = directories.read(out).each()
+    assert not row.error
+    capture = pydicom.dcmread(next(out.glob("heatmaps/*_capture.dcm")))
+    report = pydicom.dcmread(next(out.glob("heatmaps/*_report.dcm")))
+    source = pydicom.dcmread(new / "ill.dcm")
+    (image,) = capture.SourceImageSequence
+    assert image.ReferencedSOPInstanceUID == source.SOPInstanceUID
+    assert image.ReferencedFrameNumber == 5
+    assert capture.pixel_array.shape == (ROWS, COLUMNS, 3)
+    assert report.Modality == "SR"
+    evidence = str(report.CurrentRequestedProcedureEvidenceSequence)
+    assert source.SOPInstanceUID in evidence
+    assert "Frame Number" not in evidence
 
 
 def test_a_region_of_interest_masks_frames(made, tmp_path):

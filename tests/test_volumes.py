@@ -430,7 +430,8 @@ def test_nibabels_own_odd_files_load_or_are_refused():
     reasons = [each.error for each in outcomes if isinstance(each, Failed)]
     assert all(reasons)
     assert not any("\n" in each or each.startswith("please report") for each in reasons)
-    assert sum(isinstance(each, LoadedImage | LoadedVolume) for each in outcomes) >= 4
+    assert any("a mosaic of 48 slices" in each for each in reasons)  # made smaller for a test
+    assert sum(isinstance(each, LoadedImage | LoadedVolume) for each in outcomes) >= 3
 
 
 def test_a_healthy_brain_of_one_millimetre_comes_back_voxel_for_voxel(tmp_path):

@@ -115,7 +115,12 @@ FORMATS: dict[str, Format] = {
         ),
         volume=Writer(
             "anodetect.output.dicom.files:write_volume",
-            {"map": "_heatmap.dcm", "mask": "_segmentation.dcm", "report": "_report.dcm"},
+            {
+                "map": "_heatmap.dcm",
+                "mask": "_segmentation.dcm",
+                "picture": "_capture.dcm",
+                "report": "_report.dcm",
+            },
         ),
         default=False,
         package="highdicom",

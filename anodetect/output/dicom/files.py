@@ -3,12 +3,14 @@
 Of a volume: a Parametric Map of floats, a Segmentation of what exceeds the threshold, and a
 Structured Report (TID 1500). They lie in the source's frame of reference, have its planes,
 reference its instances, and name the algorithm and the model. Of an image, such as a radiograph: a
-Secondary Capture with the heatmap over it, and a Structured Report with outlines.
+Secondary Capture with the heatmap over it, and a Structured Report with outlines; of a file whose
+frames are images those of its most anomalous frame.
 """
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+import numpy as np
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 
@@ -18,7 +20,13 @@ from anodetect.output.dicom.findings import FINDINGS, find_findings
 from anodetect.output.dicom.parametric_map import parametric_map
 from anodetect.output.dicom.secondary_capture import secondary_capture
 from anodetect.output.dicom.segmentation import segmentation
-from anodetect.output.dicom.source import image_header, refer_to_frames, source_headers
+from anodetect.output.dicom.source import (
+    Reference,
+    SourceHeaders,
+    image_header,
+    refer_to_frames,
+    source_headers,
+)
 from anodetect.output.dicom.structured_report import report_of_image, report_of_volume
 from anodetect.output.formats import Kind, OutputFiles
 from anodetect.output.images import ImageMap
@@ -35,7 +43,8 @@ def write_volume(shown: VolumeMap, files: OutputFiles) -> None:
     if not isinstance(volume.source.origin, Series):
         return
     if volume.is_pictures:
-        raise RunError("no DICOM map: frames that are no volume have no place; ask for nifti")
+        _write_frame(shown, volume.source.origin, files)
+        return
 
     with _checked_headers():
         source = source_headers(volume.source.origin, about.pseudonym)
@@ -58,18 +67,44 @@ def write_image(shown: ImageMap, files: OutputFiles) -> None:
     """Write the image with its heatmap as a Secondary Capture, and the decision with the outlines
     of findings as a Structured Report; nothing of an image whose file is not DICOM. RunError if its
     header lacks what they need."""
-    if shown.header is None:
-        return
+    if shown.header is not None:
+        _save(_image_files(shown, image_header(shown.header, shown.about.pseudonym)), files)
 
+
+def _write_frame(shown: VolumeMap, series: Series, files: OutputFiles) -> None:
+    """Write of the most anomalous of frames that are images what is written of an image. Both files
+    refer to that frame."""
+    number = int(np.argmax([np.nanmax(each) for each in shown.heatmap]))
+    header, about = series.headers[number], shown.about
+    frame = ImageMap(
+        shown.heatmap[number],
+        shown.volume.slices[:, number],
+        shown.scale,
+        shown.threshold,
+        shown.window,
+        header,
+        about,
+    )
+    source = image_header(header, about.pseudonym)
+    instance = str(header.SOPInstanceUID)
+    reference = Reference(str(header.SOPClassUID), instance, series.numbers[number] + 1)
+
+    datasets = _image_files(frame, source)
+    for dataset in datasets.values():
+        refer_to_frames(dataset, {instance: reference})
+    _save(datasets, files)
+
+
+def _image_files(shown: ImageMap, source: SourceHeaders) -> dict[Kind, Dataset]:
+    """Return the Secondary Capture and the Structured Report of an image."""
     about, regions = shown.about, []
     if about.decision is not None and about.decision.flagged:
         regions = find_regions(shown.heatmap, shown.rule)[:FINDINGS]
     picture = overlay(shown.image, shown.heatmap, shown.scale, shown.window)
     with _checked_headers():
-        source = image_header(shown.header, about.pseudonym)
         capture = secondary_capture(picture, source, about.model)
         report = report_of_image(regions, capture, source, about)
-    _save({"picture": capture, "report": report}, files)
+    return {"picture": capture, "report": report}
 
 
 def _save(datasets: Mapping[Kind, Dataset], files: OutputFiles) -> None:

@@ -176,7 +176,7 @@ def refer_to_frames(dataset: Dataset, references: Mapping[str, Reference]) -> No
                 continue
             item.ReferencedSOPClassUID = found.storage
             item.ReferencedSOPInstanceUID = found.instance
-            if element.keyword == "SourceImageSequence":
+            if element.keyword == "SourceImageSequence" or dataset.get("ValueType") == "IMAGE":
                 item.ReferencedFrameNumber = found.frame
                 kept[str(number)] = item
             else:
