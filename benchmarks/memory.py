@@ -1,11 +1,11 @@
 """The peak memory of scoring a large DICOM series, as a multiple of the series as float32.
 
-    python -m benchmarks.memory [--megabytes 500] [--heatmaps nifti,png,mask,dicom] [--json]
+    python -m benchmarks.memory [--megabytes 500] [--series 1] [--heatmaps nifti,png,mask,dicom]
 
 A run of `intensity`, which has no weights, learns from small made-up series. Two fresh processes
-then score one made-up CT series each, of slices of 512 × 512 in 16 bits: one of 4 slices, and one
-of so many that it takes the megabytes as float32. Memory is the difference of their peaks. The
-series has padding, as CT has, and bright spots that become findings.
+then score made-up CT series of slices of 512 × 512 in 16 bits: one series of 4 slices, and one or
+more of so many that each takes the megabytes as float32. Memory is the difference of their peaks.
+The series have padding, as CT has, and bright spots that become findings.
 """
 
 import json
@@ -71,11 +71,11 @@ def peak(run: Path, series: Path, out: Path, heatmaps: str) -> float:
     command += ["--out", str(out), "--heatmaps", heatmaps, "--workers", "1", "--json"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     result = json.loads(done.stdout)
-    assert result["scored"] == 1 and not result["failed"], result
+    assert result["scored"] and not result["failed"], result
     return float(result["peak_memory_mb"])
 
 
-def measure(megabytes: float, heatmaps: str) -> dict[str, Any]:
+def measure(megabytes: float, count: int, heatmaps: str) -> dict[str, Any]:
     """Return the peaks, and the multiple."""
     depth = max(FEW + 1, round(megabytes * 1e6 / (4 * SIDE * SIDE)))
     with tempfile.TemporaryDirectory() as scratch:
@@ -85,14 +85,15 @@ def measure(megabytes: float, heatmaps: str) -> dict[str, Any]:
         anodetect.train(str(folder / "normal"), "intensity", folder / "run")
 
         peaks = {}
-        for slices in (FEW, depth):
-            write_series(folder / f"in{slices}" / "s", slices, seed=NORMALS + slices)
-            peaks[slices] = peak(
-                folder / "run", folder / f"in{slices}", folder / f"out{slices}", heatmaps
-            )
+        for slices, several in ((FEW, 1), (depth, count)):
+            series = folder / f"in{slices}"
+            for number in range(several):
+                write_series(series / str(number), slices, seed=NORMALS + number)
+            peaks[slices] = peak(folder / "run", series, folder / f"out{slices}", heatmaps)
 
     size = 4 * SIDE * SIDE * depth / 1e6
     return {
+        "series": count,
         "slices": depth,
         "MB as float32": round(size),
         f"peak MB, {FEW} slices": round(peaks[FEW]),
@@ -104,10 +105,11 @@ def measure(megabytes: float, heatmaps: str) -> dict[str, Any]:
 def main() -> None:
     parser = common.parser(__doc__)
     parser.add_argument("--megabytes", type=float, default=100)
+    parser.add_argument("--series", type=int, default=1)
     parser.add_argument("--heatmaps", default="nifti,png,mask,dicom")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    common.show(measure(arguments.megabytes, arguments.heatmaps), arguments.json)
+    common.show(measure(arguments.megabytes, arguments.series, arguments.heatmaps), arguments.json)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ import anodetect
 from anodetect.data.readers import read_image
 from anodetect.errors import RunError
 from anodetect.output.about import About
-from anodetect.output.dicom import files
 from anodetect.output.formats import write_files
 from anodetect.output.images import ImageMap
 from anodetect.output.volumes import VolumeMap
@@ -96,16 +95,13 @@ def by_kind(written):
 
 
 def checked(dataset, folder):
-    """Check a data set with dciodvfy, and let dcmtk dump it, if they are on this machine."""
-    if not (shutil.which("dciodvfy") and shutil.which("dcmdump")):
+    """Check a data set with dciodvfy, if it is on this machine."""
+    if not shutil.which("dciodvfy"):
         return
     dataset.save_as(folder / "checked.dcm", enforce_file_format=True)
     command = ["dciodvfy", str(folder / "checked.dcm")]
     said = subprocess.run(command, capture_output=True, text=True, check=False).stderr
     assert not [line for line in said.splitlines() if line.startswith("Error")], said
-    command[0] = "dsrdump" if dataset.Modality == "SR" else "dcmdump"
-    dumped = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert not dumped.stderr, dumped.stderr
 
 
 def report_in(dataset, folder):
@@ -357,18 +353,14 @@ def test_a_capture_is_called_de_identified_only_if_its_pixels_hold_no_text(
     assert files["report"].PatientIdentityRemoved == "YES"
 
 
-def test_a_header_that_lacks_something_is_named_without_its_values(tmp_path, monkeypatch):
+def test_a_header_that_lacks_something_is_named_without_its_values(tmp_path):
     header = radiograph()
     del header.StudyInstanceUID
     with pytest.raises(RunError, match=r"^its header lacks StudyInstanceUID$"):
         write_image(tmp_path, header)
-
-    def odd(header, pseudonym):
-        raise ValueError("TAGGED^Jane is no number")
-
-    monkeypatch.setattr(files, "image_header", odd)
+    odd = radiograph(PatientSex="TAGGED")
     with pytest.raises(RunError, match=r"^its header is not as DICOM has it \(ValueError\)$"):
-        write_image(tmp_path, radiograph())
+        write_image(tmp_path, odd, pseudonym="")
 
 
 def test_files_of_a_format_that_fails_half_way_are_removed(tmp_path, monkeypatch):

@@ -29,6 +29,7 @@ from anodetect.model.model import Model
 from anodetect.model.scoring import score_records
 from anodetect.output import straight
 from anodetect.output.about import About
+from anodetect.output.dicom.findings import find_findings
 from anodetect.output.formats import float_map, map_reader, write_files
 from anodetect.output.volumes import VolumeMap
 from anodetect.record import directories, runs
@@ -307,6 +308,15 @@ def test_dicom_maps_of_uneven_slices_lie_on_them(scored):
         assert away.min() < 1e-3
         sums[away.argmin()] += frame
     assert np.array_equal(sums, rule.mask(own))
+
+
+def test_a_finding_is_as_large_as_its_slices_are_thick(scored):
+    volume = read(scored.base / "in").volume
+    heatmap = np.zeros(SHAPE, np.float32)
+    heatmap[2:4, 5:7, 8:11] = 1  # 2.5 and 3.75 mm
+    heatmap = np.ascontiguousarray(volume.geometry.to_slices(heatmap))
+    _, (finding,) = find_findings(heatmap, heatmap > 0.5, volume)
+    assert finding.volume == pytest.approx(6 * 0.8 * 0.9 * (2.5 + 3.75), abs=1e-3)
 
 
 def test_the_app_shows_an_uneven_series(scored):

@@ -64,7 +64,8 @@ def read_ahead(
     """Yield `read(record)` in the order of the records.
 
     At most `depth` records, and about PIXELS_AHEAD, are read ahead of the consumer, so that memory
-    does not grow with the size of the images. A volume is not read before there is room for it.
+    does not grow with the size of the images. A volume is not read before there is room for it, and
+    none while the consumer has one of more than PIXELS_AHEAD.
     Slices of a volume are not read before the consumer has got all slices of the one before: each
     volume is decoded once, and only one is in memory.
     """
@@ -88,14 +89,14 @@ def read_ahead(
             for number, record in enumerate(records):
                 if record.slice is not None and record.id != of:
                     while waiting:
-                        yield _next(waiting, budget)
+                        yield from _next(waiting, budget)
                     of = record.id
 
                 waiting.append((number, pool.submit(work, number, record)))
                 if len(waiting) >= depth:
-                    yield _next(waiting, budget)
+                    yield from _next(waiting, budget)
             while waiting:
-                yield _next(waiting, budget)
+                yield from _next(waiting, budget)
         finally:
             for _, future in waiting:
                 future.cancel()
@@ -103,12 +104,20 @@ def read_ahead(
             pool.shutdown()
 
 
-def _next(waiting: deque[tuple[int, Future[Loaded]]], budget: MemoryBudget) -> Loaded:
+def _next(waiting: deque[tuple[int, Future[Loaded]]], budget: MemoryBudget) -> Iterator[Loaded]:
+    """Yield the next record. What is larger than the budget counts until the consumer asks for
+    another one."""
     number, future = waiting.popleft()
     budget.call(number)
     loaded = future.result()
-    budget.leave(pixels(loaded))
-    return loaded
+    size = pixels(loaded)
+    kept = size if size > PIXELS_AHEAD else 0
+
+    budget.leave(size - kept)
+    del future
+    yield loaded
+    del loaded
+    budget.leave(kept)
 
 
 def pixels(loaded: Loaded) -> int:
@@ -126,6 +135,7 @@ def in_chunks(items: Iterable[Loaded], size: int) -> Iterator[list[Loaded]]:
     chunk: list[Loaded] = []
     for item in items:
         chunk.append(item)
+        del item  # a volume is not to stay until the next one has been read
         if len(chunk) == size or sum(map(pixels, chunk)) >= PIXELS_AHEAD:
             yield chunk
             chunk = []

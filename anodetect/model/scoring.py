@@ -132,14 +132,16 @@ def score_records(
         found = iter(_detect_each(model, images))
         seconds = (time.monotonic() - start) / max(len(images), 1)
 
-        for loaded in chunk:
+        done += len(chunk)
+        while chunk:  # a volume is not to stay until the next one has been read
+            loaded = chunk.pop(0)
             if isinstance(loaded, LoadedImage):
                 yield _scored_image(model, loaded, next(found), seconds)
             elif isinstance(loaded, LoadedVolume):
                 yield _scored_volume(model, loaded)
             elif not isinstance(loaded, OtherShards):
                 yield loaded
-        done += len(chunk)
+        del loaded
         reporter.progress(task, done, total, note())
 
 

@@ -56,11 +56,13 @@ def write_volume(shown: VolumeMap, files: OutputFiles) -> None:
 
         heatmap = parametric_map(values, source, about.model)
         mask = segmentation(regions, found, source, about.model)
-        report = report_of_volume(found, mask, heatmap, source, about)
+        report = report_of_volume(found, mask, heatmap.dataset, source, about)
         if source.references:
-            for dataset in (heatmap, mask, report):
+            for dataset in (heatmap.dataset, mask, report):
                 refer_to_frames(dataset, source.references)
-    _save({"map": heatmap, "mask": mask, "report": report}, files)
+    with files.open("map") as file:
+        heatmap.save(file)
+    _save({"mask": mask, "report": report}, files)
 
 
 def write_image(shown: ImageMap, files: OutputFiles) -> None:
@@ -80,7 +82,7 @@ def _write_frame(shown: VolumeMap, series: Series, files: OutputFiles) -> None:
         shown.heatmap[number],
         shown.volume.slices[:, number],
         shown.scale,
-        shown.threshold,
+        shown.rule,
         shown.window,
         header,
         about,

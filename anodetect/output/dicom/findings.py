@@ -34,17 +34,19 @@ def find_findings(
     if not count:
         return np.zeros(mask.shape, np.uint8), []
 
-    peaks = ndimage.maximum(heatmap, parts, np.arange(1, count + 1))
-    order = np.argsort(-np.asarray(peaks), kind="stable")
+    peaks, sizes = np.zeros(count), np.zeros(count)
+    voxels = np.broadcast_to(volume.geometry.voxel_volumes, mask.shape)
+    for number, box in enumerate(ndimage.find_objects(parts)):
+        inside = parts[box] == number + 1
+        peaks[number], sizes[number] = heatmap[box][inside].max(), voxels[box][inside].sum()
+
+    order = np.argsort(-peaks, kind="stable")
     number_of = np.zeros(count + 1, np.uint8)
     number_of[1 + order] = np.minimum(np.arange(count), FINDINGS) + 1
 
-    voxel = abs(float(np.linalg.det(volume.geometry.affine[:3, :3])))
-    sizes = np.bincount(parts.ravel())[1:]
     found = []
     for n in order[:FINDINGS]:
-        volume_of_it = round(float(sizes[n]) * voxel, 3)
-        found.append(Finding(float(peaks[n]), volume_of_it, generate_uid()))
+        found.append(Finding(float(peaks[n]), round(float(sizes[n]), 3), generate_uid()))
     return number_of[parts], found
 
 
