@@ -1,6 +1,7 @@
 """Several volumes in one DICOM series, one volume in several files or folders: told apart by what
 headers say, never by chance."""
 
+import json
 import shutil
 
 import numpy as np
@@ -11,6 +12,7 @@ from pydicom.sequence import Sequence
 from test_dicom import AFFINE, instance, multiframe, voxels, write_series
 from test_volumes import rotation
 
+from anodetect.cli import main
 from anodetect.data import dicom, scan
 from anodetect.data.records import Record
 from anodetect.data.series import series_of
@@ -75,6 +77,18 @@ def test_volumes_of_a_series_are_chosen_by_what_they_differ_in(tmp_path, name, o
         assert np.array_equal(voxels_of(read(tmp_path, number)), array)
     assert "no component 'no such' in a series of 3" in read(tmp_path, "no such").error
     assert "no component 3" in read(tmp_path, 3).error
+
+
+@pytest.mark.parametrize(("select", "problem"), [("echo 20 ms", ""), ("2", ""), ("x", "no comp")])
+def test_the_command_line_selects_a_volume(tmp_path, monkeypatch, capsys, select, problem):
+    write_times(tmp_path / "s", TAGS["echo"][0])
+    argv = ["anodetect", "data", "inspect", str(tmp_path), "--select", select, "--json"]
+    monkeypatch.setattr("sys.argv", argv)
+    with pytest.raises(SystemExit):
+        main()
+    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    assert problem in row["problem"]
+    assert bool(row["problem"]) == bool(problem)
 
 
 def test_magnitude_and_phase_are_told_apart_by_the_image_type(tmp_path):

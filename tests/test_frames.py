@@ -1,5 +1,6 @@
 """DICOM files of many frames that are no slices of a volume: with `--frames` each is an image."""
 
+import io
 import json
 
 import nibabel as nib
@@ -8,10 +9,12 @@ import pydicom
 import pytest
 from PIL import Image
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence
 from pydicom.uid import (
     EnhancedXAImageStorage,
     ExplicitVRLittleEndian,
+    JPEGBaseline8Bit,
     MultiFrameGrayscaleByteSecondaryCaptureImageStorage,
     NuclearMedicineImageStorage,
     UltrasoundMultiFrameImageStorage,
@@ -188,6 +191,31 @@ def test_colours_of_frames_are_those_that_are_shown(tmp_path, kind):
     loaded = load(Record("a", tmp_path / "a.dcm", files=(tmp_path / "a.dcm",)), FRAMES)
     found = np.moveaxis(loaded.volume.slices, 0, -1)
     assert np.abs(found - expected).max() <= 1  # a colour is rounded to whole numbers
+
+
+def test_colours_of_compressed_frames_are_those_that_pillow_shows(tmp_path):
+    stored = np.zeros((COUNT, ROWS, COLUMNS, 3), np.uint8)
+    stored[..., 0] = np.linspace(20, 230, COLUMNS)
+    stored[..., 1] = np.linspace(200, 10, ROWS)[:, None]
+    stored[:, :, :, 2] = 30 * np.arange(COUNT)[:, None, None]
+    parts, expected = [], []
+    for frame in stored:
+        buffer = io.BytesIO()
+        Image.fromarray(frame).save(buffer, "jpeg", quality=90, subsampling="4:2:2")
+        parts.append(buffer.getvalue())
+        with Image.open(buffer) as picture:
+            expected.append(np.asarray(picture))
+
+    made = cine(stored, "US", UltrasoundMultiFrameImageStorage)
+    made.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    made.PhotometricInterpretation = "YBR_FULL_422"
+    made.PixelData = encapsulate(parts)
+    made.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    loaded = load(Record("a", tmp_path / "a.dcm", files=(tmp_path / "a.dcm",)), FRAMES)
+    assert isinstance(loaded, LoadedVolume), loaded.error
+    found = np.moveaxis(loaded.volume.slices, 0, -1)
+    assert np.abs(found - np.stack(expected)).max() <= 2
+    assert np.abs(found - stored).max() < 60  # and not blue and red for luminance
 
 
 def test_slices_of_a_volume_stay_a_volume(tmp_path):
