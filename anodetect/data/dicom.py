@@ -154,8 +154,8 @@ class Headline:
     `issuer` gave. Without one it is that of the study or series, "" without any, and with
     `names_patient` False. `frames` is 0 for
     a file that is no image, such as a report. `no_image` says what is not to be judged as one, such
-    as a localizer or a segmentation. `derived` images were computed from others. `directions` are
-    those of a single image's rows and columns [6], () where it does not say them.
+    as a localizer or a segmentation. `derived` images were computed from others. `place` is
+    a single image's position [3] with the directions of its rows and columns [6], () without them.
     `description` is the pattern of the series' description: its words without numbers. `quantity`
     is the part of a complex number ("magnitude", "phase" …), and `view` and `laterality` are those
     of a radiograph; "" where a file does not say them.
@@ -173,7 +173,7 @@ class Headline:
     modality: str = ""
     description: str = ""
     maker: str = ""
-    directions: tuple[float, ...] = ()
+    place: tuple[float, ...] = ()
     quantity: str = ""
     view: str = ""
     laterality: str = ""
@@ -212,20 +212,23 @@ def _headline(path: Path) -> Headline:
         modality=str(header.get("Modality") or ""),
         description=" ".join(_words(str(header.get("SeriesDescription") or ""))),
         maker=str(header.get("Manufacturer") or "").strip(),
-        directions=_directions(header),
+        place=_place(header),
         quantity=part_of(header),
         view=view_of(header),
         laterality=laterality_of(header),
     )
 
 
-def _directions(header: Dataset) -> tuple[float, ...]:
-    """Return the directions of rows and columns [6] of a single image; () without valid ones."""
+def _place(header: Dataset) -> tuple[float, ...]:
+    """Return the position [3] of a single image with the directions of its rows and columns [6]; ()
+    without valid ones."""
     try:
-        values = numbers_of(header, "ImageOrientationPatient")
+        position = numbers_of(header, "ImagePositionPatient")
+        directions = numbers_of(header, "ImageOrientationPatient")
     except (ImageError, KeyError):  # reading the file says why
         return ()
-    return tuple(values.tolist()) if values.shape == (6,) else ()
+    valid = position.shape == (3,) and directions.shape == (6,)
+    return (*position.tolist(), *directions.tolist()) if valid else ()
 
 
 def _series_of(header: Dataset, count: int) -> str:

@@ -25,6 +25,8 @@ MOST_NAMES = 8  # in a reason
 # So many images of one orientation are a volume, beside which so many single ones of others are
 # strays, such as localizers that do not say that they are.
 LEAST_OF_VOLUME, MOST_STRAYS = 8, 3
+GAP = 0.75  # of the distance of slices, from the nearest of them
+Place = tuple[NDArray[np.float64], NDArray[np.float64]]
 UNITS = {"echo": " ms", "trigger": " ms", "inversion": " ms"}
 PLANES = ("sagittal", "coronal", "axial")  # by the axis that lies closest to the normal
 
@@ -40,8 +42,8 @@ class Stack:
 def stacks_of(frames: Sequence[Frame]) -> list[Stack]:
     """Return the volumes that frames make up, each in the order of its places."""
     images = [frame for frame in frames if not frame.localizer] or list(frames)
-    directions = [frame.directions for frame in images]
-    strays = strays_among(directions)
+    places = [(frame.position, frame.directions) for frame in images]
+    strays = strays_among(places)
     images = [frame for number, frame in enumerate(images) if number not in strays]
     planes = _by_orientation(images)
     stacks = []
@@ -52,9 +54,11 @@ def stacks_of(frames: Sequence[Frame]) -> list[Stack]:
     return _numbered(stacks)
 
 
-def strays_among(directions: Sequence[NDArray[np.float64]]) -> set[int]:
-    """Return the numbers of the images that are alone in their orientation, of which [6] are given,
-    beside a volume; none unless it is evident which is the volume, and which are strays."""
+def strays_among(places: Sequence[Place]) -> set[int]:
+    """Return the numbers of the images that are alone in their orientation beside a volume; none
+    unless it is evident which is the volume, and which are strays. `places` are positions [3] and
+    directions [6]."""
+    directions = [own for _, own in places]
     planes: list[list[int]] = []
     for number, own in enumerate(directions):
         for plane in planes:
@@ -68,7 +72,22 @@ def strays_among(directions: Sequence[NDArray[np.float64]]) -> set[int]:
 
     single = {plane[0] for plane in planes if len(plane) == 1}
     others = [plane for plane in planes if len(plane) > 1]
-    return single if len(others) == 1 and len(others[0]) >= LEAST_OF_VOLUME else set()
+    if len(others) != 1 or len(others[0]) < LEAST_OF_VOLUME:
+        return set()
+    volume = [places[number] for number in others[0]]
+    return set() if any(_fills_gap(places[number], volume) for number in single) else single
+
+
+def _fills_gap(place: Place, volume: Sequence[Place]) -> bool:
+    """Return whether an image lies where a volume lacks a slice: then its orientation may be wrong,
+    and it is no stray."""
+    position, _ = place
+    _, directions = volume[0]
+    normal = np.cross(directions[:3], directions[3:])
+    along = np.sort([float(own @ normal) for own, _ in volume])
+    at = float(position @ normal)
+    usual = float(np.median(np.diff(along)))
+    return bool(along[0] < at < along[-1] and np.abs(along - at).min() > GAP * usual)
 
 
 def chosen(stacks: Sequence[Stack], component: int | str | None, otherwise: str = "") -> Stack:

@@ -67,11 +67,11 @@ def _without_strays(
     counted as passed over."""
     if len(files) <= LEAST_OF_VOLUME:
         return files
-    directions = [headlines[path].directions for path in files]
-    if not all(directions):
+    places = [np.array(headlines[path].place) for path in files]
+    if not all(len(place) for place in places):
         return files
 
-    strays = strays_among([np.array(each) for each in directions])
+    strays = strays_among([(place[:3], place[3:]) for place in places])
     for number in strays:
         passed_over.add(path_text(files[number].relative_to(folder)), dicom.STRAYS)
     return [path for number, path in enumerate(files) if number not in strays]
