@@ -945,7 +945,7 @@ def test_a_model_of_volumes_decides_how_all_are_scaled(scored, tmp_path, monkeyp
         assert [older.prepare(volume).span is None for volume in volumes] == [True, False]
     assert Model.load(read_run(scored / "run"), "cpu").preprocess.fixed_units is False
 
-    def says(model, *rest):
+    def says(model, *rest, **named):
         raise DataError(f"fixed: {model.preprocess.fixed_units}")
 
     for number in range(4):
