@@ -118,9 +118,10 @@ def score(
     scoring = _scoring(run, task, inputs, command)
     with _resumable(command), Journal(out, _options(scoring), resume=resume) as journal:
         groups = {record.group for record in inputs.records}
-        reporter.say(statement(run.calibration, scoring.rule, len(inputs.records), len(groups)))
+        promise = statement(run.calibration, scoring.rule, len(inputs.records), len(groups))
         if heatmaps:
-            reporter.say(run.calibration.mask_statement(far))
+            promise = f"{promise} {run.calibration.mask_statement(far)}"
+        reporter.say(promise)
         has_masks = any(record.masks for record in inputs.records)
         progress = Progress(run, task, known, has_masks=has_masks)
         speed = _score_all(run, task, run_engine, inputs.records, journal, progress, reporter)
