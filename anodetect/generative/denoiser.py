@@ -114,7 +114,7 @@ TRAINING = Training(
 NETWORK_ON_FEATURES = {
     "crop": 16,
     "network": "mlp",
-    "widths": (512,),
+    "widths": (256,),
     "blocks": 3,
     "start": "linear",
     "pattern": "auto",
