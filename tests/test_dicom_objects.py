@@ -19,6 +19,7 @@ import anodetect
 from anodetect.data.readers import read_image
 from anodetect.errors import RunError
 from anodetect.output.about import About
+from anodetect.output.dicom import files
 from anodetect.output.formats import write_files
 from anodetect.output.images import ImageMap
 from anodetect.output.volumes import VolumeMap
@@ -353,14 +354,18 @@ def test_a_capture_is_called_de_identified_only_if_its_pixels_hold_no_text(
     assert files["report"].PatientIdentityRemoved == "YES"
 
 
-def test_a_header_that_lacks_something_is_named_without_its_values(tmp_path):
+def test_a_header_that_lacks_something_is_named_without_its_values(tmp_path, monkeypatch):
     header = radiograph()
     del header.StudyInstanceUID
     with pytest.raises(RunError, match=r"^its header lacks StudyInstanceUID$"):
         write_image(tmp_path, header)
-    odd = radiograph(PatientSex="TAGGED")
+
+    def refuses(*parts):
+        raise ValueError("TAGGED^Jane is no number")
+
+    monkeypatch.setattr(files, "secondary_capture", refuses)
     with pytest.raises(RunError, match=r"^its header is not as DICOM has it \(ValueError\)$"):
-        write_image(tmp_path, odd, pseudonym="")
+        write_image(tmp_path, radiograph())
 
 
 def test_files_of_a_format_that_fails_half_way_are_removed(tmp_path, monkeypatch):
