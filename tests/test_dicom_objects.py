@@ -96,13 +96,16 @@ def by_kind(written):
 
 
 def checked(dataset, folder):
-    """Check a data set with dciodvfy, if it is on this machine."""
-    if not shutil.which("dciodvfy"):
+    """Check a data set with dciodvfy, and let dcmtk dump it, if they are on this machine."""
+    if not (shutil.which("dciodvfy") and shutil.which("dcmdump")):
         return
     dataset.save_as(folder / "checked.dcm", enforce_file_format=True)
     command = ["dciodvfy", str(folder / "checked.dcm")]
     said = subprocess.run(command, capture_output=True, text=True, check=False).stderr
     assert not [line for line in said.splitlines() if line.startswith("Error")], said
+    command[0] = "dsrdump" if dataset.Modality == "SR" else "dcmdump"
+    dumped = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert not dumped.stderr, dumped.stderr
 
 
 def report_in(dataset, folder):
