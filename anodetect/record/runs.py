@@ -183,6 +183,8 @@ def run_header(content: Mapping[str, Any]) -> RunHeader:
     """
     names = {field.name for field in fields(RunHeader)}
     values = {name: value for name, value in content.items() if name in names}
+    if not isinstance(content["preprocess"], Mapping):
+        raise TypeError("preprocess is no object")
     low, high = content["scale"]
     scale, facts = (float(low), float(high)), training_facts(content["facts"])
     if "backbones" in values:
