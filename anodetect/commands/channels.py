@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from anodetect.data.channels import Channels, channels_of, parse_channels
-from anodetect.errors import ConfigError
+from anodetect.errors import ConfigError, RunError
 from anodetect.record.runs import Run
 
 OF_ONE_FILE = ("frames", "flip_right")  # settings that would not do the same to every channel
@@ -38,5 +38,10 @@ def check_settings(config: Mapping[str, Any], *, few: bool) -> None:
 
 
 def channels_of_run(run: Run) -> Channels | None:
-    """Return the channels that a run was trained on, None if its images are single files."""
-    return channels_of(run.header.preprocess.get("named"))
+    """Return the channels that a run was trained on, None if its images are single files; RunError
+    if the run does not say it."""
+    try:
+        return channels_of(run.header.preprocess.get("named"))
+    except (AttributeError, KeyError, TypeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise RunError(f"{run.path}: not a usable model ({reason})") from error
