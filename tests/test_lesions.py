@@ -110,11 +110,14 @@ def test_against_brute_force_over_thresholds_with_intervals():
         for threshold in np.append(np.unique(strengths), np.inf):
             hit = wrong = 0
             for each, truth, _ in regions:
-                for number in np.flatnonzero(each.strengths >= threshold) + 1:
-                    wrong += not truth[each.labels == number].any()
                 mask = np.append(False, each.strengths >= threshold)[each.labels]
+                joined, count = ndimage.label(mask, around)
+                for number in range(1, count + 1):
+                    wrong += not truth[joined == number].any()
                 hit += len(np.unique(truth[mask & (truth > 0)]))
             points[float(threshold)] = (wrong / 30, hit / lesions)
+        kept = [point for own, point in points.items() if own > rule.least]
+        assert kept[0] == (found.false_regions, found.found / found.lesions)
         for each in found.sensitivities:
             best = max(share for wrong, share in points.values() if wrong <= each.false_regions)
             assert each.value == pytest.approx(best)

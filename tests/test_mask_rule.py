@@ -36,22 +36,18 @@ def strength(values, inside, low, statistic):
 
 
 def regions_one_by_one(heatmap, low, statistic):
-    """Each region of a map as a mask with its strength; of a volume that of its strongest part in a
-    slice."""
-    above = np.nan_to_num(heatmap, nan=-np.inf) > low
-    labels, count = ndimage.label(above, np.ones((3,) * heatmap.ndim))
+    """Each region of a map, of a volume those of each slice, as a mask with its strength."""
+    if heatmap.ndim == 3:
+        for number, values in enumerate(heatmap):
+            for part, own in regions_one_by_one(values, low, statistic):
+                region = np.zeros(heatmap.shape, bool)
+                region[number] = part
+                yield region, own
+        return
+    labels, count = ndimage.label(np.nan_to_num(heatmap, nan=-np.inf) > low, np.ones((3, 3)))
     for number in range(1, count + 1):
         region = labels == number
-        if heatmap.ndim == 2:
-            yield region, strength(heatmap, region, low, statistic)
-            continue
-        strongest = -np.inf
-        for values, slice_of_it in zip(heatmap, region, strict=True):
-            parts, found = ndimage.label(slice_of_it, np.ones((3, 3)))
-            for part in range(1, found + 1):
-                own = strength(values, parts == part, low, statistic)
-                strongest = max(strongest, own)
-        yield region, strongest
+        yield region, strength(heatmap, region, low, statistic)
 
 
 @pytest.mark.parametrize("statistic", STATISTICS)

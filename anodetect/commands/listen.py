@@ -36,7 +36,7 @@ HEATMAPS = ("dicom", "png")
 
 @dataclass(frozen=True)
 class ListenResult:
-    """What a node did since it was started: numbers of jobs by what became of them, of those that
+    """The work of a node since its start: numbers of jobs by what became of them, of those that
     wait for their results to be delivered, of objects that were refused, by the reason, and of
     those that had come before."""
 

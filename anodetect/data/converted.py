@@ -39,7 +39,7 @@ SCOUTS = ("localizer", "localiser", "scout", "topogram", "surview", "scanogram",
 
 @dataclass(frozen=True)
 class Converted:
-    """What is known of a converted volume. `quantity` ("magnitude", "phase" …) and `echo` ("e2")
+    """The facts known of a converted volume. `quantity` ("magnitude", "phase" …) and `echo` ("e2")
     tell it from others of its series. `patient` is a pseudonym or the subject of BIDS. `no_image`
     says why it is not to be learned from, `clash` where its name and its description contradict
     each other. All are "" where nothing says it. With `derived` it was computed from others."""

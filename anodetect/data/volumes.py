@@ -57,7 +57,7 @@ class Volume:
 
     @property
     def unevenness(self) -> str:
-        """How slices lie, in words, where they are not even; else ""."""
+        """Return in words how slices lie where they are not even; else ""."""
         return "" if self.places is None else describe(self.places, self.affine)
 
     def geometry(self, plane: str = "auto") -> Geometry:

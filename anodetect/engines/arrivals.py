@@ -42,7 +42,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What scoring a job came to: numbers of rows that are scored, failed and flagged (None where
+    """The result of scoring a job: numbers of rows that are scored, failed and flagged (None where
     nothing is decided), and a reason where some failed."""
 
     scored: int

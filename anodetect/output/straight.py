@@ -38,7 +38,7 @@ class StraightGrid:
 
     @property
     def note(self) -> str:
-        """What was done, in words."""
+        """Return in words what was done."""
         done = f"resampled to even slices {self.slices.step:.3g} mm apart"
         return f"{done}, as slices are sheared against each other" if self.is_sheared else done
 

@@ -1,4 +1,4 @@
-"""What an archive is asked and what it answers, whichever protocol it speaks."""
+"""Questions to an archive and its answers, whichever protocol it speaks."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -58,7 +58,7 @@ class FoundSeries:
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of an object that was sent: its UID, and why it was not taken, "" if it was."""
+    """The fate of an object that was sent: its UID, and why it was not taken, "" if it was."""
 
     instance: str
     reason: str = ""

@@ -1,4 +1,4 @@
-"""What objects are taken by DIMSE, in which transfer syntaxes, and the answers to one that came."""
+"""The objects that are taken by DIMSE, their transfer syntaxes, and the answer to each."""
 
 import logging
 from collections.abc import Callable

@@ -43,7 +43,7 @@ class JobEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What the ledger says of a job. `attempts` counts how often scoring began and ended
+    """A job as the ledger has it. `attempts` counts how often scoring began and ended
     without a word, as a process that is killed does."""
 
     number: int

@@ -1,26 +1,28 @@
 """Regions of maps against the lesions of the truth: FROC curve, sensitivity, Dice by size.
 
-A lesion is a connected part of a mask of the truth, as regions are of maps. A region that touches a
-lesion finds it, and one that touches none is false. So each region is true or false, and each
-lesion is found down to the strength of the strongest region that touches it. The FROC curve is the
-share of lesions found against the false regions per image, over all strengths (Bunch et al. 1978).
-Images are those with a usable mask and the normal ones; a volume counts as one image.
+A lesion is a connected part of a mask of the truth, in a volume across slices. A region of the map
+that touches a lesion finds it, so that each lesion is found down to the strength of the strongest
+region that touches it. In a volume, regions of neighbouring slices that touch and count are one. A
+region that touches no lesion is false. The FROC curve is the share of lesions found against the
+false regions per image, over all strengths (Bunch et al. 1978). Images are those with a usable mask
+and the normal ones; a volume counts as one image.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from anodetect.stats.mask_rule import MaskRule
+from anodetect.stats.mask_rule import MaskRule, Regions
 from anodetect.stats.metrics import MIN_GROUPS
 from anodetect.types import Bools, Floats
 
 Doubles = NDArray[np.float64]
+Whole = NDArray[np.int64]
 FALSE_REGIONS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # per image, where sensitivities are named
 CURVE_POINTS = 200  # of a FROC curve that is written down
 RESAMPLES = 200
@@ -39,12 +41,17 @@ class Lesion:
 
 @dataclass(frozen=True)
 class ComparedMap:
-    """The regions of one map against its truth: the strengths of `false` regions, the lesions, and
-    how many pixels of the mask are right, wrong, or missing."""
+    """The regions of one map against its truth: the lesions, and how many pixels of the mask are
+    right, wrong, or missing.
+
+    While the least strength falls, the number of false regions changes at strengths `false` by
+    `changes`: by 1 for each of an image, also by less where regions of slices become one.
+    """
 
     group: str
     is_volume: bool
     false: Doubles
+    changes: Whole
     lesions: tuple[Lesion, ...]
     right: int
     wrong: int
@@ -61,34 +68,93 @@ def compare(
     if not is_volume:
         truth = truth & ~np.isnan(heatmap)
     regions = rule.regions(heatmap)
-    lesions, count = ndimage.label(truth, np.ones((3,) * truth.ndim))
-    sizes = np.bincount(lesions.ravel(), minlength=count + 1)
-    pixels = np.bincount(regions.labels.ravel(), minlength=len(regions.strengths) + 1)
-
-    both = (lesions > 0) & (regions.labels > 0)
-    pairs = np.stack([lesions[both], regions.labels[both]], axis=1)
-    touching, common = np.unique(pairs, axis=0, return_counts=True)
-    found = []
-    for number in range(1, count + 1):
-        own = touching[:, 0] == number
-        names, shared = touching[own, 1], common[own]
-        strengths = regions.strengths[names - 1]
-        kept = strengths > rule.least
-        total = int(pixels[names[kept]].sum()) + int(sizes[number])
-        dice = 2 * int(shared[kept].sum()) / total
-        found.append(Lesion(int(sizes[number]), float(strengths.max(initial=-np.inf)), dice))
-
     mask = regions.stronger(rule.least)
-    is_false = ~np.isin(np.arange(1, len(regions.strengths) + 1), touching[:, 1])
+    around = np.ones((3,) * truth.ndim)
+    lesions, count = ndimage.label(truth, around)
+    touching = np.unique(_pairs(lesions, regions.labels), axis=0)
+
+    # Regions that count, joined across slices
+    marked, _ = ndimage.label(mask, around)
+    marked_sizes = np.bincount(marked.ravel())
+    common, shared = np.unique(_pairs(lesions, marked), axis=0, return_counts=True)
+    found = []
+    for number, size in enumerate(np.bincount(lesions.ravel(), minlength=count + 1)[1:], 1):
+        strengths = regions.strengths[touching[touching[:, 0] == number, 1] - 1]
+        own = common[:, 0] == number
+        total = int(marked_sizes[common[own, 1]].sum()) + int(size)
+        dice = 2 * int(shared[own].sum()) / total
+        found.append(Lesion(int(size), float(strengths.max(initial=-np.inf)), dice))
+
+    is_true = np.isin(np.arange(1, len(regions.strengths) + 1), touching[:, 1])
+    false, changes = _false_regions(regions, is_true)
     return ComparedMap(
         group=group,
         is_volume=is_volume,
-        false=regions.strengths[is_false],
+        false=false,
+        changes=changes,
         lesions=tuple(found),
         right=int((mask & truth).sum()),
         wrong=int((mask & ~truth).sum()),
         missing=int((truth & ~mask).sum()),
     )
+
+
+def _pairs(one: NDArray[np.integer], other: NDArray[np.integer]) -> NDArray[np.integer]:
+    """Return the numbers in two arrays of labels [pixels, 2] wherever neither is 0."""
+    both = (one > 0) & (other > 0)
+    return np.stack([one[both], other[both]], axis=1)
+
+
+def _false_regions(regions: Regions, is_true: Bools) -> tuple[Doubles, Whole]:
+    """Return where the number of false regions changes while the least strength falls, and by how
+    much, as `ComparedMap` has it. `is_true` [regions] says which touch a lesion."""
+    falling = np.argsort(-regions.strengths, kind="stable")
+    if regions.labels.ndim == 2:
+        false = falling[~is_true[falling]]
+        return regions.strengths[false], np.ones(len(false), np.int64)
+
+    neighbours = _neighbours(regions)
+    parent = list(range(len(regions.strengths)))  # a region that was joined to another names it
+    holds_true = is_true.tolist()
+    counts = [False] * len(parent)
+    changes = np.zeros(len(parent), np.int64)
+    for place, region in enumerate(falling.tolist()):
+        counts[region] = True
+        changes[place] = not holds_true[region]
+        for other in neighbours[region]:
+            one, two = _root(parent, region), _root(parent, other)
+            if not counts[other] or one == two:
+                continue
+            before = (not holds_true[one]) + (not holds_true[two])
+            parent[two] = one
+            holds_true[one] |= holds_true[two]
+            changes[place] += (not holds_true[one]) - before
+    return regions.strengths[falling], changes
+
+
+def _neighbours(regions: Regions) -> list[list[int]]:
+    """Return for each region of a volume those that it touches in the slices beside its own."""
+    found: list[list[int]] = [[] for _ in regions.strengths]
+    for upper, lower in pairwise(regions.labels):
+        height, width = upper.shape
+        padded = np.pad(lower, 1)
+        touching = []
+        for row in range(3):
+            for column in range(3):
+                shifted = padded[row : row + height, column : column + width]
+                touching.append(_pairs(upper, shifted))
+        for one, two in np.unique(np.concatenate(touching), axis=0).tolist():
+            found[one - 1].append(two - 1)
+            found[two - 1].append(one - 1)
+    return found
+
+
+def _root(parent: list[int], region: int) -> int:
+    """Return the number of the joined region that a region belongs to; shorten the way there."""
+    while parent[region] != region:
+        parent[region] = parent[parent[region]]
+        region = parent[region]
+    return region
 
 
 @dataclass(frozen=True)
@@ -178,7 +244,7 @@ def lesion_metrics(compared: Sequence[ComparedMap], rule: MaskRule) -> LesionMet
         if len(draws):
             low, high = np.nanpercentile(draws[:, place], (2.5, 97.5)).tolist()
         sensitivities.append(Sensitivity(rate, _at(alarms, found, rate), low, high))
-    counted = [int((each.false > rule.least).sum()) for each in compared]
+    counted = [int(each.changes[each.false > rule.least].sum()) for each in compared]
     return LesionMetrics(
         per="volume" if all(each.is_volume for each in compared) else "image",
         images=len(compared),
@@ -198,12 +264,14 @@ def lesion_metrics(compared: Sequence[ComparedMap], rule: MaskRule) -> LesionMet
 
 @dataclass(frozen=True)
 class _Events:
-    """All lesions and false regions in descending order of strength: which are lesions, to which
-    group each belongs, whether its strength is the last of equal ones, and the numbers of images
-    and lesions of each group [groups]. Lesions without a region are not among them."""
+    """Lesions and changes of the number of false regions in descending order of strength: how many
+    lesions and false regions each adds, to which group it belongs, whether its strength is the last
+    of equal ones, and the numbers of images and lesions of each group [groups]. Lesions without a
+    region are not among them."""
 
-    is_lesion: Bools
-    member: NDArray[np.int64]
+    found: Whole
+    false: Whole
+    member: Whole
     last: Bools
     images: Doubles
     lesions: Doubles
@@ -214,7 +282,8 @@ class _Events:
         numbers = {name: number for number, name in enumerate(names)}
         images, lesions = np.zeros(len(names)), np.zeros(len(names))
         strengths: list[float] = []
-        kinds: list[bool] = []
+        hits: list[int] = []
+        changes: list[int] = []
         member: list[int] = []
         for each in compared:
             number = numbers[each.group]
@@ -222,14 +291,16 @@ class _Events:
             lesions[number] += len(each.lesions)
             touched = [lesion.strength for lesion in each.lesions if np.isfinite(lesion.strength)]
             strengths += [*touched, *each.false.tolist()]
-            kinds += [True] * len(touched) + [False] * len(each.false)
+            hits += [1] * len(touched) + [0] * len(each.false)
+            changes += [0] * len(touched) + each.changes.tolist()
             member += [number] * (len(touched) + len(each.false))
 
         ordered = np.argsort(-np.array(strengths), kind="stable").astype(np.int64)
         falling = np.array(strengths)[ordered]
         last = np.append(np.diff(falling) != 0, True)[: len(falling)]
         return cls(
-            np.array(kinds, bool)[ordered],
+            np.array(hits, np.int64)[ordered],
+            np.array(changes, np.int64)[ordered],
             np.array(member, np.int64)[ordered],
             last,
             images,
@@ -244,9 +315,9 @@ class _Events:
         """Return false regions per image and the share of lesions found, from (0, 0) on, with each
         group counted `weights` [groups] times; NaN without lesions."""
         drawn = weights[self.member]
-        alarms = np.cumsum(drawn * ~self.is_lesion)[self.last] / (weights @ self.images)
+        alarms = np.cumsum(drawn * self.false)[self.last] / (weights @ self.images)
         total = weights @ self.lesions
-        found = np.cumsum(drawn * self.is_lesion)[self.last] / (total if total else np.nan)
+        found = np.cumsum(drawn * self.found)[self.last] / (total if total else np.nan)
         return np.append(0.0, alarms), np.append(0.0, found)
 
 

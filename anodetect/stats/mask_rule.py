@@ -1,14 +1,14 @@
 """From a map to a mask: which of its regions count.
 
-A region is a connected part of a map above a low value: 8-connected in an image, 26-connected in a
-volume. What counts is its strength, which is one of three statistics of its pixels:
+A region is an 8-connected part of a map above a low value. What counts is its strength, one of
+three statistics of its pixels:
 
     peak   their highest value
     mass   the sum of what they exceed the low value by, over the number of pixels of the image
     size   their number, over the number of pixels of the image
 
-A region of a volume is as strong as the strongest of its parts in single slices. So slices are
-compared with slices, also where the calibration knows slices alone.
+Each slice of a volume has regions of its own. So slices are compared with slices, also where the
+calibration knows slices alone, and a region is not shown in slices where it is weak.
 """
 
 from collections.abc import Mapping
@@ -37,8 +37,8 @@ class Parts:
 
 @dataclass(frozen=True)
 class Regions:
-    """The regions of a map: `labels` [(D,) H, W] numbers them from 1, 0 is no region, and
-    `strengths` [regions] says how strong each is."""
+    """The regions of a map or of all slices of a volume: `labels` [(D,) H, W] numbers them from 1,
+    0 is no region, and `strengths` [regions] says how strong each is."""
 
     labels: NDArray[np.integer]
     strengths: Doubles
@@ -63,14 +63,14 @@ class RegionMeasure:
             parts = parts_above(heatmap, self.low)
             return Regions(parts.labels, parts.strengths[self.statistic])
 
-        labels, count = ndimage.label(heatmap > self.low, np.ones((3, 3, 3)))
-        strengths = np.full(count, -np.inf)
-        for values, numbers in zip(heatmap, labels, strict=True):
+        labels, strengths = np.zeros(heatmap.shape, np.int64), [np.zeros(0)]
+        count = 0
+        for number, values in enumerate(heatmap):
             parts = parts_above(values, self.low)
-            found, first = np.unique(parts.labels, return_index=True)
-            whole = numbers.ravel()[first[found > 0]]  # the region of each part
-            np.maximum.at(strengths, whole - 1, parts.strengths[self.statistic])
-        return Regions(labels, strengths)
+            labels[number] = np.where(parts.labels > 0, parts.labels + count, 0)
+            strengths.append(parts.strengths[self.statistic])
+            count += len(strengths[-1])
+        return Regions(labels, np.concatenate(strengths))
 
     def highest(self, heatmap: Floats) -> float:
         """Return the strength of the strongest region of a map [H, W]; of one without regions a
