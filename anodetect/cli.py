@@ -204,12 +204,17 @@ def _print_inspection(
 def _print_inputs(
     run: Path, paths: list[str], out: Path, follow_symlinks: bool, as_json: bool
 ) -> None:
-    """Print what would be scored."""
+    """Print what would be scored; without a run yet, all single files."""
     from anodetect.commands.channels import channels_of_run
     from anodetect.commands.inputs import collect
     from anodetect.record import runs
 
-    inputs = collect(paths, out, follow_symlinks, channels=channels_of_run(runs.read(run)))
+    channels = None
+    if run.exists():
+        channels = channels_of_run(runs.read(run))
+    else:
+        terminal.screen.print(f"{run} does not exist: files are listed one by one", markup=False)
+    inputs = collect(paths, out, follow_symlinks, channels=channels)
     names = [record.id for record in inputs.records]
     listed = {
         "would_score": len(names),

@@ -58,7 +58,7 @@ def test_report_is_self_contained_and_shows_everything(quick):
         "95 % interval",
     ):
         assert text in html
-    assert html.count("<svg") == 4
+    assert html.count("<svg") == 5
     assert html.count("data:image/jpeg;base64,") >= 12
     assert not re.findall(r'(?:src|href)="(?!data:|#)', html)
     assert report.write(out) == out / "report.html"

@@ -28,7 +28,7 @@ from anodetect.data import pseudonyms, readers
 from anodetect.engines import local
 from anodetect.errors import ConfigError, DataError, DiskFullError, Interrupted, RunError
 from anodetect.files import leads_out
-from anodetect.record import environment, journal, runs, verification
+from anodetect.record import environment, lines, runs, verification
 from anodetect.record.rows import ScoreRow, to_table
 from anodetect.record.tables import write_table
 from anodetect.types import Silent
@@ -339,7 +339,7 @@ def test_a_scoring_goes_on_after_its_journal_could_not_be_written(
         raise NO_SPACE
 
     with monkeypatch.context() as patch:
-        patch.setattr(journal.os, "fsync", full)
+        patch.setattr(lines.os, "fsync", full)
         with pytest.raises(
             DiskFullError, match=r"journal.jsonl: cannot be written.*score … --resume"
         ):
