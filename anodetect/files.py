@@ -83,6 +83,11 @@ def walk(folder: Path) -> Iterator[Path]:
                 yield file
 
 
+def path_or_none(path: Path | str | None) -> Path | None:
+    """Return a path that may be given as text, None for None."""
+    return None if path is None else Path(path)
+
+
 def is_below(path: Path, folder: str | Path) -> bool:
     """Return whether a path, its links followed, lies in a folder. A loop of links lies where its
     name says."""

@@ -294,3 +294,12 @@ def test_a_run_of_the_format_before_volumes_scores_the_same(
         anodetect.score(run, images, tmp_path / f"{out}-scores", far=0.2, heatmaps=())
     new, old = (directories.read(tmp_path / f"{name}-scores").rows for name in ("new", "old"))
     assert [row.score for row in new] == [row.score for row in old]
+
+
+def test_functions_take_paths_as_text(synthetic_folder, tmp_path):
+    data, run, out = str(synthetic_folder), str(tmp_path / "run"), str(tmp_path / "scores")
+    anodetect.train(data, "intensity", run)
+    anodetect.score(run, [data], out, heatmaps=())
+    assert anodetect.evaluate(run, data).as_json()["n_normal"] == 20
+    anodetect.calibrate(run, f"{data}/test/good", f"{run} again")
+    assert anodetect.verify(out, run=run, data=data, rescore=1).intact

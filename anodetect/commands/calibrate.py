@@ -22,6 +22,7 @@ from anodetect.commands.results import CalibrateResult
 from anodetect.data import cards, split
 from anodetect.data.records import Dataset, Record
 from anodetect.errors import DataError
+from anodetect.files import path_or_none
 from anodetect.imaging.backbones.table import EMBEDDED
 from anodetect.imaging.regions import RegionOfInterest, read_roi
 from anodetect.model.decoded import DecodedFiles
@@ -47,14 +48,14 @@ class Calibrated:
 
 
 def calibrate(
-    run_path: Path,
+    run_path: Path | str,
     data: str,
-    out: Path,
+    out: Path | str,
     *,
     follow_symlinks: bool = False,
     kind_normal: Collection[str] = (),
     device: str = "auto",
-    roi: Path | None = None,
+    roi: Path | str | None = None,
     reporter: Reporter | None = None,
 ) -> CalibrateResult:
     """Write the run `out` with the weights of `run_path` and the normals of `data` as its
@@ -64,6 +65,7 @@ def calibrate(
     and the files that failed. Raises DataError if there are too few images,
     or if one of them, or its group, was used for the weights.
     """
+    run_path, out, roi = Path(run_path), Path(out), path_or_none(roi)
     reporter = reporter or Silent()
     check_device(device)
     run = runs.read(run_path)

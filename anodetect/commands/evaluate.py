@@ -13,6 +13,7 @@ from anodetect.commands.roi import other_roi
 from anodetect.data import cards
 from anodetect.data.records import ANOMALOUS, Dataset, Record
 from anodetect.errors import ConfigError, DataError, nearest
+from anodetect.files import path_or_none
 from anodetect.model.devices import check_device
 from anodetect.model.loading import Failed
 from anodetect.model.model import Model
@@ -24,14 +25,14 @@ from anodetect.types import Reporter, Silent
 
 
 def evaluate(
-    run_path: Path,
+    run_path: Path | str,
     data: str,
     *,
     far: float = DEFAULT_FAR,
     by: Sequence[str] = (),
     follow_symlinks: bool = False,
     device: str = "auto",
-    roi: Path | None = None,
+    roi: Path | str | None = None,
     reporter: Reporter | None = None,
 ) -> EvaluateResult:
     """Return metrics on labelled data, also for each value of the columns `by` of its manifest, and
@@ -41,6 +42,7 @@ def evaluate(
     by default that of the run. Raises DataError for images the run was
     made from, and if none can be measured; ConfigError for an unknown column or device.
     """
+    run_path, roi = Path(run_path), path_or_none(roi)
     reporter = reporter or Silent()
     check_device(device)
     run = runs.read(run_path)

@@ -32,8 +32,8 @@ ALIKE = ("format", "model_sha256", "far", "fdr", "heatmaps", "calibration", "ide
 
 
 def merge(
-    parts: Sequence[Path],
-    out: Path,
+    parts: Sequence[Path | str],
+    out: Path | str,
     *,
     command: Sequence[str] = (),
     reporter: Reporter | None = None,
@@ -43,8 +43,9 @@ def merge(
     The tables are those that one machine would have written: p-values, q-values and flags are those
     of the whole. Pixel metrics are not joined. RunError if a part is missing or was changed.
     """
+    out = Path(out)
     reporter = reporter or Silent()
-    shards = [directories.read(part) for part in parts]
+    shards = [directories.read(Path(part)) for part in parts]
     _refuse_misfits(shards)
     directories.prepare(out)
     tables = _joined_tables(shards)

@@ -28,6 +28,7 @@ from anodetect.data.records import Problem, Record
 from anodetect.detectors import entry_named
 from anodetect.engines.worker import Engine, ScoredEntries, Task, problem_row, shard_of
 from anodetect.errors import ConfigError, DiskFullError, Interrupted, nearest
+from anodetect.files import path_or_none
 from anodetect.model.devices import check_device
 from anodetect.model.loading import Failed
 from anodetect.model.read_ahead import BATCH
@@ -62,9 +63,9 @@ PROMPT = 1.0  # seconds after which finished files go to the journal
 
 
 def score(
-    run_path: Path,
+    run_path: Path | str,
     paths: Sequence[str],
-    out: Path,
+    out: Path | str,
     *,
     far: float | None = None,
     fdr: float | None = None,
@@ -72,11 +73,11 @@ def score(
     follow_symlinks: bool = False,
     keep_identifiers: bool = False,
     accept_different: bool = False,
-    roi: Path | None = None,
+    roi: Path | str | None = None,
     exact_grid: bool = False,
     resume: bool = False,
     shard: str = "1/1",
-    sign: Path | None = None,
+    sign: Path | str | None = None,
     device: str = "auto",
     engine: str | Engine = "local",
     workers: int | None = None,
@@ -96,6 +97,7 @@ def score(
     itself.
     ConfigError and DataError before any work for what cannot be scored.
     """
+    run_path, out, roi, sign = Path(run_path), Path(out), path_or_none(roi), path_or_none(sign)
     reporter, began = reporter or Silent(), time.monotonic()
     far = _false_alarm_rate(far, fdr)
     run_engine = engine_named(engine, workers) if isinstance(engine, str) else engine

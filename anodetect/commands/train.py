@@ -27,6 +27,7 @@ from anodetect.data.channels import Channels
 from anodetect.data.records import Dataset, named_kinds
 from anodetect.detectors import current_name, entry_named
 from anodetect.errors import ConfigError, DataError
+from anodetect.files import path_or_none
 from anodetect.imaging.backbones.embedding import embed
 from anodetect.imaging.backbones.table import BackboneFacts
 from anodetect.imaging.intensities import ImageSample
@@ -114,7 +115,7 @@ class LearnedFromTune:
 def train(
     data: str,
     detector: str,
-    out: Path,
+    out: Path | str,
     *,
     values: Mapping[str, Any] | None = None,
     representation: str = "auto",
@@ -124,7 +125,7 @@ def train(
     device: str = "auto",
     resume: bool = False,
     kind_normal: Collection[str] = (),
-    roi: Path | None = None,
+    roi: Path | str | None = None,
     allow_few: bool = False,
     drop_odd: float | None = None,
     known_anomalies: bool = False,
@@ -150,6 +151,7 @@ def train(
     `allow_missing` an image may lack some of them. Under `torchrun` the
     processes train together; the first writes the run, the others return None.
     """
+    out, roi = Path(out), path_or_none(roi)
     helping = os.environ.get("RANK", "0") != "0"
     reporter = Silent() if helping or reporter is None else reporter
     if current_name(detector) != detector:

@@ -4,19 +4,20 @@ from dataclasses import replace
 from pathlib import Path
 
 from anodetect.errors import AnodetectError
+from anodetect.files import path_or_none
 from anodetect.model.devices import check_device
 from anodetect.record import verification
 from anodetect.record.verification import Verdict
 
 
 def verify(
-    path: Path,
+    path: Path | str,
     *,
     head: str | None = None,
-    key: Path | None = None,
-    run: Path | None = None,
+    key: Path | str | None = None,
+    run: Path | str | None = None,
     rescore: int = 0,
-    data: Path | None = None,
+    data: Path | str | None = None,
     device: str = "auto",
 ) -> Verdict:
     """Check that a score directory is what was written, and score `rescore` of its files again.
@@ -25,6 +26,7 @@ def verify(
     it. `run` and `data` say where the run and the images are, if they were moved. RunError if it is
     no finished score directory, ConfigError for an unknown device.
     """
+    path, key, run, data = Path(path), path_or_none(key), path_or_none(run), path_or_none(data)
     check_device(device)
     verdict = verification.verify(path, head=head, key=key, run=run)
     if not rescore or not verdict.rows:
