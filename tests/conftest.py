@@ -54,6 +54,20 @@ def backbones_kept():
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_key_for_pseudonyms(tmp_path_factory):
+    """Let the tests' configuration folder have the same key for pseudonyms in every session. The
+    key decides which patients of DICOM series calibrate, and so where thresholds lie."""
+    from anodetect.data import pseudonyms
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "config"))
+        key = pseudonyms.key_file()
+    key.parent.mkdir(parents=True)
+    key.write_text("01" * 32)
+    key.chmod(0o600)
+
+
 @pytest.fixture(scope="session")
 def synthetic_folder(tmp_path_factory):
     """The synthetic set in the MVTec layout: 60 normals to train on, 20 normals and 20 defects to

@@ -281,8 +281,7 @@ def test_the_heatmap_has_the_values_of_the_source_and_the_nifti_is_even(scored):
 
     mask = np.asarray(nib.load(f"{scored.stem}_mask.nii.gz").dataobj).transpose(2, 1, 0)
     rule = directories.read(scored.base / "out").audit.mask_rule
-    assert mask.any() == rule.mask(own).any()
-    assert (values[mask != 0] > rule.measure.low).all()
+    assert mask.any() and (values[mask != 0] > rule.measure.low).all()
 
 
 def test_resampling_is_said(scored):
