@@ -8,7 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from anodetect.commands.score import score
@@ -27,6 +27,7 @@ from anodetect.pacs.push import push
 from anodetect.record import directories, runs
 from anodetect.record.journal import is_finished
 from anodetect.record.ledger import Ledger
+from anodetect.stats.calibration import DEFAULT_FAR
 from anodetect.types import Reporter, Silent
 
 PAUSE = 0.25  # seconds between two looks at what arrived
@@ -48,13 +49,7 @@ class ListenResult:
 
     def as_json(self) -> dict[str, object]:
         """Return what `pacs listen --json` prints."""
-        return {
-            "finished": self.finished,
-            "failed": self.failed,
-            "waiting": self.waiting,
-            "repeated": self.repeated,
-            "refused": self.refused,
-        }
+        return asdict(self)
 
     def text(self) -> str:
         """Return it in words."""
@@ -98,7 +93,9 @@ def listen(
         raise ConfigError("--count asks the archive of --to, which is not given")
     if watch is not None and is_below(out, watch):
         raise ConfigError(f"{out} lies in the watched folder {watch}; choose another --out")
-    runs.read(run).calibration.level(0.05 if far is None else far)  # refuses an impossible rate
+    runs.read(run).calibration.level(
+        DEFAULT_FAR if far is None else far
+    )  # refuses an impossible rate
     archive = connect(address_of(to), own) if to else None
     scorer = _scorer(run, heatmaps, far, device, keep_identifiers or bool(to), command)
 

@@ -93,8 +93,7 @@ def score(
     cannot judge fail unless `accept_different`. `roi` is a mask of where images count, by default
     the run's. With `exact_grid` NIfTI maps of sheared slices keep the source's grid. `sign` is a
     file with an Ed25519 private key. `engine` is one of ENGINES: "local" scores on this machine, in
-    as many processes as help or in `workers`; "ray" on a cluster; or an engine
-    itself.
+    as many processes as help or in `workers`; "ray" on a cluster; or an engine itself.
     ConfigError and DataError before any work for what cannot be scored.
     """
     run_path, out, roi, sign = Path(run_path), Path(out), path_or_none(roi), path_or_none(sign)

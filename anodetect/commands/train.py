@@ -148,8 +148,8 @@ def train(
     label 1 are learned from as anomalies. With `embed_backbone` the weights of the backbones are
     copied into the run, which then scores where they are not installed. `channels` are several
     files of each image with the patterns of their names, such as "t1=*T1w*,flair=*FLAIR*"; with
-    `allow_missing` an image may lack some of them. Under `torchrun` the
-    processes train together; the first writes the run, the others return None.
+    `allow_missing` an image may lack some of them. Under `torchrun` the processes train together;
+    the first writes the run, the others return None.
     """
     out, roi = Path(out), path_or_none(roi)
     helping = os.environ.get("RANK", "0") != "0"

@@ -51,9 +51,8 @@ class Outcome:
     reason: str = ""
 
 
-Score = Callable[
-    [Path, Path], Outcome
-]  # scores a folder into a score directory, or goes on with it
+# Scores a folder into a score directory, or goes on with it.
+Score = Callable[[Path, Path], Outcome]
 # Delivers a score directory, and returns in words what was done; DataError or RunError if there is
 # nothing that could be, any other AnodetectError if it is worth another try.
 Deliver = Callable[[Path], str]

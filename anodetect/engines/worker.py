@@ -215,6 +215,8 @@ class Worker:
     ) -> list[Written]:
         """Write a heatmap in each of the formats that were asked for and that its kind of source
         has. Why a format could not be written is added to `problems`; the others are written."""
+        if not self.task.heatmaps:
+            return []
         stem = self.task.out / "heatmaps" / short_name(row.path)
         source: Source = "image" if isinstance(scored, ScoredImage) else "volume"
         written: list[Written] = []

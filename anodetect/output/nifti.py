@@ -36,22 +36,22 @@ def write_map(shown: VolumeMap, files: OutputFiles) -> None:
     Where readers of NIfTI do not open that grid, or NIfTI cannot hold it, the map is resampled, and
     a TIFF has the exact values in the source's own slices.
     """
-    grid = None if shown.exact_grid and shown.volume.source.places is None else _grid_for(shown)
+    grid = _grid_for(shown)
     if grid is None:
         with files.open("map") as file:
             write(file, shown.heatmap, shown.volume, f"anomaly heatmap {BY}")
         return
 
+    values = shown.volume.geometry.to_source(shown.heatmap)
     with files.open("slices") as file:
-        write_stack(file, shown.volume.geometry.to_source(shown.heatmap))
+        write_stack(file, values)
     with files.open("map", f"{grid.note}; the TIFF beside it has the source's slices") as file:
-        values = shown.volume.geometry.to_source(shown.heatmap)
         _write_planes(file, grid, grid.planes(values), np.float32, f"resampled heatmap {BY}")
 
 
 def write_mask(shown: VolumeMap, files: OutputFiles) -> None:
     """Write where the heatmap has regions that count, bytes of 0 and 1, in the grid of the map."""
-    grid = None if shown.exact_grid and shown.volume.source.places is None else _grid_for(shown)
+    grid = _grid_for(shown)
     if grid is None:
         mask = shown.mask.astype(np.uint8)
         with files.open("mask") as file:
@@ -79,10 +79,12 @@ def read_map(path: Path) -> Floats:
 
 def _grid_for(shown: VolumeMap) -> StraightGrid | None:
     """Return the grid onto which a map is resampled; None where it keeps the source's, as that of a
-    NIfTI."""
-    if isinstance(shown.volume.source.origin, nib.Nifti1Header):
+    NIfTI, and a sheared one that was asked for."""
+    source = shown.volume.source
+    keeps_shear = shown.exact_grid and source.places is None
+    if keeps_shear or isinstance(source.origin, nib.Nifti1Header):
         return None
-    return straight_grid(shown.volume.source)
+    return straight_grid(source)
 
 
 def write(file: IO[bytes], values: NDArray[Any], volume: PreparedVolume, description: str) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from anodetect.errors import DataError, RunError
 from anodetect.files import inside, sha256_of
@@ -17,7 +17,7 @@ from anodetect.pacs.archive import Archive
 from anodetect.pacs.instances import SUFFIX
 from anodetect.record import directories
 from anodetect.record.directories import PUSHED, PUSHED_LOCK
-from anodetect.record.lines import LineFile
+from anodetect.record.lines import LineFile, holds
 from anodetect.record.rows import OutputRow, rows_of
 from anodetect.types import Reporter
 
@@ -54,7 +54,7 @@ def push(archive: Archive, directory: Path, reporter: Reporter) -> PushResult:
     objects = pushable(directory)
     lock = FileLock(directory / PUSHED_LOCK, timeout=0)
     try:
-        with lock, LineFile(directory / PUSHED, _is_whole) as journal:
+        with lock, LineFile(directory / PUSHED, holds(_ADAPTER)) as journal:
             taken = {each.sha256 for each in _read(journal) if each.archive == archive.name}
             todo = [each for each in objects if each.sha256 not in taken]
             failures: list[str] = []
@@ -119,11 +119,3 @@ _ADAPTER = TypeAdapter(Pushed)
 
 def _read(journal: LineFile) -> list[Pushed]:
     return [_ADAPTER.validate_json(line) for line in journal.lines()]
-
-
-def _is_whole(line: bytes) -> bool:
-    try:
-        _ADAPTER.validate_json(line)
-    except ValidationError:
-        return False
-    return True

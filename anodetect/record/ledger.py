@@ -11,14 +11,13 @@ A job is called by its number. `source` names what it came from, such as a serie
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Literal
 
 from filelock import FileLock, Timeout
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from anodetect.errors import RunError
-from anodetect.record.lines import LineFile
+from anodetect.record.lines import LineFile, holds
 
 LEDGER, LOCK = "ledger.jsonl", ".lock"
 # closed: nothing more is expected · started: scoring began · waiting: scoring was stopped in good
@@ -65,7 +64,7 @@ class Ledger:
         self._open: dict[int, None] = {}  # numbers of jobs
         self._sources: dict[str, list[int]] = {}
         self._lock = FileLock(folder / LOCK, timeout=0)
-        self._lines = LineFile(folder / LEDGER, _is_whole)
+        self._lines = LineFile(folder / LEDGER, holds(_ADAPTER))
 
     def __enter__(self) -> "Ledger":
         try:
@@ -85,12 +84,7 @@ class Ledger:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._lines.close()
         self._lock.release()
 
@@ -157,11 +151,3 @@ class Ledger:
 
 
 _ADAPTER = TypeAdapter(JobEvent)
-
-
-def _is_whole(line: bytes) -> bool:
-    try:
-        _ADAPTER.validate_json(line)
-    except ValidationError:
-        return False
-    return True

@@ -8,7 +8,9 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from anodetect.files import write_error
 
@@ -24,12 +26,7 @@ class LineFile:
         self.open()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def open(self) -> None:
@@ -67,3 +64,16 @@ class LineFile:
             os.fsync(self.stream.fileno())
         except OSError as error:
             raise write_error(self.file, error) from None
+
+
+def holds(adapter: TypeAdapter[Any]) -> Callable[[bytes], bool]:
+    """Return a function that says whether a line is JSON of the adapter's type."""
+
+    def is_whole(line: bytes) -> bool:
+        try:
+            adapter.validate_json(line)
+        except ValidationError:
+            return False
+        return True
+
+    return is_whole
