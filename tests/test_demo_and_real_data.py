@@ -2,10 +2,14 @@
 
 import json
 import re
+import shlex
+import sys
+from pathlib import Path
 
 import pytest
 
 import anodetect
+from anodetect import cli
 from anodetect.commands import demo
 from anodetect.data import cards
 from anodetect.output import report
@@ -29,6 +33,10 @@ ROW_KEYS = {
     "peak_memory_mb",
     "model_mb",
 }
+
+
+README = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
+QUICK_START = README.partition("\n## Quick start\n")[2].partition("\n## ")[0]
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +83,30 @@ def test_report_escapes_what_it_shows(quick, tmp_path):
     html = report.write(folder).read_text()
     assert "<script>" not in html
     assert "&lt;script&gt;" in html
+
+
+def test_the_quick_start_finds_in_real_images_what_the_readme_says(monkeypatch, tmp_path, capfd):
+    """Its numbers are those of the extra `demo` alone, without `features`."""
+    pytest.importorskip("elpv_dataset", reason="the extra `demo` is not installed")
+    for module in ("forms", "odd"):
+        monkeypatch.setattr(f"anodetect.model.{module}.features_installed", lambda: False)
+    monkeypatch.chdir(tmp_path)
+    commands = re.findall(r"^anodetect (.*elpv:mono.*)$", QUICK_START, re.MULTILINE)
+    assert [command.split()[0] for command in commands] == ["train", "score", "evaluate"]
+
+    for command in commands:
+        monkeypatch.setattr(sys, "argv", ["anodetect", *shlex.split(command)])
+        with pytest.raises(SystemExit) as leave:
+            cli.main()
+        assert not leave.value.code
+    printed = "".join(capfd.readouterr())
+    begin = r"normal:|kept for|elpv:mono: fit|126 normal|image (?:auroc|ap|fpr|tpr)|at far"
+    lines = re.findall(rf"^(?:{begin}).*$", QUICK_START, re.MULTILINE)
+    lines += re.findall(r"^439 scored, .* 0 failed", QUICK_START, re.MULTILINE)
+    assert len(lines) == 10
+    for line in lines:
+        assert line in printed
+    assert (tmp_path / "scores/cells/report.html").is_file()
 
 
 @pytest.mark.parametrize(
