@@ -1,12 +1,15 @@
 import os
 import signal
 import sys
+import time
 from functools import cache
 from pathlib import Path
 
 import pytest
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
+LONG = ("detector_contract", "cluster", "recovery", "review_browser", "pacs", "three_dimensions")
+LONG += ("energy_detectors", "volumes", "audit", "cli", "processes", "environment", "review_app")
 
 
 def pytest_configure():
@@ -19,6 +22,12 @@ def pytest_configure():
     for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ.setdefault(name, "1")
     os.environ["ANODETECT_CACHE"] = "off"  # the user's own is neither read nor filled
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the files that take long, or one worker would have the last of them alone."""
+    places = {f"test_{name}": place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(LONG)))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -132,6 +141,13 @@ def interruptible():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def time_of_this_process(monkeypatch):
+    """Let time pass as this process computes, so that a short budget can be judged to a tenth of it
+    however busy the machine is."""
+    monkeypatch.setattr(time, "monotonic", time.process_time)
 
 
 @pytest.fixture
