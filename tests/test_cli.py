@@ -623,24 +623,6 @@ def test_importing_the_package_imports_nothing_else():
     assert done.stdout.split() == []
 
 
-def test_a_type_checker_sees_the_signatures(tmp_path):
-    file = tmp_path / "caller.py"
-    file.write_text(
-        "import anodetect\n"
-        'anodetect.train("x", detektor="pca")\n'
-        "calibration: int = anodetect.Calibration.restore({})\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--config-file", PROJECT / "pyproject.toml", file],
-        check=False,
-        capture_output=True,
-        text=True,
-        cwd=PROJECT,
-    )
-    assert 'caller.py:2: error: Unexpected keyword argument "detektor" for "train"' in done.stdout
-    assert "caller.py:3: error: Incompatible types in assignment" in done.stdout
-
-
 def test_version(anodetect):
     code, out, _ = anodetect("--version")
     assert code == 0
