@@ -298,19 +298,27 @@ def verify(
     directory: options.ScoreDirectory,
     head: options.Head = None,
     key: options.PublicKey = None,
+    reviews: options.KeptReviews = None,
     rescore: options.Rescore = 0,
     run: options.MovedRun = None,
     data: options.MovedData = None,
     device: options.Device = "auto",
     as_json: options.Json = False,
 ) -> None:
-    """Check that a score directory is what it was when it was written: exit 0 if it holds, 1 if
-    not."""
+    """Check that a score directory is what it was when it was written: its record, its verdicts and
+    its report. Exit 0 if they hold, 1 if not."""
     from anodetect.commands import verify as command
     from anodetect.commands.texts import verdict_text
 
     verdict = command.verify(
-        directory, head=head, key=key, run=run, rescore=rescore, data=data, device=device
+        directory,
+        head=head,
+        key=key,
+        reviews=reviews,
+        run=run,
+        rescore=rescore,
+        data=data,
+        device=device,
     )
     emit(verdict.as_json(), as_json, verdict_text(verdict, directory))
     if not verdict.intact:
@@ -322,13 +330,14 @@ def review(
     directories: options.ScoreDirectories = None,
     root: options.Roots = None,
     port: options.Port = 8501,
+    sign: options.SignVerdicts = None,
 ) -> None:
     """Look at ranked cases in a browser and record verdicts. Verdicts are kept in each directory's
     reviews.sqlite, or in the database whose SQLAlchemy URL is in ANODETECT_REVIEWS."""
     from anodetect.commands import review as command
 
     with terminal.reporting() as reporter:
-        command.serve(directories or [], port=port, roots=root or [], reporter=reporter)
+        command.serve(directories or [], port=port, roots=root or [], sign=sign, reporter=reporter)
 
 
 @app.command()
@@ -438,7 +447,11 @@ def detectors(name: options.DetectorName = None, as_json: options.Json = False) 
 
 
 @app.command()
-def report(directory: options.ReportDirectory, as_json: options.Json = False) -> None:
+def report(
+    directory: options.ReportDirectory,
+    sign: options.Sign = None,
+    as_json: options.Json = False,
+) -> None:
     """Write report.html: again that of a score directory, or that of a run."""
     from anodetect.record.checkpoint import MODEL_FILE
 
@@ -449,8 +462,9 @@ def report(directory: options.ReportDirectory, as_json: options.Json = False) ->
         path = run_report.write(directory, made_by(directory))
     else:
         from anodetect.output import report as module
+        from anodetect.record.signatures import private_key
 
-        path = module.write(directory)
+        path = module.write(directory, private_key(sign) if sign else None)
     emit({"report": str(path)}, as_json, str(path))
 
 

@@ -31,12 +31,13 @@ from anodetect.commands import rescore as rescoring
 from anodetect.commands.inputs import collect
 from anodetect.commands.rescore import rescore
 from anodetect.data import readers, synthetic
+from anodetect.data.records import Record
 from anodetect.data.scan import scan
 from anodetect.engines import worker
 from anodetect.errors import AnodetectError, ConfigError, Interrupted, RunError
 from anodetect.files import sha256_of
 from anodetect.model.model import Model
-from anodetect.record import checkpoint, directories, journal, runs, verification
+from anodetect.record import checkpoint, directories, journal, runs, signatures, verification
 from anodetect.record.audit import ShownCases
 from anodetect.record.failures import MOST_REASONS
 from anodetect.record.rows import (
@@ -167,8 +168,9 @@ def test_a_changed_model_is_named(pca_run, synthetic_folder, tmp_path):
     shutil.rmtree(run)
     verdict = verification.verify(tmp_path / "s")
     assert verdict.intact
-    assert "the model was not checked" in verdict.notes[0]
-    assert not verification.verify(tmp_path / "s", run=pca_run).notes
+    assert any("the model was not checked" in text for text in verdict.not_looked_at)
+    with_model = verification.verify(tmp_path / "s", run=pca_run)
+    assert not any("the model" in text for text in with_model.not_looked_at)
 
 
 @pytest.mark.parametrize(
@@ -216,11 +218,11 @@ def test_signatures(pca_run, synthetic_folder, tmp_path):
         pca_run, [str(synthetic_folder / "test/good")], out, heatmaps=(), sign=tmp_path / "ours.pem"
     )
     assert verification.verify(out, key=tmp_path / "ours.pub").authenticated
-    assert "not checked against" in verification.verify(out).notes[0]
+    assert "not checked against" in verification.verify(out).record.why
     assert (
         "not that of the key" in verification.verify(out, key=tmp_path / "theirs.pub").problems[0]
     )
-    verification.sign(out, "0" * 64, verification.private_key(ours))
+    signatures.sign(out, "0" * 64, signatures.private_key(ours))
     assert "does not fit the head" in verification.verify(out).problems[0]
     (out / "signature.json").unlink()
     assert "no signature" in verification.verify(out, key=tmp_path / "ours.pub").problems[0]
@@ -409,7 +411,9 @@ def test_files_that_failed_are_tried_again_on_resuming(
 
 def test_a_heatmap_lost_in_a_power_failure_is_made_again(tmp_path):
     def entry(path, *files, seconds=0.0):
-        row = ScoreRow(path=path, group=path, model_sha256="", status="ok")
+        row = ScoreRow(
+            path=path, group=path, score=0.0, model_sha256="", status="ok", kind="", acquired=""
+        )
         digest = sha256(b"whole").hexdigest()
         outputs = [OutputRow(name=name, path=path, kind="tiff", sha256=digest) for name in files]
         return JournalEntry(row=row, seconds=seconds, threads=1, host="", outputs=tuple(outputs))
@@ -428,7 +432,9 @@ def test_a_heatmap_lost_in_a_power_failure_is_made_again(tmp_path):
             ]
         )
     with journal.Journal(tmp_path / "s", {"a": 1}, resume=True) as again:
-        assert [entry.row.path for entry in again.resumed()] == ["none", "whole"]
+        names = ("missing", "empty", "cut off", "none", "whole")
+        records = {name: Record(name, tmp_path / name, group=name) for name in names}
+        assert [entry.row.path for entry in again.resumed(records)] == ["none", "whole"]
         again.append([entry("missing", seconds=1.0)])
         assert {e.row.path: e.seconds for e in again.entries() if e.seconds} == {"missing": 1.0}
 
@@ -438,7 +444,7 @@ def test_what_ends_between_the_tables_and_the_signature_is_resumed_and_signed(
     pca_run, synthetic_folder, tmp_path, monkeypatch, where
 ):
     private, public = key_pair(tmp_path, "ours")
-    owner = verification if where == "sign" else journal.Journal
+    owner = signatures if where == "sign" else journal.Journal
 
     def killed(*arguments):
         raise KeyboardInterrupt

@@ -163,7 +163,7 @@ def test_an_audit_from_the_command_line(anodetect, pca_run, synthetic_folder, tm
     assert (tmp_path / "all/report.html").is_file()
     code, out, _ = anodetect("verify", tmp_path / "all")
     assert code == 0
-    assert "internally consistent, not authenticated" in out
+    assert "record:   consistent: no head that was kept (--head) and no key (--key)" in out
     code, out, _ = anodetect("verify", tmp_path / "all", "--head", head, "--rescore", "3", "--json")
     assert code == 0
     assert json.loads(out)["authenticated"]

@@ -86,7 +86,12 @@ def stranger(folder):
 
 def test_a_stranger_can_write_a_verifier(scored, tmp_path):
     assert stranger(scored) == verification.verify(scored).head
-    kept = {"audit.json", "report.html", *json.loads((scored / "audit.json").read_text())["tables"]}
+    kept = {
+        "audit.json",
+        "report.html",
+        "report.json",
+        *json.loads((scored / "audit.json").read_text())["tables"],
+    }
     others = {
         file.relative_to(scored).as_posix() for file in scored.rglob("*") if file.is_file()
     } - kept
@@ -155,14 +160,14 @@ def test_an_output_taken_off_the_list_is_noticed(copy):
     edit(copy / "outputs.parquet", without_first)
     verdict = verification.verify(copy)
     assert verdict.problems == ("outputs.parquet was changed",)
-    assert f"1 files are not part of the record, the first: {name}" in verdict.notes
+    assert f"1 file is not part of the record: {name}" in verdict.not_looked_at
 
 
 def test_a_file_that_was_added_is_noted(copy):
     (copy / "heatmaps/later.tiff").write_bytes(b"x")
     verdict = verification.verify(copy)
     assert verdict.intact
-    assert "1 files are not part of the record, the first: heatmaps/later.tiff" in verdict.notes
+    assert "1 file is not part of the record: heatmaps/later.tiff" in verdict.not_looked_at
 
 
 @pytest.mark.parametrize("change", [other_flag, other_group, without_first])
@@ -351,7 +356,10 @@ def test_a_directory_of_format_2_is_verified(old):
     verdict = verification.verify(old, head=OLD_HEAD)
     assert verdict.problems == ()
     assert verdict.authenticated
-    assert [note.partition(":")[0] for note in verdict.notes] == ["the model was not checked"]
+    assert not verdict.notes
+    assert [text.partition(":")[0] for text in verdict.not_looked_at][-1] == (
+        "the model was not checked"
+    )
 
 
 @pytest.mark.parametrize(
@@ -385,7 +393,8 @@ def test_tables_of_format_3_planted_in_a_directory_of_format_2_count_for_nothing
     pq.write_table(planted, old / "groups.parquet")
     verdict = verification.verify(old)
     assert verdict.problems == ("heatmaps/1.png_heatmap.tiff was changed",)
-    assert any(note.startswith("2 files are not part of the record") for note in verdict.notes)
+    planted = "2 files are not part of the record: groups.parquet, outputs.parquet"
+    assert planted in verdict.not_looked_at
     assert all(group.flagged for group in directories.read_groups(old))
 
 
@@ -404,7 +413,7 @@ def test_a_directory_of_format_2_is_reported_reviewed_and_not_merged(old, tmp_pa
     review = Store(old, OLD_HEAD).add(row, "Ada", "anomalous")
     verdict = verification.verify(old)
     assert verdict.problems == ()
-    assert f"1 reviews; their chain ends with {review.hash}" in verdict.notes
+    assert verdict.verdicts.why == f"1 reviews; their chain ends with {review.hash}"
     assert "Ada" in report.write(old).read_text()
 
 

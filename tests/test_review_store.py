@@ -380,7 +380,8 @@ def test_verify_covers_reviews_and_tells_where_their_chain_ends(reviewed):
     verdict = verification.verify(out)
     assert verdict.intact
     end = reviews.read(out / reviews.FILE)[-1].hash
-    assert f"2 reviews; their chain ends with {end}" in verdict.notes
+    assert verdict.verdicts.why == f"2 reviews; their chain ends with {end}"
+    assert (verdict.verdict_count, verdict.verdict_end) == (2, end)
 
 
 def test_verify_names_a_changed_review(reviewed):

@@ -2,8 +2,8 @@
 write the directory."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import fields, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -63,13 +63,8 @@ def conclude(
     calibration, rule = scoring.calibration, scoring.rule
     rows, groups, threshold = decide(tables.scores, calibration, rule)
     slices = decide_slices(tables.slices, calibration, rule)
-    caveats = _caveats(rows, groups, slices, scoring)
-    not_in_time = _not_in_time(rows)
-    if not_in_time:
-        caveats.append(not_in_time)
-    caveats += _not_written(rows, tables.outputs, scoring.heatmaps)
-    checks = _drift(rows, slices, calibration)
-    _warn(caveats, measure, checks, reporter)
+    found = derived(rows, groups, slices, tables.outputs, scoring)
+    _warn(found.caveats, measure, found.drift, reporter)
     if unlike := differences(rows):
         count = sum(each.count for each in unlike)
         reporter.warn(
@@ -93,12 +88,12 @@ def conclude(
 
     audit = Audit(
         **{each.name: getattr(scoring, each.name) for each in fields(Scoring)},
-        statement=statement(calibration, rule, len(scored), len(scored["group"].unique())),
+        statement=found.statement,
         ended=datetime.now(UTC).isoformat(timespec="seconds"),
-        counts=dict(Counter(rows["status"].to_pylist())),
-        reasons={each.reason: each.count for each in failures(rows)},
-        drift=checks,
-        caveats=tuple(caveats),
+        counts=found.counts,
+        reasons=found.reasons,
+        drift=found.drift,
+        caveats=found.caveats,
         evaluation=evaluation,
         rows=len(rows),
         chain="",
@@ -109,6 +104,38 @@ def conclude(
     tables = replace(tables, scores=rows, groups=groups, slices=slices, outputs=outputs)
     head = directories.write(out, audit, tables)
     return _result(out, audit, rows, head)
+
+
+@dataclass(frozen=True)
+class Derived:
+    """What a record says of all its rows: it follows from them and from how they were scored."""
+
+    statement: str
+    counts: Mapping[str, int]
+    reasons: Mapping[str, int]
+    drift: DriftChecks
+    caveats: tuple[str, ...]
+
+
+def derived(
+    rows: pa.Table, groups: pa.Table, slices: pa.Table, outputs: pa.Table, scoring: Scoring
+) -> Derived:
+    """Return what follows from decided rows, a table of ScoreRow, and the tables beside it."""
+    caveats = _caveats(rows, groups, slices, scoring)
+    not_in_time = _not_in_time(rows)
+    if not_in_time:
+        caveats.append(not_in_time)
+    caveats += _not_written(rows, outputs, scoring.heatmaps)
+
+    scored_groups = rows["group"].filter(pa.array(is_ok(rows)))
+    n_groups = len(scored_groups.unique())
+    return Derived(
+        statement=statement(scoring.calibration, scoring.rule, len(scored_groups), n_groups),
+        counts=dict(Counter(rows["status"].to_pylist())),
+        reasons={each.reason: each.count for each in failures(rows)},
+        drift=_drift(rows, slices, scoring.calibration),
+        caveats=tuple(caveats),
+    )
 
 
 def _result(out: Path, audit: Audit, rows: pa.Table, head: str) -> MergeResult:

@@ -68,6 +68,7 @@ def merge(
         threads=threads_used,
         cases=cases,
         copies=sum(audit.copies for audit in audits),
+        resumed=sum(audit.resumed for audit in audits),
     )
     regions = chain.from_iterable(read_regions(shard.path) for shard in shards)
     result = conclude(out, scoring, tables, regions, _measure(shards), reporter)

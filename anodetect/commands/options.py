@@ -199,7 +199,7 @@ Shard = Annotated[
     str, typer.Option(help="i/n: score the i-th of n parts; `anodetect merge` joins them.")
 ]
 Sign = Annotated[
-    Path | None, typer.Option(help="Sign the record with this Ed25519 private key (PEM).")
+    Path | None, typer.Option(help="Sign what is written with this Ed25519 private key (PEM).")
 ]
 Engine = Annotated[
     str, typer.Option(help="local, or ray: on the cluster of RAY_ADDRESS, else this machine.")
@@ -240,6 +240,14 @@ Parts = Annotated[list[Path], typer.Argument(help="The score directories of all 
 Head = Annotated[str | None, typer.Option(help="The chain's head as it was kept elsewhere.")]
 PublicKey = Annotated[
     Path | None, typer.Option(help="The Ed25519 public key (PEM) that must have signed it.")
+]
+SignVerdicts = Annotated[
+    Path | None,
+    typer.Option("--sign", help="Sign this session's verdicts with this Ed25519 key (PEM)."),
+]
+KeptReviews = Annotated[
+    str | None,
+    typer.Option("--reviews", help="The end of the chain of verdicts as it was kept elsewhere."),
 ]
 Rescore = Annotated[int, typer.Option(min=0, help="Score this many random files again.")]
 MovedRun = Annotated[Path | None, typer.Option(help="Where the run is now, if it was moved.")]

@@ -1,6 +1,7 @@
 """Review: start the app, which the package does not import."""
 
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -10,7 +11,9 @@ from pathlib import Path
 
 from anodetect.errors import ConfigError
 from anodetect.files import ON_WINDOWS
-from anodetect.record import directories
+from anodetect.record import directories, reviews
+from anodetect.record.reviews import DATABASE, SIGNING_KEY
+from anodetect.record.signatures import private_key
 from anodetect.types import Reporter, Silent
 
 PACKAGES = ("streamlit", "plotly", "sqlalchemy", "psutil")  # of the extra `app`
@@ -53,13 +56,15 @@ def serve(
     *,
     port: int,
     roots: Sequence[Path] = (),
+    sign: Path | None = None,
     reporter: Reporter | None = None,
 ) -> None:
     """Become the review app on score directories; this function does not return.
 
-    `roots` are the folders that it may train and score in. ConfigError without the extra `app`,
-    without any folder, if a root is no folder, or if the port is in use; RunError for a folder that
-    is no finished score directory.
+    `roots` are the folders that it may train and score in. With `sign`, a file with an Ed25519
+    private key, the verdicts of this session are signed. ConfigError without the extra `app`,
+    without any folder, if a root is no folder, if the port is in use, or if the verdicts cannot be
+    signed; RunError for a folder that is no finished score directory.
     """
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
@@ -73,14 +78,39 @@ def serve(
             raise ConfigError(f"--root {root}: not a folder")
     for folder in folders:
         directories.audit_content(folder)
+    if sign is not None:
+        private_key(sign)
+        if os.environ.get(DATABASE):
+            raise ConfigError(f"--sign: verdicts in the database of {DATABASE} cannot be signed")
+        os.environ[SIGNING_KEY] = str(sign.absolute())
     _check_port(port)
 
-    (reporter or Silent()).say(f"http://127.0.0.1:{port} (Ctrl-C stops it)")
+    reporter = reporter or Silent()
+    for text in ends(folders):
+        reporter.say(text)
+    reporter.say(f"http://127.0.0.1:{port} (Ctrl-C stops it)")
     command = app_command(folders, port, roots)
     if ON_WINDOWS:  # where execv would give the terminal back at once
         sys.exit(subprocess.call(command))
     # This process becomes the app, so that whatever stops the one stops the other.
     os.execv(command[0], command)
+
+
+def ends(folders: Sequence[Path]) -> list[str]:
+    """Return how the verdicts on each of these score directories end now, to be kept elsewhere. Of
+    those in a database, which the app's Summary shows, nothing is said."""
+    found = []
+    for folder in folders:
+        if os.environ.get(DATABASE) or not (folder / reviews.FILE).is_file():
+            continue
+        head = str(directories.audit_content(folder)["head"])
+        own = [review for review in reviews.read(folder / reviews.FILE) if review.head == head]
+        if own:
+            found.append(
+                f"{folder}: {len(own)} reviews; to check them later: "
+                f"anodetect verify {shlex.quote(str(folder))} --reviews {own[-1].hash}"
+            )
+    return found
 
 
 def _check_port(port: int) -> None:

@@ -36,7 +36,7 @@ from anodetect.model.scoring import Scored, ScoredVolume
 from anodetect.output import report
 from anodetect.output.cases import Cases
 from anodetect.output.formats import DEFAULT, check_formats, map_reader
-from anodetect.record import directories, environment, runs, verification
+from anodetect.record import directories, environment, runs, signatures
 from anodetect.record.audit import Scoring, ShownCases
 from anodetect.record.decisions import numbers
 from anodetect.record.directories import Tables
@@ -100,7 +100,7 @@ def score(
     reporter, began = reporter or Silent(), time.monotonic()
     far = _false_alarm_rate(far, fdr)
     run_engine = engine_named(engine, workers) if isinstance(engine, str) else engine
-    key = verification.private_key(sign) if sign else None
+    key = signatures.private_key(sign) if sign else None
     _check_options(heatmaps, shard, "auto" if engine == "ray" else device)
     if not resume:
         directories.refuse_used(out, allowed=(directories.LOCK,))
@@ -117,7 +117,7 @@ def score(
         exact_grid,
     )  # fmt: skip
     scoring = _scoring(run, task, inputs, command)
-    with _resumable(command), Journal(out, _options(scoring), resume=resume) as journal:
+    with _resumable(command), Journal(out, _options(scoring), resume=resume, key=key) as journal:
         groups = {record.group for record in inputs.records}
         promise = statement(run.calibration, scoring.rule, len(inputs.records), len(groups))
         if heatmaps:
@@ -131,8 +131,8 @@ def score(
 
         result, timings = _finish(scoring, progress, journal, problems, reporter)
         if key:
-            verification.sign(out, result.head, key)
-        report.write(out)
+            signatures.sign(out, result.head, key)
+        report.write(out, key)
         journal.remove()
     return speed.result(result, tuple(progress.measure.problems), began, timings)
 
@@ -155,6 +155,7 @@ def _finish(
         threads=threads,
         cases=progress.cases.settle(),
         copies=progress.copies,
+        resumed=progress.resumed,
     )
     regions = _regions(journal.entries())
     result = conclude(journal.path, scoring, tables, regions, progress.measure, reporter)
@@ -283,7 +284,7 @@ class Progress:
     threads; the cases to be shown; and the metrics of labelled files.
 
     `copies` counts the files with the pixels of an earlier one, `known` those that are copies of
-    `used` files, with which the run was made.
+    `used` files, with which the run was made. `resumed` counts those that were finished before.
     """
 
     def __init__(self, run: Run, task: Task, used: KnownFiles, *, has_masks: bool) -> None:
@@ -293,7 +294,7 @@ class Progress:
         self.threads: set[int] = set()
         self.hosts: set[str] = set()
         self.count = self.flagged = self.failed = 0
-        self.used, self.known, self.copies = used, 0, 0
+        self.used, self.known, self.copies, self.resumed = used, 0, 0, 0
         self._contents: set[bytes] = set()
 
     def add(self, entry: JournalEntry, record: Record | None, scored: Scored | None = None) -> None:
@@ -377,9 +378,10 @@ def _score_all(
 ) -> Speed:
     """Score what the journal does not have; Interrupted on Ctrl-C."""
     by_id, done = {record.id: record for record in records}, set[str]()
-    for entry in journal.resumed():
-        progress.add(entry, by_id.get(entry.row.path))
+    for entry in journal.resumed(by_id):
+        progress.add(entry, by_id[entry.row.path])
         done.add(entry.row.path)
+    progress.resumed = len(done)
     if done:
         reporter.say(f"{len(done)} of {len(records)} files were finished before; going on")
 

@@ -13,6 +13,7 @@ from anodetect.data.scan import counted
 
 if TYPE_CHECKING:  # most commands need none of what these import
     from anodetect.commands.results import EvaluateResult, MergeResult, ResultRow
+    from anodetect.record.parts import Part
     from anodetect.record.verification import Verdict
     from anodetect.stats.evaluation import Evaluation
     from anodetect.stats.lesions import LesionMetrics
@@ -180,12 +181,16 @@ def drawn(grid: Table) -> str:
 
 def verdict_text(verdict: "Verdict", directory: Path) -> str:
     """Return what `verify` prints."""
-    state = "internally consistent, not authenticated"
-    if verdict.authenticated:
-        state = "authenticated"
-    if not verdict.intact:
-        state = "broken"
-    lines = [f"{directory}: {state} ({verdict.rows} records, head {verdict.head})"]
+    lines = [f"{directory}: {'intact' if verdict.intact else 'broken'}"]
+    for name in ("record", "verdicts", "report"):
+        part: Part = getattr(verdict, name)
+        lines.append(f"{name + ':':<10}{part.state}: {part.why}")
+    if verdict.head:
+        lines.append(f"head {verdict.head}, {verdict.rows} rows")
+        when = verdict.ended or "an unknown day"
+        lines.append(f"of {verdict.root or 'unknown images'}, scored by {verdict.run} until {when}")
+
     lines += [f"broken: {problem}" for problem in verdict.problems]
+    lines += [f"not covered: {each}" for each in verdict.not_looked_at]
     lines += [f"note: {note}" for note in verdict.notes]
     return "\n".join(lines)

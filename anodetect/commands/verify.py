@@ -1,12 +1,14 @@
 """Verify: check a score directory, and score some of its files again."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from anodetect.errors import AnodetectError
 from anodetect.files import path_or_none
 from anodetect.model.devices import check_device
-from anodetect.record import verification
+from anodetect.record import directories, verification
+from anodetect.record.parts import part_of
 from anodetect.record.verification import Verdict
 
 
@@ -19,16 +21,20 @@ def verify(
     rescore: int = 0,
     data: Path | str | None = None,
     device: str = "auto",
+    reviews: str | None = None,
 ) -> Verdict:
     """Check that a score directory is what was written, and score `rescore` of its files again.
 
     `head` is the head as it was kept elsewhere, `key` the public key (PEM) that must have signed
-    it. `run` and `data` say where the run and the images are, if they were moved. RunError if it is
-    no finished score directory, ConfigError for an unknown device.
+    it, `reviews` the end of the chain of verdicts as it was kept elsewhere. `run` and `data` say
+    where the run and the images are, if they were moved. RunError if it is no finished score
+    directory, ConfigError for an unknown device.
     """
     path, key, run, data = Path(path), path_or_none(key), path_or_none(run), path_or_none(data)
     check_device(device)
-    verdict = verification.verify(path, head=head, key=key, run=run)
+    verdict = verification.verify(path, head=head, key=key, run=run, kept_reviews=reviews)
+    if verdict.record.state != "broken":
+        verdict = _with_all_recomputed(verdict, path, run)
     if not rescore or not verdict.rows:
         return verdict
 
@@ -38,6 +44,22 @@ def verify(
         found = score_again(path, rescore, run_path=run, root=data, device=device)
     except AnodetectError as error:
         found = [f"nothing was scored again: {error}"]
-    problems = (*verdict.problems, *found)
-    authenticated = verdict.authenticated and not problems
-    return replace(verdict, problems=problems, authenticated=authenticated)
+    if not found:
+        return verdict
+    return _broken(verdict, found)
+
+
+def _with_all_recomputed(verdict: Verdict, path: Path, run: Path | None) -> Verdict:
+    """Return the verdict on a record whose hashes hold, with what its rows, maps and run give."""
+    from anodetect.commands.recompute import recompute  # with all that `score` concludes with
+
+    found = recompute(directories.read(path), run)
+    not_looked_at = (*verdict.not_looked_at, *found.not_looked_at)
+    verdict = replace(verdict, not_looked_at=not_looked_at)
+    return _broken(verdict, found.problems) if found.problems else verdict
+
+
+def _broken(verdict: Verdict, problems: Sequence[str]) -> Verdict:
+    """Return the verdict with more problems of the record."""
+    record = part_of([*verdict.record.problems, *problems], "broken", "")
+    return replace(verdict, record=record)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from jinja2 import Environment, PackageLoader
 from pyarrow import compute as pc
 
@@ -19,7 +20,7 @@ from anodetect.data.scan import counted
 from anodetect.errors import RunError
 from anodetect.files import write_atomic
 from anodetect.output import figures
-from anodetect.record import channel_files, directories, reviews
+from anodetect.record import channel_files, directories, reports, reviews
 from anodetect.record.directories import ScoreDirectory, picture_of
 from anodetect.record.failures import differences, failures
 from anodetect.record.reviews import Review, in_force
@@ -50,13 +51,23 @@ class Verdict:
     picture: str
 
 
-def write(folder: Path) -> Path:
+def write(folder: Path, key: Ed25519PrivateKey | None = None) -> Path:
     """Write `folder`/report.html, with the verdicts in its reviews.sqlite, and return its path; see
-    `html`."""
+    `html`. That of a score directory gets a note of its hash, signed with `key` if there is one.
+
+    RunError if a report is to be signed of a record that is not what was written.
+    """
     file = folder / reviews.FILE
     written = reviews.read(file) if file.is_file() else []
-    write_atomic(folder / "report.html", html(folder, written))
-    return folder / "report.html"
+    if not (folder / directories.AUDIT_FILE).is_file():
+        write_atomic(folder / reports.REPORT, html(folder, written))
+        return folder / reports.REPORT
+
+    if key is not None:
+        directories.read_as_written(folder)
+    page, head = html(folder, written), str(directories.audit_content(folder)["head"])
+    own = [review.hash for review in written if review.head == head]
+    return reports.write(folder, page, head=head, verdicts=own[-1] if own else head, key=key)
 
 
 def html(folder: Path, reviewed: Sequence[Review]) -> str:

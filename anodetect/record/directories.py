@@ -13,11 +13,14 @@
     audit.json       model, calibration, command, counts, the hashes of all tables, and the head
 
 The head stands for all of it: for the rows through their chain, for the other tables through their
-hashes in audit.json, for the other files through outputs.parquet. report.html, signature.json,
-pushed.jsonl and reviews are not part of the record. docs/formats.md is the specification.
+hashes in audit.json, for the other files through outputs.parquet. report.html with its note
+report.json, signature.json, pushed.jsonl and reviews are not part of the record. docs/formats.md is
+the specification.
 """
 
 import json
+import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -31,11 +34,12 @@ from numpy.typing import NDArray
 from pyarrow import compute as pc
 
 from anodetect.errors import RunError
-from anodetect.files import WRITING, atomic, sha256_of, walk, write_atomic
+from anodetect.files import atomic, sha256_of, write_atomic
 from anodetect.record import audit as audits
 from anodetect.record import format2
 from anodetect.record.audit import Audit
 from anodetect.record.chain import chain_end, chain_table, head_of
+from anodetect.record.objects import content_of, parsed
 from anodetect.record.rows import (
     OK,
     ChainRow,
@@ -55,7 +59,18 @@ AUDIT_FILE = "audit.json"
 JOURNAL, LOCK = "journal.jsonl", ".lock"  # only while a scoring is under way
 PUSHED, PUSHED_LOCK = "pushed.jsonl", "pushed.lock"  # what an archive has taken
 # Not among the outputs
-OUTSIDE = (AUDIT_FILE, "report.html", "signature.json", JOURNAL, LOCK, PUSHED, PUSHED_LOCK)
+OUTSIDE = (
+    AUDIT_FILE,
+    "report.html",
+    "report.json",
+    "signature.json",
+    JOURNAL,
+    LOCK,
+    PUSHED,
+    PUSHED_LOCK,
+)
+# Of the app and of SQLite
+REVIEWS = re.compile(r"reviews\.(sqlite(-wal|-shm|-journal)?|signed\.[0-9a-f]+\.json)")
 BOOTSTRAP = "bootstrap.npz"
 ADDED_TO_OUTPUTS = {"note": ""}  # columns that release 0.2 did not write
 # The tables that pages are drawn from.
@@ -191,11 +206,11 @@ def audit_content(path: Path) -> dict[str, Any]:
     """Return audit.json as JSON values; RunError if there is none, or of a format that is not
     read."""
     try:
-        content = json.loads((path / AUDIT_FILE).read_text("utf-8"))
+        if not (path / AUDIT_FILE).exists():
+            raise _unfinished(path, AUDIT_FILE)
+        content = parsed(content_of(path / AUDIT_FILE))
         version = int(content["format"])
-    except (FileNotFoundError, NotADirectoryError):
-        raise _unfinished(path, AUDIT_FILE) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise RunError(f"{path}: not a readable score directory ({error})") from None
 
     if version > FORMAT:
@@ -303,12 +318,13 @@ def read_timings(path: Path) -> list[TimingRow]:
 
 
 def files(path: Path) -> list[str]:
-    """Return the names of all files below `path` that can be part of a record, in order; not those
-    that an interrupted write has left."""
+    """Return the names of all that lies below `path` beside folders and what is outside a record,
+    in order: also links, pipes, and what an interrupted write has left."""
     names = []
-    for file in walk(path):
-        name = file.relative_to(path).as_posix()
-        outside = name in OUTSIDE or name.startswith("reviews.")
-        if not outside and not file.name.startswith(WRITING):
-            names.append(name)
+    for parent, folders, others in os.walk(path):
+        links = [name for name in folders if Path(parent, name).is_symlink()]
+        for each in (*others, *links):
+            name = Path(parent, each).relative_to(path).as_posix()
+            if name not in OUTSIDE and not REVIEWS.fullmatch(name):
+                names.append(name)
     return sorted(names)

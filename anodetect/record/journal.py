@@ -2,25 +2,37 @@
 
 `journal.jsonl` in the score directory holds a line with the options of the scoring, then a line
 for every finished file (`JournalEntry`), appended and flushed to the disk a batch at a time. When
-the journal is opened again, what a killed process left behind its last complete line is cut off.
-The file is removed when the directory is complete.
+the journal is opened again, all from the first line on that is not whole, or not what a scoring
+writes, is cut off and done again. The file is removed when the directory is complete.
+
+With a key every batch ends with a line `{"signature": …}` over all bytes before it, and what comes
+after the last one that the key has made is done again: who can write the directory cannot put
+results into a record that will be signed.
 """
 
 import json
+import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from hashlib import sha256
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from filelock import FileLock, Timeout
 
 from anodetect.config import canonical, without_nan
+from anodetect.data.records import Record
 from anodetect.errors import RunError
-from anodetect.files import WRITING, sha256_of, walk
+from anodetect.files import WRITING, leads_out, sha256_of, walk
 from anodetect.record import directories
 from anodetect.record.lines import LineFile
-from anodetect.record.rows import JournalEntry, OutputRow, entry_from_json, entry_to_json
+from anodetect.record.rows import OK, JournalEntry, OutputRow, entry_from_json, entry_to_json
+from anodetect.record.signatures import Signature, signature_of
 
-OPTIONS = "options"  # the key of the first line
+OPTIONS, SIGNATURE = "options", "signature"  # the keys of the first line, and of those that sign
+HASH = re.compile("[0-9a-f]{64}")
 
 
 def is_finished(path: Path) -> bool:
@@ -32,11 +44,22 @@ class Journal:
     """The journal of the score directory `path`; a context manager that holds the directory's lock.
 
     `options` must be the same for a scoring to go on. RunError if the directory is locked or
-    finished, if it was started with other options, or if it exists and `resume` is False.
+    finished, if it was started with other options, or if it exists and `resume` is False. With
+    `key` each batch is signed, and only what the key has signed is taken over. `ignored` are the
+    paths of files that are finished, but not to be scored.
     """
 
-    def __init__(self, path: Path, options: Mapping[str, Any], *, resume: bool) -> None:
+    def __init__(
+        self,
+        path: Path,
+        options: Mapping[str, Any],
+        *,
+        resume: bool,
+        key: Ed25519PrivateKey | None = None,
+    ) -> None:
         self.path, self.options, self.resume = path, without_nan(options), resume
+        self.key, self.digest = key, sha256()
+        self.ignored: set[str] = set()
         self.file = path / directories.JOURNAL
         self.lock = FileLock(path / directories.LOCK, timeout=0)
         self.lines = LineFile(self.file, _is_line)
@@ -79,13 +102,29 @@ class Journal:
             self.file.unlink(missing_ok=True)
         else:
             self._check(options)
+        self._take_over()
         self.lines.open()
         try:
             if options is None:
-                self.lines.append([canonical({OPTIONS: self.options})])
+                self._write([canonical({OPTIONS: self.options})])
         except RunError:
             self.lines.close()
             raise
+
+    def _take_over(self) -> None:
+        """Hash what the journal has; with a key cut off all behind the last signature by it."""
+        place = end = 0
+        digest = self.digest.copy()
+        for number, line in enumerate(self.lines.lines()):
+            is_kept = (
+                number == 0 or self.key is None or _is_signed(line, digest.hexdigest(), self.key)
+            )
+            digest.update(line)
+            place += len(line)
+            if is_kept:
+                end, self.digest = place, digest.copy()
+        if end < place:
+            os.truncate(self.file, end)
 
     def _check(self, options: Mapping[str, Any]) -> None:
         """Raise RunError if a scoring was started with other options."""
@@ -95,12 +134,26 @@ class Journal:
                 f"{self.path} was started with another {', '.join(changed)}; resume with the same"
             )
 
-    def resumed(self) -> Iterator[JournalEntry]:
-        """Yield what needs not be done again: entries without an error, whose files are as they
-        were written. After a power failure files may be missing, empty or cut off."""
+    def resumed(self, records: Mapping[str, Record]) -> Iterator[JournalEntry]:
+        """Yield what needs not be done again: entries without an error of these records, whose
+        files are as they were written. After a power failure files may be missing, empty or cut
+        off. What is finished of other files, which are not in the folder, is ignored from now
+        on."""
         for entry in self.entries():
-            if not entry.row.error and all(self._is_whole(output) for output in entry.outputs):
+            record = records.get(entry.row.path)
+            if record is None:
+                self.ignored.add(entry.row.path)
+            elif self._is_of(entry, record) and all(map(self._is_whole, entry.outputs)):
                 yield entry
+
+    def _is_of(self, entry: JournalEntry, record: Record) -> bool:
+        """Return whether an entry without an error says of a record what is known of it, and was
+        scored by the model of this scoring."""
+        row = entry.row
+        known = (record.group, record.label, record.kind, record.extra.get("acquired", ""))
+        said = (row.group, row.label, row.kind, row.acquired)
+        model = self.options.get("model_sha256", row.model_sha256)
+        return not row.error and said == known and row.model_sha256 == model
 
     def _is_whole(self, output: OutputRow) -> bool:
         file = self.path / output.name
@@ -108,23 +161,35 @@ class Journal:
 
     def append(self, entries: Sequence[JournalEntry]) -> None:
         """Add finished files; when this returns they are on the disk."""
-        self.lines.append([entry_to_json(entry) for entry in entries])
+        lines = [entry_to_json(entry) for entry in entries]
+        if lines and self.key is not None:
+            digest = self.digest.copy()
+            for line in lines:
+                digest.update(line + b"\n")
+            signature = signature_of(f"journal {digest.hexdigest()}", self.key).signature
+            lines.append(canonical({SIGNATURE: signature}))
+        self._write(lines)
+
+    def _write(self, lines: Sequence[bytes]) -> None:
+        self.lines.append(lines)
+        for line in lines:
+            self.digest.update(line + b"\n")
 
     def entries(self) -> Iterator[JournalEntry]:
-        """Yield everything finished, one entry at a time; of a file that was scored again the last
-        entry counts."""
+        """Yield everything finished that is not ignored, one entry at a time; of a file that was
+        scored again the last entry counts."""
         last = {}
         for number, entry in enumerate(self._all_entries()):
             last[entry.row.path] = number
         for number, entry in enumerate(self._all_entries()):
-            if last[entry.row.path] == number:
+            if last[entry.row.path] == number and entry.row.path not in self.ignored:
                 yield entry
 
     def _all_entries(self) -> Iterator[JournalEntry]:
-        with self.file.open("rb") as stream:
-            stream.readline()  # the options
-            for line in stream:
-                yield entry_from_json(line)
+        for line in self.lines.lines():
+            entry = _entry_of(line)
+            if entry is not None:
+                yield entry
 
     def remove(self) -> None:
         """Take the journal and the lock away: the directory is complete."""
@@ -136,19 +201,58 @@ def _options_of(line: bytes) -> dict[str, Any] | None:
     """Return the options that the first line of a journal holds; None if it is none."""
     try:
         options = json.loads(line)[OPTIONS]
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None
     return options if isinstance(options, dict) else None
 
 
 def _is_line(line: bytes) -> bool:
     """Return whether a line is one of those that a journal has."""
-    return _is_entry(line) or _options_of(line) is not None
+    if _entry_of(line) is not None or _options_of(line) is not None:
+        return True
+    return bool(_signature_of(line))
 
 
-def _is_entry(line: bytes) -> bool:
+def _entry_of(line: bytes) -> JournalEntry | None:
+    """Return the entry that a line holds; None if it holds none, or one that no scoring writes."""
     try:
-        entry_from_json(line)
+        entry = entry_from_json(line)
     except ValueError:
+        return None
+    return entry if _is_sound(entry) else None
+
+
+def _is_sound(entry: JournalEntry) -> bool:
+    """Return whether the values of an entry fit each other, and the tables they go to."""
+    row = entry.row
+    if (row.status == OK) != (row.score is not None):
         return False
-    return True
+    if row.score is not None and not isfinite(row.score):
+        return False
+    numbers = [row.width or 0, row.height or 0, row.depth or 0, entry.threads]
+    numbers += [each.slice for each in entry.slices]
+    if row.label not in (None, 0, 1) or not all(0 <= each < 2**31 for each in numbers):
+        return False
+
+    hashes = [each.sha256 for each in entry.outputs]
+    hashes += [each for each in (row.sha256, entry.pixels) if each]
+    names = [row.heatmap, *(each.name for each in entry.outputs)]
+    paths = {each.path for each in (*entry.outputs, *entry.slices)}
+    sizes_fit = all(HASH.fullmatch(each) for each in hashes) and not any(map(leads_out, names))
+    return sizes_fit and paths <= {row.path} and isfinite(entry.seconds)
+
+
+def _signature_of(line: bytes) -> str:
+    """Return the signature that a line holds, "" for none."""
+    try:
+        signature = json.loads(line)[SIGNATURE]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return ""
+    return signature if isinstance(signature, str) else ""
+
+
+def _is_signed(line: bytes, digest: str, key: Ed25519PrivateKey) -> bool:
+    """Return whether a line holds the key's signature over all before it, of which this is the
+    SHA-256."""
+    signature = Signature(signature=_signature_of(line))
+    return signature.signs(f"journal {digest}", key.public_key())

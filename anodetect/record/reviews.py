@@ -7,29 +7,43 @@ The chain starts at the head of the score directory: with h_0 the head, review n
 h_{n−1} and `hash` = h_n = sha256(canonical JSON of all its other columns). A verdict is withdrawn
 by one more review, WITHDRAWN, that names its number. This module only reads; the review app writes.
 
-A chain that was cut off at its end still holds: keep the hash of the last review elsewhere to
-notice that.
+A chain that was cut off at its end, or written anew, still holds. So its end is kept elsewhere, as
+`anodetect review` and each export print it, or signed: with `anodetect review --sign` each session
+of the app leaves a file `reviews.signed.*.json` (SignedEnd) with the end that it has seen last.
 """
 
+import json
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from pydantic import TypeAdapter
+
 from anodetect.config import canonical
 from anodetect.errors import RunError
+from anodetect.files import write_atomic
+from anodetect.record.audit import Audit
+from anodetect.record.objects import object_of
+from anodetect.record.parts import Part, State, part_of
 from anodetect.record.rows import ScoreRow
+from anodetect.record.signatures import Signature, signature_of
 
-FILE = "reviews.sqlite"
+FILE, SIGNED = "reviews.sqlite", "reviews.signed."
+CLOCKS = timedelta(minutes=10)  # by which the clocks of two machines may differ
 Judgement = Literal["normal", "anomalous", "unsure", "bad image"]
 JUDGEMENTS: tuple[Judgement, ...] = get_args(Judgement)
 WITHDRAWN = "withdrawn"
 # The environment variable with a database's URL: everybody on the machine could read an argument.
 DATABASE = "ANODETECT_REVIEWS"
+SIGNING_KEY = "ANODETECT_REVIEW_KEY"  # and the one with the key's file, which `review --sign` sets
 
 
 @dataclass(frozen=True)
@@ -91,22 +105,121 @@ def in_force(reviews: Iterable[Review]) -> dict[str, dict[str, Review]]:
 # -- Verification ----------------------------------------------------------------------------------
 
 
-def verify(folder: Path, head: str, rows: Sequence[ScoreRow]) -> tuple[list[str], list[str]]:
-    """Return what is wrong with the reviews of a score directory, and what is worth knowing; both
-    are empty without reviews."""
-    if not (folder / FILE).is_file():
-        return [], []
+@dataclass(frozen=True)
+class Reviewed:
+    """What is known of the reviews of a score directory: the part, how many there are, the hash
+    that their chain `end`s with, and how many of the first ones a kept end or a trusted signature
+    stands for."""
+
+    part: Part
+    count: int
+    end: str
+    covered: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignedEnd(Signature):
+    """The end of a chain that a session of the app has signed: its number and hash, 0 and the head
+    of the record where there was none. The signature is that of `text`."""
+
+    head: str
+    number: int
+    end: str
+    time: str
+
+    @property
+    def text(self) -> str:
+        return f"verdicts {self.head} {self.number} {self.end} {self.time}"
+
+
+def verify(
+    folder: Path,
+    audit: Audit,
+    rows: Sequence[ScoreRow],
+    *,
+    kept: str | None = None,
+    trusted: Ed25519PublicKey | None = None,
+) -> Reviewed:
+    """Return what is known of the reviews of a score directory. `kept` is the end of their chain as
+    it was kept elsewhere."""
+    file, head = folder / FILE, audit.head
     try:
-        all_reviews = read(folder / FILE)
+        all_reviews = read(file) if file.exists() else []
+        signed = signed_ends(folder)
     except RunError as error:
-        return [str(error)], []
+        return Reviewed(part_of([str(error)], "broken", ""), 0, "")
 
     own = [review for review in all_reviews if review.head == head]
-    problems = [*broken(own, head), *mismatches(own, rows)]
+    problems = [*broken(own, head), *mismatches(own, rows), *_wrong_times(own, audit.ended)]
     if others := len(all_reviews) - len(own):
         problems.append(f"{others} reviews in {FILE} are of another record than this one")
+
+    ends = {head: 0} | {review.hash: review.number for review in own}
+    covered = -1
+    if kept is not None:
+        covered = ends.get(kept.lower(), -1)
+        if covered < 0:
+            problems.append(_gone(f"the end {kept} that was kept", own))
+    for each in signed:
+        if not each.signs(each.text, trusted):
+            problems.append(f"the signature of the verdicts until {each.end} does not fit")
+        elif ends.get(each.end) != each.number:
+            problems.append(_gone(f"the end {each.end} that was signed on {each.time}", own))
+        elif trusted:
+            covered = max(covered, each.number)
+
     end = own[-1].hash if own else head
-    return problems, [f"{len(own)} reviews; their chain ends with {end}"]
+    state, why = _state(len(own), covered, end, present=file.exists())
+    return Reviewed(part_of(problems, state, why), len(own), end, max(covered, 0))
+
+
+def _gone(what: str, own: Sequence[Review]) -> str:
+    if not own:
+        return f"{what} has no verdicts here: they were deleted"
+    return f"{what} is not among the verdicts: they were rewritten, cut off, or an older copy"
+
+
+def _state(count: int, covered: int, end: str, *, present: bool) -> tuple[State, str]:
+    """Return the state of unbroken reviews, of which the first `covered` are those that were kept
+    or signed; -1 if nothing was."""
+    if covered == count:
+        return "authenticated", f"{count} reviews; their chain ends with {end}"
+    if not present:
+        return "not covered", "there are none, and nothing says whether there were"
+    why = f"{count} reviews; their chain ends with {end}"
+    if covered >= 0:
+        why += f"; the first {covered} are those that were kept or signed, {count - covered} later"
+    return "consistent", why
+
+
+def _wrong_times(reviews: Sequence[Review], ended: str) -> Iterator[str]:
+    """Yield what is wrong with the first review that was made before the record was complete,
+    before the review before it, or in the future. Clocks of machines may differ a little."""
+    try:
+        earliest = _time(ended) if ended else None
+    except ValueError:
+        earliest = None  # the record itself says so
+    latest = datetime.now(UTC) + CLOCKS
+    for review in reviews:
+        name = f"review {review.number} ({review.reviewer} on {review.path})"
+        try:
+            made = _time(review.time)
+        except ValueError:
+            yield f"{name} has no time that can be read"
+            return
+        if earliest is not None and made < earliest - CLOCKS:
+            yield f"{name} is older than what it follows: it was made on {review.time}"
+            return
+        if made > latest:
+            yield f"{name} was made in the future, on {review.time}"
+            return
+        earliest = made
+
+
+def _time(text: str) -> datetime:
+    """Return a time, in UTC where it names no zone; ValueError if it is none."""
+    time = datetime.fromisoformat(text)
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def broken(reviews: Sequence[Review], head: str) -> Iterator[str]:
@@ -145,6 +258,9 @@ def _mismatch(review: Review, row: ScoreRow | None, withdrawn: Review | None) ->
         return "is about an image that is not in scores.parquet"
     if (review.image_sha256, review.model_sha256) != (row.sha256 or "", row.model_sha256):
         return "is about other contents or another model than scores.parquet"
+    recorded = (finite(row.score), finite(row.p_value), finite(row.threshold))
+    if (review.score, review.p_value, review.threshold) != recorded:
+        return "names another score, p-value or threshold than scores.parquet"
     if review.verdict not in (*JUDGEMENTS, WITHDRAWN):
         return "has no known verdict"
 
@@ -157,7 +273,27 @@ def _mismatch(review: Review, row: ScoreRow | None, withdrawn: Review | None) ->
     return ""
 
 
+def finite(value: float | None) -> float | None:
+    """Return the value, or None where it is not finite; SQLite keeps no −0.0, so it becomes 0.0."""
+    if value is None or not isfinite(value):
+        return None
+    return float(value) + 0.0
+
+
 # -- Files -----------------------------------------------------------------------------------------
+
+
+def signed_ends(folder: Path) -> list[SignedEnd]:
+    """Return the ends that sessions of the app have signed; RunError if a file cannot be read."""
+    files = sorted(folder.glob(f"{SIGNED}*.json"))
+    return [object_of(file, _SIGNED_END) for file in files]
+
+
+def sign_end(folder: Path, session: str, end: SignedEnd, key: Ed25519PrivateKey) -> None:
+    """Write the end of a chain and its signature; it takes the place of that of the same
+    session."""
+    signed = replace(end, **asdict(signature_of(end.text, key)))
+    write_atomic(folder / f"{SIGNED}{session}.json", json.dumps(asdict(signed), indent=2) + "\n")
 
 
 def read(file: Path) -> list[Review]:
@@ -170,7 +306,7 @@ def read(file: Path) -> list[Review]:
         with closing(sqlite3.connect(address, uri=True, timeout=10)) as connection:
             connection.row_factory = sqlite3.Row
             return _read(connection)
-    except (sqlite3.Error, TypeError, ValueError) as error:
+    except (sqlite3.Error, TypeError, ValueError, OverflowError) as error:
         raise RunError(
             f"{file}: the reviews cannot be read ({error}); put back a copy from a backup, or "
             "close the program that holds the file"
@@ -186,3 +322,6 @@ def _read(connection: sqlite3.Connection) -> list[Review]:
 
     query = f"SELECT {', '.join(COLUMNS)} FROM reviews ORDER BY head, number"
     return [from_row(row) for row in connection.execute(query).fetchall()]
+
+
+_SIGNED_END = TypeAdapter(SignedEnd)

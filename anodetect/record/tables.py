@@ -1,7 +1,10 @@
 """Tables as files: Parquet, and CSV without formulas, in parts of bounded size."""
 
+import csv
+import io
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +57,42 @@ def read_table(file: Path, row_type: type[Row], added: Mapping[str, str] = NOTHI
             f"{file.parent}: not a readable score directory ({file.name}: {error})"
         ) from None
     return table
+
+
+def csv_difference(file: Path, table: pa.Table) -> int | None:
+    """Return the number of the first line of a CSV file that does not say what the table says, None
+    if all do. RunError if the file cannot be read.
+
+    Columns at the end that the file lacks are those of later releases.
+    """
+    try:
+        with file.open(encoding="utf-8", newline="") as stream:
+            lines = list(csv.reader(stream, strict=True))
+    except (OSError, ValueError, csv.Error) as error:
+        raise RunError(f"{file.parent}: {file.name} cannot be read ({error})") from None
+
+    names = lines[0] if lines else []
+    if names != table.column_names[: len(names)] or not names:
+        return 1
+    expected = io.BytesIO()
+    pa_csv.write_csv(without_formulas(table.select(names)), expected)
+    again = csv.reader(io.StringIO(expected.getvalue().decode(), newline=""))
+    for number, (first, second) in enumerate(zip_longest(lines, again), start=1):
+        if first is None or second is None or not all(map(_same_cell, first, second)):
+            return number
+        if len(first) != len(second):
+            return number
+    return None
+
+
+def _same_cell(first: str, second: str) -> bool:
+    """Return whether two cells say the same; numbers may be spelled in several ways."""
+    if first == second:
+        return True
+    try:
+        return float(first) == float(second)
+    except ValueError:
+        return False
 
 
 def without_formulas(table: pa.Table) -> pa.Table:

@@ -1,12 +1,12 @@
-"""Check that a score directory is what was written: hashes, chain, decisions, model, signature,
-reviews. No torch.
+"""Check that a score directory is what was written: record, verdicts and report, each by itself.
+No torch.
 
 Whoever can write a directory can also write a new chain: without a copy of the head kept elsewhere
-(`head`) or a signature by a key that is trusted (`key`), a directory is at best internally
-consistent, not authenticated.
+(`head`) or a signature by a key that is trusted (`key`), a record is at best consistent, not
+authenticated. A head stands for the record alone: verdicts and the report have ends, notes and
+signatures of their own.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -15,85 +15,162 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from anodetect.errors import AnodetectError, ConfigError, RunError
-from anodetect.files import leads_out, sha256_of, write_atomic
-from anodetect.record import channel_files, directories, reviews
+from anodetect.errors import AnodetectError, RunError
+from anodetect.files import is_below, leads_out, path_text, sha256_of
+from anodetect.record import channel_files, directories, reports, reviews, signatures
 from anodetect.record.audit import Audit
 from anodetect.record.chain import START, chain_values, head_of, row_hash
 from anodetect.record.checkpoint import MODEL_FILE
 from anodetect.record.decisions import decide, decide_slices, numbers
 from anodetect.record.directories import ScoreDirectory
+from anodetect.record.parts import Part, part_of
 from anodetect.record.rows import OutputRow, rows_of
+from anodetect.record.signatures import SIGNATURE, SignedHead
 from anodetect.stats.calibration import DEFAULT_FAR
 
-SIGNATURE = "signature.json"
 UNCHECKABLE = (
     KeyError,
     TypeError,
     ValueError,
     IndexError,
     AttributeError,
+    OverflowError,
     pa.ArrowException,
     AnodetectError,
 )
+NAMED = 5  # files that are named one by one
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The problems of a score directory, notes on what is worth knowing, and whether it is
-    `authenticated` by a head that was kept elsewhere or by a trusted key."""
+    """What is known of a score directory: of its `record`, of the `verdicts` of reviewers and of
+    the `report`, each by itself.
 
-    problems: tuple[str, ...]
-    notes: tuple[str, ...]
-    authenticated: bool
-    rows: int
-    head: str
+    `not_looked_at` says what the answer does not cover, and `notes` what else is worth knowing.
+    `run`, `root` and `ended` say what the record is of, as it says itself: the run that scored, the
+    folder of the images, and when it was complete. `signer` is the public key that signed it, ""
+    for none. `verdict_count` and `verdict_end` are the number of reviews and the hash that their
+    chain ends with.
+    """
+
+    record: Part
+    verdicts: Part
+    report: Part
+    not_looked_at: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    rows: int = 0
+    head: str = ""
+    run: str = ""
+    root: str = ""
+    ended: str = ""
+    signer: str = ""
+    verdict_count: int = 0
+    verdict_end: str = ""
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        return self.record.problems + self.verdicts.problems + self.report.problems
 
     @property
     def intact(self) -> bool:
         return not self.problems
 
+    @property
+    def authenticated(self) -> bool:
+        """Whether the record is authenticated, and nothing beside it is broken."""
+        return self.intact and self.record.state == "authenticated"
+
     def as_json(self) -> dict[str, Any]:
         """Return what `verify --json` prints."""
-        return {"intact": self.intact} | asdict(self)
+        own = {
+            "intact": self.intact,
+            "authenticated": self.authenticated,
+            "problems": list(self.problems),
+        }
+        return own | asdict(self)
 
 
 def verify(
-    path: Path, *, head: str | None = None, key: Path | None = None, run: Path | None = None
+    path: Path,
+    *,
+    head: str | None = None,
+    key: Path | None = None,
+    run: Path | None = None,
+    kept_reviews: str | None = None,
 ) -> Verdict:
     """Recompute everything a score directory says of itself; RunError if it is no finished score
     directory.
 
     `head` is the head as it was kept elsewhere, `key` the public key (PEM) that must have signed
-    it, `run` the place of the run, if it was moved.
+    it, `run` the place of the run, if it was moved, `kept_reviews` the end of the chain of verdicts
+    as it was kept elsewhere.
     """
+    trusted = signatures.public_key(key) if key else None
     try:
         scored = directories.read(path)
     except RunError as error:
         if not (path / directories.AUDIT_FILE).is_file():
             raise
-        return Verdict((f"it cannot be checked: {error}",), (), False, 0, "")
+        return _unreadable(f"it cannot be checked: {error}")
 
-    audit, notes = scored.audit, _unlisted_files(scored)
+    audit, notes = scored.audit, []
     if not audit.calibration.groups:
         notes.append(audit.calibration.statement(audit.rule.rate))
-    problems = [*record_problems(scored), *_model(audit, run, notes)]
+    not_looked_at = [
+        f"the images below {audit.root or 'an unknown folder'} were not read: --rescore K scores "
+        "some of them again",
+        *_unlisted_files(scored),
+    ]
+    problems = [*record_problems(scored), *_model(audit, run, not_looked_at)]
     if head is not None and head.lower() != audit.head:
         problems.append(
             f"the head is {audit.head}, not the one that was kept: the record was replaced"
         )
-    trusted = _public_key(key) if key else None
-    problems += _signature(path, audit.head, trusted, notes)
-    wrong, known = reviews.verify(path, audit.head, scored.rows)
-    problems += wrong
-    notes += known
+    signed = _signature(path, problems)
+    problems += _signature_problems(signed, audit.head, trusted)
 
-    authenticated = not problems and (head is not None or trusted is not None)
-    return Verdict(tuple(problems), tuple(notes), authenticated, len(scored.rows), audit.head)
+    reviewed = reviews.verify(path, audit, scored.rows, kept=kept_reviews, trusted=trusted)
+    return Verdict(
+        record=_record_part(problems, signed, by_head=head is not None, by_key=trusted is not None),
+        verdicts=reviewed.part,
+        report=reports.verify(path, audit.head, trusted),
+        not_looked_at=tuple(not_looked_at),
+        notes=tuple(notes),
+        rows=len(scored.rows),
+        head=audit.head,
+        run=audit.run_path or audit.run,
+        root=audit.root,
+        ended=audit.ended,
+        signer=signed.public_key if signed else "",
+        verdict_count=reviewed.count,
+        verdict_end=reviewed.end,
+    )
+
+
+def _unreadable(problem: str) -> Verdict:
+    """Return what is known of a directory whose record cannot be read."""
+    unknown = Part("not covered", "the record cannot be read")
+    return Verdict(part_of([problem], "broken", ""), unknown, unknown)
+
+
+def _record_part(
+    problems: list[str], signed: SignedHead | None, *, by_head: bool, by_key: bool
+) -> Part:
+    """Return the state of the record, and what it rests on."""
+    if by_head or by_key:
+        by = [f"signed by {signed.public_key}"] if by_key and signed else []
+        return part_of(
+            problems, "authenticated", " and ".join([*["the head that was kept"] * by_head, *by])
+        )
+    why = "no head that was kept (--head) and no key (--key) were given"
+    if signed:
+        why = (
+            f"signed by {signed.public_key}, which was not checked against one you trust (--key), "
+            "and no head that was kept (--head) was given"
+        )
+    return part_of(problems, "consistent", why)
 
 
 def record_problems(scored: ScoreDirectory) -> list[str]:
@@ -111,7 +188,7 @@ def record_problems(scored: ScoreDirectory) -> list[str]:
 
 
 def _unlisted_files(scored: ScoreDirectory) -> list[str]:
-    """Return a note about files in the directory that are no part of the record."""
+    """Return a sentence about files in the directory that are no part of the record."""
     try:
         listed = {*scored.audit.tables, *scored.outputs["name"].to_pylist()}
     except AnodetectError:
@@ -119,7 +196,10 @@ def _unlisted_files(scored: ScoreDirectory) -> list[str]:
     extra = [name for name in directories.files(scored.path) if name not in listed]
     if not extra:
         return []
-    return [f"{len(extra)} files are not part of the record, the first: {extra[0]}"]
+    more = f" and {len(extra) - NAMED} more" if len(extra) > NAMED else ""
+    count = "1 file is" if len(extra) == 1 else f"{len(extra)} files are"
+    named = ", ".join(path_text(name) for name in extra[:NAMED])
+    return [f"{count} not part of the record: {named}{more}"]
 
 
 def _head(scored: ScoreDirectory) -> Iterator[str]:
@@ -133,12 +213,16 @@ def _tables(scored: ScoreDirectory) -> Iterator[str]:
 
 
 def _outputs(scored: ScoreDirectory) -> Iterator[str]:
+    names = set[str]()
     for row in rows_of(scored.outputs, OutputRow):
+        if row.name in names:
+            yield f"{row.name} is in outputs.parquet twice"
+        names.add(row.name)
         yield from _file_problems(scored.path, row.name, row.sha256)
 
 
 def _file_problems(path: Path, name: str, digest: str) -> Iterator[str]:
-    if leads_out(name):
+    if leads_out(name) or not is_below(path / name, path):
         yield f"{name} is not an output: it leads out of the directory"
     elif not (path / name).is_file():
         yield f"{name} is missing"
@@ -154,7 +238,12 @@ def _rows(scored: ScoreDirectory) -> Iterator[str]:
         yield str(error)
         return
 
-    hashes = {row.path: row_hash(row) for row in scored.rows}
+    hashes = dict[str, str]()
+    for row in scored.rows:
+        if row.path in hashes:
+            yield f"{row.path} is in scores.parquet twice"
+            return
+        hashes[row.path] = row_hash(row)
     for number, link in enumerate(links, start=1):
         if link.path not in hashes:
             yield f"record {number} ({link.path}) is missing from scores.parquet"
@@ -241,10 +330,10 @@ def _first_difference(table: pa.Table, other: pa.Table, columns: Sequence[str]) 
     return min(places, default=None)
 
 
-def _model(audit: Audit, run: Path | None, notes: list[str]) -> Iterator[str]:
+def _model(audit: Audit, run: Path | None, not_looked_at: list[str]) -> Iterator[str]:
     file = (run or Path(audit.run_path)) / MODEL_FILE
     if not file.is_file():
-        notes.append(f"the model was not checked: no {file}; --run says where it is")
+        not_looked_at.append(f"the model was not checked: no {file}; --run says where it is")
     elif sha256_of(file) != audit.model_sha256:
         yield f"the model was changed: {file} is not the one that scored"
 
@@ -252,66 +341,29 @@ def _model(audit: Audit, run: Path | None, notes: list[str]) -> Iterator[str]:
 # -- Signatures ------------------------------------------------------------------------------------
 
 
-def private_key(path: Path) -> Ed25519PrivateKey:
-    """Read an Ed25519 private key from a PEM file without a password (`openssl genpkey -algorithm
-    ed25519 -out key.pem`); ConfigError if it is none."""
+def _signature(path: Path, problems: list[str]) -> SignedHead | None:
+    """Return what signature.json says; None if there is none, or if it cannot be read, which is
+    added to the problems."""
     try:
-        key = load_pem_private_key(path.read_bytes(), None)
-    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise ConfigError(f"{path}: no usable private key ({error})") from None
-    if not isinstance(key, Ed25519PrivateKey):
-        raise ConfigError(
-            f"{path}: not an Ed25519 key; make one with openssl genpkey -algorithm ed25519"
-        )
-    return key
+        return signatures.read(path)
+    except RunError:
+        problems.append(f"{SIGNATURE} cannot be read")
+        return None
 
 
-def _public_key(path: Path) -> Ed25519PublicKey:
-    """Read an Ed25519 public key from a PEM file; ConfigError if it is none."""
-    try:
-        key = load_pem_public_key(path.read_bytes())
-    except (OSError, ValueError, UnsupportedAlgorithm) as error:
-        raise ConfigError(f"{path}: no usable public key ({error})") from None
-    if not isinstance(key, Ed25519PublicKey):
-        raise ConfigError(f"{path}: not an Ed25519 public key")
-    return key
-
-
-def sign(path: Path, head: str, key: Ed25519PrivateKey) -> None:
-    """Write signature.json, which holds the head and its signature."""
-    signature = {
-        "algorithm": "Ed25519",
-        "head": head,
-        "public_key": key.public_key().public_bytes_raw().hex(),
-        "signature": key.sign(head.encode()).hex(),
-    }
-    write_atomic(path / SIGNATURE, json.dumps(signature, indent=2) + "\n")
-
-
-def _signature(
-    path: Path, head: str, trusted: Ed25519PublicKey | None, notes: list[str]
+def _signature_problems(
+    signed: SignedHead | None, head: str, trusted: Ed25519PublicKey | None
 ) -> Iterator[str]:
-    """Yield what is wrong with signature.json, if there is one, or if a trusted key is given."""
-    file = path / SIGNATURE
-    if not file.is_file():
+    """Yield what is wrong with the signature of a record with this head, if there is one, or if a
+    trusted key is given."""
+    if signed is None:
         if trusted:
             yield "there is no signature"
-        return
-
-    try:
-        content = json.loads(file.read_text("utf-8"))
-        signer = Ed25519PublicKey.from_public_bytes(bytes.fromhex(content["public_key"]))
-        (trusted or signer).verify(bytes.fromhex(content["signature"]), head.encode())
-    except (OSError, ValueError, KeyError, TypeError):
-        yield f"{SIGNATURE} cannot be read"
-    except InvalidSignature:
-        if trusted:
-            yield "the signature is not that of the key"
-        else:
-            yield "the signature does not fit the head"
-    else:
-        if not trusted:
-            notes.append(
-                f"signed by the key {content['public_key']}, which was not checked against one you "
-                "trust (--key)"
-            )
+    elif signed.head != head:
+        yield f"the signature does not fit the head: it was made for another record, {signed.head}"
+    elif not signed.signs(head, trusted):
+        yield (
+            "the signature is not that of the key"
+            if trusted
+            else "the signature does not fit the head"
+        )

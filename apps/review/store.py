@@ -46,7 +46,7 @@ from sqlalchemy.exc import (
 from sqlalchemy.pool import NullPool
 
 from anodetect.errors import ConfigError, RunError
-from anodetect.record import reviews
+from anodetect.record import reviews, signing
 from anodetect.record.reviews import JUDGEMENTS, WITHDRAWN, Judgement, Review
 from anodetect.record.rows import ScoreRow
 
@@ -113,6 +113,7 @@ class Store:
 
     def __init__(self, folder: Path, head: str, url: str = "") -> None:
         self.head = head
+        self.folder = None if url else folder
         # Messages name this place and never the URL, which may hold a password.
         self.place = "the configured database" if url else str(folder / reviews.FILE)
 
@@ -228,6 +229,8 @@ class Store:
             )
             review = replace(review, hash=reviews.hash_of(review))
             connection.execute(insert(TABLE).values(asdict(review)))
+        if self.folder is not None:
+            signing.sign(self.folder, review)
         return review
 
     @contextmanager

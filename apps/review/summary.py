@@ -70,6 +70,7 @@ def _record(session: ReviewSession) -> None:
     end = session.reviews[-1].hash if session.reviews else session.store.head
     state = "broken" if problems else "unbroken"
     st.text(f"{len(session.reviews)} records, {state}; their chain ends with {end}")
+    st.text(f"Keep it elsewhere, after each export too: anodetect verify DIR --reviews {end}")
 
     def html_file() -> str:
         # The report's libraries take a second to import, which no other page needs.

@@ -1,0 +1,284 @@
+"""Recompute all that a record says from its rows, its maps and its run, and say what does not
+follow. No torch."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from anodetect.commands.conclude import derived
+from anodetect.config import without_nan
+from anodetect.errors import AnodetectError
+from anodetect.files import inside, sha256_of
+from anodetect.output.formats import map_reader
+from anodetect.output.nifti import read_map as read_nifti
+from anodetect.output.regions import FILE as REGIONS_FILE
+from anodetect.output.regions import find_regions, read_regions
+from anodetect.record import audit as audits
+from anodetect.record import directories, environment, format2, runs
+from anodetect.record.checkpoint import MODEL_FILE
+from anodetect.record.directories import ScoreDirectory
+from anodetect.record.rows import OutputRow, Region, ScoreRow, rows_of
+from anodetect.record.tables import csv_difference
+from anodetect.record.verification import UNCHECKABLE
+from anodetect.stats.calibration import DEFAULT_FAR
+from anodetect.stats.evaluation import LabelledScore, Measure
+from anodetect.stats.mask_rule import MaskRule
+from anodetect.types import Bools, Floats
+
+# What audit.json repeats of a run. The texts and facts of the second kind are worded by a release.
+OF_RUN = ("detector", "data", "calibration", "scale")
+WORDED = ("facts", "config", "backbones")
+DERIVED = ("statement", "reasons", "drift", "caveats")
+MEASURED = ("image", "n_normal", "n_anomalous", "n_groups", "operating_point")
+
+
+@dataclass
+class Findings:
+    """What does not follow from rows, maps and run, and what could not be recomputed."""
+
+    problems: list[str] = field(default_factory=list)
+    not_looked_at: list[str] = field(default_factory=list)
+
+
+def recompute(scored: ScoreDirectory, run: Path | None = None) -> Findings:
+    """Compare a record, whose hashes hold, with its run, and with what its rows and maps give."""
+    found = Findings()
+    for check in (_compare_tables, _compare_texts, _compare_evaluation, _compare_maps):
+        try:
+            check(scored, found)
+        except UNCHECKABLE as error:
+            found.problems.append(f"it cannot be recomputed: {type(error).__name__}: {error}")
+    _compare_run(scored, run or Path(scored.audit.run_path), found)
+    return found
+
+
+# -- The run ---------------------------------------------------------------------------------------
+
+
+def _compare_run(scored: ScoreDirectory, folder: Path, found: Findings) -> None:
+    """Compare what audit.json repeats of the run with the run, if it is the one that scored."""
+    audit, file = scored.audit, folder / MODEL_FILE
+    if not file.is_file() or sha256_of(file) != audit.model_sha256:
+        return  # which the verification says
+    try:
+        run = runs.read(folder)
+    except AnodetectError as error:
+        found.not_looked_at.append(f"the run cannot be read, only its hash was compared: {error}")
+        return
+
+    header = run.header
+    of_run: dict[str, Any] = {
+        "detector": header.detector,
+        "data": header.data,
+        "calibration": run.calibration.snapshot(),
+        "scale": list(header.scale),
+        "facts": header.facts.as_json(),
+        "config": header.config,
+        "backbones": [each.as_json() for each in header.backbones or ()],
+    }
+    recorded = audits.to_json(audit)
+    names = (*OF_RUN, *WORDED) if _of_this_release(scored) else OF_RUN
+    for name in names:
+        if not _alike(recorded[name], without_nan(of_run[name])):
+            found.problems.append(f"the {name} in audit.json is not that of the run {folder}")
+    if not run.calibration.mask_rule(audit.far or DEFAULT_FAR).is_like(audit.mask_rule):
+        found.problems.append("the rule of masks does not follow from the run's calibration")
+
+
+def _of_this_release(scored: ScoreDirectory) -> bool:
+    """Return whether this release wrote the record: another one has other words for the same."""
+    packages = scored.audit.environment.get("packages", {})
+    return bool(packages.get("anodetect") == environment.facts()["packages"]["anodetect"])
+
+
+# -- Rows ------------------------------------------------------------------------------------------
+
+
+def _compare_tables(scored: ScoreDirectory, found: Findings) -> None:
+    """Compare the CSV files with the tables, and the number of rows with that of files found."""
+    place = csv_difference(scored.path / "scores.csv", scored.table)
+    if place is not None:
+        found.problems.append(f"scores.csv does not have the rows of scores.parquet: line {place}")
+    if scored.audit.format != format2.FORMAT:
+        groups = directories.group_table(scored.path)
+        place = csv_difference(scored.path / "groups.csv", groups)
+        if place is not None:
+            found.problems.append(f"groups.csv does not have the rows of its table: line {place}")
+
+    audit, count = scored.audit, len(scored.table)
+    if audit.listed is None or count == audit.listed:
+        return
+    text = f"{count} files have a row, but {audit.listed} were found"
+    if (audit.shard == "1/1" and not audit.merged_from) or count > audit.listed:
+        found.problems.append(text)
+    elif audit.merged_from:
+        found.not_looked_at.append(f"{text}: the folder was changed while its parts were scored")
+
+
+def _compare_texts(scored: ScoreDirectory, found: Findings) -> None:
+    """Compare statement, reasons, drift and caveats with those that the rows give."""
+    if not _of_this_release(scored):
+        found.not_looked_at.append(
+            "statement, reasons, drift and caveats are as another release of anodetect worded them"
+        )
+        return
+    audit, path = scored.audit, scored.path
+    again = derived(
+        scored.table,
+        directories.group_table(path),
+        directories.slice_table(path),
+        scored.outputs,
+        audit,
+    )
+    recorded, expected = audits.to_json(audit), without_nan(asdict(again))
+    for name in DERIVED:
+        if not _alike(recorded[name], expected[name]):
+            found.problems.append(f"the {name} in audit.json does not follow from the rows")
+
+
+def _compare_evaluation(scored: ScoreDirectory, found: Findings) -> None:
+    """Compare the metrics of images with those of the labelled rows."""
+    audit = scored.audit
+    far = audit.far or DEFAULT_FAR
+    measure = Measure(audit.calibration, far, masks=False)
+    for row in scored.each():
+        if row.score is not None and row.label is not None:
+            measure.add(
+                LabelledScore(row.path, row.label, row.score, row.group, is_volume=row.is_volume)
+            )
+    if audit.evaluation is None or not measure.labelled():
+        if measure.labelled() != (audit.evaluation is not None):
+            found.problems.append("the evaluation in audit.json does not follow from the rows")
+        return
+    if audit.evaluation.pixel is not None:
+        found.not_looked_at.append("pixel metrics: the masks they were compared with are no part")
+
+    threshold = None
+    if audit.rule.by_fdr:
+        threshold = next(iter(scored.table["threshold"].drop_null().to_pylist()), None)
+    recorded = audit.evaluation.as_json()
+    expected = measure.result(threshold).as_json()
+    for name in MEASURED:
+        known, again = without_nan(recorded[name]), without_nan(expected[name])
+        if not _of_this_release(scored):
+            known, again = _values_only(known, again)
+        if not _alike(known, again):
+            found.problems.append(f"the evaluation's {name} does not follow from the rows")
+
+
+def _values_only(known: Any, again: Any) -> tuple[Any, Any]:
+    """Return the values that both evaluations have: intervals differ from release to release."""
+    if not isinstance(known, Mapping) or not isinstance(again, Mapping):
+        return known, again
+    names = [name for name in known if name in again]
+    values = []
+    for content in (known, again):
+        each = [content[name] for name in names]
+        values.append([one["value"] if isinstance(one, Mapping) else one for one in each])
+    return values[0], values[1]
+
+
+def _alike(first: Any, second: Any) -> bool:
+    """Return whether two JSON values are the same but for the last bits of numbers."""
+    if isinstance(first, Mapping) and isinstance(second, Mapping):
+        same = first.keys() == second.keys()
+        return same and all(_alike(first[name], second[name]) for name in first)
+    if isinstance(first, (list, tuple)) and isinstance(second, (list, tuple)):
+        same = len(first) == len(second)
+        return same and all(_alike(*pair) for pair in zip(first, second, strict=True))
+    if isinstance(first, float) and isinstance(second, (int, float)):
+        return bool(np.isclose(first, second, rtol=1e-9, atol=1e-12))
+    return bool(first == second)
+
+
+# -- Maps ------------------------------------------------------------------------------------------
+
+
+def _compare_maps(scored: ScoreDirectory, found: Findings) -> None:
+    """Compare masks and outlines with those that the maps give."""
+    outputs: dict[str, list[OutputRow]] = {}
+    for output in rows_of(scored.outputs, OutputRow):
+        outputs.setdefault(output.path, []).append(output)
+    outlined = (scored.path / REGIONS_FILE).is_file()
+    if outlined and not _of_this_release(scored):
+        outlined = False
+        found.not_looked_at.append(f"{REGIONS_FILE}: another release drew the outlines")
+    regions: dict[str, list[Region]] = {}
+    for path, region in read_regions(scored.path):
+        regions.setdefault(path, []).append(region)
+
+    missing, rows = 0, {row.path: row for row in scored.scored()}
+    for row in rows.values():
+        masks = [each for each in outputs.get(row.path, ()) if each.kind == "mask"]
+        wants = outlined and not row.is_volume
+        if not masks and not wants:
+            continue
+        heatmap = _map_of(scored, row)
+        if heatmap is None:
+            missing += 1
+            continue
+        for mask in masks:
+            found.problems += _mask_problems(scored, mask, heatmap)
+        if wants:
+            found.problems += _region_problems(scored, row, heatmap, regions.pop(row.path, []))
+
+    unknown = [path for path in regions if path not in rows]
+    if unknown:
+        found.problems.append(f"{REGIONS_FILE} has regions of {unknown[0]}, which has no score")
+    if missing:
+        found.not_looked_at.append(f"masks and outlines of {missing} files without a float map")
+
+
+def _map_of(scored: ScoreDirectory, row: ScoreRow) -> Floats | None:
+    """Return the values of a file's map; None if it has none that can be read."""
+    reader = map_reader(row.heatmap, "volume" if row.is_volume else "image")
+    if reader is None or not row.heatmap:
+        return None
+    return reader(inside(scored.path, row.heatmap))
+
+
+def _mask_problems(scored: ScoreDirectory, output: OutputRow, heatmap: Floats) -> Iterator[str]:
+    """Yield that a mask is not where its map has regions that count. One that was resampled has
+    another grid and is passed over."""
+    file, rule = inside(scored.path, output.name), scored.audit.mask_rule
+    if output.name.endswith(".png"):
+        with Image.open(file) as picture:
+            same = np.array_equal(np.asarray(picture) > 0, rule.mask(heatmap))
+    elif output.note:
+        return
+    else:
+        same = _is_mask(read_nifti(file) > 0, heatmap, rule)
+    if not same:
+        yield f"{output.name} is not where the map has regions that count"
+
+
+def _is_mask(mask: Bools, heatmap: Floats, rule: MaskRule) -> bool:
+    """Return whether a mask is that of a volume's map, sliced along one of its axes."""
+    if mask.shape != heatmap.shape:
+        return False
+    for axis in range(heatmap.ndim):
+        again = rule.mask(np.moveaxis(heatmap, axis, 0))
+        if np.array_equal(again, np.moveaxis(mask, axis, 0)):
+            return True
+    return False
+
+
+def _region_problems(
+    scored: ScoreDirectory, row: ScoreRow, heatmap: Floats, recorded: Sequence[Region]
+) -> Iterator[str]:
+    """Yield that the outlines of an image are not those of its map."""
+    again = find_regions(heatmap, scored.audit.mask_rule)
+    known = Counter(map(_outline, recorded))
+    if known != Counter(map(_outline, again)):
+        yield f"{REGIONS_FILE}: the regions of {row.path} do not follow from its map"
+
+
+def _outline(region: Region) -> tuple[Any, ...]:
+    """Return what is compared of a region. Releases up to 0.2 have no strength."""
+    points = tuple(tuple(outline) for outline in region.segmentation)
+    return points, region.area, tuple(region.bbox), round(region.score, 6)

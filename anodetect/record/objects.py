@@ -1,0 +1,65 @@
+"""JSON objects in files that may come from anywhere: read whole or refused in one line.
+
+An object is refused if its file is no regular file or too large, is nested too deeply, names a key
+twice (of which one reader takes the first, and another the last), or holds NaN or infinity.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from anodetect.errors import RunError
+from anodetect.record.rows import first_problem
+
+T = TypeVar("T")
+LARGEST = 2**30  # bytes of a file
+
+
+def parsed(text: str | bytes) -> Any:
+    """Return the JSON value of a text; ValueError says why it has none."""
+    try:
+        return json.loads(text, object_pairs_hook=_object, parse_constant=_no_number)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def content_of(file: Path, largest: int = LARGEST) -> bytes:
+    """Return what a regular file holds; RunError if it is none, cannot be read or is too large."""
+    try:
+        if not file.is_file():
+            raise RunError(f"{file}: not a file" if file.exists() else f"{file}: no such file")
+        if file.stat().st_size > largest:
+            raise RunError(f"{file}: larger than {largest} bytes")
+        return file.read_bytes()
+    except OSError as error:
+        raise RunError(f"{file}: cannot be read ({error.strerror})") from None
+
+
+def object_of(file: Path, adapter: TypeAdapter[T]) -> T:
+    """Return what a JSON file holds as the adapter's type; RunError if it is not of that type."""
+    try:
+        content = parsed(content_of(file))
+        return adapter.validate_json(json.dumps(content), strict=True)
+    except ValidationError as error:
+        raise RunError(f"{file}: {first_problem(error)}") from None
+    except ValueError as error:
+        raise RunError(f"{file}: not readable ({error})") from None
+
+
+def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of its keys and values; ValueError if a key is there twice."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        seen = set[str]()
+        for key, _ in pairs:
+            if key in seen:
+                raise ValueError(f"the key {key!r} is there twice")
+            seen.add(key)
+    return content
+
+
+def _no_number(text: str) -> Any:
+    raise ValueError(f"{text} is no number in JSON")
