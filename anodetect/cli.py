@@ -326,6 +326,25 @@ def verify(
 
 
 @app.command()
+def forget(
+    directory: options.ScoreDirectory,
+    group: options.ForgottenGroup,
+    sign: options.Sign = None,
+    as_json: options.Json = False,
+) -> None:
+    """Erase the rows, files and verdicts of a patient or lot from a score directory; its record
+    keeps hashed gaps and gets a new head."""
+    from anodetect.commands import forget as command
+
+    result = command.forget(directory, group, sign=sign)
+    text = (
+        f"{result.rows} rows, {result.files} files and {result.verdicts} verdicts erased\n"
+        f"chain head {result.head}; before it was {result.before}"
+    )
+    emit(result.as_json(), as_json, text)
+
+
+@app.command()
 def review(
     directories: options.ScoreDirectories = None,
     root: options.Roots = None,

@@ -1,6 +1,7 @@
 """What verify covers: record, verdicts and report, each by itself. Whoever attacks here can write
 the directory, and makes every hash fit."""
 
+import html
 import json
 import shutil
 import sqlite3
@@ -19,10 +20,12 @@ from PIL import Image
 import anodetect
 from anodetect.commands import review
 from anodetect.commands.conclude import derived
+from anodetect.commands.forget import forget
+from anodetect.commands.labelled import measure_of
 from anodetect.commands.recompute import recompute
 from anodetect.commands.verify import verify
 from anodetect.data.records import Record
-from anodetect.errors import RunError
+from anodetect.errors import ConfigError, RunError
 from anodetect.files import sha256_of
 from anodetect.output import report
 from anodetect.output.images import read_map
@@ -33,6 +36,7 @@ from anodetect.record.chain import head_of
 from anodetect.record.journal import Journal
 from anodetect.record.reviews import Review, SignedEnd
 from anodetect.record.rows import (
+    ChainRow,
     JournalEntry,
     OutputRow,
     ScoreRow,
@@ -294,6 +298,19 @@ def test_a_report_of_another_record_is_noticed(record, copy, tmp_path):
     assert "was written of another record" in verification.verify(copy).report.problems[0]
 
 
+def test_two_sheets_are_printed_with_heads_counts_deciders_and_lines_to_sign(copy):
+    *_, last = judge(copy, "normal", "unsure")
+    page = report.write(copy).read_text()
+    sheets = page.split('<section class="sheet">')[1:]
+    assert len(sheets) == 2
+    audit = directories.read(copy).audit
+    assert html.escape(audit.statement) in sheets[0]
+    assert "<tr><td>Files found</td><td>3</td></tr>" in sheets[0]
+    for text in (audit.head, last.hash, "Ada", "Reviewed by", "1 of 3 images were reviewed"):
+        assert text in sheets[1]
+    assert "main { display: none; }" in page
+
+
 # -- Signatures and files that say two things ------------------------------------------------------
 
 
@@ -358,7 +375,8 @@ def complete(record, tmp_path_factory):
         scored.audit,
     )
     texts = {name: getattr(found, name) for name in ("statement", "reasons", "drift", "caveats")}
-    written_anew(record, out, **texts, environment=environment.facts())
+    evaluation = measure_of(scored.each(), scored.audit).result()
+    written_anew(record, out, **texts, environment=environment.facts(), evaluation=evaluation)
     regions = []
     for row in directories.read(out).scored():
         if not row.is_volume:
@@ -478,6 +496,70 @@ def test_with_the_run_at_hand_what_the_record_repeats_of_it_is_compared(
     found = recompute(replace(directories.read(out), audit=audit)).problems
     name = mask.relative_to(out).as_posix()
     assert f"{name} is not where the map has regions that count" in found
+
+
+# -- Erased ----------------------------------------------------------------------------------------
+
+
+def test_a_patient_is_erased_and_the_record_holds_with_hashed_gaps(complete, tmp_path):
+    copy = shutil.copytree(complete, tmp_path / "copy")
+    *_, last = judge(copy, "normal", "unsure")
+    other = directories.read(copy).rows[2]
+    head, group = directories.read(copy).audit.head, directories.read(copy).rows[0].group
+    key, public = key_pair(tmp_path, "ours")
+    pem = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    (tmp_path / "pem").write_bytes(key.private_bytes(*pem, serialization.NoEncryption()))
+    end = SignedEnd(head=head, number=2, end=last.hash, time=last.time)
+    reviews.sign_end(copy, "0a", end, key)
+    links = directories.read_chain(copy)
+
+    result = forget(copy, group, sign=tmp_path / "pem")
+    assert (result.rows, result.verdicts, result.before) == (1, 2, head)
+    assert not list(tmp_path.glob("copy.*"))
+    names = [file.relative_to(copy).as_posix() for file in copy.rglob("*") if file.is_file()]
+    assert not any("1.png" in name for name in names)
+    for file in copy.rglob("*"):
+        if file.is_file():
+            assert b"1.png" not in file.read_bytes(), file
+            assert b"Ada" not in file.read_bytes(), file
+    assert [row.path for row in directories.read(copy).rows] == ["broken.png", other.path]
+
+    kept = directories.read_chain(copy)
+    assert [(link.row, link.chain) for link in kept] == [(link.row, link.chain) for link in links]
+    assert [link.path for link in kept] == ["", "broken.png", other.path]
+    verdict = verify(copy, head=result.head, key=public, reviews=last.hash)
+    assert verdict.problems == ()
+    assert states(verdict) == ("authenticated",) * 3
+    assert "1 rows and 2 verdicts were erased on" in verdict.notes[0]
+    with_old = verify(copy, head=head)
+    assert (with_old.problems, with_old.record.state) == ((), "consistent")
+    assert not verify(copy, head="0" * 64).intact
+    with pytest.raises(ConfigError, match="has no group"):
+        forget(copy, group)
+
+
+def test_gaps_that_audit_json_does_not_say_are_noticed(copy):
+    """Else whoever takes a row or a verdict away would only have to call it erased."""
+    tables = directories.read_tables(copy)
+    links = directories.read_chain(copy)
+    thinned = to_table([replace(links[0], path=""), *links[1:]], ChainRow)
+    kept = replace(tables, scores=tables.scores.slice(1))
+    directories.write(copy, directories.read(copy).audit, kept, thinned)
+    problems = " ".join(verification.verify(copy).problems)
+    assert "1 rows are erased, which audit.json does not say" in problems
+    judge(copy, "normal", "unsure")
+    with closing(sqlite3.connect(copy / reviews.FILE)) as connection, connection:
+        connection.execute("UPDATE reviews SET verdict = 'erased' WHERE number = 1")
+    problems = verification.verify(copy).verdicts.problems
+    assert "1 reviews are erased, which audit.json does not say" in problems
+
+
+def test_a_record_that_is_not_what_was_written_is_not_thinned(copy):
+    group = directories.read(copy).rows[0].group
+    (copy / "timings.parquet").write_bytes(b"changed")
+    with pytest.raises(RunError):
+        forget(copy, group)
+    assert directories.read(copy).rows[0].group == group
 
 
 # -- The journal is not trusted --------------------------------------------------------------------

@@ -1,10 +1,15 @@
 """A scored record beside what is known of it, to be measured."""
 
+from collections.abc import Iterable
+
 from anodetect.data.records import Record
 from anodetect.data.truth import is_lossy, read_truth
 from anodetect.errors import ImageError
 from anodetect.imaging.preprocess import PreparedVolume
-from anodetect.stats.evaluation import Evaluation, LabelledScore
+from anodetect.record.audit import Scoring
+from anodetect.record.rows import ScoreRow
+from anodetect.stats.calibration import DEFAULT_FAR
+from anodetect.stats.evaluation import Evaluation, LabelledScore, Measure
 from anodetect.stats.mask_use import SHOWN
 from anodetect.types import Bools, Floats
 
@@ -45,6 +50,18 @@ def labelled_score(
         problem,
         lossy=is_lossy(record),
     )
+
+
+def measure_of(rows: Iterable[ScoreRow], scoring: Scoring) -> Measure:
+    """Return the measure of the labelled rows of a scoring, without their pixels."""
+    measure = Measure(scoring.calibration, scoring.far or DEFAULT_FAR, masks=False)
+    for row in rows:
+        if row.score is not None and row.label is not None:
+            scored = LabelledScore(
+                row.path, row.label, row.score, row.group, is_volume=row.is_volume
+            )
+            measure.add(scored)
+    return measure
 
 
 def mask_warnings(evaluation: Evaluation) -> list[str]:

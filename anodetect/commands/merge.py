@@ -12,6 +12,7 @@ import pyarrow as pa
 from pyarrow import compute as pc
 
 from anodetect.commands.conclude import conclude, where_scored
+from anodetect.commands.labelled import measure_of
 from anodetect.commands.results import MergeResult
 from anodetect.errors import RunError
 from anodetect.files import inside
@@ -23,8 +24,6 @@ from anodetect.record import directories, environment, format2, verification
 from anodetect.record.audit import Audit, ShownCases
 from anodetect.record.directories import ScoreDirectory, Tables
 from anodetect.record.rows import OutputRow, rows_of
-from anodetect.stats.calibration import DEFAULT_FAR
-from anodetect.stats.evaluation import LabelledScore, Measure
 from anodetect.types import Reporter, Silent
 
 HEATMAPS = "heatmaps/"  # the outputs that are copied; all others are made anew
@@ -71,7 +70,8 @@ def merge(
         resumed=sum(audit.resumed for audit in audits),
     )
     regions = chain.from_iterable(read_regions(shard.path) for shard in shards)
-    result = conclude(out, scoring, tables, regions, _measure(shards), reporter)
+    rows = chain.from_iterable(shard.each() for shard in shards)
+    result = conclude(out, scoring, tables, regions, measure_of(rows, scoring), reporter)
     report.write(out)
     return result
 
@@ -105,19 +105,6 @@ def _joined_cases(shards: Sequence[ScoreDirectory], out: Path) -> ShownCases:
                 _copy(source, directories.picture_of(out, row.path))
                 cases.recall(row.path, row.score)
     return cases.settle()
-
-
-def _measure(shards: Sequence[ScoreDirectory]) -> Measure:
-    """Return the measure of all labelled images, without their pixels."""
-    audit = shards[0].audit
-    measure = Measure(audit.calibration, audit.far or DEFAULT_FAR, masks=False)
-    for row in chain.from_iterable(shard.each() for shard in shards):
-        if row.score is not None and row.label is not None:
-            scored = LabelledScore(
-                row.path, row.label, row.score, row.group, is_volume=row.is_volume
-            )
-            measure.add(scored)
-    return measure
 
 
 def _warn_of_gaps(rows: int, audits: Sequence[Audit], reporter: Reporter) -> None:

@@ -241,6 +241,9 @@ Head = Annotated[str | None, typer.Option(help="The chain's head as it was kept 
 PublicKey = Annotated[
     Path | None, typer.Option(help="The Ed25519 public key (PEM) that must have signed it.")
 ]
+ForgottenGroup = Annotated[
+    str, typer.Option("--group", help="The patient or lot, as groups.csv names it.")
+]
 SignVerdicts = Annotated[
     Path | None,
     typer.Option("--sign", help="Sign this session's verdicts with this Ed25519 key (PEM)."),

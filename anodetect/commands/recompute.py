@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from anodetect.commands.conclude import derived
+from anodetect.commands.labelled import measure_of
 from anodetect.config import without_nan
 from anodetect.errors import AnodetectError
 from anodetect.files import inside, sha256_of
@@ -26,7 +27,6 @@ from anodetect.record.rows import OutputRow, Region, ScoreRow, rows_of
 from anodetect.record.tables import csv_difference
 from anodetect.record.verification import UNCHECKABLE
 from anodetect.stats.calibration import DEFAULT_FAR
-from anodetect.stats.evaluation import LabelledScore, Measure
 from anodetect.stats.mask_rule import MaskRule
 from anodetect.types import Bools, Floats
 
@@ -48,7 +48,15 @@ class Findings:
 def recompute(scored: ScoreDirectory, run: Path | None = None) -> Findings:
     """Compare a record, whose hashes hold, with its run, and with what its rows and maps give."""
     found = Findings()
-    for check in (_compare_tables, _compare_texts, _compare_evaluation, _compare_maps):
+    checks = [_compare_tables, _compare_maps]
+    if scored.audit.erased:
+        found.not_looked_at.append(
+            "statement, reasons, drift, caveats, metrics and q-values: they are of all rows, of "
+            "which some were erased"
+        )
+    else:
+        checks += [_compare_texts, _compare_evaluation]
+    for check in checks:
         try:
             check(scored, found)
         except UNCHECKABLE as error:
@@ -110,7 +118,8 @@ def _compare_tables(scored: ScoreDirectory, found: Findings) -> None:
         if place is not None:
             found.problems.append(f"groups.csv does not have the rows of its table: line {place}")
 
-    audit, count = scored.audit, len(scored.table)
+    audit = scored.audit
+    count = len(scored.table) + audit.erased_rows().total()
     if audit.listed is None or count == audit.listed:
         return
     text = f"{count} files have a row, but {audit.listed} were found"
@@ -144,13 +153,7 @@ def _compare_texts(scored: ScoreDirectory, found: Findings) -> None:
 def _compare_evaluation(scored: ScoreDirectory, found: Findings) -> None:
     """Compare the metrics of images with those of the labelled rows."""
     audit = scored.audit
-    far = audit.far or DEFAULT_FAR
-    measure = Measure(audit.calibration, far, masks=False)
-    for row in scored.each():
-        if row.score is not None and row.label is not None:
-            measure.add(
-                LabelledScore(row.path, row.label, row.score, row.group, is_volume=row.is_volume)
-            )
+    measure = measure_of(scored.each(), audit)
     if audit.evaluation is None or not measure.labelled():
         if measure.labelled() != (audit.evaluation is not None):
             found.problems.append("the evaluation in audit.json does not follow from the rows")

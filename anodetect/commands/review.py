@@ -103,7 +103,7 @@ def ends(folders: Sequence[Path]) -> list[str]:
     for folder in folders:
         if os.environ.get(DATABASE) or not (folder / reviews.FILE).is_file():
             continue
-        head = str(directories.audit_content(folder)["head"])
+        head = directories.read(folder).audit.verdicts_start
         own = [review for review in reviews.read(folder / reviews.FILE) if review.head == head]
         if own:
             found.append(

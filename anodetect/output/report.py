@@ -5,7 +5,8 @@ import base64
 import heapq
 import json
 import shlex
-from collections.abc import Callable, Sequence, Set
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -41,6 +42,15 @@ class Case:
 
 
 @dataclass(frozen=True)
+class Decider:
+    """A reviewer, how many verdicts of each kind are in force, and the time of the last one."""
+
+    reviewer: str
+    counts: Mapping[str, int]
+    last: str
+
+
+@dataclass(frozen=True)
 class Verdict:
     """A review beside the picture of its image; whether a later one took it back, and whether the
     image was flagged."""
@@ -65,9 +75,10 @@ def write(folder: Path, key: Ed25519PrivateKey | None = None) -> Path:
 
     if key is not None:
         directories.read_as_written(folder)
-    page, head = html(folder, written), str(directories.audit_content(folder)["head"])
-    own = [review.hash for review in written if review.head == head]
-    return reports.write(folder, page, head=head, verdicts=own[-1] if own else head, key=key)
+    page, audit = html(folder, written), directories.read(folder).audit
+    start = audit.verdicts_start
+    own = [review.hash for review in written if review.head == start]
+    return reports.write(folder, page, head=audit.head, verdicts=own[-1] if own else start, key=key)
 
 
 def html(folder: Path, reviewed: Sequence[Review]) -> str:
@@ -80,7 +91,8 @@ def html(folder: Path, reviewed: Sequence[Review]) -> str:
     scored = _directories(folder)
     main = next((each for each in scored if not each.audit.baseline), scored[0])
     results = _results(folder / "results.json")
-    own = [review for review in reviewed if review.head == main.audit.head]
+    start = main.audit.verdicts_start
+    own = [review for review in reviewed if review.head == start]
     flags = {row.path: bool(row.flagged) for row in main.rows} if own else {}
 
     page = environment().get_template("report.html.j2")
@@ -113,10 +125,36 @@ def html(folder: Path, reviewed: Sequence[Review]) -> str:
         # reviews
         review=summary(flags, in_force(own)) if own else None,
         verdicts=_verdicts(main, own),
-        broken=next(reviews.broken(own, main.audit.head), ""),
+        broken=next(reviews.broken(own, start), ""),
         chain_end=own[-1].hash if own else "",
+        # the two sheets that are printed, of a score directory alone
+        sheets=main.path == folder,
+        cautions=_cautions(main),
+        deciders=_deciders(own),
+        judgements=reviews.JUDGEMENTS,
     )
     return text
+
+
+def _cautions(main: ScoreDirectory) -> list[str]:
+    """Return the caveats of a record, and what its drift checks say if they fire."""
+    checks = (main.audit.drift.batch, main.audit.drift.time)
+    fired = [check.text for check in checks if check is not None and check.fires]
+    return [*main.audit.caveats, *fired]
+
+
+def _deciders(reviewed: Sequence[Review]) -> list[Decider]:
+    """Return who has verdicts in force, those with the most first."""
+    own: dict[str, list[Review]] = {}
+    for by_reviewer in in_force(reviewed).values():
+        for reviewer, review in by_reviewer.items():
+            own.setdefault(reviewer, []).append(review)
+
+    found = []
+    for reviewer, given in sorted(own.items(), key=lambda item: (-len(item[1]), item[0])):
+        counts = Counter(review.verdict for review in given)
+        found.append(Decider(reviewer, counts, max(review.time for review in given)))
+    return found
 
 
 def _commands(main: ScoreDirectory) -> list[str]:

@@ -1,6 +1,7 @@
 """The content of audit.json as types."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Annotated, Any, TypeVar, get_type_hints
@@ -120,6 +121,17 @@ class ShownCases:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Erasure:
+    """A patient or lot that was erased: when, the head of the record before, the numbers of rows by
+    their status, and of verdicts."""
+
+    time: str
+    head: str
+    rows: Mapping[str, int]
+    reviews: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Scoring:
     """The way images were scored: all that is known before anything is decided.
 
@@ -179,8 +191,9 @@ class Scoring:
 class Audit(Scoring):
     """All that audit.json says.
 
-    `counts` has the number of rows by their status, `reasons` by what went wrong. `tables` maps
-    the names of the tables' files to their hashes. `chain` and `head` are those of record.chain.
+    `counts` has the number of rows by their status, `reasons` by what went wrong, also of rows that
+    were `erased` since. `tables` maps the names of the tables' files to their hashes. `chain` and
+    `head` are those of record.chain.
     """
 
     statement: str
@@ -195,6 +208,16 @@ class Audit(Scoring):
     chain: str
     tables: Mapping[str, str]
     head: str
+    erased: tuple[Erasure, ...] = ()
+
+    @property
+    def verdicts_start(self) -> str:
+        """The head that the chain of verdicts starts from: that of the record as it was scored."""
+        return self.erased[0].head if self.erased else self.head
+
+    def erased_rows(self) -> Counter[str]:
+        """Return how many rows were erased, by their status."""
+        return sum((Counter(each.rows) for each in self.erased), Counter[str]())
 
 
 def to_json(audit: Audit) -> dict[str, Any]:
@@ -206,6 +229,7 @@ def to_json(audit: Audit) -> dict[str, Any]:
     content["pixel_threshold"] = audit.mask_rule.measure.low if counts else None
     content["drift"] = asdict(audit.drift)
     content["cases"] = asdict(audit.cases)
+    content["erased"] = [asdict(each) for each in audit.erased]
     if audit.evaluation is not None:
         content["evaluation"] = audit.evaluation.as_json()
     values: dict[str, Any] = without_nan(content)

@@ -17,6 +17,7 @@ from anodetect.config import canonical, canonical_parts, without_nan
 from anodetect.record.rows import ChainRow, ScoreRow, TableBuilder, rows_of, values_of
 
 START = sha256(b"").hexdigest()  # h_0
+GAP = ""  # stands in chain.parquet in place of the path of a row that was erased
 LATER = ("differs", "channels")
 
 

@@ -145,10 +145,11 @@ def refuse_used(path: Path, allowed: Sequence[str] = ()) -> None:
             raise RunError(f"{path} already exists{state} choose another --out")
 
 
-def write(path: Path, audit: Audit, tables: Tables) -> str:
+def write(path: Path, audit: Audit, tables: Tables, chain: pa.Table | None = None) -> str:
     """Write the tables and, last of all, audit.json; return the head. What `audit` says of format,
-    rows, chain, tables and head is replaced."""
-    chain = chain_table(tables.scores)
+    rows, chain, tables and head is replaced. `chain` is a table of ChainRow, by default that of all
+    rows."""
+    chain = chain_table(tables.scores) if chain is None else chain
     written = [
         *write_table(path / "scores", tables.scores, ("parquet", "csv")),
         *write_table(path / "groups", tables.groups, ("parquet", "csv")),
@@ -162,7 +163,7 @@ def write(path: Path, audit: Audit, tables: Tables) -> str:
     audit = replace(
         audit,
         format=FORMAT,
-        rows=len(tables.scores),
+        rows=len(chain),
         chain=chain_end(chain),
         tables={file.name: sha256_of(file) for file in sorted(written)},
     )

@@ -15,7 +15,7 @@ of the app leaves a file `reviews.signed.*.json` (SignedEnd) with the end that i
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
@@ -41,6 +41,7 @@ CLOCKS = timedelta(minutes=10)  # by which the clocks of two machines may differ
 Judgement = Literal["normal", "anomalous", "unsure", "bad image"]
 JUDGEMENTS: tuple[Judgement, ...] = get_args(Judgement)
 WITHDRAWN = "withdrawn"
+ERASED = "erased"  # a gap: number and hashes alone are left of a verdict that `forget` has erased
 # The environment variable with a database's URL: everybody on the machine could read an argument.
 DATABASE = "ANODETECT_REVIEWS"
 SIGNING_KEY = "ANODETECT_REVIEW_KEY"  # and the one with the key's file, which `review --sign` sets
@@ -97,7 +98,8 @@ def in_force(reviews: Iterable[Review]) -> dict[str, dict[str, Review]]:
     withdrawn = {review.withdraws for review in all_reviews if review.verdict == WITHDRAWN}
     latest: dict[str, dict[str, Review]] = {}
     for review in all_reviews:
-        if review.verdict != WITHDRAWN and review.number not in withdrawn:
+        counts = review.verdict not in (WITHDRAWN, ERASED)
+        if counts and review.number not in withdrawn:
             latest.setdefault(review.path, {})[review.reviewer] = review
     return latest
 
@@ -142,7 +144,7 @@ def verify(
 ) -> Reviewed:
     """Return what is known of the reviews of a score directory. `kept` is the end of their chain as
     it was kept elsewhere."""
-    file, head = folder / FILE, audit.head
+    file, head = folder / FILE, audit.verdicts_start
     try:
         all_reviews = read(file) if file.exists() else []
         signed = signed_ends(folder)
@@ -151,6 +153,9 @@ def verify(
 
     own = [review for review in all_reviews if review.head == head]
     problems = [*broken(own, head), *mismatches(own, rows), *_wrong_times(own, audit.ended)]
+    erased = sum(review.verdict == ERASED for review in own)
+    if own and erased != sum(each.reviews for each in audit.erased):
+        problems.append(f"{erased} reviews are erased, which audit.json does not say")
     if others := len(all_reviews) - len(own):
         problems.append(f"{others} reviews in {FILE} are of another record than this one")
 
@@ -201,6 +206,8 @@ def _wrong_times(reviews: Sequence[Review], ended: str) -> Iterator[str]:
         earliest = None  # the record itself says so
     latest = datetime.now(UTC) + CLOCKS
     for review in reviews:
+        if review.verdict == ERASED:
+            continue
         name = f"review {review.number} ({review.reviewer} on {review.path})"
         try:
             made = _time(review.time)
@@ -234,7 +241,7 @@ def broken(reviews: Sequence[Review], head: str) -> Iterator[str]:
         if review.head != head or review.previous != previous:
             yield f"{name} does not follow from the one before"
             return
-        if review.hash != hash_of(review):
+        if review.verdict != ERASED and review.hash != hash_of(review):
             yield f"{name} was changed"
             return
         previous = review.hash
@@ -245,6 +252,8 @@ def mismatches(reviews: Sequence[Review], rows: Sequence[ScoreRow]) -> Iterator[
     by_path = {row.path: row for row in rows}
     by_number = {review.number: review for review in reviews}
     for review in reviews:
+        if review.verdict == ERASED:
+            continue
         problem = _mismatch(review, by_path.get(review.path), by_number.get(review.withdraws or 0))
         if problem:
             yield f"review {review.number} ({review.reviewer} on {review.path}) {problem}"
@@ -294,6 +303,48 @@ def sign_end(folder: Path, session: str, end: SignedEnd, key: Ed25519PrivateKey)
     session."""
     signed = replace(end, **asdict(signature_of(end.text, key)))
     write_atomic(folder / f"{SIGNED}{session}.json", json.dumps(asdict(signed), indent=2) + "\n")
+
+
+KEPT = ("head", "number", "blind", "model_sha256", "previous", "hash")  # columns of a gap
+EMPTY = ("time", "reviewer", "comment", "region", "path", "image_sha256")  # texts, "" in a gap
+
+
+def erase(file: Path, new: Path, paths: Collection[str]) -> int:
+    """Copy an SQLite file of reviews, and leave of those on images at these paths the hashes alone;
+    return how many they were. RunError if it cannot be done."""
+    try:
+        with closing(sqlite3.connect(new, isolation_level=None)) as connection:
+            with closing(sqlite3.connect(file, timeout=10)) as before:
+                before.backup(connection)
+            return _erase(connection, paths)
+    except sqlite3.Error as error:
+        raise RunError(f"{file}: the reviews cannot be erased ({error})") from None
+
+
+def _erase(connection: sqlite3.Connection, paths: Collection[str]) -> int:
+    triggers = "SELECT name, sql FROM sqlite_master WHERE type = 'trigger' AND tbl_name = 'reviews'"
+    made = connection.execute(triggers).fetchall()
+    changes = []
+    for _, name, *_ in connection.execute("PRAGMA table_info(reviews)").fetchall():
+        value = f"'{ERASED}'" if name == "verdict" else "''" if name in EMPTY else "NULL"
+        if name not in KEPT:
+            changes.append(f'"{name}" = {value}')
+
+    connection.execute("PRAGMA secure_delete = ON")
+    connection.execute("BEGIN IMMEDIATE")
+    for name, _ in made:  # they refuse every change
+        connection.execute(f'DROP TRIGGER "{name}"')
+    count = 0
+    for path in sorted(paths):
+        done = connection.execute(
+            f"UPDATE reviews SET {', '.join(changes)} WHERE path = ?", (path,)
+        )
+        count += done.rowcount
+    for _, statement in made:
+        connection.execute(statement)
+    connection.execute("COMMIT")
+    connection.execute("VACUUM")  # no page keeps what was erased
+    return count
 
 
 def read(file: Path) -> list[Review]:

@@ -21,12 +21,12 @@ from anodetect.errors import AnodetectError, RunError
 from anodetect.files import is_below, leads_out, path_text, sha256_of
 from anodetect.record import channel_files, directories, reports, reviews, signatures
 from anodetect.record.audit import Audit
-from anodetect.record.chain import START, chain_values, head_of, row_hash
+from anodetect.record.chain import GAP, START, chain_values, head_of, row_hash
 from anodetect.record.checkpoint import MODEL_FILE
 from anodetect.record.decisions import decide, decide_slices, numbers
 from anodetect.record.directories import ScoreDirectory
 from anodetect.record.parts import Part, part_of
-from anodetect.record.rows import OutputRow, rows_of
+from anodetect.record.rows import ChainRow, OutputRow, ScoreRow, rows_of
 from anodetect.record.signatures import SIGNATURE, SignedHead
 from anodetect.stats.calibration import DEFAULT_FAR
 
@@ -124,7 +124,14 @@ def verify(
         *_unlisted_files(scored),
     ]
     problems = [*record_problems(scored), *_model(audit, run, not_looked_at)]
-    if head is not None and head.lower() != audit.head:
+    for each in audit.erased:
+        count = sum(each.rows.values())
+        notes.append(
+            f"{count} rows and {each.reviews} verdicts were erased on {each.time}; the head before "
+            f"was {each.head}"
+        )
+    before = {each.head for each in audit.erased}
+    if head is not None and head.lower() not in {audit.head, *before}:
         problems.append(
             f"the head is {audit.head}, not the one that was kept: the record was replaced"
         )
@@ -133,7 +140,12 @@ def verify(
 
     reviewed = reviews.verify(path, audit, scored.rows, kept=kept_reviews, trusted=trusted)
     return Verdict(
-        record=_record_part(problems, signed, by_head=head is not None, by_key=trusted is not None),
+        record=_record_part(
+            problems,
+            signed,
+            by_head=head is not None and head.lower() == audit.head,
+            by_key=trusted is not None,
+        ),
         verdicts=reviewed.part,
         report=reports.verify(path, audit.head, trusted),
         not_looked_at=tuple(not_looked_at),
@@ -237,27 +249,15 @@ def _rows(scored: ScoreDirectory) -> Iterator[str]:
     except RunError as error:
         yield str(error)
         return
+    changed = _first_changed(scored.rows, links)
+    if changed:
+        yield changed
+        return
 
-    hashes = dict[str, str]()
-    for row in scored.rows:
-        if row.path in hashes:
-            yield f"{row.path} is in scores.parquet twice"
-            return
-        hashes[row.path] = row_hash(row)
-    for number, link in enumerate(links, start=1):
-        if link.path not in hashes:
-            yield f"record {number} ({link.path}) is missing from scores.parquet"
-            return
-        if hashes[link.path] != link.row:
-            yield f"record {number} ({link.path}) was changed"
-            return
-
-    written = {link.path for link in links}
-    for row in scored.rows:
-        if row.path not in written:
-            yield f"{row.path} was added to scores.parquet"
-            return
-    if [row.path for row in scored.rows] != [link.path for link in links]:
+    kept = [link.path for link in links if link.path != GAP]
+    if len(links) - len(kept) != scored.audit.erased_rows().total():
+        yield f"{len(links) - len(kept)} rows are erased, which audit.json does not say"
+    if [row.path for row in scored.rows] != kept:
         yield "the records are not in the order they were written in"
 
     value = START
@@ -268,6 +268,29 @@ def _rows(scored: ScoreDirectory) -> Iterator[str]:
             return
     if value != scored.audit.chain or len(links) != scored.audit.rows:
         yield "the chain does not end where audit.json says it does"
+
+
+def _first_changed(rows: Sequence[ScoreRow], links: Sequence[ChainRow]) -> str:
+    """Return the first row that is not that of the chain, is missing or was added; "" for none."""
+    hashes = dict[str, str]()
+    for row in rows:
+        if row.path in hashes:
+            return f"{row.path} is in scores.parquet twice"
+        hashes[row.path] = row_hash(row)
+
+    for number, link in enumerate(links, start=1):
+        if link.path == GAP:
+            continue
+        if link.path not in hashes:
+            return f"record {number} ({link.path}) is missing from scores.parquet"
+        if hashes[link.path] != link.row:
+            return f"record {number} ({link.path}) was changed"
+
+    written = {link.path for link in links}
+    for row in rows:
+        if row.path not in written:
+            return f"{row.path} was added to scores.parquet"
+    return ""
 
 
 def _channels(scored: ScoreDirectory) -> Iterator[str]:
@@ -284,9 +307,9 @@ def _decisions(scored: ScoreDirectory) -> Iterator[str]:
     and calibration give."""
     calibration, rule = scored.audit.calibration, scored.audit.rule
     again, groups_again, _ = decide(scored.table, calibration, rule)
-    columns: tuple[str, ...] = ("p_value", "q_value", "flagged")
+    columns = _decided(scored.audit)
     if calibration.groups:  # older releases have a threshold without calibration images
-        columns = (*columns, "threshold")
+        columns = (*columns, *("threshold",) * ("flagged" in columns))
     place = _first_difference(scored.table, again, columns)
     if place is not None:
         name = again["path"][place]
@@ -295,7 +318,7 @@ def _decisions(scored: ScoreDirectory) -> Iterator[str]:
     groups = directories.group_table(scored.path)
     place = 0
     if groups["group"].to_pylist() == groups_again["group"].to_pylist():
-        columns = ("images", "score", "p_value", "q_value", "flagged")
+        columns = ("images", "score", *_decided(scored.audit))
         place = _first_difference(groups, groups_again, columns)
     if place is not None:
         yield "the groups do not follow from the scores"
@@ -311,8 +334,17 @@ def _decisions(scored: ScoreDirectory) -> Iterator[str]:
     if not expected.is_like(scored.audit.mask_rule):
         yield "the rule of masks does not follow from the calibration"
 
-    if dict(Counter(row.status for row in scored.rows)) != scored.audit.counts:
+    counts = Counter(row.status for row in scored.rows) + scored.audit.erased_rows()
+    if dict(counts) != scored.audit.counts:
         yield "the counts in audit.json are not those of the rows"
+
+
+def _decided(audit: Audit) -> tuple[str, ...]:
+    """Return the columns that follow from scores and calibration. Of a record that was thinned,
+    those that hang on all of its rows cannot be recomputed."""
+    if not audit.erased:
+        return "p_value", "q_value", "flagged"
+    return ("p_value",) if audit.rule.by_fdr else ("p_value", "flagged")
 
 
 def _first_difference(table: pa.Table, other: pa.Table, columns: Sequence[str]) -> int | None:

@@ -84,7 +84,7 @@ def open_session(path: Path, url: str, reviewer: str) -> ReviewSession:
     except (OSError, ValueError):
         changed = 0  # reading the directory raises the error
     scores = _read_scores(path, changed)
-    store = _store(path, scores.directory.audit.head, url)
+    store = _store(path, scores.directory.audit.verdicts_start, url)
 
     # Streamlit's session keeps the reviews it has read, and only new ones are read again.
     known: dict[str, list[Review]] = st.session_state.setdefault("reviews", {})
