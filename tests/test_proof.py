@@ -33,6 +33,7 @@ from anodetect.output.regions import find_regions, write_regions
 from anodetect.record import directories, environment, reviews, signatures, signing, verification
 from anodetect.record.audit import DriftChecks
 from anodetect.record.chain import head_of
+from anodetect.record.directories import picture_of
 from anodetect.record.journal import Journal
 from anodetect.record.reviews import Review, SignedEnd
 from anodetect.record.rows import (
@@ -44,17 +45,30 @@ from anodetect.record.rows import (
     rows_of,
     to_table,
 )
+from benchmarks import fuzz
 
 OLD = Path(__file__).with_name("data") / "scores-format-2"
+
+
+KINDS = {".tiff": "tiff", ".nii": "nifti", ".jpg": "case", ".json": "regions", ".npz": "bootstrap"}
 
 
 def written_anew(folder, out, **changes):
     """Write the record in a folder again, in the present format, with changes to audit.json."""
     shutil.copytree(folder, out, ignore=lambda *_: ("audit.json",), dirs_exist_ok=True)
-    tables, listed = directories.read_tables(folder), {*directories.read(folder).audit.tables}
-    kept = [row.name not in listed for row in rows_of(tables.outputs, OutputRow)]
-    tables = replace(tables, outputs=tables.outputs.filter(kept))
-    directories.write(out, replace(directories.read(folder).audit, **changes), tables)
+    scored, tables = directories.read(folder), directories.read_tables(folder)
+    outputs = []
+    for output in rows_of(tables.outputs, OutputRow):
+        owner = ""
+        for row in scored.rows:
+            beside = output.name.startswith(f"heatmaps/{row.path}_")
+            shown = output.name == f"cases/{picture_of(out, row.path).name}"
+            owner = row.path if beside or shown else owner
+        if output.name not in scored.audit.tables:
+            kind = KINDS[Path(output.name).suffix]
+            outputs.append(replace(output, path=owner, kind=kind))
+    tables = replace(tables, outputs=to_table(outputs, OutputRow))
+    directories.write(out, replace(scored.audit, **changes), tables)
     return out
 
 
@@ -492,7 +506,9 @@ def test_with_the_run_at_hand_what_the_record_repeats_of_it_is_compared(
         what = "the rule of masks does not" if name == "mask_rule" else f"the {name} in audit.json"
         assert any(what in problem for problem in found)
     mask = next(out.rglob("*_mask.png"))
-    Image.new("1", Image.open(mask).size, 1).save(mask)
+    with Image.open(mask) as picture:
+        size = picture.size
+    Image.new("1", size, 1).save(mask)
     found = recompute(replace(directories.read(out), audit=audit)).problems
     name = mask.relative_to(out).as_posix()
     assert f"{name} is not where the map has regions that count" in found
@@ -659,3 +675,19 @@ def test_with_a_key_only_what_it_has_signed_is_taken_over(tmp_path):
     assert taken_over(other, "a", key)[0] == []
     unsigned = interrupted(tmp_path / "v", finished("a"))
     assert taken_over(unsigned, "a", key)[0] == []
+
+
+# -- From elsewhere --------------------------------------------------------------------------------
+
+
+def test_a_directory_from_elsewhere_gives_an_answer_or_one_line(complete, tmp_path):
+    """Of 50 mutations whose hashes fit; benchmarks/fuzz.py makes as many as wanted, and writes the
+    report of each."""
+    folder = shutil.copytree(complete, tmp_path / "scores")
+    judge(folder, "normal", "unsure")
+    key, _ = key_pair(tmp_path, "ours")
+    signatures.sign(folder, directories.read(folder).audit.head, key)
+    report.write(folder)
+    (tmp_path / "work").mkdir()
+    found = fuzz.fuzz(folder, tmp_path / "work", 50, seed=1, readers=("verify", "review"))
+    assert [f"{each.mutation}: {each.reader}: {each.trace}" for each in found] == []

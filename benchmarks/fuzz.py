@@ -1,0 +1,266 @@
+"""Score directories from elsewhere: each is mutated in many ways, its hashes are made to fit, and
+what reads it must end with an answer or with one line.
+
+    python -m benchmarks.fuzz DIR [--count 1000] [--seed 0]
+
+A mutation changes one value, key, column or file: JSON values become others of all types, columns
+of tables are dropped, renamed, emptied or of another type, files are cut, emptied, linked or piped.
+`verify`, the report and what the review app opens are then called; only AnodetectError may come.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sqlite3
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import parquet
+
+from anodetect.commands.verify import verify
+from anodetect.errors import AnodetectError
+from anodetect.files import sha256_of
+from anodetect.output import report
+from anodetect.output.regions import read_regions
+from anodetect.record import directories
+from anodetect.record.chain import head_of
+
+TABLES = ("scores", "groups", "slices", "chain", "outputs", "timings")
+JSONS = ("audit.json", "regions.json", "signature.json", "report.json", "reviews.signed.0a.json")
+ODD: tuple[Any, ...] = (
+    None, True, -1, 0, 2**31, 2**63, 1e308, "", "x", "../../x", "/etc/passwd", "\x00", "\ud800",
+    "é" * 5000, [], {}, [None], {"x": []}, [[1]], "nan", "0" * 64,
+)  # fmt: skip
+SLOW = 60.0  # seconds after which a reader hangs
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A mutation after which something else than an answer or one line came."""
+
+    mutation: str
+    reader: str
+    trace: str
+
+
+def fuzz(
+    folder: Path, work: Path, count: int, seed: int, readers: Sequence[str] = ()
+) -> Iterator[Finding]:
+    """Yield what goes wrong with `count` mutations of a score directory, made in `work`, with these
+    readers, by default all."""
+    rng = np.random.default_rng(seed)
+    for number in range(count):
+        copy = work / f"{number}"
+        shutil.copytree(folder, copy)
+        mutation = mutate(copy, rng)
+        for name in readers or READERS:
+            trace = _trace_of(READERS[name], copy)
+            if trace:
+                yield Finding(mutation, name, trace)
+        shutil.rmtree(copy)
+
+
+def _trace_of(read: Callable[[Path], object], folder: Path) -> str:
+    """Return why reading a directory ends otherwise than with an answer or with one line."""
+    began = time.monotonic()
+    try:
+        read(folder)
+    except AnodetectError as error:
+        if "\n" in str(error):
+            return f"more than one line: {error}"
+    except Exception:
+        return traceback.format_exc()
+    return "it hangs" if time.monotonic() - began > SLOW else ""
+
+
+def _open_as_the_app(folder: Path) -> None:
+    """Read what the review app reads when it opens a directory."""
+    scored = directories.read_as_written(folder)
+    directories.read_slices(folder)
+    directories.read_groups(folder)
+    list(read_regions(folder))
+    list(scored.rows)
+
+
+READERS: dict[str, Callable[[Path], object]] = {
+    "verify": verify,
+    "report": report.write,
+    "review": _open_as_the_app,
+}
+
+
+# -- Mutations -------------------------------------------------------------------------------------
+
+
+def mutate(folder: Path, rng: np.random.Generator) -> str:
+    """Change one thing in a score directory, make all hashes fit, and return what was changed."""
+    kinds = (_mutate_json, _mutate_table, _mutate_file, _mutate_reviews)
+    kind = kinds[rng.choice(len(kinds), p=(0.5, 0.3, 0.1, 0.1))]
+    text = kind(folder, rng)
+    try:
+        make_hashes_fit(folder)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return f"{text}, hashes left as they were"
+    return text
+
+
+def make_hashes_fit(folder: Path) -> None:
+    """Let outputs.parquet, audit.json and its head fit what lies in the directory."""
+    outputs = parquet.read_table(folder / "outputs.parquet").to_pylist()
+    for row in outputs:
+        if (folder / row["name"]).is_file():
+            row["sha256"] = sha256_of(folder / row["name"])
+    schema = parquet.read_schema(folder / "outputs.parquet")
+    parquet.write_table(pa.Table.from_pylist(outputs, schema), folder / "outputs.parquet")
+
+    content = json.loads((folder / "audit.json").read_text())
+    for name in content["tables"]:
+        if (folder / name).is_file():
+            content["tables"][name] = sha256_of(folder / name)
+    content["head"] = head_of(content)
+    (folder / "audit.json").write_text(json.dumps(content))
+
+
+def _mutate_json(folder: Path, rng: np.random.Generator) -> str:
+    present = [name for name in JSONS if (folder / name).is_file()]
+    name = "audit.json" if rng.random() < 0.6 else str(rng.choice(present))
+    content = json.loads((folder / name).read_text())
+    places = list(_places(content))
+    parent, key = places[rng.integers(len(places))]
+    value = ODD[rng.integers(len(ODD))]
+    action = rng.choice(["replace", "delete", "nest", "add"])
+
+    if action == "delete":
+        del parent[key]
+    elif action == "nest":
+        parent[key] = [parent[key]]
+    elif action == "add" and isinstance(parent, dict):
+        parent[f"{key}x"] = value
+    else:
+        parent[key] = value
+    (folder / name).write_text(json.dumps(content))
+    return f"{name}: {action} {key!r} with {value!r:.40}"
+
+
+def _places(content: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield every place in a JSON value as its container and its key or index; of a long list the
+    first ones."""
+    if isinstance(content, dict):
+        for key, value in content.items():
+            yield content, key
+            yield from _places(value)
+    elif isinstance(content, list):
+        for index, value in enumerate(content[:3]):
+            yield content, index
+            yield from _places(value)
+
+
+def _mutate_table(folder: Path, rng: np.random.Generator) -> str:
+    present = [name for name in TABLES if (folder / f"{name}.parquet").is_file()]
+    name = str(rng.choice(present))
+    file = folder / f"{name}.parquet"
+    table = parquet.read_table(file)
+    column = int(rng.integers(table.num_columns))
+    label, field = table.column_names[column], table.schema.field(column)
+    action = rng.choice(["drop", "rename", "null", "text", "odd", "rows", "twice", "empty"])
+
+    if action == "drop":
+        table = table.remove_column(column)
+    elif action == "rename":
+        names = list(table.column_names)
+        names[column] = "x"
+        table = table.rename_columns(names)
+    elif action == "null":
+        table = table.set_column(column, field, pa.nulls(len(table), field.type))
+    elif action == "text":
+        table = table.set_column(column, label, pa.array(["x"] * len(table)))
+    elif action == "odd":
+        table = table.set_column(column, field, _odd_values(table, column, rng))
+    elif action == "rows":
+        table = pa.concat_tables([table, table])
+    elif action == "twice":
+        table = table.append_column(label, table[column])
+    else:
+        table = table.slice(0, 0)
+    parquet.write_table(table, file)
+    return f"{file.name}: {action} {label}"
+
+
+def _odd_values(table: pa.Table, column: int, rng: np.random.Generator) -> pa.Array:
+    """Return values of the column's type that no scoring writes."""
+    kind = table.schema.field(column).type
+    if pa.types.is_string(kind):
+        values: list[Any] = ["", "../../x", "/etc/passwd", "[[", "\x00", "a/../../b"]
+    elif pa.types.is_floating(kind):
+        values = [float("nan"), float("inf"), -1e300, -0.0]
+    elif pa.types.is_integer(kind):
+        values = [-1, 0, 127]
+    else:
+        values = [True, False]
+    return pa.array([values[rng.integers(len(values))] for _ in range(len(table))], kind)
+
+
+def _mutate_file(folder: Path, rng: np.random.Generator) -> str:
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    file = files[rng.integers(len(files))]
+    action = rng.choice(["cut", "empty", "flip", "link", "pipe", "folder", "noise"])
+    content = file.read_bytes()
+    if action == "cut":
+        file.write_bytes(content[: len(content) // 2])
+    elif action == "empty":
+        file.write_bytes(b"")
+    elif action == "flip":
+        place = int(rng.integers(max(len(content), 1)))
+        file.write_bytes(content[:place] + bytes([rng.integers(256)]) + content[place + 1 :])
+    elif action == "noise":
+        file.write_bytes(rng.bytes(200))
+    else:
+        file.unlink()
+        if action == "link":
+            file.symlink_to("/etc/hostname")
+        elif action == "pipe":
+            os.mkfifo(file)
+        else:
+            file.mkdir()
+    return f"{file.relative_to(folder).as_posix()}: {action}"
+
+
+def _mutate_reviews(folder: Path, rng: np.random.Generator) -> str:
+    file = folder / "reviews.sqlite"
+    if not file.is_file():
+        return _mutate_json(folder, rng)
+    with closing(sqlite3.connect(file)) as connection, connection:
+        columns = [row[1] for row in connection.execute("PRAGMA table_info(reviews)")]
+        column = str(rng.choice(columns))
+        value = (None, b"\xff", -1, 2**62, "x", 1e308, "")[rng.integers(7)]
+        connection.execute(f'UPDATE reviews SET "{column}" = ? WHERE number = 1', (value,))
+    return f"reviews.sqlite: {column} = {value!r}"
+
+
+def main() -> None:
+    """Print the findings."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+
+    found = 0
+    with tempfile.TemporaryDirectory() as work:
+        for finding in fuzz(options.directory, Path(work), options.count, options.seed):
+            found += 1
+            print(f"{finding.mutation}\n{finding.reader}: {finding.trace}")
+    print(f"{found} findings in {options.count} mutations")
+
+
+if __name__ == "__main__":
+    main()
