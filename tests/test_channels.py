@@ -528,7 +528,7 @@ def test_a_model_with_missing_channels_scores_what_is_there(tmp_path):
     }
     normal = max(rows["part0_rgb.png"].score, rows["part1_rgb.png"].score)
     assert min(rows["part2_ir.png"].score, rows["part3_rgb.png"].score) > normal
-    assert verification.verify(tmp_path / "out").intact
+    assert anodetect.verify(tmp_path / "out").intact
     assert rescore(tmp_path / "out", 4) == []
     page = (tmp_path / "out" / "report.html").read_text("utf-8")
     assert "From the top: rgb, ir (absent)" in page

@@ -143,7 +143,7 @@ def test_scores_are_ranked_and_nothing_else(scores, run, data):
 @needs_features
 def test_report_and_verification_say_why(scores, run):
     page = (scores / "report.html").read_text()
-    assert page.count(WHY) == 2  # the statement, and what was given up
+    assert page.count(WHY) == 3  # the statement, again where it is printed, and what was given up
     assert "there is no calibration" in page
     assert "Nearest to the threshold" not in page
 
@@ -193,7 +193,7 @@ def test_shards_are_merged_and_fdr_and_the_text_say_so(run, data, tmp_path):
     assert result.as_json()["flagged"] is None
     assert (result.drift.batch, result.drift.time) == (None, None)
     assert "12 scored, nothing decided, 0 failed" in scores_text(result)
-    assert verification.verify(tmp_path / "merged").intact
+    assert anodetect.verify(tmp_path / "merged").intact
 
 
 @needs_features
@@ -242,5 +242,5 @@ def test_the_review_app_shows_what_is_not_decided(scores, tmp_path, monkeypatch)
         assert not app.exception
         if page == "Threshold":
             assert any(WHY in element.value for element in app.info)
-    verdict = verification.verify(folder)
+    verdict = anodetect.verify(folder)
     assert verdict.intact, verdict.problems

@@ -11,7 +11,7 @@ import anodetect
 from anodetect.data import synthetic
 from anodetect.model.input_facts import InputFacts
 from anodetect.model.seen import Seen
-from anodetect.record import directories, runs, verification
+from anodetect.record import directories, runs
 from anodetect.types import Silent
 
 MR = InputFacts(
@@ -86,7 +86,7 @@ def test_a_run_keeps_what_it_saw_and_rows_say_what_differs(pca_run, tmp_path):
     assert rows["same.png"].differs == ""
     assert rows["long.png"].differs == "size 64×640, seen: 64×64; aspect ratio 0.1, seen: 1"
     assert "aspect ratio 0.1" in (out / "report.html").read_text("utf-8")
-    assert verification.verify(out).intact
+    assert anodetect.verify(out).intact
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,7 @@ from anodetect.model.model import Model
 from anodetect.model.settings import resolve
 from anodetect.nn.augment import Augment, augmented
 from anodetect.nn.unet import VolumeUNet
-from anodetect.record import directories, runs, verification
+from anodetect.record import directories, runs
 from anodetect.record.runs import read as read_run
 from anodetect.types import Batch, Scores, TrainContext, image_seeds
 
@@ -445,7 +445,7 @@ def test_a_volume_is_compared_with_the_highest_score_of_each_calibration_patient
     for row in directories.read(scored[1]).rows:
         expected = (1 + sum(value >= row.score for value in highest.values())) / (len(highest) + 1)
         assert row.p_value == pytest.approx(expected)
-    assert verification.verify(scored[1]).intact
+    assert anodetect.verify(scored[1]).intact
     assert rescore(scored[1], 4) == []
 
 

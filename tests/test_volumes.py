@@ -697,7 +697,7 @@ def test_a_slice_scores_alike_whatever_else_is_scored(run, scored):
 
 def test_directories_of_volumes_verify_merge_and_score_again(run, scored, tmp_path):
     folder, out = scored
-    assert verification.verify(out).intact
+    assert anodetect.verify(out).intact
     assert rescore(out, 3) == []
     for part in ("1/2", "2/2"):
         anodetect.score(run, [str(folder)], tmp_path / part[0], far=0.2, shard=part)
@@ -739,7 +739,7 @@ def test_volumes_on_two_processes_give_the_same_slices(run, scored, tmp_path):
     ):
         assert one.score == pytest.approx(other.score, rel=1e-5)
         assert replace(one, score=0.0) == replace(other, score=0.0)
-    assert verification.verify(tmp_path / "s").intact
+    assert anodetect.verify(tmp_path / "s").intact
     assert rescore(tmp_path / "s", 2) == []
 
 
@@ -873,7 +873,7 @@ def test_slices_outside_what_the_model_has_seen_are_not_scored_and_said_so(middl
     assert np.isnan(values).all((0, 1)).tolist() == unseen
     (row,) = directories.read(tmp_path / "s").rows
     assert row.score == directories.read_slices(tmp_path / "s")[3].score
-    assert verification.verify(tmp_path / "s").intact
+    assert anodetect.verify(tmp_path / "s").intact
     dark = save_nifti(tmp_path / "dark.nii", 0.3 * volume.transpose(2, 1, 0), affine)
     assert (
         "no slice is like those the model has learned from"

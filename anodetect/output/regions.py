@@ -3,16 +3,20 @@ for all of them."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from contourpy import LineType, contour_generator
 from numpy.typing import NDArray
+from pydantic import FiniteFloat, TypeAdapter
 from scipy import ndimage
 
 from anodetect.config import without_nan
+from anodetect.errors import RunError
 from anodetect.files import atomic
 from anodetect.output.formats import FORMATS
+from anodetect.record.objects import object_of
 from anodetect.record.rows import Region
 from anodetect.stats.mask_rule import MaskRule
 from anodetect.types import Bools, Floats
@@ -100,19 +104,40 @@ def write_regions(
         file.write(b"\n]}\n")
 
 
+@dataclass(frozen=True)
+class _Image:
+    id: int
+    file_name: str
+
+
+@dataclass(frozen=True)
+class _Marks:
+    image_id: int
+    segmentation: tuple[tuple[FiniteFloat, ...], ...]
+    area: int
+    bbox: tuple[int, int, int, int]
+    score: FiniteFloat
+    strength: FiniteFloat = 0.0
+
+
+@dataclass(frozen=True)
+class _Content:
+    """What is read of the file."""
+
+    images: tuple[_Image, ...]
+    annotations: tuple[_Marks, ...]
+
+
 def read_regions(folder: Path) -> Iterator[tuple[str, Region]]:
     """Yield the regions of a score directory, each with the path of its image; none without the
-    file."""
-    if not (folder / FILE).is_file():
+    file. RunError if the file is not what `write_regions` writes."""
+    file = folder / FILE
+    if not file.exists():
         return
-    content = json.loads((folder / FILE).read_text("utf-8"))
-    names = {image["id"]: image["file_name"] for image in content["images"]}
-    for marks in content["annotations"]:
-        region = Region(
-            marks["segmentation"],
-            marks["area"],
-            marks["bbox"],
-            marks["score"],
-            marks.get("strength", 0.0),
-        )
-        yield names[marks["image_id"]], region
+    content = object_of(file, TypeAdapter(_Content))
+    names = {image.id: image.file_name for image in content.images}
+    for marks in content.annotations:
+        if marks.image_id not in names:
+            raise RunError(f"{file}: a region is of image {marks.image_id}, which is not there")
+        region = Region(marks.segmentation, marks.area, marks.bbox, marks.score, marks.strength)
+        yield names[marks.image_id], region

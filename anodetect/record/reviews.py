@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from anodetect.config import canonical
 from anodetect.errors import RunError
@@ -33,7 +33,7 @@ from anodetect.files import write_atomic
 from anodetect.record.audit import Audit
 from anodetect.record.objects import object_of
 from anodetect.record.parts import Part, State, part_of
-from anodetect.record.rows import ScoreRow
+from anodetect.record.rows import ScoreRow, first_problem
 from anodetect.record.signatures import Signature, signature_of
 
 FILE, SIGNED = "reviews.sqlite", "reviews.signed."
@@ -358,8 +358,9 @@ def read(file: Path) -> list[Review]:
             connection.row_factory = sqlite3.Row
             return _read(connection)
     except (sqlite3.Error, TypeError, ValueError, OverflowError) as error:
+        reason = first_problem(error) if isinstance(error, ValidationError) else error
         raise RunError(
-            f"{file}: the reviews cannot be read ({error}); put back a copy from a backup, or "
+            f"{file}: the reviews cannot be read ({reason}); put back a copy from a backup, or "
             "close the program that holds the file"
         ) from None
 
@@ -372,7 +373,10 @@ def _read(connection: sqlite3.Connection) -> list[Review]:
         raise sqlite3.DatabaseError("database disk image is malformed")
 
     query = f"SELECT {', '.join(COLUMNS)} FROM reviews ORDER BY head, number"
-    return [from_row(row) for row in connection.execute(query).fetchall()]
+    found = []
+    for row in connection.execute(query).fetchall():
+        found.append(_REVIEW.validate_python(asdict(from_row(row)), strict=True))
+    return found
 
 
-_SIGNED_END = TypeAdapter(SignedEnd)
+_REVIEW, _SIGNED_END = TypeAdapter(Review), TypeAdapter(SignedEnd)

@@ -53,8 +53,9 @@ def read_table(file: Path, row_type: type[Row], added: Mapping[str, str] = NOTHI
                 table = table.append_column(name, pa.array([text] * len(table), pa.string()))
         check_columns(table, row_type)
     except (OSError, ValueError, pa.ArrowException) as error:
+        reason = (str(error).splitlines() or ["damaged"])[0]
         raise RunError(
-            f"{file.parent}: not a readable score directory ({file.name}: {error})"
+            f"{file.parent}: not a readable score directory ({file.name}: {reason})"
         ) from None
     return table
 
