@@ -375,7 +375,8 @@ def _read(connection: sqlite3.Connection) -> list[Review]:
     query = f"SELECT {', '.join(COLUMNS)} FROM reviews ORDER BY head, number"
     found = []
     for row in connection.execute(query).fetchall():
-        found.append(_REVIEW.validate_python(asdict(from_row(row)), strict=True))
+        content = json.dumps(asdict(from_row(row)))
+        found.append(_REVIEW.validate_json(content, strict=True))
     return found
 
 
