@@ -333,7 +333,14 @@ def test_bids_subjects_are_groups_and_derivatives_are_passed_over(tree):
     tree("sub-02/anat/sub-02_FLAIR.nii.gz")
     with pytest.raises(DataError, match=r"flair \(1\), t1w \(3\)"):
         scan(root).training()
-    assert len(scan(root, kind_normal=["T1w"]).training()) == 3
+    assert [record.kind for record in scan(root, kind_normal=["T1w"]).training()] == ["t1w"] * 3
+
+
+def test_a_folder_that_means_something_is_the_kind_of_a_chosen_sequence(tree):
+    names = [f"{kind}/p{n}/p{n}_{s}.nii.gz" for kind in ("healthy", "a1", "tumour")
+             for n in (1, 2) for s in ("t1w", "flair")]  # fmt: skip
+    records = scan(tree(*names), kind_normal=["flair"]).records
+    assert [record.kind for record in records] == ["flair"] * 2 + ["healthy"] * 2 + ["tumour"] * 2
 
 
 def test_the_recipe_for_healthy_scans_takes_a_bids_folder(tree, tmp_path):
@@ -353,7 +360,8 @@ def test_the_recipe_for_healthy_scans_takes_a_bids_folder(tree, tmp_path):
     for row in found.rows:
         uses[row.use] += row.count
         assert not row.problem
-        assert row.use.startswith("passed over") or row.sizes == "10×10×10"
+        is_used = not row.use.startswith("passed over")
+        assert (row.sizes, row.kind) == (("10×10×10", "t1w") if is_used else ("", ""))
     assert uses["learn"] + uses["calibrate"] == 33
     assert 4 <= uses["calibrate"] <= 9
     assert found.passed_over["derivatives of a BIDS data set"] == 1

@@ -15,6 +15,7 @@ from test_dicom import AFFINE, instance, places, read, series, write_patient
 from test_volumes import head
 
 import anodetect
+from anodetect.commands import inspect as command
 from anodetect.commands.normals import usable_normals
 from anodetect.commands.rescore import rescore
 from anodetect.data import uneven
@@ -25,6 +26,7 @@ from anodetect.data.scan import scan
 from anodetect.data.volumes import Volume
 from anodetect.errors import ImageError
 from anodetect.imaging.preprocess import Preprocess, PreprocessConfig
+from anodetect.model.loading import load
 from anodetect.model.model import Model
 from anodetect.model.scoring import score_records
 from anodetect.output import straight
@@ -221,6 +223,33 @@ def test_training_says_how_many_series_are_uneven(tmp_path):
     usable_normals(scan(tmp_path), Preprocess(PreprocessConfig()), 2, reporter)
     said = "1 volumes have slices that are not evenly spaced; the first: s1/IM000: slices lie 2.5"
     assert any(each.startswith(said) for each in warned)
+
+
+def test_inspecting_names_every_uneven_series_also_those_it_does_not_open(tmp_path, monkeypatch):
+    lies = {0: np.arange(6) * 3.0, 3: THICK_AND_THIN, 7: np.r_[0, 3, 6, 12, 15, 18]}
+    for number in range(9):  # files of all series in one folder
+        array = np.zeros((6, 12, 14), np.int16) + np.arange(14, dtype=np.int16)
+        write_series(tmp_path / "in", array, lies.get(number, lies[0]), PatientID=str(number))
+        for path in sorted((tmp_path / "in").glob("IM*")):
+            path.rename(path.with_name(f"{number}-{path.name}"))
+    two = [(np.arange(4.0), None), (np.arange(4.0), None)]
+    for number, (along, beside) in enumerate(two):  # two echoes at each place are even
+        uids = ("1.2.3", "1.2.3.4", "1.2.3.5")
+        write_series(tmp_path / f"in/e{number}", np.zeros((4, 12, 14), np.int16), along, beside,
+                     uids=uids, EchoTime=str(number))  # fmt: skip
+
+    monkeypatch.setattr(command, "LOOKED_AT", 3)
+    found = command.inspect(str(tmp_path / "in"))
+    uneven = {}
+    for row in found.rows:
+        uneven |= dict(note.split(": ", 1) for note in row.uneven)
+    assert list(uneven) == ["3-IM000", "7-IM000"]
+    expected = {record.id: load(record) for record in scan(tmp_path / "in").records}
+    for name, said in uneven.items():
+        assert said == expected[name].volume.source.unevenness
+    assert found.summary[-1].startswith("slices not evenly spaced: 2 volumes; 3-IM000: slices lie")
+    text = command.inspection_text(found)
+    assert "uneven slices: 7-IM000: slice spacing jumps from 3 to 6 mm" in text
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from anodetect.data.patients import warning_of
 from anodetect.data.reading import AS_IT_IS, Reading
 from anodetect.data.records import ANOMALOUS, Dataset, PassedOver, Record
 from anodetect.data.scan import counted, reasons
+from anodetect.data.series import uneven_slices
 from anodetect.errors import DataError
 from anodetect.files import write_atomic
 from anodetect.imaging.preprocess import Preprocess, PreprocessConfig
@@ -28,6 +29,7 @@ from anodetect.output.pictures import contrast, grey, png
 
 LOOKED_AT = 5  # files of a folder that are opened
 SHOWN = 40  # rows that are printed
+NAMED = 5  # volumes with uneven slices of a row that are printed
 THUMBNAILS = 3  # pictures of a folder on the page
 SIDE = 160  # of a picture, in pixels
 LEARN, CALIBRATE, TEST, UNCLEAR = "learn", "calibrate", "test", "unclear"
@@ -40,7 +42,8 @@ IN_TRAIN = "passed over: anomalous, in the train part"
 class FolderRow:
     """The files of one folder and kind that are used for the same: how many there are, how many
     of them were opened, and what those are like. `masks` have a mask. Texts list what was found,
-    "" where a format does not say it."""
+    "" where a format does not say it. `uneven` names every volume whose slices do not lie evenly,
+    and says how they lie."""
 
     folder: str
     kind: str
@@ -55,6 +58,7 @@ class FolderRow:
     views: str = ""
     plane: str = ""
     spacing: str = ""
+    uneven: tuple[str, ...] = ()
     problem: str = ""
 
 
@@ -119,7 +123,7 @@ def inspect(
         doubt=dataset.doubt,
         rows=tuple(rows),
         passed_over=reasons(dataset.passed_over),
-        summary=tuple(summary(dataset)),
+        summary=(*summary(dataset), *_uneven_line(rows)),
     )
     if page is not None:
         write_atomic(page, _page(inspection, pictures))
@@ -216,6 +220,7 @@ def _row(
     """Open some files of a folder; return its row, and images to show."""
     facts: list[InputFacts] = []
     images: list[LoadedImage] = []
+    opened: dict[str, str] = {}
     problem = ""
     step = max(1, len(records) // LOOKED_AT)
     chosen = records[::step][:LOOKED_AT]
@@ -230,6 +235,8 @@ def _row(
             facts.append(facts_of(loaded))
         if isinstance(loaded, LoadedImage):
             images.append(loaded)
+        if isinstance(loaded, LoadedVolume):
+            opened[record.id] = loaded.volume.source.unevenness
     row = FolderRow(
         folder=folder,
         kind=kind,
@@ -244,9 +251,29 @@ def _row(
         views=_values(_view(record) for record in records),
         plane=_values(each.plane for each in facts),
         spacing=_values("×".join(f"{mm:.3g}" for mm in each.spacing) for each in facts),
+        uneven=_uneven(records, opened),
         problem=problem,
     )
     return row, images[:THUMBNAILS]
+
+
+def _uneven(records: Iterable[Record], opened: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the volumes whose slices do not lie evenly, each with how they lie. `opened` has that
+    of volumes that were read; of others headers say it."""
+    notes = []
+    for record in records:
+        note = opened[record.id] if record.id in opened else uneven_slices(record)
+        if note:
+            notes.append(f"{record.id}: {note}")
+    return tuple(notes)
+
+
+def _uneven_line(rows: Iterable[FolderRow]) -> list[str]:
+    """Return one line that says how many volumes have uneven slices, [] if none has."""
+    names: list[str] = []
+    for row in rows:
+        names += row.uneven
+    return [f"slices not evenly spaced: {len(names)} volumes; {names[0]}"] if names else []
 
 
 def _view(record: Record) -> str:
@@ -275,6 +302,10 @@ def inspection_text(inspection: Inspection) -> str:
     lines = [*inspection.summary, "", drawn(grid)]
     if len(inspection.rows) > SHOWN:
         lines.append(f"… and {len(inspection.rows) - SHOWN} more; --json lists all")
+    for row in inspection.rows:
+        lines += [f"uneven slices: {note}" for note in row.uneven[:NAMED]]
+        if len(row.uneven) > NAMED:
+            lines.append(f"… and {len(row.uneven) - NAMED} more in {row.folder}; --json lists all")
     lines += [f"cannot be read: {row.problem}" for row in inspection.rows if row.problem]
     lines.append(f"Of each row at most {LOOKED_AT} files were opened.")
     return "\n".join(lines)

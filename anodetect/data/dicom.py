@@ -60,6 +60,7 @@ from anodetect.data.formats import DICOM_MAGIC, GZIP
 from anodetect.data.patients import STUDY, names_patient
 from anodetect.data.pseudonyms import PATIENT, pseudonym
 from anodetect.data.reading import AS_IT_IS, Reading
+from anodetect.data.uneven import line_through
 from anodetect.data.volumes import FIXED_UNITS, MAX_VOXELS, Volume, checked
 from anodetect.errors import ImageError
 from anodetect.types import Floats
@@ -72,8 +73,6 @@ BARE_STARTS = (
 )  # fmt: skip
 META = 4096  # the bytes in which a file says how it is written
 LEAST_DENSE = -200.0  # Hounsfield units; some of what a CT shows is less dense: air, lung or fat
-EVEN = 0.05  # share of the spacing
-UNITS_OF_ROUNDING = (1.0, 0.1, 0.01)  # mm
 PROJECTIONS = ("CR", "DX", "RG")  # modalities of the same kind of picture
 HEADLINE_TAGS = [
     "SeriesInstanceUID", "StudyInstanceUID", "PatientID", "IssuerOfPatientID",
@@ -516,7 +515,8 @@ def _grid(places: Sequence[Frame]) -> tuple[NDArray[np.float64], NDArray[np.floa
     origin, step = first.position, normal_of(first) * first.thickness
     own_places = None
     if len(places) > 1:
-        origin, step, own_places = _line(places)
+        _check_apart(places)
+        origin, step, own_places = line_through(np.stack([frame.position for frame in places]))
 
     affine = np.eye(4)
     affine[:3, 0] = step
@@ -524,37 +524,6 @@ def _grid(places: Sequence[Frame]) -> tuple[NDArray[np.float64], NDArray[np.floa
     affine[:3, 2] = first.directions[:3] * first.spacing[1]
     affine[:3, 3] = origin
     return affine, own_places
-
-
-def _line(
-    places: Sequence[Frame],
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64] | None]:
-    """Return the first position [3] of slices and the step [3] from one to the next, of rounded
-    positions by least squares; and their own positions [n, 3] if they are not evenly spaced on a
-    line, else None."""
-    _check_apart(places)
-    positions, numbers = np.stack([frame.position for frame in places]), np.arange(len(places))
-    origin, step = positions[0], (positions[-1] - positions[0]) / (len(places) - 1)
-    off = np.abs(positions - origin - numbers[:, None] * step).max()
-    if off <= EVEN * np.linalg.norm(step):
-        return origin, step, None
-
-    fitted_step, fitted_origin = np.polyfit(numbers, positions, 1)
-    off = np.abs(positions - fitted_origin - numbers[:, None] * fitted_step).max()
-    if off <= _rounding(places):
-        return fitted_origin, fitted_step, None
-    return origin, step, positions
-
-
-def _rounding(places: Sequence[Frame]) -> float:
-    """Return by how much positions may be off because they were written with few digits, in mm; 0
-    where they were not, or where slices are too close for that to be told from a missing one."""
-    positions = np.stack([frame.position for frame in places])
-    apart = float(np.linalg.norm(positions[-1] - positions[0])) / (len(places) - 1)
-    for unit in UNITS_OF_ROUNDING:
-        if unit <= apart / 4 and np.abs(positions / unit - np.rint(positions / unit)).max() < 1e-6:
-            return 0.6 * unit
-    return 0.0
 
 
 def _check_apart(places: Sequence[Frame]) -> None:

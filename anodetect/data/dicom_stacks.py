@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anodetect.data.dicom_frames import TRAITS, Frame
+from anodetect.data.uneven import describe, line_through
 from anodetect.errors import ImageError
 
 SAME_DIRECTION = 1e-3  # of cosines
@@ -58,24 +59,54 @@ def strays_among(places: Sequence[Place]) -> set[int]:
     """Return the numbers of the images that are alone in their orientation beside a volume; none
     unless it is evident which is the volume, and which are strays. `places` are positions [3] and
     directions [6]."""
-    directions = [own for _, own in places]
-    planes: list[list[int]] = []
-    for number, own in enumerate(directions):
-        for plane in planes:
-            if _same(own, directions[plane[0]]):
-                plane.append(number)
-                break
-        else:
-            planes.append([number])
-            if len(planes) > 1 + MOST_STRAYS:
-                return set()
-
+    planes = _planes(places)
     single = {plane[0] for plane in planes if len(plane) == 1}
     others = [plane for plane in planes if len(plane) > 1]
     if len(others) != 1 or len(others[0]) < LEAST_OF_VOLUME:
         return set()
     volume = [places[number] for number in others[0]]
     return set() if any(_fills_gap(places[number], volume) for number in single) else single
+
+
+def _planes(places: Sequence[Place]) -> list[list[int]]:
+    """Return the numbers of the images of each orientation; none if there are more orientations
+    than a volume and its strays have."""
+    planes: list[list[int]] = []
+    for number, (_, own) in enumerate(places):
+        for plane in planes:
+            if _same(own, places[plane[0]][1]):
+                plane.append(number)
+                break
+        else:
+            planes.append([number])
+            if len(planes) > 1 + MOST_STRAYS:
+                return []
+    return planes
+
+
+def unevenness_of(places: Sequence[Place]) -> str:
+    """Return in words how the images of a series with these places lie where they are not evenly
+    spaced on a line; "" if they are, or where not every place has as many images."""
+    notes: dict[str, None] = {}
+    for plane in _planes(places):
+        notes[_unevenness_in_plane([places[number] for number in plane])] = None
+    return "; ".join(note for note in notes if note)
+
+
+def _unevenness_in_plane(places: Sequence[Place]) -> str:
+    """Return in words how images of one orientation lie, "" if evenly or if that is not known."""
+    _, directions = places[0]
+    normal = np.cross(directions[:3], directions[3:])
+    positions = np.stack(sorted([own for own, _ in places], key=lambda own: float(own @ normal)))
+    first = np.flatnonzero(np.diff(positions @ normal, prepend=-np.inf) > SAME_PLACE)
+    counts = np.diff(first, append=len(positions))
+    if len(first) < 3 or counts.min() != counts.max():
+        return ""
+
+    origin, step, own_places = line_through(positions[first])
+    affine = np.eye(4)
+    affine[:3] = np.stack([step, directions[3:], directions[:3], origin], axis=1)
+    return "" if own_places is None else describe(own_places, affine)
 
 
 def _fills_gap(place: Place, volume: Sequence[Place]) -> bool:

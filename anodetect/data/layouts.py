@@ -68,6 +68,8 @@ def _stated(found: Found, said: frozenset[str]) -> Dataset:
         chosen = [image for image in chosen if not _is_part_of_name(image, said)]
     sequences = {image.sequence for image in chosen if said & set(image.sequence.split())}
     sequences |= said & {image.sequence for image in chosen}
+    if sequences:  # folders are patients then, unless their names mean something
+        chosen = [i if i.meaning else replace(i, kind=i.sequence) for i in chosen]
     others = []
     for image in found.images:
         if sequences and image.sequence not in sequences:

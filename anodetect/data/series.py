@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from anodetect.data import dicom, formats, names
-from anodetect.data.dicom_stacks import LEAST_OF_VOLUME, strays_among
+from anodetect.data.dicom_stacks import LEAST_OF_VOLUME, Place, strays_among, unevenness_of
 from anodetect.data.records import Record
 from anodetect.data.walk import PassedOverCounts
 from anodetect.files import is_below, path_text
@@ -67,14 +67,32 @@ def _without_strays(
     counted as passed over."""
     if len(files) <= LEAST_OF_VOLUME:
         return files
-    places = [np.array(headlines[path].place) for path in files]
-    if not all(len(place) for place in places):
-        return files
-
-    strays = strays_among([(place[:3], place[3:]) for place in places])
+    places = _places([headlines[path] for path in files])
+    strays = strays_among(places)
     for number in strays:
         passed_over.add(path_text(files[number].relative_to(folder)), dicom.STRAYS)
     return [path for number, path in enumerate(files) if number not in strays]
+
+
+def _places(found: Iterable[dicom.Headline]) -> list[Place]:
+    """Return the positions and directions of single images; none if one of them has none."""
+    places = [np.array(each.place) for each in found]
+    if not all(len(place) for place in places):
+        return []
+    return [(place[:3], place[3:]) for place in places]
+
+
+def uneven_slices(record: Record) -> str:
+    """Return in words how the slices of a record's DICOM series lie where they are not even, by the
+    headers of its single images; "" for any other record."""
+    several = [record.files]
+    if record.channels:
+        several = [channel.files for channel in record.channels]
+    notes: dict[str, None] = {}
+    for files in several:
+        if len(files) > 2:
+            notes[unevenness_of(_places(map(dicom.headline, files)))] = None
+    return "; ".join(note for note in notes if note)
 
 
 def _folder_of_series(folder: Path, path: Path) -> Path:

@@ -18,6 +18,7 @@ JUMP = 1.5  # times the distances before and after it, from which on a slice may
 FINEST = 0.25  # of the median distance: the finest step of an even grid
 SHIFTED = 0.05  # mm by which slices are shifted at least, to be called so
 SAME = 1e-6  # slices
+UNITS_OF_ROUNDING = (1.0, 0.1, 0.01)  # mm
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,33 @@ def extents(distances: Doubles) -> Doubles:
     halves = np.diff(distances) / 2
     before, after = np.concatenate([halves[:1], halves]), np.concatenate([halves, halves[-1:]])
     return np.asarray(before + after)
+
+
+def line_through(positions: Doubles) -> tuple[Doubles, Doubles, Doubles | None]:
+    """Return the first position [3] of slices [n, 3] in their order and the step [3] from one to
+    the next, of rounded positions by least squares; and the positions themselves if they are not
+    evenly spaced on a line, else None."""
+    numbers = np.arange(len(positions))
+    origin, step = positions[0], (positions[-1] - positions[0]) / (len(positions) - 1)
+    off = np.abs(positions - origin - numbers[:, None] * step).max()
+    if off <= EVEN * np.linalg.norm(step):
+        return origin, step, None
+
+    fitted_step, fitted_origin = np.polyfit(numbers, positions, 1)
+    off = np.abs(positions - fitted_origin - numbers[:, None] * fitted_step).max()
+    if off <= _rounding(positions):
+        return fitted_origin, fitted_step, None
+    return origin, step, positions
+
+
+def _rounding(positions: Doubles) -> float:
+    """Return by how much positions may be off because they were written with few digits, in mm; 0
+    where they were not, or where slices are too close for that to be told from a missing one."""
+    apart = float(np.linalg.norm(positions[-1] - positions[0])) / (len(positions) - 1)
+    for unit in UNITS_OF_ROUNDING:
+        if unit <= apart / 4 and np.abs(positions / unit - np.rint(positions / unit)).max() < 1e-6:
+            return 0.6 * unit
+    return 0.0
 
 
 def place_at(places: Doubles, index: float) -> Doubles:
