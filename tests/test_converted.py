@@ -145,6 +145,7 @@ def test_patients_are_groups(folder):
         groups[record.path.name.removesuffix(".nii.gz")] = record.group
     assert groups["a_1"] == groups["a_2"] == pseudonym("", "SECRET")
     assert groups["b_1"] == pseudonym("", "1.2.3")
+    assert {record.study for record in scan(root).records} == {"", pseudonym("", "1.2.3", prefix="study-")}
     assert groups["c_3"] == groups["c_3a"] == "c_3"
     assert groups["sub-07_ses-1_T1w"] == groups["sub-07_ses-2_T1w"] == "sub-07"
     assert "SECRET" not in str(scan(root).records)

@@ -328,6 +328,7 @@ def test_bids_subjects_are_groups_and_derivatives_are_passed_over(tree):
     )
     dataset = scan(root)
     assert [record.group for record in dataset.training()] == ["sub-01", "sub-01", "sub-02"]
+    assert [record.study for record in dataset.training()] == ["ses-1", "ses-2", ""]
     assert "1 derivatives of a BIDS data set" in counted(reasons(dataset.passed_over))
 
     tree("sub-02/anat/sub-02_FLAIR.nii.gz")

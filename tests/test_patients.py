@@ -60,6 +60,22 @@ def test_a_patients_series_and_studies_are_one_group_and_issuers_are_told_apart(
     assert kept == ["7^^^A", "7^^^A", "7^^^A", "7^^^B", "8^^^A"]
 
 
+def test_a_patients_studies_are_told_apart_by_pseudonyms(tmp_path):
+    patients = [(study, {"PatientID": patient}) for study, patient in ((1, "7"), (1, "7"), (2, "7"))]
+    groups_of(tmp_path, *patients, (3, {"PatientID": ""}))
+    (tmp_path / "manifest.csv").write_text("path,study\n0,x\n1,y\n2,\n3,\n")
+    listed = scan.scan(tmp_path).records
+    (tmp_path / "manifest.csv").unlink()
+    found = scan.scan(tmp_path).records
+    studies = [record.study for record in found]
+    assert studies == [record.study for record in listed]
+    assert studies[0] == studies[1] and len(set(studies)) == 3
+    assert all(study.startswith("study-") and "1.2" not in study for study in studies)
+    assert studies[3] == found[3].group  # a file that names no patient
+    kept = [identified(record).study for record in found]
+    assert kept == ["1.2.1", "1.2.1", "1.2.2", "1.2.3"]
+
+
 @pytest.mark.parametrize("nobody", ["", "ANONYMOUS", "anon"])
 def test_files_that_name_nobody_are_grouped_by_study_and_counted(nobody, tmp_path):
     one, other_series, other_study, named = groups_of(

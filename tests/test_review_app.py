@@ -24,6 +24,7 @@ from test_dicom import write_series
 import anodetect
 from anodetect import cli
 from anodetect.commands import review
+from anodetect.commands.rescore import rescore
 from anodetect.data import synthetic
 from anodetect.errors import ConfigError
 from anodetect.record import directories, reviews, verification
@@ -387,8 +388,8 @@ def test_a_region_outside_the_image_is_refused_and_nothing_recorded(opened, scor
 def test_images_of_a_patient_stand_together(opened, made, pca_run, synthetic_folder, tmp_path):
     shutil.copytree(synthetic_folder / "test", tmp_path / "in/test")
     names = [f"test/{kind}/{n:04}.png" for n in range(4) for kind in ("good", "defect")]
-    lines = [f"{name},=P{n % 4}" for n, name in enumerate(names)]
-    (tmp_path / "in/manifest.csv").write_text("path,group\n" + "\n".join(lines))
+    lines = [f"{name},=P{n % 4},<s{n // 4}>" for n, name in enumerate(names)]
+    (tmp_path / "in/manifest.csv").write_text("path,group,study\n" + "\n".join(lines))
     anodetect.score(pca_run, [str(tmp_path / "in")], tmp_path / "out", far=0.2)
     app = opened(tmp_path / "out")
     app.toggle(key="by_group").set_value(True).run()
@@ -396,6 +397,11 @@ def test_images_of_a_patient_stand_together(opened, made, pca_run, synthetic_fol
     assert sorted(groups["patient or lot"]) == [f"=P{n}" for n in range(4)]
     assert groups["p"].notna().all() and list(groups["judged"]) == ["0 of 2"] * 4
     assert len(images) == 2 and app.session_state["open"].endswith(images["image"][0])
+    assert list(groups["studies"]) == [2] * 4 and list(images["study"]) == [1, 2]
+    (said,) = (text for text in texts(app) if text.startswith("Studies: "))
+    assert sorted(said.removeprefix("Studies: ").split(", ")) in (
+        ["1 <s0>", "2 <s1>"], ["1 <s1>", "2 <s0>"]
+    )  # fmt: skip
     app.button(key="verdict_normal").click().run()
     app.button(key="verdict_normal").click().run()
     judged = [review.path for review in reviews.read(tmp_path / "out" / reviews.FILE)]
@@ -536,6 +542,30 @@ def test_a_dicom_series_is_shown_as_the_volume_it_is(opened, volume_run, tmp_pat
     app = opened(directory.path)
     app.slider(key=f"slice-{row.path}").set_value(shown.index(False) + 1).run()
     assert "This slice was not scored: too little foreground." in texts(app) and not app.exception
+
+
+@pytest.mark.parametrize("listed", ["", "in", "in/IM000"])
+def test_a_series_is_shown_as_scoring_found_it(volume_run, tmp_path, monkeypatch, listed):
+    """In several folders side by side, or only in the one that a manifest names."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    voxels, root = synthetic.images(5, seed=6)[0][:, 0].astype(np.int16), tmp_path / "root"
+    write_series(root / "in", voxels)
+    (root / "more").mkdir()
+    for name in ("IM003", "IM004"):
+        (root / "in" / name).rename(root / "more" / name)
+    if listed:
+        (root / "manifest.csv").write_text(f"path\n{listed}\n")
+    anodetect.score(volume_run, [str(root)], tmp_path / "out", far=0.2)
+    directory = directories.read(tmp_path / "out")
+    (row,) = directory.rows
+    assert row.study.startswith("study-")
+    volume = loading.read_volume(directory, row)
+    assert np.array_equal(volume.voxels[0], voxels[:3] if listed else voxels)
+    assert rescore(directory.path, 1) == []
+
+    outside = root / ("in" if listed else "more") / "IM009"
+    outside.symlink_to(write_series(tmp_path / "else", voxels[:1] + 1) / "IM000")
+    assert np.array_equal(loading.read_volume(directory, row).voxels, volume.voxels)
 
 
 def test_a_volume_that_was_changed_is_not_shown(opened, scored_volume, tmp_path):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from anodetect.data import dicom, dicom_frames, formats, names
+from anodetect.data.patients import STUDY
 from anodetect.data.pseudonyms import pseudonym
 from anodetect.data.truth_files import NamedFile
 
@@ -40,7 +41,8 @@ SCOUTS = ("localizer", "localiser", "scout", "topogram", "surview", "scanogram",
 @dataclass(frozen=True)
 class Converted:
     """The facts known of a converted volume. `quantity` ("magnitude", "phase" …) and `echo` ("e2")
-    tell it from others of its series. `patient` is a pseudonym or the subject of BIDS. `no_image`
+    tell it from others of its series. `patient` is a pseudonym or the subject of BIDS, `study` a
+    pseudonym. `no_image`
     says why it is not to be learned from, `clash` where its name and its description contradict
     each other. All are "" where nothing says it. With `derived` it was computed from others."""
 
@@ -48,6 +50,7 @@ class Converted:
     quantity: str = ""
     echo: str = ""
     patient: str = ""
+    study: str = ""
     no_image: str = ""
     derived: bool = False
     clash: str = ""
@@ -186,12 +189,14 @@ def _by_sidecar(about: Converted, said: Mapping[str, Any], name: str) -> Convert
             clashes.append(f"{name}: the {what} is {own} by its name, {other} by its JSON file")
 
     patient = str(said.get("PatientID") or "")
-    scan = patient or str(said.get("StudyInstanceUID") or "")
+    study = str(said.get("StudyInstanceUID") or "")
+    scan = patient or study
     return Converted(
         sequence=sequence or modality.casefold(),
         quantity=about.quantity or part,
         echo=about.echo or echo,
         patient=pseudonym("", scan) if scan else about.patient,
+        study=pseudonym("", study, prefix=STUDY) if study else "",
         no_image=about.no_image or dicom.no_image_of(kinds, description).removeprefix("DICOM "),
         derived=dicom.is_derived(kinds, modality or "MR"),
         clash="; ".join(clashes),

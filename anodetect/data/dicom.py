@@ -299,6 +299,13 @@ def group_of(found: Headline, *, keep_identifiers: bool) -> str:
     return pseudonym(found.issuer, found.patient, prefix=prefix or PATIENT)
 
 
+def study_of(found: Headline, *, keep_identifiers: bool) -> str:
+    """Return the study's pseudonym, or its UID; "" if a file names none."""
+    if keep_identifiers or not found.study:
+        return found.study
+    return pseudonym("", found.study, prefix=STUDY)
+
+
 # -- One file --------------------------------------------------------------------------------------
 
 

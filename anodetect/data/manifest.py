@@ -305,14 +305,14 @@ def _listed_record(
 ) -> Record:
     """Return the record of a row that was checked."""
     identity = path_text(PurePosixPath(row["path"]))
-    path, files = _listed_files(folder / row["path"], where, headlines)
+    path, files = listed_files(folder / row["path"], where, headlines)
     found = dicom.headline(path) if files else dicom.Headline()
     pseudonym = dicom.group_of(found, keep_identifiers=False)
     own = {key: value for key, value in row.items() if key not in (*COLUMNS, CHANNELS)}
     extra = strata_of(found) | own
     channels = []
     for name, listed in listed_channels(row[CHANNELS], where).items():
-        place, series = _listed_files(folder / listed, where, headlines)
+        place, series = listed_files(folder / listed, where, headlines)
         channels.append(ChannelFile(name, path_text(PurePosixPath(listed)), place, series))
 
     return Record(
@@ -328,6 +328,7 @@ def _listed_record(
         files=files,
         extra=extra,
         channels=tuple(channels),
+        study=dicom.study_of(found, keep_identifiers=False) if files else row.get("study", ""),
     )
 
 
@@ -343,11 +344,12 @@ def masks_at(path: Path) -> tuple[Path, ...]:
     return tuple(found)
 
 
-def _listed_files(
+def listed_files(
     path: Path, where: str, headlines: Callable[[Path], Headlines]
 ) -> tuple[Path, tuple[Path, ...]]:
     """Return the file that stands for what a manifest lists, and the files of its DICOM series: a
-    listed folder's only one, or those that belong with a listed file."""
+    listed folder's only one, or those that belong with a listed file. `headlines` returns those of
+    a folder. DataError, after `where` it is listed, if a folder holds no series, or several."""
     if not path.is_dir():
         return path, series_of(path, headlines) if path.is_file() else ()
 

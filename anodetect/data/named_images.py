@@ -168,6 +168,8 @@ def look(
 def _described(record: Record, about: Converted) -> Record:
     """Return a record with what is known of it from its conversion."""
     record = replace(record, quantity=about.quantity)
+    if about.study:
+        record = replace(record, study=about.study)
     alone = record.group == record.id
     return replace(record, group=path_text(about.patient)) if about.patient and alone else record
 
@@ -306,7 +308,8 @@ def _without_copies(found: Found) -> list[Image]:
         if is_bids and not is_subject(image):
             found.pass_over(image, DERIVATIVES)
         elif is_bids:
-            record = replace(image.record, group=path_text(_subject(image)))
+            group, session = path_text(_subject(image)), path_text(_session(image))
+            record = replace(image.record, group=group, study=session)
             sequence = "" if record.channels else stem.rpartition("_")[2].casefold()
             kept.append(replace(image, record=record, sequence=sequence))
         elif image.record.channels:
@@ -340,6 +343,11 @@ def _subject(image: Image) -> str:
         if folder.startswith("sub-"):
             return folder
     return ""
+
+
+def _session(image: Image) -> str:
+    """Return the session of BIDS in whose folder an image lies, "" if in none."""
+    return next((folder for folder in image.file.folders if folder.startswith("ses-")), "")
 
 
 def _without_points(root: Path, walked: Walked, channels: Channels | None) -> list[NamedFile]:

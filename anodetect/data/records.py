@@ -23,7 +23,8 @@ class Record:
     `files` are those of a DICOM series, whose `path` is the first of them by name, and `modality`
     and `description` what their header says; `quantity` is the part of a complex number that pixels
     are, such as "phase", "" where that is not known. Of a record whose `channels` are several
-    files, `path` and `files` are those of the first that is there.
+    files, `path` and `files` are those of the first that is there. `study` is one of several of
+    the group: the pseudonym of a DICOM study, the session of BIDS, "" where that is not known.
     """
 
     id: str
@@ -42,6 +43,7 @@ class Record:
     description: str = ""
     quantity: str = ""
     channels: tuple[ChannelFile, ...] = ()
+    study: str = ""
 
     def all_files(self) -> tuple[Path, ...]:
         """Return every file that the record is read from, but those that headers name."""

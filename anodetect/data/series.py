@@ -124,6 +124,7 @@ def record_of(
         description=found.description,
         quantity=found.quantity,
         extra=strata_of(found),
+        study=dicom.study_of(found, keep_identifiers=False),
     )
 
 
@@ -181,10 +182,11 @@ def headlines_of(folder: Path, root: Path | None) -> Headlines:
 
 
 def identified(record: Record) -> Record:
-    """Return the record with what identifies the patient in place of the pseudonym."""
+    """Return the record with what identifies patient and study in place of pseudonyms."""
     if not record.files:
         return record
     found = dicom.headline(record.path)
+    record = replace(record, study=dicom.study_of(found, keep_identifiers=True))
     if record.group != dicom.group_of(found, keep_identifiers=False):
-        return record  # named by a manifest
+        return record  # its group was named by a manifest
     return replace(record, group=dicom.group_of(found, keep_identifiers=True))

@@ -326,6 +326,7 @@ def _row(scored: Scored, model_sha256: str) -> ScoreRow:
         label=record.label,
         kind=record.kind,
         acquired=record.extra.get("acquired", ""),
+        study=record.study,
     )
     if isinstance(scored, Failed):
         return replace(row, status=FAILED, error=_printable(scored.error))

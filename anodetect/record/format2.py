@@ -27,7 +27,7 @@ TABLES = (
     "slices.parquet",
     "chain.parquet",
 )
-ADDED = {"differs": "", "channels": ""}  # columns that scores.parquet did not have
+ADDED = {"differs": "", "channels": "", "study": ""}  # columns that scores.parquet did not have
 READ = ("scores.parquet", GROUPS, "slices.parquet")  # the tables that pages are drawn from
 
 

@@ -38,7 +38,8 @@ class ScoreRow(Row):
     SKIPPED, and `error` says why. `label` is 0 for normal, 1 for anomalous. `differs` says how the
     file differs from what the model has seen, "" if it does not. `channels` has, as JSON, the name,
     path and SHA-256 of each file of a row that several channels make up; then `path` is that of the
-    first, and `sha256` that of their names and hashes.
+    first, and `sha256` that of their names and hashes. `study` is the DICOM study or BIDS session
+    that the file is of, of DICOM by its pseudonym; "" where it is not known.
     """
 
     path: str
@@ -61,6 +62,7 @@ class ScoreRow(Row):
     acquired: str | None = None
     differs: str = ""
     channels: str = ""
+    study: str = ""
 
     @property
     def is_volume(self) -> bool:

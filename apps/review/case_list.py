@@ -121,6 +121,8 @@ def draw_groups(groups: Sequence[Group], place: int, blind: bool) -> None:
         "patient or lot": [group.name for group in part],
         "judged": [f"{group.judged} of {len(group.rows)}" for group in part],
     }
+    if any(group.studies for group in groups):
+        shown["studies"] = [len(group.studies) or None for group in part]
     if not blind:
         shown["p"] = [group.p_value for group in part]
         shown["flag"] = [_flag(group.flagged) for group in part]
@@ -130,8 +132,15 @@ def draw_groups(groups: Sequence[Group], place: int, blind: bool) -> None:
     _draw_table(shown, paths, key="groups", alt="Patients or lots", row_height=GROUP_HEIGHT)
 
 
-def draw_images(session: ReviewSession, rows: Sequence[ScoreRow], path: str, blind: bool) -> None:
-    """Draw the images around the open one; a click opens another."""
+def draw_images(
+    session: ReviewSession,
+    rows: Sequence[ScoreRow],
+    path: str,
+    blind: bool,
+    studies: Sequence[str] = (),
+) -> None:
+    """Draw the images around the open one; a click opens another. Those of a patient with several
+    `studies` have the number of theirs; below the table is whose number each is."""
     paths = [row.path for row in rows]
     place = paths.index(path) if path in paths else 0
     start = max(0, min(place - AROUND, len(rows) - 2 * AROUND))
@@ -154,10 +163,15 @@ def draw_images(session: ReviewSession, rows: Sequence[ScoreRow], path: str, bli
         if is_hidden:
             names[n] = str(start + n + 1)
     shown["image"] = names
+    if len(studies) > 1:
+        shown["study"] = [studies.index(row.study) + 1 for row in part]
 
     st.caption(f"{len(rows)} {'image' if len(rows) == 1 else 'images'} listed")
     shown_paths = paths[start : start + 2 * AROUND]
     _draw_table(shown, shown_paths, key="list", alt="Images", row_height=ROW_HEIGHT)
+    if len(studies) > 1 and not blind:
+        numbered = [f"{number} {study}" for number, study in enumerate(studies, 1)]
+        st.text("Studies: " + ", ".join(numbered))
     if small.pending:
         _wait_for_thumbnails(session, part, blind)
 

@@ -53,7 +53,8 @@ def draw(session: ReviewSession) -> None:
             place = worklist.place_of(groups, row.path)
             case_list.draw_groups(groups, place, blind)
             rows = list(groups[place].rows)
-        case_list.draw_images(session, rows, row.path, blind)
+        studies = groups[place].studies if groups else ()
+        case_list.draw_images(session, rows, row.path, blind, studies)
 
     st.session_state.drawn += 1
     shortcuts.mount(st.session_state.drawn)
@@ -71,8 +72,9 @@ def _draw_facts(row: ScoreRow, paths: Sequence[str], hidden: bool) -> None:
         st.text(f"Image {place}")
         return
 
-    group = f" · {row.group}" if row.group not in ("", row.path) else ""
-    st.text(f"{row.path}{group}  ({place})")
+    names = [row.path]
+    names += [name for name in dict.fromkeys((row.group, row.study)) if name not in ("", row.path)]
+    st.text(f"{' · '.join(names)}  ({place})")
     if row.status != OK:
         st.warning(f"This file was {row.status}:")
         st.text(row.error)

@@ -8,22 +8,22 @@ one only if its bytes have the recorded hash.
 import os
 from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 from PIL import Image
 
-from anodetect.data import manifest, readers
+from anodetect.data import formats, manifest, readers
 from anodetect.data.reading import component_of, reading_of
 from anodetect.data.records import Record
 from anodetect.data.scan import scan
-from anodetect.data.series import series_of
+from anodetect.data.series import headlines_of, series_of
 from anodetect.data.truth import read_truth
 from anodetect.data.volumes import Volume
 from anodetect.errors import DataError, ImageError, RunError
-from anodetect.files import inside, leads_out, path_of, path_text, sha256_of
+from anodetect.files import inside, is_below, leads_out, path_of, path_text, sha256_of
 from anodetect.imaging.planes import split
 from anodetect.output.formats import Source, map_reader, readable_names
 from anodetect.record import channel_files
@@ -163,16 +163,17 @@ def _source(directory: ScoreDirectory, row: ScoreRow) -> readers.Source | reader
     Raises ImageError where they are missing, too large, or have another hash than the recorded one.
     """
     path = original(directory, row)
-    files: tuple[Path, ...] = ()
-    if path.is_file():
-        files = tuple(inside(path.parent, file.name) for file in series_of(path))
+    root = Path(directory.audit.root).resolve()
+    file, files = _series(directory, row, path, root)
 
     def place(name: str) -> Path:
-        return inside(Path(directory.audit.root), path_of(name))
+        return inside(root, path_of(name))
 
-    channels = channel_files.files_of(row.channels, place)
-    record = Record(row.path, path, files=files, channels=channels)
+    channels = channel_files.files_of(row.channels, place, root)
+    record = Record(row.path, file, files=files, channels=channels)
     for file in record.all_files():
+        if not is_below(file, root):
+            raise RunError(f"{file} leads out of {root}; it is not read")
         if not file.is_file():
             raise ImageError(
                 f"{file} is no longer there; put the images back where they were scored"
@@ -186,6 +187,19 @@ def _source(directory: ScoreDirectory, row: ScoreRow) -> readers.Source | reader
     if row.sha256 and source.sha256 != row.sha256:
         raise ImageError(f"{path} was changed since it was scored; it is not shown")
     return source
+
+
+def _series(
+    directory: ScoreDirectory, row: ScoreRow, path: Path, root: Path
+) -> tuple[Path, tuple[Path, ...]]:
+    """Return the file that stands for a row at `path`, and those of its DICOM series, as scoring
+    found them: in the folder that a manifest names, or in all below `root` in which they lie."""
+    is_file = path.is_file()
+    if is_file and not formats.is_series(path):
+        return path, ()
+    if path.is_dir() or _manifest_row(directory, row):
+        return manifest.listed_files(path, row.path, partial(headlines_of, root=path.parent))
+    return path, series_of(path, root=root) if is_file else ()
 
 
 # -- Heatmaps, masks and kept pictures -------------------------------------------------------------

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import chain
 from typing import Any, Literal, get_args
 
 from anodetect.record.reviews import WITHDRAWN, Review
@@ -37,14 +38,20 @@ class Filter:
 
 @dataclass(frozen=True)
 class Group:
-    """A patient or lot: its listed rows, its own p-value and decision where they are recorded, and
-    how many of the rows the reviewer has judged."""
+    """A patient or lot: its listed rows, study by study, its own p-value and decision where they
+    are recorded, and how many of the rows the reviewer has judged."""
 
     name: str
     rows: tuple[ScoreRow, ...]
     p_value: float | None
     flagged: bool
     judged: int
+
+    @property
+    def studies(self) -> tuple[str, ...]:
+        """The different studies of the rows, in their order; () where one row has none."""
+        found = tuple(dict.fromkeys(row.study for row in self.rows))
+        return () if "" in found else found
 
 
 # -- Order and filters -----------------------------------------------------------------------------
@@ -78,7 +85,7 @@ def filtered(
 ) -> list[ScoreRow]:
     """Return the rows that meet every condition of the filter.
 
-    `search` is found in path, group or kind, in upper or lower case.
+    `search` is found in path, group, study or kind, in upper or lower case.
     """
     sought = keep.search.strip().casefold()
     return [
@@ -98,7 +105,8 @@ def _fits(row: ScoreRow, keep: Filter, sought: str) -> bool:
         return False
     if keep.flagged is not None and bool(row.flagged) != keep.flagged:
         return False
-    return any(sought in (text or "").casefold() for text in (row.path, row.group, row.kind))
+    named = (row.path, row.group, row.study, row.kind)
+    return any(sought in (text or "").casefold() for text in named)
 
 
 def _fits_verdicts(judged: Mapping[str, Any], keep: Filter, reviewer: str) -> bool:
@@ -187,7 +195,8 @@ def grouped(
     judgements: Judgements,
     reviewer: str,
 ) -> list[Group]:
-    """Return the rows by patient or lot, each group where its first row stands.
+    """Return the rows by patient or lot, each group where its first row stands, and in a group by
+    study, each where its first row stands.
 
     `recorded` holds the rows of groups.csv by their names.
     """
@@ -202,13 +211,21 @@ def grouped(
         groups.append(
             Group(
                 name=name,
-                rows=tuple(group_rows),
+                rows=tuple(_by_study(group_rows)),
                 p_value=decision.p_value if decision else None,
                 flagged=decision is not None and bool(decision.flagged),
                 judged=judged,
             )
         )
     return groups
+
+
+def _by_study(rows: Sequence[ScoreRow]) -> list[ScoreRow]:
+    """Return rows with those of one study together."""
+    studies: dict[str, list[ScoreRow]] = {}
+    for row in rows:
+        studies.setdefault(row.study, []).append(row)
+    return list(chain.from_iterable(studies.values()))
 
 
 def place_of(groups: Sequence[Group], path: str) -> int:
