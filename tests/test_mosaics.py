@@ -9,6 +9,7 @@ import pytest
 from test_dicom import instance, own_key
 
 from anodetect.data import scan
+from anodetect.data.dicom_mosaic import is_mosaic
 from anodetect.data.records import Record
 from anodetect.model.loading import Failed, LoadedVolume, load
 from anodetect.output.about import About
@@ -35,7 +36,21 @@ def csa(**values):
     return b"".join(parts)
 
 
-def mosaic(stored, number=0, *, sign=1, private=True, count=True, **tags):
+def csa1(**values):
+    """The same numbers in a header of the first kind, as nibabel's page on it describes it. Its
+    first entry has 5 values, which are added to all lengths."""
+    parts = [struct.pack("<2I", len(values) + 1, 77)]
+    for name, numbers in ({"EchoLinePosition": [64]} | values).items():
+        size = 5 if name == "EchoLinePosition" else 6
+        parts.append(struct.pack("<64si4siii", name.encode(), len(numbers), b"DS", 3, size, 205))
+        for number in [*numbers, *[None] * (size - len(numbers))]:
+            text = b"" if number is None else f"{number:.8f}".encode() + b"\0"
+            parts.append(struct.pack("<4i", len(text) + 5, 0, 77, 0))
+            parts.append(text + bytes(-len(text) % 4))
+    return b"".join(parts)
+
+
+def mosaic(stored, number=0, *, sign=1, private=csa, count=True, **tags):
     """A file of slices [K, R, C] side by side; they run with or against the normal."""
     tiles = np.zeros((SIDE * SIDE, ROWS, COLUMNS), stored.dtype)
     tiles[:COUNT] = stored
@@ -48,7 +63,7 @@ def mosaic(stored, number=0, *, sign=1, private=True, count=True, **tags):
     values = {"NumberOfImagesInMosaic": [COUNT]} if count else {}
     if private:
         block = made.private_block(0x29, "SIEMENS CSA HEADER", create=True)
-        block.add_new(0x10, "OB", csa(**values, SliceNormalVector=normal.tolist()))
+        block.add_new(0x10, "OB", private(**values, SliceNormalVector=normal.tolist()))
     return made
 
 
@@ -85,6 +100,18 @@ def test_a_mosaic_is_a_volume_where_nibabel_places_it(tmp_path, sign):
     assert sorted(map(bytes, found.voxels[0])) == sorted(map(bytes, stored.astype(np.float32)))
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_both_kinds_of_private_header_say_the_same(tmp_path, sign):
+    stored, found = volume(), []
+    for kind in (csa, csa1):
+        (tmp_path / kind.__name__).mkdir()
+        made = mosaic(stored, sign=sign, private=kind)
+        made.save_as(tmp_path / kind.__name__ / "a.dcm", enforce_file_format=True)
+        found.append(read(tmp_path / kind.__name__).volume.source)
+    assert np.array_equal(found[0].voxels, found[1].voxels)
+    assert np.allclose(found[0].affine, found[1].affine)
+
+
 def test_mosaics_of_a_series_are_the_times_of_a_volume(tmp_path):
     stored = [volume(), volume()]
     for number, each in enumerate(stored):
@@ -106,7 +133,7 @@ def test_the_scanners_own_count_will_do(tmp_path):
 
 
 BAD = {
-    "no private header": (lambda: mosaic(volume(), private=False), "private header .* how many"),
+    "no private header": (lambda: mosaic(volume(), private=None), "private header .* how many"),
     "no count": (lambda: mosaic(volume(), count=False), "private header .* how many"),
     "no place": (lambda: mosaic(volume(), ImagePositionPatient=None), "no place in the patient"),
 }
@@ -121,8 +148,25 @@ def test_a_mosaic_that_does_not_say_where_slices_lie_is_no_picture(tmp_path, nam
     assert re.search(reason, failed.error), failed.error
 
 
+def test_frames_that_call_themselves_a_mosaic_are_none():
+    made = mosaic(volume())
+    assert is_mosaic(made)
+    made.NumberOfFrames = COUNT
+    assert not is_mosaic(made)
+
+
+@pytest.mark.parametrize("kind", [csa, csa1])
+@pytest.mark.parametrize("kept", [0, 3, 30, 100, 150, 200])
+def test_a_private_header_that_is_cut_off_is_none(tmp_path, kind, kept):
+    def cut(**values):
+        return kind(**values)[:kept]
+
+    mosaic(volume(), private=cut).save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    assert "how many there are" in read(tmp_path).error
+
+
 def test_a_damaged_private_header_is_no_reason_of_a_library(tmp_path):
-    made = mosaic(volume(), private=False)
+    made = mosaic(volume(), private=None)
     block = made.private_block(0x29, "SIEMENS CSA HEADER", create=True)
     block.add_new(0x10, "OB", b"SV10\4\3\2\1\xff\xff")
     made.save_as(tmp_path / "a.dcm", enforce_file_format=True)

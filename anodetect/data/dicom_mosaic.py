@@ -20,8 +20,10 @@ from anodetect.types import Floats
 CSA, CREATOR, IMAGE = 0x29, "SIEMENS CSA HEADER", 0x10  # where the private header stands
 MR, MR_CREATOR, COUNT = 0x19, "SIEMENS MR HEADER", 0x0A  # where some scanners repeat the count
 MOST = 4096  # slices of a volume, and values of the private header
-# Of the private header: name, multiplicity, type, and number of values; then the length of a value.
-START, TAG, ITEM = struct.Struct("<4s4xI4x"), struct.Struct("<64si4s4xi4x"), struct.Struct("<4xi8x")
+# Of the private header: how many entries there are; of each name, multiplicity, type, and number of
+# values; of a value two lengths, of which one counts.
+START, TAG, ITEM = struct.Struct("<I4x"), struct.Struct("<64si4s4xi4x"), struct.Struct("<2i8x")
+SECOND = b"SV10"  # how the second kind of header (CSA2) begins; the first has no such beginning
 Values = Mapping[str, Sequence[float]]
 NO_HEADER = "a mosaic of slices without the private header (CSA) that says"
 
@@ -132,22 +134,30 @@ def _private_header(header: Dataset) -> Values:
 
 
 def _csa_numbers(content: bytes) -> Values:
-    """Return the values of a header "SV10" that are numbers, by their names. struct.error if it is
-    cut off."""
-    kind, count = START.unpack_from(content)
-    if kind != b"SV10" or count > MOST:
+    """Return the values of a header that are numbers, by their names. struct.error if it is cut
+    off.
+
+    In the first kind of header (CSA1) lengths have the first entry's number of values added.
+    """
+    is_second = content.startswith(SECOND)
+    place = len(SECOND) + 4 if is_second else 0
+    (count,) = START.unpack_from(content, place)
+    if count > MOST:
         return {}
 
     found: dict[str, list[float]] = {}
-    place = START.size
+    added: int | None = None
+    place += START.size
     for _ in range(count):
         name, _, _, items = TAG.unpack_from(content, place)
         place += TAG.size
         if not 0 <= items <= MOST:
             return {}
+        added = items if added is None else added
         numbers = found.setdefault(name.partition(b"\0")[0].decode("ascii", "replace"), [])
         for _ in range(items):
-            (length,) = ITEM.unpack_from(content, place)
+            longer, length = ITEM.unpack_from(content, place)
+            length = length if is_second else longer - added
             if length < 0:
                 return {}
             place += ITEM.size
