@@ -1,15 +1,19 @@
 """Folders of volumes that dcm2niix made: parts, echoes, copies, localizers and patients."""
 
 import json
+from dataclasses import replace
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from anodetect.data.converted import CROPPED, OVERLAYS, RESAMPLED_SOURCES, SIDECARS
 from anodetect.data.pseudonyms import pseudonym
 from anodetect.data.scan import reasons, scan
 from anodetect.errors import DataError
+from anodetect.imaging.preprocess import Preprocess, PreprocessConfig
 from anodetect.model.input_facts import facts_of
-from anodetect.model.loading import load
+from anodetect.model.loading import LoadedVolume, load
 
 MAGNITUDE = ["ORIGINAL", "PRIMARY", "M", "ND"]
 PHASE = ["ORIGINAL", "PRIMARY", "P", "ND"]
@@ -145,7 +149,10 @@ def test_patients_are_groups(folder):
         groups[record.path.name.removesuffix(".nii.gz")] = record.group
     assert groups["a_1"] == groups["a_2"] == pseudonym("", "SECRET")
     assert groups["b_1"] == pseudonym("", "1.2.3")
-    assert {record.study for record in scan(root).records} == {"", pseudonym("", "1.2.3", prefix="study-")}
+    assert {record.study for record in scan(root).records} == {
+        "",
+        pseudonym("", "1.2.3", prefix="study-"),
+    }
     assert groups["c_3"] == groups["c_3a"] == "c_3"
     assert groups["sub-07_ses-1_T1w"] == groups["sub-07_ses-2_T1w"] == "sub-07"
     assert "SECRET" not in str(scan(root).records)
@@ -162,6 +169,50 @@ def test_parts_and_echoes_of_bids_are_told_by_their_names(tmp_path):
         scan(tmp_path).training()
 
 
+def test_b_values_name_the_volumes_of_a_file(tmp_path):
+    stored = np.arange(5 * 12**3, dtype=np.int16).reshape(12, 12, 12, 5)
+    nib.save(nib.Nifti1Image(stored, np.eye(4)), tmp_path / "dwi_4.nii.gz")
+    beside = tmp_path / "dwi_4.bval"
+    beside.write_text("0 1000 5.0001\t1000 1000\n")
+    (record,) = scan(tmp_path).records
+    named = "'b 0', 'b 1000 1', 'b 5', 'b 1000 2', 'b 1000 3'"
+    assert f"5 volumes in one file: {named}; choose one: --select NAME" in load(record).error
+
+    for number, name in enumerate(("b 0", "B 1000 1", "b 5", "b 1000 2", "b  1000 3")):
+        for component in (name, number):
+            chosen = load(replace(record, component=component))
+            assert np.array_equal(chosen.volume.source.voxels[0], stored[..., number])
+    reading = PreprocessConfig(component="b 5")
+    assert np.array_equal(
+        load(record, Preprocess(reading)).volume.source.voxels[0], stored[..., 2]
+    )  # what a run remembers
+    said = f"no component 'b 700' in a file of 5 volumes: {named}"
+    assert said in load(replace(record, component="b 700")).error
+
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text("path,component\ndwi_4.nii.gz,b 1000 2\n")
+    (listed,) = scan(tmp_path).records
+    assert np.array_equal(load(listed).volume.source.voxels[0], stored[..., 3])
+    manifest.write_text("path,component\ndwi_4.nii.gz,b 700\n")
+    with pytest.raises(DataError, match="component 'b 700' is none of b 0, b 1000 1"):
+        scan(tmp_path)
+
+    beside.write_text("0 1000")
+    assert "2 b-values beside a file of 5 volumes" in load(record).error
+    assert isinstance(load(replace(record, component=1)), LoadedVolume)
+    for other in ("", "no numbers", "\xff"):
+        beside.write_text(other, "latin-1")
+        assert "5 volumes in one file; choose one: --select 0" in load(record).error
+        assert "names come from a .bval file" in load(replace(record, component="b 0")).error
+
+
+def test_a_b_value_of_one_volume_is_no_choice(tmp_path):
+    nib.save(nib.Nifti1Image(np.zeros((9, 9, 9), np.int16), np.eye(4)), tmp_path / "a_1.nii.gz")
+    (tmp_path / "a_1.bval").write_text("0 1000")
+    (record,) = scan(tmp_path).records
+    assert isinstance(load(record), LoadedVolume)
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"imagePath": "a.nii"}', "[" * 10**5])
 def test_other_json_files_describe_nothing(folder, text):
     root = folder(a_3=None, b_3=None)
@@ -170,9 +221,6 @@ def test_other_json_files_describe_nothing(folder, text):
 
 
 def test_a_part_that_was_not_seen_is_worth_a_word(folder, tmp_path):
-    import nibabel as nib
-    import numpy as np
-
     root = folder(a_3_ph={"ImageType": PHASE})
     values = np.random.default_rng(0).random((12, 12, 12), np.float32)
     nib.save(nib.Nifti1Image(values, np.eye(4)), root / "a_3_ph.nii.gz")

@@ -6,6 +6,7 @@ from functools import cache, partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from anodetect.data import dicom, formats
+from anodetect.data.bvalues import names_beside
 from anodetect.data.channels import ChannelFile
 from anodetect.data.delimited import lines_of
 from anodetect.data.manifest_columns import (
@@ -209,11 +210,16 @@ def _check_row(folder: Path, row: Mapping[str, str], where: str, follow_symlinks
 
 def _check_component(path: Path, component: str, where: str) -> None:
     """Raise DataError if a component is no number, or its file does not hold several volumes. In a
-    DICOM series components have names, too."""
+    DICOM series, and where b-values stand beside a file, components have names, too."""
     if not component or (path.exists() and (path.is_dir() or formats.is_series(path))):
         return
     if not component.isdecimal():
-        raise DataError(f"{where}: component {component!r} is not a number from 0 on")
+        names = names_beside(path)
+        if names and component.casefold() not in names:
+            raise DataError(f"{where}: component {component!r} is none of {', '.join(names[:8])}")
+        if not names:
+            raise DataError(f"{where}: component {component!r} is not a number from 0 on")
+        return
 
     found = formats.format_named(path.name)
     if found is not None and found.content == "image":

@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from anodetect.data import dicom, formats
+from anodetect.data.bvalues import number_of
 from anodetect.data.channels import ChannelFile
 from anodetect.data.dicom_seg import marked_voxels
 from anodetect.data.dicom_views import laterality_of, looks_left, side_named
@@ -95,8 +96,11 @@ class Source:
         if self.record.component is not None:
             reading = replace(reading, component=self.record.component)
         path = self.record.path
+        format_found = formats.format_of(path)
+        if format_found is not None and format_found.content == "volume":
+            reading = replace(reading, component=number_of(path, reading.component))
 
-        found = _decode(self.contents, formats.format_of(path), path.name, reading)
+        found = _decode(self.contents, format_found, path.name, reading)
         if not reading.flip_right or isinstance(found.pixels, Volume) or not self._is_right():
             return found
         mirrored = np.ascontiguousarray(found.pixels[..., ::-1])
@@ -273,10 +277,7 @@ def _decode(
 
     read = resolve_name(found.reader)
     if found.content == "volume":
-        number = reading.component
-        if isinstance(number, str):
-            raise ImageError(f"components of this format have numbers, and {number!r} is none")
-        volume: Volume = _with_reason(lambda: read(contents[0], number, *contents[1:]))
+        volume: Volume = _with_reason(lambda: read(contents[0], reading.component, *contents[1:]))
         return Content(volume)
     if found.content == "image":
         read = resolve_name(formats.image_format_in(contents[0], found).reader)
