@@ -375,6 +375,24 @@ def test_another_plane_is_scored_on_a_grid_and_comes_back_to_the_slices(scored, 
     assert np.allclose(slices[0, :, 3], expected)
 
 
+@pytest.mark.parametrize(("moved", "dims", "axis"), [(0.7, 2, "coronal"), (0.7, 3, "auto")])
+def test_shifted_slices_make_up_no_other_plane(moved, dims, axis):
+    """A slice that lies beside the others by more than half of a pixel of 0.8 mm."""
+    volume = uneven_volume(RNG.random((9, 20, 20)), np.arange(9.0) * 3, np.diag([1, 0.8, 0.9, 1]))
+    for distance, refused in ((moved, True), (0.3, False)):
+        places = volume.places.copy()
+        places[4, 1] += distance
+        shifted = replace(volume, places=places)
+        config = PreprocessConfig(foreground="all", axis=axis)
+        if not refused:
+            Preprocess(config, dims).prepare(shifted)
+            continue
+        with pytest.raises(ImageError, match=r"shifted against each other by up to 0\.6 mm"):
+            Preprocess(config, dims).prepare(shifted)
+    own_plane = Preprocess(PreprocessConfig(foreground="all")).prepare(shifted)
+    assert own_plane.geometry.uneven_axis == 0
+
+
 def test_a_map_of_three_dimensions_comes_back_to_its_slices(scored, monkeypatch):
     """A detector that answers with a ramp along the grid: each slice gets the ramp at its place."""
     volume = read(scored.base / "in").volume

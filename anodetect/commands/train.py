@@ -347,9 +347,10 @@ def _plan(
 ) -> Plan:
     """Read all normals, decide which image is used for what, and create the model. Nothing is
     learned from odd normals that are left out."""
-    preprocess = Preprocess(build(PreprocessConfig, form.config["preprocess"], "preprocess"))
-    preprocess.roi, preprocess.named = request.roi, dataset.channels
     samples, dims = Samples(), form.config["tiling"]["dims"]
+    config = build(PreprocessConfig, form.config["preprocess"], "preprocess")
+    preprocess = Preprocess(config, dims)
+    preprocess.roi, preprocess.named = request.roi, dataset.channels
     normals = usable_normals(dataset, preprocess, dims, reporter, scratch, samples)
     to_fit: set[str] = set()
     if request.known_anomalies:

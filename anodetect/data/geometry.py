@@ -21,7 +21,15 @@ import numpy as np
 from nibabel.orientations import io_orientation
 from numpy.typing import NDArray
 
-from anodetect.data.uneven import Doubles, EvenGrid, distances_of, even_grid, extents, place_at
+from anodetect.data.uneven import (
+    Doubles,
+    EvenGrid,
+    distances_of,
+    even_grid,
+    extents,
+    largest_shift,
+    place_at,
+)
 from anodetect.errors import ImageError
 
 Affine = NDArray[np.float64]
@@ -162,6 +170,20 @@ class Geometry:
         if self.even is None or axis != self.uneven_axis:
             return values
         return self.even.to_own(values, axis - 3)
+
+    def check_aligned(self) -> None:
+        """Raise ImageError if slices are shifted against each other by more than half of a pixel:
+        then they make up no other plane, and nothing of three dimensions."""
+        if self.places is None:
+            return
+        shift = largest_shift(self.places, self.affine)
+        finest = float(np.linalg.norm(self.affine[:3, 1:3], axis=0).min())
+        if shift > finest / 2:
+            raise ImageError(
+                f"its slices are shifted against each other by up to {shift:.1f} mm; only a model "
+                "of its own plane, slice by slice, can score them (train without --axis and --dims "
+                "3)"
+            )
 
     def _steps(self) -> tuple[slice, slice, slice]:
         d, h, w = np.where(self.flipped, -1, 1).tolist()

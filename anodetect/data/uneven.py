@@ -172,7 +172,7 @@ def describe(places: Doubles, affine: Doubles) -> str:
     steps = np.diff(along)
     jumps = _jumps(steps)
     notes = [_jump_note(along, number) for number in jumps]
-    shift = _largest_shift(places, affine)
+    shift = largest_shift(places, affine)
     if shift > SHIFTED:
         notes.append(f"slices are shifted against each other by up to {shift:.1f} mm")
 
@@ -209,7 +209,7 @@ def _jump_note(along: Doubles, number: int) -> str:
     )
 
 
-def _largest_shift(places: Doubles, affine: Doubles) -> float:
+def largest_shift(places: Doubles, affine: Doubles) -> float:
     """Return by how many millimetres slices lie beside the straight line that fits them best."""
     distances = distances_of(places, affine)
     beside = places - distances[:, None] * normal_of(affine)

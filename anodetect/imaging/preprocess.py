@@ -185,10 +185,11 @@ class Preprocess:
     """Scales native values to about [-1, 1] and finds foregrounds.
 
     What it learns from fit images, and `trait_limits` from fit and tune images, is frozen then.
+    With three `dims` volumes are not seen slice by slice.
     """
 
-    def __init__(self, config: PreprocessConfig) -> None:
-        self.config = config
+    def __init__(self, config: PreprocessConfig, dims: int = 2) -> None:
+        self.config, self.dims = config, dims
         self.channels = 1
         self.flat_background = False
         self.range: Range = (0.0, 1.0)
@@ -486,6 +487,8 @@ class Preprocess:
         scored.
         """
         geometry = volume.geometry(self.axis)
+        if self.dims == 3 or geometry.uneven_axis != 0:
+            geometry.check_aligned()
         slices = geometry.to_slices(volume.voxels)
         _check_slices(slices, geometry)
         slices = self._without_padding(slices, hounsfield=has_fixed_units(volume))

@@ -73,7 +73,9 @@ class Model:
         """
         tiling_config = build(TilingConfig, config["tiling"], "tiling")
         return cls(
-            Preprocess(build(PreprocessConfig, config["preprocess"], "preprocess")),
+            Preprocess(
+                build(PreprocessConfig, config["preprocess"], "preprocess"), tiling_config.dims
+            ),
             tiling_config,
             create_representation(representation, config["representation"]),
             create_detector(detector, config["detector"], tiling_config.dims),
