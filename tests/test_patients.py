@@ -61,7 +61,9 @@ def test_a_patients_series_and_studies_are_one_group_and_issuers_are_told_apart(
 
 
 def test_a_patients_studies_are_told_apart_by_pseudonyms(tmp_path):
-    patients = [(study, {"PatientID": patient}) for study, patient in ((1, "7"), (1, "7"), (2, "7"))]
+    patients = [
+        (study, {"PatientID": patient}) for study, patient in ((1, "7"), (1, "7"), (2, "7"))
+    ]
     groups_of(tmp_path, *patients, (3, {"PatientID": ""}))
     (tmp_path / "manifest.csv").write_text("path,study\n0,x\n1,y\n2,\n3,\n")
     listed = scan.scan(tmp_path).records

@@ -314,7 +314,9 @@ def test_groups_stand_where_their_first_image_does():
 
 
 def test_the_images_of_a_patient_are_listed_study_by_study():
-    rows = [row(name, group="P1", study=study) for name, study in zip("abcde", "21122", strict=True)]
+    rows = [
+        row(name, group="P1", study=study) for name, study in zip("abcde", "21122", strict=True)
+    ]
     rows += [row("f", group="P2", study="3"), row("g", group="P2", study="")]
     one, other = worklist.grouped(rows, {}, {}, "Ada")
     assert "".join(each.path for each in one.rows) == "adebc"

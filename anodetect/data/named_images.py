@@ -308,8 +308,8 @@ def _without_copies(found: Found) -> list[Image]:
         if is_bids and not is_subject(image):
             found.pass_over(image, DERIVATIVES)
         elif is_bids:
-            group, session = path_text(_subject(image)), path_text(_session(image))
-            record = replace(image.record, group=group, study=session)
+            group = path_text(_subject(image))
+            record = replace(image.record, group=group, study=_session(image))
             sequence = "" if record.channels else stem.rpartition("_")[2].casefold()
             kept.append(replace(image, record=record, sequence=sequence))
         elif image.record.channels:
@@ -347,7 +347,10 @@ def _subject(image: Image) -> str:
 
 def _session(image: Image) -> str:
     """Return the session of BIDS in whose folder an image lies, "" if in none."""
-    return next((folder for folder in image.file.folders if folder.startswith("ses-")), "")
+    for folder in image.file.folders:
+        if folder.startswith("ses-"):
+            return path_text(folder)
+    return ""
 
 
 def _without_points(root: Path, walked: Walked, channels: Channels | None) -> list[NamedFile]:
