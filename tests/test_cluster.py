@@ -14,7 +14,7 @@ import tifffile
 from PIL import Image
 
 import anodetect
-from anodetect.commands.rescore import CLOSE
+from anodetect.commands.recorded_maps import CLOSE
 from anodetect.data import synthetic
 from anodetect.engines import cluster
 from anodetect.errors import ConfigError

@@ -207,7 +207,8 @@ def test_b_values_name_the_volumes_of_a_file(tmp_path):
 
 
 def test_a_b_value_of_one_volume_is_no_choice(tmp_path):
-    nib.save(nib.Nifti1Image(np.zeros((9, 9, 9), np.int16), np.eye(4)), tmp_path / "a_1.nii.gz")
+    stored = np.arange(9**3, dtype=np.int16).reshape(9, 9, 9)
+    nib.save(nib.Nifti1Image(stored, np.eye(4)), tmp_path / "a_1.nii.gz")
     (tmp_path / "a_1.bval").write_text("0 1000")
     (record,) = scan(tmp_path).records
     assert isinstance(load(record), LoadedVolume)

@@ -17,7 +17,8 @@ from PIL import Image
 
 import anodetect
 from anodetect.commands.inputs import collect
-from anodetect.commands.rescore import CLOSE, rescore
+from anodetect.commands.recorded_maps import CLOSE
+from anodetect.commands.rescore import rescore
 from anodetect.data import synthetic
 from anodetect.engines import local
 from anodetect.errors import ConfigError, RunError

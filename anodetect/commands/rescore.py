@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from anodetect.commands.recorded_maps import CLOSE, RecordedMaps
 from anodetect.data.manifest import manifest_of
 from anodetect.data.records import Record, is_volume
 from anodetect.data.scan import scan
@@ -16,12 +17,10 @@ from anodetect.files import leads_out, path_of
 from anodetect.imaging.regions import roi_of
 from anodetect.model.loading import Failed
 from anodetect.model.model import Model
-from anodetect.model.scoring import score_records
+from anodetect.model.scoring import ScoredImage, ScoredVolume, score_records
 from anodetect.record import channel_files, directories, environment, runs, threads
 from anodetect.record.rows import ScoreRow
 from anodetect.types import Silent
-
-CLOSE = 1e-4  # relative difference of scores that is accepted between machines
 
 
 def rescore(
@@ -35,8 +34,8 @@ def rescore(
     """Score `count` random files of a score directory again, and return what does not come out as
     recorded.
 
-    Scores must be the same to the last bit, on as many threads, where versions and machine are
-    those of the record; elsewhere within CLOSE.
+    Scores, heatmaps and masks must be the same to the last bit, on as many threads, where versions
+    and machine are those of the record; elsewhere within CLOSE.
     """
     scored = directories.read(path)
     run = runs.read(run_path or Path(scored.audit.run_path))
@@ -50,7 +49,7 @@ def rescore(
     same_host = environment.host(device_type(device)) == scored.audit.host
     rows = scored.scored()
     chosen = np.random.default_rng().choice(len(rows), min(count, len(rows)), replace=False)
-    find = RecordFinder(root or Path(scored.audit.root))
+    find, maps = RecordFinder(root or Path(scored.audit.root)), RecordedMaps(scored)
     left, problems = [rows[place] for place in sorted(chosen)], {}
     before = threads.in_use()
     recorded = scored.audit.threads if same_host else ()
@@ -59,32 +58,35 @@ def rescore(
             threads.limit(used)
             for row in left:
                 record = find.with_channels(find.record(row.path), row.channels)
-                problems[row.path] = _problem(row, record, model, bool(recorded))
+                problems[row.path] = _problem(row, record, model, maps, bool(recorded))
             left = [row for row in left if problems[row.path]]
     finally:
         threads.limit(before)
     return [problem for problem in problems.values() if problem]
 
 
-def _problem(row: ScoreRow, record: Record, model: Model, exact: bool) -> str:
-    """Return how a file scores now, if not as recorded; "" if it does.
+def _problem(row: ScoreRow, record: Record, model: Model, maps: RecordedMaps, exact: bool) -> str:
+    """Return how a file's score, map or mask comes out now, if not as recorded; "" if it does.
 
     The last bits of a product depend on a row's place among the rows, so an image is scored at each
     place in a batch: one of them is that of the record.
     """
     copies = [record] * (1 if is_volume(record) else model.batch_size)
-    scores = []
+    found: list[ScoredImage | ScoredVolume] = []
     for each in score_records(model, copies, Silent()):
         if isinstance(each, Failed):
             return f"{row.path}: cannot be scored again: {each.error}"
         if each.sha256 != row.sha256:
             return f"{row.path}: the file is not the one that was scored"
-        scores.append(each.score)
+        found.append(each)
 
-    known = float("nan") if row.score is None else row.score
-    if known in scores or (not exact and np.isclose(scores[0], known, rtol=CLOSE, atol=0)):
-        return ""
-    return f"{row.path}: scores {scores[0]!r} now, {known!r} in the record"
+    known, now = float("nan") if row.score is None else row.score, found[0].score
+    same = [each for each in found if each.score == known]
+    if same:
+        return maps.problem(row, same, exact=exact)
+    if not exact and np.isclose(now, known, rtol=CLOSE, atol=0):
+        return maps.problem(row, found[:1], exact=False)
+    return f"{row.path}: scores {now!r} now, {known!r} in the record"
 
 
 class RecordFinder:

@@ -1,0 +1,113 @@
+"""The heatmaps and masks in a score directory, compared with those of files scored again.
+
+DICOM objects and pictures are not compared: they show the same values.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from anodetect.data.readers import read_mask
+from anodetect.data.volumes import decode_nifti
+from anodetect.errors import ImageError, RunError
+from anodetect.files import inside
+from anodetect.model.scoring import ScoredImage, ScoredVolume
+from anodetect.output.formats import Source, map_reader, write_files
+from anodetect.output.images import ImageMap
+from anodetect.output.volumes import VolumeMap
+from anodetect.record.directories import ScoreDirectory
+from anodetect.record.rows import OutputRow, ScoreRow, rows_of
+from anodetect.types import Bools, Floats
+
+# The relative difference of scores that is accepted between machines, and of a map's values as a
+# share of its highest.
+CLOSE = 1e-4
+MASK = "mask"  # the output format, as in --heatmaps
+MASK_SHARE = 0.01  # of the pixels marked: those that may differ between machines without a map
+Scored = ScoredImage | ScoredVolume
+
+
+class RecordedMaps:
+    """The heatmaps and masks of a score directory."""
+
+    def __init__(self, directory: ScoreDirectory) -> None:
+        self.directory = directory
+        self.masks: dict[str, str] = {}
+        for row in rows_of(directory.outputs, OutputRow):
+            if row.kind == MASK:
+                self.masks[row.path] = row.name
+
+    def problem(self, row: ScoreRow, found: Sequence[Scored], *, exact: bool) -> str:
+        """Return how the map or the mask of a row differs from each of those that were `found`, ""
+        if one of them is as recorded: with `exact` to the last bit, else within CLOSE."""
+        first = ""
+        for scored in found:
+            difference = self._difference(row, scored, exact=exact)
+            if not difference:
+                return ""
+            first = first or difference
+        return first
+
+    def _difference(self, row: ScoreRow, scored: Scored, *, exact: bool) -> str:
+        """Return how a row's map or mask differs from that of a file scored again."""
+        heatmap = scored.heatmap
+        source: Source = "image" if isinstance(scored, ScoredImage) else "volume"
+        reader = map_reader(row.heatmap, source)
+        try:
+            if row.heatmap and reader is not None:
+                recorded = reader(inside(self.directory.path, row.heatmap))
+                if isinstance(scored, ScoredVolume) and recorded.ndim == 3:
+                    recorded = scored.loaded.volume.geometry.to_slices(recorded)
+                if difference := _of_maps(heatmap, recorded, exact=exact):
+                    return f"{row.path}: its heatmap {row.heatmap} {difference}"
+                heatmap, exact = recorded, True  # of which the mask was made
+            name = self.masks.get(row.path, "")
+            difference = self._of_masks(name, scored, heatmap, exact=exact) if name else ""
+            return f"{row.path}: its mask {name} {difference}" if difference else ""
+        except (OSError, RunError, ImageError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            return f"{row.path}: its map or mask cannot be compared: {reason or 'unreadable'}"
+
+    def _of_masks(self, name: str, scored: Scored, heatmap: Floats, *, exact: bool) -> str:
+        """Return how a recorded mask differs from that of a heatmap, "" if it does not."""
+        recorded = _mask_in(inside(self.directory.path, name))
+        rule, scale = self.directory.audit.mask_rule, (0.0, 1.0)
+        shown: ImageMap | VolumeMap
+        if isinstance(scored, ScoredImage):
+            shown = ImageMap(heatmap, scored.loaded.leading, scale, rule)
+        else:
+            exact_grid = self.directory.audit.exact_grid
+            shown = VolumeMap(heatmap, scored.loaded.volume, scale, rule, exact_grid=exact_grid)
+
+        with TemporaryDirectory() as folder:
+            source: Source = "image" if isinstance(scored, ScoredImage) else "volume"
+            (written,) = write_files(Path(folder, "again"), [MASK], source, shown)
+            again = _mask_in(written.path)
+        if again.shape != recorded.shape:
+            return "has another size"
+        different, marked = int((again != recorded).sum()), int((again | recorded).sum())
+        allowed = 0 if exact else MASK_SHARE * marked
+        return f"differs in {different} of {marked} pixels" if different > allowed else ""
+
+
+def _of_maps(heatmap: Floats, recorded: Floats, *, exact: bool) -> str:
+    """Return how a recorded map differs from a heatmap, "" if it does not."""
+    if heatmap.shape != recorded.shape:
+        return "has another size"
+    scored = np.isfinite(recorded)
+    if not np.array_equal(scored, np.isfinite(heatmap)):
+        return "was scored in other places"
+    off = np.abs(heatmap[scored] - recorded[scored]).max(initial=0)
+    highest = np.abs(recorded[scored]).max(initial=0)
+    if off <= (0 if exact else CLOSE * highest):
+        return ""
+    return f"differs by up to {off:.3g} (its highest value is {highest:.3g})"
+
+
+def _mask_in(path: Path) -> Bools:
+    """Return a mask that `score` wrote, of an image [H, W] or of a volume in the file's order."""
+    if path.name.endswith(".png"):
+        return read_mask(path)
+    return np.asarray(decode_nifti(path.read_bytes(), holes=True).voxels[0] != 0)
