@@ -69,7 +69,7 @@ def _stated(found: Found, said: frozenset[str]) -> Dataset:
     sequences = {image.sequence for image in chosen if said & set(image.sequence.split())}
     sequences |= said & {image.sequence for image in chosen}
     if sequences:  # folders are patients then, unless their names mean something
-        chosen = [i if i.meaning else replace(i, kind=i.sequence) for i in chosen]
+        chosen = [_of_its_sequence(image) for image in chosen]
     others = []
     for image in found.images:
         if sequences and image.sequence not in sequences:
@@ -96,6 +96,11 @@ def _stated(found: Found, said: frozenset[str]) -> Dataset:
         records.append(image.known("test", ANOMALOUS if anomalous else None))
     layout = f"as said, {', '.join(sorted(said))} is normal"
     return found.dataset(records, layout, own_split=own_split)
+
+
+def _of_its_sequence(image: Image) -> Image:
+    """Return an image whose kind is its sequence, unless its folder's name means something."""
+    return image if image.meaning else replace(image, kind=image.sequence)
 
 
 def _is_part_of_name(image: Image, said: frozenset[str]) -> bool:
