@@ -2,11 +2,13 @@
 
 import io
 import json
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+import SimpleITK
 from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
@@ -21,6 +23,7 @@ from pydicom.uid import (
     XRayAngiographicImageStorage,
 )
 from test_dicom import instance, own_key
+from test_dicom_objects import FLAGGED, NOT_FLAGGED, by_kind, checked, report_in
 
 import anodetect
 from anodetect.cli import main
@@ -31,7 +34,12 @@ from anodetect.data.records import Record
 from anodetect.errors import ConfigError
 from anodetect.imaging.preprocess import Preprocess, PreprocessConfig
 from anodetect.model.loading import Failed, LoadedVolume, load, slice_image, slice_records
+from anodetect.output.about import About
+from anodetect.output.formats import write_files
+from anodetect.output.pictures import overlay
+from anodetect.output.volumes import VolumeMap
 from anodetect.record import directories, runs
+from anodetect.stats.mask_rule import pixel_rule
 
 assert own_key  # a fixture for all tests of this module
 RNG = np.random.default_rng(0)
@@ -331,6 +339,134 @@ def test_dicom_files_refer_to_the_most_anomalous_frame(made, tmp_path):
     evidence = str(report.CurrentRequestedProcedureEvidenceSequence)
     assert source.SOPInstanceUID in evidence
     assert "Frame Number" not in evidence
+
+
+@pytest.mark.parametrize("decision", [FLAGGED, NOT_FLAGGED])
+@pytest.mark.parametrize("pseudonym", ["patient-x", ""])
+def test_dicom_files_show_every_frame_with_a_finding(tmp_path, decision, pseudonym):
+    pytest.importorskip("highdicom")
+    write(tmp_path, "a.dcm", 3, SeriesNumber=4)
+    path = tmp_path / "a.dcm"
+    prepared = load(Record("a", path, files=(path,)), FRAMES).volume
+    heatmap = np.full((COUNT, ROWS, COLUMNS), 0.1, np.float32)
+    heatmap[1, 4:8, 5:9], heatmap[4, 20:24, 30:35], heatmap[4, 2:5, 2:6] = 0.7, 0.9, 0.6
+    shown = VolumeMap(
+        heatmap, prepared, (0, 1), pixel_rule(0.5), about=About(pseudonym, "0" * 64, decision)
+    )
+    files = by_kind(write_files(tmp_path / "m", ["dicom"], "volume", shown))
+    for dataset in files.values():
+        checked(dataset, tmp_path)
+    assert {int(dataset.SeriesNumber) for dataset in files.values()} == {403, 404}
+
+    capture, source = files["picture"], pydicom.dcmread(path)
+    (image,) = capture.SourceImageSequence
+    assert image.ReferencedSOPInstanceUID == source.SOPInstanceUID
+    report = report_in(files["report"], tmp_path)
+    outlines = [item for item in everything(report) if item.get("ValueType") == "SCOORD"]
+    if decision is NOT_FLAGGED:
+        assert image.ReferencedFrameNumber == 5
+        assert capture.pixel_array.shape == (ROWS, COLUMNS, 3)
+        assert not outlines
+        return
+
+    assert image.ReferencedFrameNumber == capture.PageNumberVector == [2, 5]
+    for shown_frame, number in zip(capture.pixel_array, (1, 4), strict=True):
+        expected = overlay(prepared.slices[:, number], heatmap[number], (0, 1), None)
+        assert np.array_equal(shown_frame, expected)
+    found = []
+    for outline in outlines:
+        (referenced,) = outline.ContentSequence[0].ReferencedSOPSequence
+        assert referenced.ReferencedSOPInstanceUID == source.SOPInstanceUID
+        column, row = np.reshape(outline.GraphicData, (-1, 2)).min(0)
+        found.append((referenced.ReferencedFrameNumber, round(row), round(column)))
+    assert found == [(5, 20, 30), (2, 4, 5), (5, 2, 2)]  # the strongest first
+
+
+def everything(items):
+    """Yield all items of a report's content."""
+    for item in items:
+        yield item
+        yield from everything(item.get("ContentSequence") or ())
+
+
+# -- Tomograms of nuclear medicine -----------------------------------------------------------------
+
+
+def tomogram(stored, spacing, vector=None, times=None):
+    """A reconstructed tomogram, whose detector has the place of its first slice."""
+    made = cine(stored, "NM", NuclearMedicineImageStorage, PixelSpacing=[2, 3])
+    made.ImageType = ["ORIGINAL", "PRIMARY", "RECON GATED TOMO" if times else "RECON TOMO"]
+    made.SliceThickness, made.SpacingBetweenSlices = 5, spacing
+    made.SliceVector = vector or [number + 1 for number in range(len(stored))]
+    if times:
+        made.TimeSlotVector = times
+    detector = Dataset()
+    detector.ImagePositionPatient = [-30, 20, 7]
+    detector.ImageOrientationPatient = [1, 0, 0, 0, 0.6, 0.8]
+    made.DetectorInformationSequence = Sequence([detector])
+    return made
+
+
+@pytest.mark.parametrize("spacing", [4.0, -4.0])
+def test_a_tomogram_of_nuclear_medicine_is_the_volume_that_itk_reads(tmp_path, spacing):
+    stored = grey("<u2")
+    made = tomogram(stored, spacing)
+    made.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    record = Record("a", tmp_path / "a.dcm", files=(tmp_path / "a.dcm",))
+    source = load(record).volume.source
+    normal = np.cross([1, 0, 0], [0, 0.6, 0.8])
+    for number in range(COUNT):
+        (index,) = np.argwhere([np.array_equal(each, stored[number]) for each in source.voxels[0]])
+        place = source.affine @ (index[0], 0, 0, 1)
+        assert np.allclose(place[:3], [-30, 20, 7] + number * spacing * normal, atol=1e-4)
+    if spacing > 0:
+        image = SimpleITK.ReadImage(str(tmp_path / "a.dcm"))
+        for index in ((0, 0, 0), (3, 4, 5)):
+            place = source.affine @ (*index[::-1], 1)
+            assert np.allclose(image.TransformIndexToPhysicalPoint(index), place[:3], atol=1e-4)
+
+    pictures = load(record, FRAMES).volume
+    assert pictures.is_pictures  # if that was asked for
+
+
+def test_a_gated_tomogram_has_times_and_one_without_a_place_is_refused(tmp_path):
+    stored = grey("<u2")
+    made = tomogram(stored, 4.0, vector=[1, 2, 3, 1, 2, 3], times=[1, 1, 1, 2, 2, 2])
+    made.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    record = Record("a", tmp_path / "a.dcm", files=(tmp_path / "a.dcm",))
+    assert "'time 1', 'time 2'" in load(record).error
+    second = load(replace(record, component="time 2")).volume.source
+    assert np.array_equal(second.voxels[0], stored[3:])
+    del made.DetectorInformationSequence[0].ImagePositionPatient
+    made.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    assert "frames without a place in the patient" in load(record).error
+
+
+def test_maps_of_a_tomogram_refer_to_its_frames(tmp_path):
+    pytest.importorskip("highdicom")
+    made = tomogram(grey("<u2"), -4.0)
+    made.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    prepared = load(Record("a", tmp_path / "a.dcm", files=(tmp_path / "a.dcm",))).volume
+    heatmap = RNG.uniform(0, 1, prepared.geometry.sides).astype(np.float32)
+    about = About("patient-x", "0" * 64, FLAGGED)
+    shown = VolumeMap(heatmap, prepared, (0, 1), pixel_rule(0.99), about=about)
+    files = by_kind(write_files(tmp_path / "m", ["dicom"], "volume", shown))
+    for dataset in files.values():
+        checked(dataset, tmp_path)
+    values = prepared.geometry.to_source(heatmap)
+    frames = zip(
+        files["map"].pixel_array, files["map"].PerFrameFunctionalGroupsSequence, strict=True
+    )
+    for frame, group in frames:
+        place = np.array(group.PlanePositionSequence[0].ImagePositionPatient, float)
+        index = np.linalg.inv(prepared.source.affine) @ (*place, 1)
+        assert np.array_equal(frame, values[round(index[0])])
+        (image,) = group.DerivationImageSequence[0].SourceImageSequence
+        assert image.ReferencedSOPInstanceUID == made.SOPInstanceUID
+        number = image.ReferencedFrameNumber
+        assert np.array_equal(
+            prepared.source.voxels[0, round(index[0])], made.pixel_array[number - 1]
+        )
 
 
 def test_a_region_of_interest_masks_frames(made, tmp_path):

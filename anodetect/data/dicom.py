@@ -46,6 +46,7 @@ from anodetect.data.dicom_frames import (
     is_pictures,
     numbers_of,
     part_of,
+    with_groups,
 )
 from anodetect.data.dicom_mosaic import (
     apart,
@@ -408,7 +409,7 @@ def decode(contents: Sequence[bytes], reading: Reading = AS_IT_IS) -> Volume | F
     given in the order of their slices; of a series of several volumes the one that `reading` names
     or numbers. An image without a place in the patient, such as a radiograph, is [C, H, W].
     ImageError with the reason if it cannot be used."""
-    headers = [parse(content) for content in contents]
+    headers = [with_groups(parse(content)) for content in contents]
     if reading.frames and len(headers) == 1 and is_pictures(headers[0]):
         return _pictures(contents[0], headers[0])
     found: list[Frame] = []

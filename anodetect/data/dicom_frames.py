@@ -11,12 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 from pydicom.uid import UID, SegmentationStorage
 
 from anodetect.data.volumes import MAX_VOXELS
 from anodetect.errors import ImageError
 
 TOMOGRAPHIC = ("CT", "MR", "PT")  # modalities whose images have a place in the patient
+TOMOGRAMS = ("RECON TOMO", "RECON GATED TOMO")  # of nuclear medicine
 PLACE_TAGS = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 # Functional groups (PS3.3, C.7.6.16.2 and C.8.13.5) and the attributes that are read from each.
 MACROS = {
@@ -102,6 +104,74 @@ def is_pictures(header: Dataset) -> bool:
     of a volume, such as ultrasound, angiography or OCT."""
     several = int(header.get("NumberOfFrames") or 1) > 1
     return several and header.get("Modality") not in TOMOGRAPHIC
+
+
+def with_groups(header: Dataset) -> Dataset:
+    """Return the header of a reconstructed tomogram of nuclear medicine with a functional group for
+    each frame, which says where it lies; any other header, also of one that does not say where its
+    frames lie, as it is.
+
+    There one detector has the place of the first slice, and the sign of SpacingBetweenSlices says
+    on which side of it the others follow (PS3.3, C.8.4.15).
+    """
+    kinds = image_type(header)[2:3]
+    slices = _whole_numbers(header.get("SliceVector"))
+    detectors = header.get("DetectorInformationSequence") or ()
+    is_tomogram = header.get("Modality") == "NM" and kinds and kinds[0] in TOMOGRAMS
+    if not is_tomogram or not slices or not detectors or "SpacingBetweenSlices" not in header:
+        return header
+    first = Dataset()
+    for tag in PLACE_TAGS:
+        source = header if tag == "PixelSpacing" else detectors[0]
+        if tag not in source:
+            return header
+        first.add(source[tag])
+    start = frame_of(first, 0, 0, header)
+    assert start is not None
+
+    step = np.cross(start.directions[:3], start.directions[3:])
+    step = step * float(numbers_of(header, "SpacingBetweenSlices"))
+    times = _whole_numbers(header.get("TimeSlotVector"))
+    placed = Dataset()
+    placed.update(header)
+    if hasattr(header, "file_meta"):
+        placed.file_meta = header.file_meta
+    placed.SharedFunctionalGroupsSequence = [_shared_group(header, detectors[0])]
+    groups = []
+    for number, place in enumerate(slices):
+        time = times[number] if len(times) == len(slices) else None
+        groups.append(_group_at(start.position + (place - 1) * step, time))
+    placed.PerFrameFunctionalGroupsSequence = groups
+    return placed
+
+
+def _shared_group(header: Dataset, detector: Dataset) -> Dataset:
+    """Return what all slices of a tomogram have in common as a functional group."""
+    shared, orientation, measures = Dataset(), Dataset(), Dataset()
+    orientation.ImageOrientationPatient = detector.ImageOrientationPatient
+    measures.PixelSpacing = header.PixelSpacing
+    measures.SpacingBetweenSlices = abs(float(numbers_of(header, "SpacingBetweenSlices")))
+    measures.SliceThickness = header.get("SliceThickness") or measures.SpacingBetweenSlices
+    shared.PlaneOrientationSequence = [orientation]
+    shared.PixelMeasuresSequence = [measures]
+    return shared
+
+
+def _group_at(position: NDArray[np.float64], time: int | None) -> Dataset:
+    """Return the functional group of a slice at a place, and of a time if it has one."""
+    group, place, content = Dataset(), Dataset(), Dataset()
+    place.ImagePositionPatient = [f"{value:.8g}" for value in position]
+    group.PlanePositionSequence = [place]
+    if time is not None:
+        content.TemporalPositionIndex = time
+    group.FrameContentSequence = [content]
+    return group
+
+
+def _whole_numbers(value: object) -> list[int]:
+    """Return the whole numbers of an attribute that has one for each frame; [] if it has none."""
+    parts = value if isinstance(value, list | MultiValue) else [value]
+    return [part for part in parts if isinstance(part, int)]
 
 
 def frame_count(header: Dataset) -> int:

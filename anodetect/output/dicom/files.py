@@ -4,10 +4,10 @@ Of a volume: a Parametric Map of floats, a Segmentation of what exceeds the thre
 Structured Report (TID 1500). They lie in the source's frame of reference, have its planes,
 reference its instances, and name the algorithm and the model. Of an image, such as a radiograph: a
 Secondary Capture with the heatmap over it, and a Structured Report with outlines; of a file whose
-frames are images those of its most anomalous frame.
+frames are images a capture of the frames with findings, and one report.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -16,23 +16,28 @@ from pydicom.dataset import Dataset
 
 from anodetect.data.dicom import Series
 from anodetect.errors import RunError
+from anodetect.output.about import About
 from anodetect.output.dicom.findings import FINDINGS, find_findings
 from anodetect.output.dicom.parametric_map import parametric_map
 from anodetect.output.dicom.secondary_capture import secondary_capture
 from anodetect.output.dicom.segmentation import segmentation
 from anodetect.output.dicom.source import (
-    Reference,
     SourceHeaders,
     image_header,
     refer_to_frames,
     source_headers,
 )
-from anodetect.output.dicom.structured_report import report_of_image, report_of_volume
+from anodetect.output.dicom.structured_report import (
+    Outline,
+    report_of_image,
+    report_of_volume,
+)
 from anodetect.output.formats import Kind, OutputFiles
 from anodetect.output.images import ImageMap
-from anodetect.output.pictures import overlay
+from anodetect.output.pictures import Picture, overlay
 from anodetect.output.regions import find_regions
 from anodetect.output.volumes import VolumeMap
+from anodetect.record.rows import Region
 
 
 def write_volume(shown: VolumeMap, files: OutputFiles) -> None:
@@ -43,7 +48,7 @@ def write_volume(shown: VolumeMap, files: OutputFiles) -> None:
     if not isinstance(volume.source.origin, Series):
         return
     if volume.is_pictures:
-        _write_frame(shown, volume.source.origin, files)
+        _save(_files_of_frames(shown, volume.source.origin), files)
         return
 
     with _checked_headers():
@@ -69,43 +74,50 @@ def write_image(shown: ImageMap, files: OutputFiles) -> None:
     """Write the image with its heatmap as a Secondary Capture, and the decision with the outlines
     of findings as a Structured Report; nothing of an image whose file is not DICOM. RunError if its
     header lacks what they need."""
-    if shown.header is not None:
-        _save(_image_files(shown, image_header(shown.header, shown.about.pseudonym)), files)
-
-
-def _write_frame(shown: VolumeMap, series: Series, files: OutputFiles) -> None:
-    """Write of the most anomalous of frames that are images what is written of an image. Both files
-    refer to that frame."""
-    number = int(np.argmax([np.nanmax(each) for each in shown.heatmap]))
-    header, about = series.headers[number], shown.about
-    frame = ImageMap(
-        shown.heatmap[number],
-        shown.volume.slices[:, number],
-        shown.scale,
-        shown.rule,
-        shown.window,
-        header,
-        about,
-    )
-    source = image_header(header, about.pseudonym)
-    instance = str(header.SOPInstanceUID)
-    reference = Reference(str(header.SOPClassUID), instance, series.numbers[number] + 1)
-
-    datasets = _image_files(frame, source)
-    for dataset in datasets.values():
-        refer_to_frames(dataset, {instance: reference})
-    _save(datasets, files)
-
-
-def _image_files(shown: ImageMap, source: SourceHeaders) -> dict[Kind, Dataset]:
-    """Return the Secondary Capture and the Structured Report of an image."""
-    about, regions = shown.about, []
+    if shown.header is None:
+        return
+    about, regions = shown.about, list[Region]()
     if about.decision is not None and about.decision.flagged:
         regions = find_regions(shown.heatmap, shown.rule)[:FINDINGS]
     picture = overlay(shown.image, shown.heatmap, shown.scale, shown.window)
+    source = image_header(shown.header, about.pseudonym)
+    _save(_image_files([picture], [Outline(region) for region in regions], source, about), files)
+
+
+def _files_of_frames(shown: VolumeMap, series: Series) -> dict[Kind, Dataset]:
+    """Return the capture and the report of frames that are images: of a flagged file those with the
+    FINDINGS strongest regions, else the most anomalous one. Both refer to these frames."""
+    about, outlines = shown.about, list[Outline]()
+    if about.decision is not None and about.decision.flagged:
+        for heatmap, number in zip(shown.heatmap, series.numbers, strict=True):
+            regions = find_regions(heatmap, shown.rule)
+            outlines += [Outline(region, number + 1) for region in regions]
+    outlines = sorted(outlines, key=lambda outline: -outline.region.score)[:FINDINGS]
+
+    highest = int(np.argmax([np.nanmax(heatmap) for heatmap in shown.heatmap]))
+    places = {number + 1: place for place, number in enumerate(series.numbers)}
+    frames = sorted({outline.frame for outline in outlines if outline.frame is not None})
+    frames = frames or [series.numbers[highest] + 1]
+    pictures = []
+    for frame in frames:
+        image, heatmap = shown.volume.slices[:, places[frame]], shown.heatmap[places[frame]]
+        pictures.append(overlay(image, heatmap, shown.scale, shown.window))
+    source = image_header(series.headers[highest], about.pseudonym)
+    return _image_files(pictures, outlines, source, about, frames)
+
+
+def _image_files(
+    pictures: Sequence[Picture],
+    outlines: Sequence[Outline],
+    source: SourceHeaders,
+    about: About,
+    frames: Sequence[int] = (),
+) -> dict[Kind, Dataset]:
+    """Return the Secondary Capture of an image, or of some of its frames, and the Structured
+    Report."""
     with _checked_headers():
-        capture = secondary_capture(picture, source, about.model)
-        report = report_of_image(regions, capture, source, about)
+        capture = secondary_capture(pictures, source, about.model, frames)
+        report = report_of_image(outlines, capture, source, about)
     return {"picture": capture, "report": report}
 
 

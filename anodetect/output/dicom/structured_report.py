@@ -6,6 +6,7 @@ nothing was decided.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -22,6 +23,14 @@ from anodetect.record.rows import Region
 from anodetect.stats.decision import Decision
 
 
+@dataclass(frozen=True)
+class Outline:
+    """A region of an image, or of the frame with this number from 1 of a file of several."""
+
+    region: Region
+    frame: int | None = None
+
+
 def report_of_volume(
     found: Sequence[Finding],
     segmentation: Dataset,
@@ -36,11 +45,11 @@ def report_of_volume(
 
 
 def report_of_image(
-    regions: Sequence[Region], capture: Dataset, source: SourceHeaders, about: About
+    outlines: Sequence[Outline], capture: Dataset, source: SourceHeaders, about: About
 ) -> Dataset:
     """Return the report of an image, whose findings are outlines in the image. It refers to the
     capture that shows them."""
-    groups = _image_groups(regions, source.headers[0], about.model)
+    groups = _image_groups(outlines, source.headers[0], about.model)
     evidence = [source.headers[0], capture]  # the patient is taken from the first
     return _report(groups, evidence, source, about, illustration=capture)
 
@@ -163,9 +172,9 @@ def _volume_groups(
     return groups
 
 
-def _image_groups(regions: Sequence[Region], header: Dataset, model: str) -> list[Any]:
-    """Return a group of measurements for each region of an image: its outline, its peak and its
-    area, in square millimetres where pixels have a size in the patient."""
+def _image_groups(outlines: Sequence[Outline], header: Dataset, model: str) -> list[Any]:
+    """Return a group of measurements for each region of an image or frame: its outline, its peak
+    and its area, in square millimetres where pixels have a size in the patient."""
     import highdicom as hd
 
     area, unit = 1.0, codes.PIXELS
@@ -174,15 +183,17 @@ def _image_groups(regions: Sequence[Region], header: Dataset, model: str) -> lis
     instance_of = (header.SOPClassUID, header.SOPInstanceUID)
 
     groups = []
-    for number, region in enumerate(regions, start=1):
-        outline = hd.sr.ImageRegion(
+    for number, outline in enumerate(outlines, start=1):
+        region = outline.region
+        frames = None if outline.frame is None else [outline.frame]
+        drawn = hd.sr.ImageRegion(
             graphic_type=hd.sr.GraphicTypeValues.POLYLINE,
             graphic_data=np.reshape(region.segmentation[0], (-1, 2)),
-            source_image=hd.sr.SourceImageForRegion(*instance_of),
+            source_image=hd.sr.SourceImageForRegion(*instance_of, frames),
         )
         group = hd.sr.PlanarROIMeasurementsAndQualitativeEvaluations(
             tracking_identifier=_identifier(number, generate_uid()),
-            referenced_region=outline,
+            referenced_region=drawn,
             finding_category=hd.sr.CodedConcept(*codes.ABNORMAL_STRUCTURE),
             finding_type=hd.sr.CodedConcept(*codes.ABNORMALITY),
             algorithm_id=algorithm(model),
