@@ -32,7 +32,8 @@ def names_beside(path: Path) -> tuple[str, ...]:
         return ()
 
     plain = [f"b {round(value, 3):g}" for value in values]
-    count, seen, names = Counter(plain), Counter[str](), []
+    count, seen = Counter(plain), Counter[str]()
+    names: list[str] = []
     for name in plain:
         seen[name] += 1
         names.append(name if count[name] == 1 else f"{name} {seen[name]}")

@@ -146,14 +146,13 @@ def _csa_numbers(content: bytes) -> Values:
         return {}
 
     found: dict[str, list[float]] = {}
-    added: int | None = None
     place += START.size
+    _, _, _, added = TAG.unpack_from(content, place)
     for _ in range(count):
         name, _, _, items = TAG.unpack_from(content, place)
         place += TAG.size
         if not 0 <= items <= MOST:
             return {}
-        added = items if added is None else added
         numbers = found.setdefault(name.partition(b"\0")[0].decode("ascii", "replace"), [])
         for _ in range(items):
             longer, length = ITEM.unpack_from(content, place)
