@@ -136,6 +136,7 @@ def with_groups(header: Dataset) -> Dataset:
     placed.update(header)
     if hasattr(header, "file_meta"):
         placed.file_meta = header.file_meta
+    del placed.SpacingBetweenSlices  # which both would share; its sign has been read
     placed.SharedFunctionalGroupsSequence = [_shared_group(header, detectors[0])]
     groups = []
     for number, place in enumerate(slices):
