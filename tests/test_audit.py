@@ -281,40 +281,47 @@ def test_rescoring_gives_what_is_recorded(pca_run, synthetic_folder, scored, tmp
     assert "not the one that was scored" in rescore(scored, 1, root=copied)[0]
 
 
-@pytest.mark.parametrize(("same_host", "factor", "found"), [
-    (True, 1.00001, True), (False, 1.00001, False), (False, 1.01, True),
-])  # fmt: skip
-def test_a_record_of_other_maps_does_not_survive_rescoring(
-    copy, monkeypatch, same_host, factor, found
-):
-    """A heatmap that was changed, also where scores are those of the record."""
-    row = directories.read(copy).rows[0]
-    values = tifffile.imread(copy / row.heatmap)
-    tifffile.imwrite(copy / row.heatmap, values * np.float32(factor), metadata=None)
-    if not same_host:
-        monkeypatch.setattr(rescoring.environment, "host", lambda device: "another")
-    problems = rescore(copy, 40)
-    assert len(problems) == found
-    if found:
-        assert problems[0].startswith(f"{row.path}: its heatmap {row.heatmap} differs by up to ")
-
-    values[:3] = np.nan
-    tifffile.imwrite(copy / row.heatmap, values, metadata=None)
-    assert "was scored in other places" in rescore(copy, 40)[0]
-    (copy / row.heatmap).write_bytes(b"else")
-    assert "cannot be compared: " in rescore(copy, 40)[0]
+@pytest.fixture
+def two_scored(pca_run, synthetic_folder, tmp_path):
+    """A score directory of two images with maps and masks, and its first row."""
+    files = [str(synthetic_folder / f"test/{kind}/0000.png") for kind in ("defect", "good")]
+    anodetect.score(pca_run, files, tmp_path / "two", far=FAR, heatmaps=("tiff", "mask"))
+    return tmp_path / "two", directories.read(tmp_path / "two").rows[0]
 
 
-def test_a_record_of_other_masks_does_not_survive_rescoring(copy):
-    row = directories.read(copy).rows[0]
+def test_a_record_of_other_maps_does_not_survive_rescoring(two_scored, monkeypatch):
+    """A heatmap that was changed, though the score is that of the record."""
+    out, row = two_scored
+    assert rescore(out, 2) == []
+    recorded = tifffile.imread(out / row.heatmap)
+
+    def problems(factor, host=None):
+        tifffile.imwrite(out / row.heatmap, recorded * np.float32(factor), metadata=None)
+        with monkeypatch.context() as patch:
+            if host:
+                patch.setattr(rescoring.environment, "host", lambda device: host)
+            return rescore(out, 2)
+
+    said = f"{row.path}: its heatmap {row.heatmap} differs by up to "
+    assert [text.startswith(said) for text in problems(1.00001)] == [True]
+    assert problems(1.00001, "another") == []
+    assert [text.startswith(said) for text in problems(1.01, "another")] == [True]
+    recorded[:3] = np.nan
+    assert "was scored in other places" in problems(1)[0]
+    (out / row.heatmap).write_bytes(b"else")
+    assert "cannot be compared: " in rescore(out, 2)[0]
+
+
+def test_a_record_of_other_masks_does_not_survive_rescoring(two_scored):
+    out, row = two_scored
     name = row.heatmap.replace("_heatmap.tiff", "_mask.png")
-    mask = np.asarray(Image.open(copy / name)).copy()
+    mask = np.asarray(Image.open(out / name)).copy()
     mask[5, 7] ^= True
-    Image.fromarray(mask).save(copy / name)
-    (problem,) = rescore(copy, 40)
+    Image.fromarray(mask).save(out / name)
+    (problem,) = rescore(out, 2)
     assert problem.startswith(f"{row.path}: its mask {name} differs in 1 of ")
-    Image.fromarray(mask[1:]).save(copy / name)
-    assert rescore(copy, 40) == [f"{row.path}: its mask {name} has another size"]
+    Image.fromarray(mask[1:]).save(out / name)
+    assert rescore(out, 2) == [f"{row.path}: its mask {name} has another size"]
 
 
 def test_a_record_of_other_scores_does_not_survive_rescoring(copy):
