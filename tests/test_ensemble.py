@@ -15,7 +15,7 @@ from anodetect.commands.rescore import rescore
 from anodetect.commands.train import outcome_lines
 from anodetect.data import synthetic
 from anodetect.detectors.dae import DAE
-from anodetect.detectors.ensemble import Ensemble, EnsembleConfig, proportional_weights
+from anodetect.detectors.ensemble import PART, Ensemble, EnsembleConfig, proportional_weights
 from anodetect.detectors.pca import PCA
 from anodetect.errors import BudgetTooShort, ConfigError, Interrupted, RunError
 from anodetect.imaging.pixels import Pixels, PixelsConfig
@@ -87,6 +87,24 @@ def test_scores_are_the_product_of_what_members_say_in_deviations_of_normal_imag
     places = np.log(loudness(tune))
     z = (np.log(loudness(new)) - places.mean()) / places.std()
     assert np.allclose(scored.heatmap, np.exp(z), rtol=1e-3)
+
+
+def test_a_slow_member_is_compared_on_fewer_images(tmp_path):
+    seen = []
+
+    class Slow(Power):
+        def score(self, images, *, seeds):
+            seen.append(len(images))
+            time.sleep(0.3)
+            return super().score(images, seeds=seeds)
+
+    detector, tune = powers(1.0, 3.0), batch(40, seed=1)
+    detector.experts[0] = Expert(Pixels(PixelsConfig(size=SIZE)), Slow(1.0))
+    copies = PlantedCopies((tune,) * 5, np.arange(40))
+    own = context(tmp_path, budget=2.0, planted=lambda: copies)
+    detector.fit(batch(20), tune, context=own)
+    assert seen == [PART] * 7  # of tune, and of tune and the five copies, in place of 10 + 60
+    assert sum(detector.weights) == pytest.approx(1)
 
 
 def test_members_get_planted_copies_as_they_see_images(tmp_path):

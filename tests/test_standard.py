@@ -7,7 +7,12 @@ from sklearn.metrics import roc_auc_score
 from anodetect.config import Pooling, build
 from anodetect.imaging.choices import Choice, first_of_the_best, planted_auroc, shares_below
 from anodetect.imaging.quiet import levels
-from anodetect.imaging.standardise import MICRO_BATCH, MapStandardizer, StandardizerConfig
+from anodetect.imaging.standardise import (
+    FEWEST_TUNE,
+    MICRO_BATCH,
+    MapStandardizer,
+    StandardizerConfig,
+)
 from anodetect.types import Batch, PlantedCopies, TrainContext
 
 SIMPLE = Choice("all", "off", "off", "off", "off")
@@ -150,7 +155,7 @@ def test_only_what_the_budget_affords_is_looked_at():
     )  # a fifth of 40 s, a surveying and the last look for each 16
     assert seconds < 0.3 * 40
     part, _, _ = standard.affordable(batch(100), replace(context, budget=10.0), 5.0)
-    assert len(part) == MICRO_BATCH  # in any case
+    assert len(part) == FEWEST_TUNE  # in any case
     assert len(standard.affordable(batch(100), CONTEXT, 1.0)[0]) == 100
 
 

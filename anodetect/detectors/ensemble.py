@@ -25,9 +25,10 @@ Where the channels of images are several files, a member may see one of them, as
 It learns from the images that have it, and counts nothing where it is absent.
 """
 
+import math
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -56,6 +57,8 @@ HIGHEST = 80.0  # of z: the exponential of more does not fit a float32
 LEAST_WEIGHT = 1e-3  # of a member's foreground at a place, from which on its map counts there
 RESERVE = 0.03  # of a member's share of the budget, for what comes after its training
 EVIDENCE = 0.05  # of a member's share of the budget, at most, for scoring planted defects
+NORMAL = 0.05  # of a member's share of the budget, at most, for scoring tune images
+PART = 4  # images, which are scored between two looks at the clock
 HIGHEST_AUROC = 0.999  # a few hundred planted defects cannot tell more
 LEAST_SHARE = 0.5  # of an equal weight, from which on a member counts
 REASONS = ("divergence", "budget", "steps")  # why a training ended, the worst first
@@ -209,15 +212,15 @@ class Ensemble:
             seen_planted = cache(partial(encoded_copies, expert, context.planted, Path(scratch)))
             own = replace(context, budget=left, log=log, planted=seen_planted)
             expert.detector.fit(seen_fit, seen_tune, context=own)
-            self.normal[number] = normal_scores(expert, seen_tune)
+            budget = math.inf if context.budget is None else context.budget
+            self.normal[number] = normal_scores(expert, seen_tune, NORMAL * budget)
             evidence = np.zeros((1, 0), np.float32)
             if self.config.weights == "auto":
-                seconds = None if context.budget is None else EVIDENCE * context.budget
-                evidence = self._evidence(number, seen_tune, seen_planted(), seconds)
+                evidence = self._evidence(number, seen_tune, seen_planted(), EVIDENCE * budget)
         return MemberTraining(step, stopped_by, time.monotonic() - started), evidence
 
     def _evidence(
-        self, number: int, tune: Batch, planted: PlantedCopies | None, seconds: float | None
+        self, number: int, tune: Batch, planted: PlantedCopies | None, seconds: float
     ) -> Floats:
         """Return a member's z [1 + copies, N] of tune images and of their planted copies, of none
         without copies. After so many `seconds` the images that are left have z = NaN."""
@@ -225,11 +228,8 @@ class Ensemble:
             return np.zeros((1, 0), np.float32)
         batches = (tune[planted.of], *planted.copies)
         z = np.full((len(batches), len(planted)), np.nan, np.float32)
-        started = time.monotonic()
 
-        for rows, _ in batches[0].parts(MICRO_BATCH):
-            if seconds is not None and rows.start and time.monotonic() - started > seconds:
-                break
+        for rows in parts_in_time(len(planted), seconds):
             seeds = np.arange(rows.start, rows.stop, dtype=np.uint64)
             for copy, batch in enumerate(batches):
                 scored = self.experts[number].detector.score(batch[rows], seeds=seeds)
@@ -415,11 +415,23 @@ def encoded_in_memory(expert: Expert, batch: Batch) -> Batch:
     return Batch(np.stack(images), np.stack(foregrounds), absent=absent)
 
 
-def normal_scores(expert: Expert, tune: Batch) -> NormalScores:
-    """Return what the scores and maps of a trained member are on tune, as it sees it."""
+def parts_in_time(count: int, seconds: float) -> Iterator[slice]:
+    """Yield the rows of a few of `count` images at a time, in a mixed order that is always the
+    same, until so many `seconds` are over; the first of them in any case."""
+    starts = np.random.default_rng(0).permutation(np.arange(0, count, PART))
+    until = time.monotonic() + seconds
+    for number, start in enumerate(starts.tolist()):
+        if number and time.monotonic() > until:
+            return
+        yield slice(start, min(start + PART, count))
+
+
+def normal_scores(expert: Expert, tune: Batch, seconds: float = math.inf) -> NormalScores:
+    """Return what the scores and maps of a trained member are on tune, as it sees it, or on as
+    much of it as can be scored in so many seconds."""
     scores, places = [], []
-    for rows, part in tune.parts(MICRO_BATCH):
-        seeds = np.arange(rows.start, rows.stop, dtype=np.uint64)
+    for rows in parts_in_time(len(tune), seconds):
+        part, seeds = tune[rows], np.arange(rows.start, rows.stop, dtype=np.uint64)
         scored = expert.detector.score(part, seeds=seeds)
         scores.append(scored.image)
         places.append(scored.heatmap[part.foreground])

@@ -25,7 +25,6 @@ Fails where normal images vary in how much texture they have: what is quiet in o
 another. Cost: minutes to train, one pass a level to score, 18 for "latent".
 """
 
-import math
 import time
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
@@ -48,6 +47,7 @@ from anodetect.imaging.standardise import (
     MICRO_BATCH,
     MapStandardizer,
     StandardizerConfig,
+    most_affordable,
     survey,
 )
 from anodetect.nn.batching import in_micro_batches
@@ -158,7 +158,7 @@ class NCSN:
         known = self._reference(fit, context, seconds)
         # The standardizer looks at tune images, and then what an image's score is.
         tune, context, reserve = self.standardizer.affordable(tune, context, 2 * seconds)
-        reserve += 1.2 * seconds * math.ceil(len(known) / MICRO_BATCH)
+        reserve += 1.2 * seconds * len(known) / MICRO_BATCH
 
         trained = optimize(
             net.requires_grad_(True),
@@ -207,10 +207,9 @@ class NCSN:
 
     def _reference(self, fit: Batch, context: TrainContext, seconds: float) -> Batch:
         """Return fit images, evenly spread, of which a micro-batch takes so many seconds."""
-        affordable = MAX_TUNE / MICRO_BATCH
+        count = min(len(fit), MAX_TUNE)
         if context.budget is not None:
-            affordable = REFERENCE_SHARE * context.budget / seconds
-        count = min(len(fit), MAX_TUNE, MICRO_BATCH * max(1, int(affordable)))
+            count = min(count, most_affordable(REFERENCE_SHARE * context.budget, seconds))
         return fit[np.linspace(0, len(fit) - 1, count).astype(np.int64)]
 
     def _loss(self, net: Denoiser, batch: TrainingBatch) -> Losses:

@@ -19,7 +19,6 @@ and tune and then frozen.
 """
 
 import itertools
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import monotonic
@@ -45,6 +44,7 @@ from anodetect.types import Batch, Bools, Floats, Seeds, State, TrainContext
 
 MICRO_BATCH = 16
 MAX_TUNE = 128  # images
+FEWEST_TUNE = 8  # that are looked at however short the budget is
 FOLDS = 5
 RELATIVE = 0.5  # the exponent of the map's median, if the score is relative
 # The share of the mean error that is added to a pattern's or a place's own: nothing may be divided
@@ -199,7 +199,7 @@ class MapStandardizer:
         context with planted copies of these, and the seconds that the scoring takes.
 
         `seconds` is the time for MICRO_BATCH of them. Defects are planted now, if there are choices
-        to make. A micro-batch of images is looked at in any case.
+        to make. FEWEST_TUNE images are looked at in any case.
         """
         if self.patterns is not None:
             started = monotonic()
@@ -208,13 +208,14 @@ class MapStandardizer:
 
         planted = context.planted() if len(self._choices()) > 1 else None
         seconds *= 2 if planted is None else 2 + len(planted.copies)
-        limit = math.inf if context.budget is None else max(1.0, 0.2 * context.budget / seconds)
-        batches = int(min(math.ceil(MAX_TUNE / MICRO_BATCH), limit))
+        most = MAX_TUNE
+        if context.budget is not None:
+            most = min(most, most_affordable(0.2 * context.budget, seconds))
         possible = np.arange(len(tune)) if planted is None else planted.of
-        count = min(len(possible), MAX_TUNE, batches * MICRO_BATCH)
+        count = min(len(possible), most)
         rows = possible[np.linspace(0, len(possible) - 1, count).astype(np.int64)]
 
-        reserve = 2.0 + 1.2 * seconds * math.ceil(count / MICRO_BATCH)
+        reserve = 2.0 + 1.2 * seconds * count / MICRO_BATCH
         own = None if planted is None else planted.among(rows)
         return tune[rows], replace(context, planted=lambda: own), reserve
 
@@ -388,6 +389,15 @@ class MapStandardizer:
         self.quiet = QuietLimits(*state["quiet"])
         relative = float(state["relative"][0])
         self.pooling = self.config.pooling.model_copy(update={"relative": relative})
+
+
+def most_affordable(budget: float, seconds: float) -> int:
+    """Return how many images can be looked at in a budget, where MICRO_BATCH of them take so many
+    seconds: whole micro-batches, or at least FEWEST_TUNE images."""
+    batches = budget / seconds
+    if batches < 1:
+        return max(FEWEST_TUNE, int(batches * MICRO_BATCH))
+    return int(batches) * MICRO_BATCH
 
 
 # -- What maps are on normal images ----------------------------------------------------------------
