@@ -83,9 +83,16 @@ def test_an_image_is_not_explained_by_another_of_its_group():
 
 
 def test_residuals_are_those_of_a_library():
-    flat = made_places(50).reshape(50, -1)
+    places = made_places(50)
+    scaled = odd._Scaled(places, everywhere(places))
+    mean, deviation = places.mean((0, 2, 3)), places.std((0, 2, 3))
+    flat = ((places - mean[:, None, None]) / deviation[:, None, None]).reshape(50, -1)
     folds = np.arange(50) % 5
-    left = odd._residuals(flat, folds, np.ones(50, bool), seed=0)
+    components = odd._components_for(scaled, folds, np.ones(50, bool), seed=0)
+    left = np.full_like(flat, np.nan)
+    for rows, residuals in odd._residuals(scaled, folds, components):
+        left[rows] = residuals.reshape(len(rows), -1)
+
     for fold in range(5):
         own, others = flat[folds == fold], flat[folds != fold]
         model = PCA(len(others) // 4, svd_solver="full").fit(others)

@@ -10,6 +10,7 @@ twice, the second time without the oddest tenth of the first.
 """
 
 import math
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,8 +31,13 @@ PART = 32  # images at a time
 def places_of_features(batch: Batch) -> tuple[Floats, Floats]:
     """Return features [N, C, h, w] averaged on the grid of places, [N, C, GRID, GRID], and the
     share of foreground of each place [N, GRID, GRID]."""
-    parts = [means_on_grid(part.images) for _, part in batch.parts(PART)]
-    return np.concatenate(parts), means_on_grid(batch.foreground.astype(np.float32))
+    places = np.empty((0, 0, 0, 0), np.float32)
+    for rows, part in batch.parts(PART):
+        means = means_on_grid(part.images)
+        if not places.size:
+            places = np.empty((len(batch), *means.shape[1:]), np.float32)
+        places[rows] = means
+    return places, means_on_grid(batch.foreground.astype(np.float32))
 
 
 def places_of_pixels(batch: Batch) -> tuple[Floats, Floats]:
@@ -52,25 +58,49 @@ def odd_scores(places: Floats, share: Floats, groups: NDArray[np.str_], seed: in
 
     `places` are [N, C, h, w], with the `share` of foreground of each place [N, h, w]. `groups` [N]
     names each image's patient or lot, at least two of them: no image is explained by one of its own
-    group. Memory grows with `places`, time with N.
+    group. Beside `places` there is memory for LEARNED_FROM images; time grows with N.
     """
-    count, channels, *grid = places.shape
+    count = len(places)
     folds = fold_numbers(groups, seed)
-    mean, deviation = places.mean((0, 2, 3), keepdims=True), places.std((0, 2, 3), keepdims=True)
-    inside = places - mean
-    inside /= np.maximum(deviation, 1e-6)  # in place, as it may be large
-    inside *= share[:, None]
-    flat = inside.reshape(count, -1)
+    scaled = _Scaled(places, share)
 
     scores = np.ones(count, np.float32)
     usable = np.ones(count, bool)
     for _ in range(2):
-        residuals = _residuals(flat, folds, usable, seed).reshape(count, channels, *grid)
-        scores = _pooled(residuals, share)
+        components = _components_for(scaled, folds, usable, seed)
+        scores = _pooled(_maps(scaled, folds, components), share)
         suspect = np.argsort(-scores, kind="stable")[: int(SUSPECT * count)]
         usable[:] = True
         usable[suspect] = False
     return scores
+
+
+class _Scaled:
+    """Images in deviations of each channel, 0 outside their foregrounds, made when asked for."""
+
+    def __init__(self, places: Floats, share: Floats) -> None:
+        self.places, self.share = places, share
+        size = places.size / places.shape[1]
+        total, squares = 0.0, 0.0
+        for rows in _parts(np.arange(len(places))):
+            total = total + places[rows].sum((0, 2, 3), np.float64)
+        self.mean = (total / size).astype(np.float32)[:, None, None]
+        for rows in _parts(np.arange(len(places))):
+            squares = squares + np.square(places[rows] - self.mean).sum((0, 2, 3), np.float64)
+        deviation = np.sqrt(squares / size).astype(np.float32)[:, None, None]
+        self.deviation = np.maximum(deviation, 1e-6)
+
+    def flat(self, rows: NDArray[np.int64]) -> Floats:
+        """Return the images in these rows, [n, P]."""
+        inside: Floats = self.places[rows] - self.mean
+        inside /= self.deviation
+        inside *= self.share[rows][:, None]
+        return inside.reshape(len(rows), -1)
+
+
+def _parts(rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    for start in range(0, len(rows), PART):
+        yield rows[start : start + PART]
 
 
 def fold_numbers(groups: NDArray[np.str_], seed: int) -> NDArray[np.int64]:
@@ -81,21 +111,49 @@ def fold_numbers(groups: NDArray[np.str_], seed: int) -> NDArray[np.int64]:
     return numbers
 
 
-def _residuals(flat: Floats, folds: NDArray[np.int64], usable: Bools, seed: int) -> Floats:
-    """Return what the components of `usable` images of other folds leave of each image, [N, P]."""
+def _components_for(
+    scaled: _Scaled, folds: NDArray[np.int64], usable: Bools, seed: int
+) -> dict[int, tuple[Floats, Floats]]:
+    """Return for each fold the mean and components of `usable` images of other folds."""
     rng = np.random.default_rng(seed)
-    left: Floats = np.empty_like(flat)
-    for fold in np.unique(folds):
+    components = {}
+    for fold in np.unique(folds).tolist():
         others = np.flatnonzero((folds != fold) & usable)
         if not len(others):
             others = np.flatnonzero(folds != fold)
         chosen = np.sort(rng.permutation(others)[:LEARNED_FROM])
-        mean, basis = _components(flat[chosen])
+        components[fold] = _components(scaled.flat(chosen))
+    return components
 
-        (own,) = np.nonzero(folds == fold)
-        centred = flat[own] - mean
-        left[own] = centred - (centred @ basis) @ basis.T
-    return left
+
+def _residuals(
+    scaled: _Scaled, folds: NDArray[np.int64], components: Mapping[int, tuple[Floats, Floats]]
+) -> Iterator[tuple[NDArray[np.int64], Floats]]:
+    """Yield rows of a few images, and what the components of their fold leave of them,
+    [n, C, h, w]."""
+    for fold, (mean, basis) in components.items():
+        for rows in _parts(np.flatnonzero(folds == fold)):
+            centred = scaled.flat(rows) - mean
+            left = centred - (centred @ basis) @ basis.T
+            yield rows, left.reshape(len(rows), *scaled.places.shape[1:])
+
+
+def _maps(
+    scaled: _Scaled, folds: NDArray[np.int64], components: Mapping[int, tuple[Floats, Floats]]
+) -> Floats:
+    """Return the root mean square over channels of what is left of images [N, h, w], each channel
+    in units of what is left of it in all of them."""
+    count, channels, *grid = scaled.places.shape
+    squares = np.zeros(channels)
+    for _, left in _residuals(scaled, folds, components):
+        squares += np.einsum("nchw,nchw->c", left, left)
+
+    errors = np.maximum(squares / (count * math.prod(grid)), 1e-12)
+    weights = (1 / (errors * channels)).astype(np.float32)
+    maps = np.empty((count, *grid), np.float32)
+    for rows, left in _residuals(scaled, folds, components):
+        maps[rows] = np.sqrt(np.einsum("nchw,nchw,c->nhw", left, left, weights))
+    return maps
 
 
 def _components(images: Floats) -> tuple[Floats, Floats]:
@@ -111,12 +169,9 @@ def _components(images: Floats) -> tuple[Floats, Floats]:
     return mean, basis.astype(np.float32)
 
 
-def _pooled(residuals: Floats, share: Floats) -> Floats:
-    """Return image scores [N] of what is left of images [N, C, h, w]."""
-    count, channels, *grid = residuals.shape
-    squares = np.einsum("nchw,nchw->c", residuals, residuals) / (count * math.prod(grid))
-    weights = 1 / (np.maximum(squares, 1e-12) * channels)
-    maps = np.sqrt(np.einsum("nchw,nchw,c->nhw", residuals, residuals, weights)) * share
+def _pooled(maps: Floats, share: Floats) -> Floats:
+    """Return image scores [N] of maps of what is left of images, [N, h, w]."""
+    maps = maps * share
     usual = maps.mean(0) + FLOOR * maps.mean()
     ratios = (maps / np.maximum(usual, 1e-6)).reshape(len(maps), -1)
 
