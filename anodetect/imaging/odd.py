@@ -134,7 +134,7 @@ def _residuals(
     for fold, (mean, basis) in components.items():
         for rows in _parts(np.flatnonzero(folds == fold)):
             centred = scaled.flat(rows) - mean
-            left = centred - (centred @ basis) @ basis.T
+            left = (centred - (centred @ basis) @ basis.T).astype(np.float32)
             yield rows, left.reshape(len(rows), *scaled.places.shape[1:])
 
 
