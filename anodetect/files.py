@@ -94,6 +94,18 @@ def is_below(path: Path, folder: str | Path) -> bool:
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
+def refuse_strange(file: Path) -> None:
+    """Raise RunError for what is no file, such as a pipe that would be waited for, and for a link
+    that leads out of its folder."""
+    try:
+        if not file.is_file():
+            raise RunError(f"{file}: {'not a file' if file.exists() else 'no such file'}")
+        if not is_below(file, file.parent):
+            raise RunError(f"{file}: a link that leads out of its folder; it is not read")
+    except OSError as error:
+        raise RunError(f"{file}: cannot be read ({error.strerror})") from None
+
+
 def leads_out(name: str) -> bool:
     """Return whether a path is absolute or climbs with "..", on Windows also with a drive or with
     backslashes. Symbolic links are not followed."""

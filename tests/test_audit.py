@@ -833,12 +833,17 @@ def test_the_report_of_twenty_thousand_images_is_small(tmp_path, scored):
         for n, score in enumerate(rng.normal(size=20_000))
     ]
     paths = [row.path for row in sorted(rows, key=lambda row: -row.score)[:50]]
+    outputs = []
     for path in paths:
-        directories.picture_of(tmp_path / "s", path).parent.mkdir(parents=True, exist_ok=True)
+        file = directories.picture_of(tmp_path / "s", path)
+        file.parent.mkdir(parents=True, exist_ok=True)
         noise = rng.integers(0, 255, (200, 612, 3), dtype=np.uint8)
-        Image.fromarray(noise).save(directories.picture_of(tmp_path / "s", path), quality=80)
+        Image.fromarray(noise).save(file, quality=80)
+        name = f"cases/{file.name}"
+        outputs.append(OutputRow(name=name, path=path, kind="case", sha256=sha256_of(file)))
     audit = replace(audit, cases=ShownCases(highest=tuple(paths)))
-    directories.write(tmp_path / "s", audit, directories.Tables(to_table(rows, ScoreRow)))
+    tables = directories.Tables(to_table(rows, ScoreRow), outputs=to_table(outputs, OutputRow))
+    directories.write(tmp_path / "s", audit, tables)
     from anodetect.output import report
 
     assert report.write(tmp_path / "s").stat().st_size < 10e6

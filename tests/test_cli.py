@@ -167,6 +167,7 @@ def test_an_audit_from_the_command_line(anodetect, pca_run, synthetic_folder, tm
     code, out, _ = anodetect("verify", tmp_path / "all", "--head", head, "--rescore", "3", "--json")
     assert code == 0
     assert json.loads(out)["authenticated"]
+    assert "3 of 40 images were scored again, the others not read" in out
     (tmp_path / "all/groups.csv").write_text("group\n")
     code, out, _ = anodetect("verify", tmp_path / "all", "--head", head)
     assert code == 1

@@ -1,9 +1,12 @@
 """What verify covers: record, verdicts and report, each by itself. Whoever attacks here can write
 the directory, and makes every hash fit."""
 
+import base64
 import html
 import json
+import os
 import shutil
+import signal
 import sqlite3
 from contextlib import closing
 from dataclasses import asdict, fields, replace
@@ -25,12 +28,20 @@ from anodetect.commands.labelled import measure_of
 from anodetect.commands.recompute import recompute
 from anodetect.commands.verify import verify
 from anodetect.data.records import Record
-from anodetect.errors import ConfigError, RunError
+from anodetect.errors import ConfigError, ImageError, RunError
 from anodetect.files import sha256_of
 from anodetect.output import report
 from anodetect.output.images import read_map
 from anodetect.output.regions import find_regions, write_regions
-from anodetect.record import directories, environment, reviews, signatures, signing, verification
+from anodetect.record import (
+    directories,
+    environment,
+    reports,
+    reviews,
+    signatures,
+    signing,
+    verification,
+)
 from anodetect.record.audit import DriftChecks
 from anodetect.record.chain import head_of
 from anodetect.record.directories import picture_of
@@ -691,3 +702,67 @@ def test_a_directory_from_elsewhere_gives_an_answer_or_one_line(complete, tmp_pa
     (tmp_path / "work").mkdir()
     found = fuzz.fuzz(folder, tmp_path / "work", 50, seed=1, readers=("verify", "review"))
     assert [f"{each.mutation}: {each.reader}: {each.trace}" for each in found] == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "audit.json",
+        "signature.json",
+        "report.json",
+        "regions.json",
+        "scores.parquet",
+        "scores.csv",
+        "outputs.parquet",
+        "slices.parquet",
+        "chain.parquet",
+        "reviews.sqlite",
+    ],
+)
+@pytest.mark.parametrize("what", ["pipe", "link"])
+def test_pipes_are_not_waited_for_and_links_out_of_the_directory_not_followed(
+    complete, tmp_path, name, what
+):
+    copy = shutil.copytree(complete, tmp_path / "copy")
+    judge(copy, "normal")
+    key, _ = key_pair(tmp_path, "ours")
+    signatures.sign(copy, directories.read(copy).audit.head, key)
+    reports.write(copy, "a page", head=directories.read(copy).audit.head, verdicts="")
+    assert verify(copy).intact
+    (copy / name).rename(tmp_path / "outside")
+    if what == "pipe":
+        os.mkfifo(copy / name)
+    else:
+        (copy / name).symlink_to(tmp_path / "outside")
+    signal.alarm(60)  # a pipe that is opened is waited for
+    try:
+        assert not verify(copy).intact
+    except RunError:
+        assert name == "audit.json"
+    finally:
+        signal.alarm(0)
+
+
+def test_a_picture_that_is_a_link_is_not_put_into_the_report(complete, tmp_path):
+    copy = shutil.copytree(complete, tmp_path / "copy")
+    (tmp_path / "secret").write_bytes(b"what only the user may read")
+    secret = base64.b64encode(b"what only the user may read").decode()
+    for picture in (copy / "cases").iterdir():
+        assert base64.b64encode(picture.read_bytes()).decode() in report.html(copy, [])
+        picture.unlink()
+        picture.symlink_to(tmp_path / "secret")
+    with_hashes(copy)
+    assert secret not in report.html(copy, [])
+
+
+@pytest.mark.parametrize("changes", [{"sha256": None}, {"sha256": ""}])
+def test_no_image_without_a_recorded_hash_is_shown(complete, tmp_path, changes):
+    loading = pytest.importorskip("apps.review.loading")
+    Image.new("L", (4, 4)).save(tmp_path / "1.png")
+    scored = directories.read(complete)
+    scored = replace(scored, audit=replace(scored.audit, root=str(tmp_path)))
+    with pytest.raises(ImageError, match="was changed"):
+        loading.read_image(scored, replace(scored.rows[0], **changes))
+    everywhere = replace(scored, audit=replace(scored.audit, root="/"))
+    with pytest.raises(RunError, match="anywhere on this disk"):
+        loading.original(everywhere, scored.rows[0])

@@ -44,9 +44,13 @@ def verify(
         found = score_again(path, rescore, run_path=run, root=data, device=device)
     except AnodetectError as error:
         found = [f"nothing was scored again: {error}"]
-    if not found:
-        return verdict
-    return _broken(verdict, found)
+    if found:
+        return _broken(verdict, found)
+    unread = verification.images_not_read(verdict.root)
+    rest = [text for text in verdict.not_looked_at if text != unread]
+    if rescore < verdict.rows:
+        rest.insert(0, f"{rescore} of {verdict.rows} images were scored again, the others not read")
+    return replace(verdict, not_looked_at=tuple(rest))
 
 
 def _with_all_recomputed(verdict: Verdict, path: Path, run: Path | None) -> Verdict:

@@ -19,7 +19,7 @@ from pyarrow import compute as pc
 
 from anodetect.data.scan import counted
 from anodetect.errors import RunError
-from anodetect.files import write_atomic
+from anodetect.files import is_below, sha256_of, write_atomic
 from anodetect.output import figures
 from anodetect.record import channel_files, directories, reports, reviews
 from anodetect.record.directories import ScoreDirectory, picture_of
@@ -222,8 +222,13 @@ def _results(path: Path) -> dict[str, Any]:
 
 
 def _picture(main: ScoreDirectory, path: str) -> str:
+    """Return the picture of an image in base64, "" if there is none, or another one than was
+    written."""
     file = picture_of(main.path, path)
-    return base64.b64encode(file.read_bytes()).decode() if file.is_file() else ""
+    recorded = main.output_hash(file.relative_to(main.path).as_posix())
+    if not file.is_file() or not is_below(file, main.path) or sha256_of(file) != recorded:
+        return ""
+    return base64.b64encode(file.read_bytes()).decode()
 
 
 # -- Images ----------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import pyarrow as pa
 from pyarrow import csv as pa_csv
 
 from anodetect.errors import RunError
+from anodetect.files import refuse_strange
 from anodetect.record.rows import GroupRow, OutputRow, rows_of, schema_of, to_table
 from anodetect.record.tables import FORMULA_STARTS
 
@@ -56,6 +57,7 @@ def _outputs(content: Mapping[str, Any]) -> Mapping[str, str]:
 
 def read_groups(path: Path) -> pa.Table:
     """Return groups.csv as a table of GroupRow, with names as they are in scores.parquet."""
+    refuse_strange(path / GROUPS)
     try:
         types = pa_csv.ConvertOptions(column_types=schema_of(GroupRow), strings_can_be_null=False)
         groups = pa_csv.read_csv(path / GROUPS, convert_options=types)

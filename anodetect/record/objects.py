@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from anodetect.errors import RunError
+from anodetect.files import refuse_strange
 from anodetect.record.rows import first_problem
 
 T = TypeVar("T")
@@ -27,10 +28,9 @@ def parsed(text: str | bytes) -> Any:
 
 
 def content_of(file: Path, largest: int = LARGEST) -> bytes:
-    """Return what a regular file holds; RunError if it is none, cannot be read or is too large."""
+    """Return what a file holds; RunError if it is strange, cannot be read or is too large."""
+    refuse_strange(file)
     try:
-        if not file.is_file():
-            raise RunError(f"{file}: not a file" if file.exists() else f"{file}: no such file")
         if file.stat().st_size > largest:
             raise RunError(f"{file}: larger than {largest} bytes")
         return file.read_bytes()

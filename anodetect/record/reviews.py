@@ -29,7 +29,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from anodetect.config import canonical
 from anodetect.errors import RunError
-from anodetect.files import write_atomic
+from anodetect.files import refuse_strange, write_atomic
 from anodetect.record.audit import Audit
 from anodetect.record.objects import object_of
 from anodetect.record.parts import Part, State, part_of
@@ -350,6 +350,7 @@ def _erase(connection: sqlite3.Connection, paths: Collection[str]) -> int:
 def read(file: Path) -> list[Review]:
     """Return all reviews in an SQLite file, in the order of their numbers; RunError if it cannot be
     read."""
+    refuse_strange(file)
     # In a folder without write access SQLite reads only a file that it may assume not to change.
     writable = os.access(file.parent, os.W_OK) or Path(f"{file}-wal").exists()
     address = f"{file.absolute().as_uri()}?mode=ro{'' if writable else '&immutable=1'}"

@@ -13,7 +13,7 @@ from pyarrow import csv as pa_csv
 from pyarrow import parquet
 
 from anodetect.errors import RunError
-from anodetect.files import atomic
+from anodetect.files import atomic, refuse_strange
 from anodetect.record.rows import Row, check_columns
 
 PART = 4096  # rows that are written at a time
@@ -45,6 +45,7 @@ def read_table(file: Path, row_type: type[Row], added: Mapping[str, str] = NOTHI
 
     `added` are texts for columns at the end that a table of an older release may not have.
     """
+    refuse_strange(file)
     try:
         with file.open("rb") as stream:  # pyarrow opens no path with bytes that are not UTF-8
             table = parquet.read_table(stream)
@@ -66,6 +67,7 @@ def csv_difference(file: Path, table: pa.Table) -> int | None:
 
     Columns at the end that the file lacks are those of later releases.
     """
+    refuse_strange(file)
     try:
         with file.open(encoding="utf-8", newline="") as stream:
             lines = list(csv.reader(stream, strict=True))

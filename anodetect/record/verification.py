@@ -119,8 +119,7 @@ def verify(
     if not audit.calibration.groups:
         notes.append(audit.calibration.statement(audit.rule.rate))
     not_looked_at = [
-        f"the images below {audit.root or 'an unknown folder'} were not read: --rescore K scores "
-        "some of them again",
+        images_not_read(audit.root),
         *_unlisted_files(scored),
     ]
     problems = [*record_problems(scored), *_model(audit, run, not_looked_at)]
@@ -158,6 +157,14 @@ def verify(
         signer=signed.public_key if signed else "",
         verdict_count=reviewed.count,
         verdict_end=reviewed.end,
+    )
+
+
+def images_not_read(root: str) -> str:
+    """Return the sentence that no image in the folder that was scored was looked at."""
+    return (
+        f"the images below {root or 'an unknown folder'} were not read: --rescore K scores some of "
+        "them again"
     )
 
 

@@ -116,6 +116,8 @@ def original(directory: ScoreDirectory, row: ScoreRow) -> Path:
     root = directory.audit.root
     if not root:
         raise RunError("the record does not say where the images were")
+    if Path(root).resolve() == Path(Path(root).resolve().anchor):
+        raise RunError(f"the record says that the images were anywhere on this disk ({root})")
     return inside(Path(root), path_of(row.path))
 
 
@@ -184,7 +186,7 @@ def _source(directory: ScoreDirectory, row: ScoreRow) -> readers.Source | reader
         )
 
     source = readers.read_source(record)
-    if row.sha256 and source.sha256 != row.sha256:
+    if source.sha256 != row.sha256:
         raise ImageError(f"{path} was changed since it was scored; it is not shown")
     return source
 
