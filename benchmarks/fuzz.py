@@ -1,11 +1,12 @@
-"""Score directories from elsewhere: each is mutated in many ways, its hashes are made to fit, and
-what reads it must end with an answer or with one line.
+"""Score directories and runs from elsewhere: each is mutated in many ways, its hashes are made to
+fit, and what reads it must end with an answer or with one line.
 
-    python -m benchmarks.fuzz DIR [--count 1000] [--seed 0]
+    python -m benchmarks.fuzz DIR|RUN [--count 1000] [--seed 0]
 
 A mutation changes one value, key, column or file: JSON values become others of all types, columns
 of tables are dropped, renamed, emptied or of another type, files are cut, emptied, linked or piped.
-`verify`, the report and what the review app opens are then called; only AnodetectError may come.
+`verify`, the report and what the review app opens are then called, of a run what `info`, `score`
+and the report read before a model is made; only AnodetectError may come.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,9 @@ from anodetect.errors import AnodetectError
 from anodetect.files import sha256_of
 from anodetect.output import report
 from anodetect.output.regions import read_regions
-from anodetect.record import directories
+from anodetect.record import checkpoint, directories, runs
 from anodetect.record.chain import head_of
+from anodetect.record.checkpoint import MODEL_FILE
 
 TABLES = ("scores", "groups", "slices", "chain", "outputs", "timings")
 JSONS = ("audit.json", "regions.json", "signature.json", "report.json", "reviews.signed.0a.json")
@@ -58,12 +60,14 @@ def fuzz(
     """Yield what goes wrong with `count` mutations of a score directory, made in `work`, with these
     readers, by default all."""
     rng = np.random.default_rng(seed)
+    is_run = (folder / MODEL_FILE).is_file()
+    known = READERS_OF_RUNS if is_run else READERS
     for number in range(count):
         copy = work / f"{number}"
         shutil.copytree(folder, copy)
-        mutation = mutate(copy, rng)
-        for name in readers or READERS:
-            trace = _trace_of(READERS[name], copy)
+        mutation = mutate_run(copy, rng) if is_run else mutate(copy, rng)
+        for name in readers or known:
+            trace = _trace_of(known[name], copy)
             if trace:
                 yield Finding(mutation, name, trace)
         shutil.rmtree(copy)
@@ -95,6 +99,13 @@ READERS: dict[str, Callable[[Path], object]] = {
     "verify": verify,
     "report": report.write,
     "review": _open_as_the_app,
+}
+
+
+READERS_OF_RUNS: dict[str, Callable[[Path], object]] = {
+    "info": runs.facts,
+    "manifest": runs.read_manifest,
+    "curves": runs.curves,
 }
 
 
@@ -130,10 +141,39 @@ def make_hashes_fit(folder: Path) -> None:
     (folder / "audit.json").write_text(json.dumps(content))
 
 
+def mutate_run(run: Path, rng: np.random.Generator) -> str:
+    """Change one thing in a run, make all hashes fit, and return what was changed."""
+    try:
+        arrays, header = checkpoint.read(run / MODEL_FILE)
+    except AnodetectError:
+        return "nothing: it cannot be read"
+    header = dict(header)
+    of_header = rng.random() < 0.6
+    text = f"header: {_changed(header, rng)}" if of_header else _mutate_file(run, rng)
+    if not (run / MODEL_FILE).is_file():
+        return text
+
+    hashes = header.get("hashes")
+    if isinstance(hashes, dict):
+        for name in hashes:
+            if isinstance(name, str) and (run / name).is_file():
+                hashes[name] = sha256_of(run / name)
+    with suppress(TypeError, ValueError, AnodetectError):
+        checkpoint.write(run / MODEL_FILE, arrays, header)
+    return text
+
+
 def _mutate_json(folder: Path, rng: np.random.Generator) -> str:
     present = [name for name in JSONS if (folder / name).is_file()]
     name = "audit.json" if rng.random() < 0.6 else str(rng.choice(present))
     content = json.loads((folder / name).read_text())
+    text = _changed(content, rng)
+    (folder / name).write_text(json.dumps(content))
+    return f"{name}: {text}"
+
+
+def _changed(content: Any, rng: np.random.Generator) -> str:
+    """Change one value or key in a JSON value, and return which."""
     places = list(_places(content))
     parent, key = places[rng.integers(len(places))]
     value = ODD[rng.integers(len(ODD))]
@@ -147,8 +187,7 @@ def _mutate_json(folder: Path, rng: np.random.Generator) -> str:
         parent[f"{key}x"] = value
     else:
         parent[key] = value
-    (folder / name).write_text(json.dumps(content))
-    return f"{name}: {action} {key!r} with {value!r:.40}"
+    return f"{action} {key!r} with {value!r:.40}"
 
 
 def _places(content: Any) -> Iterator[tuple[Any, Any]]:

@@ -38,6 +38,7 @@ from anodetect.record import (
     environment,
     reports,
     reviews,
+    runs,
     signatures,
     signing,
     verification,
@@ -766,3 +767,18 @@ def test_no_image_without_a_recorded_hash_is_shown(complete, tmp_path, changes):
     everywhere = replace(scored, audit=replace(scored.audit, root="/"))
     with pytest.raises(RunError, match="anywhere on this disk"):
         loading.original(everywhere, scored.rows[0])
+
+
+def test_a_run_from_elsewhere_gives_an_answer_or_one_line(pca_run, tmp_path):
+    found = fuzz.fuzz(pca_run, tmp_path, 50, seed=5)
+    assert [f"{each.mutation}: {each.reader}: {each.trace}" for each in found] == []
+
+
+@pytest.mark.parametrize("line", [b"[" * 50_000, b"3", b'{"loss": 1, "loss": 2}', b"\xff"])
+def test_a_log_that_is_none_is_refused_in_one_line(tmp_path, line):
+    (tmp_path / "train.jsonl").write_bytes(b'{"step": 1, "loss": NaN}\n' + line + b"\n")
+    with pytest.raises(RunError, match=r"train\.jsonl") as caught:
+        runs.curves(tmp_path)
+    assert "\n" not in str(caught.value)
+    (tmp_path / "train.jsonl").write_bytes(b'{"step": 1, "loss": NaN}\n' + line)  # not yet complete
+    assert [entry["step"] for entry in runs.curves(tmp_path)] == [1]

@@ -19,10 +19,12 @@ T = TypeVar("T")
 LARGEST = 2**30  # bytes of a file
 
 
-def parsed(text: str | bytes) -> Any:
-    """Return the JSON value of a text; ValueError says why it has none."""
+def parsed(text: str | bytes, *, nan: bool = False) -> Any:
+    """Return the JSON value of a text; ValueError says why it has none. With `nan` Python's NaN and
+    Infinity are numbers."""
+    constant = float if nan else _no_number
     try:
-        return json.loads(text, object_pairs_hook=_object, parse_constant=_no_number)
+        return json.loads(text, object_pairs_hook=_object, parse_constant=constant)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 

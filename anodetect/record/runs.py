@@ -20,14 +20,15 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from filelock import BaseFileLock, FileLock, Timeout
+from pydantic import TypeAdapter, ValidationError
 
 from anodetect.config import canonical
 from anodetect.errors import DiskFullError, RunError
@@ -41,7 +42,9 @@ from anodetect.imaging.backbones.table import (
 from anodetect.record import checkpoint, environment, threads
 from anodetect.record.checkpoint import CHECKPOINT_FILE, MODEL_FILE
 from anodetect.record.components import COMPONENTS_FILE, Components, write_components
+from anodetect.record.objects import content_of, object_of, parsed
 from anodetect.record.odd import ODD_FILE, OddNormals, write_odd
+from anodetect.record.rows import first_problem
 from anodetect.stats.calibration import DEFAULT_FAR, Calibration
 from anodetect.stats.limit import (
     DetectionLimit,
@@ -132,9 +135,22 @@ def training_facts(content: Mapping[str, Any]) -> TrainingFacts:
     values = {name: value for name, value in content.items() if name in known}
     if "found" in values:
         values["found"] = tuple(values["found"])
+    _check_types(TrainingFacts, values, passed_over=("found", "planted"))
     if "planted" in values:
         values["planted"] = trials_of(values["planted"])
     return TrainingFacts(**values)
+
+
+def _check_types(cls: type, values: Mapping[str, Any], passed_over: Collection[str]) -> None:
+    """Raise ValueError if a value is not of the type that a dataclass has for it."""
+    hints = get_type_hints(cls)
+    for name, value in values.items():
+        if name in passed_over:
+            continue
+        try:
+            TypeAdapter(hints[name]).validate_python(value, strict=True)
+        except ValidationError as error:
+            raise ValueError(f"{name}: {first_problem(error)}") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,6 +201,10 @@ def run_header(content: Mapping[str, Any]) -> RunHeader:
     values = {name: value for name, value in content.items() if name in names}
     if not isinstance(content["preprocess"], Mapping):
         raise TypeError("preprocess is no object")
+    _check_types(RunHeader, values, passed_over=("scale", "backbones", "facts"))
+    members = content["config"]["detector"].get("members", ())
+    if not all(isinstance(member, str) for member in members):
+        raise TypeError("members of an ensemble are no texts")
     low, high = content["scale"]
     scale, facts = (float(low), float(high)), training_facts(content["facts"])
     if "backbones" in values:
@@ -521,10 +541,16 @@ def read(path: Path) -> Run:
     _check_hashes(path, header.get("hashes", {}))
 
     try:
+        groups = header["calibration_groups"]
+        TypeAdapter(list[str]).validate_python(groups, strict=True)
+        for name in ("scores", "peaks", "strengths"):
+            values = tensors.get(f"calibration.{name}")
+            if values is not None and values.shape != (len(groups),):
+                raise ValueError(f"the calibration has {values.shape} {name}, {len(groups)} groups")
         calibration = Calibration(
             tensors.pop("calibration.scores"),
             tensors.pop("calibration.peaks"),
-            tuple(header["calibration_groups"]),
+            tuple(groups),
             measure_of(header.get("regions")),
             tensors.pop("calibration.strengths", None),
         )
@@ -532,8 +558,9 @@ def read(path: Path) -> Run:
         model_sha256 = sha256_of(path / MODEL_FILE)
         return Run(path, run_header(header), state, calibration, model_sha256)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
+        reason = first_problem(error) if isinstance(error, ValidationError) else error
         raise RunError(
-            f"{path}: the model file is not as it should be ({error}); it was not written by "
+            f"{path}: the model file is not as it should be ({reason}); it was not written by "
             "`anodetect train`"
         ) from None
 
@@ -596,26 +623,45 @@ def facts(path: Path) -> RunFacts:
         calibration_groups=run.calibration.n_groups,
         model_sha256=run.model_sha256,
         model_mb=round((path / MODEL_FILE).stat().st_size / 1e6, 3),
-        environment=json.loads((path / "environment.json").read_text("utf-8")),
+        environment=_environment(path / "environment.json"),
         limit=limit,
     )
 
 
+def _environment(file: Path) -> dict[str, Any]:
+    """Return what environment.json says; RunError if it is no object."""
+    return object_of(file, TypeAdapter(dict[str, Any]))
+
+
 def read_manifest(path: Path) -> list[ManifestRow]:
-    """Return the files that a run was made from."""
+    """Return the files that a run was made from; RunError if they cannot be read."""
     names = [field.name for field in fields(ManifestRow)]
-    rows = []
-    with (path / "manifest.csv").open(newline="", encoding="utf-8") as file:
-        for line in csv.DictReader(file):
+    rows, listed = [], path / "manifest.csv"
+    try:
+        text = content_of(listed).decode()
+        for line in csv.DictReader(io.StringIO(text, newline="")):
             values = {name: line.get(name) or "" for name in names}
             rows.append(ManifestRow(**values))
+    except (ValueError, csv.Error) as error:
+        raise RunError(f"{listed}: not readable ({error})") from None
     return rows
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Return the entries of train.jsonl, without a line that is not yet complete."""
-    lines = (path / "train.jsonl").read_text("utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.strip() and line.endswith("\n")]
+    """Return the entries of train.jsonl, without a line that is not yet complete; RunError if one
+    is no object."""
+    entries, log = [], path / "train.jsonl"
+    for line in content_of(log).splitlines(keepends=True):
+        if not line.strip() or not line.endswith(b"\n"):
+            continue
+        try:
+            entry = parsed(line, nan=True)  # a loss may have been none
+        except ValueError as error:
+            raise RunError(f"{log}: not readable ({error})") from None
+        if not isinstance(entry, dict):
+            raise RunError(f"{log}: a line is no object")
+        entries.append(entry)
+    return entries
 
 
 def curves(path: Path) -> list[dict[str, Any]]:
