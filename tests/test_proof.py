@@ -774,6 +774,19 @@ def test_a_run_from_elsewhere_gives_an_answer_or_one_line(pca_run, tmp_path):
     assert [f"{each.mutation}: {each.reader}: {each.trace}" for each in found] == []
 
 
+@pytest.mark.parametrize(
+    "changes", [{"groups": [["a"], "b"]}, {"scores": [[1.0, 2.0]]}, {"peaks": True}, {"scores": []}]
+)
+def test_a_calibration_whose_parts_do_not_fit_is_refused(complete, tmp_path, changes):
+    copy = shutil.copytree(complete, tmp_path / "copy")
+    content = json.loads((copy / "audit.json").read_text())
+    content["calibration"] |= changes
+    content["head"] = head_of(content)
+    (copy / "audit.json").write_text(json.dumps(content))
+    with pytest.raises(RunError, match="calibration"):
+        directories.read(copy)
+
+
 @pytest.mark.parametrize("line", [b"[" * 50_000, b"3", b'{"loss": 1, "loss": 2}', b"\xff"])
 def test_a_log_that_is_none_is_refused_in_one_line(tmp_path, line):
     (tmp_path / "train.jsonl").write_bytes(b'{"step": 1, "loss": NaN}\n' + line + b"\n")

@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import PlainValidator, TypeAdapter, ValidationError
 
 from anodetect.config import without_nan
+from anodetect.record.calibrations import check_calibration
 from anodetect.record.rows import first_problem
 from anodetect.stats import mask_use
 from anodetect.stats.calibration import Calibration
@@ -41,7 +42,7 @@ def _restored(cls: type[T], content: Mapping[str, Any]) -> T:
 def _calibration(content: Mapping[str, Any]) -> Calibration:
     """Return the calibration of which `content` is the JSON."""
     try:
-        return Calibration.restore(content)
+        return check_calibration(Calibration.restore(content))
     except (KeyError, TypeError) as error:
         raise ValueError(f"it lacks {error}") from None
 

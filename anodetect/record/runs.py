@@ -40,6 +40,7 @@ from anodetect.imaging.backbones.table import (
     backbone_facts,
 )
 from anodetect.record import checkpoint, environment, threads
+from anodetect.record.calibrations import check_calibration
 from anodetect.record.checkpoint import CHECKPOINT_FILE, MODEL_FILE
 from anodetect.record.components import COMPONENTS_FILE, Components, write_components
 from anodetect.record.objects import content_of, object_of, parsed
@@ -541,26 +542,20 @@ def read(path: Path) -> Run:
     _check_hashes(path, header.get("hashes", {}))
 
     try:
-        groups = header["calibration_groups"]
-        TypeAdapter(list[str]).validate_python(groups, strict=True)
-        for name in ("scores", "peaks", "strengths"):
-            values = tensors.get(f"calibration.{name}")
-            if values is not None and values.shape != (len(groups),):
-                raise ValueError(f"the calibration has {values.shape} {name}, {len(groups)} groups")
         calibration = Calibration(
             tensors.pop("calibration.scores"),
             tensors.pop("calibration.peaks"),
-            tuple(groups),
+            tuple(header["calibration_groups"]),
             measure_of(header.get("regions")),
             tensors.pop("calibration.strengths", None),
         )
+        check_calibration(calibration)
         state = {name.removeprefix("detector."): array for name, array in tensors.items()}
         model_sha256 = sha256_of(path / MODEL_FILE)
         return Run(path, run_header(header), state, calibration, model_sha256)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        reason = first_problem(error) if isinstance(error, ValidationError) else error
         raise RunError(
-            f"{path}: the model file is not as it should be ({reason}); it was not written by "
+            f"{path}: the model file is not as it should be ({error}); it was not written by "
             "`anodetect train`"
         ) from None
 

@@ -1,0 +1,17 @@
+"""A calibration that was read from a file: whether its parts fit each other."""
+
+from anodetect.stats.calibration import Calibration
+
+
+def check_calibration(calibration: Calibration) -> Calibration:
+    """Return the calibration; ValueError if its lists are not of one length, or groups no texts."""
+    count = len(calibration.groups)
+    if not all(isinstance(group, str) for group in calibration.groups):
+        raise ValueError("the names of calibration groups are no texts")
+    parts = {"scores": calibration.scores, "peaks": calibration.peaks}
+    if calibration.strengths is not None:
+        parts["strengths"] = calibration.strengths
+    for name, values in parts.items():
+        if values.shape != (count,):
+            raise ValueError(f"the calibration has {count} groups, but {values.shape} {name}")
+    return calibration
