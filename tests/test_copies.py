@@ -233,3 +233,21 @@ def test_score_counts_copies(trained, tmp_path):
     assert any(
         text.startswith("1 of these images took part in training") for text in heard.warnings
     )
+
+
+def test_copies_count_once_where_drift_is_looked_for(trained, tmp_path):
+    """Twelve images of which one is there nine times more, in other formats and groups."""
+    run, _, _ = trained
+    batch = images(12, 5)
+    write(tmp_path / "once", batch)
+    write(tmp_path / "often", batch)
+    for number, suffix in enumerate([".tif", ".pgm", ".bmp"] * 3):
+        write(tmp_path / "often", batch[:1], suffix, 20 + number)
+    once, often = (
+        anodetect.score(run, [str(tmp_path / name)], tmp_path / f"s-{name}", heatmaps=())
+        for name in ("once", "often")
+    )
+    assert (often.scored, often.copies) == (21, 9)
+    assert often.drift.batch == once.drift.batch
+    merged = anodetect.merge([tmp_path / "s-often"], tmp_path / "merged")
+    assert merged.drift.batch is not None  # where copies are known by their bytes alone

@@ -7,6 +7,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+from scipy import stats
 
 import anodetect
 from anodetect.errors import DataError
@@ -119,6 +120,76 @@ def test_drift_is_found_and_not_cried(calibration, batch, each, repetitions):
     assert fired(calibration, batch, each=each, shift=-1.0, repetitions=min(60, repetitions)) >= 0.9
 
 
+def of_sizes(rng, sizes, alike, side, shift=0.0):
+    """Scores of groups with so many images each, correlated by `alike`, and their groups."""
+    group = np.repeat(np.arange(len(sizes)), sizes)
+    own, each = rng.normal(size=len(sizes))[group], rng.normal(size=len(group))
+    scores = np.sqrt(alike) * own + np.sqrt(1 - alike) * each + shift
+    return scores, [f"{side}{number}" for number in group]
+
+
+@pytest.mark.parametrize(
+    ("calibration", "batch", "alike"),
+    [
+        pytest.param([1] * 60, [25] * 20, 0.5, id="single parts against lots"),
+        pytest.param([25] * 60, [1] * 50, 0.5, id="lots against single parts"),
+        pytest.param([1, 5, 25] * 20, [1, 1, 30] * 17, 0.3, id="mixed"),
+        pytest.param([30] * 5, [30] * 3, 0.9, id="few tight lots"),
+        pytest.param([30] * 5, [1] * 50, 0.9, id="few tight lots against single parts"),
+        pytest.param([1] * 4, [1] * 200, 0.0, id="few single parts"),
+    ],
+)
+def test_drift_is_not_cried_where_groups_differ_in_size(calibration, batch, alike):
+    """At most 5 % of 300 batches, within two standard errors; a shift is found where there are
+    groups enough."""
+    fires = []
+    for seed in range(300):
+        rng = np.random.default_rng([seed, len(batch), len(calibration)])
+        old, new = of_sizes(rng, calibration, alike, "old"), of_sizes(rng, batch, alike, "new")
+        found = drift.compare(*old, *new, seed=seed)
+        fires.append(found is not None and found.fires)
+    assert np.mean(fires) <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / len(fires))
+    if min(len(calibration), len(batch)) < 50:
+        return
+
+    for shift in (-1.0, 1.0):
+        seen = 0
+        for seed in range(40):
+            rng = np.random.default_rng([seed, len(batch)])
+            old = of_sizes(rng, calibration, alike, "old")
+            seen += drift.compare(*old, *of_sizes(rng, batch, alike, "new", shift)).fires
+        assert seen >= 0.9 * 40
+
+
+@pytest.mark.parametrize("digits", [0, 1, 8])
+def test_the_comparison_of_single_images_is_scipys_rank_sum_test_below_the_cut(digits):
+    rng = np.random.default_rng(digits)
+    old, new = rng.normal(size=60).round(digits), rng.normal(0.3, 1, 40).round(digits)
+    cut = np.sort(old)[56]  # the 95th percentile of 60
+    expected = stats.mannwhitneyu(
+        new[new < cut], old[old < cut], method="asymptotic", use_continuity=True
+    )
+    found = drift.compare(old, names("old", 60, 1), new, names("new", 40, 1))
+    assert found.p_value == pytest.approx(expected.pvalue)
+    assert found.beyond == np.mean(new > cut)
+
+
+def test_too_many_above_the_cut_are_judged_by_the_beta_binomial_distribution():
+    """Of 30 calibration images two are at the cut or above it."""
+    for count in (16, 20, 30):
+        expected = stats.betabinom(30, 2, 29).sf(count - 1)
+        assert drift._chance_of_beyond(count / 30, 30, 30) == pytest.approx(expected)
+
+
+def test_the_smallest_shift_is_found_nine_times_out_of_ten():
+    for groups, batch in ((60, 20), (200, 200)):
+        shift = drift.smallest_shift(groups, batch)
+        for sign in (-1, 1):
+            assert fired(groups, batch, shift=sign * shift, repetitions=150) >= 0.9 - 0.05
+        assert shift < 1.3
+    assert fired(60, 20, shift=drift.smallest_shift(60, 20) / 3, repetitions=150) < 0.5
+
+
 def test_anomalies_in_a_batch_are_not_a_drift():
     assert fired(100, 200, contaminated=0.3, repetitions=200) <= 0.08
 
@@ -135,18 +206,20 @@ def test_a_batch_that_is_odd_through_and_through_is_reported():
 def test_too_little_to_compare():
     assert drift.compare([1.0], ["a"], [1.0, 2.0], ["b", "c"]) is None
     assert drift.compare([1.0, 2.0], ["a", "b"], [1.0, 2.0], ["c", "c"]) is None
-    assert drift.martingale([], [], [1.0], ["a"], ["2026"]) is None
+    assert drift.martingale([1.0, 2.0], ["a", "a"], ["2026", "2027"]) is None
 
 
-def followed(seed, change):
+def followed(seed, change, anomalous=0.0, start=0.0):
+    """The martingale of 300 images, of which the second half is changed, some are anomalous and all
+    are higher by `start` than the calibration images were."""
     rng = np.random.default_rng([seed, int(10 * change)])
-    scores, groups = draw(rng, 100, side="old")
     batch, batch_names = draw(rng, 300)
     batch[150:] += change
+    batch += start + 6 * (rng.random(300) < anomalous)
     order = rng.permutation(len(batch))  # the order of the rows says nothing
     when = [f"{place:04}" for place in order]
     names = [batch_names[place] for place in order]
-    return drift.martingale(scores.tolist(), groups, batch[order], names, when, seed=seed)
+    return drift.martingale(batch[order], names, when, seed=seed)
 
 
 def test_a_change_in_time_is_found_where_it_happened_and_seldom_where_there_is_none():
@@ -156,6 +229,42 @@ def test_a_change_in_time_is_found_where_it_happened_and_seldom_where_there_is_n
     changed = [followed(seed, 1.5) for seed in range(50)]
     assert np.mean([each.fires for each in changed]) >= 0.9
     assert 150 <= np.median([int(each.alarm) for each in changed if each.fires]) < 230
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        pytest.param({"anomalous": 0.3}, id="anomalies spread evenly"),
+        pytest.param({"start": 2.0}, id="different from the first image on"),
+        pytest.param({"anomalous": 0.3, "start": -2.0}, id="both"),
+    ],
+)
+def test_what_does_not_change_in_time_is_not_called_a_change(batch):
+    fires = [followed(seed, 0.0, **batch).fires for seed in range(200)]
+    assert np.mean(fires) <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 200)
+
+
+def test_images_of_the_same_time_have_no_order():
+    """Rows stand in the order of their paths, and a folder of a lot may lie behind another's."""
+    fires = []
+    for seed in range(100):
+        scores = np.sort(np.random.default_rng(seed).normal(size=200))
+        days = [f"2026-11-{25 + number % 2}" for number in range(200)]
+        fires.append(drift.martingale(scores, names("new", 200, 1), days, seed=seed).fires)
+    assert np.mean(fires) <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 100)
+
+
+def test_a_batch_that_differs_from_its_first_image_on_is_told_so_in_another_sentence():
+    rng = np.random.default_rng(0)
+    scores, groups = draw(rng, 60)
+    when = [str(number) for number in range(60)]
+    same = drift.martingale(scores, groups, when)
+    other = drift.martingale(scores, groups, when, differs=True)
+    assert not same.fires and not other.fires
+    assert (
+        other.text == f"{same.text} As far as can be seen, this batch is different from its "
+        "first image on."
+    )
 
 
 # -- Times of acquisition --------------------------------------------------------------------------
@@ -225,7 +334,7 @@ def test_texts_that_have_no_order_in_time_are_named_and_never_sorted(texts, reas
     with pytest.raises(DataError, match=re.escape(reason)):
         order_of(texts, ["a", "b"])
     with pytest.raises(DataError, match=re.escape(reason)):
-        drift.martingale([0.0, 1.0], ["c", "d"], [1.0, 2.0], ["a", "b"], texts)
+        drift.martingale([1.0, 2.0], ["a", "b"], texts)
     assert reason in untimed(texts, ["a", "b"])
 
 
@@ -237,12 +346,11 @@ def test_nothing_is_said_where_no_image_says_when_it_was_taken():
 def test_a_change_is_noticed_whatever_the_clocks(way):
     """The lamp ages in the second half. Sorted as text, the two halves would be mixed."""
     rng = np.random.default_rng(0)
-    reference, groups = draw(rng, 100, side="old")
     scores = np.concatenate([rng.normal(0, 1, 60), rng.normal(1.5, 1, 60)])
     times = [MIDNIGHT + timedelta(minutes=2 * n) for n in range(120)]
     texts = [WAYS[way](time, n) for n, time in enumerate(times)]
     found, plain = (
-        drift.martingale(reference.tolist(), groups, scores.tolist(), names("new", 120, 1), when)
+        drift.martingale(scores.tolist(), names("new", 120, 1), when)
         for when in (texts, [time.isoformat() for time in times])
     )
     assert found.fires and found.peak == plain.peak

@@ -133,7 +133,7 @@ def derived(
         statement=statement(scoring.calibration, scoring.rule, len(scored_groups), n_groups),
         counts=dict(Counter(rows["status"].to_pylist())),
         reasons={each.reason: each.count for each in failures(rows)},
-        drift=_drift(rows, slices, scoring.calibration),
+        drift=_drift(rows, slices, scoring),
         caveats=tuple(caveats),
     )
 
@@ -173,7 +173,7 @@ def _caveats(rows: pa.Table, groups: pa.Table, slices: pa.Table, scoring: Scorin
     if scoring.copies:
         found.append(
             f"{scoring.copies} of these files have exactly the pixels of another one: copies count "
-            "as often as they are there"
+            "as often as they are there, and once where drift is looked for"
         )
     return found
 
@@ -225,19 +225,39 @@ def _notes(outputs: pa.Table) -> list[tuple[str, int]]:
     return Counter(notes).most_common()
 
 
-def _drift(rows: pa.Table, slices: pa.Table, calibration: Calibration) -> DriftChecks:
+def repeated(contents: Iterable[tuple[str, str]]) -> tuple[str, ...]:
+    """Return the paths, sorted, of copies among files, given with the hashes of their contents, ""
+    for none: of files with equal contents all but the one whose path comes first."""
+    kept: dict[bytes, str] = {}
+    found = []
+    for path, digest in contents:
+        if digest:
+            content = bytes.fromhex(digest)
+            other = kept.get(content, path)
+            kept[content] = min(path, other)
+            if other != path:
+                found.append(max(path, other))
+    return tuple(sorted(found))
+
+
+def _drift(rows: pa.Table, slices: pa.Table, scoring: Scoring) -> DriftChecks:
     """Compare the batch, of volumes their slices, with the calibration images; over time if there
-    are images alone, and every one says when it was taken."""
-    images = rows.filter(pa.array(is_ok(rows) & ~is_volume(rows)))
-    scored_slices = slices.filter(pc.is_valid(slices["score"]))
+    are images alone, and every one says when it was taken. Copies count once."""
+    calibration = scoring.calibration
+    copies = pa.array(scoring.repeated, pa.string())
+    is_copy = np.asarray(pc.is_in(rows["path"], value_set=copies), bool)
+    images = rows.filter(pa.array(is_ok(rows) & ~is_volume(rows) & ~is_copy))
+    scored_slices = slices.filter(
+        pc.and_not(pc.is_valid(slices["score"]), pc.is_in(slices["path"], value_set=copies))
+    )
     scores = images["score"].to_pylist() + scored_slices["score"].to_pylist()
     groups = images["group"].to_pylist() + scored_slices["group"].to_pylist()
     batch = drift.compare(calibration.scores, calibration.groups, scores, groups)
 
     when, time = images["acquired"].to_pylist(), None
     if any(when) and not _not_in_time(rows):
-        reference = calibration.scores.tolist()
-        time = drift.martingale(reference, calibration.groups, scores, groups, when)
+        differs = batch is not None and batch.fires
+        time = drift.martingale(scores, groups, when, differs=differs)
     return DriftChecks(batch, time)
 
 

@@ -142,6 +142,7 @@ def _thinned(audit: Audit, names: Collection[str]) -> Audit:
     return replace(
         audit,
         cases=ShownCases(**cases),
+        repeated=tuple(path for path in audit.repeated if path not in names),
         caveats=tuple(_scrubbed(text, names) for text in audit.caveats),
         command=tuple(_scrubbed(text, names) for text in audit.command),
         reasons=reasons,

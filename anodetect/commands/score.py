@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from anodetect.commands.channels import channels_of_run
-from anodetect.commands.conclude import conclude, where_scored
+from anodetect.commands.conclude import conclude, repeated, where_scored
 from anodetect.commands.inputs import Inputs, collect
 from anodetect.commands.labelled import labelled_score
 from anodetect.commands.manifest import KnownFiles
@@ -149,12 +149,14 @@ def _finish(
     tables = _tables(journal.entries(), problems)
     _warn_of_known(progress.known, reporter)
     host, threads = where_scored(progress.hosts, progress.threads)
+    copies = repeated((entry.row.path, entry.pixels) for entry in journal.entries())
     scoring = replace(
         scoring,
         host=host,
         threads=threads,
         cases=progress.cases.settle(),
-        copies=progress.copies,
+        copies=len(copies),
+        repeated=copies,
         resumed=progress.resumed,
     )
     regions = _regions(journal.entries())
@@ -283,8 +285,7 @@ class Progress:
     """Counts of the files scored so far, of those that failed and that are flagged; machines and
     threads; the cases to be shown; and the metrics of labelled files.
 
-    `copies` counts the files with the pixels of an earlier one, `known` those that are copies of
-    `used` files, with which the run was made. `resumed` counts those that were finished before.
+    `known` counts those that are copies of `used` files, with which the run was made. `resumed` counts those that were finished before.
     """
 
     def __init__(self, run: Run, task: Task, used: KnownFiles, *, has_masks: bool) -> None:
@@ -294,8 +295,7 @@ class Progress:
         self.threads: set[int] = set()
         self.hosts: set[str] = set()
         self.count = self.flagged = self.failed = 0
-        self.used, self.known, self.copies, self.resumed = used, 0, 0, 0
-        self._contents: set[bytes] = set()
+        self.used, self.known, self.resumed = used, 0, 0
 
     def add(self, entry: JournalEntry, record: Record | None, scored: Scored | None = None) -> None:
         """Count a file. Without `scored` it was scored earlier or by another process, and its
@@ -305,7 +305,7 @@ class Progress:
         self.threads.add(entry.threads)
         self.hosts.add(entry.host)
         self.failed += row.status != OK
-        self._compare(row.sha256 or "", entry.pixels)
+        self.known += bool(self.used.copied(row.sha256 or "", entry.pixels))
         self.flagged += row.score is not None and row.score > self.threshold
         if row.score is None or record is None:
             return
@@ -319,13 +319,6 @@ class Progress:
             item = labelled_score(record, row.score, heatmap, is_volume=row.is_volume)
         if item is not None:
             self.measure.add(item)
-
-    def _compare(self, sha256: str, pixels: str) -> None:
-        """Count a file that is a copy of an earlier one, or of one of the run's."""
-        self.known += bool(self.used.copied(sha256, pixels))
-        content = bytes.fromhex(pixels)
-        self.copies += bool(content) and content in self._contents
-        self._contents.add(content)
 
     def _heatmap_of(self, row: ScoreRow) -> Floats | None:
         """Return an image's heatmap from its file; None if it is not needed or cannot be read."""

@@ -143,8 +143,8 @@ class Scoring:
     older releases these are all above a threshold of pixels. `listed` counts the files that were
     found, of all shards, and `passed_over` by the reason those that have no row. `host` and
     `threads` say where it was scored, "" and () if on machines that are not alike. `copies` counts
-    files with the pixels of another one, `resumed` those that a scoring took over from one that was
-    interrupted. `roi` has the SHA-256 and the size of the region of
+    files with the pixels of another one, `repeated` names them; `resumed` counts those that a
+    scoring took over from one that was interrupted. `roi` has the SHA-256 and the size of the region of
     interest, and the region itself if it is not the run's; {} without one.
     """
 
@@ -180,6 +180,7 @@ class Scoring:
     cases: ShownCases
     merged_from: tuple[str, ...] = ()
     copies: int = 0
+    repeated: tuple[str, ...] = ()
     resumed: int = 0
 
     @property

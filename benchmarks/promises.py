@@ -1,0 +1,123 @@
+"""The promises of the statistics, simulated.
+
+    python -m benchmarks.promises [NAME ...] [--repetitions 1000]
+
+Each promise of PROMISES draws calibration images and batches again and again from known
+distributions, and counts how often what is said of them is wrong. The table is that of
+docs/audit.md. It takes minutes on one core; NAME is a promise, all of them by default.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anodetect.stats import drift
+
+Doubles = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the table: how often, of `repetitions`, something happened in a situation, and how
+    often it should."""
+
+    promise: str
+    situation: str
+    target: str
+    share: float
+    repetitions: int
+
+    def __str__(self) -> str:
+        error = 2 * np.sqrt(self.share * (1 - self.share) / self.repetitions)
+        found = f"{self.share:.3f} ± {error:.3f}"
+        return f"| {self.promise} | {self.situation} | {self.target} | {found} |"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Scores [n] with the names of their groups [n]."""
+
+    scores: Doubles
+    groups: tuple[str, ...]
+
+
+def sample(
+    rng: np.random.Generator, sizes: Sequence[int], alike: float, *, shift: float = 0.0
+) -> Sample:
+    """Return normal scores with variance 1 of groups with so many images each, correlated by
+    `alike` within groups."""
+    group = np.repeat(np.arange(len(sizes)), sizes)
+    own, each = rng.normal(size=len(sizes))[group], rng.normal(size=len(group))
+    scores = np.sqrt(alike) * own + np.sqrt(1 - alike) * each + shift
+    return Sample(scores, tuple(map(str, group.tolist())))
+
+
+# -- Drift -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DriftCase:
+    """Sizes of calibration groups and of groups of a batch, and how alike images of a group are."""
+
+    name: str
+    calibration: Sequence[int]
+    batch: Sequence[int]
+    alike: float = 0.5
+
+
+DRIFT_CASES = (
+    DriftCase("60 single images, batch of 50", [1] * 60, [1] * 50),
+    DriftCase("60 single images, batch of 1 000", [1] * 60, [1] * 1000),
+    DriftCase("60 single images, 20 lots of 25", [1] * 60, [25] * 20),
+    DriftCase("60 lots of 25, batch of 50", [25] * 60, [1] * 50),
+    DriftCase("60 groups of 1 to 25, 51 of 1 to 30", [1, 5, 25] * 20, [1, 1, 30] * 17, 0.3),
+    DriftCase("40 groups of 5, 20 groups of 5", [5] * 40, [5] * 20),
+    DriftCase("20 single images, batch of 20", [1] * 20, [1] * 20),
+    DriftCase("10 lots of 25, batch of 100", [25] * 10, [1] * 100),
+    DriftCase("5 tight lots of 30, batch of 50", [30] * 5, [1] * 50, 0.9),
+    DriftCase("5 tight lots of 30, 3 such lots", [30] * 5, [30] * 3, 0.9),
+    DriftCase("4 single images, batch of 200", [1] * 4, [1] * 200),
+)
+
+
+def drift_lines(repetitions: int) -> Iterator[Line]:
+    """Yield how often a drift is reported without one and with one."""
+    for case in DRIFT_CASES:
+        for shift, of in ((0.0, repetitions), (1.0, repetitions // 4), (-1.0, repetitions // 4)):
+            count = sum(_drift_fires(case, shift, seed) for seed in range(of))
+            enough = min(len(case.calibration) / 60, len(case.batch) / 50) >= 1
+            target = "≤ .06" if not shift else "≥ .90" if enough else ""
+            promise = "no drift" if not shift else f"drift of {shift:+g} σ"
+            yield Line(promise, case.name, target, count / of, of)
+
+
+def _drift_fires(case: DriftCase, shift: float, seed: int) -> bool:
+    rng = np.random.default_rng([seed, len(case.calibration), len(case.batch)])
+    old = sample(rng, case.calibration, case.alike)
+    new = sample(rng, case.batch, case.alike, shift=shift)
+    found = drift.compare(old.scores, old.groups, new.scores, new.groups, seed=seed)
+    return found is not None and found.fires
+
+
+PROMISES: dict[str, Callable[[int], Iterator[Line]]] = {
+    "drift": drift_lines,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(PROMISES))
+    parser.add_argument("--repetitions", type=int, default=1000)
+    options = parser.parse_args()
+
+    print("| promise | situation | target | found |\n|---|---|---|---|")
+    for name in options.names or PROMISES:
+        for line in PROMISES[name](options.repetitions):
+            print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
