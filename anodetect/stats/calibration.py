@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from anodetect.errors import ConfigError
 from anodetect.stats.mask_rule import MaskRule, RegionMeasure, measure_of, pixel_rule
+from anodetect.stats.realised import RealisedRate, left_out_rate
 
 Doubles = NDArray[np.float64]
 DEFAULT_FAR = 0.05
@@ -99,6 +100,16 @@ class Calibration:
         by groups as above."""
         return self._threshold(self.peaks, far)
 
+    def realised(self, far: float) -> RealisedRate:
+        """Return at which rate new normal images are flagged, on average over calibrations and how
+        far from it; ConfigError where the level is none, at which nothing is."""
+        level, units = self.level(far), self.n_groups + 1
+        if level == "none":
+            raise ConfigError(f"nothing can be flagged at {far:.2%}")
+        mean = left_out_rate(self.scores, self.groups, far, by_group=level == "group")
+        alike = max(1.0, np.floor(far * units + 1e-9)) / units
+        return RealisedRate(mean, max(mean, alike), units)
+
     def mask_rule(self, far: float) -> MaskRule:
         """Return which regions of maps count at a false-alarm rate.
 
@@ -151,10 +162,11 @@ class Calibration:
         level, finest = self.level(far), 1 / (groups + 1)
 
         if level == "group":
-            realised = np.floor(far * (groups + 1) + 1e-9) / (groups + 1)
+            realised = self.realised(far)
             return (
                 f"{'At most' if n == groups else 'About'} {far:.2%} of new normal images are "
-                f"expected to be flagged ({realised:.2%} on average), "
+                f"expected to be flagged: {realised.mean:.2%} on average over calibrations, and "
+                f"at most {realised.bound():.2%} after 19 of 20 of them; "
                 f"from {n} calibration images in {groups} groups; "
                 f"the smallest possible p-value is {finest:.4f}."
             )
@@ -163,7 +175,8 @@ class Calibration:
                 f"Optimistic: {groups} calibration groups are too few for {far:.2%} "
                 f"(the finest rate {groups} groups can promise is {finest:.4f}), "
                 f"so p-values rank the {n} images as if independent; "
-                "if those of one group resemble each other, more will be flagged."
+                "if those of one group resemble each other, more will be flagged: "
+                f"{self.realised(far).mean:.2%} on average, judging each group by the others."
             )
         return (
             f"Nothing can be flagged at {far:.2%}: "

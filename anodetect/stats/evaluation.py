@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from anodetect.stats import metrics
+from anodetect.stats import few_groups, metrics
 from anodetect.stats.calibration import Calibration, clopper_pearson
 from anodetect.stats.lesions import (
     ComparedMap,
@@ -19,6 +19,10 @@ from anodetect.stats.lesions import (
 )
 from anodetect.stats.mask_use import MaskState, MaskUse, SeenMask, is_large, use_of
 from anodetect.types import Bools, Floats
+
+# Where all parts of the data are alike, at most one evaluation in twenty names any of them.
+DEPARTURE = 0.05
+TESTS_A_VALUE = 2  # false alarms and AUROC
 
 
 @dataclass(frozen=True)
@@ -54,11 +58,16 @@ class OperatingPoint:
 
 @dataclass(frozen=True)
 class FalseAlarms:
-    """The share of normal images that are flagged, with its exact interval; NaN of nothing."""
+    """The share of normal images that are flagged, with its exact interval; NaN of nothing.
+
+    `chance` is the two-sided p-value of the share where normal images are like the calibration
+    images, whose own uncertainty is in it (`RealisedRate`).
+    """
 
     rate: float
     low: float
     high: float
+    chance: float
 
 
 @dataclass(frozen=True)
@@ -262,7 +271,24 @@ class Measure:
         n = len(flags)
         count = float(sum(np.mean(each) for each in flags.values()))
         low, high = clopper_pearson(count, n, 0.05 / comparisons)
-        return FalseAlarms(count / n if n else float("nan"), low, high)
+        return FalseAlarms(count / n if n else float("nan"), low, high, self._chance(count, n))
+
+    def _chance(self, flagged: float, normal: int) -> float:
+        """Return the p-value of so many flagged ones among normal groups."""
+        calibration = self.calibration.pooled() if all(self.volumes) else self.calibration
+        if calibration.level(self.far) == "none":
+            return 1.0
+        return calibration.realised(self.far).chance(flagged, normal)
+
+    def area(self, alpha: float) -> tuple[float, float, float]:
+        """Return the AUROC with its 1 − `alpha` interval for few groups; all NaN if one class only
+        is there."""
+        labels = np.array(self.labels)
+        value = metrics.auroc(labels, np.array(self.scores))
+        if np.isnan(value):
+            return value, value, value
+        anomalous, normal = metrics.groups_of_classes(labels, self.groups)
+        return value, *few_groups.auroc_bounds(value, anomalous, normal, alpha)
 
     @cached_property
     def image_intervals(self) -> dict[str, metrics.Interval]:
@@ -314,6 +340,7 @@ class MeasureByColumn:
         whole = self.whole.result()
         by: dict[str, dict[str, Evaluation]] = {}
         warnings = []
+        comparisons = TESTS_A_VALUE * sum(len(parts) for parts in self.parts.values())
 
         for column, parts in self.parts.items():
             by[column] = {}
@@ -321,28 +348,27 @@ class MeasureByColumn:
                 alarms = measure.false_alarms(len(parts))
                 part = replace(measure.result(), false_alarms=alarms)
                 by[column][value] = part
-                warnings += _departures(f"{column} {value or 'not given'}", part, whole)
+                name = f"{column} {value or 'not given'}"
+                alpha = DEPARTURE / comparisons
+                warnings += _false_alarm_warnings(name, part, alpha)
+                if few_groups.differ(measure.area(alpha), self.whole.area(alpha)):
+                    warnings.append(
+                        f"{name}: image AUROC {part.image['auroc'].value:.3f} is not that of all "
+                        f"images ({whole.image['auroc'].value:.3f})"
+                    )
         return Breakdown(whole, by, warnings)
 
 
-def _departures(name: str, part: Evaluation, whole: Evaluation) -> list[str]:
-    """Return in which respects a part departs from the promised rate and from the whole."""
-    found = []
+def _false_alarm_warnings(name: str, part: Evaluation, alpha: float) -> list[str]:
+    """Return how a part departs from the promised rate at the level `alpha`, if it does."""
     alarms, point = part.false_alarms, part.operating_point
-    if part.n_normal and alarms and point and not alarms.low <= point.far <= alarms.high:
-        found.append(
+    if part.n_normal and alarms and point and alarms.chance <= alpha:
+        return [
             f"{name}: {alarms.rate:.1%} of normal images are flagged "
             f"({alarms.low:.1%} to {alarms.high:.1%}), "
             f"not the promised {point.far:.1%}; calibrate for it"
-        )
-
-    own, all_images = part.image["auroc"], whole.image["auroc"]
-    if own.high < all_images.low or own.low > all_images.high:  # False if one of them is NaN
-        found.append(
-            f"{name}: image AUROC {own.value:.3f} is not that of all images "
-            f"({all_images.value:.3f})"
-        )
-    return found
+        ]
+    return []
 
 
 def _state_of(item: LabelledScore) -> MaskState:

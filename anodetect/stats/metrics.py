@@ -1,4 +1,5 @@
-"""Image and pixel metrics with intervals from a bootstrap over groups.
+"""Image and pixel metrics with intervals from a bootstrap over groups; of few groups, image metrics
+have those of `few_groups`.
 
 A larger score is more anomalous; labels are 0 or 1. Image metrics are scikit-learn's, on exact
 scores. Pixel metrics are computed from counts: every map value falls into one of 2¹⁸ bins by the
@@ -8,7 +9,7 @@ metric that is not defined, because there is one class only, is NaN.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -16,12 +17,16 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.sparse import coo_array, csr_array
 
+from anodetect.stats import few_groups
 from anodetect.types import Bools, Floats
 
 Doubles = NDArray[np.float64]
 Labels = NDArray[np.int64]
 
 MIN_GROUPS = 10  # with fewer there is no interval
+MIN_OF_CLASS = 3  # groups with anomalous and with normal images, with fewer there is none either
+FEW_GROUPS = 40  # of a class: with fewer the bootstrap is too narrow
+NEAR_ONE = 5  # images of the smaller class in the wrong order, below which it is, too
 RESAMPLES = 1000
 PIXEL_RESAMPLES = 200
 BLOCK = 50  # resamples at a time, so that memory stays small
@@ -32,7 +37,7 @@ _SHIFT, _BINS = 14, 2**18
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with its 95 % bootstrap interval.
+    """A value with its 95 % interval, that of the bootstrap or of `few_groups`.
 
     Bounds that are NaN come with the reason in `note`. `draws` are the values over the resampled
     groups.
@@ -98,7 +103,7 @@ def image_metrics(
     labels: Labels, scores: Doubles, groups: Sequence[str], *, seed: int = 0
 ) -> dict[str, Interval]:
     """Return auroc, ap, fpr_at_95_tpr and tpr_at_5_fpr with percentile intervals over resampled
-    groups.
+    groups, or, with few groups or an AUROC near 1, those of `few_groups`.
 
     `labels` [n] are 0 or 1; `scores` and `groups` belong to the same n images.
     """
@@ -117,12 +122,51 @@ def image_metrics(
         areas = _area(found, alarms), _step_area(found, alarms)
         blocks.append((*areas, _fpr_at(found, alarms), _tpr_at(found, alarms)))
     draws = dict(zip(values, np.concatenate(blocks, axis=1), strict=True))
-    return {name: _interval(value, draws[name]) for name, value in values.items()}
+    intervals = {name: _interval(value, draws[name]) for name, value in values.items()}
+
+    classes = groups_of_classes(labels, groups)
+    wrong = (1 - values["auroc"]) * min(classes)
+    if min(classes) < FEW_GROUPS or wrong < NEAR_ONE:
+        return _with_wide_bounds(intervals, labels, scores, classes)
+    return intervals
+
+
+def groups_of_classes(labels: Labels, groups: Sequence[str]) -> tuple[int, int]:
+    """Return how many groups have anomalous images, and how many have normal ones."""
+    names = np.array(groups)
+    return len(np.unique(names[labels == 1])), len(np.unique(names[labels == 0]))
+
+
+def _with_wide_bounds(
+    intervals: Mapping[str, Interval], labels: Labels, scores: Doubles, classes: tuple[int, int]
+) -> dict[str, Interval]:
+    """Return the metrics of images with the bounds of `few_groups`; see `groups_of_classes`."""
+    anomalous, normal = scores[labels == 1], scores[labels == 0]
+    values = {name: interval.value for name, interval in intervals.items()}
+    draws = intervals["ap"].draws
+    bounds = {
+        "auroc": few_groups.auroc_bounds(values["auroc"], *classes),
+        "tpr_at_5_fpr": few_groups.found_bounds(anomalous, normal, 0.05, classes),
+    }
+    if draws is not None:
+        bounds["ap"] = few_groups.precision_bounds(values["ap"], draws, *classes)
+    low, high = few_groups.found_bounds(-normal, -anomalous, 0.05, classes[::-1])
+    bounds["fpr_at_95_tpr"] = 1 - high, 1 - low
+
+    found = {}
+    for name, interval in intervals.items():
+        low, high = bounds.get(name, (interval.low, interval.high))
+        low, high = min(low, interval.value), max(high, interval.value)
+        found[name] = replace(interval, low=low, high=high)
+    return found
 
 
 def _why_no_interval(labels: Labels, groups: Sequence[str]) -> str:
     if not _has_both(labels):
         return "only one class is present"
+    fewest = min(groups_of_classes(labels, groups))
+    if fewest < MIN_OF_CLASS:
+        return f"no interval: a class has {fewest} groups, at least {MIN_OF_CLASS} are needed"
     return _too_few(len(set(groups)))
 
 
