@@ -1,5 +1,6 @@
 """Order, filters, agreement and what-if, against closed forms and libraries."""
 
+from dataclasses import replace
 from hashlib import sha256
 from math import isnan, nan
 
@@ -189,7 +190,33 @@ def test_summary():
     assert found.by_reviewer == {"Ada": 3, "Ben": 2}
     assert found.verdicts == {"anomalous": 2, "normal": 2, "unsure": 1}
     assert found.disagreements == ("c",)
-    assert found.precision == Rate(1, 2)
+    assert found.precision == Rate(1, 2)  # all that are flagged
+
+
+def test_precision_has_an_interval_only_where_the_judged_say_something_of_the_rest():
+    """The highest half of 200 flags is always anomalous, the other half never."""
+    flagged = [f"{place:03}" for place in range(200)]
+
+    def judgements(places, *, blind):
+        found = {}
+        for place in places:
+            verdict = "anomalous" if place < 100 else "normal"
+            given = review(flagged[place], "Ada", verdict)
+            found[flagged[place]] = {"Ada": replace(given, blind=blind)}
+        return found
+
+    first = agreement.precision_of(flagged, judgements(range(20), blind=False))
+    assert first == Rate(20, 20, chosen=True) and isnan(first.interval[0])
+    everything = agreement.precision_of(flagged, judgements(range(200), blind=False))
+    assert everything == Rate(100, 200)
+
+    covered = 0
+    for seed in range(300):
+        drawn = np.random.default_rng(seed).choice(200, 20, replace=False)
+        mixed = judgements(range(20), blind=False) | judgements(drawn, blind=True)
+        low, high = agreement.precision_of(flagged, mixed).interval
+        covered += low <= 0.5 <= high
+    assert covered >= 0.95 * 300 - 2 * np.sqrt(300 * 0.95 * 0.05)
 
 
 @pytest.mark.parametrize(("hits", "total"), [(0, 10), (3, 10), (10, 10), (37, 412)])

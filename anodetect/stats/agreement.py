@@ -21,6 +21,9 @@ class Judgement(Protocol):
     @property
     def verdict(self) -> str: ...
 
+    @property
+    def blind(self) -> bool: ...
+
 
 Judgements = Mapping[str, Mapping[str, Judgement]]
 LABELS = {"normal": 0, "anomalous": 1}  # the label a verdict gives; other verdicts give none
@@ -29,10 +32,15 @@ LABELS = {"normal": 0, "anomalous": 1}  # the label a verdict gives; other verdi
 @dataclass(frozen=True)
 class Rate:
     """`hits` of `total`, with a value that is NaN if `total` is 0, and the 95 % Clopper–Pearson
-    interval, for which images count as independent."""
+    interval, for which images count as independent.
+
+    `chosen` images were neither all there are nor drawn at random, such as those that a list shows
+    first. They say nothing of the rest, and the interval is NaN.
+    """
 
     hits: int
     total: int
+    chosen: bool = False
 
     @property
     def value(self) -> float:
@@ -40,6 +48,8 @@ class Rate:
 
     @property
     def interval(self) -> tuple[float, float]:
+        if self.chosen:
+            return float("nan"), float("nan")
         return clopper_pearson(self.hits, self.total)
 
 
@@ -57,7 +67,7 @@ class Agreement:
 @dataclass(frozen=True)
 class Summary:
     """Counts of a review. `precision` is the share of anomalous images among the flagged ones that
-    were judged normal or anomalous."""
+    were judged normal or anomalous, see `precision_of`."""
 
     images: int
     reviewed: int
@@ -119,23 +129,41 @@ def consensus(judged: Mapping[str, Judgement]) -> int | None:
     return None if 2 * sum(labels) == len(labels) else int(2 * sum(labels) > len(labels))
 
 
+def precision_of(flagged: Sequence[str], judgements: Judgements) -> Rate:
+    """Return the share of anomalous images among flagged paths.
+
+    If not all of them have a label by their verdicts, those count that were judged blind: a blind
+    list is in an order that has nothing to do with scores, so they are as good as drawn at random.
+    If there are none, the rate is that of the images that were chosen to be judged.
+    """
+    labels, blind = [], []
+    for path in flagged:
+        judged = judgements.get(path, {})
+        label = consensus(judged)
+        if label is None:
+            continue
+        labels.append(label)
+        if all(review.blind for review in judged.values()):
+            blind.append(label)
+
+    if len(labels) < len(flagged) and blind:
+        return Rate(sum(blind), len(blind))
+    return Rate(sum(labels), len(labels), chosen=len(labels) < len(flagged))
+
+
 def summary(flagged: Mapping[str, bool], judgements: Judgements) -> Summary:
     """Return the counts of a review over the images in `flagged` (path → whether it is flagged),
     which may be a part of those that were judged."""
     listed = {path: judgements[path] for path in flagged if judgements.get(path)}
     reviewers: Counter[str] = Counter()
     verdicts: Counter[str] = Counter()
-    disagreements, labels_of_flagged = [], []
-
+    disagreements = []
     for path, judged in listed.items():
         for review in judged.values():
             reviewers[review.reviewer] += 1
             verdicts[review.verdict] += 1
         if disagreement(judged) > 0:
             disagreements.append(path)
-        label = consensus(judged)
-        if flagged[path] and label is not None:
-            labels_of_flagged.append(label)
 
     return Summary(
         images=len(flagged),
@@ -143,6 +171,6 @@ def summary(flagged: Mapping[str, bool], judgements: Judgements) -> Summary:
         by_reviewer=dict(reviewers.most_common()),
         verdicts=dict(verdicts.most_common()),
         disagreements=tuple(disagreements),
-        precision=Rate(sum(labels_of_flagged), len(labels_of_flagged)),
+        precision=precision_of([path for path in flagged if flagged[path]], listed),
         agreements=tuple(agreements(listed)),
     )

@@ -77,7 +77,7 @@ def outcome_at(
         statement=calibration.statement(far),
         sensitivity=Rate(found, found + missed),
         false_alarms=Rate(alarms, alarms + passed),
-        precision=Rate(found, found + alarms),
+        precision=Rate(found, found + alarms, chosen=found + alarms < int(flags.sum())),
         confusion=confusion,
     )
 

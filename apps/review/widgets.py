@@ -34,6 +34,10 @@ def show_rate(column: Any, name: str, rate: Rate) -> None:
     if not rate.total:
         column.metric(name, "–")
         return
+    if rate.chosen:
+        said = f"of the first {rate.total} judged"
+        column.metric(name, f"{rate.hits}", said, delta_color="off", delta_arrow="off")
+        return
     low, high = rate.interval
     interval = f"{rate.hits} of {rate.total}; {low:.0%}–{high:.0%}"
     column.metric(name, f"{rate.value:.0%}", interval, delta_color="off", delta_arrow="off")
