@@ -194,9 +194,16 @@ def _detect(model: Model, images: Sequence[LoadedImage]) -> list[_Found]:
 
     found = []
     for row, score in enumerate(scores.image.tolist()):
+        _check_finite(score, scores.heatmap[row])
         reconstruction = None if scores.reconstruction is None else scores.reconstruction[row]
         found.append(_Found(score, scores.heatmap[row], reconstruction))
     return found
+
+
+def _check_finite(scores: float | NDArray[np.float64], heatmap: Floats) -> None:
+    """Raise ImageError for scores or a heatmap with a value that cannot be compared."""
+    if not (np.isfinite(scores).all() and np.isfinite(heatmap).all()):
+        raise ImageError("the model's score or heatmap is not finite")
 
 
 def _scored_image(
@@ -257,6 +264,7 @@ def _score_volume(model: Model, loaded: LoadedVolume) -> ScoredVolume:
         scores, heatmap = _score_slices(model, loaded)
 
     peaks = np.array([np.nanmax(heatmap[number]) for number in numbers], np.float64)
+    _check_finite(scores, peaks.astype(np.float32))
     seconds = time.monotonic() - start
     return ScoredVolume(loaded, heatmap, SliceScores(numbers, scores, peaks), seconds)
 

@@ -27,6 +27,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import numpy as np
 from filelock import BaseFileLock, FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
@@ -540,6 +541,7 @@ def read(path: Path) -> Run:
             "it was not written by `anodetect train`"
         )
     _check_hashes(path, header.get("hashes", {}))
+    _check_finite(path, tensors)
 
     try:
         calibration = Calibration(
@@ -567,6 +569,20 @@ def _check_complete(path: Path) -> None:
     missing = [name for name in FILES if not (path / name).is_file()]
     if missing:
         raise RunError(f"{path}: not a complete run directory; missing: {', '.join(missing)}")
+
+
+def _check_finite(path: Path, tensors: State) -> None:
+    """Raise RunError if weights or calibration are not finite. Single limits may be infinite, and
+    so may the strength of an image without a region."""
+    for name, array in tensors.items():
+        if not np.issubdtype(array.dtype, np.floating):
+            continue
+        limits = array.ndim < 2 and name not in ("calibration.scores", "calibration.peaks")
+        if not (np.isfinite(array) | (limits & np.isinf(array))).all():
+            raise RunError(
+                f"{path}: {name} has values that are not finite, so no score of this run means "
+                "anything; train or calibrate anew"
+            )
 
 
 def _check_hashes(path: Path, hashes: Any) -> None:
