@@ -32,7 +32,6 @@ from anodetect.record.directories import Tables
 from anodetect.record.failures import differences, failures, in_error
 from anodetect.record.rows import FAILED, OK, SKIPPED, OutputRow, Region, to_table
 from anodetect.stats import drift
-from anodetect.stats.calibration import Calibration
 from anodetect.stats.decision import statement
 from anodetect.stats.evaluation import Measure
 from anodetect.stats.times import untimed

@@ -285,7 +285,8 @@ class Progress:
     """Counts of the files scored so far, of those that failed and that are flagged; machines and
     threads; the cases to be shown; and the metrics of labelled files.
 
-    `known` counts those that are copies of `used` files, with which the run was made. `resumed` counts those that were finished before.
+    `known` counts those that are copies of `used` files, with which the run was made. `resumed`
+    counts those that were finished before.
     """
 
     def __init__(self, run: Run, task: Task, used: KnownFiles, *, has_masks: bool) -> None:

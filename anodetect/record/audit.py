@@ -144,8 +144,8 @@ class Scoring:
     found, of all shards, and `passed_over` by the reason those that have no row. `host` and
     `threads` say where it was scored, "" and () if on machines that are not alike. `copies` counts
     files with the pixels of another one, `repeated` names them; `resumed` counts those that a
-    scoring took over from one that was interrupted. `roi` has the SHA-256 and the size of the region of
-    interest, and the region itself if it is not the run's; {} without one.
+    scoring took over from one that was interrupted. `roi` has the SHA-256 and the size of the
+    region of interest, and the region itself if it is not the run's; {} without one.
     """
 
     run: str = ""
