@@ -251,3 +251,25 @@ def test_copies_count_once_where_drift_is_looked_for(trained, tmp_path):
     assert often.drift.batch == once.drift.batch
     merged = anodetect.merge([tmp_path / "s-often"], tmp_path / "merged")
     assert merged.drift.batch is not None  # where copies are known by their bytes alone
+
+
+def test_known_patients_are_named_though_their_images_are_new(tmp_path):
+    """Lots of two images each; of seven lots other images are scored."""
+    write(tmp_path / "train", images(24, 1))
+    lines = [f"{number:03}.png,train,0,lot{number // 2:02}" for number in range(24)]
+    manifest = "\n".join(["path,split,label,group", *lines])
+    (tmp_path / "train/manifest.csv").write_text(manifest)
+    anodetect.train(str(tmp_path / "train"), "pca", tmp_path / "run", values={"components": 4})
+    for name, count, first in (("seven", 7, 0), ("none", 3, 50)):
+        write(tmp_path / name, images(count, 5))
+        lines = [f"{number:03}.png,lot{first + number:02}" for number in range(count)]
+        (tmp_path / name / "manifest.csv").write_text("\n".join(["path,group", *lines]))
+        heard = Heard()
+        out = tmp_path / f"s-{name}"
+        anodetect.score(tmp_path / "run", [str(tmp_path / name)], out, heatmaps=(), reporter=heard)
+        said = [text for text in heard.warnings if text.startswith("these patients or lots")]
+        if name == "none":
+            assert not said
+        else:
+            (text,) = said
+            assert "lot00, lot01, lot02, lot03, lot04 and 2 more; their p-values" in text

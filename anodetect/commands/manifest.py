@@ -71,6 +71,13 @@ class KnownFiles:
         return ""
 
 
+def known_groups(rows: Sequence[ManifestRow], records: Iterable[Record]) -> list[str]:
+    """Return the named groups (patients, lots) of records that are among the rows of a run's
+    manifest, sorted."""
+    known = {row.group for row in rows if row.group != row.path}
+    return sorted({record.group for record in records if record.group != record.id} & known)
+
+
 def refuse_known_groups(rows: Sequence[ManifestRow], records: Sequence[Record]) -> None:
     """Raise DataError if a named group (a patient, a lot) is among the rows of a run's manifest."""
     known = {row.group: row.path for row in rows if row.group != row.path}

@@ -20,7 +20,7 @@ from anodetect.commands.channels import channels_of_run
 from anodetect.commands.conclude import conclude, repeated, where_scored
 from anodetect.commands.inputs import Inputs, collect
 from anodetect.commands.labelled import labelled_score
-from anodetect.commands.manifest import KnownFiles
+from anodetect.commands.manifest import KnownFiles, known_groups
 from anodetect.commands.results import MergeResult, ScoreResult
 from anodetect.commands.roi import other_roi, own_roi
 from anodetect.data import readers
@@ -59,6 +59,7 @@ from anodetect.stats.times import untimed
 from anodetect.types import Floats, Reporter, Silent
 
 ENGINES = {"local": "anodetect.engines.local:engine", "ray": "anodetect.engines.cluster:engine"}
+NAMED = 5  # patients or lots in a warning
 PROMPT = 1.0  # seconds after which finished files go to the journal
 
 
@@ -107,10 +108,10 @@ def score(
     run = runs.read(run_path)
     for rate in (far, far if fdr is None else fdr):
         run.calibration.level(rate)  # refuses an impossible rate
-    known = KnownFiles(runs.read_manifest(run_path))
+    manifest = runs.read_manifest(run_path)
 
     inputs = collect(paths, out, follow_symlinks, keep_identifiers, channels_of_run(run))
-    _warn_of_times(inputs.records, reporter)
+    _warn_of_records(inputs.records, known_groups(manifest, inputs.records), reporter)
     task = Task(
         run_path.absolute(), run.model_sha256, out.absolute(), tuple(heatmaps), far, fdr, shard,
         device, keep_identifiers, accept_different, other_roi(run, roi, reporter),
@@ -124,7 +125,7 @@ def score(
             promise = f"{promise} {run.calibration.mask_statement(far)}"
         reporter.say(promise)
         has_masks = any(record.masks for record in inputs.records)
-        progress = Progress(run, task, known, has_masks=has_masks)
+        progress = Progress(run, task, KnownFiles(manifest), has_masks=has_masks)
         speed = _score_all(run, task, run_engine, inputs.records, journal, progress, reporter)
         problems = _problem_rows(inputs.problems, task)
         del inputs, groups  # of very many files they take more than all that follows
@@ -236,8 +237,15 @@ def _scoring(run: Run, task: Task, inputs: Inputs, command: Sequence[str]) -> Sc
     )
 
 
-def _warn_of_times(records: Sequence[Record], reporter: Reporter) -> None:
-    """Say before any work if the times of a manifest cannot be used; the record says it too."""
+def _warn_of_records(records: Sequence[Record], known: Sequence[str], reporter: Reporter) -> None:
+    """Say before any work if the times of a manifest cannot be used, which the record says too, and
+    name the `known` patients and lots, of which the run has other images."""
+    if known:
+        more = f" and {len(known) - NAMED} more" if len(known) > NAMED else ""
+        reporter.warn(
+            f"these patients or lots took part in training or calibration: "
+            f"{', '.join(known[:NAMED])}{more}; their p-values are not valid"
+        )
     when = [record.extra.get("acquired", "") for record in records]
     reason = untimed(when, [record.id for record in records])
     if reason:

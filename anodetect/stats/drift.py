@@ -73,7 +73,8 @@ class _Grouped:
     def draw(self, rng: np.random.Generator) -> Doubles:
         """Return the scores [G] of one image of each group, drawn at random."""
         places = (rng.random(len(self.sizes)) * self.sizes).astype(np.intp)
-        return self.scores[self.starts + places]
+        drawn: Doubles = self.scores[self.starts + places]
+        return drawn
 
 
 @dataclass(frozen=True)
