@@ -164,7 +164,7 @@ def _caveats(rows: pa.Table, groups: pa.Table, slices: pa.Table, scoring: Scorin
     files that name no patient; and of copies."""
     volumes = rows["path"].filter(pa.array(is_ok(rows) & is_volume(rows))).to_pylist()
     found = volume_caveats(volumes, slices, scoring.calibration, scoring.rule.rate)
-    found = found or group_caveats(groups, scoring.calibration)
+    found = found or group_caveats(groups, scoring.calibration, scoring.rule.rate)
     scored_groups = rows["group"].filter(pa.array(is_ok(rows)))
     studies = scored_groups.filter(pc.starts_with(scored_groups, STUDY))
     if unnamed := warning_of(studies.to_pylist()):

@@ -1,6 +1,7 @@
 """Decisions as tables: the columns p_value, q_value, flagged and threshold, and what is to be said
 about them. No torch."""
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -12,6 +13,7 @@ from anodetect.record.rows import LITTLE_FOREGROUND, OK, UNSEEN, GroupRow, schem
 from anodetect.stats import decision
 from anodetect.stats.calibration import Calibration, Doubles
 from anodetect.stats.decision import Rule
+from anodetect.stats.group_size import comparison
 from anodetect.types import Bools
 
 # Groups with this many times as many, or as few, images as calibration groups cannot be compared.
@@ -19,10 +21,11 @@ SIZE_RATIO = 1.5
 
 
 def decide(
-    rows: pa.Table, calibration: Calibration, rule: Rule
+    rows: pa.Table, calibration: Calibration, rule: Rule, *, by_size: bool = True
 ) -> tuple[pa.Table, pa.Table, float]:
     """Return a table of ScoreRow with the decisions filled in, a table of GroupRow, and the
-    threshold of images. Without calibration images nothing is decided: the columns are null."""
+    threshold of images. Without calibration images nothing is decided: the columns are null. Not
+    `by_size`, groups are compared as release 0.2 did."""
     scored = is_ok(rows)
     names = rows["group"].filter(pa.array(scored))
     coded = pc.dictionary_encode(pa.chunked_array(names, pa.string()).combine_chunks())
@@ -33,6 +36,7 @@ def decide(
         len(coded.dictionary),
         calibration,
         rule,
+        by_size=by_size,
     )
 
     columns: dict[str, Doubles | Bools] = {
@@ -142,17 +146,21 @@ def volume_caveats(
     return found
 
 
-def group_caveats(groups: pa.Table, calibration: Calibration) -> list[str]:
-    """Return what is to be known of groups of images, a table of GroupRow."""
+def group_caveats(groups: pa.Table, calibration: Calibration, rate: float) -> list[str]:
+    """Return what is to be known of groups of images, a table of GroupRow, at a false-alarm
+    rate."""
     if not calibration.groups or not len(groups):
         return []
     usual, count = _images_a_group(calibration), float(np.median(numbers(groups["images"])))
-    if count <= usual * SIZE_RATIO:
+    sizes = list(Counter(calibration.groups).values())
+    how = comparison(math.ceil(count), sizes, rate)
+    if how.parts == 1 and (how.finest <= rate or count <= usual):
         return []
+
     return [
-        f"groups have {count:g} images, calibration groups {usual:g}: of so many the highest score "
-        "is high by chance alone, and more than the promised share of normal groups is flagged; "
-        "calibrate on groups like these, or go by the images"
+        f"groups have {count:g} images, calibration groups {usual:g}: p-values of such groups are "
+        f"{how.parts} times those of {how.images} images, an upper bound, of which the smallest is "
+        f"{how.finest:.3f}; calibrate on groups like these"
     ]
 
 

@@ -314,6 +314,7 @@ def _decisions(scored: ScoreDirectory) -> Iterator[str]:
     and calibration give."""
     calibration, rule = scored.audit.calibration, scored.audit.rule
     again, groups_again, _ = decide(scored.table, calibration, rule)
+    before = decide(scored.table, calibration, rule, by_size=False)[1]
     columns = _decided(scored.audit)
     if calibration.groups:  # older releases have a threshold without calibration images
         columns = (*columns, *("threshold",) * ("flagged" in columns))
@@ -327,6 +328,8 @@ def _decisions(scored: ScoreDirectory) -> Iterator[str]:
     if groups["group"].to_pylist() == groups_again["group"].to_pylist():
         columns = ("images", "score", *_decided(scored.audit))
         place = _first_difference(groups, groups_again, columns)
+        if place is not None:  # release 0.2 did not look at sizes
+            place = _first_difference(groups, before, columns)
     if place is not None:
         yield "the groups do not follow from the scores"
 

@@ -184,6 +184,13 @@ class Calibration:
             f"and {n} images reach {1 / (n + 1):.4f}."
         )
 
+    def by_group(self) -> list[Doubles]:
+        """Return the scores of each group's images."""
+        _, number = np.unique(np.array(self.groups), return_inverse=True)
+        order = np.argsort(number, kind="stable")
+        ends = np.cumsum(np.bincount(number))[:-1]
+        return np.split(self.scores[order], ends)
+
     def pooled(self) -> "Calibration":
         """Return a calibration with one entry per group: its highest score, map value and
         strength."""

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anodetect.stats.calibration import Calibration, Doubles, benjamini_hochberg
+from anodetect.stats.group_size import group_p_values
 from anodetect.types import Bools
 
 TOLERANCE = 1e-12  # by which a p-value may exceed the rate: sums of weights are not exact
@@ -84,14 +85,17 @@ def decide(
     n_groups: int,
     calibration: Calibration,
     rule: Rule,
+    *,
+    by_size: bool = True,
 ) -> Decisions:
     """Decide over scores [n], of which some are those of `volumes` [n].
 
     `groups` [n] holds the number of each one's group, 0 to `n_groups` − 1. A volume's score is the
     highest of its slices', so it is compared with the same of each calibration group, and an
-    image's score with the calibration images. A group's score is its highest, compared with the
-    same again. q-values are Benjamini–Hochberg where every image is its own group, else
-    Benjamini–Yekutieli.
+    image's score with the calibration images. A group's score is its highest, compared with that of
+    as many calibration images (`group_size`), or, of volumes and not `by_size`, with the highest of
+    each calibration group, as release 0.2 compared all. q-values are Benjamini–Hochberg where every
+    image is its own group, else Benjamini–Yekutieli.
     """
     pooled_calibration = calibration.pooled()
     p = p_values(scores, volumes, calibration, rule.rate)
@@ -106,10 +110,13 @@ def decide(
 
     highest = np.full(n_groups, -np.inf)
     np.maximum.at(highest, groups, scores)
+    images = np.bincount(groups, minlength=n_groups).astype(np.int32)
     group_p = pooled_calibration.p_values(highest, rule.rate)
+    if by_size and calibration.groups and not volumes.any():
+        group_p = group_p_values(highest, images, calibration.by_group(), rule.rate)
     group_q = benjamini_hochberg(group_p)
     of_groups = GroupDecisions(
-        images=np.bincount(groups, minlength=n_groups).astype(np.int32),
+        images=images,
         scores=highest,
         p_values=group_p,
         q_values=group_q,
