@@ -8,6 +8,7 @@ docs/audit.md. It takes minutes on one core; NAME is a promise, all of them by d
 """
 
 import argparse
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anodetect.stats import drift
+from anodetect.stats.calibration import Calibration
+from anodetect.stats.decision import Rule, decide
 
 Doubles = NDArray[np.float64]
 
@@ -102,8 +105,74 @@ def _drift_fires(case: DriftCase, shift: float, seed: int) -> bool:
     return found is not None and found.fires
 
 
+# -- Time ------------------------------------------------------------------------------------------
+
+
+def time_lines(repetitions: int) -> Iterator[Line]:
+    """Yield how often 300 images in order of time are called changed, the second half by a shift
+    or not."""
+    cases = (
+        ("no change", "≤ .05", 0.0, 0.0, repetitions),
+        ("30 % anomalies, spread evenly", "≤ .05", 0.0, 0.3, repetitions),
+        ("second half +1.5 σ", "≥ .90", 1.5, 0.0, repetitions // 4),
+    )
+    when = [str(place) for place in range(300)]
+    for name, target, change, anomalous, of in cases:
+        count = 0
+        for seed in range(of):
+            rng = np.random.default_rng(seed)
+            scores = rng.normal(size=300) + 6 * (rng.random(300) < anomalous)
+            scores[150:] += change
+            found = drift.martingale(scores.tolist(), when, when, seed=seed)
+            count += found is not None and found.fires
+        yield Line("change over time", name, target, count / of, of)
+
+
+# -- Groups ----------------------------------------------------------------------------------------
+
+SIZES = (1, 5, 25, 60)  # of new groups; calibration groups are of the first three
+
+
+def group_lines(repetitions: int) -> Iterator[Line]:
+    """Yield how often normal groups of each size are flagged at 5 %."""
+    sizes, times = [1, 5, 25] * 40, repetitions // 5
+    new = np.repeat(SIZES, 10)
+    for alike in (0.0, 0.5):
+        flagged = np.zeros(len(new))
+        for seed in range(times):
+            rng = np.random.default_rng(seed)
+            old, batch = sample(rng, sizes, alike), sample(rng, new.tolist(), alike)
+            calibration = Calibration(old.scores, old.scores, old.groups)
+            numbers = np.array(batch.groups, np.int64)
+            images = np.zeros(len(numbers), bool)
+            found = decide(batch.scores, images, numbers, len(new), calibration, Rule(0.05))
+            flagged += found.groups.flags
+        for size, rate in zip(SIZES, flagged.reshape(len(SIZES), 10).mean(1) / times, strict=True):
+            case = f"groups of {size}, images alike by {alike}"
+            yield Line("groups flagged at .05", case, "≤ .05", float(rate), 10 * times)
+
+
+# -- Rates -----------------------------------------------------------------------------------------
+
+
+def rate_lines(repetitions: int) -> Iterator[Line]:
+    """Yield how often the rate that a threshold realises stays below the bound of the statement."""
+    for groups, each, alike in ((60, 1, 0.0), (19, 6, 0.0), (19, 6, 0.95), (60, 5, 0.5)):
+        held = 0
+        for seed in range(repetitions):
+            old = sample(np.random.default_rng(seed), [each] * groups, alike)
+            calibration = Calibration(old.scores, old.scores, old.groups)
+            above = math.erfc(calibration.threshold(0.05) / math.sqrt(2)) / 2
+            held += above <= calibration.realised(0.05).bound()
+        case = f"{groups} groups of {each}, images alike by {alike}"
+        yield Line("rate below its bound", case, "≥ .95", held / repetitions, repetitions)
+
+
 PROMISES: dict[str, Callable[[int], Iterator[Line]]] = {
     "drift": drift_lines,
+    "time": time_lines,
+    "groups": group_lines,
+    "rates": rate_lines,
 }
 
 

@@ -207,6 +207,10 @@ def test_too_little_to_compare():
     assert drift.compare([1.0], ["a"], [1.0, 2.0], ["b", "c"]) is None
     assert drift.compare([1.0, 2.0], ["a", "b"], [1.0, 2.0], ["c", "c"]) is None
     assert drift.martingale([1.0, 2.0], ["a", "a"], ["2026", "2027"]) is None
+    few = drift.compare(range(9), range(9), [20.0, 21.0], ["a", "b"])
+    assert not few.fires and few.beyond == 1
+    assert few.p_value == pytest.approx(1 / 55)  # two of eleven are above all others
+    assert "too few groups to see one" in few.text
 
 
 def followed(seed, change, anomalous=0.0, start=0.0):

@@ -110,14 +110,13 @@ def compare(
         found.append(_compare_drawn(reference.draw(rng), values.draw(rng)))
 
     beyond = float(np.mean([each.beyond for each in found]))
-    if beyond > MOST_BEYOND:
-        p_value = _chance_of_beyond(beyond, batch_size, groups)
-        if p_value <= ALPHA_BEYOND:
-            return Drift(True, p_value, float("nan"), beyond, _beyond_text(beyond))
-
     compared = [each for each in found if not math.isnan(each.z)]
+    if beyond > MOST_BEYOND or not compared:
+        chance = _chance_of_beyond(beyond, batch_size, groups)
+        if beyond > MOST_BEYOND and chance <= ALPHA_BEYOND:
+            return Drift(True, chance, float("nan"), beyond, _beyond_text(beyond))
     if not compared:
-        return None
+        return Drift(False, chance, float("nan"), beyond, _too_few_text(beyond, chance))
     p_value = math.erfc(abs(_mean_deviate([each.z for each in compared])) / math.sqrt(2))
     rank = float(np.mean([each.rank for each in compared]))
     text = _comparison_text(p_value, rank, smallest_shift(groups, batch_size))
@@ -187,6 +186,14 @@ def _beyond_text(beyond: float) -> str:
         f"{beyond:.0%} of this batch look odder than {CUT:.0%} of the calibration images: "
         "it is full of anomalies, or from elsewhere, and then its p-values mean nothing. "
         "Look at some; if they are normal, calibrate anew."
+    )
+
+
+def _too_few_text(beyond: float, chance: float) -> str:
+    return (
+        f"No drift found, but too few groups to see one: {beyond:.0%} of this batch look odder "
+        f"than {CUT:.0%} of the calibration images (chance explains it with p = {chance:.3f}), and the "
+        "rest cannot be compared."
     )
 
 
