@@ -192,8 +192,8 @@ def _beyond_text(beyond: float) -> str:
 def _too_few_text(beyond: float, chance: float) -> str:
     return (
         f"No drift found, but too few groups to see one: {beyond:.0%} of this batch look odder "
-        f"than {CUT:.0%} of the calibration images (chance explains it with p = {chance:.3f}), and the "
-        "rest cannot be compared."
+        f"than {CUT:.0%} of the calibration images (chance explains it with p = {chance:.3f}), and "
+        "the rest cannot be compared."
     )
 
 
