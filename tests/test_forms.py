@@ -135,6 +135,13 @@ def test_shapes_before_a_flat_background_are_seen_as_pixels(tmp_path, save_png):
     assert "pixels, as images show a shape before a flat background" in said
 
 
+@needs_weights
+def test_windows_of_pixels_show_no_shapes():
+    for detector in ("rbm", "nce"):
+        assert form_of(detector, "auto", {}).for_shapes is None
+    assert form_of("anoddpm", "auto", {}).for_shapes.representation == "pixels"
+
+
 class OpenedError(Exception):
     """The data were opened, so work was begun."""
 

@@ -21,7 +21,8 @@ class Entry:
     settings name; its class is handed a function that makes them. The scores of one that is
     `signed` may be below 0, and so it cannot be a member. Images have at least `least_channels`;
     grey ones have one. One that `learns_anomalies` takes known ones, too. One that `leaves_out`
-    channels compares an image channel by channel, and an absent one adds nothing to its map.
+    channels compares an image channel by channel, and an absent one adds nothing to its map. One
+    that is `local` models small windows of pixels, in which no shape is seen.
     """
 
     target: str
@@ -38,6 +39,7 @@ class Entry:
     least_channels: int = 1
     learns_anomalies: bool = False
     leaves_out: bool = False
+    local: bool = False
 
 
 DETECTORS = {
@@ -78,6 +80,7 @@ DETECTORS = {
         "models, JMLR 2012; Gao et al., Flow contrastive estimation, CVPR 2020",
         cost="two minutes to train, 59 ms an image on features",
         representations=("pixels", "features"),
+        local=True,
     ),
     "jem": Entry(
         target="anodetect.detectors.jem:JEM",
@@ -104,6 +107,7 @@ DETECTORS = {
         "Neural Computation 2002; Salakhutdinov & Hinton, Deep Boltzmann machines, AISTATS 2009",
         cost="two minutes to train, 52 ms an image on features",
         representations=("pixels", "features"),
+        local=True,
     ),
     "gan": Entry(
         target="anodetect.detectors.gan:GAN",
