@@ -211,7 +211,7 @@ def _print_inputs(
 
     channels = None
     if run.exists():
-        channels = channels_of_run(runs.read(run))
+        channels = channels_of_run(run, runs.read_header(run))
     else:
         terminal.screen.print(f"{run} does not exist: files are listed one by one", markup=False)
     inputs = collect(paths, out, follow_symlinks, channels=channels)
@@ -425,6 +425,8 @@ def benchmark(
     seeds: options.Seeds = 3,
     budget: options.BudgetEach = 5.0,
     follow_symlinks: options.FollowLinks = False,
+    channels: options.Channels = None,
+    allow_missing: options.AllowMissing = False,
     as_json: options.Json = False,
 ) -> None:
     """Detectors × data sets × seeds, each in a fresh process, to one table."""
@@ -438,6 +440,8 @@ def benchmark(
             seeds=seeds,
             budget=budget,
             follow_symlinks=follow_symlinks,
+            channels=channels,
+            allow_missing=allow_missing,
             reporter=reporter,
         )
     emit(result.as_json(), as_json, (out / "results.md").read_text("utf-8"))

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 import anodetect
 from anodetect.cli import app
+from anodetect.commands import benchmark, strips
 from anodetect.commands.rescore import rescore
 from anodetect.data import readers
 from anodetect.data.channels import Channels, channels_of, matched, parse_channels
@@ -31,8 +32,8 @@ from anodetect.model.forms import form_of
 from anodetect.model.loading import Failed, LoadedImage, load
 from anodetect.model.model import Model
 from anodetect.model.settings import create_detector, with_planes
-from anodetect.record import directories, runs, verification
-from anodetect.types import Batch, TrainContext
+from anodetect.record import checkpoint, directories, runs, verification
+from anodetect.types import Batch, Silent, TrainContext
 
 NEEDS_FEATURES = pytest.mark.skipif(
     not features_installed(), reason="the extra `features` is not installed"
@@ -444,6 +445,59 @@ def test_several_files_and_one_are_not_mixed_up(parts, tmp_path, pca_run):
     anodetect.score(pca_run, [str(data)], tmp_path / "out")
     (row,) = directories.read(tmp_path / "out").rows
     assert row.error == "2 files as channels, but the model was trained on single files"
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """Lets `benchmark` call its commands without new processes."""
+
+    def call(*arguments):
+        done = CliRunner().invoke(app, [*arguments, "--json"])
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout)
+
+    monkeypatch.setattr(benchmark, "_call", call)
+
+
+def bench(folder, out, **options):
+    given = {"seeds": 1, "budget": 1.0, "reporter": Silent(), **options}
+    return benchmark.run([str(folder)], ["intensity"], out, **given)
+
+
+def test_a_benchmark_takes_channels_by_option_and_by_manifest(tmp_path, in_process):
+    lines = ["path,channels,split,label"]
+    for part, count in (("train/good", 20), ("test/good", 12), ("test/bad", 12)):
+        save_parts(tmp_path / "data" / part, count, defect=part.endswith("bad"))
+        for n in range(count):
+            files = f"ir={part}/part{n}_ir.png;rgb={part}/part{n}_rgb.png"
+            lines.append(f",{files},{part[: part.index('/')]},{int(part.endswith('bad'))}")
+
+    channels = "ir=*_ir*,rgb=*_rgb*"
+    (row,) = bench(tmp_path / "data", tmp_path / "b", channels=channels).rows
+    assert row.image_auroc == 1
+    page = (tmp_path / "b" / "benchmark.html").read_text()
+    assert page.count("data:image/png;base64,") == strips.STRIPS
+    assert bench(tmp_path / "data", tmp_path / "b", channels=channels).rows == (row,)
+    for other in ("rgb=*_rgb*,ir=*_ir*", None):
+        with pytest.raises(ConfigError, match=r"trained on images of ir \+ rgb; give its"):
+            bench(tmp_path / "data", tmp_path / "b", channels=other)
+    with pytest.raises(ConfigError, match="2 to 12 are expected"):
+        bench(tmp_path / "data", tmp_path / "none", channels="ir=*_ir*")
+    assert not (tmp_path / "none").exists()
+
+    (tmp_path / "data" / "manifest.csv").write_text("\n".join(lines))
+    for _ in range(2):
+        (listed,) = bench(tmp_path / "data", tmp_path / "m").rows
+        assert listed.image_auroc == 1
+
+
+def test_a_dry_run_knows_channels_without_reading_weights(parts, tmp_path, monkeypatch):
+    data = save_parts(tmp_path / "data", 2)
+    monkeypatch.setattr(checkpoint, "read", lambda path: pytest.fail("weights were read"))
+    arguments = ["score", parts / "run", data, "--out", tmp_path / "out", "--dry-run", "--json"]
+    done = CliRunner().invoke(app, [str(each) for each in arguments])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["paths"] == ["part0_rgb.png", "part1_rgb.png"]
 
 
 # -- Missing channels ------------------------------------------------------------------------------

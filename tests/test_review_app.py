@@ -608,6 +608,9 @@ def test_the_page_lists_runs_and_starts_commands(opened, scores, pca_run, tmp_pa
     ((folder, command, out),) = started
     assert out == root / "run-1" and folder.is_relative_to(root) and not app.exception
     assert command[4:8] == ["train", str(root / "images"), "--out", str(root / "run-1")]
+    next(field for field in app.text_input if field.label.startswith("Channels")).set_value("t1=a")
+    next(button for button in app.button if button.label == "Train").click().run()
+    assert any("2 to 12 are expected" in text for text in texts(app)) and len(started) == 1
     next(field for field in app.text_input if field.label == "Name of the run").set_value(
         "../outside"
     )

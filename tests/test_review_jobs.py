@@ -87,6 +87,21 @@ def test_train_and_score_from_the_folder_to_the_table(root, synthetic_folder):
     assert (row.detector, row.data, row.image_auroc) == ("pca", "data", "")
 
 
+def test_channels_are_checked_before_they_become_an_option(root):
+    (root / "data").mkdir()
+
+    def command(channels, missing=False):
+        options = {"channels": channels, "allow_missing": missing}
+        return jobs.train_command([root], root / "data", "pca", root / "run", budget=1, **options)
+
+    assert not [part for part in command(" ") if "channels" in part]
+    found = command(" t1=*T1w*,flair=--out ", missing=True)
+    assert found[-3:] == ["--channels=t1=*T1w*,flair=--out", "--allow-missing", "--json"]
+    for channels, missing in (("t1=*T1w*", False), ("", True)):
+        with pytest.raises(ConfigError):
+            command(channels, missing)
+
+
 def test_a_job_is_known_again_from_the_disk(root, stand_in):
     job = stand_in(SLEEP)
     until(lambda: jobs.progress(job).total)

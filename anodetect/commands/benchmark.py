@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from anodetect.commands.channels import channels_of_run, wanted_channels
 from anodetect.commands.comparison import (
     ComparedSummary,
     Draws,
@@ -26,6 +27,9 @@ from anodetect.commands.comparison import (
 )
 from anodetect.commands.results import ResultRow, metrics_of
 from anodetect.commands.strips import Pixels, sheet, strips
+from anodetect.data import cards
+from anodetect.data.channels import Channels, same_channels
+from anodetect.data.records import Dataset
 from anodetect.detectors import detector_class
 from anodetect.errors import AnodetectError, ConfigError, DataError, Interrupted, RunError
 from anodetect.files import write_atomic
@@ -56,6 +60,38 @@ class Job:
     @property
     def scores(self) -> Path:
         return self.out / "scores" / self.name
+
+
+@dataclass(frozen=True)
+class Finding:
+    """How images are found in a data set: the options of `train` that say so."""
+
+    follow_symlinks: bool = False
+    channels: str | None = None
+    allow_missing: bool = False
+
+    def options(self) -> list[str]:
+        """Return the options of `train`."""
+        return [*self.links(), *self._channel_options()]
+
+    def links(self) -> list[str]:
+        """Return the options of `score`, which knows the channels of a run."""
+        return ["--follow-symlinks"] if self.follow_symlinks else []
+
+    def _channel_options(self) -> list[str]:
+        if self.channels is None:
+            return []
+        return ["--channels", self.channels, *["--allow-missing"] * self.allow_missing]
+
+    def named(self) -> Channels | None:
+        """Return the channels that are asked for, None if a manifest may name them; ConfigError if
+        they are wrong."""
+        return wanted_channels(self.channels, allow_missing=self.allow_missing)
+
+    def open(self, data: str) -> Dataset:
+        """Return what a data set holds."""
+        links = self.follow_symlinks
+        return cards.open_data(data, follow_symlinks=links, channels=self.named())
 
 
 @dataclass(frozen=True)
@@ -108,14 +144,19 @@ def run(
     seeds: int,
     budget: float,
     follow_symlinks: bool = False,
+    channels: str | None = None,
+    allow_missing: bool = False,
     reporter: Reporter,
 ) -> BenchmarkResult:
     """Do what is not done yet, and write results.csv, results.md, benchmark.html and benchmark.png
     below `out`.
 
-    `budget` is in minutes of training. Returns the rows, one for each data set, detector and seed,
-    and the summary, means over seeds with intervals.
+    `budget` is in minutes of training. `channels` and `allow_missing` are those of `train`, for all
+    data sets. Returns the rows, one for each data set, detector and seed, and the summary, means
+    over seeds with intervals.
     """
+    finding = Finding(follow_symlinks, channels, allow_missing)
+    finding.named()  # refuses what cannot be meant
     for name in detectors:
         detector_class(name)
     if len({Job(name, "", 0, out).name for name in data}) < len(data):
@@ -133,7 +174,7 @@ def run(
     results = []
     for number, job in enumerate(jobs, start=1):
         reporter.say(f"{job.name} ({number} of {len(jobs)})")
-        results.append(finished(job, budget, follow_symlinks))
+        results.append(finished(job, budget, finding))
 
     rows = tuple(result.row for result in results)
     summaries = _summaries(results)
@@ -141,7 +182,7 @@ def run(
     write_atomic(out / "results.csv", runs.to_csv(asdict(row) for row in rows))
     write_atomic(out / "results.md", markdown(summaries, budget, seeds))
     asked = {"data": data, "detectors": detectors, "seeds": seeds, "budget": budget}
-    _write_pictures(out, jobs, asked | {"summary": [entry.as_json() for entry in summary]})
+    _write_pictures(out, jobs, finding, asked | {"summary": [entry.as_json() for entry in summary]})
     return BenchmarkResult(rows, tuple(summary), out)
 
 
@@ -158,12 +199,14 @@ def _summaries(results: Sequence[Finished]) -> list[Summary]:
     return summaries
 
 
-def _write_pictures(out: Path, jobs: Sequence[Job], content: dict[str, Any]) -> None:
+def _write_pictures(
+    out: Path, jobs: Sequence[Job], finding: Finding, content: dict[str, Any]
+) -> None:
     """Write benchmark.png, one strip of each data set, and benchmark.html with all of them."""
     found: dict[str, list[Pixels]] = {}
     for data in content["data"]:
         scored = [job.scores for job in jobs if job.data == data and job.seed == 0]
-        found[data] = strips(data, scored)
+        found[data] = strips(finding.open(data), scored)
     titles = ["image", "truth", *content["detectors"]]
     first = [some[0] for some in found.values() if some]
     write_atomic(out / "benchmark.png", png(sheet(titles, first)))
@@ -175,33 +218,46 @@ def _write_pictures(out: Path, jobs: Sequence[Job], content: dict[str, Any]) -> 
     write_atomic(out / "benchmark.html", page.render(**content, pictures=pictures))
 
 
-def finished(job: Job, budget: float, follow_symlinks: bool = False) -> Finished:
+def finished(job: Job, budget: float, finding: Finding = Finding()) -> Finished:
     """Train and score as far as that is still to do, and return the result.
 
-    Raises ConfigError if the job was trained with another budget, and Interrupted if the training
-    or scoring was.
+    Raises ConfigError if the job was trained with another budget or other channels, and Interrupted
+    if the training or scoring was.
     """
-    links = ["--follow-symlinks"] if follow_symlinks else []
     if not job.run.exists():
         options = ["--detector", job.detector, "--budget", f"{budget:g}", "--seed", str(job.seed)]
         options += ["--out", str(job.run)]
         if runs.checkpoints(runs.partial(job.run)):
             options.append("--resume")
-        facts = _call("train", job.data, *options, *links)
+        facts = _call("train", job.data, *options, *finding.options())
         _keep(job.run, peak=_peak(facts))
-
-    trained_for = runs.facts(job.run).training.budget_minutes
-    if trained_for != budget:
-        limit = "no --budget" if trained_for is None else f"--budget {trained_for:g}"
-        raise ConfigError(f"{job.run} was trained with {limit}; use that, or another --out")
+    _check_trained(job, budget, finding)
 
     if not (job.scores / "audit.json").exists():
         shutil.rmtree(job.scores, ignore_errors=True)  # what an interrupted scoring left
         options = ["--out", str(job.scores), "--heatmaps", "tiff" if job.seed == 0 else "none"]
-        result = _call("score", str(job.run), job.data, *options, *links)
+        result = _call("score", str(job.run), job.data, *options, *finding.links())
         milliseconds = 1000 * result["model_seconds_per_image"]
         _keep(job.scores, peak=_peak(result), ms=milliseconds)
     return _result(job)
+
+
+def _check_trained(job: Job, budget: float, finding: Finding) -> None:
+    """Raise ConfigError if a run was trained with another budget or other channels."""
+    header = runs.read_header(job.run)
+    trained_for = header.facts.budget_minutes
+    if trained_for != budget:
+        limit = "no --budget" if trained_for is None else f"--budget {trained_for:g}"
+        raise ConfigError(f"{job.run} was trained with {limit}; use that, or another --out")
+
+    channels = channels_of_run(job.run, header)
+    asked = finding.named()
+    by_manifest = channels is None or channels.listed
+    if not (same_channels(channels, asked) or (asked is None and by_manifest)):
+        names = "one file" if channels is None else channels.described()
+        raise ConfigError(
+            f"{job.run} was trained on images of {names}; give its --channels, or another --out"
+        )
 
 
 def _call(*arguments: str) -> dict[str, Any]:

@@ -1,11 +1,12 @@
 """Several files as the channels of one image: the options of `train`, and the channels of a run."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from anodetect.data.channels import Channels, channels_of, parse_channels
 from anodetect.errors import ConfigError, RunError
-from anodetect.record.runs import Run
+from anodetect.record.runs import RunHeader
 
 OF_ONE_FILE = ("frames", "flip_right")  # settings that would not do the same to every channel
 ONE_UNIT = ("window", "exported")  # settings in native units, which channels do not share
@@ -37,11 +38,11 @@ def check_settings(config: Mapping[str, Any], *, few: bool) -> None:
             )
 
 
-def channels_of_run(run: Run) -> Channels | None:
-    """Return the channels that a run was trained on, None if its images are single files; RunError
-    if the run does not say it."""
+def channels_of_run(path: Path, header: RunHeader) -> Channels | None:
+    """Return the channels that the run at `path` was trained on, None if its images are single
+    files; RunError if the run does not say it."""
     try:
-        return channels_of(run.header.preprocess.get("named"))
+        return channels_of(header.preprocess.get("named"))
     except (AttributeError, KeyError, TypeError) as error:
         reason = f"{type(error).__name__}: {error}"
-        raise RunError(f"{run.path}: not a usable model ({reason})") from error
+        raise RunError(f"{path}: not a usable model ({reason})") from error

@@ -8,8 +8,8 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from anodetect.data import cards, readers
-from anodetect.data.records import Record
+from anodetect.data import readers
+from anodetect.data.records import Dataset, Record
 from anodetect.data.split import position
 from anodetect.data.truth import read_truth
 from anodetect.errors import ImageError
@@ -23,13 +23,14 @@ Pixels = NDArray[np.uint8]  # [H, W, 3]
 BLANK: Pixels = np.full((SIDE, SIDE, 3), 235, np.uint8)  # the panel where there is nothing to show
 
 
-def strips(data: str, scored: Sequence[Path]) -> list[Pixels]:
+def strips(dataset: Dataset, scored: Sequence[Path]) -> list[Pixels]:
     """Return strips [SIDE, SIDE · panels, 3] of some anomalous test images, chosen by a hash of
-    their names, with the heatmaps of the score directories `scored`.
+    their names, with the heatmaps of the score directories `scored`. Of several channels the first
+    is shown.
 
     An image that cannot be read is left out; its row in the score directories says why.
     """
-    anomalous = [record for record in cards.open_data(data).testing() if record.label == 1]
+    anomalous = [record for record in dataset.testing() if record.label == 1]
     with_mask = [record for record in anomalous if record.masks] or anomalous
     with_mask.sort(key=lambda record: position(record.id, "pictures"))
 

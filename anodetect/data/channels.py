@@ -77,6 +77,11 @@ def channels_of(state: Mapping[str, Any] | None) -> Channels | None:
     return Channels(patterns, bool(state["allow_missing"]))
 
 
+def same_channels(one: Channels | None, other: Channels | None) -> bool:
+    """Return whether channels are the same, in the same order."""
+    return one == other and (one is None or other is None or one.names == other.names)
+
+
 def parse_channels(text: str, *, allow_missing: bool = False) -> Channels:
     """Return the channels of `--channels`, such as "t1=*T1w*,flair=*FLAIR*"; a name alone is its
     own pattern. ConfigError if that is wrong."""

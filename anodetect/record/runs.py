@@ -78,6 +78,7 @@ HEADER = (
     "hashes",
     "calibration_groups",
 )
+UNUSABLE = (AttributeError, KeyError, TypeError, ValueError)  # what a damaged header raises
 OPTIONAL = (ODD_FILE, COMPONENTS_FILE)  # files that not every run has, and that may be removed
 COPY = re.compile(rf"{EMBEDDED}/[0-9a-f]{{{DIGITS}}}/\w[\w.-]*")  # a file of a backbone
 HASHED = ("config.json", "environment.json", "manifest.csv", "model_card.md")  # in the model file
@@ -534,12 +535,7 @@ def read(path: Path) -> Run:
     """Read a run; RunError if it is missing, incomplete, newer than this release, or altered."""
     _check_complete(path)
     tensors, header = checkpoint.read(path / MODEL_FILE)
-    lacking = [key for key in HEADER if key not in header]
-    if lacking:
-        raise RunError(
-            f"{path}: the model file lacks {', '.join(lacking)}; "
-            "it was not written by `anodetect train`"
-        )
+    _check_header(path, header)
     _check_hashes(path, header.get("hashes", {}))
     _check_finite(path, tensors)
 
@@ -555,11 +551,36 @@ def read(path: Path) -> Run:
         state = {name.removeprefix("detector."): array for name, array in tensors.items()}
         model_sha256 = sha256_of(path / MODEL_FILE)
         return Run(path, run_header(header), state, calibration, model_sha256)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except UNUSABLE as error:
+        raise _unusable(path, error) from None
+
+
+def read_header(path: Path) -> RunHeader:
+    """Read what is said of a run, without its weights and without comparing hashes; RunError if it
+    is missing, incomplete or newer than this release."""
+    _check_complete(path)
+    header = checkpoint.read_header(path / MODEL_FILE)
+    _check_header(path, header)
+    try:
+        return run_header(header)
+    except UNUSABLE as error:
+        raise _unusable(path, error) from None
+
+
+def _unusable(path: Path, error: Exception) -> RunError:
+    return RunError(
+        f"{path}: the model file is not as it should be ({error}); it was not written by "
+        "`anodetect train`"
+    )
+
+
+def _check_header(path: Path, header: Mapping[str, Any]) -> None:
+    lacking = [key for key in HEADER if key not in header]
+    if lacking:
         raise RunError(
-            f"{path}: the model file is not as it should be ({error}); it was not written by "
-            "`anodetect train`"
-        ) from None
+            f"{path}: the model file lacks {', '.join(lacking)}; "
+            "it was not written by `anodetect train`"
+        )
 
 
 def _check_complete(path: Path) -> None:

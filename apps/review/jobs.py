@@ -24,6 +24,7 @@ from uuid import uuid4
 import psutil
 from filelock import FileLock
 
+from anodetect.commands.channels import wanted_channels
 from anodetect.errors import ConfigError, RunError
 from anodetect.files import ON_WINDOWS, write_atomic
 from anodetect.record import runs
@@ -83,13 +84,26 @@ class Progress:
 
 
 def train_command(
-    roots: Sequence[Path], data: str, detector: str, out: Path, *, budget: float, seed: int = 0
+    roots: Sequence[Path],
+    data: str,
+    detector: str,
+    out: Path,
+    *,
+    budget: float,
+    seed: int = 0,
+    channels: str = "",
+    allow_missing: bool = False,
 ) -> list[str]:
-    """Return the arguments of `anodetect train`; raise ConfigError where a path is not allowed.
+    """Return the arguments of `anodetect train`; raise ConfigError where a path is not allowed or
+    `channels` are wrong.
 
-    `budget` is in minutes.
+    `budget` is in minutes. `channels` are several files of each image with the patterns of their
+    names, "" for none; with `allow_missing` an image may lack some of them.
     """
     options = ["--detector", detector, "--budget", f"{budget:g}", "--seed", str(seed)]
+    if wanted_channels(channels.strip() or None, allow_missing=allow_missing):
+        options.append(f"--channels={channels.strip()}")
+        options += ["--allow-missing"] * allow_missing
     return ["train", str(allowed(data, roots)), "--out", str(_new(out, roots)), *options, "--json"]
 
 

@@ -17,6 +17,10 @@ from .jobs import Job
 from .widgets import show_problem, with_message
 
 JOBS_SHOWN = 5
+CHANNELS_HELP = (
+    "Their names with the patterns of file or series names, as t1=*T1w*,flair=*FLAIR*. "
+    "Empty, a manifest may name them."
+)
 
 
 def draw(roots: Sequence[Path]) -> None:
@@ -160,6 +164,8 @@ def _train_form(roots: Sequence[Path], contents: Contents) -> None:
         summaries = [f"- {name}: {entry.summary}" for name, entry in DETECTORS.items()]
         detector = st.selectbox("Detector", list(DETECTORS), help="\n".join(summaries))
         budget = st.number_input("Minutes at most", 0.1, 1440.0, 5.0, 1.0)
+        channels = st.text_input("Channels, if an image has several files", help=CHANNELS_HELP)
+        missing = st.checkbox("An image may lack some of its channels")
         root = _root(roots, "train_root")
         name = st.text_input("Name of the run", "run-1", max_chars=100)
 
@@ -167,7 +173,15 @@ def _train_form(roots: Sequence[Path], contents: Contents) -> None:
             out = root.absolute() / name.strip()
             _start(
                 root,
-                lambda: jobs.train_command(roots, data or "", detector, out, budget=budget),
+                lambda: jobs.train_command(
+                    roots,
+                    data or "",
+                    detector,
+                    out,
+                    budget=budget,
+                    channels=channels,
+                    allow_missing=missing,
+                ),
                 out,
             )
 
