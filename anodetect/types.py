@@ -132,6 +132,8 @@ class TrainContext:
 
     `anomalies` are known anomalous images, a few, for a detector that learns from them; None
     without any.
+
+    With `few` there are few images, and those to tune on are those to fit on.
     """
 
     seed: int
@@ -143,6 +145,7 @@ class TrainContext:
     progress: Callable[[int, int, float], None] = lambda done, total, loss: None
     planted: Callable[[], PlantedCopies | None] = lambda: None
     anomalies: Batch | None = None
+    few: bool = False
 
 
 class Reporter(Protocol):

@@ -8,7 +8,6 @@ from anodetect.data.channels import Channels, channels_of, parse_channels
 from anodetect.errors import ConfigError, RunError
 from anodetect.record.runs import RunHeader
 
-OF_ONE_FILE = ("frames", "flip_right")  # settings that would not do the same to every channel
 ONE_UNIT = ("window", "exported")  # settings in native units, which channels do not share
 
 
@@ -22,14 +21,19 @@ def wanted_channels(text: str | None, *, allow_missing: bool) -> Channels | None
     return None
 
 
-def check_settings(config: Mapping[str, Any], *, few: bool) -> None:
+def check_settings(config: Mapping[str, Any], channels: Channels, *, few: bool) -> None:
     """Raise ConfigError for settings that do not suit several channels, or if few images are to do
-    for them."""
-    if few:
-        raise ConfigError("--allow-few is for images of one file, not for several channels")
-    for name in OF_ONE_FILE:
-        if config["preprocess"].get(name):
-            raise ConfigError(f"preprocess.{name} is for images of one file; leave it out")
+    and may lack some of these."""
+    if few and channels.allow_missing:
+        raise ConfigError(
+            "--allow-few and --allow-missing: each of a few images has to have all channels; leave "
+            "one of the two out"
+        )
+    if config["preprocess"].get("frames"):
+        raise ConfigError(
+            "preprocess.frames: nothing says which frame of one file belongs to which of another; "
+            "leave it out"
+        )
     for name in ONE_UNIT:
         if config["preprocess"][name] is not None:
             raise ConfigError(

@@ -7,13 +7,16 @@ from pathlib import Path
 
 from anodetect.data.split import Roles
 from anodetect.detectors import DETECTORS, entry_named
-from anodetect.errors import ConfigError
+from anodetect.errors import ConfigError, DataError
 from anodetect.model.colour_scale import colour_scale
 from anodetect.model.decoded import DecodedFiles
 from anodetect.model.fitting import Training, fit_model
 from anodetect.model.model import Model
 from anodetect.model.scoring import Scored, score_records
 from anodetect.types import Silent
+
+
+FEWEST_OF_CHANNELS = 4  # images, half of which has two halves
 
 
 def representation_of_few(detector: str, representation: str) -> str:
@@ -43,11 +46,16 @@ def scale_of_few(
     model: Model, roles: Roles, training: Training, scratch: DecodedFiles
 ) -> tuple[float, float]:
     """Return the colour scale learned from each half of the fit images as a model of the other half
-    sees it.
+    sees it; DataError if there are too few of several channels.
 
     A model that has all of them in its memory errs nowhere on them. The model is fitted on the way,
     so it has to be fitted anew afterwards.
     """
+    if model.preprocess.named is not None and len(roles.fit) < FEWEST_OF_CHANNELS:
+        raise DataError(
+            f"{len(roles.fit)} normal images are too few for several channels; at least "
+            f"{FEWEST_OF_CHANNELS} are needed"
+        )
     halves = roles.fit[::2], roles.fit[1::2]
     scored: list[Scored] = []
     for own, other in (halves, halves[::-1]):

@@ -229,9 +229,12 @@ def _train(
         )
 
         seconds = None if request.budget is None else 60 * request.budget
-        training = Training(workdir, request.seed, seconds, request.device, request.resume)
+        few_images = roles.dropped == split.FEW
+        training = Training(
+            workdir, request.seed, seconds, request.device, request.resume, few=few_images
+        )
         scale = None
-        if roles.dropped == split.FEW:
+        if few_images:
             scale = few.scale_of_few(model, roles, training, scratch)
         if request.helping or plan.odd is not None:
             fit_model(model, roles, training, scratch, reporter)
@@ -316,7 +319,7 @@ def _open(
     if dataset.channels is not None:  # a manifest may have named them
         values = request.values
         form = form_of(request.detector, request.representation, values, dataset.channels)
-        check_settings(form.config, few=request.allow_few)
+        check_settings(form.config, dataset.channels, few=request.allow_few)
     return dataset, form, found
 
 

@@ -91,8 +91,9 @@ class Source:
         """
         return self.content(reading).pixels
 
-    def content(self, reading: Reading = AS_IT_IS) -> Content:
-        """Return what `decode` does, and how samples were stored."""
+    def content(self, reading: Reading = AS_IT_IS, side: str = "") -> Content:
+        """Return what `decode` does, and how samples were stored. `side` is the side of the body
+        that the image shows, L or R, "" if only the record or the file can say it."""
         if self.record.component is not None:
             reading = replace(reading, component=self.record.component)
         path = self.record.path
@@ -101,19 +102,24 @@ class Source:
             reading = replace(reading, component=number_of(path, reading.component))
 
         found = _decode(self.contents, format_found, path.name, reading)
-        if not reading.flip_right or isinstance(found.pixels, Volume) or not self._is_right():
+        if not reading.flip_right or isinstance(found.pixels, Volume):
+            return found
+        if (side or self.side()) != "R" or self._looks_left():
             return found
         mirrored = np.ascontiguousarray(found.pixels[..., ::-1])
         return replace(found, pixels=mirrored, mirrored=True)
 
-    def _is_right(self) -> bool:
-        """Return whether an image shows something of the right side, and looks like it: as a
-        manifest's column `laterality` or its DICOM header says."""
-        side, mirrored_already = side_named(self.record.extra.get("laterality", "")), False
-        if formats.is_series(self.record.path):
-            header = dicom.parse(self.contents[0])
-            side, mirrored_already = side or laterality_of(header), looks_left(header)
-        return side == "R" and not mirrored_already
+    def side(self) -> str:
+        """Return the side of the body that the image shows, L or R, as a manifest's column
+        `laterality` or the DICOM header says; "" if neither does."""
+        named = side_named(self.record.extra.get("laterality", ""))
+        if named or not formats.is_series(self.record.path):
+            return named
+        return laterality_of(dicom.parse(self.contents[0]))
+
+    def _looks_left(self) -> bool:
+        """Return whether an image of the right side was mirrored before it was stored."""
+        return formats.is_series(self.record.path) and looks_left(dicom.parse(self.contents[0]))
 
 
 @dataclass(frozen=True)
@@ -131,11 +137,13 @@ class ChannelSources:
 
     def content(self, reading: Reading = AS_IT_IS) -> Content:
         """Return all channels in one array on the grid of the first, as `Source.content` does."""
-        found: list[Floats | Volume | None] = []
+        side = self._side() if reading.flip_right else ""
+        found: list[Content | None] = []
         for channel, source in zip(self.record.channels, self.sources, strict=True):
-            found.append(None if source is None else _of(channel, partial(source.decode, reading)))
+            read = None if source is None else partial(source.content, reading, side)
+            found.append(None if read is None else _of(channel, read))
         names = [channel.name for channel in self.record.channels]
-        joined = join(names, found)
+        joined = join(names, [None if each is None else each.pixels for each in found])
 
         channels = []
         for number, channel in enumerate(self.record.channels):
@@ -143,7 +151,28 @@ class ChannelSources:
             sha256 = "" if own is None else own.sha256
             planes, note = joined.planes[number], joined.notes[number]
             channels.append(DecodedChannel(channel.name, channel.id, sha256, planes, note))
-        return Content(joined.pixels, channels=tuple(channels))
+        mirrored = _mirrored_alike(names, found)
+        return Content(joined.pixels, mirrored=mirrored, channels=tuple(channels))
+
+    def _side(self) -> str:
+        """Return the side that the first of the files shows that says it, "" if none does."""
+        sides = [source.side() for source in self.sources if source is not None]
+        return next(filter(None, sides), "")
+
+
+def _mirrored_alike(names: Iterable[str], found: Iterable[Content | None]) -> bool:
+    """Return whether the files of several channels were mirrored; ImageError if some were only."""
+    by_name = {}
+    for name, each in zip(names, found, strict=True):
+        if each is not None:
+            by_name[name] = each.mirrored
+    for name, mirrored in by_name.items():
+        if mirrored != all(by_name.values()):
+            raise ImageError(
+                f"{name} lies the other way round than another channel; store all files of an "
+                "image of the right side mirrored, or none"
+            )
+    return all(by_name.values())
 
 
 def read_source(record: Record) -> Source | ChannelSources:
@@ -158,7 +187,7 @@ def _read_channels(record: Record) -> ChannelSources:
     for channel in record.channels:
         source = None
         if channel.path is not None:
-            own = Record(channel.id, channel.path, files=channel.files, component=record.component)
+            own = replace(record, id=channel.id, path=channel.path, files=channel.files, channels=())
             source = _of(channel, partial(_read_one, own))
         sources.append(source)
         hashes.append((channel.name, "" if source is None else source.sha256))

@@ -185,7 +185,11 @@ class Ensemble:
         self, number: int, fit: Batch, tune: Batch, context: TrainContext
     ) -> tuple[MemberTraining, Floats]:
         """Train a member, and learn what its scores and maps are on tune. Return how that went, and
-        z of tune images and their planted copies, [1 + copies, N]."""
+        z of tune images and their planted copies, [1 + copies, N].
+
+        Of few images scores and maps are learned on each half of them, as a member sees it that has
+        learned from the other half.
+        """
         started = time.monotonic()
         expert, name = self.experts[number], self.config.members[number]
         step = 0
@@ -211,11 +215,14 @@ class Ensemble:
                 left = max(0.0, context.budget - (time.monotonic() - started))
             seen_planted = cache(partial(encoded_copies, expert, context.planted, Path(scratch)))
             own = replace(context, budget=left, log=log, planted=seen_planted)
+            if context.few:
+                self.normal[number] = normal_scores_of_halves(expert, seen_fit, own)
             expert.detector.fit(seen_fit, seen_tune, context=own)
             budget = math.inf if context.budget is None else context.budget
-            self.normal[number] = normal_scores(expert, seen_tune, NORMAL * budget)
+            if not context.few:
+                self.normal[number] = normal_scores(expert, seen_tune, NORMAL * budget)
             evidence = np.zeros((1, 0), np.float32)
-            if self.config.weights == "auto":
+            if self.config.weights == "auto" and not context.few:
                 evidence = self._evidence(number, seen_tune, seen_planted(), EVIDENCE * budget)
         return MemberTraining(step, stopped_by, time.monotonic() - started), evidence
 
@@ -429,12 +436,37 @@ def parts_in_time(count: int, seconds: float) -> Iterator[slice]:
 def normal_scores(expert: Expert, tune: Batch, seconds: float = math.inf) -> NormalScores:
     """Return what the scores and maps of a trained member are on tune, as it sees it, or on as
     much of it as can be scored in so many seconds."""
+    return moments_of([scored_values(expert, tune, seconds)])
+
+
+def normal_scores_of_halves(expert: Expert, fit: Batch, context: TrainContext) -> NormalScores:
+    """Return what a member's scores and maps are on each half of fit, as it sees them when it has
+    learned from the other half."""
+    scored = []
+    for first in (0, 1):
+        learned_from, other = fit[first::2], fit[1 - first :: 2]
+        expert.detector.fit(learned_from, learned_from, context=context)
+        scored.append(scored_values(expert, other))
+    return moments_of(scored)
+
+
+def scored_values(
+    expert: Expert, batch: Batch, seconds: float = math.inf
+) -> tuple[Floats, Floats]:
+    """Return a trained member's scores of images, and the values of their maps that count, of as
+    many images as can be scored in so many seconds."""
     scores, places = [], []
-    for rows in parts_in_time(len(tune), seconds):
-        part, seeds = tune[rows], np.arange(rows.start, rows.stop, dtype=np.uint64)
+    for rows in parts_in_time(len(batch), seconds):
+        part, seeds = batch[rows], np.arange(rows.start, rows.stop, dtype=np.uint64)
         scored = expert.detector.score(part, seeds=seeds)
         scores.append(scored.image)
         places.append(scored.heatmap[part.foreground])
+    return np.concatenate(scores), np.concatenate(places)
+
+
+def moments_of(parts: Sequence[tuple[Floats, Floats]]) -> NormalScores:
+    """Return the moments of scores and of map values."""
+    scores, places = zip(*parts, strict=True)
     return NormalScores(*log_moments(scores), *log_moments(places))
 
 

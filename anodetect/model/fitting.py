@@ -38,13 +38,15 @@ LEARNED_FROM = 64  # images, about, for a representation that has something to l
 @dataclass(frozen=True)
 class Training:
     """Where and how a detector is trained. `budget` is in seconds, None for no limit; with `resume`
-    an interrupted training in `workdir` goes on."""
+    an interrupted training in `workdir` goes on. `few` says that images are few, and all fitted on.
+    """
 
     workdir: Path
     seed: int
     budget: float | None
     device: str
     resume: bool
+    few: bool = False
 
 
 def fit_model(
@@ -180,6 +182,7 @@ def _fit(
             progress=progress,
             planted=planted,
             anomalies=anomalies,
+            few=training.few,
         )
         try:
             detector.fit(fit, tune, context=context)

@@ -230,10 +230,11 @@ def _as_in_file(scored: ScoredImage) -> ScoredImage:
         scored,
         loaded=replace(loaded, image=image, prepared=None, region=region, mirrored=False),
         heatmap=np.ascontiguousarray(scored.heatmap[:, ::-1]),
-        panels=Panels(
-            panels.image[..., ::-1],
-            panels.heatmap[:, ::-1],
-            None if shown is None else shown[..., ::-1],
+        panels=replace(
+            panels,
+            image=panels.image[..., ::-1],
+            heatmap=panels.heatmap[:, ::-1],
+            reconstruction=None if shown is None else shown[..., ::-1],
         ),
     )
 
