@@ -15,7 +15,6 @@ from anodetect.model.model import Model
 from anodetect.model.scoring import Scored, score_records
 from anodetect.types import Silent
 
-
 FEWEST_OF_CHANNELS = 4  # images, half of which has two halves
 
 

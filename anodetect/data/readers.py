@@ -187,7 +187,9 @@ def _read_channels(record: Record) -> ChannelSources:
     for channel in record.channels:
         source = None
         if channel.path is not None:
-            own = replace(record, id=channel.id, path=channel.path, files=channel.files, channels=())
+            own = replace(
+                record, id=channel.id, path=channel.path, files=channel.files, channels=()
+            )
             source = _of(channel, partial(_read_one, own))
         sources.append(source)
         hashes.append((channel.name, "" if source is None else source.sha256))

@@ -22,7 +22,8 @@ Fails partly where a member finds nothing and planted defects do not show it: it
 evidence of the others. Cost: that of all members.
 
 Where the channels of images are several files, a member may see one of them, as "ebm/features@t1".
-It learns from the images that have it, and counts nothing where it is absent.
+It learns from the images that have it, and counts nothing where it is absent. Since a defect may
+show in its channel alone, it is never left out: it has half of an equal share at least.
 """
 
 import math
@@ -255,7 +256,8 @@ class Ensemble:
             return self._of_all(equal_weights(len(trained)), trained)
 
         auroc = [float(planted_auroc(each)) for each in z[:, :, known]]
-        weights = self._of_all(proportional_weights(auroc), trained)
+        kept = [self.experts[number].planes is not None for number in trained]
+        weights = self._of_all(proportional_weights(auroc, kept), trained)
         entry: dict[str, Any] = {}
         for number, value in zip(trained, auroc, strict=True):
             entry[f"planted_auroc {self.config.members[number]}"] = value
@@ -513,14 +515,18 @@ def equal_weights(count: int) -> Weights:
     return (1 / count,) * count
 
 
-def proportional_weights(auroc: Sequence[float]) -> Weights:
-    """Return weights proportional to d′ of members with these AUROCs, but 0 for less than
-    LEAST_SHARE of an equal weight; equal ones if no member is better than chance."""
+def proportional_weights(auroc: Sequence[float], kept: Sequence[bool] = ()) -> Weights:
+    """Return weights proportional to d′ of members with these AUROCs, but for less than LEAST_SHARE
+    of an equal weight 0, or that share for members that are to be `kept`; equal ones if no member
+    is better than chance."""
     departures = np.maximum(ndtri(np.clip(auroc, 0.0, HIGHEST_AUROC)), 0)
     if not departures.any():
         return equal_weights(len(auroc))
     shares = departures / departures.sum()
-    shares[shares < LEAST_SHARE / len(auroc)] = 0
+    least = LEAST_SHARE / len(auroc)
+    shares[shares < least] = 0
+    if any(kept):
+        shares = np.maximum(shares, np.where(kept, least, 0))
     weights: list[float] = (shares / shares.sum()).tolist()
     return tuple(weights)
 

@@ -163,7 +163,7 @@ def _hindrance(values: Mapping[str, Any]) -> str:
 
 def _both(detector: str, found: Mapping[str, Form], channels: Sequence[str] = ()) -> Form:
     """Return the ensemble of a detector's forms, which share preprocessing and tiling. Features are
-    of each of `channels` alone, and then count alike."""
+    of each of `channels` alone."""
     members = {}
     sides = []
     for name, form in sorted(found.items()):  # features first: they need the least time
@@ -183,11 +183,11 @@ def _both(detector: str, found: Mapping[str, Form], channels: Sequence[str] = ()
         "tiling": tiling,
         "representation": {"size": max(sides)},
     }
-    weights = "equal" if "pixels" not in found else "auto"
-    joined = {"members": list(members), "settings": members, "weights": weights}
+    joined = {"members": list(members), "settings": members}
     config = resolve(ENSEMBLE, "pixels", merge(shared, {"detector": joined}))
     if "pixels" not in found:
-        note = f"{detector} on features of each of {', '.join(channels)}, whose maps count alike"
+        seen = ", ".join(channels)
+        note = f"{detector} on features of each of {seen}: planted defects decide what each counts"
         return Form(ENSEMBLE, "pixels", config, notes=(note,))
     note = f"{detector} on pixels and on features: planted defects decide what each of them counts"
     for_shapes = None

@@ -160,6 +160,11 @@ class Model:
         return named is not None and named.allow_missing and together
 
     @property
+    def sees_channels_alone(self) -> bool:
+        """True if a member of an ensemble sees one of several channels only."""
+        return any(expert.planes is not None for expert in self._experts)
+
+    @property
     def batch_size(self) -> int:
         """The number of images to score together; with tiles whole images are scored one by one."""
         return 1 if self.tiling.tile else BATCH

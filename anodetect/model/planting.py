@@ -6,6 +6,9 @@ detector sees: elsewhere in the image it would not be seen. The foreground is al
 clean image: a copy differs from it by the defect and by nothing else. (Where a foreground is found
 in the image itself, a real defect at its rim may change what counts.)
 
+Where members of an ensemble see one of several channels each, a defect is planted in one channel,
+drawn at random: what each member counts is decided by defects that show in one channel only.
+
 It is done when a detector first asks for copies, so that one without choices to make loses no time.
 """
 
@@ -24,6 +27,7 @@ from anodetect.imaging.planes import absent
 from anodetect.imaging.planted import (
     KINDS,
     SWAP,
+    Defect,
     Source,
     ValueLimits,
     draw_defect,
@@ -132,8 +136,8 @@ class Planting:
             defect = draw_defect(seed)
             other = self._other(number, copy, loaded) if defect.kind == SWAP else None
             limits = limits_in(preprocess, loaded)
-            made = plant(*source, defect, seed=seed, other=other, limits=limits)
-            scaled = as_scaled(preprocess, loaded, made.image)
+            planted = in_one_channel(self._planes(), source, defect, seed, other, limits)
+            scaled = as_scaled(preprocess, loaded, planted)
             copies.append(model.prepare_scaled(scaled, inside))
         return copies
 
@@ -150,9 +154,15 @@ class Planting:
         for copy in range(PLANTINGS):
             seed = seed_of(self.seed, number, copy)
             defect = draw_defect(seed)
-            made = plant(image, foreground, defect, seed=seed, other=other, limits=SCALED)
-            copies.append(model.prepare_crop(made.image, foreground))
+            source = image, foreground
+            planted = in_one_channel(self._planes(), source, defect, seed, other, SCALED)
+            copies.append(model.prepare_crop(planted, foreground))
         return int(self.starts[number]) + chosen, copies
+
+    def _planes(self) -> tuple[int, ...]:
+        """Return the planes of each channel in which a defect may lie alone, () if it lies in
+        all."""
+        return self.model.preprocess.planes if self.model.sees_channels_alone else ()
 
     def _read(self, number: int) -> LoadedImage:
         """Return a tune image; DataError if it cannot be read any more."""
@@ -183,6 +193,30 @@ def source_of(preprocess: Preprocess, loaded: LoadedImage) -> Source:
     if preprocess.named is not None:
         return preprocess.apply(loaded.image, loaded.of, loaded.record.slice or 0)
     return loaded.image, native_foreground(preprocess, loaded)
+
+
+def in_one_channel(
+    planes: tuple[int, ...],
+    source: Source,
+    defect: Defect,
+    seed: int,
+    other: Source | None,
+    limits: ValueLimits,
+) -> Floats:
+    """Return an image [C, H, W] with a defect in one of its channels, which have so many `planes`
+    each, or in all of it without these."""
+    if not planes:
+        return plant(*source, defect, seed=seed, other=other, limits=limits).image
+    image, inside = source
+    number = int(np.random.default_rng([seed, 2]).integers(len(planes)))
+    start = sum(planes[:number])
+    part = slice(start, start + planes[number])
+    patch = None if other is None else (other[0][part], other[1])
+
+    made = plant(image[part], inside, defect, seed=seed, other=patch, limits=limits)
+    planted = np.array(image)
+    planted[part] = made.image
+    return planted
 
 
 def as_scaled(preprocess: Preprocess, loaded: LoadedImage, planted: Floats) -> Floats:
