@@ -686,7 +686,7 @@ def pacs_listen(
             command=_command_line(),
             reporter=reporter,
         )
-    emit(result.as_json(), as_json, result.text())
+    finish(result.as_json(), as_json, result.text())
 
 
 def _names(text: str) -> list[str]:

@@ -283,7 +283,88 @@ def test_results_wait_while_nobody_takes_them(tmp_path, monkeypatch):
         assert states(ledger) == ["delivered"]
 
 
-def test_reasons_of_jobs(tmp_path):
+def steps_until_done(work, most=50):
+    """Let a loop work until there is nothing left to do; return how often it was called."""
+    for number in range(1, most + 1):
+        work.step()
+        if not list(work.ledger.open_jobs()):
+            return number
+        time.sleep(0.01)
+    raise AssertionError("it took too long")
+
+
+def test_an_archive_that_takes_nothing_is_given_up_until_a_restart(tmp_path, monkeypatch):
+    monkeypatch.setattr(arrivals, "FIRST_DELAY", 0.001)
+    monkeypatch.setattr(arrivals, "DELIVERIES", 4)
+    tried = []
+
+    def refuse(scores):
+        tried.append(scores)
+        raise AnodetectError("refused with status 0x0122")
+
+    with Ledger(tmp_path) as ledger:
+        steps_until_done(loop(ledger, Given(["1.1", "1.2"]), deliver=refuse))
+        assert states(ledger) == ["failed"] * 2
+        assert ledger.jobs[1].note == "refused with status 0x0122 (tried 4 times)"
+    assert len(tried) == 8
+
+    scored = []
+    with Ledger(tmp_path) as ledger:  # without an archive there is nothing to take up
+        work = loop(ledger, Given([]), score=lambda *where: scored.append(where))
+        work.recover()
+        assert states(ledger) == ["failed"] * 2
+    with Ledger(tmp_path) as ledger:
+        work = loop(ledger, Given([]), score=work.score, deliver=lambda scores: "taken")
+        work.recover()
+        assert steps_until_done(work) == 1
+        assert states(ledger) == ["delivered"] * 2
+    assert scored == []
+
+
+def test_scoring_that_fails_is_tried_again_while_others_go_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(arrivals, "FIRST_DELAY", 0.001)
+    order = []
+
+    def score(files, scores):
+        name = (files / "file").read_text()
+        order.append(name)
+        if name == "1.1" and order.count(name) < arrivals.SCORINGS:
+            raise OSError("the disk was away")
+        if name == "1.2":
+            raise AnodetectError("the device is busy")
+        return Outcome(1, 0, None)
+
+    with Ledger(tmp_path) as ledger:
+        steps_until_done(loop(ledger, Given(["1.1", "1.2", "1.3"]), score))
+        assert states(ledger) == ["delivered", "failed", "delivered"]
+        assert ledger.jobs[2].note == "the device is busy (tried 3 times)"
+    assert order[:3] == ["1.1", "1.2", "1.3"]
+    assert [order.count(name) for name in ("1.1", "1.2", "1.3")] == [3, 3, 1]
+
+    with Ledger(tmp_path) as ledger:  # scoring that failed stays so
+        work = loop(ledger, Given([]), score, deliver=lambda scores: "taken")
+        work.recover()
+        assert states(ledger) == ["delivered", "failed", "delivered"]
+
+
+def test_tries_are_ever_further_apart(tmp_path, monkeypatch):
+    now, waited = [0.0], []
+
+    def refuse(scores):
+        waited.append(now[0])
+        raise AnodetectError("refused")
+
+    monkeypatch.setattr(arrivals.time, "monotonic", lambda: now[0])
+    with Ledger(tmp_path) as ledger:
+        work = loop(ledger, Given(["1.1"]), deliver=refuse)
+        for second in range(2000):
+            now[0] = float(second)
+            work.step()
+    assert np.diff(waited).tolist() == [5, 10, 20, 40, 80, 160] + [300] * 5
+
+
+def test_reasons_of_jobs(tmp_path, monkeypatch):
+    monkeypatch.setattr(arrivals, "SCORINGS", 1)
     errors = [
         DataError("nothing to score"), ValueError("Tagged^Jane"), Outcome(0, 2, None, "too odd"),
     ]  # fmt: skip
@@ -297,7 +378,7 @@ def test_reasons_of_jobs(tmp_path):
     with Ledger(tmp_path) as ledger:
         loop(ledger, Given(["1.1", "1.2", "1.3"]), score).step()
         notes = [job.note for job in ledger.jobs.values()]
-    assert notes == ["nothing to score", "unforeseen: ValueError", "too odd"]
+    assert notes == ["nothing to score", "unforeseen: ValueError (tried 1 times)", "too odd"]
 
 
 def test_a_full_disk_fails_no_job(tmp_path):

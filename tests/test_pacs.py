@@ -36,12 +36,14 @@ import anodetect
 from anodetect.cli import app
 from anodetect.commands import pacs
 from anodetect.commands.listen import listen
-from anodetect.errors import ConfigError, DataError
+from anodetect.engines import arrivals
+from anodetect.errors import ConfigError, DataError, RunError
 from anodetect.pacs import connection
 from anodetect.pacs.archive import Answer, ArchiveError, FoundSeries
 from anodetect.pacs.inbox import Inbox, Limits
 from anodetect.pacs.nodes import Own, Tls, address_of
 from anodetect.record import directories
+from anodetect.record.ledger import Ledger
 from anodetect.types import Silent
 
 pytest.importorskip("pynetdicom", reason="the extra `pacs` is not installed")
@@ -702,6 +704,53 @@ def test_a_watched_folder_is_the_same_with_files(run, tmp_path):
     assert row.group.startswith("patient-")
     with pytest.raises(ConfigError, match="watched folder"):
         listen(run, incoming / "node", watch=incoming)
+
+
+@needs_orthanc
+def test_a_push_that_failed_is_taken_up_by_a_restart(orthanc, run, tmp_path, monkeypatch):
+    monkeypatch.setattr(arrivals, "FIRST_DELAY", 0.05)
+    monkeypatch.setattr(arrivals, "DELIVERIES", 2)
+    incoming, out = tmp_path / "incoming", tmp_path / "node"
+    _, files = write_scan(incoming, 42)
+    orthanc.add(files)
+
+    def node(to, state):
+        def stop():
+            wait_until(lambda: states(out).get(1) == state)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        helper = threading.Thread(target=stop)
+        helper.start()
+        result = listen(run, out, to=to, watch=incoming, quiet=0.5, heatmaps=["dicom"])
+        helper.join()
+        return result
+
+    failed = node(f"dicom://NOBODY@127.0.0.1:{free_port()}", "failed")
+    assert (failed.finished, failed.failed, failed.waiting) == (0, 1, 0)
+    (reason,) = failed.as_json()["failures"]
+    assert reason.startswith("job 1: ")
+    assert "cannot be reached" in reason and "(tried 2 times)" in reason
+    assert reason in failed.text()
+
+    done = node(orthanc.url, "delivered")
+    assert (done.finished, done.failed, done.failures) == (1, 0, ())
+    study = str(pydicom.dcmread(files[0]).StudyInstanceUID)
+    counts = [count for modality, other, count in orthanc.series() if other == study]
+    assert sum(counts) == SLICES + len(list((out / "jobs/000001/scores").rglob("*.dcm")))
+
+
+def test_a_node_that_fails_ends_its_connections(run, tmp_path, monkeypatch):
+    class Open:
+        closed = False
+
+        def close(self):
+            self.closed = True
+
+    archive = Open()
+    monkeypatch.setattr("anodetect.commands.listen.connect", lambda address, own: archive)
+    with Ledger(tmp_path / "node"), pytest.raises(RunError, match="another process"):
+        listen(run, tmp_path / "node", to="dicom://A@127.0.0.1:1", watch=tmp_path / "incoming")
+    assert archive.closed
 
 
 # -- The page --------------------------------------------------------------------------------------

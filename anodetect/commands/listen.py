@@ -38,24 +38,26 @@ HEATMAPS = ("dicom", "png")
 @dataclass(frozen=True)
 class ListenResult:
     """The work of a node since its start: numbers of jobs by what became of them, of those that
-    wait for their results to be delivered, of objects that were refused, by the reason, and of
-    those that had come before."""
+    wait to be scored or delivered, of objects that were refused, by the reason, and of those that
+    had come before; and why jobs failed, each by its number."""
 
     finished: int
     failed: int
     waiting: int
     repeated: int
     refused: dict[str, int]
+    failures: tuple[str, ...]
 
     def as_json(self) -> dict[str, object]:
         """Return what `pacs listen --json` prints."""
-        return asdict(self)
+        return asdict(self) | {"failures": list(self.failures)}
 
     def text(self) -> str:
         """Return it in words."""
         text = f"{self.finished} jobs finished, {self.failed} failed, {self.waiting} waiting"
         refused = sum(self.refused.values())
-        return f"{text}; {refused} objects refused, {self.repeated} had come before"
+        text = f"{text}; {refused} objects refused, {self.repeated} had come before"
+        return "\n".join([text, *self.failures])
 
 
 def listen(
@@ -96,18 +98,20 @@ def listen(
     runs.read(run).calibration.level(
         DEFAULT_FAR if far is None else far
     )  # refuses an impossible rate
-    archive = connect(address_of(to), own) if to else None
     scorer = _scorer(run, heatmaps, far, device, keep_identifiers or bool(to), command)
 
     with ExitStack() as stack:
+        archive = connect(address_of(to), own) if to else None
+        if archive is not None:
+            stack.callback(archive.close)
         stop = stack.enter_context(_until_stopped())
         ledger = stack.enter_context(Ledger(out))
         ask = _counter(archive) if archive is not None and count else None
         inbox = Inbox(out / "incoming", ledger.earlier, quiet=quiet, ask=ask, limits=limits)
         deliver = None if archive is None else _deliverer(archive, reporter)
         arrivals = Arrivals(ledger, inbox, scorer, deliver, stop.is_set, reporter)
-        done_before = _states(ledger)
         arrivals.recover()
+        done_before = _states(ledger)
 
         look = _open(stack, inbox, own, allowed, watch, limits, reporter)
         said = Said(inbox, reporter)
@@ -117,8 +121,6 @@ def listen(
             said.say_new()
             stop.wait(PAUSE)
         reporter.say("stopping; what has arrived stays, and the same command goes on with it")
-    if archive is not None:
-        archive.close()
     return _result(ledger, inbox, done_before)
 
 
@@ -262,14 +264,18 @@ def _states(ledger: Ledger) -> dict[int, str]:
 
 def _result(ledger: Ledger, inbox: Inbox, before: dict[int, str]) -> ListenResult:
     """Return what was done since the states of jobs were as `before`."""
-    states = []
+    states, failures = [], []
     for number, state in _states(ledger).items():
-        if before.get(number) != state:
-            states.append(state)
+        if before.get(number) == state:
+            continue
+        states.append(state)
+        if state == "failed":
+            failures.append(f"job {number}: {ledger.jobs[number].note}")
     return ListenResult(
         finished=states.count("delivered"),
         failed=states.count("failed"),
         waiting=sum(1 for _ in ledger.open_jobs()),
         repeated=inbox.repeated,
         refused=dict(inbox.refused),
+        failures=tuple(failures),
     )

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Protocol
 
 from anodetect.errors import AnodetectError, DataError, DiskFullError, Interrupted, RunError
-from anodetect.record.ledger import Job, Ledger
+from anodetect.record.ledger import Job, Ledger, State
 from anodetect.types import Reporter
 
 ATTEMPTS = 5  # to score a job, after which what kills the process is not tried again
-FIRST_DELAY, LONGEST_DELAY = 5.0, 300.0  # seconds until results are delivered again
+SCORINGS = 3  # of a job that raise an error
+DELIVERIES = 300  # of results, for about a day: an archive may be away for a night
+FIRST_DELAY, LONGEST_DELAY = 5.0, 300.0  # seconds until something is tried again
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,8 @@ class Outcome:
     reason: str = ""
 
 
-# Scores a folder into a score directory, or goes on with it.
+# Scores a folder into a score directory, or goes on with it; DataError if there is nothing that could
+# be scored, any other error if it is worth another try.
 Score = Callable[[Path, Path], Outcome]
 # Delivers a score directory, and returns in words what was done; DataError or RunError if there is
 # nothing that could be, any other AnodetectError if it is worth another try.
@@ -60,15 +63,16 @@ Deliver = Callable[[Path], str]
 
 @dataclass(frozen=True)
 class Retry:
-    """When results are to be delivered again, and the seconds to wait if that fails."""
+    """How often something was tried, and the time from which it may be tried again."""
 
-    due: float
-    delay: float
+    tries: int = 0
+    due: float = 0.0
 
 
 class Arrivals:
     """Takes what is whole, scores it and delivers its results; `ledger` keeps what was done.
 
+    What raises an error is tried again, up to SCORINGS or DELIVERIES times, and then has failed.
     Without `deliver` a job is done when it is scored. `stopping` says whether to start nothing new.
     """
 
@@ -87,13 +91,21 @@ class Arrivals:
         self.retries: dict[int, Retry] = {}  # by the numbers of jobs
 
     def recover(self) -> None:
-        """Hand over what a killed process had noted as whole, but not moved; before anything new
-        arrives."""
+        """Hand over what a killed process had noted as whole, but not moved, and take up results
+        that could not be delivered; before anything new arrives."""
         waiting = list(self.ledger.open_jobs())
         for job in waiting:
             self._take(job)
         if waiting:
             self.reporter.say(f"{len(waiting)} jobs were not finished before; going on")
+        if self.deliver is None:
+            return
+
+        undelivered = list(self.ledger.undelivered())
+        for job in undelivered:
+            self.ledger.move(job, "scored")
+        if undelivered:
+            self.reporter.say(f"results of {len(undelivered)} jobs were not taken; trying again")
 
     def step(self) -> None:
         """Do everything that can be done now."""
@@ -105,6 +117,8 @@ class Arrivals:
         for job in self.ledger.open_jobs():
             if self.stopping():
                 return
+            if time.monotonic() < self._tried(job).due:
+                continue
             if job.state != "scored" and time.monotonic() >= self.next_scoring:
                 job = self._scored(job)  # noqa: PLW2901
             if job.state == "scored":
@@ -141,12 +155,16 @@ class Arrivals:
             self.next_scoring = time.monotonic() + LONGEST_DELAY
             self.reporter.warn(f"job {job.number} waits {LONGEST_DELAY:.0f} s: {error}")
             return self.ledger.move(job, "waiting")
+        except DataError as error:
+            return self._failed(job, str(error))
         except Exception as error:  # also an unforeseen one: one job must not end the others
             known = isinstance(error, AnodetectError)
-            return self._failed(job, str(error) if known else f"unforeseen: {type(error).__name__}")
+            reason = str(error) if known else f"unforeseen: {type(error).__name__}"
+            return self._put_off(job, "waiting", SCORINGS, reason)
         if not outcome.scored:
             return self._failed(job, outcome.reason or "nothing to score")
 
+        self.retries.pop(job.number, None)
         self.reporter.say(
             f"job {job.number}: {job.files} files, {_words(outcome)} "
             f"({time.monotonic() - began:.1f} s)"
@@ -162,9 +180,8 @@ class Arrivals:
         return ""
 
     def _delivered(self, job: Job) -> None:
-        """Deliver a job's results, if it is time for another try."""
-        retry = self.retries.get(job.number, Retry(0.0, FIRST_DELAY))
-        if self.deliver is None or time.monotonic() < retry.due:
+        """Deliver a job's results."""
+        if self.deliver is None:
             return
         try:
             done = self.deliver(self.ledger.scores_of(job))
@@ -172,18 +189,30 @@ class Arrivals:
             self._failed(job, str(error))
             return
         except AnodetectError as error:
-            longer = min(2 * retry.delay, LONGEST_DELAY)
-            self.retries[job.number] = Retry(time.monotonic() + retry.delay, longer)
-            self.reporter.warn(
-                f"job {job.number}: results wait, next try in {retry.delay:.0f} s: {error}"
-            )
+            self._put_off(job, "scored", DELIVERIES, str(error))
             return
 
         self.retries.pop(job.number, None)
         self.ledger.move(job, "delivered")
         self.reporter.say(f"job {job.number}: {done}")
 
+    def _tried(self, job: Job) -> Retry:
+        return self.retries.get(job.number, Retry())
+
+    def _put_off(self, job: Job, state: State, most: int, reason: str) -> Job:
+        """Note that a job is to be tried again later, each time after twice as long, or that it has
+        failed if it was tried `most` times; return it in its new state."""
+        tries = self._tried(job).tries + 1
+        if tries >= most:
+            return self._failed(job, f"{reason} (tried {tries} times)")
+        delay = min(FIRST_DELAY * 2 ** (tries - 1), LONGEST_DELAY)
+        self.retries[job.number] = Retry(tries, time.monotonic() + delay)
+        what = "results wait" if state == "scored" else "not scored"
+        self.reporter.warn(f"job {job.number}: {what}, next try in {delay:.0f} s: {reason}")
+        return job if job.state == state else self.ledger.move(job, state)
+
     def _failed(self, job: Job, reason: str) -> Job:
+        self.retries.pop(job.number, None)
         self.reporter.warn(f"job {job.number}: {reason}")
         return self.ledger.move(job, "failed", reason)
 

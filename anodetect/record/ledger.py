@@ -43,7 +43,8 @@ class JobEvent:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """A job as the ledger has it. `attempts` counts how often scoring began and ended
-    without a word, as a process that is killed does."""
+    without a word, as a process that is killed does. `scored` says that it has a score directory.
+    """
 
     number: int
     source: str
@@ -52,6 +53,7 @@ class Job:
     state: State
     attempts: int = 0
     note: str = ""
+    scored: bool = False
 
 
 class Ledger:
@@ -102,8 +104,15 @@ class Ledger:
 
     def open_jobs(self) -> Iterator[Job]:
         """Yield the jobs that something is still to be done for, in the order of their numbers."""
-        for number in list(self._open):
+        for number in sorted(self._open):
             yield self.jobs[number]
+
+    def undelivered(self) -> Iterator[Job]:
+        """Yield the jobs that failed after they were scored, so that only their results are
+        missing where they belong."""
+        for job in list(self.jobs.values()):
+            if job.state == "failed" and job.scored:
+                yield job
 
     def files_of(self, job: Job) -> Path:
         """Return the folder of what arrived."""
@@ -145,9 +154,14 @@ class Ledger:
         job = self.jobs[event.job]
         attempts = job.attempts + 1 if event.state == "started" else 0
         note = event.note or job.note
-        self.jobs[event.job] = replace(job, state=event.state, attempts=attempts, note=note)
+        scored = job.scored or event.state == "scored"
+        self.jobs[event.job] = replace(
+            job, state=event.state, attempts=attempts, note=note, scored=scored
+        )
         if event.state in DONE:
             self._open.pop(event.job, None)
+        else:
+            self._open[event.job] = None
 
 
 _ADAPTER = TypeAdapter(JobEvent)
