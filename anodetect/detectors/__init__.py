@@ -61,6 +61,7 @@ DETECTORS = {
         "NeurIPS 2019; Yoon et al., Autoencoding under normalization constraints, ICML 2021",
         cost="minutes to train, 13 ms an image on pixels and 47 ms on features",
         representations=("pixels", "features"),
+        leaves_out=True,
     ),
     "ncsn": Entry(
         target="anodetect.detectors.ncsn:NCSN",
@@ -71,6 +72,7 @@ DETECTORS = {
         "out-of-distribution detection, ICLR 2021",
         cost="minutes to train, 147 ms an image on features",
         representations=("pixels", "features"),
+        leaves_out=True,
     ),
     "nce": Entry(
         target="anodetect.detectors.nce:NCE",

@@ -245,13 +245,16 @@ class EBM:
         The reconstruction is [N, C, H, W].
         """
         maps, reconstruction = in_micro_batches(
-            self._maps_of, batch.images, seeds, size=MICRO_BATCH
+            self._maps_of, batch.images, seeds, batch.channel_weights, size=MICRO_BATCH
         )
         return maps, reconstruction
 
     @torch.no_grad()
-    def _maps_of(self, images: Floats, seeds: Seeds) -> tuple[Floats, Floats]:
+    def _maps_of(
+        self, images: Floats, seeds: Seeds, channel_weights: Floats
+    ) -> tuple[Floats, Floats]:
         x = to_tensor(images, self.device)
+        weights = to_tensor(channel_weights, self.device)[:, :, None, None]
         reconstruct = {
             "energy": self._denoised,
             "reconstruction": self._short_run,
@@ -266,7 +269,7 @@ class EBM:
             restored = reconstruct(x, t, generators).float()
             for scale in self.config.scales:
                 difference = gaussian_blur(x - restored, scale * x.shape[-1])
-                maps.append(difference.square().mean(1))
+                maps.append((weights * difference.square()).mean(1))
         return torch.stack(maps, 1).cpu().numpy(), restored.cpu().numpy()
 
     def _denoised(self, x: Tensor, t: Tensor, generators: Sequence[torch.Generator]) -> Tensor:

@@ -303,20 +303,27 @@ class NCSN:
     def _sizes(self, batch: Batch) -> tuple[Floats, Floats]:
         """Return the sizes q_i at each place [N, M, H, W], and over the foreground [N, M]."""
         sizes, vectors = in_micro_batches(
-            self._sizes_of, batch.images, batch.foreground, size=MICRO_BATCH
+            self._sizes_of,
+            batch.images,
+            batch.foreground,
+            batch.channel_weights,
+            size=MICRO_BATCH,
         )
         return sizes, vectors
 
     @torch.no_grad()
-    def _sizes_of(self, images: Floats, foreground: Bools) -> tuple[Floats, Floats]:
+    def _sizes_of(
+        self, images: Floats, foreground: Bools, channel_weights: Floats
+    ) -> tuple[Floats, Floats]:
         x = to_tensor(images, self.device)
+        weights = to_tensor(channel_weights, self.device)[:, :, None, None]
         squares = []
         if self.config.score == "latent":
             end = scores.probability_flow(self._score, x, self.sigmas)
-            squares.append(self._whitened(end).square().mean(1))
+            squares.append((weights * self._whitened(end).square()).mean(1))
         else:
             for sigma in self.sigmas:
-                squares.append((sigma * self._score(x, sigma)).square().mean(1))
+                squares.append((weights * (sigma * self._score(x, sigma)).square()).mean(1))
 
         stacked = torch.stack(squares, 1)
         local = gaussian_blur(stacked, self.config.scale * x.shape[-1]).clamp_min(0).sqrt()

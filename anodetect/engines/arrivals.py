@@ -53,8 +53,8 @@ class Outcome:
     reason: str = ""
 
 
-# Scores a folder into a score directory, or goes on with it; DataError if there is nothing that could
-# be scored, any other error if it is worth another try.
+# Scores a folder into a score directory, or goes on with it; DataError if nothing could be scored,
+# any other error if it is worth another try.
 Score = Callable[[Path, Path], Outcome]
 # Delivers a score directory, and returns in words what was done; DataError or RunError if there is
 # nothing that could be, any other AnodetectError if it is worth another try.
