@@ -568,6 +568,7 @@ def _write(
         seen=None if plan.model.seen is None else plan.model.seen.model_dump(mode="json"),
         backbones=tuple(backbones),
         facts=facts,
+        absences=None if plan.model.absences is None else plan.model.absences.state(),
     )
 
     left_out = plan.normals.left_out + calibrated.left_out

@@ -33,7 +33,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +44,7 @@ from anodetect.config import Config
 from anodetect.errors import BudgetTooShort, ConfigError, DataError, ImageError
 from anodetect.imaging.batch_files import BatchWriter
 from anodetect.imaging.choices import planted_auroc
-from anodetect.imaging.quiet import LEAST_SPREAD, TINY
+from anodetect.imaging.log_scores import NormalScores, moments_of, z_scores
 from anodetect.imaging.representations import Expert
 from anodetect.imaging.resize import resize
 from anodetect.imaging.standardise import MAX_TUNE, MICRO_BATCH
@@ -87,15 +87,6 @@ class EnsembleConfig(Config):
         description="How much each member counts: as planted defects on tune images recommend "
         "('auto'), or all alike ('equal').",
     )
-
-
-class NormalScores(NamedTuple):
-    """Mean and standard deviation of a member's log scores and log maps on tune normals."""
-
-    mean: float
-    deviation: float
-    map_mean: float
-    map_deviation: float
 
 
 @dataclass(frozen=True)
@@ -438,18 +429,21 @@ def parts_in_time(count: int, seconds: float) -> Iterator[slice]:
 def normal_scores(expert: Expert, tune: Batch, seconds: float = math.inf) -> NormalScores:
     """Return what the scores and maps of a trained member are on tune, as it sees it, or on as
     much of it as can be scored in so many seconds."""
-    return moments_of([scored_values(expert, tune, seconds)])
+    scores, places = scored_values(expert, tune, seconds)
+    return moments_of([scores], [places])
 
 
 def normal_scores_of_halves(expert: Expert, fit: Batch, context: TrainContext) -> NormalScores:
     """Return what a member's scores and maps are on each half of fit, as it sees them when it has
     learned from the other half."""
-    scored = []
+    scores, places = [], []
     for first in (0, 1):
         learned_from, other = fit[first::2], fit[1 - first :: 2]
         expert.detector.fit(learned_from, learned_from, context=context)
-        scored.append(scored_values(expert, other))
-    return moments_of(scored)
+        own, own_places = scored_values(expert, other)
+        scores.append(own)
+        places.append(own_places)
+    return moments_of(scores, places)
 
 
 def scored_values(
@@ -464,25 +458,6 @@ def scored_values(
         scores.append(scored.image)
         places.append(scored.heatmap[part.foreground])
     return np.concatenate(scores), np.concatenate(places)
-
-
-def moments_of(parts: Sequence[tuple[Floats, Floats]]) -> NormalScores:
-    """Return the moments of scores and of map values."""
-    scores, places = zip(*parts, strict=True)
-    return NormalScores(*log_moments(scores), *log_moments(places))
-
-
-def log_moments(parts: Sequence[Floats]) -> tuple[float, float]:
-    """Return mean and standard deviation of the logarithms of values, the latter bounded below."""
-    logs = np.log(np.maximum(np.concatenate(parts), TINY), dtype=np.float64)
-    return float(logs.mean()), max(float(logs.std()), LEAST_SPREAD)
-
-
-def z_scores(values: Floats, mean: float, deviation: float) -> Floats:
-    """Return z: the logarithms of scores or maps, in deviations of normal ones."""
-    logs = np.log(np.maximum(values, TINY)).astype(np.float64)
-    z: Floats = ((logs - mean) / deviation).astype(np.float32)
-    return z
 
 
 def map_z_scores(heatmaps: Floats, foreground: Bools, normal: NormalScores, side: int) -> Floats:

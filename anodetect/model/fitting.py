@@ -4,7 +4,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from anodetect.data.records import Record, named_kinds
 from anodetect.data.split import Roles
 from anodetect.imaging.intensities import Traits, traits_of
 from anodetect.imaging.preprocess import Whole
+from anodetect.model.absences import learn_absences
 from anodetect.model.colour_scale import some_for_scale
 from anodetect.model.decoded import DecodedFiles
 from anodetect.model.encoding import encode_all
@@ -33,6 +34,7 @@ from anodetect.types import (
 
 OBSERVED = 2000  # images, about, to learn what slices of volumes may be like
 LEARNED_FROM = 64  # images, about, for a representation that has something to learn
+ABSENCES_SHARE = 0.1  # of the budget, to learn what scores are without some channels
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,22 @@ def fit_model(
             budget=training.budget,
             scratch=scratch,
         )
-        _fit(model.detector, fit, tune, anomalies, training, planting.copies, started, reporter)
+        budget = training.budget
+        apart = 0.0 if budget is None or not model.may_lack else ABSENCES_SHARE * budget
+        own = replace(training, budget=None if budget is None else budget - apart)
+        _fit(model.detector, fit, tune, anomalies, own, planting.copies, started, reporter)
+        if model.may_lack:
+            began = time.monotonic()
+            planes, value = model.preprocess.planes, model.preprocess.absent_value
+            seconds = None if budget is None else apart
+            model.absences = learn_absences(model.detector, tune, planes, value, seconds)
+            _log_seconds(training.workdir, time.monotonic() - began)
+
+
+def _log_seconds(workdir: Path, seconds: float) -> None:
+    """Add seconds to those that the training took."""
+    with (workdir / "train.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"fit_seconds": seconds}) + "\n")
 
 
 def _learn_representation(model: Model, records: Sequence[Record], scratch: DecodedFiles) -> None:

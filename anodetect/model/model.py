@@ -32,6 +32,7 @@ from anodetect.imaging.representations import (
 )
 from anodetect.imaging.resize import resize, resize_depth
 from anodetect.imaging.tiling import TilingConfig
+from anodetect.model.absences import Absences, absences_of
 from anodetect.model.loading import LoadedImage
 from anodetect.model.read_ahead import BATCH
 from anodetect.model.seen import Seen
@@ -64,6 +65,7 @@ class Model:
     representation: Representation
     detector: Detector
     seen: Seen | None = None
+    absences: Absences | None = None
 
     @classmethod
     def create(cls, detector: str, representation: str, config: Mapping[str, Any]) -> "Model":
@@ -94,6 +96,8 @@ class Model:
             model.detector.load_state(run.state, device=device)
             if header.seen:
                 model.seen = build(Seen, header.seen, "seen")
+            if header.absences:
+                model.absences = absences_of(header.absences)
             _check_backbones(run, model.backbones())
         except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
             raise RunError(
@@ -152,12 +156,16 @@ class Model:
         return [self.representation, *[expert.representation for expert in self._experts]]
 
     @property
+    def may_lack(self) -> bool:
+        """True if images may lack some of their channels."""
+        return self.preprocess.named is not None and self.preprocess.named.allow_missing
+
+    @property
     def learns_missing(self) -> bool:
         """True if a detector that sees all channels together has to learn what images are like
         that lack some of them."""
-        named = self.preprocess.named
         together = any(expert.planes is None for expert in self._experts) or not self._experts
-        return named is not None and named.allow_missing and together
+        return self.may_lack and together
 
     @property
     def sees_channels_alone(self) -> bool:
@@ -292,10 +300,11 @@ class Model:
     def _detect(self, batch: Batch, seeds: Seeds, lacking: Bools | None = None) -> Scores:
         """Score a batch; `lacking` [N, C], or [1, C] for parts of one image, says which channels
         are absent."""
-        if lacking is not None:
-            rows = np.broadcast_to(lacking, (len(batch), lacking.shape[1]))
-            batch = replace(batch, absent=rows)
-        return self.detector.score(batch, seeds=seeds)
+        if lacking is None:
+            return self.detector.score(batch, seeds=seeds)
+        rows = np.broadcast_to(lacking, (len(batch), lacking.shape[1]))
+        scores = self.detector.score(replace(batch, absent=rows), seeds=seeds)
+        return scores if self.absences is None else self.absences.comparable(scores, rows)
 
     # -- volumes in three dimensions -----------------------------------------------------------
 

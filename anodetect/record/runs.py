@@ -163,6 +163,8 @@ class RunHeader:
     `config` has the sections that were resolved. `preprocess` and `representation_state` are what
     they learned, as their `state` returns it. `scale` has the map values at the ends of the colour
     scale. `seen` says what kind of images the run was made from, None where that is not known.
+    `absences` has what scores are of images without some of their channels, None unless they may
+    lack some.
     `backbones` are the networks whose features are modelled, None in runs of older releases.
     """
 
@@ -176,6 +178,7 @@ class RunHeader:
     seen: Mapping[str, Any] | None = None
     backbones: tuple[BackboneFacts, ...] | None = None
     facts: TrainingFacts
+    absences: Mapping[str, Any] | None = None
 
     @property
     def sees(self) -> str:
@@ -187,6 +190,8 @@ class RunHeader:
     def as_json(self) -> dict[str, Any]:
         """Return the header as the model file has it."""
         content = {field.name: getattr(self, field.name) for field in fields(self)}
+        if self.absences is None:
+            del content["absences"]
         if self.backbones is None:
             del content["backbones"]
         else:
