@@ -9,6 +9,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -19,21 +20,27 @@ from anodetect.commands.rescore import rescore
 from anodetect.data import readers
 from anodetect.data.channels import Channels, channels_of, matched, parse_channels
 from anodetect.data.joined import join
+from anodetect.data.reading import Reading
 from anodetect.data.scan import scan
 from anodetect.data.volumes import Volume
 from anodetect.detectors import DETECTORS
 from anodetect.detectors.ensemble import product_of_experts
 from anodetect.errors import ConfigError, DataError, ImageError
 from anodetect.imaging.intensities import sample_of_channels
+from anodetect.imaging.log_scores import NormalScores
 from anodetect.imaging.planes import comparable
+from anodetect.imaging.planted import Defect
 from anodetect.imaging.preprocess import Preprocess, PreprocessConfig
 from anodetect.imaging.representations import features_installed
+from anodetect.model.absences import Absences, absences_of, sets_of
 from anodetect.model.forms import form_of
 from anodetect.model.loading import Failed, LoadedImage, load
 from anodetect.model.model import Model
+from anodetect.model.planting import SCALED, in_one_channel
 from anodetect.model.settings import create_detector, with_planes
 from anodetect.record import checkpoint, directories, runs, verification
-from anodetect.types import Batch, Silent, TrainContext
+from anodetect.types import Batch, Scores, Silent, TrainContext
+from benchmarks import channels as made_up
 
 NEEDS_FEATURES = pytest.mark.skipif(
     not features_installed(), reason="the extra `features` is not installed"
@@ -568,6 +575,7 @@ def test_a_model_with_missing_channels_scores_what_is_there(tmp_path):
         anodetect.train(str(good), "nce", run, representation="pixels", **options)
     trained = anodetect.train(str(good), "pca", run, values={"size": 24}, **options)
     assert trained.failures == ()
+    assert runs.read(run).header.absences["planes"] == [3, 1]
 
     bad = save_parts(tmp_path / "bad", 4, defect=True)
     for number in (0, 1):
@@ -590,6 +598,133 @@ def test_a_model_with_missing_channels_scores_what_is_there(tmp_path):
     assert "From the top: rgb, ir (absent)" in page
 
 
+@pytest.mark.parametrize("name", ["intensity", "pca"])
+def test_normal_images_that_lack_channels_are_flagged_about_as_often_as_others(name):
+    rng = np.random.default_rng(0)
+    detector, absences = made_up.trained(name, 100, rng)
+    assert max(made_up.false_alarms(detector, absences, 100, rng)) < 0.2
+    assert max(made_up.false_alarms(detector, None, 100, rng)) > 0.5
+
+
+def test_scores_without_channels_have_the_moments_of_whole_ones():
+    whole, own = NormalScores(1.0, 0.5, -1.0, 0.2), NormalScores(3.0, 0.25, 2.0, 0.4)
+    absences = Absences((3, 1), whole, {(0,): own})
+    absences = absences_of(json.loads(json.dumps(absences.state())))
+    lacking = np.array([[False] * 4, [True] * 3 + [False]])
+    image = np.exp([3.5, 3.5]).astype(np.float32)
+    heatmap = np.exp(np.full((2, 2, 2), 2.4, np.float32))
+    heatmap[:, 0] = 0  # outside the foreground
+    found = absences.comparable(Scores(image, heatmap), lacking)
+    assert found.image[0] == image[0]
+    assert np.array_equal(found.heatmap[0], heatmap[0])
+    assert np.log(found.image[1]) == pytest.approx(1 + 0.5 * 2, abs=1e-5)
+    assert np.allclose(found.heatmap[1], [[0, 0], [np.exp(-0.8)] * 2])
+    with pytest.raises(ImageError, match="1 channels are absent"):
+        absences.comparable(Scores(image, heatmap), lacking[:, ::-1])
+
+
+@pytest.mark.parametrize(
+    ("channels", "count", "largest"), [(2, 2, 1), (4, 14, 3), (6, 62, 5), (7, 28, 2), (12, 12, 1)]
+)
+def test_sets_of_channels_that_may_be_absent(channels, count, largest):
+    found = sets_of(channels)
+    assert len(set(found)) == len(found) == count
+    assert max(map(len, found)) == largest
+
+
+# -- Members that see one channel ------------------------------------------------------------------
+
+
+def test_a_defect_is_planted_in_one_channel():
+    source = RNG.normal(size=(5, 24, 24)).astype(np.float32), np.ones((24, 24), bool)
+    changed = set()
+    for seed in range(20):
+        defect = Defect("shift", 0.3, 0.5)
+        planted = in_one_channel((3, 1, 1), source, defect, seed, source, SCALED)
+        changed.add(tuple((planted != source[0]).any((1, 2)).tolist()))
+    assert changed == {
+        (True,) * 3 + (False,) * 2,
+        (False,) * 3 + (True, False),
+        (False,) * 4 + (True,),
+    }
+
+
+def test_a_channel_of_noise_counts_less_but_is_kept(tmp_path):
+    _, x = np.mgrid[:24, :24]
+    good = tmp_path / "good"
+    good.mkdir()
+    for number in range(60):
+        smooth = 100 + 60 * np.sin(x / 4) + RNG.normal(0, 2, (24, 24))
+        Image.fromarray(smooth.astype(np.uint8)).save(good / f"{number}_a.png")
+        Image.fromarray(RNG.integers(0, 255, (24, 24), np.uint8)).save(good / f"{number}_b.png")
+    members = ["pca/pixels@a", "pca/pixels@b"]
+    values = {"size": 24, "members": members}
+    anodetect.train(str(good), "ensemble", tmp_path / "run", values=values, channels="a,b")
+    clear, noisy = Model.load(runs.read(tmp_path / "run"), "cpu").detector.weights
+    assert 0.2 < noisy < 0.4 < clear
+
+
+@NEEDS_FEATURES
+def test_a_few_images_of_several_channels(tmp_path):
+    good, options = save_parts(tmp_path / "good", 5), {"channels": "rgb=*_rgb*,ir=*_ir*"}
+    run = tmp_path / "run"
+    values = {"representation": {"size": 32}, "detector": {"memory": 100, "candidates": 400}}
+    with pytest.raises(ConfigError, match="each of a few images has to have all channels"):
+        missing = {"allow_missing": True, "allow_few": True}
+        anodetect.train(str(good), "patchcore", run, values=values, **options, **missing)
+    anodetect.train(str(good), "patchcore", run, values=values, allow_few=True, **options)
+    ensemble = Model.load(runs.read(run), "cpu").detector
+    assert min(normal.mean for normal in ensemble.normal) > np.log(1e-3)  # of images not learned
+    for name, defect in (("bad", True), ("new", False)):
+        data = save_parts(tmp_path / name, 3, defect=defect)
+        anodetect.score(run, [str(data)], tmp_path / f"{name}-scores")
+    bad, new = (
+        [row.score for row in directories.read(tmp_path / f"{name}-scores").rows]
+        for name in ("bad", "new")
+    )
+    assert min(bad) > max(new)
+
+    for channel in ("rgb", "ir"):
+        (good / f"part4_{channel}.png").unlink()
+        (good / f"part3_{channel}.png").unlink()
+    with pytest.raises(DataError, match="3 normal images are too few for several channels"):
+        out = tmp_path / "three"
+        anodetect.train(str(good), "patchcore", out, values=values, allow_few=True, **options)
+
+
+# -- Mirrored images -------------------------------------------------------------------------------
+
+
+def test_all_channels_of_a_right_side_are_mirrored(tmp_path):
+    """A part and its mirror image, which a manifest calls a right one, are judged alike."""
+    data = save_parts(tmp_path / "data", 1, defect=True)
+    for name in ("rgb", "ir"):
+        pixels = np.asarray(Image.open(data / f"part0_{name}.png"))
+        Image.fromarray(np.ascontiguousarray(pixels[:, ::-1])).save(data / f"part1_{name}.png")
+    lines = ["path,channels,laterality", ",rgb=part0_rgb.png;ir=part0_ir.png,L"]
+    lines.append(",rgb=part1_rgb.png;ir=part1_ir.png,R")
+    (data / "manifest.csv").write_text("\n".join(lines))
+
+    left, right = scan(data).records
+    content = readers.read_source(right).content(Reading(flip_right=True))
+    assert content.mirrored
+    assert np.array_equal(content.pixels, readers.read_source(left).decode())
+    assert not readers.read_source(left).content(Reading(flip_right=True)).mirrored
+
+    values = {"size": 24, "preprocess": {"flip_right": True}}
+    good = save_parts(tmp_path / "good", 22)
+    options = {"values": values, "channels": "rgb=*_rgb*,ir=*_ir*"}
+    anodetect.train(str(good), "pca", tmp_path / "run", **options)
+    anodetect.score(tmp_path / "run", [str(data)], tmp_path / "out")
+    one, other = directories.read(tmp_path / "out").rows
+    assert other.score == pytest.approx(one.score, rel=1e-5)
+    maps = [tifffile.imread(tmp_path / "out" / row.heatmap) for row in (one, other)]
+    assert np.allclose(maps[1], maps[0][:, ::-1], rtol=1e-4)
+    with Image.open(next((tmp_path / "out" / "cases").iterdir())) as picture:
+        assert picture.height == 2 * 200 + 6  # a row for each channel
+    assert rescore(tmp_path / "out", 2) == []
+
+
 # -- Features --------------------------------------------------------------------------------------
 
 
@@ -603,7 +738,7 @@ def test_forms_of_several_channels():
         "patchcore/features@t1",
         "patchcore/features@flair",
     ]
-    assert form.config["detector"]["weights"] == "equal"
+    assert form.config["detector"]["weights"] == "auto"
     placed = with_planes(form.config, ("t1", "flair"), (3, 1))["detector"]["settings"]
     assert placed["patchcore/features@t1"]["planes"] == [0, 3]
     assert placed["patchcore/features@flair"]["planes"] == [3, 4]

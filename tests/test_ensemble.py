@@ -373,6 +373,8 @@ def test_weights_are_those_of_the_best_linear_combination():
     assert proportional_weights((0.9, 0.2)) == (1, 0)
     assert proportional_weights((0.4, 0.5)) == (0.5, 0.5)
     assert proportional_weights((1.0, 0.9))[1] > 0.2
+    assert proportional_weights((0.9, 0.5), (True, True)) == pytest.approx((0.8, 0.2))
+    assert proportional_weights((0.9, 0.5), (True, False)) == (1, 0)
 
 
 def test_planted_defects_decide_what_members_count(tmp_path):

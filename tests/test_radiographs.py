@@ -13,10 +13,12 @@ import anodetect
 from anodetect.commands.inspect import inspect
 from anodetect.commands.rescore import rescore
 from anodetect.data import scan
+from anodetect.data.channels import ChannelFile
 from anodetect.data.dicom_views import VIEWS
 from anodetect.data.readers import read_source
 from anodetect.data.reading import Reading
 from anodetect.data.records import Record
+from anodetect.errors import ImageError
 from anodetect.imaging.preprocess import Preprocess, PreprocessConfig
 from anodetect.model.loading import load
 from anodetect.record import directories, runs
@@ -214,6 +216,25 @@ def test_a_region_is_drawn_on_a_left_breast_and_hides_markers_of_both_sides(made
     assert others == pytest.approx([first] * 2, rel=1e-5)
     heatmap = tifffile.imread(out / rows["R.dcm"].heatmap)
     assert np.array_equal(np.isnan(heatmap), ~inside[:, ::-1])
+
+
+def test_channels_of_one_image_lie_the_same_way_round(tmp_path):
+    stored = RNG.integers(0, 99, (ROWS, COLUMNS)).astype("<u2")
+    low = save(tmp_path, "low.dcm", stored, ImageLaterality="R")
+    high = save(tmp_path, "high.dcm", stored, number=1)  # it does not say the side
+    turned = {"ImageLaterality": "R", "PatientOrientation": ["A", "R"]}
+    done = save(tmp_path, "done.dcm", stored, number=2, **turned)
+
+    def content(other):
+        files = [ChannelFile(path.stem, path.name, path, (path,)) for path in (low, other)]
+        record = Record("low.dcm", low, files=(low,), channels=tuple(files))
+        return read_source(record).content(Reading(flip_right=True))
+
+    both = content(high)
+    assert both.mirrored
+    assert np.array_equal(both.pixels, np.stack([stored[:, ::-1]] * 2))
+    with pytest.raises(ImageError, match="done lies the other way round than another channel"):
+        content(done)
 
 
 def test_a_manifests_foreground_lies_as_the_file_does(made, tmp_path):
