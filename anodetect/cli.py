@@ -205,13 +205,13 @@ def _print_inputs(
     run: Path, paths: list[str], out: Path, follow_symlinks: bool, as_json: bool
 ) -> None:
     """Print what would be scored; without a run yet, all single files."""
-    from anodetect.commands.channels import channels_of_run
+    from anodetect.commands.channels import channels_of_header
     from anodetect.commands.inputs import collect
     from anodetect.record import runs
 
     channels = None
     if run.exists():
-        channels = channels_of_run(run, runs.read_header(run))
+        channels = channels_of_header(run, runs.read_header(run))
     else:
         terminal.screen.print(f"{run} does not exist: files are listed one by one", markup=False)
     inputs = collect(paths, out, follow_symlinks, channels=channels)
@@ -481,8 +481,10 @@ def report(
     if (directory / MODEL_FILE).is_file():
         from anodetect.commands.sample import made_by  # only this needs a detector
         from anodetect.output import run_report
+        from anodetect.record import runs
 
-        path = run_report.write(directory, made_by(directory))
+        run = runs.read(directory)
+        path = run_report.write(run, made_by(run))
     else:
         from anodetect.output import report as module
         from anodetect.record.signatures import private_key

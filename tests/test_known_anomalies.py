@@ -235,7 +235,7 @@ def test_clusters_are_in_the_report_of_a_run(tmp_path, save_png):
     assert sum(each.images for each in found.clusters) + found.outside == 42 or found.outside < 9
     for each, rest in zip(found.clusters, ({1, 2}, {0}), strict=True):
         assert {int(name[:2]) % 3 for name in each.examples} <= rest
-    page = run_report.write(tmp_path / "run").read_text()
+    page = run_report.write(runs.read(tmp_path / "run")).read_text()
     assert "<h2>Components</h2>" in page
     assert ", ".join(found.clusters[0].examples) in page
 

@@ -287,7 +287,7 @@ def test_the_report_has_the_limit_at_the_rate_of_the_scoring(measured, tmp_path)
 
 def test_the_report_of_a_run_has_the_limit_as_a_table(measured):
     folder, _ = measured
-    page = run_report.html(folder / "run")
+    page = run_report.html(runs.read(folder / "run"))
     limit = runs.facts(folder / "run").limit
     assert page.count(limit.statement()) == 1
     assert "|---" not in page

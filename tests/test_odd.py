@@ -220,11 +220,11 @@ def test_the_list_is_covered_by_the_hashes_of_the_run(listed, tmp_path):
     (run / "odd.json").unlink()  # it holds pictures, which are not for everyone
     assert runs.read(run)
     assert read_odd(run) is None
-    assert "Odd normals" not in run_report.html(run)
+    assert "Odd normals" not in run_report.html(runs.read(run))
 
 
 def test_the_report_of_a_run_shows_them(listed):
-    page = run_report.write(listed[0]).read_text()
+    page = run_report.write(runs.read(listed[0])).read_text()
     kept = read_odd(listed[0])
     assert all(image.picture in page for image in kept.images if image.picture)
     assert "None was left out" in page

@@ -15,6 +15,7 @@ from anodetect.generative.prior import GaussianPrior
 from anodetect.generative.samples import arc, chain_generators
 from anodetect.model.sampling import makers
 from anodetect.output import run_report
+from anodetect.record import runs
 from anodetect.types import Samples
 
 TINY = {"widths": [16], "stem": 8, "components": 20, "training": {"steps": 3}}
@@ -169,10 +170,11 @@ def test_chains_begin_at_an_image(run, tmp_path):
 
 
 def test_the_report_of_a_run_shows_them(run):
-    page = run_report.html(run, made_by(run))
+    read = runs.read(run)
+    page = run_report.html(read, made_by(read))
     assert "What the model takes for normal" in page
     assert page.count("data:image/png;base64,") == 1
-    assert "What the model takes for normal" not in run_report.html(run)
+    assert "What the model takes for normal" not in run_report.html(read)
 
 
 def test_a_detector_that_makes_none_says_which_do(tmp_path):
@@ -180,5 +182,6 @@ def test_a_detector_that_makes_none_says_which_do(tmp_path):
     train(str(tmp_path / "data"), "pca", tmp_path / "run", representation="pixels")
     with pytest.raises(ConfigError, match="those that do are anoddpm, ebm"):
         sample(tmp_path / "run", tmp_path / "out")
-    assert "those that do are" in run_report.html(tmp_path / "run", made_by(tmp_path / "run"))
+    read = runs.read(tmp_path / "run")
+    assert "those that do are" in run_report.html(read, made_by(read))
     assert {"anoddpm", "ebm"} <= set(makers())

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from anodetect.commands.channels import channels_of_run, wanted_channels
+from anodetect.commands.channels import channels_of_header, wanted_channels
 from anodetect.commands.comparison import (
     ComparedSummary,
     Draws,
@@ -250,7 +250,7 @@ def _check_trained(job: Job, budget: float, finding: Finding) -> None:
         limit = "no --budget" if trained_for is None else f"--budget {trained_for:g}"
         raise ConfigError(f"{job.run} was trained with {limit}; use that, or another --out")
 
-    channels = channels_of_run(job.run, header)
+    channels = channels_of_header(job.run, header)
     asked = finding.named()
     by_manifest = channels is None or channels.listed
     if not (same_channels(channels, asked) or (asked is None and by_manifest)):

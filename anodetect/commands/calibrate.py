@@ -74,7 +74,7 @@ def calibrate(
             data,
             follow_symlinks=follow_symlinks,
             kind_normal=kind_normal,
-            channels=channels_of_run(run_path, run.header),
+            channels=channels_of_run(run),
         )
         for line in summary(dataset):
             reporter.say(line)

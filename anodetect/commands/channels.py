@@ -6,7 +6,7 @@ from typing import Any
 
 from anodetect.data.channels import Channels, channels_of, parse_channels
 from anodetect.errors import ConfigError, RunError
-from anodetect.record.runs import RunHeader
+from anodetect.record.runs import Run, RunHeader
 
 ONE_UNIT = ("window", "exported")  # settings in native units, which channels do not share
 
@@ -42,9 +42,14 @@ def check_settings(config: Mapping[str, Any], channels: Channels, *, few: bool) 
             )
 
 
-def channels_of_run(path: Path, header: RunHeader) -> Channels | None:
-    """Return the channels that the run at `path` was trained on, None if its images are single
-    files; RunError if the run does not say it."""
+def channels_of_run(run: Run) -> Channels | None:
+    """Return the channels that a run was trained on, None if its images are single files; RunError
+    if the run does not say it."""
+    return channels_of_header(run.path, run.header)
+
+
+def channels_of_header(path: Path, header: RunHeader) -> Channels | None:
+    """Return what `channels_of_run` does, from the header of the run at `path` alone."""
     try:
         return channels_of(header.preprocess.get("named"))
     except (AttributeError, KeyError, TypeError) as error:

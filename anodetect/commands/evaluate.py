@@ -46,7 +46,7 @@ def evaluate(
     reporter = reporter or Silent()
     check_device(device)
     run = runs.read(run_path)
-    channels = channels_of_run(run_path, run.header)
+    channels = channels_of_run(run)
     dataset = cards.open_data(data, follow_symlinks=follow_symlinks, channels=channels)
     items = _labelled(dataset, data, reporter)
     known_rows = runs.read_manifest(run_path)

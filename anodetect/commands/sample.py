@@ -79,10 +79,10 @@ def _image(path: Path) -> LoadedImage:
     raise ImageError(f"{path}: {getattr(loaded, 'error', 'a volume, where an image is expected')}")
 
 
-def made_by(run: Path) -> MadeImages:
+def made_by(run: runs.Run) -> MadeImages:
     """Return images that the model of a run makes for its report, or why there are none."""
     try:
-        model = Model.load(runs.read(run), "cpu")
+        model = Model.load(run, "cpu")
         made = make_images(model, IN_REPORT, seed=0)
     except AnodetectError as error:
         return MadeImages("", str(error))

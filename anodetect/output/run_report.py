@@ -10,6 +10,7 @@ from anodetect.output.report import environment
 from anodetect.record import runs
 from anodetect.record.components import read_components
 from anodetect.record.odd import read_odd
+from anodetect.record.runs import Run
 from anodetect.stats.calibration import DEFAULT_FAR
 from anodetect.stats.limit import detection_limit
 
@@ -24,29 +25,28 @@ class MadeImages:
     between: bool = False
 
 
-def write(run_path: Path, made: MadeImages | None = None) -> Path:
-    """Write `run_path`/report.html and return its path; see `html`."""
-    write_atomic(run_path / "report.html", html(run_path, made))
-    return run_path / "report.html"
+def write(run: Run, made: MadeImages | None = None) -> Path:
+    """Write report.html into a run's directory and return its path; see `html`."""
+    write_atomic(run.path / "report.html", html(run, made))
+    return run.path / "report.html"
 
 
-def html(run_path: Path, made: MadeImages | None = None) -> str:
-    """Return the report, with the images that the model makes if they are given; RunError if there
-    is no run, or if it was altered."""
-    run = runs.read(run_path)
+def html(run: Run, made: MadeImages | None = None) -> str:
+    """Return the report, with the images that the model makes if they are given; RunError if what
+    lies beside the model was altered."""
     planted, limit = run.header.facts.planted, None
     if planted is not None:
         limit = detection_limit(planted, run.calibration, DEFAULT_FAR)
-    card = (run_path / "model_card.md").read_text("utf-8")
+    card = (run.path / "model_card.md").read_text("utf-8")
     page = environment().get_template("run.html.j2")
     text: str = page.render(
         header=run.header,
         model_sha256=run.model_sha256,
         card=card.partition(runs.LIMIT_HEADING)[0].rstrip(),
         limit=limit,
-        training=figures.training(runs.curves(run_path)),
-        odd=read_odd(run_path),
-        components=read_components(run_path),
+        training=figures.training(runs.curves(run.path)),
+        odd=read_odd(run.path),
+        components=read_components(run.path),
         made=made,
     )
     return text
