@@ -233,7 +233,7 @@ def test_channels_of_one_image_lie_the_same_way_round(tmp_path):
     both = content(high)
     assert both.mirrored
     assert np.array_equal(both.pixels, np.stack([stored[:, ::-1]] * 2))
-    with pytest.raises(ImageError, match="done lies the other way round than another channel"):
+    with pytest.raises(ImageError, match="low lies the other way round than another channel"):
         content(done)
 
 
