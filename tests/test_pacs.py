@@ -706,6 +706,7 @@ def test_a_watched_folder_is_the_same_with_files(run, tmp_path):
         listen(run, incoming / "node", watch=incoming)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @needs_orthanc
 def test_a_push_that_failed_is_taken_up_by_a_restart(orthanc, run, tmp_path, monkeypatch):
     monkeypatch.setattr(arrivals, "FIRST_DELAY", 0.05)
