@@ -64,7 +64,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Finding:
-    """How images are found in a data set: the options of `train` that say so."""
+    """The options of `train` that say how images are found in a data set."""
 
     follow_symlinks: bool = False
     channels: str | None = None

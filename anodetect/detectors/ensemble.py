@@ -446,9 +446,7 @@ def normal_scores_of_halves(expert: Expert, fit: Batch, context: TrainContext) -
     return moments_of(scores, places)
 
 
-def scored_values(
-    expert: Expert, batch: Batch, seconds: float = math.inf
-) -> tuple[Floats, Floats]:
+def scored_values(expert: Expert, batch: Batch, seconds: float = math.inf) -> tuple[Floats, Floats]:
     """Return a trained member's scores of images, and the values of their maps that count, of as
     many images as can be scored in so many seconds."""
     scores, places = [], []

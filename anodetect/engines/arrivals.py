@@ -63,7 +63,7 @@ Deliver = Callable[[Path], str]
 
 @dataclass(frozen=True)
 class Retry:
-    """How often something was tried, and the time from which it may be tried again."""
+    """A count of tries, and the time from which there may be another."""
 
     tries: int = 0
     due: float = 0.0

@@ -34,8 +34,8 @@ Absent = tuple[int, ...]  # numbers of channels
 
 @dataclass(frozen=True)
 class Absences:
-    """What scores and maps of normal images are, of `whole` ones and `without` some channels, which
-    have so many `planes` each."""
+    """The moments of scores and maps of normal images, of `whole` ones and `without` some channels,
+    which have so many `planes` each."""
 
     planes: tuple[int, ...]
     whole: NormalScores
