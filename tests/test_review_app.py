@@ -611,6 +611,7 @@ def test_the_page_lists_runs_and_starts_commands(opened, scores, pca_run, tmp_pa
     next(field for field in app.text_input if field.label.startswith("Channels")).set_value("t1=a")
     next(button for button in app.button if button.label == "Train").click().run()
     assert any("2 to 12 are expected" in text for text in texts(app)) and len(started) == 1
+    next(field for field in app.text_input if field.label.startswith("Channels")).set_value("")
     next(field for field in app.text_input if field.label == "Name of the run").set_value(
         "../outside"
     )
