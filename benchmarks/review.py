@@ -31,7 +31,7 @@ from anodetect.record.rows import OutputRow, ScoreRow, to_table
 from benchmarks import common
 
 IMAGES = 60  # distinct ones
-KEYS = {"new case": "n", "case seen before": "p", "verdict, next case": "a"}
+KEYS = {"new case": "n", "case seen before": "p", "verdict, next case": "1"}
 FIRST_PAINT = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
 IMAGE = ".js-plotly-plot .imagelayer image"
 # Milliseconds from a key to the next image on the screen: another picture in the first panel, and a
@@ -133,6 +133,7 @@ def steps(page: Page, key: str, count: int) -> list[float]:
     times = []
     for _ in range(count):
         page.wait_for_selector("body[aria-busy=false]", state="attached")
+        page.wait_for_function("window.anodetect.painted === window.anodetect.data.key")
         page.evaluate(WATCH)
         page.keyboard.press(key)
         times.append(page.evaluate("window.step"))

@@ -20,6 +20,7 @@ from anodetect.errors import RunError
 from anodetect.files import sha256_of
 from anodetect.output import report
 from anodetect.record import directories, verification
+from anodetect.record.marks import Shown
 from anodetect.record.rows import OutputRow, ScoreRow, rows_of, to_table
 
 FAR = 0.2
@@ -410,7 +411,8 @@ def test_a_directory_of_format_2_is_reported_reviewed_and_not_merged(old, tmp_pa
     from apps.review.store import Store
 
     row = directories.read(old).rows[0]
-    review = Store(old, OLD_HEAD).add(row, "Ada", "anomalous")
+    shown = [Shown(row.path, row.sha256, painted=True)]
+    review = Store(old, OLD_HEAD).add(row, "Ada", "anomalous", shown)
     verdict = verification.verify(old)
     assert verdict.problems == ()
     assert verdict.verdicts.why == f"1 reviews; their chain ends with {review.hash}"

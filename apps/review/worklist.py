@@ -25,6 +25,7 @@ class Filter:
     """The conditions a listed row meets. An empty set or text is no condition.
 
     `flagged` is True or False to list only rows that are or are not flagged, and None for both.
+    `paths` are those that may be listed, such as an audit sample.
     """
 
     status: frozenset[str] = frozenset()
@@ -34,6 +35,7 @@ class Filter:
     flagged: bool | None = None
     reviewed: Progress = "all"
     search: str = ""
+    paths: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def worklist(
     and names, flags, scores, kinds and verdicts neither order nor filter.
     """
     if blind:
-        keep = Filter(keep.status, keep.groups, reviewed=keep.reviewed)
+        keep = Filter(keep.status, keep.groups, reviewed=keep.reviewed, paths=keep.paths)
         listed = filtered(rows, judgements, keep, reviewer)
         return sorted(listed, key=lambda row: sha256(row.path.encode()).digest())
 
@@ -97,6 +99,8 @@ def filtered(
 
 def _fits(row: ScoreRow, keep: Filter, sought: str) -> bool:
     """Return whether a row meets the conditions on what was scored."""
+    if keep.paths and row.path not in keep.paths:
+        return False
     if keep.status and row.status not in keep.status:
         return False
     if keep.groups and row.group not in keep.groups:
