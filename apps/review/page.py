@@ -101,8 +101,7 @@ def _draw(folders: Sequence[Path], roots: Sequence[Path]) -> None:
         show_problem(st.session_state.problem)
         st.session_state.problem = ""
     if st.session_state.notice:
-        st.info("Done:")
-        st.text(st.session_state.notice)
+        st.container(border=True).text(st.session_state.notice)
         st.session_state.notice = ""
 
     page = PAGES[name]
