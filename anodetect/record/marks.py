@@ -146,7 +146,8 @@ def _parse_place(text: str) -> Place:
 def _parse_shape(text: str, place: Place) -> Mark:
     points = _points(text)
     if len(points) == 1 and len(points[0]) == 4:
-        return box(*points[0], place=place)
+        x, y, width, height = points[0]
+        return box(x, y, width, height, place)
     if len(points) >= 3 and all(len(point) == 2 for point in points):
         return Mark(place, tuple((x, y) for x, y in points))
     raise _not_a_region()
