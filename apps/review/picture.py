@@ -189,8 +189,8 @@ def _slice(session: ReviewSession, row: ScoreRow, channel: str, hidden: bool) ->
     slices = session.scores.slices.get(row.path, [])
     nowhere = WHOLE, regions.source_of(row)
     if not slices:
-        notes = ("No image: the volume's slices were not recorded; score it again",)
-        return Picture(None, notes, *nowhere)
+        reason = "No image: the volume's slices were not recorded; score it again"
+        return Picture(None, (reason,), *nowhere)
     plane = slices[0].axis
     volume = volume_of(session.directory, row, plane, channel)
     if volume.geometry is None:
