@@ -64,7 +64,7 @@ def write_parts(folder: Path) -> None:
 def judge(path: Path) -> None:
     """Record the verdicts of two readers on the first cases of a score directory."""
     scores = directories.read(path)
-    store = Store(scores.path, scores.audit.head)
+    store = Store(scores.path, scores.audit.verdicts_start)
     ranked = sorted(
         scores.scored(), key=lambda row: (row.p_value or 0.0, -(row.score or 0.0), row.path)
     )

@@ -14,6 +14,7 @@ from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
 from threading import Barrier
+from types import SimpleNamespace
 
 import pytest
 
@@ -360,7 +361,8 @@ def test_a_table_of_an_earlier_version_gets_its_guards_and_keeps_its_rows(opened
     again.close()
 
 
-# As release 0.2 made it.
+# The part of a record that its verdicts follow, and the columns of release 0.2.
+AUDIT = SimpleNamespace(verdicts_start=HEAD, ended="", erased=())
 OLD_COLUMNS = reviews.COLUMNS[: -len(reviews.ADDED)]
 
 
@@ -369,7 +371,7 @@ def old_table(folder):
     values = dict.fromkeys(OLD_COLUMNS, "")
     values |= {"head": HEAD, "number": 1, "time": "2026-01-01", "reviewer": "Ada"}
     values |= {"verdict": "normal", "blind": False, "withdraws": None, "path": ROW.path}
-    values |= {"image_sha256": ROW.sha256, "model_sha256": ROW.model_sha256, "score": 0.5}
+    values |= {"image_sha256": ROW.sha256, "model_sha256": ROW.model_sha256, "score": ROW.score}
     values |= {"p_value": 0.05, "threshold": 0.25, "previous": HEAD}
     del values["hash"]
     text = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
@@ -383,15 +385,16 @@ def old_table(folder):
 
 def test_the_table_of_an_older_release_is_read_verified_and_gone_on_with(tmp_path):
     old_table(tmp_path)
-    problems, notes = reviews.verify(tmp_path, HEAD, [ROW])
-    assert problems == [] and "did not record whether the image was shown" in notes[1]
+    found = reviews.verify(tmp_path, AUDIT, [ROW])
+    assert found.part.problems == ()
+    assert "1 of a release that did not record whether the image was shown" in found.part.why
     for _ in range(2):
         kept = Store(tmp_path, HEAD)
         kept.add(ROW, "Ben", "anomalous", seen(ROW))
         kept.close()
     old, *new = reviews.read(tmp_path / reviews.FILE)
     assert old.shown is None and [review.shown for review in new] == ["image"] * 2
-    assert reviews.verify(tmp_path, HEAD, [ROW])[0] == []
+    assert reviews.verify(tmp_path, AUDIT, [ROW]).part.problems == ()
 
 
 @pytest.mark.parametrize("column", reviews.ADDED)
@@ -402,7 +405,7 @@ def test_a_column_that_came_later_cannot_be_put_in_or_taken_out(tmp_path, column
     kept.add(ROW, "Ben", "anomalous", seen(ROW), region="1,2,3,4", region_mm="1,2,3")
     edit(kept, f"UPDATE reviews SET {column} = {value} WHERE number = {number}")
     kept.close()
-    assert "was changed" in reviews.verify(tmp_path, HEAD, [ROW])[0][0]
+    assert "was changed" in reviews.verify(tmp_path, AUDIT, [ROW]).part.problems[0]
 
 
 def test_a_verdict_without_an_image_breaks_the_record(tmp_path):
@@ -411,8 +414,8 @@ def test_a_verdict_without_an_image_breaks_the_record(tmp_path):
     forged = replace(kept.read()[0], shown="")
     kept._append(forged)
     kept.close()
-    problems, _ = reviews.verify(tmp_path, HEAD, [ROW])
-    assert problems == ["review 2 (Ada on a.png) is about an image that was not shown"]
+    problems = reviews.verify(tmp_path, AUDIT, [ROW]).part.problems
+    assert problems == ("review 2 (Ada on a.png) is about an image that was not shown",)
 
 
 def test_a_table_of_a_version_with_other_columns_is_reported(opened, url, tmp_path):

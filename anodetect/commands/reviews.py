@@ -112,7 +112,7 @@ def export(
 def _reviews(scored: ScoreDirectory) -> list[Review]:
     """Return the reviews of a score directory; RunError if there are none or they do not hold."""
     file = scored.path / reviews.FILE
-    head = scored.audit.head
+    head = scored.audit.verdicts_start
     found = reviews.read(file) if file.is_file() else []
     own = [review for review in found if review.head == head]
     if not own:

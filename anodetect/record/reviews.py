@@ -285,8 +285,6 @@ def _mismatch(review: Review, row: ScoreRow | None, withdrawn: Review | None) ->
         return "names another score, p-value or threshold than scores.parquet"
     if review.verdict not in (*JUDGEMENTS, WITHDRAWN):
         return "has no known verdict"
-    if review.shown == "" and review.verdict != WITHDRAWN:
-        return "is about an image that was not shown"
 
     own = withdrawn is not None and (withdrawn.reviewer, withdrawn.path) == (
         review.reviewer,
@@ -294,7 +292,8 @@ def _mismatch(review: Review, row: ScoreRow | None, withdrawn: Review | None) ->
     )
     if (review.verdict == WITHDRAWN) != own:
         return "takes back what is not there"
-    return ""
+    was_shown = review.shown != "" or review.verdict == WITHDRAWN
+    return "" if was_shown else "is about an image that was not shown"
 
 
 def finite(value: float | None) -> float | None:
