@@ -1,5 +1,7 @@
-"""What a reviewer has to know to judge a case: what the decisions promise, what the terminal warned
-of, and what is flagged in it. Nothing that would reveal a hidden score is said of a hidden case."""
+"""The things to know when a case is judged: what the decisions promise, what the terminal warned
+of, and what is flagged in the case. Nothing that would reveal a hidden score is said of a hidden
+case.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

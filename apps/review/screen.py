@@ -1,4 +1,4 @@
-"""What is on the reviewer's screen, as the browser itself reports it.
+"""The pictures on the reviewer's screen, as the browser itself reports them.
 
 A page announces the picture that it sends, and gets a key for it: a random text, which says nothing
 about the case. The picture carries the key, and the browser reports the key of a picture once it is
