@@ -217,12 +217,14 @@ BUTTONS = """<div class="st-key-verdict_normal"><button>Normal</button></div>
 
 def test_a_key_is_refused_with_words_until_its_image_is_painted(chromium):
     page = with_script(chromium, shortcuts.SCRIPT, PLOT + BUTTONS)
-    show = """([drawn, key, meta]) => {
+    show = """([drawn, key, meta, forgotten]) => {
+      if (forgotten) window.reports.push("");  // the server has forgotten what was reported
       document.querySelector(".js-plotly-plot").layout = {meta};
       window.reports ??= []; window.clicks ??= 0;
       if (!window.counts) window.counts = document.querySelector("button").addEventListener(
         "click", () => window.clicks++) ?? true;
-      component({data: {drawn, key, verdicts: {"1": "verdict_normal"}},
+      component({data: {drawn, key, reported: window.reports.at(-1) ?? "",
+          verdicts: {"1": "verdict_normal"}},
         setStateValue: (name, value) => window.reports.push(value)});
     }"""
     said = page.get_by_role("alert")
@@ -245,6 +247,12 @@ def test_a_key_is_refused_with_words_until_its_image_is_painted(chromium):
     page.keyboard.press("1")
     expect(said).to_have_text("Not recorded: this case has no image on the screen.")
     assert page.evaluate("[window.clicks, window.reports.length]") == [1, 1]
+
+    page.evaluate(show, [4, "first", "first"])
+    page.evaluate(show, [5, "first", "first", True])  # back from another page
+    page.wait_for_function("window.reports.at(-1) === 'first'")
+    page.keyboard.press("1")
+    assert page.evaluate("window.clicks") == 2
 
 
 def test_the_pointer_never_tells_the_values_of_another_image(chromium):

@@ -112,10 +112,10 @@ async function watch(report) {  // until the picture with the key of this case i
   }
 }
 export default function (component) {  // called whenever the page was drawn
-  const {drawn, key} = component.data;
-  const is_new = key !== state.data.key;
+  const {drawn, key, reported} = component.data;
   state.data = component.data;
-  if (is_new) state.painted = "";
+  // Streamlit forgets the report while another page is open.
+  if (reported !== key) state.painted = "";
   if (drawn !== state.drawn) {
     state.drawn = drawn;
     busy(false);
@@ -142,9 +142,10 @@ def mount(head: str, drawn: int, keys: dict[Judgement, str]) -> None:
     the page was drawn."""
     verdicts = {key.lower(): button_key(verdict) for verdict, key in keys.items()}
 
-    data = {"drawn": drawn, "key": screen.announced_key(), "verdicts": verdicts}
+    sent = {"drawn": drawn, "key": screen.announced_key(), "verdicts": verdicts}
 
     def draw() -> None:
+        data = sent | {"reported": screen.reported()}
         component = st.components.v2.component("anodetect_keys", js=SCRIPT)
         component(
             data=data,
