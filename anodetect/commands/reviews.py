@@ -8,15 +8,16 @@ import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from anodetect.data import readers
-from anodetect.data.manifest import MANIFEST
+from anodetect.data.manifest import MANIFEST, listed_files
 from anodetect.data.reading import reading_of
 from anodetect.data.records import Record
 from anodetect.data.scan import counted
-from anodetect.data.series import series_of
+from anodetect.data.series import headlines_of, series_of
 from anodetect.data.volumes import Volume
 from anodetect.errors import DataError, RunError
 from anodetect.files import inside, path_of, write_atomic
@@ -162,10 +163,12 @@ def _check_places(found: tuple[Mark, ...], plane: str) -> None:
 
 def _record(scored: ScoreDirectory, row: ScoreRow) -> Record:
     """Return the files of a row; RunError if they lie outside the folder that was scored."""
-    root = Path(scored.audit.root)
+    root = Path(scored.audit.root).resolve()
     path = inside(root, path_of(row.path))
-    files = series_of(path) if path.is_file() else ()
-    channels = channel_files.files_of(row.channels, lambda name: inside(root, path_of(name)))
+    files = series_of(path, root=root) if path.is_file() else ()
+    if path.is_dir():  # a manifest lists the folder of a series
+        path, files = listed_files(path, row.path, partial(headlines_of, root=path.parent))
+    channels = channel_files.files_of(row.channels, lambda name: inside(root, path_of(name)), root)
     return Record(row.path, path, files=files, channels=channels)
 
 
