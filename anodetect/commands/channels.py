@@ -5,6 +5,7 @@ from typing import Any
 
 from anodetect.data.channels import Channels, channels_of, parse_channels
 from anodetect.errors import ConfigError, RunError
+from anodetect.imaging.brain import BrainConfig
 from anodetect.record.runs import Run
 
 OF_ONE_FILE = ("frames", "flip_right")  # settings that would not do the same to every channel
@@ -29,6 +30,11 @@ def check_settings(config: Mapping[str, Any], *, few: bool) -> None:
     for name in OF_ONE_FILE:
         if config["preprocess"].get(name):
             raise ConfigError(f"preprocess.{name} is for images of one file; leave it out")
+    if config["preprocess"]["brain"] != BrainConfig().model_dump(mode="json"):
+        raise ConfigError(
+            "preprocess.brain is for volumes of one file; prepare several sequences before, or "
+            "leave it out"
+        )
     for name in ONE_UNIT:
         if config["preprocess"][name] is not None:
             raise ConfigError(

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from anodetect.commands.brains import check_tools_of
 from anodetect.commands.channels import channels_of_run
 from anodetect.commands.conclude import conclude, repeated, where_scored
 from anodetect.commands.inputs import Inputs, collect
@@ -108,6 +109,7 @@ def score(
     run = runs.read(run_path)
     for rate in (far, far if fdr is None else fdr):
         run.calibration.level(rate)  # refuses an impossible rate
+    check_tools_of(run)
     manifest = runs.read_manifest(run_path)
 
     inputs = collect(paths, out, follow_symlinks, keep_identifiers, channels_of_run(run))

@@ -28,7 +28,12 @@ TABLES = (
     "slices.parquet",
     "chain.parquet",
 )
-ADDED = {"differs": "", "channels": "", "study": ""}  # columns that scores.parquet did not have
+ADDED = {
+    "differs": "",
+    "channels": "",
+    "study": "",
+    "prepared": "",
+}  # columns that scores.parquet did not have
 READ = ("scores.parquet", GROUPS, "slices.parquet")  # the tables that pages are drawn from
 
 
