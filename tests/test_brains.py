@@ -207,19 +207,21 @@ def test_a_registration_that_needs_more_steps_fails(registered, monkeypatch):
 # -- Bias field ------------------------------------------------------------------------------------
 
 
-def test_n4_flattens_a_known_smooth_field():
+def test_n4_flattens_a_known_smooth_field(monkeypatch):
+    monkeypatch.setattr(registration, "FIELD_STEPS", (15, 15, 15, 15))  # enough, and quick
     head = head_on(CUBES, MOTION)
     inside = head.voxels[0] > 0.3 * head.voxels.max()
     own = np.moveaxis(np.indices(inside.shape), 0, -1) / np.array(inside.shape)
     field = np.exp(0.7 * (own[..., 0] - 0.5) + 0.5 * np.sin(3 * own[..., 2])).astype(np.float32)
-    clean = np.where(inside, head.voxels[0], 0.5)
+    blocks = (RNG.random((18, 20, 17)) < 0.5).repeat(2, 0).repeat(2, 1).repeat(2, 2)
+    clean = np.where(inside, np.where(blocks, 100, 150), 0.5).astype(np.float32)  # two tissues
     found, said = registration.without_bias(clean * field, CUBES, inside)
 
     def unevenness(values):
         ratio = (values / clean)[inside]
         return ratio.std() / ratio.mean()
 
-    assert unevenness(found) < 0.35 * unevenness(clean * field)
+    assert unevenness(found) < 0.1 * unevenness(clean * field)
     assert said.startswith("N4: field from 0.")
     again, _ = registration.without_bias(clean * field, CUBES, inside)
     assert np.array_equal(again, found)
@@ -489,7 +491,7 @@ def test_the_record_says_what_was_done(scored):
     steps = row.prepared.split("; ")
     assert steps[0].startswith("brain: threshold, the head with its skull, 1.")
     assert steps[1].startswith("rigid registration to MNI152: mutual information ")
-    assert steps[2] == "32 × 39 × 32 voxels of 6 mm"
+    assert steps[2] == "33 × 39 × 31 voxels of 6 mm"
     failed = scored.rows["slab.nii.gz"]
     assert failed.status == "failed"
     assert "registration" in failed.error
@@ -529,7 +531,7 @@ def test_a_mask_in_the_files_voxels_is_measured(scored, tmp_path):
     lines = ["path,label,mask", "ill.nii.gz,1,mask.nii.gz", "well.nii.gz,0,"]
     (tmp_path / "manifest.csv").write_text("\n".join(lines) + "\n")
     result = anodetect.evaluate(scored.base / "run", str(tmp_path))
-    assert result.evaluation.pixel["auroc"].value > 0.99
+    assert result.whole.pixel["auroc"].value > 0.99
 
 
 def test_maps_of_a_series_refer_to_its_own_slices(scored, tmp_path, monkeypatch):
@@ -544,7 +546,7 @@ def test_maps_of_a_series_refer_to_its_own_slices(scored, tmp_path, monkeypatch)
     anodetect.score(scored.base / "run", [str(tmp_path / "in")], tmp_path / "out", heatmaps=formats)
     (row,) = directories.read(tmp_path / "out").rows
     assert (row.status, row.error) == ("ok", "")
-    assert nib.load(tmp_path / "out" / row.heatmap).shape == (34, 40, 30)
+    assert nib.load(tmp_path / "out" / row.heatmap).shape == (30, 40, 34)
     import highdicom
 
     (file,) = (tmp_path / "out").rglob("*_heatmap.dcm")
