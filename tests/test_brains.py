@@ -9,9 +9,10 @@ from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 from test_dicom import AFFINE as SERIES_AFFINE
-from test_uneven import write_series
+from test_uneven import positions, write_series
 from test_volumes import rotation
 
 import anodetect
@@ -547,12 +548,14 @@ def test_maps_of_a_series_refer_to_its_own_slices(scored, tmp_path, monkeypatch)
     (row,) = directories.read(tmp_path / "out").rows
     assert (row.status, row.error) == ("ok", "")
     assert nib.load(tmp_path / "out" / row.heatmap).shape == (30, 40, 34)
-    import highdicom
-
     (file,) = (tmp_path / "out").rglob("*_heatmap.dcm")
-    written = highdicom.pm.pmread(file)
+    written = pydicom.dcmread(file)
     assert int(written.NumberOfFrames) == 30
     assert (int(written.Rows), int(written.Columns)) == (40, 34)
+    found = []
+    for frame in written.PerFrameFunctionalGroupsSequence:
+        found.append([float(each) for each in frame.PlanePositionSequence[0].ImagePositionPatient])
+    assert np.allclose(sorted(found), sorted(positions(tmp_path / "in/s").tolist()), atol=1e-3)
 
 
 def test_a_prepared_brain_is_kept_in_scratch_as_it_is(scored, tmp_path):

@@ -88,7 +88,7 @@ def without_bias(voxels: Floats, grid: Grid, inside: Bools) -> tuple[Floats, str
         raise ImageError("N4 found no bias field; is the foreground large enough?") from None
 
     field = np.exp(sampled(logarithms, coarse, grid))
-    field /= field[inside].mean()
+    field = (field / field[inside].mean()).astype(np.float32)
     low, high = float(field[inside].min()), float(field[inside].max())
     if not np.isfinite(field).all():
         raise ImageError("N4 found no bias field; is the foreground large enough?")

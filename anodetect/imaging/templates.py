@@ -6,6 +6,8 @@ from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
+
 from anodetect.data.volumes import decode_nifti
 from anodetect.errors import ConfigError
 from anodetect.imaging.grids import Grid, cubes, sampled, smoothed
@@ -27,7 +29,7 @@ class Template:
     @property
     def inside(self) -> Bools:
         """Where the brain is [I, J, K]."""
-        return self.voxels > 0.05 * self.voxels.max()
+        return np.asarray(self.voxels > 0.05 * self.voxels.max())
 
 
 def template_file() -> Path:
