@@ -67,8 +67,8 @@ class BrainConfig(Config):
 
 @dataclass(frozen=True)
 class Tools:
-    """What prepares the brains of a run: what cuts them out, and the SHA-256 of the template, None
-    and "" where that is not done."""
+    """The tools that prepare the brains of a run: the one that cuts them out, and the SHA-256 of the
+    template; None and "" where that is not done."""
 
     skull: SkullTool | None = None
     template: str = ""

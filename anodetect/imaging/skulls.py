@@ -33,7 +33,7 @@ QUICK = 60  # and to state its version
 
 @dataclass(frozen=True)
 class SkullTool:
-    """What cuts brains out: the name of a program and its version, or THRESHOLD. `trained` is the
+    """The tool that cuts brains out: a program with its version, or THRESHOLD. `trained` is the
     version with which a model was trained, "" if it is the same."""
 
     name: str

@@ -88,7 +88,7 @@ class LoadedVolume:
 
     @property
     def prepared(self) -> str:
-        """How the brain was prepared, in words; "" if nothing was."""
+        """The steps by which the brain was prepared, in words; "" if nothing was."""
         return "" if self.brain is None else self.brain.described()
 
     @property
