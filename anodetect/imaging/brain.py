@@ -67,8 +67,8 @@ class BrainConfig(Config):
 
 @dataclass(frozen=True)
 class Tools:
-    """The tools that prepare the brains of a run: the one that cuts them out, and the SHA-256 of the
-    template; None and "" where that is not done."""
+    """The tools that prepare the brains of a run: the one that cuts them out, and the SHA-256 of
+    the template; None and "" where that is not done."""
 
     skull: SkullTool | None = None
     template: str = ""
@@ -93,6 +93,11 @@ class PreparedBrain:
     inside: Bools | None
     to_native: Affine
     steps: tuple[str, ...]
+
+    @property
+    def to_prepared(self) -> Affine:
+        """The matrix from the millimetres of `native` to those of `volume`."""
+        return np.asarray(np.linalg.inv(self.to_native), np.float64)
 
     def described(self) -> str:
         """Return what was done in one line."""
@@ -197,14 +202,12 @@ def returned(heatmap: Floats, brain: PreparedBrain, *, nearest: bool = False) ->
     """Return a map [I, J, K] of a prepared brain in the voxels of its source [I, J, K]: linear
     between voxels, or the values of the nearest ones. NaN beyond the map, and where it is NaN."""
     prepared, own = _grid(brain.volume), _grid(brain.native)
-    to_prepared = np.linalg.inv(brain.to_native)
-    return sampled_map(heatmap, prepared, own, to_prepared, nearest=nearest)
+    return sampled_map(heatmap, prepared, own, brain.to_prepared, nearest=nearest)
 
 
 def returned_mask(mask: Bools, brain: PreparedBrain) -> Bools:
     """Return a mask [I, J, K] of a prepared brain in the voxels of its source."""
-    to_prepared = np.linalg.inv(brain.to_native)
-    return sampled_mask(mask, _grid(brain.volume), _grid(brain.native), to_prepared)
+    return sampled_mask(mask, _grid(brain.volume), _grid(brain.native), brain.to_prepared)
 
 
 def _grid(volume: Volume) -> Grid:

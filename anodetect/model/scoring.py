@@ -170,7 +170,7 @@ def brought_back(scored: ScoredVolume) -> ScoredVolume:
     scores = to_source(np.where(np.isfinite(scored.heatmap), own[:, None, None], np.nan))
     foreground = geometry.to_slices(returned_mask(of.geometry.to_source(of.foreground), brain))
 
-    has_score = (foreground & np.isfinite(heatmap)).any((1, 2))
+    has_score = np.asarray((foreground & np.isfinite(heatmap)).any((1, 2)))
     if not has_score.any():
         raise ImageError("no voxel of the volume lies in a slice of the brain that was scored")
     volume = replace(
