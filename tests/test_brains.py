@@ -493,6 +493,8 @@ def test_the_record_says_what_was_done(scored):
     assert steps[0].startswith("brain: threshold, the head with its skull, 1.")
     assert steps[1].startswith("rigid registration to MNI152: mutual information ")
     assert steps[2] == "33 × 39 × 31 voxels of 6 mm"
+    caveats = directories.read(scored.base / "out").audit.caveats
+    assert not any("a group of another size" in each for each in caveats)
     failed = scored.rows["slab.nii.gz"]
     assert failed.status == "failed"
     assert "registration" in failed.error
