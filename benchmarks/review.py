@@ -51,8 +51,9 @@ WATCH = """() => { window.step = new Promise((resolve, reject) => {
 
 
 @contextmanager
-def served(folders: Sequence[Path], *options: str) -> Iterator[str]:
-    """Serve the app on score directories at a free port, and yield its address."""
+def served(folders: Sequence[Path], *options: str, viewer: bool = False) -> Iterator[str]:
+    """Serve the app on score directories at a free port, with or without its viewer, and yield its
+    address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -60,7 +61,9 @@ def served(folders: Sequence[Path], *options: str) -> Iterator[str]:
     command += ["--port", str(port)]
     address = f"http://127.0.0.1:{port}"
 
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as app:
+    environment = os.environ | {"ANODETECT_VIEWER": "on" if viewer else "off"}
+    quiet = subprocess.DEVNULL
+    with subprocess.Popen(command, stdout=quiet, stderr=quiet, env=environment) as app:
         try:
             _wait_for(address)
             yield address

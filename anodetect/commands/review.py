@@ -46,7 +46,8 @@ def app_command(
     }
     app = app_file()
     # With -P nothing is imported from the folder in which it is started.
-    command = [sys.executable, "-P", str(app.with_name("serve.py")), "run", str(app)]
+    serve, serving = app.with_name("serve.py"), app.with_name("serving.py")
+    command = [sys.executable, "-P", str(serve), "run", str(serving)]
     command += [f"--{name}={value}" for name, value in options.items()]
 
     command.append("--")

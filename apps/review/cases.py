@@ -6,14 +6,16 @@ from itertools import chain
 import streamlit as st
 
 from anodetect.record import marks
+from anodetect.record.marks import WHOLE
 from anodetect.record.reviews import JUDGEMENTS, Judgement
 from anodetect.record.rows import OK, ScoreRow
 
-from . import case_list, drafts, known, picture, regions, screen, shortcuts, worklist
+from . import case_list, drafts, known, picture, regions, screen, shortcuts, viewing, worklist
 from .case_list import SIGNS, go_to
+from .facts import facts_of
 from .picture import Picture
 from .session import ReviewSession, volume_of
-from .widgets import number_text, with_message
+from .widgets import with_message
 
 
 def draw(session: ReviewSession) -> None:
@@ -44,13 +46,11 @@ def draw(session: ReviewSession) -> None:
     row = session.scores.by_path[st.session_state.open]
     hidden = session.is_hidden(row.path, blind)
 
-    _draw_facts(row, paths, hidden)
-    strip = st.container()
-    _draw_buttons(session, row, paths, hidden)
-    opened = picture.draw(session, row, hidden)
-    with strip:
-        _draw_known(session, row, opened, hidden)
-    _draw_remarks(session, row, opened)
+    in_viewer = viewing.is_ready() and viewing.is_drawable(row)
+    if in_viewer:
+        _draw_in_viewer(session, row, paths, blind)
+    else:
+        _draw_plainly(session, row, paths, hidden)
     _draw_verdicts(session, row, hidden)
 
     with st.sidebar:
@@ -61,6 +61,8 @@ def draw(session: ReviewSession) -> None:
         studies = groups[place].studies if groups else ()
         case_list.draw_images(session, rows, row.path, blind, studies)
 
+    if in_viewer:
+        return
     st.session_state.drawn += 1
     shortcuts.mount(session.store.head, st.session_state.drawn, st.session_state.verdict_keys)
     following = worklist.neighbour(paths, row.path, 1)
@@ -68,32 +70,40 @@ def draw(session: ReviewSession) -> None:
     picture.prepare(session, next_row, session.is_hidden(following, blind))
 
 
+def _draw_plainly(
+    session: ReviewSession, row: ScoreRow, paths: Sequence[str], hidden: bool
+) -> None:
+    """Draw a case without the viewer: facts, buttons, pictures, and the fields for remarks."""
+    if not viewing.is_ready():
+        viewing.draw_missing()
+    _draw_facts(row, paths, hidden)
+    strip = st.container()
+    _draw_buttons(session, row, paths, hidden)
+    opened = picture.draw(session, row, hidden)
+    with strip:
+        _draw_known(session, row, opened, hidden)
+    _draw_remarks(session, row, opened)
+
+
+def _draw_in_viewer(
+    session: ReviewSession, row: ScoreRow, paths: Sequence[str], blind: bool
+) -> None:
+    """Draw a case in the viewer, which has its own buttons and fields."""
+    screen.announce_nothing()  # the viewer reports with each verdict what it has painted
+    image = Picture(None, (), WHOLE, regions.source_of(row))
+    _draw_known(session, row, image, hidden=True)
+    viewing.draw(session, row, paths, blind)
+
+
 def _draw_facts(row: ScoreRow, paths: Sequence[str], hidden: bool) -> None:
     """Draw the case's name and place in the list, and its scores, as far as they are not hidden."""
-    place = "no longer in the list"
-    if row.path in paths:
-        place = f"{paths.index(row.path) + 1} of {len(paths)}"
-    if hidden:
-        st.text(f"Image {place}")
-        return
-
-    names = [row.path]
-    names += [name for name in dict.fromkeys((row.group, row.study)) if name not in ("", row.path)]
-    st.text(f"{' · '.join(names)}  ({place})")
-    if row.status != OK:
-        st.warning(f"This file was {row.status}:")
-        st.text(row.error)
-        return
-
-    p, score, threshold = map(number_text, (row.p_value, row.score, row.threshold))
-    decision = {True: "flagged", False: "not flagged", None: "not decided: there is no calibration"}
-    st.text(
-        f"p {p} · score {score} (threshold {threshold}; larger is more anomalous) · "
-        f"{decision[row.flagged]}"
-    )
-    if row.differs:
-        st.warning("Unlike what the model has seen; its p-value may not hold:")
-        st.text(row.differs)
+    facts = facts_of(row, paths, hidden)
+    st.text(facts.title)
+    for line in facts.lines:
+        st.text(line)
+    if facts.warning:
+        st.warning(facts.warning)
+        st.text(facts.reason)
 
 
 def _draw_known(session: ReviewSession, row: ScoreRow, opened: Picture, hidden: bool) -> None:

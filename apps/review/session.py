@@ -91,8 +91,11 @@ def open_session(path: Path, url: str, reviewer: str) -> ReviewSession:
 
     # Streamlit's session keeps the reviews it has read, and only new ones are read again.
     known: dict[str, list[Review]] = st.session_state.setdefault("reviews", {})
-    reviews = known.setdefault(f"{store.place}#{store.head}", [])
-    reviews += store.read(after=len(reviews))
+    # Two threads may draw a page at once for a moment, so that no list is changed in place.
+    key = f"{store.place}#{store.head}"
+    reviews = known.get(key, [])
+    last = reviews[-1].number if reviews else 0
+    reviews = known[key] = [*reviews, *store.read(after=last)]
     return ReviewSession(scores, store, reviews, in_force(reviews), reviewer)
 
 

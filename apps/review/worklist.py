@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from itertools import chain
+from itertools import chain, islice
 from typing import Any, Literal, get_args
 
 from anodetect.record.reviews import WITHDRAWN, Review
@@ -179,15 +179,25 @@ def last_of(reviews: Sequence[Review], reviewer: str) -> Review | None:
 
 
 def next_to_judge(paths: Sequence[str], path: str, judgements: Judgements, reviewer: str) -> str:
-    """Return the next listed image that this reviewer has not judged, else `path`.
+    """Return the next listed image that this reviewer has not judged, else `path`."""
+    return next(iter(to_judge(paths, path, judgements, reviewer, 1)), path)
+
+
+def to_judge(
+    paths: Sequence[str], path: str, judgements: Judgements, reviewer: str, count: int
+) -> list[str]:
+    """Return at most `count` listed images after `path` that this reviewer has not judged.
 
     After the end the search goes on at the start of the list.
     """
     start = paths.index(path) + 1 if path in paths else 0
-    for other in (*paths[start:], *paths[:start]):
+    found: list[str] = []
+    for other in chain(islice(paths, start, None), islice(paths, start)):
+        if len(found) == count:
+            break
         if other != path and reviewer not in judgements.get(other, {}):
-            return other
-    return path
+            found.append(other)
+    return found
 
 
 # -- Patients and lots -----------------------------------------------------------------------------
