@@ -49,6 +49,7 @@ export class Panels {
   private cases = new Map<string, Prepared>();
   private coming = new Map<string, Promise<Prepared>>();
   private shown: Prepared | null = null;
+  private homing = false; // once the panels have their sizes, they show the whole image
   private leading = 0; // the panel that was touched last
   region = ""; // those of the case on the screen
   sketch: Point[] = []; // while one is drawn
@@ -147,7 +148,7 @@ export class Panels {
     for (const each of before && before !== next ? before.images : []) each.item?.setOpacity(0);
     this.repaint(next);
     for (const each of next.images) each.item?.setOpacity(this.opacity(each.role));
-    if (!isAlike) this.home();
+    this.homing ||= !isAlike || before.images.length !== next.images.length;
     this.redraw();
   }
 
@@ -161,7 +162,23 @@ export class Panels {
   /** Whether every tile of the case on the screen is here for what is in view. */
   isLoaded(): boolean {
     const images = this.shown?.images ?? [];
+    if (this.homing) {
+      if (this.isSized()) {
+        this.home();
+        this.homing = false;
+      }
+      return false;
+    }
     return images.length > 0 && images.every(({ item }) => item !== null && item.getFullyLoaded());
+  }
+
+  /** Whether OpenSeadragon has noticed the sizes of all panels on the screen. */
+  private isSized(): boolean {
+    return this.panels.every(({ box, viewer }) => {
+      if (box.hidden || !viewer.viewport) return true;
+      const known = viewer.viewport.getContainerSize();
+      return Math.abs(known.x - box.clientWidth) < 2 && Math.abs(known.y - box.clientHeight) < 2;
+    });
   }
 
   /** Apply what the reader has chosen. */
@@ -337,8 +354,6 @@ export class Panels {
       box.addEventListener(event, () => { this.leading = number; }, { capture: true, passive: true });
     viewer.addHandler("canvas-key", (event) => { event.preventDefaultAction = true; });
     viewer.addHandler("canvas-double-click", () => this.home());
-    // A panel of another size shows the whole image: where it was zoomed to would be another place.
-    viewer.addHandler("after-resize", () => viewer.viewport.goHome(true));
     viewer.addHandler("update-viewport", () => this.draw(number));
     viewer.addHandler("viewport-change", () => this.follow(number));
     viewer.addHandler("tile-unloaded", (event) => {
