@@ -1,4 +1,4 @@
-"""What is said of a case beside its pictures."""
+"""The texts about a case that stand beside its pictures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

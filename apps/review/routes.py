@@ -1,5 +1,5 @@
-"""What the browser fetches for the viewer, beside Streamlit's own addresses: the viewer itself, and
-with a ticket a case's description, its tiles and its outlines."""
+"""The addresses that the browser fetches for the viewer, beside Streamlit's own: the viewer itself,
+and with a ticket a case's description, its tiles and its outlines."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass

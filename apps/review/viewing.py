@@ -48,7 +48,7 @@ export default function (component) {
 
 @dataclass(frozen=True)
 class Card:
-    """What the viewer knows of a case before it fetches its image; see types.ts."""
+    """A case as the viewer knows it before it fetches its image; see types.ts."""
 
     ticket: str
     label: str
@@ -64,7 +64,7 @@ class Card:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What became of a verdict: its record, or the problem that kept it from being recorded."""
+    """The outcome of a verdict: its record, or the problem that kept it from being recorded."""
 
     id: str
     text: str
@@ -211,7 +211,7 @@ def _palettes() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Done:
-    """What became of a verdict, and the path of the case to open after it."""
+    """The outcome of a verdict, and the path of the case to open after it."""
 
     receipt: Receipt
     path: str
