@@ -148,7 +148,7 @@ def outline(tiled_case: Tiled, name: str) -> list[list[float]]:
     points = display.outlines(mask, tiled_case.block) + 0.5
 
     lines: list[list[float]] = []
-    gaps = np.flatnonzero(np.isnan(points[:, 0]))
+    gaps = np.flatnonzero(np.isnan(points[:, 0])).tolist()
     start = 0
     for gap in gaps:
         if gap > start:

@@ -282,7 +282,7 @@ def _record(session: ReviewSession, paths: Sequence[str], blind: bool, verdict: 
 
     if verdict.verdict not in JUDGEMENTS:
         raise ConfigError(f"no verdict {verdict.verdict!r}")
-    judgement: Judgement = verdict.verdict  # type: ignore[assignment]
+    judgement: Judgement = verdict.verdict
     ticket = OFFICE.find(verdict.ticket)
     row, source = ticket.row, regions.source_of(ticket.row)
     shown = Shown(row.path, row.sha256 or "", painted=verdict.painted == verdict.ticket)
