@@ -20,6 +20,7 @@ lint: $(VENV)/dev-installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python tools/style.py
+	$(BIN)/python apps/review/viewer/build.py --check
 
 docs: $(VENV)/docs-installed
 	$(BIN)/python tools/docs.py

@@ -30,6 +30,8 @@ backbone_app = typer.Typer(no_args_is_help=True, help="Networks whose features c
 app.add_typer(backbone_app, name="backbone")
 pacs_app = typer.Typer(no_args_is_help=True, help="To and from a DICOM archive.")
 app.add_typer(pacs_app, name="pacs")
+reviews_app = typer.Typer(no_args_is_help=True, help="Verdicts as labels and masks.")
+app.add_typer(reviews_app, name="reviews")
 
 
 def emit(result: Any, as_json: bool, text: str) -> None:
@@ -350,13 +352,21 @@ def review(
     root: options.Roots = None,
     port: options.Port = 8501,
     sign: options.SignVerdicts = None,
+    keys: options.VerdictKeys = "1234",
 ) -> None:
     """Look at ranked cases in a browser and record verdicts. Verdicts are kept in each directory's
     reviews.sqlite, or in the database whose SQLAlchemy URL is in ANODETECT_REVIEWS."""
     from anodetect.commands import review as command
 
     with terminal.reporting() as reporter:
-        command.serve(directories or [], port=port, roots=root or [], sign=sign, reporter=reporter)
+        command.serve(
+            directories or [],
+            port=port,
+            roots=root or [],
+            sign=sign,
+            keys=keys,
+            reporter=reporter,
+        )
 
 
 @app.command()
@@ -582,6 +592,23 @@ def backbone_get(
             raise ConfigError(f"backbone {name}: not fetched")
         known = command.fetch(offered, reporter)
     emit(asdict(known), as_json, f"{name}: fetched; --set backbone={name} uses it")
+
+
+@reviews_app.command("export")
+def reviews_export(
+    directory: options.ScoreDirectory,
+    out: options.Out,
+    form: options.ReviewsForm = "manifest",
+    join_normals: options.JoinNormals = False,
+    as_json: options.Json = False,
+) -> None:
+    """Write the verdicts in force as labels, and the regions that reviewers marked as masks, to a
+    new folder that evaluate, calibrate and train read."""
+    from anodetect.commands import reviews as command
+
+    with terminal.reporting() as reporter:
+        result = command.export(directory, form, out, join_normals=join_normals, reporter=reporter)
+    emit(result.as_json(), as_json, result.text())
 
 
 @pacs_app.command("pull")

@@ -19,6 +19,7 @@ from playwright.sync_api import Browser, Page, ViewportSize
 import anodetect
 from anodetect.data import synthetic
 from anodetect.record import directories
+from anodetect.record.marks import Shown
 from anodetect.record.reviews import Judgement
 from apps.review import jobs
 from apps.review.store import Store
@@ -63,7 +64,7 @@ def write_parts(folder: Path) -> None:
 def judge(path: Path) -> None:
     """Record the verdicts of two readers on the first cases of a score directory."""
     scores = directories.read(path)
-    store = Store(scores.path, scores.audit.head)
+    store = Store(scores.path, scores.audit.verdicts_start)
     ranked = sorted(
         scores.scored(), key=lambda row: (row.p_value or 0.0, -(row.score or 0.0), row.path)
     )
@@ -72,7 +73,8 @@ def judge(path: Path) -> None:
             verdict: Judgement = "anomalous" if row.label else "normal"
             if reader == "Ben" and number % 9 == 4:
                 verdict = "unsure"
-            store.add(row, reader, verdict)
+            shown = [Shown(row.path, row.sha256 or "", painted=True)]
+            store.add(row, reader, verdict, shown)
     store.close()
 
 

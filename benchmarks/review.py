@@ -31,7 +31,7 @@ from anodetect.record.rows import OutputRow, ScoreRow, to_table
 from benchmarks import common
 
 IMAGES = 60  # distinct ones
-KEYS = {"new case": "n", "case seen before": "p", "verdict, next case": "a"}
+KEYS = {"new case": "n", "case seen before": "p", "verdict, next case": "1"}
 FIRST_PAINT = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
 IMAGE = ".js-plotly-plot .imagelayer image"
 # Milliseconds from a key to the next image on the screen: another picture in the first panel, and a
@@ -51,8 +51,9 @@ WATCH = """() => { window.step = new Promise((resolve, reject) => {
 
 
 @contextmanager
-def served(folders: Sequence[Path], *options: str) -> Iterator[str]:
-    """Serve the app on score directories at a free port, and yield its address."""
+def served(folders: Sequence[Path], *options: str, viewer: bool = False) -> Iterator[str]:
+    """Serve the app on score directories at a free port, with or without its viewer, and yield its
+    address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -60,7 +61,9 @@ def served(folders: Sequence[Path], *options: str) -> Iterator[str]:
     command += ["--port", str(port)]
     address = f"http://127.0.0.1:{port}"
 
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as app:
+    environment = os.environ | {"ANODETECT_VIEWER": "on" if viewer else "off"}
+    quiet = subprocess.DEVNULL
+    with subprocess.Popen(command, stdout=quiet, stderr=quiet, env=environment) as app:
         try:
             _wait_for(address)
             yield address
@@ -133,6 +136,7 @@ def steps(page: Page, key: str, count: int) -> list[float]:
     times = []
     for _ in range(count):
         page.wait_for_selector("body[aria-busy=false]", state="attached")
+        page.wait_for_function("window.anodetect.painted === window.anodetect.data.key")
         page.evaluate(WATCH)
         page.keyboard.press(key)
         times.append(page.evaluate("window.step"))

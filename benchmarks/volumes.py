@@ -90,7 +90,7 @@ def find(run: runs.Run, folder: Path) -> Iterator[Found]:
         name = path.name.removesuffix("_flair.nii.gz")
         items.append(Record(name, path, group=name))
 
-    for scored in score_records(Model.load(run, "auto"), items, Silent()):
+    for scored in score_records(Model.load(run, "auto"), items, Silent(), in_source=True):
         assert isinstance(scored, ScoredVolume), scored
         name, volume = scored.record.id, scored.loaded.volume
         scores = np.zeros(len(scored.heatmap))

@@ -229,7 +229,9 @@ def test_two_images_are_enough_for_the_linear_model(data, tmp_path):
 def test_the_review_app_shows_what_is_not_decided(scores, tmp_path, monkeypatch):
     testing = pytest.importorskip("streamlit.testing.v1", reason="the extra `app` is missing")
     from anodetect.commands import review
+    from apps.review import screen
 
+    monkeypatch.setattr(screen, "reported", screen.announced_key)  # a browser that paints
     folder = shutil.copytree(scores, tmp_path / "scores")
     monkeypatch.setattr(sys, "argv", ["app.py", str(folder)])
     app = testing.AppTest.from_file(str(review.app_file()), default_timeout=20).run()

@@ -149,7 +149,7 @@ def test_bootstrap_is_refused_below_ten_groups():
 
 
 def test_resamples_with_one_class_are_left_out_and_counted():
-    labels = np.array([1] + [0] * 11)
+    labels = np.array([1] * 3 + [0] * 9)
     interval = auroc_interval(labels, np.arange(12.0)[::-1], range(12))
     assert "left out" in interval.note
     assert interval.value == 1

@@ -20,6 +20,7 @@ from anodetect.errors import RunError
 from anodetect.files import sha256_of
 from anodetect.output import report
 from anodetect.record import directories, verification
+from anodetect.record.marks import Shown
 from anodetect.record.rows import OutputRow, ScoreRow, rows_of, to_table
 
 FAR = 0.2
@@ -68,7 +69,7 @@ def stranger(folder):
     rows = pq.read_table(folder / "scores.parquet").to_pylist()
     assert len(rows) == len(links) == audit["rows"]
     for row, link in zip(rows, links, strict=True):
-        for name in ("differs", "channels", "study"):
+        for name in ("differs", "channels", "study", "prepared"):
             if row[name] == "":
                 del row[name]
         own = sha256(canonical(row).encode("ascii")).hexdigest()
@@ -410,7 +411,8 @@ def test_a_directory_of_format_2_is_reported_reviewed_and_not_merged(old, tmp_pa
     from apps.review.store import Store
 
     row = directories.read(old).rows[0]
-    review = Store(old, OLD_HEAD).add(row, "Ada", "anomalous")
+    shown = [Shown(row.path, row.sha256, painted=True)]
+    review = Store(old, OLD_HEAD).add(row, "Ada", "anomalous", shown)
     verdict = verification.verify(old)
     assert verdict.problems == ()
     assert verdict.verdicts.why == f"1 reviews; their chain ends with {review.hash}"

@@ -29,7 +29,8 @@ from anodetect.data import synthetic
 from anodetect.errors import ConfigError
 from anodetect.record import directories, reviews, verification
 from anodetect.record.chain import head_of
-from apps.review import display, jobs, loading, page, store
+from anodetect.record.marks import Shown
+from apps.review import display, jobs, loading, page, screen, store
 
 pytestmark = pytest.mark.filterwarnings("default")  # Streamlit's own
 HOSTILE = "<script>alert(1)</script> ![x](http://evil.example/x.png) **bold** :red[x] $x$"
@@ -49,7 +50,8 @@ def scores(made, tmp_path):
 
 @pytest.fixture
 def opened(monkeypatch):
-    """Opens the app on score directories."""
+    """Opens the app on score directories, in a browser that paints all that it is sent."""
+    monkeypatch.setattr(screen, "reported", screen.announced_key)
 
     def open_app(*folders, reviewer="Ada", options=()):
         monkeypatch.setattr(sys, "argv", ["app.py", *options, *map(str, folders)])
@@ -73,6 +75,13 @@ def rewrite(scores, **changes):
     """A record that says something else, and holds together."""
     audit = json.loads((scores / "audit.json").read_text()) | changes
     (scores / "audit.json").write_text(json.dumps(audit | {"head": head_of(audit)}))
+
+
+def numbers(values):
+    """The numbers of a trace, which plotly writes in base 64."""
+    if isinstance(values, dict):
+        return np.frombuffer(b64decode(values["bdata"]), values["dtype"]).tolist()
+    return values
 
 
 def texts(app):
@@ -126,6 +135,123 @@ def test_undo_takes_the_last_verdict_back_and_returns_to_it(opened, scores):
     ]
     app.button(key="undo").click().run()
     assert len(reviews.read(scores / reviews.FILE)) == 2 and not app.exception
+
+
+def test_undo_says_what_it_undid_and_keeps_its_comment(opened, scores):
+    app = opened(scores)
+    path = app.session_state["open"]
+    app.text_input(key=f"comment-{path}").set_value("a scratch").run()
+    app.text_input(key=f"region-{path}").set_value("1,2,3,4").run()
+    app.button(key="verdict_anomalous").click().run()
+    app.button(key="undo").click().run()
+    assert any("Taken back: anomalous, which" in text and path in text for text in texts(app))
+    assert app.text_input(key=f"comment-{path}").value == "a scratch"
+    assert app.text_input(key=f"region-{path}").value == "1,2,3,4"
+    app.button(key="undo").click().run()
+    assert "There is no verdict of yours to take back." in texts(app)
+
+
+# -- Seen before judged ----------------------------------------------------------------------------
+
+
+def test_no_verdict_on_an_image_that_the_browser_did_not_paint(opened, scores, monkeypatch):
+    app = opened(scores)
+    first = screen_key = app.session_state["announced"].key
+    for key in ("", "another"):
+        monkeypatch.setattr(screen, "reported", lambda key=key: key)
+        app.button(key="verdict_normal").click().run()
+        assert any("not on the screen" in text for text in texts(app))
+    # The report of the first case does not count for the second one.
+    monkeypatch.setattr(screen, "reported", lambda: screen_key)
+    app.button(key="next").click().run()
+    app.button(key="verdict_normal").click().run()
+    assert any("not on the screen" in text for text in texts(app))
+    # Nor once it is opened again and not painted again.
+    app.button(key="previous").click().run()
+    assert app.session_state["announced"].key != first
+    app.button(key="verdict_normal").click().run()
+    assert reviews.read(scores / reviews.FILE) == [] and not app.exception
+
+
+def test_no_verdict_on_an_image_that_has_moved(opened, scores):
+    rewrite(scores, root="/nowhere")
+    app = opened(scores)
+    app.button(key="verdict_bad_image").click().run()
+    assert any("not on the screen" in text for text in texts(app))
+    assert reviews.read(scores / reviews.FILE) == []
+
+
+def test_a_verdict_records_that_the_image_was_painted(opened, scores):
+    app = opened(scores)
+    app.button(key="verdict_normal").click().run()
+    (kept,) = reviews.read(scores / reviews.FILE)
+    assert kept.shown == "image" and verification.verify(scores).intact
+
+
+# -- Drafts ----------------------------------------------------------------------------------------
+
+
+def test_comment_and_region_survive_until_they_are_recorded_or_discarded(opened, scores):
+    app = opened(scores)
+    path = app.session_state["open"]
+    app.text_input(key=f"comment-{path}").set_value("look again").run()
+    app.text_input(key=f"region-{path}").set_value("1,2,3,4").run()
+    for key in ("next", "next", "previous", "previous"):
+        app.button(key=key).click().run()
+    app.segmented_control(key="page").set_value("Summary").run()
+    app.segmented_control(key="page").set_value("Cases").run()
+    assert app.text_input(key=f"comment-{path}").value == "look again"
+    assert app.text_input(key=f"region-{path}").value == "1,2,3,4"
+    app.button(key="next").click().run()
+    other = app.session_state["open"]
+    assert app.text_input(key=f"comment-{other}").value == ""
+    assert any("other cases that are not recorded yet: 1" in each.value for each in app.caption)
+    app.button(key="previous").click().run()
+    app.button(key="discard").click().run()
+    assert app.text_input(key=f"comment-{path}").value == ""
+    app.text_input(key=f"comment-{path}").set_value("now").run()
+    app.button(key="verdict_normal").click().run()
+    assert [review.comment for review in reviews.read(scores / reviews.FILE)] == ["now"]
+
+
+def test_a_saved_region_is_drawn_again_and_changed_by_a_new_record(opened, scores):
+    app = opened(scores)
+    path = app.session_state["open"]
+    app.text_input(key=f"region-{path}").set_value("4,6,10,20").run()
+    app.button(key="verdict_anomalous").click().run()
+    app.button(key="previous").click().run()
+
+    def outlines():
+        figure = json.loads(app.get("plotly_chart")[0].proto.spec)
+        return [trace for trace in figure["data"] if trace["type"] == "scatter"][:1]
+
+    ((line,), before) = outlines(), app.text_input(key=f"region-{path}").value
+    assert before == "4,6,10,20"
+    assert numbers(line["x"]) == [3.5, 13.5, 13.5, 3.5, 3.5]
+    assert numbers(line["y"]) == [5.5, 5.5, 25.5, 25.5, 5.5]
+    app.text_input(key=f"region-{path}").set_value("4,6,10,20; 30,30,5,5").run()
+    app.button(key="record_draft").click().run()
+    old, new = reviews.read(scores / reviews.FILE)
+    assert (old.region, new.region) == ("4,6,10,20", "4,6,10,20; 30,30,5,5")
+    assert (new.path, new.verdict) == (path, "anomalous") and verification.verify(scores).intact
+
+
+def test_a_second_reader_sees_the_first_ones_region_only_after_judging(opened, scores):
+    one = opened(scores, reviewer="Ben")
+    path = one.session_state["open"]
+    one.text_input(key=f"region-{path}").set_value("4,6,10,20").run()
+    one.button(key="verdict_anomalous").click().run()
+    two = opened(scores)
+
+    def drawn():
+        figure = json.loads(two.get("plotly_chart")[0].proto.spec)
+        lines = [trace["line"] for trace in figure["data"] if "line" in trace]
+        return [line["dash"] for line in lines]
+
+    assert two.session_state["open"] == path and "dash" not in drawn()
+    two.button(key="verdict_normal").click().run()
+    two.button(key="previous").click().run()
+    assert "dash" in drawn()
 
 
 def test_next_previous_filter_and_search(opened, scores):
@@ -215,9 +341,66 @@ def test_the_threshold_moves_what_is_flagged_and_nothing_on_record(opened, score
     recorded = sum(bool(row.flagged) for row in directories.read(scores).rows)
     assert flagged() == recorded
     app.radio(key="truth_from").set_value("labels").run()
+    assert not app.warning
     app.slider(key="far").set_value(50.0).run()
     assert flagged() > recorded and not app.exception
     assert (scores / "scores.parquet").read_bytes() == before
+
+
+def test_verdicts_on_what_is_flagged_alone_cannot_tell_how_much_is_found(opened, scores):
+    """All flagged cases are judged: of these the precision is known, and nothing of the others
+    until a random sample of them is judged, which the page offers."""
+    rows = directories.read(scores).rows
+    kept = store.Store(scores, directories.read(scores).audit.head)
+
+    def judge(row):
+        shown = [Shown(row.path, row.sha256, painted=True)]
+        kept.add(row, "Ada", "anomalous" if row.label else "normal", shown)
+
+    for row in rows:
+        if row.flagged:
+            judge(row)
+    app = opened(scores)
+    app.segmented_control(key="page").set_value("Threshold").run()
+    app.radio(key="truth_from").set_value("verdicts").run()
+
+    def metrics():
+        return {metric.label: metric.value for metric in app.metric}
+
+    assert metrics()["anomalous found"] == metrics()["normal flagged"] == "cannot tell"
+    flagged = [row.label for row in rows if row.flagged]
+    assert metrics()["flags that are right"] == f"{np.mean(flagged):.0%}"
+    assert "cannot tell how much of the batch is found" in app.warning[0].value
+    app.number_input(key="sample_size").set_value(5).run()
+    app.button(key="open_sample").click().run()
+    listed = app.session_state["listed"]
+    assert [row.flagged for row in listed].count(False) == 5 and not app.exception
+    for row in listed:
+        if not row.flagged:
+            judge(row)
+    app.segmented_control(key="page").set_value("Threshold").run()
+    missed = sum(row.label for row in listed if not row.flagged)
+    others = sum(not row.flagged for row in rows)
+    share = sum(flagged) / (sum(flagged) + missed * others / 5)
+    assert metrics()["anomalous found"] == f"{share:.0%}" and not app.warning
+
+
+def test_every_case_says_what_is_to_be_known(opened, scores, scored_volume):
+    app = opened(scores)
+    audit = directories.read(scores).audit
+    app.button(key="next").click().run()
+    (strip,) = app.expander
+    said = [text.value.removeprefix("⚠ ") for text in strip.text]
+    assert audit.statement in said and set(audit.caveats) <= set(said)
+    assert any("The model has learned from" in text for text in said)
+    assert "of the heatmap count" in strip.label
+    app.toggle(key="blind").set_value(True).run()
+    assert "count" not in app.expander[0].label
+
+    app = opened(scored_volume[0], reviewer="Uma")
+    slices = directories.read_slices(scored_volume[0])
+    flagged = sum(bool(each.flagged) for each in slices)
+    assert f"{flagged} of {len(slices)} slices flagged" in app.expander[0].label
 
 
 @pytest.mark.parametrize("name", page.PAGES)
@@ -488,8 +671,13 @@ def test_slices_of_a_volume_are_scrolled_from_the_highest_score(opened, scored_v
     assert not app.exception
     app.toggle(key="blind").set_value(True).run()
     assert len(app.get("plotly_chart")) == 1 and len(pointer_layers(app)) == 1
+    app.text_input(key="region-head.nii.gz").set_value("10,20,5,4").run()
     app.button(key="verdict_anomalous").click().run()
     assert verification.verify(scores).intact
+    # The pictures shown were the last slice of the source and, later, the fifth from its end.
+    (kept,) = reviews.read(scores / reviews.FILE)
+    assert kept.shown == "axial 4,8" and kept.region == "axial 4: 10,20,5,4"
+    assert kept.region_mm.split(" ")[0] == "9.5,19.5,-16"
 
 
 def test_the_thumbnail_of_a_volume_is_its_slice_with_the_highest_score(opened, scored_volume):
@@ -577,6 +765,10 @@ def test_a_volume_that_was_changed_is_not_shown(opened, scored_volume, tmp_path)
     assert (
         any("was changed since it was scored" in text for text in texts(app)) and not app.exception
     )
+    before = reviews.read(scores / reviews.FILE)
+    app.button(key="verdict_normal").click().run()
+    assert any("not on the screen" in text for text in texts(app))
+    assert reviews.read(scores / reviews.FILE) == before
 
 
 # -- Train and score -------------------------------------------------------------------------------

@@ -4,9 +4,10 @@ import base64
 import io
 import os
 import shutil
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
 from hashlib import sha256
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from anodetect.files import path_of, path_text
 from anodetect.output import pictures
 from anodetect.record import directories
 from anodetect.record.rows import OutputRow, rows_of, to_table
-from apps.review import display, loading, thumbnails
+from apps.review import display, figures, loading, thumbnails
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +61,48 @@ def test_sixteen_bits_stay_sixteen_bits(scored):
     Image.fromarray(np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) * 16).save(file)
     case = loading.load(directory, replace(row, sha256=sha256(file.read_bytes()).hexdigest()))
     assert case.image.max() == 4095 * 16 and len(np.unique(case.image)) == 4096
+
+
+# -- Sessions share nothing that can be changed ----------------------------------------------------
+
+
+def changeable(value):
+    """Yield every part of a value that somebody could change."""
+    if isinstance(value, np.ndarray):
+        if value.flags.writeable:
+            yield value
+    elif isinstance(value, (dict, list, set)):
+        yield value
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from changeable(part)
+    elif isinstance(value, (tuple, MappingProxyType)):
+        for part in value.values() if isinstance(value, MappingProxyType) else value:
+            yield from changeable(part)
+    elif is_dataclass(value):
+        yield from changeable(tuple(vars(value).values()))
+
+
+def test_two_sessions_get_figures_that_share_nothing_that_can_be_changed(scored):
+    view = display.view(loading.load(*scored))
+    appearance = figures.Appearance(view.windows["auto"], (0, 1), contours=True, truth=True)
+    one, two = (figures.case(view, appearance, hidden=False) for _ in range(2))
+    assert len(one["data"]) > 3
+    shared = {id(part) for part in changeable(one)} & {id(part) for part in changeable(two)}
+    assert not shared
+    assert list(changeable(figures.prepare(view, appearance, hidden=False))) == []
+
+
+def test_what_is_cached_for_all_sessions_cannot_be_changed(scored):
+    directory, row = scored
+    view = display.view(loading.load(directory, row))
+    assert list(changeable(view)) == []
+    folder = Path(directory.audit.root)
+    assert list(changeable(loading._masks_of(folder, 0))) == []
+    (folder / "manifest.csv").write_text("path,mask\na.png,\n")
+    assert list(changeable(loading._read_manifest(folder / "manifest.csv", 0))) == []
+    slices = np.zeros((1, 2, 8, 8), np.float32)
+    volume = display.VolumeCase(None, slices, slices[0], slices[0] > 0, None, ())
+    assert list(changeable(volume)) == []
 
 
 # -- Nothing from outside --------------------------------------------------------------------------

@@ -11,7 +11,9 @@ from sklearn.metrics import cohen_kappa_score, roc_curve
 
 pytest.importorskip("sqlalchemy", reason="the extra `app` is not installed")
 
+from anodetect.data.geometry import FRAMES, along
 from anodetect.errors import DataError
+from anodetect.record import marks
 from anodetect.record.decisions import decide
 from anodetect.record.reviews import Review
 from anodetect.record.rows import GroupRow, ScoreRow, rows_of, to_table
@@ -294,9 +296,14 @@ def test_a_table_of_all_records_also_of_none():
 
 
 def test_regions_lie_within_the_image():
-    assert regions.parse(" 1, 2,3,4 ", 10, 10) == "1,2,3,4"
-    assert regions.parse("  ", 10, 10) == ""
-    assert regions.parse("0,0 10,0  10,10", 10, 10) == "0,0 10,0 10,10"
+    image = regions.Source(10, 10)
+    for text, normal in (
+        (" 1, 2,3,4 ", "1,2,3,4"),
+        ("  ", ""),
+        ("0,0 10,0  10,10", "0,0 10,0 10,10"),
+        ("1,2,3,4;5,6,1,1 ", "1,2,3,4; 5,6,1,1"),
+    ):
+        assert marks.to_text(regions.parse(text, image)) == normal
     wrong = [
         "1,2,3",
         "a,b,c,d",
@@ -307,22 +314,78 @@ def test_regions_lie_within_the_image():
         "8,2,3,4",
         "1,8,3,4",
         "1,2 3,4",
+        "axial 1: 1,2,3,4",
+        "somewhere: 1,2,3,4",
     ]
     for text in [*wrong, "0,0 11,0 1,1", "0,0 1,-1 1,1", "0,0 1 1,1"]:
         with pytest.raises(DataError):
-            regions.parse(text, 10, 10)
+            regions.parse(text, image)
 
 
 def test_a_drawn_box_holds_every_pixel_it_touches():
     # A chart has pixel centres at whole numbers: pixel 2 reaches from 1.5 to 2.5.
-    assert regions.from_selection({"box": [{"x": [1.6, 4.4], "y": [2.4, 0.6]}]}, 10, 8) == "2,1,3,2"
-    assert regions.from_selection({"box": [{"x": [-9, 99], "y": [-9, 99]}]}, 10, 8) == "0,0,10,8"
-    assert regions.from_selection({"box": [{"x": [99, 99], "y": [99, 99]}]}, 10, 8) == "9,7,1,1"
+    def drawn(selection):
+        found = regions.from_selection(selection, 10, 8)
+        return marks.to_text(found)
+
+    assert drawn({"box": [{"x": [1.6, 4.4], "y": [2.4, 0.6]}]}) == "2,1,3,2"
+    assert drawn({"box": [{"x": [-9, 99], "y": [-9, 99]}]}) == "0,0,10,8"
+    assert drawn({"box": [{"x": [99, 99], "y": [99, 99]}]}) == "9,7,1,1"
     lasso = {"lasso": [{"x": [-0.6, 9.7, 9.6, 0.2], "y": [0.5, 0.4, 20, 7]}]}
-    assert regions.from_selection(lasso, 10, 8) == "0,1 10,1 10,8 1,8"
-    assert regions.from_selection({"box": [], "lasso": []}, 10, 8) == ""
-    for found in (regions.from_selection(lasso, 10, 8), "9,7,1,1"):
-        assert regions.parse(found, 10, 8) == found
+    assert drawn(lasso) == "0,1 10,1 10,8 1,8"
+    assert drawn({"box": [], "lasso": []}) == ""
+    for found in (drawn(lasso), "9,7,1,1"):
+        assert marks.to_text(regions.parse(found, regions.Source(10, 8))) == found
+
+
+VOLUME = (9, 11, 13)  # voxels of the source
+TURNED = np.array([[0, 0, 2, 5], [-1, 0, 0, 6], [0, -3, 0, 7], [0, 0, 0, 1.0]])
+
+
+@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
+@pytest.mark.parametrize("affine", [np.diag([1.0, 2, 3, 1]), np.diag([-1.0, -2, 3, 1]), TURNED])
+def test_a_region_of_a_slice_is_kept_in_the_pixels_of_the_source(plane, affine):
+    """A box around a few voxels as a slice shows them is a box around the same voxels of the
+    source, and its corners in millimetres are those that the affine gives."""
+    geometry = along(VOLUME, affine, plane)
+    source = regions.source_of(row("a", 0.5), geometry)
+    shown = np.zeros(geometry.sides, bool)
+    shown[2, 3:5, 1:7] = True
+    place = marks.place_of(plane, marks.source_number(geometry, 2))
+
+    mark = regions.to_screen(marks.box(1, 3, 6, 2, place), source)
+    (again,) = regions.parse(str(mark), source)
+    assert regions.to_screen(again, source) == marks.box(1, 3, 6, 2, place)
+    inside = np.zeros(VOLUME, bool)
+    depth, rows, columns = geometry.axes
+    (left, top), (right, bottom) = mark.corners[0], mark.corners[2]
+    index = [slice(None)] * 3
+    index[depth] = slice(place.slice, place.slice + 1)
+    index[rows], index[columns] = slice(top, bottom), slice(left, right)
+    inside[tuple(index)] = True
+    assert (geometry.to_slices(inside) == shown).all()
+
+    corner = np.zeros(4)
+    corner[depth], corner[rows], corner[columns], corner[3] = place.slice, top - 0.5, left - 0.5, 1
+    expected = tuple((affine @ corner)[:3].round(2))
+    found = regions.millimetres([mark], source).split(" ")
+    assert expected in [tuple(map(float, point.split(","))) for point in found]
+    assert len(found) == 4
+
+
+def test_a_region_of_a_volume_names_a_slice_that_there_is():
+    source = regions.source_of(row("a", 0.5), along(VOLUME, np.eye(4), "axial"))
+    here = marks.place_of("axial", 4)
+    assert str(regions.parse("1,2,3,4", source, here)[0]) == "axial 4: 1,2,3,4"
+    for text in ("axial 13: 1,2,3,4", "coronal 1: 1,2,3,4", "axial x: 1,2,3,4", "1,2,9,4"):
+        with pytest.raises(DataError):
+            regions.parse(text, source, here)
+
+
+def test_frames_have_no_place_in_the_patient():
+    source = regions.source_of(row("a", 0.5), along(VOLUME, np.eye(4), FRAMES))
+    (mark,) = regions.parse("1,2,3,4", source, marks.place_of(FRAMES, 3))
+    assert str(mark) == "frames 3: 1,2,3,4" and regions.millimetres([mark], source) == ""
 
 
 def test_groups_stand_where_their_first_image_does():

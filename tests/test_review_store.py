@@ -1,5 +1,6 @@
 """Verdicts: nothing lost, nothing changed unnoticed, whoever writes at the same time."""
 
+import json
 import multiprocessing
 import os
 import shutil
@@ -9,9 +10,11 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
+from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
 from threading import Barrier
+from types import SimpleNamespace
 
 import pytest
 
@@ -23,6 +26,7 @@ from sqlalchemy.exc import DBAPIError
 import anodetect
 from anodetect.errors import ConfigError, RunError
 from anodetect.record import directories, reviews, verification
+from anodetect.record.marks import Shown
 from anodetect.record.rows import ScoreRow
 from apps.review import store as module
 from apps.review.store import Store
@@ -38,6 +42,13 @@ ROW = ScoreRow(
     model_sha256="2" * 64,
     status="ok",
 )
+
+
+def seen(row, **place):
+    """What the browser says that has painted a row's image, or a picture at a place of it."""
+    return [Shown(row.path, row.sha256 or "", painted=True, **place)]
+
+
 SERVERS = sorted(Path("/usr/lib/postgresql").glob("*/bin"))  # where Debian puts them, out of PATH
 
 
@@ -100,7 +111,9 @@ def edit(store, statement, **values):
 
 
 def test_a_verdict_says_what_was_known_when_it_was_given(opened):
-    added = opened.add(ROW, " Ada ", "anomalous", comment="scratch", region="1,2,3,4", blind=True)
+    added = opened.add(
+        ROW, " Ada ", "anomalous", seen(ROW), comment="scratch", region="1,2,3,4", blind=True
+    )
     (kept,) = opened.read()
     assert kept == added
     assert (kept.number, kept.reviewer, kept.verdict, kept.comment) == (
@@ -117,8 +130,8 @@ def test_a_verdict_says_what_was_known_when_it_was_given(opened):
 
 def test_the_chain_starts_at_the_head_and_each_record_holds_the_last_ones_hash(opened):
     first, second = (
-        opened.add(ROW, "Ada", "normal"),
-        opened.add(replace(ROW, threshold=0.5), "Ben", "unsure"),
+        opened.add(ROW, "Ada", "normal", seen(ROW)),
+        opened.add(replace(ROW, threshold=0.5), "Ben", "unsure", seen(replace(ROW, threshold=0.5))),
     )
     assert (second.number, second.previous, second.threshold) == (2, first.hash, 0.5)
     assert opened.verify() == []
@@ -127,32 +140,61 @@ def test_the_chain_starts_at_the_head_and_each_record_holds_the_last_ones_hash(o
 
 @pytest.mark.parametrize("value", [None, float("nan"), float("inf"), -float("inf")])
 def test_what_is_no_number_is_kept_as_none(opened, value):
-    kept = opened.add(
-        replace(ROW, score=value, p_value=value, threshold=value, sha256=None),
-        "Ada",
-        "bad image",
-    )
+    row = replace(ROW, score=value, p_value=value, threshold=value, sha256=None)
+    kept = opened.add(row, "Ada", "bad image", seen(row))
     assert (kept.score, kept.p_value, kept.threshold, kept.image_sha256) == (None, None, None, "")
     assert opened.read() == [kept]
 
 
 def test_a_negative_zero_does_not_break_the_chain(opened):
-    opened.add(replace(ROW, score=-0.0), "Ada", "normal")
+    opened.add(replace(ROW, score=-0.0), "Ada", "normal", seen(replace(ROW, score=-0.0)))
     assert opened.verify() == []
 
 
 def test_text_stays_what_it_was(opened):
     comment = "<script>alert(1)</script> ' ; DROP TABLE reviews; -- \u202e ü\n日本"
-    opened.add(replace(ROW, path=comment), comment, "unsure", comment=comment)
+    opened.add(
+        replace(ROW, path=comment),
+        comment,
+        "unsure",
+        seen(replace(ROW, path=comment)),
+        comment=comment,
+    )
     (kept,) = opened.read()
     assert kept.comment == kept.path == kept.reviewer == comment
     assert opened.verify() == []
 
 
+@pytest.mark.parametrize(
+    "shown",
+    [
+        (),
+        (Shown(ROW.path, "1" * 64),),
+        (Shown("b.png", "1" * 64, painted=True),),
+        (Shown(ROW.path, "3" * 64, painted=True),),
+    ],
+)
+def test_no_verdict_on_an_image_that_was_not_painted(opened, shown):
+    with pytest.raises(RunError, match="not on the screen"):
+        opened.add(ROW, "Ada", "normal", shown)
+    assert opened.read() == []
+
+
+def test_a_verdict_says_which_slices_were_painted(opened):
+    numbers = (12, 3, 4, 5)
+    shown = [each for n in numbers for each in seen(ROW, plane="axial", slice=n)]
+    shown += [*seen(ROW, plane="coronal", slice=7), Shown(ROW.path, "1" * 64, "axial", 6)]
+    assert opened.add(ROW, "Ada", "normal", shown).shown == "axial 3-5,12; coronal 7"
+    assert opened.add(ROW, "Ada", "normal", seen(ROW)).shown == "image"
+    frames = [each for n in (0, 1) for each in seen(ROW, plane="frames", frame=n)]
+    assert opened.add(ROW, "Ada", "normal", frames).shown == "frames 0-1"
+    assert opened.verify() == []
+
+
 def test_undo_is_one_more_record(opened):
-    kept = opened.add(ROW, "Ada", "normal")
-    other = opened.add(ROW, "Ben", "anomalous")
-    mistake = opened.add(ROW, "Ada", "anomalous")
+    kept = opened.add(ROW, "Ada", "normal", seen(ROW))
+    other = opened.add(ROW, "Ben", "anomalous", seen(ROW))
+    mistake = opened.add(ROW, "Ada", "anomalous", seen(ROW))
     undone = opened.withdraw(mistake, "Ada")
     assert (undone.verdict, undone.withdraws) == (reviews.WITHDRAWN, mistake.number)
     assert len(opened.read()) == 4
@@ -163,9 +205,9 @@ def test_undo_is_one_more_record(opened):
 
 def test_a_verdict_needs_a_reviewer_and_a_known_judgement(opened):
     with pytest.raises(ConfigError, match="name"):
-        opened.add(ROW, "  ", "normal")
+        opened.add(ROW, "  ", "normal", seen(ROW))
     with pytest.raises(ConfigError, match="no verdict 'good'"):
-        opened.add(ROW, "Ada", "good")
+        opened.add(ROW, "Ada", "good", seen(ROW))
     assert opened.read() == []
 
 
@@ -173,7 +215,7 @@ def test_a_verdict_needs_a_reviewer_and_a_known_judgement(opened):
     "statement", ["UPDATE reviews SET verdict = 'normal'", "DELETE FROM reviews"]
 )
 def test_the_database_refuses_changes(opened, statement):
-    opened.add(ROW, "Ada", "anomalous")
+    opened.add(ROW, "Ada", "anomalous", seen(ROW))
     with pytest.raises(DBAPIError, match="only ever added"), opened.engine.begin() as connection:
         connection.execute(text(statement))
     assert [kept.verdict for kept in opened.read()] == ["anomalous"]
@@ -184,7 +226,7 @@ def test_the_database_refuses_changes(opened, statement):
 )
 def test_a_change_of_any_column_is_named(opened, column):
     for _ in range(3):
-        opened.add(ROW, "Ada", "anomalous")
+        opened.add(ROW, "Ada", "anomalous", seen(ROW))
     edit(
         opened,
         f"UPDATE reviews SET {column} = '{'true' if column == 'blind' else 7}' WHERE number = 2",
@@ -195,13 +237,16 @@ def test_a_change_of_any_column_is_named(opened, column):
 
 def test_a_missing_record_is_named(opened):
     for _ in range(3):
-        opened.add(ROW, "Ada", "anomalous")
+        opened.add(ROW, "Ada", "anomalous", seen(ROW))
     edit(opened, "DELETE FROM reviews WHERE number = 2")
     assert opened.verify() == ["review 2 is missing"]
 
 
 def test_a_record_that_was_rewritten_with_its_hash_breaks_the_next(opened):
-    first, _ = opened.add(ROW, "Ada", "anomalous"), opened.add(ROW, "Ada", "anomalous")
+    first, _ = (
+        opened.add(ROW, "Ada", "anomalous", seen(ROW)),
+        opened.add(ROW, "Ada", "anomalous", seen(ROW)),
+    )
     forged = reviews.hash_of(replace(first, verdict="normal"))
     edit(
         opened,
@@ -215,8 +260,8 @@ def test_a_record_that_was_rewritten_with_its_hash_breaks_the_next(opened):
 def test_records_of_several_directories_keep_apart(tmp_path):
     url = f"sqlite:///{tmp_path / 'all.db'}"
     one, two = Store(tmp_path, HEAD, url), Store(tmp_path, "b" * 64, url)
-    one.add(ROW, "Ada", "normal")
-    two.add(ROW, "Ada", "anomalous")
+    one.add(ROW, "Ada", "normal", seen(ROW))
+    two.add(ROW, "Ada", "anomalous", seen(ROW))
     assert [kept.number for kept in one.read() + two.read()] == [1, 1]
     assert one.verify() == two.verify() == []
 
@@ -229,7 +274,13 @@ def write_many(folder, url, head, reviewer, count, together):
     for number in range(count):
         if number % 20 == 0:  # or one ends before the other begins, or gets the lock each time
             together.wait(50)
-        kept.add(replace(ROW, path=f"{number}.png"), reviewer, "anomalous", comment=str(number))
+        kept.add(
+            replace(ROW, path=f"{number}.png"),
+            reviewer,
+            "anomalous",
+            seen(replace(ROW, path=f"{number}.png")),
+            comment=str(number),
+        )
     kept.close()
 
 
@@ -262,7 +313,7 @@ def test_reviewers_who_open_a_new_record_at_the_same_moment_both_can(tmp_path):
     def open_and_add(folder, start):
         start.wait()
         kept = Store(folder, HEAD)
-        kept.add(ROW, "Ada", "normal")
+        kept.add(ROW, "Ada", "normal", seen(ROW))
         kept.close()
 
     with ThreadPoolExecutor(4) as pool:
@@ -297,7 +348,7 @@ def test_a_table_of_another_program_is_reported(tmp_path):
 
 
 def test_a_table_of_an_earlier_version_gets_its_guards_and_keeps_its_rows(opened, url, tmp_path):
-    opened.add(ROW, "Ada", "normal")
+    opened.add(ROW, "Ada", "normal", seen(ROW))
     sqlite = not url
     guards = ["reviews_no_update", "reviews_no_delete"] if sqlite else ["reviews_refuse"]
     with opened.engine.begin() as connection:
@@ -308,6 +359,63 @@ def test_a_table_of_an_earlier_version_gets_its_guards_and_keeps_its_rows(opened
         connection.execute(text("UPDATE reviews SET verdict = 'anomalous'"))
     assert [review.verdict for review in again.read()] == ["normal"]
     again.close()
+
+
+# The part of a record that its verdicts follow, and the columns of release 0.2.
+AUDIT = SimpleNamespace(verdicts_start=HEAD, ended="", erased=())
+OLD_COLUMNS = reviews.COLUMNS[: -len(reviews.ADDED)]
+
+
+def old_table(folder):
+    """A file of an older release with one verdict and its own hash, as that release computed it."""
+    values = dict.fromkeys(OLD_COLUMNS, "")
+    values |= {"head": HEAD, "number": 1, "time": "2026-01-01", "reviewer": "Ada"}
+    values |= {"verdict": "normal", "blind": False, "withdraws": None, "path": ROW.path}
+    values |= {"image_sha256": ROW.sha256, "model_sha256": ROW.model_sha256, "score": ROW.score}
+    values |= {"p_value": 0.05, "threshold": 0.25, "previous": HEAD}
+    del values["hash"]
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    values["hash"] = sha256(text.encode()).hexdigest()
+    with closing(sqlite3.connect(folder / reviews.FILE)) as connection, connection:
+        connection.execute(f"CREATE TABLE reviews ({', '.join(OLD_COLUMNS)})")
+        places = ", ".join("?" * len(values))
+        row = [values[name] for name in OLD_COLUMNS]
+        connection.execute(f"INSERT INTO reviews VALUES ({places})", row)
+
+
+def test_the_table_of_an_older_release_is_read_verified_and_gone_on_with(tmp_path):
+    old_table(tmp_path)
+    found = reviews.verify(tmp_path, AUDIT, [ROW])
+    assert found.part.problems == ()
+    assert "1 of a release that did not record whether the image was shown" in found.part.why
+    for _ in range(2):
+        kept = Store(tmp_path, HEAD)
+        kept.add(ROW, "Ben", "anomalous", seen(ROW))
+        kept.close()
+    old, *new = reviews.read(tmp_path / reviews.FILE)
+    assert old.shown is None and [review.shown for review in new] == ["image"] * 2
+    assert reviews.verify(tmp_path, AUDIT, [ROW]).part.problems == ()
+
+
+@pytest.mark.parametrize("column", reviews.ADDED)
+@pytest.mark.parametrize(("number", "value"), [(1, "'image'"), (2, "NULL")])
+def test_a_column_that_came_later_cannot_be_put_in_or_taken_out(tmp_path, column, number, value):
+    old_table(tmp_path)
+    kept = Store(tmp_path, HEAD)
+    kept.add(ROW, "Ben", "anomalous", seen(ROW), region="1,2,3,4", region_mm="1,2,3")
+    edit(kept, f"UPDATE reviews SET {column} = {value} WHERE number = {number}")
+    kept.close()
+    assert "was changed" in reviews.verify(tmp_path, AUDIT, [ROW]).part.problems[0]
+
+
+def test_a_verdict_without_an_image_breaks_the_record(tmp_path):
+    kept = Store(tmp_path, HEAD)
+    kept.add(ROW, "Ada", "normal", seen(ROW))
+    forged = replace(kept.read()[0], shown="")
+    kept._append(forged)
+    kept.close()
+    problems = reviews.verify(tmp_path, AUDIT, [ROW]).part.problems
+    assert problems == ("review 2 (Ada on a.png) is about an image that was not shown",)
 
 
 def test_a_table_of_a_version_with_other_columns_is_reported(opened, url, tmp_path):
@@ -328,9 +436,9 @@ def test_a_locked_file_is_reported_and_nothing_recorded(tmp_path, monkeypatch):
     with closing(sqlite3.connect(tmp_path / reviews.FILE, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(RunError, match="another program holds the reviews"):
-            impatient.add(ROW, "Ada", "normal")
+            impatient.add(ROW, "Ada", "normal", seen(ROW))
         assert impatient.read() == []
-    impatient.add(ROW, "Ada", "normal")
+    impatient.add(ROW, "Ada", "normal", seen(ROW))
 
 
 def test_a_folder_that_is_not_there_and_an_url_that_is_none(tmp_path):
@@ -370,7 +478,7 @@ def reviewed(pca_run, synthetic_folder, tmp_path):
     head = anodetect.score(pca_run, [str(synthetic_folder)], out, far=0.2, heatmaps=()).head
     rows = directories.read(out).rows
     kept = Store(out, head)
-    kept.add(rows[0], "Ada", "normal")
+    kept.add(rows[0], "Ada", "normal", seen(rows[0]))
     kept.withdraw(kept.read()[0], "Ada")
     return out, rows
 
@@ -403,13 +511,15 @@ def test_verify_names_a_changed_review(reviewed):
 )
 def test_verify_compares_reviews_with_what_was_scored(reviewed, change, problem):
     out, rows = reviewed
-    Store(out, verification.verify(out).head).add(replace(rows[0], **change), "Ada", "normal")
+    Store(out, verification.verify(out).head).add(
+        replace(rows[0], **change), "Ada", "normal", seen(replace(rows[0], **change))
+    )
     assert problem in verification.verify(out).problems[0]
 
 
 def test_reviews_of_another_record_are_noticed(reviewed):
     out, rows = reviewed
-    Store(out, HEAD).add(rows[0], "Ada", "normal")
+    Store(out, HEAD).add(rows[0], "Ada", "normal", seen(rows[0]))
     assert (
         "1 reviews in reviews.sqlite are of another record" in verification.verify(out).problems[0]
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 from anodetect.data.channels import Channels, channels_of, parse_channels
 from anodetect.errors import ConfigError, RunError
+from anodetect.imaging.brain import BrainConfig
 from anodetect.record.runs import Run, RunHeader
 
 ONE_UNIT = ("window", "exported")  # settings in native units, which channels do not share
@@ -32,6 +33,11 @@ def check_settings(config: Mapping[str, Any], channels: Channels, *, few: bool) 
     if config["preprocess"].get("frames"):
         raise ConfigError(
             "preprocess.frames: nothing says which frame of one file belongs to which of another; "
+            "leave it out"
+        )
+    if config["preprocess"]["brain"] != BrainConfig().model_dump(mode="json"):
+        raise ConfigError(
+            "preprocess.brain is for volumes of one file; prepare several sequences before, or "
             "leave it out"
         )
     for name in ONE_UNIT:

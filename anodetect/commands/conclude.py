@@ -163,7 +163,8 @@ def _caveats(rows: pa.Table, groups: pa.Table, slices: pa.Table, scoring: Scorin
     """Return what is to be known of volumes, or, where there is nothing, of groups of images; of
     files that name no patient; and of copies."""
     volumes = rows["path"].filter(pa.array(is_ok(rows) & is_volume(rows))).to_pylist()
-    found = volume_caveats(volumes, slices, scoring.calibration, scoring.rule.rate)
+    prepared = rows["path"].filter(pc.not_equal(rows["prepared"], "")).to_pylist()
+    found = volume_caveats(volumes, slices, scoring.calibration, scoring.rule.rate, set(prepared))
     found = found or group_caveats(groups, scoring.calibration, scoring.rule.rate)
     scored_groups = rows["group"].filter(pa.array(is_ok(rows)))
     studies = scored_groups.filter(pc.starts_with(scored_groups, STUDY))

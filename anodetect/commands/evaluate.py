@@ -62,7 +62,7 @@ def evaluate(
     classes = KnownClasses(model)
     failures = [f"{each.name}: {each.reason}" for each in dataset.problems]
     scaled: list[str] = []
-    for scored in score_records(model, items, reporter):
+    for scored in score_records(model, items, reporter, in_source=True):
         if isinstance(scored, Failed):
             failures.append(f"{scored.record.id}: {scored.error}")
             continue

@@ -33,8 +33,16 @@ def used_rows(records: Sequence[Record], role: str, normals: Normals) -> list[Ma
     """Return a row for each file, however many slices of it were used."""
     rows = []
     for name, record in {record.id: record for record in records}.items():
-        hashes = {"sha256": normals.hashes[name], "pixels_sha256": normals.pixels[name]}
-        rows.append(ManifestRow(name, role, record.group, record.kind, **hashes))
+        row = ManifestRow(
+            name,
+            role,
+            record.group,
+            record.kind,
+            sha256=normals.hashes[name],
+            pixels_sha256=normals.pixels[name],
+            prepared=normals.prepared.get(name, ""),
+        )
+        rows.append(row)
     return rows
 
 

@@ -38,7 +38,7 @@ class Normals:
 
     `records` are those to use: of a volume one for each slice to learn from, in three dimensions
     one. `hashes` has the SHA-256 of every file by its record's id, also of test files, and `pixels`
-    that of its decoded content.
+    that of its decoded content. `prepared` says of each brain how it was prepared.
     """
 
     records: list[Record]
@@ -46,6 +46,7 @@ class Normals:
     pixels: dict[str, str]
     left_out: list[LeftOut]
     anomalies: list[Record] = field(default_factory=list)
+    prepared: Mapping[str, str] = field(default_factory=dict)
 
 
 class Samples:
@@ -157,6 +158,7 @@ def usable_normals(
     usable: list[Record] = []
     hashes: dict[str, str] = {}
     pixels: dict[str, str] = {}
+    prepared: dict[str, str] = {}
     planes = _Planes()
 
     reader = Reader(preprocess, scratch=scratch)
@@ -165,6 +167,7 @@ def usable_normals(
             left_out.append(LeftOut(loaded.record.id, loaded.error))
         if isinstance(loaded, LoadedVolume) and not loaded.volume.is_pictures:
             planes.add(loaded)
+            prepared[loaded.record.id] = loaded.prepared
         if isinstance(loaded, LoadedImage | LoadedVolume):
             usable += slice_records(loaded, dims)
             hashes[loaded.record.id] = loaded.sha256
@@ -190,7 +193,7 @@ def usable_normals(
     if unnamed := warning_of(record.group for record in normals):
         reporter.warn(unnamed)
     warn_of(left_out, reporter)
-    return Normals(usable, hashes, pixels, left_out)
+    return Normals(usable, hashes, pixels, left_out, prepared=prepared)
 
 
 def warn_of(left_out: Sequence[LeftOut], reporter: Reporter) -> None:

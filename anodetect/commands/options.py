@@ -1,7 +1,7 @@
 """Options and arguments of the command line: their types and help texts, grouped by command."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -263,6 +263,25 @@ Roots = Annotated[
     typer.Option(help="A folder the app may train and score in; may be repeated."),
 ]
 Port = Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")]
+VerdictKeys = Annotated[
+    str,
+    typer.Option(
+        "--keys",
+        help="The keys of the verdicts normal, anomalous, unsure and bad image, such as ARUB.",
+    ),
+]
+ReviewsForm = Annotated[
+    Literal["manifest", "coco", "masks"],
+    typer.Option(
+        "--as",
+        help="manifest: images, masks and a manifest.csv; coco: the regions alone, in COCO's "
+        "format; masks: the regions alone, as masks.",
+    ),
+]
+JoinNormals = Annotated[
+    bool,
+    typer.Option(help="Cases judged normal are for training in the manifest, not for testing."),
+]
 ReportDirectory = Annotated[
     Path, typer.Argument(help="A score directory, a folder of them, or a run.")
 ]

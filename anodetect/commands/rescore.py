@@ -73,7 +73,7 @@ def _problem(row: ScoreRow, record: Record, model: Model, maps: RecordedMaps, ex
     """
     copies = [record] * (1 if is_volume(record) else model.batch_size)
     found: list[ScoredImage | ScoredVolume] = []
-    for each in score_records(model, copies, Silent()):
+    for each in score_records(model, copies, Silent(), in_source=True):
         if isinstance(each, Failed):
             return f"{row.path}: cannot be scored again: {each.error}"
         if each.sha256 != row.sha256:

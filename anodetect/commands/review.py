@@ -12,10 +12,12 @@ from pathlib import Path
 from anodetect.errors import ConfigError
 from anodetect.files import ON_WINDOWS
 from anodetect.record import directories, reviews
-from anodetect.record.reviews import DATABASE, SIGNING_KEY
+from anodetect.record.reviews import DATABASE, JUDGEMENTS, SIGNING_KEY, Judgement
 from anodetect.record.signatures import private_key
 from anodetect.types import Reporter, Silent
 
+KEYS = "1234"  # of the verdicts, in the order of JUDGEMENTS
+TAKEN = "NPZO"  # keys of other buttons
 PACKAGES = ("streamlit", "plotly", "sqlalchemy", "psutil")  # of the extra `app`
 
 
@@ -27,7 +29,9 @@ def app_file() -> Path:
     return (inside if inside.is_dir() else package.parent / "apps" / "review") / "app.py"
 
 
-def app_command(folders: Sequence[Path], port: int, roots: Sequence[Path] = ()) -> list[str]:
+def app_command(
+    folders: Sequence[Path], port: int, roots: Sequence[Path] = (), keys: str = KEYS
+) -> list[str]:
     """Return the arguments of the process that serves the app to this machine alone."""
     options = {
         "server.address": "127.0.0.1",
@@ -42,13 +46,31 @@ def app_command(folders: Sequence[Path], port: int, roots: Sequence[Path] = ()) 
     }
     app = app_file()
     # With -P nothing is imported from the folder in which it is started.
-    command = [sys.executable, "-P", str(app.with_name("serve.py")), "run", str(app)]
+    serve, serving = app.with_name("serve.py"), app.with_name("serving.py")
+    command = [sys.executable, "-P", str(serve), "run", str(serving)]
     command += [f"--{name}={value}" for name, value in options.items()]
 
     command.append("--")
     command += [f"--root={root.absolute()}" for root in roots]
+    if keys != KEYS:
+        command.append(f"--keys={keys}")
     command += [str(folder.absolute()) for folder in folders]
     return command
+
+
+def verdict_keys(keys: str) -> dict[Judgement, str]:
+    """Return the key of each verdict from four letters or digits, in the order of JUDGEMENTS.
+
+    Raises ConfigError where these are not four different keys, or where another button has one.
+    """
+    letters = keys.upper()
+    usable = letters.isascii() and letters.isalnum() and not set(letters) & set(TAKEN)
+    if not usable or len(letters) != len(JUDGEMENTS) or len(set(letters)) != len(letters):
+        raise ConfigError(
+            f"--keys {keys}: four different letters or digits are expected, for "
+            f"{', '.join(JUDGEMENTS)}, and none of {', '.join(TAKEN)}"
+        )
+    return dict(zip(JUDGEMENTS, letters, strict=True))
 
 
 def serve(
@@ -57,14 +79,16 @@ def serve(
     port: int,
     roots: Sequence[Path] = (),
     sign: Path | None = None,
+    keys: str = KEYS,
     reporter: Reporter | None = None,
 ) -> None:
     """Become the review app on score directories; this function does not return.
 
     `roots` are the folders that it may train and score in. With `sign`, a file with an Ed25519
-    private key, the verdicts of this session are signed. ConfigError without the extra `app`,
-    without any folder, if a root is no folder, if the port is in use, or if the verdicts cannot be
-    signed; RunError for a folder that is no finished score directory.
+    private key, the verdicts of this session are signed. `keys` are those of the verdicts; see
+    `verdict_keys`. ConfigError for keys that cannot be, without the extra `app`, without any
+    folder, if a root is no folder, if the port is in use, or if the verdicts cannot be signed;
+    RunError for a folder that is no finished score directory.
     """
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
@@ -73,6 +97,7 @@ def serve(
         )
     if not folders and not roots:
         raise ConfigError("name a score directory, or with --root a folder to train and score in")
+    verdict_keys(keys)
     for root in roots:
         if not root.is_dir():
             raise ConfigError(f"--root {root}: not a folder")
@@ -89,7 +114,7 @@ def serve(
     for text in ends(folders):
         reporter.say(text)
     reporter.say(f"http://127.0.0.1:{port} (Ctrl-C stops it)")
-    command = app_command(folders, port, roots)
+    command = app_command(folders, port, roots, keys)
     if ON_WINDOWS:  # where execv would give the terminal back at once
         sys.exit(subprocess.call(command))
     # This process becomes the app, so that whatever stops the one stops the other.

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from anodetect.commands.brains import check_tools_of
 from anodetect.commands.channels import channels_of_run
 from anodetect.commands.conclude import conclude, repeated, where_scored
 from anodetect.commands.inputs import Inputs, collect
@@ -105,9 +106,7 @@ def score(
     _check_options(heatmaps, shard, "auto" if engine == "ray" else device)
     if not resume:
         directories.refuse_used(out, allowed=(directories.LOCK,))
-    run = runs.read(run_path)
-    for rate in (far, far if fdr is None else fdr):
-        run.calibration.level(rate)  # refuses an impossible rate
+    run = _usable_run(run_path, (far, far if fdr is None else fdr))
     manifest = runs.read_manifest(run_path)
 
     inputs = collect(paths, out, follow_symlinks, keep_identifiers, channels_of_run(run))
@@ -163,6 +162,16 @@ def _finish(
     regions = _regions(journal.entries())
     result = conclude(journal.path, scoring, tables, regions, progress.measure, reporter)
     return result, tables.timings
+
+
+def _usable_run(path: Path, rates: Sequence[float]) -> Run:
+    """Return a run; ConfigError if a rate is impossible, or what prepared its brains is not
+    here."""
+    run = runs.read(path)
+    for rate in rates:
+        run.calibration.level(rate)
+    check_tools_of(run)
+    return run
 
 
 def _check_options(heatmaps: Sequence[str], shard: str, device: str) -> None:

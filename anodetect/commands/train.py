@@ -14,6 +14,7 @@ from typing import Any
 from anodetect.commands import few
 from anodetect.commands import odd as odd_normals
 from anodetect.commands.anomalies import check_can_learn, groups_of_anomalies, with_anomalies
+from anodetect.commands.brains import brain_warnings, check_brain
 from anodetect.commands.calibrate import Calibrated, calibrate_model
 from anodetect.commands.channels import check_settings, wanted_channels
 from anodetect.commands.inspect import summary
@@ -35,7 +36,7 @@ from anodetect.imaging.preprocess import Preprocess, PreprocessConfig
 from anodetect.imaging.regions import RegionOfInterest, read_roi
 from anodetect.imaging.sample_types import learn_sample_types
 from anodetect.model.colour_scale import colour_scale, some_for_scale
-from anodetect.model.decoded import SCRATCH, DecodedFiles
+from anodetect.model.decoded import SCRATCH, SCRATCH_OF_BRAINS, DecodedFiles
 from anodetect.model.devices import check_device
 from anodetect.model.fitting import Training, fit_model
 from anodetect.model.forms import Form, form_of
@@ -202,6 +203,8 @@ def _untrained(request: Request, form: Form) -> Model:
 
     model = Model.create(form.detector, form.representation, form.config)
     model.check()
+    check_brain(form.config, has_roi=request.roi is not None)
+    model.preprocess.find_tools()
     return model
 
 
@@ -218,7 +221,8 @@ def _train(
     dataset, form, found = _open(request, form, untrained, data, reporter)
 
     # Helpers decode anew each time: they may be many, and their temporary folder small.
-    with DecodedFiles(request.out.parent, limit=0 if request.helping else SCRATCH) as scratch:
+    room = SCRATCH_OF_BRAINS if untrained.preprocess.config.brain.wanted else SCRATCH
+    with DecodedFiles(request.out.parent, limit=0 if request.helping else room) as scratch:
         plan = _plan(request, form, dataset, scratch, reporter)
         roles, model = plan.roles, plan.model
         if not request.helping:
@@ -354,6 +358,9 @@ def _plan(
     config = build(PreprocessConfig, form.config["preprocess"], "preprocess")
     preprocess = Preprocess(config, dims)
     preprocess.roi, preprocess.named = request.roi, dataset.channels
+    preprocess.find_tools()
+    for line in brain_warnings(preprocess):
+        reporter.warn(line)
     normals = usable_normals(dataset, preprocess, dims, reporter, scratch, samples)
     to_fit: set[str] = set()
     if request.known_anomalies:

@@ -133,6 +133,7 @@ class Worker:
                 mine=in_shard,
                 note=note,
                 accept_different=self.task.accept_different,
+                in_source=True,
             )
             for scored in found:
                 shown = not isinstance(scored, Failed) and self.cases.admits(
@@ -161,6 +162,7 @@ class Worker:
         files = channel_files.to_text(scored.loaded.channels)
         row = replace(row, differs=self._differs(scored), channels=files)
         if isinstance(scored, ScoredVolume):
+            row = replace(row, prepared=scored.loaded.prepared)
             entry = replace(entry, slices=_slice_rows(scored))
         if shown:
             self._draw(scored)

@@ -11,6 +11,7 @@ from anodetect.imaging.regions import Region, filled
 from anodetect.types import Bools, Floats
 
 SAMPLE_PIXELS = 512  # about as many values of an image stand for it when a range is learned
+DEVIATIONS = 3  # between the mean and the values that become -1 and 1
 Range = tuple[float, float]  # native values that become -1 and 1
 
 
@@ -126,6 +127,14 @@ def range_of(values: Floats) -> Range:
     """Return the lowest and highest of the values but for a few, at least 1 apart if they are
     equal."""
     low, high = quantiles(values, (LOW, HIGH))
+    return low, high if high > low else low + 1.0
+
+
+def deviations_of(values: Floats) -> Range:
+    """Return the values three standard deviations below and above the mean, at least 1 apart if all
+    are equal."""
+    mean, deviation = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
+    low, high = mean - DEVIATIONS * deviation, mean + DEVIATIONS * deviation
     return low, high if high > low else low + 1.0
 
 

@@ -19,11 +19,21 @@ from anodetect.data.reading import Reading
 from anodetect.data.volumes import FIXED_UNITS, Volume
 from anodetect.errors import DataError, ImageError
 from anodetect.imaging.bias import remove_bias
+from anodetect.imaging.brain import (
+    BrainConfig,
+    PreparedBrain,
+    Tools,
+    prepare,
+    tools_for,
+    tools_here,
+    tools_of,
+)
 from anodetect.imaging.foreground import foreground, volume_foreground
 from anodetect.imaging.intensities import (
     ImageSample,
     Range,
     Traits,
+    deviations_of,
     range_of,
     to_channels,
     traits_of,
@@ -36,6 +46,7 @@ from anodetect.imaging.resize import resize
 from anodetect.imaging.sample_types import SampleTypes
 from anodetect.types import Bools, Floats
 
+OWN = ("image", "zscore")  # the values of `intensity` by which each image has a range of its own
 CLIP = 1.5  # scaled values beyond are clipped
 # The share of the range of traits by which a slice may lie outside it (12 of the 47 patients that
 # lgg_flair trains on held out: 4 % of slices are refused; 9 % with a margin of 0).
@@ -45,11 +56,12 @@ SEEN_MARGIN = 0.1
 class PreprocessConfig(Config):
     """The scaling of native values to about -1 to 1, and the pixels and slices that count."""
 
-    intensity: Literal["auto", "dataset", "image"] = Field(
+    intensity: Literal["auto", "dataset", "image", "zscore"] = Field(
         default="auto",
         description="Which values become -1 and 1: 'dataset' takes percentiles over all fit "
         "images, so that brightness keeps its meaning; 'image' takes percentiles of the foreground "
-        "of each image or volume itself, for scanners without fixed units; 'auto' takes 'image' "
+        "of each image or volume itself, for scanners without fixed units; 'zscore' takes what "
+        "lies three standard deviations from the mean of that foreground; 'auto' takes 'image' "
         "for volumes unless all that the model learned from are CT, and 'dataset' otherwise.",
     )
     window: tuple[float, float] | None = Field(
@@ -103,6 +115,7 @@ class PreprocessConfig(Config):
         description="Millimetres per pixel to which slices of volumes are resampled, with --dims 3 "
         "also the distance of slices; maps are resampled back; 0 keeps the volume's own.",
     )
+    brain: BrainConfig = BrainConfig()
     exported: tuple[float, float] | None = Field(
         default=None,
         description="For images that were made from volumes: the percentile of the volume's "
@@ -203,6 +216,7 @@ class Preprocess:
         self.named: Channels | None = None  # the channels of images that have several files
         self.planes: tuple[int, ...] = ()  # of each of them
         self.ranges: tuple[Range, ...] = ()  # and in place of `range`
+        self.tools = Tools()  # that prepare brains
 
     # -- learning ------------------------------------------------------------------------------
 
@@ -270,6 +284,8 @@ class Preprocess:
         if self.named is not None:
             ranges = [list(each) for each in self.ranges]
             state["named"] = self.named.state() | {"planes": list(self.planes), "ranges": ranges}
+        if self.config.brain.wanted:
+            state["brain"] = self.tools.state()
         return state if self.roi is None else state | {"roi": self.roi.state()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -285,6 +301,7 @@ class Preprocess:
         factors = {name: float(value) for name, value in state.get("sample_factors", {}).items()}
         self.sample_types = SampleTypes(str(state.get("sample_type", "")), factors)
         self.roi = roi_of(state.get("roi"))
+        self.tools = tools_of(state.get("brain"))
         self.named = channels_of(state.get("named"))
         if self.named is not None:
             self.planes = tuple(int(count) for count in state["named"]["planes"])
@@ -351,7 +368,7 @@ class Preprocess:
         window = self._window()
         if window is not None:
             spans: tuple[Range, ...] = (window,)
-        elif self.config.intensity == "image":
+        elif self.config.intensity in OWN:
             spans = self._own_spans(same[:, inside])
         else:
             spans = self._learned_spans()
@@ -407,11 +424,12 @@ class Preprocess:
     def _own_spans(self, values: Floats) -> tuple[Range, ...]:
         """Return the ranges of an image's own values [C, n]: one for all planes, or one for each,
         the same for the planes of one channel."""
+        span_of = deviations_of if self.config.intensity == "zscore" else range_of
         if self.named is None:
-            return (range_of(values),)
+            return (span_of(values),)
         spans: list[Range] = []
         for count in self._planes(len(values)):
-            spans += [range_of(values[len(spans) : len(spans) + count])] * count
+            spans += [span_of(values[len(spans) : len(spans) + count])] * count
         return tuple(spans)
 
     def _planes(self, count: int) -> tuple[int, ...]:
@@ -430,7 +448,7 @@ class Preprocess:
             low, high = self.range
             return of.span or (low * of.native_unit, high * of.native_unit)
         window = self._window()
-        if window is None and self.config.intensity != "image":
+        if window is None and self.config.intensity not in OWN:
             return self.range
         return window
 
@@ -479,6 +497,22 @@ class Preprocess:
         return level - width / 2, level + width / 2
 
     # -- volumes -------------------------------------------------------------------------------
+
+    def find_tools(self) -> None:
+        """Find what prepares brains, for a model that is to be trained; ConfigError if something is
+        missing."""
+        if self.config.brain.wanted:
+            self.tools = tools_for(self.config.brain)
+
+    def find_same_tools(self) -> None:
+        """Find what prepares brains as for training; ConfigError if something is missing."""
+        if self.config.brain.wanted:
+            self.tools = tools_here(self.config.brain, self.tools)
+
+    def prepare_brain(self, volume: Volume, given: Bools | None) -> PreparedBrain:
+        """Return a volume prepared as the brain that `config` asks for; `given` [I, J, K] says
+        where it is. ImageError if a step fails."""
+        return prepare(volume, self.config.brain, self.tools, given)
 
     def prepare(self, volume: Volume, supplied: Bools | None = None) -> PreparedVolume:
         """Slice a volume, and find its foreground and its range of values.
@@ -577,7 +611,7 @@ class Preprocess:
         if window is not None:
             return replace(of, span=window)
         fixed = has_fixed_units(of.source) if self.fixed_units is None else self.fixed_units
-        own = self.config.intensity == "image" or (self.config.intensity == "auto" and not fixed)
+        own = self.config.intensity in OWN or (self.config.intensity == "auto" and not fixed)
         if not own:
             return of
         spans = self._own_spans(volume_values(of.slices, of.foreground))

@@ -16,9 +16,11 @@ from numpy.typing import DTypeLike, NDArray
 
 from anodetect.data.readers import DecodedChannel
 from anodetect.data.volumes import Volume
+from anodetect.imaging.brain import PreparedBrain
 from anodetect.types import Bools, Floats
 
 SCRATCH = 2**31  # bytes of scratch for what is decoded first
+SCRATCH_OF_BRAINS = 2**35  # where files are prepared, which takes much longer than to decode them
 SPARE = 2**28  # bytes more, for files that are known to be needed a third time
 INTEGERS = (np.uint8, np.uint16, np.int16)  # types that may hold the same values in less space
 
@@ -30,7 +32,8 @@ class Decoded:
 
     `pixels` is the hash of the content. `sample_type` is the type of an image's samples, such as
     "uint8"; "" where values have units of their own. With `mirrored` the file has its columns the
-    other way round. `channels` are the files of several channels.
+    other way round. `channels` are the files of several channels. With `brain` the volume and the
+    foreground are those of a brain that was prepared; else it is None.
     """
 
     sha256: str
@@ -40,6 +43,7 @@ class Decoded:
     sample_type: str = ""
     mirrored: bool = False
     channels: tuple[DecodedChannel, ...] = ()
+    brain: PreparedBrain | None = None
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,10 @@ class DecodedFiles:
             except OSError:  # no space left, or no right to write here
                 self.limit = 0
                 return
-            without = replace(decoded, content=empty, foreground=None)
+            brain = decoded.brain
+            if brain is not None and isinstance(empty, Volume):
+                brain = replace(brain.without_native(), volume=empty, inside=None)
+            without = replace(decoded, content=empty, foreground=None, brain=brain)
             self._entries[name] = _Entry(without, place, inside)
 
     def get(self, name: str) -> Decoded | None:
@@ -133,7 +140,10 @@ class DecodedFiles:
         pixels = values.astype(np.float32, copy=False)
         empty = entry.decoded.content
         content = replace(empty, voxels=pixels) if isinstance(empty, Volume) else pixels
-        return replace(entry.decoded, content=content, foreground=foreground)
+        brain = entry.decoded.brain
+        if brain is not None and isinstance(content, Volume):
+            brain = replace(brain, volume=content, inside=foreground)
+        return replace(entry.decoded, content=content, foreground=foreground, brain=brain)
 
     def _append(self, array: NDArray[Any]) -> _Array:
         """Write an array to the end of the file, in its own order in memory."""

@@ -59,7 +59,9 @@ def facts_of(loaded: LoadedImage | LoadedVolume) -> InputFacts:
         channels = len(loaded.image) if record.channels else _colours(loaded.image)
         bits = _bits(loaded.sample_type)
         return InputFacts(modality, description, maker, "", (), (width, height), channels, bits)
-    geometry, source = loaded.volume.geometry, loaded.volume.source
+    source, geometry = loaded.native, loaded.volume.geometry
+    if loaded.brain is not None:
+        geometry = source.geometry(geometry.plane)
     depth, height, width = geometry.sides
     if loaded.volume.is_pictures:
         channels = 3 if to_channels(loaded.volume.slices, 1) is None else 1

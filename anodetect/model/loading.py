@@ -16,6 +16,7 @@ from anodetect.data.readers import DecodedChannel
 from anodetect.data.records import Record
 from anodetect.data.volumes import Volume
 from anodetect.errors import AnodetectError, ConfigError, ImageError
+from anodetect.imaging.brain import PreparedBrain
 from anodetect.imaging.planes import leading
 from anodetect.imaging.preprocess import PreparedVolume, Preprocess, PreprocessConfig, Whole
 from anodetect.imaging.regions import Region
@@ -75,13 +76,25 @@ class LoadedImage:
 @dataclass(frozen=True)
 class LoadedVolume:
     """A volume with its slices, of which some are to be scored. `pixels` is the hash of its voxels.
-    `channels` are the files of a volume that has several."""
+    `channels` are the files of a volume that has several. With `brain` the volume is a brain that
+    was prepared; else it is None."""
 
     record: Record
     sha256: str
     volume: PreparedVolume
     pixels: str = ""
     channels: tuple[DecodedChannel, ...] = ()
+    brain: PreparedBrain | None = None
+
+    @property
+    def prepared(self) -> str:
+        """The steps by which the brain was prepared, in words; "" if nothing was."""
+        return "" if self.brain is None else self.brain.described()
+
+    @property
+    def native(self) -> Volume:
+        """The volume as it was read."""
+        return self.volume.source if self.brain is None else self.brain.native
 
 
 @dataclass(frozen=True)
@@ -175,7 +188,7 @@ class Reader:
             if found.mirrored and foreground is not None:
                 foreground = foreground[:, ::-1]
         pixels = content_hash(found.pixels, found.sample_type)
-        return Decoded(
+        decoded = Decoded(
             source.sha256,
             found.pixels,
             foreground,
@@ -184,6 +197,16 @@ class Reader:
             mirrored=found.mirrored,
             channels=found.channels,
         )
+        return self._with_brain(decoded)
+
+    def _with_brain(self, decoded: Decoded) -> Decoded:
+        """Return what was decoded as a brain that is prepared, if that is asked for."""
+        if not self.preprocess.config.brain.wanted:
+            return decoded
+        if not isinstance(decoded.content, Volume):
+            raise ImageError("an image, but the model's preparation is one of brains (brain.…)")
+        brain = self.preprocess.prepare_brain(decoded.content, decoded.foreground)
+        return replace(decoded, content=brain.volume, foreground=brain.inside, brain=brain)
 
     def _prepare(self, record: Record, decoded: Decoded) -> LoadedImage | LoadedVolume:
         content, channels = decoded.content, self.preprocess.laid_out(decoded.channels)
@@ -197,7 +220,9 @@ class Reader:
             if self.preprocess.roi is not None:
                 raise ImageError("a volume, but a region of interest (--roi) is one of images")
             prepared = self.preprocess.prepare(content, decoded.foreground)
-            return LoadedVolume(record, decoded.sha256, prepared, decoded.pixels, channels)
+            return LoadedVolume(
+                record, decoded.sha256, prepared, decoded.pixels, channels, decoded.brain
+            )
 
         image = self.preprocess.arranged(content, decoded.channels)
         _, height, width = image.shape

@@ -99,6 +99,7 @@ class Model:
             if header.absences:
                 model.absences = absences_of(header.absences)
             _check_backbones(run, model.backbones())
+            model.preprocess.find_same_tools()
         except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
             raise RunError(
                 f"{run.path}: not a usable model ({type(error).__name__}: {error})"

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from anodetect.data.records import Record
 from anodetect.errors import AnodetectError, ImageError
+from anodetect.imaging.brain import returned, returned_mask
 from anodetect.imaging.regions import Region
 from anodetect.imaging.representations import Panels
 from anodetect.model.decoded import DecodedFiles
@@ -66,12 +67,17 @@ class ScoredImage:
 
 @dataclass(frozen=True)
 class ScoredVolume:
-    """A volume with its heatmap [D, H, W], NaN in slices that were not scored, and their scores."""
+    """A volume with its heatmap [D, H, W], NaN in slices that were not scored, and their scores.
+
+    `score` is that of the most anomalous slice. A brain that was prepared is scored on a grid of
+    its own, from which it is `brought_back`.
+    """
 
     loaded: LoadedVolume
     heatmap: Floats
     slices: SliceScores
     seconds: float
+    score: float
 
     @property
     def record(self) -> Record:
@@ -80,11 +86,6 @@ class ScoredVolume:
     @property
     def sha256(self) -> str:
         return self.loaded.sha256
-
-    @property
-    def score(self) -> float:
-        """The score of the most anomalous slice."""
-        return float(self.slices.scores.max())
 
 
 Scored = ScoredImage | ScoredVolume | Failed
@@ -109,12 +110,15 @@ def score_records(
     note: Callable[[], str] = lambda: "",
     scratch: DecodedFiles | None = None,
     accept_different: bool = False,
+    in_source: bool = False,
 ) -> Iterator[Scored]:
     """Score records in order, a fixed number at a time.
 
     Files whose hash is not `mine` are left out. `note` is shown beside the progress, whose end is 0
     if it is not known. What `scratch` holds is not decoded again. A file that differs so much from
-    what the model has seen that it cannot be judged is `Failed`, unless `accept_different`.
+    what the model has seen that it cannot be judged is `Failed`, unless `accept_different`. With
+    `in_source` the maps of brains that were prepared come in their sources' voxels, for files and
+    truths; else they stay on the grid that was scored.
     """
     done, total = 0, len(records) if isinstance(records, Sized) else 0
     reader = Reader(
@@ -138,11 +142,59 @@ def score_records(
             if isinstance(loaded, LoadedImage):
                 yield _scored_image(model, loaded, next(found), seconds)
             elif isinstance(loaded, LoadedVolume):
-                yield _scored_volume(model, loaded)
+                yield _scored_volume(model, loaded, in_source)
             elif not isinstance(loaded, OtherShards):
                 yield loaded
         del loaded
         reporter.progress(task, done, total, note())
+
+
+def brought_back(scored: ScoredVolume) -> ScoredVolume:
+    """Return a volume with its map in the slices of its source; a brain that was prepared has
+    others of its own.
+
+    A slice of the source may cross several of those. Its score is that of the one, or between those
+    of the two, in which its highest value lies.
+    """
+    loaded, of, brain = scored.loaded, scored.loaded.volume, scored.loaded.brain
+    if brain is None:
+        return scored
+    geometry = brain.native.geometry(of.geometry.plane)
+
+    def to_source(values: Floats) -> Floats:
+        return geometry.to_slices(returned(of.geometry.to_source(values), brain))
+
+    heatmap = to_source(scored.heatmap)
+    own = np.full(len(of.scored), np.nan, np.float32)
+    own[scored.slices.numbers] = scored.slices.scores
+    scores = to_source(np.where(np.isfinite(scored.heatmap), own[:, None, None], np.nan))
+    foreground = geometry.to_slices(returned_mask(of.geometry.to_source(of.foreground), brain))
+
+    has_score = np.asarray((foreground & np.isfinite(heatmap)).any((1, 2)))
+    if not has_score.any():
+        raise ImageError("no voxel of the volume lies in a slice of the brain that was scored")
+    volume = replace(
+        of,
+        source=brain.native,
+        geometry=geometry,
+        slices=geometry.to_slices(brain.native.voxels),
+        foreground=foreground,
+        scored=has_score,
+        unseen=np.zeros_like(has_score),
+    )
+    slices = _highest_in(heatmap, scores, volume.numbers)
+    return replace(scored, loaded=replace(loaded, volume=volume), heatmap=heatmap, slices=slices)
+
+
+def _highest_in(heatmap: Floats, scores: Floats, numbers: NDArray[np.int64]) -> SliceScores:
+    """Return the highest value of each of some slices of a heatmap [D, H, W], and the score
+    [D, H, W] there."""
+    peaks, found = np.empty(len(numbers)), np.empty(len(numbers))
+    for place, number in enumerate(numbers):
+        peak = int(np.nanargmax(heatmap[number]))
+        peaks[place] = heatmap[number].ravel()[peak]
+        found[place] = scores[number].ravel()[peak]
+    return SliceScores(numbers, found, peaks)
 
 
 def scores_and_maps(model: Model, images: Sequence[LoadedImage]) -> list[tuple[float, Floats]]:
@@ -246,9 +298,10 @@ def _in_region(heatmap: Floats, region: Region | None) -> Floats:
     return np.where(region.inside, heatmap, np.float32(np.nan))
 
 
-def _scored_volume(model: Model, loaded: LoadedVolume) -> ScoredVolume | Failed:
+def _scored_volume(model: Model, loaded: LoadedVolume, in_source: bool) -> ScoredVolume | Failed:
     try:
-        return _score_volume(model, loaded)
+        scored = _score_volume(model, loaded)
+        return brought_back(scored) if in_source else scored
     except Exception as error:
         if isinstance(error, AnodetectError) and not isinstance(error, ImageError):
             raise
@@ -267,7 +320,8 @@ def _score_volume(model: Model, loaded: LoadedVolume) -> ScoredVolume:
     peaks = np.array([np.nanmax(heatmap[number]) for number in numbers], np.float64)
     _check_finite(scores, peaks.astype(np.float32))
     seconds = time.monotonic() - start
-    return ScoredVolume(loaded, heatmap, SliceScores(numbers, scores, peaks), seconds)
+    slices = SliceScores(numbers, scores, peaks)
+    return ScoredVolume(loaded, heatmap, slices, seconds, float(scores.max()))
 
 
 def _score_slices(model: Model, loaded: LoadedVolume) -> tuple[NDArray[np.float64], Floats]:

@@ -3,7 +3,7 @@ about them. No torch."""
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -112,10 +112,15 @@ def numbers(column: pa.ChunkedArray) -> Doubles:
 
 
 def volume_caveats(
-    volumes: Sequence[str], slices: pa.Table, calibration: Calibration, rate: float
+    volumes: Sequence[str],
+    slices: pa.Table,
+    calibration: Calibration,
+    rate: float,
+    prepared: Collection[str] = (),
 ) -> list[str]:
     """Return what is to be known of the volumes at these paths: slices that were not scored, and
-    decisions that cannot be made or are worth less than they seem."""
+    decisions that cannot be made or are worth less than they seem. Those of them that were
+    `prepared` have other slices in the table than a model has seen and was calibrated with."""
     found = []
     reasons = Counter(slices["unscored"].to_pylist())
     for reason in (LITTLE_FOREGROUND, UNSEEN):
@@ -132,11 +137,12 @@ def volume_caveats(
             f"no volume or patient can be flagged at {rate:g}: {groups} calibration groups reach "
             f"p-values of {1 / (groups + 1):.3f}; slices are flagged one by one"
         )
+    seen = [path for path in volumes if path not in prepared]
+    if not seen:
+        return found
     scored = Counter(slices["path"].filter(pc.is_valid(slices["score"])).to_pylist())
-    usual, count = (
-        _images_a_group(calibration),
-        float(np.median([scored[path] for path in volumes])),
-    )
+    usual = _images_a_group(calibration)
+    count = float(np.median([scored[path] for path in seen]))
     if not usual / SIZE_RATIO <= count <= usual * SIZE_RATIO:
         found.append(
             f"volumes have {count:g} scored slices, calibration groups {usual:g} images: a "

@@ -54,7 +54,8 @@ from anodetect.record.rows import (
 from anodetect.record.tables import read_table, write_table
 
 FORMAT, OLDEST = 3, 2
-ADDED = {"channels": "", "study": ""}  # columns that scores.parquet has not always had
+# Columns that scores.parquet has not always had.
+ADDED = dict.fromkeys(("channels", "study", "prepared"), "")
 AUDIT_FILE = "audit.json"
 JOURNAL, LOCK = "journal.jsonl", ".lock"  # only while a scoring is under way
 PUSHED, PUSHED_LOCK = "pushed.jsonl", "pushed.lock"  # what an archive has taken

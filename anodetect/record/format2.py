@@ -28,7 +28,8 @@ TABLES = (
     "slices.parquet",
     "chain.parquet",
 )
-ADDED = {"differs": "", "channels": "", "study": ""}  # columns that scores.parquet did not have
+# Columns that scores.parquet did not have.
+ADDED = dict.fromkeys(("differs", "channels", "study", "prepared"), "")
 READ = ("scores.parquet", GROUPS, "slices.parquet")  # the tables that pages are drawn from
 
 

@@ -4,8 +4,9 @@ holds the hash of the one before.
     reviews.sqlite, table `reviews`: one row per review, columns: COLUMNS, unique in (head, number)
 
 The chain starts at the head of the score directory: with h_0 the head, review n holds `previous` =
-h_{n−1} and `hash` = h_n = sha256(canonical JSON of all its other columns). A verdict is withdrawn
-by one more review, WITHDRAWN, that names its number. This module only reads; the review app writes.
+h_{n−1} and `hash` = h_n = sha256(canonical JSON of all its other columns). Columns of ADDED that
+are null, as in reviews of older releases, are not in that JSON. A verdict is withdrawn by one more
+review, WITHDRAWN, that names its number. This module only reads; the review app writes.
 
 A chain that was cut off at its end, or written anew, still holds. So its end is kept elsewhere, as
 `anodetect review` and each export print it, or signed: with `anodetect review --sign` each session
@@ -54,8 +55,10 @@ class Review:
     `verdict` is one of JUDGEMENTS or WITHDRAWN; `withdraws` is the number of the review that is
     withdrawn, else None. `score`, `p_value` and `threshold` are those at the time of the verdict,
     None where there were none or they were not finite. `blind` says that they and the map were
-    hidden. `region` is a box "x,y,width,height" or an outline "x,y x,y x,y …" in pixels of the
-    image, where (0, 0) is the corner of the upper left pixel, or "". `time` is UTC in ISO 8601.
+    hidden. `region` has the regions that were marked, in the source's pixels, as `record.marks`
+    writes them, and `region_mm` their corners in millimetres; both are "" for none, and the latter
+    for images. `shown` says which pictures the browser had painted: "image" or "axial 3-17,20".
+    Reviews of older releases have None in these two. `time` is UTC in ISO 8601.
     """
 
     head: str
@@ -75,8 +78,11 @@ class Review:
     threshold: float | None
     previous: str
     hash: str = ""
+    region_mm: str | None = None
+    shown: str | None = None
 
 
+ADDED = ("region_mm", "shown")  # columns that older releases did not write
 COLUMNS = tuple(field.name for field in fields(Review))
 
 
@@ -84,12 +90,17 @@ def hash_of(review: Review) -> str:
     """Return the hash of everything a review says, the hash of the one before included."""
     content = asdict(review)
     del content["hash"]
+    for name in ADDED:
+        if content[name] is None:
+            del content[name]
     return sha256(canonical(content)).hexdigest()
 
 
 def from_row(row: Mapping[str, Any]) -> Review:
     """Return the review in a row of the table."""
-    return Review(**{name: row[name] for name in COLUMNS} | {"blind": bool(row["blind"])})
+    present = set(row.keys())
+    values = {name: row[name] for name in COLUMNS if name in present}
+    return Review(**values | {"blind": bool(row["blind"])})
 
 
 def in_force(reviews: Iterable[Review]) -> dict[str, dict[str, Review]]:
@@ -175,6 +186,8 @@ def verify(
 
     end = own[-1].hash if own else head
     state, why = _state(len(own), covered, end, present=file.exists())
+    if older := sum(review.shown is None and review.verdict != ERASED for review in own):
+        why += f"; {older} of a release that did not record whether the image was shown"
     return Reviewed(part_of(problems, state, why), len(own), end, max(covered, 0))
 
 
@@ -279,7 +292,8 @@ def _mismatch(review: Review, row: ScoreRow | None, withdrawn: Review | None) ->
     )
     if (review.verdict == WITHDRAWN) != own:
         return "takes back what is not there"
-    return ""
+    was_shown = review.shown != "" or review.verdict == WITHDRAWN
+    return "" if was_shown else "is about an image that was not shown"
 
 
 def finite(value: float | None) -> float | None:
@@ -373,7 +387,9 @@ def _read(connection: sqlite3.Connection) -> list[Review]:
     if connection.execute("PRAGMA quick_check").fetchone()[0] != "ok":
         raise sqlite3.DatabaseError("database disk image is malformed")
 
-    query = f"SELECT {', '.join(COLUMNS)} FROM reviews ORDER BY head, number"
+    present = {row["name"] for row in connection.execute("PRAGMA table_info(reviews)")}
+    names = [name for name in COLUMNS if name in present or name not in ADDED]
+    query = f"SELECT {', '.join(names)} FROM reviews ORDER BY head, number"
     found = []
     for row in connection.execute(query).fetchall():
         content = json.dumps(asdict(from_row(row)))

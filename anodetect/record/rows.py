@@ -39,7 +39,8 @@ class ScoreRow(Row):
     file differs from what the model has seen, "" if it does not. `channels` has, as JSON, the name,
     path and SHA-256 of each file of a row that several channels make up; then `path` is that of the
     first, and `sha256` that of their names and hashes. `study` is the DICOM study or BIDS session
-    that the file is of, of DICOM by its pseudonym; "" where it is not known.
+    that the file is of, of DICOM by its pseudonym; "" where it is not known. `prepared` says how a
+    brain was prepared before the model saw it, "" if nothing was done.
     """
 
     path: str
@@ -63,6 +64,7 @@ class ScoreRow(Row):
     differs: str = ""
     channels: str = ""
     study: str = ""
+    prepared: str = ""
 
     @property
     def is_volume(self) -> bool:

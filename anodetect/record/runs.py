@@ -238,7 +238,7 @@ class ManifestRow:
     `role` is fit, tune, calibrate, anomaly (a known one that was learned from), odd (left out of
     fit on request) or failed; `error` says why a file failed or was left out. `sha256` is "" for a
     file that could not be read. `pixels_sha256` is the hash of the decoded content, which runs of
-    older versions do not have.
+    older versions do not have. `prepared` says how a brain was prepared, "" if nothing was done.
     """
 
     path: str
@@ -248,6 +248,7 @@ class ManifestRow:
     sha256: str = ""
     error: str = ""
     pixels_sha256: str = ""
+    prepared: str = ""
 
 
 @dataclass(frozen=True)
@@ -480,7 +481,7 @@ hashes: `manifest.csv`
 - Given up: {facts.dropped or "nothing"}{odd}{known}
 - Images: {preprocess["channels"]} channel(s); values {low:g} to {high:g} become -1 to 1; \
 foreground:
-  {foreground}{_backbone_lines(header)}
+  {foreground}{_brain_line(header)}{_backbone_lines(header)}
 - False alarms: {calibration.statement(DEFAULT_FAR)}
 - Masks: {calibration.mask_statement(DEFAULT_FAR)}
 {_limit_text(header, calibration)}"""
@@ -503,6 +504,22 @@ image's values). Shares are made to rise with size and contrast; in brackets are
 
 {limit_table(limit)}
 """
+
+
+def _brain_line(header: RunHeader) -> str:
+    """Return the line of the model card on the preparation of brains, "" without one."""
+    tools = header.preprocess.get("brain")
+    if tools is None:
+        return ""
+    settings = header.config["preprocess"]["brain"]
+    asked = ", ".join(f"{name} {value}" for name, value in settings.items())
+    skull = tools["skull"] or {"name": "nothing", "version": ""}
+    cut_out_by = f"{skull['name']} {skull['version']}".rstrip()
+    template = f"; template SHA-256 `{tools['template']}`" if tools["template"] else ""
+    return (
+        f"\n- Brains: {asked}; cut out by {cut_out_by}{template}; what was done to each: "
+        "`manifest.csv`"
+    )
 
 
 def _backbone_lines(header: RunHeader) -> str:

@@ -9,6 +9,11 @@
     training.py    the page to train and to score on
     widgets.py     parts that several pages draw; shortcuts.py and pointer.py run in the browser
 
+    viewing.py     the viewer in the page, and what it sends back; viewer/ is its source
+    serving.py     the app with the viewer's addresses, routes.py
+    tickets.py     what the browser may fetch; tiles.py makes pyramids of images and maps
+    facts.py       what is said of a case beside its pictures
+
     session.py     the score directory a page is drawn from, its verdicts and the reviewer
     store.py       verdicts, added and never changed; export.py writes them to files
     loading.py     the files behind a case; thumbnails.py makes small pictures of them

@@ -68,6 +68,13 @@ def _choose_filter(popover: Any, scores: Scores, blind: bool) -> Filter:
         chosen = popover.multiselect(label, options, key=key, persist_state="session")
         return frozenset(chosen)
 
+    # A sample of another directory, which has other paths, is none of this one.
+    sample = frozenset(st.session_state.audit_sample & scores.by_path.keys())
+    only_sample = sample and popover.checkbox(
+        f"Only the audit sample ({len(sample)})", key="only_sample", persist_state="session"
+    )
+    paths = sample if only_sample else frozenset[str]()
+
     reviewed = popover.selectbox(
         "Reviewed", worklist.PROGRESS, key="reviewed", persist_state="session"
     )
@@ -76,6 +83,7 @@ def _choose_filter(popover: Any, scores: Scores, blind: bool) -> Filter:
             status=choose_several("Status", "status", scores.statuses),
             groups=choose_several("Patient or lot", "groups", scores.group_names),
             reviewed=reviewed,
+            paths=paths,
         )
 
     search = popover.text_input("Search names", key="search", persist_state="session")
@@ -90,6 +98,7 @@ def _choose_filter(popover: Any, scores: Scores, blind: bool) -> Filter:
         flagged=FLAGGED[flagged],
         reviewed=reviewed,
         search=search,
+        paths=paths,
     )
 
 

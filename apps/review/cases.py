@@ -5,13 +5,17 @@ from itertools import chain
 
 import streamlit as st
 
+from anodetect.record import marks
+from anodetect.record.marks import WHOLE
 from anodetect.record.reviews import JUDGEMENTS, Judgement
 from anodetect.record.rows import OK, ScoreRow
 
-from . import case_list, picture, regions, shortcuts, worklist
-from .case_list import go_to
-from .session import ReviewSession
-from .widgets import number_text, with_message
+from . import case_list, drafts, known, picture, regions, screen, shortcuts, viewing, worklist
+from .case_list import SIGNS, go_to
+from .facts import facts_of
+from .picture import Picture
+from .session import ReviewSession, volume_of
+from .widgets import with_message
 
 
 def draw(session: ReviewSession) -> None:
@@ -42,10 +46,11 @@ def draw(session: ReviewSession) -> None:
     row = session.scores.by_path[st.session_state.open]
     hidden = session.is_hidden(row.path, blind)
 
-    _draw_facts(row, paths, hidden)
-    _draw_buttons(session, row, paths, hidden)
-    picture.draw(session, row, hidden)
-    _draw_remarks(row)
+    in_viewer = viewing.is_ready() and viewing.is_drawable(row)
+    if in_viewer:
+        _draw_in_viewer(session, row, paths, blind)
+    else:
+        _draw_plainly(session, row, paths, hidden)
     _draw_verdicts(session, row, hidden)
 
     with st.sidebar:
@@ -56,39 +61,79 @@ def draw(session: ReviewSession) -> None:
         studies = groups[place].studies if groups else ()
         case_list.draw_images(session, rows, row.path, blind, studies)
 
+    if in_viewer:
+        return
     st.session_state.drawn += 1
-    shortcuts.mount(st.session_state.drawn)
+    shortcuts.mount(session.store.head, st.session_state.drawn, st.session_state.verdict_keys)
     following = worklist.neighbour(paths, row.path, 1)
     next_row = session.scores.by_path[following]
     picture.prepare(session, next_row, session.is_hidden(following, blind))
 
 
+def _draw_plainly(
+    session: ReviewSession, row: ScoreRow, paths: Sequence[str], hidden: bool
+) -> None:
+    """Draw a case without the viewer: facts, buttons, pictures, and the fields for remarks."""
+    if not viewing.is_ready():
+        viewing.draw_missing()
+    _draw_facts(row, paths, hidden)
+    strip = st.container()
+    _draw_buttons(session, row, paths, hidden)
+    opened = picture.draw(session, row, hidden)
+    with strip:
+        _draw_known(session, row, opened, hidden)
+    _draw_remarks(session, row, opened)
+
+
+def _draw_in_viewer(
+    session: ReviewSession, row: ScoreRow, paths: Sequence[str], blind: bool
+) -> None:
+    """Draw a case in the viewer, which has its own buttons and fields."""
+    screen.announce_nothing()  # the viewer reports with each verdict what it has painted
+    image = Picture(None, (), WHOLE, regions.source_of(row))
+    _draw_known(session, row, image, hidden=True)
+    viewing.draw(session, row, paths, blind)
+
+
 def _draw_facts(row: ScoreRow, paths: Sequence[str], hidden: bool) -> None:
     """Draw the case's name and place in the list, and its scores, as far as they are not hidden."""
-    place = "no longer in the list"
-    if row.path in paths:
-        place = f"{paths.index(row.path) + 1} of {len(paths)}"
-    if hidden:
-        st.text(f"Image {place}")
-        return
+    facts = facts_of(row, paths, hidden)
+    st.text(facts.title)
+    for line in facts.lines:
+        st.text(line)
+    if facts.warning:
+        st.warning(facts.warning)
+        st.text(facts.reason)
 
-    names = [row.path]
-    names += [name for name in dict.fromkeys((row.group, row.study)) if name not in ("", row.path)]
-    st.text(f"{' · '.join(names)}  ({place})")
-    if row.status != OK:
-        st.warning(f"This file was {row.status}:")
-        st.text(row.error)
-        return
 
-    p, score, threshold = map(number_text, (row.p_value, row.score, row.threshold))
-    decision = {True: "flagged", False: "not flagged", None: "not decided: there is no calibration"}
-    st.text(
-        f"p {p} · score {score} (threshold {threshold}; larger is more anomalous) · "
-        f"{decision[row.flagged]}"
-    )
-    if row.differs:
-        st.warning("Unlike what the model has seen; its p-value may not hold:")
-        st.text(row.differs)
+def _draw_known(session: ReviewSession, row: ScoreRow, opened: Picture, hidden: bool) -> None:
+    """Draw the strip that opens: what is to be known of the batch, and what is flagged in the case
+    unless that is hidden."""
+    notes = session.scores.notes
+    serious = sum(note.serious for note in notes)
+    title = f"To know: {serious} warning{'' if serious == 1 else 's'}"
+    found = None if hidden or row.status != OK else _found(session, row, opened)
+    if found is not None:
+        title += f" · {found.text}"
+
+    icon = ":material/warning:" if serious else ":material/info:"
+    with st.expander(title, icon=icon, key="known"):
+        for note in notes:
+            st.text(f"{'⚠ ' if note.serious else ''}{note.text}")
+        if row.differs and not hidden:
+            st.text(f"⚠ This file is unlike what the model has seen: {row.differs}")
+
+
+def _found(session: ReviewSession, row: ScoreRow, opened: Picture) -> known.Found:
+    """Return the findings in the case that is open."""
+    regions_here = None if opened.view is None else opened.view.found
+    slices, marked = list(session.scores.slices.get(row.path, ())), tuple[int, ...]()
+    geometry = opened.source.geometry
+    if geometry is not None:
+        slices.sort(key=lambda each: each.slice, reverse=geometry.flipped[0])
+        volume = volume_of(session.directory, row, geometry.plane, screen.channel())
+        marked = volume.slices_with_regions
+    return known.found_in(row, slices, regions_here, marked)
 
 
 # -- Judging ---------------------------------------------------------------------------------------
@@ -107,11 +152,10 @@ def _draw_buttons(
 
     for verdict in JUDGEMENTS:
         buttons.button(
-            f"{verdict.capitalize()} · {shortcuts.KEYS[verdict]}",
-            key=f"verdict_{verdict.replace(' ', '_')}",
+            f"{SIGNS[verdict]} {verdict.capitalize()} · {st.session_state.verdict_keys[verdict]}",
+            key=shortcuts.button_key(verdict),
             on_click=with_message(_judge, session, row, paths, hidden, verdict),
             disabled=not session.reviewer,
-            type="primary",
         )
     buttons.button(
         "Undo · Z",
@@ -128,40 +172,104 @@ def _judge(
     session: ReviewSession, row: ScoreRow, paths: Sequence[str], hidden: bool, verdict: Judgement
 ) -> None:
     """Record a verdict and open the next case; in blind mode the same case, now with its scores."""
-    state, path = st.session_state, row.path
-    session.store.add(
-        row,
-        session.reviewer,
-        verdict,
-        comment=state.get(f"comment-{path}", ""),
-        region=regions.parse(state.get(f"region-{path}", ""), row.width, row.height),
-        blind=hidden,
-    )
-    if not state.blind:
+    _record(session, row, hidden, verdict)
+    path = row.path
+    if not st.session_state.blind:
         path = worklist.next_to_judge(paths, path, session.judgements, session.reviewer)
     go_to(path)
 
 
+def _record(session: ReviewSession, row: ScoreRow, hidden: bool, verdict: Judgement) -> None:
+    """Record a verdict on the case that is open, with the comment and the regions of its draft.
+
+    Raises RunError if the browser has not painted the case, DataError if a region is none of it.
+    """
+    shown = screen.painted(session.store.head, row)
+    drafts.read_fields(session, row.path)
+    draft = drafts.draft_of(session, row.path)
+    place = shown[-1].place
+    geometry = None
+    if place.plane:
+        geometry = volume_of(session.directory, row, place.plane, screen.channel()).geometry
+    source = regions.source_of(row, geometry)
+    found = regions.parse(draft.region, source, place)
+
+    session.store.add(
+        row,
+        session.reviewer,
+        verdict,
+        shown,
+        comment=draft.comment,
+        region=marks.to_text(found),
+        region_mm=regions.millimetres(found, source),
+        blind=hidden,
+    )
+    drafts.discard(session, row.path)
+
+
 def _undo(session: ReviewSession) -> None:
-    """Withdraw the reviewer's last verdict, and open its case."""
+    """Withdraw the reviewer's last verdict, say so, and open its case; its comment and regions are
+    a draft again."""
     last = worklist.last_of(session.reviews, session.reviewer)
-    if last is not None:
-        session.store.withdraw(last, session.reviewer)
-        go_to(last.path)
+    if last is None:
+        st.session_state.notice = "There is no verdict of yours to take back."
+        return
+
+    session.store.withdraw(last, session.reviewer)
+    if not drafts.is_unsaved(session, last.path):
+        drafts.keep(session, last.path, drafts.saved(session, last))
+    name = "this case" if st.session_state.blind else last.path
+    st.session_state.notice = (
+        f"Taken back: {last.verdict}, which you recorded at {last.time[11:19]} UTC on {name}."
+    )
+    go_to(last.path)
 
 
-def _draw_remarks(row: ScoreRow) -> None:
-    """Draw the fields for the comment and the region of the next verdict."""
+def _draw_remarks(session: ReviewSession, row: ScoreRow, opened: Picture) -> None:
+    """Draw the fields for the comment and the regions of the next verdict. They hold the case's
+    draft, whichever case was open before."""
+    path = row.path
+    drafts.show_in_fields(session, path)
     comment, region = st.columns([2, 1])
     comment.text_input(
-        "Comment, kept with the next verdict", key=f"comment-{row.path}", max_chars=4000
+        "Comment, kept with the next verdict",
+        key=drafts.field_key("comment", path),
+        max_chars=4000,
+        on_change=drafts.read_fields,
+        args=(session, path),
     )
+    where = f"{opened.place}: x,y,width,height" if opened.place.plane else "x,y,width,height"
     region.text_input(
         "Region, kept with the next verdict",
-        key=f"region-{row.path}",
+        key=drafts.field_key("region", path),
+        on_change=drafts.read_fields,
+        args=(session, path),
         help="Draw it with the box or the lasso over the image, "
-        "or write x,y,width,height in pixels.",
+        f"or write {where} in pixels of the source; several are separated by a semicolon.",
     )
+    _draw_unsaved(session, row)
+
+
+def _draw_unsaved(session: ReviewSession, row: ScoreRow) -> None:
+    """Draw what can be done with a comment or regions that are not recorded yet, here and on other
+    cases."""
+    waiting = drafts.unsaved(session)
+    if row.path in waiting:
+        buttons = st.container(horizontal=True, gap="small", vertical_alignment="center")
+        buttons.caption("Comment and region are not recorded yet.")
+        own = session.own_verdict(row.path)
+        if own is not None:
+            hidden = session.is_hidden(row.path, st.session_state.blind)
+            verdict = next(each for each in JUDGEMENTS if each == own.verdict)
+            buttons.button(
+                f"Record with my verdict, {verdict}",
+                key="record_draft",
+                on_click=with_message(_record, session, row, hidden, verdict),
+            )
+        buttons.button("Discard", key="discard", on_click=drafts.discard, args=(session, row.path))
+    others = len(waiting) - (row.path in waiting)
+    if others:
+        st.caption(f"Comments or regions on other cases that are not recorded yet: {others}")
 
 
 def _draw_verdicts(session: ReviewSession, row: ScoreRow, hidden: bool) -> None:

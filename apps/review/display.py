@@ -4,6 +4,8 @@ import io
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -64,6 +66,16 @@ class VolumeCase:
     mask: Bools | None
     notes: tuple[str, ...]
 
+    def __post_init__(self) -> None:
+        _make_read_only(self)
+
+    @cached_property
+    def slices_with_regions(self) -> tuple[int, ...]:
+        """The slices in which regions count, counted from 1."""
+        if self.found is None:
+            return ()
+        return tuple((np.flatnonzero(self.found.any((1, 2))) + 1).tolist())
+
 
 @dataclass(frozen=True, eq=False)  # equal to itself alone, so that it can be the key of a cache
 class View:
@@ -90,6 +102,16 @@ class View:
     difference: Picture | None
     notes: tuple[str, ...]
 
+    def __post_init__(self) -> None:
+        _make_read_only(self)
+
+
+def _make_read_only(shared: "View | VolumeCase") -> None:
+    """Let nobody write into the arrays of an object that all sessions share."""
+    for value in vars(shared).values():
+        if isinstance(value, np.ndarray):
+            value.setflags(write=False)
+
 
 # -- Views -----------------------------------------------------------------------------------------
 
@@ -113,7 +135,7 @@ def view(case: Case, aspect: float = 1.0) -> View | None:
         hover_block=hover_block,
         intensity=_compact(reduced(image.mean(0), hover_block, "mean")),
         anomaly=None if heatmap is None else reduced(heatmap, hover_block, "max"),
-        windows=windows(image),
+        windows=MappingProxyType(windows(image)),
         reconstruction=in_colour,
         difference=difference(case),
         notes=case.notes,

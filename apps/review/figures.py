@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from anodetect.output import pictures
 from anodetect.record.rows import OK, ScoreRow, SliceRow
-from anodetect.stats.agreement import Rate
 from anodetect.types import Bools
 
 from . import display
@@ -19,6 +18,7 @@ from .display import Picture, View
 from .outcome import Curve
 
 CONTOUR, TRUTH = "#00e5ff", "#7CFC00"
+OWN, OTHERS = "#f0e442", "#e69fda"  # regions that reviewers marked
 LINE = "#8a8f98"  # colour of lines in charts, visible on white and on black
 MARKER = "#d1495b"
 GAP = 0.02  # space between panels, as a share of the figure's width
@@ -64,29 +64,53 @@ class Panel:
     picture: Picture
 
 
+@dataclass(frozen=True)
+class DrawnPanel:
+    """A panel as a browser gets it: its title, and the trace of its picture as names and values."""
+
+    title: str
+    trace: tuple[tuple[str, str | float], ...]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line [N, 2] as x, y in pixels of the image; NaN stands between two lines."""
+
+    points: NDArray[np.float64]
+    colour: str
+    dash: str = "solid"
+
+
 # -- A case ----------------------------------------------------------------------------------------
 
 
-@lru_cache(32)
-def case(view: View, appearance: Appearance, *, hidden: bool) -> dict[str, Any]:
+def case(
+    view: View,
+    appearance: Appearance,
+    *,
+    hidden: bool,
+    key: str = "",
+    marks: Sequence[Line] = (),
+) -> dict[str, Any]:
     """Return the figure of a case: image, heatmap over it and third panel, zoomed together, in
     pixels of the image. Where the map is `hidden` or missing, the image stands alone.
 
-    The figure is cached, so that the next case can be drawn before it is asked for. It is a plain
-    dict, which takes less time to make than plotly's own figures.
+    The browser reports `key` once it has painted the figure. `marks` are drawn over all panels.
+    Plotly changes a figure while it reads it, so each call returns one of its own; what takes time
+    is cached and cannot be changed. It is a plain dict, which takes less time to make than plotly's
+    own figures.
     """
     has_map = view.heatmap is not None and not hidden
-    panels = _panels(view, appearance, has_map)
+    panels, contours = prepare(view, appearance, hidden=hidden)
     width = (1 - GAP * (len(panels) - 1)) / len(panels)
-    lines = _contours(view, appearance)
 
     data, titles = list[dict[str, Any]](), list[dict[str, Any]]()
-    layout: dict[str, Any] = dict(LAYOUT)
+    layout: dict[str, Any] = LAYOUT | {"meta": key}
     for n, panel in enumerate(panels):
         number = "" if n == 0 else str(n + 1)
         axes = {"xaxis": f"x{number}", "yaxis": f"y{number}"}
-        data.append(_image(panel.picture, view) | axes)
-        data += [line | axes for line in lines]
+        data.append(dict(panel.trace) | axes)
+        data += [_trace(line) | axes for line in (*contours, *marks)]
 
         left = n * (width + GAP)
         layout[f"xaxis{number}"] = _x_axis(view, number, left, left + width)
@@ -97,8 +121,22 @@ def case(view: View, appearance: Appearance, *, hidden: bool) -> dict[str, Any]:
         last = {"xaxis": f"x{len(panels)}", "yaxis": f"y{len(panels)}"}
         data.append(_colour_bar(appearance) | last)
     layout["annotations"] = titles
-    layout["margin"] = MARGIN | {"r": BAR_MARGIN} if has_map else MARGIN
+    layout["margin"] = MARGIN | ({"r": BAR_MARGIN} if has_map else {})
     return {"data": data, "layout": layout}
+
+
+@lru_cache(32)
+def prepare(
+    view: View, appearance: Appearance, *, hidden: bool
+) -> tuple[tuple[DrawnPanel, ...], tuple[Line, ...]]:
+    """Return the panels and contours of a case as they are drawn. They are cached, so that the next
+    case can be drawn before it is asked for."""
+    has_map = view.heatmap is not None and not hidden
+    panels = []
+    for panel in _panels(view, appearance, has_map):
+        trace = _image(panel.picture, view)
+        panels.append(DrawnPanel(panel.title, tuple(trace.items())))
+    return tuple(panels), tuple(_contours(view, appearance, has_map))
 
 
 def _panels(view: View, appearance: Appearance, has_map: bool) -> list[Panel]:
@@ -152,22 +190,35 @@ def _title(text: str, x: float) -> dict[str, Any]:
     return {"text": text, "showarrow": False} | place | anchor
 
 
-def _contours(view: View, appearance: Appearance) -> list[dict[str, Any]]:
-    """Return the outlines of the truth, and those of the regions that count, as traces."""
+def _contours(view: View, appearance: Appearance, has_map: bool) -> list[Line]:
+    """Return the outlines of the truth, and those of the regions that count."""
     lines = []
-    if appearance.truth and view.mask is not None:
+    if appearance.truth and view.mask is not None and has_map:
         lines.append(_outline(view.mask, view.block, TRUTH))
-    if appearance.contours and view.found is not None:
+    if appearance.contours and view.found is not None and has_map:
         lines.append(_outline(view.found, view.block, CONTOUR))
     return lines
 
 
-def _outline(inside: Bools, block: int, colour: str) -> dict[str, Any]:
-    """Return the outline of a mask as a trace."""
+def _outline(inside: Bools, block: int, colour: str) -> Line:
+    """Return the outline of a mask."""
     points = display.outlines(inside, block)
-    line = {"color": colour, "width": 1.5}
-    style = {"type": "scatter", "mode": "lines", "line": line, "hoverinfo": "skip"}
-    return style | {"x": points[:, 0], "y": points[:, 1]}
+    points.setflags(write=False)
+    return Line(points, colour)
+
+
+def _trace(line: Line) -> dict[str, Any]:
+    """Return a line as a trace."""
+    style = {"color": line.colour, "width": 1.5, "dash": line.dash}
+    values = {"x": line.points[:, 0], "y": line.points[:, 1]}
+    return {"type": "scatter", "mode": "lines", "line": style, "hoverinfo": "skip"} | values
+
+
+def outline_of(corners: Sequence[tuple[int, int]], own: bool) -> Line:
+    """Return the closed outline of a region that a reviewer marked; `corners` are those of pixels
+    as they are shown."""
+    points = np.array([*corners, corners[0]], np.float64) - 0.5
+    return Line(points, OWN) if own else Line(points, OTHERS, "dash")
 
 
 def _colour_bar(appearance: Appearance) -> dict[str, Any]:
@@ -210,10 +261,10 @@ def profile(slices: Sequence[SliceRow], number: int, threshold: float) -> go.Fig
 
 
 def histogram(
-    rows: Sequence[ScoreRow], calibration: NDArray[np.float64], threshold: float
+    rows: Sequence[ScoreRow], calibration: NDArray[np.float64], threshold: float, reference: str
 ) -> go.Figure:
-    """Return the histogram of this batch's scores over that of the calibration normals' scores,
-    with a line at the threshold."""
+    """Return the histogram of this batch's scores over that of the scores it is compared with, of
+    which `reference` is the name, with a line at the threshold."""
     legend = {"orientation": "h", "y": 1.0, "yanchor": "bottom"}
     layout = {"barmode": "overlay", "height": 360, "legend": legend, "margin": {"t": 40}}
     figure = go.Figure(layout=layout)
@@ -221,7 +272,7 @@ def histogram(
     scores = np.array([row.score for row in rows if row.status == OK])
     edges = np.histogram_bin_edges(np.concatenate([scores, calibration]), 50)
     centres, width = (edges[1:] + edges[:-1]) / 2, edges[1] - edges[0]
-    for values, name in ((scores, "this batch"), (calibration, "calibration normals")):
+    for values, name in ((scores, "this batch"), (calibration, reference)):
         share = 100 * np.histogram(values, edges)[0] / max(len(values), 1)
         figure.add_trace(go.Bar(x=centres, y=share, width=width, name=name, opacity=0.6))
 
@@ -232,7 +283,7 @@ def histogram(
     return figure
 
 
-def roc(curve: Curve, false_alarms: Rate, sensitivity: Rate) -> go.Figure:
+def roc(curve: Curve, false_alarms: float, sensitivity: float) -> go.Figure:
     """Return the ROC curve with a mark where the threshold stands."""
     figure = go.Figure(layout={"height": 360, "showlegend": False, "margin": {"t": 40}})
     figure.add_trace(
@@ -241,8 +292,8 @@ def roc(curve: Curve, false_alarms: Rate, sensitivity: Rate) -> go.Figure:
 
     figure.add_trace(
         go.Scatter(
-            x=[false_alarms.value],
-            y=[sensitivity.value],
+            x=[false_alarms],
+            y=[sensitivity],
             mode="markers",
             marker={"size": 12, "symbol": "x", "color": MARKER},
             name="this rate",

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from anodetect.data import formats
 from anodetect.data.manifest import is_manifest
@@ -99,7 +100,7 @@ def _list_folder(folder: Path) -> tuple[list[Path], set[str]]:
     return sorted(folders), names
 
 
-def measured_auroc(scores: Sequence[Path]) -> dict[str, str]:
+def measured_auroc(scores: Sequence[Path]) -> Mapping[str, str]:
     """Return for the hash of each model its image AUROC on the labelled images of one of these
     score directories, as a text. Directories without labels and damaged ones are left out."""
     by_model = {}
@@ -111,7 +112,7 @@ def measured_auroc(scores: Sequence[Path]) -> dict[str, str]:
             by_model[audit["model_sha256"]] = f"{auroc['value']:.3f}{interval} on {path.name}"
         except (OSError, ValueError, KeyError, TypeError):
             continue
-    return by_model
+    return MappingProxyType(by_model)
 
 
 def run_row(run: Path, measured: Mapping[str, str]) -> RunRow:

@@ -6,10 +6,11 @@ one only if its bytes have the recorded hash.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeVar
 
 import numpy as np
@@ -248,9 +249,10 @@ def _with_masks(directory: ScoreDirectory, row: ScoreRow) -> Record:
 
 
 @lru_cache(4)
-def _masks_of(root: Path, changed: int) -> dict[str, tuple[Path, ...]]:
+def _masks_of(root: Path, changed: int) -> Mapping[str, tuple[Path, ...]]:
     """Return the masks of a folder's images by their paths; `changed` makes them be found anew."""
-    return {record.id: record.masks for record in scan(root).records if record.masks}
+    masks = {record.id: record.masks for record in scan(root).records if record.masks}
+    return MappingProxyType(masks)
 
 
 def _manifest_folder(root: Path, name: str) -> Path | None:
@@ -262,7 +264,7 @@ def _manifest_folder(root: Path, name: str) -> Path | None:
     return None
 
 
-def _manifest_row(directory: ScoreDirectory, row: ScoreRow) -> dict[str, str]:
+def _manifest_row(directory: ScoreDirectory, row: ScoreRow) -> Mapping[str, str]:
     """Return an image's line in the manifest of the scored folder, or of one in it; {} where it has
     none."""
     name, root = path_of(row.path), Path(directory.audit.root)
@@ -275,9 +277,10 @@ def _manifest_row(directory: ScoreDirectory, row: ScoreRow) -> dict[str, str]:
 
 
 @lru_cache(4)
-def _read_manifest(file: Path, changed: int) -> dict[str, dict[str, str]]:
+def _read_manifest(file: Path, changed: int) -> Mapping[str, Mapping[str, str]]:
     """Return the lines of a manifest by their paths; `changed` makes a new one be read anew."""
-    return manifest.manifest_rows(file)
+    rows = manifest.manifest_rows(file)
+    return MappingProxyType({name: MappingProxyType(row) for name, row in rows.items()})
 
 
 def _read_kept_picture(directory: ScoreDirectory, row: ScoreRow) -> tuple[Picture, Picture] | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import streamlit as st
 
+from anodetect.commands.review import KEYS, verdict_keys
 from anodetect.errors import AnodetectError, RunError
 from anodetect.record.reviews import DATABASE
 
@@ -20,6 +21,12 @@ STYLE = """<style>
 .stMainBlockContainer { padding: 3.75rem 1.5rem 2rem; }
 [data-testid="stSidebarUserContent"] { padding: 0 0 1rem; }
 .st-key-page button { padding-inline: 0.6rem; }
+/* Verdicts differ by their signs, and by colours that the colour-blind tell apart. */
+[class*=st-key-verdict_] button { border-width: 2px; }
+.st-key-verdict_normal button { border-color: #0072b2; }
+.st-key-verdict_anomalous button { border-color: #d55e00; border-radius: 0; }
+.st-key-verdict_unsure button { border-color: #cc79a7; border-style: dashed; }
+.st-key-verdict_bad_image button { border-color: #808080; border-style: dotted; }
 :is(.st-key-picture, .st-key-picture_alone) {
   height: var(--high); min-height: 0; flex: none !important;
 }
@@ -39,6 +46,8 @@ STATE = {
     "overlay": True,
     "opacity": 70,  # %
     "problem": "",  # a message to show once
+    "notice": "",  # the same, of what was done
+    "audit_sample": frozenset(),  # paths of a random sample to judge
     "clicks": 0,  # how often a case was opened from a table
     "drawn": 0,  # how often a case was drawn
 }
@@ -66,15 +75,17 @@ PAGES: dict[str, ScorePage | RootPage] = {
 }
 
 
-def main(folders: Sequence[Path], roots: Sequence[Path]) -> None:
+def main(folders: Sequence[Path], roots: Sequence[Path], keys: str = KEYS) -> None:
     """Draw the app for these score directories and for those that lie in `roots`, the folders it
-    may train and score in. Errors a user can correct become a message in the page."""
+    may train and score in; `keys` are those of the verdicts. Errors a user can correct become a
+    message in the page."""
     st.set_page_config(page_title="anodetect review", layout="wide", initial_sidebar_state=SIDEBAR)
     st.html(STYLE)
     for name, value in STATE.items():
         st.session_state.setdefault(name, value)
 
     try:
+        st.session_state.verdict_keys = verdict_keys(keys)
         _draw(folders, roots)
     except AnodetectError as error:
         show_problem(str(error))
@@ -89,6 +100,9 @@ def _draw(folders: Sequence[Path], roots: Sequence[Path]) -> None:
     if st.session_state.problem:
         show_problem(st.session_state.problem)
         st.session_state.problem = ""
+    if st.session_state.notice:
+        st.container(border=True).text(st.session_state.notice)
+        st.session_state.notice = ""
 
     page = PAGES[name]
     if isinstance(page, RootPage):

@@ -1,43 +1,64 @@
 """The picture of the open case: image, heatmap over it and third panel, with their controls."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import streamlit as st
 
 from anodetect.data import geometry
+from anodetect.errors import DataError
 from anodetect.output.volumes import place_text
-from anodetect.record import channel_files
+from anodetect.record import channel_files, marks
+from anodetect.record.marks import WHOLE, Place
 from anodetect.record.rows import ScoreRow
 
-from . import display, figures, pointer, regions, shortcuts
+from . import display, drafts, figures, pointer, regions, screen, shortcuts
 from .display import View
-from .figures import Appearance
+from .figures import Appearance, Line
+from .regions import Source
 from .session import ReviewSession, highest_slice, view_of, volume_of
 
 BY_HAND = "by hand"  # the name of the window that the reader sets
 OPACITY_STEP = 10  # %
 
 
-def draw(session: ReviewSession, row: ScoreRow, hidden: bool) -> None:
-    """Draw the picture; `hidden` leaves out everything that would reveal the score."""
+@dataclass(frozen=True)
+class Picture:
+    """The picture that is open: what is drawn of it, its place in its source, and the source's
+    grid. `view` is None where there is nothing to draw; `notes` say why, and what is missing."""
+
+    view: View | None
+    notes: tuple[str, ...]
+    place: Place
+    source: Source
+
+
+def draw(session: ReviewSession, row: ScoreRow, hidden: bool) -> Picture:
+    """Draw the picture and return it; `hidden` leaves out everything that would reveal the score.
+
+    It is announced to the browser, without whose report no verdict is taken.
+    """
     channel = _chosen_channel(row)
     if row.is_volume:
-        view, notes = _slice(session, row, channel, hidden)
+        opened = _slice(session, row, channel, hidden)
     else:
         view, notes = view_of(session.directory, row, channel)
+        opened = Picture(view, notes, WHOLE, regions.source_of(row))
     if not hidden:
-        for note in notes:
+        for note in opened.notes:
             st.text(note)
 
+    view = opened.view
     if view is None:
+        screen.announce_nothing()
         st.info(
             "The image cannot be shown; see it with blind mode off."
             if hidden
-            else "There is no image to show."
+            else "There is no image to show, and so there is nothing to judge."
         )
-        return
+        return opened
+    key = screen.announce(row, opened.place, channel)
 
     # The chart stands above the controls it depends on; page.STYLE sets the height of its place.
     has_map = view.heatmap is not None and not hidden
@@ -45,9 +66,12 @@ def draw(session: ReviewSession, row: ScoreRow, hidden: bool) -> None:
     below = st.container()
     appearance = st.session_state.appearance = _appearance(session, view, has_map)
     with chart_place:
-        _chart(view, appearance, row.path, hidden)
+        lines = _marked(session, row.path, opened, hidden)
+        figure = figures.case(view, appearance, hidden=hidden, key=key, marks=lines)
+        _chart(session, row.path, opened, figure, _names(view, appearance, hidden))
     with below:
-        pointer.draw(view, hidden)
+        pointer.draw(view, hidden, key)
+    return opened
 
 
 def prepare(session: ReviewSession, row: ScoreRow, hidden: bool) -> None:
@@ -60,7 +84,7 @@ def prepare(session: ReviewSession, row: ScoreRow, hidden: bool) -> None:
     view, _ = view_of(session.directory, row, _channel_of(channel_names(row)))
     if view is not None:
         appearance = replace(appearance, window=_preset(view, preset))
-        figures.case(view, appearance, hidden=hidden)
+        figures.prepare(view, appearance, hidden=hidden)
 
 
 def channel_names(row: ScoreRow) -> list[str]:
@@ -90,23 +114,37 @@ def _chosen_channel(row: ScoreRow) -> str:
     return chosen
 
 
-def _chart(view: View, appearance: Appearance, path: str, hidden: bool) -> None:
-    """Draw the chart; a box or outline drawn in it becomes the region of the next verdict."""
+def _names(view: View, appearance: Appearance, hidden: bool) -> str:
+    """Return the names of the panels."""
+    if view.heatmap is None or hidden:
+        return "Image"
+    return f"Image, heatmap over it, {appearance.third}"
+
+
+def _chart(
+    session: ReviewSession, path: str, opened: Picture, figure: dict[str, Any], names: str
+) -> None:
+    """Draw the chart; a box or outline drawn in it is one more region of the next verdict."""
     key = "chart"
 
-    def keep_region() -> None:
-        height, width = view.size
+    def keep_regions() -> None:
+        if opened.view is None:
+            return
+        height, width = opened.view.size
         selection = st.session_state[key].selection
-        st.session_state[f"region-{path}"] = regions.from_selection(selection, width, height)
+        found = regions.from_selection(selection, width, height, opened.place)
+        drawn = [str(regions.to_screen(mark, opened.source)) for mark in found]
 
-    names = "Image"
-    if view.heatmap is not None and not hidden:
-        names = f"Image, heatmap over it, {appearance.third}"
+        draft = drafts.draft_of(session, path)
+        present = [part.strip() for part in draft.region.split(";") if part.strip()]
+        together = "; ".join(dict.fromkeys(present + drawn))
+        drafts.keep(session, path, replace(draft, region=together))
+
     st.plotly_chart(
-        figures.case(view, appearance, hidden=hidden),
+        figure,
         height="stretch",
         key=key,
-        on_select=keep_region,
+        on_select=keep_regions,
         selection_mode=("box", "lasso"),
         config={
             "scrollZoom": True,
@@ -117,24 +155,46 @@ def _chart(view: View, appearance: Appearance, path: str, hidden: bool) -> None:
     )
 
 
+def _marked(session: ReviewSession, path: str, opened: Picture, hidden: bool) -> list[Line]:
+    """Return the outlines of the regions on this picture: the reviewer's own, and, once the
+    reviewer has judged, those that others recorded."""
+    texts = [(drafts.draft_of(session, path).region, True)]
+    if not hidden and session.own_verdict(path) is not None:
+        for review in session.judgements.get(path, {}).values():
+            if review.reviewer != session.reviewer:
+                texts.append((drafts.saved(session, review).region, False))
+
+    lines = []
+    for text, own in texts:
+        try:
+            found = regions.parse(text, opened.source)
+        except DataError:
+            continue  # the field below shows the text, and no verdict is recorded with it
+        for mark in found:
+            if mark.place == opened.place:
+                on_screen = regions.to_screen(mark, opened.source)
+                lines.append(figures.outline_of(on_screen.corners, own))
+    return lines
+
+
 # -- Volumes ---------------------------------------------------------------------------------------
 
 
-def _slice(
-    session: ReviewSession, row: ScoreRow, channel: str, hidden: bool
-) -> tuple[View | None, tuple[str, ...]]:
-    """Draw the choice of a volume's slice, and return its view with notes.
+def _slice(session: ReviewSession, row: ScoreRow, channel: str, hidden: bool) -> Picture:
+    """Draw the choice of a volume's slice, and return it.
 
     The choice starts at the slice with the highest score, or at the middle one where scores are
     hidden.
     """
     slices = session.scores.slices.get(row.path, [])
+    nowhere = WHOLE, regions.source_of(row)
     if not slices:
-        return None, ("No image: the volume's slices were not recorded; score it again",)
+        reason = "No image: the volume's slices were not recorded; score it again"
+        return Picture(None, (reason,), *nowhere)
     plane = slices[0].axis
     volume = volume_of(session.directory, row, plane, channel)
     if volume.geometry is None:
-        return None, volume.notes
+        return Picture(None, volume.notes, *nowhere)
 
     downward = volume.geometry.flipped[0]
     ordered = sorted(slices, key=lambda each: each.slice, reverse=downward)
@@ -154,7 +214,9 @@ def _slice(
     notes = volume.notes
     if ordered[number].unscored:
         notes += (f"This slice was not scored: {ordered[number].unscored}.",)
-    return display.slice_view(volume, number), notes
+    place = marks.place_of(plane, marks.source_number(volume.geometry, number))
+    source = regions.source_of(row, volume.geometry)
+    return Picture(display.slice_view(volume, number), notes, place, source)
 
 
 def _where(shown: geometry.Geometry, number: int) -> str:
@@ -222,7 +284,7 @@ def _buttons() -> None:
     buttons.button("Less opaque · −", key="less", on_click=_add_opacity, args=(-OPACITY_STEP,))
     buttons.button("More opaque · +", key="more", on_click=_add_opacity, args=(OPACITY_STEP,))
     if buttons.button("Keys · ?", key="help"):
-        shortcuts.show_help()
+        shortcuts.show_help(st.session_state.verdict_keys)
 
 
 def _toggle_overlay() -> None:

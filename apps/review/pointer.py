@@ -18,8 +18,9 @@ const number = (value) =>
   Number.isNaN(value) ? "not scored" : String(Number(value.toPrecision(4)));
 const bytes = (text) => Uint8Array.from(atob(text), (character) => character.charCodeAt(0)).buffer;
 const decoded = ({name, kind, values}) => ({name, values: new kinds[kind](bytes(values))});
-let data, line, layers, plot;
+let data, first, line, layers, plot;
 function tell({xvals, yvals}) {
+  if (plot.layout?.meta !== data.key) return;  // the picture of another case, still on the screen
   const x = Math.round(xvals[0]), y = Math.round(yvals[0]);
   if (!(x >= 0 && y >= 0 && x < data.width && y < data.height)) return;
   layers ??= data.layers.map(decoded);  // not earlier: most cases are judged without the pointer
@@ -36,8 +37,11 @@ function listen(event) {
   plot.on("plotly_hover", tell);
 }
 export default function (component) {  // called for every case; a listener is added only once
+  const is_new = component.data.key !== data?.key;
   data = component.data;
   line = component.parentElement.querySelector("output");
+  first ??= line.textContent;
+  if (is_new) line.textContent = first;
   layers = undefined;
   window.addEventListener("mousemove", listen, true);
 }
@@ -46,14 +50,18 @@ HTML = "<output>Intensity and anomaly value under the pointer are shown here.</o
 CSS = "output { font-size: 0.875rem; opacity: 0.7; }"
 
 
-def draw(view: View, hidden: bool) -> None:
-    """Draw the line for a view; where the map is hidden, it shows the intensity alone."""
+def draw(view: View, hidden: bool, key: str) -> None:
+    """Draw the line for a view; where the map is hidden, it shows the intensity alone.
+
+    `key` is that of the picture: values are shown only under the pointer over this one.
+    """
     layers = [_layer("intensity", view.intensity)]
     if view.anomaly is not None and not hidden:
         layers.append(_layer("anomaly", view.anomaly))
 
     height, width = view.size
     data: dict[str, Any] = {
+        "key": key,
         "height": height,
         "width": width,
         "block": view.hover_block,

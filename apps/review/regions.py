@@ -1,87 +1,105 @@
-"""Regions that reviewers mark in an image.
-
-A region is the text of a box "x,y,width,height" or of an outline "x,y x,y x,y …", in whole pixels,
-where (0, 0) is the corner of the upper left pixel.
-"""
+"""Regions that reviewers draw in a chart or write as text, in the form of `record.marks`."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from anodetect.data.geometry import Geometry
 from anodetect.errors import DataError
+from anodetect.record import marks
+from anodetect.record.marks import WHOLE, Mark, Place
+from anodetect.record.rows import ScoreRow
 
 
-def parse(text: str, width: int | None, height: int | None) -> str:
-    """Return a region in its normal form; "" for an empty text.
+@dataclass(frozen=True)
+class Source:
+    """The grid that the regions of a case lie in: `geometry` is that of a volume, None for an
+    image; `width` and `height` are those of its pictures in the source, None if not known."""
 
-    `width` and `height` are those of the image, None where they are not known. Raises DataError if
-    the text is neither a box nor an outline, or if the region is not inside the image.
+    width: int | None
+    height: int | None
+    depth: int | None = 1
+    geometry: Geometry | None = None
+
+    @property
+    def plane(self) -> str:
+        return "" if self.geometry is None else self.geometry.plane
+
+
+def source_of(row: ScoreRow, geometry: Geometry | None = None) -> Source:
+    """Return the grid of a row's image, or that of a volume with this geometry."""
+    if geometry is None:
+        return Source(row.width, row.height)
+    depth, height, width = geometry.sides
+    return Source(width, height, depth, geometry)
+
+
+def parse(text: str, source: Source, place: Place = WHOLE) -> list[Mark]:
+    """Return the regions in a text; those without a place lie at `place`.
+
+    Raises DataError if the text is no list of boxes and outlines, or if a region is not inside the
+    source or lies in another plane.
     """
-    points = _points(text)
-    right, bottom = width or math.inf, height or math.inf
-    if not points:
+    found = marks.parse(text, place)
+    for mark in found:
+        if mark.place.plane != source.plane:
+            raise DataError(
+                f"the region {mark} is of another plane than the one that was scored"
+                if source.plane
+                else f"the region {mark} names a plane, and this is an image; draw it again"
+            )
+        marks.check_inside(mark, source.width, source.height, source.depth)
+    return found
+
+
+def millimetres(found: Sequence[Mark], source: Source) -> str:
+    """Return the corners of regions in millimetres, separated as the regions are; "" for images."""
+    if source.geometry is None or not found:
         return ""
-
-    if len(points) == 1 and len(points[0]) == 4:
-        x, y, w, h = points[0]
-        inside = min(x, y) >= 0 and min(w, h) >= 1 and x + w <= right and y + h <= bottom
-    elif len(points) >= 3 and all(len(point) == 2 for point in points):
-        inside = all(0 <= x <= right and 0 <= y <= bottom for x, y in points)
-    else:
-        raise _not_a_region()
-
-    if not inside:
-        raise DataError(
-            f"the region does not lie within the image ({width} × {height} pixels); draw it again"
-        )
-    return " ".join(",".join(map(str, point)) for point in points)
+    places = [marks.millimetres(mark, source.geometry) for mark in found]
+    return "; ".join(places) if all(places) else ""
 
 
-def _points(text: str) -> list[list[int]]:
-    """Return the numbers of each part of a text; raise DataError where one is no whole number."""
-    points = []
-    for part in text.replace(", ", ",").split():
-        try:
-            points.append([int(number) for number in part.split(",")])
-        except ValueError:
-            raise _not_a_region() from None
-    return points
+def to_screen(mark: Mark, source: Source) -> Mark:
+    """Return a region with its corners in the pixels of its picture as it is shown, or the other
+    way round."""
+    return mark if source.geometry is None else marks.turned(mark, source.geometry)
 
 
-def _not_a_region() -> DataError:
-    return DataError(
-        "a region is x,y,width,height or an outline x,y x,y x,y … in whole pixels; "
-        "draw it, or correct the numbers"
-    )
+# -- A chart's selection ---------------------------------------------------------------------------
 
 
-def from_selection(selection: Mapping[str, Any], width: int, height: int) -> str:
-    """Return the last box or outline of a chart's selection as a region, cut to the image.
+def from_selection(
+    selection: Mapping[str, Any], width: int, height: int, place: Place = WHOLE
+) -> list[Mark]:
+    """Return the boxes and outlines of a chart's selection as regions of the picture that is shown,
+    cut to it.
 
-    It is "" where nothing is selected. The centres of pixels have whole numbers in the chart;
-    their upper left corners have them in a region.
+    The centres of pixels have whole numbers in the chart; their upper left corners have them in a
+    region.
     """
-    if boxes := selection.get("box"):
-        return _box(boxes[-1], width, height)
-    if outlines := selection.get("lasso"):
-        xs = _corners(outlines[-1]["x"], width, round)
-        ys = _corners(outlines[-1]["y"], height, round)
+    found = [_box(each, width, height, place) for each in selection.get("box") or ()]
+    for outline in selection.get("lasso") or ():
+        xs = _corners(outline["x"], width, round)
+        ys = _corners(outline["y"], height, round)
         # Neighbours that fall on the same pixel become one point.
-        points = list(dict.fromkeys(zip(xs, ys, strict=True)))
-        return " ".join(f"{x},{y}" for x, y in points) if len(points) >= 3 else ""
-    return ""
+        points = tuple(dict.fromkeys(zip(xs, ys, strict=True)))
+        if len(points) >= 3:
+            found.append(Mark(place, points))
+    return found
 
 
-def _box(box: Mapping[str, Sequence[float]], width: int, height: int) -> str:
+def _box(each: Mapping[str, Sequence[float]], width: int, height: int, place: Place) -> Mark:
     """Return the box that holds every pixel a selection touches."""
-    left, right = sorted(box["x"])
-    top, bottom = sorted(box["y"])
+    left, right = sorted(each["x"])
+    top, bottom = sorted(each["y"])
 
     (x,) = _corners([left], width - 1, math.floor)
     (y,) = _corners([top], height - 1, math.floor)
     (x_end,) = _corners([right], width, math.ceil)
     (y_end,) = _corners([bottom], height, math.ceil)
-    return f"{x},{y},{max(x_end - x, 1)},{max(y_end - y, 1)}"
+    return marks.box(x, y, max(x_end - x, 1), max(y_end - y, 1), place)
 
 
 def _corners(values: Sequence[float], size: int, to_int: Callable[[float], int]) -> list[int]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import streamlit as st
 
@@ -17,14 +18,15 @@ from anodetect.record.directories import ScoreDirectory
 from anodetect.record.reviews import Review, in_force
 from anodetect.record.rows import GroupRow, ScoreRow, SliceRow
 
-from . import display, loading, thumbnails
+from . import display, known, loading, thumbnails
+from .known import Note
 from .store import Store
 
 
 @dataclass(frozen=True)
 class Scores:
     """A score directory as it was read: its rows by path, the rows of groups.csv by name, those of
-    slices.parquet by path, and the values to filter by.
+    slices.parquet by path, the values to filter by, and what is to be known of all of it.
 
     `group_names` is empty where every image is a group of its own.
     """
@@ -36,6 +38,7 @@ class Scores:
     statuses: tuple[str, ...]
     kinds: tuple[str, ...]
     group_names: tuple[str, ...]
+    notes: tuple[Note, ...]
 
 
 @dataclass(frozen=True)
@@ -88,8 +91,11 @@ def open_session(path: Path, url: str, reviewer: str) -> ReviewSession:
 
     # Streamlit's session keeps the reviews it has read, and only new ones are read again.
     known: dict[str, list[Review]] = st.session_state.setdefault("reviews", {})
-    reviews = known.setdefault(f"{store.place}#{store.head}", [])
-    reviews += store.read(after=len(reviews))
+    # Two threads may draw a page at once for a moment, so that no list is changed in place.
+    key = f"{store.place}#{store.head}"
+    reviews = known.get(key, [])
+    last = reviews[-1].number if reviews else 0
+    reviews = known[key] = [*reviews, *store.read(after=last)]
     return ReviewSession(scores, store, reviews, in_force(reviews), reviewer)
 
 
@@ -103,14 +109,17 @@ def _read_scores(path: Path, changed: int) -> Scores:
 
     rows = directory.rows
     group_names = sorted({row.group for row in rows})
+    groups = {group.group: group for group in directories.read_groups(path)}
+    # All sessions share these, and none may change them.
     return Scores(
         directory=directory,
-        by_path={row.path: row for row in rows},
-        groups={group.group: group for group in directories.read_groups(path)},
-        slices=slices,
+        by_path=MappingProxyType({row.path: row for row in rows}),
+        groups=MappingProxyType(groups),
+        slices=MappingProxyType({name: tuple(each) for name, each in slices.items()}),
         statuses=tuple(sorted({row.status for row in rows})),
         kinds=tuple(sorted({row.kind or "" for row in rows})),
         group_names=tuple(group_names) if len(group_names) < len(rows) else (),
+        notes=known.of_batch(directory),
     )
 
 

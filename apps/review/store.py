@@ -8,7 +8,7 @@ of its directory. `anodetect.record.reviews` describes the format.
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -23,6 +23,7 @@ from sqlalchemy import (
     Connection,
     Engine,
     Float,
+    Inspector,
     Integer,
     MetaData,
     String,
@@ -41,16 +42,19 @@ from sqlalchemy.exc import (
     IntegrityError,
     NoSuchModuleError,
     OperationalError,
+    ProgrammingError,
     SQLAlchemyError,
 )
 from sqlalchemy.pool import NullPool
 
 from anodetect.errors import ConfigError, RunError
-from anodetect.record import reviews, signing
+from anodetect.record import marks, reviews, signing
+from anodetect.record.marks import Shown
 from anodetect.record.reviews import JUDGEMENTS, WITHDRAWN, Judgement, Review
 from anodetect.record.rows import ScoreRow
 
 PATIENCE = 15.0  # seconds to wait for another writer
+NOT_SHOWN = "the image is not on the screen; no verdict was recorded: judge once it is shown"
 RETRY = 0.02  # seconds between two attempts
 LOCK = 0x616E6F64  # number of the advisory lock that writers of these chains take in PostgreSQL
 LONGEST = 4000  # characters of a comment
@@ -66,7 +70,7 @@ _TYPES: dict[str, Any] = {
     "p_value": Float(53),
     "threshold": Float(53),
 }
-_NULLABLE = ("withdraws", "score", "p_value", "threshold")
+_NULLABLE = ("withdraws", "score", "p_value", "threshold", *reviews.ADDED)
 
 
 def _column(name: str) -> Column[Any]:
@@ -146,17 +150,27 @@ class Store:
         row: ScoreRow,
         reviewer: str,
         verdict: Judgement,
+        shown: Sequence[Shown],
         *,
         comment: str = "",
         region: str = "",
+        region_mm: str = "",
         blind: bool = False,
     ) -> Review:
-        """Add a verdict on a row of scores.parquet and return its record.
+        """Add a verdict on a row of scores.parquet, of which these pictures were `shown`, and
+        return its record.
 
-        Raises ConfigError without a reviewer's name or for an unknown verdict.
+        Raises ConfigError without a reviewer's name or for an unknown verdict, and RunError where
+        none of the pictures is a painted one of this row's contents.
         """
         if verdict not in JUDGEMENTS:
             raise ConfigError(f"no verdict {verdict!r}; one of {', '.join(JUDGEMENTS)} is expected")
+        seen = []
+        for each in shown:
+            if each.painted and (each.case, each.sha256) == (row.path, row.sha256 or ""):
+                seen.append(each)
+        if not seen:
+            raise RunError(NOT_SHOWN)
 
         review = Review(
             head=self.head,
@@ -175,6 +189,8 @@ class Store:
             p_value=_finite(row.p_value),
             threshold=_finite(row.threshold),
             previous="",
+            region_mm=region_mm,
+            shown=marks.shown_text(seen),
         )
         return self._append(review)
 
@@ -187,7 +203,13 @@ class Store:
             raise ConfigError(f"only {withdrawn.reviewer} can take back this verdict")
 
         review = replace(
-            withdrawn, verdict=WITHDRAWN, comment="", region="", withdraws=withdrawn.number
+            withdrawn,
+            verdict=WITHDRAWN,
+            comment="",
+            region="",
+            region_mm="",
+            shown="",
+            withdraws=withdrawn.number,
         )
         return self._append(review)
 
@@ -335,25 +357,43 @@ def _use_write_ahead_log(engine: Engine) -> None:
 
 
 def _make_table(connection: Connection, place: str) -> None:
-    """Make the table and its triggers where they are missing.
+    """Make the table and its triggers where they are missing, and the columns that a table of an
+    older release lacks.
 
     Raises RunError where the database has another table of this name.
     """
     inspector = inspect(connection)
     if inspector.has_table(TABLE.name):
-        present = {column["name"] for column in inspector.get_columns(TABLE.name)}
-        missing = sorted(set(TABLE.columns.keys()) - present)
-        if missing:
-            raise RunError(
-                f"{place}: its table `reviews` has no column {', '.join(missing)}: it is of "
-                "another program or version; put back a copy from a backup, or keep the table "
-                "under another name"
-            )
+        _add_columns(connection, inspector, place)
     else:
         TABLE.create(connection)
 
     for statement in _TRIGGERS.get(connection.dialect.name, ()):
         connection.execute(text(statement))
+
+
+def _add_columns(connection: Connection, inspector: Inspector, place: str) -> None:
+    """Add the columns of reviews.ADDED that are missing; RunError where any other is missing, or
+    where they cannot be added."""
+    present = {column["name"] for column in inspector.get_columns(TABLE.name)}
+    missing = sorted(set(TABLE.columns.keys()) - present)
+    others = [name for name in missing if name not in reviews.ADDED]
+    if others:
+        raise RunError(
+            f"{place}: its table `reviews` has no column {', '.join(others)}: it is of "
+            "another program or version; put back a copy from a backup, or keep the table "
+            "under another name"
+        )
+
+    commands = [f"ALTER TABLE reviews ADD COLUMN {name} TEXT" for name in missing]
+    try:
+        for command in commands:
+            connection.execute(text(command))
+    except ProgrammingError:
+        raise RunError(
+            f"{place}: its table `reviews` is of an older release and belongs to somebody else; "
+            f"have its owner run: {'; '.join(commands)}"
+        ) from None
 
 
 def _finite(value: float | None) -> float | None:

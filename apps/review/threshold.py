@@ -1,16 +1,22 @@
 """The page that shows what another false-alarm rate would flag; it changes nothing on record."""
 
 from collections.abc import Sequence
+from math import isnan
+from typing import Any
 
 import streamlit as st
 
-from anodetect.record.rows import ScoreRow
+from anodetect.record.rows import OK, ScoreRow
+from anodetect.stats import audit_sample
+from anodetect.stats.audit_sample import Estimate, Estimates
 from anodetect.stats.calibration import Calibration
 
 from . import figures, outcome
 from .outcome import Outcome, Truth
 from .session import ReviewSession
 from .widgets import number_text, show_rate
+
+SAMPLE = 50  # cases of either kind in the audit sample
 
 
 def draw(session: ReviewSession) -> None:
@@ -41,21 +47,89 @@ def draw(session: ReviewSession) -> None:
         "Truth from", sources, horizontal=True, key="truth_from", persist_state="session"
     )
 
-    calibration = audit.calibration
+    rows = _of_one_kind(rows)
     truth = outcome.truths(rows, session.judgements, source)
-    found = outcome.outcome_at(rows, truth, calibration, percent / 100)
-    _numbers(found, source)
-    _charts(found, rows, truth, calibration)
+    found = outcome.outcome_at(rows, truth, audit.calibration, percent / 100)
+    estimates = None
+    if source == "verdicts":
+        estimates = _audit_sample(session, rows, percent / 100)
+    _numbers(found, source, estimates)
+    _charts(found, rows, truth, audit.calibration, estimates)
 
 
-def _numbers(found: Outcome, source: Truth) -> None:
+def _of_one_kind(rows: Sequence[ScoreRow]) -> list[ScoreRow]:
+    """Draw the choice between images and volumes where a directory has both, which have thresholds
+    of their own, and return the rows of one kind."""
+    volumes = [row for row in rows if row.is_volume]
+    if not volumes or len(volumes) == len(rows):
+        return list(rows)
+    kind = st.radio(
+        "Of", ["images", "volumes"], horizontal=True, key="threshold_of", persist_state="session"
+    )
+    return volumes if kind == "volumes" else [row for row in rows if not row.is_volume]
+
+
+def _audit_sample(session: ReviewSession, rows: Sequence[ScoreRow], far: float) -> Estimates:
+    """Draw the offer of a random sample to judge, and return what the verdicts tell with it."""
+    head = session.store.head
+    count = st.number_input(
+        "Random audit sample: cases of those flagged and of those not flagged",
+        1,
+        10_000,
+        SAMPLE,
+        key="sample_size",
+        persist_state="session",
+        help="Reviewers judge mostly what is flagged, so the judged cases alone say little of the "
+        "others. Verdicts count with the weight of what they stand for: those on a random sample "
+        "that is judged completely, and all where every case is judged.",
+    )
+    found = outcome.judged_rates(
+        rows, session.judgements, session.directory.audit.calibration, far, head, int(count)
+    )
+
+    scored = [row for row in rows if row.status == OK]
+    paths, flags = [row.path for row in scored], [bool(row.flagged) for row in scored]
+    chosen = audit_sample.sample(head, paths, flags, int(count))
+    judged = sum(bool(session.judgements.get(path)) for path in chosen)
+    if found.untold:
+        st.warning(
+            "What was judged was not chosen at random, so the verdicts cannot tell how much of the "
+            "batch is found: judge the random audit sample "
+            f"({judged} of its {len(chosen)} cases are judged)."
+        )
+    else:
+        st.caption("Verdicts are weighted by what they stand for; rates are those of this batch.")
+    st.button(
+        "Go through the audit sample",
+        key="open_sample",
+        on_click=_open_sample,
+        args=(tuple(chosen),),
+    )
+    return found
+
+
+def _open_sample(paths: Sequence[str]) -> None:
+    """List the audit sample alone on the page of cases."""
+    st.session_state.audit_sample = frozenset(paths)
+    st.session_state.only_sample = True
+    st.session_state.page = "Cases"
+    st.session_state.open = ""
+
+
+def _numbers(found: Outcome, source: Truth, estimates: Estimates | None) -> None:
     """Draw the outcome as numbers."""
     columns = st.columns(5)
     columns[0].metric("score threshold", number_text(found.threshold))
     columns[1].metric("flagged", f"{found.flagged} of {found.scored}")
-    show_rate(columns[2], "anomalous found", found.sensitivity)
-    show_rate(columns[3], "normal flagged", found.false_alarms)
-    show_rate(columns[4], "flags that are right", found.precision)
+    names = "anomalous found", "normal flagged", "flags that are right"
+    if estimates is None:
+        rates = found.sensitivity, found.false_alarms, found.precision
+        for column, name, rate in zip(columns[2:], names, rates, strict=True):
+            show_rate(column, name, rate)
+    else:
+        weighted = estimates.sensitivity, estimates.false_alarms, estimates.precision
+        for column, name, estimate in zip(columns[2:], names, weighted, strict=True):
+            _show_estimate(column, name, estimate)
     st.text(found.statement)
 
     table = {
@@ -64,24 +138,48 @@ def _numbers(found: Outcome, source: Truth) -> None:
         "not flagged": [found.confusion[1, False], found.confusion[0, False]],
     }
     st.dataframe(table, hide_index=True, alt="Confusion table")
-    st.caption(
-        "Intervals are 95 % Clopper–Pearson, as if every image were of another patient or lot."
-    )
+    if estimates is None:
+        text = "Intervals are 95 % Clopper–Pearson, as if every image were of another patient or "
+        st.caption(f"{text}lot.")
+    else:
+        st.caption(
+            "The table counts all verdicts, without weights. Intervals are 95 %, exact within each "
+            "sample, as if every case were of another patient or lot."
+        )
+
+
+def _show_estimate(column: Any, name: str, estimate: Estimate) -> None:
+    """Draw a weighted rate with its interval into a column."""
+    if isnan(estimate.value):
+        column.metric(name, "cannot tell")
+        return
+    interval = f"{estimate.low:.0%}–{estimate.high:.0%}"
+    column.metric(name, f"{estimate.value:.0%}", interval, delta_color="off", delta_arrow="off")
 
 
 def _charts(
-    found: Outcome, rows: Sequence[ScoreRow], truth: Sequence[int | None], calibration: Calibration
+    found: Outcome,
+    rows: Sequence[ScoreRow],
+    truth: Sequence[int | None],
+    calibration: Calibration,
+    estimates: Estimates | None,
 ) -> None:
     """Draw the histogram of scores and the ROC curve."""
     left, right = st.columns(2)
-    histogram = figures.histogram(rows, calibration.scores, found.threshold)
-    left.plotly_chart(
-        histogram, key="histogram", alt="Histogram of scores over the calibration normals"
-    )
+    reference = outcome.reference_for(rows, calibration)
+    name = "calibration normals" if reference is calibration else "calibration groups' highest"
+    histogram = figures.histogram(rows, reference.scores, found.threshold, name)
+    left.plotly_chart(histogram, key="histogram", alt=f"Histogram of scores over the {name}")
 
-    curve = outcome.roc(rows, truth)
+    false_alarms, sensitivity = found.false_alarms.value, found.sensitivity.value
+    if estimates is not None:
+        false_alarms, sensitivity = estimates.false_alarms.value, estimates.sensitivity.value
+        if isnan(sensitivity) or isnan(false_alarms):
+            right.info("A ROC curve needs verdicts on the audit sample, some normal, some not.")
+            return
+    curve = outcome.roc(rows, truth, None if estimates is None else estimates.weights)
     if curve is None:
         right.info("A ROC curve needs images known to be normal and images known to be anomalous.")
     else:
-        chart = figures.roc(curve, found.false_alarms, found.sensitivity)
+        chart = figures.roc(curve, false_alarms, sensitivity)
         right.plotly_chart(chart, key="roc", alt="ROC curve with the operating point")

@@ -1,7 +1,7 @@
 """The page to train and to score on: the runs that exist, forms that start commands in the
 background, and the commands' progress."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import streamlit as st
@@ -149,7 +149,7 @@ def _run_row(run: Path, changed: int, scores: tuple[Path, ...]) -> RunRow:
 
 
 @st.cache_resource(ttl=60, show_spinner=False)
-def _measured_auroc(scores: tuple[Path, ...]) -> dict[str, str]:
+def _measured_auroc(scores: tuple[Path, ...]) -> Mapping[str, str]:
     return folders.measured_auroc(scores)
 
 

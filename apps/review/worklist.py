@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from itertools import chain
+from itertools import chain, islice
 from typing import Any, Literal, get_args
 
 from anodetect.record.reviews import WITHDRAWN, Review
@@ -25,6 +25,7 @@ class Filter:
     """The conditions a listed row meets. An empty set or text is no condition.
 
     `flagged` is True or False to list only rows that are or are not flagged, and None for both.
+    `paths` are those that may be listed, such as an audit sample.
     """
 
     status: frozenset[str] = frozenset()
@@ -34,6 +35,7 @@ class Filter:
     flagged: bool | None = None
     reviewed: Progress = "all"
     search: str = ""
+    paths: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def worklist(
     and names, flags, scores, kinds and verdicts neither order nor filter.
     """
     if blind:
-        keep = Filter(keep.status, keep.groups, reviewed=keep.reviewed)
+        keep = Filter(keep.status, keep.groups, reviewed=keep.reviewed, paths=keep.paths)
         listed = filtered(rows, judgements, keep, reviewer)
         return sorted(listed, key=lambda row: sha256(row.path.encode()).digest())
 
@@ -97,6 +99,8 @@ def filtered(
 
 def _fits(row: ScoreRow, keep: Filter, sought: str) -> bool:
     """Return whether a row meets the conditions on what was scored."""
+    if keep.paths and row.path not in keep.paths:
+        return False
     if keep.status and row.status not in keep.status:
         return False
     if keep.groups and row.group not in keep.groups:
@@ -175,15 +179,25 @@ def last_of(reviews: Sequence[Review], reviewer: str) -> Review | None:
 
 
 def next_to_judge(paths: Sequence[str], path: str, judgements: Judgements, reviewer: str) -> str:
-    """Return the next listed image that this reviewer has not judged, else `path`.
+    """Return the next listed image that this reviewer has not judged, else `path`."""
+    return next(iter(to_judge(paths, path, judgements, reviewer, 1)), path)
+
+
+def to_judge(
+    paths: Sequence[str], path: str, judgements: Judgements, reviewer: str, count: int
+) -> list[str]:
+    """Return at most `count` listed images after `path` that this reviewer has not judged.
 
     After the end the search goes on at the start of the list.
     """
     start = paths.index(path) + 1 if path in paths else 0
-    for other in (*paths[start:], *paths[:start]):
+    found: list[str] = []
+    for other in chain(islice(paths, start, None), islice(paths, start)):
+        if len(found) == count:
+            break
         if other != path and reviewer not in judgements.get(other, {}):
-            return other
-    return path
+            found.append(other)
+    return found
 
 
 # -- Patients and lots -----------------------------------------------------------------------------

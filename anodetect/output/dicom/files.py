@@ -20,7 +20,7 @@ from anodetect.output.about import About
 from anodetect.output.dicom.findings import FINDINGS, find_findings
 from anodetect.output.dicom.parametric_map import parametric_map
 from anodetect.output.dicom.secondary_capture import secondary_capture
-from anodetect.output.dicom.segmentation import segmentation
+from anodetect.output.dicom.segmentation import marked_segmentation, segmentation
 from anodetect.output.dicom.source import (
     SourceHeaders,
     image_header,
@@ -38,6 +38,7 @@ from anodetect.output.pictures import Picture, overlay
 from anodetect.output.regions import find_regions
 from anodetect.output.volumes import VolumeMap
 from anodetect.record.rows import Region
+from anodetect.types import Bools
 
 
 def write_volume(shown: VolumeMap, files: OutputFiles) -> None:
@@ -68,6 +69,17 @@ def write_volume(shown: VolumeMap, files: OutputFiles) -> None:
     with files.open("map") as file:
         heatmap.save(file)
     _save({"mask": mask, "report": report}, files)
+
+
+def marked_file(inside: Bools, series: Series, pseudonym: str) -> Dataset:
+    """Return what reviewers marked of a series, [I, J, K] in the order of the source, as a
+    Segmentation. RunError if its headers lack what they need."""
+    with _checked_headers():
+        source = source_headers(series, pseudonym)
+        dataset = marked_segmentation(inside, source)
+        if source.references:
+            refer_to_frames(dataset, source.references)
+    return dataset
 
 
 def write_image(shown: ImageMap, files: OutputFiles) -> None:

@@ -15,6 +15,7 @@ from anodetect.output.dicom.shared import CREATOR, RESEARCH, device, instance
 from anodetect.output.dicom.source import SourceHeaders
 
 OTHERS = "other findings"
+MARKED = "marked by reviewers"
 NOT_CLAIMED = "above the threshold, not flagged"
 
 
@@ -59,6 +60,37 @@ def segmentation(
         series_description="anodetect above the anomaly threshold",
         omit_empty_frames=bool(numbered.any()),
         **instance(source.series_number(2)),
+        **device(),
+    )
+    source.carry_loss(dataset)
+    return dataset
+
+
+def marked_segmentation(inside: NDArray[np.bool_], source: SourceHeaders) -> Dataset:
+    """Return what reviewers marked [frames, rows, columns] as a binary Segmentation of one segment,
+    which was drawn by hand."""
+    import highdicom as hd
+
+    described = hd.seg.SegmentDescription(
+        segment_number=1,
+        segment_label=MARKED,
+        segmented_property_category=hd.sr.CodedConcept(*codes.ABNORMAL_STRUCTURE),
+        segmented_property_type=hd.sr.CodedConcept(*codes.ABNORMALITY),
+        algorithm_type=hd.seg.SegmentAlgorithmTypeValues.MANUAL,
+        tracking_uid=generate_uid(),
+        tracking_id=MARKED,
+    )
+    dataset: Dataset = hd.seg.Segmentation(
+        source_images=source.headers,
+        pixel_array=np.ascontiguousarray(inside.astype(np.uint8)),
+        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+        segment_descriptions=[described],
+        content_label="MARKED",
+        content_description=RESEARCH,
+        content_creator_name=CREATOR,
+        series_description=f"anodetect {MARKED}",
+        omit_empty_frames=bool(inside.any()),
+        **instance(source.series_number(4)),
         **device(),
     )
     source.carry_loss(dataset)

@@ -1,0 +1,111 @@
+"""The things to know when a case is judged: what the decisions promise, what the terminal warned
+of, and what is flagged in the case. Nothing that would reveal a hidden score is said of a hidden
+case.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from scipy import ndimage
+
+from anodetect.record.directories import ScoreDirectory
+from anodetect.record.failures import differences
+from anodetect.record.rows import ScoreRow, SliceRow
+from anodetect.types import Bools
+
+FEW = 50  # images from which a model has learned little
+BUDGET = "budget"  # the end of a training that had no more time
+
+
+@dataclass(frozen=True)
+class Note:
+    """One thing to know; `serious` if it speaks against trusting the scores."""
+
+    text: str
+    serious: bool = False
+
+
+@dataclass(frozen=True)
+class Found:
+    """The findings in a case, as the reviewer sees them: slices are counted from 1 in the order of
+    the screen, and `regions` counts those that count in the open picture."""
+
+    flagged_slices: tuple[int, ...] = ()
+    slices: int = 0
+    regions: int = 0
+    slices_with_regions: tuple[int, ...] = ()
+
+    @property
+    def text(self) -> str:
+        parts = []
+        if self.slices:
+            flagged = f": {ranges(self.flagged_slices)}" if self.flagged_slices else ""
+            parts.append(f"{len(self.flagged_slices)} of {self.slices} slices flagged{flagged}")
+        plural = "" if self.regions == 1 else "s"
+        where = " in this slice" if self.slices else ""
+        parts.append(f"{self.regions} region{plural} of the heatmap count{where}")
+        if self.slices_with_regions:
+            parts.append(f"slices with regions: {ranges(self.slices_with_regions)}")
+        return " · ".join(parts)
+
+
+def of_batch(directory: ScoreDirectory) -> tuple[Note, ...]:
+    """Return what is to be known of all cases of a score directory, the serious first."""
+    audit = directory.audit
+    level = audit.calibration.level(audit.rule.rate) if audit.calibration.groups else "none"
+    notes = [Note(audit.statement, serious=level != "group")]
+    for check in (audit.drift.batch, audit.drift.time):
+        if check is not None:
+            notes.append(Note(check.text, serious=check.fires))
+    notes += [Note(caveat, serious=True) for caveat in audit.caveats]
+    notes += _of_training(audit.facts)
+
+    unlike = differences(directory.table)
+    if unlike:
+        count = sum(each.count for each in unlike)
+        text = (
+            f"{count} of {len(directory.table)} files differ from what the model has seen; "
+            f"most often: {unlike[0].reason}"
+        )
+        notes.append(Note(text, serious=True))
+    return tuple(sorted(notes, key=lambda note: not note.serious))
+
+
+def _of_training(facts: Mapping[str, object]) -> list[Note]:
+    """Return what is to be known of the model's training; `facts` are those of the run."""
+    notes = []
+    images = facts.get("fit_images")
+    if isinstance(images, int):
+        few = images < FEW
+        text = f"The model has learned from {images} normal images"
+        notes.append(Note(text + (", which is little." if few else "."), serious=few))
+    if dropped := facts.get("dropped"):
+        notes.append(Note(f"Too few images for every part of the data: {dropped}", serious=True))
+    if facts.get("stopped_by") == BUDGET:
+        steps = f" after {facts['steps']} steps" if facts.get("steps") else ""
+        text = f"The training was ended{steps} by its budget, not by its own end."
+        notes.append(Note(text, serious=True))
+    return notes
+
+
+def found_in(
+    row: ScoreRow, slices: Sequence[SliceRow], regions: Bools | None, marked: tuple[int, ...]
+) -> Found:
+    """Return the findings in a case. `slices` are in the order of the screen; `regions` [H, W] are
+    those of the open picture, `marked` the slices that have any."""
+    count = 0 if regions is None else int(ndimage.label(regions)[1])
+    if not row.is_volume:
+        return Found(regions=count)
+    flagged = [number for number, each in enumerate(slices, start=1) if each.flagged]
+    return Found(tuple(flagged), len(slices), count, marked)
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Return rising numbers as "3–17, 20"."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][1] + 1:
+            parts[-1][1] = number
+        else:
+            parts.append([number, number])
+    return ", ".join(str(low) if low == high else f"{low}–{high}" for low, high in parts)

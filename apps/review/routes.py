@@ -1,0 +1,126 @@
+"""The addresses that the browser fetches for the viewer, beside Streamlit's own: the viewer itself,
+and with a ticket a case's description, its tiles and its outlines."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from anodetect.errors import AnodetectError
+
+from . import tiles
+from .display import Window
+from .tickets import OFFICE
+
+BUNDLE = Path(__file__).parent / "viewer" / "bundle"
+MEDIA = {".js": "text/javascript", ".css": "text/css", ".txt": "text/plain"}
+UNKEPT = {"Cache-Control": "no-store"}
+_state = {"served": False}
+
+
+@dataclass(frozen=True)
+class LayerText:
+    """A layer as the browser reads it: the type of its values, its channels and its size in
+    pixels."""
+
+    kind: str
+    channels: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class CaseText:
+    """A case as the browser reads it; without an image, `notes` say why. `scale` holds the ends of
+    the map's colours."""
+
+    height: int
+    width: int
+    tile: int
+    layers: dict[str, LayerText]
+    outlines: list[str]
+    windows: dict[str, Window]
+    scale: tuple[float, float]
+    notes: list[str]
+
+
+def served() -> bool:
+    """Return whether this process serves these addresses; Streamlit alone does not."""
+    return _state["served"]
+
+
+def served_routes() -> list[Route]:
+    """Return the addresses, for the app that serves them."""
+    _state["served"] = True
+    return [
+        Route("/viewer/bundle/{name}", _bundle),
+        Route("/viewer/case/{ticket}", _case),
+        Route("/viewer/tile/{ticket}/{layer}/{level:int}/{column:int}/{row:int}", _tile),
+        Route("/viewer/outline/{ticket}/{name}", _outline),
+    ]
+
+
+def describe(ticket: str) -> CaseText:
+    """Return the description of a ticket's case; raise RunError for an unknown ticket."""
+    case, audit = OFFICE.case(ticket, anew=True), OFFICE.find(ticket).directory.audit
+    layers = {}
+    for name, pyramid in case.layers.items():
+        channels, height, width = pyramid.levels[-1].shape
+        layers[name] = LayerText(pyramid.kind, channels, height, width)
+    return CaseText(
+        height=case.size[0],
+        width=case.size[1],
+        tile=tiles.SIDE,
+        layers=layers,
+        outlines=list(case.masks),
+        windows=dict(case.windows),
+        scale=audit.scale,
+        notes=list(case.notes),
+    )
+
+
+def _bundle(request: Request) -> Response:
+    """Serve a file of the viewer. Its address changes with its contents."""
+    path = BUNDLE / str(request.path_params["name"])
+    if path.parent != BUNDLE or path.suffix not in MEDIA or not path.is_file():
+        return JSONResponse({"problem": "there is no such file"}, 404)
+    kept = {"Cache-Control": "private, max-age=31536000, immutable"}
+    return FileResponse(path, media_type=MEDIA[path.suffix], headers=kept)
+
+
+def _case(request: Request) -> Response:
+    def answer() -> Response:
+        return JSONResponse(asdict(describe(request.path_params["ticket"])), headers=UNKEPT)
+
+    return _answered(answer)
+
+
+def _tile(request: Request) -> Response:
+    def answer() -> Response:
+        place = request.path_params
+        layer = OFFICE.case(place["ticket"]).layers.get(place["layer"])
+        if layer is None:
+            return JSONResponse({"problem": "there is no such layer"}, 404)
+        values = layer.tile(place["level"], place["column"], place["row"])
+        return Response(values, media_type="application/octet-stream", headers=UNKEPT)
+
+    return _answered(answer)
+
+
+def _outline(request: Request) -> Response:
+    def answer() -> Response:
+        case = OFFICE.case(request.path_params["ticket"])
+        return JSONResponse(tiles.outline(case, request.path_params["name"]), headers=UNKEPT)
+
+    return _answered(answer)
+
+
+def _answered(answer: Callable[[], Response]) -> Response:
+    """Return the answer; what a user can correct becomes a message with status 404."""
+    try:
+        return answer()
+    except AnodetectError as error:
+        return JSONResponse({"problem": str(error)}, 404, UNKEPT)

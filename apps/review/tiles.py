@@ -1,0 +1,157 @@
+"""Images and maps as pyramids of tiles, so that a browser can zoom to native pixels.
+
+A pyramid has the array itself and halves of it, down to one that is a single tile. Tiles hold the
+values and no colours: window, colours and opacity are the browser's own.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anodetect.errors import RunError
+from anodetect.types import Bools, Floats
+
+from . import display
+from .display import Case, Window
+
+SIDE = 512  # pixels of a tile's side
+OUTLINED = 2048  # pixels of the longer side of the mask that outlines are drawn around
+Values = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Pyramid:
+    """The levels [C, h, w] of an array, the smallest first, all of one type: uint8, uint16 or
+    float32."""
+
+    levels: tuple[Values, ...]
+
+    @property
+    def kind(self) -> str:
+        """Return the type of the values as NumPy writes it, little end first: "|u1" …"""
+        return self.levels[0].dtype.newbyteorder("<").str
+
+    @property
+    def nbytes(self) -> int:
+        return sum(level.nbytes for level in self.levels)
+
+    def tile(self, level: int, column: int, row: int) -> bytes:
+        """Return the values [C, h, w] of one tile; raise RunError where there is none."""
+        if not 0 <= level < len(self.levels) or min(column, row) < 0:
+            raise RunError("there is no such tile")
+        rows = np.s_[row * SIDE : (row + 1) * SIDE]
+        columns = np.s_[column * SIDE : (column + 1) * SIDE]
+        values = self.levels[level][:, rows, columns]
+        if not values.size:
+            raise RunError("there is no such tile")
+        return np.ascontiguousarray(values, values.dtype.newbyteorder("<")).tobytes()
+
+
+@dataclass(frozen=True)
+class Tiled:
+    """A case ready for the browser: the pyramids of its layers by name ("image", "heatmap",
+    "reconstruction", "difference"), the masks to outline, and the windows of its image.
+
+    `size` is height and width in pixels. Each pixel of a mask stands for `block` × `block` of the
+    image. All is empty where there is no image; `notes` say why.
+    """
+
+    size: tuple[int, int]
+    layers: Mapping[str, Pyramid]
+    block: int
+    masks: Mapping[str, Bools]
+    windows: Mapping[str, Window]
+    notes: tuple[str, ...]
+
+    @property
+    def nbytes(self) -> int:
+        masks = sum(mask.nbytes for mask in self.masks.values())
+        return masks + sum(layer.nbytes for layer in self.layers.values())
+
+
+def tiled(case: Case, *, hidden: bool) -> Tiled:
+    """Return a case in tiles; `hidden` leaves out all that reveals the score or the truth."""
+    image, notes = case.image, () if hidden else case.notes
+    if image is None:
+        return Tiled((0, 0), {}, 1, {}, {}, notes)
+
+    layers = {"image": pyramid(image, "mean")}
+    masks: dict[str, Bools] = {}
+    block = display.factor(image.shape, OUTLINED)
+    if not hidden:
+        if case.heatmap is not None:
+            layers["heatmap"] = pyramid(case.heatmap[None], "max")
+        kept = {"reconstruction": case.reconstruction, "difference": display.difference(case)}
+        for name, picture in kept.items():
+            if picture is not None:
+                grey = picture if picture.ndim == 2 else picture[..., 0]
+                layers[name] = Pyramid((grey[None],))
+        for name, mask in (("contours", case.found), ("truth", case.mask)):
+            if mask is not None:
+                masks[name] = display.reduced(mask.astype(np.float32), block, "max") > 0
+
+    size = (image.shape[1], image.shape[2])
+    return Tiled(size, layers, block, masks, display.windows(image), notes)
+
+
+def pyramid(values: Floats, how: Literal["mean", "max"]) -> Pyramid:
+    """Return the pyramid of [C, H, W]; a pixel of a level is the mean or the maximum of four.
+
+    Means of whole numbers are rounded, so that all levels have the type of the array.
+    """
+    levels = [_compact(values)]
+    while max(levels[0].shape[1:]) > SIDE:
+        levels.insert(0, _halved(levels[0], how))
+    return Pyramid(tuple(levels))
+
+
+def _halved(values: Values, how: Literal["mean", "max"]) -> Values:
+    """Return [C, H, W] as [C, ⌈H / 2⌉, ⌈W / 2⌉]; a maximum is NaN only where all four are."""
+    rows, columns = values.shape[1] % 2, values.shape[2] % 2
+    if rows or columns:
+        values = np.pad(values, ((0, 0), (0, rows), (0, columns)), mode="edge")
+    top, bottom = values[:, ::2], values[:, 1::2]
+    if how == "max":
+        higher = np.fmax(top, bottom)
+        return np.fmax(higher[..., ::2], higher[..., 1::2])
+
+    total = np.add(top, bottom, dtype=np.float32)
+    mean = (total[..., ::2] + total[..., 1::2]) / 4
+    if values.dtype != np.float32:
+        mean = np.rint(mean)
+    return mean.astype(values.dtype)
+
+
+def _compact(values: Floats) -> Values:
+    """Return values in fewer bytes where they are whole numbers of an 8- or 16-bit image."""
+    low, high = values.min(), values.max()
+    if low >= 0 and high <= np.iinfo(np.uint16).max:  # False where any is NaN
+        kind = np.uint8 if high <= np.iinfo(np.uint8).max else np.uint16
+        whole = values.astype(kind)
+        if (whole == values).all():
+            return whole
+    return np.asarray(values, np.float32)
+
+
+def outline(tiled_case: Tiled, name: str) -> list[list[float]]:
+    """Return the closed lines around a mask, each as x, y, x, y … in pixels of the image from its
+    upper left corner; none where nothing is marked.
+
+    Raises RunError where the case has no such mask.
+    """
+    mask = tiled_case.masks.get(name)
+    if mask is None:
+        raise RunError(f"there is no {name}")
+    points = display.outlines(mask, tiled_case.block) + 0.5
+
+    lines: list[list[float]] = []
+    gaps = np.flatnonzero(np.isnan(points[:, 0])).tolist()
+    start = 0
+    for gap in gaps:
+        if gap > start:
+            lines.append(points[start:gap].ravel().round(2).tolist())
+        start = gap + 1
+    return lines

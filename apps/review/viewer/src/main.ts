@@ -1,0 +1,502 @@
+// The viewer as Streamlit mounts it: what is drawn around the panels, keys, and messages to Python.
+// It is made once; Streamlit calls the default function each time Python sends data.
+
+import { action } from "./keys";
+import { Panels, type Appearance, type Prepared } from "./panels";
+import { dragged } from "./pixels";
+import {
+  EMPTY, ahead, card, judged, message, moved, received, retried, undone, type State, type Step,
+} from "./queue";
+import { added, box, outline, type Point } from "./regions";
+import { style } from "./style";
+import type { Card, Data, Message } from "./types";
+
+interface Component {
+  data: Data;
+  parentElement: HTMLElement;
+  setStateValue: (name: string, value: Message) => void;
+}
+
+type Tool = "pan" | "box" | "outline";
+
+const SIGNS: Record<string, string> = { normal: "✓", anomalous: "✗", unsure: "?", "bad image": "⊘" };
+const PATIENCE = 15_000; // milliseconds until a verdict that is not acknowledged is called late
+const HELP = "N → next · P ← previous · Z undo · O overlay · + − opacity · 0 whole image · "
+  + "B box · L outline · Esc pan · Del discard region · wheel zoom · right drag window";
+
+/** Make an element with attributes and children. */
+function make<K extends keyof HTMLElementTagNameMap>(
+  tag: K, attributes: Record<string, string> = {}, ...children: (Node | string)[]
+): HTMLElementTagNameMap[K] {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children);
+  return element;
+}
+
+function button(text: string, run: () => void, attributes: Record<string, string> = {}) {
+  const element = make("button", { type: "button", ...attributes }, text);
+  element.addEventListener("click", run);
+  return element;
+}
+
+function choice(label: string, run: (value: string) => void) {
+  const element = make("select", { "aria-label": label });
+  element.addEventListener("change", () => run(element.value));
+  return element;
+}
+
+function setOptions(select: HTMLSelectElement, names: string[], chosen: string): void {
+  if ([...select.options].map((each) => each.value).join() !== names.join())
+    select.replaceChildren(...names.map((name) => make("option", { value: name }, name)));
+  select.value = chosen;
+}
+
+class Viewer {
+  private state: State = EMPTY;
+  private send: (message: Message) => void = () => {};
+  private painted = ""; // ticket of the case that is painted
+  private showing = 0; // counts the cases shown
+  private sentAt = 0;
+  private tool: Tool = "pan";
+  private comments = new Map<string, string>(); // by ticket, until the verdict
+  private regions = new Map<string, string>();
+  private count = 0;
+  private sound: AudioContext | null = null;
+  private appearance: Appearance = {
+    window: "auto", byHand: [0, 255], palette: "inferno", opacity: 0.7, overlay: true,
+    third: "heatmap", contours: false, truth: false,
+  };
+
+  private title = make("div", { class: "name" });
+  private facts = make("div", { class: "facts" });
+  private verdicts = make("span", { class: "verdicts" });
+  private problem = make("div", { class: "problem", role: "status" });
+  private refused = make("div", { class: "refused", role: "alert" });
+  private receipt = make("span", { class: "receipt", role: "status" });
+  private place = make("div", { class: "panels" });
+  private readout = make("output", {}, "Intensity and anomaly under the pointer are shown here.");
+  private comment = make("input", {
+    type: "text", maxlength: "4000", "aria-label": "Comment, kept with the verdict",
+    placeholder: "Comment, kept with the verdict",
+  });
+  private region = make("span", { class: "region" });
+  private windows = choice("Window", (window) => this.choose({ window }));
+  private palettes = choice("Colours", (palette) => this.choose({ palette }));
+  private thirds = choice("Third panel", (third) => this.choose({ third }));
+  private opacity = make("input", {
+    type: "range", min: "0", max: "100", step: "5", "aria-label": "Heatmap's opacity, %",
+  });
+  private switches: Record<"overlay" | "contours" | "truth", HTMLInputElement>;
+  private tools: Record<Tool, HTMLButtonElement>;
+  private mapControls = make("span", { class: "controls" });
+  readonly root = make("section", { id: "viewer", "aria-label": "Case", "data-painted": "false" });
+  private panels: Panels | null = null;
+
+  constructor() {
+    this.switches = {
+      overlay: this.makeSwitch("overlay"), contours: this.makeSwitch("contours"),
+      truth: this.makeSwitch("truth"),
+    };
+    this.tools = {
+      pan: button("Pan · Esc", () => this.take("pan")), box: button("Box · B", () => this.take("box")),
+      outline: button("Outline · L", () => this.take("outline")),
+    };
+    this.opacity.addEventListener("input", () =>
+      this.choose({ opacity: Number(this.opacity.value) / 100 }));
+    this.comment.addEventListener("input", () =>
+      this.comments.set(this.state.open, this.comment.value));
+    this.comment.addEventListener("keydown", (event) => {
+      if (event.key === "Enter" || event.key === "Escape") this.comment.blur();
+    });
+    this.layOut();
+    window.addEventListener("keydown", (event) => this.press(event), true);
+    this.listen();
+    setInterval(() => this.drawReceipt(), 1000);
+  }
+
+  /** Take in what Python sent, and show the case it asks for. */
+  receive(data: Data, send: (message: Message) => void): void {
+    const before = this.state;
+    this.send = send;
+    this.state = received(before, data);
+    if (!this.panels) {
+      const palettes: Record<string, Uint8Array> = {};
+      for (const [name, text] of Object.entries(data.palettes))
+        palettes[name] = Uint8Array.from(atob(text), (each) => each.charCodeAt(0));
+      this.panels = new Panels(this.place, this.appearance, palettes, data.address);
+    }
+    if (before.open !== this.state.open || this.painted !== this.state.open) this.open();
+    else this.prefetch();
+    this.drawCase();
+    this.drawReceipt();
+    // What was recorded while the page was being made again is sent anew.
+    if (before.data === null && this.state.outbox.length) this.retry();
+  }
+
+  // -- The case ------------------------------------------------------------------------------------
+
+  private open(): void {
+    const open = card(this.state), panels = this.panels!;
+    const number = ++this.showing;
+    this.unpaint();
+    this.drawCase();
+    if (!open) return;
+    const ready = panels.has(open.ticket);
+    if (ready) this.show({ ...ready, card: open }, number);
+    else {
+      panels.hide();
+      this.say("Reading the image …");
+      panels.prepare(open).then(
+        (prepared) => { if (number === this.showing) this.show(prepared, number); },
+        (error: Error) => { if (number === this.showing) this.say(`No image: ${error.message}`); },
+      );
+    }
+  }
+
+  private show(prepared: Prepared, number: number): void {
+    if (prepared.layers.size === 0) {
+      this.panels!.hide();
+      this.say(prepared.text.notes.join(" ") || "There is no image to show.");
+      this.prefetch();
+      return;
+    }
+    this.say(prepared.text.notes.join(" "));
+    this.panels!.region = this.regionOf(prepared.card);
+    this.panels!.sketch = [];
+    this.panels!.show(prepared);
+    this.drawControls(prepared);
+    this.awaitPaint(number);
+  }
+
+  /** Say that the case is painted once all its tiles are drawn and a frame has passed since. */
+  private awaitPaint(number: number): void {
+    requestAnimationFrame(() => {
+      if (number !== this.showing) return;
+      if (!this.panels!.isLoaded()) {
+        this.awaitPaint(number);
+        return;
+      }
+      this.panels!.redraw();
+      requestAnimationFrame(() => {
+        if (number !== this.showing) return;
+        this.painted = this.state.open;
+        this.root.dataset.painted = "true";
+        this.prefetch();
+      });
+    });
+  }
+
+  private unpaint(): void {
+    this.painted = "";
+    this.root.dataset.painted = "false";
+    this.root.dataset.case = card(this.state)?.label ?? "";
+    this.root.dataset.slice = "";
+  }
+
+  private prefetch(): void {
+    const wanted = ahead(this.state);
+    this.panels!.keep(new Set([this.state.open, ...wanted]));
+    for (const ticket of wanted) {
+      const next = this.state.cards.get(ticket);
+      if (next) this.panels!.prepare(next).catch(() => {}); // said when it is opened
+    }
+  }
+
+  // -- What the reviewer does ----------------------------------------------------------------------
+
+  private press(event: KeyboardEvent): void {
+    if (!this.root.isConnected || !this.state.data) return;
+    const target = event.composedPath()[0];
+    if (target instanceof Element && target.closest("input:not([type=range]):not([type=checkbox]),"
+      + "textarea, select, [contenteditable=true], [role=dialog], [role=combobox]")) return;
+    const what = action(event, this.state.data.keys);
+    if (!what) return;
+    event.preventDefault();
+    event.stopImmediatePropagation();
+    this.act(what);
+  }
+
+  private act(what: string): void {
+    const { opacity, overlay } = this.appearance;
+    if (what.startsWith("verdict:")) this.judge(what.slice("verdict:".length));
+    else if (what === "next") this.step(moved(this.state, 1));
+    else if (what === "previous") this.step(moved(this.state, -1));
+    else if (what === "undo") this.step(undone(this.state, this.id()));
+    else if (what === "overlay") this.choose({ overlay: !overlay });
+    else if (what === "more") this.choose({ opacity: Math.min(opacity + 0.1, 1) });
+    else if (what === "less") this.choose({ opacity: Math.max(opacity - 0.1, 0) });
+    else if (what === "home") this.panels!.home();
+    else if (what === "discard") this.keepRegion("");
+    else if (what === "help") this.say(this.help());
+    else this.take(what as Tool);
+  }
+
+  private judge(verdict: string): void {
+    const ticket = this.state.open;
+    const isPainted = this.painted !== "" && this.painted === ticket;
+    const open = card(this.state);
+    const comment = this.commentOf(open), region = this.regionOf(open);
+    const step = judged(this.state, { id: this.id(), verdict, comment, region }, isPainted);
+    if (!step.refused) {
+      this.comments.delete(ticket);
+      this.regions.delete(ticket);
+    }
+    this.step(step);
+  }
+
+  private step({ state, refused }: Step): void {
+    this.refused.textContent = refused;
+    if (refused) {
+      this.beep();
+      return;
+    }
+    const before = this.state;
+    this.state = state;
+    if (state.outbox.length > before.outbox.length) this.sentAt = Date.now();
+    if (state.open !== before.open) this.open();
+    else if (state.waiting) this.unpaint();
+    this.drawReceipt();
+    // The picture comes first: the message makes Streamlit draw the whole page.
+    requestAnimationFrame(() => requestAnimationFrame(() => this.send(message(this.state))));
+  }
+
+  private retry(): void {
+    this.sentAt = Date.now();
+    this.state = retried(this.state);
+    this.send(message(this.state));
+    this.drawReceipt();
+  }
+
+  private choose(changes: Partial<Appearance>): void {
+    this.appearance = { ...this.appearance, ...changes };
+    this.panels?.change(this.appearance);
+    const shown = this.panels?.has(this.state.open);
+    if (shown) this.drawControls(shown);
+  }
+
+  private take(tool: Tool): void {
+    this.tool = tool;
+    this.root.dataset.tool = tool;
+    for (const [name, each] of Object.entries(this.tools))
+      each.setAttribute("aria-pressed", String(name === tool));
+  }
+
+  private keepRegion(region: string): void {
+    this.regions.set(this.state.open, region);
+    this.panels!.region = region;
+    this.panels!.redraw();
+    this.drawRegion();
+  }
+
+  /** What is written or marked here, or else what the reviewer's own verdict says. */
+  private commentOf(open: Card | undefined): string {
+    return open ? this.comments.get(open.ticket) ?? open.comment : "";
+  }
+
+  private regionOf(open: Card | undefined): string {
+    return open ? this.regions.get(open.ticket) ?? open.region : "";
+  }
+
+  private id(): string {
+    return `${Date.now()}-${Math.random().toString(36).slice(2)}-${this.count++}`;
+  }
+
+  // -- The pointer ---------------------------------------------------------------------------------
+
+  private listen(): void {
+    let button = -1, last: MouseEvent | null = null;
+    const points = () => this.panels!.sketch;
+    this.place.addEventListener("contextmenu", (event) => event.preventDefault());
+    this.place.addEventListener("pointerdown", (event) => {
+      const at = this.panels?.at(event);
+      const isTool = event.button === 0 && this.tool !== "pan";
+      if (!at || !(isTool || event.button === 2)) return;
+      event.stopPropagation();
+      event.preventDefault();
+      [button, last] = [event.button, event];
+      this.place.setPointerCapture(event.pointerId);
+      if (isTool) this.panels!.sketch = [at];
+    }, true);
+    this.place.addEventListener("pointermove", (event) => {
+      if (button === 2 && last) {
+        this.dragWindow(event.clientX - last.clientX, event.clientY - last.clientY);
+        last = event;
+        return;
+      }
+      const at = this.panels?.at(button === 0 ? this.retargeted(event, last!) : event);
+      if (!at) return;
+      if (button === 0) {
+        this.panels!.sketch = this.tool === "box" ? corner(points()[0]!, at) : [...points(), at];
+        this.panels!.redraw();
+        return;
+      }
+      this.readout.textContent = this.panels!.read(at) || " ";
+    }, true);
+    this.place.addEventListener("pointerup", (event) => {
+      if (button === 0) {
+        const at = this.panels!.at(this.retargeted(event, last!));
+        if (at) this.finish(points(), at);
+      }
+      button = -1;
+    }, true);
+  }
+
+  /** The event as if it were in the panel that the drag started in. */
+  private retargeted(event: PointerEvent, start: MouseEvent): MouseEvent {
+    return { clientX: event.clientX, clientY: event.clientY, target: start.target } as MouseEvent;
+  }
+
+  private finish(points: Point[], at: Point): void {
+    const text = this.panels!.has(this.state.open)?.text;
+    this.panels!.sketch = [];
+    if (!text || points.length === 0) return;
+    const region = this.tool === "box" ? box(points[0]!, at, text.width, text.height)
+      : outline([...points, at], text.width, text.height);
+    if (region) this.keepRegion(added(this.regionOf(card(this.state)), region));
+    else this.panels!.redraw();
+  }
+
+  private dragWindow(right: number, down: number): void {
+    const text = this.panels!.has(this.state.open)?.text;
+    const full = text?.windows["full range"];
+    if (!full) return;
+    this.choose({ window: "by hand", byHand: dragged(this.panels!.window(), full, right, down) });
+  }
+
+  // -- Drawing -------------------------------------------------------------------------------------
+
+  private layOut(): void {
+    const moves = make("span", {},
+      button("Previous · P", () => this.act("previous")), button("Next · N", () => this.act("next")));
+    const undo = button("Undo · Z", () => this.act("undo"));
+    const keys = button("Keys · ?", () => this.act("help"));
+    this.mapControls.append(
+      labelled("Colours", this.palettes), labelled("Third panel", this.thirds),
+      this.switchLabel("overlay", "Overlay · O"), labelled("Opacity", this.opacity),
+      this.switchLabel("contours", "Contours"), this.switchLabel("truth", "Truth"));
+    const tools = make("span", { class: "tools" }, ...Object.values(this.tools),
+      button("Discard region", () => this.act("discard")), this.region);
+    this.root.append(
+      make("style", {}, style),
+      make("div", { class: "head" }, this.title, this.facts),
+      make("div", { class: "row" }, moves, this.verdicts, undo, this.receipt),
+      this.refused, this.problem, this.place, this.readout,
+      make("div", { class: "row" }, labelled("Window", this.windows), this.mapControls),
+      make("div", { class: "row" }, tools, this.comment, keys));
+    this.take("pan");
+  }
+
+  private drawCase(): void {
+    const open = card(this.state);
+    this.title.textContent = open?.title ?? "";
+    this.facts.replaceChildren(...[...(open?.facts ?? []), ...(open?.warnings ?? [])].map(
+      (line) => make("div", {}, line)));
+    if (open && !open.drawable) this.say("This case is drawn by the app itself …");
+    if (document.activeElement !== this.comment)
+      this.comment.value = this.commentOf(open);
+    this.drawVerdicts(open);
+    this.drawRegion();
+  }
+
+  private drawVerdicts(open: Card | undefined): void {
+    const keys = Object.entries(this.state.data?.keys ?? {});
+    const shape = keys.flat().join();
+    if (this.verdicts.dataset.keys !== shape) {
+      this.verdicts.dataset.keys = shape;
+      this.verdicts.replaceChildren(...keys.map(([key, verdict]) => {
+        const name = verdict[0]!.toUpperCase() + verdict.slice(1);
+        return button(`${SIGNS[verdict] ?? ""} ${name} · ${key.toUpperCase()}`,
+          () => this.judge(verdict), { "data-verdict": verdict });
+      }));
+    }
+    for (const each of this.verdicts.querySelectorAll("button")) {
+      each.disabled = !this.state.data?.reviewer;
+      each.setAttribute("aria-pressed", String(each.dataset.verdict === open?.verdict));
+    }
+  }
+
+  private drawControls(prepared: Prepared): void {
+    const { window, palette, third, opacity } = this.appearance;
+    const hasMap = prepared.layers.has("heatmap");
+    const names = Object.keys(prepared.text.windows);
+    setOptions(this.windows, [...names, "by hand"],
+      window === "by hand" || names.includes(window) ? window : "auto");
+    setOptions(this.palettes, Object.keys(this.state.data?.palettes ?? {}), palette);
+    const thirds = [...prepared.layers.keys()].filter((name) => name !== "image");
+    setOptions(this.thirds, thirds, thirds.includes(third) ? third : "heatmap");
+    this.opacity.value = String(Math.round(opacity * 100));
+    for (const name of ["overlay", "contours", "truth"] as const)
+      this.switches[name].checked = this.appearance[name];
+    this.mapControls.hidden = !hasMap;
+    this.switches.truth.parentElement!.hidden = !prepared.text.outlines.includes("truth");
+  }
+
+  private drawRegion(): void {
+    const region = this.regionOf(card(this.state));
+    this.region.textContent = region ? `region ${region}, kept with the verdict` : "";
+  }
+
+  /** The receipt: what is being saved, what was, and what was not, with a way to try again. */
+  private drawReceipt(): void {
+    const { outbox, failed, last } = this.state;
+    const isLate = outbox.length > 0 && Date.now() - this.sentAt > PATIENCE;
+    let text = last ? `Saved: ${last}` : "";
+    if (outbox.length) text = `Saving ${outbox.length} …`;
+    if (isLate) text = `${outbox.length} not saved yet: does the app still run?`;
+    if (failed.length) text = `NOT saved: ${failed.map((each) => each.text).join("; ")}`;
+    if (this.receipt.dataset.text === text) return;
+    this.receipt.dataset.text = text;
+    this.receipt.dataset.state = failed.length || isLate ? "failed" : outbox.length ? "saving" : "saved";
+    this.receipt.replaceChildren(text);
+    if (failed.length || isLate) this.receipt.append(" ", button("Try again", () => this.retry()));
+  }
+
+  private help(): string {
+    const verdicts = Object.entries(this.state.data?.keys ?? {}).map(
+      ([key, verdict]) => `${key.toUpperCase()} ${verdict}`);
+    return `${verdicts.join(" · ")} · ${HELP}`;
+  }
+
+  private say(text: string): void {
+    this.problem.textContent = text;
+  }
+
+  private beep(): void {
+    try {
+      this.sound ??= new AudioContext();
+      const tone = this.sound.createOscillator();
+      tone.frequency.value = 220;
+      tone.connect(this.sound.destination);
+      tone.start();
+      tone.stop(this.sound.currentTime + 0.12);
+    } catch { /* no sound: the words stand */ }
+  }
+
+  private makeSwitch(name: "overlay" | "contours" | "truth"): HTMLInputElement {
+    const element = make("input", { type: "checkbox" });
+    element.addEventListener("change", () => this.choose({ [name]: element.checked }));
+    return element;
+  }
+
+  private switchLabel(name: "overlay" | "contours" | "truth", text: string): HTMLElement {
+    return make("label", {}, this.switches[name], text);
+  }
+}
+
+function labelled(text: string, control: HTMLElement): HTMLElement {
+  return make("label", {}, text, control);
+}
+
+function corner(from: Point, to: Point): Point[] {
+  return [from, [to[0], from[1]], to, [from[0], to[1]], from];
+}
+
+let viewer: Viewer | null = null;
+
+export default function mount({ data, parentElement, setStateValue }: Component): void {
+  viewer ??= new Viewer();
+  if (viewer.root.parentElement !== parentElement) parentElement.append(viewer.root);
+  const address = new URL(data.address, document.baseURI).href;
+  viewer.receive({ ...data, address }, (sent) => setStateValue("sent", sent));
+}

@@ -1,0 +1,63 @@
+// From values to colours, as anodetect.output.pictures does it in Python.
+
+import type { LayerText, Range } from "./types";
+
+export type Values = Uint8Array | Uint16Array | Float32Array;
+export type Painter = (values: Values, layer: LayerText, out: Uint8ClampedArray) => void;
+
+const KINDS = { "|u1": Uint8Array, "<u2": Uint16Array, "<f4": Float32Array };
+
+export function decoded(bytes: ArrayBuffer, kind: LayerText["kind"]): Values {
+  return new KINDS[kind](bytes);
+}
+
+/** Return where a value lies between the ends of a span, 0 to 255; 0 where it is NaN. */
+export function place(value: number, [low, high]: Range): number {
+  const at = ((value - low) * 255) / Math.max(high - low, 1e-9);
+  return at > 0 ? Math.min(Math.trunc(at), 255) : 0;
+}
+
+/** Paint [C, h, w] black at the lower end of the window, white at the upper one. */
+export function grey(window: Range): Painter {
+  return (values, layer, out) => {
+    const count = values.length / layer.channels;
+    const at = lookup(values, window);
+    const green = layer.channels === 3 ? count : 0, blue = 2 * green;
+    for (let n = 0; n < count; n++) {
+      out[4 * n] = at(values[n]!);
+      out[4 * n + 1] = at(values[n + green]!);
+      out[4 * n + 2] = at(values[n + blue]!);
+      out[4 * n + 3] = 255;
+    }
+  };
+}
+
+/** Paint a map [1, h, w] in the colours of a palette; `over` an image, the more opaque the higher. */
+export function coloured(scale: Range, palette: Uint8Array, over: boolean): Painter {
+  return (values, _, out) => {
+    for (let n = 0; n < values.length; n++) {
+      const at = place(values[n]!, scale);
+      out[4 * n] = palette[3 * at]!;
+      out[4 * n + 1] = palette[3 * at + 1]!;
+      out[4 * n + 2] = palette[3 * at + 2]!;
+      out[4 * n + 3] = over ? at : 255;
+    }
+  };
+}
+
+/** Whole numbers have few values: their places are computed once. */
+function lookup(values: Values, window: Range): (value: number) => number {
+  if (values instanceof Float32Array) return (value) => place(value, window);
+  const table = new Uint8Array(values instanceof Uint8Array ? 256 : 65536);
+  for (let value = 0; value < table.length; value++) table[value] = place(value, window);
+  return (value) => table[value]!;
+}
+
+/** A window after a drag: to the right it gets wider, downward its middle gets higher, by the share
+ * of `full` that the drag is of 400 screen pixels. */
+export function dragged(window: Range, full: Range, right: number, down: number): Range {
+  const step = Math.max(full[1] - full[0], 1e-9) / 400;
+  const middle = (window[0] + window[1]) / 2 + down * step;
+  const half = Math.max((window[1] - window[0]) / 2 + (right * step) / 2, step / 2);
+  return [middle - half, middle + half];
+}

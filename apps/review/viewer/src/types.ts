@@ -1,0 +1,72 @@
+// The data that Python sends and receives; see viewing.py and routes.py.
+
+export type Range = [low: number, high: number];
+
+/** What a case is called and what is known of it, before its image is fetched. */
+export interface Card {
+  ticket: string;
+  label: string; // the row's path; of a hidden case its number in the list
+  title: string;
+  facts: string[];
+  warnings: string[];
+  hidden: boolean;
+  drawable: boolean; // false: Python draws this case
+  verdict: string; // the reviewer's own, "" for none
+  comment: string; // its own, until another is written
+  region: string;
+}
+
+export interface Receipt {
+  id: string;
+  text: string;
+  problem: boolean;
+}
+
+/** What Python sends each time it draws the page. `seq` is that of the last message it received. */
+export interface Data {
+  seq: number;
+  open: string; // ticket of the case that Python has open
+  cards: Card[];
+  order: string[]; // tickets around the open case, as listed
+  unjudged: string[]; // tickets to judge after the open case
+  receipts: Receipt[];
+  keys: Record<string, string>; // key → verdict
+  reviewer: string;
+  address: string; // of tiles and descriptions
+  palettes: Record<string, string>; // name → 256 colours, RGB, in base64
+}
+
+/** Something the reviewer recorded; `verdict` is "undo" to take the last one back. */
+export interface Verdict {
+  id: string;
+  ticket: string;
+  verdict: string;
+  painted: string; // ticket of the case that was on the screen
+  comment: string;
+  region: string;
+}
+
+export interface Message {
+  seq: number;
+  open: string; // ticket; "" leaves the choice to Python
+  verdicts: Verdict[];
+}
+
+export interface LayerText {
+  kind: "|u1" | "<u2" | "<f4";
+  channels: number;
+  height: number;
+  width: number;
+}
+
+/** A case as Python describes it. Without an image `layers` is empty and `notes` say why. */
+export interface CaseText {
+  height: number;
+  width: number;
+  tile: number;
+  layers: Record<string, LayerText>;
+  outlines: string[];
+  windows: Record<string, Range>;
+  scale: Range;
+  notes: string[];
+}

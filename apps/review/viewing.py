@@ -1,0 +1,315 @@
+"""The viewer in the page: what it is sent, and what is done with what it sends back.
+
+The viewer is a component in the browser (viewer/). It moves from case to case by itself, since it
+has its neighbours already, and says so afterwards; verdicts come with a name of their own each, so
+that one that is sent twice is recorded once. `seq` counts the viewer's messages: it takes no orders
+from a page that was drawn before its last one arrived.
+"""
+
+import os
+from base64 import b64encode
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from threading import Lock
+
+import streamlit as st
+from pydantic import TypeAdapter, ValidationError
+
+from anodetect.errors import AnodetectError, ConfigError
+from anodetect.output import pictures
+from anodetect.record import marks
+from anodetect.record.marks import Shown
+from anodetect.record.reviews import JUDGEMENTS, Judgement
+from anodetect.record.rows import ScoreRow
+
+from . import display, drafts, regions, routes, worklist
+from .case_list import go_to
+from .facts import facts_of
+from .session import ReviewSession
+from .tickets import OFFICE
+
+COMPONENT = "viewer"
+SETTING = "ANODETECT_VIEWER"  # "off" in the environment draws all pictures without the viewer
+UNDO = "undo"
+BEHIND, AHEAD, UNJUDGED = 2, 3, 3  # cases that the viewer is told of beside the open one
+RECEIPTS = 100  # of verdicts that are remembered, so that none is recorded twice
+# Streamlit sends this with each drawing of the page; the viewer itself is fetched once.
+SCRIPT = """
+export default function (component) {
+  const address = new URL("viewer/bundle/viewer.js?STAMP", document.baseURI).href;
+  import(address).then((viewer) => viewer.default(component));
+}
+"""
+
+
+# -- Messages --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Card:
+    """A case as the viewer knows it before it fetches its image; see types.ts."""
+
+    ticket: str
+    label: str
+    title: str
+    facts: list[str]
+    warnings: list[str]
+    hidden: bool
+    drawable: bool
+    verdict: str
+    comment: str
+    region: str
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """The outcome of a verdict: its record, or the problem that kept it from being recorded."""
+
+    id: str
+    text: str
+    problem: bool = False
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A verdict, or UNDO, as the viewer sends it; `ticket` is that of its case, `painted` that of
+    the case which was on the screen."""
+
+    id: str
+    ticket: str
+    verdict: str
+    painted: str = ""
+    comment: str = ""
+    region: str = ""
+
+
+@dataclass(frozen=True)
+class Message:
+    """A message of the viewer; `open` is the ticket of the case on the screen, or "" where the next
+    case is chosen here."""
+
+    seq: int
+    open: str
+    verdicts: list[Verdict]
+
+
+_MESSAGES = TypeAdapter(Message)
+
+
+def message_of(value: object) -> Message | None:
+    """Return a message as the browser sent it; None where there is none, or where it is damaged."""
+    if value is None:
+        return None
+    try:
+        return _MESSAGES.validate_python(value)
+    except ValidationError:
+        return None
+
+
+# -- Drawing ---------------------------------------------------------------------------------------
+
+
+def is_ready() -> bool:
+    """Return whether the viewer is wanted, built, and served by this process."""
+    return is_wanted() and (routes.BUNDLE / "viewer.js").is_file()
+
+
+def is_wanted() -> bool:
+    """Return whether this process would serve the viewer, were it built."""
+    return routes.served() and os.environ.get(SETTING) != "off"
+
+
+def draw_missing() -> None:
+    """Say how the viewer is made, where it is wanted but was not built."""
+    if is_wanted():
+        st.caption("The viewer was not built when this was installed; the app is slower without.")
+        st.text(f"To build it: python {Path(__file__).with_name('viewer') / 'build.py'}")
+
+
+def draw(session: ReviewSession, row: ScoreRow, paths: Sequence[str], blind: bool) -> None:
+    """Draw the viewer with a case; `paths` are the listed ones, in order."""
+    around, unjudged = _neighbours(session, row, paths, blind)
+    by_path = {}
+    for path in dict.fromkeys([row.path, *around, *unjudged]):
+        by_path[path] = _card(session, session.scores.by_path[path], paths, blind)
+
+    state = st.session_state
+    data = {
+        "seq": state.get("viewer_seq", 0),
+        "open": by_path[row.path].ticket,
+        "cards": [asdict(card) for card in by_path.values()],
+        "order": [by_path[path].ticket for path in around],
+        "unjudged": [by_path[path].ticket for path in unjudged],
+        "receipts": [asdict(receipt) for receipt in _receipts_of(session)],
+        "keys": {key.lower(): verdict for verdict, key in state.verdict_keys.items()},
+        "reviewer": session.reviewer,
+        "address": "viewer/",
+        "palettes": _palettes(),
+    }
+
+    def receive() -> None:
+        message = message_of(state[COMPONENT].get("sent"))
+        if message is not None:
+            _receive(session, paths, blind, message)
+
+    stamp = (routes.BUNDLE / "stamp.txt").read_text("utf-8")
+    component = st.components.v2.component(
+        "anodetect_viewer", js=SCRIPT.replace("STAMP", stamp), isolate_styles=False
+    )
+    component(data=data, key=COMPONENT, default={"sent": None}, on_sent_change=receive)
+
+
+def _neighbours(
+    session: ReviewSession, row: ScoreRow, paths: Sequence[str], blind: bool
+) -> tuple[list[str], list[str]]:
+    """Return the listed paths around a row, itself among them, and those to judge after it."""
+    around = [row.path]
+    if row.path in paths:
+        place = paths.index(row.path)
+        around = list(paths[max(place - BEHIND, 0) : place + AHEAD + 1])
+    if blind:
+        return around, []  # after a verdict the case stays, with its scores
+    judged, reviewer = session.judgements, session.reviewer
+    return around, worklist.to_judge(paths, row.path, judged, reviewer, UNJUDGED)
+
+
+def _card(session: ReviewSession, row: ScoreRow, paths: Sequence[str], blind: bool) -> Card:
+    """Return the card of a row."""
+    hidden = session.is_hidden(row.path, blind)
+    facts = facts_of(row, paths, hidden)
+    own, draft = session.own_verdict(row.path), drafts.draft_of(session, row.path)
+    number = str(paths.index(row.path) + 1) if row.path in paths else ""
+    return Card(
+        ticket=OFFICE.ticket(session.directory, row, hidden=hidden),
+        label=number if hidden else row.path,
+        title=facts.title,
+        facts=list(facts.lines),
+        warnings=[f"{facts.warning} {facts.reason}"] if facts.warning else [],
+        hidden=hidden,
+        drawable=is_drawable(row),
+        verdict="" if own is None else own.verdict,
+        comment=draft.comment,
+        region=draft.region,
+    )
+
+
+def is_drawable(row: ScoreRow) -> bool:
+    """Return whether the viewer can show a row: an image of one file. The page itself draws volumes
+    and images of several channels."""
+    return not row.is_volume and not row.channels
+
+
+@st.cache_data(show_spinner=False)
+def _palettes() -> dict[str, str]:
+    """Return the colours of each map as the viewer reads them."""
+    return {name: b64encode(pictures.palette(name).tobytes()).decode() for name in display.COLOURS}
+
+
+# -- Receiving -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Done:
+    """The outcome of a verdict, and the path of the case to open after it."""
+
+    receipt: Receipt
+    path: str
+
+
+# By score directory and reviewer, then by the verdicts' names. Streamlit starts the next drawing of
+# a page before the last one has ended, so that two threads can have the same message; and it ends
+# a thread wherever Streamlit's state is read, so that a record is noted here at once.
+_done: dict[tuple[str, str], dict[str, Done]] = {}
+_recording = Lock()
+
+
+def _done_of(session: ReviewSession) -> dict[str, Done]:
+    """Return what became of the reviewer's last verdicts, by their names."""
+    return _done.setdefault((session.store.head, session.reviewer), {})
+
+
+def _receipts_of(session: ReviewSession) -> list[Receipt]:
+    """Return the receipts of the reviewer's last verdicts."""
+    with _recording:
+        return [done.receipt for done in _done_of(session).values()]
+
+
+def _receive(session: ReviewSession, paths: Sequence[str], blind: bool, message: Message) -> None:
+    """Record the verdicts of a message, and open the case that it names, or the next one."""
+    state = st.session_state
+    path = state.open
+    with _recording:
+        done = _done_of(session)
+        for verdict in message.verdicts:
+            known = done.get(verdict.id)
+            if known is None or known.receipt.problem:
+                try:
+                    done[verdict.id] = _record(session, paths, blind, verdict)
+                except AnodetectError as error:
+                    done[verdict.id] = Done(Receipt(verdict.id, str(error), True), path)
+            path = done[verdict.id].path
+        for old in list(done)[:-RECEIPTS]:
+            del done[old]
+
+    for verdict in message.verdicts:
+        _settle_draft(session, verdict)
+    if message.seq < state.get("viewer_seq", 0):
+        return  # a later message was faster
+    if message.open:
+        try:
+            path = OFFICE.find(message.open).row.path
+        except AnodetectError as error:
+            state.problem = str(error)
+    state.viewer_seq = message.seq
+    go_to(path)
+
+
+def _record(session: ReviewSession, paths: Sequence[str], blind: bool, verdict: Verdict) -> Done:
+    """Record a verdict, or take the last one back.
+
+    Raises ConfigError, DataError or RunError where it cannot be recorded.
+    """
+    store, reviewer = session.store, session.reviewer
+    if verdict.verdict == UNDO:
+        last = worklist.last_of(store.read(), reviewer)
+        if last is None:
+            raise ConfigError("there is no verdict of yours to take back")
+        record = store.withdraw(last, reviewer)
+        place = "" if blind else f" on {last.path}"
+        text = f"took back {last.verdict}{place}, record {record.number}"
+        return Done(Receipt(verdict.id, text), last.path)
+
+    if verdict.verdict not in JUDGEMENTS:
+        raise ConfigError(f"no verdict {verdict.verdict!r}")
+    judgement: Judgement = verdict.verdict
+    ticket = OFFICE.find(verdict.ticket)
+    row, source = ticket.row, regions.source_of(ticket.row)
+    shown = Shown(row.path, row.sha256 or "", painted=verdict.painted == verdict.ticket)
+    record = store.add(
+        row,
+        reviewer,
+        judgement,
+        [shown],
+        comment=verdict.comment,
+        region=marks.to_text(regions.parse(verdict.region, source)),
+        blind=ticket.hidden,
+    )
+    path = row.path
+    if not blind:
+        path = worklist.next_to_judge(paths, path, session.judgements, reviewer)
+    return Done(Receipt(verdict.id, f"{judgement}, record {record.number}"), path)
+
+
+def _settle_draft(session: ReviewSession, verdict: Verdict) -> None:
+    """Discard the draft of a case that was judged; make one of what a verdict said that was taken
+    back."""
+    done = _done_of(session)[verdict.id]
+    if done.receipt.problem:
+        return
+    if verdict.verdict != UNDO:
+        drafts.discard(session, OFFICE.find(verdict.ticket).row.path)
+        return
+    last = session.own_verdict(done.path)
+    if last is not None and not drafts.is_unsaved(session, done.path):
+        drafts.keep(session, done.path, drafts.saved(session, last))

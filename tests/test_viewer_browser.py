@@ -1,0 +1,231 @@
+"""The viewer in the distribution's Chromium, with mouse and keyboard, from a real server."""
+
+import re
+import shutil
+
+import pytest
+
+pytest.importorskip("streamlit", reason="the extra `app` is not installed")
+pytest.importorskip("playwright", reason="playwright is not installed")
+
+import score_folders
+from playwright.sync_api import expect
+
+from anodetect.record import directories, reviews
+from apps.review import loading, routes
+from benchmarks.review import browser, served
+
+expect.set_options(timeout=60_000)  # on a busy machine
+pytestmark = [
+    pytest.mark.skipif(
+        shutil.which("chromium") is None, reason="no chromium here: apt-get install chromium"
+    ),
+    pytest.mark.skipif(
+        not (routes.BUNDLE / "viewer.js").is_file(),
+        reason="the viewer is not built: python apps/review/viewer/build.py",
+    ),
+    pytest.mark.timeout(300),
+]
+PAINTED = "#viewer[data-painted=true]"
+
+
+@pytest.fixture(scope="module")
+def scores(tmp_path_factory):
+    return score_folders.write(tmp_path_factory.mktemp("viewer"), 12)
+
+
+@pytest.fixture(scope="module")
+def ranked(scores):
+    """The rows as the worklist has them."""
+    return directories.read(scores).rows
+
+
+@pytest.fixture(scope="module")
+def address(scores):
+    with served([scores], viewer=True) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with browser() as found:
+        yield found
+
+
+@pytest.fixture
+def visit(chromium, address):
+    """Open the app under a reviewer's name, and note the requests and errors of the page."""
+    contexts = []
+
+    def open_page(reviewer):
+        context = chromium.new_context(viewport={"width": 1280, "height": 900})
+        contexts.append(context)
+        page = context.new_page()
+        page.requests, page.errors = [], []
+        page.on("request", lambda request: page.requests.append(request.url))
+        page.on("pageerror", lambda error: page.errors.append(str(error)))
+        page.goto(f"{address}?reviewer={reviewer}")
+        page.wait_for_selector(PAINTED, timeout=60_000)
+        page.wait_for_selector("[data-test-script-state=notRunning]", state="attached")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+def on_screen(page, row):
+    """Wait until the case of a row is painted."""
+    expect(page.locator(f"{PAINTED}[data-case='{row.path}']")).to_have_count(1)
+
+
+def kept(scores, reviewer):
+    found = reviews.read(scores / reviews.FILE) if (scores / reviews.FILE).is_file() else []
+    return [review for review in found if review.reviewer == reviewer]
+
+
+def test_keys_move_and_judge_and_no_request_leaves(visit, address, scores, ranked):
+    page = visit("Ada")
+    on_screen(page, ranked[0])
+    expect(page.locator("#viewer .panel:visible")).to_have_count(3)
+    page.keyboard.press("n")
+    on_screen(page, ranked[1])
+    page.keyboard.press("p")
+    on_screen(page, ranked[0])
+
+    for number, key in enumerate("1234"):
+        on_screen(page, ranked[number])
+        page.keyboard.press(key)
+    on_screen(page, ranked[4])
+    expect(page.locator("#viewer .receipt")).to_have_text("Saved: bad image, record 4")
+    found = [(review.path, review.verdict) for review in kept(scores, "Ada")]
+    verdicts = ["normal", "anomalous", "unsure", "bad image"]
+    assert found == [(row.path, verdict) for row, verdict in zip(ranked, verdicts, strict=False)]
+
+    page.keyboard.press("z")
+    on_screen(page, ranked[3])
+    expect(page.locator("#viewer .receipt")).to_contain_text(
+        f"took back bad image on {ranked[3].path}"
+    )
+    head = directories.read(scores).audit.head
+    assert list(reviews.broken(reviews.read(scores / reviews.FILE), head)) == []
+    assert page.errors == []
+    own = (f"{address}/", f"{address.replace('http', 'ws')}/", "blob:", "data:")
+    assert [url for url in page.requests if not url.startswith(own)] == []
+
+
+def test_a_key_before_the_image_is_there_is_refused(visit, scores, ranked):
+    page = visit("Fay")
+    # Tiles that do not come keep the next case unpainted.
+    page.route("**/viewer/**", lambda route: None)
+    for _ in range(4):
+        page.keyboard.press("n")  # beyond what was fetched before
+    expect(page.locator("#viewer")).to_have_attribute("data-painted", "false")
+    page.keyboard.press("2")
+    expect(page.locator("#viewer [role=alert]")).to_contain_text("Not recorded")
+    assert kept(scores, "Fay") == []
+
+
+def test_the_pointer_tells_the_value_of_its_pixel_in_every_panel(visit, scores, ranked):
+    page = visit("Dora")
+    case = loading.load(directories.read(scores), ranked[0])
+    intensity, anomaly = case.image[0, 12, 41], float(f"{case.heatmap[12, 41]:.4g}")
+    height, width = case.image.shape[1:]
+    for panel in page.locator("#viewer .panel").all():
+        box = panel.bounding_box()
+        side = min(box["width"] / width, box["height"] / height)  # screen pixels of a pixel
+        left = box["x"] + (box["width"] - side * width) / 2
+        top = box["y"] + (box["height"] - side * height) / 2
+        text = f"x 41, y 12 · intensity {intensity:g} · anomaly {anomaly:g}"
+        for _ in range(100):  # the panels may still be finding their size
+            page.mouse.move(left + 41.4 * side, top + 12.5 * side)
+            page.mouse.move(left + 41.5 * side, top + 12.5 * side)
+            if page.locator("#viewer output").text_content() == text:
+                break
+            page.wait_for_timeout(100)
+        expect(page.locator("#viewer output")).to_have_text(text)
+
+
+def test_a_box_and_a_comment_go_with_the_verdict_of_their_case(visit, scores, ranked):
+    page = visit("Cyd")
+    page.keyboard.press("b")
+    box = page.locator("#viewer .panel").first.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] / 2 + 40, box["y"] + box["height"] / 2 + 30, steps=4)
+    page.mouse.up()
+    expect(page.locator("#viewer .region")).to_contain_text("kept with the verdict")
+    page.locator("#viewer input[type=text]").fill("scratch 1")
+    page.keyboard.press("Enter")
+
+    page.keyboard.press("n")  # neither goes to another case, nor is lost
+    on_screen(page, ranked[1])
+    expect(page.locator("#viewer input[type=text]")).to_have_value("")
+    expect(page.locator("#viewer .region")).to_have_text("")
+    page.keyboard.press("p")
+    on_screen(page, ranked[0])
+    page.keyboard.press("2")
+    expect(page.locator("#viewer .receipt")).to_contain_text("Saved")
+    review = kept(scores, "Cyd")[0]
+    assert (review.path, review.comment) == (ranked[0].path, "scratch 1")
+    x, y, w, h = map(int, review.region.split(","))
+    assert 20 <= x <= 40 and 20 <= y <= 40 and w > h >= 2
+
+
+def test_blind_shows_a_number_and_the_image_alone_until_judged(visit, scores):
+    page = visit("Eve")
+    page.get_by_text("Blind until judged").click()
+    expect(page.locator(PAINTED)).to_have_attribute("data-case", re.compile(r"^\d+$"))
+    expect(page.locator("#viewer .panel:visible")).to_have_count(1)
+    page.keyboard.press("1")
+    expect(page.locator("#viewer .panel:visible")).to_have_count(3)
+    (review,) = kept(scores, "Eve")
+    expect(page.locator(PAINTED)).to_have_attribute("data-case", review.path)
+    assert review.blind
+
+
+def test_opacity_colours_and_contours_ask_the_server_for_no_page(visit):
+    page = visit("Ned")
+    expect(page.locator("[data-test-script-state=notRunning]")).to_have_count(1)
+    page.evaluate("""() => { window.runs = 0; new MutationObserver(() => window.runs++).observe(
+        document.querySelector("[data-test-script-state]"),
+        {attributeFilter: ["data-test-script-state"]}); }""")
+    picture, seen = page.locator("#viewer .panel").nth(1), []
+    seen.append(picture.screenshot())
+    page.keyboard.press("o")
+    page.wait_for_timeout(300)
+    seen.append(picture.screenshot())
+    page.keyboard.press("o")
+    page.get_by_label("Colours").select_option("viridis")
+    page.wait_for_timeout(300)
+    seen.append(picture.screenshot())
+    page.get_by_label("Contours").check()
+    page.wait_for_timeout(1000)  # the outlines are fetched
+    seen.append(picture.screenshot())
+    assert len(set(seen)) == 4
+    assert page.evaluate("window.runs") == 0
+
+
+def test_the_wheel_zooms_all_panels_and_the_next_case_keeps_the_place(visit, ranked):
+    page = visit("Ivy")
+    output = page.locator("#viewer output")
+    boxes = [panel.bounding_box() for panel in page.locator("#viewer .panel").all()]
+
+    def values(box, x, y):
+        page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"])
+        expect(output).to_contain_text("x ")
+        return output.inner_text().partition(" · ")[0]
+
+    before = values(boxes[0], 0.1, 0.5)
+    page.mouse.move(boxes[0]["x"] + 0.7 * boxes[0]["width"], boxes[0]["y"] + 100)
+    for _ in range(5):
+        page.mouse.wheel(0, -300)
+        page.wait_for_timeout(100)
+    page.wait_for_timeout(500)
+    near = values(boxes[0], 0.1, 0.5)
+    assert near != before
+    assert values(boxes[2], 0.1, 0.5) == near
+    page.keyboard.press("n")
+    on_screen(page, ranked[1])
+    values(boxes[0], 0.5, 0.5)
+    assert values(boxes[0], 0.1, 0.5) == near
