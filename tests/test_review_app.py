@@ -305,6 +305,8 @@ def test_a_second_reader_sees_the_first_ones_verdict_only_after_judging(opened, 
     assert any("Ben: anomalous" in text and "my secret opinion" in text for text in texts(two))
     two.segmented_control(key="page").set_value("Summary").run()
     assert ("disagreements", "1") in [(metric.label, metric.value) for metric in two.metric]
+    (pairs,) = (frame.value for frame in two.dataframe if "readers" in frame.value)
+    assert list(pairs["images in common"]) == [1] and list(pairs["first, blind"]) == [0]
 
 
 def test_the_picture_has_panels_contours_and_truth(opened, scores):

@@ -15,7 +15,7 @@ from anodetect.data.geometry import FRAMES, along
 from anodetect.errors import DataError
 from anodetect.record import marks
 from anodetect.record.decisions import decide
-from anodetect.record.reviews import Review
+from anodetect.record.reviews import Review, first_blind, in_force
 from anodetect.record.rows import GroupRow, ScoreRow, rows_of, to_table
 from anodetect.stats import agreement
 from anodetect.stats.agreement import Rate
@@ -160,10 +160,36 @@ def test_kappa_is_that_of_the_library_and_of_the_textbook():
 
 
 def test_agreement_counts_only_images_both_judged():
-    (found,) = agreement.agreements(
-        judged(a="Ada:normal Ben:normal", b="Ada:normal Ben:unsure", c="Ada:normal")
-    )
+    given = judged(a="Ada:normal Ben:normal", b="Ada:normal Ben:unsure", c="Ada:normal")
+    (found,) = agreement.agreements(given, {})
     assert (found.readers, found.images, found.agreed) == (("Ada", "Ben"), 2, 1)
+    assert found.first is None
+
+
+def test_kappa_of_first_blind_verdicts_ignores_what_readers_said_once_they_had_seen_others():
+    """Ada takes over each of Ben's verdicts and takes one of her own back, so that the last ones
+    agree on everything. One more case both saw before they judged it blind."""
+    own, ben = "NNNNNNAAAA", "NNNAAAAAAA"
+    names = {"N": "normal", "A": "anomalous"}
+    chain = []
+    for place, (first, other) in enumerate(zip(own, ben, strict=True)):
+        for reader, verdict, blind in (
+            ("Ada", first, True), ("Ben", other, True), ("Ada", other, False)
+        ):  # fmt: skip
+            given = review(f"{place}", reader, names[verdict], len(chain) + 1)
+            chain.append(replace(given, blind=blind))
+    for reader in ("Ada", "Ben"):  # one not blind at first, though blind later
+        for blind in (False, True):
+            given = review("seen", reader, "normal", len(chain) + 1)
+            chain.append(replace(given, blind=blind))
+    withdrawn = review("0", "Ada", "withdrawn", len(chain) + 1)
+    chain.append(replace(withdrawn, withdraws=10))
+
+    (found,) = agreement.agreements(in_force(chain), first_blind(chain))
+    assert (found.images, found.agreed, found.kappa) == (11, 11, 1)
+    expected = cohen_kappa_score(list(own), list(ben))
+    assert (found.first.images, found.first.agreed) == (10, 7)
+    assert found.first.kappa == pytest.approx(expected) and 0.3 < expected < 0.5
 
 
 @pytest.mark.parametrize(
@@ -187,11 +213,12 @@ def test_summary():
         c="Ada:normal Ben:unsure",
         gone="Ada:normal",
     )
-    found = agreement.summary({row.path: row.flagged for row in ROWS}, given)
+    found = agreement.summary({row.path: row.flagged for row in ROWS}, given, given)
     assert (found.images, found.reviewed) == (5, 3)
     assert found.by_reviewer == {"Ada": 3, "Ben": 2}
     assert found.verdicts == {"anomalous": 2, "normal": 2, "unsure": 1}
     assert found.disagreements == ("c",)
+    assert [pair.first.images for pair in found.agreements] == [2]
     assert found.precision == Rate(1, 2)  # all that are flagged
 
 

@@ -25,6 +25,7 @@ from sqlalchemy.exc import DBAPIError
 
 import anodetect
 from anodetect.errors import ConfigError, RunError
+from anodetect.output import report
 from anodetect.record import directories, reviews, verification
 from anodetect.record.marks import Shown
 from anodetect.record.rows import ScoreRow
@@ -490,6 +491,19 @@ def test_verify_covers_reviews_and_tells_where_their_chain_ends(reviewed):
     end = reviews.read(out / reviews.FILE)[-1].hash
     assert verdict.verdicts.why == f"2 reviews; their chain ends with {end}"
     assert (verdict.verdict_count, verdict.verdict_end) == (2, end)
+
+
+def test_the_report_has_the_agreement_of_first_blind_verdicts(reviewed):
+    out, rows = reviewed
+    kept = Store(out, verification.verify(out).head)
+    for row, ada, ben in zip(rows[1:5], ("normal", "anomalous") * 2, ("normal",) * 4, strict=True):
+        for reader, verdict in (("Ada", ada), ("Ben", ben)):
+            kept.add(row, reader, verdict, seen(row), blind=True)
+        kept.add(row, "Ben", ada, seen(row))  # having seen what Ada said
+
+    page = report.html(out, kept.read())
+    assert "<b>1.00</b><span>Cohen’s κ of Ada and Ben on 4 images; they agree on 4; " in page
+    assert "; 0.00 on the 4 of which both gave their first verdicts blind</span>" in page
 
 
 def test_verify_names_a_changed_review(reviewed):

@@ -24,7 +24,7 @@ from anodetect.output import figures
 from anodetect.record import channel_files, directories, reports, reviews
 from anodetect.record.directories import ScoreDirectory, picture_of
 from anodetect.record.failures import differences, failures
-from anodetect.record.reviews import Review, in_force
+from anodetect.record.reviews import Review, first_blind, in_force
 from anodetect.record.rows import OK, ScoreRow, SliceRow
 from anodetect.stats.agreement import summary
 from anodetect.stats.calibration import DEFAULT_FAR
@@ -123,7 +123,7 @@ def html(folder: Path, reviewed: Sequence[Review]) -> str:
         n_flagged=pc.sum(main.table["flagged"]).as_py() or 0,
         decided=bool(main.audit.calibration.groups),
         # reviews
-        review=summary(flags, in_force(own)) if own else None,
+        review=summary(flags, in_force(own), first_blind(own)) if own else None,
         verdicts=_verdicts(main, own),
         broken=next(reviews.broken(own, start), ""),
         chain_end=own[-1].hash if own else "",

@@ -115,6 +115,25 @@ def in_force(reviews: Iterable[Review]) -> dict[str, dict[str, Review]]:
     return latest
 
 
+def first_blind(reviews: Iterable[Review]) -> dict[str, dict[str, Review]]:
+    """Return for each path each reviewer's first verdict, if it was blind.
+
+    It counts even if it was changed or withdrawn: whatever followed it was given by someone who had
+    seen the scores, and what others said.
+    """
+    first: dict[str, dict[str, Review]] = {}
+    for review in reviews:
+        if review.verdict not in (WITHDRAWN, ERASED):
+            first.setdefault(review.path, {}).setdefault(review.reviewer, review)
+
+    blind: dict[str, dict[str, Review]] = {}
+    for path, given in first.items():
+        kept = {name: review for name, review in given.items() if review.blind}
+        if kept:
+            blind[path] = kept
+    return blind
+
+
 # -- Verification ----------------------------------------------------------------------------------
 
 
@@ -217,6 +236,7 @@ def _wrong_times(reviews: Sequence[Review], ended: str) -> Iterator[str]:
         earliest = _time(ended) if ended else None
     except ValueError:
         earliest = None  # the record itself says so
+
     latest = datetime.now(UTC) + CLOCKS
     for review in reviews:
         if review.verdict == ERASED:

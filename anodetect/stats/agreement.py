@@ -1,11 +1,12 @@
 """Agreement of reviewers, the verdict of most of them, and the precision of the flags.
 
-Judgements are those in force (`record.reviews.in_force`): path → reviewer → review.
+Judgements are those in force (`record.reviews.in_force`): path → reviewer → review. Those that were
+given first, and blind, (`record.reviews.first_blind`) tell how far readers agree on their own.
 """
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Protocol
 
@@ -56,12 +57,14 @@ class Rate:
 @dataclass(frozen=True)
 class Agreement:
     """Two readers on the images both judged: how many these are, on how many they agree, and
-    Cohen's κ, NaN if undefined."""
+    Cohen's κ, NaN if undefined. `first` is that of their first, blind verdicts, None if there are
+    none on the same image."""
 
     readers: tuple[str, str]
     images: int
     agreed: int
     kappa: float
+    first: "Agreement | None" = None
 
 
 @dataclass(frozen=True)
@@ -104,22 +107,31 @@ def _agreed(pairs: Sequence[tuple[str, str]]) -> int:
     return sum(one == other for one, other in pairs)
 
 
-def agreements(judgements: Judgements) -> list[Agreement]:
-    """Return the agreement of every two readers who judged images in common."""
+def agreements(judgements: Judgements, first: Judgements) -> list[Agreement]:
+    """Return the agreement of every two readers who judged images in common, and that of their
+    `first`, blind verdicts beside it."""
     names: set[str] = set()
     for judged in judgements.values():
         names |= set(judged)
 
     found = []
     for one, other in combinations(sorted(names), 2):
-        pairs = []
-        for judged in judgements.values():
-            if one in judged and other in judged:
-                pairs.append((judged[one].verdict, judged[other].verdict))
-        if pairs:
-            readers = one, other
-            found.append(Agreement(readers, len(pairs), _agreed(pairs), cohens_kappa(pairs)))
+        agreement = _agreement((one, other), judgements)
+        if agreement:
+            found.append(replace(agreement, first=_agreement((one, other), first)))
     return found
+
+
+def _agreement(readers: tuple[str, str], judgements: Judgements) -> Agreement | None:
+    """Return the agreement of two readers; None if they judged no image in common."""
+    one, other = readers
+    pairs = []
+    for judged in judgements.values():
+        if one in judged and other in judged:
+            pairs.append((judged[one].verdict, judged[other].verdict))
+    if not pairs:
+        return None
+    return Agreement(readers, len(pairs), _agreed(pairs), cohens_kappa(pairs))
 
 
 def consensus(judged: Mapping[str, Judgement]) -> int | None:
@@ -151,10 +163,11 @@ def precision_of(flagged: Sequence[str], judgements: Judgements) -> Rate:
     return Rate(sum(labels), len(labels), chosen=len(labels) < len(flagged))
 
 
-def summary(flagged: Mapping[str, bool], judgements: Judgements) -> Summary:
+def summary(flagged: Mapping[str, bool], judgements: Judgements, first: Judgements) -> Summary:
     """Return the counts of a review over the images in `flagged` (path → whether it is flagged),
-    which may be a part of those that were judged."""
+    which may be a part of those that were judged; see `agreements` for `first`."""
     listed = {path: judgements[path] for path in flagged if judgements.get(path)}
+    first = {path: first[path] for path in listed if path in first}
     reviewers: Counter[str] = Counter()
     verdicts: Counter[str] = Counter()
     disagreements = []
@@ -172,5 +185,5 @@ def summary(flagged: Mapping[str, bool], judgements: Judgements) -> Summary:
         verdicts=dict(verdicts.most_common()),
         disagreements=tuple(disagreements),
         precision=precision_of([path for path in flagged if flagged[path]], listed),
-        agreements=tuple(agreements(listed)),
+        agreements=tuple(agreements(listed, first)),
     )

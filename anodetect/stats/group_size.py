@@ -65,6 +65,7 @@ def group_p_values(
     ordered = [np.sort(scores) for scores in calibration]
     counts = [len(scores) for scores in ordered]
     p = np.full(len(highest), np.nan)
+
     for size in np.unique(sizes).tolist():
         own = sizes == size
         how = comparison(size, counts, rate)

@@ -9,7 +9,7 @@ import streamlit as st
 
 from anodetect.record.reviews import JUDGEMENTS, Review
 from anodetect.record.rows import ScoreRow
-from anodetect.stats.agreement import agreements
+from anodetect.stats.agreement import Agreement, agreements
 
 from . import worklist
 from .session import ReviewSession, Scores, thumbnails_of
@@ -109,12 +109,18 @@ def draw_progress(session: ReviewSession) -> None:
     by_whom = " by you" if session.reviewer else ""
     st.sidebar.progress(done / total, f"{done} of {total} reviewed{by_whom}")
 
-    for pair in agreements(session.judgements):
+    for pair in agreements(session.judgements, session.first_blind):
         if session.reviewer not in pair.readers:
             continue
         other = next(name for name in pair.readers if name != session.reviewer)
-        kappa = "–" if isnan(pair.kappa) else f"{pair.kappa:.2f}"
-        st.sidebar.text(f"{pair.agreed} of {pair.images} as {other} judged; Cohen's κ {kappa}")
+        text = f"{pair.agreed} of {pair.images} as {other} judged; Cohen's κ {_kappa(pair)}"
+        if pair.first:
+            text += f"; {_kappa(pair.first)} of {pair.first.images} first, blind verdicts"
+        st.sidebar.text(text)
+
+
+def _kappa(pair: Agreement) -> str:
+    return "–" if isnan(pair.kappa) else f"{pair.kappa:.2f}"
 
 
 # -- Tables ----------------------------------------------------------------------------------------

@@ -230,6 +230,7 @@ def _draw_remarks(session: ReviewSession, row: ScoreRow, opened: Picture) -> Non
     draft, whichever case was open before."""
     path = row.path
     drafts.show_in_fields(session, path)
+
     comment, region = st.columns([2, 1])
     comment.text_input(
         "Comment, kept with the next verdict",
@@ -267,6 +268,7 @@ def _draw_unsaved(session: ReviewSession, row: ScoreRow) -> None:
                 on_click=with_message(_record, session, row, hidden, verdict),
             )
         buttons.button("Discard", key="discard", on_click=drafts.discard, args=(session, row.path))
+
     others = len(waiting) - (row.path in waiting)
     if others:
         st.caption(f"Comments or regions on other cases that are not recorded yet: {others}")

@@ -8,6 +8,7 @@ nowhere else.
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 
@@ -15,7 +16,7 @@ import streamlit as st
 
 from anodetect.record import directories
 from anodetect.record.directories import ScoreDirectory
-from anodetect.record.reviews import Review, in_force
+from anodetect.record.reviews import Review, first_blind, in_force
 from anodetect.record.rows import GroupRow, ScoreRow, SliceRow
 
 from . import display, known, loading, thumbnails
@@ -57,6 +58,11 @@ class ReviewSession:
     @property
     def directory(self) -> ScoreDirectory:
         return self.scores.directory
+
+    @cached_property
+    def first_blind(self) -> Mapping[str, Mapping[str, Review]]:
+        """Return each reviewer's first verdict on each image, if it was blind."""
+        return first_blind(self.reviews)
 
     def own_verdict(self, path: str) -> Review | None:
         """Return the reviewer's own verdict on an image."""

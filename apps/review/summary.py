@@ -1,6 +1,7 @@
 """The page that shows how far the review is, and exports its record."""
 
 from collections.abc import Sequence
+from math import nan
 
 import streamlit as st
 
@@ -14,7 +15,7 @@ from .widgets import show_problem, show_rate
 def draw(session: ReviewSession) -> None:
     """Draw the page."""
     flagged = {row.path: bool(row.flagged) for row in session.directory.rows}
-    found = summary(flagged, session.judgements)
+    found = summary(flagged, session.judgements, session.first_blind)
     st.subheader("Where the review stands")
     columns = st.columns(3)
     columns[0].metric("reviewed", f"{found.reviewed} of {found.images}")
@@ -35,16 +36,26 @@ def draw(session: ReviewSession) -> None:
 
 
 def _agreements(pairs: Sequence[Agreement]) -> None:
-    """Draw the table of every two readers' agreement."""
+    """Draw the table of every two readers' agreement: of their last verdicts, and of their first,
+    blind ones."""
     st.subheader("Agreement")
+    first = [pair.first for pair in pairs]
     shown = {
         "readers": [" and ".join(pair.readers) for pair in pairs],
         "images in common": [pair.images for pair in pairs],
         "agreed": [pair.agreed for pair in pairs],
         "Cohen's κ": [pair.kappa for pair in pairs],
+        "first, blind": [each.images if each else 0 for each in first],
+        "κ of first, blind": [each.kappa if each else nan for each in first],
     }
-    kappa = {"Cohen's κ": st.column_config.NumberColumn(format="%.2f")}
+
+    number = st.column_config.NumberColumn(format="%.2f")
+    kappa = {"Cohen's κ": number, "κ of first, blind": number}
     st.dataframe(shown, hide_index=True, column_config=kappa, alt="Agreement of every two readers")
+    st.caption(
+        "First, blind verdicts count as they were given, even if they were changed later: the last "
+        "ones were given by readers who had seen the scores and each other's verdicts."
+    )
 
 
 def _disagreements(session: ReviewSession, paths: Sequence[str]) -> None:
