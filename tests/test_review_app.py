@@ -398,6 +398,8 @@ def test_every_case_says_what_is_to_be_known(opened, scores, scored_volume):
     assert "of the heatmap count" in strip.label
     app.toggle(key="blind").set_value(True).run()
     assert "count" not in app.expander[0].label
+    said = [text.value.removeprefix("⚠ ") for text in app.expander[0].text]
+    assert audit.statement in said and audit.drift.batch.text not in said
 
     app = opened(scored_volume[0], reviewer="Uma")
     slices = directories.read_slices(scored_volume[0])

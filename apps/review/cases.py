@@ -6,7 +6,6 @@ from itertools import chain
 import streamlit as st
 
 from anodetect.record import marks
-from anodetect.record.marks import WHOLE
 from anodetect.record.reviews import JUDGEMENTS, Judgement
 from anodetect.record.rows import OK, ScoreRow
 
@@ -90,8 +89,7 @@ def _draw_in_viewer(
 ) -> None:
     """Draw a case in the viewer, which has its own buttons and fields."""
     screen.announce_nothing()  # the viewer reports with each verdict what it has painted
-    image = Picture(None, (), WHOLE, regions.source_of(row))
-    _draw_known(session, row, image, hidden=True)
+    _draw_known(session, row, None, session.is_hidden(row.path, blind))
     viewing.draw(session, row, paths, blind)
 
 
@@ -106,15 +104,16 @@ def _draw_facts(row: ScoreRow, paths: Sequence[str], hidden: bool) -> None:
         st.text(facts.reason)
 
 
-def _draw_known(session: ReviewSession, row: ScoreRow, opened: Picture, hidden: bool) -> None:
-    """Draw the strip that opens: what is to be known of the batch, and what is flagged in the case
-    unless that is hidden."""
-    notes = session.scores.notes
+def _draw_known(
+    session: ReviewSession, row: ScoreRow, opened: Picture | None, hidden: bool
+) -> None:
+    """Draw the strip that opens: what is to be known of the batch, and what is flagged in the open
+    picture, if there is one. What scores say is left out while the case is hidden."""
+    notes = [note for note in session.scores.notes if not (hidden and note.of_scores)]
     serious = sum(note.serious for note in notes)
     title = f"To know: {serious} warning{'' if serious == 1 else 's'}"
-    found = None if hidden or row.status != OK else _found(session, row, opened)
-    if found is not None:
-        title += f" · {found.text}"
+    if opened is not None and not hidden and row.status == OK:
+        title += f" · {_found(session, row, opened).text}"
 
     icon = ":material/warning:" if serious else ":material/info:"
     with st.expander(title, icon=icon, key="known"):

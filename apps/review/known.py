@@ -19,10 +19,12 @@ BUDGET = "budget"  # the end of a training that had no more time
 
 @dataclass(frozen=True)
 class Note:
-    """One thing to know; `serious` if it speaks against trusting the scores."""
+    """One thing to know; `serious` if it speaks against trusting the scores, `of_scores` if it says
+    what the scores of the batch are like."""
 
     text: str
     serious: bool = False
+    of_scores: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,8 @@ def of_batch(directory: ScoreDirectory) -> tuple[Note, ...]:
     notes = [Note(audit.statement, serious=level != "group")]
     for check in (audit.drift.batch, audit.drift.time):
         if check is not None:
-            notes.append(Note(check.text, serious=check.fires))
-    notes += [Note(caveat, serious=True) for caveat in audit.caveats]
+            notes.append(Note(check.text, serious=check.fires, of_scores=True))
+    notes += [Note(caveat, serious=True, of_scores=True) for caveat in audit.caveats]
     notes += _of_training(audit.facts)
 
     unlike = differences(directory.table)
