@@ -26,6 +26,7 @@ def check_brain(config: Mapping[str, Any], *, has_roi: bool) -> None:
             raise ConfigError(
                 f"preprocess.{name} is of images, and preprocess.brain of volumes; leave one out"
             )
+
     if brain.bias != "none" and preprocess["bias"]:
         raise ConfigError(
             "preprocess.bias and preprocess.brain.bias remove the same from volumes; leave one out"

@@ -40,6 +40,7 @@ def check_settings(config: Mapping[str, Any], channels: Channels, *, few: bool) 
             "preprocess.brain is for volumes of one file; prepare several sequences before, or "
             "leave it out"
         )
+
     for name in ONE_UNIT:
         if config["preprocess"][name] is not None:
             raise ConfigError(

@@ -175,6 +175,7 @@ def _caveats(rows: pa.Table, groups: pa.Table, slices: pa.Table, scoring: Scorin
             f"{scoring.copies} of these files have exactly the pixels of another one: copies count "
             "as often as they are there, and once where drift is looked for"
         )
+
     return found
 
 
@@ -192,6 +193,7 @@ def _not_written(rows: pa.Table, outputs: pa.Table, names: Sequence[str]) -> lis
                 continue
             only = f"files of {each.of}" if each.has_files_of(source) else OTHERS[source]
             found.append(f"{count} {source}s have no file as {name}, which only {only} have")
+
     return found
 
 

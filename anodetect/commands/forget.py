@@ -139,6 +139,7 @@ def _thinned(audit: Audit, names: Collection[str]) -> Audit:
     for reason, count in audit.reasons.items():
         text = _scrubbed(reason, names)
         reasons[text] = reasons.get(text, 0) + count
+
     return replace(
         audit,
         cases=ShownCases(**cases),

@@ -271,6 +271,7 @@ def _result(ledger: Ledger, inbox: Inbox, before: dict[int, str]) -> ListenResul
         states.append(state)
         if state == "failed":
             failures.append(f"job {number}: {ledger.jobs[number].note}")
+
     return ListenResult(
         finished=states.count("delivered"),
         failed=states.count("failed"),

@@ -43,6 +43,7 @@ def used_rows(records: Sequence[Record], role: str, normals: Normals) -> list[Ma
             prepared=normals.prepared.get(name, ""),
         )
         rows.append(row)
+
     return rows
 
 

@@ -228,6 +228,7 @@ def _without_leaks(
                 f"as {first} those of {other}; they are left out"
             )
     split.refuse_leaks(usable, testing, hashes, pixels)
+
     return usable
 
 

@@ -56,6 +56,7 @@ def recompute(scored: ScoreDirectory, run: Path | None = None) -> Findings:
         )
     else:
         checks += [_compare_texts, _compare_evaluation]
+
     for check in checks:
         try:
             check(scored, found)

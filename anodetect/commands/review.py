@@ -135,6 +135,7 @@ def ends(folders: Sequence[Path]) -> list[str]:
                 f"{folder}: {len(own)} reviews; to check them later: "
                 f"anodetect verify {shlex.quote(str(folder))} --reviews {own[-1].hash}"
             )
+
     return found
 
 

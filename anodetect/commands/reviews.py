@@ -124,6 +124,7 @@ def _reviews(scored: ScoreDirectory) -> list[Review]:
     problem = next(reviews.broken(own, head), "")
     if problem:
         raise RunError(f"{file}: {problem}; `anodetect verify` says more")
+
     return own
 
 
@@ -205,6 +206,7 @@ def _write_masks(
             left_out[f"mask: {error}"] += 1
             continue
         names[case.path] = files[0].relative_to(out).as_posix()
+
     return names
 
 

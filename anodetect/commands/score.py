@@ -161,6 +161,7 @@ def _finish(
     )
     regions = _regions(journal.entries())
     result = conclude(journal.path, scoring, tables, regions, progress.measure, reporter)
+
     return result, tables.timings
 
 
@@ -460,6 +461,7 @@ def _tables(entries: Iterable[JournalEntry], problems: Iterable[ScoreRow]) -> Ta
         slices.extend(entry.slices)
         outputs.extend(entry.outputs)
     rows.extend(problems)
+
     return Tables(
         scores=rows.table().sort_by("path"),
         timings=timings.table().sort_by("path"),

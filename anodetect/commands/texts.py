@@ -96,6 +96,7 @@ def _lesion_lines(lesions: "LesionMetrics") -> list[str]:
             f"  {size.name} lesions ({size.smallest} to {size.largest} {unit}): {size.found} of "
             f"{size.lesions} found, mean Dice {size.dice:.3f}"
         )
+
     return lines
 
 
@@ -113,6 +114,7 @@ def _reliability_lines(found: "ClassifierReliability") -> list[str]:
                 f"  confidence {each.low:.1f} to {each.high:.1f}: {each.count} images, mean "
                 f"{each.confidence:.3f}, correct {each.accuracy:.3f}"
             )
+
     return lines
 
 

@@ -454,6 +454,7 @@ def _assign(
     roles = split.assign(records, few=allow_few, to_fit=to_fit)
     if roles.dropped:
         reporter.warn(roles.dropped)
+
     return replace(roles, anomalies=normals.anomalies)
 
 
@@ -466,6 +467,7 @@ def _warn_of_kinds(model: Model, reporter: Reporter) -> None:
         reporter.warn(
             "grey and coloured images are mixed; a model of one kind of images finds more in them"
         )
+
     if not model.seen.aspects or any(model.tiling.sides):
         return
     ((low, high),) = model.seen.aspects
@@ -615,6 +617,7 @@ def outcome_lines(log: Sequence[Mapping[str, Any]]) -> list[str]:
             lines.append(
                 f"what counts: {entry['weights']} (AUROC of planted defects: {', '.join(compared)})"
             )
+
     return lines
 
 

@@ -164,6 +164,7 @@ def _no_image(name: _Name, siblings: set[tuple[str, ...]]) -> str:
         return OVERLAYS
     if "Crop" in name.ends and plain in others:
         return CROPPED
+
     for ends in others:
         added = set(ends) - set(name.ends)
         if added and added <= {"Eq", "Tilt"} and set(name.ends) <= set(ends):

@@ -327,6 +327,7 @@ def parse(content: bytes, *, pixels: bool = False) -> Dataset:
         dataset = read_partial(stream, _behind(PIXELS if pixels else FIRST_PIXELS), force=is_bare)
     except InvalidDicomError:
         raise ImageError("not a DICOM file (no DICM prefix)") from None
+
     if is_bare:  # as DICOM was written before there were files of it
         dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
     dataset.buffer = None  # else a header would keep the whole file in memory

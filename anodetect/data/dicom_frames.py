@@ -278,6 +278,7 @@ def _traits(group: Dataset, header: Dataset) -> tuple[str, ...]:
         if name == "part":
             text = PARTS.get(text.upper(), "") or part_of(header)
         found.append(text)
+
     return tuple(found)
 
 

@@ -115,6 +115,7 @@ def record_of(
         return Record(id=name, path=path, group=name)
     found = found or dicom.headline(path)
     group = dicom.group_of(found, keep_identifiers=False) or name
+
     return Record(
         id=name,
         path=path,

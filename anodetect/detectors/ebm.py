@@ -344,6 +344,7 @@ class EBM:
         start = diffusion.diffuse(clean, noise, t, self.net.schedule) / amplitude(self.net, t)
         levels, config = self._levels(SAMPLED_LEVELS), self.config
         steps = config.langevin_step, count
+
         return anneal(self.net, start, levels, *steps, generators, config.temperature)
 
     # -- State -------------------------------------------------------------------------------------

@@ -286,6 +286,7 @@ class Preprocess:
             state["named"] = self.named.state() | {"planes": list(self.planes), "ranges": ranges}
         if self.config.brain.wanted:
             state["brain"] = self.tools.state()
+
         return state if self.roi is None else state | {"roi": self.roi.state()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -345,6 +346,7 @@ class Preprocess:
             return image, ""
         reference = self.sample_types.reference
         note = f"{sample_type} values scaled by {factor:.6g} to the range of {reference}"
+
         return image * np.float32(factor), note
 
     def apply(self, image: Floats, of: Whole = None, number: int = 0) -> tuple[Floats, Bools]:

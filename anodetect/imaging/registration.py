@@ -180,6 +180,7 @@ def _optimised(method: Any, images: tuple[Any, Any], transform: Any, kind: Kind)
             f"the {kind} registration did not converge within {STEPS} steps: mutual information "
             f"{information:.3f}"
         )
+
     return information
 
 

@@ -66,6 +66,7 @@ def find_tool(wanted: str) -> SkullTool:
             f"brain.skull={wanted}: {wanted} is not on PATH; install it, or take "
             f"--set brain.skull={THRESHOLD}"
         )
+
     return SkullTool(wanted, _version(Path(program)))
 
 
@@ -129,6 +130,7 @@ def _run(name: str, arguments: Sequence[str]) -> None:
         raise ImageError(f"{name} did not end within {LONGEST // 60} minutes") from None
     except OSError as error:
         raise ImageError(f"{name} cannot be started ({error.strerror})") from None
+
     if done.returncode:
         raise ImageError(f"{name} ended with code {done.returncode}; try it on this file alone")
 

@@ -197,6 +197,7 @@ class Reader:
             mirrored=found.mirrored,
             channels=found.channels,
         )
+
         return self._with_brain(decoded)
 
     def _with_brain(self, decoded: Decoded) -> Decoded:
@@ -282,6 +283,7 @@ def slice_image(loaded: LoadedVolume, record: Record, prepare: Prepare | None) -
             record, loaded.sha256, image, prepared, pixels=loaded.pixels, region=volume.region
         )
     prepared = prepare(image, volume, number) if prepare else None
+
     return LoadedImage(
         record,
         loaded.sha256,

@@ -104,6 +104,7 @@ class Model:
             raise RunError(
                 f"{run.path}: not a usable model ({type(error).__name__}: {error})"
             ) from error
+
         return model
 
     def check(self) -> None:

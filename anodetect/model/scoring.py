@@ -278,6 +278,7 @@ def _as_in_file(scored: ScoredImage) -> ScoredImage:
         region = replace(region, inside=region.inside[:, ::-1])
     image = np.ascontiguousarray(loaded.image[..., ::-1])
     shown = panels.reconstruction
+
     return replace(
         scored,
         loaded=replace(loaded, image=image, prepared=None, region=region, mirrored=False),

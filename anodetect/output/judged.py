@@ -161,6 +161,7 @@ def _annotation(number: int, image: int, mark: Mark, size: tuple[int, int]) -> d
     outline: list[int] = []
     for corner in mark.corners:
         outline += corner
+
     return {
         "id": number,
         "image_id": image,

@@ -43,6 +43,7 @@ def find_regions(heatmap: Floats, rule: MaskRule) -> list[Region]:
             strength=float(regions.strengths[index]),
         )
         found.append(region)
+
     return sorted(found, key=lambda region: region.strength, reverse=True)[:MOST_REGIONS]
 
 

@@ -49,4 +49,5 @@ def html(run: Run, made: MadeImages | None = None) -> str:
         components=read_components(run.path),
         made=made,
     )
+
     return text

@@ -251,6 +251,7 @@ def from_json(content: Mapping[str, Any]) -> Audit:
         threshold = content.get("pixel_threshold")
         rule = pixel_rule(float("inf") if threshold is None else float(threshold))
         content = {**content, "mask_rule": without_nan(rule.as_json())}
+
     try:
         return TypeAdapter(Audit).validate_json(json.dumps(content), strict=True)
     except ValidationError as error:

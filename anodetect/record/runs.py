@@ -439,6 +439,7 @@ def write(
     added: dict[str, Any] = {"calibration_groups": list(calibration.groups), "hashes": hashes}
     tensors = {f"detector.{name}": array for name, array in state.items()}
     tensors |= {"calibration.scores": calibration.scores, "calibration.peaks": calibration.peaks}
+
     if calibration.regions is not None and calibration.strengths is not None:
         tensors["calibration.strengths"] = calibration.strengths
         added["regions"] = calibration.regions.as_json()
@@ -537,6 +538,7 @@ def _backbone_lines(header: RunHeader) -> str:
                 f";\n  embedded: a copy lies in `{EMBEDDED}/{each.embedded[:DIGITS]}`, so the "
                 f"licence of these weights ({each.licence})\n  applies to whoever passes the run on"
             )
+
     return lines
 
 
@@ -663,6 +665,7 @@ def facts(path: Path) -> RunFacts:
     header = run.header
     planted = header.facts.planted
     limit = None if planted is None else detection_limit(planted, run.calibration, DEFAULT_FAR)
+
     return RunFacts(
         run=str(path),
         detector=header.detector,
@@ -715,6 +718,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
         if not isinstance(entry, dict):
             raise RunError(f"{log}: a line is no object")
         entries.append(entry)
+
     return entries
 
 

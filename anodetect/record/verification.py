@@ -189,6 +189,7 @@ def _record_part(
             f"signed by {signed.public_key}, which was not checked against one you trust (--key), "
             "and no head that was kept (--head) was given"
         )
+
     return part_of(problems, "consistent", why)
 
 

@@ -217,6 +217,7 @@ def _comparison_text(p_value: float, rank: float, visible: float) -> str:
     moved = "quieter: anomalies may be missed"
     if rank > 0.5:
         moved = "odder: more normal images will be flagged than promised"
+
     return f"Drift: this batch looks {moved}. {where} If its images are normal, calibrate anew."
 
 

@@ -228,6 +228,7 @@ class Measure:
         labels = np.array(self.labels)
         masks = use_of(self.masks)
         measured = self.has_masks and (masks.used > 0 or not masks.total)
+
         return Evaluation(
             image=self.image_intervals,
             pixel=self.pixel_intervals if measured else None,

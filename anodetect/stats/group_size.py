@@ -51,6 +51,7 @@ def comparison(size: int, calibration_sizes: Sequence[int], rate: float) -> Comp
         if found.groups == len(sizes):
             break  # more parts have no more groups
     assert best is not None
+
     return best
 
 

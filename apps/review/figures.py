@@ -235,6 +235,7 @@ def _colour_bar(appearance: Appearance) -> dict[str, Any]:
         "colorbar": bar,
     }
     nothing = {"type": "scatter", "x": [None], "y": [None], "mode": "markers"}
+
     return nothing | {"marker": marker, "hoverinfo": "skip"}
 
 

@@ -87,6 +87,7 @@ def _of_training(facts: Mapping[str, object]) -> list[Note]:
         steps = f" after {facts['steps']} steps" if facts.get("steps") else ""
         text = f"The training was ended{steps} by its budget, not by its own end."
         notes.append(Note(text, serious=True))
+
     return notes
 
 

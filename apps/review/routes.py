@@ -70,6 +70,7 @@ def describe(ticket: str) -> CaseText:
     for name, pyramid in case.layers.items():
         channels, height, width = pyramid.levels[-1].shape
         layers[name] = LayerText(pyramid.kind, channels, height, width)
+
     return CaseText(
         height=case.size[0],
         width=case.size[1],

@@ -180,6 +180,7 @@ def _card(session: ReviewSession, row: ScoreRow, paths: Sequence[str], blind: bo
     facts = facts_of(row, paths, hidden)
     own, draft = session.own_verdict(row.path), drafts.draft_of(session, row.path)
     number = str(paths.index(row.path) + 1) if row.path in paths else ""
+
     return Card(
         ticket=OFFICE.ticket(session.directory, row, hidden=hidden),
         label=number if hidden else row.path,

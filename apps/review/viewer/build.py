@@ -47,6 +47,7 @@ def main(arguments: list[str]) -> int:
         print(f"the viewer: {error}", file=sys.stderr)
         return 1
     print(BUNDLE)
+
     return 0
 
 
