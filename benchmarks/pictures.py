@@ -175,9 +175,7 @@ def main() -> None:
         with served(folders, "--root", ".") as address, browser() as chromium:
             opened = views(chromium, arguments.widths)
             run = root / "runs/denoiser"
-            job = jobs.start(
-                root, jobs.train_command([root], "parts", "anoddpm", run, budget=30), run
-            )
+            job = jobs.start(root, jobs.train_command([root], "parts", "anoddpm", run, budget=30))
             try:
                 for width, page in opened.items():
                     training(page, address)

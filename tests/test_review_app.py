@@ -791,9 +791,9 @@ def test_the_page_lists_runs_and_starts_commands(opened, scores, pca_run, tmp_pa
     (root / "images").mkdir()
     shutil.copy(next((scores / "heatmaps").rglob("*.png")), root / "images/a.png")
     started = []
-    monkeypatch.setattr(
-        jobs, "_start", lambda folder, command, out: started.append((folder, command, out))
-    )
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr(jobs.Path, "home", lambda: tmp_path / "home")
+    monkeypatch.setattr(jobs, "_start", lambda *given: started.append(given))
     app = opened(options=["--root", str(root)])
     app.segmented_control(key="page").set_value("Train").run()
     table = app.dataframe[0].value
@@ -801,9 +801,10 @@ def test_the_page_lists_runs_and_starts_commands(opened, scores, pca_run, tmp_pa
     app.selectbox(key="card").set_value(str(root / "runs/pca")).run()
     assert "# pca on" in app.code[0].value
     next(button for button in app.button if button.label == "Train").click().run()
-    ((folder, command, out),) = started
-    assert out == root / "run-1" and folder.is_relative_to(root) and not app.exception
-    assert command[4:8] == ["train", str(root / "images"), "--out", str(root / "run-1")]
+    ((folder, own, command),) = started
+    assert own == root and folder.is_relative_to(tmp_path) and not app.exception
+    assert not folder.is_relative_to(root)
+    assert command[:4] == ["train", str(root / "images"), "--out", str(root / "run-1")]
     next(field for field in app.text_input if field.label.startswith("Channels")).set_value("t1=a")
     next(button for button in app.button if button.label == "Train").click().run()
     assert any("2 to 12 are expected" in text for text in texts(app)) and len(started) == 1

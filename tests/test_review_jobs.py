@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -14,7 +15,9 @@ from apps.review import folders, jobs
 
 
 @pytest.fixture
-def root(tmp_path):
+def root(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr(jobs.Path, "home", lambda: tmp_path / "home")
     root = tmp_path / "work"
     root.mkdir()
     return root
@@ -27,20 +30,18 @@ def until(condition, seconds=60):
         time.sleep(0.05)
 
 
+def training(root, name="run"):
+    return jobs.train_command([root], root, "pca", root / name, budget=1)
+
+
 @pytest.fixture
 def stand_in(root, monkeypatch, interruptible):
     """Starts Python code in place of the command line, and ends it if a test has not."""
     started = []
 
-    def start(code, out="run"):
-        real = jobs._start
-        monkeypatch.setattr(
-            jobs,
-            "_start",
-            lambda folder, _, out: real(folder, [sys.executable, "-P", "-c", code, "train"], out),
-        )
-        started.append(jobs.start(root, ["train"], root / out))
-        monkeypatch.setattr(jobs, "_start", real)
+    def start(code):
+        monkeypatch.setattr(jobs, "PROGRAM", (sys.executable, "-P", "-c", code))
+        started.append(jobs.start(root, training(root)))
         return started[-1]
 
     yield start
@@ -70,16 +71,14 @@ def test_train_and_score_from_the_folder_to_the_table(root, synthetic_folder):
         jobs.train_command([root], root / "data", "pca", root / "run", budget=1)
     (root / "data").unlink()
     shutil.copytree(synthetic_folder / "train/good", root / "data")
-    job = jobs.start(
-        root, jobs.train_command([root], root / "data", "pca", root / "run", budget=1), root / "run"
-    )
+    job = jobs.start(root, jobs.train_command([root], root / "data", "pca", root / "run", budget=1))
     assert jobs.state(job) == "running"
     until(lambda: jobs.state(job) != "running")
     assert jobs.state(job) == "done", (job.folder / jobs.LOG).read_text()
     found = folders.search([root])
     assert (found.runs, found.scores, found.images) == ((root / "run",), (), (root / "data",))
     command = jobs.score_command([root], root / "run", root / "data", root / "scores", far=0.2)
-    scored = jobs.start(root, command, root / "scores")
+    scored = jobs.start(root, command)
     until(lambda: jobs.state(scored) != "running")
     assert [jobs.state(each) for each in jobs.all_jobs([root])] == ["done", "done"]
     assert folders.search([root]).scores == (root / "scores",)
@@ -110,13 +109,21 @@ def test_a_job_is_known_again_from_the_disk(root, stand_in):
     progress = jobs.progress(again)
     assert (progress.done, progress.total, progress.line) == (3, 10, "train: 3/10 loss 1")
     with pytest.raises(ConfigError, match="still being made"):
-        jobs.start(root, ["train"], root / "other")
+        jobs.start(root, training(root, "other"))
 
 
-def test_another_process_with_the_same_number_is_not_the_job(root, stand_in):
+@pytest.mark.parametrize("change", [{"created": -60}, {"arguments": "--seed=1"}, {"pid": True}])
+def test_another_process_with_the_same_number_is_not_the_job(root, stand_in, change):
     job = stand_in(SLEEP)
     content = json.loads((job.folder / jobs.JOB).read_text())
-    (job.folder / jobs.JOB).write_text(json.dumps(content | {"created": content["created"] - 60}))
+    if "created" in change:
+        content["created"] -= 60
+    elif "arguments" in change:  # started at the same time, by another command
+        content["arguments"][content["arguments"].index("--seed") + 1] = "1"
+    else:  # this very test, whose start is right
+        own = psutil.Process()
+        content |= {"pid": own.pid, "created": own.create_time()}
+    (job.folder / jobs.JOB).write_text(json.dumps(content))
     (other,) = jobs.all_jobs([root])
     assert jobs.state(other) == "failed"
     jobs.cancel(other)
@@ -141,12 +148,13 @@ def test_a_cancelled_training_goes_on(root, stand_in, monkeypatch):
     job = stand_in(SLEEP)
     jobs.cancel(job)
     started = []
-    monkeypatch.setattr(jobs, "_start", lambda folder, command, out: started.append((command, out)))
-    jobs.resume(
-        root, jobs.Job(job.folder, (*"abcd", "train", "x", "--resume"), job.out, 1, 0.0, "")
-    )
-    ((command, out),) = started
-    assert command[3:] == ["anodetect.cli", "train", "x", "--resume"] and out == job.out
+    monkeypatch.setattr(jobs, "_start", lambda *given: started.append(given))
+    for again in (job, replace(job, arguments=(*job.arguments, "--resume"))):
+        jobs.resume([root], again)
+        assert started.pop()[1:] == (root, [*training(root), "--resume"])
+    (root / "inside").mkdir()
+    with pytest.raises(ConfigError, match="in none of the folders"):
+        jobs.resume([root / "inside"], job)
 
 
 @pytest.mark.parametrize(
@@ -171,9 +179,107 @@ def test_what_is_there_already_is_not_written_over(root):
         jobs.train_command([root], root, "pca", root / "run", budget=1)
 
 
-def test_a_damaged_job_is_reported(root):
-    folder = root / jobs.FOLDER / "1"
+@pytest.fixture
+def kept(root):
+    """Returns the contents of a job's file, and what reads others in its place."""
+    folder = jobs.kept_in(root) / "1"
+    folder.mkdir(parents=True)
+    content = {
+        "arguments": training(root),
+        "pid": 1,
+        "created": 1.0,
+        "started": "2026-01-02T03:04:05+00:00",
+    }
+
+    def read(text):
+        (folder / jobs.JOB).write_text(text if isinstance(text, str) else json.dumps(text))
+        return jobs.all_jobs([root])
+
+    assert read(content)[0].out == root / "run"
+    return content, read
+
+
+WRONG = [
+    "{",
+    "[" * 100_000,
+    " " * 2**20 + "{}",
+    "[]",
+    {"pid": "1"},
+    {"pid": -1},
+    {"pid": True},
+    {"pid": 2**40},
+    {"created": "now"},
+    {"started": "x" * 30},
+    {"started": "2026\n" * 4},
+    {"command": ["sh", "-c", "touch /tmp/x"]},
+    {"arguments": []},
+    {"arguments": "train"},
+    {"arguments": [["train"]]},
+    {"arguments": ["x" * 5000]},
+]
+
+
+@pytest.mark.parametrize("change", WRONG, ids=range(len(WRONG)))
+def test_a_damaged_job_is_one_line(kept, change):
+    content, read = kept
+    with pytest.raises(RunError, match="remove its folder") as caught:
+        read(change if isinstance(change, str) else content | change)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 1000
+
+
+def altered(place, value):
+    def change(arguments, root):
+        arguments[arguments.index(place) + 1 if isinstance(place, str) else place] = value
+        return arguments
+
+    return change
+
+
+OTHERS = {
+    "another subcommand": altered(0, "review"),
+    "an option in place of a folder": altered(1, "--config=/tmp/x.yaml"),
+    "a relative folder": altered(1, "data"),
+    "a null byte": altered(1, "/data\0"),
+    "out of the root": altered("--out", "/tmp/elsewhere"),
+    "up and out": altered("--out", "/tmp/../tmp/run"),
+    "a long name": lambda given, root: altered("--out", str(root / ("x" * 101)))(given, root),
+    "no such detector": altered("--detector", "os"),
+    "no number": altered("--budget", "nan"),
+    "endless": altered("--budget", "9e999"),
+    "no seed": altered("--seed", "--resume"),
+    "one channel": lambda given, root: [*given[:-1], "--channels=a=*", given[-1]],
+    "another option": lambda given, root: [*given[:-1], "--log=/tmp/x", given[-1]],
+    "twice resumed": lambda given, root: [*given, "--resume", "--resume"],
+    "less": lambda given, root: given[:3],
+}
+
+
+@pytest.mark.parametrize("change", OTHERS.values(), ids=OTHERS.keys())
+def test_arguments_are_checked_when_they_are_read(kept, root, change, monkeypatch):
+    content, read = kept
+    arguments = change(list(content["arguments"]), root)
+    with pytest.raises(RunError, match=r"not a usable job .*; remove its folder"):
+        read(content | {"arguments": arguments})
+    monkeypatch.setattr(jobs, "_start", None)
+    with pytest.raises(ConfigError):
+        jobs.start(root, arguments)
+
+
+def test_what_the_app_gives_is_read_again(kept, root):
+    content, read = kept
+    channels = {"channels": "t1=*a*,t2=*b*", "allow_missing": True}
+    for given in (
+        jobs.train_command([root], root, "pca", root / "r", budget=0.1, seed=3, **channels),
+        jobs.score_command([root], str(root), str(root), root / "r", far=1e-5),
+    ):
+        for arguments in (given, [*given, "--resume"]):
+            (job,) = read(content | {"arguments": arguments})
+            assert list(job.arguments) == arguments
+
+
+def test_a_job_in_a_root_is_none(root):
+    folder = root / ".anodetect-jobs/1"
     folder.mkdir(parents=True)
     (folder / jobs.JOB).write_text("{")
-    with pytest.raises(RunError, match="remove its folder"):
-        jobs.all_jobs([root])
+    assert jobs.all_jobs([root]) == []
+    assert not jobs.kept_in(root).is_relative_to(root)

@@ -40,10 +40,10 @@ def content_of(file: Path, largest: int = LARGEST) -> bytes:
         raise RunError(f"{file}: cannot be read ({error.strerror})") from None
 
 
-def object_of(file: Path, adapter: TypeAdapter[T]) -> T:
+def object_of(file: Path, adapter: TypeAdapter[T], largest: int = LARGEST) -> T:
     """Return what a JSON file holds as the adapter's type; RunError if it is not of that type."""
     try:
-        content = parsed(content_of(file))
+        content = parsed(content_of(file, largest))
         return adapter.validate_json(json.dumps(content), strict=True)
     except ValidationError as error:
         raise RunError(f"{file}: {first_problem(error)}") from None

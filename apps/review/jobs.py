@@ -1,15 +1,19 @@
 """Jobs: commands of `anodetect` that run in the background and outlive a page, a browser and the
 app.
 
-    ROOT/.anodetect-jobs/<id>/   job.json (command, process), output.log (progress),
-                                 result.json (the command's answer)
+    STATE/jobs/<root>/<id>/   job.json (arguments, process), output.log (progress),
+                              result.json (the command's answer)
 
-A command is a list of arguments, which no shell reads, and all paths in it lie in the roots. A
-process is recognised by its number and its start time, so that another process that has got the
-same number later is never taken for it.
+STATE is this user's own folder for such things, <root> a hash of the root's path: whoever else may
+write into a root cannot make a job. A command is a list of arguments, which no shell reads, and all
+paths in it lie in the roots. Arguments that were read from a job.json are checked like those of a
+form. A process is recognised by its number, its start time and its command, so that no other
+process is ever taken for it.
 """
 
 import json
+import math
+import os
 import re
 import signal
 import subprocess
@@ -17,47 +21,70 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from uuid import uuid4
 
+import platformdirs
 import psutil
 from filelock import FileLock
+from pydantic import ConfigDict, Field, TypeAdapter
 
 from anodetect.commands.channels import wanted_channels
-from anodetect.errors import ConfigError, RunError
-from anodetect.files import ON_WINDOWS, write_atomic
+from anodetect.detectors import DETECTORS
+from anodetect.errors import AnodetectError, ConfigError, RunError
+from anodetect.files import ON_WINDOWS, is_below, write_atomic
 from anodetect.record import runs
+from anodetect.record.objects import content_of, object_of, parsed
 
 from .folders import allowed
 
-FOLDER = ".anodetect-jobs"
 JOB, LOG, RESULT, CANCELLED = "job.json", "output.log", "result.json", "cancelled"
 PROGRAM = (sys.executable, "-P", "-m", "anodetect.cli")
 PATIENCE = 10.0  # seconds a cancelled process has to save its work
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+NUMBER = re.compile(r"[0-9][0-9.e+-]{0,19}")
+LARGEST = 2**20  # bytes of a job.json, and of the end of a log that is read
+LARGEST_ANSWER = 2**26  # bytes of a result.json
 State = Literal["running", "done", "cancelled", "failed"]
+Argument = Annotated[str, Field(max_length=4096)]
 
 
 @dataclass(frozen=True)
-class Job:
-    """One command in the background, which writes into `out`.
+class Written:
+    """The contents of a job.json.
 
     `created` is the time the system started the process at, in seconds since 1970; `started` is
     UTC in ISO 8601.
     """
 
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    arguments: Annotated[list[Argument], Field(max_length=20)]
+    pid: Annotated[int, Field(gt=0, lt=2**31)]
+    created: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    started: Annotated[str, Field(pattern=r"^[0-9T:+-]{19,25}$")]
+
+
+ADAPTER = TypeAdapter(Written)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One command in the background, which writes into `out`, a folder in the root.
+
+    `arguments` are the name of the subcommand and its arguments. `created` and `started` are those
+    of job.json.
+    """
+
     folder: Path
-    command: tuple[str, ...]
+    root: Path
+    arguments: tuple[str, ...]
     out: Path
     pid: int
     created: float
     started: str
-
-    @property
-    def arguments(self) -> tuple[str, ...]:
-        """The command without the program: the name of the subcommand and its arguments."""
-        return self.command[len(PROGRAM) :]
 
     @property
     def subcommand(self) -> str:
@@ -127,30 +154,108 @@ def _new(out: Path, roots: Sequence[Path]) -> Path:
     return allowed(out, roots)
 
 
+@dataclass(frozen=True)
+class Places:
+    """The folders that a command reads, and the one it writes into."""
+
+    read: tuple[Path, ...]
+    out: Path
+
+
+def _places(arguments: Sequence[str]) -> Places:
+    """Return the places of a command; raise ConfigError where its arguments are not such as
+    `train_command` and `score_command` return, with or without --resume at the end. Whether the
+    places lie in the roots is not asked here."""
+    given = list(arguments)
+    if given[-1:] == ["--resume"]:
+        given.pop()
+
+    match given:
+        case ["train", data, "--out", out, "--detector", detector, *settings, "--json"]:
+            read, known = [data], detector in DETECTORS and _are_settings(settings)
+        case ["score", run, data, "--out", out, "--far", far, "--json"]:
+            read, known = [run, data], _is_number(far)
+        case _:
+            read, known, out = [], False, ""
+
+    if not known or not all(map(_is_path, [*read, out])) or not NAME.fullmatch(Path(out).name):
+        raise ConfigError("its arguments are none that the app would give")
+    return Places(tuple(map(Path, read)), Path(out))
+
+
+def _are_settings(options: Sequence[str]) -> bool:
+    """Return whether these are a training's settings as `train_command` orders them; raise
+    ConfigError for wrong channels."""
+    match list(options):
+        case ["--budget", budget, "--seed", seed, *rest]:
+            sound = _is_number(budget) and _is_number(seed)
+        case _:
+            return False
+
+    if not rest:
+        return sound
+    name, _, channels = rest[0].partition("=")
+    wanted_channels(channels, allow_missing=len(rest) > 1)
+    named = name == "--channels" and "\0" not in channels
+    return sound and named and rest[1:] in ([], ["--allow-missing"])
+
+
+def _is_number(text: str) -> bool:
+    """Return whether a text is a finite number that is not negative."""
+    try:
+        return bool(NUMBER.fullmatch(text)) and math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def _is_path(text: str) -> bool:
+    """Return whether a text is an absolute path that can be kept in JSON."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return Path(text).is_absolute() and "\0" not in text
+
+
 # -- Starting and ending ---------------------------------------------------------------------------
 
 
-def start(root: Path, arguments: Sequence[str], out: Path) -> Job:
+def kept_in(root: Path) -> Path:
+    """Return the folder with the jobs of a root: in $XDG_STATE_HOME/anodetect or
+    ~/.local/state/anodetect on Linux, its like elsewhere."""
+    if sys.platform == "darwin":  # where platformdirs would follow $XDG_STATE_HOME
+        state = Path.home() / "Library" / "Application Support" / "anodetect"
+    else:
+        state = platformdirs.user_state_path("anodetect", appauthor=False)
+    return state / "jobs" / sha256(os.fsencode(root.resolve())).hexdigest()[:16]
+
+
+def start(root: Path, arguments: Sequence[str]) -> Job:
     """Start a command of `anodetect` in the background and return its job.
 
-    Raises ConfigError while another job of the root is running, and RunError where the root is not
-    writable.
+    Raises ConfigError while another job of the root is running, for arguments that are none of this
+    module's, and where they write outside the root; RunError where jobs cannot be kept.
     """
+    out = _places(arguments).out
+    if not is_below(out, root):
+        raise ConfigError(f"{out} is not in {root}")
+
+    kept = kept_in(root)
     try:
-        (root / FOLDER).mkdir(exist_ok=True)
-        with FileLock(root / FOLDER / "lock"):
+        kept.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with FileLock(kept / "lock"):
             for job in all_jobs([root]):
                 if state(job) == "running":
                     raise ConfigError(
                         f"{job.out.name} is still being made; wait for it or cancel it"
                     )
 
-            folder = root / FOLDER / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid4().hex[:6]}"
+            folder = kept / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid4().hex[:6]}"
             folder.mkdir()
-            return _start(folder, [*PROGRAM, *arguments], out)
+            return _start(folder, root, arguments)
     except OSError as error:
         raise RunError(
-            f"{root}: the job cannot be started ({error.strerror or error}); may you write there?"
+            f"{kept}: the job cannot be started ({error.strerror or error}); may you write there?"
         ) from None
 
 
@@ -158,12 +263,12 @@ def start(root: Path, arguments: Sequence[str], out: Path) -> Job:
 _started: list[subprocess.Popen[bytes]] = []
 
 
-def _start(folder: Path, command: Sequence[str], out: Path) -> Job:
+def _start(folder: Path, root: Path, arguments: Sequence[str]) -> Job:
     """Start a process and write its job.json."""
     with (folder / LOG).open("wb") as log, (folder / RESULT).open("wb") as result:
         # In a session of its own the job survives the app and the terminal the app runs in.
         process = subprocess.Popen(
-            command,
+            [*PROGRAM, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=result,
             stderr=log,
@@ -172,23 +277,25 @@ def _start(folder: Path, command: Sequence[str], out: Path) -> Job:
         )
     _started.append(process)
 
-    job = Job(
-        folder=folder,
-        command=tuple(command),
-        out=out,
+    written = Written(
+        arguments=list(arguments),
         pid=process.pid,
         created=psutil.Process(process.pid).create_time(),
         started=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    content = asdict(job) | {"folder": str(folder), "out": str(out)}
-    write_atomic(folder / JOB, json.dumps(content, indent=2))
-    return job
+    write_atomic(folder / JOB, json.dumps(asdict(written), indent=2))
+    return _read(folder / JOB, root)
 
 
-def resume(root: Path, job: Job) -> Job:
-    """Continue a job that was cancelled or failed, from what it saved."""
+def resume(roots: Sequence[Path], job: Job) -> Job:
+    """Continue a job that was cancelled or failed, from what it saved; raise ConfigError where it
+    reads or writes outside the roots."""
+    places = _places(job.arguments)
+    for path in (*places.read, places.out):
+        allowed(path, roots)
+
     arguments = [part for part in job.arguments if part != "--resume"]
-    return start(root, [*arguments, "--resume"], job.out)
+    return start(job.root, [*arguments, "--resume"])
 
 
 def cancel(job: Job) -> None:
@@ -226,24 +333,30 @@ def all_jobs(roots: Sequence[Path]) -> list[Job]:
     """Return all jobs of the roots, the latest first; raise RunError where one is damaged."""
     jobs = list[Job]()
     for root in roots:
-        jobs += map(_read, (root / FOLDER).glob(f"*/{JOB}"))
+        jobs += [_read(file, root) for file in kept_in(root).glob(f"*/{JOB}")]
     return sorted(jobs, key=lambda job: (job.started, job.folder.name), reverse=True)
 
 
-def _read(file: Path) -> Job:
-    """Read a job.json."""
+def _read(file: Path, root: Path) -> Job:
+    """Read a job.json; raise RunError where it is none that `start` would write for this root."""
     try:
-        content = json.loads(file.read_text("utf-8"))
-        return Job(
-            folder=file.parent,
-            command=tuple(content["command"]),
-            out=Path(content["out"]),
-            pid=content["pid"],
-            created=content["created"],
-            started=content["started"],
-        )
-    except (OSError, ValueError, KeyError, TypeError):
-        raise RunError(f"{file}: not a readable job; remove its folder") from None
+        written = object_of(file, ADAPTER, LARGEST)
+        out = _places(written.arguments).out
+        if not is_below(out, root):
+            raise ConfigError("it writes outside its root")
+    except AnodetectError as error:
+        cause = str(error).removeprefix(f"{file}: ")
+        raise RunError(f"{file}: not a usable job ({cause}); remove its folder") from None
+
+    return Job(
+        folder=file.parent,
+        root=root,
+        arguments=tuple(written.arguments),
+        out=out,
+        pid=written.pid,
+        created=written.created,
+        started=written.started,
+    )
 
 
 def state(job: Job) -> State:
@@ -264,27 +377,25 @@ def _process(job: Job) -> psutil.Process | None:
     try:
         found = psutil.Process(job.pid)
         same = abs(found.create_time() - job.created) < 1
-        return found if same and found.status() != psutil.STATUS_ZOMBIE else None
-    except psutil.NoSuchProcess:
+        # Its first word is the interpreter, which the system may name in another way.
+        own = found.cmdline()[1:] == [*PROGRAM[1:], *job.arguments]
+        return found if same and own and found.status() != psutil.STATUS_ZOMBIE else None
+    except psutil.Error:
         return None
 
 
 def _answer(job: Job) -> dict[str, Any] | None:
     """Return the JSON object that the command printed when it was done, or None."""
     try:
-        answer = json.loads((job.folder / RESULT).read_text("utf-8"))
-    except (OSError, ValueError):
+        answer = parsed(content_of(job.folder / RESULT, LARGEST_ANSWER), nan=True)
+    except (AnodetectError, ValueError):
         return None
     return answer if isinstance(answer, dict) else None
 
 
 def progress(job: Job) -> Progress:
     """Return how far a job is, from its log and, for a training, from train.jsonl."""
-    try:
-        lines = (job.folder / LOG).read_text("utf-8", "replace").splitlines()
-    except OSError:
-        lines = []
-
+    lines = _last_lines(job.folder / LOG)
     done, total = None, None
     for line in reversed(lines):
         counted = re.match(r"\w+: (\d+)/(\d+)", line)
@@ -300,6 +411,16 @@ def progress(job: Job) -> Progress:
         steps=tuple(record["step"] for record in curve),
         losses=tuple(record["loss"] for record in curve),
     )
+
+
+def _last_lines(log: Path) -> list[str]:
+    """Return the lines at the end of a log, none where it cannot be read."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - LARGEST))
+            return file.read(LARGEST).decode("utf-8", "replace").splitlines()
+    except OSError:
+        return []
 
 
 def _curve(out: Path) -> list[dict[str, Any]]:

@@ -92,8 +92,7 @@ def _job(job: Job, state: jobs.State, roots: Sequence[Path]) -> None:
             curve = {"step": progress.steps, "loss": progress.losses}
             text.line_chart(curve, x="step", y="loss", height=160, alt="Loss by step")
     elif state != "done":
-        root = next((root for root in roots if job.folder.is_relative_to(root)), roots[0])
-        action.button("Go on", key=f"resume-{key}", on_click=with_message(jobs.resume, root, job))
+        action.button("Go on", key=f"resume-{key}", on_click=with_message(jobs.resume, roots, job))
         text.text(progress.line)
 
 
@@ -182,7 +181,6 @@ def _train_form(roots: Sequence[Path], contents: Contents) -> None:
                     channels=channels,
                     allow_missing=missing,
                 ),
-                out,
             )
 
 
@@ -205,7 +203,6 @@ def _score_form(roots: Sequence[Path], contents: Contents) -> None:
             _start(
                 root,
                 lambda: jobs.score_command(roots, str(run), data or "", out, far=far / 100),
-                out,
             )
 
 
@@ -224,10 +221,10 @@ def _root(roots: Sequence[Path], key: str) -> Path:
     )
 
 
-def _start(root: Path, command: Callable[[], list[str]], out: Path) -> None:
+def _start(root: Path, command: Callable[[], list[str]]) -> None:
     """Start a job and draw the page again; a refusal becomes a message in the page."""
     try:
-        jobs.start(root, command(), out)
+        jobs.start(root, command())
     except AnodetectError as error:
         show_problem(str(error))
         return
