@@ -609,6 +609,32 @@ def test_a_second_reader_gets_what_others_judged_and_sees_the_agreement(opened, 
     assert any("2 of 3 as Ben judged; Cohen's κ 0.4" in text for text in texts(two))
 
 
+def test_another_spelling_of_a_name_is_asked_about_once(opened, scores):
+    app = opened(scores)
+    app.button(key="verdict_normal").click().run()
+    question = "Are you Ada, who has verdicts here?"
+    assert question not in texts(app)
+
+    app.text_input(key="reviewer").set_value("\u0410DA").run()  # with a Cyrillic A
+    assert question in texts(app) and app.button(key="verdict_normal").disabled
+    app.button(key="same_reviewer").click().run()
+    assert app.text_input(key="reviewer").value == "Ada" and question not in texts(app)
+    app.button(key="verdict_normal").click().run()
+
+    app.text_input(key="reviewer").set_value("ada").run()
+    app.button(key="other_reviewer").click().run()
+    assert question not in texts(app)
+    app.button(key="verdict_normal").click().run()
+    assert [review.reviewer for review in reviews.read(scores / reviews.FILE)] == [
+        "Ada", "Ada", "ada"
+    ]  # fmt: skip
+
+    app = opened(scores, reviewer="ada")  # who is on record
+    assert question not in texts(app) and not app.button(key="verdict_normal").disabled
+    app.segmented_control(key="page").set_value("Summary").run()
+    assert any("Ada, ada: these names look like spellings of one" in text for text in texts(app))
+
+
 def test_the_name_comes_from_the_login_where_there_is_one(opened, scores, monkeypatch):
     monkeypatch.setattr(page.st, "user", {"is_logged_in": True, "email": "ada@example.org"})
     app = opened(scores, reviewer="")

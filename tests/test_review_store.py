@@ -504,6 +504,10 @@ def test_the_report_has_the_agreement_of_first_blind_verdicts(reviewed):
     page = report.html(out, kept.read())
     assert "<b>1.00</b><span>Cohen’s κ of Ada and Ben on 4 images; they agree on 4; " in page
     assert "; 0.00 on the 4 of which both gave their first verdicts blind</span>" in page
+    assert "spellings of one" not in page
+    kept.add(rows[1], "BEN", "normal", seen(rows[1]))
+    page = report.html(out, kept.read())
+    assert '<p class="alarm">BEN, Ben: these names look like spellings of one; they count' in page
 
 
 def test_verify_names_a_changed_review(reviewed):

@@ -11,6 +11,7 @@ from itertools import combinations
 from typing import Protocol
 
 from anodetect.stats.calibration import clopper_pearson
+from anodetect.stats.spellings import spelled_alike
 
 
 class Judgement(Protocol):
@@ -79,6 +80,17 @@ class Summary:
     disagreements: tuple[str, ...]
     precision: Rate
     agreements: tuple[Agreement, ...]
+
+    @property
+    def warnings(self) -> list[str]:
+        """Return which names may be spellings of one."""
+        found = []
+        for names in spelled_alike(self.by_reviewer):
+            found.append(
+                f"{', '.join(names)}: these names look like spellings of one; they count as "
+                f"{len(names)} readers, and if they are one person, the agreement means nothing"
+            )
+        return found
 
 
 def disagreement(judged: Mapping[str, Judgement]) -> float:

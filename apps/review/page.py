@@ -3,7 +3,7 @@ page; a new page is one entry."""
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import streamlit as st
@@ -11,6 +11,7 @@ import streamlit as st
 from anodetect.commands.review import KEYS, verdict_keys
 from anodetect.errors import AnodetectError, RunError
 from anodetect.record.reviews import DATABASE
+from anodetect.stats import spellings
 
 from . import cases, summary, threshold, training
 from .session import ReviewSession, open_session
@@ -49,6 +50,7 @@ STATE = {
     "notice": "",  # the same, of what was done
     "audit_sample": frozenset(),  # paths of a random sample to judge
     "clicks": 0,  # how often a case was opened from a table
+    "told_apart": frozenset(),  # names, and the known ones that they are no spellings of
     "drawn": 0,  # how often a case was drawn
 }
 
@@ -129,7 +131,28 @@ def _open(folders: Sequence[Path], roots: Sequence[Path]) -> ReviewSession:
     folder = st.sidebar.selectbox(
         "Score directory", choices, format_func=str, key="directory", persist_state="session"
     )
-    return open_session(folder, os.environ.get(DATABASE, ""), _reviewer())
+    session = open_session(folder, os.environ.get(DATABASE, ""), _reviewer())
+    if st.user.get("is_logged_in"):
+        return session
+    known = spellings.known_spelling(session.reviewer, session.reviewers)
+    if not known or (session.reviewer, known) in st.session_state.told_apart:
+        return session
+    _ask_who(session.reviewer, known)
+    return replace(session, reviewer="")
+
+
+def _ask_who(name: str, known: str) -> None:
+    """Draw the question whether a name is another spelling of one that is on record."""
+
+    def take_known() -> None:
+        st.session_state.reviewer = known
+
+    def tell_apart() -> None:
+        st.session_state.told_apart |= {(name, known)}
+
+    st.sidebar.text(f"Are you {known}, who has verdicts here?")
+    st.sidebar.button("Yes", key="same_reviewer", on_click=take_known)
+    st.sidebar.button("No, somebody else", key="other_reviewer", on_click=tell_apart)
 
 
 def _reviewer() -> str:

@@ -64,6 +64,12 @@ class ReviewSession:
         """Return each reviewer's first verdict on each image, if it was blind."""
         return first_blind(self.reviews)
 
+    @property
+    def reviewers(self) -> list[str]:
+        """Return who is on record, in the order of their first verdicts."""
+        names = dict.fromkeys(review.reviewer for review in self.reviews)
+        return [name for name in names if name]
+
     def own_verdict(self, path: str) -> Review | None:
         """Return the reviewer's own verdict on an image."""
         return self.judgements.get(path, {}).get(self.reviewer)

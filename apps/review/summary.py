@@ -28,6 +28,8 @@ def draw(session: ReviewSession) -> None:
     verdicts = {"verdict": list(found.verdicts), "times": list(found.verdicts.values())}
     right.dataframe(verdicts, hide_index=True, alt="Verdicts and how often they were given")
 
+    for warning in found.warnings:
+        st.text(f"⚠ {warning}")
     if found.agreements:
         _agreements(found.agreements)
     if found.disagreements:
