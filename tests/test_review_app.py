@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -802,6 +803,57 @@ def test_a_volume_that_was_changed_is_not_shown(opened, scored_volume, tmp_path)
 
 
 # -- Train and score -------------------------------------------------------------------------------
+
+
+def settings(folder, home):
+    """What Streamlit is set to where the app is started in a folder."""
+    command = review.app_command([], 8600)
+    place = command.index("run")
+    command[place : place + 2] = ["config", "show"]
+    environment = {**os.environ, "HOME": str(home), "USERPROFILE": str(home)}
+    found = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=True
+    )
+    return [line.strip() for line in found.stdout.splitlines() if not line.startswith("#")]
+
+
+def test_the_folder_it_is_started_in_sets_nothing(tmp_path):
+    (tmp_path / "home/.streamlit").mkdir(parents=True)
+    (tmp_path / "home/.streamlit/config.toml").write_text("[server]\nmaxUploadSize = 7\n")
+    (tmp_path / "data/.streamlit").mkdir(parents=True)
+    (tmp_path / "data/.streamlit/config.toml").write_text(
+        """
+        [server]
+        address = "0.0.0.0"
+        enableCORS = false
+        enableXsrfProtection = false
+        corsAllowedOrigins = ["http://evil.example"]
+        trustedUserHeaders = '{"X-User": "email"}'
+        enableStaticServing = true
+        maxUploadSize = 9
+
+        [client]
+        allowedOrigins = ["http://evil.example"]
+        """
+    )
+    found = settings(tmp_path / "data", tmp_path / "home")
+    assert "evil" not in "".join(found) and "X-User" not in "".join(found)
+    for line in (
+        'address = "127.0.0.1"',
+        "port = 8600",
+        "enableCORS = true",
+        "enableXsrfProtection = true",
+        "maxUploadSize = 7",
+    ):
+        assert line in found
+    assert "enableStaticServing = true" not in found
+
+
+@pytest.mark.parametrize("url", ["sqlite:///all.db", "sqlite+pysqlite:///all.db"])
+def test_a_relative_database_is_refused(tmp_path, monkeypatch, url):
+    monkeypatch.setenv("ANODETECT_REVIEWS", url)
+    with pytest.raises(ConfigError, match="absolute path"):
+        review.serve([], port=8501, roots=[tmp_path])
 
 
 def test_train_and_score_needs_roots(opened, scores):

@@ -98,6 +98,7 @@ def serve(
     if not folders and not roots:
         raise ConfigError("name a score directory, or with --root a folder to train and score in")
     verdict_keys(keys)
+    _check_database(os.environ.get(DATABASE, ""))
     for root in roots:
         if not root.is_dir():
             raise ConfigError(f"--root {root}: not a folder")
@@ -137,6 +138,14 @@ def ends(folders: Sequence[Path]) -> list[str]:
             )
 
     return found
+
+
+def _check_database(url: str) -> None:
+    """Raise ConfigError for an SQLite file with a relative path: the app works in a folder of its
+    own."""
+    scheme, found, path = url.partition(":///")
+    if found and scheme.startswith("sqlite") and not Path(path).is_absolute():
+        raise ConfigError(f"{DATABASE}={url}: name the file with its absolute path")
 
 
 def _check_port(port: int) -> None:
