@@ -35,6 +35,7 @@ from anodetect.record.components import read_components
 from anodetect.record.odd import read_odd
 from anodetect.record.runs import ManifestRow, RunHeader
 from anodetect.stats.calibration import Calibration
+from anodetect.stats.contamination import caveat, suspects
 from anodetect.stats.mask_rule import RegionMeasure
 from anodetect.types import Reporter, Silent
 
@@ -110,6 +111,8 @@ def _calibrate(
     if usable < split.MINIMUM:
         reason = calibrated.left_out[0].reason
         raise DataError(f"only {usable} of {len(normals.records)} could be scored; {reason}")
+    if roi is None:  # in another region scores are others
+        _warn_of_suspects(run.calibration, calibrated.calibration, reporter)
     left_out = normals.left_out + calibrated.left_out
 
     (workdir / "train.jsonl").write_bytes((run.path / "train.jsonl").read_bytes())
@@ -177,6 +180,13 @@ def calibrate_model(
         None if measure is None else np.array(strengths, np.float64),
     )
     return Calibrated(calibration, left_out)
+
+
+def _warn_of_suspects(earlier: Calibration, new: Calibration, reporter: Reporter) -> None:
+    """Warn of new calibration images that look like anomalies to the one calibrated before."""
+    found = suspects(new.scores, new.groups, earlier.scores, earlier.groups)
+    if found:
+        reporter.warn(caveat(found, len(set(new.groups))))
 
 
 def _check_count(records: Sequence[Record], dims: int) -> None:
