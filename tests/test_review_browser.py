@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("streamlit", reason="the extra `app` is not installed")
 pytest.importorskip("playwright", reason="playwright is not installed")
 
-from playwright.sync_api import expect
+from playwright.sync_api import Error, expect
 
 import anodetect
 from anodetect.data import synthetic
@@ -365,6 +365,30 @@ PAGES = {
     "Summary": "Export CSV",
     "Train": "Model card of",
 }
+
+
+def test_pages_load_from_nowhere_else(chromium, working):
+    answers, refused = [], []
+    page = chromium.new_page()
+    page.on("response", lambda answer: answers.append(answer))  # noqa: PLW0108
+    page.on("console", lambda said: refused.append(said.text) if "Policy" in said.text else None)
+    page.goto(working)
+    drawn(page)
+    for name, shown in PAGES.items():
+        page.get_by_text(name, exact=True).first.click()
+        expect(page.get_by_text(shown).first).to_be_visible()
+        drawn(page)
+    assert refused == []
+    for answer in answers:
+        if answer.url.startswith("http"):
+            assert answer.url.startswith(working)
+            assert answer.headers["x-frame-options"] == "SAMEORIGIN", answer.url
+            policy = answer.headers["content-security-policy"]
+            assert "default-src 'self';" in policy and "frame-ancestors 'self'" in policy
+
+    with pytest.raises(Error, match="Failed to fetch"):
+        page.evaluate("fetch('http://localhost:9/', {mode: 'no-cors'})")
+    assert any("connect-src" in text or "default-src" in text for text in refused)
 
 
 def test_every_control_has_an_accessible_name(chromium, working):

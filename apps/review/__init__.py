@@ -10,7 +10,7 @@
     widgets.py     parts that several pages draw; shortcuts.py and pointer.py run in the browser
 
     viewing.py     the viewer in the page, and what it sends back; viewer/ is its source
-    serving.py     the app with the viewer's addresses, routes.py
+    serving.py     the app with the viewer's addresses, routes.py, and headers.py
     tickets.py     what the browser may fetch; tiles.py makes pyramids of images and maps
     facts.py       what is said of a case beside its pictures
 
