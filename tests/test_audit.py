@@ -192,6 +192,8 @@ def test_a_record_rewritten_with_care_is_only_caught_by_its_head(copy):
     rows = list(directory.rows)
     rows[0] = replace(rows[0], kind="else")
     rewrite(copy, scores=to_table(rows, ScoreRow))
+    assert "report.html was written of another record" in verification.verify(copy).problems[0]
+    report.write(copy)
     assert verification.verify(copy).intact
     assert not verification.verify(copy, head=old).intact
 
@@ -264,7 +266,9 @@ def test_rescoring_knows_manifests_below_a_common_folder(
     monkeypatch.setattr(
         rescoring,
         "score_records",
-        lambda model, items, *rest: seen.extend(items) or real(model, items, *rest),
+        lambda model, items, *rest, **options: (
+            seen.extend(items) or real(model, items, *rest, **options)
+        ),
     )
     assert rescore(tmp_path / "s", 100) == []
     assert {record.group[:4] for record in seen if record.id.startswith("a/")} == {"case"}

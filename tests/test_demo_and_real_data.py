@@ -79,7 +79,8 @@ def test_report_escapes_what_it_shows(quick, tmp_path):
     folder = tmp_path / "s"
     folder.mkdir()
     (folder / "audit.json").write_text(json.dumps(audit))
-    (folder / "scores.parquet").write_bytes((out / "scores/pca/scores.parquet").read_bytes())
+    for name in ("scores.parquet", "outputs.parquet"):
+        (folder / name).write_bytes((out / "scores/pca" / name).read_bytes())
     html = report.write(folder).read_text()
     assert "<script>" not in html
     assert "&lt;script&gt;" in html
