@@ -37,6 +37,7 @@ from anodetect.engines import worker
 from anodetect.errors import AnodetectError, ConfigError, Interrupted, RunError
 from anodetect.files import sha256_of
 from anodetect.model.model import Model
+from anodetect.output import report
 from anodetect.record import checkpoint, directories, journal, runs, signatures, verification
 from anodetect.record.audit import ShownCases
 from anodetect.record.failures import MOST_REASONS
@@ -848,8 +849,6 @@ def test_the_report_of_twenty_thousand_images_is_small(tmp_path, scored):
     audit = replace(audit, cases=ShownCases(highest=tuple(paths)))
     tables = directories.Tables(to_table(rows, ScoreRow), outputs=to_table(outputs, OutputRow))
     directories.write(tmp_path / "s", audit, tables)
-    from anodetect.output import report
-
     assert report.write(tmp_path / "s").stat().st_size < 10e6
 
 
