@@ -10,6 +10,7 @@ import sys
 import time
 from base64 import b64decode
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -31,10 +32,11 @@ from anodetect.errors import ConfigError
 from anodetect.record import directories, reviews, verification
 from anodetect.record.chain import head_of
 from anodetect.record.marks import Shown
-from apps.review import display, jobs, loading, page, screen, store
+from apps.review import display, facts, jobs, loading, page, screen, store
 
 pytestmark = pytest.mark.filterwarnings("default")  # Streamlit's own
 HOSTILE = "<script>alert(1)</script> ![x](http://evil.example/x.png) **bold** :red[x] $x$"
+HOSTILE += " :material/home:"
 
 
 @pytest.fixture(scope="module")
@@ -554,11 +556,41 @@ def test_names_comments_and_reviewers_are_only_ever_text(
     assert any(f"{HOSTILE}: anomalous" in text and text.endswith(HOSTILE) for text in texts(app))
     for name in ("Cases", "Threshold", "Summary"):
         app.segmented_control(key="page").set_value(name).run()
-        drawn = [*app.markdown, *app.error, *app.info, *app.warning, *app.caption, *app.subheader]
-        assert not any("evil" in element.value or "<b>" in element.value for element in drawn)
+        assert not any("evil" in text or "<b>" in text for text in drawn_as_markdown(app))
         assert not any("evil" in chart.proto.spec for chart in app.get("plotly_chart"))
         assert not app.exception
     assert verification.verify(tmp_path / "out").intact
+
+
+def drawn_as_markdown(app):
+    """All that Streamlit would read Markdown in."""
+    drawn = [*app.markdown, *app.error, *app.info, *app.warning, *app.caption, *app.subheader]
+    found = [element.value for element in drawn]
+    found += [element.proto.text for element in app.get("progress")]
+    found += [element.proto.label for element in app.get("expander")]
+    return found + [widget.label for widget in [*app.button, *app.checkbox, *app.radio]]
+
+
+def test_the_last_line_of_a_job_is_no_markdown_and_bounded(opened, tmp_path, monkeypatch):
+    out, line = tmp_path / "run", f"score: 1/3 {HOSTILE} {'x' * 5000}"
+    job = jobs.Job(tmp_path / "1", tmp_path, ("score",), out, 1, 0.0, "2026-01-02T03:04:05")
+    monkeypatch.setattr(jobs, "all_jobs", lambda _: [job])
+    monkeypatch.setattr(jobs, "progress", lambda _: jobs.Progress(done=1, total=3, line=line))
+    for state in ("running", "failed"):
+        monkeypatch.setattr(jobs, "state", lambda _, state=state: state)
+        app = opened(options=["--root", str(tmp_path)])
+        app.segmented_control(key="page").set_value("Train").run()
+        assert not app.exception and "evil" not in "".join(drawn_as_markdown(app))
+        shown = [text for text in texts(app) if HOSTILE[:20] in text]
+        assert [len(text) for text in shown] == [299]
+
+
+def test_what_a_row_says_is_no_markdown_and_bounded(scores):
+    row = directories.read(scores).rows[0]
+    row = replace(row, path="a" * 4000, group="b" * 4000, status=HOSTILE, error=HOSTILE)
+    found = facts.facts_of(row, [row.path], hidden=False)
+    assert found.warning == "This file was not scored:" and found.reason == HOSTILE
+    assert len(found.title) < 1000
 
 
 def test_a_region_outside_the_image_is_refused_and_nothing_recorded(opened, scores):

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from anodetect.record.rows import OK, ScoreRow
+from anodetect.record.rows import FAILED, OK, SKIPPED, ScoreRow
 
-from .widgets import number_text
+from .widgets import number_text, shortened
 
 DECISIONS = {True: "flagged", False: "not flagged", None: "not decided: there is no calibration"}
 
@@ -31,9 +31,10 @@ def facts_of(row: ScoreRow, paths: Sequence[str], hidden: bool) -> Facts:
 
     names = [row.path]
     names += [name for name in dict.fromkeys((row.group, row.study)) if name not in ("", row.path)]
-    title = f"{' · '.join(names)}  ({place})"
+    title = f"{' · '.join(map(shortened, names))}  ({place})"
     if row.status != OK:
-        return Facts(title, (), f"This file was {row.status}:", row.error)
+        status = row.status if row.status in (FAILED, SKIPPED) else "not scored"
+        return Facts(title, (), f"This file was {status}:", row.error)
 
     p, score, threshold = map(number_text, (row.p_value, row.score, row.threshold))
     line = (

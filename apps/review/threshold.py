@@ -25,8 +25,10 @@ def draw(session: ReviewSession) -> None:
     st.caption("Only to look at: flags and p-values on record stay as they are.")
     rows, audit = session.directory.rows, session.directory.audit
     if not audit.calibration.groups:
-        st.info(audit.statement)
+        with st.container(border=True):
+            st.text(audit.statement)
         return
+
     left, right = st.columns(2)
 
     start = round(100 * audit.rule.rate, 1)

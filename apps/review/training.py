@@ -14,7 +14,7 @@ from anodetect.stats.calibration import DEFAULT_FAR
 from . import folders, jobs
 from .folders import Contents, RunRow
 from .jobs import Job
-from .widgets import show_problem, with_message
+from .widgets import shortened, show_problem, with_message
 
 JOBS_SHOWN = 5
 CHANNELS_HELP = (
@@ -86,14 +86,15 @@ def _job(job: Job, state: jobs.State, roots: Sequence[Path]) -> None:
     key = job.folder.name
     if state == "running":
         share = min((progress.done or 0) / (progress.total or 1), 1.0)
-        text.progress(share, progress.line if progress.total else "starting")
+        text.progress(share)  # whose own text would be Markdown
+        text.text(shortened(progress.line) if progress.total else "starting")
         action.button("Cancel", key=f"cancel-{key}", on_click=with_message(jobs.cancel, job))
         if len(progress.losses) > 1:
             curve = {"step": progress.steps, "loss": progress.losses}
             text.line_chart(curve, x="step", y="loss", height=160, alt="Loss by step")
     elif state != "done":
         action.button("Go on", key=f"resume-{key}", on_click=with_message(jobs.resume, roots, job))
-        text.text(progress.line)
+        text.text(shortened(progress.line))
 
 
 # -- Runs ------------------------------------------------------------------------------------------

@@ -10,6 +10,16 @@ import streamlit as st
 from anodetect.errors import AnodetectError
 from anodetect.stats.agreement import Rate
 
+LONGEST = 300  # letters of a name or of a line from a file that is shown
+
+
+def shortened(text: str, most: int = LONGEST) -> str:
+    """Return a text with its middle left out where it is longer than `most` letters."""
+    if len(text) <= most:
+        return text
+    half = (most - 1) // 2
+    return f"{text[:half]}…{text[-half:]}"
+
 
 def show_problem(text: str) -> None:
     """Draw a message about something the user can correct."""
