@@ -3,6 +3,14 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+LONGEST_REASON = 200  # letters
+
+
+def reason_of(error: Exception) -> str:
+    """Return the kind and the text of an error in one short line."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]}…"
+
 
 class AnodetectError(Exception):
     """An error that the user can correct. The command line prints it in one line and exits with

@@ -6,8 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 import anodetect
+from anodetect.detectors.pca import PCA
 from anodetect.errors import RunError
 from anodetect.model.model import Model
 from anodetect.record import checkpoint, directories, runs
@@ -37,6 +40,19 @@ def test_a_file_with_a_score_that_is_not_finite_fails_and_takes_no_other_with_it
         "the model's score or heatmap is not finite"
     ]
     assert all(np.isfinite(row.p_value) for row in rows if row.status == "ok")
+
+
+def test_weights_that_do_not_fit_the_network_are_one_line(pca_run, monkeypatch):
+    """PyTorch's text about a network's weights has a line for each of them."""
+    network = nn.Sequential(*(nn.Linear(2, 2) for _ in range(40)))
+
+    def load_state(self, state, *, device):
+        network.load_state_dict({"0.weight": torch.zeros(3, 3), "other": torch.zeros(1)})
+
+    monkeypatch.setattr(PCA, "load_state", load_state)
+    with pytest.raises(RunError, match="not a usable model") as caught:
+        Model.load(runs.read(pca_run), "cpu")
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 300 + len(str(pca_run))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
