@@ -243,6 +243,6 @@ def test_the_review_app_shows_what_is_not_decided(scores, tmp_path, monkeypatch)
         app.segmented_control(key="page").set_value(page).run()
         assert not app.exception
         if page == "Threshold":
-            assert any(WHY in element.value for element in app.info)
+            assert any(WHY in element.value for element in app.text)
     verdict = anodetect.verify(folder)
     assert verdict.intact, verdict.problems

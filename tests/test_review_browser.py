@@ -59,11 +59,13 @@ def chromium(started):
 
 # Playwright looks for a selector at growing intervals of up to half a second; this is looked at
 # every 10 ms.
-PAINTED = "() => window.anodetect?.painted === window.anodetect?.data.key"
+PAINTED = """() => window.anodetect?.painted === window.anodetect?.data.key
+  && window.anodetect?.data.reported === window.anodetect?.data.key"""
 REVIEWED = """(progress) => document.body.textContent.includes(progress)
   && document.querySelector("[data-test-script-state=notRunning]")
   && document.body.getAttribute("aria-busy") === "false"
-  && window.anodetect.painted === window.anodetect.data.key """
+  && window.anodetect.painted === window.anodetect.data.key
+  && window.anodetect.data.reported === window.anodetect.data.key"""
 
 
 def visit(chromium, address, reviewer, panels=3):
