@@ -6,8 +6,8 @@ from difflib import get_close_matches
 LONGEST_REASON = 200  # letters
 
 
-def reason_of(error: Exception) -> str:
-    """Return the kind and the text of an error in one short line."""
+def one_line(error: Exception) -> str:
+    """Return the kind and the text of an error of a library in one short line."""
     text = " ".join(f"{type(error).__name__}: {error}".split())
     return text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]}…"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from anodetect.data.channels import Channels, channels_of, parse_channels
-from anodetect.errors import ConfigError, RunError
+from anodetect.errors import ConfigError, RunError, one_line
 from anodetect.imaging.brain import BrainConfig
 from anodetect.record.runs import Run, RunHeader
 
@@ -60,5 +60,4 @@ def channels_of_header(path: Path, header: RunHeader) -> Channels | None:
     try:
         return channels_of(header.preprocess.get("named"))
     except (AttributeError, KeyError, TypeError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise RunError(f"{path}: not a usable model ({reason})") from error
+        raise RunError(f"{path}: not a usable model ({one_line(error)})") from error

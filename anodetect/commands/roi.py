@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from anodetect.errors import RunError
+from anodetect.errors import RunError, one_line
 from anodetect.imaging.regions import RegionOfInterest, read_roi, roi_of
 from anodetect.record.runs import Run
 from anodetect.types import Reporter
@@ -21,9 +21,7 @@ def own_roi(run: Run) -> RegionOfInterest | None:
     try:
         return roi_of(run.header.preprocess.get("roi"))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise RunError(
-            f"{run.path}: not a usable model ({type(error).__name__}: {error})"
-        ) from None
+        raise RunError(f"{run.path}: not a usable model ({one_line(error)})") from None
 
 
 def other_roi(run: Run, path: Path | None, reporter: Reporter) -> RegionOfInterest | None:

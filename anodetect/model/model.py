@@ -16,7 +16,7 @@ import numpy as np
 
 from anodetect.config import build
 from anodetect.data.geometry import Geometry
-from anodetect.errors import ConfigError, ImageError, RunError, reason_of
+from anodetect.errors import ConfigError, ImageError, RunError, one_line
 from anodetect.imaging import tiling
 from anodetect.imaging.backbones.table import BackboneFacts, UsesNetwork, embedded_name
 from anodetect.imaging.heatmaps import pool
@@ -101,7 +101,7 @@ class Model:
             _check_backbones(run, model.backbones())
             model.preprocess.find_same_tools()
         except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
-            raise RunError(f"{run.path}: not a usable model ({reason_of(error)})") from error
+            raise RunError(f"{run.path}: not a usable model ({one_line(error)})") from error
 
         return model
 
