@@ -44,7 +44,13 @@ from anodetect.config import Config
 from anodetect.errors import BudgetTooShort, ConfigError, DataError, ImageError
 from anodetect.imaging.batch_files import BatchWriter
 from anodetect.imaging.choices import planted_auroc
-from anodetect.imaging.log_scores import NormalScores, moments_of, z_scores
+from anodetect.imaging.log_scores import (
+    NormalScores,
+    exponential,
+    moments_of,
+    scored_values,
+    z_scores,
+)
 from anodetect.imaging.representations import Expert
 from anodetect.imaging.resize import resize
 from anodetect.imaging.standardise import MAX_TUNE, MICRO_BATCH
@@ -54,7 +60,6 @@ from anodetect.record import checkpoint
 from anodetect.types import Batch, Bools, Floats, PlantedCopies, Scores, Seeds, State, TrainContext
 
 LEARNED_FROM = 64  # images, for a representation that has something to learn
-HIGHEST = 80.0  # of z: the exponential of more does not fit a float32
 LEAST_WEIGHT = 1e-3  # of a member's foreground at a place, from which on its map counts there
 RESERVE = 0.03  # of a member's share of the budget, for what comes after its training
 EVIDENCE = 0.05  # of a member's share of the budget, at most, for scoring planted defects
@@ -429,7 +434,7 @@ def parts_in_time(count: int, seconds: float) -> Iterator[slice]:
 def normal_scores(expert: Expert, tune: Batch, seconds: float = math.inf) -> NormalScores:
     """Return what the scores and maps of a trained member are on tune, as it sees it, or on as
     much of it as can be scored in so many seconds."""
-    scores, places = scored_values(expert, tune, seconds)
+    scores, places = scored_values(expert.detector, tune, parts_in_time(len(tune), seconds))
     return moments_of([scores], [places])
 
 
@@ -440,22 +445,11 @@ def normal_scores_of_halves(expert: Expert, fit: Batch, context: TrainContext) -
     for first in (0, 1):
         learned_from, other = fit[first::2], fit[1 - first :: 2]
         expert.detector.fit(learned_from, learned_from, context=context)
-        own, own_places = scored_values(expert, other)
+        parts = parts_in_time(len(other), math.inf)
+        own, own_places = scored_values(expert.detector, other, parts)
         scores.append(own)
         places.append(own_places)
     return moments_of(scores, places)
-
-
-def scored_values(expert: Expert, batch: Batch, seconds: float = math.inf) -> tuple[Floats, Floats]:
-    """Return a trained member's scores of images, and the values of their maps that count, of as
-    many images as can be scored in so many seconds."""
-    scores, places = [], []
-    for rows in parts_in_time(len(batch), seconds):
-        part, seeds = batch[rows], np.arange(rows.start, rows.stop, dtype=np.uint64)
-        scored = expert.detector.score(part, seeds=seeds)
-        scores.append(scored.image)
-        places.append(scored.heatmap[part.foreground])
-    return np.concatenate(scores), np.concatenate(places)
 
 
 def map_z_scores(heatmaps: Floats, foreground: Bools, normal: NormalScores, side: int) -> Floats:
@@ -506,6 +500,4 @@ def proportional_weights(auroc: Sequence[float], kept: Sequence[bool] = ()) -> W
 
 def product_of_experts(z: Floats, weights: Sequence[float]) -> Floats:
     """Return Π_k exp(z_k)^w_k of members' z, [K, ...] → [...]."""
-    mean = np.clip(np.tensordot(np.asarray(weights), z, 1), -HIGHEST, HIGHEST)
-    product: Floats = np.exp(mean).astype(np.float32)
-    return product
+    return exponential(np.tensordot(np.asarray(weights), z, 1))

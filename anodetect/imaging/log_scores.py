@@ -1,13 +1,15 @@
 """The logarithms of scores and map values: what they are on normal images, and distances from that
 in their deviations. NumPy only."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from anodetect.imaging.quiet import LEAST_SPREAD, TINY
-from anodetect.types import Floats
+from anodetect.types import Batch, Detector, Floats
+
+HIGHEST = 80.0  # of a logarithm: the exponential of more does not fit a float32
 
 
 class NormalScores(NamedTuple):
@@ -17,6 +19,20 @@ class NormalScores(NamedTuple):
     deviation: float
     map_mean: float
     map_deviation: float
+
+
+def scored_values(
+    detector: Detector, batch: Batch, parts: Iterable[slice]
+) -> tuple[Floats, Floats]:
+    """Return a trained detector's scores of the images in these rows, and the values of their maps
+    that count."""
+    scores, places = [], []
+    for rows in parts:
+        part, seeds = batch[rows], np.arange(rows.start, rows.stop, dtype=np.uint64)
+        scored = detector.score(part, seeds=seeds)
+        scores.append(scored.image)
+        places.append(scored.heatmap[part.foreground])
+    return np.concatenate(scores), np.concatenate(places)
 
 
 def moments_of(scores: Sequence[Floats], places: Sequence[Floats]) -> NormalScores:
@@ -29,6 +45,12 @@ def z_scores(values: Floats, mean: float, deviation: float) -> Floats:
     logs = np.log(np.maximum(values, TINY)).astype(np.float64)
     z: Floats = ((logs - mean) / deviation).astype(np.float32)
     return z
+
+
+def exponential(logs: Floats) -> Floats:
+    """Return the exponentials of logarithms, which are bounded to fit a float32."""
+    values: Floats = np.exp(np.clip(logs, -HIGHEST, HIGHEST)).astype(np.float32)
+    return values
 
 
 def _moments(parts: Sequence[Floats]) -> tuple[float, float]:

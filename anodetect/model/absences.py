@@ -21,13 +21,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anodetect.errors import DataError, ImageError
-from anodetect.imaging.log_scores import NormalScores, moments_of, z_scores
+from anodetect.imaging.log_scores import (
+    NormalScores,
+    exponential,
+    moments_of,
+    scored_values,
+    z_scores,
+)
 from anodetect.imaging.standardise import MICRO_BATCH
-from anodetect.types import Batch, Bools, Detector, Floats, Scores
+from anodetect.types import Batch, Bools, Detector, Scores
 
 MOST_SETS = 62  # of absent channels: all of six channels, pairs and single ones of more
 MOST_IMAGES, LEAST_IMAGES = 64, 16  # to compare; the latter however little time there is
-HIGHEST = 80.0  # of a logarithm: the exponential of more does not fit a float32
 
 Absent = tuple[int, ...]  # numbers of channels
 
@@ -53,10 +58,10 @@ class Absences:
 
             own, whole = self.without[absent], self.whole
             z = z_scores(image[row], own.mean, own.deviation)
-            image[row] = _exp(whole.mean + whole.deviation * z)
+            image[row] = exponential(whole.mean + whole.deviation * z)
             places = heatmap[row] > 0
             z = z_scores(heatmap[row][places], own.map_mean, own.map_deviation)
-            heatmap[row][places] = _exp(whole.map_mean + whole.map_deviation * z)
+            heatmap[row][places] = exponential(whole.map_mean + whole.map_deviation * z)
         return replace(scores, image=image, heatmap=heatmap)
 
     def state(self) -> dict[str, Any]:
@@ -124,20 +129,11 @@ def _lacking(batch: Batch, planes: Sequence[int], absent: Absent, value: float) 
 
 def _scored(detector: Detector, batch: Batch) -> NormalScores:
     """Return what scores and maps of images are."""
-    scores, places = [], []
-    for rows, part in batch.parts(MICRO_BATCH):
-        seeds = np.arange(rows.start, rows.stop, dtype=np.uint64)
-        scored = detector.score(part, seeds=seeds)
-        scores.append(scored.image)
-        places.append(scored.heatmap[part.foreground])
-    return moments_of(scores, places)
+    parts = [rows for rows, _ in batch.parts(MICRO_BATCH)]
+    scores, places = scored_values(detector, batch, parts)
+    return moments_of([scores], [places])
 
 
 def _spread(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
     """Return up to `most` of these rows, evenly spread."""
     return rows[np.linspace(0, len(rows) - 1, min(len(rows), most)).astype(np.int64)]
-
-
-def _exp(logs: Floats) -> Floats:
-    values: Floats = np.exp(np.clip(logs, -HIGHEST, HIGHEST)).astype(np.float32)
-    return values
