@@ -17,7 +17,7 @@ from anodetect.record.signatures import private_key
 from anodetect.types import Reporter, Silent
 
 KEYS = "1234"  # of the verdicts, in the order of JUDGEMENTS
-TAKEN = "NPZO"  # keys of other buttons
+TAKEN = "NPZOJ"  # keys of other buttons
 PACKAGES = ("streamlit", "plotly", "sqlalchemy", "psutil")  # of the extra `app`
 
 

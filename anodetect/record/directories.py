@@ -190,18 +190,38 @@ def picture_of(path: Path, identity: str) -> Path:
 
 def read(path: Path) -> ScoreDirectory:
     """Read a score directory; RunError if it is none, unfinished or of a newer release."""
-    content = audit_content(path)
-    try:
-        if content["format"] == format2.FORMAT:
-            content = format2.converted(content)
-        audit = audits.from_json(content)
-    except ValueError as error:
-        raise RunError(f"{path}: not a readable score directory ({error})") from None
-
+    audit = _audit_of(path, audit_content(path))
     file = path / "scores.parquet"
     if not file.is_file():
         raise _unfinished(path, file.name)
     return ScoreDirectory(path, audit, read_table(file, ScoreRow, _added(audit.format)))
+
+
+def _audit_of(path: Path, content: dict[str, Any]) -> Audit:
+    """Return what audit.json says; RunError if it is not readable."""
+    try:
+        if content["format"] == format2.FORMAT:
+            content = format2.converted(content)
+        return audits.from_json(content)
+    except ValueError as error:
+        raise RunError(f"{path}: not a readable score directory ({error})") from None
+
+
+def row_count(path: Path) -> int:
+    """Return how many rows audit.json counts, 0 for a record of an older format; RunError if there
+    is no score directory."""
+    content = audit_content(path)
+    count = content.get("rows")
+    return count if content["format"] == FORMAT and isinstance(count, int) else 0
+
+
+def read_audit_as_written(path: Path) -> Audit:
+    """Return what audit.json says, without reading any table; RunError if it is not what was
+    written."""
+    content = audit_content(path)
+    if not _is_as_written(content):
+        raise changed_error(path, [AUDIT_FILE])
+    return _audit_of(path, content)
 
 
 def audit_content(path: Path) -> dict[str, Any]:
@@ -239,26 +259,41 @@ def read_as_written(path: Path) -> ScoreDirectory:
     """Read a score directory as `read` does; RunError also if audit.json or a table that is read
     is not what was written."""
     content = audit_content(path)
-    try:
-        wrong = [] if head_of(content) == content["head"] else [AUDIT_FILE]
-    except (KeyError, TypeError, AttributeError):
-        wrong = [AUDIT_FILE]
-
+    wrong = [] if _is_as_written(content) else [AUDIT_FILE]
     if not wrong:
         scored = read(path)
-        tables = scored.audit.tables
-        names = format2.READ if scored.audit.format == format2.FORMAT else READ
-        for name in names:
-            digest = sha256_of(path / name) if (path / name).is_file() else None
-            if digest != tables.get(name):
-                wrong.append(name)
+        wrong = changed_tables(path, scored.audit)
 
     if wrong:
-        raise RunError(
-            f"{path}: {', '.join(wrong)} changed or missing since the images were scored; "
-            "anodetect verify says what else is; put back a copy, or score again"
-        )
+        raise changed_error(path, wrong)
     return scored
+
+
+def changed_tables(path: Path, audit: Audit) -> list[str]:
+    """Return the names of the tables that pages are drawn from and that are not what was
+    written."""
+    names = format2.READ if audit.format == format2.FORMAT else READ
+    wrong = []
+    for name in names:
+        digest = sha256_of(path / name) if (path / name).is_file() else None
+        if digest != audit.tables.get(name):
+            wrong.append(name)
+    return wrong
+
+
+def _is_as_written(content: Mapping[str, Any]) -> bool:
+    try:
+        return bool(head_of(content) == content["head"])
+    except (KeyError, TypeError, AttributeError):
+        return False
+
+
+def changed_error(path: Path, names: Sequence[str]) -> RunError:
+    """Return the error for files of a record that are not what was written."""
+    return RunError(
+        f"{path}: {', '.join(names)} changed or missing since the images were scored; "
+        "anodetect verify says what else is; put back a copy, or score again"
+    )
 
 
 def read_tables(path: Path) -> Tables:

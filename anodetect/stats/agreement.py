@@ -153,8 +153,9 @@ def consensus(judged: Mapping[str, Judgement]) -> int | None:
     return None if 2 * sum(labels) == len(labels) else int(2 * sum(labels) > len(labels))
 
 
-def precision_of(flagged: Sequence[str], judgements: Judgements) -> Rate:
-    """Return the share of anomalous images among flagged paths.
+def precision_of(flagged: Sequence[str], judgements: Judgements, others: int = 0) -> Rate:
+    """Return the share of anomalous images among flagged paths, beside which there are `others`
+    that nobody has judged.
 
     If not all of them have a label by their verdicts, those count that were judged blind: a blind
     list is in an order that has nothing to do with scores, so they are as good as drawn at random.
@@ -170,9 +171,10 @@ def precision_of(flagged: Sequence[str], judgements: Judgements) -> Rate:
         if all(review.blind for review in judged.values()):
             blind.append(label)
 
-    if len(labels) < len(flagged) and blind:
+    is_part = len(labels) < len(flagged) + others
+    if is_part and blind:
         return Rate(sum(blind), len(blind))
-    return Rate(sum(labels), len(labels), chosen=len(labels) < len(flagged))
+    return Rate(sum(labels), len(labels), chosen=is_part)
 
 
 def summary(flagged: Mapping[str, bool], judgements: Judgements, first: Judgements) -> Summary:

@@ -2,6 +2,7 @@
 of images and of patients or lots."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import isnan
 from typing import Any
 
@@ -11,8 +12,10 @@ from anodetect.record.reviews import JUDGEMENTS, Review
 from anodetect.record.rows import ScoreRow
 from anodetect.stats.agreement import Agreement, agreements
 
-from . import worklist
-from .session import ReviewSession, Scores, thumbnails_of
+from . import chips, worklist
+from .large import paths_of
+from .scores import Scores
+from .session import ReviewSession, thumbnails_of
 from .worklist import Filter, Group, Order
 
 SIGNS = {"normal": "✓", "anomalous": "✗", "unsure": "?", "bad image": "⊘"}
@@ -27,19 +30,27 @@ def go_to(path: str) -> None:
     st.session_state.open = path
 
 
+def open_unjudged() -> None:
+    """Open the page of cases at the next one that the reviewer has not judged."""
+    st.session_state.page = "Cases"
+    st.session_state.skips = True
+
+
 # -- Order and filters -----------------------------------------------------------------------------
 
 
-def choose_rows(session: ReviewSession, blind: bool) -> list[ScoreRow]:
-    """Draw the choices of order and filters, and return the rows they leave, in that order."""
+def choose_rows(session: ReviewSession, blind: bool) -> tuple[Sequence[ScoreRow], Sequence[str]]:
+    """Draw the choices of order and filters, and return the rows they leave, in that order, and
+    their paths."""
     name = "Filter" if blind else "Sort and filter"
     popover = st.sidebar.popover(name, width="stretch", key="choices")
     order: Order = "name"
     if not blind:
-        order = popover.selectbox("Sort by", worklist.ORDERS, key="order", persist_state="session")
+        order = popover.selectbox("Sort by", worklist.ORDERS, key="order", bind="query-params")
     keep = _choose_filter(popover, session.scores, blind)
+    chips.draw()
 
-    # From case to case the list stays the same, and sorting takes time: it is sorted again only
+    # From case to case the list stays the same, and finding it takes time: it is found again only
     # when something has changed that it depends on.
     by_verdicts = order == "disagreement" or keep.reviewed != "all" or keep.verdicts
     count = len(session.reviews) if by_verdicts else 0
@@ -47,67 +58,56 @@ def choose_rows(session: ReviewSession, blind: bool) -> list[ScoreRow]:
     state = st.session_state
     if state.get("listed_for") != key:
         state.listed_for = key
-        state.listed = worklist.worklist(
-            session.directory.rows,
-            session.judgements,
-            order=order,
-            keep=keep,
-            reviewer=session.reviewer,
-            blind=blind,
-        )
-    listed: list[ScoreRow] = state.listed
+        rows = session.scores.listed(session.judgements, order, keep, session.reviewer, blind=blind)
+        state.listed = rows, paths_of(rows)
+    listed: tuple[Sequence[ScoreRow], Sequence[str]] = state.listed
     return listed
 
 
 def _choose_filter(popover: Any, scores: Scores, blind: bool) -> Filter:
     """Draw the filters; a blind list has none that would reveal names, scores or verdicts."""
 
-    def choose_several(label: str, key: str, options: Sequence[str]) -> frozenset[str]:
+    def choose_several(key: str, options: Sequence[str]) -> frozenset[str]:
         if len(options) < 2:
             return frozenset()
-        chosen = popover.multiselect(label, options, key=key, persist_state="session")
-        return frozenset(chosen)
+        label = chips.CONDITIONS[key].label
+        return frozenset(popover.multiselect(label, options, key=key, bind="query-params"))
 
     # A sample of another directory, which has other paths, is none of this one.
     sample = frozenset(st.session_state.audit_sample & scores.by_path.keys())
     only_sample = sample and popover.checkbox(
         f"Only the audit sample ({len(sample)})", key="only_sample", persist_state="session"
     )
-    paths = sample if only_sample else frozenset[str]()
-
-    reviewed = popover.selectbox(
-        "Reviewed", worklist.PROGRESS, key="reviewed", persist_state="session"
+    keep = Filter(
+        status=choose_several("status", scores.statuses),
+        groups=choose_several("groups", scores.group_names),
+        reviewed=popover.selectbox(
+            "Reviewed", worklist.PROGRESS, key="reviewed", bind="query-params"
+        ),
+        paths=sample if only_sample else frozenset(),
     )
     if blind:
-        return Filter(
-            status=choose_several("Status", "status", scores.statuses),
-            groups=choose_several("Patient or lot", "groups", scores.group_names),
-            reviewed=reviewed,
-            paths=paths,
-        )
+        return keep
 
-    search = popover.text_input("Search names", key="search", persist_state="session")
     flagged = popover.radio(
-        "Flagged", list(FLAGGED), horizontal=True, key="flagged", persist_state="session"
+        "Flagged", list(FLAGGED), horizontal=True, key="flagged", bind="query-params"
     )
-    return Filter(
-        status=choose_several("Status", "status", scores.statuses),
-        groups=choose_several("Patient or lot", "groups", scores.group_names),
-        kinds=choose_several("Kind", "kinds", scores.kinds),
-        verdicts=choose_several("My verdict", "verdicts", JUDGEMENTS),
+    return replace(
+        keep,
+        search=popover.text_input("Search names", key="search", bind="query-params"),
         flagged=FLAGGED[flagged],
-        reviewed=reviewed,
-        search=search,
-        paths=paths,
+        kinds=choose_several("kinds", scores.kinds),
+        verdicts=choose_several("verdicts", JUDGEMENTS),
     )
 
 
 def draw_progress(session: ReviewSession) -> None:
     """Draw how far the reviewer is, and how much the others' verdicts agree with the reviewer's."""
-    total = len(session.directory.rows)
+    total = session.scores.count
     done = sum(session.reviewer in judged for judged in session.judgements.values())
     by_whom = " by you" if session.reviewer else ""
     st.sidebar.progress(done / total, f"{done} of {total} reviewed{by_whom}")
+    st.sidebar.button("Next unjudged · J", key="unjudged", on_click=open_unjudged)
 
     for pair in agreements(session.judgements, session.first_blind):
         if session.reviewer not in pair.readers:
@@ -150,13 +150,13 @@ def draw_groups(groups: Sequence[Group], place: int, blind: bool) -> None:
 def draw_images(
     session: ReviewSession,
     rows: Sequence[ScoreRow],
+    paths: Sequence[str],
     path: str,
     blind: bool,
     studies: Sequence[str] = (),
 ) -> None:
     """Draw the images around the open one; a click opens another. Those of a patient with several
     `studies` have the number of theirs; below the table is whose number each is."""
-    paths = [row.path for row in rows]
     place = paths.index(path) if path in paths else 0
     start = max(0, min(place - AROUND, len(rows) - 2 * AROUND))
     part = rows[start : start + 2 * AROUND]

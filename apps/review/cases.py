@@ -9,9 +9,22 @@ from anodetect.record import marks
 from anodetect.record.reviews import JUDGEMENTS, Judgement
 from anodetect.record.rows import OK, ScoreRow
 
-from . import case_list, drafts, known, picture, regions, screen, shortcuts, viewing, worklist
+from . import (
+    address,
+    case_list,
+    chips,
+    drafts,
+    known,
+    picture,
+    regions,
+    screen,
+    shortcuts,
+    viewing,
+    worklist,
+)
 from .case_list import SIGNS, go_to
 from .facts import facts_of
+from .large import paths_of
 from .picture import Picture
 from .session import ReviewSession, volume_of
 from .widgets import with_message
@@ -22,16 +35,18 @@ def draw(session: ReviewSession) -> None:
     blind = st.sidebar.toggle(
         "Blind until judged",
         key="blind",
-        persist_state="session",
+        bind="query-params",
         help="Hides names, scores and maps until you judged.",
     )
-    by_group = bool(session.scores.group_names) and st.sidebar.toggle(
-        "By patient or lot", key="by_group", persist_state="session"
+    can_group = bool(session.scores.group_names) and not session.scores.is_large
+    by_group = can_group and st.sidebar.toggle(
+        "By patient or lot", key="by_group", bind="query-params"
     )
-    rows = case_list.choose_rows(session, blind)
+    rows, paths = case_list.choose_rows(session, blind)
     case_list.draw_progress(session)
     if not rows:
         st.info("No image passes the filters; widen them in the sidebar.")
+        st.button("Clear all filters", key="clear", on_click=chips.clear)
         return
 
     groups = list[worklist.Group]()
@@ -39,10 +54,8 @@ def draw(session: ReviewSession) -> None:
         recorded = session.scores.groups
         groups = worklist.grouped(rows, recorded, session.judgements, session.reviewer)
         rows = list(chain.from_iterable(group.rows for group in groups))
-    paths = [row.path for row in rows]
-    if st.session_state.open not in session.scores.by_path:
-        st.session_state.open = paths[0]
-    row = session.scores.by_path[st.session_state.open]
+        paths = paths_of(rows)
+    row = _opened(session, paths)
     hidden = session.is_hidden(row.path, blind)
 
     in_viewer = viewing.is_ready() and viewing.is_drawable(row)
@@ -52,13 +65,16 @@ def draw(session: ReviewSession) -> None:
         _draw_plainly(session, row, paths, hidden)
     _draw_verdicts(session, row, hidden)
 
+    address.keep(session, row.path, hidden=hidden)
     with st.sidebar:
         if groups:
             place = worklist.place_of(groups, row.path)
             case_list.draw_groups(groups, place, blind)
             rows = list(groups[place].rows)
+            paths = paths_of(rows)
         studies = groups[place].studies if groups else ()
-        case_list.draw_images(session, rows, row.path, blind, studies)
+        case_list.draw_images(session, rows, paths, row.path, blind, studies)
+        address.draw_link()
 
     if in_viewer:
         return
@@ -67,6 +83,21 @@ def draw(session: ReviewSession) -> None:
     following = worklist.neighbour(paths, row.path, 1)
     next_row = session.scores.by_path[following]
     picture.prepare(session, next_row, session.is_hidden(following, blind))
+
+
+def _opened(session: ReviewSession, paths: Sequence[str]) -> ScoreRow:
+    """Return the row of the case to draw: that of the address, the next one to judge, the one that
+    was open, or the first listed."""
+    address.restore(session)
+    state = st.session_state
+    if state.open not in session.scores.by_path:
+        state.open = paths[0]
+        if session.own_verdict(paths[0]) is None:
+            state.skips = False
+    if state.skips:
+        go_to(worklist.next_to_judge(paths, state.open, session.judgements, session.reviewer))
+        state.skips = False
+    return session.scores.by_path[state.open]
 
 
 def _draw_plainly(

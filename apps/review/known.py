@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from scipy import ndimage
 
-from anodetect.record.directories import ScoreDirectory
-from anodetect.record.failures import differences
+from anodetect.record.audit import Audit
+from anodetect.record.failures import Failure
 from anodetect.record.rows import ScoreRow, SliceRow
 from anodetect.types import Bools
 
@@ -51,9 +51,9 @@ class Found:
         return " · ".join(parts)
 
 
-def of_batch(directory: ScoreDirectory) -> tuple[Note, ...]:
-    """Return what is to be known of all cases of a score directory, the serious first."""
-    audit = directory.audit
+def of_batch(audit: Audit, unlike: Sequence[Failure], files: int) -> tuple[Note, ...]:
+    """Return what is to be known of all cases of a score directory of so many files, the serious
+    first; `unlike` are the ways in which files differ from what the model has seen."""
     level = audit.calibration.level(audit.rule.rate) if audit.calibration.groups else "none"
     notes = [Note(audit.statement, serious=level != "group")]
     for check in (audit.drift.batch, audit.drift.time):
@@ -62,11 +62,10 @@ def of_batch(directory: ScoreDirectory) -> tuple[Note, ...]:
     notes += [Note(caveat, serious=True, of_scores=True) for caveat in audit.caveats]
     notes += _of_training(audit.facts)
 
-    unlike = differences(directory.table)
     if unlike:
         count = sum(each.count for each in unlike)
         text = (
-            f"{count} of {len(directory.table)} files differ from what the model has seen; "
+            f"{count} of {files} files differ from what the model has seen; "
             f"most often: {unlike[0].reason}"
         )
         notes.append(Note(text, serious=True))

@@ -13,7 +13,7 @@ from anodetect.errors import AnodetectError, RunError
 from anodetect.record.reviews import DATABASE
 from anodetect.stats import spellings
 
-from . import cases, summary, threshold, training
+from . import address, case_list, cases, summary, threshold, training
 from .session import ReviewSession, open_session
 from .widgets import show_problem
 
@@ -52,6 +52,7 @@ STATE = {
     "clicks": 0,  # how often a case was opened from a table
     "told_apart": frozenset(),  # names, and the known ones that they are no spellings of
     "drawn": 0,  # how often a case was drawn
+    "skips": False,  # whether the next case to judge is to be opened
 }
 
 
@@ -112,8 +113,12 @@ def _draw(folders: Sequence[Path], roots: Sequence[Path]) -> None:
         return
 
     session = _open(folders, roots)
-    if session.directory.rows:
+    if session.scores.count:
         page.draw(session)
+        if page.draw is not cases.draw:
+            st.sidebar.button(
+                "Next unjudged case", key="unjudged", on_click=case_list.open_unjudged
+            )
     else:
         st.info("No image was scored here.")
 
@@ -128,8 +133,9 @@ def _open(folders: Sequence[Path], roots: Sequence[Path]) -> ReviewSession:
     if not choices:
         raise RunError("no score directory was given; start the app with: anodetect review DIR")
 
+    address.choose_directory(choices)
     folder = st.sidebar.selectbox(
-        "Score directory", choices, format_func=str, key="directory", persist_state="session"
+        "Score directory", choices, format_func=str, key="directory", bind="query-params"
     )
     session = open_session(folder, os.environ.get(DATABASE, ""), _reviewer())
     if st.user.get("is_logged_in"):

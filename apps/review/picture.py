@@ -13,7 +13,7 @@ from anodetect.record import channel_files, marks
 from anodetect.record.marks import WHOLE, Place
 from anodetect.record.rows import ScoreRow
 
-from . import display, drafts, figures, pointer, regions, screen, shortcuts
+from . import address, display, drafts, figures, pointer, regions, screen, shortcuts
 from .display import View
 from .figures import Appearance, Line
 from .regions import Source
@@ -198,9 +198,10 @@ def _slice(session: ReviewSession, row: ScoreRow, channel: str, hidden: bool) ->
 
     downward = volume.geometry.flipped[0]
     ordered = sorted(slices, key=lambda each: each.slice, reverse=downward)
-    depth, key = len(ordered), f"slice-{row.path}"
+    depth, key = len(ordered), address.slice_key(row.path)
     start = depth // 2 if hidden else ordered.index(highest_slice(ordered))
     st.session_state.setdefault(key, start + 1)
+    st.session_state[key] = min(st.session_state[key], depth)  # an address may say anything
     chosen = st.slider("Slice", 1, max(depth, 2), key=key, persist_state="session")
     number = min(chosen, depth) - 1
 

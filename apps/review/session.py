@@ -16,30 +16,14 @@ import streamlit as st
 
 from anodetect.record import directories
 from anodetect.record.directories import ScoreDirectory
+from anodetect.record.failures import differences
 from anodetect.record.reviews import Review, first_blind, in_force
-from anodetect.record.rows import GroupRow, ScoreRow, SliceRow
+from anodetect.record.rows import ScoreRow, SliceRow
 
 from . import display, known, loading, thumbnails
-from .known import Note
+from .large import LargeScores, open_large
+from .scores import LARGE, MOST_CHOICES, Scores
 from .store import Store
-
-
-@dataclass(frozen=True)
-class Scores:
-    """A score directory as it was read: its rows by path, the rows of groups.csv by name, those of
-    slices.parquet by path, the values to filter by, and what is to be known of all of it.
-
-    `group_names` is empty where every image is a group of its own.
-    """
-
-    directory: ScoreDirectory
-    by_path: Mapping[str, ScoreRow]
-    groups: Mapping[str, GroupRow]
-    slices: Mapping[str, Sequence[SliceRow]]
-    statuses: tuple[str, ...]
-    kinds: tuple[str, ...]
-    group_names: tuple[str, ...]
-    notes: tuple[Note, ...]
 
 
 @dataclass(frozen=True)
@@ -100,6 +84,10 @@ def open_session(path: Path, url: str, reviewer: str) -> ReviewSession:
         changed = 0  # reading the directory raises the error
     scores = _read_scores(path, changed)
     store = _store(path, scores.directory.audit.verdicts_start, url)
+    if isinstance(scores, LargeScores):
+        store.guard = scores.check.require
+        if scores.check.is_done:
+            scores.check.require()
 
     # Streamlit's session keeps the reviews it has read, and only new ones are read again.
     known: dict[str, list[Review]] = st.session_state.setdefault("reviews", {})
@@ -114,13 +102,15 @@ def open_session(path: Path, url: str, reviewer: str) -> ReviewSession:
 @st.cache_resource(max_entries=4, show_spinner="Reading the scores …")
 def _read_scores(path: Path, changed: int) -> Scores:
     """Return a score directory; `changed` is part of the key, so that a new one is read anew."""
+    if directories.row_count(path) > LARGE:
+        return open_large(path)
     directory = directories.read_as_written(path)
     slices: dict[str, list[SliceRow]] = {}
     for each in directories.read_slices(path):
         slices.setdefault(each.path, []).append(each)
 
     rows = directory.rows
-    group_names = sorted({row.group for row in rows})
+    group_names, most = sorted({row.group for row in rows}), min(len(rows), MOST_CHOICES)
     groups = {group.group: group for group in directories.read_groups(path)}
     # All sessions share these, and none may change them.
     return Scores(
@@ -130,8 +120,8 @@ def _read_scores(path: Path, changed: int) -> Scores:
         slices=MappingProxyType({name: tuple(each) for name, each in slices.items()}),
         statuses=tuple(sorted({row.status for row in rows})),
         kinds=tuple(sorted({row.kind or "" for row in rows})),
-        group_names=tuple(group_names) if len(group_names) < len(rows) else (),
-        notes=known.of_batch(directory),
+        group_names=tuple(group_names) if len(group_names) < most else (),
+        notes=known.of_batch(directory.audit, differences(directory.table), len(rows)),
     )
 
 

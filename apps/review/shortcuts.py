@@ -10,6 +10,7 @@ HELP = """
 | key | |
 |---|---|
 | N, P | next, previous |
+| J | next one that I have not judged |
 | {0}, {1} | verdict *normal*, *anomalous* |
 | {2}, {3} | verdict *unsure*, *bad image* |
 | Z | take my last verdict back |
@@ -27,11 +28,12 @@ HELP = """
 SCRIPT = """
 const keys = {
   n: "next", p: "previous", z: "undo", o: "toggle", "+": "more", "=": "more", "-": "less",
-  "?": "help",
+  "?": "help", j: "unjudged",
 };
 const field = "input, textarea, select, [contenteditable=true]";
 const line = "input[type=text]:not([role=combobox])";
-const movers = ".st-key-next button, .st-key-previous button, .st-key-undo button";
+const movers = ".st-key-next button, .st-key-previous button, .st-key-undo button, " +
+  ".st-key-unjudged button";
 const state = window.anodetect ??= {drawn: -1, painted: "", data: {}};
 const busy = (now) => document.body.setAttribute("aria-busy", now);
 function refuse(text) {

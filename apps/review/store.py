@@ -8,7 +8,7 @@ of its directory. `anodetect.record.reviews` describes the format.
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -117,6 +117,7 @@ class Store:
 
     def __init__(self, folder: Path, head: str, url: str = "") -> None:
         self.head = head
+        self.guard: Callable[[], None] = lambda: None  # raises RunError where nothing may be added
         self.folder = None if url else folder
         # Messages name this place and never the URL, which may hold a password.
         self.place = "the configured database" if url else str(folder / reviews.FILE)
@@ -233,6 +234,7 @@ class Store:
 
     def _append(self, review: Review) -> Review:
         """Write a record at the end of the chain and return it with number, time and hashes."""
+        self.guard()
         if not review.reviewer:
             raise ConfigError("a verdict needs the reviewer's name")
 

@@ -5,7 +5,7 @@ from math import nan
 
 import streamlit as st
 
-from anodetect.stats.agreement import Agreement, summary
+from anodetect.stats.agreement import Agreement
 
 from . import export
 from .session import ReviewSession
@@ -14,8 +14,7 @@ from .widgets import show_problem, show_rate
 
 def draw(session: ReviewSession) -> None:
     """Draw the page."""
-    flagged = {row.path: bool(row.flagged) for row in session.directory.rows}
-    found = summary(flagged, session.judgements, session.first_blind)
+    found = session.scores.summary(session.judgements, session.first_blind)
     st.subheader("Where the review stands")
     columns = st.columns(3)
     columns[0].metric("reviewed", f"{found.reviewed} of {found.images}")

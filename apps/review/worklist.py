@@ -14,7 +14,7 @@ from anodetect.record.reviews import WITHDRAWN, Review
 from anodetect.record.rows import GroupRow, ScoreRow
 from anodetect.stats.agreement import Judgements, disagreement
 
-Order = Literal["p-value", "score", "disagreement", "nearness to threshold", "name"]
+Order = Literal["p-value", "score", "q-value", "disagreement", "nearness to threshold", "name"]
 ORDERS: tuple[Order, ...] = get_args(Order)
 Progress = Literal["all", "not by me", "by me", "by others only", "by nobody"]
 PROGRESS: tuple[Progress, ...] = get_args(Progress)
@@ -76,10 +76,15 @@ def worklist(
     if blind:
         keep = Filter(keep.status, keep.groups, reviewed=keep.reviewed, paths=keep.paths)
         listed = filtered(rows, judgements, keep, reviewer)
-        return sorted(listed, key=lambda row: sha256(row.path.encode()).digest())
+        return sorted(listed, key=lambda row: blind_rank(row.path))
 
     listed = filtered(rows, judgements, keep, reviewer)
     return sorted(listed, key=lambda row: _sort_key(row, order, judgements))
+
+
+def blind_rank(path: str) -> bytes:
+    """Return what a blind list is sorted by."""
+    return sha256(path.encode()).digest()
 
 
 def filtered(
@@ -140,8 +145,9 @@ def _sort_key(row: ScoreRow, order: Order, judgements: Judgements) -> tuple[floa
         return (_missing_last(_distance(row)), row.path)
     if order == "disagreement":
         return (-disagreement(judgements.get(row.path, {})), score, row.path)
-    # Equal p-values are common, because few ranks are possible.
-    return (_missing_last(row.p_value), score, row.path)
+    # Equal p- and q-values are common, because few ranks are possible.
+    share = row.q_value if order == "q-value" else row.p_value
+    return (_missing_last(share), score, row.path)
 
 
 def _missing_last(value: float | None) -> float:

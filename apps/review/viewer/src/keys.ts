@@ -1,7 +1,7 @@
 // Which key does what.
 
 export const MOVES: Record<string, string> = {
-  n: "next", arrowright: "next", p: "previous", arrowleft: "previous", z: "undo",
+  n: "next", arrowright: "next", p: "previous", arrowleft: "previous", z: "undo", j: "unjudged",
   o: "overlay", "+": "more", "=": "more", "-": "less", "0": "home",
   b: "box", l: "outline", escape: "pan", delete: "discard", "?": "help",
 };

@@ -5,7 +5,8 @@ import { action } from "./keys";
 import { Panels, type Appearance, type Prepared } from "./panels";
 import { dragged } from "./pixels";
 import {
-  EMPTY, ahead, card, judged, message, moved, received, retried, undone, type State, type Step,
+  EMPTY, ahead, card, judged, message, moved, received, retried, skipped, undone,
+  type State, type Step,
 } from "./queue";
 import { added, box, outline, type Point } from "./regions";
 import { style } from "./style";
@@ -21,7 +22,7 @@ type Tool = "pan" | "box" | "outline";
 
 const SIGNS: Record<string, string> = { normal: "✓", anomalous: "✗", unsure: "?", "bad image": "⊘" };
 const PATIENCE = 15_000; // milliseconds until a verdict that is not acknowledged is called late
-const HELP = "N → next · P ← previous · Z undo · O overlay · + − opacity · 0 whole image · "
+const HELP = "N → next · P ← previous · J next unjudged · Z undo · O overlay · + − opacity · 0 whole image · "
   + "B box · L outline · Esc pan · Del discard region · wheel zoom · right drag window";
 
 /** Make an element with attributes and children. */
@@ -222,6 +223,7 @@ class Viewer {
     if (what.startsWith("verdict:")) this.judge(what.slice("verdict:".length));
     else if (what === "next") this.step(moved(this.state, 1));
     else if (what === "previous") this.step(moved(this.state, -1));
+    else if (what === "unjudged") this.step(skipped(this.state));
     else if (what === "undo") this.step(undone(this.state, this.id()));
     else if (what === "overlay") this.choose({ overlay: !overlay });
     else if (what === "more") this.choose({ opacity: Math.min(opacity + 0.1, 1) });

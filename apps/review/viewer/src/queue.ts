@@ -70,6 +70,15 @@ export function moved(state: State, step: number): Step {
   return { state: opened(state, next), refused: "" };
 }
 
+/** Open the next case that the reviewer has not judged. */
+export function skipped(state: State): Step {
+  const next = state.data ? nextToJudge(state, state.judged) : "";
+  if (next) return { state: opened(state, next), refused: "" };
+  const isBehind = state.data !== null && state.data.seq < state.seq;
+  return refuse(state, isBehind ? "The next case is not here yet."
+    : "You have judged all that is listed.");
+}
+
 /** Record a verdict on the open case, which `isPainted` or is refused, and open the next one. */
 export function judged(
   state: State, verdict: Omit<Verdict, "ticket" | "painted">, isPainted: boolean,

@@ -1,0 +1,131 @@
+"""The address of the page: the case and the slice that are open, and the link that can be sent.
+
+Streamlit keeps the choices of order, filters and mode in the address by itself (`bind`). A case is
+there by its path; while its name is hidden, by its number in the blind order of all rows, which
+says nothing about it. The address is read once, when the page is loaded: whatever it says later was
+written here, and may be older than what the reviewer has done since.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import streamlit as st
+
+from anodetect.errors import AnodetectError
+from anodetect.record import directories
+
+from .session import ReviewSession
+
+CASE, SLICE, RECORD = "case", "slice", "record"
+NUMBER = "~"  # before the number of a hidden case
+LONGEST_NUMBER = 9  # digits
+# The link that is sent is the address without the name: whoever opens it judges as somebody else.
+SCRIPT = """
+export default function ({ parentElement }) {
+  const root = parentElement.querySelector(".link");
+  const [button, field, said] = root.children;
+  button.onclick = async () => {
+    const url = new URL(location.href);
+    url.searchParams.delete("reviewer");
+    field.value = url.href;
+    field.hidden = false;
+    field.select();
+    try {
+      await navigator.clipboard.writeText(url.href);
+      said.textContent = "Copied, without your name.";
+    } catch { said.textContent = "Copy it from here; it is without your name."; }
+  };
+}
+"""
+HTML = (
+    '<div class="link"><button type="button">Link to this view</button>'
+    '<input readonly hidden aria-label="Link to this view"><span role="status"></span></div>'
+)
+CSS = """
+.link { display: flex; flex-wrap: wrap; gap: 0.4rem; align-items: center; font-size: 0.875rem; }
+.link button, .link input { font: inherit; color: inherit; padding: 0.25rem 0.6rem;
+  border-radius: 0.5rem; background: var(--st-background-color);
+  border: 1px solid color-mix(in srgb, currentColor 35%, transparent); }
+.link button { cursor: pointer; }
+.link input { flex: 1; min-width: 8rem; }
+.link input[hidden] { display: none; }
+"""
+
+
+def choose_directory(choices: Sequence[Path]) -> None:
+    """Choose the score directory whose record the address names by the beginning of its head, as a
+    report does, which knows no folders."""
+    wanted = str(st.query_params.get(RECORD, ""))
+    if not wanted or st.session_state.get("recorded") == wanted:
+        return
+    st.session_state.recorded = wanted
+    for folder in choices:
+        try:
+            head = str(directories.audit_content(folder).get("head", ""))
+        except AnodetectError:
+            continue
+        if head.startswith(wanted):
+            st.session_state.directory = folder
+            return
+    _say("The record that this link names is not open here.")
+
+
+def restore(session: ReviewSession) -> None:
+    """Open the case and the slice that the address names, once after the page was loaded."""
+    if st.session_state.get("is_restored"):
+        return
+    st.session_state.is_restored = True
+    asked = str(st.query_params.get(CASE, ""))
+    if not asked:
+        return
+
+    path = _named(session, asked)
+    if not path:
+        _say("The case that this link names is not in this score directory.")
+        return
+    st.session_state.open = path
+    number = str(st.query_params.get(SLICE, ""))
+    if _is_number(number) and int(number) > 0:
+        st.session_state[slice_key(path)] = int(number)
+
+
+def _say(text: str) -> None:
+    st.container(border=True).text(text)
+
+
+def _named(session: ReviewSession, asked: str) -> str:
+    """Return the path of the case that an address names, "" where there is none."""
+    scores = session.scores
+    if asked in scores.by_path:
+        return asked
+    number = asked.removeprefix(NUMBER)
+    if asked.startswith(NUMBER) and _is_number(number):
+        return scores.path_of_number(int(number))
+    return ""
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= LONGEST_NUMBER
+
+
+def slice_key(path: str) -> str:
+    """Return the key of the slice that is open of a volume, counted from 1 as on the screen."""
+    return f"slice-{path}"
+
+
+def keep(session: ReviewSession, path: str, *, hidden: bool) -> None:
+    """Write the open case, and its slice if it is a volume, to the address."""
+    case = f"{NUMBER}{session.scores.number_of(path)}" if hidden else path
+    number = st.session_state.get(slice_key(path))
+    wanted = {CASE: case, SLICE: "" if number is None else str(number), RECORD: ""}
+    for name, text in wanted.items():
+        if not text and name in st.query_params:
+            del st.query_params[name]
+        elif text and st.query_params.get(name) != text:
+            st.query_params[name] = text
+
+
+def draw_link() -> None:
+    """Draw the button that copies the link to what is on the screen."""
+    component = st.components.v2.component("anodetect_link", html=HTML, css=CSS, js=SCRIPT)
+    component(key="link")

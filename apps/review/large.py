@@ -1,0 +1,216 @@
+"""A score directory with more rows than are read whole: its rows page by page, the hashes of its
+tables beside the page."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from pyarrow import compute as pc
+from pyarrow import dataset
+
+from anodetect.errors import RunError
+from anodetect.record import directories
+from anodetect.record.audit import Audit
+from anodetect.record.directories import ScoreDirectory
+from anodetect.record.failures import Failure
+from anodetect.record.rows import ScoreRow, SliceRow, rows_of
+from anodetect.stats.agreement import Judgements, Summary, precision_of, summary
+
+from . import known, large_list
+from .catalogue import ByPath, Catalogue, Listed, Paths, Places
+from .scores import MOST_CHOICES, KnownPaths, Scores
+from .worklist import Filter, Order
+
+ORDERS_KEPT = 3  # each takes 4 bytes a row
+
+
+class PagedDirectory(ScoreDirectory):
+    """A score directory whose table is not read."""
+
+    def __init__(self, path: Path, audit: Audit) -> None:
+        object.__setattr__(self, "path", path)
+        object.__setattr__(self, "audit", audit)
+
+    @property
+    def table(self) -> Any:  # type: ignore[override]
+        """Raise RunError: whatever needs all rows is not for a table of this size."""
+        raise RunError(
+            f"{self.path}: this needs all {self.audit.rows} rows at once, which are too many for a "
+            "page; use anodetect evaluate and anodetect report, or score fewer files"
+        )
+
+    @cached_property
+    def _outputs(self) -> dataset.Dataset:
+        return dataset.dataset(self.path / "outputs.parquet")
+
+    def output_hash(self, name: str) -> str:
+        """Return the hash that was recorded of an output; "" if there is none of this name."""
+        wanted = dataset.field("name") == name
+        found = self._outputs.to_table(columns=["sha256"], filter=wanted)["sha256"].to_pylist()
+        return str(found[0]) if found else ""
+
+
+class SlicesByPath(Mapping[str, Sequence[SliceRow]]):
+    """The slices of volumes by their paths, each read when it is asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self._slices = dataset.dataset(folder / "slices.parquet")
+
+    def __getitem__(self, path: str) -> Sequence[SliceRow]:
+        found = self._slices.to_table(filter=dataset.field("path") == path)
+        if not len(found):
+            raise KeyError(path)
+        return tuple(rows_of(found, SliceRow))
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+    def __iter__(self) -> Any:
+        yield from pc.unique(self._slices.to_table(columns=["path"])["path"]).to_pylist()
+
+
+class Check:
+    """The comparison of the tables with what was written, which goes on beside the pages. Until it
+    has ended no verdict is taken."""
+
+    def __init__(self, path: Path, audit: Audit) -> None:
+        self._path, self._audit = path, audit
+        self._found: Future[str] = ThreadPoolExecutor(1, "check").submit(self._compare)
+
+    def _compare(self) -> str:
+        wrong = directories.changed_tables(self._path, self._audit)
+        return str(directories.changed_error(self._path, wrong)) if wrong else ""
+
+    @property
+    def is_done(self) -> bool:
+        return self._found.done()
+
+    def require(self, *, wait: float | None = 0) -> None:
+        """Raise RunError if a table was changed, or if that is not known after `wait` seconds."""
+        try:
+            problem = self._found.result(wait)
+        except TimeoutError:
+            raise RunError(
+                "the tables are still being compared with what was written; judge again in a moment"
+            ) from None
+        if problem:
+            raise RunError(problem)
+
+
+@dataclass(frozen=True)
+class LargeScores(Scores):
+    """The scores of a directory of which only pages are read. Its patients and lots are not put
+    together, and `groups` is empty."""
+
+    catalogue: Catalogue
+    check: Check
+
+    @property
+    def is_large(self) -> bool:
+        return True
+
+    @property
+    def count(self) -> int:
+        return self.catalogue.count
+
+    def listed(
+        self, judgements: Judgements, order: Order, keep: Filter, reviewer: str, *, blind: bool
+    ) -> Sequence[ScoreRow]:
+        if blind:
+            keep = Filter(keep.status, keep.groups, reviewed=keep.reviewed, paths=keep.paths)
+        places = self._blind_order if blind else self._ordered(order)
+        if order == "disagreement" and not blind:
+            places = large_list.by_disagreement(places, self.catalogue, judgements)
+        fits = large_list.fitting(self.catalogue, judgements, keep, reviewer)
+        return large_list.listed(self.catalogue, places, fits)
+
+    def summary(self, judgements: Judgements, first: Judgements) -> Summary:
+        judged = [path for path, given in judgements.items() if given and path in self.by_path]
+        flagged = {path: bool(self.by_path[path].flagged) for path in judged}
+        found = summary(flagged, judgements, first)
+        marked = [path for path in judged if flagged[path]]
+        others = self._flagged_count - len(marked)
+        precision = precision_of(marked, judgements, others)
+        return replace(found, images=self.count, precision=precision)
+
+    @cached_property
+    def _flagged_count(self) -> int:
+        parts = self.catalogue.parts(["flagged"])
+        return sum(pc.sum(batch["flagged"]).as_py() or 0 for _, batch in parts)
+
+    def _ordered(self, order: Order) -> Places:
+        orders = self._orders_kept
+        if order not in orders:
+            found = large_list.ordered(self.catalogue, order)
+            while len(orders) >= ORDERS_KEPT:
+                orders.pop(next(iter(orders)), None)
+            orders[order] = found
+        return orders[order]
+
+    @cached_property
+    def _orders_kept(self) -> dict[Order, Places]:
+        return {}
+
+    @cached_property
+    def _blind_order(self) -> Places:
+        return large_list.blind_order(self.catalogue, self.directory.audit.head)
+
+    def number_of(self, path: str) -> int:
+        place = self.catalogue.place(path)
+        return int(np.flatnonzero(self._blind_order == place)[0]) + 1
+
+    def path_of_number(self, number: int) -> str:
+        if not 0 < number <= self.count:
+            return ""
+        return self.catalogue.row(int(self._blind_order[number - 1])).path
+
+
+def open_large(path: Path) -> LargeScores:
+    """Open a score directory of the current format, without reading its rows.
+
+    Raises RunError where audit.json or a table cannot be read, or audit.json was changed.
+    """
+    audit = directories.read_audit_as_written(path)
+    catalogue = Catalogue(path / "scores.parquet")
+    has_slices = (path / "slices.parquet").is_file()
+    unlike = differences(catalogue)
+    return LargeScores(
+        directory=PagedDirectory(path, audit),
+        by_path=ByPath(catalogue),
+        groups=MappingProxyType({}),
+        slices=SlicesByPath(path) if has_slices else MappingProxyType({}),
+        statuses=catalogue.different("status", MOST_CHOICES),
+        kinds=catalogue.different("kind", MOST_CHOICES),
+        group_names=catalogue.different("group", MOST_CHOICES),
+        notes=known.of_batch(audit, unlike, catalogue.count),
+        catalogue=catalogue,
+        check=Check(path, audit),
+    )
+
+
+def differences(catalogue: Catalogue) -> list[Failure]:
+    """Return in which ways files differ from what the model has seen, the most frequent first, each
+    with an example."""
+    counts, places = Counter[str](), dict[str, int]()
+    for start, batch in catalogue.parts(["differs"]):
+        column = batch["differs"]
+        for each in pc.value_counts(column).to_pylist():
+            text = each["values"] or ""
+            if text:
+                counts[text] += each["counts"]
+                places.setdefault(text, start + pc.index(column, text).as_py())
+    found = []
+    for text, count in counts.most_common():
+        found.append(Failure(text, count, catalogue.row(places[text]).path))
+    return found
+
+
+def paths_of(rows: Sequence[ScoreRow]) -> Sequence[str]:
+    """Return the paths of listed rows."""
+    return Paths(rows) if isinstance(rows, Listed) else KnownPaths(row.path for row in rows)

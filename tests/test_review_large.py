@@ -1,0 +1,198 @@
+"""Large score directories: pages of the table give what the whole table gives."""
+
+import random
+import sys
+from dataclasses import replace
+
+import pytest
+
+pytest.importorskip("streamlit", reason="the extra `app` is not installed")
+
+import score_folders
+from streamlit.testing.v1 import AppTest
+
+from anodetect.commands import review
+from anodetect.errors import RunError
+from anodetect.record import directories
+from anodetect.record.marks import Shown
+from anodetect.record.rows import ScoreRow, to_table
+from anodetect.stats.agreement import summary
+from apps.review import large, large_list, scores, screen, session, worklist
+from apps.review.catalogue import Catalogue
+from apps.review.store import Store
+from apps.review.worklist import Filter
+
+COUNT = 9000  # more than two row groups
+
+
+def rows_made(count=COUNT):
+    """Rows with ties, missing values, groups, kinds and failures, in the order of their paths."""
+    draw = random.Random(3)
+    rows = []
+    for number in range(count):
+        failed = draw.random() < 0.05
+        score = None if failed else draw.choice([draw.random(), 0.5])
+        rows.append(
+            ScoreRow(
+                path=f"lot-{number // 50:03}/ä{number:05}.png",
+                sha256=f"{number:064x}",
+                group=f"lot-{number // 50:03}",
+                score=score,
+                p_value=None if failed else draw.choice([0.1, 0.2, 0.9]),
+                q_value=None if failed else draw.random(),
+                flagged=None if failed else draw.random() < 0.3,
+                threshold=None if failed else 0.7,
+                heatmap="",
+                width=8,
+                height=8,
+                model_sha256="m",
+                status="failed" if failed else "ok",
+                kind=draw.choice([None, "Scratch", "dent"]),
+                differs=draw.choice(["", "", "darker"]),
+            )
+        )
+    return rows
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    out = tmp_path_factory.mktemp("large")
+    audit = directories.read(score_folders.OLD).audit
+    directories.write(
+        out, replace(audit, root=""), directories.Tables(to_table(rows_made(), ScoreRow))
+    )
+    return out
+
+
+@pytest.fixture(scope="module")
+def catalogue(folder):
+    return Catalogue(folder / "scores.parquet")
+
+
+class Said:
+    """A verdict, as far as the worklist looks at it."""
+
+    def __init__(self, verdict, blind=False):
+        self.verdict, self.blind, self.reviewer = verdict, blind, ""
+
+
+def judged_by_two():
+    draw = random.Random(5)
+    judgements = {}
+    for row in draw.sample(rows_made(), 200):
+        names = draw.choice([["Ada"], ["Ben"], ["Ada", "Ben"]])
+        judgements[row.path] = {name: Said(draw.choice(["normal", "anomalous"])) for name in names}
+    return judgements
+
+
+@pytest.mark.parametrize("order", worklist.ORDERS)
+def test_every_order_is_that_of_the_whole_table(catalogue, order):
+    judgements, rows = judged_by_two(), rows_made()
+    places = large_list.ordered(catalogue, order)
+    if order == "disagreement":
+        places = large_list.by_disagreement(places, catalogue, judgements)
+    found = [rows[place].path for place in places]
+    expected = worklist.worklist(rows, judgements, order=order, keep=Filter(), reviewer="Ada")
+    assert found == [row.path for row in expected]
+
+
+FILTERS = [
+    Filter(),
+    Filter(status=frozenset({"failed"})),
+    Filter(kinds=frozenset({"", "dent"}), flagged=True),
+    Filter(flagged=False, search=" SCRATCH "),
+    Filter(groups=frozenset({"lot-007", "lot-170"})),
+    Filter(search="Ä0012"),
+    Filter(verdicts=frozenset({"normal"})),
+    Filter(verdicts=frozenset({"normal"}), reviewed="not by me"),
+    Filter(paths=frozenset({"lot-000/ä00003.png", "lot-179/ä08999.png", "gone"})),
+    *[Filter(reviewed=progress) for progress in worklist.PROGRESS],
+]
+
+
+@pytest.mark.parametrize("keep", FILTERS, ids=str)
+def test_every_filter_leaves_what_it_leaves_of_the_whole_table(catalogue, keep):
+    judgements, rows = judged_by_two(), rows_made()
+    order = large_list.ordered(catalogue, "name")
+    found = large_list.listed(
+        catalogue, order, large_list.fitting(catalogue, judgements, keep, "Ada")
+    )
+    expected = worklist.filtered(rows, judgements, keep, "Ada")
+    assert [rows[place].path for place in found.places] == [row.path for row in expected]
+    assert [row.path for row in found[:3]] == [row.path for row in expected[:3]]
+
+
+def test_rows_and_paths_are_found_in_every_row_group(catalogue):
+    rows = rows_made()
+    assert catalogue.count == COUNT
+    for place in (0, 4095, 4096, COUNT - 1):
+        assert catalogue.row(place) == rows[place]
+        assert catalogue.place(rows[place].path) == place
+    assert catalogue.place("lot-007") == catalogue.place("zz") == catalogue.place("") == -1
+    with pytest.raises(IndexError):
+        catalogue.row(COUNT)
+    paths = large.paths_of(
+        large_list.listed(catalogue, large_list.ordered(catalogue, "score"), None)
+    )
+    assert paths.index(paths[777]) == 777 and paths[777] in paths and "zz" not in paths
+    with pytest.raises(ValueError, match="not listed"):
+        paths.index("zz")
+
+
+def test_the_counts_of_the_review_are_those_of_the_whole_table(folder):
+    opened, judgements = large.open_large(folder), judged_by_two()
+    flags = {row.path: bool(row.flagged) for row in rows_made()}
+    found, expected = opened.summary(judgements, {}), summary(flags, judgements, {})
+    assert sorted(found.disagreements) == sorted(expected.disagreements)
+    assert replace(found, disagreements=(), by_reviewer={}, verdicts={}) == replace(
+        expected, disagreements=(), by_reviewer={}, verdicts={}
+    )
+
+
+def test_the_blind_order_is_everyones_and_its_numbers_lead_back(folder):
+    one, two = large.open_large(folder), large.open_large(folder)
+    first = one.listed({}, "score", Filter(search="no such", flagged=True), "Ada", blind=True)
+    second = two.listed({}, "name", Filter(), "Ben", blind=True)
+    assert len(first) == COUNT and (first.places == second.places).all()
+    path = first[17].path
+    assert one.number_of(path) == 18 and two.path_of_number(18) == path
+    assert one.path_of_number(0) == one.path_of_number(COUNT + 1) == ""
+
+
+def test_no_verdict_on_a_table_that_was_changed(folder, tmp_path):
+    out = tmp_path / "changed"
+    out.mkdir()
+    for file in folder.iterdir():
+        if file.is_file():
+            (out / file.name).write_bytes(file.read_bytes())
+    with (out / "outputs.parquet").open("ab") as file:
+        file.write(b" ")
+    opened = large.open_large(out)
+    with pytest.raises(RunError, match=r"outputs\.parquet changed or missing"):
+        opened.check.require(wait=60)
+    store, row = Store(tmp_path, opened.directory.audit.head), rows_made()[0]
+    store.guard = opened.check.require
+    with pytest.raises(RunError, match="changed or missing"):
+        store.add(row, "Ada", "normal", [Shown(row.path, row.sha256, painted=True)])
+    assert store.read() == []
+
+
+def test_the_app_opens_a_large_directory_without_reading_the_table(tmp_path, monkeypatch):
+    out = score_folders.write(tmp_path, 30)
+    monkeypatch.setattr(session, "LARGE", 20)
+    monkeypatch.setattr(scores, "LARGE", 20)
+    monkeypatch.setattr(directories, "read_table", None)  # whatever reads a whole table fails
+    monkeypatch.setattr(screen, "reported", screen.announced_key)
+    monkeypatch.setattr(sys, "argv", ["app.py", str(out)])
+    app = AppTest.from_file(str(review.app_file()), default_timeout=60)
+    app.query_params["reviewer"] = "Ada"
+    app.run()
+    session.open_session(out, "", "Ada").scores.check.require(wait=60)
+    app.button(key="verdict_anomalous").click().run()
+    assert app.session_state["open"] == "part-001.png" and not app.exception
+    app.selectbox(key="reviewed").set_value("not by me").run()
+    assert any("29 images listed" in each.value for each in app.caption)
+    app.segmented_control(key="page").set_value("Summary").run()
+    assert next(each.value for each in app.metric) == "1 of 30" and not app.exception
+    app.segmented_control(key="page").set_value("Threshold").run()
+    assert any("needs all 30 rows" in each.value for each in app.text) and not app.exception
