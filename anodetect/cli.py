@@ -353,6 +353,8 @@ def review(
     port: options.Port = 8501,
     sign: options.SignVerdicts = None,
     keys: options.VerdictKeys = "1234",
+    data: options.MovedData = None,
+    browser: options.OpensBrowser = True,
 ) -> None:
     """Look at ranked cases in a browser and record verdicts. Verdicts are kept in each directory's
     reviews.sqlite, or in the database whose SQLAlchemy URL is in ANODETECT_REVIEWS."""
@@ -365,6 +367,8 @@ def review(
             roots=root or [],
             sign=sign,
             keys=keys,
+            data=data,
+            opens=browser and sys.stdout.isatty(),
             reporter=reporter,
         )
 

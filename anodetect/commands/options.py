@@ -270,6 +270,9 @@ VerdictKeys = Annotated[
         help="The keys of the verdicts normal, anomalous, unsure and bad image, such as ARUB.",
     ),
 ]
+OpensBrowser = Annotated[
+    bool, typer.Option(help="Open the page in the browser, from a terminal with a display.")
+]
 ReviewsForm = Annotated[
     Literal["manifest", "coco", "masks"],
     typer.Option(

@@ -11,11 +11,12 @@ from pathlib import Path
 
 from anodetect.errors import ConfigError
 from anodetect.files import ON_WINDOWS
-from anodetect.record import directories, reviews
+from anodetect.record import directories, moved, reviews
 from anodetect.record.reviews import DATABASE, JUDGEMENTS, SIGNING_KEY, Judgement
 from anodetect.record.signatures import private_key
 from anodetect.types import Reporter, Silent
 
+OPENED = "ANODETECT_OPENED"  # the address that the app opens in the user's browser
 KEYS = "1234"  # of the verdicts, in the order of JUDGEMENTS
 TAKEN = "NPZOJ"  # keys of other buttons
 PACKAGES = ("streamlit", "plotly", "sqlalchemy", "psutil")  # of the extra `app`
@@ -30,7 +31,11 @@ def app_file() -> Path:
 
 
 def app_command(
-    folders: Sequence[Path], port: int, roots: Sequence[Path] = (), keys: str = KEYS
+    folders: Sequence[Path],
+    port: int,
+    roots: Sequence[Path] = (),
+    keys: str = KEYS,
+    data: Path | None = None,
 ) -> list[str]:
     """Return the arguments of the process that serves the app to this machine alone."""
     options = {
@@ -54,6 +59,8 @@ def app_command(
     command += [f"--root={root.absolute()}" for root in roots]
     if keys != KEYS:
         command.append(f"--keys={keys}")
+    if data is not None:
+        command.append(f"--data={data.absolute()}")
     command += [str(folder.absolute()) for folder in folders]
     return command
 
@@ -80,14 +87,18 @@ def serve(
     roots: Sequence[Path] = (),
     sign: Path | None = None,
     keys: str = KEYS,
+    data: Path | None = None,
+    opens: bool = False,
     reporter: Reporter | None = None,
 ) -> None:
     """Become the review app on score directories; this function does not return.
 
     `roots` are the folders that it may train and score in. With `sign`, a file with an Ed25519
     private key, the verdicts of this session are signed. `keys` are those of the verdicts; see
-    `verdict_keys`. ConfigError for keys that cannot be, without the extra `app`, without any
-    folder, if a root is no folder, if the port is in use, or if the verdicts cannot be signed;
+    `verdict_keys`. `data` is where the images are now, if they were moved. With `opens` the app's
+    page is opened in the user's browser. ConfigError for keys that cannot be, without the extra
+    `app`, without any folder, if a root is no folder, if `data` has none of the images, if the port
+    is in use, or if the verdicts cannot be signed;
     RunError for a folder that is no finished score directory.
     """
     missing = [name for name in PACKAGES if find_spec(name) is None]
@@ -104,6 +115,8 @@ def serve(
             raise ConfigError(f"--root {root}: not a folder")
     for folder in folders:
         directories.audit_content(folder)
+    if data is not None:
+        moved.check(list(folders), data)
     if sign is not None:
         private_key(sign)
         if os.environ.get(DATABASE):
@@ -115,11 +128,20 @@ def serve(
     for text in ends(folders):
         reporter.say(text)
     reporter.say(f"http://127.0.0.1:{port} (Ctrl-C stops it)")
-    command = app_command(folders, port, roots, keys)
+    command = app_command(folders, port, roots, keys, data)
+    if opens and has_display():
+        os.environ[OPENED] = f"http://127.0.0.1:{port}"
     if ON_WINDOWS:  # where execv would give the terminal back at once
         sys.exit(subprocess.call(command))
     # This process becomes the app, so that whatever stops the one stops the other.
     os.execv(command[0], command)
+
+
+def has_display() -> bool:
+    """Return whether a browser with windows can be opened here."""
+    if sys.platform.startswith("linux"):
+        return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+    return True
 
 
 def ends(folders: Sequence[Path]) -> list[str]:

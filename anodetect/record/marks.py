@@ -18,6 +18,7 @@ from anodetect.data.geometry import FRAMES, PLANES, Geometry
 from anodetect.errors import DataError
 
 IMAGE = "image"  # the text of what was shown, of an image
+THUMBNAIL = "thumbnail"  # and of a small picture of it
 Corners = tuple[tuple[int, int], ...]
 
 
@@ -44,7 +45,8 @@ WHOLE = Place()  # the place of an image
 @dataclass(frozen=True)
 class Shown:
     """A picture that was sent to a reviewer's screen: the path of its case, the SHA-256 of the
-    bytes that it was made of, its place; `painted` once the browser has said that it is there."""
+    bytes that it was made of, its place; `painted` once the browser has said that it is there. A
+    `thumbnail` is small: it shows less than the picture itself."""
 
     case: str
     sha256: str
@@ -52,6 +54,7 @@ class Shown:
     slice: int | None = None
     frame: int | None = None
     painted: bool = False
+    thumbnail: bool = False
 
     @property
     def place(self) -> Place:
@@ -82,13 +85,22 @@ def place_of(plane: str, number: int) -> Place:
 
 
 def shown_text(pictures: Iterable[Shown]) -> str:
-    """Return which pictures were painted: "image", "axial 3-17,20; coronal 4", or "" for none."""
-    places = sorted({each.place for each in pictures if each.painted}, key=_order)
+    """Return which pictures were painted: "image", "axial 3-17,20; coronal 4", "thumbnail" and
+    "thumbnail of axial 12" for small ones, or "" for none."""
+    painted = [each for each in pictures if each.painted]
+    parts = _place_texts({each.place for each in painted if not each.thumbnail})
+    for text in _place_texts({each.place for each in painted if each.thumbnail}):
+        parts.append(THUMBNAIL if text == IMAGE else f"{THUMBNAIL} of {text}")
+    return "; ".join(parts)
+
+
+def _place_texts(pictures: Iterable[Place]) -> list[str]:
+    places = sorted(pictures, key=_order)
     parts = []
     for plane, of_plane in groupby(places, lambda place: place.plane):
         numbers = [place.number for place in of_plane if place.number is not None]
         parts.append(f"{plane} {_ranges(numbers)}" if numbers else IMAGE)
-    return "; ".join(parts)
+    return parts
 
 
 def _order(place: Place) -> tuple[str, int]:

@@ -57,7 +57,8 @@ class Review:
     None where there were none or they were not finite. `blind` says that they and the map were
     hidden. `region` has the regions that were marked, in the source's pixels, as `record.marks`
     writes them, and `region_mm` their corners in millimetres; both are "" for none, and the latter
-    for images. `shown` says which pictures the browser had painted: "image" or "axial 3-17,20".
+    for images. `shown` says which pictures the browser had painted: "image" or "axial 3-17,20",
+    with "thumbnail" for small ones.
     Reviews of older releases have None in these two. `time` is UTC in ISO 8601.
     """
 

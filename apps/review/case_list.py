@@ -34,6 +34,7 @@ def open_unjudged() -> None:
     """Open the page of cases at the next one that the reviewer has not judged."""
     st.session_state.page = "Cases"
     st.session_state.skips = True
+    st.session_state.view = "Case"
 
 
 # -- Order and filters -----------------------------------------------------------------------------
@@ -223,6 +224,7 @@ def _draw_table(
         cells = st.session_state[key].selection.cells
         if cells:
             go_to(paths[cells[0][0]])
+            st.session_state.view = "Case"
             st.session_state.clicks += 1
 
     signs = ", ".join(f"{sign} {verdict}" for verdict, sign in SIGNS.items())

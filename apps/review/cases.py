@@ -14,6 +14,7 @@ from . import (
     case_list,
     chips,
     drafts,
+    gallery,
     known,
     picture,
     regions,
@@ -28,6 +29,8 @@ from .large import paths_of
 from .picture import Picture
 from .session import ReviewSession, volume_of
 from .widgets import with_message
+
+CASE, GALLERY = "Case", "Gallery"  # the views
 
 
 def draw(session: ReviewSession) -> None:
@@ -59,11 +62,16 @@ def draw(session: ReviewSession) -> None:
     hidden = session.is_hidden(row.path, blind)
 
     in_viewer = viewing.is_ready() and viewing.is_drawable(row)
-    if in_viewer:
+    in_gallery = _chosen_view() == GALLERY
+    if in_gallery:
+        screen.announce_nothing()
+        gallery.draw(session, rows, blind)
+    elif in_viewer:
         _draw_in_viewer(session, row, paths, blind)
     else:
         _draw_plainly(session, row, paths, hidden)
-    _draw_verdicts(session, row, hidden)
+    if not in_gallery:
+        _draw_verdicts(session, row, hidden)
 
     address.keep(session, row.path, hidden=hidden)
     with st.sidebar:
@@ -76,13 +84,25 @@ def draw(session: ReviewSession) -> None:
         case_list.draw_images(session, rows, paths, row.path, blind, studies)
         address.draw_link()
 
-    if in_viewer:
+    if in_viewer or in_gallery:
         return
     st.session_state.drawn += 1
     shortcuts.mount(session.store.head, st.session_state.drawn, st.session_state.verdict_keys)
     following = worklist.neighbour(paths, row.path, 1)
     next_row = session.scores.by_path[following]
     picture.prepare(session, next_row, session.is_hidden(following, blind))
+
+
+def _chosen_view() -> str:
+    """Draw the choice between one case and the gallery, and return it; without the viewer's
+    addresses there is no gallery."""
+    if not viewing.is_ready():
+        return CASE
+    return str(
+        st.sidebar.segmented_control(
+            "View", [CASE, GALLERY], default=CASE, required=True, key="view", bind="query-params"
+        )
+    )
 
 
 def _opened(session: ReviewSession, paths: Sequence[str]) -> ScoreRow:

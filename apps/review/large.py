@@ -171,8 +171,9 @@ class LargeScores(Scores):
         return self.catalogue.row(int(self._blind_order[number - 1])).path
 
 
-def open_large(path: Path) -> LargeScores:
-    """Open a score directory of the current format, without reading its rows.
+def open_large(path: Path, root: Path | None = None) -> LargeScores:
+    """Open a score directory of the current format, without reading its rows; `root` is where the
+    images are now, None if they were not moved.
 
     Raises RunError where audit.json or a table cannot be read, or audit.json was changed.
     """
@@ -181,7 +182,7 @@ def open_large(path: Path) -> LargeScores:
     has_slices = (path / "slices.parquet").is_file()
     unlike = differences(catalogue)
     return LargeScores(
-        directory=PagedDirectory(path, audit),
+        directory=PagedDirectory(path, audit if root is None else replace(audit, root=str(root))),
         by_path=ByPath(catalogue),
         groups=MappingProxyType({}),
         slices=SlicesByPath(path) if has_slices else MappingProxyType({}),

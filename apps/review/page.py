@@ -78,9 +78,12 @@ PAGES: dict[str, ScorePage | RootPage] = {
 }
 
 
-def main(folders: Sequence[Path], roots: Sequence[Path], keys: str = KEYS) -> None:
+def main(
+    folders: Sequence[Path], roots: Sequence[Path], keys: str = KEYS, data: Path | None = None
+) -> None:
     """Draw the app for these score directories and for those that lie in `roots`, the folders it
-    may train and score in; `keys` are those of the verdicts. Errors a user can correct become a
+    may train and score in; `keys` are those of the verdicts, `data` is where images were moved to.
+    Errors a user can correct become a
     message in the page."""
     st.set_page_config(page_title="anodetect review", layout="wide", initial_sidebar_state=SIDEBAR)
     st.html(STYLE)
@@ -89,6 +92,7 @@ def main(folders: Sequence[Path], roots: Sequence[Path], keys: str = KEYS) -> No
 
     try:
         st.session_state.verdict_keys = verdict_keys(keys)
+        st.session_state.moved_to = data
         _draw(folders, roots)
     except AnodetectError as error:
         show_problem(str(error))
@@ -137,7 +141,8 @@ def _open(folders: Sequence[Path], roots: Sequence[Path]) -> ReviewSession:
     folder = st.sidebar.selectbox(
         "Score directory", choices, format_func=str, key="directory", bind="query-params"
     )
-    session = open_session(folder, os.environ.get(DATABASE, ""), _reviewer())
+    url, moved_to = os.environ.get(DATABASE, ""), st.session_state.moved_to
+    session = open_session(folder, url, _reviewer(), moved_to)
     if st.user.get("is_logged_in"):
         return session
     known = spellings.known_spelling(session.reviewer, session.reviewers)

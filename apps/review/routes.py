@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 from anodetect.errors import AnodetectError
 
-from . import tiles
+from . import shelves, tiles
 from .display import Window
 from .tickets import OFFICE
 
@@ -60,6 +60,8 @@ def served_routes() -> list[Route]:
         Route("/viewer/case/{ticket}", _case),
         Route("/viewer/tile/{ticket}/{layer}/{level:int}/{column:int}/{row:int}", _tile),
         Route("/viewer/outline/{ticket}/{name}", _outline),
+        Route("/viewer/gallery/{shelf}/{start:int}/{count:int}", _items),
+        Route("/viewer/thumbnail/{shelf}/{ticket}", _thumbnail),
     ]
 
 
@@ -115,6 +117,24 @@ def _outline(request: Request) -> Response:
     def answer() -> Response:
         case = OFFICE.case(request.path_params["ticket"])
         return JSONResponse(tiles.outline(case, request.path_params["name"]), headers=UNKEPT)
+
+    return _answered(answer)
+
+
+def _items(request: Request) -> Response:
+    def answer() -> Response:
+        place = request.path_params
+        found = shelves.items(place["shelf"], place["start"], place["count"])
+        return JSONResponse([asdict(item) for item in found], headers=UNKEPT)
+
+    return _answered(answer)
+
+
+def _thumbnail(request: Request) -> Response:
+    def answer() -> Response:
+        place = request.path_params
+        found = shelves.picture(place["shelf"], place["ticket"])
+        return Response(found, media_type="image/jpeg", headers=UNKEPT)
 
     return _answered(answer)
 

@@ -7,14 +7,14 @@ nowhere else.
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 
 import streamlit as st
 
-from anodetect.record import directories
+from anodetect.record import directories, moved
 from anodetect.record.directories import ScoreDirectory
 from anodetect.record.failures import differences
 from anodetect.record.reviews import Review, first_blind, in_force
@@ -72,17 +72,19 @@ class Thumbnails:
     pending: bool
 
 
-def open_session(path: Path, url: str, reviewer: str) -> ReviewSession:
+def open_session(
+    path: Path, url: str, reviewer: str, moved_to: Path | None = None
+) -> ReviewSession:
     """Read what has changed since the last reading, and return the session.
 
-    `url` names the database of reviews, "" for the file in the directory. Raises RunError or
-    ConfigError with what to do.
+    `moved_to` is a folder that images were moved to. `url` names the database of reviews, "" for
+    the file in the directory. Raises RunError or ConfigError with what to do.
     """
     try:
         changed = (path / directories.AUDIT_FILE).stat().st_mtime_ns
     except (OSError, ValueError):
         changed = 0  # reading the directory raises the error
-    scores = _read_scores(path, changed)
+    scores = _read_scores(path, changed, moved_to)
     store = _store(path, scores.directory.audit.verdicts_start, url)
     if isinstance(scores, LargeScores):
         store.guard = scores.check.require
@@ -100,11 +102,14 @@ def open_session(path: Path, url: str, reviewer: str) -> ReviewSession:
 
 
 @st.cache_resource(max_entries=4, show_spinner="Reading the scores …")
-def _read_scores(path: Path, changed: int) -> Scores:
+def _read_scores(path: Path, changed: int, moved_to: Path | None = None) -> Scores:
     """Return a score directory; `changed` is part of the key, so that a new one is read anew."""
+    root = None if moved_to is None else moved.root_in(path, moved_to)
     if directories.row_count(path) > LARGE:
-        return open_large(path)
+        return open_large(path, root)
     directory = directories.read_as_written(path)
+    if root is not None:
+        directory = replace(directory, audit=replace(directory.audit, root=str(root)))
     slices: dict[str, list[SliceRow]] = {}
     for each in directories.read_slices(path):
         slices.setdefault(each.path, []).append(each)
@@ -191,7 +196,7 @@ def thumbnails_of(scores: Scores, rows: Sequence[ScoreRow], hidden: Sequence[boo
     """Return a small picture for each row; `hidden` has True where a row's scores are hidden.
 
     A volume is shown by the slice with the highest score, or by the middle one where that is
-    hidden. Volumes take long to read, so a thread beside the page reads them.
+    hidden. Volumes and large images take long to read, so a thread beside the page reads them.
     """
     directory = scores.directory
     key = _key(directory)
@@ -199,12 +204,14 @@ def thumbnails_of(scores: Scores, rows: Sequence[ScoreRow], hidden: Sequence[boo
 
     for row, is_hidden in zip(rows, hidden, strict=True):
         slices = scores.slices.get(row.path)
-        if not slices:
+        if slices:
+            shown = slices[len(slices) // 2] if is_hidden else highest_slice(slices)
+            future = _slice_thumbnail(*key, row.path, shown.axis, shown.slice, directory, row)
+        elif thumbnails.is_large(row):
+            future = _large_thumbnail(*key, row.path, directory, row)
+        else:
             pictures.append(_thumbnail(*key, row.path, directory, row))
             continue
-
-        shown = slices[len(slices) // 2] if is_hidden else highest_slice(slices)
-        future = _slice_thumbnail(*key, row.path, shown.axis, shown.slice, directory, row)
         pictures.append(future.result() if future.done() else "")
         pending |= not future.done()
     return Thumbnails(pictures, pending)
@@ -238,3 +245,10 @@ def _slice_thumbnail(
     _row: ScoreRow,
 ) -> Future[str]:
     return _background.submit(thumbnails.slice_thumbnail, _directory, _row, plane, index)
+
+
+@st.cache_resource(max_entries=5000, ttl=3600, show_spinner=False)
+def _large_thumbnail(
+    path: Path, head: str, root: str, image: str, _directory: ScoreDirectory, _row: ScoreRow
+) -> Future[str]:
+    return _background.submit(thumbnails.thumbnail, _directory, _row)

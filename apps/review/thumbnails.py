@@ -1,12 +1,16 @@
 """Small pictures of images and slices for the list, as JPEG in data URIs."""
 
+import io
+
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from anodetect.data.geometry import edges
+from anodetect.errors import RunError
 from anodetect.output import pictures
 from anodetect.output.volumes import place_text
 from anodetect.record.directories import ScoreDirectory
+from anodetect.record.marks import Place
 from anodetect.record.rows import OK, ScoreRow
 from anodetect.types import Floats
 
@@ -14,46 +18,70 @@ from .display import Picture, data_uri, factor, reduced
 from .loading import or_note, read_image, read_volume
 
 SIDE = 64  # pixels of the longer side
-LARGEST = 2**22  # pixels of an image that is still read
+LARGEST = 2**22  # pixels of an image that is read while the page is drawn
+QUALITY = 85
 
 
 def thumbnail(directory: ScoreDirectory, row: ScoreRow) -> str:
-    """Return a small picture of an image; "" where it is missing, or where it would take long."""
-    pixels = (row.width or 0) * (row.height or 0)
-    if row.is_volume or row.status != OK or pixels > LARGEST:
+    """Return a small picture of an image; "" where it is missing."""
+    if row.is_volume or row.status != OK:
         return ""
     image = or_note([], "image", lambda: read_image(directory, row))
-    return "" if image is None else data_uri(_shrunk(image, aspect=1.0), "jpeg")
+    return "" if image is None else data_uri(_shrunk(image, 1.0, SIDE), "jpeg")
+
+
+def is_large(row: ScoreRow) -> bool:
+    """Return whether a row's image takes long to read."""
+    return row.is_volume or (row.width or 0) * (row.height or 0) > LARGEST
 
 
 def slice_thumbnail(directory: ScoreDirectory, row: ScoreRow, plane: str, index: int) -> str:
-    """Return a small picture of a volume's slice; "" where it is missing.
+    """Return a small picture of a volume's slice; "" where it is missing. `index` is that of the
+    slice in the source, from 0, as slices.parquet has it."""
+    small = or_note([], "image", lambda: _slice(directory, row, plane, index, SIDE))
+    return "" if small is None else data_uri(small, "jpeg")
 
-    It has the patient's direction at its left and the place in millimetres at its foot. `index` is
-    that of the slice in the source, from 0, as slices.parquet has it.
-    """
-    volume = or_note([], "image", lambda: read_volume(directory, row))
-    if volume is None:
-        return ""
 
+def jpeg(directory: ScoreDirectory, row: ScoreRow, place: Place, side: int) -> bytes:
+    """Return a picture of an image, or of the slice of a volume at a place, as JPEG whose longer
+    side has at most `side` pixels; raise RunError where it cannot be read."""
+    notes: list[str] = []
+
+    def read() -> Picture:
+        if row.is_volume:
+            return _slice(directory, row, place.plane, place.number or 0, side)
+        return _shrunk(read_image(directory, row), 1.0, side)
+
+    small = or_note(notes, "image", read)
+    if small is None:
+        raise RunError(notes[0])
+    file = io.BytesIO()
+    Image.fromarray(small).save(file, "jpeg", quality=QUALITY)
+    return file.getvalue()
+
+
+def _slice(directory: ScoreDirectory, row: ScoreRow, plane: str, index: int, side: int) -> Picture:
+    """Return a small picture of a volume's slice, with the patient's direction at its left and the
+    place in millimetres at its foot."""
+    volume = read_volume(directory, row)
     geometry = volume.geometry(plane)
     number = geometry.sides[0] - 1 - index if geometry.flipped[0] else index
     _, pixel_height, pixel_width = geometry.spacing
 
     image = geometry.to_slices(volume.voxels)[:, number]
-    small = _shrunk(image, aspect=pixel_height / pixel_width)
+    small = _shrunk(image, pixel_height / pixel_width, side)
     place = place_text(geometry.centre(number), plane)
-    return data_uri(_marked(small, edges(plane)["left"], place), "jpeg")
+    return _marked(small, edges(plane)["left"], place)
 
 
-def _shrunk(image: Floats, aspect: float) -> Picture:
+def _shrunk(image: Floats, aspect: float, side: int) -> Picture:
     """Return an image [C, H, W] as a small picture [h, w, 3] with square pixels; `aspect` is the
     height of the image's pixels over their width."""
-    small = reduced(image, factor(image.shape, SIDE), "mean")
+    small = reduced(image, factor(image.shape, side), "mean")
     picture = pictures.grey(small, pictures.contrast(small))
 
     tall, wide = picture.shape[0] * aspect, picture.shape[1]
-    shrink = min(1, SIDE / max(tall, wide))
+    shrink = min(1, side / max(tall, wide))
     size = max(round(wide * shrink), 1), max(round(tall * shrink), 1)
     if size == (wide, picture.shape[0]):
         return picture

@@ -1,0 +1,184 @@
+"""The gallery: thumbnails of all listed cases, several of which are judged at once, each with a
+record of its own.
+
+The browser fetches what it shows from a shelf (shelves.py). It reports which thumbnails it has
+painted, and the record of such a verdict says that a thumbnail was shown, and of a volume which
+slice.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from secrets import token_urlsafe
+from threading import Lock
+
+import streamlit as st
+from pydantic import TypeAdapter, ValidationError
+
+from anodetect.errors import AnodetectError, ConfigError, DataError
+from anodetect.record import marks
+from anodetect.record.marks import Shown
+from anodetect.record.reviews import JUDGEMENTS, Judgement
+from anodetect.record.rows import ScoreRow
+
+from . import drafts, regions, shelves, worklist
+from .case_list import go_to
+from .routes import BUNDLE
+from .session import ReviewSession
+from .shelves import Shelf
+from .tickets import OFFICE
+
+COMPONENT = "gallery"
+UNDO = "undo"
+RECEIPTS = 1000
+SCRIPT = """
+export default function (component) {
+  const address = new URL("viewer/bundle/gallery.js?STAMP", document.baseURI).href;
+  import(address).then((gallery) => gallery.default(component));
+}
+"""
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """The outcome of a verdict: its record, or the problem that kept it from being recorded."""
+
+    id: str
+    text: str
+    problem: bool = False
+
+
+@dataclass(frozen=True)
+class Given:
+    """A verdict on one case, or UNDO, as the browser sends it."""
+
+    id: str
+    ticket: str
+    verdict: str
+    painted: bool
+
+
+@dataclass(frozen=True)
+class Message:
+    """A message of the gallery; `open` is the ticket of a case to open, or ""."""
+
+    seq: int
+    open: str
+    verdicts: list[Given]
+
+
+_MESSAGES = TypeAdapter(Message)
+_done: dict[tuple[str, str], dict[str, Receipt]] = {}
+_recording = Lock()  # two threads can have the same message
+
+
+# -- Drawing ---------------------------------------------------------------------------------------
+
+
+def draw(session: ReviewSession, rows: Sequence[ScoreRow], blind: bool) -> None:
+    """Draw the gallery of listed rows."""
+    state = st.session_state
+    text = state.setdefault("shelf", token_urlsafe(16))
+    shelves.put(text, Shelf(session, rows, blind))
+
+    listed = state.get("listed_for"), state.get("by_group")
+    data = {
+        "shelf": text,
+        "stamp": f"{len(session.reviews)} {hash(listed)}",
+        "count": min(len(rows), shelves.MOST),
+        "total": len(rows),
+        "keys": {key.lower(): verdict for verdict, key in state.verdict_keys.items()},
+        "reviewer": session.reviewer,
+        "receipts": [asdict(each) for each in _receipts(session).values()],
+        "address": "viewer/",
+    }
+
+    def receive() -> None:
+        try:
+            message = _MESSAGES.validate_python(state[COMPONENT].get("sent"))
+        except ValidationError:
+            return
+        _receive(text, message)
+
+    stamp = (BUNDLE / "stamp.txt").read_text("utf-8")
+    component = st.components.v2.component(
+        "anodetect_gallery", js=SCRIPT.replace("STAMP", stamp), isolate_styles=False
+    )
+    component(data=data, key=COMPONENT, default={"sent": None}, on_sent_change=receive)
+
+
+# -- Receiving -------------------------------------------------------------------------------------
+
+
+def _receipts(session: ReviewSession) -> dict[str, Receipt]:
+    """Return what became of the reviewer's last verdicts, by their names."""
+    return _done.setdefault((session.store.head, session.reviewer), {})
+
+
+def _receive(text: str, message: Message) -> None:
+    """Record the verdicts of a message, each once, and open the case that it names."""
+    shelf = shelves.find(text)
+    with _recording:
+        done = _receipts(shelf.session)
+        for given in message.verdicts:
+            known = done.get(given.id)
+            if known is None or known.problem:
+                try:
+                    done[given.id] = Receipt(given.id, record(shelf, given))
+                except AnodetectError as error:
+                    done[given.id] = Receipt(given.id, str(error), problem=True)
+        for old in list(done)[:-RECEIPTS]:
+            del done[old]
+    if message.open:
+        go_to(OFFICE.find(message.open).row.path)
+        st.session_state.view = "Case"
+
+
+def record(shelf: Shelf, given: Given) -> str:
+    """Record a verdict, or take the last one back, and return what was recorded.
+
+    Raises RunError where the thumbnail was not painted, ConfigError or DataError where there is
+    nothing to record.
+    """
+    session = shelf.session
+    if given.verdict == UNDO:
+        last = worklist.last_of(session.store.read(), session.reviewer)
+        if last is None:
+            raise ConfigError("there is no verdict of yours to take back")
+        taken = session.store.withdraw(last, session.reviewer)
+        name = "" if shelf.blind else f" on {last.path}"
+        return f"took back {last.verdict}{name}, record {taken.number}"
+
+    if given.verdict not in JUDGEMENTS:
+        raise ConfigError(f"no verdict {given.verdict!r}")
+    judgement: Judgement = given.verdict
+    ticket = OFFICE.find(given.ticket)
+    row = ticket.row
+    place = shelves.place_of(shelf, row, ticket.hidden)
+    shown = Shown(
+        row.path,
+        row.sha256 or "",
+        place.plane,
+        place.slice,
+        place.frame,
+        painted=given.painted and shelves.was_sent(given.ticket),
+        thumbnail=True,
+    )
+    kept = session.store.add(
+        row,
+        session.reviewer,
+        judgement,
+        [shown],
+        comment=drafts.draft_of(session, row.path).comment,
+        region=_region(session, row),
+        blind=ticket.hidden,
+    )
+    drafts.discard(session, row.path)
+    return f"{judgement}, record {kept.number}"
+
+
+def _region(session: ReviewSession, row: ScoreRow) -> str:
+    """Return the regions that are on record or drawn, which the verdict keeps."""
+    text = drafts.draft_of(session, row.path).region
+    if text and row.is_volume:
+        raise DataError(f"{row.path} has regions: judge it in its own view")
+    return marks.to_text(regions.parse(text, regions.source_of(row)))

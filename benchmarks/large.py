@@ -1,0 +1,222 @@
+"""A score directory of millions of rows in the review app: seconds until it is open, and memory.
+
+    python -m benchmarks.large [--rows 10000000] [--browser] [--json]
+
+The tables are made up, in a temporary folder: every row has a path, a hash and scores of its own,
+and a heatmap in outputs.parquet; the SHOWN rows with the highest scores have real images. Each step
+is measured in a new process with the app's own modules: the directory, the list by p-value with the
+rows of the first page, other orders and filters, a case by its path. `rss` is the resident memory
+of the process, of which the mapped pages of the files can be given back. With --browser the app
+itself is opened in the distribution's Chromium.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import psutil
+import pyarrow as pa
+from PIL import Image
+from pyarrow import parquet
+
+from anodetect.files import sha256_of
+from anodetect.record import audit as audits
+from anodetect.record import directories
+from anodetect.record.chain import head_of
+from anodetect.record.rows import ChainRow, GroupRow, OutputRow, ScoreRow, TimingRow, schema_of
+from anodetect.record.tables import PART
+from benchmarks import common
+from benchmarks.review import browser, served
+
+T = TypeVar("T")
+SHOWN, SIDE = 60, 256
+OLD = Path(__file__).parents[1] / "tests" / "data" / "scores-format-2"
+MOST_RANKS = 1000  # different p-values: few ranks are possible
+
+
+def write(folder: Path, count: int) -> Path:
+    """Write a score directory of `count` rows, and return its path."""
+    out = folder / "scores"
+    out.mkdir()
+    images = _images(folder)
+    tables = {
+        "scores": (ScoreRow, lambda start, stop: _scores(start, stop, count, images)),
+        "outputs": (OutputRow, _outputs),
+        "groups": (GroupRow, lambda start, stop: schema_of(GroupRow).empty_table()),
+        "timings": (TimingRow, lambda start, stop: schema_of(TimingRow).empty_table()),
+        "chain": (ChainRow, lambda start, stop: schema_of(ChainRow).empty_table()),
+    }
+    for name, (row_type, part) in tables.items():
+        with parquet.ParquetWriter(out / f"{name}.parquet", schema_of(row_type)) as writer:
+            for start in range(0, count, PART):
+                writer.write_table(part(start, min(start + PART, count)))
+
+    audit = replace(
+        directories.read(OLD).audit,
+        format=directories.FORMAT,
+        root=str(folder),
+        rows=count,
+        tables={f"{name}.parquet": sha256_of(out / f"{name}.parquet") for name in tables},
+    )
+    content = audits.to_json(audit)
+    content["head"] = head_of(content)
+    (out / directories.AUDIT_FILE).write_text(json.dumps(content))
+    return out
+
+
+def _images(folder: Path) -> list[str]:
+    """Write the images of the first rows, and return their hashes."""
+    draw, hashes = np.random.default_rng(0), []
+    for number in range(SHOWN):
+        file = folder / _path(number)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw.integers(0, 255, (SIDE, SIDE), np.uint8)).save(file)
+        hashes.append(sha256_of(file))
+    return hashes
+
+
+def _path(number: int) -> str:
+    return f"lot-{number // 500:05}/part-{number:08}.png"
+
+
+def _scores(start: int, stop: int, count: int, images: list[str]) -> pa.Table:
+    """Return rows `start` to `stop`: the first ones have the highest scores, the others random
+    ones."""
+    numbers, n = range(start, stop), stop - start
+    draw = np.random.default_rng(start)
+    score = draw.random(n)
+    score[np.arange(start, stop) < SHOWN] += 1
+    p_value = np.ceil((1.0 - score.clip(0, 0.999)) * MOST_RANKS) / (MOST_RANKS + 1)
+    hashes = [sha256(str(number).encode()).hexdigest() for number in numbers]
+    for number in range(start, min(stop, SHOWN)):
+        hashes[number - start] = images[number]
+
+    values: dict[str, object] = {
+        "path": [_path(number) for number in numbers],
+        "sha256": hashes,
+        "group": [f"lot-{number // 500:05}" for number in numbers],
+        "score": score,
+        "p_value": p_value,
+        "q_value": np.minimum(p_value * 2, 1.0),
+        "flagged": p_value <= 0.05,
+        "threshold": np.full(n, 0.95),
+        "heatmap": [""] * n,
+        "width": np.full(n, SIDE),
+        "height": np.full(n, SIDE),
+        "model_sha256": ["m"] * n,
+        "status": ["ok"] * n,
+        "error": [""] * n,
+        "kind": ["scratch" if number % 7 else "dent" for number in numbers],
+    }
+    columns = []
+    for column in schema_of(ScoreRow):
+        empty = [""] * n if column.type == pa.string() else [None] * n
+        columns.append(pa.array(values.get(column.name, empty), column.type))
+    return pa.table(columns, schema=schema_of(ScoreRow))
+
+
+def _outputs(start: int, stop: int) -> pa.Table:
+    paths = [_path(number) for number in range(start, stop)]
+    names = [f"heatmaps/{path}_heatmap.tiff" for path in paths]
+    hashes = [sha256(name.encode()).hexdigest() for name in names]
+    n = stop - start
+    columns = [names, paths, ["tiff"] * n, hashes, [""] * n]
+    return pa.table([pa.array(each, pa.string()) for each in columns], schema=schema_of(OutputRow))
+
+
+def measured(out: Path) -> Iterator[tuple[str, float]]:
+    """Yield what each step takes, in this process."""
+    from apps.review import large
+    from apps.review.worklist import Filter
+
+    process = psutil.Process()
+    yield "rss before, MB", process.memory_info().rss / 2**20
+    scores, seconds = timed(lambda: large.open_large(out))
+    yield "directory, s", seconds
+    rows, seconds = timed(lambda: scores.listed({}, "p-value", Filter(), "Ada", blind=False))
+    yield "list by p-value, s", seconds
+    _, seconds = timed(lambda: [row.path for row in rows[:24]])
+    yield "rows of the first page, s", seconds
+    yield "rss once open, MB", process.memory_info().rss / 2**20
+
+    path = rows[len(rows) // 2].path
+    paths = large.paths_of(rows)
+    _, seconds = timed(lambda: paths.index(path))
+    yield "a case by its path, s", seconds
+    _, seconds = timed(lambda: scores.directory.output_hash(f"heatmaps/{path}_heatmap.tiff"))
+    yield "hash of a heatmap, s", seconds
+    for name, keep in (
+        ("flagged, s", Filter(flagged=True)),
+        ("one lot, s", Filter(groups=frozenset({"lot-00700"}))),
+        ("search in names, s", Filter(search="part-0000777")),
+        ("not by me, s", Filter(reviewed="not by me")),
+    ):
+        _, seconds = timed(lambda keep=keep: scores.listed({}, "p-value", keep, "Ada", blind=False))
+        yield name, seconds
+    _, seconds = timed(lambda: scores.listed({}, "name", Filter(), "Ada", blind=True))
+    yield "blind list, s", seconds
+    _, seconds = timed(lambda: scores.check.require(wait=None))
+    yield "hashes compared after another, s", seconds
+    yield "highest rss, MB", float(_highest_rss())
+
+
+def timed(run: Callable[[], T]) -> tuple[T, float]:
+    """Return what a function returns, and the seconds it took."""
+    start = time.perf_counter()
+    return run(), time.perf_counter() - start
+
+
+def _highest_rss() -> float:
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def in_browser(out: Path) -> dict[str, float]:
+    """Return the seconds until the first case is on the screen, with the server just started and
+    once it is warm, and the memory of the server."""
+    found = {}
+    with served([out], viewer=True) as address, browser() as chromium:
+        for name in ("first case on the screen, s", "first case, server warm, s"):
+            page = chromium.new_page(viewport={"width": 1280, "height": 900})
+            page.goto(f"{address}?reviewer=Ada")
+            page.wait_for_selector("#viewer[data-painted=true]", timeout=120_000)
+            found[name] = page.evaluate("performance.now()") / 1e3
+            page.close()
+    return found
+
+
+def main() -> None:
+    parser = common.parser(__doc__)
+    parser.add_argument("--rows", type=int, default=10_000_000)
+    parser.add_argument("--browser", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--measure", type=Path, help="measure this directory in this process")
+    arguments = parser.parse_args()
+    if arguments.measure:
+        print(json.dumps(dict(measured(arguments.measure))))
+        return
+
+    with tempfile.TemporaryDirectory() as scratch:
+        out = write(Path(scratch), arguments.rows)
+        size = sum(file.stat().st_size for file in out.iterdir()) / 2**20
+        command = [sys.executable, "-m", "benchmarks.large", "--measure", str(out)]
+        answer = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)
+        result = {"rows": arguments.rows, "tables, MB": round(size)}
+        result |= {name: round(value, 2) for name, value in json.loads(answer.stdout).items()}
+        if arguments.browser:
+            result |= {name: round(value, 2) for name, value in in_browser(out).items()}
+    common.show(result, arguments.json)
+
+
+if __name__ == "__main__":
+    main()

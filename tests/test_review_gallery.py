@@ -1,0 +1,184 @@
+"""The gallery: what the browser may fetch, and that a verdict says what was shown."""
+
+import io
+import re
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("streamlit", reason="the extra `app` is not installed")
+
+import score_folders
+
+from anodetect.errors import ConfigError, RunError
+from anodetect.record import directories, marks, reviews
+from anodetect.record.marks import Shown
+from apps.review import gallery, routes, session, shelves
+from apps.review.gallery import Given
+from apps.review.shelves import Shelf
+from apps.review.store import Store
+
+COUNT = 30
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return score_folders.write(tmp_path_factory.mktemp("gallery"), COUNT, height=300, width=700)
+
+
+def opened(folder, reviewer="Ada"):
+    """A session as the page opens it, without Streamlit."""
+    scores = session._read_scores.__wrapped__(folder, 0)
+    store = Store(folder, scores.directory.audit.verdicts_start)
+    written = store.read()
+    return session.ReviewSession(scores, store, written, reviews.in_force(written), reviewer)
+
+
+@pytest.fixture
+def folder(made, tmp_path):
+    out = shutil.copytree(made, tmp_path / "scores")
+    return out
+
+
+@pytest.fixture
+def shelf(folder):
+    now = opened(folder)
+    found = Shelf(now, now.directory.rows, blind=False)
+    shelves.put("shelf", found)
+    return found
+
+
+def test_items_are_those_of_the_list_and_hidden_ones_say_nothing(shelf):
+    first, *_, last = shelves.items("shelf", 0, 1000)
+    assert first.label == "part-000.png" and first.flagged and first.facts.startswith("p 0.0")
+    assert last.label == f"part-{COUNT - 1:03}.png" and not last.flagged
+    assert [each.label for each in shelves.items("shelf", 28, 50)] == [
+        "part-028.png",
+        "part-029.png",
+    ]
+    shelves.put("blind", Shelf(shelf.session, shelf.rows, blind=True))
+    hidden = shelves.items("blind", 0, 2)
+    assert [each.label for each in hidden] == ["Image 1", "Image 2"]
+    assert {(each.facts, each.flagged, each.verdict) for each in hidden} == {("", False, "")}
+    assert hidden[0].ticket != first.ticket
+    with pytest.raises(RunError, match="no such list"):
+        shelves.items("guessed", 0, 10)
+    with pytest.raises(RunError, match="no such"):
+        shelves.picture("shelf", "guessed")
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_a_thumbnail_is_the_image_made_small_whatever_its_size(shelf, monkeypatch, large):
+    monkeypatch.setattr(shelves.thumbnails, "LARGEST", 100 if large else 2**22)
+    item = shelves.items("shelf", 3, 1)[0]
+    shelves._pictures.clear()
+    with Image.open(io.BytesIO(shelves.picture("shelf", item.ticket))) as small:
+        assert small.format == "JPEG" and max(small.size) <= shelves.SIDE
+        assert small.size[0] > 240 and abs(small.size[0] / small.size[1] - 7 / 3) < 0.02
+        shown = np.asarray(small.convert("L").resize((700, 300)), float)
+    assert np.corrcoef(shown.ravel(), score_folders.image_of(3, 300, 700).ravel())[0, 1] > 0.98
+
+
+def test_every_verdict_is_a_record_that_says_thumbnail(shelf, folder):
+    tickets = [item.ticket for item in shelves.items("shelf", 0, 3)]
+    for ticket in tickets:
+        shelves.picture("shelf", ticket)
+    for n, ticket in enumerate(tickets):
+        said = gallery.record(shelf, Given(str(n), ticket, "normal", painted=True))
+        assert said == f"normal, record {n + 1}"
+    found = reviews.read(folder / reviews.FILE)
+    assert [each.path for each in found] == [f"part-00{n}.png" for n in range(3)]
+    assert {each.shown for each in found} == {"thumbnail"}
+    head = directories.read(folder).audit.head
+    assert list(reviews.broken(found, head)) == []
+    assert gallery.record(shelf, Given("u", "", "undo", painted=False)) == (
+        "took back normal on part-002.png, record 4"
+    )
+
+
+@pytest.mark.parametrize(("was_sent", "painted"), [(False, True), (True, False)])
+def test_no_verdict_on_a_thumbnail_that_was_not_painted(shelf, folder, was_sent, painted):
+    shelves._sent.clear()
+    ticket = shelves.items("shelf", 5, 1)[0].ticket
+    if was_sent:
+        shelves.picture("shelf", ticket)
+    with pytest.raises(RunError, match="not on the screen"):
+        gallery.record(shelf, Given("1", ticket, "normal", painted=painted))
+    with pytest.raises(ConfigError, match="no verdict"):
+        gallery.record(shelf, Given("1", ticket, "fine", painted=True))
+    assert opened(folder).reviews == []
+
+
+def test_a_verdict_keeps_the_regions_and_the_comment_on_record(shelf, folder, monkeypatch):
+    row, store = shelf.rows[0], shelf.session.store
+    shown = [Shown(row.path, row.sha256, painted=True)]
+    store.add(row, "Ada", "anomalous", shown, comment="a scratch", region="1,2,3,4")
+    again = Shelf(opened(folder), shelf.rows, blind=False)
+    shelves.put("shelf", again)
+    ticket = shelves.items("shelf", 0, 1)[0].ticket
+    shelves.picture("shelf", ticket)
+    gallery.record(again, Given("1", ticket, "unsure", painted=True))
+    last = reviews.read(folder / reviews.FILE)[-1]
+    assert (last.verdict, last.comment, last.region) == ("unsure", "a scratch", "1,2,3,4")
+
+
+def test_what_was_shown_tells_thumbnails_from_pictures():
+    one = Shown("a", "1", "axial", 3, painted=True, thumbnail=True)
+    two = Shown("a", "1", "axial", 4, painted=True)
+    assert marks.shown_text([one]) == "thumbnail of axial 3"
+    assert marks.shown_text([one, two]) == "axial 4; thumbnail of axial 3"
+    image = Shown("a", "1", painted=True, thumbnail=True)
+    assert marks.shown_text([image, Shown("a", "1", thumbnail=True)]) == "thumbnail"
+
+
+# -- In the browser --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def page(made, tmp_path_factory):
+    pytest.importorskip("playwright", reason="playwright is not installed")
+    if shutil.which("chromium") is None or not (routes.BUNDLE / "gallery.js").is_file():
+        pytest.skip("no chromium, or the viewer is not built")
+    from benchmarks.review import browser, served
+
+    out = shutil.copytree(made, tmp_path_factory.mktemp("browser") / "scores")
+    with served([out], viewer=True) as address, browser() as chromium:
+        context = chromium.new_context(viewport={"width": 1280, "height": 900})
+        found = context.new_page()
+        found.set_default_timeout(60_000)
+        found.scores = out
+        found.goto(f"{address}?reviewer=Ada&view=Gallery&flagged=no")
+        found.wait_for_selector(".cell[data-painted=true]")
+        yield found
+
+
+@pytest.mark.timeout(300)
+def test_several_are_selected_judged_and_the_address_leads_back(page):
+    from playwright.sync_api import expect
+
+    expect.set_options(timeout=60_000)
+    boxes = [cell.bounding_box() for cell in page.locator(".cell .picture").all()]
+    assert min(box["width"] for box in boxes) >= 240 and len(boxes) < COUNT
+    page.locator(".cell").nth(0).click()
+    page.locator(".cell").nth(2).click(modifiers=["Shift"])
+    expect(page.locator("#gallery [role=status]").first).to_contain_text("3 selected")
+    page.keyboard.press("2")
+    expect(page.locator("#gallery .receipt")).to_have_text("Saved: anomalous, record 3")
+    found = reviews.read(page.scores / reviews.FILE)
+    assert [(each.path, each.verdict) for each in found] == [
+        (f"part-00{n}.png", "anomalous") for n in (2, 3, 4)
+    ]
+
+    page.keyboard.press("1")
+    expect(page.locator("#gallery [role=alert]")).to_have_text("Select a picture first.")
+    page.locator(".cell").nth(4).dblclick()
+    expect(page.locator("#viewer[data-case='part-006.png']")).to_have_count(1)
+    page.wait_for_url(re.compile("case=part-006.png"))
+    assert "flagged=no" in page.url and "view=Gallery" not in page.url
+    page.reload()
+    expect(page.locator("#viewer[data-painted=true][data-case='part-006.png']")).to_have_count(1)
+    page.keyboard.press("j")
+    expect(page.locator("#viewer[data-case='part-007.png']")).to_have_count(1)
+    page.wait_for_url(re.compile("case=part-007.png"))
