@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import TypeVar
@@ -160,7 +161,7 @@ def measured(out: Path) -> Iterator[tuple[str, float]]:
         ("search in names, s", Filter(search="part-0000777")),
         ("not by me, s", Filter(reviewed="not by me")),
     ):
-        _, seconds = timed(lambda keep=keep: scores.listed({}, "p-value", keep, "Ada", blind=False))
+        _, seconds = timed(partial(scores.listed, {}, "p-value", keep, "Ada", blind=False))
         yield name, seconds
     _, seconds = timed(lambda: scores.listed({}, "name", Filter(), "Ada", blind=True))
     yield "blind list, s", seconds

@@ -8,9 +8,10 @@ import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -30,6 +31,7 @@ from anodetect.stats.agreement import summary
 from anodetect.stats.calibration import DEFAULT_FAR
 from anodetect.stats.limit import DetectionLimit, detection_limit, trials_of
 
+APP = "http://127.0.0.1:8501"  # where `anodetect review` serves the app by default
 FLAGGED_ROWS, CASES, PROFILES = 50, 12, 4
 
 
@@ -52,11 +54,13 @@ class Decider:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A review beside the picture of its image; whether a later one took it back, and whether the
-    image was flagged."""
+    """A review beside the picture of its image; whether a later one took it back, the number of the
+    one by the same reader that counts in its place (0 for none), and whether the image was
+    flagged."""
 
     review: Review
     taken_back: bool
+    superseded_by: int
     flagged: bool
     picture: str
 
@@ -81,12 +85,13 @@ def write(folder: Path, key: Ed25519PrivateKey | None = None) -> Path:
     return reports.write(folder, page, head=audit.head, verdicts=own[-1] if own else start, key=key)
 
 
-def html(folder: Path, reviewed: Sequence[Review]) -> str:
+def html(folder: Path, reviewed: Sequence[Review], app: str = APP) -> str:
     """Return the report.
 
     `folder` is a score directory, or holds several in scores/ and a results.json with a table of
     `rows` and the `commands` that made them. The first that is no baseline is shown in detail. Of
-    the reviews those of its record are shown. RunError if there is nothing to report.
+    the reviews those of its record are shown. Cases are links into the review app at `app`.
+    RunError if there is nothing to report.
     """
     scored = _directories(folder)
     main = next((each for each in scored if not each.audit.baseline), scored[0])
@@ -99,6 +104,8 @@ def html(folder: Path, reviewed: Sequence[Review]) -> str:
     text: str = page.render(
         main=main,
         audit=main.audit,
+        app=app.rstrip("/"),
+        scored=Path(main.audit.root).name or "images",
         rows=results.get("rows", []),
         commands=results.get("commands") or _commands(main),
         counts=main.audit.counts,
@@ -175,6 +182,7 @@ def environment() -> Environment:
     templates.filters["number"] = _number
     templates.filters["percent"] = _percent
     templates.filters["channel_names"] = _channel_names
+    templates.filters["case_link"] = partial(quote, safe="")
     return templates
 
 
@@ -255,11 +263,16 @@ def _verdicts(main: ScoreDirectory, reviewed: Sequence[Review]) -> list[Verdict]
     """Return every review in the order of the chain."""
     rows = _rows_of(main, {review.path for review in reviewed})
     taken_back = {review.withdraws for review in reviewed}
+    counting = in_force(reviewed)
     verdicts = []
     for review in reviewed:
         flagged = review.path in rows and bool(rows[review.path].flagged)
         picture = _picture(main, review.path)
-        verdicts.append(Verdict(review, review.number in taken_back, flagged, picture))
+        last = counting.get(review.path, {}).get(review.reviewer)
+        later = 0
+        if last is not None and review.verdict in reviews.JUDGEMENTS:
+            later = last.number if last.number != review.number else 0
+        verdicts.append(Verdict(review, review.number in taken_back, later, flagged, picture))
     return verdicts
 
 

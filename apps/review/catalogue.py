@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +23,7 @@ from anodetect.record.rows import ScoreRow, rows_of, schema_of
 
 PART = 2**16  # rows of a column that are read at a time
 KEPT = 128  # row groups in memory
-Places = NDArray[np.int64]
+Places = NDArray[np.integer[Any]]
 Mask = NDArray[np.bool_]
 
 
@@ -145,7 +145,7 @@ class Catalogue:
 class Listed(Sequence[ScoreRow]):
     """The rows at some places of a catalogue, each read when it is asked for."""
 
-    def __init__(self, catalogue: Catalogue, places: NDArray[np.integer]) -> None:
+    def __init__(self, catalogue: Catalogue, places: Places) -> None:
         self.catalogue, self.places = catalogue, places
         self._found: dict[int, int] = {}
 

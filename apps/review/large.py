@@ -38,7 +38,7 @@ class PagedDirectory(ScoreDirectory):
         object.__setattr__(self, "audit", audit)
 
     @property
-    def table(self) -> Any:  # type: ignore[override]
+    def table(self) -> Any:
         """Raise RunError: whatever needs all rows is not for a table of this size."""
         raise RunError(
             f"{self.path}: this needs all {self.audit.rows} rows at once, which are too many for a "

@@ -102,7 +102,7 @@ class KnownPaths(list[str]):
     def __contains__(self, path: object) -> bool:
         return path in self._places
 
-    def index(self, path: str, *_: object) -> int:  # type: ignore[override]
+    def index(self, path: str, *_: object) -> int:
         """Return where a path is; raise ValueError where it is not."""
         if path not in self._places:
             raise ValueError(f"{path} is not listed")

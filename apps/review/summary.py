@@ -88,7 +88,7 @@ def _record(session: ReviewSession) -> None:
         # The report's libraries take a second to import, which no other page needs.
         from anodetect.output import report
 
-        return report.html(session.directory.path, session.reviews)
+        return report.html(session.directory.path, session.reviews, st.context.url or report.APP)
 
     table = export.reviews_table(session.reviews)
     buttons = st.container(horizontal=True, gap="small")

@@ -1,0 +1,92 @@
+"""The report of a score directory: its name, its links into the app, and verdicts that count."""
+
+import re
+from dataclasses import replace
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+pytest.importorskip("streamlit", reason="the extra `app` is not installed")
+
+import score_folders
+from PIL import Image
+
+from anodetect.files import sha256_of
+from anodetect.output import report
+from anodetect.record import directories, reviews
+from anodetect.record.audit import ShownCases
+from anodetect.record.marks import Shown
+from anodetect.record.rows import OutputRow, to_table
+from apps.review.store import Store
+
+NAME = "part-000.png"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A score directory with one kept picture, and verdicts: one superseded, one taken back."""
+    out = score_folders.write(tmp_path_factory.mktemp("report"), 4)
+    picture = directories.picture_of(out, NAME)
+    picture.parent.mkdir()
+    Image.new("RGB", (612, 200), "grey").save(picture)
+    tables = directories.read_tables(out)
+    row = OutputRow(
+        name=picture.relative_to(out).as_posix(), path=NAME, kind="case", sha256=sha256_of(picture)
+    )
+    outputs = [*directories.rows_of(tables.outputs, OutputRow), row]
+    audit = replace(directories.read(out).audit, cases=ShownCases(highest=(NAME,)))
+    directories.write(out, audit, replace(tables, outputs=to_table(outputs, OutputRow)))
+
+    read = directories.read(out)
+    store = Store(out, read.audit.head)
+    first, second = read.rows[:2]
+    for row, verdict in ((first, "normal"), (second, "unsure"), (first, "anomalous")):
+        store.add(row, "Ada", verdict, [Shown(row.path, row.sha256, painted=True)])
+    store.add(first, "Ben", "normal", [Shown(first.path, first.sha256, painted=True)])
+    store.withdraw(store.read()[1], "Ada")
+    return out
+
+
+@pytest.fixture(scope="module")
+def page(folder):
+    return report.html(folder, reviews.read(folder / reviews.FILE))
+
+
+def test_the_report_is_named_after_what_was_scored(page):
+    assert re.search(r"<h1>images, scored by \w+</h1>", page)
+
+
+def test_verdicts_that_no_longer_count_say_why(page):
+    cells = re.findall(r"<td>(\d+)</td><td>([^\n]*?)</td><td class=\"path\">(Ada|Ben)", page)
+    assert [(number, text) for number, text, _ in cells] == [
+        ("1", "<s>normal</s> (superseded by record 3)"),
+        ("2", "<s>unsure</s> (taken back)"),
+        ("3", "anomalous"),
+        ("4", "normal"),
+        ("5", "withdrawn (record 2)"),
+    ]
+
+
+def test_cases_are_links_into_the_app(folder, page):
+    links = [
+        each.replace("&amp;", "&") for each in re.findall(r'class="open" href="([^"]+)"', page)
+    ]
+    assert len(links) == 1 + 2 + 5  # highest, flagged, verdicts
+    address = urlsplit(links[0])
+    assert f"{address.scheme}://{address.netloc}" == report.APP
+    asked = parse_qs(address.query)
+    assert asked["case"] == [NAME]
+    assert directories.read(folder).audit.head.startswith(asked["record"][0])
+    elsewhere = report.html(folder, [], "https://review.example/app/")
+    assert "https://review.example/app/?record=" in elsewhere
+
+
+def test_strange_names_are_escaped_in_links():
+    link = report.environment().filters["case_link"]
+    assert link('a/"b&c=d%20 ü.png') == "a%2F%22b%26c%3Dd%2520%20%C3%BC.png"
+
+
+def test_pictures_enlarge_without_a_script_and_the_page_has_a_dark_form(page):
+    assert page.count('<details class="zoom">') == 1 + 1 + 3  # of the image with a picture
+    assert "<script" not in page and "prefers-color-scheme: dark" in page
+    assert "q: the smallest false-discovery rate" in page
