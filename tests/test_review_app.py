@@ -28,6 +28,7 @@ from anodetect import cli
 from anodetect.commands import review
 from anodetect.commands.rescore import rescore
 from anodetect.data import synthetic
+from anodetect.detectors import DETECTORS
 from anodetect.errors import ConfigError
 from anodetect.record import directories, reviews, verification
 from anodetect.record.chain import head_of
@@ -347,7 +348,7 @@ def test_the_threshold_moves_what_is_flagged_and_nothing_on_record(opened, score
     assert flagged() == recorded
     app.radio(key="truth_from").set_value("labels").run()
     assert not app.warning
-    app.slider(key="far").set_value(50.0).run()
+    app.select_slider(key="far").set_value(50.0).run()
     assert flagged() > recorded and not app.exception
     assert (scores / "scores.parquet").read_bytes() == before
 
@@ -914,7 +915,12 @@ def test_the_page_lists_runs_and_starts_commands(opened, scores, pca_run, tmp_pa
     ((folder, own, command),) = started
     assert own == root and folder.is_relative_to(tmp_path) and not app.exception
     assert not folder.is_relative_to(root)
-    assert command[:4] == ["train", str(root / "images"), "--out", str(root / "run-1")]
+    assert command[:4] == [
+        "train",
+        str(root / "images"),
+        "--out",
+        str(root / f"images-{next(iter(DETECTORS))}"),
+    ]
     next(field for field in app.text_input if field.label.startswith("Channels")).set_value("t1=a")
     next(button for button in app.button if button.label == "Train").click().run()
     assert any("2 to 12 are expected" in text for text in texts(app)) and len(started) == 1

@@ -3,6 +3,7 @@ directories and folders of images. No path outside the roots is used."""
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from anodetect.record.checkpoint import MODEL_FILE
 
 DEPTH = 4  # levels of folders that are searched
 MOST = 200  # folders that are searched on one level
+UNUSABLE = re.compile(r"[^A-Za-z0-9._-]+")  # letters that no name of a run has
+LONGEST_NAME = 80
 DATA_SET = {"train", "test"}  # names of folders that a data set has
 
 
@@ -65,7 +68,7 @@ def search(roots: Sequence[Path]) -> Contents:
     for _ in range(DEPTH):
         next_level = list[Path]()
         for folder in level[:MOST]:
-            subfolders, names = _list_folder(folder)
+            subfolders, names = list_folder(folder)
             if MODEL_FILE in names:
                 run_folders.append(folder)
                 continue
@@ -84,7 +87,22 @@ def _has_images(folder: Path, names: set[str]) -> bool:
     return any(formats.format_of(folder / name) is not None for name in names)
 
 
-def _list_folder(folder: Path) -> tuple[list[Path], set[str]]:
+def subfolders(folder: Path) -> list[Path]:
+    """Return the sorted folders in a folder, none of which is hidden or a link."""
+    return list_folder(folder)[0]
+
+
+def suggested_name(root: Path, *parts: str) -> str:
+    """Return a name for something new in a folder, made of these texts, that nothing there has."""
+    words = [UNUSABLE.sub("-", part).strip("-.") for part in parts]
+    stem = "-".join(word for word in words if word)[:LONGEST_NAME].lstrip("-._") or "new"
+    name, number = stem, 2
+    while (root / name).exists():
+        name, number = f"{stem}-{number}", number + 1
+    return name
+
+
+def list_folder(folder: Path) -> tuple[list[Path], set[str]]:
     """Return the sorted folders in a folder, and all names in it; none where it is not readable."""
     folders, names = list[Path](), set[str]()
     try:

@@ -45,6 +45,7 @@ PROGRAM = (sys.executable, "-P", "-m", "anodetect.cli")
 PATIENCE = 10.0  # seconds a cancelled process has to save its work
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 NUMBER = re.compile(r"[0-9][0-9.e+-]{0,19}")
+WARNING = "warning: "  # at the start of a log's line; see commands/terminal.py
 LARGEST = 2**20  # bytes of a job.json, and of the end of a log that is read
 LARGEST_ANSWER = 2**26  # bytes of a result.json
 State = Literal["running", "done", "cancelled", "failed"]
@@ -98,6 +99,7 @@ class Progress:
 
     `done` of `total` is None as long as the command counts nothing; `line` is the log's last line.
     `steps` and `losses` are the curve of a training, of equal length, empty for other commands.
+    `warnings` are what the command warned of.
     """
 
     done: int | None = None
@@ -105,6 +107,7 @@ class Progress:
     line: str = ""
     steps: tuple[int, ...] = ()
     losses: tuple[float, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 # -- Commands --------------------------------------------------------------------------------------
@@ -410,7 +413,26 @@ def progress(job: Job) -> Progress:
         line=lines[-1] if lines else "",
         steps=tuple(record["step"] for record in curve),
         losses=tuple(record["loss"] for record in curve),
+        warnings=_warnings(lines),
     )
+
+
+def _warnings(lines: Sequence[str]) -> tuple[str, ...]:
+    """Return the warnings among the lines of a log, each once."""
+    found = [line.removeprefix(WARNING) for line in lines if line.startswith(WARNING)]
+    return tuple(dict.fromkeys(found))
+
+
+def remaining(job: Job, progress: Progress, now: datetime) -> float | None:
+    """Return the seconds that a running job still needs if it goes on as fast as so far; None where
+    that cannot be told."""
+    if not progress.done or not progress.total or progress.done > progress.total:
+        return None
+    started = datetime.fromisoformat(job.started)
+    if started.tzinfo is None:
+        started = started.replace(tzinfo=UTC)
+    elapsed = (now - started).total_seconds()
+    return max(elapsed, 0.0) * (progress.total - progress.done) / progress.done
 
 
 def _last_lines(log: Path) -> list[str]:

@@ -11,7 +11,7 @@ from anodetect.stats import audit_sample
 from anodetect.stats.audit_sample import Estimate, Estimates
 from anodetect.stats.calibration import Calibration
 
-from . import figures, outcome
+from . import figures, outcome, rates
 from .outcome import Outcome, Truth
 from .session import ReviewSession
 from .widgets import number_text, show_rate
@@ -31,16 +31,12 @@ def draw(session: ReviewSession) -> None:
 
     left, right = st.columns(2)
 
-    start = round(100 * audit.rule.rate, 1)
-    st.session_state.setdefault("far", min(max(start, 0.1), 50.0))
-    percent = left.slider(
-        "False-alarm rate, %",
-        0.1,
-        50.0,
-        step=0.1,
-        format="%.1f",
-        key="far",
-        persist_state="session",
+    start = min(max(float(f"{100 * audit.rule.rate:.3g}"), rates.LOWEST), rates.HIGHEST)
+    choices = rates.with_rate(start)
+    if st.session_state.get("far") not in choices:
+        st.session_state.far = start
+    percent = left.select_slider(
+        "False-alarm rate, %", choices, format_func=rates.text, key="far", persist_state="session"
     )
 
     labelled = any(row.label is not None for row in rows)

@@ -2,21 +2,24 @@
 background, and the commands' progress."""
 
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import streamlit as st
 
 from anodetect.detectors import DETECTORS
 from anodetect.errors import AnodetectError
+from anodetect.record import directories
 from anodetect.record.checkpoint import MODEL_FILE
 from anodetect.stats.calibration import DEFAULT_FAR
 
-from . import folders, jobs
+from . import browse, folders, jobs, rates
 from .folders import Contents, RunRow
 from .jobs import Job
-from .widgets import shortened, show_problem, with_message
+from .widgets import duration_text, shortened, show_problem, with_message
 
-JOBS_SHOWN = 5
+JOBS_SHOWN, WARNINGS_SHOWN = 5, 5
 CHANNELS_HELP = (
     "Their names with the patterns of file or series names, as t1=*T1w*,flair=*FLAIR*. "
     "Empty, a manifest may name them."
@@ -87,14 +90,53 @@ def _job(job: Job, state: jobs.State, roots: Sequence[Path]) -> None:
     if state == "running":
         share = min((progress.done or 0) / (progress.total or 1), 1.0)
         text.progress(share)  # whose own text would be Markdown
-        text.text(shortened(progress.line) if progress.total else "starting")
+        text.text(_state_text(job, progress))
         action.button("Cancel", key=f"cancel-{key}", on_click=with_message(jobs.cancel, job))
         if len(progress.losses) > 1:
             curve = {"step": progress.steps, "loss": progress.losses}
             text.line_chart(curve, x="step", y="loss", height=160, alt="Loss by step")
-    elif state != "done":
+    elif state == "done":
+        _link(action, job)
+    else:
         action.button("Go on", key=f"resume-{key}", on_click=with_message(jobs.resume, roots, job))
         text.text(shortened(progress.line))
+    for warning in progress.warnings[:WARNINGS_SHOWN]:
+        text.text(f"⚠ {shortened(warning)}")
+    if len(progress.warnings) > WARNINGS_SHOWN:
+        more = len(progress.warnings) - WARNINGS_SHOWN
+        text.caption(f"{more} more warnings are in its log")
+
+
+def _state_text(job: Job, progress: jobs.Progress) -> str:
+    """Return how far a running job is, and how long it still needs."""
+    if not progress.total:
+        return "starting"
+    left = jobs.remaining(job, progress, datetime.now(UTC))
+    line = shortened(progress.line)
+    return line if left is None else f"{line} · about {duration_text(left)} left"
+
+
+def _link(action: Any, job: Job) -> None:
+    """Draw the button that leads from a finished job to what it made, if that is still there."""
+    key = job.folder.name
+    if job.subcommand == "score" and (job.out / directories.AUDIT_FILE).is_file():
+        action.button(
+            "Open its cases", key=f"open-{key}", type="primary", on_click=_open_cases, args=(job,)
+        )
+    if job.subcommand == "train" and (job.out / MODEL_FILE).is_file():
+        action.button("Score with it", key=f"use-{key}", on_click=_score_with, args=(job,))
+
+
+def _open_cases(job: Job) -> None:
+    """Open the page of cases at the score directory that a job made."""
+    st.session_state.directory = job.out
+    st.session_state.page = "Cases"
+    st.session_state.open = ""
+
+
+def _score_with(job: Job) -> None:
+    """Choose the run that a job made for the next scoring."""
+    st.session_state.score_run = job.out
 
 
 # -- Runs ------------------------------------------------------------------------------------------
@@ -157,61 +199,76 @@ def _measured_auroc(scores: tuple[Path, ...]) -> Mapping[str, str]:
 
 
 def _train_form(roots: Sequence[Path], contents: Contents) -> None:
-    """Draw the form that starts a training."""
+    """Draw the fields of a training, and the button that starts it."""
     st.subheader("Train")
-    with st.form("train", border=False):
-        data = _folder("Folder of normal images", contents.images, "train_data")
-        summaries = [f"- {name}: {entry.summary}" for name, entry in DETECTORS.items()]
-        detector = st.selectbox("Detector", list(DETECTORS), help="\n".join(summaries))
-        budget = st.number_input("Minutes at most", 0.1, 1440.0, 5.0, 1.0)
-        channels = st.text_input("Channels, if an image has several files", help=CHANNELS_HELP)
-        missing = st.checkbox("An image may lack some of its channels")
-        root = _root(roots, "train_root")
-        name = st.text_input("Name of the run", "run-1", max_chars=100)
+    data = _folder("Folder of normal images", roots, contents.images, "train_data")
+    summaries = [f"- {name}: {entry.summary}" for name, entry in DETECTORS.items()]
+    detector = st.selectbox("Detector", list(DETECTORS), help="\n".join(summaries))
+    budget = st.number_input("Minutes at most", 0.1, 1440.0, 5.0, 1.0)
+    channels = st.text_input("Channels, if an image has several files", help=CHANNELS_HELP)
+    missing = st.checkbox("An image may lack some of its channels")
+    root = _root(roots, "train_root")
+    name = _name("Name of the run", root, Path(data or "").name, detector)
 
-        if st.form_submit_button("Train", type="primary"):
-            out = root.absolute() / name.strip()
-            _start(
-                root,
-                lambda: jobs.train_command(
-                    roots,
-                    data or "",
-                    detector,
-                    out,
-                    budget=budget,
-                    channels=channels,
-                    allow_missing=missing,
-                ),
-            )
+    if st.button("Train", type="primary", key="start_train"):
+        out = root.absolute() / name
+        _start(
+            root,
+            lambda: jobs.train_command(
+                roots,
+                data or "",
+                detector,
+                out,
+                budget=budget,
+                channels=channels,
+                allow_missing=missing,
+            ),
+        )
 
 
 def _score_form(roots: Sequence[Path], contents: Contents) -> None:
-    """Draw the form that starts scoring."""
+    """Draw the fields of a scoring, and the button that starts it."""
     st.subheader("Score")
     if not contents.runs:
         st.info("Scoring needs a run.")
         return
 
-    with st.form("score", border=False):
-        run = st.selectbox("Run", contents.runs, format_func=str)
-        data = _folder("Folder of images to score", contents.images, "score_data")
-        far = st.number_input("False-alarm rate, %", 0.1, 50.0, 100 * DEFAULT_FAR, 1.0)
-        root = _root(roots, "score_root")
-        name = st.text_input("Name of the score directory", "scores-1", max_chars=100)
+    run = st.selectbox("Run", contents.runs, format_func=str, key="score_run")
+    data = _folder("Folder of images to score", roots, contents.images, "score_data")
+    far = st.select_slider(
+        "False-alarm rate, %",
+        rates.PERCENT,
+        100 * DEFAULT_FAR,
+        format_func=rates.text,
+        key="score_far",
+    )
+    root = _root(roots, "score_root")
+    name = _name("Name of the score directory", root, Path(data or "").name, "by", run.name)
 
-        if st.form_submit_button("Score", type="primary"):
-            out = root.absolute() / name.strip()
-            _start(
-                root,
-                lambda: jobs.score_command(roots, str(run), data or "", out, far=far / 100),
-            )
+    if st.button("Score", type="primary", key="start_score"):
+        out = root.absolute() / name
+        _start(
+            root,
+            lambda: jobs.score_command(roots, str(run), data or "", out, far=far / 100),
+        )
 
 
-def _folder(label: str, choices: Sequence[Path], key: str) -> str | None:
-    """Draw the field where a folder is chosen or written, and return its text."""
+def _name(label: str, root: Path, *parts: str) -> str:
+    """Draw the field of a name, which suggests one that is free, and return the name."""
+    suggested = folders.suggested_name(root.absolute(), *parts)
+    key = f"{label}-{suggested}"  # another suggestion is another field
+    return str(st.text_input(label, suggested, max_chars=100, key=key)).strip()
+
+
+def _folder(label: str, roots: Sequence[Path], choices: Sequence[Path], key: str) -> str | None:
+    """Draw the field where a folder is chosen, written or browsed for, and return its text."""
     names = [str(folder) for folder in choices]
-    advice = "Choose one, or write a path."
+    browsed = st.session_state.get(key)
+    if browsed and browsed not in names:
+        names.append(browsed)
+    advice = "Choose one, write a path, or browse."
     chosen: str | None = st.selectbox(label, names, key=key, accept_new_options=True, help=advice)
+    browse.draw(roots, key)
     return chosen
 
 

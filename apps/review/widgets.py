@@ -56,3 +56,12 @@ def show_rate(column: Any, name: str, rate: Rate) -> None:
 def number_text(value: float | None) -> str:
     """Return a number with four digits, "–" where it is missing or not finite."""
     return "–" if value is None or not np.isfinite(value) else f"{value:.4g}"
+
+
+def duration_text(seconds: float) -> str:
+    """Return a duration in the unit that fits it: "40 s", "12 min", "3.5 h"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
