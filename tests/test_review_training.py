@@ -1,4 +1,4 @@
-"""The page to train and to score on: names, folders, time left, warnings, and what a job leads to."""
+"""The training page: names, folders, time left, warnings, and what a job leads to."""
 
 import sys
 from datetime import UTC, datetime, timedelta

@@ -60,9 +60,8 @@ def choose_rows(session: ReviewSession, blind: bool) -> tuple[Sequence[ScoreRow]
     if state.get("listed_for") != key:
         state.listed_for = key
         rows = session.scores.listed(session.judgements, order, keep, session.reviewer, blind=blind)
-        state.listed = rows, paths_of(rows)
-    listed: tuple[Sequence[ScoreRow], Sequence[str]] = state.listed
-    return listed
+        state.listed, state.listed_paths = rows, paths_of(rows)
+    return state.listed, state.listed_paths
 
 
 def _choose_filter(popover: Any, scores: Scores, blind: bool) -> Filter:
