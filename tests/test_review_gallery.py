@@ -147,7 +147,7 @@ def page(made, tmp_path_factory):
     with served([out], viewer=True) as address, browser() as chromium:
         context = chromium.new_context(viewport={"width": 1280, "height": 900})
         found = context.new_page()
-        found.set_default_timeout(60_000)
+        found.set_default_timeout(120_000)
         found.scores = out
         found.goto(f"{address}?reviewer=Ada&view=Gallery&flagged=no")
         found.wait_for_selector(".cell[data-painted=true]")
@@ -158,7 +158,7 @@ def page(made, tmp_path_factory):
 def test_several_are_selected_judged_and_the_address_leads_back(page):
     from playwright.sync_api import expect
 
-    expect.set_options(timeout=60_000)
+    expect.set_options(timeout=120_000)
     boxes = [cell.bounding_box() for cell in page.locator(".cell .picture").all()]
     assert min(box["width"] for box in boxes) >= 240 and len(boxes) < COUNT
     page.locator(".cell").nth(0).click()

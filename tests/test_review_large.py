@@ -18,7 +18,7 @@ from anodetect.record.marks import Shown
 from anodetect.record.rows import ScoreRow, to_table
 from anodetect.stats.agreement import summary
 from apps.review import large, large_list, scores, screen, session, worklist
-from apps.review.catalogue import Catalogue
+from apps.review.catalogue import Catalogue, Listed
 from apps.review.store import Store
 from apps.review.worklist import Filter
 
@@ -86,14 +86,28 @@ def judged_by_two():
 
 
 @pytest.mark.parametrize("order", worklist.ORDERS)
-def test_every_order_is_that_of_the_whole_table(catalogue, order):
+@pytest.mark.parametrize("foremost", [10, 3000, 200_000])
+def test_every_order_is_that_of_the_whole_table(catalogue, monkeypatch, order, foremost):
+    monkeypatch.setattr(large_list, "FOREMOST", foremost)
     judgements, rows = judged_by_two(), rows_made()
-    places = large_list.ordered(catalogue, order)
+    ranking = large_list.ordered(catalogue, order)
     if order == "disagreement":
-        places = large_list.by_disagreement(places, catalogue, judgements)
-    found = [rows[place].path for place in places]
+        ranking = large_list.by_disagreement(ranking, catalogue, judgements)
     expected = worklist.worklist(rows, judgements, order=order, keep=Filter(), reviewer="Ada")
-    assert found == [row.path for row in expected]
+    expected = [row.path for row in expected]
+    first = [rows[place].path for place in ranking.first]
+    assert len(ranking) == COUNT and len(first) >= 10 and first == expected[: len(first)]
+    assert [rows[place].path for place in ranking.all()] == expected
+
+
+def test_what_is_far_down_a_list_is_found(catalogue, monkeypatch):
+    monkeypatch.setattr(large_list, "FOREMOST", 10)
+    listed = Listed(catalogue, large_list.ordered(catalogue, "score"))
+    last = rows_made()[int(listed.order.all()[-1])].path
+    again = Listed(catalogue, large_list.ordered(catalogue, "score"))
+    assert len(again.order.first) < COUNT
+    assert again.place_of(last) == COUNT - 1 and again[COUNT - 1].path == last
+    assert [row.path for row in again[-3:]] == [row.path for row in listed[-3:]]
 
 
 FILTERS = [
@@ -113,13 +127,16 @@ FILTERS = [
 @pytest.mark.parametrize("keep", FILTERS, ids=str)
 def test_every_filter_leaves_what_it_leaves_of_the_whole_table(catalogue, keep):
     judgements, rows = judged_by_two(), rows_made()
-    order = large_list.ordered(catalogue, "name")
-    found = large_list.listed(
-        catalogue, order, large_list.fitting(catalogue, judgements, keep, "Ada")
-    )
+    fits = large_list.fitting(catalogue, judgements, keep, "Ada")
+    found = Listed(catalogue, large_list.ordered(catalogue, "name", fits))
     expected = worklist.filtered(rows, judgements, keep, "Ada")
-    assert [rows[place].path for place in found.places] == [row.path for row in expected]
+    assert [rows[place].path for place in found.order.all()] == [row.path for row in expected]
     assert [row.path for row in found[:3]] == [row.path for row in expected[:3]]
+    by_score = large_list.ordered(catalogue, "score", fits)
+    ranked = worklist.worklist(rows, {}, order="score", keep=Filter(), reviewer="")
+    left = {row.path for row in expected}
+    places = [rows[place].path for place in by_score.all()]
+    assert places == [row.path for row in ranked if row.path in left]
 
 
 def test_rows_and_paths_are_found_in_every_row_group(catalogue):
@@ -131,9 +148,7 @@ def test_rows_and_paths_are_found_in_every_row_group(catalogue):
     assert catalogue.place("lot-007") == catalogue.place("zz") == catalogue.place("") == -1
     with pytest.raises(IndexError):
         catalogue.row(COUNT)
-    paths = large.paths_of(
-        large_list.listed(catalogue, large_list.ordered(catalogue, "score"), None)
-    )
+    paths = large.paths_of(Listed(catalogue, large_list.ordered(catalogue, "score")))
     assert paths.index(paths[777]) == 777 and paths[777] in paths and "zz" not in paths
     with pytest.raises(ValueError, match="not listed"):
         paths.index("zz")
@@ -153,7 +168,7 @@ def test_the_blind_order_is_everyones_and_its_numbers_lead_back(folder):
     one, two = large.open_large(folder), large.open_large(folder)
     first = one.listed({}, "score", Filter(search="no such", flagged=True), "Ada", blind=True)
     second = two.listed({}, "name", Filter(), "Ben", blind=True)
-    assert len(first) == COUNT and (first.places == second.places).all()
+    assert len(first) == COUNT and (first.order.all() == second.order.all()).all()
     path = first[17].path
     assert one.number_of(path) == 18 and two.path_of_number(18) == path
     assert one.path_of_number(0) == one.path_of_number(COUNT + 1) == ""

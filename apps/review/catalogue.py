@@ -6,7 +6,7 @@ read the columns that they need, in parts; what they leave is an array of places
 
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Any, overload
@@ -23,6 +23,8 @@ from anodetect.record.rows import ScoreRow, rows_of, schema_of
 
 PART = 2**16  # rows of a column that are read at a time
 KEPT = 128  # row groups in memory
+NUMBERS_KEPT = 2  # columns of numbers in memory, of 8 bytes a row
+DICTIONARIES = {"kind", "status", "differs", "group"}  # columns with few different texts
 Places = NDArray[np.integer[Any]]
 Mask = NDArray[np.bool_]
 
@@ -41,6 +43,7 @@ class Catalogue:
         self.names: Sequence[str] = self._file.schema_arrow.names
         self._lock = Lock()
         self._groups: OrderedDict[int, pa.Table] = OrderedDict()
+        self._numbers: OrderedDict[str, NDArray[np.float64]] = OrderedDict()
         self._known: dict[str, int] = {}  # places by path
         self._starts, self._lowest, self._highest = self._bounds()
 
@@ -116,24 +119,49 @@ class Catalogue:
     # -- Columns -----------------------------------------------------------------------------------
 
     def parts(self, names: Sequence[str]) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """Yield the columns in parts, each with the place of its first row."""
+        """Yield the columns in parts, each with the place of its first row; texts are dictionaries
+        where the file has them so."""
         start = 0
-        # A reader of its own: several sessions may read at once.
-        with parquet.ParquetFile(self.file, memory_map=True) as reader:
+        with self._reader(names) as reader:
             for batch in reader.iter_batches(PART, columns=list(names)):
                 yield start, batch
                 start += len(batch)
 
+    def _reader(self, dictionaries: Sequence[str] = ()) -> parquet.ParquetFile:
+        """Return a reader of its own: several sessions may read at once."""
+        texts = [name for name in dictionaries if name in DICTIONARIES]
+        return parquet.ParquetFile(
+            self.file, metadata=self._file.metadata, memory_map=True, read_dictionary=texts
+        )
+
     def numbers(self, name: str) -> NDArray[np.float64]:
-        """Return a column of numbers, NaN where one is missing."""
+        """Return a column of numbers, NaN where one is missing. The last ones are kept."""
+        with self._lock:
+            if name in self._numbers:
+                self._numbers.move_to_end(name)
+                return self._numbers[name]
+
+        with self._reader() as reader:
+            column = pc.cast(reader.read(columns=[name])[name], pa.float64())
         values = np.empty(self.count, np.float64)
-        for start, batch in self.parts([name]):
-            column = pc.cast(batch[name], pa.float64())
-            values[start : start + len(batch)] = column.to_numpy(zero_copy_only=False)
+        start = 0
+        for chunk in column.chunks:
+            values[start : start + len(chunk)] = chunk.to_numpy(zero_copy_only=False)
+            start += len(chunk)
+
+        values.flags.writeable = False
+        with self._lock:
+            self._numbers[name] = values
+            if len(self._numbers) > NUMBERS_KEPT:
+                self._numbers.popitem(last=False)
         return values
 
     def different(self, name: str, most: int) -> tuple[str, ...]:
         """Return the sorted texts of a column, () where there are more than `most`."""
+        known = self._constants(name)
+        if known is not None:
+            return tuple(sorted(known)) if len(known) <= most else ()
+
         found: set[str] = set()
         for _, batch in self.parts([name]):
             found.update(text or "" for text in pc.unique(batch[name]).to_pylist())
@@ -141,16 +169,68 @@ class Catalogue:
                 return ()
         return tuple(sorted(found))
 
+    def _constants(self, name: str) -> set[str] | None:
+        """Return the texts of a column each of whose row groups has one text alone, as the file's
+        statistics say; None for another column."""
+        metadata, found = self._file.metadata, set[str]()
+        if name not in self.names:
+            return {""}
+        column = self.names.index(name)
+        for number in range(metadata.num_row_groups):
+            known = metadata.row_group(number).column(column).statistics
+            if known is None or not known.has_null_count:
+                return None
+            if known.null_count == known.num_values + known.null_count:
+                found.add("")
+            elif known.null_count or not known.has_min_max or known.min != known.max:
+                return None
+            else:
+                found.add(known.min)
+        return found
+
+
+class Ranking:
+    """Places in an order, of which the first are there at once, and the others once somebody asks
+    for them."""
+
+    def __init__(self, first: Places, count: int, whole: Callable[[], Places]) -> None:
+        self._places, self._count, self._whole = first, count, whole
+        self._lock = Lock()
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def first(self) -> Places:
+        """The places that are there."""
+        return self._places
+
+    def all(self) -> Places:
+        """Return all places."""
+        with self._lock:
+            if len(self._places) < self._count:
+                self._places = self._whole()
+            return self._places
+
+    def upto(self, stop: int) -> Places:
+        """Return at least the first `stop` places."""
+        return self._places if stop <= len(self._places) else self.all()
+
+
+def complete(places: Places) -> Ranking:
+    """Return the ranking of places that are all there."""
+    return Ranking(places, len(places), lambda: places)
+
 
 class Listed(Sequence[ScoreRow]):
     """The rows at some places of a catalogue, each read when it is asked for."""
 
-    def __init__(self, catalogue: Catalogue, places: Places) -> None:
-        self.catalogue, self.places = catalogue, places
+    def __init__(self, catalogue: Catalogue, order: Ranking) -> None:
+        self.catalogue, self.order = catalogue, order
         self._found: dict[int, int] = {}
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.order)
 
     @overload
     def __getitem__(self, index: int) -> ScoreRow: ...
@@ -158,8 +238,11 @@ class Listed(Sequence[ScoreRow]):
     def __getitem__(self, index: slice) -> "Listed": ...
     def __getitem__(self, index: int | slice) -> "ScoreRow | Listed":
         if isinstance(index, slice):
-            return Listed(self.catalogue, self.places[index])
-        return self.catalogue.row(int(self.places[index]))
+            start, stop, step = index.indices(len(self))
+            places = self.order.upto(max(start, stop))[start:stop:step]
+            return Listed(self.catalogue, complete(places))
+        place = range(len(self))[index]  # raises IndexError
+        return self.catalogue.row(int(self.order.upto(place + 1)[place]))
 
     def place_of(self, path: str) -> int:
         """Return where in this list a path is, −1 where it is not."""
@@ -167,9 +250,14 @@ class Listed(Sequence[ScoreRow]):
         if place < 0:
             return -1
         if place not in self._found:
-            found = np.flatnonzero(self.places == place)
-            self._found[place] = int(found[0]) if len(found) else -1
+            self._found[place] = self._search(place)
         return self._found[place]
+
+    def _search(self, place: int) -> int:
+        found = np.flatnonzero(self.order.first == place)
+        if not len(found) and len(self.order.first) < len(self.order):
+            found = np.flatnonzero(self.order.all() == place)
+        return int(found[0]) if len(found) else -1
 
 
 class Paths(Sequence[str]):

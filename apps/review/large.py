@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from pyarrow import compute as pc
 from pyarrow import dataset
 
@@ -23,7 +24,7 @@ from anodetect.record.rows import ScoreRow, SliceRow, rows_of
 from anodetect.stats.agreement import Judgements, Summary, precision_of, summary
 
 from . import known, large_list
-from .catalogue import ByPath, Catalogue, Listed, Paths, Places
+from .catalogue import ByPath, Catalogue, Listed, Paths, Places, Ranking, complete
 from .scores import MOST_CHOICES, KnownPaths, Scores
 from .worklist import Filter, Order
 
@@ -124,11 +125,19 @@ class LargeScores(Scores):
     ) -> Sequence[ScoreRow]:
         if blind:
             keep = Filter(keep.status, keep.groups, reviewed=keep.reviewed, paths=keep.paths)
-        places = self._blind_order if blind else self._ordered(order)
-        if order == "disagreement" and not blind:
-            places = large_list.by_disagreement(places, self.catalogue, judgements)
         fits = large_list.fitting(self.catalogue, judgements, keep, reviewer)
-        return large_list.listed(self.catalogue, places, fits)
+        if blind:
+            places = self._blind_order
+            if fits is not None:
+                places = places[fits[places]]
+            return Listed(self.catalogue, complete(places))
+        if fits is None:
+            found = self._ordered(order)
+        else:
+            found = large_list.ordered(self.catalogue, order, fits)
+        if order == "disagreement":
+            found = large_list.by_disagreement(found, self.catalogue, judgements)
+        return Listed(self.catalogue, found)
 
     def summary(self, judgements: Judgements, first: Judgements) -> Summary:
         judged = [path for path, given in judgements.items() if given and path in self.by_path]
@@ -144,17 +153,18 @@ class LargeScores(Scores):
         parts = self.catalogue.parts(["flagged"])
         return sum(pc.sum(batch["flagged"]).as_py() or 0 for _, batch in parts)
 
-    def _ordered(self, order: Order) -> Places:
+    def _ordered(self, name: Order) -> Ranking:
+        """Return all places in an order; the last ones are kept."""
         orders = self._orders_kept
-        if order not in orders:
-            found = large_list.ordered(self.catalogue, order)
+        if name not in orders:
+            found = large_list.ordered(self.catalogue, name)
             while len(orders) >= ORDERS_KEPT:
                 orders.pop(next(iter(orders)), None)
-            orders[order] = found
-        return orders[order]
+            orders[name] = found
+        return orders[name]
 
     @cached_property
-    def _orders_kept(self) -> dict[Order, Places]:
+    def _orders_kept(self) -> dict[Order, Ranking]:
         return {}
 
     @cached_property
@@ -198,14 +208,18 @@ def open_large(path: Path, root: Path | None = None) -> LargeScores:
 def differences(catalogue: Catalogue) -> list[Failure]:
     """Return in which ways files differ from what the model has seen, the most frequent first, each
     with an example."""
+    if catalogue.different("differs", 1) == ("",):
+        return []
     counts, places = Counter[str](), dict[str, int]()
     for start, batch in catalogue.parts(["differs"]):
         column = batch["differs"]
         for each in pc.value_counts(column).to_pylist():
             text = each["values"] or ""
-            if text:
-                counts[text] += each["counts"]
-                places.setdefault(text, start + pc.index(column, text).as_py())
+            if not text:
+                continue
+            counts[text] += each["counts"]
+            if text not in places:
+                places[text] = start + pc.index(column.cast(pa.string()), text).as_py()
     found = []
     for text, count in counts.most_common():
         found.append(Failure(text, count, catalogue.row(places[text]).path))

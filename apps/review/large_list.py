@@ -1,6 +1,7 @@
 """The worklist of a large table: the same order and filters as in worklist.py, over columns."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from hashlib import sha256
 
 import numpy as np
@@ -10,9 +11,12 @@ from pyarrow import compute as pc
 
 from anodetect.stats.agreement import Judgements, disagreement
 
-from .catalogue import Catalogue, Listed, Mask, Places
+from .catalogue import Catalogue, Mask, Places, Ranking, complete
 from .worklist import Filter, Order
 
+Numbers = NDArray[np.float64]
+MOST = 1  # different texts of a column that may be left out
+FOREMOST = 200_000  # rows that are sorted at once; the others are once somebody asks for them
 NAMED = ("path", "group", "study", "kind")  # the columns that a search looks through
 
 
@@ -22,36 +26,60 @@ def blind_order(catalogue: Catalogue, head: str) -> Places:
     return np.random.default_rng(seed).permutation(catalogue.count).astype(np.int32)
 
 
-def ordered(catalogue: Catalogue, order: Order) -> Places:
-    """Return all places in this order; ties by their places, which are in the order of the paths.
-    That by disagreement needs the verdicts, and is by score here."""
-    if order == "name":
-        return np.arange(catalogue.count, dtype=np.int32)
-    score = catalogue.numbers("score")
-    if order == "nearness to threshold":
-        distance = np.abs(score - catalogue.numbers("threshold"))
-        return np.argsort(distance, kind="stable").astype(np.int32)
+def ordered(catalogue: Catalogue, name: Order, fits: Mask | None = None) -> Ranking:
+    """Return the places of the rows that fit, or all, in the order of this name; ties by their
+    places, which are in the order of the paths. That by disagreement needs the verdicts, and is by
+    score here."""
+    places = np.arange(catalogue.count, dtype=np.int32)
+    if fits is not None:
+        places = places[fits]
+    if name == "name":
+        return complete(places)
 
-    by_score = np.argsort(-score, kind="stable").astype(np.int32)
-    if order in ("score", "disagreement"):
-        return by_score
-    share = catalogue.numbers("q_value" if order == "q-value" else "p_value")[by_score]
-    share[np.isnan(share)] = np.inf
-    if (share[1:] >= share[:-1]).all():  # as in every batch of images alone
-        return by_score
-    return by_score[np.argsort(share, kind="stable")]
+    def keys() -> tuple[Numbers, Numbers]:
+        first, second = _keys(catalogue, name)
+        return (first, second) if fits is None else (first[fits], second[fits])
+
+    def whole() -> Places:
+        first, second = keys()
+        return places[np.lexsort((second, first))]
+
+    return Ranking(places[_foremost(*keys())], len(places), whole)
 
 
-def by_disagreement(places: Places, catalogue: Catalogue, judgements: Judgements) -> Places:
+def _keys(catalogue: Catalogue, name: Order) -> tuple[Numbers, Numbers]:
+    """Return what rows are sorted by, and what those are sorted by that are equal in it, both
+    rising, with NaN last."""
+    score = -catalogue.numbers("score")
+    if name in ("score", "disagreement"):
+        return score, score
+    if name == "nearness to threshold":
+        distance = np.abs(score + catalogue.numbers("threshold"))
+        return distance, distance
+    return catalogue.numbers("q_value" if name == "q-value" else "p_value"), score
+
+
+def _foremost(first: Numbers, second: Numbers) -> NDArray[np.intp]:
+    """Return the indices of the FOREMOST smallest values, and of those that equal the last of them,
+    in order: the beginning of the order of all."""
+    if len(first) <= FOREMOST:
+        return np.lexsort((second, first))
+    last = np.partition(first, FOREMOST)[FOREMOST]
+    found = np.flatnonzero((first <= last) | np.isnan(last))
+    return found[np.lexsort((second[found], first[found]))]
+
+
+def by_disagreement(order: Ranking, catalogue: Catalogue, judgements: Judgements) -> Ranking:
     """Return places in order with those on which readers differ first, the most differing first."""
     differing = {path: disagreement(judged) for path, judged in judgements.items()}
     known = catalogue.places([path for path, share in differing.items() if share > 0])
     shares = {place: differing[path] for path, place in known.items()}
     if not shares:
-        return places
+        return order
+    places = order.all()
     is_first = np.isin(places, list(shares))
     first = sorted(places[is_first].tolist(), key=lambda place: -shares[place])
-    return np.concatenate([np.array(first, np.int32), places[~is_first]])
+    return complete(np.concatenate([np.array(first, np.int32), places[~is_first]]))
 
 
 def fitting(
@@ -78,11 +106,6 @@ def fitting(
     return fits
 
 
-def listed(catalogue: Catalogue, order: Places, fits: Mask | None) -> Listed:
-    """Return the rows in this order that fit."""
-    return Listed(catalogue, order if fits is None else order[fits[order]])
-
-
 def _at(catalogue: Catalogue, paths: Sequence[str]) -> Mask:
     fits = np.zeros(catalogue.count, np.bool_)
     fits[list(catalogue.places(paths).values())] = True
@@ -93,21 +116,32 @@ def _one_of(catalogue: Catalogue, name: str, wanted: Sequence[str]) -> Mask:
     """Return which rows have one of these texts in a column; a missing one is ""."""
     fits, values = np.empty(catalogue.count, np.bool_), pa.array(wanted, pa.string())
     for start, batch in catalogue.parts([name]):
-        found = pc.is_in(pc.fill_null(batch[name], ""), value_set=values)
-        fits[start : start + len(batch)] = found.to_numpy(zero_copy_only=False)
+        found = _passing(batch[name], partial(pc.is_in, value_set=values))
+        fits[start : start + len(batch)] = found
     return fits
 
 
 def _with_text(catalogue: Catalogue, sought: str) -> Mask:
     """Return which rows have a text in one of NAMED, in upper or lower case."""
     fits = np.zeros(catalogue.count, np.bool_)
-    names = [name for name in NAMED if name in catalogue.names]
+    # A column without any text has none to look through.
+    names = [name for name in NAMED if catalogue.different(name, MOST) != ("",)]
+    test = partial(pc.match_substring, pattern=sought, ignore_case=True)
     for start, batch in catalogue.parts(names):
-        part = fits[start : start + len(batch)]
         for name in names:
-            found = pc.match_substring(pc.fill_null(batch[name], ""), sought, ignore_case=True)
-            part |= found.to_numpy(zero_copy_only=False)
+            fits[start : start + len(batch)] |= _passing(batch[name], test)
     return fits
+
+
+def _passing(column: pa.Array, test: Callable[[pa.Array], pa.Array]) -> Mask:
+    """Return which texts of a column pass a test; a missing one is ""."""
+    if not isinstance(column, pa.DictionaryArray):
+        passed = test(pc.fill_null(column, ""))
+        return np.asarray(passed.to_numpy(zero_copy_only=False), np.bool_)
+    texts = pa.concat_arrays([column.dictionary, pa.array([""], pa.string())])
+    passed = np.asarray(test(texts).to_numpy(zero_copy_only=False), np.bool_)
+    places = pc.fill_null(column.indices, len(column.dictionary))
+    return np.asarray(passed[places.to_numpy(zero_copy_only=False)])
 
 
 def _judged_so(

@@ -134,8 +134,7 @@ class Gallery {
     const stamp = `${data.shelf} ${data.stamp}`;
     if (stamp !== this.stamp) {
       this.stamp = stamp;
-      this.items.clear();
-      this.asked.clear();
+      this.asked.clear(); // the items stay until the new ones are here: each has its own ticket
       this.current = Math.min(this.current, Math.max(data.count - 1, 0));
     }
     this.drawVerdicts();
