@@ -51,12 +51,15 @@ WATCH = """() => { window.step = new Promise((resolve, reject) => {
 
 
 @contextmanager
-def served(folders: Sequence[Path], *options: str, viewer: bool = False) -> Iterator[str]:
-    """Serve the app on score directories at a free port, with or without its viewer, and yield its
-    address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+def served(
+    folders: Sequence[Path], *options: str, viewer: bool = False, port: int = 0
+) -> Iterator[str]:
+    """Serve the app on score directories at a port, 0 for a free one, with or without its viewer,
+    and yield its address."""
+    if not port:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
     command = [sys.executable, "-m", "anodetect.cli", "review", *map(str, folders), *options]
     command += ["--port", str(port)]
     address = f"http://127.0.0.1:{port}"

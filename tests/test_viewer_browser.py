@@ -57,7 +57,7 @@ def visit(chromium, address):
     """Open the app under a reviewer's name, and note the requests and errors of the page."""
     contexts = []
 
-    def open_page(reviewer):
+    def open_page(reviewer, address=address):
         context = chromium.new_context(viewport={"width": 1280, "height": 900})
         contexts.append(context)
         page = context.new_page()
@@ -121,9 +121,101 @@ def test_a_key_before_the_image_is_there_is_refused(visit, scores, ranked):
     for _ in range(4):
         page.keyboard.press("n")  # beyond what was fetched before
     expect(page.locator("#viewer")).to_have_attribute("data-painted", "false")
+    page.evaluate("""() => { const make = AudioContext.prototype.createOscillator; window.tones = 0;
+        AudioContext.prototype.createOscillator =
+            function () { window.tones++; return make.apply(this); }; }""")
     page.keyboard.press("2")
     expect(page.locator("#viewer [role=alert]")).to_contain_text("Not recorded")
+    assert page.evaluate("window.tones") == 1
     assert kept(scores, "Fay") == []
+
+
+# Kinds of elements that can have the focus; the test below uses one of each.
+FOCUSED = """() => [...new Set([...document.querySelectorAll("input, select, textarea, button, " +
+  "summary, canvas[tabindex], [contenteditable=true], [role=slider], [role=combobox]")]
+  .map((each) => each.getAttribute("role") || each.type || each.localName))].sort()"""
+KINDS = {"button", "combobox", "radio", "range", "select-one", "switch", "text", "checkbox"}
+
+
+def test_no_widget_keeps_the_keys_of_the_case(visit):
+    page = visit("")
+
+    def next_case(used):
+        page.wait_for_timeout(200)
+        before = page.locator("#viewer").get_attribute("data-case")
+        page.keyboard.press("n")
+        page.wait_for_timeout(100)
+        after = page.locator("#viewer").get_attribute("data-case")
+        assert after != before, f"{used} kept the key"
+        page.keyboard.press("p")
+        page.wait_for_timeout(100)
+
+    name = page.get_by_label("Your name, for the record")
+    name.fill("Joy")
+    name.press("Enter")
+    next_case("the name")
+    expect(name).to_have_value("Joy")
+    page.wait_for_selector("[data-test-script-state=notRunning]", state="attached")
+
+    page.get_by_label("Score directory").click()
+    page.get_by_role("option").first.click()
+    next_case("a choice")
+    page.get_by_role("button", name="Sort and filter").click()
+    next_case("the filters")
+    page.get_by_label("Sort by").click()
+    page.get_by_role("option", name="score").click()
+    next_case("the order")
+    page.get_by_label("My verdict").click()
+    page.keyboard.press("Escape")
+    next_case("a choice of several")
+    page.get_by_text("all", exact=True).last.click()
+    next_case("a radio button")
+    page.get_by_label("Search names").fill("part")
+    page.get_by_label("Search names").press("Enter")
+    next_case("the search")
+    assert set(page.evaluate(FOCUSED)) <= KINDS
+    page.keyboard.press("Escape")
+    expect(page.get_by_label("Search names")).to_have_count(0)
+
+    page.get_by_text("To know").first.click()
+    next_case("a strip that opens")
+    table = page.locator("[data-testid=stDataFrame]").first
+    table.click(position={"x": 120, "y": 60})
+    page.wait_for_selector("[data-test-script-state=notRunning]", state="attached")
+    next_case("the list")
+    page.get_by_label("Colours").focus()
+    page.get_by_label("Colours").select_option("viridis")
+    next_case("the colours")
+    page.get_by_label("Heatmap's opacity, %").click()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowLeft")
+    next_case("the opacity")
+    comment = page.locator("#viewer input[type=text]")
+    comment.click()
+    comment.press_sequentially("n1")
+    expect(comment).to_have_value("n1")
+    page.locator("#viewer .panel").first.click()
+    next_case("the comment")
+
+
+def test_verdicts_outlive_a_new_start_of_the_app(visit, scores, ranked, address):
+    """The app ends while verdicts are on their way, and is started again."""
+    own = int(address.rpartition(":")[2]) + 1
+    with served([scores], viewer=True, port=own):
+        page = visit("Kay", f"http://127.0.0.1:{own}")
+        page.keyboard.press("n")
+        on_screen(page, ranked[1])
+        page.keyboard.press("2")
+        expect(page.locator("#viewer .receipt")).to_contain_text("Saved")
+        on_screen(page, ranked[2])
+    page.keyboard.press("1")
+    on_screen(page, ranked[3])
+    expect(page.locator("#viewer .receipt")).to_contain_text("Saving 1")
+    with served([scores], viewer=True, port=own):
+        expect(page.locator("#viewer .receipt")).to_contain_text("Saved")
+        on_screen(page, ranked[3])
+    found = [(review.path, review.verdict) for review in kept(scores, "Kay")]
+    assert found == [(ranked[1].path, "anomalous"), (ranked[2].path, "normal")]
 
 
 def test_the_pointer_tells_the_value_of_its_pixel_in_every_panel(visit, scores, ranked):

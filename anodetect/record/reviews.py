@@ -58,7 +58,9 @@ class Review:
     hidden. `region` has the regions that were marked, in the source's pixels, as `record.marks`
     writes them, and `region_mm` their corners in millimetres; both are "" for none, and the latter
     for images. `shown` says which pictures the browser had painted: "image" or "axial 3-17,20".
-    Reviews of older releases have None in these two. `time` is UTC in ISO 8601.
+    Reviews of older releases have None in these two. `id` is the text that the viewer gave the
+    verdict, by which one that is sent twice is recorded once; None where nothing could be sent
+    twice. `time` is UTC in ISO 8601.
     """
 
     head: str
@@ -80,9 +82,10 @@ class Review:
     hash: str = ""
     region_mm: str | None = None
     shown: str | None = None
+    id: str | None = None
 
 
-ADDED = ("region_mm", "shown")  # columns that older releases did not write
+ADDED = ("region_mm", "shown", "id")  # columns that older releases did not write
 COLUMNS = tuple(field.name for field in fields(Review))
 
 
@@ -284,10 +287,13 @@ def mismatches(reviews: Sequence[Review], rows: Sequence[ScoreRow]) -> Iterator[
     """Yield what is wrong with the first review that does not fit the rows or the other reviews."""
     by_path = {row.path: row for row in rows}
     by_number = {review.number: review for review in reviews}
+    by_id: dict[str, int] = {}
     for review in reviews:
         if review.verdict == ERASED:
             continue
         problem = _mismatch(review, by_path.get(review.path), by_number.get(review.withdraws or 0))
+        if review.id is not None and by_id.setdefault(review.id, review.number) != review.number:
+            problem = f"has the id of review {by_id[review.id]}: it was recorded twice"
         if problem:
             yield f"review {review.number} ({review.reviewer} on {review.path}) {problem}"
             return

@@ -9,7 +9,18 @@ from anodetect.record import marks
 from anodetect.record.reviews import JUDGEMENTS, Judgement
 from anodetect.record.rows import OK, ScoreRow
 
-from . import case_list, drafts, known, picture, regions, screen, shortcuts, viewing, worklist
+from . import (
+    case_list,
+    drafts,
+    focus,
+    known,
+    picture,
+    regions,
+    screen,
+    shortcuts,
+    viewing,
+    worklist,
+)
 from .case_list import SIGNS, go_to
 from .facts import facts_of
 from .picture import Picture
@@ -19,6 +30,7 @@ from .widgets import with_message
 
 def draw(session: ReviewSession) -> None:
     """Draw the page."""
+    focus.mount()
     blind = st.sidebar.toggle(
         "Blind until judged",
         key="blind",

@@ -23,6 +23,7 @@ from sqlalchemy import (
     Connection,
     Engine,
     Float,
+    Index,
     Inspector,
     Integer,
     MetaData,
@@ -58,6 +59,7 @@ NOT_SHOWN = "the image is not on the screen; no verdict was recorded: judge once
 RETRY = 0.02  # seconds between two attempts
 LOCK = 0x616E6F64  # number of the advisory lock that writers of these chains take in PostgreSQL
 LONGEST = 4000  # characters of a comment
+LONGEST_ID = 64  # characters of a verdict's own id
 # File systems of the network, as /proc/self/mounts names them.
 NETWORK = {"nfs", "nfs4", "cifs", "smb", "smb2", "smb3", "smbfs", "afs", "ncpfs", "9p", "ceph"}
 NETWORK |= {"glusterfs", "lustre", "beegfs", "gpfs", "davfs"}
@@ -69,6 +71,7 @@ _TYPES: dict[str, Any] = {
     "score": Float(53),
     "p_value": Float(53),
     "threshold": Float(53),
+    "id": String(LONGEST_ID),
 }
 _NULLABLE = ("withdraws", "score", "p_value", "threshold", *reviews.ADDED)
 
@@ -84,6 +87,7 @@ TABLE = Table(
     Column("head", String(64), primary_key=True),
     Column("number", BigInteger, primary_key=True, autoincrement=False),
     *map(_column, reviews.COLUMNS[2:]),
+    Index("reviews_ids", "head", "id", unique=True),
 )
 
 # Triggers refuse to change and to delete rows, where the database has triggers.
@@ -156,12 +160,14 @@ class Store:
         region: str = "",
         region_mm: str = "",
         blind: bool = False,
+        id: str | None = None,
     ) -> Review:
         """Add a verdict on a row of scores.parquet, of which these pictures were `shown`, and
-        return its record.
+        return its record. One that is on record by its `id` is not added again.
 
         Raises ConfigError without a reviewer's name or for an unknown verdict, and RunError where
-        none of the pictures is a painted one of this row's contents.
+        none of the pictures is a painted one of this row's contents, or where the `id` is that of
+        something else.
         """
         if verdict not in JUDGEMENTS:
             raise ConfigError(f"no verdict {verdict!r}; one of {', '.join(JUDGEMENTS)} is expected")
@@ -191,13 +197,16 @@ class Store:
             previous="",
             region_mm=region_mm,
             shown=marks.shown_text(seen),
+            id=id,
         )
         return self._append(review)
 
-    def withdraw(self, withdrawn: Review, reviewer: str) -> Review:
-        """Add a record that withdraws one of the reviewer's own verdicts, and return it.
+    def withdraw(self, withdrawn: Review, reviewer: str, id: str | None = None) -> Review:
+        """Add a record that withdraws one of the reviewer's own verdicts, and return it; one that
+        is on record by its `id` is not added again.
 
-        Raises ConfigError where the verdict is another reviewer's.
+        Raises ConfigError where the verdict is another reviewer's, and RunError where the `id` is
+        that of something else.
         """
         if withdrawn.reviewer != reviewer:
             raise ConfigError(f"only {withdrawn.reviewer} can take back this verdict")
@@ -210,8 +219,19 @@ class Store:
             region_mm="",
             shown="",
             withdraws=withdrawn.number,
+            id=id,
         )
         return self._append(review)
+
+    def find(self, id: str) -> Review | None:
+        """Return the record with this id, None where there is none."""
+        with self._clear_errors(), self.engine.connect() as connection:
+            return self._find(connection, id)
+
+    def _find(self, connection: Connection, id: str) -> Review | None:
+        query = select(TABLE).where(TABLE.c.head == self.head, TABLE.c.id == id)
+        row = connection.execute(query).mappings().first()
+        return None if row is None else reviews.from_row(dict(row))
 
     def read(self, after: int = 0) -> list[Review]:
         """Return the records whose numbers are greater than `after`, in order."""
@@ -232,12 +252,19 @@ class Store:
         self.engine.dispose()
 
     def _append(self, review: Review) -> Review:
-        """Write a record at the end of the chain and return it with number, time and hashes."""
+        """Write a record at the end of the chain and return it with number, time and hashes; return
+        the one that is there with its id, instead."""
         if not review.reviewer:
             raise ConfigError("a verdict needs the reviewer's name")
+        if review.id is not None and not 0 < len(review.id) <= LONGEST_ID:
+            raise ConfigError(f"the id of a verdict has 1 to {LONGEST_ID} characters")
 
-        # The end of the chain is read under the lock that the insertion needs.
+        # Ids and the end of the chain are read under the lock that the insertion needs.
         with self._transaction() as connection:
+            known = None if review.id is None else self._find(connection, review.id)
+            if known is not None:
+                _check_same(review, known)
+                return known
             query = select(TABLE.c.number, TABLE.c.hash).where(TABLE.c.head == self.head)
             last = connection.execute(query.order_by(TABLE.c.number.desc()).limit(1)).first()
 
@@ -279,6 +306,15 @@ class Store:
             ) from None
         except SQLAlchemyError as error:
             raise RunError(f"{self.place}: {_advice(error)}") from None
+
+
+def _check_same(review: Review, known: Review) -> None:
+    """Raise RunError unless a record is the one that a review would become."""
+    for name in ("reviewer", "verdict", "path", "comment", "region"):
+        if getattr(review, name) != getattr(known, name):
+            raise RunError(
+                f"record {known.number} has the same id and is another one; judge the case again"
+            )
 
 
 # -- Network drives --------------------------------------------------------------------------------

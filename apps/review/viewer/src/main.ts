@@ -1,11 +1,13 @@
 // The viewer as Streamlit mounts it: what is drawn around the panels, keys, and messages to Python.
 // It is made once; Streamlit calls the default function each time Python sends data.
 
-import { action } from "./keys";
+import { action, isOthers } from "./keys";
+import { keepOutbox, keptOutbox, newId } from "./outbox";
 import { Panels, type Appearance, type Prepared } from "./panels";
 import { dragged } from "./pixels";
 import {
-  EMPTY, ahead, card, judged, message, moved, received, retried, undone, type State, type Step,
+  EMPTY, ahead, card, dropped, judged, message, moved, received, retried, undone, type State,
+  type Step,
 } from "./queue";
 import { added, box, outline, type Point } from "./regions";
 import { style } from "./style";
@@ -61,7 +63,8 @@ class Viewer {
   private tool: Tool = "pan";
   private comments = new Map<string, string>(); // by ticket, until the verdict
   private regions = new Map<string, string>();
-  private count = 0;
+  private isTabbed = false; // the focus was brought by the keyboard
+  private isRestored = false; // the outbox of before the page was made again
   private sound: AudioContext | null = null;
   private appearance: Appearance = {
     window: "auto", byHand: [0, 255], palette: "inferno", opacity: 0.7, overlay: true,
@@ -106,11 +109,9 @@ class Viewer {
       this.choose({ opacity: Number(this.opacity.value) / 100 }));
     this.comment.addEventListener("input", () =>
       this.comments.set(this.state.open, this.comment.value));
-    this.comment.addEventListener("keydown", (event) => {
-      if (event.key === "Enter" || event.key === "Escape") this.comment.blur();
-    });
     this.layOut();
     window.addEventListener("keydown", (event) => this.press(event), true);
+    window.addEventListener("pointerdown", () => { this.isTabbed = false; }, true);
     this.listen();
     setInterval(() => this.drawReceipt(), 1000);
   }
@@ -120,6 +121,12 @@ class Viewer {
     const before = this.state;
     this.send = send;
     this.state = received(before, data);
+    const isAnew = before.data?.session !== data.session;
+    if (!this.isRestored && data.reviewer) {
+      this.isRestored = true;
+      this.state = { ...this.state, outbox: [...keptOutbox(data.reviewer), ...this.state.outbox] };
+    }
+    keepOutbox(data.reviewer, this.state.outbox);
     if (!this.panels) {
       const palettes: Record<string, Uint8Array> = {};
       for (const [name, text] of Object.entries(data.palettes))
@@ -130,8 +137,8 @@ class Viewer {
     else this.prefetch();
     this.drawCase();
     this.drawReceipt();
-    // What was recorded while the page was being made again is sent anew.
-    if (before.data === null && this.state.outbox.length) this.retry();
+    // An app that was started anew, or a page, has not received what is in the outbox.
+    if (isAnew && (before.data !== null || this.state.outbox.length)) this.retry();
   }
 
   // -- The case ------------------------------------------------------------------------------------
@@ -207,9 +214,8 @@ class Viewer {
 
   private press(event: KeyboardEvent): void {
     if (!this.root.isConnected || !this.state.data) return;
-    const target = event.composedPath()[0];
-    if (target instanceof Element && target.closest("input:not([type=range]):not([type=checkbox]),"
-      + "textarea, select, [contenteditable=true], [role=dialog], [role=combobox]")) return;
+    if (event.key === "Tab") this.isTabbed = true;
+    if (isOthers(event.key, event.composedPath()[0], this.isTabbed)) return;
     const what = action(event, this.state.data.keys);
     if (!what) return;
     event.preventDefault();
@@ -222,7 +228,7 @@ class Viewer {
     if (what.startsWith("verdict:")) this.judge(what.slice("verdict:".length));
     else if (what === "next") this.step(moved(this.state, 1));
     else if (what === "previous") this.step(moved(this.state, -1));
-    else if (what === "undo") this.step(undone(this.state, this.id()));
+    else if (what === "undo") this.step(undone(this.state, newId()));
     else if (what === "overlay") this.choose({ overlay: !overlay });
     else if (what === "more") this.choose({ opacity: Math.min(opacity + 0.1, 1) });
     else if (what === "less") this.choose({ opacity: Math.max(opacity - 0.1, 0) });
@@ -237,7 +243,7 @@ class Viewer {
     const isPainted = this.painted !== "" && this.painted === ticket;
     const open = card(this.state);
     const comment = this.commentOf(open), region = this.regionOf(open);
-    const step = judged(this.state, { id: this.id(), verdict, comment, region }, isPainted);
+    const step = judged(this.state, { id: newId(), verdict, comment, region }, isPainted);
     if (!step.refused) {
       this.comments.delete(ticket);
       this.regions.delete(ticket);
@@ -254,6 +260,7 @@ class Viewer {
     const before = this.state;
     this.state = state;
     if (state.outbox.length > before.outbox.length) this.sentAt = Date.now();
+    keepOutbox(state.data?.reviewer ?? "", state.outbox);
     if (state.open !== before.open) this.open();
     else if (state.waiting) this.unpaint();
     this.drawReceipt();
@@ -265,6 +272,12 @@ class Viewer {
     this.sentAt = Date.now();
     this.state = retried(this.state);
     this.send(message(this.state));
+    this.drawReceipt();
+  }
+
+  private drop(): void {
+    this.state = dropped(this.state);
+    keepOutbox(this.state.data?.reviewer ?? "", this.state.outbox);
     this.drawReceipt();
   }
 
@@ -296,10 +309,6 @@ class Viewer {
 
   private regionOf(open: Card | undefined): string {
     return open ? this.regions.get(open.ticket) ?? open.region : "";
-  }
-
-  private id(): string {
-    return `${Date.now()}-${Math.random().toString(36).slice(2)}-${this.count++}`;
   }
 
   // -- The pointer ---------------------------------------------------------------------------------
@@ -450,6 +459,7 @@ class Viewer {
     this.receipt.dataset.state = failed.length || isLate ? "failed" : outbox.length ? "saving" : "saved";
     this.receipt.replaceChildren(text);
     if (failed.length || isLate) this.receipt.append(" ", button("Try again", () => this.retry()));
+    if (failed.length) this.receipt.append(" ", button("Give up", () => this.drop()));
   }
 
   private help(): string {

@@ -45,7 +45,9 @@ export function received(state: State, data: Data): State {
     seq: Math.max(state.seq, data.seq),
     open: isCurrent ? data.open : state.open,
     waiting: isCurrent ? false : state.waiting,
-    cards: new Map(data.cards.map((card) => [card.ticket, card])),
+    // Cards of a page that is behind may lack the open case.
+    cards: new Map([...(isCurrent ? [] : state.cards),
+      ...data.cards.map((card): [string, Card] => [card.ticket, card])]),
     data,
     outbox: state.outbox.filter((verdict) => !done.has(verdict.id)),
     failed,
@@ -99,6 +101,12 @@ export function undone(state: State, id: string): Step {
 /** Send again what was not recorded. */
 export function retried(state: State): State {
   return { ...state, seq: state.seq + 1, failed: [] };
+}
+
+/** Give up what was not recorded. */
+export function dropped(state: State): State {
+  const lost = new Set(state.failed.map((each) => each.id));
+  return { ...state, outbox: state.outbox.filter((each) => !lost.has(each.id)), failed: [] };
 }
 
 /** The message to Python: where the reviewer is, and all that is not acknowledged. */

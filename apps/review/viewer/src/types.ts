@@ -24,6 +24,7 @@ export interface Receipt {
 
 /** What Python sends each time it draws the page. `seq` is that of the last message it received. */
 export interface Data {
+  session: string; // another one once the app was started anew, which then knows of no message
   seq: number;
   open: string; // ticket of the case that Python has open
   cards: Card[];
