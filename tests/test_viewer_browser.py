@@ -11,7 +11,8 @@ pytest.importorskip("playwright", reason="playwright is not installed")
 import score_folders
 from playwright.sync_api import expect
 
-from anodetect.record import directories, reviews
+from anodetect.output import judged
+from anodetect.record import directories, marks, reviews
 from apps.review import loading, routes
 from benchmarks.review import browser, served
 
@@ -135,6 +136,7 @@ FOCUSED = """() => [...new Set([...document.querySelectorAll("input, select, tex
   "summary, canvas[tabindex], [contenteditable=true], [role=slider], [role=combobox]")]
   .map((each) => each.getAttribute("role") || each.type || each.localName))].sort()"""
 KINDS = {"button", "combobox", "radio", "range", "select-one", "switch", "text", "checkbox"}
+KINDS |= {"canvas", "summary", "submit"}
 
 
 def test_no_widget_keeps_the_keys_of_the_case(visit):
@@ -321,3 +323,106 @@ def test_the_wheel_zooms_all_panels_and_the_next_case_keeps_the_place(visit, ran
     on_screen(page, ranked[1])
     values(boxes[0], 0.5, 0.5)
     assert values(boxes[0], 0.1, 0.5) == near
+
+
+def spot(page, x, y):
+    """Return where the middle of an image's pixel is on the screen, in the first panel."""
+    box = page.locator("#viewer .panel").first.bounding_box()
+    side = min(box["width"], box["height"]) / 64  # screen pixels of a pixel
+    left = box["x"] + (box["width"] - 64 * side) / 2 + (x + 0.5) * side
+    return left, box["y"] + (box["height"] - 64 * side) / 2 + (y + 0.5) * side
+
+
+def drag(page, *points):
+    """Drag along pixels of the image."""
+    page.mouse.move(*spot(page, *points[0]))
+    page.mouse.down()
+    for point in points[1:]:
+        page.mouse.move(*spot(page, *point), steps=4)
+    page.mouse.up()
+
+
+def test_brush_polygon_and_eraser_mark_pixels_of_the_source(visit, scores, ranked):
+    page = visit("Uma")
+    region = page.locator("#viewer .region")
+    for _ in range(100):  # the panels may still be finding their size
+        page.mouse.move(*spot(page, 41, 12))
+        page.mouse.move(*spot(page, 41, 13))
+        if page.locator("#viewer output").inner_text().startswith("x 41, y 13 "):
+            break
+        page.wait_for_timeout(100)
+    page.keyboard.press("d")
+    drag(page, (12, 40), (30, 40), (30, 52))
+    expect(region).to_contain_text("kept with the verdict")
+    page.keyboard.press("e")
+    for _ in range(20):
+        page.keyboard.press("[")  # the smallest brush erases a pixel
+    page.mouse.click(*spot(page, 20, 40))
+    page.keyboard.press("g")
+    for corner in ((40, 8), (60, 8), (60, 30)):
+        page.mouse.click(*spot(page, *corner))
+    page.keyboard.press("Enter")
+    expect(region).to_contain_text("2 regions")
+    page.keyboard.press("b")
+    drag(page, (2, 2), (9, 6))
+    expect(region).to_contain_text("3 regions")
+    page.keyboard.press("Control+z")
+    expect(region).to_contain_text("2 regions")
+    page.keyboard.press("2")
+    on_screen(page, ranked[1])
+    expect(page.locator("#viewer")).to_have_attribute("data-tool", "box")  # it stays
+    expect(page.locator("#viewer .receipt")).to_contain_text("Saved")
+
+    (review,) = kept(scores, "Uma")
+    mask = judged.mask_of(marks.parse(review.region), (64, 64))
+    assert mask[40, 12] and mask[40, 28] and mask[51, 30] and not mask[40, 20]
+    assert mask[39:42, 19:22].sum() == 8  # one pixel was erased, in the middle of the stroke
+    assert mask[15, 55] and not mask[25, 45] and not mask[4, 5] and not mask[55, 10]
+    page.reload()
+    page.wait_for_selector(PAINTED)
+    expect(page.locator("#viewer")).to_have_attribute("data-tool", "box")
+
+
+def test_fingers_zoom_and_mark_on_a_narrow_screen(chromium, address, scores, ranked):
+    context = chromium.new_context(viewport={"width": 820, "height": 1180}, has_touch=True)
+    page = context.new_page()
+    page.goto(f"{address}?reviewer=Tam")
+    page.wait_for_selector(PAINTED, timeout=60_000)
+    visible = [
+        panel.bounding_box()
+        for panel in page.locator("#viewer .panel:visible").all()
+        if panel.bounding_box()["x"] >= 0
+    ]
+    assert visible and min(box["width"] for box in visible) >= 240
+    for control in page.locator("#viewer button:visible, #viewer select:visible").all():
+        assert control.bounding_box()["height"] >= 44
+    page.get_by_role("button", name="Box").tap()
+    box = visible[0]
+    touches = page.context.new_cdp_session(page)
+
+    def touch(kind, *points):
+        touches.send(
+            "Input.dispatchTouchEvent",
+            {"type": kind, "touchPoints": [{"x": x, "y": y, "id": n} for n, (x, y) in points]},
+        )
+
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    sizes = []
+    for _ in range(2):
+        touch("touchStart", (0, (x - 20, y - 20)))
+        touch("touchMove", (0, (x + 20, y + 20)))
+        touch("touchEnd")
+        expect(page.locator("#viewer .region")).to_contain_text("kept with the verdict")
+        text = page.locator("#viewer .region").get_attribute("title")
+        sizes.append(int(text.split("; ")[-1].split(",")[2]))
+        touch("touchStart", (0, (x - 30, y)), (1, (x + 30, y)))  # with two fingers it zooms
+        for step in range(1, 7):
+            touch("touchMove", (0, (x - 30 - 10 * step, y)), (1, (x + 30 + 10 * step, y)))
+        touch("touchEnd")
+        page.wait_for_timeout(300)
+    assert sizes[1] <= sizes[0] / 2
+    assert page.locator("#viewer .region").get_attribute("title").count(";") == 1
+    page.get_by_role("button", name="Anomalous").tap()
+    expect(page.locator("#viewer .receipt")).to_contain_text("Saved")
+    assert len(kept(scores, "Tam")) == 1
+    context.close()

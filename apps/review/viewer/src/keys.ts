@@ -3,7 +3,8 @@
 export const MOVES: Record<string, string> = {
   n: "next", arrowright: "next", p: "previous", arrowleft: "previous", z: "undo",
   o: "overlay", "+": "more", "=": "more", "-": "less", "0": "home",
-  b: "box", l: "outline", escape: "pan", delete: "discard", "?": "help",
+  b: "box", l: "outline", g: "polygon", d: "brush", e: "eraser", w: "window", "[": "smaller",
+  "]": "larger", escape: "pan", delete: "discard", "?": "help",
 };
 
 interface Press {

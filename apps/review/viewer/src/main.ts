@@ -2,6 +2,7 @@
 // It is made once; Streamlit calls the default function each time Python sends data.
 
 import { action, isOthers } from "./keys";
+import { keep, kept } from "./kept";
 import { keepOutbox, keptOutbox, newId } from "./outbox";
 import { Panels, type Appearance, type Prepared } from "./panels";
 import { dragged } from "./pixels";
@@ -9,8 +10,8 @@ import {
   EMPTY, ahead, card, dropped, judged, message, moved, received, retried, undone, type State,
   type Step,
 } from "./queue";
-import { added, box, outline, type Point } from "./regions";
 import { style } from "./style";
+import { BRUSH, TOOLS, Tools, type Tool } from "./tools";
 import type { Card, Data, Message } from "./types";
 
 interface Component {
@@ -19,12 +20,12 @@ interface Component {
   setStateValue: (name: string, value: Message) => void;
 }
 
-type Tool = "pan" | "box" | "outline";
-
 const SIGNS: Record<string, string> = { normal: "✓", anomalous: "✗", unsure: "?", "bad image": "⊘" };
+const LONGEST = 40; // letters of regions that are shown
 const PATIENCE = 15_000; // milliseconds until a verdict that is not acknowledged is called late
 const HELP = "N → next · P ← previous · Z undo · O overlay · + − opacity · 0 whole image · "
-  + "B box · L outline · Esc pan · Del discard region · wheel zoom · right drag window";
+  + "B box · L outline · G polygon · D brush · E eraser · [ ] brush's size · W window · Esc pan · "
+  + "Ctrl Z last region back · Del discard regions · wheel zoom · right drag window";
 
 /** Make an element with attributes and children. */
 function make<K extends keyof HTMLElementTagNameMap>(
@@ -60,9 +61,9 @@ class Viewer {
   private painted = ""; // ticket of the case that is painted
   private showing = 0; // counts the cases shown
   private sentAt = 0;
-  private tool: Tool = "pan";
   private comments = new Map<string, string>(); // by ticket, until the verdict
   private regions = new Map<string, string>();
+  private before: [ticket: string, regions: string][] = []; // regions as they were, the last one last
   private isTabbed = false; // the focus was brought by the keyboard
   private isRestored = false; // the outbox of before the page was made again
   private sound: AudioContext | null = null;
@@ -87,11 +88,17 @@ class Viewer {
   private windows = choice("Window", (window) => this.choose({ window }));
   private palettes = choice("Colours", (palette) => this.choose({ palette }));
   private thirds = choice("Third panel", (third) => this.choose({ third }));
+  private only = choice("Picture", () => this.showOnly(this.only.selectedIndex));
+  private onlyLabel = labelled("Picture", this.only);
   private opacity = make("input", {
     type: "range", min: "0", max: "100", step: "5", "aria-label": "Heatmap's opacity, %",
   });
   private switches: Record<"overlay" | "contours" | "truth", HTMLInputElement>;
-  private tools: Record<Tool, HTMLButtonElement>;
+  private tools: Tools;
+  private toolButtons = new Map<Tool, HTMLButtonElement>();
+  private brush = make("input", {
+    type: "range", min: String(BRUSH[0]), max: String(BRUSH[1]), "aria-label": "Brush's size",
+  });
   private mapControls = make("span", { class: "controls" });
   readonly root = make("section", { id: "viewer", "aria-label": "Case", "data-painted": "false" });
   private panels: Panels | null = null;
@@ -101,10 +108,10 @@ class Viewer {
       overlay: this.makeSwitch("overlay"), contours: this.makeSwitch("contours"),
       truth: this.makeSwitch("truth"),
     };
-    this.tools = {
-      pan: button("Pan · Esc", () => this.take("pan")), box: button("Box · B", () => this.take("box")),
-      outline: button("Outline · L", () => this.take("outline")),
-    };
+    this.tools = this.makeTools();
+    for (const [tool, [name, key]] of Object.entries(TOOLS) as [Tool, [string, string]][])
+      this.toolButtons.set(tool, button(`${name} · ${key}`, () => this.take(tool)));
+    this.brush.addEventListener("input", () => this.resize(Number(this.brush.value)));
     this.opacity.addEventListener("input", () =>
       this.choose({ opacity: Number(this.opacity.value) / 100 }));
     this.comment.addEventListener("input", () =>
@@ -112,7 +119,7 @@ class Viewer {
     this.layOut();
     window.addEventListener("keydown", (event) => this.press(event), true);
     window.addEventListener("pointerdown", () => { this.isTabbed = false; }, true);
-    this.listen();
+    this.remember();
     setInterval(() => this.drawReceipt(), 1000);
   }
 
@@ -170,7 +177,7 @@ class Viewer {
     }
     this.say(prepared.text.notes.join(" "));
     this.panels!.region = this.regionOf(prepared.card);
-    this.panels!.sketch = [];
+    this.tools.stop();
     this.panels!.show(prepared);
     this.drawControls(prepared);
     this.awaitPaint(number);
@@ -216,6 +223,12 @@ class Viewer {
     if (!this.root.isConnected || !this.state.data) return;
     if (event.key === "Tab") this.isTabbed = true;
     if (isOthers(event.key, event.composedPath()[0], this.isTabbed)) return;
+    const isBack = (event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "z";
+    if (isBack ? this.takeBack() : this.tools.key(event.key)) {
+      event.preventDefault();
+      event.stopImmediatePropagation();
+      return;
+    }
     const what = action(event, this.state.data.keys);
     if (!what) return;
     event.preventDefault();
@@ -234,6 +247,8 @@ class Viewer {
     else if (what === "less") this.choose({ opacity: Math.max(opacity - 0.1, 0) });
     else if (what === "home") this.panels!.home();
     else if (what === "discard") this.keepRegion("");
+    else if (what === "larger") this.resize(this.tools.brush * 1.25 + 1);
+    else if (what === "smaller") this.resize(this.tools.brush / 1.25 - 1);
     else if (what === "help") this.say(this.help());
     else this.take(what as Tool);
   }
@@ -247,6 +262,7 @@ class Viewer {
     if (!step.refused) {
       this.comments.delete(ticket);
       this.regions.delete(ticket);
+      this.before = this.before.filter(([each]) => each !== ticket);
     }
     this.step(step);
   }
@@ -286,16 +302,55 @@ class Viewer {
     this.panels?.change(this.appearance);
     const shown = this.panels?.has(this.state.open);
     if (shown) this.drawControls(shown);
+    this.keepChoices();
+  }
+
+  /** Where there is room for one picture, show this one. */
+  private showOnly(number: number): void {
+    this.place.dataset.only = String(number);
   }
 
   private take(tool: Tool): void {
-    this.tool = tool;
+    this.tools.take(tool);
     this.root.dataset.tool = tool;
-    for (const [name, each] of Object.entries(this.tools))
+    for (const [name, each] of this.toolButtons)
       each.setAttribute("aria-pressed", String(name === tool));
+    this.brush.hidden = tool !== "brush" && tool !== "eraser";
+    this.keepChoices();
+  }
+
+  private resize(brush: number): void {
+    this.tools.brush = Math.round(Math.min(Math.max(brush, BRUSH[0]), BRUSH[1]));
+    this.brush.value = String(this.tools.brush);
+    this.keepChoices();
+  }
+
+  private keepChoices(): void {
+    keep({ ...this.appearance, tool: this.tools.tool, brush: this.tools.brush });
+  }
+
+  /** Go on with tool and looks as they were chosen last, in this browser. */
+  private remember(): void {
+    const { tool, brush, ...looks } = kept({ ...this.appearance, tool: "pan", brush: 24 });
+    this.appearance = looks;
+    this.resize(brush);
+    this.take(tool in TOOLS ? tool as Tool : "pan");
   }
 
   private keepRegion(region: string): void {
+    this.before.push([this.state.open, this.regionOf(card(this.state))]);
+    this.setRegion(region);
+  }
+
+  /** Undo the last change of this case's regions; false where there is none. */
+  private takeBack(): boolean {
+    const last = this.before.map(([ticket]) => ticket).lastIndexOf(this.state.open);
+    if (last < 0) return false;
+    this.setRegion(this.before.splice(last, 1)[0]![1]);
+    return true;
+  }
+
+  private setRegion(region: string): void {
     this.regions.set(this.state.open, region);
     this.panels!.region = region;
     this.panels!.redraw();
@@ -313,57 +368,21 @@ class Viewer {
 
   // -- The pointer ---------------------------------------------------------------------------------
 
-  private listen(): void {
-    let button = -1, last: MouseEvent | null = null;
-    const points = () => this.panels!.sketch;
-    this.place.addEventListener("contextmenu", (event) => event.preventDefault());
-    this.place.addEventListener("pointerdown", (event) => {
-      const at = this.panels?.at(event);
-      const isTool = event.button === 0 && this.tool !== "pan";
-      if (!at || !(isTool || event.button === 2)) return;
-      event.stopPropagation();
-      event.preventDefault();
-      [button, last] = [event.button, event];
-      this.place.setPointerCapture(event.pointerId);
-      if (isTool) this.panels!.sketch = [at];
-    }, true);
-    this.place.addEventListener("pointermove", (event) => {
-      if (button === 2 && last) {
-        this.dragWindow(event.clientX - last.clientX, event.clientY - last.clientY);
-        last = event;
-        return;
-      }
-      const at = this.panels?.at(button === 0 ? this.retargeted(event, last!) : event);
-      if (!at) return;
-      if (button === 0) {
-        this.panels!.sketch = this.tool === "box" ? corner(points()[0]!, at) : [...points(), at];
-        this.panels!.redraw();
-        return;
-      }
-      this.readout.textContent = this.panels!.read(at) || " ";
-    }, true);
-    this.place.addEventListener("pointerup", (event) => {
-      if (button === 0) {
-        const at = this.panels!.at(this.retargeted(event, last!));
-        if (at) this.finish(points(), at);
-      }
-      button = -1;
-    }, true);
-  }
-
-  /** The event as if it were in the panel that the drag started in. */
-  private retargeted(event: PointerEvent, start: MouseEvent): MouseEvent {
-    return { clientX: event.clientX, clientY: event.clientY, target: start.target } as MouseEvent;
-  }
-
-  private finish(points: Point[], at: Point): void {
-    const text = this.panels!.has(this.state.open)?.text;
-    this.panels!.sketch = [];
-    if (!text || points.length === 0) return;
-    const region = this.tool === "box" ? box(points[0]!, at, text.width, text.height)
-      : outline([...points, at], text.width, text.height);
-    if (region) this.keepRegion(added(this.regionOf(card(this.state)), region));
-    else this.panels!.redraw();
+  private makeTools(): Tools {
+    return new Tools(this.place, {
+      at: (event) => this.panels?.at(event) ?? null,
+      size: () => {
+        const text = this.panels?.has(this.state.open)?.text;
+        return text ? [text.width, text.height] : null;
+      },
+      scale: () => this.panels?.scale() ?? 1,
+      zoom: (by, from, to) => this.panels?.pinch(by, from, to),
+      regions: () => this.regionOf(card(this.state)),
+      keep: (regions) => this.keepRegion(regions),
+      sketch: (sketch) => this.panels?.drawSketch(sketch),
+      window: (right, down) => this.dragWindow(right, down),
+      read: (at) => { this.readout.textContent = this.panels!.read(at) || " "; },
+    });
   }
 
   private dragWindow(right: number, down: number): void {
@@ -376,6 +395,8 @@ class Viewer {
   // -- Drawing -------------------------------------------------------------------------------------
 
   private layOut(): void {
+    this.onlyLabel.className = "narrow";
+    this.showOnly(1);
     const moves = make("span", {},
       button("Previous · P", () => this.act("previous")), button("Next · N", () => this.act("next")));
     const undo = button("Undo · Z", () => this.act("undo"));
@@ -384,16 +405,16 @@ class Viewer {
       labelled("Colours", this.palettes), labelled("Third panel", this.thirds),
       this.switchLabel("overlay", "Overlay · O"), labelled("Opacity", this.opacity),
       this.switchLabel("contours", "Contours"), this.switchLabel("truth", "Truth"));
-    const tools = make("span", { class: "tools" }, ...Object.values(this.tools),
-      button("Discard region", () => this.act("discard")), this.region);
+    const tools = make("span", { class: "tools" }, ...this.toolButtons.values(), this.brush,
+      button("Discard regions", () => this.act("discard")), this.region);
     this.root.append(
       make("style", {}, style),
       make("div", { class: "head" }, this.title, this.facts),
       make("div", { class: "row" }, moves, this.verdicts, undo, this.receipt),
       this.refused, this.problem, this.place, this.readout,
-      make("div", { class: "row" }, labelled("Window", this.windows), this.mapControls),
+      make("div", { class: "row" }, this.onlyLabel, labelled("Window", this.windows),
+        this.mapControls),
       make("div", { class: "row" }, tools, this.comment, keys));
-    this.take("pan");
   }
 
   private drawCase(): void {
@@ -434,6 +455,9 @@ class Viewer {
     setOptions(this.palettes, Object.keys(this.state.data?.palettes ?? {}), palette);
     const thirds = [...prepared.layers.keys()].filter((name) => name !== "image");
     setOptions(this.thirds, thirds, thirds.includes(third) ? third : "heatmap");
+    const titles = this.panels!.titles();
+    setOptions(this.only, titles, titles[Number(this.place.dataset.only)] ?? titles[0] ?? "");
+    this.onlyLabel.hidden = titles.length < 2;
     this.opacity.value = String(Math.round(opacity * 100));
     for (const name of ["overlay", "contours", "truth"] as const)
       this.switches[name].checked = this.appearance[name];
@@ -443,7 +467,10 @@ class Viewer {
 
   private drawRegion(): void {
     const region = this.regionOf(card(this.state));
-    this.region.textContent = region ? `region ${region}, kept with the verdict` : "";
+    const count = region.split(";").filter((each) => each.trim()).length;
+    const what = count > 1 || region.length > LONGEST ? `${count} regions` : `region ${region}`;
+    this.region.textContent = region ? `${what}, kept with the verdict` : "";
+    this.region.title = region;
   }
 
   /** The receipt: what is being saved, what was, and what was not, with a way to try again. */
@@ -496,10 +523,6 @@ class Viewer {
 
 function labelled(text: string, control: HTMLElement): HTMLElement {
   return make("label", {}, text, control);
-}
-
-function corner(from: Point, to: Point): Point[] {
-  return [from, [to[0], from[1]], to, [from[0], to[1]], from];
 }
 
 let viewer: Viewer | null = null;
