@@ -521,6 +521,26 @@ def sample(
     emit(result.as_json(), as_json, last)
 
 
+@app.command()
+def export(
+    run: options.Run,
+    onnx: options.OnnxFile,
+    data: options.ComparedData = "",
+    far: options.Far = 0.05,
+    tolerance: options.Tolerance = 0.001,
+    follow_symlinks: options.FollowLinks = False,
+    as_json: options.Json = False,
+) -> None:
+    """Write a run as one ONNX file, from decoded pixels to score, p-value and heatmap, once its
+    scores are those of the run."""
+    from anodetect.commands import export as command
+
+    result = command.export(
+        run, onnx, data=data, far=far, tolerance=tolerance, follow_symlinks=follow_symlinks
+    )
+    emit(result.as_json(), as_json, result.text())
+
+
 @data_app.command("inspect")
 def data_inspect(
     data: options.InspectedData,

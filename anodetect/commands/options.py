@@ -286,6 +286,22 @@ ReportDirectory = Annotated[
     Path, typer.Argument(help="A score directory, a folder of them, or a run.")
 ]
 
+# -- export ----------------------------------------------------------------------------------------
+
+OnnxFile = Annotated[Path, typer.Option("--onnx", help="The file to write.")]
+ComparedData = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        help="A folder or a card's name: the file is compared with the run on 64 of its images, "
+        "by default on made ones.",
+    ),
+]
+Tolerance = Annotated[
+    float,
+    typer.Option(help="The largest difference of a score, as a share of it, with which to write."),
+]
+
 # -- sample ----------------------------------------------------------------------------------------
 
 SampleCount = Annotated[int, typer.Option("--count", min=1, max=256, help="Images to make.")]

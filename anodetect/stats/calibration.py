@@ -209,7 +209,7 @@ class Calibration:
             None if self.strengths is None else highest(self.strengths),
         )
 
-    def _weights(self, level: Level) -> tuple[Doubles, int]:
+    def weights(self, level: Level) -> tuple[Doubles, int]:
         """Return the weight of each calibration image [n], and the number of units (groups or
         images) they make up."""
         if level != "group":
@@ -220,7 +220,7 @@ class Calibration:
     def _p_values(self, values: Doubles, reference: Doubles, level: Level) -> Doubles:
         if len(reference) == 0:
             return np.full(len(values), np.nan)
-        weights, units = self._weights(level)
+        weights, units = self.weights(level)
         order = np.argsort(reference)
         # The weight of the values from each rank up.
         above = np.append(np.cumsum(weights[order][::-1])[::-1], 0.0)
