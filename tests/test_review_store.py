@@ -398,8 +398,12 @@ def test_the_table_of_an_older_release_is_read_verified_and_gone_on_with(tmp_pat
     assert reviews.verify(tmp_path, AUDIT, [ROW]).part.problems == ()
 
 
-@pytest.mark.parametrize("column", reviews.ADDED)
-@pytest.mark.parametrize(("number", "value"), [(1, "'image'"), (2, "NULL")])
+PUT_IN = [(1, "region_mm", "'image'"), (1, "shown", "'image'"), (1, "study", "'image'")]
+PUT_IN += [(1, "seconds", "1.5")]
+TAKEN_OUT = [(2, "region_mm", "NULL"), (2, "shown", "NULL")]  # test_studies.py has the others
+
+
+@pytest.mark.parametrize(("number", "column", "value"), PUT_IN + TAKEN_OUT)
 def test_a_column_that_came_later_cannot_be_put_in_or_taken_out(tmp_path, column, number, value):
     old_table(tmp_path)
     kept = Store(tmp_path, HEAD)

@@ -65,6 +65,7 @@ OUTSIDE = (
     "report.html",
     "report.json",
     "signature.json",
+    "study.json",
     JOURNAL,
     LOCK,
     PUSHED,

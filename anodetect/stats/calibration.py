@@ -254,7 +254,7 @@ def benjamini_hochberg(p_values: Doubles, *, dependent: bool = False) -> Doubles
     return q
 
 
-def clopper_pearson(hits: float, total: int, alpha: float = 0.05) -> tuple[float, float]:
+def clopper_pearson(hits: float, total: float, alpha: float = 0.05) -> tuple[float, float]:
     """Return the exact 1 − `alpha` interval of `hits` of `total` (Clopper & Pearson 1934): [0, 1]
     if `total` is 0."""
     from scipy.special import betaincinv  # takes time to import, and scoring does not need it

@@ -55,14 +55,8 @@ def draw(session: ReviewSession) -> None:
     if st.session_state.open not in session.scores.by_path:
         st.session_state.open = paths[0]
     row = session.scores.by_path[st.session_state.open]
-    hidden = session.is_hidden(row.path, blind)
-
-    in_viewer = viewing.is_ready() and viewing.is_drawable(row)
-    if in_viewer:
-        _draw_in_viewer(session, row, paths, blind)
-    else:
-        _draw_plainly(session, row, paths, hidden)
-    _draw_verdicts(session, row, hidden)
+    draw_case(session, row, paths, blind)
+    _draw_verdicts(session, row, session.is_hidden(row.path, blind))
 
     with st.sidebar:
         if groups:
@@ -72,13 +66,31 @@ def draw(session: ReviewSession) -> None:
         studies = groups[place].studies if groups else ()
         case_list.draw_images(session, rows, row.path, blind, studies)
 
-    if in_viewer:
+    prepare(session, row, paths, blind)
+
+
+def draw_case(session: ReviewSession, row: ScoreRow, paths: Sequence[str], blind: bool) -> None:
+    """Draw a case with all that it takes to judge it; `paths` are the listed ones, in order."""
+    if _is_in_viewer(row):
+        _draw_in_viewer(session, row, paths, blind)
+    else:
+        _draw_plainly(session, row, paths, session.is_hidden(row.path, blind))
+
+
+def prepare(session: ReviewSession, row: ScoreRow, paths: Sequence[str], blind: bool) -> None:
+    """Listen for keys and make the next figure, for a case that the viewer does not draw. This
+    comes last in a page, since it takes time."""
+    if _is_in_viewer(row):
         return
     st.session_state.drawn += 1
     shortcuts.mount(session.store.head, st.session_state.drawn, st.session_state.verdict_keys)
     following = worklist.neighbour(paths, row.path, 1)
     next_row = session.scores.by_path[following]
     picture.prepare(session, next_row, session.is_hidden(following, blind))
+
+
+def _is_in_viewer(row: ScoreRow) -> bool:
+    return viewing.is_ready() and viewing.is_drawable(row)
 
 
 def _draw_plainly(
@@ -91,8 +103,9 @@ def _draw_plainly(
     strip = st.container()
     _draw_buttons(session, row, paths, hidden)
     opened = picture.draw(session, row, hidden)
-    with strip:
-        _draw_known(session, row, opened, hidden)
+    if not session.is_blinded:
+        with strip:
+            _draw_known(session, row, opened, hidden)
     _draw_remarks(session, row, opened)
 
 
@@ -101,7 +114,8 @@ def _draw_in_viewer(
 ) -> None:
     """Draw a case in the viewer, which has its own buttons and fields."""
     screen.announce_nothing()  # the viewer reports with each verdict what it has painted
-    _draw_known(session, row, None, session.is_hidden(row.path, blind))
+    if not session.is_blinded:
+        _draw_known(session, row, None, session.is_hidden(row.path, blind))
     viewing.draw(session, row, paths, blind)
 
 
@@ -185,7 +199,7 @@ def _judge(
     """Record a verdict and open the next case; in blind mode the same case, now with its scores."""
     _record(session, row, hidden, verdict)
     path = row.path
-    if not st.session_state.blind:
+    if not st.session_state.blind or session.is_blinded:
         path = worklist.next_to_judge(paths, path, session.judgements, session.reviewer)
     go_to(path)
 
@@ -214,6 +228,7 @@ def _record(session: ReviewSession, row: ScoreRow, hidden: bool, verdict: Judgem
         region=marks.to_text(found),
         region_mm=regions.millimetres(found, source),
         blind=hidden,
+        seconds=screen.seconds_open(),
     )
     drafts.discard(session, row.path)
 

@@ -8,7 +8,7 @@ of its directory. `anodetect.record.reviews` describes the format.
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -49,10 +49,11 @@ from sqlalchemy.exc import (
 from sqlalchemy.pool import NullPool
 
 from anodetect.errors import ConfigError, RunError
-from anodetect.record import marks, reviews, signing
+from anodetect.record import marks, readings, reviews, signing, study
 from anodetect.record.marks import Shown
 from anodetect.record.reviews import JUDGEMENTS, WITHDRAWN, Judgement, Review
 from anodetect.record.rows import ScoreRow
+from anodetect.record.study import Plan
 
 PATIENCE = 15.0  # seconds to wait for another writer
 NOT_SHOWN = "the image is not on the screen; no verdict was recorded: judge once it is shown"
@@ -68,6 +69,7 @@ NETWORK |= {"fuse.sshfs", "fuse.rclone", "fuse.s3fs", "fuse.davfs2", "fuse.glust
 _TYPES: dict[str, Any] = {
     "blind": Boolean,
     "withdraws": Integer,
+    "seconds": Float(53),
     "score": Float(53),
     "p_value": Float(53),
     "threshold": Float(53),
@@ -113,14 +115,20 @@ _TRIGGERS = {
 
 
 class Store:
-    """The verdicts on one score directory; their chain starts from its `head`.
+    """The verdicts on one score directory; their chain starts from its `head`. `rows` are those of
+    the record, by their paths: with a study's plan beside them only the verdicts are taken that it
+    allows (record.study).
 
     Raises RunError, with what to do, where the database is locked, damaged, unreachable or on a
     network drive, and ConfigError where `url` is no URL of a database.
     """
 
-    def __init__(self, folder: Path, head: str, url: str = "") -> None:
+    def __init__(
+        self, folder: Path, head: str, url: str = "", rows: Mapping[str, ScoreRow] | None = None
+    ) -> None:
         self.head = head
+        self.plan = study.read(folder, head)
+        self._rows = rows or {}
         self.folder = None if url else folder
         # Messages name this place and never the URL, which may hold a password.
         self.place = "the configured database" if url else str(folder / reviews.FILE)
@@ -161,13 +169,15 @@ class Store:
         region_mm: str = "",
         blind: bool = False,
         id: str | None = None,
+        seconds: float | None = None,
     ) -> Review:
         """Add a verdict on a row of scores.parquet, of which these pictures were `shown`, and
-        return its record. One that is on record by its `id` is not added again.
+        return its record. One that is on record by its `id` is not added again. In a study it keeps
+        how many `seconds` it took.
 
-        Raises ConfigError without a reviewer's name or for an unknown verdict, and RunError where
-        none of the pictures is a painted one of this row's contents, or where the `id` is that of
-        something else.
+        Raises ConfigError without a reviewer's name, for an unknown verdict, or where a study does
+        not allow it, and RunError where none of the pictures is a painted one of this row's
+        contents, or where the `id` is that of something else.
         """
         if verdict not in JUDGEMENTS:
             raise ConfigError(f"no verdict {verdict!r}; one of {', '.join(JUDGEMENTS)} is expected")
@@ -198,6 +208,8 @@ class Store:
             region_mm=region_mm,
             shown=marks.shown_text(seen),
             id=id,
+            study=None if self.plan is None else self.plan.hash,
+            seconds=None if self.plan is None or seconds is None else round(seconds, 1),
         )
         return self._append(review)
 
@@ -205,8 +217,8 @@ class Store:
         """Add a record that withdraws one of the reviewer's own verdicts, and return it; one that
         is on record by its `id` is not added again.
 
-        Raises ConfigError where the verdict is another reviewer's, and RunError where the `id` is
-        that of something else.
+        Raises ConfigError where the verdict is another reviewer's, or where a study does not allow
+        it, and RunError where the `id` is that of something else.
         """
         if withdrawn.reviewer != reviewer:
             raise ConfigError(f"only {withdrawn.reviewer} can take back this verdict")
@@ -218,6 +230,7 @@ class Store:
             region="",
             region_mm="",
             shown="",
+            seconds=None,
             withdraws=withdrawn.number,
             id=id,
         )
@@ -265,6 +278,8 @@ class Store:
             if known is not None:
                 _check_same(review, known)
                 return known
+            if self.plan is not None:
+                self._keep_to(self.plan, review)
             query = select(TABLE.c.number, TABLE.c.hash).where(TABLE.c.head == self.head)
             last = connection.execute(query.order_by(TABLE.c.number.desc()).limit(1)).first()
 
@@ -281,6 +296,21 @@ class Store:
         if self.folder is not None:
             signing.sign(self.folder, review)
         return review
+
+    def _keep_to(self, plan: Plan, review: Review) -> None:
+        """Raise ConfigError where a study's plan does not allow a record."""
+        row = self._rows.get(review.path)
+        if row is None:
+            raise ConfigError(f"{review.path} is no case of this study; nothing was recorded")
+
+        given = readings.verdicts(self.read())
+        complete = readings.is_complete(plan, self._rows.values(), given)
+        verdicts = given.get(review.path, {})
+        why = study.refusal(plan, row, verdicts, review.reviewer, complete=complete)
+        if not why and not review.blind:
+            why = "in a study nothing is judged whose scores were shown"
+        if why:
+            raise ConfigError(f"nothing was recorded: {why}")
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
@@ -421,7 +451,10 @@ def _add_columns(connection: Connection, inspector: Inspector, place: str) -> No
             "under another name"
         )
 
-    commands = [f"ALTER TABLE reviews ADD COLUMN {name} TEXT" for name in missing]
+    commands = []
+    for name in missing:
+        kind = TABLE.c[name].type.compile(connection.dialect)
+        commands.append(f"ALTER TABLE reviews ADD COLUMN {name} {kind}")
     try:
         for command in commands:
             connection.execute(text(command))

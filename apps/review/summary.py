@@ -7,13 +7,14 @@ import streamlit as st
 
 from anodetect.stats.agreement import Agreement, summary
 
-from . import export
+from . import export, studies
 from .session import ReviewSession
 from .widgets import show_problem, show_rate
 
 
 def draw(session: ReviewSession) -> None:
     """Draw the page."""
+    studies.draw(session)
     flagged = {row.path: bool(row.flagged) for row in session.directory.rows}
     found = summary(flagged, session.judgements, session.first_blind)
     st.subheader("Where the review stands")

@@ -57,6 +57,7 @@ class Card:
     facts: list[str]
     warnings: list[str]
     hidden: bool
+    stays: bool
     drawable: bool
     verdict: str
     comment: str
@@ -75,7 +76,7 @@ class Receipt:
 @dataclass(frozen=True)
 class Verdict:
     """A verdict, or UNDO, as the viewer sends it; `ticket` is that of its case, `painted` that of
-    the case which was on the screen."""
+    the case which was on the screen, for so many `seconds`."""
 
     id: str
     ticket: str
@@ -83,6 +84,7 @@ class Verdict:
     painted: str = ""
     comment: str = ""
     region: str = ""
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,7 @@ def _neighbours(
     if row.path in paths:
         place = paths.index(row.path)
         around = list(paths[max(place - BEHIND, 0) : place + AHEAD + 1])
-    if blind:
+    if blind and not session.is_blinded:
         return around, []  # after a verdict the case stays, with its scores
     judged, reviewer = session.judgements, session.reviewer
     return around, worklist.to_judge(paths, row.path, judged, reviewer, UNJUDGED)
@@ -190,6 +192,7 @@ def _card(session: ReviewSession, row: ScoreRow, paths: Sequence[str], blind: bo
         facts=list(facts.lines),
         warnings=[f"{facts.warning} {facts.reason}"] if facts.warning else [],
         hidden=hidden,
+        stays=hidden and not session.is_blinded,
         drawable=is_drawable(row),
         verdict="" if own is None else own.verdict,
         comment=draft.comment,
@@ -296,9 +299,10 @@ def _record(session: ReviewSession, paths: Sequence[str], blind: bool, verdict: 
         region=marks.to_text(regions.parse(verdict.region, source)),
         blind=ticket.hidden,
         id=verdict.id,
+        seconds=verdict.seconds,
     )
     path = row.path
-    if not blind:
+    if not blind or session.is_blinded:
         path = worklist.next_to_judge(paths, path, session.judgements, reviewer)
     return Done(Receipt(verdict.id, f"{judgement}, record {record.number}"), path)
 

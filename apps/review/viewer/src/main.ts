@@ -10,6 +10,7 @@ import {
   EMPTY, ahead, card, dropped, judged, message, moved, received, retried, undone, type State,
   type Step,
 } from "./queue";
+import { Clock } from "./clock";
 import { style } from "./style";
 import { BRUSH, TOOLS, Tools, type Tool } from "./tools";
 import type { Card, Data, Message } from "./types";
@@ -61,6 +62,7 @@ class Viewer {
   private painted = ""; // ticket of the case that is painted
   private showing = 0; // counts the cases shown
   private sentAt = 0;
+  private clock = new Clock();
   private comments = new Map<string, string>(); // by ticket, until the verdict
   private regions = new Map<string, string>();
   private before: [ticket: string, regions: string][] = []; // regions as they were, the last one last
@@ -194,6 +196,7 @@ class Viewer {
       this.panels!.redraw();
       requestAnimationFrame(() => {
         if (number !== this.showing) return;
+        if (this.painted !== this.state.open) this.clock.start();
         this.painted = this.state.open;
         this.root.dataset.painted = "true";
         this.prefetch();
@@ -258,7 +261,8 @@ class Viewer {
     const isPainted = this.painted !== "" && this.painted === ticket;
     const open = card(this.state);
     const comment = this.commentOf(open), region = this.regionOf(open);
-    const step = judged(this.state, { id: newId(), verdict, comment, region }, isPainted);
+    const seconds = this.clock.seconds();
+    const step = judged(this.state, { id: newId(), verdict, comment, region, seconds }, isPainted);
     if (!step.refused) {
       this.comments.delete(ticket);
       this.regions.delete(ticket);

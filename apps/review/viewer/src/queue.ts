@@ -83,8 +83,8 @@ export function judged(
 
   const done = new Set(state.judged).add(open.ticket);
   const outbox = [...state.outbox, { ...verdict, ticket: open.ticket, painted: open.ticket }];
-  // A hidden case stays, and Python shows its scores.
-  const next = open.hidden ? "" : nextToJudge(state, done);
+  // A hidden case stays, and Python shows its scores; in a study it does not.
+  const next = open.stays ? "" : nextToJudge(state, done);
   const after = { ...state, outbox, judged: done };
   if (next) return { state: opened(after, next), refused: "" };
   return { state: { ...after, seq: state.seq + 1, waiting: true }, refused: "" };
@@ -93,7 +93,8 @@ export function judged(
 /** Take the reviewer's last verdict back; Python says which one it was, and opens its case. */
 export function undone(state: State, id: string): Step {
   if (!state.data?.reviewer) return refuse(state, "Enter your name in the sidebar first.");
-  const undo = { id, ticket: "", verdict: "undo", painted: "", comment: "", region: "" };
+  const undo = { id, ticket: "", verdict: "undo", painted: "", comment: "", region: "",
+    seconds: null };
   const outbox = [...state.outbox, undo];
   return { state: { ...state, outbox, seq: state.seq + 1, waiting: true }, refused: "" };
 }

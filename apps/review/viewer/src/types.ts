@@ -10,6 +10,7 @@ export interface Card {
   facts: string[];
   warnings: string[];
   hidden: boolean;
+  stays: boolean; // after its verdict, with its scores
   drawable: boolean; // false: Python draws this case
   verdict: string; // the reviewer's own, "" for none
   comment: string; // its own, until another is written
@@ -45,6 +46,7 @@ export interface Verdict {
   painted: string; // ticket of the case that was on the screen
   comment: string;
   region: string;
+  seconds: number | null; // for which the case was on the screen
 }
 
 export interface Message {

@@ -2,16 +2,18 @@ import { expect, test } from "vitest";
 import { EMPTY, ahead, card as open, dropped, judged, message, moved, received, retried, undone } from "../src/queue";
 import type { Card, Data } from "../src/types";
 
-const card = (ticket: string, hidden = false): Card => ({
-  ticket, label: ticket, title: ticket, facts: [], warnings: [], hidden, drawable: true, verdict: "",
-  comment: "", region: "",
+const card = (ticket: string, hidden = false, stays = hidden): Card => ({
+  ticket, label: ticket, title: ticket, facts: [], warnings: [], hidden, stays, drawable: true,
+  verdict: "", comment: "", region: "",
 });
 const data = (changes: Partial<Data> = {}): Data => ({
   session: "s", seq: 0, open: "b", cards: ["a", "b", "c", "d"].map((ticket) => card(ticket)),
   order: ["a", "b", "c", "d"], unjudged: ["c", "d"], receipts: [], keys: {}, reviewer: "Ada",
   address: "", palettes: {}, ...changes,
 });
-const verdict = (id: string) => ({ id, verdict: "normal", comment: "", region: "" });
+const verdict = (id: string) => ({
+  id, verdict: "normal", comment: "", region: "", seconds: 2,
+});
 const start = received(EMPTY, data());
 
 test("a page that is behind does not move the reviewer back", () => {
@@ -106,4 +108,10 @@ test("the next to judge is fetched first, then neighbours, never what Python dra
   expect(ahead(start)).toEqual(["c", "a", "d"]);
   const volume = { ...card("c"), drawable: false };
   expect(ahead(received(EMPTY, data({ cards: [card("a"), volume, card("d")] })))).toEqual(["a", "d"]);
+});
+
+test("in a study a hidden case does not stay: the next one opens at once", () => {
+  const cards = ["a", "b", "c", "d"].map((ticket) => card(ticket, true, false));
+  const step = judged(received(EMPTY, data({ cards })), verdict("1"), true);
+  expect([step.state.open, step.state.waiting]).toEqual(["c", false]);
 });
