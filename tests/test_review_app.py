@@ -550,7 +550,7 @@ def test_names_comments_and_reviewers_are_only_ever_text(
     (tmp_path / "in/broken<b>.png").write_text("x")
     anodetect.score(pca_run, [str(tmp_path / "in")], tmp_path / "out", far=0.2)
     app = opened(tmp_path / "out", reviewer=HOSTILE)
-    app.text_input(key=f"comment-{name}").set_value(HOSTILE).run()
+    app.text_input(key=drafts.field_key("comment", name)).set_value(HOSTILE).run()
     app.button(key="verdict_anomalous").click().run()
     app.button(key="previous").click().run()
     assert any(f"{HOSTILE}: anomalous" in text and text.endswith(HOSTILE) for text in texts(app))

@@ -58,7 +58,7 @@ class Times:
 
 @dataclass(frozen=True)
 class ReaderResult:
-    """What one reader did: cases read, the share of anomalous ones that were called anomalous, and
+    """The result of one reader: cases read, the share of anomalous ones that were called anomalous, and
     of normal ones that were called normal. Both count only decided verdicts on cases whose truth is
     known; `undecided` counts the other verdicts on such cases."""
 
@@ -72,7 +72,8 @@ class ReaderResult:
 
 @dataclass(frozen=True)
 class PairResult:
-    """How far two readers agree on the cases that both have read, and Cohen's κ of all verdicts."""
+    """The agreement of two readers on the cases that both have read, and Cohen's κ of all their
+    verdicts."""
 
     readers: tuple[str, str]
     cases: int
