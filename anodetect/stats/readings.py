@@ -58,9 +58,9 @@ class Times:
 
 @dataclass(frozen=True)
 class ReaderResult:
-    """The result of one reader: cases read, the share of anomalous ones that were called anomalous, and
-    of normal ones that were called normal. Both count only decided verdicts on cases whose truth is
-    known; `undecided` counts the other verdicts on such cases."""
+    """The result of one reader: cases read, the share of anomalous ones that were called anomalous,
+    and of normal ones that were called normal. Both count only decided verdicts on cases whose
+    truth is known; `undecided` counts the other verdicts on such cases."""
 
     reader: str
     read: int
