@@ -30,7 +30,7 @@ backbone_app = typer.Typer(no_args_is_help=True, help="Networks whose features c
 app.add_typer(backbone_app, name="backbone")
 pacs_app = typer.Typer(no_args_is_help=True, help="To and from a DICOM archive.")
 app.add_typer(pacs_app, name="pacs")
-reviews_app = typer.Typer(no_args_is_help=True, help="Verdicts as labels and masks.")
+reviews_app = typer.Typer(no_args_is_help=True, help="Verdicts as labels and masks; studies.")
 app.add_typer(reviews_app, name="reviews")
 
 
@@ -525,6 +525,26 @@ def sample(
     emit(result.as_json(), as_json, last)
 
 
+@app.command()
+def export(
+    run: options.Run,
+    onnx: options.OnnxFile,
+    data: options.ComparedData = "",
+    far: options.Far = 0.05,
+    tolerance: options.Tolerance = 0.001,
+    follow_symlinks: options.FollowLinks = False,
+    as_json: options.Json = False,
+) -> None:
+    """Write a run as one ONNX file, from decoded pixels to score, p-value and heatmap, once its
+    scores are those of the run."""
+    from anodetect.commands import export as command
+
+    result = command.export(
+        run, onnx, data=data, far=far, tolerance=tolerance, follow_symlinks=follow_symlinks
+    )
+    emit(result.as_json(), as_json, result.text())
+
+
 @data_app.command("inspect")
 def data_inspect(
     data: options.InspectedData,
@@ -609,10 +629,46 @@ def reviews_export(
     """Write the verdicts in force as labels, and the regions that reviewers marked as masks, to a
     new folder that evaluate, calibrate and train read."""
     from anodetect.commands import reviews as command
+    from anodetect.commands import study
 
+    if form == "study":
+        exported = study.export(directory, out)
+        emit(exported.as_json(), as_json, exported.text())
+        return
     with terminal.reporting() as reporter:
         result = command.export(directory, form, out, join_normals=join_normals, reporter=reporter)
     emit(result.as_json(), as_json, result.text())
+
+
+@reviews_app.command("plan")
+def reviews_plan(
+    directory: options.ScoreDirectory,
+    reader: options.Readers,
+    adjudicator: options.Adjudicators = None,
+    viewer: options.Viewers = None,
+    each: options.ReadersEach = 2,
+    sample: options.StudySample = None,
+    seed: options.StudySeed = 0,
+    name: options.StudyName = "",
+    login: options.ByLogin = False,
+    as_json: options.Json = False,
+) -> None:
+    """Write the plan of a reader study beside the scores: who reads which case, blind and in an
+    order of their own, and who adjudicates. The review app then keeps to it."""
+    from anodetect.commands import study
+
+    planned = study.plan(
+        directory,
+        name=name,
+        readers=reader,
+        adjudicators=adjudicator or [],
+        viewers=viewer or [],
+        each=each,
+        sample=sample,
+        seed=seed,
+        login=login,
+    )
+    emit(planned.as_json(), as_json, planned.text())
 
 
 @pacs_app.command("pull")

@@ -232,6 +232,15 @@ class Sampler(Protocol):
 
 
 @runtime_checkable
+class OnePass(Protocol):
+    """A detector that scores an image in one pass of operations on tensors."""
+
+    def one_pass(self, shape: Sequence[int]) -> Any:
+        """Return the `nn.single_pass.Pass` of images of this shape [C, H, W] whose every pixel
+        counts; ConfigError if its settings need more than that."""
+
+
+@runtime_checkable
 class Interpolator(Protocol):
     """A detector whose model makes an image of each start, without further noise."""
 

@@ -51,17 +51,22 @@ WATCH = """() => { window.step = new Promise((resolve, reject) => {
 
 
 @contextmanager
-def served(folders: Sequence[Path], *options: str, viewer: bool = False) -> Iterator[str]:
-    """Serve the app on score directories at a free port, with or without its viewer, and yield its
-    address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+def served(
+    folders: Sequence[Path],
+    *options: str,
+    viewer: bool = False,
+    port: int | None = None,
+    home: Path | None = None,
+) -> Iterator[str]:
+    """Serve the app on score directories at this port or a free one, with or without its viewer,
+    for the user or for one whose `home` this is, and yield its address."""
+    port = port or free_port()
     command = [sys.executable, "-m", "anodetect.cli", "review", *map(str, folders), *options]
     command += ["--port", str(port)]
     address = f"http://127.0.0.1:{port}"
 
     environment = os.environ | {"ANODETECT_VIEWER": "on" if viewer else "off"}
+    environment |= {"HOME": str(home)} if home else {}
     quiet = subprocess.DEVNULL
     with subprocess.Popen(command, stdout=quiet, stderr=quiet, env=environment) as app:
         try:
@@ -69,6 +74,14 @@ def served(folders: Sequence[Path], *options: str, viewer: bool = False) -> Iter
             yield address
         finally:
             app.terminate()
+
+
+def free_port() -> int:
+    """Return a port that nobody listens at."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
 
 
 def _wait_for(address: str) -> None:

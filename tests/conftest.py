@@ -31,6 +31,14 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="session", autouse=True)
+def own_state(tmp_path_factory):
+    """Keep what the review app remembers for its user away from the home folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def no_detection_limit():
     """Let trainings end without a detection limit, which takes seconds; its own tests measure
     it."""

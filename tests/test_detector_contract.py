@@ -21,7 +21,7 @@ from anodetect.errors import ConfigError
 from anodetect.imaging.planted import draw_defect, plant
 from anodetect.model.settings import create_detector, resolve
 from anodetect.nn.unet import UNet
-from anodetect.types import Batch, PlantedCopies, Sampler, TrainContext, image_seeds
+from anodetect.types import Batch, OnePass, PlantedCopies, Sampler, TrainContext, image_seeds
 
 QUICK = {"learning_rate": 1e-3, "augment": {"rotation": 0, "scale": 0, "shift": 0, "flip": 0}}
 TINY = {
@@ -124,6 +124,7 @@ ON_FEATURES = {"pca-features": "pca", "rbm-features": "rbm", "nce-features": "nc
 # notices a blur depends on the last bits of its weights: AUROC .82, .88 and .94 with three seeds.
 HARD = {"ebm": {"inverted", "blurred"}}
 SIZE = 32
+BFLOAT = 2e-2  # networks score in bfloat16 where the hardware has it, and in float32 as one pass
 
 
 def spelled(changes):
@@ -303,6 +304,21 @@ def test_scores_do_not_depend_on_company_or_order(detector):
         alone = score(detector, images[np.array([n])])
         assert np.allclose(alone.image, together.image[n : n + 1], rtol=1e-5, atol=0)
         assert np.allclose(alone.heatmap[0], together.heatmap[n], rtol=1e-4, atol=1e-6)
+
+
+def test_one_pass_of_tensors_scores_as_the_detector_does(detector):
+    entry = DETECTORS[ON_FEATURES.get(name_of(detector), name_of(detector))]
+    assert isinstance(detector, OnePass) == (not entry.several_passes)
+    if entry.several_passes:
+        pytest.skip(entry.several_passes)
+    images = seen(name_of(detector), batch(3, seed=7, defects=True))
+    expected = detector.score(images, seeds=image_seeds(list(images.images)))
+    score_one = detector.one_pass(images.images.shape[1:])
+    for row, image in enumerate(images.images):
+        found, heatmap = score_one(torch.from_numpy(image[None]))
+        assert np.allclose(found, expected.image[row], rtol=BFLOAT, atol=0)
+        highest = expected.heatmap[row].max()
+        assert np.allclose(heatmap[0], expected.heatmap[row], rtol=0, atol=BFLOAT * highest)
 
 
 @pytest.mark.usefixtures("two_threads")

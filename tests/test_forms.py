@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import anodetect
+from anodetect.commands.train import outcome_lines
 from anodetect.data import synthetic
 from anodetect.errors import ConfigError
 from anodetect.imaging.representations import features_installed
@@ -75,7 +76,12 @@ def test_a_run_on_both_says_what_counts(tmp_path):
     assert len(compared) == 3  # each member, and both together
     assert all(0 <= chosen[name] <= 1 for name in compared)
 
-    state = runs.read(tmp_path / "run").state
+    run = runs.read(tmp_path / "run")
+    facts, state = run.header.facts, run.state
+    assert chosen["planted"] == facts.tune_images  # all, as there is no budget
+    (said,) = outcome_lines([chosen])
+    assert f"defects planted in {facts.tune_images} images" in said
+
     assert np.isclose(state["weights"].sum(), 1)
     result = anodetect.score(tmp_path / "run", [str(tmp_path / "tiles")], tmp_path / "scores")
     assert result.failed == 0

@@ -33,7 +33,7 @@ from anodetect.errors import ConfigError
 from anodetect.record import directories, reviews, verification
 from anodetect.record.chain import head_of
 from anodetect.record.marks import Shown
-from apps.review import display, facts, jobs, loading, page, screen, store
+from apps.review import display, drafts, facts, jobs, loading, page, screen, store
 
 pytestmark = pytest.mark.filterwarnings("default")  # Streamlit's own
 HOSTILE = "<script>alert(1)</script> ![x](http://evil.example/x.png) **bold** :red[x] $x$"
@@ -144,13 +144,13 @@ def test_undo_takes_the_last_verdict_back_and_returns_to_it(opened, scores):
 def test_undo_says_what_it_undid_and_keeps_its_comment(opened, scores):
     app = opened(scores)
     path = app.session_state["open"]
-    app.text_input(key=f"comment-{path}").set_value("a scratch").run()
-    app.text_input(key=f"region-{path}").set_value("1,2,3,4").run()
+    app.text_input(key=drafts.field_key("comment", path)).set_value("a scratch").run()
+    app.text_input(key=drafts.field_key("region", path)).set_value("1,2,3,4").run()
     app.button(key="verdict_anomalous").click().run()
     app.button(key="undo").click().run()
     assert any("Taken back: anomalous, which" in text and path in text for text in texts(app))
-    assert app.text_input(key=f"comment-{path}").value == "a scratch"
-    assert app.text_input(key=f"region-{path}").value == "1,2,3,4"
+    assert app.text_input(key=drafts.field_key("comment", path)).value == "a scratch"
+    assert app.text_input(key=drafts.field_key("region", path)).value == "1,2,3,4"
     app.button(key="undo").click().run()
     assert "There is no verdict of yours to take back." in texts(app)
 
@@ -198,22 +198,22 @@ def test_a_verdict_records_that_the_image_was_painted(opened, scores):
 def test_comment_and_region_survive_until_they_are_recorded_or_discarded(opened, scores):
     app = opened(scores)
     path = app.session_state["open"]
-    app.text_input(key=f"comment-{path}").set_value("look again").run()
-    app.text_input(key=f"region-{path}").set_value("1,2,3,4").run()
+    app.text_input(key=drafts.field_key("comment", path)).set_value("look again").run()
+    app.text_input(key=drafts.field_key("region", path)).set_value("1,2,3,4").run()
     for key in ("next", "next", "previous", "previous"):
         app.button(key=key).click().run()
     app.segmented_control(key="page").set_value("Summary").run()
     app.segmented_control(key="page").set_value("Cases").run()
-    assert app.text_input(key=f"comment-{path}").value == "look again"
-    assert app.text_input(key=f"region-{path}").value == "1,2,3,4"
+    assert app.text_input(key=drafts.field_key("comment", path)).value == "look again"
+    assert app.text_input(key=drafts.field_key("region", path)).value == "1,2,3,4"
     app.button(key="next").click().run()
     other = app.session_state["open"]
-    assert app.text_input(key=f"comment-{other}").value == ""
+    assert app.text_input(key=drafts.field_key("comment", other)).value == ""
     assert any("other cases that are not recorded yet: 1" in each.value for each in app.caption)
     app.button(key="previous").click().run()
     app.button(key="discard").click().run()
-    assert app.text_input(key=f"comment-{path}").value == ""
-    app.text_input(key=f"comment-{path}").set_value("now").run()
+    assert app.text_input(key=drafts.field_key("comment", path)).value == ""
+    app.text_input(key=drafts.field_key("comment", path)).set_value("now").run()
     app.button(key="verdict_normal").click().run()
     assert [review.comment for review in reviews.read(scores / reviews.FILE)] == ["now"]
 
@@ -221,7 +221,7 @@ def test_comment_and_region_survive_until_they_are_recorded_or_discarded(opened,
 def test_a_saved_region_is_drawn_again_and_changed_by_a_new_record(opened, scores):
     app = opened(scores)
     path = app.session_state["open"]
-    app.text_input(key=f"region-{path}").set_value("4,6,10,20").run()
+    app.text_input(key=drafts.field_key("region", path)).set_value("4,6,10,20").run()
     app.button(key="verdict_anomalous").click().run()
     app.button(key="previous").click().run()
 
@@ -229,11 +229,11 @@ def test_a_saved_region_is_drawn_again_and_changed_by_a_new_record(opened, score
         figure = json.loads(app.get("plotly_chart")[0].proto.spec)
         return [trace for trace in figure["data"] if trace["type"] == "scatter"][:1]
 
-    ((line,), before) = outlines(), app.text_input(key=f"region-{path}").value
+    ((line,), before) = outlines(), app.text_input(key=drafts.field_key("region", path)).value
     assert before == "4,6,10,20"
     assert numbers(line["x"]) == [3.5, 13.5, 13.5, 3.5, 3.5]
     assert numbers(line["y"]) == [5.5, 5.5, 25.5, 25.5, 5.5]
-    app.text_input(key=f"region-{path}").set_value("4,6,10,20; 30,30,5,5").run()
+    app.text_input(key=drafts.field_key("region", path)).set_value("4,6,10,20; 30,30,5,5").run()
     app.button(key="record_draft").click().run()
     old, new = reviews.read(scores / reviews.FILE)
     assert (old.region, new.region) == ("4,6,10,20", "4,6,10,20; 30,30,5,5")
@@ -243,7 +243,7 @@ def test_a_saved_region_is_drawn_again_and_changed_by_a_new_record(opened, score
 def test_a_second_reader_sees_the_first_ones_region_only_after_judging(opened, scores):
     one = opened(scores, reviewer="Ben")
     path = one.session_state["open"]
-    one.text_input(key=f"region-{path}").set_value("4,6,10,20").run()
+    one.text_input(key=drafts.field_key("region", path)).set_value("4,6,10,20").run()
     one.button(key="verdict_anomalous").click().run()
     two = opened(scores)
 
@@ -300,7 +300,7 @@ def test_blind_hides_everything_until_a_verdict(opened, scores):
 def test_a_second_reader_sees_the_first_ones_verdict_only_after_judging(opened, scores):
     one = opened(scores, reviewer="Ben")
     path = one.session_state["open"]
-    one.text_input(key=f"comment-{path}").set_value("my secret opinion").run()
+    one.text_input(key=drafts.field_key("comment", path)).set_value("my secret opinion").run()
     one.button(key="verdict_anomalous").click().run()
     two = opened(scores)
     assert two.session_state["open"] == path and "secret" not in " ".join(texts(two))
@@ -551,7 +551,7 @@ def test_names_comments_and_reviewers_are_only_ever_text(
     (tmp_path / "in/broken<b>.png").write_text("x")
     anodetect.score(pca_run, [str(tmp_path / "in")], tmp_path / "out", far=0.2)
     app = opened(tmp_path / "out", reviewer=HOSTILE)
-    app.text_input(key=f"comment-{name}").set_value(HOSTILE).run()
+    app.text_input(key=drafts.field_key("comment", name)).set_value(HOSTILE).run()
     app.button(key="verdict_anomalous").click().run()
     app.button(key="previous").click().run()
     assert any(f"{HOSTILE}: anomalous" in text and text.endswith(HOSTILE) for text in texts(app))
@@ -597,7 +597,7 @@ def test_what_a_row_says_is_no_markdown_and_bounded(scores):
 def test_a_region_outside_the_image_is_refused_and_nothing_recorded(opened, scores):
     app = opened(scores)
     path = app.session_state["open"]
-    app.text_input(key=f"region-{path}").set_value("60,60,10,10").run()
+    app.text_input(key=drafts.field_key("region", path)).set_value("60,60,10,10").run()
     app.button(key="verdict_anomalous").click().run()
     assert any("does not lie within the image" in text for text in texts(app))
     assert reviews.read(scores / reviews.FILE) == []

@@ -398,21 +398,55 @@ def test_the_table_of_an_older_release_is_read_verified_and_gone_on_with(tmp_pat
     assert reviews.verify(tmp_path, AUDIT, [ROW]).part.problems == ()
 
 
-@pytest.mark.parametrize("column", reviews.ADDED)
-@pytest.mark.parametrize(("number", "value"), [(1, "'image'"), (2, "NULL")])
+PUT_IN = [(1, "region_mm", "'image'"), (1, "shown", "'image'"), (1, "study", "'image'")]
+PUT_IN += [(1, "seconds", "1.5")]
+TAKEN_OUT = [(2, "region_mm", "NULL"), (2, "shown", "NULL")]  # test_studies.py has the others
+
+
+@pytest.mark.parametrize(("number", "column", "value"), PUT_IN + TAKEN_OUT)
 def test_a_column_that_came_later_cannot_be_put_in_or_taken_out(tmp_path, column, number, value):
     old_table(tmp_path)
     kept = Store(tmp_path, HEAD)
-    kept.add(ROW, "Ben", "anomalous", seen(ROW), region="1,2,3,4", region_mm="1,2,3")
+    marked = {"region": "1,2,3,4", "region_mm": "1,2,3", "id": "b"}
+    kept.add(ROW, "Ben", "anomalous", seen(ROW), **marked)
     edit(kept, f"UPDATE reviews SET {column} = {value} WHERE number = {number}")
     kept.close()
     assert "was changed" in reviews.verify(tmp_path, AUDIT, [ROW]).part.problems[0]
 
 
+def test_a_verdict_is_recorded_once_by_its_id(opened):
+    first = opened.add(ROW, "Ada", "normal", seen(ROW), comment="chip", id="a")
+    assert opened.add(ROW, "Ada", "normal", seen(ROW), comment="chip", id="a") == first
+    back = opened.withdraw(first, "Ada", id="b")
+    assert opened.withdraw(first, "Ada", id="b") == back and opened.find("b") == back
+    with pytest.raises(RunError, match="record 1 has the same id"):
+        opened.add(ROW, "Ada", "anomalous", seen(ROW), id="a")
+    with pytest.raises(RunError, match="record 1 has the same id"):
+        opened.add(ROW, "Ben", "normal", seen(ROW), comment="chip", id="a")
+    with pytest.raises(ConfigError, match="1 to 64 characters"):
+        opened.add(ROW, "Ada", "normal", seen(ROW), id="a" * 65)
+    for _ in range(2):  # without an id nothing is taken for the same
+        opened.add(ROW, "Ada", "normal", seen(ROW))
+    assert [review.id for review in opened.read()] == ["a", "b", None, None]
+    assert opened.verify() == []
+
+
+def test_an_id_that_is_there_twice_breaks_the_record(tmp_path):
+    old_table(tmp_path)  # without an index of ids
+    kept = Store(tmp_path, HEAD)
+    given = kept.add(ROW, "Ada", "normal", seen(ROW), id="a")
+    kept._append(replace(given, id=None))
+    twice = reviews.hash_of(replace(kept.read()[-1], id="a", hash=""))
+    edit(kept, "UPDATE reviews SET id = 'a', hash = :hash WHERE number = 3", hash=twice)
+    kept.close()
+    problems = reviews.verify(tmp_path, AUDIT, [ROW]).part.problems
+    assert problems == ("review 3 (Ada on a.png) has the id of review 2: it was recorded twice",)
+
+
 def test_a_verdict_without_an_image_breaks_the_record(tmp_path):
     kept = Store(tmp_path, HEAD)
     kept.add(ROW, "Ada", "normal", seen(ROW))
-    forged = replace(kept.read()[0], shown="")
+    forged = replace(kept.read()[0], shown="", id=None)
     kept._append(forged)
     kept.close()
     problems = reviews.verify(tmp_path, AUDIT, [ROW]).part.problems

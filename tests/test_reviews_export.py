@@ -7,6 +7,7 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
+from PIL import Image
 
 pytest.importorskip("sqlalchemy", reason="the extra `app` is not installed")
 
@@ -117,6 +118,23 @@ def test_coco_is_read_back_as_it_was_marked(reviewed, tmp_path):
     assert content["annotations"][0]["area"] == 200
     path = tmp_path / rows[0].path
     assert (read_annotation(file, path, (64, 64)) == expected()).all()
+
+
+def test_what_the_eraser_left_is_exported_with_its_hole(tmp_path):
+    """The text is that of the viewer's shapes.test.ts: a box without four of its pixels."""
+    text = "14,26 4,26 4,18 8,18 9,18 9,14 8,14 8,18 4,18 4,26 4,6 14,6"
+    expected = np.zeros((64, 64), bool)
+    expected[6:26, 4:14], expected[14:18, 8:9] = True, False
+    case = Marked("a.png", 1, tuple(marks.parse(text)), (64, 64))
+    assert (judged.mask_of(case.marks, case.size) == expected).all()
+    judged.write_coco([case], tmp_path / "reviews.json")
+    (found,) = json.loads((tmp_path / "reviews.json").read_text())["annotations"]
+    assert found["area"] == 196 and found["bbox"] == [4, 6, 10, 20]
+    assert (
+        read_annotation(tmp_path / "reviews.json", tmp_path / "a.png", (64, 64)) == expected
+    ).all()
+    (file,) = judged.write_masks(case, tmp_path / "a")
+    assert (np.asarray(Image.open(file)) == 255 * expected).all()
 
 
 @pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])

@@ -102,6 +102,19 @@ def test_tickets_say_nothing_and_are_the_same_each_time(directory):
     assert office.case(ticket) is not case
 
 
+def test_tickets_of_another_start_are_known_once_their_directory_is_open(directory):
+    row, other = directory.rows[2], directory.rows[0]
+    before, after = tickets.Office(), tickets.Office()
+    sent = before.ticket(directory, row, hidden=True)
+    with pytest.raises(RunError, match="no such case"):
+        after.find(sent)
+    after.ticket(directory, other, hidden=False)  # a session opens the directory
+    found = after.find(sent)
+    assert (found.row, found.hidden, found.channel) == (row, True, "")
+    with pytest.raises(RunError, match="no such case"):
+        after.find(sent[:-4] + "AAAA")
+
+
 def test_a_description_is_json_and_images_that_are_gone_say_why(directory, tmp_path):
     ticket = tickets.OFFICE.ticket(directory, directory.rows[0], hidden=False)
     text = json.loads(json.dumps(asdict(routes.describe(ticket)), allow_nan=False))
@@ -164,6 +177,28 @@ def test_a_verdict_that_is_sent_twice_is_recorded_once_and_in_order(review, dire
     ]
     assert kept[1].comment == "scratch" and state.open == paths[2]
     assert [receipt.problem for receipt in viewing._receipts_of(review)] == [False, False]
+
+
+def test_what_is_sent_again_after_a_new_start_is_recorded_once(review, directory, monkeypatch):
+    """The server ends between a record and its receipt; the browser sends the verdict again."""
+    review, _ = review
+    paths = [row.path for row in directory.rows]
+    judged, undo = verdict(directory, 1), {"id": "u", "ticket": "", "verdict": viewing.UNDO}
+    receive(review, paths, 1, verdict(directory, 0))
+    for seq, sent in ((2, judged), (3, undo)):
+        for _ in range(2):
+            receive(review, paths, seq, sent)
+            text = viewing._done_of(review)[sent["id"]].receipt.text
+            assert text.endswith(f"record {seq}")
+            monkeypatch.setattr(viewing, "_done", {})
+            monkeypatch.setattr(viewing, "OFFICE", tickets.Office())
+            viewing.OFFICE.ticket(directory, directory.rows[0], hidden=False)
+    assert [(each.verdict, each.id) for each in review.store.read()] == [
+        ("normal", "v0"),
+        ("normal", "v1"),
+        ("withdrawn", "u"),
+    ]
+    assert review.store.verify() == []
 
 
 def test_a_page_that_streamlit_ends_meanwhile_records_nothing_twice(review, directory):

@@ -11,7 +11,8 @@ pytest.importorskip("playwright", reason="playwright is not installed")
 import score_folders
 from playwright.sync_api import expect
 
-from anodetect.record import directories, reviews
+from anodetect.output import judged
+from anodetect.record import directories, marks, reviews
 from apps.review import loading, routes
 from benchmarks.review import browser, served
 
@@ -57,7 +58,7 @@ def visit(chromium, address):
     """Open the app under a reviewer's name, and note the requests and errors of the page."""
     contexts = []
 
-    def open_page(reviewer):
+    def open_page(reviewer, address=address):
         context = chromium.new_context(viewport={"width": 1280, "height": 900})
         contexts.append(context)
         page = context.new_page()
@@ -121,9 +122,102 @@ def test_a_key_before_the_image_is_there_is_refused(visit, scores, ranked):
     for _ in range(4):
         page.keyboard.press("n")  # beyond what was fetched before
     expect(page.locator("#viewer")).to_have_attribute("data-painted", "false")
+    page.evaluate("""() => { const make = AudioContext.prototype.createOscillator; window.tones = 0;
+        AudioContext.prototype.createOscillator =
+            function () { window.tones++; return make.apply(this); }; }""")
     page.keyboard.press("2")
     expect(page.locator("#viewer [role=alert]")).to_contain_text("Not recorded")
+    assert page.evaluate("window.tones") == 1
     assert kept(scores, "Fay") == []
+
+
+# Kinds of elements that can have the focus; the test below uses one of each.
+FOCUSED = """() => [...new Set([...document.querySelectorAll("input, select, textarea, button, " +
+  "summary, canvas[tabindex], [contenteditable=true], [role=slider], [role=combobox]")]
+  .map((each) => each.getAttribute("role") || each.type || each.localName))].sort()"""
+KINDS = {"button", "combobox", "radio", "range", "select-one", "switch", "text", "checkbox"}
+KINDS |= {"canvas", "summary", "submit"}
+
+
+def test_no_widget_keeps_the_keys_of_the_case(visit):
+    page = visit("")
+
+    def next_case(used):
+        page.wait_for_timeout(200)
+        before = page.locator("#viewer").get_attribute("data-case")
+        page.keyboard.press("n")
+        page.wait_for_timeout(100)
+        after = page.locator("#viewer").get_attribute("data-case")
+        assert after != before, f"{used} kept the key"
+        page.keyboard.press("p")
+        page.wait_for_timeout(100)
+
+    name = page.get_by_label("Your name, for the record")
+    name.fill("Joy")
+    name.press("Enter")
+    next_case("the name")
+    expect(name).to_have_value("Joy")
+    page.wait_for_selector("[data-test-script-state=notRunning]", state="attached")
+
+    page.get_by_label("Score directory").click()
+    page.get_by_role("option").first.click()
+    next_case("a choice")
+    page.get_by_role("button", name="Sort and filter").click()
+    next_case("the filters")
+    page.get_by_label("Sort by").click()
+    page.get_by_role("option", name="score").click()
+    next_case("the order")
+    page.get_by_label("My verdict").click()
+    page.keyboard.press("Escape")
+    next_case("a choice of several")
+    page.get_by_text("all", exact=True).last.click()
+    next_case("a radio button")
+    page.get_by_label("Search names").fill("part")
+    page.get_by_label("Search names").press("Enter")
+    next_case("the search")
+    assert set(page.evaluate(FOCUSED)) <= KINDS
+    page.keyboard.press("Escape")
+    expect(page.get_by_label("Search names")).to_have_count(0)
+
+    page.get_by_text("To know").first.click()
+    next_case("a strip that opens")
+    table = page.locator("[data-testid=stDataFrame]").first
+    table.click(position={"x": 120, "y": 60})
+    page.wait_for_selector("[data-test-script-state=notRunning]", state="attached")
+    next_case("the list")
+    page.get_by_label("Colours").focus()
+    page.get_by_label("Colours").select_option("viridis")
+    next_case("the colours")
+    page.get_by_label("Heatmap's opacity, %").click()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowLeft")
+    next_case("the opacity")
+    comment = page.locator("#viewer input[type=text]")
+    comment.click()
+    comment.press_sequentially("n1")
+    expect(comment).to_have_value("n1")
+    page.locator("#viewer .panel").first.click()
+    next_case("the comment")
+
+
+def test_verdicts_outlive_a_new_start_of_the_app(visit, scores, ranked, address):
+    """The app ends while verdicts are on their way, and is started again."""
+    own = int(address.rpartition(":")[2]) + 1
+    with served([scores], viewer=True, port=own):
+        page = visit("Kay", f"http://127.0.0.1:{own}")
+        page.keyboard.press("n")
+        on_screen(page, ranked[1])
+        page.keyboard.press("2")
+        expect(page.locator("#viewer .receipt")).to_contain_text("Saved")
+        on_screen(page, ranked[2])
+    page.keyboard.press("1")
+    on_screen(page, ranked[3])
+    expect(page.locator("#viewer .receipt")).to_contain_text("Saving 1")
+    with served([scores], viewer=True, port=own):
+        expect(page.locator("#viewer .receipt")).to_contain_text("Saved")
+        on_screen(page, ranked[3])
+    found = [(review.path, review.verdict) for review in kept(scores, "Kay")]
+    assert found == [(ranked[1].path, "anomalous"), (ranked[2].path, "normal")]
 
 
 def test_the_pointer_tells_the_value_of_its_pixel_in_every_panel(visit, scores, ranked):
@@ -229,3 +323,106 @@ def test_the_wheel_zooms_all_panels_and_the_next_case_keeps_the_place(visit, ran
     on_screen(page, ranked[1])
     values(boxes[0], 0.5, 0.5)
     assert values(boxes[0], 0.1, 0.5) == near
+
+
+def spot(page, x, y):
+    """Return where the middle of an image's pixel is on the screen, in the first panel."""
+    box = page.locator("#viewer .panel").first.bounding_box()
+    side = min(box["width"], box["height"]) / 64  # screen pixels of a pixel
+    left = box["x"] + (box["width"] - 64 * side) / 2 + (x + 0.5) * side
+    return left, box["y"] + (box["height"] - 64 * side) / 2 + (y + 0.5) * side
+
+
+def drag(page, *points):
+    """Drag along pixels of the image."""
+    page.mouse.move(*spot(page, *points[0]))
+    page.mouse.down()
+    for point in points[1:]:
+        page.mouse.move(*spot(page, *point), steps=4)
+    page.mouse.up()
+
+
+def test_brush_polygon_and_eraser_mark_pixels_of_the_source(visit, scores, ranked):
+    page = visit("Uma")
+    region = page.locator("#viewer .region")
+    for _ in range(100):  # the panels may still be finding their size
+        page.mouse.move(*spot(page, 41, 12))
+        page.mouse.move(*spot(page, 41, 13))
+        if page.locator("#viewer output").inner_text().startswith("x 41, y 13 "):
+            break
+        page.wait_for_timeout(100)
+    page.keyboard.press("d")
+    drag(page, (12, 40), (30, 40), (30, 52))
+    expect(region).to_contain_text("kept with the verdict")
+    page.keyboard.press("e")
+    for _ in range(20):
+        page.keyboard.press("[")  # the smallest brush erases a pixel
+    page.mouse.click(*spot(page, 20, 40))
+    page.keyboard.press("g")
+    for corner in ((40, 8), (60, 8), (60, 30)):
+        page.mouse.click(*spot(page, *corner))
+    page.keyboard.press("Enter")
+    expect(region).to_contain_text("2 regions")
+    page.keyboard.press("b")
+    drag(page, (2, 2), (9, 6))
+    expect(region).to_contain_text("3 regions")
+    page.keyboard.press("Control+z")
+    expect(region).to_contain_text("2 regions")
+    page.keyboard.press("2")
+    on_screen(page, ranked[1])
+    expect(page.locator("#viewer")).to_have_attribute("data-tool", "box")  # it stays
+    expect(page.locator("#viewer .receipt")).to_contain_text("Saved")
+
+    (review,) = kept(scores, "Uma")
+    mask = judged.mask_of(marks.parse(review.region), (64, 64))
+    assert mask[40, 12] and mask[40, 28] and mask[51, 30] and not mask[40, 20]
+    assert mask[39:42, 19:22].sum() == 8  # one pixel was erased, in the middle of the stroke
+    assert mask[15, 55] and not mask[25, 45] and not mask[4, 5] and not mask[55, 10]
+    page.reload()
+    page.wait_for_selector(PAINTED)
+    expect(page.locator("#viewer")).to_have_attribute("data-tool", "box")
+
+
+def test_fingers_zoom_and_mark_on_a_narrow_screen(chromium, address, scores, ranked):
+    context = chromium.new_context(viewport={"width": 820, "height": 1180}, has_touch=True)
+    page = context.new_page()
+    page.goto(f"{address}?reviewer=Tam")
+    page.wait_for_selector(PAINTED, timeout=60_000)
+    visible = [
+        panel.bounding_box()
+        for panel in page.locator("#viewer .panel:visible").all()
+        if panel.bounding_box()["x"] >= 0
+    ]
+    assert visible and min(box["width"] for box in visible) >= 240
+    for control in page.locator("#viewer button:visible, #viewer select:visible").all():
+        assert control.bounding_box()["height"] >= 44
+    page.get_by_role("button", name="Box").tap()
+    box = visible[0]
+    touches = page.context.new_cdp_session(page)
+
+    def touch(kind, *points):
+        touches.send(
+            "Input.dispatchTouchEvent",
+            {"type": kind, "touchPoints": [{"x": x, "y": y, "id": n} for n, (x, y) in points]},
+        )
+
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    sizes = []
+    for _ in range(2):
+        touch("touchStart", (0, (x - 20, y - 20)))
+        touch("touchMove", (0, (x + 20, y + 20)))
+        touch("touchEnd")
+        expect(page.locator("#viewer .region")).to_contain_text("kept with the verdict")
+        text = page.locator("#viewer .region").get_attribute("title")
+        sizes.append(int(text.split("; ")[-1].split(",")[2]))
+        touch("touchStart", (0, (x - 30, y)), (1, (x + 30, y)))  # with two fingers it zooms
+        for step in range(1, 7):
+            touch("touchMove", (0, (x - 30 - 10 * step, y)), (1, (x + 30 + 10 * step, y)))
+        touch("touchEnd")
+        page.wait_for_timeout(300)
+    assert sizes[1] <= sizes[0] / 2
+    assert page.locator("#viewer .region").get_attribute("title").count(";") == 1
+    page.get_by_role("button", name="Anomalous").tap()
+    expect(page.locator("#viewer .receipt")).to_contain_text("Saved")
+    assert len(kept(scores, "Tam")) == 1
+    context.close()

@@ -829,6 +829,7 @@ def test_slices_as_images_and_volumes_fit_together(tmp_path):
     folder = write_patients(tmp_path / "new", 1, lesion=LESION, seed=6)
     anodetect.score(tmp_path / "run", [str(folder)], tmp_path / "s", far=0.2)
     assert max(directories.read_slices(tmp_path / "s"), key=lambda row: row.score).slice == 3
+    assert not directories.read(tmp_path / "s").rows[0].differs
 
 
 @pytest.fixture(scope="module")
@@ -873,6 +874,8 @@ def test_slices_outside_what_the_model_has_seen_are_not_scored_and_said_so(middl
     assert np.isnan(values).all((0, 1)).tolist() == unseen
     (row,) = directories.read(tmp_path / "s").rows
     assert row.score == directories.read_slices(tmp_path / "s")[3].score
+    assert row.differs.startswith("most of its slices lie outside what the model has seen")
+    assert any(row.differs in text for text in notes)
     assert anodetect.verify(tmp_path / "s").intact
     dark = save_nifti(tmp_path / "dark.nii", 0.3 * volume.transpose(2, 1, 0), affine)
     assert (

@@ -274,12 +274,33 @@ OpensBrowser = Annotated[
     bool, typer.Option(help="Open the page in the browser, from a terminal with a display.")
 ]
 ReviewsForm = Annotated[
-    Literal["manifest", "coco", "masks"],
+    Literal["manifest", "coco", "masks", "study"],
     typer.Option(
         "--as",
         help="manifest: images, masks and a manifest.csv; coco: the regions alone, in COCO's "
-        "format; masks: the regions alone, as masks.",
+        "format; masks: the regions alone, as masks; study: all readings of a study and their "
+        "results.",
     ),
+]
+Readers = Annotated[list[str], typer.Option("--reader", help="Who reads; may be repeated.")]
+Adjudicators = Annotated[
+    list[str] | None,
+    typer.Option("--adjudicator", help="Who decides where readers differ; may be repeated."),
+]
+Viewers = Annotated[
+    list[str] | None,
+    typer.Option("--viewer", help="Who may look, and not judge; may be repeated."),
+]
+ReadersEach = Annotated[int, typer.Option("--each", min=1, help="Readers of each case.")]
+StudySample = Annotated[
+    int | None, typer.Option("--sample", min=1, help="Only this many random images are cases.")
+]
+StudySeed = Annotated[
+    int, typer.Option("--seed", min=0, help="Decides who reads what, and in which order.")
+]
+StudyName = Annotated[str, typer.Option("--name", help="The study's name, for people.")]
+ByLogin = Annotated[
+    bool, typer.Option("--login", help="Names count only if they come from a login.")
 ]
 JoinNormals = Annotated[
     bool,
@@ -287,6 +308,22 @@ JoinNormals = Annotated[
 ]
 ReportDirectory = Annotated[
     Path, typer.Argument(help="A score directory, a folder of them, or a run.")
+]
+
+# -- export ----------------------------------------------------------------------------------------
+
+OnnxFile = Annotated[Path, typer.Option("--onnx", help="The file to write.")]
+ComparedData = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        help="A folder or a card's name: the file is compared with the run on 64 of its images, "
+        "by default on made ones.",
+    ),
+]
+Tolerance = Annotated[
+    float,
+    typer.Option(help="The largest difference of a score, as a share of it, with which to write."),
 ]
 
 # -- sample ----------------------------------------------------------------------------------------

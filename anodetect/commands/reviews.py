@@ -80,7 +80,7 @@ def export(
     verdicts, or if `out` is used already.
     """
     scored = directories.read_as_written(directory)
-    in_force = reviews.in_force(_reviews(scored))
+    in_force = reviews.in_force(intact_reviews(scored))
     rows = {row.path: row for row in scored.rows}
     slices = {each.path: each for each in directories.read_slices(directory)}
     directories.refuse_used(out)
@@ -110,7 +110,7 @@ def export(
     return ReviewsExport(out, form, labels[0], labels[1], regions, dict(left_out))
 
 
-def _reviews(scored: ScoreDirectory) -> list[Review]:
+def intact_reviews(scored: ScoreDirectory) -> list[Review]:
     """Return the reviews of a score directory; RunError if there are none or they do not hold."""
     file = scored.path / reviews.FILE
     head = scored.audit.verdicts_start

@@ -615,7 +615,8 @@ def outcome_lines(log: Sequence[Mapping[str, Any]]) -> list[str]:
                 if name.startswith(PLANTED):
                     compared.append(f"{name.removeprefix(PLANTED)} {value:.3f}")
             lines.append(
-                f"what counts: {entry['weights']} (AUROC of planted defects: {', '.join(compared)})"
+                f"what counts: {entry['weights']} (AUROC of defects planted in "
+                f"{entry['planted']} images: {', '.join(compared)})"
             )
 
     return lines

@@ -22,7 +22,8 @@ class Entry:
     `signed` may be below 0, and so it cannot be a member. Images have at least `least_channels`;
     grey ones have one. One that `learns_anomalies` takes known ones, too. One that `leaves_out`
     channels compares an image channel by channel, and an absent one adds nothing to its map. One
-    that is `local` models small windows of pixels, in which no shape is seen.
+    that is `local` models small windows of pixels, in which no shape is seen. `several_passes` says
+    why a detector cannot be one graph; "" for one that has `one_pass`.
     """
 
     target: str
@@ -40,6 +41,7 @@ class Entry:
     learns_anomalies: bool = False
     leaves_out: bool = False
     local: bool = False
+    several_passes: str = ""
 
 
 DETECTORS = {
@@ -73,6 +75,7 @@ DETECTORS = {
         cost="minutes to train, 147 ms an image on features",
         representations=("pixels", "features"),
         leaves_out=True,
+        several_passes="it passes a network once for each of ten levels of noise",
     ),
     "nce": Entry(
         target="anodetect.detectors.nce:NCE",
@@ -100,6 +103,7 @@ DETECTORS = {
         "Marimont & Tarroni, ISBI 2021; Austin et al., D3PM, NeurIPS 2021",
         cost="minutes to train, 57 ms an image on features",
         representations=("pixels", "features"),
+        several_passes="it predicts codes over random divisions of the image",
     ),
     "rbm": Entry(
         target="anodetect.detectors.rbm:RBM",
@@ -128,6 +132,7 @@ DETECTORS = {
         "probabilistic models, 2021; Su et al., Dual diffusion implicit bridges, ICLR 2023",
         cost="minutes to train, 12 passes of a network an image",
         least_channels=2,
+        several_passes="it walks from one channel to another in a chain of passes",
     ),
     "ensemble": Entry(
         target="anodetect.detectors.ensemble:Ensemble",
@@ -137,6 +142,7 @@ DETECTORS = {
         "Neural Computation 2002",
         cost="minutes to train, 60 to 80 ms an image",
         has_members=True,
+        several_passes="it is several detectors, each with a representation of its own",
     ),
     "classifier": Entry(
         target="anodetect.detectors.classifier:Classifier",
@@ -146,6 +152,7 @@ DETECTORS = {
         "& Gimpel, ICLR 2017",
         cost="nothing to train, 65 passes of the classifier an image",
         signed=True,
+        several_passes="it is many passes of a classifier that lies in an ONNX file already",
     ),
     "dae": Entry(
         target="anodetect.detectors.dae:DAE",

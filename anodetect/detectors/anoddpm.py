@@ -28,7 +28,7 @@ and 50 ms on features.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -36,16 +36,19 @@ import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
+from anodetect.errors import ConfigError
 from anodetect.generative import denoiser, diffusion
 from anodetect.generative.denoiser import Denoiser, DenoiserConfig
 from anodetect.generative.noise import NoiseSource, generator
 from anodetect.generative.prior import GaussianPrior
 from anodetect.generative.samples import chain_generators, samples_of
 from anodetect.imaging.standardise import MICRO_BATCH, MapStandardizer, StandardizerConfig
+from anodetect.nn import single_pass
 from anodetect.nn.augment import Augment
 from anodetect.nn.batching import in_micro_batches
 from anodetect.nn.filters import gaussian_blur
 from anodetect.nn.inference import autocast, pick_device, to_tensor
+from anodetect.nn.single_pass import Pass
 from anodetect.nn.state import module_state, tensors_under
 from anodetect.nn.training import Training, TrainingBatch, optimize
 from anodetect.types import Batch, Floats, Samples, Scores, Seeds, State, TrainContext
@@ -268,6 +271,27 @@ class AnoDDPM:
         residuals, reconstruction = self._residuals(batch, seeds)
         return Scores(*self.standardizer.combine(residuals, batch), reconstruction)
 
+    def one_pass(self, shape: Sequence[int]) -> Pass:
+        """Return the pass for images of this shape; ConfigError for chains and random draws."""
+        config = self.config
+        if config.mode != "single":
+            raise ConfigError("detector.mode: a chain is many passes; 'single' is one for each λ")
+        if config.draws:
+            raise ConfigError("detector.draws: noise is random; 0 adds none")
+        weights = torch.ones(1, shape[0])
+
+        def score(x: Tensor) -> tuple[Tensor, Tensor]:
+            def restore(step: int) -> Tensor:
+                t = diffusion.steps_for(x, step)
+                noised = diffusion.diffuse(x, torch.zeros_like(x), t, self.denoiser.schedule)
+                restored: Tensor = self.denoiser(noised, t)
+                return restored
+
+            maps = self._maps_of(x, restore, weights)
+            return single_pass.combine(self.standardizer, torch.stack(maps, 1), x)
+
+        return score
+
     def _residuals(self, batch: Batch, seeds: Seeds) -> tuple[Floats, Floats]:
         """Return the residuals for each λ and scale [N, M, H, W], and the last x̂ [N, C, H, W].
 
@@ -283,16 +307,29 @@ class AnoDDPM:
         self, images: Floats, seeds: Seeds, channel_weights: Floats
     ) -> tuple[Floats, Floats]:
         x, weights = to_tensor(images, self.device), to_tensor(channel_weights, self.device)
+        restored = [x]
+
+        def restore(step: int) -> Tensor:
+            restored[0] = self._restore(x, step, seeds)
+            return restored[0]
+
+        maps = self._maps_of(x, restore, weights)
+        return torch.stack(maps, 1).cpu().numpy(), restored[0].cpu().numpy()
+
+    def _maps_of(
+        self, x: Tensor, restore: Callable[[int], Tensor], weights: Tensor
+    ) -> list[Tensor]:
+        """Return the residuals [N, H, W] of x for each λ, of which `restore` returns x̂, and each
+        scale; the network's first."""
         network: list[Tensor] = []
         gaussian: list[Tensor] = []
         for step in self.config.lambdas:
-            restored = self._restore(x, step, seeds)
-            network += self._compare(x - restored, weights)
+            network += self._compare(x - restore(step), weights)
             if self.prior is not None:
                 a = self.denoiser.schedule[diffusion.steps_for(x, step)]
                 mean = a.sqrt()[:, None, None, None] * x
                 gaussian += self._compare(x - self.prior.denoise(mean, a), weights)
-        return torch.stack(network + gaussian, 1).cpu().numpy(), restored.cpu().numpy()
+        return network + gaussian
 
     def _restore(self, x: Tensor, step: int, seeds: Seeds) -> Tensor:
         """Return the mean x̂_0 over draws of noise up to a step, [N, C, H, W]."""

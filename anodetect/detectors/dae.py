@@ -25,8 +25,10 @@ from torch import Tensor, nn
 from anodetect.config import Config, Pooling
 from anodetect.generative.noise import NoiseSource
 from anodetect.imaging.heatmaps import finish
+from anodetect.nn import single_pass
 from anodetect.nn.batching import in_micro_batches
 from anodetect.nn.inference import autocast, pick_device, to_tensor
+from anodetect.nn.single_pass import Pass
 from anodetect.nn.state import module_state, tensors_under
 from anodetect.nn.training import Training, TrainingBatch, optimize
 from anodetect.nn.unet import UNet, Widths, check_size
@@ -113,6 +115,15 @@ class DAE:
         weights = batch.channel_weights[:, :, None, None]
         residual: Floats = (np.abs(batch.images - restored) * weights).mean(1)
         return Scores(*finish(residual, batch.foreground, self.config.pooling), restored)
+
+    def one_pass(self, shape: Sequence[int]) -> Pass:
+        """Return the pass for images of this shape."""
+
+        def score(x: Tensor) -> tuple[Tensor, Tensor]:
+            residual = (x - reconstruct(self.net, x)).abs().mean(1)
+            return single_pass.finish(residual, self.config.pooling)
+
+        return score
 
     @torch.no_grad()
     def _restore(self, images: Floats) -> tuple[Floats]:

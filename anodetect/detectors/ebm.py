@@ -66,9 +66,11 @@ from anodetect.generative.noise import NoiseSource, generators_of
 from anodetect.generative.recovery import Recovered, RecoveryConfig
 from anodetect.generative.samples import arc, chain_generators, samples_of
 from anodetect.imaging.standardise import MICRO_BATCH, MapStandardizer, StandardizerConfig
+from anodetect.nn import single_pass
 from anodetect.nn.batching import in_micro_batches
 from anodetect.nn.filters import gaussian_blur
 from anodetect.nn.inference import autocast, pick_device, to_tensor
+from anodetect.nn.single_pass import Pass
 from anodetect.nn.training import Losses, Training, TrainingBatch, optimize
 from anodetect.types import Batch, Floats, Samples, Scores, Seeds, State, TrainContext
 
@@ -271,6 +273,23 @@ class EBM:
                 difference = gaussian_blur(x - restored, scale * x.shape[-1])
                 maps.append((weights * difference.square()).mean(1))
         return torch.stack(maps, 1).cpu().numpy(), restored.cpu().numpy()
+
+    def one_pass(self, shape: Sequence[int]) -> Pass:
+        """Return the pass for images of this shape; ConfigError for scores that need chains."""
+        if self.config.score != "energy":
+            raise ConfigError("detector.score: chains are many passes; 'energy' is one a level")
+
+        def score(x: Tensor) -> tuple[Tensor, Tensor]:
+            maps = []
+            for level in self.config.levels:
+                t = diffusion.steps_for(x, level)
+                restored = self.net(amplitude(self.net, t) * x, t)
+                for scale in self.config.scales:
+                    difference = gaussian_blur(x - restored, scale * shape[-1])
+                    maps.append(difference.square().mean(1))
+            return single_pass.combine(self.standardizer, torch.stack(maps, 1), x)
+
+        return score
 
     def _denoised(self, x: Tensor, t: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """Return f(√ᾱ_t·x, t)."""

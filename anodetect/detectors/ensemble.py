@@ -62,7 +62,7 @@ from anodetect.types import Batch, Bools, Floats, PlantedCopies, Scores, Seeds, 
 LEARNED_FROM = 64  # images, for a representation that has something to learn
 LEAST_WEIGHT = 1e-3  # of a member's foreground at a place, from which on its map counts there
 RESERVE = 0.03  # of a member's share of the budget, for what comes after its training
-EVIDENCE = 0.05  # of a member's share of the budget, at most, for scoring planted defects
+EVIDENCE = 0.15  # of a member's share of the budget, at most, for scoring planted defects
 NORMAL = 0.05  # of a member's share of the budget, at most, for scoring tune images
 PART = 4  # images, which are scored between two looks at the clock
 HIGHEST_AUROC = 0.999  # a few hundred planted defects cannot tell more
@@ -259,7 +259,8 @@ class Ensemble:
             entry[f"planted_auroc {self.config.members[number]}"] = value
         together = product_of_experts(z[:, :, known], [weights[number] for number in trained])
         entry["planted_auroc together"] = float(planted_auroc(together))
-        context.log(entry | {"weights": self._described(weights)})
+        entry |= {"planted": int(known.sum()), "weights": self._described(weights)}
+        context.log(entry)
         return weights
 
     def _of_all(self, weights: Weights, trained: Sequence[int]) -> Weights:

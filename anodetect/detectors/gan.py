@@ -45,10 +45,12 @@ from anodetect.imaging.standardise import (
     refuse_patterns,
     seconds_to_score,
 )
+from anodetect.nn import single_pass
 from anodetect.nn.augment import Augment
 from anodetect.nn.batching import in_micro_batches, variance_of
 from anodetect.nn.inference import autocast, pick_device, to_tensor
 from anodetect.nn.local import LocalNet, receptive_field
+from anodetect.nn.single_pass import Pass
 from anodetect.nn.state import module_state, tensors_under
 from anodetect.nn.training import Losses, Training, TrainingBatch, optimize
 from anodetect.types import Batch, Floats, Samples, Scores, Seeds, State, TrainContext
@@ -312,17 +314,38 @@ class GAN:
 
     @torch.no_grad()
     def _maps_of(self, images: Floats) -> tuple[Floats, Floats]:
-        x, net = to_tensor(images, self.device), self.net
+        x = to_tensor(images, self.device)
         with autocast(x.device):
-            restored = net.generator(net.encode(x)).float()
-            hidden = net.critic.hidden(x)
-            energy = net.critic.last(hidden)
-            missed = (hidden - net.critic.hidden(restored)).float().square().mean(1, keepdim=True)
+            coarse, restored = self._coarse_maps(x)
+        return self._enlarged(coarse, x, restored).cpu().numpy(), restored.cpu().numpy()
 
-        coarse = torch.cat([energy.float(), missed], 1)
-        maps = F.interpolate(coarse, x.shape[2:], mode="bilinear")
+    def _coarse_maps(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return local energies and what hidden values miss on the critic's grid [N, 2, h, w], and
+        x̂ [N, C, H, W]."""
+        net = self.net
+        restored = net.generator(net.encode(x)).float()
+        hidden = net.critic.hidden(x)
+        energy = net.critic.last(hidden)
+        missed = (hidden - net.critic.hidden(restored)).float().square().mean(1, keepdim=True)
+        return torch.cat([energy.float(), missed], 1), restored
+
+    def _enlarged(self, coarse: Tensor, x: Tensor, restored: Tensor) -> Tensor:
+        """Return the maps of `_maps` on the grid of x, [N, 2, H, W]."""
+        height, width = map(int, x.shape[2:])  # where a graph is traced, they are tensors
+        maps = F.interpolate(coarse, (height, width), mode="bilinear")
         residual = (x - restored).square().mean(1) + self.config.kappa * maps[:, 1]
-        return torch.stack([maps[:, 0], residual], 1).cpu().numpy(), restored.cpu().numpy()
+        return torch.stack([maps[:, 0], residual], 1)
+
+    def one_pass(self, shape: Sequence[int]) -> Pass:
+        """Return the pass for images of this shape."""
+
+        def score(x: Tensor) -> tuple[Tensor, Tensor]:
+            coarse, restored = self._coarse_maps(x)
+            energy, residual = self._enlarged(coarse, x, restored).unbind(1)
+            positive = F.softplus((energy - self.middle) / self.spread)
+            return single_pass.combine(self.standardizer, torch.stack([positive, residual], 1), x)
+
+        return score
 
     # -- Making images -----------------------------------------------------------------------------
 

@@ -12,7 +12,8 @@ Fails by design on dark, constant and blurred images: a score is high only where
 bright. Cost: nothing to train, less than a millisecond an image.
 """
 
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -20,6 +21,11 @@ from pydantic import Field
 from anodetect.config import Config, Pooling
 from anodetect.imaging.heatmaps import finish
 from anodetect.types import Batch, Scores, Seeds, State, TrainContext
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from anodetect.nn.single_pass import Pass
 
 
 class IntensityConfig(Config):
@@ -46,6 +52,16 @@ class Intensity:
         mean = (batch.images * weights).mean(1)
         brightness = np.maximum(0, (mean + 1) / 2).astype(np.float32)
         return Scores(*finish(brightness, batch.foreground, self.config.pooling))
+
+    def one_pass(self, shape: Sequence[int]) -> "Pass":
+        """Return the pass for images of this shape."""
+        from anodetect.nn import single_pass  # not at the top: nothing else here needs torch
+
+        def score(x: "Tensor") -> "tuple[Tensor, Tensor]":
+            brightness = ((x.mean(1) + 1) / 2).clamp(min=0)
+            return single_pass.finish(brightness, self.config.pooling)
+
+        return score
 
     def state(self) -> State:
         """Return no arrays."""

@@ -71,10 +71,12 @@ from anodetect.imaging.standardise import (
     StandardizerConfig,
     seconds_to_score,
 )
+from anodetect.nn import single_pass
 from anodetect.nn.augment import augmented
 from anodetect.nn.batching import in_micro_batches
 from anodetect.nn.inference import autocast, pick_device, to_tensor
 from anodetect.nn.local import LocalNet, receptive_field
+from anodetect.nn.single_pass import Pass
 from anodetect.nn.state import module_state, tensors_under
 from anodetect.nn.training import (
     Losses,
@@ -430,6 +432,19 @@ class JEM:
     def score(self, batch: Batch, *, seeds: Seeds) -> Scores:
         """Return image scores and maps; nothing is random, and there is no reconstruction."""
         return Scores(*self.standardizer.combine(self._positive_maps(batch), batch))
+
+    def one_pass(self, shape: Sequence[int]) -> Pass:
+        """Return the pass for images of this shape; ConfigError for scores but the free energy."""
+        if self.config.score != "free-energy":
+            raise ConfigError("detector.score: only 'free-energy' is one pass")
+
+        def score(x: Tensor) -> tuple[Tensor, Tensor]:
+            energy = -self.net(x).logsumexp(1)
+            enlarged = F.interpolate(energy[:, None], tuple(shape[1:]), mode="bilinear")
+            positive = F.softplus((enlarged - self.middle) / self.spread)
+            return single_pass.combine(self.standardizer, positive, x)
+
+        return score
 
     def _standardize(self, tune: Batch, context: TrainContext) -> None:
         """Learn what maps are on tune normals."""

@@ -32,6 +32,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
@@ -63,8 +64,10 @@ from anodetect.imaging.standardise import (
     Softplus,
     seconds_to_score,
 )
+from anodetect.nn import single_pass
 from anodetect.nn.batching import in_micro_batches
 from anodetect.nn.inference import pick_device, to_tensor
+from anodetect.nn.single_pass import Pass
 from anodetect.nn.state import module_state, tensors_under
 from anodetect.nn.training import Losses, Training, TrainingBatch, optimize
 from anodetect.types import Batch, Floats, Scores, Seeds, State, TrainContext
@@ -199,6 +202,17 @@ class NCE:
         """Return image scores and maps; nothing is random, and there is no reconstruction."""
         return Scores(*self.standardizer.combine(self._positive_maps(batch), batch))
 
+    def one_pass(self, shape: Sequence[int]) -> Pass:
+        """Return the pass for images of this shape."""
+        config = self.config
+
+        def score(x: Tensor) -> tuple[Tensor, Tensor]:
+            maps = -maps_of_windows(self._log_density_of, x, config.window, config.stride)
+            positive = F.softplus((maps[:, None] - self.positive.low) / self.positive.spread)
+            return single_pass.combine(self.standardizer, positive, x)
+
+        return score
+
     def log_density(self, batch: Batch) -> Floats:
         """Return the log-density of what is around each pixel, in nats, [N, H, W]."""
         (maps,) = in_micro_batches(self._log_densities_of, batch.images, size=MICRO_BATCH)
@@ -210,15 +224,14 @@ class NCE:
 
     @torch.no_grad()
     def _log_densities_of(self, images: Floats) -> tuple[Floats]:
-        config = self.config
-        log_volume = -self.whitening.scale.log().sum()  # log |∂v/∂x|
-
-        def log_density(x: Tensor) -> Tensor:
-            return self._whitened_log_density(self.whitening(x)) + log_volume
-
-        x = to_tensor(images, self.device)
-        maps = maps_of_windows(log_density, x, config.window, config.stride)
+        config, x = self.config, to_tensor(images, self.device)
+        maps = maps_of_windows(self._log_density_of, x, config.window, config.stride)
         return (maps.cpu().numpy(),)
+
+    def _log_density_of(self, x: Tensor) -> Tensor:
+        """Return log p of windows x [L, D], [L]."""
+        log_volume = -self.whitening.scale.log().sum()  # log |∂v/∂x|
+        return self._whitened_log_density(self.whitening(x)) + log_volume
 
     def _whitened_log_density(self, v: Tensor) -> Tensor:
         """Return log p of whitened places v [M, D], [M]."""

@@ -14,17 +14,21 @@ one in every image. Cost: seconds to train, hardly more an image than its featur
 defaults 20 MB of weights, and memory that does not grow with the number of images.
 """
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field, PositiveFloat, PositiveInt
+from torch import Tensor
 
 from anodetect.config import Config, Pooling
 from anodetect.imaging.heatmaps import finish
+from anodetect.nn import single_pass
 from anodetect.nn.batching import in_micro_batches
 from anodetect.nn.inference import pick_device, to_tensor
+from anodetect.nn.single_pass import Pass
 from anodetect.types import Batch, Floats, Scores, Seeds, State, TrainContext
 
 MICRO_BATCH = 16
@@ -97,6 +101,19 @@ class PaDiM:
         whitened = to_tensor(departures, self.device) @ whitening.mT
         distances = whitened.norm(dim=2).T.reshape(len(images), *images.shape[2:])
         return (distances.cpu().numpy(),)
+
+    def one_pass(self, shape: Sequence[int]) -> Pass:
+        """Return the pass for images of this shape."""
+        channels, mean = torch.from_numpy(self.channels), torch.from_numpy(self.mean)
+        whitening = torch.from_numpy(self.whitening)
+
+        def score(x: Tensor) -> tuple[Tensor, Tensor]:
+            departures = x[0, channels].flatten(1).T - mean  # [P, c]
+            whitened = (whitening @ departures[:, :, None])[:, :, 0]
+            distances = whitened.square().sum(1).sqrt().reshape(1, *shape[1:])
+            return single_pass.finish(distances, self.config.pooling)
+
+        return score
 
     def state(self) -> State:
         """Return the channels [c], the means [P, c], and the lower triangles of the matrices that

@@ -28,8 +28,10 @@ from anodetect.config import Config, Pooling
 from anodetect.errors import ConfigError
 from anodetect.imaging.heatmaps import finish
 from anodetect.imaging.patterns import choose_patterns
+from anodetect.nn import single_pass
 from anodetect.nn.batching import in_micro_batches
 from anodetect.nn.inference import pick_device, to_tensor
+from anodetect.nn.single_pass import Pass
 from anodetect.types import Batch, Bools, Floats, Scores, Seeds, State, TrainContext
 
 MICRO_BATCH = 16
@@ -122,6 +124,35 @@ class PatchCore:
         neighbours = torch.cdist(own, memory)[0].topk(count, largest=False).indices
         distances = torch.cdist(places[furthest][None], memory[neighbours])[0]
         return 1.0 - float(torch.softmax(distances, 0)[0])
+
+    def one_pass(self, shape: Sequence[int]) -> Pass:
+        """Return the pass for images of this shape."""
+        memory = torch.from_numpy(self.memory)
+        norms, count = memory.square().sum(1), min(self.config.reweight, len(memory))
+        channels, height, width = shape
+
+        def squared(places: Tensor) -> Tensor:
+            return places.square().sum(1, keepdim=True) + norms - 2 * places @ memory.T
+
+        def score(x: Tensor) -> tuple[Tensor, Tensor]:
+            places = x.reshape(channels, height * width).T
+            nearest, which = squared(places).min(1)
+            distances = nearest.clamp(min=0).sqrt()
+            maps = (distances / channels**0.5).reshape(1, height, width)
+            pooled, heatmap = single_pass.finish(maps, self.config.pooling)
+            if not self.config.reweight:
+                return pooled, heatmap
+            greatest = maps.flatten(1).max(1).values
+            if count < 2:
+                return greatest, heatmap
+
+            furthest = distances.argmax(keepdim=True)
+            own = memory[which[furthest]]
+            neighbours = squared(own)[0].topk(count, largest=False).indices
+            apart = (places[furthest] - memory[neighbours]).square().sum(1).sqrt()
+            return (1 - torch.softmax(apart, 0)[:1]) * greatest, heatmap
+
+        return score
 
     def state(self) -> State:
         """Return the memory [M, C]."""

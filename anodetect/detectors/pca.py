@@ -25,7 +25,8 @@ too. It overrates patterns that are normal but rare. Cost: seconds to train, 1 t
 image on pixels.
 """
 
-from typing import Any, ClassVar, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, PositiveInt
@@ -34,6 +35,11 @@ from anodetect.config import Config, Pooling
 from anodetect.imaging.heatmaps import finish
 from anodetect.nn.batching import in_micro_batches
 from anodetect.types import Batch, Floats, Scores, Seeds, State, TrainContext
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from anodetect.nn.single_pass import Pass
 
 MICRO_BATCH = 16
 
@@ -155,6 +161,26 @@ class PCA:
         beside = places - places @ self.basis.T @ self.basis
         residual: Floats = (np.square(beside) * weights).mean(1).reshape(image.shape[1:])
         return residual
+
+    def one_pass(self, shape: Sequence[int]) -> "Pass":
+        """Return the pass for images of this shape."""
+        import torch  # not at the top: nothing else here needs it
+
+        from anodetect.nn import single_pass
+
+        mean, basis = torch.from_numpy(self.mean), torch.from_numpy(self.basis)
+
+        def score(x: "Tensor") -> "tuple[Tensor, Tensor]":
+            if self.config.subspace == "places":
+                places = x[0].flatten(1).T - mean
+                beside = places - places @ basis.T @ basis
+                residual = beside.square().mean(1).reshape(1, *shape[1:])
+            else:
+                flat = x.flatten(1) - mean
+                residual = (flat - flat @ basis.T @ basis).reshape(x.shape).abs().mean(1)
+            return single_pass.finish(residual, self.config.pooling)
+
+        return score
 
     def state(self) -> State:
         """Return the mean [P] and the basis [K, P]; of places [C] and [K, C]."""

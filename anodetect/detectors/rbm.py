@@ -60,8 +60,10 @@ from anodetect.imaging.standardise import (
     Softplus,
     seconds_to_score,
 )
+from anodetect.nn import single_pass
 from anodetect.nn.batching import in_micro_batches
 from anodetect.nn.inference import pick_device, to_tensor
+from anodetect.nn.single_pass import Pass
 from anodetect.nn.state import module_state, tensors_under
 from anodetect.nn.training import Losses, Training, TrainingBatch, optimize
 from anodetect.types import Batch, Floats, Samples, Scores, Seeds, State, TrainContext
@@ -280,6 +282,19 @@ class RBM:
         """Return image scores and maps; nothing is random, and there is no reconstruction."""
         return Scores(*self.standardizer.combine(self._positive_maps(batch), batch))
 
+    def one_pass(self, shape: Sequence[int]) -> Pass:
+        """Return the pass for images of this shape; ConfigError for several layers."""
+        config = self.config
+        if config.layers > 1:
+            raise ConfigError("detector.layers: the posterior of several layers is many passes")
+
+        def score(x: Tensor) -> tuple[Tensor, Tensor]:
+            maps = maps_of_windows(self._free_energy, x, config.window, config.stride)
+            positive = F.softplus((maps[:, None] - self.positive.low) / self.positive.spread)
+            return single_pass.combine(self.standardizer, positive, x)
+
+        return score
+
     def _standardize(self, tune: Batch, context: TrainContext) -> None:
         """Learn what maps are on tune normals."""
         self.positive = Softplus.learn(self._free_energies(tune)[:, 0][tune.foreground])
@@ -296,14 +311,13 @@ class RBM:
 
     @torch.no_grad()
     def _maps_of(self, images: Floats) -> tuple[Floats]:
-        config = self.config
-
-        def free_energy(x: Tensor) -> Tensor:
-            return self.net.free_energy(self.whitening(x), config.mean_field)
-
-        x = to_tensor(images, self.device)
-        maps = maps_of_windows(free_energy, x, config.window, config.stride)
+        config, x = self.config, to_tensor(images, self.device)
+        maps = maps_of_windows(self._free_energy, x, config.window, config.stride)
         return (maps[:, None].cpu().numpy(),)
+
+    def _free_energy(self, x: Tensor) -> Tensor:
+        """Return the free energy of windows [L, D], [L]."""
+        return self.net.free_energy(self.whitening(x), self.config.mean_field)
 
     @torch.no_grad()
     def _log_likelihood(self, tune: Batch, context: TrainContext) -> None:

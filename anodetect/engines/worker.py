@@ -36,6 +36,7 @@ from anodetect.record import channel_files, environment, runs, threads
 from anodetect.record.rows import (
     FAILED,
     LITTLE_FOREGROUND,
+    MOSTLY_UNSEEN,
     OK,
     SKIPPED,
     UNSEEN,
@@ -181,7 +182,10 @@ class Worker:
     def _differs(self, scored: ScoredImage | ScoredVolume) -> str:
         """Return in words how a file differs from what the model has seen, "" if it does not."""
         if isinstance(scored, ScoredVolume):
-            notes = self._uneven_notes(scored.loaded.volume)
+            volume = scored.loaded.volume
+            notes = self._uneven_notes(volume)
+            if volume.unseen.sum() > volume.scored.sum():
+                notes.append(MOSTLY_UNSEEN)
         else:
             notes = [scored.loaded.scaled] if scored.loaded.scaled else []
         notes += [f"{each.name} {each.note}" for each in scored.loaded.channels if each.note]

@@ -51,10 +51,10 @@ class LocationGaussian(nn.Module):
     def denoise(self, xt: Tensor, alpha_bar: Tensor) -> Tensor:
         """Return the posterior mean [N, C, H, W] of x given x_t [N, C, H, W] and ᾱ [N]."""
         a = alpha_bar[:, None, None]
-        centred = xt.flatten(2).mT - a.sqrt() * self.mean  # [N, H·W, C]
+        centred = xt.flatten(2).transpose(1, 2) - a.sqrt() * self.mean  # [N, H·W, C]
         gain = a.sqrt() * self.variance / (a * self.variance + 1 - a)
         mean = self.mean + (gain * (centred @ self.basis)) @ self.basis.T
-        return mean.mT.reshape(xt.shape)
+        return mean.transpose(1, 2).reshape(xt.shape)
 
     def score(self, x: Tensor, noise: Tensor) -> Tensor:
         """Return ∇ log p(x) = −(Σ + σ²)⁻¹ (x − μ) of locations with white noise, [N, C, H, W].
@@ -63,10 +63,10 @@ class LocationGaussian(nn.Module):
         little noise is the difference of nearly equal numbers where it is made of `denoise`.
         """
         with torch.autocast(x.device.type, enabled=False):
-            centred = x.float().flatten(2).mT - self.mean  # [N, H·W, C]
+            centred = x.float().flatten(2).transpose(1, 2) - self.mean  # [N, H·W, C]
             along = centred @ self.basis / (self.variance + noise[:, None, None])
             score = -(along @ self.basis.T)
-        return score.mT.reshape(x.shape)
+        return score.transpose(1, 2).reshape(x.shape)
 
 
 def location_moments(fit: Batch) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

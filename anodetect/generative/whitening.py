@@ -163,7 +163,7 @@ def all_windows(images: Tensor, side: int, stride: int) -> tuple[Tensor, int]:
     height, width = images.shape[2:]
     below, right = -(height - side) % stride, -(width - side) % stride
     padded = F.pad(images, (0, right, 0, below), mode="replicate")
-    vectors = F.unfold(padded, side, stride=stride).mT
+    vectors = F.unfold(padded, side, stride=stride).transpose(1, 2)
     return vectors, (width + right - side) // stride + 1
 
 

@@ -360,7 +360,7 @@ class Preprocess:
         region = of if isinstance(of, Region) else None
         if region is not None:
             image = filled(image, region, with_lowest=self.flat_background)
-        same = self._in_channels(image)
+        same = self.in_model_channels(image)
         if isinstance(of, PreparedVolume):
             return self._apply_slice(same, of, number)
 
@@ -376,7 +376,7 @@ class Preprocess:
             spans = self._learned_spans()
         return self._scaled(same, spans), inside
 
-    def _in_channels(self, image: Floats) -> Floats:
+    def in_model_channels(self, image: Floats) -> Floats:
         """Return an image with the channels that were learned; ImageError if it has others."""
         if self.named is not None and len(image) != self.channels:
             raise ImageError(

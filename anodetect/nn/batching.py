@@ -1,11 +1,15 @@
 """Batches of one fixed size, in which images are scored, and what is known of all from a few."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from anodetect.types import Floats
+
+_small = ContextVar("_small", default=False)
 
 SOME = 100  # images, or up to twice as many, that stand for all
 
@@ -21,11 +25,25 @@ def in_micro_batches(
     """Apply `function` to `size` rows of all arrays at a time; return its results, joined by rows.
 
     The last batch is filled up with copies of its last row, so that `function` always gets `size`
-    rows and the result of a row does not depend on how many others there are.
+    rows and the result of a row does not depend on how many others there are. Within
+    `small_batches` it is not.
     """
     count = len(arrays[0])
+    if _small.get():
+        size = min(size, count)
     results = []
     for start in range(0, count, size):
         rows = np.minimum(np.arange(start, start + size), count - 1)
         results.append(function(*[array[rows] for array in arrays]))
     return tuple(np.concatenate(parts)[:count] for parts in zip(*results, strict=True))
+
+
+@contextmanager
+def small_batches() -> Iterator[None]:
+    """Fill no batch up: a single image then takes a fraction of the time, and its score may differ
+    in its last bits from that in a full batch."""
+    token = _small.set(True)
+    try:
+        yield
+    finally:
+        _small.reset(token)

@@ -10,6 +10,7 @@ def gaussian_blur(x: Tensor, sigma: float) -> Tensor:
     if sigma == 0:
         return x
 
+    sigma = float(sigma)  # where a graph is traced, sizes of tensors are tensors themselves
     radius = int(3 * sigma + 0.5)
     kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, device=x.device) / sigma) ** 2)
     kernel = kernel / kernel.sum()

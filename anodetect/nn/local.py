@@ -48,7 +48,7 @@ class Block(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         # Channels last, as they lie in memory: one fused kernel.
         locations = h.permute(0, 2, 3, 1)
-        normed = F.layer_norm(locations, locations.shape[3:], self.scale, self.shift)
+        normed = F.layer_norm(locations, (len(self.scale),), self.scale, self.shift)
         inner = self.inner(normed.permute(0, 3, 1, 2))
         out: Tensor = h + self.outer(F.silu(inner))
         return out

@@ -23,12 +23,12 @@ class LocationMLP(nn.Module):
         self.last = nn.Linear(width, outputs)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        h = self.first(x.flatten(2).mT)  # [N, H·W, width]
+        h = self.first(x.flatten(2).transpose(1, 2))  # [N, H·W, width]
         h = h + self.time(timestep_embedding(t))[:, None]
         for block in self.blocks:
             h = block(h)
         out: Tensor = self.last(F.silu(h))
-        return out.mT.reshape(len(x), -1, *x.shape[2:])
+        return out.transpose(1, 2).reshape(len(x), -1, *x.shape[2:])
 
 
 def plain_mlp(inputs: int, outputs: int, width: int, *, blocks: int) -> nn.Sequential:

@@ -78,8 +78,7 @@ class OnnxNetwork:
     """
 
     def __init__(self, path: Path, sha256: str = "", output: str = "") -> None:
-        if importlib.util.find_spec("onnxruntime") is None:
-            raise ConfigError(f"ONNX files need ONNX Runtime: {INSTALL_ONNX}")
+        check_runtime()
         self.path = path
         self.device = "cpu"
         self._content = read_onnx(path, sha256)
@@ -119,19 +118,7 @@ class OnnxNetwork:
 
     def _opened(self, threads: int, device: str) -> Any:
         """Return a session that computes on so many threads."""
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 4  # nothing is printed, errors are raised
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        try:
-            return onnxruntime.InferenceSession(self._content, options, providers=providers(device))
-        except Exception as error:  # of classes that share no other base
-            raise ConfigError(
-                f"file {self.path}: not a usable ONNX file ({_first_line(error)})"
-            ) from None
+        return session_of(self._content, self.path, threads, device)
 
     def _image_input(self, inputs: Sequence[Any]) -> ImageInput:
         """Return the one input; ConfigError if there are several, or if it takes no images."""
@@ -166,6 +153,28 @@ class OnnxNetwork:
                 "which has the logits"
             )
         return wanted or names[0]
+
+
+def check_runtime() -> None:
+    """Raise ConfigError if the extra `onnx` is not installed."""
+    if importlib.util.find_spec("onnxruntime") is None:
+        raise ConfigError(f"ONNX files need ONNX Runtime: {INSTALL_ONNX}")
+
+
+def session_of(content: bytes, path: Path, threads: int, device: str = "cpu") -> Any:
+    """Return a session of ONNX Runtime that computes on so many threads; ConfigError if the content
+    of the file `path` cannot be run."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # nothing is printed, errors are raised
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(content, options, providers=providers(device))
+    except Exception as error:  # of classes that share no other base
+        raise ConfigError(f"file {path}: not a usable ONNX file ({_first_line(error)})") from None
 
 
 def providers(device: str) -> list[str]:

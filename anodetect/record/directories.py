@@ -65,6 +65,7 @@ OUTSIDE = (
     "report.html",
     "report.json",
     "signature.json",
+    "study.json",
     JOURNAL,
     LOCK,
     PUSHED,
@@ -101,6 +102,15 @@ class ScoreDirectory:
     @cached_property
     def rows(self) -> list[ScoreRow]:
         return list(self.each())
+
+    @cached_property
+    def numbers(self) -> Mapping[str, int]:
+        """The places of the rows, from 0, by their paths."""
+        return {row.path: number for number, row in enumerate(self.rows)}
+
+    def row_at(self, number: int) -> ScoreRow:
+        """Return the row at a place; raise IndexError where there is none."""
+        return self.rows[number]
 
     def each(self) -> Iterator[ScoreRow]:
         """Yield the rows, none of which is kept."""

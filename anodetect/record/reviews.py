@@ -31,6 +31,7 @@ from pydantic import TypeAdapter, ValidationError
 from anodetect.config import canonical
 from anodetect.errors import RunError
 from anodetect.files import refuse_strange, write_atomic
+from anodetect.record import study
 from anodetect.record.audit import Audit
 from anodetect.record.objects import object_of
 from anodetect.record.parts import Part, State, part_of
@@ -59,7 +60,11 @@ class Review:
     writes them, and `region_mm` their corners in millimetres; both are "" for none, and the latter
     for images. `shown` says which pictures the browser had painted: "image" or "axial 3-17,20",
     with "thumbnail" for small ones.
-    Reviews of older releases have None in these two. `time` is UTC in ISO 8601.
+    Reviews of older releases have None in these two. `id` is the text that the viewer gave the
+    verdict, by which one that is sent twice is recorded once; None where nothing could be sent
+    twice. `study` is the hash of the plan under which the verdict was given (record.study), and
+    `seconds` how long the case was on the screen before; None outside of studies. `time` is UTC in
+    ISO 8601.
     """
 
     head: str
@@ -81,9 +86,12 @@ class Review:
     hash: str = ""
     region_mm: str | None = None
     shown: str | None = None
+    id: str | None = None
+    study: str | None = None
+    seconds: float | None = None
 
 
-ADDED = ("region_mm", "shown")  # columns that older releases did not write
+ADDED = ("region_mm", "shown", "id", "study", "seconds")  # columns of newer releases alone
 COLUMNS = tuple(field.name for field in fields(Review))
 
 
@@ -179,12 +187,16 @@ def verify(
     try:
         all_reviews = read(file) if file.exists() else []
         signed = signed_ends(folder)
+        plan = study.read(folder, head)
     except RunError as error:
         return Reviewed(part_of([str(error)], "broken", ""), 0, "")
 
     own = [review for review in all_reviews if review.head == head]
     problems = [*broken(own, head), *mismatches(own, rows), *_wrong_times(own, audit.ended)]
-    erased = sum(review.verdict == ERASED for review in own)
+    given = [review for review in own if review.verdict != ERASED]
+    if fault := study.fault(plan, given, {row.path: row for row in rows}):
+        problems.append(fault)
+    erased = len(own) - len(given)
     if own and erased != sum(each.reviews for each in audit.erased):
         problems.append(f"{erased} reviews are erased, which audit.json does not say")
     if others := len(all_reviews) - len(own):
@@ -285,10 +297,13 @@ def mismatches(reviews: Sequence[Review], rows: Sequence[ScoreRow]) -> Iterator[
     """Yield what is wrong with the first review that does not fit the rows or the other reviews."""
     by_path = {row.path: row for row in rows}
     by_number = {review.number: review for review in reviews}
+    by_id: dict[str, int] = {}
     for review in reviews:
         if review.verdict == ERASED:
             continue
         problem = _mismatch(review, by_path.get(review.path), by_number.get(review.withdraws or 0))
+        if review.id is not None and by_id.setdefault(review.id, review.number) != review.number:
+            problem = f"has the id of review {by_id[review.id]}: it was recorded twice"
         if problem:
             yield f"review {review.number} ({review.reviewer} on {review.path}) {problem}"
             return

@@ -17,6 +17,7 @@ OK, FAILED, SKIPPED = "ok", "failed", "skipped"  # the values of `status`
 # Reasons why a slice has no score, the values of `unscored`.
 LITTLE_FOREGROUND = "too little foreground"
 UNSEEN = "outside what the model has seen"
+MOSTLY_UNSEEN = f"most of its slices lie {UNSEEN}, and what the others say may not hold"
 AT_ONCE = 256  # rows that exist as Python objects at a time
 ARROW_TYPES = {str: pa.string(), int: pa.int32(), float: pa.float64(), bool: pa.bool_()}
 

@@ -209,7 +209,7 @@ class Calibration:
             None if self.strengths is None else highest(self.strengths),
         )
 
-    def _weights(self, level: Level) -> tuple[Doubles, int]:
+    def weights(self, level: Level) -> tuple[Doubles, int]:
         """Return the weight of each calibration image [n], and the number of units (groups or
         images) they make up."""
         if level != "group":
@@ -220,7 +220,7 @@ class Calibration:
     def _p_values(self, values: Doubles, reference: Doubles, level: Level) -> Doubles:
         if len(reference) == 0:
             return np.full(len(values), np.nan)
-        weights, units = self._weights(level)
+        weights, units = self.weights(level)
         order = np.argsort(reference)
         # The weight of the values from each rank up.
         above = np.append(np.cumsum(weights[order][::-1])[::-1], 0.0)
@@ -254,7 +254,7 @@ def benjamini_hochberg(p_values: Doubles, *, dependent: bool = False) -> Doubles
     return q
 
 
-def clopper_pearson(hits: float, total: int, alpha: float = 0.05) -> tuple[float, float]:
+def clopper_pearson(hits: float, total: float, alpha: float = 0.05) -> tuple[float, float]:
     """Return the exact 1 − `alpha` interval of `hits` of `total` (Clopper & Pearson 1934): [0, 1]
     if `total` is 0."""
     from scipy.special import betaincinv  # takes time to import, and scoring does not need it

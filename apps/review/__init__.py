@@ -7,7 +7,7 @@
     threshold.py   the page about another false-alarm rate
     summary.py     the page about the state of the review
     training.py    the page to train and to score on
-    widgets.py     parts that several pages draw; shortcuts.py and pointer.py run in the browser
+    widgets.py     parts that several pages draw; scripts: shortcuts.py, focus.py, pointer.py
 
     viewing.py     the viewer in the page, and what it sends back; viewer/ is its source
     serving.py     the app with the viewer's addresses, routes.py, and headers.py
@@ -22,7 +22,7 @@
     regions.py     regions that reviewers mark
     outcome.py     the outcome of another false-alarm rate
     folders.py     runs, score directories and images in the folders the app may use
-    jobs.py        commands in the background
+    jobs.py        commands in the background; state.py, its folder
 
 A checkout has it as apps.review, an installation as anodetect._review. Nothing here imports torch.
 """

@@ -14,6 +14,7 @@ import streamlit as st
 from anodetect.errors import AnodetectError
 from anodetect.record import directories
 
+from . import drafts
 from .session import ReviewSession
 
 CASE, SLICE, RECORD = "case", "slice", "record"
@@ -110,7 +111,7 @@ def _is_number(text: str) -> bool:
 
 def slice_key(path: str) -> str:
     """Return the key of the slice that is open of a volume, counted from 1 as on the screen."""
-    return f"slice-{path}"
+    return drafts.field_key("slice", path)
 
 
 def keep(session: ReviewSession, path: str, *, hidden: bool) -> None:

@@ -14,6 +14,7 @@ from . import (
     case_list,
     chips,
     drafts,
+    focus,
     gallery,
     known,
     picture,
@@ -35,6 +36,7 @@ CASE, GALLERY = "Case", "Gallery"  # the views
 
 def draw(session: ReviewSession) -> None:
     """Draw the page."""
+    focus.mount()
     blind = st.sidebar.toggle(
         "Blind until judged",
         key="blind",
@@ -60,17 +62,12 @@ def draw(session: ReviewSession) -> None:
         paths = paths_of(rows)
     row = _opened(session, paths)
     hidden = session.is_hidden(row.path, blind)
-
-    in_viewer = viewing.is_ready() and viewing.is_drawable(row)
     in_gallery = _chosen_view() == GALLERY
     if in_gallery:
         screen.announce_nothing()
         gallery.draw(session, rows, blind)
-    elif in_viewer:
-        _draw_in_viewer(session, row, paths, blind)
     else:
-        _draw_plainly(session, row, paths, hidden)
-    if not in_gallery:
+        draw_case(session, row, paths, blind)
         _draw_verdicts(session, row, hidden)
 
     address.keep(session, row.path, hidden=hidden)
@@ -84,7 +81,22 @@ def draw(session: ReviewSession) -> None:
         case_list.draw_images(session, rows, paths, row.path, blind, studies)
         address.draw_link()
 
-    if in_viewer or in_gallery:
+    if not in_gallery:
+        prepare(session, row, paths, blind)
+
+
+def draw_case(session: ReviewSession, row: ScoreRow, paths: Sequence[str], blind: bool) -> None:
+    """Draw a case with all that it takes to judge it; `paths` are the listed ones, in order."""
+    if _is_in_viewer(row):
+        _draw_in_viewer(session, row, paths, blind)
+    else:
+        _draw_plainly(session, row, paths, session.is_hidden(row.path, blind))
+
+
+def prepare(session: ReviewSession, row: ScoreRow, paths: Sequence[str], blind: bool) -> None:
+    """Listen for keys and make the next figure, for a case that the viewer does not draw. This
+    comes last in a page, since it takes time."""
+    if _is_in_viewer(row):
         return
     st.session_state.drawn += 1
     shortcuts.mount(session.store.head, st.session_state.drawn, st.session_state.verdict_keys)
@@ -120,6 +132,10 @@ def _opened(session: ReviewSession, paths: Sequence[str]) -> ScoreRow:
     return session.scores.by_path[state.open]
 
 
+def _is_in_viewer(row: ScoreRow) -> bool:
+    return viewing.is_ready() and viewing.is_drawable(row)
+
+
 def _draw_plainly(
     session: ReviewSession, row: ScoreRow, paths: Sequence[str], hidden: bool
 ) -> None:
@@ -130,8 +146,9 @@ def _draw_plainly(
     strip = st.container()
     _draw_buttons(session, row, paths, hidden)
     opened = picture.draw(session, row, hidden)
-    with strip:
-        _draw_known(session, row, opened, hidden)
+    if not session.is_blinded:
+        with strip:
+            _draw_known(session, row, opened, hidden)
     _draw_remarks(session, row, opened)
 
 
@@ -140,7 +157,8 @@ def _draw_in_viewer(
 ) -> None:
     """Draw a case in the viewer, which has its own buttons and fields."""
     screen.announce_nothing()  # the viewer reports with each verdict what it has painted
-    _draw_known(session, row, None, session.is_hidden(row.path, blind))
+    if not session.is_blinded:
+        _draw_known(session, row, None, session.is_hidden(row.path, blind))
     viewing.draw(session, row, paths, blind)
 
 
@@ -224,7 +242,7 @@ def _judge(
     """Record a verdict and open the next case; in blind mode the same case, now with its scores."""
     _record(session, row, hidden, verdict)
     path = row.path
-    if not st.session_state.blind:
+    if not st.session_state.blind or session.is_blinded:
         path = worklist.next_to_judge(paths, path, session.judgements, session.reviewer)
     go_to(path)
 
@@ -253,6 +271,7 @@ def _record(session: ReviewSession, row: ScoreRow, hidden: bool, verdict: Judgem
         region=marks.to_text(found),
         region_mm=regions.millimetres(found, source),
         blind=hidden,
+        seconds=screen.seconds_open(),
     )
     drafts.discard(session, row.path)
 

@@ -289,6 +289,25 @@ class Paths(Sequence[str]):
         return place
 
 
+class Numbers(Mapping[str, int]):
+    """The places of the rows of a catalogue by their paths."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self.catalogue = catalogue
+
+    def __getitem__(self, path: str) -> int:
+        place = self.catalogue.place(path)
+        if place < 0:
+            raise KeyError(path)
+        return place
+
+    def __len__(self) -> int:
+        return self.catalogue.count
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(ByPath(self.catalogue))
+
+
 class ByPath(Mapping[str, ScoreRow]):
     """The rows of a catalogue by their paths."""
 

@@ -2,6 +2,8 @@
 opened meanwhile, until they are recorded or discarded."""
 
 from dataclasses import dataclass, replace
+from hashlib import sha256
+from secrets import token_bytes
 
 import streamlit as st
 
@@ -13,6 +15,7 @@ from . import screen
 from .session import ReviewSession
 
 NAMES = "comment", "region"  # the fields
+SALT = token_bytes(16)  # of this process, so that nobody finds a name by its hash
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,9 @@ def keep(session: ReviewSession, path: str, draft: Draft) -> None:
 
 
 def field_key(name: str, path: str) -> str:
-    """Return the key of the field that shows the comment or the region of a case."""
-    return f"{name}-{path}"
+    """Return the key of the field that shows the comment or the region of a case. The browser gets
+    it, so it does not name the case, which may be hidden."""
+    return f"{name}-{sha256(SALT + path.encode()).hexdigest()[:16]}"
 
 
 def show_in_fields(session: ReviewSession, path: str) -> None:

@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from uuid import uuid4
 
-import platformdirs
 import psutil
 from filelock import FileLock
 from pydantic import ConfigDict, Field, TypeAdapter
@@ -39,6 +38,7 @@ from anodetect.record import runs
 from anodetect.record.objects import content_of, object_of, parsed
 
 from .folders import allowed
+from .state import folder as own_folder
 
 JOB, LOG, RESULT, CANCELLED = "job.json", "output.log", "result.json", "cancelled"
 PROGRAM = (sys.executable, "-P", "-m", "anodetect.cli")
@@ -224,13 +224,8 @@ def _is_path(text: str) -> bool:
 
 
 def kept_in(root: Path) -> Path:
-    """Return the folder with the jobs of a root: in $XDG_STATE_HOME/anodetect or
-    ~/.local/state/anodetect on Linux, its like elsewhere."""
-    if sys.platform == "darwin":  # where platformdirs would follow $XDG_STATE_HOME
-        state = Path.home() / "Library" / "Application Support" / "anodetect"
-    else:
-        state = platformdirs.user_state_path("anodetect", appauthor=False)
-    return state / "jobs" / sha256(os.fsencode(root.resolve())).hexdigest()[:16]
+    """Return the folder with the jobs of a root, in this user's own folder."""
+    return own_folder() / "jobs" / sha256(os.fsencode(root.resolve())).hexdigest()[:16]
 
 
 def start(root: Path, arguments: Sequence[str]) -> Job:

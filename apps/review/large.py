@@ -24,7 +24,7 @@ from anodetect.record.rows import ScoreRow, SliceRow, rows_of
 from anodetect.stats.agreement import Judgements, Summary, precision_of, summary
 
 from . import known, large_list
-from .catalogue import ByPath, Catalogue, Listed, Paths, Places, Ranking, complete
+from .catalogue import ByPath, Catalogue, Listed, Numbers, Paths, Places, Ranking, complete
 from .scores import MOST_CHOICES, KnownPaths, Scores
 from .worklist import Filter, Order
 
@@ -34,9 +34,16 @@ ORDERS_KEPT = 3  # each takes 4 bytes a row
 class PagedDirectory(ScoreDirectory):
     """A score directory whose table is not read."""
 
-    def __init__(self, path: Path, audit: Audit) -> None:
+    def __init__(self, path: Path, audit: Audit, catalogue: Catalogue) -> None:
         object.__setattr__(self, "path", path)
         object.__setattr__(self, "audit", audit)
+        object.__setattr__(self, "catalogue", catalogue)
+        object.__setattr__(self, "numbers", Numbers(catalogue))
+
+    catalogue: Catalogue
+
+    def row_at(self, number: int) -> ScoreRow:
+        return self.catalogue.row(number)
 
     @property
     def table(self) -> Any:
@@ -189,10 +196,11 @@ def open_large(path: Path, root: Path | None = None) -> LargeScores:
     """
     audit = directories.read_audit_as_written(path)
     catalogue = Catalogue(path / "scores.parquet")
+    recorded = audit if root is None else replace(audit, root=str(root))
     has_slices = (path / "slices.parquet").is_file()
     unlike = differences(catalogue)
     return LargeScores(
-        directory=PagedDirectory(path, audit if root is None else replace(audit, root=str(root))),
+        directory=PagedDirectory(path, recorded, catalogue),
         by_path=ByPath(catalogue),
         groups=MappingProxyType({}),
         slices=SlicesByPath(path) if has_slices else MappingProxyType({}),

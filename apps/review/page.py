@@ -5,15 +5,17 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import streamlit as st
 
 from anodetect.commands.review import KEYS, verdict_keys
 from anodetect.errors import AnodetectError, RunError
+from anodetect.record import study
 from anodetect.record.reviews import DATABASE
 from anodetect.stats import spellings
 
-from . import address, case_list, cases, summary, threshold, training
+from . import address, case_list, cases, logins, reading, summary, threshold, training
 from .session import ReviewSession, open_session
 from .widgets import show_problem
 
@@ -70,8 +72,9 @@ class RootPage:
     draw: Callable[[Sequence[Path]], None]
 
 
+CASES = "Cases"
 PAGES: dict[str, ScorePage | RootPage] = {
-    "Cases": ScorePage(cases.draw),
+    CASES: ScorePage(cases.draw),
     "Threshold": ScorePage(threshold.draw),
     "Summary": ScorePage(summary.draw),
     "Train": RootPage(training.draw),
@@ -83,8 +86,7 @@ def main(
 ) -> None:
     """Draw the app for these score directories and for those that lie in `roots`, the folders it
     may train and score in; `keys` are those of the verdicts, `data` is where images were moved to.
-    Errors a user can correct become a
-    message in the page."""
+    Errors a user can correct become a message in the page."""
     st.set_page_config(page_title="anodetect review", layout="wide", initial_sidebar_state=SIDEBAR)
     st.html(STYLE)
     for name, value in STATE.items():
@@ -99,11 +101,18 @@ def main(
 
 
 def _draw(folders: Sequence[Path], roots: Sequence[Path]) -> None:
-    """Draw the choice of the page, and the page."""
-    names = list(PAGES)
-    name = st.sidebar.segmented_control(
-        "Page", names, default=names[0], required=True, key="page", bind="query-params"
-    )
+    """Draw the choice of the page, and the page. A study that blinds the reviewer leaves only its
+    own cases, and no other directory, which could have scores of the same images."""
+    control, chooser, field = [st.sidebar.container() for _ in range(3)]
+    choices = _choices(folders, roots)
+    studied = [folder for folder in choices if (folder / study.FILE).is_file()]
+    reviewer = _reviewer(field) if studied else None
+    blinding = [folder for folder in studied if _session(folder, reviewer or "").is_blinded]
+    name = CASES
+    if not blinding:
+        name = control.segmented_control(
+            "Page", list(PAGES), default=CASES, required=True, key="page", bind="query-params"
+        )
     if st.session_state.problem:
         show_problem(st.session_state.problem)
         st.session_state.problem = ""
@@ -116,8 +125,12 @@ def _draw(folders: Sequence[Path], roots: Sequence[Path]) -> None:
         page.draw(roots)
         return
 
-    session = _open(folders, roots)
-    if session.scores.count:
+    if reviewer is None:
+        reviewer = _reviewer(field)
+    session = _open(blinding or choices, reviewer, chooser)
+    if session.is_blinded:
+        reading.draw(session)
+    elif session.scores.count:
         page.draw(session)
         if page.draw is not cases.draw:
             st.sidebar.button(
@@ -127,22 +140,36 @@ def _draw(folders: Sequence[Path], roots: Sequence[Path]) -> None:
         st.info("No image was scored here.")
 
 
-def _open(folders: Sequence[Path], roots: Sequence[Path]) -> ReviewSession:
-    """Draw the choice of the score directory and the reviewer's name, and open the directory.
+def _choices(folders: Sequence[Path], roots: Sequence[Path]) -> list[Path]:
+    """Return the score directories to choose from."""
+    present = training.search(tuple(roots)).scores if roots else ()
+    return list(dict.fromkeys([*folders, *present]))
+
+
+def _session(folder: Path, reviewer: str) -> ReviewSession:
+    """Return the session of a reviewer, whose name is left out where a study wants it from a login
+    and it is not."""
+    url, moved_to = os.environ.get(DATABASE, ""), st.session_state.moved_to
+    session = open_session(folder, url, reviewer, moved_to)
+    plan = session.store.plan
+    if plan is not None and plan.login and not st.user.get("is_logged_in"):
+        return replace(session, reviewer="")
+    return session
+
+
+def _open(choices: Sequence[Path], reviewer: str, chooser: Any) -> ReviewSession:
+    """Draw the choice of the score directory, and open it.
 
     Raises RunError where there is no directory.
     """
-    present = training.search(tuple(roots)).scores if roots else ()
-    choices = list(dict.fromkeys([*folders, *present]))
     if not choices:
         raise RunError("no score directory was given; start the app with: anodetect review DIR")
 
     address.choose_directory(choices)
-    folder = st.sidebar.selectbox(
+    folder = chooser.selectbox(
         "Score directory", choices, format_func=str, key="directory", bind="query-params"
     )
-    url, moved_to = os.environ.get(DATABASE, ""), st.session_state.moved_to
-    session = open_session(folder, url, _reviewer(), moved_to)
+    session = _session(folder, reviewer)
     if st.user.get("is_logged_in"):
         return session
     known = spellings.known_spelling(session.reviewer, session.reviewers)
@@ -166,16 +193,19 @@ def _ask_who(name: str, known: str) -> None:
     st.sidebar.button("No, somebody else", key="other_reviewer", on_click=tell_apart)
 
 
-def _reviewer() -> str:
+def _reviewer(field: Any) -> str:
     """Return the name from the login, where one is configured, else the name in the text field,
     which the page's address keeps."""
     if st.user.get("is_logged_in"):
-        return str(st.user.get("email") or st.user.get("name") or "")
+        name = logins.name_of(st.user)
+        field.text(f"Logged in as {name}")
+        field.button("Log out", on_click=st.logout)
+        return name
     if "is_logged_in" in st.user:
-        st.sidebar.button("Log in", on_click=st.login)
+        field.button("Log in", on_click=st.login)
         return ""
 
-    name = st.sidebar.text_input(
+    name = field.text_input(
         "Your name, for the record", key="reviewer", max_chars=100, bind="query-params"
     )
     return str(name).strip()

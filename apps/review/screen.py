@@ -7,6 +7,7 @@ the report of another picture does not fit. Every part of the page that paints a
 in this way before the case can be judged.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from secrets import token_hex
@@ -69,6 +70,7 @@ def collect(head: str) -> None:
     announced: Announced | None = st.session_state.get("announced")
     if announced is not None and reported() == announced.key:
         painted = replace(announced.shown, painted=True)
+        _note_opening(painted.case)
         _painted().setdefault((head, painted.case), set()).add(painted)
 
 
@@ -83,6 +85,19 @@ def painted(head: str, row: ScoreRow) -> list[Shown]:
         raise RunError(NOT_SHOWN)
     others = _painted().get((head, row.path), set()) - {replace(announced.shown, painted=True)}
     return [*others, replace(announced.shown, painted=True)]
+
+
+def _note_opening(path: str) -> None:
+    """Note since when a case is on the screen."""
+    known = st.session_state.get("on_screen")
+    if known is None or known[0] != path:
+        st.session_state.on_screen = path, time.monotonic()
+
+
+def seconds_open() -> float | None:
+    """Return for how long the case that was painted last is on the screen; None for none."""
+    known: tuple[str, float] | None = st.session_state.get("on_screen")
+    return None if known is None else time.monotonic() - known[1]
 
 
 def channel() -> str:

@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 import streamlit as st
 
-from anodetect.record import directories, moved
+from anodetect.record import directories, moved, readings, study
 from anodetect.record.directories import ScoreDirectory
 from anodetect.record.failures import differences
 from anodetect.record.reviews import Review, first_blind, in_force
@@ -60,8 +60,26 @@ class ReviewSession:
 
     def is_hidden(self, path: str, blind: bool) -> bool:
         """Return whether an image's name and scores are hidden: in blind mode, until the reviewer
-        has judged it."""
-        return blind and self.own_verdict(path) is None
+        has judged it; in a study, as long as the reviewer is blinded."""
+        return self.is_blinded or (blind and self.own_verdict(path) is None)
+
+    @cached_property
+    def is_blinded(self) -> bool:
+        """Return whether a study hides everything but the images from the reviewer: until it is
+        complete from all but its viewers."""
+        plan = self.store.plan
+        if plan is None or plan.role_of(self.reviewer) == "viewer":
+            return False
+        return not readings.is_complete(plan, self.directory.rows, readings.verdicts(self.reviews))
+
+    @cached_property
+    def to_read(self) -> list[ScoreRow]:
+        """Return the cases of a study that are the reviewer's, in the order of reading."""
+        plan = self.store.plan
+        if plan is None:
+            return []
+        given = readings.verdicts(self.reviews)
+        return readings.to_do(plan, self.directory.rows, given, self.reviewer)
 
 
 @dataclass(frozen=True)
@@ -80,12 +98,9 @@ def open_session(
     `moved_to` is a folder that images were moved to. `url` names the database of reviews, "" for
     the file in the directory. Raises RunError or ConfigError with what to do.
     """
-    try:
-        changed = (path / directories.AUDIT_FILE).stat().st_mtime_ns
-    except (OSError, ValueError):
-        changed = 0  # reading the directory raises the error
-    scores = _read_scores(path, changed, moved_to)
-    store = _store(path, scores.directory.audit.verdicts_start, url)
+    scores = _read_scores(path, _changed(path / directories.AUDIT_FILE), moved_to)
+    head = scores.directory.audit.verdicts_start
+    store = _store(path, head, url, _changed(path / study.FILE), scores.by_path)
     if isinstance(scores, LargeScores):
         store.guard = scores.check.require
         if scores.check.is_done:
@@ -99,6 +114,14 @@ def open_session(
     last = reviews[-1].number if reviews else 0
     reviews = known[key] = [*reviews, *store.read(after=last)]
     return ReviewSession(scores, store, reviews, in_force(reviews), reviewer)
+
+
+def _changed(file: Path) -> int:
+    """Return when a file was changed; 0 where it cannot be read, which reading it says."""
+    try:
+        return file.stat().st_mtime_ns
+    except (OSError, ValueError):
+        return 0
 
 
 @st.cache_resource(max_entries=4, show_spinner="Reading the scores …")
@@ -131,8 +154,9 @@ def _read_scores(path: Path, changed: int, moved_to: Path | None = None) -> Scor
 
 
 @st.cache_resource(show_spinner=False)
-def _store(path: Path, head: str, url: str) -> Store:
-    return Store(path, head, url)
+def _store(path: Path, head: str, url: str, planned: int, _rows: Mapping[str, ScoreRow]) -> Store:
+    """Return the store; `planned` is part of the key, so that a study's plan is kept to at once."""
+    return Store(path, head, url, _rows)
 
 
 # -- Views -----------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ HELP = """
 | ? | this list |
 """
 # A key presses the button with that key in Streamlit: Streamlit's own shortcuts have no signs, and
-# R is its key to run again. Enter leaves a text field, so that the next key is a shortcut again.
+# R is its key to run again.
 #
 # A verdict is refused, with words and a sound, if it comes before the picture of the case that was
 # opened last is painted (by a second click, or by a key that was held down): nobody has seen that
@@ -30,8 +30,8 @@ const keys = {
   n: "next", p: "previous", z: "undo", o: "toggle", "+": "more", "=": "more", "-": "less",
   "?": "help", j: "unjudged",
 };
-const field = "input, textarea, select, [contenteditable=true]";
-const line = "input[type=text]:not([role=combobox])";
+const field = "input:not([type=checkbox], [type=radio], [type=range]), textarea, select, " +
+  "[contenteditable=true]";
 const movers = ".st-key-next button, .st-key-previous button, .st-key-undo button, " +
   ".st-key-unjudged button";
 const state = window.anodetect ??= {drawn: -1, painted: "", data: {}};
@@ -62,8 +62,6 @@ function refuse(text) {
 function press(event) {
   const target = event.composedPath()[0];
   const typing = target.closest && target.closest(field);
-  if (event.key === "Enter" && target.matches && target.matches(line))
-    setTimeout(() => target.blur(), 50);
   if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
   const name = {...keys, ...state.data.verdicts}[event.key.toLowerCase()];
   const button = name && document.querySelector(`.st-key-${name} button`);

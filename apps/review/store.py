@@ -8,7 +8,7 @@ of its directory. `anodetect.record.reviews` describes the format.
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -23,6 +23,7 @@ from sqlalchemy import (
     Connection,
     Engine,
     Float,
+    Index,
     Inspector,
     Integer,
     MetaData,
@@ -48,16 +49,18 @@ from sqlalchemy.exc import (
 from sqlalchemy.pool import NullPool
 
 from anodetect.errors import ConfigError, RunError
-from anodetect.record import marks, reviews, signing
+from anodetect.record import marks, readings, reviews, signing, study
 from anodetect.record.marks import Shown
 from anodetect.record.reviews import JUDGEMENTS, WITHDRAWN, Judgement, Review
 from anodetect.record.rows import ScoreRow
+from anodetect.record.study import Plan
 
 PATIENCE = 15.0  # seconds to wait for another writer
 NOT_SHOWN = "the image is not on the screen; no verdict was recorded: judge once it is shown"
 RETRY = 0.02  # seconds between two attempts
 LOCK = 0x616E6F64  # number of the advisory lock that writers of these chains take in PostgreSQL
 LONGEST = 4000  # characters of a comment
+LONGEST_ID = 64  # characters of a verdict's own id
 # File systems of the network, as /proc/self/mounts names them.
 NETWORK = {"nfs", "nfs4", "cifs", "smb", "smb2", "smb3", "smbfs", "afs", "ncpfs", "9p", "ceph"}
 NETWORK |= {"glusterfs", "lustre", "beegfs", "gpfs", "davfs"}
@@ -66,9 +69,11 @@ NETWORK |= {"fuse.sshfs", "fuse.rclone", "fuse.s3fs", "fuse.davfs2", "fuse.glust
 _TYPES: dict[str, Any] = {
     "blind": Boolean,
     "withdraws": Integer,
+    "seconds": Float(53),
     "score": Float(53),
     "p_value": Float(53),
     "threshold": Float(53),
+    "id": String(LONGEST_ID),
 }
 _NULLABLE = ("withdraws", "score", "p_value", "threshold", *reviews.ADDED)
 
@@ -84,6 +89,7 @@ TABLE = Table(
     Column("head", String(64), primary_key=True),
     Column("number", BigInteger, primary_key=True, autoincrement=False),
     *map(_column, reviews.COLUMNS[2:]),
+    Index("reviews_ids", "head", "id", unique=True),
 )
 
 # Triggers refuse to change and to delete rows, where the database has triggers.
@@ -109,15 +115,21 @@ _TRIGGERS = {
 
 
 class Store:
-    """The verdicts on one score directory; their chain starts from its `head`.
+    """The verdicts on one score directory; their chain starts from its `head`. `rows` are those of
+    the record, by their paths: with a study's plan beside them only the verdicts are taken that it
+    allows (record.study).
 
     Raises RunError, with what to do, where the database is locked, damaged, unreachable or on a
     network drive, and ConfigError where `url` is no URL of a database.
     """
 
-    def __init__(self, folder: Path, head: str, url: str = "") -> None:
+    def __init__(
+        self, folder: Path, head: str, url: str = "", rows: Mapping[str, ScoreRow] | None = None
+    ) -> None:
         self.head = head
         self.guard: Callable[[], None] = lambda: None  # raises RunError where nothing may be added
+        self.plan = study.read(folder, head)
+        self._rows = rows or {}
         self.folder = None if url else folder
         # Messages name this place and never the URL, which may hold a password.
         self.place = "the configured database" if url else str(folder / reviews.FILE)
@@ -157,12 +169,16 @@ class Store:
         region: str = "",
         region_mm: str = "",
         blind: bool = False,
+        id: str | None = None,
+        seconds: float | None = None,
     ) -> Review:
         """Add a verdict on a row of scores.parquet, of which these pictures were `shown`, and
-        return its record.
+        return its record. One that is on record by its `id` is not added again. In a study it keeps
+        how many `seconds` it took.
 
-        Raises ConfigError without a reviewer's name or for an unknown verdict, and RunError where
-        none of the pictures is a painted one of this row's contents.
+        Raises ConfigError without a reviewer's name, for an unknown verdict, or where a study does
+        not allow it, and RunError where none of the pictures is a painted one of this row's
+        contents, or where the `id` is that of something else.
         """
         if verdict not in JUDGEMENTS:
             raise ConfigError(f"no verdict {verdict!r}; one of {', '.join(JUDGEMENTS)} is expected")
@@ -192,13 +208,18 @@ class Store:
             previous="",
             region_mm=region_mm,
             shown=marks.shown_text(seen),
+            id=id,
+            study=None if self.plan is None else self.plan.hash,
+            seconds=None if self.plan is None or seconds is None else round(seconds, 1),
         )
         return self._append(review)
 
-    def withdraw(self, withdrawn: Review, reviewer: str) -> Review:
-        """Add a record that withdraws one of the reviewer's own verdicts, and return it.
+    def withdraw(self, withdrawn: Review, reviewer: str, id: str | None = None) -> Review:
+        """Add a record that withdraws one of the reviewer's own verdicts, and return it; one that
+        is on record by its `id` is not added again.
 
-        Raises ConfigError where the verdict is another reviewer's.
+        Raises ConfigError where the verdict is another reviewer's, or where a study does not allow
+        it, and RunError where the `id` is that of something else.
         """
         if withdrawn.reviewer != reviewer:
             raise ConfigError(f"only {withdrawn.reviewer} can take back this verdict")
@@ -210,9 +231,21 @@ class Store:
             region="",
             region_mm="",
             shown="",
+            seconds=None,
             withdraws=withdrawn.number,
+            id=id,
         )
         return self._append(review)
+
+    def find(self, id: str) -> Review | None:
+        """Return the record with this id, None where there is none."""
+        with self._clear_errors(), self.engine.connect() as connection:
+            return self._find(connection, id)
+
+    def _find(self, connection: Connection, id: str) -> Review | None:
+        query = select(TABLE).where(TABLE.c.head == self.head, TABLE.c.id == id)
+        row = connection.execute(query).mappings().first()
+        return None if row is None else reviews.from_row(dict(row))
 
     def read(self, after: int = 0) -> list[Review]:
         """Return the records whose numbers are greater than `after`, in order."""
@@ -233,13 +266,22 @@ class Store:
         self.engine.dispose()
 
     def _append(self, review: Review) -> Review:
-        """Write a record at the end of the chain and return it with number, time and hashes."""
+        """Write a record at the end of the chain and return it with number, time and hashes; return
+        the one that is there with its id, instead."""
         self.guard()
         if not review.reviewer:
             raise ConfigError("a verdict needs the reviewer's name")
+        if review.id is not None and not 0 < len(review.id) <= LONGEST_ID:
+            raise ConfigError(f"the id of a verdict has 1 to {LONGEST_ID} characters")
 
-        # The end of the chain is read under the lock that the insertion needs.
+        # Ids and the end of the chain are read under the lock that the insertion needs.
         with self._transaction() as connection:
+            known = None if review.id is None else self._find(connection, review.id)
+            if known is not None:
+                _check_same(review, known)
+                return known
+            if self.plan is not None:
+                self._keep_to(self.plan, review)
             query = select(TABLE.c.number, TABLE.c.hash).where(TABLE.c.head == self.head)
             last = connection.execute(query.order_by(TABLE.c.number.desc()).limit(1)).first()
 
@@ -256,6 +298,21 @@ class Store:
         if self.folder is not None:
             signing.sign(self.folder, review)
         return review
+
+    def _keep_to(self, plan: Plan, review: Review) -> None:
+        """Raise ConfigError where a study's plan does not allow a record."""
+        row = self._rows.get(review.path)
+        if row is None:
+            raise ConfigError(f"{review.path} is no case of this study; nothing was recorded")
+
+        given = readings.verdicts(self.read())
+        complete = readings.is_complete(plan, self._rows.values(), given)
+        verdicts = given.get(review.path, {})
+        why = study.refusal(plan, row, verdicts, review.reviewer, complete=complete)
+        if not why and not review.blind:
+            why = "in a study nothing is judged whose scores were shown"
+        if why:
+            raise ConfigError(f"nothing was recorded: {why}")
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
@@ -281,6 +338,15 @@ class Store:
             ) from None
         except SQLAlchemyError as error:
             raise RunError(f"{self.place}: {_advice(error)}") from None
+
+
+def _check_same(review: Review, known: Review) -> None:
+    """Raise RunError unless a record is the one that a review would become."""
+    for name in ("reviewer", "verdict", "path", "comment", "region"):
+        if getattr(review, name) != getattr(known, name):
+            raise RunError(
+                f"record {known.number} has the same id and is another one; judge the case again"
+            )
 
 
 # -- Network drives --------------------------------------------------------------------------------
@@ -387,7 +453,10 @@ def _add_columns(connection: Connection, inspector: Inspector, place: str) -> No
             "under another name"
         )
 
-    commands = [f"ALTER TABLE reviews ADD COLUMN {name} TEXT" for name in missing]
+    commands = []
+    for name in missing:
+        kind = TABLE.c[name].type.compile(connection.dialect)
+        commands.append(f"ALTER TABLE reviews ADD COLUMN {name} {kind}")
     try:
         for command in commands:
             connection.execute(text(command))

@@ -7,13 +7,14 @@ import streamlit as st
 
 from anodetect.stats.agreement import Agreement
 
-from . import export
+from . import export, studies
 from .session import ReviewSession
 from .widgets import show_problem, show_rate
 
 
 def draw(session: ReviewSession) -> None:
     """Draw the page."""
+    studies.draw(session)
     found = session.scores.summary(session.judgements, session.first_blind)
     st.subheader("Where the review stands")
     columns = st.columns(3)

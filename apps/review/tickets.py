@@ -1,23 +1,32 @@
-"""Tickets: what the browser may fetch of a case. A ticket is a random text that says nothing about
-the case; whoever has none gets nothing. The tickets of a hidden case are for its image alone.
+"""Tickets: what the browser may fetch of a case. A ticket is the case's place in its directory,
+encrypted, so that it says nothing about the case, and nobody can make one. It is the same text when
+the app has been started anew. The tickets of a hidden case are for its image alone.
 
 Cases are read when they are first asked for, and kept while memory lasts.
 """
 
+import struct
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from secrets import token_urlsafe
+from hashlib import sha256
 from threading import Lock
 
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESSIV
+
 from anodetect.errors import RunError
+from anodetect.record import channel_files
 from anodetect.record.directories import ScoreDirectory
 from anodetect.record.rows import ScoreRow
 
-from . import loading, tiles
+from . import loading, state, tiles
 from .tiles import Tiled
 
 KEPT = 2**30  # bytes of cases in memory; the last one is kept however large it is
-LARGEST_NUMBER = 100_000  # tickets
+LARGEST_NUMBER = 100_000  # tickets in memory
+CONTENT = struct.Struct(">16sQH?")  # of a ticket: directory, row, channel, hidden
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,14 +42,23 @@ class Ticket:
     lock: Lock = field(default_factory=Lock, repr=False)  # held while the case is read
 
 
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A score directory that a session has opened, and the numbers of its rows by their paths."""
+
+    directory: ScoreDirectory
+    numbers: Mapping[str, int]
+
+
 class Office:
     """All tickets, and the cases that were read for them."""
 
     def __init__(self, kept: int = KEPT) -> None:
         self._kept = kept
         self._lock = Lock()
-        self._texts: OrderedDict[tuple[str, ...], str] = OrderedDict()
-        self._tickets: dict[str, Ticket] = {}
+        self._cipher: AESSIV | None = None
+        self._opened: dict[bytes, Opened] = {}
+        self._tickets: OrderedDict[str, Ticket] = OrderedDict()
         self._cases: OrderedDict[str, Tiled] = OrderedDict()
 
     def ticket(
@@ -48,28 +66,51 @@ class Office:
     ) -> str:
         """Return the ticket for a case; it is the same one each time."""
         audit = directory.audit
-        key = (str(directory.path), audit.head, audit.root, row.path, channel, str(hidden))
+        name = "\0".join([str(directory.path), audit.head, audit.root])
+        key = sha256(name.encode("utf-8", "surrogateescape")).digest()[:16]
         with self._lock:
-            if key in self._texts:
-                self._texts.move_to_end(key)
-                return self._texts[key]
-
-            text = token_urlsafe(16)
-            self._texts[key] = text
-            self._tickets[text] = Ticket(text, directory, row, channel, hidden)
-            if len(self._texts) > LARGEST_NUMBER:
-                _, oldest = self._texts.popitem(last=False)
-                del self._tickets[oldest]
-                self._cases.pop(oldest, None)
-            return text
+            opened = self._opened.get(key)
+            if opened is None or opened.directory is not directory:
+                opened = self._opened[key] = Opened(directory, directory.numbers)
+            channels = _channels(row)
+            content = CONTENT.pack(
+                key, opened.numbers[row.path], channels.index(channel) if channel else 0, hidden
+            )
+            return urlsafe_b64encode(self._sealing().encrypt(content, None)).decode().rstrip("=")
 
     def find(self, text: str) -> Ticket:
         """Return a ticket by its text; raise RunError where there is none."""
         with self._lock:
-            ticket = self._tickets.get(text)
-        if ticket is None:
+            if text not in self._tickets:
+                self._tickets[text] = self._read(text)
+            self._tickets.move_to_end(text)
+            if len(self._tickets) > LARGEST_NUMBER:
+                oldest, _ = self._tickets.popitem(last=False)
+                self._cases.pop(oldest, None)
+            return self._tickets[text]
+
+    def _read(self, text: str) -> Ticket:
+        """Return the ticket that a text is; raise RunError for any other text, and where nobody has
+        opened its directory."""
+        try:
+            sealed = urlsafe_b64decode(text + "=" * (-len(text) % 4))
+            content = self._sealing().decrypt(sealed, None)
+        except (ValueError, InvalidTag):
+            raise RunError("there is no such case; open the page again") from None
+
+        key, number, channel, hidden = CONTENT.unpack(content)
+        opened = self._opened.get(key)
+        if opened is None or number >= len(opened.numbers):
             raise RunError("there is no such case; open the page again")
-        return ticket
+        row = opened.directory.row_at(number)
+        channels = _channels(row)
+        name = channels[channel] if channel < len(channels) else ""
+        return Ticket(text, opened.directory, row, name, hidden)
+
+    def _sealing(self) -> AESSIV:
+        if self._cipher is None:
+            self._cipher = AESSIV(state.kept_key())
+        return self._cipher
 
     def case(self, text: str, *, anew: bool = False) -> Tiled:
         """Return the case of a ticket, read at most once at a time; `anew` reads a case without an
@@ -96,6 +137,11 @@ class Office:
         while total > self._kept and len(self._cases) > 1:
             _, forgotten = self._cases.popitem(last=False)
             total -= forgotten.nbytes
+
+
+def _channels(row: ScoreRow) -> list[str]:
+    """Return the names of a row's channels, none for an image of one file."""
+    return [channel.name for channel in channel_files.from_text(row.channels)]
 
 
 OFFICE = Office()

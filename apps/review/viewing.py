@@ -11,6 +11,7 @@ from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from secrets import token_hex
 from threading import Lock
 
 import streamlit as st
@@ -20,7 +21,7 @@ from anodetect.errors import AnodetectError, ConfigError
 from anodetect.output import pictures
 from anodetect.record import marks
 from anodetect.record.marks import Shown
-from anodetect.record.reviews import JUDGEMENTS, Judgement
+from anodetect.record.reviews import JUDGEMENTS, Judgement, Review
 from anodetect.record.rows import ScoreRow
 
 from . import display, drafts, regions, routes, worklist
@@ -33,7 +34,7 @@ COMPONENT = "viewer"
 SETTING = "ANODETECT_VIEWER"  # "off" in the environment draws all pictures without the viewer
 UNDO = "undo"
 BEHIND, AHEAD, UNJUDGED = 2, 3, 3  # cases that the viewer is told of beside the open one
-RECEIPTS = 100  # of verdicts that are remembered, so that none is recorded twice
+RECEIPTS = 100  # of verdicts that are remembered for the viewer
 # Streamlit sends this with each drawing of the page; the viewer itself is fetched once.
 SCRIPT = """
 export default function (component) {
@@ -56,6 +57,7 @@ class Card:
     facts: list[str]
     warnings: list[str]
     hidden: bool
+    stays: bool
     drawable: bool
     verdict: str
     comment: str
@@ -74,7 +76,7 @@ class Receipt:
 @dataclass(frozen=True)
 class Verdict:
     """A verdict, or UNDO, as the viewer sends it; `ticket` is that of its case, `painted` that of
-    the case which was on the screen."""
+    the case which was on the screen, for so many `seconds`."""
 
     id: str
     ticket: str
@@ -82,6 +84,7 @@ class Verdict:
     painted: str = ""
     comment: str = ""
     region: str = ""
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,7 @@ def draw(session: ReviewSession, row: ScoreRow, paths: Sequence[str], blind: boo
 
     state = st.session_state
     data = {
+        "session": state.setdefault("viewer_session", token_hex(8)),
         "seq": state.get("viewer_seq", 0),
         "open": by_path[row.path].ticket,
         "cards": [asdict(card) for card in by_path.values()],
@@ -168,7 +172,7 @@ def _neighbours(
     if row.path in paths:
         place = paths.index(row.path)
         around = list(paths[max(place - BEHIND, 0) : place + AHEAD + 1])
-    if blind:
+    if blind and not session.is_blinded:
         return around, []  # after a verdict the case stays, with its scores
     judged, reviewer = session.judgements, session.reviewer
     return around, worklist.to_judge(paths, row.path, judged, reviewer, UNJUDGED)
@@ -188,6 +192,7 @@ def _card(session: ReviewSession, row: ScoreRow, paths: Sequence[str], blind: bo
         facts=list(facts.lines),
         warnings=[f"{facts.warning} {facts.reason}"] if facts.warning else [],
         hidden=hidden,
+        stays=hidden and not session.is_blinded,
         drawable=is_drawable(row),
         verdict="" if own is None else own.verdict,
         comment=draft.comment,
@@ -273,10 +278,8 @@ def _record(session: ReviewSession, paths: Sequence[str], blind: bool, verdict: 
     """
     store, reviewer = session.store, session.reviewer
     if verdict.verdict == UNDO:
-        last = worklist.last_of(store.read(), reviewer)
-        if last is None:
-            raise ConfigError("there is no verdict of yours to take back")
-        record = store.withdraw(last, reviewer)
+        last = _taken_back(session, verdict.id)
+        record = store.withdraw(last, reviewer, verdict.id)
         place = "" if blind else f" on {last.path}"
         text = f"took back {last.verdict}{place}, record {record.number}"
         return Done(Receipt(verdict.id, text), last.path)
@@ -295,11 +298,26 @@ def _record(session: ReviewSession, paths: Sequence[str], blind: bool, verdict: 
         comment=verdict.comment,
         region=marks.to_text(regions.parse(verdict.region, source)),
         blind=ticket.hidden,
+        id=verdict.id,
+        seconds=verdict.seconds,
     )
     path = row.path
-    if not blind:
+    if not blind or session.is_blinded:
         path = worklist.next_to_judge(paths, path, session.judgements, reviewer)
     return Done(Receipt(verdict.id, f"{judgement}, record {record.number}"), path)
+
+
+def _taken_back(session: ReviewSession, id: str) -> Review:
+    """Return the verdict that an undo takes back: the one that it has taken back, if it was
+    recorded already, else the reviewer's last one. Raises ConfigError where there is none."""
+    all_reviews = session.store.read()
+    done = session.store.find(id)
+    if done is not None and done.withdraws is not None:
+        return next(each for each in all_reviews if each.number == done.withdraws)
+    last = worklist.last_of(all_reviews, session.reviewer)
+    if last is None:
+        raise ConfigError("there is no verdict of yours to take back")
+    return last
 
 
 def _settle_draft(session: ReviewSession, verdict: Verdict) -> None:

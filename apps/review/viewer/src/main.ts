@@ -1,15 +1,18 @@
 // The viewer as Streamlit mounts it: what is drawn around the panels, keys, and messages to Python.
 // It is made once; Streamlit calls the default function each time Python sends data.
 
-import { action } from "./keys";
+import { action, isOthers } from "./keys";
+import { keep, kept } from "./kept";
+import { keepOutbox, keptOutbox, newId } from "./outbox";
 import { Panels, type Appearance, type Prepared } from "./panels";
 import { dragged } from "./pixels";
 import {
-  EMPTY, ahead, card, judged, message, moved, received, retried, skipped, undone,
+  EMPTY, ahead, card, dropped, judged, message, moved, received, retried, skipped, undone,
   type State, type Step,
 } from "./queue";
-import { added, box, outline, type Point } from "./regions";
+import { Clock } from "./clock";
 import { style } from "./style";
+import { BRUSH, TOOLS, Tools, type Tool } from "./tools";
 import type { Card, Data, Message } from "./types";
 
 interface Component {
@@ -18,12 +21,13 @@ interface Component {
   setStateValue: (name: string, value: Message) => void;
 }
 
-type Tool = "pan" | "box" | "outline";
-
 const SIGNS: Record<string, string> = { normal: "✓", anomalous: "✗", unsure: "?", "bad image": "⊘" };
+const LONGEST = 40; // letters of regions that are shown
 const PATIENCE = 15_000; // milliseconds until a verdict that is not acknowledged is called late
-const HELP = "N → next · P ← previous · J next unjudged · Z undo · O overlay · + − opacity · 0 whole image · "
-  + "B box · L outline · Esc pan · Del discard region · wheel zoom · right drag window";
+const HELP = "N → next · P ← previous · J next unjudged · Z undo · O overlay · + − opacity · "
+  + "0 whole image · B box · L outline · G polygon · D brush · E eraser · [ ] brush's size · "
+  + "W window · Esc pan · Ctrl Z last region back · Del discard regions · wheel zoom · "
+  + "right drag window";
 
 /** Make an element with attributes and children. */
 function make<K extends keyof HTMLElementTagNameMap>(
@@ -59,10 +63,12 @@ class Viewer {
   private painted = ""; // ticket of the case that is painted
   private showing = 0; // counts the cases shown
   private sentAt = 0;
-  private tool: Tool = "pan";
+  private clock = new Clock();
   private comments = new Map<string, string>(); // by ticket, until the verdict
   private regions = new Map<string, string>();
-  private count = 0;
+  private before: [ticket: string, regions: string][] = []; // regions as they were, the last one last
+  private isTabbed = false; // the focus was brought by the keyboard
+  private isRestored = false; // the outbox of before the page was made again
   private sound: AudioContext | null = null;
   private appearance: Appearance = {
     window: "auto", byHand: [0, 255], palette: "inferno", opacity: 0.7, overlay: true,
@@ -85,11 +91,17 @@ class Viewer {
   private windows = choice("Window", (window) => this.choose({ window }));
   private palettes = choice("Colours", (palette) => this.choose({ palette }));
   private thirds = choice("Third panel", (third) => this.choose({ third }));
+  private only = choice("Picture", () => this.showOnly(this.only.selectedIndex));
+  private onlyLabel = labelled("Picture", this.only);
   private opacity = make("input", {
     type: "range", min: "0", max: "100", step: "5", "aria-label": "Heatmap's opacity, %",
   });
   private switches: Record<"overlay" | "contours" | "truth", HTMLInputElement>;
-  private tools: Record<Tool, HTMLButtonElement>;
+  private tools: Tools;
+  private toolButtons = new Map<Tool, HTMLButtonElement>();
+  private brush = make("input", {
+    type: "range", min: String(BRUSH[0]), max: String(BRUSH[1]), "aria-label": "Brush's size",
+  });
   private mapControls = make("span", { class: "controls" });
   readonly root = make("section", { id: "viewer", "aria-label": "Case", "data-painted": "false" });
   private panels: Panels | null = null;
@@ -99,20 +111,18 @@ class Viewer {
       overlay: this.makeSwitch("overlay"), contours: this.makeSwitch("contours"),
       truth: this.makeSwitch("truth"),
     };
-    this.tools = {
-      pan: button("Pan · Esc", () => this.take("pan")), box: button("Box · B", () => this.take("box")),
-      outline: button("Outline · L", () => this.take("outline")),
-    };
+    this.tools = this.makeTools();
+    for (const [tool, [name, key]] of Object.entries(TOOLS) as [Tool, [string, string]][])
+      this.toolButtons.set(tool, button(`${name} · ${key}`, () => this.take(tool)));
+    this.brush.addEventListener("input", () => this.resize(Number(this.brush.value)));
     this.opacity.addEventListener("input", () =>
       this.choose({ opacity: Number(this.opacity.value) / 100 }));
     this.comment.addEventListener("input", () =>
       this.comments.set(this.state.open, this.comment.value));
-    this.comment.addEventListener("keydown", (event) => {
-      if (event.key === "Enter" || event.key === "Escape") this.comment.blur();
-    });
     this.layOut();
     window.addEventListener("keydown", (event) => this.press(event), true);
-    this.listen();
+    window.addEventListener("pointerdown", () => { this.isTabbed = false; }, true);
+    this.remember();
     setInterval(() => this.drawReceipt(), 1000);
   }
 
@@ -121,6 +131,12 @@ class Viewer {
     const before = this.state;
     this.send = send;
     this.state = received(before, data);
+    const isAnew = before.data?.session !== data.session;
+    if (!this.isRestored && data.reviewer) {
+      this.isRestored = true;
+      this.state = { ...this.state, outbox: [...keptOutbox(data.reviewer), ...this.state.outbox] };
+    }
+    keepOutbox(data.reviewer, this.state.outbox);
     if (!this.panels) {
       const palettes: Record<string, Uint8Array> = {};
       for (const [name, text] of Object.entries(data.palettes))
@@ -131,8 +147,8 @@ class Viewer {
     else this.prefetch();
     this.drawCase();
     this.drawReceipt();
-    // What was recorded while the page was being made again is sent anew.
-    if (before.data === null && this.state.outbox.length) this.retry();
+    // An app that was started anew, or a page, has not received what is in the outbox.
+    if (isAnew && (before.data !== null || this.state.outbox.length)) this.retry();
   }
 
   // -- The case ------------------------------------------------------------------------------------
@@ -164,7 +180,7 @@ class Viewer {
     }
     this.say(prepared.text.notes.join(" "));
     this.panels!.region = this.regionOf(prepared.card);
-    this.panels!.sketch = [];
+    this.tools.stop();
     this.panels!.show(prepared);
     this.drawControls(prepared);
     this.awaitPaint(number);
@@ -181,6 +197,7 @@ class Viewer {
       this.panels!.redraw();
       requestAnimationFrame(() => {
         if (number !== this.showing) return;
+        if (this.painted !== this.state.open) this.clock.start();
         this.painted = this.state.open;
         this.root.dataset.painted = "true";
         this.prefetch();
@@ -208,9 +225,14 @@ class Viewer {
 
   private press(event: KeyboardEvent): void {
     if (!this.root.isConnected || !this.state.data) return;
-    const target = event.composedPath()[0];
-    if (target instanceof Element && target.closest("input:not([type=range]):not([type=checkbox]),"
-      + "textarea, select, [contenteditable=true], [role=dialog], [role=combobox]")) return;
+    if (event.key === "Tab") this.isTabbed = true;
+    if (isOthers(event.key, event.composedPath()[0], this.isTabbed)) return;
+    const isBack = (event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "z";
+    if (isBack ? this.takeBack() : this.tools.key(event.key)) {
+      event.preventDefault();
+      event.stopImmediatePropagation();
+      return;
+    }
     const what = action(event, this.state.data.keys);
     if (!what) return;
     event.preventDefault();
@@ -224,12 +246,14 @@ class Viewer {
     else if (what === "next") this.step(moved(this.state, 1));
     else if (what === "previous") this.step(moved(this.state, -1));
     else if (what === "unjudged") this.step(skipped(this.state));
-    else if (what === "undo") this.step(undone(this.state, this.id()));
+    else if (what === "undo") this.step(undone(this.state, newId()));
     else if (what === "overlay") this.choose({ overlay: !overlay });
     else if (what === "more") this.choose({ opacity: Math.min(opacity + 0.1, 1) });
     else if (what === "less") this.choose({ opacity: Math.max(opacity - 0.1, 0) });
     else if (what === "home") this.panels!.home();
     else if (what === "discard") this.keepRegion("");
+    else if (what === "larger") this.resize(this.tools.brush * 1.25 + 1);
+    else if (what === "smaller") this.resize(this.tools.brush / 1.25 - 1);
     else if (what === "help") this.say(this.help());
     else this.take(what as Tool);
   }
@@ -239,10 +263,12 @@ class Viewer {
     const isPainted = this.painted !== "" && this.painted === ticket;
     const open = card(this.state);
     const comment = this.commentOf(open), region = this.regionOf(open);
-    const step = judged(this.state, { id: this.id(), verdict, comment, region }, isPainted);
+    const seconds = this.clock.seconds();
+    const step = judged(this.state, { id: newId(), verdict, comment, region, seconds }, isPainted);
     if (!step.refused) {
       this.comments.delete(ticket);
       this.regions.delete(ticket);
+      this.before = this.before.filter(([each]) => each !== ticket);
     }
     this.step(step);
   }
@@ -256,6 +282,7 @@ class Viewer {
     const before = this.state;
     this.state = state;
     if (state.outbox.length > before.outbox.length) this.sentAt = Date.now();
+    keepOutbox(state.data?.reviewer ?? "", state.outbox);
     if (state.open !== before.open) this.open();
     else if (state.waiting) this.unpaint();
     this.drawReceipt();
@@ -270,21 +297,66 @@ class Viewer {
     this.drawReceipt();
   }
 
+  private drop(): void {
+    this.state = dropped(this.state);
+    keepOutbox(this.state.data?.reviewer ?? "", this.state.outbox);
+    this.drawReceipt();
+  }
+
   private choose(changes: Partial<Appearance>): void {
     this.appearance = { ...this.appearance, ...changes };
     this.panels?.change(this.appearance);
     const shown = this.panels?.has(this.state.open);
     if (shown) this.drawControls(shown);
+    this.keepChoices();
+  }
+
+  /** Where there is room for one picture, show this one. */
+  private showOnly(number: number): void {
+    this.place.dataset.only = String(number);
   }
 
   private take(tool: Tool): void {
-    this.tool = tool;
+    this.tools.take(tool);
     this.root.dataset.tool = tool;
-    for (const [name, each] of Object.entries(this.tools))
+    for (const [name, each] of this.toolButtons)
       each.setAttribute("aria-pressed", String(name === tool));
+    this.brush.hidden = tool !== "brush" && tool !== "eraser";
+    this.keepChoices();
+  }
+
+  private resize(brush: number): void {
+    this.tools.brush = Math.round(Math.min(Math.max(brush, BRUSH[0]), BRUSH[1]));
+    this.brush.value = String(this.tools.brush);
+    this.keepChoices();
+  }
+
+  private keepChoices(): void {
+    keep({ ...this.appearance, tool: this.tools.tool, brush: this.tools.brush });
+  }
+
+  /** Go on with tool and looks as they were chosen last, in this browser. */
+  private remember(): void {
+    const { tool, brush, ...looks } = kept({ ...this.appearance, tool: "pan", brush: 24 });
+    this.appearance = looks;
+    this.resize(brush);
+    this.take(tool in TOOLS ? tool as Tool : "pan");
   }
 
   private keepRegion(region: string): void {
+    this.before.push([this.state.open, this.regionOf(card(this.state))]);
+    this.setRegion(region);
+  }
+
+  /** Undo the last change of this case's regions; false where there is none. */
+  private takeBack(): boolean {
+    const last = this.before.map(([ticket]) => ticket).lastIndexOf(this.state.open);
+    if (last < 0) return false;
+    this.setRegion(this.before.splice(last, 1)[0]![1]);
+    return true;
+  }
+
+  private setRegion(region: string): void {
     this.regions.set(this.state.open, region);
     this.panels!.region = region;
     this.panels!.redraw();
@@ -300,63 +372,23 @@ class Viewer {
     return open ? this.regions.get(open.ticket) ?? open.region : "";
   }
 
-  private id(): string {
-    return `${Date.now()}-${Math.random().toString(36).slice(2)}-${this.count++}`;
-  }
-
   // -- The pointer ---------------------------------------------------------------------------------
 
-  private listen(): void {
-    let button = -1, last: MouseEvent | null = null;
-    const points = () => this.panels!.sketch;
-    this.place.addEventListener("contextmenu", (event) => event.preventDefault());
-    this.place.addEventListener("pointerdown", (event) => {
-      const at = this.panels?.at(event);
-      const isTool = event.button === 0 && this.tool !== "pan";
-      if (!at || !(isTool || event.button === 2)) return;
-      event.stopPropagation();
-      event.preventDefault();
-      [button, last] = [event.button, event];
-      this.place.setPointerCapture(event.pointerId);
-      if (isTool) this.panels!.sketch = [at];
-    }, true);
-    this.place.addEventListener("pointermove", (event) => {
-      if (button === 2 && last) {
-        this.dragWindow(event.clientX - last.clientX, event.clientY - last.clientY);
-        last = event;
-        return;
-      }
-      const at = this.panels?.at(button === 0 ? this.retargeted(event, last!) : event);
-      if (!at) return;
-      if (button === 0) {
-        this.panels!.sketch = this.tool === "box" ? corner(points()[0]!, at) : [...points(), at];
-        this.panels!.redraw();
-        return;
-      }
-      this.readout.textContent = this.panels!.read(at) || " ";
-    }, true);
-    this.place.addEventListener("pointerup", (event) => {
-      if (button === 0) {
-        const at = this.panels!.at(this.retargeted(event, last!));
-        if (at) this.finish(points(), at);
-      }
-      button = -1;
-    }, true);
-  }
-
-  /** The event as if it were in the panel that the drag started in. */
-  private retargeted(event: PointerEvent, start: MouseEvent): MouseEvent {
-    return { clientX: event.clientX, clientY: event.clientY, target: start.target } as MouseEvent;
-  }
-
-  private finish(points: Point[], at: Point): void {
-    const text = this.panels!.has(this.state.open)?.text;
-    this.panels!.sketch = [];
-    if (!text || points.length === 0) return;
-    const region = this.tool === "box" ? box(points[0]!, at, text.width, text.height)
-      : outline([...points, at], text.width, text.height);
-    if (region) this.keepRegion(added(this.regionOf(card(this.state)), region));
-    else this.panels!.redraw();
+  private makeTools(): Tools {
+    return new Tools(this.place, {
+      at: (event) => this.panels?.at(event) ?? null,
+      size: () => {
+        const text = this.panels?.has(this.state.open)?.text;
+        return text ? [text.width, text.height] : null;
+      },
+      scale: () => this.panels?.scale() ?? 1,
+      zoom: (by, from, to) => this.panels?.pinch(by, from, to),
+      regions: () => this.regionOf(card(this.state)),
+      keep: (regions) => this.keepRegion(regions),
+      sketch: (sketch) => this.panels?.drawSketch(sketch),
+      window: (right, down) => this.dragWindow(right, down),
+      read: (at) => { this.readout.textContent = this.panels!.read(at) || " "; },
+    });
   }
 
   private dragWindow(right: number, down: number): void {
@@ -369,6 +401,8 @@ class Viewer {
   // -- Drawing -------------------------------------------------------------------------------------
 
   private layOut(): void {
+    this.onlyLabel.className = "narrow";
+    this.showOnly(1);
     const moves = make("span", {},
       button("Previous · P", () => this.act("previous")), button("Next · N", () => this.act("next")));
     const undo = button("Undo · Z", () => this.act("undo"));
@@ -377,16 +411,16 @@ class Viewer {
       labelled("Colours", this.palettes), labelled("Third panel", this.thirds),
       this.switchLabel("overlay", "Overlay · O"), labelled("Opacity", this.opacity),
       this.switchLabel("contours", "Contours"), this.switchLabel("truth", "Truth"));
-    const tools = make("span", { class: "tools" }, ...Object.values(this.tools),
-      button("Discard region", () => this.act("discard")), this.region);
+    const tools = make("span", { class: "tools" }, ...this.toolButtons.values(), this.brush,
+      button("Discard regions", () => this.act("discard")), this.region);
     this.root.append(
       make("style", {}, style),
       make("div", { class: "head" }, this.title, this.facts),
       make("div", { class: "row" }, moves, this.verdicts, undo, this.receipt),
       this.refused, this.problem, this.place, this.readout,
-      make("div", { class: "row" }, labelled("Window", this.windows), this.mapControls),
+      make("div", { class: "row" }, this.onlyLabel, labelled("Window", this.windows),
+        this.mapControls),
       make("div", { class: "row" }, tools, this.comment, keys));
-    this.take("pan");
   }
 
   private drawCase(): void {
@@ -427,6 +461,9 @@ class Viewer {
     setOptions(this.palettes, Object.keys(this.state.data?.palettes ?? {}), palette);
     const thirds = [...prepared.layers.keys()].filter((name) => name !== "image");
     setOptions(this.thirds, thirds, thirds.includes(third) ? third : "heatmap");
+    const titles = this.panels!.titles();
+    setOptions(this.only, titles, titles[Number(this.place.dataset.only)] ?? titles[0] ?? "");
+    this.onlyLabel.hidden = titles.length < 2;
     this.opacity.value = String(Math.round(opacity * 100));
     for (const name of ["overlay", "contours", "truth"] as const)
       this.switches[name].checked = this.appearance[name];
@@ -436,7 +473,10 @@ class Viewer {
 
   private drawRegion(): void {
     const region = this.regionOf(card(this.state));
-    this.region.textContent = region ? `region ${region}, kept with the verdict` : "";
+    const count = region.split(";").filter((each) => each.trim()).length;
+    const what = count > 1 || region.length > LONGEST ? `${count} regions` : `region ${region}`;
+    this.region.textContent = region ? `${what}, kept with the verdict` : "";
+    this.region.title = region;
   }
 
   /** The receipt: what is being saved, what was, and what was not, with a way to try again. */
@@ -452,6 +492,7 @@ class Viewer {
     this.receipt.dataset.state = failed.length || isLate ? "failed" : outbox.length ? "saving" : "saved";
     this.receipt.replaceChildren(text);
     if (failed.length || isLate) this.receipt.append(" ", button("Try again", () => this.retry()));
+    if (failed.length) this.receipt.append(" ", button("Give up", () => this.drop()));
   }
 
   private help(): string {
@@ -488,10 +529,6 @@ class Viewer {
 
 function labelled(text: string, control: HTMLElement): HTMLElement {
   return make("label", {}, text, control);
-}
-
-function corner(from: Point, to: Point): Point[] {
-  return [from, [to[0], from[1]], to, [from[0], to[1]], from];
 }
 
 let viewer: Viewer | null = null;

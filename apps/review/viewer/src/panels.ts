@@ -4,6 +4,7 @@
 import OpenSeadragon from "openseadragon";
 import { coloured, grey, type Painter } from "./pixels";
 import { corners, type Point } from "./regions";
+import { NOTHING, type Sketch } from "./tools";
 import { PaintedSource, layersOf, type Layer } from "./tiles";
 import type { Card, CaseText, Range } from "./types";
 
@@ -52,7 +53,7 @@ export class Panels {
   private homing = false; // once the panels have their sizes, they show the whole image
   private leading = 0; // the panel that was touched last
   region = ""; // those of the case on the screen
-  sketch: Point[] = []; // while one is drawn
+  private sketch = NOTHING; // what is being drawn
 
   constructor(
     private readonly place: HTMLElement,
@@ -279,12 +280,34 @@ export class Panels {
       }
     }
     for (const line of corners(this.region)) this.line(context, item, line, COLOURS.region!);
-    this.line(context, item, this.sketch, COLOURS.region!);
+    this.stroke(context, item);
+  }
+
+  /** Draw what the reviewer is drawing: of a brush all that it has covered, and its ring. */
+  private stroke(context: CanvasRenderingContext2D, item: OpenSeadragon.TiledImage): void {
+    const { points, radius, erases } = this.sketch;
+    const colour = erases ? "#ffffff" : COLOURS.region!;
+    const last = points.at(-1);
+    if (!radius || !last) {
+      this.line(context, item, points, colour);
+      return;
+    }
+    const wide = Math.max(2 * radius * this.scale(), 1);
+    context.save();
+    context.globalAlpha = 0.4;
+    [context.lineCap, context.lineJoin] = ["round", "round"];
+    if (points.length > 1) this.line(context, item, points.slice(0, -1), colour, wide);
+    context.restore();
+    const at = item.imageToViewerElementCoordinates(new OpenSeadragon.Point(...last));
+    context.beginPath();
+    context.arc(at.x, at.y, wide / 2, 0, 2 * Math.PI);
+    context.strokeStyle = colour;
+    context.stroke();
   }
 
   private line(
     context: CanvasRenderingContext2D, item: OpenSeadragon.TiledImage, points: Point[],
-    colour: string,
+    colour: string, wide = 1.5,
   ): void {
     if (points.length < 2) return;
     context.beginPath();
@@ -292,12 +315,47 @@ export class Panels {
       const at = item.imageToViewerElementCoordinates(new OpenSeadragon.Point(x, y));
       context.lineTo(at.x, at.y);
     }
-    context.lineWidth = 1.5;
+    context.lineWidth = wide;
     context.strokeStyle = colour;
     context.stroke();
   }
 
+  /** The names of the pictures on the screen. */
+  titles(): string[] {
+    return this.panels.filter(({ box }) => !box.hidden).map(({ title }) => title.textContent ?? "");
+  }
+
   // -- The pointer ---------------------------------------------------------------------------------
+
+  drawSketch(sketch: Sketch): void {
+    if (sketch === this.sketch || sketch.points.length + this.sketch.points.length === 0) return;
+    this.sketch = sketch;
+    this.panels.forEach((_, n) => this.draw(n));
+  }
+
+  /** Pixels of the screen for one of the image. */
+  scale(): number {
+    const item = this.shown?.images.find(({ panel }) => panel === this.leading)?.item
+      ?? this.shown?.images[0]?.item;
+    if (!item) return 1;
+    const [zero, one] = [0, 1].map((x) =>
+      item.imageToViewerElementCoordinates(new OpenSeadragon.Point(x, 0)));
+    return one!.x - zero!.x;
+  }
+
+  /** Zoom about a place under the fingers, and move it along with them. */
+  pinch(by: number, from: MouseEvent, to: MouseEvent): void {
+    for (const [n, { box, viewer }] of this.panels.entries()) {
+      if (box.hidden || !box.contains(from.target as Node)) continue;
+      this.leading = n;
+      const bounds = box.getBoundingClientRect();
+      const place = (event: MouseEvent) => viewer.viewport.pointFromPixel(
+        new OpenSeadragon.Point(event.clientX - bounds.left, event.clientY - bounds.top), true);
+      const before = place(from);
+      viewer.viewport.zoomBy(by, before, true);
+      viewer.viewport.panBy(before.minus(place(to)), true);
+    }
+  }
 
   /** The place in the image under a pointer, in pixels, and null outside the panels. */
   at(event: MouseEvent): Point | null {
@@ -335,6 +393,7 @@ export class Panels {
   private panel(name: string, number: number): Panel {
     const box = document.createElement("div");
     box.className = "panel";
+    box.dataset.number = String(number);
     box.setAttribute("role", "img");
     box.setAttribute("aria-label", name);
     const title = document.createElement("div");

@@ -45,7 +45,9 @@ export function received(state: State, data: Data): State {
     seq: Math.max(state.seq, data.seq),
     open: isCurrent ? data.open : state.open,
     waiting: isCurrent ? false : state.waiting,
-    cards: new Map(data.cards.map((card) => [card.ticket, card])),
+    // Cards of a page that is behind may lack the open case.
+    cards: new Map([...(isCurrent ? [] : state.cards),
+      ...data.cards.map((card): [string, Card] => [card.ticket, card])]),
     data,
     outbox: state.outbox.filter((verdict) => !done.has(verdict.id)),
     failed,
@@ -90,8 +92,8 @@ export function judged(
 
   const done = new Set(state.judged).add(open.ticket);
   const outbox = [...state.outbox, { ...verdict, ticket: open.ticket, painted: open.ticket }];
-  // A hidden case stays, and Python shows its scores.
-  const next = open.hidden ? "" : nextToJudge(state, done);
+  // A hidden case stays, and Python shows its scores; in a study it does not.
+  const next = open.stays ? "" : nextToJudge(state, done);
   const after = { ...state, outbox, judged: done };
   if (next) return { state: opened(after, next), refused: "" };
   return { state: { ...after, seq: state.seq + 1, waiting: true }, refused: "" };
@@ -100,7 +102,8 @@ export function judged(
 /** Take the reviewer's last verdict back; Python says which one it was, and opens its case. */
 export function undone(state: State, id: string): Step {
   if (!state.data?.reviewer) return refuse(state, "Enter your name in the sidebar first.");
-  const undo = { id, ticket: "", verdict: "undo", painted: "", comment: "", region: "" };
+  const undo = { id, ticket: "", verdict: "undo", painted: "", comment: "", region: "",
+    seconds: null };
   const outbox = [...state.outbox, undo];
   return { state: { ...state, outbox, seq: state.seq + 1, waiting: true }, refused: "" };
 }
@@ -108,6 +111,12 @@ export function undone(state: State, id: string): Step {
 /** Send again what was not recorded. */
 export function retried(state: State): State {
   return { ...state, seq: state.seq + 1, failed: [] };
+}
+
+/** Give up what was not recorded. */
+export function dropped(state: State): State {
+  const lost = new Set(state.failed.map((each) => each.id));
+  return { ...state, outbox: state.outbox.filter((each) => !lost.has(each.id)), failed: [] };
 }
 
 /** The message to Python: where the reviewer is, and all that is not acknowledged. */

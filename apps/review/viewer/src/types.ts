@@ -10,6 +10,7 @@ export interface Card {
   facts: string[];
   warnings: string[];
   hidden: boolean;
+  stays: boolean; // after its verdict, with its scores
   drawable: boolean; // false: Python draws this case
   verdict: string; // the reviewer's own, "" for none
   comment: string; // its own, until another is written
@@ -24,6 +25,7 @@ export interface Receipt {
 
 /** What Python sends each time it draws the page. `seq` is that of the last message it received. */
 export interface Data {
+  session: string; // another one once the app was started anew, which then knows of no message
   seq: number;
   open: string; // ticket of the case that Python has open
   cards: Card[];
@@ -44,6 +46,7 @@ export interface Verdict {
   painted: string; // ticket of the case that was on the screen
   comment: string;
   region: string;
+  seconds: number | null; // for which the case was on the screen
 }
 
 export interface Message {

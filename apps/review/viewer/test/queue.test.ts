@@ -1,17 +1,19 @@
 import { expect, test } from "vitest";
-import { EMPTY, ahead, judged, message, moved, received, retried, undone } from "../src/queue";
+import { EMPTY, ahead, card as open, dropped, judged, message, moved, received, retried, undone } from "../src/queue";
 import type { Card, Data } from "../src/types";
 
-const card = (ticket: string, hidden = false): Card => ({
-  ticket, label: ticket, title: ticket, facts: [], warnings: [], hidden, drawable: true, verdict: "",
-  comment: "", region: "",
+const card = (ticket: string, hidden = false, stays = hidden): Card => ({
+  ticket, label: ticket, title: ticket, facts: [], warnings: [], hidden, stays, drawable: true,
+  verdict: "", comment: "", region: "",
 });
 const data = (changes: Partial<Data> = {}): Data => ({
-  seq: 0, open: "b", cards: ["a", "b", "c", "d"].map((ticket) => card(ticket)),
+  session: "s", seq: 0, open: "b", cards: ["a", "b", "c", "d"].map((ticket) => card(ticket)),
   order: ["a", "b", "c", "d"], unjudged: ["c", "d"], receipts: [], keys: {}, reviewer: "Ada",
   address: "", palettes: {}, ...changes,
 });
-const verdict = (id: string) => ({ id, verdict: "normal", comment: "", region: "" });
+const verdict = (id: string) => ({
+  id, verdict: "normal", comment: "", region: "", seconds: 2,
+});
 const start = received(EMPTY, data());
 
 test("a page that is behind does not move the reviewer back", () => {
@@ -20,6 +22,22 @@ test("a page that is behind does not move the reviewer back", () => {
   expect(received(twice, data({ seq: 1, open: "c" })).open).toBe("d");
   expect(received(twice, data({ seq: 2, open: "d" })).open).toBe("d");
   expect(received(twice, data({ seq: 2, open: "a" })).open).toBe("a"); // a click in the list
+});
+
+test("an app that was started anew does not take the open case's card away", () => {
+  const on = moved(start, 1).state;
+  const after = received(on, data({ session: "t", open: "a", cards: [card("a")] }));
+  expect([after.open, open(after)?.ticket]).toEqual(["c", "c"]);
+  expect(message(after).open).toBe("c");
+});
+
+test("what cannot be recorded is tried again, or given up", () => {
+  const one = judged(start, verdict("1"), true).state;
+  const receipts = [{ id: "1", text: "no such case", problem: true }];
+  const failed = received(one, data({ seq: 1, open: "c", receipts }));
+  expect(retried(failed).outbox.length).toBe(1);
+  expect([dropped(failed).outbox, dropped(failed).failed]).toEqual([[], []]);
+  expect(dropped(one).outbox.length).toBe(1); // on its way
 });
 
 test("a verdict goes to the case it was given on, and the next unjudged one opens", () => {
@@ -90,4 +108,10 @@ test("the next to judge is fetched first, then neighbours, never what Python dra
   expect(ahead(start)).toEqual(["c", "a", "d"]);
   const volume = { ...card("c"), drawable: false };
   expect(ahead(received(EMPTY, data({ cards: [card("a"), volume, card("d")] })))).toEqual(["a", "d"]);
+});
+
+test("in a study a hidden case does not stay: the next one opens at once", () => {
+  const cards = ["a", "b", "c", "d"].map((ticket) => card(ticket, true, false));
+  const step = judged(received(EMPTY, data({ cards })), verdict("1"), true);
+  expect([step.state.open, step.state.waiting]).toEqual(["c", false]);
 });
