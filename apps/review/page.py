@@ -15,7 +15,7 @@ from anodetect.record import study
 from anodetect.record.reviews import DATABASE
 from anodetect.stats import spellings
 
-from . import cases, logins, reading, summary, threshold, training
+from . import batches_page, cases, comparing, logins, reading, summary, threshold, training
 from .session import ReviewSession, open_session
 from .widgets import show_problem
 
@@ -71,11 +71,20 @@ class RootPage:
     draw: Callable[[Sequence[Path]], None]
 
 
+@dataclass(frozen=True)
+class FoldersPage:
+    """A page about several score directories, and the folders the app may work in."""
+
+    draw: Callable[[Sequence[Path], Sequence[Path]], None]
+
+
 CASES = "Cases"
-PAGES: dict[str, ScorePage | RootPage] = {
+PAGES: dict[str, ScorePage | RootPage | FoldersPage] = {
     CASES: ScorePage(cases.draw),
     "Threshold": ScorePage(threshold.draw),
     "Summary": ScorePage(summary.draw),
+    "Compare": FoldersPage(comparing.draw),
+    "Batches": FoldersPage(batches_page.draw),
     "Train": RootPage(training.draw),
 }
 
@@ -119,6 +128,9 @@ def _draw(folders: Sequence[Path], roots: Sequence[Path]) -> None:
     page = PAGES[name]
     if isinstance(page, RootPage):
         page.draw(roots)
+        return
+    if isinstance(page, FoldersPage):
+        page.draw(choices, roots)
         return
 
     if reviewer is None:
