@@ -17,8 +17,9 @@ from streamlit.testing.v1 import AppTest
 from anodetect.commands import review
 from anodetect.errors import ConfigError
 from anodetect.record import directories
+from anodetect.record.audit import DriftChecks
 from anodetect.record.marks import Shown
-from anodetect.record.rows import ScoreRow
+from anodetect.record.rows import ScoreRow, to_table
 from anodetect.stats.batches import flagged_share, jumps
 from anodetect.stats.paired_flags import mcnemar, paired_flags
 from apps.review import batches, comparison, jobs, screen
@@ -40,18 +41,12 @@ def made(tmp_path_factory):
         for number, row in enumerate(read.rows):
             p_value = 0.01 if number in flags else 0.5
             rows.append(replace(row, flagged=number in flags, p_value=p_value, label=number % 2))
-        tables = replace(directories.read_tables(first), scores=_table(rows))
+        tables = replace(directories.read_tables(first), scores=to_table(rows, ScoreRow))
         ended = f"2026-11-0{day + 1}T12:00:00+00:00"
-        audit = replace(read.audit, ended=ended, far=0.05, run=f"run-{day}", counts={"ok": 10})
+        audit = replace(read.audit, ended=ended, far=0.05, run=f"run-{day}", drift=DriftChecks())
         directories.write(out, audit, tables)
         days.append(out)
     return days
-
-
-def _table(rows):
-    from anodetect.record.rows import to_table
-
-    return to_table(rows, ScoreRow)
 
 
 # -- Side by side ----------------------------------------------------------------------------------
@@ -212,4 +207,4 @@ def test_blind_reading_leaves_no_comparison(opened, made):
     app = opened("Cases", *made[:2])
     app.toggle(key="blind").set_value(True).run()
     app.segmented_control(key="page").set_value("Compare").run()
-    assert not app.dataframe and any("blind" in each.value for each in app.info)
+    assert not app.dataframe and any("Blind" in each.value for each in app.info)

@@ -30,11 +30,14 @@ def flagged_share(flagged: int, scored: int, far: float | None) -> FlaggedShare:
 
 
 def jumps(shares: Sequence[FlaggedShare]) -> list[bool]:
-    """Return for each batch whether its share differs from that of all batches before it: whether
-    its interval and theirs have nothing in common. The first one has nothing to differ from."""
+    """Return for each batch whether its share differs from that of all before it together which did
+    not differ themselves: whether the two intervals have nothing in common. The first one has
+    nothing to differ from."""
     found, flagged, scored = list[bool](), 0, 0
     for share in shares:
         low, high = clopper_pearson(flagged, scored)
-        found.append(bool(scored and share.scored) and (share.low > high or share.high < low))
-        flagged, scored = flagged + share.flagged, scored + share.scored
+        jumped = bool(scored and share.scored) and (share.low > high or share.high < low)
+        found.append(jumped)
+        if not jumped:
+            flagged, scored = flagged + share.flagged, scored + share.scored
     return found

@@ -45,7 +45,7 @@ class Batch:
 
     @property
     def warns(self) -> bool:
-        """Whether something speaks against this batch's p-values."""
+        """True where something speaks against this batch's p-values."""
         return self.drift_fires or self.change_fires or self.share.above
 
 

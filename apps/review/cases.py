@@ -37,6 +37,7 @@ def draw(session: ReviewSession) -> None:
         persist_state="session",
         help="Hides names, scores and maps until you judged.",
     )
+    st.session_state.is_blind = blind  # other pages do not know the toggle
     by_group = bool(session.scores.group_names) and st.sidebar.toggle(
         "By patient or lot", key="by_group", persist_state="session"
     )

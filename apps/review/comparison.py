@@ -33,7 +33,7 @@ class Pair:
 
     @property
     def difference(self) -> float:
-        """How far the p-values are apart, in powers of ten: 0 where one of them is missing."""
+        """The distance of the p-values in powers of ten, 0 where one of them is missing."""
         values = self.first.p_value, self.second.p_value
         if any(value is None or isnan(value) or value <= 0 for value in values):
             return 0.0

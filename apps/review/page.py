@@ -48,6 +48,7 @@ STATE = {
     "open": "",  # path of the open case
     "overlay": True,
     "opacity": 70,  # %
+    "is_blind": False,  # as the page Cases was drawn last
     "problem": "",  # a message to show once
     "notice": "",  # the same, of what was done
     "audit_sample": frozenset(),  # paths of a random sample to judge
