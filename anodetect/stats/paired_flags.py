@@ -33,5 +33,5 @@ def mcnemar(only_first: int, only_second: int) -> float:
     """Return the exact two-sided p-value of McNemar's test (1947): that of a fair coin, thrown once
     for each image on which the two differ; 1 if there is none."""
     n, fewer = only_first + only_second, min(only_first, only_second)
-    tail = sum(comb(n, k) for k in range(fewer + 1)) / 2**n
-    return min(1.0, 2 * tail)
+    ways = sum(comb(n, k) for k in range(fewer + 1))
+    return min(1.0, 2 * ways / int(2**n))
