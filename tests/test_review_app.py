@@ -721,7 +721,7 @@ def test_slices_of_a_volume_are_scrolled_from_the_highest_score(opened, scored_v
     assert not app.exception
     # The source's slices run toward the feet, those on the screen toward the head: the last one
     # comes first.
-    slider = app.slider(key="slice-head.nii.gz")
+    slider = app.slider(key=drafts.field_key("slice", "head.nii.gz"))
     assert (slider.min, slider.max, slider.value) == (1, 9, 1)
     (row,) = directories.read(scores).rows
     directory = directories.read(scores)
@@ -792,7 +792,7 @@ def test_a_dicom_series_is_shown_as_the_volume_it_is(opened, volume_run, tmp_pat
         != [True] * 5
     )
     app = opened(directory.path)
-    app.slider(key=f"slice-{row.path}").set_value(shown.index(False) + 1).run()
+    app.slider(key=drafts.field_key("slice", row.path)).set_value(shown.index(False) + 1).run()
     assert "This slice was not scored: too little foreground." in texts(app) and not app.exception
 
 

@@ -42,7 +42,7 @@ class Planned:
 
 @dataclass(frozen=True)
 class StudyExport:
-    """What was exported: the folder, the number of readings in the table, and the results."""
+    """An export: its folder, the number of readings in the table, and the results."""
 
     out: Path
     readings: int

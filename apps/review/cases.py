@@ -43,6 +43,7 @@ def draw(session: ReviewSession) -> None:
         bind="query-params",
         help="Hides names, scores and maps until you judged.",
     )
+    st.session_state.is_blind = blind  # other pages do not know the toggle
     can_group = bool(session.scores.group_names) and not session.scores.is_large
     by_group = can_group and st.sidebar.toggle(
         "By patient or lot", key="by_group", bind="query-params"

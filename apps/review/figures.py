@@ -14,6 +14,7 @@ from anodetect.record.rows import OK, ScoreRow, SliceRow
 from anodetect.types import Bools
 
 from . import display
+from .batches import Batch
 from .display import Picture, View
 from .outcome import Curve
 
@@ -281,6 +282,30 @@ def histogram(
         figure.add_vline(threshold, line_dash="dash", line_color=LINE, annotation_text="threshold")
     figure.update_xaxes(title="score (larger = more anomalous)")
     figure.update_yaxes(title="% of images")
+    return figure
+
+
+def shares(batches: Sequence[Batch], far: float | None) -> go.Figure:
+    """Return the share of flagged images of each batch with its interval, a colour for each model;
+    the false-alarm rate `far` is a line, None for no common one."""
+    models = list(dict.fromkeys(batch.model for batch in batches))
+    figure = go.Figure(layout={"height": 260, "margin": {"l": 44, "r": 6, "t": 8, "b": 32}})
+    for number, model in enumerate(models, start=1):
+        own = [batch for batch in batches if batch.model == model and batch.share.scored]
+        values = [batch.share.value for batch in own]
+        figure.add_scatter(
+            x=[batch.ended for batch in own],
+            y=values,
+            mode="lines+markers",
+            name=f"model {number}: {model[:8]}",
+            error_y={
+                "array": [batch.share.high - batch.share.value for batch in own],
+                "arrayminus": [batch.share.value - batch.share.low for batch in own],
+            },
+        )
+    if far is not None:
+        figure.add_hline(far, line={"dash": "dot", "color": LINE})
+    figure.update_yaxes(title="flagged", tickformat=".0%", rangemode="tozero")
     return figure
 
 

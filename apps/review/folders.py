@@ -53,11 +53,16 @@ def allowed(path: str | Path, roots: Sequence[Path]) -> Path:
     Raises ConfigError otherwise.
     """
     absolute = Path(path).absolute()
-    if "\0" in str(path) or not any(is_below(absolute, root) for root in roots):
+    if not any(is_in(absolute, root) for root in roots):
         raise ConfigError(
             f"{path} is in none of the folders the app may use; start it with --root FOLDER"
         )
     return absolute
+
+
+def is_in(path: Path, root: Path) -> bool:
+    """Return whether a path lies in a root, with symbolic links followed."""
+    return "\0" not in str(path) and is_below(path.absolute(), root)
 
 
 def search(roots: Sequence[Path]) -> Contents:

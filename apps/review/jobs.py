@@ -89,7 +89,7 @@ class Job:
 
     @property
     def subcommand(self) -> str:
-        """The name of the subcommand: "train" or "score"."""
+        """The name of the subcommand: "train", "score" or "calibrate"."""
         return self.arguments[0]
 
 
@@ -148,6 +148,18 @@ def score_command(
     return ["score", *inputs, "--out", str(_new(out, roots)), "--far", f"{far:g}", "--json"]
 
 
+def calibrate_command(roots: Sequence[Path], run: str, data: str, out: Path) -> list[str]:
+    """Return the arguments of `anodetect calibrate`; raise ConfigError where a path is not
+    allowed."""
+    run, data = str(allowed(run, roots)), str(allowed(data, roots))
+    return [*calibrate_arguments(run, data, _new(out, roots)), "--json"]
+
+
+def calibrate_arguments(run: str, data: str, out: Path) -> list[str]:
+    """Return the arguments of `anodetect calibrate` as somebody would write them."""
+    return ["calibrate", run, data, "--out", str(out)]
+
+
 def _new(out: Path, roots: Sequence[Path]) -> Path:
     """Return a folder to write into; raise ConfigError where its name or place is not allowed."""
     if not NAME.fullmatch(out.name):
@@ -167,8 +179,8 @@ class Places:
 
 def _places(arguments: Sequence[str]) -> Places:
     """Return the places of a command; raise ConfigError where its arguments are not such as
-    `train_command` and `score_command` return, with or without --resume at the end. Whether the
-    places lie in the roots is not asked here."""
+    `train_command`, `score_command` and `calibrate_command` return, with or without --resume at the
+    end. Whether the places lie in the roots is not asked here."""
     given = list(arguments)
     if given[-1:] == ["--resume"]:
         given.pop()
@@ -178,6 +190,8 @@ def _places(arguments: Sequence[str]) -> Places:
             read, known = [data], detector in DETECTORS and _are_settings(settings)
         case ["score", run, data, "--out", out, "--far", far, "--json"]:
             read, known = [run, data], _is_number(far)
+        case ["calibrate", run, data, "--out", out, "--json"]:
+            read, known = [run, data], True
         case _:
             read, known, out = [], False, ""
 
@@ -286,14 +300,15 @@ def _start(folder: Path, root: Path, arguments: Sequence[str]) -> Job:
 
 
 def resume(roots: Sequence[Path], job: Job) -> Job:
-    """Continue a job that was cancelled or failed, from what it saved; raise ConfigError where it
-    reads or writes outside the roots."""
+    """Continue a job that was cancelled or failed, from what it saved, or a calibration from the
+    start; raise ConfigError where it reads or writes outside the roots."""
     places = _places(job.arguments)
     for path in (*places.read, places.out):
         allowed(path, roots)
 
     arguments = [part for part in job.arguments if part != "--resume"]
-    return start(job.root, [*arguments, "--resume"])
+    again = [] if job.subcommand == "calibrate" else ["--resume"]
+    return start(job.root, [*arguments, *again])
 
 
 def cancel(job: Job) -> None:

@@ -15,7 +15,18 @@ from anodetect.record import study
 from anodetect.record.reviews import DATABASE
 from anodetect.stats import spellings
 
-from . import address, case_list, cases, logins, reading, summary, threshold, training
+from . import (
+    address,
+    batches_page,
+    case_list,
+    cases,
+    comparing,
+    logins,
+    reading,
+    summary,
+    threshold,
+    training,
+)
 from .session import ReviewSession, open_session
 from .widgets import show_problem
 
@@ -48,6 +59,7 @@ STATE = {
     "open": "",  # path of the open case
     "overlay": True,
     "opacity": 70,  # %
+    "is_blind": False,  # as the page Cases was drawn last
     "problem": "",  # a message to show once
     "notice": "",  # the same, of what was done
     "audit_sample": frozenset(),  # paths of a random sample to judge
@@ -72,11 +84,20 @@ class RootPage:
     draw: Callable[[Sequence[Path]], None]
 
 
+@dataclass(frozen=True)
+class FoldersPage:
+    """A page about several score directories, and the folders the app may work in."""
+
+    draw: Callable[[Sequence[Path], Sequence[Path]], None]
+
+
 CASES = "Cases"
-PAGES: dict[str, ScorePage | RootPage] = {
+PAGES: dict[str, ScorePage | RootPage | FoldersPage] = {
     CASES: ScorePage(cases.draw),
     "Threshold": ScorePage(threshold.draw),
     "Summary": ScorePage(summary.draw),
+    "Compare": FoldersPage(comparing.draw),
+    "Batches": FoldersPage(batches_page.draw),
     "Train": RootPage(training.draw),
 }
 
@@ -89,6 +110,8 @@ def main(
     Errors a user can correct become a message in the page."""
     st.set_page_config(page_title="anodetect review", layout="wide", initial_sidebar_state=SIDEBAR)
     st.html(STYLE)
+    # A page that is loaded anew may be another one than that with the toggle.
+    st.session_state.setdefault("is_blind", st.query_params.get("blind") == "true")
     for name, value in STATE.items():
         st.session_state.setdefault(name, value)
 
@@ -123,6 +146,9 @@ def _draw(folders: Sequence[Path], roots: Sequence[Path]) -> None:
     page = PAGES[name]
     if isinstance(page, RootPage):
         page.draw(roots)
+        return
+    if isinstance(page, FoldersPage):
+        page.draw(choices, roots)
         return
 
     if reviewer is None:

@@ -1,0 +1,159 @@
+"""The page of batches over time: shares of flags, drift, calibrations, and what verdicts say of the
+flags; and the command that calibrates anew."""
+
+import os
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+import streamlit as st
+
+from anodetect.errors import AnodetectError
+from anodetect.record.reviews import DATABASE
+
+from . import batches, figures, folders, jobs, training
+from .batches import Batch, Found
+from .widgets import show_problem
+
+
+def draw(choices: Sequence[Path], roots: Sequence[Path]) -> None:
+    """Draw the page for these score directories."""
+    st.subheader("Batches over time")
+    times = tuple(batches.changed(folder) for folder in choices)
+    found = _read(tuple(choices), times, os.environ.get(DATABASE, ""))
+    for problem in found.problems:
+        st.text(problem)
+    if not found.batches:
+        st.info("There is no score directory; name several, or their folder with --root.")
+        return
+
+    rates = {batch.far for batch in found.batches}
+    chart = figures.shares(found.batches, next(iter(rates)) if len(rates) == 1 else None)
+    st.plotly_chart(
+        chart,
+        key="shares",
+        alt="Share of flagged images in each batch, with its interval",
+        config={"displayModeBar": False},
+    )
+    st.dataframe(_table(found), hide_index=True, alt="Batches and what they say")
+    st.caption(
+        "⚠ The share of flags lies above the false-alarm rate with its whole interval, or drift "
+        "was found. ↕ The share is another one than that of the batches of this model before. "
+        "Images count as independent; a batch full of anomalies has such a share too."
+    )
+    _draw_checks(found)
+    _draw_calibrate(found, roots)
+
+
+@st.cache_resource(max_entries=8, show_spinner="Reading the batches …")
+def _read(paths: tuple[Path, ...], times: tuple[tuple[int, ...], ...], url: str) -> Found:
+    """Return the batches; `times` are part of the key, so that what has changed is read anew."""
+    return batches.all_of(paths, url)
+
+
+def _table(found: Found) -> dict[str, list[str | int | None]]:
+    """Return the batches under the titles of the table's columns."""
+    shown = found.batches
+    models = list(dict.fromkeys(batch.model for batch in shown))
+    signs = []
+    for batch, jumped in zip(shown, found.jumped, strict=True):
+        signs.append(("⚠" if batch.warns else "") + ("↕" if jumped else ""))
+
+    return {
+        "": [*signs],
+        "batch": [batch.folder.name for batch in shown],
+        "scored": [batch.ended[:16].replace("T", " ") for batch in shown],
+        "images": [batch.share.scored for batch in shown],
+        "failed": [batch.failed for batch in shown],
+        "flagged": [_share(batch) for batch in shown],
+        "promised": ["fdr" if batch.far is None else f"{batch.far:.1%}" for batch in shown],
+        "drift p": ["–" if each.drift_p is None else f"{each.drift_p:.2g}" for each in shown],
+        "run": [batch.run for batch in shown],
+        "model": [f"{models.index(batch.model) + 1}: {batch.model[:8]}" for batch in shown],
+        "calibrated on": [
+            f"{batch.calibration_images} images, {batch.calibration_groups} groups"
+            for batch in shown
+        ],
+        "judged": [batch.judged for batch in shown],
+        "flags right": [_precision(batch) for batch in shown],
+    }
+
+
+def _share(batch: Batch) -> str:
+    share = batch.share
+    if not share.scored:
+        return "–"
+    return f"{share.value:.1%} ({share.low:.1%}–{share.high:.1%})"
+
+
+def _precision(batch: Batch) -> str:
+    """Return the precision of a batch's flags as text: with an interval only where it means all of
+    them."""
+    rate = batch.precision
+    if not rate.total:
+        return "–"
+    if rate.chosen:
+        return f"{rate.hits} of the first {rate.total} judged"
+    low, high = rate.interval
+    return f"{rate.value:.0%} ({low:.0%}–{high:.0%}), {rate.hits} of {rate.total}"
+
+
+def _draw_checks(found: Found) -> None:
+    """Draw what the drift checks said, of each batch that one fired for."""
+    for batch in found.batches:
+        texts = [batch.drift] * batch.drift_fires + [batch.change] * batch.change_fires
+        for text in texts:
+            st.text(f"{batch.folder.name}: {text}")
+
+
+# -- Calibrate anew --------------------------------------------------------------------------------
+
+
+def _draw_calibrate(found: Found, roots: Sequence[Path]) -> None:
+    """Draw the form that prepares the command which gives a run new calibration normals."""
+    st.subheader("Calibrate anew")
+    st.caption(
+        "The same weights with normals of the new day, scanner or supplier. They have to be "
+        "normal, and chosen without regard to scores: those you judged because they were flagged "
+        "are not. A random audit sample that was judged does (Threshold page, then reviews export)."
+    )
+    latest = list(reversed(found.batches))
+    batch = st.selectbox(
+        "Of the batch", latest, format_func=lambda each: each.folder.name, key="calibrate_batch"
+    )
+    contents = training.search(tuple(roots)).images if roots else ()
+    data = st.selectbox(
+        "Folder of new normals",
+        [str(folder) for folder in contents],
+        key="calibrate_data",
+        accept_new_options=True,
+        index=None,
+        placeholder="Choose one, or write a path.",
+    )
+    run = Path(batch.run_path)
+    root = _root_of(run, roots)
+    out = (root or run.parent) / st.text_input(
+        "Name of the new run", f"{run.name}-anew", max_chars=100, key="calibrate_name"
+    )
+    command = jobs.calibrate_arguments(str(run), data or "NORMALS", out)
+    st.code(shlex.join(["anodetect", *command]), language=None, wrap_lines=True)
+    if root is None:
+        st.text("To start it from here, start the app with the run's folder as --root.")
+        return
+    if st.button("Calibrate", key="calibrate", disabled=not data):
+        _start(root, roots, str(run), data or "", out)
+
+
+def _root_of(run: Path, roots: Sequence[Path]) -> Path | None:
+    """Return the root that a run lies in; None for none."""
+    return next((root.absolute() for root in roots if folders.is_in(run, root)), None)
+
+
+def _start(root: Path, roots: Sequence[Path], run: str, data: str, out: Path) -> None:
+    """Start the calibration as a job; a refusal becomes a message in the page."""
+    try:
+        jobs.start(root, jobs.calibrate_command(roots, run, data, out))
+    except AnodetectError as error:
+        show_problem(str(error))
+        return
+    st.text("Started; the Train page shows how far it is.")
