@@ -1,6 +1,8 @@
 """The page of a reader or adjudicator in a study: the cases that are theirs, blind, in an order of
 their own, and nothing else until the study is complete."""
 
+from collections.abc import Sequence
+
 import streamlit as st
 
 from . import case_list, cases, worklist
@@ -50,7 +52,7 @@ def draw(session: ReviewSession) -> None:
     cases.prepare(session, row, paths, blind=True)
 
 
-def _first(session: ReviewSession, paths: list[str]) -> str:
+def _first(session: ReviewSession, paths: Sequence[str]) -> str:
     """Return the first case that is not read, or the first."""
     unread = worklist.to_judge(paths, "", session.judgements, session.reviewer, 1)
     return unread[0] if unread else paths[0]
