@@ -269,8 +269,11 @@ def main() -> None:
         scratch = Path(name)
         if arguments.null:
             result = ceiling(run, scratch, arguments.images, arguments.turns)
-            stages = {} if arguments.json else result.pop("stages")
-            common.show({**result, **stages}, arguments.json)
+            if not arguments.json:
+                stages = result.pop("stages")
+                assert isinstance(stages, dict)
+                result |= stages
+            common.show(result, arguments.json)
             return
         if arguments.turns:
             result |= throughput(run, scratch, arguments.images, side, arguments.turns)

@@ -86,13 +86,17 @@ class Null:
         """Do nothing."""
 
 
+class NoSettings(Config):
+    """No settings."""
+
+
 class NullRepresentation:
     """Every n-th pixel; maps come back as they were made for the image's size."""
 
-    Config = Config
+    Config = NoSettings
     shape = (3, GRID, GRID)
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: NoSettings) -> None:
         self.places = {float(each[0, 0]): place for place, each in enumerate(maps(GRID, GRID))}
 
     def source(self) -> None:

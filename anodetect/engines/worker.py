@@ -169,11 +169,11 @@ class Worker:
             self._draw(scored)
 
         problems: list[str] = []
-        shown: ImageMap | VolumeMap | None = None
+        content: ImageMap | VolumeMap | None = None
         with _noted(problems):
-            shown = self._shown(row, scored) if self.task.heatmaps else None
-        written = [] if shown is None else self._write(row, shown, problems)
-        regions = self._regions(scored, shown, problems)
+            content = self._shown(row, scored) if self.task.heatmaps else None
+        written = [] if content is None else self._write(row, content, problems)
+        regions = self._regions(scored, content, problems)
         row = replace(row, error="; ".join(problems))
 
         outputs = tuple(self._output_row(row.path, each) for each in written)

@@ -66,7 +66,7 @@ def _coloured(planes: Picture, places: Picture) -> Picture:
     rows = places.astype(np.uint16) << 8
     blended = _blended()
     if len(planes) == 1:
-        return np.take(blended, rows | planes[0], axis=0)
+        return np.asarray(np.take(blended, rows | planes[0], axis=0))
     channels = [
         np.take(blended[:, channel], rows | planes[channel % len(planes)]) for channel in range(3)
     ]
