@@ -3,7 +3,7 @@
 import errno
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from hashlib import file_digest, sha256
 from pathlib import Path, PurePath
@@ -52,6 +52,30 @@ def _new_file(path: Path) -> IO[bytes]:
     except FileNotFoundError:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path.open("xb")
+
+
+def write_new(path: Path, parts: Iterable[bytes | memoryview]) -> None:
+    """Write a file that is not there yet, or in place of what is there. Missing folders are made.
+    On a failure it is removed, but a process that is killed may leave it half-written: `atomic`
+    takes longer. RunError if it cannot be written; DiskFullError if there is no room for it."""
+    try:
+        try:
+            file = _new_file(path)
+        except FileExistsError:
+            path.unlink()  # a link is not followed
+            file = _new_file(path)
+    except OSError as error:
+        raise write_error(path, error) from None
+
+    try:
+        with file:
+            for part in parts:
+                file.write(part)
+    except BaseException as error:
+        path.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise write_error(path, error) from None
+        raise
 
 
 def write_error(path: Path, error: OSError, note: str = "") -> RunError:

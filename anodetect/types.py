@@ -263,13 +263,21 @@ class HasClasses(Protocol):
         """Return the probabilities of the classes [N, K] that belong to logits [N, K]."""
 
 
-def image_seeds(images: Sequence[Floats], numbers: Iterable[int | None] = repeat(None)) -> Seeds:
+def image_seeds(
+    images: Sequence[Floats],
+    numbers: Iterable[int | None] = repeat(None),
+    digests: Iterable[bytes | None] = repeat(None),
+) -> Seeds:
     """Return a seed for each image, from its content and, for a volume's slice, its number.
 
-    A score never depends on the position in a batch or on the other images in it.
+    A score never depends on the position in a batch or on the other images in it. `digests` are
+    those of `content_digest`, where they are known.
     """
-    pairs = zip(images, numbers, strict=False)
-    return np.array([_seed(image, number) for image, number in pairs], dtype=np.uint64)
+    seeds = []
+    for image, number, known in zip(images, numbers, digests, strict=False):
+        digest = content_digest(image, number) if known is None else known
+        seeds.append(int.from_bytes(digest[:8], "little"))
+    return np.array(seeds, dtype=np.uint64)
 
 
 def content_digest(image: Floats, number: int | None = None) -> bytes:
@@ -279,7 +287,3 @@ def content_digest(image: Floats, number: int | None = None) -> bytes:
     for place in np.ndindex(image.shape[:-2]):  # a volume in another order is not copied as a whole
         digest.update(np.ascontiguousarray(image[place]).data)
     return digest.digest()
-
-
-def _seed(image: Floats, number: int | None) -> int:
-    return int.from_bytes(content_digest(image, number)[:8], "little")

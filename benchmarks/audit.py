@@ -1,6 +1,7 @@
 """The cost of scoring a folder beside the model: throughput, start-up, memory.
 
     python -m benchmarks.audit RUN [--images 1000] [--side 256] [--turns 3] [--many 20000] [--json]
+    python -m benchmarks.audit --null [RUN] [--images 1000] [--turns 3] [--json]
 
 Synthetic images in a temporary folder are scored in turns, and the medians are printed: by the bare
 model (one model on all cores; images are read and prepared before the clock starts, nothing is
@@ -10,6 +11,14 @@ are loaded. Start-up is that of fresh processes, from their first instruction un
 finished in the journal. Memory is that of fresh processes and all they start, sampled while they
 score few images of 64 pixels and --many of them; 0 leaves this out. Use a quiet machine: whatever
 else runs disturbs the figures.
+
+With --null a representation and a detector that cost nothing take the place of a model
+(`benchmarks.null`), so that reading, writing, rows and statistics are all there is. It prints the
+images a second without maps and with all outputs, and the milliseconds of one core that an image
+takes in each stage, for three kinds of images. Milliseconds are CPU time, which other work on the
+machine disturbs less than it does images a second. The shares of one bare model on all cores are
+those of RUN, by default of an `anoddpm` on pixels that is trained for a moment: what it has learned
+does not change its speed.
 """
 
 import json
@@ -36,7 +45,7 @@ from anodetect.model.loading import LoadedImage, load
 from anodetect.model.model import Model
 from anodetect.output.formats import DEFAULT
 from anodetect.record import runs, threads
-from benchmarks import common
+from benchmarks import common, null
 
 FEW = 1000  # images whose memory is compared with that of many
 SMALL = 64  # the side of those images in pixels
@@ -169,6 +178,51 @@ def throughput(run: Path, scratch: Path, images: int, side: int, turns: int) -> 
     return result
 
 
+def ceiling(run: Path | None, scratch: Path, images: int, turns: int) -> dict[str, object]:
+    """Return what scoring costs beside the model: images a second of the null detector, shares of
+    the bare model's, and the milliseconds of a core in each stage."""
+    kind = next(iter(null.KINDS.values()))
+    null_run = null.trained(kind, scratch)
+    null.write_images(scratch / "images", kind, images, white=True)
+    if run is None:
+        run = scratch / "anoddpm"
+        anodetect.train(str(scratch / "normal"), "anoddpm", run, values={"steps": 20})
+
+    speeds: dict[str, list[float]] = {}
+    for turn in range(turns):
+        speeds.setdefault("bare", []).append(speed([bare(run, scratch / "images")]))
+        for name, scored_run in (("null", null_run), ("model", run)):
+            for maps, formats in (("without_maps", ()), ("with_outputs", DEFAULT)):
+                out = scratch / f"{name}-{maps}-{turn}"
+                scored = anodetect.score(
+                    scored_run, [str(scratch / "images")], out, heatmaps=formats
+                )
+                speeds.setdefault(f"{name}_{maps}", []).append(scored.images_per_second)
+
+    middle = {name: median(values) for name, values in speeds.items()}
+    result: dict[str, object] = {}
+    for maps in ("without_maps", "with_outputs"):
+        result[f"null_{maps}"] = round(middle[f"null_{maps}"], 1)
+        result[f"share_{maps}"] = round(middle[f"model_{maps}"] / middle["bare"], 3)
+    result["bare"] = round(middle["bare"], 1)
+    result["stages"] = costs(images)
+    return result
+
+
+def costs(images: int) -> dict[str, float]:
+    """Return the milliseconds of one core that an image takes in each stage, and together, for each
+    kind of images; large ones are fewer."""
+    found: dict[str, float] = {}
+    for name, kind in null.KINDS.items():
+        count = max(20, images * 256**2 // kind.side**2)
+        without = sum(null.stages(kind, count, ()).values())
+        stages = null.stages(kind, count, DEFAULT)
+        found |= {f"{name}, {stage}": round(value, 3) for stage, value in stages.items()}
+        found[f"{name}, together"] = round(sum(stages.values()), 2)
+        found[f"{name}, together without maps"] = round(without, 2)
+    return found
+
+
 def starts(run: Path, scratch: Path, side: int) -> dict[str, float]:
     """Return seconds to the first score: the median of three, once the disk's cache is warm."""
     result = {}
@@ -198,7 +252,8 @@ def memory(run: Path, scratch: Path, many: int) -> dict[str, float]:
 
 def main() -> None:
     parser = common.parser(__doc__)
-    parser.add_argument("run", type=Path)
+    parser.add_argument("run", type=Path, nargs="?")
+    parser.add_argument("--null", action="store_true")
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--side", type=int, default=256)
     parser.add_argument("--turns", type=int, default=3)
@@ -207,9 +262,19 @@ def main() -> None:
     arguments = parser.parse_args()
 
     run, side = arguments.run, arguments.side
-    result: dict[str, float] = {}
+    if run is None and not arguments.null:
+        parser.error("name a RUN, or --null")
+    result: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
+        if arguments.null:
+            result = ceiling(run, scratch, arguments.images, arguments.turns)
+            if not arguments.json:
+                stages = result.pop("stages")
+                assert isinstance(stages, dict)
+                result |= stages
+            common.show(result, arguments.json)
+            return
         if arguments.turns:
             result |= throughput(run, scratch, arguments.images, side, arguments.turns)
         result |= starts(run, scratch, side)

@@ -576,12 +576,28 @@ SLOW = (
     ],
 )
 def test_what_takes_seconds_is_not_imported_before_the_first_score(modules, needed):
-    """MONAI's network is another matter: whoever has one has all of MONAI."""
     slow = [name for name in SLOW if name not in needed]
     imports = "; ".join(f"import anodetect.{module}" for module in modules.split())
     code = f"import sys; {imports}; print(*[name for name in {slow} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.split() == []
+
+
+def test_a_network_of_monais_is_made_without_all_of_monai_which_can_be_had_later():
+    code = """
+import sys
+from anodetect.nn.unet import UNet
+net = UNet(1, 1, (16, 32)).net
+print(*[name for name in ("transformers", "scipy.stats", "monai.data") if name in sys.modules])
+import monai
+from monai.inferers import SlidingWindowInferer
+assert sys.modules["monai.inferers"].SlidingWindowInferer is SlidingWindowInferer
+assert monai.transforms.Resize and monai.losses.DiceLoss and monai.__version__
+assert sys.modules["monai"].inferers.SlidingWindowInferer is SlidingWindowInferer
+assert [*UNet(1, 1, (16, 32)).net.state_dict()] == [*net.state_dict()]
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.split()) == (0, []), done.stderr
 
 
 PUBLIC = {

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+from dataclasses import replace
 
 import nibabel as nib
 import nrrd
@@ -17,6 +18,8 @@ from anodetect.data.content_hash import content_hash
 from anodetect.data.records import Record
 from anodetect.data.scan import scan
 from anodetect.errors import DataError
+from anodetect.imaging.regions import Region
+from anodetect.model.loading import load
 from anodetect.record import directories, runs
 from anodetect.types import Silent, content_digest
 
@@ -68,6 +71,24 @@ COPIES = {
 @pytest.mark.parametrize("name", COPIES)
 def test_copies_have_one_hash(name):
     assert hash_of(*COPIES[name]) == hash_of(saved(GREY, "png"), "a.png")
+
+
+def test_a_known_digest_is_that_of_the_image(save_png):
+    grey = np.random.default_rng(0).integers(0, 250, (20, 24)).astype(np.uint8)
+    coloured = np.stack([grey, grey.T[:20, :20].repeat(2, 1)[:, :24], grey], -1)
+    for name, array, is_known in (
+        ("grey", grey, True),
+        ("deep", grey.astype(np.uint16), True),
+        ("colour", coloured, True),
+        ("eight", grey.astype(np.uint16) * 257, False),
+        ("equal", np.stack([grey] * 3, -1), False),
+    ):
+        loaded = load(Record(name, save_png(f"{name}.png", array)))
+        assert (loaded.digest is not None) == is_known, name
+        assert loaded.digest in (None, content_digest(loaded.counted))
+        assert replace(loaded, image=loaded.image + 1).digest is None
+        inside = Region(np.ones((20, 24), bool))
+        assert replace(loaded, region=inside).digest is None
 
 
 def test_other_pixels_have_another_hash():

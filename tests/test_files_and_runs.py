@@ -12,7 +12,7 @@ from safetensors.numpy import save
 
 import anodetect
 from anodetect import config, files
-from anodetect.errors import AnodetectError, RunError
+from anodetect.errors import AnodetectError, DiskFullError, RunError
 from anodetect.record import checkpoint, directories, runs
 from anodetect.record.audit import Audit, ShownCases
 from anodetect.record.chain import chain_values, head_of, row_hash
@@ -83,6 +83,25 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
         files.write_atomic(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_new_file_takes_the_place_of_a_link_and_leaves_nothing_where_there_is_no_room(
+    tmp_path, monkeypatch
+):
+    kept, path = tmp_path / "kept", tmp_path / "folder/new"
+    kept.write_text("kept")
+    path.parent.mkdir()
+    path.symlink_to(kept)
+    files.write_new(path, [b"a", memoryview(b"b")])
+    assert path.read_text() == "ab" and not path.is_symlink() and kept.read_text() == "kept"
+
+    def parts():
+        yield b"a"
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(DiskFullError, match="No space left"):
+        files.write_new(path, parts())
+    assert not path.exists()
 
 
 def test_files_have_the_rights_the_users_mask_gives_on_many_threads_too(tmp_path):

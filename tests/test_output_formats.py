@@ -1,12 +1,16 @@
 """Every format of the table is written, and read back by a library that did not write it."""
 
 import gzip
+import io
 import json
+from hashlib import sha256
 
+import matplotlib
 import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+import tifffile
 from imagecodecs import png_decode
 from matplotlib.path import Path as Outline
 from PIL import Image
@@ -183,6 +187,29 @@ def regions_directory(folder, request):
                     outline = Outline(np.reshape(points, (-1, 2)), closed=True)
                     covered |= outline.contains_points(middles).reshape(above.shape)
         assert np.array_equal(covered, ndimage.binary_fill_holes(above, np.ones((3, 3))))
+
+
+def test_an_overlay_is_the_blend_of_image_and_colours(tmp_path):
+    """Against the formula: colours over the image, as opaque as the value is high."""
+    places, values = np.mgrid[:256, :256].astype(np.float32)
+    image = np.stack([values, values[::-1], 255 - values])
+    for planes in (image[:1], image):
+        found = pictures.overlay(planes, places, (0, 255), (0, 255)).astype(float)
+        colours = matplotlib.colormaps["inferno"](np.arange(256), bytes=True)[:, None, :3]
+        opacity = np.round(0.85 * np.arange(256))[:, None, None] / 255
+        under = np.moveaxis(np.broadcast_to(planes, image.shape), 0, -1)
+        assert np.abs(found - (opacity * colours + (1 - opacity) * under)).max() <= 1
+
+
+def test_a_map_is_the_file_that_tifffile_writes_and_its_hash_is_that_of_the_file(tmp_path):
+    (written,), heatmap, _ = write_image(tmp_path, "tiff")
+    content = io.BytesIO()
+    tifffile.imwrite(content, heatmap, metadata=None)
+    assert written.path.read_bytes() == content.getvalue()
+    for name in ("tiff", "png", "mask", "dicom"):
+        header = instance(voxels((1, 20, 24))[0], ImagePositionPatient=None, Modality="DX")
+        for each in write_image(tmp_path, name, header)[0]:
+            assert each.sha256 == sha256(each.path.read_bytes()).hexdigest()
 
 
 CHECKS = {

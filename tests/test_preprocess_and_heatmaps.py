@@ -7,7 +7,7 @@ from anodetect.config import Pooling, build, parse_assignments
 from anodetect.data import synthetic
 from anodetect.detectors.ebm import EBMConfig
 from anodetect.errors import ConfigError, ImageError
-from anodetect.imaging import foreground
+from anodetect.imaging import foreground, segments
 from anodetect.imaging.heatmaps import block_means, counted, finish, pool, smooth
 from anodetect.imaging.intensities import sample_of
 from anodetect.imaging.pixels import Pixels, PixelsConfig
@@ -42,7 +42,11 @@ def test_the_fast_foreground_is_scipys_and_numpys(seed):
     mask = rng.random((3, *rng.integers(1, 20, 2))) < rng.uniform(0.3, 0.95)
     for plane, opened in zip(mask, foreground._opened(mask), strict=True):
         np.testing.assert_array_equal(opened, ndimage.binary_opening(plane))
-        np.testing.assert_array_equal(foreground._filled(plane), ndimage.binary_fill_holes(plane))
+        np.testing.assert_array_equal(segments.filled(plane), ndimage.binary_fill_holes(plane))
+        parts, _ = ndimage.label(plane)
+        if plane.any():
+            largest = parts == 1 + np.bincount(parts.ravel())[1:].argmax()
+            np.testing.assert_array_equal(segments.largest_part(plane), largest)
     values = rng.normal(size=mask.shape).astype(np.float32)
     percents = (0.0, *rng.uniform(0, 100, 2), 100.0)
     np.testing.assert_allclose(

@@ -1,10 +1,11 @@
 import io
+import sys
 
 import numpy as np
 import pytest
 import tifffile
 from imagecodecs import png_encode
-from PIL import Image
+from PIL import Image, ImageOps
 
 from anodetect.data import readers
 from anodetect.errors import ImageError
@@ -173,3 +174,35 @@ def test_missing_file_and_folder(tmp_path):
     (tmp_path / "folder.png").mkdir()
     with pytest.raises(ImageError, match="regular"):
         readers.read_image(tmp_path / "folder.png")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_damaged_files_by_the_thousand_do_not_end_the_process(tmp_path, dtype):
+    """A decoder lost a reference to None with each, until Python aborted."""
+    content = png_encode(np.arange(400, dtype=dtype).reshape(20, 20))
+    damaged = content[: len(content) // 2]
+    before = sys.getrefcount(None)
+    for _ in range(200):
+        with pytest.raises(ImageError, match="damaged"):
+            readers.decode_image(damaged, "a.png")
+    assert sys.getrefcount(None) > before - 100
+
+
+def test_a_png_of_eight_bits_is_what_pillow_reads(tmp_path):
+    rng = np.random.default_rng(0)
+    for mode, channels in (("L", 1), ("RGB", 3), ("RGBA", 4), ("LA", 2)):
+        array = rng.integers(0, 256, (20, 24, channels)).astype(np.uint8)
+        array[..., 3:] = 255
+        array[..., 1:] = 255 if channels == 2 else array[..., 1:]
+        picture = Image.fromarray(array.squeeze(), mode)
+        for number, orientation in enumerate((1, 6)):
+            exif = Image.Exif()
+            exif[0x112] = orientation
+            path = tmp_path / f"{mode}{number}.png"
+            picture.save(path, exif=exif)
+            with Image.open(path) as opened:
+                expected = np.asarray(ImageOps.exif_transpose(opened)).reshape(
+                    24 if number else 20, -1, channels
+                )
+            found = np.moveaxis(readers.read_image(path), 0, -1)
+            assert np.array_equal(found, expected[..., : found.shape[-1]])

@@ -19,12 +19,17 @@ def content_hash(content: Floats | Volume, sample_type: str = "") -> str:
         values = content.geometry("axial").to_slices(content.voxels)
     else:
         values = content
+    return content_digest(as_hashed(values, sample_type)).hex()
 
+
+def as_hashed(values: Floats, sample_type: str) -> Floats:
+    """Return the values of an image [C, ...] that are hashed: the same array, unless equal channels
+    or values of 8 bits stand for less."""
     if len(values) == 3 and (values[1:] == values[:1]).all():
         values = values[:1]
     if sample_type == "uint16" and _was_eight_bits(values):
         values = values / np.float32(EIGHT_TO_SIXTEEN)
-    return content_digest(values).hex()
+    return values
 
 
 def _was_eight_bits(values: Floats) -> bool:

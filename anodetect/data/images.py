@@ -5,6 +5,7 @@ applied. ImageError says why an image is refused. What libraries raise on damage
 `readers`, which gives the reason. TIFF is in tiff.py.
 """
 
+import ctypes
 import io
 import re
 import struct
@@ -12,7 +13,7 @@ import warnings
 from typing import Any
 
 import numpy as np
-from imagecodecs import jpeg2k_decode, png_decode
+from imagecodecs import PngError, jpeg2k_decode, png_decode
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -22,6 +23,7 @@ from anodetect.errors import ImageError
 MAX_PIXELS = 2**27
 PNG_START = b"\x89PNG\r\n\x1a\n"
 SEVERAL_PICTURES = ("MPO",)  # formats whose first picture is the image, and others are previews
+PALETTE = 3  # the type of colour of a PNG
 CODESTREAM = b"\xff\x4f\xff\x51"  # of JPEG 2000
 SYCC = b"colr\x01\0\0\0\0\0\x12"  # the box that says so of a JPEG 2000's colours
 TRANSPARENT = "partly transparent; flatten it onto a background"
@@ -100,9 +102,10 @@ def decode_png(content: bytes) -> Array:
     if len(header) < 13:
         return decode_with_pillow(content)  # which says what is wrong
 
-    # Pillow reduces 16-bit colour to 8 bits.
-    width, height, bits, colour_type = struct.unpack_from(">IIBB", header)
-    if bits < 16:
+    # Pillow reduces 16-bit colour to 8 bits, and takes longer for 8 bits.
+    width, height, bits, colour_type, _, _, interlaced = struct.unpack_from(">IIBBBBB", header)
+    is_plain = bits == 8 and colour_type != PALETTE and not interlaced
+    if bits < 16 and not (is_plain and chunks.keys().isdisjoint((b"tRNS", b"acTL"))):
         array = decode_with_pillow(content)
         _check_transparent_value(array, chunks.get(b"tRNS", b""), bits, colour_type)
         return array
@@ -111,7 +114,16 @@ def decode_png(content: bytes) -> Array:
     frames = int.from_bytes(chunks.get(b"acTL", b"")[:4], "big")
     if frames > 1:
         raise ImageError(f"animated ({frames} frames); one image per file is expected")
-    return upright(np.asarray(png_decode(content)), of_exif(chunks.get(b"eXIf")))
+    try:
+        array = np.asarray(png_decode(content))
+    except PngError:
+        # imagecodecs 2026.3 loses a reference to None with every error; when none is left, Python
+        # before 3.12 aborts.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(None))
+        if bits == 16:
+            raise
+        return decode_with_pillow(content)  # which says what is wrong, or reads it all the same
+    return upright(array, of_exif(chunks.get(b"eXIf")))
 
 
 def _png_chunks(content: bytes) -> dict[bytes, bytes]:

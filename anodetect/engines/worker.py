@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset
 from anodetect.data import dicom
 from anodetect.data.records import Problem, Record
 from anodetect.errors import ConfigError, DiskFullError, ImageError, RunError
-from anodetect.files import sha256_of, short_name
+from anodetect.files import short_name
 from anodetect.imaging.preprocess import PreparedVolume
 from anodetect.imaging.regions import RegionOfInterest
 from anodetect.model.devices import check_device
@@ -169,8 +169,11 @@ class Worker:
             self._draw(scored)
 
         problems: list[str] = []
-        written = self._write(row, scored, problems)
-        regions = self._regions(scored, problems)
+        content: ImageMap | VolumeMap | None = None
+        with _noted(problems):
+            content = self._shown(row, scored) if self.task.heatmaps else None
+        written = [] if content is None else self._write(row, content, problems)
+        regions = self._regions(scored, content, problems)
         row = replace(row, error="; ".join(problems))
 
         outputs = tuple(self._output_row(row.path, each) for each in written)
@@ -217,28 +220,29 @@ class Worker:
             self.cases.draw_image(scored.record.id, scored.panels)
 
     def _write(
-        self, row: ScoreRow, scored: ScoredImage | ScoredVolume, problems: list[str]
+        self, row: ScoreRow, shown: ImageMap | VolumeMap, problems: list[str]
     ) -> list[Written]:
         """Write a heatmap in each of the formats that were asked for and that its kind of source
         has. Why a format could not be written is added to `problems`; the others are written."""
-        if not self.task.heatmaps:
-            return []
         stem = self.task.out / "heatmaps" / short_name(row.path)
-        source: Source = "image" if isinstance(scored, ScoredImage) else "volume"
+        source: Source = "image" if isinstance(shown, ImageMap) else "volume"
         written: list[Written] = []
-
-        with _noted(problems):
-            shown = self._shown(row, scored)
-            for name in self.task.heatmaps:
-                with _noted(problems, f"{name}: "):
-                    written += write_files(stem, (name,), source, shown)
+        for name in self.task.heatmaps:
+            with _noted(problems, f"{name}: "):
+                written += write_files(stem, (name,), source, shown)
         return written
 
-    def _regions(self, scored: ScoredImage | ScoredVolume, problems: list[str]) -> list[Region]:
+    def _regions(
+        self,
+        scored: ScoredImage | ScoredVolume,
+        shown: ImageMap | VolumeMap | None,
+        problems: list[str],
+    ) -> list[Region]:
         """Return the regions of an image if outlines were asked for; [] for a volume."""
         if isinstance(scored, ScoredImage) and asks_for(self.task.heatmaps, "regions"):
             with _noted(problems, "regions: "):
-                return find_regions(scored.heatmap, self.rule)
+                known = shown.regions if isinstance(shown, ImageMap) else None
+                return find_regions(scored.heatmap, self.rule, known)
         return []
 
     def _shown(self, row: ScoreRow, scored: ScoredImage | ScoredVolume) -> ImageMap | VolumeMap:
@@ -273,9 +277,8 @@ class Worker:
 
     def _output_row(self, path: str, written: Written) -> OutputRow:
         name = written.path.relative_to(self.task.out).as_posix()
-        digest = sha256_of(written.path)
         return OutputRow(
-            name=name, path=path, kind=written.format, sha256=digest, note=written.note
+            name=name, path=path, kind=written.format, sha256=written.sha256, note=written.note
         )
 
 

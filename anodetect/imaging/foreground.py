@@ -4,6 +4,7 @@ import numpy as np
 from scipy import ndimage
 
 from anodetect.errors import ImageError
+from anodetect.imaging import segments
 from anodetect.types import Bools, Floats
 
 # A background is flat if this share of all pixels lies below this share of the range of values
@@ -37,10 +38,10 @@ def foreground(image: Floats) -> Bools:
         above = np.asarray((image > _background_level(image)).any(0))
     else:
         above = np.asarray(image[0] != background)
-    parts, count = ndimage.label(_opened(above))
-    if count == 0:
+    opened = _opened(above)
+    if not opened.any():
         return np.ones(image.shape[1:], bool)
-    return _filled(parts == 1 + np.bincount(parts.ravel())[1:].argmax())
+    return segments.filled(segments.largest_part(opened))
 
 
 def volume_foreground(slices: Floats) -> Bools:
@@ -60,7 +61,7 @@ def volume_foreground(slices: Floats) -> Bools:
 
     opened = _opened(above)
     largest = _largest_part(opened if opened.any() else above)
-    inside = np.stack([_filled(plane) for plane in largest])
+    inside = np.stack([segments.filled(plane) for plane in largest])
     full: Bools = inside.repeat(step, 1).repeat(step, 2)[:, : slices.shape[2], : slices.shape[3]]
     return full
 
@@ -77,9 +78,9 @@ def exact_background(planes: Floats) -> float | None:
     if counts[most] < BORDER_SHARE * counts.sum():
         return None
     background = float(values[most])
-    rest = planes[planes != background]
-    if not rest.size:
+    if not planes.min() < background < planes.max():
         return None
+    rest = planes[planes != background]
     some = rest[:: max(1, rest.size // ENOUGH)]
     low, high = quantiles(some, (LOW, HIGH))
     margin = FROM_ENDS * (high - low)
@@ -114,19 +115,20 @@ def otsu(values: Floats) -> float:
 
 
 def quantiles(values: Floats, percents: tuple[float, ...]) -> list[float]:
-    """Return what `np.percentile` does, from one sorting: five times as fast, and every image needs
-    it."""
-    ordered = np.sort(values, axis=None)
-    places = np.array(percents) / 100 * (ordered.size - 1)
-    below = places.astype(int)
-    low = ordered[np.minimum(below, ordered.size - 1)].astype(float)
-    high = ordered[np.minimum(below + 1, ordered.size - 1)].astype(float)
+    """Return what `np.percentile` does, many times as fast, and every image needs it."""
+    last = values.size - 1
+    places = np.array(percents) / 100 * last
+    below = np.minimum(places.astype(int), last)
+    above = np.minimum(below + 1, last)
+
+    ordered = np.partition(values, np.union1d(below, above), axis=None)
+    low, high = ordered[below].astype(float), ordered[above].astype(float)
     return (low + (high - low) * (places - below)).tolist()  # type: ignore[no-any-return]
 
 
 def _background_level(image: Floats) -> float:
     """Return the value below which pixels may be a flat background."""
-    low, high = quantiles(image, (0.0, HIGH))
+    low, (high,) = float(image.min()), quantiles(image, (HIGH,))
     return low + FLAT_LEVEL * (high - low)
 
 
@@ -156,12 +158,3 @@ def _over_cross(combine: np.ufunc, mask: Bools) -> Bools:
     rows = combine(mask[..., :-2, 1:-1], mask[..., 2:, 1:-1])
     columns = combine(mask[..., 1:-1, :-2], mask[..., 1:-1, 2:])
     return np.asarray(combine(middle, combine(rows, columns)))
-
-
-def _filled(mask: Bools) -> Bools:
-    """Return a mask [H, W] without holes.
-
-    It equals `ndimage.binary_fill_holes`, and is three times as fast.
-    """
-    outside, _ = ndimage.label(np.pad(~mask, 1, constant_values=True))
-    return np.asarray((outside != outside[0, 0])[1:-1, 1:-1])  # a corner is outside

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from anodetect.data import readers
-from anodetect.data.content_hash import content_hash
+from anodetect.data.content_hash import as_hashed, content_hash
 from anodetect.data.readers import DecodedChannel
 from anodetect.data.records import Record
 from anodetect.data.volumes import Volume
@@ -37,7 +37,8 @@ class LoadedImage:
     where values have units of their own; `scaled` says how they were brought into the one that was
     learned from.
     `region` is where an image counts, None if everywhere. A `mirrored` image has its columns the
-    other way round in the file. `channels` are the files of an image that has several.
+    other way round in the file. `channels` are the files of an image that has several. `hashed` is
+    the array that `pixels` is the hash of, None if it is not in memory.
     """
 
     record: Record
@@ -51,6 +52,7 @@ class LoadedImage:
     region: Region | None = None
     mirrored: bool = False
     channels: tuple[DecodedChannel, ...] = ()
+    hashed: Floats | None = None
 
     @property
     def of(self) -> Whole:
@@ -66,6 +68,12 @@ class LoadedImage:
     def leading(self) -> Floats:
         """The image, or of several channels the first that is there [c, H, W]."""
         return leading(self.image, self.planes)
+
+    @property
+    def digest(self) -> bytes | None:
+        """The digest of `counted`; None if it is not known."""
+        is_same = self.image is self.hashed and self.region is None
+        return bytes.fromhex(self.pixels) if is_same else None
 
     @property
     def counted(self) -> Floats:
@@ -242,6 +250,7 @@ class Reader:
             region=region,
             mirrored=decoded.mirrored,
             channels=channels,
+            hashed=as_hashed(content, decoded.sample_type),
         )
 
     def _read_slice(self, record: Record) -> Loaded:

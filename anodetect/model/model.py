@@ -224,12 +224,14 @@ class Model:
         images: Sequence[Floats],
         prepared: Sequence[Encoded],
         numbers: Iterable[int | None] = itertools.repeat(None),
+        digests: Iterable[bytes | None] = itertools.repeat(None),
     ) -> Scores:
         """Score images in native units, given each as it was prepared; with tiling only one.
 
-        `numbers` are those of slices, None for images; random draws depend on them.
+        `numbers` are those of slices, None for images; random draws depend on them. `digests` are
+        those of `content_digest`, where they are known.
         """
-        seeds = image_seeds(images, numbers)
+        seeds = image_seeds(images, numbers, digests)
         lacking = self._lacking(images)
         if self.tiling.tile:
             ((image, inside),) = prepared

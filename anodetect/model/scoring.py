@@ -242,7 +242,8 @@ def _detect_each(model: Model, images: Sequence[LoadedImage]) -> list[_Found | F
 def _detect(model: Model, images: Sequence[LoadedImage]) -> list[_Found]:
     prepared = [model.prepared(image) for image in images]
     numbers = [image.record.slice for image in images]
-    scores = model.score([image.counted for image in images], prepared, numbers)
+    digests = [image.digest for image in images]
+    scores = model.score([image.counted for image in images], prepared, numbers, digests)
 
     found = []
     for row, score in enumerate(scores.image.tolist()):

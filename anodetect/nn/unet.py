@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from anodetect.errors import ConfigError
+from anodetect.nn.monai_parts import diffusion_unet
 
 # Channels per level; group norm has groups of 16.
 Widths = Annotated[tuple[Annotated[int, Field(gt=0, multiple_of=16)], ...], Field(min_length=1)]
@@ -112,13 +113,10 @@ class VolumeUNet(nn.Module):
 def _diffusion_unet(
     dims: int, inputs: int, outputs: int, widths: Sequence[int], blocks: int, attention: int
 ) -> nn.Module:
-    # Not at the top: MONAI imports all it has, which takes two seconds.
-    from monai.networks.nets import DiffusionModelUNet
-
     levels = len(widths)
     with_attention = [level >= levels - attention for level in range(levels)]
 
-    net: nn.Module = DiffusionModelUNet(
+    net: nn.Module = diffusion_unet()(
         spatial_dims=dims,
         in_channels=inputs,
         out_channels=outputs,

@@ -9,13 +9,14 @@ import gzip
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import IO, TYPE_CHECKING, Any, Literal, cast, get_args
 
 from anodetect.errors import ConfigError, nearest
-from anodetect.files import atomic
+from anodetect.files import atomic, sha256_of, write_new
 
 if TYPE_CHECKING:  # the command line lists the formats, and must not wait for NumPy
     from anodetect.types import Floats
@@ -167,13 +168,14 @@ def asks_for(names: Sequence[str], kind: Kind) -> bool:
 
 @dataclass(frozen=True)
 class Written:
-    """A file that was written: its format's name, where it is, what it shows, and what is to be
-    known of it, "" for nothing."""
+    """A file that was written: its format's name, where it is, what it shows, what is to be known
+    of it, "" for nothing, and its SHA-256."""
 
     format: str
     path: Path
     kind: Kind
-    note: str = ""
+    note: str
+    sha256: str
 
 
 def float_map(written: Sequence[Written]) -> Written | None:
@@ -199,14 +201,26 @@ class OutputFiles:
         """Open a file that appears under its name only when it is complete; `note` says what is to
         be known of it. What is written to one that ends with .gz is compressed, to the same bytes
         each time."""
-        path = self.stem.with_name(self.stem.name + self.endings[kind])
+        path = self._path(kind)
         with atomic(path, durable=False) as file:
             if path.suffix == ".gz":
                 with gzip.GzipFile("", "wb", LEVEL, file, mtime=0) as packed:
                     yield cast(IO[bytes], packed)
             else:
                 yield file
-        self.written.append(Written(self.name, path, kind, note))
+        self.written.append(Written(self.name, path, kind, note, sha256_of(path)))
+
+    def write(self, kind: Kind, *content: bytes | memoryview) -> None:
+        """Write a file of these bytes, one after the other, which are hashed on the way. A process
+        that is killed may leave it half-written; what is not in the journal is written again."""
+        path, digest = self._path(kind), sha256()
+        write_new(path, content)
+        for part in content:
+            digest.update(part)
+        self.written.append(Written(self.name, path, kind, "", digest.hexdigest()))
+
+    def _path(self, kind: Kind) -> Path:
+        return self.stem.with_name(self.stem.name + self.endings[kind])
 
     def remove(self) -> None:
         """Remove the files that were written: without the others of their format they are of no

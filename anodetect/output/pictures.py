@@ -63,21 +63,38 @@ def overlay(
 
 def _coloured(planes: Picture, places: Picture) -> Picture:
     """Return planes [C, h, w] under the colours of places on the scale [h, w]."""
-    channels = [Image.fromarray(planes[number % len(planes)]) for number in range(3)]
-    colours = Image.fromarray(places)
-    colours.putpalette(palette(COLOURS).tobytes())
-    opacity = Image.fromarray(places).point(OPACITIES)
+    rows = places.astype(np.uint16) << 8
+    blended = _blended()
+    if len(planes) == 1:
+        return np.asarray(np.take(blended, rows | planes[0], axis=0))
+    channels = [
+        np.take(blended[:, channel], rows | planes[channel % len(planes)]) for channel in range(3)
+    ]
+    return np.stack(channels, axis=-1)
 
-    under = Image.merge("RGB", channels)
-    return np.asarray(Image.composite(colours.convert("RGB"), under, opacity))
+
+@cache
+def _blended() -> Picture:
+    """Return what a value from 0 to 255 becomes under the colour of a place on the scale, as red,
+    green or blue: [256 × place + value, 3]."""
+    values = np.tile(np.arange(256, dtype=np.uint8), (256, 1))
+    places = Image.fromarray(np.ascontiguousarray(values.T))
+    opacity = places.point(OPACITIES)
+    places.putpalette(palette(COLOURS).tobytes())
+    under = Image.merge("RGB", [Image.fromarray(values)] * 3)
+    blended = Image.composite(places.convert("RGB"), under, opacity)
+    return np.asarray(blended).reshape(-1, 3)
 
 
 def stretched(values: Floats, span: tuple[float, float]) -> Picture:
     """Return where values lie between the ends of a span, 0 to 255; 0 where they are NaN."""
     low, high = span
     factor = np.float32(255 / max(high - low, 1e-9))
-    shown = (np.nan_to_num(values, nan=low) - np.float32(low)) * factor
-    return np.asarray(np.clip(shown, 0, 255), np.uint8)
+    shown = values - np.float32(low)
+    shown *= factor
+    np.fmax(shown, np.float32(0), out=shown)  # also of NaN
+    np.minimum(shown, np.float32(255), out=shown)
+    return shown.astype(np.uint8)
 
 
 @cache
@@ -104,7 +121,7 @@ def case_strip(
     rows: list[Picture] = []
     for number, channel in enumerate(split(image, planes)):
         window = contrast(channel)
-        panels = [grey(channel, window), overlay(channel, heatmap, scale)]
+        panels = [grey(channel, window), overlay(channel, heatmap, scale, window)]
         if restored:
             panels.append(grey(restored[number], window))
         rows.append(_side_by_side(panels, side))

@@ -18,16 +18,17 @@ from anodetect.files import atomic
 from anodetect.output.formats import FORMATS
 from anodetect.record.objects import object_of
 from anodetect.record.rows import Region
-from anodetect.stats.mask_rule import MaskRule
+from anodetect.stats.mask_rule import MaskRule, Regions
 from anodetect.types import Bools, Floats
 
 FILE = FORMATS["regions"].directory["regions"]
 MOST_REGIONS = 100  # of one image
 
 
-def find_regions(heatmap: Floats, rule: MaskRule) -> list[Region]:
-    """Return the regions of a heatmap [H, W] that count, the strongest first."""
-    regions = rule.regions(heatmap)
+def find_regions(heatmap: Floats, rule: MaskRule, regions: Regions | None = None) -> list[Region]:
+    """Return the regions of a heatmap [H, W] that count, the strongest first. `regions` are all of
+    its regions, if they are known."""
+    regions = rule.regions(heatmap) if regions is None else regions
     boxes = ndimage.find_objects(regions.labels)
     found = []
     for index in np.flatnonzero(regions.strengths > rule.least).tolist():

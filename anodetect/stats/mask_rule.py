@@ -11,7 +11,7 @@ Each slice of a volume has regions of its own. So slices are compared with slice
 calibration knows slices alone, and a region is not shown in slices where it is weak.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -46,8 +46,7 @@ class Regions:
     def stronger(self, least: float) -> Bools:
         """Return the mask [(D,) H, W] of the regions whose strength exceeds `least`."""
         kept = np.append(False, self.strengths > least)
-        mask: Bools = kept[self.labels]
-        return mask
+        return np.take(kept, self.labels)
 
 
 @dataclass(frozen=True)
@@ -99,13 +98,15 @@ class MaskRule:
         """Return all regions of a map [(D,) H, W], also those that do not count."""
         return self.measure.regions(heatmap)
 
-    def mask(self, heatmap: Floats) -> Bools:
-        """Return where a map [(D,) H, W] has regions that count; never where it is NaN."""
+    def mask(self, heatmap: Floats, regions: Callable[[], Regions] | None = None) -> Bools:
+        """Return where a map [(D,) H, W] has regions that count; never where it is NaN. `regions`
+        returns those of the map, if they are known."""
         if self.by_pixels:
             return np.asarray(heatmap > self.measure.low)
         if not np.isfinite(self.least) and self.least > 0:
             return np.zeros(heatmap.shape, bool)
-        return self.regions(heatmap).stronger(self.least)
+        found = self.regions(heatmap) if regions is None else regions()
+        return found.stronger(self.least)
 
     def is_like(self, other: "MaskRule") -> bool:
         """Return whether another rule is the same but for the last bits of its numbers."""
@@ -149,15 +150,27 @@ def rule_of(content: Mapping[str, Any] | None) -> MaskRule | None:
 
 def parts_above(heatmap: Floats, low: float) -> Parts:
     """Return the parts of a map [H, W] above a low value; NaN belongs to none."""
-    labels, count = ndimage.label(heatmap > low, np.ones((3, 3)))
-    inside = labels > 0
-    numbers, excess = labels[inside] - 1, heatmap[inside].astype(np.float64) - low
+    above = heatmap > low
+    labels = np.zeros(heatmap.shape, np.int32)
+    place = _smallest_box(above)
+    count = ndimage.label(above[place], np.ones((3, 3)), output=labels[place])
+    inside, near = labels[place] > 0, heatmap[place]
+    numbers, excess = labels[place][inside] - 1, near[inside].astype(np.float64) - low
 
     peaks = np.full(count, -np.inf)
-    np.maximum.at(peaks, numbers, heatmap[inside].astype(np.float64))
+    np.maximum.at(peaks, numbers, near[inside].astype(np.float64))
     strengths: dict[Statistic, Doubles] = {
         "peak": peaks,
         "mass": np.bincount(numbers, excess, count) / heatmap.size,
         "size": np.bincount(numbers, minlength=count) / heatmap.size,
     }
     return Parts(labels, strengths)
+
+
+def _smallest_box(mask: Bools) -> tuple[slice, slice]:
+    """Return the smallest box that holds all of a mask [H, W]: few pixels are above a low value,
+    and the others need no look."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not rows.size:
+        return slice(0), slice(0)
+    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)

@@ -40,7 +40,7 @@ STYLE = """<style>
 .st-key-verdict_normal button { border-color: #0072b2; }
 .st-key-verdict_anomalous button { border-color: #d55e00; border-radius: 0; }
 .st-key-verdict_unsure button { border-color: #cc79a7; border-style: dashed; }
-.st-key-verdict_bad_image button { border-color: #808080; border-style: dotted; }
+.st-key-verdict_bad_image button { border-color: currentColor; border-style: dotted; }
 :is(.st-key-picture, .st-key-picture_alone) {
   height: var(--high); min-height: 0; flex: none !important;
 }

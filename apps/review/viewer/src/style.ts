@@ -22,8 +22,9 @@ export const style = `
 #viewer [data-verdict=normal] { border-color: #0072b2; border-radius: 1.2rem; }
 #viewer [data-verdict=anomalous] { border-color: #d55e00; border-radius: 0; }
 #viewer [data-verdict=unsure] { border-color: #cc79a7; border-style: dashed; }
-#viewer [data-verdict="bad image"] { border-color: #888; border-style: double; border-width: 4px; }
+#viewer [data-verdict="bad image"] { border-color: currentColor; border-style: double; border-width: 4px; }
 #viewer .refused { color: #fff; background: #8a1c2b; padding: 0.3rem 0.6rem; border-radius: 0.4rem; }
+#viewer .problem progress { width: min(20rem, 100%); margin-left: 0.6rem; vertical-align: middle; }
 #viewer .refused:empty, #viewer .problem:empty { display: none; }
 #viewer .receipt[data-state=failed] { color: #d55e00; font-weight: 600; }
 #viewer output { opacity: 0.75; min-height: 1.3em; }
