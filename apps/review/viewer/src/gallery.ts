@@ -40,8 +40,8 @@ const STYLE = `
 #gallery [data-verdict] { border-width: 2px; font-weight: 600; }
 #gallery button[data-verdict=normal] { border-color: #0072b2; border-radius: 1.2rem; }
 #gallery button[data-verdict=anomalous] { border-color: #d55e00; border-radius: 0; }
-#gallery button[data-verdict=unsure] { border-color: #e69f00; border-style: dashed; }
-#gallery button[data-verdict="bad image"] { border-color: #888; border-style: double;
+#gallery button[data-verdict=unsure] { border-color: #cc79a7; border-style: dashed; }
+#gallery button[data-verdict="bad image"] { border-color: currentColor; border-style: double;
   border-width: 4px; }
 #gallery .refused { color: #fff; background: #8a1c2b; padding: 0.3rem 0.6rem; border-radius: 0.4rem; }
 #gallery .refused:empty { display: none; }
