@@ -93,13 +93,13 @@ def test_regions_come_back_from_the_converter_of_cvat(exported, tmp_path, masks)
         Image.new("L", SIZE).save(picture)
 
     found = datumaro.Dataset.import_from(str(tmp_path / "in"), "coco_instances")
-    if masks:
-        found.transform("polygons_to_masks")
-    found.export(str(tmp_path / "out"), "coco_instances", save_media=False)
-    back = json.loads((tmp_path / "out" / "annotations" / file.name).read_text())
+    mode = "mask" if masks else "guess"
+    out = tmp_path / "out"
+    found.export(str(out), "coco_instances", save_media=False, segmentation_mode=mode)
+    back = json.loads((out / "annotations" / file.name).read_text())
     difference = read(tmp_path, back) != mask
-    # With masks pycocotools decides which pixels an outline marks: those of its edges may differ.
-    assert difference.sum() <= (40 if masks else 0)
+    # With masks pycocotools decides which pixels on its edge an oblique outline marks.
+    assert difference.sum() <= (25 if masks else 0)
     assert not read(tmp_path, back, "test/good/0000.png").any()
 
 
