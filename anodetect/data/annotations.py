@@ -26,6 +26,7 @@ from anodetect.types import Bools
 SUFFIXES = (".json", ".txt", ".xml")
 MOST = 2**30  # bytes of a file that is read
 BOX, LEAST_POINTS = 4, 3
+EDGE = 1.5  # pixels by which a box around pixels may differ from that of their outline
 OUTSIDE = 0.01  # share of a side by which YOLO's points may lie beside an image
 
 
@@ -223,11 +224,23 @@ def _coco_drawing(
             size = _same_size(size, segmentation["size"])
             runs.append(_run_lengths(segmentation["counts"]))
         elif segmentation:
-            polygons += [_points(np.reshape(part, (-1, 2))) for part in segmentation]
+            polygons += [_coco_polygon(part, annotation.get("bbox")) for part in segmentation]
         else:
             x, y, width, height = map(float, annotation["bbox"])
             polygons.append(_box(x, y, x + width, y + height))
     return Drawing(size, tuple(polygons), runs=tuple(runs))
+
+
+def _coco_polygon(numbers: Sequence[float], bbox: Sequence[float] | None) -> Points:
+    """Return the points of a polygon. LabelMe's script writes a rectangle as its two corners: two
+    points are those of one where the box says so, too, whose pixels include its edges."""
+    points = np.reshape(np.asarray(numbers, np.float64), (-1, 2))
+    if len(points) == 2 and bbox is not None:
+        (left, top), (right, bottom) = points.min(0), points.max(0)
+        difference = np.array(bbox, np.float64) - (left, top, right - left, bottom - top)
+        if np.abs(difference).max() <= EDGE:
+            return _box(left, top, right, bottom)
+    return _points(points)
 
 
 def _same_size(size: tuple[int, int] | None, other: Sequence[Any]) -> tuple[int, int]:

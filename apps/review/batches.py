@@ -9,7 +9,6 @@ import pyarrow.compute as pc
 
 from anodetect.errors import AnodetectError
 from anodetect.record import directories, reviews, study
-from anodetect.record.audit import Audit
 from anodetect.record.directories import ScoreDirectory
 from anodetect.record.reviews import Review
 from anodetect.record.rows import OK
@@ -38,7 +37,6 @@ class Batch:
     drift: str
     change_fires: bool
     change: str
-    calibration_images: int
     calibration_groups: int
     judged: int
     precision: Rate
@@ -83,15 +81,10 @@ def read(folder: Path, url: str = "") -> Batch:
         drift="" if drift is None else drift.text,
         change_fires=change is not None and change.fires,
         change="" if change is None else change.text,
-        calibration_images=_calibrated(audit),
         calibration_groups=len(set(audit.calibration.groups)),
         judged=len(judgements),
         precision=precision_of(flagged, judgements),
     )
-
-
-def _calibrated(audit: Audit) -> int:
-    return len(audit.calibration.groups)
 
 
 def _verdicts(scored: ScoreDirectory, url: str) -> list[Review]:

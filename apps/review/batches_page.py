@@ -54,7 +54,6 @@ def _read(paths: tuple[Path, ...], times: tuple[tuple[int, ...], ...], url: str)
 def _table(found: Found) -> dict[str, list[str | int | None]]:
     """Return the batches under the titles of the table's columns."""
     shown = found.batches
-    models = list(dict.fromkeys(batch.model for batch in shown))
     signs = []
     for batch, jumped in zip(shown, found.jumped, strict=True):
         signs.append(("⚠" if batch.warns else "") + ("↕" if jumped else ""))
@@ -63,20 +62,20 @@ def _table(found: Found) -> dict[str, list[str | int | None]]:
         "": [*signs],
         "batch": [batch.folder.name for batch in shown],
         "scored": [batch.ended[:16].replace("T", " ") for batch in shown],
-        "images": [batch.share.scored for batch in shown],
-        "failed": [batch.failed for batch in shown],
+        "images": [_images(batch) for batch in shown],
         "flagged": [_share(batch) for batch in shown],
         "promised": ["fdr" if batch.far is None else f"{batch.far:.1%}" for batch in shown],
         "drift p": ["–" if each.drift_p is None else f"{each.drift_p:.2g}" for each in shown],
-        "run": [batch.run for batch in shown],
-        "model": [f"{models.index(batch.model) + 1}: {batch.model[:8]}" for batch in shown],
-        "calibrated on": [
-            f"{batch.calibration_images} images, {batch.calibration_groups} groups"
-            for batch in shown
-        ],
-        "judged": [batch.judged for batch in shown],
+        "run": [f"{batch.run} · {batch.model[:6]}" for batch in shown],
+        "calibration groups": [batch.calibration_groups for batch in shown],
         "flags right": [_precision(batch) for batch in shown],
     }
+
+
+def _images(batch: Batch) -> str:
+    """Return how many images were scored, and how many could not be."""
+    failed = f", {batch.failed} failed" if batch.failed else ""
+    return f"{batch.share.scored}{failed}"
 
 
 def _share(batch: Batch) -> str:

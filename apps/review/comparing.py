@@ -18,7 +18,9 @@ from .figures import Appearance
 from .session import ReviewSession, highest_slice, open_session, view_of, volume_of
 from .widgets import shortened
 
-HEIGHT = 330  # pixels of a picture
+HEIGHT = 440  # pixels of a picture
+PANEL = "heatmap over the image"
+OPACITIES = {PANEL: 0.7, "image": 0.0, "heatmap": 1.0}
 SHOWN = 200  # pairs in the table
 
 
@@ -104,6 +106,7 @@ def _draw_pair(sessions: tuple[ReviewSession, ReviewSession], pair: Pair) -> Non
     """Draw an image as both have it, in the same window."""
     first = _view(sessions[0], pair.first)
     window = None if first is None else first.windows["auto"]
+    st.radio("Draw", list(OPACITIES), horizontal=True, key="compare_panel")
     columns = st.columns(2)
     sides = zip(columns, ("First", "Second"), sessions, (pair.first, pair.second), strict=True)
     for column, name, session, row in sides:
@@ -123,14 +126,14 @@ def _draw_side(
         st.info("There is no image to show.")
         return
 
-    look = Appearance(window or view.windows["auto"], audit.scale, contours=True)
-    figure = figures.case(view, look, hidden=False)
+    opacity = OPACITIES[st.session_state.get("compare_panel", PANEL)]
+    look = Appearance(window or view.windows["auto"], audit.scale, opacity=opacity, contours=True)
     st.plotly_chart(
-        figure,
+        figures.overlaid(view, look),
         height=HEIGHT,
         key=f"compare-{name}",
         config={"scrollZoom": True, "displaylogo": False},
-        alt=f"{name}: image, heatmap over it, heatmap",
+        alt=f"{name}: {st.session_state.compare_panel}",
     )
     st.button("Open as a case", key=f"open-{name}", on_click=_open, args=(session, row))
 

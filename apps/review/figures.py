@@ -126,6 +126,20 @@ def case(
     return {"data": data, "layout": layout}
 
 
+def overlaid(view: View, appearance: Appearance) -> dict[str, Any]:
+    """Return the figure of a case as one picture: the image with the heatmap over it, as opaque as
+    the appearance says, and the outlines of what counts."""
+    image = pictures.grey(view.image, appearance.window)
+    if view.heatmap is not None:
+        scale, colours = appearance.scale, appearance.colours
+        image = display.overlay(image, view.heatmap, scale, colours, appearance.opacity)
+    lines = _contours(view, appearance, view.heatmap is not None)
+    data = [_image(image, view), *map(_trace, lines)]
+    axes = {"xaxis": _x_axis(view, "", 0.0, 1.0), "yaxis": _y_axis(view, "")}
+    margin = {"l": 30, "r": 6, "t": 6, "b": 24}
+    return {"data": data, "layout": LAYOUT | axes | {"margin": margin}}
+
+
 @lru_cache(32)
 def prepare(
     view: View, appearance: Appearance, *, hidden: bool
