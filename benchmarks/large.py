@@ -5,9 +5,11 @@
 The tables are made up, in a temporary folder: every row has a path, a hash and scores of its own,
 and a heatmap in outputs.parquet; the SHOWN rows with the highest scores have real images. Each step
 is measured in a new process with the app's own modules: the directory, the list by p-value with the
-rows of the first page, other orders and filters, a case by its path. `rss` is the resident memory
-of the process, of which the mapped pages of the files can be given back. With --browser the app
-itself is opened in the distribution's Chromium.
+rows of the first page, other orders and filters, a case by its path. Beside the clock stands the
+time on processors, which other programs do not lengthen; until the hashes are compared it contains
+the time of the thread that does so. `rss` is the resident memory of the process, of which the
+mapped pages of the files can be given back. With --browser the app itself is opened in the
+distribution's Chromium.
 """
 
 import json
@@ -16,9 +18,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import TypeVar
@@ -134,46 +135,46 @@ def _outputs(start: int, stop: int) -> pa.Table:
     return pa.table([pa.array(each, pa.string()) for each in columns], schema=schema_of(OutputRow))
 
 
-def measured(out: Path) -> Iterator[tuple[str, float]]:
-    """Yield what each step takes, in this process."""
+def measured(out: Path) -> dict[str, float]:
+    """Return what each step takes, in this process."""
     from apps.review import large
     from apps.review.worklist import Filter
 
-    process = psutil.Process()
-    yield "rss before, MB", process.memory_info().rss / 2**20
-    scores, seconds = timed(lambda: large.open_large(out))
-    yield "directory, s", seconds
-    rows, seconds = timed(lambda: scores.listed({}, "p-value", Filter(), "Ada", blind=False))
-    yield "list by p-value, s", seconds
-    _, seconds = timed(lambda: [row.path for row in rows[:24]])
-    yield "rows of the first page, s", seconds
-    yield "rss once open, MB", process.memory_info().rss / 2**20
+    process, found = psutil.Process(), dict[str, float]()
+    found["rss before, MB"] = process.memory_info().rss / 2**20
+    scores = timed(found, "directory", lambda: large.open_large(out))
 
-    path = rows[len(rows) // 2].path
+    def listed(keep: Filter, *, blind: bool = False) -> Sequence[ScoreRow]:
+        return scores.listed({}, "p-value", keep, "Ada", blind=blind)
+
+    rows = timed(found, "list by p-value", lambda: listed(Filter()))
+    timed(found, "rows of the first page", lambda: [row.path for row in rows[:24]])
+    found["rss once open, MB"] = process.memory_info().rss / 2**20
+
+    path = scores.catalogue.row(len(rows) // 2).path
+    timed(found, "a case by its path", lambda: scores.by_path[path])
+    name = f"heatmaps/{path}_heatmap.tiff"
+    timed(found, "hash of a heatmap", lambda: scores.directory.output_hash(name))
+    timed(found, "flagged", lambda: listed(Filter(flagged=True)))
+    timed(found, "one lot", lambda: listed(Filter(groups=frozenset({"lot-00700"}))))
+    timed(found, "search in names", lambda: listed(Filter(search="part-0000777")))
+    timed(found, "not by me", lambda: listed(Filter(reviewed="not by me")))
+    timed(found, "blind list", lambda: listed(Filter(), blind=True))
     paths = large.paths_of(rows)
-    _, seconds = timed(lambda: paths.index(path))
-    yield "a case by its path, s", seconds
-    _, seconds = timed(lambda: scores.directory.output_hash(f"heatmaps/{path}_heatmap.tiff"))
-    yield "hash of a heatmap, s", seconds
-    for name, keep in (
-        ("flagged, s", Filter(flagged=True)),
-        ("one lot, s", Filter(groups=frozenset({"lot-00700"}))),
-        ("search in names, s", Filter(search="part-0000777")),
-        ("not by me, s", Filter(reviewed="not by me")),
-    ):
-        _, seconds = timed(partial(scores.listed, {}, "p-value", keep, "Ada", blind=False))
-        yield name, seconds
-    _, seconds = timed(lambda: scores.listed({}, "name", Filter(), "Ada", blind=True))
-    yield "blind list, s", seconds
-    _, seconds = timed(lambda: scores.check.require(wait=None))
-    yield "hashes compared after another, s", seconds
-    yield "highest rss, MB", float(_highest_rss())
+    timed(found, "place of a case far down the list", lambda: paths.index(path))
+    timed(found, "wait for the hashes", lambda: scores.check.require(wait=None))
+    found["highest rss, MB"] = _highest_rss()
+    return found
 
 
-def timed(run: Callable[[], T]) -> tuple[T, float]:
-    """Return what a function returns, and the seconds it took."""
-    start = time.perf_counter()
-    return run(), time.perf_counter() - start
+def timed(found: dict[str, float], name: str, run: Callable[[], T]) -> T:
+    """Return what a function returns, and note the seconds it took, of the clock and of this
+    process's threads on processors."""
+    start, processor = time.perf_counter(), time.process_time()
+    result = run()
+    found[f"{name}, s"] = time.perf_counter() - start
+    found[f"{name}, s of processors"] = time.process_time() - processor
+    return result
 
 
 def _highest_rss() -> float:
@@ -204,7 +205,7 @@ def main() -> None:
     parser.add_argument("--measure", type=Path, help="measure this directory in this process")
     arguments = parser.parse_args()
     if arguments.measure:
-        print(json.dumps(dict(measured(arguments.measure))))
+        print(json.dumps(measured(arguments.measure)))
         return
 
     with tempfile.TemporaryDirectory() as scratch:

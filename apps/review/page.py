@@ -49,6 +49,14 @@ STYLE = """<style>
 }
 .st-key-picture { --high: clamp(12rem, calc((100vw - 30rem) / 3 + 5rem), 72vh); }
 .st-key-picture_alone { --high: clamp(12rem, calc(100vw - 30rem), 72vh); }
+[data-testid=stMetricValue] { font-size: clamp(1.4rem, 1.8vw, 2.25rem); }
+[data-testid=stMetricValue] > div { white-space: normal; overflow-wrap: anywhere; }
+@media (max-width: 1100px) { /* columns stand below each other where they would be cut off */
+  .stMain [data-testid=stHorizontalBlock]:has(> .stColumn) { flex-wrap: wrap; }
+  .stMain [data-testid=stHorizontalBlock] > .stColumn { min-width: 10rem; flex: 1 1 10rem; }
+  .st-key-forms [data-testid=stHorizontalBlock] > .stColumn { min-width: 100%; }
+  .st-key-charts [data-testid=stHorizontalBlock] > .stColumn { min-width: 100%; }
+}
 @media (max-width: 768px) { /* the sidebar is folded away */
   .st-key-picture { --high: calc((100vw - 8rem) / 3 + 5rem); }
   .st-key-picture_alone { --high: min(100vw, 80vh); }

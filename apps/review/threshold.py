@@ -163,7 +163,7 @@ def _charts(
     estimates: Estimates | None,
 ) -> None:
     """Draw the histogram of scores and the ROC curve."""
-    left, right = st.columns(2)
+    left, right = st.container(key="charts").columns(2)
     reference = outcome.reference_for(rows, calibration)
     name = "calibration normals" if reference is calibration else "calibration groups' highest"
     histogram = figures.histogram(rows, reference.scores, found.threshold, name)

@@ -38,7 +38,7 @@ def draw(roots: Sequence[Path]) -> None:
         _jobs(roots)
     _runs(contents)
 
-    train, score = st.columns(2, gap="large")
+    train, score = st.container(key="forms").columns(2, gap="large")
     with train:
         _train_form(roots, contents)
     with score:
@@ -90,7 +90,10 @@ def _job(job: Job, state: jobs.State, roots: Sequence[Path]) -> None:
     if state == "running":
         share = min((progress.done or 0) / (progress.total or 1), 1.0)
         text.progress(share)  # whose own text would be Markdown
-        text.text(_state_text(job, progress))
+        text.text(shortened(progress.line) if progress.total else "starting")
+        left = jobs.remaining(job, progress, datetime.now(UTC))
+        if left is not None:
+            text.text(f"about {duration_text(left)} left")
         action.button("Cancel", key=f"cancel-{key}", on_click=with_message(jobs.cancel, job))
         if len(progress.losses) > 1:
             curve = {"step": progress.steps, "loss": progress.losses}
@@ -105,15 +108,6 @@ def _job(job: Job, state: jobs.State, roots: Sequence[Path]) -> None:
     if len(progress.warnings) > WARNINGS_SHOWN:
         more = len(progress.warnings) - WARNINGS_SHOWN
         text.caption(f"{more} more warnings are in its log")
-
-
-def _state_text(job: Job, progress: jobs.Progress) -> str:
-    """Return how far a running job is, and how long it still needs."""
-    if not progress.total:
-        return "starting"
-    left = jobs.remaining(job, progress, datetime.now(UTC))
-    line = shortened(progress.line)
-    return line if left is None else f"{line} · about {duration_text(left)} left"
 
 
 def _link(action: Any, job: Job) -> None:
