@@ -34,9 +34,9 @@ from anodetect.model.devices import check_device
 from anodetect.model.loading import Failed
 from anodetect.model.read_ahead import BATCH
 from anodetect.model.scoring import Scored, ScoredVolume
-from anodetect.output import report
+from anodetect.output import recorded, report
 from anodetect.output.cases import Cases
-from anodetect.output.formats import DEFAULT, check_formats, map_reader
+from anodetect.output.formats import DEFAULT, check_formats
 from anodetect.record import directories, environment, runs, signatures
 from anodetect.record.audit import Scoring, ShownCases
 from anodetect.record.decisions import numbers
@@ -340,11 +340,10 @@ class Progress:
             self.measure.add(item)
 
     def _heatmap_of(self, row: ScoreRow) -> Floats | None:
-        """Return an image's heatmap from its file; None if it is not needed or cannot be read."""
-        reader = map_reader(row.heatmap, "image")
-        if reader is None or not self.measure.has_masks or row.label is None:
+        """Return an image's heatmap from its file; None if it is not needed or was not written."""
+        if row.is_volume or not self.measure.has_masks or row.label is None:
             return None
-        return reader(self.out / row.heatmap)
+        return recorded.read_map(self.out, row)
 
     def note(self) -> str:
         """Return the counts in words; with `--fdr` flags are known only at the end."""

@@ -15,14 +15,21 @@ from pydicom.dataset import Dataset
 
 from anodetect.data import dicom
 from anodetect.data.records import Problem, Record
-from anodetect.errors import ConfigError, DiskFullError, ImageError, RunError
+from anodetect.errors import (
+    REPORT_IT,
+    ConfigError,
+    DiskFullError,
+    ImageError,
+    RunError,
+    one_line,
+)
 from anodetect.files import short_name
 from anodetect.imaging.preprocess import PreparedVolume
 from anodetect.imaging.regions import RegionOfInterest
 from anodetect.model.devices import check_device
 from anodetect.model.display import display_window
 from anodetect.model.input_facts import facts_of
-from anodetect.model.loading import Failed, reason_of
+from anodetect.model.loading import Failed
 from anodetect.model.model import Model
 from anodetect.model.read_ahead import BATCH, PIXELS_AHEAD, pixels
 from anodetect.model.scoring import Scored, ScoredImage, ScoredVolume, score_records
@@ -355,7 +362,7 @@ def _noted(problems: list[str], what: str = "") -> Iterator[None]:
     except DiskFullError:
         raise
     except Exception as error:  # also an unforeseen one
-        problems.append(what + _printable(reason_of(error)))
+        problems.append(what + _printable(one_line(error, REPORT_IT)))
 
 
 def _printable(reason: str) -> str:
