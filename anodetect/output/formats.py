@@ -269,12 +269,14 @@ def readable_names(source: Source) -> list[str]:
 
 def map_reader(name: str, source: Source) -> "Callable[[Path], Floats] | None":
     """Return the function that reads the map in a file of this name; None if there is none."""
-    return _reader(name, source, EXACT)
+    reader: Callable[[Path], Floats] | None = _reader(name, source, EXACT)
+    return reader
 
 
 def mask_reader(name: str, source: Source) -> "Callable[[Path], Bools] | None":
     """Return the function that reads the mask in a file of this name; None if there is none."""
-    return _reader(name, source, ("mask",))
+    reader: Callable[[Path], Bools] | None = _reader(name, source, ("mask",))
+    return reader
 
 
 def _reader(name: str, source: Source, kinds: Sequence[Kind]) -> Any:
