@@ -70,7 +70,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came after a kill before change number `at` of `changes`: `problem` is "" if the same
+    """The end of a trial with a kill before change number `at` of `changes`: `problem` is "" if the same
     command worked and nothing was lost."""
 
     name: str

@@ -257,7 +257,7 @@ OTHERS = {
 
 
 def test_a_job_from_elsewhere_gives_an_answer_or_one_line(kept, root, tmp_path):
-    """Of 50 mutations; benchmarks/fuzz.py makes as many as wanted."""
+    """There are 50 mutations here; benchmarks/fuzz.py makes as many as wanted."""
     folder = next(jobs.kept_in(root).iterdir())
     (folder / jobs.LOG).write_text("train: 3/10 loss 0.1\n")
     (folder / jobs.RESULT).write_text('{"n": 1}')

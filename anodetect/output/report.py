@@ -55,8 +55,8 @@ class Decider:
 
 @dataclass(frozen=True)
 class Results:
-    """What results.json says of several directories: a table of `rows`, and the `commands` that
-    made them."""
+    """The content of results.json about several directories: a table of `rows`, and the `commands`
+    that made them."""
 
     rows: tuple[Mapping[str, float | str | None], ...] = ()
     commands: tuple[str, ...] = ()
