@@ -70,8 +70,8 @@ class Command:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The end of a trial with a kill before change number `at` of `changes`: `problem` is "" if the same
-    command worked and nothing was lost."""
+    """The end of a trial with a kill before change number `at` of `changes`: `problem` is "" if the
+    same command worked and nothing was lost."""
 
     name: str
     at: int
