@@ -35,8 +35,8 @@ ERASED = "(erased)"
 
 @dataclass(frozen=True)
 class ForgetResult:
-    """What was erased: numbers of rows, of files and of verdicts. `head` is that of the record from
-    now on, `before` the one that it had."""
+    """The numbers of rows, of files and of verdicts that were erased. `head` is that of the record
+    from now on, `before` the one that it had."""
 
     rows: int
     files: int
