@@ -424,7 +424,7 @@ class Classifier:
 
     def check_state(self, shape: Sequence[int]) -> None:
         """Raise ValueError if the mean image is not as the classifier sees images."""
-        check_array("mean_image", self.mean_image, tuple(shape))
+        check_array("mean_image", self.mean_image, self._input_shape(shape))
 
     def _use(self, device: str) -> None:
         self.device = pick_device(device)
