@@ -71,7 +71,7 @@ def _disagreements(session: ReviewSession, paths: Sequence[str]) -> None:
     judged = [session.judgements[path] for path in paths]
     readers = sorted(set().union(*judged))
 
-    shown: Table = {"image": paths}
+    shown: dict[str, Sequence[str]] = {"image": paths}
     for reader in readers:
         shown[f"verdict of {reader}"] = [
             each[reader].verdict if reader in each else "" for each in judged

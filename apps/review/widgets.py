@@ -11,14 +11,14 @@ from anodetect.errors import AnodetectError
 from anodetect.files import shortened
 from anodetect.stats.agreement import Rate
 
-Table = dict[str, Sequence[Any]]  # the columns of a table by their titles
+Table = Mapping[str, Sequence[Any]]  # the columns of a table by their titles
 
 
-def draw_table(columns: Table, **options: Any) -> None:
-    """Draw a table by its columns, with long names and texts shortened; `options` are those of
-    `st.dataframe`."""
+def draw_table(columns: Table, **options: Any) -> Any:
+    """Draw a table by its columns, with long names and texts shortened; `options` and the result
+    are those of `st.dataframe`."""
     shown = {shortened(name): short_cells(values) for name, values in columns.items()}
-    st.dataframe(shown, hide_index=True, **options)
+    return st.dataframe(shown, hide_index=True, **options)
 
 
 def short_cells(values: Sequence[Any]) -> list[Any]:
