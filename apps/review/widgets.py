@@ -1,7 +1,7 @@
 """Parts that several pages draw. A file name, comment or message is never drawn as Markdown or
 HTML: `st.text` and tables show it as text."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
