@@ -13,6 +13,7 @@ import typer
 
 from anodetect.commands import options, terminal
 from anodetect.errors import AnodetectError, ConfigError, DataError
+from anodetect.files import printable
 
 if TYPE_CHECKING:
     from anodetect.data.reading import Reading
@@ -36,7 +37,7 @@ app.add_typer(reviews_app, name="reviews")
 
 def emit(result: Any, as_json: bool, text: str) -> None:
     """Print the result on stdout, as JSON or as text."""
-    print(_json_text(result) if as_json else text)
+    print(_json_text(result) if as_json else printable(text))
 
 
 def _json_text(result: Any) -> str:
@@ -465,8 +466,9 @@ def benchmark(
 def info(run: options.Run, as_json: options.Json = False) -> None:
     """The facts of a run."""
     from anodetect.record import runs
+    from anodetect.record.objects import text_of
 
-    emit(runs.facts(run).as_json(), as_json, (run / "model_card.md").read_text("utf-8"))
+    emit(runs.facts(run).as_json(), as_json, text_of(run / "model_card.md"))
 
 
 @app.command()
@@ -490,20 +492,9 @@ def report(
     as_json: options.Json = False,
 ) -> None:
     """Write report.html: again that of a score directory, or that of a run."""
-    from anodetect.record.checkpoint import MODEL_FILE
+    from anodetect.commands import report as command
 
-    if (directory / MODEL_FILE).is_file():
-        from anodetect.commands.sample import made_by  # only this needs a detector
-        from anodetect.output import run_report
-        from anodetect.record import runs
-
-        run = runs.read(directory)
-        path = run_report.write(run, made_by(run))
-    else:
-        from anodetect.output import report as module
-        from anodetect.record.signatures import private_key
-
-        path = module.write(directory, private_key(sign) if sign else None)
+    path = command.report(directory, sign=sign)
     emit({"report": str(path)}, as_json, str(path))
 
 

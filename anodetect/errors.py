@@ -4,12 +4,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 LONGEST_REASON = 200  # letters
-
-
-def one_line(error: Exception) -> str:
-    """Return the kind and the text of an error of a library in one short line."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    return text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]}…"
+REPORT_IT = "please report: "  # before what should not happen
 
 
 class AnodetectError(Exception):
@@ -17,6 +12,19 @@ class AnodetectError(Exception):
     `exit_code`."""
 
     exit_code = 2
+
+
+def one_line(error: Exception, unforeseen: str = "") -> str:
+    """Return in one short line why something failed: the text of an error of this project, the
+    system's reason, or after `unforeseen` the kind and the text of a library's error."""
+    if isinstance(error, AnodetectError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "does not fit into memory"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = " ".join(f"{unforeseen}{type(error).__name__}: {error}".split())
+    return text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]}…"
 
 
 class ConfigError(AnodetectError):

@@ -1,5 +1,6 @@
-"""Files that are never half-written, hashes, and paths as text."""
+"""Files that are never half-written, hashes, and names and paths as text."""
 
+import ctypes
 import errno
 import os
 import re
@@ -15,7 +16,14 @@ from anodetect.errors import DiskFullError, RunError
 ON_WINDOWS = os.name == "nt"
 WRITING = ".writing."  # the beginning of the names of unfinished files
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of errors where there is no room for a file
+NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EROFS)  # of file systems that cannot
+AT_ONCE = 200  # files that are flushed one by one; of more their file system is
 LONGEST_PART = 200  # bytes of a file's name, with room for a suffix
+LONGEST_SHOWN = 300  # letters of a name or a line that are shown
+# Control characters but tab and newline, marks that turn the direction of text, and no text at all.
+UNPRINTABLE = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 
 
 @contextmanager
@@ -24,7 +32,8 @@ def atomic(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
     survives. Missing folders are made. RunError if it cannot be written; DiskFullError if there is
     no room for it.
 
-    Without `durable` a power failure, though no crash of the process, may still leave it empty.
+    Without `durable` a power failure, though no crash of the process, may still leave it empty or
+    take its name away.
     """
     unfinished = path.with_name(f"{WRITING}{token_hex(8)}")
     try:
@@ -39,6 +48,8 @@ def atomic(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
             if durable:
                 os.fsync(file.fileno())
         unfinished.replace(path)
+        if durable:
+            sync_folder(path.parent)
     except BaseException as error:
         unfinished.unlink(missing_ok=True)
         if isinstance(error, OSError):
@@ -90,6 +101,72 @@ def write_atomic(path: Path, content: bytes | str, *, durable: bool = True) -> N
         content = content.encode("utf-8", "backslashreplace")
     with atomic(path, durable=durable) as file:
         file.write(content)
+
+
+def sync_folder(path: Path) -> None:
+    """Wait until the names in a folder are on the disk, where the system can do that."""
+    if ON_WINDOWS:
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in NO_SYNC:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(path: Path) -> None:
+    """Wait until all files below a folder, and their names, are on the disk; RunError if that
+    fails.
+
+    Very many are flushed with their whole file system at once, where the system can: each single
+    one would wait for the disk.
+    """
+    files = [file for file in walk(path) if not file.is_symlink()]
+    if len(files) > AT_ONCE and _sync_file_system(path):
+        return
+    for file in files:
+        _sync_file(file)
+    for parent, _, _ in os.walk(path):
+        sync_folder(Path(parent))
+
+
+def _sync_file_system(path: Path) -> bool:
+    """Flush the file system on which a folder lies; return False where the system cannot."""
+    syncfs = None if ON_WINDOWS else getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+    if syncfs is None:
+        return False
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        if syncfs(descriptor) != 0:
+            code = ctypes.get_errno()
+            raise write_error(path, OSError(code, os.strerror(code)))
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _sync_file(path: Path) -> None:
+    try:
+        with path.open("r+b" if ON_WINDOWS else "rb") as file:
+            os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno not in NO_SYNC:
+            raise write_error(path, error) from None
+
+
+def reserve(path: Path) -> None:
+    """Take the space on the disk that a sparse file will need, so that writing to it through memory
+    cannot fail; DiskFullError if there is none. Where the system cannot, nothing is done."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with path.open("r+b") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            raise write_error(path, error) from None
 
 
 def sha256_of(path: Path) -> str:
@@ -174,6 +251,20 @@ def _escape(character: str) -> str:
     if 0xDC80 <= code <= 0xDCFF:  # a surrogate that stands for an undecodable byte
         return f"%{code - 0xDC00:02X}"
     return f"%{code:02X}" if code < 32 or code == 127 else character
+
+
+def printable(text: str) -> str:
+    """Return a text in which characters that could change a terminal or hide a part of a name are
+    written as escapes, such as `\\x1b`."""
+    return UNPRINTABLE.sub(lambda match: ascii(match[0])[1:-1], text)
+
+
+def shortened(text: str, most: int = LONGEST_SHOWN) -> str:
+    """Return a text with its middle left out where it is longer than `most` letters."""
+    if len(text) <= most:
+        return text
+    half = (most - 1) // 2
+    return f"{text[:half]}…{text[-half:]}"
 
 
 def short_name(path: str) -> str:

@@ -204,6 +204,15 @@ class ShapeChecker(Protocol):
 
 
 @runtime_checkable
+class StateChecker(Protocol):
+    """A part of a model whose arrays are of images of one shape."""
+
+    def check_state(self, shape: Sequence[int]) -> None:
+        """Raise ValueError if the arrays that were loaded do not fit what it will see, of this
+        shape [c, h, w]."""
+
+
+@runtime_checkable
 class KindChecker(Protocol):
     """A detector that may need normal images of several kinds."""
 

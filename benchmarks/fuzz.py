@@ -1,12 +1,15 @@
-"""Score directories and runs from elsewhere: each is mutated in many ways, its hashes are made to
-fit, and what reads it must end with an answer or with one line.
+"""Score directories, runs and jobs from elsewhere: each is mutated in many ways, its hashes are
+made to fit, and what reads it must end with an answer or with one line.
 
-    python -m benchmarks.fuzz DIR|RUN [--count 1000] [--seed 0]
+    python -m benchmarks.fuzz DIR|RUN|JOB [--count 1000] [--seed 0]
 
-A mutation changes one value, key, column or file: JSON values become others of all types, columns
-of tables are dropped, renamed, emptied or of another type, files are cut, emptied, linked or piped.
-`verify`, the report and what the review app opens are then called, of a run what `info`, `score`
-and the report read before a model is made; only AnodetectError may come.
+A mutation changes one value, key, column, array or file: JSON values become others of all types,
+columns of tables are dropped, renamed, emptied or of another type, arrays of a model file are cut,
+turned or of another type, files are cut, emptied, linked or piped. `verify`, the report and what
+the review app opens and shows are then called; of a run `info`, its report and its model, which
+scores an image; of a folder of the app's state with a job.json what the app reads of jobs. Only
+AnodetectError may come, and no file elsewhere may be opened but the run, the images and what is
+installed.
 """
 
 import argparse
@@ -14,27 +17,36 @@ import json
 import os
 import shutil
 import sqlite3
+import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from PIL import Image
 from pyarrow import parquet
 
+from anodetect.commands.merge import merge
 from anodetect.commands.verify import verify
-from anodetect.errors import AnodetectError
+from anodetect.data.records import Record
+from anodetect.errors import REPORT_IT, AnodetectError
 from anodetect.files import sha256_of
-from anodetect.output import report
+from anodetect.model.loading import Failed
+from anodetect.model.model import Model
+from anodetect.model.scoring import score_records
+from anodetect.output import report, run_report
 from anodetect.output.regions import read_regions
 from anodetect.record import checkpoint, directories, runs
 from anodetect.record.chain import head_of
 from anodetect.record.checkpoint import MODEL_FILE
+from anodetect.types import Silent, State
 
 TABLES = ("scores", "groups", "slices", "chain", "outputs", "timings")
 JSONS = ("audit.json", "regions.json", "signature.json", "report.json", "reviews.signed.0a.json")
@@ -43,6 +55,10 @@ ODD: tuple[Any, ...] = (
     "é" * 5000, [], {}, [None], {"x": []}, [[1]], "nan", "0" * 64,
 )  # fmt: skip
 SLOW = 60.0  # seconds after which a reader hangs
+JOB = "job.json"
+SHOWN = 3  # cases that are shown
+# Files elsewhere that mutations name; a decoy lies where "../../x" leads from a folder in a copy.
+FOREIGN, DECOY = ("/etc/passwd", "/etc/hostname"), "x"
 
 
 @dataclass(frozen=True)
@@ -57,15 +73,15 @@ class Finding:
 def fuzz(
     folder: Path, work: Path, count: int, seed: int, readers: Sequence[str] = ()
 ) -> Iterator[Finding]:
-    """Yield what goes wrong with `count` mutations of a score directory, made in `work`, with these
-    readers, by default all."""
+    """Yield what goes wrong with `count` mutations of a score directory, run or job, made in
+    `work`, with these readers, by default all."""
     rng = np.random.default_rng(seed)
-    is_run = (folder / MODEL_FILE).is_file()
-    known = READERS_OF_RUNS if is_run else READERS
+    mutate_one, known = _ways(folder)
+    (work / DECOY).write_text("not of this directory")
     for number in range(count):
-        copy = work / f"{number}"
+        copy = work / "copies" / f"{number}"
         shutil.copytree(folder, copy)
-        mutation = mutate_run(copy, rng) if is_run else mutate(copy, rng)
+        mutation = mutate_one(copy, rng)
         for name in readers or known:
             trace = _trace_of(known[name], copy)
             if trace:
@@ -73,9 +89,26 @@ def fuzz(
         shutil.rmtree(copy)
 
 
-def _trace_of(read: Callable[[Path], object], folder: Path) -> str:
+Reader = Callable[[Path], object]
+Mutate = Callable[[Path, np.random.Generator], str]
+
+
+def _ways(folder: Path) -> tuple[Mutate, dict[str, Reader]]:
+    """Return how a folder is mutated, and what reads it."""
+    if (folder / MODEL_FILE).is_file():
+        return mutate_run, READERS_OF_RUNS
+    if (folder / JOB).is_file():
+        arguments = json.loads((folder / JOB).read_text())["arguments"]
+        root = Path(arguments[arguments.index("--out") + 1]).parent
+        return mutate_job, {"job": lambda copy: _look_at_job(copy, root)}
+    return mutate, READERS
+
+
+def _trace_of(read: Reader, folder: Path) -> str:
     """Return why reading a directory ends otherwise than with an answer or with one line."""
     began = time.monotonic()
+    opened = _watched()
+    opened.clear()
     try:
         read(folder)
     except AnodetectError as error:
@@ -83,7 +116,26 @@ def _trace_of(read: Callable[[Path], object], folder: Path) -> str:
             return f"more than one line: {error}"
     except Exception:
         return traceback.format_exc()
+    outside = [path for path in opened if path.startswith(FOREIGN) or path.endswith(f"/{DECOY}")]
+    if outside:
+        return f"it reads {outside[0]}"
     return "it hangs" if time.monotonic() - began > SLOW else ""
+
+
+@cache
+def _watched() -> list[str]:
+    """Return the list of all paths that Python opens in this process from now on."""
+    opened: list[str] = []
+
+    def look(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open":
+            opened.append(str(arguments[0]))
+
+    sys.addaudithook(look)
+    return opened
+
+
+# -- Score directories -----------------------------------------------------------------------------
 
 
 def _open_as_the_app(folder: Path) -> None:
@@ -95,17 +147,65 @@ def _open_as_the_app(folder: Path) -> None:
     list(scored.rows)
 
 
-READERS: dict[str, Callable[[Path], object]] = {
+def _show_as_the_app(folder: Path) -> None:
+    """Read what the review app reads when it shows the first cases."""
+    from apps.review import loading
+
+    scored = directories.read_as_written(folder)
+    for row in scored.rows[:SHOWN]:
+        if row.is_volume:
+            loading.load_volume(scored, row, "axial")
+        else:
+            loading.load(scored, row)
+
+
+def _merged(folder: Path) -> None:
+    """Merge a directory alone."""
+    out = folder.with_name(f"{folder.name}-merged")
+    try:
+        merge([folder], out)
+    finally:
+        shutil.rmtree(out, ignore_errors=True)
+
+
+READERS: dict[str, Reader] = {
     "verify": verify,
     "report": report.write,
     "review": _open_as_the_app,
+    "cases": _show_as_the_app,
+    "merge": _merged,
 }
 
 
-READERS_OF_RUNS: dict[str, Callable[[Path], object]] = {
+# -- Runs and jobs ---------------------------------------------------------------------------------
+
+
+def _load_and_score(folder: Path) -> None:
+    """Let the model of a run score an image; ValueError if it loads, but fails to."""
+    model = Model.load(runs.read(folder), "cpu")
+    image = folder.with_name("image.png")
+    if not image.exists():
+        Image.fromarray(np.arange(64 * 64, dtype=np.uint8).reshape(64, 64)).save(image)
+    for scored in score_records(model, [Record("image.png", image)], Silent()):
+        if isinstance(scored, Failed) and scored.error.startswith(REPORT_IT):
+            raise ValueError(f"it loads, but cannot score: {scored.error}")
+
+
+def _look_at_job(folder: Path, root: Path) -> None:
+    """Look at a job as the app does, which starts nothing."""
+    from apps.review import jobs
+
+    job = jobs.read(folder / JOB, root)
+    jobs.state(job)
+    jobs.progress(job)
+
+
+READERS_OF_RUNS: dict[str, Reader] = {
     "info": runs.facts,
     "manifest": runs.read_manifest,
     "curves": runs.curves,
+    "report": lambda folder: run_report.html(runs.read(folder)),
+    "model": _load_and_score,
 }
 
 
@@ -148,9 +248,14 @@ def mutate_run(run: Path, rng: np.random.Generator) -> str:
     except AnodetectError:
         return "nothing: it cannot be read"
     header = dict(header)
-    of_header = rng.random() < 0.6
-    text = f"header: {_changed(header, rng)}" if of_header else _mutate_file(run, rng)
-    if not (run / MODEL_FILE).is_file():
+    kind = rng.choice(["header", "array", "file"], p=(0.5, 0.25, 0.25))
+    if kind == "header":
+        text = f"header: {_changed(header, rng)}"
+    elif kind == "array":
+        text = _mutate_array(arrays, rng)
+    else:
+        text = _mutate_file(run, rng)
+    if not (run / MODEL_FILE).is_file() or "model" in text:
         return text
 
     hashes = header.get("hashes")
@@ -161,6 +266,39 @@ def mutate_run(run: Path, rng: np.random.Generator) -> str:
     with suppress(TypeError, ValueError, AnodetectError):
         checkpoint.write(run / MODEL_FILE, arrays, header)
     return text
+
+
+def _mutate_array(arrays: State, rng: np.random.Generator) -> str:
+    name = str(rng.choice(sorted(arrays)))
+    array = arrays[name]
+    action = rng.choice(["delete", "cut", "empty", "flat", "turn", "type", "rename", "twice"])
+    if action in ("delete", "rename"):
+        del arrays[name]
+        if action == "rename":
+            arrays[f"{name}x"] = array
+    elif action == "cut":
+        arrays[name] = array[..., :-1] if array.ndim else array
+    elif action == "empty":
+        arrays[name] = np.zeros(0, array.dtype)
+    elif action == "flat":
+        arrays[name] = array.reshape(1, -1)
+    elif action == "turn":
+        arrays[name] = array.T
+    elif action == "type":
+        arrays[name] = array.astype(rng.choice(["f8", "i4", "u1", "?"]))
+    else:
+        arrays[name] = np.concatenate([array, array]) if array.ndim else array
+    return f"array {name}: {action}"
+
+
+def mutate_job(folder: Path, rng: np.random.Generator) -> str:
+    """Change one thing in a job's folder, and return what was changed."""
+    if rng.random() < 0.3:
+        return _mutate_file(folder, rng)
+    content = json.loads((folder / JOB).read_text())
+    text = _changed(content, rng)
+    (folder / JOB).write_text(json.dumps(content))
+    return f"{JOB}: {text}"
 
 
 def _mutate_json(folder: Path, rng: np.random.Generator) -> str:

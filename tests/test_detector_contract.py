@@ -19,6 +19,7 @@ from anodetect.data import synthetic
 from anodetect.detectors import DETECTORS, detector_class
 from anodetect.errors import ConfigError
 from anodetect.imaging.planted import draw_defect, plant
+from anodetect.imaging.representations import check_state
 from anodetect.model.settings import create_detector, resolve
 from anodetect.nn.unet import UNet
 from anodetect.types import Batch, OnePass, PlantedCopies, Sampler, TrainContext, image_seeds
@@ -328,6 +329,7 @@ def test_scoring_twice_and_after_reloading_is_bit_equal(detector):
     assert np.array_equal(first.image, second.image)
     other = make(name_of(detector))
     other.load_state({name: array.copy() for name, array in detector.state().items()}, device="cpu")
+    check_state(other, seen(name_of(detector), images).images.shape[1:])
     reloaded = score(other, images)
     assert np.array_equal(first.image, reloaded.image)
     assert np.array_equal(first.heatmap, reloaded.heatmap)

@@ -289,7 +289,9 @@ def test_a_resumed_training_ends_with_the_weights_of_an_uninterrupted_one(tmp_pa
     again.fit(batch(40), batch(12, 1), context=context(folders[1], resume=True))
     state = again.state()
     assert all(np.array_equal(array, state[name]) for name, array in whole.state().items())
-    assert list(folders[1].iterdir()) == []
+    # What is finished stays until the run is complete, which takes longer than the members alone.
+    kept = [f"member{number}.safetensors" for number in range(2)]
+    assert sorted(file.name for file in folders[1].iterdir()) == kept
 
 
 def test_a_run_stopped_between_members_goes_on_with_the_next(

@@ -28,7 +28,7 @@ from anodetect.data import pseudonyms, readers
 from anodetect.engines import local
 from anodetect.errors import ConfigError, DataError, DiskFullError, Interrupted, RunError
 from anodetect.files import leads_out
-from anodetect.record import environment, lines, runs, verification
+from anodetect.record import checkpoint, environment, lines, partial, runs, verification
 from anodetect.record.rows import ScoreRow, to_table
 from anodetect.record.tables import write_table
 from anodetect.types import Silent
@@ -553,7 +553,7 @@ with runs.begin(Path(sys.argv[1]), resume=False) as workdir:
 @pytest.mark.parametrize("on_windows", [False, True])
 def test_a_run_gets_its_name_and_its_lock_goes(monkeypatch, tmp_path, on_windows):
     """Windows renames no folder with an open file in it."""
-    monkeypatch.setattr(runs, "ON_WINDOWS", on_windows)
+    monkeypatch.setattr(partial, "ON_WINDOWS", on_windows)
     replace, held = Path.replace, []
 
     def checked(path, target):
@@ -576,13 +576,13 @@ def test_a_run_that_was_finished_meanwhile_is_not_overwritten(tmp_path, monkeypa
     """Both processes saw that there was no run; the first finishes before the second has the
     lock."""
     out = tmp_path / "run"
-    locked = runs._locked
+    locked = runs.locked
 
-    def finish_first(workdir):
+    def finish_first(*arguments):
         out.mkdir()
-        return locked(workdir)
+        return locked(*arguments)
 
-    monkeypatch.setattr(runs, "_locked", finish_first)
+    monkeypatch.setattr(runs, "locked", finish_first)
     with pytest.raises(RunError, match="already exists"), runs.begin(out, resume=False):
         pytest.fail("the second process went on")
 
@@ -602,7 +602,7 @@ def test_a_full_disk_says_how_a_training_goes_on(tmp_path):
         runs.begin(tmp_path / "run", resume=False) as workdir,
     ):
         runs.identify(workdir, {"seed": 0}, resume=False)
-        (workdir / runs.CHECKPOINT_FILE).touch()
+        (workdir / checkpoint.CHECKPOINT_FILE).touch()
         raise files.write_error(workdir / "train.jsonl", NO_SPACE)
     with runs.begin(tmp_path / "run", resume=True) as workdir:
         runs.identify(workdir, {"seed": 0}, resume=True)

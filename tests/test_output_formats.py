@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+from dataclasses import replace
 from hashlib import sha256
 
 import matplotlib
@@ -19,9 +20,10 @@ from test_dicom import instance, read, voxels, write_series
 from test_volumes import prepared, save_nifti
 
 import anodetect
-from anodetect.errors import ConfigError
-from anodetect.output import formats, images, pictures, volumes
+from anodetect.errors import ConfigError, RunError
+from anodetect.output import formats, images, pictures, recorded, volumes
 from anodetect.output.about import About
+from anodetect.record.rows import ScoreRow
 from anodetect.stats.decision import Decision, Rule
 from anodetect.stats.mask_rule import pixel_rule
 
@@ -95,6 +97,7 @@ def mask_image(folder, request):
     assert written.kind == "mask"
     above = png_decode(written.path.read_bytes())
     assert np.array_equal(above != 0, heatmap > THRESHOLD)
+    assert np.array_equal(recorded.read_mask(folder, written.path.name, "image"), above != 0)
 
 
 def nifti_volume_map(folder, request):
@@ -119,6 +122,7 @@ def mask_volume(folder, request):
     found = nib.load(written.path)
     expected = volume.geometry.to_source(heatmap > THRESHOLD)
     assert np.array_equal(np.asarray(found.dataobj), expected)
+    assert np.array_equal(recorded.read_mask(folder, written.path.name, "volume"), expected)
     assert np.array_equal(found.affine, nib.load(folder / "source.nii.gz").affine)
     packed = written.path.read_bytes()
     assert len(packed) < len(gzip.decompress(packed))
@@ -271,6 +275,26 @@ def test_a_format_is_asked_for_by_kind():
     assert not formats.format_named("tiff").has_files_of("volume")
     assert formats.readable_names("volume") == ["nifti"]
     assert formats.map_reader("x_heatmap.png", "image") is None
+    assert formats.mask_reader("x_heatmap.tiff", "image") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "depth"), [("a_heatmap.tiff", None), ("a_heatmap.nii", 3), ("a_heatmap.tiff", 3)]
+)
+def test_a_recorded_map_that_cannot_be_read_is_one_line(tmp_path, name, depth):
+    row = ScoreRow(path="a", group="a", status="ok", model_sha256="", heatmap=name, depth=depth)
+    with pytest.raises(RunError, match=rf"^{name} is missing"):
+        recorded.read_map(tmp_path, row)
+    for content in (b"", b"II*\0", b"\0" * 400, RNG.bytes(2000)):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(RunError, match=rf"^{name} is damaged") as caught:
+            recorded.read_map(tmp_path, row)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(RunError, match="leads out"):
+        recorded.read_map(tmp_path, replace(row, heatmap=f"../{name}"))
+    assert recorded.read_map(tmp_path, replace(row, heatmap="")) is None
+    with pytest.raises(RunError, match="no file of a mask"):
+        recorded.read_mask(tmp_path, name, recorded.source_of(row))
 
 
 def test_a_format_whose_package_is_missing_is_refused_with_what_to_install(monkeypatch):

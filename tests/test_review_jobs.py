@@ -1,6 +1,7 @@
 """Background commands: only in their folders, known again, and gone when they are cancelled."""
 
 import json
+import os
 import shutil
 import sys
 import time
@@ -12,6 +13,7 @@ import pytest
 
 from anodetect.errors import ConfigError, RunError
 from apps.review import folders, jobs
+from benchmarks import fuzz
 
 
 @pytest.fixture
@@ -252,6 +254,30 @@ OTHERS = {
     "twice resumed": lambda given, root: [*given, "--resume", "--resume"],
     "less": lambda given, root: given[:3],
 }
+
+
+def test_a_job_from_elsewhere_gives_an_answer_or_one_line(kept, root, tmp_path):
+    """There are 50 mutations here; benchmarks/fuzz.py makes as many as wanted."""
+    folder = next(jobs.kept_in(root).iterdir())
+    (folder / jobs.LOG).write_text("train: 3/10 loss 0.1\n")
+    (folder / jobs.RESULT).write_text('{"n": 1}')
+    found = fuzz.fuzz(folder, tmp_path, 50, seed=1)
+    assert [f"{each.mutation}: {each.reader}: {each.trace}" for each in found] == []
+
+
+def test_a_log_of_somebody_else_is_said_in_the_last_line(kept, root):
+    content, read = kept
+    (job,) = read(content)
+    (root / "run").mkdir()
+    (root / "run" / "train.jsonl").write_text('{"step": "x", "loss": 1}\n')
+    (job.folder / jobs.LOG).write_text(f"train: {'9' * 5000}/3\n")
+    progress = jobs.progress(job)
+    assert (progress.done, progress.losses) == (None, ())
+    assert "train.jsonl: a step of the training has no number" in progress.line
+    (root / "run" / "train.jsonl").write_text('{"step": 1, "loss": null}\n{"step": 2, "loss": 1}\n')
+    (job.folder / jobs.LOG).unlink()
+    os.mkfifo(job.folder / jobs.LOG)  # not waited for
+    assert jobs.progress(job).losses == (1,)
 
 
 @pytest.mark.parametrize("change", OTHERS.values(), ids=OTHERS.keys())

@@ -111,6 +111,16 @@ def edit(store, statement, **values):
             connection.execute(text("ALTER TABLE reviews ENABLE TRIGGER USER"))
 
 
+@pytest.mark.parametrize("name", ["what?mode=ro", "100%41", "#1", "cost_$5 {x}", "ü"])
+def test_the_database_lies_in_its_folder_whatever_that_is_called(tmp_path, name):
+    (tmp_path / name).mkdir()
+    store = Store(tmp_path / name, "0" * 64)
+    store.add(ROW, "Ada", "normal", seen(ROW))
+    store.close()
+    assert len(reviews.read(tmp_path / name / reviews.FILE)) == 1
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_a_verdict_says_what_was_known_when_it_was_given(opened):
     added = opened.add(
         ROW, " Ada ", "anomalous", seen(ROW), comment="scratch", region="1,2,3,4", blind=True

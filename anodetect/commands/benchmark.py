@@ -36,6 +36,7 @@ from anodetect.files import write_atomic
 from anodetect.output import report
 from anodetect.output.pictures import png
 from anodetect.record import directories, runs
+from anodetect.record.partial import partial
 from anodetect.types import Reporter
 
 
@@ -227,7 +228,7 @@ def finished(job: Job, budget: float, finding: Finding = Finding()) -> Finished:
     if not job.run.exists():
         options = ["--detector", job.detector, "--budget", f"{budget:g}", "--seed", str(job.seed)]
         options += ["--out", str(job.run)]
-        if runs.checkpoints(runs.partial(job.run)):
+        if runs.checkpoints(partial(job.run)):
             options.append("--resume")
         facts = _call("train", job.data, *options, *finding.options())
         _keep(job.run, peak=_peak(facts))

@@ -49,6 +49,11 @@ def where_scored(hosts: Collection[str], threads: Collection[int]) -> tuple[str,
     return next(iter(hosts)), tuple(sorted(threads))
 
 
+def say_head(head: str, reporter: Reporter) -> None:
+    """Say which head a record has as soon as it is complete, for whatever comes after may fail."""
+    reporter.say(f"record complete: chain head {head}")
+
+
 def conclude(
     out: Path,
     scoring: Scoring,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pyarrow import compute as pc
 
 from anodetect.errors import ConfigError, RunError
@@ -25,6 +26,7 @@ from anodetect.record.audit import Audit, Erasure, ShownCases
 from anodetect.record.chain import GAP
 from anodetect.record.directories import ScoreDirectory, Tables
 from anodetect.record.objects import content_of, parsed
+from anodetect.record.partial import LOCK, only_writer
 from anodetect.record.reports import NOTE, REPORT
 from anodetect.record.rows import ChainRow, OutputRow, ScoreRow, rows_of, to_table
 
@@ -33,8 +35,8 @@ ERASED = "(erased)"
 
 @dataclass(frozen=True)
 class ForgetResult:
-    """What was erased: numbers of rows, of files and of verdicts. `head` is that of the record from
-    now on, `before` the one that it had."""
+    """The numbers of rows, of files and of verdicts that were erased. `head` is that of the record
+    from now on, `before` the one that it had."""
 
     rows: int
     files: int
@@ -56,6 +58,22 @@ def forget(path: Path | str, group: str, *, sign: Path | str | None = None) -> F
     """
     path, sign = Path(path), path_or_none(sign)
     key = signatures.private_key(sign) if sign else None
+    _put_back(path)
+    with only_writer(path):
+        return _forget(path, group, key)
+
+
+def _put_back(path: Path) -> None:
+    """Let a directory have its name again if a process was killed while it replaced it; remove what
+    one had still to remove."""
+    old = _aside(path)
+    if old.is_dir() and not path.exists():
+        old.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _forget(path: Path, group: str, key: Ed25519PrivateKey | None) -> ForgetResult:
+    """Do what `forget` does, as the only writer."""
     scored = directories.read(path)
     erased = [row for row in scored.rows if row.group == group]
     _refuse(scored, group, erased)
@@ -163,7 +181,8 @@ def _copy(path: Path, new: Path, without: Collection[str]) -> None:
     """Make a directory with the same files but for some; files are linked where that is possible.
     What is written anew is left out, as are SQLite's files and what the head before has signed."""
     database = {reviews.FILE, f"{reviews.FILE}-wal", f"{reviews.FILE}-shm"}
-    anew = {REPORT, NOTE, directories.AUDIT_FILE, signatures.SIGNATURE, directories.PUSHED_LOCK}
+    anew = {REPORT, NOTE, directories.AUDIT_FILE, signatures.SIGNATURE}
+    anew |= {directories.PUSHED_LOCK, LOCK}
     for parent, _, names in os.walk(path):
         for each in names:
             source = Path(parent, each)
@@ -200,9 +219,14 @@ def _thin_regions(new: Path, paths: Collection[str]) -> None:
     write_atomic(file, json.dumps({**content, "images": images, "annotations": marks}))
 
 
+def _aside(path: Path) -> Path:
+    """Return where a directory lies for the moment in which it is replaced."""
+    return path.with_name(f"{path.name}.forgotten")
+
+
 def _replace(path: Path, new: Path) -> None:
     """Put the new directory in the place of the old one, which is removed."""
-    old = path.with_name(f"{path.name}.forgotten")
+    old = _aside(path)
     try:
         shutil.rmtree(old, ignore_errors=True)
         path.rename(old)

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import compute as pc
 
-from anodetect.commands.conclude import conclude, repeated, where_scored
+from anodetect.commands.conclude import conclude, repeated, say_head, where_scored
 from anodetect.commands.labelled import measure_of
 from anodetect.commands.results import MergeResult
 from anodetect.errors import RunError
@@ -23,6 +23,7 @@ from anodetect.record import audit as audits
 from anodetect.record import directories, environment, format2, verification
 from anodetect.record.audit import Audit, ShownCases
 from anodetect.record.directories import ScoreDirectory, Tables
+from anodetect.record.partial import new_directory
 from anodetect.record.rows import OutputRow, rows_of
 from anodetect.types import Reporter, Silent
 
@@ -40,13 +41,25 @@ def merge(
     """Join the score directories of all shards into `out`, and return what the whole amounts to.
 
     The tables are those that one machine would have written: p-values, q-values and flags are those
-    of the whole. Pixel metrics are not joined. RunError if a part is missing or was changed.
+    of the whole. Pixel metrics are not joined. RunError if a part is missing or was changed, or if
+    another process writes `out`, which is complete or absent.
     """
     out = Path(out)
     reporter = reporter or Silent()
-    shards = [directories.read(Path(part)) for part in parts]
-    _refuse_misfits(shards)
-    directories.prepare(out)
+    directories.refuse_used(out)
+    with new_directory(out, "this score directory") as workdir:
+        shards = [directories.read(Path(part)) for part in parts]
+        _refuse_misfits(shards)
+        result = _merge(shards, workdir, command, reporter)
+        say_head(result.head, reporter)
+        report.write(workdir)
+    return replace(result, out=out)
+
+
+def _merge(
+    shards: Sequence[ScoreDirectory], out: Path, command: Sequence[str], reporter: Reporter
+) -> MergeResult:
+    """Write the joined directory but for its report, and return what it amounts to."""
     tables = _joined_tables(shards)
     _refuse_duplicates(tables.scores)
     _copy_heatmaps(shards, out)
@@ -72,9 +85,7 @@ def merge(
     )
     regions = chain.from_iterable(read_regions(shard.path) for shard in shards)
     rows = chain.from_iterable(shard.each() for shard in shards)
-    result = conclude(out, scoring, tables, regions, measure_of(rows, scoring), reporter)
-    report.write(out)
-    return result
+    return conclude(out, scoring, tables, regions, measure_of(rows, scoring), reporter)
 
 
 def _joined_tables(shards: Sequence[ScoreDirectory]) -> Tables:

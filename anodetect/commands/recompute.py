@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from anodetect.commands.conclude import derived
 from anodetect.commands.labelled import measure_of
 from anodetect.config import without_nan
 from anodetect.errors import AnodetectError
-from anodetect.files import inside, sha256_of
-from anodetect.output.formats import map_reader
-from anodetect.output.nifti import read_map as read_nifti
+from anodetect.files import sha256_of
+from anodetect.output import recorded
 from anodetect.output.regions import FILE as REGIONS_FILE
 from anodetect.output.regions import find_regions, read_regions
 from anodetect.record import audit as audits
@@ -222,12 +220,12 @@ def _compare_maps(scored: ScoreDirectory, found: Findings) -> None:
         wants = outlined and not row.is_volume
         if not masks and not wants:
             continue
-        heatmap = _map_of(scored, row)
+        heatmap = recorded.read_map(scored.path, row)
         if heatmap is None:
             missing += 1
             continue
         for mask in masks:
-            found.problems += _mask_problems(scored, mask, heatmap)
+            found.problems += _mask_problems(scored, row, mask, heatmap)
         if wants:
             found.problems += _region_problems(scored, row, heatmap, regions.pop(row.path, []))
 
@@ -238,31 +236,21 @@ def _compare_maps(scored: ScoreDirectory, found: Findings) -> None:
         found.not_looked_at.append(f"masks and outlines of {missing} files without a float map")
 
 
-def _map_of(scored: ScoreDirectory, row: ScoreRow) -> Floats | None:
-    """Return the values of a file's map; None if it has none that can be read."""
-    reader = map_reader(row.heatmap, "volume" if row.is_volume else "image")
-    if reader is None or not row.heatmap:
-        return None
-    return reader(inside(scored.path, row.heatmap))
-
-
-def _mask_problems(scored: ScoreDirectory, output: OutputRow, heatmap: Floats) -> Iterator[str]:
-    """Yield that a mask is not where its map has regions that count. One that was resampled has
-    another grid and is passed over."""
-    file, rule = inside(scored.path, output.name), scored.audit.mask_rule
-    if output.name.endswith(".png"):
-        with Image.open(file) as picture:
-            same = np.array_equal(np.asarray(picture) > 0, rule.mask(heatmap))
-    elif output.note:
+def _mask_problems(
+    scored: ScoreDirectory, row: ScoreRow, output: OutputRow, heatmap: Floats
+) -> Iterator[str]:
+    """Yield that a mask is not where its map has regions that count. One of a volume that was
+    resampled has another grid and is passed over."""
+    if output.note and row.is_volume:
         return
-    else:
-        same = _is_mask(read_nifti(file) > 0, heatmap, rule)
-    if not same:
+    mask = recorded.read_mask(scored.path, output.name, recorded.source_of(row))
+    if not _is_mask(mask, heatmap, scored.audit.mask_rule):
         yield f"{output.name} is not where the map has regions that count"
 
 
 def _is_mask(mask: Bools, heatmap: Floats, rule: MaskRule) -> bool:
-    """Return whether a mask is that of a volume's map, sliced along one of its axes."""
+    """Return whether a mask is that of an image's map, or of a volume's, sliced along one of its
+    axes."""
     if mask.shape != heatmap.shape:
         return False
     for axis in range(heatmap.ndim):
@@ -273,12 +261,11 @@ def _is_mask(mask: Bools, heatmap: Floats, rule: MaskRule) -> bool:
 
 
 def _region_problems(
-    scored: ScoreDirectory, row: ScoreRow, heatmap: Floats, recorded: Sequence[Region]
+    scored: ScoreDirectory, row: ScoreRow, heatmap: Floats, known: Sequence[Region]
 ) -> Iterator[str]:
     """Yield that the outlines of an image are not those of its map."""
     again = find_regions(heatmap, scored.audit.mask_rule)
-    known = Counter(map(_outline, recorded))
-    if known != Counter(map(_outline, again)):
+    if Counter(map(_outline, known)) != Counter(map(_outline, again)):
         yield f"{REGIONS_FILE}: the regions of {row.path} do not follow from its map"
 
 

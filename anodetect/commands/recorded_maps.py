@@ -9,17 +9,15 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from anodetect.data.readers import read_mask
-from anodetect.data.volumes import decode_nifti
-from anodetect.errors import ImageError, RunError
-from anodetect.files import inside
+from anodetect.errors import RunError
 from anodetect.model.scoring import ScoredImage, ScoredVolume
-from anodetect.output.formats import Source, map_reader, write_files
+from anodetect.output import recorded
+from anodetect.output.formats import Source, write_files
 from anodetect.output.images import ImageMap
 from anodetect.output.volumes import VolumeMap
 from anodetect.record.directories import ScoreDirectory
 from anodetect.record.rows import OutputRow, ScoreRow, rows_of
-from anodetect.types import Bools, Floats
+from anodetect.types import Floats
 
 # The relative difference of scores that is accepted between machines, and of a map's values as a
 # share of its highest.
@@ -53,26 +51,24 @@ class RecordedMaps:
     def _difference(self, row: ScoreRow, scored: Scored, *, exact: bool) -> str:
         """Return how a row's map or mask differs from that of a file scored again."""
         heatmap = scored.heatmap
-        source: Source = "image" if isinstance(scored, ScoredImage) else "volume"
-        reader = map_reader(row.heatmap, source)
         try:
-            if row.heatmap and reader is not None:
-                recorded = reader(inside(self.directory.path, row.heatmap))
-                if isinstance(scored, ScoredVolume) and recorded.ndim == 3:
-                    recorded = scored.loaded.volume.geometry.to_slices(recorded)
-                if difference := _of_maps(heatmap, recorded, exact=exact):
+            known = recorded.read_map(self.directory.path, row)
+            if known is not None:
+                if isinstance(scored, ScoredVolume) and known.ndim == 3:
+                    known = scored.loaded.volume.geometry.to_slices(known)
+                if difference := _of_maps(heatmap, known, exact=exact):
                     return f"{row.path}: its heatmap {row.heatmap} {difference}"
-                heatmap, exact = recorded, True  # of which the mask was made
+                heatmap, exact = known, True  # of which the mask was made
             name = self.masks.get(row.path, "")
             difference = self._of_masks(name, scored, heatmap, exact=exact) if name else ""
             return f"{row.path}: its mask {name} {difference}" if difference else ""
-        except (OSError, RunError, ImageError) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            return f"{row.path}: its map or mask cannot be compared: {reason or 'unreadable'}"
+        except RunError as error:
+            return f"{row.path}: its map or mask cannot be compared: {error}"
 
     def _of_masks(self, name: str, scored: Scored, heatmap: Floats, *, exact: bool) -> str:
         """Return how a recorded mask differs from that of a heatmap, "" if it does not."""
-        recorded = _mask_in(inside(self.directory.path, name))
+        source: Source = "image" if isinstance(scored, ScoredImage) else "volume"
+        known = recorded.read_mask(self.directory.path, name, source)
         rule, scale = self.directory.audit.mask_rule, (0.0, 1.0)
         shown: ImageMap | VolumeMap
         if isinstance(scored, ScoredImage):
@@ -82,12 +78,11 @@ class RecordedMaps:
             shown = VolumeMap(heatmap, scored.loaded.volume, scale, rule, exact_grid=exact_grid)
 
         with TemporaryDirectory() as folder:
-            source: Source = "image" if isinstance(scored, ScoredImage) else "volume"
             (written,) = write_files(Path(folder, "again"), [MASK], source, shown)
-            again = _mask_in(written.path)
-        if again.shape != recorded.shape:
+            again = recorded.read_mask(Path(folder), written.path.name, source)
+        if again.shape != known.shape:
             return "has another size"
-        different, marked = int((again != recorded).sum()), int((again | recorded).sum())
+        different, marked = int((again != known).sum()), int((again | known).sum())
         allowed = 0 if exact else MASK_SHARE * marked
         return f"differs in {different} of {marked} pixels" if different > allowed else ""
 
@@ -104,10 +99,3 @@ def _of_maps(heatmap: Floats, recorded: Floats, *, exact: bool) -> str:
     if off <= (0 if exact else CLOSE * highest):
         return ""
     return f"differs by up to {off:.3g} (its highest value is {highest:.3g})"
-
-
-def _mask_in(path: Path) -> Bools:
-    """Return a mask that `score` wrote, of an image [H, W] or of a volume in the file's order."""
-    if path.name.endswith(".png"):
-        return read_mask(path)
-    return np.asarray(decode_nifti(path.read_bytes(), holes=True).voxels[0] != 0)

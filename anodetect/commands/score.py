@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from anodetect.commands.brains import check_tools_of
 from anodetect.commands.channels import channels_of_run
-from anodetect.commands.conclude import conclude, repeated, where_scored
+from anodetect.commands.conclude import conclude, repeated, say_head, where_scored
 from anodetect.commands.inputs import Inputs, collect
 from anodetect.commands.labelled import labelled_score
 from anodetect.commands.manifest import KnownFiles, known_groups
@@ -34,14 +34,15 @@ from anodetect.model.devices import check_device
 from anodetect.model.loading import Failed
 from anodetect.model.read_ahead import BATCH
 from anodetect.model.scoring import Scored, ScoredVolume
-from anodetect.output import report
+from anodetect.output import recorded, report
 from anodetect.output.cases import Cases
-from anodetect.output.formats import DEFAULT, check_formats, map_reader
+from anodetect.output.formats import DEFAULT, check_formats
 from anodetect.record import directories, environment, runs, signatures
 from anodetect.record.audit import Scoring, ShownCases
 from anodetect.record.decisions import numbers
 from anodetect.record.directories import Tables
 from anodetect.record.journal import Journal
+from anodetect.record.partial import LOCK
 from anodetect.record.rows import (
     OK,
     JournalEntry,
@@ -105,7 +106,7 @@ def score(
     key = signatures.private_key(sign) if sign else None
     _check_options(heatmaps, shard, "auto" if engine == "ray" else device)
     if not resume:
-        directories.refuse_used(out, allowed=(directories.LOCK,))
+        directories.refuse_used(out, allowed=(LOCK,))
     run = _usable_run(run_path, (far, far if fdr is None else fdr))
     manifest = runs.read_manifest(run_path)
 
@@ -132,6 +133,7 @@ def score(
         result, timings = _finish(scoring, progress, journal, problems, reporter)
         if key:
             signatures.sign(out, result.head, key)
+        say_head(result.head, reporter)
         report.write(out, key)
         journal.remove()
     return speed.result(result, tuple(progress.measure.problems), began, timings)
@@ -340,11 +342,10 @@ class Progress:
             self.measure.add(item)
 
     def _heatmap_of(self, row: ScoreRow) -> Floats | None:
-        """Return an image's heatmap from its file; None if it is not needed or cannot be read."""
-        reader = map_reader(row.heatmap, "image")
-        if reader is None or not self.measure.has_masks or row.label is None:
+        """Return an image's heatmap from its file; None if it is not needed or was not written."""
+        if row.is_volume or not self.measure.has_masks or row.label is None:
             return None
-        return reader(self.out / row.heatmap)
+        return recorded.read_map(self.out, row)
 
     def note(self) -> str:
         """Return the counts in words; with `--fdr` flags are known only at the end."""

@@ -16,6 +16,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from anodetect.files import printable
+
 SECONDS_BETWEEN_LINES = 10  # of progress, where stderr is no terminal
 
 screen = Console(stderr=True)
@@ -26,12 +28,12 @@ class RichReporter:
 
     def __init__(self) -> None:
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
+            TextColumn("{task.fields[rate]}", markup=False),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
         )
         self.bars = Progress(*columns, console=screen, transient=True)
         self.tasks: dict[str, TaskID] = {}
@@ -44,6 +46,7 @@ class RichReporter:
         _print(f"warning: {text}", "yellow")
 
     def progress(self, task: str, done: int, total: int, note: str = "") -> None:
+        task, note = printable(task), printable(note)
         if not screen.is_terminal:
             self._print_progress(task, done, total, note)
             return
@@ -100,4 +103,4 @@ def print_error(text: str) -> None:
 
 def _print(text: str, style: str = "") -> None:
     # No markup: brackets in a file's name are no style.
-    screen.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+    screen.print(printable(text), style=style, markup=False, highlight=False, soft_wrap=True)

@@ -41,6 +41,7 @@ from anodetect.config import Config
 from anodetect.errors import ConfigError, DataError, ImageError
 from anodetect.generative.classifiers import free_energy, softmax_doubt
 from anodetect.generative.langevin import energy_and_gradient
+from anodetect.imaging.arrays import array_in, check_array
 from anodetect.imaging.backbones.places import NOT_STATED
 from anodetect.imaging.backbones.table import BackboneFacts
 from anodetect.imaging.resize import resize
@@ -419,7 +420,11 @@ class Classifier:
     def load_state(self, state: State, *, device: str) -> None:
         """Take over the mean of the fit images."""
         self._use(device)
-        self.mean_image = state["mean_image"]
+        self.mean_image = array_in(state, "mean_image", (None, None, None))
+
+    def check_state(self, shape: Sequence[int]) -> None:
+        """Raise ValueError if the mean image is not as the classifier sees images."""
+        check_array("mean_image", self.mean_image, self._input_shape(shape))
 
     def _use(self, device: str) -> None:
         self.device = pick_device(device)

@@ -51,7 +51,7 @@ from anodetect.imaging.log_scores import (
     scored_values,
     z_scores,
 )
-from anodetect.imaging.representations import Expert
+from anodetect.imaging.representations import Expert, check_state
 from anodetect.imaging.resize import resize
 from anodetect.imaging.standardise import MAX_TUNE, MICRO_BATCH
 from anodetect.nn.state import arrays_under
@@ -146,6 +146,7 @@ class Ensemble:
                 arrays, facts = checkpoint.read(file)
                 evidence[number] = arrays.pop("evidence")
                 self._load_member(number, arrays, context.device)
+                _drop_older(checkpoint_path(context), file)
                 ended.append(MemberTraining(**facts))
                 spent += ended[-1].seconds
                 continue
@@ -169,8 +170,6 @@ class Ensemble:
             ended.append(member)
             spent += member.seconds
 
-        for file in files:
-            file.unlink(missing_ok=True)
         self.weights = self._choose_weights(evidence, context)
         reasons = {member.stopped_by for member in ended}
         if len(evidence) < count:
@@ -347,6 +346,16 @@ class Ensemble:
         for number in self._counted():
             self._load_member(number, arrays_under(state, f"{number}."), device)
 
+    def check_state(self, shape: Sequence[int]) -> None:
+        """Raise ValueError if the arrays of a member do not fit what it sees of images with the
+        channels of this shape."""
+        if len(self.weights) != len(self.experts):
+            raise ValueError(f"{len(self.weights)} weights are of other members than there are")
+        for number in self._counted():
+            expert = self.experts[number]
+            planes = shape[0] if expert.planes is None else expert.planes[1] - expert.planes[0]
+            check_state(expert.detector, expert.representation.shape_of(planes))
+
     def _counted(self) -> list[int]:
         """Return the numbers of the members that have a weight."""
         return [number for number, weight in enumerate(self.weights) if weight > 0]
@@ -476,6 +485,13 @@ def resized_inside(heatmap: Floats, inside: Bools, side: int) -> tuple[Floats, B
     known: Bools = weight > LEAST_WEIGHT
     values: Floats = resize((heatmap * inside)[None], side, side)[0] / np.where(known, weight, 1)
     return values, known
+
+
+def _drop_older(checkpoint_file: Path, member: Path) -> None:
+    """Remove the checkpoint of a member that was finished after it, and killed before it went."""
+    written = member.stat().st_mtime_ns
+    if checkpoint_file.exists() and checkpoint_file.stat().st_mtime_ns < written:
+        checkpoint_file.unlink()
 
 
 def equal_weights(count: int) -> Weights:

@@ -41,6 +41,7 @@ from anodetect.generative.denoiser import Denoiser, NetworkConfig
 from anodetect.generative.densities import Kind, VectorDensity
 from anodetect.generative.langevin import Score
 from anodetect.generative.samples import chain_generators, samples_of
+from anodetect.imaging.arrays import array_in, check_array
 from anodetect.imaging.choices import first_of_the_best
 from anodetect.imaging.standardise import (
     MAX_TUNE,
@@ -394,12 +395,24 @@ class NCSN:
     def load_state(self, state: State, *, device: str) -> None:
         """Become the detector whose state this was."""
         self.device = pick_device(device)
-        self.moments = torch.from_numpy(state["moments"].copy()).to(self.device)
+        moments = array_in(state, "moments", (2, None, None, None))
+        self.moments = torch.from_numpy(moments.copy()).to(self.device)
         self.net = denoiser.load_into(self._build(self.moments.shape[1]), state)
-        self.usual, self.units = state["usual"], state["units"]
+        self.usual = array_in(state, "usual", (None, None, None))
+        self.units = array_in(state, "units", (2,))
         self.image = IMAGE_SCORES[int(state["image"][0])]
         self.vectors = VectorDensity.from_state(arrays_under(state, "vectors."))
         self.standardizer.load_state(state)
+
+    def check_state(self, shape: Sequence[int]) -> None:
+        """Raise ValueError if what was learned is not of images of this shape, or of as many maps
+        as there are noise levels."""
+        if tuple(self.moments.shape[1:]) != tuple(shape):
+            raise ValueError(f"moments are of images {list(self.moments.shape[1:])}")
+        maps = 1 if self.config.score == "latent" else len(self.sigmas)
+        sides = (1, 1) if self.usual.shape[1:] == (1, 1) else tuple(shape[1:])
+        check_array("usual", self.usual, (maps, *sides))
+        check_array("vectors.scale", self.vectors.scale, (2, maps), np.float64)
 
 
 def _moments(fit: Batch) -> Floats:

@@ -14,6 +14,7 @@ one in every image. Cost: seconds to train, hardly more an image than its featur
 defaults 20 MB of weights, and memory that does not grow with the number of images.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -24,6 +25,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from anodetect.config import Config, Pooling
+from anodetect.imaging.arrays import array_in, check_array
 from anodetect.imaging.heatmaps import finish
 from anodetect.nn import single_pass
 from anodetect.nn.batching import in_micro_batches
@@ -125,10 +127,19 @@ class PaDiM:
     def load_state(self, state: State, *, device: str) -> None:
         """Take over the Gaussians."""
         self.device = pick_device(device)
-        self.channels, self.mean = state["channels"], state["mean"]
-        places, count = self.mean.shape
+        self.channels = array_in(state, "channels", (None,), np.int64)
+        count = len(self.channels)
+        self.mean = array_in(state, "mean", (None, count))
+        places = len(self.mean)
+        array_in(state, "whitening", (places, count * (count + 1) // 2))
         self.whitening = np.zeros((places, count, count), np.float32)
         self.whitening[:, *np.tril_indices(count)] = state["whitening"]
+
+    def check_state(self, shape: Sequence[int]) -> None:
+        """Raise ValueError if the Gaussians are none of the places and channels of such images."""
+        check_array("mean", self.mean, (math.prod(shape[1:]), len(self.channels)))
+        if self.channels.min() < 0 or self.channels.max() >= shape[0]:
+            raise ValueError(f"channels has others than the {shape[0]} that there are")
 
 
 def _moments(

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from anodetect.config import Config, Pooling
 from anodetect.errors import ConfigError
+from anodetect.imaging.arrays import array_in, check_array
 from anodetect.imaging.heatmaps import finish
 from anodetect.imaging.patterns import choose_patterns
 from anodetect.nn import single_pass
@@ -160,7 +161,11 @@ class PatchCore:
 
     def load_state(self, state: State, *, device: str) -> None:
         """Take over the memory."""
-        self.device, self.memory = pick_device(device), state["memory"]
+        self.device, self.memory = pick_device(device), array_in(state, "memory", (None, None))
+
+    def check_state(self, shape: Sequence[int]) -> None:
+        """Raise ValueError if the memory is none of places with so many channels."""
+        check_array("memory", self.memory, (None, shape[0]))
 
 
 def _greatest(maps: Floats, foreground: Bools) -> Floats:

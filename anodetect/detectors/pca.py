@@ -25,6 +25,7 @@ too. It overrates patterns that are normal but rare. Cost: seconds to train, 1 t
 image on pixels.
 """
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -32,6 +33,7 @@ import numpy as np
 from pydantic import Field, PositiveInt
 
 from anodetect.config import Config, Pooling
+from anodetect.imaging.arrays import array_in, check_array
 from anodetect.imaging.heatmaps import finish
 from anodetect.nn.batching import in_micro_batches
 from anodetect.types import Batch, Floats, Scores, Seeds, State, TrainContext
@@ -188,7 +190,13 @@ class PCA:
 
     def load_state(self, state: State, *, device: str) -> None:
         """Take over the mean and the basis; it runs on the CPU."""
-        self.mean, self.basis = state["mean"], state["basis"]
+        self.mean = array_in(state, "mean", (None,))
+        self.basis = array_in(state, "basis", (None, len(self.mean)))
+
+    def check_state(self, shape: Sequence[int]) -> None:
+        """Raise ValueError if the subspace is none of images of this shape, or of their places."""
+        values = shape[0] if self.config.subspace == "places" else math.prod(shape)
+        check_array("mean", self.mean, (values,))
 
 
 def places_of(batch: Batch, number: int) -> Floats:

@@ -389,6 +389,11 @@ class RBM:
         self.net.eval().requires_grad_(False)
         self.standardizer.load_state(state)
 
+    def check_state(self, shape: Sequence[int]) -> None:
+        """Raise ValueError if the machine is none of images of this shape."""
+        if self.shape != tuple(shape):
+            raise ValueError(f"the machine is of images {list(self.shape)}")
+
 
 def unexplained(layer: Restricted, v: Tensor) -> Tensor:
     """Return the share of the variance of values [..., D] that is not in the means that their own

@@ -15,14 +15,21 @@ from pydicom.dataset import Dataset
 
 from anodetect.data import dicom
 from anodetect.data.records import Problem, Record
-from anodetect.errors import ConfigError, DiskFullError, ImageError, RunError
-from anodetect.files import short_name
+from anodetect.errors import (
+    REPORT_IT,
+    ConfigError,
+    DiskFullError,
+    ImageError,
+    RunError,
+    one_line,
+)
+from anodetect.files import printable, short_name
 from anodetect.imaging.preprocess import PreparedVolume
 from anodetect.imaging.regions import RegionOfInterest
 from anodetect.model.devices import check_device
 from anodetect.model.display import display_window
 from anodetect.model.input_facts import facts_of
-from anodetect.model.loading import Failed, reason_of
+from anodetect.model.loading import Failed
 from anodetect.model.model import Model
 from anodetect.model.read_ahead import BATCH, PIXELS_AHEAD, pixels
 from anodetect.model.scoring import Scored, ScoredImage, ScoredVolume, score_records
@@ -338,7 +345,7 @@ def _row(scored: Scored, model_sha256: str) -> ScoreRow:
         study=record.study,
     )
     if isinstance(scored, Failed):
-        return replace(row, status=FAILED, error=_printable(scored.error))
+        return replace(row, status=FAILED, error=printable(scored.error))
 
     *depth, height, width = scored.heatmap.shape
     return replace(
@@ -355,12 +362,7 @@ def _noted(problems: list[str], what: str = "") -> Iterator[None]:
     except DiskFullError:
         raise
     except Exception as error:  # also an unforeseen one
-        problems.append(what + _printable(reason_of(error)))
-
-
-def _printable(reason: str) -> str:
-    """Return a reason as text that can be written: bytes of file names may be none."""
-    return reason.encode("utf-8", "backslashreplace").decode("utf-8")
+        problems.append(what + printable(one_line(error, REPORT_IT)))
 
 
 def problem_row(problem: Problem, model_sha256: str) -> ScoreRow:
@@ -370,7 +372,7 @@ def problem_row(problem: Problem, model_sha256: str) -> ScoreRow:
         group=problem.name,
         model_sha256=model_sha256,
         status=SKIPPED if "symbolic link" in problem.reason else FAILED,
-        error=_printable(problem.reason),
+        error=printable(problem.reason),
     )
 
 

@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from anodetect.imaging.arrays import array_in
 from anodetect.types import Floats, State
 
 MOST_COMPONENTS = 4
@@ -107,11 +108,17 @@ class VectorDensity:
 
     @classmethod
     def from_state(cls, state: State) -> "VectorDensity":
-        """Return the density whose `state` this was."""
+        """Return the density whose `state` this was; ValueError if its parts do not fit."""
+        scale = array_in(state, "scale", (2, None), np.float64)
+        size = scale.shape[1]
         if "vectors" in state:
-            return cls(state["scale"], Neighbours(state["vectors"]))
-        mixture = Mixture(state["log_weights"], state["means"], state["whitening"])
-        return cls(state["scale"], mixture)
+            return cls(scale, Neighbours(array_in(state, "vectors", (None, size), np.float64)))
+
+        log_weights = array_in(state, "log_weights", (None,), np.float64)
+        count = len(log_weights)
+        means = array_in(state, "means", (count, size), np.float64)
+        whitening = array_in(state, "whitening", (count, size, size), np.float64)
+        return cls(scale, Mixture(log_weights, means, whitening))
 
 
 def fit_mixture(vectors: Doubles, seed: int) -> Mixture:

@@ -106,6 +106,10 @@ class Features:
         """The shape [c, h, w] of features; with `size` "auto" it may change in `learn`."""
         return self.channels, self.grid, self.grid
 
+    def shape_of(self, channels: int) -> tuple[int, int, int]:
+        """Return the shape of features, whatever the images."""
+        return self.shape
+
     def source(self) -> BackboneFacts:
         """Return what is known of the network."""
         return self.backbone.facts
@@ -194,6 +198,11 @@ class Features:
             self.use_side(int(np.array(state["side"]).item()))
         self.mean = np.array(state["mean"], np.float32)
         self.deviation = np.array(state["deviation"], np.float32)
+        if (
+            self.mean.shape not in ((1,), (self.channels,))
+            or self.deviation.shape != self.mean.shape
+        ):
+            raise ValueError(f"mean and deviation are not of {self.channels} channels")
 
 
 def averaged_over(layer: Tensor, side: int) -> Tensor:

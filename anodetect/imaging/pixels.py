@@ -37,6 +37,10 @@ class Pixels:
         """The shape of coloured images on the grid."""
         return COLOURS, self.config.size, self.config.size
 
+    def shape_of(self, channels: int) -> tuple[int, int, int]:
+        """Return the shape of images with so many channels on the grid."""
+        return channels, self.config.size, self.config.size
+
     def source(self) -> None:
         """No network is used."""
 

@@ -1,6 +1,6 @@
 """Representations, the forms in which detectors see images: a table, imported on demand."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pkgutil import resolve_name
 from typing import Any, Protocol
@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from anodetect.config import Config, build
 from anodetect.errors import ConfigError, nearest
 from anodetect.imaging.backbones.table import DEFAULT, BackboneFacts, is_installed
-from anodetect.types import Batch, Bools, Detector, Encoded, Floats
+from anodetect.types import Batch, Bools, Detector, Encoded, Floats, StateChecker
 
 REPRESENTATIONS = {
     "pixels": "anodetect.imaging.pixels:Pixels",
@@ -74,6 +74,9 @@ class Representation(Protocol):
         """Return what to show of an image [C, H, W] in native units, given what the detector saw of
         it and made of it."""
 
+    def shape_of(self, channels: int) -> tuple[int, int, int]:
+        """Return the shape [c, h, w] of what a detector sees of images with so many channels."""
+
     def state(self) -> dict[str, list[float]]:
         """Return everything learned, for JSON."""
 
@@ -104,6 +107,17 @@ class Expert:
         if batch.absent is None or self.planes is None:
             return np.zeros(len(batch), bool)
         return np.asarray(batch.absent[:, slice(*self.planes)].any(1))
+
+
+def check_state(detector: Detector, shape: Sequence[int]) -> None:
+    """Raise ValueError if the arrays that a detector has loaded do not fit what it will see, images
+    of this shape [c, h, w] or patches [c, d, h, w]: they would fail only when images are scored."""
+    channels = getattr(detector, "channels", None)
+    if isinstance(channels, int) and channels != shape[0]:
+        raise ValueError(f"it is for {channels} channels, and would see {shape[0]}")
+    for part in (detector, getattr(detector, "standardizer", None)):
+        if isinstance(part, StateChecker):
+            part.check_state(shape)
 
 
 def encode_each(representation: Representation, images: Iterable[Encoded]) -> Iterator[Encoded]:

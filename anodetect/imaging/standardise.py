@@ -390,6 +390,26 @@ class MapStandardizer:
         relative = float(state["relative"][0])
         self.pooling = self.config.pooling.model_copy(update={"relative": relative})
 
+    def check_state(self, shape: Sequence[int]) -> None:
+        """Raise ValueError if what was learned of maps does not fit images of this shape
+        [c, h, w]."""
+        recipe, patterns, sides = self.recipe, self.patterns, tuple(shape[1:])
+        errors = [each for each in (recipe.error, recipe.distance_error) if each is not None]
+        on_grid = all(each.shape[-2:] in (sides, (1, 1)) for each in errors)
+        stacked = self._count() * (1 if patterns is None else 2)
+        known = all(0 <= row < stacked for row in recipe.rows)
+        if not on_grid or not known or recipe.error.shape[:1] != (len(recipe.rows),):
+            raise ValueError("error and rows are not of the maps that there are")
+        if patterns is None:
+            if recipe.distance_error is not None:
+                raise ValueError("patterns.vectors is missing")
+            return
+        count = len(patterns.vectors)
+        if patterns.vectors.shape != (count, shape[0]) or not count:
+            raise ValueError("patterns.vectors are not of the channels that there are")
+        if patterns.errors.shape != (self._count(), count):
+            raise ValueError("patterns.errors are not of the maps that there are")
+
 
 def most_affordable(budget: float, seconds: float) -> int:
     """Return how many images can be looked at in a budget, where MICRO_BATCH of them take so many

@@ -15,7 +15,7 @@ from anodetect.data.content_hash import as_hashed, content_hash
 from anodetect.data.readers import DecodedChannel
 from anodetect.data.records import Record
 from anodetect.data.volumes import Volume
-from anodetect.errors import AnodetectError, ConfigError, ImageError
+from anodetect.errors import REPORT_IT, AnodetectError, ConfigError, ImageError, one_line
 from anodetect.imaging.brain import PreparedBrain
 from anodetect.imaging.planes import leading
 from anodetect.imaging.preprocess import PreparedVolume, Preprocess, PreprocessConfig, Whole
@@ -183,7 +183,7 @@ class Reader:
             # that could not be read belongs to the shard of its name.
             if not sha256 and not self.is_mine(readers.digest(record.id.encode())):
                 return OtherShards(record)
-            return Failed(record, sha256, reason_of(error))
+            return Failed(record, sha256, one_line(error, REPORT_IT))
 
     def _decode(self, source: readers.Source | readers.ChannelSources) -> Decoded:
         found = source.content(self.preprocess.config.reading)
@@ -302,12 +302,3 @@ def slice_image(loaded: LoadedVolume, record: Record, prepare: Prepare | None) -
         loaded.pixels,
         channels=loaded.channels,
     )
-
-
-def reason_of(error: Exception) -> str:
-    """Return in one line why a file could not be used."""
-    if isinstance(error, AnodetectError):
-        return str(error)
-    if isinstance(error, MemoryError):
-        return "does not fit into memory"
-    return f"please report: {type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -27,6 +27,7 @@ from anodetect.imaging.representations import (
     Expert,
     Panels,
     Representation,
+    check_state,
     create_representation,
     encode_each,
 )
@@ -94,6 +95,7 @@ class Model:
             model.representation.run_on(device)
             model.representation.load_state(header.representation_state)
             model.detector.load_state(run.state, device=device)
+            check_state(model.detector, model.shape_seen)
             if header.seen:
                 model.seen = build(Seen, header.seen, "seen")
             if header.absences:
@@ -118,6 +120,13 @@ class Model:
                 _check_shape(expert.detector, expert.representation.shape)
             except ConfigError as error:
                 raise ConfigError(f"{name}: {error}") from None
+
+    @property
+    def shape_seen(self) -> tuple[int, ...]:
+        """The shape of what the detector sees, [c, h, w], or of patches of volumes [c, d, h, w]."""
+        if self.tiling.dims == 3:
+            return (self.preprocess.channels, *self.tiling.patch)
+        return self.representation.shape_of(self.preprocess.channels)
 
     def check_kinds(self, count: int) -> None:
         """Raise DataError if the detector, or a member of an ensemble, cannot learn from normal

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anodetect.data.records import Record
-from anodetect.errors import AnodetectError, ImageError
+from anodetect.errors import REPORT_IT, AnodetectError, ImageError, one_line
 from anodetect.imaging.brain import returned, returned_mask
 from anodetect.imaging.regions import Region
 from anodetect.imaging.representations import Panels
@@ -24,7 +24,6 @@ from anodetect.model.loading import (
     LoadedVolume,
     OtherShards,
     Reader,
-    reason_of,
     slice_image,
     slice_records,
 )
@@ -235,7 +234,7 @@ def _detect_each(model: Model, images: Sequence[LoadedImage]) -> list[_Found | F
         if isinstance(error, AnodetectError) and not isinstance(error, ImageError):
             raise
         if len(images) == 1:
-            return [Failed(images[0].record, images[0].sha256, reason_of(error))]
+            return [Failed(images[0].record, images[0].sha256, one_line(error, REPORT_IT))]
         return [_detect_each(model, [image])[0] for image in images]
 
 
@@ -307,7 +306,7 @@ def _scored_volume(model: Model, loaded: LoadedVolume, in_source: bool) -> Score
     except Exception as error:
         if isinstance(error, AnodetectError) and not isinstance(error, ImageError):
             raise
-        return Failed(loaded.record, loaded.sha256, reason_of(error))
+        return Failed(loaded.record, loaded.sha256, one_line(error, REPORT_IT))
 
 
 def _score_volume(model: Model, loaded: LoadedVolume) -> ScoredVolume:

@@ -34,6 +34,7 @@ from anodetect.types import Floats, State, TrainContext
 
 CHECKPOINT_SECONDS = 60.0
 PROGRESS_SECONDS = 1.0
+NO_TIME = "the budget ended before the first step of training; give more minutes"
 LOG_STEPS = 10
 GOOD_STEPS = 50  # steps after which weights are kept as good ones, if the loss is stable
 SLOWER = 0.3  # times the rate after each return to good weights
@@ -199,9 +200,8 @@ def optimize(
 
     at_once = learner.step == first_step == 0 and stopped_by == "budget"
     if at_once and not useful_untrained:
-        raise BudgetTooShort(
-            "the budget ended before the first step of training; give more minutes"
-        )
+        raise BudgetTooShort(NO_TIME)
+    learner.save_end(path, stopped_by, clock.spent())
     if stopped_by == "budget":
         context.log({"step": learner.step, "of_steps": config.steps})
     return Trained(learner.ema.average, learner.step, stopped_by)
@@ -343,6 +343,13 @@ class Learner(Generic[Net]):
             "returns": self.returns,
         }
         checkpoint.write(path, arrays, header)
+
+    def save_end(self, path: Path, stopped_by: StoppedBy, seconds: float) -> None:
+        """Write a checkpoint of a training that ended after more `seconds` than lie between two:
+        what follows, such as calibration, may take long, too, and be killed."""
+        is_long = seconds >= CHECKPOINT_SECONDS
+        if self.processes.rank == 0 and stopped_by != "divergence" and is_long:
+            self.save(path, seconds)
 
     def restore(self, path: Path) -> float:
         """Continue from a checkpoint; return the seconds that training had taken until then."""

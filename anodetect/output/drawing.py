@@ -7,9 +7,12 @@ same notebook, does not matter either.
 """
 
 import os
+import warnings
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
+
+from anodetect.files import printable, shortened
 
 BACKEND = "MPLBACKEND"
 
@@ -23,7 +26,7 @@ finally:
 
 P = ParamSpec("P")
 Drawn = TypeVar("Drawn")
-__all__ = ["Figure", "colormaps", "in_own_style"]
+__all__ = ["Figure", "colormaps", "in_own_style", "title_of"]
 
 # Matplotlib's own settings but for those about windows, and what makes SVG the same every time.
 STYLE: Any = {
@@ -32,6 +35,8 @@ STYLE: Any = {
     if not name.startswith(("backend", "interactive", "toolbar", "tk.", "webagg."))
 }
 STYLE |= {"svg.fonttype": "none", "svg.hashsalt": "anodetect", "font.family": "sans-serif"}
+STYLE["text.parse_math"] = False  # dollar signs in a name enclose no formula
+LONGEST_TITLE = 80  # letters
 
 
 def in_own_style(draw: Callable[P, Drawn]) -> Callable[P, Drawn]:
@@ -39,7 +44,14 @@ def in_own_style(draw: Callable[P, Drawn]) -> Callable[P, Drawn]:
 
     @wraps(draw)
     def drawn(*arguments: P.args, **options: P.kwargs) -> Drawn:
-        with rc_context(STYLE):
+        with rc_context(STYLE), warnings.catch_warnings():
+            # The browser's fonts have letters that matplotlib's has not.
+            warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
             return draw(*arguments, **options)
 
     return drawn
+
+
+def title_of(name: str) -> str:
+    """Return a name from a file as a text that a figure can hold, in one line."""
+    return shortened(printable(" ".join(name.split())), LONGEST_TITLE)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from anodetect.output.drawing import Figure, in_own_style
+from anodetect.output.drawing import Figure, in_own_style, title_of
 from anodetect.record.rows import SliceRow
 from anodetect.stats import metrics
 from anodetect.stats.lesions import LesionMetrics
@@ -108,7 +108,7 @@ def training(steps: Sequence[Mapping[str, Any]]) -> str:
             logged = [step for step in logged if step.get(name) is not None]
             numbers, values = [step["step"] for step in logged], [step[name] for step in logged]
             line = {"color": NORMAL_COLOUR, "linewidth": 1, "linestyle": style}
-            axes.plot(numbers, values, label=member, **line)
+            axes.plot(numbers, values, label=title_of(member), **line)
         _plain(axes)
         axes.set_ylabel(PANELS[name], rotation=0, ha="right", va="center", fontsize=9)
         if name == "energy_gap":
@@ -137,7 +137,7 @@ def profiles(volumes: Mapping[str, Sequence[SliceRow]], threshold: float) -> str
         if np.isfinite(threshold):
             axes.axhline(threshold, color="black", linestyle="--", linewidth=0.8)
         _plain(axes)
-        axes.set_title(path, fontsize=8, loc="left")
+        axes.set_title(title_of(path), fontsize=8, loc="left")
         toward = f"mm toward {column.removesuffix('_mm')}"
         axes.set_xlabel("frame" if column == "slice" else toward, fontsize=8)
 
@@ -157,7 +157,7 @@ def roc(detectors: Sequence[LabelledScores]) -> str:
     for index, each in enumerate(best_first):
         fpr, tpr, _ = roc_curve(each.labels, each.scores)
         colour = LINE_COLOURS[index % len(LINE_COLOURS)]
-        axes.plot(fpr, tpr, color=colour, label=f"{each.detector}  {each.auroc:.3f}")
+        axes.plot(fpr, tpr, color=colour, label=f"{title_of(each.detector)}  {each.auroc:.3f}")
         band = _roc_band(each)
         if band is not None and len(detectors) <= len(LINE_COLOURS):
             axes.fill_between(ROC_GRID, *band, color=colour, alpha=0.15, linewidth=0)

@@ -19,7 +19,7 @@ from anodetect.errors import ConfigError, nearest
 from anodetect.files import atomic, sha256_of, write_new
 
 if TYPE_CHECKING:  # the command line lists the formats, and must not wait for NumPy
-    from anodetect.types import Floats
+    from anodetect.types import Bools, Floats
 
 # "map": float values; "slices": those of the source's own slices, where the map is resampled;
 # "mask": what exceeds the threshold; "picture": colours to look at; "regions": outlines of what
@@ -37,8 +37,8 @@ class Writer:
 
     `endings` maps each kind of file to what is added to the image's name. The function takes an
     `ImageMap` or a `VolumeMap`, and `OutputFiles` to open the files with. It opens none where the
-    format does not apply to a source. `readers` are functions "module:name" that read the files of
-    a map's values back as float32, in the grid of the source.
+    format does not apply to a source. `readers` are functions "module:name" that read files back:
+    those of a map's values as float32 in the grid of the source, those of masks as booleans.
     """
 
     function: str
@@ -105,8 +105,16 @@ FORMATS: dict[str, Format] = {
         note="overlay",
     ),
     "mask": Format(
-        image=Writer("anodetect.output.images:write_mask", {"mask": "_mask.png"}),
-        volume=Writer("anodetect.output.nifti:write_mask", {"mask": "_mask.nii.gz"}),
+        image=Writer(
+            "anodetect.output.images:write_mask",
+            {"mask": "_mask.png"},
+            readers={"mask": "anodetect.output.images:read_mask"},
+        ),
+        volume=Writer(
+            "anodetect.output.nifti:write_mask",
+            {"mask": "_mask.nii.gz"},
+            readers={"mask": "anodetect.output.nifti:read_mask"},
+        ),
     ),
     "regions": Format(directory={"regions": "regions.json"}, note="outlines"),
     "dicom": Format(
@@ -254,20 +262,29 @@ def readable_names(source: Source) -> list[str]:
     names = []
     for name, each in FORMATS.items():
         writer = each.writer(source)
-        if writer is not None and writer.readers:
+        if writer is not None and any(kind in writer.readers for kind in EXACT):
             names.append(name)
     return names
 
 
 def map_reader(name: str, source: Source) -> "Callable[[Path], Floats] | None":
     """Return the function that reads the map in a file of this name; None if there is none."""
+    reader: Callable[[Path], Floats] | None = _reader(name, source, EXACT)
+    return reader
+
+
+def mask_reader(name: str, source: Source) -> "Callable[[Path], Bools] | None":
+    """Return the function that reads the mask in a file of this name; None if there is none."""
+    reader: Callable[[Path], Bools] | None = _reader(name, source, ("mask",))
+    return reader
+
+
+def _reader(name: str, source: Source, kinds: Sequence[Kind]) -> Any:
+    """Return the function that reads a file of one of these kinds with the suffix of this name."""
     for each in FORMATS.values():
         writer = each.writer(source)
-        if writer is None:
-            continue
-
-        for kind, function in writer.readers.items():
-            if Path(name).suffix == Path(writer.endings[kind]).suffix:
-                reader: Callable[[Path], Floats] = resolve_name(function)
-                return reader
+        for kind, function in (writer.readers if writer else {}).items():
+            ending = writer.endings[kind] if writer else ""
+            if kind in kinds and Path(name).suffix == Path(ending).suffix:
+                return resolve_name(function)
     return None

@@ -9,6 +9,7 @@ from typing import IO
 
 import numpy as np
 import tifffile
+from PIL import Image
 from pydicom.dataset import Dataset
 
 from anodetect.errors import RunError
@@ -105,3 +106,9 @@ def write_overlay(shown: ImageMap, files: OutputFiles) -> None:
 def write_mask(shown: ImageMap, files: OutputFiles) -> None:
     """Write where the heatmap has regions that count as a black and white PNG."""
     files.write("mask", encode_mask(shown.mask))
+
+
+def read_mask(path: Path) -> Bools:
+    """Return the mask [H, W] that `write_mask` wrote."""
+    with Image.open(path, formats=["PNG"]) as picture:
+        return np.asarray(picture) > 0

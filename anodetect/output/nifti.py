@@ -77,6 +77,11 @@ def read_map(path: Path) -> Floats:
     return np.asarray(decode_nifti(path.read_bytes(), holes=True).voxels[0])
 
 
+def read_mask(path: Path) -> Bools:
+    """Return the mask [I, J, K] that `write_mask` wrote, in the file's order."""
+    return read_map(path) > 0
+
+
 def _grid_for(shown: VolumeMap) -> StraightGrid | None:
     """Return the grid onto which a map is resampled; None where it keeps the source's, as that of a
     NIfTI, and a sheared one that was asked for."""

@@ -3,20 +3,20 @@ images."""
 
 import base64
 import heapq
-import json
 import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from functools import cache, partial
+from numbers import Real
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from jinja2 import Environment, PackageLoader
 from pyarrow import compute as pc
+from pydantic import TypeAdapter, ValidationError
 
 from anodetect.data.scan import counted
 from anodetect.errors import RunError
@@ -25,8 +25,9 @@ from anodetect.output import figures
 from anodetect.record import channel_files, directories, reports, reviews
 from anodetect.record.directories import ScoreDirectory, picture_of
 from anodetect.record.failures import differences, failures
+from anodetect.record.objects import content_of, parsed
 from anodetect.record.reviews import Review, first_blind, in_force
-from anodetect.record.rows import OK, ScoreRow, SliceRow
+from anodetect.record.rows import OK, ScoreRow, SliceRow, first_problem
 from anodetect.stats.agreement import summary
 from anodetect.stats.calibration import DEFAULT_FAR
 from anodetect.stats.limit import DetectionLimit, detection_limit, trials_of
@@ -50,6 +51,15 @@ class Decider:
     reviewer: str
     counts: Mapping[str, int]
     last: str
+
+
+@dataclass(frozen=True)
+class Results:
+    """The content of results.json about several directories: a table of `rows`, and the `commands`
+    that made them."""
+
+    rows: tuple[Mapping[str, float | str | None], ...] = ()
+    commands: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -106,8 +116,8 @@ def html(folder: Path, reviewed: Sequence[Review], app: str = APP) -> str:
         audit=main.audit,
         app=app.rstrip("/"),
         scored=Path(main.audit.root).name or "images",
-        rows=results.get("rows", []),
-        commands=results.get("commands") or _commands(main),
+        rows=results.rows,
+        commands=results.commands or _commands(main),
         counts=main.audit.counts,
         passed_over=counted(main.audit.passed_over),
         evaluation=main.audit.evaluation,
@@ -186,11 +196,11 @@ def environment() -> Environment:
     return templates
 
 
-def _is_known(value: float | None) -> bool:
-    return value is not None and not np.isnan(value)
+def _is_known(value: object) -> bool:
+    return isinstance(value, Real) and not np.isnan(float(value))
 
 
-def _number(value: float | None, digits: int = 3) -> str:
+def _number(value: object, digits: int = 3) -> str:
     return f"{value:.{digits}f}" if _is_known(value) else "–"
 
 
@@ -202,8 +212,8 @@ def _channel_names(row: ScoreRow) -> str:
     return ", ".join(names)
 
 
-def _percent(value: float | None) -> str:
-    return "–" if value is None or np.isnan(value) else f"{100 * value:.1f} %"
+def _percent(value: object) -> str:
+    return f"{100 * float(value):.1f} %" if isinstance(value, Real) and _is_known(value) else "–"
 
 
 # -- Files -----------------------------------------------------------------------------------------
@@ -221,12 +231,17 @@ def _directories(folder: Path) -> list[ScoreDirectory]:
     return [directories.read(file.parent) for file in files]
 
 
-def _results(path: Path) -> dict[str, Any]:
+def _results(path: Path) -> Results:
+    """Return what results.json says; nothing if there is none. RunError if it is damaged."""
+    if not path.exists():
+        return Results()
     try:
-        results: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+        # A metric that could not be measured is NaN.
+        return TypeAdapter(Results).validate_python(parsed(content_of(path), nan=True))
+    except ValidationError as error:
+        raise RunError(f"{path}: {first_problem(error)}") from None
     except ValueError as error:
         raise RunError(f"{path}: not readable ({error})") from None
-    return results
 
 
 def _picture(main: ScoreDirectory, path: str) -> str:

@@ -9,6 +9,7 @@ from anodetect.output import figures
 from anodetect.output.report import environment
 from anodetect.record import runs
 from anodetect.record.components import read_components
+from anodetect.record.objects import text_of
 from anodetect.record.odd import read_odd
 from anodetect.record.runs import Run
 from anodetect.stats.calibration import DEFAULT_FAR
@@ -37,7 +38,7 @@ def html(run: Run, made: MadeImages | None = None) -> str:
     planted, limit = run.header.facts.planted, None
     if planted is not None:
         limit = detection_limit(planted, run.calibration, DEFAULT_FAR)
-    card = (run.path / "model_card.md").read_text("utf-8")
+    card = text_of(run.path / "model_card.md")
     page = environment().get_template("run.html.j2")
     text: str = page.render(
         header=run.header,

@@ -7,11 +7,12 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 import numpy as np
-from pydantic import PlainValidator, TypeAdapter, ValidationError
+from pydantic import AfterValidator, PlainValidator, TypeAdapter, ValidationError
 
 from anodetect.config import without_nan
 from anodetect.record.calibrations import check_calibration
 from anodetect.record.rows import first_problem
+from anodetect.record.steps import check_steps
 from anodetect.stats import mask_use
 from anodetect.stats.calibration import Calibration
 from anodetect.stats.decision import Rule
@@ -155,7 +156,7 @@ class Scoring:
     data: str
     facts: Mapping[str, Any]
     config: Mapping[str, Any] = field(default_factory=dict)
-    training: tuple[Mapping[str, Any], ...] = ()
+    training: Annotated[tuple[Mapping[str, Any], ...], AfterValidator(check_steps)] = ()
     backbones: tuple[Mapping[str, Any], ...] = ()
     baseline: bool = False
     far: float | None

@@ -34,12 +34,13 @@ from numpy.typing import NDArray
 from pyarrow import compute as pc
 
 from anodetect.errors import RunError
-from anodetect.files import atomic, sha256_of, write_atomic
+from anodetect.files import atomic, sha256_of, sync_tree, write_atomic
 from anodetect.record import audit as audits
 from anodetect.record import format2
 from anodetect.record.audit import Audit
 from anodetect.record.chain import chain_end, chain_table, head_of
 from anodetect.record.objects import content_of, parsed
+from anodetect.record.partial import LOCK
 from anodetect.record.rows import (
     OK,
     ChainRow,
@@ -57,7 +58,7 @@ FORMAT, OLDEST = 3, 2
 # Columns that scores.parquet has not always had.
 ADDED = dict.fromkeys(("channels", "study", "prepared"), "")
 AUDIT_FILE = "audit.json"
-JOURNAL, LOCK = "journal.jsonl", ".lock"  # only while a scoring is under way
+JOURNAL = "journal.jsonl"  # only while a scoring is under way
 PUSHED, PUSHED_LOCK = "pushed.jsonl", "pushed.lock"  # what an archive has taken
 # Not among the outputs
 OUTSIDE = (
@@ -157,9 +158,11 @@ def refuse_used(path: Path, allowed: Sequence[str] = ()) -> None:
 
 
 def write(path: Path, audit: Audit, tables: Tables, chain: pa.Table | None = None) -> str:
-    """Write the tables and, last of all, audit.json; return the head. What `audit` says of format,
-    rows, chain, tables and head is replaced. `chain` is a table of ChainRow, by default that of all
-    rows."""
+    """Write the tables and, when all that lies here is on the disk, audit.json; return the head.
+
+    What `audit` says of format, rows, chain, tables and head is replaced. `chain` is a table of
+    ChainRow, by default that of all rows.
+    """
     chain = chain_table(tables.scores) if chain is None else chain
     written = [
         *write_table(path / "scores", tables.scores, ("parquet", "csv")),
@@ -180,6 +183,7 @@ def write(path: Path, audit: Audit, tables: Tables, chain: pa.Table | None = Non
     )
     content = audits.to_json(audit)
     content["head"] = head_of(content)
+    sync_tree(path)
     write_atomic(path / AUDIT_FILE, json.dumps(content, indent=2) + "\n")
     return str(content["head"])
 
@@ -200,11 +204,16 @@ def picture_of(path: Path, identity: str) -> Path:
 
 def read(path: Path) -> ScoreDirectory:
     """Read a score directory; RunError if it is none, unfinished or of a newer release."""
-    audit = _audit_of(path, audit_content(path))
+    audit = read_audit(path)
     file = path / "scores.parquet"
     if not file.is_file():
         raise _unfinished(path, file.name)
     return ScoreDirectory(path, audit, read_table(file, ScoreRow, _added(audit.format)))
+
+
+def read_audit(path: Path) -> Audit:
+    """Return what the audit.json of a score directory says; RunError as for `read`."""
+    return _audit_of(path, audit_content(path))
 
 
 def _audit_of(path: Path, content: dict[str, Any]) -> Audit:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from anodetect.config import canonical, without_nan
 from anodetect.data.records import Record
@@ -28,6 +28,7 @@ from anodetect.errors import RunError
 from anodetect.files import WRITING, leads_out, sha256_of, walk
 from anodetect.record import directories
 from anodetect.record.lines import LineFile
+from anodetect.record.partial import LOCK, lock_of
 from anodetect.record.rows import OK, JournalEntry, OutputRow, entry_from_json, entry_to_json
 from anodetect.record.signatures import Signature, signature_of
 
@@ -61,11 +62,11 @@ class Journal:
         self.key, self.digest = key, sha256()
         self.ignored: set[str] = set()
         self.file = path / directories.JOURNAL
-        self.lock = FileLock(path / directories.LOCK, timeout=0)
+        self.lock = lock_of(path)
         self.lines = LineFile(self.file, _is_line)
 
     def __enter__(self) -> "Journal":
-        exists = (self.path / directories.LOCK).exists()
+        exists = (self.path / LOCK).exists()
         if not exists:
             directories.prepare(self.path)
         try:
@@ -77,7 +78,7 @@ class Journal:
 
         try:
             if exists and not self.resume:
-                directories.prepare(self.path, allowed=(directories.LOCK,))
+                directories.prepare(self.path, allowed=(LOCK,))
             self._open()
         except BaseException:
             self.lock.release()
@@ -194,7 +195,7 @@ class Journal:
     def remove(self) -> None:
         """Take the journal and the lock away: the directory is complete."""
         self.file.unlink()
-        (self.path / directories.LOCK).unlink(missing_ok=True)
+        (self.path / LOCK).unlink(missing_ok=True)
 
 
 def _options_of(line: bytes) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from anodetect.files import write_error
+from anodetect.files import sync_folder, write_error
 
 
 class LineFile:
@@ -38,6 +38,7 @@ class LineFile:
                 end += len(line)
             self.stream = self.file.open("ab")
             self.stream.truncate(end)
+            sync_folder(self.file.parent)
         except OSError as error:
             raise write_error(self.file, error) from None
 

@@ -40,6 +40,14 @@ def content_of(file: Path, largest: int = LARGEST) -> bytes:
         raise RunError(f"{file}: cannot be read ({error.strerror})") from None
 
 
+def text_of(file: Path, largest: int = LARGEST) -> str:
+    """Return the UTF-8 text in a file; RunError as for `content_of`, and if it is none."""
+    try:
+        return content_of(file, largest).decode()
+    except ValueError:
+        raise RunError(f"{file}: not a text in UTF-8") from None
+
+
 def object_of(file: Path, adapter: TypeAdapter[T], largest: int = LARGEST) -> T:
     """Return what a JSON file holds as the adapter's type; RunError if it is not of that type."""
     try:

@@ -28,12 +28,20 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import numpy as np
-from filelock import BaseFileLock, FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
 from anodetect.config import canonical
 from anodetect.errors import DiskFullError, RunError
-from anodetect.files import FULL, ON_WINDOWS, sha256_of, walk, write_atomic, write_error
+from anodetect.files import (
+    FULL,
+    printable,
+    sha256_of,
+    sync_folder,
+    sync_tree,
+    walk,
+    write_atomic,
+    write_error,
+)
 from anodetect.imaging.backbones.table import (
     DIGITS,
     EMBEDDED,
@@ -42,11 +50,13 @@ from anodetect.imaging.backbones.table import (
 )
 from anodetect.record import checkpoint, environment, threads
 from anodetect.record.calibrations import check_calibration
-from anodetect.record.checkpoint import CHECKPOINT_FILE, MODEL_FILE
+from anodetect.record.checkpoint import MODEL_FILE
 from anodetect.record.components import COMPONENTS_FILE, Components, write_components
 from anodetect.record.objects import content_of, object_of, parsed
 from anodetect.record.odd import ODD_FILE, OddNormals, write_odd
+from anodetect.record.partial import LOCK, locked, partial, release_on_windows
 from anodetect.record.rows import first_problem
+from anodetect.record.steps import check_steps
 from anodetect.stats.calibration import DEFAULT_FAR, Calibration
 from anodetect.stats.limit import (
     DetectionLimit,
@@ -84,7 +94,7 @@ COPY = re.compile(rf"{EMBEDDED}/[0-9a-f]{{{DIGITS}}}/\w[\w.-]*")  # a file of a 
 HASHED = ("config.json", "environment.json", "manifest.csv", "model_card.md")  # in the model file
 CURVE_POINTS = 200
 LIMIT_HEADING = "## Detection limit"  # of the model card's last part
-FINGERPRINT, LOCK = "fingerprint", ".lock"  # only while a run is being made
+FINGERPRINT = "fingerprint"  # only while a run is being made
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,11 +300,6 @@ class RunFacts:
 # -- Writing ---------------------------------------------------------------------------------------
 
 
-def partial(path: Path) -> Path:
-    """Return where a run lies while it is being made."""
-    return path.with_name(path.name + ".partial")
-
-
 def checkpoints(workdir: Path) -> list[Path]:
     """Return what an interrupted training can continue from: its checkpoint, or the members of an
     ensemble that are finished."""
@@ -315,18 +320,21 @@ def begin(path: Path, *, resume: bool) -> Iterator[Path]:
     _refuse_existing(path)
     if resume and not checkpoints(workdir):
         raise RunError(f"{workdir} holds no checkpoint to resume from; train without --resume")
-    lock = _locked(workdir)
+    lock = locked(workdir, "this run")
     try:
         _refuse_existing(path)  # another process may have finished it just now
         _prepare(workdir, resume=resume)
         yield workdir
-        _release_on_windows(lock)
+        sync_tree(workdir)
+        release_on_windows(lock)
         workdir.replace(path)
-        for name in (LOCK, FINGERPRINT):
-            (path / name).unlink(missing_ok=True)
+        sync_folder(path.parent)
+        # Until now a killed training could go on from its checkpoints.
+        for file in (path / LOCK, path / FINGERPRINT, *checkpoints(path)):
+            file.unlink(missing_ok=True)
     except BaseException as error:
         if not (workdir / FINGERPRINT).exists():
-            _release_on_windows(lock)
+            release_on_windows(lock)
             shutil.rmtree(workdir, ignore_errors=True)
         if isinstance(error, OSError) and error.errno in FULL:
             raise write_error(workdir, error, _hint(workdir)) from None
@@ -340,28 +348,6 @@ def begin(path: Path, *, resume: bool) -> Iterator[Path]:
 def _refuse_existing(path: Path) -> None:
     if path.exists() or path.is_symlink():
         raise RunError(f"{path} already exists; choose another --out or remove it")
-
-
-def _locked(workdir: Path) -> BaseFileLock:
-    """Return the lock of a working directory, which is made if there is none; RunError if another
-    process holds it."""
-    lock = FileLock(workdir / LOCK, timeout=0)
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        raise RunError(
-            f"{workdir}: another process is writing this run; wait for it, or choose another --out"
-        ) from None
-    except OSError as error:
-        raise RunError(f"{workdir}: cannot be made ({error.strerror or error})") from None
-    return lock
-
-
-def _release_on_windows(lock: BaseFileLock) -> None:
-    """Release the lock where no folder with an open file can be renamed or removed."""
-    if ON_WINDOWS:
-        lock.release()
 
 
 def _prepare(workdir: Path, *, resume: bool) -> None:
@@ -392,7 +378,7 @@ def identify(workdir: Path, fingerprint: Mapping[str, Any], *, resume: bool) -> 
     file = workdir / FINGERPRINT
     if not resume:
         write_atomic(file, digest)
-    elif not file.exists() or file.read_text("utf-8") != digest:
+    elif not file.is_file() or file.read_bytes() != digest.encode():
         raise RunError(
             f"{workdir} was started with other settings, seed or images; resume with the same ones"
         )
@@ -444,7 +430,6 @@ def write(
         tensors["calibration.strengths"] = calibration.strengths
         added["regions"] = calibration.regions.as_json()
     checkpoint.write(workdir / MODEL_FILE, tensors, header.as_json() | added)
-    (workdir / CHECKPOINT_FILE).unlink(missing_ok=True)
 
 
 def model_card(header: RunHeader, calibration: Calibration) -> str:
@@ -467,7 +452,7 @@ def model_card(header: RunHeader, calibration: Calibration) -> str:
             "(--known-anomalies); none of them is among\n  the normals to fit, tune or calibrate"
         )
     foreground = "above the flat background" if preprocess["flat_background"] else "every pixel"
-    return f"""# {header.detector} on {header.data}
+    return f"""# {header.detector} on {as_code(header.data)}
 
 An anomaly detector trained on normal images{" and known anomalies" if known else " only"}. A \
 larger score means: less like the normals it has seen.
@@ -475,7 +460,7 @@ It says nothing about why, and it is not a medical device.
 
 - Detector: `{header.detector}` on `{header.sees}`, seed {facts.seed}; \
 trained {facts.trained_at}
-- Data: {header.data}: {facts.fit_images} images to fit, {facts.tune_images} to tune,
+- Data: {as_code(header.data)}: {facts.fit_images} images to fit, {facts.tune_images} to tune,
   {len(calibration.scores)} to calibrate ({calibration.n_groups} groups); which ones, with their \
 hashes: `manifest.csv`
 - Training: {facts.train_seconds:.1f} s{steps}
@@ -486,6 +471,16 @@ foreground:
 - False alarms: {calibration.statement(DEFAULT_FAR)}
 - Masks: {calibration.mask_statement(DEFAULT_FAR)}
 {_limit_text(header, calibration)}"""
+
+
+def as_code(name: str) -> str:
+    """Return a name as code in Markdown, in one line: so nothing in it is a heading, link or
+    tag."""
+    text = printable(" ".join(name.split()))
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    space = " " if text.startswith("`") or text.endswith("`") else ""
+    fence = "`" * (longest + 1)
+    return f"{fence}{space}{text}{space}{fence}"
 
 
 def _limit_text(header: RunHeader, calibration: Calibration) -> str:
@@ -722,8 +717,11 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return entries
 
 
-def curves(path: Path) -> list[dict[str, Any]]:
+def curves(path: Path) -> list[Mapping[str, Any]]:
     """Return the steps in train.jsonl, at most CURVE_POINTS evenly spread ones; none of a detector
-    that is not trained in steps."""
+    that is not trained in steps. RunError if one is none that a training logs."""
     steps = [entry for entry in read_log(path) if "loss" in entry]
-    return steps[:: -(-len(steps) // CURVE_POINTS) or 1]
+    try:
+        return list(check_steps(steps[:: -(-len(steps) // CURVE_POINTS) or 1]))
+    except ValueError as error:
+        raise RunError(f"{path / 'train.jsonl'}: {error}") from None

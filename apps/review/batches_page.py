@@ -13,7 +13,7 @@ from anodetect.record.reviews import DATABASE
 
 from . import batches, figures, folders, jobs, training
 from .batches import Batch, Found
-from .widgets import show_problem
+from .widgets import draw_table, show_problem
 
 
 def draw(choices: Sequence[Path], roots: Sequence[Path]) -> None:
@@ -35,7 +35,7 @@ def draw(choices: Sequence[Path], roots: Sequence[Path]) -> None:
         alt="Share of flagged images in each batch, with its interval",
         config={"displayModeBar": False},
     )
-    st.dataframe(_table(found), hide_index=True, alt="Batches and what they say")
+    draw_table(_table(found), alt="Batches and what they say")
     st.caption(
         "⚠ The share of flags lies above the false-alarm rate with its whole interval, or drift "
         "was found. ↕ The share is another one than that of the batches of this model before. "

@@ -8,6 +8,7 @@ from typing import Any
 
 import streamlit as st
 
+from anodetect.files import shortened
 from anodetect.record.reviews import JUDGEMENTS, Review
 from anodetect.record.rows import ScoreRow
 from anodetect.stats.agreement import Agreement, agreements
@@ -16,6 +17,7 @@ from . import chips, worklist
 from .large import paths_of
 from .scores import Scores
 from .session import ReviewSession, thumbnails_of
+from .widgets import short_cells
 from .worklist import Filter, Group, Order
 
 SIGNS = {"normal": "✓", "anomalous": "✗", "unsure": "?", "bad image": "⊘"}
@@ -113,7 +115,8 @@ def draw_progress(session: ReviewSession) -> None:
         if session.reviewer not in pair.readers:
             continue
         other = next(name for name in pair.readers if name != session.reviewer)
-        text = f"{pair.agreed} of {pair.images} as {other} judged; Cohen's κ {_kappa(pair)}"
+        agreed = f"{pair.agreed} of {pair.images} as {shortened(other)} judged"
+        text = f"{agreed}; Cohen's κ {_kappa(pair)}"
         if pair.first:
             text += f"; {_kappa(pair.first)} of {pair.first.images} first, blind verdicts"
         st.sidebar.text(text)
@@ -133,7 +136,7 @@ def draw_groups(groups: Sequence[Group], place: int, blind: bool) -> None:
 
     shown: dict[str, Sequence[Any]] = {
         "": [_mark(group is groups[place]) for group in part],
-        "patient or lot": [group.name for group in part],
+        "patient or lot": short_cells([group.name for group in part]),
         "judged": [f"{group.judged} of {len(group.rows)}" for group in part],
     }
     if any(group.studies for group in groups):
@@ -177,7 +180,7 @@ def draw_images(
     for n, is_hidden in enumerate(hidden):
         if is_hidden:
             names[n] = str(start + n + 1)
-    shown["image"] = names
+    shown["image"] = short_cells(names)
     if len(studies) > 1:
         shown["study"] = [studies.index(row.study) + 1 for row in part]
 

@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 import streamlit as st
 
-from .widgets import shortened
+from anodetect.files import shortened
 
 LONGEST = 40  # letters of a chip
 

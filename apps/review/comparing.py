@@ -3,10 +3,10 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import streamlit as st
 
+from anodetect.files import shortened
 from anodetect.record.reviews import DATABASE
 from anodetect.record.rows import ScoreRow
 
@@ -16,7 +16,7 @@ from .comparison import WHICH, Pair
 from .facts import facts_of
 from .figures import Appearance
 from .session import ReviewSession, highest_slice, open_session, view_of, volume_of
-from .widgets import shortened
+from .widgets import Table, draw_table
 
 HEIGHT = 440  # pixels of a picture
 PANEL = "heatmap over the image"
@@ -44,7 +44,7 @@ def draw(choices: Sequence[Path], roots: Sequence[Path]) -> None:
     if not pairs:
         st.info("These two have no image in common: none with the same contents.")
         return
-    st.dataframe(_counts(pairs), hide_index=True, alt="How often the two flag alike")
+    draw_table(_counts(pairs), alt="How often the two flag alike")
     which = st.radio("Show", WHICH, horizontal=True, key="compare_which", index=1)
     kept = comparison.listed(pairs, which)
     if not kept:
@@ -69,7 +69,7 @@ def _counts(pairs: Sequence[Pair]) -> dict[str, list[str | int]]:
 def _choose(kept: Sequence[Pair]) -> int:
     """Draw the pairs as a table in which one is chosen, and return its place."""
     part = kept[:SHOWN]
-    shown = {
+    shown: Table = {
         "image": [pair.first.path for pair in part],
         "p of the first": [pair.first.p_value for pair in part],
         "p of the second": [pair.second.p_value for pair in part],
@@ -79,9 +79,8 @@ def _choose(kept: Sequence[Pair]) -> int:
     number = st.column_config.NumberColumn(format="%.4f")
     columns = {"p of the first": number, "p of the second": number}
     st.caption(f"{len(kept)} images, those farthest apart first; choose one")
-    table: Any = st.dataframe(
+    table = draw_table(
         shown,
-        hide_index=True,
         height=220,
         key=f"compare-{len(kept)}-{kept[0].first.path}",
         on_select="rerun",

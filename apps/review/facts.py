@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from anodetect.files import shortened
 from anodetect.record.rows import FAILED, OK, SKIPPED, ScoreRow
 
-from .widgets import number_text, shortened
+from .widgets import number_text
 
 DECISIONS = {True: "flagged", False: "not flagged", None: "not decided: there is no calibration"}
 

@@ -1,17 +1,17 @@
 """The folders (roots) that were named when the app was started, and what lies in them: runs, score
 directories and folders of images. No path outside the roots is used."""
 
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isnan
 from pathlib import Path
 from types import MappingProxyType
 
 from anodetect.data import formats
 from anodetect.data.manifest import is_manifest
-from anodetect.errors import ConfigError
+from anodetect.errors import ConfigError, RunError
 from anodetect.files import is_below
 from anodetect.record import directories, runs
 from anodetect.record.checkpoint import MODEL_FILE
@@ -129,11 +129,13 @@ def measured_auroc(scores: Sequence[Path]) -> Mapping[str, str]:
     by_model = {}
     for path in scores:
         try:
-            audit = json.loads((path / directories.AUDIT_FILE).read_text("utf-8"))
-            auroc = audit["evaluation"]["image"]["auroc"]
-            interval = "" if auroc["low"] is None else f" ({auroc['low']:.3f}–{auroc['high']:.3f})"
-            by_model[audit["model_sha256"]] = f"{auroc['value']:.3f}{interval} on {path.name}"
-        except (OSError, ValueError, KeyError, TypeError):
+            audit = directories.read_audit(path)
+            if audit.evaluation is None:
+                continue
+            auroc = audit.evaluation.image["auroc"]
+            interval = "" if isnan(auroc.low) else f" ({auroc.low:.3f}–{auroc.high:.3f})"
+            by_model[audit.model_sha256] = f"{auroc.value:.3f}{interval} on {path.name}"
+        except (RunError, ValueError, KeyError, TypeError):
             continue
     return MappingProxyType(by_model)
 

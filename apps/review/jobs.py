@@ -18,7 +18,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -33,9 +33,10 @@ from pydantic import ConfigDict, Field, TypeAdapter
 from anodetect.commands.channels import wanted_channels
 from anodetect.detectors import DETECTORS
 from anodetect.errors import AnodetectError, ConfigError, RunError
-from anodetect.files import ON_WINDOWS, is_below, write_atomic
+from anodetect.files import ON_WINDOWS, is_below, refuse_strange, write_atomic
 from anodetect.record import runs
 from anodetect.record.objects import content_of, object_of, parsed
+from anodetect.record.partial import partial
 
 from .folders import allowed
 from .state import folder as own_folder
@@ -296,7 +297,7 @@ def _start(folder: Path, root: Path, arguments: Sequence[str]) -> Job:
         started=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     write_atomic(folder / JOB, json.dumps(asdict(written), indent=2))
-    return _read(folder / JOB, root)
+    return read(folder / JOB, root)
 
 
 def resume(roots: Sequence[Path], job: Job) -> Job:
@@ -346,12 +347,13 @@ def all_jobs(roots: Sequence[Path]) -> list[Job]:
     """Return all jobs of the roots, the latest first; raise RunError where one is damaged."""
     jobs = list[Job]()
     for root in roots:
-        jobs += [_read(file, root) for file in kept_in(root).glob(f"*/{JOB}")]
+        jobs += [read(file, root) for file in kept_in(root).glob(f"*/{JOB}")]
     return sorted(jobs, key=lambda job: (job.started, job.folder.name), reverse=True)
 
 
-def _read(file: Path, root: Path) -> Job:
-    """Read a job.json; raise RunError where it is none that `start` would write for this root."""
+def read(file: Path, root: Path) -> Job:
+    """Return the job of a job.json; raise RunError where it is none that `start` would write for
+    this root."""
     try:
         written = object_of(file, ADAPTER, LARGEST)
         out = _places(written.arguments).out
@@ -411,12 +413,16 @@ def progress(job: Job) -> Progress:
     lines = _last_lines(job.folder / LOG)
     done, total = None, None
     for line in reversed(lines):
-        counted = re.match(r"\w+: (\d+)/(\d+)", line)
+        counted = re.match(r"\w{1,40}: ([0-9]{1,15})/([0-9]{1,15})(?![0-9])", line)
         if counted:
             done, total = int(counted[1]), int(counted[2])
             break
 
-    curve = _curve(job.out) if job.subcommand == "train" else []
+    curve: Sequence[Mapping[str, Any]] = ()
+    try:
+        curve = _curve(job.out) if job.subcommand == "train" else ()
+    except RunError as error:  # of a log that somebody else wrote
+        lines.append(str(error))
     return Progress(
         done=done,
         total=total,
@@ -448,16 +454,17 @@ def remaining(job: Job, progress: Progress, now: datetime) -> float | None:
 def _last_lines(log: Path) -> list[str]:
     """Return the lines at the end of a log, none where it cannot be read."""
     try:
+        refuse_strange(log)
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - LARGEST))
             return file.read(LARGEST).decode("utf-8", "replace").splitlines()
-    except OSError:
+    except (OSError, RunError):
         return []
 
 
-def _curve(out: Path) -> list[dict[str, Any]]:
-    """Return the logged steps of a run, finished or not; none before the first."""
-    for run in (out, runs.partial(out)):
+def _curve(out: Path) -> list[Mapping[str, Any]]:
+    """Return the logged steps of a run with a loss, finished or not; none before the first."""
+    for run in (out, partial(out)):
         if (run / "train.jsonl").is_file():
-            return runs.curves(run)
+            return [step for step in runs.curves(run) if step["loss"] is not None]
     return []

@@ -23,10 +23,11 @@ from anodetect.data.scan import scan
 from anodetect.data.series import headlines_of, series_of
 from anodetect.data.truth import read_truth
 from anodetect.data.volumes import Volume
-from anodetect.errors import DataError, ImageError, RunError
+from anodetect.errors import DataError, ImageError, RunError, one_line
 from anodetect.files import inside, is_below, leads_out, path_of, path_text, sha256_of
 from anodetect.imaging.planes import split
-from anodetect.output.formats import Source, map_reader, readable_names
+from anodetect.output import recorded
+from anodetect.output.formats import readable_names
 from anodetect.record import channel_files
 from anodetect.record.directories import ScoreDirectory, picture_of
 from anodetect.record.rows import OK, ScoreRow
@@ -48,7 +49,7 @@ def load(directory: ScoreDirectory, row: ScoreRow, channel: str = "") -> Case:
 
     heatmap = None
     if row.status == OK:
-        heatmap = or_note(notes, "heatmap", lambda: _read_heatmap(directory, row, "image"))
+        heatmap = or_note(notes, "heatmap", lambda: _read_heatmap(directory, row))
     if image is not None and heatmap is not None and image.shape[1:] != heatmap.shape:
         notes.append("The heatmap does not have the image's size; it is not shown over it.")
         heatmap = None
@@ -79,7 +80,7 @@ def load_volume(
     geometry = volume.geometry(plane)
 
     def read_heatmap() -> Floats:
-        values = _read_heatmap(directory, row, "volume")
+        values = _read_heatmap(directory, row)
         if values.shape != (depth, height, width):
             raise RunError("it does not have the volume's size")
         return np.asarray(geometry.to_slices(values))
@@ -98,11 +99,8 @@ def or_note(notes: list[str], name: str, read: Callable[[], T]) -> T | None:
     """Return what `read` returns, or None with a note that says why `name` is missing."""
     try:
         return read()
-    except OSError as error:
-        reason = error.strerror or "unreadable"
-    except (DataError, RunError, ValueError, MemoryError) as error:
-        reason = str(error) or "too large"
-    notes.append(f"No {name}: {reason}")
+    except (OSError, DataError, RunError, ValueError, MemoryError) as error:
+        notes.append(f"No {name}: {one_line(error)}")
     return None
 
 
@@ -209,19 +207,17 @@ def _series(
 # -- Heatmaps, masks and kept pictures -------------------------------------------------------------
 
 
-def _read_heatmap(directory: ScoreDirectory, row: ScoreRow, source: Source) -> Floats:
+def _read_heatmap(directory: ScoreDirectory, row: ScoreRow) -> Floats:
     """Return a row's heatmap as it was written, in the grid of its image or volume."""
-    reader = map_reader(row.heatmap, source)
-    if reader is None:
-        names = " or ".join(readable_names(source))
-        raise RunError(f"none was written; score with --heatmaps {names}")
-
-    path = inside(directory.path, row.heatmap)
-    if not path.is_file():
-        raise RunError(f"{row.heatmap} is missing; anodetect verify tells what else is")
-    if sha256_of(path) != directory.output_hash(row.heatmap):
+    path = inside(directory.path, row.heatmap) if row.heatmap else directory.path
+    if path.is_file() and sha256_of(path) != directory.output_hash(row.heatmap):
         raise RunError(f"{row.heatmap} was changed since it was written; it is not shown")
-    return reader(path)
+
+    heatmap = recorded.read_map(directory.path, row)
+    if heatmap is None:
+        names = " or ".join(readable_names(recorded.source_of(row)))
+        raise RunError(f"none was written; score with --heatmaps {names}")
+    return heatmap
 
 
 def _read_mask(directory: ScoreDirectory, row: ScoreRow, shape: tuple[int, ...]) -> Bools | None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import (
+    URL,
     BigInteger,
     Boolean,
     Column,
@@ -143,7 +144,7 @@ class Store:
             )
 
         try:
-            self.engine = _make_engine(url or f"sqlite:///{folder.absolute() / reviews.FILE}")
+            self.engine = _make_engine(url or _url_of(folder))
         except (ArgumentError, NoSuchModuleError, ImportError) as error:
             raise ConfigError(
                 f"the database cannot be used ({error}); a SQLAlchemy URL is expected"
@@ -384,6 +385,12 @@ def _network_mount(folder: Path, mounts: list[str]) -> str:
 
 
 # -- The database ----------------------------------------------------------------------------------
+
+
+def _url_of(folder: Path) -> str:
+    """Return the URL of a score directory's own database, whatever letters its path has."""
+    file = str(folder.absolute() / reviews.FILE)
+    return URL.create("sqlite", database=file).render_as_string(hide_password=False)
 
 
 def _make_engine(url: str) -> Engine:

@@ -12,6 +12,7 @@ from anodetect.stats.readings import ReaderResult
 
 from . import export
 from .session import ReviewSession
+from .widgets import Table, draw_table
 
 
 def draw(session: ReviewSession) -> None:
@@ -49,7 +50,7 @@ def _draw_readers(found: Results) -> None:
     """Draw a table of the readers, and of what the study came to."""
     results: Sequence[ReaderResult] = [*found.readers, found.outcome]
     cases = [found.to_read.get(each.reader, found.cases) for each in results]
-    shown = {
+    shown: Table = {
         "reader": [each.reader or "outcome of the study" for each in results],
         "read": [f"{each.read} of {n}" for each, n in zip(results, cases, strict=True)],
         "sensitivity": [share(each.sensitivity) for each in results],
@@ -57,7 +58,7 @@ def _draw_readers(found: Results) -> None:
         "undecided": [each.undecided for each in results],
         "seconds a case": [_seconds(each) for each in results],
     }
-    st.dataframe(shown, hide_index=True, alt="Readers and how they read")
+    draw_table(shown, alt="Readers and how they read")
 
 
 def _seconds(result: ReaderResult) -> str:
@@ -67,10 +68,10 @@ def _seconds(result: ReaderResult) -> str:
 
 def _draw_pairs(found: Results) -> None:
     """Draw a table of every two readers' agreement."""
-    shown = {
+    shown: Table = {
         "readers": [" and ".join(pair.readers) for pair in found.pairs],
         "cases in common": [pair.cases for pair in found.pairs],
         "alike": [pair.agreed for pair in found.pairs],
         "Cohen's κ": [number(pair.kappa, 2) for pair in found.pairs],
     }
-    st.dataframe(shown, hide_index=True, alt="Agreement of every two readers in the study")
+    draw_table(shown, alt="Agreement of every two readers in the study")

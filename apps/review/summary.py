@@ -9,7 +9,7 @@ from anodetect.stats.agreement import Agreement
 
 from . import export, studies
 from .session import ReviewSession
-from .widgets import show_problem, show_rate
+from .widgets import Table, draw_table, show_problem, show_rate
 
 
 def draw(session: ReviewSession) -> None:
@@ -23,10 +23,15 @@ def draw(session: ReviewSession) -> None:
     columns[2].metric("disagreements", len(found.disagreements))
 
     left, right = st.columns(2)
-    by_reviewer = {"reviewer": list(found.by_reviewer), "images": list(found.by_reviewer.values())}
-    left.dataframe(by_reviewer, hide_index=True, alt="Images by reviewer")
-    verdicts = {"verdict": list(found.verdicts), "times": list(found.verdicts.values())}
-    right.dataframe(verdicts, hide_index=True, alt="Verdicts and how often they were given")
+    by_reviewer: Table = {
+        "reviewer": list(found.by_reviewer),
+        "images": list(found.by_reviewer.values()),
+    }
+    with left:
+        draw_table(by_reviewer, alt="Images by reviewer")
+    verdicts: Table = {"verdict": list(found.verdicts), "times": list(found.verdicts.values())}
+    with right:
+        draw_table(verdicts, alt="Verdicts and how often they were given")
 
     for warning in found.warnings:
         st.text(f"⚠ {warning}")
@@ -42,7 +47,7 @@ def _agreements(pairs: Sequence[Agreement]) -> None:
     blind ones."""
     st.subheader("Agreement")
     first = [pair.first for pair in pairs]
-    shown = {
+    shown: Table = {
         "readers": [" and ".join(pair.readers) for pair in pairs],
         "images in common": [pair.images for pair in pairs],
         "agreed": [pair.agreed for pair in pairs],
@@ -53,7 +58,7 @@ def _agreements(pairs: Sequence[Agreement]) -> None:
 
     number = st.column_config.NumberColumn(format="%.2f")
     kappa = {"Cohen's κ": number, "κ of first, blind": number}
-    st.dataframe(shown, hide_index=True, column_config=kappa, alt="Agreement of every two readers")
+    draw_table(shown, column_config=kappa, alt="Agreement of every two readers")
     st.caption(
         "First, blind verdicts count as they were given, even if they were changed later: the last "
         "ones were given by readers who had seen the scores and each other's verdicts."
@@ -71,7 +76,7 @@ def _disagreements(session: ReviewSession, paths: Sequence[str]) -> None:
         shown[f"verdict of {reader}"] = [
             each[reader].verdict if reader in each else "" for each in judged
         ]
-    st.dataframe(shown, hide_index=True, alt="Images with differing verdicts")
+    draw_table(shown, alt="Images with differing verdicts")
 
 
 def _record(session: ReviewSession) -> None:

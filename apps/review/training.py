@@ -9,17 +9,20 @@ from typing import Any
 import streamlit as st
 
 from anodetect.detectors import DETECTORS
-from anodetect.errors import AnodetectError
+from anodetect.errors import AnodetectError, RunError
+from anodetect.files import shortened
 from anodetect.record import directories
 from anodetect.record.checkpoint import MODEL_FILE
+from anodetect.record.objects import text_of
 from anodetect.stats.calibration import DEFAULT_FAR
 
 from . import browse, folders, jobs, rates
 from .folders import Contents, RunRow
 from .jobs import Job
-from .widgets import duration_text, shortened, show_problem, with_message
+from .widgets import Table, draw_table, duration_text, show_problem, with_message
 
 JOBS_SHOWN, WARNINGS_SHOWN = 5, 5
+LARGEST_CARD = 2**20  # bytes of a model card that is shown
 CHANNELS_HELP = (
     "Their names with the patterns of file or series names, as t1=*T1w*,flair=*FLAIR*. "
     "Empty, a manifest may name them."
@@ -151,7 +154,8 @@ def _runs(contents: Contents) -> None:
         except (AnodetectError, OSError) as error:
             problems.append(f"{run}: {error}")
     if shown:
-        st.dataframe(shown, hide_index=True, alt="Runs and how they were made")
+        columns: Table = {title: [row[title] for row in shown] for title in shown[0]}
+        draw_table(columns, alt="Runs and how they were made")
     for text in problems:
         st.text(text)
 
@@ -159,8 +163,13 @@ def _runs(contents: Contents) -> None:
     chosen = st.selectbox(
         "Model card of", [None, *names], format_func=lambda name: name or "–", key="card"
     )
-    if chosen and (card := Path(chosen) / "model_card.md").is_file():
-        st.code(card.read_text("utf-8", "replace"), language=None, wrap_lines=True)
+    if chosen:
+        try:
+            card = text_of(Path(chosen) / "model_card.md", LARGEST_CARD)
+        except RunError as error:
+            show_problem(str(error))
+            return
+        st.code(card, language=None, wrap_lines=True)
 
 
 def _titled(row: RunRow) -> dict[str, str | float]:

@@ -1,24 +1,29 @@
 """Parts that several pages draw. A file name, comment or message is never drawn as Markdown or
 HTML: `st.text` and tables show it as text."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import streamlit as st
 
 from anodetect.errors import AnodetectError
+from anodetect.files import shortened
 from anodetect.stats.agreement import Rate
 
-LONGEST = 300  # letters of a name or of a line from a file that is shown
+Table = Mapping[str, Sequence[Any]]  # the columns of a table by their titles
 
 
-def shortened(text: str, most: int = LONGEST) -> str:
-    """Return a text with its middle left out where it is longer than `most` letters."""
-    if len(text) <= most:
-        return text
-    half = (most - 1) // 2
-    return f"{text[:half]}…{text[-half:]}"
+def draw_table(columns: Table, **options: Any) -> Any:
+    """Draw a table by its columns, with long names and texts shortened; `options` and the result
+    are those of `st.dataframe`."""
+    shown = {shortened(name): short_cells(values) for name, values in columns.items()}
+    return st.dataframe(shown, hide_index=True, **options)
+
+
+def short_cells(values: Sequence[Any]) -> list[Any]:
+    """Return the cells of a column, long texts shortened."""
+    return [shortened(value) if isinstance(value, str) else value for value in values]
 
 
 def show_problem(text: str) -> None:

@@ -1,0 +1,76 @@
+"""Names with characters that mean something to a shell, a template, a page or a terminal."""
+
+import io
+import warnings
+from xml.etree import ElementTree
+
+import pytest
+from rich.console import Console
+
+from anodetect.commands import terminal
+from anodetect.files import printable, shortened
+from anodetect.output import figures
+from anodetect.record.rows import SliceRow
+from anodetect.record.runs import as_code
+
+NAMES = [
+    "cost_$5_$6.nii",
+    "$\\frac",
+    "{x}%s%(y)d{{ 7*7 }}",
+    "<script>alert(1)</script>&amp;",
+    "*a* _b_ `c` [d](e) # f",
+    "[red]x[/] [/nothing]",
+    "$(touch x); `touch y` && z",
+    "日本語 العربية ε",
+    "a\nb\tc",
+    "\x1b[31m\u202eexe.nii",
+    "caf\udce9",
+    "x" * 5000,
+]
+
+
+def slices(path):
+    places = {"left_mm": 0.0, "posterior_mm": 0.0, "foreground": 1.0}
+    row = {"path": path, "group": path, "axis": "axial"} | places
+    return [
+        SliceRow(**row, slice=number, superior_mm=float(number), score=float(number))
+        for number in range(3)
+    ]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_figure_has_the_name_as_it_is(name):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        page = figures.profiles({name: slices(name)}, 1.0)
+    texts = [each.text or "" for each in ElementTree.fromstring(page).iter()]
+    shown = shortened(printable(" ".join(name.split())), 80)
+    assert shown in texts
+    assert "<script" not in page
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_terminal_shows_the_name_and_obeys_nothing_in_it(name, monkeypatch):
+    stream = io.StringIO()
+    screen = Console(file=stream, force_terminal=True, width=80, color_system="standard")
+    monkeypatch.setattr(terminal, "screen", screen)
+    reporter = terminal.RichReporter()
+    reporter.say(name)
+    reporter.progress(name, 1, 2, name)  # brackets are no style
+    reporter.stop()
+    said = stream.getvalue()
+    assert printable(name).partition("\n")[0] in said
+    assert not {"\u202e", "\udce9"} & set(said) and "\x1b[31m\u202e" not in said
+
+
+def test_names_are_printable_in_one_way():
+    assert printable("a\x1b[0m\u202e\udce9\r\tb\nü…") == "a\\x1b[0m\\u202e\\udce9\\r\tb\nü…"
+    assert shortened("a" * 400) == "a" * 149 + "…" + "a" * 149
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [("tiles", "`tiles`"), ("a`b", "``a`b``"), ("`a", "`` `a ``"), ("a\nb*", "`a b*`")],
+)
+def test_a_model_card_has_names_as_code(name, code):
+    assert as_code(name) == code

@@ -1,0 +1,212 @@
+"""One writer at a time, kills, full disks, and the head of a record that is complete."""
+
+import errno
+import os
+import shutil
+import sys
+
+import numpy as np
+import pytest
+from filelock import FileLock
+
+import anodetect
+from anodetect import files
+from anodetect.commands.forget import forget
+from anodetect.commands.report import report
+from anodetect.errors import DiskFullError, RunError
+from anodetect.imaging.batch_files import BatchWriter
+from anodetect.output import report as score_report
+from anodetect.record import directories, partial, runs
+from anodetect.types import Silent
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no signal kills a process there")
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    """A run, new normals, and the score directories of two shards."""
+    from benchmarks import kills
+
+    folder = tmp_path_factory.mktemp("inputs")
+    kills.prepare(folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["train", "calibrate", "merge", "report", "forget", "review"])
+def test_killed_twice_the_same_command_works_and_loses_nothing(inputs, tmp_path, name):
+    """benchmarks/kills.py does so at 25 moments each, and for trainings with checkpoints."""
+    from benchmarks import kills
+
+    found = list(kills.killed(name, inputs, tmp_path, count=2, seed=3))
+    assert [(each.at, each.problem) for each in found if each.problem] == []
+    assert len(found) == 2
+
+
+# -- One writer ------------------------------------------------------------------------------------
+
+
+def held(folder):
+    """The lock of a folder in which another process writes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / partial.LOCK, timeout=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("merge", "out.partial"),
+        ("calibrate", "out.partial"),
+        ("report", "part1"),
+        ("forget", "part1"),
+    ],
+)
+def test_a_second_writer_is_refused_before_any_work(inputs, tmp_path, name, place):
+    out, part = tmp_path / "out", shutil.copytree(inputs / "part1", tmp_path / "part1")
+    commands = {
+        "merge": lambda: anodetect.merge([part, inputs / "part2"], out),
+        "calibrate": lambda: anodetect.calibrate(inputs / "run", str(inputs / "more/train"), out),
+        "report": lambda: report(part),
+        "forget": lambda: forget(part, directories.read(inputs / "part1").rows[0].group),
+    }
+    before = sorted(part.rglob("*"))
+    with held(tmp_path / place), pytest.raises(RunError, match="another process is writing"):
+        commands[name]()
+    assert sorted(part.rglob("*")) in (before, sorted([*before, part / partial.LOCK]))
+    assert not out.exists()
+    (part / partial.LOCK).unlink(missing_ok=True)
+    commands[name]()
+    assert not list(tmp_path.rglob(partial.LOCK))
+
+
+def test_a_lock_that_is_a_link_is_not_followed(inputs, tmp_path):
+    part, precious = shutil.copytree(inputs / "part1", tmp_path / "part"), tmp_path / "precious"
+    precious.write_text("kept")
+    (part / partial.LOCK).symlink_to(precious)
+    with pytest.raises(RunError, match="not a file that a lock can be"):
+        report(part)
+    assert precious.read_text() == "kept"
+
+
+def test_a_merge_is_complete_or_absent(inputs, tmp_path, monkeypatch):
+    def fail(folder):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(score_report, "write", fail)
+    (tmp_path / "out").mkdir()  # an empty folder is taken
+    with pytest.raises(OSError, match="Input/output"):
+        anodetect.merge([inputs / "part1", inputs / "part2"], tmp_path / "out")
+    assert list(tmp_path.iterdir()) == [tmp_path / "out"] and not list((tmp_path / "out").iterdir())
+    monkeypatch.undo()
+    result = anodetect.merge([inputs / "part1", inputs / "part2"], tmp_path / "out")
+    assert result.out == tmp_path / "out" and anodetect.verify(result.out).intact
+
+
+def test_a_directory_that_was_being_replaced_is_found_again(inputs, tmp_path):
+    part = shutil.copytree(inputs / "part1", tmp_path / "part")
+    group = directories.read(part).rows[0].group
+    part.rename(tmp_path / "part.forgotten")  # all that is left after a kill at that moment
+    assert forget(part, group).rows == 1
+    assert list(tmp_path.iterdir()) == [part]
+
+
+# -- Complete --------------------------------------------------------------------------------------
+
+
+class Listening(Silent):
+    """Keeps what is said."""
+
+    def __init__(self):
+        self.said = []
+
+    def say(self, text):
+        self.said.append(text)
+
+
+@pytest.mark.parametrize("command", ["score", "merge"])
+def test_the_head_is_said_as_soon_as_the_record_is_complete(inputs, tmp_path, monkeypatch, command):
+    heads, reporter = [], Listening()
+
+    def fail(folder, *key):
+        heads.append(directories.read(folder).audit.head)
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(score_report, "write", fail)
+    with pytest.raises(OSError, match="Input/output"):
+        if command == "merge":
+            anodetect.merge([inputs / "part1", inputs / "part2"], tmp_path / "s", reporter=reporter)
+        else:
+            images = [str(inputs / "more/test")]
+            anodetect.score(inputs / "run", images, tmp_path / "s", heatmaps=(), reporter=reporter)
+    assert heads and reporter.said[-1].endswith(f"record complete: chain head {heads[0]}")
+
+
+def test_all_is_on_the_disk_before_a_record_is_called_complete(inputs, tmp_path, monkeypatch):
+    """A file of the record is no longer changed after it was flushed, nor is its folder."""
+    synced, fsync = set(), os.fsync
+
+    def note(descriptor):
+        fsync(descriptor)
+        synced.add(os.fstat(descriptor).st_ino)
+        if (tmp_path / "s" / directories.AUDIT_FILE).exists():
+            audited.append(len(synced))
+
+    audited = []
+    monkeypatch.setattr(os, "fsync", note)
+    images = [str(inputs / "more/test")]
+    anodetect.score(inputs / "run", images, tmp_path / "s", heatmaps=("tiff", "mask"))
+    names = [name for name in directories.files(tmp_path / "s") if name != directories.AUDIT_FILE]
+    assert len(names) > 8
+    inodes = {(tmp_path / "s" / name).stat().st_ino for name in names}
+    folders = {path.stat().st_ino for path in (tmp_path / "s").rglob("*") if path.is_dir()}
+    assert inodes | folders <= synced
+    assert audited  # what came after is the signature, the report and the journal's end
+
+
+def test_a_run_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    order = []
+    monkeypatch.setattr(runs, "sync_tree", lambda path: order.append(path.name))
+    with runs.begin(tmp_path / "run", resume=False) as workdir:
+        (workdir / "config.json").touch()
+    assert order == ["run.partial"]
+
+
+# -- Full disks ------------------------------------------------------------------------------------
+
+
+def test_a_memory_map_takes_its_room_at_once(tmp_path, monkeypatch):
+    """Where a disk became full while a map is written, the system would end the process."""
+    image, inside = np.ones((3, 8, 8), np.float32), np.ones((8, 8), bool)
+    writer = BatchWriter(tmp_path / "kept", 50)
+    writer.append(image, inside)
+    for file in tmp_path.iterdir():
+        assert file.stat().st_blocks * 512 >= file.stat().st_size
+
+    def full(descriptor, start, length):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(DiskFullError, match=r"more-images.npy: cannot be written \(No space left"):
+        BatchWriter(tmp_path / "more", 50).append(image, inside)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux flushes a single file system")
+def test_very_many_files_are_flushed_at_once(tmp_path, monkeypatch):
+    (tmp_path / "a").touch()
+    monkeypatch.setattr(files, "AT_ONCE", 0)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: pytest.fail("one by one"))
+    files.sync_tree(tmp_path)
+
+
+def test_only_errors_of_file_systems_that_cannot_flush_are_passed_over(tmp_path, monkeypatch):
+    (tmp_path / "a").touch()
+    for code, passes in ((errno.EINVAL, True), (errno.EIO, False)):
+
+        def fail(descriptor, code=code):
+            raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr(os, "fsync", fail)
+        if passes:
+            files.sync_tree(tmp_path)
+            continue
+        with pytest.raises(RunError, match="a: cannot be written"):
+            files.sync_tree(tmp_path)
