@@ -26,6 +26,7 @@ SHOWN = 200  # pairs in the table
 
 def draw(choices: Sequence[Path], roots: Sequence[Path]) -> None:
     """Draw the page for two of these score directories."""
+    st.subheader("Two scorings, side by side")
     if st.session_state.is_blind:
         st.info("This page shows scores: switch off *Blind until judged* on the page Cases first.")
         return
