@@ -5,6 +5,7 @@ values and no colours: window, colours and opacity are the browser's own.
 """
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -78,12 +79,15 @@ def tiled(case: Case, *, hidden: bool) -> Tiled:
     if image is None:
         return Tiled((0, 0), {}, 1, {}, {}, notes)
 
-    layers = {"image": pyramid(image, "mean")}
+    heatmap = None if hidden else case.heatmap
+    with ThreadPoolExecutor(1) as beside:  # large ones take a second each
+        coming = None if heatmap is None else beside.submit(pyramid, heatmap[None], "max")
+        layers = {"image": pyramid(image, "mean")}
     masks: dict[str, Bools] = {}
     block = display.factor(image.shape, OUTLINED)
     if not hidden:
-        if case.heatmap is not None:
-            layers["heatmap"] = pyramid(case.heatmap[None], "max")
+        if coming is not None:
+            layers["heatmap"] = coming.result()
         kept = {"reconstruction": case.reconstruction, "difference": display.difference(case)}
         for name, picture in kept.items():
             if picture is not None:
@@ -129,7 +133,7 @@ def _halved(values: Values, how: Literal["mean", "max"]) -> Values:
     if values.dtype == np.float32:
         total = np.add(top, bottom)
         return np.asarray((total[..., ::2] + total[..., 1::2]) / 4, np.float32)
-    total = np.add(top, bottom, dtype=np.uint32 if values.dtype == np.uint16 else np.uint16)
+    total = np.add(top, bottom, dtype=np.int16 if values.dtype == np.uint8 else np.int32)
     return ((total[..., ::2] + total[..., 1::2] + 2) >> 2).astype(values.dtype)
 
 
