@@ -375,6 +375,60 @@ def review(
 
 
 @app.command()
+def watch(
+    run: options.Run,
+    folder: options.WatchedFolder,
+    out: options.WatchOut,
+    far: options.Far = 0.05,
+    heatmaps: options.WatchHeatmaps = "none",
+    hours: options.CloseHours = 1.0,
+    count: options.CloseCount = 10_000,
+    alarm: options.AlarmCommand = "",
+    webhook: options.Webhook = "",
+    device: options.Device = "auto",
+    as_json: options.Json = False,
+) -> None:
+    """Score the images that appear in a folder as they come, into records that are closed by the
+    hour or by count, until SIGTERM or Ctrl-C. Started again it goes on; nothing is lost or done
+    twice."""
+    import shlex
+
+    from anodetect.commands import watch as command
+
+    with terminal.reporting() as reporter:
+        result = command.watch(
+            run,
+            folder,
+            out,
+            far=far,
+            heatmaps=[] if heatmaps == "none" else _names(heatmaps),
+            closing=command.Closing(hours, count),
+            alarm=shlex.split(alarm),
+            webhook=webhook,
+            device=device,
+            command=_command_line(),
+            reporter=reporter,
+        )
+    finish(result.as_json(), as_json, result.text())
+
+
+@app.command()
+def serve(
+    run: options.Run,
+    host: options.ServeHost = "127.0.0.1",
+    port: options.ServePort = 8600,
+    far: options.Far = 0.05,
+    device: options.Device = "auto",
+) -> None:
+    """Answer images that are sent by POST with score, p-value, flag, regions and map. On another
+    address than this machine's own a token is needed, in ANODETECT_SERVE_TOKEN."""
+    from anodetect.commands import serve as command
+
+    with terminal.reporting() as reporter:
+        command.serve(run, host=host, port=port, far=far, device=device, reporter=reporter)
+
+
+@app.command()
 def calibrate(
     run: options.Run,
     data: options.NewNormals,

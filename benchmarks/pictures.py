@@ -24,10 +24,10 @@ from anodetect.record.reviews import Judgement
 from apps.review import jobs
 from apps.review.store import Store
 from benchmarks import common
-from benchmarks.review import IMAGE, browser, served
+from benchmarks.review import IMAGE, PAINTED, browser, served
 
 WAIT = 120_000  # milliseconds, on a busy machine
-HIGH = {1280: 900, 1920: 1080}
+HIGH = {820: 1180, 1280: 900, 1920: 1080}
 
 
 def make(root: Path) -> None:
@@ -95,10 +95,10 @@ def _head(file: Path, depth: int, *, seed: int, defect: tuple[int, int] | None =
 def pages(page: Page, address: str) -> Iterator[str]:
     """Open page after page, and yield the name of each."""
     page.goto(f"{address}?reviewer=Ada")
-    page.wait_for_selector(IMAGE, timeout=WAIT)
+    page.wait_for_selector(PAINTED, timeout=WAIT)
     for label in ("Contours", "Truth"):
-        page.get_by_text(label, exact=True).click()
-        settle(page)
+        page.get_by_label(label, exact=True).check()
+    settle(page)
     yield "cases"
 
     page.get_by_text("By patient or lot").click()
@@ -125,12 +125,13 @@ def pages(page: Page, address: str) -> Iterator[str]:
         yield name.lower()
 
     page.goto(f"{address}?reviewer=Ada")
-    page.wait_for_selector(IMAGE, timeout=WAIT)
+    page.wait_for_selector(PAINTED, timeout=WAIT)
     page.get_by_label("Score directory").click()
     page.get_by_role("option").last.click()  # the volumes
     settle(page)
     page.wait_for_timeout(3000)  # thumbnails
     settle(page)
+    page.wait_for_selector(f"{PAINTED}, {IMAGE}", timeout=WAIT)
     yield "volume"
 
 
@@ -163,7 +164,8 @@ def views(chromium: Browser, widths: Sequence[int]) -> dict[int, Page]:
 def main() -> None:
     parser = common.parser(__doc__)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--widths", type=int, nargs="+", default=list(HIGH))
+    parser.add_argument("--widths", type=int, nargs="+", default=[1280, 1920])
+    parser.add_argument("--only", nargs="+", default=None, help="names of pages; all without it")
     arguments = parser.parse_args()
 
     out = arguments.out.absolute()
@@ -172,7 +174,7 @@ def main() -> None:
         root = Path(scratch)
         make(root)
         folders = [Path("scores"), Path("volumes")]
-        with served(folders, "--root", ".") as address, browser() as chromium:
+        with served(folders, "--root", ".", viewer=True) as address, browser() as chromium:
             opened = views(chromium, arguments.widths)
             run = root / "runs/denoiser"
             job = jobs.start(root, jobs.train_command([root], "parts", "anoddpm", run, budget=30))
@@ -186,7 +188,8 @@ def main() -> None:
             for width, page in opened.items():
                 for name in pages(page, address):
                     page.mouse.move(0, 0)
-                    page.screenshot(path=out / f"{name}-{width}.png")
+                    if arguments.only is None or name in arguments.only:
+                        page.screenshot(path=out / f"{name}-{width}.png")
 
 
 if __name__ == "__main__":

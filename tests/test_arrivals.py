@@ -12,9 +12,9 @@ from test_dicom import instance
 import anodetect
 from anodetect.engines import arrivals
 from anodetect.engines.arrivals import Arrivals, Arrived, Outcome
+from anodetect.engines.folder import ClosedFiles, WatchedFolder
 from anodetect.engines.line import kept_engine
 from anodetect.errors import AnodetectError, DataError, DiskFullError, ImageError, RunError
-from anodetect.pacs.folder import WatchedFolder
 from anodetect.pacs.inbox import Inbox, Limits
 from anodetect.pacs.instances import instance_of, is_uid
 from anodetect.record import directories
@@ -142,7 +142,7 @@ def test_a_file_is_taken_when_it_no_longer_changes(tmp_path):
     watched.mkdir()
     (tmp_path / "secret").write_bytes(b"elsewhere")
     (watched / "link").symlink_to(tmp_path / "secret")
-    folder = WatchedFolder(watched, taken.append, limit=100)
+    folder = WatchedFolder(watched, lambda file: taken.append(file.read_bytes()))
     (watched / "a").write_bytes(b"half")
     folder.look()
     (watched / "a").write_bytes(b"half and half")
@@ -151,6 +151,33 @@ def test_a_file_is_taken_when_it_no_longer_changes(tmp_path):
     for _ in range(3):
         folder.look()
     assert taken == [b"half and half"]
+    (watched / "a").unlink()
+    folder.look()
+    assert not folder.done  # or a day of images would stay in memory
+
+
+def test_a_file_that_is_closed_or_moved_is_taken_at_once(tmp_path):
+    taken = []
+    folder = WatchedFolder(tmp_path, lambda file: taken.append(file.read_bytes()))
+    with ClosedFiles(tmp_path) as closed:
+        if closed.handle < 0:
+            pytest.skip("this system does not tell when files are closed")
+        with (tmp_path / "slow").open("wb") as stream:
+            stream.write(b"half")
+            stream.flush()
+            assert not closed.wait(0.05)
+            stream.write(b" and half")
+        (tmp_path / ".moved").write_bytes(b"whole")
+        (tmp_path / ".moved").rename(tmp_path / "moved")
+        found = closed.wait(1.0)
+        assert {file.name for file in found} >= {"slow", "moved"}
+        for _ in range(2):
+            for file in [*found, tmp_path / "gone"]:
+                folder.closed(file)
+    assert taken == [b"half and half", b"whole"]
+    for _ in range(3):
+        folder.look()
+    assert len(taken) == 2
 
 
 # -- Jobs ------------------------------------------------------------------------------------------

@@ -62,6 +62,9 @@ def test_levels_of_a_map_have_the_highest_values_and_nan_only_where_all_is():
     for level, block in ((0, 4), (1, 2), (2, 1)):
         expected = display.reduced(heatmap, block, "max")
         np.testing.assert_array_equal(joined(pyramid, level)[0], expected)
+    marked = heatmap > 0.999
+    expected = display.reduced(marked.astype(np.float32), 3, "max") > 0
+    np.testing.assert_array_equal(tiles._any(marked, 3), expected)
     with pytest.raises(RunError, match="no such tile"):
         pyramid.tile(2, 3, 0)
     with pytest.raises(RunError, match="no such tile"):

@@ -4,15 +4,15 @@ results.
 receiver or watched folder → inbox → ledger → score → push
 """
 
-import signal
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from anodetect.commands.score import score
+from anodetect.commands.stopping import until_stopped
 from anodetect.engines.arrivals import Arrivals, Outcome
+from anodetect.engines.folder import WatchedFolder
 from anodetect.engines.line import kept_engine
 from anodetect.errors import ConfigError
 from anodetect.files import is_below
@@ -20,7 +20,6 @@ from anodetect.model.devices import check_device
 from anodetect.output.formats import check_formats
 from anodetect.pacs.archive import Archive, ArchiveError
 from anodetect.pacs.connection import check_extra, connect
-from anodetect.pacs.folder import WatchedFolder
 from anodetect.pacs.inbox import Inbox, Limits
 from anodetect.pacs.nodes import Own, address_of
 from anodetect.pacs.push import push
@@ -104,7 +103,7 @@ def listen(
         archive = connect(address_of(to), own) if to else None
         if archive is not None:
             stack.callback(archive.close)
-        stop = stack.enter_context(_until_stopped())
+        stop = stack.enter_context(until_stopped())
         ledger = stack.enter_context(Ledger(out))
         ask = _counter(archive) if archive is not None and count else None
         inbox = Inbox(out / "incoming", ledger.earlier, quiet=quiet, ask=ask, limits=limits)
@@ -135,7 +134,7 @@ def _open(
 ) -> Callable[[], None]:
     """Let objects arrive, and return what is to be called again and again for it."""
     if watch is not None:
-        folder = WatchedFolder(watch, inbox.add, limits.object_bytes)
+        folder = WatchedFolder(watch, lambda file: _add(inbox, file, limits.object_bytes))
         reporter.say(f"watching {watch}")
         return folder.look
 
@@ -147,22 +146,11 @@ def _open(
     return lambda: None
 
 
-@contextmanager
-def _until_stopped() -> Iterator[threading.Event]:
-    """Yield an event that SIGTERM or Ctrl-C sets; a second one interrupts at once."""
-    stop = threading.Event()
-
-    def handle(number: int, frame: object) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    before = {each: signal.signal(each, handle) for each in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+def _add(inbox: Inbox, file: Path, limit: int) -> None:
+    """Hand the content of a file to an inbox, no more of it than is needed to see that it is too
+    large."""
+    with file.open("rb") as stream:
+        inbox.add(stream.read(limit + 1))
 
 
 # -- What is done with a series --------------------------------------------------------------------

@@ -326,6 +326,31 @@ Tolerance = Annotated[
     typer.Option(help="The largest difference of a score, as a share of it, with which to write."),
 ]
 
+# -- watch, serve ----------------------------------------------------------------------------------
+
+WatchedFolder = Annotated[Path, typer.Argument(help="The folder in which images appear.")]
+WatchOut = Annotated[
+    Path, typer.Option("--out", help="Folder for the records; the same one goes on with them.")
+]
+WatchHeatmaps = Annotated[
+    str, typer.Option(help="Comma-separated output formats of every image, as of `score`, or none.")
+]
+CloseHours = Annotated[float, typer.Option("--hours", help="Hours after which a record is closed.")]
+CloseCount = Annotated[
+    int, typer.Option("--count", help="Number of files with which a record is closed.")
+]
+AlarmCommand = Annotated[
+    str,
+    typer.Option(
+        "--alarm",
+        help="A command that hears of every flagged file, as JSON on its standard input. It is "
+        "split at spaces as in a shell, and run without one.",
+    ),
+]
+Webhook = Annotated[str, typer.Option(help="An address that gets every flagged file by POST.")]
+ServeHost = Annotated[str, typer.Option(help="The address to answer on.")]
+ServePort = Annotated[int, typer.Option(min=0, max=65535, help="The port to answer on.")]
+
 # -- sample ----------------------------------------------------------------------------------------
 
 SampleCount = Annotated[int, typer.Option("--count", min=1, max=256, help="Images to make.")]

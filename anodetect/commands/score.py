@@ -117,8 +117,8 @@ def score(
         device, keep_identifiers, accept_different, other_roi(run, roi, reporter),
         exact_grid,
     )  # fmt: skip
-    scoring = _scoring(run, task, inputs, command)
-    with _resumable(command), Journal(out, _options(scoring), resume=resume, key=key) as journal:
+    scoring = scoring_of(run, task, inputs, command)
+    with _resumable(command), Journal(out, options_of(scoring), resume=resume, key=key) as journal:
         groups = {record.group for record in inputs.records}
         promise = statement(run.calibration, scoring.rule, len(inputs.records), len(groups))
         if heatmaps:
@@ -130,7 +130,7 @@ def score(
         problems = _problem_rows(inputs.problems, task)
         del inputs, groups  # of very many files they take more than all that follows
 
-        result, timings = _finish(scoring, progress, journal, problems, reporter)
+        result, timings = finish(scoring, progress, journal, problems, reporter)
         if key:
             signatures.sign(out, result.head, key)
         say_head(result.head, reporter)
@@ -139,7 +139,7 @@ def score(
     return speed.result(result, tuple(progress.measure.problems), began, timings)
 
 
-def _finish(
+def finish(
     scoring: Scoring,
     progress: "Progress",
     journal: Journal,
@@ -214,7 +214,7 @@ def engine_named(name: str, workers: int | None) -> Engine:
     return engine
 
 
-def _scoring(run: Run, task: Task, inputs: Inputs, command: Sequence[str]) -> Scoring:
+def scoring_of(run: Run, task: Task, inputs: Inputs, command: Sequence[str]) -> Scoring:
     """Return what is known of a scoring when it starts."""
     header = run.header
     return Scoring(
@@ -273,7 +273,7 @@ def _roi(run: Run, task: Task) -> dict[str, Any]:
     return {} if own is None else own.summary()
 
 
-def _options(scoring: Scoring) -> dict[str, Any]:
+def options_of(scoring: Scoring) -> dict[str, Any]:
     """Return what must be the same for an interrupted scoring to go on."""
     return {
         "format": directories.FORMAT,

@@ -262,18 +262,36 @@ def martingale(
     if len(drawn) < FEWEST:
         return None
 
-    reference: list[float] = []
-    bets, peak, alarm = np.full(3, 1 / 3), 1.0, ""
+    follower, alarm = Follower(rng), ""
     for n in drawn:
-        p = _next_p_value(reference, batch[n], rng)
-        bets = (1 - JUMP) * bets + JUMP * bets.sum() / 3
-        bets *= 1 + np.array([-1, 0, 1]) * (p - 0.5)
-        if bets.sum() > peak:
-            peak = float(bets.sum())
-            if peak >= PATIENCE and not alarm:
-                alarm = acquired[n]
-    text = _martingale_text(alarm, peak, len(drawn), differs=differs)
-    return Martingale(bool(alarm), peak, alarm, text)
+        if follower.add(batch[n]):
+            alarm = acquired[n]
+    text = _martingale_text(alarm, follower.peak, len(drawn), differs=differs)
+    return Martingale(bool(alarm), follower.peak, alarm, text)
+
+
+class Follower:
+    """Follows scores one after another, in the order in which they come. `peak` is the highest
+    value of the bet so far, `count` the number of scores."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.rng = rng
+        self.reference: list[float] = []
+        self.bets = np.full(3, 1 / 3)
+        self.peak = 1.0
+
+    @property
+    def count(self) -> int:
+        return len(self.reference)
+
+    def add(self, score: float) -> bool:
+        """Take the next score; return whether with it the evidence passes PATIENCE, which it does
+        at most once."""
+        p = _next_p_value(self.reference, score, self.rng)
+        self.bets = (1 - JUMP) * self.bets + JUMP * self.bets.sum() / 3
+        self.bets *= 1 + np.array([-1, 0, 1]) * (p - 0.5)
+        before, self.peak = self.peak, max(self.peak, float(self.bets.sum()))
+        return before < PATIENCE <= self.peak
 
 
 def _next_p_value(reference: list[float], score: float, rng: np.random.Generator) -> float:

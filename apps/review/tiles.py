@@ -5,6 +5,7 @@ values and no colours: window, colours and opacity are the browser's own.
 """
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -78,12 +79,15 @@ def tiled(case: Case, *, hidden: bool) -> Tiled:
     if image is None:
         return Tiled((0, 0), {}, 1, {}, {}, notes)
 
-    layers = {"image": pyramid(image, "mean")}
+    heatmap = None if hidden else case.heatmap
+    with ThreadPoolExecutor(1) as beside:  # large ones take a second each
+        coming = None if heatmap is None else beside.submit(pyramid, heatmap[None], "max")
+        layers = {"image": pyramid(image, "mean")}
     masks: dict[str, Bools] = {}
     block = display.factor(image.shape, OUTLINED)
     if not hidden:
-        if case.heatmap is not None:
-            layers["heatmap"] = pyramid(case.heatmap[None], "max")
+        if coming is not None:
+            layers["heatmap"] = coming.result()
         kept = {"reconstruction": case.reconstruction, "difference": display.difference(case)}
         for name, picture in kept.items():
             if picture is not None:
@@ -91,7 +95,7 @@ def tiled(case: Case, *, hidden: bool) -> Tiled:
                 layers[name] = Pyramid((grey[None],))
         for name, mask in (("contours", case.found), ("truth", case.mask)):
             if mask is not None:
-                masks[name] = display.reduced(mask.astype(np.float32), block, "max") > 0
+                masks[name] = _any(mask, block)
 
     size = (image.shape[1], image.shape[2])
     return Tiled(size, layers, block, masks, display.windows(image), notes)
@@ -108,6 +112,14 @@ def pyramid(values: Floats, how: Literal["mean", "max"]) -> Pyramid:
     return Pyramid(tuple(levels))
 
 
+def _any(mask: Bools, block: int) -> Bools:
+    """Return [H, W] as [⌈H / block⌉, ⌈W / block⌉], True where any pixel of a block is."""
+    rows, columns = -mask.shape[0] % block, -mask.shape[1] % block
+    padded = np.pad(mask, ((0, rows), (0, columns)))
+    height, width = padded.shape[0] // block, padded.shape[1] // block
+    return np.asarray(padded.reshape(height, block, width, block).any((1, 3)))
+
+
 def _halved(values: Values, how: Literal["mean", "max"]) -> Values:
     """Return [C, H, W] as [C, ⌈H / 2⌉, ⌈W / 2⌉]; a maximum is NaN only where all four are."""
     rows, columns = values.shape[1] % 2, values.shape[2] % 2
@@ -118,11 +130,11 @@ def _halved(values: Values, how: Literal["mean", "max"]) -> Values:
         higher = np.fmax(top, bottom)
         return np.fmax(higher[..., ::2], higher[..., 1::2])
 
-    total = np.add(top, bottom, dtype=np.float32)
-    mean = (total[..., ::2] + total[..., 1::2]) / 4
-    if values.dtype != np.float32:
-        mean = np.rint(mean)
-    return mean.astype(values.dtype)
+    if values.dtype == np.float32:
+        total = np.add(top, bottom)
+        return np.asarray((total[..., ::2] + total[..., 1::2]) / 4, np.float32)
+    total = np.add(top, bottom, dtype=np.int16 if values.dtype == np.uint8 else np.int32)
+    return ((total[..., ::2] + total[..., 1::2] + 2) >> 2).astype(values.dtype)
 
 
 def _compact(values: Floats) -> Values:

@@ -163,7 +163,7 @@ class Viewer {
     if (ready) this.show({ ...ready, card: open }, number);
     else {
       panels.hide();
-      this.say("Reading the image …");
+      this.say("Reading the image …", make("progress", { "aria-label": "Reading the image" }));
       panels.prepare(open).then(
         (prepared) => { if (number === this.showing) this.show(prepared, number); },
         (error: Error) => { if (number === this.showing) this.say(`No image: ${error.message}`); },
@@ -501,8 +501,8 @@ class Viewer {
     return `${verdicts.join(" · ")} · ${HELP}`;
   }
 
-  private say(text: string): void {
-    this.problem.textContent = text;
+  private say(text: string, ...more: Node[]): void {
+    this.problem.replaceChildren(text, ...more);
   }
 
   private beep(): void {

@@ -1,0 +1,313 @@
+"""Images that arrive one by one: each is in a record once, however the command ends."""
+
+import json
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import numpy as np
+import pytest
+
+import anodetect
+from anodetect.commands import alarms as alarm_module
+from anodetect.commands import watch as command
+from anodetect.commands.alarms import Alarms
+from anodetect.commands.watch import Closing, watch
+from anodetect.errors import ConfigError, RunError
+from anodetect.record import directories
+from anodetect.stats.drift import Follower, martingale
+from anodetect.types import Silent
+
+FAR = 0.2  # the finest rate of so few calibration images is 1 / 13
+
+
+@pytest.fixture(autouse=True)
+def quick_looks(monkeypatch):
+    monkeypatch.setattr(command, "LOOK", 0.05)
+    monkeypatch.setattr(command, "PAUSE", 0.02)
+    monkeypatch.setattr(alarm_module, "FIRST_DELAY", 0.01)
+
+
+@pytest.fixture(scope="module")
+def files(synthetic_folder):
+    """Six images without a defect and six with one."""
+    good = sorted((synthetic_folder / "test" / "good").glob("*.png"))[:6]
+    return good + sorted((synthetic_folder / "test" / "defect").glob("*.png"))[:6]
+
+
+class Said(Silent):
+    """Keeps what is said."""
+
+    def __init__(self):
+        self.lines = []
+        self.say = self.warn = self.lines.append
+
+
+def watched(run, folder, out, count, **options):
+    """Watch until so many verdicts have come; return the result and the verdicts."""
+    verdicts = []
+
+    def heard(verdict):
+        verdicts.append(verdict)
+        if len(verdicts) == count:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    if count == 0:
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    options = {"far": FAR, "on_verdict": heard} | options
+    return watch(run, folder, out, **options), verdicts
+
+
+def records(out):
+    return sorted((out / "records").iterdir())
+
+
+def rows_of(out):
+    found = []
+    for folder in records(out):
+        found += directories.read(folder).rows
+    return found
+
+
+def test_images_that_appear_are_scored_as_a_folder_is(pca_run, files, tmp_path):
+    folder, out, said = tmp_path / "in", tmp_path / "out", Said()
+    folder.mkdir()
+    (folder / "notes.txt").write_text("no image")
+    shutil.copy(files[0], folder)
+
+    def deliver():
+        for file in files[1:]:
+            part = folder / f".{file.parent.name}-{file.name}"
+            shutil.copy(file, part)
+            part.rename(folder / part.name[1:])
+
+    threading.Timer(0.3, deliver).start()
+    result, verdicts = watched(pca_run, folder, out, len(files), heatmaps=["tiff"], reporter=said)
+    assert (result.scored, result.failed, result.passed_over) == (len(files), 0, 1)
+    (record,) = records(out)
+    assert result.records == (record.name,)
+    assert anodetect.verify(record, rescore=2).intact
+
+    anodetect.score(pca_run, [str(folder)], tmp_path / "s", far=FAR, heatmaps=["tiff"], workers=1)
+    expected = {row.path: row for row in directories.read(tmp_path / "s").rows}
+    for row in rows_of(out):
+        other = expected.pop(row.path)
+        assert row.score == pytest.approx(other.score, rel=1e-5)
+        assert (row.p_value, row.flagged, row.sha256) == (
+            other.p_value,
+            other.flagged,
+            other.sha256,
+        )
+    assert list(expected) == ["notes.txt"] or not expected
+    assert {v.flagged for v in verdicts} == {True, False}
+    assert result.flagged == sum(v.flagged for v in verdicts)
+    assert f"{record.name} closed" in said.lines[-1]
+
+
+def test_a_file_that_is_still_written_is_waited_for(pca_run, files, tmp_path):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    content = files[0].read_bytes()
+
+    def write_slowly():
+        with (folder / "slow.png").open("wb") as stream:
+            for place in range(0, len(content), -(-len(content) // 8)):
+                stream.write(content[place : place + -(-len(content) // 8)])
+                stream.flush()
+                time.sleep(0.03)
+
+    threading.Timer(0.1, write_slowly).start()
+    result, (verdict,) = watched(pca_run, folder, out, 1)
+    assert (result.scored, result.failed) == (1, 0)
+    assert verdict.entry.row.path == "slow.png"
+
+
+@pytest.mark.parametrize("place", ["verdict", "note", "append"])
+def test_what_a_killed_process_did_is_neither_lost_nor_done_twice(
+    pca_run, files, tmp_path, monkeypatch, place
+):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    for file in files[:4]:
+        shutil.copy(file, folder)
+    calls = []
+
+    class Killed(BaseException):
+        pass
+
+    def killing(honest):
+        def called(*args):
+            calls.append(place)
+            if len(calls) == 3:
+                raise Killed
+            return honest(*args)
+
+        return called
+
+    with monkeypatch.context() as patch:
+        if place == "note":
+            patch.setattr(command.Watching, "_note", killing(command.Watching._note))
+        if place == "append":
+            patch.setattr(command.OpenRecord, "add", killing(command.OpenRecord.add))
+        heard = killing(lambda verdict: None) if place == "verdict" else lambda verdict: None
+        with pytest.raises(Killed):
+            watch(pca_run, folder, out, far=FAR, on_verdict=heard)
+    (left,) = records(out)
+    assert (left / "journal.jsonl").exists()
+
+    missing = {"verdict": 1, "note": 1, "append": 2}[place]
+    result, _ = watched(pca_run, folder, out, missing)
+    assert result.scored == missing
+    assert sorted(row.path for row in rows_of(out)) == [file.name for file in files[:4]]
+    again, _ = watched(pca_run, folder, out, 0)
+    assert (again.scored, again.records) == (0, ())
+    assert len(records(out)) == 1
+
+
+def test_a_name_that_comes_again_is_another_row(pca_run, files, tmp_path):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+
+    def deliver():
+        for file in files[:3]:
+            shutil.copy(file, folder / ".part")
+            (folder / ".part").rename(folder / "latest.png")
+            time.sleep(0.4)
+
+    threading.Timer(0.2, deliver).start()
+    watched(pca_run, folder, out, 3)
+    rows = rows_of(out)
+    assert [row.path for row in rows] == ["latest.png", "latest.png~2", "latest.png~3"]
+    assert len({row.sha256 for row in rows}) == 3
+
+
+def test_records_are_closed_by_count_and_damaged_files_have_rows(pca_run, files, tmp_path):
+    folder, out, said = tmp_path / "in", tmp_path / "out", Said()
+    folder.mkdir()
+    for file in files[:4]:
+        shutil.copy(file, folder)
+    (folder / "zz.png").write_bytes(files[0].read_bytes()[:200])
+    result, _ = watched(pca_run, folder, out, 5, closing=Closing(count=2), reporter=said)
+    assert (result.scored, result.failed) == (4, 1)
+    assert [len(directories.read(each).rows) for each in records(out)] == [2, 2, 1]
+    (failed,) = [row for row in rows_of(out) if row.error]
+    assert failed.path == "zz.png"
+    assert any(line.startswith("zz.png: ") for line in said.lines)
+    taken = (out / "taken.jsonl").read_text().splitlines()
+    assert len(taken) == 5
+    (folder / "zz.png").unlink()
+    shutil.copy(files[5], folder)
+    watched(pca_run, folder, out, 1)
+    assert "zz.png" not in (out / "taken.jsonl").read_text()
+
+
+class Hook(BaseHTTPRequestHandler):
+    def do_POST(self):
+        content = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.heard.append(json.loads(content))
+        self.send_response(self.server.answers.pop(0) if self.server.answers else 200)
+        self.end_headers()
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def hook():
+    server = HTTPServer(("127.0.0.1", 0), Hook)
+    server.heard, server.answers = [], []
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_flag_is_heard_by_a_command_and_an_address(pca_run, files, tmp_path, hook):
+    folder, out, log = tmp_path / "in", tmp_path / "out", tmp_path / "a file; with spaces"
+    folder.mkdir()
+    for file in files:
+        shutil.copy(file, folder / f"{file.parent.name}-{file.name}")
+    hook.answers = [503]
+    keep = "import sys; open(sys.argv[1], 'ab').write(sys.stdin.buffer.read() + b'\\n')"
+    result, verdicts = watched(
+        pca_run,
+        folder,
+        out,
+        len(files),
+        alarm=[sys.executable, "-c", keep, str(log)],
+        webhook=f"http://127.0.0.1:{hook.server_port}/line",
+    )
+    flagged = sorted(v.entry.row.path for v in verdicts if v.flagged)
+    assert 0 < len(flagged) < len(files)
+    said = [json.loads(line) for line in log.read_text().splitlines()]
+    assert sorted({each["path"] for each in said}) == flagged
+    assert sorted({each["path"] for each in hook.heard}) == flagged
+    assert len(hook.heard) == len(flagged) + 1  # one was tried again
+    assert {each["record"] for each in said} == {records(out)[0].name}
+    assert all(each["p_value"] <= FAR and each["regions"] is not None for each in said)
+    assert result.unheard == 0
+
+
+def test_an_alarm_that_nobody_hears_is_said_and_does_not_stop_the_line(tmp_path):
+    said = Said()
+    with Alarms(tmp_path / "alarms.jsonl", [sys.executable, "-c", "exit(3)"], "", said) as alarms:
+        for name in ("a", "b", "a"):
+            alarms.send({"record": "r", "path": name})
+        alarms.wait()
+        assert alarms.failed == 2
+    assert said.lines[0] == "a: the alarm was not heard: the command ended with 3"
+    with Alarms(tmp_path / "alarms.jsonl", ["/no/such/command"], "", said) as alarms:
+        alarms.send({"record": "r", "path": "a"})  # it was tried before
+        alarms.send({"record": "r", "path": "c"})
+    assert [line for line in said.lines if "cannot be run" in line] == [
+        "c: the alarm was not heard: the command cannot be run (No such file or directory)"
+    ]
+
+
+def test_alarms_of_a_killed_process_are_sent_by_the_next(pca_run, files, tmp_path, hook):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    shutil.copy(files[-1], folder / "defect.png")
+    webhook = f"http://127.0.0.1:{hook.server_port}/"
+
+    def heard(verdict):
+        (out / "alarms.jsonl").unlink(missing_ok=True)
+        raise SystemError
+
+    with pytest.raises(SystemError):
+        watch(pca_run, folder, out, far=FAR, on_verdict=heard)
+    assert not hook.heard
+    watched(pca_run, folder, out, 0, webhook=webhook)
+    assert [each["path"] for each in hook.heard] == ["defect.png"]
+
+
+def test_what_cannot_be_meant_is_refused(pca_run, tmp_path):
+    (tmp_path / "in").mkdir()
+    with pytest.raises(ConfigError, match="watched folder"):
+        watch(pca_run, tmp_path / "in", tmp_path / "in" / "out")
+    with pytest.raises(ConfigError, match="no/folder is not a folder"):
+        watch(pca_run, tmp_path / "no/folder", tmp_path / "out")
+    with pytest.raises(ConfigError, match="--hours"):
+        watch(pca_run, tmp_path / "in", tmp_path / "out", closing=Closing(hours=0))
+    with pytest.raises(ConfigError, match="--webhook"):
+        watch(pca_run, tmp_path / "in", tmp_path / "out", webhook="file:///etc/passwd")
+    lock = command._locked(tmp_path / "out")
+    with pytest.raises(RunError, match="another process works here"):
+        watch(pca_run, tmp_path / "in", tmp_path / "out")
+    lock.release()
+
+
+def test_scores_that_change_are_told_where_the_record_later_says_it():
+    rng = np.random.default_rng(3)
+    scores = [*rng.normal(0, 1, 300), *rng.normal(2, 1, 200)]
+    when = [f"2026-01-01T{n // 3600:02}:{n // 60 % 60:02}:{n % 60:02}" for n in range(len(scores))]
+    follower = Follower(np.random.default_rng(0))
+    fired = [n for n, score in enumerate(scores) if follower.add(score)]
+    assert len(fired) == 1 and 300 < fired[0] < 400
+    whole = martingale(scores, [str(n) for n in range(len(scores))], when)
+    assert whole.fires
+    assert abs(when.index(whole.alarm) - fired[0]) < 20  # ties are broken by other draws
