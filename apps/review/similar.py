@@ -19,10 +19,8 @@ COUNT = 8  # cases that are shown
 def draw(session: ReviewSession, row: ScoreRow, blind: bool) -> None:
     """Draw the cases that are most like a row, as far as they are not hidden; nothing for a hidden
     row, or where `anodetect alike` has not been run."""
-    if (
-        session.is_hidden(row.path, blind)
-        or not session.directory.path.joinpath(alike.FILE).exists()
-    ):
+    file = session.directory.path / alike.FILE
+    if session.is_hidden(row.path, blind) or not file.exists():
         return
     with st.expander("More like this", key="similar"):
         try:
