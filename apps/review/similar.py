@@ -5,13 +5,14 @@ from pathlib import Path
 import streamlit as st
 
 from anodetect.errors import RunError
+from anodetect.files import shortened
 from anodetect.record import alike
 from anodetect.record.alike import Alike
 from anodetect.record.rows import ScoreRow
 
 from .case_list import SIGNS, go_to
 from .session import ReviewSession, thumbnails_of
-from .widgets import number_text, shortened
+from .widgets import number_text
 
 COUNT = 8  # cases that are shown
 
