@@ -685,6 +685,25 @@ def reviews_export(
     emit(result.as_json(), as_json, result.text())
 
 
+@app.command()
+def alike(
+    directory: options.ScoreDirectory,
+    run: options.MovedRun = None,
+    data: options.MovedData = None,
+    device: options.Device = "auto",
+    as_json: options.Json = False,
+) -> None:
+    """Compute which scored images are like one another by the run's features, for "More like this"
+    in the review app: alike.parquet beside the record."""
+    from anodetect.commands import alike as command
+
+    with terminal.reporting() as reporter:
+        result = command.alike_of(
+            directory, run_path=run, data=data, device=device, reporter=reporter
+        )
+    emit(result.as_json(), as_json, result.text())
+
+
 @reviews_app.command("plan")
 def reviews_plan(
     directory: options.ScoreDirectory,

@@ -21,7 +21,7 @@ from anodetect.errors import ConfigError, RunError
 from anodetect.files import path_or_none, sha256_of, write_atomic
 from anodetect.output import report
 from anodetect.output.regions import FILE as REGIONS_FILE
-from anodetect.record import directories, reviews, signatures, verification
+from anodetect.record import alike, directories, reviews, signatures, verification
 from anodetect.record.audit import Audit, Erasure, ShownCases
 from anodetect.record.chain import GAP
 from anodetect.record.directories import ScoreDirectory, Tables
@@ -182,7 +182,7 @@ def _copy(path: Path, new: Path, without: Collection[str]) -> None:
     What is written anew is left out, as are SQLite's files and what the head before has signed."""
     database = {reviews.FILE, f"{reviews.FILE}-wal", f"{reviews.FILE}-shm"}
     anew = {REPORT, NOTE, directories.AUDIT_FILE, signatures.SIGNATURE}
-    anew |= {directories.PUSHED_LOCK, LOCK}
+    anew |= {directories.PUSHED_LOCK, LOCK, alike.FILE}  # the last names images, too
     for parent, _, names in os.walk(path):
         for each in names:
             source = Path(parent, each)

@@ -7,7 +7,7 @@ volume is one array that the detector sees in patches.
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -163,6 +163,17 @@ class Model:
     def _representations(self) -> list[Representation]:
         """Return the representation, and those of an ensemble's members."""
         return [self.representation, *[expert.representation for expert in self._experts]]
+
+    @property
+    def encode_features(self) -> Callable[[Iterable[Encoded]], Iterator[Encoded]] | None:
+        """What yields the features of scaled images [C, H, W] with foregrounds [H, W]: those of the
+        representation, or of the first member of an ensemble that has some; None for pixels."""
+        if self.representation.source() is not None:
+            return partial(encode_each, self.representation)
+        for expert in self._experts:
+            if expert.representation.source() is not None:
+                return expert.encode_each
+        return None
 
     @property
     def may_lack(self) -> bool:

@@ -67,6 +67,7 @@ OUTSIDE = (
     "report.json",
     "signature.json",
     "study.json",
+    "alike.parquet",
     JOURNAL,
     LOCK,
     PUSHED,

@@ -27,6 +27,7 @@ from anodetect.stats.spellings import spelled_alike
 
 FILE = "study.json"
 LARGEST = 2**26  # bytes of a plan
+MOST_ROWS = 100_000  # of a record, all of which the app then holds in memory
 Role = Literal["reader", "adjudicator", "viewer"]
 Name = Annotated[str, Field(min_length=1, max_length=100)]
 Key = Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
@@ -142,6 +143,8 @@ def make(
             raise ConfigError(f"a sample of {sample}: there are {len(scored)} scored images")
         scored.sort(key=lambda row: (_draw(seed, "sample", _key(head, row)), row.path))
         scored = scored[:sample]
+    if len(rows) > MOST_ROWS:
+        raise ConfigError(f"a study is on a record of at most {MOST_ROWS} rows, not {len(rows)}")
     if not scored:
         raise ConfigError("a study needs scored images; there are none")
 

@@ -21,6 +21,7 @@ from . import (
     regions,
     screen,
     shortcuts,
+    similar,
     viewing,
     worklist,
 )
@@ -70,6 +71,7 @@ def draw(session: ReviewSession) -> None:
     else:
         draw_case(session, row, paths, blind)
         _draw_verdicts(session, row, hidden)
+        similar.draw(session, row, blind)
 
     address.keep(session, row.path, hidden=hidden)
     with st.sidebar:

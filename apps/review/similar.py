@@ -1,0 +1,68 @@
+"""Cases like the open one, by what the run's network sees where it finds something."""
+
+from pathlib import Path
+
+import streamlit as st
+
+from anodetect.errors import RunError
+from anodetect.files import shortened
+from anodetect.record import alike
+from anodetect.record.alike import Alike
+from anodetect.record.rows import ScoreRow
+
+from .case_list import SIGNS, go_to
+from .session import ReviewSession, thumbnails_of
+from .widgets import number_text
+
+COUNT = 8  # cases that are shown
+
+
+def draw(session: ReviewSession, row: ScoreRow, blind: bool) -> None:
+    """Draw the cases that are most like a row, as far as they are not hidden; nothing for a hidden
+    row, or where `anodetect alike` has not been run."""
+    file = session.directory.path / alike.FILE
+    if session.is_hidden(row.path, blind) or not file.exists():
+        return
+    with st.expander("More like this", key="similar"):
+        try:
+            known = _read(session)
+        except RunError as error:
+            st.text(str(error))
+            return
+        found = [] if known is None else known.nearest(row.path, 4 * COUNT)
+        shown = [each for each in found if not session.is_hidden(each[0], blind)][:COUNT]
+        if not shown:
+            st.text("Nothing is known of this case; run again: anodetect alike DIR")
+            return
+        _draw(session, shown)
+
+
+def _draw(session: ReviewSession, shown: list[tuple[str, float]]) -> None:
+    rows = [session.scores.by_path[path] for path, _ in shown]
+    pictures = thumbnails_of(session.scores, rows, [False] * len(rows)).pictures
+    for column, each, picture, (path, cosine) in zip(
+        st.columns(len(shown)), rows, pictures, shown, strict=True
+    ):
+        with column:
+            if picture:
+                st.image(picture, width="stretch")
+            own = session.own_verdict(path)
+            sign = "" if own is None else f"{SIGNS[own.verdict]} "
+            st.text(f"{sign}{cosine:.2f} · p {number_text(each.p_value)}")
+            st.button(
+                shortened(path.rpartition("/")[2], 24),
+                key=f"similar-{shown.index((path, cosine))}",
+                on_click=go_to,
+                args=(path,),
+            )
+
+
+def _read(session: ReviewSession) -> Alike | None:
+    file = session.directory.path / alike.FILE
+    return _vectors(session.directory.path, session.directory.audit.head, file.stat().st_mtime_ns)
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _vectors(folder: Path, head: str, changed: int) -> Alike | None:
+    """Return the vectors; `changed` is part of the key, so that new ones are read."""
+    return alike.read(folder, head)
