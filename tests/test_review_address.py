@@ -1,7 +1,9 @@
 """The way to a case: the page's address, conditions as chips, and the next case to judge."""
 
+import shutil
 import sys
 
+import numpy as np
 import pytest
 
 pytest.importorskip("streamlit", reason="the extra `app` is not installed")
@@ -10,7 +12,7 @@ import score_folders
 from streamlit.testing.v1 import AppTest
 
 from anodetect.commands import review
-from anodetect.record import directories
+from anodetect.record import alike, directories
 from apps.review import screen, worklist
 
 
@@ -117,3 +119,29 @@ def test_equal_q_values_are_sorted_by_score(scores):
     keep = worklist.Filter()
     listed = worklist.worklist(rows[::-1], {}, order="q-value", keep=keep, reviewer="")
     assert [row.score for row in listed] == sorted((row.score for row in rows), reverse=True)
+
+
+def test_novelty_is_the_distance_from_all_that_was_judged(scores, visit, tmp_path, monkeypatch):
+    rng, rows = np.random.default_rng(0), directories.read(scores).rows
+    made = rng.normal(size=(len(rows), 5)).astype(np.float32)
+    vectors = made / np.linalg.norm(made, axis=1, keepdims=True)
+    paths = tuple(row.path for row in rows)
+    known = alike.Alike(paths, vectors)
+    assert known.novelty(["gone"]) is None
+    monkeypatch.setattr(alike, "AT_ONCE", 2)
+    found = known.novelty([*paths[:3], "gone"])
+    for place in range(len(rows)):  # by brute force
+        assert found[place] == pytest.approx(1 - max(vectors[place] @ vectors[:3].T), abs=1e-6)
+
+    copy = shutil.copytree(scores, tmp_path / "scores")
+    (copy / "reviews.sqlite").unlink(missing_ok=True)
+    alike.write(copy, directories.read(copy).audit.head, known)
+    monkeypatch.setattr(sys, "argv", ["app.py", str(copy)])
+    app = visit(reviewer="Ada", order="novelty")
+    assert app.session_state["open"] == paths[0]  # by p-value
+    app.button(key="verdict_normal").click().run()
+    app.button(key="unjudged").click().run()
+    listed = [row.path for row in app.session_state["listed"]]
+    distance = 1 - vectors @ vectors[0]
+    assert listed == [paths[place] for place in np.argsort(-distance, kind="stable")]
+    assert listed[-1] == paths[0] and not app.exception

@@ -4,7 +4,7 @@ alike.parquet   beside the record and no part of it: columns path, vector; writt
                 `anodetect alike`, and taken away when a patient is forgotten
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from anodetect.types import Floats
 
 FILE = "alike.parquet"
 HEAD = b"head"
+AT_ONCE = 256  # judged images that the others are compared with at a time
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,19 @@ class Alike:
         cosines[own] = -np.inf
         order = np.argsort(-cosines, kind="stable")[: min(count, len(self.paths) - 1)]
         return [(self.paths[place], float(cosines[place])) for place in order]
+
+    def novelty(self, judged: Collection[str]) -> Floats | None:
+        """Return how unlike each image [N] is the likest of those that were judged: 1 less the
+        highest cosine, 0 to 2; None where none of those has a vector."""
+        known = set(judged)
+        places = [place for place, path in enumerate(self.paths) if path in known]
+        if not places:
+            return None
+        highest = np.full(len(self.paths), -1.0, np.float32)
+        for start in range(0, len(places), AT_ONCE):  # of bounded memory
+            cosines = self.vectors @ self.vectors[places[start : start + AT_ONCE]].T
+            highest = np.maximum(highest, cosines.max(1))
+        return 1 - highest
 
 
 def write(folder: Path, head: str, alike: Alike) -> Path:

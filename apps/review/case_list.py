@@ -13,14 +13,18 @@ from anodetect.record.reviews import JUDGEMENTS, Review
 from anodetect.record.rows import ScoreRow
 from anodetect.stats.agreement import Agreement, agreements
 
-from . import chips, worklist
+from . import chips, likeness, worklist
 from .large import paths_of
-from .scores import Scores
+from .scores import NOTHING_NEW, Scores
 from .session import ReviewSession, thumbnails_of
 from .widgets import short_cells
 from .worklist import Filter, Group, Order
 
 SIGNS = {"normal": "✓", "anomalous": "✗", "unsure": "?", "bad image": "⊘"}
+NOVELTY = (
+    "Novelty is how unlike a case is all that you have judged; it is offered where `anodetect "
+    "alike` was run, and is by p-value until you have judged something."
+)
 FLAGGED = {"all": None, "yes": True, "no": False}  # the choices of the filter
 AROUND = 12  # images listed on either side of the open one
 GROUPS_SHOWN = 6
@@ -49,21 +53,31 @@ def choose_rows(session: ReviewSession, blind: bool) -> tuple[Sequence[ScoreRow]
     popover = st.sidebar.popover(name, width="stretch", key="choices")
     order: Order = "name"
     if not blind:
-        order = popover.selectbox("Sort by", worklist.ORDERS, key="order", bind="query-params")
+        order = popover.selectbox(
+            "Sort by", _orders(session), key="order", help=NOVELTY, bind="query-params"
+        )
     keep = _choose_filter(popover, session.scores, blind)
     chips.draw()
 
     # From case to case the list stays the same, and finding it takes time: it is found again only
     # when something has changed that it depends on.
-    by_verdicts = order == "disagreement" or keep.reviewed != "all" or keep.verdicts
+    by_verdicts = order in ("disagreement", "novelty") or keep.reviewed != "all" or keep.verdicts
     count = len(session.reviews) if by_verdicts else 0
     key = (session.store.head, count, order, keep, session.reviewer, blind)
     state = st.session_state
     if state.get("listed_for") != key:
         state.listed_for = key
-        rows = session.scores.listed(session.judgements, order, keep, session.reviewer, blind=blind)
+        new = likeness.novelty(session) if order == "novelty" else NOTHING_NEW
+        given, reviewer = session.judgements, session.reviewer
+        rows = session.scores.listed(given, order, keep, reviewer, blind=blind, novelty=new)
         state.listed, state.listed_paths = rows, paths_of(rows)
     return state.listed, state.listed_paths
+
+
+def _orders(session: ReviewSession) -> list[Order]:
+    """Return the orders to choose from: novelty only where it is known how alike cases are."""
+    known = likeness.is_known(session) and not session.scores.is_large
+    return [order for order in worklist.ORDERS if known or order != "novelty"]
 
 
 def _choose_filter(popover: Any, scores: Scores, blind: bool) -> Filter:

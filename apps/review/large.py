@@ -25,7 +25,7 @@ from anodetect.stats.agreement import Judgements, Summary, precision_of, summary
 
 from . import known, large_list
 from .catalogue import ByPath, Catalogue, Listed, Numbers, Paths, Places, Ranking, complete
-from .scores import MOST_CHOICES, KnownPaths, Scores
+from .scores import MOST_CHOICES, NOTHING_NEW, KnownPaths, Scores
 from .worklist import Filter, Order
 
 ORDERS_KEPT = 3  # each takes 4 bytes a row
@@ -128,7 +128,14 @@ class LargeScores(Scores):
         return self.catalogue.count
 
     def listed(
-        self, judgements: Judgements, order: Order, keep: Filter, reviewer: str, *, blind: bool
+        self,
+        judgements: Judgements,
+        order: Order,
+        keep: Filter,
+        reviewer: str,
+        *,
+        blind: bool,
+        novelty: Mapping[str, float] = NOTHING_NEW,
     ) -> Sequence[ScoreRow]:
         if blind:
             keep = Filter(keep.status, keep.groups, reviewed=keep.reviewed, paths=keep.paths)

@@ -4,6 +4,7 @@ LARGE rows, and page by page beyond (`large.py`)."""
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 
 from anodetect.record.directories import ScoreDirectory
 from anodetect.record.rows import GroupRow, ScoreRow, SliceRow
@@ -13,6 +14,7 @@ from . import worklist
 from .known import Note
 from .worklist import Filter, Order
 
+NOTHING_NEW: Mapping[str, float] = MappingProxyType({})
 LARGE = 100_000  # rows; of more the table is never read whole
 MOST_CHOICES = 2000  # values that one chooses from; a search finds those of more
 
@@ -45,18 +47,28 @@ class Scores:
         return len(self.by_path)
 
     def listed(
-        self, judgements: Judgements, order: Order, keep: Filter, reviewer: str, *, blind: bool
+        self,
+        judgements: Judgements,
+        order: Order,
+        keep: Filter,
+        reviewer: str,
+        *,
+        blind: bool,
+        novelty: Mapping[str, float] = NOTHING_NEW,
     ) -> Sequence[ScoreRow]:
-        """Return the rows to go through, in order; see worklist.py."""
+        """Return the rows to go through, in order; see worklist.py. In the order of `novelty`, by
+        path, those without one come last, and equal ones by their p-values."""
         if blind or order == "disagreement":
             rows: Sequence[ScoreRow] = self.directory.rows
             return worklist.worklist(
                 rows, judgements, order=order, keep=keep, reviewer=reviewer, blind=blind
             )
         rows = self._sorted(order)
-        if keep == Filter():
-            return rows
-        return worklist.filtered(rows, judgements, keep, reviewer)
+        if keep != Filter():
+            rows = worklist.filtered(rows, judgements, keep, reviewer)
+        if order == "novelty":
+            rows = sorted(rows, key=lambda row: -novelty.get(row.path, -1.0))
+        return rows
 
     def summary(self, judgements: Judgements, first: Judgements) -> Summary:
         """Return the counts of the review; `first` are the first, blind judgements."""

@@ -1,15 +1,12 @@
 """Cases like the open one, by what the run's network sees where it finds something."""
 
-from pathlib import Path
-
 import streamlit as st
 
 from anodetect.errors import RunError
 from anodetect.files import shortened
-from anodetect.record import alike
-from anodetect.record.alike import Alike
 from anodetect.record.rows import ScoreRow
 
+from . import likeness
 from .case_list import SIGNS, go_to
 from .session import ReviewSession, thumbnails_of
 from .widgets import number_text
@@ -20,12 +17,11 @@ COUNT = 8  # cases that are shown
 def draw(session: ReviewSession, row: ScoreRow, blind: bool) -> None:
     """Draw the cases that are most like a row, as far as they are not hidden; nothing for a hidden
     row, or where `anodetect alike` has not been run."""
-    file = session.directory.path / alike.FILE
-    if session.is_hidden(row.path, blind) or not file.exists():
+    if session.is_hidden(row.path, blind) or not likeness.is_known(session):
         return
     with st.expander("More like this", key="similar"):
         try:
-            known = _read(session)
+            known = likeness.vectors(session)
         except RunError as error:
             st.text(str(error))
             return
@@ -55,14 +51,3 @@ def _draw(session: ReviewSession, shown: list[tuple[str, float]]) -> None:
                 on_click=go_to,
                 args=(path,),
             )
-
-
-def _read(session: ReviewSession) -> Alike | None:
-    file = session.directory.path / alike.FILE
-    return _vectors(session.directory.path, session.directory.audit.head, file.stat().st_mtime_ns)
-
-
-@st.cache_resource(max_entries=4, show_spinner=False)
-def _vectors(folder: Path, head: str, changed: int) -> Alike | None:
-    """Return the vectors; `changed` is part of the key, so that new ones are read."""
-    return alike.read(folder, head)

@@ -14,7 +14,9 @@ from anodetect.record.reviews import WITHDRAWN, Review
 from anodetect.record.rows import GroupRow, ScoreRow
 from anodetect.stats.agreement import Judgements, disagreement
 
-Order = Literal["p-value", "score", "q-value", "disagreement", "nearness to threshold", "name"]
+Order = Literal[
+    "p-value", "score", "q-value", "disagreement", "nearness to threshold", "novelty", "name"
+]
 ORDERS: tuple[Order, ...] = get_args(Order)
 Progress = Literal["all", "not by me", "by me", "by others only", "by nobody"]
 PROGRESS: tuple[Progress, ...] = get_args(Progress)
