@@ -2,10 +2,10 @@
 
 import type { LayerText, Range } from "./types";
 
-export type Values = Uint8Array | Uint16Array | Float32Array;
+export type Values = Uint8Array | Uint16Array | Int16Array | Float32Array;
 export type Painter = (values: Values, layer: LayerText, out: Uint8ClampedArray) => void;
 
-const KINDS = { "|u1": Uint8Array, "<u2": Uint16Array, "<f4": Float32Array };
+const KINDS = { "|u1": Uint8Array, "<u2": Uint16Array, "<i2": Int16Array, "<f4": Float32Array };
 
 export function decoded(bytes: ArrayBuffer, kind: LayerText["kind"]): Values {
   return new KINDS[kind](bytes);
@@ -48,9 +48,10 @@ export function coloured(scale: Range, palette: Uint8Array, over: boolean): Pain
 /** Whole numbers have few values: their places are computed once. */
 function lookup(values: Values, window: Range): (value: number) => number {
   if (values instanceof Float32Array) return (value) => place(value, window);
+  const lowest = values instanceof Int16Array ? -32768 : 0;
   const table = new Uint8Array(values instanceof Uint8Array ? 256 : 65536);
-  for (let value = 0; value < table.length; value++) table[value] = place(value, window);
-  return (value) => table[value]!;
+  for (let n = 0; n < table.length; n++) table[n] = place(n + lowest, window);
+  return (value) => table[value - lowest]!;
 }
 
 /** A window after a drag: to the right it gets wider, downward its middle gets higher, by the share

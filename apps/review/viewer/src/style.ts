@@ -27,6 +27,10 @@ export const style = `
 #viewer .problem progress { width: min(20rem, 100%); margin-left: 0.6rem; vertical-align: middle; }
 #viewer .refused:empty, #viewer .problem:empty { display: none; }
 #viewer .receipt[data-state=failed] { color: #d55e00; font-weight: 600; }
+#viewer .slices { display: flex; flex-direction: column; gap: 0.2rem; }
+#viewer .slices canvas { width: 100%; height: 64px; cursor: pointer; touch-action: none; }
+#viewer .slices canvas[hidden] { display: none; }
+#viewer .slices input[type=range] { width: 100%; margin: 0; }
 #viewer output { opacity: 0.75; min-height: 1.3em; }
 #viewer .panels { position: relative; display: grid; gap: 4px; grid-template-columns: 1fr;
   height: clamp(15rem, calc(100cqw / 3 + 2rem), 72vh); overflow: hidden; }
