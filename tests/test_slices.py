@@ -185,6 +185,18 @@ def test_a_verdict_says_which_slices_were_on_the_screen(review):
     assert set(corners) == expected
 
 
+def test_a_region_can_lie_in_any_plane(review):
+    judge(review, places=["axial 5"], region="coronal 31: 40,0,8,14; sagittal 47: 0,0 32,0 32,14")
+    (kept,) = review.store.read()
+    assert kept.region == "coronal 31: 40,0,8,14; sagittal 47: 0,0 32,0 32,14"
+    one, other = kept.region_mm.split("; ")
+    # Row 31 of the source is 32 mm to the front, column 47 is 37 mm to the left.
+    assert {corner.split(",")[1] for corner in one.split(" ")} == {"-32"}
+    assert {corner.split(",")[0] for corner in other.split(" ")} == {"37"}
+    for region in ("frames 3: 0,0,1,1", "0,0,1,1", "coronal 32: 0,0,1,1"):
+        assert judge(review, places=["axial 5"], region=region).problem
+
+
 def test_a_volume_of_which_no_slice_was_painted_is_not_judged(review):
     for changes in ({}, {"places": ["axial 5"], "painted": ""}, {"places": ["axial 99"]}):
         assert "not on the screen" in judge(review, **changes).text

@@ -139,7 +139,7 @@ def _planes(scored: Geometry) -> dict[str, Geometry]:
         return found
     for plane in PLANES:
         if plane != scored.plane:
-            found[plane] = geometry.along(scored.shape, scored.affine, plane, scored.places)
+            found[plane] = geometry.in_plane(scored, plane)
     return found
 
 

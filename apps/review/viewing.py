@@ -290,16 +290,16 @@ def _record(session: ReviewSession, paths: Sequence[str], blind: bool, verdict: 
         raise ConfigError(f"no verdict {verdict.verdict!r}")
     judgement: Judgement = verdict.verdict
     ticket = OFFICE.find(verdict.ticket)
-    row, source = ticket.row, _source(ticket)
-    found = regions.parse(verdict.region, source)
+    row = ticket.row
+    region, region_mm = _regions(ticket, verdict.region)
     record = store.add(
         row,
         reviewer,
         judgement,
         _shown(ticket, verdict),
         comment=verdict.comment,
-        region=marks.to_text(found),
-        region_mm=regions.millimetres(found, source),
+        region=region,
+        region_mm=region_mm,
         blind=ticket.hidden,
         id=verdict.id,
         seconds=verdict.seconds,
@@ -323,12 +323,15 @@ def _taken_back(session: ReviewSession, id: str) -> Review:
     return last
 
 
-def _source(ticket: Ticket) -> regions.Source:
-    """Return the grid that the regions of a ticket's case lie in."""
+def _regions(ticket: Ticket, text: str) -> tuple[str, str]:
+    """Return the regions of a case in their normal form, and those of a volume in millimetres;
+    raise DataError where one does not lie in it."""
     if not ticket.row.is_volume:
-        return regions.source_of(ticket.row)
-    volume = OFFICE.volume(ticket.text)
-    return regions.source_of(ticket.row, volume.geometries.get(volume.plane))
+        found = regions.parse(text, regions.source_of(ticket.row))
+        return marks.to_text(found), ""
+    geometries = OFFICE.volume(ticket.text).geometries
+    found = regions.parse_volume(text, geometries)
+    return marks.to_text(found), regions.volume_millimetres(found, geometries)
 
 
 def _shown(ticket: Ticket, verdict: Verdict) -> list[Shown]:

@@ -512,6 +512,7 @@ class Viewer {
     const titles = this.panels!.titles();
     setOptions(this.only, titles, titles[Number(this.place.dataset.only)] ?? titles[0] ?? "");
     this.onlyLabel.hidden = titles.length < 2;
+    this.thirds.parentElement!.hidden = this.panels!.planes.length > 1;
     this.opacity.value = String(Math.round(opacity * 100));
     for (const name of ["overlay", "contours", "truth"] as const)
       this.switches[name].checked = this.appearance[name];

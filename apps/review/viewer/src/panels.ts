@@ -241,7 +241,7 @@ export class Panels {
   isLoaded(): boolean {
     const images = this.shown?.images ?? [];
     if (this.homing) {
-      if (this.isSized()) {
+      if (this.isSized() && images.every(({ item }) => item !== null)) {
         this.home();
         this.homing = false;
       }
@@ -275,8 +275,10 @@ export class Panels {
     this.redraw();
   }
 
+  /** Show all of the image; those of other cases, which wait unseen, have other shapes. */
   home(): void {
-    for (const { viewer } of this.panels) if (viewer.viewport) viewer.viewport.goHome(true);
+    for (const { panel, item } of this.shown?.images ?? [])
+      if (item) this.panels[panel]!.viewer.viewport.fitBounds(item.getBounds(true), true);
   }
 
   window(prepared = this.shown): Range {

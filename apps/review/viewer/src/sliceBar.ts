@@ -37,7 +37,9 @@ export class SliceBar {
 
     const row = document.createElement("div");
     row.className = "row";
-    row.append(this.views, this.arrow("▲", "Slice before · ↑", -1),
+    const label = document.createElement("label");
+    label.append("View", this.views);
+    row.append(label, this.arrow("▲", "Slice before · ↑", -1),
       this.arrow("▼", "Slice after · ↓", 1), this.text);
     this.root.append(row, this.profile, this.slider, this.found);
     new ResizeObserver(() => this.draw()).observe(this.profile);
@@ -58,7 +60,7 @@ export class SliceBar {
       this.views.dataset.names = volume.views.join();
       this.views.replaceChildren(...volume.views.map((name) => new Option(name)));
     }
-    this.views.hidden = volume.views.length < 2;
+    this.views.parentElement!.hidden = volume.views.length < 2;
     this.views.value = volume.views.includes(view) ? view : volume.scored.name;
     this.slider.max = String(Math.max(sides(grid, plane)[0], 2));
     this.slider.value = String(number + 1);

@@ -112,9 +112,8 @@ export function layersOf(address: string, ticket: string, text: CaseText): Map<s
 interface Painted {
   url: string; // of the values
   context: CanvasRenderingContext2D;
+  picture: ImageData;
   values: Values;
-  width: number;
-  height: number;
 }
 
 /** The tiles of one layer as OpenSeadragon reads them, painted by `painter`. */
@@ -150,7 +149,8 @@ export class PaintedSource extends OpenSeadragon.TileSource {
     this.layer.fetch(url).then((values) => {
       const [width, height] = this.layer.size(level, x, y);
       const context = canvas(width, height);
-      const painted = { url, context, values, width, height };
+      const picture = context.createImageData(width, height);
+      const painted = { url, context, picture, values };
       this.painted.set(job.src, painted);
       this.paint(painted);
       job.finish(isSmall(this.layer) ? enlarged(context, this) : context, null, "context2d");
@@ -159,8 +159,7 @@ export class PaintedSource extends OpenSeadragon.TileSource {
 
   override downloadTileAbort(): void {} // tiles are small, and soon asked for again
 
-  protected paint({ context, values, width, height }: Painted): void {
-    const picture = context.createImageData(width, height);
+  protected paint({ context, picture, values }: Painted): void {
     this.painter(values, this.layer.text, picture.data);
     context.putImageData(picture, 0, 0);
   }
