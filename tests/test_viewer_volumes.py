@@ -90,17 +90,17 @@ def test_slices_planes_profile_and_region_up_to_the_record(page, scores):
     page.mouse.move(*middle(panels.nth(2), 0.5, 0.7))
     page.keyboard.press("ArrowDown")  # in the plane under the pointer
     on_screen(page, name, "sagittal", 25)
-    page.mouse.click(*middle(panels.nth(1), 0.5, 0.2))  # coronal: nearer to the head
-    expect(page.locator("#viewer .slices output")).to_contain_text("axial, slice 13 of 14")
+    page.mouse.click(*middle(panels.nth(1), 0.5, 0.2))  # coronal: the third row of 14
+    expect(page.locator("#viewer .slices output")).to_contain_text("axial, slice 12 of 14, 35 mm S")
     expect(page.locator("#viewer[data-painted=true]")).to_have_count(1)
 
     page.keyboard.press("2")
-    on_screen(page, "head-1.nii.gz", "axial", 5)
+    on_screen(page, "head-1.nii.gz", "coronal", 15)  # its middle, in the plane touched last
     expect(page.locator("#viewer .receipt")).to_contain_text("Saved: anomalous, record 1")
     (kept,) = reviews.read(scores / reviews.FILE)
     shown = dict(part.split(" ", 1) for part in kept.shown.split("; "))
     assert shown.keys() == {"axial", "coronal", "sagittal"}
-    assert shown["axial"] == "2,5-8,12"  # neither what was jumped over nor the next case
+    assert shown["axial"] == "2,5-8,11"  # neither what was jumped over nor the next case
     place, _, box = kept.region.partition(": ")
     x, y, width, height = map(int, box.split(","))
     # Rows of the source run the other way: the region lies before its middle.
