@@ -71,7 +71,7 @@ def test_slices_planes_profile_and_region_up_to_the_record(page, scores):
     x, y = middle(panels.first)
     page.mouse.move(x + 2, y + 2)
     value = score_volumes.voxels_of(0)[24, 15, 7]
-    output = page.locator("#viewer > output")
+    output = page.locator("#viewer output")
     expect(output).to_contain_text(f"x 24, y 16 · intensity {value} · anomaly 0.05385")
     expect(output).to_contain_text("voxel 24, 15, 7 · 14.0 mm L, 0.0 mm P, 15.0 mm S")
 
@@ -91,7 +91,7 @@ def test_slices_planes_profile_and_region_up_to_the_record(page, scores):
     page.keyboard.press("ArrowDown")  # in the plane under the pointer
     on_screen(page, name, "sagittal", 25)
     page.mouse.click(*middle(panels.nth(1), 0.5, 0.2))  # coronal: the third row of 14
-    expect(page.locator("#viewer .slices output")).to_contain_text("axial, slice 12 of 14, 35 mm S")
+    expect(page.locator("#viewer .slices .slice")).to_contain_text("axial, slice 12 of 14, 35 mm S")
     expect(page.locator("#viewer[data-painted=true]")).to_have_count(1)
 
     page.keyboard.press("2")

@@ -17,7 +17,7 @@ export class SliceBar {
   readonly root = document.createElement("div");
   private views = document.createElement("select");
   private slider = document.createElement("input");
-  private text = document.createElement("output");
+  private text = document.createElement("span");
   private found = document.createElement("div");
   private profile = document.createElement("canvas");
   private shown: { volume: Volume; plane: PlaneText } | null = null;
@@ -25,6 +25,7 @@ export class SliceBar {
   constructor(private readonly actions: Actions) {
     this.root.className = "slices";
     this.root.hidden = true;
+    this.text.className = "slice";
     this.slider.type = "range";
     this.slider.min = "1";
     this.slider.setAttribute("aria-label", "Slice");
