@@ -131,12 +131,12 @@ def test_slices_that_are_shifted_make_up_no_other_plane(directory):
     places = np.zeros((48, 3))
     places[:, 0], places[::2, 1] = np.arange(48), 3
     shifted = replace(case, geometry=replace(case.geometry, places=places))
-    found = slices.sliced(shifted, row, loading.slices_of(directory)[row.path], hidden=False)
+    found = slices.sliced(shifted, row, tickets.recorded_slices(directory, row.path), hidden=False)
     assert list(found.geometries) == ["axial"]
 
 
 def test_a_volume_without_slices_on_record_says_so(directory, monkeypatch):
-    monkeypatch.setattr(loading, "slices_of", lambda directory: {})
+    monkeypatch.setattr(tickets, "recorded_slices", lambda directory, path: ())
     found = tickets._case_of(tickets.OFFICE.find(ticket_of(directory, 1)))
     assert found.layers == {} and "score it again" in found.notes[0]
     assert routes.describe(ticket_of(directory)).volume is not None
