@@ -85,7 +85,7 @@ def test_slices_planes_profile_and_region_up_to_the_record(page, scores):
     profile = page.locator("#viewer .slices canvas")
     page.mouse.click(*middle(profile, 2.5 / 14))
     on_screen(page, name, "axial", 2)
-    page.get_by_label("View", exact=True).select_option("three planes")
+    page.get_by_label("Planes", exact=True).select_option("three planes")
     expect(page.locator("#viewer[data-painted=true]")).to_have_count(1)
     page.mouse.move(*middle(panels.nth(2), 0.5, 0.7))
     page.keyboard.press("ArrowDown")  # in the plane under the pointer

@@ -29,7 +29,7 @@ export class SliceBar {
     this.slider.type = "range";
     this.slider.min = "1";
     this.slider.setAttribute("aria-label", "Slice");
-    this.views.setAttribute("aria-label", "View");
+    this.views.setAttribute("aria-label", "Planes");
     this.profile.setAttribute("role", "img");
     this.profile.setAttribute("aria-label", "Score of each slice; a click goes there");
     this.views.addEventListener("change", () => actions.view(this.views.value));
@@ -39,7 +39,7 @@ export class SliceBar {
     const row = document.createElement("div");
     row.className = "row";
     const label = document.createElement("label");
-    label.append("View", this.views);
+    label.append("Planes", this.views);
     row.append(label, this.arrow("▲", "Slice before · ↑", -1),
       this.arrow("▼", "Slice after · ↓", 1), this.text);
     this.root.append(row, this.profile, this.slider, this.found);
