@@ -44,8 +44,11 @@ function make<K extends keyof HTMLElementTagNameMap>(
   return element;
 }
 
+/** Make a button. Its text is a name, or a name and the key that does the same: "Next · N". */
 function button(text: string, run: () => void, attributes: Record<string, string> = {}) {
-  const element = make("button", { type: "button", ...attributes }, text);
+  const [name, key] = text.split(" · ");
+  const element = make("button", { type: "button", ...attributes }, name!);
+  if (key) element.append(make("span", { class: "key" }, ` · ${key}`));
   element.addEventListener("click", run);
   return element;
 }
@@ -540,7 +543,8 @@ class Viewer {
   private drawRegion(): void {
     const region = this.regionOf(card(this.state));
     const count = region.split(";").filter((each) => each.trim()).length;
-    const what = count > 1 || region.length > LONGEST ? `${count} regions` : `region ${region}`;
+    let what = count > 1 ? `${count} regions` : `region ${region}`;
+    if (what.length > LONGEST) what = "1 region";
     this.region.textContent = region ? `${what}, kept with the verdict` : "";
     this.region.title = region;
   }

@@ -16,7 +16,7 @@ export const style = `
 #viewer button { cursor: pointer; min-height: 2.2rem; }
 #viewer button:disabled { opacity: 0.5; cursor: default; }
 #viewer button[aria-pressed=true] { outline: 2px solid currentColor; }
-#viewer .row > span > button + button { margin-left: 0.4rem; }
+#viewer .row > span > button + button:not([data-verdict], .tools *) { margin-left: 0.4rem; }
 #viewer input[type=text] { flex: 1; min-width: 12rem; }
 #viewer [data-verdict] { border-width: 2px; font-weight: 600; }
 #viewer [data-verdict=normal] { border-color: #0072b2; border-radius: 1.2rem; }
@@ -59,6 +59,7 @@ export const style = `
   #viewer button, #viewer select, #viewer label, #viewer input[type=text],
   #viewer input[type=range] { min-height: 2.75rem; }
   #viewer button { min-width: 2.75rem; }
+  #viewer .key { display: none; }
   #viewer input[type=checkbox] { width: 1.5rem; height: 1.5rem; }
 }
 `;
