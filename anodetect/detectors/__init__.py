@@ -42,6 +42,7 @@ class Entry:
     leaves_out: bool = False
     local: bool = False
     several_passes: str = ""
+    train_free: bool = False
 
 
 DETECTORS = {
@@ -170,6 +171,7 @@ DETECTORS = {
         representations=("pixels", "features"),
         first_only=True,
         baseline=True,
+        train_free=True,
         for_few=True,
         leaves_out=True,
     ),
@@ -180,6 +182,7 @@ DETECTORS = {
         cost="half a minute to train, 50 ms an image",
         representations=("features",),
         baseline=True,
+        train_free=True,
         for_few=True,
     ),
     "padim": Entry(
@@ -189,6 +192,7 @@ DETECTORS = {
         cost="seconds to train, hardly more an image than its features take",
         representations=("features",),
         baseline=True,
+        train_free=True,
     ),
     "intensity": Entry(
         target="anodetect.detectors.intensity:Intensity",
@@ -197,6 +201,7 @@ DETECTORS = {
         "Methods, MIDL 2021",
         cost="nothing to train, less than a millisecond an image",
         baseline=True,
+        train_free=True,
         leaves_out=True,
     ),
 }

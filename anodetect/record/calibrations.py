@@ -1,5 +1,7 @@
 """A calibration that was read from a file: whether its parts fit each other."""
 
+import numpy as np
+
 from anodetect.stats.calibration import Calibration
 
 
@@ -11,6 +13,10 @@ def check_calibration(calibration: Calibration) -> Calibration:
     parts = {"scores": calibration.scores, "peaks": calibration.peaks}
     if calibration.strengths is not None:
         parts["strengths"] = calibration.strengths
+    if calibration.folds is not None:
+        parts["folds"] = calibration.folds
+        if not np.issubdtype(calibration.folds.dtype, np.integer):
+            raise ValueError("the folds of the calibration are no whole numbers")
     for name, values in parts.items():
         if values.shape != (count,):
             raise ValueError(f"the calibration has {count} groups, but {values.shape} {name}")

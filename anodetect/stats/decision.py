@@ -180,4 +180,5 @@ def statement(calibration: Calibration, rule: Rule, images: int, groups: int) ->
     return (
         f"Among flagged images at most {rule.rate:.2%} are expected to be normal{alike}. "
         f"The smallest possible p-value is {finest:.4f}, so {reach}.{optimistic}"
+        f"{calibration.of_folds()}"
     )
