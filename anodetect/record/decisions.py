@@ -29,8 +29,9 @@ def decide(
     by_size: bool = True,
 ) -> tuple[pa.Table, pa.Table, float]:
     """Return a table of ScoreRow with the decisions filled in, a table of GroupRow, and the
-    threshold of images. `slices` is the table of SliceRow where there are volumes. Without calibration images nothing is
-    decided: the columns are null. Not `by_size`, groups are compared as release 0.2 did."""
+    threshold of images. `slices` is the table of SliceRow where there are volumes. Without
+    calibration images nothing is decided: the columns are null. Not `by_size`, groups are compared
+    as release 0.2 did."""
     scored = is_ok(rows)
     counts = Counter[str]() if slices is None else scored_slices(slices)
     names = rows["group"].filter(pa.array(scored))
@@ -184,7 +185,8 @@ def _several_volumes(
         yield (
             f"{len(bounded)} patients have several volumes, and too few calibration groups as many "
             "slices: their p-values are as many times that of their highest volume, an upper "
-            f"bound, of which the smallest is {min(1.0, finest):.3f}; calibrate on groups like these"
+            f"bound, of which the smallest is {min(1.0, finest):.3f}; calibrate on groups like "
+            "these"
         )
 
 
