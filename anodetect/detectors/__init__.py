@@ -24,6 +24,7 @@ class Entry:
     channels compares an image channel by channel, and an absent one adds nothing to its map. One
     that is `local` models small windows of pixels, in which no shape is seen. `several_passes` says
     why a detector cannot be one graph; "" for one that has `one_pass`.
+    One that is `train_free` learns in seconds, so that models of folds cost little.
     """
 
     target: str
