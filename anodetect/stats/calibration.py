@@ -159,12 +159,29 @@ class Calibration:
             f"above {rule.least:.4g}"
         )
         if level == "group":
-            return f"{what}: at most {far:.2%} of new normal groups are expected to have any."
+            return (
+                f"{what}: at most {far:.2%} of new normal groups, or of volumes where a group has "
+                "several, are expected to have any."
+            )
         return (
             f"{what}. Optimistic: {self.n_groups} calibration groups can only promise that at most "
             f"{1 / (self.n_groups + 1):.2%} of new groups have any, so {far:.2%} is that of images "
-            "as if independent."
+            f"as if independent; {self._marked_groups(far):.0%} of the calibration groups have "
+            "any, judging each by the others."
         )
+
+    def _marked_groups(self, far: float) -> float:
+        """Return the share of calibration groups with a region that counts where the others alone
+        calibrate, over images as if independent."""
+        assert self.strengths is not None
+        groups = np.array(self.groups)
+        marked = []
+        for name in np.unique(groups):
+            own = groups == name
+            rest = Calibration(self.scores[~own], self.peaks[~own], tuple(groups[~own].tolist()))
+            least = rest._threshold(self.strengths[~own], far)
+            marked.append(self.strengths[own].max() > least)
+        return float(np.mean(marked))
 
     def statement(self, far: float) -> str:
         """Return in one or two sentences what the promised rate is worth."""
