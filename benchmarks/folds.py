@@ -120,7 +120,7 @@ class Normals:
     images: Doubles
     groups: NDArray[np.int64]
 
-    def of(self, groups: Sequence[int]) -> "Normals":
+    def of(self, groups: NDArray[np.int64]) -> "Normals":
         """Return the images of some groups."""
         chosen = np.isin(self.groups, groups)
         return Normals(self.images[chosen], self.groups[chosen])
