@@ -109,12 +109,6 @@ def calibrate_folds(
     return Calibrated(calibration, left_out)
 
 
-def remove_kept(workdir: Path) -> None:
-    """Remove what an interrupted training would have gone on from."""
-    for file in workdir.glob(KEPT):
-        file.unlink()
-
-
 def _calibrate_fold(
     number: int,
     roles: split.Roles,

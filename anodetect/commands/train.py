@@ -17,13 +17,7 @@ from anodetect.commands.anomalies import check_can_learn, groups_of_anomalies, w
 from anodetect.commands.brains import brain_warnings, check_brain
 from anodetect.commands.calibrate import Calibrated, calibrate_model
 from anodetect.commands.channels import check_settings, wanted_channels
-from anodetect.commands.folds import (
-    MakeModel,
-    calibrate_folds,
-    check_folds,
-    folds_of,
-    remove_kept,
-)
+from anodetect.commands.folds import MakeModel, calibrate_folds, check_folds, folds_of
 from anodetect.commands.inspect import summary
 from anodetect.commands.limit import plant_and_score
 from anodetect.commands.manifest import manifest_rows
@@ -275,7 +269,6 @@ def _train(
     reporter.say(detection_limit(learned.planted, calibrated.calibration, DEFAULT_FAR).statement())
     backbones = _backbones(request, plan.model, workdir, reporter)
     _write(workdir, plan, dataset.name, learned.scale, calibrated, facts, backbones, components)
-    remove_kept(workdir)
     return left_out
 
 
