@@ -189,11 +189,13 @@ def _compare_draws(scored: ScoreDirectory, measure: Measure, found: Findings) ->
         found.not_looked_at.append(
             f"{directories.BOOTSTRAP}: resampled pixel metrics, as the masks are no part"
         )
-    of_images = recorded.keys() - set(of_pixels)
+    of_images, nothing = recorded.keys() - set(of_pixels), np.zeros(0)
     for name in sorted(of_images | expected.keys()):
-        known, again = recorded.get(name), expected.get(name)
-        same = known is not None and again is not None and known.shape == again.shape
-        if not (same and np.allclose(known, again, rtol=1e-9, atol=1e-12, equal_nan=True)):
+        known, again = recorded.get(name, nothing), expected.get(name, nothing)
+        alike = len(known) == len(again) and np.allclose(
+            known, again, rtol=1e-9, atol=1e-12, equal_nan=True
+        )
+        if not alike or name not in recorded or name not in expected:
             found.problems.append(
                 f"{directories.BOOTSTRAP}: the resamples of {name} do not follow from the rows"
             )
