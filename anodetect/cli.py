@@ -120,6 +120,7 @@ def train(
     roi: options.Roi = None,
     allow_few: options.AllowFew = False,
     drop_odd: options.DropOdd = None,
+    folds: options.Folds = None,
     known_anomalies: options.KnownAnomalies = False,
     channels: options.Channels = None,
     allow_missing: options.AllowMissing = False,
@@ -151,6 +152,7 @@ def train(
         "roi": roi,
         "allow_few": allow_few,
         "drop_odd": drop_odd,
+        "folds": folds,
         "embed_backbone": embed_backbone,
         **finding,
     }

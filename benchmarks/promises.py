@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from anodetect.stats import drift
+from anodetect.stats import drift, metrics
 from anodetect.stats.calibration import Calibration
 from anodetect.stats.decision import Rule, decide
 
@@ -168,11 +168,35 @@ def rate_lines(repetitions: int) -> Iterator[Line]:
         yield Line("rate below its bound", case, "≥ .95", held / repetitions, repetitions)
 
 
+# -- Intervals -------------------------------------------------------------------------------------
+
+
+def interval_lines(repetitions: int) -> Iterator[Line]:
+    """Yield how often the intervals of an average precision hold the truth, by groups of one image
+    with two normal distributions of scores. The truth is that of 2 000 such samples together."""
+    times = repetitions * 3 // 10
+    for anomalous, normal in ((5, 5), (10, 10), (10, 30), (20, 20), (30, 100), (60, 60)):
+        labels = np.repeat([1, 0], [anomalous, normal])
+        names = [f"{place:03}" for place in range(len(labels))]
+        for distance in (1.0, 2.0, 3.0):
+            rng = np.random.default_rng([anomalous, normal])
+            many = rng.normal(size=2000 * len(labels)) + distance * np.repeat(labels, 2000)
+            truth = metrics.average_precision(np.repeat(labels, 2000), many)
+            held = 0
+            for _ in range(times):
+                scores = rng.normal(size=len(labels)) + distance * labels
+                found = metrics.image_metrics(labels, scores, names)["ap"]
+                held += found.low <= truth <= found.high
+            case = f"{anomalous} anomalous, {normal} normal, {distance:g} σ apart"
+            yield Line("interval of the AP", case, "≥ .93", held / times, times)
+
+
 PROMISES: dict[str, Callable[[int], Iterator[Line]]] = {
     "drift": drift_lines,
     "time": time_lines,
     "groups": group_lines,
     "rates": rate_lines,
+    "intervals": interval_lines,
 }
 
 

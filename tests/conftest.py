@@ -50,6 +50,17 @@ def no_detection_limit():
 
 
 @pytest.fixture(scope="session", autouse=True)
+def no_usual_folds():
+    """Let detectors that learn in seconds train one model, as all others do; the tests of folds ask
+    for them."""
+    from anodetect.data import split
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(split, "FOLDS", 0)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def backbones_kept():
     """Keep a backbone of the extra `features` once it is read: every training looks for odd normals
     with one. Nothing changes it. Where no test module has imported features, nothing is kept."""

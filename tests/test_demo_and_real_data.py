@@ -11,7 +11,7 @@ import pytest
 import anodetect
 from anodetect import cli
 from anodetect.commands import demo
-from anodetect.data import cards
+from anodetect.data import cards, split
 from anodetect.output import report
 from anodetect.record import runs
 from anodetect.types import Silent
@@ -91,6 +91,7 @@ def test_the_quick_start_finds_in_real_images_what_the_readme_says(monkeypatch, 
     pytest.importorskip("elpv_dataset", reason="the extra `demo` is not installed")
     for module in ("forms", "odd"):
         monkeypatch.setattr(f"anodetect.model.{module}.features_installed", lambda: False)
+    monkeypatch.setattr(split, "FOLDS", 5)  # as outside of tests
     monkeypatch.chdir(tmp_path)
     commands = re.findall(r"^anodetect (.*elpv:mono.*)$", QUICK_START, re.MULTILINE)
     assert [command.split()[0] for command in commands] == ["train", "score", "evaluate"]

@@ -169,6 +169,30 @@ def test_few_groups_fall_back_to_images_and_say_that_it_is_optimistic(patients):
     assert "Masks are empty" in few.mask_statement(0.001)
 
 
+def test_the_share_of_whole_groups_with_a_false_region_is_said_where_images_are_promised(patients):
+    """Of 12 whole volumes far more than 5 % have one. The share is that of leaving each out, and
+    near what new ones have."""
+    shares, rates = [], []
+    rng = np.random.default_rng(4)
+    for _ in range(40):
+        drawn = rng.permutation(len(patients))
+        own = [patients[number] for number in drawn[:12]]
+        if sum(map(len, own)) < 45:  # each left out, the others must be enough
+            continue
+        known = calibration(np.concatenate(own), np.repeat(range(12), [len(each) for each in own]))
+        marked = []
+        for place in range(12):
+            rest = np.sort(np.concatenate([own[k] for k in range(12) if k != place]))[::-1]
+            marked.append(own[place].max() > rest[int(0.05 * (len(rest) + 1) + 1e-9) - 1])
+        assert f"; {np.mean(marked):.0%} of the calibration groups" in known.mask_statement(0.05)
+        shares.append(np.mean(marked))
+        new = [patients[number] for number in drawn[12:]]
+        rates.append(np.mean([each.max() > known.mask_rule(0.05).least for each in new]))
+    assert len(shares) > 20
+    assert np.mean(shares) == pytest.approx(np.mean(rates), abs=0.05)
+    assert np.mean(rates) > 0.1
+
+
 def test_groups_count_by_their_strongest_region():
     own = calibration([1, 5, 2, 2, 3, 0], [0, 0, 1, 1, 2, 3])  # the highest: 5, 2, 3, 0
     assert own.mask_rule(0.2).least == 5  # (0 + 1) / 5

@@ -8,6 +8,9 @@ from scipy import ndimage
 from sklearn.metrics import roc_curve
 
 from anodetect.stats import metrics
+from anodetect.stats.calibration import Calibration
+from anodetect.stats.evaluation import LabelledScore, Measure
+from anodetect.stats.joined_groups import JoinedGroups
 
 RNG = np.random.default_rng(0)
 LABELS = RNG.integers(0, 2, 60)
@@ -140,6 +143,57 @@ def test_bootstrap_interval_covers_the_truth():
         interval = auroc_interval(labels, rng.normal(size=80) + labels, range(80))
         hits += interval.low <= 0.760 <= interval.high
     assert hits >= 85
+
+
+def test_copies_are_resampled_as_one_whatever_their_groups():
+    """Five copies of 60 images, each in a group of its own, have the interval of the 60; the
+    metrics of pixels and lesions, too. Copies of copies are joined, in any order."""
+    rng = np.random.default_rng(4)
+    labels = np.repeat([0, 1], 30)
+    scores, maps = rng.normal(size=60) + labels, rng.normal(size=(60, 8, 8)).astype(np.float32)
+    masks = np.zeros((60, 8, 8), bool)
+    masks[30:, 2:4, 2:4] = True
+    maps += masks
+    reference = np.sort(rng.normal(size=60))
+    known = Calibration(reference, reference, tuple(map(str, range(60))))
+
+    def measured(copies, contents=True, order=1):
+        measure = Measure(known, 0.05, masks=True)
+        for number in range(60 * copies)[::order]:
+            image, copy = number % 60, number // 60
+            item = LabelledScore(
+                f"{copy}/{image}",
+                int(labels[image]),
+                scores[image],
+                f"{copy:02}/{image:02}",
+                heatmap=maps[image],
+                mask=masks[image],
+                content=str(image) if contents else "",
+            )
+            measure.add(item)
+        return measure.result()
+
+    once, copied, apart = measured(1), measured(5), measured(5, contents=False)
+    assert (once.n_groups, copied.n_groups, apart.n_groups) == (60, 60, 300)
+    assert copied.n_normal == 150
+    for name in ("auroc", "ap"):
+        for part in ("image", "pixel"):
+            before, now = getattr(once, part)[name], getattr(copied, part)[name]
+            assert now.value == pytest.approx(before.value)
+            assert [now.low, now.high] == pytest.approx([before.low, before.high], abs=1e-9)
+    own, wrong = copied.image["auroc"], apart.image["auroc"]
+    assert wrong.high - wrong.low < 0.6 * (own.high - own.low)
+    for before, now in zip(once.lesions.sensitivities, copied.lesions.sensitivities, strict=True):
+        assert [now.low, now.high] == pytest.approx([before.low, before.high])
+    assert measured(5, order=-1).image["auroc"].low == pytest.approx(own.low)
+
+
+def test_groups_are_joined_over_several_copies():
+    joined = JoinedGroups()
+    for group, content in (("c", "1"), ("b", "1"), ("d", "2"), ("a", "3"), ("d", "3"), ("b", "2")):
+        joined.add(group, content)
+    joined.add("e", "")
+    assert {name: joined.of(name) for name in "abcde"} == dict.fromkeys("abcd", "a") | {"e": "e"}
 
 
 def test_bootstrap_is_refused_below_ten_groups():

@@ -3,11 +3,13 @@ the directory, and makes every hash fit."""
 
 import base64
 import html
+import io
 import json
 import os
 import shutil
 import signal
 import sqlite3
+import zipfile
 from contextlib import closing
 from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime, timedelta
@@ -452,6 +454,56 @@ def other_map(folder):
     row = directories.read(folder).rows[0]
     heatmap = read_map(folder / row.heatmap)
     tifffile.imwrite(folder / row.heatmap, np.zeros_like(heatmap))
+
+
+@pytest.fixture(scope="module")
+def labelled(pca_run, synthetic_folder, tmp_path_factory):
+    """A record with resampled metrics."""
+    out = tmp_path_factory.mktemp("proof") / "labelled"
+    anodetect.score(pca_run, [str(synthetic_folder / "test")], out, heatmaps=(), workers=1)
+    return out
+
+
+def other_resamples(folder):
+    draws = directories.read_draws(folder)
+    directories.write_draws(folder, draws | {"image_auroc": draws["image_auroc"] * 0.99})
+
+
+def a_resample_more(folder):
+    draws = directories.read_draws(folder)
+    directories.write_draws(folder, draws | {"image_luck": draws["image_auroc"]})
+
+
+def huge_resamples(folder):
+    """An array that says it is larger than any memory."""
+    content = io.BytesIO()
+    header = {"descr": "<f8", "fortran_order": False, "shape": (2**50,)}
+    np.lib.format.write_array_header_1_0(content, header)
+    with zipfile.ZipFile(folder / directories.BOOTSTRAP, "w") as archive:
+        archive.writestr("image_auroc.npy", content.getvalue())
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (other_resamples, "bootstrap.npz: the resamples of image_auroc do not follow"),
+        (a_resample_more, "bootstrap.npz: the resamples of image_luck do not follow"),
+        (huge_resamples, "bootstrap.npz: not readable (no list of float64)"),
+        ({"repeated": ("good/000.png",)}, "1 copies are named, but 0 were counted"),
+        ({"repeated": ("x",), "copies": 1}, "x is called a copy, but has no row"),
+    ],
+)
+def test_resamples_and_copies_that_do_not_follow_are_named(labelled, tmp_path, change, problem):
+    copy = shutil.copytree(labelled, tmp_path / "copy")
+    verdict = verify(copy)
+    assert verdict.problems == ()
+    assert any(text.startswith("copies: ") for text in verdict.not_looked_at)
+    if isinstance(change, dict):
+        with_hashes(copy, **change)
+    else:
+        change(copy)
+        with_hashes(copy)
+    assert any(problem in text for text in verify(copy).problems)
 
 
 @pytest.mark.parametrize(

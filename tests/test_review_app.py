@@ -735,7 +735,7 @@ def test_slices_of_a_volume_are_scrolled_from_the_highest_score(opened, scored_v
     assert not app.exception
     app.toggle(key="blind").set_value(True).run()
     assert len(app.get("plotly_chart")) == 1 and len(pointer_layers(app)) == 1
-    app.text_input(key="region-head.nii.gz").set_value("10,20,5,4").run()
+    app.text_input(key=drafts.field_key("region", "head.nii.gz")).set_value("10,20,5,4").run()
     app.button(key="verdict_anomalous").click().run()
     assert verification.verify(scores).intact
     # The pictures shown were the last slice of the source and, later, the fifth from its end.

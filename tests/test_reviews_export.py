@@ -137,17 +137,19 @@ def test_what_the_eraser_left_is_exported_with_its_hole(tmp_path):
     assert (np.asarray(Image.open(file)) == 255 * expected).all()
 
 
+@pytest.mark.parametrize("scored", ["axial", "sagittal"])
 @pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
-def test_the_mask_of_a_volume_lies_where_it_was_marked(plane, tmp_path):
-    """A region of a slice, in the source's voxels, is in the mask where the source has them."""
+def test_the_mask_of_a_volume_lies_where_it_was_marked(plane, scored, tmp_path):
+    """A region of a slice, in the source's voxels, is in the mask where the source has them,
+    whichever plane was scored."""
     voxels = np.arange(5 * 6 * 7, dtype=np.float32).reshape(5, 6, 7)
     affine = np.array([[0, 0, 2.0, 5], [-1, 0, 0, 6], [0, -3, 0, 7], [0, 0, 0, 1]])
     nibabel.save(nibabel.Nifti1Image(voxels, affine), tmp_path / "a.nii")
     volume = readers.read_source(readers.Record("a.nii", tmp_path / "a.nii")).decode()
     geometry = volume.geometry(plane)
-    _, height, width = geometry.sides
+    _, height, width = volume.geometry(scored).sides
     mark = marks.box(1, 2, 3, 1, marks.place_of(plane, 3))
-    case = Marked("a.nii", 1, (mark,), (width, height), volume, geometry)
+    case = Marked("a.nii", 1, (mark,), (width, height), volume, volume.geometry(scored))
 
     (file,) = judged.write_masks(case, tmp_path / "mask")
     mask = nibabel.load(file)
@@ -185,17 +187,20 @@ def test_slices_are_images_of_their_own_in_coco(tmp_path):
     places = [marks.place_of("axial", 3), marks.place_of("axial", 5)]
     found = (
         marks.box(1, 2, 3, 1, places[0]),
-        *marks.parse("axial 5: 0,0 4,0 4,4; axial 3: 0,0,1,1"),
+        *marks.parse("axial 5: 0,0 4,0 4,4; axial 3: 0,0,1,1; coronal 2: 6,7,1,1"),
     )
     case = Marked("a.nii", 1, found, (7, 6), None, along((7, 6, 8), np.eye(4), "axial"))
-    assert judged.write_coco([case], tmp_path / "reviews.json") == 3
+    assert judged.write_coco([case], tmp_path / "reviews.json") == 4
     content = json.loads((tmp_path / "reviews.json").read_text())
     named = {image["id"]: (image["file_name"], image["slice"]) for image in content["images"]}
     assert [named[each["image_id"]] for each in content["annotations"]] == [
         ("a.nii#axial-3", 3),
         ("a.nii#axial-3", 3),
         ("a.nii#axial-5", 5),
+        ("a.nii#coronal-2", 2),
     ]
+    sizes = [(image["width"], image["height"]) for image in content["images"]]
+    assert sizes == [(7, 6), (7, 6), (7, 8)]  # columns, and rows or slices
 
 
 def test_a_record_that_does_not_hold_is_not_exported(reviewed, tmp_path):

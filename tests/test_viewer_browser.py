@@ -142,8 +142,8 @@ KINDS |= {"canvas", "summary", "submit"}
 def test_no_widget_keeps_the_keys_of_the_case(visit):
     page = visit("")
 
-    def next_case(used):
-        page.wait_for_timeout(200)
+    def next_case(used, wait=200):
+        page.wait_for_timeout(wait)
         before = page.locator("#viewer").get_attribute("data-case")
         page.keyboard.press("n")
         page.wait_for_timeout(100)
@@ -155,7 +155,7 @@ def test_no_widget_keeps_the_keys_of_the_case(visit):
     name = page.get_by_label("Your name, for the record")
     name.fill("Joy")
     name.press("Enter")
-    next_case("the name")
+    next_case("the name", wait=0)
     expect(name).to_have_value("Joy")
     page.wait_for_selector("[data-test-script-state=notRunning]", state="attached")
 
@@ -174,7 +174,7 @@ def test_no_widget_keeps_the_keys_of_the_case(visit):
     next_case("a radio button")
     page.get_by_label("Search names").fill("part")
     page.get_by_label("Search names").press("Enter")
-    next_case("the search")
+    next_case("the search", wait=0)
     assert set(page.evaluate(FOCUSED)) <= KINDS
     page.keyboard.press("Escape")
     expect(page.get_by_label("Search names")).to_have_count(0)

@@ -227,7 +227,7 @@ def finished(job: Job, budget: float, finding: Finding = Finding()) -> Finished:
     """
     if not job.run.exists():
         options = ["--detector", job.detector, "--budget", f"{budget:g}", "--seed", str(job.seed)]
-        options += ["--out", str(job.run)]
+        options += ["--out", str(job.run), "--folds", "0"]  # all learn from the same images
         if runs.checkpoints(partial(job.run)):
             options.append("--resume")
         facts = _call("train", job.data, *options, *finding.options())

@@ -65,7 +65,7 @@ def conclude(
     """Decide over all rows, compare with the calibration, and write the directory; return what it
     amounts to. `regions` are given with the paths of their images."""
     calibration, rule = scoring.calibration, scoring.rule
-    rows, groups, threshold = decide(tables.scores, calibration, rule)
+    rows, groups, threshold = decide(tables.scores, calibration, rule, slices=tables.slices)
     slices = decide_slices(tables.slices, calibration, rule)
     found = derived(rows, groups, slices, tables.outputs, scoring)
     _warn(found.caveats, measure, found.drift, reporter)
@@ -167,7 +167,9 @@ def _result(out: Path, audit: Audit, rows: pa.Table, head: str) -> MergeResult:
 def _caveats(rows: pa.Table, groups: pa.Table, slices: pa.Table, scoring: Scoring) -> list[str]:
     """Return what is to be known of volumes, or, where there is nothing, of groups of images; of
     files that name no patient; and of copies."""
-    volumes = rows["path"].filter(pa.array(is_ok(rows) & is_volume(rows))).to_pylist()
+    of_volumes = rows.filter(pa.array(is_ok(rows) & is_volume(rows)))
+    paths, names = of_volumes["path"].to_pylist(), of_volumes["group"].to_pylist()
+    volumes = dict(zip(paths, names, strict=True))
     prepared = rows["path"].filter(pc.not_equal(rows["prepared"], "")).to_pylist()
     found = volume_caveats(volumes, slices, scoring.calibration, scoring.rule.rate, set(prepared))
     found = found or group_caveats(groups, scoring.calibration, scoring.rule.rate)

@@ -79,6 +79,7 @@ def run(out: Path, *, quick: bool, reporter: Reporter) -> DemoResult:
             representation="pixels",
             values=values,
             budget=BUDGET_MINUTES,
+            folds=0,
             reporter=reporter,
         )
         if trained is None:
@@ -100,7 +101,7 @@ def run(out: Path, *, quick: bool, reporter: Reporter) -> DemoResult:
 def train_command(data: str, detector: str, out: Path, values: Mapping[str, Any]) -> list[str]:
     """Return the command that trains what the demo trained."""
     command = ["anodetect", "train", data, "--detector", detector, "--representation", "pixels"]
-    command += ["--budget", f"{BUDGET_MINUTES:g}", "--out", str(out)]
+    command += ["--budget", f"{BUDGET_MINUTES:g}", "--folds", "0", "--out", str(out)]
     for key, value in _flat(values):
         command += ["--set", f"{key}={json.dumps(value)}"]
     return command

@@ -1,6 +1,7 @@
 """Evaluate: a run and labelled data in, metrics with intervals out."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from anodetect.commands.channels import channels_of_run
@@ -73,6 +74,7 @@ def evaluate(
         scaled.append("" if isinstance(scored, ScoredVolume) else scored.loaded.scaled)
         item = labelled_score(scored.record, scored.score, scored.heatmap, volume)
         if item is not None:
+            item = replace(item, content=scored.loaded.sha256)
             measure.add(item, _columns_of(scored.record))
             classes.add(scored)
 

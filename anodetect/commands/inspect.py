@@ -152,18 +152,19 @@ def uses_of(dataset: Dataset) -> dict[str, str]:
     return uses | {record.id: CALIBRATE for record in roles.calibrate}
 
 
-def summary(dataset: Dataset) -> list[str]:
-    """Return in a few lines what was found and what it would be used for."""
+def summary(dataset: Dataset, folds: int = 0) -> list[str]:
+    """Return in a few lines what was found and what it would be used for, normals in so many
+    folds."""
     uses = Counter(uses_of(dataset).values())
     lines = [f"{dataset.name}: {dataset.layout}"]
     if dataset.doubt:
         lines.append(f"nothing is learned from it: {dataset.doubt}")
     else:
         total = uses[LEARN] + uses[CALIBRATE]
-        lines.append(
-            f"normal: {total} images{_kinds(dataset)}, {uses[LEARN]} to learn from and "
-            f"{uses[CALIBRATE]} to calibrate with{_masked(dataset)}"
-        )
+        use = f"{uses[LEARN]} to learn from and {uses[CALIBRATE]} to calibrate with"
+        if folds:
+            use = f"all to learn from and, in {folds} folds, to calibrate with"
+        lines.append(f"normal: {total} images{_kinds(dataset)}, {use}{_masked(dataset)}")
 
     if uses[KNOWN]:
         lines.append(f"known anomalies: {uses[KNOWN]} images, learned from as such")

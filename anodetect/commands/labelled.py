@@ -58,7 +58,12 @@ def measure_of(rows: Iterable[ScoreRow], scoring: Scoring) -> Measure:
     for row in rows:
         if row.score is not None and row.label is not None:
             scored = LabelledScore(
-                row.path, row.label, row.score, row.group, is_volume=row.is_volume
+                row.path,
+                row.label,
+                row.score,
+                row.group,
+                is_volume=row.is_volume,
+                content=row.sha256 or "",
             )
             measure.add(scored)
     return measure

@@ -19,10 +19,15 @@ def manifest_rows(
     roles: Roles, normals: Normals, left_out: Iterable[LeftOut], odd: OddNormals | None = None
 ) -> list[ManifestRow]:
     """Return the rows of a new run's manifest.csv: its images by role, known anomalies, the odd
-    ones that were left out, and those that failed."""
+    ones that were left out, and those that failed. With folds a row of fit or tune names the fold
+    in which the image is to calibrate."""
     rows = used_rows(roles.fit, "fit", normals)
     rows += used_rows(roles.tune, "tune", normals)
-    rows += used_rows(roles.calibrate, "calibrate", normals)
+    if roles.folds:
+        fold = {group: str(number) for group, number in roles.fold_of().items()}
+        rows = [replace(row, fold=fold.get(row.group, "")) for row in rows]
+    else:
+        rows += used_rows(roles.calibrate, "calibrate", normals)
     rows += used_rows(roles.anomalies, ANOMALY, normals)
     rows += _odd_rows(normals, odd)
     rows += [ManifestRow(each.path, "failed", error=each.reason) for each in left_out]

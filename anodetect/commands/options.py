@@ -131,6 +131,15 @@ DropOdd = Annotated[
         "hardest to explain from the others."
     ),
 ]
+Folds = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Calibrate with all normals: each group is scored by a model of one of so many folds "
+        "that has not seen it, and the models share the budget. 0: with a fifth of them. By "
+        "default 5 for detectors that learn in seconds, else 0.",
+    ),
+]
 KnownAnomalies = Annotated[
     bool,
     typer.Option(

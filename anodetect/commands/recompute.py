@@ -25,6 +25,7 @@ from anodetect.record.rows import OutputRow, Region, ScoreRow, rows_of
 from anodetect.record.tables import csv_difference
 from anodetect.record.verification import UNCHECKABLE
 from anodetect.stats.calibration import DEFAULT_FAR
+from anodetect.stats.evaluation import Measure
 from anodetect.stats.mask_rule import MaskRule
 from anodetect.types import Bools, Floats
 
@@ -46,7 +47,7 @@ class Findings:
 def recompute(scored: ScoreDirectory, run: Path | None = None) -> Findings:
     """Compare a record, whose hashes hold, with its run, and with what its rows and maps give."""
     found = Findings()
-    checks = [_compare_tables, _compare_maps]
+    checks = [_compare_tables, _compare_copies, _compare_maps]
     if scored.audit.erased:
         found.not_looked_at.append(
             "statement, reasons, drift, caveats, metrics and q-values: they are of all rows, of "
@@ -171,6 +172,52 @@ def _compare_evaluation(scored: ScoreDirectory, found: Findings) -> None:
             known, again = _values_only(known, again)
         if not _alike(known, again):
             found.problems.append(f"the evaluation's {name} does not follow from the rows")
+    _compare_draws(scored, measure, found)
+
+
+def _compare_draws(scored: ScoreDirectory, measure: Measure, found: Findings) -> None:
+    """Compare the resampled values of image metrics with those of the labelled rows."""
+    if not (scored.path / directories.BOOTSTRAP).is_file():
+        return  # which the outputs say, if there was one
+    if not _of_this_release(scored):
+        found.not_looked_at.append(f"{directories.BOOTSTRAP}: another release drew its resamples")
+        return
+
+    recorded, expected = directories.read_draws(scored.path), measure.draws()
+    of_pixels = [name for name in recorded if name.startswith("pixel_")]
+    if of_pixels:
+        found.not_looked_at.append(
+            f"{directories.BOOTSTRAP}: resampled pixel metrics, as the masks are no part"
+        )
+    of_images, nothing = recorded.keys() - set(of_pixels), np.zeros(0)
+    for name in sorted(of_images | expected.keys()):
+        known, again = recorded.get(name, nothing), expected.get(name, nothing)
+        alike = len(known) == len(again) and np.allclose(
+            known, again, rtol=1e-9, atol=1e-12, equal_nan=True
+        )
+        if not alike or name not in recorded or name not in expected:
+            found.problems.append(
+                f"{directories.BOOTSTRAP}: the resamples of {name} do not follow from the rows"
+            )
+
+
+def _compare_copies(scored: ScoreDirectory, found: Findings) -> None:
+    """Compare the names and the number of copies with the rows. The pixels that files have in
+    common are not in the record."""
+    audit = scored.audit
+    names = {row.path for row in scored.each()}
+    unknown = [path for path in audit.repeated if path not in names]
+    if unknown:
+        found.problems.append(f"{unknown[0]} is called a copy, but has no row")
+    counted_alone = not audit.merged_from and not audit.erased  # else of each part, or of all
+    if counted_alone and audit.repeated and len(audit.repeated) != audit.copies:
+        found.problems.append(
+            f"{len(audit.repeated)} copies are named, but {audit.copies} were counted"
+        )
+    if audit.format != format2.FORMAT and len(names) > 1:
+        found.not_looked_at.append(
+            "copies: which files have the same pixels is taken as it was recorded"
+        )
 
 
 def _values_only(known: Any, again: Any) -> tuple[Any, Any]:

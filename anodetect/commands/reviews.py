@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from anodetect.data import readers
+from anodetect.data.geometry import Geometry, in_plane
 from anodetect.data.manifest import MANIFEST, listed_files
 from anodetect.data.reading import reading_of
 from anodetect.data.records import Record
 from anodetect.data.scan import counted
 from anodetect.data.series import headlines_of, series_of
 from anodetect.data.volumes import Volume
-from anodetect.errors import DataError, RunError
+from anodetect.errors import DataError, ImageError, RunError
 from anodetect.files import inside, path_of, write_atomic
 from anodetect.output import judged
 from anodetect.output.judged import Marked
@@ -151,15 +152,19 @@ def _marked(
         return Marked(row.path, label, (), (0, 0))
     volume = _volume(scored, row)
     geometry = volume.geometry(a_slice.axis if a_slice else "auto")
-    _check_places(found, geometry.plane)
+    _check_places(found, geometry)
     _, height, width = geometry.sides
     return Marked(row.path, label, found, (width, height), volume, geometry)
 
 
-def _check_places(found: tuple[Mark, ...], plane: str) -> None:
+def _check_places(found: tuple[Mark, ...], geometry: Geometry) -> None:
+    """Raise DataError where a region lies in no slice of the volume."""
     for mark in found:
-        if mark.place.plane != plane:
-            raise DataError(f"the region {mark} names no slice of the plane {plane}")
+        try:
+            depth, height, width = in_plane(geometry, mark.place.plane).sides
+        except ImageError:
+            raise DataError(f"the region {mark} names no slice of its volume") from None
+        marks.check_inside(mark, width, height, depth)
 
 
 def _record(scored: ScoreDirectory, row: ScoreRow) -> Record:

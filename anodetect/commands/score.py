@@ -339,7 +339,7 @@ class Progress:
             heatmap = self._heatmap_of(row)
             item = labelled_score(record, row.score, heatmap, is_volume=row.is_volume)
         if item is not None:
-            self.measure.add(item)
+            self.measure.add(replace(item, content=row.sha256 or ""))
 
     def _heatmap_of(self, row: ScoreRow) -> Floats | None:
         """Return an image's heatmap from its file; None if it is not needed or was not written."""

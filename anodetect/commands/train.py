@@ -17,6 +17,7 @@ from anodetect.commands.anomalies import check_can_learn, groups_of_anomalies, w
 from anodetect.commands.brains import brain_warnings, check_brain
 from anodetect.commands.calibrate import Calibrated, calibrate_model
 from anodetect.commands.channels import check_settings, wanted_channels
+from anodetect.commands.folds import MakeModel, calibrate_folds, check_folds, folds_of
 from anodetect.commands.inspect import summary
 from anodetect.commands.limit import plant_and_score
 from anodetect.commands.manifest import manifest_rows
@@ -25,10 +26,9 @@ from anodetect.commands.results import TrainResult
 from anodetect.config import build, canonical
 from anodetect.data import cards, readers, split
 from anodetect.data.channels import Channels
-from anodetect.data.records import Dataset, named_kinds
+from anodetect.data.records import Dataset, Record, named_kinds
 from anodetect.detectors import current_name, entry_named
 from anodetect.errors import ConfigError, DataError
-from anodetect.files import path_or_none
 from anodetect.imaging.backbones.embedding import embed
 from anodetect.imaging.backbones.table import BackboneFacts
 from anodetect.imaging.intensities import ImageSample
@@ -50,8 +50,7 @@ from anodetect.record.odd import OddNormals, read_odd
 from anodetect.record.runs import RunHeader, TrainingFacts
 from anodetect.stats.calibration import DEFAULT_FAR
 from anodetect.stats.limit import PlantedTrials, detection_limit
-from anodetect.stats.mask_choice import MeasureChoice
-from anodetect.stats.mask_rule import RegionMeasure
+from anodetect.stats.mask_choice import ChosenMeasure, MeasureChoice
 from anodetect.types import Clusterer, Reporter, Silent
 
 LONG = 2.0  # times as long as wide, from which on squeezing is worth a warning
@@ -66,7 +65,8 @@ class Request:
     trains along with another one, which writes the run. `drop_odd` is the number or share of odd
     normals to leave out, `known_anomalies` says that the manifest's known anomalies are learned
     from, and `embed_backbone` that the run gets copies of its backbones. `channels` are those of
-    images that have several files, None if a manifest may say it.
+    images that have several files, None if a manifest may say it. `folds` is None where the
+    detector decides into how many normals are cut, 0 for none.
     """
 
     detector: str
@@ -86,6 +86,7 @@ class Request:
     embed_backbone: bool
     channels: Channels | None
     helping: bool
+    folds: int | None
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,7 @@ class Plan:
     and which image is used for what.
 
     `odd` lists odd normals, if some were left out; it is None before the model is fitted otherwise.
+    `model_of` makes the model of a fold.
     """
 
     form: Form
@@ -101,6 +103,7 @@ class Plan:
     normals: Normals
     roles: split.Roles
     odd: OddNormals | None = None
+    model_of: MakeModel | None = None
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ class LearnedFromTune:
 
     scale: tuple[float, float]
     planted: PlantedTrials
-    measure: RegionMeasure | None
+    measure: ChosenMeasure | None
 
 
 def train(
@@ -133,6 +136,7 @@ def train(
     embed_backbone: bool = False,
     channels: str | None = None,
     allow_missing: bool = False,
+    folds: int | None = None,
     reporter: Reporter | None = None,
 ) -> TrainResult | None:
     """Train on the normals of `data` and write the run `out`; return its facts and the files that
@@ -149,12 +153,12 @@ def train(
     label 1 are learned from as anomalies. With `embed_backbone` the weights of the backbones are
     copied into the run, which then scores where they are not installed. `channels` are several
     files of each image with the patterns of their names, such as "t1=*T1w*,flair=*FLAIR*"; with
-    `allow_missing` an image may lack some of them. Under `torchrun` the processes train together;
-    the first writes the run, the others return None.
+    `allow_missing` an image may lack some of them. With `folds` each normal is calibrated with, by
+    a model that has not seen its group, and all models share the budget; None is 0, but 5 for
+    a detector that learns in seconds. Under `torchrun` only the first process returns something.
     """
-    out, roi = Path(out), path_or_none(roi)
-    helping = os.environ.get("RANK", "0") != "0"
-    reporter = Silent() if helping or reporter is None else reporter
+    out, helping = Path(out), os.environ.get("RANK", "0") != "0"
+    reporter = reporter if reporter and not helping else Silent()
     if current_name(detector) != detector:
         reporter.say(f"{detector} is now called {current_name(detector)}")
         detector = current_name(detector)
@@ -171,13 +175,14 @@ def train(
         device=device,
         resume=resume,
         kind_normal=kind_normal,
-        roi=None if roi is None else read_roi(roi),
+        roi=None if roi is None else read_roi(Path(roi)),
         allow_few=allow_few,
         drop_odd=drop_odd,
         known_anomalies=known_anomalies,
         embed_backbone=embed_backbone,
         channels=wanted_channels(channels, allow_missing=allow_missing),
         helping=helping,
+        folds=folds,
     )
     form = form_of(detector, representation, request.values, request.channels)
     untrained = _untrained(request, form)
@@ -198,6 +203,7 @@ def _untrained(request: Request, form: Form) -> Model:
     if request.budget is not None and request.budget <= 0:
         raise ConfigError(f"--budget {request.budget}: minutes above 0 are expected")
     check_device(request.device)
+    check_folds(request.folds, drops_odd=request.drop_odd is not None)
     if request.known_anomalies:
         check_can_learn(form.detector, form.config["tiling"])
 
@@ -227,12 +233,13 @@ def _train(
         roles, model = plan.roles, plan.model
         if not request.helping:
             runs.identify(workdir, _fingerprint(request, plan), resume=request.resume)
+        folds = f" in {len(roles.folds)} folds" if roles.folds else ""
         reporter.say(
-            f"{dataset.name}: fit {len(roles.fit)}, tune {len(roles.tune)}, "
-            f"calibrate {len(roles.calibrate)} {'volumes' if model.tiling.dims == 3 else 'images'}"
+            f"{dataset.name}: fit {len(roles.fit)}, tune {len(roles.tune)}, calibrate "
+            f"{len(roles.calibrate)} {'volumes' if model.tiling.dims == 3 else 'images'}{folds}"
         )
 
-        seconds = None if request.budget is None else 60 * request.budget
+        seconds = None if request.budget is None else 60 * request.budget / (1 + len(roles.folds))
         few_images = roles.dropped == split.FEW
         training = Training(
             workdir, request.seed, seconds, request.device, request.resume, few=few_images
@@ -250,7 +257,7 @@ def _train(
             return []
 
         learned = _learn_from_tune(request, roles, model, scale, scratch, reporter)
-        calibrated = calibrate_model(model, roles.calibrate, reporter, scratch, learned.measure)
+        calibrated = _calibrate(plan, training, learned, scratch, reporter)
 
     components = _components(plan)
     for found_in_fit in (plan.odd, components):
@@ -263,6 +270,28 @@ def _train(
     backbones = _backbones(request, plan.model, workdir, reporter)
     _write(workdir, plan, dataset.name, learned.scale, calibrated, facts, backbones, components)
     return left_out
+
+
+def _calibrate(
+    plan: Plan,
+    training: Training,
+    learned: LearnedFromTune,
+    scratch: DecodedFiles,
+    reporter: Reporter,
+) -> Calibrated:
+    """Return the calibration, by the fitted model or by those of folds."""
+    if plan.roles.folds and plan.model_of is not None:
+        return calibrate_folds(
+            plan.roles.folds,
+            plan.model_of,
+            training,
+            learned.measure,
+            scratch,
+            reporter,
+            keep=not entry_named(plan.form.detector).train_free,
+        )
+    measure = None if learned.measure is None else learned.measure.measure
+    return calibrate_model(plan.model, plan.roles.calibrate, reporter, scratch, measure)
 
 
 def _learn_from_tune(
@@ -298,7 +327,7 @@ def _learn_from_tune(
 
     chosen = choice.best()
     reporter.say(chosen.sentence())
-    return LearnedFromTune(scale, planted, chosen.measure)
+    return LearnedFromTune(scale, planted, chosen)
 
 
 def _open(
@@ -315,7 +344,8 @@ def _open(
         known_anomalies=request.known_anomalies,
         channels=request.channels,
     )
-    found = summary(dataset)
+    to_fit = {record.group for record in dataset.anomalies()}
+    found = summary(dataset, _folds(request, form.detector, dataset.training(), to_fit))
     for line in found:
         reporter.say(line)
 
@@ -366,9 +396,16 @@ def _plan(
     if request.known_anomalies:
         normals = with_anomalies(normals, dataset, preprocess, scratch, reporter)
         to_fit = groups_of_anomalies(normals, dataset)
-    roles = _assign(normals, dims, reporter, allow_few=request.allow_few, to_fit=to_fit)
+    roles = _assign(request, form.detector, normals, dims, to_fit, reporter)
     if request.drop_odd is None:
-        return _planned(form, preprocess, samples, normals, roles, reporter)
+        untouched = copy(preprocess)
+        plan = _planned(form, preprocess, samples, normals, roles, reporter)
+
+        def model_of(fold: split.Roles) -> Model:
+            own = replace(plan.form, for_shapes=None)
+            return _planned(own, copy(untouched), samples, normals, fold, Silent()).model
+
+        return replace(plan, model_of=model_of if roles.folds else None)
 
     whole = _planned(form, copy(preprocess), samples, normals, roles, Silent())
     roles, odd = odd_normals.leave_out_odd(
@@ -441,7 +478,12 @@ def _learn_sample_types(
 
 
 def _assign(
-    normals: Normals, dims: int, reporter: Reporter, *, allow_few: bool, to_fit: Collection[str]
+    request: Request,
+    detector: str,
+    normals: Normals,
+    dims: int,
+    to_fit: Collection[str],
+    reporter: Reporter,
 ) -> split.Roles:
     """Return the images by use, those of the groups `to_fit` in fit; DataError if there are too
     few."""
@@ -451,11 +493,24 @@ def _assign(
             f"{len(records)} normal volumes are too few for --dims 3: at least {split.MINIMUM} are "
             "needed, since each counts as one; slice by slice (--dims 2) every slice counts"
         )
-    roles = split.assign(records, few=allow_few, to_fit=to_fit)
+    count = _folds(request, detector, records, to_fit)
+    if count:
+        roles = split.assign_folds(records, count, to_fit=to_fit)
+    else:
+        roles = split.assign(records, few=request.allow_few, to_fit=to_fit)
     if roles.dropped:
         reporter.warn(roles.dropped)
 
-    return replace(roles, anomalies=normals.anomalies)
+    folds = tuple(replace(fold, anomalies=normals.anomalies) for fold in roles.folds)
+    return replace(roles, anomalies=normals.anomalies, folds=folds)
+
+
+def _folds(
+    request: Request, detector: str, records: Sequence[Record], to_fit: Collection[str]
+) -> int:
+    """Return into how many folds normals are cut, 0 for none."""
+    drops_odd = request.drop_odd is not None
+    return folds_of(request.folds, detector, records, to_fit, drops_odd=drops_odd)
 
 
 def _warn_of_kinds(model: Model, reporter: Reporter) -> None:
@@ -487,6 +542,8 @@ def _fingerprint(request: Request, plan: Plan) -> dict[str, Any]:
     if plan.roles.anomalies:
         hashes = [plan.normals.hashes[record.id] for record in plan.roles.anomalies]
         made_from["anomalies"] = hashes
+    if plan.roles.folds:
+        made_from["folds"] = len(plan.roles.folds)
     return made_from if request.roi is None else made_from | {"roi": request.roi.sha256}
 
 

@@ -4,7 +4,8 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.pixels import apply_voi
 
-from anodetect.data.dicom import has_unit
+from anodetect.data.dicom import Series, has_unit
+from anodetect.data.volumes import Volume
 
 TAIL = 0.01  # share of a table's range of outputs that counts as black, and as white
 
@@ -29,6 +30,15 @@ def window_of(header: Dataset, frame: int = 0) -> Window | None:
     if span is None or not np.isfinite(span).all() or span[1] <= span[0]:
         return None
     return span
+
+
+def window_of_volume(volume: Volume) -> Window | None:
+    """Return the window that a DICOM series states for the slice in its middle; None for a volume
+    of another source, or if its header does not say."""
+    if not isinstance(volume.origin, Series):
+        return None
+    middle = len(volume.origin.headers) // 2
+    return window_of(volume.origin.headers[middle], volume.origin.numbers[middle])
 
 
 def _group_of(header: Dataset, frame: int) -> Dataset:

@@ -218,6 +218,16 @@ def along(
     return Geometry(shape, affine, plane, (d, h, w), (flipped[0], flipped[1], flipped[2]), places)
 
 
+def in_plane(geometry: Geometry, plane: str) -> Geometry:
+    """Return the geometry of the same source sliced along another plane; raise ImageError where it
+    has no such plane, as pictures have no place in the patient."""
+    if plane == geometry.plane:
+        return geometry
+    if plane not in PLANES or geometry.plane == FRAMES:
+        raise ImageError(f"it has no {plane} slices")
+    return along(geometry.shape, geometry.affine, plane, geometry.places)
+
+
 def _finest_plane(source_of: dict[int, int], shape: Index, affine: Affine) -> str:
     """Return the plane with the finest pixels, that is with the coarsest spacing across it."""
     lengths = np.linalg.norm(affine[:3, :3], axis=0)

@@ -1,6 +1,7 @@
 """The uses of normal images: fit, tune, calibrate. Whole groups, by a fixed hash, never
 overlapping."""
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -14,6 +15,8 @@ from anodetect.errors import DataError
 MINIMUM = 20  # images, below which nothing can be promised
 FEWEST = 2  # with `few`
 TUNE_SHARE, CALIBRATE_SHARE = 0.1, 0.2
+FOLDS = 5  # where nothing has to be trained, unless another number is asked for
+FEWEST_FOLDS = 3
 FEW = (
     f"fewer than {MINIMUM} normal images, too few normals for a promise: all are used to fit, and "
     "scores carry no p-values, flags or thresholds (give them later with `anodetect calibrate`)"
@@ -32,13 +35,26 @@ TWO_GROUPS = (
 @dataclass(frozen=True)
 class Roles:
     """Records by use. `dropped` says which part is missing because there are too few groups, and
-    what that costs; "" where none is. `anomalies` are known ones to learn from, not normals."""
+    what that costs; "" where none is. `anomalies` are known ones to learn from, not normals.
+
+    With `folds` the records to calibrate with are also to fit and to tune: each of them is scored
+    by the model of the fold that has its group to calibrate, and has not learned from it.
+    """
 
     fit: list[Record]
     tune: list[Record]
     calibrate: list[Record]
     dropped: str = ""
     anomalies: list[Record] = field(default_factory=list)
+    folds: tuple["Roles", ...] = ()
+
+    def fold_of(self) -> dict[str, int]:
+        """Return by the name of each group the fold, from 1, that has it to calibrate."""
+        numbers = {}
+        for number, fold in enumerate(self.folds, start=1):
+            for record in fold.calibrate:
+                numbers[record.group] = number
+        return numbers
 
 
 def position(name: str, salt: str = "anodetect") -> float:
@@ -89,6 +105,65 @@ def assign(records: Sequence[Record], *, few: bool = False, to_fit: Collection[s
             "a few groups hold most of them; add groups or take single images as groups"
         )
     return Roles(learned_from, tune, calibrate)
+
+
+def usual_folds(records: Sequence[Record], to_fit: Collection[str] = ()) -> int:
+    """Return into how many folds normals are cut where that costs little: FOLDS; 0 if there are
+    fewer than MINIMUM or too few groups, or if one group holds more than a third of them."""
+    sizes = Counter(record.group for record in records)
+    free = len(sizes) - len(set(to_fit) & set(sizes))
+    if len(records) < MINIMUM or free < max(FOLDS, FEWEST_FOLDS):
+        return 0
+    return FOLDS if max(sizes.values()) <= len(records) / 3 else 0
+
+
+def assign_folds(records: Sequence[Record], count: int, *, to_fit: Collection[str] = ()) -> Roles:
+    """Return normals to fit (about seven eighths) and to tune (an eighth), which are all to
+    calibrate with in `count` folds.
+
+    Whole groups go in the order of their hash to the fold with the fewest images. The rest of a
+    fold is split as all are. The groups `to_fit` are fitted on and nothing else. DataError if there
+    are fewer records than MINIMUM, fewer groups than folds, or if a fold leaves too little to learn
+    from.
+    """
+    if len(records) < MINIMUM:
+        raise DataError(f"{len(records)} normal images are too few for --folds; see --allow-few")
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(record.group, []).append(record)
+    fixed = [groups[name] for name in sorted(groups, key=position) if name in to_fit]
+    order = [groups[name] for name in sorted(groups, key=position) if name not in to_fit]
+    if count < FEWEST_FOLDS or count > len(order):
+        raise DataError(
+            f"--folds {count}: a number from {FEWEST_FOLDS} to that of the groups of normals, "
+            f"{len(order)}, is expected"
+        )
+
+    parts: list[list[list[Record]]] = [[] for _ in range(count)]
+    for group in order:
+        smallest = min(parts, key=lambda part: sum(map(len, part)))
+        smallest.append(group)
+    folds = []
+    for part in parts:
+        rest = [group for group in order if group not in part]
+        learned = _fit_and_tune([*rest, *fixed], len(fixed))
+        fold = replace(learned, calibrate=list(chain.from_iterable(part)))
+        if len(fold.fit) < len(records) / 2:
+            raise DataError(
+                f"--folds {count}: one fold leaves {len(fold.fit)} of {len(records)} images to "
+                "fit, as a few groups hold most of them; take more folds, or --folds 0"
+            )
+        folds.append(fold)
+    kept = _fit_and_tune([*order, *fixed], len(fixed))
+    return replace(kept, calibrate=list(chain.from_iterable(order)), folds=tuple(folds))
+
+
+def _fit_and_tune(groups: Sequence[list[Record]], fixed: int) -> Roles:
+    """Return the records of groups to fit and to tune; the last `fixed` groups are to fit."""
+    free = list(groups[: len(groups) - fixed])
+    count = sum(map(len, groups))
+    tune = _take(free, TUNE_SHARE / (1 - CALIBRATE_SHARE) * count, leave=0 if fixed else 1)
+    return Roles(list(chain.from_iterable([*free, *groups[len(groups) - fixed :]])), tune, [])
 
 
 def _take(order: list[list[Record]], wanted: float, leave: int) -> list[Record]:

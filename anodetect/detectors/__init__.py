@@ -24,6 +24,7 @@ class Entry:
     channels compares an image channel by channel, and an absent one adds nothing to its map. One
     that is `local` models small windows of pixels, in which no shape is seen. `several_passes` says
     why a detector cannot be one graph; "" for one that has `one_pass`.
+    One that is `train_free` learns in seconds, so that models of folds cost little.
     """
 
     target: str
@@ -42,6 +43,7 @@ class Entry:
     leaves_out: bool = False
     local: bool = False
     several_passes: str = ""
+    train_free: bool = False
 
 
 DETECTORS = {
@@ -170,6 +172,7 @@ DETECTORS = {
         representations=("pixels", "features"),
         first_only=True,
         baseline=True,
+        train_free=True,
         for_few=True,
         leaves_out=True,
     ),
@@ -180,6 +183,7 @@ DETECTORS = {
         cost="half a minute to train, 50 ms an image",
         representations=("features",),
         baseline=True,
+        train_free=True,
         for_few=True,
     ),
     "padim": Entry(
@@ -189,6 +193,7 @@ DETECTORS = {
         cost="seconds to train, hardly more an image than its features take",
         representations=("features",),
         baseline=True,
+        train_free=True,
     ),
     "intensity": Entry(
         target="anodetect.detectors.intensity:Intensity",
@@ -197,6 +202,7 @@ DETECTORS = {
         "Methods, MIDL 2021",
         cost="nothing to train, less than a millisecond an image",
         baseline=True,
+        train_free=True,
         leaves_out=True,
     ),
 }

@@ -2,8 +2,7 @@
 
 from pydicom.dataset import Dataset
 
-from anodetect.data.dicom import Series
-from anodetect.data.dicom_window import Window, window_of
+from anodetect.data.dicom_window import Window, window_of, window_of_volume
 from anodetect.imaging.preprocess import Preprocess
 from anodetect.model.loading import LoadedImage, LoadedVolume
 
@@ -26,11 +25,7 @@ def display_window(
 
 
 def _stated(loaded: LoadedImage | LoadedVolume, header: Dataset | None) -> Window | None:
-    """Return the window that a DICOM file states, of a series that of the slice in its middle."""
+    """Return the window that a DICOM file states."""
     if isinstance(loaded, LoadedImage):
         return None if header is None else window_of(header)
-    origin = loaded.volume.source.origin
-    if not isinstance(origin, Series):
-        return None
-    middle = len(origin.headers) // 2
-    return window_of(origin.headers[middle], origin.numbers[middle])
+    return window_of_volume(loaded.volume.source)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from anodetect.data.dicom import Series
 from anodetect.data.drawings import Drawing
-from anodetect.data.geometry import Geometry
+from anodetect.data.geometry import Geometry, in_plane
 from anodetect.data.volumes import Volume
 from anodetect.errors import RunError
 from anodetect.files import atomic, write_atomic
@@ -47,16 +47,26 @@ def mask_of(found: Iterable[Mark], size: tuple[int, int]) -> Bools:
 
 
 def volume_mask(case: Marked, geometry: Geometry) -> Bools:
-    """Return the voxels [D, H, W], in the order of the slices, that lie in a case's regions."""
-    mask = np.zeros(geometry.sides, bool)
-    _, rows, columns = geometry.flipped
+    """Return the voxels [D, H, W], in the order of the slices, that lie in a case's regions,
+    whichever plane each was drawn in."""
+    mask = np.zeros(geometry.shape, bool)
     for place, found in _by_place(case.marks).items():
         if place.number is None:
             continue
-        picture = mask_of(found, case.size)
+        plane = in_plane(geometry, place.plane)
+        _, rows, columns = plane.flipped
+        picture = mask_of(found, size_at(case, place))
         turned = picture[:: -1 if rows else 1, :: -1 if columns else 1]
-        mask[marks.source_number(geometry, place.number)] |= turned
-    return mask
+        plane.to_slices(mask)[marks.source_number(plane, place.number)] |= turned
+    return geometry.to_slices(mask)
+
+
+def size_at(case: Marked, place: Place) -> tuple[int, int]:
+    """Return the width and height in the source of a case's picture at a place."""
+    if case.geometry is None or place == WHOLE:
+        return case.size
+    _, height, width = in_plane(case.geometry, place.plane).sides
+    return width, height
 
 
 def _by_place(found: Iterable[Mark]) -> Mapping[Place, list[Mark]]:
@@ -132,7 +142,8 @@ def write_coco(cases: Sequence[Marked], file: Path) -> int:
         for place, found in places.items():
             images.append(_image(len(images) + 1, case, place))
             for mark in found:
-                annotations.append(_annotation(len(annotations) + 1, len(images), mark, case.size))
+                size = size_at(case, place)
+                annotations.append(_annotation(len(annotations) + 1, len(images), mark, size))
 
     content = {
         "info": {"description": DESCRIPTION},
@@ -149,7 +160,7 @@ def _image(number: int, case: Marked, place: Place) -> dict[str, Any]:
     name = case.path
     if place != WHOLE:
         name += f"#{place.plane}-{place.number}"
-    width, height = case.size
+    width, height = size_at(case, place)
     entry = {"id": number, "file_name": name, "width": width, "height": height}
     where = {} if place == WHOLE else {"plane": place.plane, "slice": place.number}
     return entry | {"label": case.label, "path": case.path} | where

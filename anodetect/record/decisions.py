@@ -3,7 +3,7 @@ about them. No torch."""
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +13,7 @@ from anodetect.record.rows import LITTLE_FOREGROUND, OK, UNSEEN, GroupRow, schem
 from anodetect.stats import decision
 from anodetect.stats.calibration import Calibration, Doubles
 from anodetect.stats.decision import Rule
-from anodetect.stats.group_size import comparison
+from anodetect.stats.group_size import comparison, volume_comparison
 from anodetect.types import Bools
 
 # Groups with this many times as many, or as few, images as calibration groups cannot be compared.
@@ -21,12 +21,19 @@ SIZE_RATIO = 1.5
 
 
 def decide(
-    rows: pa.Table, calibration: Calibration, rule: Rule, *, by_size: bool = True
+    rows: pa.Table,
+    calibration: Calibration,
+    rule: Rule,
+    *,
+    slices: pa.Table | None = None,
+    by_size: bool = True,
 ) -> tuple[pa.Table, pa.Table, float]:
     """Return a table of ScoreRow with the decisions filled in, a table of GroupRow, and the
-    threshold of images. Without calibration images nothing is decided: the columns are null. Not
-    `by_size`, groups are compared as release 0.2 did."""
+    threshold of images. `slices` is the table of SliceRow where there are volumes. Without
+    calibration images nothing is decided: the columns are null. Not `by_size`, groups are compared
+    as release 0.2 did."""
     scored = is_ok(rows)
+    counts = Counter[str]() if slices is None else scored_slices(slices)
     names = rows["group"].filter(pa.array(scored))
     coded = pc.dictionary_encode(pa.chunked_array(names, pa.string()).combine_chunks())
     found = decision.decide(
@@ -36,6 +43,7 @@ def decide(
         len(coded.dictionary),
         calibration,
         rule,
+        slices=np.array([counts[path] for path in rows["path"].to_pylist()], np.int64)[scored],
         by_size=by_size,
     )
 
@@ -103,6 +111,11 @@ def is_volume(rows: pa.Table) -> Bools:
     return numbers(rows["depth"]) > 0
 
 
+def scored_slices(slices: pa.Table) -> Counter[str]:
+    """Return how many slices of each volume have a score, by its path."""
+    return Counter(slices["path"].filter(pc.is_valid(slices["score"])).to_pylist())
+
+
 def numbers(column: pa.ChunkedArray) -> Doubles:
     """Return a column's values [n], NaN where there is none."""
     return np.asarray(column.cast(pa.float64()).fill_null(np.nan))
@@ -112,15 +125,15 @@ def numbers(column: pa.ChunkedArray) -> Doubles:
 
 
 def volume_caveats(
-    volumes: Sequence[str],
+    volumes: Mapping[str, str],
     slices: pa.Table,
     calibration: Calibration,
     rate: float,
     prepared: Collection[str] = (),
 ) -> list[str]:
-    """Return what is to be known of the volumes at these paths: slices that were not scored, and
-    decisions that cannot be made or are worth less than they seem. Those of them that were
-    `prepared` have other slices in the table than a model has seen and was calibrated with."""
+    """Return what is to be known of volumes, given by path with their groups: slices that were not
+    scored, and decisions that cannot be made or are worth less than they seem. Those of them that
+    were `prepared` have other slices in the table than a model has seen and was calibrated with."""
     found = []
     reasons = Counter(slices["unscored"].to_pylist())
     for reason in (LITTLE_FOREGROUND, UNSEEN):
@@ -137,10 +150,11 @@ def volume_caveats(
             f"no volume or patient can be flagged at {rate:g}: {groups} calibration groups reach "
             f"p-values of {1 / (groups + 1):.3f}; slices are flagged one by one"
         )
+    found += _several_volumes(volumes, slices, calibration, rate)
     seen = [path for path in volumes if path not in prepared]
     if not seen:
         return found
-    scored = Counter(slices["path"].filter(pc.is_valid(slices["score"])).to_pylist())
+    scored = scored_slices(slices)
     usual = _images_a_group(calibration)
     count = float(np.median([scored[path] for path in seen]))
     if not usual / SIZE_RATIO <= count <= usual * SIZE_RATIO:
@@ -150,6 +164,30 @@ def volume_caveats(
             "volumes like these"
         )
     return found
+
+
+def _several_volumes(
+    volumes: Mapping[str, str], slices: pa.Table, calibration: Calibration, rate: float
+) -> Iterator[str]:
+    """Yield how many groups have several volumes that are compared one by one."""
+    sizes, scored = list(Counter(calibration.groups).values()), scored_slices(slices)
+    by_group: dict[str, list[int]] = {}
+    for path, group in volumes.items():
+        by_group.setdefault(group, []).append(scored[path])
+
+    bounded = []
+    for counts in by_group.values():
+        how = volume_comparison(len(counts), sum(counts), sizes, rate)
+        if how.parts > 1:
+            bounded.append(how)
+    if bounded:
+        finest = max(how.finest for how in bounded)
+        yield (
+            f"{len(bounded)} patients have several volumes, and too few calibration groups as many "
+            "slices: their p-values are as many times that of their highest volume, an upper "
+            f"bound, of which the smallest is {min(1.0, finest):.3f}; calibrate on groups like "
+            "these"
+        )
 
 
 def group_caveats(groups: pa.Table, calibration: Calibration, rate: float) -> list[str]:

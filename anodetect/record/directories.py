@@ -18,9 +18,12 @@ report.json, signature.json, pushed.jsonl and reviews are not part of the record
 the specification.
 """
 
+import io
 import json
 import os
 import re
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -76,6 +79,7 @@ OUTSIDE = (
 # Of the app and of SQLite
 REVIEWS = re.compile(r"reviews\.(sqlite(-wal|-shm|-journal)?|signed\.[0-9a-f]+\.json)")
 BOOTSTRAP = "bootstrap.npz"
+MOST_DRAWS = 10**6  # numbers of all metrics that are read
 ADDED_TO_OUTPUTS = {"note": ""}  # columns that release 0.2 did not write
 # The tables that pages are drawn from.
 READ = ("scores.parquet", "groups.parquet", "slices.parquet", "outputs.parquet")
@@ -193,6 +197,36 @@ def write_draws(path: Path, draws: Mapping[str, NDArray[np.float64]]) -> None:
     """Write the resampled values of each metric, for paired comparisons."""
     with atomic(path / BOOTSTRAP) as file:
         np.savez_compressed(file, allow_pickle=False, **draws)
+
+
+def read_draws(path: Path) -> dict[str, NDArray[np.float64]]:
+    """Return what `write_draws` wrote; RunError if the file is none of its own, or holds more
+    numbers than MOST_DRAWS."""
+    file, draws = path / BOOTSTRAP, dict[str, NDArray[np.float64]]()
+    try:
+        with zipfile.ZipFile(io.BytesIO(content_of(file))) as archive:
+            members = archive.infolist()
+            if sum(member.file_size for member in members) > 8 * MOST_DRAWS:
+                raise ValueError("too large")
+            for member in members:
+                name, content = member.filename.removesuffix(".npy"), archive.read(member)
+                draws[name] = _draws_in(content)
+    except (ValueError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise RunError(f"{file}: not readable ({error})") from None
+    return draws
+
+
+def _draws_in(content: bytes) -> NDArray[np.float64]:
+    """Return the numbers of a file of NumPy; ValueError if it is no list of float64, or does not
+    hold as many as it says."""
+    stream = io.BytesIO(content)
+    if np.lib.format.read_magic(stream) != (1, 0):
+        raise ValueError("another version of NumPy's format")
+    shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+    values = content[stream.tell() :]
+    if dtype != np.dtype("<f8") or len(shape) != 1 or 8 * shape[0] != len(values):
+        raise ValueError("no list of float64")
+    return np.frombuffer(values, np.dtype("<f8"))
 
 
 def picture_of(path: Path, identity: str) -> Path:

@@ -94,6 +94,7 @@ COPY = re.compile(rf"{EMBEDDED}/[0-9a-f]{{{DIGITS}}}/\w[\w.-]*")  # a file of a 
 HASHED = ("config.json", "environment.json", "manifest.csv", "model_card.md")  # in the model file
 CURVE_POINTS = 200
 LIMIT_HEADING = "## Detection limit"  # of the model card's last part
+KEPT_FOLDS = "fold-*.npz"  # the calibration of folds that are finished
 FINGERPRINT = "fingerprint"  # only while a run is being made
 
 
@@ -249,6 +250,8 @@ class ManifestRow:
     fit on request) or failed; `error` says why a file failed or was left out. `sha256` is "" for a
     file that could not be read. `pixels_sha256` is the hash of the decoded content, which runs of
     older versions do not have. `prepared` says how a brain was prepared, "" if nothing was done.
+    `fold` is the number of the fold, from 1, whose model has scored it to calibrate with, "" where
+    one model scored all.
     """
 
     path: str
@@ -259,13 +262,15 @@ class ManifestRow:
     error: str = ""
     pixels_sha256: str = ""
     prepared: str = ""
+    fold: str = ""
 
 
 @dataclass(frozen=True)
 class RunFacts:
     """The facts that `anodetect info` prints. `representation` names those of all members of an
     ensemble. `training` are those that training has written:
-    seconds, steps, numbers of images, seed … `limit` is the detection limit at the default
+    seconds, steps, numbers of images, seed … `calibration_folds` is 0 where one model scored all
+    calibration images. `limit` is the detection limit at the default
     false-alarm rate, None where nothing was planted."""
 
     run: str
@@ -282,6 +287,7 @@ class RunFacts:
     model_sha256: str
     model_mb: float
     environment: Mapping[str, Any]
+    calibration_folds: int = 0
     limit: DetectionLimit | None = None
 
     def as_json(self) -> dict[str, Any]:
@@ -302,8 +308,9 @@ class RunFacts:
 
 def checkpoints(workdir: Path) -> list[Path]:
     """Return what an interrupted training can continue from: its checkpoint, or the members of an
-    ensemble that are finished."""
-    return [file for file in workdir.glob("*.safetensors") if file.name != MODEL_FILE]
+    ensemble or the folds that are finished."""
+    models = [file for file in workdir.glob("*.safetensors") if file.name != MODEL_FILE]
+    return [*models, *workdir.glob(KEPT_FOLDS)]
 
 
 @contextmanager
@@ -429,6 +436,8 @@ def write(
     if calibration.regions is not None and calibration.strengths is not None:
         tensors["calibration.strengths"] = calibration.strengths
         added["regions"] = calibration.regions.as_json()
+    if calibration.folds is not None:
+        tensors["calibration.folds"] = calibration.folds
     checkpoint.write(workdir / MODEL_FILE, tensors, header.as_json() | added)
 
 
@@ -451,6 +460,9 @@ def model_card(header: RunHeader, calibration: Calibration) -> str:
             f"\n- Known anomalies: {facts.known_anomalies} images, learned from as such "
             "(--known-anomalies); none of them is among\n  the normals to fit, tune or calibrate"
         )
+    in_folds = ""
+    if calibration.folds is not None:
+        in_folds = f" in {calibration.n_folds} folds, those to fit and to tune among them"
     foreground = "above the flat background" if preprocess["flat_background"] else "every pixel"
     return f"""# {header.detector} on {as_code(header.data)}
 
@@ -461,8 +473,8 @@ It says nothing about why, and it is not a medical device.
 - Detector: `{header.detector}` on `{header.sees}`, seed {facts.seed}; \
 trained {facts.trained_at}
 - Data: {as_code(header.data)}: {facts.fit_images} images to fit, {facts.tune_images} to tune,
-  {len(calibration.scores)} to calibrate ({calibration.n_groups} groups); which ones, with their \
-hashes: `manifest.csv`
+  {len(calibration.scores)} to calibrate ({calibration.n_groups} groups){in_folds}; \
+which ones, with their hashes: `manifest.csv`
 - Training: {facts.train_seconds:.1f} s{steps}
 - Given up: {facts.dropped or "nothing"}{odd}{known}
 - Images: {preprocess["channels"]} channel(s); values {low:g} to {high:g} become -1 to 1; \
@@ -565,6 +577,7 @@ def read(path: Path) -> Run:
             tuple(header["calibration_groups"]),
             measure_of(header.get("regions")),
             tensors.pop("calibration.strengths", None),
+            tensors.pop("calibration.folds", None),
         )
         check_calibration(calibration)
         state = {name.removeprefix("detector."): array for name, array in tensors.items()}
@@ -676,6 +689,7 @@ def facts(path: Path) -> RunFacts:
         model_sha256=run.model_sha256,
         model_mb=round((path / MODEL_FILE).stat().st_size / 1e6, 3),
         environment=_environment(path / "environment.json"),
+        calibration_folds=run.calibration.n_folds,
         limit=limit,
     )
 

@@ -314,7 +314,8 @@ def _decisions(scored: ScoreDirectory) -> Iterator[str]:
     """Yield what is wrong with p-values, q-values, flags and counts: they must be those that scores
     and calibration give."""
     calibration, rule = scored.audit.calibration, scored.audit.rule
-    again, groups_again, _ = decide(scored.table, calibration, rule)
+    slices = directories.slice_table(scored.path)
+    again, groups_again, _ = decide(scored.table, calibration, rule, slices=slices)
     before = decide(scored.table, calibration, rule, by_size=False)[1]
     columns = _decided(scored.audit)
     if calibration.groups:  # older releases have a threshold without calibration images
@@ -334,7 +335,6 @@ def _decisions(scored: ScoreDirectory) -> Iterator[str]:
     if place is not None:
         yield "the groups do not follow from the scores"
 
-    slices = directories.slice_table(scored.path)
     again = decide_slices(slices, calibration, rule)
     place = _first_difference(slices, again, ("p_value", "flagged"))
     if place is not None:

@@ -13,16 +13,19 @@ P(p ≤ α) ≤ α.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from anodetect.errors import ConfigError
+from anodetect.stats.fold_check import folds_differ
 from anodetect.stats.mask_rule import MaskRule, RegionMeasure, measure_of, pixel_rule
 from anodetect.stats.realised import RealisedRate, left_out_rate
 
 Doubles = NDArray[np.float64]
+Numbers = NDArray[np.int64]
 DEFAULT_FAR = 0.05
 Level = Literal["group", "image", "none"]
 
@@ -32,7 +35,9 @@ class Calibration:
     """Held-out normal images: their scores [n], highest map values [n] and group names [n].
 
     `strengths` [n] are those of the strongest region of each by the measure `regions`; None in runs
-    of older releases, which know only highest values.
+    of older releases, which know only highest values. `folds` [n] are the numbers, from 1, of the
+    models that scored each image and had not learned from its group; None where one model scored
+    all.
     """
 
     scores: Doubles
@@ -40,6 +45,7 @@ class Calibration:
     groups: tuple[str, ...]
     regions: RegionMeasure | None = None
     strengths: Doubles | None = None
+    folds: Numbers | None = None
 
     @classmethod
     def restore(cls, snapshot: Mapping[str, Any]) -> "Calibration":
@@ -50,7 +56,10 @@ class Calibration:
         strengths = None
         if regions is not None:
             strengths = np.array(snapshot["strengths"], np.float64)
-        return cls(scores, peaks, tuple(snapshot["groups"]), regions, strengths)
+        folds = None
+        if snapshot.get("folds") is not None:
+            folds = np.array(snapshot["folds"], np.int64)
+        return cls(scores, peaks, tuple(snapshot["groups"]), regions, strengths, folds)
 
     def snapshot(self) -> dict[str, Any]:
         """Return all of it as JSON values, for the record."""
@@ -63,11 +72,18 @@ class Calibration:
         if self.regions is not None and self.strengths is not None:
             content["regions"] = self.regions.as_json()
             content["strengths"] = self.strengths.tolist()
+        if self.folds is not None:
+            content["folds"] = self.folds.tolist()
         return content
 
     @cached_property
     def n_groups(self) -> int:
         return len(set(self.groups))
+
+    @property
+    def n_folds(self) -> int:
+        """The number of models that scored the images, 0 where one scored all."""
+        return 0 if self.folds is None else len(np.unique(self.folds))
 
     def level(self, far: float) -> Level:
         """Return the units over which a false-alarm rate can be promised: groups if there are
@@ -143,12 +159,29 @@ class Calibration:
             f"above {rule.least:.4g}"
         )
         if level == "group":
-            return f"{what}: at most {far:.2%} of new normal groups are expected to have any."
+            return (
+                f"{what}: at most {far:.2%} of new normal groups, or of volumes where a group has "
+                "several, are expected to have any."
+            )
         return (
             f"{what}. Optimistic: {self.n_groups} calibration groups can only promise that at most "
             f"{1 / (self.n_groups + 1):.2%} of new groups have any, so {far:.2%} is that of images "
-            "as if independent."
+            f"as if independent; {self._marked_groups(far):.0%} of the calibration groups have "
+            "any, judging each by the others."
         )
+
+    def _marked_groups(self, far: float) -> float:
+        """Return the share of calibration groups with a region that counts where the others alone
+        calibrate, over images as if independent."""
+        assert self.strengths is not None
+        groups = np.array(self.groups)
+        marked = []
+        for name in np.unique(groups):
+            own = groups == name
+            rest = Calibration(self.scores[~own], self.peaks[~own], tuple(groups[~own].tolist()))
+            least = rest._threshold(self.strengths[~own], far)
+            marked.append(self.strengths[own].max() > least)
+        return float(np.mean(marked))
 
     def statement(self, far: float) -> str:
         """Return in one or two sentences what the promised rate is worth."""
@@ -164,11 +197,12 @@ class Calibration:
         if level == "group":
             realised = self.realised(far)
             return (
-                f"{'At most' if n == groups else 'About'} {far:.2%} of new normal images are "
+                f"{'At most' if n == groups and self.folds is None else 'About'} {far:.2%} of new "
+                "normal images are "
                 f"expected to be flagged: {realised.mean:.2%} on average over calibrations, and "
                 f"at most {realised.bound():.2%} after 19 of 20 of them; "
                 f"from {n} calibration images in {groups} groups; "
-                f"the smallest possible p-value is {finest:.4f}."
+                f"the smallest possible p-value is {finest:.4f}.{self.of_folds()}"
             )
         if level == "image":
             return (
@@ -177,12 +211,30 @@ class Calibration:
                 f"so p-values rank the {n} images as if independent; "
                 "if those of one group resemble each other, more will be flagged: "
                 f"{self.realised(far).mean:.2%} on average, judging each group by the others."
+                f"{self.of_folds()}"
             )
         return (
             f"Nothing can be flagged at {far:.2%}: "
             f"the finest rate {groups} groups can promise is {finest:.4f}, "
             f"and {n} images reach {1 / (n + 1):.4f}."
         )
+
+    def of_folds(self) -> str:
+        """Return in a sentence, after a space, what it means that models of folds have scored the
+        calibration images; "" if one model scored all."""
+        if self.folds is None:
+            return ""
+        text = (
+            f" Each calibration image was scored by one of {self.n_folds} models that had not seen "
+            "its group, and new ones are by a model that has learned from all: "
+        )
+        if folds_differ(self.scores, self.groups, self.folds):
+            return (
+                f"{text}the scores of these models differ by more than chance explains, so that "
+                "the rate may be far from what is promised; `anodetect train --folds 0`, or "
+                "`anodetect calibrate` with new normals, keeps the promise."
+            )
+        return f"{text}in simulations it flags no more than is promised, but no theorem says so."
 
     def by_group(self) -> list[Doubles]:
         """Return the scores of each group's images."""
@@ -194,7 +246,9 @@ class Calibration:
     def pooled(self) -> "Calibration":
         """Return a calibration with one entry per group: its highest score, map value and
         strength."""
-        names, index = np.unique(np.array(self.groups), return_inverse=True)
+        names, first, index = np.unique(
+            np.array(self.groups), return_index=True, return_inverse=True
+        )
 
         def highest(values: Doubles) -> Doubles:
             found = np.full(len(names), -np.inf)
@@ -207,6 +261,7 @@ class Calibration:
             tuple(str(name) for name in names),
             self.regions,
             None if self.strengths is None else highest(self.strengths),
+            None if self.folds is None else self.folds[first],
         )
 
     def weights(self, level: Level) -> tuple[Doubles, int]:
@@ -233,6 +288,21 @@ class Calibration:
             return float("inf")
         p = self._p_values(reference, reference, level)
         return float(reference[p > far + 1e-12].max(initial=-np.inf))
+
+
+def joined(parts: Sequence[Calibration], regions: RegionMeasure | None) -> Calibration:
+    """Return the calibration of all folds, from that of each; `regions` is the measure of the model
+    that scores new images."""
+    strengths = [part.strengths for part in parts if part.strengths is not None]
+    numbers = [np.full(len(part.scores), place) for place, part in enumerate(parts, start=1)]
+    return Calibration(
+        np.concatenate([part.scores for part in parts]),
+        np.concatenate([part.peaks for part in parts]),
+        tuple(chain.from_iterable(part.groups for part in parts)),
+        regions,
+        None if regions is None else np.concatenate(strengths),
+        np.concatenate(numbers),
+    )
 
 
 def benjamini_hochberg(p_values: Doubles, *, dependent: bool = False) -> Doubles:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anodetect.stats.calibration import Calibration, Doubles, benjamini_hochberg
-from anodetect.stats.group_size import group_p_values
+from anodetect.stats.group_size import group_p_values, volume_group_p_values
 from anodetect.types import Bools
 
 TOLERANCE = 1e-12  # by which a p-value may exceed the rate: sums of weights are not exact
@@ -86,6 +86,7 @@ def decide(
     calibration: Calibration,
     rule: Rule,
     *,
+    slices: NDArray[np.integer] | None = None,
     by_size: bool = True,
 ) -> Decisions:
     """Decide over scores [n], of which some are those of `volumes` [n].
@@ -93,9 +94,10 @@ def decide(
     `groups` [n] holds the number of each one's group, 0 to `n_groups` − 1. A volume's score is the
     highest of its slices', so it is compared with the same of each calibration group, and an
     image's score with the calibration images. A group's score is its highest, compared with that of
-    as many calibration images (`group_size`), or, of volumes and not `by_size`, with the highest of
-    each calibration group, as release 0.2 compared all. q-values are Benjamini–Hochberg where every
-    image is its own group, else Benjamini–Yekutieli.
+    as many calibration images, or of calibration groups with as many slices (`group_size`); not
+    `by_size` with the highest of each calibration group, as release 0.2 compared all. `slices` [n]
+    counts the scored slices of each volume, by default 1. q-values are Benjamini–Hochberg where
+    every image is its own group, else Benjamini–Yekutieli.
     """
     pooled_calibration = calibration.pooled()
     p = p_values(scores, volumes, calibration, rule.rate)
@@ -112,8 +114,15 @@ def decide(
     np.maximum.at(highest, groups, scores)
     images = np.bincount(groups, minlength=n_groups).astype(np.int32)
     group_p = pooled_calibration.p_values(highest, rule.rate)
-    if by_size and calibration.groups and not volumes.any():
-        group_p = group_p_values(highest, images, calibration.by_group(), rule.rate)
+    if by_size and calibration.groups:
+        each = np.ones(len(scores)) if slices is None else np.maximum(slices, 1)
+        total = np.bincount(groups, each, n_groups).astype(np.int64)
+        of_volumes = np.bincount(groups, volumes, n_groups) > 0
+        known, rest = calibration.by_group(), ~of_volumes
+        group_p[rest] = group_p_values(highest[rest], images[rest], known, rule.rate)
+        group_p[of_volumes] = volume_group_p_values(
+            highest[of_volumes], images[of_volumes], total[of_volumes], known, rule.rate
+        )
     group_q = benjamini_hochberg(group_p)
     of_groups = GroupDecisions(
         images=images,
@@ -180,4 +189,5 @@ def statement(calibration: Calibration, rule: Rule, images: int, groups: int) ->
     return (
         f"Among flagged images at most {rule.rate:.2%} are expected to be normal{alike}. "
         f"The smallest possible p-value is {finest:.4f}, so {reach}.{optimistic}"
+        f"{calibration.of_folds()}"
     )

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from anodetect.stats import few_groups, metrics
 from anodetect.stats.calibration import Calibration, clopper_pearson
+from anodetect.stats.joined_groups import JoinedGroups
 from anodetect.stats.lesions import (
     ComparedMap,
     LesionMetrics,
@@ -31,7 +32,8 @@ class LabelledScore:
 
     `heatmap` is [H, W], of a volume [D, H, W] with NaN where it was not scored; None if it is not
     at hand. `mask` is bool of the same shape, True where anomalous; None if there is no mask.
-    `problem` says why a mask could not be used. A `lossy` mask was compressed with loss.
+    `problem` says why a mask could not be used. A `lossy` mask was compressed with loss. `content`
+    is the hash of the file, "" where it is not known.
     """
 
     name: str
@@ -43,6 +45,7 @@ class LabelledScore:
     mask: Bools | None = None
     problem: str = ""
     lossy: bool = False
+    content: str = ""
 
 
 @dataclass(frozen=True)
@@ -157,7 +160,7 @@ class Measure:
 
     With `masks` pixels are measured too. Those of an anomalous image count only if its mask can be
     read and marks something; `problems` lists the images whose pixels could not be measured because
-    of an error, with the reason.
+    of an error, with the reason. Groups that have a file in common are resampled as one.
     """
 
     def __init__(self, calibration: Calibration, far: float, *, masks: bool) -> None:
@@ -165,7 +168,8 @@ class Measure:
         self.rule = calibration.mask_rule(far)
         self.labels: list[int] = []
         self.scores: list[float] = []
-        self.groups: list[str] = []
+        self.joined = JoinedGroups()
+        self._groups: list[str] = []
         self.volumes: list[bool] = []
         self.pixels = metrics.PixelCounts()
         self.compared: list[ComparedMap] = []
@@ -177,7 +181,8 @@ class Measure:
         volume has a mask, and do not count if it has none."""
         self.labels.append(item.label)
         self.scores.append(item.score)
-        self.groups.append(item.group)
+        self.joined.add(item.group, item.content)
+        self._groups.append(item.group)
         self.volumes.append(item.is_volume)
 
         if item.heatmap is None:
@@ -206,6 +211,11 @@ class Measure:
                 compare(heatmap, mask, self.rule, item.group, is_volume=item.is_volume)
             )
 
+    @property
+    def groups(self) -> list[str]:
+        """The group of each score, joined to those that have a file in common with it."""
+        return [self.joined.of(group) for group in self._groups]
+
     def labelled(self) -> bool:
         """Return whether anything was added."""
         return bool(self.labels)
@@ -227,6 +237,7 @@ class Measure:
         false-alarm rate."""
         labels = np.array(self.labels)
         masks = use_of(self.masks)
+        compared = [replace(each, group=self.joined.of(each.group)) for each in self.compared]
         measured = self.has_masks and (masks.used > 0 or not masks.total)
 
         return Evaluation(
@@ -239,7 +250,7 @@ class Measure:
             operating_point=self._operating_point(threshold),
             statement=self.calibration.statement(self.far),
             masks=masks if masks.total else None,
-            lesions=lesion_metrics(self.compared, self.rule) if measured else None,
+            lesions=lesion_metrics(compared, self.rule) if measured else None,
             mask_statement=self.calibration.mask_statement(self.far),
         )
 
@@ -301,7 +312,7 @@ class Measure:
 
     @cached_property
     def curves(self) -> metrics.PixelCurves:
-        return self.pixels.curves()
+        return self.pixels.curves(self.joined.of)
 
     def draws(self) -> dict[str, NDArray[np.float64]]:
         """Return each metric's values over the resampled groups, by image_… and pixel_…."""

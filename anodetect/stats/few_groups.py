@@ -13,6 +13,7 @@ from anodetect.stats.calibration import clopper_pearson
 
 Doubles = NDArray[np.float64]
 STEPS = 60  # of bisection: to the last bit
+ROUNDING = 1e-9  # by which a sum of shares may be off, and more
 
 
 def auroc_bounds(
@@ -52,8 +53,9 @@ def precision_bounds(
     Where the value or its draws are all 1, or all 0, it is that of so many anomalous groups found.
     """
     deviation = float(np.nanstd(draws))
-    if not 0 < value < 1 or deviation == 0:
-        return clopper_pearson(value * anomalous, anomalous, alpha)
+    # A sum of precisions that are all 1 may be less in its last bits.
+    if not ROUNDING < value < 1 - ROUNDING or deviation < ROUNDING:
+        return clopper_pearson(round(value * anomalous, 6), anomalous, alpha)
     from scipy.special import stdtrit  # takes time to import, and scoring does not need it
 
     logit = math.log(value / (1 - value))

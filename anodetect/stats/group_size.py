@@ -8,6 +8,11 @@ it with probability C(b, k) / C(n, k). This is exact if images are exchangeable 
 Where too few calibration groups are so large, the group is cut into c parts of at most j images. It
 reaches a score if one of its parts does, so c times the p-value of j images is an upper bound,
 however the parts depend on each other (Bonferroni).
+
+Slices of a volume come in an order and cannot be drawn at random. A group with one volume is
+compared with whole calibration groups, as its volume is. One with v volumes is compared with
+calibration groups that have as many slices in all; where these are too few, it is flagged if one of
+its volumes would be at a v-th of the rate, which bounds it in the same way.
 """
 
 import math
@@ -76,6 +81,42 @@ def group_p_values(
                 below = np.searchsorted(scores, highest[own], "left")
                 reached += 1 - _all_below(len(scores), min(how.images, len(scores)))[below]
         p[own] = np.minimum(1.0, how.parts * reached / (how.groups + 1))
+    return np.where(np.isnan(highest), np.nan, p)
+
+
+def volume_comparison(
+    volumes: int, slices: int, calibration_sizes: Sequence[int], rate: float
+) -> Comparison:
+    """Return how a group of so many volumes, with so many scored slices in all, is compared at a
+    false-alarm rate: volume by volume with all calibration groups, or as a whole with those that
+    have as many slices."""
+    sizes = np.asarray(calibration_sizes)
+    apart = Comparison(volumes, math.ceil(slices / volumes), len(sizes))
+    whole = Comparison(1, slices, int((sizes * SLACK >= slices).sum()))
+    if volumes > 1 and (whole.finest <= rate + 1e-12 or whole.finest <= apart.finest):
+        return whole
+    return apart
+
+
+def volume_group_p_values(
+    highest: Doubles,
+    volumes: NDArray[np.integer],
+    slices: NDArray[np.integer],
+    calibration: Sequence[Doubles],
+    rate: float,
+) -> Doubles:
+    """Return the p-values [m] of the highest scores [m] of groups with so many volumes [m], and
+    scored slices in all [m], among calibration groups, each with the scores of its slices."""
+    counts = [len(scores) for scores in calibration]
+    maxima = np.array([scores.max() for scores in calibration])
+    p = np.full(len(highest), np.nan)
+    for place, score in enumerate(highest.tolist()):
+        how = volume_comparison(int(volumes[place]), int(slices[place]), counts, rate)
+        compared = maxima
+        if how.parts == 1 and volumes[place] > 1:
+            compared = maxima[np.array(counts) * SLACK >= how.images]
+        reached = 1 + int((compared >= score).sum())
+        p[place] = min(1.0, how.parts * reached / (how.groups + 1))
     return np.where(np.isnan(highest), np.nan, p)
 
 

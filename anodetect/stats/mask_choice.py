@@ -26,11 +26,19 @@ CALIBRATED_LIKE = 0.05  # the share of clean tune images that may have a region
 @dataclass(frozen=True)
 class ChosenMeasure:
     """The measure that was chosen, the mean Dice of planted defects with it, and how many there
-    were; NaN and 0 if nothing could be compared."""
+    were; NaN and 0 if nothing could be compared. A `share` of the pixels of clean tune images lies
+    below its low value."""
 
     measure: RegionMeasure
     dice: float
     planted: int
+    share: float
+
+    def on(self, clean: Sequence[Floats]) -> RegionMeasure:
+        """Return the same measure for another model, whose maps of its own clean tune images are
+        `clean`."""
+        (low,) = _quantiles(clean, [self.share])
+        return RegionMeasure(low, self.measure.statistic)
 
     def sentence(self) -> str:
         """Return the choice in words."""
@@ -47,7 +55,7 @@ class MeasureChoice:
     """
 
     def __init__(self, clean: Sequence[Floats]) -> None:
-        self.lows = dict(zip(SHARES, _quantiles(clean), strict=True))
+        self.lows = dict(zip(SHARES, _quantiles(clean, SHARES), strict=True))
         self._clean: dict[Place, list[float]] = {}
         self._defects: dict[Place, list[_Outcomes]] = {}
         for share, low in self.lows.items():
@@ -75,7 +83,7 @@ class MeasureChoice:
         """Return the measure with the highest mean Dice. The usual one is taken unless that one is
         clearly better, and after too few defects."""
         if self.planted < LEAST_DEFECTS:
-            return ChosenMeasure(self._measure(USUAL), float("nan"), 0)
+            return ChosenMeasure(self._measure(USUAL), float("nan"), 0, USUAL[0])
 
         dice = {place: self._dice(place) for place in self._defects}
         best = max(dice, key=lambda place: float(dice[place].mean()))
@@ -83,7 +91,8 @@ class MeasureChoice:
         error = gain.std(ddof=1) / np.sqrt(len(gain))
         if gain.mean() <= CLEAR * error:
             best = USUAL
-        return ChosenMeasure(self._measure(best), float(dice[best].mean()), self.planted)
+        mean = float(dice[best].mean())
+        return ChosenMeasure(self._measure(best), mean, self.planted, best[0])
 
     def _measure(self, place: Place) -> RegionMeasure:
         share, statistic = place
@@ -124,14 +133,14 @@ def _threshold(highest: Doubles) -> float:
     return float(np.sort(highest)[::-1][allowed]) if len(highest) else float("inf")
 
 
-def _quantiles(clean: Sequence[Floats]) -> list[float]:
-    """Return the map values at SHARES, over all images together, as a map can have them; 0 without
-    any."""
+def _quantiles(clean: Sequence[Floats], shares: Sequence[float]) -> list[float]:
+    """Return the map values at `shares`, over all images together, as a map can have them; 0
+    without any."""
     if not clean:
-        return [0.0] * len(SHARES)
+        return [0.0] * len(shares)
     some = []
     for heatmap in clean:
         values = heatmap[~np.isnan(heatmap)]
         some.append(values[:: max(1, len(values) // PIXELS)])
-    lows = np.quantile(np.concatenate(some), SHARES).astype(np.float32)
+    lows = np.quantile(np.concatenate(some), shares).astype(np.float32)
     return [float(low) for low in lows]

@@ -8,7 +8,7 @@ memory does not grow with their size, and a bootstrap over groups is a weighted 
 metric that is not defined, because there is one class only, is NaN.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -314,16 +314,20 @@ class PixelCounts:
         table.sum_duplicates()
         return CountEntries(table.row.astype(np.int64), table.col.astype(np.int64), table.data)
 
-    def curves(self) -> "PixelCurves":
-        """Return the counts as tables over the bins in use."""
+    def curves(self, name_of: Callable[[str], str] = str) -> "PixelCurves":
+        """Return the counts as tables over the bins in use, those of groups that `name_of` gives
+        one name together."""
         if not self.parts:
             empty = csr_array((0, 0))
             return PixelCurves(empty, empty, empty, np.zeros(0, np.float32))
 
         merged = self._merged()
         used, column = np.unique(merged.bins, return_inverse=True)
-        shape = 3 * len(self.groups), len(used)
-        table = csr_array((merged.totals, (merged.rows, column)), shape=shape)
+        number: dict[str, int] = {}
+        joined = [number.setdefault(name_of(group), len(number)) for group in self.groups]
+        group, kind = np.divmod(merged.rows, 3)
+        rows, shape = 3 * np.array(joined)[group] + kind, (3 * len(number), len(used))
+        table = csr_array((merged.totals, (rows, column)), shape=shape)
         return PixelCurves(table[0::3], table[1::3], table[2::3], _lower_edge(used))
 
 

@@ -3,7 +3,7 @@
 import io
 from base64 import b64encode
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Literal, get_args
@@ -24,10 +24,14 @@ SIDE = 768  # pixels of a picture's longer side in the browser
 HOVER_SIDE = 256  # pixels of the longer side of the values shown under the pointer
 CT_WINDOWS = {  # level and width in Hounsfield units
     "brain": (40, 80),
+    "stroke": (40, 40),
+    "subdural": (80, 200),
     "soft tissue": (40, 400),
     "lung": (-600, 1500),
     "bone": (300, 2000),
 }
+STATED = "the file's own"  # the name of the window that a DICOM file states
+SAMPLED_SLICES = 32  # of a volume, that its contrast is chosen by
 AIR = -500  # an image with smaller values is taken to be in Hounsfield units
 
 
@@ -38,7 +42,8 @@ class Case:
     `image` [C, H, W] is in native units; `heatmap` [H, W] is NaN where it was not scored; `found`
     [H, W] are its regions that count.
     `reconstruction` and `shown` are small grey pictures [200, 200] of the detector's reconstruction
-    and its input, as the report shows them. `notes` say what is missing, and why.
+    and its input, as the report shows them. `notes` say what is missing, and why. `stated` is the
+    window that a DICOM file states, None for others.
     """
 
     image: Floats | None
@@ -48,6 +53,7 @@ class Case:
     reconstruction: Picture | None
     shown: Picture | None
     notes: tuple[str, ...]
+    stated: Window | None = None
 
 
 @dataclass(frozen=True)
@@ -55,8 +61,8 @@ class VolumeCase:
     """The arrays of one volume along the plane it was scored in.
 
     `slices` [C, D, H, W] are in native units, `heatmap`, `found` (its regions that count) and
-    `mask` are [D, H, W]. All are None,
-    with a note, where the volume cannot be read.
+    `mask` are [D, H, W]. All are None, with a note, where the volume cannot be read. `windows` are
+    those of the whole volume.
     """
 
     geometry: Geometry | None
@@ -65,6 +71,7 @@ class VolumeCase:
     found: Bools | None
     mask: Bools | None
     notes: tuple[str, ...]
+    windows: Mapping[str, Window] = field(default_factory=lambda: MappingProxyType({}))
 
     def __post_init__(self) -> None:
         _make_read_only(self)
@@ -135,7 +142,7 @@ def view(case: Case, aspect: float = 1.0) -> View | None:
         hover_block=hover_block,
         intensity=_compact(reduced(image.mean(0), hover_block, "mean")),
         anomaly=None if heatmap is None else reduced(heatmap, hover_block, "max"),
-        windows=MappingProxyType(windows(image)),
+        windows=MappingProxyType(windows(image, stated=case.stated)),
         reconstruction=in_colour,
         difference=difference(case),
         notes=case.notes,
@@ -160,17 +167,34 @@ def slice_view(volume: VolumeCase, number: int) -> View | None:
 
     _, row, column = volume.geometry.spacing
     case = Case(volume.slices[:, number], heatmap, found, mask, None, None, volume.notes)
-    return view(case, aspect=row / column)
+    shown = view(case, aspect=row / column)
+    if shown is None or not volume.windows:
+        return shown
+    return replace(shown, windows=volume.windows)
 
 
-def windows(image: Floats) -> dict[str, Window]:
-    """Return the windows to choose from: "auto", "full range", and for CT those of CT_WINDOWS."""
+def windows(
+    image: Floats, *, is_ct: bool = False, stated: Window | None = None
+) -> dict[str, Window]:
+    """Return the windows to choose from for an image [C, H, W] or a volume [C, D, H, W]: "auto",
+    "full range", STATED where the file has a window of its own, and for CT those of CT_WINDOWS."""
     low, high = float(image.min()), float(image.max())
-    choices = {"auto": pictures.contrast(image), "full range": (low, high)}
-    if low < AIR:
+    choices = {"auto": _contrast(image), "full range": (low, high)}
+    if stated is not None:
+        choices[STATED] = stated
+    if is_ct or low < AIR:
         for name, (level, width) in CT_WINDOWS.items():
             choices[name] = (level - width / 2, level + width / 2)
     return choices
+
+
+def _contrast(image: Floats) -> Window:
+    """Return the values to show black and white: of a volume those of all its slices."""
+    if image.ndim == 3:
+        return pictures.contrast(image)
+    step = max(1, image.shape[1] // SAMPLED_SLICES)
+    sampled = image[:, ::step]
+    return pictures.contrast(sampled.reshape(len(image), -1, image.shape[-1]))
 
 
 def factor(shape: tuple[int, ...], side: int = SIDE) -> int:

@@ -27,14 +27,15 @@ function release(event) {
   const isText = event.target.matches?.("textarea, [contenteditable=true]");
   if (event.type === "keydown" && !(ends && (!isText || event.key === "Escape" || event.ctrlKey ||
     event.metaKey))) return;
-  setTimeout(() => {  // Streamlit takes the text or choice first
+  const give = () => {  // Streamlit takes the text or choice first
     const field = document.activeElement;
     if (!field || !field.matches(typed) || isOpen(field)) return;
     if (["pointerup", "click"].includes(event.type) && isOwn(event.target, field)) return;
     const around = field.closest("[role=dialog]");  // which Escape is to close
     if (around) around.tabIndex = -1;
     around ? around.focus() : field.blur();
-  }, 50);
+  };
+  for (const milliseconds of [0, 50]) setTimeout(give, milliseconds);  // lists close late
 }
 export default function () {
   if (window.anodetectFocus) return;  // once, for good

@@ -30,11 +30,12 @@ class Note:
 @dataclass(frozen=True)
 class Found:
     """The findings in a case, as the reviewer sees them: slices are counted from 1 in the order of
-    the screen, and `regions` counts those that count in the open picture."""
+    the screen, and `regions` counts those that count in the open picture, None if that is not
+    known."""
 
     flagged_slices: tuple[int, ...] = ()
     slices: int = 0
-    regions: int = 0
+    regions: int | None = 0
     slices_with_regions: tuple[int, ...] = ()
 
     @property
@@ -43,9 +44,10 @@ class Found:
         if self.slices:
             flagged = f": {ranges(self.flagged_slices)}" if self.flagged_slices else ""
             parts.append(f"{len(self.flagged_slices)} of {self.slices} slices flagged{flagged}")
-        plural = "" if self.regions == 1 else "s"
-        where = " in this slice" if self.slices else ""
-        parts.append(f"{self.regions} region{plural} of the heatmap count{where}")
+        if self.regions is not None:
+            plural = "" if self.regions == 1 else "s"
+            where = " in this slice" if self.slices else ""
+            parts.append(f"{self.regions} region{plural} of the heatmap count{where}")
         if self.slices_with_regions:
             parts.append(f"slices with regions: {ranges(self.slices_with_regions)}")
         return " · ".join(parts)

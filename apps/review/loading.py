@@ -16,7 +16,8 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-from anodetect.data import formats, manifest, readers
+from anodetect.data import dicom, formats, manifest, readers
+from anodetect.data.dicom_window import window_of, window_of_volume
 from anodetect.data.reading import component_of, reading_of
 from anodetect.data.records import Record
 from anodetect.data.scan import scan
@@ -33,7 +34,7 @@ from anodetect.record.directories import ScoreDirectory, picture_of
 from anodetect.record.rows import OK, ScoreRow
 from anodetect.types import Bools, Floats
 
-from .display import Case, Picture, VolumeCase
+from .display import Case, Picture, VolumeCase, Window, windows
 
 T = TypeVar("T")
 LARGEST = 512 * 2**20  # bytes of a file that is read for display
@@ -45,7 +46,8 @@ def load(directory: ScoreDirectory, row: ScoreRow, channel: str = "") -> Case:
     """Read everything that can be shown of an image, or of one channel of it; what is missing
     becomes a note, no error."""
     notes: list[str] = []
-    image = or_note(notes, "image", lambda: read_image(directory, row, channel))
+    read = or_note(notes, "image", lambda: _read_with_window(directory, row, channel))
+    image, stated = read or (None, None)
 
     heatmap = None
     if row.status == OK:
@@ -63,7 +65,7 @@ def load(directory: ScoreDirectory, row: ScoreRow, channel: str = "") -> Case:
         kept = or_note(notes, "kept picture", lambda: _read_kept_picture(directory, row))
     reconstruction, shown = kept or (None, None)
     found = None if heatmap is None else directory.audit.mask_rule.mask(heatmap)
-    return Case(image, heatmap, found, mask, reconstruction, shown, tuple(notes))
+    return Case(image, heatmap, found, mask, reconstruction, shown, tuple(notes), stated)
 
 
 def load_volume(
@@ -92,7 +94,9 @@ def load_volume(
     mask = or_note(notes, "ground-truth mask", read_mask)
     found = None if heatmap is None else directory.audit.mask_rule.mask(heatmap)
     voxels_along = geometry.to_slices(volume.voxels)
-    return VolumeCase(geometry, voxels_along, heatmap, found, mask, tuple(notes))
+    shown = windows(voxels_along, is_ct=volume.modality == "CT", stated=window_of_volume(volume))
+    fixed = MappingProxyType(shown)
+    return VolumeCase(geometry, voxels_along, heatmap, found, mask, tuple(notes), fixed)
 
 
 def or_note(notes: list[str], name: str, read: Callable[[], T]) -> T | None:
@@ -123,10 +127,22 @@ def original(directory: ScoreDirectory, row: ScoreRow) -> Path:
 def read_image(directory: ScoreDirectory, row: ScoreRow, channel: str = "") -> Floats:
     """Return the image [C, H, W] that was scored, of several channels that of this name or the
     first; raise ImageError where it is not there."""
-    decoded = _channel_in(_source(directory, row).content(), channel)
+    return _read_with_window(directory, row, channel)[0]
+
+
+def _read_with_window(
+    directory: ScoreDirectory, row: ScoreRow, channel: str
+) -> tuple[Floats, Window | None]:
+    """Return an image as `read_image` does, and the window that its DICOM file states, if any."""
+    source = _source(directory, row)
+    decoded = _channel_in(source.content(), channel)
     if isinstance(decoded, Volume):
         raise ImageError("it is a volume; score it again")
-    return decoded
+
+    stated = None
+    if isinstance(source, readers.Source) and formats.is_series(source.record.path):
+        stated = window_of(dicom.parse(source.contents[0]))
+    return decoded, stated
 
 
 def read_volume(directory: ScoreDirectory, row: ScoreRow, channel: str = "") -> Volume:

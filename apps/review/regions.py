@@ -53,6 +53,26 @@ def parse(text: str, source: Source, place: Place = WHOLE) -> list[Mark]:
     return found
 
 
+def parse_volume(text: str, geometries: Mapping[str, Geometry]) -> list[Mark]:
+    """Return the regions in a text, each in one of these planes of a volume; raise DataError if the
+    text is no list of boxes and outlines, or if a region is not inside the volume."""
+    found = marks.parse(text)
+    for mark in found:
+        geometry = geometries.get(mark.place.plane)
+        if geometry is None:
+            raise DataError(f"the region {mark} names no slice of this volume; draw it again")
+        depth, height, width = geometry.sides
+        marks.check_inside(mark, width, height, depth)
+    return found
+
+
+def volume_millimetres(found: Sequence[Mark], geometries: Mapping[str, Geometry]) -> str:
+    """Return the corners of a volume's regions in millimetres, separated as the regions are; "" for
+    pictures, which have no place in the patient."""
+    places = [marks.millimetres(mark, geometries[mark.place.plane]) for mark in found]
+    return "; ".join(places) if all(places) else ""
+
+
 def millimetres(found: Sequence[Mark], source: Source) -> str:
     """Return the corners of regions in millimetres, separated as the regions are; "" for images."""
     if source.geometry is None or not found:

@@ -1,5 +1,5 @@
 """The addresses that the browser fetches for the viewer, beside Streamlit's own: the viewer itself,
-and with a ticket a case's description, its tiles and its outlines."""
+and with a ticket a case's description, its tiles or slices, and its outlines."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -11,8 +11,9 @@ from starlette.routing import Route
 
 from anodetect.errors import AnodetectError
 
-from . import shelves, tiles
+from . import shelves, slices, tiles
 from .display import Window
+from .slices import Sliced, VolumeText
 from .tickets import OFFICE
 
 BUNDLE = Path(__file__).parent / "viewer" / "bundle"
@@ -35,7 +36,7 @@ class LayerText:
 @dataclass(frozen=True)
 class CaseText:
     """A case as the browser reads it; without an image, `notes` say why. `scale` holds the ends of
-    the map's colours."""
+    the map's colours. Height and width of a volume are those of the slices that were scored."""
 
     height: int
     width: int
@@ -45,6 +46,7 @@ class CaseText:
     windows: dict[str, Window]
     scale: tuple[float, float]
     notes: list[str]
+    volume: VolumeText | None = None
 
 
 def served() -> bool:
@@ -62,12 +64,16 @@ def served_routes() -> list[Route]:
         Route("/viewer/outline/{ticket}/{name}", _outline),
         Route("/viewer/gallery/{shelf}/{start:int}/{count:int}", _items),
         Route("/viewer/thumbnail/{shelf}/{ticket}", _thumbnail),
+        Route("/viewer/slice/{ticket}/{layer}/{plane}/{number:int}", _slice),
+        Route("/viewer/outline/{ticket}/{name}/{plane}/{number:int}", _slice_outline),
     ]
 
 
 def describe(ticket: str) -> CaseText:
     """Return the description of a ticket's case; raise RunError for an unknown ticket."""
     case, audit = OFFICE.case(ticket, anew=True), OFFICE.find(ticket).directory.audit
+    if isinstance(case, Sliced):
+        return _describe_volume(case, audit.scale)
     layers = {}
     for name, pyramid in case.layers.items():
         channels, height, width = pyramid.levels[-1].shape
@@ -82,6 +88,29 @@ def describe(ticket: str) -> CaseText:
         windows=dict(case.windows),
         scale=audit.scale,
         notes=list(case.notes),
+    )
+
+
+def _describe_volume(case: Sliced, scale: tuple[float, float]) -> CaseText:
+    """Return the description of a volume."""
+    if not case.layers:
+        return CaseText(0, 0, tiles.SIDE, {}, [], {}, scale, list(case.notes))
+    _, height, width = case.geometries[case.plane].sides
+    layers = {}
+    for name, values in case.layers.items():
+        kind = values.dtype.newbyteorder("<").str
+        layers[name] = LayerText(kind, len(values), height, width)
+
+    return CaseText(
+        height=height,
+        width=width,
+        tile=max(height, width),
+        layers=layers,
+        outlines=list(case.masks),
+        windows=dict(case.windows),
+        scale=scale,
+        notes=list(case.notes),
+        volume=slices.describe(case),
     )
 
 
@@ -104,7 +133,7 @@ def _case(request: Request) -> Response:
 def _tile(request: Request) -> Response:
     def answer() -> Response:
         place = request.path_params
-        layer = OFFICE.case(place["ticket"]).layers.get(place["layer"])
+        layer = OFFICE.image(place["ticket"]).layers.get(place["layer"])
         if layer is None:
             return JSONResponse({"problem": "there is no such layer"}, 404)
         values = layer.tile(place["level"], place["column"], place["row"])
@@ -115,7 +144,7 @@ def _tile(request: Request) -> Response:
 
 def _outline(request: Request) -> Response:
     def answer() -> Response:
-        case = OFFICE.case(request.path_params["ticket"])
+        case = OFFICE.image(request.path_params["ticket"])
         return JSONResponse(tiles.outline(case, request.path_params["name"]), headers=UNKEPT)
 
     return _answered(answer)
@@ -130,11 +159,31 @@ def _items(request: Request) -> Response:
     return _answered(answer)
 
 
+def _slice(request: Request) -> Response:
+    def answer() -> Response:
+        place = request.path_params
+        volume = OFFICE.volume(place["ticket"])
+        values = volume.values(place["layer"], place["plane"], place["number"])
+        return Response(values, media_type="application/octet-stream", headers=UNKEPT)
+
+    return _answered(answer)
+
+
 def _thumbnail(request: Request) -> Response:
     def answer() -> Response:
         place = request.path_params
         found = shelves.picture(place["shelf"], place["ticket"])
         return Response(found, media_type="image/jpeg", headers=UNKEPT)
+
+    return _answered(answer)
+
+
+def _slice_outline(request: Request) -> Response:
+    def answer() -> Response:
+        place = request.path_params
+        volume = OFFICE.volume(place["ticket"])
+        lines = volume.outline(place["name"], place["plane"], place["number"])
+        return JSONResponse(lines, headers=UNKEPT)
 
     return _answered(answer)
 

@@ -8,7 +8,7 @@ Cases are read when they are first asked for, and kept while memory lasts.
 import struct
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from threading import Lock
@@ -19,9 +19,11 @@ from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 from anodetect.errors import RunError
 from anodetect.record import channel_files
 from anodetect.record.directories import ScoreDirectory
-from anodetect.record.rows import ScoreRow
+from anodetect.record.rows import ScoreRow, SliceRow
 
-from . import loading, state, tiles
+from . import loading, slices, state, tiles
+from .large import SlicesByPath
+from .slices import Sliced
 from .tiles import Tiled
 
 KEPT = 2**30  # bytes of cases in memory; the last one is kept however large it is
@@ -59,7 +61,7 @@ class Office:
         self._cipher: AESSIV | None = None
         self._opened: dict[bytes, Opened] = {}
         self._tickets: OrderedDict[str, Ticket] = OrderedDict()
-        self._cases: OrderedDict[str, Tiled] = OrderedDict()
+        self._cases: OrderedDict[str, Tiled | Sliced] = OrderedDict()
 
     def ticket(
         self, directory: ScoreDirectory, row: ScoreRow, channel: str = "", *, hidden: bool
@@ -112,7 +114,7 @@ class Office:
             self._cipher = AESSIV(state.kept_key())
         return self._cipher
 
-    def case(self, text: str, *, anew: bool = False) -> Tiled:
+    def case(self, text: str, *, anew: bool = False) -> Tiled | Sliced:
         """Return the case of a ticket, read at most once at a time; `anew` reads a case without an
         image again, since files can be put back. Raises RunError for an unknown ticket."""
         ticket = self.find(text)
@@ -123,13 +125,26 @@ class Office:
                     self._cases.move_to_end(text)
                     return known
 
-            read = loading.load(ticket.directory, ticket.row, ticket.channel)
-            case = tiles.tiled(read, hidden=ticket.hidden)
+            case = _case_of(ticket)
             with self._lock:
                 self._keep(text, case)
             return case
 
-    def _keep(self, text: str, case: Tiled) -> None:
+    def image(self, text: str) -> Tiled:
+        """Return the image of a ticket; raise RunError for an unknown ticket or a volume."""
+        case = self.case(text)
+        if isinstance(case, Sliced):
+            raise RunError("it is a volume; open the page again")
+        return case
+
+    def volume(self, text: str) -> Sliced:
+        """Return the volume of a ticket; raise RunError for an unknown ticket or an image."""
+        case = self.case(text)
+        if isinstance(case, Tiled):
+            raise RunError("it is an image; open the page again")
+        return case
+
+    def _keep(self, text: str, case: Tiled | Sliced) -> None:
         """Keep a case, and forget those that were not asked for longest."""
         self._cases[text] = case
         self._cases.move_to_end(text)
@@ -142,6 +157,25 @@ class Office:
 def _channels(row: ScoreRow) -> list[str]:
     """Return the names of a row's channels, none for an image of one file."""
     return [channel.name for channel in channel_files.from_text(row.channels)]
+
+
+def recorded_slices(directory: ScoreDirectory, path: str) -> Sequence[SliceRow]:
+    """Return the slices of a volume, as they were scored; none where they were not recorded."""
+    if not (directory.path / "slices.parquet").is_file():
+        return ()
+    return SlicesByPath(directory.path).get(path, ())
+
+
+def _case_of(ticket: Ticket) -> Tiled | Sliced:
+    """Return the case of a ticket, read from its files."""
+    directory, row, channel = ticket.directory, ticket.row, ticket.channel
+    if not row.is_volume:
+        return tiles.tiled(loading.load(directory, row, channel), hidden=ticket.hidden)
+    rows = recorded_slices(directory, row.path)
+    if not rows:
+        return slices.nothing(slices.UNRECORDED)
+    volume = loading.load_volume(directory, row, rows[0].axis, channel)
+    return slices.sliced(volume, row, rows, hidden=ticket.hidden)
 
 
 OFFICE = Office()

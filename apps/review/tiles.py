@@ -25,8 +25,8 @@ Values = NDArray[Any]
 
 @dataclass(frozen=True)
 class Pyramid:
-    """The levels [C, h, w] of an array, the smallest first, all of one type: uint8, uint16 or
-    float32."""
+    """The levels [C, h, w] of an array, the smallest first, all of one type: uint8, uint16, int16
+    or float32."""
 
     levels: tuple[Values, ...]
 
@@ -98,7 +98,8 @@ def tiled(case: Case, *, hidden: bool) -> Tiled:
                 masks[name] = _any(mask, block)
 
     size = (image.shape[1], image.shape[2])
-    return Tiled(size, layers, block, masks, display.windows(image), notes)
+    windows = display.windows(image, stated=case.stated)
+    return Tiled(size, layers, block, masks, windows, notes)
 
 
 def pyramid(values: Floats, how: Literal["mean", "max"]) -> Pyramid:
@@ -106,7 +107,7 @@ def pyramid(values: Floats, how: Literal["mean", "max"]) -> Pyramid:
 
     Means of whole numbers are rounded, so that all levels have the type of the array.
     """
-    levels = [_compact(values)]
+    levels = [compact(values)]
     while max(levels[0].shape[1:]) > SIDE:
         levels.insert(0, _halved(levels[0], how))
     return Pyramid(tuple(levels))
@@ -137,14 +138,16 @@ def _halved(values: Values, how: Literal["mean", "max"]) -> Values:
     return ((total[..., ::2] + total[..., 1::2] + 2) >> 2).astype(values.dtype)
 
 
-def _compact(values: Floats) -> Values:
+def compact(values: Floats) -> Values:
     """Return values in fewer bytes where they are whole numbers of an 8- or 16-bit image."""
     low, high = values.min(), values.max()
-    if low >= 0 and high <= np.iinfo(np.uint16).max:  # False where any is NaN
-        kind = np.uint8 if high <= np.iinfo(np.uint8).max else np.uint16
-        whole = values.astype(kind)
-        if (whole == values).all():
-            return whole
+    for kind in (np.uint8, np.uint16, np.int16):
+        limits = np.iinfo(kind)
+        if limits.min <= low and high <= limits.max:  # False where any is NaN
+            whole = values.astype(kind)
+            if (whole == values).all():
+                return whole
+            break
     return np.asarray(values, np.float32)
 
 
@@ -157,7 +160,13 @@ def outline(tiled_case: Tiled, name: str) -> list[list[float]]:
     mask = tiled_case.masks.get(name)
     if mask is None:
         raise RunError(f"there is no {name}")
-    points = display.outlines(mask, tiled_case.block) + 0.5
+    return lines_around(mask, tiled_case.block)
+
+
+def lines_around(mask: Bools, block: int = 1) -> list[list[float]]:
+    """Return the closed lines around what is True in [h, w], each as x, y, x, y … from the upper
+    left corner; each of its pixels stands for `block` × `block`."""
+    points = display.outlines(mask, block) + 0.5
 
     lines: list[list[float]] = []
     gaps = np.flatnonzero(np.isnan(points[:, 0])).tolist()

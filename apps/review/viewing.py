@@ -9,7 +9,7 @@ from a page that was drawn before its last one arrived.
 import os
 from base64 import b64encode
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from secrets import token_hex
 from threading import Lock
@@ -24,11 +24,11 @@ from anodetect.record.marks import Shown
 from anodetect.record.reviews import JUDGEMENTS, Judgement, Review
 from anodetect.record.rows import ScoreRow
 
-from . import display, drafts, regions, routes, worklist
+from . import display, drafts, regions, routes, slices, worklist
 from .case_list import go_to
 from .facts import facts_of
 from .session import ReviewSession
-from .tickets import OFFICE
+from .tickets import OFFICE, Ticket
 
 COMPONENT = "viewer"
 SETTING = "ANODETECT_VIEWER"  # "off" in the environment draws all pictures without the viewer
@@ -76,7 +76,8 @@ class Receipt:
 @dataclass(frozen=True)
 class Verdict:
     """A verdict, or UNDO, as the viewer sends it; `ticket` is that of its case, `painted` that of
-    the case which was on the screen, for so many `seconds`."""
+    the case which was on the screen, for so many `seconds`. `places` are the slices of a volume
+    that were, such as "axial 12"."""
 
     id: str
     ticket: str
@@ -85,6 +86,7 @@ class Verdict:
     comment: str = ""
     region: str = ""
     seconds: float | None = None
+    places: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -201,9 +203,9 @@ def _card(session: ReviewSession, row: ScoreRow, paths: Sequence[str], blind: bo
 
 
 def is_drawable(row: ScoreRow) -> bool:
-    """Return whether the viewer can show a row: an image of one file. The page itself draws volumes
-    and images of several channels."""
-    return not row.is_volume and not row.channels
+    """Return whether the viewer can show a row: an image or volume of one file. The page itself
+    draws those of several channels."""
+    return not row.channels
 
 
 @st.cache_data(show_spinner=False)
@@ -288,15 +290,16 @@ def _record(session: ReviewSession, paths: Sequence[str], blind: bool, verdict: 
         raise ConfigError(f"no verdict {verdict.verdict!r}")
     judgement: Judgement = verdict.verdict
     ticket = OFFICE.find(verdict.ticket)
-    row, source = ticket.row, regions.source_of(ticket.row)
-    shown = Shown(row.path, row.sha256 or "", painted=verdict.painted == verdict.ticket)
+    row = ticket.row
+    region, region_mm = _regions(ticket, verdict.region)
     record = store.add(
         row,
         reviewer,
         judgement,
-        [shown],
+        _shown(ticket, verdict),
         comment=verdict.comment,
-        region=marks.to_text(regions.parse(verdict.region, source)),
+        region=region,
+        region_mm=region_mm,
         blind=ticket.hidden,
         id=verdict.id,
         seconds=verdict.seconds,
@@ -318,6 +321,31 @@ def _taken_back(session: ReviewSession, id: str) -> Review:
     if last is None:
         raise ConfigError("there is no verdict of yours to take back")
     return last
+
+
+def _regions(ticket: Ticket, text: str) -> tuple[str, str]:
+    """Return the regions of a case in their normal form, and those of a volume in millimetres;
+    raise DataError where one does not lie in it."""
+    if not ticket.row.is_volume:
+        found = regions.parse(text, regions.source_of(ticket.row))
+        return marks.to_text(found), ""
+    geometries = OFFICE.volume(ticket.text).geometries
+    found = regions.parse_volume(text, geometries)
+    return marks.to_text(found), regions.volume_millimetres(found, geometries)
+
+
+def _shown(ticket: Ticket, verdict: Verdict) -> list[Shown]:
+    """Return the pictures of a case that the browser has painted: the image, or slices."""
+    row, is_painted = ticket.row, verdict.painted == verdict.ticket
+    if not row.is_volume:
+        return [Shown(row.path, row.sha256 or "", painted=is_painted)]
+    places = slices.painted(OFFICE.volume(ticket.text), verdict.places)
+    shown = []
+    for place in places:
+        shown.append(
+            Shown(row.path, row.sha256 or "", place.plane, place.slice, place.frame, is_painted)
+        )
+    return shown
 
 
 def _settle_draft(session: ReviewSession, verdict: Verdict) -> None:

@@ -5,6 +5,7 @@ export const MOVES: Record<string, string> = {
   o: "overlay", "+": "more", "=": "more", "-": "less", "0": "home",
   b: "box", l: "outline", g: "polygon", d: "brush", e: "eraser", w: "window", "[": "smaller",
   "]": "larger", escape: "pan", delete: "discard", "?": "help",
+  arrowup: "up", arrowdown: "down", v: "view",
 };
 
 interface Press {

@@ -11,9 +11,12 @@ import {
   type State, type Step,
 } from "./queue";
 import { Clock } from "./clock";
+import { SliceBar } from "./sliceBar";
+import { sourceNumber, wheelSteps } from "./slices";
 import { style } from "./style";
 import { BRUSH, TOOLS, Tools, type Tool } from "./tools";
 import type { Card, Data, Message } from "./types";
+import { THREE } from "./volume";
 
 interface Component {
   data: Data;
@@ -23,11 +26,13 @@ interface Component {
 
 const SIGNS: Record<string, string> = { normal: "✓", anomalous: "✗", unsure: "?", "bad image": "⊘" };
 const LONGEST = 40; // letters of regions that are shown
+const VOLUMES = 2; // neighbours that are fetched while volumes are looked at
 const PATIENCE = 15_000; // milliseconds until a verdict that is not acknowledged is called late
 const HELP = "N → next · P ← previous · J next unjudged · Z undo · O overlay · + − opacity · "
   + "0 whole image · B box · L outline · G polygon · D brush · E eraser · [ ] brush's size · "
   + "W window · Esc pan · Ctrl Z last region back · Del discard regions · wheel zoom · "
-  + "right drag window";
+  + "right drag window · in volumes: wheel ↑ ↓ slices, Ctrl + wheel zoom, V next view, "
+  + "click crosshair";
 
 /** Make an element with attributes and children. */
 function make<K extends keyof HTMLElementTagNameMap>(
@@ -39,8 +44,11 @@ function make<K extends keyof HTMLElementTagNameMap>(
   return element;
 }
 
+/** Make a button. Its text is a name, or a name and the key that does the same: "Next · N". */
 function button(text: string, run: () => void, attributes: Record<string, string> = {}) {
-  const element = make("button", { type: "button", ...attributes }, text);
+  const [name, key] = text.split(" · ");
+  const element = make("button", { type: "button", ...attributes }, name!);
+  if (key) element.append(make("span", { class: "key" }, ` · ${key}`));
   element.addEventListener("click", run);
   return element;
 }
@@ -64,6 +72,7 @@ class Viewer {
   private showing = 0; // counts the cases shown
   private sentAt = 0;
   private clock = new Clock();
+  private timed = ""; // ticket of the case that the clock runs for
   private comments = new Map<string, string>(); // by ticket, until the verdict
   private regions = new Map<string, string>();
   private before: [ticket: string, regions: string][] = []; // regions as they were, the last one last
@@ -72,7 +81,7 @@ class Viewer {
   private sound: AudioContext | null = null;
   private appearance: Appearance = {
     window: "auto", byHand: [0, 255], palette: "inferno", opacity: 0.7, overlay: true,
-    third: "heatmap", contours: false, truth: false,
+    third: "heatmap", contours: false, truth: false, view: "",
   };
 
   private title = make("div", { class: "name" });
@@ -105,6 +114,10 @@ class Viewer {
   private mapControls = make("span", { class: "controls" });
   readonly root = make("section", { id: "viewer", "aria-label": "Case", "data-painted": "false" });
   private panels: Panels | null = null;
+  private bar = new SliceBar({
+    goTo: (index) => this.panels?.goTo(index), step: (slices) => this.panels?.move(slices),
+    view: (view) => this.choose({ view }),
+  });
 
   constructor() {
     this.switches = {
@@ -119,7 +132,11 @@ class Viewer {
       this.choose({ opacity: Number(this.opacity.value) / 100 }));
     this.comment.addEventListener("input", () =>
       this.comments.set(this.state.open, this.comment.value));
+    this.comment.addEventListener("keydown", (event) => { // the next key is the case's, at once
+      if (event.key === "Enter" || event.key === "Escape") this.comment.blur();
+    });
     this.layOut();
+    this.listenToWheel();
     window.addEventListener("keydown", (event) => this.press(event), true);
     window.addEventListener("pointerdown", () => { this.isTabbed = false; }, true);
     this.remember();
@@ -142,6 +159,8 @@ class Viewer {
       for (const [name, text] of Object.entries(data.palettes))
         palettes[name] = Uint8Array.from(atob(text), (each) => each.charCodeAt(0));
       this.panels = new Panels(this.place, this.appearance, palettes, data.address);
+      this.panels.onSlice = () => this.slide();
+      this.panels.onProblem = (text) => this.say(text);
     }
     if (before.open !== this.state.open || this.painted !== this.state.open) this.open();
     else this.prefetch();
@@ -174,6 +193,7 @@ class Viewer {
   private show(prepared: Prepared, number: number): void {
     if (prepared.layers.size === 0) {
       this.panels!.hide();
+      this.bar.hide();
       this.say(prepared.text.notes.join(" ") || "There is no image to show.");
       this.prefetch();
       return;
@@ -183,7 +203,17 @@ class Viewer {
     this.tools.stop();
     this.panels!.show(prepared);
     this.drawControls(prepared);
+    this.drawSlice();
     this.awaitPaint(number);
+  }
+
+  /** Another slice of the same volume is on its way. */
+  private slide(): void {
+    this.tools.stop();
+    this.painted = "";
+    this.root.dataset.painted = "false";
+    this.drawSlice();
+    this.awaitPaint(++this.showing);
   }
 
   /** Say that the case is painted once all its tiles are drawn and a frame has passed since. */
@@ -197,8 +227,10 @@ class Viewer {
       this.panels!.redraw();
       requestAnimationFrame(() => {
         if (number !== this.showing) return;
-        if (this.painted !== this.state.open) this.clock.start();
+        if (this.timed !== this.state.open) this.clock.start();
+        this.timed = this.state.open;
         this.painted = this.state.open;
+        this.panels!.see();
         this.root.dataset.painted = "true";
         this.prefetch();
       });
@@ -206,14 +238,15 @@ class Viewer {
   }
 
   private unpaint(): void {
-    this.painted = "";
+    this.painted = this.timed = "";
     this.root.dataset.painted = "false";
     this.root.dataset.case = card(this.state)?.label ?? "";
     this.root.dataset.slice = "";
   }
 
   private prefetch(): void {
-    const wanted = ahead(this.state);
+    const isLarge = this.panels!.volume !== null; // volumes take long to read
+    const wanted = ahead(this.state).slice(0, isLarge ? VOLUMES : undefined);
     this.panels!.keep(new Set([this.state.open, ...wanted]));
     for (const ticket of wanted) {
       const next = this.state.cards.get(ticket);
@@ -254,6 +287,9 @@ class Viewer {
     else if (what === "discard") this.keepRegion("");
     else if (what === "larger") this.resize(this.tools.brush * 1.25 + 1);
     else if (what === "smaller") this.resize(this.tools.brush / 1.25 - 1);
+    else if (what === "up") this.panels!.move(-1);
+    else if (what === "down") this.panels!.move(1);
+    else if (what === "view") this.nextView();
     else if (what === "help") this.say(this.help());
     else this.take(what as Tool);
   }
@@ -263,8 +299,9 @@ class Viewer {
     const isPainted = this.painted !== "" && this.painted === ticket;
     const open = card(this.state);
     const comment = this.commentOf(open), region = this.regionOf(open);
-    const seconds = this.clock.seconds();
-    const step = judged(this.state, { id: newId(), verdict, comment, region, seconds }, isPainted);
+    const places = this.panels!.seen(ticket), seconds = this.clock.seconds();
+    const mine = { id: newId(), verdict, comment, region, places, seconds };
+    const step = judged(this.state, mine, isPainted);
     if (!step.refused) {
       this.comments.delete(ticket);
       this.regions.delete(ticket);
@@ -314,6 +351,13 @@ class Viewer {
   /** Where there is room for one picture, show this one. */
   private showOnly(number: number): void {
     this.place.dataset.only = String(number);
+  }
+
+  private nextView(): void {
+    const views = this.panels!.volume?.views ?? [];
+    const place = views.indexOf(this.panels!.planes.length > 1 ? views.at(-1)!
+      : this.panels!.plane?.name ?? "");
+    if (views.length > 1) this.choose({ view: views[(place + 1) % views.length]! });
   }
 
   private take(tool: Tool): void {
@@ -377,18 +421,28 @@ class Viewer {
   private makeTools(): Tools {
     return new Tools(this.place, {
       at: (event) => this.panels?.at(event) ?? null,
-      size: () => {
-        const text = this.panels?.has(this.state.open)?.text;
-        return text ? [text.width, text.height] : null;
-      },
+      size: () => this.panels?.size ?? null,
       scale: () => this.panels?.scale() ?? 1,
       zoom: (by, from, to) => this.panels?.pinch(by, from, to),
-      regions: () => this.regionOf(card(this.state)),
-      keep: (regions) => this.keepRegion(regions),
+      regions: () => this.panels?.regionsHere() ?? "",
+      keep: (regions) => this.keepRegion(this.panels!.withRegionsHere(regions)),
       sketch: (sketch) => this.panels?.drawSketch(sketch),
       window: (right, down) => this.dragWindow(right, down),
       read: (at) => { this.readout.textContent = this.panels!.read(at) || " "; },
     });
+  }
+
+  /** In volumes the wheel goes through slices; with Ctrl it zooms, as it does in images. */
+  private listenToWheel(): void {
+    let rest = 0;
+    this.place.addEventListener("wheel", (event) => {
+      if (!this.panels?.volume || event.ctrlKey || event.metaKey) return;
+      event.stopPropagation();
+      event.preventDefault();
+      const turned = wheelSteps(rest, event.deltaY, event.deltaMode);
+      rest = turned.rest;
+      if (turned.steps) this.panels.move(turned.steps);
+    }, { capture: true, passive: false });
   }
 
   private dragWindow(right: number, down: number): void {
@@ -417,7 +471,7 @@ class Viewer {
       make("style", {}, style),
       make("div", { class: "head" }, this.title, this.facts),
       make("div", { class: "row" }, moves, this.verdicts, undo, this.receipt),
-      this.refused, this.problem, this.place, this.readout,
+      this.refused, this.problem, this.place, this.bar.root, this.readout,
       make("div", { class: "row" }, this.onlyLabel, labelled("Window", this.windows),
         this.mapControls),
       make("div", { class: "row" }, tools, this.comment, keys));
@@ -464,6 +518,7 @@ class Viewer {
     const titles = this.panels!.titles();
     setOptions(this.only, titles, titles[Number(this.place.dataset.only)] ?? titles[0] ?? "");
     this.onlyLabel.hidden = titles.length < 2;
+    this.thirds.parentElement!.hidden = this.panels!.planes.length > 1;
     this.opacity.value = String(Math.round(opacity * 100));
     for (const name of ["overlay", "contours", "truth"] as const)
       this.switches[name].checked = this.appearance[name];
@@ -471,10 +526,25 @@ class Viewer {
     this.switches.truth.parentElement!.hidden = !prepared.text.outlines.includes("truth");
   }
 
+  /** Say which slice is on the screen. */
+  private drawSlice(): void {
+    const { volume, plane } = this.panels!;
+    if (!volume || !plane) {
+      this.bar.hide();
+      this.root.dataset.slice = this.root.dataset.plane = "";
+      return;
+    }
+    const isThree = this.panels!.planes.length > 1;
+    this.bar.show(volume, isThree ? volume.scored : plane, isThree ? THREE : plane.name);
+    this.root.dataset.slice = String(sourceNumber(plane, volume.index));
+    this.root.dataset.plane = plane.name;
+  }
+
   private drawRegion(): void {
     const region = this.regionOf(card(this.state));
     const count = region.split(";").filter((each) => each.trim()).length;
-    const what = count > 1 || region.length > LONGEST ? `${count} regions` : `region ${region}`;
+    let what = count > 1 ? `${count} regions` : `region ${region}`;
+    if (what.length > LONGEST) what = "1 region";
     this.region.textContent = region ? `${what}, kept with the verdict` : "";
     this.region.title = region;
   }

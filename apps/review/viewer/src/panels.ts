@@ -4,9 +4,13 @@
 import OpenSeadragon from "openseadragon";
 import { coloured, grey, type Painter } from "./pixels";
 import { corners, type Point } from "./regions";
+import {
+  inside, pointed, regionsIn, regionsOn, sides, sourceIndex, voxelText, withRegionsOn, type Index,
+} from "./slices";
 import { NOTHING, type Sketch } from "./tools";
-import { PaintedSource, layersOf, type Layer } from "./tiles";
-import type { Card, CaseText, Range } from "./types";
+import { PaintedSource, imageOptions, layersOf, type Layer } from "./tiles";
+import type { Card, CaseText, PlaneText, Range } from "./types";
+import { SliceSource, Volume, type SliceLayer, type Visit } from "./volume";
 
 export interface Appearance {
   window: string; // a name in CaseText.windows, or "by hand"
@@ -17,20 +21,28 @@ export interface Appearance {
   third: string;
   contours: boolean;
   truth: boolean;
+  view: string; // a plane's name or THREE; "" for the plane that was scored
 }
 
-/** A case as far as it has been fetched. `images` are its pictures in the three panels. */
+/** A case as far as it has been fetched. `images` are its pictures in the three panels; those of a
+ * volume are made for one `view`. */
 export interface Prepared {
   card: Card;
   text: CaseText;
   layers: Map<string, Layer>;
+  volume: Volume | null;
+  view: string;
   images: Placed[];
   outlines: Map<string, number[][]>;
 }
 
+type Role = "image" | "over" | "third";
+
 interface Placed {
   panel: number;
-  role: "image" | "over" | "third";
+  role: Role;
+  plane: PlaneText | null; // of a slice
+  stretch: [wide: number, high: number]; // of its pixels
   source: PaintedSource;
   item: OpenSeadragon.TiledImage | null;
 }
@@ -42,6 +54,7 @@ interface Panel {
   drawing: HTMLCanvasElement;
 }
 
+const CROSS = "rgba(255, 220, 0, 0.75)";
 const COLOURS: Record<string, string> = { contours: "#00e5ff", truth: "#7CFC00", region: "#ffd400" };
 const NAMES = ["image", "heatmap over it", "heatmap"];
 
@@ -52,11 +65,15 @@ export class Panels {
   private shown: Prepared | null = null;
   private homing = false; // once the panels have their sizes, they show the whole image
   private leading = 0; // the panel that was touched last
+  private visits = new Map<string, Visit>(); // to volumes, by ticket
+  private frame = 0; // the request for a frame in which slices are painted
+  onSlice: () => void = () => {}; // another slice is shown
+  onProblem: (text: string) => void = () => {};
   region = ""; // those of the case on the screen
   private sketch = NOTHING; // what is being drawn
 
   constructor(
-    private readonly place: HTMLElement,
+    private readonly element: HTMLElement,
     public appearance: Appearance,
     private palettes: Record<string, Uint8Array>,
     private address: string,
@@ -97,26 +114,67 @@ export class Panels {
     const answer = await response.json();
     if (!response.ok) throw new Error(answer.problem ?? "the app does not answer");
     const text = answer as CaseText;
-    const layers = layersOf(this.address, card.ticket, text);
-    const prepared: Prepared = { card, text, layers, images: [], outlines: new Map() };
+    const volume = this.volumeOf(card.ticket, text);
+    const layers = volume ? volume.layersIn(volume.scored)
+      : layersOf(this.address, card.ticket, text);
+    const outlines = new Map<string, number[][]>();
+    const prepared: Prepared = { card, text, layers, volume, view: "", images: [], outlines };
     if (layers.size === 0) return prepared; // files can be put back: ask again next time
-    for (const [panel, role, layer] of this.roles(prepared)) {
-      const source = new PaintedSource(layer, this.painter(prepared, role, layer),
-        [text.width, text.height]);
-      prepared.images.push({ panel, role, source, item: null });
-    }
+    this.place(prepared);
     await Promise.all(prepared.images.map((each) => this.add(each)));
+    volume?.fetchAhead(volume.planes(prepared.view));
     this.cases.set(card.ticket, prepared);
     if (this.appearance.contours || this.appearance.truth) this.fetchOutlines(prepared);
     return prepared;
   }
 
-  private roles({ layers }: Prepared): [number, Placed["role"], Layer][] {
-    const image = layers.get("image")!, heatmap = layers.get("heatmap");
-    const roles: [number, Placed["role"], Layer][] = [[0, "image", image]];
-    if (!heatmap) return roles;
-    const third = layers.get(this.appearance.third) ?? heatmap;
-    return [...roles, [1, "image", image], [1, "over", heatmap], [2, "third", third]];
+  private volumeOf(ticket: string, text: CaseText): Volume | null {
+    const grid = text.volume;
+    if (!grid) return null;
+    let visit = this.visits.get(ticket);
+    if (!visit) {
+      const plane = grid.planes[0]!;
+      const middle = sides(grid, plane).map((side) => Math.floor(side / 2));
+      const index = sourceIndex(grid, plane, [grid.start, middle[1]!, middle[2]!]);
+      visit = { index, seen: new Set() };
+      this.visits.set(ticket, visit);
+    }
+    return new Volume(this.address, ticket, text, grid, visit);
+  }
+
+  /** Say which pictures stand where. */
+  private place(prepared: Prepared): void {
+    const { volume } = prepared;
+    prepared.view = this.appearance.view;
+    prepared.images = [];
+    const put = (panel: number, role: Role, layer: Layer, plane: PlaneText | null = null) => {
+      const source = this.source(prepared, role, layer, plane);
+      const stretch: [number, number] = plane ? volume!.stretch(plane) : [1, 1];
+      prepared.images.push({ panel, role, plane, stretch, source, item: null });
+    };
+    const planes: (PlaneText | null)[] = volume ? volume.planes(prepared.view) : [null];
+    planes.forEach((plane, panel) => {
+      const layers: Map<string, Layer> = plane ? volume!.layersIn(plane) : prepared.layers;
+      const image = layers.get("image")!, heatmap = layers.get("heatmap");
+      put(panel, "image", image, plane);
+      if (!heatmap) return;
+      if (planes.length > 1) {
+        put(panel, "over", heatmap, plane);
+        return;
+      }
+      put(1, "image", image, plane);
+      put(1, "over", heatmap, plane);
+      put(2, "third", layers.get(this.appearance.third) ?? heatmap, plane);
+    });
+  }
+
+  private source(
+    prepared: Prepared, role: Role, layer: Layer, plane: PlaneText | null,
+  ): PaintedSource {
+    const painter = this.painter(prepared, role, layer);
+    if (plane) return new SliceSource(layer as SliceLayer, painter, prepared.volume!.stretch(plane));
+    const { width, height } = prepared.text;
+    return new PaintedSource(layer, painter, imageOptions(layer, [width, height]));
   }
 
   private add(placed: Placed): Promise<void> {
@@ -138,19 +196,38 @@ export class Panels {
   /** Show a prepared case; zoom and place stay where the image has the size of the one before. */
   show(next: Prepared): void {
     const before = this.shown;
-    const isAlike = before?.text.width === next.text.width
-      && before.text.height === next.text.height;
+    for (const each of before && before !== next ? before.images : []) each.item?.setOpacity(0);
     this.shown = next;
+    if (next.volume && next.view !== this.appearance.view) this.placeAnew(next);
     const panels = new Set(next.images.map((each) => each.panel));
     this.panels.forEach(({ box }, n) => { box.hidden = !panels.has(n); });
-    this.place.dataset.panels = String(panels.size);
-    this.panels[2]!.title.textContent = next.layers.has(this.appearance.third)
-      ? this.appearance.third : "heatmap";
-    for (const each of before && before !== next ? before.images : []) each.item?.setOpacity(0);
+    this.element.dataset.panels = String(panels.size);
+    this.panels.forEach(({ title }, n) => { title.textContent = this.titleOf(next, n); });
     this.repaint(next);
     for (const each of next.images) each.item?.setOpacity(this.opacity(each.role));
-    this.homing ||= !isAlike || before.images.length !== next.images.length;
+    this.homing ||= shapeOf(before) !== shapeOf(next);
+    if (next.volume) this.arrive();
     this.redraw();
+  }
+
+  private titleOf({ volume, view, layers }: Prepared, panel: number): string {
+    const planes = volume?.planes(view) ?? [];
+    if (planes.length > 1) return planes[panel]!.name;
+    if (panel === 2 && layers.has(this.appearance.third)) return this.appearance.third;
+    return NAMES[panel]!;
+  }
+
+  /** Make the pictures of a volume anew, for another view. */
+  private placeAnew(prepared: Prepared): void {
+    for (const { panel, item } of prepared.images)
+      if (item) this.panels[panel]!.viewer.world.removeItem(item);
+    this.place(prepared);
+    for (const each of prepared.images) {
+      this.add(each).then(() => {
+        if (prepared === this.shown) each.item!.setOpacity(this.opacity(each.role));
+      }, (error: Error) => this.onProblem(error.message));
+    }
+    this.homing = true;
   }
 
   /** Show no image. */
@@ -164,13 +241,14 @@ export class Panels {
   isLoaded(): boolean {
     const images = this.shown?.images ?? [];
     if (this.homing) {
-      if (this.isSized()) {
+      if (this.isSized() && images.every(({ item }) => item !== null)) {
         this.home();
         this.homing = false;
       }
       return false;
     }
-    return images.length > 0 && images.every(({ item }) => item !== null && item.getFullyLoaded());
+    return images.length > 0 && images.every(({ item, source }) =>
+      item !== null && item.getFullyLoaded() && source.isCurrent);
   }
 
   /** Whether OpenSeadragon has noticed the sizes of all panels on the screen. */
@@ -184,8 +262,12 @@ export class Panels {
 
   /** Apply what the reader has chosen. */
   change(appearance: Appearance): void {
-    const third = this.appearance.third;
+    const { third, view } = this.appearance;
     this.appearance = appearance;
+    if (view !== appearance.view && this.shown?.volume) {
+      this.show(this.shown);
+      this.onSlice();
+    }
     if (third !== appearance.third) this.replaceThird();
     for (const each of this.cases.values()) this.repaint(each);
     for (const each of this.shown?.images ?? []) each.item?.setOpacity(this.opacity(each.role));
@@ -193,8 +275,10 @@ export class Panels {
     this.redraw();
   }
 
+  /** Show all of the image; those of other cases, which wait unseen, have other shapes. */
   home(): void {
-    for (const { viewer } of this.panels) if (viewer.viewport) viewer.viewport.goHome(true);
+    for (const { panel, item } of this.shown?.images ?? [])
+      if (item) this.panels[panel]!.viewer.viewport.fitBounds(item.getBounds(true), true);
   }
 
   window(prepared = this.shown): Range {
@@ -207,15 +291,15 @@ export class Panels {
     const shown = this.shown;
     for (const each of this.cases.values()) {
       const old = each.images.find(({ role }) => role === "third");
-      const layer = each.layers.get(this.appearance.third) ?? each.layers.get("heatmap");
+      const layers = old?.plane ? each.volume!.layersIn(old.plane) : each.layers;
+      const layer = layers.get(this.appearance.third) ?? layers.get("heatmap");
       if (!old || !layer) continue;
       if (old.item) this.panels[2]!.viewer.world.removeItem(old.item);
       old.item = null;
-      old.source = new PaintedSource(layer, this.painter(each, "third", layer),
-        [each.text.width, each.text.height]);
+      old.source = this.source(each, "third", layer, old.plane);
       this.add(old).then(() => { if (each === shown) old.item?.setOpacity(1); });
     }
-    this.panels[2]!.title.textContent = this.appearance.third;
+    if (shown) this.panels[2]!.title.textContent = this.titleOf(shown, 2);
   }
 
   private repaint(prepared: Prepared): void {
@@ -223,7 +307,7 @@ export class Panels {
       source.repaint(this.painter(prepared, role, source.layer));
   }
 
-  private painter(prepared: Prepared, role: Placed["role"], layer: Layer): Painter {
+  private painter(prepared: Prepared, role: Role, layer: Layer): Painter {
     if (layer.name === "heatmap") {
       const palette = this.palettes[this.appearance.palette] ?? Object.values(this.palettes)[0]!;
       return coloured(prepared.text.scale, palette, role === "over");
@@ -232,7 +316,7 @@ export class Panels {
     return grey([0, 255]);
   }
 
-  private opacity(role: Placed["role"]): number {
+  private opacity(role: Role): number {
     const { opacity, overlay } = this.appearance;
     if (role !== "over") return 1;
     return overlay ? opacity : 0;
@@ -243,10 +327,116 @@ export class Panels {
     this.panels.forEach((_, n) => this.draw(n));
   }
 
+  // -- Slices --------------------------------------------------------------------------------------
+
+  /** The volume on the screen. */
+  get volume(): Volume | null {
+    return this.shown?.volume ?? null;
+  }
+
+  /** The planes that the panels show. */
+  get planes(): PlaneText[] {
+    return this.shown?.volume?.planes(this.shown.view) ?? [];
+  }
+
+  /** The plane of the panel that was touched last. */
+  get plane(): PlaneText | null {
+    return this.planes[this.planes.length > 1 ? this.leading : 0] ?? null;
+  }
+
+  /** Go `step` slices further in the plane that was touched last. */
+  move(step: number): void {
+    if (this.volume && this.plane) this.goTo(this.volume.moved(this.plane, step));
+  }
+
+  /** Go to a voxel. Its slices are painted in the next frame. */
+  goTo(index: Index): void {
+    const { volume } = this;
+    if (!volume || index.join() === volume.index.join()) return;
+    volume.goTo(index);
+    this.frame ||= requestAnimationFrame(() => {
+      this.frame = 0;
+      this.arrive();
+    });
+    this.onSlice();
+  }
+
+  /** Note that the slices on the screen were seen. */
+  see(): void {
+    this.volume?.see(this.planes, this.volume.index);
+  }
+
+  /** The names of the slices of a case that were seen. */
+  seen(ticket: string): string[] {
+    return [...(this.visits.get(ticket)?.seen ?? [])];
+  }
+
+  /** Paint the slices that the volume is at, and fetch those around them. A slice was seen when it
+   * stayed for two frames: OpenSeadragon draws in the first or the second. */
+  private arrive(): void {
+    const { shown, volume, planes } = this;
+    if (!shown || !volume) return;
+    const index = volume.index;
+    let isHere = true;
+    for (const { source } of shown.images) {
+      if ((source as SliceSource).refresh()) continue;
+      isHere = false;
+      source.layer.fetch(source.layer.url(0, 0, 0)).then(
+        () => { if (volume === this.volume && index === volume.index) this.arrive(); },
+        (error: Error) => this.onProblem(`No slice: ${error.message}`));
+    }
+    volume.fetchAhead(planes);
+    if (this.appearance.contours || this.appearance.truth) this.fetchOutlines(shown);
+    this.redraw();
+    if (isHere && this.isLoaded())
+      requestAnimationFrame(() => requestAnimationFrame(() => volume.see(planes, index)));
+  }
+
+  /** Draw the crosshair, the letters of the patient's directions and the regions of a slice. */
+  private drawSlice(context: CanvasRenderingContext2D, placed: Placed): void {
+    const { volume } = this, plane = placed.plane!;
+    const { grid, index } = volume!;
+    for (const line of regionsIn(grid, plane, index, this.region))
+      this.line(context, placed, line, COLOURS.region!);
+    const { width, height } = context.canvas;
+    if (this.planes.length > 1) {
+      const [, row, column] = inside(grid, plane, index);
+      const { x, y } = this.toScreen(placed, [column + 0.5, row + 0.5]);
+      context.fillStyle = CROSS;
+      for (const [from, to] of [[0, x - 12], [x + 12, width]] as const)
+        context.fillRect(from, y - 0.5, Math.max(to - from, 0), 1);
+      for (const [from, to] of [[0, y - 12], [y + 12, height]] as const)
+        context.fillRect(x - 0.5, from, 1, Math.max(to - from, 0));
+    }
+    const [left, right, top, bottom] = plane.edges;
+    context.font = "600 14px sans-serif";
+    context.textAlign = "center";
+    context.textBaseline = "middle";
+    context.lineWidth = 3;
+    context.strokeStyle = "#000";
+    context.fillStyle = "#fff";
+    const letters = [[left, 12, height / 2], [right, width - 12, height / 2],
+      [top, width / 2, 14], [bottom, width / 2, height - 12]] as const;
+    for (const [letter, x, y] of letters) {
+      context.strokeText(letter, x, y);
+      context.fillText(letter, x, y);
+    }
+  }
+
   // -- Lines over the picture ----------------------------------------------------------------------
 
+  /** The addresses of the outlines of a name, for each plane on the screen. */
+  private outlinesOf({ volume, view }: Prepared, name: string): string[] {
+    if (!volume) return [name];
+    return volume.planes(view).map((plane) => this.outlineOf(volume, plane, name));
+  }
+
+  private outlineOf(volume: Volume, plane: PlaneText, name: string): string {
+    return `${name}/${plane.name}/${inside(volume.grid, plane, volume.index)[0]}`;
+  }
+
   private fetchOutlines(prepared: Prepared): void {
-    for (const name of prepared.text.outlines) {
+    for (const name of prepared.text.outlines.flatMap((each) => this.outlinesOf(prepared, each))) {
       if (prepared.outlines.has(name)) continue;
       prepared.outlines.set(name, []);
       fetch(`${this.address}outline/${prepared.card.ticket}/${name}`)
@@ -268,37 +458,40 @@ export class Panels {
     }
     const context = drawing.getContext("2d")!;
     context.clearRect(0, 0, width, height);
-    const item = this.shown?.images.find((each) => each.panel === number)?.item;
-    if (!this.shown || !item) return;
+    const placed = this.shown?.images.find((each) => each.panel === number);
+    if (!this.shown || !placed?.item) return;
 
+    const { volume } = this;
     for (const name of ["truth", "contours"] as const) {
       if (!this.appearance[name]) continue;
-      for (const line of this.shown.outlines.get(name) ?? []) {
+      const key = volume && placed.plane ? this.outlineOf(volume, placed.plane, name) : name;
+      for (const line of this.shown.outlines.get(key) ?? []) {
         const points: Point[] = [];
         for (let n = 0; n < line.length; n += 2) points.push([line[n]!, line[n + 1]!]);
-        this.line(context, item, points, COLOURS[name]!);
+        this.line(context, placed, points, COLOURS[name]!);
       }
     }
-    for (const line of corners(this.region)) this.line(context, item, line, COLOURS.region!);
-    this.stroke(context, item);
+    if (placed.plane) this.drawSlice(context, placed);
+    else for (const line of corners(this.region)) this.line(context, placed, line, COLOURS.region!);
+    if (this.planes.length < 2 || number === this.leading) this.stroke(context, placed);
   }
 
   /** Draw what the reviewer is drawing: of a brush all that it has covered, and its ring. */
-  private stroke(context: CanvasRenderingContext2D, item: OpenSeadragon.TiledImage): void {
+  private stroke(context: CanvasRenderingContext2D, placed: Placed): void {
     const { points, radius, erases } = this.sketch;
     const colour = erases ? "#ffffff" : COLOURS.region!;
     const last = points.at(-1);
     if (!radius || !last) {
-      this.line(context, item, points, colour);
+      this.line(context, placed, points, colour);
       return;
     }
     const wide = Math.max(2 * radius * this.scale(), 1);
     context.save();
     context.globalAlpha = 0.4;
     [context.lineCap, context.lineJoin] = ["round", "round"];
-    if (points.length > 1) this.line(context, item, points.slice(0, -1), colour, wide);
+    if (points.length > 1) this.line(context, placed, points.slice(0, -1), colour, wide);
     context.restore();
-    const at = item.imageToViewerElementCoordinates(new OpenSeadragon.Point(...last));
+    const at = this.toScreen(placed, last);
     context.beginPath();
     context.arc(at.x, at.y, wide / 2, 0, 2 * Math.PI);
     context.strokeStyle = colour;
@@ -306,13 +499,13 @@ export class Panels {
   }
 
   private line(
-    context: CanvasRenderingContext2D, item: OpenSeadragon.TiledImage, points: Point[],
+    context: CanvasRenderingContext2D, placed: Placed, points: Point[],
     colour: string, wide = 1.5,
   ): void {
     if (points.length < 2) return;
     context.beginPath();
-    for (const [x, y] of points) {
-      const at = item.imageToViewerElementCoordinates(new OpenSeadragon.Point(x, y));
+    for (const point of points) {
+      const at = this.toScreen(placed, point);
       context.lineTo(at.x, at.y);
     }
     context.lineWidth = wide;
@@ -325,6 +518,12 @@ export class Panels {
     return this.panels.filter(({ box }) => !box.hidden).map(({ title }) => title.textContent ?? "");
   }
 
+  /** The place in a panel, in screen pixels, of a point in the pixels of the image. */
+  private toScreen({ item, stretch }: Placed, [x, y]: Point): OpenSeadragon.Point {
+    const point = new OpenSeadragon.Point(x * stretch[0], y * stretch[1]);
+    return item!.imageToViewerElementCoordinates(point);
+  }
+
   // -- The pointer ---------------------------------------------------------------------------------
 
   drawSketch(sketch: Sketch): void {
@@ -335,12 +534,10 @@ export class Panels {
 
   /** Pixels of the screen for one of the image. */
   scale(): number {
-    const item = this.shown?.images.find(({ panel }) => panel === this.leading)?.item
-      ?? this.shown?.images[0]?.item;
-    if (!item) return 1;
-    const [zero, one] = [0, 1].map((x) =>
-      item.imageToViewerElementCoordinates(new OpenSeadragon.Point(x, 0)));
-    return one!.x - zero!.x;
+    const placed = this.shown?.images.find(({ panel }) => panel === this.leading)
+      ?? this.shown?.images[0];
+    if (!placed?.item) return 1;
+    return this.toScreen(placed, [1, 0]).x - this.toScreen(placed, [0, 0]).x;
   }
 
   /** Zoom about a place under the fingers, and move it along with them. */
@@ -360,32 +557,58 @@ export class Panels {
   /** The place in the image under a pointer, in pixels, and null outside the panels. */
   at(event: MouseEvent): Point | null {
     for (const [n, { box }] of this.panels.entries()) {
-      const item = this.shown?.images.find((each) => each.panel === n)?.item;
-      if (box.hidden || !item || !box.contains(event.target as Node)) continue;
+      const placed = this.shown?.images.find((each) => each.panel === n);
+      if (box.hidden || !placed?.item || !box.contains(event.target as Node)) continue;
       const bounds = box.getBoundingClientRect();
       const point = new OpenSeadragon.Point(event.clientX - bounds.left, event.clientY - bounds.top);
-      const { x, y } = item.viewerElementToImageCoordinates(point);
-      return [x, y];
+      const { x, y } = placed.item.viewerElementToImageCoordinates(point);
+      return [x / placed.stretch[0], y / placed.stretch[1]];
     }
     return null;
   }
 
   /** The values under a place, as text; "" outside the image. */
   read([x, y]: Point): string {
-    const shown = this.shown;
+    const { shown, volume, plane } = this;
     const [column, row] = [Math.floor(x), Math.floor(y)];
     if (!shown || column < 0 || row < 0) return "";
-    if (column >= shown.text.width || row >= shown.text.height) return "";
+    const [width, height] = this.size;
+    if (column >= width || row >= height) return "";
+    const layers: Map<string, Layer> = volume && plane ? volume.layersIn(plane) : shown.layers;
     const parts = [`x ${column}, y ${row}`];
     let largest = 1;
     for (const [name, label] of [["image", "intensity"], ["heatmap", "anomaly"]] as const) {
-      const found = shown.layers.get(name)?.value(column, row);
+      const found = layers.get(name)?.value(column, row);
       if (!found) continue;
       parts.push(`${label} ${numberText(found.value)}`);
       largest = Math.max(largest, found.block);
     }
+    if (volume && plane)
+      parts.push(voxelText(volume.grid, plane, pointed(volume.grid, plane, volume.index, [x, y])));
     const about = largest > 1 ? ` (of ${largest} × ${largest} pixels; zoom in for each)` : "";
     return parts.join(" · ") + about;
+  }
+
+  /** Width and height of the picture in the panel that was touched last. */
+  get size(): [width: number, height: number] {
+    const { shown, volume, plane } = this;
+    if (volume && plane) {
+      const [, height, width] = sides(volume.grid, plane);
+      return [width, height];
+    }
+    return shown ? [shown.text.width, shown.text.height] : [0, 0];
+  }
+
+  /** The regions in the panel that was touched last, in the pixels of its picture. */
+  regionsHere(): string {
+    const { volume, plane, region } = this;
+    return volume && plane ? regionsOn(volume.grid, plane, volume.index, region) : region;
+  }
+
+  /** All regions of the case, with these in place of those in the panel that was touched last. */
+  withRegionsHere(here: string): string {
+    const { volume, plane, region } = this;
+    return volume && plane ? withRegionsOn(volume.grid, plane, volume.index, region, here) : here;
   }
 
   // -- Making a panel ------------------------------------------------------------------------------
@@ -399,7 +622,7 @@ export class Panels {
     const title = document.createElement("div");
     title.className = "title";
     title.textContent = name;
-    this.place.append(box);
+    this.element.append(box);
     const viewer = new OpenSeadragon.Viewer({
       element: box, drawer: "canvas", showNavigationControl: false, blendTime: 0,
       animationTime: 0.15, maxZoomPixelRatio: 32, minZoomImageRatio: 0.5, visibilityRatio: 0.3,
@@ -413,6 +636,7 @@ export class Panels {
       box.addEventListener(event, () => { this.leading = number; }, { capture: true, passive: true });
     viewer.addHandler("canvas-key", (event) => { event.preventDefaultAction = true; });
     viewer.addHandler("canvas-double-click", () => this.home());
+    viewer.addHandler("canvas-click", (event) => { if (event.quick) this.cross(number, event); });
     viewer.addHandler("update-viewport", () => this.draw(number));
     viewer.addHandler("viewport-change", () => this.follow(number));
     viewer.addHandler("tile-unloaded", (event) => {
@@ -423,9 +647,19 @@ export class Panels {
     return { box, title, viewer, drawing };
   }
 
+  /** Have the other planes go to the voxel under a click. */
+  private cross(number: number, event: OpenSeadragon.CanvasClickEvent): void {
+    const { volume, plane } = this;
+    const placed = this.shown?.images.find((each) => each.panel === number);
+    if (!volume || !plane || this.planes.length < 2 || !placed?.item) return;
+    const { x, y } = placed.item.viewerElementToImageCoordinates(event.position);
+    const point: Point = [x / placed.stretch[0], y / placed.stretch[1]];
+    this.goTo(pointed(volume.grid, plane, volume.index, point));
+  }
+
   /** Have the other panels show what one of them was moved to. */
   private follow(number: number): void {
-    if (number !== this.leading) return;
+    if (number !== this.leading || this.planes.length > 1) return;
     const { viewport } = this.panels[number]!.viewer;
     const [zoom, centre] = [viewport.getZoom(true), viewport.getCenter(true)];
     this.panels.forEach(({ viewer }, n) => {
@@ -435,6 +669,14 @@ export class Panels {
       if (own.getCenter(true).distanceTo(centre) > 1e-9) own.panTo(centre, true);
     });
   }
+}
+
+/** A text that is the same for cases between which zoom and place stay. */
+function shapeOf(prepared: Prepared | null): string {
+  if (!prepared) return "";
+  const { text, view, images } = prepared;
+  const stretches = images.map(({ panel, stretch }) => `${panel}: ${stretch.join()}`);
+  return [text.width, text.height, view, ...stretches].join(" ");
 }
 
 /** A number with four digits. */

@@ -2,10 +2,10 @@
 
 import type { LayerText, Range } from "./types";
 
-export type Values = Uint8Array | Uint16Array | Float32Array;
+export type Values = Uint8Array | Uint16Array | Int16Array | Float32Array;
 export type Painter = (values: Values, layer: LayerText, out: Uint8ClampedArray) => void;
 
-const KINDS = { "|u1": Uint8Array, "<u2": Uint16Array, "<f4": Float32Array };
+const KINDS = { "|u1": Uint8Array, "<u2": Uint16Array, "<i2": Int16Array, "<f4": Float32Array };
 
 export function decoded(bytes: ArrayBuffer, kind: LayerText["kind"]): Values {
   return new KINDS[kind](bytes);
@@ -22,6 +22,11 @@ export function grey(window: Range): Painter {
   return (values, layer, out) => {
     const count = values.length / layer.channels;
     const at = lookup(values, window);
+    if (layer.channels === 1) {
+      const words = asWords(out);
+      for (let n = 0; n < count; n++) words[n] = OPAQUE | (at(values[n]!) * 0x010101);
+      return;
+    }
     const green = layer.channels === 3 ? count : 0, blue = 2 * green;
     for (let n = 0; n < count; n++) {
       out[4 * n] = at(values[n]!);
@@ -34,23 +39,30 @@ export function grey(window: Range): Painter {
 
 /** Paint a map [1, h, w] in the colours of a palette; `over` an image, the more opaque the higher. */
 export function coloured(scale: Range, palette: Uint8Array, over: boolean): Painter {
+  const colours = new Uint32Array(256);
+  const parts = new Uint8ClampedArray(colours.buffer);
+  for (let at = 0; at < 256; at++)
+    parts.set([palette[3 * at]!, palette[3 * at + 1]!, palette[3 * at + 2]!, over ? at : 255], 4 * at);
   return (values, _, out) => {
-    for (let n = 0; n < values.length; n++) {
-      const at = place(values[n]!, scale);
-      out[4 * n] = palette[3 * at]!;
-      out[4 * n + 1] = palette[3 * at + 1]!;
-      out[4 * n + 2] = palette[3 * at + 2]!;
-      out[4 * n + 3] = over ? at : 255;
-    }
+    const words = asWords(out);
+    for (let n = 0; n < values.length; n++) words[n] = colours[place(values[n]!, scale)]!;
   };
+}
+
+const OPAQUE = 0xff000000; // as browsers' machines keep it, the lowest byte first
+
+/** The pixels of a picture, one word each. */
+function asWords(out: Uint8ClampedArray): Uint32Array {
+  return new Uint32Array(out.buffer, out.byteOffset, out.length / 4);
 }
 
 /** Whole numbers have few values: their places are computed once. */
 function lookup(values: Values, window: Range): (value: number) => number {
   if (values instanceof Float32Array) return (value) => place(value, window);
+  const lowest = values instanceof Int16Array ? -32768 : 0;
   const table = new Uint8Array(values instanceof Uint8Array ? 256 : 65536);
-  for (let value = 0; value < table.length; value++) table[value] = place(value, window);
-  return (value) => table[value]!;
+  for (let n = 0; n < table.length; n++) table[n] = place(n + lowest, window);
+  return (value) => table[value - lowest]!;
 }
 
 /** A window after a drag: to the right it gets wider, downward its middle gets higher, by the share

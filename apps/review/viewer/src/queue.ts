@@ -103,7 +103,7 @@ export function judged(
 export function undone(state: State, id: string): Step {
   if (!state.data?.reviewer) return refuse(state, "Enter your name in the sidebar first.");
   const undo = { id, ticket: "", verdict: "undo", painted: "", comment: "", region: "",
-    seconds: null };
+    places: [], seconds: null };
   const outbox = [...state.outbox, undo];
   return { state: { ...state, outbox, seq: state.seq + 1, waiting: true }, refused: "" };
 }

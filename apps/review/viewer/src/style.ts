@@ -16,7 +16,7 @@ export const style = `
 #viewer button { cursor: pointer; min-height: 2.2rem; }
 #viewer button:disabled { opacity: 0.5; cursor: default; }
 #viewer button[aria-pressed=true] { outline: 2px solid currentColor; }
-#viewer .row > span > button + button { margin-left: 0.4rem; }
+#viewer .row > span > button + button:not([data-verdict], .tools *) { margin-left: 0.4rem; }
 #viewer input[type=text] { flex: 1; min-width: 12rem; }
 #viewer [data-verdict] { border-width: 2px; font-weight: 600; }
 #viewer [data-verdict=normal] { border-color: #0072b2; border-radius: 1.2rem; }
@@ -27,6 +27,10 @@ export const style = `
 #viewer .problem progress { width: min(20rem, 100%); margin-left: 0.6rem; vertical-align: middle; }
 #viewer .refused:empty, #viewer .problem:empty { display: none; }
 #viewer .receipt[data-state=failed] { color: #d55e00; font-weight: 600; }
+#viewer .slices { display: flex; flex-direction: column; gap: 0.2rem; }
+#viewer .slices canvas { width: 100%; height: 64px; cursor: pointer; touch-action: none; }
+#viewer .slices canvas[hidden] { display: none; }
+#viewer .slices input[type=range] { width: 100%; margin: 0; }
 #viewer output { opacity: 0.75; min-height: 1.3em; }
 #viewer .panels { position: relative; display: grid; gap: 4px; grid-template-columns: 1fr;
   height: clamp(15rem, calc(100cqw / 3 + 2rem), 72vh); overflow: hidden; }
@@ -55,6 +59,7 @@ export const style = `
   #viewer button, #viewer select, #viewer label, #viewer input[type=text],
   #viewer input[type=range] { min-height: 2.75rem; }
   #viewer button { min-width: 2.75rem; }
+  #viewer .key { display: none; }
   #viewer input[type=checkbox] { width: 1.5rem; height: 1.5rem; }
 }
 `;

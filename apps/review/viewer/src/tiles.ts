@@ -51,8 +51,8 @@ export class Layer {
   readonly levels: number; // the last one has the layer's own pixels
 
   constructor(
-    private readonly address: string,
-    private readonly ticket: string,
+    protected readonly address: string,
+    protected readonly ticket: string,
     readonly name: string,
     readonly text: LayerText,
     readonly tile: number,
@@ -76,6 +76,11 @@ export class Layer {
 
   fetch(url: string): Promise<Values> {
     return store.fetch(url, this.text.kind);
+  }
+
+  /** The values at an address, if they are here. */
+  kept(url: string): Values | undefined {
+    return store.get(url);
   }
 
   /** The value at a pixel, the mean over channels, from the finest level that is here, and the
@@ -105,18 +110,23 @@ export function layersOf(address: string, ticket: string, text: CaseText): Map<s
 }
 
 interface Painted {
+  url: string; // of the values
   context: CanvasRenderingContext2D;
+  picture: ImageData;
   values: Values;
-  width: number;
-  height: number;
 }
 
 /** The tiles of one layer as OpenSeadragon reads them, painted by `painter`. */
 export class PaintedSource extends OpenSeadragon.TileSource {
-  private painted = new Map<string, Painted>();
+  protected painted = new Map<string, Painted>();
 
-  constructor(readonly layer: Layer, private painter: Painter, size: [number, number]) {
-    super(sourceOptions(layer, size) as ConstructorParameters<typeof OpenSeadragon.TileSource>[0]);
+  constructor(readonly layer: Layer, private painter: Painter, options: object) {
+    super(options as ConstructorParameters<typeof OpenSeadragon.TileSource>[0]);
+  }
+
+  /** Whether what is painted is what the layer is at. */
+  get isCurrent(): boolean {
+    return true;
   }
 
   /** Paint all tiles anew, in place. */
@@ -135,10 +145,12 @@ export class PaintedSource extends OpenSeadragon.TileSource {
 
   override downloadTileStart(job: OpenSeadragon.ImageJob): void {
     const { level, x, y } = job.tile as unknown as { level: number; x: number; y: number };
-    this.layer.fetch(job.src).then((values) => {
+    const url = this.layer.url(level, x, y);
+    this.layer.fetch(url).then((values) => {
       const [width, height] = this.layer.size(level, x, y);
       const context = canvas(width, height);
-      const painted = { context, values, width, height };
+      const picture = context.createImageData(width, height);
+      const painted = { url, context, picture, values };
       this.painted.set(job.src, painted);
       this.paint(painted);
       job.finish(isSmall(this.layer) ? enlarged(context, this) : context, null, "context2d");
@@ -147,8 +159,7 @@ export class PaintedSource extends OpenSeadragon.TileSource {
 
   override downloadTileAbort(): void {} // tiles are small, and soon asked for again
 
-  private paint({ context, values, width, height }: Painted): void {
-    const picture = context.createImageData(width, height);
+  protected paint({ context, picture, values }: Painted): void {
     this.painter(values, this.layer.text, picture.data);
     context.putImageData(picture, 0, 0);
   }
@@ -159,7 +170,8 @@ function isSmall(layer: Layer): boolean {
   return layer.name === "reconstruction" || layer.name === "difference";
 }
 
-function sourceOptions(layer: Layer, [width, height]: [number, number]): object {
+/** What OpenSeadragon is told of a layer of an image of this size. */
+export function imageOptions(layer: Layer, [width, height]: [number, number]): object {
   if (!isSmall(layer)) {
     const { width, height } = layer.text;
     const [tileSize, maxLevel] = [layer.tile, layer.levels - 1];

@@ -47,6 +47,7 @@ export interface Verdict {
   comment: string;
   region: string;
   seconds: number | null; // for which the case was on the screen
+  places: string[]; // the slices of a volume that were on the screen
 }
 
 export interface Message {
@@ -56,7 +57,7 @@ export interface Message {
 }
 
 export interface LayerText {
-  kind: "|u1" | "<u2" | "<f4";
+  kind: "|u1" | "<u2" | "<i2" | "<f4";
   channels: number;
   height: number;
   width: number;
@@ -72,4 +73,35 @@ export interface CaseText {
   windows: Record<string, Range>;
   scale: Range;
   notes: string[];
+  volume: VolumeText | null;
+}
+
+/** A plane: the source's axes that become slices, rows and columns, which of them run against the
+ * source's, and the letters at the left, right, top and bottom edge. */
+export interface PlaneText {
+  name: string;
+  axes: [number, number, number];
+  flipped: [boolean, boolean, boolean];
+  edges: [string, string, string, string];
+}
+
+/** The scores of slices, in the order of the screen; see slices.py. */
+export interface Profile {
+  scores: (number | null)[];
+  unscored: string[];
+  marked: number[];
+  threshold: number | null;
+  found: string;
+}
+
+/** Where a volume's voxels lie; see slices.py. The first plane is the one that was scored. */
+export interface VolumeText {
+  shape: [number, number, number];
+  planes: PlaneText[];
+  spacing: [number, number, number];
+  origin: number[];
+  steps: number[][];
+  places: number[][] | null;
+  start: number;
+  profile: Profile | null;
 }

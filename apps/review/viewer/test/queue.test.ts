@@ -12,7 +12,7 @@ const data = (changes: Partial<Data> = {}): Data => ({
   address: "", palettes: {}, ...changes,
 });
 const verdict = (id: string) => ({
-  id, verdict: "normal", comment: "", region: "", seconds: 2,
+  id, verdict: "normal", comment: "", region: "", places: [], seconds: 2,
 });
 const start = received(EMPTY, data());
 

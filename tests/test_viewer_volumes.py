@@ -1,0 +1,112 @@
+"""Volumes in the viewer, in the distribution's Chromium, from a real server."""
+
+import shutil
+
+import pytest
+
+pytest.importorskip("streamlit", reason="the extra `app` is not installed")
+pytest.importorskip("playwright", reason="playwright is not installed")
+
+import score_volumes
+from playwright.sync_api import expect
+
+from anodetect.record import reviews
+from apps.review import routes
+from benchmarks.review import browser, served
+
+expect.set_options(timeout=60_000)  # on a busy machine
+pytestmark = [
+    pytest.mark.skipif(
+        shutil.which("chromium") is None, reason="no chromium here: apt-get install chromium"
+    ),
+    pytest.mark.skipif(
+        not (routes.BUNDLE / "viewer.js").is_file(),
+        reason="the viewer is not built: python apps/review/viewer/build.py",
+    ),
+    pytest.mark.timeout(300),
+]
+
+
+@pytest.fixture(scope="module")
+def scores(tmp_path_factory):
+    return score_volumes.write(tmp_path_factory.mktemp("viewer"))
+
+
+@pytest.fixture
+def page(scores):
+    with served([scores], viewer=True) as address, browser() as chromium:
+        opened = chromium.new_page(viewport={"width": 1280, "height": 1000})
+        opened.errors = []
+        opened.on("pageerror", lambda error: opened.errors.append(str(error)))
+        opened.goto(f"{address}?reviewer=Ada")
+        opened.wait_for_selector("#viewer[data-painted=true]", timeout=120_000)
+        yield opened
+
+
+def on_screen(page, case, plane, number):
+    """Wait until a slice, by its number in the source, is painted."""
+    slice_of = f"[data-case='{case}'][data-plane={plane}][data-slice='{number}']"
+    expect(page.locator(f"#viewer[data-painted=true]{slice_of}")).to_have_count(1)
+
+
+def middle(locator, x=0.5, y=0.5):
+    box = locator.bounding_box()
+    return box["x"] + x * box["width"], box["y"] + y * box["height"]
+
+
+def test_slices_planes_profile_and_region_up_to_the_record(page, scores):
+    name, panels = "head-0.nii.gz", page.locator("#viewer .panel:visible")
+    on_screen(page, name, "axial", 5)  # the one with the highest score
+    expect(panels).to_have_count(3)
+    page.keyboard.press("ArrowDown")
+    on_screen(page, name, "axial", 6)
+    page.mouse.move(*middle(panels.first))
+    for number in (7, 8):
+        page.mouse.wheel(0, 120)
+        on_screen(page, name, "axial", number)
+    page.keyboard.press("ArrowUp")
+    on_screen(page, name, "axial", 7)
+
+    # The middle of a panel lies on the corner of four voxels, just beyond it in one of them.
+    x, y = middle(panels.first)
+    page.mouse.move(x + 2, y + 2)
+    value = score_volumes.voxels_of(0)[24, 15, 7]
+    output = page.locator("#viewer output")
+    expect(output).to_contain_text(f"x 24, y 16 · intensity {value} · anomaly 0.05385")
+    expect(output).to_contain_text("voxel 24, 15, 7 · 14.0 mm L, 0.0 mm P, 15.0 mm S")
+
+    page.keyboard.press("b")
+    page.mouse.down()
+    page.mouse.move(*middle(panels.first, 0.6, 0.6), steps=3)
+    page.mouse.up()
+    expect(page.locator("#viewer .region")).to_contain_text("region axial 7: ")
+    page.keyboard.press("Escape")
+
+    profile = page.locator("#viewer .slices canvas")
+    page.mouse.click(*middle(profile, 2.5 / 14))
+    on_screen(page, name, "axial", 2)
+    page.get_by_label("Planes", exact=True).select_option("three planes")
+    expect(page.locator("#viewer[data-painted=true]")).to_have_count(1)
+    page.mouse.move(*middle(panels.nth(2), 0.5, 0.7))
+    page.keyboard.press("ArrowDown")  # in the plane under the pointer
+    on_screen(page, name, "sagittal", 25)
+    page.mouse.click(*middle(panels.nth(1), 0.5, 0.2))  # coronal: the third row of 14
+    expect(page.locator("#viewer .slices .slice")).to_contain_text("axial, slice 12 of 14, 35 mm S")
+    expect(page.locator("#viewer[data-painted=true]")).to_have_count(1)
+
+    page.keyboard.press("2")
+    on_screen(page, "head-1.nii.gz", "coronal", 15)  # its middle, in the plane touched last
+    expect(page.locator("#viewer .receipt")).to_contain_text("Saved: anomalous, record 1")
+    (kept,) = reviews.read(scores / reviews.FILE)
+    shown = dict(part.split(" ", 1) for part in kept.shown.split("; "))
+    assert shown.keys() == {"axial", "coronal", "sagittal"}
+    assert shown["axial"] == "2,5-8,11"  # neither what was jumped over nor the next case
+    place, _, box = kept.region.partition(": ")
+    x, y, width, height = map(int, box.split(","))
+    # Rows of the source run the other way: the region lies before its middle.
+    assert place == "axial 7" and x == 24 and y + height == 16 and width > 1 and height > 1
+    assert page.errors == []
+
+    page.keyboard.press("p")  # as it was left
+    expect(page.locator(f"#viewer[data-case='{name}'][data-painted=true]")).to_have_count(1)
+    expect(page.locator("#viewer .region")).to_contain_text(kept.region)
