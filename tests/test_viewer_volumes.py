@@ -110,3 +110,11 @@ def test_slices_planes_profile_and_region_up_to_the_record(page, scores):
     page.keyboard.press("p")  # as it was left
     expect(page.locator(f"#viewer[data-case='{name}'][data-painted=true]")).to_have_count(1)
     expect(page.locator("#viewer .region")).to_contain_text(kept.region)
+
+    slice_text = page.locator("#viewer .slices .slice")
+    expect(slice_text).to_contain_text("axial, slice 12 of 14")
+    page.wait_for_function("location.search.includes('voxel=')")
+    page.wait_for_timeout(1000)  # the address is written once nothing moves
+    page.reload()
+    expect(page.locator(f"#viewer[data-case='{name}'][data-painted=true]")).to_have_count(1)
+    expect(slice_text).to_contain_text("slice 12 of 14")

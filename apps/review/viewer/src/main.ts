@@ -11,6 +11,7 @@ import {
   type State, type Step,
 } from "./queue";
 import { Clock } from "./clock";
+import { keepVoxel, voxelIn, within } from "./place";
 import { SliceBar } from "./sliceBar";
 import { sourceNumber, wheelSteps } from "./slices";
 import { style } from "./style";
@@ -69,6 +70,7 @@ class Viewer {
   private state: State = EMPTY;
   private send: (message: Message) => void = () => {};
   private painted = ""; // ticket of the case that is painted
+  private asked = voxelIn(location.href);
   private showing = 0; // counts the cases shown
   private sentAt = 0;
   private clock = new Clock();
@@ -166,6 +168,8 @@ class Viewer {
     else this.prefetch();
     this.drawCase();
     this.drawReceipt();
+    // Streamlit has just written the address, perhaps with an older voxel.
+    keepVoxel(this.panels.volume?.index ?? null);
     // An app that was started anew, or a page, has not received what is in the outbox.
     if (isAnew && (before.data !== null || this.state.outbox.length)) this.retry();
   }
@@ -205,6 +209,9 @@ class Viewer {
     this.drawControls(prepared);
     this.drawSlice();
     this.awaitPaint(number);
+    const volume = this.panels!.volume, asked = this.asked;
+    this.asked = null; // it is of the first case alone
+    if (volume && asked) this.panels!.goTo(within(asked, volume.grid.shape));
   }
 
   /** Another slice of the same volume is on its way. */
@@ -529,6 +536,7 @@ class Viewer {
   /** Say which slice is on the screen. */
   private drawSlice(): void {
     const { volume, plane } = this.panels!;
+    keepVoxel(volume ? volume.index : null);
     if (!volume || !plane) {
       this.bar.hide();
       this.root.dataset.slice = this.root.dataset.plane = "";
