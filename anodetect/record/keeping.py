@@ -83,7 +83,7 @@ def not_kept(rows: pa.Table, scoring: Scoring) -> int:
     """Return how many rows have a score, but do not keep their files."""
     if scoring.keep == ALL or not scoring.heatmaps:
         return 0
-    scored = sum(status == OK for status in rows["status"].to_pylist())
+    scored: int = sum(status == OK for status in rows["status"].to_pylist())
     return scored - sum(kept(rows, scoring))
 
 
