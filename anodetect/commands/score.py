@@ -96,11 +96,10 @@ def score(
     interrupted scoring of the same `out` goes on, and what is finished is not scored again. `shard`
     "i/n" scores the i-th of n parts, which the contents of the files decide. Files that the model
     cannot judge fail unless `accept_different`. `roi` is a mask of where images count, by default
-    the run's. With `exact_grid` NIfTI maps of sheared slices keep the source's grid. `keep` says
-    which images keep their files: "all", "flagged" with what is borderline, or "sample=N" with one
-    in N of the others, too. `sign` is a file with an Ed25519 private key. `engine` is one of
-    ENGINES: "local" scores on this machine, in as many processes as help or in `workers`; "ray" on
-    a cluster; or an engine itself.
+    the run's. With `exact_grid` NIfTI maps of sheared slices keep the source's grid. `keep` is
+    "all", "flagged" or "sample=N": which images keep their files (`record.keeping`). `sign` is a
+    file with an Ed25519 private key. `engine` is one of ENGINES: "local" scores on this machine, in
+    as many processes as help or in `workers`; "ray" on a cluster; or an engine itself.
     ConfigError and DataError before any work for what cannot be scored.
     """
     run_path, out, roi, sign = Path(run_path), Path(out), path_or_none(roi), path_or_none(sign)
@@ -119,8 +118,7 @@ def score(
     _warn_of_records(inputs.records, known_groups(manifest, inputs.records), reporter)
     task = Task(
         run_path.absolute(), run.model_sha256, out.absolute(), tuple(heatmaps), far, fdr, shard,
-        device, keep_identifiers, accept_different, other_roi(run, roi, reporter),
-        exact_grid, keep,
+        device, keep_identifiers, accept_different, other_roi(run, roi, reporter), exact_grid, keep,
     )  # fmt: skip
     scoring = scoring_of(run, task, inputs, command)
     with _resumable(command), Journal(out, options_of(scoring), resume=resume, key=key) as journal:
