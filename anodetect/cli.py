@@ -249,6 +249,7 @@ def score(
     accept_different: options.AcceptDifferent = False,
     roi: options.Roi = None,
     exact_grid: options.ExactGrid = False,
+    keep: options.Keep = "all",
     device: options.Device = "auto",
     as_json: options.Json = False,
 ) -> None:
@@ -274,6 +275,7 @@ def score(
             accept_different=accept_different,
             roi=roi,
             exact_grid=exact_grid,
+            keep=keep,
             resume=resume,
             shard=shard,
             sign=sign,
@@ -284,6 +286,27 @@ def score(
             reporter=reporter,
         )
     finish(result.as_json(), as_json, scores_text(result, result.images_per_second))
+
+
+@app.command()
+def maps(
+    directory: options.ScoreDirectory,
+    paths: options.MapPaths,
+    out: options.MapsOut = None,
+    run: options.MovedRun = None,
+    data: options.MovedData = None,
+    device: options.Device = "auto",
+    as_json: options.Json = False,
+) -> None:
+    """Make the maps, masks, pictures and outlines again that `score --keep` did not keep."""
+    from anodetect.commands import maps as command
+    from anodetect.commands.texts import maps_text
+
+    with terminal.reporting() as reporter:
+        result = command.maps(
+            directory, paths, out=out, run=run, data=data, device=device, reporter=reporter
+        )
+    finish(result.as_json(), as_json, maps_text(result))
 
 
 @app.command()

@@ -30,6 +30,7 @@ from anodetect.record.decisions import (
 )
 from anodetect.record.directories import Tables
 from anodetect.record.failures import differences, failures, in_error
+from anodetect.record.keeping import ALL, kept, not_kept
 from anodetect.record.rows import FAILED, OK, SKIPPED, OutputRow, Region, to_table
 from anodetect.stats import drift
 from anodetect.stats.decision import statement
@@ -129,7 +130,15 @@ def derived(
     not_in_time = _not_in_time(rows)
     if not_in_time:
         caveats.append(not_in_time)
-    caveats += _not_written(rows, outputs, scoring.heatmaps)
+    wanted = rows
+    if scoring.keep != ALL:
+        wanted = rows.filter(pa.array(kept(rows, scoring), pa.bool_()))
+    caveats += _not_written(wanted, outputs, scoring.heatmaps)
+    if count := not_kept(rows, scoring):
+        caveats.append(
+            f"{count} files keep no maps, masks and outlines (--keep {scoring.keep}): anodetect "
+            "maps makes them again"
+        )
 
     scored_groups = rows["group"].filter(pa.array(is_ok(rows)))
     n_groups = len(scored_groups.unique())

@@ -28,7 +28,9 @@ from anodetect.record.rows import OutputRow, rows_of
 from anodetect.types import Reporter, Silent
 
 HEATMAPS = "heatmaps/"  # the outputs that are copied; all others are made anew
-ALIKE = ("format", "model_sha256", "far", "fdr", "heatmaps", "calibration", "identifiers", "roi")
+ALIKE = (
+    "format", "model_sha256", "far", "fdr", "heatmaps", "keep", "calibration", "identifiers", "roi",
+)  # fmt: skip
 
 
 def merge(

@@ -236,6 +236,15 @@ ExactGrid = Annotated[
         "do not open; else they are resampled onto a straight one.",
     ),
 ]
+Keep = Annotated[
+    str,
+    typer.Option(
+        "--keep",
+        help="Which images keep maps, pictures, masks and outlines: all; flagged, with those that "
+        "are borderline (p up to twice the false-alarm rate); or sample=N, with one in N of the "
+        "others, too. `anodetect maps` makes the rest again.",
+    ),
+]
 KeepIdentifiers = Annotated[
     bool,
     typer.Option(
@@ -265,6 +274,14 @@ Rescore = Annotated[int, typer.Option(min=0, help="Score this many random files 
 MovedRun = Annotated[Path | None, typer.Option(help="Where the run is now, if it was moved.")]
 MovedData = Annotated[
     Path | None, typer.Option(help="Where the images are now, if they were moved.")
+]
+MapPaths = Annotated[
+    list[str],
+    typer.Argument(help="Files whose maps to make: paths of rows, or where the files lie."),
+]
+MapsOut = Annotated[
+    Path | None,
+    typer.Option("--out", help="The folder to write into; by default DIR-maps, beside DIR."),
 ]
 ScoreDirectories = Annotated[list[Path] | None, typer.Argument(help="Score directories.")]
 Roots = Annotated[

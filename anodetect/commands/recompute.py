@@ -21,6 +21,7 @@ from anodetect.record import audit as audits
 from anodetect.record import directories, environment, format2, runs
 from anodetect.record.checkpoint import MODEL_FILE
 from anodetect.record.directories import ScoreDirectory
+from anodetect.record.keeping import Keep, keep_of
 from anodetect.record.rows import OutputRow, Region, ScoreRow, rows_of
 from anodetect.record.tables import csv_difference
 from anodetect.record.verification import UNCHECKABLE
@@ -262,7 +263,10 @@ def _compare_maps(scored: ScoreDirectory, found: Findings) -> None:
         regions.setdefault(path, []).append(region)
 
     missing, rows = 0, {row.path: row for row in scored.scored()}
+    rule = keep_of(scored.audit.keep, scored.audit.calibration, scored.audit.far)
     for row in rows.values():
+        if rule is not None and not _is_kept(rule, row):
+            continue
         masks = [each for each in outputs.get(row.path, ()) if each.kind == "mask"]
         wants = outlined and not row.is_volume
         if not masks and not wants:
@@ -281,6 +285,12 @@ def _compare_maps(scored: ScoreDirectory, found: Findings) -> None:
         found.problems.append(f"{REGIONS_FILE} has regions of {unknown[0]}, which has no score")
     if missing:
         found.not_looked_at.append(f"masks and outlines of {missing} files without a float map")
+
+
+def _is_kept(rule: Keep, row: ScoreRow) -> bool:
+    """Return whether the files of a scored row are kept."""
+    score = float("nan") if row.score is None else row.score
+    return rule.keeps(score, row.sha256 or "", row.label, is_volume=row.is_volume)
 
 
 def _mask_problems(

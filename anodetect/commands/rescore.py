@@ -66,7 +66,22 @@ def rescore(
 
 
 def _problem(row: ScoreRow, record: Record, model: Model, maps: RecordedMaps, exact: bool) -> str:
-    """Return how a file's score, map or mask comes out now, if not as recorded; "" if it does.
+    """Return how a file's score, map or mask comes out now, if not as recorded; "" if it does."""
+    try:
+        found = scored_again(row, record, model)
+    except RunError as error:
+        return f"{row.path}: {error}"
+    known, now = float("nan") if row.score is None else row.score, found[0].score
+    same = [each for each in found if each.score == known]
+    if same:
+        return maps.problem(row, same, exact=exact)
+    if not exact and np.isclose(now, known, rtol=CLOSE, atol=0):
+        return maps.problem(row, found[:1], exact=False)
+    return f"{row.path}: scores {now!r} now, {known!r} in the record"
+
+
+def scored_again(row: ScoreRow, record: Record, model: Model) -> list[ScoredImage | ScoredVolume]:
+    """Return what comes of a row's file now; RunError if it cannot be scored or is another one.
 
     The last bits of a product depend on a row's place among the rows, so an image is scored at each
     place in a batch: one of them is that of the record.
@@ -75,18 +90,11 @@ def _problem(row: ScoreRow, record: Record, model: Model, maps: RecordedMaps, ex
     found: list[ScoredImage | ScoredVolume] = []
     for each in score_records(model, copies, Silent(), in_source=True):
         if isinstance(each, Failed):
-            return f"{row.path}: cannot be scored again: {each.error}"
+            raise RunError(f"cannot be scored again: {each.error}")
         if each.sha256 != row.sha256:
-            return f"{row.path}: the file is not the one that was scored"
+            raise RunError("the file is not the one that was scored")
         found.append(each)
-
-    known, now = float("nan") if row.score is None else row.score, found[0].score
-    same = [each for each in found if each.score == known]
-    if same:
-        return maps.problem(row, same, exact=exact)
-    if not exact and np.isclose(now, known, rtol=CLOSE, atol=0):
-        return maps.problem(row, found[:1], exact=False)
-    return f"{row.path}: scores {now!r} now, {known!r} in the record"
+    return found
 
 
 class RecordFinder:

@@ -42,6 +42,7 @@ from anodetect.record.audit import Scoring, ShownCases
 from anodetect.record.decisions import numbers
 from anodetect.record.directories import Tables
 from anodetect.record.journal import Journal
+from anodetect.record.keeping import ALL, keep_of
 from anodetect.record.partial import LOCK
 from anodetect.record.rows import (
     OK,
@@ -78,6 +79,7 @@ def score(
     accept_different: bool = False,
     roi: Path | str | None = None,
     exact_grid: bool = False,
+    keep: str = ALL,
     resume: bool = False,
     shard: str = "1/1",
     sign: Path | str | None = None,
@@ -94,7 +96,8 @@ def score(
     interrupted scoring of the same `out` goes on, and what is finished is not scored again. `shard`
     "i/n" scores the i-th of n parts, which the contents of the files decide. Files that the model
     cannot judge fail unless `accept_different`. `roi` is a mask of where images count, by default
-    the run's. With `exact_grid` NIfTI maps of sheared slices keep the source's grid. `sign` is a
+    the run's. With `exact_grid` NIfTI maps of sheared slices keep the source's grid. `keep` is
+    "all", "flagged" or "sample=N": which images keep their files (`record.keeping`). `sign` is a
     file with an Ed25519 private key. `engine` is one of ENGINES: "local" scores on this machine, in
     as many processes as help or in `workers`; "ray" on a cluster; or an engine itself.
     ConfigError and DataError before any work for what cannot be scored.
@@ -108,14 +111,14 @@ def score(
     if not resume:
         directories.refuse_used(out, allowed=(LOCK,))
     run = _usable_run(run_path, (far, far if fdr is None else fdr))
+    keep_of(keep, run.calibration, far)
     manifest = runs.read_manifest(run_path)
 
     inputs = collect(paths, out, follow_symlinks, keep_identifiers, channels_of_run(run))
     _warn_of_records(inputs.records, known_groups(manifest, inputs.records), reporter)
     task = Task(
         run_path.absolute(), run.model_sha256, out.absolute(), tuple(heatmaps), far, fdr, shard,
-        device, keep_identifiers, accept_different, other_roi(run, roi, reporter),
-        exact_grid,
+        device, keep_identifiers, accept_different, other_roi(run, roi, reporter), exact_grid, keep,
     )  # fmt: skip
     scoring = scoring_of(run, task, inputs, command)
     with _resumable(command), Journal(out, options_of(scoring), resume=resume, key=key) as journal:
@@ -240,6 +243,7 @@ def scoring_of(run: Run, task: Task, inputs: Inputs, command: Sequence[str]) -> 
         roi=_roi(run, task),
         accept_different=task.accept_different,
         exact_grid=task.exact_grid,
+        keep=task.keep,
         listed=len(inputs.records) + len(inputs.problems),
         passed_over=inputs.passed_over,
         command=tuple(command),
@@ -284,6 +288,7 @@ def options_of(scoring: Scoring) -> dict[str, Any]:
         "roi": scoring.roi.get("sha256", ""),
         "accept_different": scoring.accept_different,
         "exact_grid": scoring.exact_grid,
+        "keep": scoring.keep,
         "model_sha256": scoring.model_sha256,
         "far": scoring.far,
         "fdr": scoring.fdr,

@@ -12,6 +12,7 @@ from anodetect.data.cards import Page
 from anodetect.data.scan import counted
 
 if TYPE_CHECKING:  # most commands need none of what these import
+    from anodetect.commands.maps import MapsResult
     from anodetect.commands.results import EvaluateResult, MergeResult, ResultRow
     from anodetect.record.parts import Part
     from anodetect.record.verification import Verdict
@@ -40,6 +41,17 @@ def scores_text(result: "MergeResult", speed: float | None = None) -> str:
             lines.append(check.text)
     lines.append(f"chain head {result.head}")
     lines.append(f"Report: {result.out / 'report.html'}")
+    return "\n".join(lines)
+
+
+def maps_text(result: "MapsResult") -> str:
+    """Return what `maps` returns, as lines of text."""
+    made = {each.path: each.exact for each in result.files}
+    lines = [f"files of {len(made)} inputs in {result.out}"]
+    if not all(made.values()):
+        count = sum(not exact for exact in made.values())
+        lines.append(f"{count} scores are as recorded but for their last bits, on another machine")
+    lines += [f"  {reason}" for reason in result.failures]
     return "\n".join(lines)
 
 

@@ -40,6 +40,7 @@ from anodetect.output.images import ImageMap
 from anodetect.output.regions import find_regions
 from anodetect.output.volumes import VolumeMap
 from anodetect.record import channel_files, environment, runs, threads
+from anodetect.record.keeping import ALL, keep_of
 from anodetect.record.rows import (
     FAILED,
     LITTLE_FOREGROUND,
@@ -76,6 +77,7 @@ class Task:
     accept_different: bool = False
     roi: RegionOfInterest | None = None  # if it is not the run's
     exact_grid: bool = False
+    keep: str = ALL
 
     def threshold(self, calibration: Calibration) -> float:
         """Return the score above which an image is flagged; infinity with `fdr`, as that score is
@@ -126,6 +128,7 @@ class Worker:
         threads.limit(self.threads)  # of all libraries, now that they are loaded
         self.cases = Cases(task.out, task.threshold(self.run.calibration), self.run.header.scale)
         self.rule = self.run.calibration.mask_rule(task.far)
+        self.keep = keep_of(task.keep, self.run.calibration, task.far)
 
     def work(
         self, items: Iterable[Record], reporter: Reporter, note: Callable[[], str] = str
@@ -158,6 +161,10 @@ class Worker:
             while waiting:
                 yield _finished(*waiting.popleft())
 
+    def write(self, scored: ScoredImage | ScoredVolume) -> JournalEntry:
+        """Write one file's outputs; return its line in the journal."""
+        return self._entry(scored, shown=False)
+
     def _entry(self, scored: Scored, shown: bool) -> JournalEntry:
         """Write one file's outputs, and its picture if it is to be shown; return its line in the
         journal."""
@@ -174,6 +181,8 @@ class Worker:
             entry = replace(entry, slices=_slice_rows(scored))
         if shown:
             self._draw(scored)
+        if not self._keeps(row):
+            return replace(entry, row=row)
 
         problems: list[str] = []
         content: ImageMap | VolumeMap | None = None
@@ -188,6 +197,12 @@ class Worker:
         if shown_by is not None:
             row = replace(row, heatmap=shown_by.path.relative_to(self.task.out).as_posix())
         return replace(entry, row=row, outputs=outputs, regions=tuple(regions))
+
+    def _keeps(self, row: ScoreRow) -> bool:
+        """Return whether the files of a scored image or volume are kept."""
+        if self.keep is None or row.score is None:
+            return True
+        return self.keep.keeps(row.score, row.sha256 or "", row.label, is_volume=row.is_volume)
 
     def _differs(self, scored: ScoredImage | ScoredVolume) -> str:
         """Return in words how a file differs from what the model has seen, "" if it does not."""

@@ -146,7 +146,8 @@ class Scoring:
     `threads` say where it was scored, "" and () if on machines that are not alike. `copies` counts
     files with the pixels of another one, `repeated` names them; `resumed` counts those that a
     scoring took over from one that was interrupted. `roi` has the SHA-256 and the size of the
-    region of interest, and the region itself if it is not the run's; {} without one.
+    region of interest, and the region itself if it is not the run's; {} without one. `keep` says
+    which images keep their files, as `--keep` does.
     """
 
     run: str = ""
@@ -171,6 +172,7 @@ class Scoring:
     roi: Mapping[str, Any] = field(default_factory=dict)
     accept_different: bool = False
     exact_grid: bool = False
+    keep: str = "all"
     listed: int | None = None
     passed_over: Mapping[str, int] = field(default_factory=dict)
     command: tuple[str, ...]

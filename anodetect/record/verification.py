@@ -25,6 +25,7 @@ from anodetect.record.chain import GAP, START, chain_values, head_of, row_hash
 from anodetect.record.checkpoint import MODEL_FILE
 from anodetect.record.decisions import decide, decide_slices, numbers
 from anodetect.record.directories import ScoreDirectory
+from anodetect.record.keeping import not_kept
 from anodetect.record.parts import Part, part_of
 from anodetect.record.rows import ChainRow, OutputRow, ScoreRow, rows_of
 from anodetect.record.signatures import SIGNATURE, SignedHead
@@ -121,6 +122,7 @@ def verify(
     not_looked_at = [
         images_not_read(audit.root),
         *_unlisted_files(scored),
+        *_not_kept(scored),
     ]
     problems = [*record_problems(scored), *_model(audit, run, not_looked_at)]
     for each in audit.erased:
@@ -205,6 +207,19 @@ def record_problems(scored: ScoreDirectory) -> list[str]:
                 f"it cannot be checked: something is missing or of another kind ({error!r})"
             )
     return problems
+
+
+def _not_kept(scored: ScoreDirectory) -> Iterator[str]:
+    """Yield that some files have no maps, where that was asked for."""
+    try:
+        count = not_kept(scored.table, scored.audit)
+    except UNCHECKABLE:
+        return  # the checks of rows and of decisions say why
+    if count:
+        yield (
+            f"maps, masks and outlines of {count} files: they were not kept (--keep "
+            f"{scored.audit.keep}); anodetect maps makes them again"
+        )
 
 
 def _unlisted_files(scored: ScoreDirectory) -> list[str]:

@@ -2,10 +2,12 @@
 
 Only files of a score directory are read and, of the images, those below the root it recorded: a
 path that leads elsewhere, also through a symbolic link, is refused. An image counts as the scored
-one only if its bytes have the recorded hash.
+one only if its bytes have the recorded hash. Maps that were made again are read from the folder
+beside a score directory that `anodetect maps` writes.
 """
 
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -28,9 +30,10 @@ from anodetect.errors import DataError, ImageError, RunError, one_line
 from anodetect.files import inside, is_below, leads_out, path_of, path_text, sha256_of
 from anodetect.imaging.planes import split
 from anodetect.output import recorded
-from anodetect.output.formats import readable_names
-from anodetect.record import channel_files
+from anodetect.output.formats import map_reader, readable_names
+from anodetect.record import channel_files, made_maps
 from anodetect.record.directories import ScoreDirectory, picture_of
+from anodetect.record.keeping import ALL
 from anodetect.record.rows import OK, ScoreRow
 from anodetect.types import Bools, Floats
 
@@ -40,6 +43,7 @@ T = TypeVar("T")
 LARGEST = 512 * 2**20  # bytes of a file that is read for display
 # The pictures that a score directory keeps: pixels of a panel, and between two panels.
 PANEL, PANEL_GAP = 200, 6
+MADE_AGAIN = "The map was not kept and was made again: it is no part of the record."
 
 
 def load(directory: ScoreDirectory, row: ScoreRow, channel: str = "") -> Case:
@@ -52,6 +56,8 @@ def load(directory: ScoreDirectory, row: ScoreRow, channel: str = "") -> Case:
     heatmap = None
     if row.status == OK:
         heatmap = or_note(notes, "heatmap", lambda: _read_heatmap(directory, row))
+    if heatmap is not None and not row.heatmap:
+        notes.append(MADE_AGAIN)
     if image is not None and heatmap is not None and image.shape[1:] != heatmap.shape:
         notes.append("The heatmap does not have the image's size; it is not shown over it.")
         heatmap = None
@@ -91,6 +97,8 @@ def load_volume(
         return read_truth(_with_masks(directory, row), geometry.sides, (volume, geometry))
 
     heatmap = or_note(notes, "heatmap", read_heatmap) if row.status == OK else None
+    if heatmap is not None and not row.heatmap:
+        notes.append(MADE_AGAIN)
     mask = or_note(notes, "ground-truth mask", read_mask)
     found = None if heatmap is None else directory.audit.mask_rule.mask(heatmap)
     voxels_along = geometry.to_slices(volume.voxels)
@@ -225,6 +233,8 @@ def _series(
 
 def _read_heatmap(directory: ScoreDirectory, row: ScoreRow) -> Floats:
     """Return a row's heatmap as it was written, in the grid of its image or volume."""
+    if not row.heatmap and directory.audit.keep != ALL:
+        return _read_made_again(directory, row)
     path = inside(directory.path, row.heatmap) if row.heatmap else directory.path
     if path.is_file() and sha256_of(path) != directory.output_hash(row.heatmap):
         raise RunError(f"{row.heatmap} was changed since it was written; it is not shown")
@@ -234,6 +244,26 @@ def _read_heatmap(directory: ScoreDirectory, row: ScoreRow) -> Floats:
         names = " or ".join(readable_names(recorded.source_of(row)))
         raise RunError(f"none was written; score with --heatmaps {names}")
     return heatmap
+
+
+def _read_made_again(directory: ScoreDirectory, row: ScoreRow) -> Floats:
+    """Return a heatmap that was not kept, and was made again since; RunError if it was not."""
+    folder = made_maps.folder_of(directory.path)
+    if not is_below(folder, folder.parent):
+        raise RunError(f"{folder} is a link that leads elsewhere; it is not read")
+    source = recorded.source_of(row)
+    for made in reversed(made_maps.read(folder, directory.audit.head)):  # a TIFF before a NIfTI
+        if made.path != row.path or map_reader(made.name, source) is None:
+            continue
+        path = inside(folder, made.name)
+        if path.is_file() and sha256_of(path) != made.sha256:
+            raise RunError(f"{made.name} was changed since it was made again; it is not shown")
+        heatmap = recorded.read_map(folder, replace(row, heatmap=made.name))
+        assert heatmap is not None  # its name has a reader
+        return heatmap
+
+    command = shlex.join(["anodetect", "maps", str(directory.path), row.path])
+    raise RunError(f"it was not kept (--keep {directory.audit.keep}); make it with {command}")
 
 
 def _read_mask(directory: ScoreDirectory, row: ScoreRow, shape: tuple[int, ...]) -> Bools | None:
