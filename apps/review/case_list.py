@@ -22,8 +22,8 @@ from .worklist import Filter, Group, Order
 
 SIGNS = {"normal": "✓", "anomalous": "✗", "unsure": "?", "bad image": "⊘"}
 NOVELTY = (
-    "Novelty is how unlike a case is all that you have judged; it is offered where `anodetect "
-    "alike` was run, and is by p-value until you have judged something."
+    "Novelty is how unlike a case is all that you have judged; the order is by p-value until you "
+    "have judged something."
 )
 FLAGGED = {"all": None, "yes": True, "no": False}  # the choices of the filter
 AROUND = 12  # images listed on either side of the open one
@@ -53,9 +53,9 @@ def choose_rows(session: ReviewSession, blind: bool) -> tuple[Sequence[ScoreRow]
     popover = st.sidebar.popover(name, width="stretch", key="choices")
     order: Order = "name"
     if not blind:
-        order = popover.selectbox(
-            "Sort by", _orders(session), key="order", help=NOVELTY, bind="query-params"
-        )
+        order = popover.selectbox("Sort by", _orders(session), key="order", bind="query-params")
+        if order == "novelty":
+            popover.caption(NOVELTY)
     keep = _choose_filter(popover, session.scores, blind)
     chips.draw()
 
