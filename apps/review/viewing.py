@@ -33,7 +33,7 @@ from .tickets import OFFICE, Ticket
 COMPONENT = "viewer"
 SETTING = "ANODETECT_VIEWER"  # "off" in the environment draws all pictures without the viewer
 UNDO = "undo"
-BEHIND, AHEAD, UNJUDGED = 2, 3, 3  # cases that the viewer is told of beside the open one
+BEHIND, AHEAD, UNJUDGED = 6, 12, 6  # cases that the viewer is told of beside the open one
 RECEIPTS = 100  # of verdicts that are remembered for the viewer
 # Streamlit sends this with each drawing of the page; the viewer itself is fetched once.
 SCRIPT = """

@@ -507,11 +507,10 @@ class Viewer {
   }
 
   private drawControls(prepared: Prepared): void {
-    const { window, palette, third, opacity } = this.appearance;
+    const { palette, third, opacity } = this.appearance;
     const hasMap = prepared.layers.has("heatmap");
     const names = Object.keys(prepared.text.windows);
-    setOptions(this.windows, [...names, "by hand"],
-      window === "by hand" || names.includes(window) ? window : "auto");
+    setOptions(this.windows, [...names, "by hand"], this.panels!.windowName(prepared));
     setOptions(this.palettes, Object.keys(this.state.data?.palettes ?? {}), palette);
     const thirds = [...prepared.layers.keys()].filter((name) => name !== "image");
     setOptions(this.thirds, thirds, thirds.includes(third) ? third : "heatmap");

@@ -56,6 +56,7 @@ interface Panel {
 
 const CROSS = "rgba(255, 220, 0, 0.75)";
 const COLOURS: Record<string, string> = { contours: "#00e5ff", truth: "#7CFC00", region: "#ffd400" };
+const PAINTERS = 100; // that are kept; a drag of the window makes many
 const NAMES = ["image", "heatmap over it", "heatmap"];
 
 export class Panels {
@@ -63,6 +64,7 @@ export class Panels {
   private cases = new Map<string, Prepared>();
   private coming = new Map<string, Promise<Prepared>>();
   private shown: Prepared | null = null;
+  private painters = new Map<string, Painter>();
   private homing = false; // once the panels have their sizes, they show the whole image
   private leading = 0; // the panel that was touched last
   private visits = new Map<string, Visit>(); // to volumes, by ticket
@@ -282,9 +284,16 @@ export class Panels {
   }
 
   window(prepared = this.shown): Range {
-    const { window, byHand } = this.appearance;
-    if (window === "by hand" || !prepared) return byHand;
-    return prepared.text.windows[window] ?? prepared.text.windows["auto"] ?? byHand;
+    return prepared?.text.windows[this.windowName(prepared)] ?? this.appearance.byHand;
+  }
+
+  /** The name of the window that a case is shown in: "auto" where it has not the one that was chosen,
+   * and where one that was set by hand on another case would show nothing of it. */
+  windowName(prepared = this.shown): string {
+    const { window, byHand } = this.appearance, windows = prepared?.text.windows ?? {};
+    if (window !== "by hand") return windows[window] ? window : "auto";
+    const full = windows["full range"];
+    return full && (byHand[1] <= full[0] || byHand[0] >= full[1]) ? "auto" : window;
   }
 
   private replaceThird(): void {
@@ -307,13 +316,23 @@ export class Panels {
       source.repaint(this.painter(prepared, role, source.layer));
   }
 
+  /** What paints a layer as the reader has chosen: the same one as long as the choice is. */
   private painter(prepared: Prepared, role: Role, layer: Layer): Painter {
+    const { scale } = prepared.text, { palette } = this.appearance;
     if (layer.name === "heatmap") {
-      const palette = this.palettes[this.appearance.palette] ?? Object.values(this.palettes)[0]!;
-      return coloured(prepared.text.scale, palette, role === "over");
+      const colours = this.palettes[palette] ?? Object.values(this.palettes)[0]!;
+      return this.known(`${palette} ${role} ${scale}`, () =>
+        coloured(scale, colours, role === "over"));
     }
-    if (layer.name === "image") return grey(this.window(prepared));
-    return grey([0, 255]);
+    const window: Range = layer.name === "image" ? this.window(prepared) : [0, 255];
+    return this.known(`grey ${window}`, () => grey(window));
+  }
+
+  private known(name: string, make: () => Painter): Painter {
+    if (this.painters.size > PAINTERS) this.painters.clear();
+    const painter = this.painters.get(name) ?? make();
+    this.painters.set(name, painter);
+    return painter;
   }
 
   private opacity(role: Role): number {
