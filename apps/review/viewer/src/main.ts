@@ -179,8 +179,10 @@ class Viewer {
     this.drawCase();
     if (!open) return;
     const ready = panels.has(open.ticket);
-    if (ready) this.show({ ...ready, card: open }, number);
-    else {
+    if (ready) {
+      ready.card = open;
+      this.show(ready, number);
+    } else {
       panels.hide();
       this.say("Reading the image …", make("progress", { "aria-label": "Reading the image" }));
       panels.prepare(open).then(
@@ -546,6 +548,7 @@ class Viewer {
     if (what.length > LONGEST) what = "1 region";
     this.region.textContent = region ? `${what}, kept with the verdict` : "";
     this.region.title = region;
+    if (this.panels) this.panels.others = card(this.state)?.others ?? "";
   }
 
   /** The receipt: what is being saved, what was, and what was not, with a way to try again. */

@@ -55,7 +55,8 @@ interface Panel {
 }
 
 const CROSS = "rgba(255, 220, 0, 0.75)";
-const COLOURS: Record<string, string> = { contours: "#00e5ff", truth: "#7CFC00", region: "#ffd400" };
+const COLOURS: Record<string, string> = { contours: "#00e5ff", truth: "#7CFC00", region: "#ffd400",
+  others: "#e69fda" };
 const PAINTERS = 100; // that are kept; a drag of the window makes many
 const NAMES = ["image", "heatmap over it", "heatmap"];
 
@@ -72,6 +73,7 @@ export class Panels {
   onSlice: () => void = () => {}; // another slice is shown
   onProblem: (text: string) => void = () => {};
   region = ""; // those of the case on the screen
+  others = ""; // those of other readers
   private sketch = NOTHING; // what is being drawn
 
   constructor(
@@ -88,7 +90,10 @@ export class Panels {
   /** Fetch a case's description and, unseen, its tiles. */
   prepare(card: Card): Promise<Prepared> {
     const known = this.cases.get(card.ticket);
-    if (known) return Promise.resolve({ ...known, card });
+    if (known) {
+      known.card = card;
+      return Promise.resolve(known);
+    }
     let coming = this.coming.get(card.ticket);
     if (!coming) {
       coming = this.fetch(card).finally(() => this.coming.delete(card.ticket));
@@ -382,7 +387,7 @@ export class Panels {
 
   /** Note that the slices on the screen were seen. */
   see(): void {
-    this.volume?.see(this.planes, this.volume.index);
+    this.volume?.see(this.visible(this.planes), this.volume.index);
   }
 
   /** The names of the slices of a case that were seen. */
@@ -408,15 +413,21 @@ export class Panels {
     if (this.appearance.contours || this.appearance.truth) this.fetchOutlines(shown);
     this.redraw();
     if (isHere && this.isLoaded())
-      requestAnimationFrame(() => requestAnimationFrame(() => volume.see(planes, index)));
+      requestAnimationFrame(() => requestAnimationFrame(() =>
+        volume.see(this.visible(planes), index)));
+  }
+
+  /** Those of the planes whose panel is on the screen: a narrow window has room for one. */
+  private visible(planes: PlaneText[]): PlaneText[] {
+    if (planes.length < 2) return planes;
+    return planes.filter((_, n) => getComputedStyle(this.panels[n]!.box).visibility !== "hidden");
   }
 
   /** Draw the crosshair, the letters of the patient's directions and the regions of a slice. */
   private drawSlice(context: CanvasRenderingContext2D, placed: Placed): void {
     const { volume } = this, plane = placed.plane!;
     const { grid, index } = volume!;
-    for (const line of regionsIn(grid, plane, index, this.region))
-      this.line(context, placed, line, COLOURS.region!);
+    this.regions(context, placed, (text) => regionsIn(grid, plane, index, text));
     const { width, height } = context.canvas;
     if (this.planes.length > 1) {
       const [, row, column] = inside(grid, plane, index);
@@ -491,8 +502,20 @@ export class Panels {
       }
     }
     if (placed.plane) this.drawSlice(context, placed);
-    else for (const line of corners(this.region)) this.line(context, placed, line, COLOURS.region!);
+    else this.regions(context, placed, corners);
     if (this.planes.length < 2 || number === this.leading) this.stroke(context, placed);
+  }
+
+  /** Draw the reviewer's regions, and dashed those of others. */
+  private regions(
+    context: CanvasRenderingContext2D, placed: Placed, outlines: (regions: string) => Point[][],
+  ): void {
+    for (const line of outlines(this.region)) this.line(context, placed, line, COLOURS.region!);
+    context.save();
+    context.setLineDash([6, 4]);
+    for (const line of outlines(this.others))
+      this.line(context, placed, line, COLOURS.others!);
+    context.restore();
   }
 
   /** Draw what the reviewer is drawing: of a brush all that it has covered, and its ring. */
