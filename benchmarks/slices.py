@@ -59,17 +59,17 @@ def write(folder: Path, few: ScoreDirectory, side: int, depth: int) -> Path:
     row = replace(row, heatmap="heatmaps/a_heatmap.nii", width=side, height=side, depth=depth)
     slices = []
     for number in range(depth):
-        place = {"left_mm": 0.0, "posterior_mm": 0.0, "superior_mm": 2.0 * number}
-        score = float(-number)  # the first one is shown first
         slices.append(
             SliceRow(
                 path=name,
                 group=name,
                 axis="axial",
                 slice=number,
+                left_mm=0.0,
+                posterior_mm=0.0,
+                superior_mm=2.0 * number,
                 foreground=1.0,
-                score=score,
-                **place,
+                score=float(-number),  # the first one is shown first
             )
         )
     output = OutputRow(name=row.heatmap, path=name, kind="nifti", sha256=sha256_of(written))
@@ -79,7 +79,7 @@ def write(folder: Path, few: ScoreDirectory, side: int, depth: int) -> Path:
         slices=to_table(slices, SliceRow),
         outputs=to_table([output], OutputRow),
     )
-    audit = replace(few.audit, root=str(folder / "images"), heatmaps=["nifti"])
+    audit = replace(few.audit, root=str(folder / "images"), heatmaps=("nifti",))
     directories.write(out, audit, tables)
     return out
 
