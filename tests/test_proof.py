@@ -21,6 +21,7 @@ import tifffile
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from PIL import Image
+from pyarrow import parquet
 
 import anodetect
 from anodetect.commands import review
@@ -838,6 +839,15 @@ def test_a_calibration_whose_parts_do_not_fit_is_refused(complete, tmp_path, cha
     (copy / "audit.json").write_text(json.dumps(content))
     with pytest.raises(RunError, match="calibration"):
         directories.read(copy)
+
+
+def test_a_table_with_an_endless_name_is_refused(complete, tmp_path):
+    copy = shutil.copytree(complete, tmp_path / "copy")
+    rows = [replace(row, group="g" * (2**17 + 1)) for row in directories.read(copy).rows]
+    parquet.write_table(to_table(rows, ScoreRow), copy / "scores.parquet")
+    with pytest.raises(RunError, match="the column group has a text of 131073 bytes") as caught:
+        directories.read(copy)
+    assert len(str(caught.value)) < 300 + len(str(copy))
 
 
 @pytest.mark.parametrize("line", [b"[" * 50_000, b"3", b'{"loss": 1, "loss": 2}', b"\xff"])
