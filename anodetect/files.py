@@ -267,6 +267,16 @@ def shortened(text: str, most: int = LONGEST_SHOWN) -> str:
     return f"{text[:half]}…{text[-half:]}"
 
 
+def as_code(name: str) -> str:
+    """Return a name as code in Markdown, in one line: so nothing in it is a heading, link or
+    tag."""
+    text = printable(" ".join(name.split()))
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    space = " " if text.startswith("`") or text.endswith("`") else ""
+    fence = "`" * (longest + 1)
+    return f"{fence}{space}{text}{space}{fence}"
+
+
 def short_name(path: str) -> str:
     """Return a relative path whose parts fit a file system with room for a suffix; long parts end
     in a hash instead."""

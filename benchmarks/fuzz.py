@@ -435,7 +435,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as work:
         for finding in fuzz(options.directory, Path(work), options.count, options.seed):
             found += 1
-            print(f"{finding.mutation}\n{finding.reader}: {finding.trace}")
+            print(f"{finding.mutation}\n{finding.reader}: {finding.trace}", flush=True)
     print(f"{found} findings in {options.count} mutations")
 
 

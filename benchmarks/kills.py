@@ -50,7 +50,7 @@ from benchmarks import common
 
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.truncate")
 FINISHED = re.compile("already exists|is finished|has no group")  # said of what is complete
-QUICK = {"size": 32, "widths": [8, 16], "training": {"steps": 4, "batch": 4}}
+QUICK = {"size": 32, "widths": [16, 32], "training": {"steps": 4, "batch": 4}}
 LONGEST = 0.3  # seconds from the first verdict to the kill
 
 

@@ -51,7 +51,7 @@ def test_benchmark_makes_one_table_and_repeats_nothing(synthetic_folder, tmp_pat
     )
     assert run(synthetic_folder, tmp_path / "b") == first
     text = (tmp_path / "b/results.md").read_text()
-    assert "### tiles" in text
+    assert "### `tiles`" in text
     assert "intensity − pca" in text
     assert "tpr at 5 fpr" in text
     html = (tmp_path / "b/benchmark.html").read_text()

@@ -8,10 +8,9 @@ import pytest
 from rich.console import Console
 
 from anodetect.commands import terminal
-from anodetect.files import printable, shortened
+from anodetect.files import as_code, printable, shortened
 from anodetect.output import figures
 from anodetect.record.rows import SliceRow
-from anodetect.record.runs import as_code
 
 NAMES = [
     "cost_$5_$6.nii",

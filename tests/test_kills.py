@@ -3,7 +3,9 @@
 import errno
 import os
 import shutil
+import sqlite3
 import sys
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -11,12 +13,13 @@ from filelock import FileLock
 
 import anodetect
 from anodetect import files
+from anodetect.commands import forget as forgetting
 from anodetect.commands.forget import forget
 from anodetect.commands.report import report
 from anodetect.errors import DiskFullError, RunError
 from anodetect.imaging.batch_files import BatchWriter
 from anodetect.output import report as score_report
-from anodetect.record import directories, partial, runs
+from anodetect.record import directories, partial, reviews, runs
 from anodetect.types import Silent
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no signal kills a process there")
@@ -107,6 +110,26 @@ def test_a_directory_that_was_being_replaced_is_found_again(inputs, tmp_path):
     part.rename(tmp_path / "part.forgotten")  # all that is left after a kill at that moment
     assert forget(part, group).rows == 1
     assert list(tmp_path.iterdir()) == [part]
+
+
+def test_no_verdict_is_given_while_a_directory_is_replaced(inputs, tmp_path, monkeypatch):
+    """It would be in the directory that is removed."""
+    from benchmarks import kills
+
+    part, tried = shutil.copytree(inputs / "part1", tmp_path / "part"), []
+    kills._judge(part, 1, None)
+    replace = forgetting._replace
+
+    def give_one(path, new):
+        other = closing(sqlite3.connect(path / reviews.FILE, timeout=0))
+        with other as connection, pytest.raises(sqlite3.OperationalError, match="locked"):
+            connection.execute("BEGIN IMMEDIATE")
+        tried.append(path)
+        replace(path, new)
+
+    monkeypatch.setattr(forgetting, "_replace", give_one)
+    assert forget(part, directories.read(part).rows[0].group).verdicts == 1
+    assert tried == [part] and len(reviews.read(part / reviews.FILE)) == 1
 
 
 # -- Complete --------------------------------------------------------------------------------------

@@ -278,6 +278,19 @@ def test_a_format_is_asked_for_by_kind():
     assert formats.mask_reader("x_heatmap.tiff", "image") is None
 
 
+def test_a_small_file_that_says_it_is_huge_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "LARGEST_COMPRESSED", 2**12)
+    row = ScoreRow(path="a", group="a", status="ok", model_sha256="", heatmap="a.tiff")
+    values = np.zeros((64, 64), np.float32)
+    for compression, reads in ((None, True), ("zlib", False)):
+        tifffile.imwrite(tmp_path / "a.tiff", values, compression=compression)
+        if reads:
+            assert np.array_equal(recorded.read_map(tmp_path, row), values)
+            continue
+        with pytest.raises(RunError, match=r"a.tiff is damaged \(OverflowError\)"):
+            recorded.read_map(tmp_path, row)
+
+
 @pytest.mark.parametrize(
     ("name", "depth"), [("a_heatmap.tiff", None), ("a_heatmap.nii", 3), ("a_heatmap.tiff", 3)]
 )

@@ -21,6 +21,7 @@ import tifffile
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from PIL import Image
+from pyarrow import parquet
 
 import anodetect
 from anodetect.commands import review
@@ -838,6 +839,47 @@ def test_a_calibration_whose_parts_do_not_fit_is_refused(complete, tmp_path, cha
     (copy / "audit.json").write_text(json.dumps(content))
     with pytest.raises(RunError, match="calibration"):
         directories.read(copy)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"drift": {"batch": True, "time": None}},
+        {"drift": {"batch": {"text": 3}, "time": None}},
+        {"training": [{"step": 1, "loss": "low"}]},
+        {"training": [{"step": 1e308, "loss": 1}]},
+        {"evaluation": {"image": {}, "pixel": None, "pixel_intervals": None}},
+    ],
+)
+def test_an_audit_with_values_of_another_kind_is_refused(complete, tmp_path, changes):
+    copy = shutil.copytree(complete, tmp_path / "copy")
+    content = json.loads((copy / "audit.json").read_text()) | changes
+    content["head"] = head_of(content)
+    (copy / "audit.json").write_text(json.dumps(content))
+    with pytest.raises(RunError, match="audit") as caught:
+        directories.read(copy)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"pixel_threshold": [1]}, {"pixel_threshold": 10**400}, {"outputs": {"scores.csv": {}}}],
+)
+def test_an_old_audit_with_values_of_another_kind_is_refused(tmp_path, changes):
+    old = shutil.copytree(Path(__file__).with_name("data") / "scores-format-2", tmp_path / "old")
+    content = json.loads((old / "audit.json").read_text()) | changes
+    (old / "audit.json").write_text(json.dumps(content))
+    with pytest.raises(RunError, match=r"pixel_threshold|outputs"):
+        directories.read(old)
+
+
+def test_a_table_with_an_endless_name_is_refused(complete, tmp_path):
+    copy = shutil.copytree(complete, tmp_path / "copy")
+    rows = [replace(row, group="g" * (2**17 + 1)) for row in directories.read(copy).rows]
+    parquet.write_table(to_table(rows, ScoreRow), copy / "scores.parquet")
+    with pytest.raises(RunError, match="the column group has a text of 131073 bytes") as caught:
+        directories.read(copy)
+    assert len(str(caught.value)) < 300 + len(str(copy))
 
 
 @pytest.mark.parametrize("line", [b"[" * 50_000, b"3", b'{"loss": 1, "loss": 2}', b"\xff"])

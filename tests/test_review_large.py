@@ -124,7 +124,7 @@ FILTERS = [
 ]
 
 
-@pytest.mark.parametrize("keep", FILTERS, ids=str)
+@pytest.mark.parametrize("keep", FILTERS)
 def test_every_filter_leaves_what_it_leaves_of_the_whole_table(catalogue, keep):
     judgements, rows = judged_by_two(), rows_made()
     fits = large_list.fitting(catalogue, judgements, keep, "Ada")

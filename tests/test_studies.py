@@ -329,6 +329,38 @@ def test_kappa_has_an_interval_that_stays_wide_where_nobody_differed():
     assert np.isnan(same.value) and "not defined" in same.note
 
 
+def covered(right, anomalous, cases, studies, resamples=500):
+    """The share of simulated studies whose interval holds the true κ, the same of the bootstrap
+    alone, the mean width, and the true κ: two readers see a share of `anomalous` cases, and each
+    is `right` in so many."""
+    rng, names = np.random.default_rng(0), np.array(["normal", "anomalous"])
+    truth = np.array([1 - anomalous, anomalous])
+    agreed, called = right**2 + (1 - right) ** 2, truth * right + truth[::-1] * (1 - right)
+    kappa = (agreed - called @ called) / (1 - called @ called)
+
+    held, alone, widths = [], [], []
+    groups = [str(n) for n in range(cases)]
+    for _ in range(studies):
+        kind = rng.random(cases) < anomalous
+        first, second = (kind ^ (rng.random(cases) > right) for _ in range(2))
+        pairs = list(zip(names[first * 1], names[second * 1], strict=True))
+        found = stats.kappa_interval(pairs, groups, resamples)
+        if np.isnan(found.value):
+            continue
+        held.append(found.low <= kappa <= found.high)
+        widths.append(found.high - found.low)
+        draws = stats.kappa_draws(pairs, groups, resamples)
+        low, high = np.percentile(draws[~np.isnan(draws)], (2.5, 97.5))
+        alone.append(low <= kappa <= high)
+    return float(np.mean(held)), float(np.mean(alone)), float(np.mean(widths)), float(kappa)
+
+
+def test_the_interval_of_kappa_holds_where_the_bootstrap_fails():
+    held, alone, _, kappa = covered(0.985, 0.5, cases=20, studies=60, resamples=200)
+    assert kappa == pytest.approx(0.94, abs=0.005)
+    assert held > 0.93 and alone < 0.7
+
+
 def test_images_of_one_patient_make_no_interval_narrower():
     rng = np.random.default_rng(1)
     one = rng.choice(["normal", "anomalous"], 40)

@@ -276,6 +276,21 @@ def test_undo_says_what_it_undid_and_opens_its_case(review, directory):
     assert state.open == paths[2] and viewing.drafts.draft_of(review, paths[2]).comment == "chip"
 
 
+def test_regions_of_others_are_shown_once_the_reviewer_has_judged(review, directory):
+    review, _ = review
+    paths, row = [row.path for row in directory.rows], directory.rows[0]
+
+    def shown_to(session):
+        read = replace(session, judgements=in_force(session.store.read()))
+        assert viewing._card(read, row, paths, False).region != "1,2,3,4"
+        return viewing._card(read, row, paths, False).others
+
+    receive(replace(review, reviewer="Ben"), paths, 1, verdict(directory, 0, region="1,2,3,4"))
+    assert shown_to(review) == ""
+    receive(review, paths, 1, verdict(directory, 0, region="5,6,7,8", id="w"))
+    assert shown_to(review) == "1,2,3,4"
+
+
 @pytest.mark.parametrize("value", [None, 7, {}, {"seq": "x", "open": "", "verdicts": []}])
 def test_damaged_messages_do_nothing(value):
     assert viewing.message_of(value) is None

@@ -107,6 +107,11 @@ def test_slices_planes_profile_and_region_up_to_the_record(page, scores):
     assert place == "axial 7" and x == 24 and y + height == 16 and width > 1 and height > 1
     assert page.errors == []
 
+    first = panels.first.screenshot()
+    page.get_by_label("Window").select_option("bone")
+    page.wait_for_timeout(300)
+    assert panels.first.screenshot() != first
+
     page.keyboard.press("p")  # as it was left
     expect(page.locator(f"#viewer[data-case='{name}'][data-painted=true]")).to_have_count(1)
     expect(page.locator("#viewer .region")).to_contain_text(kept.region)

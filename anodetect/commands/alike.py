@@ -53,7 +53,7 @@ def alike_of(
     if run.model_sha256 != scored.audit.model_sha256:
         raise RunError(f"the model at {run.path} is not the one that scored {directory}")
     model, reporter = Model.load(run, device), reporter or Silent()
-    likeness.check(model)
+    likeness.encoder(model)  # refuses before anything is read
 
     find = RecordFinder(data or Path(scored.audit.root))
     rows = {row.path: row for row in scored.scored() if not row.is_volume}

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anodetect.commands.results import ResultRow
+from anodetect.files import as_code
 
 METRICS = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "pixel_aupro", "tpr_at_5_fpr")
 COMPARED = ("image_auroc", "pixel_ap", "tpr_at_5_fpr")
@@ -152,7 +153,11 @@ def markdown(summaries: Sequence[Summary], budget: float, seeds: int) -> str:
 
     for data in dict.fromkeys(summary.data for summary in summaries):
         entries = [summary for summary in summaries if summary.data == data]
-        lines += [f"### {entries[0].dataset}", "", f"| detector | sees | {' | '.join(titles)} |"]
+        lines += [
+            f"### {as_code(entries[0].dataset)}",
+            "",
+            f"| detector | sees | {' | '.join(titles)} |",
+        ]
         lines.append("|---" * (2 + len(titles)) + "|")
         lines += [_table_row(entry) for entry in entries]
         lines += ["", "Differences on the same resamples:", ""]

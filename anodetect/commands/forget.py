@@ -59,7 +59,7 @@ def forget(path: Path | str, group: str, *, sign: Path | str | None = None) -> F
     path, sign = Path(path), path_or_none(sign)
     key = signatures.private_key(sign) if sign else None
     _put_back(path)
-    with only_writer(path):
+    with only_writer(path), reviews.held(path / reviews.FILE):
         return _forget(path, group, key)
 
 

@@ -9,7 +9,7 @@ hardly do, and brought to length 1:
 The likeness of two images is the cosine of their vectors, −1 to 1.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -18,26 +18,26 @@ from anodetect.imaging.resize import resize
 from anodetect.model.loading import LoadedImage
 from anodetect.model.model import Model
 from anodetect.model.scoring import scores_and_maps
-from anodetect.types import Floats
+from anodetect.types import Encoded, Floats
 
 
-def check(model: Model) -> None:
-    """Raise ConfigError for a model that sees no features, or sees images in pieces."""
-    if model.encode_features is None:
+def encoder(model: Model) -> Callable[[Iterable[Encoded]], Iterator[Encoded]]:
+    """Return what yields the features of scaled images and their foregrounds; ConfigError for a
+    model that sees none, or sees images in pieces."""
+    encode = model.encode_features
+    if encode is None:
         raise ConfigError(
             "this run sees pixels, by which images are hardly alike; likeness needs a run with "
             "features: train --representation features, or with the extra `features`"
         )
     if model.tiling.tile or model.tiling.dims == 3:
         raise ConfigError("likeness is not known for runs with --tile or --dims 3")
+    return encode
 
 
 def vectors(model: Model, images: Sequence[LoadedImage]) -> Floats:
     """Return the vectors [N, c] of images, at most as many as are scored together."""
-    encode = model.encode_features
-    if encode is None:
-        check(model)
-        raise AssertionError
+    encode = encoder(model)
     found = [heatmap for _, heatmap in scores_and_maps(model, images)]
     seen = encode([model.preprocess.apply(each.image, each.of, 0) for each in images])
 

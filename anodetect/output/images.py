@@ -21,6 +21,7 @@ from anodetect.stats.mask_rule import MaskRule, Regions
 from anodetect.types import Bools, Floats
 
 SIZES = 64  # of images, whose headers are kept
+LARGEST_COMPRESSED = 2**31  # bytes of the values in a smaller file
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,14 @@ def read_stack(path: Path) -> Floats:
 
 
 def _read_tiff(path: Path) -> Floats:
+    """Return the values in a TIFF; RunError if it is damaged, or small and says it is huge: maps
+    are not compressed."""
     try:
-        return np.asarray(tifffile.imread(path), np.float32)
+        with tifffile.TiffFile(path) as tiff:
+            series = tiff.series[0]
+            if 4 * series.size > max(path.stat().st_size, LARGEST_COMPRESSED):
+                raise OverflowError
+            return np.asarray(series.asarray(), np.float32)
     except Exception as error:  # tifffile raises whatever it likes on damaged files
         raise RunError(f"{path.name} is damaged ({type(error).__name__})") from None
 

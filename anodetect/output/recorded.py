@@ -44,5 +44,7 @@ def _read(folder: Path, name: str, reader: Callable[[Path], T]) -> T:
         raise RunError(f"{name} is missing; anodetect verify tells what else is")
     try:
         return reader(file)
+    except RunError:  # which says it already
+        raise
     except Exception as error:  # libraries raise whatever they like on damaged files
         raise RunError(f"{name} is damaged ({type(error).__name__})") from None

@@ -23,21 +23,36 @@ from anodetect.stats.mask_rule import MaskRule, pixel_rule, rule_of
 from anodetect.stats.metrics import Interval
 
 T = TypeVar("T")
+LARGEST_NUMBER = 2**63  # of whole numbers
 NO_MASKS = pixel_rule(float("inf"))
 
 
 def _restored(cls: type[T], content: Mapping[str, Any]) -> T:
     """Return a dataclass from its JSON, in which NaN is null; ValueError if something is
     missing."""
+    if not isinstance(content, Mapping):
+        raise ValueError("it is no object")
     values = {}
     for name, hint in get_type_hints(cls).items():
         if name in content:
             value = content[name]
             values[name] = float("nan") if value is None and hint is float else value
+            _check_plain(name, values[name], hint)
     try:
         return cls(**values)
     except TypeError as error:
         raise ValueError(str(error)) from None
+
+
+def _check_plain(name: str, value: object, hint: object) -> None:
+    """Raise ValueError if a value that is to be a number or a text is none."""
+    if hint is str and not isinstance(value, str):
+        raise ValueError(f"{name} is no text")
+    if hint not in (int, float):
+        return
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or (isinstance(value, int) and abs(value) > LARGEST_NUMBER):
+        raise ValueError(f"{name} is no number, or too large")
 
 
 def _calibration(content: Mapping[str, Any]) -> Calibration:
@@ -56,6 +71,8 @@ def _evaluation(content: Mapping[str, Any] | None) -> Evaluation | None:
     try:
         image = {name: _restored(Interval, each) for name, each in content["image"].items()}
         pixel, dice = _pixel(content["pixel"], content["pixel_intervals"])
+        if "auroc" not in image:
+            raise KeyError("auroc")
         point = content["operating_point"]
         return Evaluation(
             image=image,
@@ -252,6 +269,7 @@ def from_json(content: Mapping[str, Any]) -> Audit:
         raise ValueError(f"audit.json lacks {', '.join(lacking)}")
     if "mask_rule" not in content:  # a record of an older release
         threshold = content.get("pixel_threshold")
+        _check_plain("pixel_threshold", 0 if threshold is None else threshold, float)
         rule = pixel_rule(float("inf") if threshold is None else float(threshold))
         content = {**content, "mask_rule": without_nan(rule.as_json())}
 

@@ -51,8 +51,8 @@ def output_table(content: Mapping[str, Any]) -> pa.Table:
 
 def _outputs(content: Mapping[str, Any]) -> Mapping[str, str]:
     outputs = content.get("outputs")
-    if not isinstance(outputs, dict):
-        raise RunError("audit.json lacks outputs")
+    if not isinstance(outputs, dict) or not all(isinstance(each, str) for each in outputs.values()):
+        raise RunError("audit.json lacks outputs, or a hash of one is no text")
     return outputs
 
 

@@ -17,7 +17,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -30,7 +30,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from anodetect.config import canonical
 from anodetect.errors import RunError
-from anodetect.files import refuse_strange, write_atomic
+from anodetect.files import ON_WINDOWS, refuse_strange, write_atomic
 from anodetect.record import study
 from anodetect.record.audit import Audit
 from anodetect.record.objects import object_of
@@ -357,6 +357,22 @@ def sign_end(folder: Path, session: str, end: SignedEnd, key: Ed25519PrivateKey)
 
 KEPT = ("head", "number", "blind", "model_sha256", "previous", "hash")  # columns of a gap
 EMPTY = ("time", "reviewer", "comment", "region", "path", "image_sha256")  # texts, "" in a gap
+
+
+@contextmanager
+def held(file: Path) -> Iterator[None]:
+    """Let nobody give a verdict in an SQLite file during the block, if there is one: who tries
+    waits, and then is told that it is not recorded. RunError if that cannot be."""
+    if ON_WINDOWS or not file.is_file():  # there no folder with an open file can be renamed
+        yield
+        return
+    refuse_strange(file)
+    with closing(sqlite3.connect(file, timeout=10, isolation_level=None)) as connection:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error as error:
+            raise RunError(f"{file}: the reviews are in use, or damaged ({error})") from None
+        yield
 
 
 def erase(file: Path, new: Path, paths: Collection[str]) -> int:

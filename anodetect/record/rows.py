@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any, Generic, TypeVar, get_args, get_type_hints
 
 import pyarrow as pa
+from pyarrow import compute as pc
 from pydantic import TypeAdapter, ValidationError
 
 OK, FAILED, SKIPPED = "ok", "failed", "skipped"  # the values of `status`
@@ -18,6 +19,7 @@ OK, FAILED, SKIPPED = "ok", "failed", "skipped"  # the values of `status`
 LITTLE_FOREGROUND = "too little foreground"
 UNSEEN = "outside what the model has seen"
 MOSTLY_UNSEEN = f"most of its slices lie {UNSEEN}, and what the others say may not hold"
+LONGEST_TEXT = 2**17  # bytes, as many as a field of a CSV file may have
 AT_ONCE = 256  # rows that exist as Python objects at a time
 ARROW_TYPES = {str: pa.string(), int: pa.int32(), float: pa.float64(), bool: pa.bool_()}
 
@@ -249,8 +251,8 @@ def rows_of(table: pa.Table, row_type: type[R]) -> Iterator[R]:
 
 
 def check_columns(table: pa.Table, row_type: type[Row]) -> None:
-    """Raise ValueError if the table does not have the columns of these rows, or if a value is
-    missing in a column that must have one."""
+    """Raise ValueError if the table does not have the columns of these rows, if a value is missing
+    in a column that must have one, or if a text is longer than any name."""
     expected = schema_of(row_type)
     for column in expected:
         place = table.schema.get_field_index(column.name)
@@ -261,6 +263,11 @@ def check_columns(table: pa.Table, row_type: type[Row]) -> None:
     for name in required_columns(row_type):
         if table[name].null_count:
             raise ValueError(f"the column {name} lacks values")
+    for column in expected:
+        if column.type == pa.string():
+            longest = pc.max(pc.binary_length(table[column.name])).as_py()
+            if (longest or 0) > LONGEST_TEXT:
+                raise ValueError(f"the column {column.name} has a text of {longest} bytes")
 
 
 # -- JSON ------------------------------------------------------------------------------------------

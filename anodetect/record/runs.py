@@ -34,7 +34,7 @@ from anodetect.config import canonical
 from anodetect.errors import DiskFullError, RunError
 from anodetect.files import (
     FULL,
-    printable,
+    as_code,
     sha256_of,
     sync_folder,
     sync_tree,
@@ -483,16 +483,6 @@ foreground:
 - False alarms: {calibration.statement(DEFAULT_FAR)}
 - Masks: {calibration.mask_statement(DEFAULT_FAR)}
 {_limit_text(header, calibration)}"""
-
-
-def as_code(name: str) -> str:
-    """Return a name as code in Markdown, in one line: so nothing in it is a heading, link or
-    tag."""
-    text = printable(" ".join(name.split()))
-    longest = max(map(len, re.findall("`+", text)), default=0)
-    space = " " if text.startswith("`") or text.endswith("`") else ""
-    fence = "`" * (longest + 1)
-    return f"{fence}{space}{text}{space}{fence}"
 
 
 def _limit_text(header: RunHeader, calibration: Calibration) -> str:

@@ -180,7 +180,7 @@ def _assigned(
     for _, keys in in_order:
         drawn = {n: _draw(seed, "reader", str(n), min(keys)) for n in range(len(readers))}
         chosen = sorted(drawn, key=lambda n: (load[n], drawn[n]))[:each]
-        new = keys - cases.keys()  # the same bytes may be in two groups
+        new = {key for key in keys if key not in cases}  # the same bytes may be in two groups
         load.update(dict.fromkeys(chosen, sum(images[key] for key in new)))
         cases |= dict.fromkeys(new, tuple(sorted(chosen)))
     return dict(sorted(cases.items()))

@@ -8,6 +8,7 @@ agreement, at the chance agreement that was found. Alone the bootstrap would say
 who never differed in 20 cases never will.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -21,7 +22,7 @@ from anodetect.stats.metrics import MIN_GROUPS, Interval
 
 Doubles = NDArray[np.float64]
 RESAMPLES = 2000
-UNDECIDED = "neither normal nor anomalous"
+BLOCK = 100  # resamples that are in memory at a time
 
 
 @dataclass(frozen=True)
@@ -109,11 +110,11 @@ def _correct(readings: Sequence[Reading]) -> Share:
     low, high = clopper_pearson(hits, len(right))
     groups = [each.group for each in readings]
     if len(set(groups)) < len(groups):  # else the exact interval is all there is to know
-        weights, member = _weights(groups)
-        if weights is None:
-            return Share(hits, len(right), Interval(hits / len(right), note=_few(groups)))
-        draws = _means(right, weights, member)
-        low, high = _widened(_exact(right, draws, weights.shape[1]), draws)
+        if why := _few(groups):
+            return Share(hits, len(right), Interval(hits / len(right), note=why))
+        sums = _resampled(groups, np.stack([right, np.ones_like(right)], 1), RESAMPLES)
+        draws = sums[:, 0] / sums[:, 1]
+        low, high = _widened(_exact(right, draws, len(set(groups))), draws)
     return Share(hits, len(right), Interval(hits / len(right), low, high))
 
 
@@ -154,25 +155,40 @@ def kappa_interval(
     value = cohens_kappa(pairs)
     if np.isnan(value):
         return Interval(value, note="not defined: both always gave one and the same verdict")
-    weights, member = _weights(groups, resamples)
-    if weights is None:
-        return Interval(value, note=_few(groups))
+    if why := _few(groups):
+        return Interval(value, note=why)
 
-    names = sorted({verdict for pair in pairs for verdict in pair})
-    first = np.array([names.index(one) for one, _ in pairs])
-    second = np.array([names.index(other) for _, other in pairs])
-    size = len(names)
-    counts = np.zeros((weights.shape[1], size * size))
-    np.add.at(counts, (member, first * size + second), 1)
-    draws = _kappas((weights @ counts).reshape(-1, size, size))
-
-    table = counts.sum(0).reshape(size, size)
-    chance = float(table.sum(0) @ table.sum(1)) / len(pairs) ** 2
-    agreed = (first == second).astype(np.float64)
-    low, high = _exact(agreed, _means(agreed, weights, member), weights.shape[1])
+    tables = _tables(pairs, groups, resamples)
+    chance = _chance([one for one, _ in pairs], [other for _, other in pairs])
+    agreed = np.array([one == other for one, other in pairs], np.float64)
+    shares = np.trace(tables, axis1=1, axis2=2) / tables.sum((1, 2))
+    low, high = _exact(agreed, shares, len(set(groups)))
     exact = (low - chance) / (1 - chance), (high - chance) / (1 - chance)
-    low, high = _widened(exact, draws)
+    low, high = _widened(exact, _kappas(tables))
     return Interval(value, max(low, -1.0), min(high, 1.0))
+
+
+def kappa_draws(
+    pairs: Sequence[tuple[str, str]], groups: Sequence[str], resamples: int = RESAMPLES
+) -> Doubles:
+    """Return κ [B] over resamples of groups; NaN where it is not defined."""
+    return _kappas(_tables(pairs, groups, resamples))
+
+
+def _chance(first: Sequence[str], second: Sequence[str]) -> float:
+    """Return the share of cases on which two readers would agree by chance."""
+    one, other = Counter(first), Counter(second)
+    return sum(count * other[verdict] for verdict, count in one.items()) / len(first) ** 2
+
+
+def _tables(pairs: Sequence[tuple[str, str]], groups: Sequence[str], resamples: int) -> Doubles:
+    """Return the tables [B, V, V] of two readers' verdicts over resamples of groups."""
+    names = sorted({verdict for pair in pairs for verdict in pair})
+    size = len(names)
+    cells = np.zeros((len(pairs), size * size))
+    for number, (one, other) in enumerate(pairs):
+        cells[number, names.index(one) * size + names.index(other)] = 1
+    return _resampled(groups, cells, resamples).reshape(-1, size, size)
 
 
 def _kappas(tables: Doubles) -> Doubles:
@@ -187,23 +203,18 @@ def _kappas(tables: Doubles) -> Doubles:
 # -- Groups ----------------------------------------------------------------------------------------
 
 
-def _weights(
-    groups: Sequence[str], resamples: int = RESAMPLES
-) -> tuple[Doubles | None, NDArray[np.int64]]:
-    """Return how often each group is in each resample [B, G], None for too few groups, and for each
-    case the place of its group."""
+def _resampled(groups: Sequence[str], columns: Doubles, resamples: int) -> Doubles:
+    """Return the sums [B, k] of columns [N, k] over the cases of so many resamples of groups."""
     names, member = np.unique(np.array(groups), return_inverse=True)
-    if len(names) < MIN_GROUPS:
-        return None, member
-    rng = np.random.default_rng(0)
-    weights = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), resamples)
-    return weights.astype(np.float64), member
+    sums = np.zeros((len(names), columns.shape[1]))
+    np.add.at(sums, member, columns)
+    rng, share = np.random.default_rng(0), np.full(len(names), 1 / len(names))
 
-
-def _means(values: Doubles, weights: Doubles, member: NDArray[np.int64]) -> Doubles:
-    """Return the mean [B] of the values [N] in each resample."""
-    drawn = weights[:, member]
-    return np.asarray(drawn @ values / drawn.sum(1))
+    found = []
+    for start in range(0, resamples, BLOCK):
+        weights = rng.multinomial(len(names), share, min(BLOCK, resamples - start))
+        found.append(weights @ sums)
+    return np.concatenate(found)
 
 
 def _exact(values: Doubles, draws: Doubles, groups: int) -> tuple[float, float]:
@@ -227,7 +238,13 @@ def _widened(exact: tuple[float, float], draws: Doubles) -> tuple[float, float]:
 
 
 def _few(groups: Sequence[str]) -> str:
-    return f"no interval: {len(set(groups))} groups, at least {MIN_GROUPS} are needed"
+    """Return why so few groups give no interval, "" if they do."""
+    count = len(set(groups))
+    return (
+        ""
+        if count >= MIN_GROUPS
+        else f"no interval: {count} groups, at least {MIN_GROUPS} are needed"
+    )
 
 
 def by_reader(readings: Sequence[Reading]) -> Mapping[str, ReaderResult]:

@@ -82,7 +82,7 @@ def _choose(kept: Sequence[Pair]) -> int:
     st.caption(f"{len(kept)} images, those farthest apart first; choose one")
     table = draw_table(
         shown,
-        height=220,
+        height=min(220, 36 * (len(part) + 1) + 3),
         key=f"compare-{len(kept)}-{kept[0].first.path}",
         on_select="rerun",
         selection_mode="single-row",

@@ -21,7 +21,7 @@ def draw(session: ReviewSession) -> None:
     if plan is None:
         return
     rows = session.directory.rows
-    found = readings.results(plan, rows, session.reviews)
+    found = _results(plan.hash, session.store.head, len(session.reviews), session)
     st.subheader("Reader study")
     if plan.name:
         st.text(plan.name)
@@ -44,6 +44,14 @@ def draw(session: ReviewSession) -> None:
         on_click="ignore",
     )
     st.text(f"Plan {plan.hash}")
+
+
+@st.cache_resource(max_entries=4, show_spinner="Resampling the readings …")
+def _results(plan: str, head: str, count: int, _session: ReviewSession) -> Results:
+    """Return the results of a study; with a new verdict they are computed anew."""
+    known = _session.store.plan
+    assert known is not None
+    return readings.results(known, _session.directory.rows, _session.reviews)
 
 
 def _draw_readers(found: Results) -> None:

@@ -33,7 +33,7 @@ from .tickets import OFFICE, Ticket
 COMPONENT = "viewer"
 SETTING = "ANODETECT_VIEWER"  # "off" in the environment draws all pictures without the viewer
 UNDO = "undo"
-BEHIND, AHEAD, UNJUDGED = 2, 3, 3  # cases that the viewer is told of beside the open one
+BEHIND, AHEAD, UNJUDGED = 6, 12, 6  # cases that the viewer is told of beside the open one
 RECEIPTS = 100  # of verdicts that are remembered for the viewer
 # Streamlit sends this with each drawing of the page; the viewer itself is fetched once.
 SCRIPT = """
@@ -62,6 +62,7 @@ class Card:
     verdict: str
     comment: str
     region: str
+    others: str
 
 
 @dataclass(frozen=True)
@@ -199,7 +200,20 @@ def _card(session: ReviewSession, row: ScoreRow, paths: Sequence[str], blind: bo
         verdict="" if own is None else own.verdict,
         comment=draft.comment,
         region=draft.region,
+        others="" if hidden else _others_regions(session, row.path),
     )
+
+
+def _others_regions(session: ReviewSession, path: str) -> str:
+    """Return the regions that others have recorded on a case, "" until the reviewer has judged."""
+    if session.own_verdict(path) is None:
+        return ""
+    found = []
+    for review in session.judgements.get(path, {}).values():
+        region = drafts.saved(session, review).region
+        if review.reviewer != session.reviewer and region:
+            found.append(region)
+    return "; ".join(found)
 
 
 def is_drawable(row: ScoreRow) -> bool:

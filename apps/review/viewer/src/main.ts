@@ -134,9 +134,6 @@ class Viewer {
       this.choose({ opacity: Number(this.opacity.value) / 100 }));
     this.comment.addEventListener("input", () =>
       this.comments.set(this.state.open, this.comment.value));
-    this.comment.addEventListener("keydown", (event) => { // the next key is the case's, at once
-      if (event.key === "Enter" || event.key === "Escape") this.comment.blur();
-    });
     this.layOut();
     this.listenToWheel();
     window.addEventListener("keydown", (event) => this.press(event), true);
@@ -183,8 +180,10 @@ class Viewer {
     this.drawCase();
     if (!open) return;
     const ready = panels.has(open.ticket);
-    if (ready) this.show({ ...ready, card: open }, number);
-    else {
+    if (ready) {
+      ready.card = open;
+      this.show(ready, number);
+    } else {
       panels.hide();
       this.say("Reading the image …", make("progress", { "aria-label": "Reading the image" }));
       panels.prepare(open).then(
@@ -514,11 +513,10 @@ class Viewer {
   }
 
   private drawControls(prepared: Prepared): void {
-    const { window, palette, third, opacity } = this.appearance;
+    const { palette, third, opacity } = this.appearance;
     const hasMap = prepared.layers.has("heatmap");
     const names = Object.keys(prepared.text.windows);
-    setOptions(this.windows, [...names, "by hand"],
-      window === "by hand" || names.includes(window) ? window : "auto");
+    setOptions(this.windows, [...names, "by hand"], this.panels!.windowName(prepared));
     setOptions(this.palettes, Object.keys(this.state.data?.palettes ?? {}), palette);
     const thirds = [...prepared.layers.keys()].filter((name) => name !== "image");
     setOptions(this.thirds, thirds, thirds.includes(third) ? third : "heatmap");
@@ -555,6 +553,7 @@ class Viewer {
     if (what.length > LONGEST) what = "1 region";
     this.region.textContent = region ? `${what}, kept with the verdict` : "";
     this.region.title = region;
+    if (this.panels) this.panels.others = card(this.state)?.others ?? "";
   }
 
   /** The receipt: what is being saved, what was, and what was not, with a way to try again. */

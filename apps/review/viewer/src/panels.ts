@@ -55,7 +55,9 @@ interface Panel {
 }
 
 const CROSS = "rgba(255, 220, 0, 0.75)";
-const COLOURS: Record<string, string> = { contours: "#00e5ff", truth: "#7CFC00", region: "#ffd400" };
+const COLOURS: Record<string, string> = { contours: "#00e5ff", truth: "#7CFC00", region: "#ffd400",
+  others: "#e69fda" };
+const PAINTERS = 100; // that are kept; a drag of the window makes many
 const NAMES = ["image", "heatmap over it", "heatmap"];
 
 export class Panels {
@@ -63,6 +65,7 @@ export class Panels {
   private cases = new Map<string, Prepared>();
   private coming = new Map<string, Promise<Prepared>>();
   private shown: Prepared | null = null;
+  private painters = new Map<string, Painter>();
   private homing = false; // once the panels have their sizes, they show the whole image
   private leading = 0; // the panel that was touched last
   private visits = new Map<string, Visit>(); // to volumes, by ticket
@@ -70,6 +73,7 @@ export class Panels {
   onSlice: () => void = () => {}; // another slice is shown
   onProblem: (text: string) => void = () => {};
   region = ""; // those of the case on the screen
+  others = ""; // those of other readers
   private sketch = NOTHING; // what is being drawn
 
   constructor(
@@ -86,7 +90,10 @@ export class Panels {
   /** Fetch a case's description and, unseen, its tiles. */
   prepare(card: Card): Promise<Prepared> {
     const known = this.cases.get(card.ticket);
-    if (known) return Promise.resolve({ ...known, card });
+    if (known) {
+      known.card = card;
+      return Promise.resolve(known);
+    }
     let coming = this.coming.get(card.ticket);
     if (!coming) {
       coming = this.fetch(card).finally(() => this.coming.delete(card.ticket));
@@ -282,9 +289,16 @@ export class Panels {
   }
 
   window(prepared = this.shown): Range {
-    const { window, byHand } = this.appearance;
-    if (window === "by hand" || !prepared) return byHand;
-    return prepared.text.windows[window] ?? prepared.text.windows["auto"] ?? byHand;
+    return prepared?.text.windows[this.windowName(prepared)] ?? this.appearance.byHand;
+  }
+
+  /** The name of the window that a case is shown in: "auto" where it has not the one that was chosen,
+   * and where one that was set by hand on another case would show nothing of it. */
+  windowName(prepared = this.shown): string {
+    const { window, byHand } = this.appearance, windows = prepared?.text.windows ?? {};
+    if (window !== "by hand") return windows[window] ? window : "auto";
+    const full = windows["full range"];
+    return full && (byHand[1] <= full[0] || byHand[0] >= full[1]) ? "auto" : window;
   }
 
   private replaceThird(): void {
@@ -307,13 +321,23 @@ export class Panels {
       source.repaint(this.painter(prepared, role, source.layer));
   }
 
+  /** What paints a layer as the reader has chosen: the same one as long as the choice is. */
   private painter(prepared: Prepared, role: Role, layer: Layer): Painter {
+    const { scale } = prepared.text, { palette } = this.appearance;
     if (layer.name === "heatmap") {
-      const palette = this.palettes[this.appearance.palette] ?? Object.values(this.palettes)[0]!;
-      return coloured(prepared.text.scale, palette, role === "over");
+      const colours = this.palettes[palette] ?? Object.values(this.palettes)[0]!;
+      return this.known(`${palette} ${role} ${scale}`, () =>
+        coloured(scale, colours, role === "over"));
     }
-    if (layer.name === "image") return grey(this.window(prepared));
-    return grey([0, 255]);
+    const window: Range = layer.name === "image" ? this.window(prepared) : [0, 255];
+    return this.known(`grey ${window}`, () => grey(window));
+  }
+
+  private known(name: string, make: () => Painter): Painter {
+    if (this.painters.size > PAINTERS) this.painters.clear();
+    const painter = this.painters.get(name) ?? make();
+    this.painters.set(name, painter);
+    return painter;
   }
 
   private opacity(role: Role): number {
@@ -363,7 +387,7 @@ export class Panels {
 
   /** Note that the slices on the screen were seen. */
   see(): void {
-    this.volume?.see(this.planes, this.volume.index);
+    this.volume?.see(this.visible(this.planes), this.volume.index);
   }
 
   /** The names of the slices of a case that were seen. */
@@ -389,15 +413,21 @@ export class Panels {
     if (this.appearance.contours || this.appearance.truth) this.fetchOutlines(shown);
     this.redraw();
     if (isHere && this.isLoaded())
-      requestAnimationFrame(() => requestAnimationFrame(() => volume.see(planes, index)));
+      requestAnimationFrame(() => requestAnimationFrame(() =>
+        volume.see(this.visible(planes), index)));
+  }
+
+  /** Those of the planes whose panel is on the screen: a narrow window has room for one. */
+  private visible(planes: PlaneText[]): PlaneText[] {
+    if (planes.length < 2) return planes;
+    return planes.filter((_, n) => getComputedStyle(this.panels[n]!.box).visibility !== "hidden");
   }
 
   /** Draw the crosshair, the letters of the patient's directions and the regions of a slice. */
   private drawSlice(context: CanvasRenderingContext2D, placed: Placed): void {
     const { volume } = this, plane = placed.plane!;
     const { grid, index } = volume!;
-    for (const line of regionsIn(grid, plane, index, this.region))
-      this.line(context, placed, line, COLOURS.region!);
+    this.regions(context, placed, (text) => regionsIn(grid, plane, index, text));
     const { width, height } = context.canvas;
     if (this.planes.length > 1) {
       const [, row, column] = inside(grid, plane, index);
@@ -472,8 +502,20 @@ export class Panels {
       }
     }
     if (placed.plane) this.drawSlice(context, placed);
-    else for (const line of corners(this.region)) this.line(context, placed, line, COLOURS.region!);
+    else this.regions(context, placed, corners);
     if (this.planes.length < 2 || number === this.leading) this.stroke(context, placed);
+  }
+
+  /** Draw the reviewer's regions, and dashed those of others. */
+  private regions(
+    context: CanvasRenderingContext2D, placed: Placed, outlines: (regions: string) => Point[][],
+  ): void {
+    for (const line of outlines(this.region)) this.line(context, placed, line, COLOURS.region!);
+    context.save();
+    context.setLineDash([6, 4]);
+    for (const line of outlines(this.others))
+      this.line(context, placed, line, COLOURS.others!);
+    context.restore();
   }
 
   /** Draw what the reviewer is drawing: of a brush all that it has covered, and its ring. */

@@ -19,9 +19,10 @@ export function place(value: number, [low, high]: Range): number {
 
 /** Paint [C, h, w] black at the lower end of the window, white at the upper one. */
 export function grey(window: Range): Painter {
+  const tables = new Map<string, Uint8Array>(); // of places, by the type of the values
   return (values, layer, out) => {
     const count = values.length / layer.channels;
-    const at = lookup(values, window);
+    const at = lookup(values, window, tables);
     if (layer.channels === 1) {
       const words = asWords(out);
       for (let n = 0; n < count; n++) words[n] = OPAQUE | (at(values[n]!) * 0x010101);
@@ -57,11 +58,15 @@ function asWords(out: Uint8ClampedArray): Uint32Array {
 }
 
 /** Whole numbers have few values: their places are computed once. */
-function lookup(values: Values, window: Range): (value: number) => number {
+function lookup(
+  values: Values, window: Range, tables: Map<string, Uint8Array>,
+): (value: number) => number {
   if (values instanceof Float32Array) return (value) => place(value, window);
-  const lowest = values instanceof Int16Array ? -32768 : 0;
-  const table = new Uint8Array(values instanceof Uint8Array ? 256 : 65536);
-  for (let n = 0; n < table.length; n++) table[n] = place(n + lowest, window);
+  const lowest = values instanceof Int16Array ? -32768 : 0, kind = values.constructor.name;
+  const table = tables.get(kind) ?? new Uint8Array(values instanceof Uint8Array ? 256 : 65536);
+  if (!tables.has(kind))
+    for (let n = 0; n < table.length; n++) table[n] = place(n + lowest, window);
+  tables.set(kind, table);
   return (value) => table[value - lowest]!;
 }
 

@@ -129,8 +129,9 @@ export class PaintedSource extends OpenSeadragon.TileSource {
     return true;
   }
 
-  /** Paint all tiles anew, in place. */
+  /** Paint all tiles anew, in place, unless they are painted so. */
   repaint(painter: Painter): void {
+    if (painter === this.painter) return;
     this.painter = painter;
     for (const each of this.painted.values()) this.paint(each);
   }

@@ -15,6 +15,7 @@ export interface Card {
   verdict: string; // the reviewer's own, "" for none
   comment: string; // its own, until another is written
   region: string;
+  others: string; // regions of other readers, once the reviewer has judged
 }
 
 export interface Receipt {

@@ -4,7 +4,7 @@ import type { Card, Data } from "../src/types";
 
 const card = (ticket: string, hidden = false, stays = hidden): Card => ({
   ticket, label: ticket, title: ticket, facts: [], warnings: [], hidden, stays, drawable: true,
-  verdict: "", comment: "", region: "",
+  verdict: "", comment: "", region: "", others: "",
 });
 const data = (changes: Partial<Data> = {}): Data => ({
   session: "s", seq: 0, open: "b", cards: ["a", "b", "c", "d"].map((ticket) => card(ticket)),
