@@ -1,6 +1,6 @@
 """A score directory of millions of rows in the review app: seconds until it is open, and memory.
 
-    python -m benchmarks.large [--rows 10000000] [--browser] [--json]
+    python -m benchmarks.large [--rows 10000000] [--pages] [--browser] [--json]
 
 The tables are made up, in a temporary folder: every row has a path, a hash and scores of its own,
 and a heatmap in outputs.parquet; the SHOWN rows with the highest scores have real images. Each step
@@ -13,7 +13,6 @@ distribution's Chromium.
 """
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from statistics import median
 from typing import TypeVar
 
 import numpy as np
@@ -30,6 +30,7 @@ import pyarrow as pa
 from PIL import Image
 from pyarrow import parquet
 
+from anodetect.commands.review import app_file
 from anodetect.files import sha256_of
 from anodetect.record import audit as audits
 from anodetect.record import directories
@@ -183,6 +184,32 @@ def _highest_rss() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
+def in_app(out: Path) -> dict[str, float]:
+    """Return the seconds on processors that the app takes to draw a page, without a browser: the
+    first time, the next case, another filter, and back; medians of ten."""
+    from streamlit.testing.v1 import AppTest
+
+    sys.argv = ["app.py", str(out)]
+    app = AppTest.from_file(str(app_file()), default_timeout=120)
+    app.query_params["reviewer"] = "Ada"
+    found = dict[str, float]()
+    timed(found, "first page", app.run)
+
+    steps: dict[str, Callable[[], object]] = {
+        "next case": lambda: app.button(key="next").click(),
+        "filter on": lambda: app.radio(key="flagged").set_value("yes"),
+        "filter off": lambda: app.radio(key="flagged").set_value("all"),
+    }
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(10):
+        for name, step in steps.items():
+            step()
+            start = time.process_time()
+            app.run()
+            times[name].append(time.process_time() - start)
+    return found | {f"{name}, s of processors": median(each) for name, each in times.items()}
+
+
 def in_browser(out: Path) -> dict[str, float]:
     """Return the seconds until the first case is on the screen, with the server just started and
     once it is warm, and the memory of the server."""
@@ -201,20 +228,23 @@ def main() -> None:
     parser = common.parser(__doc__)
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--browser", action="store_true")
+    parser.add_argument("--pages", action="store_true", help="also draw pages, without a browser")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--measure", type=Path, help="measure this directory in this process")
     arguments = parser.parse_args()
     if arguments.measure:
-        print(json.dumps(measured(arguments.measure)))
+        measure = in_app if arguments.pages else measured
+        print(json.dumps(measure(arguments.measure)))
         return
 
     with tempfile.TemporaryDirectory() as scratch:
         out = write(Path(scratch), arguments.rows)
         size = sum(file.stat().st_size for file in out.iterdir()) / 2**20
-        command = [sys.executable, "-m", "benchmarks.large", "--measure", str(out)]
-        answer = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)
-        result = {"rows": arguments.rows, "tables, MB": round(size)}
-        result |= {name: round(value, 2) for name, value in json.loads(answer.stdout).items()}
+        result: dict[str, float] = {"rows": arguments.rows, "tables, MB": round(size)}
+        for option in [[], ["--pages"]][: 1 + arguments.pages]:
+            command = [sys.executable, "-m", "benchmarks.large", "--measure", str(out), *option]
+            answer = subprocess.run(command, capture_output=True, text=True, check=True)
+            result |= {name: round(value, 3) for name, value in json.loads(answer.stdout).items()}
         if arguments.browser:
             result |= {name: round(value, 2) for name, value in in_browser(out).items()}
     common.show(result, arguments.json)
