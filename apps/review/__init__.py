@@ -3,10 +3,12 @@
     app.py         the script that Streamlit runs
     page.py        the frame around every page, and PAGES, the table of them
 
-    cases.py       the page to judge on, with case_list.py (sidebar) and picture.py
+    cases.py       the page to judge on, with case_list.py (sidebar), chips.py and picture.py
+    gallery.py     thumbnails of all listed cases, which shelves.py hands out
+    address.py     the address of the page: which case, which slice
     threshold.py   the page about another false-alarm rate
     summary.py     the page about the state of the review
-    training.py    the page to train and to score on
+    training.py    the page to train and to score on, with browse.py and rates.py
     widgets.py     parts that several pages draw; scripts: shortcuts.py, focus.py, pointer.py
 
     viewing.py     the viewer in the page, and what it sends back; viewer/ is its source
@@ -15,6 +17,9 @@
     facts.py       what is said of a case beside its pictures
 
     session.py     the score directory a page is drawn from, its verdicts and the reviewer
+    scores.py      what a score directory holds; of many rows large.py reads pages, with catalogue.py
+                   (rows and columns) and large_list.py (order and filters)
+    likeness.py    how alike cases are, and how new
     store.py       verdicts, added and never changed; export.py writes them to files
     loading.py     the files behind a case; thumbnails.py makes small pictures of them
     display.py     a case as arrays for a screen; figures.py makes plotly figures of it
