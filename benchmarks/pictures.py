@@ -8,8 +8,9 @@ distribution's Chromium, light at the first width and dark at the others.
 """
 
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import nibabel
@@ -148,6 +149,7 @@ def settle(page: Page) -> None:
     """Wait until nothing is being drawn."""
     page.wait_for_timeout(700)
     page.wait_for_selector("[data-test-script-state=notRunning]", state="attached", timeout=WAIT)
+    page.wait_for_function("!document.querySelector('[data-testid=stSkeleton]')", timeout=WAIT)
     page.wait_for_timeout(1500)
 
 
@@ -170,26 +172,34 @@ def main() -> None:
 
     out = arguments.out.absolute()
     out.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory() as scratch:
-        root = Path(scratch)
+    root = Path(tempfile.gettempdir(), "pictures")  # the pages show it
+    root.mkdir()
+    try:
         make(root)
         folders = [Path("scores"), Path("volumes")]
         with served(folders, "--root", ".", viewer=True) as address, browser() as chromium:
             opened = views(chromium, arguments.widths)
-            run = root / "runs/denoiser"
-            job = jobs.start(root, jobs.train_command([root], "parts", "anoddpm", run, budget=30))
-            try:
-                for width, page in opened.items():
-                    training(page, address)
-                    page.screenshot(path=out / f"train-{width}.png")
-            finally:
-                jobs.cancel(job)
-
             for width, page in opened.items():
                 for name in pages(page, address):
                     page.mouse.move(0, 0)
                     if arguments.only is None or name in arguments.only:
                         page.screenshot(path=out / f"{name}-{width}.png")
+            if arguments.only is None or "train" in arguments.only:
+                picture_training(opened, address, root, out)
+    finally:
+        shutil.rmtree(root)
+
+
+def picture_training(opened: Mapping[int, Page], address: str, root: Path, out: Path) -> None:
+    """Take pictures of the page to train on."""
+    run = root / "runs/denoiser"
+    job = jobs.start(root, jobs.train_command([root], "parts", "anoddpm", run, budget=30))
+    try:
+        for width, page in opened.items():
+            training(page, address)
+            page.screenshot(path=out / f"train-{width}.png")
+    finally:
+        jobs.cancel(job)
 
 
 if __name__ == "__main__":

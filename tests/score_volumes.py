@@ -68,7 +68,7 @@ def write(folder, count=2, shape=SHAPE, affine=AFFINE, plane="axial", voxels=vox
             status="ok",
         )
         rows.append(row)
-        slices += _slices(name, geometry)
+        slices += slice_rows(name, geometry)
         digest = sha256_of(out / heatmap)
         outputs.append(OutputRow(name=heatmap, path=name, kind="nifti", sha256=digest))
 
@@ -82,7 +82,7 @@ def write(folder, count=2, shape=SHAPE, affine=AFFINE, plane="axial", voxels=vox
     return out
 
 
-def _slices(name, geometry):
+def slice_rows(name, geometry):
     """The rows of slices, in the order of the source."""
     depth = geometry.sides[0]
     rows = []

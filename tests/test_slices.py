@@ -11,12 +11,15 @@ import pytest
 pytest.importorskip("streamlit", reason="the extra `app` is not installed")
 
 import score_volumes
+import test_dicom
 from test_viewer import State
 
+from anodetect.data import readers
+from anodetect.data.geometry import along
 from anodetect.data.volumes import Volume
 from anodetect.errors import RunError
 from anodetect.record import directories
-from apps.review import display, loading, routes, session, slices, tickets, viewing
+from apps.review import display, loading, routes, session, slices, tickets, tiles, viewing
 from apps.review.store import Store
 
 
@@ -123,6 +126,55 @@ def test_windows_are_those_of_the_volume_and_not_of_a_slice(directory, volume):
     assert set(display.windows(mr, stated=(10, 90))) == {"auto", "full range", display.STATED}
     assert display.windows(mr)["auto"][1] > 890  # a slice of it ends at 225
     assert "lung" in display.windows(mr, is_ct=True)
+
+
+@pytest.mark.parametrize("is_image", [True, False])
+def test_the_files_own_window_is_that_of_the_dicom_header(
+    is_image, directory, tmp_path, monkeypatch
+):
+    """Centre 300 and width 401 go from 99.5 to 499.5 (PS3.3, C.11.2.1.2.1)."""
+    array, modality = test_dicom.voxels(), "DX" if is_image else "MR"
+
+    def take_its_place(_, made):
+        if is_image:
+            del made.ImagePositionPatient, made.ImageOrientationPatient
+
+    test_dicom.write_series(
+        tmp_path,
+        array[: 1 if is_image else None],
+        change=take_its_place,
+        WindowCenter=300,
+        WindowWidth=401,
+        Modality=modality,
+    )
+    files = tuple(sorted(tmp_path.iterdir()))
+    record = readers.Record("a", files[0], files=() if is_image else files)
+    monkeypatch.setattr(loading, "_source", lambda *_: readers.read_source(record))
+    monkeypatch.setattr(loading, "_manifest_row", lambda *_: {})
+
+    if is_image:
+        found = tiles.tiled(loading.load(directory, directory.rows[0]), hidden=True)
+    else:
+        found = loading.load_volume(directory, directory.rows[0], "axial")
+    assert found.windows[display.STATED] == (99.5, 499.5)
+
+
+def test_pictures_without_a_place_in_the_patient_are_shown_one_by_one(directory):
+    grid = along((5, 9, 8), np.eye(4), "frames")
+    frames = np.arange(360, dtype=np.float32).reshape(1, 5, 9, 8)
+    rows = score_volumes.slice_rows("a", grid)
+    found = slices.sliced(
+        display.VolumeCase(grid, frames, None, None, None, ()),
+        directory.rows[0],
+        rows,
+        hidden=False,
+    )
+    assert list(found.geometries) == ["frames"]
+    assert np.frombuffer(found.values("image", "frames", 2), "<u2").tolist() == [*range(144, 216)]
+    (text,) = slices.describe(found).planes
+    assert text.edges == ("", "", "", "")
+    (place,) = slices.painted(found, ["frames 3", "frames 5"])
+    assert (place.frame, place.slice) == (3, None)
 
 
 def test_slices_that_are_shifted_make_up_no_other_plane(directory):

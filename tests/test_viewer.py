@@ -266,6 +266,16 @@ def test_the_server_has_the_last_word_on_what_was_not_painted(review, directory)
     assert review.store.read()[0].shown == "image"
 
 
+def test_the_next_of_a_case_that_is_not_listed_is_the_first_listed(review, directory):
+    review, _ = review
+    paths = [row.path for row in directory.rows]
+    assert viewing._neighbours(review, directory.rows[0], paths[2:], False)[0] == [
+        paths[0],
+        *paths[2:],
+    ]
+    assert viewing._neighbours(review, directory.rows[1], paths, False)[0] == paths
+
+
 def test_undo_says_what_it_undid_and_opens_its_case(review, directory):
     review, state = review
     paths = [row.path for row in directory.rows]

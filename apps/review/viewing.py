@@ -171,7 +171,7 @@ def _neighbours(
     session: ReviewSession, row: ScoreRow, paths: Sequence[str], blind: bool
 ) -> tuple[list[str], list[str]]:
     """Return the listed paths around a row, itself among them, and those to judge after it."""
-    around = [row.path]
+    around = [row.path, *paths[:AHEAD]]  # of a case that the list leaves out, its beginning is next
     if row.path in paths:
         place = paths.index(row.path)
         around = list(paths[max(place - BEHIND, 0) : place + AHEAD + 1])

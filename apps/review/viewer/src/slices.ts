@@ -96,9 +96,9 @@ export function directed(value: number, axis: number, digits = 0): string {
 export function sliceText(volume: VolumeText, plane: PlaneText, index: Index): string {
   const [depth, height, width] = sides(volume, plane);
   const number = inside(volume, plane, index)[0];
-  const text = `${plane.name}, slice ${number + 1} of ${depth}`;
   const axis = ACROSS[plane.name];
-  if (axis === undefined) return text;
+  if (axis === undefined) return `frame ${number + 1} of ${depth}`;
+  const text = `${plane.name}, slice ${number + 1} of ${depth}`;
   const middle = sourceIndex(volume, plane, [number, (height - 1) / 2, (width - 1) / 2]);
   return `${text}, ${directed(millimetres(volume, middle)[axis]!, axis)}`;
 }

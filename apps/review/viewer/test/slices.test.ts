@@ -46,7 +46,7 @@ test("millimetres, of even slices and of uneven ones", () => {
   expect(voxelText(VOLUME, AXIAL, [12, 9, 5])).toBe(
     "voxel 12, 9, 5 · 2.0 mm L, 12.0 mm P, 5.0 mm S");
   const frames = { ...AXIAL, name: "frames" };
-  expect(sliceText(VOLUME, frames, [0, 0, 3])).toBe("frames, slice 4 of 14");
+  expect(sliceText(VOLUME, frames, [0, 0, 3])).toBe("frame 4 of 14");
   expect(voxelText(VOLUME, frames, [1, 2, 3])).toBe("voxel 1, 2, 3");
 });
 
