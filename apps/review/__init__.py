@@ -17,7 +17,7 @@
     facts.py       what is said of a case beside its pictures
 
     session.py     the score directory a page is drawn from, its verdicts and the reviewer
-    scores.py      what a score directory holds; of many rows large.py reads pages, with catalogue.py
+    scores.py      what a score directory holds; of many rows large.py reads pages, by catalogue.py
                    (rows and columns) and large_list.py (order and filters)
     likeness.py    how alike cases are, and how new
     store.py       verdicts, added and never changed; export.py writes them to files
