@@ -21,6 +21,7 @@ from anodetect.errors import ConfigError
 from anodetect.imaging.planted import draw_defect, plant
 from anodetect.imaging.representations import check_state
 from anodetect.model.settings import create_detector, resolve
+from anodetect.nn.batching import small_batches
 from anodetect.nn.unet import UNet
 from anodetect.types import Batch, OnePass, PlantedCopies, Sampler, TrainContext, image_seeds
 
@@ -305,6 +306,17 @@ def test_scores_do_not_depend_on_company_or_order(detector):
         alone = score(detector, images[np.array([n])])
         assert np.allclose(alone.image, together.image[n : n + 1], rtol=1e-5, atol=0)
         assert np.allclose(alone.heatmap[0], together.heatmap[n], rtol=1e-4, atol=1e-6)
+
+
+def test_a_batch_that_is_not_filled_up_scores_alike(detector):
+    images = batch(3, seed=7, defects=True)
+    full = score(detector, images)
+    for row in range(len(images)):
+        with small_batches():
+            alone = score(detector, images[np.array([row])])
+        assert np.allclose(alone.image, full.image[row], rtol=1e-4, atol=0)  # as between machines
+        highest = full.heatmap[row].max()
+        assert np.allclose(alone.heatmap[0], full.heatmap[row], rtol=0, atol=1e-4 * highest)
 
 
 def test_one_pass_of_tensors_scores_as_the_detector_does(detector):

@@ -205,6 +205,22 @@ def test_records_are_closed_by_count_and_damaged_files_have_rows(pca_run, files,
     assert "zz.png" not in (out / "taken.jsonl").read_text()
 
 
+def test_records_are_closed_by_the_hour(pca_run, files, tmp_path):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    shutil.copy(files[0], folder)
+
+    def deliver():
+        while not list(out.glob("records/*/audit.json")):
+            time.sleep(0.02)
+        shutil.copy(files[1], folder)
+
+    threading.Thread(target=deliver, daemon=True).start()
+    result, _ = watched(pca_run, folder, out, 2, closing=Closing(hours=0.1 / 3600))
+    assert len(result.records) == 2
+    assert [len(directories.read(each).rows) for each in records(out)] == [1, 1]
+
+
 class Hook(BaseHTTPRequestHandler):
     def do_POST(self):
         content = self.rfile.read(int(self.headers["Content-Length"]))

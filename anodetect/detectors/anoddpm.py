@@ -307,14 +307,27 @@ class AnoDDPM:
         self, images: Floats, seeds: Seeds, channel_weights: Floats
     ) -> tuple[Floats, Floats]:
         x, weights = to_tensor(images, self.device), to_tensor(channel_weights, self.device)
-        restored = [x]
+        alone = len(x) == 1 and self.config.mode == "single" and self.config.draws == 0
+        restored = self._restored_at_once(x) if alone else {}
 
         def restore(step: int) -> Tensor:
-            restored[0] = self._restore(x, step, seeds)
-            return restored[0]
+            if step not in restored:
+                restored[step] = self._restore(x, step, seeds)
+            return restored[step]
 
         maps = self._maps_of(x, restore, weights)
-        return torch.stack(maps, 1).cpu().numpy(), restored[0].cpu().numpy()
+        last = restored[self.config.lambdas[-1]]
+        return torch.stack(maps, 1).cpu().numpy(), last.cpu().numpy()
+
+    def _restored_at_once(self, x: Tensor) -> dict[int, Tensor]:
+        """Return x̂_0 of a single image [1, C, H, W] without noise, by the step λ: one pass for all
+        of them takes half the time of one each."""
+        steps = torch.tensor(self.config.lambdas, device=x.device)
+        rows = x.expand(len(steps), -1, -1, -1)
+        noised = diffusion.diffuse(rows, torch.zeros_like(rows), steps, self.denoiser.schedule)
+        with autocast(x.device):
+            restored = self.denoiser(noised, steps)
+        return dict(zip(self.config.lambdas, restored.float().split(1), strict=True))
 
     def _maps_of(
         self, x: Tensor, restore: Callable[[int], Tensor], weights: Tensor

@@ -49,6 +49,11 @@ def kept_engine() -> Engine:
 # -- One at a time ---------------------------------------------------------------------------------
 
 
+# That compute for a single image. More of them wait for each other in every operation, and where
+# something else runs beside them each image costs ten times as much.
+THREADS = 1
+
+
 @dataclass(frozen=True)
 class Verdict:
     """All that is said of a file at once: its journal entry, the decision over it (None if it could
@@ -119,7 +124,7 @@ class Line:
         self.worker = self._worker(task, self.worker.model)
 
     def _worker(self, task: Task, model: Model | None) -> Worker:
-        worker = Worker(task, run=self.run, model=model)
+        worker = Worker(task, THREADS, run=self.run, model=model)
         worker.host = ""
         if not self.pictures:
             worker.cases = NoCases(task.out, 0.0, self.run.header.scale)
