@@ -145,3 +145,19 @@ def test_novelty_is_the_distance_from_all_that_was_judged(scores, visit, tmp_pat
     distance = 1 - vectors @ vectors[0]
     assert listed == [paths[place] for place in np.argsort(-distance, kind="stable")]
     assert listed[-1] == paths[0] and not app.exception
+
+
+def test_the_audit_sample_is_in_the_address_and_is_the_same_again(visit):
+    app = visit(reviewer="Ada", page="Threshold")
+    app.number_input(key="sample_size").set_value(3).run()
+    app.button(key="open_sample").click().run()
+    sample = app.session_state["audit_sample"]
+    assert len(sample) == 2 + 3  # two are flagged
+    assert app.query_params["sample"] == "3"
+    again = visit(reviewer="Ada", sample="3")
+    assert again.session_state["audit_sample"] == sample
+    assert {row.path for row in again.session_state["listed"]} == sample
+    again.checkbox(key="only_sample").set_value(False).run()
+    assert "sample" not in again.query_params and not again.exception
+    for size in ("0", "-1", "99999", "x"):
+        assert not visit(reviewer="Ada", sample=size).session_state["audit_sample"]

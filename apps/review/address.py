@@ -14,10 +14,11 @@ import streamlit as st
 from anodetect.errors import AnodetectError
 from anodetect.record import directories
 
-from . import drafts
+from . import drafts, outcome
 from .session import ReviewSession
 
-CASE, SLICE, RECORD = "case", "slice", "record"
+CASE, SLICE, SAMPLE, RECORD = "case", "slice", "sample", "record"
+LARGEST_SAMPLE = 10_000  # cases of either kind
 NUMBER = "~"  # before the number of a hidden case
 LONGEST_NUMBER = 9  # digits
 # The link that is sent is the address without the name: whoever opens it judges as somebody else.
@@ -76,6 +77,7 @@ def restore(session: ReviewSession) -> None:
     if st.session_state.get("is_restored"):
         return
     st.session_state.is_restored = True
+    _restore_sample(session)
     asked = str(st.query_params.get(CASE, ""))
     if not asked:
         return
@@ -88,6 +90,20 @@ def restore(session: ReviewSession) -> None:
     number = str(st.query_params.get(SLICE, ""))
     if _is_number(number) and int(number) > 0:
         st.session_state[slice_key(path)] = int(number)
+
+
+def _restore_sample(session: ReviewSession) -> None:
+    """List the audit sample alone whose size the address names."""
+    count = str(st.query_params.get(SAMPLE, ""))
+    if not _is_number(count) or not 0 < int(count) <= LARGEST_SAMPLE or session.scores.is_large:
+        return
+    rows = session.directory.rows
+    if len({row.is_volume for row in rows}) > 1:
+        return  # images and volumes have samples of their own
+    chosen = outcome.sample_of(rows, session.store.head, int(count))
+    st.session_state.audit_sample = frozenset(chosen)
+    st.session_state.audit_count = int(count)
+    st.session_state.only_sample = True
 
 
 def _say(text: str) -> None:
@@ -118,7 +134,13 @@ def keep(session: ReviewSession, path: str, *, hidden: bool) -> None:
     """Write the open case, and its slice if it is a volume, to the address."""
     case = f"{NUMBER}{session.scores.number_of(path)}" if hidden else path
     number = st.session_state.get(slice_key(path))
-    wanted = {CASE: case, SLICE: "" if number is None else str(number), RECORD: ""}
+    sample = st.session_state.audit_count if st.session_state.get("only_sample") else 0
+    wanted = {
+        CASE: case,
+        SLICE: "" if number is None else str(number),
+        SAMPLE: str(sample or ""),
+        RECORD: "",
+    }
     for name, text in wanted.items():
         if not text and name in st.query_params:
             del st.query_params[name]

@@ -37,6 +37,7 @@ CASE, GALLERY = "Case", "Gallery"  # the views
 
 def draw(session: ReviewSession) -> None:
     """Draw the page."""
+    address.restore(session)
     focus.mount()
     blind = st.sidebar.toggle(
         "Blind until judged",
@@ -123,7 +124,6 @@ def _chosen_view() -> str:
 def _opened(session: ReviewSession, paths: Sequence[str]) -> ScoreRow:
     """Return the row of the case to draw: that of the address, the next one to judge, the one that
     was open, or the first listed."""
-    address.restore(session)
     state = st.session_state
     if state.open not in session.scores.by_path:
         state.open = paths[0]

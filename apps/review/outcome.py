@@ -91,6 +91,14 @@ def outcome_at(
     )
 
 
+def sample_of(rows: Sequence[ScoreRow], head: str, count: int) -> list[str]:
+    """Return the paths of the random audit sample of a record with this head: `count` of its
+    flagged rows and `count` of the others."""
+    scored = [row for row in rows if row.status == OK]
+    flags = [bool(row.flagged) for row in scored]
+    return list(audit_sample.sample(head, [row.path for row in scored], flags, count))
+
+
 def judged_rates(
     rows: Sequence[ScoreRow],
     judgements: Judgements,

@@ -71,6 +71,7 @@ STATE = {
     "problem": "",  # a message to show once
     "notice": "",  # the same, of what was done
     "audit_sample": frozenset(),  # paths of a random sample to judge
+    "audit_count": 0,  # its size: cases of either kind
     "clicks": 0,  # how often a case was opened from a table
     "told_apart": frozenset(),  # names, and the known ones that they are no spellings of
     "drawn": 0,  # how often a case was drawn

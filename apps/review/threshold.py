@@ -6,8 +6,7 @@ from typing import Any
 
 import streamlit as st
 
-from anodetect.record.rows import OK, ScoreRow
-from anodetect.stats import audit_sample
+from anodetect.record.rows import ScoreRow
 from anodetect.stats.audit_sample import Estimate, Estimates
 from anodetect.stats.calibration import Calibration
 
@@ -85,9 +84,7 @@ def _audit_sample(session: ReviewSession, rows: Sequence[ScoreRow], far: float) 
         rows, session.judgements, session.directory.audit.calibration, far, head, int(count)
     )
 
-    scored = [row for row in rows if row.status == OK]
-    paths, flags = [row.path for row in scored], [bool(row.flagged) for row in scored]
-    chosen = audit_sample.sample(head, paths, flags, int(count))
+    chosen = outcome.sample_of(rows, head, int(count))
     judged = sum(bool(session.judgements.get(path)) for path in chosen)
     if found.untold:
         st.warning(
@@ -101,13 +98,14 @@ def _audit_sample(session: ReviewSession, rows: Sequence[ScoreRow], far: float) 
         "Go through the audit sample",
         key="open_sample",
         on_click=_open_sample,
-        args=(tuple(chosen),),
+        args=(tuple(chosen), int(count) if len(rows) == session.scores.count else 0),
     )
     return found
 
 
-def _open_sample(paths: Sequence[str]) -> None:
-    """List the audit sample alone on the page of cases."""
+def _open_sample(paths: Sequence[str], count: int) -> None:
+    """List the audit sample of this size alone on the page of cases."""
+    st.session_state.audit_count = count
     st.session_state.audit_sample = frozenset(paths)
     st.session_state.only_sample = True
     st.session_state.page = "Cases"
