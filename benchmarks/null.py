@@ -99,6 +99,10 @@ class NullRepresentation:
     def __init__(self, config: NoSettings) -> None:
         self.places = {float(each[0, 0]): place for place, each in enumerate(maps(GRID, GRID))}
 
+    def shape_of(self, channels: int) -> tuple[int, int, int]:
+        """Return the shape of images with so many channels on the grid."""
+        return channels, GRID, GRID
+
     def source(self) -> None:
         """No network is used."""
 
@@ -249,7 +253,7 @@ STAGES = {
     "pictures of cases": ("anodetect.output.cases:Cases.draw_image",),
     "rows": ("anodetect.engines.worker:Worker._entry", "anodetect.commands.score:Progress.add"),
     "journal": ("anodetect.record.journal:Journal.append",),
-    "tables and statistics": ("anodetect.commands.score:_finish",),
+    "tables and statistics": ("anodetect.commands.score:finish",),
     "report": ("anodetect.output.report:write",),
 }
 # Done once, whatever the number of images.

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from anodetect.imaging.representations import features_installed
+from anodetect.output.formats import DEFAULT
 
 PROJECT = Path(__file__).parents[1]
 
@@ -45,3 +46,17 @@ def test_an_attack_stays_within_its_budget_and_moves_the_energy_as_it_is_asked_t
         moved = ((changed - 1) ** 2).max() - highest
         # To −1.05, or for all that is highest in turn to less than half of the way to −0.95.
         assert moved == pytest.approx(2.05**2 - 4, abs=1e-4) if towards == 1 else moved < -0.1
+
+
+def test_each_stage_of_scoring_is_timed_and_scoring_is_left_as_it_was():
+    from anodetect.data import readers
+    from benchmarks import null
+
+    before = readers.read_source, readers.Source.content
+    kind = null.Kind(96, null.write_png)
+    found, without = null.stages(kind, 12, DEFAULT), null.stages(kind, 12, ())
+    assert (readers.read_source, readers.Source.content) == before
+    assert set(found) == {*null.STAGES, "rest"} - {*null.ONCE}
+    of_outputs = {"write tiff", "write png", "write mask", "regions", "header and window"}
+    assert set(found) - set(without) == of_outputs
+    assert all(value > 0 for name, value in found.items() if name != "rest")

@@ -90,6 +90,15 @@ def test_a_lock_that_is_a_link_is_not_followed(inputs, tmp_path):
     assert precious.read_text() == "kept"
 
 
+def test_only_what_nobody_writes_any_more_is_removed(tmp_path):
+    young, old = tmp_path / ".writing.0", tmp_path / ".writing.1"
+    for file in (young, old):
+        file.touch()
+    os.utime(old, (0, 0))
+    with partial.only_writer(tmp_path):
+        assert young.exists() and not old.exists()
+
+
 def test_a_merge_is_complete_or_absent(inputs, tmp_path, monkeypatch):
     def fail(folder):
         raise OSError(errno.EIO, "Input/output error")

@@ -845,6 +845,8 @@ def test_a_calibration_whose_parts_do_not_fit_is_refused(complete, tmp_path, cha
     "changes",
     [
         {"drift": {"batch": True, "time": None}},
+        {"environment": {"packages": [None]}},
+        {"roi": {"sha256": 1, "width": 2, "height": 2}},
         {"drift": {"batch": {"text": 3}, "time": None}},
         {"training": [{"step": 1, "loss": "low"}]},
         {"training": [{"step": 1e308, "loss": 1}]},

@@ -311,6 +311,9 @@ def test_what_cannot_be_meant_is_refused(pca_run, tmp_path):
         watch(pca_run, tmp_path / "in", tmp_path / "out", closing=Closing(hours=0))
     with pytest.raises(ConfigError, match="--webhook"):
         watch(pca_run, tmp_path / "in", tmp_path / "out", webhook="file:///etc/passwd")
+    with pytest.raises(ConfigError, match="no user or password") as refused:
+        watch(pca_run, tmp_path / "in", tmp_path / "out", webhook="https://me:secret@host/line")
+    assert "secret" not in str(refused.value)
     lock = command._locked(tmp_path / "out")
     with pytest.raises(RunError, match="another process works here"):
         watch(pca_run, tmp_path / "in", tmp_path / "out")

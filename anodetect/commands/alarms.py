@@ -47,8 +47,7 @@ class Alarms:
     """
 
     def __init__(self, log: Path, command: Sequence[str], webhook: str, reporter: Reporter) -> None:
-        if webhook and urlsplit(webhook).scheme not in ("http", "https"):
-            raise ConfigError(f"--webhook {webhook}: an address with http:// or https:// is needed")
+        _check(webhook)
         self.command, self.webhook, self.reporter = list(command), webhook, reporter
         self.lines = LineFile(log, holds(_ADAPTER))
         self.waiting: queue.Queue[Alarm | None] = queue.Queue()
@@ -138,3 +137,15 @@ class Alarms:
             return f"the address answered {error.code}"
         except (OSError, ValueError) as error:
             return f"the address cannot be reached ({type(error).__name__})"
+
+
+def _check(webhook: str) -> None:
+    """Raise ConfigError for an address that is none, or that holds a password: the command line
+    stands in the record."""
+    if not webhook:
+        return
+    parts = urlsplit(webhook)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigError("--webhook: an address with http:// or https:// is needed")
+    if parts.username or parts.password:
+        raise ConfigError("--webhook: no user or password in an address")

@@ -373,7 +373,14 @@ AlarmCommand = Annotated[
         "split at spaces as in a shell, and run without one.",
     ),
 ]
-Webhook = Annotated[str, typer.Option(help="An address that gets every flagged file by POST.")]
+Webhook = Annotated[
+    str,
+    typer.Option(
+        envvar="ANODETECT_WEBHOOK",
+        help="An address that gets every flagged file by POST. One that is itself a secret belongs "
+        "in the environment: the command line stands in the record.",
+    ),
+]
 ServeHost = Annotated[str, typer.Option(help="The address to answer on.")]
 ServePort = Annotated[int, typer.Option(min=0, max=65535, help="The port to answer on.")]
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from anodetect.commands.brains import check_tools_of
 from anodetect.commands.channels import channels_of_run
@@ -34,7 +35,7 @@ from anodetect.model.devices import check_device
 from anodetect.model.loading import Failed
 from anodetect.model.read_ahead import BATCH
 from anodetect.model.scoring import Scored, ScoredVolume
-from anodetect.output import recorded, report
+from anodetect.output import recorded
 from anodetect.output.cases import Cases
 from anodetect.output.formats import DEFAULT, check_formats
 from anodetect.record import directories, environment, runs, signatures
@@ -137,7 +138,7 @@ def score(
         if key:
             signatures.sign(out, result.head, key)
         say_head(result.head, reporter)
-        report.write(out, key)
+        _write_report(out, key)
         journal.remove()
     return speed.result(result, tuple(progress.measure.problems), began, timings)
 
@@ -168,6 +169,14 @@ def finish(
     result = conclude(journal.path, scoring, tables, regions, progress.measure, reporter)
 
     return result, tables.timings
+
+
+def _write_report(out: Path, key: Ed25519PrivateKey | None) -> None:
+    """Write the report of a complete score directory."""
+    # Its figures are matplotlib's, which takes long to import, and scoring begins without it.
+    from anodetect.output import report
+
+    report.write(out, key)
 
 
 def _usable_run(path: Path, rates: Sequence[float]) -> Run:

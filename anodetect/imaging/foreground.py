@@ -147,7 +147,9 @@ def _opened(mask: Bools) -> Bools:
 
     It equals `ndimage.binary_opening` in each plane, and is ten times as fast.
     """
-    padded = np.pad(mask, [(0, 0)] * (mask.ndim - 2) + [(2, 2)] * 2)
+    *rest, height, width = mask.shape
+    padded = np.zeros((*rest, height + 4, width + 4), bool)
+    padded[..., 2:-2, 2:-2] = mask
     return _over_cross(np.logical_or, _over_cross(np.logical_and, padded))
 
 

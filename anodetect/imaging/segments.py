@@ -60,7 +60,9 @@ def segments_of(padded: Bools) -> Segments:
 def largest_part(mask: Bools) -> Bools:
     """Return the largest part of a mask [H, W] in which something is True; of equal ones that which
     comes first."""
-    found = segments_of(np.pad(mask, ((0, 0), (0, 1))))
+    padded = np.zeros((mask.shape[0], mask.shape[1] + 1), bool)
+    padded[:, :-1] = mask
+    found = segments_of(padded)
     parts = found.parts()
     largest = np.bincount(parts, found.lengths).argmax()
     own = parts == largest

@@ -22,6 +22,12 @@ ROOT = "monai"
 PACKAGES: dict[str, dict[str, str]] = {
     "monai": {},
     "monai.apps": {},
+    "monai.config": {
+        "DtypeLike": "type_definitions",
+        "NdarrayOrTensor": "type_definitions",
+        "NdarrayTensor": "type_definitions",
+        "PathLike": "type_definitions",
+    },
     "monai.networks": {},
     "monai.networks.nets": {},
     "monai.networks.layers": {"get_act_layer": "utils"},
@@ -34,8 +40,19 @@ PACKAGES: dict[str, dict[str, str]] = {
         "SpatialAttentionBlock": "spatialattention",
         "Upsample": "upsample",
     },
+    "monai.utils": {
+        "ComponentStore": "component_store",
+        "InterpolateMode": "enums",
+        "UpsampleMode": "enums",
+        "ensure_tuple": "misc",
+        "ensure_tuple_rep": "misc",
+        "has_option": "misc",
+        "look_up_option": "module",
+        "min_version": "module",
+        "optional_import": "module",
+    },
 }
-MODULES = (*PACKAGES, "monai.config", "monai.utils", "monai._C")  # whose parts the network needs
+MODULES = (*PACKAGES, "monai._C")  # whose parts the network needs, or asks whether they are there
 _changing = RLock()
 
 

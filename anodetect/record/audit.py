@@ -114,6 +114,21 @@ def _mask_rule(content: Mapping[str, Any]) -> MaskRule:
     return rule
 
 
+def _environment(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the versions and hardware; ValueError if the packages are none."""
+    if not isinstance(content.get("packages", {}), Mapping):
+        raise ValueError("packages is no object")
+    return content
+
+
+def _roi(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what is said of a region of interest, {} without one; ValueError if it is none."""
+    if content:
+        for name, hint in (("sha256", str), ("width", int), ("height", int)):
+            _check_plain(name, content.get(name), hint)
+    return content
+
+
 def _drift(content: Mapping[str, Any] | None) -> Drift | None:
     return None if content is None else _restored(Drift, content)
 
@@ -186,7 +201,7 @@ class Scoring:
     heatmaps: tuple[str, ...] = ()
     root: str = ""
     identifiers: bool = False
-    roi: Mapping[str, Any] = field(default_factory=dict)
+    roi: Annotated[Mapping[str, Any], AfterValidator(_roi)] = field(default_factory=dict)
     accept_different: bool = False
     exact_grid: bool = False
     keep: str = "all"
@@ -194,7 +209,7 @@ class Scoring:
     passed_over: Mapping[str, int] = field(default_factory=dict)
     command: tuple[str, ...]
     started: str = ""
-    environment: Mapping[str, Any]
+    environment: Annotated[Mapping[str, Any], AfterValidator(_environment)]
     host: str = ""
     threads: tuple[int, ...] = ()
     cases: ShownCases

@@ -6,6 +6,7 @@ lock of a process that was killed is void.
 """
 
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +17,7 @@ from anodetect.errors import RunError
 from anodetect.files import ON_WINDOWS, WRITING, sync_folder
 
 LOCK = ".lock"
+STALE = 60.0  # seconds after which an unfinished file is nobody's
 
 
 def partial(path: Path) -> Path:
@@ -85,6 +87,15 @@ def new_directory(path: Path, what: str) -> Iterator[Path]:
         lock.release()
 
 
+def _remove_left(folder: Path) -> None:
+    """Remove what killed processes have left unfinished. What is young may be a file that the
+    review app is just writing."""
+    for file in folder.glob(f"{WRITING}*"):
+        with suppress(OSError):
+            if time.time() - file.stat().st_mtime >= STALE:
+                file.unlink()
+
+
 @contextmanager
 def only_writer(folder: Path) -> Iterator[None]:
     """Hold the lock of a finished directory that is changed, and remove files that a killed process
@@ -99,8 +110,7 @@ def only_writer(folder: Path) -> Iterator[None]:
         raise RunError(f"{folder}: cannot be written ({reason})") from None
 
     try:
-        for file in folder.glob(f"{WRITING}*"):
-            file.unlink(missing_ok=True)
+        _remove_left(folder)
         yield
     finally:
         with suppress(OSError):
