@@ -11,6 +11,7 @@ from PIL import Image
 pytest.importorskip("streamlit", reason="the extra `app` is not installed")
 
 import score_folders
+import score_volumes
 
 from anodetect.errors import ConfigError, RunError
 from anodetect.record import directories, marks, reviews
@@ -131,6 +132,24 @@ def test_what_was_shown_tells_thumbnails_from_pictures():
     assert marks.shown_text([one, two]) == "axial 4; thumbnail of axial 3"
     image = Shown("a", "1", painted=True, thumbnail=True)
     assert marks.shown_text([image, Shown("a", "1", thumbnail=True)]) == "thumbnail"
+
+
+def test_a_volume_is_shown_and_recorded_by_its_highest_slice_or_the_middle_one(tmp_path):
+    folder = score_volumes.write(tmp_path)
+    now = opened(folder)
+    row = now.directory.rows[0]
+    slices = now.scores.slices[row.path]
+    highest = max(slices, key=lambda each: each.score or 0.0)
+    for blind, expected in ((True, slices[len(slices) // 2]), (False, highest)):
+        shelf = Shelf(now, now.directory.rows, blind)
+        shelves.put("volumes", shelf)
+        ticket = shelves.items("volumes", 0, 1)[0].ticket
+        with Image.open(io.BytesIO(shelves.picture("volumes", ticket))) as small:
+            assert small.format == "JPEG"
+        gallery.record(shelf, Given(f"{blind}", ticket, "normal", painted=True))
+        last = reviews.read(folder / reviews.FILE)[-1]
+        assert last.shown == f"thumbnail of {expected.axis} {expected.slice}"
+        assert last.blind == blind
 
 
 # -- In the browser --------------------------------------------------------------------------------
