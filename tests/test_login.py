@@ -146,13 +146,16 @@ def log_in(chromium, address):
     contexts = []
 
     def run(**person):
+        def note(received):
+            page.received.append(received)
+
         PERSON.clear()
         PERSON.update({"sub": "1"} | person)
         context = chromium.new_context(viewport={"width": 1280, "height": 900})
         contexts.append(context)
         page = context.new_page()
         page.received = []
-        page.on("websocket", lambda socket: socket.on("framereceived", page.received.append))
+        page.on("websocket", lambda socket: socket.on("framereceived", note))
         # Whoever is in the address counts for nothing.
         page.goto(f"{address}?reviewer=ada@here.org")
         expect(page.get_by_text("from a login alone")).to_be_visible()
