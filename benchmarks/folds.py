@@ -2,6 +2,7 @@
 and the one that was taken beside today's split, measured.
 
     python -m benchmarks.folds simulate [--repetitions 200] [--groups 47] [--folds 5]
+    python -m benchmarks.folds check [--repetitions 60] [--groups 47] [--folds 5]
     python -m benchmarks.folds measure DATA ... [--splits 20] [--folds 5]
 
 Calibration images are scored by the model of a fold that has not seen their group. New images may
@@ -16,6 +17,9 @@ and 20 % to calibrate with:
 
 For each the table has the mean rate at which new normal images are flagged at 5 %, its standard
 deviation over repetitions, and the share of anomalies found.
+
+`check` asks of the one that was taken how often the rate stays below the bound of the statement,
+and how often the statement says that the models of folds differ.
 
 `measure` cuts all normal groups of a data set anew for each of the splits: a quarter of them, drawn
 at random, are tested on, the others are learned from and calibrated with, as `train --folds 0` and
@@ -40,7 +44,7 @@ from anodetect.data.records import Record
 from anodetect.model.forms import form_of
 from anodetect.model.loading import LoadedImage, Reader
 from anodetect.model.model import Model
-from anodetect.stats.calibration import Calibration
+from anodetect.stats.calibration import Calibration, joined
 from anodetect.types import Silent
 
 Doubles = NDArray[np.float64]
@@ -201,6 +205,36 @@ def simulate(repetitions: int, groups: int, folds: int) -> None:
             print(f"| {name} | {way} | {mean:.3f} | {spread:.3f} | {found:.2f} |", flush=True)
 
 
+def check(repetitions: int, groups: int, folds: int) -> None:
+    """Print the table of bounds and of models that are said to differ."""
+    sizes = [SIZES[place % len(SIZES)] for place in range(groups)]
+    print("| detector | flagged at .05 | below the bound | said to differ |\n|---|---|---|---|")
+    for name, fit in DETECTORS.items():
+        rates, below, said = [], 0, 0
+        for seed in range(repetitions):
+            rng = np.random.default_rng(seed)
+            normals, fresh = draw(rng, sizes), draw(rng, [1] * NEW)
+            calibration = _calibrated(normals, fit, folds, rng)
+            scores = fit(normals.images, rng)(fresh.images)
+            rates.append(float((scores > calibration.threshold(FAR)).mean()))
+            below += rates[-1] <= calibration.realised(FAR).bound()
+            said += "differ" in calibration.of_folds()
+        shares = f"{below / repetitions:.2f} | {said / repetitions:.2f}"
+        print(f"| {name} | {np.mean(rates):.3f} | {shares} |", flush=True)
+
+
+def _calibrated(normals: Normals, fit: Fit, folds: int, rng: np.random.Generator) -> Calibration:
+    """Return the calibration by models of folds."""
+    order = rng.permutation(np.unique(normals.groups))
+    parts = []
+    for place in range(folds):
+        held = normals.of(order[place::folds])
+        rest = normals.of(np.setdiff1d(order, order[place::folds]))
+        scores = fit(rest.images, rng)(held.images)
+        parts.append(Calibration(scores, scores, tuple(map(str, held.groups.tolist()))))
+    return joined(parts, None)
+
+
 # -- Measured --------------------------------------------------------------------------------------
 
 EXPLAINED, TOP = 0.99, 0.01  # as the defaults of `pca` on features
@@ -352,7 +386,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["simulate", "measure"])
+    parser.add_argument("what", choices=["simulate", "check", "measure"])
     parser.add_argument("data", nargs="*", metavar="DATA")
     parser.add_argument("--repetitions", type=int, default=200)
     parser.add_argument("--groups", type=int, default=47)
@@ -362,7 +396,8 @@ def main() -> None:
     if options.what == "measure":
         measure(options.data, options.splits, options.folds)
         return
-    simulate(options.repetitions, options.groups, options.folds)
+    command = check if options.what == "check" else simulate
+    command(options.repetitions, options.groups, options.folds)
 
 
 if __name__ == "__main__":

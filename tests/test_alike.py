@@ -97,14 +97,18 @@ def test_a_run_that_sees_pixels_is_refused(pca_run, synthetic_folder, tmp_path):
 
 
 def test_the_page_shows_what_is_alike_and_nothing_that_is_hidden(made, monkeypatch):
+    head = directories.read(made).audit.head
+    found = alike.read(made, head)
+    vectors = np.concatenate([found.vectors, found.vectors])
+    others = tuple(f"other/{path}" for path in found.paths)  # that the record does not have
+    alike.write(made, head, Alike((*found.paths, *others), vectors))
     monkeypatch.setattr(screen, "reported", screen.announced_key)
     monkeypatch.setattr(sys, "argv", ["app.py", str(made)])
     app = AppTest.from_file(str(review.app_file()), default_timeout=60).run()
     assert not app.exception
     first = app.session_state["open"]
-    known = alike.read(made, directories.read(made).audit.head)
-    assert app.button(key="similar-0").label == known.nearest(first, 1)[0][0]
+    assert app.button(key="similar-0").label == found.nearest(first, 1)[0][0]
     app.button(key="similar-0").click().run()
-    assert app.session_state["open"] == known.nearest(first, 1)[0][0]
+    assert app.session_state["open"] == found.nearest(first, 1)[0][0]
     app.toggle(key="blind").set_value(True).run()
     assert not [each for each in app.button if str(each.key).startswith("similar")]

@@ -271,8 +271,26 @@ def test_blind_shows_a_number_and_the_image_alone_until_judged(visit, scores):
     page.get_by_text("Blind until judged").click()
     expect(page.locator(PAINTED)).to_have_attribute("data-case", re.compile(r"^\d+$"))
     expect(page.locator("#viewer .panel:visible")).to_have_count(1)
+
+    def in_the_middle():
+        box = page.locator("#viewer .panel").first.bounding_box()
+        for shift in (2, 0):
+            page.mouse.move(box["x"] + box["width"] / 2 + shift, box["y"] + box["height"] / 2)
+        page.wait_for_timeout(300)
+        return [int(n) for n in re.findall(r"\b[xy] (\d+)", page.locator("output").inner_text())]
+
+    box = page.locator("#viewer .panel").first.bounding_box()
+    page.mouse.move(box["x"] + 0.7 * box["width"], box["y"] + 0.7 * box["height"])
+    for _ in range(4):
+        page.mouse.wheel(0, -300)
+        page.wait_for_timeout(150)
+    page.wait_for_timeout(500)
+    before = in_the_middle()
+    assert max(before) > 36  # not the middle of the image
     page.keyboard.press("1")
     expect(page.locator("#viewer .panel:visible")).to_have_count(3)
+    page.wait_for_timeout(1000)
+    assert max(abs(a - b) for a, b in zip(in_the_middle(), before, strict=True)) <= 2
     (review,) = kept(scores, "Eve")
     expect(page.locator(PAINTED)).to_have_attribute("data-case", review.path)
     assert review.blind

@@ -26,7 +26,12 @@ def draw(session: ReviewSession, row: ScoreRow, blind: bool) -> None:
             st.text(str(error))
             return
         found = [] if known is None else known.nearest(row.path, 4 * COUNT)
-        shown = [each for each in found if not session.is_hidden(each[0], blind)][:COUNT]
+        known_paths = session.scores.by_path  # the file is no part of the record
+        shown = []
+        for path, cosine in found:
+            if path in known_paths and not session.is_hidden(path, blind):
+                shown.append((path, cosine))
+        shown = shown[:COUNT]
         if not shown:
             st.text("Nothing is known of this case; run again: anodetect alike DIR")
             return

@@ -66,6 +66,10 @@ export class Panels {
   private coming = new Map<string, Promise<Prepared>>();
   private shown: Prepared | null = null;
   private painters = new Map<string, Painter>();
+  // The last case, and what of its image was in view, null for all of it.
+  private left: { before: Prepared | null; seen: OpenSeadragon.Rect | null } =
+    { before: null, seen: null };
+  private returning: OpenSeadragon.Rect | null = null; // the same for a part of the image
   private homing = false; // once the panels have their sizes, they show the whole image
   private leading = 0; // the panel that was touched last
   private visits = new Map<string, Visit>(); // to volumes, by ticket
@@ -200,10 +204,13 @@ export class Panels {
 
   // -- The case on the screen ----------------------------------------------------------------------
 
-  /** Show a prepared case; zoom and place stay where the image has the size of the one before. */
+  /** Show a prepared case; zoom and place stay where the image has the size of the one before, also
+   * when its map appears beside it. */
   show(next: Prepared): void {
-    const before = this.shown;
-    for (const each of before && before !== next ? before.images : []) each.item?.setOpacity(0);
+    if (this.shown) this.left = { before: this.shown, seen: this.part() };
+    const { before, seen } = this.left, wasHidden = !this.shown;
+    for (const each of this.shown && before !== next ? this.shown.images : [])
+      each.item?.setOpacity(0);
     this.shown = next;
     if (next.volume && next.view !== this.appearance.view) this.placeAnew(next);
     const panels = new Set(next.images.map((each) => each.panel));
@@ -212,7 +219,11 @@ export class Panels {
     this.panels.forEach(({ title }, n) => { title.textContent = this.titleOf(next, n); });
     this.repaint(next);
     for (const each of next.images) each.item?.setOpacity(this.opacity(each.role));
-    this.homing ||= shapeOf(before) !== shapeOf(next);
+    const isAlike = shapeOf(before) === shapeOf(next);
+    if (wasHidden || !isAlike) {
+      if (seen && (isAlike || isOneSize(before, next))) this.returning = seen;
+      else this.homing = true;
+    }
     if (next.volume) this.arrive();
     this.redraw();
   }
@@ -240,6 +251,7 @@ export class Panels {
   /** Show no image. */
   hide(): void {
     for (const each of this.shown?.images ?? []) each.item?.setOpacity(0);
+    if (this.shown) this.left = { before: this.shown, seen: this.part() };
     this.shown = null;
     for (const { box } of this.panels) box.hidden = true;
   }
@@ -247,10 +259,11 @@ export class Panels {
   /** Whether every tile of the case on the screen is here for what is in view. */
   isLoaded(): boolean {
     const images = this.shown?.images ?? [];
-    if (this.homing) {
+    if (this.homing || this.returning) {
       if (this.isSized() && images.every(({ item }) => item !== null)) {
-        this.home();
-        this.homing = false;
+        if (this.homing) this.home();
+        else for (const { viewer } of this.panels) viewer.viewport?.fitBounds(this.returning!, true);
+        [this.homing, this.returning] = [false, null];
       }
       return false;
     }
@@ -286,6 +299,16 @@ export class Panels {
   home(): void {
     for (const { panel, item } of this.shown?.images ?? [])
       if (item) this.panels[panel]!.viewer.viewport.fitBounds(item.getBounds(true), true);
+  }
+
+  /** What the panel that was touched last shows of its image; null for all of it. */
+  private part(): OpenSeadragon.Rect | null {
+    const image = this.shown?.images.find(({ panel }) => panel === this.leading);
+    if (!image?.item) return null;
+    const all = image.item.getBounds(true);
+    const seen = this.panels[image.panel]!.viewer.viewport.getBounds(true);
+    const isAll = seen.width >= all.width * 0.999 && seen.height >= all.height * 0.999;
+    return isAll ? null : seen;
   }
 
   window(prepared = this.shown): Range {
@@ -714,6 +737,11 @@ export class Panels {
 }
 
 /** A text that is the same for cases between which zoom and place stay. */
+function isOneSize(before: Prepared | null, next: Prepared): boolean {
+  return before !== null && !before.volume && !next.volume
+    && before.text.width === next.text.width && before.text.height === next.text.height;
+}
+
 function shapeOf(prepared: Prepared | null): string {
   if (!prepared) return "";
   const { text, view, images } = prepared;
