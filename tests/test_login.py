@@ -146,11 +146,16 @@ def log_in(chromium, address):
     contexts = []
 
     def run(**person):
+        def note(received):
+            page.received.append(received)
+
         PERSON.clear()
         PERSON.update({"sub": "1"} | person)
         context = chromium.new_context(viewport={"width": 1280, "height": 900})
         contexts.append(context)
         page = context.new_page()
+        page.received = []
+        page.on("websocket", lambda socket: socket.on("framereceived", note))
         # Whoever is in the address counts for nothing.
         page.goto(f"{address}?reviewer=ada@here.org")
         expect(page.get_by_text("from a login alone")).to_be_visible()
@@ -170,6 +175,9 @@ def test_a_reader_judges_under_the_address_of_the_login(log_in, scores):
     expect(page.get_by_text("Image 1 of 4")).to_be_visible()
     page.get_by_role("button", name=re.compile("Normal")).click()
     expect(page.get_by_text("Image 2 of 4")).to_be_visible()
+    received = [each if isinstance(each, bytes) else each.encode() for each in page.received]
+    assert len(received) > 3 and not any(b"part-0" in each for each in received)
+    assert "part-0" not in page.content()
     (given,) = reviews.read(scores / reviews.FILE)
     assert (given.reviewer, given.blind) == ("ada@here.org", True)
     page.get_by_role("button", name="Log out").click()
@@ -180,6 +188,7 @@ def test_a_viewer_sees_everything_and_records_nothing(log_in, scores):
     before = len(reviews.read(scores / reviews.FILE))
     page = log_in(email="dan@here.org")
     page.wait_for_selector(IMAGE)
+    assert "part-0" in page.content()
     page.get_by_role("button", name=re.compile("Normal")).click()
     expect(page.get_by_text("may look at this study, and not judge")).to_be_visible()
     assert len(reviews.read(scores / reviews.FILE)) == before
