@@ -118,8 +118,10 @@ def test_slices_planes_profile_and_region_up_to_the_record(page, scores):
 
     slice_text = page.locator("#viewer .slices .slice")
     expect(slice_text).to_contain_text("axial, slice 12 of 14")
-    page.wait_for_function("location.search.includes('voxel=')")
+    # Streamlit writes the address as well, with the voxel of before, as long as the page runs.
+    page.wait_for_selector("[data-test-script-state=notRunning]", state="attached")
     page.wait_for_timeout(1000)  # the address is written once nothing moves
+    page.wait_for_function("new URLSearchParams(location.search).get('voxel') === '24,15,11'")
     page.reload()
     expect(page.locator(f"#viewer[data-case='{name}'][data-painted=true]")).to_have_count(1)
     expect(slice_text).to_contain_text("slice 12 of 14")

@@ -357,6 +357,7 @@ class Viewer {
   /** Where there is room for one picture, show this one. */
   private showOnly(number: number): void {
     this.place.dataset.only = String(number);
+    if (this.painted) this.awaitPaint(++this.showing); // its slice was not seen before
   }
 
   private nextView(): void {
