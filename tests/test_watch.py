@@ -17,7 +17,7 @@ from anodetect.commands import alarms as alarm_module
 from anodetect.commands import watch as command
 from anodetect.commands.alarms import Alarms
 from anodetect.commands.watch import Closing, watch
-from anodetect.errors import ConfigError, RunError
+from anodetect.errors import ConfigError, DiskFullError, RunError
 from anodetect.record import directories
 from anodetect.stats.drift import Follower, martingale
 from anodetect.types import Silent
@@ -282,6 +282,20 @@ def test_an_alarm_that_nobody_hears_is_said_and_does_not_stop_the_line(tmp_path)
     assert [line for line in said.lines if "cannot be run" in line] == [
         "c: the alarm was not heard: the command cannot be run (No such file or directory)"
     ]
+
+
+def test_alarms_go_on_where_their_log_cannot_be_written(tmp_path, monkeypatch):
+    def full(lines):
+        raise DiskFullError("alarms.jsonl: the disk is full")
+
+    said, heard = Said(), tmp_path / "heard"
+    program = f"import sys; open({str(heard)!r}, 'ab').write(sys.stdin.buffer.read() + b'\\n')"
+    with Alarms(tmp_path / "alarms.jsonl", [sys.executable, "-c", program], "", said) as alarms:
+        monkeypatch.setattr(alarms.lines, "append", full)
+        for name in ("a", "b"):
+            alarms.send({"record": "r", "path": name})
+    assert len(heard.read_text().splitlines()) == 2 and alarms.failed == 0
+    assert said.lines[0].endswith("its alarm is lost: alarms.jsonl: the disk is full")
 
 
 def test_alarms_of_a_killed_process_are_sent_by_the_next(pca_run, files, tmp_path, hook):

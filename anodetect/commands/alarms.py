@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from pydantic import TypeAdapter
 
-from anodetect.errors import ConfigError
+from anodetect.errors import ConfigError, RunError
 from anodetect.record.lines import LineFile, holds
 from anodetect.types import Reporter
 
@@ -93,7 +93,10 @@ class Alarms:
                 self.reporter.warn(f"{alarm['path']}: the alarm was not heard: {reason}")
             state: Literal["heard", "failed"] = "failed" if reason else "heard"
             event = AlarmEvent(record=alarm["record"], path=alarm["path"], state=state, note=reason)
-            self.lines.append([_ADAPTER.dump_json(event, exclude_defaults=True)])
+            try:
+                self.lines.append([_ADAPTER.dump_json(event, exclude_defaults=True)])
+            except RunError as error:  # as of a full disk; the next alarm is sent all the same
+                self.reporter.warn(f"{alarm['path']}: what became of its alarm is lost: {error}")
             self.waiting.task_done()
 
     def _tried(self, alarm: Alarm, tries: int) -> str:
