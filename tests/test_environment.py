@@ -296,14 +296,20 @@ def full_for(monkeypatch):
     """Let the disk be full for the files with these ends of names, until undone."""
 
     def fill(*ends):
-        replace = Path.replace
+        replace, new_file = Path.replace, files._new_file
 
         def checked(path, target):
             if str(target).endswith(ends):
                 raise NO_SPACE
             return replace(path, target)
 
+        def opened(path):  # of outputs, which are not renamed
+            if str(path).endswith(ends):
+                raise NO_SPACE
+            return new_file(path)
+
         monkeypatch.setattr(Path, "replace", checked)
+        monkeypatch.setattr(files, "_new_file", opened)
 
     return fill
 
@@ -363,14 +369,14 @@ def test_a_file_that_cannot_be_written_for_another_reason_is_a_row_with_the_reas
     pca_run, synthetic_folder, tmp_path, monkeypatch
 ):
     """A name that is too long, for example, does not end a long scoring."""
-    replace = Path.replace
+    new_file = files._new_file
 
-    def checked(path, target):
-        if target.name == "0003.png_heatmap.tiff":
+    def opened(path):
+        if path.name == "0003.png_heatmap.tiff":
             raise OSError(errno.EACCES, "Permission denied")
-        return replace(path, target)
+        return new_file(path)
 
-    monkeypatch.setattr(Path, "replace", checked)
+    monkeypatch.setattr(files, "_new_file", opened)
     answer = anodetect.score(
         pca_run, [str(synthetic_folder / "test/good")], tmp_path / "s", heatmaps=("tiff",)
     )

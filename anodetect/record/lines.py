@@ -37,9 +37,14 @@ class LineFile:
             for line in self.lines():
                 end += len(line)
             self.stream = self.file.open("ab")
+        except OSError as error:
+            raise write_error(self.file, error) from None
+
+        try:
             self.stream.truncate(end)
             sync_folder(self.file.parent)
         except OSError as error:
+            self.close()
             raise write_error(self.file, error) from None
 
     def close(self) -> None:
