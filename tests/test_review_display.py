@@ -318,10 +318,10 @@ def test_thumbnails_are_small_and_only_of_the_image_that_was_scored(scored):
     for change in (
         {"sha256": "0" * 64},
         {"status": "failed"},
-        {"width": 90000},
         {"path": "../x.png"},
     ):
         assert thumbnails.thumbnail(directory, replace(row, **change)) == ""
+    assert thumbnails.is_large(replace(row, width=90000)) and not thumbnails.is_large(row)
 
 
 def test_masks_come_from_the_manifest_where_there_is_one(scored):

@@ -29,6 +29,7 @@ const SIGNS: Record<string, string> = { normal: "✓", anomalous: "✗", unsure:
 const LONGEST = 40; // letters of regions that are shown
 const VOLUMES = 2; // neighbours that are fetched while volumes are looked at
 const PATIENCE = 15_000; // milliseconds until a verdict that is not acknowledged is called late
+const AGAIN = 5_000; // milliseconds until what is not acknowledged is sent again
 const HELP = "N → next · P ← previous · J next unjudged · Z undo · O overlay · + − opacity · "
   + "0 whole image · B box · L outline · G polygon · D brush · E eraser · [ ] brush's size · "
   + "W window · Esc pan · Ctrl Z last region back · Del discard regions · wheel zoom · "
@@ -73,6 +74,7 @@ class Viewer {
   private asked = voxelIn(location.href);
   private showing = 0; // counts the cases shown
   private sentAt = 0;
+  private triedAt = 0; // when the outbox was sent last
   private clock = new Clock();
   private timed = ""; // ticket of the case that the clock runs for
   private comments = new Map<string, string>(); // by ticket, until the verdict
@@ -139,7 +141,10 @@ class Viewer {
     window.addEventListener("keydown", (event) => this.press(event), true);
     window.addEventListener("pointerdown", () => { this.isTabbed = false; }, true);
     this.remember();
-    setInterval(() => this.drawReceipt(), 1000);
+    setInterval(() => {
+      this.keepSending();
+      this.drawReceipt();
+    }, 1000);
   }
 
   /** Take in what Python sent, and show the case it asks for. */
@@ -324,7 +329,7 @@ class Viewer {
     }
     const before = this.state;
     this.state = state;
-    if (state.outbox.length > before.outbox.length) this.sentAt = Date.now();
+    if (state.outbox.length > before.outbox.length) this.sentAt = this.triedAt = Date.now();
     keepOutbox(state.data?.reviewer ?? "", state.outbox);
     if (state.open !== before.open) this.open();
     else if (state.waiting) this.unpaint();
@@ -335,6 +340,17 @@ class Viewer {
 
   private retry(): void {
     this.sentAt = Date.now();
+    this.resend();
+  }
+
+  /** Send again what was sent long ago: a page that lost its app and has it back may say nothing. */
+  private keepSending(): void {
+    const { outbox, failed } = this.state;
+    if (outbox.length && !failed.length && Date.now() - this.triedAt > AGAIN) this.resend();
+  }
+
+  private resend(): void {
+    this.triedAt = Date.now();
     this.state = retried(this.state);
     this.send(message(this.state));
     this.drawReceipt();
