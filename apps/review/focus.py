@@ -35,6 +35,10 @@ function release(event) {
     if (around) around.tabIndex = -1;
     around ? around.focus() : field.blur();
   };
+  if (event.type === "keydown") {  // at once, but after all who listen below the window
+    addEventListener("keydown", give, {once: true});
+    setTimeout(() => removeEventListener("keydown", give), 0);
+  }
   for (const milliseconds of [0, 50]) setTimeout(give, milliseconds);  // lists close late
 }
 export default function () {

@@ -136,6 +136,9 @@ class Viewer {
       this.choose({ opacity: Number(this.opacity.value) / 100 }));
     this.comment.addEventListener("input", () =>
       this.comments.set(this.state.open, this.comment.value));
+    this.comment.addEventListener("keydown", (event) => { // the next key is the case's, at once
+      if (!event.isComposing && event.key === "Enter") this.comment.blur();
+    });
     this.layOut();
     this.listenToWheel();
     window.addEventListener("keydown", (event) => this.press(event), true);
