@@ -26,9 +26,9 @@ from .routes import BUNDLE
 from .session import ReviewSession
 from .shelves import Shelf
 from .tickets import OFFICE
+from .viewing import UNDO, Receipt
 
 COMPONENT = "gallery"
-UNDO = "undo"
 RECEIPTS = 1000
 SCRIPT = """
 export default function (component) {
@@ -36,15 +36,6 @@ export default function (component) {
   import(address).then((gallery) => gallery.default(component));
 }
 """
-
-
-@dataclass(frozen=True)
-class Receipt:
-    """The outcome of a verdict: its record, or the problem that kept it from being recorded."""
-
-    id: str
-    text: str
-    problem: bool = False
 
 
 @dataclass(frozen=True)

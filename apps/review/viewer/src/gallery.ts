@@ -1,13 +1,9 @@
 // The gallery: thumbnails of all listed cases, of which those in view are in the page. It is made
 // once; Streamlit calls the default function each time Python sends data.
 
+import { button, make } from "./dom";
 import { gone, grid, inView, judged, type Given, type Grid, type Item } from "./shelf";
-
-interface Receipt {
-  id: string;
-  text: string;
-  problem: boolean;
-}
+import type { Receipt } from "./types";
 
 interface Data {
   shelf: string; // where the items are fetched from
@@ -58,21 +54,6 @@ const STYLE = `
 #gallery .caption span { display: block; white-space: nowrap; overflow: hidden;
   text-overflow: ellipsis; }
 `;
-
-function make<K extends keyof HTMLElementTagNameMap>(
-  tag: K, attributes: Record<string, string> = {}, ...children: (Node | string)[]
-): HTMLElementTagNameMap[K] {
-  const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  element.append(...children);
-  return element;
-}
-
-function button(text: string, run: () => void, attributes: Record<string, string> = {}) {
-  const element = make("button", { type: "button", ...attributes }, text);
-  element.addEventListener("click", run);
-  return element;
-}
 
 class Gallery {
   private data: Data | null = null;

@@ -1,6 +1,7 @@
 // The viewer as Streamlit mounts it: what is drawn around the panels, keys, and messages to Python.
 // It is made once; Streamlit calls the default function each time Python sends data.
 
+import { button, make } from "./dom";
 import { action, isOthers } from "./keys";
 import { keep, kept } from "./kept";
 import { keepOutbox, keptOutbox, newId } from "./outbox";
@@ -35,25 +36,6 @@ const HELP = "N → next · P ← previous · J next unjudged · Z undo · O ove
   + "W window · Esc pan · Ctrl Z last region back · Del discard regions · wheel zoom · "
   + "right drag window · in volumes: wheel ↑ ↓ slices, Ctrl + wheel zoom, V next view, "
   + "click crosshair";
-
-/** Make an element with attributes and children. */
-function make<K extends keyof HTMLElementTagNameMap>(
-  tag: K, attributes: Record<string, string> = {}, ...children: (Node | string)[]
-): HTMLElementTagNameMap[K] {
-  const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  element.append(...children);
-  return element;
-}
-
-/** Make a button. Its text is a name, or a name and the key that does the same: "Next · N". */
-function button(text: string, run: () => void, attributes: Record<string, string> = {}) {
-  const [name, key] = text.split(" · ");
-  const element = make("button", { type: "button", ...attributes }, name!);
-  if (key) element.append(make("span", { class: "key" }, ` · ${key}`));
-  element.addEventListener("click", run);
-  return element;
-}
 
 function choice(label: string, run: (value: string) => void) {
   const element = make("select", { "aria-label": label });
