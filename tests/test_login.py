@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import time
 from base64 import urlsafe_b64encode
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ pytest.importorskip("streamlit", reason="the extra `app` is not installed")
 pytest.importorskip("authlib", reason="the extra `login` is not installed")
 pytest.importorskip("playwright", reason="playwright is not installed")
 
+import in_chromium
 import score_folders
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -25,13 +25,7 @@ from anodetect.commands import study as command
 from anodetect.record import reviews
 from benchmarks.review import IMAGE, browser, free_port, served
 
-expect.set_options(timeout=60_000)  # on a busy machine
-pytestmark = [
-    pytest.mark.skipif(
-        shutil.which("chromium") is None, reason="no chromium here: apt-get install chromium"
-    ),
-    pytest.mark.timeout(300),
-]
+pytestmark = in_chromium.CHROMIUM
 KEY = rsa.generate_private_key(65537, 2048)
 PERSON, ASKED = {}, {}  # who is logged in at the provider, and what each code stands for
 CLIENT, SECRET = "anodetect", "not a secret of anybody"

@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("streamlit", reason="the extra `app` is not installed")
 pytest.importorskip("playwright", reason="playwright is not installed")
 
+import in_chromium
 from playwright.sync_api import Error, expect
 
 import anodetect
@@ -21,13 +22,7 @@ from benchmarks.review import browser, served
 VERDICTS = 10  # by each of two who judge at once
 HEAD = 35  # pixels of a table's head
 PANEL = ".js-plotly-plot .imagelayer image"
-expect.set_options(timeout=60_000)  # on a busy machine
-pytestmark = [
-    pytest.mark.skipif(
-        shutil.which("chromium") is None, reason="no chromium here: apt-get install chromium"
-    ),
-    pytest.mark.timeout(300),
-]
+pytestmark = in_chromium.CHROMIUM
 
 
 @pytest.fixture(scope="module")

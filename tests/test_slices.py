@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import asdict, replace
-from types import SimpleNamespace
 
 import nibabel
 import numpy as np
@@ -12,15 +11,14 @@ pytest.importorskip("streamlit", reason="the extra `app` is not installed")
 
 import score_volumes
 import test_dicom
-from test_viewer import State
+from test_viewer import reviewing
 
 from anodetect.data import readers
 from anodetect.data.geometry import along
 from anodetect.data.volumes import Volume
 from anodetect.errors import RunError
 from anodetect.record import directories
-from apps.review import display, loading, routes, session, slices, tickets, tiles, viewing
-from apps.review.store import Store
+from apps.review import display, loading, routes, slices, tickets, tiles, viewing
 
 
 @pytest.fixture(scope="module")
@@ -200,17 +198,8 @@ def test_a_volume_without_slices_on_record_says_so(directory, monkeypatch):
 
 @pytest.fixture
 def review(directory, tmp_path, monkeypatch):
-    """A session of Ada's, with Streamlit's state as a plain dict."""
-    store = Store(tmp_path, directory.audit.head)
-    by_path = {row.path: row for row in directory.rows}
-    scores = session.Scores(directory, by_path, {}, {}, (), (), (), ())
-    monkeypatch.setattr(viewing, "_done", {})
-    state = State(open=directory.rows[0].path, problem="")
-    monkeypatch.setattr(viewing, "st", SimpleNamespace(session_state=state))
-    for name in ("case_list", "drafts"):
-        monkeypatch.setattr(f"apps.review.{name}.st", SimpleNamespace(session_state=state))
-    yield session.ReviewSession(scores, store, [], {}, "Ada")
-    store.close()
+    with reviewing(directory, tmp_path, monkeypatch) as (found, _):
+        yield found
 
 
 def judge(review, **changes):

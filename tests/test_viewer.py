@@ -3,6 +3,7 @@
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from runpy import run_path
 from types import SimpleNamespace
@@ -141,10 +142,10 @@ class State(dict):
     __getattr__, __setattr__ = dict.__getitem__, dict.__setitem__
 
 
-@pytest.fixture
-def review(directory, tmp_path, monkeypatch):
-    """A session of Ada's, with Streamlit's state as a plain dict."""
-    store = Store(tmp_path, directory.audit.head)
+@contextmanager
+def reviewing(directory, folder, monkeypatch):
+    """Yield a session of Ada's, and Streamlit's state as a plain dict."""
+    store = Store(folder, directory.audit.head)
     by_path = {row.path: row for row in directory.rows}
     scores = session.Scores(directory, by_path, {}, {}, (), (), (), ())
     monkeypatch.setattr(viewing, "_done", {})
@@ -154,6 +155,12 @@ def review(directory, tmp_path, monkeypatch):
         monkeypatch.setattr(f"apps.review.{name}.st", SimpleNamespace(session_state=state))
     yield session.ReviewSession(scores, store, [], {}, "Ada"), state
     store.close()
+
+
+@pytest.fixture
+def review(directory, tmp_path, monkeypatch):
+    with reviewing(directory, tmp_path, monkeypatch) as found:
+        yield found
 
 
 def verdict(directory, number, name="normal", **changes):

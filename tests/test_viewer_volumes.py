@@ -1,30 +1,18 @@
 """Volumes in the viewer, in the distribution's Chromium, from a real server."""
 
-import shutil
-
 import pytest
 
 pytest.importorskip("streamlit", reason="the extra `app` is not installed")
 pytest.importorskip("playwright", reason="playwright is not installed")
 
+import in_chromium
 import score_volumes
 from playwright.sync_api import expect
 
 from anodetect.record import reviews
-from apps.review import routes
 from benchmarks.review import browser, served
 
-expect.set_options(timeout=60_000)  # on a busy machine
-pytestmark = [
-    pytest.mark.skipif(
-        shutil.which("chromium") is None, reason="no chromium here: apt-get install chromium"
-    ),
-    pytest.mark.skipif(
-        not (routes.BUNDLE / "viewer.js").is_file(),
-        reason="the viewer is not built: python apps/review/viewer/build.py",
-    ),
-    pytest.mark.timeout(300),
-]
+pytestmark = in_chromium.VIEWER
 
 
 @pytest.fixture(scope="module")
