@@ -1,5 +1,6 @@
 """Images that are alike by a run's features: what is computed, kept, forgotten and shown."""
 
+import os
 import shutil
 import sys
 
@@ -88,6 +89,14 @@ def test_damaged_vectors_are_refused(tmp_path):
     (tmp_path / alike.FILE).write_bytes(b"PAR1 and nothing else")
     with pytest.raises(RunError, match="not readable"):
         alike.read(tmp_path, "head")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are UTF-8 here")
+def test_vectors_are_read_in_a_folder_whose_name_is_not_utf_8(tmp_path):
+    folder = tmp_path / os.fsdecode(b"m\xe4rz")
+    folder.mkdir()
+    alike.write(folder, "head", Alike(("a", "b"), np.eye(2, dtype=np.float32)))
+    assert alike.read(folder, "head").paths == ("a", "b")
 
 
 def test_a_run_that_sees_pixels_is_refused(pca_run, synthetic_folder, tmp_path):

@@ -1,8 +1,11 @@
 """Large score directories: pages of the table give what the whole table gives."""
 
+import os
 import random
+import shutil
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -137,6 +140,15 @@ def test_every_filter_leaves_what_it_leaves_of_the_whole_table(catalogue, keep):
     left = {row.path for row in expected}
     places = [rows[place].path for place in by_score.all()]
     assert places == [row.path for row in ranked if row.path in left]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are UTF-8 here")
+def test_a_table_in_a_folder_whose_name_is_not_utf_8_is_read(folder, tmp_path):
+    place = tmp_path / os.fsdecode(b"m\xe4rz")
+    place.mkdir()
+    catalogue = Catalogue(Path(shutil.copy(folder / "scores.parquet", place)))
+    assert catalogue.row(COUNT - 1) == rows_made()[COUNT - 1]
+    assert sum(len(batch) for _, batch in catalogue.parts(["path"])) == COUNT
 
 
 def test_rows_and_paths_are_found_in_every_row_group(catalogue):

@@ -1,5 +1,6 @@
 """Starting the app: images that were moved are found again, and a browser is opened."""
 
+import os
 import shutil
 import sys
 
@@ -28,6 +29,12 @@ def scores(tmp_path):
 @pytest.mark.parametrize("named", ["new", "new/parts"])
 def test_the_folder_and_the_one_above_it_are_found(scores, tmp_path, named):
     assert moved.root_in(scores, tmp_path / named) == tmp_path / "new" / "parts"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are UTF-8 here")
+def test_a_score_directory_whose_name_is_not_utf_8_is_looked_for(scores, tmp_path):
+    renamed = scores.rename(scores.with_name(os.fsdecode(b"m\xe4rz")))
+    assert moved.root_in(renamed, tmp_path / "new" / "parts") == tmp_path / "new" / "parts"
 
 
 def test_other_folders_are_refused_in_the_terminal(scores, tmp_path):

@@ -13,7 +13,8 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from anodetect.errors import RunError
-from anodetect.files import atomic, refuse_strange
+from anodetect.files import atomic
+from anodetect.record.tables import parquet_table
 from anodetect.types import Floats
 
 FILE = "alike.parquet"
@@ -70,9 +71,8 @@ def read(folder: Path, head: str) -> Alike | None:
     file = folder / FILE
     if not file.exists():
         return None
-    refuse_strange(file)
     try:
-        table = parquet.read_table(file)
+        table = parquet_table(file)
         metadata: dict[bytes, bytes] = table.schema.metadata or {}
         if metadata.get(HEAD) != head.encode():
             return None

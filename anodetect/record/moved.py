@@ -45,7 +45,11 @@ def _first_paths(folder: Path) -> list[str]:
     """Return the paths of the first rows that were read; [] where the table cannot be read."""
     directories.audit_content(folder)
     try:
-        with parquet.ParquetFile(folder / "scores.parquet") as file:
+        # pyarrow opens no path with bytes that are not UTF-8
+        with (
+            (folder / "scores.parquet").open("rb") as stream,
+            parquet.ParquetFile(stream) as file,
+        ):
             rows = next(file.iter_batches(LOOKED_FOR, columns=["path"]))
     except (OSError, StopIteration, pa.ArrowException):
         return []

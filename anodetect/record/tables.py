@@ -45,10 +45,8 @@ def read_table(file: Path, row_type: type[Row], added: Mapping[str, str] = NOTHI
 
     `added` are texts for columns at the end that a table of an older release may not have.
     """
-    refuse_strange(file)
     try:
-        with file.open("rb") as stream:  # pyarrow opens no path with bytes that are not UTF-8
-            table = parquet.read_table(stream)
+        table = parquet_table(file)
         for name, text in added.items():
             if name not in table.column_names:
                 table = table.append_column(name, pa.array([text] * len(table), pa.string()))
@@ -59,6 +57,14 @@ def read_table(file: Path, row_type: type[Row], added: Mapping[str, str] = NOTHI
             f"{file.parent}: not a readable score directory ({file.name}: {reason})"
         ) from None
     return table
+
+
+def parquet_table(file: Path) -> pa.Table:
+    """Return the table in a Parquet file, whatever its columns; RunError if it is no file of its
+    own folder, and what opening and pyarrow raise."""
+    refuse_strange(file)
+    with file.open("rb") as stream:  # pyarrow opens no path with bytes that are not UTF-8
+        return parquet.read_table(stream)
 
 
 def csv_difference(file: Path, table: pa.Table) -> int | None:

@@ -4,6 +4,7 @@ Of the rows, those on the screen are read, with the row groups that they lie in.
 read the columns that they need, in parts; what they leave is an array of places in the table.
 """
 
+import os
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -29,13 +30,18 @@ Places = NDArray[np.integer[Any]]
 Mask = NDArray[np.bool_]
 
 
+def _source(file: Path) -> pa.MemoryMappedFile:
+    """Return what pyarrow opens; as text it takes no path with bytes that are not UTF-8."""
+    return pa.memory_map(os.fsencode(file))
+
+
 class Catalogue:
     """The rows of a table by their places in it, from 0; RunError where it cannot be read."""
 
     def __init__(self, file: Path) -> None:
         refuse_strange(file)
         try:
-            self._file = parquet.ParquetFile(file, memory_map=True)
+            self._file = parquet.ParquetFile(_source(file))
         except (OSError, pa.ArrowException):
             raise RunError(f"{file}: cannot be read; put back a copy, or score again") from None
         self.file = file
@@ -131,7 +137,9 @@ class Catalogue:
         """Return a reader of its own: several sessions may read at once."""
         texts = [name for name in dictionaries if name in DICTIONARIES]
         return parquet.ParquetFile(
-            self.file, metadata=self._file.metadata, memory_map=True, read_dictionary=texts
+            _source(self.file),
+            metadata=self._file.metadata,
+            read_dictionary=texts,
         )
 
     def numbers(self, name: str) -> NDArray[np.float64]:
