@@ -23,12 +23,13 @@ import subprocess
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from hashlib import sha256
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -225,17 +226,23 @@ def _run(
     """Give a command in a process of its own; return its error, "" for none, and how many changes
     it made. None if it was killed, as it is before change number `at`."""
     ours, theirs = multiprocessing.Pipe(duplex=False)
-    arguments = (name, inputs, work, at, resume, theirs)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads
-        process = multiprocessing.get_context("fork").Process(target=_child, args=arguments)
-        process.start()
+    process = _forked().Process(target=_child, args=(name, inputs, work, at, resume, theirs))
+    process.start()
     theirs.close()
     answer: tuple[str, int] | None = None
     with suppress(EOFError):
         answer = ours.recv()
     process.join()
     return answer
+
+
+@cache
+def _forked() -> ForkServerContext:
+    """Return how processes are started: by a server that has imported all this and computed
+    nothing, since PyTorch's threads do not survive a fork."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["benchmarks.kills"])
+    return context
 
 
 def _child(
@@ -286,11 +293,8 @@ def _killed_review(inputs: Path, work: Path, seconds: float) -> Outcome:
     _begin(COMMANDS["report"], inputs, work)
     folder = work / "scores"
     ours, theirs = multiprocessing.Pipe(duplex=False)
-    context = multiprocessing.get_context("fork")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        process = context.Process(target=_judge, args=(folder, 10**6, theirs))
-        process.start()
+    process = _forked().Process(target=_judge, args=(folder, 10**6, theirs))
+    process.start()
     theirs.close()
     confirmed = ours.recv()
     time.sleep(seconds)

@@ -33,7 +33,7 @@ from pyarrow import parquet
 from anodetect.commands.review import app_file
 from anodetect.files import sha256_of
 from anodetect.record import audit as audits
-from anodetect.record import directories
+from anodetect.record import directories, environment
 from anodetect.record.chain import head_of
 from anodetect.record.rows import ChainRow, GroupRow, OutputRow, ScoreRow, TimingRow, schema_of
 from anodetect.record.tables import PART
@@ -164,7 +164,7 @@ def measured(out: Path) -> dict[str, float]:
     paths = large.paths_of(rows)
     timed(found, "place of a case far down the list", lambda: paths.index(path))
     timed(found, "wait for the hashes", lambda: scores.check.require(wait=None))
-    found["highest rss, MB"] = _highest_rss()
+    found["highest rss, MB"] = environment.peak_memory_mb()
     return found
 
 
@@ -176,12 +176,6 @@ def timed(found: dict[str, float], name: str, run: Callable[[], T]) -> T:
     found[f"{name}, s"] = time.perf_counter() - start
     found[f"{name}, s of processors"] = time.process_time() - processor
     return result
-
-
-def _highest_rss() -> float:
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
 def in_app(out: Path) -> dict[str, float]:

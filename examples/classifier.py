@@ -132,13 +132,13 @@ def draw(reliability: Reliability, scores: NDArray[np.float64], labels: NDArray[
         ylim=(0, 1.3),
     )
     left.set_title(f"reliability: ECE {reliability.ece:.3f}", fontsize=10)
-    left.legend(frameon=False, fontsize=9)
+    left.legend(frameon=False, fontsize=9, loc="upper left")
 
     edges = np.linspace(scores.min(), scores.max(), 40)
     right.hist(scores[labels == 0], edges, color=BLUE, alpha=0.7, label="0 to 7, known")
     right.hist(scores[labels == 1], edges, color=RED, alpha=0.7, label="8 and 9, unknown")
     right.set(xlabel="free energy", ylabel="digits")
-    right.legend(frameon=False, fontsize=9)
+    right.legend(frameon=False, fontsize=9, loc="upper right")
     return figure
 
 

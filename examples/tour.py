@@ -189,7 +189,7 @@ class Landscape:
         right.axvline(self.threshold, color=ORANGE, label="5 % of normals are above")
         right.set_xlabel("E(x)", fontsize=9)
         right.set_yticks([])
-        right.legend(frameon=False, fontsize=8)
+        right.legend(frameon=False, fontsize=8, loc="upper right")
         return figure
 
 
@@ -377,7 +377,7 @@ class Gibbs:
         axes[3].plot(TEMPERATURES, self.sampled, "x", color=INK, mew=1.8, label="Gibbs sampling")
         axes[3].set_xlabel("temperature T", fontsize=9)
         axes[3].set_ylim(0, 1.05)
-        axes[3].legend(frameon=False, fontsize=8)
+        axes[3].legend(frameon=False, fontsize=8, loc="upper right")
         return figure
 
 
@@ -500,7 +500,7 @@ class Estimators:
         axes[1].plot(self.truth.r.item(), self.truth.log_a.exp().item(), "*", color=ORANGE, ms=14)
         axes[1].set_xlabel("r", fontsize=9)
         axes[1].set_ylabel("a", fontsize=9)
-        axes[1].legend(frameon=False, fontsize=8)
+        axes[1].legend(frameon=False, fontsize=8, loc="upper left")
 
         for row, (value, error) in enumerate(self.log_z.values()):
             axes[2].errorbar(value, row, xerr=2 * error, fmt="o", color=BLUE)

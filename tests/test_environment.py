@@ -16,6 +16,7 @@ from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 from filelock import FileLock, Timeout
 
@@ -203,10 +204,20 @@ def test_where_the_system_does_not_say_its_memory_one_process_scores(monkeypatch
 
 def test_memory_that_the_system_does_not_say_is_null_and_not_counted(monkeypatch):
     monkeypatch.setattr(environment, "resource", None)
+    monkeypatch.setattr(environment.sys, "platform", "win32")
     peak = without_nan({"peak_memory_mb": environment.peak_memory_mb()})
     assert peak == {"peak_memory_mb": None}
     assert math.isnan(benchmark._peak(peak))
     assert benchmark._peak({"peak_memory_mb": 5}) == 5.0
+
+
+def test_the_memory_of_the_program_that_started_this_one_is_not_counted():
+    """It is in what getrusage says. The child imports little; here is all of PyTorch, and 400 MB
+    more."""
+    held = np.ones(50_000_000)
+    child = "from anodetect.record import environment; print(environment.peak_memory_mb())"
+    done = subprocess.run([sys.executable, "-c", child], capture_output=True, text=True, check=True)
+    assert 10 < float(done.stdout) < held.nbytes / 1e6 < environment.peak_memory_mb()
 
 
 def test_the_key_of_pseudonyms_is_made_once_where_there_are_no_hard_links(monkeypatch, tmp_path):

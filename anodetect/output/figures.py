@@ -115,7 +115,7 @@ def training(steps: Sequence[Mapping[str, Any]]) -> str:
             axes.axhline(0, color=REFERENCE_COLOUR, linewidth=0.8, linestyle=":")
 
     if len(members) > 1:
-        panels[0].legend(fontsize=8, frameon=False)
+        panels[0].legend(fontsize=8, frameon=False, loc="upper right")
     panels[-1].set_xlabel("step")
     return _svg(figure)
 
