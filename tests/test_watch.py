@@ -284,6 +284,31 @@ def test_an_alarm_that_nobody_hears_is_said_and_does_not_stop_the_line(tmp_path)
     ]
 
 
+def test_where_one_means_fails_the_other_does_not_hear_an_alarm_again(tmp_path, hook):
+    """Each has its own line in the log, and what was killed between two is sent by the second."""
+    said, heard, log = Said(), tmp_path / "heard", tmp_path / "alarms.jsonl"
+    program = f"import sys; open({str(heard)!r}, 'ab').write(sys.stdin.buffer.read() + b'\\n')"
+    command = [sys.executable, "-c", program]
+    with Alarms(log, command, "http://127.0.0.1:9/", said) as alarms:
+        alarms.send({"record": "r", "path": "a"})
+    assert len(heard.read_text().splitlines()) == 1 and alarms.failed == 1
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [(each["means"], each["state"]) for each in lines] == [
+        ("command", "heard"),
+        ("webhook", "failed"),
+    ]
+    log.write_text(log.read_text().splitlines(keepends=True)[0])  # killed while it was posted
+    address = f"http://127.0.0.1:{hook.server_address[1]}/"
+    with Alarms(log, command, address, said) as alarms:
+        alarms.send({"record": "r", "path": "a"})
+    assert len(heard.read_text().splitlines()) == 1
+    assert [each["path"] for each in hook.heard] == ["a"] and alarms.failed == 0
+    log.write_text('{"record": "r", "path": "b", "state": "heard"}\n')  # of an older release
+    with Alarms(log, command, address, said) as alarms:
+        alarms.send({"record": "r", "path": "b"})
+    assert len(heard.read_text().splitlines()) == len(hook.heard) == 1
+
+
 def test_alarms_go_on_where_their_log_cannot_be_written(tmp_path, monkeypatch):
     def full(lines):
         raise DiskFullError("alarms.jsonl: the disk is full")
