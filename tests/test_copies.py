@@ -21,6 +21,7 @@ from anodetect.errors import DataError
 from anodetect.imaging.regions import Region
 from anodetect.model.loading import load
 from anodetect.record import directories, runs
+from anodetect.record.rows import ScoreRow, to_table
 from anodetect.types import Silent, content_digest
 
 RNG = np.random.default_rng(8)
@@ -270,8 +271,43 @@ def test_copies_count_once_where_drift_is_looked_for(trained, tmp_path):
     )
     assert (often.scored, often.copies) == (21, 9)
     assert often.drift.batch == once.drift.batch
-    merged = anodetect.merge([tmp_path / "s-often"], tmp_path / "merged")
-    assert merged.drift.batch is not None  # where copies are known by their bytes alone
+
+
+def test_copies_in_other_shards_and_formats_are_copies_for_merge_verify_and_metrics(
+    trained, tmp_path
+):
+    """One rule: equal pixels. What is merged is what one machine would have written."""
+    run, _, _ = trained
+    batch, rows = images(12, 5), ["path,label"]
+    write(tmp_path / "in", batch)
+    for number, suffix in enumerate([".tif", ".pgm", ".bmp"] * 3):
+        write(tmp_path / "in", batch[:1], suffix, 20 + number)
+    for file in sorted((tmp_path / "in").iterdir()):
+        rows.append(f"{file.name},{int(file.stem > '005')}")
+    (tmp_path / "in/manifest.csv").write_text("\n".join(rows))
+
+    whole = anodetect.score(run, [str(tmp_path / "in")], tmp_path / "whole", heatmaps=())
+    parts = [tmp_path / "1", tmp_path / "2"]
+    for number, part in enumerate(parts, 1):
+        shard = f"{number}/2"
+        anodetect.score(run, [str(tmp_path / "in")], part, heatmaps=(), shard=shard)
+    merged = anodetect.merge(parts, tmp_path / "merged")
+    of_parts = [directories.read(part).audit.copies for part in parts]
+    assert sum(of_parts) < merged.copies == whole.copies == 9
+    assert merged.drift.batch == whole.drift.batch
+    audits = [directories.read(tmp_path / name).audit for name in ("whole", "merged")]
+    assert audits[0].repeated == audits[1].repeated
+    assert merged.evaluation.n_groups == whole.evaluation.n_groups == 12
+    assert anodetect.verify(tmp_path / "merged").problems == ()
+
+    rewritten = [replace(row, pixels_sha256="ab" * 32) for row in directories.read(parts[0]).rows]
+    scored = directories.read(parts[0])
+    assert len(rewritten) > 1
+    tables = replace(directories.read_tables(parts[0]), scores=to_table(rewritten, ScoreRow))
+    directories.write(parts[0], scored.audit, tables)
+    verdict = anodetect.verify(parts[0], rescore=1)
+    assert any("the copies in audit.json" in text for text in verdict.problems)
+    assert any("the record has the hash of other pixels" in text for text in verdict.problems)
 
 
 def test_known_patients_are_named_though_their_images_are_new(tmp_path):

@@ -65,7 +65,8 @@ def conclude(
 ) -> MergeResult:
     """Decide over all rows, compare with the calibration, and write the directory; return what it
     amounts to. `regions` are given with the paths of their images."""
-    calibration, rule = scoring.calibration, scoring.rule
+    calibration, rule, copies = scoring.calibration, scoring.rule, copies_of(tables.scores)
+    scoring = replace(scoring, copies=len(copies), repeated=copies)
     rows, groups, threshold = decide(tables.scores, calibration, rule, slices=tables.slices)
     slices = decide_slices(tables.slices, calibration, rule)
     found = derived(rows, groups, slices, tables.outputs, scoring)
@@ -243,19 +244,15 @@ def _notes(outputs: pa.Table) -> list[tuple[str, int]]:
     return Counter(notes).most_common()
 
 
-def repeated(contents: Iterable[tuple[str, str]]) -> tuple[str, ...]:
-    """Return the paths, sorted, of copies among files, given with the hashes of their contents, ""
-    for none: of files with equal contents all but the one whose path comes first."""
-    kept: dict[bytes, str] = {}
-    found = []
-    for path, digest in contents:
-        if digest:
-            content = bytes.fromhex(digest)
-            other = kept.get(content, path)
-            kept[content] = min(path, other)
-            if other != path:
-                found.append(max(path, other))
-    return tuple(sorted(found))
+def copies_of(rows: pa.Table) -> tuple[str, ...]:
+    """Return the paths, sorted, of copies in a table of ScoreRow: of files with equal pixels all
+    but the one whose path comes first."""
+    decoded = rows.filter(pc.not_equal(rows["pixels_sha256"], ""))
+    decoded = decoded.select(["pixels_sha256", "path"])
+    decoded = decoded.sort_by([("pixels_sha256", "ascending"), ("path", "ascending")])
+    hashes = decoded["pixels_sha256"]
+    is_copy = pc.equal(hashes.slice(1), hashes.slice(0, max(len(hashes) - 1, 0)))
+    return tuple(sorted(decoded["path"].slice(1).filter(is_copy).to_pylist()))
 
 
 def _drift(rows: pa.Table, slices: pa.Table, scoring: Scoring) -> DriftChecks:

@@ -74,7 +74,7 @@ def evaluate(
         scaled.append("" if isinstance(scored, ScoredVolume) else scored.loaded.scaled)
         item = labelled_score(scored.record, scored.score, scored.heatmap, volume)
         if item is not None:
-            item = replace(item, content=scored.loaded.sha256)
+            item = replace(item, content=scored.loaded.pixels)
             measure.add(item, _columns_of(scored.record))
             classes.add(scored)
 

@@ -63,10 +63,16 @@ def measure_of(rows: Iterable[ScoreRow], scoring: Scoring) -> Measure:
                 row.score,
                 row.group,
                 is_volume=row.is_volume,
-                content=row.sha256 or "",
+                content=content_of(row),
             )
             measure.add(scored)
     return measure
+
+
+def content_of(row: ScoreRow) -> str:
+    """Return the hash that copies of a file have in common: that of its pixels, where a record has
+    it; older ones have that of its bytes alone."""
+    return row.pixels_sha256 or row.sha256 or ""
 
 
 def mask_warnings(evaluation: Evaluation) -> list[str]:

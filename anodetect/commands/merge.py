@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import compute as pc
 
-from anodetect.commands.conclude import conclude, repeated, say_head, where_scored
+from anodetect.commands.conclude import conclude, say_head, where_scored
 from anodetect.commands.labelled import measure_of
 from anodetect.commands.results import MergeResult
 from anodetect.errors import RunError
@@ -81,8 +81,6 @@ def _merge(
         host=host,
         threads=threads_used,
         cases=cases,
-        copies=sum(audit.copies for audit in audits),
-        repeated=_joined_copies(shards, tables.scores),
         resumed=sum(audit.resumed for audit in audits),
     )
     regions = chain.from_iterable(read_regions(shard.path) for shard in shards)
@@ -100,16 +98,6 @@ def _joined_tables(shards: Sequence[ScoreDirectory]) -> Tables:
         slices=_joined([each.slices for each in parts]),
         outputs=outputs.filter(pc.starts_with(outputs["name"], HEATMAPS)),
     )
-
-
-def _joined_copies(shards: Sequence[ScoreDirectory], rows: pa.Table) -> tuple[str, ...]:
-    """Return the paths of files that are copies within their part, and those that are copies over
-    all parts by their bytes."""
-    hashes = rows["sha256"].fill_null("").to_pylist()
-    found = set(repeated(zip(rows["path"].to_pylist(), hashes, strict=True)))
-    for shard in shards:
-        found |= set(shard.audit.repeated)
-    return tuple(sorted(found))
 
 
 def _joined(tables: Sequence[pa.Table]) -> pa.Table:

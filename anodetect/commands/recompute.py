@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pyarrow import compute as pc
 
-from anodetect.commands.conclude import derived
+from anodetect.commands.conclude import copies_of, derived
 from anodetect.commands.labelled import measure_of
 from anodetect.config import without_nan
 from anodetect.errors import AnodetectError
-from anodetect.files import sha256_of
+from anodetect.files import printable, sha256_of
 from anodetect.output import recorded
 from anodetect.output.regions import FILE as REGIONS_FILE
 from anodetect.output.regions import find_regions, read_regions
@@ -101,8 +102,13 @@ def _compare_run(scored: ScoreDirectory, folder: Path, found: Findings) -> None:
 
 def _of_this_release(scored: ScoreDirectory) -> bool:
     """Return whether this release wrote the record: another one has other words for the same."""
+    return bool(_release(scored) == environment.facts()["packages"]["anodetect"])
+
+
+def _release(scored: ScoreDirectory) -> str:
+    """Return the release of anodetect that wrote the record, as audit.json says."""
     packages = scored.audit.environment.get("packages", {})
-    return bool(packages.get("anodetect") == environment.facts()["packages"]["anodetect"])
+    return printable(str(packages.get("anodetect", "unknown")))
 
 
 # -- Rows ------------------------------------------------------------------------------------------
@@ -134,7 +140,8 @@ def _compare_texts(scored: ScoreDirectory, found: Findings) -> None:
     """Compare statement, reasons, drift and caveats with those that the rows give."""
     if not _of_this_release(scored):
         found.not_looked_at.append(
-            "statement, reasons, drift and caveats are as another release of anodetect worded them"
+            f"written by anodetect {_release(scored)}: its texts (statement, reasons, drift, "
+            "caveats) were not compared"
         )
         return
     audit, path = scored.audit, scored.path
@@ -203,21 +210,20 @@ def _compare_draws(scored: ScoreDirectory, measure: Measure, found: Findings) ->
 
 
 def _compare_copies(scored: ScoreDirectory, found: Findings) -> None:
-    """Compare the names and the number of copies with the rows. The pixels that files have in
-    common are not in the record."""
-    audit = scored.audit
-    names = {row.path for row in scored.each()}
+    """Compare the names and the number of copies with those that the rows' pixels give."""
+    audit, has_hash = scored.audit, pc.not_equal(scored.table["pixels_sha256"], "")
+    names = set(scored.table["path"].to_pylist())
     unknown = [path for path in audit.repeated if path not in names]
     if unknown:
         found.problems.append(f"{unknown[0]} is called a copy, but has no row")
-    counted_alone = not audit.merged_from and not audit.erased  # else of each part, or of all
-    if counted_alone and audit.repeated and len(audit.repeated) != audit.copies:
-        found.problems.append(
-            f"{len(audit.repeated)} copies are named, but {audit.copies} were counted"
-        )
-    if audit.format != format2.FORMAT and len(names) > 1:
+    elif audit.erased:  # the first of several copies may be among what was erased
+        return
+    elif pc.any(has_hash).as_py():
+        if audit.repeated != copies_of(scored.table) or audit.copies != len(audit.repeated):
+            found.problems.append("the copies in audit.json do not follow from the rows")
+    elif audit.format != format2.FORMAT and len(names) > 1:
         found.not_looked_at.append(
-            "copies: which files have the same pixels is taken as it was recorded"
+            "copies: the rows lack the hashes of pixels, as those of older releases do"
         )
 
 

@@ -93,6 +93,8 @@ def scored_again(row: ScoreRow, record: Record, model: Model) -> list[ScoredImag
             raise RunError(f"cannot be scored again: {each.error}")
         if each.sha256 != row.sha256:
             raise RunError("the file is not the one that was scored")
+        if row.pixels_sha256 not in ("", each.loaded.pixels):
+            raise RunError("the record has the hash of other pixels")
         found.append(each)
     return found
 

@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from anodetect.commands.brains import check_tools_of
 from anodetect.commands.channels import channels_of_run
-from anodetect.commands.conclude import conclude, repeated, say_head, where_scored
+from anodetect.commands.conclude import conclude, say_head, where_scored
 from anodetect.commands.inputs import Inputs, collect
-from anodetect.commands.labelled import labelled_score
+from anodetect.commands.labelled import content_of, labelled_score
 from anodetect.commands.manifest import KnownFiles, known_groups
 from anodetect.commands.results import MergeResult, ScoreResult
 from anodetect.commands.roi import other_roi, own_roi
@@ -155,14 +155,11 @@ def finish(
     tables = _tables(journal.entries(), problems)
     _warn_of_known(progress.known, reporter)
     host, threads = where_scored(progress.hosts, progress.threads)
-    copies = repeated((entry.row.path, entry.pixels) for entry in journal.entries())
     scoring = replace(
         scoring,
         host=host,
         threads=threads,
         cases=progress.cases.settle(),
-        copies=len(copies),
-        repeated=copies,
         resumed=progress.resumed,
     )
     regions = _regions(journal.entries())
@@ -340,7 +337,7 @@ class Progress:
         self.threads.add(entry.threads)
         self.hosts.add(entry.host)
         self.failed += row.status != OK
-        self.known += bool(self.used.copied(row.sha256 or "", entry.pixels))
+        self.known += bool(self.used.copied(row.sha256 or "", row.pixels_sha256))
         self.flagged += row.score is not None and row.score > self.threshold
         if row.score is None or record is None:
             return
@@ -353,7 +350,7 @@ class Progress:
             heatmap = self._heatmap_of(row)
             item = labelled_score(record, row.score, heatmap, is_volume=row.is_volume)
         if item is not None:
-            self.measure.add(replace(item, content=row.sha256 or ""))
+            self.measure.add(replace(item, content=content_of(row)))
 
     def _heatmap_of(self, row: ScoreRow) -> Floats | None:
         """Return an image's heatmap from its file; None if it is not needed or was not written."""

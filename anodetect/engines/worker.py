@@ -173,9 +173,14 @@ class Worker:
         if isinstance(scored, Failed):
             return entry
 
-        entry = replace(entry, seconds=scored.seconds, pixels=scored.loaded.pixels)
+        entry = replace(entry, seconds=scored.seconds)
         files = channel_files.to_text(scored.loaded.channels)
-        row = replace(row, differs=self._differs(scored), channels=files)
+        row = replace(
+            row,
+            differs=self._differs(scored),
+            channels=files,
+            pixels_sha256=scored.loaded.pixels,
+        )
         if isinstance(scored, ScoredVolume):
             row = replace(row, prepared=scored.loaded.prepared)
             entry = replace(entry, slices=_slice_rows(scored))

@@ -18,7 +18,7 @@ from anodetect.record.rows import ChainRow, ScoreRow, TableBuilder, rows_of, val
 
 START = sha256(b"").hexdigest()  # h_0
 GAP = ""  # stands in chain.parquet in place of the path of a row that was erased
-LATER = ("differs", "channels", "study", "prepared")
+LATER = ("differs", "channels", "study", "prepared", "pixels_sha256")
 
 
 def row_hash(row: ScoreRow) -> str:

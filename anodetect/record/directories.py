@@ -59,7 +59,7 @@ from anodetect.record.tables import read_table, write_table
 
 FORMAT, OLDEST = 3, 2
 # Columns that scores.parquet has not always had.
-ADDED = dict.fromkeys(("channels", "study", "prepared"), "")
+ADDED = dict.fromkeys(("channels", "study", "prepared", "pixels_sha256"), "")
 AUDIT_FILE = "audit.json"
 JOURNAL = "journal.jsonl"  # only while a scoring is under way
 PUSHED, PUSHED_LOCK = "pushed.jsonl", "pushed.lock"  # what an archive has taken

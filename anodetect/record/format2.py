@@ -29,7 +29,7 @@ TABLES = (
     "chain.parquet",
 )
 # Columns that scores.parquet did not have.
-ADDED = dict.fromkeys(("differs", "channels", "study", "prepared"), "")
+ADDED = dict.fromkeys(("differs", "channels", "study", "prepared", "pixels_sha256"), "")
 READ = ("scores.parquet", GROUPS, "slices.parquet")  # the tables that pages are drawn from
 
 

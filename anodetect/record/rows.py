@@ -43,7 +43,8 @@ class ScoreRow(Row):
     path and SHA-256 of each file of a row that several channels make up; then `path` is that of the
     first, and `sha256` that of their names and hashes. `study` is the DICOM study or BIDS session
     that the file is of, of DICOM by its pseudonym; "" where it is not known. `prepared` says how a
-    brain was prepared before the model saw it, "" if nothing was done.
+    brain was prepared before the model saw it, "" if nothing was done. `pixels_sha256` is the hash
+    of what was decoded, which copies in other formats share; "" where nothing was.
     """
 
     path: str
@@ -68,6 +69,7 @@ class ScoreRow(Row):
     channels: str = ""
     study: str = ""
     prepared: str = ""
+    pixels_sha256: str = ""
 
     @property
     def is_volume(self) -> bool:
@@ -166,7 +168,7 @@ class JournalEntry:
     """All that is kept of a file that was scored: its row, and what was written for it.
 
     `seconds` is the time the model took, on `threads` threads of the machine whose versions and
-    hardware have the hash `host`. `pixels` is the hash of the decoded content, "" if there is none.
+    hardware have the hash `host`.
     """
 
     row: ScoreRow
@@ -176,7 +178,6 @@ class JournalEntry:
     outputs: tuple[OutputRow, ...] = ()
     regions: tuple[Region, ...] = ()
     slices: tuple[SliceRow, ...] = ()
-    pixels: str = ""
 
 
 R = TypeVar("R", bound=Row)
