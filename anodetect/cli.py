@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from anodetect.commands import options, terminal
-from anodetect.errors import AnodetectError, ConfigError, DataError
+from anodetect.errors import AnodetectError, ConfigError, DataError, one_line
 from anodetect.files import printable
 
 if TYPE_CHECKING:
@@ -887,11 +887,11 @@ def main() -> None:
     except AnodetectError as error:
         _fail(error, error.exit_code)
     except ImportError as error:
-        _fail(ConfigError(f"a package is missing: {error}"), 2)
+        _fail(ConfigError(f"a package is missing or damaged: {error.name or 'unknown'}"), 2)
     except BrokenPipeError:
         sys.exit(0)
     except OSError as error:
-        _fail(DataError(f"{error.filename or 'the system'}: {error.strerror or error}"), 2)
+        _fail(DataError(f"{error.filename or 'the system'}: {one_line(error)}"), 2)
 
 
 def _fail(error: Exception, code: int) -> None:

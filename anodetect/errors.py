@@ -1,7 +1,10 @@
 """The errors that users see. Every message says what happened and what to do next."""
 
+import json
+import tomllib
 from collections.abc import Iterable
 from difflib import get_close_matches
+from xml.etree import ElementTree
 
 LONGEST_REASON = 200  # letters
 REPORT_IT = "please report: "  # before what should not happen
@@ -16,15 +19,38 @@ class AnodetectError(Exception):
 
 def one_line(error: Exception, unforeseen: str = "") -> str:
     """Return in one short line why something failed: the text of an error of this project, the
-    system's reason, or after `unforeseen` the kind and the text of a library's error."""
+    system's reason, or the kind of a library's error, whose text may quote the file.
+
+    After `unforeseen`, which asks for a report, the library's text follows.
+    """
     if isinstance(error, AnodetectError):
         return str(error)
     if isinstance(error, MemoryError):
         return "does not fit into memory"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
+    if not unforeseen:
+        return _kind(error)
     text = " ".join(f"{unforeseen}{type(error).__name__}: {error}".split())
     return text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]}…"
+
+
+def _kind(error: Exception) -> str:
+    """Return what is wrong with a file that raised this error when it was read."""
+    kind = type(error).__name__
+    if isinstance(error, UnicodeDecodeError):
+        kind = "no text in UTF-8"
+    elif isinstance(error, json.JSONDecodeError):
+        kind = f"no JSON, see line {error.lineno}, column {error.colno}"
+    elif isinstance(error, tomllib.TOMLDecodeError):
+        kind = f"no TOML, see {str(error).rpartition('(at ')[2].rstrip(')')}"
+    elif isinstance(error, ElementTree.ParseError):
+        kind = f"no XML, see line {error.position[0]}"
+    elif isinstance(error, KeyError) and error.args:
+        kind = f"it lacks {error.args[0]!r}"
+    elif type(error) is ValueError:  # of a check of this project
+        kind = str(error)
+    return kind
 
 
 class ConfigError(AnodetectError):

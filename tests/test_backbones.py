@@ -408,7 +408,7 @@ def test_weights_that_were_changed_since_are_refused(hub):
 def test_what_the_hub_does_not_have_is_said(hub):
     found = CliRunner().invoke(cli.app, ["backbone", "get", "other/net", "--yes"])
     assert isinstance(found.exception, ConfigError)
-    assert "other/net" in str(found.exception)
+    assert str(found.exception) == "backbone other/net: there is none of this name or revision"
     found = CliRunner().invoke(cli.app, ["backbone", "get", "net", "--yes"])
     assert "no name of the hub" in str(found.exception)
 

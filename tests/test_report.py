@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 from urllib.parse import parse_qs, urlsplit
 
+import numpy as np
 import pytest
 
 pytest.importorskip("streamlit", reason="the extra `app` is not installed")
@@ -12,7 +13,7 @@ import score_folders
 from PIL import Image
 
 from anodetect.files import sha256_of
-from anodetect.output import report
+from anodetect.output import figures, report
 from anodetect.record import directories, reviews
 from anodetect.record.audit import ShownCases
 from anodetect.record.marks import Shown
@@ -90,3 +91,35 @@ def test_pictures_enlarge_without_a_script_and_the_page_has_a_dark_form(page):
     assert page.count('<details class="zoom">') == 1 + 1 + 3  # of the image with a picture
     assert "<script" not in page and "prefers-color-scheme: dark" in page
     assert "q: the smallest false-discovery rate" in page
+
+
+def test_the_histogram_of_scores_far_apart_is_not_one_bar():
+    """An ensemble's scores are exponentials: those of defects are thousands of times the usual."""
+    rng = np.random.default_rng(0)
+    calibration, scores = np.exp(rng.normal(size=200)), np.exp(rng.normal(size=90))
+    scores = np.append(scores, np.exp(rng.normal(8, 3, 60)))
+
+    edges, name = figures._bars(scores, calibration)
+    heights, _ = np.histogram(np.clip(calibration, edges[0], edges[-1]), edges)
+    assert (heights > 0).sum() > 8 and heights.sum() == 200
+    beyond = int(((scores < edges[0]) | (scores > edges[-1])).sum())
+    assert "logarithmic" in name and f"; {beyond} beyond the axis" in name
+
+    # Without logarithms the axis ends soon after the usual scores, and says what is beyond.
+    edges, name = figures._bars(np.log(scores) * 1000, np.log(calibration))
+    heights, _ = np.histogram(np.log(calibration), edges)
+    assert (heights > 0).sum() > 4
+    assert "logarithmic" not in name and re.search(r"; \d\d+ beyond the axis", name)
+
+    labels = np.repeat([0, 1], [90, 60])
+    text = figures.histogram(scores, labels, calibration, 5.0, of_groups=False)
+    assert "logarithmic" in text and "mathdefault" not in text  # ticks are plain numbers
+
+
+def test_the_histogram_of_usual_scores_is_linear():
+    calibration = np.random.default_rng(0).normal(2, 0.1, 200)
+    edges, name = figures._bars(calibration[:50] + 0.3, calibration)
+    np.testing.assert_allclose(np.diff(edges), edges[1] - edges[0])
+    assert name == "score (larger = more anomalous)" or "1 beyond" in name
+    constant, name = figures._bars(np.zeros(3), np.zeros(5))
+    assert (constant[0], constant[-1]) == (0, 1) and "beyond" not in name

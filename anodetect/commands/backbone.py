@@ -5,7 +5,7 @@ import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from anodetect.errors import ConfigError, DataError
+from anodetect.errors import ConfigError, DataError, one_line
 from anodetect.imaging.backbones.places import (
     HUB_NAME,
     NOT_STATED,
@@ -20,6 +20,11 @@ from anodetect.types import Reporter
 WEIGHTS = "model"  # the beginning of the names of the files of weights
 INDEX = "model.safetensors.index.json"  # of weights in several files
 OTHERS = ("config.json", "preprocessor_config.json", "README.md")
+ANSWERS = {  # of the hub, by their status
+    401: "there is none of this name, or it needs a login (HF_TOKEN)",
+    403: "its page on the hub asks for consent first",
+    404: "there is none of this name or revision",
+}
 
 
 @dataclass(frozen=True)
@@ -89,9 +94,9 @@ def offer(name: str, revision: str) -> Offer:
             name, revision=revision, files_metadata=True
         )
     except hub.errors.HfHubHTTPError as error:
-        raise ConfigError(f"backbone {name}: {_first_line(error)}") from None
+        raise ConfigError(f"backbone {name}: {_answer(error)}") from None
     except OSError as error:
-        raise DataError(f"the hub cannot be reached: {_first_line(error)}") from None
+        raise DataError(f"the hub cannot be reached: {_answer(error)}") from None
 
     files, size, has_weights = [], 0, False
     for file in info.siblings or ():
@@ -132,7 +137,7 @@ def fetch(offered: Offer, reporter: Reporter) -> Known:
                 endpoint=_endpoint(),
             )
         except (OSError, ValueError) as error:
-            raise DataError(f"backbone {offered.name}: {_first_line(error)}") from None
+            raise DataError(f"backbone {offered.name}: {_answer(error)}") from None
     reporter.progress("get", len(offered.files), len(offered.files))
 
     entry = hub_cache() / f"models--{offered.name.replace('/', '--')}"
@@ -170,5 +175,10 @@ def _endpoint() -> str | None:
     return os.environ.get("HF_ENDPOINT") or None
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _answer(error: Exception) -> str:
+    """Return in a few words why the hub gave nothing."""
+    response = getattr(error, "response", None)
+    if response is None:
+        return one_line(error)
+    status = int(response.status_code)
+    return ANSWERS.get(status, f"the hub answers with status {status}")

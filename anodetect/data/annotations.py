@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from anodetect.data.drawings import Disc, Drawing, Points, Stamp
-from anodetect.errors import ImageError
+from anodetect.errors import ImageError, one_line
 from anodetect.types import Bools
 
 SUFFIXES = (".json", ".txt", ".xml")
@@ -140,7 +140,7 @@ def _parsed(path: Path, changed: int) -> Coco | Drawing:
             return _yolo(text)
         content = json.loads(text)
     except (ValueError, ElementTree.ParseError, RecursionError) as error:
-        raise ImageError(f"not readable ({error})") from None
+        raise ImageError(f"not readable ({one_line(error)})") from None
 
     if isinstance(content, dict) and isinstance(content.get("shapes"), list):
         return _of_one_image(_labelme, content)
@@ -164,8 +164,7 @@ def _with_reason(read: Any, content: Any) -> Any:
     try:
         return read(content)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
-        reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-        raise ImageError(f"damaged ({reason})") from None
+        raise ImageError(f"damaged ({one_line(error)})") from None
 
 
 def folded(name: str) -> str:

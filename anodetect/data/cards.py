@@ -19,7 +19,7 @@ from anodetect.data.records import Dataset, Record
 from anodetect.data.scan import scan
 from anodetect.data.series import record_of, series_of
 from anodetect.data.split import position
-from anodetect.errors import ConfigError, DataError, nearest
+from anodetect.errors import ConfigError, DataError, nearest, one_line
 from anodetect.files import path_text
 
 HOME = "ANODETECT_DATA"
@@ -90,7 +90,7 @@ def read_page(path: Path) -> Page:
     try:
         values = tomllib.loads(front)
     except tomllib.TOMLDecodeError as error:
-        raise DataError(f"{path}: front matter: {error}") from None
+        raise DataError(f"{path}: front matter: {one_line(error)}") from None
     return Page(build(Card, values, path.name), text.strip())
 
 

@@ -52,8 +52,8 @@ def lines_of(
                 values[0] = ""
             count += 1
             yield Line(where, _by_column(where, columns, values))
-    except csv.Error as error:
-        raise DataError(f"{file}: {error}") from None
+    except csv.Error:
+        raise DataError(f"{file}, line {reader.line_num}: not a line of a table") from None
 
 
 def _text(file: Path) -> str:

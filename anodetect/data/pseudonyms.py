@@ -15,7 +15,7 @@ from pathlib import Path
 
 import platformdirs
 
-from anodetect.errors import ConfigError
+from anodetect.errors import ConfigError, one_line
 from anodetect.files import ON_WINDOWS
 
 APPLICATION = "anodetect"
@@ -49,7 +49,7 @@ def _key(path: Path) -> bytes:
         key = bytes.fromhex(path.read_text("ascii").strip())
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"{path}: no usable key for pseudonyms ({error}); restore or remove it"
+            f"{path}: no usable key for pseudonyms ({one_line(error)}); restore or remove it"
         ) from None
     if len(key) < KEY_BYTES:
         raise ConfigError(

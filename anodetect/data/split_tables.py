@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anodetect.data.records import ANOMALOUS, NORMAL
-from anodetect.errors import DataError
+from anodetect.errors import DataError, one_line
 from anodetect.files import path_text
 
 
@@ -41,7 +41,7 @@ def find(root: Path) -> SplitTable | None:
         try:
             entries = dict(read(path, root.absolute().name))
         except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
-            raise DataError(f"{path}: not a table of {layout} ({error})") from None
+            raise DataError(f"{path}: not a table of {layout} ({one_line(error)})") from None
         if entries:
             return SplitTable(path.name, layout, entries)
     return None

@@ -13,7 +13,7 @@ from typing import Any
 
 from anodetect.data.records import Record
 from anodetect.engines.worker import Engine, ScoredEntries, Task, Worker
-from anodetect.errors import ConfigError, RunError
+from anodetect.errors import ConfigError, RunError, one_line
 from anodetect.model.read_ahead import BATCH
 from anodetect.record.rows import JournalEntry, entry_from_json, entry_to_json
 from anodetect.record.runs import Run
@@ -82,9 +82,9 @@ def _entries(
             yield None, entry
         reporter.progress("score", len(items), len(items), note())
     except ray.exceptions.RayError as error:
-        reason = str(error).strip().splitlines()[-1]
+        cause = getattr(error, "cause", None) or error  # of a task, what it raised itself
         raise RunError(
-            f"a worker failed ({reason}); the same command with --resume goes on"
+            f"a worker failed ({one_line(cause)}); the same command with --resume goes on"
         ) from None
     finally:
         ray.shutdown()

@@ -21,9 +21,10 @@ def pick_device(name: str) -> torch.device:
     try:
         values = torch.zeros(1, device=torch.device(name))
         values.cpu()  # the device "meta" has none
-    except (RuntimeError, AssertionError, ImportError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ConfigError(f"--device {name}: not available here ({reason})") from None
+    except (RuntimeError, AssertionError, ImportError):
+        raise ConfigError(
+            f"--device {name}: not available here; --device auto takes {_first_available()}"
+        ) from None
     return values.device
 
 

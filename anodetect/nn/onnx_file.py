@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from anodetect.errors import ConfigError
+from anodetect.errors import ConfigError, one_line
 from anodetect.nn.batching import in_micro_batches
 from anodetect.types import Floats
 
@@ -106,7 +106,7 @@ class OnnxNetwork:
         except Exception as error:  # of classes that share no other base
             raise ConfigError(
                 f"file {self.path}: fails on images of shape {list(images.shape)} "
-                f"({_first_line(error)})"
+                f"({one_line(error)})"
             ) from None
         shape = getattr(values, "shape", None)  # a list of tables has none
         if not shape or shape[0] != len(images):
@@ -174,7 +174,7 @@ def session_of(content: bytes, path: Path, threads: int, device: str = "cpu") ->
     try:
         return onnxruntime.InferenceSession(content, options, providers=providers(device))
     except Exception as error:  # of classes that share no other base
-        raise ConfigError(f"file {path}: not a usable ONNX file ({_first_line(error)})") from None
+        raise ConfigError(f"file {path}: not a usable ONNX file ({one_line(error)})") from None
 
 
 def providers(device: str) -> list[str]:
@@ -185,8 +185,3 @@ def providers(device: str) -> list[str]:
     if device == "cuda" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         wanted.insert(0, "CUDAExecutionProvider")
     return wanted
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip().splitlines() or [type(error).__name__]
-    return text[0].rpartition(" : ")[2][:200]

@@ -20,6 +20,7 @@ Integers = NDArray[np.int64]
 NORMAL_COLOUR, ANOMALOUS_COLOUR, REFERENCE_COLOUR = "#3b7dd8", "#d1495b", "#8a8f98"
 LINE_COLOURS = ("#d1495b", "#3b7dd8", "#8a8f98", "#e0a030", "#4d9a6a")
 BINS = 40
+NARROW = 1 / 10  # of the axis of scores
 ROC_GRID = np.linspace(0, 1, 201)
 ROC_RESAMPLES = 300
 # The column of slices.parquet along which the slices of a plane follow each other.
@@ -55,14 +56,12 @@ def histogram(
 ) -> str:
     """Draw scores [N] by label (−1 for unknown) over the calibration's, with the threshold.
 
-    `of_groups` says that the calibration scores are those of groups, not of images. The few scores
-    beyond the axis are counted in the last bar.
+    `of_groups` says that the calibration scores are those of groups, not of images. Scores beyond
+    the axis are counted in its outer bars, which the axis says.
     """
     if len(scores) == 0:
         return ""
-    low = min(scores.min(), calibration.min(initial=np.inf))
-    high = max(np.percentile(scores, 99), calibration.max(initial=-np.inf))
-    edges = np.linspace(low, high if high > low else low + 1, BINS + 1)
+    edges, name_of_axis = _bars(scores, calibration)
     figure, axes = _axes()
 
     bars = (
@@ -71,24 +70,56 @@ def histogram(
         (-1, "scored here", NORMAL_COLOUR),
     )
     for label, name, colour in bars:
-        part = np.minimum(scores[labels == label], edges[-1])
+        part = np.clip(scores[labels == label], edges[0], edges[-1])
         if len(part):
             axes.hist(part, edges, color=colour, alpha=0.6, label=f"{name} ({len(part)})")
 
     if len(calibration):
-        heights, _ = np.histogram(calibration, edges)
+        heights, _ = np.histogram(np.clip(calibration, edges[0], edges[-1]), edges)
         scale = max(1, (labels <= 0).sum()) / len(calibration)
         units = "groups" if of_groups else "normals"
         name = f"calibration {units} ({len(calibration)}), rescaled"
         axes.stairs(heights * scale, edges, color=REFERENCE_COLOUR, linewidth=1.5, label=name)
 
+    if "logarithmic" in name_of_axis:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("")
     if np.isfinite(threshold):
         axes.axvline(threshold, color="black", linestyle="--", linewidth=1)
         axes.text(threshold, axes.get_ylim()[1], " threshold", va="top", ha="left", fontsize=9)
-    axes.set_xlabel("score (larger = more anomalous)")
+    axes.set_xlabel(name_of_axis)
     axes.set_ylabel("images")
     axes.legend(frameon=False, fontsize=9, loc="upper right", bbox_to_anchor=(1, 0.92))
     return _svg(figure)
+
+
+def _bars(scores: Doubles, calibration: Doubles) -> tuple[Doubles, str]:
+    """Return the edges of the bars [BINS + 1] for scores [N] and those of the calibration [M], and
+    the name of the axis, which says what it does.
+
+    It is linear unless nine tenths of the usual scores would share NARROW of it. Then it is
+    logarithmic, or where scores are not positive it ends soon after the usual ones.
+    """
+    low = min(np.percentile(scores, 1), calibration.min(initial=np.inf))
+    high = max(np.percentile(scores, 99), calibration.max(initial=-np.inf))
+    lower, upper = np.percentile(calibration if len(calibration) else scores, (5, 95))
+    name = "score (larger = more anomalous)"
+
+    squeezed = 0 < upper - lower < NARROW * (high - low)
+    if squeezed and low > 0:
+        name = "score (larger = more anomalous), logarithmic"
+        edges = np.geomspace(low, high, BINS + 1)
+    else:
+        if squeezed:
+            room = (upper - lower) / NARROW / 2
+            low, high = max(low, lower - room), min(high, upper + room)
+        edges = np.linspace(low, high if high > low else low + 1, BINS + 1)
+
+    beyond = int(((scores < edges[0]) | (scores > edges[-1])).sum())
+    if beyond:
+        name += f"; {beyond} beyond the axis in its outer bars"
+    return edges, name
 
 
 @in_own_style

@@ -19,7 +19,7 @@ from pyarrow import compute as pc
 from pydantic import TypeAdapter, ValidationError
 
 from anodetect.data.scan import counted
-from anodetect.errors import RunError
+from anodetect.errors import RunError, one_line
 from anodetect.files import is_below, sha256_of, write_atomic
 from anodetect.output import figures
 from anodetect.record import channel_files, directories, reports, reviews
@@ -241,7 +241,7 @@ def _results(path: Path) -> Results:
     except ValidationError as error:
         raise RunError(f"{path}: {first_problem(error)}") from None
     except ValueError as error:
-        raise RunError(f"{path}: not readable ({error})") from None
+        raise RunError(f"{path}: not readable ({one_line(error)})") from None
 
 
 def _picture(main: ScoreDirectory, path: str) -> str:
@@ -310,7 +310,7 @@ def _limit(main: ScoreDirectory) -> DetectionLimit | None:
     try:
         planted = trials_of(main.audit.facts.get("planted"))
     except (KeyError, TypeError, ValueError) as error:
-        raise RunError(f"{main.path}: the scores of planted defects lack {error}") from None
+        raise RunError(f"{main.path}: scores of planted defects ({one_line(error)})") from None
     if planted is None:
         return None
     rule = main.audit.rule

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
-from anodetect.errors import RunError
+from anodetect.errors import RunError, one_line
 from anodetect.files import atomic
 from anodetect.record.tables import parquet_table
 from anodetect.types import Floats
@@ -82,6 +82,5 @@ def read(folder: Path, head: str) -> Alike | None:
         if not np.isfinite(vectors).all():
             raise ValueError("values that are not finite")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
-        reason = (str(error).splitlines() or ["damaged"])[0]
-        raise RunError(f"{file}: not readable ({reason}); remove it") from None
+        raise RunError(f"{file}: not readable ({one_line(error)}); remove it") from None
     return Alike(tuple(paths), vectors)

@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import AfterValidator, PlainValidator, TypeAdapter, ValidationError
 
 from anodetect.config import without_nan
+from anodetect.errors import one_line
 from anodetect.record.calibrations import check_calibration
 from anodetect.record.rows import first_problem
 from anodetect.record.steps import check_steps
@@ -40,8 +41,9 @@ def _restored(cls: type[T], content: Mapping[str, Any]) -> T:
             _check_plain(name, values[name], hint)
     try:
         return cls(**values)
-    except TypeError as error:
-        raise ValueError(str(error)) from None
+    except TypeError:
+        lacking = sorted(get_type_hints(cls).keys() - values.keys())
+        raise ValueError(f"it lacks {' or '.join(map(repr, lacking))}") from None
 
 
 def _check_plain(name: str, value: object, hint: object) -> None:
@@ -60,7 +62,7 @@ def _calibration(content: Mapping[str, Any]) -> Calibration:
     try:
         return check_calibration(Calibration.restore(content))
     except (KeyError, TypeError) as error:
-        raise ValueError(f"it lacks {error}") from None
+        raise ValueError(one_line(error)) from None
 
 
 def _evaluation(content: Mapping[str, Any] | None) -> Evaluation | None:
@@ -88,7 +90,7 @@ def _evaluation(content: Mapping[str, Any] | None) -> Evaluation | None:
             mask_statement=content.get("mask_statement", ""),
         )
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"it lacks {error}") from None
+        raise ValueError(one_line(error)) from None
 
 
 def _pixel(
@@ -108,7 +110,7 @@ def _mask_rule(content: Mapping[str, Any]) -> MaskRule:
     try:
         rule = rule_of(content)
     except (KeyError, TypeError) as error:
-        raise ValueError(f"it lacks {error}") from None
+        raise ValueError(one_line(error)) from None
     if rule is None:
         raise ValueError("it is null")
     return rule

@@ -36,7 +36,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import compute as pc
 
-from anodetect.errors import RunError
+from anodetect.errors import RunError, one_line
 from anodetect.files import atomic, sha256_of, sync_tree, write_atomic
 from anodetect.record import audit as audits
 from anodetect.record import format2
@@ -212,7 +212,7 @@ def read_draws(path: Path) -> dict[str, NDArray[np.float64]]:
                 name, content = member.filename.removesuffix(".npy"), archive.read(member)
                 draws[name] = _draws_in(content)
     except (ValueError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise RunError(f"{file}: not readable ({error})") from None
+        raise RunError(f"{file}: not readable ({one_line(error)})") from None
     return draws
 
 
@@ -258,7 +258,7 @@ def _audit_of(path: Path, content: dict[str, Any]) -> Audit:
             content = format2.converted(content)
         return audits.from_json(content)
     except ValueError as error:
-        raise RunError(f"{path}: not a readable score directory ({error})") from None
+        raise RunError(f"{path}: not a readable score directory ({one_line(error)})") from None
 
 
 def row_count(path: Path) -> int:
@@ -287,7 +287,7 @@ def audit_content(path: Path) -> dict[str, Any]:
         content = parsed(content_of(path / AUDIT_FILE))
         version = int(content["format"])
     except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
-        raise RunError(f"{path}: not a readable score directory ({error})") from None
+        raise RunError(f"{path}: not a readable score directory ({one_line(error)})") from None
 
     if version > FORMAT:
         raise RunError(

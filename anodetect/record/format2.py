@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import csv as pa_csv
 
-from anodetect.errors import RunError
+from anodetect.errors import RunError, one_line
 from anodetect.files import refuse_strange
 from anodetect.record.rows import GroupRow, OutputRow, rows_of, schema_of, to_table
 from anodetect.record.tables import FORMULA_STARTS
@@ -63,7 +63,7 @@ def read_groups(path: Path) -> pa.Table:
         types = pa_csv.ConvertOptions(column_types=schema_of(GroupRow), strings_can_be_null=False)
         groups = pa_csv.read_csv(path / GROUPS, convert_options=types)
     except (OSError, pa.ArrowInvalid) as error:
-        raise RunError(f"{path}: groups.csv cannot be read ({error})") from None
+        raise RunError(f"{path}: groups.csv cannot be read ({one_line(error)})") from None
     rows = (replace(row, group=_with_formula(row.group)) for row in rows_of(groups, GroupRow))
     return to_table(rows, GroupRow)
 

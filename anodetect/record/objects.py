@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from anodetect.errors import RunError
+from anodetect.errors import RunError, one_line
 from anodetect.files import refuse_strange
 from anodetect.record.rows import first_problem
 
@@ -56,7 +56,7 @@ def object_of(file: Path, adapter: TypeAdapter[T], largest: int = LARGEST) -> T:
     except ValidationError as error:
         raise RunError(f"{file}: {first_problem(error)}") from None
     except ValueError as error:
-        raise RunError(f"{file}: not readable ({error})") from None
+        raise RunError(f"{file}: not readable ({one_line(error)})") from None
 
 
 def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

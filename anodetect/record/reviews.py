@@ -29,7 +29,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from pydantic import TypeAdapter, ValidationError
 
 from anodetect.config import canonical
-from anodetect.errors import RunError
+from anodetect.errors import RunError, one_line
 from anodetect.files import ON_WINDOWS, refuse_strange, write_atomic
 from anodetect.record import study
 from anodetect.record.audit import Audit
@@ -371,7 +371,9 @@ def held(file: Path) -> Iterator[None]:
         try:
             connection.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as error:
-            raise RunError(f"{file}: the reviews are in use, or damaged ({error})") from None
+            raise RunError(
+                f"{file}: the reviews are in use, or damaged ({one_line(error)})"
+            ) from None
         yield
 
 
@@ -384,7 +386,7 @@ def erase(file: Path, new: Path, paths: Collection[str]) -> int:
                 before.backup(connection)
             return _erase(connection, paths)
     except sqlite3.Error as error:
-        raise RunError(f"{file}: the reviews cannot be erased ({error})") from None
+        raise RunError(f"{file}: the reviews cannot be erased ({one_line(error)})") from None
 
 
 def _erase(connection: sqlite3.Connection, paths: Collection[str]) -> int:
@@ -425,7 +427,8 @@ def read(file: Path) -> list[Review]:
             connection.row_factory = sqlite3.Row
             return _read(connection)
     except (sqlite3.Error, TypeError, ValueError, OverflowError) as error:
-        reason = first_problem(error) if isinstance(error, ValidationError) else error
+        is_shape = isinstance(error, ValidationError)
+        reason = first_problem(error) if is_shape else one_line(error)
         raise RunError(
             f"{file}: the reviews cannot be read ({reason}); put back a copy from a backup, or "
             "close the program that holds the file"

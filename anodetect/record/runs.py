@@ -31,7 +31,7 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from anodetect.config import canonical
-from anodetect.errors import DiskFullError, RunError
+from anodetect.errors import DiskFullError, RunError, one_line
 from anodetect.files import (
     FULL,
     as_code,
@@ -591,7 +591,7 @@ def read_header(path: Path) -> RunHeader:
 
 def _unusable(path: Path, error: Exception) -> RunError:
     return RunError(
-        f"{path}: the model file is not as it should be ({error}); it was not written by "
+        f"{path}: the model file is not as it should be ({one_line(error)}); it was not written by "
         "`anodetect train`"
     )
 
@@ -699,7 +699,7 @@ def read_manifest(path: Path) -> list[ManifestRow]:
             values = {name: line.get(name) or "" for name in names}
             rows.append(ManifestRow(**values))
     except (ValueError, csv.Error) as error:
-        raise RunError(f"{listed}: not readable ({error})") from None
+        raise RunError(f"{listed}: not readable ({one_line(error)})") from None
     return rows
 
 
@@ -713,7 +713,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
         try:
             entry = parsed(line, nan=True)  # a loss may have been none
         except ValueError as error:
-            raise RunError(f"{log}: not readable ({error})") from None
+            raise RunError(f"{log}: not readable ({one_line(error)})") from None
         if not isinstance(entry, dict):
             raise RunError(f"{log}: a line is no object")
         entries.append(entry)

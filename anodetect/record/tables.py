@@ -12,7 +12,7 @@ import pyarrow as pa
 from pyarrow import csv as pa_csv
 from pyarrow import parquet
 
-from anodetect.errors import RunError
+from anodetect.errors import RunError, one_line
 from anodetect.files import atomic, refuse_strange
 from anodetect.record.rows import Row, check_columns
 
@@ -52,9 +52,8 @@ def read_table(file: Path, row_type: type[Row], added: Mapping[str, str] = NOTHI
                 table = table.append_column(name, pa.array([text] * len(table), pa.string()))
         check_columns(table, row_type)
     except (OSError, ValueError, pa.ArrowException) as error:
-        reason = (str(error).splitlines() or ["damaged"])[0]
         raise RunError(
-            f"{file.parent}: not a readable score directory ({file.name}: {reason})"
+            f"{file.parent}: not a readable score directory ({file.name}: {one_line(error)})"
         ) from None
     return table
 
@@ -78,7 +77,7 @@ def csv_difference(file: Path, table: pa.Table) -> int | None:
         with file.open(encoding="utf-8", newline="") as stream:
             lines = list(csv.reader(stream, strict=True))
     except (OSError, ValueError, csv.Error) as error:
-        raise RunError(f"{file.parent}: {file.name} cannot be read ({error})") from None
+        raise RunError(f"{file.parent}: {file.name} cannot be read ({one_line(error)})") from None
 
     names = lines[0] if lines else []
     if names != table.column_names[: len(names)] or not names:

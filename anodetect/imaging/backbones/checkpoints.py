@@ -25,6 +25,7 @@ from anodetect.imaging.backbones.table import BackboneFacts, Outline
 
 INSTALL_BACKBONES = "pip install 'anodetect[backbones]'"
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+REFUSED = "transformers cannot build it: "
 STAGE_MULTIPLE = 32  # of networks that halve the grid from stage to stage
 
 
@@ -86,13 +87,12 @@ def _image_config(checkpoint: Checkpoint) -> Any:
             checkpoint.folder, local_files_only=True, trust_remote_code=False
         )
     except (ValueError, OSError, KeyError) as error:
-        raise _unknown_architecture(checkpoint, str(error)) from None
+        raise _unknown_architecture(checkpoint, f"{REFUSED}{type(error).__name__}") from None
     return getattr(config, "vision_config", config)
 
 
 def _unknown_architecture(checkpoint: Checkpoint, reason: str) -> ConfigError:
-    first = " ".join(reason.split())[:200]
-    return ConfigError(f"backbone {checkpoint.name}: unknown architecture ({first})")
+    return ConfigError(f"backbone {checkpoint.name}: unknown architecture ({reason})")
 
 
 def _model_card(checkpoint: Checkpoint) -> tuple[str, str]:
@@ -173,7 +173,7 @@ def load_checkpoint(checkpoint: Checkpoint, layers: Sequence[int]) -> Checkpoint
             dtype=torch.float32,
         )
     except (ValueError, OSError, RuntimeError) as error:
-        raise _unknown_architecture(checkpoint, str(error)) from None
+        raise _unknown_architecture(checkpoint, f"{REFUSED}{type(error).__name__}") from None
     _refuse_missing(checkpoint, loading)
 
     net = getattr(model, "vision_model", model)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from anodetect.errors import ConfigError
+from anodetect.errors import ConfigError, one_line
 from anodetect.imaging.backbones.table import (
     INSTALL_FEATURES,
     WheelBackbone,
@@ -132,7 +132,7 @@ def from_file(path: Path, layers: Sequence[int]) -> tuple[Trunk, str]:
         trunk = _trunk(safetensors.torch.load(content), layers)
         trunk(torch.zeros(1, 3, 64, 64))
     except (KeyError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = "weights of other shapes" if isinstance(error, RuntimeError) else one_line(error)
         raise ConfigError(f"backbone {path}: not EfficientNet-Lite ({reason})") from None
     return trunk, sha256(content).hexdigest()
 
@@ -146,7 +146,7 @@ def blocks_in(path: Path) -> int:
                 if name.startswith("_blocks."):
                     blocks.add(name.split(".")[1])
     except (OSError, safetensors.SafetensorError) as error:
-        raise ConfigError(f"backbone {path}: no file of safetensors ({error})") from None
+        raise ConfigError(f"backbone {path}: no file of safetensors ({one_line(error)})") from None
     return len(blocks)
 
 

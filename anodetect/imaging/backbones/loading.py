@@ -49,9 +49,9 @@ class Backbone:
         try:
             with torch.inference_mode():
                 layers: list[Tensor] = self.net(torch.zeros(1, 3, side, side, device=where))
-        except RuntimeError as error:
+        except RuntimeError:
             raise ConfigError(
-                f"size: images of {side} pixels are too small for {self.facts.name} ({error})"
+                f"size: images of {side} pixels are too small for {self.facts.name}"
             ) from None
         return sum(layer.shape[1] for layer in layers), max(layer.shape[-1] for layer in layers)
 

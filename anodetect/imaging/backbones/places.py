@@ -9,7 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from anodetect.errors import ConfigError
+from anodetect.errors import ConfigError, one_line
 from anodetect.files import sha256_of, write_atomic
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -43,7 +43,9 @@ def read_lock() -> dict[str, dict[str, Any]]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{file}: not readable ({error}); remove it and get anew") from None
+        raise ConfigError(
+            f"{file}: not readable ({one_line(error)}); remove it and get anew"
+        ) from None
     return content
 
 
