@@ -293,8 +293,10 @@ def is_opaque(alpha: NDArray[Any]) -> bool:
 
 
 def as_float32(array: Array) -> NDArray[np.float32]:
-    """Return values as float32; ImageError if that would lose levels: an integer that it cannot
-    hold, or numbers of 64 bits that lie close together and far from 0."""
+    """Return values as float32; ImageError if they are complex, or if that would lose levels: an
+    integer that it cannot hold, or numbers of 64 bits that lie close together and far from 0."""
+    if array.dtype.kind not in "uifb":
+        raise ImageError(f"values of type {array.dtype}; numbers are expected, such as magnitudes")
     values = np.ascontiguousarray(array, dtype=np.float32)
     if array.dtype.kind in "ui" and array.dtype.itemsize > 2:
         exact = (values.astype(np.float64) == array.astype(np.float64)).all()

@@ -13,6 +13,8 @@ from anodetect.data.records import ANOMALOUS, NORMAL
 from anodetect.errors import DataError, one_line
 from anodetect.files import path_text
 
+REAL_IAD = '"normal_class"'  # in every table of it
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -67,8 +69,12 @@ def _visa(path: Path, category: str) -> Iterator[tuple[str, Entry]]:
 
 
 def _real_iad(path: Path, category: str) -> Iterator[tuple[str, Entry]]:
-    """Yield the images of a category's `train` and `test` lists."""
-    content = json.loads(path.read_text("utf-8"))
+    """Yield the images of a category's `train` and `test` lists; none of another JSON file, which
+    may be called as a folder is."""
+    text = path.read_text("utf-8", errors="replace")
+    if REAL_IAD not in text:
+        return
+    content = json.loads(text)
     normal = content["meta"]["normal_class"]
     for split in ("train", "test"):
         for row in content[split]:

@@ -1,0 +1,31 @@
+"""Inputs that are odd, but not damaged: each is read as what it is, or refused with the reason."""
+
+import numpy as np
+import pytest
+import tifffile
+
+from anodetect.data import readers, scan
+from anodetect.errors import DataError, ImageError
+
+
+def test_complex_numbers_are_no_image(tmp_path):
+    """Their imaginary part was dropped in silence, but for a warning of NumPy."""
+    file = tmp_path / "a.tif"
+    tifffile.imwrite(file, np.full((16, 16), 3 + 4j, np.complex64))
+    with pytest.raises(ImageError, match="values of type complex64; numbers are expected"):
+        readers.read_image(file)
+
+
+@pytest.mark.parametrize("text", ['{"version": 1}', "[1, 2]", "", "no JSON", "\ufeff{}"])
+@pytest.mark.parametrize("place", ["parts.json", "parts/parts.json"])
+def test_a_json_file_called_as_the_folder_is_no_table_of_real_iad(save_png, tmp_path, place, text):
+    save_png("parts/0.png", np.zeros((16, 16), np.uint8))
+    (tmp_path / place).write_text(text)
+    assert [record.id for record in scan.scan(tmp_path / "parts").records] == ["0.png"]
+
+
+def test_a_damaged_table_of_real_iad_is_refused(save_png, tmp_path):
+    save_png("parts/OK/0.png", np.zeros((16, 16), np.uint8))
+    (tmp_path / "parts.json").write_text('{"meta": {"normal_class": "OK"}, "train": [')
+    with pytest.raises(DataError, match="not a table of Real-IAD \\(no JSON, see line 1"):
+        scan.scan(tmp_path / "parts")
