@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tifffile
 
+import anodetect
 from anodetect.data import readers, scan
 from anodetect.errors import DataError, ImageError
 
@@ -29,3 +30,12 @@ def test_a_damaged_table_of_real_iad_is_refused(save_png, tmp_path):
     (tmp_path / "parts.json").write_text('{"meta": {"normal_class": "OK"}, "train": [')
     with pytest.raises(DataError, match="not a table of Real-IAD \\(no JSON, see line 1"):
         scan.scan(tmp_path / "parts")
+
+
+def test_copies_of_one_image_are_not_a_set_of_normals(save_png, tmp_path):
+    """Their one group was learned from, with a warning of scikit-learn about a variance of 0."""
+    for number in range(24):
+        save_png(f"parts/{number}.png", np.arange(256, dtype=np.uint8).reshape(16, 16))
+    with pytest.raises(DataError, match="all 24 normal images are one, pixel by pixel"):
+        anodetect.train(str(tmp_path / "parts"), "pca", tmp_path / "run")
+    assert not (tmp_path / "run").exists()

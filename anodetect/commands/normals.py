@@ -151,7 +151,7 @@ def usable_normals(
     that of `preprocess`, which also learns whether all volumes have fixed units. What is decoded
     goes into `scratch` and `samples`. Raises DataError if a group, the same bytes or the same
     pixels are also among the test files that the data set names, if volumes lie in different
-    planes, or if nothing can be read.
+    planes, if nothing can be read, or if all images are the same.
     """
     normals = dataset.training()
     left_out = [LeftOut(each.name, each.reason) for each in dataset.problems]
@@ -185,6 +185,8 @@ def usable_normals(
         raise DataError(f"{dataset.root}: no readable normal image among {len(normals)}{reason}")
 
     usable, copies = split.merge_duplicates(usable, [pixels[record.id] for record in usable])
+    if copies and len(usable) == copies + 1:
+        raise DataError(f"{dataset.root}: all {len(usable)} normal images are one, pixel by pixel")
     if copies:
         reporter.warn(
             f"{copies} images are exact copies of others, pixel by pixel; copies stay on one side "
