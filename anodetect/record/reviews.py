@@ -427,8 +427,7 @@ def read(file: Path) -> list[Review]:
             connection.row_factory = sqlite3.Row
             return _read(connection)
     except (sqlite3.Error, TypeError, ValueError, OverflowError) as error:
-        is_shape = isinstance(error, ValidationError)
-        reason = first_problem(error) if is_shape else one_line(error)
+        reason = first_problem(error) if isinstance(error, ValidationError) else one_line(error)
         raise RunError(
             f"{file}: the reviews cannot be read ({reason}); put back a copy from a backup, or "
             "close the program that holds the file"
