@@ -264,14 +264,6 @@ def test_pixel_metrics_against_references():
     assert got["dice_best"] == pytest.approx(max(dice), abs=2e-3)
 
 
-def test_dice_at_threshold():
-    maps, masks = pictures()
-    above = [m > 1.0 for m in maps]
-    both = sum((a & m).sum() for a, m in zip(above, masks, strict=True))
-    expected = 2 * both / (sum(a.sum() for a in above) + sum(m.sum() for m in masks))
-    assert measured(maps, masks).dice_at(1.0) == pytest.approx(expected, abs=3e-3)
-
-
 def test_pixels_that_were_not_scored_do_not_count():
     maps, masks = pictures()
     holes = [m.copy() for m in maps]
@@ -295,7 +287,6 @@ def test_bins_are_in_the_order_of_the_values():
 def test_pixel_metrics_of_one_class_are_nan():
     curves = measured([np.zeros((8, 8), np.float32)], [np.zeros((8, 8), bool)])
     assert all(math.isnan(value) for value in curves.measure().values())
-    assert math.isnan(curves.dice_at(0.5))
 
 
 def test_pixel_intervals_hold_the_value():

@@ -357,15 +357,6 @@ class PixelCurves:
             "dice_best": float((2 * positive / (positive + negative + positive[-1])).max()),
         }
 
-    def dice_at(self, threshold: float) -> float:
-        """Return the Dice coefficient of the pixels above a threshold, over all images together."""
-        above = self.edges > threshold
-        positive, negative = self.anomalous.sum(0), self.normal.sum(0)
-        if positive.sum() == 0:
-            return float("nan")
-        found = positive[above].sum()
-        return float(2 * found / (found + negative[above].sum() + positive.sum()))
-
     def intervals(self, *, resamples: int = PIXEL_RESAMPLES, seed: int = 0) -> dict[str, Interval]:
         """Return `measure` with percentile intervals over resampled groups."""
         values, count = self.measure(), self.normal.shape[0]
