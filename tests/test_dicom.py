@@ -741,6 +741,79 @@ def test_bad_series_are_refused_with_the_reason(tmp_path, monkeypatch, name):
     assert "\n" not in read(tmp_path).error
 
 
+NOT_DESCRIBED = {
+    "PhotometricInterpretation": ("PhotometricInterpretation", None, "is missing"),
+    "SamplesPerPixel": ("SamplesPerPixel", None, "is missing"),
+    "BitsStored": ("BitsStored", None, "is missing"),
+    "PixelRepresentation": ("PixelRepresentation", None, "is missing"),
+    "more bits": ("BitsStored", 20, "20 bits stored of 16"),
+    "unknown colours": ("PhotometricInterpretation", "HSV", "is none of MONOCHROME1, "),
+    "colours": ("SamplesPerPixel", 4, "MONOCHROME2 with 4 samples per pixel; it has 1"),
+    "no palette": ("PhotometricInterpretation", "PALETTE COLOR", "without RedPaletteColor"),
+}
+
+
+@pytest.mark.parametrize("name", NOT_DESCRIBED)
+def test_pixels_that_are_not_described_are_refused_with_the_reason(tmp_path, name):
+    tag, value, reason = NOT_DESCRIBED[name]
+    write_series(tmp_path / "s", voxels(), **{tag: value})
+    assert reason in read(tmp_path).error
+
+
+def test_compressed_pixels_that_are_cut_off_are_refused_with_the_reason(tmp_path):
+    stored = voxels((64, 64), np.uint16)
+    made = instance(stored, syntax=JPEGLSLossless)
+    whole = imagecodecs.jpegls_encode(stored)
+    made.PixelData = encapsulate([whole[: len(whole) // 2]])
+    made["PixelData"].is_undefined_length = True
+    made.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    assert read(tmp_path).error == "compressed pixels that are damaged or cut off"
+
+
+@pytest.mark.parametrize(
+    "tags", [{"RescaleSlope": None}, {"RescaleSlope": ""}, {"RescaleIntercept": ""}]
+)
+def test_half_a_rescale_is_none(tmp_path, tags):
+    both = {"RescaleSlope": 2, "RescaleIntercept": -1024}
+
+    def change(number, made):
+        for tag, value in (both | tags).items():
+            setattr(made, tag, value or None)
+
+    array = voxels((9, 12, 14), np.uint16)
+    write_series(tmp_path / "mr", array, change=change)
+    write_series(tmp_path / "ct", array, change=change, Modality="CT")
+    assert np.array_equal(read(tmp_path / "mr").volume.source.voxels[0], array)
+    assert "no Hounsfield units" in read(tmp_path / "ct").error
+
+
+def test_a_modality_lut_may_begin_at_the_lowest_value_there_is(tmp_path):
+    table = Dataset()
+    table.add_new("LUTDescriptor", "SS", [0, -(2**15), 16])  # of 2**16 entries
+    table.ModalityLUTType = "US"
+    table.add_new("LUTData", "OW", np.arange(2**16, dtype="<u2")[::-1].tobytes())
+    array = voxels()
+    write_series(tmp_path / "s", array, ModalityLUTSequence=Sequence([table]))
+    assert np.array_equal(read(tmp_path).volume.source.voxels[0], 2**15 - 1 - array.astype(float))
+
+
+@pytest.mark.parametrize("what", ["PatientID", "IssuerOfPatientID", "StudyInstanceUID"])
+def test_images_of_several_patients_or_studies_are_no_volume(tmp_path, what):
+    """Also if a program gave all of them the same series, and they lie side by side."""
+    array = voxels()
+
+    def change(number, made):
+        setattr(made, what, "1.2.3.99" if number > 4 else "1.2.3.98")
+
+    write_series(tmp_path, array, change=change)
+    found = scan.scan(tmp_path).records
+    assert [len(each.files) for each in found] == [5, 4]
+    assert [each.files for each in found] == [series_of(each.path) for each in found]
+    assert what == "StudyInstanceUID" or found[0].group != found[1].group
+    first = load(found[0], Preprocess(PreprocessConfig(least_foreground=0))).volume.source
+    assert np.array_equal(first.voxels[0], array[:5])
+
+
 @pytest.mark.parametrize(
     "tag", ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope"]
 )

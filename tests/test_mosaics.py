@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
+from pydicom.dataset import Dataset
 from test_dicom import instance, own_key
 
 from anodetect.data import scan
@@ -195,3 +196,68 @@ def test_a_map_of_a_mosaic_has_its_slices_and_places(tmp_path):
         number = round(float((np.linalg.inv(affine) @ (*place, 1))[0]))
         assert np.allclose(place, affine[:3, 3] + number * affine[:3, 0], atol=1e-3)
         assert np.array_equal(frame, expected[number])
+
+
+def united(stored, *, places=True, **tags):
+    """A file of United Imaging of slices [K, R, C] side by side, in as many rows as needed, that
+    lists the place of each."""
+    down = -(-COUNT // SIDE) - 1  # of 6 slices 2 rows of 3
+    count = down * SIDE
+    tiles = stored[:count].reshape(down, SIDE, ROWS, COLUMNS).swapaxes(1, 2)
+    kind = {"ImageType": ["ORIGINAL", "PRIMARY", "M", "VFRAME"]}
+    made = instance(tiles.reshape(down * ROWS, SIDE * COLUMNS).copy(), number=0, **kind | tags)
+    block = made.private_block(0x65, "Image Private Header", create=True)
+    items = []
+    for number in range(count if places else 0):
+        items.append(Dataset())
+        items[-1].ImagePositionPatient = instance(stored[0], number=number).ImagePositionPatient
+    block.add_new(0x51, "SQ", items)
+    return made, count
+
+
+def test_a_mosaic_that_lists_the_place_of_each_slice_is_the_series_of_these_slices(tmp_path):
+    stored = volume()
+    made, count = united(stored)
+    for name in ("mosaic", "slices"):
+        (tmp_path / name).mkdir()
+    made.save_as(tmp_path / "mosaic/a.dcm", enforce_file_format=True)
+    for number in range(count):
+        one = instance(stored[number], number=number)
+        one.save_as(tmp_path / f"slices/{number}.dcm", enforce_file_format=True)
+    found, expected = (read(tmp_path / name).volume.source for name in ("mosaic", "slices"))
+    assert np.array_equal(found.voxels, expected.voxels) and len(found.voxels[0]) == count
+    assert np.allclose(found.affine, expected.affine, atol=1e-6)
+
+
+def no_list():
+    return united(volume(), places=False)[0]
+
+
+def named_by_software_xa(nested):
+    """A file whose image type hides that it is a mosaic: only a private attribute says it, of the
+    file or in its functional group."""
+    made = mosaic(volume(), private=None, ImageType=["ORIGINAL", "PRIMARY", "M", "NONE"])
+    group = made
+    if nested:
+        made.PerFrameFunctionalGroupsSequence = [Dataset()]
+        outer = made.PerFrameFunctionalGroupsSequence[0]
+        group = Dataset()
+        outer.private_block(0x21, "SIEMENS MR SDI 02", create=True).add_new(0xFE, "SQ", [group])
+    block = group.private_block(0x21, "SIEMENS MR SDI 02", create=True)
+    block.add_new(0x75, "CS", ["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"])
+    return made
+
+
+HIDDEN = {
+    "file": lambda: named_by_software_xa(nested=False),
+    "group": lambda: named_by_software_xa(nested=True),
+    "no list": no_list,
+}
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_a_mosaic_that_does_not_call_itself_one_is_no_picture(tmp_path, name):
+    HIDDEN[name]().save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    failed = read(tmp_path)
+    assert isinstance(failed, Failed)
+    assert "private header that says how many there are" in failed.error

@@ -8,16 +8,18 @@ import pytest
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from test_dicom import instance, read, write_series
 
-from anodetect.data import dicom
+from anodetect.data import dicom, scan
 from anodetect.data.volumes import decode_nifti
 from anodetect.errors import ImageError
 from anodetect.imaging.padding import padding_as_air
 from anodetect.imaging.preprocess import Preprocess, PreprocessConfig
+from anodetect.model.loading import load
 
 N = 72
 ROWS, COLUMNS = np.mgrid[:N, :N] - N / 2
 BODY = (ROWS**2 / 1.4 + COLUMNS**2) < (N * 0.33) ** 2
 LUNGS = ((ROWS - 9) ** 2 + COLUMNS**2 < 60) | ((ROWS + 9) ** 2 + COLUMNS**2 < 60)
+RNG = np.random.default_rng(0)
 CIRCLE = ROWS**2 + COLUMNS**2 < (N * 0.49) ** 2
 
 
@@ -121,6 +123,28 @@ def test_dicom_says_which_value_is_padding(tmp_path, stored_pad, tags, modality,
     if modality == "CT":
         usual = read(write_series(tmp_path / "b", chest(-1000), Modality="CT", **rescale)).volume
         assert np.abs(found.volume.share - usual.share).max() < 0.01
+
+
+@pytest.mark.parametrize("limit", [None, -8000.0])
+@pytest.mark.parametrize("kind", ["Float", "DoubleFloat"])
+def test_padding_of_floats_becomes_the_lowest_of_the_others(tmp_path, kind, limit):
+    stored = RNG.normal(size=(9, 12, 14)).astype("<f4" if kind == "Float" else "<f8")
+    inner = stored[:, 3:].astype(np.float32)
+    stored[:, :2], stored[:, 2] = -9999, -9999 if limit is None else -8500
+    for number, plane in enumerate(stored):
+        made = instance(np.zeros(plane.shape, "<u2"), number=number)
+        for tag in ("PixelData", "BitsStored", "HighBit", "PixelRepresentation"):
+            delattr(made, tag)
+        made.BitsAllocated = 8 * stored.itemsize
+        setattr(made, f"{kind}PixelData", plane.tobytes())
+        setattr(made, f"{kind}PixelPaddingValue", -9999.0)
+        if limit is not None:
+            setattr(made, f"{kind}PixelPaddingRangeLimit", limit)
+        made.save_as(tmp_path / f"{number}.dcm", enforce_file_format=True)
+    (record,) = scan.scan(tmp_path).records
+    found = load(record).volume.source.voxels[0]
+    assert np.array_equal(found[:, 3:], inner)
+    assert (found[:, :3] == inner.min()).all()
 
 
 def test_padding_of_an_inverted_radiograph_is_dark():

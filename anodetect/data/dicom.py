@@ -16,7 +16,6 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pydicom
@@ -25,8 +24,6 @@ from pydicom import config as pydicom_config
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_partial
-from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
-from pydicom.pixels.utils import get_expected_length
 from pydicom.tag import BaseTag
 from pydicom.uid import (
     UID,
@@ -35,7 +32,6 @@ from pydicom.uid import (
     SegmentationStorage,
 )
 
-from anodetect.data import dicom_codecs
 from anodetect.data.dicom_frames import (
     TOMOGRAPHIC,
     Frame,
@@ -55,6 +51,7 @@ from anodetect.data.dicom_mosaic import (
     slice_header,
     slice_shape,
 )
+from anodetect.data.dicom_pixels import is_coloured, is_rescaled, native, without_padding
 from anodetect.data.dicom_stacks import SAME_PLACE, chosen, normal_of, stacks_of
 from anodetect.data.dicom_views import laterality_of, view_of
 from anodetect.data.formats import DICOM_MAGIC, GZIP
@@ -62,7 +59,7 @@ from anodetect.data.patients import STUDY, names_patient
 from anodetect.data.pseudonyms import PATIENT, pseudonym
 from anodetect.data.reading import AS_IT_IS, Reading
 from anodetect.data.uneven import line_through
-from anodetect.data.volumes import FIXED_UNITS, MAX_VOXELS, Volume, checked
+from anodetect.data.volumes import MAX_VOXELS, Volume, checked
 from anodetect.errors import ImageError
 from anodetect.types import Floats
 
@@ -134,7 +131,6 @@ ALIKE = (
     ("FrameOfReferenceUID", "frames of reference"),
 )
 PIXELS, FIRST_PIXELS = 0x7FE00010, 0x7FE00007  # the last attribute that is read
-PIXEL_TAGS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 # pydicom warns of values that it finds odd but can read: no reason to refuse an image, and nothing
 # for the terminal.
@@ -149,7 +145,8 @@ warnings.filterwarnings("ignore", module=r"pydicom\.")
 class Headline:
     """The part of a header that says whose image a file is and which others belong to it.
 
-    `series` is "" for a file that stands alone. `instance` names the image, whatever file holds it.
+    `series` names what files of one volume have in common, "" for a file that stands alone.
+    `instance` names the image, whatever file holds it.
     `patient` is the patient's identifier, which
     `issuer` gave. Without one it is that of the study or series, "" without any, and with
     `names_patient` False. `frames` is 0 for
@@ -200,7 +197,7 @@ def _headline(path: Path) -> Headline:
     is_image = header.get("Rows") and header.get("SOPClassUID") != SegmentationStorage
     count = int(header.get("NumberOfFrames") or 1) if is_image else 0
     return Headline(
-        series=_series_of(header, count),
+        series=_volume_of(header, count, issuer, patient),
         study=str(header.get("StudyInstanceUID") or ""),
         instance=str(header.get("SOPInstanceUID") or ""),
         issuer=issuer,
@@ -231,9 +228,18 @@ def _place(header: Dataset) -> tuple[float, ...]:
     return (*position.tolist(), *directions.tolist()) if valid else ()
 
 
+def _volume_of(header: Dataset, count: int, issuer: str, patient: str) -> str:
+    """Return what files of one volume have in common: series, study and patient. Some programs give
+    images of several patients the same UID of their series. "" for a file that stands alone."""
+    series = _series_of(header, count)
+    if not series:
+        return ""
+    return "\0".join((series, str(header.get("StudyInstanceUID") or ""), issuer, patient.strip()))
+
+
 def _series_of(header: Dataset, count: int) -> str:
-    """Return what files of one volume have in common: their series, or of multi-frame files the
-    concatenation; "" for a file that stands alone."""
+    """Return the UID of a file's series, or of a multi-frame file its concatenation; "" for a file
+    that stands alone."""
     if count > 1:
         return str(header.get("ConcatenationUID") or "")
     placed = "ImagePositionPatient" in header or header.get("SOPClassUID") in ENHANCED
@@ -420,8 +426,8 @@ def decode(contents: Sequence[bytes], reading: Reading = AS_IT_IS) -> Volume | F
     if not found:
         if len(contents) > 1:
             raise ImageError(f"{len(contents)} images without a place in the patient are no volume")
-        native = _native(parse(contents[0], pixels=True))
-        return _without_padding(np.ascontiguousarray(native[:, 0]))
+        found_pixels = native(parse(contents[0], pixels=True))
+        return without_padding(np.ascontiguousarray(found_pixels[:, 0]))
 
     otherwise = ""
     if len(headers) == 1 and is_pictures(headers[0]):
@@ -460,7 +466,7 @@ def _pictures(content: bytes, header: Dataset) -> Volume:
     """Return the frames of a file as pictures, slices of a volume that has no place in the
     patient."""
     count = frame_count(header)
-    voxels = _without_padding(_native(parse(content, pixels=True)))
+    voxels = without_padding(native(parse(content, pixels=True)))
 
     affine = np.eye(4)[[2, 1, 0, 3]]  # a millimetre from frame to frame
     for tag in ("PixelSpacing", "ImagerPixelSpacing"):
@@ -476,8 +482,8 @@ def _pictures(content: bytes, header: Dataset) -> Volume:
 def _check_hounsfield(header: Dataset, voxels: Floats) -> None:
     """Raise ImageError if a CT neither says how values become Hounsfield units nor has any of
     air."""
-    rescaled = any("RescaleSlope" in each for each in (header, *functional_groups(header)))
-    if not rescaled and "ModalityLUTSequence" not in header and voxels.min() > LEAST_DENSE:
+    rescaled = any(map(is_rescaled, (header, *functional_groups(header))))
+    if not rescaled and not header.get("ModalityLUTSequence") and voxels.min() > LEAST_DENSE:
         raise ImageError(
             "a CT without RescaleSlope and RescaleIntercept whose values are no Hounsfield units "
             f"(from {voxels.min():g} to {voxels.max():g}); correct the header"
@@ -489,7 +495,7 @@ def _voxels(contents: Sequence[bytes], header: Dataset, places: Sequence[Frame])
 
     `header` is that of the first file. Only one file's pixels are in memory beside the result.
     """
-    channels = 3 if _is_coloured(header) else 1
+    channels = 3 if is_coloured(header) else 1
     shape = (channels, len(places), *slice_shape(header))
     if np.prod(shape, dtype=np.float64) > MAX_VOXELS:
         raise ImageError(f"{' × '.join(map(str, shape[1:]))} is more than {MAX_VOXELS} voxels")
@@ -497,11 +503,11 @@ def _voxels(contents: Sequence[bytes], header: Dataset, places: Sequence[Frame])
     voxels = np.empty(shape, np.float32)
     for file in dict.fromkeys(frame.file for frame in places):
         dataset = parse(contents[file], pixels=True)
-        native = apart(_native(dataset), dataset)
+        parts = apart(native(dataset), dataset)
         for slot, frame in enumerate(places):
             if frame.file == file:
-                voxels[:, slot] = native[:, frame.number]
-    return _without_padding(voxels)
+                voxels[:, slot] = parts[:, frame.number]
+    return without_padding(voxels)
 
 
 def _check_alike(headers: Sequence[Dataset]) -> None:
@@ -544,133 +550,3 @@ def _check_apart(places: Sequence[Frame]) -> None:
             f"{double} of {len(places)} images lie at the place of another; "
             "keep one image of each slice"
         )
-
-
-# -- Pixels ----------------------------------------------------------------------------------------
-
-
-def _native(dataset: Dataset) -> Floats:
-    """Return all frames of a file in native units, float32 [C, frames, rows, columns], NaN where
-    the file says that pixels are padding."""
-    syntax: UID | None = dataset.file_meta.get("TransferSyntaxUID")
-    if syntax is None:
-        raise ImageError("no transfer syntax: how its pixels are stored is not said")
-    if not any(name in dataset for name in PIXEL_TAGS):
-        raise ImageError(f"no pixels ({UID(str(dataset.get('SOPClassUID', ''))).name})")
-    decoder = dicom_codecs.plugin(syntax)
-    if not syntax.is_encapsulated and "PixelData" in dataset:
-        _check_length(dataset)
-
-    below = _bits_below(dataset, syntax)
-    if below:
-        dataset.BitsStored = dataset.HighBit + 1
-    try:
-        stored = pixel_array(dataset, decoding_plugin=decoder)
-    except RuntimeError as error:
-        if reason := dicom_codecs.reason_in(error):
-            raise ImageError(reason) from None
-        raise
-    if below:
-        dataset.BitsStored = dataset.HighBit + 1 - below
-        stored = stored >> below
-    if dataset.get("PhotometricInterpretation") == "PALETTE COLOR":
-        stored = apply_color_lut(stored, dataset)
-    count = int(dataset.get("NumberOfFrames") or 1)
-    if _is_coloured(dataset):
-        values = stored.reshape(count, *stored.shape[-3:-1], 3)
-    else:
-        values = stored.reshape(count, *stored.shape[-2:], 1)
-        padding = _padding(values, dataset)
-        if dataset.get("PhotometricInterpretation") == "MONOCHROME1" and not has_unit(dataset):
-            values = _inverted(values, dataset)
-        values = _rescaled(values, dataset)
-        if padding is not None:
-            values = np.where(padding, np.float32(np.nan), values)
-    return np.moveaxis(np.asarray(values, np.float32), -1, 0)
-
-
-def _bits_below(dataset: Dataset, syntax: UID) -> int:
-    """Return how many bits below those of a pixel hold nothing of it. Some headers name a highest
-    bit that pixels do not reach: then what is below is not empty, and 0 is returned."""
-    stored, high = dataset.get("BitsStored"), dataset.get("HighBit")
-    if syntax.is_encapsulated or stored is None or high is None or "PixelData" not in dataset:
-        return 0
-    below, allocated = int(high) + 1 - int(stored), int(dataset.BitsAllocated)
-    if below <= 0 or int(high) >= allocated or allocated not in (8, 16, 32):
-        return 0
-    order = "<" if syntax.is_little_endian else ">"
-    pixels = np.frombuffer(dataset.PixelData, f"{order}u{allocated // 8}")
-    return 0 if (pixels & (2**below - 1)).any() else below
-
-
-def _padding(stored: NDArray[Any], dataset: Dataset) -> NDArray[np.bool_] | None:
-    """Return where stored integers are padding (PixelPaddingValue, PixelPaddingRangeLimit); None if
-    a file does not say, or no pixel is."""
-    value = dataset.get("PixelPaddingValue")
-    if value is None or value == "" or stored.dtype.kind not in "ui":
-        return None
-    limits = np.iinfo(stored.dtype)
-    limit = dataset.get("PixelPaddingRangeLimit")
-    ends = []
-    for end in (value, value if limit is None else limit):
-        # Some write an unsigned number where pixels are signed, or the other way round.
-        number = int(end)
-        size = 2 ** int(dataset.BitsAllocated)
-        number -= size if number > limits.max else 0
-        number += size if number < limits.min else 0
-        ends.append(number)
-
-    found = (stored >= min(ends)) & (stored <= max(ends))
-    return found if found.any() else None
-
-
-def _without_padding(values: Floats) -> Floats:
-    """Return values in which padding, NaN, has become the lowest of the others; ImageError if there
-    are no others."""
-    padding = np.isnan(values)
-    if not padding.any():
-        return values
-    if padding.all():
-        raise ImageError("all pixels are padding (PixelPaddingValue)")
-    values[padding] = np.fmin.reduce(values, axis=None)
-    return values
-
-
-def _is_coloured(header: Dataset) -> bool:
-    """Return whether an image has three channels, directly or by its palette."""
-    if header.get("PhotometricInterpretation") == "PALETTE COLOR":
-        return True
-    return int(header.get("SamplesPerPixel", 1)) == 3
-
-
-def _check_length(dataset: Dataset) -> None:
-    """Raise ImageError if there are not as many bytes of pixels as the header says."""
-    expected = get_expected_length(dataset)
-    if len(dataset.PixelData) not in (expected, expected + expected % 2):
-        raise ImageError(f"{len(dataset.PixelData)} bytes of pixels, {expected} are expected")
-
-
-def has_unit(dataset: Dataset) -> bool:
-    """Return whether values are Hounsfield units, which stay what they are however they are to be
-    shown."""
-    types = {str(each.get("RescaleType", "")) for each in (dataset, *functional_groups(dataset))}
-    return dataset.get("Modality") in FIXED_UNITS or "HU" in types
-
-
-def _inverted(values: NDArray[Any], dataset: Dataset) -> NDArray[Any]:
-    """Return stored values mirrored in the range they may have: the lowest value of MONOCHROME1 is
-    white."""
-    signed, bits = int(dataset.get("PixelRepresentation", 0)), int(dataset.BitsStored)
-    return (-1 if signed else 2**bits - 1) - values.astype(np.int64)
-
-
-def _rescaled(values: NDArray[Any], dataset: Dataset) -> NDArray[Any]:
-    """Return stored values [frames, rows, columns, 1] in native units, frame by frame: a copy of
-    all of them as float64 would be large."""
-    groups = functional_groups(dataset)
-    if not any("RescaleSlope" in group for group in groups):
-        groups = [dataset] * len(values)
-    scaled = np.empty(values.shape, np.float32)
-    for number, group in enumerate(groups):
-        scaled[number] = apply_modality_lut(values[number], group)
-    return scaled

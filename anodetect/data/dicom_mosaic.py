@@ -1,8 +1,11 @@
-"""Siemens mosaics: all slices of a volume side by side in one picture.
+"""Mosaics of Siemens and United Imaging: all slices of a volume side by side in one picture.
 
-How many there are, and on which side of the first one the others lie, stands in a private header
-only (CSA). Without it a mosaic is refused. The place that the file names is that of the corner of a
-slice as large as the whole picture, around the same middle.
+How many slices there are, and where they lie, stands in private attributes only. Without them a
+mosaic is refused.
+
+Siemens' header (CSA) says on which side of the first slice the others lie. The place that the file
+names is that of the corner of a slice as large as the whole picture, around the same middle.
+United Imaging lists the place of each slice.
 """
 
 import math
@@ -12,11 +15,15 @@ from dataclasses import replace
 
 import numpy as np
 from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence as DicomSequence
 
 from anodetect.data.dicom_frames import Frame, frame_of, image_type
 from anodetect.errors import ImageError
 from anodetect.types import Floats
 
+GRID, GRID_CREATOR, PLACES = 0x65, "Image Private Header", 0x51  # of United Imaging
+# Where scanners with software XA say that a picture is a mosaic, if its image type does not.
+XA, XA_CREATORS, XA_TYPE, XA_GROUP = 0x21, ("SIEMENS MR SDI 02", "SIEMENS MR SDS 01"), 0x75, 0xFE
 CSA, CREATOR, IMAGE = 0x29, "SIEMENS CSA HEADER", 0x10  # where the private header stands
 MR, MR_CREATOR, COUNT = 0x19, "SIEMENS MR HEADER", 0x0A  # where some scanners repeat the count
 MOST = 4096  # slices of a volume, and values of the private header
@@ -25,7 +32,8 @@ MOST = 4096  # slices of a volume, and values of the private header
 START, TAG, ITEM = struct.Struct("<I4x"), struct.Struct("<64si4s4xi4x"), struct.Struct("<2i8x")
 SECOND = b"SV10"  # how the second kind of header (CSA2) begins; the first has no such beginning
 Values = Mapping[str, Sequence[float]]
-NO_HEADER = "a mosaic of slices without the private header (CSA) that says"
+NO_PLACE = "no place in the patient (image position, orientation or pixel spacing is missing)"
+NO_HEADER = "a mosaic of slices without the private header that says"
 
 
 def is_mosaic(header: Dataset) -> bool:
@@ -33,31 +41,49 @@ def is_mosaic(header: Dataset) -> bool:
     slices says."""
     if int(header.get("NumberOfFrames") or 1) > 1:
         return False
-    return "MOSAIC" in image_type(header) or _scanners_count(header) > 1
+    kinds = image_type(header)
+    if "MOSAIC" in kinds or "VFRAME" in kinds:
+        return True
+    return _scanners_count(header) > 1 or "MOSAIC" in _scanners_type(header)
 
 
 def mosaic_frames(header: Dataset, file: int) -> list[Frame]:
     """Return the slices of a mosaic, which has the number `file` in its series, as frames of their
     own; ImageError if it does not say where they lie."""
+    count, normal = _count(header), _private_header(header).get("SliceNormalVector", [])
+    listed = _listed(header)
+    if not listed and len(normal) != 3:
+        raise ImageError(f"{NO_HEADER} in which direction they follow each other")
+    if listed:
+        return _listed_frames(header, listed, file)
     whole = frame_of(header, file, 0, header)
     if whole is None:
-        raise ImageError(
-            "no place in the patient (image position, orientation or pixel spacing is missing)"
-        )
-    private = _private_header(header)
-    count, normal = _count(header, private), private.get("SliceNormalVector", [])
-    if len(normal) != 3:
-        raise ImageError(f"{NO_HEADER} in which direction they follow each other")
+        raise ImageError(NO_PLACE)
 
     across = np.cross(whole.directions[:3], whole.directions[3:])
     if abs(np.array(normal) @ across) < 0.99:
         raise ImageError("a mosaic whose slices do not follow each other along their normal")
     step = across * whole.thickness * np.sign(np.array(normal) @ across)
-    side = _side(header, count)
-    spare = np.array([header.Rows, header.Columns]) * (1 - 1 / side) / 2
+    spare = (np.array([header.Rows, header.Columns]) - slice_shape(header)) / 2
     first = whole.position + whole.directions[3:] * spare[0] * whole.spacing[0]
     first = first + whole.directions[:3] * spare[1] * whole.spacing[1]
     return [replace(whole, number=n, position=first + n * step) for n in range(count)]
+
+
+def _listed_frames(header: Dataset, listed: Sequence[Dataset], file: int) -> list[Frame]:
+    """Return the slices of a mosaic whose places it lists."""
+    found = []
+    for number, item in enumerate(listed):
+        own = Dataset()
+        own.update(header)
+        if "ImagePositionPatient" in own:
+            del own.ImagePositionPatient  # of the first slice, or of the picture
+        own.update(item)
+        frame = frame_of(own, file, number, header)
+        if frame is None:
+            raise ImageError(NO_PLACE)
+        found.append(frame)
+    return found
 
 
 def slice_header(header: Dataset, frame: Frame) -> Dataset:
@@ -77,8 +103,8 @@ def slice_shape(header: Dataset) -> tuple[int, int]:
     rows, columns = int(header.get("Rows", 1)), int(header.get("Columns", 1))
     if not is_mosaic(header):
         return rows, columns
-    side = _side(header, _count(header, _private_header(header)))
-    return rows // side, columns // side
+    down, across = _grid(header)
+    return rows // down, columns // across
 
 
 def apart(native: Floats, header: Dataset) -> Floats:
@@ -86,32 +112,72 @@ def apart(native: Floats, header: Dataset) -> Floats:
     other file as they are."""
     if not is_mosaic(header):
         return native
-    count = _count(header, _private_header(header))
-    side = _side(header, count)
+    down, across = _grid(header)
     rows, columns = slice_shape(header)
 
-    tiles = native.reshape(len(native), side, rows, side, columns).transpose(0, 1, 3, 2, 4)
-    return tiles.reshape(len(native), side * side, rows, columns)[:, :count]
+    tiles = native.reshape(len(native), down, rows, across, columns).transpose(0, 1, 3, 2, 4)
+    return tiles.reshape(len(native), down * across, rows, columns)[:, : _count(header)]
 
 
-def _side(header: Dataset, count: int) -> int:
-    """Return how many slices lie in a row and in a column; ImageError if the picture cannot be
+def _grid(header: Dataset) -> tuple[int, int]:
+    """Return how many slices lie below and beside each other; ImageError if the picture cannot be
     divided so."""
-    side = math.ceil(math.sqrt(count))
-    if header.Rows % side or header.Columns % side:
+    count = _count(header)
+    across = math.ceil(math.sqrt(count))
+    down = math.ceil(count / across) if _listed(header) else across
+    if header.Rows % down or header.Columns % across:
         raise ImageError(
             f"a mosaic of {count} slices, but {header.Columns} × {header.Rows} pixels cannot be "
-            f"divided into {side} × {side}"
+            f"divided into {across} × {down}"
         )
-    return side
+    return down, across
 
 
-def _count(header: Dataset, private: Values) -> int:
+def _count(header: Dataset) -> int:
     """Return how many slices a mosaic holds; ImageError if it does not say it."""
-    (found, *_) = [*private.get("NumberOfImagesInMosaic", []), _scanners_count(header)]
+    listed = _listed(header)
+    if listed:
+        return len(listed)
+    named = _private_header(header).get("NumberOfImagesInMosaic", [])
+    (found, *_) = [*named, _scanners_count(header)]
     if not 1 <= found <= MOST:
         raise ImageError(f"{NO_HEADER} how many there are")
     return int(found)
+
+
+def _listed(header: Dataset) -> Sequence[Dataset]:
+    """Return an item for each slice with its place, as United Imaging lists them; () if there are
+    none."""
+    try:
+        items = header.private_block(GRID, GRID_CREATOR)[PLACES].value
+    except KeyError:
+        return ()
+    return items if isinstance(items, DicomSequence) else ()
+
+
+def _scanners_type(header: Dataset) -> Sequence[str]:
+    """Return the values of the image type that scanners with software XA write beside the
+    standard's, into the file or into the first of its functional groups; () without one."""
+    frames = header.get("PerFrameFunctionalGroupsSequence") or ()
+    shared = header.get("SharedFunctionalGroupsSequence") or ()
+    for group in (header, *frames[:1], *shared[:1]):
+        for creator in XA_CREATORS:
+            for inner in (group, *_private(group, creator, XA_GROUP)):
+                found = _private(inner, creator, XA_TYPE)
+                if found:
+                    return [str(value).strip().upper() for value in found]
+    return ()
+
+
+def _private(group: object, creator: str, element: int) -> Sequence[object]:
+    """Return the values of a private attribute of software XA; () without it."""
+    if not isinstance(group, Dataset):
+        return ()
+    try:
+        value = group.private_block(XA, creator)[element].value
+    except KeyError:
+        return ()
+    return [value] if isinstance(value, str) else value or ()
 
 
 def _scanners_count(header: Dataset) -> float:

@@ -4,7 +4,8 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.pixels import apply_voi
 
-from anodetect.data.dicom import Series, has_unit
+from anodetect.data.dicom import Series
+from anodetect.data.dicom_pixels import has_unit, is_rescaled
 from anodetect.data.volumes import Volume
 
 TAIL = 0.01  # share of a table's range of outputs that counts as black, and as white
@@ -92,7 +93,8 @@ def _mirrored(span: Window, header: Dataset) -> Window | None:
         return None
 
     signed, bits = int(header.get("PixelRepresentation", 0)), int(header.BitsStored)
-    slope = float(header.get("RescaleSlope", 1))
-    intercept = float(header.get("RescaleIntercept", 0))
+    slope, intercept = 1.0, 0.0
+    if is_rescaled(header):
+        slope, intercept = float(header.RescaleSlope), float(header.RescaleIntercept)
     whole = slope * (-1 if signed else 2**bits - 1) + 2 * intercept
     return whole - span[1], whole - span[0]
