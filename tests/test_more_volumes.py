@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import re
 import shutil
 import struct
 import sys
@@ -239,6 +240,47 @@ def test_freesurfer_without_directions_is_refused(tmp_path):
     (tmp_path / "a.mgh").write_bytes(content)
     with pytest.raises(ImageError, match="more than"):
         decoded(tmp_path / "a.mgh")
+
+
+BAD_TYPE, CUT = struct.pack(">i", 77), slice(None, -99)
+
+
+def test_damaged_pairs_and_freesurfer_are_refused_with_the_reason(tmp_path):
+    nib.save(nib.MGHImage(VOXELS.astype(np.float32), AFFINE), tmp_path / "a.mgh")
+    content = (tmp_path / "a.mgh").read_bytes()
+    (tmp_path / "a.mgh").write_bytes(content[:20] + BAD_TYPE + content[24:])
+    (tmp_path / "b.mgh").write_bytes(content[CUT])
+    nib.save(nib.AnalyzeImage(VOXELS, AFFINE), tmp_path / "c.hdr")
+    (tmp_path / "c.img").write_bytes((tmp_path / "c.img").read_bytes()[CUT])
+    for name, reason in (("a.mgh", "type (code 77)"), ("b.mgh", "too early"), ("c.hdr", "too ea")):
+        with pytest.raises(ImageError, match=re.escape(reason)):
+            decoded(tmp_path / name)
+
+
+@pytest.mark.parametrize("encoding", ["raw", "gzip"])
+def test_an_nrrd_of_too_few_voxels_is_refused_with_the_reason(tmp_path, encoding):
+    few = BODY[CUT] if encoding == "raw" else gzip.compress(BODY[CUT])
+    with pytest.raises(ImageError, match="not as many voxels as its header says"):
+        decoded(nhdr(tmp_path, "a.raw", body=few, encoding=encoding))
+
+
+META = "ObjectType = Image\nNDims = 3\nElementSpacing = {1}\nTransformMatrix = {2}\nDimSize = {0}\n"
+BAD_META = {
+    "sides": (("9 ten 12", "1 1 1", "1 0 0 0 1 0 0 0 1"), "DimSize is not whole numbers"),
+    "spacing": (("9 10 12", "0 1 1", "1 0 0 0 1 0 0 0 1"), "a voxel spacing of zero"),
+    "directions": (("9 10 12", "1 1 1", "0 0 0 0 0 0 0 0 0"), r"\(TransformMatrix\)"),
+    "voxels": (("9 10 13", "1 1 1", "1 0 0 0 1 0 0 0 1"), "not as many voxels as its header"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_META)
+def test_a_metaimage_that_cannot_be_read_is_refused_with_the_reason(tmp_path, name):
+    pytest.importorskip("SimpleITK")
+    fields, reason = BAD_META[name]
+    end = "ElementType = MET_SHORT\nElementDataFile = LOCAL\n"
+    (tmp_path / "a.mha").write_bytes((META.format(*fields) + end).encode() + BODY)
+    with pytest.raises(ImageError, match=reason):
+        decoded(tmp_path / "a.mha")
 
 
 def test_metaimage_names_what_to_install(tmp_path, monkeypatch):

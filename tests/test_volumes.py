@@ -358,7 +358,27 @@ def bad_volumes(folder):
             "the same value, 3",
         ),
         "truncated.nii.gz": (packed[: len(packed) // 2], "damaged or unreadable"),
-        "cut.nii": (plain[:-100], "damaged or unreadable"),
+        "sum.nii.gz": (packed[:-8] + bytes(4) + packed[-4:], "its compression is damaged"),
+        "unended.nii.gz": (packed[:-3], "it ends too early"),
+        "cut.nii": (plain[:-100], "damaged or unreadable (it ends too early)"),
+        "offset.nii": (header_with(plain, 108, np.zeros(1, np.float32)), "begin at byte 0, inside"),
+        "offset2.nii": (
+            header_with(nib.Nifti2Image(array, np.eye(4)).to_bytes(), 168, np.array([352])),
+            "begin at byte 352, inside",
+        ),
+        "bits.nii": (header_with(plain, 70, np.ones(2, np.int16)), "an unknown type (code 1)"),
+        "type.nii": (header_with(plain, 70, np.full(2, 999, np.int16)), "type (code 999)"),
+        "slope.nii": (header_with(plain, 112, np.full(2, np.inf, np.float32)), "is no number"),
+        "inter.nii": (
+            header_with(plain, 112, np.array([2, np.nan], np.float32)),
+            "is no number",
+        ),
+        "quaternion.nii": (
+            header_with(
+                header_with(plain, 252, np.array([1, 0], np.int16)), 256, np.ones(3, np.float32)
+            ),
+            "the quaternion of its qform is no rotation",
+        ),
         "empty.nii.gz": (b"", "the file is empty"),
         "text.nii": (b"no volume at all" * 40, "not a NIfTI file"),
         "spacing.nii": (
@@ -391,7 +411,7 @@ def bad_volumes(folder):
             save_nifti(folder / "x.nii", flat((9, 5, 5)), np.eye(4)).read_bytes(),
             "slices of 9 × 5 pixels",
         ),
-        "text.nrrd": (b"NRRD0004\nno header", "damaged or unreadable"),
+        "text.nrrd": (b"NRRD0004\nno header", "not the header of an NRRD"),
     }
 
 

@@ -2,6 +2,7 @@
 
 import re
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +39,15 @@ def decode_metaimage(content: bytes, component: int | None = None, data: bytes =
     fields = _fields(content)
     if DATA_FILE not in fields or "DimSize" not in fields:
         raise ImageError("not a MetaImage (no DimSize or ElementDataFile)")
-    sides = tuple(int(side) for side in fields["DimSize"].split())
-    channels = int(fields.get("ElementNumberOfChannels", "1"))
+    sides = _whole_numbers(fields, "DimSize")
+    (channels,) = _whole_numbers(fields, "ElementNumberOfChannels") or (1,)
     shape = volume_shape((*sides, channels) if len(sides) > 2 else (*sides, 1, channels), component)
 
     with tempfile.TemporaryDirectory() as folder:
-        image = sitk.ReadImage(str(_written(Path(folder), content, data)))
+        try:
+            image = sitk.ReadImage(str(_written(Path(folder), content, data)))
+        except RuntimeError as error:
+            raise ImageError(_reason_in(error)) from None
     array = np.asarray(sitk.GetArrayFromImage(image))
     array = array[..., None] if channels == 1 else array
     reversed_axes = np.moveaxis(array, -1, 0).T  # the first side first, channels last
@@ -63,6 +67,24 @@ def _fields(content: bytes) -> dict[str, str]:
         if name == DATA_FILE:
             break
     return fields
+
+
+def _whole_numbers(fields: Mapping[str, str], name: str) -> tuple[int, ...]:
+    """Return the whole numbers of a field, () without it; ImageError if they are none."""
+    try:
+        return tuple(int(part) for part in fields.get(name, "").split())
+    except ValueError:
+        raise ImageError(f"{name} is not whole numbers; correct the header") from None
+
+
+def _reason_in(error: RuntimeError) -> str:
+    """Return what ITK's error means, which may quote the file."""
+    said = str(error).lower()
+    if "spacing" in said:
+        return "a voxel spacing of zero; correct the header"
+    if "direction" in said:
+        return "directions that are none (TransformMatrix); correct the header"
+    return "damaged, or not as many voxels as its header says"
 
 
 def _written(folder: Path, content: bytes, data: bytes) -> Path:

@@ -40,7 +40,7 @@ def decode_nrrd(content: bytes, component: int | None = None) -> Volume:
     """Return the volume in the bytes of an NRRD file with its data inside; vectors along the first
     or last axis count as components."""
     stream = io.BytesIO(content)
-    header = nrrd.read_header(stream)
+    header = _header(stream)
     if any(field in header for field in DATA_FIELDS):
         raise ImageError(
             "its data lie in another file; call it .nhdr, or convert to one file with the data "
@@ -62,12 +62,20 @@ def nhdr_data(path: Path, content: bytes) -> str:
 
 def decode_nhdr(content: bytes, component: int | None = None, data: bytes = b"") -> Volume:
     """Return the volume of an NRRD header whose data lie in another file."""
-    header = nrrd.read_header(io.BytesIO(content))
+    header = _header(io.BytesIO(content))
     if not any(field in header for field in DATA_FIELDS):
         raise ImageError("it names no data file; a file with the data inside is called .nrrd")
     for field in DATA_FIELDS:
         header.pop(field, None)  # pynrrd would look for the file
     return _volume(header, content, data, component)
+
+
+def _header(stream: io.BytesIO) -> Any:
+    """Return an NRRD header; ImageError if it is none."""
+    try:
+        return nrrd.read_header(stream)
+    except (nrrd.NRRDError, ValueError):
+        raise ImageError("not the header of an NRRD, or a value in it is none") from None
 
 
 def _volume(header: Any, text: bytes, body: bytes, component: int | None) -> Volume:
@@ -79,7 +87,10 @@ def _volume(header: Any, text: bytes, body: bytes, component: int | None) -> Vol
     volume_shape((*in_space, *others), component)
     _check_inflated(header, body, sizes)
 
-    array = np.moveaxis(nrrd.read_data(header, io.BytesIO(body)), axes, (0, 1, 2))
+    try:
+        array = np.moveaxis(nrrd.read_data(header, io.BytesIO(body)), axes, (0, 1, 2))
+    except (nrrd.NRRDError, ValueError):
+        raise ImageError("damaged, or not as many voxels as its header says") from None
     if array.dtype.kind not in "uif":
         raise ImageError(f"values of type {array.dtype}; numbers are expected")
     sides = array.shape[:3]

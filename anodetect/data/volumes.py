@@ -17,6 +17,8 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.freesurfer.mghformat import data_type_codes
+from nibabel.spatialimages import HeaderDataError
 
 from anodetect.data.formats import GZIP
 from anodetect.data.geometry import FLIP_XY, Affine, Geometry, along, check_affine
@@ -91,12 +93,39 @@ def _nifti(
             "neither qform nor sform says how the volume lies in the patient; set one of them"
         )
 
+    _check_header(header, is_single="n+" in str(header["magic"]))
+
     image = _opened(kind, streams)
     array = _voxels(image.dataobj, shape, component)
+    _check_sum(streams["image"])
     unit = NIFTI_UNITS.get(int(header["xyzt_units"]) & 7, 1.0)
     affine = FLIP_XY @ np.diag([unit, unit, unit, 1.0]) @ _with_thickness(image.affine)
     volume = Volume(array, affine, origin=image.header)
     return volume if holes else checked(volume)
+
+
+def _check_header(header: Any, *, is_single: bool) -> None:
+    """Raise ImageError if a NIfTI header says nothing valid of its values, of where they stand, or
+    of its directions. In a single file they stand behind the header and four more bytes."""
+    try:
+        size = header.get_data_dtype().itemsize
+    except (HeaderDataError, KeyError):
+        size = 0
+    if not size:
+        raise ImageError(f"values of an unknown type (code {int(header['datatype'])})")
+    slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
+    if np.isinf(slope) or (np.isfinite(slope) and not np.isfinite(inter)):
+        raise ImageError("scl_slope or scl_inter is no number; correct the header")
+
+    start, least = float(header["vox_offset"]), int(header["sizeof_hdr"]) + 4
+    if is_single and not start >= least:
+        raise ImageError(
+            f"voxels that begin at byte {start:g}, inside the header; correct vox_offset"
+        )
+    try:
+        header.get_best_affine()
+    except ValueError:
+        raise ImageError("the quaternion of its qform is no rotation; correct the header") from None
 
 
 def _opened(kind: Any, streams: Mapping[str, Any]) -> Any:
@@ -170,15 +199,19 @@ def decode_mgh(content: bytes, component: int | None = None) -> Volume:
     start = stream.read(MGH_START.size)
     if len(start) < MGH_START.size:
         raise ImageError("damaged or unreadable (it ends too early)")
-    version, *sides, frames, _, _, placed = MGH_START.unpack(start)
+    version, *sides, frames, code, _, placed = MGH_START.unpack(start)
     if version != 1:
         raise ImageError("not an MGH file")
+    if code not in data_type_codes.value_set("code"):
+        raise ImageError(f"values of an unknown type (code {code})")
     shape = volume_shape((*sides, frames), component)
     if placed != 1:
         raise ImageError("it does not say how the volume lies in the patient (no RAS directions)")
 
     image = _opened(nib.MGHImage, {"image": stream})
-    return checked(Volume(_voxels(image.dataobj, shape, component), FLIP_XY @ image.affine))
+    array = _voxels(image.dataobj, shape, component)
+    _check_sum(stream)
+    return checked(Volume(array, FLIP_XY @ image.affine))
 
 
 # -- What they have in common ----------------------------------------------------------------------
@@ -188,6 +221,17 @@ def _inflated(content: bytes) -> Any:
     """Return a stream of a file's bytes, decompressed where they are gzipped."""
     stream = io.BytesIO(content)
     return gzip.GzipFile(fileobj=stream) if content.startswith(GZIP) else stream
+
+
+def _check_sum(stream: Any) -> None:
+    """Raise BadGzipFile if a compressed stream that has been read to its end holds other bytes than
+    were compressed. What stands behind it does not matter."""
+    try:
+        stream.read(1)
+    except gzip.BadGzipFile as error:
+        if str(error).startswith("Not a gzipped file"):
+            return
+        raise
 
 
 def _header_size(stream: Any) -> int:
@@ -224,7 +268,17 @@ def volume_shape(shape: tuple[int, ...], component: int | None) -> tuple[int, in
 
 
 def _voxels(proxy: Any, shape: tuple[int, int, int], component: int | None) -> Floats:
-    """Return the voxels of an array proxy [1, I, J, K]; of colours [3, I, J, K]."""
+    """Return the voxels of an array proxy [1, I, J, K]; of colours [3, I, J, K]. EOFError if there
+    are not as many."""
+    try:
+        return _array(proxy, shape, component)
+    except gzip.BadGzipFile:
+        raise
+    except OSError:  # so nibabel says that it read fewer bytes
+        raise EOFError from None
+
+
+def _array(proxy: Any, shape: tuple[int, int, int], component: int | None) -> Floats:
     if proxy.dtype.names:  # RGB24, RGBA32
         array = np.asarray(proxy.get_unscaled()).reshape(*shape, -1, order="F")[..., component or 0]
         return np.stack([array[name] for name in ("R", "G", "B")]).astype(np.float32)
