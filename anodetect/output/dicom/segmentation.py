@@ -63,6 +63,7 @@ def segmentation(
         **device(),
     )
     source.carry_loss(dataset)
+    source.carry_side(dataset)
     return dataset
 
 
@@ -94,6 +95,7 @@ def marked_segmentation(inside: NDArray[np.bool_], source: SourceHeaders) -> Dat
         **device(),
     )
     source.carry_loss(dataset)
+    source.carry_side(dataset)
     return dataset
 
 

@@ -106,6 +106,13 @@ class SourceHeaders:
             return
 
 
+    def carry_side(self, dataset: Dataset) -> None:
+        """Let the series of a file say which of two sides of the body it shows, if the source
+        does."""
+        if self.laterality in ("L", "R"):
+            dataset.Laterality = self.laterality
+
+
 def image_header(header: Dataset, pseudonym: str) -> SourceHeaders:
     """Return the header of an image as that of a source."""
     return SourceHeaders([_named(header, pseudonym)], {}, *_series_and_side([header]))
@@ -138,7 +145,9 @@ def _series_and_side(headers: Iterable[Dataset]) -> tuple[int, str]:
     for header in headers:
         number = max(number, _whole(header.get("SeriesNumber")))
         side = side or str(header.get("ImageLaterality") or header.get("Laterality") or "")
-        for group in header.get("SharedFunctionalGroupsSequence") or ():
+        shared = header.get("SharedFunctionalGroupsSequence") or ()
+        frames = header.get("PerFrameFunctionalGroupsSequence") or ()
+        for group in (*shared[:1], *frames[:1]):
             for anatomy in group.get("FrameAnatomySequence") or ():
                 side = side or str(anatomy.get("FrameLaterality") or "")
     return number, side if side in SIDES else ""
