@@ -1,6 +1,7 @@
 """To and from an archive: against Orthanc with its DICOMweb plugin and dcmtk's dcmqrscp, which are
 programs of the distribution."""
 
+import asyncio
 import csv
 import json
 import os
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from ipaddress import ip_address
@@ -174,6 +175,38 @@ def own_certificate(folder):
     return folder / "cert.pem", folder / "key.pem"
 
 
+async def relay(reader, writer):
+    """Send on what arrives, until it ends."""
+    with suppress(OSError):
+        while part := await reader.read(2**16):
+            writer.write(part)
+            await writer.drain()
+    writer.close()
+
+
+@contextmanager
+def behind_tls(port, certificate, key):
+    """A port of a web server that speaks TLS and passes on to what listens on `port`."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+
+    async def passed_on(reader, writer):
+        inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.gather(relay(reader, inner_writer), relay(inner_reader, writer))
+
+    loop = asyncio.new_event_loop()
+    starting = asyncio.start_server(passed_on, "127.0.0.1", 0, ssl=context)
+    server = loop.run_until_complete(starting)
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        loop.call_soon_threadsafe(server.close)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+
+
 class Orthanc:
     """An archive that runs and wants a password: its addresses by both protocols, and what it
     has."""
@@ -204,7 +237,8 @@ class Orthanc:
 
 @pytest.fixture(scope="module")
 def orthanc(tmp_path_factory):
-    """Orthanc; the environment has its password. (By TLS the one of Debian 12 crashes.)"""
+    """Orthanc; the environment has its password. (By TLS the one of Debian 12 crashes, so that a
+    server in front of it speaks TLS: `behind_tls`.)"""
     folder = tmp_path_factory.mktemp("orthanc")
     http, dicom, own = free_port(), free_port(), free_port()
     settings = {
@@ -610,6 +644,30 @@ def test_the_certificate_of_a_web_archive_is_checked(tmp_path):
     finally:
         server.shutdown()
         server.server_close()
+
+
+@needs_orthanc
+def test_an_archive_with_a_certificate_of_its_own_hands_out_and_takes(orthanc, run, tmp_path):
+    certificate, key = own_certificate(tmp_path)
+    trusting = pacs.own_side(tls=(None, None, certificate))
+    _, files = write_scan(tmp_path / "in", 61, SeriesDescription="Tagged tls")
+    orthanc.add(files)
+    out, scores = tmp_path / "out", tmp_path / "scores"
+    with behind_tls(int(orthanc.root.rpartition(":")[2]), certificate, key) as port:
+        url = f"https://127.0.0.1:{port}/dicom-web"
+        with pytest.raises(ArchiveError, match="certificate is not trusted"):
+            pacs.pull(url, out)
+        pulled = pacs.pull(url, out, description="*tls", own=trusting)
+        assert (pulled.series, pulled.fetched, pulled.missing) == (1, SLICES, 0)
+
+        anodetect.score(run, [str(out)], scores, heatmaps=["dicom"], keep_identifiers=True)
+        with pytest.raises(ArchiveError, match="certificate is not trusted"):
+            pacs.push(scores, url)
+        pushed = pacs.push(scores, url, own=trusting)
+    assert pushed.pushed == len(list(scores.rglob("*.dcm"))) >= 3
+    study = str(pydicom.dcmread(files[0]).StudyInstanceUID)
+    there = {modality for modality, own, _ in orthanc.series() if own == study}
+    assert there == {"CT", "RWV", "SEG", "SR"}
 
 
 @needs_dcmtk
