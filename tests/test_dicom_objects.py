@@ -278,7 +278,9 @@ def test_loss_and_side_are_carried_over(of, pseudonym, tmp_path):
     if "map" in files:
         shared = files["map"].SharedFunctionalGroupsSequence[0]
         assert shared.FrameAnatomySequence[0].FrameLaterality == "L"
-        assert files["mask"].Laterality == "L"
+        (segment, *_) = files["mask"].SegmentSequence
+        (side,) = segment.AnatomicRegionSequence[0].AnatomicRegionModifierSequence
+        assert (side.CodeValue, side.CodeMeaning) == ("7771000", "Left")
     else:
         assert files["picture"].Laterality == "L"
     other = of(tmp_path / "2", pseudonym=pseudonym)

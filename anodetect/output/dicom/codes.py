@@ -18,6 +18,11 @@ AREA = ("42798000", "SCT", "Area")
 SQUARE, PIXELS = ("mm2", "UCUM", "square millimeter"), ("{pixels}", "UCUM", "pixels")
 ILLUSTRATION = ("121200", "DCM", "Illustration of ROI")
 SOURCE_IMAGE = ("121322", "DCM", "Source image for image processing operation")
+SIDES = {
+    "L": ("7771000", "SCT", "Left"),
+    "R": ("24028007", "SCT", "Right"),
+    "B": ("51440002", "SCT", "Right and left"),
+}
 SPATIAL_CONCEPT = ("309825002", "SCT", "Spatial and Relational Concept")
 # How a header was de-identified: all is removed but UIDs.
 DEIDENTIFIED = (

@@ -63,7 +63,7 @@ def segmentation(
         **device(),
     )
     source.carry_loss(dataset)
-    source.carry_side(dataset)
+    _name_side(dataset, source.laterality)
     return dataset
 
 
@@ -95,8 +95,19 @@ def marked_segmentation(inside: NDArray[np.bool_], source: SourceHeaders) -> Dat
         **device(),
     )
     source.carry_loss(dataset)
-    source.carry_side(dataset)
+    _name_side(dataset, source.laterality)
     return dataset
+
+
+def _name_side(dataset: Dataset, laterality: str) -> None:
+    """Let all segments say which side of the body they are on, if the source says it. A series may
+    not, unless it also says which part of the body it shows."""
+    if laterality not in codes.SIDES:
+        return
+    for segment in dataset.SegmentSequence:
+        region = codes.coded(codes.ENTIRE_BODY)
+        region.AnatomicRegionModifierSequence = [codes.coded(codes.SIDES[laterality])]
+        segment.AnatomicRegionSequence = [region]
 
 
 def _segments(highest: int, found: list[Finding]) -> list[_Segment]:

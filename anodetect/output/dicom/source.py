@@ -106,13 +106,6 @@ class SourceHeaders:
             return
 
 
-    def carry_side(self, dataset: Dataset) -> None:
-        """Let the series of a file say which of two sides of the body it shows, if the source
-        does."""
-        if self.laterality in ("L", "R"):
-            dataset.Laterality = self.laterality
-
-
 def image_header(header: Dataset, pseudonym: str) -> SourceHeaders:
     """Return the header of an image as that of a source."""
     return SourceHeaders([_named(header, pseudonym)], {}, *_series_and_side([header]))
