@@ -1,11 +1,14 @@
 """Links and names in the documentation. `make docs` checks the rest when it builds the site."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+import typer
 
 import anodetect
+from anodetect import cli
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -42,3 +45,31 @@ def test_the_modules_of_the_recipes_find_what_they_import(source):
         pytest.importorskip("streamlit", reason="the extra `app` is not installed")
     names = {"__name__": "apps.review.example", "__package__": "apps.review"}
     exec(compile(source, "docs/architecture.md", "exec"), names)
+
+
+def commands_of(page):
+    """Return the command lines in the code blocks of a page, as the shell splits them."""
+    found = []
+    for block in re.findall(r"```\w*\n(.*?)```", page.read_text("utf-8"), re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            command = re.match(r"\s*(?:\w+=\S+ )*anodetect (\w.*)", line)
+            if command and "…" not in line and "..." not in line:
+                with_optional = re.sub(r"\[(--[^\]]*)\]", r"\1", command[1])
+                found.append(re.split(r" [|&;>]", with_optional)[0])
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_commands_of_a_page_are_those_of_the_program(page):
+    """Each has the arguments and options that it needs, and no other."""
+    for line in commands_of(page):
+        command, context = typer.main.get_command(cli.app), None
+        rest = shlex.split(line, comments=True)
+        name = "anodetect"
+        while rest:
+            context = command.make_context(name, rest, parent=context)
+            if not hasattr(command, "resolve_command"):
+                break
+            name, command, rest = command.resolve_command(
+                context, [*context._protected_args, *context.args]
+            )
