@@ -1,14 +1,19 @@
 """Speed of AnoDDPM: scoring against the paper's 250-step chain, training with and without the stem,
 and a roofline.
 
-    python -m benchmarks.diffusion [--json] [--skip-reference]
+    python -m benchmarks.diffusion [--json] [--skip-reference] [--operators]
 
 Everything is measured in one run on this machine, on the same U-Net and images; medians of several
 runs. The chain draws its noise as the single step does. The reference preset's network is timed for
-two passes of one image.
+two passes of one image. With --operators only the U-Net's operators are measured, in milliseconds
+of one core a pass of 16 images, in turns with torch's own group norm.
 """
 
+import copy
+import statistics
 import tempfile
+import time
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +21,8 @@ from unittest import mock
 
 import numpy as np
 import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from anodetect.data import synthetic
@@ -23,6 +30,7 @@ from anodetect.detectors.anoddpm import AnoDDPM, AnoDDPMConfig
 from anodetect.generative import denoiser
 from anodetect.model.settings import resolve
 from anodetect.nn.inference import autocast
+from anodetect.nn.norm import GroupNorm
 from anodetect.nn.training import TrainingBatch
 from anodetect.nn.unet import UNet
 from anodetect.types import Batch, TrainContext, image_seeds
@@ -124,13 +132,18 @@ def training() -> dict[str, Any]:
     }
 
 
+def unet_pass() -> tuple[UNet, torch.Tensor, torch.Tensor]:
+    """Return the default U-Net as it scores, and a batch of images with their steps."""
+    config = AnoDDPMConfig()
+    net = UNet(1, 1, config.widths, stem=config.stem).eval().requires_grad_(False)
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    x = torch.randn(IMAGES, 1, SIZE, SIZE).to(memory_format=torch.channels_last)
+    return net, x, torch.ones(IMAGES, dtype=torch.long)
+
+
 def roofline() -> dict[str, Any]:
     """Return the FLOP/s of the U-Net's forward pass as a share of a large matrix product's."""
-    config, size = AnoDDPMConfig(), SIZE
-    net = UNet(1, 1, config.widths, stem=config.stem).eval()
-    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    x = torch.randn(IMAGES, 1, size, size).to(memory_format=torch.channels_last)
-    t = torch.ones(IMAGES, dtype=torch.long)
+    net, x, t = unet_pass()
     a = torch.randn(2048, 2048)
 
     with torch.no_grad(), autocast(x.device):
@@ -145,13 +158,76 @@ def roofline() -> dict[str, Any]:
     }
 
 
+class OperatorTimes(TorchDispatchMode):
+    """Adds up the processor time of this thread that each operator takes, in milliseconds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.times: Counter[str] = Counter()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        start = time.thread_time()
+        result = func(*args, **(kwargs or {}))
+        self.times[func.overloadpacket.__name__] += (time.thread_time() - start) * 1e3
+        return result
+
+
+def with_torchs_norms(net: UNet) -> UNet:
+    """Return a copy of a U-Net with torch's own group norms."""
+    other = copy.deepcopy(net)
+    for module in other.modules():
+        if type(module) is GroupNorm:
+            module.__class__ = nn.GroupNorm
+    return other
+
+
+def operators(turns: int = 15, shown: int = 8) -> dict[str, Any]:
+    """Return the milliseconds of one core that the operators of a pass take, and the FLOP/s of its
+    convolutions, of all of it and of a matrix product."""
+    torch.set_num_threads(1)
+    net, x, t = unet_pass()
+    nets = {"now": net, "with torch's group norm": with_torchs_norms(net)}
+    times: dict[str, list[Counter[str]]] = {name: [] for name in nets}
+    a, product = torch.randn(2048, 2048), OperatorTimes()
+
+    with torch.no_grad(), autocast(x.device):
+        with FlopCounterMode(display=False) as counter:
+            net(x, t)
+        for _ in range(turns):
+            for name, each in nets.items():
+                with OperatorTimes() as measured:
+                    each(x, t)
+                times[name].append(measured.times)
+        for _ in range(5):
+            with product:
+                a @ a
+
+    flops, result = counter.get_total_flops() / 1e6, {}
+    for name, measurements in times.items():
+        names = set().union(*measurements)
+        medians = Counter(
+            {each: statistics.median(one[each] for one in measurements) for each in names}
+        )
+        total = sum(medians.values())
+        result[name] = {each: round(ms, 2) for each, ms in medians.most_common(shown)}
+        result[name] |= {"all": round(total, 1), "gflops": round(flops / total)}
+        result[name]["convolution_gflops"] = round(flops / medians["convolution"])
+    return result | {"matmul_gflops": round(5 * 2 * 2048**3 / product.times["mm"] / 1e6)}
+
+
 def main() -> None:
     parser = common.parser(__doc__)
     parser.add_argument("--json", action="store_true")
     parser.add_argument(
         "--skip-reference", action="store_true", help="without the 131-million-parameter network"
     )
+    parser.add_argument("--operators", action="store_true", help="the U-Net's operators alone")
     arguments = parser.parse_args()
+    if arguments.operators:
+        common.show(operators(), arguments.json)
+        return
 
     result = scoring() | training() | roofline()
     if not arguments.skip_reference:

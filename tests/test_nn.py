@@ -4,9 +4,12 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from anodetect.nn.augment import Augment, augmented
 from anodetect.nn.mlp import TIME_CHANNELS, LocationMLP, timestep_embedding
+from anodetect.nn.norm import GroupNorm, use_fast_norms
+from anodetect.nn.unet import UNet
 
 
 def generators(*seeds):
@@ -77,3 +80,41 @@ def test_steps_are_embedded_as_monai_does():
 
     steps = torch.tensor([1, 20, 350, 999])
     assert torch.equal(timestep_embedding(steps), get_timestep_embedding(steps, TIME_CHANNELS))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(3, 32, 5, 4), (2, 16, 8, 8), (2, 16, 3, 4, 5)])
+def test_a_group_norm_is_torchs_whatever_the_layout(dtype, shape):
+    torch.manual_seed(0)
+    norm = GroupNorm(8, shape[1])
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    layout = torch.channels_last if len(shape) == 4 else torch.channels_last_3d
+    x = (torch.randn(shape) * 2 + 1).to(dtype).to(memory_format=layout).requires_grad_(True)
+
+    exact = x.detach().double().requires_grad_(True)
+    expected = nn.functional.group_norm(
+        exact, 8, norm.weight.double(), norm.bias.double(), norm.eps
+    )
+    out = norm(x)
+    assert out.dtype == dtype and out.is_contiguous(memory_format=layout)
+    last_bits = 4 * torch.finfo(dtype).eps
+    assert torch.allclose(out.double(), expected, rtol=last_bits, atol=last_bits)
+
+    direction = torch.randn(shape).to(dtype)
+    (gradient,) = torch.autograd.grad(out, x, direction)
+    (exact_gradient,) = torch.autograd.grad(expected, exact, direction.double())
+    assert torch.allclose(gradient.double(), exact_gradient, rtol=0.02, atol=0.02)
+
+
+def test_a_unet_has_fast_norms_with_the_weights_of_torchs():
+    net = UNet(1, 1, (16, 32), stem=2, attention=1)
+    kinds = {type(module) for module in net.modules() if isinstance(module, nn.GroupNorm)}
+    assert kinds == {GroupNorm}
+
+    norms = nn.Sequential(nn.GroupNorm(2, 4), nn.Sequential(nn.GroupNorm(2, 6, eps=1e-3)))
+    nn.init.normal_(norms[1][0].weight)
+    before = {name: value.clone() for name, value in norms.state_dict().items()}
+    use_fast_norms(norms)
+    assert norms[1][0].eps == 1e-3
+    assert all(torch.equal(before[name], value) for name, value in norms.state_dict().items())

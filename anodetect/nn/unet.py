@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from anodetect.errors import ConfigError
 from anodetect.nn.monai_parts import diffusion_unet
+from anodetect.nn.norm import use_fast_norms
 
 # Channels per level; group norm has groups of 16.
 Widths = Annotated[tuple[Annotated[int, Field(gt=0, multiple_of=16)], ...], Field(min_length=1)]
@@ -126,4 +127,5 @@ def _diffusion_unet(
         norm_num_groups=16,
         num_head_channels=16,
     )
+    use_fast_norms(net)
     return net
