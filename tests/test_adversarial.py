@@ -192,7 +192,7 @@ def test_the_maps_are_energy_and_residual():
     detector.net = net.eval().requires_grad_(False)
     x = torch.randn(2, 1, 16, 16)
     with mock.patch.object(gan, "autocast", lambda device: nullcontext()):
-        maps, restored = detector._maps_of(x.numpy())
+        maps, restored = (each.numpy() for each in detector._maps_of(x))
     assert np.allclose(restored, net.generator(net.encode(x)).numpy(), atol=1e-5)
     hidden = (net.critic.hidden(x) - net.critic.hidden(torch.from_numpy(restored))).square()
     coarse = torch.stack([net.local_energy(x), hidden.mean(1)], 1)

@@ -20,7 +20,7 @@ from anodetect.data import cards
 from anodetect.data.records import Record, is_volume
 from anodetect.errors import ConfigError, DataError, RunError, one_line
 from anodetect.files import write_atomic
-from anodetect.imaging.inference import autocast_is_native
+from anodetect.imaging.inference import half_type
 from anodetect.model.graph import Graph, made_image
 from anodetect.model.loading import LoadedImage, Reader
 from anodetect.model.model import Model
@@ -125,7 +125,7 @@ def export(
     images = _images_of(run, model, data, follow_symlinks)
     comparison = _compared(run, model, content, images, far, tolerance, data or "made")
     if not comparison.score <= tolerance:  # also NaN
-        halves = autocast_is_native(torch.device("cpu"))
+        halves = half_type(torch.device("cpu")) is not None
         why = " (the run computes in bfloat16 here, the file in float32)" if halves else ""
         raise RunError(
             f"the exported model's scores differ by {comparison.score:.1e} from the run's, more "

@@ -45,7 +45,7 @@ from anodetect.generative.samples import chain_generators, samples_of
 from anodetect.imaging.standardise import MICRO_BATCH, MapStandardizer, StandardizerConfig
 from anodetect.nn import single_pass
 from anodetect.nn.augment import Augment
-from anodetect.nn.batching import in_micro_batches
+from anodetect.nn.device_batches import in_device_batches
 from anodetect.nn.filters import gaussian_blur
 from anodetect.nn.inference import autocast, pick_device, to_tensor
 from anodetect.nn.single_pass import Pass
@@ -297,16 +297,14 @@ class AnoDDPM:
 
         The network's residuals come first, then the Gaussian model's if there is one.
         """
-        residuals, reconstruction = in_micro_batches(
-            self._residuals_of, batch.images, seeds, batch.channel_weights, size=MICRO_BATCH
+        arrays = batch.images, seeds, batch.channel_weights
+        residuals, reconstruction = in_device_batches(
+            self._residuals_of, *arrays, size=MICRO_BATCH, device=self.device
         )
         return residuals, reconstruction
 
     @torch.no_grad()
-    def _residuals_of(
-        self, images: Floats, seeds: Seeds, channel_weights: Floats
-    ) -> tuple[Floats, Floats]:
-        x, weights = to_tensor(images, self.device), to_tensor(channel_weights, self.device)
+    def _residuals_of(self, x: Tensor, seeds: Seeds, weights: Tensor) -> tuple[Tensor, Tensor]:
         alone = len(x) == 1 and self.config.mode == "single" and self.config.draws == 0
         restored = self._restored_at_once(x) if alone else {}
 
@@ -317,7 +315,7 @@ class AnoDDPM:
 
         maps = self._maps_of(x, restore, weights)
         last = restored[self.config.lambdas[-1]]
-        return torch.stack(maps, 1).cpu().numpy(), last.cpu().numpy()
+        return torch.stack(maps, 1), last
 
     def _restored_at_once(self, x: Tensor) -> dict[int, Tensor]:
         """Return x̂_0 of a single image [1, C, H, W] without noise, by the step λ: one pass for all

@@ -33,8 +33,8 @@ from anodetect.generative.noise import generator, octave_noise
 from anodetect.imaging.heatmaps import pool, smooth
 from anodetect.imaging.quiet import QuietLimits, levels, quiet_limits, quiet_raised
 from anodetect.nn.augment import Augment
-from anodetect.nn.batching import in_micro_batches
-from anodetect.nn.inference import autocast, pick_device, to_tensor
+from anodetect.nn.device_batches import in_device_batches
+from anodetect.nn.inference import autocast, pick_device
 from anodetect.nn.training import Training, TrainingBatch, optimize
 from anodetect.nn.unet import VolumeUNet, Widths, check_patch
 from anodetect.types import Batch, Bools, Floats, Scores, Seeds, State, TrainContext
@@ -189,15 +189,15 @@ class AnoDDPM3D:
     def _residuals(self, batch: Batch, seeds: Seeds | None = None) -> Floats:
         """Return (x − x̂)², averaged over channels, for each λ, [N, M, D, H, W]."""
         seeds = np.arange(len(batch), dtype=np.uint64) if seeds is None else seeds
-        (residuals,) = in_micro_batches(
-            self._residuals_of, batch.images, seeds, batch.channel_weights, size=MICRO_BATCH
+        arrays = batch.images, seeds, batch.channel_weights
+        (residuals,) = in_device_batches(
+            self._residuals_of, *arrays, size=MICRO_BATCH, device=self.device
         )
         return residuals
 
     @torch.no_grad()
-    def _residuals_of(self, images: Floats, seeds: Seeds, channel_weights: Floats) -> tuple[Floats]:
-        x = to_tensor(images, self.device)
-        weights = to_tensor(channel_weights, self.device)[:, :, None, None, None]
+    def _residuals_of(self, x: Tensor, seeds: Seeds, weights: Tensor) -> tuple[Tensor]:
+        weights = weights[:, :, None, None, None]
         noises = [torch.zeros_like(x)]
         if self.config.draws:
             noises = [self._noise(x, seeds, draw) for draw in range(self.config.draws)]
@@ -208,7 +208,7 @@ class AnoDDPM3D:
             restored = torch.stack([self._denoise(x, noise, t) for noise in noises])
             squares = (x - restored.mean(0).float()).square()
             maps.append((squares * weights).mean(1))
-        return (torch.stack(maps, 1).cpu().numpy(),)
+        return (torch.stack(maps, 1),)
 
     def _denoise(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Return x̂_0 from x_t."""

@@ -26,8 +26,8 @@ from anodetect.config import Config, Pooling
 from anodetect.generative.noise import NoiseSource
 from anodetect.imaging.heatmaps import finish
 from anodetect.nn import single_pass
-from anodetect.nn.batching import in_micro_batches
-from anodetect.nn.inference import autocast, pick_device, to_tensor
+from anodetect.nn.device_batches import in_device_batches
+from anodetect.nn.inference import autocast, pick_device
 from anodetect.nn.single_pass import Pass
 from anodetect.nn.state import module_state, tensors_under
 from anodetect.nn.training import Training, TrainingBatch, optimize
@@ -111,7 +111,9 @@ class DAE:
 
     def score(self, batch: Batch, *, seeds: Seeds) -> Scores:
         """Return image scores, maps and reconstructions; nothing is random."""
-        (restored,) = in_micro_batches(self._restore, batch.images, size=MICRO_BATCH)
+        (restored,) = in_device_batches(
+            self._restore, batch.images, size=MICRO_BATCH, device=self.device
+        )
         weights = batch.channel_weights[:, :, None, None]
         residual: Floats = (np.abs(batch.images - restored) * weights).mean(1)
         return Scores(*finish(residual, batch.foreground, self.config.pooling), restored)
@@ -126,11 +128,10 @@ class DAE:
         return score
 
     @torch.no_grad()
-    def _restore(self, images: Floats) -> tuple[Floats]:
+    def _restore(self, x: Tensor) -> tuple[Tensor]:
         """Return x̂ [N, C, H, W] for images of the same shape."""
-        x = to_tensor(images, self.device)
         with autocast(x.device):
-            return (reconstruct(self.net, x).float().cpu().numpy(),)
+            return (reconstruct(self.net, x).float(),)
 
     def state(self) -> State:
         """Return the weights of the U-Net."""

@@ -67,9 +67,9 @@ from anodetect.generative.recovery import Recovered, RecoveryConfig
 from anodetect.generative.samples import arc, chain_generators, samples_of
 from anodetect.imaging.standardise import MICRO_BATCH, MapStandardizer, StandardizerConfig
 from anodetect.nn import single_pass
-from anodetect.nn.batching import in_micro_batches
+from anodetect.nn.device_batches import in_device_batches
 from anodetect.nn.filters import gaussian_blur
-from anodetect.nn.inference import autocast, pick_device, to_tensor
+from anodetect.nn.inference import autocast, pick_device
 from anodetect.nn.single_pass import Pass
 from anodetect.nn.training import Losses, Training, TrainingBatch, optimize
 from anodetect.types import Batch, Floats, Samples, Scores, Seeds, State, TrainContext
@@ -246,17 +246,15 @@ class EBM:
 
         The reconstruction is [N, C, H, W].
         """
-        maps, reconstruction = in_micro_batches(
-            self._maps_of, batch.images, seeds, batch.channel_weights, size=MICRO_BATCH
+        arrays = batch.images, seeds, batch.channel_weights
+        maps, reconstruction = in_device_batches(
+            self._maps_of, *arrays, size=MICRO_BATCH, device=self.device
         )
         return maps, reconstruction
 
     @torch.no_grad()
-    def _maps_of(
-        self, images: Floats, seeds: Seeds, channel_weights: Floats
-    ) -> tuple[Floats, Floats]:
-        x = to_tensor(images, self.device)
-        weights = to_tensor(channel_weights, self.device)[:, :, None, None]
+    def _maps_of(self, x: Tensor, seeds: Seeds, weights: Tensor) -> tuple[Tensor, Tensor]:
+        weights = weights[:, :, None, None]
         reconstruct = {
             "energy": self._denoised,
             "reconstruction": self._short_run,
@@ -272,7 +270,7 @@ class EBM:
             for scale in self.config.scales:
                 difference = gaussian_blur(x - restored, scale * x.shape[-1])
                 maps.append((weights * difference.square()).mean(1))
-        return torch.stack(maps, 1).cpu().numpy(), restored.cpu().numpy()
+        return torch.stack(maps, 1), restored
 
     def one_pass(self, shape: Sequence[int]) -> Pass:
         """Return the pass for images of this shape; ConfigError for scores that need chains."""

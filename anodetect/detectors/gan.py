@@ -47,7 +47,8 @@ from anodetect.imaging.standardise import (
 )
 from anodetect.nn import single_pass
 from anodetect.nn.augment import Augment
-from anodetect.nn.batching import in_micro_batches, variance_of
+from anodetect.nn.batching import variance_of
+from anodetect.nn.device_batches import in_device_batches
 from anodetect.nn.inference import autocast, pick_device, to_tensor
 from anodetect.nn.local import LocalNet, receptive_field
 from anodetect.nn.single_pass import Pass
@@ -309,15 +310,16 @@ class GAN:
 
     def _maps(self, batch: Batch) -> tuple[Floats, Floats]:
         """Return local energies and f-AnoGAN's score [N, 2, H, W], and x̂ [N, C, H, W]."""
-        maps, restored = in_micro_batches(self._maps_of, batch.images, size=MICRO_BATCH)
+        maps, restored = in_device_batches(
+            self._maps_of, batch.images, size=MICRO_BATCH, device=self.device
+        )
         return maps, restored
 
     @torch.no_grad()
-    def _maps_of(self, images: Floats) -> tuple[Floats, Floats]:
-        x = to_tensor(images, self.device)
+    def _maps_of(self, x: Tensor) -> tuple[Tensor, Tensor]:
         with autocast(x.device):
             coarse, restored = self._coarse_maps(x)
-        return self._enlarged(coarse, x, restored).cpu().numpy(), restored.cpu().numpy()
+        return self._enlarged(coarse, x, restored), restored
 
     def _coarse_maps(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return local energies and what hidden values miss on the critic's grid [N, 2, h, w], and

@@ -73,7 +73,7 @@ from anodetect.imaging.standardise import (
 )
 from anodetect.nn import single_pass
 from anodetect.nn.augment import augmented
-from anodetect.nn.batching import in_micro_batches
+from anodetect.nn.device_batches import in_device_batches
 from anodetect.nn.inference import autocast, pick_device, to_tensor
 from anodetect.nn.local import LocalNet, receptive_field
 from anodetect.nn.single_pass import Pass
@@ -462,12 +462,13 @@ class JEM:
 
     def _maps(self, batch: Batch) -> Floats:
         """Return the quantity `score` at every pixel, [N, 1, H, W]."""
-        (maps,) = in_micro_batches(self._maps_of, batch.images, size=MICRO_BATCH)
+        (maps,) = in_device_batches(
+            self._maps_of, batch.images, size=MICRO_BATCH, device=self.device
+        )
         return maps
 
     @torch.no_grad()
-    def _maps_of(self, images: Floats) -> tuple[Floats]:
-        x = to_tensor(images, self.device)
+    def _maps_of(self, x: Tensor) -> tuple[Tensor]:
         if self.config.score == "gradient":
             _, gradient = langevin.energy_and_gradient(total_energy(self.net), x)
             maps = gradient.square().sum(1).sqrt()
@@ -476,7 +477,7 @@ class JEM:
         else:
             maps = free_energy(self.net, x)
         enlarged = F.interpolate(maps[:, None].float(), x.shape[-2:], mode="bilinear")
-        return (enlarged.cpu().numpy(),)
+        return (enlarged,)
 
     # -- State -------------------------------------------------------------------------------------
 

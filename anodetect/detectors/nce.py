@@ -65,7 +65,7 @@ from anodetect.imaging.standardise import (
     seconds_to_score,
 )
 from anodetect.nn import single_pass
-from anodetect.nn.batching import in_micro_batches
+from anodetect.nn.device_batches import in_device_batches
 from anodetect.nn.inference import pick_device, to_tensor
 from anodetect.nn.single_pass import Pass
 from anodetect.nn.state import module_state, tensors_under
@@ -215,7 +215,9 @@ class NCE:
 
     def log_density(self, batch: Batch) -> Floats:
         """Return the log-density of what is around each pixel, in nats, [N, H, W]."""
-        (maps,) = in_micro_batches(self._log_densities_of, batch.images, size=MICRO_BATCH)
+        (maps,) = in_device_batches(
+            self._log_densities_of, batch.images, size=MICRO_BATCH, device=self.device
+        )
         return maps
 
     def _positive_maps(self, batch: Batch) -> Floats:
@@ -223,10 +225,9 @@ class NCE:
         return self.positive(-self.log_density(batch))[:, None]
 
     @torch.no_grad()
-    def _log_densities_of(self, images: Floats) -> tuple[Floats]:
-        config, x = self.config, to_tensor(images, self.device)
-        maps = maps_of_windows(self._log_density_of, x, config.window, config.stride)
-        return (maps.cpu().numpy(),)
+    def _log_densities_of(self, x: Tensor) -> tuple[Tensor]:
+        config = self.config
+        return (maps_of_windows(self._log_density_of, x, config.window, config.stride),)
 
     def _log_density_of(self, x: Tensor) -> Tensor:
         """Return log p of windows x [L, D], [L]."""

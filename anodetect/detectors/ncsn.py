@@ -51,12 +51,12 @@ from anodetect.imaging.standardise import (
     most_affordable,
     survey,
 )
-from anodetect.nn.batching import in_micro_batches
+from anodetect.nn.device_batches import in_device_batches
 from anodetect.nn.filters import gaussian_blur
 from anodetect.nn.inference import autocast, pick_device, to_tensor
 from anodetect.nn.state import arrays_under
 from anodetect.nn.training import Losses, Training, TrainingBatch, optimize
-from anodetect.types import Batch, Bools, Floats, Samples, Scores, Seeds, State, TrainContext
+from anodetect.types import Batch, Floats, Samples, Scores, Seeds, State, TrainContext
 
 MOST_EXACT = 256  # values of an image or window, for the objective that needs a pass for each
 MOMENT_IMAGES = 1000  # that mean and variance are learned from
@@ -303,22 +303,15 @@ class NCSN:
 
     def _sizes(self, batch: Batch) -> tuple[Floats, Floats]:
         """Return the sizes q_i at each place [N, M, H, W], and over the foreground [N, M]."""
-        sizes, vectors = in_micro_batches(
-            self._sizes_of,
-            batch.images,
-            batch.foreground,
-            batch.channel_weights,
-            size=MICRO_BATCH,
+        arrays = batch.images, batch.foreground.astype(np.float32), batch.channel_weights
+        sizes, vectors = in_device_batches(
+            self._sizes_of, *arrays, size=MICRO_BATCH, device=self.device
         )
         return sizes, vectors
 
     @torch.no_grad()
-    def _sizes_of(
-        self, images: Floats, foreground: Bools, channel_weights: Floats
-    ) -> tuple[Floats, Floats]:
-        x = to_tensor(images, self.device)
-        weights = to_tensor(channel_weights, self.device)[:, :, None, None]
-        squares = []
+    def _sizes_of(self, x: Tensor, inside: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        inside, weights, squares = inside[:, None], weights[:, :, None, None], []
         if self.config.score == "latent":
             end = scores.probability_flow(self._score, x, self.sigmas)
             squares.append((weights * self._whitened(end).square()).mean(1))
@@ -328,10 +321,9 @@ class NCSN:
 
         stacked = torch.stack(squares, 1)
         local = gaussian_blur(stacked, self.config.scale * x.shape[-1]).clamp_min(0).sqrt()
-        inside = to_tensor(foreground[:, None].astype(np.float32), self.device)
         count = inside.sum((2, 3)).clamp_min(1)
         whole = ((stacked * inside).sum((2, 3)) / count).sqrt()
-        return local.cpu().numpy(), whole.cpu().numpy()
+        return local, whole
 
     def _score(self, x: Tensor, sigma: float) -> Tensor:
         """Return s(x, σ), [N, C, H, W]."""

@@ -61,7 +61,7 @@ from anodetect.imaging.standardise import (
     seconds_to_score,
 )
 from anodetect.nn import single_pass
-from anodetect.nn.batching import in_micro_batches
+from anodetect.nn.device_batches import in_device_batches
 from anodetect.nn.inference import pick_device, to_tensor
 from anodetect.nn.single_pass import Pass
 from anodetect.nn.state import module_state, tensors_under
@@ -306,14 +306,16 @@ class RBM:
 
     def _free_energies(self, batch: Batch) -> Floats:
         """Return the free energy around every pixel, [N, 1, H, W]."""
-        (maps,) = in_micro_batches(self._maps_of, batch.images, size=MICRO_BATCH)
+        (maps,) = in_device_batches(
+            self._maps_of, batch.images, size=MICRO_BATCH, device=self.device
+        )
         return maps
 
     @torch.no_grad()
-    def _maps_of(self, images: Floats) -> tuple[Floats]:
-        config, x = self.config, to_tensor(images, self.device)
+    def _maps_of(self, x: Tensor) -> tuple[Tensor]:
+        config = self.config
         maps = maps_of_windows(self._free_energy, x, config.window, config.stride)
-        return (maps[:, None].cpu().numpy(),)
+        return (maps[:, None],)
 
     def _free_energy(self, x: Tensor) -> Tensor:
         """Return the free energy of windows [L, D], [L]."""

@@ -48,8 +48,8 @@ from anodetect.imaging.standardise import (
     seconds_to_score,
 )
 from anodetect.nn.augment import Augment
-from anodetect.nn.batching import in_micro_batches
-from anodetect.nn.inference import pick_device, to_tensor
+from anodetect.nn.device_batches import in_device_batches
+from anodetect.nn.inference import pick_device
 from anodetect.nn.state import module_state, tensors_under
 from anodetect.nn.training import Training, TrainingBatch, optimize
 from anodetect.nn.unet import UNet, Widths, check_size
@@ -224,17 +224,17 @@ class Translate:
 
     def _residuals(self, batch: Batch, seeds: Seeds) -> tuple[Floats, Floats]:
         """Return the residuals [N, 1, H, W], and the translated sources [N, H, W]."""
-        residuals, translated = in_micro_batches(
-            self._residuals_of, batch.images, seeds, size=MICRO_BATCH
+        residuals, translated = in_device_batches(
+            self._residuals_of, batch.images, seeds, size=MICRO_BATCH, device=self.device
         )
         return residuals, translated
 
     @torch.no_grad()
-    def _residuals_of(self, images: Floats, seeds: Seeds) -> tuple[Floats, Floats]:
-        source, target = self._channels(to_tensor(images, self.device))
+    def _residuals_of(self, x: Tensor, seeds: Seeds) -> tuple[Tensor, Tensor]:
+        source, target = self._channels(x)
         rest = self._translated(self.linear.source(source), seeds)
         translated = self.linear.target(source, rest)
-        return (target - translated).abs().cpu().numpy(), translated[:, 0].cpu().numpy()
+        return (target - translated).abs(), translated[:, 0]
 
     def _translated(self, source: Tensor, seeds: Seeds) -> Tensor:
         """Return what networks make of sources, the mean over draws where there are any."""

@@ -47,6 +47,7 @@ from anodetect.imaging.standardise import (
 )
 from anodetect.nn.augment import Augment
 from anodetect.nn.batching import in_micro_batches, variance_of
+from anodetect.nn.device_batches import in_device_batches
 from anodetect.nn.inference import autocast, pick_device, to_tensor
 from anodetect.nn.quantised import CodePrior, QuantisedAutoencoder
 from anodetect.nn.state import module_state, tensors_under
@@ -281,23 +282,25 @@ class VQ:
 
     def _maps(self, batch: Batch, seeds: Seeds) -> tuple[Floats, Floats]:
         """Return surprise and squared residual [N, 2, H, W], and reconstructions [N, C, H, W]."""
-        maps, restored = in_micro_batches(self._maps_of, batch.images, seeds, size=MICRO_BATCH)
+        maps, restored = in_device_batches(
+            self._maps_of, batch.images, seeds, size=MICRO_BATCH, device=self.device
+        )
         return maps, restored
 
     def _surprise(self, batch: Batch, seeds: Seeds) -> Floats:
         """Return the surprise of each code, [N, h, w]."""
-        (values,) = in_micro_batches(self._surprise_of, batch.images, seeds, size=MICRO_BATCH)
+        (values,) = in_device_batches(
+            self._surprise_of, batch.images, seeds, size=MICRO_BATCH, device=self.device
+        )
         return values
 
     @torch.no_grad()
-    def _surprise_of(self, images: Floats, seeds: Seeds) -> tuple[Floats]:
-        codes = self.net.codes(to_tensor(images, self.device))
-        return (self._surprise_at(codes, generators_of(seeds)).cpu().numpy(),)
+    def _surprise_of(self, x: Tensor, seeds: Seeds) -> tuple[Tensor]:
+        return (self._surprise_at(self.net.codes(x), generators_of(seeds)),)
 
     @torch.no_grad()
-    def _maps_of(self, images: Floats, seeds: Seeds) -> tuple[Floats, Floats]:
-        x, generators = to_tensor(images, self.device), generators_of(seeds)
-        codes = self.net.codes(x)
+    def _maps_of(self, x: Tensor, seeds: Seeds) -> tuple[Tensor, Tensor]:
+        generators, codes = generators_of(seeds), self.net.codes(x)
         surprise = self._surprise_at(codes, generators)
         erased = Codes(codes, surprise > self.limit)
         steps = self.config.resampling_steps
@@ -306,7 +309,7 @@ class VQ:
 
         residual = (x - restored).square().mean(1)
         enlarged = F.interpolate(surprise[:, None], x.shape[2:], mode="bilinear")[:, 0]
-        return torch.stack([enlarged, residual], 1).cpu().numpy(), restored.cpu().numpy()
+        return torch.stack([enlarged, residual], 1), restored
 
     def _surprise_at(self, codes: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         return masking.surprise(self.net.predict, codes, generators, self.config.draws)

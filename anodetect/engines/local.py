@@ -1,8 +1,9 @@
 """Score in several processes of this machine: each has a model, and asks for files from one list.
 
 A model on all cores waits in every operation for its slowest thread, and reading and writing take
-cores from it all the time. Models on one thread each do not wait. The calling process keeps the
-journal and writes the tables.
+cores from it all the time. Models on one thread each do not wait. Where models are on GPUs,
+processes share them in turn: while one decodes or writes, the GPU computes for another. The calling
+process keeps the journal and writes the tables.
 """
 
 import math
@@ -12,7 +13,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import islice
 from multiprocessing.connection import Connection, wait
@@ -26,6 +27,7 @@ from anodetect.data.records import Record, is_volume
 from anodetect.engines.line import line_engine
 from anodetect.engines.worker import Engine, ScoredEntries, Task, Worker
 from anodetect.errors import AnodetectError, ConfigError, RunError
+from anodetect.model.devices import devices_of, gpu_memory
 from anodetect.model.read_ahead import BATCH
 from anodetect.record.rows import JournalEntry
 from anodetect.record.runs import Run
@@ -34,15 +36,16 @@ from anodetect.types import Reporter, Silent
 FEW = 64  # images that are scored before other processes would have started
 VOLUME = 16  # images that a volume counts as, at least
 MEMORY = 6e9  # bytes that a worker may take: an image of 10⁸ pixels with all outputs
+GPU_MEMORY = 2e9  # bytes of a GPU's memory that a worker takes at least: its context, and a model
 CONTAINER = Path("/sys/fs/cgroup/memory.max")
 
 
 def engine(workers: int | None) -> Engine:
     """Return the engine that scores in `workers` processes; None for as many as help.
 
-    With one process that is the calling one. If `workers` is None, it is also alone for few files,
-    for files with masks (the calling process then has the maps at hand), and if the model runs on
-    a GPU. ConfigError if `workers` is below one.
+    With one process that is the calling one. If `workers` is None, it is also alone for few files
+    and for files with masks (the calling process then has the maps at hand). ConfigError if
+    `workers` is below one.
     """
     if workers is not None and workers < 1:
         raise ConfigError(f"--workers {workers}: at least one is needed")
@@ -56,7 +59,8 @@ def engine(workers: int | None) -> Engine:
             count, threads = workers, max(1, cpu_count() // workers)
         if count == 1:
             return line_engine(run, task, items, reporter, note)
-        return _collect(_start(task, min(count, len(items)), threads), items, reporter, note)
+        tasks = shared_out(task, _devices(task.device), min(count, len(items)))
+        return _collect(_start(tasks, threads), items, reporter, note)
 
     return entries
 
@@ -64,15 +68,19 @@ def engine(workers: int | None) -> Engine:
 def _suitable_number(task: Task, items: Sequence[Record]) -> tuple[int, int]:
     """Return how many processes help, and how many threads each should have."""
     images = len(items) + (VOLUME - 1) * sum(map(is_volume, items))
-    if images <= FEW or any(record.masks for record in items) or not _on_cpu(task.device):
+    if images <= FEW or any(record.masks for record in items):
         return 1, cpu_count()
-    return share(cpu_count(), memory())
+    return share(cpu_count(), memory(), gpu_memory(_devices(task.device)))
 
 
-def share(cores: int, memory: float) -> tuple[int, int]:
+def share(cores: int, memory: float, on_gpus: Sequence[float] = ()) -> tuple[int, int]:
     """Return numbers of processes and of threads for each: one process for each core, or fewer
-    with several threads if there is too little memory (in bytes)."""
-    threads = math.ceil(cores / max(1, min(cores, memory // MEMORY)))
+    with several threads if there is too little memory (in bytes), or too little on the GPUs if
+    there are any."""
+    most = min(cores, memory // MEMORY)
+    if on_gpus:
+        most = min(most, len(on_gpus) * (min(on_gpus) // GPU_MEMORY))
+    threads = math.ceil(cores / max(1, most))
     return math.ceil(cores / threads), threads
 
 
@@ -86,12 +94,21 @@ def memory() -> float:
     return total if limit == "max" else min(total, int(limit))
 
 
-def _on_cpu(device: str) -> bool:
+def _devices(device: str) -> list[str]:
+    """Return the devices that `--device` stands for."""
     if device == "auto" and version("torch").endswith("+cpu"):  # known without loading it
-        return True
-    from anodetect.nn.inference import pick_device
+        return ["cpu"]
+    return devices_of(device)
 
-    return pick_device(device).type == "cpu"
+
+def shared_out(task: Task, names: Sequence[str], count: int) -> list[Task]:
+    """Return a task for each of `count` processes, which have devices in turn, and of each device's
+    memory as much as the others on it."""
+    part = 1 / math.ceil(count / len(names))
+    return [
+        replace(task, device=names[number % len(names)], device_share=part)
+        for number in range(count)
+    ]
 
 
 # -- Messages of a worker --------------------------------------------------------------------------
@@ -167,14 +184,14 @@ def _ending(code: int) -> str:
     return f"was ended by {name}{reason}"
 
 
-def _start(task: Task, count: int, threads: int) -> list[WorkerHandle]:
-    """Start workers and return them when all are ready, so that the first one does not take all
-    files."""
+def _start(tasks: Sequence[Task], threads: int) -> list[WorkerHandle]:
+    """Start a worker for each task and return them when all are ready, so that the first one does
+    not take all files."""
     context = multiprocessing.get_context("spawn")
     workers: list[WorkerHandle] = []
     try:
         with _interrupts_blocked():
-            for _ in range(count):
+            for task in tasks:
                 ours, theirs = context.Pipe()
                 process = context.Process(target=_work, args=(theirs, task, threads), daemon=True)
                 process.start()

@@ -26,7 +26,7 @@ from anodetect.errors import (
 from anodetect.files import printable, short_name
 from anodetect.imaging.preprocess import PreparedVolume
 from anodetect.imaging.regions import RegionOfInterest
-from anodetect.model.devices import check_device
+from anodetect.model.devices import check_device, limit_memory
 from anodetect.model.display import display_window
 from anodetect.model.input_facts import facts_of
 from anodetect.model.loading import Failed
@@ -78,6 +78,7 @@ class Task:
     roi: RegionOfInterest | None = None  # if it is not the run's
     exact_grid: bool = False
     keep: str = ALL
+    device_share: float = 1.0  # of a GPU's memory, which several processes may have to share
 
     def threshold(self, calibration: Calibration) -> float:
         """Return the score above which an image is flagged; infinity with `fdr`, as that score is
@@ -117,6 +118,7 @@ class Worker:
         model: Model | None = None,
     ) -> None:
         check_device(task.device)
+        limit_memory(task.device, task.device_share)
         self.task = task
         self.run = run or runs.read(task.run)
         if self.run.model_sha256 != task.model_sha256:

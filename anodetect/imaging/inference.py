@@ -37,13 +37,22 @@ def _first_available() -> str:
 
 
 def autocast(device: torch.device) -> torch.autocast:
-    """Return a context of bfloat16 where the hardware multiplies it natively, else of float32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=autocast_is_native(device))
+    """Return the context in which networks compute: of `half_type`, or of float32 where that is
+    None."""
+    half = half_type(device, gradients=torch.is_grad_enabled())
+    return torch.autocast(device.type, half or torch.bfloat16, enabled=half is not None)
 
 
-def autocast_is_native(device: torch.device) -> bool:
-    """Return whether the hardware multiplies bfloat16 natively."""
+def half_type(device: torch.device, *, gradients: bool = False) -> torch.dtype | None:
+    """Return the type of 16 bits that a device multiplies fast; None if there is none.
+
+    That is bfloat16 where the hardware has it. Older GPUs have float16, in which small gradients
+    vanish: with `gradients` they get None.
+    """
     if device.type == "cpu":
-        native: bool = torch.cpu._is_avx512_bf16_supported()
-        return native
-    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else None
+    if device.type != "cuda":
+        return None
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.bfloat16
+    return None if gradients else torch.float16

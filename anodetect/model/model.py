@@ -38,6 +38,7 @@ from anodetect.model.loading import LoadedImage
 from anodetect.model.read_ahead import BATCH
 from anodetect.model.seen import Seen
 from anodetect.model.settings import create_detector, with_backbones
+from anodetect.nn.batching import LARGER
 from anodetect.record import runs
 from anodetect.stats.calibration import Doubles
 from anodetect.types import (
@@ -195,7 +196,11 @@ class Model:
     @property
     def batch_size(self) -> int:
         """The number of images to score together; with tiles whole images are scored one by one."""
-        return 1 if self.tiling.tile else BATCH
+        if self.tiling.tile:
+            return 1
+        device = getattr(self.detector, "device", None)
+        on_gpu = device is not None and device.type == "cuda"
+        return LARGER * BATCH if on_gpu else BATCH
 
     # -- images --------------------------------------------------------------------------------
 

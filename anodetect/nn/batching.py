@@ -11,6 +11,7 @@ from anodetect.types import Floats
 
 _small = ContextVar("_small", default=False)
 
+LARGER = 4  # times as many images in a batch on a GPU, which has enough to do only with these
 SOME = 100  # images, or up to twice as many, that stand for all
 
 
@@ -28,14 +29,19 @@ def in_micro_batches(
     rows and the result of a row does not depend on how many others there are. Within
     `small_batches` it is not.
     """
-    count = len(arrays[0])
-    if _small.get():
-        size = min(size, count)
-    results = []
-    for start in range(0, count, size):
-        rows = np.minimum(np.arange(start, start + size), count - 1)
+    count, results = len(arrays[0]), []
+    for rows in row_numbers(count, size):
         results.append(function(*[array[rows] for array in arrays]))
     return tuple(np.concatenate(parts)[:count] for parts in zip(*results, strict=True))
+
+
+def row_numbers(count: int, size: int) -> Iterator[NDArray[np.int64]]:
+    """Yield the numbers of `size` of `count` rows at a time; the last one fills up its batch, but
+    not within `small_batches`."""
+    if _small.get():
+        size = min(size, count)
+    for start in range(0, count, size):
+        yield np.minimum(np.arange(start, start + size), count - 1)
 
 
 @contextmanager

@@ -6,7 +6,9 @@ diverges, training returns to the last good weights and continues at a lower rat
 settings allow; after that it ends with those weights.
 """
 
+import itertools
 import math
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Generic, Literal, NamedTuple, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +26,8 @@ from torch import Tensor, nn
 
 from anodetect.config import Config
 from anodetect.errors import AnodetectError, BudgetTooShort, ConfigError, Interrupted
+from anodetect.imaging.backbones.cache import user_folder
+from anodetect.imaging.transfer import copies_of, on_device
 from anodetect.nn.augment import Augment, augmented
 from anodetect.nn.divergence import DivergenceMonitor
 from anodetect.nn.ema import EMA
@@ -87,7 +91,7 @@ class Training(Config):
     compile: bool = Field(
         default=False,
         description="Compile the network with torch.compile, which needs a C++ compiler and takes "
-        "about a minute.",
+        "about a minute the first time; what it makes is kept in the user's cache folder.",
     )
 
 
@@ -161,11 +165,12 @@ def optimize(
     learner = Learner(net.to(device).train(), config, processes)
     seconds_before = learner.restore(path) if context.resume and path.exists() else 0.0
     if config.compile:
-        net.compile()
+        _compile(net)
 
     stopped_by: StoppedBy = "steps"
     first_step, clock = learner.step, Clock(context.budget, reserve, seconds_before)
     progress_timer, checkpoint_timer = Timer(PROGRESS_SECONDS), Timer(CHECKPOINT_SECONDS)
+    drawn = _drawn(images, learner, context.seed, device)
     with _collected_signals() as signals:
         # Processes must agree on when to stop: the slowest clock and any process's signal decide.
         budget_share, interrupted = processes.largest(device, clock.share(), len(signals))
@@ -175,7 +180,7 @@ def optimize(
                 break
 
             progress = min(1.0, max(learner.step / config.steps, budget_share))
-            batch = _draw_batch(images, learner, progress, context.seed, device)
+            batch = _training_batch(next(drawn), learner, progress, context.seed)
             learner.backward(loss(net, batch))
 
             if learner.monitor.diverged(learner.loss, learner.gradient_norm):
@@ -184,6 +189,7 @@ def optimize(
                     stopped_by = "divergence"
                     break
                 context.log(learner.facts_of_return())
+                drawn = _drawn(images, learner, context.seed, device)
             else:
                 learner.update(progress)
                 if learner.step % LOG_STEPS == 0 or learner.step == config.steps:
@@ -198,8 +204,7 @@ def optimize(
             if interrupted:
                 raise Interrupted(f"stopped at step {learner.step}; continue with --resume")
 
-    at_once = learner.step == first_step == 0 and stopped_by == "budget"
-    if at_once and not useful_untrained:
+    if learner.step == first_step == 0 and stopped_by == "budget" and not useful_untrained:
         raise BudgetTooShort(NO_TIME)
     learner.save_end(path, stopped_by, clock.spent())
     if stopped_by == "budget":
@@ -380,22 +385,46 @@ class Learner(Generic[Net]):
                     state[slot] = torch.empty_like(weight).copy_(value)
 
 
+def _compile(net: nn.Module) -> None:
+    """Compile a network, and keep what was compiled for the next training of one like it."""
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(user_folder("compiled")))
+    net.compile()
+
+
 # -- Batches ---------------------------------------------------------------------------------------
 
 
-def _draw_batch(
-    images: Floats, learner: Learner[Net], progress: float, seed: int, device: torch.device
-) -> TrainingBatch:
-    """Draw this process's share of the batch of a step, and change its images at random."""
-    config, processes, step = learner.config, learner.processes, learner.step
-    drawn = np.random.default_rng([seed, step]).integers(len(images), size=config.batch)
-    places = range(processes.rank, config.batch, processes.count)
-    generators = [_generator(seed, step, place) for place in places]
+def _places(learner: Learner[Net]) -> range:
+    """Return this process's places in a batch."""
+    processes = learner.processes
+    return range(processes.rank, learner.config.batch, processes.count)
 
-    rows = drawn[places]
-    batch = torch.from_numpy(np.ascontiguousarray(images[rows])).to(device)
-    batch = augmented(batch, generators, config.augment)
-    return TrainingBatch(batch, generators, progress, rows, learner.returns)
+
+def _drawn(
+    images: Floats, learner: Learner[Net], seed: int, device: torch.device
+) -> Iterator[tuple[Tensor | NDArray[Any], ...]]:
+    """Yield this process's images of each step from the present one on, on the device, and their
+    rows. While a step learns from some, the next ones are copied."""
+    places, first_step = _places(learner), learner.step
+
+    def of_steps() -> Iterator[tuple[NDArray[Any], ...]]:
+        for step in itertools.count(first_step):
+            chosen = np.random.default_rng([seed, step])
+            rows = chosen.integers(len(images), size=learner.config.batch)[places]
+            yield images[rows], rows
+
+    return on_device(of_steps(), copies_of(device))
+
+
+def _training_batch(
+    drawn: tuple[Tensor | NDArray[Any], ...], learner: Learner[Net], progress: float, seed: int
+) -> TrainingBatch:
+    """Return images that were drawn, changed at random, as the batch of the present step."""
+    images, rows = drawn
+    assert isinstance(images, Tensor) and isinstance(rows, np.ndarray)
+    generators = [_generator(seed, learner.step, place) for place in _places(learner)]
+    changed = augmented(images, generators, learner.config.augment)
+    return TrainingBatch(changed, generators, progress, rows, learner.returns)
 
 
 def _generator(seed: int, step: int, place: int) -> torch.Generator:

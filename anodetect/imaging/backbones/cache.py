@@ -107,11 +107,12 @@ def open_cache() -> FeatureCache | None:
         limit = int(float(text) * 1e9)
     except ValueError:
         raise ConfigError(f"{SIZE}={text}: a number of gigabytes is expected") from None
-    return FeatureCache(Path(place) if place else _user_folder(), limit)
+    return FeatureCache(Path(place) if place else user_folder("features"), limit)
 
 
-def _user_folder() -> Path:
-    """Return $XDG_CACHE_HOME/anodetect or ~/.cache/anodetect on Linux, its like elsewhere."""
+def user_folder(kind: str) -> Path:
+    """Return the folder for a kind of things, such as "features", in $XDG_CACHE_HOME/anodetect or
+    ~/.cache/anodetect on Linux, in its like elsewhere."""
     if sys.platform == "darwin":  # where platformdirs would follow $XDG_CACHE_HOME
-        return Path.home() / "Library" / "Caches" / "anodetect" / "features"
-    return platformdirs.user_cache_path("anodetect", appauthor=False) / "features"
+        return Path.home() / "Library" / "Caches" / "anodetect" / kind
+    return platformdirs.user_cache_path("anodetect", appauthor=False) / kind

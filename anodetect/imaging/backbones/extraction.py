@@ -12,7 +12,8 @@ from torch import Tensor
 
 from anodetect.imaging.backbones.cache import FeatureCache
 from anodetect.imaging.backbones.loading import Backbone
-from anodetect.imaging.inference import autocast, autocast_is_native, pick_device
+from anodetect.imaging.inference import autocast, half_type, pick_device
+from anodetect.imaging.transfer import to_tensor
 from anodetect.types import Encoded, Floats, content_digest
 
 BATCH_PIXELS = 2**19  # of the images in a batch: eight with 256 pixels a side
@@ -90,8 +91,8 @@ class Extractor:
 
     def _key(self, image: Floats) -> str:
         """Return a hash of all that the layers of an image depend on, to the last bit."""
-        halves = self.backbone.halves and autocast_is_native(self.device)
-        how = (self.device.type, halves, torch.get_num_threads(), torch.__version__)
+        half = half_type(self.device) if self.backbone.halves else None
+        how = (self.device.type, str(half), torch.get_num_threads(), torch.__version__)
         parts = repr((1, self.backbone.fingerprint, how)).encode()
         return sha256(content_digest(image) + parts).hexdigest()
 
@@ -109,7 +110,7 @@ class Extractor:
         stacked = np.pad(stacked, ((0, size - len(images)), (0, 0), (0, 0), (0, 0)), "edge")
 
         outputs = []
-        for layer in self._forward(torch.from_numpy(stacked).to(self.device)):
+        for layer in self._forward(to_tensor(stacked, self.device)):
             outputs.append(layer.cpu())
         return [[layer[row] for layer in outputs] for row in range(len(images))]
 
