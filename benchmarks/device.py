@@ -52,9 +52,14 @@ STEPS = 200  # of training
 def trained_for_a_moment(scratch: Path, device: str) -> Path:
     """Return a run whose speed does not depend on what it has learned."""
     null.write_images(scratch / "normal", KIND, null.NORMALS, white=False)
-    values = {"training": {"steps": 20}}
-    options = {"values": values, "representation": "pixels", "device": device}
-    anodetect.train(str(scratch / "normal"), "anoddpm", scratch / "run", **options)
+    anodetect.train(
+        str(scratch / "normal"),
+        "anoddpm",
+        scratch / "run",
+        values={"training": {"steps": 20}},
+        representation="pixels",
+        device=device,
+    )
     return scratch / "run"
 
 

@@ -74,7 +74,8 @@ class StreamCopies:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.sending, self.fetching = torch.cuda.Stream(device), torch.cuda.Stream(device)
+        self.sending = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self.fetching = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def send(self, array: Array) -> OnItsWay:
         locked = torch.from_numpy(np.ascontiguousarray(array)).pin_memory()
