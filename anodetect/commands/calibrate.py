@@ -32,6 +32,7 @@ from anodetect.model.model import Model
 from anodetect.model.scoring import ScoredImage, score_records
 from anodetect.record import runs
 from anodetect.record.components import read_components
+from anodetect.record.model_card import model_card
 from anodetect.record.odd import read_odd
 from anodetect.record.runs import ManifestRow, RunHeader
 from anodetect.stats.calibration import Calibration
@@ -125,7 +126,7 @@ def _calibrate(
         state=run.state,
         calibration=calibrated.calibration,
         manifest=known + used_rows(normals.records, "calibrate", normals),
-        card=runs.model_card(header, calibrated.calibration),
+        card=model_card(header, calibrated.calibration),
         odd=read_odd(run.path),
         components=read_components(run.path),
     )

@@ -46,6 +46,7 @@ from anodetect.model.settings import with_planes
 from anodetect.model.tune_maps import TuneMaps
 from anodetect.record import environment, runs
 from anodetect.record.components import Components, named_components, read_components
+from anodetect.record.model_card import model_card
 from anodetect.record.odd import OddNormals, read_odd
 from anodetect.record.runs import RunHeader, TrainingFacts
 from anodetect.stats.calibration import DEFAULT_FAR
@@ -646,7 +647,7 @@ def _write(
         manifest=manifest_rows(plan.roles, plan.normals, left_out, plan.odd),
         odd=plan.odd,
         components=components,
-        card=runs.model_card(header, calibrated.calibration),
+        card=model_card(header, calibrated.calibration),
     )
 
 

@@ -9,6 +9,7 @@ from anodetect.output import figures
 from anodetect.output.report import environment
 from anodetect.record import runs
 from anodetect.record.components import read_components
+from anodetect.record.model_card import LIMIT_HEADING
 from anodetect.record.objects import text_of
 from anodetect.record.odd import read_odd
 from anodetect.record.runs import Run
@@ -43,7 +44,7 @@ def html(run: Run, made: MadeImages | None = None) -> str:
     text: str = page.render(
         header=run.header,
         model_sha256=run.model_sha256,
-        card=card.partition(runs.LIMIT_HEADING)[0].rstrip(),
+        card=card.partition(LIMIT_HEADING)[0].rstrip(),
         limit=limit,
         training=figures.training(runs.curves(run.path)),
         odd=read_odd(run.path),
