@@ -233,7 +233,7 @@ def test_bad_files_become_rows_and_exit_one(anodetect, pca_run, tmp_path):
     assert "1×1" in rows["tiny.png"]["error"]
     assert "colour" in rows["colour.png"]["error"]
     assert rows["away.png"]["status"] == "skipped"
-    assert rows["loop.png"]["error"] == "no such file"
+    assert rows["loop.png"]["error"] == "symbolic link that leads nowhere"
     assert rows["wide.png"]["width"] == 300
     assert tifffile.imread(tmp_path / "s" / rows["wide.png"]["heatmap"]).shape == (20, 300)
     assert "CMYK" in (tmp_path / "s/report.html").read_text()

@@ -39,3 +39,11 @@ def test_copies_of_one_image_are_not_a_set_of_normals(save_png, tmp_path):
     with pytest.raises(DataError, match="all 24 normal images are one, pixel by pixel"):
         anodetect.train(str(tmp_path / "parts"), "pca", tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("target", ["nothing.png", "link.png", "other.png"])
+def test_a_link_that_leads_nowhere_is_not_called_a_missing_file(tmp_path, target):
+    (tmp_path / "link.png").symlink_to(target)
+    (tmp_path / "other.png").symlink_to("link.png")
+    with pytest.raises(ImageError, match="symbolic link that leads nowhere"):
+        readers.read_image(tmp_path / "link.png")

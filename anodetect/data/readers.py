@@ -249,6 +249,8 @@ def _companion(path: Path, content: bytes) -> Path | None:
 def read_bytes(path: Path) -> bytes:
     """Read a file; ImageError with the reason if that fails, or it is larger than MAX_BYTES."""
     try:
+        if path.is_symlink() and not path.exists():
+            raise ImageError("symbolic link that leads nowhere")
         if not path.is_file():
             raise ImageError("no such file" if not path.exists() else "not a regular file")
         if (size := path.stat().st_size) > MAX_BYTES:
