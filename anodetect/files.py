@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from hashlib import file_digest, sha256
+from itertools import islice
 from pathlib import Path, PurePath
 from secrets import token_hex
 from typing import IO
@@ -124,11 +125,12 @@ def sync_tree(path: Path) -> None:
     Very many are flushed with their whole file system at once, where the system can: each single
     one would wait for the disk.
     """
-    files = [file for file in walk(path) if not file.is_symlink()]
-    if len(files) > AT_ONCE and _sync_file_system(path):
+    several = next(islice(walk(path), AT_ONCE, None), None) is not None
+    if several and _sync_file_system(path):
         return
-    for file in files:
-        _sync_file(file)
+    for file in walk(path):
+        if not file.is_symlink():
+            _sync_file(file)
     for parent, _, _ in os.walk(path):
         sync_folder(Path(parent))
 

@@ -120,12 +120,11 @@ def made_up(
             status=OK,
             kind=record.kind,
             acquired="",
+            pixels_sha256=digest,
         )
         yield (
             None,
-            JournalEntry(
-                row=row, seconds=0.01, threads=1, host="", outputs=tuple(outputs), pixels=digest
-            ),
+            JournalEntry(row=row, seconds=0.01, threads=1, host="", outputs=tuple(outputs)),
         )
 
 

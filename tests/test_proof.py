@@ -25,7 +25,7 @@ from pyarrow import parquet
 
 import anodetect
 from anodetect.commands import review
-from anodetect.commands.conclude import derived
+from anodetect.commands.conclude import derived, written_in
 from anodetect.commands.forget import forget
 from anodetect.commands.labelled import measure_of
 from anodetect.commands.recompute import recompute
@@ -400,7 +400,7 @@ def complete(record, tmp_path_factory):
         scored.table,
         directories.group_table(record),
         directories.slice_table(record),
-        scored.outputs,
+        written_in(scored.table, scored.outputs, scored.audit.heatmaps),
         scored.audit,
     )
     texts = {name: getattr(found, name) for name in ("statement", "reasons", "drift", "caveats")}
@@ -411,7 +411,8 @@ def complete(record, tmp_path_factory):
         if not row.is_volume:
             heatmap = read_map(out / row.heatmap)
             regions += [(row.path, each) for each in find_regions(heatmap, scored.audit.mask_rule)]
-    write_regions(out, ["1.png", "head.nii"], [48, 20], [48, 20], regions, scored.audit.mask_rule)
+    images = [("1.png", 48, 48), ("head.nii", 20, 20)]
+    write_regions(out, images, lambda: regions, scored.audit.mask_rule)
     return with_hashes(out)
 
 

@@ -1,14 +1,16 @@
 """The end of a scoring and of a merge: decide over all rows, compare with the calibration, and
 write the directory."""
 
+from array import array
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from pyarrow import compute as pc
 
 from anodetect.commands.labelled import mask_warnings
@@ -24,21 +26,43 @@ from anodetect.record.decisions import (
     decide,
     decide_slices,
     group_caveats,
+    is_increasing,
     is_ok,
     is_volume,
+    numbers,
     volume_caveats,
 )
 from anodetect.record.directories import Tables
 from anodetect.record.failures import differences, failures, in_error
 from anodetect.record.keeping import ALL, kept, not_kept
-from anodetect.record.rows import FAILED, OK, SKIPPED, OutputRow, Region, to_table
+from anodetect.record.rows import (
+    AT_ONCE,
+    FAILED,
+    OK,
+    SKIPPED,
+    OutputRow,
+    Region,
+    ScoreRow,
+    SliceRow,
+    TableBuilder,
+    TimingRow,
+    schema_of,
+)
+from anodetect.record.spool import Spool, repeated_numbers
+from anodetect.record.tables import Rows, WithColumns, parts_of
 from anodetect.stats import drift
 from anodetect.stats.decision import statement
 from anodetect.stats.evaluation import Measure
 from anodetect.stats.times import untimed
-from anodetect.types import Reporter
+from anodetect.types import Bools, Reporter
 
 OTHERS: dict[Source, str] = {"image": "volumes", "volume": "images"}
+# The columns of rows that are in memory all at once.
+COLUMNS = (
+    "path", "group", "score", "status", "error", "depth", "width", "height", "label", "acquired",
+    "differs", "prepared", "written",
+)  # fmt: skip
+DECISIONS = ["p_value", "q_value", "flagged", "threshold"]
 CASE, REGIONS, BOOTSTRAP = "case", "regions", "bootstrap"  # kinds of outputs that are no map
 
 
@@ -55,21 +79,54 @@ def say_head(head: str, reporter: Reporter) -> None:
     reporter.say(f"record complete: chain head {head}")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileRow(ScoreRow):
+    """A row, and in which of the scoring's output formats its file has outputs: a bit each, in
+    their order."""
+
+    written: int
+
+
+def written_bits(outputs: Iterable[OutputRow], formats: Sequence[str]) -> int:
+    """Return which of the output formats some outputs are in, as `FileRow` has it."""
+    kinds = {output.kind for output in outputs}
+    return sum(1 << place for place, name in enumerate(formats) if name in kinds)
+
+
+class Gathered:
+    """All that was scored, sorted on the disk of `out`: rows and timings by their paths, outputs by
+    their names; a context manager that closes them. `notes` counts what is to be known of outputs.
+    `regions` returns them, with the paths of their images, each time it is called."""
+
+    def __init__(self, out: Path, regions: Callable[[], Iterable[tuple[str, Region]]]) -> None:
+        self.scores, self.timings = Spool(out, FileRow, "path"), Spool(out, TimingRow, "path")
+        self.outputs, self.slices = Spool(out, OutputRow, "name"), TableBuilder(SliceRow)
+        self.notes: Counter[str] = Counter()
+        self.regions = regions
+
+    def __enter__(self) -> "Gathered":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for spool in (self.scores, self.timings, self.outputs):
+            spool.close()
+
+
 def conclude(
-    out: Path,
-    scoring: Scoring,
-    tables: Tables,
-    regions: Iterable[tuple[str, Region]],
-    measure: Measure,
-    reporter: Reporter,
+    out: Path, scoring: Scoring, gathered: Gathered, measure: Measure, reporter: Reporter
 ) -> MergeResult:
     """Decide over all rows, compare with the calibration, and write the directory; return what it
-    amounts to. `regions` are given with the paths of their images."""
-    calibration, rule, copies = scoring.calibration, scoring.rule, copies_of(tables.scores)
+    amounts to."""
+    calibration, rule, copies = scoring.calibration, scoring.rule, copies_of(gathered.scores)
     scoring = replace(scoring, copies=len(copies), repeated=copies)
-    rows, groups, threshold = decide(tables.scores, calibration, rule, slices=tables.slices)
-    slices = decide_slices(tables.slices, calibration, rule)
-    found = derived(rows, groups, slices, tables.outputs, scoring)
+    slices = decide_slices(gathered.slices.table().sort_by("path"), calibration, rule)
+    columns = _columns(gathered.scores, scoring)
+    rows, groups, threshold = decide(columns, calibration, rule, slices=slices)
+    del columns
+    bits, written = np.asarray(rows["written"]), dict[str, Bools]()
+    for place, name in enumerate(scoring.heatmaps):
+        written[name] = bits & (1 << place) > 0
+    found = derived(rows, groups, slices, written, scoring)
     _warn(found.caveats, measure, found.drift, reporter)
     if unlike := differences(rows):
         count = sum(each.count for each in unlike)
@@ -77,7 +134,7 @@ def conclude(
             f"{count} files differ from what the model has seen; most often: {unlike[0].reason}"
         )
 
-    for note, count in _notes(tables.outputs):
+    for note, count in gathered.notes.most_common():
         reporter.warn(f"{count} files of maps are {note}")
 
     evaluation = None
@@ -86,11 +143,8 @@ def conclude(
         for warning in mask_warnings(evaluation):
             reporter.warn(warning)
         directories.write_draws(out, measure.draws())
-    scored = rows.filter(pa.array(is_ok(rows)))
     if asks_for(scoring.heatmaps, "regions"):
-        paths, widths = scored["path"].to_pylist(), scored["width"].to_pylist()
-        heights = scored["height"].to_pylist()
-        write_regions(out, paths, widths, heights, regions, scoring.mask_rule)
+        write_regions(out, _images(rows), gathered.regions, scoring.mask_rule)
 
     audit = Audit(
         **{each.name: getattr(scoring, each.name) for each in fields(Scoring)},
@@ -106,10 +160,35 @@ def conclude(
         tables={},
         head="",
     )
-    outputs = _with_other_outputs(out, tables.outputs, scoring.cases)
-    tables = replace(tables, scores=rows, groups=groups, slices=slices, outputs=outputs)
-    head = directories.write(out, audit, tables)
-    return _result(out, audit, rows, head)
+    gathered.outputs.extend(_other_outputs(out, scoring.cases))
+    decided = WithColumns(gathered.scores, rows.select(DECISIONS), schema_of(ScoreRow))
+    result = _result(out, audit, rows, "")
+    del rows
+    tables = Tables(decided, groups, gathered.timings, slices, gathered.outputs)
+    return replace(result, head=directories.write(out, audit, tables))
+
+
+def _columns(scores: Spool[FileRow], scoring: Scoring) -> pa.Table:
+    """Return the columns that are in memory of all rows. A row that is its own group has one name
+    in both columns."""
+    names = [*COLUMNS, *["sha256"] * (scoring.keep != ALL)]
+    parts = []
+    for part in scores.parts():
+        chosen = part.select(names)
+        if part["group"].equals(part["path"]):
+            place = names.index("group")
+            chosen = chosen.set_column(place, chosen.schema.field(place), part["path"])
+        parts.append(chosen)
+    return pa.concat_tables(parts)
+
+
+def _images(rows: pa.Table) -> Iterator[tuple[str, int, int]]:
+    """Yield the path, width and height of each row with a score."""
+    facts = rows.select(["path", "width", "height", "status"])
+    for batch in facts.to_batches(max_chunksize=AT_ONCE):
+        for path, width, height, status in zip(*(each.to_pylist() for each in batch), strict=True):
+            if status == OK:
+                yield path, width, height
 
 
 @dataclass(frozen=True)
@@ -124,28 +203,33 @@ class Derived:
 
 
 def derived(
-    rows: pa.Table, groups: pa.Table, slices: pa.Table, outputs: pa.Table, scoring: Scoring
+    rows: pa.Table,
+    groups: pa.Table,
+    slices: pa.Table,
+    written: Mapping[str, Bools],
+    scoring: Scoring,
 ) -> Derived:
-    """Return what follows from decided rows, a table of ScoreRow, and the tables beside it."""
+    """Return what follows from decided rows, a table of ScoreRow, and the tables beside it.
+    `written` says of each output format which rows [n] have a file in it."""
     caveats = _caveats(rows, groups, slices, scoring)
     not_in_time = _not_in_time(rows)
     if not_in_time:
         caveats.append(not_in_time)
-    wanted = rows
+    wanted = is_ok(rows) & ~in_error(rows)
     if scoring.keep != ALL:
-        wanted = rows.filter(pa.array(kept(rows, scoring), pa.bool_()))
-    caveats += _not_written(wanted, outputs, scoring.heatmaps)
+        wanted &= kept(rows, scoring)
+    caveats += _not_written(wanted, is_volume(rows), written, scoring.heatmaps)
     if count := not_kept(rows, scoring):
         caveats.append(
             f"{count} files keep no maps, masks and outlines (--keep {scoring.keep}): anodetect "
             "maps makes them again"
         )
 
-    scored_groups = rows["group"].filter(pa.array(is_ok(rows)))
-    n_groups = len(scored_groups.unique())
+    count = int(is_ok(rows).sum())
+    counts = pc.value_counts(rows["status"])
     return Derived(
-        statement=statement(scoring.calibration, scoring.rule, len(scored_groups), n_groups),
-        counts=dict(Counter(rows["status"].to_pylist())),
+        statement=statement(scoring.calibration, scoring.rule, count, len(groups)),
+        counts={each["values"]: each["counts"] for each in counts.to_pylist()},
         reasons={each.reason: each.count for each in failures(rows)},
         drift=_drift(rows, slices, scoring),
         caveats=tuple(caveats),
@@ -196,16 +280,22 @@ def _caveats(rows: pa.Table, groups: pa.Table, slices: pa.Table, scoring: Scorin
     return found
 
 
-def _not_written(rows: pa.Table, outputs: pa.Table, names: Sequence[str]) -> list[str]:
+def _not_written(
+    wanted: Bools, volumes: Bools, written: Mapping[str, Bools], names: Sequence[str]
+) -> list[str]:
     """Return which of the output formats with these names are not those of files that were scored.
-    The default formats are for images or for volumes, and were not asked for."""
+    The default formats are for images or for volumes, and were not asked for. `wanted` [n] are the
+    rows without an error that would say why."""
     by_default, found = set(names) == set(DEFAULT), []
     for name in names:
         each = format_named(name)
         for source in SOURCES:
             if by_default and not each.has_files_of(source):
                 continue
-            count = _without_files(rows, outputs, name, source)
+            if each.directory and each.has_files_of(source):
+                continue
+            without = wanted & ~written[name] & (volumes == (source == "volume"))
+            count = int(without.sum())
             if not count:
                 continue
             only = f"files of {each.of}" if each.has_files_of(source) else OTHERS[source]
@@ -214,16 +304,14 @@ def _not_written(rows: pa.Table, outputs: pa.Table, names: Sequence[str]) -> lis
     return found
 
 
-def _without_files(rows: pa.Table, outputs: pa.Table, name: str, source: Source) -> int:
-    """Return how many images or volumes have no file in an output format, and no error that would
-    say why."""
-    without = is_ok(rows) & ~in_error(rows) & (is_volume(rows) == (source == "volume"))
-    each = format_named(name)
-    if each.directory and each.has_files_of(source):
-        return 0
-    written = outputs["path"].filter(pc.equal(outputs["kind"], name))
-    has_file = np.asarray(pc.is_in(rows["path"], value_set=written.combine_chunks()), bool)
-    return int((without & ~has_file).sum())
+def written_in(rows: pa.Table, outputs: pa.Table, names: Sequence[str]) -> dict[str, Bools]:
+    """Return of each output format which rows [n] have a file in it, by a table of OutputRow."""
+    found = {}
+    for name in names:
+        written = outputs["path"].filter(pc.equal(outputs["kind"], name))
+        has_file = pc.is_in(rows["path"], value_set=written.combine_chunks())
+        found[name] = np.asarray(has_file, bool)
+    return found
 
 
 def _warn(
@@ -238,21 +326,27 @@ def _warn(
             reporter.warn(check.text)
 
 
-def _notes(outputs: pa.Table) -> list[tuple[str, int]]:
-    """Return what is to be known of outputs, and of how many, the most frequent first."""
-    notes = outputs["note"].filter(pc.not_equal(outputs["note"], "")).to_pylist()
-    return Counter(notes).most_common()
-
-
-def copies_of(rows: pa.Table) -> tuple[str, ...]:
-    """Return the paths, sorted, of copies in a table of ScoreRow: of files with equal pixels all
+def copies_of(rows: Rows) -> tuple[str, ...]:
+    """Return the paths, sorted, of copies among rows of ScoreRow: of files with equal pixels all
     but the one whose path comes first."""
-    decoded = rows.filter(pc.not_equal(rows["pixels_sha256"], ""))
-    decoded = decoded.select(["pixels_sha256", "path"])
-    decoded = decoded.sort_by([("pixels_sha256", "ascending"), ("path", "ascending")])
-    hashes = decoded["pixels_sha256"]
-    is_copy = pc.equal(hashes.slice(1), hashes.slice(0, max(len(hashes) - 1, 0)))
-    return tuple(sorted(decoded["path"].slice(1).filter(is_copy).to_pylist()))
+    hashes = array("q")  # in place of texts, which take ten times as much
+    for part in parts_of(rows):
+        hashes.extend(map(hash, filter(None, part["pixels_sha256"].to_pylist())))
+    several = repeated_numbers(hashes)
+    if not several:
+        return ()
+
+    first, copies = dict[str, str](), []
+    for part in parts_of(rows):
+        facts = (part["path"].to_pylist(), part["pixels_sha256"].to_pylist())
+        for path, pixels in zip(*facts, strict=True):
+            if not pixels or hash(pixels) not in several:
+                continue
+            other = first.get(pixels)
+            first[pixels] = path if other is None else min(path, other)
+            if other is not None:
+                copies.append(max(path, other))
+    return tuple(sorted(copies))
 
 
 def _drift(rows: pa.Table, slices: pa.Table, scoring: Scoring) -> DriftChecks:
@@ -261,27 +355,46 @@ def _drift(rows: pa.Table, slices: pa.Table, scoring: Scoring) -> DriftChecks:
     calibration = scoring.calibration
     copies = pa.array(scoring.repeated, pa.string())
     is_copy = np.asarray(pc.is_in(rows["path"], value_set=copies), bool)
-    images = rows.filter(pa.array(is_ok(rows) & ~is_volume(rows) & ~is_copy))
-    scored_slices = slices.filter(
+    chosen = pa.array(is_ok(rows) & ~is_volume(rows) & ~is_copy)
+    images = rows.select(["score", "group", "acquired"]).filter(chosen)
+    scored_slices = slices.select(["score", "group"]).filter(
         pc.and_not(pc.is_valid(slices["score"]), pc.is_in(slices["path"], value_set=copies))
     )
-    scores = images["score"].to_pylist() + scored_slices["score"].to_pylist()
-    groups = images["group"].to_pylist() + scored_slices["group"].to_pylist()
+    both = pa.concat_tables([images.select(["score", "group"]), scored_slices])
+    scores, groups = numbers(both["score"]), _in_order(both["group"])
     batch = drift.compare(calibration.scores, calibration.groups, scores, groups)
 
-    when, time = images["acquired"].to_pylist(), None
-    if any(when) and not _not_in_time(rows):
+    time = None
+    if _has_texts(images["acquired"]) and not _not_in_time(rows):
         differs = batch is not None and batch.fires
-        time = drift.martingale(scores, groups, when, differs=differs)
+        names, when = both["group"].to_pylist(), images["acquired"].to_pylist()
+        time = drift.martingale(scores.tolist(), names, when, differs=differs)
     return DriftChecks(batch, time)
+
+
+def _in_order(names: pa.ChunkedArray) -> NDArray[np.integer]:
+    """Return for each name [n] its place among all different names in alphabetical order."""
+    if is_increasing(names):
+        return np.arange(len(names))
+    coded = pc.dictionary_encode(pa.chunked_array(names, pa.string()).combine_chunks())
+    places = np.empty(len(coded.dictionary), np.int64)
+    places[np.asarray(pc.sort_indices(coded.dictionary))] = np.arange(len(places))
+    return places[np.asarray(coded.indices)]
+
+
+def _has_texts(column: pa.ChunkedArray) -> bool:
+    """Return whether any text of a column says something."""
+    return bool(pc.any(pc.not_equal(column, "")).as_py())
 
 
 def _not_in_time(rows: pa.Table) -> str:
     """Return why a batch is not followed over time although its files say when they were taken; ""
     if it is, and if none says it."""
-    scored = rows.filter(pa.array(is_ok(rows)))
+    scored = rows.select(["path", "acquired", "depth"]).filter(pa.array(is_ok(rows)))
+    if not _has_texts(scored["acquired"]):
+        return ""
     when = [text or "" for text in scored["acquired"].to_pylist()]
-    if any(when) and is_volume(scored).any():
+    if is_volume(scored).any():
         return "The column acquired is not used: scores of volumes are not followed over time."
     return untimed(when, scored["path"].to_pylist())
 
@@ -289,9 +402,8 @@ def _not_in_time(rows: pa.Table) -> str:
 # -- Files -----------------------------------------------------------------------------------------
 
 
-def _with_other_outputs(out: Path, outputs: pa.Table, cases: ShownCases) -> pa.Table:
-    """Return the table of OutputRow with the pictures of cases, regions.json and bootstrap.npz, in
-    the order of their names."""
+def _other_outputs(out: Path, cases: ShownCases) -> list[OutputRow]:
+    """Return the rows of the pictures of cases, of regions.json and of bootstrap.npz."""
     others = []
     for path in dict.fromkeys((*cases.highest, *cases.borderline)):
         others.append((directories.picture_of(out, path), path, CASE))
@@ -303,5 +415,4 @@ def _with_other_outputs(out: Path, outputs: pa.Table, cases: ShownCases) -> pa.T
         if file.is_file():
             name = file.relative_to(out).as_posix()
             rows.append(OutputRow(name=name, path=path, kind=kind, sha256=sha256_of(file)))
-    both = pa.concat_tables([outputs, to_table(rows, OutputRow)])
-    return both.combine_chunks().sort_by("name")
+    return rows

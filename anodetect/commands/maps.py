@@ -175,7 +175,5 @@ def _write_outlines(out: Path, entries: Sequence[JournalEntry], worker: Worker) 
     images = [entry.row for entry in entries if not entry.row.is_volume]
     regions = [(entry.row.path, each) for entry in entries for each in entry.regions]
     if regions:
-        paths = [row.path for row in images]
-        sizes = [(row.width or 0, row.height or 0) for row in images]
-        widths, heights = ([size[axis] for size in sizes] for axis in (0, 1))
-        write_regions(out, paths, widths, heights, regions, worker.rule)
+        shown = [(row.path, row.width or 0, row.height or 0) for row in images]
+        write_regions(out, shown, lambda: regions, worker.rule)

@@ -1,8 +1,7 @@
 """Merge: the score directories of all shards in, one out."""
 
 import shutil
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -11,7 +10,13 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import compute as pc
 
-from anodetect.commands.conclude import conclude, say_head, where_scored
+from anodetect.commands.conclude import (
+    Gathered,
+    conclude,
+    say_head,
+    where_scored,
+    written_in,
+)
 from anodetect.commands.labelled import measure_of
 from anodetect.commands.results import MergeResult
 from anodetect.errors import RunError
@@ -22,9 +27,9 @@ from anodetect.output.regions import read_regions
 from anodetect.record import audit as audits
 from anodetect.record import directories, environment, format2, verification
 from anodetect.record.audit import Audit, ShownCases
-from anodetect.record.directories import ScoreDirectory, Tables
+from anodetect.record.directories import ScoreDirectory
 from anodetect.record.partial import new_directory
-from anodetect.record.rows import OutputRow, rows_of
+from anodetect.record.rows import OutputRow, Region, rows_of
 from anodetect.types import Reporter, Silent
 
 HEATMAPS = "heatmaps/"  # the outputs that are copied; all others are made anew
@@ -62,11 +67,24 @@ def _merge(
     shards: Sequence[ScoreDirectory], out: Path, command: Sequence[str], reporter: Reporter
 ) -> MergeResult:
     """Write the joined directory but for its report, and return what it amounts to."""
-    tables = _joined_tables(shards)
-    _refuse_duplicates(tables.scores)
+    with Gathered(out, lambda: _regions(shards)) as gathered:
+        _gather(gathered, shards)
+        return _conclude(gathered, shards, out, command, reporter)
+
+
+def _conclude(
+    gathered: Gathered,
+    shards: Sequence[ScoreDirectory],
+    out: Path,
+    command: Sequence[str],
+    reporter: Reporter,
+) -> MergeResult:
+    """Write what was gathered of all parts, and return what it amounts to."""
+    paths = pa.chunked_array(part["path"] for part in gathered.scores.parts())
+    _refuse_duplicates(paths)
     _copy_heatmaps(shards, out)
     cases = _joined_cases(shards, out)
-    _warn_of_gaps(len(tables.scores), [shard.audit for shard in shards], reporter)
+    _warn_of_gaps(len(paths), [shard.audit for shard in shards], reporter)
 
     audits = [shard.audit for shard in shards]
     threads = {count for audit in audits for count in audit.threads}
@@ -83,25 +101,33 @@ def _merge(
         cases=cases,
         resumed=sum(audit.resumed for audit in audits),
     )
-    regions = chain.from_iterable(read_regions(shard.path) for shard in shards)
     rows = chain.from_iterable(shard.each() for shard in shards)
-    return conclude(out, scoring, tables, regions, measure_of(rows, scoring), reporter)
+    return conclude(out, scoring, gathered, measure_of(rows, scoring), reporter)
 
 
-def _joined_tables(shards: Sequence[ScoreDirectory]) -> Tables:
-    """Return the rows of all parts in the order of their paths; of outputs only the heatmaps."""
-    parts = [directories.read_tables(shard.path) for shard in shards]
-    outputs = pa.concat_tables([each.outputs for each in parts])
-    return Tables(
-        scores=_joined([each.scores for each in parts]),
-        timings=_joined([each.timings for each in parts]),
-        slices=_joined([each.slices for each in parts]),
-        outputs=outputs.filter(pc.starts_with(outputs["name"], HEATMAPS)),
-    )
+def _gather(gathered: Gathered, shards: Sequence[ScoreDirectory]) -> None:
+    """Sort the rows of all parts; of outputs only the heatmaps."""
+    for shard in shards:
+        tables = directories.read_tables(shard.path)
+        heatmaps = tables.outputs.filter(pc.starts_with(tables.outputs["name"], HEATMAPS))
+        bits = np.zeros(len(shard.table), np.int32)
+        for place, has_file in enumerate(
+            written_in(tables.scores, heatmaps, shard.audit.heatmaps).values()
+        ):
+            bits |= has_file.astype(np.int32) << place
+
+        gathered.scores.add_table(tables.scores.append_column("written", pa.array(bits)))
+        gathered.timings.add_table(tables.timings)
+        gathered.outputs.add_table(heatmaps)
+        gathered.slices.add_table(tables.slices)
+        notes = heatmaps["note"].filter(pc.not_equal(heatmaps["note"], ""))
+        gathered.notes.update(notes.to_pylist())
 
 
-def _joined(tables: Sequence[pa.Table]) -> pa.Table:
-    return pa.concat_tables(tables).combine_chunks().sort_by("path")
+def _regions(shards: Sequence[ScoreDirectory]) -> Iterator[tuple[str, Region]]:
+    """Yield each region of all parts with the path of its image."""
+    for shard in shards:
+        yield from read_regions(shard.path)
 
 
 def _joined_cases(shards: Sequence[ScoreDirectory], out: Path) -> ShownCases:
@@ -161,8 +187,9 @@ def _refuse_misfits(shards: Sequence[ScoreDirectory]) -> None:
             raise RunError(f"{shard.path} is not what was written: {problems[0]}")
 
 
-def _refuse_duplicates(rows: pa.Table) -> None:
-    twice = [path for path, count in Counter(rows["path"].to_pylist()).items() if count > 1]
+def _refuse_duplicates(paths: pa.ChunkedArray) -> None:
+    """Raise RunError if a path is there twice; paths are in order."""
+    twice = paths[1:].filter(pc.equal(paths[1:], paths[:-1])).to_pylist()
     if twice:
         raise RunError(
             f"{twice[0]} and {len(twice) - 1} more paths are in more than one part; nothing was "

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from pyarrow import compute as pc
 
-from anodetect.commands.conclude import copies_of, derived
+from anodetect.commands.conclude import copies_of, derived, written_in
 from anodetect.commands.labelled import measure_of
 from anodetect.config import without_nan
 from anodetect.errors import AnodetectError
@@ -149,7 +149,7 @@ def _compare_texts(scored: ScoreDirectory, found: Findings) -> None:
         scored.table,
         directories.group_table(path),
         directories.slice_table(path),
-        scored.outputs,
+        written_in(scored.table, scored.outputs, audit.heatmaps),
         audit,
     )
     recorded, expected = audits.to_json(audit), without_nan(asdict(again))

@@ -5,6 +5,7 @@ scan → (model → files, journal)* → decision → score directory
 
 import shlex
 import time
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, fields, replace
@@ -14,12 +15,18 @@ from pkgutil import resolve_name
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from anodetect.commands.brains import check_tools_of
 from anodetect.commands.channels import channels_of_run
-from anodetect.commands.conclude import conclude, say_head, where_scored
+from anodetect.commands.conclude import (
+    FileRow,
+    Gathered,
+    conclude,
+    say_head,
+    where_scored,
+    written_bits,
+)
 from anodetect.commands.inputs import Inputs, collect
 from anodetect.commands.labelled import content_of, labelled_score
 from anodetect.commands.manifest import KnownFiles, known_groups
@@ -40,23 +47,19 @@ from anodetect.output.cases import Cases
 from anodetect.output.formats import DEFAULT, check_formats
 from anodetect.record import directories, environment, runs, signatures
 from anodetect.record.audit import Scoring, ShownCases
-from anodetect.record.decisions import numbers
-from anodetect.record.directories import Tables
 from anodetect.record.journal import Journal
 from anodetect.record.keeping import ALL, keep_of
 from anodetect.record.partial import LOCK
 from anodetect.record.rows import (
     OK,
     JournalEntry,
-    OutputRow,
     Region,
     ScoreRow,
-    SliceRow,
-    TableBuilder,
     TimingRow,
+    values_of,
 )
 from anodetect.record.runs import Run
-from anodetect.stats.calibration import DEFAULT_FAR
+from anodetect.stats.calibration import DEFAULT_FAR, Doubles
 from anodetect.stats.decision import statement
 from anodetect.stats.evaluation import Measure
 from anodetect.stats.times import untimed
@@ -134,13 +137,13 @@ def score(
         problems = _problem_rows(inputs.problems, task)
         del inputs, groups  # of very many files they take more than all that follows
 
-        result, timings = finish(scoring, progress, journal, problems, reporter)
+        result, seconds = finish(scoring, progress, journal, problems, reporter)
         if key:
             signatures.sign(out, result.head, key)
         say_head(result.head, reporter)
         _write_report(out, key)
         journal.remove()
-    return speed.result(result, tuple(progress.measure.problems), began, timings)
+    return speed.result(result, tuple(progress.measure.problems), began, seconds)
 
 
 def finish(
@@ -149,23 +152,22 @@ def finish(
     journal: Journal,
     problems: Iterable[ScoreRow],
     reporter: Reporter,
-) -> tuple[MergeResult, pa.Table]:
+) -> tuple[MergeResult, Doubles]:
     """Decide over everything that was scored, and write the directory but for its signature and
-    report; return what it amounts to, and the seconds of each file."""
-    tables = _tables(journal.entries(), problems)
-    _warn_of_known(progress.known, reporter)
-    host, threads = where_scored(progress.hosts, progress.threads)
-    scoring = replace(
-        scoring,
-        host=host,
-        threads=threads,
-        cases=progress.cases.settle(),
-        resumed=progress.resumed,
-    )
-    regions = _regions(journal.entries())
-    result = conclude(journal.path, scoring, tables, regions, progress.measure, reporter)
-
-    return result, tables.timings
+    report; return what it amounts to, and the seconds that the model took for each file."""
+    with Gathered(journal.path, lambda: _regions(journal)) as gathered:
+        seconds = _gather(gathered, journal, problems, scoring.heatmaps)
+        _warn_of_known(progress.known, reporter)
+        host, threads = where_scored(progress.hosts, progress.threads)
+        scoring = replace(
+            scoring,
+            host=host,
+            threads=threads,
+            cases=progress.cases.settle(),
+            resumed=progress.resumed,
+        )
+        result = conclude(journal.path, scoring, gathered, progress.measure, reporter)
+    return result, seconds
 
 
 def _write_report(out: Path, key: Ed25519PrivateKey | None) -> None:
@@ -374,12 +376,11 @@ class Speed:
     seconds: float
 
     def result(
-        self, whole: MergeResult, failures: tuple[str, ...], began: float, timings: pa.Table
+        self, whole: MergeResult, failures: tuple[str, ...], began: float, seconds: Doubles
     ) -> ScoreResult:
         """Return what all files amount to, with time and memory. `began` is the time of
-        `time.monotonic()` at which the command started."""
-        took = numbers(timings["seconds"])
-        took = took[took > 0]
+        `time.monotonic()` at which the command started, `seconds` are those of each file."""
+        took = seconds[seconds > 0]
         return ScoreResult(
             **{each.name: getattr(whole, each.name) for each in fields(MergeResult)},
             failures=failures,
@@ -462,28 +463,27 @@ def _problem_rows(problems: Sequence[Problem], task: Task) -> list[ScoreRow]:
     return rows
 
 
-def _tables(entries: Iterable[JournalEntry], problems: Iterable[ScoreRow]) -> Tables:
-    """Return rows, timings and slices in the order of their paths, and outputs in that of their
-    names."""
-    rows, timings = TableBuilder(ScoreRow), TableBuilder(TimingRow)
-    slices, outputs = TableBuilder(SliceRow), TableBuilder(OutputRow)
-    for entry in entries:
-        rows.add(entry.row)
-        timings.add(TimingRow(path=entry.row.path, seconds=entry.seconds))
-        slices.extend(entry.slices)
-        outputs.extend(entry.outputs)
-    rows.extend(problems)
+def _gather(
+    gathered: Gathered, journal: Journal, problems: Iterable[ScoreRow], formats: Sequence[str]
+) -> Doubles:
+    """Sort all that was scored, and return the seconds of each file."""
+    seconds = array("d")
+    for entry in journal.entries():
+        written = written_bits(entry.outputs, formats)
+        gathered.scores.add(FileRow(**values_of(entry.row), written=written))
+        gathered.timings.add(TimingRow(path=entry.row.path, seconds=entry.seconds))
+        gathered.slices.extend(entry.slices)
+        gathered.outputs.extend(entry.outputs)
+        gathered.notes.update(output.note for output in entry.outputs if output.note)
+        seconds.append(entry.seconds)
 
-    return Tables(
-        scores=rows.table().sort_by("path"),
-        timings=timings.table().sort_by("path"),
-        slices=slices.table().sort_by("path"),
-        outputs=outputs.table(),
-    )
+    for problem in problems:
+        gathered.scores.add(FileRow(**values_of(problem), written=0))
+    return np.array(seconds)
 
 
-def _regions(entries: Iterable[JournalEntry]) -> Iterator[tuple[str, Region]]:
+def _regions(journal: Journal) -> Iterator[tuple[str, Region]]:
     """Yield each region with the path of its image."""
-    for entry in entries:
+    for entry in journal.entries():
         for region in entry.regions:
             yield entry.row.path, region

@@ -52,7 +52,12 @@ class LabelledScores:
 
 @in_own_style
 def histogram(
-    scores: Doubles, labels: Integers, calibration: Doubles, threshold: float, *, of_groups: bool
+    scores: Doubles,
+    labels: NDArray[np.integer],
+    calibration: Doubles,
+    threshold: float,
+    *,
+    of_groups: bool,
 ) -> str:
     """Draw scores [N] by label (−1 for unknown) over the calibration's, with the threshold.
 

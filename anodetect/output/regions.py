@@ -2,7 +2,7 @@
 for all of them."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,30 +67,31 @@ def outlines(inside: Bools) -> list[NDArray[np.float64]]:
 
 def write_regions(
     folder: Path,
-    paths: Sequence[str],
-    widths: Sequence[int],
-    heights: Sequence[int],
-    regions: Iterable[tuple[str, Region]],
+    images: Iterable[tuple[str, int, int]],
+    regions: Callable[[], Iterable[tuple[str, Region]]],
     rule: MaskRule,
 ) -> None:
     """Write the regions of a score directory's images, each with the path of its image.
 
-    `paths`, `widths` and `heights` are those of all images, in the order of the file. Images and
-    regions are written one at a time, so that none of them stay in memory.
+    `images` are the paths, widths and heights of all images, in the order of the file. They and the
+    regions, which are asked for twice, are written one at a time; in memory are the paths of images
+    with regions.
     """
-    ids = {path: number for number, path in enumerate(paths, start=1)}
+    ids = {path: 0 for path, _ in regions()}
     head = {
         "info": {"description": "regions that count", **rule.as_json()},
         "categories": [{"id": 1, "name": "anomaly"}],
     }
     with atomic(folder / FILE) as file:
         file.write(json.dumps(without_nan(head)).removesuffix("}").encode() + b', "images": [')
-        for (path, number), width, height in zip(ids.items(), widths, heights, strict=True):
+        for number, (path, width, height) in enumerate(images, start=1):
+            if path in ids:
+                ids[path] = number
             image = {"id": number, "file_name": path, "width": width, "height": height}
             file.write((b", " if number > 1 else b"") + json.dumps(image).encode())
 
         file.write(b'], "annotations": [')
-        for number, (path, region) in enumerate(regions, start=1):
+        for number, (path, region) in enumerate(regions(), start=1):
             marks = {
                 "id": number,
                 "image_id": ids[path],

@@ -2,10 +2,9 @@
 images."""
 
 import base64
-import heapq
 import shlex
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from numbers import Real
@@ -15,19 +14,19 @@ from urllib.parse import quote
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from jinja2 import Environment, PackageLoader
-from pyarrow import compute as pc
 from pydantic import TypeAdapter, ValidationError
 
 from anodetect.data.scan import counted
 from anodetect.errors import RunError, one_line
 from anodetect.files import is_below, sha256_of, write_atomic
 from anodetect.output import figures
+from anodetect.output.overview import Overview
 from anodetect.record import channel_files, directories, reports, reviews
-from anodetect.record.directories import ScoreDirectory, picture_of
-from anodetect.record.failures import differences, failures
+from anodetect.record.audit import Audit
+from anodetect.record.directories import picture_of
 from anodetect.record.objects import content_of, parsed
 from anodetect.record.reviews import Review, first_blind, in_force
-from anodetect.record.rows import OK, ScoreRow, SliceRow, first_problem
+from anodetect.record.rows import ScoreRow, SliceRow, first_problem
 from anodetect.stats.agreement import summary
 from anodetect.stats.calibration import DEFAULT_FAR
 from anodetect.stats.limit import DetectionLimit, detection_limit, trials_of
@@ -88,8 +87,8 @@ def write(folder: Path, key: Ed25519PrivateKey | None = None) -> Path:
         return folder / reports.REPORT
 
     if key is not None:
-        directories.read_as_written(folder)
-    page, audit = html(folder, written), directories.read(folder).audit
+        directories.refuse_changed(folder)
+    page, audit = html(folder, written), directories.read_audit(folder)
     start = audit.verdicts_start
     own = [review.hash for review in written if review.head == start]
     return reports.write(folder, page, head=audit.head, verdicts=own[-1] if own else start, key=key)
@@ -103,16 +102,19 @@ def html(folder: Path, reviewed: Sequence[Review], app: str = APP) -> str:
     the reviews those of its record are shown. Cases are links into the review app at `app`.
     RunError if there is nothing to report.
     """
-    scored = _directories(folder)
-    main = next((each for each in scored if not each.audit.baseline), scored[0])
-    results = _results(folder / "results.json")
-    start = main.audit.verdicts_start
+    folders = _directories(folder)
+    audits = {each: directories.read_audit(each) for each in folders}
+    shown = next((each for each in folders if not audits[each].baseline), folders[0])
+    start = audits[shown].verdicts_start
     own = [review for review in reviewed if review.head == start]
-    flags = {row.path: bool(row.flagged) for row in main.rows} if own else {}
+    scored = [
+        _overview(each, audit, own if each == shown else []) for each, audit in audits.items()
+    ]
+    main = scored[folders.index(shown)]
+    results = _results(folder / "results.json")
 
     page = environment().get_template("report.html.j2")
     text: str = page.render(
-        main=main,
         audit=main.audit,
         app=app.rstrip("/"),
         scored=Path(main.audit.root).name or "images",
@@ -134,13 +136,13 @@ def html(folder: Path, reviewed: Sequence[Review], app: str = APP) -> str:
         # images
         cases=_cases(main),
         flagged=_flagged(main),
-        failures=failures(main.table),
-        differences=differences(main.table),
-        n_rows=len(main.table),
-        n_flagged=pc.sum(main.table["flagged"]).as_py() or 0,
+        failures=main.failures.listed(),
+        differences=main.differences.listed(),
+        n_rows=main.count,
+        n_flagged=main.n_flagged,
         decided=bool(main.audit.calibration.groups),
         # reviews
-        review=summary(flags, in_force(own), first_blind(own)) if own else None,
+        review=summary(main.flags, in_force(own), first_blind(own)) if own else None,
         verdicts=_verdicts(main, own),
         broken=next(reviews.broken(own, start), ""),
         chain_end=own[-1].hash if own else "",
@@ -153,7 +155,15 @@ def html(folder: Path, reviewed: Sequence[Review], app: str = APP) -> str:
     return text
 
 
-def _cautions(main: ScoreDirectory) -> list[str]:
+def _overview(path: Path, audit: Audit, reviewed: Sequence[Review]) -> Overview:
+    """Read what is shown of the rows of a score directory and of those that were reviewed."""
+    paths = {*audit.cases.highest, *audit.cases.borderline, *(each.path for each in reviewed)}
+    return Overview(
+        path, audit, paths, flagged=FLAGGED_ROWS, volumes=PROFILES, flags=bool(reviewed)
+    )
+
+
+def _cautions(main: Overview) -> list[str]:
     """Return the caveats of a record, and what its drift checks say if they fire."""
     checks = (main.audit.drift.batch, main.audit.drift.time)
     fired = [check.text for check in checks if check is not None and check.fires]
@@ -174,7 +184,7 @@ def _deciders(reviewed: Sequence[Review]) -> list[Decider]:
     return found
 
 
-def _commands(main: ScoreDirectory) -> list[str]:
+def _commands(main: Overview) -> list[str]:
     """Return the command that a directory was scored by; [] if it was scored from Python."""
     return [shlex.join(main.audit.command)] if main.audit.command else []
 
@@ -219,16 +229,16 @@ def _percent(value: object) -> str:
 # -- Files -----------------------------------------------------------------------------------------
 
 
-def _directories(folder: Path) -> list[ScoreDirectory]:
-    """Read the score directory, or those in its scores/, in the order of their names."""
+def _directories(folder: Path) -> list[Path]:
+    """Return the score directory, or those in its scores/, in the order of their names."""
     if (folder / directories.AUDIT_FILE).is_file():
-        return [directories.read(folder)]
+        return [folder]
     files = sorted(folder.glob(f"scores/*/{directories.AUDIT_FILE}"))
     if not files:
         raise RunError(
             f"{folder}: neither a score directory nor a folder with score directories in scores/"
         )
-    return [directories.read(file.parent) for file in files]
+    return [file.parent for file in files]
 
 
 def _results(path: Path) -> Results:
@@ -244,11 +254,11 @@ def _results(path: Path) -> Results:
         raise RunError(f"{path}: not readable ({one_line(error)})") from None
 
 
-def _picture(main: ScoreDirectory, path: str) -> str:
+def _picture(main: Overview, path: str) -> str:
     """Return the picture of an image in base64, "" if there is none, or another one than was
     written."""
     file = picture_of(main.path, path)
-    recorded = main.output_hash(file.relative_to(main.path).as_posix())
+    recorded = main.picture_hashes.get(file.relative_to(main.path).as_posix(), "")
     if not file.is_file() or not is_below(file, main.path) or sha256_of(file) != recorded:
         return ""
     return base64.b64encode(file.read_bytes()).decode()
@@ -257,10 +267,9 @@ def _picture(main: ScoreDirectory, path: str) -> str:
 # -- Images ----------------------------------------------------------------------------------------
 
 
-def _cases(main: ScoreDirectory) -> dict[str, list[Case]]:
+def _cases(main: Overview) -> dict[str, list[Case]]:
     """Return the cases that have a picture, in the order they were chosen, by why they were."""
-    chosen = asdict(main.audit.cases)
-    rows = _rows_of(main, set().union(*chosen.values()))
+    chosen, rows = asdict(main.audit.cases), main.by_path
     cases: dict[str, list[Case]] = {}
     for name, paths in chosen.items():
         shown = [path for path in paths[:CASES] if path in rows]
@@ -268,15 +277,14 @@ def _cases(main: ScoreDirectory) -> dict[str, list[Case]]:
     return cases
 
 
-def _flagged(main: ScoreDirectory) -> list[Case]:
+def _flagged(main: Overview) -> list[Case]:
     """Return the flagged rows with the highest scores, with their pictures where they were kept."""
-    rows = _highest(main, FLAGGED_ROWS, lambda row: bool(row.flagged))
-    return [Case(row, _picture(main, row.path)) for row in rows]
+    return [Case(row, _picture(main, row.path)) for row in main.flagged.rows]
 
 
-def _verdicts(main: ScoreDirectory, reviewed: Sequence[Review]) -> list[Verdict]:
+def _verdicts(main: Overview, reviewed: Sequence[Review]) -> list[Verdict]:
     """Return every review in the order of the chain."""
-    rows = _rows_of(main, {review.path for review in reviewed})
+    rows = main.by_path
     taken_back = {review.withdraws for review in reviewed}
     counting = in_force(reviewed)
     verdicts = []
@@ -291,20 +299,10 @@ def _verdicts(main: ScoreDirectory, reviewed: Sequence[Review]) -> list[Verdict]
     return verdicts
 
 
-def _rows_of(main: ScoreDirectory, paths: Set[str]) -> dict[str, ScoreRow]:
-    return {row.path: row for row in main.each() if row.path in paths}
-
-
-def _highest(main: ScoreDirectory, count: int, which: Callable[[ScoreRow], bool]) -> list[ScoreRow]:
-    """Return the rows with the highest scores of those with a score for which `which` is true."""
-    wanted = (row for row in main.each() if row.score is not None and which(row))
-    return heapq.nlargest(count, wanted, key=lambda row: row.score or 0.0)
-
-
 # -- Figures ---------------------------------------------------------------------------------------
 
 
-def _limit(main: ScoreDirectory) -> DetectionLimit | None:
+def _limit(main: Overview) -> DetectionLimit | None:
     """Return the detection limit at the false-alarm rate of this scoring, the default one where it
     had none; None where nothing was planted."""
     try:
@@ -319,38 +317,33 @@ def _limit(main: ScoreDirectory) -> DetectionLimit | None:
     )
 
 
-def _histogram(main: ScoreDirectory) -> str:
+def _histogram(main: Overview) -> str:
     """Draw the scores of this batch; of volumes alone beside the highest score of each group."""
-    scored = main.table.filter(pc.equal(main.table["status"], OK))
-    volumes = bool((scored["depth"].fill_null(0).to_numpy() > 0).all())
-    calibration = main.audit.calibration
+    volumes, calibration = main.only_volumes, main.audit.calibration
     return figures.histogram(
-        scored["score"].to_numpy(),
-        scored["label"].fill_null(-1).to_numpy(),
+        main.scores,
+        main.labels,
         (calibration.pooled() if volumes else calibration).scores,
-        next(iter(scored["threshold"].drop_null().to_pylist()), np.inf),
+        main.threshold,
         of_groups=volumes,
     )
 
 
-def _roc(scored: Sequence[ScoreDirectory]) -> str:
+def _roc(scored: Sequence[Overview]) -> str:
     """Draw the ROC curves of the directories with both normal and anomalous images."""
     detectors = []
     for each in scored:
-        known = pc.and_(pc.equal(each.table["status"], OK), pc.is_valid(each.table["label"]))
-        table = each.table.filter(known)
-        labels = table["label"].to_numpy().astype(np.int64)
+        known = each.labels >= 0
+        labels = each.labels[known].astype(np.int64)
         if 0 < labels.sum() < len(labels):
-            scores, groups = table["score"].to_numpy(), table["group"].to_pylist()
-            name = each.audit.detector
-            detectors.append(figures.LabelledScores(name, labels, scores, groups))
+            scores, name = each.scores[known], each.audit.detector
+            detectors.append(figures.LabelledScores(name, labels, scores, each.groups))
     return figures.roc(detectors)
 
 
-def _profiles(main: ScoreDirectory) -> str:
+def _profiles(main: Overview) -> str:
     """Draw the slices of the volumes with the highest scores."""
-    highest = _highest(main, PROFILES, lambda row: row.is_volume)
-    slices: dict[str, list[SliceRow]] = {row.path: [] for row in highest}
+    slices: dict[str, list[SliceRow]] = {row.path: [] for row in main.volumes.rows}
     for each in directories.read_slices(main.path):
         if each.path in slices:
             slices[each.path].append(each)

@@ -14,7 +14,15 @@ from typing import Any
 import pyarrow as pa
 
 from anodetect.config import canonical, canonical_parts, without_nan
-from anodetect.record.rows import ChainRow, ScoreRow, TableBuilder, rows_of, values_of
+from anodetect.record.rows import (
+    ChainRow,
+    ScoreRow,
+    TableBuilder,
+    rows_of,
+    schema_of,
+    values_of,
+)
+from anodetect.record.tables import Rows, parts_of
 
 START = sha256(b"").hexdigest()  # h_0
 GAP = ""  # stands in chain.parquet in place of the path of a row that was erased
@@ -39,19 +47,34 @@ def chain_values(hashes: Iterable[str]) -> Iterator[str]:
         yield value
 
 
-def chain_table(rows: pa.Table) -> pa.Table:
-    """Return the chain of a table of ScoreRow as a table of ChainRow."""
-    builder = TableBuilder(ChainRow)
-    value = START
-    for row in rows_of(rows, ScoreRow):
-        own = row_hash(row)
-        value = sha256(f"{value}{own}".encode()).hexdigest()
-        builder.add(ChainRow(path=row.path, row=own, chain=value))
-    return builder.table()
+class Chain:
+    """The chain of rows of ScoreRow as a table of ChainRow, which is made a part at a time. `end`
+    is the last value of what was made."""
+
+    schema = schema_of(ChainRow)
+
+    def __init__(self, rows: Rows) -> None:
+        self.rows, self.end = rows, START
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def parts(self) -> Iterator[pa.Table]:
+        """Yield the rows in order, PART at a time; an empty table if there are none."""
+        self.end = START
+        for part in parts_of(self.rows):
+            builder = TableBuilder(ChainRow)
+            for row in rows_of(part, ScoreRow):
+                own = row_hash(row)
+                self.end = sha256(f"{self.end}{own}".encode()).hexdigest()
+                builder.add(ChainRow(path=row.path, row=own, chain=self.end))
+            yield builder.table()
 
 
-def chain_end(chain: pa.Table) -> str:
-    """Return the last value of a table of ChainRow."""
+def chain_end(chain: pa.Table | Chain) -> str:
+    """Return the last value of a table of ChainRow, or of a chain that was made."""
+    if isinstance(chain, Chain):
+        return chain.end
     return str(chain["chain"][-1]) if len(chain) else START
 
 

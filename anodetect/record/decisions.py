@@ -7,9 +7,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from pyarrow import compute as pc
 
-from anodetect.record.rows import LITTLE_FOREGROUND, OK, UNSEEN, GroupRow, schema_of
+from anodetect.record.rows import LITTLE_FOREGROUND, OK, UNSEEN, GroupRow, ScoreRow, schema_of
 from anodetect.stats import decision
 from anodetect.stats.calibration import Calibration, Doubles
 from anodetect.stats.decision import Rule
@@ -33,17 +34,15 @@ def decide(
     calibration images nothing is decided: the columns are null. Not `by_size`, groups are compared
     as release 0.2 did."""
     scored = is_ok(rows)
-    counts = Counter[str]() if slices is None else scored_slices(slices)
-    names = rows["group"].filter(pa.array(scored))
-    coded = pc.dictionary_encode(pa.chunked_array(names, pa.string()).combine_chunks())
+    group_numbers, names = _coded(rows.select(["path", "group"]).filter(pa.array(scored)))
     found = decision.decide(
         numbers(rows["score"])[scored],
         is_volume(rows)[scored],
-        np.asarray(coded.indices),
-        len(coded.dictionary),
+        group_numbers,
+        len(names),
         calibration,
         rule,
-        slices=np.array([counts[path] for path in rows["path"].to_pylist()], np.int64)[scored],
+        slices=None if slices is None else _slice_counts(rows["path"], slices)[scored],
         by_size=by_size,
     )
 
@@ -54,10 +53,10 @@ def decide(
         "threshold": found.thresholds,
     }
     of_groups, decided = found.groups, bool(calibration.groups)
-    undecided = np.full(len(coded.dictionary), not decided)
+    undecided = np.full(len(names), not decided)
     groups = pa.table(
         [
-            coded.dictionary,
+            names,
             of_groups.images,
             of_groups.scores,
             pa.array(of_groups.p_values, mask=undecided),
@@ -68,6 +67,29 @@ def decide(
     )
     rows = _filled(rows, scored, columns) if decided else _emptied(rows, columns)
     return rows, groups, found.threshold
+
+
+def _coded(rows: pa.Table) -> tuple[NDArray[np.integer], pa.ChunkedArray]:
+    """Return the number of each row's group [n], and the names of the groups, in the order in which
+    they are first named. Where each row is a group of its own no name is looked up."""
+    paths, groups = rows["path"], rows["group"]
+    if groups.equals(paths) and is_increasing(paths):
+        return np.arange(len(rows)), groups
+    coded = pc.dictionary_encode(pa.chunked_array(groups, pa.string()).combine_chunks())
+    return np.asarray(coded.indices), pa.chunked_array([coded.dictionary])
+
+
+def is_increasing(names: pa.ChunkedArray) -> bool:
+    """Return whether each of the names comes after the one before."""
+    return bool(pc.all(pc.less(names[:-1], names[1:])).as_py() is not False)
+
+
+def _slice_counts(paths: pa.ChunkedArray, slices: pa.Table) -> NDArray[np.int64]:
+    """Return how many slices with a score each path has [n]."""
+    counts, found = scored_slices(slices), np.zeros(len(paths), np.int64)
+    if counts:
+        found[:] = [counts[path] for path in paths.to_pylist()]
+    return found
 
 
 def decide_slices(slices: pa.Table, calibration: Calibration, rule: Rule) -> pa.Table:
@@ -86,18 +108,23 @@ def _filled(table: pa.Table, where: Bools, columns: Mapping[str, Doubles | Bools
     for name, values in columns.items():
         every = np.zeros(len(where), values.dtype)
         every[where] = values
-        place = table.schema.get_field_index(name)
-        column = pa.array(every, mask=~where)
-        table = table.set_column(place, table.schema.field(place), column)
+        table = _with_column(table, name, pa.array(every, mask=~where))
     return table
+
+
+def _with_column(table: pa.Table, name: str, column: pa.Array) -> pa.Table:
+    """Return the table with this column, in the place of one of the same name if there is one."""
+    place = table.schema.get_field_index(name)
+    if place < 0:
+        return table.append_column(name, column)
+    return table.set_column(place, table.schema.field(place), column)
 
 
 def _emptied(table: pa.Table, names: Iterable[str]) -> pa.Table:
     """Return the table with null in all rows of the columns `names`."""
     for name in names:
-        place = table.schema.get_field_index(name)
-        column = table.schema.field(place)
-        table = table.set_column(place, column, pa.nulls(len(table), column.type))
+        kind = schema_of(ScoreRow).field(name).type
+        table = _with_column(table, name, pa.nulls(len(table), kind))
     return table
 
 

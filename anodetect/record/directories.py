@@ -24,7 +24,7 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
@@ -41,7 +41,7 @@ from anodetect.files import atomic, sha256_of, sync_tree, write_atomic
 from anodetect.record import audit as audits
 from anodetect.record import format2
 from anodetect.record.audit import Audit
-from anodetect.record.chain import chain_end, chain_table, head_of
+from anodetect.record.chain import Chain, chain_end, head_of
 from anodetect.record.objects import content_of, parsed
 from anodetect.record.partial import LOCK
 from anodetect.record.rows import (
@@ -55,7 +55,7 @@ from anodetect.record.rows import (
     rows_of,
     to_table,
 )
-from anodetect.record.tables import read_table, write_table
+from anodetect.record.tables import ParquetParts, Rows, read_table, write_table
 
 FORMAT, OLDEST = 3, 2
 # Columns that scores.parquet has not always had.
@@ -89,11 +89,11 @@ READ = ("scores.parquet", "groups.parquet", "slices.parquet", "outputs.parquet")
 class Tables:
     """The tables of a score directory, of the rows that each one names."""
 
-    scores: pa.Table  # of ScoreRow
+    scores: Rows  # of ScoreRow
     groups: pa.Table = field(default_factory=lambda: to_table([], GroupRow))
-    timings: pa.Table = field(default_factory=lambda: to_table([], TimingRow))
+    timings: Rows = field(default_factory=lambda: to_table([], TimingRow))
     slices: pa.Table = field(default_factory=lambda: to_table([], SliceRow))
-    outputs: pa.Table = field(default_factory=lambda: to_table([], OutputRow))
+    outputs: Rows = field(default_factory=lambda: to_table([], OutputRow))
 
 
 @dataclass(frozen=True)
@@ -168,13 +168,13 @@ def write(path: Path, audit: Audit, tables: Tables, chain: pa.Table | None = Non
     What `audit` says of format, rows, chain, tables and head is replaced. `chain` is a table of
     ChainRow, by default that of all rows.
     """
-    chain = chain_table(tables.scores) if chain is None else chain
+    made = Chain(tables.scores) if chain is None else chain
     written = [
         *write_table(path / "scores", tables.scores, ("parquet", "csv")),
         *write_table(path / "groups", tables.groups, ("parquet", "csv")),
         *write_table(path / "timings", tables.timings),
         *write_table(path / "outputs", tables.outputs),
-        *write_table(path / "chain", chain),
+        *write_table(path / "chain", made),
     ]
     if len(tables.slices):
         written += write_table(path / "slices", tables.slices)
@@ -182,8 +182,8 @@ def write(path: Path, audit: Audit, tables: Tables, chain: pa.Table | None = Non
     audit = replace(
         audit,
         format=FORMAT,
-        rows=len(chain),
-        chain=chain_end(chain),
+        rows=len(made),
+        chain=chain_end(made),
         tables={file.name: sha256_of(file) for file in sorted(written)},
     )
     content = audits.to_json(audit)
@@ -261,6 +261,29 @@ def _audit_of(path: Path, content: dict[str, Any]) -> Audit:
         raise RunError(f"{path}: not a readable score directory ({one_line(error)})") from None
 
 
+def score_parts(path: Path, version: int) -> ParquetParts:
+    """Return the rows of a score directory, of the format with this number, to be read a part at a
+    time; RunError if there are none."""
+    file = path / "scores.parquet"
+    if not file.is_file():
+        raise _unfinished(path, file.name)
+    return ParquetParts(file, ScoreRow, _added(version))
+
+
+def hashes_below(path: Path, folder: str) -> dict[str, str]:
+    """Return the hashes that were recorded of the outputs whose names start with `folder`, by their
+    names."""
+    content, found = audit_content(path), dict[str, str]()
+    parts: Iterable[pa.Table] = [read_outputs(path)]
+    if content["format"] != format2.FORMAT:
+        file = path / "outputs.parquet"
+        parts = ParquetParts(file, OutputRow, ADDED_TO_OUTPUTS).parts()
+    for part in parts:
+        chosen = part.filter(pc.starts_with(part["name"], folder))
+        found |= dict(zip(chosen["name"].to_pylist(), chosen["sha256"].to_pylist(), strict=True))
+    return found
+
+
 def row_count(path: Path) -> int:
     """Return how many rows audit.json counts, 0 for a record of an older format; RunError if there
     is no score directory."""
@@ -321,6 +344,12 @@ def read_as_written(path: Path) -> ScoreDirectory:
     if wrong:
         raise changed_error(path, wrong)
     return scored
+
+
+def refuse_changed(path: Path) -> None:
+    """Raise RunError if audit.json or a table that is read is not what was written."""
+    if wrong := changed_tables(path, read_audit_as_written(path)):
+        raise changed_error(path, wrong)
 
 
 def changed_tables(path: Path, audit: Audit) -> list[str]:

@@ -1,6 +1,6 @@
 """The rows in error and their reasons."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -25,31 +25,46 @@ def in_error(rows: pa.Table) -> Bools:
     return np.asarray(pc.fill_null(pc.not_equal(rows["error"], ""), False), bool)
 
 
-def failures(rows: pa.Table) -> list[Failure]:
-    """Return the reasons of the rows in error, the most frequent ones first.
+class Reasons:
+    """Counts the texts in a column of rows, such as `error`, and keeps an example of each."""
 
-    Decoders have a message of their own for every file, so the reasons after the first MOST_REASONS
-    are counted together.
-    """
-    return _by_reason(rows.filter(pa.array(in_error(rows))), "error")
+    def __init__(self, column: str) -> None:
+        self.column = column
+        self.found: dict[str, Failure] = {}
+
+    def add(self, rows: pa.Table) -> None:
+        """Count the texts of some rows."""
+        rows = rows.select([self.column, "path"]).filter(pc.not_equal(rows[self.column], ""))
+        grouped = rows.group_by(self.column, use_threads=False)
+        for each in grouped.aggregate([("path", "count"), ("path", "first")]).to_pylist():
+            reason = each[self.column]
+            before = self.found.get(reason, Failure(reason, 0, each["path_first"]))
+            self.found[reason] = replace(before, count=before.count + each["path_count"])
+
+    def listed(self) -> list[Failure]:
+        """Return the texts, the most frequent ones first.
+
+        Decoders have a message of their own for every file, so the texts after the first
+        MOST_REASONS are counted together.
+        """
+        found = sorted(self.found.values(), key=lambda each: -each.count)
+        rest = found[MOST_REASONS:]
+        if rest:
+            count = sum(each.count for each in rest)
+            others = Failure(f"{len(rest)} other reasons", count, rest[0].example)
+            found[MOST_REASONS:] = [others]
+        return found
+
+
+def failures(rows: pa.Table) -> list[Failure]:
+    """Return the reasons of the rows in error, as `Reasons` lists them."""
+    reasons = Reasons("error")
+    reasons.add(rows)
+    return reasons.listed()
 
 
 def differences(rows: pa.Table) -> list[Failure]:
-    """Return in which ways files differ from what the model has seen, as `failures` returns
-    reasons."""
-    return _by_reason(rows.filter(pc.not_equal(rows["differs"], "")), "differs")
-
-
-def _by_reason(rows: pa.Table, column: str) -> list[Failure]:
-    """Return the texts in a column, how many rows have each, and an example."""
-    grouped = rows.select([column, "path"]).group_by(column, use_threads=False)
-    counted = grouped.aggregate([("path", "count"), ("path", "first")]).to_pylist()
-    counted.sort(key=lambda each: -each["path_count"])
-
-    found = [Failure(each[column], each["path_count"], each["path_first"]) for each in counted]
-    rest = found[MOST_REASONS:]
-    if rest:
-        count = sum(each.count for each in rest)
-        others = Failure(f"{len(rest)} other reasons", count, rest[0].example)
-        found[MOST_REASONS:] = [others]
-    return found
+    """Return in which ways files differ from what the model has seen, as `Reasons` lists them."""
+    reasons = Reasons("differs")
+    reasons.add(rows)
+    return reasons.listed()

@@ -13,6 +13,7 @@ results into a record that will be signed.
 import json
 import os
 import re
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 from math import isfinite
@@ -31,6 +32,7 @@ from anodetect.record.lines import LineFile
 from anodetect.record.partial import LOCK, lock_of
 from anodetect.record.rows import OK, JournalEntry, OutputRow, entry_from_json, entry_to_json
 from anodetect.record.signatures import Signature, signature_of
+from anodetect.record.spool import repeated_numbers
 
 OPTIONS, SIGNATURE = "options", "signature"  # the keys of the first line, and of those that sign
 HASH = re.compile("[0-9a-f]{64}")
@@ -64,6 +66,7 @@ class Journal:
         self.file = path / directories.JOURNAL
         self.lock = lock_of(path)
         self.lines = LineFile(self.file, _is_line)
+        self.paths = array("q")  # the hash of the path of each entry
 
     def __enter__(self) -> "Journal":
         exists = (self.path / LOCK).exists()
@@ -105,6 +108,7 @@ class Journal:
             self._check(options)
         self._take_over()
         self.lines.open()
+        self.paths = array("q", (hash(entry.row.path) for entry in self._all_entries()))
         try:
             if options is None:
                 self._write([canonical({OPTIONS: self.options})])
@@ -170,6 +174,7 @@ class Journal:
             signature = signature_of(f"journal {digest.hexdigest()}", self.key).signature
             lines.append(canonical({SIGNATURE: signature}))
         self._write(lines)
+        self.paths.extend(hash(entry.row.path) for entry in entries)
 
     def _write(self, lines: Sequence[bytes]) -> None:
         self.lines.append(lines)
@@ -179,15 +184,26 @@ class Journal:
     def entries(self) -> Iterator[JournalEntry]:
         """Yield everything finished that is not ignored, one entry at a time; of a file that was
         scored again the last entry counts."""
-        last = {}
+        outdated = self._outdated()
         for number, entry in enumerate(self._all_entries()):
-            last[entry.row.path] = number
-        for number, entry in enumerate(self._all_entries()):
-            if last[entry.row.path] == number and entry.row.path not in self.ignored:
+            if number not in outdated and entry.row.path not in self.ignored:
                 yield entry
 
+    def _outdated(self) -> set[int]:
+        """Return the numbers of the entries of files that were scored again later."""
+        several, last = repeated_numbers(self.paths), dict[str, int]()
+        outdated = set[int]()
+        if not several:
+            return outdated
+        for number, entry in enumerate(self._all_entries()):
+            if self.paths[number] in several:
+                if entry.row.path in last:
+                    outdated.add(last[entry.row.path])
+                last[entry.row.path] = number
+        return outdated
+
     def _all_entries(self) -> Iterator[JournalEntry]:
-        for line in self.lines.lines():
+        for line in self.lines.all_lines():
             entry = _entry_of(line)
             if entry is not None:
                 yield entry

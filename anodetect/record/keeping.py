@@ -5,15 +5,18 @@ order, in shards and when a scoring is resumed, and anyone who has the record ca
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
+from pyarrow import compute as pc
 
 from anodetect.errors import ConfigError
 from anodetect.record.audit import Scoring
-from anodetect.record.rows import OK
+from anodetect.record.rows import AT_ONCE, OK
 from anodetect.stats.calibration import DEFAULT_FAR, Calibration
+from anodetect.types import Bools
 
 ALL = "all"
 BORDERLINE = 2.0  # times the false-alarm rate: images with p-values up to it are borderline
@@ -66,16 +69,16 @@ def keep_of(text: str, calibration: Calibration, far: float | None) -> Keep | No
     )
 
 
-def kept(rows: pa.Table, scoring: Scoring) -> list[bool]:
-    """Return which rows, of a table of ScoreRow, have a score and keep their files."""
-    scored = [status == OK for status in rows["status"].to_pylist()]
+def kept(rows: pa.Table, scoring: Scoring) -> Bools:
+    """Return which rows, of a table of ScoreRow, have a score and keep their files [n]."""
+    scored = np.asarray(pc.equal(rows["status"], OK), bool)
     rule = keep_of(scoring.keep, scoring.calibration, scoring.far)
     if rule is None:
         return scored
-    found = []
-    for is_scored, facts in zip(scored, _facts(rows), strict=True):
-        score, sha256, label, depth = facts
-        found.append(is_scored and rule.keeps(score, sha256, label, is_volume=bool(depth)))
+    found = np.zeros(len(rows), bool)
+    for place, (score, sha256, label, depth) in enumerate(_facts(rows)):
+        if scored[place]:
+            found[place] = rule.keeps(score, sha256, label, is_volume=bool(depth))
     return found
 
 
@@ -83,10 +86,11 @@ def not_kept(rows: pa.Table, scoring: Scoring) -> int:
     """Return how many rows have a score, but do not keep their files."""
     if scoring.keep == ALL or not scoring.heatmaps:
         return 0
-    scored: int = sum(status == OK for status in rows["status"].to_pylist())
-    return scored - sum(kept(rows, scoring))
+    scored = int(np.asarray(pc.equal(rows["status"], OK), bool).sum())
+    return scored - int(kept(rows, scoring).sum())
 
 
-def _facts(rows: pa.Table) -> Iterable[tuple[float, str, int | None, int | None]]:
-    columns = [rows[name].to_pylist() for name in ("score", "sha256", "label", "depth")]
-    return zip(*columns, strict=True)
+def _facts(rows: pa.Table) -> Iterator[tuple[float, str, int | None, int | None]]:
+    facts = rows.select(["score", "sha256", "label", "depth"])
+    for batch in facts.to_batches(max_chunksize=AT_ONCE):
+        yield from zip(*(column.to_pylist() for column in batch), strict=True)

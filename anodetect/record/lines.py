@@ -62,6 +62,11 @@ class LineFile:
                     return
                 yield line
 
+    def all_lines(self) -> Iterator[bytes]:
+        """Yield the lines of a file that was opened, which are all whole."""
+        with self.file.open("rb") as stream:
+            yield from stream
+
     def append(self, lines: Sequence[bytes]) -> None:
         """Add lines, without their ends; RunError if there is no room."""
         try:

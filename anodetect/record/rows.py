@@ -225,6 +225,11 @@ class TableBuilder(Generic[R]):
         for row in rows:
             self.add(row)
 
+    def add_table(self, table: pa.Table) -> None:
+        """Add the rows of a table."""
+        self._flush()
+        self.parts.append(table)
+
     def _flush(self) -> None:
         values = [values_of(row) for row in self.waiting]
         self.parts.append(pa.Table.from_pylist(values, self.schema))

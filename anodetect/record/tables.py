@@ -2,11 +2,12 @@
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 from pyarrow import csv as pa_csv
@@ -14,7 +15,7 @@ from pyarrow import parquet
 
 from anodetect.errors import RunError, one_line
 from anodetect.files import atomic, refuse_strange
-from anodetect.record.rows import Row, check_columns
+from anodetect.record.rows import Row, check_columns, schema_of
 
 PART = 4096  # rows that are written at a time
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
@@ -23,7 +24,57 @@ WRITERS = {"parquet": parquet.ParquetWriter, "csv": pa_csv.CSVWriter}
 NOTHING: Mapping[str, str] = {}
 
 
-def write_table(stem: Path, table: pa.Table, formats: Sequence[str] = ("parquet",)) -> list[Path]:
+class Parts(Protocol):
+    """The rows of a table, which need not be in memory together."""
+
+    @property
+    def schema(self) -> pa.Schema: ...
+
+    def __len__(self) -> int: ...
+
+    def parts(self) -> Iterator[pa.Table]:
+        """Yield the rows in order, PART at a time; an empty table if there are none."""
+
+
+Rows = pa.Table | Parts
+
+
+def parts_of(rows: Rows) -> Iterator[pa.Table]:
+    """Yield the rows of a table in order, PART at a time; an empty table if there are none."""
+    if not isinstance(rows, pa.Table):
+        yield from rows.parts()
+        return
+    for start in range(0, len(rows), PART) or [0]:
+        yield rows.slice(start, PART)
+
+
+@dataclass(frozen=True)
+class WithColumns:
+    """Rows with the columns of `schema`. Those that `columns` has, a table with as many rows, take
+    the place of their own."""
+
+    rows: Rows
+    columns: pa.Table
+    schema: pa.Schema
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def parts(self) -> Iterator[pa.Table]:
+        """Yield the rows in order, PART at a time; an empty table if there are none."""
+        start = 0
+        for part in parts_of(self.rows):
+            columns = []
+            for name in self.schema.names:
+                if name in self.columns.column_names:
+                    columns.append(self.columns[name].slice(start, len(part)))
+                else:
+                    columns.append(part[name])
+            start += len(part)
+            yield pa.table(columns, schema=self.schema)
+
+
+def write_table(stem: Path, rows: Rows, formats: Sequence[str] = ("parquet",)) -> list[Path]:
     """Write a table as stem.parquet, stem.csv or both, and return the files. A long table takes no
     more memory than a short one."""
     files = [stem.with_suffix(f".{name}") for name in formats]
@@ -31,13 +82,23 @@ def write_table(stem: Path, table: pa.Table, formats: Sequence[str] = ("parquet"
         writers: list[Any] = []
         for name, file in zip(formats, files, strict=True):
             stream = stack.enter_context(atomic(file))
-            writers.append(stack.enter_context(WRITERS[name](stream, table.schema)))
+            writers.append(stack.enter_context(WRITERS[name](stream, rows.schema)))
 
-        for start in range(0, len(table), PART) or [0]:
-            part = table.slice(start, PART)
+        for part in parts_of(rows):
             for name, writer in zip(formats, writers, strict=True):
                 writer.write_table(without_formulas(part) if name == "csv" else part)
     return files
+
+
+@contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    """Raise RunError where a Parquet file is damaged, or none of these rows."""
+    try:
+        yield
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise RunError(
+            f"{file.parent}: not a readable score directory ({file.name}: {one_line(error)})"
+        ) from None
 
 
 def read_table(file: Path, row_type: type[Row], added: Mapping[str, str] = NOTHING) -> pa.Table:
@@ -45,17 +106,46 @@ def read_table(file: Path, row_type: type[Row], added: Mapping[str, str] = NOTHI
 
     `added` are texts for columns at the end that a table of an older release may not have.
     """
-    try:
-        table = parquet_table(file)
-        for name, text in added.items():
-            if name not in table.column_names:
-                table = table.append_column(name, pa.array([text] * len(table), pa.string()))
-        check_columns(table, row_type)
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise RunError(
-            f"{file.parent}: not a readable score directory ({file.name}: {one_line(error)})"
-        ) from None
+    with _readable(file):
+        return _completed(parquet_table(file), row_type, added)
+
+
+def _completed(table: pa.Table, row_type: type[Row], added: Mapping[str, str]) -> pa.Table:
+    """Return a table with the columns that it may lack; ValueError if it is none of these rows."""
+    for name, text in added.items():
+        if name not in table.column_names:
+            table = table.append_column(name, pa.array([text] * len(table), pa.string()))
+    check_columns(table, row_type)
     return table
+
+
+@dataclass(frozen=True)
+class ParquetParts:
+    """The rows of a table in a Parquet file, which are read a part at a time; `added` as for
+    `read_table`. RunError while they are read if it is none."""
+
+    file: Path
+    row_type: type[Row]
+    added: Mapping[str, str]
+
+    @property
+    def schema(self) -> pa.Schema:
+        return schema_of(self.row_type)
+
+    def __len__(self) -> int:
+        refuse_strange(self.file)
+        with _readable(self.file), self.file.open("rb") as stream:
+            return int(parquet.ParquetFile(stream).metadata.num_rows)
+
+    def parts(self) -> Iterator[pa.Table]:
+        """Yield the rows in order, PART at a time; an empty table if there are none."""
+        refuse_strange(self.file)
+        with _readable(self.file), self.file.open("rb") as stream:
+            opened = parquet.ParquetFile(stream)
+            yield _completed(opened.schema_arrow.empty_table(), self.row_type, self.added)
+            for batch in opened.iter_batches(PART, use_threads=False):
+                table = pa.Table.from_batches([batch])
+                yield _completed(table, self.row_type, self.added)
 
 
 def parquet_table(file: Path) -> pa.Table:
