@@ -8,6 +8,7 @@ from pathlib import Path
 
 from anodetect.data import cards
 from anodetect.data.channels import Channels
+from anodetect.data.listing import list_plain
 from anodetect.data.records import Dataset, Problem, Record
 from anodetect.data.scan import reasons
 from anodetect.data.series import identified
@@ -43,10 +44,12 @@ def collect(
     """
     if not paths:
         raise ConfigError("nothing to score: give files, folders or a data set's name")
+    if channels is None and (found := _plain(paths, out, follow_symlinks)):
+        return found
     datasets = []
     for path in paths:
-        found = cards.open_data(path, follow_symlinks=follow_symlinks, channels=channels)
-        datasets.append(found)
+        dataset = cards.open_data(path, follow_symlinks=follow_symlinks, channels=channels)
+        datasets.append(dataset)
     if len(datasets) == 1:
         (dataset,) = datasets
         testing = dataset.testing()
@@ -64,6 +67,19 @@ def collect(
     if not records and not inputs.problems:
         raise DataError(f"{', '.join(paths)}: nothing to score")
     return replace(inputs, records=list(records.values()))
+
+
+def _plain(paths: Sequence[str], out: Path, follow_symlinks: bool) -> Inputs | None:
+    """Return what is in one folder of very many images whose names say nothing; None for anything
+    else, and if `out` lies in it."""
+    root = Path(paths[0])
+    if len(paths) > 1 or not root.is_dir() or is_below(out, root):
+        return None
+    found = list_plain(root, follow_symlinks=follow_symlinks)
+    if found is None:
+        return None
+    listing, walked = found
+    return Inputs(root, listing, walked.problems, reasons(walked.passed_over.all()))
 
 
 def _joined(datasets: Sequence[Dataset]) -> Inputs:

@@ -6,7 +6,7 @@ scan → (model → files, journal)* → decision → score directory
 import shlex
 import time
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
@@ -33,6 +33,7 @@ from anodetect.commands.manifest import KnownFiles, known_groups
 from anodetect.commands.results import MergeResult, ScoreResult
 from anodetect.commands.roi import other_roi, own_roi
 from anodetect.data import readers
+from anodetect.data.listing import Listing
 from anodetect.data.records import Problem, Record
 from anodetect.detectors import entry_named
 from anodetect.engines.worker import Engine, ScoredEntries, Task, problem_row, shard_of
@@ -126,8 +127,9 @@ def score(
     )  # fmt: skip
     scoring = scoring_of(run, task, inputs, command)
     with _resumable(command), Journal(out, options_of(scoring), resume=resume, key=key) as journal:
-        groups = {record.group for record in inputs.records}
-        promise = statement(run.calibration, scoring.rule, len(inputs.records), len(groups))
+        promise = statement(
+            run.calibration, scoring.rule, len(inputs.records), _count_groups(inputs.records)
+        )
         if heatmaps:
             promise = f"{promise} {run.calibration.mask_statement(far)}"
         reporter.say(promise)
@@ -135,7 +137,7 @@ def score(
         progress = Progress(run, task, KnownFiles(manifest), has_masks=has_masks)
         speed = _score_all(run, task, run_engine, inputs.records, journal, progress, reporter)
         problems = _problem_rows(inputs.problems, task)
-        del inputs, groups  # of very many files they take more than all that follows
+        del inputs  # of very many files it may take more than all that follows
 
         result, seconds = finish(scoring, progress, journal, problems, reporter)
         if key:
@@ -271,9 +273,14 @@ def _warn_of_records(records: Sequence[Record], known: Sequence[str], reporter: 
             f"{', '.join(known[:NAMED])}{more}; their p-values are not valid"
         )
     when = [record.extra.get("acquired", "") for record in records]
-    reason = untimed(when, [record.id for record in records])
+    reason = any(when) and untimed(when, [record.id for record in records])
     if reason:
         reporter.warn(reason)
+
+
+def _count_groups(records: Iterable[Record]) -> int:
+    """Return how many patients or lots records are of."""
+    return len(np.unique(np.array(array("q", (hash(record.group) for record in records)))))
 
 
 def _roi(run: Run, task: Task) -> dict[str, Any]:
@@ -341,10 +348,12 @@ class Progress:
         self.failed += row.status != OK
         self.known += bool(self.used.copied(row.sha256 or "", row.pixels_sha256))
         self.flagged += row.score is not None and row.score > self.threshold
-        if row.score is None or record is None:
+        if row.score is None:
             return
 
         self.cases.recall(row.path, row.score)
+        if record is None or record.label is None:
+            return
         if scored is not None and not isinstance(scored, Failed):
             volume = scored.loaded.volume if isinstance(scored, ScoredVolume) else None
             item = labelled_score(record, row.score, scored.heatmap, volume)
@@ -402,21 +411,30 @@ def _score_all(
     reporter: Reporter,
 ) -> Speed:
     """Score what the journal does not have; Interrupted on Ctrl-C."""
-    by_id, done = {record.id: record for record in records}, set[str]()
-    for entry in journal.resumed(by_id):
-        progress.add(entry, by_id[entry.row.path])
+    known: Mapping[str, Record] | Listing = {}
+    if not isinstance(records, Listing):
+        known = {record.id: record for record in records}
+    elif journal.paths:
+        known = records
+    done = set[str]()
+    for entry in journal.resumed(known):
+        progress.add(entry, known.get(entry.row.path))
         done.add(entry.row.path)
     progress.resumed = len(done)
     if done:
         reporter.say(f"{len(done)} of {len(records)} files were finished before; going on")
 
-    todo = [record for record in records if record.id not in done]
+    todo = records
+    if done and isinstance(records, Listing):
+        todo = records.without(done)
+    elif done:
+        todo = [record for record in records if record.id not in done]
     entries = engine(run, task, todo, reporter, progress.note) if todo else _no_entries()
     started = time.monotonic()
     try:
         with closing(entries):
             for scored, entry in _journaled(entries, journal):
-                progress.add(entry, by_id.get(entry.row.path), scored)
+                progress.add(entry, known.get(entry.row.path), scored)
     except KeyboardInterrupt:
         raise Interrupted(
             f"stopped after {progress.count} of {len(records)} files; the same command with "

@@ -107,8 +107,8 @@ def _families(files: Iterable[NamedFile], content: str) -> dict[Family, list[Pat
         found = formats.format_named(file.path.name)
         if found is None or found.content != content or not found.mask:
             continue
-        folder = _pattern("/".join(file.folders))
-        family = folder, _pattern(file.stem), formats.suffix_of(file.path.name)
+        folder = pattern("/".join(file.folders))
+        family = folder, pattern(file.stem), formats.suffix_of(file.path.name)
         families.setdefault(family, []).append(file.path)
         in_folder.setdefault(folder, set()).add(family)
 
@@ -120,7 +120,7 @@ def _families(files: Iterable[NamedFile], content: str) -> dict[Family, list[Pat
     return families
 
 
-def _pattern(name: str) -> str:
+def pattern(name: str) -> str:
     """Return a name without what tells one file from another: numbers and long hexadecimal
     parts."""
     return re.sub(r"\d+", "#", re.sub(r"[0-9a-fA-F]{8,}", "#", name)).casefold()

@@ -55,14 +55,21 @@ class Walked:
 
 
 def walk(folder: Path, *, follow_symlinks: bool = False) -> Walked:
-    """Return what lies below `folder`.
+    """Return what lies below `folder`, as `walk_files` finds it."""
+    found = Walked()
+    found.files += walk_files(folder, found, follow_symlinks=follow_symlinks)
+    return found
+
+
+def walk_files(folder: Path, found: Walked, *, follow_symlinks: bool = False) -> Iterator[Path]:
+    """Yield the files below `folder` that can be read, in name order, the files of a folder before
+    those of the folders in it; what else there is is added to `found`.
 
     Symbolic links that lead out of the folder are problems unless followed; loops are never
     followed. Hidden files, trash, thumbnails, what anodetect wrote and files of unknown formats are
     passed over.
     """
     root = os.path.realpath(folder)
-    found = Walked()
     seen: set[str] = set()
 
     def report(error: OSError) -> None:
@@ -93,12 +100,14 @@ def walk(folder: Path, *, follow_symlinks: bool = False) -> Walked:
                     found.problems.append(Problem(where, LINK_TO_FOLDER))
 
         for name in sorted(files):
-            _take(folder, root, Path(place, name), follow_symlinks, found)
-    return found
+            path = Path(place, name)
+            if _is_image(folder, root, path, follow_symlinks, found):
+                yield path
 
 
-def _take(folder: Path, root: str, path: Path, follow_symlinks: bool, found: Walked) -> None:
-    """Add a file to what was found."""
+def _is_image(folder: Path, root: str, path: Path, follow_symlinks: bool, found: Walked) -> bool:
+    """Return whether a file can be read as an image or a volume; add any other to what was
+    found."""
     where = path_text(path.relative_to(folder))
     if path.name.startswith("."):
         found.passed_over.add(where, HIDDEN)
@@ -111,7 +120,8 @@ def _take(folder: Path, root: str, path: Path, follow_symlinks: bool, found: Wal
     elif is_annotation(path):
         found.annotations.append(path)
     else:
-        found.files.append(path)
+        return True
+    return False
 
 
 def unreadable(path: Path) -> str:

@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from filelock import Timeout
 
 from anodetect.config import canonical, without_nan
+from anodetect.data.listing import Listing
 from anodetect.data.records import Record
 from anodetect.errors import RunError
 from anodetect.files import WRITING, leads_out, sha256_of, walk
@@ -139,7 +140,7 @@ class Journal:
                 f"{self.path} was started with another {', '.join(changed)}; resume with the same"
             )
 
-    def resumed(self, records: Mapping[str, Record]) -> Iterator[JournalEntry]:
+    def resumed(self, records: Mapping[str, Record] | Listing) -> Iterator[JournalEntry]:
         """Yield what needs not be done again: entries without an error of these records, whose
         files are as they were written. After a power failure files may be missing, empty or cut
         off. What is finished of other files, which are not in the folder, is ignored from now
