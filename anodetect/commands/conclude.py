@@ -379,7 +379,8 @@ def _in_order(names: pa.ChunkedArray) -> NDArray[np.integer]:
     coded = pc.dictionary_encode(pa.chunked_array(names, pa.string()).combine_chunks())
     places = np.empty(len(coded.dictionary), np.int64)
     places[np.asarray(pc.sort_indices(coded.dictionary))] = np.arange(len(places))
-    return places[np.asarray(coded.indices)]
+    found: NDArray[np.int64] = places[np.asarray(coded.indices)]
+    return found
 
 
 def _has_texts(column: pa.ChunkedArray) -> bool:

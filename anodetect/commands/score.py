@@ -61,7 +61,7 @@ from anodetect.record.rows import (
 )
 from anodetect.record.runs import Run
 from anodetect.stats.calibration import DEFAULT_FAR, Doubles
-from anodetect.stats.decision import statement
+from anodetect.stats.decision import Rule, statement
 from anodetect.stats.evaluation import Measure
 from anodetect.stats.times import untimed
 from anodetect.types import Floats, Reporter, Silent
@@ -127,12 +127,7 @@ def score(
     )  # fmt: skip
     scoring = scoring_of(run, task, inputs, command)
     with _resumable(command), Journal(out, options_of(scoring), resume=resume, key=key) as journal:
-        promise = statement(
-            run.calibration, scoring.rule, len(inputs.records), _count_groups(inputs.records)
-        )
-        if heatmaps:
-            promise = f"{promise} {run.calibration.mask_statement(far)}"
-        reporter.say(promise)
+        reporter.say(_promise(run, task, inputs.records))
         has_masks = any(record.masks for record in inputs.records)
         progress = Progress(run, task, KnownFiles(manifest), has_masks=has_masks)
         speed = _score_all(run, task, run_engine, inputs.records, journal, progress, reporter)
@@ -278,9 +273,12 @@ def _warn_of_records(records: Sequence[Record], known: Sequence[str], reporter: 
         reporter.warn(reason)
 
 
-def _count_groups(records: Iterable[Record]) -> int:
-    """Return how many patients or lots records are of."""
-    return len(np.unique(np.array(array("q", (hash(record.group) for record in records)))))
+def _promise(run: Run, task: Task, records: Sequence[Record]) -> str:
+    """Return what the decisions and the masks of these records promise."""
+    groups = np.array(array("q", (hash(record.group) for record in records)))
+    rule = Rule.of(task.far, task.fdr)
+    promise = statement(run.calibration, rule, len(records), len(np.unique(groups)))
+    return f"{promise} {run.calibration.mask_statement(task.far)}" if task.heatmaps else promise
 
 
 def _roi(run: Run, task: Task) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a report shows of the rows of a score directory, read a part at a time."""
+"""The rows of a score directory as its report shows them, read a part at a time."""
 
 import heapq
 from collections.abc import Callable, Set

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import pyarrow as pa
 from pyarrow import csv as pa_csv
@@ -36,7 +36,7 @@ class Parts(Protocol):
         """Yield the rows in order, PART at a time; an empty table if there are none."""
 
 
-Rows = pa.Table | Parts
+Rows: TypeAlias = pa.Table | Parts
 
 
 def parts_of(rows: Rows) -> Iterator[pa.Table]:

@@ -91,12 +91,12 @@ def compare(
     calibration: Sequence[float] | Doubles,
     calibration_groups: Sequence[str],
     batch: Sequence[float] | Doubles,
-    batch_groups: Sequence[str],
+    batch_groups: Sequence[str] | NDArray[np.integer],
     *,
     seed: int = 0,
 ) -> Drift | None:
-    """Compare the scores of a batch with those of the calibration images, each [n] with n groups;
-    None if there is too little to compare."""
+    """Compare the scores of a batch with those of the calibration images, each [n] with n groups,
+    or numbers of groups in the order of their names; None if there is too little to compare."""
     reference = _grouped(calibration, calibration_groups)
     values = _grouped(batch, batch_groups)
     groups, batch_size = len(reference.sizes), len(values.sizes)
@@ -123,7 +123,9 @@ def compare(
     return Drift(p_value <= ALPHA, p_value, rank, beyond, text)
 
 
-def _grouped(scores: Sequence[float] | Doubles, groups: Sequence[str]) -> _Grouped:
+def _grouped(
+    scores: Sequence[float] | Doubles, groups: Sequence[str] | NDArray[np.integer]
+) -> _Grouped:
     values = np.asarray(scores, np.float64)
     _, number, sizes = np.unique(np.array(groups), return_inverse=True, return_counts=True)
     return _Grouped(values[np.argsort(number, kind="stable")], np.cumsum(sizes) - sizes, sizes)
