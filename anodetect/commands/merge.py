@@ -108,18 +108,17 @@ def _conclude(
 def _gather(gathered: Gathered, shards: Sequence[ScoreDirectory]) -> None:
     """Sort the rows of all parts; of outputs only the heatmaps."""
     for shard in shards:
-        tables = directories.read_tables(shard.path)
-        heatmaps = tables.outputs.filter(pc.starts_with(tables.outputs["name"], HEATMAPS))
+        heatmaps = shard.outputs.filter(pc.starts_with(shard.outputs["name"], HEATMAPS))
         bits = np.zeros(len(shard.table), np.int32)
         for place, has_file in enumerate(
-            written_in(tables.scores, heatmaps, shard.audit.heatmaps).values()
+            written_in(shard.table, heatmaps, shard.audit.heatmaps).values()
         ):
             bits |= has_file.astype(np.int32) << place
 
-        gathered.scores.add_table(tables.scores.append_column("written", pa.array(bits)))
-        gathered.timings.add_table(tables.timings)
+        gathered.scores.add_table(shard.table.append_column("written", pa.array(bits)))
+        gathered.timings.extend(directories.read_timings(shard.path))
         gathered.outputs.add_table(heatmaps)
-        gathered.slices.add_table(tables.slices)
+        gathered.slices.add_table(directories.slice_table(shard.path))
         notes = heatmaps["note"].filter(pc.not_equal(heatmaps["note"], ""))
         gathered.notes.update(notes.to_pylist())
 
