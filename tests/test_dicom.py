@@ -36,6 +36,7 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     HTJ2KLossless,
     JPEG2000Lossless,
+    JPEGBaseline8Bit,
     JPEGLosslessSV1,
     JPEGLSLossless,
     MRImageStorage,
@@ -760,14 +761,58 @@ def test_pixels_that_are_not_described_are_refused_with_the_reason(tmp_path, nam
     assert reason in read(tmp_path).error
 
 
-def test_compressed_pixels_that_are_cut_off_are_refused_with_the_reason(tmp_path):
-    stored = voxels((64, 64), np.uint16)
-    made = instance(stored, syntax=JPEGLSLossless)
-    whole = imagecodecs.jpegls_encode(stored)
-    made.PixelData = encapsulate([whole[: len(whole) // 2]])
+def cut_off():
+    whole = imagecodecs.jpegls_encode(SQUARE)
+    return [whole[: len(whole) // 2]], JPEGLSLossless, {}
+
+
+def signed_only_in_the_stream():
+    signed = SQUARE.view(np.int16) - 1000
+    frame = imagecodecs.jpeg2k_encode(signed, level=0, codecformat="j2k")
+    return [frame], JPEG2000Lossless, {}
+
+
+def of_fewer_bits():
+    return [imagecodecs.jpeg8_encode(SQUARE.astype(np.uint8))], JPEGBaseline8Bit, {}
+
+
+def too_few_frames():
+    return [imagecodecs.jpegls_encode(SQUARE)], JPEGLSLossless, {"NumberOfFrames": 2}
+
+
+SQUARE = RNG.integers(0, 2000, (64, 64)).astype(np.uint16)
+ODD_STREAMS = {
+    cut_off: "compressed pixels that are damaged or cut off",
+    signed_only_in_the_stream: "compressed pixels below 0 in an image that says it has none",
+    of_fewer_bits: "pixels that are not as the header says",
+    too_few_frames: "pixels that are not as the header says, or too few frames",
+}
+
+
+@pytest.mark.parametrize("kind", ODD_STREAMS)
+def test_compressed_pixels_that_do_not_fit_are_refused_with_the_reason(tmp_path, kind):
+    found, syntax, tags = kind()
+    made = instance(SQUARE, syntax=syntax, ImagePositionPatient=None, Modality="XA", **tags)
+    made.PixelData = encapsulate(found)
     made["PixelData"].is_undefined_length = True
     made.save_as(tmp_path / "a.dcm", enforce_file_format=True)
-    assert read(tmp_path).error == "compressed pixels that are damaged or cut off"
+    assert ODD_STREAMS[kind] in read(tmp_path, frames=True).error
+
+
+def test_a_slice_whose_header_is_cut_off_is_a_failed_row(tmp_path):
+    write_series(tmp_path, voxels())
+    content = (tmp_path / "IM004").read_bytes()
+    storage = content.rindex(b"1.2.840.10008.5.1.4.1.1.4")  # the second, behind the preamble's
+    for kept in (storage + 15, storage + 200):
+        (tmp_path / "IM004").write_bytes(content[:kept])
+        _, cut = scan.scan(tmp_path).records
+        error = load(cut).error
+        assert error.startswith("no pixels") and error.endswith("it may be cut off")
+
+
+def test_a_rescale_is_one_number(tmp_path):
+    write_series(tmp_path / "s", voxels(), RescaleSlope=[1, 2], RescaleIntercept=0)
+    assert read(tmp_path).error == "RescaleSlope is not a number; correct the header"
 
 
 @pytest.mark.parametrize(

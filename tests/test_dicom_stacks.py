@@ -191,6 +191,16 @@ def test_a_rotating_projection_is_no_volume_and_is_called_so(tmp_path):
     assert "--frames" not in failed.error  # they are not frames of one file
 
 
+def test_times_of_a_single_slice_are_chosen_by_name(tmp_path):
+    stored = voxels()[:4]
+    for number, plane in enumerate(stored):
+        made = instance(plane, number=0, TriggerTime=40 * number)
+        made.InstanceNumber = number + 1
+        made.save_as(tmp_path / f"{number}.dcm", enforce_file_format=True)
+    assert "4 volumes in one series: 'trigger 0 ms', 'trigger 40 ms'" in read(tmp_path).error
+    assert np.array_equal(voxels_of(read(tmp_path, "trigger 80 ms")), stored[2:3])
+
+
 def test_second_copies_of_an_image_are_dropped_and_counted(tmp_path):
     array = voxels()
     write_series(tmp_path / "s", array)

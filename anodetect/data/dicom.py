@@ -253,10 +253,17 @@ def _no_image(header: Dataset, count: int) -> str:
         return NO_IMAGES.get(modality, NO_IMAGES["SEG"])
     if storage == PARAMETRIC_MAP:
         return "DICOM parametric maps"
-    if not count and storage and "Image" not in UID(str(storage)).name:
+    if not count and storage and _is_no_image(UID(str(storage))):
         return "DICOM objects without pixels"
 
     return no_image_of(image_type(header), str(header.get("SeriesDescription") or ""))
+
+
+def _is_no_image(storage: UID) -> bool:
+    """Return whether a storage class is none of images. One that the standard does not have may be
+    the beginning of another, of a file that was cut off."""
+    is_cut = storage.name == storage and not storage.is_private
+    return not is_cut and "Image" not in storage.name
 
 
 def no_image_of(kinds: Sequence[str], description: str) -> str:

@@ -66,6 +66,8 @@ def decode_frame(content: bytes, runner: DecodeRunner) -> bytearray:
         raise ImageError(f"compressed pixels of {sides} in an image of {expected} rows and columns")
 
     pixels = np.ascontiguousarray(DECODERS[runner.transfer_syntax](content))
+    if not runner.get_option("pixel_representation") and pixels.min() < 0:
+        raise ImageError("compressed pixels below 0 in an image that says it has none")
     runner.set_option("bits_allocated", 8 * pixels.itemsize)
     if pixels.ndim == 3:
         runner.set_option("planar_configuration", 0)

@@ -130,7 +130,7 @@ def with_groups(header: Dataset) -> Dataset:
     assert start is not None
 
     step = np.cross(start.directions[:3], start.directions[3:])
-    step = step * float(numbers_of(header, "SpacingBetweenSlices"))
+    step = step * number_of(header, "SpacingBetweenSlices")
     times = _whole_numbers(header.get("TimeSlotVector"))
     placed = Dataset()
     placed.update(header)
@@ -151,7 +151,7 @@ def _shared_group(header: Dataset, detector: Dataset) -> Dataset:
     shared, orientation, measures = Dataset(), Dataset(), Dataset()
     orientation.ImageOrientationPatient = detector.ImageOrientationPatient
     measures.PixelSpacing = header.PixelSpacing
-    measures.SpacingBetweenSlices = abs(float(numbers_of(header, "SpacingBetweenSlices")))
+    measures.SpacingBetweenSlices = abs(number_of(header, "SpacingBetweenSlices"))
     measures.SliceThickness = header.get("SliceThickness") or measures.SpacingBetweenSlices
     shared.PlaneOrientationSequence = [orientation]
     shared.PixelMeasuresSequence = [measures]
@@ -178,8 +178,7 @@ def _whole_numbers(value: object) -> list[int]:
 def frame_count(header: Dataset) -> int:
     """Return how many frames a file has; ImageError if it has no pixels, or too many."""
     if not header.get("Rows") or not header.get("Columns"):
-        name = UID(str(header.get("SOPClassUID", ""))).name or "no SOP class"
-        raise ImageError(f"no pixels ({name})")
+        raise ImageError(without_pixels(header))
     if header.get("SOPClassUID") == SegmentationStorage:
         raise ImageError("a segmentation, not an image")
 
@@ -190,6 +189,14 @@ def frame_count(header: Dataset) -> int:
             f"{header.Columns} × {header.Rows} × {count} is more than {MAX_VOXELS} voxels, or none"
         )
     return count
+
+
+def without_pixels(header: Dataset) -> str:
+    """Return the reason to refuse a file that has no pixels."""
+    storage = str(header.get("SOPClassUID") or "")
+    name = UID(storage).name
+    has_some = name == storage or "Image" in name  # an unknown class, or one of images
+    return f"no pixels ({name or 'no SOP class'})" + ("; it may be cut off" if has_some else "")
 
 
 def functional_groups(header: Dataset) -> list[Dataset]:
@@ -234,7 +241,7 @@ def frame_of(group: Dataset, file: int, number: int, header: Dataset) -> Frame |
     thickness = 1.0
     for tag in ("SliceThickness", "SpacingBetweenSlices"):
         if group.get(tag):
-            thickness = abs(float(numbers_of(group, tag)))
+            thickness = abs(number_of(group, tag))
     return Frame(
         file=file,
         number=number,
@@ -255,6 +262,14 @@ def numbers_of(header: Dataset, tag: str) -> NDArray[np.float64]:
         return np.asarray(header[tag].value, np.float64)
     except (TypeError, ValueError):  # what they are instead is the file's affair
         raise ImageError(f"{tag} is not a number; correct the header") from None
+
+
+def number_of(header: Dataset, tag: str) -> float:
+    """Return the value of an attribute; ImageError if it is not one number."""
+    found = numbers_of(header, tag)
+    if found.ndim or not np.isfinite(found):
+        raise ImageError(f"{tag} is not a number; correct the header")
+    return float(found)
 
 
 def image_type(header: Dataset) -> list[str]:

@@ -12,7 +12,7 @@ from pydicom.pixels.utils import get_expected_length
 from pydicom.uid import UID
 
 from anodetect.data import dicom_codecs
-from anodetect.data.dicom_frames import functional_groups, numbers_of
+from anodetect.data.dicom_frames import functional_groups, number_of, without_pixels
 from anodetect.data.volumes import FIXED_UNITS
 from anodetect.errors import ImageError
 from anodetect.types import Floats
@@ -37,7 +37,7 @@ def native(dataset: Dataset) -> Floats:
     if syntax is None:
         raise ImageError("no transfer syntax: how its pixels are stored is not said")
     if not any(name in dataset for name in PIXEL_TAGS):
-        raise ImageError(f"no pixels ({UID(str(dataset.get('SOPClassUID', ''))).name})")
+        raise ImageError(without_pixels(dataset))
     decoder = dicom_codecs.plugin(syntax)
     _check_description(dataset)
     if not syntax.is_encapsulated and "PixelData" in dataset:
@@ -51,6 +51,8 @@ def native(dataset: Dataset) -> Floats:
     except RuntimeError as error:
         reason = dicom_codecs.reason_in(error)
         raise ImageError(reason or "compressed pixels that are damaged or cut off") from None
+    except (ValueError, StopIteration):
+        raise ImageError("pixels that are not as the header says, or too few frames") from None
     if below:
         dataset.BitsStored = dataset.HighBit + 1 - below
         stored = stored >> below
@@ -194,8 +196,8 @@ def _rescaled(values: NDArray[Any], dataset: Dataset) -> NDArray[Any]:
         if group.get("ModalityLUTSequence"):
             scaled[number] = apply_modality_lut(values[number].astype(np.int64), group)
         elif is_rescaled(group):
-            slope = numbers_of(group, "RescaleSlope")
-            scaled[number] = values[number] * slope + numbers_of(group, "RescaleIntercept")
+            slope = number_of(group, "RescaleSlope")
+            scaled[number] = values[number] * slope + number_of(group, "RescaleIntercept")
         else:
             scaled[number] = values[number]
     return scaled

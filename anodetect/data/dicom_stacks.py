@@ -140,7 +140,9 @@ def chosen(stacks: Sequence[Stack], component: int | str | None, otherwise: str 
     names += ", …" if len(stacks) > MOST_NAMES else ""
     if component is not None:
         raise ImageError(f"no component {component!r} in a series of {len(stacks)}: {names}")
-    if all(len(stack.frames) == 1 for stack in stacks):
+    first = stacks[0].frames[0]
+    turned = any(not _same(stack.frames[0].directions, first.directions) for stack in stacks)
+    if turned and all(len(stack.frames) == 1 for stack in stacks):
         raise ImageError(
             f"{len(stacks)} images in one series, each in a plane of its own, are no volume: a "
             f"rotating projection or sections around an axis{otherwise}"
