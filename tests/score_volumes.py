@@ -1,6 +1,7 @@
 """Score directories of volumes made by hand, without a model: voxels and maps that are known."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 
 import nibabel
 import numpy as np
@@ -8,7 +9,7 @@ import score_folders
 
 from anodetect.data.geometry import FLIP_XY, along
 from anodetect.files import sha256_of
-from anodetect.record import directories
+from anodetect.record import channel_files, directories
 from anodetect.record.rows import OutputRow, ScoreRow, SliceRow, to_table
 
 # Columns of the source run to the patient's left, rows to the front, slices to the head: the rows
@@ -35,9 +36,10 @@ def heatmap_of(number, shape=SHAPE):
     return values
 
 
-def write(folder, count=2, shape=SHAPE, affine=AFFINE, plane="axial", voxels=voxels_of):
+def write(folder, count=2, shape=SHAPE, affine=AFFINE, plane="axial", voxels=voxels_of, joined=()):
     """Write `count` volumes below `folder`/images and their score directory; return its path. The
-    slice number 5 of the source has the highest score, the last one was not scored."""
+    slice number 5 of the source has the highest score, the last one was not scored. Those whose
+    numbers are in `joined` have a second channel, the negative of the first."""
     audit = directories.read(score_folders.OLD).audit
     images, out = folder / "images", folder / "scores"
     images.mkdir(parents=True)
@@ -67,6 +69,10 @@ def write(folder, count=2, shape=SHAPE, affine=AFFINE, plane="axial", voxels=vox
             model_sha256=audit.model_sha256,
             status="ok",
         )
+        if number in joined:
+            negative = nibabel.Nifti1Image(-voxels(number, shape), affine)
+            nibabel.save(negative, images / f"negative-{name}")
+            row = replace(row, **two_channels(images, name))
         rows.append(row)
         slices += slice_rows(name, geometry)
         digest = sha256_of(out / heatmap)
@@ -80,6 +86,16 @@ def write(folder, count=2, shape=SHAPE, affine=AFFINE, plane="axial", voxels=vox
     audit = replace(audit, root=str(images), scale=(0.0, 1.0), heatmaps=["nifti"])
     directories.write(out, audit, tables)
     return out
+
+
+def two_channels(images, name):
+    """The columns of a row that say which files a volume was put together from."""
+    listed, names = [], {"plain": name, "negative": f"negative-{name}"}
+    for channel, file in names.items():
+        sha256 = sha256_of(images / file)
+        listed.append(channel_files.ListedChannel(channel, file, sha256))
+    text = json.dumps([asdict(each) for each in listed])
+    return {"channels": text, "sha256": channel_files.joint_sha256(listed)}
 
 
 def slice_rows(name, geometry):

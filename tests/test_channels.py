@@ -806,18 +806,33 @@ def test_the_commands_of_the_page_run(tmp_path, monkeypatch):
     assert row.path == "sub-10/sub-10_T1w.nii.gz"
 
 
-def test_the_app_shows_the_channel_that_is_chosen(parts, tmp_path):
-    pytest.importorskip("sqlalchemy", reason="the extra `app` is not installed")
-    from apps.review import loading, thumbnails
+def test_the_viewer_has_the_planes_and_windows_of_each_channel(parts, tmp_path):
+    pytest.importorskip("streamlit", reason="the extra `app` is not installed")
+    from apps.review import display, loading, routes, thumbnails, tickets
 
     data = save_parts(tmp_path / "data", 1)
     anodetect.score(parts / "run", [str(data)], tmp_path / "out")
     directory = directories.read(tmp_path / "out")
     (row,) = directory.rows
-    for channel, name in (("", "rgb"), ("rgb", "rgb"), ("ir", "ir"), ("uv", "rgb")):
-        case = loading.load(directory, row, channel)
-        assert np.array_equal(case.image, readers.read_image(data / f"part0_{name}.png"))
-        assert case.heatmap.shape == (24, 24)
+    files = {name: readers.read_image(data / f"part0_{name}.png") for name in ("rgb", "ir")}
+
+    ticket = tickets.OFFICE.ticket(directory, row, hidden=False)
+    text, case = routes.describe(ticket), tickets.OFFICE.image(ticket)
+    sent = np.frombuffer(case.layers["image"].tile(0, 0, 0), text.layers["image"].kind)
+    planes = sent.reshape(-1, 24, 24)
+    assert [(each.name, each.start, each.count) for each in text.channels] == [
+        ("rgb", 0, 3),
+        ("ir", 3, 1),
+    ]
+    for channel in text.channels:
+        own = planes[channel.start : channel.start + channel.count]
+        assert np.array_equal(own, files[channel.name])
+        assert channel.windows == display.windows(files[channel.name])
+    assert text.windows == text.channels[0].windows and "heatmap" in text.layers
+
+    # Where one picture stands for the image, it is that of the first channel.
+    shown = display.view(loading.load(directory, row))
+    assert np.array_equal(shown.image, files["rgb"])
     assert thumbnails.thumbnail(directory, row).startswith("data:image/jpeg")
 
     (data / "part0_ir.png").unlink()

@@ -1,6 +1,10 @@
 """Volumes in the viewer, in the distribution's Chromium, from a real server."""
 
+from io import BytesIO
+
+import numpy as np
 import pytest
+from PIL import Image
 
 pytest.importorskip("streamlit", reason="the extra `app` is not installed")
 pytest.importorskip("playwright", reason="playwright is not installed")
@@ -17,7 +21,7 @@ pytestmark = in_chromium.VIEWER
 
 @pytest.fixture(scope="module")
 def scores(tmp_path_factory):
-    return score_volumes.write(tmp_path_factory.mktemp("viewer"))
+    return score_volumes.write(tmp_path_factory.mktemp("viewer"), joined=[1])
 
 
 @pytest.fixture
@@ -113,3 +117,39 @@ def test_slices_planes_profile_and_region_up_to_the_record(page, scores):
     page.reload()
     expect(page.locator(f"#viewer[data-case='{name}'][data-painted=true]")).to_have_count(1)
     expect(slice_text).to_contain_text("slice 12 of 14")
+    channels_one_by_one_and_together(page)
+
+
+def colours(page):
+    """How much red, green and blue is in the middle of the first panel."""
+    shot = page.locator("#viewer .panel:visible").first.screenshot()
+    picture = np.asarray(Image.open(BytesIO(shot)).convert("RGB"), float)
+    height, width = picture.shape[:2]
+    return picture[height // 3 : height // 2, width // 3 : width // 2].mean((0, 1))
+
+
+def channels_one_by_one_and_together(page):
+    """The second volume has two files: its voxels, and the negative of them."""
+    expect(page.get_by_label("Channel", exact=True)).to_be_hidden()
+    page.keyboard.press("n")
+    on_screen(page, "head-1.nii.gz", "axial", 5)
+    output = page.locator("#viewer output")
+    channel = page.get_by_label("Channel", exact=True)
+    value = score_volumes.voxels_of(1)[24, 15, 5]
+    for name, shown in (("plain", value), ("negative", -value)):
+        channel.select_option(name)
+        x, y = middle(page.locator("#viewer .panel:visible").first)
+        page.mouse.move(x + 3, y + 2)
+        page.mouse.move(x + 2, y + 2)
+        expect(output).to_contain_text(f"x 24, y 16 · {name} {shown} · anomaly")
+
+    channel.select_option("false colour")
+    page.get_by_label("Window").select_option("full range")
+    page.wait_for_timeout(300)
+    red, green, blue = colours(page)
+    assert red > green + 40 and blue < 5 and abs(red + green - 255) < 15, (red, green, blue)
+    page.get_by_label("Channel in red").select_option("nothing")
+    page.get_by_label("Channel in blue").select_option("plain")
+    page.wait_for_timeout(300)
+    assert np.allclose(colours(page), [0, green, red], atol=3)
+    assert page.errors == []

@@ -91,16 +91,16 @@ def draw(session: ReviewSession) -> None:
 
 def draw_case(session: ReviewSession, row: ScoreRow, paths: Sequence[str], blind: bool) -> None:
     """Draw a case with all that it takes to judge it; `paths` are the listed ones, in order."""
-    if _is_in_viewer(row):
+    if viewing.is_ready():
         _draw_in_viewer(session, row, paths, blind)
     else:
         _draw_plainly(session, row, paths, session.is_hidden(row.path, blind))
 
 
 def prepare(session: ReviewSession, row: ScoreRow, paths: Sequence[str], blind: bool) -> None:
-    """Listen for keys and make the next figure, for a case that the viewer does not draw. This
-    comes last in a page, since it takes time."""
-    if _is_in_viewer(row):
+    """Listen for keys and make the next figure, where there is no viewer. This comes last in a
+    page, since it takes time."""
+    if viewing.is_ready():
         return
     st.session_state.drawn += 1
     shortcuts.mount(session.store.head, st.session_state.drawn, st.session_state.verdict_keys)
@@ -135,16 +135,11 @@ def _opened(session: ReviewSession, paths: Sequence[str]) -> ScoreRow:
     return session.scores.by_path[state.open]
 
 
-def _is_in_viewer(row: ScoreRow) -> bool:
-    return viewing.is_ready() and viewing.is_drawable(row)
-
-
 def _draw_plainly(
     session: ReviewSession, row: ScoreRow, paths: Sequence[str], hidden: bool
 ) -> None:
     """Draw a case without the viewer: facts, buttons, pictures, and the fields for remarks."""
-    if not viewing.is_ready():
-        viewing.draw_missing()
+    viewing.draw_missing()
     _draw_facts(row, paths, hidden)
     strip = st.container()
     _draw_buttons(session, row, paths, hidden)
@@ -202,7 +197,7 @@ def _found(session: ReviewSession, row: ScoreRow, opened: Picture) -> known.Foun
     geometry = opened.source.geometry
     if geometry is not None:
         slices.sort(key=lambda each: each.slice, reverse=geometry.flipped[0])
-        volume = volume_of(session.directory, row, geometry.plane, screen.channel())
+        volume = volume_of(session.directory, row, geometry.plane)
         marked = volume.slices_with_regions
     return known.found_in(row, slices, regions_here, marked)
 
@@ -261,7 +256,7 @@ def _record(session: ReviewSession, row: ScoreRow, hidden: bool, verdict: Judgem
     place = shown[-1].place
     geometry = None
     if place.plane:
-        geometry = volume_of(session.directory, row, place.plane, screen.channel()).geometry
+        geometry = volume_of(session.directory, row, place.plane).geometry
     source = regions.source_of(row, geometry)
     found = regions.parse(draft.region, source, place)
 

@@ -36,6 +36,25 @@ AIR = -500  # an image with smaller values is taken to be in Hounsfield units
 
 
 @dataclass(frozen=True)
+class Channel:
+    """One of the files that an image or a volume was put together from: its planes, `count` from
+    `start` on, and its windows."""
+
+    name: str
+    start: int
+    count: int
+    windows: Mapping[str, Window]
+
+    @property
+    def planes(self) -> slice:
+        """Return where its planes are in an array [C, ...]."""
+        return slice(self.start, self.start + self.count)
+
+
+Channels = tuple[Channel, ...]
+
+
+@dataclass(frozen=True)
 class Case:
     """The arrays of one image, in its own grid.
 
@@ -43,7 +62,8 @@ class Case:
     [H, W] are its regions that count.
     `reconstruction` and `shown` are small grey pictures [200, 200] of the detector's reconstruction
     and its input, as the report shows them. `notes` say what is missing, and why. `stated` is the
-    window that a DICOM file states, None for others.
+    window that a DICOM file states, None for others. `channels` are the files that it was put
+    together from, none where it is one file.
     """
 
     image: Floats | None
@@ -54,6 +74,7 @@ class Case:
     shown: Picture | None
     notes: tuple[str, ...]
     stated: Window | None = None
+    channels: Channels = ()
 
 
 @dataclass(frozen=True)
@@ -62,7 +83,7 @@ class VolumeCase:
 
     `slices` [C, D, H, W] are in native units, `heatmap`, `found` (its regions that count) and
     `mask` are [D, H, W]. All are None, with a note, where the volume cannot be read. `windows` are
-    those of the whole volume.
+    those of the whole volume. `channels` are as in Case.
     """
 
     geometry: Geometry | None
@@ -72,6 +93,7 @@ class VolumeCase:
     mask: Bools | None
     notes: tuple[str, ...]
     windows: Mapping[str, Window] = field(default_factory=lambda: MappingProxyType({}))
+    channels: Channels = ()
 
     def __post_init__(self) -> None:
         _make_read_only(self)
@@ -123,11 +145,13 @@ def _make_read_only(shared: "View | VolumeCase") -> None:
 # -- Views -----------------------------------------------------------------------------------------
 
 
-def view(case: Case, aspect: float = 1.0) -> View | None:
-    """Return a case made small; None where it has no image."""
+def view(case: Case, aspect: float = 1.0, channel: str = "") -> View | None:
+    """Return a case made small; None where it has no image. Of several channels it has that of this
+    name, or the first."""
     image, heatmap, mask, reconstruction = case.image, case.heatmap, case.mask, case.reconstruction
     if image is None:
         return None
+    image = image[planes_of(case.channels, channel)]
 
     block, hover_block = factor(image.shape, SIDE), factor(image.shape, HOVER_SIDE)
     in_colour = None if reconstruction is None else np.repeat(reconstruction[..., None], 3, -1)
@@ -149,13 +173,20 @@ def view(case: Case, aspect: float = 1.0) -> View | None:
     )
 
 
+def planes_of(channels: Channels, name: str) -> slice:
+    """Return the planes of the channel of this name, or of the first; all where there is none."""
+    chosen = [each for each in channels if each.name == name] or list(channels[:1])
+    return chosen[0].planes if chosen else slice(None)
+
+
 def _reduced_mask(mask: Bools | None, block: int) -> Bools | None:
     """Return a mask made small, True where any pixel of a block is."""
     return None if mask is None else reduced(mask.astype(np.float32), block, "max") > 0
 
 
-def slice_view(volume: VolumeCase, number: int) -> View | None:
-    """Return the view of a volume's slice, counted from 0; None where there is no volume."""
+def slice_view(volume: VolumeCase, number: int, channel: str = "") -> View | None:
+    """Return the view of a volume's slice, counted from 0; None where there is no volume. Of
+    several channels it has that of this name, or the first."""
     if volume.slices is None or volume.geometry is None:
         return None
 
@@ -166,11 +197,13 @@ def slice_view(volume: VolumeCase, number: int) -> View | None:
     mask = None if volume.mask is None else volume.mask[number]
 
     _, row, column = volume.geometry.spacing
-    case = Case(volume.slices[:, number], heatmap, found, mask, None, None, volume.notes)
+    planes = planes_of(volume.channels, channel)
+    chosen = [each.windows for each in volume.channels if each.planes == planes]
+    case = Case(volume.slices[planes, number], heatmap, found, mask, None, None, volume.notes)
     shown = view(case, aspect=row / column)
     if shown is None or not volume.windows:
         return shown
-    return replace(shown, windows=volume.windows)
+    return replace(shown, windows=chosen[0] if chosen else volume.windows)
 
 
 def windows(

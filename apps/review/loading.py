@@ -8,7 +8,7 @@ beside a score directory that `anodetect maps` writes.
 
 import os
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -37,7 +37,7 @@ from anodetect.record.keeping import ALL
 from anodetect.record.rows import OK, ScoreRow
 from anodetect.types import Bools, Floats
 
-from .display import Case, Picture, VolumeCase, Window, windows
+from .display import Case, Channel, Channels, Picture, VolumeCase, Window, planes_of, windows
 
 T = TypeVar("T")
 LARGEST = 512 * 2**20  # bytes of a file that is read for display
@@ -46,12 +46,11 @@ PANEL, PANEL_GAP = 200, 6
 MADE_AGAIN = "The map was not kept and was made again: it is no part of the record."
 
 
-def load(directory: ScoreDirectory, row: ScoreRow, channel: str = "") -> Case:
-    """Read everything that can be shown of an image, or of one channel of it; what is missing
-    becomes a note, no error."""
+def load(directory: ScoreDirectory, row: ScoreRow) -> Case:
+    """Read everything that can be shown of an image; what is missing becomes a note, no error."""
     notes: list[str] = []
-    read = or_note(notes, "image", lambda: _read_with_window(directory, row, channel))
-    image, stated = read or (None, None)
+    read = or_note(notes, "image", lambda: _read_with_window(directory, row))
+    image, channels, stated = read or (None, (), None)
 
     heatmap = None
     if row.status == OK:
@@ -71,19 +70,18 @@ def load(directory: ScoreDirectory, row: ScoreRow, channel: str = "") -> Case:
         kept = or_note(notes, "kept picture", lambda: _read_kept_picture(directory, row))
     reconstruction, shown = kept or (None, None)
     found = None if heatmap is None else directory.audit.mask_rule.mask(heatmap)
-    return Case(image, heatmap, found, mask, reconstruction, shown, tuple(notes), stated)
+    return Case(image, heatmap, found, mask, reconstruction, shown, tuple(notes), stated, channels)
 
 
-def load_volume(
-    directory: ScoreDirectory, row: ScoreRow, plane: str, channel: str = ""
-) -> VolumeCase:
-    """Read everything that can be shown of a volume that was scored along a plane ("axial" …), or
-    of one channel of it; what is missing becomes a note."""
+def load_volume(directory: ScoreDirectory, row: ScoreRow, plane: str) -> VolumeCase:
+    """Read everything that can be shown of a volume that was scored along a plane ("axial" …); what
+    is missing becomes a note."""
     notes: list[str] = []
-    volume = or_note(notes, "image", lambda: read_volume(directory, row, channel))
-    if volume is None:
+    read = or_note(notes, "image", lambda: _read_volume(directory, row))
+    if read is None:
         return VolumeCase(None, None, None, None, None, tuple(notes))
 
+    volume, channels = read
     _, depth, height, width = volume.voxels.shape
     geometry = volume.geometry(plane)
 
@@ -102,9 +100,13 @@ def load_volume(
     mask = or_note(notes, "ground-truth mask", read_mask)
     found = None if heatmap is None else directory.audit.mask_rule.mask(heatmap)
     voxels_along = geometry.to_slices(volume.voxels)
-    shown = windows(voxels_along, is_ct=volume.modality == "CT", stated=window_of_volume(volume))
-    fixed = MappingProxyType(shown)
-    return VolumeCase(geometry, voxels_along, heatmap, found, mask, tuple(notes), fixed)
+    if channels:
+        shown = channels[0].windows
+    else:
+        is_ct, stated = volume.modality == "CT", window_of_volume(volume)
+        shown = MappingProxyType(windows(voxels_along, is_ct=is_ct, stated=stated))
+    kept = tuple(notes)
+    return VolumeCase(geometry, voxels_along, heatmap, found, mask, kept, shown, channels)
 
 
 def or_note(notes: list[str], name: str, read: Callable[[], T]) -> T | None:
@@ -132,54 +134,70 @@ def original(directory: ScoreDirectory, row: ScoreRow) -> Path:
     return inside(Path(root), path_of(row.path))
 
 
-def read_image(directory: ScoreDirectory, row: ScoreRow, channel: str = "") -> Floats:
-    """Return the image [C, H, W] that was scored, of several channels that of this name or the
-    first; raise ImageError where it is not there."""
-    return _read_with_window(directory, row, channel)[0]
+def read_image(directory: ScoreDirectory, row: ScoreRow) -> Floats:
+    """Return the image [C, H, W] that was scored, of several channels the first; raise ImageError
+    where it is not there."""
+    image, channels, _ = _read_with_window(directory, row)
+    return image[planes_of(channels, "")]
 
 
 def _read_with_window(
-    directory: ScoreDirectory, row: ScoreRow, channel: str
-) -> tuple[Floats, Window | None]:
-    """Return an image as `read_image` does, and the window that its DICOM file states, if any."""
+    directory: ScoreDirectory, row: ScoreRow
+) -> tuple[Floats, Channels, Window | None]:
+    """Return the image [C, H, W] that was scored with all its channels, these, and the window that
+    its DICOM file states, if any; raise ImageError where it is not there."""
     source = _source(directory, row)
-    decoded = _channel_in(source.content(), channel)
-    if isinstance(decoded, Volume):
+    content = source.content()
+    if isinstance(content.pixels, Volume):
         raise ImageError("it is a volume; score it again")
 
     stated = None
     if isinstance(source, readers.Source) and formats.is_series(source.record.path):
         stated = window_of(dicom.parse(source.contents[0]))
-    return decoded, stated
+    image, channels = _present(content.pixels, content.channels, is_ct=False)
+    return image, channels, stated
 
 
-def read_volume(directory: ScoreDirectory, row: ScoreRow, channel: str = "") -> Volume:
-    """Return the volume that was scored, of several channels that of this name or the first; raise
-    ImageError where it is not there."""
+def read_volume(directory: ScoreDirectory, row: ScoreRow) -> Volume:
+    """Return the volume that was scored, of several channels the first; raise ImageError where it
+    is not there."""
+    volume, channels = _read_volume(directory, row)
+    return replace(volume, voxels=volume.voxels[planes_of(channels, "")])
+
+
+def _read_volume(directory: ScoreDirectory, row: ScoreRow) -> tuple[Volume, Channels]:
+    """Return the volume that was scored with all its channels, and these; raise ImageError where it
+    is not there."""
     reading = reading_of(directory.audit.config)
     listed = component_of(_manifest_row(directory, row).get("component", ""))
     if listed is not None:
         reading = replace(reading, component=listed)
-    decoded = _channel_in(_source(directory, row).content(reading), channel)
-    if not isinstance(decoded, Volume):
+    content = _source(directory, row).content(reading)
+    volume = content.pixels
+    if not isinstance(volume, Volume):
         raise ImageError("it is no volume; score it again")
-    return decoded
+    is_ct = volume.modality == "CT"
+    voxels, channels = _present(volume.voxels, content.channels, is_ct=is_ct)
+    return replace(volume, voxels=voxels), channels
 
 
-def _channel_in(content: readers.Content, wanted: str) -> Floats | Volume:
-    """Return one channel of what was read, the first that is there if it has none of this name; all
-    of what has one file."""
-    pixels = content.pixels
-    if not content.channels:
-        return pixels
-    voxels = pixels.voxels if isinstance(pixels, Volume) else pixels
-    parts = split(voxels, [channel.planes for channel in content.channels])
-    present = {}
-    for channel, part in zip(content.channels, parts, strict=True):
-        if channel.sha256:
-            present[channel.name] = part
-    chosen = present.get(wanted, next(iter(present.values())))
-    return replace(pixels, voxels=chosen) if isinstance(pixels, Volume) else chosen
+def _present(
+    pixels: Floats, decoded: Sequence[readers.DecodedChannel], *, is_ct: bool
+) -> tuple[Floats, Channels]:
+    """Return the planes [C, ...] of the channels that are there, and where they lie in it; all
+    planes and no channels of what has one file."""
+    if not decoded:
+        return pixels, ()
+    parts, channels, start = list[Floats](), list[Channel](), 0
+    split_pixels = split(pixels, [channel.planes for channel in decoded])
+    for channel, part in zip(decoded, split_pixels, strict=True):
+        if not channel.sha256:
+            continue
+        shown = MappingProxyType(windows(part, is_ct=is_ct))
+        parts.append(part)
+        channels.append(Channel(channel.name, start, len(part), shown))
+        start += len(part)
+    return np.concatenate(parts), tuple(channels)
 
 
 def _source(directory: ScoreDirectory, row: ScoreRow) -> readers.Source | readers.ChannelSources:

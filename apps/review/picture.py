@@ -192,7 +192,7 @@ def _slice(session: ReviewSession, row: ScoreRow, channel: str, hidden: bool) ->
         reason = "No image: the volume's slices were not recorded; score it again"
         return Picture(None, (reason,), *nowhere)
     plane = slices[0].axis
-    volume = volume_of(session.directory, row, plane, channel)
+    volume = volume_of(session.directory, row, plane)
     if volume.geometry is None:
         return Picture(None, volume.notes, *nowhere)
 
@@ -217,7 +217,7 @@ def _slice(session: ReviewSession, row: ScoreRow, channel: str, hidden: bool) ->
         notes += (f"This slice was not scored: {ordered[number].unscored}.",)
     place = marks.place_of(plane, marks.source_number(volume.geometry, number))
     source = regions.source_of(row, volume.geometry)
-    return Picture(display.slice_view(volume, number), notes, place, source)
+    return Picture(display.slice_view(volume, number, channel), notes, place, source)
 
 
 def _where(shown: geometry.Geometry, number: int) -> str:

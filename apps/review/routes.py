@@ -2,7 +2,7 @@
 and with a ticket a case's description, its tiles or slices, and its outlines."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from starlette.requests import Request
@@ -12,7 +12,7 @@ from starlette.routing import Route
 from anodetect.errors import AnodetectError
 
 from . import shelves, slices, tiles
-from .display import Window
+from .display import Channels, Window
 from .slices import Sliced, VolumeText
 from .tickets import OFFICE
 
@@ -34,9 +34,21 @@ class LayerText:
 
 
 @dataclass(frozen=True)
+class ChannelText:
+    """One of the files of an image as the browser reads it: the planes of the layer "image" that it
+    has, `count` from `start` on, and its windows."""
+
+    name: str
+    start: int
+    count: int
+    windows: dict[str, Window]
+
+
+@dataclass(frozen=True)
 class CaseText:
     """A case as the browser reads it; without an image, `notes` say why. `scale` holds the ends of
-    the map's colours. Height and width of a volume are those of the slices that were scored."""
+    the map's colours. Height and width of a volume are those of the slices that were scored.
+    `windows` are those of the first channel, where there are several."""
 
     height: int
     width: int
@@ -46,6 +58,7 @@ class CaseText:
     windows: dict[str, Window]
     scale: tuple[float, float]
     notes: list[str]
+    channels: list[ChannelText] = field(default_factory=list)
     volume: VolumeText | None = None
 
 
@@ -88,7 +101,12 @@ def describe(ticket: str) -> CaseText:
         windows=dict(case.windows),
         scale=audit.scale,
         notes=list(case.notes),
+        channels=_channels(case.channels),
     )
+
+
+def _channels(channels: Channels) -> list[ChannelText]:
+    return [ChannelText(each.name, each.start, each.count, dict(each.windows)) for each in channels]
 
 
 def _describe_volume(case: Sliced, scale: tuple[float, float]) -> CaseText:
@@ -110,6 +128,7 @@ def _describe_volume(case: Sliced, scale: tuple[float, float]) -> CaseText:
         windows=dict(case.windows),
         scale=scale,
         notes=list(case.notes),
+        channels=_channels(case.channels),
         volume=slices.describe(case),
     )
 

@@ -183,15 +183,13 @@ def _view(
     _directory: ScoreDirectory,
     _row: ScoreRow,
 ) -> tuple[display.View | None, tuple[str, ...]]:
-    case = loading.load(_directory, _row, channel)
-    return display.view(case), case.notes
+    case = loading.load(_directory, _row)
+    return display.view(case, channel=channel), case.notes
 
 
-def volume_of(
-    directory: ScoreDirectory, row: ScoreRow, plane: str, channel: str = ""
-) -> display.VolumeCase:
-    """Return a volume, or one channel of it, along the plane that it was scored in."""
-    return _volume(*_key(directory), row.path, plane, channel, directory, row)
+def volume_of(directory: ScoreDirectory, row: ScoreRow, plane: str) -> display.VolumeCase:
+    """Return a volume along the plane that it was scored in."""
+    return _volume(*_key(directory), row.path, plane, directory, row)
 
 
 @st.cache_resource(max_entries=2, ttl=600, show_spinner="Reading the volume …")
@@ -201,11 +199,10 @@ def _volume(
     root: str,
     image: str,
     plane: str,
-    channel: str,
     _directory: ScoreDirectory,
     _row: ScoreRow,
 ) -> display.VolumeCase:
-    return loading.load_volume(_directory, _row, plane, channel)
+    return loading.load_volume(_directory, _row, plane)
 
 
 def _key(directory: ScoreDirectory) -> tuple[Path, str, str]:

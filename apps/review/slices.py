@@ -20,7 +20,7 @@ from anodetect.record.rows import ScoreRow, SliceRow
 from anodetect.types import Bools
 
 from . import known, tiles
-from .display import VolumeCase, Window
+from .display import Channels, VolumeCase, Window
 from .session import highest_slice
 from .tiles import Values
 
@@ -47,6 +47,7 @@ class Sliced:
 
     `start` is the slice of that plane to show first, from 0 in the order of the screen. All is
     empty where there is no volume; `notes` say why. `profile` is None while scores are hidden.
+    `channels` are the files that the image was put together from, if it is not one.
     """
 
     geometries: Mapping[str, Geometry]
@@ -56,6 +57,7 @@ class Sliced:
     start: int
     profile: Profile | None
     notes: tuple[str, ...]
+    channels: Channels = ()
 
     @property
     def nbytes(self) -> int:
@@ -124,7 +126,8 @@ def sliced(case: VolumeCase, row: ScoreRow, rows: Sequence[SliceRow], *, hidden:
     notes = () if hidden else case.notes
     if scored.places is not None and len(geometries) > 1:
         notes += (UNEVEN,)
-    return Sliced(geometries, layers, masks, case.windows, start, profile, notes)
+    windows, channels = case.windows, case.channels
+    return Sliced(geometries, layers, masks, windows, start, profile, notes, channels)
 
 
 def _planes(scored: Geometry) -> dict[str, Geometry]:

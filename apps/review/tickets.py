@@ -17,7 +17,6 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 
 from anodetect.errors import RunError
-from anodetect.record import channel_files
 from anodetect.record.directories import ScoreDirectory
 from anodetect.record.rows import ScoreRow, SliceRow
 
@@ -28,18 +27,16 @@ from .tiles import Tiled
 
 KEPT = 2**30  # bytes of cases in memory; the last one is kept however large it is
 LARGEST_NUMBER = 100_000  # tickets in memory
-CONTENT = struct.Struct(">16sQH?")  # of a ticket: directory, row, channel, hidden
+CONTENT = struct.Struct(">16sQ?")  # of a ticket: directory, row, hidden
 
 
 @dataclass(frozen=True, eq=False)
 class Ticket:
-    """The case that a ticket is for. `channel` is "" for an image of one file; of a `hidden` case
-    nothing is shown that reveals its score."""
+    """The case that a ticket is for. Of a `hidden` case nothing is shown that reveals its score."""
 
     text: str
     directory: ScoreDirectory
     row: ScoreRow
-    channel: str
     hidden: bool
     lock: Lock = field(default_factory=Lock, repr=False)  # held while the case is read
 
@@ -63,9 +60,7 @@ class Office:
         self._tickets: OrderedDict[str, Ticket] = OrderedDict()
         self._cases: OrderedDict[str, Tiled | Sliced] = OrderedDict()
 
-    def ticket(
-        self, directory: ScoreDirectory, row: ScoreRow, channel: str = "", *, hidden: bool
-    ) -> str:
+    def ticket(self, directory: ScoreDirectory, row: ScoreRow, *, hidden: bool) -> str:
         """Return the ticket for a case; it is the same one each time."""
         audit = directory.audit
         name = "\0".join([str(directory.path), audit.head, audit.root])
@@ -74,10 +69,7 @@ class Office:
             opened = self._opened.get(key)
             if opened is None or opened.directory is not directory:
                 opened = self._opened[key] = Opened(directory, directory.numbers)
-            channels = _channels(row)
-            content = CONTENT.pack(
-                key, opened.numbers[row.path], channels.index(channel) if channel else 0, hidden
-            )
+            content = CONTENT.pack(key, opened.numbers[row.path], hidden)
             return urlsafe_b64encode(self._sealing().encrypt(content, None)).decode().rstrip("=")
 
     def find(self, text: str) -> Ticket:
@@ -100,14 +92,12 @@ class Office:
         except (ValueError, InvalidTag):
             raise RunError("there is no such case; open the page again") from None
 
-        key, number, channel, hidden = CONTENT.unpack(content)
+        key, number, hidden = CONTENT.unpack(content)
         opened = self._opened.get(key)
         if opened is None or number >= len(opened.numbers):
             raise RunError("there is no such case; open the page again")
         row = opened.directory.row_at(number)
-        channels = _channels(row)
-        name = channels[channel] if channel < len(channels) else ""
-        return Ticket(text, opened.directory, row, name, hidden)
+        return Ticket(text, opened.directory, row, hidden)
 
     def _sealing(self) -> AESSIV:
         if self._cipher is None:
@@ -154,11 +144,6 @@ class Office:
             total -= forgotten.nbytes
 
 
-def _channels(row: ScoreRow) -> list[str]:
-    """Return the names of a row's channels, none for an image of one file."""
-    return [channel.name for channel in channel_files.from_text(row.channels)]
-
-
 def recorded_slices(directory: ScoreDirectory, path: str) -> Sequence[SliceRow]:
     """Return the slices of a volume, as they were scored; none where they were not recorded."""
     if not (directory.path / "slices.parquet").is_file():
@@ -168,13 +153,13 @@ def recorded_slices(directory: ScoreDirectory, path: str) -> Sequence[SliceRow]:
 
 def _case_of(ticket: Ticket) -> Tiled | Sliced:
     """Return the case of a ticket, read from its files."""
-    directory, row, channel = ticket.directory, ticket.row, ticket.channel
+    directory, row = ticket.directory, ticket.row
     if not row.is_volume:
-        return tiles.tiled(loading.load(directory, row, channel), hidden=ticket.hidden)
+        return tiles.tiled(loading.load(directory, row), hidden=ticket.hidden)
     rows = recorded_slices(directory, row.path)
     if not rows:
         return slices.nothing(slices.UNRECORDED)
-    volume = loading.load_volume(directory, row, rows[0].axis, channel)
+    volume = loading.load_volume(directory, row, rows[0].axis)
     return slices.sliced(volume, row, rows, hidden=ticket.hidden)
 
 

@@ -16,7 +16,7 @@ from anodetect.errors import RunError
 from anodetect.types import Bools, Floats
 
 from . import display
-from .display import Case, Window
+from .display import Case, Channels, Window
 
 SIDE = 512  # pixels of a tile's side
 OUTLINED = 2048  # pixels of the longer side of the mask that outlines are drawn around
@@ -54,7 +54,8 @@ class Pyramid:
 @dataclass(frozen=True)
 class Tiled:
     """A case ready for the browser: the pyramids of its layers by name ("image", "heatmap",
-    "reconstruction", "difference"), the masks to outline, and the windows of its image.
+    "reconstruction", "difference"), the masks to outline, the windows of its image, and the files
+    that this was put together from, if it is not one.
 
     `size` is height and width in pixels. Each pixel of a mask stands for `block` × `block` of the
     image. All is empty where there is no image; `notes` say why.
@@ -66,6 +67,7 @@ class Tiled:
     masks: Mapping[str, Bools]
     windows: Mapping[str, Window]
     notes: tuple[str, ...]
+    channels: Channels = ()
 
     @property
     def nbytes(self) -> int:
@@ -98,8 +100,9 @@ def tiled(case: Case, *, hidden: bool) -> Tiled:
                 masks[name] = _any(mask, block)
 
     size = (image.shape[1], image.shape[2])
-    windows = display.windows(image, stated=case.stated)
-    return Tiled(size, layers, block, masks, windows, notes)
+    channels = case.channels
+    windows = channels[0].windows if channels else display.windows(image, stated=case.stated)
+    return Tiled(size, layers, block, masks, windows, notes, channels)
 
 
 def pyramid(values: Floats, how: Literal["mean", "max"]) -> Pyramid:

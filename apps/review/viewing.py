@@ -58,7 +58,6 @@ class Card:
     warnings: list[str]
     hidden: bool
     stays: bool
-    drawable: bool
     verdict: str
     comment: str
     region: str
@@ -196,7 +195,6 @@ def _card(session: ReviewSession, row: ScoreRow, paths: Sequence[str], blind: bo
         warnings=[f"{facts.warning} {facts.reason}"] if facts.warning else [],
         hidden=hidden,
         stays=hidden and not session.is_blinded,
-        drawable=is_drawable(row),
         verdict="" if own is None else own.verdict,
         comment=draft.comment,
         region=draft.region,
@@ -214,12 +212,6 @@ def _others_regions(session: ReviewSession, path: str) -> str:
         if review.reviewer != session.reviewer and region:
             found.append(region)
     return "; ".join(found)
-
-
-def is_drawable(row: ScoreRow) -> bool:
-    """Return whether the viewer can show a row: an image or volume of one file. The page itself
-    draws those of several channels."""
-    return not row.channels
 
 
 @st.cache_data(show_spinner=False)

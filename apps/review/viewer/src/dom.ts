@@ -18,3 +18,21 @@ export function button(text: string, run: () => void, attributes: Record<string,
   element.addEventListener("click", run);
   return element;
 }
+
+/** Make a list to choose from. */
+export function choice(label: string, run: (value: string) => void) {
+  const element = make("select", { "aria-label": label });
+  element.addEventListener("change", () => run(element.value));
+  return element;
+}
+
+/** Have a list offer these names. */
+export function setOptions(select: HTMLSelectElement, names: string[], chosen: string): void {
+  if ([...select.options].map((each) => each.value).join() !== names.join())
+    select.replaceChildren(...names.map((name) => make("option", { value: name }, name)));
+  select.value = chosen;
+}
+
+export function labelled(text: string, control: HTMLElement): HTMLElement {
+  return make("label", {}, text, control);
+}

@@ -1,7 +1,8 @@
 // The viewer as Streamlit mounts it: what is drawn around the panels, keys, and messages to Python.
 // It is made once; Streamlit calls the default function each time Python sends data.
 
-import { button, make } from "./dom";
+import { ChannelBar } from "./channelBar";
+import { button, choice, labelled, make, setOptions } from "./dom";
 import { action, isOthers } from "./keys";
 import { keep, kept } from "./kept";
 import { keepOutbox, keptOutbox, newId } from "./outbox";
@@ -37,18 +38,6 @@ const HELP = "N → next · P ← previous · J next unjudged · Z undo · O ove
   + "right drag window · in volumes: wheel ↑ ↓ slices, Ctrl + wheel zoom, V next view, "
   + "click crosshair";
 
-function choice(label: string, run: (value: string) => void) {
-  const element = make("select", { "aria-label": label });
-  element.addEventListener("change", () => run(element.value));
-  return element;
-}
-
-function setOptions(select: HTMLSelectElement, names: string[], chosen: string): void {
-  if ([...select.options].map((each) => each.value).join() !== names.join())
-    select.replaceChildren(...names.map((name) => make("option", { value: name }, name)));
-  select.value = chosen;
-}
-
 class Viewer {
   private state: State = EMPTY;
   private send: (message: Message) => void = () => {};
@@ -68,6 +57,7 @@ class Viewer {
   private appearance: Appearance = {
     window: "auto", byHand: [0, 255], palette: "inferno", opacity: 0.7, overlay: true,
     third: "heatmap", contours: false, truth: false, view: "",
+    channel: "", red: "", green: "", blue: "",
   };
 
   private title = make("div", { class: "name" });
@@ -85,6 +75,7 @@ class Viewer {
   private region = make("span", { class: "region" });
   private windows = choice("Window", (window) => this.choose({ window }));
   private palettes = choice("Colours", (palette) => this.choose({ palette }));
+  private channels = new ChannelBar((changes) => this.choose(changes));
   private thirds = choice("Third panel", (third) => this.choose({ third }));
   private only = choice("Picture", () => this.showOnly(this.only.selectedIndex));
   private onlyLabel = labelled("Picture", this.only);
@@ -454,8 +445,8 @@ class Viewer {
   }
 
   private dragWindow(right: number, down: number): void {
-    const text = this.panels!.has(this.state.open)?.text;
-    const full = text?.windows["full range"];
+    const prepared = this.panels!.has(this.state.open);
+    const full = this.panels!.windows(prepared)["full range"];
     if (!full) return;
     this.choose({ window: "by hand", byHand: dragged(this.panels!.window(), full, right, down) });
   }
@@ -480,7 +471,8 @@ class Viewer {
       make("div", { class: "head" }, this.title, this.facts),
       make("div", { class: "row" }, moves, this.verdicts, undo, this.receipt),
       this.refused, this.problem, this.place, this.bar.root, this.readout,
-      make("div", { class: "row" }, this.onlyLabel, labelled("Window", this.windows),
+      make("div", { class: "row" }, this.onlyLabel, this.channels.root,
+        labelled("Window", this.windows),
         this.mapControls),
       make("div", { class: "row" }, tools, this.comment, keys));
   }
@@ -490,7 +482,6 @@ class Viewer {
     this.title.textContent = open?.title ?? "";
     this.facts.replaceChildren(...[...(open?.facts ?? []), ...(open?.warnings ?? [])].map(
       (line) => make("div", {}, line)));
-    if (open && !open.drawable) this.say("This case is drawn by the app itself …");
     if (document.activeElement !== this.comment)
       this.comment.value = this.commentOf(open);
     this.drawVerdicts(open);
@@ -517,7 +508,8 @@ class Viewer {
   private drawControls(prepared: Prepared): void {
     const { palette, third, opacity } = this.appearance;
     const hasMap = prepared.layers.has("heatmap");
-    const names = Object.keys(prepared.text.windows);
+    const names = Object.keys(this.panels!.windows(prepared));
+    this.channels.show(prepared.text.channels, this.appearance);
     setOptions(this.windows, [...names, "by hand"], this.panels!.windowName(prepared));
     setOptions(this.palettes, Object.keys(this.state.data?.palettes ?? {}), palette);
     const thirds = [...prepared.layers.keys()].filter((name) => name !== "image");
@@ -604,10 +596,6 @@ class Viewer {
   private switchLabel(name: "overlay" | "contours" | "truth", text: string): HTMLElement {
     return make("label", {}, this.switches[name], text);
   }
-}
-
-function labelled(text: string, control: HTMLElement): HTMLElement {
-  return make("label", {}, text, control);
 }
 
 let viewer: Viewer | null = null;

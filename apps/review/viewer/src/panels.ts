@@ -2,6 +2,7 @@
 // are prepared unseen; to show one is to make it opaque.
 
 import OpenSeadragon from "openseadragon";
+import { chosen, painterOf, windowsOf, type Choice } from "./channels";
 import { coloured, grey, type Painter } from "./pixels";
 import { corners, type Point } from "./regions";
 import {
@@ -12,7 +13,7 @@ import { PaintedSource, imageOptions, layersOf, type Layer } from "./tiles";
 import type { Card, CaseText, PlaneText, Range } from "./types";
 import { SliceSource, Volume, type SliceLayer, type Visit } from "./volume";
 
-export interface Appearance {
+export interface Appearance extends Choice {
   window: string; // a name in CaseText.windows, or "by hand"
   byHand: Range;
   palette: string;
@@ -312,13 +313,19 @@ export class Panels {
   }
 
   window(prepared = this.shown): Range {
-    return prepared?.text.windows[this.windowName(prepared)] ?? this.appearance.byHand;
+    return this.windows(prepared)[this.windowName(prepared)] ?? this.appearance.byHand;
+  }
+
+  /** The windows that a case has, of several channels those of the first on the screen. */
+  windows(prepared = this.shown): Record<string, Range> {
+    const text = prepared?.text;
+    return text ? windowsOf(text.channels, this.appearance, text.windows) : {};
   }
 
   /** The name of the window that a case is shown in: "auto" where it has not the one that was chosen,
    * and where one that was set by hand on another case would show nothing of it. */
   windowName(prepared = this.shown): string {
-    const { window, byHand } = this.appearance, windows = prepared?.text.windows ?? {};
+    const { window, byHand } = this.appearance, windows = this.windows(prepared);
     if (window !== "by hand") return windows[window] ? window : "auto";
     const full = windows["full range"];
     return full && (byHand[1] <= full[0] || byHand[0] >= full[1]) ? "auto" : window;
@@ -351,6 +358,15 @@ export class Panels {
       const colours = this.palettes[palette] ?? Object.values(this.palettes)[0]!;
       return this.known(`${palette} ${role} ${scale}`, () =>
         coloured(scale, colours, role === "over"));
+    }
+    const { channels } = prepared.text;
+    if (layer.name === "image" && channels.length) {
+      const { red, green, blue, channel, byHand } = this.appearance;
+      const name = this.windowName(prepared);
+      const choice = [channel, red, green, blue, name, byHand, ...channels.map((each) =>
+        [each.name, each.start, each.count, JSON.stringify(each.windows)].join())];
+      return this.known(JSON.stringify(choice), () =>
+        painterOf(channels, this.appearance, name, byHand));
     }
     const window: Range = layer.name === "image" ? this.window(prepared) : [0, 255];
     return this.known(`grey ${window}`, () => grey(window));
@@ -642,12 +658,16 @@ export class Panels {
     const layers: Map<string, Layer> = volume && plane ? volume.layersIn(plane) : shown.layers;
     const parts = [`x ${column}, y ${row}`];
     let largest = 1;
-    for (const [name, label] of [["image", "intensity"], ["heatmap", "anomaly"]] as const) {
-      const found = layers.get(name)?.value(column, row);
-      if (!found) continue;
+    const add = (label: string, name: string, start?: number, count?: number) => {
+      const found = layers.get(name)?.value(column, row, start, count);
+      if (!found) return;
       parts.push(`${label} ${numberText(found.value)}`);
       largest = Math.max(largest, found.block);
-    }
+    };
+    if (!shown.text.channels.length) add("intensity", "image");
+    for (const each of new Set(chosen(shown.text.channels, this.appearance)))
+      if (each) add(each.name, "image", each.start, each.count);
+    add("anomaly", "heatmap");
     if (volume && plane)
       parts.push(voxelText(volume.grid, plane, pointed(volume.grid, plane, volume.index, [x, y])));
     const about = largest > 1 ? ` (of ${largest} × ${largest} pixels; zoom in for each)` : "";

@@ -38,6 +38,41 @@ export function grey(window: Range): Painter {
   };
 }
 
+/** Planes of [C, h, w], `count` from `start` on, and the window that they are shown in. */
+export interface Part {
+  start: number;
+  count: number;
+  window: Range;
+}
+
+/** Paint these planes of [C, h, w] alone. */
+export function only({ start, count }: Part, painter: Painter): Painter {
+  return (values, layer, out) =>
+    painter(planes(values, layer, start, count), { ...layer, channels: count }, out);
+}
+
+function planes(values: Values, layer: LayerText, start: number, count: number): Values {
+  const size = values.length / layer.channels;
+  return values.subarray(start * size, (start + count) * size);
+}
+
+/** Paint planes of [C, h, w] in red, green and blue, null for none; a colour file by its mean. */
+export function falseColour(parts: (Part | null)[]): Painter {
+  return (values, layer, out) => {
+    out.fill(255);
+    for (let colour = 0; colour < 3; colour++) {
+      const part = parts[colour];
+      const found = part ? planes(values, layer, part.start, part.count) : null;
+      const size = values.length / layer.channels;
+      for (let n = 0; n < size; n++) {
+        let sum = 0;
+        for (let plane = 0; found && plane < part!.count; plane++) sum += found[n + plane * size]!;
+        out[4 * n + colour] = part ? place(sum / part.count, part.window) : 0;
+      }
+    }
+  };
+}
+
 /** Paint a map [1, h, w] in the colours of a palette; `over` an image, the more opaque the higher. */
 export function coloured(scale: Range, palette: Uint8Array, over: boolean): Painter {
   const colours = new Uint32Array(256);

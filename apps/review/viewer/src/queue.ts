@@ -133,7 +133,7 @@ export function ahead(state: State): string[] {
   const wanted = [nextToJudge(state, state.judged), ...around];
   const tickets = new Set<string>();
   for (const ticket of wanted) {
-    if (ticket && ticket !== state.open && state.cards.get(ticket)?.drawable) tickets.add(ticket);
+    if (ticket && ticket !== state.open && state.cards.has(ticket)) tickets.add(ticket);
   }
   return [...tickets];
 }

@@ -83,9 +83,11 @@ export class Layer {
     return store.get(url);
   }
 
-  /** The value at a pixel, the mean over channels, from the finest level that is here, and the
-   * number of pixels along a side that it stands for. */
-  value(x: number, y: number): { value: number; block: number } | null {
+  /** The value at a pixel, the mean over `count` channels from `start` on, from the finest level that
+   * is here, and the number of pixels along a side that it stands for. */
+  value(
+    x: number, y: number, start = 0, count = this.text.channels,
+  ): { value: number; block: number } | null {
     for (let level = this.levels - 1; level >= 0; level--) {
       const block = 2 ** (this.levels - 1 - level);
       const column = Math.floor(x / block / this.tile), row = Math.floor(y / block / this.tile);
@@ -95,8 +97,8 @@ export class Layer {
       const at = (Math.floor(y / block) - row * this.tile) * width
         + Math.floor(x / block) - column * this.tile;
       let sum = 0;
-      for (let n = 0; n < this.text.channels; n++) sum += values[at + n * width * height]!;
-      return { value: sum / this.text.channels, block };
+      for (let n = start; n < start + count; n++) sum += values[at + n * width * height]!;
+      return { value: sum / count, block };
     }
     return null;
   }

@@ -11,7 +11,6 @@ export interface Card {
   warnings: string[];
   hidden: boolean;
   stays: boolean; // after its verdict, with its scores
-  drawable: boolean; // false: Python draws this case
   verdict: string; // the reviewer's own, "" for none
   comment: string; // its own, until another is written
   region: string;
@@ -64,6 +63,14 @@ export interface LayerText {
   width: number;
 }
 
+/** One of several files of an image: the planes of its layer "image" that it has, and its windows. */
+export interface ChannelText {
+  name: string;
+  start: number;
+  count: number;
+  windows: Record<string, Range>;
+}
+
 /** A case as Python describes it. Without an image `layers` is empty and `notes` say why. */
 export interface CaseText {
   height: number;
@@ -74,6 +81,7 @@ export interface CaseText {
   windows: Record<string, Range>;
   scale: Range;
   notes: string[];
+  channels: ChannelText[]; // none of an image of one file
   volume: VolumeText | null;
 }
 

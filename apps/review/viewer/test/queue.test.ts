@@ -3,7 +3,7 @@ import { EMPTY, ahead, card as open, dropped, judged, message, moved, received, 
 import type { Card, Data } from "../src/types";
 
 const card = (ticket: string, hidden = false, stays = hidden): Card => ({
-  ticket, label: ticket, title: ticket, facts: [], warnings: [], hidden, stays, drawable: true,
+  ticket, label: ticket, title: ticket, facts: [], warnings: [], hidden, stays,
   verdict: "", comment: "", region: "", others: "",
 });
 const data = (changes: Partial<Data> = {}): Data => ({
@@ -104,10 +104,9 @@ test("undo leaves the choice of the case to Python", () => {
   expect(message(after)).toMatchObject({ seq: 1, open: "", verdicts: [{ verdict: "undo" }] });
 });
 
-test("the next to judge is fetched first, then neighbours, never what Python draws", () => {
+test("the next to judge is fetched first, then neighbours, none without a card", () => {
   expect(ahead(start)).toEqual(["c", "a", "d"]);
-  const volume = { ...card("c"), drawable: false };
-  expect(ahead(received(EMPTY, data({ cards: [card("a"), volume, card("d")] })))).toEqual(["a", "d"]);
+  expect(ahead(received(EMPTY, data({ cards: [card("a"), card("d")] })))).toEqual(["d", "a"]);
 });
 
 test("in a study a hidden case does not stay: the next one opens at once", () => {
