@@ -198,6 +198,55 @@ def finished(scores, differ=6):
     return store, rows
 
 
+def test_where_a_study_stands_is_known_record_by_record_as_if_read_anew(complete):
+    directory = directories.read(complete)
+    plan, rows = study.read(complete, directory.audit.verdicts_start), directory.rows
+    chain = reviews.read(complete / reviews.FILE)
+    random, more = np.random.default_rng(0), []
+    for number in range(len(chain) + 1, len(chain) + 60):
+        one = [*chain, *more][random.integers(number - 1)]
+        said = random.choice(["normal", "anomalous", reviews.WITHDRAWN])
+        withdrawn = one.number if said == reviews.WITHDRAWN else None
+        more.append(replace(one, number=number, verdict=str(said), withdraws=withdrawn))
+
+    stands, seen, all_reviews = readings.Progress(plan, rows), set(), [*chain, *more]
+    for count, each in enumerate(all_reviews, start=1):
+        stands.add([each])
+        if count < len(chain) - 3:
+            continue
+        given = readings.verdicts(all_reviews[:count])
+        assert stands.is_complete == readings.is_complete(plan, rows, given)
+        assert {row.path: stands.verdicts(row.path) for row in rows} == {
+            row.path: given.get(row.path, {}) for row in rows
+        }
+        seen.add(stands.is_complete)
+    assert seen == {True, False}
+
+
+def test_a_further_record_reads_those_alone_that_are_new(scores, monkeypatch):
+    store, rows = finished(scores)
+    (row,) = [row for row in rows.values() if row.path == store.read()[0].path]
+    read, original = [], Store.read
+
+    def counting(self, after=0):
+        found = original(self, after)
+        read.append(len(found))
+        return found
+
+    monkeypatch.setattr(Store, "read", counting)
+    other, _ = opened_store(scores)  # another machine's
+    for each in (store, other, store):
+        with pytest.raises(ConfigError, match="final"):
+            judge(each, row, "ada", "normal")
+    assert read == [1, 86, 1]
+
+    # A chain that was put back from before is read anew.
+    edit(scores, "DELETE FROM reviews WHERE number > 80")
+    judge(store, row, "ada", "normal")
+    assert read[-2:] == [0, 80]
+    store.close(), other.close()
+
+
 def test_a_complete_study_is_final_verified_and_exported(scores, tmp_path):
     store, rows = finished(scores)
     with pytest.raises(ConfigError, match="final"):

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from anodetect.config import without_nan
 from anodetect.record import study
-from anodetect.record.reviews import Review, in_force
+from anodetect.record.reviews import ERASED, Review, in_force
 from anodetect.record.rows import Row, ScoreRow
 from anodetect.record.study import Plan
 from anodetect.stats import readings as stats
@@ -82,6 +82,50 @@ def verdicts(reviews: Iterable[Review]) -> dict[str, dict[str, str]]:
     for path, given in in_force(reviews).items():
         found[path] = {name: review.verdict for name, review in given.items()}
     return found
+
+
+class Progress:
+    """Where a study stands: the verdicts in force, and which cases are open. It is brought on record
+    by record, so that a further one takes equally long however many there are."""
+
+    def __init__(self, plan: Plan, rows: Iterable[ScoreRow]) -> None:
+        self._plan = plan
+        self._cases = {row.path: row for row in plan.cases_in(rows)}
+        self._given: dict[str, dict[str, dict[int, str]]] = {}  # by path, reader and number
+        self._open = {path for path in self._cases if not self._is_complete(path)}
+        self.number, self.hash = 0, ""  # of the last record
+
+    def add(self, reviews: Iterable[Review]) -> None:
+        """Take in the records that follow the last one."""
+        for review in reviews:
+            self.number, self.hash = review.number, review.hash
+            given = self._given.setdefault(review.path, {}).setdefault(review.reviewer, {})
+            if review.withdraws is not None:
+                given.pop(review.withdraws, None)
+            elif review.verdict != ERASED:
+                given[review.number] = review.verdict
+
+            if self._is_complete(review.path):
+                self._open.discard(review.path)
+            elif review.path in self._cases:
+                self._open.add(review.path)
+
+    def verdicts(self, path: str) -> dict[str, str]:
+        """Return the verdicts in force on a path, by who gave them."""
+        found = {}
+        for name, given in self._given.get(path, {}).items():
+            if given:
+                found[name] = given[max(given)]
+        return found
+
+    @property
+    def is_complete(self) -> bool:
+        """Return whether nothing is left to do in the study."""
+        return not self._open
+
+    def _is_complete(self, path: str) -> bool:
+        row = self._cases.get(path)
+        return row is not None and study.is_complete(self._plan, row, self.verdicts(path))
 
 
 def to_do(

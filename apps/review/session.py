@@ -100,7 +100,8 @@ def open_session(
     """
     scores = _read_scores(path, _changed(path / directories.AUDIT_FILE), moved_to)
     head = scores.directory.audit.verdicts_start
-    store = _store(path, head, url, _changed(path / study.FILE), scores.by_path)
+    changed = _changed(path / directories.AUDIT_FILE), _changed(path / study.FILE)
+    store = _store(path, head, url, changed, scores.by_path)
     if isinstance(scores, LargeScores):
         store.guard = scores.check.require
         if scores.check.is_done:
@@ -154,8 +155,11 @@ def _read_scores(path: Path, changed: int, moved_to: Path | None = None) -> Scor
 
 
 @st.cache_resource(show_spinner=False)
-def _store(path: Path, head: str, url: str, planned: int, _rows: Mapping[str, ScoreRow]) -> Store:
-    """Return the store; `planned` is part of the key, so that a study's plan is kept to at once."""
+def _store(
+    path: Path, head: str, url: str, changed: tuple[int, int], _rows: Mapping[str, ScoreRow]
+) -> Store:
+    """Return the store; `changed` says when record and plan were, and is part of the key, so that a
+    study's plan is kept to at once, and nothing is kept of what was forgotten."""
     return Store(path, head, url, _rows)
 
 

@@ -14,6 +14,7 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from math import isfinite
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from sqlalchemy import (
@@ -79,6 +80,9 @@ _TYPES: dict[str, Any] = {
 _NULLABLE = ("withdraws", "score", "p_value", "threshold", *reviews.ADDED)
 
 
+INDEX = "reviews_ids"
+
+
 def _column(name: str) -> Column[Any]:
     """Return the column of the table that keeps a field of Review."""
     return Column(name, _TYPES.get(name, Text), nullable=name in _NULLABLE)
@@ -90,7 +94,7 @@ TABLE = Table(
     Column("head", String(64), primary_key=True),
     Column("number", BigInteger, primary_key=True, autoincrement=False),
     *map(_column, reviews.COLUMNS[2:]),
-    Index("reviews_ids", "head", "id", unique=True),
+    Index(INDEX, "head", "id", unique=True),
 )
 
 # Triggers refuse to change and to delete rows, where the database has triggers.
@@ -131,6 +135,8 @@ class Store:
         self.guard: Callable[[], None] = lambda: None  # raises RunError where nothing may be added
         self.plan = study.read(folder, head)
         self._rows = rows or {}
+        self._progress: readings.Progress | None = None  # of a study, as far as it was read
+        self._reading = Lock()
         self.folder = None if url else folder
         # Messages name this place and never the URL, which may hold a password.
         self.place = "the configured database" if url else str(folder / reviews.FILE)
@@ -306,14 +312,27 @@ class Store:
         if row is None:
             raise ConfigError(f"{review.path} is no case of this study; nothing was recorded")
 
-        given = readings.verdicts(self.read())
-        complete = readings.is_complete(plan, self._rows.values(), given)
-        verdicts = given.get(review.path, {})
-        why = study.refusal(plan, row, verdicts, review.reviewer, complete=complete)
+        with self._reading:
+            stands = self._progress = self._brought_on(plan)
+            given, complete = stands.verdicts(review.path), stands.is_complete
+        why = study.refusal(plan, row, given, review.reviewer, complete=complete)
         if not why and not review.blind:
             why = "in a study nothing is judged whose scores were shown"
         if why:
             raise ConfigError(f"nothing was recorded: {why}")
+
+    def _brought_on(self, plan: Plan) -> readings.Progress:
+        """Return where a study stands. Only records that follow those known are read, unless the
+        last known one is not where it was."""
+        known = self._progress
+        if known is not None and known.number:
+            found = self.read(after=known.number - 1)
+            if found and found[0].hash == known.hash:
+                known.add(found[1:])
+                return known
+        anew = readings.Progress(plan, self._rows.values())
+        anew.add(self.read())
+        return anew
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
@@ -464,6 +483,8 @@ def _add_columns(connection: Connection, inspector: Inspector, place: str) -> No
     for name in missing:
         kind = TABLE.c[name].type.compile(connection.dialect)
         commands.append(f"ALTER TABLE reviews ADD COLUMN {name} {kind}")
+    if "id" in missing:
+        commands.append(f"CREATE UNIQUE INDEX {INDEX} ON reviews (head, id)")
     try:
         for command in commands:
             connection.execute(text(command))
