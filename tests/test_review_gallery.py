@@ -3,6 +3,7 @@
 import io
 import re
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ import score_volumes
 from anodetect.errors import ConfigError, RunError
 from anodetect.record import directories, marks, reviews
 from anodetect.record.marks import Shown
-from apps.review import gallery, routes, session, shelves
+from apps.review import gallery, receipts, routes, session, shelves, tickets
 from apps.review.gallery import Given
 from apps.review.shelves import Shelf
 from apps.review.store import Store
@@ -51,6 +52,14 @@ def shelf(folder):
     return found
 
 
+def proof_of(ticket):
+    """What the browser gets along with a thumbnail."""
+    request = SimpleNamespace(path_params={"shelf": "shelf", "ticket": ticket})
+    answer = routes._thumbnail(request)
+    assert answer.media_type == "image/jpeg"
+    return answer.headers[routes.PROOF]
+
+
 def test_items_are_those_of_the_list_and_hidden_ones_say_nothing(shelf):
     first, *_, last = shelves.items("shelf", 0, 1000)
     assert first.label == "part-000.png" and first.flagged and first.facts.startswith("p 0.0")
@@ -83,33 +92,50 @@ def test_a_thumbnail_is_the_image_made_small_whatever_its_size(shelf, monkeypatc
 
 
 def test_every_verdict_is_a_record_that_says_thumbnail(shelf, folder):
-    tickets = [item.ticket for item in shelves.items("shelf", 0, 3)]
-    for ticket in tickets:
-        shelves.picture("shelf", ticket)
-    for n, ticket in enumerate(tickets):
-        said = gallery.record(shelf, Given(str(n), ticket, "normal", painted=True))
-        assert said == f"normal, record {n + 1}"
+    for n, item in enumerate(shelves.items("shelf", 0, 3)):
+        sent = Given(str(n), item.ticket, "normal", proof_of(item.ticket))
+        assert gallery.record(shelf, sent).receipt.text == f"normal, record {n + 1}"
     found = reviews.read(folder / reviews.FILE)
     assert [each.path for each in found] == [f"part-00{n}.png" for n in range(3)]
     assert {each.shown for each in found} == {"thumbnail"}
     head = directories.read(folder).audit.head
     assert list(reviews.broken(found, head)) == []
-    assert gallery.record(shelf, Given("u", "", "undo", painted=False)) == (
-        "took back normal on part-002.png, record 4"
-    )
+    undone = gallery.record(shelf, Given("u", "", "undo"))
+    assert undone.receipt.text == "took back normal on part-002.png, record 4"
 
 
-@pytest.mark.parametrize(("was_sent", "painted"), [(False, True), (True, False)])
-def test_no_verdict_on_a_thumbnail_that_was_not_painted(shelf, folder, was_sent, painted):
-    shelves._sent.clear()
-    ticket = shelves.items("shelf", 5, 1)[0].ticket
-    if was_sent:
-        shelves.picture("shelf", ticket)
-    with pytest.raises(RunError, match="not on the screen"):
-        gallery.record(shelf, Given("1", ticket, "normal", painted=painted))
+def test_no_verdict_on_a_thumbnail_that_was_not_painted(shelf, folder):
+    ticket, other = [item.ticket for item in shelves.items("shelf", 5, 2)]
+    for painted in ("", "guessed", ticket, proof_of(other)):
+        with pytest.raises(RunError, match="not on the screen"):
+            gallery.record(shelf, Given("1", ticket, "normal", painted))
     with pytest.raises(ConfigError, match="no verdict"):
-        gallery.record(shelf, Given("1", ticket, "fine", painted=True))
+        gallery.record(shelf, Given("1", ticket, "fine", proof_of(ticket)))
     assert opened(folder).reviews == []
+
+
+def test_what_is_sent_again_after_a_new_start_is_recorded_once(shelf, folder, monkeypatch):
+    """The server ends between records and their receipts; the browser sends them again."""
+    state = {"open": ""}
+    monkeypatch.setattr(gallery, "st", SimpleNamespace(session_state=state))
+    monkeypatch.setattr("apps.review.drafts.st", SimpleNamespace(session_state=state))
+    items = shelves.items("shelf", 0, 3)
+    sent = [Given(f"v{n}", item.ticket, "normal", proof_of(item.ticket)) for n, item in
+            enumerate(items)]
+    sent.append(Given("u", "", "undo"))
+    for start in range(2):
+        monkeypatch.setattr(receipts, "_done", {})
+        office = tickets.Office()
+        office.ticket(shelf.session.directory, shelf.rows[0], hidden=False)
+        for module in (gallery, shelves):
+            monkeypatch.setattr(module, "OFFICE", office)
+        shelves.put(f"shelf of start {start}", shelf)
+        gallery._receive(f"shelf of start {start}", gallery.Message(1, "", sent))
+        said = [each.text for each in receipts.receipts_of(shelf.session)]
+        assert said[:2] == ["normal, record 1", "normal, record 2"]
+        assert said[3] == "took back normal on part-002.png, record 4"
+    found = [(each.verdict, each.id) for each in reviews.read(folder / reviews.FILE)]
+    assert found == [("normal", "v0"), ("normal", "v1"), ("normal", "v2"), ("withdrawn", "u")]
 
 
 def test_a_verdict_keeps_the_regions_and_the_comment_on_record(shelf, folder, monkeypatch):
@@ -119,8 +145,7 @@ def test_a_verdict_keeps_the_regions_and_the_comment_on_record(shelf, folder, mo
     again = Shelf(opened(folder), shelf.rows, blind=False)
     shelves.put("shelf", again)
     ticket = shelves.items("shelf", 0, 1)[0].ticket
-    shelves.picture("shelf", ticket)
-    gallery.record(again, Given("1", ticket, "unsure", painted=True))
+    gallery.record(again, Given("1", ticket, "unsure", proof_of(ticket)))
     last = reviews.read(folder / reviews.FILE)[-1]
     assert (last.verdict, last.comment, last.region) == ("unsure", "a scratch", "1,2,3,4")
 
@@ -142,11 +167,11 @@ def test_a_volume_is_shown_and_recorded_by_its_highest_slice_or_the_middle_one(t
     highest = max(slices, key=lambda each: each.score or 0.0)
     for blind, expected in ((True, slices[len(slices) // 2]), (False, highest)):
         shelf = Shelf(now, now.directory.rows, blind)
-        shelves.put("volumes", shelf)
-        ticket = shelves.items("volumes", 0, 1)[0].ticket
-        with Image.open(io.BytesIO(shelves.picture("volumes", ticket))) as small:
+        shelves.put("shelf", shelf)
+        ticket = shelves.items("shelf", 0, 1)[0].ticket
+        with Image.open(io.BytesIO(shelves.picture("shelf", ticket))) as small:
             assert small.format == "JPEG"
-        gallery.record(shelf, Given(f"{blind}", ticket, "normal", painted=True))
+        gallery.record(shelf, Given(f"{blind}", ticket, "normal", proof_of(ticket)))
         last = reviews.read(folder / reviews.FILE)[-1]
         assert last.shown == f"thumbnail of {expected.axis} {expected.slice}"
         assert last.blind == blind

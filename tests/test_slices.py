@@ -18,7 +18,7 @@ from anodetect.data.geometry import along
 from anodetect.data.volumes import Volume
 from anodetect.errors import RunError
 from anodetect.record import directories
-from apps.review import display, loading, routes, slices, tickets, tiles, viewing
+from apps.review import display, loading, receipts, routes, slices, tickets, tiles, viewing
 
 
 @pytest.fixture(scope="module")
@@ -204,11 +204,11 @@ def review(directory, tmp_path, monkeypatch):
 
 def judge(review, **changes):
     ticket = ticket_of(review.directory)
-    number = len(viewing._done_of(review))
+    number = len(receipts._done_of(review))
     fields = {"id": f"v{number}", "ticket": ticket, "verdict": "anomalous", "painted": ticket}
     message = viewing.message_of({"seq": 1, "open": "", "verdicts": [fields | changes]})
     viewing._receive(review, list(review.scores.by_path), False, message)
-    return viewing._done_of(review)[fields["id"]].receipt
+    return receipts._done_of(review)[fields["id"]].receipt
 
 
 def test_a_verdict_says_which_slices_were_on_the_screen(review):

@@ -18,7 +18,7 @@ import score_folders
 from anodetect.errors import RunError
 from anodetect.record import directories
 from anodetect.record.reviews import in_force
-from apps.review import display, routes, session, tickets, tiles, viewing
+from apps.review import display, receipts, routes, session, tickets, tiles, viewing
 from apps.review.display import Case
 from apps.review.store import Store
 
@@ -148,7 +148,7 @@ def reviewing(directory, folder, monkeypatch):
     store = Store(folder, directory.audit.head)
     by_path = {row.path: row for row in directory.rows}
     scores = session.Scores(directory, by_path, {}, {}, (), (), (), ())
-    monkeypatch.setattr(viewing, "_done", {})
+    monkeypatch.setattr(receipts, "_done", {})
     state = State(open=directory.rows[0].path, problem="")
     monkeypatch.setattr(viewing, "st", SimpleNamespace(session_state=state))
     for name in ("case_list", "drafts"):
@@ -186,21 +186,21 @@ def test_a_verdict_that_is_sent_twice_is_recorded_once_and_in_order(review, dire
         (paths[1], "anomalous"),
     ]
     assert kept[1].comment == "scratch" and state.open == paths[2]
-    assert [receipt.problem for receipt in viewing._receipts_of(review)] == [False, False]
+    assert [receipt.problem for receipt in receipts.receipts_of(review)] == [False, False]
 
 
 def test_what_is_sent_again_after_a_new_start_is_recorded_once(review, directory, monkeypatch):
     """The server ends between a record and its receipt; the browser sends the verdict again."""
     review, _ = review
     paths = [row.path for row in directory.rows]
-    judged, undo = verdict(directory, 1), {"id": "u", "ticket": "", "verdict": viewing.UNDO}
+    judged, undo = verdict(directory, 1), {"id": "u", "ticket": "", "verdict": receipts.UNDO}
     receive(review, paths, 1, verdict(directory, 0))
     for seq, sent in ((2, judged), (3, undo)):
         for _ in range(2):
             receive(review, paths, seq, sent)
-            text = viewing._done_of(review)[sent["id"]].receipt.text
+            text = receipts._done_of(review)[sent["id"]].receipt.text
             assert text.endswith(f"record {seq}")
-            monkeypatch.setattr(viewing, "_done", {})
+            monkeypatch.setattr(receipts, "_done", {})
             monkeypatch.setattr(viewing, "OFFICE", tickets.Office())
             viewing.OFFICE.ticket(directory, directory.rows[0], hidden=False)
     assert [(each.verdict, each.id) for each in review.store.read()] == [
@@ -251,12 +251,12 @@ def test_what_could_not_be_recorded_is_said_and_can_be_sent_again(review, direct
     paths = [row.path for row in directory.rows]
     outside = verdict(directory, 0, region="60,60,9,9")
     receive(review, paths, 1, outside)
-    assert review.store.read() == [] and viewing._done_of(review)["v0"].receipt.problem
-    assert "not lie within" in viewing._done_of(review)["v0"].receipt.text
+    assert review.store.read() == [] and receipts._done_of(review)["v0"].receipt.problem
+    assert "not lie within" in receipts._done_of(review)["v0"].receipt.text
     receive(review, paths, 2, verdict(directory, 0, region="6,6,9,9"))
     assert (
         review.store.read()[0].region == "6,6,9,9"
-        and not viewing._done_of(review)["v0"].receipt.problem
+        and not receipts._done_of(review)["v0"].receipt.problem
     )
 
 
@@ -267,7 +267,7 @@ def test_the_server_has_the_last_word_on_what_was_not_painted(review, directory)
     receive(review, paths, 1, verdict(directory, 0, painted=other))
     assert (
         review.store.read() == []
-        and "not on the screen" in viewing._done_of(review)["v0"].receipt.text
+        and "not on the screen" in receipts._done_of(review)["v0"].receipt.text
     )
     receive(review, paths, 2, verdict(directory, 0))
     assert review.store.read()[0].shown == "image"
@@ -288,8 +288,8 @@ def test_undo_says_what_it_undid_and_opens_its_case(review, directory):
     paths = [row.path for row in directory.rows]
     receive(review, paths, 1, verdict(directory, 2, comment="chip"))
     judged = replace(review, judgements=in_force(review.store.read()))
-    receive(judged, paths, 2, {"id": "u", "ticket": "", "verdict": viewing.UNDO})
-    assert viewing._done_of(review)["u"].receipt.text == f"took back normal on {paths[2]}, record 2"
+    receive(judged, paths, 2, {"id": "u", "ticket": "", "verdict": receipts.UNDO})
+    assert receipts._done_of(review)["u"].receipt.text == f"took back normal on {paths[2]}, record 2"
     assert state.open == paths[2] and viewing.drafts.draft_of(review, paths[2]).comment == "chip"
 
 

@@ -7,29 +7,28 @@ slice.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from secrets import token_urlsafe
-from threading import Lock
 
 import streamlit as st
 from pydantic import TypeAdapter, ValidationError
 
-from anodetect.errors import AnodetectError, ConfigError, DataError
+from anodetect.errors import ConfigError, DataError
 from anodetect.record import marks
 from anodetect.record.marks import Shown
 from anodetect.record.reviews import JUDGEMENTS, Judgement
 from anodetect.record.rows import ScoreRow
 
-from . import drafts, regions, shelves, worklist
+from . import drafts, receipts, regions, shelves
 from .case_list import go_to
+from .receipts import UNDO, Done, Receipt
 from .routes import BUNDLE
 from .session import ReviewSession
 from .shelves import Shelf
 from .tickets import OFFICE
-from .viewing import UNDO, Receipt
 
 COMPONENT = "gallery"
-RECEIPTS = 1000
 SCRIPT = """
 export default function (component) {
   const address = new URL("viewer/bundle/gallery.js?STAMP", document.baseURI).href;
@@ -40,12 +39,13 @@ export default function (component) {
 
 @dataclass(frozen=True)
 class Given:
-    """A verdict on one case, or UNDO, as the browser sends it."""
+    """A verdict on one case, or UNDO, as the browser sends it; `painted` is what came with the
+    thumbnail that was on the screen (shelves.picture), "" if none was."""
 
     id: str
     ticket: str
     verdict: str
-    painted: bool
+    painted: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,6 @@ class Message:
 
 
 _MESSAGES = TypeAdapter(Message)
-_done: dict[tuple[str, str], dict[str, Receipt]] = {}
-_recording = Lock()  # two threads can have the same message
 
 
 # -- Drawing ---------------------------------------------------------------------------------------
@@ -79,7 +77,7 @@ def draw(session: ReviewSession, rows: Sequence[ScoreRow], blind: bool) -> None:
         "total": len(rows),
         "keys": {key.lower(): verdict for verdict, key in state.verdict_keys.items()},
         "reviewer": session.reviewer,
-        "receipts": [asdict(each) for each in _receipts(session).values()],
+        "receipts": [asdict(each) for each in receipts.receipts_of(session)],
         "address": "viewer/",
     }
 
@@ -100,31 +98,19 @@ def draw(session: ReviewSession, rows: Sequence[ScoreRow], blind: bool) -> None:
 # -- Receiving -------------------------------------------------------------------------------------
 
 
-def _receipts(session: ReviewSession) -> dict[str, Receipt]:
-    """Return what became of the reviewer's last verdicts, by their names."""
-    return _done.setdefault((session.store.head, session.reviewer), {})
-
-
 def _receive(text: str, message: Message) -> None:
     """Record the verdicts of a message, each once, and open the case that it names."""
     shelf = shelves.find(text)
-    with _recording:
-        done = _receipts(shelf.session)
-        for given in message.verdicts:
-            known = done.get(given.id)
-            if known is None or known.problem:
-                try:
-                    done[given.id] = Receipt(given.id, record(shelf, given))
-                except AnodetectError as error:
-                    done[given.id] = Receipt(given.id, str(error), problem=True)
-        for old in list(done)[:-RECEIPTS]:
-            del done[old]
+    settled = receipts.settle(shelf.session, message.verdicts, partial(record, shelf), "")
+    for done in settled:
+        if done.path and not done.receipt.problem:
+            drafts.discard(shelf.session, done.path)
     if message.open:
         go_to(OFFICE.find(message.open).row.path)
         st.session_state.view = "Case"
 
 
-def record(shelf: Shelf, given: Given) -> str:
+def record(shelf: Shelf, given: Given) -> Done:
     """Record a verdict, or take the last one back, and return what was recorded.
 
     Raises RunError where the thumbnail was not painted, ConfigError or DataError where there is
@@ -132,12 +118,7 @@ def record(shelf: Shelf, given: Given) -> str:
     """
     session = shelf.session
     if given.verdict == UNDO:
-        last = worklist.last_of(session.store.read(), session.reviewer)
-        if last is None:
-            raise ConfigError("there is no verdict of yours to take back")
-        taken = session.store.withdraw(last, session.reviewer)
-        name = "" if shelf.blind else f" on {last.path}"
-        return f"took back {last.verdict}{name}, record {taken.number}"
+        return replace(receipts.take_back(session, given.id, blind=shelf.blind), path="")
 
     if given.verdict not in JUDGEMENTS:
         raise ConfigError(f"no verdict {given.verdict!r}")
@@ -151,7 +132,7 @@ def record(shelf: Shelf, given: Given) -> str:
         place.plane,
         place.slice,
         place.frame,
-        painted=given.painted and shelves.was_sent(given.ticket),
+        painted=shelves.is_proof(given.painted, given.ticket),
         thumbnail=True,
     )
     kept = session.store.add(
@@ -162,9 +143,9 @@ def record(shelf: Shelf, given: Given) -> str:
         comment=drafts.draft_of(session, row.path).comment,
         region=_region(session, row),
         blind=ticket.hidden,
+        id=given.id,
     )
-    drafts.discard(session, row.path)
-    return f"{judgement}, record {kept.number}"
+    return Done(Receipt(given.id, f"{judgement}, record {kept.number}"), row.path)
 
 
 def _region(session: ReviewSession, row: ScoreRow) -> str:

@@ -19,6 +19,7 @@ from .tickets import OFFICE
 BUNDLE = Path(__file__).parent / "viewer" / "bundle"
 MEDIA = {".js": "text/javascript", ".css": "text/css", ".txt": "text/plain"}
 UNKEPT = {"Cache-Control": "no-store"}
+PROOF = "Anodetect-Proof"  # header of a thumbnail; see shelves.is_proof
 _state = {"served": False}
 
 
@@ -192,7 +193,8 @@ def _thumbnail(request: Request) -> Response:
     def answer() -> Response:
         place = request.path_params
         found = shelves.picture(place["shelf"], place["ticket"])
-        return Response(found, media_type="image/jpeg", headers=UNKEPT)
+        headers = UNKEPT | {PROOF: OFFICE.proof(place["ticket"])}
+        return Response(found, media_type="image/jpeg", headers=headers)
 
     return _answered(answer)
 

@@ -6,6 +6,7 @@ A *shelf* is the list of one page, as it was drawn last, under a text that nobod
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hmac import compare_digest
 from threading import Lock, Semaphore
 
 from anodetect.errors import RunError
@@ -48,7 +49,6 @@ class Shelf:
 _lock = Lock()
 _shelves: OrderedDict[str, Shelf] = OrderedDict()
 _pictures: OrderedDict[str, bytes] = OrderedDict()  # by ticket
-_sent: set[str] = set()  # tickets
 _large = Semaphore(2)  # large images that are read at a time
 
 
@@ -95,7 +95,8 @@ def _item(shelf: Shelf, row: ScoreRow, place: int) -> Item:
 
 
 def picture(text: str, ticket: str) -> bytes:
-    """Return the thumbnail of a case as JPEG; raise RunError where there is none."""
+    """Return the thumbnail of a case as JPEG; raise RunError where there is none. The proof of its
+    ticket is sent along."""
     shelf = find(text)
     case = OFFICE.find(ticket)
     with _lock:
@@ -110,7 +111,6 @@ def picture(text: str, ticket: str) -> bytes:
     else:
         found = thumbnails.jpeg(case.directory, row, marks.WHOLE, SIDE)
     with _lock:
-        _sent.add(ticket)
         _pictures[ticket] = found
         total = sum(map(len, _pictures.values()))
         while total > KEPT and len(_pictures) > 1:
@@ -130,7 +130,7 @@ def place_of(shelf: Shelf, row: ScoreRow, hidden: bool) -> Place:
     return marks.place_of(shown.axis, shown.slice)
 
 
-def was_sent(ticket: str) -> bool:
-    """Return whether the thumbnail of a case was sent to a browser."""
-    with _lock:
-        return ticket in _sent
+def is_proof(text: str, ticket: str) -> bool:
+    """Return whether a text came with the thumbnail of a case, from this start of the app or one
+    before."""
+    return compare_digest(text.encode(), OFFICE.proof(ticket).encode())

@@ -99,6 +99,13 @@ class Office:
         row = opened.directory.row_at(number)
         return Ticket(text, opened.directory, row, hidden)
 
+    def proof(self, text: str) -> str:
+        """Return what is sent along with the thumbnail of a ticket: who names it has had the
+        thumbnail. It is the same text when the app has been started anew."""
+        with self._lock:
+            sealed = self._sealing().encrypt(b"thumbnail", [text.encode()])
+        return urlsafe_b64encode(sealed).decode()
+
     def _sealing(self) -> AESSIV:
         if self._cipher is None:
             self._cipher = AESSIV(state.kept_key())

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from secrets import token_hex
-from threading import Lock
 
 import streamlit as st
 from pydantic import TypeAdapter, ValidationError
@@ -21,20 +20,19 @@ from anodetect.errors import AnodetectError, ConfigError
 from anodetect.output import pictures
 from anodetect.record import marks
 from anodetect.record.marks import Shown
-from anodetect.record.reviews import JUDGEMENTS, Judgement, Review
+from anodetect.record.reviews import JUDGEMENTS, Judgement
 from anodetect.record.rows import ScoreRow
 
-from . import display, drafts, regions, routes, slices, worklist
+from . import display, drafts, receipts, regions, routes, slices, worklist
 from .case_list import go_to
 from .facts import facts_of
+from .receipts import UNDO, Done, Receipt
 from .session import ReviewSession
 from .tickets import OFFICE, Ticket
 
 COMPONENT = "viewer"
 SETTING = "ANODETECT_VIEWER"  # "off" in the environment draws all pictures without the viewer
-UNDO = "undo"
 BEHIND, AHEAD, UNJUDGED = 6, 12, 6  # cases that the viewer is told of beside the open one
-RECEIPTS = 100  # of verdicts that are remembered for the viewer
 # Streamlit sends this with each drawing of the page; the viewer itself is fetched once.
 SCRIPT = """
 export default function (component) {
@@ -62,15 +60,6 @@ class Card:
     comment: str
     region: str
     others: str
-
-
-@dataclass(frozen=True)
-class Receipt:
-    """The outcome of a verdict: its record, or the problem that kept it from being recorded."""
-
-    id: str
-    text: str
-    problem: bool = False
 
 
 @dataclass(frozen=True)
@@ -147,7 +136,7 @@ def draw(session: ReviewSession, row: ScoreRow, paths: Sequence[str], blind: boo
         "cards": [asdict(card) for card in by_path.values()],
         "order": [by_path[path].ticket for path in around],
         "unjudged": [by_path[path].ticket for path in unjudged],
-        "receipts": [asdict(receipt) for receipt in _receipts_of(session)],
+        "receipts": [asdict(receipt) for receipt in receipts.receipts_of(session)],
         "keys": {key.lower(): verdict for verdict, key in state.verdict_keys.items()},
         "reviewer": session.reviewer,
         "address": "viewer/",
@@ -223,51 +212,20 @@ def _palettes() -> dict[str, str]:
 # -- Receiving -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Done:
-    """The outcome of a verdict, and the path of the case to open after it."""
-
-    receipt: Receipt
-    path: str
-
-
-# By score directory and reviewer, then by the verdicts' names. Streamlit starts the next drawing of
-# a page before the last one has ended, so that two threads can have the same message; and it ends
-# a thread wherever Streamlit's state is read, so that a record is noted here at once.
-_done: dict[tuple[str, str], dict[str, Done]] = {}
-_recording = Lock()
-
-
-def _done_of(session: ReviewSession) -> dict[str, Done]:
-    """Return what became of the reviewer's last verdicts, by their names."""
-    return _done.setdefault((session.store.head, session.reviewer), {})
-
-
-def _receipts_of(session: ReviewSession) -> list[Receipt]:
-    """Return the receipts of the reviewer's last verdicts."""
-    with _recording:
-        return [done.receipt for done in _done_of(session).values()]
-
-
 def _receive(session: ReviewSession, paths: Sequence[str], blind: bool, message: Message) -> None:
     """Record the verdicts of a message, and open the case that it names, or the next one."""
     state = st.session_state
     path = state.open
-    with _recording:
-        done = _done_of(session)
-        for verdict in message.verdicts:
-            known = done.get(verdict.id)
-            if known is None or known.receipt.problem:
-                try:
-                    done[verdict.id] = _record(session, paths, blind, verdict)
-                except AnodetectError as error:
-                    done[verdict.id] = Done(Receipt(verdict.id, str(error), True), path)
-            path = done[verdict.id].path
-        for old in list(done)[:-RECEIPTS]:
-            del done[old]
 
-    for verdict in message.verdicts:
-        _settle_draft(session, verdict)
+    def record(verdict: Verdict) -> Done:
+        return _record(session, paths, blind, verdict)
+
+    settled = receipts.settle(session, message.verdicts, record, path)
+    if settled:
+        path = settled[-1].path
+    for verdict, done in zip(message.verdicts, settled, strict=True):
+        if not done.receipt.problem:
+            _settle_draft(session, verdict, done)
     if message.seq < state.get("viewer_seq", 0):
         return  # a later message was faster
     if message.open:
@@ -286,11 +244,7 @@ def _record(session: ReviewSession, paths: Sequence[str], blind: bool, verdict: 
     """
     store, reviewer = session.store, session.reviewer
     if verdict.verdict == UNDO:
-        last = _taken_back(session, verdict.id)
-        record = store.withdraw(last, reviewer, verdict.id)
-        place = "" if blind else f" on {last.path}"
-        text = f"took back {last.verdict}{place}, record {record.number}"
-        return Done(Receipt(verdict.id, text), last.path)
+        return receipts.take_back(session, verdict.id, blind=blind)
 
     if verdict.verdict not in JUDGEMENTS:
         raise ConfigError(f"no verdict {verdict.verdict!r}")
@@ -314,19 +268,6 @@ def _record(session: ReviewSession, paths: Sequence[str], blind: bool, verdict: 
     if not blind or session.is_blinded:
         path = worklist.next_to_judge(paths, path, session.judgements, reviewer)
     return Done(Receipt(verdict.id, f"{judgement}, record {record.number}"), path)
-
-
-def _taken_back(session: ReviewSession, id: str) -> Review:
-    """Return the verdict that an undo takes back: the one that it has taken back, if it was
-    recorded already, else the reviewer's last one. Raises ConfigError where there is none."""
-    all_reviews = session.store.read()
-    done = session.store.find(id)
-    if done is not None and done.withdraws is not None:
-        return next(each for each in all_reviews if each.number == done.withdraws)
-    last = worklist.last_of(all_reviews, session.reviewer)
-    if last is None:
-        raise ConfigError("there is no verdict of yours to take back")
-    return last
 
 
 def _regions(ticket: Ticket, text: str) -> tuple[str, str]:
@@ -354,12 +295,9 @@ def _shown(ticket: Ticket, verdict: Verdict) -> list[Shown]:
     return shown
 
 
-def _settle_draft(session: ReviewSession, verdict: Verdict) -> None:
+def _settle_draft(session: ReviewSession, verdict: Verdict, done: Done) -> None:
     """Discard the draft of a case that was judged; make one of what a verdict said that was taken
     back."""
-    done = _done_of(session)[verdict.id]
-    if done.receipt.problem:
-        return
     if verdict.verdict != UNDO:
         drafts.discard(session, OFFICE.find(verdict.ticket).row.path)
         return

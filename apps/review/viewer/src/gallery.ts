@@ -2,6 +2,9 @@
 // once; Streamlit calls the default function each time Python sends data.
 
 import { button, make } from "./dom";
+import {
+  GALLERY, ReceiptLine, VIEWER, acknowledged, dropped, keptOutbox, newId, type Outbox,
+} from "./outbox";
 import { gone, grid, inView, judged, type Given, type Grid, type Item } from "./shelf";
 import type { Receipt } from "./types";
 
@@ -62,12 +65,11 @@ class Gallery {
   private asked = new Set<number>(); // pages under way or here
   private cells = new Map<number, HTMLElement>();
   private selected = new Set<string>(); // tickets
-  private painted = new Set<string>();
-  private outbox: Given[] = [];
-  private failed: Receipt[] = [];
-  private last = "";
+  private proofs = new Map<string, string>(); // that came with thumbnails, by ticket
+  private painted = new Map<string, string>(); // proofs of those that were on the screen
+  private box: Outbox<Given> = { outbox: [], failed: [], last: "" };
+  private isRestored = false; // what was on its way before the page was made again
   private seq = Date.now();
-  private count = 0;
   private current = 0;
   private anchor = 0;
   private wanted = 240;
@@ -76,7 +78,10 @@ class Gallery {
 
   private verdicts = make("span", { class: "bar" });
   private chosen = make("span", { role: "status" });
-  private receipt = make("span", { class: "receipt", role: "status" });
+  private receipts = new ReceiptLine(GALLERY, VIEWER, {
+    box: () => this.box, reviewer: () => this.data?.reviewer ?? "",
+    send: () => this.resend(), drop: () => this.drop(),
+  });
   private refused = make("div", { class: "refused", role: "alert" });
   private size = make("input", {
     type: "range", min: "240", max: "640", step: "40", value: "240", "aria-label": "Pictures' size",
@@ -93,7 +98,7 @@ class Gallery {
       button("Undo · Z", () => this.undo()),
       button("Select none · Esc", () => this.choose([])),
       button("Open · Enter", () => this.open(this.current)),
-      make("label", {}, "Size ", this.size), this.chosen, this.receipt);
+      make("label", {}, "Size ", this.size), this.chosen, this.receipts.root);
     this.root.append(make("style", {}, STYLE), bar, this.refused, this.window);
     this.size.addEventListener("input", () => { this.wanted = Number(this.size.value); this.lay(); });
     this.window.addEventListener("scroll", () => this.draw());
@@ -104,14 +109,11 @@ class Gallery {
   receive(data: Data, send: Component["setStateValue"]): void {
     this.send = send;
     this.data = data;
-    for (const { id, text, problem } of data.receipts) {
-      if (!this.outbox.some((each) => each.id === id)) continue;
-      if (problem) this.failed.push({ id, text, problem });
-      else {
-        this.outbox = this.outbox.filter((each) => each.id !== id);
-        this.last = text;
-      }
-    }
+    this.box = acknowledged(this.box, data.receipts);
+    const kept = this.isRestored ? [] : keptOutbox<Given>(GALLERY, data.reviewer);
+    if (data.reviewer) this.isRestored = true;
+    this.box.outbox = [...kept, ...this.box.outbox];
+    if (kept.length) this.receipts.retry();
     const stamp = `${data.shelf} ${data.stamp}`;
     if (stamp !== this.stamp) {
       this.stamp = stamp;
@@ -155,7 +157,7 @@ class Gallery {
     }
     const more = data.total > data.count ? ` (the first ${data.count} of ${data.total})` : "";
     this.chosen.textContent = `${this.selected.size} selected${more}`;
-    this.drawReceipt();
+    this.receipts.draw();
   }
 
   private drawCell(place: number): void {
@@ -184,12 +186,24 @@ class Gallery {
     cell.dataset.painted = "false";
     const picture = cell.firstElementChild!;
     const image = make("img", { alt: "" });
-    image.src = `${this.data!.address}thumbnail/${this.data!.shelf}/${item.ticket}`;
     picture.replaceChildren(image);
-    image.decode().then(
+    this.load(image, item).then(
       () => requestAnimationFrame(() => requestAnimationFrame(() => this.paint(cell, item))),
       () => picture.replaceChildren("No picture"),
     );
+  }
+
+  /** Fetch a picture, and keep the proof that comes with it. */
+  private async load(image: HTMLImageElement, { ticket }: Item): Promise<void> {
+    const answer = await fetch(`${this.data!.address}thumbnail/${this.data!.shelf}/${ticket}`);
+    if (!answer.ok) throw new Error(answer.statusText);
+    image.src = URL.createObjectURL(await answer.blob());
+    try {
+      await image.decode();
+    } finally {
+      URL.revokeObjectURL(image.src);
+    }
+    this.proofs.set(ticket, answer.headers.get("Anodetect-Proof") ?? "");
   }
 
   /** Note a picture that has been on the screen: at least half of it in the window. */
@@ -200,7 +214,8 @@ class Gallery {
     const bottom = Math.min(shown.bottom, around.bottom, innerHeight);
     const seen = bottom - Math.max(shown.top, around.top, 0);
     cell.dataset.painted = "true";
-    if (seen >= shown.height / 2) this.painted.add(item.ticket);
+    const proof = this.proofs.get(item.ticket);
+    if (proof && seen >= shown.height / 2) this.painted.set(item.ticket, proof);
   }
 
   private caption(cell: HTMLElement, item: Item): void {
@@ -225,17 +240,6 @@ class Gallery {
     }
     for (const each of this.verdicts.querySelectorAll("button"))
       each.disabled = !this.data!.reviewer;
-  }
-
-  private drawReceipt(): void {
-    let text = this.last ? `Saved: ${this.last}` : "";
-    if (this.outbox.length) text = `Saving ${this.outbox.length} …`;
-    if (this.failed.length) text = `NOT saved: ${this.failed[0]!.text}`;
-    this.receipt.dataset.state = this.failed.length ? "failed" : "saved";
-    if (this.receipt.dataset.text === text) return;
-    this.receipt.dataset.text = text;
-    this.receipt.replaceChildren(text);
-    if (this.failed.length) this.receipt.append(" ", button("Try again", () => this.retry()));
   }
 
   private fetch(page: number): void {
@@ -330,18 +334,21 @@ class Gallery {
       this.refused.textContent = "Enter your name in the sidebar to judge.";
       return;
     }
-    const { given, refused } = judged(this.selected, this.painted, verdict, () => this.id());
+    const { given, refused } = judged(this.selected, this.painted, verdict, newId);
     this.refused.textContent = refused;
     if (refused) return;
-    this.outbox = [...this.outbox, ...given];
     this.selected.clear();
-    this.tell("");
-    this.draw();
+    this.post(given);
   }
 
   private undo(): void {
     if (!this.data?.reviewer) return;
-    this.outbox.push({ id: this.id(), ticket: "", verdict: "undo", painted: false });
+    this.post([{ id: newId(), ticket: "", verdict: "undo", painted: "" }]);
+  }
+
+  private post(given: Given[]): void {
+    this.box = { ...this.box, outbox: [...this.box.outbox, ...given] };
+    this.receipts.sent();
     this.tell("");
     this.draw();
   }
@@ -351,18 +358,18 @@ class Gallery {
     if (ticket) this.tell(ticket);
   }
 
-  private retry(): void {
-    this.failed = [];
+  private resend(): void {
+    this.box = { ...this.box, failed: [] };
     this.tell("");
+  }
+
+  private drop(): void {
+    this.box = dropped(this.box);
     this.draw();
   }
 
   private tell(open: string): void {
-    this.send("sent", { seq: ++this.seq, open, verdicts: this.outbox });
-  }
-
-  private id(): string {
-    return `${Date.now()}-${Math.random().toString(36).slice(2)}-${this.count++}`;
+    this.send("sent", { seq: ++this.seq, open, verdicts: this.box.outbox });
   }
 
   /** Pictures that were painted out of view count once they are scrolled to. */

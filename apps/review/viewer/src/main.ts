@@ -5,11 +5,11 @@ import { ChannelBar } from "./channelBar";
 import { button, choice, labelled, make, setOptions } from "./dom";
 import { action, isOthers } from "./keys";
 import { keep, kept } from "./kept";
-import { keepOutbox, keptOutbox, newId } from "./outbox";
+import { GALLERY, ReceiptLine, VIEWER, dropped, keptOutbox, newId } from "./outbox";
 import { Panels, type Appearance, type Prepared } from "./panels";
 import { dragged } from "./pixels";
 import {
-  EMPTY, ahead, card, dropped, judged, message, moved, received, retried, skipped, undone,
+  EMPTY, ahead, card, judged, message, moved, received, retried, skipped, undone,
   type State, type Step,
 } from "./queue";
 import { Clock } from "./clock";
@@ -18,7 +18,7 @@ import { SliceBar } from "./sliceBar";
 import { sourceNumber, wheelSteps } from "./slices";
 import { style } from "./style";
 import { BRUSH, TOOLS, Tools, type Tool } from "./tools";
-import type { Card, Data, Message } from "./types";
+import type { Card, Data, Message, Verdict } from "./types";
 import { THREE } from "./volume";
 
 interface Component {
@@ -30,8 +30,6 @@ interface Component {
 const SIGNS: Record<string, string> = { normal: "✓", anomalous: "✗", unsure: "?", "bad image": "⊘" };
 const LONGEST = 40; // letters of regions that are shown
 const VOLUMES = 2; // neighbours that are fetched while volumes are looked at
-const PATIENCE = 15_000; // milliseconds until a verdict that is not acknowledged is called late
-const AGAIN = 5_000; // milliseconds until what is not acknowledged is sent again
 const HELP = "N → next · P ← previous · J next unjudged · Z undo · O overlay · + − opacity · "
   + "0 whole image · B box · L outline · G polygon · D brush · E eraser · [ ] brush's size · "
   + "W window · Esc pan · Ctrl Z last region back · Del discard regions · wheel zoom · "
@@ -44,8 +42,6 @@ class Viewer {
   private painted = ""; // ticket of the case that is painted
   private asked = voxelIn(location.href);
   private showing = 0; // counts the cases shown
-  private sentAt = 0;
-  private triedAt = 0; // when the outbox was sent last
   private clock = new Clock();
   private timed = ""; // ticket of the case that the clock runs for
   private comments = new Map<string, string>(); // by ticket, until the verdict
@@ -65,7 +61,10 @@ class Viewer {
   private verdicts = make("span", { class: "verdicts" });
   private problem = make("div", { class: "problem", role: "status" });
   private refused = make("div", { class: "refused", role: "alert" });
-  private receipt = make("span", { class: "receipt", role: "status" });
+  private receipts = new ReceiptLine(VIEWER, GALLERY, {
+    box: () => this.state, reviewer: () => this.state.data?.reviewer ?? "",
+    send: () => this.resend(), drop: () => this.drop(),
+  });
   private place = make("div", { class: "panels" });
   private readout = make("output", {}, "Intensity and anomaly under the pointer are shown here.");
   private comment = make("input", {
@@ -117,10 +116,6 @@ class Viewer {
     window.addEventListener("keydown", (event) => this.press(event), true);
     window.addEventListener("pointerdown", () => { this.isTabbed = false; }, true);
     this.remember();
-    setInterval(() => {
-      this.keepSending();
-      this.drawReceipt();
-    }, 1000);
   }
 
   /** Take in what Python sent, and show the case it asks for. */
@@ -131,9 +126,9 @@ class Viewer {
     const isAnew = before.data?.session !== data.session;
     if (!this.isRestored && data.reviewer) {
       this.isRestored = true;
-      this.state = { ...this.state, outbox: [...keptOutbox(data.reviewer), ...this.state.outbox] };
+      const kept = keptOutbox<Verdict>(VIEWER, data.reviewer);
+      this.state = { ...this.state, outbox: [...kept, ...this.state.outbox] };
     }
-    keepOutbox(data.reviewer, this.state.outbox);
     if (!this.panels) {
       const palettes: Record<string, Uint8Array> = {};
       for (const [name, text] of Object.entries(data.palettes))
@@ -145,11 +140,11 @@ class Viewer {
     if (before.open !== this.state.open || this.painted !== this.state.open) this.open();
     else this.prefetch();
     this.drawCase();
-    this.drawReceipt();
+    this.receipts.draw();
     // Streamlit has just written the address, perhaps with an older voxel.
     keepVoxel(this.panels.volume?.index ?? null);
     // An app that was started anew, or a page, has not received what is in the outbox.
-    if (isAnew && (before.data !== null || this.state.outbox.length)) this.retry();
+    if (isAnew && (before.data !== null || this.state.outbox.length)) this.receipts.retry();
   }
 
   // -- The case ------------------------------------------------------------------------------------
@@ -305,37 +300,21 @@ class Viewer {
     }
     const before = this.state;
     this.state = state;
-    if (state.outbox.length > before.outbox.length) this.sentAt = this.triedAt = Date.now();
-    keepOutbox(state.data?.reviewer ?? "", state.outbox);
+    if (state.outbox.length > before.outbox.length) this.receipts.sent();
     if (state.open !== before.open) this.open();
     else if (state.waiting) this.unpaint();
-    this.drawReceipt();
     // The picture comes first: the message makes Streamlit draw the whole page.
     requestAnimationFrame(() => requestAnimationFrame(() => this.send(message(this.state))));
   }
 
-  private retry(): void {
-    this.sentAt = Date.now();
-    this.resend();
-  }
-
-  /** Send again what was sent long ago: a page that lost its app and has it back may say nothing. */
-  private keepSending(): void {
-    const { outbox, failed } = this.state;
-    if (outbox.length && !failed.length && Date.now() - this.triedAt > AGAIN) this.resend();
-  }
-
   private resend(): void {
-    this.triedAt = Date.now();
     this.state = retried(this.state);
     this.send(message(this.state));
-    this.drawReceipt();
   }
 
   private drop(): void {
-    this.state = dropped(this.state);
-    keepOutbox(this.state.data?.reviewer ?? "", this.state.outbox);
-    this.drawReceipt();
+    this.state = { ...this.state, ...dropped(this.state) };
+    this.receipts.draw();
   }
 
   private choose(changes: Partial<Appearance>): void {
@@ -469,7 +448,7 @@ class Viewer {
     this.root.append(
       make("style", {}, style),
       make("div", { class: "head" }, this.title, this.facts),
-      make("div", { class: "row" }, moves, this.verdicts, undo, this.receipt),
+      make("div", { class: "row" }, moves, this.verdicts, undo, this.receipts.root),
       this.refused, this.problem, this.place, this.bar.root, this.readout,
       make("div", { class: "row" }, this.onlyLabel, this.channels.root,
         labelled("Window", this.windows),
@@ -548,22 +527,6 @@ class Viewer {
     this.region.textContent = region ? `${what}, kept with the verdict` : "";
     this.region.title = region;
     if (this.panels) this.panels.others = card(this.state)?.others ?? "";
-  }
-
-  /** The receipt: what is being saved, what was, and what was not, with a way to try again. */
-  private drawReceipt(): void {
-    const { outbox, failed, last } = this.state;
-    const isLate = outbox.length > 0 && Date.now() - this.sentAt > PATIENCE;
-    let text = last ? `Saved: ${last}` : "";
-    if (outbox.length) text = `Saving ${outbox.length} …`;
-    if (isLate) text = `${outbox.length} not saved yet: does the app still run?`;
-    if (failed.length) text = `NOT saved: ${failed.map((each) => each.text).join("; ")}`;
-    if (this.receipt.dataset.text === text) return;
-    this.receipt.dataset.text = text;
-    this.receipt.dataset.state = failed.length || isLate ? "failed" : outbox.length ? "saving" : "saved";
-    this.receipt.replaceChildren(text);
-    if (failed.length || isLate) this.receipt.append(" ", button("Try again", () => this.retry()));
-    if (failed.length) this.receipt.append(" ", button("Give up", () => this.drop()));
   }
 
   private help(): string {

@@ -1,17 +1,15 @@
 // Which case is open, and what has been recorded but not yet acknowledged. Plain functions on a
 // state that is never changed in place; Python may be several messages behind.
 
-import type { Card, Data, Message, Receipt, Verdict } from "./types";
+import { acknowledged, type Outbox } from "./outbox";
+import type { Card, Data, Message, Verdict } from "./types";
 
-export interface State {
+export interface State extends Outbox<Verdict> {
   seq: number; // of the last message
   open: string; // ticket of the case on the screen, "" for none
   waiting: boolean; // Python decides what comes next
   cards: Map<string, Card>;
   data: Data | null;
-  outbox: Verdict[];
-  failed: Receipt[]; // verdicts of the outbox that were not recorded
-  last: string; // the last receipt
   judged: Set<string>; // tickets judged here
 }
 
@@ -28,20 +26,9 @@ export const EMPTY: State = {
 /** Take in what Python sent. A page that is behind changes the neighbours, not the open case. */
 export function received(state: State, data: Data): State {
   const isCurrent = data.seq >= state.seq;
-  const done = new Set<string>();
-  const failed: Receipt[] = [];
-  let last = state.last;
-  for (const receipt of data.receipts) {
-    const isMine = state.outbox.some((verdict) => verdict.id === receipt.id);
-    if (!isMine) continue;
-    if (receipt.problem) failed.push(receipt);
-    else {
-      done.add(receipt.id);
-      last = receipt.text;
-    }
-  }
   return {
     ...state,
+    ...acknowledged(state, data.receipts),
     seq: Math.max(state.seq, data.seq),
     open: isCurrent ? data.open : state.open,
     waiting: isCurrent ? false : state.waiting,
@@ -49,9 +36,6 @@ export function received(state: State, data: Data): State {
     cards: new Map([...(isCurrent ? [] : state.cards),
       ...data.cards.map((card): [string, Card] => [card.ticket, card])]),
     data,
-    outbox: state.outbox.filter((verdict) => !done.has(verdict.id)),
-    failed,
-    last,
     judged: isCurrent ? new Set() : state.judged,
   };
 }
@@ -111,12 +95,6 @@ export function undone(state: State, id: string): Step {
 /** Send again what was not recorded. */
 export function retried(state: State): State {
   return { ...state, seq: state.seq + 1, failed: [] };
-}
-
-/** Give up what was not recorded. */
-export function dropped(state: State): State {
-  const lost = new Set(state.failed.map((each) => each.id));
-  return { ...state, outbox: state.outbox.filter((each) => !lost.has(each.id)), failed: [] };
 }
 
 /** The message to Python: where the reviewer is, and all that is not acknowledged. */

@@ -14,7 +14,7 @@ export interface Given {
   id: string;
   ticket: string;
   verdict: string;
-  painted: boolean;
+  painted: string; // what came with the thumbnail that was on the screen
 }
 
 export interface Grid {
@@ -56,7 +56,7 @@ export function gone(place: number, key: string, columns: number, count: number)
 /** The verdicts on all selected cases, or why there are none: one that was not painted is never
  * judged, and then none is. */
 export function judged(
-  selected: Iterable<string>, painted: ReadonlySet<string>, verdict: string, id: () => string,
+  selected: Iterable<string>, painted: ReadonlyMap<string, string>, verdict: string, id: () => string,
 ): { given: Given[]; refused: string } {
   const tickets = [...selected];
   const unseen = tickets.filter((ticket) => !painted.has(ticket)).length;
@@ -65,6 +65,8 @@ export function judged(
     return { given: [], refused: `Not recorded: ${unseen} of ${tickets.length} selected have not `
       + "been on the screen." };
   return {
-    given: tickets.map((ticket) => ({ id: id(), ticket, verdict, painted: true })), refused: "",
+    given: tickets.map((ticket) =>
+      ({ id: id(), ticket, verdict, painted: painted.get(ticket) ?? "" })),
+    refused: "",
   };
 }

@@ -1,5 +1,6 @@
 import { expect, test } from "vitest";
-import { EMPTY, ahead, card as open, dropped, judged, message, moved, received, retried, undone } from "../src/queue";
+import { EMPTY, ahead, card as open, judged, message, moved, received, retried, undone } from "../src/queue";
+import { dropped } from "../src/outbox";
 import type { Card, Data } from "../src/types";
 
 const card = (ticket: string, hidden = false, stays = hidden): Card => ({

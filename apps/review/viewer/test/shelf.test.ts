@@ -39,13 +39,13 @@ test("arrows stay within the list", () => {
 test("every selected case gets a verdict of its own, and none if one was not painted", () => {
   let n = 0;
   const id = () => String(n++);
-  const { given } = judged(["a", "b"], new Set(["a", "b", "c"]), "normal", id);
+  const { given } = judged(["a", "b"], new Map([["a", "p"], ["b", "q"], ["c", "r"]]), "normal", id);
   expect(given).toEqual([
-    { id: "0", ticket: "a", verdict: "normal", painted: true },
-    { id: "1", ticket: "b", verdict: "normal", painted: true },
+    { id: "0", ticket: "a", verdict: "normal", painted: "p" },
+    { id: "1", ticket: "b", verdict: "normal", painted: "q" },
   ]);
-  const mixed = judged(["a", "d"], new Set(["a"]), "normal", id);
+  const mixed = judged(["a", "d"], new Map([["a", "p"]]), "normal", id);
   expect(mixed.given).toEqual([]);
   expect(mixed.refused).toContain("1 of 2 selected");
-  expect(judged([], new Set(["a"]), "normal", id).refused).toContain("Select");
+  expect(judged([], new Map([["a", "p"]]), "normal", id).refused).toContain("Select");
 });
