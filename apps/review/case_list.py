@@ -13,7 +13,7 @@ from anodetect.record.reviews import JUDGEMENTS, Review
 from anodetect.record.rows import ScoreRow
 from anodetect.stats.agreement import Agreement, agreements
 
-from . import chips, likeness, worklist
+from . import chips, likeness, peek, worklist
 from .large import paths_of
 from .scores import NOTHING_NEW, Scores
 from .session import ReviewSession, thumbnails_of
@@ -201,6 +201,7 @@ def draw_images(
     st.caption(f"{len(rows)} {'image' if len(rows) == 1 else 'images'} listed")
     shown_paths = paths[start : start + 2 * AROUND]
     _draw_table(shown, shown_paths, key="list", alt="Images", row_height=ROW_HEIGHT)
+    peek.draw(session, part, blind, "list-", ROW_HEIGHT)
     if len(studies) > 1 and not blind:
         numbered = [f"{number} {study}" for number, study in enumerate(studies, 1)]
         st.text("Studies: " + ", ".join(numbered))

@@ -19,6 +19,7 @@ from . import (
     known,
     picture,
     regions,
+    routes,
     screen,
     shortcuts,
     similar,
@@ -91,7 +92,7 @@ def draw(session: ReviewSession) -> None:
 
 def draw_case(session: ReviewSession, row: ScoreRow, paths: Sequence[str], blind: bool) -> None:
     """Draw a case with all that it takes to judge it; `paths` are the listed ones, in order."""
-    if viewing.is_ready():
+    if routes.is_ready():
         _draw_in_viewer(session, row, paths, blind)
     else:
         _draw_plainly(session, row, paths, session.is_hidden(row.path, blind))
@@ -100,7 +101,7 @@ def draw_case(session: ReviewSession, row: ScoreRow, paths: Sequence[str], blind
 def prepare(session: ReviewSession, row: ScoreRow, paths: Sequence[str], blind: bool) -> None:
     """Listen for keys and make the next figure, where there is no viewer. This comes last in a
     page, since it takes time."""
-    if viewing.is_ready():
+    if routes.is_ready():
         return
     st.session_state.drawn += 1
     shortcuts.mount(session.store.head, st.session_state.drawn, st.session_state.verdict_keys)
@@ -112,7 +113,7 @@ def prepare(session: ReviewSession, row: ScoreRow, paths: Sequence[str], blind: 
 def _chosen_view() -> str:
     """Draw the choice between one case and the gallery, and return it; without the viewer's
     addresses there is no gallery."""
-    if not viewing.is_ready():
+    if not routes.is_ready():
         return CASE
     return str(
         st.sidebar.segmented_control(

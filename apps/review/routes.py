@@ -1,6 +1,7 @@
 """The addresses that the browser fetches for the viewer, beside Streamlit's own: the viewer itself,
 and with a ticket a case's description, its tiles or slices, and its outlines."""
 
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from .display import Channels, Window
 from .slices import Sliced, VolumeText
 from .tickets import OFFICE
 
+SETTING = "ANODETECT_VIEWER"  # "off" in the environment draws all pictures without the viewer
 BUNDLE = Path(__file__).parent / "viewer" / "bundle"
 MEDIA = {".js": "text/javascript", ".css": "text/css", ".txt": "text/plain"}
 UNKEPT = {"Cache-Control": "no-store"}
@@ -66,6 +68,16 @@ class CaseText:
 def served() -> bool:
     """Return whether this process serves these addresses; Streamlit alone does not."""
     return _state["served"]
+
+
+def is_ready() -> bool:
+    """Return whether the viewer is wanted, built, and served by this process."""
+    return is_wanted() and (BUNDLE / "viewer.js").is_file()
+
+
+def is_wanted() -> bool:
+    """Return whether this process would serve the viewer, were it built."""
+    return served() and os.environ.get(SETTING) != "off"
 
 
 def served_routes() -> list[Route]:

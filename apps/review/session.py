@@ -217,14 +217,17 @@ def _key(directory: ScoreDirectory) -> tuple[Path, str, str]:
 # -- Thumbnails ------------------------------------------------------------------------------------
 
 
-def thumbnails_of(scores: Scores, rows: Sequence[ScoreRow], hidden: Sequence[bool]) -> Thumbnails:
-    """Return a small picture for each row; `hidden` has True where a row's scores are hidden.
+def thumbnails_of(
+    scores: Scores, rows: Sequence[ScoreRow], hidden: Sequence[bool], side: int = thumbnails.SIDE
+) -> Thumbnails:
+    """Return a small picture for each row, whose longer side has so many pixels; `hidden` has True
+    where a row's scores are hidden.
 
     A volume is shown by the slice with the highest score, or by the middle one where that is
     hidden. Volumes and large images take long to read, so a thread beside the page reads them.
     """
     directory = scores.directory
-    key = _key(directory)
+    key = *_key(directory), side
     pictures, pending = list[str](), False
 
     for row, is_hidden in zip(rows, hidden, strict=True):
@@ -250,9 +253,15 @@ def highest_slice(slices: Sequence[SliceRow]) -> SliceRow:
 
 @st.cache_resource(max_entries=5000, ttl=3600, show_spinner=False)
 def _thumbnail(
-    path: Path, head: str, root: str, image: str, _directory: ScoreDirectory, _row: ScoreRow
+    path: Path,
+    head: str,
+    root: str,
+    side: int,
+    image: str,
+    _directory: ScoreDirectory,
+    _row: ScoreRow,
 ) -> str:
-    return thumbnails.thumbnail(_directory, _row)
+    return thumbnails.thumbnail(_directory, _row, side)
 
 
 _background = ThreadPoolExecutor(1, "thumbnails")
@@ -263,17 +272,24 @@ def _slice_thumbnail(
     path: Path,
     head: str,
     root: str,
+    side: int,
     image: str,
     plane: str,
     index: int,
     _directory: ScoreDirectory,
     _row: ScoreRow,
 ) -> Future[str]:
-    return _background.submit(thumbnails.slice_thumbnail, _directory, _row, plane, index)
+    return _background.submit(thumbnails.slice_thumbnail, _directory, _row, plane, index, side)
 
 
 @st.cache_resource(max_entries=5000, ttl=3600, show_spinner=False)
 def _large_thumbnail(
-    path: Path, head: str, root: str, image: str, _directory: ScoreDirectory, _row: ScoreRow
+    path: Path,
+    head: str,
+    root: str,
+    side: int,
+    image: str,
+    _directory: ScoreDirectory,
+    _row: ScoreRow,
 ) -> Future[str]:
-    return _background.submit(thumbnails.thumbnail, _directory, _row)
+    return _background.submit(thumbnails.thumbnail, _directory, _row, side)

@@ -12,6 +12,7 @@ from .session import ReviewSession, thumbnails_of
 from .widgets import number_text
 
 COUNT = 8  # cases that are shown
+SIDE = 240  # pixels of a picture's longer side
 
 
 def draw(session: ReviewSession, row: ScoreRow, blind: bool) -> None:
@@ -40,13 +41,12 @@ def draw(session: ReviewSession, row: ScoreRow, blind: bool) -> None:
 
 def _draw(session: ReviewSession, shown: list[tuple[str, float]]) -> None:
     rows = [session.scores.by_path[path] for path, _ in shown]
-    pictures = thumbnails_of(session.scores, rows, [False] * len(rows)).pictures
-    for column, each, picture, (path, cosine) in zip(
-        st.columns(len(shown)), rows, pictures, shown, strict=True
-    ):
-        with column:
+    pictures = thumbnails_of(session.scores, rows, [False] * len(rows), SIDE).pictures
+    line = st.container(horizontal=True)  # it breaks where the window ends
+    for each, picture, (path, cosine) in zip(rows, pictures, shown, strict=True):
+        with line.container(width=SIDE):
             if picture:
-                st.image(picture, width="stretch")
+                st.image(picture, width=SIDE)
             own = session.own_verdict(path)
             sign = "" if own is None else f"{SIGNS[own.verdict]} "
             st.text(f"{sign}{cosine:.2f} · p {number_text(each.p_value)}")

@@ -17,17 +17,18 @@ from anodetect.types import Floats
 from .display import Picture, data_uri, factor, reduced
 from .loading import or_note, read_image, read_volume
 
-SIDE = 64  # pixels of the longer side
+SIDE = 64  # pixels of the longer side in the list
 LARGEST = 2**22  # pixels of an image that is read while the page is drawn
 QUALITY = 85
 
 
-def thumbnail(directory: ScoreDirectory, row: ScoreRow) -> str:
-    """Return a small picture of an image; "" where it is missing."""
+def thumbnail(directory: ScoreDirectory, row: ScoreRow, side: int = SIDE) -> str:
+    """Return a small picture of an image, whose longer side has so many pixels; "" where it is
+    missing."""
     if row.is_volume or row.status != OK:
         return ""
     image = or_note([], "image", lambda: read_image(directory, row))
-    return "" if image is None else data_uri(_shrunk(image, 1.0, SIDE), "jpeg")
+    return "" if image is None else data_uri(_shrunk(image, 1.0, side), "jpeg")
 
 
 def is_large(row: ScoreRow) -> bool:
@@ -35,10 +36,12 @@ def is_large(row: ScoreRow) -> bool:
     return row.is_volume or (row.width or 0) * (row.height or 0) > LARGEST
 
 
-def slice_thumbnail(directory: ScoreDirectory, row: ScoreRow, plane: str, index: int) -> str:
+def slice_thumbnail(
+    directory: ScoreDirectory, row: ScoreRow, plane: str, index: int, side: int = SIDE
+) -> str:
     """Return a small picture of a volume's slice; "" where it is missing. `index` is that of the
     slice in the source, from 0, as slices.parquet has it."""
-    small = or_note([], "image", lambda: _slice(directory, row, plane, index, SIDE))
+    small = or_note([], "image", lambda: _slice(directory, row, plane, index, side))
     return "" if small is None else data_uri(small, "jpeg")
 
 

@@ -6,7 +6,6 @@ that one that is sent twice is recorded once. `seq` counts the viewer's messages
 from a page that was drawn before its last one arrived.
 """
 
-import os
 from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -31,7 +30,6 @@ from .session import ReviewSession
 from .tickets import OFFICE, Ticket
 
 COMPONENT = "viewer"
-SETTING = "ANODETECT_VIEWER"  # "off" in the environment draws all pictures without the viewer
 BEHIND, AHEAD, UNJUDGED = 6, 12, 6  # cases that the viewer is told of beside the open one
 # Streamlit sends this with each drawing of the page; the viewer itself is fetched once.
 SCRIPT = """
@@ -104,19 +102,9 @@ def message_of(value: object) -> Message | None:
 # -- Drawing ---------------------------------------------------------------------------------------
 
 
-def is_ready() -> bool:
-    """Return whether the viewer is wanted, built, and served by this process."""
-    return is_wanted() and (routes.BUNDLE / "viewer.js").is_file()
-
-
-def is_wanted() -> bool:
-    """Return whether this process would serve the viewer, were it built."""
-    return routes.served() and os.environ.get(SETTING) != "off"
-
-
 def draw_missing() -> None:
     """Say how the viewer is made, where it is wanted but was not built."""
-    if is_wanted():
+    if routes.is_wanted():
         st.caption("The viewer was not built when this was installed; the app is slower without.")
         st.text(f"To build it: python {Path(__file__).with_name('viewer') / 'build.py'}")
 

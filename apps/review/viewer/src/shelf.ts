@@ -70,3 +70,14 @@ export function judged(
     refused: "",
   };
 }
+
+/** The line of a table that is `down` pixels below its upper edge, −1 for none: it is scrolled by
+ * `scrolled`, and `high` altogether, its head included. */
+export function lineAt(
+  down: number, scrolled: number, high: number, rowHeight: number, count: number,
+): number {
+  const head = Math.max(high - count * rowHeight, 0);
+  if (down < head) return -1; // the head does not scroll
+  const line = Math.floor((down - head + scrolled) / rowHeight);
+  return line < count ? line : -1;
+}

@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { CAPTION, GAP, gone, grid, inView, judged } from "../src/shelf";
+import { CAPTION, GAP, gone, grid, inView, judged, lineAt } from "../src/shelf";
 
 test("pictures are at least 240 pixels wide, in as many columns as there is room for", () => {
   for (const width of [200, 240, 487, 488, 820, 1280, 1920])
@@ -48,4 +48,10 @@ test("every selected case gets a verdict of its own, and none if one was not pai
   expect(mixed.given).toEqual([]);
   expect(mixed.refused).toContain("1 of 2 selected");
   expect(judged([], new Map([["a", "p"]]), "normal", id).refused).toContain("Select");
+});
+
+test("the line of a table under the pointer, scrolled or not, and none in its head", () => {
+  const at = (down: number, scrolled: number) => lineAt(down, scrolled, 40 + 10 * 44, 44, 10);
+  expect([at(0, 0), at(39, 0), at(40, 0), at(83, 0), at(84, 0)]).toEqual([-1, -1, 0, 0, 1]);
+  expect([at(39, 100), at(40, 100), at(40, 44), at(479, 0), at(480, 0)]).toEqual([-1, 2, 1, 9, -1]);
 });
