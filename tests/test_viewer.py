@@ -135,6 +135,32 @@ def test_a_description_is_json_and_images_that_are_gone_say_why(directory, tmp_p
     assert "image" in routes.describe(gone).layers
 
 
+@pytest.mark.parametrize("hidden", [False, True])
+def test_the_bar_rises_while_a_case_is_read_and_goes_when_it_is_there(tmp_path, hidden):
+    folder = score_folders.write(tmp_path, 1, *SIZE)
+    directory = directories.read(folder)
+    office, seen = tickets.Office(), []
+
+    class Noted(dict):
+        def __setitem__(self, ticket, step):
+            super().__setitem__(ticket, step)
+            seen.append(office.progress(ticket))
+
+    office._progress = Noted()
+    ticket = office.ticket(directory, directory.rows[0], hidden=hidden)
+    assert office.progress(ticket) is None
+    office.case(ticket)
+    assert office.progress(ticket) is None
+    shares = [step.share for step in seen]
+    assert shares == sorted(shares) and 0 < shares[0] < 0.1 and 0.9 < shares[-1] < 1
+    assert list(dict.fromkeys(step.text for step in seen)) == [
+        "reading the file",
+        "decoding it",
+        "reading its map",
+        "preparing it for the screen",
+    ]
+
+
 # -- Messages --------------------------------------------------------------------------------------
 
 

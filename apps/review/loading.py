@@ -37,6 +37,7 @@ from anodetect.record.keeping import ALL
 from anodetect.record.rows import OK, ScoreRow
 from anodetect.types import Bools, Floats
 
+from . import progress
 from .display import Case, Channel, Channels, Picture, VolumeCase, Window, planes_of, windows
 
 T = TypeVar("T")
@@ -52,6 +53,7 @@ def load(directory: ScoreDirectory, row: ScoreRow) -> Case:
     read = or_note(notes, "image", lambda: _read_with_window(directory, row))
     image, channels, stated = read or (None, (), None)
 
+    progress.reached(progress.MAP)
     heatmap = None
     if row.status == OK:
         heatmap = or_note(notes, "heatmap", lambda: _read_heatmap(directory, row))
@@ -63,6 +65,7 @@ def load(directory: ScoreDirectory, row: ScoreRow) -> Case:
 
     shape = (row.height or 0, row.width or 0) if image is None else image.shape[1:]
     mask = or_note(notes, "ground-truth mask", lambda: _read_mask(directory, row, shape))
+    progress.reached(progress.PYRAMID)
 
     # The picture kept of a volume shows three planes, not an image beside its reconstruction.
     kept = None
@@ -81,6 +84,7 @@ def load_volume(directory: ScoreDirectory, row: ScoreRow, plane: str) -> VolumeC
     if read is None:
         return VolumeCase(None, None, None, None, None, tuple(notes))
 
+    progress.reached(progress.MAP)
     volume, channels = read
     _, depth, height, width = volume.voxels.shape
     geometry = volume.geometry(plane)
@@ -98,6 +102,7 @@ def load_volume(directory: ScoreDirectory, row: ScoreRow, plane: str) -> VolumeC
     if heatmap is not None and not row.heatmap:
         notes.append(MADE_AGAIN)
     mask = or_note(notes, "ground-truth mask", read_mask)
+    progress.reached(progress.PYRAMID)
     found = None if heatmap is None else directory.audit.mask_rule.mask(heatmap)
     voxels_along = geometry.to_slices(volume.voxels)
     if channels:
@@ -226,7 +231,9 @@ def _source(directory: ScoreDirectory, row: ScoreRow) -> readers.Source | reader
             f"the file has more than {LARGEST // 2**20} MB; open it with a viewer for large images"
         )
 
+    progress.reached(progress.READING)
     source = readers.read_source(record)
+    progress.reached(progress.DECODING)
     unread = row.status != OK and not row.sha256  # what could not be read may be there now
     if source.sha256 != row.sha256 and not unread:
         raise ImageError(f"{path} was changed since it was scored; it is not shown")

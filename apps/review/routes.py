@@ -86,6 +86,7 @@ def served_routes() -> list[Route]:
     return [
         Route("/viewer/bundle/{name}", _bundle),
         Route("/viewer/case/{ticket}", _case),
+        Route("/viewer/progress/{ticket}", _progress),
         Route("/viewer/tile/{ticket}/{layer}/{level:int}/{column:int}/{row:int}", _tile),
         Route("/viewer/outline/{ticket}/{name}", _outline),
         Route("/viewer/gallery/{shelf}/{start:int}/{count:int}", _items),
@@ -160,6 +161,12 @@ def _case(request: Request) -> Response:
         return JSONResponse(asdict(describe(request.path_params["ticket"])), headers=UNKEPT)
 
     return _answered(answer)
+
+
+def _progress(request: Request) -> Response:
+    """Say how far the reading of a case is, while it goes on."""
+    found = OFFICE.progress(request.path_params["ticket"])
+    return JSONResponse(None if found is None else asdict(found), headers=UNKEPT)
 
 
 def _tile(request: Request) -> Response:

@@ -10,6 +10,7 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import sha256
 from threading import Lock
 
@@ -20,8 +21,9 @@ from anodetect.errors import RunError
 from anodetect.record.directories import ScoreDirectory
 from anodetect.record.rows import ScoreRow, SliceRow
 
-from . import loading, slices, state, tiles
+from . import loading, progress, slices, state, tiles
 from .large import SlicesByPath
+from .progress import Progress
 from .slices import Sliced
 from .tiles import Tiled
 
@@ -59,6 +61,7 @@ class Office:
         self._opened: dict[bytes, Opened] = {}
         self._tickets: OrderedDict[str, Ticket] = OrderedDict()
         self._cases: OrderedDict[str, Tiled | Sliced] = OrderedDict()
+        self._progress: dict[str, Progress] = {}
 
     def ticket(self, directory: ScoreDirectory, row: ScoreRow, *, hidden: bool) -> str:
         """Return the ticket for a case; it is the same one each time."""
@@ -122,10 +125,18 @@ class Office:
                     self._cases.move_to_end(text)
                     return known
 
-            case = _case_of(ticket)
+            try:
+                with progress.reporting(partial(self._progress.__setitem__, text)):
+                    case = _case_of(ticket)
+            finally:
+                self._progress.pop(text, None)
             with self._lock:
                 self._keep(text, case)
             return case
+
+    def progress(self, text: str) -> Progress | None:
+        """Return how far the reading of a ticket's case is, None while it is not being read."""
+        return self._progress.get(text)
 
     def image(self, text: str) -> Tiled:
         """Return the image of a ticket; raise RunError for an unknown ticket or a volume."""

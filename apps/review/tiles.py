@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from anodetect.errors import RunError
 from anodetect.types import Bools, Floats
 
-from . import display
+from . import display, progress
 from .display import Case, Channels, Window
 
 SIDE = 512  # pixels of a tile's side
@@ -111,7 +111,10 @@ def pyramid(values: Floats, how: Literal["mean", "max"]) -> Pyramid:
     Means of whole numbers are rounded, so that all levels have the type of the array.
     """
     levels = [compact(values)]
+    done, whole = 1.0, 1 + 4 / 3  # in passes over the array: one above, then 1 + 1/4 + 1/16 …
     while max(levels[0].shape[1:]) > SIDE:
+        progress.reached(progress.PYRAMID, done / whole)
+        done += 4.0 ** (1 - len(levels))
         levels.insert(0, _halved(levels[0], how))
     return Pyramid(tuple(levels))
 

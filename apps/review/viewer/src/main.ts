@@ -18,7 +18,7 @@ import { SliceBar } from "./sliceBar";
 import { sourceNumber, wheelSteps } from "./slices";
 import { style } from "./style";
 import { BRUSH, TOOLS, Tools, type Tool } from "./tools";
-import type { Card, Data, Message, Verdict } from "./types";
+import type { Card, Data, Message, Progress, Verdict } from "./types";
 import { THREE } from "./volume";
 
 interface Component {
@@ -30,6 +30,7 @@ interface Component {
 const SIGNS: Record<string, string> = { normal: "✓", anomalous: "✗", unsure: "?", "bad image": "⊘" };
 const LONGEST = 40; // letters of regions that are shown
 const VOLUMES = 2; // neighbours that are fetched while volumes are looked at
+const EVERY = 250; // milliseconds between two questions how far the reading is
 const HELP = "N → next · P ← previous · J next unjudged · Z undo · O overlay · + − opacity · "
   + "0 whole image · B box · L outline · G polygon · D brush · E eraser · [ ] brush's size · "
   + "W window · Esc pan · Ctrl Z last region back · Del discard regions · wheel zoom · "
@@ -161,11 +162,26 @@ class Viewer {
       this.show(ready, number);
     } else {
       panels.hide();
-      this.say("Reading the image …", make("progress", { "aria-label": "Reading the image" }));
+      this.follow(open.ticket);
       panels.prepare(open).then(
         (prepared) => { if (number === this.showing) this.show(prepared, number); },
         (error: Error) => { if (number === this.showing) this.say(`No image: ${error.message}`); },
       );
+    }
+  }
+
+  /** Show how far the app is with reading the case, as long as that is what is said. */
+  private async follow(ticket: string): Promise<void> {
+    const bar = make("progress", { "aria-label": "Reading the image", max: "1" });
+    const step = make("span", { class: "step" });
+    this.say("Reading the image …", bar, " ", step);
+    while (bar.isConnected) {
+      await new Promise((done) => setTimeout(done, EVERY));
+      const answer = await fetch(`${this.state.data!.address}progress/${ticket}`).catch(() => null);
+      const found = answer?.ok ? await answer.json() as Progress | null : null;
+      if (!found) continue;
+      bar.value = Math.max(found.share, bar.value);
+      step.textContent = found.text;
     }
   }
 

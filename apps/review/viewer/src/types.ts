@@ -56,6 +56,12 @@ export interface Message {
   verdicts: Verdict[];
 }
 
+/** How far the reading of a case is; see progress.py. */
+export interface Progress {
+  share: number;
+  text: string;
+}
+
 export interface LayerText {
   kind: "|u1" | "<u2" | "<i2" | "<f4";
   channels: number;
