@@ -18,7 +18,7 @@ from anodetect.commands import review
 from anodetect.errors import RunError
 from anodetect.record import directories
 from anodetect.record.marks import Shown
-from anodetect.record.rows import ScoreRow, to_table
+from anodetect.record.rows import GroupRow, ScoreRow, to_table
 from anodetect.stats.agreement import summary
 from apps.review import large, large_list, scores, screen, session, worklist
 from apps.review.catalogue import Catalogue, Listed
@@ -39,7 +39,8 @@ def rows_made(count=COUNT):
             ScoreRow(
                 path=f"lot-{number // 50:03}/ä{number:05}.png",
                 sha256=f"{number:064x}",
-                group=f"lot-{number // 50:03}",
+                group="" if number % 97 == 0 else f"lot-{number // 50:03}",
+                study=f"day {number % 3}" if number % 150 > 50 else "",
                 score=score,
                 p_value=None if failed else draw.choice([0.1, 0.2, 0.9]),
                 q_value=None if failed else draw.random(),
@@ -57,13 +58,24 @@ def rows_made(count=COUNT):
     return rows
 
 
+def groups_made():
+    """Rows of every other lot."""
+    found = []
+    for number in range(0, COUNT // 50, 2):
+        p, flagged = number / 1000, number % 3 == 0
+        more = {"images": 50, "score": 1.0, "p_value": p, "q_value": p, "flagged": flagged}
+        found.append(GroupRow(group=f"lot-{number:03}", **more))
+    return found
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     out = tmp_path_factory.mktemp("large")
     audit = directories.read(score_folders.OLD).audit
-    directories.write(
-        out, replace(audit, root=""), directories.Tables(to_table(rows_made(), ScoreRow))
+    tables = directories.Tables(
+        to_table(rows_made(), ScoreRow), groups=to_table(groups_made(), GroupRow)
     )
+    directories.write(out, replace(audit, root=""), tables)
     return out
 
 
@@ -176,6 +188,45 @@ def test_the_counts_of_the_review_are_those_of_the_whole_table(folder):
     )
 
 
+@pytest.mark.parametrize("order", ["name", "p-value"])
+def test_patients_and_lots_are_put_together_as_those_of_the_whole_table(folder, order):
+    opened, judgements = large.open_large(folder), judged_by_two()
+    recorded = {group.group: group for group in groups_made()}
+    assert opened.has_groups
+    for keep in (Filter(), Filter(flagged=True), Filter(search="00")):
+        listed = opened.listed(judgements, order, keep, "Ada", blind=False)
+        rows = worklist.worklist(rows_made(), judgements, order=order, keep=keep, reviewer="Ada")
+        expected = worklist.Groups(worklist.grouped(rows, recorded, judgements, "Ada"))
+        found = opened.grouped(listed, judgements, "Ada")
+        assert found is opened.grouped(listed, judgements, "Ada")  # nothing is sorted twice
+        assert len(found) == len(expected)
+        assert [row.path for row in found.rows] == [row.path for row in expected.rows]
+        for place in (0, 1, 7, len(expected) // 2, -1):
+            one, other = found[place], expected[place]
+            assert list(one.rows) == list(other.rows)
+            assert replace(one, rows=()) == replace(other, rows=())
+        last = expected[-1].rows[-1].path
+        assert found.place_of(last) == len(expected) - 1 and found.place_of("none") == 0
+        assert [each.name for each in found[2:5]] == [each.name for each in expected[2:5]]
+
+
+def test_what_the_threshold_page_looks_at_is_a_random_sample(folder, monkeypatch):
+    monkeypatch.setattr(large, "SAMPLED", 900)
+    rows = {row.path: row for row in rows_made()}
+    sample = large.open_large(folder).sample
+    assert sample == large.open_large(folder).sample  # everybody's
+    assert len({row.path for row in sample}) == 900
+    for each in sample:
+        whole = rows[each.path]
+        for name in large.COLUMNS:
+            assert getattr(each, name) == getattr(whole, name)
+    # Rows are as often flagged, and come from everywhere.
+    share = sum(bool(row.flagged) for row in sample) / 900
+    assert abs(share - sum(bool(row.flagged) for row in rows.values()) / COUNT) < 0.05
+    thirds = [sum(row.path.startswith(f"lot-{start}") for row in sample) for start in "01"]
+    assert 400 < thirds[0] < 600 and 300 < thirds[1] < 500
+
+
 def test_the_blind_order_is_everyones_and_its_numbers_lead_back(folder):
     one, two = large.open_large(folder), large.open_large(folder)
     first = one.listed({}, "score", Filter(search="no such", flagged=True), "Ada", blind=True)
@@ -222,4 +273,6 @@ def test_the_app_opens_a_large_directory_without_reading_the_table(tmp_path, mon
     app.segmented_control(key="page").set_value("Summary").run()
     assert next(each.value for each in app.metric) == "1 of 30" and not app.exception
     app.segmented_control(key="page").set_value("Threshold").run()
-    assert any("needs all 30 rows" in each.value for each in app.text) and not app.exception
+    assert any("a random sample of 30 of the 30 rows" in each.value for each in app.caption)
+    assert [each.label for each in app.metric][:2] == ["score threshold", "flagged"]
+    assert not app.exception

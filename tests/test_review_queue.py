@@ -438,5 +438,8 @@ def test_the_images_of_a_patient_are_listed_study_by_study():
     one, other = worklist.grouped(rows, {}, {}, "Ada")
     assert "".join(each.path for each in one.rows) == "adebc"
     assert one.studies == ("2", "1") and other.studies == ()
+    together = worklist.Groups([one, other])
+    assert "".join(each.path for each in together.rows) == "adebcfg" and together[1] == other
+    assert [together.place_of(path) for path in "bgz"] == [0, 1, 0]
     keep = Filter(search="3")
     assert [each.path for each in worklist.filtered(rows, {}, keep, "Ada")] == ["f"]

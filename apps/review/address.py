@@ -95,9 +95,9 @@ def restore(session: ReviewSession) -> None:
 def _restore_sample(session: ReviewSession) -> None:
     """List the audit sample alone whose size the address names."""
     count = str(st.query_params.get(SAMPLE, ""))
-    if not _is_number(count) or not 0 < int(count) <= LARGEST_SAMPLE or session.scores.is_large:
+    if not _is_number(count) or not 0 < int(count) <= LARGEST_SAMPLE:
         return
-    rows = session.directory.rows
+    rows = session.scores.sample
     if len({row.is_volume for row in rows}) > 1:
         return  # images and volumes have samples of their own
     chosen = outcome.sample_of(rows, session.store.head, int(count))

@@ -25,6 +25,10 @@ NOVELTY = (
     "Novelty is how unlike a case is all that you have judged; the order is by p-value until you "
     "have judged something."
 )
+MANY = (
+    "Of more than 100 000 rows only pages are read: there is no order by novelty, which would compare "
+    "each row with all others, and Threshold looks at a random sample."
+)
 FLAGGED = {"all": None, "yes": True, "no": False}  # the choices of the filter
 AROUND = 12  # images listed on either side of the open one
 GROUPS_SHOWN = 6
@@ -52,6 +56,8 @@ def choose_rows(session: ReviewSession, blind: bool) -> tuple[Sequence[ScoreRow]
     name = "Filter" if blind else "Sort and filter"
     popover = st.sidebar.popover(name, width="stretch", key="choices")
     order: Order = "name"
+    if session.scores.is_large:
+        popover.caption(MANY)
     if not blind:
         order = popover.selectbox("Sort by", _orders(session), key="order", bind="query-params")
         if order == "novelty":
@@ -149,11 +155,11 @@ def draw_groups(groups: Sequence[Group], place: int, blind: bool) -> None:
     part = groups[start : start + GROUPS_SHOWN]
 
     shown: dict[str, Sequence[Any]] = {
-        "": [_mark(group is groups[place]) for group in part],
+        "": [_mark(number == place) for number in range(start, start + len(part))],
         "patient or lot": short_cells([group.name for group in part]),
         "judged": [f"{group.judged} of {len(group.rows)}" for group in part],
     }
-    if any(group.studies for group in groups):
+    if any(group.studies for group in part):
         shown["studies"] = [len(group.studies) or None for group in part]
     if not blind:
         shown["p"] = [group.p_value for group in part]

@@ -1,7 +1,6 @@
 """The page to judge on: the list of cases, one case, its verdicts."""
 
 from collections.abc import Sequence
-from itertools import chain
 
 import streamlit as st
 
@@ -47,8 +46,7 @@ def draw(session: ReviewSession) -> None:
         help="Hides names, scores and maps until you judged.",
     )
     st.session_state.is_blind = blind  # other pages do not know the toggle
-    can_group = bool(session.scores.group_names) and not session.scores.is_large
-    by_group = can_group and st.sidebar.toggle(
+    by_group = session.scores.has_groups and st.sidebar.toggle(
         "By patient or lot", key="by_group", bind="query-params"
     )
     rows, paths = case_list.choose_rows(session, blind)
@@ -58,12 +56,10 @@ def draw(session: ReviewSession) -> None:
         st.button("Clear all filters", key="clear", on_click=chips.clear)
         return
 
-    groups = list[worklist.Group]()
+    groups: worklist.Groups | None = None
     if by_group:
-        recorded = session.scores.groups
-        groups = worklist.grouped(rows, recorded, session.judgements, session.reviewer)
-        rows = list(chain.from_iterable(group.rows for group in groups))
-        paths = paths_of(rows)
+        groups = session.scores.grouped(rows, session.judgements, session.reviewer)
+        rows, paths = groups.rows, paths_of(groups.rows)
     row = _opened(session, paths)
     hidden = session.is_hidden(row.path, blind)
     in_gallery = _chosen_view() == GALLERY
@@ -78,9 +74,9 @@ def draw(session: ReviewSession) -> None:
     address.keep(session, row.path, hidden=hidden)
     with st.sidebar:
         if groups:
-            place = worklist.place_of(groups, row.path)
+            place = groups.place_of(row.path)
             case_list.draw_groups(groups, place, blind)
-            rows = list(groups[place].rows)
+            rows = groups[place].rows
             paths = paths_of(rows)
         studies = groups[place].studies if groups else ()
         case_list.draw_images(session, rows, paths, row.path, blind, studies)

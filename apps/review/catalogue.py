@@ -96,6 +96,17 @@ class Catalogue:
                 self._groups.popitem(last=False)
             return table
 
+    def rows_at(self, places: Places, names: Sequence[str]) -> list[ScoreRow]:
+        """Return the rows at rising places with these columns alone; the others are empty."""
+        rows: list[ScoreRow] = []
+        known = [name for name in names if name in self.names]
+        for start, batch in self.parts(known):
+            low, high = np.searchsorted(places, [start, start + len(batch)])
+            taken = batch.take(pa.array(places[low:high] - start))
+            for values in taken.to_pylist():
+                rows.append(ScoreRow(**{"model_sha256": "", **values}))
+        return rows
+
     def place(self, path: str) -> int:
         """Return the place of a path, −1 where there is none."""
         return self.places([path]).get(path, -1)

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pyarrow as pa
@@ -23,12 +24,14 @@ from anodetect.record.failures import Failure
 from anodetect.record.rows import ScoreRow, SliceRow, rows_of
 from anodetect.stats.agreement import Judgements, Summary, precision_of, summary
 
-from . import known, large_list
+from . import known, large_groups, large_list
 from .catalogue import ByPath, Catalogue, Listed, Numbers, Paths, Places, Ranking, complete
 from .scores import MOST_CHOICES, NOTHING_NEW, KnownPaths, Scores
-from .worklist import Filter, Order
+from .worklist import Filter, Groups, Order
 
 ORDERS_KEPT = 3  # each takes 4 bytes a row
+SAMPLED = 20_000  # rows of the random sample that a page computes from
+COLUMNS = ("path", "group", "status", "score", "p_value", "flagged", "label", "kind", "depth")
 
 
 class PagedDirectory(ScoreDirectory):
@@ -113,8 +116,8 @@ class Check:
 
 @dataclass(frozen=True)
 class LargeScores(Scores):
-    """The scores of a directory of which only pages are read. Its patients and lots are not put
-    together, and `groups` is empty."""
+    """The scores of a directory of which only pages are read; `groups` is empty, since patients and
+    lots are read when they are asked for."""
 
     catalogue: Catalogue
     check: Check
@@ -152,6 +155,41 @@ class LargeScores(Scores):
         if order == "disagreement":
             found = large_list.by_disagreement(found, self.catalogue, judgements)
         return Listed(self.catalogue, found)
+
+    @cached_property
+    def sample(self) -> Sequence[ScoreRow]:
+        """Return SAMPLED rows drawn at random, the same ones for everybody, with what the page about
+        thresholds needs of them."""
+        return self.catalogue.rows_at(np.sort(self._blind_order[:SAMPLED]), COLUMNS)
+
+    @cached_property
+    def has_groups(self) -> bool:
+        """Return whether rows can be put together by patient or lot: if some have several, and if
+        they are not too many."""
+        return 0 < large_groups.count_in(self.directory.path) <= min(
+            self.count - 1, large_groups.MOST
+        )
+
+    def grouped(self, rows: Sequence[ScoreRow], judgements: Judgements, reviewer: str) -> Groups:
+        assert isinstance(rows, Listed)
+        mine = [path for path, given in judgements.items() if reviewer in given]
+        found = self._grouped_kept.get(rows)
+        if found is None:
+            columns, folder = self._group_columns, self.directory.path
+            found = large_groups.LargeGroups(self.catalogue, folder, columns, rows, mine)
+            self._grouped_kept[rows] = found
+        else:
+            found.count_judged(mine)
+        return found
+
+    @cached_property
+    def _group_columns(self) -> tuple[large_groups.Coded, large_groups.Coded]:
+        catalogue = self.catalogue
+        return large_groups.coded(catalogue, "group"), large_groups.coded(catalogue, "study")
+
+    @cached_property
+    def _grouped_kept(self) -> WeakKeyDictionary[Listed, large_groups.LargeGroups]:
+        return WeakKeyDictionary()
 
     def summary(self, judgements: Judgements, first: Judgements) -> Summary:
         judged = [path for path, given in judgements.items() if given and path in self.by_path]

@@ -12,7 +12,7 @@ from anodetect.stats.agreement import Judgements, Summary, summary
 
 from . import worklist
 from .known import Note
-from .worklist import Filter, Order
+from .worklist import Filter, Groups, Order
 
 NOTHING_NEW: Mapping[str, float] = MappingProxyType({})
 LARGE = 100_000  # rows; of more the table is never read whole
@@ -69,6 +69,20 @@ class Scores:
         if order == "novelty":
             rows = sorted(rows, key=lambda row: -novelty.get(row.path, -1.0))
         return rows
+
+    @property
+    def sample(self) -> Sequence[ScoreRow]:
+        """Return the rows that a page computes from: all, or a random sample of too many."""
+        return self.directory.rows
+
+    @property
+    def has_groups(self) -> bool:
+        """Return whether rows can be put together by patient or lot."""
+        return bool(self.group_names)
+
+    def grouped(self, rows: Sequence[ScoreRow], judgements: Judgements, reviewer: str) -> Groups:
+        """Return listed rows by patient or lot; see worklist.py."""
+        return Groups(worklist.grouped(rows, self.groups, judgements, reviewer))
 
     def summary(self, judgements: Judgements, first: Judgements) -> Summary:
         """Return the counts of the review; `first` are the first, blind judgements."""

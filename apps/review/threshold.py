@@ -22,7 +22,13 @@ def draw(session: ReviewSession) -> None:
     """Draw the page."""
     st.subheader("What another false-alarm rate would flag")
     st.caption("Only to look at: flags and p-values on record stay as they are.")
-    rows, audit = session.directory.rows, session.directory.audit
+    rows, audit = session.scores.sample, session.directory.audit
+    if session.scores.is_large:
+        st.caption(
+            f"All numbers are of a random sample of {len(rows):,} of the {session.scores.count:,} "
+            "rows, the same one for everybody; verdicts on other rows do not count here. "
+            f"A share of the sample is that of all rows to within {_margin(len(rows)):.1%} (95 %)."
+        )
     if not audit.calibration.groups:
         with st.container(border=True):
             st.text(audit.statement)
@@ -52,6 +58,11 @@ def draw(session: ReviewSession) -> None:
         estimates = _audit_sample(session, rows, percent / 100)
     _numbers(found, source, estimates)
     _charts(found, rows, truth, audit.calibration, estimates)
+
+
+def _margin(count: int) -> float:
+    """Return how far a share of a random sample of so many is at most from that of all, in 95 %."""
+    return 0.98 / count**0.5
 
 
 def _of_one_kind(rows: Sequence[ScoreRow]) -> list[ScoreRow]:
@@ -98,7 +109,7 @@ def _audit_sample(session: ReviewSession, rows: Sequence[ScoreRow], far: float) 
         "Go through the audit sample",
         key="open_sample",
         on_click=_open_sample,
-        args=(tuple(chosen), int(count) if len(rows) == session.scores.count else 0),
+        args=(tuple(chosen), int(count) if len(rows) == len(session.scores.sample) else 0),
     )
     return found
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import chain, islice
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, overload
 
 from anodetect.record.reviews import WITHDRAWN, Review
 from anodetect.record.rows import GroupRow, ScoreRow
@@ -43,19 +43,40 @@ class Filter:
 @dataclass(frozen=True)
 class Group:
     """A patient or lot: its listed rows, study by study, its own p-value and decision where they
-    are recorded, and how many of the rows the reviewer has judged."""
+    are recorded, and how many of the rows the reviewer has judged. `studies` are those of the rows,
+    in their order, () where one row has none."""
 
     name: str
-    rows: tuple[ScoreRow, ...]
+    rows: Sequence[ScoreRow]
     p_value: float | None
     flagged: bool
     judged: int
+    studies: tuple[str, ...] = ()
 
-    @property
-    def studies(self) -> tuple[str, ...]:
-        """The different studies of the rows, in their order; () where one row has none."""
-        found = tuple(dict.fromkeys(row.study for row in self.rows))
-        return () if "" in found else found
+
+class Groups(Sequence[Group]):
+    """Patients or lots in the order of their first rows, and all rows group by group."""
+
+    def __init__(self, groups: Sequence[Group]) -> None:
+        self._groups = groups
+        self.rows: Sequence[ScoreRow] = list(chain.from_iterable(each.rows for each in groups))
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    @overload
+    def __getitem__(self, place: int) -> Group: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Group]: ...
+    def __getitem__(self, place: int | slice) -> Group | Sequence[Group]:
+        return self._groups[place]
+
+    def place_of(self, path: str) -> int:
+        """Return the index of the group that holds an image, 0 where none does."""
+        for n, group in enumerate(self._groups):
+            if any(row.path == path for row in group.rows):
+                return n
+        return 0
 
 
 # -- Order and filters -----------------------------------------------------------------------------
@@ -230,13 +251,16 @@ def grouped(
     for name, group_rows in members.items():
         decision = recorded.get(name)
         judged = sum(reviewer in judgements.get(row.path, {}) for row in group_rows)
+        listed = tuple(_by_study(group_rows))
+        studies = tuple(dict.fromkeys(row.study for row in listed))
         groups.append(
             Group(
                 name=name,
-                rows=tuple(_by_study(group_rows)),
+                rows=listed,
                 p_value=decision.p_value if decision else None,
                 flagged=decision is not None and bool(decision.flagged),
                 judged=judged,
+                studies=() if "" in studies else studies,
             )
         )
     return groups
@@ -248,11 +272,3 @@ def _by_study(rows: Sequence[ScoreRow]) -> list[ScoreRow]:
     for row in rows:
         studies.setdefault(row.study, []).append(row)
     return list(chain.from_iterable(studies.values()))
-
-
-def place_of(groups: Sequence[Group], path: str) -> int:
-    """Return the index of the group that holds an image, 0 where none does."""
-    for n, group in enumerate(groups):
-        if any(row.path == path for row in group.rows):
-            return n
-    return 0
