@@ -120,8 +120,9 @@ def test_what_is_sent_again_after_a_new_start_is_recorded_once(shelf, folder, mo
     monkeypatch.setattr(gallery, "st", SimpleNamespace(session_state=state))
     monkeypatch.setattr("apps.review.drafts.st", SimpleNamespace(session_state=state))
     items = shelves.items("shelf", 0, 3)
-    sent = [Given(f"v{n}", item.ticket, "normal", proof_of(item.ticket)) for n, item in
-            enumerate(items)]
+    sent = [
+        Given(f"v{n}", item.ticket, "normal", proof_of(item.ticket)) for n, item in enumerate(items)
+    ]
     sent.append(Given("u", "", "undo"))
     for start in range(2):
         monkeypatch.setattr(receipts, "_done", {})

@@ -315,7 +315,9 @@ def test_undo_says_what_it_undid_and_opens_its_case(review, directory):
     receive(review, paths, 1, verdict(directory, 2, comment="chip"))
     judged = replace(review, judgements=in_force(review.store.read()))
     receive(judged, paths, 2, {"id": "u", "ticket": "", "verdict": receipts.UNDO})
-    assert receipts._done_of(review)["u"].receipt.text == f"took back normal on {paths[2]}, record 2"
+    assert (
+        receipts._done_of(review)["u"].receipt.text == f"took back normal on {paths[2]}, record 2"
+    )
     assert state.open == paths[2] and viewing.drafts.draft_of(review, paths[2]).comment == "chip"
 
 

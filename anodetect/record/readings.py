@@ -85,8 +85,8 @@ def verdicts(reviews: Iterable[Review]) -> dict[str, dict[str, str]]:
 
 
 class Progress:
-    """Where a study stands: the verdicts in force, and which cases are open. It is brought on record
-    by record, so that a further one takes equally long however many there are."""
+    """Where a study stands: the verdicts in force, and which cases are open. It is brought on
+    record by record, so that a further one takes equally long however many there are."""
 
     def __init__(self, plan: Plan, rows: Iterable[ScoreRow]) -> None:
         self._plan = plan

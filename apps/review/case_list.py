@@ -26,8 +26,8 @@ NOVELTY = (
     "have judged something."
 )
 MANY = (
-    "Of more than 100 000 rows only pages are read: there is no order by novelty, which would compare "
-    "each row with all others, and Threshold looks at a random sample."
+    "Of more than 100 000 rows only pages are read: there is no order by novelty, which would "
+    "compare each row with all others, and Threshold looks at a random sample."
 )
 FLAGGED = {"all": None, "yes": True, "no": False}  # the choices of the filter
 AROUND = 12  # images listed on either side of the open one

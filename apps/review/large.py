@@ -158,16 +158,16 @@ class LargeScores(Scores):
 
     @cached_property
     def sample(self) -> Sequence[ScoreRow]:
-        """Return SAMPLED rows drawn at random, the same ones for everybody, with what the page about
-        thresholds needs of them."""
+        """Return SAMPLED rows drawn at random, the same ones for everybody, with what the page
+        about thresholds needs of them."""
         return self.catalogue.rows_at(np.sort(self._blind_order[:SAMPLED]), COLUMNS)
 
     @cached_property
     def has_groups(self) -> bool:
         """Return whether rows can be put together by patient or lot: if some have several, and if
         they are not too many."""
-        return 0 < large_groups.count_in(self.directory.path) <= min(
-            self.count - 1, large_groups.MOST
+        return (
+            0 < large_groups.count_in(self.directory.path) <= min(self.count - 1, large_groups.MOST)
         )
 
     def grouped(self, rows: Sequence[ScoreRow], judgements: Judgements, reviewer: str) -> Groups:

@@ -44,7 +44,7 @@ def coded(catalogue: Catalogue, name: str) -> Coded:
 
 
 def count_in(folder: Path) -> int:
-    """Return how many patients or lots a score directory has recorded; 0 where that is not known."""
+    """Return how many patients or lots a score directory has on record; 0 where it has none."""
     file = folder / "groups.parquet"
     return parquet.read_metadata(file).num_rows if file.is_file() else 0
 
