@@ -1,4 +1,4 @@
-"""How far the reading of a case is, for the bar that the browser shows meanwhile.
+"""The share of a case that is read, for the bar that the browser shows meanwhile.
 
 Reading goes through steps, and each says that it is reached. Shares are what steps take of the time
 for large files, about; a step of a file of one piece has no shares of its own.

@@ -1,4 +1,4 @@
-"""What became of the verdicts that browsers send, the viewer's and the gallery's.
+"""The outcome of the verdicts that browsers send, the viewer's and the gallery's.
 
 Each verdict has an id, and is recorded once however often it is sent: this process remembers the
 receipts, and the store knows ids from before a new start. Streamlit starts the next drawing of a
