@@ -80,6 +80,41 @@ def test_regions_come_back_from_cvat_as_documented(exported, tmp_path, masks):
     assert not read(tmp_path, as_cvat(content, masks=masks), "test/good/0000.png").any()
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # its own
+@pytest.mark.parametrize("compress", [False, True])
+def test_regions_come_back_from_the_library_under_the_converter_of_cvat(
+    exported, tmp_path, compress
+):
+    """datumaro reads and writes masks with pycocotools, as CVAT does."""
+    coco = pytest.importorskip("pycocotools.coco", reason="pycocotools is not installed")
+    runs = pytest.importorskip("pycocotools.mask", reason="pycocotools is not installed")
+    content, mask = exported
+    known = coco.COCO(str(tmp_path / "reviews.json"))
+    assert [each["name"] for each in known.loadCats(known.getCatIds())] == ["anomaly"]
+    (number,) = known.getImgIds(catIds=known.getCatIds())  # the other image has no region
+    assert known.loadImgs(number)[0]["file_name"] == content["images"][0]["file_name"]
+    assert known.getAnnIds(areaRng=[199, 201]) == [content["annotations"][0]["id"]]
+
+    # Its own rule decides which pixels on its edge an oblique outline marks; boxes stay the same.
+    drawn = np.zeros_like(mask)
+    back = {**content, "annotations": []}
+    for each in content["annotations"]:
+        own = known.annToMask(known.loadAnns(each["id"])[0]).astype(bool)
+        text = " ".join(f"{x},{y}" for x, y in np.reshape(each["segmentation"][0], (-1, 2)))
+        ours = judged.mask_of(marks.parse(text), SIZE)
+        is_box = each["area"] == each["bbox"][2] * each["bbox"][3]
+        assert (own != ours).sum() <= (0 if is_box else 25)
+        drawn |= own
+
+        counts = runs.encode(np.asfortranarray(ours.astype(np.uint8)))["counts"].decode()
+        if not compress:
+            counts = runs_of(ours)
+        stored = {"size": list(SIZE[::-1]), "counts": counts}
+        back["annotations"].append({**each, "segmentation": stored, "iscrowd": 1})
+    assert (drawn != mask).sum() <= 25
+    assert (read(tmp_path, back) == mask).all()
+
+
 @pytest.mark.parametrize("masks", [False, True])
 def test_regions_come_back_from_the_converter_of_cvat(exported, tmp_path, masks):
     datumaro = pytest.importorskip("datumaro", reason="datumaro is not installed")

@@ -174,7 +174,7 @@ class Viewer {
   private async follow(ticket: string): Promise<void> {
     const bar = make("progress", { "aria-label": "Reading the image", max: "1" });
     const step = make("span", { class: "step" });
-    this.say("Reading the image …", bar, " ", step);
+    this.say("Reading the image … ", step, bar);
     while (bar.isConnected) {
       await new Promise((done) => setTimeout(done, EVERY));
       const answer = await fetch(`${this.state.data!.address}progress/${ticket}`).catch(() => null);
