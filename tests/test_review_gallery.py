@@ -227,3 +227,17 @@ def test_several_are_selected_judged_and_the_address_leads_back(page):
     page.keyboard.press("j")
     expect(page.locator("#viewer[data-case='part-007.png']")).to_have_count(1)
     page.wait_for_url(re.compile("case=part-007.png"))
+
+    # The picture of a line stands beside the list while the pointer is there.
+    table = page.locator("[class*=st-key-list-] .dvn-scroller").first
+    box, peek = table.bounding_box(), page.locator("#peek")
+    page.mouse.move(box["x"] + 60, box["y"] + 44 * 2.5)
+    expect(peek).to_have_attribute("data-painted", "true")
+    beside = peek.bounding_box()
+    assert beside["width"] >= 240 and beside["height"] >= 240
+    assert beside["x"] >= box["x"] + box["width"]
+    first = peek.get_attribute("data-ticket")
+    page.mouse.move(box["x"] + 60, box["y"] + 44 * 3.5)
+    expect(peek).not_to_have_attribute("data-ticket", first)
+    page.mouse.move(box["x"] + 700, box["y"])
+    expect(peek).to_be_hidden()

@@ -61,7 +61,7 @@ def settle(
     session: ReviewSession, sent: Sequence[V], record: Callable[[V], Done], path: str
 ) -> list[Done]:
     """Record each verdict with `record`, unless it is recorded, and return what became of it.
-    `path` is the case that stays open where one could not be recorded."""
+    Where one could not be recorded the case stays open that was: `path` at first."""
     found = []
     with _recording:
         kept = _done_of(session)
@@ -73,6 +73,7 @@ def settle(
                 except AnodetectError as error:
                     known = Done(Receipt(each.id, str(error), problem=True), path)
                 kept[each.id] = known
+            path = known.path
             found.append(known)
         for old in list(kept)[:-KEPT]:
             del kept[old]

@@ -31,6 +31,7 @@ from .tickets import OFFICE, Ticket
 
 COMPONENT = "viewer"
 BEHIND, AHEAD, UNJUDGED = 6, 12, 6  # cases that the viewer is told of beside the open one
+RECEIPTS = 100  # the last ones, that the viewer is told of
 # Streamlit sends this with each drawing of the page; the viewer itself is fetched once.
 SCRIPT = """
 export default function (component) {
@@ -124,7 +125,7 @@ def draw(session: ReviewSession, row: ScoreRow, paths: Sequence[str], blind: boo
         "cards": [asdict(card) for card in by_path.values()],
         "order": [by_path[path].ticket for path in around],
         "unjudged": [by_path[path].ticket for path in unjudged],
-        "receipts": [asdict(receipt) for receipt in receipts.receipts_of(session)],
+        "receipts": [asdict(receipt) for receipt in receipts.receipts_of(session)[-RECEIPTS:]],
         "keys": {key.lower(): verdict for verdict, key in state.verdict_keys.items()},
         "reviewer": session.reviewer,
         "address": "viewer/",
