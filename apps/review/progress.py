@@ -20,7 +20,7 @@ class Progress:
 
 READING = Progress(0.02, "reading the file")
 DECODING = Progress(0.15, "decoding it")
-MAP = Progress(0.4, "reading its map")
+MAP = Progress(0.31, "reading its map")
 PYRAMID = Progress(0.6, "preparing it for the screen")
 
 _report: ContextVar[Callable[[Progress], None] | None] = ContextVar("report", default=None)
