@@ -1,7 +1,7 @@
 """The page that shows what another false-alarm rate would flag; it changes nothing on record."""
 
 from collections.abc import Sequence
-from math import isnan
+from math import isnan, sqrt
 from typing import Any
 
 import streamlit as st
@@ -62,7 +62,7 @@ def draw(session: ReviewSession) -> None:
 
 def _margin(count: int) -> float:
     """Return how far a share of a random sample of so many is at most from that of all, in 95 %."""
-    return 0.98 / count**0.5
+    return 0.98 / sqrt(count)
 
 
 def _of_one_kind(rows: Sequence[ScoreRow]) -> list[ScoreRow]:
