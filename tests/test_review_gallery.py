@@ -232,6 +232,7 @@ def test_several_are_selected_judged_and_the_address_leads_back(page):
     page.wait_for_selector("[data-test-script-state=notRunning]", state="attached")
     page.wait_for_timeout(2000)  # the list is drawn anew, and moves
     table = page.locator("[class*=st-key-list-] .dvn-scroller").first
+    table.scroll_into_view_if_needed()
     box, peek, seen = table.bounding_box(), page.locator("#peek"), set()
     for line in (2.5, 3.5):
         page.mouse.move(box["x"] + 60, box["y"] + 44 * line)
