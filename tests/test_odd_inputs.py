@@ -1,11 +1,13 @@
 """Inputs that are odd, but not damaged: each is read as what it is, or refused with the reason."""
 
+import os
+
 import numpy as np
 import pytest
 import tifffile
 
 import anodetect
-from anodetect.data import readers, scan
+from anodetect.data import cards, readers, scan
 from anodetect.errors import DataError, ImageError
 
 
@@ -47,3 +49,19 @@ def test_a_link_that_leads_nowhere_is_not_called_a_missing_file(tmp_path, target
     (tmp_path / "other.png").symlink_to("link.png")
     with pytest.raises(ImageError, match="symbolic link that leads nowhere"):
         readers.read_image(tmp_path / "link.png")
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [("", "an empty path"), (os.devnull, "neither a file nor a folder"), ("no/where", "no such")],
+)
+def test_what_is_no_place_of_images_is_called_what_it_is(data, reason):
+    """An empty path, as of a variable that is not set, was the folder one stands in."""
+    with pytest.raises(DataError, match=reason):
+        cards.open_data(data)
+
+
+def test_a_run_is_no_data_set(pca_run):
+    """Its manifest lists the images that it was made from, by paths that are not in it."""
+    with pytest.raises(DataError, match="a run of anodetect, not images"):
+        cards.open_data(str(pca_run))

@@ -124,6 +124,8 @@ def open_data(
     `channels` the files of a study are one record. Raises DataError if `data` is none of these,
     ConfigError if one of these options is given for something else than a folder.
     """
+    if not data:
+        raise DataError("an empty path; give a file, a folder ('.' is this one) or a data set")
     path = Path(data)
     if path.is_dir():
         return scan(
@@ -142,6 +144,8 @@ def open_data(
     if path.is_file():
         return _one_file(path)
 
+    if path.exists():
+        raise DataError(f"{data}: neither a file nor a folder")
     name, _, variant = data.partition(":")
     pages = all_pages()
     if name not in pages:

@@ -14,6 +14,7 @@ from anodetect.data.walk import unreadable, walk
 from anodetect.errors import DataError
 from anodetect.files import path_text
 
+RUN = ("model.safetensors", "train.jsonl", MANIFEST)  # files of a run
 UNLISTED = "images and masks that the manifest does not list as images"
 
 
@@ -34,6 +35,8 @@ def scan(
     if not folder.is_dir():
         raise DataError(f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}")
 
+    if all((folder / name).is_file() for name in RUN):
+        raise DataError(f"{folder}: a run of anodetect, not images; its manifest is of others")
     manifest = manifest_of(folder)
     if manifest is not None and kind_normal:
         raise DataError(f"{manifest}: it says what is normal; leave --kind-normal out")
