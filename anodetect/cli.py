@@ -134,7 +134,11 @@ def train(
     finding |= {"known_anomalies": known_anomalies, "allow_missing": allow_missing}
     reading = _reading(select, frames, flip_right)
     if dry_run:
-        _print_inspection(data, kind_normal, as_json, reading=reading, **finding)
+        from anodetect.commands.fold_plan import CalibrationPlan
+
+        name = _detector_or_default(detector, allow_few)
+        plan = CalibrationPlan(name, folds, drop_odd is not None, allow_few, budget)
+        _print_inspection(data, kind_normal, as_json, reading=reading, plan=plan, **finding)
         return
     from anodetect.config import read_values
 
@@ -169,11 +173,10 @@ def _run_training(
 ) -> None:
     """Train a run, or with `each` one for each of several data sets, and print what came of it."""
     from anodetect.commands import train as command
-    from anodetect.detectors import FOR_FEW, RECOMMENDED
 
     with terminal.reporting() as reporter:
         if detector is None:
-            detector = FOR_FEW if settings["allow_few"] else RECOMMENDED
+            detector = _detector_or_default(None, settings["allow_few"])
             reporter.say(f"no --detector given: {detector}, as docs/detectors.md recommends")
         if each:
             results = command.train_each(data, detector, out, reporter=reporter, **settings)
@@ -183,6 +186,13 @@ def _run_training(
     if result is not None:  # none from a process that helps another
         seconds = result.facts.training.train_seconds
         finish(result.as_json(), as_json, f"{out}: {detector} trained in {seconds:.1f} s")
+
+
+def _detector_or_default(detector: str | None, allow_few: bool) -> str:
+    """Return a detector's name, by default the one that is recommended."""
+    from anodetect.detectors import FOR_FEW, RECOMMENDED
+
+    return detector or (FOR_FEW if allow_few else RECOMMENDED)
 
 
 def _reading(select: str | None, frames: bool, flip_right: bool) -> "Reading":

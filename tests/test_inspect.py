@@ -9,10 +9,12 @@ import pytest
 from PIL import Image
 
 import anodetect
+from anodetect.cli import app
 from anodetect.commands import inspect as command
+from anodetect.commands.fold_plan import CalibrationPlan
 from anodetect.commands.train import train_each
-from anodetect.data import synthetic
-from anodetect.errors import DataError
+from anodetect.data import split, synthetic
+from anodetect.errors import ConfigError, DataError
 from anodetect.record import directories, runs
 
 
@@ -133,3 +135,54 @@ def test_calibration_takes_what_is_said_to_be_normal(pca_run, tmp_path):
     anodetect.calibrate(pca_run, str(tmp_path / "all"), tmp_path / "again", kind_normal=["lot 1"])
     rows = runs.read_manifest(tmp_path / "again")
     assert {row.path.split("/")[0] for row in rows if row.role == "calibrate"} == {"lot 1"}
+
+
+# -- What would calibrate --------------------------------------------------------------------------
+
+
+def lots(folder, count):
+    """A folder with so many lots of two normals each."""
+    synthetic.write(folder, train=2 * count, test=2, size=32)
+    names = sorted(file.name for file in (folder / "train/good").iterdir())
+    lines = [f"train/good/{name},train,0,lot{place // 2}" for place, name in enumerate(names)]
+    (folder / "manifest.csv").write_text("\n".join(["path,split,label,group", *lines]))
+    return folder
+
+
+def dry_run(capsys, *arguments):
+    """What `train --dry-run` says, in lines."""
+    arguments = [*map(str, arguments), "--out", "no-such-run", "--dry-run", "--json"]
+    app(["train", *arguments], standalone_mode=False)
+    return json.loads(capsys.readouterr().out)
+
+
+def test_a_dry_run_says_what_folds_cost_and_promise(capsys, tmp_path, monkeypatch):
+    """30 lots: a fifth is too few for a promise at 5 %, all of them are enough."""
+    monkeypatch.setattr(split, "FOLDS", 5)
+    folder = lots(tmp_path / "lots", 30)
+    planned = dry_run(capsys, folder, "--detector", "anoddpm", "--folds", "4", "--budget", "2")
+    text = "\n".join(planned["summary"])
+    assert "--folds 4: 5 models learn, of which one is kept; each has 0.4 of the 2 min" in text
+    assert "60 images in 30 groups calibrate: p-values from 0.0323" in text
+    assert "no theorem says so" in text and "all to learn from and, in 4 folds" in text
+    assert planned["rows"][0]["use"] == "learn and calibrate"
+
+    alone = "\n".join(dry_run(capsys, folder, "--detector", "anoddpm")["summary"])
+    assert "in 6 groups calibrate" in alone and "too few for a promise by groups at 5%" in alone
+    assert "with --folds 5 all 30 groups calibrate, enough for that" in alone
+
+
+def test_the_promise_of_a_dry_run_is_that_of_the_run(tmp_path):
+    folder = lots(tmp_path / "lots", 30)
+    plan = CalibrationPlan("pca", folds=3)
+    summary = "\n".join(command.inspect(str(folder), plan=plan).summary)
+    anodetect.train(str(folder), "pca", tmp_path / "run", values={"components": 3}, folds=3)
+    calibration = runs.read(tmp_path / "run").calibration
+    assert f"{len(calibration.scores)} images in {calibration.n_groups} groups" in summary
+    realised = calibration.realised(0.05)
+    assert f"{realised.most:.2%} of new" in summary or realised.most > realised.mean
+    assert f"at most {realised.bound():.2%} after 19 of 20" in summary
+    with pytest.raises(ConfigError, match="--drop-odd"):
+        command.inspect(str(folder), plan=CalibrationPlan("pca", folds=3, drops_odd=True))
+    refused = command.inspect(str(folder), plan=CalibrationPlan("pca", folds=31)).summary
+    assert any(line.startswith("train would refuse it: --folds 31") for line in refused)

@@ -8,9 +8,8 @@ model fitted again was taken, and not all of them together.
 
 import io
 import json
-import os
 import tempfile
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,9 +18,6 @@ import numpy as np
 from anodetect.commands.calibrate import Calibrated, calibrate_model
 from anodetect.commands.normals import LeftOut
 from anodetect.data import split
-from anodetect.data.records import Record
-from anodetect.detectors import entry_named
-from anodetect.errors import ConfigError
 from anodetect.files import write_atomic
 from anodetect.model.colour_scale import some_for_scale
 from anodetect.model.decoded import DecodedFiles
@@ -37,41 +33,6 @@ from anodetect.stats.mask_rule import RegionMeasure
 from anodetect.types import Reporter
 
 MakeModel = Callable[[split.Roles], Model]
-
-
-def check_folds(folds: int | None, *, drops_odd: bool) -> None:
-    """Raise ConfigError if folds cannot be had as they are asked for; None and 0 ask for none."""
-    if not folds:
-        return
-    if drops_odd:
-        raise ConfigError(
-            "--drop-odd chooses among the images to fit, and every fold would choose others; take "
-            "--folds 0"
-        )
-    if _processes() > 1:
-        raise ConfigError("--folds trains in one process; start it without torchrun")
-
-
-def folds_of(
-    folds: int | None,
-    detector: str,
-    records: Sequence[Record],
-    to_fit: Collection[str],
-    *,
-    drops_odd: bool,
-) -> int:
-    """Return into how many folds normals are cut: as many as are asked for, with None
-    `split.usual_folds` for a detector that learns in seconds; 0 for none."""
-    if folds is not None:
-        return folds
-    if not entry_named(detector).train_free or drops_odd or _processes() > 1:
-        return 0
-    return split.usual_folds(records, to_fit)
-
-
-def _processes() -> int:
-    """Return how many processes train together."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def calibrate_folds(

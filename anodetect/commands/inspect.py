@@ -11,6 +11,7 @@ from typing import Any
 from rich.table import Table
 
 from anodetect.commands.channels import wanted_channels
+from anodetect.commands.fold_plan import CalibrationPlan, count_of, plan_lines
 from anodetect.commands.texts import drawn
 from anodetect.data import cards, split
 from anodetect.data.channels import Channels
@@ -33,6 +34,7 @@ NAMED = 5  # volumes with uneven slices of a row that are printed
 THUMBNAILS = 3  # pictures of a folder on the page
 SIDE = 160  # of a picture, in pixels
 LEARN, CALIBRATE, TEST, UNCLEAR = "learn", "calibrate", "test", "unclear"
+BOTH = "learn and calibrate"  # in folds
 MASK = "mask"
 KNOWN = "learn as anomalous"
 IN_TRAIN = "passed over: anomalous, in the train part"
@@ -89,6 +91,7 @@ def inspect(
     channels: str | None = None,
     allow_missing: bool = False,
     page: Path | None = None,
+    plan: CalibrationPlan | None = None,
 ) -> Inspection:
     """Return what a folder, file or card holds; a few files of each folder are opened, and read
     as `reading` says.
@@ -96,7 +99,8 @@ def inspect(
     With `page` an HTML page with pictures from every folder is written there. With
     `known_anomalies` those of a manifest would be learned from. `channels` are several files of
     each image, as for `train`. The parts that images would have in a training are those before
-    copies and unreadable files are known.
+    copies and unreadable files are known. With `plan` the summary says what a training with these
+    arguments would calibrate with, and what it could promise.
     """
     dataset = cards.open_data(
         data,
@@ -106,7 +110,9 @@ def inspect(
         channels=wanted_channels(channels, allow_missing=allow_missing),
     )
     by_place: dict[tuple[str, str, str], list[Record]] = {}
-    uses = uses_of(dataset)
+    folds = 0 if plan is None or dataset.doubt else count_of(plan, dataset)
+    planned = [] if plan is None or dataset.doubt else plan_lines(plan, dataset)
+    uses = uses_of(dataset, folds)
     for record in dataset.records:
         folder = str(PurePosixPath(record.id).parent)
         by_place.setdefault((folder, record.kind, uses[record.id]), []).append(record)
@@ -122,16 +128,16 @@ def inspect(
         layout=dataset.layout,
         doubt=dataset.doubt,
         rows=tuple(rows),
-        passed_over=reasons(dataset.passed_over),
-        summary=(*summary(dataset), *_uneven_line(rows)),
+        passed_over=dict(reasons(dataset.passed_over)),  # asdict spoils a Counter
+        summary=(*summary(dataset, folds), *planned, *_uneven_line(rows)),
     )
     if page is not None:
         write_atomic(page, _page(inspection, pictures))
     return inspection
 
 
-def uses_of(dataset: Dataset) -> dict[str, str]:
-    """Return what each record would be used for in a training, by its id."""
+def uses_of(dataset: Dataset, folds: int = 0) -> dict[str, str]:
+    """Return what each record would be used for in a training with so many folds, by its id."""
     uses = {}
     known = {record.id for record in dataset.anomalies()}
     for record in dataset.records:
@@ -144,8 +150,11 @@ def uses_of(dataset: Dataset) -> dict[str, str]:
     if dataset.doubt:
         return uses
 
+    groups = {record.group for record in dataset.anomalies()}
+    if folds:
+        both = [record.id for record in dataset.training() if record.group not in groups]
+        return uses | dict.fromkeys(both, BOTH)
     try:
-        groups = {record.group for record in dataset.anomalies()}
         roles = split.assign(dataset.training(), to_fit=groups)
     except DataError:  # too few: training will say so
         return uses
@@ -155,12 +164,12 @@ def uses_of(dataset: Dataset) -> dict[str, str]:
 def summary(dataset: Dataset, folds: int = 0) -> list[str]:
     """Return in a few lines what was found and what it would be used for, normals in so many
     folds."""
-    uses = Counter(uses_of(dataset).values())
+    uses = Counter(uses_of(dataset, folds).values())
     lines = [f"{dataset.name}: {dataset.layout}"]
     if dataset.doubt:
         lines.append(f"nothing is learned from it: {dataset.doubt}")
     else:
-        total = uses[LEARN] + uses[CALIBRATE]
+        total = uses[LEARN] + uses[CALIBRATE] + uses[BOTH]
         use = f"{uses[LEARN]} to learn from and {uses[CALIBRATE]} to calibrate with"
         if folds:
             use = f"all to learn from and, in {folds} folds, to calibrate with"

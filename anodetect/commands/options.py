@@ -71,7 +71,12 @@ KindNormal = Annotated[
     ),
 ]
 DryTraining = Annotated[
-    bool, typer.Option("--dry-run", help="Only say what would be learned from, as `data inspect`.")
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Only say what would be learned from, as `data inspect`, what would calibrate, and "
+        "which promise follows.",
+    ),
 ]
 Each = Annotated[
     bool,

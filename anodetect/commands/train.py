@@ -17,7 +17,8 @@ from anodetect.commands.anomalies import check_can_learn, groups_of_anomalies, w
 from anodetect.commands.brains import brain_warnings, check_brain
 from anodetect.commands.calibrate import Calibrated, calibrate_model
 from anodetect.commands.channels import check_settings, wanted_channels
-from anodetect.commands.folds import MakeModel, calibrate_folds, check_folds, folds_of
+from anodetect.commands.fold_plan import check_folds, folds_of
+from anodetect.commands.folds import MakeModel, calibrate_folds
 from anodetect.commands.inspect import summary
 from anodetect.commands.limit import plant_and_score
 from anodetect.commands.manifest import manifest_rows
