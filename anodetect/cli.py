@@ -16,6 +16,7 @@ from anodetect.errors import AnodetectError, ConfigError, DataError, one_line
 from anodetect.files import printable
 
 if TYPE_CHECKING:
+    from anodetect.commands.fold_plan import CalibrationPlan
     from anodetect.data.reading import Reading
 
 app = typer.Typer(
@@ -134,11 +135,8 @@ def train(
     finding |= {"known_anomalies": known_anomalies, "allow_missing": allow_missing}
     reading = _reading(select, frames, flip_right)
     if dry_run:
-        from anodetect.commands.fold_plan import CalibrationPlan
-
-        name = _detector_or_default(detector, allow_few)
-        plan = CalibrationPlan(name, folds, drop_odd is not None, allow_few, budget)
-        _print_inspection(data, kind_normal, as_json, reading=reading, plan=plan, **finding)
+        finding["plan"] = _calibration_plan(detector, folds, drop_odd, allow_few, budget)
+        _print_inspection(data, kind_normal, as_json, reading=reading, **finding)
         return
     from anodetect.config import read_values
 
@@ -186,6 +184,20 @@ def _run_training(
     if result is not None:  # none from a process that helps another
         seconds = result.facts.training.train_seconds
         finish(result.as_json(), as_json, f"{out}: {detector} trained in {seconds:.1f} s")
+
+
+def _calibration_plan(
+    detector: str | None,
+    folds: int | None,
+    drop_odd: float | None,
+    allow_few: bool,
+    budget: float | None,
+) -> "CalibrationPlan":
+    """Return what decides what a training calibrates with."""
+    from anodetect.commands.fold_plan import CalibrationPlan
+
+    name = _detector_or_default(detector, allow_few)
+    return CalibrationPlan(name, folds, drop_odd is not None, allow_few, budget)
 
 
 def _detector_or_default(detector: str | None, allow_few: bool) -> str:

@@ -1,7 +1,7 @@
 """Statistics against packages by others, and against slow code that shares nothing with ours.
 
-crepes (conformal prediction) and statsmodels come with the extra `dev`; where they are not installed
-the tests that need them are skipped, and SciPy and the slow code still say the same.
+crepes (conformal prediction) and statsmodels come with the extra `dev`. Without them the tests that
+need them are skipped, and SciPy and the slow code still say the same.
 """
 
 import numpy as np

@@ -1,5 +1,5 @@
-"""What a training would calibrate with, before it begins: how many folds, what they cost, and which
-promise follows. No torch."""
+"""A training before it begins: how many folds would calibrate, what they cost, and which promise
+follows. No torch."""
 
 import os
 from collections.abc import Collection, Sequence

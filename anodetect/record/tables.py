@@ -15,6 +15,7 @@ from pyarrow import parquet
 
 from anodetect.errors import RunError, one_line
 from anodetect.files import atomic, refuse_strange
+from anodetect.record.bounded import bounded_table, check_shape
 from anodetect.record.rows import Row, check_columns, schema_of
 
 PART = 4096  # rows that are written at a time
@@ -142,6 +143,7 @@ class ParquetParts:
         refuse_strange(self.file)
         with _readable(self.file), self.file.open("rb") as stream:
             opened = parquet.ParquetFile(stream)
+            check_shape(opened, stream.seek(0, 2))
             yield _completed(opened.schema_arrow.empty_table(), self.row_type, self.added)
             for batch in opened.iter_batches(PART, use_threads=False):
                 table = pa.Table.from_batches([batch])
@@ -150,10 +152,11 @@ class ParquetParts:
 
 def parquet_table(file: Path) -> pa.Table:
     """Return the table in a Parquet file, whatever its columns; RunError if it is no file of its
-    own folder, and what opening and pyarrow raise."""
+    own folder, ValueError if it is larger than its file can be, and what opening and pyarrow
+    raise."""
     refuse_strange(file)
     with file.open("rb") as stream:  # pyarrow opens no path with bytes that are not UTF-8
-        return parquet.read_table(stream)
+        return bounded_table(stream)
 
 
 def csv_difference(file: Path, table: pa.Table) -> int | None:

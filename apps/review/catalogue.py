@@ -20,6 +20,7 @@ from pyarrow import parquet
 
 from anodetect.errors import RunError
 from anodetect.files import refuse_strange
+from anodetect.record.bounded import check_shape
 from anodetect.record.rows import ScoreRow, rows_of, schema_of
 
 PART = 2**16  # rows of a column that are read at a time
@@ -42,7 +43,8 @@ class Catalogue:
         refuse_strange(file)
         try:
             self._file = parquet.ParquetFile(_source(file))
-        except (OSError, pa.ArrowException):
+            check_shape(self._file, file.stat().st_size)
+        except (OSError, ValueError, pa.ArrowException):
             raise RunError(f"{file}: cannot be read; put back a copy, or score again") from None
         self.file = file
         self.count: int = self._file.metadata.num_rows
