@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from anodetect.stats import drift, metrics
 from anodetect.stats.calibration import Calibration
 from anodetect.stats.decision import Rule, decide
+from anodetect.stats.mask_rule import RegionMeasure
 
 Doubles = NDArray[np.float64]
 
@@ -168,6 +169,33 @@ def rate_lines(repetitions: int) -> Iterator[Line]:
         yield Line("rate below its bound", case, "≥ .95", held / repetitions, repetitions)
 
 
+# -- Masks -----------------------------------------------------------------------------------------
+
+
+def mask_lines(repetitions: int) -> Iterator[Line]:
+    """Yield how often the rate of new groups with a region that counts stays below the bound of the
+    statement, where calibration groups are too few for a promise by groups."""
+    times = repetitions // 5
+    for sizes in ([20] * 12, [20] * 5, [20] * 18, [1, 5, 25] * 4, [3] * 12):
+        for alike in (0.0, 0.5, 0.9):
+            held = sum(_masks_below_bound(sizes, alike, seed) for seed in range(times))
+            shown = " to ".join(map(str, sorted({min(sizes), max(sizes)})))
+            case = f"{len(sizes)} groups of {shown}, images alike by {alike}"
+            yield Line("masks below their bound", case, "≥ .93", held / times, times)
+
+
+def _masks_below_bound(sizes: Sequence[int], alike: float, seed: int) -> bool:
+    rng = np.random.default_rng(seed)
+    old = sample(rng, sizes, alike)
+    measure = RegionMeasure(-9.0, "mass")
+    calibration = Calibration(old.scores, old.scores, old.groups, measure, old.scores)
+    rule, many = calibration.mask_rule(0.05), list(sizes) * (400 // len(sizes))
+    new = sample(rng, many, alike)
+    highest = np.full(len(many), -np.inf)
+    np.maximum.at(highest, np.array(new.groups, np.int64), new.scores)
+    return bool((highest > rule.least).mean() <= calibration.marked_groups(0.05).bound())
+
+
 # -- Intervals -------------------------------------------------------------------------------------
 
 
@@ -196,6 +224,7 @@ PROMISES: dict[str, Callable[[int], Iterator[Line]]] = {
     "time": time_lines,
     "groups": group_lines,
     "rates": rate_lines,
+    "masks": mask_lines,
     "intervals": interval_lines,
 }
 

@@ -184,7 +184,7 @@ def test_the_share_of_whole_groups_with_a_false_region_is_said_where_images_are_
         for place in range(12):
             rest = np.sort(np.concatenate([own[k] for k in range(12) if k != place]))[::-1]
             marked.append(own[place].max() > rest[int(0.05 * (len(rest) + 1) + 1e-9) - 1])
-        assert f"; {np.mean(marked):.0%} of the calibration groups" in known.mask_statement(0.05)
+        assert f": {np.mean(marked):.0%} of new groups, or of volumes" in known.mask_statement(0.05)
         shares.append(np.mean(marked))
         new = [patients[number] for number in drawn[12:]]
         rates.append(np.mean([each.max() > known.mask_rule(0.05).least for each in new]))

@@ -10,7 +10,9 @@ from anodetect.errors import ConfigError
 from anodetect.stats import metrics
 from anodetect.stats.calibration import Calibration
 from anodetect.stats.evaluation import LabelledScore, MeasureByColumn
+from anodetect.stats.mask_rule import RegionMeasure
 from anodetect.stats.realised import beta_binomial
+from benchmarks import promises
 
 
 def calibration(rng, groups, each=1, alike=0.5):
@@ -70,6 +72,30 @@ def test_image_ranks_say_what_groups_that_resemble_each_other_realise():
     text = calibration(np.random.default_rng(1), 12, 40, 0.7).statement(0.05)
     (average,) = re.findall(r"([\d.]+)% on average, judging each group by the others", text)
     assert 5 < float(average) < 20
+
+
+@pytest.mark.parametrize(("sizes", "alike"), [([20] * 12, 0.5), ([1, 5, 25] * 4, 0.9)])
+def test_few_groups_state_a_bound_of_images_and_of_groups_with_masks_that_holds(sizes, alike):
+    """benchmarks/promises.py does so for more groups, and more often."""
+    kinds = {"images": 0, "masks": 0}
+    for seed in range(60):
+        kinds["masks"] += promises._masks_below_bound(sizes, alike, seed)
+        old = promises.sample(np.random.default_rng(seed), sizes, alike)
+        known = Calibration(old.scores, old.scores, old.groups)
+        assert known.level(0.05) == "image"
+        rate = stats.norm.sf(known.threshold(0.05))
+        kinds["images"] += rate <= known.realised(0.05).bound()
+    assert min(kinds.values()) / 60 >= 0.93 - 2 * np.sqrt(0.93 * 0.07 / 60)
+
+
+def test_the_bound_of_few_groups_is_in_both_statements_and_never_more_than_all():
+    measure = RegionMeasure(-9.0, "mass")
+    for sizes in ([30], [15, 15], [8, 8, 8]):
+        old = promises.sample(np.random.default_rng(1), sizes, 0.5)
+        known = Calibration(old.scores, old.scores, old.groups, measure, old.scores)
+        for text in (known.statement(0.05), known.mask_statement(0.05)):
+            (bound,) = re.findall(r"at most ([\d.]+)% after 19 of 20 calibrations", text)
+            assert 0 <= float(bound) <= 100
 
 
 def test_nothing_is_realised_where_nothing_can_be_flagged():

@@ -63,7 +63,7 @@ def check_shape(source: parquet.ParquetFile, size: int) -> None:
 def _is_flat(kind: pa.DataType) -> bool:
     """Return whether values of a type are single ones, or vectors of a length that is known."""
     if pa.types.is_fixed_size_list(kind):
-        return kind.list_size <= LONGEST_VECTOR and pa.types.is_floating(kind.value_type)
+        return bool(kind.list_size <= LONGEST_VECTOR and pa.types.is_floating(kind.value_type))
     return bool(pa.types.is_primitive(kind) or kind in (pa.string(), pa.null()))
 
 

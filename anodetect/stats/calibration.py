@@ -163,25 +163,34 @@ class Calibration:
                 f"{what}: at most {far:.2%} of new normal groups, or of volumes where a group has "
                 "several, are expected to have any."
             )
+        marked = self.marked_groups(far)
         return (
             f"{what}. Optimistic: {self.n_groups} calibration groups can only promise that at most "
             f"{1 / (self.n_groups + 1):.2%} of new groups have any, so {far:.2%} is that of images "
-            f"as if independent; {self._marked_groups(far):.0%} of the calibration groups have "
-            "any, judging each by the others."
+            f"as if independent: {marked.mean:.0%} of new groups, or of volumes where a group has "
+            "several, are expected to have any, judging each calibration group by the others, and "
+            f"at most {marked.bound():.0%} after 19 of 20 calibrations."
         )
 
-    def _marked_groups(self, far: float) -> float:
-        """Return the share of calibration groups with a region that counts where the others alone
-        calibrate, over images as if independent."""
+    def marked_groups(self, far: float) -> RealisedRate:
+        """Return at which rate new groups have a region that counts, where images are ranked as if
+        independent.
+
+        Its mean is that of calibration groups of which each is judged by the others. For its bound
+        the groups that have one now count, and the new one.
+        """
         assert self.strengths is not None
-        groups = np.array(self.groups)
+        groups, units = np.array(self.groups), self.n_groups + 1
         marked = []
         for name in np.unique(groups):
             own = groups == name
             rest = Calibration(self.scores[~own], self.peaks[~own], tuple(groups[~own].tolist()))
             least = rest._threshold(self.strengths[~own], far)
             marked.append(self.strengths[own].max() > least)
-        return float(np.mean(marked))
+        mean, pooled = float(np.mean(marked)), self.pooled().strengths
+        assert pooled is not None
+        above = int((pooled > self._threshold(self.strengths, far)).sum())
+        return RealisedRate(mean, max(mean, (above + 1) / units), units)
 
     def statement(self, far: float) -> str:
         """Return in one or two sentences what the promised rate is worth."""
@@ -205,12 +214,14 @@ class Calibration:
                 f"the smallest possible p-value is {finest:.4f}.{self.of_folds()}"
             )
         if level == "image":
+            realised = self.realised(far)
             return (
                 f"Optimistic: {groups} calibration groups are too few for {far:.2%} "
                 f"(the finest rate {groups} groups can promise is {finest:.4f}), "
                 f"so p-values rank the {n} images as if independent; "
                 "if those of one group resemble each other, more will be flagged: "
-                f"{self.realised(far).mean:.2%} on average, judging each group by the others."
+                f"{realised.mean:.2%} on average, judging each group by the others, and at most "
+                f"{realised.bound():.2%} after 19 of 20 calibrations."
                 f"{self.of_folds()}"
             )
         return (

@@ -35,6 +35,8 @@ class RealisedRate:
         """Return the rate that a `share` of calibrations like this one do not exceed."""
         from scipy.special import betaincinv  # takes time to import
 
+        if self.most >= 1:
+            return 1.0
         return float(betaincinv(*self._shapes(self.most), share))
 
     def chance(self, flagged: float, normal: int) -> float:
