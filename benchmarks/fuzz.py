@@ -1,13 +1,16 @@
-"""Score directories, runs and jobs from elsewhere: each is mutated in many ways, its hashes are
-made to fit, and what reads it must end with an answer or with one line.
+"""Score directories, runs, jobs and the folders of watch from elsewhere: each is mutated in many
+ways, its hashes are made to fit, and what reads it must end with an answer or with one line.
 
-    python -m benchmarks.fuzz DIR|RUN|JOB [--count 1000] [--seed 0]
+    python -m benchmarks.fuzz DIR|RUN|JOB|OUT [--count 1000] [--seed 0]
 
 A mutation changes one value, key, column, array or file: JSON values become others of all types,
 columns of tables are dropped, renamed, emptied or of another type, arrays of a model file are cut,
-turned or of another type, files are cut, emptied, linked or piped. `verify`, the report and what
+turned or of another type, files are cut, emptied, linked or piped. What lies beside a record is
+mutated with it, and still is of it: the plan of a study, vectors of likeness, verdicts with their
+marks, and maps that were made again. `verify`, the report and what
 the review app opens and shows are then called; of a run `info`, its report and its model, which
-scores an image; of a folder of the app's state with a job.json what the app reads of jobs. Only
+scores an image; of a folder of the app's state with a job.json what the app reads of jobs; of the
+folder that `watch` writes to, also while a record is open, what it reads when it goes on. Only
 AnodetectError may come, and no file elsewhere may be opened but the run, the images and what is
 installed.
 """
@@ -23,7 +26,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -33,8 +36,10 @@ import pyarrow as pa
 from PIL import Image
 from pyarrow import parquet
 
+from anodetect.commands.alarms import Alarms
 from anodetect.commands.merge import merge
 from anodetect.commands.verify import verify
+from anodetect.commands.watch import ALARMS, RECORDS, TAKEN, TAKEN_LINE, read_taken
 from anodetect.data.records import Record
 from anodetect.errors import REPORT_IT, AnodetectError
 from anodetect.files import sha256_of
@@ -43,16 +48,27 @@ from anodetect.model.model import Model
 from anodetect.model.scoring import score_records
 from anodetect.output import report, run_report
 from anodetect.output.regions import read_regions
-from anodetect.record import checkpoint, directories, runs
+from anodetect.record import alike, checkpoint, directories, made_maps, reviews, runs, study
 from anodetect.record.chain import head_of
 from anodetect.record.checkpoint import MODEL_FILE
+from anodetect.record.components import read_components
+from anodetect.record.journal import is_finished, is_line
+from anodetect.record.lines import LineFile, holds
+from anodetect.record.odd import read_odd
 from anodetect.types import Silent, State
 
-TABLES = ("scores", "groups", "slices", "chain", "outputs", "timings")
-JSONS = ("audit.json", "regions.json", "signature.json", "report.json", "reviews.signed.0a.json")
+TABLES = ("scores", "groups", "slices", "chain", "outputs", "timings", "alike")
+JSONS = ("audit.json", "regions.json", "signature.json", "report.json", "reviews.signed.0a.json",
+         "study.json")  # fmt: skip
+OF_RUNS = ("odd.json", "components.json", "config.json", "environment.json", "metadata.json")
+OF_WATCH = (TAKEN, ALARMS)
 ODD: tuple[Any, ...] = (
     None, True, -1, 0, 2**31, 2**63, 1e308, "", "x", "../../x", "/etc/passwd", "\x00", "\ud800",
     "é" * 5000, [], {}, [None], {"x": []}, [[1]], "nan", "0" * 64,
+)  # fmt: skip
+VALUES: tuple[Any, ...] = (  # of verdicts
+    None, b"\xff", -1, 2**62, "x", 1e308, "", "1,2,3", "9" * 400 + ",1,1,1", "axial 99: 1,2,3,4",
+    "axial " + "9" * 30 + ": 1,1 2,2 3,1", "1,1 " * 9999, "image; image", "axial 3-99999999999",
 )  # fmt: skip
 SLOW = 60.0  # seconds after which a reader hangs
 JOB = "job.json"
@@ -81,12 +97,15 @@ def fuzz(
     for number in range(count):
         copy = work / "copies" / f"{number}"
         shutil.copytree(folder, copy)
+        if made_maps.folder_of(folder).is_dir():
+            shutil.copytree(made_maps.folder_of(folder), made_maps.folder_of(copy))
         mutation = mutate_one(copy, rng)
         for name in readers or known:
             trace = _trace_of(known[name], copy)
             if trace:
                 yield Finding(mutation, name, trace)
         shutil.rmtree(copy)
+        shutil.rmtree(made_maps.folder_of(copy), ignore_errors=True)
 
 
 Reader = Callable[[Path], object]
@@ -97,6 +116,8 @@ def _ways(folder: Path) -> tuple[Mutate, dict[str, Reader]]:
     """Return how a folder is mutated, and what reads it."""
     if (folder / MODEL_FILE).is_file():
         return mutate_run, READERS_OF_RUNS
+    if (folder / TAKEN).is_file():
+        return mutate_watch, {"watch": _go_on_watching}
     if (folder / JOB).is_file():
         arguments = json.loads((folder / JOB).read_text())["arguments"]
         root = Path(arguments[arguments.index("--out") + 1]).parent
@@ -145,6 +166,11 @@ def _open_as_the_app(folder: Path) -> None:
     directories.read_groups(folder)
     list(read_regions(folder))
     list(scored.rows)
+    alike.read(folder, scored.audit.head)
+    made_maps.read(made_maps.folder_of(folder), scored.audit.head)
+    plan = study.read(folder, scored.audit.verdicts_start)
+    if plan is not None:
+        plan.in_order(plan.cases_in(scored.rows), plan.readers[0])
 
 
 def _show_as_the_app(folder: Path) -> None:
@@ -200,8 +226,22 @@ def _look_at_job(folder: Path, root: Path) -> None:
     jobs.progress(job)
 
 
+def _go_on_watching(folder: Path) -> None:
+    """Read what `watch` reads when it goes on in a folder."""
+    with Alarms(folder / ALARMS, [], "", Silent()):
+        pass
+    with LineFile(folder / TAKEN, holds(TAKEN_LINE)) as lines:
+        read_taken(lines)
+    for record in sorted((folder / RECORDS).glob("*")):
+        if record.is_dir() and not is_finished(record):
+            with LineFile(record / directories.JOURNAL, is_line) as lines:
+                list(lines.lines())
+
+
 READERS_OF_RUNS: dict[str, Reader] = {
     "info": runs.facts,
+    "odd": read_odd,
+    "components": read_components,
     "manifest": runs.read_manifest,
     "curves": runs.curves,
     "report": lambda folder: run_report.html(runs.read(folder)),
@@ -214,8 +254,8 @@ READERS_OF_RUNS: dict[str, Reader] = {
 
 def mutate(folder: Path, rng: np.random.Generator) -> str:
     """Change one thing in a score directory, make all hashes fit, and return what was changed."""
-    kinds = (_mutate_json, _mutate_table, _mutate_file, _mutate_reviews)
-    kind = kinds[rng.choice(len(kinds), p=(0.5, 0.3, 0.1, 0.1))]
+    kinds = (_mutate_json, _mutate_table, _mutate_file, _mutate_reviews, _mutate_maps)
+    kind = kinds[rng.choice(len(kinds), p=(0.45, 0.3, 0.1, 0.1, 0.05))]
     text = kind(folder, rng)
     try:
         make_hashes_fit(folder)
@@ -239,6 +279,19 @@ def make_hashes_fit(folder: Path) -> None:
             content["tables"][name] = sha256_of(folder / name)
     content["head"] = head_of(content)
     (folder / "audit.json").write_text(json.dumps(content))
+    _fit_beside(folder, content["head"])
+
+
+def _fit_beside(folder: Path, head: str) -> None:
+    """Let what lies beside a record be of the one with this head."""
+    table, plan = folder / alike.FILE, folder / study.FILE
+    if table.is_file():
+        with suppress(OSError, pa.ArrowException):
+            vectors = parquet.read_table(table).replace_schema_metadata({alike.HEAD: head.encode()})
+            parquet.write_table(vectors, table)
+    for file in (plan, made_maps.folder_of(folder) / made_maps.FILE):
+        if file.is_file() and "head" in (listed := json.loads(file.read_text())):
+            file.write_text(json.dumps(listed | {"head": head}))
 
 
 def mutate_run(run: Path, rng: np.random.Generator) -> str:
@@ -248,9 +301,11 @@ def mutate_run(run: Path, rng: np.random.Generator) -> str:
     except AnodetectError:
         return "nothing: it cannot be read"
     header = dict(header)
-    kind = rng.choice(["header", "array", "file"], p=(0.5, 0.25, 0.25))
+    kind = rng.choice(["header", "array", "file", "json"], p=(0.45, 0.2, 0.2, 0.15))
     if kind == "header":
         text = f"header: {_changed(header, rng)}"
+    elif kind == "json":
+        text = _mutate_one_of(run, OF_RUNS, rng)
     elif kind == "array":
         text = _mutate_array(arrays, rng)
     else:
@@ -301,9 +356,46 @@ def mutate_job(folder: Path, rng: np.random.Generator) -> str:
     return f"{JOB}: {text}"
 
 
+def mutate_watch(folder: Path, rng: np.random.Generator) -> str:
+    """Change one line or file in the folder that `watch` writes to, and return what was changed."""
+    if rng.random() < 0.3:
+        return _mutate_file(folder, rng)
+    files = [folder / name for name in OF_WATCH]
+    files += (folder / RECORDS).glob(f"*/{directories.JOURNAL}")
+    file = files[rng.integers(len(files))]
+    lines = file.read_text().splitlines()
+    if not lines:
+        return _mutate_file(folder, rng)
+
+    place = int(rng.integers(len(lines)))
+    content = json.loads(lines[place])
+    text = _changed(content, rng)
+    lines[place] = json.dumps(content)
+    file.write_text("\n".join(lines) + "\n")
+    return f"{file.name}, line {place}: {text}"
+
+
 def _mutate_json(folder: Path, rng: np.random.Generator) -> str:
-    present = [name for name in JSONS if (folder / name).is_file()]
-    name = "audit.json" if rng.random() < 0.6 else str(rng.choice(present))
+    names = ("audit.json",) if rng.random() < 0.6 else JSONS
+    return _mutate_one_of(folder, names, rng)
+
+
+def _mutate_maps(folder: Path, rng: np.random.Generator) -> str:
+    """Change one thing of the maps that were made again, if there are any."""
+    maps = made_maps.folder_of(folder)
+    if not maps.is_dir():
+        return _mutate_json(folder, rng)
+    if rng.random() < 0.3:
+        return _mutate_file(maps, rng)
+    return _mutate_one_of(maps, (made_maps.FILE,), rng)
+
+
+def _mutate_one_of(folder: Path, names: Sequence[str], rng: np.random.Generator) -> str:
+    """Change one thing in one of the JSON files with these names that are there."""
+    present = [name for name in names if (folder / name).is_file()]
+    if not present:
+        return "nothing: there is no such file"
+    name = str(rng.choice(present))
     content = json.loads((folder / name).read_text())
     text = _changed(content, rng)
     (folder / name).write_text(json.dumps(content))
@@ -418,9 +510,30 @@ def _mutate_reviews(folder: Path, rng: np.random.Generator) -> str:
     with closing(sqlite3.connect(file)) as connection, connection:
         columns = [row[1] for row in connection.execute("PRAGMA table_info(reviews)")]
         column = str(rng.choice(columns))
-        value = (None, b"\xff", -1, 2**62, "x", 1e308, "")[rng.integers(7)]
+        value = VALUES[rng.integers(len(VALUES))]
+        made = "SELECT name FROM sqlite_master WHERE type = 'trigger'"
+        for (name,) in connection.execute(made).fetchall():  # they refuse every change
+            connection.execute(f'DROP TRIGGER "{name}"')
         connection.execute(f'UPDATE reviews SET "{column}" = ? WHERE number = 1', (value,))
-    return f"reviews.sqlite: {column} = {value!r}"
+    _fit_chain(file)
+    return f"reviews.sqlite: {column} = {value!r:.60}"
+
+
+def _fit_chain(file: Path) -> None:
+    """Let the hashes of reviews fit what they say now, if they can be read."""
+    try:
+        given = reviews.read(file)
+    except AnodetectError:
+        return
+    previous = given[0].previous if given else ""
+    with closing(sqlite3.connect(file)) as connection, connection:
+        for each in given:
+            own = reviews.hash_of(replace(each, previous=previous))
+            connection.execute(
+                "UPDATE reviews SET previous = ?, hash = ? WHERE number = ?",
+                (previous, own, each.number),
+            )
+            previous = own
 
 
 def main() -> None:

@@ -57,7 +57,16 @@ class Taken:
     row: str
 
 
-_ADAPTER = TypeAdapter(Taken)
+TAKEN_LINE = TypeAdapter(Taken)
+
+
+def read_taken(lines: LineFile) -> list[Taken]:
+    """Return the last line of every name."""
+    last = {}
+    for line in lines.lines():
+        taken = TAKEN_LINE.validate_json(line)
+        last[taken.name] = taken
+    return list(last.values())
 
 
 @dataclass(frozen=True)
@@ -199,7 +208,7 @@ class Watching:
         self.stopping: Callable[[], bool] = lambda: False
         self.recovered: tuple[str, str] | None = None  # a file that may not be noted, and its hash
 
-        self.taken = LineFile(self.out / TAKEN, holds(_ADAPTER))
+        self.taken = LineFile(self.out / TAKEN, holds(TAKEN_LINE))
         self.taken.open()
         self.done = self._done_before()
         self._recover()
@@ -244,7 +253,7 @@ class Watching:
     def _note(self, name: str, stamp: Stamp, row: str) -> None:
         """Note that a file needs not be scored again."""
         taken = Taken(name=name, size=stamp[0], mtime_ns=stamp[1], row=row)
-        self.taken.append([_ADAPTER.dump_json(taken)])
+        self.taken.append([TAKEN_LINE.dump_json(taken)])
 
     def _tell(self, verdict: Verdict, record: OpenRecord) -> None:
         """Say what is to be said at once: an alarm, a failure, a drift."""
@@ -328,7 +337,7 @@ class Watching:
     def _send_again(self, record: OpenRecord) -> None:
         """Send the alarms of a record that was left open, which may not have been heard."""
         rule, name = Rule.of(record.task.far, None), record.task.out.name
-        noted = {taken.row for taken in self._all_taken()}
+        noted = {taken.row for taken in read_taken(self.taken)}
         for entry in record.entries():
             row = entry.row
             if f"{name}/{row.path}" not in noted:  # only the last one can be
@@ -346,27 +355,19 @@ class Watching:
     def _done_before(self) -> dict[str, Stamp]:
         """Return the files that are as they were when they were scored."""
         done = {}
-        for taken in self._all_taken():
+        for taken in read_taken(self.taken):
             file = self.folder / path_of(taken.name)
             stamp = taken.size, taken.mtime_ns
             if stamp_of(file) == stamp:
                 done[os.fspath(file)] = stamp
         return done
 
-    def _all_taken(self) -> list[Taken]:
-        """Return the last line of every name."""
-        last = {}
-        for line in self.taken.lines():
-            taken = _ADAPTER.validate_json(line)
-            last[taken.name] = taken
-        return list(last.values())
-
     def _shorten_taken(self) -> None:
         """Forget the files that are no longer in the folder."""
         kept = []
-        for taken in self._all_taken():
+        for taken in read_taken(self.taken):
             if (self.folder / path_of(taken.name)).exists():
-                kept.append(_ADAPTER.dump_json(taken) + b"\n")
+                kept.append(TAKEN_LINE.dump_json(taken) + b"\n")
         self.taken.close()
         write_atomic(self.out / TAKEN, b"".join(kept))
         self.taken.open()

@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
-from anodetect.errors import RunError
 from anodetect.files import write_atomic
-from anodetect.record.rows import first_problem
+from anodetect.record.objects import object_of
 
 COMPONENTS_FILE = "components.json"
 EXAMPLES = 3  # names that are kept of each component
@@ -60,10 +59,7 @@ def read_components(run: Path) -> Components | None:
     file = run / COMPONENTS_FILE
     if not file.is_file():
         return None
-    try:
-        return TypeAdapter(Components).validate_json(file.read_bytes(), strict=True)
-    except ValidationError as error:
-        raise RunError(f"{file}: not readable ({first_problem(error)})") from None
+    return object_of(file, TypeAdapter(Components))
 
 
 def named_components(numbers: NDArray[np.int64], names: Sequence[str]) -> Components:

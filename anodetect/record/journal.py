@@ -66,7 +66,7 @@ class Journal:
         self.ignored: set[str] = set()
         self.file = path / directories.JOURNAL
         self.lock = lock_of(path)
-        self.lines = LineFile(self.file, _is_line)
+        self.lines = LineFile(self.file, is_line)
         self.paths = array("q")  # the hash of the path of each entry
 
     def __enter__(self) -> "Journal":
@@ -224,7 +224,7 @@ def _options_of(line: bytes) -> dict[str, Any] | None:
     return options if isinstance(options, dict) else None
 
 
-def _is_line(line: bytes) -> bool:
+def is_line(line: bytes) -> bool:
     """Return whether a line is one of those that a journal has."""
     if _entry_of(line) is not None or _options_of(line) is not None:
         return True

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from anodetect.files import sync_folder, write_error
+from anodetect.files import refuse_strange, sync_folder, write_error
 
 
 class LineFile:
@@ -30,7 +30,10 @@ class LineFile:
         self.close()
 
     def open(self) -> None:
-        """Cut off what is not whole, and be ready to append; RunError if that cannot be."""
+        """Cut off what is not whole, and be ready to append; RunError if that cannot be, also for
+        a link out of its folder, behind which another file would be cut off."""
+        if self.file.is_symlink() or self.file.exists():
+            refuse_strange(self.file)
         end = 0
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
@@ -53,9 +56,11 @@ class LineFile:
             self.stream.close()
 
     def lines(self) -> Iterator[bytes]:
-        """Yield the lines up to the first that is not whole; none if there is no file."""
+        """Yield the lines up to the first that is not whole; none if there is no file. RunError for
+        a link out of its folder."""
         if not self.file.is_file():
             return
+        refuse_strange(self.file)
         with self.file.open("rb") as stream:
             for line in stream:
                 if not line.endswith(b"\n") or not self.is_whole(line):

@@ -5,11 +5,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
-from anodetect.errors import RunError
 from anodetect.files import write_atomic
-from anodetect.record.rows import first_problem
+from anodetect.record.objects import object_of
 
 ODD_FILE = "odd.json"
 
@@ -82,10 +81,7 @@ def read_odd(run: Path) -> OddNormals | None:
     file = run / ODD_FILE
     if not file.is_file():
         return None
-    try:
-        return TypeAdapter(OddNormals).validate_json(file.read_bytes(), strict=True)
-    except ValidationError as error:
-        raise RunError(f"{file}: not readable ({first_problem(error)})") from None
+    return object_of(file, TypeAdapter(OddNormals))
 
 
 def with_left_out(odd: OddNormals, count: int) -> OddNormals:

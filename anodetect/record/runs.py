@@ -34,6 +34,7 @@ from anodetect.config import canonical
 from anodetect.errors import DiskFullError, RunError, one_line
 from anodetect.files import (
     FULL,
+    refuse_strange,
     sha256_of,
     sync_folder,
     sync_tree,
@@ -366,6 +367,8 @@ def _prepare(workdir: Path, *, resume: bool) -> None:
             shutil.rmtree(child, ignore_errors=True)
         elif not resume and child.name != LOCK:
             child.unlink()
+        else:
+            refuse_strange(child)
 
 
 def _hint(workdir: Path) -> str:
