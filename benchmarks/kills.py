@@ -6,51 +6,64 @@ nothing that was finished.
 A moment is a place between two changes of files: one is opened to be written, renamed or removed. A
 whole run counts them; others end themselves (SIGKILL) before a change drawn at random, so that all
 that a kill can leave is as likely on a slow machine as on a fast one. SQLite's changes cannot be
-seen from Python, so `review` is killed some moments after its first verdict. Then the same command
-is given again, with --resume if it asks for it; what is there must be what a whole run leaves.
+seen from Python, so `review` is killed some moments after its first verdict, and `serve`, which
+writes nothing, while it answers. Then the same command is given again, with --resume if it asks for
+it; what is there must be what a whole run leaves. `watch` is stopped when it has noted all files.
 
 With --full (as root, on Linux) each run is on a tmpfs of a random size that does not suffice. It
 must end in one line; then there is room, and the same command is given again.
 """
 
 import argparse
+import json
 import multiprocessing
 import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
+from http.client import HTTPConnection, HTTPException
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import anodetect
-from anodetect.commands import limit
+from anodetect.commands import limit, study, watch
+from anodetect.commands.alike import alike_of
 from anodetect.commands.forget import forget
+from anodetect.commands.maps import maps
 from anodetect.commands.report import report
+from anodetect.commands.serve import serve
 from anodetect.commands.verify import verify
 from anodetect.data import synthetic
 from anodetect.errors import AnodetectError
 from anodetect.files import sha256_of
 from anodetect.nn import training
+from anodetect.record import alike as alike_file
 from anodetect.record import checkpoint, directories, partial, reviews, runs
+from anodetect.record import study as study_file
 from anodetect.record.marks import Shown
 from anodetect.record.partial import LOCK
 from benchmarks import common
 
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.truncate")
-FINISHED = re.compile("already exists|is finished|has no group")  # said of what is complete
+FINISHED = re.compile(
+    "already exists|is finished|has no group|is there already"
+)  # said of what is complete
 QUICK = {"size": 32, "widths": [16, 32], "training": {"steps": 4, "batch": 4}}
 LONGEST = 0.3  # seconds from the first verdict to the kill
 
@@ -94,6 +107,16 @@ def prepare(inputs: Path) -> None:
         anodetect.score(inputs / "run", images, inputs / f"part{number}", shard=shard)
 
 
+def _with_scores_of_features(inputs: Path, work: Path) -> None:
+    """Put a score directory by a run that sees features there; both are made once."""
+    run, scores = inputs / "features", inputs / "of_features"
+    if not run.exists():
+        data = str(inputs / "tiles")
+        anodetect.train(data, "pca", run, representation="features", folds=0)
+        anodetect.score(run, [str(inputs / "tiles" / "test")], scores, heatmaps=())
+    shutil.copytree(scores, work / "scores")
+
+
 def _with_scores(inputs: Path, work: Path) -> None:
     shutil.copytree(inputs / "part1", work / "scores")
 
@@ -124,16 +147,45 @@ def _score_facts(work: Path) -> dict[str, str]:
     }
 
 
+def _with_beside(work: Path) -> dict[str, str]:
+    """Return the facts of a score directory, and the hashes of what lies beside its record."""
+    found = _score_facts(work)
+    for file in sorted(work.rglob("*")):
+        name = file.relative_to(work).as_posix()
+        if file.is_file() and (file.name in BESIDE or name.startswith("scores-maps")):
+            found[name] = sha256_of(file)
+    return found
+
+
+def _watch_facts(work: Path) -> object:
+    """Return the rows of all records that were closed, what does not hold, and whose alarms were
+    heard; a kill may let one be heard twice."""
+    rows, problems = [], list[str]()
+    for folder in sorted((work / "out" / "records").iterdir()):
+        problems += verify(folder).problems
+        rows += [(row.path, row.sha256, row.score) for row in directories.read(folder).each()]
+    heard = (work / "heard").read_text().splitlines() if (work / "heard").exists() else []
+    return sorted(rows), problems, sorted({json.loads(line)["path"] for line in heard})
+
+
 # -- Commands --------------------------------------------------------------------------------------
 
 
-def _train(detector: str, values: Mapping[str, Any]) -> Callable[[Path, Path, bool], object]:
+def _train(
+    detector: str, values: Mapping[str, Any], folds: int = 0
+) -> Callable[[Path, Path, bool], object]:
     def act(inputs: Path, work: Path, resume: bool) -> object:
         training.CHECKPOINT_SECONDS = 0.0  # in this process alone: a checkpoint at each step
         limit.SERIES = {}  # planted defects, which take most of the time
         data = str(inputs / "tiles")
         return anodetect.train(
-            data, detector, work / "run", values=values, representation="pixels", resume=resume
+            data,
+            detector,
+            work / "run",
+            values=values,
+            representation="pixels",
+            resume=resume,
+            folds=folds,
         )
 
     return act
@@ -152,9 +204,39 @@ def _merge(inputs: Path, work: Path, resume: bool) -> object:
     return anodetect.merge([inputs / "part1", inputs / "part2"], work / "scores")
 
 
+def _maps(inputs: Path, work: Path, resume: bool) -> object:
+    scored = directories.read(work / "scores")
+    return maps(scored.path, [row.path for row in scored.rows])
+
+
+def _plan(inputs: Path, work: Path, resume: bool) -> object:
+    return study.plan(work / "scores", readers=["Ada", "Bob", "Cy"], adjudicators=["Di"])
+
+
+def _watched(inputs: Path, work: Path, resume: bool) -> object:
+    """Watch the images of the test part until all were noted."""
+    watch.LOOK, watch.PAUSE = 0.05, 0.02  # in this process alone
+    folder, out = inputs / "tiles" / "test", work / "out"
+    count = len(list(folder.rglob("*.png")))
+
+    def stop() -> None:
+        noted = out / watch.TAKEN
+        while not noted.is_file() or noted.read_bytes().count(b"\n") < count:
+            time.sleep(0.02)
+        while signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=stop, daemon=True).start()
+    hears = ["sh", "-c", f"cat >> '{work}/heard' && echo >> '{work}/heard'"]
+    return watch.watch(inputs / "run", folder, out, far=0.2, heatmaps=["tiff"], alarm=hears)
+
+
+BESIDE = (study_file.FILE, alike_file.FILE)
 COMMANDS = {
     "train": Command(_train("pca", {"components": 5}), _run_facts),
     "train-steps": Command(_train("dae", QUICK), _run_facts),
+    "train-folds": Command(_train("dae", QUICK, folds=3), _run_facts),
     "calibrate": Command(_calibrate, _run_facts),
     "score": Command(_score, _score_facts),
     "merge": Command(_merge, _score_facts),
@@ -166,8 +248,16 @@ COMMANDS = {
         _score_facts,
         _with_scores,
     ),
+    "maps": Command(_maps, _with_beside, _with_scores),
+    "study": Command(_plan, _with_beside, _with_scores),
+    "alike": Command(
+        lambda inputs, work, resume: alike_of(work / "scores"),
+        _with_beside,
+        _with_scores_of_features,
+    ),
+    "watch": Command(_watched, _watch_facts),
 }
-REVIEW = "review"  # the one that has a trial of its own
+REVIEW, SERVE = "review", "serve"  # they have trials of their own
 
 
 # -- Trials ----------------------------------------------------------------------------------------
@@ -179,6 +269,10 @@ def killed(name: str, inputs: Path, folder: Path, count: int, seed: int) -> Iter
     if name == REVIEW:
         for number in range(count):
             yield _killed_review(inputs, folder / f"{name}{number}", rng.uniform(0, LONGEST))
+        return
+    if name == SERVE:
+        for _ in range(count):
+            yield _killed_serve(inputs, rng.uniform(0, LONGEST))
         return
 
     command, whole = COMMANDS[name], folder / f"{name}-whole"
@@ -331,6 +425,62 @@ def _judge(folder: Path, count: int, channel: Connection | None) -> None:
     store.close()
 
 
+# -- Answers ---------------------------------------------------------------------------------------
+
+
+def _killed_serve(inputs: Path, seconds: float) -> Outcome:
+    """Kill what answers so long after its first answer, while it is asked again and again; a new
+    one answers at the same address as the first one did."""
+    port, image = _free_port(), next((inputs / "tiles" / "test").rglob("*.png")).read_bytes()
+    process = _serving(inputs, port)
+    first, asked = _answer(port, image), 1
+    until = time.monotonic() + seconds
+    killer = threading.Timer(seconds, process.kill)
+    killer.start()
+    while time.monotonic() < until + 5 and process.is_alive():
+        with suppress(OSError, HTTPException):
+            _answer(port, image, tries=1)
+            asked += 1
+    process.join()
+
+    again = _serving(inputs, port)
+    answer = _answer(port, image)
+    again.kill()
+    again.join()
+    problem = "" if answer == first else f"it answers {answer}, where it answered {first}"
+    return Outcome(SERVE, asked, asked, problem)
+
+
+def _serving(inputs: Path, port: int) -> BaseProcess:
+    process = _forked().Process(
+        target=serve, args=(inputs / "run",), kwargs={"port": port, "far": 0.2}
+    )
+    process.start()
+    return process
+
+
+def _answer(port: int, image: bytes, tries: int = 300) -> object:
+    """Return the answer to an image; OSError where nobody answers, after so many tries."""
+    for number in range(tries):
+        connection = HTTPConnection("127.0.0.1", port, timeout=10)
+        try:
+            connection.request("POST", "/score", image)
+            return json.loads(connection.getresponse().read())
+        except (ConnectionError, HTTPException):
+            if number == tries - 1:
+                raise
+            time.sleep(0.1)
+        finally:
+            connection.close()
+    raise OSError("nobody answers")
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
 # -- Full disks ------------------------------------------------------------------------------------
 
 
@@ -386,7 +536,7 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="fill the disk in place of a kill")
     options: argparse.Namespace = parser.parse_args()
 
-    names = options.names or [*COMMANDS, *([] if options.full else [REVIEW])]
+    names = options.names or [*COMMANDS, *([] if options.full else [REVIEW, SERVE])]
     trial, problems = (full if options.full else killed), 0
     with tempfile.TemporaryDirectory() as folder:
         inputs = Path(folder, "inputs")

@@ -14,6 +14,7 @@ from anodetect.model.loading import LoadedImage, Reader
 from anodetect.model.model import Model
 from anodetect.model.read_ahead import LOOK_AHEAD, in_chunks, read_ahead
 from anodetect.record import alike, directories, runs
+from anodetect.record.partial import only_writer
 from anodetect.types import Reporter, Silent
 
 
@@ -75,5 +76,6 @@ def alike_of(
         raise RunError(f"{directory}: none of its images could be read as it was scored")
 
     found = alike.Alike(tuple(paths), np.concatenate(parts))
-    file = alike.write(directory, scored.audit.head, found)
+    with only_writer(directory):
+        file = alike.write(directory, scored.audit.head, found)
     return AlikeResult(file, len(paths), len(scored.scored()) - len(paths))

@@ -20,6 +20,7 @@ from anodetect.output.regions import write_regions
 from anodetect.record import directories, made_maps, runs, threads
 from anodetect.record.directories import ScoreDirectory
 from anodetect.record.made_maps import MadeFile
+from anodetect.record.partial import only_writer
 from anodetect.record.rows import JournalEntry, ScoreRow
 from anodetect.stats.calibration import DEFAULT_FAR
 from anodetect.types import Reporter, Silent
@@ -86,9 +87,11 @@ def maps(
                 failures.append(f"{row.path}: {entry.row.error}")
         reporter.progress("maps", len(rows), len(rows))
 
-    _write_outlines(out, [entry for entry, _ in entries], worker)
     files = tuple(_files(entries))
-    made_maps.add(out, scored.audit.head, files)
+    out.mkdir(parents=True, exist_ok=True)
+    with only_writer(out):
+        _write_outlines(out, [entry for entry, _ in entries], worker)
+        made_maps.add(out, scored.audit.head, files)
     return MapsResult(out, scored.audit.head, files, tuple(failures))
 
 

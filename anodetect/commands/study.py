@@ -10,6 +10,7 @@ from anodetect.commands import reviews as exported
 from anodetect.errors import ConfigError, RunError
 from anodetect.files import write_atomic
 from anodetect.record import directories, readings, reviews, study
+from anodetect.record.partial import only_writer
 from anodetect.record.readings import ReadingRow, Results
 from anodetect.record.rows import to_table
 from anodetect.record.tables import write_table
@@ -71,12 +72,12 @@ def plan(
     """Write the plan of a study on a score directory; see `record.study.make`.
 
     Raises ConfigError where the plan cannot be, and where there is one already; RunError where
-    verdicts were given before, by people who may have seen what the study is to hide.
+    verdicts were given before, by people who may have seen what the study is to hide, and where
+    another process writes the directory.
     """
     scored = directories.read_as_written(directory)
     head = scored.audit.verdicts_start
-    if (directory / study.FILE).exists():
-        raise ConfigError(f"{directory / study.FILE} is there already, and a plan is not changed")
+    _refuse_second(directory)
     file = directory / reviews.FILE
     if file.is_file() and any(review.head == head for review in reviews.read(file)):
         raise RunError(
@@ -95,9 +96,16 @@ def plan(
         seed=seed,
         login=login,
     )
-    study.write(directory, made)
+    with only_writer(directory):
+        _refuse_second(directory)  # another process may just have written one
+        study.write(directory, made)
     to_read = {each: len(readings.to_do(made, scored.rows, {}, each)) for each in made.readers}
     return Planned(directory / study.FILE, made.hash, len(made.cases), to_read)
+
+
+def _refuse_second(directory: Path) -> None:
+    if (directory / study.FILE).exists():
+        raise ConfigError(f"{directory / study.FILE} is there already, and a plan is not changed")
 
 
 def export(directory: Path, out: Path) -> StudyExport:
