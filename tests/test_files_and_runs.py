@@ -17,6 +17,7 @@ from anodetect.record import checkpoint, directories, runs
 from anodetect.record.audit import Audit, ShownCases
 from anodetect.record.chain import chain_values, head_of, row_hash
 from anodetect.record.directories import Tables
+from anodetect.record.lines import LineFile
 from anodetect.record.rows import ScoreRow, to_table
 from anodetect.stats.calibration import Calibration
 
@@ -32,6 +33,28 @@ def test_model_file_round_trip(tmp_path):
         np.array_equal(arrays[name], ARRAYS[name]) and arrays[name].dtype == ARRAYS[name].dtype
         for name in ARRAYS
     )
+
+
+def test_nothing_is_written_through_a_link_out_of_its_folder(tmp_path):
+    """A journal, a list of alarms or a log in a folder from elsewhere may be a link to a file of
+    the user, of which all that is no line would be cut off."""
+    precious, folder = tmp_path / "precious", tmp_path / "from elsewhere"
+    precious.write_text("kept")
+    folder.mkdir()
+    (folder / "taken.jsonl").symlink_to(precious)
+    lines = LineFile(folder / "taken.jsonl", lambda line: False)
+    with pytest.raises(RunError, match="a link that leads out of its folder"):
+        lines.open()
+    with pytest.raises(RunError, match="a link that leads out of its folder"):
+        list(lines.lines())
+
+    workdir = tmp_path / "run.partial"
+    (workdir / "folds").mkdir(parents=True)
+    (workdir / "checkpoint.safetensors").touch()
+    (workdir / "train.jsonl").symlink_to(precious)
+    with pytest.raises(RunError, match="a link that leads out of its folder"):
+        runs._prepare(workdir, resume=True)
+    assert precious.read_text() == "kept"
 
 
 def test_newer_format_is_refused(tmp_path):
