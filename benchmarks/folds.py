@@ -3,7 +3,7 @@ and the one that was taken beside today's split, measured.
 
     python -m benchmarks.folds simulate [--repetitions 200] [--groups 47] [--folds 5]
     python -m benchmarks.folds check [--repetitions 60] [--groups 47] [--folds 5]
-    python -m benchmarks.folds measure DATA ... [--splits 20] [--folds 5]
+    python -m benchmarks.folds measure DATA ... [--splits 20] [--folds 5] [--detector pca]
 
 Calibration images are scored by the model of a fold that has not seen their group. New images may
 then be scored in several ways, which are compared here with today's split into 80 % to learn from
@@ -24,7 +24,8 @@ and how often the statement says that the models of folds differ.
 `measure` cuts all normal groups of a data set anew for each of the splits: a quarter of them, drawn
 at random, are tested on, the others are learned from and calibrated with, as `train --folds 0` and
 `--folds K` do. The detector is `pca` on features of the default backbone at every second place,
-whose channels are scaled by the fit images alone. The realised rate is the mean over groups of the
+whose channels are scaled by the fit images alone, or `patchcore`, whose bank are BANK of those
+places, drawn at random. The realised rate is the mean over groups of the
 share of their images that are flagged, and of all images. Its spread is that over splits; a part of
 it is that of the tested groups, which is the same for both ways. With "the card's" groups the test
 part is that of the data set, and only the split of the others changes.
@@ -34,6 +35,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -238,6 +240,7 @@ def _calibrated(normals: Normals, fit: Fit, folds: int, rng: np.random.Generator
 # -- Measured --------------------------------------------------------------------------------------
 
 EXPLAINED, TOP = 0.99, 0.01  # as the defaults of `pca` on features
+BANK = 1000  # places
 EVERY = 2  # places of the grid, each way, that are looked at
 
 
@@ -309,13 +312,46 @@ class Subspace:
         return np.array(found, np.float64)
 
 
+class Bank:
+    """`patchcore`, of which the bank are places of some images that are drawn at random."""
+
+    def __init__(self, data: Encoded, fit: Sequence[int]) -> None:
+        rng, rows = np.random.default_rng(len(fit)), np.array(fit)
+        self.features = data.features
+        places = data.features.shape[1]
+        drawn = rng.choice(len(rows) * places, min(BANK, len(rows) * places), replace=False)
+        self.known = data.features[rows[drawn // places], drawn % places]
+        self.squares = np.square(self.known).sum(1)
+
+    def scores(self, rows: Sequence[int]) -> Doubles:
+        """Return the scores of images: the highest distance of a place to the bank."""
+        found = []
+        for row in rows:
+            own = self.features[row]
+            nearest = (self.squares - 2 * own @ self.known.T).min(1) + np.square(own).sum(1)
+            found.append(np.sqrt(max(float(nearest.max()), 0.0)))
+        return np.array(found, np.float64)
+
+
+class Learned(Protocol):
+    """A detector that has learned from some images."""
+
+    def scores(self, rows: Sequence[int]) -> Doubles: ...
+
+
+MEASURED: dict[str, Callable[[Encoded, Sequence[int]], Learned]] = {
+    "pca": Subspace,
+    "patchcore": Bank,
+}
+
+
 def rows_of(records: Sequence[Record]) -> list[int]:
     """Return the rows that `measure_split` has written into records."""
     return [int(record.id) for record in records]
 
 
 def judged(
-    data: Encoded, calibration: Calibration, model: Subspace, normal: list[int], bad: list[int]
+    data: Encoded, calibration: Calibration, model: Learned, normal: list[int], bad: list[int]
 ) -> Rates:
     """Return how often images are flagged at FAR."""
     flagged = calibration.p_values(model.scores([*normal, *bad]), FAR) <= FAR + 1e-12
@@ -326,10 +362,16 @@ def judged(
 
 
 def measure_split(
-    data: Encoded, learned: list[int], normal: list[int], bad: list[int], seed: int, folds: int
+    data: Encoded,
+    detector: str,
+    learned: list[int],
+    normal: list[int],
+    bad: list[int],
+    seed: int,
+    folds: int,
 ) -> tuple[Rates, Rates]:
     """Return how often images are flagged after `train --folds 0`, and after `--folds`."""
-    numbered = []
+    numbered, learn = [], MEASURED[detector]
     for row in learned:  # the split goes by the hash of the name of a group
         group = f"{data.records[row].group} {seed}"
         numbered.append(replace(data.records[row], id=str(row), group=group))
@@ -339,17 +381,17 @@ def measure_split(
     for roles, parts in ((today, [today]), (cut, list(cut.folds))):
         scores, groups = [], []
         for part in parts:
-            model = Subspace(data, rows_of(part.fit))
+            model = learn(data, rows_of(part.fit))
             scores.append(model.scores(rows_of(part.calibrate)))
             groups += [record.group for record in part.calibrate]
-        kept = Subspace(data, rows_of(roles.fit))
+        kept = learn(data, rows_of(roles.fit))
         together = np.concatenate(scores)
         calibration = Calibration(together, together, tuple(groups))
         found.append(judged(data, calibration, kept, normal, bad))
     return found[0], found[1]
 
 
-def measure(names: Sequence[str], splits: int, folds: int) -> None:
+def measure(names: Sequence[str], detector: str, splits: int, folds: int) -> None:
     """Print the table of all data sets."""
     print("| data | tested | way | flagged, by groups | spread | by images | spread | found |")
     print("|---|---|---|---|---|---|---|---|")
@@ -367,9 +409,10 @@ def measure(names: Sequence[str], splits: int, folds: int) -> None:
                 if tested == "drawn":
                     new = [row for row in normal if data.records[row].group in drawn]
                 learned = sorted(set(normal) - set(new))
-                found.append(measure_split(data, learned, new, bad, seed, folds))
+                found.append(measure_split(data, detector, learned, new, bad, seed, folds))
             for place, way in enumerate(("0", str(folds))):
-                print(_line(Path(name).name, tested, way, [pair[place] for pair in found]))
+                pairs = [pair[place] for pair in found]
+                print(_line(Path(name).name, tested, way, pairs), flush=True)
 
 
 def _line(data: str, tested: str, way: str, found: Sequence[Rates]) -> str:
@@ -392,9 +435,10 @@ def main() -> None:
     parser.add_argument("--groups", type=int, default=47)
     parser.add_argument("--splits", type=int, default=20)
     parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--detector", choices=MEASURED, default="pca", help="to be measured")
     options = parser.parse_args()
     if options.what == "measure":
-        measure(options.data, options.splits, options.folds)
+        measure(options.data, options.detector, options.splits, options.folds)
         return
     command = check if options.what == "check" else simulate
     command(options.repetitions, options.groups, options.folds)
