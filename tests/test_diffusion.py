@@ -1,9 +1,15 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from anodetect.data import synthetic
+from anodetect.detectors.anoddpm import AnoDDPM, AnoDDPMConfig
 from anodetect.generative import diffusion
 from anodetect.generative.prior import GaussianPrior
+from anodetect.nn.batching import small_batches
+from anodetect.types import Batch, TrainContext, image_seeds
 
 SCHEDULE = diffusion.linear_schedule()
 
@@ -97,3 +103,32 @@ def test_prior_is_the_posterior_mean_of_its_gaussian():
     mean = prior.mean.double()
     expected = mean + (xt.flatten(1).double() - 0.6**0.5 * mean) @ gain.T
     assert torch.allclose(prior.denoise(xt, a).flatten(1).double(), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("rows", [[4, 5, 6, 7], [2, 3], [1, 6], [0, 1, 2, 3, 4, 5, 6, 7]])
+def test_the_network_makes_only_maps_that_count(rows, tmp_path):
+    pixels, _ = synthetic.images(40, size=32)
+    images = Batch(pixels.astype(np.float32) / 127.5 - 1, np.ones((40, 32, 32), bool))
+    values = {"widths": [16], "lambdas": [5, 20], "prior": "on", "training": {"steps": 2}}
+    off = {"pixel_error": "off", "relative": "off", "components": 10}
+    detector = AnoDDPM(AnoDDPMConfig.model_validate(values | off))
+    detector.fit(images, images[:12], context=TrainContext(0, "cpu", tmp_path))
+
+    recipe = detector.standardizer.recipe
+    errors = np.ones((len(rows), 1, 1), np.float32)
+    detector.standardizer.recipe = replace(recipe, rows=rows, error=errors)
+    some, seeds = images[:3], image_seeds(list(images.images[:3]))
+    maps, last = detector._residuals(some, seeds)
+    expected = detector.standardizer.combine(maps, some)
+
+    passes = []
+    detector.denoiser.register_forward_hook(lambda *_: passes.append(1))
+    found = detector.score(some, seeds=seeds)
+    assert np.array_equal(found.image, expected[0])
+    assert np.array_equal(found.heatmap, expected[1])
+    assert np.array_equal(found.reconstruction, last)
+    assert len(passes) == (2 if min(rows) < 2 else 1)  # the last one makes the reconstruction, too
+
+    with small_batches():
+        alone = detector.score(some[:1], seeds=seeds[:1])
+    assert np.allclose(alone.heatmap, found.heatmap[:1], atol=1e-4 * found.heatmap.max())

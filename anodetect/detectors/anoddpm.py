@@ -268,7 +268,10 @@ class AnoDDPM:
 
     def score(self, batch: Batch, *, seeds: Seeds) -> Scores:
         """Return image scores, maps and reconstructions: the mean x̂ over draws at the last λ."""
-        residuals, reconstruction = self._residuals(batch, seeds)
+        arrays = batch.images, seeds, batch.channel_weights
+        residuals, reconstruction = in_device_batches(
+            self._used_residuals_of, *arrays, size=MICRO_BATCH, device=self.device
+        )
         return Scores(*self.standardizer.combine(residuals, batch), reconstruction)
 
     def one_pass(self, shape: Sequence[int]) -> Pass:
@@ -287,7 +290,7 @@ class AnoDDPM:
                 restored: Tensor = self.denoiser(noised, t)
                 return restored
 
-            maps = self._maps_of(x, restore, weights)
+            maps = self._maps_of(x, restore, weights, self.standardizer.used())
             return single_pass.combine(self.standardizer, torch.stack(maps, 1), x)
 
         return score
@@ -303,39 +306,62 @@ class AnoDDPM:
         )
         return residuals, reconstruction
 
-    @torch.no_grad()
     def _residuals_of(self, x: Tensor, seeds: Seeds, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Return all residuals of x, and the last x̂."""
+        return self._restored_maps(x, seeds, weights, set(range(2 * self.network_maps)))
+
+    def _used_residuals_of(self, x: Tensor, seeds: Seeds, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the residuals that count, 0 for the others, and the last x̂."""
+        return self._restored_maps(x, seeds, weights, self.standardizer.used())
+
+    @torch.no_grad()
+    def _restored_maps(
+        self, x: Tensor, seeds: Seeds, weights: Tensor, used: set[int]
+    ) -> tuple[Tensor, Tensor]:
         alone = len(x) == 1 and self.config.mode == "single" and self.config.draws == 0
-        restored = self._restored_at_once(x) if alone else {}
+        restored = self._restored_at_once(x, used) if alone else {}
 
         def restore(step: int) -> Tensor:
             if step not in restored:
                 restored[step] = self._restore(x, step, seeds)
             return restored[step]
 
-        maps = self._maps_of(x, restore, weights)
-        last = restored[self.config.lambdas[-1]]
-        return torch.stack(maps, 1), last
+        maps = self._maps_of(x, restore, weights, used)
+        return torch.stack(maps, 1), restore(self.config.lambdas[-1])
 
-    def _restored_at_once(self, x: Tensor) -> dict[int, Tensor]:
-        """Return x̂_0 of a single image [1, C, H, W] without noise, by the step λ: one pass for all
-        of them takes half the time of one each."""
-        steps = torch.tensor(self.config.lambdas, device=x.device)
+    def _restored_at_once(self, x: Tensor, used: set[int]) -> dict[int, Tensor]:
+        """Return x̂_0 of a single image [1, C, H, W] without noise, by the steps λ whose maps are
+        used, and the last one: a pass for all of them takes half the time of one each."""
+        lambdas = self.config.lambdas
+        needed = [
+            step
+            for number, step in enumerate(lambdas)
+            if step == lambdas[-1] or not used.isdisjoint(self._rows(number))
+        ]
+        steps = torch.tensor(needed, device=x.device)
         rows = x.expand(len(steps), -1, -1, -1)
         noised = diffusion.diffuse(rows, torch.zeros_like(rows), steps, self.denoiser.schedule)
         with autocast(x.device):
             restored = self.denoiser(noised, steps)
-        return dict(zip(self.config.lambdas, restored.float().split(1), strict=True))
+        return dict(zip(needed, restored.float().split(1), strict=True))
+
+    def _rows(self, number: int) -> range:
+        """Return the numbers of the network's maps for a λ."""
+        count = len(self.config.scales)
+        return range(number * count, (number + 1) * count)
 
     def _maps_of(
-        self, x: Tensor, restore: Callable[[int], Tensor], weights: Tensor
+        self, x: Tensor, restore: Callable[[int], Tensor], weights: Tensor, used: set[int]
     ) -> list[Tensor]:
         """Return the residuals [N, H, W] of x for each λ, of which `restore` returns x̂, and each
-        scale; the network's first."""
+        scale; the network's first. Those of a λ none of which is used are 0, without a pass."""
         network: list[Tensor] = []
         gaussian: list[Tensor] = []
-        for step in self.config.lambdas:
-            network += self._compare(x - restore(step), weights)
+        for number, step in enumerate(self.config.lambdas):
+            if used.isdisjoint(self._rows(number)):
+                network += [torch.zeros_like(x[:, 0])] * len(self.config.scales)
+            else:
+                network += self._compare(x - restore(step), weights)
             if self.prior is not None:
                 a = self.denoiser.schedule[diffusion.steps_for(x, step)]
                 mean = a.sqrt()[:, None, None, None] * x
