@@ -155,7 +155,8 @@ def compared(run: Path, data: str, turns: int) -> dict[str, Any]:
     for name, each in nets.items():
         detector.denoiser.net = each
         found[name] = detector.score(batch, seeds=seeds)
-        result[f"AUROC, {name}"] = round(auroc(np.array(labels), found[name].image.astype(float)), 4)
+        scores = found[name].image.astype(np.float64)
+        result[f"AUROC, {name}"] = round(auroc(np.array(labels), scores), 4)
 
     one, other = found.values()
     difference = np.abs(one.heatmap - other.heatmap).max() / one.heatmap.max()
